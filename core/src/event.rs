@@ -1,0 +1,142 @@
+//! What a queue message says happened. Its words are hints: they tell which key to look at, never
+//! what to write. All three envelopes (plain S3, SNS, EventBridge) and the MinIO dialect end here.
+
+mod envelope;
+mod eventbridge;
+mod fields;
+mod record;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::object::{Bucket, Key, Timestamp, VersionId};
+use crate::sequencer::Sequencer;
+
+/// Everything one message says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Notification {
+    /// The keys to look at, in the order of the message.
+    pub hints: Vec<Hint>,
+    /// The names of events that need no work, or that nobody here knows.
+    pub ignored: Vec<String>,
+}
+
+/// A key to look at, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hint {
+    /// The bucket, untrusted: it may be one that no rule has.
+    pub bucket: Bucket,
+    /// The key, decoded.
+    pub key: Key,
+    /// The version concerned, where the event names one.
+    pub version: Option<VersionId>,
+    /// What happened.
+    pub action: Action,
+    /// The order among PUT and DELETE events of this key; other events have none.
+    pub sequencer: Option<Sequencer>,
+    /// When S3 finished the request.
+    pub time: Option<Timestamp>,
+}
+
+/// What happened to an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Action {
+    /// A version was written.
+    Put,
+    /// The key became absent without losing a version that has an id.
+    DeleteMarker,
+    /// A version or delete marker was removed for good.
+    VersionDelete,
+    /// The tags changed.
+    Tags,
+    /// The access control list changed.
+    Acl,
+    /// The retention or legal hold changed.
+    Lock,
+}
+
+/// Why a message cannot be read, and where in it; what it contains is not repeated.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Undecodable {
+    /// The text is not JSON.
+    #[error("{at} is not JSON: line {line} column {column}")]
+    Json {
+        /// The part of the message that should be JSON.
+        at: String,
+        /// Counted from 1.
+        line: usize,
+        /// Counted from 1.
+        column: usize,
+    },
+    /// The JSON is neither a notification nor an envelope around one.
+    #[error("{at} is no S3 notification, nor an SNS or EventBridge envelope of one")]
+    Unknown {
+        /// The part of the message that should be one.
+        at: String,
+    },
+    /// A field that must be there is not.
+    #[error("{at} is missing")]
+    Missing {
+        /// The path of the field.
+        at: String,
+    },
+    /// A field holds something that it cannot mean.
+    #[error("{at} is not {wanted}")]
+    Wrong {
+        /// The path of the field.
+        at: String,
+        /// What it should be.
+        wanted: &'static str,
+    },
+    /// A key has a percent sign that two hexadecimal digits do not follow.
+    #[error("{at} has a broken percent escape")]
+    Escape {
+        /// The path of the field.
+        at: String,
+    },
+    /// A key is not UTF-8 once its escapes are decoded.
+    #[error("{at} is not UTF-8 when decoded")]
+    Utf8 {
+        /// The path of the field.
+        at: String,
+    },
+    /// The record is of a major version that may mean other things by the same names.
+    #[error("{at} is {version:?}, only 2.x is understood")]
+    Version {
+        /// The path of the field.
+        at: String,
+        /// The version, cut short when it is long.
+        version: String,
+    },
+    /// The event comes from another service than S3.
+    #[error("{at} is {service:?}, not S3")]
+    Service {
+        /// The path of the field.
+        at: String,
+        /// The service, cut short when it is long.
+        service: String,
+    },
+}
+
+/// Reads a message as SQS delivered it. One record that cannot be read condemns the message, so
+/// that it is kept whole.
+pub fn parse(body: &str) -> Result<Notification, Undecodable> {
+    envelope::open(body)
+}
+
+impl Action {
+    /// Returns the name that metrics use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Put => "put",
+            Self::DeleteMarker => "delete_marker",
+            Self::VersionDelete => "version_delete",
+            Self::Tags => "tags",
+            Self::Acl => "acl",
+            Self::Lock => "lock",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+//! Typed access to the fields of a JSON object; a failure names the path and never the value.
+
+use serde_json::{Map, Value};
+use time::UtcOffset;
+use time::format_description::well_known::Rfc3339;
+
+use super::Undecodable;
+use crate::object::{Bucket, Timestamp, VersionId};
+use crate::sequencer::Sequencer;
+
+/// A JSON object and the path that leads to it.
+#[derive(Debug)]
+pub(super) struct Fields<'a> {
+    map: &'a Map<String, Value>,
+    at: String,
+}
+
+impl<'a> Fields<'a> {
+    /// Takes the outermost value of a message, which has to be an object.
+    pub(super) fn root(value: &'a Value, at: &str) -> Result<Self, Undecodable> {
+        match value.as_object() {
+            Some(map) => Ok(Self { map, at: at.to_owned() }),
+            None => Err(Undecodable::Unknown { at: at.to_owned() }),
+        }
+    }
+
+    /// Says that this object is nothing we know.
+    pub(super) fn unknown(&self) -> Undecodable {
+        Undecodable::Unknown { at: self.at.clone() }
+    }
+
+    /// Says that a field does not hold what it should.
+    pub(super) fn wrong(&self, name: &str, wanted: &'static str) -> Undecodable {
+        Undecodable::Wrong { at: self.path(name), wanted }
+    }
+
+    /// Returns the path of a field.
+    pub(super) fn path(&self, name: &str) -> String {
+        format!("{}.{name}", self.at)
+    }
+
+    /// Says whether a field is there, whatever it holds.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.map.contains_key(name)
+    }
+
+    /// Returns an object that must be there.
+    pub(super) fn object(&self, name: &str) -> Result<Self, Undecodable> {
+        let map = self.present(name)?.as_object().ok_or_else(|| self.wrong(name, "an object"))?;
+        Ok(Self { map, at: self.path(name) })
+    }
+
+    /// Returns a list of objects that must be there; the path of each has its index.
+    pub(super) fn objects(&self, name: &str) -> Result<impl Iterator<Item = Result<Self, Undecodable>>, Undecodable> {
+        let values = self.present(name)?.as_array().ok_or_else(|| self.wrong(name, "a list"))?;
+        Ok(values.iter().enumerate().map(move |(index, value)| {
+            let at = format!("{}[{index}]", self.path(name));
+            match value.as_object() {
+                Some(map) => Ok(Self { map, at }),
+                None => Err(Undecodable::Wrong { at, wanted: "an object" }),
+            }
+        }))
+    }
+
+    /// Returns a text that must be there.
+    pub(super) fn required(&self, name: &str) -> Result<&'a str, Undecodable> {
+        self.present(name)?.as_str().ok_or_else(|| self.wrong(name, "a string"))
+    }
+
+    /// Returns a text if there is one.
+    pub(super) fn text(&self, name: &str) -> Option<&'a str> {
+        self.map.get(name)?.as_str()
+    }
+
+    /// Returns the bucket's name.
+    pub(super) fn bucket(&self, name: &str) -> Result<Bucket, Undecodable> {
+        Bucket::try_from(self.required(name)?).map_err(|_| self.wrong(name, "a bucket name"))
+    }
+
+    /// Returns a version id; an empty one means that the bucket keeps no versions.
+    pub(super) fn version(&self, name: &str) -> Result<Option<VersionId>, Undecodable> {
+        match self.map.get(name) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(_) => {}
+        }
+        match self.required(name)? {
+            "" => Ok(None),
+            text => VersionId::try_from(text).map(Some).map_err(|_| self.wrong(name, "a version id")),
+        }
+    }
+
+    /// Returns a sequencer if there is a good one: it only saves work, so a bad one is not worth a
+    /// refusal.
+    pub(super) fn sequencer(&self, name: &str) -> Option<Sequencer> {
+        self.text(name)?.parse().ok()
+    }
+
+    /// Returns a moment if there is a good one: it only serves to measure delays.
+    pub(super) fn time(&self, name: &str) -> Option<Timestamp> {
+        Timestamp::parse(self.text(name)?, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)
+    }
+
+    fn present(&self, name: &str) -> Result<&'a Value, Undecodable> {
+        self.map.get(name).ok_or_else(|| Undecodable::Missing { at: self.path(name) })
+    }
+}
+
+/// Cuts a value that an error names, so that it cannot carry the message along.
+pub(super) fn excerpt(text: &str) -> String {
+    text.chars().take(16).collect()
+}

@@ -1,0 +1,224 @@
+//! The record format by example: what is documented, and what must be refused.
+
+use serde_json::{Value, json};
+use time::macros::datetime;
+
+use super::*;
+use crate::event::parse;
+use crate::object::Bucket;
+
+#[test]
+fn a_documented_record_gives_all_it_says() {
+    let message = records([record("ObjectCreated:Put", json!({}))]);
+    let hint = Hint {
+        bucket: Bucket::try_from("orders").unwrap(),
+        key: Key::try_from("red flower.jpg").unwrap(),
+        version: VersionId::try_from("096fKKXTRTtl3on89fVO.nfljtsv6qko").ok(),
+        action: Action::Put,
+        sequencer: "0055AED6DCD90281E5".parse().ok(),
+        time: Some(datetime!(2026-11-23 10:00:00.123 UTC)),
+    };
+    assert_eq!(parse(&message), Ok(Notification { hints: vec![hint], ignored: vec![] }));
+}
+
+#[test]
+fn every_event_family_has_its_action() {
+    let table = [
+        ("ObjectCreated:Put", Action::Put),
+        ("ObjectCreated:Post", Action::Put),
+        ("ObjectCreated:Copy", Action::Put),
+        ("ObjectCreated:CompleteMultipartUpload", Action::Put),
+        ("ObjectRemoved:Delete", Action::VersionDelete),
+        ("ObjectRemoved:DeleteMarkerCreated", Action::DeleteMarker),
+        ("LifecycleExpiration:Delete", Action::VersionDelete),
+        ("LifecycleExpiration:DeleteMarkerCreated", Action::DeleteMarker),
+        ("ObjectTagging:Put", Action::Tags),
+        ("ObjectTagging:Delete", Action::Tags),
+        ("ObjectAcl:Put", Action::Acl),
+        ("ObjectRetention:Put", Action::Lock),
+        ("ObjectCreated:PutTagging", Action::Tags),
+        ("ObjectCreated:DeleteTagging", Action::Tags),
+        ("ObjectCreated:PutRetention", Action::Lock),
+        ("ObjectCreated:PutLegalHold", Action::Lock),
+    ];
+    for (name, action) in table {
+        for name in [name.to_owned(), format!("s3:{name}")] {
+            let read = parse(&records([record(&name, json!({}))])).unwrap();
+            assert_eq!((actions(&read), read.ignored.len()), (vec![action], 0), "{name}");
+        }
+    }
+}
+
+#[test]
+fn events_without_work_are_named_and_need_no_object() {
+    let names = [
+        "ObjectRestore:Completed",
+        "Replication:OperationFailedReplication",
+        "LifecycleTransition",
+        "IntelligentTiering",
+        "ReducedRedundancyLostObject",
+        "ObjectAnnotation:Put",
+        "s3:ObjectAccessed:Get",
+        "ObjectRemoved:NewKindOfRemoval",
+        "SomethingNew",
+    ];
+    let message = records(names.map(|name| edited(record(name, json!({})), |it| it["s3"] = Value::Null)));
+    assert_eq!(parse(&message), Ok(Notification { hints: vec![], ignored: names.map(str::to_owned).to_vec() }));
+}
+
+#[test]
+fn a_removal_that_names_no_version_is_an_absence() {
+    for version in [Value::Null, json!("")] {
+        let message = records([record("ObjectRemoved:Delete", json!({ "versionId": version }))]);
+        let read = parse(&message).unwrap();
+        assert_eq!(actions(&read), [Action::DeleteMarker]);
+        assert_eq!(read.hints[0].version, None);
+    }
+}
+
+#[test]
+fn a_bad_sequencer_or_time_counts_as_missing() {
+    for bad in [Value::Null, json!(""), json!("not hex"), json!(17), json!({})] {
+        let record =
+            edited(record("ObjectCreated:Put", json!({ "sequencer": bad })), |it| it["eventTime"] = bad.clone());
+        let read = parse(&records([record])).unwrap();
+        assert_eq!((&read.hints[0].sequencer, read.hints[0].time), (&None, None), "{bad}");
+    }
+}
+
+#[test]
+fn a_time_with_an_offset_is_turned_into_utc() {
+    let record =
+        edited(record("ObjectCreated:Put", json!({})), |it| it["eventTime"] = json!("2026-11-23T12:30:00+02:30"));
+    let time = parse(&records([record])).unwrap().hints[0].time.unwrap();
+    assert_eq!((time, time.offset().is_utc()), (datetime!(2026-11-23 10:00 UTC), true));
+}
+
+#[test]
+fn any_minor_version_is_read_and_any_other_major_refused_by_name() {
+    let parse_version = |version: &str| {
+        parse(&records([edited(record("ObjectCreated:Put", json!({})), |it| it["eventVersion"] = json!(version))]))
+    };
+    for version in ["2.0", "2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "2.17", "2"] {
+        assert!(parse_version(version).is_ok(), "{version}");
+    }
+    for version in ["1.0", "3.0", "20.1", "", "x"] {
+        let at = "message.Records[0].eventVersion".to_owned();
+        assert_eq!(parse_version(version), Err(Undecodable::Version { at, version: version.to_owned() }));
+    }
+    let text = parse_version("3.0").unwrap_err().to_string();
+    assert_eq!(text, "message.Records[0].eventVersion is \"3.0\", only 2.x is understood");
+}
+
+#[test]
+fn records_of_another_service_are_refused() {
+    let record = edited(record("ObjectCreated:Put", json!({})), |it| it["eventSource"] = json!("aws:ses"));
+    let refusal = parse(&records([record])).unwrap_err().to_string();
+    assert_eq!(refusal, "message.Records[0].eventSource is \"aws:ses\", not S3");
+}
+
+#[test]
+fn keys_are_decoded_from_form_style() {
+    let table = [
+        ("red+flower.jpg", Ok("red flower.jpg")),
+        ("a%2Bb+c%20d", Ok("a+b c d")),
+        ("100%25", Ok("100%")),
+        ("%2525", Ok("%25")),
+        ("%e2%82%AC/%F0%9F%8D%8A", Ok("€/🍊")),
+        ("dir%2Ffile", Ok("dir/file")),
+        ("%00%0A%7F", Ok("\0\n\u{7f}")),
+        ("plain-Ünïcode", Ok("plain-Ünïcode")),
+        ("100%", Err("message.Records[0].s3.object.key has a broken percent escape")),
+        ("%2", Err("message.Records[0].s3.object.key has a broken percent escape")),
+        ("%+1", Err("message.Records[0].s3.object.key has a broken percent escape")),
+        ("%ü", Err("message.Records[0].s3.object.key has a broken percent escape")),
+        ("%C3%28", Err("message.Records[0].s3.object.key is not UTF-8 when decoded")),
+        ("%E2%82", Err("message.Records[0].s3.object.key is not UTF-8 when decoded")),
+        ("", Err("message.Records[0].s3.object.key is not an object key")),
+    ];
+    for (encoded, expected) in table {
+        let read = parse(&records([record("ObjectCreated:Put", json!({ "key": encoded }))]));
+        let key = read.map(|read| read.hints[0].key.to_string()).map_err(|error| error.to_string());
+        assert_eq!(key, expected.map(str::to_owned).map_err(str::to_owned), "{encoded}");
+    }
+}
+
+#[test]
+fn one_bad_record_condemns_the_message_and_is_named() {
+    let good = || record("ObjectCreated:Put", json!({}));
+    let no_key = edited(good(), |it| it["s3"]["object"] = json!({}));
+    let no_bucket = edited(good(), |it| it["s3"]["bucket"]["name"] = json!("a b"));
+    let no_record = json!("text");
+    let bad_version = record("ObjectRemoved:Delete", json!({ "versionId": 7 }));
+    let table = [
+        (no_key, "message.Records[1].s3.object.key is missing"),
+        (no_bucket, "message.Records[1].s3.bucket.name is not a bucket name"),
+        (no_record, "message.Records[1] is not an object"),
+        (bad_version, "message.Records[1].s3.object.versionId is not a string"),
+    ];
+    for (bad, expected) in table {
+        let refusal = parse(&records([good(), bad, good()])).unwrap_err().to_string();
+        assert_eq!(refusal, expected);
+    }
+}
+
+#[test]
+fn several_records_keep_their_order() {
+    let names = ["ObjectCreated:Put", "ObjectRestore:Post", "ObjectRemoved:DeleteMarkerCreated"];
+    let read = parse(&records(names.map(|name| record(name, json!({}))))).unwrap();
+    assert_eq!(actions(&read), [Action::Put, Action::DeleteMarker]);
+    assert_eq!(read.ignored, ["ObjectRestore:Post"]);
+}
+
+#[test]
+fn the_dialect_of_minio_is_read() {
+    let message = json!({
+        "EventName": "s3:ObjectCreated:PutTagging", "Key": "orders/a b",
+        "Records": [edited(record("s3:ObjectCreated:PutTagging", json!({ "key": "a+b", "versionId": "" })), |it| {
+            it["eventSource"] = json!("minio:s3");
+            it["eventVersion"] = json!("2.0");
+        })],
+    });
+    let read = parse(&message.to_string()).unwrap();
+    assert_eq!((actions(&read), read.hints[0].key.as_str()), (vec![Action::Tags], "a b"));
+    assert_eq!(read.hints[0].version, None);
+}
+
+fn records<const N: usize>(records: [Value; N]) -> String {
+    json!({ "Records": records.to_vec() }).to_string()
+}
+
+/// A record as documented, with some fields of its object changed.
+fn record(name: &str, object: Value) -> Value {
+    let mut record = json!({
+        "eventVersion": "2.6", "eventSource": "aws:s3", "awsRegion": "eu-west-1",
+        "eventTime": "2026-11-23T10:00:00.123Z", "eventName": name,
+        "userIdentity": { "principalId": "AWS:AIDAJDPLRKLG7UEXAMPLE" },
+        "requestParameters": { "sourceIPAddress": "198.51.100.7" },
+        "responseElements": { "x-amz-request-id": "C3D13FE58DE4C810", "x-amz-id-2": "FMyUVURIY8" },
+        "someFieldOfTomorrow": { "a": [1, 2, null] },
+        "s3": {
+            "s3SchemaVersion": "1.0", "configurationId": "replicator",
+            "bucket": {
+                "name": "orders", "ownerIdentity": { "principalId": "A3NL1KOZZKExample" }, "arn": "arn:aws:s3:::orders"
+            },
+            "object": {
+                "key": "red+flower.jpg", "size": 1024, "eTag": "d41d8cd98f00b204e9800998ecf8427e",
+                "versionId": "096fKKXTRTtl3on89fVO.nfljtsv6qko", "sequencer": "0055AED6DCD90281E5"
+            }
+        }
+    });
+    for (name, value) in object.as_object().unwrap() {
+        record["s3"]["object"][name] = value.clone();
+    }
+    record
+}
+
+fn edited(mut record: Value, edit: impl FnOnce(&mut Value)) -> Value {
+    edit(&mut record);
+    record
+}
+
+fn actions(read: &Notification) -> Vec<Action> {
+    read.hints.iter().map(|hint| hint.action).collect()
+}

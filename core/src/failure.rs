@@ -1,0 +1,207 @@
+//! Failures that say what to do about them. Reasons are native replication's failure codes, the
+//! vocabulary users already search for:
+//! <https://docs.aws.amazon.com/AmazonS3/latest/userguide/replication-metrics-events.html>
+
+use std::error::Error;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Something that did not work: what kind of trouble, in which operation, and why.
+#[derive(Debug)]
+pub struct Failure {
+    /// The kind of trouble, which decides what happens next.
+    pub kind: Kind,
+    /// The operation that failed, by its name in the service's API.
+    pub during: &'static str,
+    /// The cause.
+    pub source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+/// The kinds of trouble.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A condition was refused (412, 409, or 404 on a conditional write): someone else wrote.
+    Conflict,
+    /// A write that may or may not have landed, or may yet land.
+    Unanswered,
+    /// The network, or the service's own trouble: a read that can simply be tried again.
+    Transient,
+    /// The service asks for fewer requests.
+    Throttled,
+    /// A refusal that stays until someone changes something.
+    Refused(Reason),
+    /// The version no longer exists at the source.
+    Gone,
+    /// A version that cannot be replicated, ever.
+    Unsupported(Reason),
+    /// The endpoint does not know what was asked of it.
+    NotImplemented,
+}
+
+/// What to do about a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Read again and plan again.
+    Reread,
+    /// Wait until the write can no longer land, then read and plan again.
+    HoldThenReread,
+    /// Try again, later each time.
+    Retry,
+    /// Slow down for everyone, then try again.
+    Throttle,
+    /// Keep the task durably until someone acts.
+    Park(Reason),
+    /// Record that the source lost the version before it was read.
+    Gone,
+    /// Record that the version is not to be replicated.
+    Unsupported(Reason),
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Why something was not replicated.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum Reason {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Reason {
+            /// Returns the code as native replication spells it.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The role of an account cannot be assumed, or its credentials are refused.
+    AssumeRoleNotPermitted,
+    /// The destination bucket does not exist.
+    DstBucketNotFound,
+    /// The replica wants Object Lock and the destination bucket has none.
+    DstBucketObjectLockConfigMissing,
+    /// The destination bucket keeps no versions.
+    DstBucketUnversioned,
+    /// Deleting at the destination, or writing a delete marker, is not permitted.
+    DstDelObjNotPermitted,
+    /// The destination's KMS key is disabled or about to be deleted.
+    DstKmsKeyInvalidState,
+    /// The destination's KMS key does not exist.
+    DstKmsKeyNotFound,
+    /// Completing a multipart upload is not permitted.
+    DstMultipartCompleteNotPermitted,
+    /// Creating a multipart upload is not permitted.
+    DstMultipartInitNotPermitted,
+    /// Uploading a part is not permitted.
+    DstMultipartUploadNotPermitted,
+    /// Writing an object at the destination is not permitted.
+    DstPutObjectNotPermitted,
+    /// Writing tags at the destination is not permitted.
+    DstPutTaggingNotPermitted,
+    /// The replica that a change belongs to is not at the destination.
+    DstVersionNotFound,
+    /// Reading at the destination is not permitted.
+    DstHeadObjectNotPermitted,
+    /// The source bucket does not exist.
+    SrcBucketNotFound,
+    /// Reading the object is not permitted.
+    SrcGetObjectNotPermitted,
+    /// Reading its tags is not permitted.
+    SrcGetTaggingNotPermitted,
+    /// Listing the source's versions is not permitted.
+    SrcListVersionsNotPermitted,
+    /// The source's KMS key is disabled, unknown or not ours to use.
+    SrcKmsKeyInvalidState,
+    /// The object is of a kind that cannot be replicated: archived, or encrypted with a key that
+    /// only its owner has.
+    SrcObjectNotEligible,
+    /// The object at the destination is not ours, and the rule says to keep it.
+    DstObjectForeign,
+    /// A part of this object would not fit into the memory budget.
+    MemoryBudgetTooSmall,
+    /// The bytes that arrived are not the bytes the source states.
+    ChecksumMismatch,
+    /// The version came after a newer one had been written.
+    ArrivedLate,
+    /// The version was lost at the source before it was read.
+    SrcVersionNotFound,
+    /// The service refused the request as wrong in itself.
+    RequestRefused,
+    /// The message could not be read as an event.
+    MessageUndecodable,
+    /// The message names a bucket that no rule has.
+    BucketUnknown,
+}
+
+impl Failure {
+    /// Makes a failure without a deeper cause.
+    pub fn new(kind: Kind, during: &'static str) -> Self {
+        Self { kind, during, source: None }
+    }
+
+    /// Makes a failure with its cause.
+    pub fn caused(kind: Kind, during: &'static str, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { kind, during, source: Some(source.into()) }
+    }
+
+    /// Says what to do.
+    pub fn verdict(&self) -> Verdict {
+        match self.kind {
+            Kind::Conflict | Kind::NotImplemented => Verdict::Reread,
+            Kind::Unanswered => Verdict::HoldThenReread,
+            Kind::Transient => Verdict::Retry,
+            Kind::Throttled => Verdict::Throttle,
+            Kind::Refused(reason) => Verdict::Park(reason),
+            Kind::Gone => Verdict::Gone,
+            Kind::Unsupported(reason) => Verdict::Unsupported(reason),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            Kind::Conflict => write!(f, "{} found that someone else wrote", self.during),
+            Kind::Unanswered => write!(f, "{} got no answer", self.during),
+            Kind::Transient => write!(f, "{} failed for now", self.during),
+            Kind::Throttled => write!(f, "{} was told to slow down", self.during),
+            Kind::Refused(reason) => write!(f, "{} was refused ({})", self.during, reason.as_str()),
+            Kind::Gone => write!(f, "{} found the version gone", self.during),
+            Kind::Unsupported(reason) => write!(f, "{} cannot replicate this version ({})", self.during, reason.as_str()),
+            Kind::NotImplemented => write!(f, "{} is not implemented by the endpoint", self.during),
+        }
+    }
+}
+
+impl Error for Failure {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|cause| cause as &(dyn Error + 'static))
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_answer_to_a_write_is_never_just_retried() {
+        assert_eq!(Failure::new(Kind::Unanswered, "PutObject").verdict(), Verdict::HoldThenReread);
+    }
+
+    #[test]
+    fn a_refusal_is_parked_with_native_replications_code() {
+        let failure = Failure::new(Kind::Refused(Reason::DstPutObjectNotPermitted), "PutObject");
+        assert_eq!(failure.verdict(), Verdict::Park(Reason::DstPutObjectNotPermitted));
+        assert_eq!(failure.to_string(), "PutObject was refused (DstPutObjectNotPermitted)");
+    }
+}

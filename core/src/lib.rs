@@ -1,0 +1,23 @@
+//! The rules of replication: pure functions over what was read, without I/O, clock or randomness.
+//!
+//! In the order data flows:
+//!
+//! - `object`: buckets, keys, versions, ETags
+//! - `sequencer`: the order among events of one key
+//! - `event`: messages become hints
+//! - `rule`: which objects go where, and how
+//! - `plan`: the next thing to append at a destination
+//! - `stamp`: the origin of a replica, in its metadata
+//! - `parts`: how an object is cut for a multipart upload
+//! - `failure`: what went wrong, and what to do about it
+//! - `retry`: how long to wait before trying again
+
+pub mod object;
+pub mod sequencer;
+pub mod event;
+pub mod rule;
+pub mod plan;
+pub mod stamp;
+pub mod parts;
+pub mod failure;
+pub mod retry;

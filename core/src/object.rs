@@ -1,0 +1,163 @@
+//! What S3 names: buckets, keys, versions and ETags, parsed once at the border so that the rest
+//! of the program cannot hold a wrong one.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// A moment in UTC, as S3 and SQS state it.
+pub type Timestamp = time::OffsetDateTime;
+
+/// A name that S3 would never have given or accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{what} {value:?} {problem}")]
+pub struct NameError {
+    what: &'static str,
+    value: String,
+    problem: &'static str,
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// Returns the name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0
+            }
+        }
+
+        impl TryFrom<&str> for $name {
+            type Error = NameError;
+            fn try_from(text: &str) -> Result<Self, NameError> {
+                Self::try_from(text.to_owned())
+            }
+        }
+    };
+}
+
+name! {
+    /// The name of a bucket.
+    Bucket
+}
+name! {
+    /// The key of an object, decoded: exactly the bytes S3 stores.
+    Key
+}
+name! {
+    /// The id of one version of an object, or `null` for the version written without versioning.
+    VersionId
+}
+name! {
+    /// An entity tag without its quotes.
+    ETag
+}
+
+impl TryFrom<String> for Bucket {
+    type Error = NameError;
+
+    // General purpose buckets have 3 to 63 characters; those made in us-east-1 before March 2018
+    // up to 255, capitals and underscores included:
+    // https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+    fn try_from(value: String) -> Result<Self, NameError> {
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        let problem = if !(3..=255).contains(&value.len()) {
+            "is not 3 to 255 characters long"
+        } else if !value.chars().all(legal) {
+            "has a character other than letters, digits, '.', '-' and '_'"
+        } else {
+            return Ok(Self(value));
+        };
+        Err(NameError { what: "bucket name", value, problem })
+    }
+}
+
+impl TryFrom<String> for Key {
+    type Error = NameError;
+
+    // https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
+    fn try_from(value: String) -> Result<Self, NameError> {
+        if (1..=1024).contains(&value.len()) {
+            return Ok(Self(value));
+        }
+        Err(NameError { what: "object key", value, problem: "is not 1 to 1024 bytes long" })
+    }
+}
+
+impl TryFrom<String> for VersionId {
+    type Error = NameError;
+
+    // https://docs.aws.amazon.com/AmazonS3/latest/userguide/versioning-workflows.html
+    fn try_from(value: String) -> Result<Self, NameError> {
+        if (1..=1024).contains(&value.len()) && value.is_ascii() {
+            return Ok(Self(value));
+        }
+        Err(NameError { what: "version id", value, problem: "is not 1 to 1024 ASCII characters long" })
+    }
+}
+
+impl TryFrom<String> for ETag {
+    type Error = NameError;
+
+    fn try_from(value: String) -> Result<Self, NameError> {
+        let bare = value.trim_matches('"');
+        if bare.is_empty() {
+            return Err(NameError { what: "ETag", value, problem: "is empty" });
+        }
+        Ok(Self(bare.to_owned()))
+    }
+}
+
+impl VersionId {
+    /// Says whether this is the `null` version, which S3 overwrites in place: not an identity.
+    pub fn is_null(&self) -> bool {
+        self.0 == "null"
+    }
+}
+
+impl ETag {
+    /// Returns the tag as HTTP writes it, in quotes.
+    pub fn quoted(&self) -> String {
+        format!("\"{}\"", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_etag_means_the_same_with_and_without_quotes() {
+        let bare = ETag::try_from("9b2cf535f27731c974343645a3985328").ok();
+        assert!(bare.is_some());
+        assert_eq!(bare, ETag::try_from("\"9b2cf535f27731c974343645a3985328\"").ok());
+    }
+
+    #[test]
+    fn names_that_s3_cannot_hold_are_refused() {
+        assert!(Bucket::try_from("ab").is_err());
+        assert!(Bucket::try_from("a b c").is_err());
+        assert!(Bucket::try_from("Legacy_Bucket").is_ok());
+        assert!(Key::try_from("").is_err());
+        assert!(Key::try_from("ü".repeat(513)).is_err());
+        assert!(Key::try_from("ü".repeat(512)).is_ok());
+        assert!(VersionId::try_from("").is_err());
+    }
+}

@@ -1,0 +1,207 @@
+//! The planner: from what the source holds and what the destination shows, the next thing to
+//! append there. The destination is append-only per key, because S3 makes the version written
+//! last current; so older goes before newer, always, and what comes too late is recorded instead.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::object::{ETag, Timestamp, VersionId};
+use crate::rule::History;
+
+/// What identifies a version of a key. The time belongs to it because a `null` version is
+/// overwritten in place, and because a version that is gone from the source still has a place.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct VersionRef {
+    /// The version id the source gave.
+    pub id: VersionId,
+    /// When the source says it was made.
+    #[serde(with = "time::serde::timestamp::milliseconds")]
+    pub last_modified: Timestamp,
+}
+
+/// Whether an entry of a key's history holds an object or hides one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// An object version.
+    Object,
+    /// A delete marker.
+    Marker,
+}
+
+/// One entry of a key's history as the source lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceVersion {
+    /// Which version it is.
+    pub version: VersionRef,
+    /// Object or marker.
+    pub kind: Kind,
+    /// The entity tag of an object.
+    pub etag: Option<ETag>,
+    /// The size of an object.
+    pub size_bytes: u64,
+}
+
+/// What a reader of the destination sees at the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Top {
+    /// Neither object nor marker, ever.
+    Nothing,
+    /// A delete marker.
+    Marker,
+    /// An object.
+    Object {
+        /// Its entity tag, for conditions.
+        etag: ETag,
+        /// The source version it is a replica of; `None` when it is not ours.
+        replica_of: Option<VersionRef>,
+    },
+}
+
+/// What is known of one key at one destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// What is current there.
+    pub top: Top,
+    /// The newest source version that the destination's history holds.
+    pub reached: Option<VersionRef>,
+    /// Source versions that have a replica, or a marker that was collapsed.
+    pub replicated: BTreeSet<VersionRef>,
+    /// Source versions on record as not to be replicated.
+    pub skipped: BTreeSet<VersionRef>,
+}
+
+/// What a write demands of the destination, checked there when it lands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// No object is current: `If-None-Match: *`.
+    Absent,
+    /// This very object is current: `If-Match`.
+    Over(ETag),
+}
+
+/// The next thing to do for a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// Append a replica of this version.
+    Put {
+        /// The version to copy.
+        source: &'a SourceVersion,
+        /// What the write demands.
+        condition: Condition,
+        /// The same content lies right below: the replica needs another ETag, or conditions
+        /// could not tell the two apart (protocol rule 4).
+        distinct: bool,
+    },
+    /// Append a delete marker over this object.
+    Mark {
+        /// The source's marker.
+        source: &'a SourceVersion,
+        /// The object it hides.
+        over: ETag,
+    },
+    /// Record this marker as one with what is current already (protocol rule 6).
+    Collapse(&'a SourceVersion),
+    /// Record this version as arrived after a newer one was written.
+    Late(&'a SourceVersion),
+}
+
+/// Decides the next step; `None` when the destination is up to date.
+/// `source` is the key's history in scope, oldest first.
+pub fn next<'a>(source: &'a [SourceVersion], known: &Known, history: History) -> Option<Step<'a>> {
+    let split = first_after(source, known);
+    let (before, after) = source.split_at_checked(split).unwrap_or((source, &[]));
+    let live = |entry: &&SourceVersion| !known.skipped.contains(&entry.version);
+    let missing = match history {
+        History::Exact => {
+            if let Some(late) = before.iter().filter(live).find(|entry| is_late(entry, known)) {
+                return Some(Step::Late(late));
+            }
+            after.iter().find(live)
+        }
+        History::Latest => after.iter().rfind(live),
+    };
+    match missing {
+        Some(entry) => Some(append(entry, source, known)),
+        None => restore(before, known).map(|entry| append(entry, source, known)),
+    }
+}
+
+impl Known {
+    /// Takes note that a step for `version` was done and `top` is what the destination shows now.
+    pub fn advance(&mut self, version: &VersionRef, top: Top) {
+        self.top = top;
+        self.reached = Some(version.clone());
+        self.replicated.insert(version.clone());
+    }
+
+    /// Takes note that a version is not to be replicated.
+    pub fn skip(&mut self, version: &VersionRef) {
+        self.skipped.insert(version.clone());
+    }
+}
+
+/// Finds where the history that the destination lacks begins.
+fn first_after(source: &[SourceVersion], known: &Known) -> usize {
+    let Some(reached) = &known.reached else { return 0 };
+    if let Some(at) = source.iter().position(|entry| entry.version == *reached) {
+        return at + 1;
+    }
+    // The version that was reached is gone from the source, so its time stands in for it. S3 lists
+    // times by the second: of versions in that second, those on record are before it.
+    let is_before = |entry: &SourceVersion| {
+        let time = entry.version.last_modified;
+        time < reached.last_modified
+            || (time == reached.last_modified && known.replicated.contains(&entry.version))
+    };
+    source.iter().rposition(is_before).map_or(0, |at| at + 1)
+}
+
+/// A marker below what was reached cannot be late: S3 creates it as the newest entry, so it was
+/// appended or collapsed in its turn.
+fn is_late(entry: &SourceVersion, known: &Known) -> bool {
+    entry.kind == Kind::Object && !known.replicated.contains(&entry.version)
+}
+
+/// Finds the version that should be current but is hidden: by a stray marker, by an object that
+/// is not ours, or because someone removed it.
+fn restore<'a>(before: &'a [SourceVersion], known: &Known) -> Option<&'a SourceVersion> {
+    let newest = before.iter().rfind(|entry| !known.skipped.contains(&entry.version))?;
+    if known.reached.as_ref() != Some(&newest.version) {
+        return None;
+    }
+    let shown = match (&known.top, newest.kind) {
+        (Top::Object { replica_of, .. }, Kind::Object) => replica_of.as_ref() == Some(&newest.version),
+        (Top::Object { .. }, Kind::Marker) | (Top::Nothing | Top::Marker, Kind::Object) => false,
+        (Top::Nothing | Top::Marker, Kind::Marker) => true,
+    };
+    (!shown).then_some(newest)
+}
+
+fn append<'a>(entry: &'a SourceVersion, source: &[SourceVersion], known: &Known) -> Step<'a> {
+    match (entry.kind, &known.top) {
+        (Kind::Marker, Top::Object { etag, .. }) => Step::Mark { source: entry, over: etag.clone() },
+        (Kind::Marker, Top::Nothing | Top::Marker) => Step::Collapse(entry),
+        (Kind::Object, Top::Object { etag, replica_of }) => Step::Put {
+            source: entry,
+            condition: Condition::Over(etag.clone()),
+            distinct: same_content(entry, etag, replica_of.as_ref(), source),
+        },
+        (Kind::Object, Top::Nothing | Top::Marker) => {
+            Step::Put { source: entry, condition: Condition::Absent, distinct: false }
+        }
+    }
+}
+
+fn same_content(
+    entry: &SourceVersion,
+    top: &ETag,
+    replica_of: Option<&VersionRef>,
+    source: &[SourceVersion],
+) -> bool {
+    let below = replica_of.and_then(|version| source.iter().find(|other| other.version == *version));
+    entry.etag.as_ref() == Some(top) || below.is_some_and(|below| below.etag == entry.etag)
+}
+
+#[cfg(test)]
+mod tests;

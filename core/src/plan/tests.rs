@@ -1,0 +1,239 @@
+//! The planner against a model of an append-only destination.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A destination that does what S3 does: appends, and shows what came last.
+#[derive(Debug, Clone, Default)]
+struct Destination {
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Entry {
+    Object { of: Option<VersionRef>, etag: ETag },
+    Marker,
+}
+
+impl Destination {
+    fn top(&self) -> Top {
+        match self.entries.last() {
+            None => Top::Nothing,
+            Some(Entry::Marker) => Top::Marker,
+            Some(Entry::Object { of, etag }) => Top::Object { etag: etag.clone(), replica_of: of.clone() },
+        }
+    }
+
+    /// What a daemon without a ledger can read back.
+    fn known(&self) -> Known {
+        let replicas = self.entries.iter().filter_map(|entry| match entry {
+            Entry::Object { of, .. } => of.clone(),
+            Entry::Marker => None,
+        });
+        Known {
+            top: self.top(),
+            reached: replicas.clone().next_back(),
+            replicated: replicas.collect(),
+            skipped: BTreeSet::new(),
+        }
+    }
+
+    /// Runs the planner to its end, checking every intermediate state against promise M.
+    fn catch_up(&mut self, source: &[SourceVersion], known: &mut Known, history: History) -> Vec<VersionRef> {
+        let mut late = Vec::new();
+        for _ in 0..=2 * source.len() + 2 {
+            let Some(step) = next(source, known, history) else { return late };
+            match step {
+                Step::Put { source: version, condition, distinct } => {
+                    self.check(&condition);
+                    let etag = version.etag.clone().expect("objects have one");
+                    let etag = if distinct { tag(&format!("{}-1", etag.as_str())) } else { etag };
+                    self.entries.push(Entry::Object { of: Some(version.version.clone()), etag });
+                    known.advance(&version.version, self.top());
+                }
+                Step::Mark { source: version, over } => {
+                    self.check(&Condition::Over(over));
+                    self.entries.push(Entry::Marker);
+                    known.advance(&version.version, self.top());
+                }
+                Step::Collapse(version) => known.advance(&version.version, self.top()),
+                Step::Late(version) => {
+                    late.push(version.version.clone());
+                    known.skip(&version.version);
+                }
+            }
+        }
+        panic!("the planner never ends: {source:?} {known:?}");
+    }
+
+    fn check(&self, condition: &Condition) {
+        let holds = match (condition, self.top()) {
+            (Condition::Absent, Top::Nothing | Top::Marker) => true,
+            (Condition::Over(wanted), Top::Object { etag, .. }) => *wanted == etag,
+            _ => false,
+        };
+        assert!(holds, "{condition:?} refused at {:?}", self.top());
+    }
+
+    /// The history with runs of markers as one and none at the start, as promise H reads it.
+    fn history(&self) -> Vec<Option<VersionRef>> {
+        let entries = self.entries.iter().map(|entry| match entry {
+            Entry::Object { of, .. } => of.clone(),
+            Entry::Marker => None,
+        });
+        folded(entries)
+    }
+}
+
+fn folded(entries: impl Iterator<Item = Option<VersionRef>>) -> Vec<Option<VersionRef>> {
+    let mut all: Vec<Option<VersionRef>> = vec![None];
+    for entry in entries {
+        if entry.is_some() || all.last() != Some(&None) {
+            all.push(entry);
+        }
+    }
+    all.split_off(1)
+}
+
+fn wanted(source: &[SourceVersion]) -> Vec<Option<VersionRef>> {
+    folded(source.iter().map(|entry| (entry.kind == Kind::Object).then(|| entry.version.clone())))
+}
+
+fn tag(text: &str) -> ETag {
+    ETag::try_from(text).expect("not empty")
+}
+
+/// The `n`th entry of a history; several share a second, as S3 lists them.
+fn entry(n: usize, content: Option<u8>) -> SourceVersion {
+    let second = i64::try_from(n / 3).expect("small");
+    SourceVersion {
+        version: VersionRef {
+            id: VersionId::try_from(format!("v{n}")).expect("valid"),
+            last_modified: Timestamp::UNIX_EPOCH + time::Duration::seconds(second),
+        },
+        kind: if content.is_some() { Kind::Object } else { Kind::Marker },
+        etag: content.map(|content| tag(&format!("etag{content}"))),
+        size_bytes: 1,
+    }
+}
+
+/// Objects of few contents, so that they recur, and markers.
+fn contents() -> impl Strategy<Value = Vec<Option<u8>>> {
+    prop::collection::vec(prop::option::weighted(0.7, 0u8..3), 0..8)
+}
+
+fn history(contents: impl IntoIterator<Item = Option<u8>>) -> Vec<SourceVersion> {
+    contents.into_iter().enumerate().map(|(n, content)| entry(n, content)).collect()
+}
+
+fn histories() -> impl Strategy<Value = Vec<SourceVersion>> {
+    contents().prop_map(history)
+}
+
+proptest! {
+    #[test]
+    fn the_destination_ends_with_the_sources_history(source in histories()) {
+        let mut destination = Destination::default();
+        let mut known = destination.known();
+        prop_assert!(destination.catch_up(&source, &mut known, History::Exact).is_empty());
+        prop_assert_eq!(destination.history(), wanted(&source));
+    }
+
+    #[test]
+    fn arriving_bit_by_bit_with_or_without_a_ledger_ends_the_same(
+        source in histories(),
+        stops in prop::collection::vec((0usize..9, any::<bool>()), 0..6),
+    ) {
+        let mut destination = Destination::default();
+        let mut known = destination.known();
+        let mut stops = stops;
+        stops.sort_unstable();
+        for (stop, ledger_lost) in stops {
+            if ledger_lost {
+                known = destination.known();
+            }
+            let seen = &source[..stop.min(source.len())];
+            prop_assert!(destination.catch_up(seen, &mut known, History::Exact).is_empty());
+        }
+        destination.catch_up(&source, &mut known, History::Exact);
+        prop_assert_eq!(destination.history(), wanted(&source));
+    }
+
+    #[test]
+    fn latest_shows_the_newest_state_and_nothing_else_is_copied(source in histories()) {
+        let mut destination = Destination::default();
+        let mut known = destination.known();
+        destination.catch_up(&source, &mut known, History::Latest);
+        let newest = source.last().and_then(|entry| (entry.kind == Kind::Object).then(|| entry.version.clone()));
+        let shown = match destination.top() {
+            Top::Object { replica_of, .. } => replica_of,
+            Top::Nothing | Top::Marker => None,
+        };
+        prop_assert_eq!(shown, newest);
+        prop_assert!(destination.entries.len() <= 1);
+    }
+
+    #[test]
+    fn a_version_that_slots_in_below_is_recorded_as_late_and_never_written(
+        older in contents(), late in 0u8..3, newer in 0u8..3, newest in contents(),
+    ) {
+        let at = older.len();
+        let all = older.into_iter().chain([Some(late), Some(newer)]).chain(newest);
+        let source = history(all);
+        let mut seen = source.clone();
+        let late = seen.remove(at);
+        let mut destination = Destination::default();
+        let mut known = destination.known();
+        destination.catch_up(&seen, &mut known, History::Exact);
+        let before = destination.entries.clone();
+        prop_assert_eq!(destination.catch_up(&source, &mut known, History::Exact), vec![late.version]);
+        prop_assert_eq!(destination.entries, before);
+    }
+
+    #[test]
+    fn versions_deleted_at_the_source_leave_their_replicas(source in histories(), gone in any::<u16>()) {
+        let mut destination = Destination::default();
+        let mut known = destination.known();
+        destination.catch_up(&source, &mut known, History::Exact);
+        let before = destination.entries.clone();
+        let kept = |n: usize| gone & (1 << n) == 0;
+        let left: Vec<_> = source.iter().enumerate().filter(|(n, _)| kept(*n)).map(|(_, e)| e.clone()).collect();
+        destination.catch_up(&left, &mut known, History::Exact);
+        destination.catch_up(&left, &mut known, History::Latest);
+        prop_assert_eq!(&destination.entries, &before);
+    }
+}
+
+#[test]
+fn a_stray_marker_over_the_current_object_is_answered_by_the_object() {
+    let source = [entry(0, Some(1))];
+    let mut destination = Destination::default();
+    let mut known = destination.known();
+    destination.catch_up(&source, &mut known, History::Exact);
+    destination.entries.push(Entry::Marker);
+    let mut known = destination.known();
+    destination.catch_up(&source, &mut known, History::Exact);
+    assert!(matches!(destination.entries.last(), Some(Entry::Object { of: Some(of), .. }) if *of == source[0].version));
+}
+
+#[test]
+fn an_object_that_is_not_ours_is_superseded() {
+    let source = [entry(0, Some(1))];
+    let mut destination = Destination { entries: vec![Entry::Object { of: None, etag: tag("foreign") }] };
+    let mut known = destination.known();
+    destination.catch_up(&source, &mut known, History::Exact);
+    assert_eq!(destination.entries.len(), 2);
+}
+
+#[test]
+fn the_same_content_right_above_itself_gets_another_etag() {
+    let source = [entry(0, Some(1)), entry(1, Some(1))];
+    let mut destination = Destination::default();
+    let mut known = destination.known();
+    destination.catch_up(&source, &mut known, History::Exact);
+    let [Entry::Object { etag: first, .. }, Entry::Object { etag: second, .. }] = destination.entries.as_slice() else {
+        panic!("{:?}", destination.entries);
+    };
+    assert_ne!(first, second);
+}

@@ -1,0 +1,234 @@
+//! Replication rules: which object versions go where, and how. Priority works as in native
+//! replication: every destination bucket gets the object, and between rules that name the same
+//! destination bucket the highest number wins.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::{NonZeroU32, NonZeroU64};
+
+use serde::{Deserialize, Serialize};
+
+use crate::object::{Bucket, Key, NameError, Timestamp};
+
+/// One rule of the configuration, as used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// The name users gave the rule; unique.
+    pub id: String,
+    /// Whether the rule takes part at all.
+    pub enabled: bool,
+    /// Decides between rules with the same destination bucket; higher wins.
+    pub priority: i64,
+    /// Where versions come from.
+    pub source: Place,
+    /// Where replicas go.
+    pub destination: Place,
+    /// The storage class of replicas; the source's own when absent.
+    pub storage_class: Option<String>,
+    /// What the filter's prefix becomes at the destination; unchanged when absent.
+    pub rewrite: Option<String>,
+    /// Which objects the rule is about.
+    pub filter: Filter,
+    /// Every version, or only the newest state.
+    pub history: History,
+    /// Versions created before this moment are out of scope; when absent, before the moment
+    /// the rule was first loaded.
+    pub since: Option<Timestamp>,
+    /// One daemon alone writes this destination.
+    pub exclusive: bool,
+    /// Wait before the two kinds of write that no condition can protect.
+    pub fence: bool,
+    /// What to do about objects at the destination that are not ours.
+    pub foreign: Foreign,
+    /// Whether delete markers are in scope.
+    pub delete_markers: bool,
+    /// Whether permanent deletes of versions travel too.
+    pub version_deletes: bool,
+    /// Whose access control list a replica gets.
+    pub acl: Acl,
+    /// Whether objects that are themselves replicas are replicated on.
+    pub replicas: Replicas,
+    /// How replicas are encrypted.
+    pub encryption: Encryption,
+    /// Whether SSE-KMS encrypted sources are in scope.
+    pub sse_kms_objects: bool,
+    /// What the rule may use.
+    pub limits: Limits,
+}
+
+/// A bucket and the account whose credentials reach it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    /// A name from the `accounts` table of the configuration.
+    pub account: String,
+    /// The bucket.
+    pub bucket: Bucket,
+}
+
+/// Which objects a rule is about; every part that is given must match.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// The key starts with this.
+    pub prefix: String,
+    /// The key ends with this.
+    pub suffix: String,
+    /// The key matches none of these patterns, in which `*` stands for any characters.
+    pub exclude: Vec<String>,
+    /// The object carries all of these tags.
+    pub tags: BTreeMap<String, String>,
+    /// The object has at least this many bytes.
+    pub size_min: Option<u64>,
+    /// The object has at most this many bytes.
+    pub size_max: Option<u64>,
+}
+
+/// How much of a key's past the destination gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum History {
+    /// Every version and marker, in the source's order.
+    Exact,
+    /// Only the newest state.
+    Latest,
+}
+
+/// What to do about objects at the destination that are not ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Foreign {
+    /// Write over them: they stay as older versions.
+    Supersede,
+    /// Leave the key alone and record why.
+    Keep,
+}
+
+/// Whose access control list a replica gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acl {
+    /// The destination's owner has full control; nothing else is granted.
+    DestinationOwner,
+    /// The grants of the source version.
+    Copy,
+}
+
+/// Whether objects that are themselves replicas are replicated on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replicas {
+    /// They are not, as in native replication.
+    Skip,
+    /// They are: a chain.
+    Replicate,
+}
+
+/// How replicas are encrypted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Encryption {
+    /// The source's own kind of encryption; KMS keys are translated by the map.
+    Same {
+        /// Source key ARN to destination key ARN.
+        key_map: BTreeMap<String, String>,
+    },
+    /// Whatever the destination bucket does by default.
+    BucketDefault,
+    /// SSE-S3.
+    S3,
+    /// SSE-KMS.
+    Kms {
+        /// The destination key's ARN.
+        key: String,
+        /// Exceptions to `key`: source key ARN to destination key ARN.
+        key_map: BTreeMap<String, String>,
+        /// Whether S3 Bucket Keys save calls to KMS.
+        bucket_key: bool,
+    },
+    /// DSSE-KMS.
+    Dsse {
+        /// The destination key's ARN.
+        key: String,
+    },
+}
+
+/// What a rule may use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of object bodies per second.
+    pub bandwidth_bytes_per_second: Option<NonZeroU64>,
+    /// Requests to the destination per second.
+    pub requests_per_second: Option<NonZeroU32>,
+}
+
+impl Filter {
+    /// Says whether a key can match, before anything else about the object is known.
+    pub fn admits_key(&self, key: &Key) -> bool {
+        let key = key.as_str();
+        key.starts_with(&self.prefix)
+            && key.ends_with(&self.suffix)
+            && !self.exclude.iter().any(|pattern| matches_pattern(pattern, key))
+    }
+
+    /// Says whether a size is within the bounds.
+    pub fn admits_size(&self, size_bytes: u64) -> bool {
+        self.size_min.is_none_or(|min| size_bytes >= min) && self.size_max.is_none_or(|max| size_bytes <= max)
+    }
+
+    /// Says whether all wanted tags are there.
+    pub fn admits_tags(&self, tags: &BTreeMap<String, String>) -> bool {
+        self.tags.iter().all(|(name, value)| tags.get(name) == Some(value))
+    }
+}
+
+impl Rule {
+    /// Returns the key a replica has at the destination; a rewritten key can be one that S3
+    /// cannot hold.
+    pub fn destination_key(&self, key: &Key) -> Result<Key, NameError> {
+        let Some(rewrite) = &self.rewrite else { return Ok(key.clone()) };
+        let rest = key.as_str().strip_prefix(self.filter.prefix.as_str()).unwrap_or(key.as_str());
+        Key::try_from(format!("{rewrite}{rest}"))
+    }
+
+    /// Says whether a delete marker of a matching key is in scope. A marker has no tags and no
+    /// size, so only the key filter speaks.
+    pub fn admits_marker(&self) -> bool {
+        self.delete_markers
+    }
+}
+
+/// The rules that compete for one destination bucket, highest priority first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contest<'a> {
+    /// Where the replicas would go.
+    pub destination: &'a Place,
+    /// Rules whose key filter matches, highest priority first.
+    pub candidates: Vec<&'a Rule>,
+}
+
+/// Finds every destination an object's key may go to, each with its competing rules.
+pub fn contests<'a>(rules: &'a [Rule], source: &Bucket, key: &Key) -> Vec<Contest<'a>> {
+    let mut matching: Vec<&Rule> = rules
+        .iter()
+        .filter(|rule| rule.enabled && rule.source.bucket == *source && rule.filter.admits_key(key))
+        .collect();
+    matching.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.id.cmp(&b.id)));
+    let destinations: BTreeSet<&Place> = matching.iter().map(|rule| &rule.destination).collect();
+    destinations
+        .into_iter()
+        .map(|destination| Contest {
+            destination,
+            candidates: matching.iter().copied().filter(|rule| rule.destination == *destination).collect(),
+        })
+        .collect()
+}
+
+/// Matches a pattern in which `*` stands for any run of characters, `/` included.
+fn matches_pattern(pattern: &str, text: &str) -> bool {
+    let mut pieces = pattern.split('*');
+    let Some(first) = pieces.next() else { return text.is_empty() };
+    let Some(mut rest) = text.strip_prefix(first) else { return false };
+    let mut pieces: Vec<&str> = pieces.collect();
+    let Some(last) = pieces.pop() else { return rest.is_empty() };
+    for piece in pieces {
+        let Some(at) = rest.find(piece) else { return false };
+        rest = rest.get(at + piece.len()..).unwrap_or_default();
+    }
+    rest.len() >= last.len() && rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests;

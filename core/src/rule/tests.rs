@@ -1,0 +1,223 @@
+//! The priority, filter and rewriting rules, held against what native replication promises.
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[test]
+fn every_destination_gets_the_object() {
+    let rules = [rule("a", 1, "tokyo"), rule("b", 2, "paris"), rule("c", 3, "tokyo")];
+    assert_eq!(winners(&rules, "k"), [("paris", vec!["b"]), ("tokyo", vec!["c", "a"])]);
+}
+
+#[test]
+fn priority_decides_only_between_rules_of_one_destination() {
+    let rules = [rule("low", -5, "tokyo"), rule("high", 1_000, "paris"), rule("middle", 10, "tokyo")];
+    assert_eq!(winners(&rules, "k"), [("paris", vec!["high"]), ("tokyo", vec!["middle", "low"])]);
+}
+
+#[test]
+fn equal_priorities_are_decided_by_id_whatever_the_order_of_the_file() {
+    let mut rules = [rule("b", 1, "tokyo"), rule("a", 1, "tokyo")];
+    assert_eq!(winners(&rules, "k"), [("tokyo", vec!["a", "b"])]);
+    rules.reverse();
+    assert_eq!(winners(&rules, "k"), [("tokyo", vec!["a", "b"])]);
+}
+
+#[test]
+fn a_disabled_rule_takes_no_part_however_high_its_priority() {
+    let rules = [Rule { enabled: false, ..rule("off", 99, "tokyo") }, rule("on", 1, "tokyo")];
+    assert_eq!(winners(&rules, "k"), [("tokyo", vec!["on"])]);
+    assert_eq!(winners(&rules[..1], "k"), []);
+}
+
+#[test]
+fn a_rule_is_about_its_own_source_bucket_only() {
+    let other = Rule { source: place("other-orders"), ..rule("a", 1, "tokyo") };
+    assert_eq!(winners(&[other], "k"), []);
+}
+
+#[test]
+fn a_rule_whose_filter_refuses_the_key_leaves_the_destination_to_the_next() {
+    let logs = Filter { prefix: "logs/".to_owned(), ..Filter::default() };
+    let rules = [Rule { filter: logs, ..rule("logs", 9, "tokyo") }, rule("all", 1, "tokyo")];
+    assert_eq!(winners(&rules, "logs/1"), [("tokyo", vec!["logs", "all"])]);
+    assert_eq!(winners(&rules, "invoices/1"), [("tokyo", vec!["all"])]);
+}
+
+#[test]
+fn every_given_part_of_a_filter_must_match() {
+    let filter = Filter {
+        prefix: "in/".to_owned(),
+        suffix: ".csv".to_owned(),
+        exclude: vec!["*/tmp/*".to_owned(), "in/_*".to_owned()],
+        ..Filter::default()
+    };
+    let table = [
+        ("in/a.csv", true),
+        ("in/a.CSV", false),
+        ("in/a.json", false),
+        ("out/in/a.csv", false),
+        ("in/x/tmp/a.csv", false),
+        ("in/_hidden.csv", false),
+        ("in/x/_shown.csv", true),
+    ];
+    for (text, admitted) in table {
+        assert_eq!(key(text).map(|key| filter.admits_key(&key)), Some(admitted), "{text}");
+    }
+}
+
+#[test]
+fn an_empty_filter_admits_everything() {
+    let filter = Filter::default();
+    assert_eq!(key("any/thing").map(|key| filter.admits_key(&key)), Some(true));
+    assert!(filter.admits_size(0) && filter.admits_size(u64::MAX));
+    assert!(filter.admits_tags(&tags(&[])) && filter.admits_tags(&tags(&[("tier", "gold")])));
+}
+
+#[test]
+fn both_bounds_of_a_size_are_inclusive() {
+    let filter = Filter { size_min: Some(10), size_max: Some(20), ..Filter::default() };
+    assert_eq!([9, 10, 20, 21].map(|size| filter.admits_size(size)), [false, true, true, false]);
+}
+
+#[test]
+fn all_wanted_tags_must_be_there_with_their_values() {
+    let filter = Filter { tags: tags(&[("tier", "gold"), ("team", "ops")]), ..Filter::default() };
+    assert!(filter.admits_tags(&tags(&[("tier", "gold"), ("team", "ops"), ("more", "1")])));
+    assert!(!filter.admits_tags(&tags(&[("tier", "gold")])));
+    assert!(!filter.admits_tags(&tags(&[("tier", "gold"), ("team", "dev")])));
+    assert!(!filter.admits_tags(&tags(&[("Tier", "gold"), ("team", "ops")])));
+}
+
+#[test]
+fn markers_need_the_opt_in_as_natively() {
+    let silent = rule("a", 1, "tokyo");
+    assert!(!silent.admits_marker());
+    assert!(Rule { delete_markers: true, ..silent }.admits_marker());
+}
+
+#[test]
+fn a_pattern_is_anchored_at_both_ends_and_its_star_crosses_slashes() {
+    let table = [
+        ("", "", true),
+        ("", "a", false),
+        ("*", "", true),
+        ("*", "a/b", true),
+        ("a", "ab", false),
+        ("b", "ab", false),
+        ("a*", "a", true),
+        ("a*a", "a", false),
+        ("a*a", "aa", true),
+        ("*.tmp", "x/y.tmp", true),
+        ("*.tmp", "x.tmp.bak", false),
+        ("a*b*c", "a-b-b-c", true),
+        ("a*b*c", "a-c-b", false),
+        ("**", "x", true),
+        ("ü*é", "ü-é", true),
+    ];
+    for (pattern, text, matches) in table {
+        assert_eq!(matches_pattern(pattern, text), matches, "{pattern} {text}");
+    }
+}
+
+#[test]
+fn a_rewritten_key_exchanges_the_prefix_of_the_filter() {
+    let rewritten = |prefix: &str, rewrite: Option<&str>, text: &str| {
+        let filter = Filter { prefix: prefix.to_owned(), ..Filter::default() };
+        let rule = Rule { filter, rewrite: rewrite.map(str::to_owned), ..rule("a", 1, "tokyo") };
+        key(text).and_then(|key| rule.destination_key(&key).ok()).map(|key| key.to_string())
+    };
+    assert_eq!(rewritten("in/", None, "in/a").as_deref(), Some("in/a"));
+    assert_eq!(rewritten("in/", Some("out/"), "in/in/a").as_deref(), Some("out/in/a"));
+    assert_eq!(rewritten("in/", Some(""), "in/a").as_deref(), Some("a"));
+    assert_eq!(rewritten("", Some("all/"), "in/a").as_deref(), Some("all/in/a"));
+}
+
+proptest! {
+    #[test]
+    fn patterns_mean_what_the_plain_definition_says(pattern in "[ab*]{0,8}", text in "[ab]{0,10}") {
+        prop_assert_eq!(matches_pattern(&pattern, &text), matches_by_definition(&pattern, &text));
+    }
+
+    #[test]
+    fn a_contest_lists_each_matching_rule_once_and_highest_first(
+        drawn in proptest::collection::vec((-2..3i64, 0..3usize, any::<bool>()), 0..12),
+    ) {
+        let names = ["oslo", "paris", "tokyo"];
+        let build = |(number, (priority, at, enabled)): (usize, (i64, usize, bool))| {
+            let bucket = names.get(at).copied().unwrap_or_default();
+            Rule { enabled, ..rule(&number.to_string(), priority, bucket) }
+        };
+        let rules: Vec<Rule> = drawn.into_iter().enumerate().map(build).collect();
+        let source = place("orders").bucket;
+        let key = Key::try_from("k")?;
+        let contests = contests(&rules, &source, &key);
+        let listed: Vec<&Rule> = contests.iter().flat_map(|contest| contest.candidates.clone()).collect();
+        prop_assert_eq!(listed.len(), rules.iter().filter(|rule| rule.enabled).count());
+        prop_assert!(contests.is_sorted_by(|a, b| a.destination < b.destination));
+        for contest in &contests {
+            let belongs = |rule: &&Rule| rule.enabled && rule.destination == *contest.destination;
+            prop_assert!(contest.candidates.iter().all(belongs));
+            prop_assert!(contest.candidates.is_sorted_by(|a, b| (-a.priority, &a.id) < (-b.priority, &b.id)));
+        }
+    }
+}
+
+fn matches_by_definition(pattern: &str, text: &str) -> bool {
+    match pattern.chars().next() {
+        None => text.is_empty(),
+        Some('*') => {
+            text.char_indices().map(|(at, _)| at).chain([text.len()]).any(|at| {
+                matches_by_definition(pattern.get(1..).unwrap_or_default(), text.get(at..).unwrap_or_default())
+            })
+        }
+        Some(letter) => text
+            .strip_prefix(letter)
+            .is_some_and(|rest| matches_by_definition(pattern.get(1..).unwrap_or_default(), rest)),
+    }
+}
+
+fn winners<'a>(rules: &'a [Rule], text: &str) -> Vec<(&'a str, Vec<&'a str>)> {
+    let source = place("orders").bucket;
+    let found = key(text).map(|key| contests(rules, &source, &key)).unwrap_or_default();
+    let ids = |contest: &Contest<'a>| contest.candidates.iter().map(|rule| rule.id.as_str()).collect();
+    found.iter().map(|contest| (contest.destination.bucket.as_str(), ids(contest))).collect()
+}
+
+fn rule(id: &str, priority: i64, destination: &str) -> Rule {
+    Rule {
+        id: id.to_owned(),
+        enabled: true,
+        priority,
+        source: place("orders"),
+        destination: place(destination),
+        storage_class: None,
+        rewrite: None,
+        filter: Filter::default(),
+        history: History::Exact,
+        since: None,
+        exclusive: false,
+        fence: true,
+        foreign: Foreign::Supersede,
+        delete_markers: false,
+        version_deletes: false,
+        acl: Acl::DestinationOwner,
+        replicas: Replicas::Skip,
+        encryption: Encryption::BucketDefault,
+        sse_kms_objects: false,
+        limits: Limits::default(),
+    }
+}
+
+fn key(text: &str) -> Option<Key> {
+    Key::try_from(text).ok()
+}
+
+fn tags(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn place(bucket: &str) -> Place {
+    Place { account: "one".to_owned(), bucket: Bucket::try_from(bucket).expect("a bucket name") }
+}
