@@ -1,0 +1,22 @@
+//! The configuration file: read as written, checked as a whole, handed on as used.
+//!
+//! In the order data flows:
+//!
+//! - `reader` turns TOML into fields that know where they stand in the file
+//! - `schema` lists every table and key, as written
+//! - `units` reads what people write for sizes, rates, durations and moments
+//! - `names` recognises ARNs, URLs and the other names that AWS gives
+//! - `settings` is the file as used, with every default filled in
+//! - `problem` is what is wrong with a file: everything, in one go
+
+mod names;
+mod problem;
+mod reader;
+mod schema;
+mod settings;
+mod units;
+
+pub use problem::{Invalid, Problem};
+pub use settings::accounts::{Account, ConditionalWrites, Endpoints, Service};
+pub use settings::queues::Queue;
+pub use settings::{Settings, load, parse};

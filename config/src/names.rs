@@ -1,0 +1,185 @@
+//! Recognises the names that AWS gives, ARNs and URLs among them, and suggests the nearest when
+//! a name is not known.
+
+/// Suggests the nearest of the known names, or lists them all.
+pub(crate) fn suggest<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+    let nearest = known
+        .clone()
+        .map(|candidate| (strsim::osa_distance(&name.to_lowercase(), &candidate.to_lowercase()), candidate))
+        .filter(|(distance, candidate)| distance * 3 <= candidate.len().max(3))
+        .min();
+    match nearest {
+        Some((_, candidate)) => format!("did you mean {candidate:?}?"),
+        None => format!("known here: {}", quoted(known)),
+    }
+}
+
+/// Checks the ARN of a KMS key.
+pub(crate) fn kms_key(text: &str) -> Result<String, String> {
+    match arn_resource(text, "kms") {
+        Some(resource) if resource.strip_prefix("key/").is_some_and(is_word) => Ok(text.to_owned()),
+        _ => Err(format!("{text:?} is not the ARN of a KMS key; {KEY_FORM}")),
+    }
+}
+
+/// Checks the ARN of a KMS key or of an alias.
+pub(crate) fn kms_key_or_alias(text: &str) -> Result<String, String> {
+    match arn_resource(text, "kms").and_then(|resource| resource.strip_prefix("alias/")) {
+        Some(alias) if !alias.is_empty() => Ok(text.to_owned()),
+        _ => kms_key(text).map_err(|_| format!("{text:?} is not the ARN of a KMS key or alias; {KEY_FORM}")),
+    }
+}
+
+/// Checks the ARN of an IAM role.
+pub(crate) fn role(text: &str) -> Result<String, String> {
+    match arn_resource(text, "iam") {
+        Some(resource) if resource.strip_prefix("role/").is_some_and(is_word) => Ok(text.to_owned()),
+        _ => Err(format!(
+            "{text:?} is not the ARN of an IAM role; write it like \"arn:aws:iam::111111111111:role/replicator\""
+        )),
+    }
+}
+
+/// Checks an http or https URL that carries neither credentials nor a query.
+pub(crate) fn endpoint(text: &str) -> Result<String, String> {
+    refuse_credentials(text)?;
+    match url_path(text) {
+        Some(_) => Ok(text.trim_end_matches('/').to_owned()),
+        None => Err(format!("{text:?} is not an http(s) URL; write it like \"https://s3.example.net:9000\"")),
+    }
+}
+
+/// Checks the URL of a queue.
+pub(crate) fn queue_url(text: &str) -> Result<String, String> {
+    refuse_credentials(text)?;
+    let segments = url_path(text).map(|path| path.trim_end_matches('/').split('/').skip(1).collect::<Vec<_>>());
+    match segments {
+        Some(segments) if segments.len() >= 2 && !segments.contains(&"") => Ok(text.trim_end_matches('/').to_owned()),
+        _ => Err(format!(
+            "{text:?} is not the URL of a queue; write it like \"https://sqs.eu-west-1.amazonaws.com/111111111111/orders-events\""
+        )),
+    }
+}
+
+/// Checks a storage class of S3.
+pub(crate) fn storage_class(text: &str) -> Result<String, String> {
+    if STORAGE_CLASSES.contains(&text) {
+        return Ok(text.to_owned());
+    }
+    if UNWRITABLE_CLASSES.contains(&text) {
+        return Err(format!("S3 does not take replicas in {text}; leave it out to keep the class of the source"));
+    }
+    Err(format!("{text:?} is not a storage class; {}", suggest(text, STORAGE_CLASSES.into_iter())))
+}
+
+/// Picks what a word stands for among the words that are possible.
+pub(crate) fn one_of<T: Clone>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
+    match words.iter().find(|(word, _)| *word == text) {
+        Some((_, meaning)) => Ok(meaning.clone()),
+        None => Err(format!("{text:?} is not one of {}", quoted(words.iter().map(|(word, _)| *word)))),
+    }
+}
+
+/// Joins names as messages show them.
+pub(crate) fn quoted<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
+}
+
+const KEY_FORM: &str = "write it like \"arn:aws:kms:us-east-1:222222222222:key/1234abcd-12ab-34cd-56ef-1234567890ab\"";
+
+// https://docs.aws.amazon.com/AmazonS3/latest/API/API_Destination.html#AmazonS3-Type-Destination-StorageClass
+const STORAGE_CLASSES: [&str; 11] = [
+    "STANDARD",
+    "REDUCED_REDUNDANCY",
+    "STANDARD_IA",
+    "ONEZONE_IA",
+    "INTELLIGENT_TIERING",
+    "GLACIER",
+    "DEEP_ARCHIVE",
+    "OUTPOSTS",
+    "GLACIER_IR",
+    "SNOW",
+    "EXPRESS_ONEZONE",
+];
+
+// Classes of objects that other services keep and S3 only shows.
+const UNWRITABLE_CLASSES: [&str; 4] = ["FSX_OPENZFS", "FSX_ONTAP", "AWS_BACKUP_WARM", "AWS_BACKUP_LOW_COST_WARM"];
+
+/// Returns the resource of an ARN of a service, when the rest is in order. IAM has no Regions.
+fn arn_resource<'a>(text: &'a str, service: &str) -> Option<&'a str> {
+    let mut parts = text.splitn(6, ':');
+    let mut next = || parts.next();
+    let (scheme, partition, found, region, account) = (next()?, next()?, next()?, next()?, next()?);
+    let in_order = scheme == "arn"
+        && partition.starts_with("aws")
+        && found == service
+        && region.is_empty() == (service == "iam")
+        && account.len() == 12
+        && account.chars().all(|c| c.is_ascii_digit());
+    next().filter(|_| in_order)
+}
+
+/// Returns the path of an http or https URL, from its slash on, when the rest is in order.
+fn url_path(text: &str) -> Option<&str> {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"))?;
+    let host_end = rest.find('/').unwrap_or(rest.len());
+    let (host, path) = rest.split_at_checked(host_end)?;
+    let stray = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '?' | '#' | '"' | '\\');
+    let in_order = !host.is_empty() && !host.starts_with(':') && !rest.contains(stray);
+    in_order.then_some(path)
+}
+
+/// Keeps secrets out of the file, and out of what is said about it.
+fn refuse_credentials(url: &str) -> Result<(), String> {
+    if url.contains('@') {
+        return Err("has an @, as URLs with credentials do; leave them to a profile or role".to_owned());
+    }
+    Ok(())
+}
+
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && !text.contains(char::is_whitespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_gets_the_nearest_name_and_nonsense_gets_them_all() {
+        let known = ["prefix", "suffix", "tags"];
+        assert_eq!(suggest("prefx", known.into_iter()), "did you mean \"prefix\"?");
+        assert_eq!(suggest("TAGS", known.into_iter()), "did you mean \"tags\"?");
+        assert_eq!(suggest("colour", known.into_iter()), "known here: \"prefix\", \"suffix\", \"tags\"");
+    }
+
+    #[test]
+    fn arns_are_checked_part_by_part() {
+        assert!(kms_key("arn:aws:kms:eu-west-1:111111111111:key/1234").is_ok());
+        assert!(kms_key("arn:aws-cn:kms:cn-north-1:111111111111:key/mrk-1234").is_ok());
+        assert!(kms_key("arn:aws:kms:eu-west-1:111111111111:alias/orders").is_err());
+        assert!(kms_key_or_alias("arn:aws:kms:eu-west-1:111111111111:alias/orders").is_ok());
+        assert!(kms_key("arn:aws:kms::111111111111:key/1234").is_err());
+        assert!(kms_key("1234abcd-12ab-34cd-56ef-1234567890ab").is_err());
+        assert!(role("arn:aws:iam::111111111111:role/team/replicator").is_ok());
+        assert!(role("arn:aws:iam::111111111111:user/replicator").is_err());
+        assert!(role("arn:aws:iam::1111:role/replicator").is_err());
+    }
+
+    #[test]
+    fn queue_urls_have_an_account_and_a_name() {
+        assert!(queue_url("https://sqs.eu-west-1.amazonaws.com/111111111111/orders-events").is_ok());
+        assert!(queue_url("http://localhost:4566/queue/eu-west-1/000000000000/orders").is_ok());
+        assert!(queue_url("https://sqs.eu-west-1.amazonaws.com/orders-events").is_err());
+        assert!(queue_url("https://sqs.eu-west-1.amazonaws.com//orders-events").is_err());
+        assert!(queue_url("arn:aws:sqs:eu-west-1:111111111111:orders-events").is_err());
+    }
+
+    #[test]
+    fn endpoints_are_http_without_credentials() {
+        assert_eq!(endpoint("http://127.0.0.1:4566/"), Ok("http://127.0.0.1:4566".to_owned()));
+        assert!(!endpoint("http://user:secret@127.0.0.1").unwrap_err().contains("secret"));
+        assert!(endpoint("127.0.0.1:4566").is_err());
+        assert!(endpoint("https://").is_err());
+    }
+}

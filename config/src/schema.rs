@@ -1,0 +1,169 @@
+//! The file as written: every table and every key it can have, all of them optional here.
+//! What may be left out, and what it then means, is said in `settings`.
+
+use std::collections::BTreeMap;
+
+use toml::de::DeValue;
+
+use crate::problem::{Problems, Spot};
+use crate::reader::{Field, Read, Scalar, open};
+
+/// Declares tables: a struct of fields, and how it is read.
+macro_rules! tables {
+    ($($(#[$doc:meta])* $name:ident { $($key:ident: $kind:ty,)* })*) => { $(
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub(crate) struct $name {
+            $(pub(crate) $key: Field<$kind>,)*
+        }
+
+        impl Read for $name {
+            const KIND: &'static str = "a table";
+
+            fn read(value: &DeValue<'_>, spot: &Spot, problems: &mut Problems<'_>) -> Option<Self> {
+                let table = open::<Self>(value, &[$(stringify!($key)),*], spot, problems)?;
+                Some(Self { $($key: Field::of_table(table, stringify!($key), spot, problems),)* })
+            }
+
+            #[cfg(test)]
+            fn list_keys(path: &str, keys: &mut Vec<String>) {
+                $(
+                    let key = format!("{path}.{}", stringify!($key));
+                    <$kind>::list_keys(&key, keys);
+                    keys.push(key);
+                )*
+            }
+        }
+    )* };
+}
+
+tables! {
+    /// The whole file.
+    File {
+        state_dir: String,
+        listen: String,
+        memory: Scalar,
+        drain_timeout: String,
+        accounts: BTreeMap<String, Field<Account>>,
+        queues: Vec<Field<Queue>>,
+        rules: Vec<Field<Rule>>,
+    }
+
+    /// `[accounts.NAME]`: credentials, and where they are good for.
+    Account {
+        region: String,
+        role_arn: String,
+        external_id: String,
+        profile: String,
+        endpoint: String,
+        endpoints: Endpoints,
+        path_style: bool,
+        conditional_writes: Scalar,
+    }
+
+    /// `endpoints`: exceptions to `endpoint`.
+    Endpoints {
+        s3: String,
+        sqs: String,
+        kms: String,
+        sts: String,
+    }
+
+    /// `[[queues]]`: where events come from.
+    Queue {
+        url: String,
+        account: String,
+        visibility_timeout: String,
+        dead_letter_url: String,
+    }
+
+    /// `[[rules]]`: what goes where, and how.
+    Rule {
+        id: String,
+        enabled: bool,
+        priority: i64,
+        source: Source,
+        destination: Destination,
+        filter: Filter,
+        history: String,
+        since: Scalar,
+        exclusive: bool,
+        fence: bool,
+        foreign: String,
+        delete_markers: bool,
+        version_deletes: bool,
+        acl: String,
+        replicas: String,
+        encryption: Encryption,
+        sse_kms_objects: bool,
+        limits: Limits,
+    }
+
+    /// `source`.
+    Source {
+        account: String,
+        bucket: String,
+    }
+
+    /// `destination`.
+    Destination {
+        account: String,
+        bucket: String,
+        storage_class: String,
+        prefix: String,
+    }
+
+    /// `filter`: every part that is given must match.
+    Filter {
+        prefix: String,
+        suffix: String,
+        exclude: Vec<Field<String>>,
+        tags: BTreeMap<String, Field<String>>,
+        size_min: Scalar,
+        size_max: Scalar,
+    }
+
+    /// `encryption`: how replicas are encrypted.
+    Encryption {
+        mode: String,
+        key: String,
+        bucket_key: bool,
+        key_map: BTreeMap<String, Field<String>>,
+    }
+
+    /// `limits`: what the rule may use.
+    Limits {
+        bandwidth: String,
+        requests_per_second: i64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use toml::de::DeTable;
+
+    use super::*;
+
+    #[test]
+    fn the_example_has_every_key() {
+        let document = DeTable::parse(include_str!("../example.toml")).unwrap().into_inner();
+        let example = DeValue::Table(document);
+        let mut keys = Vec::new();
+        File::list_keys("", &mut keys);
+        assert!(keys.contains(&".rules.[].filter.size_min".to_owned()));
+        for key in keys {
+            let steps: Vec<&str> = key.split('.').skip(1).collect();
+            assert!(has(&example, &steps), "the example lacks {key}");
+        }
+    }
+
+    /// Says whether a path leads somewhere; `[]` is any element and `*` any key.
+    fn has(value: &DeValue<'_>, steps: &[&str]) -> bool {
+        let Some((step, rest)) = steps.split_first() else { return true };
+        match (value, *step) {
+            (DeValue::Array(elements), "[]") => elements.iter().any(|element| has(element.get_ref(), rest)),
+            (DeValue::Table(table), "*") => table.values().any(|value| has(value.get_ref(), rest)),
+            (value, key) => value.get(key).is_some_and(|value| has(value.get_ref(), rest)),
+        }
+    }
+}

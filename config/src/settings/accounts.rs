@@ -1,0 +1,173 @@
+//! Accounts: whose credentials sign, and which endpoints they are good for.
+
+use std::collections::BTreeMap;
+
+use crate::names;
+use crate::problem::Problems;
+use crate::reader::{Field, Scalar};
+use crate::schema;
+
+/// Credentials and the services they reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// The name that queues and rules use.
+    pub name: String,
+    /// The Region that requests are signed for.
+    pub region: String,
+    /// The role to assume, from the profile or the default credential chain.
+    pub role_arn: Option<String>,
+    /// The external id that the role's trust policy asks for.
+    pub external_id: Option<String>,
+    /// The profile of the shared configuration that signs.
+    pub profile: Option<String>,
+    /// The endpoint of every service that `endpoints` does not name; AWS when absent.
+    pub endpoint: Option<String>,
+    /// Endpoints of single services.
+    pub endpoints: Endpoints,
+    /// Whether the bucket stands in the path rather than in the host name.
+    pub path_style: bool,
+    /// Whether the S3 endpoint honours conditions on writes.
+    pub conditional_writes: ConditionalWrites,
+}
+
+/// Endpoints of single services.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Endpoints {
+    /// Object storage.
+    pub s3: Option<String>,
+    /// Queues.
+    pub sqs: Option<String>,
+    /// Keys.
+    pub kms: Option<String>,
+    /// Roles.
+    pub sts: Option<String>,
+}
+
+/// A service that an account reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// Object storage.
+    S3,
+    /// Queues.
+    Sqs,
+    /// Keys.
+    Kms,
+    /// Roles.
+    Sts,
+}
+
+/// Whether an S3 endpoint honours conditions on writes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ConditionalWrites {
+    /// Found out at run time, operation by operation.
+    #[default]
+    Auto,
+    /// It does.
+    On,
+    /// It does not.
+    Off,
+}
+
+impl Account {
+    /// Returns the endpoint of a service; AWS's own when absent.
+    pub fn endpoint_of(&self, service: Service) -> Option<&str> {
+        let own = match service {
+            Service::S3 => &self.endpoints.s3,
+            Service::Sqs => &self.endpoints.sqs,
+            Service::Kms => &self.endpoints.kms,
+            Service::Sts => &self.endpoints.sts,
+        };
+        own.as_deref().or(self.endpoint.as_deref())
+    }
+}
+
+/// Accounts as written.
+type Written = Field<BTreeMap<String, Field<schema::Account>>>;
+
+/// Checks every account; one with a problem is there all the same, so that it can be referred to.
+pub(super) fn settle(written: &Written, problems: &mut Problems<'_>) -> BTreeMap<String, Account> {
+    let entries = written.given().into_iter().flatten();
+    entries.map(|(name, written)| (name.clone(), account(name, written, problems))).collect()
+}
+
+/// Checks that a queue or rule names an account that is there.
+pub(super) fn refer(
+    written: &Field<String>,
+    accounts: &BTreeMap<String, Account>,
+    problems: &mut Problems<'_>,
+) -> Option<String> {
+    written.required("name one of the accounts", problems)?;
+    written.parsed(problems, |name| match accounts.get(name) {
+        Some(account) => Ok(account.name.clone()),
+        None if accounts.is_empty() => Err(format!("account {name:?} is not defined; add [accounts.{name}]")),
+        None => {
+            let hint = names::suggest(name, accounts.keys().map(String::as_str));
+            Err(format!("account {name:?} is not defined; {hint}"))
+        }
+    })
+}
+
+fn account(name: &str, written: &Field<schema::Account>, problems: &mut Problems<'_>) -> Account {
+    let mut account = blank(name);
+    let Some(written) = written.given() else { return account };
+    if written.region.required("name the Region to sign for, like \"eu-west-1\"", problems).is_some() {
+        account.region = written.region.parsed(problems, |text| region(text)).unwrap_or_default();
+    }
+    account.role_arn = written.role_arn.parsed(problems, |text| names::role(text));
+    account.external_id = written.external_id.given().cloned();
+    account.profile = written.profile.parsed(problems, |text| profile(text));
+    account.endpoint = written.endpoint.parsed(problems, |text| names::endpoint(text));
+    account.endpoints = endpoints(&written.endpoints, problems);
+    account.path_style =
+        written.path_style.given().copied().unwrap_or_else(|| account.endpoint_of(Service::S3).is_some());
+    account.conditional_writes = written.conditional_writes.parsed(problems, conditional_writes).unwrap_or_default();
+    if written.role_arn.is_absent() {
+        written.external_id.refused(problems, "has no use without role_arn; add the role or leave it out");
+    }
+    account
+}
+
+fn blank(name: &str) -> Account {
+    Account {
+        name: name.to_owned(),
+        region: String::new(),
+        role_arn: None,
+        external_id: None,
+        profile: None,
+        endpoint: None,
+        endpoints: Endpoints::default(),
+        path_style: false,
+        conditional_writes: ConditionalWrites::Auto,
+    }
+}
+
+fn endpoints(written: &Field<schema::Endpoints>, problems: &mut Problems<'_>) -> Endpoints {
+    let Some(written) = written.given() else { return Endpoints::default() };
+    let mut endpoint = |field: &Field<String>| field.parsed(problems, |text| names::endpoint(text));
+    Endpoints {
+        s3: endpoint(&written.s3),
+        sqs: endpoint(&written.sqs),
+        kms: endpoint(&written.kms),
+        sts: endpoint(&written.sts),
+    }
+}
+
+fn region(text: &str) -> Result<String, String> {
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if !text.is_empty() && text.chars().all(legal) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{text:?} is not a Region; write it like \"eu-west-1\""))
+}
+
+fn profile(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("empty; name a profile, or leave it out for the default credential chain".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn conditional_writes(Scalar(text): &Scalar) -> Result<ConditionalWrites, String> {
+    let words = [("auto", ConditionalWrites::Auto), ("true", ConditionalWrites::On), ("false", ConditionalWrites::Off)];
+    names::one_of(text, &words).map_err(|_| format!("{text:?} is not one of \"auto\", true, false"))
+}

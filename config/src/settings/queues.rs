@@ -1,0 +1,86 @@
+//! Queues: where events come from.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::accounts::{self, Account};
+use crate::problem::Problems;
+use crate::reader::Field;
+use crate::{names, schema, units};
+
+/// A queue of event notifications.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue {
+    /// The URL that SQS gives.
+    pub url: String,
+    /// The name of the account whose credentials reach it.
+    pub account: String,
+    /// How long a message stays hidden before its lease has to be renewed.
+    pub visibility_timeout: Duration,
+    /// The queue that keeps parked tasks; the ledger keeps them when absent.
+    pub dead_letter_url: Option<String>,
+}
+
+impl Queue {
+    /// Returns the name of the queue, the last segment of its URL.
+    pub fn name(&self) -> &str {
+        self.url.rsplit('/').next().unwrap_or(&self.url)
+    }
+}
+
+/// Checks every queue, alone and against the others.
+pub(super) fn settle(
+    written: &Field<Vec<Field<schema::Queue>>>,
+    accounts: &BTreeMap<String, Account>,
+    problems: &mut Problems<'_>,
+) -> Vec<Queue> {
+    let written: Vec<_> = written.given().into_iter().flatten().filter_map(Field::given).collect();
+    let queues = written.iter().filter_map(|written| queue(written, accounts, problems)).collect();
+    refuse_shared_urls(&written, problems);
+    queues
+}
+
+const VISIBILITY_TIMEOUT: Duration = Duration::from_secs(120);
+
+// A lease is renewed by requests that take a moment themselves.
+const VISIBILITY_TIMEOUT_MIN: Duration = Duration::from_secs(5);
+
+// https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ChangeMessageVisibility.html
+const VISIBILITY_TIMEOUT_MAX: Duration = Duration::from_secs(12 * 60 * 60);
+
+fn queue(written: &schema::Queue, accounts: &BTreeMap<String, Account>, problems: &mut Problems<'_>) -> Option<Queue> {
+    written.url.required("give the URL of the queue", problems);
+    let url = written.url.parsed(problems, |text| names::queue_url(text));
+    let account = accounts::refer(&written.account, accounts, problems);
+    let visibility_timeout = written.visibility_timeout.parsed(problems, |text| visibility_timeout(text));
+    let dead_letter_url = written.dead_letter_url.parsed(problems, |text| names::queue_url(text));
+    Some(Queue {
+        url: url?,
+        account: account?,
+        visibility_timeout: visibility_timeout.unwrap_or(VISIBILITY_TIMEOUT),
+        dead_letter_url,
+    })
+}
+
+fn visibility_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = units::duration(text)?;
+    if (VISIBILITY_TIMEOUT_MIN..=VISIBILITY_TIMEOUT_MAX).contains(&timeout) {
+        return Ok(timeout);
+    }
+    Err(format!("{text:?} is outside 5s to 12h, which is what SQS and the renewal of leases allow"))
+}
+
+/// A queue is read once, and what is parked must not come back as news.
+fn refuse_shared_urls(queues: &[&schema::Queue], problems: &mut Problems<'_>) {
+    let url = |field: &Field<String>| field.given().map(|url| url.trim_end_matches('/').to_owned());
+    for (index, queue) in queues.iter().enumerate() {
+        let own = url(&queue.url);
+        if own.is_some() && queues.iter().take(index).any(|other| url(&other.url) == own) {
+            problems.report(&queue.url.spot, "another queue has the same url; remove one of them");
+        }
+        let parked = url(&queue.dead_letter_url);
+        if parked.is_some() && queues.iter().any(|other| url(&other.url) == parked) {
+            problems.report(&queue.dead_letter_url.spot, "is a queue that events come from; name a queue of its own");
+        }
+    }
+}

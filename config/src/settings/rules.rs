@@ -1,0 +1,138 @@
+//! Rules: what goes where, and how.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+use replicator_core::object::Bucket;
+use replicator_core::rule::{Acl, Foreign, History, Limits, Place, Replicas, Rule};
+
+use super::accounts::{self, Account};
+use super::{encryption, filter, topology, unavailable};
+use crate::names::{self, one_of};
+use crate::problem::Problems;
+use crate::reader::{Field, Scalar};
+use crate::{schema, units};
+
+/// A rule beside the text it came from, for problems that only show between rules.
+#[derive(Debug)]
+pub(super) struct Draft<'a> {
+    pub(super) written: &'a schema::Rule,
+    pub(super) rule: Rule,
+}
+
+/// Checks every rule, alone and against the others.
+pub(super) fn settle(
+    written: &Field<Vec<Field<schema::Rule>>>,
+    accounts: &BTreeMap<String, Account>,
+    problems: &mut Problems<'_>,
+) -> Vec<Rule> {
+    let written: Vec<_> = written.given().into_iter().flatten().filter_map(Field::given).collect();
+    refuse_shared_ids(&written, problems);
+    let drafts: Vec<_> = written
+        .into_iter()
+        .filter_map(|written| Some(Draft { written, rule: rule(written, accounts, problems)? }))
+        .collect();
+    topology::check(&drafts, accounts, problems);
+    drafts.into_iter().map(|draft| draft.rule).collect()
+}
+
+// https://docs.aws.amazon.com/AmazonS3/latest/API/API_ReplicationRule.html
+const ID_CHARS_MAX: usize = 255;
+
+fn refuse_shared_ids(rules: &[&schema::Rule], problems: &mut Problems<'_>) {
+    for (index, rule) in rules.iter().enumerate() {
+        let Some(id) = rule.id.given() else { continue };
+        if rules.iter().take(index).any(|other| other.id.given() == Some(id)) {
+            problems
+                .report(&rule.id.spot, format!("another rule has the id {id:?}; the ledger tells them apart by it"));
+        }
+    }
+}
+
+/// Checks one rule; `None` when it lacks what the checks between rules are about.
+fn rule(written: &schema::Rule, accounts: &BTreeMap<String, Account>, problems: &mut Problems<'_>) -> Option<Rule> {
+    unavailable::refuse(written, problems);
+    written.id.required("give the rule a name of its own", problems);
+    let source = written.source.required("write source = { account = \"…\", bucket = \"…\" }", problems);
+    let destination = written.destination.required("write destination = { account = \"…\", bucket = \"…\" }", problems);
+    let source_place = source.and_then(|at| place(&at.account, &at.bucket, accounts, problems));
+    let destination_place = destination.and_then(|at| place(&at.account, &at.bucket, accounts, problems));
+    Some(Rule {
+        enabled: flag(&written.enabled, true),
+        priority: written.priority.given().copied().unwrap_or(0),
+        storage_class: destination.and_then(|at| at.storage_class.parsed(problems, |text| names::storage_class(text))),
+        rewrite: destination.and_then(|at| at.prefix.parsed(problems, |text| rewrite(text))),
+        filter: filter::settle(&written.filter, problems),
+        history: word(&written.history, &[("exact", History::Exact), ("latest", History::Latest)], problems),
+        since: written.since.parsed(problems, |Scalar(text)| units::moment(text)),
+        exclusive: flag(&written.exclusive, false),
+        fence: flag(&written.fence, true),
+        foreign: word(&written.foreign, &[("supersede", Foreign::Supersede), ("keep", Foreign::Keep)], problems),
+        delete_markers: flag(&written.delete_markers, false),
+        version_deletes: flag(&written.version_deletes, false),
+        acl: word(&written.acl, &[("destination-owner", Acl::DestinationOwner), ("copy", Acl::Copy)], problems),
+        replicas: word(&written.replicas, &[("skip", Replicas::Skip), ("replicate", Replicas::Replicate)], problems),
+        encryption: encryption::settle(&written.encryption, problems),
+        sse_kms_objects: flag(&written.sse_kms_objects, false),
+        limits: limits(&written.limits, problems),
+        // Last, so that what is missing here keeps nothing above from being checked.
+        id: written.id.parsed(problems, |text| id(text))?,
+        source: source_place?,
+        destination: destination_place?,
+    })
+}
+
+fn place(
+    account: &Field<String>,
+    bucket: &Field<String>,
+    accounts: &BTreeMap<String, Account>,
+    problems: &mut Problems<'_>,
+) -> Option<Place> {
+    let account = accounts::refer(account, accounts, problems);
+    bucket.required("name the bucket", problems);
+    let bucket = bucket.parsed(problems, |text| {
+        Bucket::try_from(text.as_str()).map_err(|error| format!("{error}; write the bare name, without s3:// or arn:"))
+    });
+    Some(Place { account: account?, bucket: bucket? })
+}
+
+fn id(text: &str) -> Result<String, String> {
+    match text.chars().count() {
+        0 => Err("empty; give the rule a name of its own".to_owned()),
+        1..=ID_CHARS_MAX => Ok(text.to_owned()),
+        long => Err(format!("has {long} characters, and {ID_CHARS_MAX} is the most; shorten it")),
+    }
+}
+
+fn rewrite(text: &str) -> Result<String, String> {
+    if text.chars().any(char::is_control) {
+        return Err(format!("{text:?} has a control character, which S3 can't list; remove it"));
+    }
+    if text.starts_with("s3://") {
+        return Err(format!("{text:?} is a URL; write the start of the keys alone, like \"replica/\""));
+    }
+    filter::key_part(text)
+}
+
+fn limits(written: &Field<schema::Limits>, problems: &mut Problems<'_>) -> Limits {
+    let Some(written) = written.given() else { return Limits::default() };
+    Limits {
+        bandwidth_bytes_per_second: written.bandwidth.parsed(problems, |text| units::bandwidth(text)),
+        requests_per_second: written.requests_per_second.parsed(problems, |number| requests(*number)),
+    }
+}
+
+fn requests(number: i64) -> Result<NonZeroU32, String> {
+    let number = u32::try_from(number).map_err(|_| format!("{number} is outside 1 to {}", u32::MAX))?;
+    NonZeroU32::new(number).ok_or_else(|| units::NO_RATE.to_owned())
+}
+
+fn flag(written: &Field<bool>, default: bool) -> bool {
+    written.given().copied().unwrap_or(default)
+}
+
+/// Picks what a word stands for; the first is the default.
+fn word<T: Clone>(written: &Field<String>, words: &[(&str, T); 2], problems: &mut Problems<'_>) -> T {
+    let [(_, default), _] = words;
+    written.parsed(problems, |text| one_of(text, words)).unwrap_or_else(|| default.clone())
+}
