@@ -36,6 +36,8 @@ pub struct Hint {
     pub sequencer: Option<Sequencer>,
     /// When S3 finished the request.
     pub time: Option<Timestamp>,
+    /// The size of the object, where the event tells.
+    pub size_bytes: Option<u64>,
 }
 
 /// What happened to an object.

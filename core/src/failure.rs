@@ -171,7 +171,9 @@ impl fmt::Display for Failure {
             Kind::Throttled => write!(f, "{} was told to slow down", self.during),
             Kind::Refused(reason) => write!(f, "{} was refused ({})", self.during, reason.as_str()),
             Kind::Gone => write!(f, "{} found the version gone", self.during),
-            Kind::Unsupported(reason) => write!(f, "{} cannot replicate this version ({})", self.during, reason.as_str()),
+            Kind::Unsupported(reason) => {
+                write!(f, "{} cannot replicate this version ({})", self.during, reason.as_str())
+            }
             Kind::NotImplemented => write!(f, "{} is not implemented by the endpoint", self.during),
         }
     }

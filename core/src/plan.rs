@@ -151,8 +151,7 @@ fn first_after(source: &[SourceVersion], known: &Known) -> usize {
     // times by the second: of versions in that second, those on record are before it.
     let is_before = |entry: &SourceVersion| {
         let time = entry.version.last_modified;
-        time < reached.last_modified
-            || (time == reached.last_modified && known.replicated.contains(&entry.version))
+        time < reached.last_modified || (time == reached.last_modified && known.replicated.contains(&entry.version))
     };
     source.iter().rposition(is_before).map_or(0, |at| at + 1)
 }
@@ -193,12 +192,7 @@ fn append<'a>(entry: &'a SourceVersion, source: &[SourceVersion], known: &Known)
     }
 }
 
-fn same_content(
-    entry: &SourceVersion,
-    top: &ETag,
-    replica_of: Option<&VersionRef>,
-    source: &[SourceVersion],
-) -> bool {
+fn same_content(entry: &SourceVersion, top: &ETag, replica_of: Option<&VersionRef>, source: &[SourceVersion]) -> bool {
     let below = replica_of.and_then(|version| source.iter().find(|other| other.version == *version));
     entry.etag.as_ref() == Some(top) || below.is_some_and(|below| below.etag == entry.etag)
 }

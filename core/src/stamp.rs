@@ -60,7 +60,8 @@ impl Stamp {
 }
 
 // Version ids of other vendors may hold anything printable; these need no escape in a header.
-const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'+').remove(b'/').remove(b'=');
+const PLAIN: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'+').remove(b'/').remove(b'=');
 
 #[cfg(test)]
 mod tests {

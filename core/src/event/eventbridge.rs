@@ -52,6 +52,7 @@ fn hint(event: &Fields<'_>, family: Family) -> Result<Hint, Undecodable> {
         version,
         sequencer: object.sequencer("sequencer"),
         time: event.time("time"),
+        size_bytes: object.number("size"),
     })
 }
 
@@ -81,6 +82,7 @@ mod tests {
             action: Action::Put,
             sequencer: "617f08299329d189".parse().ok(),
             time: Some(datetime!(2026-11-23 10:00:00 UTC)),
+            size_bytes: Some(5),
         };
         let read = parse(&event("Object Created", json!({ "reason": "PutObject" })));
         assert_eq!(read, Ok(Notification { hints: vec![hint], ignored: vec![] }));

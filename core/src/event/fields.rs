@@ -100,6 +100,11 @@ impl<'a> Fields<'a> {
         Timestamp::parse(self.text(name)?, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)
     }
 
+    /// Reads a whole number; anything else counts as missing, because it only informs.
+    pub(super) fn number(&self, name: &str) -> Option<u64> {
+        self.present(name).ok()?.as_u64()
+    }
+
     fn present(&self, name: &str) -> Result<&'a Value, Undecodable> {
         self.map.get(name).ok_or_else(|| Undecodable::Missing { at: self.path(name) })
     }

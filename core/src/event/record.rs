@@ -76,6 +76,7 @@ fn hint(record: &Fields<'_>, family: Family) -> Result<Hint, Undecodable> {
         version,
         sequencer: object.sequencer("sequencer"),
         time: record.time("eventTime"),
+        size_bytes: object.number("size"),
     })
 }
 

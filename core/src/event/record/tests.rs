@@ -17,6 +17,7 @@ fn a_documented_record_gives_all_it_says() {
         action: Action::Put,
         sequencer: "0055AED6DCD90281E5".parse().ok(),
         time: Some(datetime!(2026-11-23 10:00:00.123 UTC)),
+        size_bytes: Some(1024),
     };
     assert_eq!(parse(&message), Ok(Notification { hints: vec![hint], ignored: vec![] }));
 }

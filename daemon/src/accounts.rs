@@ -1,0 +1,134 @@
+//! Clients of each account's services, and what each endpoint turned out to be able to do.
+
+pub(crate) mod capabilities;
+pub(crate) mod refusal;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::sts::AssumeRoleProvider;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
+use replicator_config::{Account, ConditionalWrites, Service};
+
+use crate::metrics::Metrics;
+use capabilities::Capabilities;
+use watch::Watch;
+
+/// An account's clients.
+#[derive(Debug, Clone)]
+pub(crate) struct Access {
+    pub(crate) name: Arc<str>,
+    /// For requests that are safe to repeat: the SDK retries them.
+    pub(crate) s3: aws_sdk_s3::Client,
+    /// For writes that readers see: sent once, because after a lost answer only a fresh read
+    /// tells whether to send again (protocol rule 7).
+    pub(crate) s3_once: aws_sdk_s3::Client,
+    pub(crate) sqs: aws_sdk_sqs::Client,
+    pub(crate) capabilities: Arc<Capabilities>,
+    /// Whether the endpoint is AWS itself, whose documented behaviour can be relied on.
+    pub(crate) is_aws: bool,
+}
+
+/// Every account of the configuration by its name.
+#[derive(Debug, Clone)]
+pub(crate) struct Accounts {
+    by_name: BTreeMap<String, Access>,
+}
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A request has this long to be answered. A write that took longer may yet land, so this is also
+/// what a lane waits for before it reads again.
+pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
+
+// Long polls last 20 seconds, the longest SQS allows; the client must be more patient than that.
+const POLL_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Accounts {
+    /// Makes the clients; nothing is sent yet.
+    pub(crate) async fn connect(accounts: &BTreeMap<String, Account>, metrics: &Metrics) -> Self {
+        let mut by_name = BTreeMap::new();
+        for (name, account) in accounts {
+            by_name.insert(name.clone(), Access::connect(account, metrics).await);
+        }
+        Self { by_name }
+    }
+
+    /// Returns an account; the configuration was checked, so every rule's account is here.
+    pub(crate) fn get(&self, name: &str) -> Option<&Access> {
+        self.by_name.get(name)
+    }
+}
+
+impl Access {
+    async fn connect(account: &Account, metrics: &Metrics) -> Self {
+        let config = credentials(account).await;
+        let watch = Watch::new(&account.name, metrics);
+        Self {
+            name: Arc::from(account.name.as_str()),
+            s3: s3(account, &config, watch.clone(), RetryConfig::standard().with_max_attempts(3)),
+            s3_once: s3(account, &config, watch.clone(), RetryConfig::disabled()),
+            sqs: sqs(account, &config, watch),
+            capabilities: Arc::new(Capabilities::new(account.conditional_writes != ConditionalWrites::Off)),
+            is_aws: account.endpoint_of(Service::S3).is_none(),
+        }
+    }
+}
+
+/// Finds who signs: the default chain or a profile, and the role assumed on top of it.
+async fn credentials(account: &Account) -> SdkConfig {
+    let mut loader = aws_config::defaults(BehaviorVersion::latest())
+        .region(Region::new(account.region.clone()))
+        .retry_config(RetryConfig::standard().with_max_attempts(3))
+        .timeout_config(
+            TimeoutConfig::builder()
+                .connect_timeout(CONNECT_TIMEOUT)
+                .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+                .build(),
+        );
+    if let Some(profile) = &account.profile {
+        loader = loader.profile_name(profile);
+    }
+    let base = loader.load().await;
+    let Some(role) = &account.role_arn else { return base };
+    let sts = match account.endpoint_of(Service::Sts) {
+        Some(endpoint) => base.to_builder().endpoint_url(endpoint).build(),
+        None => base.clone(),
+    };
+    let mut assume = AssumeRoleProvider::builder(role).session_name("s3-replicator").configure(&sts);
+    if let Some(external_id) = &account.external_id {
+        assume = assume.external_id(external_id);
+    }
+    let provider = assume.build().await;
+    base.to_builder().credentials_provider(aws_sdk_s3::config::SharedCredentialsProvider::new(provider)).build()
+}
+
+/// Checksums are ours to compute, once: the SDK adds none of its own, which some S3-compatible
+/// servers would even store as part of the body.
+fn s3(account: &Account, config: &SdkConfig, watch: Watch, retries: RetryConfig) -> aws_sdk_s3::Client {
+    let mut builder = aws_sdk_s3::config::Builder::from(config)
+        .force_path_style(account.path_style)
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+        .retry_config(retries)
+        .interceptor(watch);
+    if let Some(endpoint) = account.endpoint_of(Service::S3) {
+        builder = builder.endpoint_url(endpoint);
+    }
+    aws_sdk_s3::Client::from_conf(builder.build())
+}
+
+fn sqs(account: &Account, config: &SdkConfig, watch: Watch) -> aws_sdk_sqs::Client {
+    let timeouts =
+        TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(POLL_TIMEOUT).build();
+    let mut builder = aws_sdk_sqs::config::Builder::from(config).timeout_config(timeouts).interceptor(watch);
+    if let Some(endpoint) = account.endpoint_of(Service::Sqs) {
+        builder = builder.endpoint_url(endpoint);
+    }
+    aws_sdk_sqs::Client::from_conf(builder.build())
+}

@@ -1,0 +1,112 @@
+//! What an endpoint can do, per operation: found out rather than assumed, and withdrawn when the
+//! endpoint contradicts itself.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use tracing::warn;
+
+/// Something that not every S3-compatible endpoint does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ability {
+    /// `If-Match` and `If-None-Match` on PutObject.
+    ConditionalPut,
+    /// The same on CompleteMultipartUpload.
+    ConditionalComplete,
+    /// `If-Match` on DeleteObject.
+    ConditionalDelete,
+    /// CRC64NVME checksums of whole objects.
+    Crc64Nvme,
+}
+
+/// What is known of one endpoint.
+#[derive(Debug)]
+pub(crate) struct Capabilities {
+    put: Capability,
+    complete: Capability,
+    delete: Capability,
+    crc64: Capability,
+    tells_markers: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Capability {
+    works: AtomicBool,
+    contradictions: AtomicU32,
+}
+
+// One refusal that a fresh read contradicts can be another daemon that wrote and removed; the
+// second in a row on the same reading is the endpoint's own fault.
+const CONTRADICTIONS_MAX: u32 = 2;
+
+impl Capabilities {
+    /// Starts in good faith, or without conditions where the configuration says so.
+    pub(crate) fn new(conditional: bool) -> Self {
+        Self {
+            put: Capability::new(conditional),
+            complete: Capability::new(conditional),
+            delete: Capability::new(conditional),
+            crc64: Capability::new(true),
+            tells_markers: AtomicBool::new(false),
+        }
+    }
+
+    /// Says whether to make use of an ability.
+    pub(crate) fn has(&self, ability: Ability) -> bool {
+        self.capability(ability).works.load(Ordering::Relaxed)
+    }
+
+    /// Gives an ability up, loudly: order then rests on fewer guarantees.
+    pub(crate) fn withdraw(&self, ability: Ability, account: &str, why: &str) {
+        if self.capability(ability).works.swap(false, Ordering::Relaxed) {
+            warn!(account, ?ability, why, "endpoint lacks an ability, going on without it");
+        }
+    }
+
+    /// Takes note of a refused condition that a fresh read says should have held.
+    pub(crate) fn contradicted(&self, ability: Ability, account: &str) {
+        let earlier = self.capability(ability).contradictions.fetch_add(1, Ordering::Relaxed);
+        if earlier + 1 >= CONTRADICTIONS_MAX {
+            self.withdraw(ability, account, "refused a condition twice that a fresh read says holds");
+        }
+    }
+
+    /// Takes note that a HEAD of a deleted key named its delete marker.
+    pub(crate) fn told_marker(&self) {
+        self.tells_markers.store(true, Ordering::Relaxed);
+    }
+
+    /// Says whether a 404 without a delete marker's headers proves that there is none.
+    pub(crate) fn tells_markers(&self) -> bool {
+        self.tells_markers.load(Ordering::Relaxed)
+    }
+
+    fn capability(&self, ability: Ability) -> &Capability {
+        match ability {
+            Ability::ConditionalPut => &self.put,
+            Ability::ConditionalComplete => &self.complete,
+            Ability::ConditionalDelete => &self.delete,
+            Ability::Crc64Nvme => &self.crc64,
+        }
+    }
+}
+
+impl Capability {
+    fn new(works: bool) -> Self {
+        Self { works: AtomicBool::new(works), contradictions: AtomicU32::new(0) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_contradiction_is_forgiven_and_the_second_withdraws_the_ability() {
+        let known = Capabilities::new(true);
+        known.contradicted(Ability::ConditionalPut, "archive");
+        assert!(known.has(Ability::ConditionalPut));
+        known.contradicted(Ability::ConditionalPut, "archive");
+        assert!(!known.has(Ability::ConditionalPut));
+        assert!(known.has(Ability::ConditionalComplete));
+    }
+}

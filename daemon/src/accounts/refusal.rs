@@ -1,0 +1,165 @@
+//! The only place that reads the SDK's errors: each becomes a failure that says what to do.
+
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use replicator_core::failure::{Failure, Kind, Reason};
+
+/// Which bucket a request was about, and whether it changes anything there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Reading the source.
+    Source,
+    /// Reading the destination.
+    Destination,
+    /// Writing the destination so that readers see it.
+    Write,
+    /// Uploading or aborting what no reader sees: safe to repeat.
+    Prepare,
+}
+
+/// Turns an error of the SDK into a failure.
+pub(crate) fn failure<E>(side: Side, during: &'static str, error: SdkError<E, HttpResponse>) -> Failure
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    let status = error.raw_response().map(|response| response.status().as_u16());
+    let code = error.code().unwrap_or_default().to_owned();
+    let message = error.message().unwrap_or_default();
+    let kind = match status {
+        None => unanswered(side),
+        Some(status) => by_code(side, during, &code, message)
+            .or_else(|| by_status(side, during, status))
+            .unwrap_or(Kind::Refused(Reason::RequestRefused)),
+    };
+    Failure::caused(kind, during, Cause { status, code, error: error.into() })
+}
+
+/// An SDK error with what the service said, which the SDK's own text leaves out.
+#[derive(Debug)]
+struct Cause {
+    status: Option<u16>,
+    code: String,
+    error: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.status, self.code.as_str()) {
+            (Some(status), "") => write!(f, "answered {status}"),
+            (Some(status), code) => write!(f, "answered {status} {code}"),
+            (None, _) => f.write_str("no answer"),
+        }
+    }
+}
+
+impl std::error::Error for Cause {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        // What the service said is said; the SDK's chain below only repeats it.
+        match self.status {
+            Some(_) => None,
+            None => Some(self.error.as_ref()),
+        }
+    }
+}
+
+fn unanswered(side: Side) -> Kind {
+    match side {
+        Side::Write => Kind::Unanswered,
+        Side::Source | Side::Destination | Side::Prepare => Kind::Transient,
+    }
+}
+
+/// S3's error codes: <https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>
+fn by_code(side: Side, during: &'static str, code: &str, message: &str) -> Option<Kind> {
+    let kind = match code {
+        "SlowDown"
+        | "ServiceUnavailable"
+        | "Throttling"
+        | "ThrottlingException"
+        | "RequestLimitExceeded"
+        | "KMS.ThrottlingException"
+        | "TooManyRequestsException" => Kind::Throttled,
+        "PreconditionFailed" | "ConditionalRequestConflict" | "OperationAborted" | "NoSuchUpload" => Kind::Conflict,
+        "NotImplemented" => Kind::NotImplemented,
+        "RequestTimeout" | "InternalError" => unanswered(side),
+        // Clocks and credentials mend without the task's doing.
+        "ExpiredToken"
+        | "RequestTimeTooSkewed"
+        | "InvalidAccessKeyId"
+        | "InvalidToken"
+        | "SignatureDoesNotMatch"
+        | "ExpiredTokenException" => Kind::Transient,
+        "NoSuchBucket" => Kind::Refused(pick(side, Reason::SrcBucketNotFound, Reason::DstBucketNotFound)),
+        "InvalidObjectState" => Kind::Unsupported(Reason::SrcObjectNotEligible),
+        "KMS.NotFoundException" => Kind::Refused(pick(side, Reason::SrcKmsKeyInvalidState, Reason::DstKmsKeyNotFound)),
+        "BadDigest" | "InvalidDigest" | "XAmzContentChecksumMismatch" => Kind::Transient,
+        "InvalidRequest" if message.contains("Object Lock") => Kind::Refused(Reason::DstBucketObjectLockConfigMissing),
+        "AccessDenied" | "AllAccessDisabled" => Kind::Refused(denied(side, during)),
+        other if other.starts_with("KMS.") => {
+            Kind::Refused(pick(side, Reason::SrcKmsKeyInvalidState, Reason::DstKmsKeyInvalidState))
+        }
+        _ => return None,
+    };
+    Some(kind)
+}
+
+/// Answers to HEAD have no body and so no code: the status alone must do.
+fn by_status(side: Side, during: &'static str, status: u16) -> Option<Kind> {
+    let kind = match (status, side) {
+        (412 | 409, _) | (404, Side::Write | Side::Prepare) => Kind::Conflict,
+        (404 | 405, Side::Source) => Kind::Gone,
+        (400, Side::Source) => Kind::Unsupported(Reason::SrcObjectNotEligible),
+        (401 | 403, _) => Kind::Refused(denied(side, during)),
+        (429 | 503, _) => Kind::Throttled,
+        (501, _) => Kind::NotImplemented,
+        (500..=599, _) => unanswered(side),
+        (200..=299, _) => unanswered(side),
+        _ => return None,
+    };
+    Some(kind)
+}
+
+fn denied(side: Side, during: &'static str) -> Reason {
+    match (side, during) {
+        (Side::Source, "GetObjectTagging") => Reason::SrcGetTaggingNotPermitted,
+        (Side::Source, "ListObjectVersions") => Reason::SrcListVersionsNotPermitted,
+        (Side::Source, _) => Reason::SrcGetObjectNotPermitted,
+        (Side::Destination, _) => Reason::DstHeadObjectNotPermitted,
+        (_, "DeleteObject") => Reason::DstDelObjNotPermitted,
+        (_, "PutObjectTagging") => Reason::DstPutTaggingNotPermitted,
+        (_, "CreateMultipartUpload") => Reason::DstMultipartInitNotPermitted,
+        (_, "UploadPart") => Reason::DstMultipartUploadNotPermitted,
+        (_, "CompleteMultipartUpload") => Reason::DstMultipartCompleteNotPermitted,
+        (Side::Write | Side::Prepare, _) => Reason::DstPutObjectNotPermitted,
+    }
+}
+
+fn pick(side: Side, source: Reason, destination: Reason) -> Reason {
+    match side {
+        Side::Source => source,
+        Side::Destination | Side::Write | Side::Prepare => destination,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_decides_by_its_code_and_a_head_by_its_status() {
+        assert_eq!(by_code(Side::Write, "PutObject", "SlowDown", ""), Some(Kind::Throttled));
+        assert_eq!(by_code(Side::Write, "PutObject", "InternalError", ""), Some(Kind::Unanswered));
+        assert_eq!(by_code(Side::Source, "GetObject", "InternalError", ""), Some(Kind::Transient));
+        assert_eq!(by_status(Side::Source, "HeadObject", 404), Some(Kind::Gone));
+        assert_eq!(by_status(Side::Write, "PutObject", 404), Some(Kind::Conflict));
+        assert_eq!(by_status(Side::Destination, "HeadObject", 418), None);
+    }
+
+    #[test]
+    fn a_refusal_names_the_permission_that_is_missing() {
+        let reason = |side, during| by_code(side, during, "AccessDenied", "");
+        assert_eq!(reason(Side::Source, "GetObjectTagging"), Some(Kind::Refused(Reason::SrcGetTaggingNotPermitted)));
+        assert_eq!(reason(Side::Write, "PutObject"), Some(Kind::Refused(Reason::DstPutObjectNotPermitted)));
+        assert_eq!(by_status(Side::Source, "GetObject", 403), Some(Kind::Refused(Reason::SrcGetObjectNotPermitted)));
+    }
+}

@@ -1,0 +1,44 @@
+//! Counts every request that leaves the daemon, by the answer it got.
+
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::interceptors::Intercept;
+use aws_smithy_runtime_api::client::interceptors::context::FinalizerInterceptorContextRef;
+use aws_smithy_runtime_api::client::orchestrator::Metadata;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::config_bag::ConfigBag;
+
+use crate::metrics::Metrics;
+
+/// Sees each attempt of each request of one account.
+#[derive(Debug, Clone)]
+pub(super) struct Watch {
+    account: String,
+    metrics: Metrics,
+}
+
+impl Watch {
+    pub(super) fn new(account: &str, metrics: &Metrics) -> Self {
+        Self { account: account.to_owned(), metrics: metrics.clone() }
+    }
+}
+
+#[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
+impl Intercept for Watch {
+    fn name(&self) -> &'static str {
+        "Watch"
+    }
+
+    fn read_after_attempt(
+        &self,
+        context: &FinalizerInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let status = context.response().map_or(0, |response| response.status().as_u16());
+        if let Some(request) = config.load::<Metadata>() {
+            let service = request.service().to_ascii_lowercase();
+            self.metrics.request(&service, request.name(), &self.account, status);
+        }
+        Ok(())
+    }
+}

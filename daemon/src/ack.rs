@@ -1,0 +1,188 @@
+//! Station 3: settled messages leave the queue, once everything they asked for is on disk.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_sdk_sqs::types::{
+    ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, MessageAttributeValue,
+};
+use replicator_core::failure::Reason;
+use replicator_core::retry;
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use crate::engine::Engine;
+use crate::lane::chain;
+use crate::ledger::records::ParkedMessage;
+use crate::message::{Disposal, Message, QueueAccess, Settlement};
+use crate::metrics::MessageOutcome;
+
+/// Deletes, parks and releases messages in batches.
+#[derive(Debug)]
+pub(crate) struct Ack {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) settlements: mpsc::Receiver<Settlement>,
+}
+
+/// SQS takes at most ten entries a batch:
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_DeleteMessageBatch.html>
+const BATCH_MAX: usize = 10;
+
+// One sync of the ledger serves this many messages.
+const ROUND_MAX: usize = 100;
+
+const ATTEMPTS_MAX: u32 = 4;
+
+impl Ack {
+    /// Works until every sender is gone and nothing is left.
+    pub(crate) async fn run(mut self) {
+        let mut round = Vec::with_capacity(ROUND_MAX);
+        while self.settlements.recv_many(&mut round, ROUND_MAX).await > 0 {
+            self.settle(std::mem::take(&mut round)).await;
+        }
+    }
+
+    async fn settle(&self, round: Vec<Settlement>) {
+        let mut delete: HashMap<String, Vec<Message>> = HashMap::new();
+        let mut release: HashMap<String, Vec<(Message, Duration)>> = HashMap::new();
+        for Settlement { message, disposal } in round {
+            let url = message.queue.queue.url.clone();
+            match self.park(&message, disposal).await {
+                Some(delay) => release.entry(url).or_default().push((message, delay)),
+                None => delete.entry(url).or_default().push(message),
+            }
+        }
+        // Nothing is deleted before its record is on disk. If it cannot be, the messages come back.
+        if let Err(failure) = self.engine.ledger.sync().await {
+            warn!(error = chain(&failure), "the ledger cannot be synced, messages stay in their queues");
+            delete.clear();
+        }
+        let deletes = delete.values().flat_map(|messages| messages.chunks(BATCH_MAX)).map(|batch| self.delete(batch));
+        futures::future::join_all(deletes).await;
+        let releases = release.values().flat_map(|all| all.chunks(BATCH_MAX)).map(|batch| self.release(batch));
+        futures::future::join_all(releases).await;
+    }
+
+    /// Keeps what must be kept; returns a delay when the message is to be delivered again.
+    async fn park(&self, message: &Message, disposal: Disposal) -> Option<Duration> {
+        let (reason, detail) = match disposal {
+            Disposal::Delete => return None,
+            Disposal::Release(delay) => return Some(delay),
+            Disposal::Pass(reason) => (reason, None),
+            Disposal::Park(reason, detail) => (reason, Some(detail)),
+        };
+        let name = message.queue.queue.name();
+        self.engine.metrics.message(name, MessageOutcome::Parked);
+        let passed = match &message.queue.queue.dead_letter_url {
+            Some(url) => send(&message.queue, url, message, reason).await,
+            None => Ok(false),
+        };
+        let passed = match passed {
+            Ok(passed) => passed,
+            Err(error) => {
+                warn!(queue = name, message = message.id, error, "the dead-letter queue takes nothing, message stays");
+                return Some(retry::ceiling(ATTEMPTS_MAX));
+            }
+        };
+        let detail = detail?;
+        let parked = ParkedMessage {
+            queue: name.to_owned(),
+            message_id: message.id.clone(),
+            body: (!passed).then(|| message.body.clone()),
+            reason,
+            detail,
+        };
+        match self.engine.ledger.park_message(&parked) {
+            Ok(()) => None,
+            Err(failure) => {
+                warn!(queue = name, message = message.id, error = chain(&failure), "cannot park a message, it stays");
+                Some(retry::ceiling(ATTEMPTS_MAX))
+            }
+        }
+    }
+
+    /// Deletes a batch. The answer is 200 even when entries failed: those are tried again, and
+    /// after a few times left to come back as duplicates, which the ledger answers.
+    async fn delete(&self, batch: &[Message]) {
+        let mut left: Vec<&Message> = batch.iter().collect();
+        for attempt in 1..=ATTEMPTS_MAX {
+            let failed = self.try_delete(&left).await;
+            let (failed, done): (Vec<&Message>, Vec<&Message>) =
+                left.into_iter().partition(|message| failed.contains(&message.number.to_string()));
+            for message in done {
+                self.engine.metrics.message(message.queue.queue.name(), MessageOutcome::Deleted);
+            }
+            left = failed;
+            if left.is_empty() {
+                return;
+            }
+            tokio::time::sleep(retry::delay(attempt, 1.0)).await;
+        }
+        for message in left {
+            warn!(queue = message.queue.queue.name(), message = message.id, "cannot delete a message, it will return");
+            self.engine.metrics.message(message.queue.queue.name(), MessageOutcome::DeleteFailed);
+        }
+    }
+
+    /// Returns the ids of the entries that were not deleted.
+    async fn try_delete(&self, batch: &[&Message]) -> Vec<String> {
+        let all = || batch.iter().map(|message| message.number.to_string()).collect();
+        let entry = |message: &&Message| {
+            DeleteMessageBatchRequestEntry::builder()
+                .id(message.number.to_string())
+                .receipt_handle(&message.receipt)
+                .build()
+        };
+        let Some(first) = batch.first() else { return Vec::new() };
+        let Ok(entries) = batch.iter().map(entry).collect::<Result<Vec<_>, _>>() else { return all() };
+        let request = first.queue.client.delete_message_batch().queue_url(&first.queue.queue.url);
+        match request.set_entries(Some(entries)).send().await {
+            Ok(answer) => answer.failed.into_iter().map(|failed| failed.id).collect(),
+            Err(error) => {
+                warn!(queue = first.queue.queue.name(), error = chain(&error), "cannot delete messages for now");
+                all()
+            }
+        }
+    }
+
+    /// Gives messages back. If that fails they show again when their visibility runs out.
+    async fn release(&self, batch: &[(Message, Duration)]) {
+        let Some((first, _)) = batch.first() else { return };
+        let entry = |(message, delay): &(Message, Duration)| {
+            ChangeMessageVisibilityBatchRequestEntry::builder()
+                .id(message.number.to_string())
+                .receipt_handle(&message.receipt)
+                .visibility_timeout(i32::try_from(delay.as_secs()).unwrap_or(i32::MAX))
+                .build()
+        };
+        let Ok(entries) = batch.iter().map(entry).collect::<Result<Vec<_>, _>>() else { return };
+        let request = first.queue.client.change_message_visibility_batch().queue_url(&first.queue.queue.url);
+        match request.set_entries(Some(entries)).send().await {
+            Ok(_) => {
+                for _ in batch {
+                    self.engine.metrics.message(first.queue.queue.name(), MessageOutcome::Released);
+                }
+            }
+            Err(error) => {
+                warn!(queue = first.queue.queue.name(), error = chain(&error), "cannot release messages, they wait");
+            }
+        }
+    }
+}
+
+/// Sends a message to the dead-letter queue with the reason beside it.
+async fn send(access: &QueueAccess, url: &str, message: &Message, reason: Reason) -> Result<bool, String> {
+    let attribute = |value: &str| MessageAttributeValue::builder().data_type("String").string_value(value).build();
+    let reason = attribute(reason.as_str()).map_err(|error| error.to_string())?;
+    access
+        .client
+        .send_message()
+        .queue_url(url)
+        .message_body(&message.body)
+        .message_attributes("Reason", reason)
+        .send()
+        .await
+        .map(|_| true)
+        .map_err(|error| chain(&error))
+}

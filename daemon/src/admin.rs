@@ -1,0 +1,173 @@
+//! What the daemon says of itself over HTTP: metrics, health, readiness, status.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use replicator_core::failure::Reason;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::dispatch::Board;
+use crate::engine::Engine;
+use crate::health::{Poll, Pulse, SILENT_AFTER, STALLED_AFTER};
+use crate::lane::chain;
+
+/// What the answers are made from.
+#[derive(Debug, Clone)]
+pub(crate) struct Admin {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) questions: mpsc::Sender<oneshot::Sender<Board>>,
+    pub(crate) polls: Arc<Vec<Arc<Poll>>>,
+    pub(crate) pulse: Arc<Pulse>,
+    pub(crate) draining: CancellationToken,
+}
+
+/// The figures behind `s3-replicator status`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) ready: bool,
+    pub(crate) board: Board,
+    pub(crate) parked: Vec<Parked>,
+    pub(crate) queues: Vec<QueueStatus>,
+}
+
+/// How many tasks of a rule are parked for one reason.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Parked {
+    pub(crate) rule: String,
+    pub(crate) reason: Reason,
+    pub(crate) tasks: i64,
+}
+
+/// How polling a queue goes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct QueueStatus {
+    pub(crate) queue: String,
+    pub(crate) answers: bool,
+}
+
+impl Admin {
+    /// Serves until told to stop.
+    pub(crate) async fn run(self, listener: TcpListener, stop: CancellationToken) {
+        let router = Router::new()
+            .route("/", get(page))
+            .route("/metrics", get(metrics))
+            .route("/healthz", get(healthz))
+            .route("/readyz", get(readyz))
+            .route("/status", get(status))
+            .with_state(self);
+        let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+        if let Err(error) = served {
+            warn!(error = chain(&error), "the status server ended");
+        }
+    }
+
+    async fn board(&self) -> Option<Board> {
+        let (answer, board) = oneshot::channel();
+        self.questions.send(answer).await.ok()?;
+        board.await.ok()
+    }
+
+    fn is_ready(&self) -> bool {
+        !self.draining.is_cancelled() && self.polls.iter().all(|poll| poll.is_ready())
+    }
+
+    /// Says what keeps the daemon from getting anywhere, if anything does.
+    async fn ailment(&self) -> Option<String> {
+        if let Some(poll) = self.polls.iter().find(|poll| poll.failing_for().is_some_and(|time| time > SILENT_AFTER)) {
+            return Some(format!("queue {} cannot be polled", poll.queue));
+        }
+        let stalled = self.pulse.since();
+        if stalled <= STALLED_AFTER {
+            return None;
+        }
+        match self.board().await {
+            Some(board) if board.messages == 0 && board.lanes == 0 => None,
+            Some(board) => {
+                Some(format!("{} messages in hand and none settled for {} s", board.messages, stalled.as_secs()))
+            }
+            None => Some("the dispatch does not answer".to_owned()),
+        }
+    }
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    let metrics = &admin.engine.metrics;
+    if let Some(board) = admin.board().await {
+        metrics.set_pending(board.rules.iter().map(|(rule, pending)| (rule.as_str(), pending.clone())));
+    }
+    match admin.engine.ledger.parked_counts() {
+        Ok(counts) => {
+            metrics.set_parked(counts.iter().map(|((rule, reason), count)| (rule.as_str(), *reason, *count)));
+        }
+        Err(failure) => warn!(error = chain(&failure), "cannot count what is parked"),
+    }
+    metrics.set_memory("budget", admin.engine.budget.total_bytes());
+    metrics.set_memory("used", admin.engine.budget.used_bytes());
+    match metrics.render() {
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn healthz(State(admin): State<Admin>) -> Response {
+    match admin.ailment().await {
+        None => "ok\n".into_response(),
+        Some(ailment) => (StatusCode::SERVICE_UNAVAILABLE, format!("{ailment}\n")).into_response(),
+    }
+}
+
+async fn readyz(State(admin): State<Admin>) -> Response {
+    if admin.is_ready() {
+        return "ready\n".into_response();
+    }
+    let waiting = admin.polls.iter().filter(|poll| !poll.is_ready()).map(|poll| poll.queue.as_str());
+    let text = match admin.draining.is_cancelled() {
+        true => "draining\n".to_owned(),
+        false => format!("not polling yet: {}\n", waiting.collect::<Vec<_>>().join(", ")),
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+}
+
+async fn status(State(admin): State<Admin>) -> Response {
+    match figures(&admin).await {
+        Ok(status) => match serde_json::to_string(&status) {
+            Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        },
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error).into_response(),
+    }
+}
+
+async fn figures(admin: &Admin) -> Result<Status, String> {
+    let board = admin.board().await.ok_or("the dispatch does not answer")?;
+    let counts = admin.engine.ledger.parked_counts().map_err(|failure| chain(&failure))?;
+    Ok(Status {
+        ready: admin.is_ready(),
+        board,
+        parked: counts.into_iter().map(|((rule, reason), tasks)| Parked { rule, reason, tasks }).collect(),
+        queues: admin
+            .polls
+            .iter()
+            .map(|poll| QueueStatus { queue: poll.queue.clone(), answers: poll.is_ready() })
+            .collect(),
+    })
+}
+
+async fn page(State(admin): State<Admin>) -> Response {
+    match figures(&admin).await {
+        Ok(status) => {
+            let text = crate::status::table(&status);
+            let text = text.replace('&', "&amp;").replace('<', "&lt;");
+            Html(format!("<!doctype html><title>s3-replicator</title><pre>{text}</pre>")).into_response()
+        }
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error).into_response(),
+    }
+}

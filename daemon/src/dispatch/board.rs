@@ -1,0 +1,35 @@
+//! What is in hand at this moment, for the metrics and `status`: read from the dispatch's own
+//! state when asked, so that it cannot drift.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::Dispatch;
+use crate::clock;
+use crate::metrics::Pending;
+
+/// The figures of the running daemon.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Board {
+    pub(crate) rules: BTreeMap<String, Pending>,
+    pub(crate) messages: usize,
+    pub(crate) lanes: usize,
+}
+
+impl Board {
+    pub(super) fn of(dispatch: &Dispatch) -> Self {
+        let mut rules: BTreeMap<String, Pending> = BTreeMap::new();
+        for rule in dispatch.rules.borrow().iter() {
+            rules.insert(rule.id.clone(), Pending::default());
+        }
+        for ticket in dispatch.lanes.values().flat_map(|lane| lane.working.iter().chain(&lane.waiting)) {
+            let pending = rules.entry(ticket.task.rules.lead.id.clone()).or_default();
+            pending.operations += 1;
+            pending.bytes += i64::try_from(ticket.wish.size_bytes).unwrap_or(i64::MAX);
+            let age = ticket.wish.time.map_or(0.0, clock::seconds_since);
+            pending.oldest_seconds = pending.oldest_seconds.max(age);
+        }
+        Self { rules, messages: dispatch.messages.len(), lanes: dispatch.lanes.len() }
+    }
+}

@@ -1,0 +1,200 @@
+//! What is known of every destination, in RocksDB. It makes things cheap and is never the only
+//! copy of a fact that correctness needs: replicas carry stamps, the source has its list.
+
+pub(crate) mod records;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use replicator_core::failure::{Failure, Kind, Reason};
+use replicator_core::object::Timestamp;
+use rocksdb::{DB, Direction, IteratorMode, Options, WriteBatch};
+use thiserror::Error;
+
+use records::{
+    Address, Lane, ParkedMessage, ParkedTask, Record, Replica, RuleStart, Upload, UploadedPart, decode, encode,
+};
+
+/// Handle on the ledger; clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Ledger {
+    db: Arc<DB>,
+}
+
+/// The state directory cannot be used.
+#[derive(Debug, Error)]
+pub(crate) enum OpenError {
+    #[error("state directory {0} is in use by another s3-replicator; give each daemon a `state_dir` of its own")]
+    Locked(PathBuf),
+    #[error("state directory {0} cannot be written; check that it exists and belongs to the daemon's user")]
+    NotWritable(PathBuf, #[source] std::io::Error),
+    #[error("state directory {0} cannot be opened as a ledger")]
+    Unusable(PathBuf, #[source] rocksdb::Error),
+}
+
+// The ledger's working set is a key's few records: what RocksDB may keep in memory is small
+// beside the budget for bodies.
+const MEMTABLE_BYTES: usize = 8 << 20;
+const BLOCK_CACHE_BYTES: usize = 8 << 20;
+
+impl Ledger {
+    /// Opens the ledger, alone: a second daemon on the same directory is refused.
+    pub(crate) fn open(state_dir: &Path) -> Result<Self, OpenError> {
+        let probe = std::fs::create_dir_all(state_dir).and_then(|()| tempfile_probe(state_dir));
+        probe.map_err(|error| OpenError::NotWritable(state_dir.to_owned(), error))?;
+        let path = state_dir.join("ledger");
+        match DB::open(&options(), &path) {
+            Ok(db) => Ok(Self { db: Arc::new(db) }),
+            Err(error) if error.to_string().contains("LOCK") => Err(OpenError::Locked(state_dir.to_owned())),
+            Err(error) => Err(OpenError::Unusable(path, error)),
+        }
+    }
+
+    /// Makes everything written so far survive a power cut.
+    pub(crate) async fn sync(&self) -> Result<(), Failure> {
+        let db = Arc::clone(&self.db);
+        match tokio::task::spawn_blocking(move || db.flush_wal(true)).await {
+            Ok(result) => result.map_err(broken),
+            Err(error) => Err(Failure::caused(Kind::Transient, DURING, error)),
+        }
+    }
+
+    /// Lists what is known of a key at a destination.
+    pub(crate) fn replicas(&self, lane: &Lane) -> Result<Vec<Replica>, Failure> {
+        self.scan(&Replica::prefix(lane))
+    }
+
+    /// Records what became of a version.
+    pub(crate) fn put_replica(&self, lane: &Lane, replica: &Replica) -> Result<(), Failure> {
+        self.put(&replica.address(lane), replica)
+    }
+
+    /// Returns the multipart upload in progress for a key, with its parts by number.
+    pub(crate) fn upload(&self, lane: &Lane) -> Result<Option<(Upload, BTreeMap<u32, UploadedPart>)>, Failure> {
+        let Some(upload) = self.get::<Upload>(&Upload::address(lane))? else { return Ok(None) };
+        let parts: Vec<UploadedPart> = self.scan(&UploadedPart::prefix(lane))?;
+        Ok(Some((upload, parts.into_iter().map(|part| (part.number, part)).collect())))
+    }
+
+    /// Records a multipart upload just begun.
+    pub(crate) fn begin_upload(&self, lane: &Lane, upload: &Upload) -> Result<(), Failure> {
+        self.put(&Upload::address(lane), upload)
+    }
+
+    /// Records a part that is at the destination.
+    pub(crate) fn put_part(&self, lane: &Lane, part: &UploadedPart) -> Result<(), Failure> {
+        self.put(&part.address(lane), part)
+    }
+
+    /// Forgets a multipart upload that was completed or aborted.
+    pub(crate) fn end_upload(&self, lane: &Lane) -> Result<(), Failure> {
+        let mut batch = WriteBatch::default();
+        batch.delete(Upload::address(lane).bytes());
+        for part in self.scan::<UploadedPart>(&UploadedPart::prefix(lane))? {
+            batch.delete(part.address(lane).bytes());
+        }
+        self.db.write(batch).map_err(broken)
+    }
+
+    /// Keeps a task until someone acts.
+    pub(crate) fn park(&self, task: &ParkedTask) -> Result<(), Failure> {
+        self.put(&task.address(), task)
+    }
+
+    /// Lists every parked task.
+    pub(crate) fn parked(&self) -> Result<Vec<ParkedTask>, Failure> {
+        self.scan(&Address::of(ParkedTask::TABLE))
+    }
+
+    /// Forgets what was parked for a key that is up to date now.
+    pub(crate) fn unpark(&self, lane: &Lane) -> Result<(), Failure> {
+        for task in self.scan::<ParkedTask>(&ParkedTask::prefix(lane))? {
+            self.db.delete(task.address().bytes()).map_err(broken)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps a message that could not be acted on.
+    pub(crate) fn park_message(&self, message: &ParkedMessage) -> Result<(), Failure> {
+        self.put(&message.address(), message)
+    }
+
+    /// Counts what is parked, by rule and reason; messages that fit no rule have an empty rule.
+    pub(crate) fn parked_counts(&self) -> Result<BTreeMap<(String, Reason), i64>, Failure> {
+        let mut counts = BTreeMap::new();
+        for task in self.parked()? {
+            *counts.entry((task.rule, task.reason)).or_default() += 1;
+        }
+        for message in self.scan::<ParkedMessage>(&Address::of(ParkedMessage::TABLE))? {
+            *counts.entry((String::new(), message.reason)).or_default() += 1;
+        }
+        Ok(counts)
+    }
+
+    /// Returns when a rule was first loaded, which is `now` when it never was.
+    pub(crate) fn rule_start(&self, rule: &str, now: Timestamp) -> Result<Timestamp, Failure> {
+        let address = RuleStart::address(rule);
+        if let Some(start) = self.get::<RuleStart>(&address)? {
+            return Ok(start.first_loaded);
+        }
+        self.put(&address, &RuleStart { first_loaded: now })?;
+        Ok(now)
+    }
+
+    fn get<R: Record>(&self, address: &Address) -> Result<Option<R>, Failure> {
+        let Some(bytes) = self.db.get_pinned(address.bytes()).map_err(broken)? else { return Ok(None) };
+        decode(&bytes).map(Some).map_err(unreadable)
+    }
+
+    fn put<R: Record>(&self, address: &Address, record: &R) -> Result<(), Failure> {
+        self.db.put(address.bytes(), encode(record).map_err(unreadable)?).map_err(broken)
+    }
+
+    fn scan<R: Record>(&self, prefix: &Address) -> Result<Vec<R>, Failure> {
+        let mut all = Vec::new();
+        for entry in self.db.iterator(IteratorMode::From(prefix.bytes(), Direction::Forward)) {
+            let (key, value) = entry.map_err(broken)?;
+            if !key.starts_with(prefix.bytes()) {
+                break;
+            }
+            all.push(decode(&value).map_err(unreadable)?);
+        }
+        Ok(all)
+    }
+}
+
+const DURING: &str = "the ledger";
+
+fn options() -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.set_write_buffer_size(MEMTABLE_BYTES);
+    options.set_max_write_buffer_number(2);
+    options.set_compression_type(rocksdb::DBCompressionType::Lz4);
+    options.set_keep_log_file_num(2);
+    options.set_max_total_wal_size(4 * MEMTABLE_BYTES as u64);
+    let mut table = rocksdb::BlockBasedOptions::default();
+    table.set_block_cache(&rocksdb::Cache::new_lru_cache(BLOCK_CACHE_BYTES));
+    table.set_bloom_filter(10.0, false);
+    options.set_block_based_table_factory(&table);
+    options
+}
+
+/// Writes and removes a file: permission bits alone do not tell of a read-only or full disk.
+fn tempfile_probe(state_dir: &Path) -> std::io::Result<()> {
+    let path = state_dir.join(format!(".probe-{}", std::process::id()));
+    std::fs::write(&path, b"s3-replicator")?;
+    std::fs::remove_file(path)
+}
+
+fn broken(error: rocksdb::Error) -> Failure {
+    Failure::caused(Kind::Transient, DURING, error)
+}
+
+fn unreadable(error: records::Unreadable) -> Failure {
+    Failure::caused(Kind::Transient, DURING, error)
+}
+
+#[cfg(test)]
+mod tests;

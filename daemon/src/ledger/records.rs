@@ -1,0 +1,249 @@
+//! Every record the ledger stores: its table's number, its address, its value. Numbers and field
+//! names are on disks out there: they are added to, never changed.
+
+use replicator_core::event::Action;
+use replicator_core::failure::Reason;
+use replicator_core::object::{ETag, Key, Timestamp, VersionId};
+use replicator_core::plan::{Kind, VersionRef};
+use replicator_core::rule::Place;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// A kind of record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Table {
+    Replica = 1,
+    Upload = 2,
+    UploadedPart = 3,
+    ParkedTask = 4,
+    ParkedMessage = 5,
+    RuleStart = 6,
+}
+
+/// A value of one table.
+pub(crate) trait Record: Serialize + DeserializeOwned {
+    /// The table it belongs to.
+    const TABLE: Table;
+}
+
+/// A key of a destination bucket: the unit of order.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Lane {
+    pub(crate) destination: Place,
+    pub(crate) key: Key,
+}
+
+/// What became of a source version at a destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Replica {
+    pub(crate) source: VersionRef,
+    pub(crate) kind: Kind,
+    pub(crate) state: State,
+    /// The id the destination gave; absent when nothing was written, or the bucket gave none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) destination_version: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) etag: Option<ETag>,
+}
+
+/// How a version was settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum State {
+    /// It has a replica.
+    Replicated,
+    /// A marker that is one with the marker, or the nothing, before it.
+    Collapsed,
+    /// It is not in any rule's scope, or cannot be replicated.
+    Skipped,
+    /// It arrived after a newer version had been written.
+    Late,
+    /// It was lost at the source before it was read.
+    Gone,
+    /// Its replica was removed because the source version was, and the rule says so.
+    Removed,
+}
+
+/// A multipart upload in progress.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Upload {
+    pub(crate) lane: Lane,
+    pub(crate) upload_id: String,
+    pub(crate) source: VersionRef,
+    pub(crate) part_bytes: u64,
+    /// What was current at the destination when the upload began, by its ETag.
+    pub(crate) over: Option<ETag>,
+}
+
+/// A part that is at the destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct UploadedPart {
+    pub(crate) number: u32,
+    pub(crate) etag: ETag,
+    pub(crate) crc64: u64,
+}
+
+/// A task that waits for someone to act.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ParkedTask {
+    pub(crate) lane: Lane,
+    pub(crate) rule: String,
+    pub(crate) source: Place,
+    pub(crate) source_key: Key,
+    pub(crate) action: Action,
+    pub(crate) version: Option<VersionId>,
+    pub(crate) reason: Reason,
+    pub(crate) detail: String,
+    #[serde(with = "time::serde::timestamp::milliseconds")]
+    pub(crate) since: Timestamp,
+}
+
+/// A message that could not be acted on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ParkedMessage {
+    pub(crate) queue: String,
+    pub(crate) message_id: String,
+    /// The text of the message; absent when the dead-letter queue has it.
+    pub(crate) body: Option<String>,
+    pub(crate) reason: Reason,
+    pub(crate) detail: String,
+}
+
+/// When a rule was first loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RuleStart {
+    #[serde(with = "time::serde::timestamp::milliseconds")]
+    pub(crate) first_loaded: Timestamp,
+}
+
+impl Record for Replica {
+    const TABLE: Table = Table::Replica;
+}
+impl Record for Upload {
+    const TABLE: Table = Table::Upload;
+}
+impl Record for UploadedPart {
+    const TABLE: Table = Table::UploadedPart;
+}
+impl Record for ParkedTask {
+    const TABLE: Table = Table::ParkedTask;
+}
+impl Record for ParkedMessage {
+    const TABLE: Table = Table::ParkedMessage;
+}
+impl Record for RuleStart {
+    const TABLE: Table = Table::RuleStart;
+}
+
+impl Replica {
+    pub(crate) fn prefix(lane: &Lane) -> Address {
+        Address::of(Table::Replica).lane(lane)
+    }
+
+    pub(crate) fn address(&self, lane: &Lane) -> Address {
+        let milliseconds = self.source.last_modified.unix_timestamp_nanos() / 1_000_000;
+        let ordered = i64::try_from(milliseconds).unwrap_or(i64::MAX);
+        Self::prefix(lane).number(ordered.unsigned_abs()).text(self.source.id.as_str())
+    }
+}
+
+impl Upload {
+    pub(crate) fn address(lane: &Lane) -> Address {
+        Address::of(Table::Upload).lane(lane)
+    }
+}
+
+impl UploadedPart {
+    pub(crate) fn prefix(lane: &Lane) -> Address {
+        Address::of(Table::UploadedPart).lane(lane)
+    }
+
+    pub(crate) fn address(&self, lane: &Lane) -> Address {
+        Self::prefix(lane).number(u64::from(self.number))
+    }
+}
+
+impl ParkedTask {
+    pub(crate) fn prefix(lane: &Lane) -> Address {
+        Address::of(Table::ParkedTask).lane(lane)
+    }
+
+    pub(crate) fn address(&self) -> Address {
+        let version = self.version.as_ref().map_or("", VersionId::as_str);
+        Self::prefix(&self.lane).text(self.action.as_str()).text(version)
+    }
+}
+
+impl ParkedMessage {
+    pub(crate) fn address(&self) -> Address {
+        Address::of(Table::ParkedMessage).text(&self.queue).text(&self.message_id)
+    }
+}
+
+impl RuleStart {
+    pub(crate) fn address(rule: &str) -> Address {
+        Address::of(Table::RuleStart).text(rule)
+    }
+}
+
+/// Where a record is, as RocksDB orders it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Address(Vec<u8>);
+
+impl Address {
+    pub(crate) fn of(table: Table) -> Self {
+        Self(vec![table as u8])
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn lane(self, lane: &Lane) -> Self {
+        self.text(&lane.destination.account).text(lane.destination.bucket.as_str()).text(lane.key.as_str())
+    }
+
+    /// Appends a text so that no text is the beginning of another: a key may be a prefix of its
+    /// neighbour and hold any byte.
+    fn text(mut self, text: &str) -> Self {
+        for byte in text.bytes() {
+            self.0.push(byte);
+            if byte == 0 {
+                self.0.push(0xff);
+            }
+        }
+        self.0.extend([0, 1]);
+        self
+    }
+
+    fn number(mut self, number: u64) -> Self {
+        self.0.extend(number.to_be_bytes());
+        self
+    }
+}
+
+/// A record that this version of the program cannot read or write.
+#[derive(Debug, Error)]
+pub(crate) enum Unreadable {
+    #[error("record of format {0:?}, written by a newer version")]
+    Format(Option<u8>),
+    #[error("record does not decode")]
+    Json(#[from] serde_json::Error),
+}
+
+// Goes before every value, so that a later version may write another format beside this one.
+const FORMAT: u8 = 1;
+
+pub(crate) fn encode<R: Record>(record: &R) -> Result<Vec<u8>, Unreadable> {
+    let mut bytes = vec![FORMAT];
+    serde_json::to_writer(&mut bytes, record)?;
+    Ok(bytes)
+}
+
+pub(crate) fn decode<R: Record>(bytes: &[u8]) -> Result<R, Unreadable> {
+    match bytes.split_first() {
+        Some((&FORMAT, json)) => Ok(serde_json::from_slice(json)?),
+        other => Err(Unreadable::Format(other.map(|(format, _)| *format))),
+    }
+}

@@ -1,0 +1,137 @@
+//! Every record reads back as written, from the address it was written to.
+
+use std::fmt::Debug;
+
+use proptest::prelude::*;
+use replicator_core::event::Action;
+use replicator_core::object::{Bucket, ETag, Key, VersionId};
+use replicator_core::plan::Kind as EntryKind;
+use replicator_core::plan::VersionRef;
+use replicator_core::rule::Place;
+
+use super::records::State;
+use super::*;
+
+fn lanes() -> impl Strategy<Value = Lane> {
+    ("[a-c]{1,2}", "[a-c]{3,4}", "[a-b\\x00\\x01é]{1,3}").prop_map(|(account, bucket, key)| Lane {
+        destination: Place { account, bucket: Bucket::try_from(bucket).unwrap() },
+        key: Key::try_from(key).unwrap(),
+    })
+}
+
+fn versions() -> impl Strategy<Value = VersionRef> {
+    ("[ -~]{1,12}", 0i64..4_000_000_000_000).prop_map(|(id, milliseconds)| VersionRef {
+        id: VersionId::try_from(id).unwrap(),
+        last_modified: Timestamp::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).unwrap(),
+    })
+}
+
+fn reads_back<R: Record + Debug + PartialEq>(record: &R) -> Result<(), TestCaseError> {
+    let bytes = encode(record).map_err(|error| TestCaseError::fail(error.to_string()))?;
+    let back: R = decode(&bytes).map_err(|error| TestCaseError::fail(error.to_string()))?;
+    prop_assert_eq!(&back, record);
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn every_record_reads_back(lane in lanes(), source in versions(), text in ".{0,30}", number in any::<u32>(), crc64 in any::<u64>()) {
+        let etag = ETag::try_from(format!("e{number}")).unwrap();
+        let replica = Replica {
+            source: source.clone(),
+            kind: EntryKind::Object,
+            state: State::Late,
+            destination_version: Some(text.clone()),
+            etag: Some(etag.clone()),
+        };
+        reads_back(&replica)?;
+        reads_back(&Upload { lane: lane.clone(), upload_id: text.clone(), source: source.clone(), part_bytes: crc64, over: None })?;
+        reads_back(&UploadedPart { number, etag, crc64 })?;
+        reads_back(&ParkedTask {
+            source: lane.destination.clone(),
+            source_key: lane.key.clone(),
+            lane,
+            rule: text.clone(),
+            action: Action::Tags,
+            version: Some(source.id),
+            reason: Reason::DstKmsKeyNotFound,
+            detail: text.clone(),
+            since: source.last_modified,
+        })?;
+        reads_back(&ParkedMessage {
+            queue: text.clone(),
+            message_id: text.clone(),
+            body: Some(text.clone()),
+            reason: Reason::MessageUndecodable,
+            detail: text,
+        })?;
+        reads_back(&RuleStart { first_loaded: source.last_modified })?;
+    }
+
+    #[test]
+    fn the_records_of_one_key_are_never_those_of_another(one in lanes(), other in lanes(), version in versions()) {
+        let replica = |source| Replica {
+            source, kind: EntryKind::Object, state: State::Replicated, destination_version: None, etag: None,
+        };
+        let address = replica(version).address(&other);
+        let is_within = address.bytes().starts_with(Replica::prefix(&one).bytes());
+        prop_assert_eq!(is_within, one == other);
+    }
+}
+
+fn version(n: i64) -> VersionRef {
+    VersionRef {
+        id: VersionId::try_from(format!("v{n}")).unwrap(),
+        last_modified: Timestamp::from_unix_timestamp(n).unwrap(),
+    }
+}
+
+fn lane() -> Lane {
+    Lane {
+        destination: Place { account: "archive".to_owned(), bucket: Bucket::try_from("replica").unwrap() },
+        key: Key::try_from("invoices/1").unwrap(),
+    }
+}
+
+#[test]
+fn an_upload_survives_reopening_with_its_parts_and_is_forgotten_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(directory.path()).unwrap();
+    let upload =
+        Upload { lane: lane(), upload_id: "u".to_owned(), source: version(1), part_bytes: 5 << 20, over: None };
+    ledger.begin_upload(&lane(), &upload).unwrap();
+    for number in [2, 300, 1] {
+        let etag = ETag::try_from("e").unwrap();
+        ledger.put_part(&lane(), &UploadedPart { number, etag, crc64: 7 }).unwrap();
+    }
+    drop(ledger);
+    let ledger = Ledger::open(directory.path()).unwrap();
+    let (found, parts) = ledger.upload(&lane()).unwrap().unwrap();
+    assert_eq!(found, upload);
+    assert_eq!(parts.keys().copied().collect::<Vec<_>>(), [1, 2, 300]);
+    ledger.end_upload(&lane()).unwrap();
+    assert!(ledger.upload(&lane()).unwrap().is_none());
+}
+
+#[test]
+fn a_second_daemon_on_the_same_directory_is_refused_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let _first = Ledger::open(directory.path()).unwrap();
+    let second = Ledger::open(directory.path());
+    assert!(matches!(second, Err(OpenError::Locked(_))), "{second:?}");
+}
+
+#[test]
+fn a_rule_keeps_the_moment_it_was_first_loaded() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(directory.path()).unwrap();
+    let (first, later) = (version(1).last_modified, version(2).last_modified);
+    assert_eq!(ledger.rule_start("orders", first).unwrap(), first);
+    assert_eq!(ledger.rule_start("orders", later).unwrap(), first);
+}
+
+#[test]
+fn a_record_of_a_later_format_is_refused_and_not_misread() {
+    assert!(decode::<RuleStart>(b"\x02{}").is_err());
+    assert!(decode::<RuleStart>(b"").is_err());
+}

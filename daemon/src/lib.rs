@@ -1,0 +1,32 @@
+//! The daemon: messages come in from SQS, replicas go out to S3.
+//!
+//! In the order data flows; each file uses only what stands at its own level or below:
+//!
+//! - `pipeline`: the stations put together, and the order in which they stop
+//! - `status`: what the running daemon says of itself, `admin`: how it says it
+//! - `intake`, `dispatch`, `ack`: the stations
+//! - `lane`: one task at work; `ruleset`: what a hint means; `task`, `message`: what travels
+//! - `transfer`: bringing one key at one destination up to date
+//! - `engine`: what transfers share; `lease`, `ledger`, `limits`, `budget`, `accounts`, `health`,
+//!   `metrics`, `clock`: the services
+
+pub mod pipeline;
+pub mod status;
+mod admin;
+mod intake;
+mod dispatch;
+mod ack;
+mod lane;
+mod ruleset;
+mod message;
+mod task;
+mod transfer;
+mod engine;
+mod lease;
+mod ledger;
+mod limits;
+mod budget;
+mod accounts;
+mod health;
+mod metrics;
+mod clock;

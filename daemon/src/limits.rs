@@ -1,0 +1,82 @@
+//! What each rule may use of the network: bytes and requests per second.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::{Arc, RwLock};
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use replicator_core::rule::Rule;
+
+/// The limiters of every rule that has limits.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Limits {
+    by_rule: Arc<RwLock<HashMap<String, Arc<Limiters>>>>,
+}
+
+#[derive(Debug)]
+struct Limiters {
+    of: replicator_core::rule::Limits,
+    kibibytes: Option<DefaultDirectRateLimiter>,
+    requests: Option<DefaultDirectRateLimiter>,
+}
+
+// The limiter counts in u32; by the KiB that reaches 4 TiB/s.
+const UNIT_BYTES: u64 = 1024;
+
+impl Limits {
+    /// Takes over the limits of a new set of rules. A limit that did not change keeps its state.
+    pub(crate) fn replace<'a>(&self, rules: impl Iterator<Item = &'a Rule>) {
+        let Ok(mut by_rule) = self.by_rule.write() else { return };
+        let mut next = HashMap::new();
+        for rule in rules {
+            let limiters = match by_rule.remove(&rule.id) {
+                Some(old) if old.of == rule.limits => old,
+                Some(_) | None => Arc::new(Limiters::new(rule)),
+            };
+            next.insert(rule.id.clone(), limiters);
+        }
+        *by_rule = next;
+    }
+
+    /// Waits until the rule may move this many bytes.
+    pub(crate) async fn bytes(&self, rule: &str, bytes: u64) {
+        let Some(limiters) = self.get(rule) else { return };
+        let Some(limiter) = &limiters.kibibytes else { return };
+        let mut left = bytes.div_ceil(UNIT_BYTES);
+        // A body larger than a second's worth is let through second by second.
+        let burst = limiters.of.bandwidth_bytes_per_second.map_or(u64::MAX, |limit| limit.get().div_ceil(UNIT_BYTES));
+        while let Some(now) = NonZeroU32::new(u32::try_from(left.min(burst)).unwrap_or(u32::MAX)) {
+            if limiter.until_n_ready(now).await.is_err() {
+                return;
+            }
+            left -= u64::from(now.get());
+        }
+    }
+
+    /// Waits until the rule may send a request.
+    pub(crate) async fn request(&self, rule: &str) {
+        let Some(limiters) = self.get(rule) else { return };
+        if let Some(limiter) = &limiters.requests {
+            limiter.until_ready().await;
+        }
+    }
+
+    fn get(&self, rule: &str) -> Option<Arc<Limiters>> {
+        self.by_rule.read().ok()?.get(rule).cloned()
+    }
+}
+
+impl Limiters {
+    fn new(rule: &Rule) -> Self {
+        let bandwidth = rule
+            .limits
+            .bandwidth_bytes_per_second
+            .and_then(|limit| NonZeroU32::new(u32::try_from(limit.get().div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)));
+        let limiter = |limit: NonZeroU32| RateLimiter::direct(Quota::per_second(limit));
+        Self {
+            of: rule.limits,
+            kibibytes: bandwidth.map(limiter),
+            requests: rule.limits.requests_per_second.map(limiter),
+        }
+    }
+}

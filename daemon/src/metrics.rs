@@ -1,0 +1,194 @@
+//! What Prometheus scrapes: one method per thing that happens, and gauges that are derived from
+//! state at scrape, never counted up and down.
+
+use prometheus::{
+    Encoder, Error, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+use replicator_core::failure::Reason;
+use serde::{Deserialize, Serialize};
+
+/// What was done, or would have been.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Replicated,
+    Duplicate,
+    Superseded,
+    Skipped,
+    Gone,
+    Parked,
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MessageOutcome {
+    Received,
+    Deleted,
+    DeleteFailed,
+    Released,
+    LeaseLost,
+    Undecodable,
+    UnknownBucket,
+    Parked,
+}
+
+/// What one rule has in hand.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Pending {
+    pub(crate) operations: i64,
+    pub(crate) bytes: i64,
+    pub(crate) oldest_seconds: f64,
+}
+
+/// Every metric of the daemon, registered in one registry.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    operations: IntCounterVec,
+    bytes: IntCounterVec,
+    latency: HistogramVec,
+    operations_pending: IntGaugeVec,
+    bytes_pending: IntGaugeVec,
+    oldest_pending: prometheus::GaugeVec,
+    failures: IntCounterVec,
+    parked: IntGaugeVec,
+    requests: IntCounterVec,
+    memory: IntGaugeVec,
+    messages: IntCounterVec,
+}
+
+// From a tenth of a second to native replication's threshold of 15 minutes and beyond.
+const LATENCY_BUCKETS_SECONDS: &[f64] =
+    &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0];
+
+impl Metrics {
+    /// Registers every metric.
+    pub(crate) fn new() -> Result<Self, Error> {
+        let registry = Registry::new_custom(Some("s3_replicator".to_owned()), None)?;
+        let latency = HistogramOpts::new(
+            "replication_latency_seconds",
+            "Seconds from the event's time to the replica being durable at the destination.",
+        );
+        let latency = HistogramVec::new(latency.buckets(LATENCY_BUCKETS_SECONDS.to_vec()), &["rule", "operation"])?;
+        let oldest_pending = prometheus::GaugeVec::new(
+            Opts::new("oldest_pending_seconds", "Age in seconds of the oldest event not yet settled."),
+            &["rule"],
+        )?;
+        registry.register(Box::new(latency.clone()))?;
+        registry.register(Box::new(oldest_pending.clone()))?;
+        let counter = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, Error> {
+            let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let gauge = |name: &str, help: &str, labels: &[&str]| -> Result<IntGaugeVec, Error> {
+            let gauge = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        Ok(Self {
+            operations: counter(
+                "operations_total",
+                "Operations by what became of them.",
+                &["rule", "destination", "operation", "outcome"],
+            )?,
+            bytes: counter("bytes_total", "Bytes of object bodies replicated.", &["rule"])?,
+            operations_pending: gauge("operations_pending", "Operations received and not yet settled.", &["rule"])?,
+            bytes_pending: gauge("bytes_pending", "Bytes of object bodies not yet replicated.", &["rule"])?,
+            failures: counter("failures_total", "Failed attempts by reason.", &["rule", "reason"])?,
+            parked: gauge("parked", "Tasks kept until someone acts, by reason.", &["rule", "reason"])?,
+            requests: counter(
+                "requests_total",
+                "Requests sent, by the status of the answer; 0 when none came.",
+                &["service", "operation", "account", "status"],
+            )?,
+            memory: gauge("memory_bytes", "Memory of object bodies: budget and use.", &["kind"])?,
+            messages: counter("queue_messages_total", "Messages by what became of them.", &["queue", "outcome"])?,
+            latency,
+            oldest_pending,
+            registry,
+        })
+    }
+
+    pub(crate) fn operation(&self, rule: &str, destination: &str, operation: &str, outcome: Outcome) {
+        self.operations.with_label_values(&[rule, destination, operation, outcome.as_str()]).inc();
+    }
+
+    pub(crate) fn copied(&self, rule: &str, bytes: u64) {
+        self.bytes.with_label_values(&[rule]).inc_by(bytes);
+    }
+
+    pub(crate) fn latency(&self, rule: &str, operation: &str, seconds: f64) {
+        self.latency.with_label_values(&[rule, operation]).observe(seconds);
+    }
+
+    pub(crate) fn failure(&self, rule: &str, reason: &str) {
+        self.failures.with_label_values(&[rule, reason]).inc();
+    }
+
+    pub(crate) fn request(&self, service: &str, operation: &str, account: &str, status: u16) {
+        self.requests.with_label_values(&[service, operation, account, &status.to_string()]).inc();
+    }
+
+    pub(crate) fn message(&self, queue: &str, outcome: MessageOutcome) {
+        self.messages.with_label_values(&[queue, outcome.as_str()]).inc();
+    }
+
+    /// Replaces the pending figures of every rule.
+    pub(crate) fn set_pending<'a>(&self, all: impl Iterator<Item = (&'a str, Pending)>) {
+        self.operations_pending.reset();
+        self.bytes_pending.reset();
+        self.oldest_pending.reset();
+        for (rule, pending) in all {
+            self.operations_pending.with_label_values(&[rule]).set(pending.operations);
+            self.bytes_pending.with_label_values(&[rule]).set(pending.bytes);
+            self.oldest_pending.with_label_values(&[rule]).set(pending.oldest_seconds);
+        }
+    }
+
+    /// Replaces the figures of what is parked.
+    pub(crate) fn set_parked<'a>(&self, all: impl Iterator<Item = (&'a str, Reason, i64)>) {
+        self.parked.reset();
+        for (rule, reason, count) in all {
+            self.parked.with_label_values(&[rule, reason.as_str()]).set(count);
+        }
+    }
+
+    pub(crate) fn set_memory(&self, kind: &str, bytes: u64) {
+        self.memory.with_label_values(&[kind]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Writes all metrics in Prometheus' text format.
+    pub(crate) fn render(&self) -> Result<Vec<u8>, Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+impl Outcome {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Replicated => "replicated",
+            Self::Duplicate => "duplicate",
+            Self::Superseded => "superseded",
+            Self::Skipped => "skipped",
+            Self::Gone => "gone",
+            Self::Parked => "parked",
+        }
+    }
+}
+
+impl MessageOutcome {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Received => "received",
+            Self::Deleted => "deleted",
+            Self::DeleteFailed => "delete_failed",
+            Self::Released => "released",
+            Self::LeaseLost => "lease_lost",
+            Self::Undecodable => "undecodable",
+            Self::UnknownBucket => "unknown_bucket",
+            Self::Parked => "parked",
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The rules in force, and what a hint means under them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use replicator_core::event::Hint;
+use replicator_core::object::{Bucket, Key};
+use replicator_core::rule::{Place, Rule, contests};
+use tracing::warn;
+
+use crate::ledger::records::{Lane, ParkedTask};
+use crate::task::{Rules, Task, Wish};
+
+/// The enabled rules of a configuration.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ruleset {
+    rules: Vec<Rule>,
+    shared: BTreeMap<String, Arc<Rule>>,
+}
+
+impl Ruleset {
+    pub(crate) fn new(rules: &[Rule]) -> Self {
+        let shared = rules.iter().map(|rule| (rule.id.clone(), Arc::new(rule.clone()))).collect();
+        Self { rules: rules.to_vec(), shared }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.iter()
+    }
+
+    /// Says whether any rule is about a bucket.
+    pub(crate) fn knows(&self, bucket: &Bucket) -> bool {
+        self.rules.iter().any(|rule| rule.source.bucket == *bucket)
+    }
+
+    /// Finds the tasks that a hint asks for: one for each key it may have at each destination.
+    pub(crate) fn tasks(&self, hint: &Hint) -> Vec<Task> {
+        let wish = Wish {
+            action: hint.action,
+            version: hint.version.clone(),
+            sequencer: hint.sequencer.clone(),
+            time: hint.time,
+            size_bytes: hint.size_bytes.unwrap_or(0),
+        };
+        self.lanes(&hint.bucket, &hint.key)
+            .into_iter()
+            .map(|(lane, source, rules)| Task {
+                lane,
+                source,
+                source_key: hint.key.clone(),
+                rules,
+                wishes: vec![wish.clone()],
+                redelivered: false,
+            })
+            .collect()
+    }
+
+    /// Makes a parked task anew under the rules of today; `None` when no rule wants it any more.
+    pub(crate) fn revive(&self, parked: &ParkedTask) -> Option<Task> {
+        let lanes = self.lanes(&parked.source.bucket, &parked.source_key);
+        let (lane, source, rules) = lanes.into_iter().find(|(lane, ..)| *lane == parked.lane)?;
+        let (action, version) = (parked.action, parked.version.clone());
+        let wish = Wish { action, version, sequencer: None, time: None, size_bytes: 0 };
+        // What was parked may have begun before: the ledger alone may not answer it.
+        let (source_key, wishes) = (parked.source_key.clone(), vec![wish]);
+        Some(Task { lane, source, source_key, rules, wishes, redelivered: true })
+    }
+
+    fn lanes(&self, bucket: &Bucket, key: &Key) -> Vec<(Lane, Place, Rules)> {
+        let mut lanes = Vec::new();
+        for contest in contests(&self.rules, bucket, key) {
+            // All rules of a contest come along with each of its keys: one that sends a version
+            // elsewhere takes it from this lane.
+            let mut candidates = contest.candidates.iter().filter_map(|rule| self.shared.get(&rule.id)).cloned();
+            let Some(lead) = candidates.next() else { continue };
+            let rules = Rules { lead, others: candidates.collect() };
+            let mut keys = Vec::new();
+            for rule in rules.iter() {
+                match rule.destination_key(key) {
+                    Ok(key) if keys.contains(&key) => {}
+                    Ok(key) => keys.push(key),
+                    Err(error) => warn!(rule = rule.id, %key, %error, "the rewritten key is not possible"),
+                }
+            }
+            for key in keys {
+                let lane = Lane { destination: contest.destination.clone(), key };
+                lanes.push((lane, rules.lead.source.clone(), rules.clone()));
+            }
+        }
+        lanes
+    }
+}

@@ -1,0 +1,64 @@
+//! `s3-replicator status`: the figures of the running daemon, as a table.
+
+use std::fmt::Write;
+
+use anyhow::{Context, bail};
+use replicator_config::Settings;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::admin::Status;
+
+/// Asks the daemon of this configuration and returns what it says as text.
+pub async fn ask(settings: &Settings) -> anyhow::Result<String> {
+    let address = settings.listen;
+    let answer = get(address, "/status")
+        .await
+        .with_context(|| format!("no s3-replicator answers at {address}; is it running with this configuration?"))?;
+    let status: Status = serde_json::from_str(&answer).context("the answer is not a status")?;
+    Ok(table(&status))
+}
+
+/// One small request to ourselves needs no HTTP client.
+async fn get(address: std::net::SocketAddr, path: &str) -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else { bail!("the answer is not HTTP") };
+    if !head.split(' ').nth(1).is_some_and(|status| status == "200") {
+        bail!("answered {:?}: {}", head.lines().next().unwrap_or_default(), body.trim());
+    }
+    Ok(body.to_owned())
+}
+
+/// Writes a status for people.
+pub(crate) fn table(status: &Status) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _infallible = write_table(status, &mut text);
+    text
+}
+
+fn write_table(status: &Status, text: &mut String) -> std::fmt::Result {
+    writeln!(text, "ready: {}", if status.ready { "yes" } else { "no" })?;
+    writeln!(text, "messages in hand: {}", status.board.messages)?;
+    writeln!(text, "keys at work: {}", status.board.lanes)?;
+    writeln!(text, "\n{:<24} {:>10} {:>14} {:>10} {:>8}", "RULE", "PENDING", "BYTES", "OLDEST", "PARKED")?;
+    for (rule, pending) in &status.board.rules {
+        let parked: i64 = status.parked.iter().filter(|parked| parked.rule == *rule).map(|parked| parked.tasks).sum();
+        let oldest = format!("{:.0}s", pending.oldest_seconds);
+        writeln!(text, "{rule:<24} {:>10} {:>14} {oldest:>10} {parked:>8}", pending.operations, pending.bytes)?;
+    }
+    if !status.parked.is_empty() {
+        writeln!(text, "\n{:<24} {:<40} {:>8}", "PARKED", "REASON", "COUNT")?;
+    }
+    for parked in &status.parked {
+        let rule = if parked.rule.is_empty() { "(no rule)" } else { &parked.rule };
+        writeln!(text, "{rule:<24} {:<40} {:>8}", parked.reason.as_str(), parked.tasks)?;
+    }
+    for queue in &status.queues {
+        writeln!(text, "\nqueue {}: {}", queue.queue, if queue.answers { "answers" } else { "does not answer" })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,58 @@
+//! The unit of work: bring one key at one destination up to date, because some messages said that
+//! something happened to it.
+
+use std::sync::Arc;
+
+use replicator_core::event::Action;
+use replicator_core::object::{Key, Timestamp, VersionId};
+use replicator_core::rule::{Place, Rule};
+use replicator_core::sequencer::Sequencer;
+
+use crate::ledger::records::Lane;
+use crate::metrics::Outcome;
+
+/// What a message says about a key, without saying which.
+#[derive(Debug, Clone)]
+pub(crate) struct Wish {
+    pub(crate) action: Action,
+    pub(crate) version: Option<VersionId>,
+    pub(crate) sequencer: Option<Sequencer>,
+    pub(crate) time: Option<Timestamp>,
+    pub(crate) size_bytes: u64,
+}
+
+/// A key at a destination, the rules that compete for it, and what was said about it.
+#[derive(Debug, Clone)]
+pub(crate) struct Task {
+    pub(crate) lane: Lane,
+    pub(crate) source: Place,
+    pub(crate) source_key: Key,
+    /// Highest priority first; never empty.
+    pub(crate) rules: Rules,
+    pub(crate) wishes: Vec<Wish>,
+    /// One of the messages was delivered before, so the ledger alone may not answer it.
+    pub(crate) redelivered: bool,
+}
+
+/// Competing rules, the leading one apart because there always is one.
+#[derive(Debug, Clone)]
+pub(crate) struct Rules {
+    pub(crate) lead: Arc<Rule>,
+    pub(crate) others: Vec<Arc<Rule>>,
+}
+
+impl Rules {
+    /// Lists the rules, highest priority first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Rule>> {
+        std::iter::once(&self.lead).chain(&self.others)
+    }
+}
+
+/// What came of a task: one outcome for each wish.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Report {
+    pub(crate) outcomes: Vec<Outcome>,
+    /// Versions and markers written by this run.
+    pub(crate) written: u64,
+    pub(crate) bytes: u64,
+}

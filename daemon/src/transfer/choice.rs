@@ -1,0 +1,52 @@
+//! Which of the competing rules takes a version: the first, by priority, whose filter matches all
+//! of it. Tags are read only when a rule asks for them.
+
+use std::sync::Arc;
+
+use replicator_core::failure::Failure;
+use replicator_core::plan::SourceVersion;
+use replicator_core::rule::{Replicas, Rule};
+
+use super::attributes::{self, Tags};
+use crate::engine::Engine;
+use crate::ledger::records::{Lane, State};
+use crate::task::Task;
+
+/// The rule that takes a version, and the tags where they had to be read.
+pub(super) struct Choice {
+    pub(super) rule: Arc<Rule>,
+    pub(super) tags: Option<Tags>,
+}
+
+/// Chooses; `None` when no rule takes the version.
+pub(super) async fn rule_for(engine: &Engine, task: &Task, version: &SourceVersion) -> Result<Option<Choice>, Failure> {
+    let mut tags = None;
+    for rule in task.rules.iter().filter(|rule| rule.filter.admits_size(version.size_bytes)) {
+        if !rule.filter.tags.is_empty() && tags.is_none() {
+            let (access, id) = (engine.access(&task.source)?, &version.version.id);
+            tags = Some(attributes::read_tags(access, &task.source.bucket, &task.source_key, id).await?);
+        }
+        if tags.as_ref().is_some_and(|tags| !rule.filter.admits_tags(tags)) {
+            continue;
+        }
+        if rule.replicas == Replicas::Skip && is_replica(engine, task, version)? {
+            return Ok(None);
+        }
+        // The version is this rule's, whichever key it has there: a lane of another key stands back.
+        let here = rule.destination_key(&task.source_key).is_ok_and(|key| key == task.lane.key);
+        return Ok(here.then(|| Choice { rule: Arc::clone(rule), tags }));
+    }
+    Ok(None)
+}
+
+/// Says whether this daemon wrote the source version itself, for another rule. The stamp on it
+/// would be no proof: anyone can write one.
+fn is_replica(engine: &Engine, task: &Task, version: &SourceVersion) -> Result<bool, Failure> {
+    let lane = Lane { destination: task.source.clone(), key: task.source_key.clone() };
+    let id = version.version.id.as_str();
+    Ok(engine
+        .ledger
+        .replicas(&lane)?
+        .iter()
+        .any(|replica| replica.state == State::Replicated && replica.destination_version.as_deref() == Some(id)))
+}

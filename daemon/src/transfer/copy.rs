@@ -1,0 +1,166 @@
+//! Copying one version: what single and multipart transfers have in common.
+
+use std::sync::Arc;
+
+use aws_sdk_s3::primitives::ByteStream;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::{Bytes, BytesMut};
+use crc_fast::CrcAlgorithm;
+use replicator_core::failure::{Failure, Kind, Reason};
+use replicator_core::object::ETag;
+use replicator_core::plan::{Condition, SourceVersion};
+use replicator_core::rule::Rule;
+use replicator_core::stamp::Stamp;
+use tracing::warn;
+
+use super::attributes::{self, Attributes, Tags};
+use super::encryption::{self, Headers};
+use crate::accounts::Access;
+use crate::engine::Engine;
+use crate::task::Task;
+
+/// One version on its way to one destination.
+#[derive(Debug)]
+pub(crate) struct Copy<'a> {
+    pub(crate) engine: &'a Engine,
+    pub(crate) task: &'a Task,
+    pub(crate) source: &'a Access,
+    pub(crate) destination: &'a Access,
+    pub(crate) rule: Arc<Rule>,
+    pub(crate) version: &'a SourceVersion,
+    pub(crate) condition: &'a Condition,
+    /// The replica must get another ETag than its content would give it.
+    pub(crate) distinct: bool,
+    /// The version's tags, where choosing the rule needed them.
+    pub(crate) tags: Option<Tags>,
+}
+
+/// A write that was answered.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) destination_version: Option<String>,
+    pub(crate) etag: ETag,
+}
+
+/// Everything a replica gets beside its bytes.
+#[derive(Debug)]
+pub(crate) struct Dress {
+    pub(crate) attributes: Attributes,
+    pub(crate) tags: Tags,
+    pub(crate) encryption: Headers,
+}
+
+impl Copy<'_> {
+    /// Decides what the replica carries, or that the version is not to be replicated.
+    pub(crate) async fn dress(&self, mut attributes: Attributes) -> Result<Dress, Failure> {
+        if attributes.is_kms() && !self.rule.sse_kms_objects {
+            return Err(Failure::new(Kind::Unsupported(Reason::SrcObjectNotEligible), "encryption opt-in"));
+        }
+        let tags = self.read_tags(&attributes).await?;
+        let encryption = encryption::headers(&self.rule.encryption, &attributes);
+        if let Some(class) = &self.rule.storage_class {
+            attributes.storage_class = Some(class.as_str().into());
+        }
+        let stamp = Stamp {
+            bucket: self.task.source.bucket.clone(),
+            version: self.version.version.clone(),
+            sequencer: self.sequencer(),
+        };
+        if !attributes.stamp(&stamp) {
+            self.engine.metrics.failure(&self.rule.id, "StampTooLarge");
+            warn!(rule = self.rule.id, key = %self.task.source_key, "no room for the stamp beside the user's metadata");
+        }
+        Ok(Dress { attributes, tags, encryption })
+    }
+
+    /// Reads a body into memory that was paid for, and checks that it is whole.
+    pub(crate) async fn collect(&self, mut body: ByteStream, len: u64) -> Result<Bytes, Failure> {
+        let broken = |error| Failure::caused(Kind::Transient, "GetObject", error);
+        let mut bytes = BytesMut::with_capacity(usize::try_from(len).unwrap_or_default());
+        while let Some(chunk) = body.next().await {
+            bytes.extend_from_slice(&chunk.map_err(broken)?);
+        }
+        if bytes.len() as u64 != len {
+            let detail = format!("expected {len} bytes, got {}", bytes.len());
+            return Err(Failure::caused(Kind::Transient, "GetObject", detail));
+        }
+        Ok(bytes.freeze())
+    }
+
+    /// Compares what was read with the source's checksum of the whole object, where it has one.
+    pub(crate) fn prove(&self, crc64: u64, attributes: &Attributes) -> Result<(), Failure> {
+        match &attributes.crc64_nvme {
+            Some(wanted) if *wanted != crc64_header(crc64) => {
+                Err(Failure::new(Kind::Refused(Reason::ChecksumMismatch), "GetObject"))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Returns the condition as the two headers `If-Match` and `If-None-Match`.
+    pub(crate) fn conditions(&self, allowed: bool) -> (Option<String>, Option<String>) {
+        match self.condition {
+            _ if !allowed => (None, None),
+            Condition::Absent => (None, Some("*".to_owned())),
+            Condition::Over(etag) => (Some(etag.quoted()), None),
+        }
+    }
+
+    async fn read_tags(&self, attributes: &Attributes) -> Result<Tags, Failure> {
+        match (&self.tags, attributes.tag_count) {
+            (Some(tags), _) => Ok(tags.clone()),
+            (None, Some(0)) => Ok(Tags::new()),
+            (None, Some(_) | None) => {
+                let (bucket, key) = (&self.task.source.bucket, &self.task.source_key);
+                attributes::read_tags(self.source, bucket, key, &self.version.version.id).await
+            }
+        }
+    }
+
+    fn sequencer(&self) -> Option<replicator_core::sequencer::Sequencer> {
+        let id = &self.version.version.id;
+        let wish = self.task.wishes.iter().find(|wish| wish.version.as_ref() == Some(id))?;
+        wish.sequencer.clone()
+    }
+}
+
+/// Computes the checksum that goes along with every body.
+pub(crate) fn crc64(bytes: &[u8]) -> u64 {
+    crc_fast::checksum(CrcAlgorithm::Crc64Nvme, bytes)
+}
+
+/// Computes the checksum of two bodies in a row from theirs.
+pub(crate) fn crc64_joined(first: u64, second: u64, second_len: u64) -> u64 {
+    crc_fast::checksum_combine(CrcAlgorithm::Crc64Nvme, first, second, second_len)
+}
+
+/// Writes a checksum as S3's headers have it.
+pub(crate) fn crc64_header(crc64: u64) -> String {
+    STANDARD.encode(crc64.to_be_bytes())
+}
+
+/// Reads the ETag of an answer to a write.
+pub(crate) fn etag_of(answer: Option<&str>, during: &'static str) -> Result<ETag, Failure> {
+    let etag = answer.and_then(|etag| ETag::try_from(etag).ok());
+    etag.ok_or_else(|| Failure::caused(Kind::Unanswered, during, "the answer has no ETag"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checksums_of_parts_join_to_that_of_the_whole() {
+        let whole: Vec<u8> = (0..100_000u32).map(|n| n.to_le_bytes()[1]).collect();
+        let (first, second) = whole.split_at(33_333);
+        assert_eq!(crc64_joined(crc64(first), crc64(second), second.len() as u64), crc64(&whole));
+    }
+
+    #[test]
+    fn the_checksum_is_written_as_s3_writes_it() {
+        // CRC-64/NVME of "123456789" is ae8b14860a799888: https://reveng.sourceforge.io/crc-catalogue/17plus.htm
+        assert_eq!(crc64(b"123456789"), 0xae8b_1486_0a79_9888);
+        assert_eq!(crc64_header(0xae8b_1486_0a79_9888), "rosUhgp5mIg=");
+    }
+}

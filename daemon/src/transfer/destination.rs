@@ -1,0 +1,197 @@
+//! What the destination shows of a key, and how far its history reaches. It is read before the
+//! source is listed, so that "absent" is always something seen (protocol rule 2).
+
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use replicator_core::failure::{Failure, Kind as FailureKind};
+use replicator_core::object::ETag;
+use replicator_core::plan::{Kind, Known, SourceVersion, Top, VersionRef};
+use replicator_core::stamp::{NAME, Stamp};
+
+use super::listing;
+use crate::accounts::Access;
+use crate::accounts::refusal::{Side, failure};
+use crate::engine::Engine;
+use crate::ledger::records::{Replica, State};
+use crate::task::Task;
+
+/// What was read of a key at the destination.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    pub(crate) known: Known,
+    pub(crate) replicas: Vec<Replica>,
+}
+
+/// Reads what is current, and from ledger, stamp or history how far it reaches.
+pub(crate) async fn read(engine: &Engine, task: &Task) -> Result<Shown, Failure> {
+    let access = engine.access(&task.lane.destination)?;
+    let reading = Reading { engine, task, access };
+    let mut replicas = engine.ledger.replicas(&task.lane)?;
+    let current = current(access, task).await?;
+    let (top, reached) = match current {
+        Current::Nothing => (Top::Nothing, None),
+        Current::Object { etag, version, stamp } => {
+            let replica_of = replica_by_version(&replicas, version.as_deref()).map(|replica| replica.source.clone());
+            let replica_of = replica_of.or(stamp);
+            let reached = match &replica_of {
+                Some(version) => Some(version.clone()),
+                None => reading.newest_replica(&mut replicas).await?,
+            };
+            (Top::Object { etag, replica_of }, reached)
+        }
+        Current::Hidden { marker } => match replica_by_version(&replicas, marker.as_deref()) {
+            Some(replica) => (Top::Marker, Some(replica.source.clone())),
+            None => (Top::Marker, reading.newest_replica(&mut replicas).await?),
+        },
+    };
+    let known = known(top, reached, &replicas);
+    Ok(Shown { known, replicas })
+}
+
+/// Reads back every replica that the ledger lacks.
+pub(crate) async fn rebuild(engine: &Engine, task: &Task, shown: &mut Shown) -> Result<(), Failure> {
+    let access = engine.access(&task.lane.destination)?;
+    let reading = Reading { engine, task, access };
+    for entry in reading.history().await? {
+        reading.identify(&entry, &mut shown.replicas).await?;
+    }
+    shown.known.replicated = known(Top::Nothing, None, &shown.replicas).replicated;
+    Ok(())
+}
+
+/// Returns the ETag of the object that is current, if one is.
+pub(crate) async fn current_etag(access: &Access, task: &Task) -> Result<Option<ETag>, Failure> {
+    Ok(match current(access, task).await? {
+        Current::Object { etag, .. } => Some(etag),
+        Current::Nothing | Current::Hidden { .. } => None,
+    })
+}
+
+/// What HEAD says of a key.
+enum Current {
+    Nothing,
+    /// A delete marker, named where the server names it; or perhaps nothing, where it does not
+    /// tell the two apart.
+    Hidden {
+        marker: Option<String>,
+    },
+    Object {
+        etag: ETag,
+        version: Option<String>,
+        stamp: Option<VersionRef>,
+    },
+}
+
+async fn current(access: &Access, task: &Task) -> Result<Current, Failure> {
+    let place = &task.lane.destination;
+    let request = access.s3.head_object().bucket(place.bucket.as_str()).key(task.lane.key.as_str());
+    let error = match request.send().await {
+        Ok(head) => return object(&head, task),
+        Err(error) => error,
+    };
+    let Some(answer) = error.raw_response().filter(|answer| answer.status().as_u16() == 404) else {
+        return Err(failure(Side::Destination, DURING, error));
+    };
+    if answer.headers().get("x-amz-delete-marker") == Some("true") {
+        access.capabilities.told_marker();
+        let marker = answer.headers().get("x-amz-version-id").map(str::to_owned);
+        return Ok(Current::Hidden { marker });
+    }
+    let certain = access.is_aws || access.capabilities.tells_markers();
+    Ok(if certain { Current::Nothing } else { Current::Hidden { marker: None } })
+}
+
+fn object(head: &HeadObjectOutput, task: &Task) -> Result<Current, Failure> {
+    let etag = head.e_tag().and_then(|etag| ETag::try_from(etag).ok());
+    let etag = etag.ok_or_else(|| Failure::caused(FailureKind::Transient, DURING, "the answer has no ETag"))?;
+    Ok(Current::Object { etag, version: head.version_id.clone(), stamp: origin(head, task) })
+}
+
+/// Reads the stamp; one of another bucket makes the object a stranger.
+fn origin(head: &HeadObjectOutput, task: &Task) -> Option<VersionRef> {
+    let text = head.metadata.as_ref()?.get(NAME)?;
+    let stamp = Stamp::decode(text).ok()?;
+    (stamp.bucket == task.source.bucket).then_some(stamp.version)
+}
+
+const DURING: &str = "HeadObject";
+
+struct Reading<'a> {
+    engine: &'a Engine,
+    task: &'a Task,
+    access: &'a Access,
+}
+
+impl Reading<'_> {
+    /// Finds the newest of our replicas below what is current.
+    async fn newest_replica(&self, replicas: &mut Vec<Replica>) -> Result<Option<VersionRef>, Failure> {
+        for entry in self.history().await? {
+            if let Some(version) = self.identify(&entry, replicas).await? {
+                return Ok(Some(version));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Lists the destination's versions of the key, newest first.
+    async fn history(&self) -> Result<Vec<SourceVersion>, Failure> {
+        let lane = &self.task.lane;
+        listing::history(self.access, Side::Destination, &lane.destination.bucket, &lane.key).await
+    }
+
+    /// Says which source version an entry of the destination is the replica of, and records what
+    /// only its stamp knew.
+    async fn identify(
+        &self,
+        entry: &SourceVersion,
+        replicas: &mut Vec<Replica>,
+    ) -> Result<Option<VersionRef>, Failure> {
+        let id = entry.version.id.as_str();
+        if let Some(replica) = replica_by_version(replicas, Some(id)) {
+            return Ok(Some(replica.source.clone()));
+        }
+        if entry.kind == Kind::Marker {
+            return Ok(None);
+        }
+        let lane = &self.task.lane;
+        let head = self
+            .access
+            .s3
+            .head_object()
+            .bucket(lane.destination.bucket.as_str())
+            .key(lane.key.as_str())
+            .version_id(id)
+            .send()
+            .await
+            .map_err(|error| failure(Side::Destination, DURING, error))?;
+        let Some(source) = origin(&head, self.task) else { return Ok(None) };
+        let replica = Replica {
+            source: source.clone(),
+            kind: Kind::Object,
+            state: State::Replicated,
+            destination_version: Some(id.to_owned()),
+            etag: entry.etag.clone(),
+        };
+        self.engine.ledger.put_replica(lane, &replica)?;
+        replicas.push(replica);
+        Ok(Some(source))
+    }
+}
+
+fn replica_by_version<'a>(replicas: &'a [Replica], version: Option<&str>) -> Option<&'a Replica> {
+    let version = version?;
+    replicas
+        .iter()
+        .find(|replica| replica.state == State::Replicated && replica.destination_version.as_deref() == Some(version))
+}
+
+fn known(top: Top, reached: Option<VersionRef>, replicas: &[Replica]) -> Known {
+    let of = |wanted: fn(State) -> bool| {
+        replicas.iter().filter(|replica| wanted(replica.state)).map(|replica| replica.source.clone()).collect()
+    };
+    Known {
+        top,
+        reached,
+        replicated: of(|state| matches!(state, State::Replicated | State::Collapsed | State::Removed)),
+        skipped: of(|state| matches!(state, State::Skipped | State::Late | State::Gone)),
+    }
+}

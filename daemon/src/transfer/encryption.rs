@@ -1,0 +1,69 @@
+//! Which encryption a replica gets: the rule's, or the source's own kind under a key of the
+//! destination.
+
+use std::collections::BTreeMap;
+
+use aws_sdk_s3::types::ServerSideEncryption;
+use replicator_core::rule::Encryption;
+
+use super::attributes::Attributes;
+
+/// The encryption headers of a write.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Headers {
+    pub(crate) mode: Option<ServerSideEncryption>,
+    pub(crate) kms_key: Option<String>,
+    pub(crate) bucket_key: Option<bool>,
+}
+
+/// Says whether every write under a rule gets an ETag of its own, as S3 does under KMS keys.
+pub(crate) fn makes_unique_etags(rule: &Encryption) -> bool {
+    match rule {
+        Encryption::Kms { .. } | Encryption::Dsse { .. } => true,
+        Encryption::Same { .. } | Encryption::BucketDefault | Encryption::S3 => false,
+    }
+}
+
+/// Chooses the headers for a replica of this version.
+pub(crate) fn headers(rule: &Encryption, source: &Attributes) -> Headers {
+    match rule {
+        Encryption::BucketDefault => Headers::default(),
+        Encryption::S3 => Headers { mode: Some(ServerSideEncryption::Aes256), ..Headers::default() },
+        Encryption::Kms { key, key_map, bucket_key } => Headers {
+            mode: Some(ServerSideEncryption::AwsKms),
+            kms_key: Some(translated(source, key_map).unwrap_or_else(|| key.clone())),
+            bucket_key: Some(*bucket_key),
+        },
+        Encryption::Dsse { key } => {
+            Headers { mode: Some(ServerSideEncryption::AwsKmsDsse), kms_key: Some(key.clone()), bucket_key: None }
+        }
+        // A source key means nothing in another account or Region: without a translation the
+        // destination account's own default key for S3 is used, by naming none.
+        Encryption::Same { key_map } => {
+            Headers { mode: source.encryption.clone(), kms_key: translated(source, key_map), bucket_key: None }
+        }
+    }
+}
+
+fn translated(source: &Attributes, key_map: &BTreeMap<String, String>) -> Option<String> {
+    key_map.get(source.kms_key.as_ref()?).cloned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_key_is_translated_and_never_sent_to_the_destination() {
+        let source = Attributes {
+            encryption: Some(ServerSideEncryption::AwsKms),
+            kms_key: Some("arn:source".to_owned()),
+            ..Attributes::default()
+        };
+        let map = BTreeMap::from([("arn:source".to_owned(), "arn:destination".to_owned())]);
+        let same = headers(&Encryption::Same { key_map: map }, &source);
+        assert_eq!(same.kms_key.as_deref(), Some("arn:destination"));
+        let unmapped = headers(&Encryption::Same { key_map: BTreeMap::new() }, &source);
+        assert_eq!((unmapped.mode, unmapped.kms_key), (Some(ServerSideEncryption::AwsKms), None));
+    }
+}

@@ -1,0 +1,169 @@
+//! A key's history, newest first, in the order the bucket has it. The SDK parts versions from
+//! delete markers and so loses their order; the answer's own text still has it.
+
+use std::sync::{Arc, Mutex};
+
+use aws_sdk_s3::types::EncodingType;
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::interceptors::Intercept;
+use aws_smithy_runtime_api::client::interceptors::context::AfterDeserializationInterceptorContextRef;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::config_bag::ConfigBag;
+use replicator_core::failure::{Failure, Kind as FailureKind};
+use replicator_core::object::{Bucket, ETag, Key, VersionId};
+use replicator_core::plan::{Kind, SourceVersion, VersionRef};
+
+use crate::accounts::Access;
+use crate::accounts::refusal::{Side, failure};
+
+mod page;
+
+use page::{Listed, Page};
+
+/// Lists a key's versions and delete markers, newest first.
+pub(crate) async fn history(
+    access: &Access,
+    side: Side,
+    bucket: &Bucket,
+    key: &Key,
+) -> Result<Vec<SourceVersion>, Failure> {
+    let listing = Listing { access, side, bucket, key };
+    let mut entries = Vec::new();
+    let mut interleaved = false;
+    let mut from: Option<(String, String)> = None;
+    loop {
+        let page = listing.page(from.clone(), PAGE_ENTRIES).await?;
+        interleaved |= page.interleaves();
+        let ended = page.passed(key);
+        entries.extend(page.entries.into_iter().filter(|(other, _)| other == key).map(|(_, entry)| entry));
+        if ended || page.next.is_none() {
+            break;
+        }
+        if page.next == from {
+            return Err(Failure::caused(FailureKind::Transient, DURING, "the next page is the page just read"));
+        }
+        from = page.next;
+    }
+    let mut history = if interleaved { entries } else { listing.merge(entries).await? };
+    // Some servers list by the time a multipart upload began and show what was completed last.
+    if let Some(at) = history.iter().position(|entry| entry.is_latest) {
+        history[..=at].rotate_right(1);
+    }
+    Ok(history.into_iter().map(|entry| entry.entry).collect())
+}
+
+/// Returns only the newest entry.
+pub(crate) async fn newest(access: &Access, bucket: &Bucket, key: &Key) -> Result<Option<SourceVersion>, Failure> {
+    let listing = Listing { access, side: Side::Source, bucket, key };
+    let page = listing.page(None, 1).await?;
+    Ok(page.entries.into_iter().find(|(other, _)| other == key).map(|(_, listed)| listed.entry))
+}
+
+// Most keys have few versions, and a prefix brings the neighbours along.
+const PAGE_ENTRIES: i32 = 100;
+
+struct Listing<'a> {
+    access: &'a Access,
+    side: Side,
+    bucket: &'a Bucket,
+    key: &'a Key,
+}
+
+impl Listing<'_> {
+    /// Restores the order between versions and markers where the server lists them apart. S3
+    /// states times by the second, so within one second only the server can tell: it is asked for
+    /// the entry that follows the marker.
+    async fn merge(&self, entries: Vec<Listed>) -> Result<Vec<Listed>, Failure> {
+        let (markers, mut merged): (Vec<_>, Vec<_>) =
+            entries.into_iter().partition(|listed| listed.entry.kind == Kind::Marker);
+        for marker in markers.into_iter().rev() {
+            let time = marker.time();
+            let newer = merged.iter().take_while(|other| other.time() > time).count();
+            let tied = merged.iter().skip(newer).any(|other| other.time() == time);
+            let at = if tied { self.place_of(&marker, &merged).await?.unwrap_or(newer) } else { newer };
+            merged.insert(at.min(merged.len()), marker);
+        }
+        Ok(merged)
+    }
+
+    /// Asks where a marker stands; `None` when the server's answer does not tell.
+    async fn place_of(&self, marker: &Listed, merged: &[Listed]) -> Result<Option<usize>, Failure> {
+        let after = (self.key.as_str().to_owned(), marker.entry.version.id.as_str().to_owned());
+        let page = self.page(Some(after), 1).await?;
+        let next = page.entries.into_iter().find(|(other, _)| other == self.key);
+        Ok(match next {
+            Some((_, next)) => merged.iter().position(|other| other.entry.version.id == next.entry.version.id),
+            None => Some(merged.len()),
+        })
+    }
+
+    /// Reads a page. XML cannot hold every character a key may have, so such a page is asked for
+    /// again with its keys encoded; not at once, because not every server pages well over those.
+    async fn page(&self, from: Option<(String, String)>, entries_max: i32) -> Result<Page, Failure> {
+        let plain = self.text(from.clone(), entries_max, None).await?;
+        if let Ok(page) = Page::parse(&plain, false) {
+            return Ok(page);
+        }
+        let encoded = self.text(from, entries_max, Some(EncodingType::Url)).await?;
+        Page::parse(&encoded, true).map_err(|error| Failure::caused(FailureKind::Transient, DURING, error))
+    }
+
+    async fn text(
+        &self,
+        from: Option<(String, String)>,
+        entries_max: i32,
+        encoding: Option<EncodingType>,
+    ) -> Result<String, Failure> {
+        let (key_marker, version_marker) = from.unzip();
+        let capture = Capture::default();
+        self.access
+            .s3
+            .list_object_versions()
+            .bucket(self.bucket.as_str())
+            .prefix(self.key.as_str())
+            .set_key_marker(key_marker)
+            .set_version_id_marker(version_marker.filter(|marker| !marker.is_empty()))
+            .max_keys(entries_max)
+            .set_encoding_type(encoding)
+            .customize()
+            .interceptor(capture.clone())
+            .send()
+            .await
+            .map_err(|error| failure(self.side, DURING, error))?;
+        Ok(capture.take())
+    }
+}
+
+const DURING: &str = "ListObjectVersions";
+
+/// Keeps the text of an answer.
+#[derive(Debug, Clone, Default)]
+struct Capture {
+    text: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Capture {
+    fn take(&self) -> String {
+        let bytes = self.text.lock().map(|mut text| std::mem::take(&mut *text)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+#[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
+impl Intercept for Capture {
+    fn name(&self) -> &'static str {
+        "Capture"
+    }
+
+    fn read_after_deserialization(
+        &self,
+        context: &AfterDeserializationInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if let (Some(bytes), Ok(mut text)) = (context.response().body().bytes(), self.text.lock()) {
+            *text = bytes.to_vec();
+        }
+        Ok(())
+    }
+}

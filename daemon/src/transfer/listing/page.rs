@@ -1,0 +1,136 @@
+//! One answer to ListObjectVersions, read in the order it was written.
+
+use percent_encoding::percent_decode_str;
+use replicator_core::object::Timestamp;
+use roxmltree::{Document, Node};
+use thiserror::Error;
+use time::format_description::well_known::Rfc3339;
+
+use super::{ETag, Key, Kind, SourceVersion, VersionId, VersionRef};
+
+/// The entries of one page, each with its key.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) entries: Vec<(Key, Listed)>,
+    /// Where the next page starts: a key and a version id, which may be empty.
+    pub(super) next: Option<(String, String)>,
+}
+
+/// An entry as the server lists it.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) entry: SourceVersion,
+    pub(super) is_latest: bool,
+}
+
+impl Listed {
+    pub(super) fn time(&self) -> Timestamp {
+        self.entry.version.last_modified
+    }
+}
+
+/// An answer that is not a list of versions.
+#[derive(Debug, Error)]
+pub(super) enum NotAPage {
+    #[error("the answer is not XML")]
+    Xml(#[from] roxmltree::Error),
+    #[error("an entry has no valid {0}")]
+    Field(&'static str),
+}
+
+impl Page {
+    pub(super) fn parse(text: &str, encoded: bool) -> Result<Self, NotAPage> {
+        let document = Document::parse(text)?;
+        let root = document.root_element();
+        let mut entries = Vec::new();
+        for node in root.children() {
+            match node.tag_name().name() {
+                "Version" => entries.push(entry(node, Kind::Object, encoded)?),
+                "DeleteMarker" => entries.push(entry(node, Kind::Marker, encoded)?),
+                _ => {}
+            }
+        }
+        let more = text_of(root, "IsTruncated") == Some("true");
+        let next = more.then(|| {
+            let key = text_of(root, "NextKeyMarker").map(|key| decoded(key, encoded)).unwrap_or_default();
+            (key, text_of(root, "NextVersionIdMarker").unwrap_or_default().to_owned())
+        });
+        Ok(Self { entries, next })
+    }
+
+    /// Says whether the page proves that the server mixes versions and markers as the bucket has
+    /// them. One that lists them apart changes from one kind to the other once at most.
+    pub(super) fn interleaves(&self) -> bool {
+        let kinds = self.entries.iter().map(|(_, listed)| listed.entry.kind);
+        kinds.clone().zip(kinds.skip(1)).filter(|(one, other)| one != other).count() > 1
+    }
+
+    /// Says whether the page goes beyond a key, so that later pages hold nothing of it.
+    pub(super) fn passed(&self, key: &Key) -> bool {
+        self.next.as_ref().is_some_and(|(next, _)| next.as_str() > key.as_str())
+    }
+}
+
+fn entry(node: Node<'_, '_>, kind: Kind, encoded: bool) -> Result<(Key, Listed), NotAPage> {
+    let key = text_of(node, "Key").map(|key| decoded(key, encoded)).and_then(|key| Key::try_from(key).ok());
+    let id = text_of(node, "VersionId").unwrap_or("null");
+    let time = text_of(node, "LastModified").and_then(|time| Timestamp::parse(time, &Rfc3339).ok());
+    let version = VersionRef {
+        id: VersionId::try_from(id).map_err(|_| NotAPage::Field("VersionId"))?,
+        last_modified: time.ok_or(NotAPage::Field("LastModified"))?,
+    };
+    let entry = SourceVersion {
+        version,
+        kind,
+        etag: text_of(node, "ETag").and_then(|etag| ETag::try_from(etag).ok()),
+        size_bytes: text_of(node, "Size").and_then(|size| size.parse().ok()).unwrap_or(0),
+    };
+    let is_latest = text_of(node, "IsLatest") == Some("true");
+    Ok((key.ok_or(NotAPage::Field("Key"))?, Listed { entry, is_latest }))
+}
+
+fn text_of<'a>(node: Node<'a, '_>, name: &str) -> Option<&'a str> {
+    node.children().find(|child| child.tag_name().name() == name)?.text()
+}
+
+/// In an encoded key a space is a plus or an escape.
+fn decoded(text: &str, encoded: bool) -> String {
+    if !encoded {
+        return text.to_owned();
+    }
+    percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIXED: &str = r#"<?xml version="1.0"?>
+      <ListVersionsResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">
+        <IsTruncated>true</IsTruncated><NextKeyMarker>red+flower%2B.jpg</NextKeyMarker>
+        <NextVersionIdMarker>a</NextVersionIdMarker>
+        <Version><Key>red+flower%2B.jpg</Key><VersionId>c</VersionId><IsLatest>true</IsLatest>
+          <LastModified>2026-01-02T03:04:05.000Z</LastModified><ETag>&quot;e1&quot;</ETag><Size>5</Size></Version>
+        <DeleteMarker><Key>red+flower%2B.jpg</Key><VersionId>b</VersionId>
+          <LastModified>2026-01-02T03:04:05.000Z</LastModified></DeleteMarker>
+        <Version><Key>red+flower%2B.jpg</Key><VersionId>a</VersionId>
+          <LastModified>2026-01-02T03:04:05.000Z</LastModified><ETag>&quot;e0&quot;</ETag><Size>6</Size></Version>
+      </ListVersionsResult>"#;
+
+    #[test]
+    fn entries_keep_the_order_of_the_answer_and_keys_are_decoded() {
+        let page = Page::parse(MIXED, true).unwrap();
+        let seen: Vec<_> =
+            page.entries.iter().map(|(key, e)| (key.as_str(), e.entry.version.id.as_str(), e.entry.kind)).collect();
+        let key = "red flower+.jpg";
+        assert_eq!(seen, [(key, "c", Kind::Object), (key, "b", Kind::Marker), (key, "a", Kind::Object)]);
+        assert!(page.interleaves());
+        assert_eq!(page.next, Some((key.to_owned(), "a".to_owned())));
+    }
+
+    #[test]
+    fn an_entry_without_a_time_is_an_error_and_not_a_guess() {
+        let text = MIXED.replace("2026-01-02", "yesterday");
+        assert!(Page::parse(&text, true).is_err());
+    }
+}

@@ -1,0 +1,271 @@
+//! A large object: parts in flight in parallel, each in the ledger as soon as it is at the
+//! destination, so that a restart goes on where it stopped.
+
+use std::collections::BTreeMap;
+
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart};
+use futures::{StreamExt, TryStreamExt, stream};
+use replicator_core::failure::{Failure, Kind, Reason};
+use replicator_core::object::ETag;
+use replicator_core::parts::{self, Layout, Part};
+use replicator_core::plan::Condition;
+
+use super::attributes::{Attributes, dress};
+use super::copy::{Copy, Dress, Written, crc64, crc64_header, crc64_joined, etag_of};
+use super::destination;
+use super::single::set_expires;
+use crate::accounts::Access;
+use crate::accounts::capabilities::Ability;
+use crate::accounts::refusal::{Side, failure};
+use crate::engine::Engine;
+use crate::ledger::records::{Upload, UploadedPart};
+use crate::task::Task;
+
+// Four parts of 16 MiB in flight fill a connection of 1 Gbit/s over 500 ms of round trip.
+const PARTS_IN_FLIGHT: usize = 4;
+
+// A connection that breaks costs one part, a few times, before the whole task waits.
+const PART_ATTEMPTS: u32 = 3;
+
+/// Copies a version in parts.
+pub(crate) async fn copy(copy: &Copy<'_>, part_bytes: u64) -> Result<Written, Failure> {
+    let head = head(copy).await?;
+    let dress = copy.dress(Attributes::from(&head)).await?;
+    let layout = layout(copy, part_bytes)?;
+    let (upload, mut done) = begin(copy, &dress, &layout).await?;
+    let missing: Vec<Part> = layout.parts().filter(|part| !done.contains_key(&part.number)).collect();
+    let mut parts =
+        stream::iter(missing).map(|part| upload_part(copy, &upload, part)).buffer_unordered(PARTS_IN_FLIGHT);
+    let copied: Result<(), Failure> = async {
+        while let Some(part) = parts.try_next().await? {
+            copy.engine.ledger.put_part(&copy.task.lane, &part)?;
+            done.insert(part.number, part);
+        }
+        Ok(())
+    }
+    .await;
+    drop(parts);
+    let finished = match copied {
+        Ok(()) => complete(copy, &upload, &layout, &done, &dress).await,
+        Err(failure) => Err(failure),
+    };
+    match finished {
+        Ok(written) => {
+            copy.engine.ledger.end_upload(&copy.task.lane)?;
+            Ok(written)
+        }
+        Err(failure) => {
+            if is_final(&failure) {
+                abandon(copy.engine, copy.task).await?;
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// Aborts the upload that the ledger knows for this key: only ever one of our own.
+pub(crate) async fn abandon(engine: &Engine, task: &Task) -> Result<(), Failure> {
+    let Some((upload, _)) = engine.ledger.upload(&task.lane)? else { return Ok(()) };
+    let access = engine.access(&task.lane.destination)?;
+    let aborted = access
+        .s3
+        .abort_multipart_upload()
+        .bucket(task.lane.destination.bucket.as_str())
+        .key(task.lane.key.as_str())
+        .upload_id(&upload.upload_id)
+        .send()
+        .await
+        .map_err(|error| failure(Side::Prepare, "AbortMultipartUpload", error));
+    match aborted {
+        // NoSuchUpload: it was completed or aborted before.
+        Ok(_) | Err(Failure { kind: Kind::Conflict, .. }) => engine.ledger.end_upload(&task.lane),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// An upload is kept for another try unless it can never be completed.
+fn is_final(failure: &Failure) -> bool {
+    match failure.kind {
+        Kind::Conflict | Kind::Gone | Kind::Unsupported(_) | Kind::NotImplemented => true,
+        Kind::Refused(reason) => reason == Reason::ChecksumMismatch,
+        Kind::Unanswered | Kind::Transient | Kind::Throttled => false,
+    }
+}
+
+async fn head(copy: &Copy<'_>) -> Result<HeadObjectOutput, Failure> {
+    copy.source
+        .s3
+        .head_object()
+        .bucket(copy.task.source.bucket.as_str())
+        .key(copy.task.source_key.as_str())
+        .version_id(copy.version.version.id.as_str())
+        .checksum_mode(ChecksumMode::Enabled)
+        .send()
+        .await
+        .map_err(|error| failure(Side::Source, "HeadObject", error))
+}
+
+fn layout(copy: &Copy<'_>, part_bytes: u64) -> Result<Layout, Failure> {
+    let unsupported = |error| Failure::caused(Kind::Unsupported(Reason::SrcObjectNotEligible), "part layout", error);
+    // Other boundaries give another ETag for the same content (protocol rule 4).
+    let part_bytes = if copy.distinct { part_bytes + (1 << 20) } else { part_bytes };
+    let layout = parts::layout(copy.version.size_bytes, part_bytes).map_err(unsupported)?;
+    if layout.part_bytes().min(copy.version.size_bytes) > copy.engine.budget.total_bytes() {
+        let detail = format!("a part has {} bytes; raise `memory` above that", layout.part_bytes());
+        return Err(Failure::caused(Kind::Refused(Reason::MemoryBudgetTooSmall), "part layout", detail));
+    }
+    Ok(layout)
+}
+
+/// Goes on with the upload that the ledger knows, if it is for this version and nothing was
+/// written since it began; otherwise begins a new one.
+async fn begin(
+    copy: &Copy<'_>,
+    dress: &Dress,
+    layout: &Layout,
+) -> Result<(Upload, BTreeMap<u32, UploadedPart>), Failure> {
+    let over = match copy.condition {
+        Condition::Absent => None,
+        Condition::Over(etag) => Some(etag.clone()),
+    };
+    if let Some((upload, done)) = copy.engine.ledger.upload(&copy.task.lane)? {
+        let same =
+            upload.source == copy.version.version && upload.part_bytes == layout.part_bytes() && upload.over == over;
+        if same {
+            return Ok((upload, done));
+        }
+        abandon(copy.engine, copy.task).await?;
+    }
+    let upload = Upload {
+        lane: copy.task.lane.clone(),
+        upload_id: create(copy, dress).await?,
+        source: copy.version.version.clone(),
+        part_bytes: layout.part_bytes(),
+        over,
+    };
+    copy.engine.ledger.begin_upload(&copy.task.lane, &upload)?;
+    Ok((upload, BTreeMap::new()))
+}
+
+async fn create(copy: &Copy<'_>, dress: &Dress) -> Result<String, Failure> {
+    let checked = copy.destination.capabilities.has(Ability::Crc64Nvme);
+    copy.engine.limits.request(&copy.rule.id).await;
+    let request = copy
+        .destination
+        .s3_once
+        .create_multipart_upload()
+        .bucket(copy.task.lane.destination.bucket.as_str())
+        .key(copy.task.lane.key.as_str())
+        .set_checksum_algorithm(checked.then_some(ChecksumAlgorithm::Crc64Nvme))
+        .set_checksum_type(checked.then_some(ChecksumType::FullObject));
+    let expires = dress.attributes.expires.clone();
+    let answer = dress!(request, &dress.attributes, dress.tags, &dress.encryption)
+        .customize()
+        .mutate_request(move |request| set_expires(request.headers_mut(), expires.as_deref()))
+        .send()
+        .await
+        .map_err(|error| failure(Side::Prepare, "CreateMultipartUpload", error))?;
+    answer
+        .upload_id
+        .ok_or_else(|| Failure::caused(Kind::Transient, "CreateMultipartUpload", "the answer has no upload id"))
+}
+
+async fn upload_part(copy: &Copy<'_>, upload: &Upload, part: Part) -> Result<UploadedPart, Failure> {
+    let mut attempt = 1;
+    loop {
+        match try_part(copy, upload, part).await {
+            Err(failure) if failure.kind == Kind::Transient && attempt < PART_ATTEMPTS => attempt += 1,
+            result => return result,
+        }
+    }
+}
+
+async fn try_part(copy: &Copy<'_>, upload: &Upload, part: Part) -> Result<UploadedPart, Failure> {
+    let _paid = copy.engine.budget.pay(part.len).await;
+    copy.engine.limits.bytes(&copy.rule.id, part.len).await;
+    let answer = copy
+        .source
+        .s3
+        .get_object()
+        .bucket(copy.task.source.bucket.as_str())
+        .key(copy.task.source_key.as_str())
+        .version_id(copy.version.version.id.as_str())
+        .set_if_match(copy.version.etag.as_ref().map(ETag::quoted))
+        .set_range((part.len > 0).then(|| part.range()))
+        .send()
+        .await
+        .map_err(|error| failure(Side::Source, "GetObject", error))?;
+    let body = copy.collect(answer.body, part.len).await?;
+    let crc64 = crc64(&body);
+    let checked = copy.destination.capabilities.has(Ability::Crc64Nvme);
+    copy.engine.limits.request(&copy.rule.id).await;
+    let answer = copy
+        .destination
+        .s3
+        .upload_part()
+        .bucket(copy.task.lane.destination.bucket.as_str())
+        .key(copy.task.lane.key.as_str())
+        .upload_id(&upload.upload_id)
+        .part_number(i32::try_from(part.number).unwrap_or(i32::MAX))
+        .set_checksum_crc64_nvme(checked.then(|| crc64_header(crc64)))
+        .body(ByteStream::from(body))
+        .send()
+        .await
+        .map_err(|error| failure(Side::Prepare, "UploadPart", error))?;
+    Ok(UploadedPart { number: part.number, etag: etag_of(answer.e_tag(), "UploadPart")?, crc64 })
+}
+
+async fn complete(
+    copy: &Copy<'_>,
+    upload: &Upload,
+    layout: &Layout,
+    done: &BTreeMap<u32, UploadedPart>,
+    dress: &Dress,
+) -> Result<Written, Failure> {
+    let crc64 = joined(layout, done);
+    copy.prove(crc64, &dress.attributes)?;
+    unchanged(copy.destination, copy.task, upload).await?;
+    let abilities = &copy.destination.capabilities;
+    let (if_match, if_none_match) = copy.conditions(abilities.has(Ability::ConditionalComplete));
+    let checked = abilities.has(Ability::Crc64Nvme);
+    let part = |part: &UploadedPart| {
+        CompletedPart::builder()
+            .part_number(i32::try_from(part.number).unwrap_or(i32::MAX))
+            .e_tag(part.etag.quoted())
+            .set_checksum_crc64_nvme(checked.then(|| crc64_header(part.crc64)))
+            .build()
+    };
+    let parts = CompletedMultipartUpload::builder().set_parts(Some(done.values().map(part).collect())).build();
+    copy.engine.limits.request(&copy.rule.id).await;
+    let answer = copy
+        .destination
+        .s3_once
+        .complete_multipart_upload()
+        .bucket(copy.task.lane.destination.bucket.as_str())
+        .key(copy.task.lane.key.as_str())
+        .upload_id(&upload.upload_id)
+        .multipart_upload(parts)
+        .set_checksum_crc64_nvme(checked.then(|| crc64_header(crc64)))
+        .set_checksum_type(checked.then_some(ChecksumType::FullObject))
+        .set_if_match(if_match)
+        .set_if_none_match(if_none_match)
+        .send()
+        .await
+        .map_err(|error| failure(Side::Write, "CompleteMultipartUpload", error))?;
+    let etag = etag_of(answer.e_tag(), "CompleteMultipartUpload")?;
+    Ok(Written { destination_version: answer.version_id, etag })
+}
+
+/// Before the upload becomes visible, what is current must still be what it was begun over
+/// (protocol rule 9).
+async fn unchanged(access: &Access, task: &Task, upload: &Upload) -> Result<(), Failure> {
+    let current = destination::current_etag(access, task).await?;
+    if current == upload.over { Ok(()) } else { Err(Failure::new(Kind::Conflict, "CompleteMultipartUpload")) }
+}
+
+fn joined(layout: &Layout, done: &BTreeMap<u32, UploadedPart>) -> u64 {
+    let lengths = layout.parts().map(|part| part.len);
+    done.values().zip(lengths).fold(crc64(&[]), |whole, (part, len)| crc64_joined(whole, part.crc64, len))
+}

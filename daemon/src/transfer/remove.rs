@@ -1,0 +1,66 @@
+//! Delete markers, and the permanent delete of one exact replica.
+
+use replicator_core::failure::{Failure, Kind, Reason};
+use replicator_core::object::{ETag, VersionId};
+
+use crate::accounts::Access;
+use crate::accounts::capabilities::Ability;
+use crate::accounts::refusal::{Side, failure};
+use crate::engine::Engine;
+use crate::task::Task;
+
+/// Hides the object that is current under a delete marker; returns the marker's version id.
+pub(crate) async fn mark(engine: &Engine, task: &Task, over: &ETag) -> Result<Option<String>, Failure> {
+    let access = engine.access(&task.lane.destination)?;
+    let conditional = access.capabilities.has(Ability::ConditionalDelete);
+    engine.limits.request(&task.rules.lead.id).await;
+    let answer = access
+        .s3_once
+        .delete_object()
+        .bucket(task.lane.destination.bucket.as_str())
+        .key(task.lane.key.as_str())
+        .set_if_match(conditional.then(|| over.quoted()))
+        .send()
+        .await
+        .map_err(|error| failure(Side::Write, "DeleteObject", error))?;
+    Ok(answer.version_id)
+}
+
+/// Removes one replica, because its source version was removed for good and the rule says so.
+/// Only an exact version id ever gets here, so no delete marker can come of it.
+pub(crate) async fn version(engine: &Engine, task: &Task, destination_version: &str) -> Result<(), Failure> {
+    engine.limits.request(&task.rules.lead.id).await;
+    engine
+        .access(&task.lane.destination)?
+        .s3
+        .delete_object()
+        .bucket(task.lane.destination.bucket.as_str())
+        .key(task.lane.key.as_str())
+        .version_id(destination_version)
+        .send()
+        .await
+        .map_err(|error| failure(Side::Prepare, "DeleteObject", error))?;
+    Ok(())
+}
+
+/// Says whether the source still has a version; only a definite answer counts as "no".
+pub(crate) async fn source_has(access: &Access, task: &Task, version: &VersionId) -> Result<bool, Failure> {
+    let answer = access
+        .s3
+        .head_object()
+        .bucket(task.source.bucket.as_str())
+        .key(task.source_key.as_str())
+        .version_id(version.as_str())
+        .send()
+        .await;
+    let Err(error) = answer else { return Ok(true) };
+    // A delete marker's version answers 405: it is there.
+    if error.raw_response().is_some_and(|answer| answer.status().as_u16() == 405) {
+        return Ok(true);
+    }
+    match failure(Side::Source, "HeadObject", error) {
+        Failure { kind: Kind::Gone, .. } => Ok(false),
+        Failure { kind: Kind::Unsupported(Reason::SrcObjectNotEligible), .. } => Ok(true),
+        failure => Err(failure),
+    }
+}

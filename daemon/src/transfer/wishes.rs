@@ -1,0 +1,183 @@
+//! What becomes of each thing that was said about a key, once the key itself is up to date.
+
+use replicator_core::event::Action;
+use replicator_core::failure::{Failure, Kind as FailureKind, Reason};
+use replicator_core::object::VersionId;
+use replicator_core::plan::{Kind, Known, VersionRef};
+
+use super::{Run, attributes, destination, remove};
+use crate::engine::Engine;
+use crate::ledger::records::{Replica, State};
+use crate::metrics::Outcome;
+use crate::task::{Report, Task, Wish};
+
+/// Answers duplicates from the ledger, without a request. Not when a message was delivered before:
+/// then a write may have been lost on its way, and only the destination knows (protocol rule 7).
+pub(super) fn answered_by_ledger(engine: &Engine, task: &Task) -> Result<Option<Report>, Failure> {
+    let plain = |wish: &Wish| matches!(wish.action, Action::Put | Action::DeleteMarker);
+    if task.redelivered || !task.wishes.iter().all(plain) {
+        return Ok(None);
+    }
+    let replicas = engine.ledger.replicas(&task.lane)?;
+    let known = |wish: &Wish| find(&replicas, wish.version.as_ref()).map(|replica| outcome_of(replica.state));
+    let outcomes: Option<Vec<Outcome>> = task.wishes.iter().map(known).collect();
+    let Some(outcomes) = outcomes else { return Ok(None) };
+    let settle = super::Settle::new(engine, task);
+    for (wish, outcome) in task.wishes.iter().zip(&outcomes) {
+        settle.granted(wish.action, *outcome);
+    }
+    Ok(Some(Report { outcomes, written: 0, bytes: 0 }))
+}
+
+/// A change of tags can bring a version into a rule's scope that was out of it.
+pub(super) fn reconsider(task: &Task, known: &mut Known) {
+    let retagged = |version: &VersionRef| {
+        task.wishes.iter().any(|wish| wish.action == Action::Tags && wish.version.as_ref() == Some(&version.id))
+    };
+    known.skipped.retain(|version| !retagged(version));
+}
+
+/// Does what is left to do for each wish and says what became of it.
+pub(super) async fn grant(run: &mut Run<'_>) -> Result<Vec<Outcome>, Failure> {
+    let mut outcomes = Vec::with_capacity(run.task.wishes.len());
+    for wish in &run.task.wishes {
+        let outcome = match wish.action {
+            Action::Put | Action::DeleteMarker => appended(run, wish)?,
+            Action::Tags => tags(run, wish).await?,
+            Action::VersionDelete => version_delete(run, wish).await?,
+            // The replica's owner decides on its list; locks are given with the write itself.
+            Action::Acl | Action::Lock => Outcome::Skipped,
+        };
+        if !run.wrote(wish) {
+            run.settle.granted(wish.action, outcome);
+        }
+        outcomes.push(outcome);
+    }
+    Ok(outcomes)
+}
+
+impl Run<'_> {
+    /// Says whether this very run wrote the version that a wish is about.
+    fn wrote(&self, wish: &Wish) -> bool {
+        let Some(id) = &wish.version else { return self.settle.written > 0 };
+        self.settle.written > 0 && self.fresh.iter().any(|version| version.id == *id)
+    }
+}
+
+fn appended(run: &mut Run<'_>, wish: &Wish) -> Result<Outcome, Failure> {
+    if run.wrote(wish) {
+        return Ok(Outcome::Replicated);
+    }
+    let Some(id) = &wish.version else { return Ok(Outcome::Duplicate) };
+    if let Some(replica) = find(&run.shown.replicas, Some(id)) {
+        return Ok(outcome_of(replica.state));
+    }
+    if run.listed.iter().any(|version| version.id == *id) {
+        return Ok(Outcome::Skipped);
+    }
+    if run.task.rules.lead.history == replicator_core::rule::History::Latest {
+        return Ok(Outcome::Superseded);
+    }
+    lost(run, wish, id)
+}
+
+/// Records a version that the source lost before it was read.
+fn lost(run: &mut Run<'_>, wish: &Wish, id: &VersionId) -> Result<Outcome, Failure> {
+    let kind = if wish.action == Action::Put { Kind::Object } else { Kind::Marker };
+    if kind == Kind::Marker && !run.task.rules.lead.admits_marker() {
+        return Ok(Outcome::Skipped);
+    }
+    let source = VersionRef { id: id.clone(), last_modified: wish.time.unwrap_or_else(crate::clock::now) };
+    let replica = Replica { source, kind, state: State::Gone, destination_version: None, etag: None };
+    run.settle.recorded(&replica)?;
+    run.engine.metrics.failure(&run.task.rules.lead.id, Reason::SrcVersionNotFound.as_str());
+    run.shown.replicas.push(replica);
+    Ok(Outcome::Gone)
+}
+
+/// Gives a replica the tags its source has now, by the replica's exact version.
+async fn tags(run: &mut Run<'_>, wish: &Wish) -> Result<Outcome, Failure> {
+    if run.wrote(wish) {
+        return Ok(Outcome::Replicated);
+    }
+    let Some(id) = &wish.version else { return Ok(Outcome::Skipped) };
+    let Some(replica_version) = replica_version(run, id).await? else { return Ok(Outcome::Skipped) };
+    let (engine, task) = (run.engine, run.task);
+    let source = |id| attributes::read_tags(run.source, &task.source.bucket, &task.source_key, id);
+    let mut wanted = match source(id).await {
+        Ok(tags) => tags,
+        Err(Failure { kind: FailureKind::Gone, .. }) => return Ok(Outcome::Gone),
+        Err(failure) => return Err(failure),
+    };
+    // Another daemon may be writing older tags: what the source says after the write decides.
+    for _ in 0..TAG_ROUNDS_MAX {
+        engine.limits.request(&task.rules.lead.id).await;
+        let lane = &task.lane;
+        let (bucket, key) = (&lane.destination.bucket, &lane.key);
+        attributes::write_tags(run.destination, bucket, key, &replica_version, &wanted).await?;
+        let now = match source(id).await {
+            Ok(tags) => tags,
+            Err(Failure { kind: FailureKind::Gone, .. }) => return Ok(Outcome::Replicated),
+            Err(failure) => return Err(failure),
+        };
+        if now == wanted {
+            return Ok(Outcome::Replicated);
+        }
+        wanted = now;
+    }
+    Err(Failure::caused(FailureKind::Transient, "PutObjectTagging", "the source's tags keep changing"))
+}
+
+// Someone who changes tags in a loop must not hold a lane forever.
+const TAG_ROUNDS_MAX: u32 = 5;
+
+async fn version_delete(run: &mut Run<'_>, wish: &Wish) -> Result<Outcome, Failure> {
+    let lead = &run.task.rules.lead;
+    let Some(id) = wish.version.as_ref().filter(|_| lead.version_deletes) else { return Ok(Outcome::Skipped) };
+    let Some(replica_version) = replica_version(run, id).await? else { return Ok(Outcome::Skipped) };
+    if remove::source_has(run.source, run.task, id).await? {
+        return Ok(Outcome::Skipped);
+    }
+    remove::version(run.engine, run.task, &replica_version).await?;
+    if let Some(replica) = run.shown.replicas.iter_mut().find(|replica| replica.source.id == *id) {
+        replica.state = State::Removed;
+        run.settle.recorded(replica)?;
+    }
+    Ok(Outcome::Replicated)
+}
+
+/// Finds the destination's id of a replica, in the ledger or in the stamps.
+async fn replica_version(run: &mut Run<'_>, id: &VersionId) -> Result<Option<String>, Failure> {
+    let find = |replicas: &[Replica]| {
+        find(replicas, Some(id))
+            .map(|replica| (replica.state == State::Replicated, replica.destination_version.clone()))
+    };
+    if let Some((replicated, version)) = find(&run.shown.replicas) {
+        return Ok(version.filter(|_| replicated));
+    }
+    destination::rebuild(run.engine, run.task, &mut run.shown).await?;
+    Ok(find(&run.shown.replicas).and_then(|(_, version)| version))
+}
+
+/// A `null` version may stand in the ledger several times; its newest record counts.
+fn find<'a>(replicas: &'a [Replica], id: Option<&VersionId>) -> Option<&'a Replica> {
+    let id = id?;
+    // A null version is overwritten in place, so its name alone is no identity.
+    replicas.iter().filter(|replica| replica.source.id == *id && !id.is_null()).next_back()
+}
+
+fn outcome_of(state: State) -> Outcome {
+    match state {
+        State::Replicated | State::Collapsed | State::Removed => Outcome::Duplicate,
+        State::Skipped => Outcome::Skipped,
+        State::Late => Outcome::Superseded,
+        State::Gone => Outcome::Gone,
+    }
+}
+
+impl Wish {
+    /// Says whether the wish announces the creation of this version, which puts it in scope.
+    pub(super) fn announces(&self, id: &VersionId) -> bool {
+        matches!(self.action, Action::Put | Action::DeleteMarker) && self.version.as_ref() == Some(id)
+    }
+}
