@@ -45,13 +45,8 @@ impl Intake {
             let Some(received) = stop.run_until_cancelled(self.receive()).await else { return };
             match received {
                 Ok(messages) => {
-                    self.poll.succeeded();
-                    if std::mem::take(&mut failures) > 0 {
-                        info!(queue = self.name(), "polling again");
-                    }
-                    for message in messages {
-                        self.take(message).await;
-                    }
+                    self.recovered(std::mem::take(&mut failures));
+                    self.take(messages).await;
                 }
                 Err(error) => {
                     failures += 1;
@@ -61,6 +56,13 @@ impl Intake {
                     let _stopped = stop.run_until_cancelled(pause).await;
                 }
             }
+        }
+    }
+
+    fn recovered(&self, failures: u32) {
+        self.poll.succeeded();
+        if failures > 0 {
+            info!(queue = self.name(), failures, "polling again");
         }
     }
 
@@ -99,7 +101,13 @@ impl Intake {
         })
     }
 
-    async fn take(&self, message: Message) {
+    async fn take(&self, messages: Vec<Message>) {
+        for message in messages {
+            self.read(message).await;
+        }
+    }
+
+    async fn read(&self, message: Message) {
         self.metrics.message(self.name(), MessageOutcome::Received);
         match event::parse(&message.body) {
             Ok(notification) => {

@@ -22,6 +22,9 @@ pub(crate) struct Ledger {
     db: Arc<DB>,
 }
 
+/// The parts of an upload by number.
+pub(crate) type Parts = BTreeMap<u32, UploadedPart>;
+
 /// The state directory cannot be used.
 #[derive(Debug, Error)]
 pub(crate) enum OpenError {
@@ -71,7 +74,7 @@ impl Ledger {
     }
 
     /// Returns the multipart upload in progress for a key, with its parts by number.
-    pub(crate) fn upload(&self, lane: &Lane) -> Result<Option<(Upload, BTreeMap<u32, UploadedPart>)>, Failure> {
+    pub(crate) fn upload(&self, lane: &Lane) -> Result<Option<(Upload, Parts)>, Failure> {
         let Some(upload) = self.get::<Upload>(&Upload::address(lane))? else { return Ok(None) };
         let parts: Vec<UploadedPart> = self.scan(&UploadedPart::prefix(lane))?;
         Ok(Some((upload, parts.into_iter().map(|part| (part.number, part)).collect())))

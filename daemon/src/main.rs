@@ -58,6 +58,7 @@ enum LogFormat {
 }
 
 fn main() -> ExitCode {
+    abort_on_panic();
     match command(Command::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -95,6 +96,16 @@ fn command(command: Command) -> anyhow::Result<()> {
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+}
+
+/// A panic is a bug that leaves who knows what half done: the process ends like under kill -9, which
+/// it is made to survive, and the service manager starts it anew.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }
 
 /// Logs go to standard error; the SDK's own stay out unless asked for, because at its lower

@@ -1,6 +1,6 @@
 //! The rules in force, and what a hint means under them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use replicator_core::event::Hint;
@@ -66,27 +66,27 @@ impl Ruleset {
         Some(Task { lane, source, source_key, rules, wishes, redelivered: true })
     }
 
+    /// Finds the lanes a key may take. All rules of a contest come along with each of them: one
+    /// that sends a version to another key takes it from this lane.
     fn lanes(&self, bucket: &Bucket, key: &Key) -> Vec<(Lane, Place, Rules)> {
         let mut lanes = Vec::new();
         for contest in contests(&self.rules, bucket, key) {
-            // All rules of a contest come along with each of its keys: one that sends a version
-            // elsewhere takes it from this lane.
             let mut candidates = contest.candidates.iter().filter_map(|rule| self.shared.get(&rule.id)).cloned();
             let Some(lead) = candidates.next() else { continue };
             let rules = Rules { lead, others: candidates.collect() };
-            let mut keys = Vec::new();
-            for rule in rules.iter() {
-                match rule.destination_key(key) {
-                    Ok(key) if keys.contains(&key) => {}
-                    Ok(key) => keys.push(key),
-                    Err(error) => warn!(rule = rule.id, %key, %error, "the rewritten key is not possible"),
-                }
-            }
-            for key in keys {
+            for key in destination_keys(&rules, key) {
                 let lane = Lane { destination: contest.destination.clone(), key };
                 lanes.push((lane, rules.lead.source.clone(), rules.clone()));
             }
         }
         lanes
     }
+}
+
+fn destination_keys(rules: &Rules, key: &Key) -> BTreeSet<Key> {
+    let rewritten = |rule: &Arc<Rule>| {
+        let refused = |error| warn!(rule = rule.id, %key, %error, "the rewritten key is not possible");
+        rule.destination_key(key).map_err(refused).ok()
+    };
+    rules.iter().filter_map(rewritten).collect()
 }

@@ -174,9 +174,12 @@ pub(crate) fn header(tags: &Tags) -> Option<String> {
 /// Takes out `aws-chunked`, which some servers store although it only frames the upload:
 /// <https://github.com/rclone/rclone/issues/8724>
 fn without_framing(encoding: &str) -> Option<String> {
-    let kept: Vec<&str> =
-        encoding.split(',').map(str::trim).filter(|one| !one.is_empty() && *one != "aws-chunked").collect();
-    (!kept.is_empty()).then(|| kept.join(","))
+    let is_framing = |one: &&str| one.trim().eq_ignore_ascii_case("aws-chunked");
+    if !encoding.split(',').any(|one| is_framing(&one)) {
+        return Some(encoding.to_owned());
+    }
+    let kept: Vec<&str> = encoding.split(',').filter(|one| !is_framing(one)).map(str::trim).collect();
+    (!kept.is_empty()).then(|| kept.join(", "))
 }
 
 #[cfg(test)]
@@ -218,5 +221,6 @@ mod tests {
         assert_eq!(header(&tags).as_deref(), Some("a%20b=c%26d%3D%C3%A9&z="));
         assert_eq!(without_framing("aws-chunked"), None);
         assert_eq!(without_framing("gzip, aws-chunked").as_deref(), Some("gzip"));
+        assert_eq!(without_framing("gzip,br").as_deref(), Some("gzip,br"));
     }
 }

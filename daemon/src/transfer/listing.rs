@@ -47,7 +47,8 @@ pub(crate) async fn history(
     let mut history = if interleaved { entries } else { listing.merge(entries).await? };
     // Some servers list by the time a multipart upload began and show what was completed last.
     if let Some(at) = history.iter().position(|entry| entry.is_latest) {
-        history[..=at].rotate_right(1);
+        let latest = history.remove(at);
+        history.insert(0, latest);
     }
     Ok(history.into_iter().map(|entry| entry.entry).collect())
 }

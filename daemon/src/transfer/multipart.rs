@@ -1,8 +1,6 @@
 //! A large object: parts in flight in parallel, each in the ledger as soon as it is at the
 //! destination, so that a restart goes on where it stopped.
 
-use std::collections::BTreeMap;
-
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart};
@@ -20,6 +18,7 @@ use crate::accounts::Access;
 use crate::accounts::capabilities::Ability;
 use crate::accounts::refusal::{Side, failure};
 use crate::engine::Engine;
+use crate::ledger::Parts;
 use crate::ledger::records::{Upload, UploadedPart};
 use crate::task::Task;
 
@@ -121,11 +120,7 @@ fn layout(copy: &Copy<'_>, part_bytes: u64) -> Result<Layout, Failure> {
 
 /// Goes on with the upload that the ledger knows, if it is for this version and nothing was
 /// written since it began; otherwise begins a new one.
-async fn begin(
-    copy: &Copy<'_>,
-    dress: &Dress,
-    layout: &Layout,
-) -> Result<(Upload, BTreeMap<u32, UploadedPart>), Failure> {
+async fn begin(copy: &Copy<'_>, dress: &Dress, layout: &Layout) -> Result<(Upload, Parts), Failure> {
     let over = match copy.condition {
         Condition::Absent => None,
         Condition::Over(etag) => Some(etag.clone()),
@@ -146,7 +141,7 @@ async fn begin(
         over,
     };
     copy.engine.ledger.begin_upload(&copy.task.lane, &upload)?;
-    Ok((upload, BTreeMap::new()))
+    Ok((upload, Parts::new()))
 }
 
 async fn create(copy: &Copy<'_>, dress: &Dress) -> Result<String, Failure> {
@@ -221,7 +216,7 @@ async fn complete(
     copy: &Copy<'_>,
     upload: &Upload,
     layout: &Layout,
-    done: &BTreeMap<u32, UploadedPart>,
+    done: &Parts,
     dress: &Dress,
 ) -> Result<Written, Failure> {
     let crc64 = joined(layout, done);
@@ -265,7 +260,7 @@ async fn unchanged(access: &Access, task: &Task, upload: &Upload) -> Result<(), 
     if current == upload.over { Ok(()) } else { Err(Failure::new(Kind::Conflict, "CompleteMultipartUpload")) }
 }
 
-fn joined(layout: &Layout, done: &BTreeMap<u32, UploadedPart>) -> u64 {
+fn joined(layout: &Layout, done: &Parts) -> u64 {
     let lengths = layout.parts().map(|part| part.len);
     done.values().zip(lengths).fold(crc64(&[]), |whole, (part, len)| crc64_joined(whole, part.crc64, len))
 }

@@ -159,11 +159,10 @@ async fn replica_version(run: &mut Run<'_>, id: &VersionId) -> Result<Option<Str
     Ok(find(&run.shown.replicas).and_then(|(_, version)| version))
 }
 
-/// A `null` version may stand in the ledger several times; its newest record counts.
 fn find<'a>(replicas: &'a [Replica], id: Option<&VersionId>) -> Option<&'a Replica> {
     let id = id?;
     // A null version is overwritten in place, so its name alone is no identity.
-    replicas.iter().filter(|replica| replica.source.id == *id && !id.is_null()).next_back()
+    replicas.iter().rfind(|replica| replica.source.id == *id && !id.is_null())
 }
 
 fn outcome_of(state: State) -> Outcome {

@@ -1,0 +1,36 @@
+# The commands people use. Each prepares the machine first (deploy/local/setup), which is quick when all is there.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help build demo test lint
+
+# Outside the checkout, so that a fresh clone finds RocksDB compiled.
+BUILD_DIR := $(abspath $(or $(S3_REPLICATOR_BUILD_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/s3-replicator))
+export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),$(BUILD_DIR)/target))
+export S3_REPLICATOR_BIN := $(CARGO_TARGET_DIR)/release/s3-replicator
+PYTHON := $(BUILD_DIR)/venv/bin/python
+RUNNER = $(if $(shell cargo nextest --version 2>/dev/null),nextest run,test)
+
+help:     ## what can be done here
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-7s %s\n", $$1, $$2}' Makefile
+
+# Always the whole workspace and the release profile: one set of features, so one RocksDB for all targets.
+build:    ## the release binary; the last line is its path
+	@deploy/local/setup build
+	@cargo build --release --workspace
+	@echo "$(S3_REPLICATOR_BIN)"
+
+demo:     ## the daemon at work between two local accounts; ARGS=--keep leaves it running to play with
+	@deploy/local/setup
+	@cargo build --release --workspace --quiet
+	@$(PYTHON) deploy/local/demo.py $(ARGS)
+
+test:     ## all tests, with a LocalStack beside them; ARGS go to the runner
+	@deploy/local/setup
+	@cargo build --release --workspace --quiet
+	@$(PYTHON) deploy/local/stack.py run -- cargo $(RUNNER) --release --workspace $(ARGS)
+
+lint:     ## formatting and clippy, warnings are errors
+	@deploy/local/setup build
+	@cargo fmt --all --check
+	@cargo clippy --release --workspace --all-targets -- -D warnings

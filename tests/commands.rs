@@ -1,0 +1,70 @@
+//! The commands beside `run`: what they print, and what they answer to the shell.
+
+use std::fs;
+
+use crate::world::World;
+use crate::world::daemon::{printed, run};
+
+const FIVE_MISTAKES: &str = r#"
+state_dir = "/tmp/unused"
+listen = "127.0.0.1:9478"
+memory = "lots"
+surprise = 1
+
+[accounts.source]
+region = "eu-west-1"
+
+[[queues]]
+url = "https://sqs.eu-west-1.amazonaws.com/111111111111/orders-events"
+account = "sauce"
+
+[[rules]]
+id = "orders"
+source = { account = "source", bucket = "orders" }
+destination = { account = "source", bucket = "orders" }
+
+[[rules]]
+id = "invoices"
+source = { account = "source", bucket = "orders" }
+destination = { account = "source", bucket = "orders-replica" }
+limits = { bandwidth = "0B/s" }
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_with_five_mistakes_gets_five_messages() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.toml");
+    fs::write(&file, FIVE_MISTAKES).unwrap();
+    let output = run(&["check"], &file).await;
+    assert_eq!(output.status.code(), Some(1));
+    let text = printed(&output);
+    let mistakes = ["memory", "surprise", "queues[0].account", "rules[0].destination", "rules[1].limits.bandwidth"];
+    for mistake in mistakes {
+        let lines = text.lines().filter(|line| line.contains(mistake)).count();
+        assert_eq!(lines, 1, "{mistake} in\n{text}");
+    }
+    let messages = text.lines().filter(|line| mistakes.iter().any(|mistake| line.contains(mistake))).count();
+    assert_eq!(messages, 5, "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_good_configuration_passes_the_check() {
+    let world = World::new().await;
+    let output = run(&["check"], world.config().write()).await;
+    assert_eq!(output.status.code(), Some(0), "{}", printed(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_shows_the_figures_of_the_running_daemon() {
+    let world = World::new().await;
+    let config = world.config();
+    let daemon = crate::world::daemon::Daemon::spawn(&config).ready().await;
+    world.put("report", "first").await;
+    world.drained(&daemon).await;
+    let output = run(&["status"], &config.path).await;
+    assert_eq!(output.status.code(), Some(0), "{}", printed(&output));
+    assert!(printed(&output).contains("orders"), "{}", printed(&output));
+    daemon.kill().await;
+    let output = run(&["status"], &config.path).await;
+    assert_ne!(output.status.code(), Some(0), "no daemon answers: {}", printed(&output));
+}

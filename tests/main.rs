@@ -1,0 +1,37 @@
+//! The promises of the daemon, kept or broken in worlds of real servers and scripted faults.
+//! One file a promise; each of them drives the binary from outside, as its users do.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "a test that cannot go on says so and fails"
+)]
+
+// Where the tests play: LocalStack, the daemon's process, the fault proxy, the independent oracle.
+mod world;
+
+// H, C: the main job, end to end, whatever way the events come.
+mod mixed_operations;
+// D: kill -9, lost disks, lost answers.
+mod killed;
+mod unreliable_network;
+// B: memory.
+mod large_object;
+// Nothing is dropped in silence.
+mod bad_input;
+mod permissions;
+// The requests that are sent: pinned versions, conditions, assumed roles, no deletes of versions.
+mod requests;
+// A daemon's life: start, reload, stop; what it says meanwhile.
+mod commands;
+mod logs;
+mod starting;
+mod stopping;
+
+// The judges, judged: the comparer sees damage, and the source tree keeps its own rules.
+mod comparer;
+mod tidy;

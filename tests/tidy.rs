@@ -1,0 +1,197 @@
+//! The rules that the source tree keeps: who may use whom, how long a file may be, how it begins,
+//! and that ARCHITECTURE.md names it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::world::oracle::root;
+
+/// The stations and services of the daemon, from the top down: a file uses what is in its own layer or below.
+const LAYERS: &[&[&str]] = &[
+    &["main", "lib"],
+    &["pipeline"],
+    &["intake", "dispatch", "ack"],
+    &["transfer"],
+    &["lease"],
+    &["ledger", "budget", "accounts", "admin", "metrics", "shutdown", "clock", "limits"],
+];
+
+/// The packages, from the bottom up: each uses only those before it.
+const PACKAGES: &[(&str, &str)] = &[
+    ("core", "replicator-core"),
+    ("config", "replicator-config"),
+    ("daemon", "s3-replicator"),
+    ("tests", "replicator-tests"),
+];
+
+/// All that the core may use: nothing that does I/O, knows the time, or rolls dice.
+const CORE_DEPENDENCIES: &[&str] = &["percent-encoding", "serde", "serde_json", "thiserror", "time"];
+
+const CODE_LINES_MAX: usize = 300;
+
+#[test]
+fn packages_use_only_those_below_them() {
+    for (at, (folder, _)) in PACKAGES.iter().enumerate() {
+        let used = dependencies(folder, &["dependencies", "dev-dependencies", "build-dependencies"]);
+        for (_, above) in &PACKAGES[at..] {
+            assert!(!used.contains(*above), "{folder} uses {above}");
+        }
+    }
+    let tests = dependencies("tests", &["dependencies", "dev-dependencies"]);
+    assert!(!tests.contains("s3-replicator"), "the tests drive the daemon from outside");
+}
+
+#[test]
+fn the_core_depends_on_an_allowed_few() {
+    let allowed: BTreeSet<String> = CORE_DEPENDENCIES.iter().map(ToString::to_string).collect();
+    assert_eq!(dependencies("core", &["dependencies", "build-dependencies"]), allowed);
+}
+
+#[test]
+fn stations_of_the_daemon_use_only_those_below_them() {
+    let mut wrong = Vec::new();
+    for path in files(&root().join("daemon/src"), "rs") {
+        let station = station_of(&path);
+        let layer = layer_of(&station).unwrap_or_else(|| panic!("{station} has no place in LAYERS"));
+        for used in used_stations(&code(&path)) {
+            match layer_of(&used) {
+                Some(below) if below >= layer => {}
+                Some(_) => wrong.push(format!("{} uses crate::{used}, which is above it", path.display())),
+                None => wrong.push(format!("{} uses crate::{used}, which has no place in LAYERS", path.display())),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn files_are_short_and_say_what_they_are_for() {
+    let mut wrong = Vec::new();
+    for path in sources() {
+        let text = fs::read_to_string(&path).unwrap();
+        let rust = path.extension().is_some_and(|extension| extension == "rs");
+        let opens = if rust { "//! " } else { "\"\"\"" };
+        let first = text.lines().find(|line| !line.starts_with("#!")).unwrap_or_default();
+        if !first.starts_with(opens) {
+            wrong.push(format!("{} opens with {first:?}", path.display()));
+        }
+        let lines = code_lines(&code(&path));
+        if lines > CODE_LINES_MAX {
+            wrong.push(format!("{} has {lines} code lines", path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_architecture_names_every_part_of_the_daemon() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
+    let mut missing: Vec<String> =
+        files(&root().join("daemon/src"), "rs").iter().map(|path| station_of(path)).collect();
+    missing.retain(|station| !names(&text, station));
+    assert!(missing.is_empty(), "not in ARCHITECTURE.md: {missing:?}");
+}
+
+#[test]
+fn the_rules_above_can_be_broken() {
+    assert_eq!(used_stations("use crate::intake::Message;\ncrate::ack::x()"), ["intake", "ack"].map(String::from));
+    assert_eq!(
+        used_stations("use crate::{\n    budget::{Budget, Share},\n    ledger,\n};"),
+        ["budget", "ledger"].map(String::from)
+    );
+    assert!(layer_of("ledger") > layer_of("pipeline"));
+    assert_eq!(code_lines("//! doc\n\nfn a() {}\n    // why\n}\n"), 2);
+    assert!(!names("the intakes", "intake") && names("`intake.rs`: polls", "intake"));
+}
+
+/// Every Rust and Python file of the repository that people wrote.
+fn sources() -> Vec<PathBuf> {
+    let folders = ["core", "config", "daemon", "tests", "deploy"].map(|folder| root().join(folder));
+    let found: Vec<PathBuf> =
+        folders.iter().flat_map(|folder| [files(folder, "rs"), files(folder, "py")].concat()).collect();
+    assert!(found.len() > 20, "the sources are elsewhere: {found:?}");
+    found
+}
+
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+        let path = entry.unwrap().path();
+        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(['.', '_']));
+        if path.is_dir() && !hidden && !path.ends_with("target") {
+            found.extend(files(&path, extension));
+        } else if path.extension().is_some_and(|found| found == extension) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// What a file does, without the tests at its end.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned()
+}
+
+fn code_lines(text: &str) -> usize {
+    let comment = |line: &str| line.starts_with("//") || line.starts_with('#') && !line.starts_with("#[");
+    text.lines().map(str::trim).filter(|line| !line.is_empty() && !comment(line)).count()
+}
+
+/// The first step of a file's path below `src`: its own name, or the folder it is in.
+fn station_of(path: &Path) -> String {
+    let below = path.strip_prefix(root().join("daemon/src")).unwrap();
+    below.iter().next().unwrap().to_string_lossy().trim_end_matches(".rs").to_owned()
+}
+
+fn layer_of(station: &str) -> Option<usize> {
+    LAYERS.iter().position(|layer| layer.contains(&station))
+}
+
+/// The stations that come after `crate::`, alone or in braces.
+fn used_stations(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for rest in text.split("crate::").skip(1) {
+        match rest.strip_prefix('{') {
+            Some(list) => found.extend(outermost(list)),
+            None => found.push(first_word(rest)),
+        }
+    }
+    found.retain(|name| !name.is_empty() && name.starts_with(|c: char| c.is_ascii_lowercase()));
+    found
+}
+
+/// The first words of a list that ends with its brace; lists inside it do not count.
+fn outermost(list: &str) -> Vec<String> {
+    let mut depth = 0;
+    let mut items = vec![String::new()];
+    for c in list.chars() {
+        match c {
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            '{' => depth += 1,
+            ',' if depth == 0 => items.push(String::new()),
+            _ if depth == 0 => items.last_mut().unwrap().push(c),
+            _ => {}
+        }
+    }
+    items.iter().map(|item| first_word(item)).collect()
+}
+
+fn first_word(text: &str) -> String {
+    text.trim().chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+}
+
+fn names(text: &str, station: &str) -> bool {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| word == station)
+}
+
+/// The names in some dependency tables of a package.
+fn dependencies(folder: &str, tables: &[&str]) -> BTreeSet<String> {
+    let text = fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap();
+    let manifest: toml::Table = text.parse().unwrap();
+    let listed = tables.iter().filter_map(|table| manifest.get(*table)?.as_table());
+    listed.flat_map(|table| table.keys().cloned()).collect()
+}

@@ -1,0 +1,38 @@
+//! Requests are refused, dropped, answered in vain: the histories stay equal all the same.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::world::World;
+use crate::world::daemon::Daemon;
+use crate::world::faults::{Fault, Faults};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_dropped_and_unanswered_requests_change_nothing() {
+    let world = World::new().await;
+    let faults = Faults::open().await;
+    let mut config = world.config();
+    config.endpoint.clone_from(&faults.url);
+    every(&faults, 5, Fault::SlowDown, &world.source, &["GetObject", "ListObjectVersions", "GetObjectTagging"]);
+    every(&faults, 7, Fault::Drop, &world.source, &["GetObject", "ListObjectVersions"]);
+    every(&faults, 6, Fault::SlowDown, &world.archive, &["PutObject", "UploadPart", "CreateMultipartUpload"]);
+    every(&faults, 9, Fault::LoseAnswer, &world.archive, &["PutObject", "CompleteMultipartUpload"]);
+    every(&faults, 11, Fault::PreconditionFailed, &world.archive, &["PutObject"]);
+    every(&faults, 2, Fault::ErrorInside, &world.archive, &["CompleteMultipartUpload"]);
+    let daemon = Daemon::spawn(&config).ready().await;
+    world.workload(150, 50).option("seed", 3).option("seconds", 8).summary().await;
+    world.drained(&daemon).await;
+    world.assert_equal().await;
+    for fault in [Fault::SlowDown, Fault::Drop, Fault::LoseAnswer, Fault::PreconditionFailed, Fault::ErrorInside] {
+        assert!(faults.hits(fault) > 0, "{fault:?} was never tried");
+    }
+}
+
+/// Makes a fault happen to every n-th of some operations on a bucket.
+fn every(faults: &Faults, nth: usize, fault: Fault, bucket: &str, operations: &'static [&str]) {
+    let (bucket, count) = (bucket.to_owned(), AtomicUsize::new(1));
+    faults.script(fault, usize::MAX, move |seen| {
+        seen.bucket == bucket
+            && operations.contains(&seen.operation())
+            && count.fetch_add(1, Ordering::Relaxed).is_multiple_of(nth)
+    });
+}

@@ -1,0 +1,196 @@
+//! A world: two buckets in two accounts, a KMS key in each, a queue with a place for parked messages,
+//! and the way in which events get from the source bucket to the queue.
+
+pub(crate) mod config;
+pub(crate) mod daemon;
+pub(crate) mod event_bridge;
+pub(crate) mod faults;
+pub(crate) mod http;
+pub(crate) mod localstack;
+pub(crate) mod metrics;
+pub(crate) mod oracle;
+pub(crate) mod queue;
+pub(crate) mod request;
+
+use std::time::Duration;
+
+use aws_sdk_s3::primitives::ByteStream;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, sleep};
+
+use config::{Config, Rule, free_address};
+use daemon::{Daemon, PAUSE};
+use event_bridge::Bridge;
+use localstack::{ARCHIVE, SOURCE, endpoint, unique};
+use oracle::Script;
+use queue::Queue;
+
+/// How long something may take before it counts as hanging; no test measures time.
+pub(crate) const HANG: Duration = Duration::from_secs(300);
+
+// LocalStack is one process on few cores: more worlds at a time only make each of them slower.
+static WORLDS: Semaphore = Semaphore::const_new(2);
+
+/// How events get from the bucket to the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Feed {
+    /// S3 sends them to the queue.
+    Direct,
+    /// S3 sends them to a topic, which wraps them.
+    Sns,
+    /// S3 sends them to a topic, which passes them on as they are.
+    SnsRaw,
+    /// They have EventBridge's shape.
+    EventBridge,
+}
+
+/// All that one test plays with; other tests have their own.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) source: String,
+    pub(crate) archive: String,
+    pub(crate) queue: Queue,
+    pub(crate) parked: Queue,
+    source_key: String,
+    archive_key: String,
+    bridge: Option<Bridge>,
+    dir: TempDir,
+    _permit: SemaphorePermit<'static>,
+}
+
+impl World {
+    /// Makes a world in which S3 sends its events to the queue.
+    pub(crate) async fn new() -> Self {
+        Self::fed_by(Feed::Direct).await
+    }
+
+    /// Makes a world with another way of the events.
+    pub(crate) async fn fed_by(feed: Feed) -> Self {
+        let permit = WORLDS.acquire().await.unwrap();
+        let (source, archive) = (unique("orders"), unique("orders-replica"));
+        let things = async {
+            tokio::join!(
+                SOURCE.create_bucket(&source),
+                ARCHIVE.create_bucket(&archive),
+                Queue::create("events"),
+                Queue::create("parked"),
+                SOURCE.create_key(),
+                ARCHIVE.create_key(),
+            )
+        };
+        let ((), (), queue, parked, source_key, archive_key) = Box::pin(things).await;
+        let mut bridge = None;
+        let target = match feed {
+            Feed::Direct => queue.arn(),
+            Feed::Sns | Feed::SnsRaw => SOURCE.create_topic(&unique("events"), &queue.url, feed == Feed::SnsRaw).await,
+            Feed::EventBridge => bridge.insert(Bridge::open(queue.clone()).await).inlet.arn(),
+        };
+        SOURCE.notify(&source, &target).await;
+        let dir = tempfile::tempdir().unwrap();
+        Self { source, archive, queue, parked, source_key, archive_key, bridge, dir, _permit: permit }
+    }
+
+    /// Returns a configuration with one rule that replicates everything.
+    pub(crate) fn config(&self) -> Config {
+        Config {
+            path: self.dir.path().join("config.toml"),
+            state_dir: self.dir.path().join("state"),
+            listen: free_address(),
+            memory: "256MiB",
+            drain_timeout: "30s",
+            endpoint: endpoint(),
+            queue_url: self.queue.url.clone(),
+            dead_letter_url: Some(self.parked.url.clone()),
+            visibility_timeout: "15s",
+            rules: vec![self.rule("orders", "")],
+        }
+    }
+
+    /// Returns a rule for the keys with a prefix.
+    pub(crate) fn rule(&self, id: &'static str, prefix: &'static str) -> Rule {
+        let (source, destination) = (self.source.clone(), self.archive.clone());
+        Rule { id, source, destination, prefix, kms_key: self.archive_key.clone() }
+    }
+
+    /// Starts the daemon on the plain configuration and waits until it is ready.
+    pub(crate) async fn start(&self) -> Daemon {
+        Daemon::spawn(&self.config()).ready().await
+    }
+
+    /// Writes an object to the source bucket and returns its version id.
+    pub(crate) async fn put(&self, key: &str, body: impl Into<Vec<u8>>) -> String {
+        let body = ByteStream::from(body.into());
+        SOURCE.s3().put_object().bucket(&self.source).key(key).body(body).send().await.unwrap().version_id.unwrap()
+    }
+
+    /// Says whether a key has a current version at the destination.
+    pub(crate) async fn replica_exists(&self, key: &str) -> bool {
+        ARCHIVE.s3().head_object().bucket(&self.archive).key(key).send().await.is_ok()
+    }
+
+    /// Prepares the workload: seeded operations on the source bucket.
+    pub(crate) fn workload(&self, operations: u32, keys: u32) -> Script {
+        Script::new("workload.py")
+            .option("endpoint", endpoint())
+            .option("account", SOURCE.id)
+            .option("region", SOURCE.region)
+            .option("bucket", &self.source)
+            .option("kms-key-arn", &self.source_key)
+            .option("operations", operations)
+            .option("keys", keys)
+    }
+
+    /// Waits until no event is on its way or at work any more.
+    pub(crate) async fn drained(&self, daemon: &Daemon) {
+        let mut progress = (f64::NAN, f64::NAN, 0);
+        let mut moved = Instant::now();
+        let mut quiet = 0;
+        // S3 sends its events after it has answered: only a while of quiet means that none is coming.
+        while quiet < 10 {
+            sleep(PAUSE).await;
+            let metrics = daemon.metrics().await;
+            let pending = metrics.sum("operations_pending", &[]);
+            let waiting = self.queue.depth().await + self.bridge_depth().await;
+            let idle = !metrics.is_empty() && pending == 0.0 && waiting == 0;
+            quiet = if idle { quiet + 1 } else { 0 };
+            let now = (pending, metrics.sum("operations_total", &[]), waiting);
+            if now != progress {
+                (progress, moved) = (now, Instant::now());
+            }
+            assert!(moved.elapsed() < HANG, "no progress: {pending} operations and {waiting} messages pending");
+        }
+    }
+
+    async fn bridge_depth(&self) -> i64 {
+        match &self.bridge {
+            Some(bridge) => bridge.inlet.depth().await,
+            None => 0,
+        }
+    }
+
+    /// Compares both buckets, which must be equal, and returns how much there was to compare.
+    pub(crate) async fn assert_equal(&self) -> Value {
+        let script = Script::new("compare.py")
+            .option("source-endpoint", endpoint())
+            .option("source-account", SOURCE.id)
+            .option("source-region", SOURCE.region)
+            .option("source-bucket", &self.source)
+            .option("destination-endpoint", endpoint())
+            .option("destination-account", ARCHIVE.id)
+            .option("destination-region", ARCHIVE.region)
+            .option("destination-bucket", &self.archive)
+            .option("kms-key-arn", &self.archive_key);
+        script.summary().await
+    }
+}
+
+/// Waits until a condition holds.
+pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while !condition().await {
+        assert!(began.elapsed() < HANG, "it never came true that {what}");
+        sleep(PAUSE).await;
+    }
+}

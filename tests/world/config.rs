@@ -1,0 +1,109 @@
+//! The daemon's configuration file, as a test wants it.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+use super::localstack::{ARCHIVE, SOURCE};
+
+/// What the destination's account asks of whoever assumes its role.
+pub(crate) const EXTERNAL_ID: &str = "orders-archive";
+/// The role that writes replicas.
+pub(crate) const ROLE: &str = "arn:aws:iam::222222222222:role/replicator";
+
+/// A configuration file; tests change fields, then write it.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) path: PathBuf,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) listen: String,
+    pub(crate) memory: &'static str,
+    pub(crate) drain_timeout: &'static str,
+    /// Serves every service of both accounts.
+    pub(crate) endpoint: String,
+    pub(crate) queue_url: String,
+    pub(crate) dead_letter_url: Option<String>,
+    // Long enough for LocalStack under load, short enough to wait for after a kill.
+    pub(crate) visibility_timeout: &'static str,
+    pub(crate) rules: Vec<Rule>,
+}
+
+/// One rule; what no test varies is the same in all of them.
+#[derive(Debug, Clone)]
+pub(crate) struct Rule {
+    pub(crate) id: &'static str,
+    pub(crate) source: String,
+    pub(crate) destination: String,
+    pub(crate) prefix: &'static str,
+    pub(crate) kms_key: String,
+}
+
+impl Config {
+    /// Writes the file and returns its path.
+    pub(crate) fn write(&self) -> &Path {
+        fs::write(&self.path, self.text()).unwrap();
+        &self.path
+    }
+
+    fn text(&self) -> String {
+        let Self { listen, memory, drain_timeout, endpoint, queue_url, visibility_timeout, .. } = self;
+        let state_dir = self.state_dir.display();
+        let dead_letter = self.dead_letter_url.iter().map(|url| format!("dead_letter_url = \"{url}\"\n"));
+        let dead_letter: String = dead_letter.collect();
+        let rules: String = self.rules.iter().map(Rule::text).collect();
+        format!(
+            r#"
+state_dir = "{state_dir}"
+listen = "{listen}"
+memory = "{memory}"
+drain_timeout = "{drain_timeout}"
+
+[accounts.source]
+region = "{}"
+endpoint = "{endpoint}"
+path_style = true
+
+[accounts.archive]
+region = "{}"
+endpoint = "{endpoint}"
+path_style = true
+role_arn = "{ROLE}"
+external_id = "{EXTERNAL_ID}"
+
+[[queues]]
+url = "{queue_url}"
+account = "source"
+visibility_timeout = "{visibility_timeout}"
+{dead_letter}{rules}"#,
+            SOURCE.region, ARCHIVE.region
+        )
+    }
+}
+
+impl Rule {
+    // One daemon at a time writes here, so there is no one to fence against; the waits would only
+    // make the tests longer.
+    fn text(&self) -> String {
+        let Self { id, source, destination, prefix, kms_key } = self;
+        format!(
+            r#"
+[[rules]]
+id = "{id}"
+source = {{ account = "source", bucket = "{source}" }}
+destination = {{ account = "archive", bucket = "{destination}" }}
+filter = {{ prefix = "{prefix}" }}
+history = "exact"
+since = "2020-01-01T00:00:00Z"
+fence = false
+delete_markers = true
+sse_kms_objects = true
+encryption = {{ mode = "kms", key = "{kms_key}" }}
+"#
+        )
+    }
+}
+
+/// Finds a port that is free now.
+pub(crate) fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}

@@ -1,0 +1,141 @@
+//! The daemon as a process: started, asked, signalled, killed. It dies with its test, and shows its
+//! log when the test fails.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Output, Stdio};
+use std::time::Duration;
+
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use super::config::Config;
+use super::metrics::Metrics;
+use super::{HANG, eventually, http, localstack};
+
+/// The secret that the daemon signs with; nothing may ever print it.
+pub(crate) const SECRET: &str = "qJ7mV2xWb9Rk4tYc8ZsN1pLd6HgF3aEu0oKi";
+
+/// A running daemon.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    child: Child,
+    listen: String,
+    log: PathBuf,
+}
+
+/// Returns the binary under test.
+fn binary() -> String {
+    std::env::var("S3_REPLICATOR_BIN").expect("S3_REPLICATOR_BIN is not set: run `make test`")
+}
+
+/// Prepares a call of the binary with a subcommand on a configuration.
+fn command(subcommand: &[&str], config: &Path) -> Command {
+    let mut command = Command::new(binary());
+    command.args(subcommand).arg("--config").arg(config).stdin(Stdio::null()).kill_on_drop(true);
+    // What the developer's own shell says about AWS must not reach the daemon.
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_") || name.starts_with("S3_REPLICATOR_")) {
+        command.env_remove(name);
+    }
+    command
+        .env("AWS_ACCESS_KEY_ID", localstack::SOURCE.id)
+        .env("AWS_SECRET_ACCESS_KEY", SECRET)
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("AWS_CONFIG_FILE", "/dev/null")
+        .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null");
+    command
+}
+
+/// Runs a subcommand to its end.
+pub(crate) async fn run(subcommand: &[&str], config: &Path) -> Output {
+    let output = timeout(HANG, command(subcommand, config).output()).await;
+    output.expect("the command ends").unwrap()
+}
+
+/// Returns all that a command printed.
+pub(crate) fn printed(output: &Output) -> String {
+    String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned()
+}
+
+impl Daemon {
+    /// Starts the daemon on a configuration, which it writes first.
+    pub(crate) fn spawn(config: &Config) -> Self {
+        Self::spawn_with(config, &[])
+    }
+
+    /// Starts the daemon with more environment.
+    pub(crate) fn spawn_with(config: &Config, environment: &[(&str, &str)]) -> Self {
+        let log = config.path.with_extension("log");
+        let file = || -> File { OpenOptions::new().create(true).append(true).open(&log).unwrap() };
+        let mut command = command(&["run"], config.write());
+        command.envs(environment.iter().copied()).stdout(file()).stderr(file());
+        let child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", binary()));
+        Self { child, listen: config.listen.clone(), log }
+    }
+
+    /// Waits until the daemon says that it is ready.
+    pub(crate) async fn ready(mut self) -> Self {
+        eventually("the daemon is ready", async || {
+            let exited = self.child.try_wait().unwrap();
+            assert!(exited.is_none(), "the daemon ended with {exited:?}:\n{}", self.log());
+            self.page("readyz").await == Some(200)
+        })
+        .await;
+        self
+    }
+
+    /// Asks for a page and returns the status; `None` when nobody answers.
+    pub(crate) async fn page(&self, path: &str) -> Option<u16> {
+        let (status, _) = http::get(&format!("http://{}/{path}", self.listen)).await?;
+        Some(status.as_u16())
+    }
+
+    /// Reads all metrics; a daemon that does not answer has none.
+    pub(crate) async fn metrics(&self) -> Metrics {
+        let page = http::get(&format!("http://{}/metrics", self.listen)).await;
+        Metrics::of(page.map(|(_, text)| text).unwrap_or_default())
+    }
+
+    /// Kills it as a lost machine does, and waits until it is gone.
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// Sends it a signal, by name.
+    pub(crate) async fn signal(&self, name: &str) {
+        let id = self.child.id().expect("the daemon runs");
+        // The shell has `kill` built in, so nothing needs to be installed, and no unsafe code either.
+        let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {id}")).status().await.unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) async fn exit(&mut self) -> ExitStatus {
+        timeout(HANG, self.child.wait()).await.expect("the daemon ends").unwrap()
+    }
+
+    /// Returns what it wrote to its log so far, in this life and earlier ones on the same configuration.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Returns the most memory that it ever had in RAM.
+    pub(crate) fn peak_memory_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id().expect("the daemon runs"))).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux");
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("--- {}, last lines\n{}", self.log.display(), lines[lines.len().saturating_sub(60)..].join("\n"));
+        }
+    }
+}
+
+/// How often a condition is looked at again.
+pub(crate) const PAUSE: Duration = Duration::from_millis(100);

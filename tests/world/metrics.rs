@@ -1,0 +1,26 @@
+//! Prometheus' text format, as much of it as tests ask about.
+
+/// All samples of one scrape.
+#[derive(Debug)]
+pub(crate) struct Metrics(String);
+
+impl Metrics {
+    /// Takes the text of a scrape.
+    pub(crate) fn of(text: String) -> Self {
+        Self(text)
+    }
+
+    /// Adds up the samples of a metric (without its prefix) whose labels are, among others, these.
+    pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let lines = self.0.lines().filter_map(|line| line.strip_prefix("s3_replicator_"));
+        let samples = lines.filter_map(|line| line.strip_prefix(name)).filter(|rest| rest.starts_with(['{', ' ']));
+        let wanted: Vec<String> = labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
+        let chosen = samples.filter(|rest| wanted.iter().all(|label| rest.contains(label)));
+        chosen.filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    /// Says whether there is anything at all, that is, whether the daemon answered.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}

@@ -1,0 +1,70 @@
+//! The Python side: the workload that writes, and the comparer that judges. Neither shares code
+//! with the daemon.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+
+use serde_json::Value;
+use tokio::process::Command;
+
+/// Returns the repository's root.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// A script of `tests/oracle`, with its arguments.
+#[derive(Debug)]
+pub(crate) struct Script(Command);
+
+impl Script {
+    /// Names the script.
+    pub(crate) fn new(name: &str) -> Self {
+        let python = env::var("REPLICATOR_PYTHON").expect("REPLICATOR_PYTHON is not set: run `make test`");
+        let mut command = Command::new(python);
+        command.arg("-B").arg(name).current_dir(root().join("tests/oracle")).kill_on_drop(true);
+        Self(command)
+    }
+
+    /// Adds a `--name value`.
+    pub(crate) fn option(mut self, name: &str, value: impl ToString) -> Self {
+        self.0.arg(format!("--{name}={}", value.to_string()));
+        self
+    }
+
+    /// Adds a `--name`.
+    pub(crate) fn flag(mut self, name: &str) -> Self {
+        self.0.arg(format!("--{name}"));
+        self
+    }
+
+    /// Runs it to its end, which must be a good one, and returns its last line: a JSON summary.
+    pub(crate) async fn summary(self) -> Value {
+        let output = self.run().await;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}\n{}\n{errors}", output.status, shortened(&text));
+        eprintln!("{}", text.trim_end());
+        serde_json::from_str(text.lines().last().unwrap_or_default()).expect("the last line is JSON")
+    }
+
+    /// Runs it to its end, good or bad.
+    pub(crate) async fn run(mut self) -> Output {
+        let child = self.0.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        child.expect("python starts").wait_with_output().await.unwrap()
+    }
+}
+
+/// Keeps the first differences and the summary: hundreds of lines say no more.
+fn shortened(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let (head, tail) = lines.split_at(lines.len().min(40));
+    let left_out = tail.len().saturating_sub(1);
+    let gap = (left_out > 0).then(|| format!("… {left_out} more"));
+    head.iter()
+        .map(ToString::to_string)
+        .chain(gap)
+        .chain(tail.last().map(ToString::to_string))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
