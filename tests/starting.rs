@@ -65,7 +65,7 @@ async fn a_state_directory_in_use_by_another_daemon_is_named() {
     let mut second = world.config();
     second.path = first.path.with_file_name("second.toml");
     let named = second.state_dir.display().to_string();
-    ends_and_names(&second, &[&named, "lock"]).await;
+    ends_and_names(&second, &[&named, "another"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,10 +11,12 @@ use crate::world::oracle::root;
 const LAYERS: &[&[&str]] = &[
     &["main", "lib"],
     &["pipeline"],
+    &["status", "admin"],
     &["intake", "dispatch", "ack"],
+    &["lane", "ruleset", "message"],
     &["transfer"],
-    &["lease"],
-    &["ledger", "budget", "accounts", "admin", "metrics", "shutdown", "clock", "limits"],
+    &["engine", "task", "lease"],
+    &["ledger", "limits", "budget", "accounts", "health", "metrics", "clock"],
 ];
 
 /// The packages, from the bottom up: each uses only those before it.

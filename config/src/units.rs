@@ -34,7 +34,7 @@ pub(crate) fn moment(text: &str) -> Result<Timestamp, String> {
 
 /// What to say about a rate of zero.
 pub(crate) const NO_RATE: &str =
-    "zero would stop the rule; leave it out for no limit, or pause the rule with enabled = false";
+    "zero would stop the rule; leave it out for no limit, or disable the rule with enabled = false";
 
 fn bytes(text: &str) -> Option<u64> {
     text.parse().ok().map(|ByteSize(bytes)| bytes)

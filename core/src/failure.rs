@@ -21,8 +21,10 @@ pub struct Failure {
 /// The kinds of trouble.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A condition was refused (412, 409, or 404 on a conditional write): someone else wrote.
+    /// A condition was refused (412, or 404 on a conditional write): someone else wrote.
     Conflict,
+    /// Someone else is writing at this moment (409).
+    Contended,
     /// A write that may or may not have landed, or may yet land.
     Unanswered,
     /// The network, or the service's own trouble: a read that can simply be tried again.
@@ -137,6 +139,22 @@ reasons! {
     BucketUnknown,
 }
 
+impl Kind {
+    /// Returns the reason's code, or the kind's own name.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Conflict => "Conflict",
+            Self::Contended => "Contended",
+            Self::Unanswered => "Unanswered",
+            Self::Transient => "Transient",
+            Self::Throttled => "Throttled",
+            Self::Refused(reason) | Self::Unsupported(reason) => reason.as_str(),
+            Self::Gone => Reason::SrcVersionNotFound.as_str(),
+            Self::NotImplemented => "NotImplemented",
+        }
+    }
+}
+
 impl Failure {
     /// Makes a failure without a deeper cause.
     pub fn new(kind: Kind, during: &'static str) -> Self {
@@ -151,7 +169,7 @@ impl Failure {
     /// Says what to do.
     pub fn verdict(&self) -> Verdict {
         match self.kind {
-            Kind::Conflict | Kind::NotImplemented => Verdict::Reread,
+            Kind::Conflict | Kind::Contended | Kind::NotImplemented => Verdict::Reread,
             Kind::Unanswered => Verdict::HoldThenReread,
             Kind::Transient => Verdict::Retry,
             Kind::Throttled => Verdict::Throttle,
@@ -166,6 +184,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
             Kind::Conflict => write!(f, "{} found that someone else wrote", self.during),
+            Kind::Contended => write!(f, "{} met another write", self.during),
             Kind::Unanswered => write!(f, "{} got no answer", self.during),
             Kind::Transient => write!(f, "{} failed for now", self.during),
             Kind::Throttled => write!(f, "{} was told to slow down", self.during),

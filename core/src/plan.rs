@@ -18,6 +18,17 @@ pub struct VersionRef {
     /// When the source says it was made.
     #[serde(with = "time::serde::timestamp::milliseconds")]
     pub last_modified: Timestamp,
+    /// The content of a `null` version: two of them can share a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<ETag>,
+}
+
+impl VersionRef {
+    /// Identifies a version; the ETag counts only where the id is none.
+    pub fn new(id: VersionId, last_modified: Timestamp, etag: Option<&ETag>) -> Self {
+        let generation = if id.is_null() { etag.cloned() } else { None };
+        Self { id, last_modified, generation }
+    }
 }
 
 /// Whether an entry of a key's history holds an object or hides one.
@@ -112,19 +123,24 @@ pub fn next<'a>(source: &'a [SourceVersion], known: &Known, history: History) ->
     let split = first_after(source, known);
     let (before, after) = source.split_at_checked(split).unwrap_or((source, &[]));
     let live = |entry: &&SourceVersion| !known.skipped.contains(&entry.version);
-    let missing = match history {
+    let missing = |entry: &&SourceVersion| live(entry) && !known.replicated.contains(&entry.version);
+    let newest = after.iter().rfind(live);
+    let wanted = match history {
         History::Exact => {
             if let Some(late) = before.iter().filter(live).find(|entry| is_late(entry, known)) {
                 return Some(Step::Late(late));
             }
-            after.iter().find(live)
+            after.iter().find(missing)
         }
-        History::Latest => after.iter().rfind(live),
+        History::Latest => newest.filter(missing),
     };
-    match missing {
-        Some(entry) => Some(append(entry, source, known)),
-        None => restore(before, known).map(|entry| append(entry, source, known)),
-    }
+    // What is on record and yet not below what is current was removed at the destination, or
+    // reordered there: only the newest state is written again.
+    let hidden = match newest {
+        Some(newest) => Some(newest).filter(|newest| !shows(&known.top, newest)),
+        None => restore(before, known),
+    };
+    wanted.or(hidden).map(|entry| append(entry, source, known))
 }
 
 impl Known {
@@ -157,9 +173,11 @@ fn first_after(source: &[SourceVersion], known: &Known) -> usize {
 }
 
 /// A marker below what was reached cannot be late: S3 creates it as the newest entry, so it was
-/// appended or collapsed in its turn.
+/// appended or collapsed in its turn. And what was reached is there, whoever wrote it.
 fn is_late(entry: &SourceVersion, known: &Known) -> bool {
-    entry.kind == Kind::Object && !known.replicated.contains(&entry.version)
+    entry.kind == Kind::Object
+        && !known.replicated.contains(&entry.version)
+        && known.reached.as_ref() != Some(&entry.version)
 }
 
 /// Finds the version that should be current but is hidden: by a stray marker, by an object that
@@ -169,22 +187,26 @@ fn restore<'a>(before: &'a [SourceVersion], known: &Known) -> Option<&'a SourceV
     if known.reached.as_ref() != Some(&newest.version) {
         return None;
     }
-    let shown = match (&known.top, newest.kind) {
-        (Top::Object { replica_of, .. }, Kind::Object) => replica_of.as_ref() == Some(&newest.version),
+    (!shows(&known.top, newest)).then_some(newest)
+}
+
+/// Says whether a reader of the destination sees this entry.
+fn shows(top: &Top, entry: &SourceVersion) -> bool {
+    match (top, entry.kind) {
+        (Top::Object { replica_of, .. }, Kind::Object) => replica_of.as_ref() == Some(&entry.version),
         (Top::Object { .. }, Kind::Marker) | (Top::Nothing | Top::Marker, Kind::Object) => false,
         (Top::Nothing | Top::Marker, Kind::Marker) => true,
-    };
-    (!shown).then_some(newest)
+    }
 }
 
 fn append<'a>(entry: &'a SourceVersion, source: &[SourceVersion], known: &Known) -> Step<'a> {
     match (entry.kind, &known.top) {
         (Kind::Marker, Top::Object { etag, .. }) => Step::Mark { source: entry, over: etag.clone() },
         (Kind::Marker, Top::Nothing | Top::Marker) => Step::Collapse(entry),
-        (Kind::Object, Top::Object { etag, replica_of }) => Step::Put {
+        (Kind::Object, Top::Object { etag, .. }) => Step::Put {
             source: entry,
             condition: Condition::Over(etag.clone()),
-            distinct: same_content(entry, etag, replica_of.as_ref(), source),
+            distinct: repeats(entry, source) % 2 == 1,
         },
         (Kind::Object, Top::Nothing | Top::Marker) => {
             Step::Put { source: entry, condition: Condition::Absent, distinct: false }
@@ -192,9 +214,11 @@ fn append<'a>(entry: &'a SourceVersion, source: &[SourceVersion], known: &Known)
     }
 }
 
-fn same_content(entry: &SourceVersion, top: &ETag, replica_of: Option<&VersionRef>, source: &[SourceVersion]) -> bool {
-    let below = replica_of.and_then(|version| source.iter().find(|other| other.version == *version));
-    entry.etag.as_ref() == Some(top) || below.is_some_and(|below| below.etag == entry.etag)
+/// Counts how often an entry's content stands right below it, one after the other. Of equal
+/// neighbours every other one gets the other ETag.
+fn repeats(entry: &SourceVersion, source: &[SourceVersion]) -> usize {
+    let below = source.iter().rev().skip_while(|other| other.version != entry.version).skip(1);
+    below.take_while(|other| other.kind == Kind::Object && other.etag == entry.etag).count()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use thiserror::Error;
 
-use crate::object::{Bucket, Timestamp, VersionId};
+use crate::object::{Bucket, ETag, Timestamp, VersionId};
 use crate::plan::VersionRef;
 use crate::sequencer::Sequencer;
 
@@ -32,12 +32,15 @@ pub struct Stamp {
 pub struct NotAStamp(String);
 
 impl Stamp {
-    /// Writes the stamp as a header value: `1;bucket;version;milliseconds;sequencer`.
+    /// Writes the stamp as a header value: `1;bucket;version;milliseconds;sequencer;etag`, the last
+    /// only for a `null` version.
     pub fn encode(&self) -> String {
-        let version = utf8_percent_encode(self.version.id.as_str(), PLAIN);
+        let version = encoded(self.version.id.as_str());
         let milliseconds = self.version.last_modified.unix_timestamp_nanos() / 1_000_000;
         let sequencer = self.sequencer.as_ref().map(ToString::to_string).unwrap_or_default();
-        format!("1;{};{version};{milliseconds};{sequencer}", self.bucket)
+        let generation = self.version.generation.as_ref().map(|etag| format!(";{}", encoded(etag.as_str())));
+        let generation = generation.unwrap_or_default();
+        format!("1;{};{version};{milliseconds};{sequencer}{generation}", self.bucket)
     }
 
     /// Reads a header value.
@@ -47,16 +50,31 @@ impl Stamp {
 
     fn parse(text: &str) -> Option<Self> {
         let fields: Vec<&str> = text.split(';').collect();
-        let ["1", bucket, version, milliseconds, sequencer] = fields.as_slice() else { return None };
-        let version = percent_decode_str(version).decode_utf8().ok()?;
+        let ["1", bucket, version, milliseconds, sequencer, generation @ ..] = fields.as_slice() else {
+            return None;
+        };
+        let id = VersionId::try_from(decoded(version)?).ok()?;
+        let generation = match generation {
+            [] => None,
+            [etag] => Some(ETag::try_from(decoded(etag)?).ok()?),
+            [_, _, ..] => return None,
+        };
         let milliseconds: i64 = milliseconds.parse().ok()?;
         let last_modified = Timestamp::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).ok()?;
         Some(Self {
             bucket: Bucket::try_from(*bucket).ok()?,
-            version: VersionRef { id: VersionId::try_from(version.as_ref()).ok()?, last_modified },
+            version: VersionRef::new(id, last_modified, generation.as_ref()),
             sequencer: Sequencer::try_from(*sequencer).ok(),
         })
     }
+}
+
+fn encoded(text: &str) -> impl std::fmt::Display {
+    utf8_percent_encode(text, PLAIN)
+}
+
+fn decoded(text: &str) -> Option<String> {
+    percent_decode_str(text).decode_utf8().ok().map(Into::into)
 }
 
 // Version ids of other vendors may hold anything printable; these need no escape in a header.
@@ -71,11 +89,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_stamp_reads_back_as_written(version in "[ -~]{1,60}", milliseconds in 0i64..4_000_000_000_000, sequencer in "[0-9A-F]{0,20}") {
+        fn a_stamp_reads_back_as_written(version in "[ -~]{1,60}|null", milliseconds in 0i64..4_000_000_000_000, sequencer in "[0-9A-F]{0,20}") {
             let last_modified = Timestamp::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).unwrap();
             let stamp = Stamp {
                 bucket: Bucket::try_from("orders").unwrap(),
-                version: VersionRef { id: VersionId::try_from(version).unwrap(), last_modified },
+                version: VersionRef::new(
+                    VersionId::try_from(version).unwrap(),
+                    last_modified,
+                    ETag::try_from("a;b%").ok().as_ref(),
+                ),
                 sequencer: Sequencer::try_from(sequencer.as_str()).ok(),
             };
             prop_assert_eq!(Stamp::decode(&stamp.encode()), Ok(stamp));

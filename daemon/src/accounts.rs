@@ -46,6 +46,24 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// what a lane waits for before it reads again.
 pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Slower than this a body is not waited for: 1 Mbit/s for each of the bodies in flight.
+const BYTES_PER_SECOND_MIN: u64 = 128 << 10;
+
+/// S3 may take minutes to put a large upload together, and says so by white space:
+/// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html>
+pub(crate) const COMPLETE_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Returns how long a request with this body may take.
+pub(crate) fn body_timeout(bytes: u64) -> Duration {
+    ATTEMPT_TIMEOUT + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN)
+}
+
+/// Returns a client's settings with another deadline for each attempt.
+pub(crate) fn deadline(timeout: Duration) -> aws_sdk_s3::config::Builder {
+    let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(timeout);
+    aws_sdk_s3::config::Builder::new().timeout_config(timeouts.build())
+}
+
 // Long polls last 20 seconds, the longest SQS allows; the client must be more patient than that.
 const POLL_TIMEOUT: Duration = Duration::from_secs(30);
 

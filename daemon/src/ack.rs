@@ -49,6 +49,8 @@ impl Ack {
         for Settlement { message, disposal } in round {
             let url = message.queue.queue.url.clone();
             match self.park(&message, disposal).await {
+                // Whoever holds it by now is not to see it shown to a third.
+                Some(_) if message.lease.lost().is_cancelled() => {}
                 Some(delay) => release.entry(url).or_default().push((message, delay)),
                 None => delete.entry(url).or_default().push(message),
             }
@@ -82,7 +84,7 @@ impl Ack {
             Ok(passed) => passed,
             Err(error) => {
                 warn!(queue = name, message = message.id, error, "the dead-letter queue takes nothing, message stays");
-                return Some(retry::ceiling(ATTEMPTS_MAX));
+                return Some(message.patience(retry::ceiling(ATTEMPTS_MAX)));
             }
         };
         let detail = detail?;
@@ -97,7 +99,7 @@ impl Ack {
             Ok(()) => None,
             Err(failure) => {
                 warn!(queue = name, message = message.id, error = chain(&failure), "cannot park a message, it stays");
-                Some(retry::ceiling(ATTEMPTS_MAX))
+                Some(message.patience(retry::ceiling(ATTEMPTS_MAX)))
             }
         }
     }
@@ -153,14 +155,14 @@ impl Ack {
             ChangeMessageVisibilityBatchRequestEntry::builder()
                 .id(message.number.to_string())
                 .receipt_handle(&message.receipt)
-                .visibility_timeout(i32::try_from(delay.as_secs()).unwrap_or(i32::MAX))
+                .visibility_timeout(seconds(*delay))
                 .build()
         };
         let Ok(entries) = batch.iter().map(entry).collect::<Result<Vec<_>, _>>() else { return };
         let request = first.queue.client.change_message_visibility_batch().queue_url(&first.queue.queue.url);
         match request.set_entries(Some(entries)).send().await {
-            Ok(_) => {
-                for _ in batch {
+            Ok(answer) => {
+                for _ in answer.successful {
                     self.engine.metrics.message(first.queue.queue.name(), MessageOutcome::Released);
                 }
             }
@@ -169,6 +171,11 @@ impl Ack {
             }
         }
     }
+}
+
+/// Returns whole seconds, never fewer than asked for.
+fn seconds(delay: Duration) -> i32 {
+    i32::try_from(delay.as_secs() + u64::from(delay.subsec_nanos() > 0)).unwrap_or(i32::MAX)
 }
 
 /// Sends a message to the dead-letter queue with the reason beside it.
@@ -185,4 +192,14 @@ async fn send(access: &QueueAccess, url: &str, message: &Message, reason: Reason
         .await
         .map(|_| true)
         .map_err(|error| chain(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_second_is_not_waited_short() {
+        assert_eq!([0, 1, 1000, 1001].map(|milliseconds| seconds(Duration::from_millis(milliseconds))), [0, 1, 1, 2]);
+    }
 }

@@ -1,6 +1,7 @@
 //! What the daemon says of itself over HTTP: metrics, health, readiness, status.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -16,7 +17,7 @@ use tracing::warn;
 
 use crate::dispatch::Board;
 use crate::engine::Engine;
-use crate::health::{Poll, Pulse, SILENT_AFTER, STALLED_AFTER};
+use crate::health::{Poll, SILENT_AFTER, STALLED_AFTER};
 use crate::lane::chain;
 
 /// What the answers are made from.
@@ -25,7 +26,6 @@ pub(crate) struct Admin {
     pub(crate) engine: Arc<Engine>,
     pub(crate) questions: mpsc::Sender<oneshot::Sender<Board>>,
     pub(crate) polls: Arc<Vec<Arc<Poll>>>,
-    pub(crate) pulse: Arc<Pulse>,
     pub(crate) draining: CancellationToken,
 }
 
@@ -53,6 +53,12 @@ pub(crate) struct QueueStatus {
     pub(crate) answers: bool,
 }
 
+// Dispatch answers between two events. It is late when it waits for room at the ack station, and
+// whoever asked gets an answer before they give up themselves: scrapes do after 10 seconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+const SILENT: &str = "the dispatch does not answer";
+
 impl Admin {
     /// Serves until told to stop.
     pub(crate) async fn run(self, listener: TcpListener, stop: CancellationToken) {
@@ -69,10 +75,18 @@ impl Admin {
         }
     }
 
+    /// Asks the dispatch what is in hand; `None` when it does not answer in time.
     async fn board(&self) -> Option<Board> {
         let (answer, board) = oneshot::channel();
-        self.questions.send(answer).await.ok()?;
-        board.await.ok()
+        let asked = async {
+            self.questions.send(answer).await.ok()?;
+            board.await.ok()
+        };
+        let board = tokio::time::timeout(ANSWER_TIMEOUT, asked).await.ok().flatten();
+        if board.is_none() {
+            warn!("{SILENT}");
+        }
+        board
     }
 
     fn is_ready(&self) -> bool {
@@ -84,7 +98,7 @@ impl Admin {
         if let Some(poll) = self.polls.iter().find(|poll| poll.failing_for().is_some_and(|time| time > SILENT_AFTER)) {
             return Some(format!("queue {} cannot be polled", poll.queue));
         }
-        let stalled = self.pulse.since();
+        let stalled = self.engine.pulse.since();
         if stalled <= STALLED_AFTER {
             return None;
         }
@@ -93,16 +107,16 @@ impl Admin {
             Some(board) => {
                 Some(format!("{} messages in hand and none settled for {} s", board.messages, stalled.as_secs()))
             }
-            None => Some("the dispatch does not answer".to_owned()),
+            None => Some(SILENT.to_owned()),
         }
     }
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
     let metrics = &admin.engine.metrics;
-    if let Some(board) = admin.board().await {
-        metrics.set_pending(board.rules.iter().map(|(rule, pending)| (rule.as_str(), pending.clone())));
-    }
+    // Without an answer the figures are absent, which alerts can see: old ones would look alive.
+    let rules = admin.board().await.map(|board| board.rules).unwrap_or_default();
+    metrics.set_pending(rules.iter().map(|(rule, pending)| (rule.as_str(), pending.clone())));
     match admin.engine.ledger.parked_counts() {
         Ok(counts) => {
             metrics.set_parked(counts.iter().map(|((rule, reason), count)| (rule.as_str(), *reason, *count)));
@@ -147,7 +161,7 @@ async fn status(State(admin): State<Admin>) -> Response {
 }
 
 async fn figures(admin: &Admin) -> Result<Status, String> {
-    let board = admin.board().await.ok_or("the dispatch does not answer")?;
+    let board = admin.board().await.ok_or(SILENT)?;
     let counts = admin.engine.ledger.parked_counts().map_err(|failure| chain(&failure))?;
     Ok(Status {
         ready: admin.is_ready(),

@@ -2,26 +2,31 @@
 //! messages in hand: `select` chooses what happens, the methods change the state.
 
 mod board;
+mod hand;
+mod redrive;
+mod work;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use replicator_core::failure::Reason;
+use replicator_core::failure::{Failure, Reason};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::engine::Engine;
-use crate::health::Pulse;
-use crate::lane::{self, Ended};
+use crate::lane::{self, Ended, LANDING};
 use crate::ledger::records::Lane;
 use crate::message::{Delivery, Disposal, Message, Settlement};
 use crate::metrics::MessageOutcome;
 use crate::ruleset::Ruleset;
-use crate::task::{Task, Wish};
+use crate::task::Task;
 pub(crate) use board::Board;
+use hand::Hand;
+use redrive::Round;
+use work::{Ticket, Work};
 
 /// Hands tasks to lanes and messages to the ack station.
 #[derive(Debug)]
@@ -31,11 +36,12 @@ pub(crate) struct Dispatch {
     deliveries: mpsc::Receiver<Delivery>,
     settlements: mpsc::Sender<Settlement>,
     questions: mpsc::Receiver<oneshot::Sender<Board>>,
-    pulse: Arc<Pulse>,
     permits: Arc<Semaphore>,
-    lanes: HashMap<Lane, LaneState>,
-    messages: HashMap<u64, InHand>,
-    running: JoinSet<(Lane, Ended)>,
+    lanes: HashMap<Lane, Work>,
+    hand: Hand,
+    /// Where the last round of parked tasks ended.
+    redriven: Option<redrive::Place>,
+    running: JoinSet<Event>,
     halt: CancellationToken,
 }
 
@@ -48,29 +54,15 @@ pub(crate) struct Channels {
     pub(crate) questions: mpsc::Receiver<oneshot::Sender<Board>>,
 }
 
-/// A lane that has work.
-#[derive(Debug, Default)]
-struct LaneState {
-    /// What the task at work is about; empty only in between.
-    working: Vec<Ticket>,
-    /// What arrived meanwhile; it all goes into the next task.
-    waiting: Vec<Ticket>,
-}
-
-/// One wish of one message; a parked task that is tried again has no message.
-#[derive(Debug, Clone)]
-struct Ticket {
-    message: Option<u64>,
-    task: Task,
-    wish: Wish,
-}
-
-/// A message whose tasks are not all settled.
+/// What runs beside the loop comes back as one of these.
 #[derive(Debug)]
-struct InHand {
-    message: Message,
-    open: usize,
-    disposal: Disposal,
+enum Event {
+    /// The task of a lane ended.
+    Ended(Lane, Ended),
+    /// What a stopped lane last wrote has landed, or never will.
+    Landed(Lane),
+    /// The ledger was searched for parked tasks.
+    Searched(Result<Round, Failure>),
 }
 
 // Tasks that work at the same time: enough to hide the latency of small objects, few enough
@@ -81,11 +73,8 @@ const TASKS_MAX: usize = 64;
 /// flight on a queue. What is beyond waits in SQS.
 const MESSAGES_MAX: usize = 2000;
 
-// Parked tasks are tried again this often without anyone asking.
-const REDRIVE_EVERY: Duration = Duration::from_secs(300);
-
 impl Dispatch {
-    pub(crate) fn new(engine: Arc<Engine>, channels: Channels, pulse: Arc<Pulse>, halt: CancellationToken) -> Self {
+    pub(crate) fn new(engine: Arc<Engine>, channels: Channels, halt: CancellationToken) -> Self {
         let Channels { rules, deliveries, settlements, questions } = channels;
         Self {
             engine,
@@ -93,10 +82,10 @@ impl Dispatch {
             deliveries,
             settlements,
             questions,
-            pulse,
             permits: Arc::new(Semaphore::new(TASKS_MAX)),
             lanes: HashMap::new(),
-            messages: HashMap::new(),
+            hand: Hand::default(),
+            redriven: None,
             running: JoinSet::new(),
             halt,
         }
@@ -105,18 +94,18 @@ impl Dispatch {
     /// Works until deliveries end and nothing is in hand, or until halted; then hands back what
     /// is left.
     pub(crate) async fn run(mut self) {
-        let mut redrive = tokio::time::interval(REDRIVE_EVERY);
+        let mut redrive = tokio::time::interval(redrive::EVERY);
         let mut open = true;
         while open || !self.lanes.is_empty() {
             tokio::select! {
-                Some(ended) = self.running.join_next() => self.ended(ended).await,
-                delivery = self.deliveries.recv(), if open && self.messages.len() < MESSAGES_MAX => match delivery {
+                Some(event) = self.running.join_next() => self.happened(event).await,
+                delivery = self.deliveries.recv(), if open && self.hand.len() < MESSAGES_MAX => match delivery {
                     Some(delivery) => self.delivered(delivery).await,
                     None => open = false,
                 },
                 Some(question) = self.questions.recv() => self.answer(question),
-                _ = redrive.tick(), if open => self.redrive(),
-                () = self.halt.cancelled(), if !self.lanes.is_empty() => break,
+                _ = redrive.tick(), if open => self.search(),
+                () = self.halt.cancelled() => break,
             }
         }
         self.hand_back().await;
@@ -124,53 +113,59 @@ impl Dispatch {
 
     async fn delivered(&mut self, delivery: Delivery) {
         let Delivery { message, notification } = delivery;
+        let notification = match notification {
+            Ok(notification) => notification,
+            Err(undecodable) => {
+                let disposal = Disposal::Park(Reason::MessageUndecodable, undecodable.to_string());
+                return self.settle(Settlement { message, disposal }).await;
+            }
+        };
         let rules = Arc::clone(&self.rules.borrow());
         if let Some(stranger) = notification.hints.iter().find(|hint| !rules.knows(&hint.bucket)) {
             let queue = message.queue.queue.name();
             let detail = format!("no rule has the source bucket {}", stranger.bucket);
             warn!(queue, message = message.id, bucket = %stranger.bucket, "message names a bucket that no rule has");
             self.engine.metrics.message(queue, MessageOutcome::UnknownBucket);
-            return self.dispose(message, Disposal::Park(Reason::BucketUnknown, detail)).await;
+            let disposal = Disposal::Park(Reason::BucketUnknown, detail);
+            return self.settle(Settlement { message, disposal }).await;
         }
         let tasks: Vec<Task> = notification.hints.iter().flat_map(|hint| rules.tasks(hint)).collect();
         if tasks.is_empty() {
             debug!(message = message.id, ignored = ?notification.ignored, "nothing to do");
-            self.pulse.beat();
-            return self.dispose(message, Disposal::Delete).await;
+            self.engine.pulse.beat();
+            return self.settle(Settlement { message, disposal: Disposal::Delete }).await;
         }
-        let (number, redelivered) = (message.number, message.redelivered);
-        self.messages.insert(number, InHand { message, open: tasks.len(), disposal: Disposal::Delete });
+        self.take(message, tasks);
+    }
+
+    fn take(&mut self, message: Message, tasks: Vec<Task>) {
+        let (number, redelivered) = (message.number, message.redelivered());
+        self.hand.take(message, tasks.len());
         for task in tasks {
             self.enqueue(Some(number), Task { redelivered, ..task });
         }
     }
 
     fn enqueue(&mut self, message: Option<u64>, task: Task) {
+        if self.lanes.is_empty() {
+            self.engine.pulse.wake();
+        }
         let lane = task.lane.clone();
-        let state = self.lanes.entry(lane.clone()).or_default();
-        for wish in task.wishes.clone() {
-            state.waiting.push(Ticket { message, task: task.clone(), wish });
-        }
-        if state.working.is_empty() {
-            self.start(&lane);
-        }
+        self.lanes.entry(lane.clone()).or_default().add(message, task);
+        self.start(&lane);
     }
 
-    /// Starts a task for everything that waits at a lane, under the newest rules it was given.
+    /// Starts what waits at a lane, unless the lane is busy.
     fn start(&mut self, lane: &Lane) {
-        let Some(state) = self.lanes.get_mut(lane) else { return };
-        state.working = std::mem::take(&mut state.waiting);
-        let Some(newest) = state.working.last() else {
-            self.lanes.remove(lane);
+        let Some(work) = self.lanes.get_mut(lane) else { return };
+        // What was lost while it waited is someone else's work.
+        let Some(task) = work.begin(|ticket| ticket.message.is_none_or(|number| self.hand.holds(number))) else {
+            if work.is_free() {
+                self.lanes.remove(lane);
+            }
             return;
         };
-        let task = Task {
-            wishes: state.working.iter().map(|ticket| ticket.wish.clone()).collect(),
-            redelivered: state.working.iter().any(|ticket| ticket.task.redelivered),
-            ..newest.task.clone()
-        };
-        let messages = state.working.iter().filter_map(|ticket| self.messages.get(&ticket.message?));
-        let lost: Vec<_> = messages.map(|in_hand| in_hand.message.lease.lost().clone()).collect();
+        let lost = work.working().iter().filter_map(|ticket| self.hand.lost(ticket.message?)).cloned().collect();
         let (engine, permits, halt) = (Arc::clone(&self.engine), Arc::clone(&self.permits), self.halt.clone());
         self.running.spawn(async move {
             let ended = tokio::select! {
@@ -178,78 +173,106 @@ impl Dispatch {
                 () = any(lost) => Ended::Stopped,
                 () = halt.cancelled() => Ended::Stopped,
             };
-            (task.lane, ended)
+            Event::Ended(task.lane, ended)
         });
     }
 
-    async fn ended(&mut self, ended: Result<(Lane, Ended), tokio::task::JoinError>) {
-        // A panic aborts the process, so a task that ran has its result.
-        let Ok((lane, ended)) = ended else { return };
-        let Some(state) = self.lanes.get_mut(&lane) else { return };
-        let tickets = std::mem::take(&mut state.working);
+    async fn happened(&mut self, event: Result<Event, JoinError>) {
+        match event {
+            Ok(Event::Ended(lane, ended)) => self.ended(lane, ended).await,
+            Ok(Event::Landed(lane)) => {
+                if let Some(work) = self.lanes.get_mut(&lane) {
+                    work.landed();
+                }
+                self.start(&lane);
+            }
+            Ok(Event::Searched(round)) => self.redrive(round),
+            // A panic aborts the process, so what ran has its result.
+            Err(_) => {}
+        }
+    }
+
+    async fn ended(&mut self, lane: Lane, ended: Ended) {
+        let Some(work) = self.lanes.get_mut(&lane) else { return };
+        let tickets = work.end();
         match ended {
             Ended::Settled(report) => {
-                self.pulse.beat();
+                self.engine.pulse.beat();
                 debug!(key = %lane.key, written = report.written, bytes = report.bytes, outcomes = ?report.outcomes, "lane is up to date");
-                self.close(&tickets, None).await;
+                self.close(&tickets, |_| Disposal::Delete).await;
             }
             Ended::Parked(reason) => {
-                self.pulse.beat();
-                self.close(&tickets, Some(Disposal::Pass(reason))).await;
+                self.engine.pulse.beat();
+                self.close(&tickets, |_| Disposal::Pass(reason)).await;
             }
-            Ended::HandedBack(delay) => self.close(&tickets, Some(Disposal::Release(delay))).await,
-            Ended::Stopped => self.stopped(&lane, tickets).await,
+            Ended::HandedBack(delay) => {
+                self.engine.pulse.give_up();
+                self.close(&tickets, |message| Disposal::Release(message.patience(delay))).await;
+            }
+            Ended::Stopped => self.stopped(&lane, tickets),
         }
         self.start(&lane);
     }
 
-    /// Drops what belongs to lost messages; what came from others is worked on again.
-    async fn stopped(&mut self, lane: &Lane, tickets: Vec<Ticket>) {
-        let is_lost = |ticket: &Ticket| {
-            let message = ticket.message.and_then(|number| self.messages.get(&number));
-            message.is_some_and(|in_hand| in_hand.message.lease.lost().is_cancelled())
-        };
-        let (lost, kept): (Vec<Ticket>, Vec<Ticket>) = tickets.into_iter().partition(is_lost);
-        self.close(&lost, Some(Disposal::Release(Duration::ZERO))).await;
-        if let Some(state) = self.lanes.get_mut(lane) {
-            state.waiting.splice(0..0, kept);
+    /// Lets go of messages that are lost; what came from others goes on when the lane's last write
+    /// can no longer land.
+    fn stopped(&mut self, lane: &Lane, tickets: Vec<Ticket>) {
+        let mut kept = Vec::with_capacity(tickets.len());
+        for ticket in tickets {
+            match ticket.message {
+                Some(number) if !self.hand.holds(number) => self.hand.forget(number),
+                Some(_) | None => kept.push(ticket),
+            }
         }
+        let Some(work) = self.lanes.get_mut(lane) else { return };
+        work.hold(kept);
+        let (lane, halt) = (lane.clone(), self.halt.clone());
+        self.running.spawn(async move {
+            let _halted = halt.run_until_cancelled(tokio::time::sleep(LANDING)).await;
+            Event::Landed(lane)
+        });
     }
 
-    /// Closes one task of each ticket's message; the last one settles the message. Of several
-    /// disposals the most careful wins: to deliver again, then to keep.
-    async fn close(&mut self, tickets: &[Ticket], disposal: Option<Disposal>) {
+    /// Closes one task of each ticket's message.
+    async fn close(&mut self, tickets: &[Ticket], disposal: impl Fn(&Message) -> Disposal) {
         for number in tickets.iter().filter_map(|ticket| ticket.message) {
-            let Some(in_hand) = self.messages.get_mut(&number) else { continue };
-            in_hand.open = in_hand.open.saturating_sub(1);
-            if let Some(disposal) = &disposal {
-                in_hand.disposal = more_careful(in_hand.disposal.clone(), disposal.clone());
-            }
-            if in_hand.open > 0 {
-                continue;
-            }
-            if let Some(InHand { message, disposal, .. }) = self.messages.remove(&number) {
-                self.dispose(message, disposal).await;
+            if let Some(settlement) = self.hand.close(number, &disposal) {
+                self.settle(settlement).await;
             }
         }
     }
 
-    async fn dispose(&self, message: Message, disposal: Disposal) {
+    async fn settle(&self, settlement: Settlement) {
         // The ack station outlives this loop, which holds one of its senders.
-        let _sent = self.settlements.send(Settlement { message, disposal }).await;
+        let _sent = self.settlements.send(settlement).await;
     }
 
-    /// Tries parked tasks again.
-    fn redrive(&mut self) {
-        let parked = match self.engine.ledger.parked() {
-            Ok(parked) => parked,
+    /// Searches the ledger for parked tasks; there may be many, so not in this loop.
+    fn search(&mut self) {
+        let (ledger, rules) = (self.engine.ledger.clone(), Arc::clone(&self.rules.borrow()));
+        let busy: HashSet<Lane> = self.lanes.keys().cloned().collect();
+        let after = self.redriven.clone();
+        self.running.spawn_blocking(move || {
+            Event::Searched(ledger.parked().map(|parked| Round::pick(parked, &busy, after.as_ref(), &rules)))
+        });
+    }
+
+    /// Tries parked tasks again, where nothing else began meanwhile.
+    fn redrive(&mut self, round: Result<Round, Failure>) {
+        let Round { mut tasks, last } = match round {
+            Ok(round) => round,
             Err(failure) => return warn!(error = lane::chain(&failure), "cannot read what is parked"),
         };
-        if !parked.is_empty() {
-            info!(parked = parked.len(), "trying parked tasks again");
+        // A drain ends with what is in hand.
+        if self.deliveries.is_closed() {
+            return;
         }
-        let rules = Arc::clone(&self.rules.borrow());
-        for task in parked.iter().filter_map(|parked| rules.revive(parked)) {
+        self.redriven = last;
+        tasks.retain(|task| !self.lanes.contains_key(&task.lane));
+        if !tasks.is_empty() {
+            info!(keys = tasks.len(), "trying parked tasks again");
+        }
+        for task in tasks {
             self.enqueue(None, task);
         }
     }
@@ -258,32 +281,28 @@ impl Dispatch {
         let _asker_may_be_gone = question.send(Board::of(self));
     }
 
-    /// Gives every message in hand back to its queue at once.
+    /// Stops the work and gives every message in hand back to its queue: at once, or when the
+    /// writes that were cut off can no longer land (protocol rule 7).
     async fn hand_back(&mut self) {
+        let cut_off = self.lanes.values().flat_map(Work::in_flight);
+        let cut_off: HashSet<u64> = cut_off.filter_map(|ticket| ticket.message).collect();
         self.halt.cancel();
-        let grace =
-            tokio::time::timeout(Duration::from_secs(1), async { while self.running.join_next().await.is_some() {} });
-        if grace.await.is_err() {
-            self.running.shutdown().await;
+        let grace = async { while self.running.join_next().await.is_some() {} };
+        if tokio::time::timeout(Duration::from_secs(1), grace).await.is_err() {
+            self.running.abort_all();
         }
-        let left: Vec<InHand> = self.messages.drain().map(|(_, in_hand)| in_hand).collect();
+        let mut left = self.hand.empty();
+        while let Ok(Delivery { message, .. }) = self.deliveries.try_recv() {
+            left.push(message);
+        }
         if !left.is_empty() {
             info!(messages = left.len(), "handing unfinished messages back");
         }
-        for in_hand in left {
-            self.dispose(in_hand.message, Disposal::Release(Duration::ZERO)).await;
+        for message in left {
+            let delay = if cut_off.contains(&message.number) { LANDING } else { Duration::ZERO };
+            self.settle(Settlement { message, disposal: Disposal::Release(delay) }).await;
         }
     }
-}
-
-fn more_careful(one: Disposal, other: Disposal) -> Disposal {
-    let care = |disposal: &Disposal| match disposal {
-        Disposal::Delete => 0,
-        Disposal::Pass(_) => 1,
-        Disposal::Park(..) => 2,
-        Disposal::Release(_) => 3,
-    };
-    if care(&other) > care(&one) { other } else { one }
 }
 
 /// Waits until one of the leases is lost.
@@ -293,19 +312,4 @@ async fn any(lost: Vec<CancellationToken>) {
     }
     let each = lost.into_iter().map(|token| Box::pin(token.cancelled_owned()));
     futures::future::select_all(each).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_message_of_two_tasks_goes_only_when_neither_needs_it() {
-        let release = Disposal::Release(Duration::ZERO);
-        assert_eq!(more_careful(Disposal::Delete, release.clone()), release);
-        assert_eq!(more_careful(release.clone(), Disposal::Delete), release);
-        let pass = Disposal::Pass(Reason::DstBucketNotFound);
-        assert_eq!(more_careful(pass.clone(), Disposal::Delete), pass);
-        assert_eq!(more_careful(pass, release.clone()), release);
-    }
 }

@@ -1,14 +1,18 @@
 //! What every transfer uses: clients, ledger, budget, limits, metrics.
 
-use std::collections::HashSet;
-use std::sync::Mutex;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use aws_sdk_s3::types::BucketVersioningStatus;
 use replicator_core::failure::{Failure, Kind, Reason};
 use replicator_core::rule::Place;
+use tokio::time::Instant;
 
 use crate::accounts::refusal::{Side, failure};
 use crate::accounts::{Access, Accounts};
 use crate::budget::Budget;
+use crate::health::Pulse;
 use crate::ledger::Ledger;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -21,12 +25,17 @@ pub(crate) struct Engine {
     pub(crate) budget: Budget,
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
-    versioned: Mutex<HashSet<Place>>,
+    pub(crate) pulse: Arc<Pulse>,
+    versioned: Mutex<HashMap<Place, Instant>>,
 }
+
+// Versioning can be suspended behind our back: so often is it looked at again.
+const VERSIONING_LOOKED_AT_EVERY: Duration = Duration::from_secs(300);
 
 impl Engine {
     pub(crate) fn new(accounts: Accounts, ledger: Ledger, budget: Budget, metrics: Metrics) -> Self {
-        Self { accounts, ledger, budget, limits: Limits::default(), metrics, versioned: Mutex::default() }
+        let pulse = Arc::new(Pulse::new());
+        Self { accounts, ledger, budget, limits: Limits::default(), metrics, pulse, versioned: Mutex::default() }
     }
 
     /// Returns the clients for a place.
@@ -37,10 +46,11 @@ impl Engine {
         })
     }
 
-    /// Makes sure, once, that a destination keeps versions: without them an overwrite would lose
-    /// what it replaces.
+    /// Makes sure that a destination keeps versions: without them an overwrite would lose what it
+    /// replaces.
     pub(crate) async fn check_versioned(&self, place: &Place) -> Result<(), Failure> {
-        if self.versioned.lock().is_ok_and(|known| known.contains(place)) {
+        let is_fresh = |at: &Instant| at.elapsed() < VERSIONING_LOOKED_AT_EVERY;
+        if self.versioned.lock().is_ok_and(|known| known.get(place).is_some_and(is_fresh)) {
             return Ok(());
         }
         let answer = self
@@ -51,12 +61,28 @@ impl Engine {
             .send()
             .await
             .map_err(|error| failure(Side::Destination, "GetBucketVersioning", error))?;
-        if answer.status != Some(aws_sdk_s3::types::BucketVersioningStatus::Enabled) {
-            return Err(Failure::new(Kind::Refused(Reason::DstBucketUnversioned), "GetBucketVersioning"));
+        if answer.status != Some(BucketVersioningStatus::Enabled) {
+            return Err(unversioned("GetBucketVersioning"));
         }
         if let Ok(mut known) = self.versioned.lock() {
-            known.insert(place.clone());
+            known.insert(place.clone(), Instant::now());
         }
         Ok(())
     }
+
+    /// Checks the id that a write was given. None, or `null`, says that versioning was suspended in
+    /// the meantime: nothing more may be written.
+    pub(crate) fn check_written(&self, place: &Place, version: Option<&str>) -> Result<(), Failure> {
+        if version.is_some_and(|version| version != "null") {
+            return Ok(());
+        }
+        if let Ok(mut known) = self.versioned.lock() {
+            known.remove(place);
+        }
+        Err(unversioned("version id"))
+    }
+}
+
+fn unversioned(during: &'static str) -> Failure {
+    Failure::new(Kind::Refused(Reason::DstBucketUnversioned), during)
 }

@@ -11,23 +11,58 @@ pub(crate) const STALLED_AFTER: Duration = Duration::from_secs(300);
 /// A queue that could not be polled for this long is dead.
 pub(crate) const SILENT_AFTER: Duration = Duration::from_secs(120);
 
+// What was handed back returns within a quarter of an hour, or whenever its queue gets to it; what
+// comes later than this is another story.
+const SAME_TROUBLE: Duration = Duration::from_secs(30 * 60);
+
 /// When something last moved.
 #[derive(Debug)]
-pub(crate) struct Pulse(Mutex<Instant>);
+pub(crate) struct Pulse(Mutex<Beats>);
+
+#[derive(Debug)]
+struct Beats {
+    last: Instant,
+    /// When work was handed back last, if nothing has moved since.
+    gave_up: Option<Instant>,
+}
 
 impl Pulse {
     pub(crate) fn new() -> Self {
-        Self(Mutex::new(Instant::now()))
+        Self(Mutex::new(Beats { last: Instant::now(), gave_up: None }))
     }
 
+    /// Something moved.
     pub(crate) fn beat(&self) {
-        if let Ok(mut last) = self.0.lock() {
-            *last = Instant::now();
+        if let Ok(mut beats) = self.0.lock() {
+            *beats = Beats { last: Instant::now(), gave_up: None };
+        }
+    }
+
+    /// Work was handed back: to have nothing in hand is no rest now.
+    pub(crate) fn give_up(&self) {
+        if let Ok(mut beats) = self.0.lock() {
+            beats.gave_up = Some(Instant::now());
+        }
+    }
+
+    /// Work came in where there was none: until now nothing could move.
+    pub(crate) fn wake(&self) {
+        if let Ok(mut beats) = self.0.lock() {
+            beats.wake(Instant::now());
         }
     }
 
     pub(crate) fn since(&self) -> Duration {
-        self.0.lock().map_or(Duration::MAX, |last| last.elapsed())
+        self.0.lock().map_or(Duration::MAX, |beats| beats.last.elapsed())
+    }
+}
+
+impl Beats {
+    fn wake(&mut self, now: Instant) {
+        let is_return = self.gave_up.is_some_and(|at| now.saturating_duration_since(at) < SAME_TROUBLE);
+        if !is_return {
+            *self = Self { last: now, gave_up: None };
+        }
     }
 }
 
@@ -65,5 +100,28 @@ impl Poll {
     /// Returns for how long every poll has failed.
     pub(crate) fn failing_for(&self) -> Option<Duration> {
         self.failing_since.lock().ok()?.map(|since| since.elapsed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_after_a_rest_is_given_its_time() {
+        let began = Instant::now();
+        let mut beats = Beats { last: began, gave_up: None };
+        beats.wake(began + STALLED_AFTER * 2);
+        assert_eq!(beats.last, began + STALLED_AFTER * 2);
+    }
+
+    #[test]
+    fn work_that_comes_back_is_no_news() {
+        let began = Instant::now();
+        let mut beats = Beats { last: began, gave_up: Some(began + STALLED_AFTER) };
+        beats.wake(began + STALLED_AFTER * 2);
+        assert_eq!(beats.last, began);
+        beats.wake(began + STALLED_AFTER + SAME_TROUBLE);
+        assert_eq!(beats.last, began + STALLED_AFTER + SAME_TROUBLE);
     }
 }

@@ -37,7 +37,7 @@ const REREADS_MAX: u32 = 10;
 
 /// After its deadline a request is cut off, but what the server has already read of it may still
 /// land for a moment.
-const LANDING: Duration = Duration::from_secs(10);
+pub(crate) const LANDING: Duration = Duration::from_secs(10);
 
 /// Works on a task until it ends. `permits` bounds how many tasks work at once; a waiting task
 /// holds none.
@@ -57,14 +57,20 @@ pub(crate) async fn work(engine: &Engine, task: &Task, permits: &Semaphore) -> E
             Verdict::Reread if rereads < REREADS_MAX => {
                 rereads += 1;
                 debug!(key = %task.lane.key, error = %chain(&failure), "reading again");
-                Duration::ZERO
+                retry::delay(rereads, jitter())
             }
-            Verdict::HoldThenReread => {
+            Verdict::HoldThenReread if attempt < ATTEMPTS_MAX => {
                 report_failure(engine, task, &failure);
+                attempt += 1;
                 hold_time(&failure)
             }
             Verdict::Park(reason) => return park(engine, task, reason, &failure),
-            Verdict::Reread | Verdict::Retry | Verdict::Throttle | Verdict::Gone | Verdict::Unsupported(_) => {
+            Verdict::Reread
+            | Verdict::HoldThenReread
+            | Verdict::Retry
+            | Verdict::Throttle
+            | Verdict::Gone
+            | Verdict::Unsupported(_) => {
                 report_failure(engine, task, &failure);
                 if attempt >= ATTEMPTS_MAX {
                     return Ended::HandedBack(retry::ceiling(attempt * 2));
@@ -108,7 +114,7 @@ fn park(engine: &Engine, task: &Task, reason: Reason, failure: &Failure) -> Ende
 fn report_failure(engine: &Engine, task: &Task, failure: &Failure) {
     let rule = &task.rules.lead.id;
     warn!(rule, key = %task.lane.key, error = chain(failure), "attempt failed");
-    engine.metrics.failure(rule, failure.during);
+    engine.metrics.failure(rule, failure.kind.code());
 }
 
 /// After a lost answer nothing is known until the write can no longer land (protocol rule 7). An

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_sdk_sqs::types::ChangeMessageVisibilityBatchRequestEntry;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -53,6 +53,15 @@ const HIDDEN_MAX: Duration = Duration::from_secs(12 * 3600);
 // SQS takes at most ten entries a batch.
 const BATCH_MAX: usize = 10;
 
+// A lease is extended when half of its time is left and given up when a sixth is: that is time for
+// two calls of a sixth each, and what a stopped lane has on its way lands while the message is
+// still hidden.
+const DUE_AT: u32 = 2;
+const OVER_AT: u32 = 6;
+
+// Looked at this often, a lease is given up with no less than an eighth of its time left.
+const LOOKS: u32 = 24;
+
 impl Leases {
     pub(crate) fn new(client: aws_sdk_sqs::Client, queue: &replicator_config::Queue, metrics: Metrics) -> Self {
         let shared = Shared {
@@ -66,13 +75,13 @@ impl Leases {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Takes over a message that was received at `received`.
-    pub(crate) fn hold(&self, number: u64, receipt: &str, received: Instant) -> Lease {
+    /// Takes over a message that was asked for at `asked`, so it is hidden since then or later.
+    pub(crate) fn hold(&self, number: u64, receipt: &str, asked: Instant) -> Lease {
         let lost = CancellationToken::new();
         let held = Held {
             receipt: receipt.to_owned(),
-            expires: received + self.shared.visibility,
-            last: received + HIDDEN_MAX,
+            expires: asked + self.shared.visibility,
+            last: asked + HIDDEN_MAX,
             lost: lost.clone(),
         };
         if let Ok(mut all) = self.shared.held.lock() {
@@ -81,71 +90,75 @@ impl Leases {
         Lease { number, lost, shared: Arc::clone(&self.shared) }
     }
 
-    /// Extends what is due until told to stop.
+    /// Extends what is due and gives up what is over, until told to stop.
     pub(crate) async fn run(self, stop: CancellationToken) {
-        let mut tick = tokio::time::interval(self.shared.visibility / 6);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while stop.run_until_cancelled(tick.tick()).await.is_some() {
-            self.round().await;
+        // Side by side: calls that hang must not hide that time is up.
+        let work = async { tokio::join!(self.extend_due(), self.drop_expired()) };
+        let _stopped = stop.run_until_cancelled(work).await;
+    }
+
+    async fn extend_due(&self) {
+        let mut tick = tokio::time::interval(self.call_timeout());
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let due = self.due(Instant::now());
+            // All at once: what dispatch may have in hand makes some 200 batches at most.
+            futures::future::join_all(due.chunks(BATCH_MAX).map(|batch| self.extend(batch))).await;
         }
     }
 
-    async fn round(&self) {
-        let now = Instant::now();
-        for batch in self.due(now).chunks(BATCH_MAX) {
-            self.extend(batch).await;
+    async fn drop_expired(&self) {
+        let mut tick = tokio::time::interval(self.shared.visibility / LOOKS);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            self.drop_over(Instant::now());
         }
-        self.drop_expired(Instant::now());
     }
 
-    /// Returns what has used up half of its time.
+    fn call_timeout(&self) -> Duration {
+        self.shared.visibility / 6
+    }
+
     fn due(&self, now: Instant) -> Vec<(u64, Held)> {
         let Ok(held) = self.shared.held.lock() else { return Vec::new() };
-        let is_due = |held: &Held| held.expires.saturating_duration_since(now) < self.shared.visibility / 2;
+        let is_due = |held: &Held| held.is_due(self.shared.visibility, now);
         held.iter().filter(|(_, held)| is_due(held)).map(|(number, held)| (*number, held.clone())).collect()
     }
 
     async fn extend(&self, batch: &[(u64, Held)]) {
         let now = Instant::now();
-        let entries: Result<Vec<_>, _> = batch
-            .iter()
-            .map(|(number, held)| {
-                let wanted = self.shared.visibility.min(held.last.saturating_duration_since(now));
-                ChangeMessageVisibilityBatchRequestEntry::builder()
-                    .id(number.to_string())
-                    .receipt_handle(&held.receipt)
-                    .visibility_timeout(i32::try_from(wanted.as_secs()).unwrap_or(i32::MAX))
-                    .build()
-            })
-            .collect();
-        let Ok(entries) = entries else { return };
+        let entry = |(number, held): &(u64, Held)| {
+            ChangeMessageVisibilityBatchRequestEntry::builder()
+                .id(number.to_string())
+                .receipt_handle(&held.receipt)
+                .visibility_timeout(i32::try_from(held.extension(self.shared.visibility, now)).unwrap_or(i32::MAX))
+                .build()
+        };
+        let Ok(entries) = batch.iter().map(entry).collect::<Result<Vec<_>, _>>() else { return };
         let request =
             self.shared.client.change_message_visibility_batch().queue_url(&self.shared.url).set_entries(Some(entries));
-        match request.send().await {
-            Ok(answer) => {
-                for done in &answer.successful {
-                    self.extended(&done.id, now);
-                }
+        let error = match tokio::time::timeout(self.call_timeout(), request.send()).await {
+            Ok(Ok(answer)) => {
+                answer.successful.iter().for_each(|done| self.extended(&done.id, now));
                 for failed in &answer.failed {
                     warn!(queue = self.shared.queue, code = failed.code, "a lease cannot be extended");
                     self.lose(&failed.id);
                 }
+                return;
             }
-            // The leases have half of their time left: the next rounds try again.
-            Err(error) => {
-                warn!(
-                    queue = self.shared.queue,
-                    error = crate::lane::chain(&error),
-                    "leases cannot be extended for now"
-                );
-            }
-        }
+            Ok(Err(error)) => crate::lane::chain(&error),
+            Err(_elapsed) => "no answer in time".to_owned(),
+        };
+        // The next round tries again, as long as the leases have time left.
+        warn!(queue = self.shared.queue, leases = batch.len(), error, "leases cannot be extended for now");
     }
 
     fn extended(&self, id: &str, now: Instant) {
         let Ok(mut all) = self.shared.held.lock() else { return };
         if let Some(held) = id.parse().ok().and_then(|number: u64| all.get_mut(&number)) {
-            held.expires = (now + self.shared.visibility).min(held.last);
+            held.expires = now + Duration::from_secs(held.extension(self.shared.visibility, now));
         }
     }
 
@@ -156,17 +169,27 @@ impl Leases {
         }
     }
 
-    /// Gives up what will show again before the next round could extend it.
-    fn drop_expired(&self, now: Instant) {
+    /// Gives up what would show again before a call could be sure to prevent it.
+    fn drop_over(&self, now: Instant) {
         let Ok(mut all) = self.shared.held.lock() else { return };
-        let margin = self.shared.visibility / 6;
-        all.retain(|_, held| {
-            let lives = held.expires.saturating_duration_since(now) > margin;
-            if !lives {
-                self.shared.give_up(held);
-            }
-            lives
-        });
+        for (_, held) in all.extract_if(|_, held| held.is_over(self.shared.visibility, now)) {
+            self.shared.give_up(&held);
+        }
+    }
+}
+
+impl Held {
+    fn is_due(&self, visibility: Duration, now: Instant) -> bool {
+        self.expires.saturating_duration_since(now) < visibility / DUE_AT
+    }
+
+    fn is_over(&self, visibility: Duration, now: Instant) -> bool {
+        self.expires.saturating_duration_since(now) <= visibility / OVER_AT
+    }
+
+    /// Returns the whole seconds that an extension may ask for.
+    fn extension(&self, visibility: Duration, now: Instant) -> u64 {
+        visibility.min(self.last.saturating_duration_since(now)).as_secs()
     }
 }
 
@@ -189,5 +212,47 @@ impl Drop for Lease {
         if let Ok(mut all) = self.shared.held.lock() {
             all.remove(&self.number);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VISIBILITY: Duration = Duration::from_secs(120);
+
+    fn received(asked: Instant) -> Held {
+        let (receipt, lost) = (String::new(), CancellationToken::new());
+        Held { receipt, expires: asked + VISIBILITY, last: asked + HIDDEN_MAX, lost }
+    }
+
+    /// Returns how long after the receipt something first holds, as often as it is looked at.
+    fn first(every: Duration, holds: impl Fn(Instant) -> bool) -> Duration {
+        let began = Instant::now();
+        (0..).map(|looks| every * looks).find(|time| holds(began + *time)).unwrap()
+    }
+
+    #[test]
+    fn a_lease_that_cannot_be_extended_is_given_up_while_the_message_is_hidden() {
+        let held = received(Instant::now());
+        let given_up = first(VISIBILITY / LOOKS, |now| held.is_over(VISIBILITY, now));
+        assert!(given_up <= VISIBILITY - VISIBILITY / 8, "{given_up:?}");
+    }
+
+    #[test]
+    fn two_calls_fit_between_the_first_try_and_the_end() {
+        let (held, call) = (received(Instant::now()), VISIBILITY / 6);
+        let tried = first(call, |now| held.is_due(VISIBILITY, now));
+        let given_up = first(VISIBILITY / LOOKS, |now| held.is_over(VISIBILITY, now));
+        assert!(tried + call < given_up, "{tried:?} {given_up:?}");
+    }
+
+    #[test]
+    fn no_extension_reaches_beyond_what_sqs_allows() {
+        let asked = Instant::now();
+        let held = received(asked);
+        assert_eq!(held.extension(VISIBILITY, asked), 120);
+        let late = asked + HIDDEN_MAX - Duration::from_millis(30_500);
+        assert_eq!(held.extension(VISIBILITY, late), 30);
     }
 }

@@ -49,7 +49,7 @@ impl Ledger {
         let path = state_dir.join("ledger");
         match DB::open(&options(), &path) {
             Ok(db) => Ok(Self { db: Arc::new(db) }),
-            Err(error) if error.to_string().contains("LOCK") => Err(OpenError::Locked(state_dir.to_owned())),
+            Err(error) if is_locked(&error) => Err(OpenError::Locked(state_dir.to_owned())),
             Err(error) => Err(OpenError::Unusable(path, error)),
         }
     }
@@ -110,9 +110,9 @@ impl Ledger {
         self.scan(&Address::of(ParkedTask::TABLE))
     }
 
-    /// Forgets what was parked for a key that is up to date now.
-    pub(crate) fn unpark(&self, lane: &Lane) -> Result<(), Failure> {
-        for task in self.scan::<ParkedTask>(&ParkedTask::prefix(lane))? {
+    /// Forgets what was parked for a key and is done now.
+    pub(crate) fn unpark(&self, lane: &Lane, is_done: impl Fn(&ParkedTask) -> bool) -> Result<(), Failure> {
+        for task in self.scan::<ParkedTask>(&ParkedTask::prefix(lane))?.iter().filter(|task| is_done(task)) {
             self.db.delete(task.address().bytes()).map_err(broken)?;
         }
         Ok(())
@@ -189,6 +189,12 @@ fn tempfile_probe(state_dir: &Path) -> std::io::Result<()> {
     let path = state_dir.join(format!(".probe-{}", std::process::id()));
     std::fs::write(&path, b"s3-replicator")?;
     std::fs::remove_file(path)
+}
+
+/// RocksDB tells it only in words: those of another process' lock, and those of our own.
+fn is_locked(error: &rocksdb::Error) -> bool {
+    let words = error.to_string();
+    words.contains("While lock file") || words.contains("lock hold by current process")
 }
 
 fn broken(error: rocksdb::Error) -> Failure {

@@ -26,8 +26,8 @@ enum Verb {
         /// How log lines look
         #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "S3_REPLICATOR_LOG_FORMAT")]
         log_format: LogFormat,
-        /// Which log lines to write: a level, or a tracing filter such as `info,s3_replicator=debug`
-        #[arg(long, default_value = "info", env = "S3_REPLICATOR_LOG")]
+        /// Which log lines to write, as a tracing filter such as `warn,s3_replicator=debug`
+        #[arg(long, default_value = "warn,s3_replicator=info", env = "S3_REPLICATOR_LOG")]
         log: String,
     },
     /// Validates the configuration file; exit 1 on any problem
@@ -108,8 +108,8 @@ fn abort_on_panic() {
     }));
 }
 
-/// Logs go to standard error; the SDK's own stay out unless asked for, because at its lower
-/// levels they hold headers.
+/// Logs go to standard error; the SDK's own stay out unless asked for, because they name access
+/// keys and, at the lower levels, hold headers.
 fn start_log(format: LogFormat, filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter).with_context(|| format!("log filter {filter:?} is not valid"))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);

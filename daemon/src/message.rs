@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use replicator_config::Queue;
-use replicator_core::event::Notification;
+use replicator_core::event::{Notification, Undecodable};
 use replicator_core::failure::Reason;
 
 use crate::lease::Lease;
@@ -25,16 +25,16 @@ pub(crate) struct Message {
     pub(crate) id: String,
     pub(crate) receipt: String,
     pub(crate) body: String,
-    /// It was delivered before: something may have begun that is not in the ledger.
-    pub(crate) redelivered: bool,
+    /// How often it was delivered, this time included; 0 from a server that does not count.
+    pub(crate) receive_count: u32,
     pub(crate) lease: Lease,
 }
 
-/// A message and what it says.
+/// A message and what it says, if that can be read.
 #[derive(Debug)]
 pub(crate) struct Delivery {
     pub(crate) message: Message,
-    pub(crate) notification: Notification,
+    pub(crate) notification: Result<Notification, Undecodable>,
 }
 
 /// A message that nobody works on any more, and what the queue shall do with it.
@@ -55,4 +55,44 @@ pub(crate) enum Disposal {
     Pass(Reason),
     /// Deliver it again after this time.
     Release(Duration),
+}
+
+// What failed many times is tried four times an hour: soon enough after a repair, and a queue's
+// maxReceiveCount of 100 lasts for a day.
+const DELAY_MAX: Duration = Duration::from_secs(15 * 60);
+
+impl Message {
+    /// Says whether it was delivered before: then something may have begun that is not in the
+    /// ledger. A server that does not count may have delivered it any number of times.
+    pub(crate) fn redelivered(&self) -> bool {
+        self.receive_count != 1
+    }
+
+    /// Returns how long a failed message shall wait for its next delivery, given how long it
+    /// should have waited after its first.
+    pub(crate) fn patience(&self, first: Duration) -> Duration {
+        doubled(first, self.receive_count)
+    }
+}
+
+/// Each delivery counts against the queue's maxReceiveCount, so each doubles the delay.
+fn doubled(first: Duration, receive_count: u32) -> Duration {
+    let doublings = receive_count.saturating_sub(1);
+    first.saturating_mul(2_u32.saturating_pow(doublings)).min(DELAY_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_delivery_doubles_the_delay_up_to_a_quarter_of_an_hour() {
+        let delays = [1, 2, 3, 4, 5, 6, u32::MAX].map(|count| doubled(Duration::from_secs(60), count).as_secs());
+        assert_eq!(delays, [60, 120, 240, 480, 900, 900, 900]);
+    }
+
+    #[test]
+    fn a_message_that_nobody_counts_waits_as_after_its_first_delivery() {
+        assert_eq!(doubled(Duration::from_secs(3), 0), Duration::from_secs(3));
+    }
 }

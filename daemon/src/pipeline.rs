@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use anyhow::Context;
 use replicator_config::Settings;
@@ -21,8 +22,8 @@ use crate::budget::Budget;
 use crate::clock;
 use crate::dispatch::{Channels, Dispatch};
 use crate::engine::Engine;
-use crate::health::{Poll, Pulse};
-use crate::intake::Intake;
+use crate::health::Poll;
+use crate::intake::{self, Intake};
 use crate::lane::chain;
 use crate::lease::Leases;
 use crate::ledger::Ledger;
@@ -30,15 +31,22 @@ use crate::message::{Delivery, QueueAccess, Settlement};
 use crate::metrics::Metrics;
 use crate::ruleset::Ruleset;
 
-// Messages parsed and not yet taken by the dispatch: two batches of SQS keep it busy, more would
-// only hide messages from daemons that are free.
-const DELIVERIES_MAX: usize = 20;
+// Messages that each queue may have on the way to the dispatch: a poll holds room for one batch
+// while it waits, and another keeps the dispatch busy; more would only hide messages from daemons
+// that are free.
+const DELIVERIES_MAX: usize = 2 * intake::BATCH_MAX;
 
-// Settled messages not yet acknowledged: a round of the ack station and one to come.
+// Settled messages not yet acknowledged: a round of the ack station and one to come. An SQS that
+// does not answer fills this, and then the dispatch waits: that is back-pressure, since what is
+// settled beyond could only pile up. Work and leases go on; nothing new begins.
 const SETTLEMENTS_MAX: usize = 200;
 
 // Scrapes and health checks that wait for an answer.
 const QUESTIONS_MAX: usize = 8;
+
+// What was told to stop needs a moment to say so, to SQS among others. systemd and ECS kill what
+// takes much longer than `drain_timeout`, and a kill loses no more than leaving it behind does.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs the daemon until it is told to stop by SIGTERM or SIGINT.
 pub async fn run(settings: Settings, config: PathBuf) -> anyhow::Result<()> {
@@ -97,21 +105,20 @@ impl House {
             work: TaskTracker::new(),
             services: TaskTracker::new(),
         };
-        let (deliver, deliveries) = mpsc::channel::<Delivery>(DELIVERIES_MAX);
+        let (deliver, deliveries) = mpsc::channel::<Delivery>(DELIVERIES_MAX * house.settings.queues.len().max(1));
         let (settle, settlements) = mpsc::channel::<Settlement>(SETTLEMENTS_MAX);
         let (ask, questions) = mpsc::channel(QUESTIONS_MAX);
-        let pulse = Arc::new(Pulse::new());
-        let polls = house.start_intakes(&deliver, &settle);
+        let polls = house.start_intakes(&deliver);
         let channels = Channels { rules: watched, deliveries, settlements: settle, questions };
         let engine = Arc::clone(&house.engine);
         house.work.spawn(Ack { engine: Arc::clone(&engine), settlements }.run());
-        house.work.spawn(Dispatch::new(Arc::clone(&engine), channels, Arc::clone(&pulse), house.halt.clone()).run());
-        let admin = Admin { engine, questions: ask, polls: Arc::new(polls), pulse, draining: house.drain.clone() };
+        house.work.spawn(Dispatch::new(Arc::clone(&engine), channels, house.halt.clone()).run());
+        let admin = Admin { engine, questions: ask, polls: Arc::new(polls), draining: house.drain.clone() };
         house.services.spawn(admin.run(listener, house.close.clone()));
         house
     }
 
-    fn start_intakes(&self, deliver: &mpsc::Sender<Delivery>, settle: &mpsc::Sender<Settlement>) -> Vec<Arc<Poll>> {
+    fn start_intakes(&self, deliver: &mpsc::Sender<Delivery>) -> Vec<Arc<Poll>> {
         let numbers = Arc::new(AtomicU64::new(1));
         let mut polls = Vec::new();
         for queue in &self.settings.queues {
@@ -125,7 +132,6 @@ impl House {
                 access,
                 leases,
                 deliveries: deliver.clone(),
-                settlements: settle.clone(),
                 numbers: Arc::clone(&numbers),
                 poll: Arc::clone(&poll),
                 metrics: self.engine.metrics.clone(),
@@ -141,22 +147,26 @@ impl House {
         while signals.next().await == Told::Reload {
             self.reload(config);
         }
+        self.stop().await;
+    }
+
+    async fn stop(self) {
         info!(timeout = ?self.settings.drain_timeout, "draining");
         self.drain.cancel();
         self.intakes.close();
-        self.intakes.wait().await;
         self.work.close();
-        if tokio::time::timeout(self.settings.drain_timeout, self.work.wait()).await.is_err() {
+        self.services.close();
+        let drained = async { tokio::join!(self.intakes.wait(), self.work.wait()) };
+        if tokio::time::timeout(self.settings.drain_timeout, drained).await.is_err() {
             warn!("drain timeout is over, handing the rest back");
             self.halt.cancel();
-            self.work.wait().await;
+            gone("work", &self.work).await;
         }
-        self.close.cancel();
-        self.services.close();
-        self.services.wait().await;
         if let Err(failure) = self.engine.ledger.sync().await {
             error!(error = chain(&failure), "the ledger cannot be synced");
         }
+        self.close.cancel();
+        gone("services", &self.services).await;
     }
 
     /// Takes over the rules of the file; a bad file changes nothing.
@@ -176,6 +186,13 @@ impl House {
             }
             Err(failure) => error!(error = chain(&failure), "the rules cannot be recorded, the old ones stay"),
         }
+    }
+}
+
+/// Waits a moment for what was told to stop.
+async fn gone(what: &str, tasks: &TaskTracker) {
+    if tokio::time::timeout(STOP_TIMEOUT, tasks.wait()).await.is_err() {
+        warn!(what, tasks = tasks.len(), "left behind, it does not stop");
     }
 }
 

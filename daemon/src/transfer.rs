@@ -24,6 +24,7 @@ use crate::accounts::Access;
 use crate::accounts::capabilities::Ability;
 use crate::engine::Engine;
 use crate::ledger::records::{Replica, State};
+use crate::metrics::Outcome;
 use crate::task::{Report, Task};
 use copy::{Copy, Written};
 use destination::Shown;
@@ -32,7 +33,16 @@ use settle::Settle;
 /// What one attempt leaves for the next: the condition that was refused last.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
-    refused: Option<(Ability, Condition)>,
+    refused: Option<Asked>,
+}
+
+/// What a write demanded of the endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Asked {
+    ability: Ability,
+    condition: Condition,
+    /// Whether the condition was sent along.
+    relied_on: bool,
 }
 
 /// Brings a key up to date. A failure leaves everything as safe as it was; calling again goes on
@@ -43,21 +53,27 @@ pub(crate) async fn bring_up_to_date(engine: &Engine, task: &Task, memory: &mut 
     }
     engine.check_versioned(&task.lane.destination).await?;
     let mut run = Run::read(engine, task).await?;
-    let mut confirmed = !run.must_confirm();
-    loop {
-        match run.catch_up(memory).await? {
-            Progress::Done if confirmed => break,
-            Progress::Done => confirmed = true,
-            Progress::Reread => confirmed = !run.must_confirm(),
+    for pass in 1.. {
+        if pass > PASSES_MAX {
+            return Err(Failure::caused(FailureKind::Transient, "catching up", "the key keeps changing"));
         }
-        let (settle, fresh) = (run.settle, run.fresh);
-        run = Run { settle, fresh, ..Run::read(engine, task).await? };
+        let steps_before = run.steps;
+        let progress = run.catch_up(memory).await?;
+        let acted = run.steps > steps_before;
+        if progress == Progress::Done && run.may_rest(acted) {
+            break;
+        }
+        run = run.again().await?;
     }
     multipart::abandon(engine, task).await?;
     let outcomes = wishes::grant(&mut run).await?;
-    engine.ledger.unpark(&task.lane)?;
+    engine.ledger.unpark(&task.lane, |parked| wishes::is_done(task, parked))?;
     Ok(Report { outcomes, written: run.settle.written, bytes: run.settle.bytes })
 }
+
+// Each pass but the last wrote something. A key that is written to all the time gives its place to
+// others after this many, and a mistake in here cannot spin forever.
+const PASSES_MAX: u32 = 20;
 
 /// Whether the planner is through, or must look again before it goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,8 +93,11 @@ struct Run<'a> {
     listed: Vec<VersionRef>,
     /// The key's history in scope, oldest first.
     history: Vec<SourceVersion>,
-    /// What this run wrote.
-    fresh: Vec<VersionRef>,
+    /// What this run wrote or gave up, which is reported already.
+    told: Vec<(VersionRef, Outcome)>,
+    /// Steps done so far, and whether this is not the first pass.
+    steps: u64,
+    reread: bool,
     settle: Settle<'a>,
 }
 
@@ -110,7 +129,38 @@ impl<'a> Run<'a> {
         }
         wishes::reconsider(task, &mut shown.known);
         let settle = Settle::new(engine, task);
-        Ok(Self { engine, task, source, destination, shown, listed: versions, history, fresh: Vec::new(), settle })
+        Ok(Self {
+            engine,
+            task,
+            source,
+            destination,
+            shown,
+            listed: versions,
+            history,
+            told: Vec::new(),
+            steps: 0,
+            reread: false,
+            settle,
+        })
+    }
+
+    /// Reads everything once more and keeps what was done.
+    async fn again(self) -> Result<Run<'a>, Failure> {
+        let next = Run::read(self.engine, self.task).await?;
+        Ok(Run { told: self.told, steps: self.steps, settle: self.settle, reread: true, ..next })
+    }
+
+    /// Says whether "nothing to do" may be believed. In latest mode only if the destination, read
+    /// after the source, says so too (protocol rule 8). And what was written is read again before
+    /// the message goes: another daemon may have written above it in the wrong order, unless this
+    /// one is alone.
+    fn may_rest(&self, acted: bool) -> bool {
+        let lead = &self.task.rules.lead;
+        match (lead.history, acted) {
+            (History::Latest, false) => self.reread,
+            (History::Exact, false) => true,
+            (_, true) => lead.exclusive,
+        }
     }
 
     async fn catch_up(&mut self, memory: &mut Memory) -> Result<Progress, Failure> {
@@ -126,6 +176,7 @@ impl<'a> Run<'a> {
     async fn follow(&mut self, history: &[SourceVersion], memory: &mut Memory) -> Result<Progress, Failure> {
         let mode = self.task.rules.lead.history;
         while let Some(step) = plan::next(history, &self.shown.known, mode) {
+            self.steps += 1;
             let progress = match step {
                 Step::Put { source, condition, distinct } => self.put(source, condition, distinct, memory).await?,
                 Step::Mark { source, over } => self.mark(source, over, memory).await?,
@@ -137,7 +188,7 @@ impl<'a> Run<'a> {
                     Progress::Done
                 }
                 Step::Late(source) => {
-                    self.skip(source, State::Late, Reason::ArrivedLate)?;
+                    self.skip(source, State::Late, Some(Reason::ArrivedLate))?;
                     Progress::Done
                 }
             };
@@ -149,8 +200,10 @@ impl<'a> Run<'a> {
     }
 
     async fn mark(&mut self, source: &SourceVersion, over: ETag, memory: &mut Memory) -> Result<Progress, Failure> {
+        let asked = self.asking(Ability::ConditionalDelete, Condition::Over(over.clone()));
         let marked = remove::mark(self.engine, self.task, &over).await;
-        let version = self.learn((Ability::ConditionalDelete, Condition::Over(over)), marked, memory)?;
+        let version = self.learn(asked, marked, memory)?;
+        self.engine.check_written(&self.task.lane.destination, version.as_deref())?;
         let replica = replica(source, State::Replicated, version, None);
         self.settle.wrote(&replica, &self.task.rules.lead, 0)?;
         self.record(replica, Top::Marker);
@@ -168,7 +221,8 @@ impl<'a> Run<'a> {
         let choice = choice::rule_for(self.engine, self.task, version).await;
         let Some(choice::Choice { rule, tags }) = self.or_skip(version, choice)?.flatten() else {
             if !self.shown.known.skipped.contains(&version.version) {
-                self.skip(version, State::Skipped, Reason::SrcObjectNotEligible)?;
+                // No rule takes it: that is no failure.
+                self.skip(version, State::Skipped, None)?;
             }
             return Ok(Progress::Done);
         };
@@ -185,15 +239,18 @@ impl<'a> Run<'a> {
             tags,
         };
         let part_bytes = part_bytes_preferred(self.engine);
-        let in_parts = version.size_bytes > part_bytes || (distinct && version.size_bytes > 0);
-        let (ability, written) = match in_parts {
-            true => (Ability::ConditionalComplete, multipart::copy(&copy, part_bytes).await),
-            false => (Ability::ConditionalPut, single::copy(&copy).await),
+        let in_parts = version.size_bytes > part_bytes || distinct;
+        let ability = if in_parts { Ability::ConditionalComplete } else { Ability::ConditionalPut };
+        let asked = self.asking(ability, condition.clone());
+        let written = match in_parts {
+            true => multipart::copy(&copy, part_bytes).await,
+            false => single::copy(&copy).await,
         };
-        let written = self.learn((ability, condition), written, memory);
+        let written = self.learn(asked, written, memory);
         let Some(Written { destination_version, etag }) = self.or_skip(version, written)? else {
             return Ok(Progress::Done);
         };
+        self.engine.check_written(&self.task.lane.destination, destination_version.as_deref())?;
         let replica = replica(version, State::Replicated, destination_version, Some(etag.clone()));
         self.settle.wrote(&replica, &rule, version.size_bytes)?;
         self.record(replica, Top::Object { etag, replica_of: Some(version.version.clone()) });
@@ -207,8 +264,8 @@ impl<'a> Run<'a> {
             Err(failure) => failure,
         };
         match failure.verdict() {
-            Verdict::Gone => self.skip(version, State::Gone, Reason::SrcVersionNotFound)?,
-            Verdict::Unsupported(reason) => self.skip(version, State::Skipped, reason)?,
+            Verdict::Gone => self.skip(version, State::Gone, Some(Reason::SrcVersionNotFound))?,
+            Verdict::Unsupported(reason) => self.skip(version, State::Skipped, Some(reason))?,
             Verdict::Reread | Verdict::HoldThenReread | Verdict::Retry | Verdict::Throttle | Verdict::Park(_) => {
                 return Err(failure);
             }
@@ -216,9 +273,10 @@ impl<'a> Run<'a> {
         Ok(None)
     }
 
-    fn skip(&mut self, version: &SourceVersion, state: State, reason: Reason) -> Result<(), Failure> {
+    fn skip(&mut self, version: &SourceVersion, state: State, reason: Option<Reason>) -> Result<(), Failure> {
         let replica = replica(version, state, None, None);
-        self.settle.skipped(&replica, reason)?;
+        let outcome = self.settle.skipped(&replica, reason)?;
+        self.told.push((version.version.clone(), outcome));
         self.shown.known.skip(&version.version);
         self.shown.replicas.push(replica);
         Ok(())
@@ -226,31 +284,48 @@ impl<'a> Run<'a> {
 
     fn record(&mut self, replica: Replica, top: Top) {
         if replica.state == State::Replicated {
-            self.fresh.push(replica.source.clone());
+            self.told.push((replica.source.clone(), Outcome::Replicated));
         }
         self.shown.known.advance(&replica.source, top);
         self.shown.replicas.push(replica);
     }
 
-    /// Learns from a refusal what the endpoint cannot do, or gets wrong.
-    fn learn<T>(
-        &self,
-        asked: (Ability, Condition),
-        result: Result<T, Failure>,
-        memory: &mut Memory,
-    ) -> Result<T, Failure> {
-        let abilities = &self.destination.capabilities;
-        match result.as_ref().map_err(|failure| failure.kind) {
-            Err(FailureKind::NotImplemented) => {
-                let lacking = if abilities.has(asked.0) { asked.0 } else { Ability::Crc64Nvme };
-                abilities.withdraw(lacking, &self.destination.name, "answered 501 Not Implemented");
+    fn asking(&self, ability: Ability, condition: Condition) -> Asked {
+        Asked { ability, condition, relied_on: self.destination.capabilities.has(ability) }
+    }
+
+    /// Learns from the answer to a write what the endpoint cannot do, or gets wrong. AWS does all
+    /// of it: there a refusal is never the endpoint's fault.
+    fn learn<T>(&self, asked: Asked, result: Result<T, Failure>, memory: &mut Memory) -> Result<T, Failure> {
+        let (abilities, account) = (&self.destination.capabilities, &self.destination.name);
+        let Err(failure) = &result else {
+            abilities.kept(asked.ability);
+            return result;
+        };
+        if self.destination.is_aws || failure.during != asked.ability.operation() {
+            return result;
+        }
+        match failure.kind {
+            FailureKind::NotImplemented if asked.relied_on => {
+                abilities.withdraw(asked.ability, account, "answered 501 Not Implemented");
+            }
+            // Without a condition, the checksum is all that such a request has of the unusual.
+            FailureKind::NotImplemented if asked.ability != Ability::ConditionalDelete => {
+                abilities.withdraw(Ability::Crc64Nvme, account, "answered 501 Not Implemented");
             }
             // Between the two refusals lies a fresh read that found the same thing current.
-            Err(FailureKind::Conflict) if memory.refused.as_ref() == Some(&asked) => {
-                abilities.contradicted(asked.0, &self.destination.name);
+            FailureKind::Conflict if memory.refused.as_ref() == Some(&asked) => {
+                abilities.contradicted(asked.ability, account);
             }
-            Err(FailureKind::Conflict) => memory.refused = Some(asked),
-            Ok(_) | Err(_) => {}
+            FailureKind::Conflict => memory.refused = Some(asked),
+            FailureKind::NotImplemented
+            | FailureKind::Contended
+            | FailureKind::Unanswered
+            | FailureKind::Transient
+            | FailureKind::Throttled
+            | FailureKind::Refused(_)
+            | FailureKind::Gone
+            | FailureKind::Unsupported(_) => {}
         }
         result
     }
@@ -258,12 +333,6 @@ impl<'a> Run<'a> {
     /// After a write that compared nothing, only a fresh read tells what is current.
     fn after_write(&self, ability: Ability) -> Progress {
         if self.destination.capabilities.has(ability) { Progress::Done } else { Progress::Reread }
-    }
-
-    /// In latest mode "nothing to do" holds only if the destination, read after the source, still
-    /// says so; and what was written is read again before the message goes (protocol rule 8).
-    fn must_confirm(&self) -> bool {
-        self.task.rules.lead.history == History::Latest
     }
 
     fn is_foreign_and_kept(&self) -> bool {
@@ -274,7 +343,7 @@ impl<'a> Run<'a> {
     fn keep_foreign(&mut self) -> Result<Progress, Failure> {
         let newest = self.history.last().cloned();
         if let Some(version) = newest.filter(|version| !self.shown.known.skipped.contains(&version.version)) {
-            self.skip(&version, State::Skipped, Reason::DstObjectForeign)?;
+            self.skip(&version, State::Skipped, Some(Reason::DstObjectForeign))?;
         }
         Ok(Progress::Done)
     }

@@ -34,7 +34,8 @@ fn command(subcommand: &[&str], config: &Path) -> Command {
     let mut command = Command::new(binary());
     command.args(subcommand).arg("--config").arg(config).stdin(Stdio::null()).kill_on_drop(true);
     // What the developer's own shell says about AWS must not reach the daemon.
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_") || name.starts_with("S3_REPLICATOR_")) {
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_") || name.starts_with("S3_REPLICATOR_"))
+    {
         command.env_remove(name);
     }
     command

@@ -62,7 +62,7 @@ pub enum ConditionalWrites {
     /// Found out at run time, operation by operation.
     #[default]
     Auto,
-    /// It does.
+    /// It does; in this version the same as `Auto`.
     On,
     /// It does not.
     Off,

@@ -54,7 +54,7 @@ fn pattern(text: &str) -> Result<String, String> {
         return Err("empty, so it excludes nothing; remove it".to_owned());
     }
     if text.chars().all(|c| c == '*') {
-        return Err(format!("{text:?} excludes every key; pause the rule with enabled = false"));
+        return Err(format!("{text:?} excludes every key; disable the rule with enabled = false"));
     }
     Ok(text.to_owned())
 }

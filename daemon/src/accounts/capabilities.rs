@@ -18,6 +18,17 @@ pub(crate) enum Ability {
     Crc64Nvme,
 }
 
+impl Ability {
+    /// Returns the operation whose answers tell about the ability.
+    pub(crate) fn operation(self) -> &'static str {
+        match self {
+            Self::ConditionalPut | Self::Crc64Nvme => "PutObject",
+            Self::ConditionalComplete => "CompleteMultipartUpload",
+            Self::ConditionalDelete => "DeleteObject",
+        }
+    }
+}
+
 /// What is known of one endpoint.
 #[derive(Debug)]
 pub(crate) struct Capabilities {
@@ -68,6 +79,11 @@ impl Capabilities {
         if earlier + 1 >= CONTRADICTIONS_MAX {
             self.withdraw(ability, account, "refused a condition twice that a fresh read says holds");
         }
+    }
+
+    /// Takes note that a condition was met as it should be.
+    pub(crate) fn kept(&self, ability: Ability) {
+        self.capability(ability).contradictions.store(0, Ordering::Relaxed);
     }
 
     /// Takes note that a HEAD of a deleted key named its delete marker.

@@ -24,14 +24,22 @@ where
 {
     let status = error.raw_response().map(|response| response.status().as_u16());
     let code = error.code().unwrap_or_default().to_owned();
-    let message = error.message().unwrap_or_default();
+    let message = error.message().unwrap_or_default().to_owned();
     let kind = match status {
-        None => unanswered(side),
-        Some(status) => by_code(side, during, &code, message)
+        None => without_answer(side, &error),
+        Some(status) => by_code(side, during, &code, &message)
             .or_else(|| by_status(side, during, status))
             .unwrap_or(Kind::Refused(Reason::RequestRefused)),
     };
-    Failure::caused(kind, during, Cause { status, code, error: error.into() })
+    Failure::caused(kind, during, cause(status, code, message, error))
+}
+
+fn cause<E>(status: Option<u16>, code: String, message: String, error: SdkError<E, HttpResponse>) -> Cause
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let unsent = matches!(error, SdkError::ConstructionFailure(_));
+    Cause { status, code, message, unsent, error: error.into() }
 }
 
 /// An SDK error with what the service said, which the SDK's own text leaves out.
@@ -39,6 +47,9 @@ where
 struct Cause {
     status: Option<u16>,
     code: String,
+    message: String,
+    /// The request could not be built; the SDK's words would quote what it was built from.
+    unsent: bool,
     error: Box<dyn std::error::Error + Send + Sync>,
 }
 
@@ -46,7 +57,8 @@ impl std::fmt::Display for Cause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (self.status, self.code.as_str()) {
             (Some(status), "") => write!(f, "answered {status}"),
-            (Some(status), code) => write!(f, "answered {status} {code}"),
+            (Some(status), code) => write!(f, "answered {status} {code}: {}", self.message),
+            (None, _) if self.unsent => f.write_str("cannot be written as a request"),
             (None, _) => f.write_str("no answer"),
         }
     }
@@ -56,10 +68,24 @@ impl std::error::Error for Cause {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         // What the service said is said; the SDK's chain below only repeats it.
         match self.status {
-            Some(_) => None,
-            None => Some(self.error.as_ref()),
+            None if !self.unsent => Some(self.error.as_ref()),
+            Some(_) | None => None,
         }
     }
+}
+
+/// A request that could not even be built is wrong in itself; one that was built may have been sent.
+fn without_answer<E>(side: Side, error: &SdkError<E, HttpResponse>) -> Kind {
+    if let SdkError::ConstructionFailure(_) = error {
+        return Kind::Refused(Reason::RequestRefused);
+    }
+    if let SdkError::DispatchFailure(failure) = error
+        && !failure.is_io()
+        && !failure.is_timeout()
+    {
+        return Kind::Transient;
+    }
+    unanswered(side)
 }
 
 fn unanswered(side: Side) -> Kind {
@@ -79,9 +105,14 @@ fn by_code(side: Side, during: &'static str, code: &str, message: &str) -> Optio
         | "RequestLimitExceeded"
         | "KMS.ThrottlingException"
         | "TooManyRequestsException" => Kind::Throttled,
-        "PreconditionFailed" | "ConditionalRequestConflict" | "OperationAborted" | "NoSuchUpload" => Kind::Conflict,
+        "PreconditionFailed" => Kind::Conflict,
+        "ConditionalRequestConflict" | "OperationAborted" => Kind::Contended,
+        // The upload's parts are not what the ledger holds of them: it is begun anew.
+        "NoSuchUpload" | "InvalidPart" | "InvalidPartOrder" | "EntityTooSmall" => Kind::Contended,
         "NotImplemented" => Kind::NotImplemented,
-        "RequestTimeout" | "InternalError" => unanswered(side),
+        "RequestTimeout" | "InternalError" | "KMS.InternalException" | "KMS.DependencyTimeoutException" => {
+            unanswered(side)
+        }
         // Clocks and credentials mend without the task's doing.
         "ExpiredToken"
         | "RequestTimeTooSkewed"
@@ -106,9 +137,9 @@ fn by_code(side: Side, during: &'static str, code: &str, message: &str) -> Optio
 /// Answers to HEAD have no body and so no code: the status alone must do.
 fn by_status(side: Side, during: &'static str, status: u16) -> Option<Kind> {
     let kind = match (status, side) {
-        (412 | 409, _) | (404, Side::Write | Side::Prepare) => Kind::Conflict,
+        (409, _) => Kind::Contended,
+        (412, _) | (404, Side::Write | Side::Prepare) => Kind::Conflict,
         (404 | 405, Side::Source) => Kind::Gone,
-        (400, Side::Source) => Kind::Unsupported(Reason::SrcObjectNotEligible),
         (401 | 403, _) => Kind::Refused(denied(side, during)),
         (429 | 503, _) => Kind::Throttled,
         (501, _) => Kind::NotImplemented,

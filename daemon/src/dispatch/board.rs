@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Dispatch;
+use super::{Dispatch, Work};
 use crate::clock;
 use crate::metrics::Pending;
 
@@ -23,13 +23,13 @@ impl Board {
         for rule in dispatch.rules.borrow().iter() {
             rules.insert(rule.id.clone(), Pending::default());
         }
-        for ticket in dispatch.lanes.values().flat_map(|lane| lane.working.iter().chain(&lane.waiting)) {
+        for ticket in dispatch.lanes.values().flat_map(Work::tickets) {
             let pending = rules.entry(ticket.task.rules.lead.id.clone()).or_default();
             pending.operations += 1;
             pending.bytes += i64::try_from(ticket.wish.size_bytes).unwrap_or(i64::MAX);
             let age = ticket.wish.time.map_or(0.0, clock::seconds_since);
             pending.oldest_seconds = pending.oldest_seconds.max(age);
         }
-        Self { rules, messages: dispatch.messages.len(), lanes: dispatch.lanes.len() }
+        Self { rules, messages: dispatch.hand.len(), lanes: dispatch.lanes.len() }
     }
 }

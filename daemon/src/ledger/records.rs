@@ -72,6 +72,8 @@ pub(crate) struct Upload {
     pub(crate) upload_id: String,
     pub(crate) source: VersionRef,
     pub(crate) part_bytes: u64,
+    /// A digest of what the replica carries beside its bytes, which was given at the beginning.
+    pub(crate) dress: u64,
     /// What was current at the destination when the upload began, by its ETag.
     pub(crate) over: Option<ETag>,
 }
@@ -144,7 +146,8 @@ impl Replica {
     pub(crate) fn address(&self, lane: &Lane) -> Address {
         let milliseconds = self.source.last_modified.unix_timestamp_nanos() / 1_000_000;
         let ordered = i64::try_from(milliseconds).unwrap_or(i64::MAX);
-        Self::prefix(lane).number(ordered.unsigned_abs()).text(self.source.id.as_str())
+        let generation = self.source.generation.as_ref().map_or("", ETag::as_str);
+        Self::prefix(lane).number(ordered.unsigned_abs()).text(self.source.id.as_str()).text(generation)
     }
 }
 

@@ -20,9 +20,9 @@ fn lanes() -> impl Strategy<Value = Lane> {
 }
 
 fn versions() -> impl Strategy<Value = VersionRef> {
-    ("[ -~]{1,12}", 0i64..4_000_000_000_000).prop_map(|(id, milliseconds)| VersionRef {
-        id: VersionId::try_from(id).unwrap(),
-        last_modified: Timestamp::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).unwrap(),
+    ("[ -~]{1,12}|null", 0i64..4_000_000_000_000).prop_map(|(id, milliseconds)| {
+        let time = Timestamp::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).unwrap();
+        VersionRef::new(VersionId::try_from(id).unwrap(), time, ETag::try_from("e").ok().as_ref())
     })
 }
 
@@ -45,7 +45,7 @@ proptest! {
             etag: Some(etag.clone()),
         };
         reads_back(&replica)?;
-        reads_back(&Upload { lane: lane.clone(), upload_id: text.clone(), source: source.clone(), part_bytes: crc64, over: None })?;
+        reads_back(&Upload { lane: lane.clone(), upload_id: text.clone(), source: source.clone(), part_bytes: crc64, dress: crc64, over: None })?;
         reads_back(&UploadedPart { number, etag, crc64 })?;
         reads_back(&ParkedTask {
             source: lane.destination.clone(),
@@ -80,10 +80,7 @@ proptest! {
 }
 
 fn version(n: i64) -> VersionRef {
-    VersionRef {
-        id: VersionId::try_from(format!("v{n}")).unwrap(),
-        last_modified: Timestamp::from_unix_timestamp(n).unwrap(),
-    }
+    VersionRef::new(VersionId::try_from(format!("v{n}")).unwrap(), Timestamp::from_unix_timestamp(n).unwrap(), None)
 }
 
 fn lane() -> Lane {
@@ -97,8 +94,14 @@ fn lane() -> Lane {
 fn an_upload_survives_reopening_with_its_parts_and_is_forgotten_whole() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(directory.path()).unwrap();
-    let upload =
-        Upload { lane: lane(), upload_id: "u".to_owned(), source: version(1), part_bytes: 5 << 20, over: None };
+    let upload = Upload {
+        lane: lane(),
+        upload_id: "u".to_owned(),
+        source: version(1),
+        part_bytes: 5 << 20,
+        dress: 9,
+        over: None,
+    };
     ledger.begin_upload(&lane(), &upload).unwrap();
     for number in [2, 300, 1] {
         let etag = ETag::try_from("e").unwrap();

@@ -71,19 +71,13 @@ macro_rules! from_output {
 from_output!(GetObjectOutput);
 from_output!(HeadObjectOutput);
 
-/// Gives a write everything but the body and the conditions; PutObject and CreateMultipartUpload
-/// have the same setters and no common trait.
+/// Gives a write everything but the body, the conditions and what goes as plain headers; PutObject
+/// and CreateMultipartUpload have the same setters and no common trait.
 macro_rules! dress {
     ($request:expr, $attributes:expr, $tags:expr, $encryption:expr) => {{
         let (attributes, encryption) = ($attributes, $encryption);
         $request
-            .set_cache_control(attributes.cache_control.clone())
-            .set_content_disposition(attributes.content_disposition.clone())
-            .set_content_encoding(attributes.content_encoding.clone())
-            .set_content_language(attributes.content_language.clone())
             .set_content_type(attributes.content_type.clone())
-            .set_website_redirect_location(attributes.website_redirect_location.clone())
-            .set_metadata(Some(attributes.metadata.clone()))
             .set_storage_class(attributes.storage_class.clone())
             .set_object_lock_mode(attributes.lock_mode.clone())
             .set_object_lock_retain_until_date(attributes.lock_retain_until)
@@ -108,6 +102,30 @@ impl Attributes {
             self.metadata.insert(NAME.to_owned(), value);
         }
         fits
+    }
+
+    /// Returns what goes to the destination as the very text that came from the source: the SDK
+    /// would refuse values that are not ASCII and dates that it cannot read.
+    pub(crate) fn headers(&self) -> Vec<(String, String)> {
+        let system = [
+            ("cache-control", &self.cache_control),
+            ("content-disposition", &self.content_disposition),
+            ("content-encoding", &self.content_encoding),
+            ("content-language", &self.content_language),
+            ("expires", &self.expires),
+            ("x-amz-website-redirect-location", &self.website_redirect_location),
+        ];
+        let system = system.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)));
+        let user = self.metadata.iter().map(|(name, value)| (format!("x-amz-meta-{name}"), value.clone()));
+        system.chain(user).collect()
+    }
+
+    /// Takes out a retention that is over: S3 refuses to begin one in the past.
+    pub(crate) fn drop_past_retention(&mut self, now: replicator_core::object::Timestamp) {
+        if self.lock_retain_until.is_some_and(|until| until.secs() <= now.unix_timestamp()) {
+            self.lock_mode = None;
+            self.lock_retain_until = None;
+        }
     }
 
     /// Says whether the version is encrypted under a KMS key.
@@ -184,6 +202,7 @@ fn without_framing(encoding: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use replicator_core::object::Timestamp;
     use replicator_core::plan::VersionRef;
 
     use super::*;
@@ -191,10 +210,7 @@ mod tests {
     fn stamp() -> Stamp {
         Stamp {
             bucket: Bucket::try_from("orders").unwrap(),
-            version: VersionRef {
-                id: VersionId::try_from("v1").unwrap(),
-                last_modified: replicator_core::object::Timestamp::UNIX_EPOCH,
-            },
+            version: VersionRef::new(VersionId::try_from("v1").unwrap(), Timestamp::UNIX_EPOCH, None),
             sequencer: None,
         }
     }

@@ -1,5 +1,6 @@
 //! Copying one version: what single and multipart transfers have in common.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aws_sdk_s3::primitives::ByteStream;
@@ -10,13 +11,14 @@ use crc_fast::CrcAlgorithm;
 use replicator_core::failure::{Failure, Kind, Reason};
 use replicator_core::object::ETag;
 use replicator_core::plan::{Condition, SourceVersion};
-use replicator_core::rule::Rule;
-use replicator_core::stamp::Stamp;
+use replicator_core::rule::{Replicas, Rule};
+use replicator_core::stamp::{NAME, Stamp};
 use tracing::warn;
 
 use super::attributes::{self, Attributes, Tags};
 use super::encryption::{self, Headers};
 use crate::accounts::Access;
+use crate::clock;
 use crate::engine::Engine;
 use crate::task::Task;
 
@@ -54,6 +56,8 @@ pub(crate) struct Dress {
 impl Copy<'_> {
     /// Decides what the replica carries, or that the version is not to be replicated.
     pub(crate) async fn dress(&self, mut attributes: Attributes) -> Result<Dress, Failure> {
+        self.check_origin(&attributes).await?;
+        attributes.drop_past_retention(clock::now());
         if attributes.is_kms() && !self.rule.sse_kms_objects {
             return Err(Failure::new(Kind::Unsupported(Reason::SrcObjectNotEligible), "encryption opt-in"));
         }
@@ -78,7 +82,10 @@ impl Copy<'_> {
     pub(crate) async fn collect(&self, mut body: ByteStream, len: u64) -> Result<Bytes, Failure> {
         let broken = |error| Failure::caused(Kind::Transient, "GetObject", error);
         let mut bytes = BytesMut::with_capacity(usize::try_from(len).unwrap_or_default());
-        while let Some(chunk) = body.next().await {
+        // One chunk beyond the length is enough to know, and all that is ever held.
+        while bytes.len() as u64 <= len
+            && let Some(chunk) = body.next().await
+        {
             bytes.extend_from_slice(&chunk.map_err(broken)?);
         }
         if bytes.len() as u64 != len {
@@ -107,6 +114,31 @@ impl Copy<'_> {
         }
     }
 
+    /// Refuses what was itself replicated from where it would go now: two daemons in opposite
+    /// directions would never end. The stamp alone proves nothing, so the original is looked up.
+    async fn check_origin(&self, attributes: &Attributes) -> Result<(), Failure> {
+        let lane = &self.task.lane;
+        let stamp = attributes.metadata.get(NAME).and_then(|text| Stamp::decode(text).ok());
+        let Some(stamp) = stamp.filter(|stamp| stamp.bucket == lane.destination.bucket) else { return Ok(()) };
+        if self.rule.replicas == Replicas::Replicate {
+            return Ok(());
+        }
+        let original = self
+            .destination
+            .s3
+            .head_object()
+            .bucket(lane.destination.bucket.as_str())
+            .key(lane.key.as_str())
+            .version_id(stamp.version.id.as_str())
+            .send()
+            .await;
+        let made = original.ok().and_then(|original| original.last_modified).map(|made| made.secs());
+        match made == Some(stamp.version.last_modified.unix_timestamp()) {
+            true => Err(Failure::new(Kind::Unsupported(Reason::SrcObjectNotEligible), "replica of its destination")),
+            false => Ok(()),
+        }
+    }
+
     async fn read_tags(&self, attributes: &Attributes) -> Result<Tags, Failure> {
         match (&self.tags, attributes.tag_count) {
             (Some(tags), _) => Ok(tags.clone()),
@@ -122,6 +154,17 @@ impl Copy<'_> {
         let id = &self.version.version.id;
         let wish = self.task.wishes.iter().find(|wish| wish.version.as_ref() == Some(id))?;
         wish.sequencer.clone()
+    }
+}
+
+impl Dress {
+    /// Returns a number that differs when a replica would carry something else.
+    pub(crate) fn digest(&self) -> u64 {
+        let attributes = &self.attributes;
+        let headers: BTreeMap<String, String> = attributes.headers().into_iter().collect();
+        let lock = (&attributes.lock_mode, &attributes.lock_retain_until, &attributes.lock_legal_hold);
+        let rest = (&attributes.content_type, &attributes.storage_class, lock);
+        crc64(format!("{headers:?}{rest:?}{:?}{:?}", self.tags, self.encryption).as_bytes())
     }
 }
 

@@ -30,8 +30,12 @@ pub(crate) async fn read(engine: &Engine, task: &Task) -> Result<Shown, Failure>
     let (top, reached) = match current {
         Current::Nothing => (Top::Nothing, None),
         Current::Object { etag, version, stamp } => {
-            let replica_of = replica_by_version(&replicas, version.as_deref()).map(|replica| replica.source.clone());
-            let replica_of = replica_of.or(stamp);
+            let mut replica_of =
+                replica_by_version(&replicas, version.as_deref()).map(|replica| replica.source.clone());
+            if let (None, Some(source)) = (&replica_of, stamp) {
+                reading.adopt(source.clone(), version, Some(etag.clone()), &mut replicas)?;
+                replica_of = Some(source);
+            }
             let reached = match &replica_of {
                 Some(version) => Some(version.clone()),
                 None => reading.newest_replica(&mut replicas).await?,
@@ -153,27 +157,33 @@ impl Reading<'_> {
             return Ok(None);
         }
         let lane = &self.task.lane;
-        let head = self
-            .access
-            .s3
-            .head_object()
-            .bucket(lane.destination.bucket.as_str())
-            .key(lane.key.as_str())
-            .version_id(id)
-            .send()
-            .await
-            .map_err(|error| failure(Side::Destination, DURING, error))?;
-        let Some(source) = origin(&head, self.task) else { return Ok(None) };
-        let replica = Replica {
-            source: source.clone(),
-            kind: Kind::Object,
-            state: State::Replicated,
-            destination_version: Some(id.to_owned()),
-            etag: entry.etag.clone(),
+        let request = self.access.s3.head_object().bucket(lane.destination.bucket.as_str()).key(lane.key.as_str());
+        let head = match request.version_id(id).send().await {
+            Ok(head) => head,
+            // Removed since it was listed, or under a key that only its owner has: not ours to know.
+            Err(error) if error.raw_response().is_some_and(|answer| matches!(answer.status().as_u16(), 400 | 404)) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(failure(Side::Destination, DURING, error)),
         };
-        self.engine.ledger.put_replica(lane, &replica)?;
-        replicas.push(replica);
+        let Some(source) = origin(&head, self.task) else { return Ok(None) };
+        self.adopt(source.clone(), Some(id.to_owned()), entry.etag.clone(), replicas)?;
         Ok(Some(source))
+    }
+
+    /// Records a replica that only its stamp knew: another daemon wrote it, or the ledger was lost.
+    fn adopt(
+        &self,
+        source: VersionRef,
+        destination_version: Option<String>,
+        etag: Option<ETag>,
+        replicas: &mut Vec<Replica>,
+    ) -> Result<(), Failure> {
+        let replica = Replica { source, kind: Kind::Object, state: State::Replicated, destination_version, etag };
+        self.engine.ledger.put_replica(&self.task.lane, &replica)?;
+        replicas.retain(|other| other.source != replica.source);
+        replicas.push(replica);
+        Ok(())
     }
 }
 

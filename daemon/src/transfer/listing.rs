@@ -1,8 +1,10 @@
 //! A key's history, newest first, in the order the bucket has it. The SDK parts versions from
 //! delete markers and so loses their order; the answer's own text still has it.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
+use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::types::EncodingType;
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::interceptors::Intercept;
@@ -31,6 +33,7 @@ pub(crate) async fn history(
     let mut entries = Vec::new();
     let mut interleaved = false;
     let mut from: Option<(String, String)> = None;
+    let mut seen = HashSet::new();
     loop {
         let page = listing.page(from.clone(), PAGE_ENTRIES).await?;
         interleaved |= page.interleaves();
@@ -39,8 +42,8 @@ pub(crate) async fn history(
         if ended || page.next.is_none() {
             break;
         }
-        if page.next == from {
-            return Err(Failure::caused(FailureKind::Transient, DURING, "the next page is the page just read"));
+        if !seen.insert(page.next.clone()) {
+            return Err(Failure::caused(FailureKind::Transient, DURING, "the server's pages go in a circle"));
         }
         from = page.next;
     }
@@ -57,7 +60,12 @@ pub(crate) async fn history(
 pub(crate) async fn newest(access: &Access, bucket: &Bucket, key: &Key) -> Result<Option<SourceVersion>, Failure> {
     let listing = Listing { access, side: Side::Source, bucket, key };
     let page = listing.page(None, 1).await?;
-    Ok(page.entries.into_iter().find(|(other, _)| other == key).map(|(_, listed)| listed.entry))
+    match page.entries.into_iter().find(|(other, _)| other == key) {
+        Some((_, listed)) if listed.is_latest => Ok(Some(listed.entry)),
+        // A server may list first what is not current.
+        Some(_) => Ok(history(access, Side::Source, bucket, key).await?.into_iter().next()),
+        None => Ok(None),
+    }
 }
 
 // Most keys have few versions, and a prefix brings the neighbours along.
@@ -117,7 +125,8 @@ impl Listing<'_> {
     ) -> Result<String, Failure> {
         let (key_marker, version_marker) = from.unzip();
         let capture = Capture::default();
-        self.access
+        let answer = self
+            .access
             .s3
             .list_object_versions()
             .bucket(self.bucket.as_str())
@@ -129,9 +138,13 @@ impl Listing<'_> {
             .customize()
             .interceptor(capture.clone())
             .send()
-            .await
-            .map_err(|error| failure(self.side, DURING, error))?;
-        Ok(capture.take())
+            .await;
+        match answer {
+            Ok(_) => Ok(capture.take()),
+            // The SDK reads the text too, and may give up on a character that XML cannot hold.
+            Err(SdkError::ResponseError(response)) if response.raw().status().is_success() => Ok(capture.take()),
+            Err(error) => Err(failure(self.side, DURING, error)),
+        }
     }
 }
 

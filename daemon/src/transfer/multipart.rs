@@ -13,10 +13,10 @@ use replicator_core::plan::Condition;
 use super::attributes::{Attributes, dress};
 use super::copy::{Copy, Dress, Written, crc64, crc64_header, crc64_joined, etag_of};
 use super::destination;
-use super::single::set_expires;
-use crate::accounts::Access;
+use super::single::set_headers;
 use crate::accounts::capabilities::Ability;
 use crate::accounts::refusal::{Side, failure};
+use crate::accounts::{Access, COMPLETE_TIMEOUT, body_timeout, deadline};
 use crate::engine::Engine;
 use crate::ledger::Parts;
 use crate::ledger::records::{Upload, UploadedPart};
@@ -33,21 +33,23 @@ pub(crate) async fn copy(copy: &Copy<'_>, part_bytes: u64) -> Result<Written, Fa
     let head = head(copy).await?;
     let dress = copy.dress(Attributes::from(&head)).await?;
     let layout = layout(copy, part_bytes)?;
+    let parts = parts_of(&layout);
     let (upload, mut done) = begin(copy, &dress, &layout).await?;
-    let missing: Vec<Part> = layout.parts().filter(|part| !done.contains_key(&part.number)).collect();
-    let mut parts =
+    let missing: Vec<Part> = parts.iter().filter(|part| !done.contains_key(&part.number)).copied().collect();
+    let mut copies =
         stream::iter(missing).map(|part| upload_part(copy, &upload, part)).buffer_unordered(PARTS_IN_FLIGHT);
     let copied: Result<(), Failure> = async {
-        while let Some(part) = parts.try_next().await? {
+        while let Some(part) = copies.try_next().await? {
             copy.engine.ledger.put_part(&copy.task.lane, &part)?;
             done.insert(part.number, part);
+            copy.engine.pulse.beat();
         }
         Ok(())
     }
     .await;
-    drop(parts);
+    drop(copies);
     let finished = match copied {
-        Ok(()) => complete(copy, &upload, &layout, &done, &dress).await,
+        Ok(()) => complete(copy, &upload, &parts, &done, &dress).await,
         Err(failure) => Err(failure),
     };
     match finished {
@@ -79,7 +81,7 @@ pub(crate) async fn abandon(engine: &Engine, task: &Task) -> Result<(), Failure>
         .map_err(|error| failure(Side::Prepare, "AbortMultipartUpload", error));
     match aborted {
         // NoSuchUpload: it was completed or aborted before.
-        Ok(_) | Err(Failure { kind: Kind::Conflict, .. }) => engine.ledger.end_upload(&task.lane),
+        Ok(_) | Err(Failure { kind: Kind::Conflict | Kind::Contended, .. }) => engine.ledger.end_upload(&task.lane),
         Err(failure) => Err(failure),
     }
 }
@@ -87,23 +89,27 @@ pub(crate) async fn abandon(engine: &Engine, task: &Task) -> Result<(), Failure>
 /// An upload is kept for another try unless it can never be completed.
 fn is_final(failure: &Failure) -> bool {
     match failure.kind {
-        Kind::Conflict | Kind::Gone | Kind::Unsupported(_) | Kind::NotImplemented => true,
-        Kind::Refused(reason) => reason == Reason::ChecksumMismatch,
+        Kind::Conflict | Kind::Contended | Kind::Gone | Kind::Unsupported(_) | Kind::NotImplemented => true,
+        Kind::Refused(reason) => matches!(reason, Reason::ChecksumMismatch | Reason::RequestRefused),
         Kind::Unanswered | Kind::Transient | Kind::Throttled => false,
     }
 }
 
+/// Reads what the source says of the version. A HEAD that is refused has no body to say why, so the
+/// first byte is asked for instead.
 async fn head(copy: &Copy<'_>) -> Result<HeadObjectOutput, Failure> {
-    copy.source
-        .s3
-        .head_object()
-        .bucket(copy.task.source.bucket.as_str())
-        .key(copy.task.source_key.as_str())
-        .version_id(copy.version.version.id.as_str())
-        .checksum_mode(ChecksumMode::Enabled)
-        .send()
-        .await
-        .map_err(|error| failure(Side::Source, "HeadObject", error))
+    let (bucket, key) = (copy.task.source.bucket.as_str(), copy.task.source_key.as_str());
+    let version = copy.version.version.id.as_str();
+    let head = copy.source.s3.head_object().bucket(bucket).key(key).version_id(version);
+    let refused = match head.checksum_mode(ChecksumMode::Enabled).send().await {
+        Ok(head) => return Ok(head),
+        Err(error) => failure(Side::Source, "HeadObject", error),
+    };
+    if refused.kind == Kind::Refused(Reason::RequestRefused) {
+        let byte = copy.source.s3.get_object().bucket(bucket).key(key).version_id(version).range("bytes=0-0");
+        byte.send().await.map_err(|error| failure(Side::Source, "GetObject", error))?;
+    }
+    Err(refused)
 }
 
 fn layout(copy: &Copy<'_>, part_bytes: u64) -> Result<Layout, Failure> {
@@ -138,6 +144,7 @@ async fn begin(copy: &Copy<'_>, dress: &Dress, layout: &Layout) -> Result<(Uploa
         upload_id: create(copy, dress).await?,
         source: copy.version.version.clone(),
         part_bytes: layout.part_bytes(),
+        dress: dress.digest(),
         over,
     };
     copy.engine.ledger.begin_upload(&copy.task.lane, &upload)?;
@@ -155,10 +162,10 @@ async fn create(copy: &Copy<'_>, dress: &Dress) -> Result<String, Failure> {
         .key(copy.task.lane.key.as_str())
         .set_checksum_algorithm(checked.then_some(ChecksumAlgorithm::Crc64Nvme))
         .set_checksum_type(checked.then_some(ChecksumType::FullObject));
-    let expires = dress.attributes.expires.clone();
+    let headers = dress.attributes.headers();
     let answer = dress!(request, &dress.attributes, dress.tags, &dress.encryption)
         .customize()
-        .mutate_request(move |request| set_expires(request.headers_mut(), expires.as_deref()))
+        .mutate_request(move |request| set_headers(request.headers_mut(), &headers))
         .send()
         .await
         .map_err(|error| failure(Side::Prepare, "CreateMultipartUpload", error))?;
@@ -178,8 +185,8 @@ async fn upload_part(copy: &Copy<'_>, upload: &Upload, part: Part) -> Result<Upl
 }
 
 async fn try_part(copy: &Copy<'_>, upload: &Upload, part: Part) -> Result<UploadedPart, Failure> {
-    let _paid = copy.engine.budget.pay(part.len).await;
     copy.engine.limits.bytes(&copy.rule.id, part.len).await;
+    let _paid = copy.engine.budget.pay(part.len).await;
     let answer = copy
         .source
         .s3
@@ -206,6 +213,8 @@ async fn try_part(copy: &Copy<'_>, upload: &Upload, part: Part) -> Result<Upload
         .part_number(i32::try_from(part.number).unwrap_or(i32::MAX))
         .set_checksum_crc64_nvme(checked.then(|| crc64_header(crc64)))
         .body(ByteStream::from(body))
+        .customize()
+        .config_override(deadline(body_timeout(part.len)))
         .send()
         .await
         .map_err(|error| failure(Side::Prepare, "UploadPart", error))?;
@@ -215,11 +224,11 @@ async fn try_part(copy: &Copy<'_>, upload: &Upload, part: Part) -> Result<Upload
 async fn complete(
     copy: &Copy<'_>,
     upload: &Upload,
-    layout: &Layout,
+    parts: &[Part],
     done: &Parts,
     dress: &Dress,
 ) -> Result<Written, Failure> {
-    let crc64 = joined(layout, done);
+    let crc64 = joined(parts, done);
     copy.prove(crc64, &dress.attributes)?;
     unchanged(copy.destination, copy.task, upload).await?;
     let abilities = &copy.destination.capabilities;
@@ -246,6 +255,8 @@ async fn complete(
         .set_checksum_type(checked.then_some(ChecksumType::FullObject))
         .set_if_match(if_match)
         .set_if_none_match(if_none_match)
+        .customize()
+        .config_override(deadline(COMPLETE_TIMEOUT))
         .send()
         .await
         .map_err(|error| failure(Side::Write, "CompleteMultipartUpload", error))?;
@@ -257,10 +268,16 @@ async fn complete(
 /// (protocol rule 9).
 async fn unchanged(access: &Access, task: &Task, upload: &Upload) -> Result<(), Failure> {
     let current = destination::current_etag(access, task).await?;
-    if current == upload.over { Ok(()) } else { Err(Failure::new(Kind::Conflict, "CompleteMultipartUpload")) }
+    if current == upload.over { Ok(()) } else { Err(Failure::new(Kind::Conflict, "check before Complete")) }
 }
 
-fn joined(layout: &Layout, done: &Parts) -> u64 {
-    let lengths = layout.parts().map(|part| part.len);
+fn joined(parts: &[Part], done: &Parts) -> u64 {
+    let lengths = parts.iter().map(|part| part.len);
     done.values().zip(lengths).fold(crc64(&[]), |whole, (part, len)| crc64_joined(whole, part.crc64, len))
+}
+
+/// Lists the parts; an empty object that must be uploaded in parts has one, which is empty.
+fn parts_of(layout: &Layout) -> Vec<Part> {
+    let parts: Vec<Part> = layout.parts().collect();
+    if parts.is_empty() { vec![Part { number: 1, offset: 0, len: 0 }] } else { parts }
 }

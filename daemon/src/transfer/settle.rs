@@ -60,12 +60,18 @@ impl<'a> Settle<'a> {
         self.engine.ledger.put_replica(&self.task.lane, replica)
     }
 
-    /// Takes note of a version that gets no replica, and why.
-    pub(super) fn skipped(&self, replica: &Replica, reason: Reason) -> Result<(), Failure> {
+    /// Takes note of a version that gets no replica, and why; no reason means that no rule takes it.
+    pub(super) fn skipped(&self, replica: &Replica, reason: Option<Reason>) -> Result<Outcome, Failure> {
         self.recorded(replica)?;
-        let outcome = if replica.state == State::Gone { Outcome::Gone } else { Outcome::Skipped };
+        let outcome = match replica.state {
+            State::Gone => Outcome::Gone,
+            State::Late => Outcome::Superseded,
+            State::Replicated | State::Collapsed | State::Skipped | State::Removed => Outcome::Skipped,
+        };
         let rule = &self.task.rules.lead.id;
-        self.engine.metrics.failure(rule, reason.as_str());
+        if let Some(reason) = reason {
+            self.engine.metrics.failure(rule, reason.as_str());
+        }
         self.engine.metrics.operation(rule, self.bucket(), Action::Put.as_str(), outcome);
         info!(
             rule,
@@ -74,10 +80,10 @@ impl<'a> Settle<'a> {
             operation = Action::Put.as_str(),
             outcome = outcome.as_str(),
             version = %replica.source.id,
-            reason = reason.as_str(),
+            reason = reason.map_or("NoRuleTakesIt", Reason::as_str),
             "settled"
         );
-        Ok(())
+        Ok(outcome)
     }
 
     /// Takes note of what became of a wish that wrote no version.

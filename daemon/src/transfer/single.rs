@@ -2,18 +2,21 @@
 
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::ChecksumMode;
+use aws_smithy_runtime_api::http::Headers;
 use replicator_core::failure::Failure;
 
 use super::attributes::{Attributes, dress};
 use super::copy::{Copy, Dress, Written, crc64, crc64_header, etag_of};
 use crate::accounts::capabilities::Ability;
 use crate::accounts::refusal::{Side, failure};
+use crate::accounts::{body_timeout, deadline};
 
 /// Copies a version whose body fits into one part.
 pub(crate) async fn copy(copy: &Copy<'_>) -> Result<Written, Failure> {
     let size = copy.version.size_bytes;
-    let _paid = copy.engine.budget.pay(size).await;
+    // The rate first: who waits for it must not hold memory that others could use.
     copy.engine.limits.bytes(&copy.rule.id, size).await;
+    let _paid = copy.engine.budget.pay(size).await;
     let answer = copy
         .source
         .s3
@@ -48,10 +51,11 @@ async fn put(copy: &Copy<'_>, dress: &Dress, body: ByteStream, crc64: u64) -> Re
         .set_if_match(if_match)
         .set_if_none_match(if_none_match)
         .set_checksum_crc64_nvme(checksum);
-    let expires = dress.attributes.expires.clone();
+    let headers = dress.attributes.headers();
     let answer = dress!(request, &dress.attributes, dress.tags, &dress.encryption)
         .customize()
-        .mutate_request(move |request| set_expires(request.headers_mut(), expires.as_deref()))
+        .config_override(deadline(body_timeout(copy.version.size_bytes)))
+        .mutate_request(move |request| set_headers(request.headers_mut(), &headers))
         .send()
         .await
         .map_err(|error| failure(Side::Write, "PutObject", error))?;
@@ -59,10 +63,10 @@ async fn put(copy: &Copy<'_>, dress: &Dress, body: ByteStream, crc64: u64) -> Re
     Ok(Written { destination_version: answer.version_id, etag })
 }
 
-/// Carries `Expires` as the text it is: it may hold a date that no parser takes.
-pub(super) fn set_expires(headers: &mut aws_smithy_runtime_api::http::Headers, expires: Option<&str>) {
-    if let Some(expires) = expires {
-        // A text that no header can hold cannot have come from one.
-        let _replaced = headers.try_insert("expires", expires.to_owned());
+/// Adds headers as the texts they are, before the request is signed.
+pub(super) fn set_headers(headers: &mut Headers, all: &[(String, String)]) {
+    for (name, value) in all {
+        // A name or value that no header can hold cannot have come from one.
+        let _replaced = headers.try_insert(name.clone(), value.clone());
     }
 }

@@ -4,10 +4,11 @@ use replicator_core::event::Action;
 use replicator_core::failure::{Failure, Kind as FailureKind, Reason};
 use replicator_core::object::VersionId;
 use replicator_core::plan::{Kind, Known, VersionRef};
+use replicator_core::rule::History;
 
 use super::{Run, attributes, destination, remove};
 use crate::engine::Engine;
-use crate::ledger::records::{Replica, State};
+use crate::ledger::records::{ParkedTask, Replica, State};
 use crate::metrics::Outcome;
 use crate::task::{Report, Task, Wish};
 
@@ -19,7 +20,7 @@ pub(super) fn answered_by_ledger(engine: &Engine, task: &Task) -> Result<Option<
         return Ok(None);
     }
     let replicas = engine.ledger.replicas(&task.lane)?;
-    let known = |wish: &Wish| find(&replicas, wish.version.as_ref()).map(|replica| outcome_of(replica.state));
+    let known = |wish: &Wish| find(&replicas, wish.version.as_ref(), &[]).map(|replica| outcome_of(replica.state));
     let outcomes: Option<Vec<Outcome>> = task.wishes.iter().map(known).collect();
     let Some(outcomes) = outcomes else { return Ok(None) };
     let settle = super::Settle::new(engine, task);
@@ -37,10 +38,22 @@ pub(super) fn reconsider(task: &Task, known: &mut Known) {
     known.skipped.retain(|version| !retagged(version));
 }
 
+/// Says whether a run that ended well has done what was parked: everything that appends, and of the
+/// rest what it was asked for.
+pub(super) fn is_done(task: &Task, parked: &ParkedTask) -> bool {
+    let asked = |wish: &Wish| wish.action == parked.action && wish.version == parked.version;
+    matches!(parked.action, Action::Put | Action::DeleteMarker) || task.wishes.iter().any(asked)
+}
+
 /// Does what is left to do for each wish and says what became of it.
 pub(super) async fn grant(run: &mut Run<'_>) -> Result<Vec<Outcome>, Failure> {
     let mut outcomes = Vec::with_capacity(run.task.wishes.len());
     for wish in &run.task.wishes {
+        let creates = matches!(wish.action, Action::Put | Action::DeleteMarker);
+        if let Some(outcome) = told(run, wish).filter(|_| creates) {
+            outcomes.push(outcome);
+            continue;
+        }
         let outcome = match wish.action {
             Action::Put | Action::DeleteMarker => appended(run, wish)?,
             Action::Tags => tags(run, wish).await?,
@@ -48,34 +61,27 @@ pub(super) async fn grant(run: &mut Run<'_>) -> Result<Vec<Outcome>, Failure> {
             // The replica's owner decides on its list; locks are given with the write itself.
             Action::Acl | Action::Lock => Outcome::Skipped,
         };
-        if !run.wrote(wish) {
-            run.settle.granted(wish.action, outcome);
-        }
+        run.settle.granted(wish.action, outcome);
         outcomes.push(outcome);
     }
     Ok(outcomes)
 }
 
-impl Run<'_> {
-    /// Says whether this very run wrote the version that a wish is about.
-    fn wrote(&self, wish: &Wish) -> bool {
-        let Some(id) = &wish.version else { return self.settle.written > 0 };
-        self.settle.written > 0 && self.fresh.iter().any(|version| version.id == *id)
-    }
+/// Returns what this very run has already reported of the version that a wish is about.
+fn told(run: &Run<'_>, wish: &Wish) -> Option<Outcome> {
+    let id = wish.version.as_ref()?;
+    run.told.iter().find(|(version, _)| version.id == *id).map(|(_, outcome)| *outcome)
 }
 
 fn appended(run: &mut Run<'_>, wish: &Wish) -> Result<Outcome, Failure> {
-    if run.wrote(wish) {
-        return Ok(Outcome::Replicated);
-    }
     let Some(id) = &wish.version else { return Ok(Outcome::Duplicate) };
-    if let Some(replica) = find(&run.shown.replicas, Some(id)) {
+    if let Some(replica) = find(&run.shown.replicas, Some(id), &run.listed) {
         return Ok(outcome_of(replica.state));
     }
     if run.listed.iter().any(|version| version.id == *id) {
         return Ok(Outcome::Skipped);
     }
-    if run.task.rules.lead.history == replicator_core::rule::History::Latest {
+    if run.task.rules.lead.history == History::Latest {
         return Ok(Outcome::Superseded);
     }
     lost(run, wish, id)
@@ -87,7 +93,7 @@ fn lost(run: &mut Run<'_>, wish: &Wish, id: &VersionId) -> Result<Outcome, Failu
     if kind == Kind::Marker && !run.task.rules.lead.admits_marker() {
         return Ok(Outcome::Skipped);
     }
-    let source = VersionRef { id: id.clone(), last_modified: wish.time.unwrap_or_else(crate::clock::now) };
+    let source = VersionRef::new(id.clone(), wish.time.unwrap_or_else(crate::clock::now), None);
     let replica = Replica { source, kind, state: State::Gone, destination_version: None, etag: None };
     run.settle.recorded(&replica)?;
     run.engine.metrics.failure(&run.task.rules.lead.id, Reason::SrcVersionNotFound.as_str());
@@ -97,9 +103,6 @@ fn lost(run: &mut Run<'_>, wish: &Wish, id: &VersionId) -> Result<Outcome, Failu
 
 /// Gives a replica the tags its source has now, by the replica's exact version.
 async fn tags(run: &mut Run<'_>, wish: &Wish) -> Result<Outcome, Failure> {
-    if run.wrote(wish) {
-        return Ok(Outcome::Replicated);
-    }
     let Some(id) = &wish.version else { return Ok(Outcome::Skipped) };
     let Some(replica_version) = replica_version(run, id).await? else { return Ok(Outcome::Skipped) };
     let (engine, task) = (run.engine, run.task);
@@ -114,7 +117,11 @@ async fn tags(run: &mut Run<'_>, wish: &Wish) -> Result<Outcome, Failure> {
         engine.limits.request(&task.rules.lead.id).await;
         let lane = &task.lane;
         let (bucket, key) = (&lane.destination.bucket, &lane.key);
-        attributes::write_tags(run.destination, bucket, key, &replica_version, &wanted).await?;
+        match attributes::write_tags(run.destination, bucket, key, &replica_version, &wanted).await {
+            Ok(()) => {}
+            Err(Failure { kind: FailureKind::Conflict, .. }) => return Ok(vanished(run)),
+            Err(failure) => return Err(failure),
+        }
         let now = match source(id).await {
             Ok(tags) => tags,
             Err(Failure { kind: FailureKind::Gone, .. }) => return Ok(Outcome::Replicated),
@@ -128,6 +135,12 @@ async fn tags(run: &mut Run<'_>, wish: &Wish) -> Result<Outcome, Failure> {
     Err(Failure::caused(FailureKind::Transient, "PutObjectTagging", "the source's tags keep changing"))
 }
 
+/// The replica was removed at the destination, by its lifecycle or a person: nothing to change.
+fn vanished(run: &Run<'_>) -> Outcome {
+    run.engine.metrics.failure(&run.task.rules.lead.id, Reason::DstVersionNotFound.as_str());
+    Outcome::Skipped
+}
+
 // Someone who changes tags in a loop must not hold a lane forever.
 const TAG_ROUNDS_MAX: u32 = 5;
 
@@ -138,7 +151,10 @@ async fn version_delete(run: &mut Run<'_>, wish: &Wish) -> Result<Outcome, Failu
     if remove::source_has(run.source, run.task, id).await? {
         return Ok(Outcome::Skipped);
     }
-    remove::version(run.engine, run.task, &replica_version).await?;
+    match remove::version(run.engine, run.task, &replica_version).await {
+        Ok(()) | Err(Failure { kind: FailureKind::Conflict, .. }) => {}
+        Err(failure) => return Err(failure),
+    }
     if let Some(replica) = run.shown.replicas.iter_mut().find(|replica| replica.source.id == *id) {
         replica.state = State::Removed;
         run.settle.recorded(replica)?;
@@ -148,9 +164,10 @@ async fn version_delete(run: &mut Run<'_>, wish: &Wish) -> Result<Outcome, Failu
 
 /// Finds the destination's id of a replica, in the ledger or in the stamps.
 async fn replica_version(run: &mut Run<'_>, id: &VersionId) -> Result<Option<String>, Failure> {
+    let listed = run.listed.clone();
     let find = |replicas: &[Replica]| {
-        find(replicas, Some(id))
-            .map(|replica| (replica.state == State::Replicated, replica.destination_version.clone()))
+        let replica = find(replicas, Some(id), &listed)?;
+        Some((replica.state == State::Replicated, replica.destination_version.clone()))
     };
     if let Some((replicated, version)) = find(&run.shown.replicas) {
         return Ok(version.filter(|_| replicated));
@@ -159,10 +176,15 @@ async fn replica_version(run: &mut Run<'_>, id: &VersionId) -> Result<Option<Str
     Ok(find(&run.shown.replicas).and_then(|(_, version)| version))
 }
 
-fn find<'a>(replicas: &'a [Replica], id: Option<&VersionId>) -> Option<&'a Replica> {
+/// Finds what is on record of a version. `null` is overwritten in place, so that name alone means
+/// nothing: the one that the source lists now is meant.
+fn find<'a>(replicas: &'a [Replica], id: Option<&VersionId>, listed: &[VersionRef]) -> Option<&'a Replica> {
     let id = id?;
-    // A null version is overwritten in place, so its name alone is no identity.
-    replicas.iter().rfind(|replica| replica.source.id == *id && !id.is_null())
+    if !id.is_null() {
+        return replicas.iter().rfind(|replica| replica.source.id == *id);
+    }
+    let current = listed.iter().find(|version| version.id.is_null())?;
+    replicas.iter().rfind(|replica| replica.source == *current)
 }
 
 fn outcome_of(state: State) -> Outcome {

@@ -75,14 +75,13 @@ fn entry(node: Node<'_, '_>, kind: Kind, encoded: bool) -> Result<(Key, Listed),
     let key = text_of(node, "Key").map(|key| decoded(key, encoded)).and_then(|key| Key::try_from(key).ok());
     let id = text_of(node, "VersionId").unwrap_or("null");
     let time = text_of(node, "LastModified").and_then(|time| Timestamp::parse(time, &Rfc3339).ok());
-    let version = VersionRef {
-        id: VersionId::try_from(id).map_err(|_| NotAPage::Field("VersionId"))?,
-        last_modified: time.ok_or(NotAPage::Field("LastModified"))?,
-    };
+    let etag = text_of(node, "ETag").and_then(|etag| ETag::try_from(etag).ok());
+    let id = VersionId::try_from(id).map_err(|_| NotAPage::Field("VersionId"))?;
+    let time = time.ok_or(NotAPage::Field("LastModified"))?;
     let entry = SourceVersion {
-        version,
+        version: VersionRef::new(id, time, etag.as_ref()),
         kind,
-        etag: text_of(node, "ETag").and_then(|etag| ETag::try_from(etag).ok()),
+        etag,
         size_bytes: text_of(node, "Size").and_then(|size| size.parse().ok()).unwrap_or(0),
     };
     let is_latest = text_of(node, "IsLatest") == Some("true");

@@ -1,0 +1,68 @@
+//! Rules that compete for the same keys without saying which one wins, or what holds for the key
+//! whichever wins.
+
+use replicator_core::rule::Rule;
+
+use super::Hop;
+use super::keys::{Keys, Mapping};
+use crate::problem::{Problems, Spot};
+use crate::schema;
+
+/// Reports a rule that ties with an earlier one over the same keys, or disagrees on them.
+pub(super) fn refuse(hop: &Hop<'_>, earlier: &[&Hop<'_>], problems: &mut Problems<'_>) {
+    let rivals: Vec<_> = earlier.iter().copied().filter(|other| compete(hop, other)).collect();
+    if let Some(other) = rivals.first() {
+        refuse_tie(hop, other, problems);
+    }
+    for matter in &MATTERS {
+        let differs = |other: &&&Hop<'_>| same_replicas(hop, other) && (matter.differs)(hop.rule(), other.rule());
+        let Some(other) = rivals.iter().find(differs) else { continue };
+        let message = format!(
+            "not the same as in rule {:?}, which competes for the same keys; it belongs to the key, whichever rule takes a version, so say the same in both",
+            other.rule().id
+        );
+        problems.report((matter.spot)(hop.draft.written), message);
+    }
+}
+
+/// Says whether two rules may want the same key of one bucket for another.
+fn compete(one: &Hop<'_>, other: &Hop<'_>) -> bool {
+    one.source == other.source
+        && one.destination == other.destination
+        && Keys::at_source(one.rule()).overlap(&Keys::at_source(other.rule()))
+}
+
+fn same_replicas(one: &Hop<'_>, other: &Hop<'_>) -> bool {
+    Mapping::of(one.rule()) == Mapping::of(other.rule())
+}
+
+fn refuse_tie(hop: &Hop<'_>, other: &Hop<'_>, problems: &mut Problems<'_>) {
+    let id = &other.rule().id;
+    let written = hop.draft.written;
+    if hop.rule().destination.account != other.rule().destination.account {
+        let message = format!("rule {id:?} reaches the same bucket through another account; use one of them in both");
+        problems.report(&written.destination.spot, message);
+    } else if hop.rule().priority == other.rule().priority {
+        let message = format!(
+            "the same as in rule {id:?}, which sends overlapping keys to the same bucket; give them different ones, the higher wins"
+        );
+        problems.report(&written.priority.spot, message);
+    }
+}
+
+/// A part of a rule that belongs to the key and not to the version.
+struct Matter {
+    spot: fn(&schema::Rule) -> &Spot,
+    differs: fn(&Rule, &Rule) -> bool,
+}
+
+const MATTERS: [Matter; 5] = [
+    Matter { spot: |rule| &rule.history.spot, differs: |one, other| one.history != other.history },
+    Matter { spot: |rule| &rule.since.spot, differs: |one, other| one.since != other.since },
+    Matter { spot: |rule| &rule.foreign.spot, differs: |one, other| one.foreign != other.foreign },
+    Matter { spot: |rule| &rule.delete_markers.spot, differs: |one, other| one.delete_markers != other.delete_markers },
+    Matter {
+        spot: |rule| &rule.version_deletes.spot,
+        differs: |one, other| one.version_deletes != other.version_deletes,
+    },
+];

@@ -1,0 +1,99 @@
+//! The messages in hand, each until the last of its tasks is closed.
+
+use std::collections::HashMap;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::message::{Disposal, Message, Settlement};
+
+/// The messages whose tasks are not all closed, by their numbers.
+#[derive(Debug, Default)]
+pub(super) struct Hand(HashMap<u64, InHand>);
+
+#[derive(Debug)]
+struct InHand {
+    message: Message,
+    open: usize,
+    disposal: Disposal,
+}
+
+impl Hand {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Takes a message in hand until so many tasks are closed.
+    pub(super) fn take(&mut self, message: Message, open: usize) {
+        self.0.insert(message.number, InHand { message, open, disposal: Disposal::Delete });
+    }
+
+    /// Says whether a message is in hand and surely ours.
+    pub(super) fn holds(&self, number: u64) -> bool {
+        self.lost(number).is_some_and(|lost| !lost.is_cancelled())
+    }
+
+    /// Returns what fires when a message may be someone else's.
+    pub(super) fn lost(&self, number: u64) -> Option<&CancellationToken> {
+        self.0.get(&number).map(|in_hand| in_hand.message.lease.lost())
+    }
+
+    /// Closes one task of a message; the last one settles it. Of several disposals the most
+    /// careful wins.
+    pub(super) fn close(&mut self, number: u64, disposal: impl Fn(&Message) -> Disposal) -> Option<Settlement> {
+        let in_hand = self.0.get_mut(&number)?;
+        let disposal = disposal(&in_hand.message);
+        in_hand.open = in_hand.open.saturating_sub(1);
+        in_hand.disposal = more_careful(std::mem::replace(&mut in_hand.disposal, Disposal::Delete), disposal);
+        if in_hand.open > 0 {
+            return None;
+        }
+        self.0.remove(&number).map(|InHand { message, disposal, .. }| Settlement { message, disposal })
+    }
+
+    /// Lets go of a message that may be someone else's: what becomes of it is theirs to say.
+    pub(super) fn forget(&mut self, number: u64) {
+        self.0.remove(&number);
+    }
+
+    /// Gives away every message.
+    pub(super) fn empty(&mut self) -> Vec<Message> {
+        self.0.drain().map(|(_, in_hand)| in_hand.message).collect()
+    }
+}
+
+/// To deliver again is more careful than to keep, later more than sooner.
+fn more_careful(one: Disposal, other: Disposal) -> Disposal {
+    let care = |disposal: &Disposal| match disposal {
+        Disposal::Delete => (0, None),
+        Disposal::Pass(_) => (1, None),
+        Disposal::Park(..) => (2, None),
+        Disposal::Release(delay) => (3, Some(*delay)),
+    };
+    if care(&other) > care(&one) { other } else { one }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use replicator_core::failure::Reason;
+
+    use super::*;
+
+    #[test]
+    fn a_message_of_two_tasks_goes_only_when_neither_needs_it() {
+        let release = Disposal::Release(Duration::ZERO);
+        assert_eq!(more_careful(Disposal::Delete, release.clone()), release);
+        assert_eq!(more_careful(release.clone(), Disposal::Delete), release);
+        let pass = Disposal::Pass(Reason::DstBucketNotFound);
+        assert_eq!(more_careful(pass.clone(), Disposal::Delete), pass);
+        assert_eq!(more_careful(pass, release.clone()), release);
+    }
+
+    #[test]
+    fn a_message_of_two_tasks_waits_for_the_one_that_needs_longer() {
+        let [soon, late] = [1, 60].map(|seconds| Disposal::Release(Duration::from_secs(seconds)));
+        assert_eq!(more_careful(soon.clone(), late.clone()), late);
+        assert_eq!(more_careful(late.clone(), soon), late);
+    }
+}
