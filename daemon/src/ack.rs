@@ -13,10 +13,10 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::engine::Engine;
-use crate::lane::chain;
 use crate::ledger::records::ParkedMessage;
 use crate::message::{Disposal, Message, QueueAccess, Settlement};
 use crate::metrics::MessageOutcome;
+use replicator_core::failure::chain;
 
 /// Deletes, parks and releases messages in batches.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use tracing::warn;
 use crate::dispatch::Board;
 use crate::engine::Engine;
 use crate::health::{Poll, SILENT_AFTER, STALLED_AFTER};
-use crate::lane::chain;
+use replicator_core::failure::chain;
 
 /// What the answers are made from.
 #[derive(Debug, Clone)]

@@ -261,7 +261,9 @@ impl Dispatch {
     fn redrive(&mut self, round: Result<Round, Failure>) {
         let Round { mut tasks, last } = match round {
             Ok(round) => round,
-            Err(failure) => return warn!(error = lane::chain(&failure), "cannot read what is parked"),
+            Err(failure) => {
+                return warn!(error = replicator_core::failure::chain(&failure), "cannot read what is parked");
+            }
         };
         // A drain ends with what is in hand.
         if self.deliveries.is_closed() {

@@ -13,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::health::Poll;
-use crate::lane::chain;
 use crate::lease::Leases;
 use crate::message::{Delivery, Message, QueueAccess};
 use crate::metrics::{MessageOutcome, Metrics};
+use replicator_core::failure::chain;
 
 /// Receives from one queue.
 #[derive(Debug)]

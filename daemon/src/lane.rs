@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use replicator_core::failure::{Failure, Reason, Verdict};
+use replicator_core::failure::{Failure, Reason, Verdict, chain};
 use replicator_core::retry;
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
-use crate::accounts::ATTEMPT_TIMEOUT;
 use crate::clock;
 use crate::engine::Engine;
 use crate::ledger::records::ParkedTask;
@@ -59,11 +58,6 @@ pub(crate) async fn work(engine: &Engine, task: &Task, permits: &Semaphore) -> E
                 debug!(key = %task.lane.key, error = %chain(&failure), "reading again");
                 retry::delay(rereads, jitter())
             }
-            Verdict::HoldThenReread if attempt < ATTEMPTS_MAX => {
-                report_failure(engine, task, &failure);
-                attempt += 1;
-                hold_time(&failure)
-            }
             Verdict::Park(reason) => return park(engine, task, reason, &failure),
             Verdict::Reread
             | Verdict::HoldThenReread
@@ -72,6 +66,7 @@ pub(crate) async fn work(engine: &Engine, task: &Task, permits: &Semaphore) -> E
             | Verdict::Gone
             | Verdict::Unsupported(_) => {
                 report_failure(engine, task, &failure);
+                hold(&failure).await;
                 if attempt >= ATTEMPTS_MAX {
                     return Ended::HandedBack(retry::ceiling(attempt * 2));
                 }
@@ -118,22 +113,13 @@ fn report_failure(engine: &Engine, task: &Task, failure: &Failure) {
 }
 
 /// After a lost answer nothing is known until the write can no longer land (protocol rule 7). An
-/// answer that did come, if only to say 500, leaves the server nothing to finish.
-fn hold_time(failure: &Failure) -> Duration {
-    let answered = failure.source.as_ref().is_some_and(|cause| cause.to_string().starts_with("answered"));
-    if answered { LANDING } else { ATTEMPT_TIMEOUT.min(LANDING * 2) }
-}
-
-/// Writes an error with everything that caused it.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
+/// answer that did come, if only to say 500, leaves the server little to finish.
+async fn hold(failure: &Failure) {
+    if failure.verdict() != Verdict::HoldThenReread {
+        return;
     }
-    text
+    let answered = failure.source.as_ref().is_some_and(|cause| cause.to_string().starts_with("answered"));
+    tokio::time::sleep(if answered { LANDING } else { LANDING * 2 }).await;
 }
 
 /// Returns a number from 0 to 1 that differs between lanes and daemons.

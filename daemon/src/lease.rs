@@ -148,7 +148,7 @@ impl Leases {
                 }
                 return;
             }
-            Ok(Err(error)) => crate::lane::chain(&error),
+            Ok(Err(error)) => replicator_core::failure::chain(&error),
             Err(_elapsed) => "no answer in time".to_owned(),
         };
         // The next round tries again, as long as the leases have time left.

@@ -24,12 +24,12 @@ use crate::dispatch::{Channels, Dispatch};
 use crate::engine::Engine;
 use crate::health::Poll;
 use crate::intake::{self, Intake};
-use crate::lane::chain;
 use crate::lease::Leases;
 use crate::ledger::Ledger;
 use crate::message::{Delivery, QueueAccess, Settlement};
 use crate::metrics::Metrics;
 use crate::ruleset::Ruleset;
+use replicator_core::failure::chain;
 
 // Messages that each queue may have on the way to the dispatch: a poll holds room for one batch
 // while it waits, and another keeps the dispatch busy; more would only hide messages from daemons

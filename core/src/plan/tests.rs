@@ -47,9 +47,7 @@ impl Destination {
             match step {
                 Step::Put { source: version, condition, distinct } => {
                     self.check(&condition);
-                    let etag = version.etag.clone().expect("objects have one");
-                    let etag = if distinct { tag(&format!("{}-1", etag.as_str())) } else { etag };
-                    self.entries.push(Entry::Object { of: Some(version.version.clone()), etag });
+                    self.put(version, distinct);
                     known.advance(&version.version, self.top());
                 }
                 Step::Mark { source: version, over } => {
@@ -65,6 +63,12 @@ impl Destination {
             }
         }
         panic!("the planner never ends: {source:?} {known:?}");
+    }
+
+    fn put(&mut self, version: &SourceVersion, distinct: bool) {
+        let plain = version.etag.clone().expect("objects have one");
+        let etag = if distinct { tag(&format!("{}-1", plain.as_str())) } else { plain };
+        self.entries.push(Entry::Object { of: Some(version.version.clone()), etag });
     }
 
     fn check(&self, condition: &Condition) {

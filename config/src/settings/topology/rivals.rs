@@ -4,7 +4,7 @@
 use replicator_core::rule::Rule;
 
 use super::Hop;
-use super::keys::{Keys, Mapping};
+use super::keys::Keys;
 use crate::problem::{Problems, Spot};
 use crate::schema;
 
@@ -15,7 +15,7 @@ pub(super) fn refuse(hop: &Hop<'_>, earlier: &[&Hop<'_>], problems: &mut Problem
         refuse_tie(hop, other, problems);
     }
     for matter in &MATTERS {
-        let differs = |other: &&&Hop<'_>| same_replicas(hop, other) && (matter.differs)(hop.rule(), other.rule());
+        let differs = |other: &&&Hop<'_>| (matter.differs)(hop.rule(), other.rule());
         let Some(other) = rivals.iter().find(differs) else { continue };
         let message = format!(
             "not the same as in rule {:?}, which competes for the same keys; it belongs to the key, whichever rule takes a version, so say the same in both",
@@ -30,10 +30,6 @@ fn compete(one: &Hop<'_>, other: &Hop<'_>) -> bool {
     one.source == other.source
         && one.destination == other.destination
         && Keys::at_source(one.rule()).overlap(&Keys::at_source(other.rule()))
-}
-
-fn same_replicas(one: &Hop<'_>, other: &Hop<'_>) -> bool {
-    Mapping::of(one.rule()) == Mapping::of(other.rule())
 }
 
 fn refuse_tie(hop: &Hop<'_>, other: &Hop<'_>, problems: &mut Problems<'_>) {
@@ -56,7 +52,8 @@ struct Matter {
     differs: fn(&Rule, &Rule) -> bool,
 }
 
-const MATTERS: [Matter; 5] = [
+const MATTERS: [Matter; 6] = [
+    Matter { spot: |rule| &rule.exclusive.spot, differs: |one, other| one.exclusive != other.exclusive },
     Matter { spot: |rule| &rule.history.spot, differs: |one, other| one.history != other.history },
     Matter { spot: |rule| &rule.since.spot, differs: |one, other| one.since != other.since },
     Matter { spot: |rule| &rule.foreign.spot, differs: |one, other| one.foreign != other.foreign },
