@@ -50,7 +50,7 @@ pub enum Verdict {
     HoldThenReread,
     /// Try again, later each time.
     Retry,
-    /// Slow down for everyone, then try again.
+    /// Try again, later: the service is asked too much.
     Throttle,
     /// Keep the task durably until someone acts.
     Park(Reason),
@@ -69,7 +69,7 @@ macro_rules! reasons {
         }
 
         impl Reason {
-            /// Returns the code as native replication spells it.
+            /// Returns the code, spelt as native replication does where it has one.
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$name => stringify!($name),)*
@@ -80,8 +80,6 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// The role of an account cannot be assumed, or its credentials are refused.
-    AssumeRoleNotPermitted,
     /// The destination bucket does not exist.
     DstBucketNotFound,
     /// The replica wants Object Lock and the destination bucket has none.
@@ -133,6 +131,10 @@ reasons! {
     SrcVersionNotFound,
     /// The service refused the request as wrong in itself.
     RequestRefused,
+    /// The stamp has no room beside the user's own metadata.
+    StampTooLarge,
+    /// The rewritten key is one that S3 cannot hold.
+    DstKeyTooLong,
     /// The message could not be read as an event.
     MessageUndecodable,
     /// The message names a bucket that no rule has.

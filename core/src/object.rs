@@ -133,6 +133,11 @@ impl VersionId {
 }
 
 impl ETag {
+    /// Says whether the tag is that of an object uploaded in parts, and so no digest of its content.
+    pub fn has_parts(&self) -> bool {
+        self.0.contains('-')
+    }
+
     /// Returns the tag as HTTP writes it, in quotes.
     pub fn quoted(&self) -> String {
         format!("\"{}\"", self.0)

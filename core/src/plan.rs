@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::object::{ETag, Timestamp, VersionId};
+use crate::parts::PART_BYTES_MIN;
 use crate::rule::History;
 
 /// What identifies a version of a key. The time belongs to it because a `null` version is
@@ -27,6 +28,8 @@ impl VersionRef {
     /// Identifies a version; the ETag counts only where the id is none.
     pub fn new(id: VersionId, last_modified: Timestamp, etag: Option<&ETag>) -> Self {
         let generation = if id.is_null() { etag.cloned() } else { None };
+        // Ledger and stamp keep milliseconds; S3 states no more.
+        let last_modified = last_modified.truncate_to_millisecond();
         Self { id, last_modified, generation }
     }
 }
@@ -138,7 +141,9 @@ pub fn next<'a>(source: &'a [SourceVersion], known: &Known, history: History) ->
     // reordered there: only the newest state is written again.
     let hidden = match newest {
         Some(newest) => Some(newest).filter(|newest| !shows(&known.top, newest)),
-        None => restore(before, known),
+        // What comes after and was left out is the newest state all the same: nothing older is shown again.
+        None if after.is_empty() => restore(before, known),
+        None => None,
     };
     wanted.or(hidden).map(|entry| append(entry, source, known))
 }
@@ -206,7 +211,7 @@ fn append<'a>(entry: &'a SourceVersion, source: &[SourceVersion], known: &Known)
         (Kind::Object, Top::Object { etag, .. }) => Step::Put {
             source: entry,
             condition: Condition::Over(etag.clone()),
-            distinct: repeats(entry, source) % 2 == 1,
+            distinct: is_distinct(entry, etag, source),
         },
         (Kind::Object, Top::Nothing | Top::Marker) => {
             Step::Put { source: entry, condition: Condition::Absent, distinct: false }
@@ -214,8 +219,18 @@ fn append<'a>(entry: &'a SourceVersion, source: &[SourceVersion], known: &Known)
     }
 }
 
-/// Counts how often an entry's content stands right below it, one after the other. Of equal
-/// neighbours every other one gets the other ETag.
+/// Says whether a replica needs another ETag than its content gives it: when that very ETag is right
+/// below. One made of parts cannot be foreseen; of equal neighbours at the source every other one
+/// then gets the other layout.
+fn is_distinct(entry: &SourceVersion, top: &ETag, source: &[SourceVersion]) -> bool {
+    match &entry.etag {
+        Some(etag) if etag == top => true,
+        Some(etag) if !etag.has_parts() && entry.size_bytes <= PART_BYTES_MIN => false,
+        Some(_) | None => repeats(entry, source) % 2 == 1,
+    }
+}
+
+/// Counts how often an entry's content stands right below it, one after the other.
 fn repeats(entry: &SourceVersion, source: &[SourceVersion]) -> usize {
     let below = source.iter().rev().skip_while(|other| other.version != entry.version).skip(1);
     below.take_while(|other| other.kind == Kind::Object && other.etag == entry.etag).count()

@@ -150,7 +150,7 @@ pub enum Encryption {
 pub struct Limits {
     /// Bytes of object bodies per second.
     pub bandwidth_bytes_per_second: Option<NonZeroU64>,
-    /// Requests to the destination per second.
+    /// Writing requests to the destination per second.
     pub requests_per_second: Option<NonZeroU32>,
 }
 

@@ -42,9 +42,8 @@ pub(crate) struct Accounts {
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A request has this long to be answered. A write that took longer may yet land, so this is also
-/// what a lane waits for before it reads again.
-pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
+/// A request has this long to be answered, beside the time that its body takes.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Slower than this a body is not waited for: 1 Mbit/s for each of the bodies in flight.
 const BYTES_PER_SECOND_MIN: u64 = 128 << 10;
@@ -64,7 +63,7 @@ pub(crate) fn deadline(timeout: Duration) -> aws_sdk_s3::config::Builder {
     aws_sdk_s3::config::Builder::new().timeout_config(timeouts.build())
 }
 
-// Long polls last 20 seconds, the longest SQS allows; the client must be more patient than that.
+// The client must be more patient than the longest poll.
 const POLL_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Accounts {

@@ -75,7 +75,6 @@ impl Ack {
             Disposal::Park(reason, detail) => (reason, Some(detail)),
         };
         let name = message.queue.queue.name();
-        self.engine.metrics.message(name, MessageOutcome::Parked);
         let passed = match &message.queue.queue.dead_letter_url {
             Some(url) => send(&message.queue, url, message, reason).await,
             None => Ok(false),
@@ -87,7 +86,10 @@ impl Ack {
                 return Some(message.patience(retry::ceiling(ATTEMPTS_MAX)));
             }
         };
-        let detail = detail?;
+        let Some(detail) = detail else {
+            self.engine.metrics.message(name, MessageOutcome::Parked);
+            return None;
+        };
         let parked = ParkedMessage {
             queue: name.to_owned(),
             message_id: message.id.clone(),
@@ -96,7 +98,10 @@ impl Ack {
             detail,
         };
         match self.engine.ledger.park_message(&parked) {
-            Ok(()) => None,
+            Ok(()) => {
+                self.engine.metrics.message(name, MessageOutcome::Parked);
+                None
+            }
             Err(failure) => {
                 warn!(queue = name, message = message.id, error = chain(&failure), "cannot park a message, it stays");
                 Some(message.patience(retry::ceiling(ATTEMPTS_MAX)))

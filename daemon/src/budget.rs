@@ -29,8 +29,8 @@ impl Budget {
         Self { pages: Arc::new(Semaphore::new(pages_max as usize)), pages_max }
     }
 
-    /// Waits until `bytes` are free. A caller holds at most one payment while it waits for another
-    /// body, so the budget cannot lock itself up. More than everything buys everything.
+    /// Waits until `bytes` are free. No caller holds a payment while it waits for one, so
+    /// the budget cannot lock itself up. More than everything buys everything.
     pub(crate) async fn pay(&self, bytes: u64) -> Result<Paid, AcquireError> {
         let pages = u32::try_from(bytes.div_ceil(PAGE_BYTES)).unwrap_or(u32::MAX).min(self.pages_max);
         Ok(Paid { pages: Arc::clone(&self.pages).acquire_many_owned(pages).await? })

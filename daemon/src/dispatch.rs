@@ -121,26 +121,32 @@ impl Dispatch {
             }
         };
         let rules = Arc::clone(&self.rules.borrow());
-        if let Some(stranger) = notification.hints.iter().find(|hint| !rules.knows(&hint.bucket)) {
-            let queue = message.queue.queue.name();
-            let detail = format!("no rule has the source bucket {}", stranger.bucket);
-            warn!(queue, message = message.id, bucket = %stranger.bucket, "message names a bucket that no rule has");
-            self.engine.metrics.message(queue, MessageOutcome::UnknownBucket);
-            let disposal = Disposal::Park(Reason::BucketUnknown, detail);
-            return self.settle(Settlement { message, disposal }).await;
-        }
+        let disposal = match notification.hints.iter().find_map(|hint| rules.refusal(hint)) {
+            Some((reason, detail)) => self.refused(&message, reason, detail),
+            None => Disposal::Delete,
+        };
+        // What is possible is done; the message is kept for the rest.
         let tasks: Vec<Task> = notification.hints.iter().flat_map(|hint| rules.tasks(hint)).collect();
         if tasks.is_empty() {
             debug!(message = message.id, ignored = ?notification.ignored, "nothing to do");
             self.engine.pulse.beat();
-            return self.settle(Settlement { message, disposal: Disposal::Delete }).await;
+            return self.settle(Settlement { message, disposal }).await;
         }
-        self.take(message, tasks);
+        self.take(message, disposal, tasks);
     }
 
-    fn take(&mut self, message: Message, tasks: Vec<Task>) {
+    fn refused(&self, message: &Message, reason: Reason, detail: String) -> Disposal {
+        let queue = message.queue.queue.name();
+        warn!(queue, message = message.id, reason = reason.as_str(), detail, "message cannot be acted on");
+        if reason == Reason::BucketUnknown {
+            self.engine.metrics.message(queue, MessageOutcome::UnknownBucket);
+        }
+        Disposal::Park(reason, detail)
+    }
+
+    fn take(&mut self, message: Message, disposal: Disposal, tasks: Vec<Task>) {
         let (number, redelivered) = (message.number, message.redelivered());
-        self.hand.take(message, tasks.len());
+        self.hand.take(message, disposal, tasks.len());
         for task in tasks {
             self.enqueue(Some(number), Task { redelivered, ..task });
         }
@@ -159,6 +165,7 @@ impl Dispatch {
     fn start(&mut self, lane: &Lane) {
         let Some(work) = self.lanes.get_mut(lane) else { return };
         // What was lost while it waited is someone else's work.
+        self.hand.forget_lost(work.waiting().iter().filter_map(|ticket| ticket.message));
         let Some(task) = work.begin(|ticket| ticket.message.is_none_or(|number| self.hand.holds(number))) else {
             if work.is_free() {
                 self.lanes.remove(lane);

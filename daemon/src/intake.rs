@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use aws_sdk_sqs::types::MessageSystemAttributeName;
 use replicator_core::event::{self, Notification};
+use replicator_core::failure::chain;
 use replicator_core::retry;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -16,7 +17,6 @@ use crate::health::Poll;
 use crate::lease::Leases;
 use crate::message::{Delivery, Message, QueueAccess};
 use crate::metrics::{MessageOutcome, Metrics};
-use replicator_core::failure::chain;
 
 /// Receives from one queue.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub(crate) struct Intake {
     pub(crate) deliveries: mpsc::Sender<Delivery>,
     pub(crate) numbers: Arc<AtomicU64>,
     pub(crate) poll: Arc<Poll>,
+    /// What is left for polls to end when the daemon stops.
+    pub(crate) patience: Duration,
     pub(crate) metrics: Metrics,
 }
 
@@ -33,18 +35,18 @@ pub(crate) struct Intake {
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html>
 pub(crate) const BATCH_MAX: usize = 10;
 
-// The longest poll that SQS allows.
-const POLL_MAX: Duration = Duration::from_secs(20);
+/// SQS allows polls of 20 seconds. But one that is cut off goes on there, and what it finds is handed
+/// to nobody and stays hidden: so polls are let end, and a daemon that stops should not wait long.
+const POLL_MAX: Duration = Duration::from_secs(5);
 
 impl Intake {
-    /// Receives until told to stop. A full dispatch grants no permits, so nothing is polled: the
+    /// Receives until told to stop, and lets the last poll end. A full dispatch grants no permits, so nothing is polled: the
     /// queue keeps the messages. A permit is held for each message that may come, so what came is
     /// passed on without waiting.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut failures = 0;
         while let Some(Ok(permits)) = stop.run_until_cancelled(self.deliveries.reserve_many(BATCH_MAX)).await {
-            let Some(received) = stop.run_until_cancelled(self.receive()).await else { return };
-            match received {
+            match self.receive().await {
                 Ok(messages) => {
                     self.recovered(std::mem::take(&mut failures));
                     permits.zip(messages).for_each(|(permit, message)| permit.send(self.read(message)));
@@ -79,7 +81,7 @@ impl Intake {
             .receive_message()
             .queue_url(&queue.url)
             .max_number_of_messages(i32::try_from(BATCH_MAX).unwrap_or(i32::MAX))
-            .wait_time_seconds(i32::try_from(poll(queue.visibility_timeout).as_secs()).unwrap_or(i32::MAX))
+            .wait_time_seconds(i32::try_from(self.poll_time().as_secs()).unwrap_or(i32::MAX))
             .visibility_timeout(visibility)
             .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount)
             .send()
@@ -118,13 +120,14 @@ impl Intake {
         Delivery { message, notification }
     }
 
+    /// A poll takes at most a third of the time that its messages are hidden for, because it counts
+    /// against that; and at least the second that makes SQS wait at all.
+    fn poll_time(&self) -> Duration {
+        let time = (self.access.queue.visibility_timeout / 3).min(self.patience / 2);
+        time.clamp(Duration::from_secs(1), POLL_MAX)
+    }
+
     fn name(&self) -> &str {
         self.access.queue.name()
     }
-}
-
-/// A poll takes at most a third of the time that its messages are hidden for, because it counts
-/// against that; and at least the second that makes SQS wait at all.
-fn poll(visibility: Duration) -> Duration {
-    (visibility / 3).clamp(Duration::from_secs(1), POLL_MAX)
 }

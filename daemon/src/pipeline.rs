@@ -134,6 +134,7 @@ impl House {
                 deliveries: deliver.clone(),
                 numbers: Arc::clone(&numbers),
                 poll: Arc::clone(&poll),
+                patience: self.settings.drain_timeout,
                 metrics: self.engine.metrics.clone(),
             };
             self.intakes.spawn(intake.run(self.drain.clone()));

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use replicator_core::event::Hint;
+use replicator_core::failure::Reason;
 use replicator_core::object::{Bucket, Key};
 use replicator_core::rule::{Place, Rule, contests};
-use tracing::warn;
 
 use crate::ledger::records::{Lane, ParkedTask};
 use crate::task::{Rules, Task, Wish};
 
-/// The enabled rules of a configuration.
+/// The rules of a configuration; disabled ones too, so that their buckets are known.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Ruleset {
     rules: Vec<Rule>,
@@ -28,9 +28,17 @@ impl Ruleset {
         self.rules.iter()
     }
 
-    /// Says whether any rule is about a bucket.
-    pub(crate) fn knows(&self, bucket: &Bucket) -> bool {
-        self.rules.iter().any(|rule| rule.source.bucket == *bucket)
+    /// Says why a hint cannot be acted on, if it cannot: no rule has its bucket, or a rule would
+    /// give its replica a key that S3 cannot hold.
+    pub(crate) fn refusal(&self, hint: &Hint) -> Option<(Reason, String)> {
+        if !self.rules.iter().any(|rule| rule.source.bucket == hint.bucket) {
+            return Some((Reason::BucketUnknown, format!("no rule has the source bucket {}", hint.bucket)));
+        }
+        let candidates =
+            contests(&self.rules, &hint.bucket, &hint.key).into_iter().flat_map(|contest| contest.candidates);
+        let impossible = |rule: &Rule| rule.destination_key(&hint.key).err();
+        let (rule, error) = candidates.into_iter().find_map(|rule| Some((rule, impossible(rule)?)))?;
+        Some((Reason::DstKeyTooLong, format!("rule {:?} would write to an impossible key: {error}", rule.id)))
     }
 
     /// Finds the tasks that a hint asks for: one for each key it may have at each destination.
@@ -83,10 +91,7 @@ impl Ruleset {
     }
 }
 
+/// Lists the keys that replicas may get; one that is impossible was refused before.
 fn destination_keys(rules: &Rules, key: &Key) -> BTreeSet<Key> {
-    let rewritten = |rule: &Arc<Rule>| {
-        let refused = |error| warn!(rule = rule.id, %key, %error, "the rewritten key is not possible");
-        rule.destination_key(key).map_err(refused).ok()
-    };
-    rules.iter().filter_map(rewritten).collect()
+    rules.iter().filter_map(|rule| rule.destination_key(key).ok()).collect()
 }

@@ -7,7 +7,9 @@ mod copy;
 mod destination;
 mod encryption;
 mod listing;
+mod lessons;
 mod multipart;
+mod reading;
 mod remove;
 mod settle;
 mod single;
@@ -16,9 +18,9 @@ mod wishes;
 use std::sync::Arc;
 
 use replicator_core::failure::{Failure, Kind as FailureKind, Reason, Verdict};
-use replicator_core::object::{ETag, Timestamp};
-use replicator_core::plan::{self, Condition, Kind, SourceVersion, Step, Top, VersionRef};
-use replicator_core::rule::{Foreign, History, Rule};
+use replicator_core::object::ETag;
+use replicator_core::plan::{self, Condition, SourceVersion, Step, Top, VersionRef};
+use replicator_core::rule::{Foreign, History};
 
 use crate::accounts::Access;
 use crate::accounts::capabilities::Ability;
@@ -27,43 +29,37 @@ use crate::ledger::records::{Replica, State};
 use crate::metrics::Outcome;
 use crate::task::{Report, Task};
 use copy::{Copy, Written};
-use destination::Shown;
+use lessons::Asked;
+pub(crate) use lessons::Memory;
+use reading::Reading;
 use settle::Settle;
-
-/// What one attempt leaves for the next: the condition that was refused last.
-#[derive(Debug, Default)]
-pub(crate) struct Memory {
-    refused: Option<Asked>,
-}
-
-/// What a write demanded of the endpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Asked {
-    ability: Ability,
-    condition: Condition,
-    /// Whether the condition was sent along.
-    relied_on: bool,
-}
 
 /// Brings a key up to date. A failure leaves everything as safe as it was; calling again goes on
 /// from what is there.
 pub(crate) async fn bring_up_to_date(engine: &Engine, task: &Task, memory: &mut Memory) -> Result<Report, Failure> {
-    if let Some(report) = wishes::answered_by_ledger(engine, task)? {
+    if memory.is_blank()
+        && let Some(report) = wishes::answered_by_ledger(engine, task)?
+    {
         return Ok(report);
     }
+    memory.begin();
     engine.check_versioned(&task.lane.destination).await?;
-    let mut run = Run::read(engine, task).await?;
-    for pass in 1.. {
-        if pass > PASSES_MAX {
-            return Err(Failure::caused(FailureKind::Transient, "catching up", "the key keeps changing"));
-        }
+    let mut run = Run::begin(engine, task).await?;
+    wishes::reconsider(task, &mut run.read.shown.known);
+    let mut passes = 0;
+    loop {
         let steps_before = run.steps;
         let progress = run.catch_up(memory).await?;
         let acted = run.steps > steps_before;
         if progress == Progress::Done && run.may_rest(acted) {
             break;
         }
-        run = run.again().await?;
+        // Where nothing can be compared each write is a pass of its own, and gets further.
+        passes += u32::from(progress == Progress::Done);
+        if passes > PASSES_MAX {
+            return Err(Failure::caused(FailureKind::Transient, "catching up", "the key keeps changing"));
+        }
+        run.again().await?;
     }
     multipart::abandon(engine, task).await?;
     let outcomes = wishes::grant(&mut run).await?;
@@ -71,7 +67,7 @@ pub(crate) async fn bring_up_to_date(engine: &Engine, task: &Task, memory: &mut 
     Ok(Report { outcomes, written: run.settle.written, bytes: run.settle.bytes })
 }
 
-// Each pass but the last wrote something. A key that is written to all the time gives its place to
+// A pass that changed nothing is followed by one more at most. A key that is written to all the time gives its place to
 // others after this many, and a mistake in here cannot spin forever.
 const PASSES_MAX: u32 = 20;
 
@@ -88,11 +84,7 @@ struct Run<'a> {
     task: &'a Task,
     source: &'a Access,
     destination: &'a Access,
-    shown: Shown,
-    /// Everything the source listed.
-    listed: Vec<VersionRef>,
-    /// The key's history in scope, oldest first.
-    history: Vec<SourceVersion>,
+    read: Reading,
     /// What this run wrote or gave up, which is reported already.
     told: Vec<(VersionRef, Outcome)>,
     /// Steps done so far, and whether this is not the first pass.
@@ -102,52 +94,25 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// Reads the destination, then the source, in this order (protocol rule 2).
-    async fn read(engine: &'a Engine, task: &'a Task) -> Result<Run<'a>, Failure> {
-        let (source, destination) = (engine.access(&task.source)?, engine.access(&task.lane.destination)?);
-        let mut shown = destination::read(engine, task).await?;
-        let listed = match task.rules.lead.history {
-            History::Exact => {
-                listing::history(source, crate::accounts::refusal::Side::Source, &task.source.bucket, &task.source_key)
-                    .await?
-            }
-            History::Latest => {
-                listing::newest(source, &task.source.bucket, &task.source_key).await?.into_iter().collect()
-            }
-        };
-        let start = scope_start(engine, task, &shown, &listed)?;
-        let versions = listed.iter().map(|entry| entry.version.clone()).collect();
-        let lead = &task.rules.lead;
-        let history: Vec<SourceVersion> = listed
-            .into_iter()
-            .rev()
-            .filter(|entry| entry.version.last_modified >= start)
-            .filter(|entry| entry.kind == Kind::Object || lead.admits_marker())
-            .collect();
-        if has_unknown_past(&history, &shown) {
-            destination::rebuild(engine, task, &mut shown).await?;
-        }
-        wishes::reconsider(task, &mut shown.known);
-        let settle = Settle::new(engine, task);
+    async fn begin(engine: &'a Engine, task: &'a Task) -> Result<Run<'a>, Failure> {
         Ok(Self {
             engine,
             task,
-            source,
-            destination,
-            shown,
-            listed: versions,
-            history,
+            source: engine.access(&task.source)?,
+            destination: engine.access(&task.lane.destination)?,
+            read: Reading::of(engine, task).await?,
             told: Vec::new(),
             steps: 0,
             reread: false,
-            settle,
+            settle: Settle::new(engine, task),
         })
     }
 
     /// Reads everything once more and keeps what was done.
-    async fn again(self) -> Result<Run<'a>, Failure> {
-        let next = Run::read(self.engine, self.task).await?;
-        Ok(Run { told: self.told, steps: self.steps, settle: self.settle, reread: true, ..next })
+    async fn again(&mut self) -> Result<(), Failure> {
+        self.read = Reading::of(self.engine, self.task).await?;
+        self.reread = true;
+        Ok(())
     }
 
     /// Says whether "nothing to do" may be believed. In latest mode only if the destination, read
@@ -167,15 +132,15 @@ impl<'a> Run<'a> {
         if self.is_foreign_and_kept() {
             return self.keep_foreign();
         }
-        let history = std::mem::take(&mut self.history);
+        let history = std::mem::take(&mut self.read.history);
         let result = self.follow(&history, memory).await;
-        self.history = history;
+        self.read.history = history;
         result
     }
 
     async fn follow(&mut self, history: &[SourceVersion], memory: &mut Memory) -> Result<Progress, Failure> {
         let mode = self.task.rules.lead.history;
-        while let Some(step) = plan::next(history, &self.shown.known, mode) {
+        while let Some(step) = plan::next(history, &self.read.shown.known, mode) {
             self.steps += 1;
             let progress = match step {
                 Step::Put { source, condition, distinct } => self.put(source, condition, distinct, memory).await?,
@@ -183,7 +148,7 @@ impl<'a> Run<'a> {
                 Step::Collapse(source) => {
                     let replica = replica(source, State::Collapsed, None, None);
                     self.settle.recorded(&replica)?;
-                    let top = self.shown.known.top.clone();
+                    let top = self.read.shown.known.top.clone();
                     self.record(replica, top);
                     Progress::Done
                 }
@@ -200,9 +165,9 @@ impl<'a> Run<'a> {
     }
 
     async fn mark(&mut self, source: &SourceVersion, over: ETag, memory: &mut Memory) -> Result<Progress, Failure> {
-        let asked = self.asking(Ability::ConditionalDelete, Condition::Over(over.clone()));
+        let asked = Asked::of(self.destination, Ability::ConditionalDelete, Condition::Over(over.clone()));
         let marked = remove::mark(self.engine, self.task, &over).await;
-        let version = self.learn(asked, marked, memory)?;
+        let version = memory.learn(self.destination, asked, marked)?;
         self.engine.check_written(&self.task.lane.destination, version.as_deref())?;
         let replica = replica(source, State::Replicated, version, None);
         self.settle.wrote(&replica, &self.task.rules.lead, 0)?;
@@ -220,7 +185,7 @@ impl<'a> Run<'a> {
     ) -> Result<Progress, Failure> {
         let choice = choice::rule_for(self.engine, self.task, version).await;
         let Some(choice::Choice { rule, tags }) = self.or_skip(version, choice)?.flatten() else {
-            if !self.shown.known.skipped.contains(&version.version) {
+            if !self.read.shown.known.skipped.contains(&version.version) {
                 // No rule takes it: that is no failure.
                 self.skip(version, State::Skipped, None)?;
             }
@@ -241,12 +206,12 @@ impl<'a> Run<'a> {
         let part_bytes = part_bytes_preferred(self.engine);
         let in_parts = version.size_bytes > part_bytes || distinct;
         let ability = if in_parts { Ability::ConditionalComplete } else { Ability::ConditionalPut };
-        let asked = self.asking(ability, condition.clone());
+        let asked = Asked::of(self.destination, ability, condition.clone());
         let written = match in_parts {
             true => multipart::copy(&copy, part_bytes).await,
             false => single::copy(&copy).await,
         };
-        let written = self.learn(asked, written, memory);
+        let written = memory.learn(self.destination, asked, written);
         let Some(Written { destination_version, etag }) = self.or_skip(version, written)? else {
             return Ok(Progress::Done);
         };
@@ -277,8 +242,8 @@ impl<'a> Run<'a> {
         let replica = replica(version, state, None, None);
         let outcome = self.settle.skipped(&replica, reason)?;
         self.told.push((version.version.clone(), outcome));
-        self.shown.known.skip(&version.version);
-        self.shown.replicas.push(replica);
+        self.read.shown.known.skip(&version.version);
+        self.read.shown.replicas.push(replica);
         Ok(())
     }
 
@@ -286,48 +251,8 @@ impl<'a> Run<'a> {
         if replica.state == State::Replicated {
             self.told.push((replica.source.clone(), Outcome::Replicated));
         }
-        self.shown.known.advance(&replica.source, top);
-        self.shown.replicas.push(replica);
-    }
-
-    fn asking(&self, ability: Ability, condition: Condition) -> Asked {
-        Asked { ability, condition, relied_on: self.destination.capabilities.has(ability) }
-    }
-
-    /// Learns from the answer to a write what the endpoint cannot do, or gets wrong. AWS does all
-    /// of it: there a refusal is never the endpoint's fault.
-    fn learn<T>(&self, asked: Asked, result: Result<T, Failure>, memory: &mut Memory) -> Result<T, Failure> {
-        let (abilities, account) = (&self.destination.capabilities, &self.destination.name);
-        let Err(failure) = &result else {
-            abilities.kept(asked.ability);
-            return result;
-        };
-        if self.destination.is_aws || failure.during != asked.ability.operation() {
-            return result;
-        }
-        match failure.kind {
-            FailureKind::NotImplemented if asked.relied_on => {
-                abilities.withdraw(asked.ability, account, "answered 501 Not Implemented");
-            }
-            // Without a condition, the checksum is all that such a request has of the unusual.
-            FailureKind::NotImplemented if asked.ability != Ability::ConditionalDelete => {
-                abilities.withdraw(Ability::Crc64Nvme, account, "answered 501 Not Implemented");
-            }
-            // Between the two refusals lies a fresh read that found the same thing current.
-            FailureKind::Conflict if memory.refused.as_ref() == Some(&asked) => {
-                abilities.contradicted(asked.ability, account);
-            }
-            FailureKind::Conflict => memory.refused = Some(asked),
-            FailureKind::NotImplemented
-            | FailureKind::Contended
-            | FailureKind::Unanswered
-            | FailureKind::Transient
-            | FailureKind::Throttled
-            | FailureKind::Refused(_)
-            | FailureKind::Gone
-            | FailureKind::Unsupported(_) => {}
-        }
-        result
+        self.read.shown.known.advance(&replica.source, top);
+        self.read.shown.replicas.push(replica);
     }
 
     /// After a write that compared nothing, only a fresh read tells what is current.
@@ -337,50 +262,16 @@ impl<'a> Run<'a> {
 
     fn is_foreign_and_kept(&self) -> bool {
         self.task.rules.lead.foreign == Foreign::Keep
-            && matches!(self.shown.known.top, Top::Object { replica_of: None, .. })
+            && matches!(self.read.shown.known.top, Top::Object { replica_of: None, .. })
     }
 
     fn keep_foreign(&mut self) -> Result<Progress, Failure> {
-        let newest = self.history.last().cloned();
-        if let Some(version) = newest.filter(|version| !self.shown.known.skipped.contains(&version.version)) {
+        let newest = self.read.history.last().cloned();
+        if let Some(version) = newest.filter(|version| !self.read.shown.known.skipped.contains(&version.version)) {
             self.skip(&version, State::Skipped, Some(Reason::DstObjectForeign))?;
         }
         Ok(Progress::Done)
     }
-}
-
-/// Versions in scope are those created since the rule began. When only the ledger knew when that
-/// was, and it was lost, the oldest replica and the events themselves tell.
-fn scope_start(engine: &Engine, task: &Task, shown: &Shown, listed: &[SourceVersion]) -> Result<Timestamp, Failure> {
-    let lead: &Rule = &task.rules.lead;
-    if let Some(since) = lead.since {
-        return Ok(since);
-    }
-    let loaded = engine.ledger.rule_start(&lead.id, crate::clock::now())?;
-    // S3 states times by the second.
-    let loaded = loaded.replace_nanosecond(0).unwrap_or(loaded);
-    let oldest_replica = shown.replicas.iter().map(|replica| replica.source.last_modified).min();
-    let reached = shown.known.reached.as_ref().map(|version| version.last_modified);
-    let announced = listed
-        .iter()
-        .filter(|entry| task.wishes.iter().any(|wish| wish.announces(&entry.version.id)))
-        .map(|entry| entry.version.last_modified)
-        .min();
-    Ok([oldest_replica, reached, announced].into_iter().flatten().fold(loaded, Timestamp::min))
-}
-
-/// Says whether the source holds versions older than what was reached of which the ledger knows
-/// nothing: it was lost, or another daemon wrote them.
-fn has_unknown_past(history: &[SourceVersion], shown: &Shown) -> bool {
-    let known = &shown.known;
-    let Some(reached) = &known.reached else { return false };
-    history.iter().any(|entry| {
-        entry.kind == Kind::Object
-            && entry.version.last_modified <= reached.last_modified
-            && entry.version != *reached
-            && !known.replicated.contains(&entry.version)
-            && !known.skipped.contains(&entry.version)
-    })
 }
 
 /// Small parts waste throughput, large ones memory: 16 MiB measured best across Regions

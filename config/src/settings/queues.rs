@@ -17,7 +17,7 @@ pub struct Queue {
     pub account: String,
     /// How long a message stays hidden before its lease has to be renewed.
     pub visibility_timeout: Duration,
-    /// The queue that keeps parked tasks; the ledger keeps them when absent.
+    /// The queue that gets the messages of parked tasks; the ledger keeps the tasks either way.
     pub dead_letter_url: Option<String>,
 }
 

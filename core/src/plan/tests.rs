@@ -283,3 +283,33 @@ fn a_version_on_record_that_the_destination_shows_in_another_place_is_not_writte
     destination.catch_up(&source, &mut known, History::Exact);
     assert_eq!(destination.entries.len(), 3);
 }
+
+#[test]
+fn equal_content_gets_another_etag_also_when_the_source_forgot_what_lies_below() {
+    let source = history([Some(1), Some(1), Some(1)]);
+    for (mode, listed) in [(History::Exact, &source[1..]), (History::Latest, &source[2..])] {
+        let mut destination = Destination::default();
+        let mut known = destination.known();
+        destination.catch_up(&source[..2], &mut known, History::Exact);
+        let below = destination.top();
+        destination.catch_up(listed, &mut known, mode);
+        let (Top::Object { etag: below, .. }, Top::Object { etag: above, .. }) = (below, destination.top()) else {
+            panic!("both are objects");
+        };
+        assert_ne!(below, above);
+    }
+}
+
+#[test]
+fn a_newer_version_that_is_left_out_does_not_bring_an_older_one_back() {
+    // The source's newest is the replica of what the other side wrote over ours: nothing to do.
+    let source = history([Some(0), Some(1)]);
+    let mut destination = Destination::default();
+    let mut known = destination.known();
+    destination.catch_up(&source[..1], &mut known, History::Exact);
+    destination.entries.push(Entry::Object { of: None, etag: tag("theirs") });
+    let mut known = destination.known();
+    known.skip(&source[1].version);
+    destination.catch_up(&source, &mut known, History::Exact);
+    assert_eq!(destination.entries.len(), 2);
+}

@@ -80,10 +80,9 @@ fn without_answer<E>(side: Side, error: &SdkError<E, HttpResponse>) -> Kind {
         return Kind::Refused(Reason::RequestRefused);
     }
     if let SdkError::DispatchFailure(failure) = error
-        && !failure.is_io()
-        && !failure.is_timeout()
+        && failure.is_user()
     {
-        return Kind::Transient;
+        return Kind::Refused(Reason::RequestRefused);
     }
     unanswered(side)
 }
@@ -124,6 +123,10 @@ fn by_code(side: Side, during: &'static str, code: &str, message: &str) -> Optio
         "InvalidObjectState" => Kind::Unsupported(Reason::SrcObjectNotEligible),
         "KMS.NotFoundException" => Kind::Refused(pick(side, Reason::SrcKmsKeyInvalidState, Reason::DstKmsKeyNotFound)),
         "BadDigest" | "InvalidDigest" | "XAmzContentChecksumMismatch" => Kind::Transient,
+        // SSE-C: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/ServerSideEncryptionCustomerKeys.html>
+        "InvalidRequest" if side == Side::Source && message.contains("Server Side Encryption") => {
+            Kind::Unsupported(Reason::SrcObjectNotEligible)
+        }
         "InvalidRequest" if message.contains("Object Lock") => Kind::Refused(Reason::DstBucketObjectLockConfigMissing),
         "AccessDenied" | "AllAccessDisabled" => Kind::Refused(denied(side, during)),
         other if other.starts_with("KMS.") => {
@@ -144,6 +147,8 @@ fn by_status(side: Side, during: &'static str, status: u16) -> Option<Kind> {
         (429 | 503, _) => Kind::Throttled,
         (501, _) => Kind::NotImplemented,
         (500..=599, _) => unanswered(side),
+        // An answer that the SDK cannot read: of a read it will never be another.
+        (200..=299, Side::Source | Side::Destination) => Kind::Refused(Reason::RequestRefused),
         (200..=299, _) => unanswered(side),
         _ => return None,
     };
@@ -184,6 +189,13 @@ mod tests {
         assert_eq!(by_status(Side::Source, "HeadObject", 404), Some(Kind::Gone));
         assert_eq!(by_status(Side::Write, "PutObject", 404), Some(Kind::Conflict));
         assert_eq!(by_status(Side::Destination, "HeadObject", 418), None);
+    }
+
+    #[test]
+    fn an_object_under_a_customers_own_key_is_recorded_and_does_not_block_its_neighbours() {
+        let message = "The object was stored using a form of Server Side Encryption.";
+        let kind = by_code(Side::Source, "GetObject", "InvalidRequest", message);
+        assert_eq!(kind, Some(Kind::Unsupported(Reason::SrcObjectNotEligible)));
     }
 
     #[test]

@@ -23,8 +23,8 @@ impl Hand {
     }
 
     /// Takes a message in hand until so many tasks are closed.
-    pub(super) fn take(&mut self, message: Message, open: usize) {
-        self.0.insert(message.number, InHand { message, open, disposal: Disposal::Delete });
+    pub(super) fn take(&mut self, message: Message, disposal: Disposal, open: usize) {
+        self.0.insert(message.number, InHand { message, open, disposal });
     }
 
     /// Says whether a message is in hand and surely ours.
@@ -53,6 +53,15 @@ impl Hand {
     /// Lets go of a message that may be someone else's: what becomes of it is theirs to say.
     pub(super) fn forget(&mut self, number: u64) {
         self.0.remove(&number);
+    }
+
+    /// Lets go of those that may be someone else's.
+    pub(super) fn forget_lost(&mut self, numbers: impl Iterator<Item = u64>) {
+        for number in numbers {
+            if !self.holds(number) {
+                self.forget(number);
+            }
+        }
     }
 
     /// Gives away every message.

@@ -72,7 +72,17 @@ impl Work {
     /// Holds the lane after its task was cut off; what is kept of it is first to go on.
     pub(super) fn hold(&mut self, kept: Vec<Ticket>) {
         self.stage = Stage::Landing;
-        self.waiting.splice(0..0, kept);
+        // A write may have been on its way: the ledger alone may not answer these any more.
+        let begun = kept.into_iter().map(|mut ticket| {
+            ticket.task.redelivered = true;
+            ticket
+        });
+        self.waiting.splice(0..0, begun);
+    }
+
+    /// Lists what waits for its turn.
+    pub(super) fn waiting(&self) -> &[Ticket] {
+        &self.waiting
     }
 
     /// Frees the lane: what was written has landed, or never will.

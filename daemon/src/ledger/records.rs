@@ -68,11 +68,11 @@ pub(crate) enum State {
 /// A multipart upload in progress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Upload {
-    pub(crate) lane: Lane,
     pub(crate) upload_id: String,
     pub(crate) source: VersionRef,
     pub(crate) part_bytes: u64,
     /// A digest of what the replica carries beside its bytes, which was given at the beginning.
+    #[serde(default)]
     pub(crate) dress: u64,
     /// What was current at the destination when the upload began, by its ETag.
     pub(crate) over: Option<ETag>,

@@ -45,7 +45,7 @@ proptest! {
             etag: Some(etag.clone()),
         };
         reads_back(&replica)?;
-        reads_back(&Upload { lane: lane.clone(), upload_id: text.clone(), source: source.clone(), part_bytes: crc64, dress: crc64, over: None })?;
+        reads_back(&Upload { upload_id: text.clone(), source: source.clone(), part_bytes: crc64, dress: crc64, over: None })?;
         reads_back(&UploadedPart { number, etag, crc64 })?;
         reads_back(&ParkedTask {
             source: lane.destination.clone(),
@@ -94,14 +94,7 @@ fn lane() -> Lane {
 fn an_upload_survives_reopening_with_its_parts_and_is_forgotten_whole() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(directory.path()).unwrap();
-    let upload = Upload {
-        lane: lane(),
-        upload_id: "u".to_owned(),
-        source: version(1),
-        part_bytes: 5 << 20,
-        dress: 9,
-        over: None,
-    };
+    let upload = Upload { upload_id: "u".to_owned(), source: version(1), part_bytes: 5 << 20, dress: 9, over: None };
     ledger.begin_upload(&lane(), &upload).unwrap();
     for number in [2, 300, 1] {
         let etag = ETag::try_from("e").unwrap();

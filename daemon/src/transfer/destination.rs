@@ -160,8 +160,8 @@ impl Reading<'_> {
         let request = self.access.s3.head_object().bucket(lane.destination.bucket.as_str()).key(lane.key.as_str());
         let head = match request.version_id(id).send().await {
             Ok(head) => head,
-            // Removed since it was listed, or under a key that only its owner has: not ours to know.
-            Err(error) if error.raw_response().is_some_and(|answer| matches!(answer.status().as_u16(), 400 | 404)) => {
+            // Removed since it was listed.
+            Err(error) if error.raw_response().is_some_and(|answer| answer.status().as_u16() == 404) => {
                 return Ok(None);
             }
             Err(error) => return Err(failure(Side::Destination, DURING, error)),

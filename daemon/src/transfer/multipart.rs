@@ -115,8 +115,10 @@ async fn head(copy: &Copy<'_>) -> Result<HeadObjectOutput, Failure> {
 fn layout(copy: &Copy<'_>, part_bytes: u64) -> Result<Layout, Failure> {
     let unsupported = |error| Failure::caused(Kind::Unsupported(Reason::SrcObjectNotEligible), "part layout", error);
     // Other boundaries give another ETag for the same content (protocol rule 4).
-    let part_bytes = if copy.distinct { part_bytes + (1 << 20) } else { part_bytes };
-    let layout = parts::layout(copy.version.size_bytes, part_bytes).map_err(unsupported)?;
+    let mut layout = parts::layout(copy.version.size_bytes, part_bytes).map_err(unsupported)?;
+    if copy.distinct {
+        layout = parts::layout(copy.version.size_bytes, layout.part_bytes() + (1 << 20)).map_err(unsupported)?;
+    }
     if layout.part_bytes().min(copy.version.size_bytes) > copy.engine.budget.total_bytes() {
         let detail = format!("a part has {} bytes; raise `memory` above that", layout.part_bytes());
         return Err(Failure::caused(Kind::Refused(Reason::MemoryBudgetTooSmall), "part layout", detail));
@@ -132,15 +134,13 @@ async fn begin(copy: &Copy<'_>, dress: &Dress, layout: &Layout) -> Result<(Uploa
         Condition::Over(etag) => Some(etag.clone()),
     };
     if let Some((upload, done)) = copy.engine.ledger.upload(&copy.task.lane)? {
-        let same =
-            upload.source == copy.version.version && upload.part_bytes == layout.part_bytes() && upload.over == over;
-        if same {
+        let same = upload.source == copy.version.version && upload.over == over;
+        if same && upload.part_bytes == layout.part_bytes() && upload.dress == dress.digest() {
             return Ok((upload, done));
         }
         abandon(copy.engine, copy.task).await?;
     }
     let upload = Upload {
-        lane: copy.task.lane.clone(),
         upload_id: create(copy, dress).await?,
         source: copy.version.version.clone(),
         part_bytes: layout.part_bytes(),

@@ -75,10 +75,10 @@ fn told(run: &Run<'_>, wish: &Wish) -> Option<Outcome> {
 
 fn appended(run: &mut Run<'_>, wish: &Wish) -> Result<Outcome, Failure> {
     let Some(id) = &wish.version else { return Ok(Outcome::Duplicate) };
-    if let Some(replica) = find(&run.shown.replicas, Some(id), &run.listed) {
+    if let Some(replica) = find(&run.read.shown.replicas, Some(id), &run.read.listed) {
         return Ok(outcome_of(replica.state));
     }
-    if run.listed.iter().any(|version| version.id == *id) {
+    if run.read.listed.iter().any(|version| version.id == *id) {
         return Ok(Outcome::Skipped);
     }
     if run.task.rules.lead.history == History::Latest {
@@ -97,7 +97,7 @@ fn lost(run: &mut Run<'_>, wish: &Wish, id: &VersionId) -> Result<Outcome, Failu
     let replica = Replica { source, kind, state: State::Gone, destination_version: None, etag: None };
     run.settle.recorded(&replica)?;
     run.engine.metrics.failure(&run.task.rules.lead.id, Reason::SrcVersionNotFound.as_str());
-    run.shown.replicas.push(replica);
+    run.read.shown.replicas.push(replica);
     Ok(Outcome::Gone)
 }
 
@@ -155,7 +155,8 @@ async fn version_delete(run: &mut Run<'_>, wish: &Wish) -> Result<Outcome, Failu
         Ok(()) | Err(Failure { kind: FailureKind::Conflict, .. }) => {}
         Err(failure) => return Err(failure),
     }
-    if let Some(replica) = run.shown.replicas.iter_mut().find(|replica| replica.source.id == *id) {
+    let removed = |replica: &&mut Replica| replica.destination_version.as_ref() == Some(&replica_version);
+    if let Some(replica) = run.read.shown.replicas.iter_mut().find(removed) {
         replica.state = State::Removed;
         run.settle.recorded(replica)?;
     }
@@ -164,16 +165,18 @@ async fn version_delete(run: &mut Run<'_>, wish: &Wish) -> Result<Outcome, Failu
 
 /// Finds the destination's id of a replica, in the ledger or in the stamps.
 async fn replica_version(run: &mut Run<'_>, id: &VersionId) -> Result<Option<String>, Failure> {
-    let listed = run.listed.clone();
+    let listed = run.read.listed.clone();
     let find = |replicas: &[Replica]| {
         let replica = find(replicas, Some(id), &listed)?;
-        Some((replica.state == State::Replicated, replica.destination_version.clone()))
+        Some((replica.state, replica.destination_version.clone()))
     };
-    if let Some((replicated, version)) = find(&run.shown.replicas) {
-        return Ok(version.filter(|_| replicated));
+    match find(&run.read.shown.replicas) {
+        Some((State::Replicated, version)) => return Ok(version),
+        Some((State::Removed, _)) => return Ok(None),
+        // Another daemon may have written what this one only knows as lost or left out.
+        Some(_) | None => destination::rebuild(run.engine, run.task, &mut run.read.shown).await?,
     }
-    destination::rebuild(run.engine, run.task, &mut run.shown).await?;
-    Ok(find(&run.shown.replicas).and_then(|(_, version)| version))
+    Ok(find(&run.read.shown.replicas).and_then(|(_, version)| version))
 }
 
 /// Finds what is on record of a version. `null` is overwritten in place, so that name alone means

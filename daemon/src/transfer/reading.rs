@@ -1,0 +1,87 @@
+//! What a plan is made from: the destination, then the source, read in this order, so that
+//! "absent" at the destination is older news than the list (protocol rule 2).
+
+use replicator_core::failure::Failure;
+use replicator_core::object::Timestamp;
+use replicator_core::plan::{Kind, SourceVersion, VersionRef};
+use replicator_core::rule::{History, Rule};
+
+use super::destination::{self, Shown};
+use super::listing;
+use crate::accounts::refusal::Side;
+use crate::clock;
+use crate::engine::Engine;
+use crate::task::Task;
+
+/// Both sides of a key.
+pub(super) struct Reading {
+    pub(super) shown: Shown,
+    /// Everything the source listed.
+    pub(super) listed: Vec<VersionRef>,
+    /// The key's history in scope, oldest first.
+    pub(super) history: Vec<SourceVersion>,
+}
+
+impl Reading {
+    /// Reads both sides.
+    pub(super) async fn of(engine: &Engine, task: &Task) -> Result<Self, Failure> {
+        let mut shown = destination::read(engine, task).await?;
+        let listed = list(engine, task).await?;
+        let start = scope_start(engine, task, &shown, &listed)?;
+        let versions = listed.iter().map(|entry| entry.version.clone()).collect();
+        let lead = &task.rules.lead;
+        let history: Vec<SourceVersion> = listed
+            .into_iter()
+            .rev()
+            .filter(|entry| entry.version.last_modified >= start)
+            .filter(|entry| entry.kind == Kind::Object || lead.admits_marker())
+            .collect();
+        if has_unknown_past(&history, &shown) {
+            destination::rebuild(engine, task, &mut shown).await?;
+        }
+        Ok(Self { shown, listed: versions, history })
+    }
+}
+
+/// Lists the source, newest first; in latest mode the newest entry is all that matters.
+async fn list(engine: &Engine, task: &Task) -> Result<Vec<SourceVersion>, Failure> {
+    let (source, bucket, key) = (engine.access(&task.source)?, &task.source.bucket, &task.source_key);
+    match task.rules.lead.history {
+        History::Exact => listing::history(source, Side::Source, bucket, key).await,
+        History::Latest => Ok(listing::newest(source, bucket, key).await?.into_iter().collect()),
+    }
+}
+
+/// Versions in scope are those created since the rule began. When only the ledger knew when that
+/// was, and it was lost, the oldest replica and the events themselves tell.
+fn scope_start(engine: &Engine, task: &Task, shown: &Shown, listed: &[SourceVersion]) -> Result<Timestamp, Failure> {
+    let lead: &Rule = &task.rules.lead;
+    if let Some(since) = lead.since {
+        return Ok(since);
+    }
+    let loaded = engine.ledger.rule_start(&lead.id, clock::now())?;
+    // S3 states times by the second.
+    let loaded = loaded.replace_nanosecond(0).unwrap_or(loaded);
+    let oldest_replica = shown.replicas.iter().map(|replica| replica.source.last_modified).min();
+    let reached = shown.known.reached.as_ref().map(|version| version.last_modified);
+    let announced = listed
+        .iter()
+        .filter(|entry| task.wishes.iter().any(|wish| wish.announces(&entry.version.id)))
+        .map(|entry| entry.version.last_modified)
+        .min();
+    Ok([oldest_replica, reached, announced].into_iter().flatten().fold(loaded, Timestamp::min))
+}
+
+/// Says whether the source holds versions older than what was reached of which the ledger knows
+/// nothing: it was lost, or another daemon wrote them.
+fn has_unknown_past(history: &[SourceVersion], shown: &Shown) -> bool {
+    let known = &shown.known;
+    let Some(reached) = &known.reached else { return false };
+    history.iter().any(|entry| {
+        entry.kind == Kind::Object
+            && entry.version.last_modified <= reached.last_modified
+            && entry.version != *reached
+            && !known.replicated.contains(&entry.version)
+            && !known.skipped.contains(&entry.version)
+    })
+}
