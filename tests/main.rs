@@ -21,6 +21,8 @@ mod killed;
 mod unreliable_network;
 // B: memory.
 mod large_object;
+// What is in scope, what stays untouched.
+mod rules;
 // Nothing is dropped in silence.
 mod bad_input;
 mod permissions;
@@ -28,6 +30,7 @@ mod permissions;
 mod requests;
 // A daemon's life: start, reload, stop; what it says meanwhile.
 mod commands;
+mod figures;
 mod logs;
 mod starting;
 mod stopping;

@@ -109,9 +109,16 @@ impl World {
     }
 
     /// Returns a rule for the keys with a prefix.
-    pub(crate) fn rule(&self, id: &'static str, prefix: &'static str) -> Rule {
-        let (source, destination) = (self.source.clone(), self.archive.clone());
-        Rule { id, source, destination, prefix, kms_key: self.archive_key.clone() }
+    pub(crate) fn rule(&self, id: &'static str, prefix: &str) -> Rule {
+        Rule {
+            id,
+            source: self.source.clone(),
+            destination: self.archive.clone(),
+            rewrite: None,
+            filter: format!("prefix = \"{prefix}\""),
+            delete_markers: true,
+            kms_key: self.archive_key.clone(),
+        }
     }
 
     /// Starts the daemon on the plain configuration and waits until it is ready.
@@ -172,7 +179,12 @@ impl World {
 
     /// Compares both buckets, which must be equal, and returns how much there was to compare.
     pub(crate) async fn assert_equal(&self) -> Value {
-        let script = Script::new("compare.py")
+        self.comparison().summary().await
+    }
+
+    /// Prepares the comparison of both buckets.
+    pub(crate) fn comparison(&self) -> Script {
+        Script::new("compare.py")
             .option("source-endpoint", endpoint())
             .option("source-account", SOURCE.id)
             .option("source-region", SOURCE.region)
@@ -181,8 +193,13 @@ impl World {
             .option("destination-account", ARCHIVE.id)
             .option("destination-region", ARCHIVE.region)
             .option("destination-bucket", &self.archive)
-            .option("kms-key-arn", &self.archive_key);
-        script.summary().await
+            .option("kms-key-arn", &self.archive_key)
+    }
+
+    /// Lists the keys that the destination shows, that is, not hidden by a delete marker.
+    pub(crate) async fn replicas(&self) -> Vec<String> {
+        let listed = ARCHIVE.s3().list_objects_v2().bucket(&self.archive).send().await.unwrap();
+        listed.contents.unwrap_or_default().into_iter().filter_map(|object| object.key).collect()
     }
 }
 

@@ -167,8 +167,8 @@ def compare_histories(source, destination, wanted_class=None, kms_key=None):
     missing, extra = [], []
     for kind, i1, i2, j1, j2 in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         if kind == "equal":
-            for number, (ours, theirs) in enumerate(zip(source[i1:i2], destination[j1:j2], strict=True), i1 + 1):
-                yield from (f"version {number}: {text}" for text in compare_contents(ours, theirs, wanted_class, kms_key))
+            for number, pair in enumerate(zip(source[i1:i2], destination[j1:j2], strict=True), i1 + 1):
+                yield from (f"version {number}: {text}" for text in compare_contents(*pair, wanted_class, kms_key))
         else:
             missing += range(i1, i2)
             extra += range(j1, j2)
@@ -222,7 +222,8 @@ def compare(source, destination, wanted_class=None, kms_key=None):
     for key in sorted(ours.keys() | theirs.keys()):
         found = compare_histories(ours.get(key, []), theirs.get(key, []), wanted_class, kms_key)
         differences += [f"{key}: {text}" for text in found]
-    return differences, counts(ours, theirs) | {"open_uploads": destination.open_uploads(), "differences": len(differences)}
+    totals = {"open_uploads": destination.open_uploads(), "differences": len(differences)}
+    return differences, counts(ours, theirs) | totals
 
 
 def counts(ours, theirs):
@@ -257,7 +258,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for side in ("source", "destination"):
         parser.add_argument(f"--{side}-endpoint", required=True)
-        parser.add_argument(f"--{side}-account", required=True, help="access key id; on LocalStack it chooses the account")
+        parser.add_argument(f"--{side}-account", required=True, help="access key id; LocalStack's account")
         parser.add_argument(f"--{side}-region", default="us-east-1")
         parser.add_argument(f"--{side}-bucket", required=True)
         parser.add_argument(f"--{side}-prefix", default="", help="the part of the keys that replication rewrites")

@@ -41,7 +41,8 @@ class FakeS3:
         entries = list(enumerate(self.history[key]))
         for number, entry in reversed(entries):
             latest = number == len(entries) - 1
-            yield {"Key": key, "VersionId": f"v{number}", "marker": entry is None, "IsLatest": latest, "LastModified": 0}
+            version_id = f"v{number}"
+            yield {"Key": key, "VersionId": version_id, "marker": entry is None, "IsLatest": latest, "LastModified": 0}
 
     def list_multipart_uploads(self, Bucket):
         return {}
@@ -86,7 +87,8 @@ def source_history():
 def replicated(history):
     """The destination that a correct replicator makes of it."""
     def replica(entry):
-        return entry and copy.deepcopy(entry) | {"kms_key": KEY_ARN, "metadata": {**entry["metadata"], compare.STAMP: "1"}}
+        stamped = {"kms_key": KEY_ARN, "metadata": {**entry["metadata"], compare.STAMP: "1"}} if entry else None
+        return stamped and copy.deepcopy(entry) | stamped
 
     found = {}
     for key, entries in history.items():
@@ -186,6 +188,11 @@ class ComparerTest(unittest.TestCase):
     def test_no_encryption_is_seen(self):
         self.destination["pre/fix"][0]["kms_key"] = None
         self.assert_seen("pre/fix: version 1: KMS key is None")
+
+    def test_a_current_version_that_is_not_the_newest_is_seen(self):
+        older, newer = compare.Entry("v1", False, True, 1), compare.Entry("v2", False, False, 2)
+        self.assertEqual(len(list(compare.misplaced_current([older, newer]))), 1)
+        self.assertEqual(list(compare.misplaced_current([newer, older])), [])
 
     def test_a_rewritten_prefix_is_mapped(self):
         mapped = {f"copy/{key}": entries for key, entries in self.destination.items()}

@@ -11,6 +11,7 @@ import json
 import random
 import sys
 import time
+import urllib.parse
 
 import boto3
 from botocore.config import Config
@@ -19,11 +20,12 @@ MIB = 1 << 20
 
 # What S3 allows and programs get wrong: form and percent encoding, path cleaning, XML, prefixes.
 ODD_NAMES = [
-    "a b", " a", "a ", "a  b", "a+b", "+", "a%b", "%", "a%20b", "a%2Bb", "%zz", "ünï/日本語", "e\u0301", "\u00e9", "😀.txt",
+    "a b", " a", "a ", "a  b", "a+b", "+", "a%b", "%", "a%20b", "a%2Bb", "%zz",
+    "ünï/日本語", "e\u0301", "\u00e9", "😀.txt",
     "x//y", "/lead", "//lead", "trail/", "trail//", "back\\slash", 'q"u"o', "it's", "a&b=c", "a?b", "a#b", "<xml>&amp;",
     "semi;colon,comma", "tilde~!*()", "a:b@c$d^{}|[]`", "pre", "pre/", "pre/fix", "pre/fix.txt", "pre/fix.txt/more",
     "dot/./segment", "dot/../segment", "..", "long/" + "n" * 900,
-]
+]  # fmt: skip
 
 # How often each operation is drawn.
 WEIGHTS = {
@@ -61,7 +63,8 @@ class Workload:
     # Writes.
 
     def op_put(self):
-        return self._put(self._key(), self._body(self.random.choice([1, 10, 100, 1_000, 8_192, 65_536])), self._attributes())
+        size = self.random.choice([1, 10, 100, 1_000, 8_192, 65_536])
+        return self._put(self._key(), self._body(size), self._attributes())
 
     def op_put_empty(self):
         return self._put(self._key(), b"", self._attributes())
@@ -85,7 +88,8 @@ class Workload:
         return self._put(self._key(), self._body(100), {"Metadata": {"full": "m" * 2_040}})
 
     def op_multipart(self):
-        return self._multipart([5 * MIB] * self.random.choice([1, 2]) + [self.random.randrange(1, MIB)], self._attributes())
+        sizes = [5 * MIB] * self.random.choice([1, 2]) + [self.random.randrange(1, MIB)]
+        return self._multipart(sizes, self._attributes())
 
     def op_multipart_kms(self):
         return self._multipart([5 * MIB, 123_456], {**self._attributes(), **self._kms()})
@@ -217,14 +221,13 @@ def tags(dice):
 
 def encoded(tag_set):
     """The form of the `x-amz-tagging` header."""
-    from urllib.parse import urlencode
-
-    return urlencode(tag_set)
+    return urllib.parse.urlencode(tag_set)
 
 
 def metadata(dice):
     """User metadata, in the mixed case that S3 folds to lower case."""
-    return {f"{dice.choice(['Owner', 'etl-run', 'x'])}-{number}": dice.choice(META_WORDS) for number in range(dice.randrange(1, 4))}
+    names = [f"{dice.choice(['Owner', 'etl-run', 'x'])}-{number}" for number in range(dice.randrange(1, 4))]
+    return {name: dice.choice(META_WORDS) for name in names}
 
 
 # Everything a writer can say about an object that S3 keeps with it.

@@ -34,7 +34,11 @@ pub(crate) struct Rule {
     pub(crate) id: &'static str,
     pub(crate) source: String,
     pub(crate) destination: String,
-    pub(crate) prefix: &'static str,
+    /// What becomes of the filter's prefix; the same when absent.
+    pub(crate) rewrite: Option<&'static str>,
+    /// The inside of the `filter` table.
+    pub(crate) filter: String,
+    pub(crate) delete_markers: bool,
     pub(crate) kms_key: String,
 }
 
@@ -81,21 +85,19 @@ visibility_timeout = "{visibility_timeout}"
 }
 
 impl Rule {
-    // One daemon at a time writes here, so there is no one to fence against; the waits would only
-    // make the tests longer.
     fn text(&self) -> String {
-        let Self { id, source, destination, prefix, kms_key } = self;
+        let Self { id, source, destination, rewrite, filter, delete_markers, kms_key } = self;
+        let rewrite: String = rewrite.iter().map(|prefix| format!(", prefix = \"{prefix}\"")).collect();
         format!(
             r#"
 [[rules]]
 id = "{id}"
 source = {{ account = "source", bucket = "{source}" }}
-destination = {{ account = "archive", bucket = "{destination}" }}
-filter = {{ prefix = "{prefix}" }}
+destination = {{ account = "archive", bucket = "{destination}"{rewrite} }}
+filter = {{ {filter} }}
 history = "exact"
 since = "2020-01-01T00:00:00Z"
-fence = false
-delete_markers = true
+delete_markers = {delete_markers}
 sse_kms_objects = true
 encryption = {{ mode = "kms", key = "{kms_key}" }}
 "#

@@ -10,13 +10,22 @@ impl Metrics {
         Self(text)
     }
 
+    /// Says whether a metric (without its prefix) has any sample.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.samples(name).next().is_some()
+    }
+
     /// Adds up the samples of a metric (without its prefix) whose labels are, among others, these.
     pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let lines = self.0.lines().filter_map(|line| line.strip_prefix("s3_replicator_"));
-        let samples = lines.filter_map(|line| line.strip_prefix(name)).filter(|rest| rest.starts_with(['{', ' ']));
         let wanted: Vec<String> = labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
-        let chosen = samples.filter(|rest| wanted.iter().all(|label| rest.contains(label)));
+        let chosen = self.samples(name).filter(|rest| wanted.iter().all(|label| rest.contains(label)));
         chosen.filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    /// Returns labels and value of each sample.
+    fn samples(&self, name: &str) -> impl Iterator<Item = &str> {
+        let lines = self.0.lines().filter_map(|line| line.strip_prefix("s3_replicator_"));
+        lines.filter_map(move |line| line.strip_prefix(name)).filter(|rest| rest.starts_with(['{', ' ']))
     }
 
     /// Says whether there is anything at all, that is, whether the daemon answered.

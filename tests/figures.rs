@@ -1,0 +1,54 @@
+//! What Prometheus and a load balancer see: every metric of the interface, and the two health pages.
+
+use crate::world::daemon::Daemon;
+use crate::world::faults::{Fault, Faults};
+use crate::world::{World, eventually};
+
+const METRICS: [&str; 11] = [
+    "operations_total",
+    "bytes_total",
+    "replication_latency_seconds_count",
+    "operations_pending",
+    "bytes_pending",
+    "oldest_pending_seconds",
+    "failures_total",
+    "parked",
+    "requests_total",
+    "memory_bytes",
+    "queue_messages_total",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_of_the_interface_tells_of_the_work() {
+    let world = World::new().await;
+    let faults = Faults::open().await;
+    let mut config = world.config();
+    config.endpoint.clone_from(&faults.url);
+    // Parked tasks are counted where they are kept: here in the ledger.
+    config.dead_letter_url = None;
+    let archive = world.archive.clone();
+    let refused = move |seen: &crate::world::request::Seen| seen.is(&archive, "PutObject") && seen.key == "refused";
+    faults.script(Fault::AccessDenied, usize::MAX, refused);
+    let daemon = Daemon::spawn(&config).ready().await;
+    world.put("refused", "body").await;
+    world.put("report", "twelve bytes").await;
+    world.drained(&daemon).await;
+    eventually("a task is parked", async || daemon.metrics().await.sum("parked", &[]) > 0.0).await;
+    let metrics = daemon.metrics().await;
+    let missing: Vec<&str> = METRICS.into_iter().filter(|name| !metrics.has(name)).collect();
+    assert!(missing.is_empty(), "{missing:?} are not in {metrics:?}");
+    let replicated = [("rule", "orders"), ("operation", "put"), ("outcome", "replicated")];
+    assert_eq!(metrics.sum("operations_total", &replicated), 1.0);
+    assert_eq!(metrics.sum("bytes_total", &[("rule", "orders")]), 12.0);
+    assert_eq!(metrics.sum("parked", &[("rule", "orders"), ("reason", "DstPutObjectNotPermitted")]), 1.0);
+    assert!(metrics.sum("requests_total", &[("operation", "PutObject"), ("status", "403")]) > 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_daemon_is_healthy_and_ready() {
+    let world = World::new().await;
+    let daemon = world.start().await;
+    assert_eq!(daemon.page("healthz").await, Some(200));
+    assert_eq!(daemon.page("readyz").await, Some(200));
+    assert_eq!(daemon.page("nowhere").await, Some(404));
+}

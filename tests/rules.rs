@@ -1,0 +1,96 @@
+//! What rules take and what they leave: prefixes, tags, delete markers, permanent deletes.
+
+use aws_sdk_s3::primitives::ByteStream;
+
+use crate::world::World;
+use crate::world::config::Config;
+use crate::world::daemon::Daemon;
+use crate::world::localstack::SOURCE;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_with_a_prefix_rewrites_it_and_leaves_other_keys_alone() {
+    let world = World::new().await;
+    let mut config = world.config();
+    config.rules[0] = world.rule("orders", "invoices/");
+    config.rules[0].rewrite = Some("copies/of ");
+    let daemon = Daemon::spawn(&config).ready().await;
+    for key in ["invoices/", "invoices/2026/a b", "invoices", "other/invoices/x"] {
+        world.put(key, key).await;
+    }
+    delete(&world, "invoices/2026/a b", None).await;
+    world.put("invoices/2026/a b", "again").await;
+    world.drained(&daemon).await;
+    world.comparison().option("source-prefix", "invoices/").option("destination-prefix", "copies/of ").summary().await;
+    assert_eq!(world.replicas().await, ["copies/of ", "copies/of 2026/a b"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_with_tags_takes_only_objects_that_carry_them() {
+    let world = World::new().await;
+    let mut config = world.config();
+    config.rules[0].filter = "tags = { tier = \"gold\", team = \"a b\" }".to_owned();
+    config.rules[0].delete_markers = false;
+    let daemon = Daemon::spawn(&config).ready().await;
+    for (key, tags) in
+        [("both", "tier=gold&team=a%20b&more=1"), ("one", "tier=gold"), ("other", "tier=silver"), ("none", "")]
+    {
+        let request = SOURCE.s3().put_object().bucket(&world.source).key(key).body(ByteStream::from_static(b"tagged"));
+        request.tagging(tags).send().await.unwrap();
+    }
+    world.drained(&daemon).await;
+    assert_eq!(world.replicas().await, ["both"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_delete_markers_a_deleted_object_stays_at_the_destination() {
+    let world = World::new().await;
+    let mut config = world.config();
+    config.rules[0].delete_markers = false;
+    let daemon = replicate_two_versions(&world, &config).await;
+    delete(&world, "report", None).await;
+    world.drained(&daemon).await;
+    assert_eq!(world.replicas().await, ["report"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_is_deleted_for_good_stays_at_the_destination() {
+    let world = World::new().await;
+    let daemon = replicate_two_versions(&world, &world.config()).await;
+    let versions = SOURCE.s3().list_object_versions().bucket(&world.source).send().await.unwrap();
+    for version in versions.versions.unwrap_or_default() {
+        delete(&world, "report", version.version_id.as_deref()).await;
+    }
+    world.drained(&daemon).await;
+    let output = world.comparison().run().await;
+    let text = String::from_utf8_lossy(&output.stdout);
+    // The source is empty now, and the destination has both versions still.
+    assert_eq!(text.matches("at the destination is extra").count(), 2, "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_the_source_never_had_gets_no_delete_marker() {
+    let world = World::new().await;
+    let daemon = world.start().await;
+    delete(&world, "never written", None).await;
+    delete(&world, "never written", None).await;
+    world.drained(&daemon).await;
+    let output = world.comparison().run().await;
+    assert!(output.status.success());
+    let archive = crate::world::localstack::ARCHIVE.s3();
+    let listed = archive.list_object_versions().bucket(&world.archive).send().await.unwrap();
+    assert_eq!(listed.delete_markers, None);
+}
+
+async fn replicate_two_versions(world: &World, config: &Config) -> Daemon {
+    let daemon = Daemon::spawn(config).ready().await;
+    world.put("report", "first").await;
+    world.put("report", "second").await;
+    world.drained(&daemon).await;
+    world.assert_equal().await;
+    daemon
+}
+
+async fn delete(world: &World, key: &str, version: Option<&str>) {
+    let request = SOURCE.s3().delete_object().bucket(&world.source).key(key);
+    request.set_version_id(version.map(str::to_owned)).send().await.unwrap();
+}
