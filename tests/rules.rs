@@ -5,7 +5,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use crate::world::World;
 use crate::world::config::Config;
 use crate::world::daemon::Daemon;
-use crate::world::localstack::SOURCE;
+use crate::world::localstack::{ARCHIVE, SOURCE};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rule_with_a_prefix_rewrites_it_and_leaves_other_keys_alone() {
@@ -68,6 +68,71 @@ async fn a_version_that_is_deleted_for_good_stays_at_the_destination() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn with_version_deletes_a_replica_goes_with_its_version_and_no_other_does() {
+    let world = World::new().await;
+    let mut config = world.config();
+    config.rules[0].version_deletes = true;
+    let daemon = replicate_two_versions(&world, &config).await;
+    let versions = SOURCE.s3().list_object_versions().bucket(&world.source).send().await.unwrap();
+    let older = versions.versions.unwrap_or_default().into_iter().find(|version| version.is_latest != Some(true));
+    delete(&world, "report", older.unwrap().version_id.as_deref()).await;
+    world.drained(&daemon).await;
+    assert_eq!(world.assert_equal().await["replicas"], 1);
+    // Removing a delete marker brings the object back, at the destination too.
+    delete(&world, "report", None).await;
+    world.drained(&daemon).await;
+    assert_eq!(world.replicas().await, [""; 0]);
+    let marked = SOURCE.s3().list_object_versions().bucket(&world.source).send().await.unwrap();
+    let marker = marked.delete_markers.unwrap_or_default().remove(0);
+    delete(&world, "report", marker.version_id.as_deref()).await;
+    world.drained(&daemon).await;
+    world.assert_equal().await;
+    assert_eq!(world.replicas().await, ["report"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn latest_history_ends_with_the_newest_state_of_every_key() {
+    let world = World::new().await;
+    let mut config = world.config();
+    config.rules[0].history = "latest";
+    let daemon = Daemon::spawn(&config).ready().await;
+    for round in 0..4 {
+        for key in ["kept", "deleted", "restored"] {
+            world.put(key, format!("{key} {round}")).await;
+        }
+    }
+    delete(&world, "deleted", None).await;
+    delete(&world, "restored", None).await;
+    world.put("restored", "once more").await;
+    world.drained(&daemon).await;
+    assert_eq!(world.replicas().await, ["kept", "restored"]);
+    for (key, wanted) in [("kept", "kept 3"), ("restored", "once more")] {
+        let object = ARCHIVE.s3().get_object().bucket(&world.archive).key(key).send().await.unwrap();
+        assert_eq!(object.body.collect().await.unwrap().into_bytes(), wanted.as_bytes());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_content_in_a_row_keeps_its_versions_apart_where_etags_recur() {
+    let world = World::new().await;
+    let mut config = world.config();
+    config.rules[0].encryption = "mode = \"s3\"".to_owned();
+    let daemon = Daemon::spawn(&config).ready().await;
+    for key in ["same", "empty"] {
+        for _ in 0..4 {
+            world.put(key, if key == "same" { "again and again" } else { "" }).await;
+        }
+    }
+    world.workload(120, 20).summary().await;
+    world.drained(&daemon).await;
+    world.comparison_under_any_key().summary().await;
+    let listed = ARCHIVE.s3().list_object_versions().bucket(&world.archive).prefix("same").send().await.unwrap();
+    let etags: Vec<_> = listed.versions.unwrap_or_default().into_iter().map(|version| version.e_tag).collect();
+    assert_eq!(etags.len(), 4);
+    assert!(etags.windows(2).all(|pair| pair[0] != pair[1]), "{etags:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_the_source_never_had_gets_no_delete_marker() {
     let world = World::new().await;
     let daemon = world.start().await;
@@ -76,8 +141,7 @@ async fn a_key_that_the_source_never_had_gets_no_delete_marker() {
     world.drained(&daemon).await;
     let output = world.comparison().run().await;
     assert!(output.status.success());
-    let archive = crate::world::localstack::ARCHIVE.s3();
-    let listed = archive.list_object_versions().bucket(&world.archive).send().await.unwrap();
+    let listed = ARCHIVE.s3().list_object_versions().bucket(&world.archive).send().await.unwrap();
     assert_eq!(listed.delete_markers, None);
 }
 

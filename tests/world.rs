@@ -117,7 +117,9 @@ impl World {
             rewrite: None,
             filter: format!("prefix = \"{prefix}\""),
             delete_markers: true,
-            kms_key: self.archive_key.clone(),
+            history: "exact",
+            version_deletes: false,
+            encryption: format!("mode = \"kms\", key = \"{}\"", self.archive_key),
         }
     }
 
@@ -184,6 +186,11 @@ impl World {
 
     /// Prepares the comparison of both buckets.
     pub(crate) fn comparison(&self) -> Script {
+        self.comparison_under_any_key().option("kms-key-arn", &self.archive_key)
+    }
+
+    /// Prepares the comparison of a rule whose replicas are not under the archive's key.
+    pub(crate) fn comparison_under_any_key(&self) -> Script {
         Script::new("compare.py")
             .option("source-endpoint", endpoint())
             .option("source-account", SOURCE.id)
@@ -193,7 +200,6 @@ impl World {
             .option("destination-account", ARCHIVE.id)
             .option("destination-region", ARCHIVE.region)
             .option("destination-bucket", &self.archive)
-            .option("kms-key-arn", &self.archive_key)
     }
 
     /// Lists the keys that the destination shows, that is, not hidden by a delete marker.

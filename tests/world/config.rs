@@ -39,7 +39,10 @@ pub(crate) struct Rule {
     /// The inside of the `filter` table.
     pub(crate) filter: String,
     pub(crate) delete_markers: bool,
-    pub(crate) kms_key: String,
+    pub(crate) history: &'static str,
+    pub(crate) version_deletes: bool,
+    /// The inside of the `encryption` table.
+    pub(crate) encryption: String,
 }
 
 impl Config {
@@ -86,7 +89,8 @@ visibility_timeout = "{visibility_timeout}"
 
 impl Rule {
     fn text(&self) -> String {
-        let Self { id, source, destination, rewrite, filter, delete_markers, kms_key } = self;
+        let Self { id, source, destination, rewrite, filter, delete_markers, .. } = self;
+        let Self { history, version_deletes, encryption, .. } = self;
         let rewrite: String = rewrite.iter().map(|prefix| format!(", prefix = \"{prefix}\"")).collect();
         format!(
             r#"
@@ -95,11 +99,12 @@ id = "{id}"
 source = {{ account = "source", bucket = "{source}" }}
 destination = {{ account = "archive", bucket = "{destination}"{rewrite} }}
 filter = {{ {filter} }}
-history = "exact"
+history = "{history}"
 since = "2020-01-01T00:00:00Z"
 delete_markers = {delete_markers}
+version_deletes = {version_deletes}
 sse_kms_objects = true
-encryption = {{ mode = "kms", key = "{kms_key}" }}
+encryption = {{ {encryption} }}
 "#
         )
     }
