@@ -2,9 +2,12 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use aws_sdk_s3::primitives::ByteStream;
+
 use crate::world::World;
 use crate::world::daemon::Daemon;
 use crate::world::faults::{Fault, Faults};
+use crate::world::localstack::SOURCE;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_dropped_and_unanswered_requests_change_nothing() {
@@ -25,6 +28,23 @@ async fn refused_dropped_and_unanswered_requests_change_nothing() {
     for fault in [Fault::SlowDown, Fault::Drop, Fault::LoseAnswer, Fault::PreconditionFailed, Fault::ErrorInside] {
         assert!(faults.hits(fault) > 0, "{fault:?} was never tried");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_without_a_stamp_is_recognised_after_its_answer_was_lost() {
+    let world = World::new().await;
+    let faults = Faults::open().await;
+    let mut config = world.config();
+    config.endpoint.clone_from(&faults.url);
+    let archive = world.archive.clone();
+    faults.script(Fault::LoseAnswer, 1, move |seen| seen.is(&archive, "PutObject"));
+    let daemon = Daemon::spawn(&config).ready().await;
+    let request = SOURCE.s3().put_object().bucket(&world.source).key("full").body(ByteStream::from_static(b"body"));
+    request.metadata("all", "x".repeat(2_040)).send().await.unwrap();
+    world.drained(&daemon).await;
+    let compared = world.assert_equal().await;
+    assert_eq!((&compared["replicas"], &compared["stamped"]), (&1.into(), &0.into()), "{compared}");
+    assert_eq!(faults.hits(Fault::LoseAnswer), 1);
 }
 
 /// Makes a fault happen to every n-th of some operations on a bucket.
