@@ -118,10 +118,8 @@ async fn equal_content_in_a_row_keeps_its_versions_apart_where_etags_recur() {
     let mut config = world.config();
     config.rules[0].encryption = "mode = \"s3\"".to_owned();
     let daemon = Daemon::spawn(&config).ready().await;
-    for key in ["same", "empty"] {
-        for _ in 0..4 {
-            world.put(key, if key == "same" { "again and again" } else { "" }).await;
-        }
+    for (key, body) in [("same", "again and again"), ("empty", "")].repeat(4) {
+        world.put(key, body).await;
     }
     world.workload(120, 20).summary().await;
     world.drained(&daemon).await;
