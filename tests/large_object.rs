@@ -22,6 +22,7 @@ async fn two_gibibytes_pass_through_a_budget_of_64_mebibytes() {
     upload(&world.source).await;
     world.drained(&daemon).await;
     let peak = daemon.peak_memory_bytes();
+    eprintln!("peak memory {} MiB", peak / MIB as u64);
     assert!(peak < 160 * MIB as u64, "peak memory is {} MiB", peak / MIB as u64);
     assert!(daemon.metrics().await.sum("bytes_total", &[]) >= (PARTS as usize * PART_BYTES) as f64);
     // The comparer reads both objects to their ends, as a stream.

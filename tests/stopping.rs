@@ -17,6 +17,7 @@ async fn sigterm_finishes_what_is_at_work_and_exits_0() {
     daemon.signal("TERM").await;
     let status = daemon.exit().await;
     assert_eq!(status.code(), Some(0), "{status}");
+    assert!(!daemon.log().contains("drain timeout is over"), "what was at work was not finished");
     let daemon = world.start().await;
     world.drained(&daemon).await;
     world.assert_equal().await;

@@ -180,6 +180,11 @@ impl House {
         if !stays {
             return error!("accounts or queues changed, which needs a restart; the old rules stay");
         }
+        let Settings { state_dir, listen, memory_bytes, drain_timeout, .. } = &self.settings;
+        let fixed = (state_dir, listen, memory_bytes, drain_timeout);
+        if fixed != (&settings.state_dir, &settings.listen, &settings.memory_bytes, &settings.drain_timeout) {
+            warn!("only rules are reloaded; the other changes need a restart");
+        }
         match adopt(&self.engine, &settings) {
             Ok(rules) => {
                 info!(rules = settings.rules.len(), "rules reloaded");

@@ -1,6 +1,7 @@
 //! `s3-replicator status`: the figures of the running daemon, as a table.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use replicator_config::Settings;
@@ -9,20 +10,24 @@ use tokio::net::TcpStream;
 
 use crate::admin::Status;
 
+// The daemon itself gives its stations 5 seconds to say how they are.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Asks the daemon of this configuration and returns what it says as text.
 pub async fn ask(settings: &Settings) -> anyhow::Result<String> {
     let address = settings.listen;
-    let answer = get(address, "/status")
+    let stream = TcpStream::connect(address)
         .await
         .with_context(|| format!("no s3-replicator answers at {address}; is it running with this configuration?"))?;
+    let answer = tokio::time::timeout(PATIENCE, get(stream, "/status")).await;
+    let answer = answer.with_context(|| format!("{address} took the request and gives no answer"))??;
     let status: Status = serde_json::from_str(&answer).context("the answer is not a status")?;
     Ok(table(&status))
 }
 
 /// One small request to ourselves needs no HTTP client.
-async fn get(address: std::net::SocketAddr, path: &str) -> anyhow::Result<String> {
-    let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).await?;
+async fn get(mut stream: TcpStream, path: &str) -> anyhow::Result<String> {
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     let Some((head, body)) = answer.split_once("\r\n\r\n") else { bail!("the answer is not HTTP") };

@@ -60,7 +60,7 @@ def build(url: str) -> World:
     for account, bucket in ((SOURCE, ORDERS), (ARCHIVE, REPLICA), (ARCHIVE, GOLD)):
         make_bucket(client(url, "s3", account), bucket, REGIONS[account])
     dead_letter_url, dead_letter_arn = make_queue(url, "orders-parked", {})
-    redrive = json.dumps({"deadLetterTargetArn": dead_letter_arn, "maxReceiveCount": "5"})
+    redrive = json.dumps({"deadLetterTargetArn": dead_letter_arn, "maxReceiveCount": "1000"})
     queue_url, queue_arn = make_queue(url, "orders-events", {"RedrivePolicy": redrive} | queue_policy())
     client(url, "s3", SOURCE).put_bucket_notification_configuration(
         Bucket=ORDERS,
