@@ -22,7 +22,9 @@ async fn refused_dropped_and_unanswered_requests_change_nothing() {
     every(&faults, 11, Fault::PreconditionFailed, &world.archive, &["PutObject"]);
     every(&faults, 2, Fault::ErrorInside, &world.archive, &["CompleteMultipartUpload"]);
     let daemon = Daemon::spawn(&config).ready().await;
-    world.workload(150, 50).option("seed", 3).option("seconds", 8).summary().await;
+    // A replica without a stamp is recognised only where both sides have a CRC64NVME, which the
+    // workload's own client does not send: see the README, and the test below.
+    world.workload(150, 50).option("seed", 3).option("seconds", 8).flag("without-full-metadata").summary().await;
     world.drained(&daemon).await;
     world.assert_equal().await;
     for fault in [Fault::SlowDown, Fault::Drop, Fault::LoseAnswer, Fault::PreconditionFailed, Fault::ErrorInside] {
