@@ -1,0 +1,1 @@
+//! Every request in the order of its arrival.

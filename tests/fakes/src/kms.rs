@@ -1,0 +1,1 @@
+//! The keys of KMS and the states they can be in.

@@ -1,0 +1,1 @@
+//! SQS: queues with visibility, redelivery and receipt handles.

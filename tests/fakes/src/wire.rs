@@ -1,0 +1,1 @@
+//! The fakes behind a socket.
