@@ -8,6 +8,7 @@
 //! - `rule`: which objects go where, and how
 //! - `plan`: the next thing to append at a destination
 //! - `stamp`: the origin of a replica, in its metadata
+//! - `alignment`: which original a replica is that lacks the stamp
 //! - `parts`: how an object is cut for a multipart upload
 //! - `failure`: what went wrong, and what to do about it
 //! - `retry`: how long to wait before trying again
@@ -18,6 +19,7 @@ pub mod event;
 pub mod rule;
 pub mod plan;
 pub mod stamp;
+pub mod alignment;
 pub mod parts;
 pub mod failure;
 pub mod retry;
