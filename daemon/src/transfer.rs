@@ -9,6 +9,7 @@ mod encryption;
 mod listing;
 mod lessons;
 mod multipart;
+mod pinned;
 mod reading;
 mod remove;
 mod settle;
@@ -192,9 +193,6 @@ impl<'a> Run<'a> {
             }
             return Ok(Progress::Done);
         };
-        if self.adopt_unstamped(version).await? {
-            return Ok(Progress::Done);
-        }
         let distinct = distinct && !encryption::makes_unique_etags(&rule.encryption);
         let copy = Copy {
             engine: self.engine,
@@ -224,21 +222,6 @@ impl<'a> Run<'a> {
         self.settle.wrote(&replica, &rule, version.size_bytes)?;
         self.record(replica, Top::Object { etag, replica_of: Some(version.version.clone()) });
         Ok(self.after_write(ability))
-    }
-
-    /// Takes what is current for the replica of this version if it can be nothing else.
-    async fn adopt_unstamped(&mut self, version: &SourceVersion) -> Result<bool, Failure> {
-        if !matches!(self.read.shown.known.top, Top::Object { replica_of: None, .. }) {
-            return Ok(false);
-        }
-        let recognised = unstamped::recognise(self.engine, self.task, version).await;
-        let Some(Written { destination_version, etag }) = self.or_skip(version, recognised)?.flatten() else {
-            return Ok(false);
-        };
-        let replica = replica(version, State::Replicated, destination_version, Some(etag.clone()));
-        self.settle.recorded(&replica)?;
-        self.record(replica, Top::Object { etag, replica_of: Some(version.version.clone()) });
-        Ok(true)
     }
 
     /// A version that is gone or cannot be replicated is recorded; the key goes on without it.

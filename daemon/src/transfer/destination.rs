@@ -6,8 +6,10 @@ use replicator_core::failure::{Failure, Kind as FailureKind};
 use replicator_core::object::ETag;
 use replicator_core::plan::{Kind, Known, SourceVersion, Top, VersionRef};
 use replicator_core::stamp::{NAME, Stamp};
+use tracing::info;
 
 use super::listing;
+use super::unstamped::Looks;
 use crate::accounts::Access;
 use crate::accounts::refusal::{Side, failure};
 use crate::engine::Engine;
@@ -19,6 +21,76 @@ use crate::task::Task;
 pub(crate) struct Shown {
     pub(crate) known: Known,
     pub(crate) replicas: Vec<Replica>,
+    /// What had to be looked at of its history, newest first; without what cannot be ours.
+    pub(super) history: Vec<Found>,
+    /// The version that is current, where it is an object.
+    current: Option<String>,
+}
+
+/// An entry of the destination's history that is ours, or may be.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) entry: SourceVersion,
+    pub(super) origin: Origin,
+}
+
+/// What is known of an entry's origin.
+#[derive(Debug)]
+pub(super) enum Origin {
+    /// It is the replica of this version.
+    Replica(VersionRef),
+    /// It has no stamp, and no room for one.
+    Unstamped(Looks),
+}
+
+impl Found {
+    /// Returns the looks of an object of unknown origin.
+    pub(super) fn looks(&self) -> Option<&Looks> {
+        match &self.origin {
+            Origin::Replica(_) => None,
+            Origin::Unstamped(looks) => Some(looks),
+        }
+    }
+
+    fn replica_of(&self) -> Option<&VersionRef> {
+        match &self.origin {
+            Origin::Replica(version) => Some(version),
+            Origin::Unstamped(_) => None,
+        }
+    }
+}
+
+impl Shown {
+    /// Says whether a replica of this version may be there without our knowing: it was never settled,
+    /// or it was reached and perhaps written once more.
+    pub(super) fn may_be_unknown(&self, version: &VersionRef) -> bool {
+        let settled = self.known.replicated.contains(version) || self.known.skipped.contains(version);
+        !settled || self.known.reached.as_ref() == Some(version)
+    }
+
+    /// Records what only its content told: that an entry of the history is this version's replica.
+    pub(super) fn recognised(
+        &mut self,
+        engine: &Engine,
+        task: &Task,
+        at: usize,
+        version: &VersionRef,
+    ) -> Result<(), Failure> {
+        let Some(found) = self.history.get_mut(at).filter(|found| found.looks().is_some()) else { return Ok(()) };
+        found.origin = Origin::Replica(version.clone());
+        let (id, etag) = (found.entry.version.id.as_str(), found.entry.etag.clone());
+        info!(key = %task.lane.key, version = %version.id, replica = id, "recognised by content");
+        adopt(engine, task, replica(version.clone(), Some(id.to_owned()), etag), &mut self.replicas)?;
+        let is_current = self.current.as_deref() == Some(id);
+        if let Top::Object { replica_of, .. } = &mut self.known.top
+            && is_current
+        {
+            *replica_of = Some(version.clone());
+        }
+        self.known.replicated.insert(version.clone());
+        self.known.reached = self.history.iter().find_map(Found::replica_of).cloned();
+        Ok(())
+    }
 }
 
 /// Reads what is current, and from ledger, stamp or history how far it reaches.
@@ -26,37 +98,43 @@ pub(crate) async fn read(engine: &Engine, task: &Task) -> Result<Shown, Failure>
     let access = engine.access(&task.lane.destination)?;
     let reading = Reading { engine, task, access };
     let mut replicas = engine.ledger.replicas(&task.lane)?;
+    let mut history = Vec::new();
     let current = current(access, task).await?;
+    let shown = match &current {
+        Current::Object { version, .. } => version.clone(),
+        Current::Nothing | Current::Hidden { .. } => None,
+    };
     let (top, reached) = match current {
         Current::Nothing => (Top::Nothing, None),
         Current::Object { etag, version, stamp } => {
             let mut replica_of =
                 replica_by_version(&replicas, version.as_deref()).map(|replica| replica.source.clone());
             if let (None, Some(source)) = (&replica_of, stamp) {
-                reading.adopt(source.clone(), version, Some(etag.clone()), &mut replicas)?;
+                adopt(engine, task, replica(source.clone(), version, Some(etag.clone())), &mut replicas)?;
                 replica_of = Some(source);
             }
             let reached = match &replica_of {
                 Some(version) => Some(version.clone()),
-                None => reading.newest_replica(&mut replicas).await?,
+                None => reading.newest_replica(&mut replicas, &mut history).await?,
             };
             (Top::Object { etag, replica_of }, reached)
         }
         Current::Hidden { marker } => match replica_by_version(&replicas, marker.as_deref()) {
             Some(replica) => (Top::Marker, Some(replica.source.clone())),
-            None => (Top::Marker, reading.newest_replica(&mut replicas).await?),
+            None => (Top::Marker, reading.newest_replica(&mut replicas, &mut history).await?),
         },
     };
     let known = known(top, reached, &replicas);
-    Ok(Shown { known, replicas })
+    Ok(Shown { known, replicas, history, current: shown })
 }
 
 /// Reads back every replica that the ledger lacks.
 pub(crate) async fn rebuild(engine: &Engine, task: &Task, shown: &mut Shown) -> Result<(), Failure> {
     let access = engine.access(&task.lane.destination)?;
     let reading = Reading { engine, task, access };
+    shown.history.clear();
     for entry in reading.history().await? {
-        reading.identify(&entry, &mut shown.replicas).await?;
+        shown.history.extend(reading.identify(entry, &mut shown.replicas).await?);
     }
     shown.known.replicated = known(Top::Nothing, None, &shown.replicas).replicated;
     Ok(())
@@ -126,11 +204,16 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Finds the newest of our replicas below what is current.
-    async fn newest_replica(&self, replicas: &mut Vec<Replica>) -> Result<Option<VersionRef>, Failure> {
+    /// Finds the newest of our replicas below what is current, and what may be ours above it.
+    async fn newest_replica(
+        &self,
+        replicas: &mut Vec<Replica>,
+        history: &mut Vec<Found>,
+    ) -> Result<Option<VersionRef>, Failure> {
         for entry in self.history().await? {
-            if let Some(version) = self.identify(&entry, replicas).await? {
-                return Ok(Some(version));
+            history.extend(self.identify(entry, replicas).await?);
+            if let Some(version) = history.last().and_then(Found::replica_of) {
+                return Ok(Some(version.clone()));
             }
         }
         Ok(None)
@@ -143,15 +226,11 @@ impl Reading<'_> {
     }
 
     /// Says which source version an entry of the destination is the replica of, and records what
-    /// only its stamp knew.
-    async fn identify(
-        &self,
-        entry: &SourceVersion,
-        replicas: &mut Vec<Replica>,
-    ) -> Result<Option<VersionRef>, Failure> {
+    /// only its stamp knew; `None` when it cannot be one.
+    async fn identify(&self, entry: SourceVersion, replicas: &mut Vec<Replica>) -> Result<Option<Found>, Failure> {
         let id = entry.version.id.as_str();
         if let Some(replica) = replica_by_version(replicas, Some(id)) {
-            return Ok(Some(replica.source.clone()));
+            return Ok(Some(Found { origin: Origin::Replica(replica.source.clone()), entry }));
         }
         if entry.kind == Kind::Marker {
             return Ok(None);
@@ -166,25 +245,26 @@ impl Reading<'_> {
             }
             Err(error) => return Err(failure(Side::Destination, DURING, error)),
         };
-        let Some(source) = origin(&head, self.task) else { return Ok(None) };
-        self.adopt(source.clone(), Some(id.to_owned()), entry.etag.clone(), replicas)?;
-        Ok(Some(source))
+        let Some(source) = origin(&head, self.task) else {
+            let may_be_ours = !head.metadata.as_ref().is_some_and(|metadata| metadata.contains_key(NAME));
+            let looks = Looks::of_full(&head).filter(|_| may_be_ours);
+            return Ok(looks.map(|looks| Found { entry, origin: Origin::Unstamped(looks) }));
+        };
+        adopt(self.engine, self.task, replica(source.clone(), Some(id.to_owned()), entry.etag.clone()), replicas)?;
+        Ok(Some(Found { entry, origin: Origin::Replica(source) }))
     }
+}
 
-    /// Records a replica that only its stamp knew: another daemon wrote it, or the ledger was lost.
-    fn adopt(
-        &self,
-        source: VersionRef,
-        destination_version: Option<String>,
-        etag: Option<ETag>,
-        replicas: &mut Vec<Replica>,
-    ) -> Result<(), Failure> {
-        let replica = Replica { source, kind: Kind::Object, state: State::Replicated, destination_version, etag };
-        self.engine.ledger.put_replica(&self.task.lane, &replica)?;
-        replicas.retain(|other| other.source != replica.source);
-        replicas.push(replica);
-        Ok(())
-    }
+/// Records a replica that the ledger did not know: another daemon wrote it, or the ledger was lost.
+fn adopt(engine: &Engine, task: &Task, replica: Replica, replicas: &mut Vec<Replica>) -> Result<(), Failure> {
+    engine.ledger.put_replica(&task.lane, &replica)?;
+    replicas.retain(|other| other.source != replica.source);
+    replicas.push(replica);
+    Ok(())
+}
+
+fn replica(source: VersionRef, destination_version: Option<String>, etag: Option<ETag>) -> Replica {
+    Replica { source, kind: Kind::Object, state: State::Replicated, destination_version, etag }
 }
 
 fn replica_by_version<'a>(replicas: &'a [Replica], version: Option<&str>) -> Option<&'a Replica> {

@@ -7,7 +7,7 @@ use replicator_core::plan::{Kind, SourceVersion, VersionRef};
 use replicator_core::rule::{History, Rule};
 
 use super::destination::{self, Shown};
-use super::listing;
+use super::{listing, unstamped};
 use crate::accounts::refusal::Side;
 use crate::clock;
 use crate::engine::Engine;
@@ -39,6 +39,7 @@ impl Reading {
         if has_unknown_past(&history, &shown) {
             destination::rebuild(engine, task, &mut shown).await?;
         }
+        unstamped::recognise(engine, task, &mut shown, &history).await?;
         Ok(Self { shown, listed: versions, history })
     }
 }
