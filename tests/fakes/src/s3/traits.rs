@@ -93,6 +93,23 @@ impl Traits {
             part_bytes_min: PART_BYTES_MIN,
         }
     }
+
+    /// Returns the manners of LocalStack 4.9.2, as far as they can be set.
+    pub fn localstack() -> Self {
+        Self {
+            copy_conditions: Conditions::Ignored,
+            delete_conditions: Conditions::NotImplemented,
+            order: Order::LastCompleted,
+            lists_apart: true,
+            sequencers: Sequencers::Constant,
+            ..Self::aws()
+        }
+    }
+
+    /// Returns the manners of SeaweedFS 4.48, as far as they can be set.
+    pub fn seaweedfs() -> Self {
+        Self { order: Order::LastCompleted, names_markers: false, marker_version_head: 404, ..Self::aws() }
+    }
 }
 
 impl Default for Traits {
