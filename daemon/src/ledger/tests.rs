@@ -95,8 +95,13 @@ fn lane() -> Lane {
 fn an_upload_survives_reopening_with_its_parts_and_is_forgotten_whole() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(directory.path()).unwrap();
-    let upload =
-        Upload { upload_id: "u".to_owned(), source: version(1), part_bytes: 5 << 20, dress: 9, entry: "nothing".to_owned() };
+    let upload = Upload {
+        upload_id: "u".to_owned(),
+        source: version(1),
+        part_bytes: 5 << 20,
+        dress: 9,
+        entry: "nothing".to_owned(),
+    };
     ledger.begin_upload(&lane(), &upload).unwrap();
     for number in [2, 300, 1] {
         let etag = ETag::try_from("e").unwrap();

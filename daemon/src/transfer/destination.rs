@@ -76,7 +76,8 @@ pub(crate) async fn rebuild(engine: &Engine, task: &Task, shown: &mut Shown) -> 
     for entry in reading.history().await? {
         reading.identify(&entry, &mut shown.replicas).await?;
     }
-    shown.known.replicated = known(Top::Nothing, None, &shown.replicas).replicated;
+    let known = known(Top::Nothing, None, &shown.replicas);
+    (shown.known.replicated, shown.known.collapsed) = (known.replicated, known.collapsed);
     Ok(())
 }
 
@@ -234,7 +235,8 @@ fn known(top: Top, reached: Option<VersionRef>, replicas: &[Replica]) -> Known {
     Known {
         top,
         reached,
-        replicated: of(|state| matches!(state, State::Replicated | State::Collapsed | State::Removed)),
+        replicated: of(|state| matches!(state, State::Replicated | State::Removed)),
+        collapsed: of(|state| state == State::Collapsed),
         skipped: of(|state| matches!(state, State::Skipped | State::Late | State::Gone)),
     }
 }

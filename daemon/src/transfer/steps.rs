@@ -154,7 +154,12 @@ impl Run<'_> {
         if let Some(entry) = entry_of(&replica) {
             self.read.shown.basis = Basis::read(entry, None);
         }
-        self.read.shown.known.advance(&replica.source, top);
+        match replica.state {
+            State::Collapsed => self.read.shown.known.collapse(&replica.source),
+            State::Replicated | State::Skipped | State::Late | State::Gone | State::Removed => {
+                self.read.shown.known.advance(&replica.source, top);
+            }
+        }
         self.read.shown.replicas.push(replica);
     }
 }

@@ -51,6 +51,8 @@ pub(super) struct Bucket {
 #[derive(Default)]
 pub(super) struct History {
     pub(super) entries: Vec<Arc<Entry>>,
+    /// All that ever were among them.
+    pub(super) ever: Vec<EntryId>,
     /// The rank of the last DELETE that took something from sight.
     pub(super) deleted: u64,
 }
@@ -165,6 +167,7 @@ impl State {
             history.entries.retain(|old| keeps || old.version_id != "null");
             let at = history.entries.partition_point(|old| old.rank < entry.rank);
             history.entries.insert(at, Arc::clone(&entry));
+            history.ever.push(id);
         }
         if entry.is_marker() {
             history.deleted = entry.rank;
