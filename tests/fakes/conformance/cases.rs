@@ -30,6 +30,7 @@ const CHECKSUMS: &str = "https://docs.aws.amazon.com/AmazonS3/latest/userguide/c
 const LOCK: &str = "https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-lock.html";
 const METADATA: &str = "https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html";
 const TAGS: &str = "https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-tagging.html";
+const RESTORING: &str = "https://docs.aws.amazon.com/AmazonS3/latest/userguide/RestoringPreviousVersions.html";
 const COPY: &str = "https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html";
 const GET: &str = "https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html";
 const HEAD: &str = "https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html";

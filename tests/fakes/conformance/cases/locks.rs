@@ -17,6 +17,9 @@ pub(super) const CASES: &[Case] = &[
     case!("retention where the bucket has no Object Lock", LOCK, without, "400 InvalidRequest"),
 ];
 
+// Of "x": Object Lock wants bodies proved.
+const CRC64: &str = "Lb1nAmRU5LE=";
+
 /// Half a minute from now: what a test locks for good it cannot clean up.
 fn soon() -> DateTime {
     #[allow(clippy::disallowed_methods, reason = "the stores read their own clocks")]
@@ -26,7 +29,7 @@ fn soon() -> DateTime {
 
 async fn retained(ground: &Ground, mode: ObjectLockMode) -> String {
     let request = ground.s3.put_object().bucket(&ground.locked).key(ground.key("key")).body(content(1));
-    let request = request.object_lock_mode(mode).object_lock_retain_until_date(soon());
+    let request = request.checksum_crc64_nvme(CRC64).object_lock_mode(mode).object_lock_retain_until_date(soon());
     request.send().await.unwrap().version_id.unwrap()
 }
 
@@ -47,7 +50,7 @@ async fn compliance(ground: Ground) -> String {
 
 async fn legal_hold(ground: Ground) -> String {
     let request = ground.s3.put_object().bucket(&ground.locked).key(ground.key("key")).body(content(1));
-    let request = request.object_lock_legal_hold_status(ObjectLockLegalHoldStatus::On);
+    let request = request.object_lock_legal_hold_status(ObjectLockLegalHoldStatus::On).checksum_crc64_nvme(CRC64);
     let version = request.send().await.unwrap().version_id.unwrap();
     remove(&ground, &version, true).await
 }

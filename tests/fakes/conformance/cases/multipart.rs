@@ -4,6 +4,7 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUploa
 
 use super::*;
 use crate::case::word;
+use crate::ground::content;
 
 pub(super) const CASES: &[Case] = &[
     case!(
@@ -37,6 +38,9 @@ pub(super) const CASES: &[Case] = &[
         "ok, 400 BadDigest"
     ),
 ];
+
+// Of "x".
+const CRC64: &str = "Lb1nAmRU5LE=";
 
 /// The state of a key after all.
 async fn told(ground: &Ground) -> String {
@@ -118,13 +122,14 @@ async fn complete_aborted(ground: Ground) -> String {
 }
 
 async fn whole_checksum(ground: Ground) -> String {
-    // Of "x" and of nothing.
     let mut words = Vec::new();
-    for checksum in ["Lb1nAmRU5LE=", "AAAAAAAAAAA="] {
+    for checksum in [CRC64, "AAAAAAAAAAA="] {
         let request = ground.s3.create_multipart_upload().bucket(&ground.bucket).key(ground.key("key"));
         let request = request.checksum_algorithm(ChecksumAlgorithm::Crc64Nvme).checksum_type(ChecksumType::FullObject);
         let upload = request.send().await.unwrap().upload_id.unwrap();
-        let part = ground.part("key", &upload, 1, 1).await;
+        let request = ground.s3.upload_part().bucket(&ground.bucket).key(ground.key("key")).upload_id(&upload);
+        let part = request.part_number(1).body(content(1)).checksum_crc64_nvme(CRC64).send().await.unwrap();
+        let part = CompletedPart::builder().part_number(1).checksum_crc64_nvme(CRC64).set_e_tag(part.e_tag).build();
         let parts = CompletedMultipartUpload::builder().parts(part).build();
         let request = ground.s3.complete_multipart_upload().bucket(&ground.bucket).key(ground.key("key"));
         let request = request.upload_id(upload).multipart_upload(parts).checksum_type(ChecksumType::FullObject);

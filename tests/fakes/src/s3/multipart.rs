@@ -10,7 +10,7 @@ use s3s::dto::{
     CompletedPart, CopyPartResult, CreateMultipartUploadInput, CreateMultipartUploadOutput, ETag, Timestamp,
     UploadPartCopyInput, UploadPartCopyOutput, UploadPartInput, UploadPartOutput,
 };
-use s3s::{S3Response, S3Result};
+use s3s::{S3ErrorCode, S3Response, S3Result};
 
 use super::Call;
 use super::checksums::{Algorithm, Checksum, claimed, etag_of_parts, put_checksum, verified};
@@ -164,16 +164,12 @@ fn keep_part(
     (bytes, checksum): (Bytes, Option<Checksum>),
 ) -> S3Result<Part> {
     let upload = upload(state, place, upload_id)?;
-    let (encryption, algorithm) = (upload.dress.encryption.clone(), upload.algorithm);
+    let (encryption, algorithm, full) = (upload.dress.encryption.clone(), upload.algorithm, upload.full);
     if !(1..=PARTS_MAX).contains(&number) {
         return Err(bad_request("InvalidArgument", "Part number must be an integer between 1 and 10000, inclusive"));
     }
-    if let (Some(asked), Some(sent)) = (algorithm, &checksum)
-        && asked != sent.algorithm
-    {
-        let message =
-            format!("Checksum Type mismatch occurred, expected checksum Type: {}", asked.name().to_lowercase());
-        return Err(bad_request("InvalidRequest", message));
+    if let Some(asked) = algorithm {
+        fits(asked, full, checksum.as_ref())?;
     }
     state.usable(&encryption)?;
     let part = Part { etag: etag(state, &encryption, &bytes), bytes, checksum, at: state.clock.now() };
@@ -181,6 +177,19 @@ fn keep_part(
         upload.parts.insert(number, part.clone());
     }
     Ok(part)
+}
+
+/// Parts come with the checksum that was announced; where it is one of the whole S3 adds what lacks.
+fn fits(asked: Algorithm, full: bool, sent: Option<&Checksum>) -> S3Result<()> {
+    let sent = sent.map(|checksum| checksum.algorithm);
+    if sent == Some(asked) || sent.is_none() && full {
+        return Ok(());
+    }
+    let name = |algorithm: Option<Algorithm>| algorithm.map_or("null".to_owned(), |found| found.name().to_lowercase());
+    let (asked, sent) = (name(Some(asked)), name(sent));
+    let message =
+        format!("Checksum Type mismatch occurred, expected checksum Type: {asked}, actual checksum Type: {sent}");
+    Err(bad_request("InvalidRequest", message))
 }
 
 /// Answers CompleteMultipartUpload.
@@ -196,6 +205,7 @@ pub(super) fn complete(
     let bytes = joined(&parts);
     let checksum = whole_checksum(&upload, &parts, &bytes);
     claims_hold(call, &checksum, bytes.len())?;
+    let checksum = (upload.algorithm.is_some() || state.traits.adds_checksums).then_some(checksum);
     state.usable(&upload.dress.encryption)?;
     check(state, Write::Complete(upload.rank), &place, call)?;
     let etag = match upload.dress.encryption {
@@ -206,9 +216,10 @@ pub(super) fn complete(
     object.parts = parts.iter().map(|part| part.bytes.len()).collect();
     let (rank, last_modified) = match state.traits.order {
         Order::LastInitiated => (upload.rank, upload.initiated),
-        Order::LastCompleted => (state.next_rank(), state.clock.now()),
+        Order::LastCompleted | Order::LastCompletedListedAsBegun => (state.next_rank(), state.clock.now()),
     };
-    let draft = Draft { object: Some(object), version_id: upload.version_id.clone(), rank, last_modified };
+    let draft =
+        Draft { object: Some(object), version_id: upload.version_id.clone(), rank, begun: upload.rank, last_modified };
     let entry = state.land(&place, draft, &Deed { call, cause: "CompleteMultipartUpload" })?;
     end(state, &place, call, &input.upload_id, Some(entry.id))?;
     let mut output = CompleteMultipartUploadOutput {
@@ -218,7 +229,7 @@ pub(super) fn complete(
         e_tag: Some(ETag::Strong(etag)),
         ..Default::default()
     };
-    put_checksum!(output, Some(&checksum));
+    put_checksum!(output, &checksum);
     Ok(S3Response::with_headers(output, written(state, &place, &entry)?))
 }
 
@@ -281,7 +292,7 @@ fn whole_checksum(upload: &Upload, parts: &[&Part], bytes: &Bytes) -> Checksum {
 fn claims_hold(call: &Call, checksum: &Checksum, len: usize) -> S3Result<()> {
     let kind = if checksum.full { "FULL_OBJECT" } else { "COMPOSITE" };
     if text(&call.headers, "x-amz-checksum-type").is_some_and(|claimed| claimed != kind) {
-        return Err(bad_request("InvalidRequest", "the upload was begun with another type of checksum"));
+        return Err(bad_request("BadDigest", "the upload was begun with another type of checksum"));
     }
     if text(&call.headers, "x-amz-mp-object-size").is_some_and(|size| size.parse() != Ok(len)) {
         return Err(bad_request("InvalidRequest", "the object has another size"));
@@ -300,7 +311,10 @@ pub(super) fn abort(
     call: &Call,
     input: &AbortMultipartUploadInput,
 ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
-    end(state, &Place::new(&input.bucket, &input.key), call, &input.upload_id, None)?;
+    match end(state, &Place::new(&input.bucket, &input.key), call, &input.upload_id, None) {
+        Err(refusal) if !(state.traits.aborts_twice && *refusal.code() == S3ErrorCode::NoSuchUpload) => Err(refusal)?,
+        Ok(()) | Err(_) => {}
+    }
     Ok(S3Response::new(AbortMultipartUploadOutput::default()))
 }
 

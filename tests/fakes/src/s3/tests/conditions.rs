@@ -115,6 +115,12 @@ async fn a_complete_has_conditions_and_counts_a_delete_since_its_beginning_as_a_
     let answer = complete(&fake, "/versioned/raced", &upload, &[(1, &etag)], &[X]).await;
     assert_eq!(answer.outcome(), "404 NoSuchKey");
     assert_eq!(fake.open_uploads("versioned").len(), 3, "a refused upload stays open");
+    fake.set_traits(Traits { conflicts_after_delete: false, match_over_nothing: 412, ..fake.traits() });
+    let answer = complete(&fake, "/versioned/raced", &upload, &[(1, &etag)], &[X]).await;
+    assert_eq!(answer.outcome(), "412 PreconditionFailed");
+    let answer = complete(&fake, "/versioned/raced", &upload, &[(1, &etag)], &[NEW]).await;
+    assert_eq!(answer.outcome(), "200");
+    assert_eq!(send(&fake, "DELETE /versioned/none", &[X], "").await.outcome(), "412 PreconditionFailed");
 }
 
 #[tokio::test(start_paused = true)]
