@@ -49,11 +49,6 @@ pub(crate) const LOCALSTACK: &[Listed] = &[
         played: true,
     },
     Listed {
-        case: "version ids of ten puts of a key are different and do not sort by time",
-        outcome: "10 different, sorted: true",
-        played: false,
-    },
-    Listed {
         case: "ListObjectVersions mixes versions and delete markers, newest first",
         outcome: "- - 3 2 1",
         played: true,
@@ -126,11 +121,6 @@ pub(crate) const SEAWEEDFS: &[Listed] = &[
         case: "GetObject of a delete marker by its version",
         outcome: "404 NoSuchKey, x-amz-delete-marker: none",
         played: true,
-    },
-    Listed {
-        case: "version ids of ten puts of a key are different and do not sort by time",
-        outcome: "10 different, sorted: true",
-        played: false,
     },
     Listed {
         case: "PutObject under suspended versioning replaces null and keeps the rest",
