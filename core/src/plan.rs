@@ -150,6 +150,14 @@ pub fn next<'a>(source: &'a [SourceVersion], known: &Known, history: History) ->
     wanted.or(hidden).map(|entry| append(entry, source, known))
 }
 
+/// Finds the source's marker that a marker of the destination stands for, when only its time is known:
+/// the first above what was reached that was there by then. Markers carry no stamp.
+pub fn marker_shown<'a>(source: &'a [SourceVersion], known: &Known, marked: Timestamp) -> Option<&'a VersionRef> {
+    let (_, after) = source.split_at_checked(first_after(source, known))?;
+    let may_be = |entry: &&SourceVersion| entry.kind == Kind::Marker && entry.version.last_modified <= marked;
+    after.iter().find(may_be).map(|entry| &entry.version)
+}
+
 impl Known {
     /// Takes note that a step for `version` was done and `top` is what the destination shows now.
     pub fn advance(&mut self, version: &VersionRef, top: Top) {
