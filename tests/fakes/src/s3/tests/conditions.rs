@@ -124,6 +124,20 @@ async fn a_complete_has_conditions_and_counts_a_delete_since_its_beginning_as_a_
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_removal_of_what_was_current_is_a_conflict_too() {
+    let fake = endpoint();
+    let old = put(&fake, "/versioned/key", "old").await.version();
+    let current = put(&fake, "/versioned/key", "x").await.version();
+    let upload = begin(&fake, "/versioned/key", &[]).await;
+    let etag = part(&fake, "/versioned/key", &upload, 1, "p").await;
+    for (version, outcome) in [(old, "412 PreconditionFailed"), (current, "409 ConditionalRequestConflict")] {
+        delete(&fake, &format!("/versioned/key?versionId={version}")).await;
+        let answer = complete(&fake, "/versioned/key", &upload, &[(1, &etag)], &[NEW]).await;
+        assert_eq!(answer.outcome(), outcome);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_conflict_can_be_scripted_for_so_many_conditional_writes() {
     let fake = endpoint();
     fake.conflict_next("versioned", "key", 2);
