@@ -21,6 +21,7 @@ pub mod traits;
 
 mod attributes;
 mod buckets;
+mod completion;
 mod conditions;
 mod contents;
 mod dress;

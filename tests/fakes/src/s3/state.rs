@@ -75,6 +75,7 @@ pub(super) struct Draft {
     pub(super) object: Option<Object>,
     pub(super) version_id: String,
     pub(super) rank: u64,
+    pub(super) begun: u64,
     pub(super) last_modified: SystemTime,
 }
 
@@ -141,7 +142,7 @@ impl State {
     /// Returns a draft that lands on top now.
     pub(super) fn draft(&mut self, object: Option<Object>) -> Draft {
         let (version_id, rank) = (self.mint.version_id(), self.next_rank());
-        Draft { object, version_id, rank, last_modified: self.clock.now() }
+        Draft { object, version_id, rank, begun: rank, last_modified: self.clock.now() }
     }
 
     /// Makes an entry of a draft, at its rank. Where the bucket keeps no versions it takes the place
@@ -160,6 +161,7 @@ impl State {
             cause: deed.cause,
             object: draft.object,
             rank: draft.rank,
+            begun: draft.begun,
         });
         let history = bucket.keys.entry(place.key.clone()).or_default();
         let outdated = !keeps && history.entries.iter().any(|old| old.version_id == "null" && old.rank > entry.rank);
