@@ -16,7 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["lane", "ruleset", "message"],
     &["transfer"],
     &["engine", "task", "lease"],
-    &["ledger", "limits", "budget", "accounts", "health", "metrics", "clock", "failpoint"],
+    &["ledger", "limits", "budget", "accounts", "health", "metrics", "clock", "blocking", "failpoint"],
 ];
 
 /// The packages, from the bottom up: each uses only those before it.

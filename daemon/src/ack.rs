@@ -57,7 +57,7 @@ impl Ack {
             }
         }
         // Nothing is deleted before its record is on disk. If it cannot be, the messages come back.
-        if let Err(failure) = self.engine.failpoints.around(Step::Sync, self.engine.ledger.sync()).await {
+        if let Err(failure) = self.engine.failpoints.around(Step::Sync, async { self.engine.ledger.sync() }).await {
             warn!(error = chain(&failure), "the ledger cannot be synced, messages stay in their queues");
             delete.clear();
         }

@@ -17,6 +17,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::blocking;
 use crate::engine::Engine;
 use crate::lane::{self, Ended};
 use crate::ledger::records::Lane;
@@ -98,15 +99,17 @@ impl Dispatch {
         let mut redrive = tokio::time::interval(redrive::EVERY);
         let mut open = true;
         while open || !self.lanes.is_empty() {
+            // In order: what is rare and must not wait, what makes room, what takes it.
             tokio::select! {
+                biased;
+                () = self.halt.cancelled() => break,
+                Some(question) = self.questions.recv() => self.answer(question),
+                _ = redrive.tick(), if open => self.search(),
                 Some(event) = self.running.join_next() => self.happened(event).await,
                 delivery = self.deliveries.recv(), if open && self.hand.len() < MESSAGES_MAX => match delivery {
                     Some(delivery) => self.delivered(delivery).await,
                     None => open = false,
                 },
-                Some(question) = self.questions.recv() => self.answer(question),
-                _ = redrive.tick(), if open => self.search(),
-                () = self.halt.cancelled() => break,
             }
         }
         self.hand_back().await;
@@ -177,6 +180,7 @@ impl Dispatch {
         let (engine, permits, halt) = (Arc::clone(&self.engine), Arc::clone(&self.permits), self.halt.clone());
         self.running.spawn(async move {
             let ended = tokio::select! {
+                biased;
                 ended = lane::work(&engine, &task, &permits) => ended,
                 () = any(lost) => Ended::Stopped,
                 () = halt.cancelled() => Ended::Stopped,
@@ -260,8 +264,9 @@ impl Dispatch {
         let (ledger, rules) = (self.engine.ledger.clone(), Arc::clone(&self.rules.borrow()));
         let busy: HashSet<Lane> = self.lanes.keys().cloned().collect();
         let after = self.redriven.clone();
-        self.running.spawn_blocking(move || {
-            Event::Searched(ledger.parked().map(|parked| Round::pick(parked, &busy, after.as_ref(), &rules)))
+        self.running.spawn(async move {
+            let parked = blocking::run(|| ledger.parked());
+            Event::Searched(parked.map(|parked| Round::pick(parked, &busy, after.as_ref(), &rules)))
         });
     }
 

@@ -130,7 +130,5 @@ async fn hold(failure: &Failure) {
 
 /// Returns a number from 0 to 1 that differs between lanes and daemons.
 fn jitter() -> f64 {
-    use std::hash::{BuildHasher, RandomState};
-    let random = RandomState::new().hash_one(0u8);
-    f64::from(u32::try_from(random >> 32).unwrap_or_default()) / f64::from(u32::MAX)
+    fastrand::f64()
 }

@@ -12,6 +12,7 @@ use replicator_core::object::Timestamp;
 use rocksdb::{DB, Direction, IteratorMode, Options, WriteBatch};
 use thiserror::Error;
 
+use crate::blocking;
 use records::{
     Address, Lane, ParkedMessage, ParkedTask, Record, Replica, RuleStart, Upload, UploadedPart, decode, encode,
 };
@@ -55,12 +56,8 @@ impl Ledger {
     }
 
     /// Makes everything written so far survive a power cut.
-    pub(crate) async fn sync(&self) -> Result<(), Failure> {
-        let db = Arc::clone(&self.db);
-        match tokio::task::spawn_blocking(move || db.flush_wal(true)).await {
-            Ok(result) => result.map_err(broken),
-            Err(error) => Err(Failure::caused(Kind::Transient, DURING, error)),
-        }
+    pub(crate) fn sync(&self) -> Result<(), Failure> {
+        blocking::run(|| self.db.flush_wal(true)).map_err(broken)
     }
 
     /// Lists what is known of a key at a destination.

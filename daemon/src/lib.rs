@@ -8,7 +8,7 @@
 //! - `lane`: one task at work; `ruleset`: what a hint means; `task`, `message`: what travels
 //! - `transfer`: bringing one key at one destination up to date
 //! - `engine`: what transfers share; `lease`, `ledger`, `limits`, `budget`, `accounts`, `health`,
-//!   `metrics`, `clock`, `failpoint`: the services
+//!   `metrics`, `clock`, `blocking`, `failpoint`: the services
 
 pub mod pipeline;
 mod signals;
@@ -32,3 +32,4 @@ pub mod failpoint;
 mod health;
 mod metrics;
 mod clock;
+mod blocking;
