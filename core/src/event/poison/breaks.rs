@@ -29,7 +29,8 @@ enum Break {
 
 fn any_break() -> impl Strategy<Value = Break> {
     let names = vec!["eventVersion", "eventSource", "eventName", "eventTime", "key", "name", "versionId"];
-    let names = [names, vec!["version-id", "sequencer", "size", "source", "detail-type", "Type", "Message"]].concat();
+    let names =
+        [names, vec!["time", "version-id", "sequencer", "size", "source", "detail-type", "Type", "Message"]].concat();
     prop_oneof![
         4 => (any::<Index>(), any_junk()).prop_map(|(at, junk)| Break::Exchange(at, junk)),
         6 => (prop::sample::select(names), any_junk()).prop_map(|(name, junk)| Break::Exchanges(name, junk)),
