@@ -28,6 +28,7 @@ pub(crate) enum MessageOutcome {
     LeaseLost,
     Undecodable,
     UnknownBucket,
+    Ignored,
     Parked,
 }
 
@@ -188,6 +189,7 @@ impl MessageOutcome {
             Self::LeaseLost => "lease_lost",
             Self::Undecodable => "undecodable",
             Self::UnknownBucket => "unknown_bucket",
+            Self::Ignored => "ignored",
             Self::Parked => "parked",
         }
     }
