@@ -10,13 +10,13 @@ use crate::world::oracle::root;
 /// The stations and services of the daemon, from the top down: a file uses what is in its own layer or below.
 const LAYERS: &[&[&str]] = &[
     &["main", "lib"],
-    &["pipeline"],
+    &["pipeline", "signals"],
     &["status", "admin"],
     &["intake", "dispatch", "ack"],
     &["lane", "ruleset", "message"],
     &["transfer"],
     &["engine", "task", "lease"],
-    &["ledger", "limits", "budget", "accounts", "health", "metrics", "clock"],
+    &["ledger", "limits", "budget", "accounts", "health", "metrics", "clock", "failpoint"],
 ];
 
 /// The packages, from the bottom up: each uses only those before it.

@@ -11,13 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use replicator_core::failure::{Failure, Reason};
+use replicator_core::fence::LANDING;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::engine::Engine;
-use crate::lane::{self, Ended, LANDING};
+use crate::lane::{self, Ended};
 use crate::ledger::records::Lane;
 use crate::message::{Delivery, Disposal, Message, Settlement};
 use crate::metrics::MessageOutcome;

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::accounts::refusal::{Side, failure};
 use crate::accounts::{Access, Accounts};
 use crate::budget::Budget;
+use crate::failpoint::Failpoints;
 use crate::health::Pulse;
 use crate::ledger::Ledger;
 use crate::limits::Limits;
@@ -26,6 +27,7 @@ pub(crate) struct Engine {
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
     pub(crate) pulse: Arc<Pulse>,
+    pub(crate) failpoints: Failpoints,
     versioned: Mutex<HashMap<Place, Instant>>,
 }
 
@@ -33,9 +35,15 @@ pub(crate) struct Engine {
 const VERSIONING_LOOKED_AT_EVERY: Duration = Duration::from_secs(300);
 
 impl Engine {
-    pub(crate) fn new(accounts: Accounts, ledger: Ledger, budget: Budget, metrics: Metrics) -> Self {
-        let pulse = Arc::new(Pulse::new());
-        Self { accounts, ledger, budget, limits: Limits::default(), metrics, pulse, versioned: Mutex::default() }
+    pub(crate) fn new(
+        accounts: Accounts,
+        ledger: Ledger,
+        budget: Budget,
+        metrics: Metrics,
+        failpoints: Failpoints,
+    ) -> Self {
+        let (limits, pulse, versioned) = (Limits::default(), Arc::new(Pulse::new()), Mutex::default());
+        Self { accounts, ledger, budget, limits, metrics, pulse, failpoints, versioned }
     }
 
     /// Returns the clients for a place.

@@ -2,17 +2,18 @@
 //!
 //! In the order data flows; each file uses only what stands at its own level or below:
 //!
-//! - `pipeline`: the stations put together, and the order in which they stop
+//! - `pipeline`: the stations put together, and the order in which they stop; `signals`: what tells it to
 //! - `status`: what the running daemon says of itself, `admin`: how it says it
 //! - `intake`, `dispatch`, `ack`: the stations
 //! - `lane`: one task at work; `ruleset`: what a hint means; `task`, `message`: what travels
 //! - `transfer`: bringing one key at one destination up to date
 //! - `engine`: what transfers share; `lease`, `ledger`, `limits`, `budget`, `accounts`, `health`,
-//!   `metrics`, `clock`: the services
+//!   `metrics`, `clock`, `failpoint`: the services
 
 pub mod pipeline;
+mod signals;
 pub mod status;
-mod admin;
+pub mod admin;
 mod intake;
 mod dispatch;
 mod ack;
@@ -27,6 +28,7 @@ mod ledger;
 mod limits;
 mod budget;
 mod accounts;
+pub mod failpoint;
 mod health;
 mod metrics;
 mod clock;
