@@ -120,6 +120,7 @@ mod tests {
             state,
             destination_version: None,
             etag: None,
+            written: None,
         };
         let told = replica("told", State::Gone, datetime!(2007-01-01 0:00 UTC));
         let seen = replica("seen", State::Replicated, datetime!(2026-11-23 10:00 UTC));
