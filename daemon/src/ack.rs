@@ -12,6 +12,7 @@ use replicator_core::retry;
 use tokio::sync::mpsc;
 use tracing::warn;
 
+use crate::accounts::refusal::is_never_taken;
 use crate::engine::Engine;
 use crate::failpoint::Step;
 use crate::ledger::records::ParkedMessage;
@@ -189,7 +190,8 @@ fn seconds(delay: Duration) -> i32 {
     i32::try_from(delay.as_secs() + u64::from(delay.subsec_nanos() > 0)).unwrap_or(i32::MAX)
 }
 
-/// Sends a message to the dead-letter queue with the reason beside it.
+/// Sends a message to the dead-letter queue with the reason beside it. Says no when the queue will
+/// never take it: with the reason it may be longer than any message can be.
 async fn send(access: &QueueAccess, url: &str, message: &Message, reason: Reason) -> Result<bool, String> {
     let attribute = |value: &str| MessageAttributeValue::builder().data_type("String").string_value(value).build();
     let reason = attribute(reason.as_str()).map_err(|error| error.to_string())?;
@@ -202,7 +204,7 @@ async fn send(access: &QueueAccess, url: &str, message: &Message, reason: Reason
         .send()
         .await
         .map(|_| true)
-        .map_err(|error| chain(&error))
+        .or_else(|error| if is_never_taken(&error) { Ok(false) } else { Err(chain(&error)) })
 }
 
 #[cfg(test)]

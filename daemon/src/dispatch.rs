@@ -133,6 +133,9 @@ impl Dispatch {
         let tasks: Vec<Task> = notification.hints.iter().flat_map(|hint| rules.tasks(hint)).collect();
         if tasks.is_empty() {
             debug!(message = message.id, ignored = ?notification.ignored, "nothing to do");
+            if disposal == Disposal::Delete {
+                self.engine.metrics.message(message.queue.queue.name(), MessageOutcome::Ignored);
+            }
             self.engine.pulse.beat();
             return self.settle(Settlement { message, disposal }).await;
         }
