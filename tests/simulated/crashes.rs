@@ -8,7 +8,7 @@ use s3_replicator::failpoint::Failpoint;
 use crate::story::Story;
 
 // So many stories pass every place at least once; which those are is for the seeds to say.
-const STORIES: u64 = 12;
+const STORIES: u64 = 8;
 
 #[test]
 fn death_at_any_place_breaks_no_promise() {
@@ -25,7 +25,5 @@ fn death_at_any_place_breaks_no_promise() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let missed: Vec<String> = Failpoint::all().map(|at| at.to_string()).filter(|at| !met.contains(at)).collect();
-    // Nothing is refused for good in these stories, so nothing is parked.
-    let never = ["park.before", "park.after", "dead_letter.before", "dead_letter.after"];
-    assert_eq!(missed, never, "places that nobody died at");
+    assert!(missed.is_empty(), "places that nobody died at: {missed:?}");
 }

@@ -13,7 +13,7 @@ use s3_replicator::pipeline::{Daemon, Outside};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::sim::{QUEUE, Sim};
+use crate::sim::{DEAD, QUEUE, Sim};
 
 /// What the daemons are told, and what befalls them.
 #[derive(Debug, Clone)]
@@ -66,7 +66,7 @@ impl Member {
     fn new(sim: &mut Sim, plan: &Plan, number: usize) -> Self {
         let name = format!("daemon-{number}");
         let state_dir = sim.dir.path().join(&name);
-        let config = config(&state_dir.display().to_string(), &sim.sqs.url(QUEUE), plan);
+        let config = config(&state_dir.display().to_string(), [&sim.sqs.url(QUEUE), &sim.sqs.url(DEAD)], plan);
         Self { config, state_dir, sdk: sim.sdk(&name), rng: sim.rng.fork(), plan: plan.clone() }
     }
 
@@ -127,7 +127,7 @@ struct Death {
     at: std::sync::Mutex<Option<Failpoint>>,
 }
 
-fn config(state_dir: &str, queue: &str, Plan { rule, account, .. }: &Plan) -> String {
+fn config(state_dir: &str, [queue, dead]: [&str; 2], Plan { rule, account, .. }: &Plan) -> String {
     format!(
         r#"
 state_dir = "{state_dir}"
@@ -145,6 +145,7 @@ region = "eu-central-1"
 url = "{queue}"
 account = "source"
 visibility_timeout = "60s"
+dead_letter_url = "{dead}"
 
 [[rules]]
 id = "orders"

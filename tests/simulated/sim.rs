@@ -18,6 +18,8 @@ use tempfile::TempDir;
 pub(crate) const SOURCE: &str = "orders";
 /// The queue.
 pub(crate) const QUEUE: &str = "events";
+/// The queue of what is parked.
+pub(crate) const DEAD: &str = "parked";
 /// The destination bucket.
 pub(crate) const ARCHIVE: &str = "orders-replica";
 
@@ -55,6 +57,7 @@ impl Sim {
         let milliseconds = |from, to| Duration::from_millis(from)..=Duration::from_millis(to);
         net.latency(Latency { there: milliseconds(1, 60), back: milliseconds(1, 60) });
         sqs.create(QUEUE);
+        sqs.create(DEAD);
         for bucket in [SOURCE, ARCHIVE] {
             s3.create_bucket(bucket, Versioning::Enabled);
         }

@@ -22,6 +22,8 @@ pub(crate) struct Story {
     pub(crate) plan: Plan,
     /// Requests of the daemons fail in this share of cases.
     pub(crate) faults: f64,
+    /// Some writes are refused for good, until someone mends that.
+    pub(crate) denied: bool,
     pub(crate) latest: bool,
 }
 
@@ -41,7 +43,8 @@ pub(crate) struct Ending {
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
 // A queue that stays empty for so long: longer than a daemon's poll and anything on its way.
-const QUIET: Duration = Duration::from_secs(180);
+// And longer than what is parked waits for its next try.
+const QUIET: Duration = Duration::from_secs(400);
 
 impl Story {
     /// Draws a story.
@@ -83,6 +86,7 @@ impl Story {
                 account: "path_style = true".to_owned(),
             },
             faults: [0.0, 0.0, 0.02, 0.1][rng.usize(..4)],
+            denied: false,
             latest,
         }
     }
@@ -93,7 +97,9 @@ impl Story {
         let mut story = Self::draw(seed);
         let version_deletes = seed % 2 == 0;
         story.latest = false;
-        story.faults = 0.05;
+        story.faults = [0.05, 0.2][usize::from(seed % 4 == 1)];
+        // What is parked is on the disk, and in the dead-letter queue, which nobody here sends back.
+        story.denied = seed % 4 >= 2;
         story.shape = Shape { ops: 14, purges: version_deletes, tags: true, large: true, full: false, ..story.shape };
         story.manners.lossy = false;
         story.plan = Plan {
@@ -162,6 +168,11 @@ impl Story {
             let name = format!("daemon-{daemon}");
             for (what, place, effect) in troubles() {
                 sim.net.faults().add(Fault::new(what, place.client(&name), effect).chance(self.faults));
+            }
+            if self.denied {
+                let denied =
+                    Fault::new("denied", Place::s3("PutObject").client(&name), Effect::refuse(403, "AccessDenied"));
+                sim.net.faults().add(denied.every(3));
             }
         }
     }

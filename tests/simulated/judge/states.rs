@@ -23,7 +23,10 @@ pub(super) fn judge(case: &Case<'_>, states: &[Shown], wrong: &mut Vec<String>) 
             true => (from..case.source.len()).find(|at| case.source[*at].is_marker()),
             false => case.origin(current).filter(|place| Some(*place) >= reached),
         };
+        // What was reached is gone from the source, which then shows what is below: absence is the truth.
+        let is_gone = |place: usize| !case.source_now.contains(&case.source[place].version_id);
         match place {
+            None if current.is_marker() && reached.is_some_and(is_gone) => {}
             Some(place) => reached = Some(place),
             None => wrong.push(format!("M: {} shows {} after {reached:?}", state.caller, name(case, current))),
         }
