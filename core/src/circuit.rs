@@ -13,25 +13,21 @@ use std::time::{Duration, Instant};
 ///   │                                   └────── told nothing: as before ─────────┘ │
 ///   └────────────────────────────────── an answer ─────────────────────────────────┘
 /// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Circuit {
+    stage: Stage,
+    /// The number of the last probe.
+    probe: u64,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Circuit {
+enum Stage {
     /// Everyone may ask; so many failures came in a row.
-    Closed {
-        /// Failures since the last answer.
-        failures: u32,
-    },
-    /// Nobody may ask before this moment.
-    Open {
-        /// How often it opened since the last answer.
-        times: u32,
-        /// When someone may ask again.
-        until: Instant,
-    },
+    Closed { failures: u32 },
+    /// Nobody may ask before this moment; it opened so often since the last answer.
+    Open { times: u32, until: Instant },
     /// One asks, the others wait for what comes of it.
-    Probed {
-        /// How often it opened since the last answer.
-        times: u32,
-    },
+    Probed { times: u32 },
 }
 
 /// How someone was let in.
@@ -39,8 +35,9 @@ pub enum Circuit {
 pub enum Entry {
     /// Like everyone.
     Plain,
-    /// As the one who finds out for the others.
-    Probe,
+    /// As the one who finds out for the others; by its number, so that one who was overtaken by an
+    /// answer is not taken for a later one.
+    Probe(u64),
 }
 
 // A hiccup hits a few requests at once; what meets nothing else for so many has lasted a while.
@@ -52,67 +49,75 @@ const OPEN_FIRST: Duration = Duration::from_secs(5);
 // One request a minute burdens nobody, and a recovered party is found again within that.
 const OPEN_MAX: Duration = Duration::from_secs(60);
 
-impl Default for Circuit {
+impl Default for Stage {
     fn default() -> Self {
         Self::Closed { failures: 0 }
     }
 }
 
 impl Circuit {
-    /// Says how one would be let in now, if at all.
-    pub fn admits(&self, now: Instant) -> Option<Entry> {
-        match self {
-            Self::Closed { .. } => Some(Entry::Plain),
-            Self::Open { until, .. } if *until <= now => Some(Entry::Probe),
-            Self::Open { .. } | Self::Probed { .. } => None,
+    /// Says whether one would be let in now.
+    pub fn admits(&self, now: Instant) -> bool {
+        match self.stage {
+            Stage::Closed { .. } => true,
+            Stage::Open { until, .. } => until <= now,
+            Stage::Probed { .. } => false,
         }
     }
 
     /// Lets one in, if that is possible now.
     pub fn enter(&mut self, now: Instant) -> Option<Entry> {
-        let entry = self.admits(now)?;
-        if let (Entry::Probe, Self::Open { times, .. }) = (entry, *self) {
-            *self = Self::Probed { times };
+        match self.stage {
+            Stage::Closed { .. } => Some(Entry::Plain),
+            Stage::Open { times, until } if until <= now => {
+                *self = Self { stage: Stage::Probed { times }, probe: self.probe + 1 };
+                Some(Entry::Probe(self.probe))
+            }
+            Stage::Open { .. } | Stage::Probed { .. } => None,
         }
-        Some(entry)
     }
 
     /// Returns when the next may try, while nobody may.
     pub fn opens_until(&self) -> Option<Instant> {
-        match self {
-            Self::Open { until, .. } => Some(*until),
-            Self::Closed { .. } | Self::Probed { .. } => None,
+        match self.stage {
+            Stage::Open { until, .. } => Some(until),
+            Stage::Closed { .. } | Stage::Probed { .. } => None,
         }
     }
 
     /// Says whether the party is taken for dead.
     pub fn is_open(&self) -> bool {
-        !matches!(self, Self::Closed { .. })
+        !matches!(self.stage, Stage::Closed { .. })
+    }
+
+    /// Says whether someone is finding out.
+    pub fn is_probed(&self) -> bool {
+        matches!(self.stage, Stage::Probed { .. })
     }
 
     /// Takes note of any answer, whoever got it: the party lives.
     pub fn answered(&mut self) {
-        *self = Self::default();
+        self.stage = Stage::default();
     }
 
     /// Takes note that no answer came. While the circuit is open only the probe's word counts: what
     /// others began before may fail long after.
     pub fn failed(&mut self, entry: Entry, now: Instant, jitter: f64) {
-        *self = match (*self, entry) {
-            (Self::Closed { failures }, _) if failures + 1 < FAILURES_MAX => Self::Closed { failures: failures + 1 },
-            (Self::Closed { .. }, _) => Self::Open { times: 1, until: now + open_time(1, jitter) },
-            (Self::Probed { times }, Entry::Probe) => {
-                let times = times.saturating_add(1);
-                Self::Open { times, until: now + open_time(times, jitter) }
-            }
-            (unchanged @ (Self::Open { .. } | Self::Probed { .. }), _) => unchanged,
+        let open = |times| Stage::Open { times, until: now + open_time(times, jitter) };
+        self.stage = match self.stage {
+            Stage::Closed { failures } if failures + 1 < FAILURES_MAX => Stage::Closed { failures: failures + 1 },
+            Stage::Closed { .. } => open(1),
+            Stage::Probed { times } if entry == Entry::Probe(self.probe) => open(times.saturating_add(1)),
+            unchanged @ (Stage::Open { .. } | Stage::Probed { .. }) => unchanged,
         };
     }
 
-    /// Takes note that one left without having asked: if it was the probe, the next may try.
+    /// Takes note that one left without having learnt anything: if it was the probe, the next may try.
     pub fn left(&mut self, entry: Entry, now: Instant) {
-        if let (Entry::Probe, Self::Probed { times }) = (entry, *self) {
-            *self = Self::Open { times, until: now };
+        if let Stage::Probed { times } = self.stage
+            && entry == Entry::Probe(self.probe)
+        {
+            self.stage = Stage::Open { times, until: now };
         }
     }
 }
@@ -148,7 +153,7 @@ mod tests {
             circuit.answered();
         }
         assert!(!circuit.is_open());
-        assert_eq!(opened(now), Circuit::Open { times: 1, until: now + OPEN_FIRST });
+        assert_eq!(opened(now).opens_until(), Some(now + OPEN_FIRST));
     }
 
     #[test]
@@ -157,7 +162,7 @@ mod tests {
         let mut circuit = opened(now);
         assert_eq!(circuit.enter(now), None);
         let then = now + OPEN_FIRST;
-        assert_eq!(circuit.enter(then), Some(Entry::Probe));
+        assert_eq!(circuit.enter(then), Some(Entry::Probe(1)));
         assert_eq!(circuit.enter(then + OPEN_MAX), None);
         circuit.answered();
         assert_eq!(circuit.enter(then), Some(Entry::Plain));
@@ -172,8 +177,8 @@ mod tests {
             let until = circuit.opens_until().unwrap();
             times.push((until - now).as_secs());
             now = until;
-            assert_eq!(circuit.enter(now), Some(Entry::Probe));
-            circuit.failed(Entry::Probe, now, 1.0);
+            let probe = circuit.enter(now).unwrap();
+            circuit.failed(probe, now, 1.0);
         }
         assert_eq!(times, [5, 10, 20, 40, 60, 60]);
     }
@@ -183,11 +188,11 @@ mod tests {
         let now = Instant::now();
         let mut circuit = opened(now);
         let then = now + OPEN_FIRST;
-        assert_eq!(circuit.enter(then), Some(Entry::Probe));
+        assert_eq!(circuit.enter(then), Some(Entry::Probe(1)));
         circuit.left(Entry::Plain, then);
         assert_eq!(circuit.enter(then), None);
-        circuit.left(Entry::Probe, then);
-        assert_eq!(circuit.enter(then), Some(Entry::Probe));
+        circuit.left(Entry::Probe(1), then);
+        assert_eq!(circuit.enter(then), Some(Entry::Probe(2)));
     }
 
     #[test]
@@ -197,9 +202,22 @@ mod tests {
         let before = circuit;
         circuit.failed(Entry::Plain, now + OPEN_MAX, 1.0);
         assert_eq!(circuit, before);
-        assert_eq!(circuit.enter(now + OPEN_FIRST), Some(Entry::Probe));
+        assert_eq!(circuit.enter(now + OPEN_FIRST), Some(Entry::Probe(1)));
         circuit.failed(Entry::Plain, now + OPEN_MAX, 1.0);
-        assert_eq!(circuit, Circuit::Probed { times: 1 });
+        assert!(circuit.is_probed());
+    }
+
+    #[test]
+    fn a_probe_that_an_answer_overtook_does_not_speak_for_a_later_one() {
+        let now = Instant::now();
+        let mut circuit = opened(now);
+        let overtaken = circuit.enter(now + OPEN_FIRST).unwrap();
+        circuit.answered();
+        (0..FAILURES_MAX).for_each(|_| circuit.failed(Entry::Plain, now, 1.0));
+        assert_eq!(circuit.enter(now + OPEN_FIRST), Some(Entry::Probe(2)));
+        circuit.failed(overtaken, now + OPEN_FIRST, 1.0);
+        circuit.left(overtaken, now + OPEN_FIRST);
+        assert!(circuit.is_probed());
     }
 
     #[derive(Debug, Clone, Copy)]
@@ -235,23 +253,22 @@ mod tests {
                     (Happening::Answer, Some(one)) => {
                         inside.remove(one);
                         circuit.answered();
-                        // Answers close it for those who probe, too: they are like everyone now.
-                        inside.fill(Entry::Plain);
                     }
                     (Happening::Fail, Some(one)) => circuit.failed(inside.remove(one), now, jitter),
                     (Happening::Leave, Some(one)) => circuit.left(inside.remove(one), now),
                     (Happening::Answer | Happening::Fail | Happening::Leave, None) => {}
                 }
-                let probes = inside.iter().filter(|entry| **entry == Entry::Probe).count();
+                // Someone probes exactly when the circuit says so: nobody waits for nobody.
+                let probes = inside.iter().filter(|entry| **entry == Entry::Probe(circuit.probe)).count();
                 prop_assert!(probes <= 1);
-                prop_assert_eq!(probes == 1, matches!(circuit, Circuit::Probed { .. }));
+                prop_assert!(probes == 1 || !circuit.is_probed());
                 if let Some(until) = circuit.opens_until() {
                     prop_assert!(until <= now + OPEN_MAX);
                 }
             }
             // Whoever is inside leaves, and within a minute someone is let in.
             inside.into_iter().for_each(|entry| circuit.left(entry, now));
-            prop_assert!(circuit.admits(now + OPEN_MAX).is_some());
+            prop_assert!(circuit.admits(now + OPEN_MAX));
         }
     }
 }

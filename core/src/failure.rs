@@ -82,6 +82,14 @@ macro_rules! reasons {
         }
 
         impl Reason {
+            /// Every reason there is.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// Finds a reason by its code.
+            pub fn named(code: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|reason| reason.as_str() == code)
+            }
+
             /// Returns the code, spelt as native replication does where it has one.
             pub fn as_str(self) -> &'static str {
                 match self {

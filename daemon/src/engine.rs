@@ -16,6 +16,7 @@ use crate::health::Pulse;
 use crate::ledger::Ledger;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::pace::Pace;
 
 /// The services that transfers share.
 #[derive(Debug)]
@@ -24,6 +25,7 @@ pub(crate) struct Engine {
     pub(crate) ledger: Ledger,
     pub(crate) budget: Budget,
     pub(crate) limits: Limits,
+    pub(crate) pace: Pace,
     pub(crate) metrics: Metrics,
     pub(crate) pulse: Arc<Pulse>,
     versioned: Mutex<HashMap<Place, Instant>>,
@@ -35,7 +37,8 @@ const VERSIONING_LOOKED_AT_EVERY: Duration = Duration::from_secs(300);
 impl Engine {
     pub(crate) fn new(accounts: Accounts, ledger: Ledger, budget: Budget, metrics: Metrics) -> Self {
         let pulse = Arc::new(Pulse::new());
-        Self { accounts, ledger, budget, limits: Limits::default(), metrics, pulse, versioned: Mutex::default() }
+        let (limits, pace) = (Limits::default(), Pace::default());
+        Self { accounts, ledger, budget, limits, pace, metrics, pulse, versioned: Mutex::default() }
     }
 
     /// Returns the clients for a place.

@@ -3,20 +3,23 @@
 //! In the order data flows; each file uses only what stands at its own level or below:
 //!
 //! - `pipeline`: the stations put together, and the order in which they stop
-//! - `status`: what the running daemon says of itself, `admin`: how it says it
+//! - `status`, `failures`: what the running daemon says of itself and of what is parked, `admin`: how it says it
 //! - `intake`, `dispatch`, `ack`: the stations
-//! - `lane`: one task at work; `ruleset`: what a hint means; `task`, `message`: what travels
+//! - `lane`: one task at work; `ruleset`: what a hint means; `parking`: when what is parked is tried again;
+//!   `task`, `message`: what travels
 //! - `transfer`: bringing one key at one destination up to date
-//! - `engine`: what transfers share; `lease`, `ledger`, `limits`, `budget`, `accounts`, `health`,
-//!   `metrics`, `clock`: the services
+//! - `engine`: what transfers share; `lease`, `ledger`, `limits`, `pace`, `budget`, `accounts`, `health`,
+//!   `metrics`, `blocking`, `clock`: the services
 
 pub mod pipeline;
 pub mod status;
+pub mod failures;
 mod admin;
 mod intake;
 mod dispatch;
 mod ack;
 mod lane;
+mod parking;
 mod ruleset;
 mod message;
 mod task;
@@ -25,8 +28,10 @@ mod engine;
 mod lease;
 mod ledger;
 mod limits;
+mod pace;
 mod budget;
 mod accounts;
 mod health;
 mod metrics;
+mod blocking;
 mod clock;
