@@ -134,17 +134,7 @@ mod tests {
         fn tick(&mut self) {
             self.now += Duration::from_millis(50);
             for _ in 0..self.under_way.len() {
-                let Some(mut request) = self.under_way.pop_front() else { break };
-                request.ticks_left -= 1;
-                if request.ticks_left > 0 {
-                    self.under_way.push_back(request);
-                } else if request.granted {
-                    (self.serving, self.served) = (self.serving - 1, self.served + 1);
-                    self.window.succeeded(request.round);
-                } else {
-                    self.throttled += 1;
-                    self.window.throttled(request.round, self.count() + 1, self.now, 0.5);
-                }
+                self.advance();
             }
             while self.count() < 100 && self.window.has_room(self.count(), self.now) {
                 let granted = self.serving < self.limit;
@@ -155,6 +145,21 @@ mod tests {
                     round: self.window.round(self.count()),
                     granted,
                 });
+            }
+        }
+
+        /// Lets the request that is first in line get on by a tick.
+        fn advance(&mut self) {
+            let Some(mut request) = self.under_way.pop_front() else { return };
+            request.ticks_left -= 1;
+            if request.ticks_left > 0 {
+                self.under_way.push_back(request);
+            } else if request.granted {
+                (self.serving, self.served) = (self.serving - 1, self.served + 1);
+                self.window.succeeded(request.round);
+            } else {
+                self.throttled += 1;
+                self.window.throttled(request.round, self.count() + 1, self.now, 0.5);
             }
         }
 

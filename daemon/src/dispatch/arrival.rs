@@ -57,14 +57,18 @@ impl Dispatch {
         let (number, redelivered) = (message.number, message.redelivered());
         self.hand.take(message, disposal, tasks.len());
         for task in tasks {
-            if self.is_crowding(&task) {
-                let crowded = |message: &Message| Disposal::Release(message.patience(CROWDED_FOR));
-                if let Some(settlement) = self.hand.close(number, crowded) {
-                    self.settle(settlement).await;
-                }
-                continue;
+            match self.is_crowding(&task) {
+                true => self.send_back(number).await,
+                false => self.enqueue(Some(number), Task { redelivered, ..task }),
             }
-            self.enqueue(Some(number), Task { redelivered, ..task });
+        }
+    }
+
+    /// Closes one task of a message, which comes again for it.
+    async fn send_back(&mut self, number: u64) {
+        let crowded = |message: &Message| Disposal::Release(message.patience(CROWDED_FOR));
+        if let Some(settlement) = self.hand.close(number, crowded) {
+            self.settle(settlement).await;
         }
     }
 

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use replicator_core::failure::{Failure, chain};
+use replicator_core::object::Timestamp;
 use tracing::{info, warn};
 
 use super::redrive::{Asker, LANES_MAX, Revived, Round, Sweep};
 use super::{Dispatch, Event, Question, Work};
-use crate::ledger::records::Lane;
+use crate::ledger::records::{Lane, ParkedTask};
 use crate::parking::{self, Filter, Retried};
 use crate::{blocking, clock};
 
@@ -102,18 +103,20 @@ impl Dispatch {
         }
         let now = clock::now();
         for Revived { parked, task } in lanes {
-            for parked in parked {
-                // Done meanwhile, by a message that came: then it is parked no more.
-                if !matches!(self.engine.ledger.parked_before(&parked), Ok(Some(_))) {
-                    continue;
-                }
-                if let Err(failure) = self.engine.ledger.park(&parking::tried(parked, now)) {
-                    warn!(error = chain(&failure), "cannot write to the ledger");
-                }
+            if let Err(failure) = parked.into_iter().try_for_each(|parked| self.count_try(parked, now)) {
+                warn!(error = chain(&failure), "cannot write to the ledger");
             }
             if let Some(task) = task {
                 self.enqueue(None, task);
             }
+        }
+    }
+
+    fn count_try(&self, parked: ParkedTask, now: Timestamp) -> Result<(), Failure> {
+        match self.engine.ledger.parked_before(&parked)? {
+            Some(parked) => self.engine.ledger.park(&parking::tried(parked, now)),
+            // Done meanwhile, by a message that came: then it is parked no more.
+            None => Ok(()),
         }
     }
 }

@@ -101,7 +101,7 @@ impl Sweep {
             ControlFlow::Continue(())
         })?;
         let after = found.last().map(|(lane, _)| lane.clone());
-        let rest = (!is_over).then(|| Self { after, ..self });
+        let rest = (!is_over).then_some(Self { after, ..self });
         let lanes = found.into_iter().map(|(_, parked)| Revived { task: revive(rules, &parked), parked }).collect();
         Ok(Round { lanes, rest })
     }

@@ -220,49 +220,50 @@ impl Gates {
         (TASKS_MAX / destinations).clamp(SHARE_MIN, SHARE_MAX)
     }
 
-    fn learn(&mut self, route: &Route, entered: Entered, answer: Answer, (now, jitter): (Instant, f64)) {
+    fn learn(&mut self, route: &Route, entered: Entered, answer: Answer, at: (Instant, f64)) {
+        let (entry, (now, jitter)) = (entered.entry, at);
+        let gate = self.destination(route);
         if !matches!(answer, Answer::None | Answer::Failed) {
-            self.destination(route).heard = Some(now);
+            gate.heard = Some(now);
         }
-        let entry = entered.entry;
         match answer {
-            Answer::None => self.destination(route).circuit.left(entry, now),
-            Answer::Failed => self.destination(route).circuit.failed(entry, now, jitter),
-            Answer::Alive => self.destination(route).circuit.answered(),
-            Answer::Served { wrote } => {
-                self.destination(route).circuit.answered();
-                self.gate(Site::Source(route.source.clone())).window.succeeded(entered.source);
-                // What only read tells nothing of how much may be written.
-                if wrote {
-                    self.destination(route).window.succeeded(entered.destination);
-                    if let (Some(key), Some(round)) = (&route.key, entered.key) {
-                        self.gate(Site::Key(key.clone())).window.succeeded(round);
-                    }
-                }
-            }
-            Answer::Throttled(Party::Destination) => {
-                let gate = self.destination(route);
-                // Who throttles one at a time, too, might as well not answer.
-                match gate.window.is_shut() {
-                    true => gate.circuit.failed(entry, now, jitter),
-                    false => gate.circuit.answered(),
-                }
-                gate.throttled(entered.destination, now, jitter);
-            }
-            Answer::Throttled(Party::DestinationKey) => {
-                self.destination(route).circuit.answered();
-                if let (Some(key), Some(round)) = (&route.key, entered.key) {
-                    self.gate(Site::Key(key.clone())).throttled(round, now, jitter);
-                } else {
-                    // A key that the rule does not name is the destination's own affair.
-                    self.destination(route).throttled(entered.destination, now, jitter);
-                }
-            }
-            Answer::Throttled(Party::Source) => {
-                self.destination(route).circuit.left(entry, now);
-                self.gate(Site::Source(route.source.clone())).throttled(entered.source, now, jitter);
-            }
+            Answer::None | Answer::Throttled(Party::Source) => gate.circuit.left(entry, now),
+            Answer::Failed => gate.circuit.failed(entry, now, jitter),
+            // Who throttles even one at a time might as well not answer.
+            Answer::Throttled(Party::Destination) if gate.window.is_shut() => gate.circuit.failed(entry, now, jitter),
+            Answer::Alive | Answer::Served { .. } | Answer::Throttled(_) => gate.circuit.answered(),
         }
+        match answer {
+            Answer::None | Answer::Failed | Answer::Alive => {}
+            Answer::Served { wrote } => self.served(route, entered, wrote),
+            Answer::Throttled(party) => self.throttled(route, entered, party, at),
+        }
+    }
+
+    /// Widens what may be widened. What only read tells nothing of how much may be written.
+    fn served(&mut self, route: &Route, entered: Entered, wrote: bool) {
+        self.gate(Site::Source(route.source.clone())).window.succeeded(entered.source);
+        if !wrote {
+            return;
+        }
+        self.destination(route).window.succeeded(entered.destination);
+        if let (Some(key), Some(round)) = (&route.key, entered.key) {
+            self.gate(Site::Key(key.clone())).window.succeeded(round);
+        }
+    }
+
+    fn throttled(&mut self, route: &Route, entered: Entered, party: Party, (now, jitter): (Instant, f64)) {
+        let (site, round) = match (party, &route.key, entered.key) {
+            (Party::Source, ..) => (Site::Source(route.source.clone()), entered.source),
+            (Party::DestinationKey, Some(key), Some(round)) => (Site::Key(key.clone()), round),
+            // A key that the rule does not name is the destination's own affair.
+            (Party::Destination | Party::DestinationKey, ..) => {
+                (Site::Destination(route.destination.clone()), entered.destination)
+            }
+        };
+        let gate = self.gate(site);
+        // The one that was throttled is counted out by now.
+        gate.window.throttled(round, gate.under_way + 1, now, jitter);
     }
 
     fn away(&self, destination: &Place, now: Instant) -> Duration {
@@ -331,11 +332,6 @@ impl Outlook {
 impl Gate {
     fn admits(&self, share: u32, now: Instant) -> bool {
         self.under_way < share && self.window.has_room(self.under_way, now) && self.circuit.admits(now)
-    }
-
-    fn throttled(&mut self, round: Round, now: Instant, jitter: f64) {
-        // The one that was throttled is counted out by now.
-        self.window.throttled(round, self.under_way + 1, now, jitter);
     }
 
     fn is_ailing(&self) -> bool {
