@@ -10,13 +10,13 @@ use crate::world::oracle::root;
 /// The stations and services of the daemon, from the top down: a file uses what is in its own layer or below.
 const LAYERS: &[&[&str]] = &[
     &["main", "lib"],
-    &["pipeline"],
+    &["pipeline", "signals"],
     &["status", "failures", "admin"],
     &["intake", "dispatch", "ack"],
     &["lane", "parking", "ruleset", "message"],
     &["transfer"],
     &["engine", "task", "lease"],
-    &["ledger", "limits", "pace", "budget", "accounts", "health", "metrics", "blocking", "clock"],
+    &["ledger", "limits", "pace", "budget", "accounts", "health", "metrics", "blocking", "clock", "failpoint"],
 ];
 
 /// The packages, from the bottom up: each uses only those before it.

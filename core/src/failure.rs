@@ -4,6 +4,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +39,8 @@ pub enum Kind {
     Conflict,
     /// Someone else is writing at this moment (409).
     Contended,
+    /// What is current is too young for a write that no condition protects; it is in so much time.
+    TooYoung(Duration),
     /// A write that may or may not have landed, or may yet land.
     Unanswered,
     /// The network, or the service's own trouble: a read that can simply be tried again.
@@ -59,6 +62,8 @@ pub enum Kind {
 pub enum Verdict {
     /// Read again and plan again.
     Reread,
+    /// Wait this long, then read and plan again: nothing went wrong.
+    Wait(Duration),
     /// Wait until the write can no longer land, then read and plan again.
     HoldThenReread,
     /// Try again, later each time.
@@ -168,6 +173,7 @@ impl Kind {
         match self {
             Self::Conflict => "Conflict",
             Self::Contended => "Contended",
+            Self::TooYoung(_) => "TooYoung",
             Self::Unanswered => "Unanswered",
             Self::Transient => "Transient",
             Self::Throttled => "Throttled",
@@ -199,6 +205,7 @@ impl Failure {
     pub fn verdict(&self) -> Verdict {
         match self.kind {
             Kind::Conflict | Kind::Contended | Kind::NotImplemented => Verdict::Reread,
+            Kind::TooYoung(wait) => Verdict::Wait(wait),
             Kind::Unanswered => Verdict::HoldThenReread,
             Kind::Transient => Verdict::Retry,
             Kind::Throttled => Verdict::Throttle,
@@ -214,6 +221,7 @@ impl fmt::Display for Failure {
         match self.kind {
             Kind::Conflict => write!(f, "{} found that someone else wrote", self.during),
             Kind::Contended => write!(f, "{} met another write", self.during),
+            Kind::TooYoung(wait) => write!(f, "{} waits {wait:?} for what may yet land", self.during),
             Kind::Unanswered => write!(f, "{} got no answer", self.during),
             Kind::Transient => write!(f, "{} failed for now", self.during),
             Kind::Throttled => write!(f, "{} was told to slow down", self.during),

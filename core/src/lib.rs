@@ -7,6 +7,7 @@
 //! - `event`: messages become hints
 //! - `rule`: which objects go where, and how
 //! - `plan`: the next thing to append at a destination
+//! - `fence`: how long the writes that no condition protects have to wait
 //! - `stamp`: the origin of a replica, in its metadata
 //! - `parts`: how an object is cut for a multipart upload
 //! - `failure`: what went wrong, and what to do about it
@@ -19,6 +20,7 @@ pub mod sequencer;
 pub mod event;
 pub mod rule;
 pub mod plan;
+pub mod fence;
 pub mod stamp;
 pub mod parts;
 pub mod failure;

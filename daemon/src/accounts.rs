@@ -11,9 +11,11 @@ use std::time::Duration;
 use aws_config::retry::RetryConfig;
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_config::{BehaviorVersion, Region};
 use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
 use replicator_config::{Account, ConditionalWrites, Service};
+
+pub(crate) use aws_config::SdkConfig;
 
 use crate::metrics::Metrics;
 use capabilities::Capabilities;
@@ -42,20 +44,8 @@ pub(crate) struct Accounts {
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A request has this long to be answered, beside the time that its body takes.
+/// Requests whose deadline no rule of the protocol rests on have this long to be answered.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Slower than this a body is not waited for: 1 Mbit/s for each of the bodies in flight.
-const BYTES_PER_SECOND_MIN: u64 = 128 << 10;
-
-/// S3 may take minutes to put a large upload together, and says so by white space:
-/// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html>
-pub(crate) const COMPLETE_TIMEOUT: Duration = Duration::from_secs(600);
-
-/// Returns how long a request with this body may take.
-pub(crate) fn body_timeout(bytes: u64) -> Duration {
-    ATTEMPT_TIMEOUT + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN)
-}
 
 /// Returns a client's settings with another deadline for each attempt.
 pub(crate) fn deadline(timeout: Duration) -> aws_sdk_s3::config::Builder {
@@ -67,11 +57,20 @@ pub(crate) fn deadline(timeout: Duration) -> aws_sdk_s3::config::Builder {
 const POLL_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Accounts {
-    /// Makes the clients; nothing is sent yet.
-    pub(crate) async fn connect(accounts: &BTreeMap<String, Account>, metrics: &Metrics) -> Self {
+    /// Makes the clients; nothing is sent yet. What `given` says of credentials and connections is
+    /// used as it is, for every account.
+    pub(crate) async fn connect(
+        accounts: &BTreeMap<String, Account>,
+        metrics: &Metrics,
+        given: Option<&SdkConfig>,
+    ) -> Self {
         let mut by_name = BTreeMap::new();
         for (name, account) in accounts {
-            by_name.insert(name.clone(), Access::connect(account, metrics).await);
+            let config = match given {
+                Some(given) => given.to_builder().region(Region::new(account.region.clone())).build(),
+                None => Box::pin(credentials(account)).await,
+            };
+            by_name.insert(name.clone(), Access::connect(account, &config, metrics));
         }
         Self { by_name }
     }
@@ -83,14 +82,13 @@ impl Accounts {
 }
 
 impl Access {
-    async fn connect(account: &Account, metrics: &Metrics) -> Self {
-        let config = credentials(account).await;
+    fn connect(account: &Account, config: &SdkConfig, metrics: &Metrics) -> Self {
         let watch = Watch::new(&account.name, metrics);
         Self {
             name: Arc::from(account.name.as_str()),
-            s3: s3(account, &config, watch.clone(), RetryConfig::standard().with_max_attempts(3)),
-            s3_once: s3(account, &config, watch.clone(), RetryConfig::disabled()),
-            sqs: sqs(account, &config, watch),
+            s3: s3(account, config, watch.clone(), RetryConfig::standard().with_max_attempts(3)),
+            s3_once: s3(account, config, watch.clone(), RetryConfig::disabled()),
+            sqs: sqs(account, config, watch),
             capabilities: Arc::new(Capabilities::new(account.conditional_writes != ConditionalWrites::Off)),
             is_aws: account.endpoint_of(Service::S3).is_none(),
         }

@@ -1,6 +1,6 @@
 //! Station 3: settled messages leave the queue, once everything they asked for is on disk.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tracing::warn;
 
 use crate::clock;
 use crate::engine::Engine;
+use crate::failpoint::Step;
 use crate::ledger::records::ParkedMessage;
 use crate::message::{Disposal, Message, QueueAccess, Settlement};
 use crate::metrics::MessageOutcome;
@@ -48,8 +49,8 @@ impl Ack {
     }
 
     async fn settle(&self, round: Vec<Settlement>) {
-        let mut delete: HashMap<String, Vec<Message>> = HashMap::new();
-        let mut release: HashMap<String, Vec<(Message, Duration)>> = HashMap::new();
+        let mut delete: BTreeMap<String, Vec<Message>> = BTreeMap::new();
+        let mut release: BTreeMap<String, Vec<(Message, Duration)>> = BTreeMap::new();
         for Settlement { message, disposal } in round {
             let url = message.queue.queue.url.clone();
             match self.park(&message, disposal).await {
@@ -60,7 +61,7 @@ impl Ack {
             }
         }
         // Nothing is deleted before its record is on disk. If it cannot be, the messages come back.
-        if let Err(failure) = self.engine.ledger.sync().await {
+        if let Err(failure) = self.engine.failpoints.around(Step::Sync, self.engine.ledger.sync()).await {
             warn!(error = chain(&failure), "the ledger cannot be synced, messages stay in their queues");
             delete.clear();
         }
@@ -80,7 +81,10 @@ impl Ack {
         };
         let name = message.queue.queue.name();
         let passed = match &message.queue.queue.dead_letter_url {
-            Some(url) => send(&message.queue, url, message, reason).await,
+            Some(url) => {
+                let send = send(&message.queue, url, message, reason);
+                self.engine.failpoints.around(Step::DeadLetter, Box::pin(send)).await
+            }
             None => Ok(false),
         };
         let passed = match passed {
@@ -149,7 +153,8 @@ impl Ack {
         let Some(first) = batch.first() else { return Vec::new() };
         let Ok(entries) = batch.iter().map(entry).collect::<Result<Vec<_>, _>>() else { return all() };
         let request = first.queue.client.delete_message_batch().queue_url(&first.queue.queue.url);
-        match request.set_entries(Some(entries)).send().await {
+        let request = request.set_entries(Some(entries)).send();
+        match self.engine.failpoints.around(Step::Ack, Box::pin(request)).await {
             Ok(answer) => answer.failed.into_iter().map(|failed| failed.id).collect(),
             Err(error) => {
                 warn!(queue = first.queue.queue.name(), error = chain(&error), "cannot delete messages for now");
@@ -170,7 +175,8 @@ impl Ack {
         };
         let Ok(entries) = batch.iter().map(entry).collect::<Result<Vec<_>, _>>() else { return };
         let request = first.queue.client.change_message_visibility_batch().queue_url(&first.queue.queue.url);
-        match request.set_entries(Some(entries)).send().await {
+        let request = request.set_entries(Some(entries)).send();
+        match self.engine.failpoints.around(Step::Release, Box::pin(request)).await {
             Ok(answer) => {
                 for _ in answer.successful {
                     self.engine.metrics.message(first.queue.queue.name(), MessageOutcome::Released);

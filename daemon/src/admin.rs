@@ -34,28 +34,37 @@ pub(crate) struct Admin {
 
 /// The figures behind `s3-replicator status`.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Status {
-    pub(crate) ready: bool,
-    pub(crate) board: Board,
-    pub(crate) parked: Vec<Parked>,
-    pub(crate) queues: Vec<QueueStatus>,
+pub struct Status {
+    /// Whether every queue answers and the daemon is not about to stop.
+    pub ready: bool,
+    /// What is in hand.
+    pub board: Board,
+    /// What is parked, by rule and reason.
+    pub parked: Vec<Parked>,
+    /// How polling goes.
+    pub queues: Vec<QueueStatus>,
     /// Buckets and keys that are spared for now.
-    pub(crate) ailing: Vec<Ailing>,
+    pub ailing: Vec<Ailing>,
 }
 
 /// How many tasks of a rule are parked for one reason.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Parked {
-    pub(crate) rule: String,
-    pub(crate) reason: Reason,
-    pub(crate) tasks: i64,
+pub struct Parked {
+    /// The rule; empty for messages that fit none.
+    pub rule: String,
+    /// Why.
+    pub reason: Reason,
+    /// How many.
+    pub tasks: i64,
 }
 
 /// How polling a queue goes.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct QueueStatus {
-    pub(crate) queue: String,
-    pub(crate) answers: bool,
+pub struct QueueStatus {
+    /// Its name.
+    pub queue: String,
+    /// Whether it answered the last poll.
+    pub answers: bool,
 }
 
 // Dispatch answers between two events. It is late when it waits for room at the ack station, and
@@ -98,6 +107,20 @@ impl Admin {
 
     fn is_ready(&self) -> bool {
         !self.draining.is_cancelled() && self.polls.iter().all(|poll| poll.is_ready())
+    }
+
+    /// Gathers the figures.
+    pub(crate) async fn status(&self) -> Result<Status, String> {
+        let board = self.board().await.ok_or(SILENT)?;
+        let counts = self.engine.ledger.parked_counts().map_err(|failure| chain(&failure))?;
+        let answers = |poll: &Arc<Poll>| QueueStatus { queue: poll.queue.clone(), answers: poll.is_ready() };
+        Ok(Status {
+            ready: self.is_ready(),
+            board,
+            parked: counts.into_iter().map(|((rule, reason), tasks)| Parked { rule, reason, tasks }).collect(),
+            queues: self.polls.iter().map(answers).collect(),
+            ailing: self.engine.pace.ailing(),
+        })
     }
 
     /// Says what keeps the daemon from getting anywhere, if anything does.
@@ -154,7 +177,7 @@ async fn readyz(State(admin): State<Admin>) -> Response {
 }
 
 async fn status(State(admin): State<Admin>) -> Response {
-    match figures(&admin).await {
+    match admin.status().await {
         Ok(status) => match serde_json::to_string(&status) {
             Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
             Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
@@ -163,24 +186,8 @@ async fn status(State(admin): State<Admin>) -> Response {
     }
 }
 
-async fn figures(admin: &Admin) -> Result<Status, String> {
-    let board = admin.board().await.ok_or(SILENT)?;
-    let counts = admin.engine.ledger.parked_counts().map_err(|failure| chain(&failure))?;
-    Ok(Status {
-        ready: admin.is_ready(),
-        board,
-        parked: counts.into_iter().map(|((rule, reason), tasks)| Parked { rule, reason, tasks }).collect(),
-        ailing: admin.engine.pace.ailing(),
-        queues: admin
-            .polls
-            .iter()
-            .map(|poll| QueueStatus { queue: poll.queue.clone(), answers: poll.is_ready() })
-            .collect(),
-    })
-}
-
 async fn page(State(admin): State<Admin>) -> Response {
-    match figures(&admin).await {
+    match admin.status().await {
         Ok(status) => {
             let text = crate::status::table(&status);
             let text = text.replace('&', "&amp;").replace('<', "&lt;");

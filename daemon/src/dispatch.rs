@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use replicator_core::failure::Failure;
+use replicator_core::fence::LANDING;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +22,7 @@ use tracing::{debug, info};
 
 use crate::clock;
 use crate::engine::Engine;
-use crate::lane::{self, Ended, LANDING};
+use crate::lane::{self, Ended};
 use crate::ledger::records::Lane;
 use crate::message::{Delivery, Disposal, Message, Settlement};
 use crate::parking::Filter;

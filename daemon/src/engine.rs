@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::accounts::refusal::{Side, failure};
 use crate::accounts::{Access, Accounts};
 use crate::budget::Budget;
+use crate::failpoint::Failpoints;
 use crate::health::Pulse;
 use crate::ledger::Ledger;
 use crate::limits::Limits;
@@ -28,6 +29,7 @@ pub(crate) struct Engine {
     pub(crate) pace: Pace,
     pub(crate) metrics: Metrics,
     pub(crate) pulse: Arc<Pulse>,
+    pub(crate) failpoints: Failpoints,
     versioned: Mutex<HashMap<Place, Instant>>,
 }
 
@@ -35,10 +37,16 @@ pub(crate) struct Engine {
 const VERSIONING_LOOKED_AT_EVERY: Duration = Duration::from_secs(300);
 
 impl Engine {
-    pub(crate) fn new(accounts: Accounts, ledger: Ledger, budget: Budget, metrics: Metrics) -> Self {
-        let pulse = Arc::new(Pulse::new());
+    pub(crate) fn new(
+        accounts: Accounts,
+        ledger: Ledger,
+        budget: Budget,
+        metrics: Metrics,
+        failpoints: Failpoints,
+    ) -> Self {
         let (limits, pace) = (Limits::default(), Pace::default());
-        Self { accounts, ledger, budget, limits, pace, metrics, pulse, versioned: Mutex::default() }
+        let (pulse, versioned) = (Arc::new(Pulse::new()), Mutex::default());
+        Self { accounts, ledger, budget, limits, pace, metrics, pulse, failpoints, versioned }
     }
 
     /// Returns the clients for a place.

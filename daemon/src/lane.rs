@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use replicator_core::failure::{Failure, Reason, Verdict, chain};
+use replicator_core::fence::LANDING;
 use replicator_core::retry;
 use tracing::{debug, warn};
 
 use crate::clock;
 use crate::engine::Engine;
+use crate::failpoint::Step;
 use crate::ledger::records::ParkedTask;
 use crate::metrics::Outcome;
 use crate::pace::{Answer, Pass, Route, TurnedAway};
@@ -38,10 +40,6 @@ const ATTEMPTS_MAX: u32 = 5;
 /// a row than this means that something else is.
 const REREADS_MAX: u32 = 10;
 
-/// After its deadline a request is cut off, but what the server has already read of it may still
-/// land for a moment.
-pub(crate) const LANDING: Duration = Duration::from_secs(10);
-
 /// Works on a task until it ends. Between attempts, and while others are in the way, it holds
 /// nothing that others could use.
 pub(crate) async fn work(engine: &Engine, task: &Task) -> Ended {
@@ -63,7 +61,15 @@ pub(crate) async fn work(engine: &Engine, task: &Task) -> Ended {
                 debug!(key = %task.lane.key, error = %chain(&failure), "reading again");
                 retry::delay(rereads, fastrand::f64())
             }
-            Verdict::Park(reason) => return park(engine, task, reason, &failure),
+            // Nothing went wrong, and time passes as it should.
+            Verdict::Wait(wait) => {
+                engine.pulse.beat();
+                debug!(key = %task.lane.key, ?wait, "waiting for what may yet land");
+                wait
+            }
+            Verdict::Park(reason) => {
+                return engine.failpoints.around(Step::Park, async { park(engine, task, reason, &failure) }).await;
+            }
             Verdict::Reread
             | Verdict::HoldThenReread
             | Verdict::Retry
@@ -144,5 +150,5 @@ async fn hold(failure: &Failure) {
         return;
     }
     let answered = failure.source.as_ref().is_some_and(|cause| cause.to_string().starts_with("answered"));
-    tokio::time::sleep(if answered { LANDING } else { LANDING * 2 }).await;
+    tokio::time::sleep(if answered { LANDING / 2 } else { LANDING }).await;
 }

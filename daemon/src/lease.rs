@@ -1,7 +1,7 @@
 //! Leases keep messages hidden from other daemons while their work goes on. When an extension
 //! fails for good, the work is stopped: the message is about to be someone else's.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ struct Shared {
     queue: String,
     visibility: Duration,
     metrics: Metrics,
-    held: Mutex<HashMap<u64, Held>>,
+    held: Mutex<BTreeMap<u64, Held>>,
 }
 
 #[derive(Debug, Clone)]
@@ -172,7 +172,7 @@ impl Leases {
     /// Gives up what would show again before a call could be sure to prevent it.
     fn drop_over(&self, now: Instant) {
         let Ok(mut all) = self.shared.held.lock() else { return };
-        for (_, held) in all.extract_if(|_, held| held.is_over(self.shared.visibility, now)) {
+        for (_, held) in all.extract_if(.., |_, held| held.is_over(self.shared.visibility, now)) {
             self.shared.give_up(&held);
         }
     }

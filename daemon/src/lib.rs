@@ -2,19 +2,20 @@
 //!
 //! In the order data flows; each file uses only what stands at its own level or below:
 //!
-//! - `pipeline`: the stations put together, and the order in which they stop
+//! - `pipeline`: the stations put together, and the order in which they stop; `signals`: what tells it to
 //! - `status`, `failures`: what the running daemon says of itself and of what is parked, `admin`: how it says it
 //! - `intake`, `dispatch`, `ack`: the stations
 //! - `lane`: one task at work; `ruleset`: what a hint means; `parking`: when what is parked is tried again;
 //!   `task`, `message`: what travels
 //! - `transfer`: bringing one key at one destination up to date
 //! - `engine`: what transfers share; `lease`, `ledger`, `limits`, `pace`, `budget`, `accounts`, `health`,
-//!   `metrics`, `blocking`, `clock`: the services
+//!   `metrics`, `blocking`, `clock`, `failpoint`: the services
 
 pub mod pipeline;
+mod signals;
 pub mod status;
 pub mod failures;
-mod admin;
+pub mod admin;
 mod intake;
 mod dispatch;
 mod ack;
@@ -31,6 +32,7 @@ mod limits;
 mod pace;
 mod budget;
 mod accounts;
+pub mod failpoint;
 mod health;
 mod metrics;
 mod blocking;

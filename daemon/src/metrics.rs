@@ -33,10 +33,13 @@ pub(crate) enum MessageOutcome {
 
 /// What one rule has in hand.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(crate) struct Pending {
-    pub(crate) operations: i64,
-    pub(crate) bytes: i64,
-    pub(crate) oldest_seconds: f64,
+pub struct Pending {
+    /// Operations received and not yet settled.
+    pub operations: i64,
+    /// Bytes of their objects.
+    pub bytes: i64,
+    /// The age of the oldest event.
+    pub oldest_seconds: f64,
 }
 
 /// Every metric of the daemon, registered in one registry.

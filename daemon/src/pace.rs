@@ -249,6 +249,10 @@ impl Route {
 impl Answer {
     /// Returns what a failure tells.
     pub(crate) fn of(failure: &Failure) -> Self {
+        // What is current there was read.
+        if let Kind::TooYoung(_) = failure.kind {
+            return Self::Alive;
+        }
         let Some(party) = failure.party else { return Self::None };
         match (failure.kind, party) {
             (Kind::Throttled, party) => Self::Throttled(party),

@@ -9,19 +9,19 @@ use std::time::Duration;
 use anyhow::Context;
 use replicator_config::Settings;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::accounts::Accounts;
+use crate::accounts::{Accounts, SdkConfig};
 use crate::ack::Ack;
-use crate::admin::Admin;
+use crate::admin::{Admin, Status};
 use crate::budget::Budget;
 use crate::clock;
 use crate::dispatch::{Channels, Dispatch};
 use crate::engine::Engine;
+use crate::failpoint::Failpoints;
 use crate::health::Poll;
 use crate::intake::{self, Intake};
 use crate::lease::Leases;
@@ -29,7 +29,8 @@ use crate::ledger::Ledger;
 use crate::message::{Delivery, QueueAccess, Settlement};
 use crate::metrics::Metrics;
 use crate::ruleset::Ruleset;
-use replicator_core::failure::chain;
+use crate::signals::{Signals, Told};
+use replicator_core::failure::{Failure, chain};
 
 // Messages that each queue may have on the way to the dispatch: a poll holds room for one batch
 // while it waits, and another keeps the dispatch busy; more would only hide messages from daemons
@@ -53,97 +54,83 @@ pub async fn run(settings: Settings, config: PathBuf) -> anyhow::Result<()> {
     let listener = TcpListener::bind(settings.listen)
         .await
         .with_context(|| format!("cannot listen on {}; is the port in use? change `listen`", settings.listen))?;
-    let metrics = Metrics::new().context("cannot register metrics")?;
-    let ledger = Ledger::open(&settings.state_dir)?;
-    let accounts = Accounts::connect(&settings.accounts, &metrics).await;
-    let budget = Budget::new(settings.memory_bytes);
-    let engine = Arc::new(Engine::new(accounts, ledger, budget, metrics));
-    let rules = adopt(&engine, &settings).context("cannot write to the ledger")?;
+    let outside = Outside { listener: Some(listener), failpoints: Failpoints::from_env()?, sdk: None };
     let signals = Signals::new().context("cannot listen for signals")?;
-    info!(listen = %settings.listen, rules = settings.rules.len(), queues = settings.queues.len(), "started");
-    House::build(engine, settings, rules, listener).live(signals, &config).await;
+    let daemon = Daemon::start(settings, outside).await?;
+    daemon.live(signals, &config).await;
     info!("stopped");
     Ok(())
 }
 
-/// Takes over the rules of a configuration: their limits, and since when they count.
-fn adopt(engine: &Engine, settings: &Settings) -> Result<Ruleset, replicator_core::failure::Failure> {
-    for rule in settings.rules.iter().filter(|rule| rule.enabled) {
-        engine.ledger.rule_start(&rule.id, clock::now())?;
-    }
-    engine.limits.replace(settings.rules.iter());
-    Ok(Ruleset::new(&settings.rules))
+/// What a daemon gets from the world around it.
+#[derive(Debug, Default)]
+pub struct Outside {
+    /// Where it says how it is, if anywhere.
+    pub listener: Option<TcpListener>,
+    /// Where its life ends before its time.
+    pub failpoints: Failpoints,
+    /// How it reaches AWS: by the default credential chain and real connections, unless given.
+    pub sdk: Option<SdkConfig>,
 }
 
-/// Everything that runs.
-struct House {
+/// A daemon at work. Dropping it ends it as kill -9 does: at once, and nothing is tidied up.
+#[derive(Debug)]
+pub struct Daemon {
     engine: Arc<Engine>,
     settings: Settings,
     rules: watch::Sender<Arc<Ruleset>>,
+    admin: Admin,
     /// Stops the intakes: no new work.
     drain: CancellationToken,
     /// Stops the work in hand.
     halt: CancellationToken,
     /// Stops what serves the others: leases and the status server.
     close: CancellationToken,
-    intakes: TaskTracker,
-    work: TaskTracker,
-    services: TaskTracker,
+    intakes: JoinSet<()>,
+    work: JoinSet<()>,
+    services: JoinSet<()>,
 }
 
-impl House {
-    fn build(engine: Arc<Engine>, settings: Settings, rules: Ruleset, listener: TcpListener) -> Self {
+impl Daemon {
+    /// Opens the ledger, makes the clients and sets every station to work.
+    pub async fn start(settings: Settings, outside: Outside) -> anyhow::Result<Self> {
+        let metrics = Metrics::new().context("cannot register metrics")?;
+        let ledger = Ledger::open(&settings.state_dir)?;
+        let accounts = Accounts::connect(&settings.accounts, &metrics, outside.sdk.as_ref()).await;
+        let budget = Budget::new(settings.memory_bytes);
+        let engine = Engine::new(accounts, ledger, budget, metrics, outside.failpoints);
+        let engine = Arc::new(engine);
+        let rules = adopt(&engine, &settings).context("cannot write to the ledger")?;
+        info!(listen = %settings.listen, rules = settings.rules.len(), queues = settings.queues.len(), "started");
+        Ok(Self::build(engine, settings, rules, outside.listener))
+    }
+
+    fn build(engine: Arc<Engine>, settings: Settings, rules: Ruleset, listener: Option<TcpListener>) -> Self {
         let (rules, watched) = watch::channel(Arc::new(rules));
-        let house = Self {
-            engine,
-            settings,
-            rules,
-            drain: CancellationToken::new(),
-            halt: CancellationToken::new(),
-            close: CancellationToken::new(),
-            intakes: TaskTracker::new(),
-            work: TaskTracker::new(),
-            services: TaskTracker::new(),
-        };
-        let (deliver, deliveries) = mpsc::channel::<Delivery>(DELIVERIES_MAX * house.settings.queues.len().max(1));
+        let (drain, halt, close) = <(CancellationToken, CancellationToken, CancellationToken)>::default();
+        let (deliver, deliveries) = mpsc::channel::<Delivery>(DELIVERIES_MAX * settings.queues.len().max(1));
         let (settle, settlements) = mpsc::channel::<Settlement>(SETTLEMENTS_MAX);
         let (ask, questions) = mpsc::channel(QUESTIONS_MAX);
-        let polls = house.start_intakes(&deliver);
+        let (mut work, mut services) = <(JoinSet<()>, JoinSet<()>)>::default();
+        let starting = Starting { engine: &engine, drain: &drain, close: &close };
+        let (intakes, polls) = starting.intakes(&settings, &deliver, &mut services);
         let channels = Channels { rules: watched, deliveries, settlements: settle, questions };
-        let engine = Arc::clone(&house.engine);
-        house.work.spawn(Ack { engine: Arc::clone(&engine), settlements }.run());
-        house.work.spawn(Dispatch::new(Arc::clone(&engine), channels, house.halt.clone()).run());
-        let admin = Admin { engine, questions: ask, polls: Arc::new(polls), draining: house.drain.clone() };
-        house.services.spawn(admin.run(listener, house.close.clone()));
-        house
-    }
-
-    fn start_intakes(&self, deliver: &mpsc::Sender<Delivery>) -> Vec<Arc<Poll>> {
-        let numbers = Arc::new(AtomicU64::new(1));
-        let mut polls = Vec::new();
-        for queue in &self.settings.queues {
-            // The configuration was checked: a queue's account is there.
-            let Some(account) = self.engine.accounts.get(&queue.account) else { continue };
-            let leases = Leases::new(account.sqs.clone(), queue, self.engine.metrics.clone());
-            let poll = Arc::new(Poll::new(queue.name()));
-            let access = Arc::new(QueueAccess { queue: queue.clone(), client: account.sqs.clone() });
-            self.services.spawn(leases.clone().run(self.close.clone()));
-            let intake = Intake {
-                access,
-                leases,
-                deliveries: deliver.clone(),
-                numbers: Arc::clone(&numbers),
-                poll: Arc::clone(&poll),
-                patience: self.settings.drain_timeout,
-                metrics: self.engine.metrics.clone(),
-            };
-            self.intakes.spawn(intake.run(self.drain.clone()));
-            polls.push(poll);
+        work.spawn(Ack { engine: Arc::clone(&engine), settlements }.run());
+        work.spawn(Dispatch::new(Arc::clone(&engine), channels, halt.clone()).run());
+        let admin =
+            Admin { engine: Arc::clone(&engine), questions: ask, polls: Arc::new(polls), draining: drain.clone() };
+        if let Some(listener) = listener {
+            services.spawn(admin.clone().run(listener, close.clone()));
         }
-        polls
+        Self { engine, settings, rules, admin, drain, halt, close, intakes, work, services }
     }
 
-    /// Lives until told to stop, then stops in this order: intakes, work in hand, what serves it.
+    /// Says how the daemon is; an error says why it cannot.
+    pub async fn status(&self) -> Result<Status, String> {
+        self.admin.status().await
+    }
+
+    /// Lives until told to stop, then stops.
     async fn live(self, mut signals: Signals, config: &Path) {
         while signals.next().await == Told::Reload {
             self.reload(config);
@@ -151,23 +138,21 @@ impl House {
         self.stop().await;
     }
 
-    async fn stop(self) {
+    /// Stops in this order: intakes, work in hand, what serves it.
+    pub async fn stop(mut self) {
         info!(timeout = ?self.settings.drain_timeout, "draining");
         self.drain.cancel();
-        self.intakes.close();
-        self.work.close();
-        self.services.close();
-        let drained = async { tokio::join!(self.intakes.wait(), self.work.wait()) };
+        let drained = async { tokio::join!(ended(&mut self.intakes), ended(&mut self.work)) };
         if tokio::time::timeout(self.settings.drain_timeout, drained).await.is_err() {
             warn!("drain timeout is over, handing the rest back");
             self.halt.cancel();
-            gone("work", &self.work).await;
+            gone("work", &mut self.work).await;
         }
         if let Err(failure) = self.engine.ledger.sync().await {
             error!(error = chain(&failure), "the ledger cannot be synced");
         }
         self.close.cancel();
-        gone("services", &self.services).await;
+        gone("services", &mut self.services).await;
     }
 
     /// Takes over the rules of the file; a bad file changes nothing.
@@ -195,40 +180,64 @@ impl House {
     }
 }
 
-/// Waits a moment for what was told to stop.
-async fn gone(what: &str, tasks: &TaskTracker) {
-    if tokio::time::timeout(STOP_TIMEOUT, tasks.wait()).await.is_err() {
-        warn!(what, tasks = tasks.len(), "left behind, it does not stop");
+/// Takes over the rules of a configuration: their limits, and since when they count.
+fn adopt(engine: &Engine, settings: &Settings) -> Result<Ruleset, Failure> {
+    for rule in settings.rules.iter().filter(|rule| rule.enabled) {
+        engine.ledger.rule_start(&rule.id, clock::now())?;
     }
+    engine.limits.replace(settings.rules.iter());
+    Ok(Ruleset::new(&settings.rules))
 }
 
-/// What a signal tells the daemon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
-    Stop,
-    Reload,
+/// What the intakes are started with.
+struct Starting<'a> {
+    engine: &'a Engine,
+    drain: &'a CancellationToken,
+    close: &'a CancellationToken,
 }
 
-struct Signals {
-    term: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            term: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) -> Told {
-        tokio::select! {
-            _ = self.term.recv() => Told::Stop,
-            _ = self.interrupt.recv() => Told::Stop,
-            _ = self.hangup.recv() => Told::Reload,
+impl Starting<'_> {
+    /// Starts an intake for each queue, and beside it what keeps its messages hidden.
+    fn intakes(
+        &self,
+        settings: &Settings,
+        deliver: &mpsc::Sender<Delivery>,
+        services: &mut JoinSet<()>,
+    ) -> (JoinSet<()>, Vec<Arc<Poll>>) {
+        let numbers = Arc::new(AtomicU64::new(1));
+        let mut intakes = JoinSet::new();
+        let mut polls = Vec::new();
+        for queue in &settings.queues {
+            // The configuration was checked: a queue's account is there.
+            let Some(account) = self.engine.accounts.get(&queue.account) else { continue };
+            let leases = Leases::new(account.sqs.clone(), queue, self.engine.metrics.clone());
+            let poll = Arc::new(Poll::new(queue.name()));
+            let access = Arc::new(QueueAccess { queue: queue.clone(), client: account.sqs.clone() });
+            services.spawn(leases.clone().run(self.close.clone()));
+            let intake = Intake {
+                access,
+                leases,
+                deliveries: deliver.clone(),
+                numbers: Arc::clone(&numbers),
+                poll: Arc::clone(&poll),
+                patience: settings.drain_timeout,
+                metrics: self.engine.metrics.clone(),
+            };
+            intakes.spawn(intake.run(self.drain.clone()));
+            polls.push(poll);
         }
+        (intakes, polls)
+    }
+}
+
+/// Waits until every task has ended.
+async fn ended(tasks: &mut JoinSet<()>) {
+    while tasks.join_next().await.is_some() {}
+}
+
+/// Waits a moment for what was told to stop.
+async fn gone(what: &str, tasks: &mut JoinSet<()>) {
+    if tokio::time::timeout(STOP_TIMEOUT, ended(tasks)).await.is_err() {
+        warn!(what, tasks = tasks.len(), "left behind, it does not stop");
     }
 }

@@ -2,10 +2,13 @@
 //! the planner's steps until it has none left.
 
 mod attributes;
+mod basis;
 mod choice;
 mod copy;
+mod dated;
 mod destination;
 mod encryption;
+mod fence;
 mod listing;
 mod lessons;
 mod multipart;
@@ -13,24 +16,21 @@ mod reading;
 mod remove;
 mod settle;
 mod single;
+mod steps;
 mod unstamped;
 mod wishes;
 
-use std::sync::Arc;
-
-use replicator_core::failure::{Failure, Kind as FailureKind, Reason, Verdict};
-use replicator_core::object::ETag;
-use replicator_core::plan::{self, Condition, SourceVersion, Step, Top, VersionRef};
+use replicator_core::failure::{Failure, Kind as FailureKind, Reason};
+use replicator_core::plan::{self, SourceVersion, Step, Top, VersionRef};
 use replicator_core::rule::{Foreign, History};
 
 use crate::accounts::Access;
 use crate::accounts::capabilities::Ability;
 use crate::engine::Engine;
-use crate::ledger::records::{Replica, State};
+use crate::failpoint;
+use crate::ledger::records::State;
 use crate::metrics::Outcome;
 use crate::task::{Report, Task};
-use copy::{Copy, Written};
-use lessons::Asked;
 pub(crate) use lessons::Memory;
 use reading::Reading;
 use settle::Settle;
@@ -91,6 +91,8 @@ struct Run<'a> {
     /// Steps done so far, and whether this is not the first pass.
     steps: u64,
     reread: bool,
+    /// Whether every ETag written so far is the one that the fence reckoned with.
+    foreseen: bool,
     settle: Settle<'a>,
 }
 
@@ -101,17 +103,18 @@ impl<'a> Run<'a> {
             task,
             source: engine.access(&task.source)?,
             destination: engine.access(&task.lane.destination)?,
-            read: Reading::of(engine, task).await?,
+            read: read(engine, task).await?,
             told: Vec::new(),
             steps: 0,
             reread: false,
+            foreseen: true,
             settle: Settle::new(engine, task),
         })
     }
 
     /// Reads everything once more and keeps what was done.
     async fn again(&mut self) -> Result<(), Failure> {
-        self.read = Reading::of(self.engine, self.task).await?;
+        self.read = read(self.engine, self.task).await?;
         self.reread = true;
         Ok(())
     }
@@ -119,14 +122,23 @@ impl<'a> Run<'a> {
     /// Says whether "nothing to do" may be believed. In latest mode only if the destination, read
     /// after the source, says so too (protocol rule 8). And what was written is read again before
     /// the message goes: another daemon may have written above it in the wrong order, unless this
-    /// one is alone.
+    /// one is alone or the protocol kept the others out.
     fn may_rest(&self, acted: bool) -> bool {
         let lead = &self.task.rules.lead;
         match (lead.history, acted) {
             (History::Latest, false) => self.reread,
             (History::Exact, false) => true,
-            (_, true) => lead.exclusive,
+            (History::Exact, true) => lead.exclusive || self.is_guarded(),
+            (History::Latest, true) => lead.exclusive,
         }
+    }
+
+    /// Says whether conditions and the fence together kept everyone else's writes out of what this
+    /// run wrote. Not where the endpoint lacks a condition, or an ETag was none that could be foreseen.
+    fn is_guarded(&self) -> bool {
+        let abilities = &self.destination.capabilities;
+        let conditional = [Ability::ConditionalPut, Ability::ConditionalComplete, Ability::ConditionalDelete];
+        self.task.rules.lead.fence && self.foreseen && conditional.into_iter().all(|ability| abilities.has(ability))
     }
 
     async fn catch_up(&mut self, memory: &mut Memory) -> Result<Progress, Failure> {
@@ -147,7 +159,7 @@ impl<'a> Run<'a> {
                 Step::Put { source, condition, distinct } => self.put(source, condition, distinct, memory).await?,
                 Step::Mark { source, over } => self.mark(source, over, memory).await?,
                 Step::Collapse(source) => {
-                    let replica = replica(source, State::Collapsed, None, None);
+                    let replica = steps::replica(source, State::Collapsed, None, None);
                     self.settle.recorded(&replica)?;
                     let top = self.read.shown.known.top.clone();
                     self.record(replica, top);
@@ -163,115 +175,6 @@ impl<'a> Run<'a> {
             }
         }
         Ok(Progress::Done)
-    }
-
-    async fn mark(&mut self, source: &SourceVersion, over: ETag, memory: &mut Memory) -> Result<Progress, Failure> {
-        let asked = Asked::of(self.destination, Ability::ConditionalDelete, Condition::Over(over.clone()));
-        let marked = remove::mark(self.engine, self.task, &over).await;
-        let version = memory.learn(self.destination, asked, marked)?;
-        self.engine.check_written(&self.task.lane.destination, version.as_deref())?;
-        let replica = replica(source, State::Replicated, version, None);
-        self.settle.wrote(&replica, &self.task.rules.lead, 0)?;
-        self.record(replica, Top::Marker);
-        Ok(self.after_write(Ability::ConditionalDelete))
-    }
-
-    /// Copies a version under the first rule that takes it, or records why none does.
-    async fn put(
-        &mut self,
-        version: &SourceVersion,
-        condition: Condition,
-        distinct: bool,
-        memory: &mut Memory,
-    ) -> Result<Progress, Failure> {
-        let choice = choice::rule_for(self.engine, self.task, version).await;
-        let Some(choice::Choice { rule, tags }) = self.or_skip(version, choice)?.flatten() else {
-            if !self.read.shown.known.skipped.contains(&version.version) {
-                // No rule takes it: that is no failure.
-                self.skip(version, State::Skipped, None)?;
-            }
-            return Ok(Progress::Done);
-        };
-        if self.adopt_unstamped(version).await? {
-            return Ok(Progress::Done);
-        }
-        let distinct = distinct && !encryption::makes_unique_etags(&rule.encryption);
-        let copy = Copy {
-            engine: self.engine,
-            task: self.task,
-            source: self.source,
-            destination: self.destination,
-            rule: Arc::clone(&rule),
-            version,
-            condition: &condition,
-            distinct,
-            tags,
-        };
-        let part_bytes = part_bytes_preferred(self.engine);
-        let in_parts = version.size_bytes > part_bytes || distinct;
-        let ability = if in_parts { Ability::ConditionalComplete } else { Ability::ConditionalPut };
-        let asked = Asked::of(self.destination, ability, condition.clone());
-        let written = match in_parts {
-            true => multipart::copy(&copy, part_bytes).await,
-            false => single::copy(&copy).await,
-        };
-        let written = memory.learn(self.destination, asked, written);
-        let Some(Written { destination_version, etag }) = self.or_skip(version, written)? else {
-            return Ok(Progress::Done);
-        };
-        self.engine.check_written(&self.task.lane.destination, destination_version.as_deref())?;
-        let replica = replica(version, State::Replicated, destination_version, Some(etag.clone()));
-        self.settle.wrote(&replica, &rule, version.size_bytes)?;
-        self.record(replica, Top::Object { etag, replica_of: Some(version.version.clone()) });
-        Ok(self.after_write(ability))
-    }
-
-    /// Takes what is current for the replica of this version if it can be nothing else.
-    async fn adopt_unstamped(&mut self, version: &SourceVersion) -> Result<bool, Failure> {
-        if !matches!(self.read.shown.known.top, Top::Object { replica_of: None, .. }) {
-            return Ok(false);
-        }
-        let recognised = unstamped::recognise(self.engine, self.task, version).await;
-        let Some(Written { destination_version, etag }) = self.or_skip(version, recognised)?.flatten() else {
-            return Ok(false);
-        };
-        let replica = replica(version, State::Replicated, destination_version, Some(etag.clone()));
-        self.settle.recorded(&replica)?;
-        self.record(replica, Top::Object { etag, replica_of: Some(version.version.clone()) });
-        Ok(true)
-    }
-
-    /// A version that is gone or cannot be replicated is recorded; the key goes on without it.
-    fn or_skip<T>(&mut self, version: &SourceVersion, result: Result<T, Failure>) -> Result<Option<T>, Failure> {
-        let failure = match result {
-            Ok(value) => return Ok(Some(value)),
-            Err(failure) => failure,
-        };
-        match failure.verdict() {
-            Verdict::Gone => self.skip(version, State::Gone, Some(Reason::SrcVersionNotFound))?,
-            Verdict::Unsupported(reason) => self.skip(version, State::Skipped, Some(reason))?,
-            Verdict::Reread | Verdict::HoldThenReread | Verdict::Retry | Verdict::Throttle | Verdict::Park(_) => {
-                return Err(failure);
-            }
-        }
-        Ok(None)
-    }
-
-    fn skip(&mut self, version: &SourceVersion, state: State, reason: Option<Reason>) -> Result<(), Failure> {
-        let replica = replica(version, state, None, None);
-        let outcome = self.settle.skipped(&replica, reason)?;
-        self.told.push((version.version.clone(), outcome));
-        self.read.shown.known.skip(&version.version);
-        self.read.shown.replicas.push(replica);
-        Ok(())
-    }
-
-    fn record(&mut self, replica: Replica, top: Top) {
-        if replica.state == State::Replicated {
-            self.told.push((replica.source.clone(), Outcome::Replicated));
-        }
-        self.read.shown.known.advance(&replica.source, top);
-        self.read.shown.replicas.push(replica);
     }
 
     /// After a write that compared nothing, only a fresh read tells what is current.
@@ -293,13 +196,14 @@ impl<'a> Run<'a> {
     }
 }
 
+/// Reads both sides.
+async fn read(engine: &Engine, task: &Task) -> Result<Reading, Failure> {
+    engine.failpoints.around(failpoint::Step::Read, Reading::of(engine, task)).await
+}
+
 /// Small parts waste throughput, large ones memory: 16 MiB measured best across Regions
 /// (skyplane, docs/benchmark.md), less when the budget is small, so that several are in flight.
 fn part_bytes_preferred(engine: &Engine) -> u64 {
     const MIB: u64 = 1 << 20;
     (engine.budget.total_bytes() / 8 / MIB * MIB).clamp(5 * MIB, 16 * MIB)
-}
-
-fn replica(version: &SourceVersion, state: State, destination_version: Option<String>, etag: Option<ETag>) -> Replica {
-    Replica { source: version.version.clone(), kind: version.kind, state, destination_version, etag }
 }

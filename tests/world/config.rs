@@ -88,6 +88,7 @@ visibility_timeout = "{visibility_timeout}"
 }
 
 impl Rule {
+    /// Without the fence: LocalStack knows no conditional delete, which it needs, and its waits take minutes.
     fn text(&self) -> String {
         let Self { id, source, destination, rewrite, filter, delete_markers, .. } = self;
         let Self { history, version_deletes, encryption, .. } = self;
@@ -103,6 +104,7 @@ history = "{history}"
 since = "2020-01-01T00:00:00Z"
 delete_markers = {delete_markers}
 version_deletes = {version_deletes}
+fence = false
 sse_kms_objects = true
 encryption = {{ {encryption} }}
 "#

@@ -11,10 +11,13 @@ use crate::metrics::Pending;
 
 /// The figures of the running daemon.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(crate) struct Board {
-    pub(crate) rules: BTreeMap<String, Pending>,
-    pub(crate) messages: usize,
-    pub(crate) lanes: usize,
+pub struct Board {
+    /// What each rule has in hand.
+    pub rules: BTreeMap<String, Pending>,
+    /// Messages whose tasks are not all settled.
+    pub messages: usize,
+    /// Keys that have work.
+    pub lanes: usize,
 }
 
 impl Board {

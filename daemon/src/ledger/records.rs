@@ -46,6 +46,9 @@ pub(crate) struct Replica {
     pub(crate) destination_version: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) etag: Option<ETag>,
+    /// When this daemon was told that it had landed.
+    #[serde(default, with = "time::serde::timestamp::milliseconds::option", skip_serializing_if = "Option::is_none")]
+    pub(crate) written: Option<Timestamp>,
 }
 
 /// How a version was settled.
@@ -74,8 +77,9 @@ pub(crate) struct Upload {
     /// A digest of what the replica carries beside its bytes, which was given at the beginning.
     #[serde(default)]
     pub(crate) dress: u64,
-    /// What was current at the destination when the upload began, by its ETag.
-    pub(crate) over: Option<ETag>,
+    /// What was current at the destination when the upload began, as its reader writes it.
+    #[serde(default)]
+    pub(crate) entry: String,
 }
 
 /// A part that is at the destination.

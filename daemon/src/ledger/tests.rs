@@ -43,9 +43,10 @@ proptest! {
             state: State::Late,
             destination_version: Some(text.clone()),
             etag: Some(etag.clone()),
+            written: Some(source.last_modified),
         };
         reads_back(&replica)?;
-        reads_back(&Upload { upload_id: text.clone(), source: source.clone(), part_bytes: crc64, dress: crc64, over: None })?;
+        reads_back(&Upload { upload_id: text.clone(), source: source.clone(), part_bytes: crc64, dress: crc64, entry: text.clone() })?;
         reads_back(&UploadedPart { number, etag, crc64 })?;
         reads_back(&ParkedTask {
             source: lane.destination.clone(),
@@ -74,7 +75,7 @@ proptest! {
     #[test]
     fn the_records_of_one_key_are_never_those_of_another(one in lanes(), other in lanes(), version in versions()) {
         let replica = |source| Replica {
-            source, kind: EntryKind::Object, state: State::Replicated, destination_version: None, etag: None,
+            source, kind: EntryKind::Object, state: State::Replicated, destination_version: None, etag: None, written: None,
         };
         let address = replica(version).address(&other);
         let is_within = address.bytes().starts_with(Replica::prefix(&one).bytes());
@@ -97,7 +98,13 @@ fn lane() -> Lane {
 fn an_upload_survives_reopening_with_its_parts_and_is_forgotten_whole() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(directory.path()).unwrap();
-    let upload = Upload { upload_id: "u".to_owned(), source: version(1), part_bytes: 5 << 20, dress: 9, over: None };
+    let upload = Upload {
+        upload_id: "u".to_owned(),
+        source: version(1),
+        part_bytes: 5 << 20,
+        dress: 9,
+        entry: "nothing".to_owned(),
+    };
     ledger.begin_upload(&lane(), &upload).unwrap();
     for number in [2, 300, 1] {
         let etag = ETag::try_from("e").unwrap();

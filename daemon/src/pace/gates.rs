@@ -71,14 +71,15 @@ pub(super) enum Change {
 
 /// A party that is limited, or left alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Ailing {
+pub struct Ailing {
     /// A bucket or a key.
-    pub(crate) name: String,
+    pub name: String,
     /// It is left alone but for one task at a time, because it does not answer.
-    pub(crate) is_left_alone: bool,
+    pub is_left_alone: bool,
     /// How many tasks may work with it, if it asked for fewer.
-    pub(crate) width: Option<u32>,
-    pub(crate) under_way: u32,
+    pub width: Option<u32>,
+    /// How many do.
+    pub under_way: u32,
 }
 
 // Tasks that work at the same time: few enough for the sockets of one process, which may have 1024

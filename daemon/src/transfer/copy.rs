@@ -17,6 +17,7 @@ use replicator_core::stamp::{NAME, Stamp};
 use tracing::warn;
 
 use super::attributes::{self, Attributes, Tags};
+use super::basis::Basis;
 use super::encryption::{self, Headers};
 use crate::accounts::Access;
 use crate::accounts::refusal::{Side, failure};
@@ -34,6 +35,8 @@ pub(crate) struct Copy<'a> {
     pub(crate) rule: Arc<Rule>,
     pub(crate) version: &'a SourceVersion,
     pub(crate) condition: &'a Condition,
+    /// What the condition was made from.
+    pub(crate) basis: &'a Basis,
     /// The replica must get another ETag than its content would give it.
     pub(crate) distinct: bool,
     /// The version's tags, where choosing the rule needed them.

@@ -1,12 +1,16 @@
 //! What the destination shows of a key, and how far its history reaches. It is read before the
 //! source is listed, so that "absent" is always something seen (protocol rule 2).
 
+use std::time::Duration;
+
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use replicator_core::failure::{Failure, Kind as FailureKind};
 use replicator_core::object::ETag;
 use replicator_core::plan::{Kind, Known, SourceVersion, Top, VersionRef};
 use replicator_core::stamp::{NAME, Stamp};
 
+use super::basis::{Basis, Entry};
+use super::dated::Dated;
 use super::listing;
 use crate::accounts::Access;
 use crate::accounts::refusal::{Side, failure};
@@ -19,6 +23,19 @@ use crate::task::Task;
 pub(crate) struct Shown {
     pub(crate) known: Known,
     pub(crate) replicas: Vec<Replica>,
+    /// What the next write rests on.
+    pub(crate) basis: Basis,
+}
+
+impl Shown {
+    /// Returns what is on record of the entry that is current.
+    pub(super) fn current(&self) -> Option<&Replica> {
+        match &self.basis.entry {
+            Entry::Nothing => None,
+            Entry::Marker(id) => replica_by_version(&self.replicas, Some(id)),
+            Entry::Object { version, .. } => replica_by_version(&self.replicas, version.as_deref()),
+        }
+    }
 }
 
 /// Reads what is current, and from ledger, stamp or history how far it reaches.
@@ -26,10 +43,11 @@ pub(crate) async fn read(engine: &Engine, task: &Task) -> Result<Shown, Failure>
     let access = engine.access(&task.lane.destination)?;
     let reading = Reading { engine, task, access };
     let mut replicas = engine.ledger.replicas(&task.lane)?;
-    let current = current(access, task).await?;
-    let (top, reached) = match current {
-        Current::Nothing => (Top::Nothing, None),
-        Current::Object { etag, version, stamp } => {
+    let Current { entry, stamp, age } = current(access, task).await?;
+    let basis = Basis::read(entry.clone(), age);
+    let (top, reached) = match entry {
+        Entry::Nothing => (Top::Nothing, None),
+        Entry::Object { etag, version } => {
             let mut replica_of =
                 replica_by_version(&replicas, version.as_deref()).map(|replica| replica.source.clone());
             if let (None, Some(source)) = (&replica_of, stamp) {
@@ -42,13 +60,13 @@ pub(crate) async fn read(engine: &Engine, task: &Task) -> Result<Shown, Failure>
             };
             (Top::Object { etag, replica_of }, reached)
         }
-        Current::Hidden { marker } => match replica_by_version(&replicas, marker.as_deref()) {
+        Entry::Marker(id) => match replica_by_version(&replicas, Some(&id)) {
             Some(replica) => (Top::Marker, Some(replica.source.clone())),
             None => (Top::Marker, reading.newest_replica(&mut replicas).await?),
         },
     };
     let known = known(top, reached, &replicas);
-    Ok(Shown { known, replicas })
+    Ok(Shown { known, replicas, basis })
 }
 
 /// Reads back every replica that the ledger lacks.
@@ -62,34 +80,29 @@ pub(crate) async fn rebuild(engine: &Engine, task: &Task, shown: &mut Shown) -> 
     Ok(())
 }
 
-/// Returns the ETag of the object that is current, if one is.
-pub(crate) async fn current_etag(access: &Access, task: &Task) -> Result<Option<ETag>, Failure> {
-    Ok(match current(access, task).await? {
-        Current::Object { etag, .. } => Some(etag),
-        Current::Nothing | Current::Hidden { .. } => None,
-    })
+/// What the destination says of a key's current entry.
+#[derive(Debug)]
+pub(super) struct Current {
+    pub(super) entry: Entry,
+    /// Which source version an object is the replica of, by its stamp.
+    stamp: Option<VersionRef>,
+    /// How old it is, by the server's clock.
+    age: Option<Duration>,
 }
 
-/// What HEAD says of a key.
-enum Current {
-    Nothing,
-    /// A delete marker, named where the server names it; or perhaps nothing, where it does not
-    /// tell the two apart.
-    Hidden {
-        marker: Option<String>,
-    },
-    Object {
-        etag: ETag,
-        version: Option<String>,
-        stamp: Option<VersionRef>,
-    },
+impl Current {
+    fn hidden(entry: Entry) -> Self {
+        Self { entry, stamp: None, age: None }
+    }
 }
 
-async fn current(access: &Access, task: &Task) -> Result<Current, Failure> {
+/// Reads which entry is current.
+pub(super) async fn current(access: &Access, task: &Task) -> Result<Current, Failure> {
     let place = &task.lane.destination;
     let request = access.s3.head_object().bucket(place.bucket.as_str()).key(task.lane.key.as_str());
-    let error = match request.send().await {
-        Ok(head) => return object(&head, task),
+    let dated = Dated::default();
+    let error = match request.customize().interceptor(dated.clone()).send().await {
+        Ok(head) => return object(&head, task, &dated),
         Err(error) => error,
     };
     let Some(answer) = error.raw_response().filter(|answer| answer.status().as_u16() == 404) else {
@@ -97,17 +110,36 @@ async fn current(access: &Access, task: &Task) -> Result<Current, Failure> {
     };
     if answer.headers().get("x-amz-delete-marker") == Some("true") {
         access.capabilities.told_marker();
-        let marker = answer.headers().get("x-amz-version-id").map(str::to_owned);
-        return Ok(Current::Hidden { marker });
+        if let Some(marker) = answer.headers().get("x-amz-version-id") {
+            return Ok(Current::hidden(Entry::Marker(marker.to_owned())));
+        }
+    } else if access.is_aws || access.capabilities.tells_markers() {
+        return Ok(Current::hidden(Entry::Nothing));
     }
-    let certain = access.is_aws || access.capabilities.tells_markers();
-    Ok(if certain { Current::Nothing } else { Current::Hidden { marker: None } })
+    listed(access, task).await
 }
 
-fn object(head: &HeadObjectOutput, task: &Task) -> Result<Current, Failure> {
+/// Asks the list for what hides a key, where HEAD does not tell a marker from nothing.
+async fn listed(access: &Access, task: &Task) -> Result<Current, Failure> {
+    let lane = &task.lane;
+    let newest = listing::newest(access, Side::Destination, &lane.destination.bucket, &lane.key).await?;
+    match newest {
+        None => Ok(Current::hidden(Entry::Nothing)),
+        Some(entry) if entry.kind == Kind::Marker => {
+            Ok(Current::hidden(Entry::Marker(entry.version.id.as_str().to_owned())))
+        }
+        Some(_) => Err(Failure::caused(FailureKind::Conflict, DURING, "an object appeared behind the 404")),
+    }
+}
+
+fn object(head: &HeadObjectOutput, task: &Task, dated: &Dated) -> Result<Current, Failure> {
     let etag = head.e_tag().and_then(|etag| ETag::try_from(etag).ok());
     let etag = etag.ok_or_else(|| Failure::caused(FailureKind::Transient, DURING, "the answer has no ETag"))?;
-    Ok(Current::Object { etag, version: head.version_id.clone(), stamp: origin(head, task) })
+    // An object uploaded in parts is dated by the beginning of its upload, not by its appearance:
+    // https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html
+    let age = head.last_modified.as_ref().filter(|_| !etag.has_parts()).and_then(|then| dated.age(then));
+    let entry = Entry::Object { etag, version: head.version_id.clone() };
+    Ok(Current { entry, stamp: origin(head, task), age })
 }
 
 /// Reads the stamp; one of another bucket makes the object a stranger.
@@ -179,7 +211,8 @@ impl Reading<'_> {
         etag: Option<ETag>,
         replicas: &mut Vec<Replica>,
     ) -> Result<(), Failure> {
-        let replica = Replica { source, kind: Kind::Object, state: State::Replicated, destination_version, etag };
+        let (kind, state) = (Kind::Object, State::Replicated);
+        let replica = Replica { source, kind, state, destination_version, etag, written: None };
         self.engine.ledger.put_replica(&self.task.lane, &replica)?;
         replicas.retain(|other| other.source != replica.source);
         replicas.push(replica);

@@ -1,16 +1,22 @@
 //! What an endpoint's answers to writes teach of its abilities.
 
+use std::time::Duration;
+
 use replicator_core::failure::{Failure, Kind};
 use replicator_core::plan::Condition;
+use tokio::time::Instant;
 
+use super::basis::Entry;
 use crate::accounts::Access;
 use crate::accounts::capabilities::Ability;
 
-/// What one attempt leaves for the next: that it was, and the condition that was refused last.
+/// What one attempt leaves for the next: that it was, the condition that was refused last, and since
+/// when the destination is seen to show what it shows.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     refused: Option<Asked>,
     begun: bool,
+    seen: Option<(Entry, Instant)>,
 }
 
 /// What a write demanded of the endpoint.
@@ -33,6 +39,17 @@ impl Memory {
     /// Says whether nothing was tried yet; afterwards the ledger alone answers nothing.
     pub(crate) fn is_blank(&self) -> bool {
         !self.begun
+    }
+
+    /// Returns for how long this entry has been seen as the current one.
+    pub(super) fn seen_for(&mut self, entry: &Entry) -> Duration {
+        match &self.seen {
+            Some((seen, since)) if seen == entry => since.elapsed(),
+            Some(_) | None => {
+                self.seen = Some((entry.clone(), Instant::now()));
+                Duration::ZERO
+            }
+        }
     }
 
     /// Takes note that requests are about to be sent.
@@ -72,6 +89,7 @@ impl Memory {
             Kind::Conflict => self.refused = Some(asked),
             Kind::NotImplemented
             | Kind::Contended
+            | Kind::TooYoung(_)
             | Kind::Unanswered
             | Kind::Transient
             | Kind::Throttled

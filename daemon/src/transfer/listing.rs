@@ -57,13 +57,18 @@ pub(crate) async fn history(
 }
 
 /// Returns only the newest entry.
-pub(crate) async fn newest(access: &Access, bucket: &Bucket, key: &Key) -> Result<Option<SourceVersion>, Failure> {
-    let listing = Listing { access, side: Side::Source, bucket, key };
+pub(crate) async fn newest(
+    access: &Access,
+    side: Side,
+    bucket: &Bucket,
+    key: &Key,
+) -> Result<Option<SourceVersion>, Failure> {
+    let listing = Listing { access, side, bucket, key };
     let page = listing.page(None, 1).await?;
     match page.entries.into_iter().find(|(other, _)| other == key) {
         Some((_, listed)) if listed.is_latest => Ok(Some(listed.entry)),
         // A server may list first what is not current.
-        Some(_) => Ok(history(access, Side::Source, bucket, key).await?.into_iter().next()),
+        Some(_) => Ok(history(access, side, bucket, key).await?.into_iter().next()),
         None => Ok(None),
     }
 }

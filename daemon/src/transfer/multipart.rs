@@ -6,18 +6,18 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart};
 use futures::{StreamExt, TryStreamExt, stream};
 use replicator_core::failure::{Failure, Kind, Reason};
+use replicator_core::fence::{body_timeout, complete_timeout};
 use replicator_core::object::ETag;
 use replicator_core::parts::{self, Layout, Part};
-use replicator_core::plan::Condition;
 
 use super::attributes::{Attributes, dress};
 use super::copy::{Copy, Dress, Written, crc64, crc64_header, crc64_joined, etag_of};
-use super::destination;
 use super::single::set_headers;
 use crate::accounts::capabilities::Ability;
+use crate::accounts::deadline;
 use crate::accounts::refusal::{Side, failure};
-use crate::accounts::{Access, COMPLETE_TIMEOUT, body_timeout, deadline};
 use crate::engine::Engine;
+use crate::failpoint::Step;
 use crate::ledger::Parts;
 use crate::ledger::records::{Upload, UploadedPart};
 use crate::task::Task;
@@ -70,15 +70,14 @@ pub(crate) async fn copy(copy: &Copy<'_>, part_bytes: u64) -> Result<Written, Fa
 pub(crate) async fn abandon(engine: &Engine, task: &Task) -> Result<(), Failure> {
     let Some((upload, _)) = engine.ledger.upload(&task.lane)? else { return Ok(()) };
     let access = engine.access(&task.lane.destination)?;
-    let aborted = access
+    let request = access
         .s3
         .abort_multipart_upload()
         .bucket(task.lane.destination.bucket.as_str())
         .key(task.lane.key.as_str())
-        .upload_id(&upload.upload_id)
-        .send()
-        .await
-        .map_err(|error| failure(Side::Prepare, "AbortMultipartUpload", error));
+        .upload_id(&upload.upload_id);
+    let aborted = engine.failpoints.around(Step::AbortUpload, Box::pin(request.send())).await;
+    let aborted = aborted.map_err(|error| failure(Side::Prepare, "AbortMultipartUpload", error));
     match aborted {
         // NoSuchUpload: it was completed or aborted before.
         Ok(_) | Err(Failure { kind: Kind::Conflict | Kind::Contended, .. }) => engine.ledger.end_upload(&task.lane),
@@ -91,7 +90,7 @@ fn is_final(failure: &Failure) -> bool {
     match failure.kind {
         Kind::Conflict | Kind::Contended | Kind::Gone | Kind::Unsupported(_) | Kind::NotImplemented => true,
         Kind::Refused(reason) => matches!(reason, Reason::ChecksumMismatch | Reason::RequestRefused),
-        Kind::Unanswered | Kind::Transient | Kind::Throttled => false,
+        Kind::Unanswered | Kind::Transient | Kind::Throttled | Kind::TooYoung(_) => false,
     }
 }
 
@@ -129,12 +128,9 @@ fn layout(copy: &Copy<'_>, part_bytes: u64) -> Result<Layout, Failure> {
 /// Goes on with the upload that the ledger knows, if it is for this version and nothing was
 /// written since it began; otherwise begins a new one.
 async fn begin(copy: &Copy<'_>, dress: &Dress, layout: &Layout) -> Result<(Upload, Parts), Failure> {
-    let over = match copy.condition {
-        Condition::Absent => None,
-        Condition::Over(etag) => Some(etag.clone()),
-    };
+    let over = copy.basis.entry.to_string();
     if let Some((upload, done)) = copy.engine.ledger.upload(&copy.task.lane)? {
-        let same = upload.source == copy.version.version && upload.over == over;
+        let same = upload.source == copy.version.version && upload.entry == over;
         if same && upload.part_bytes == layout.part_bytes() && upload.dress == dress.digest() {
             return Ok((upload, done));
         }
@@ -145,7 +141,7 @@ async fn begin(copy: &Copy<'_>, dress: &Dress, layout: &Layout) -> Result<(Uploa
         source: copy.version.version.clone(),
         part_bytes: layout.part_bytes(),
         dress: dress.digest(),
-        over,
+        entry: over,
     };
     copy.engine.ledger.begin_upload(&copy.task.lane, &upload)?;
     Ok((upload, Parts::new()))
@@ -163,12 +159,11 @@ async fn create(copy: &Copy<'_>, dress: &Dress) -> Result<String, Failure> {
         .set_checksum_algorithm(checked.then_some(ChecksumAlgorithm::Crc64Nvme))
         .set_checksum_type(checked.then_some(ChecksumType::FullObject));
     let headers = dress.attributes.headers();
-    let answer = dress!(request, &dress.attributes, dress.tags, &dress.encryption)
+    let request = dress!(request, &dress.attributes, dress.tags, &dress.encryption)
         .customize()
-        .mutate_request(move |request| set_headers(request.headers_mut(), &headers))
-        .send()
-        .await
-        .map_err(|error| failure(Side::Prepare, "CreateMultipartUpload", error))?;
+        .mutate_request(move |request| set_headers(request.headers_mut(), &headers));
+    let answer = copy.engine.failpoints.around(Step::CreateUpload, Box::pin(request.send())).await;
+    let answer = answer.map_err(|error| failure(Side::Prepare, "CreateMultipartUpload", error))?;
     answer
         .upload_id
         .ok_or_else(|| Failure::caused(Kind::Transient, "CreateMultipartUpload", "the answer has no upload id"))
@@ -203,7 +198,7 @@ async fn try_part(copy: &Copy<'_>, upload: &Upload, part: Part) -> Result<Upload
     let crc64 = crc64(&body);
     let checked = copy.destination.capabilities.has(Ability::Crc64Nvme);
     copy.engine.limits.request(&copy.rule.id).await;
-    let answer = copy
+    let request = copy
         .destination
         .s3
         .upload_part()
@@ -214,10 +209,9 @@ async fn try_part(copy: &Copy<'_>, upload: &Upload, part: Part) -> Result<Upload
         .set_checksum_crc64_nvme(checked.then(|| crc64_header(crc64)))
         .body(ByteStream::from(body))
         .customize()
-        .config_override(deadline(body_timeout(part.len)))
-        .send()
-        .await
-        .map_err(|error| failure(Side::Prepare, "UploadPart", error))?;
+        .config_override(deadline(body_timeout(part.len)));
+    let answer = copy.engine.failpoints.around(Step::UploadPart, Box::pin(request.send())).await;
+    let answer = answer.map_err(|error| failure(Side::Prepare, "UploadPart", error))?;
     Ok(UploadedPart { number: part.number, etag: etag_of(answer.e_tag(), "UploadPart")?, crc64 })
 }
 
@@ -230,7 +224,6 @@ async fn complete(
 ) -> Result<Written, Failure> {
     let crc64 = joined(parts, done);
     copy.prove(crc64, &dress.attributes)?;
-    unchanged(copy.destination, copy.task, upload).await?;
     let abilities = &copy.destination.capabilities;
     let (if_match, if_none_match) = copy.conditions(abilities.has(Ability::ConditionalComplete));
     let checked = abilities.has(Ability::Crc64Nvme);
@@ -243,7 +236,9 @@ async fn complete(
     };
     let parts = CompletedMultipartUpload::builder().set_parts(Some(done.values().map(part).collect())).build();
     copy.engine.limits.request(&copy.rule.id).await;
-    let answer = copy
+    // What is current must still be what the upload was begun over (protocol rule 9).
+    copy.basis.verify(copy.destination, copy.task).await?;
+    let request = copy
         .destination
         .s3_once
         .complete_multipart_upload()
@@ -256,19 +251,11 @@ async fn complete(
         .set_if_match(if_match)
         .set_if_none_match(if_none_match)
         .customize()
-        .config_override(deadline(COMPLETE_TIMEOUT))
-        .send()
-        .await
-        .map_err(|error| failure(Side::Write, "CompleteMultipartUpload", error))?;
+        .config_override(deadline(complete_timeout(copy.version.size_bytes)));
+    let answer = copy.engine.failpoints.around(Step::CompleteUpload, Box::pin(request.send())).await;
+    let answer = answer.map_err(|error| failure(Side::Write, "CompleteMultipartUpload", error))?;
     let etag = etag_of(answer.e_tag(), "CompleteMultipartUpload")?;
     Ok(Written { destination_version: answer.version_id, etag })
-}
-
-/// Before the upload becomes visible, what is current must still be what it was begun over
-/// (protocol rule 9).
-async fn unchanged(access: &Access, task: &Task, upload: &Upload) -> Result<(), Failure> {
-    let current = destination::current_etag(access, task).await?;
-    if current == upload.over { Ok(()) } else { Err(Failure::new(Kind::Conflict, "check before Complete")) }
 }
 
 fn joined(parts: &[Part], done: &Parts) -> u64 {

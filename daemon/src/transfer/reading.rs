@@ -18,6 +18,8 @@ pub(super) struct Reading {
     pub(super) shown: Shown,
     /// Everything the source listed.
     pub(super) listed: Vec<VersionRef>,
+    /// The same with contents, oldest first.
+    pub(super) past: Vec<SourceVersion>,
     /// The key's history in scope, oldest first.
     pub(super) history: Vec<SourceVersion>,
 }
@@ -30,25 +32,32 @@ impl Reading {
         let start = scope_start(engine, task, &shown, &listed)?;
         let versions = listed.iter().map(|entry| entry.version.clone()).collect();
         let lead = &task.rules.lead;
-        let history: Vec<SourceVersion> = listed
-            .into_iter()
-            .rev()
+        let past: Vec<SourceVersion> = listed.into_iter().rev().collect();
+        let newest_alone = if lead.history == History::Latest { past.len().saturating_sub(1) } else { 0 };
+        let history: Vec<SourceVersion> = past
+            .iter()
+            .skip(newest_alone)
             .filter(|entry| entry.version.last_modified >= start)
             .filter(|entry| entry.kind == Kind::Object || lead.admits_marker())
+            .cloned()
             .collect();
         if has_unknown_past(&history, &shown) {
             destination::rebuild(engine, task, &mut shown).await?;
         }
-        Ok(Self { shown, listed: versions, history })
+        Ok(Self { shown, listed: versions, past, history })
     }
 }
 
-/// Lists the source, newest first; in latest mode the newest entry is all that matters.
+/// Lists the source, newest first; in latest mode the newest entry is all that matters, unless the
+/// fence has to know what stood there before.
 async fn list(engine: &Engine, task: &Task) -> Result<Vec<SourceVersion>, Failure> {
     let (source, bucket, key) = (engine.access(&task.source)?, &task.source.bucket, &task.source_key);
-    match task.rules.lead.history {
-        History::Exact => listing::history(source, Side::Source, bucket, key).await,
-        History::Latest => Ok(listing::newest(source, bucket, key).await?.into_iter().collect()),
+    let lead = &task.rules.lead;
+    match lead.history {
+        History::Latest if lead.exclusive || !lead.fence => {
+            Ok(listing::newest(source, Side::Source, bucket, key).await?.into_iter().collect())
+        }
+        History::Exact | History::Latest => listing::history(source, Side::Source, bucket, key).await,
     }
 }
 

@@ -3,26 +3,28 @@
 use replicator_core::failure::{Failure, Kind, Reason};
 use replicator_core::object::{ETag, VersionId};
 
+use super::basis::Basis;
 use crate::accounts::Access;
 use crate::accounts::capabilities::Ability;
 use crate::accounts::refusal::{Side, failure};
 use crate::engine::Engine;
+use crate::failpoint::Step;
 use crate::task::Task;
 
 /// Hides the object that is current under a delete marker; returns the marker's version id.
-pub(crate) async fn mark(engine: &Engine, task: &Task, over: &ETag) -> Result<Option<String>, Failure> {
+pub(crate) async fn mark(engine: &Engine, task: &Task, over: &ETag, basis: &Basis) -> Result<Option<String>, Failure> {
     let access = engine.access(&task.lane.destination)?;
     let conditional = access.capabilities.has(Ability::ConditionalDelete);
     engine.limits.request(&task.rules.lead.id).await;
-    let answer = access
+    basis.renew(access, task).await?;
+    let request = access
         .s3_once
         .delete_object()
         .bucket(task.lane.destination.bucket.as_str())
         .key(task.lane.key.as_str())
-        .set_if_match(conditional.then(|| over.quoted()))
-        .send()
-        .await
-        .map_err(|error| failure(Side::Write, "DeleteObject", error))?;
+        .set_if_match(conditional.then(|| over.quoted()));
+    let answer = engine.failpoints.around(Step::DeleteMarker, Box::pin(request.send())).await;
+    let answer = answer.map_err(|error| failure(Side::Write, "DeleteObject", error))?;
     Ok(answer.version_id)
 }
 
@@ -30,16 +32,15 @@ pub(crate) async fn mark(engine: &Engine, task: &Task, over: &ETag) -> Result<Op
 /// Only an exact version id ever gets here, so no delete marker can come of it.
 pub(crate) async fn version(engine: &Engine, task: &Task, destination_version: &str) -> Result<(), Failure> {
     engine.limits.request(&task.rules.lead.id).await;
-    engine
+    let request = engine
         .access(&task.lane.destination)?
         .s3
         .delete_object()
         .bucket(task.lane.destination.bucket.as_str())
         .key(task.lane.key.as_str())
-        .version_id(destination_version)
-        .send()
-        .await
-        .map_err(|error| failure(Side::Prepare, "DeleteObject", error))?;
+        .version_id(destination_version);
+    let removed = engine.failpoints.around(Step::DeleteVersion, Box::pin(request.send())).await;
+    removed.map_err(|error| failure(Side::Prepare, "DeleteObject", error))?;
     Ok(())
 }
 

@@ -4,12 +4,14 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::ChecksumMode;
 use aws_smithy_runtime_api::http::Headers;
 use replicator_core::failure::Failure;
+use replicator_core::fence::body_timeout;
 
 use super::attributes::{Attributes, dress};
 use super::copy::{Copy, Dress, Written, crc64, crc64_header, etag_of};
 use crate::accounts::capabilities::Ability;
+use crate::accounts::deadline;
 use crate::accounts::refusal::{Side, failure};
-use crate::accounts::{body_timeout, deadline};
+use crate::failpoint::Step;
 
 /// Copies a version whose body fits into one part.
 pub(crate) async fn copy(copy: &Copy<'_>) -> Result<Written, Failure> {
@@ -41,6 +43,7 @@ async fn put(copy: &Copy<'_>, dress: &Dress, body: ByteStream, crc64: u64) -> Re
     let (if_match, if_none_match) = copy.conditions(abilities.has(Ability::ConditionalPut));
     let checksum = abilities.has(Ability::Crc64Nvme).then(|| crc64_header(crc64));
     copy.engine.limits.request(&copy.rule.id).await;
+    copy.basis.renew(copy.destination, copy.task).await?;
     let request = copy
         .destination
         .s3_once
@@ -52,13 +55,12 @@ async fn put(copy: &Copy<'_>, dress: &Dress, body: ByteStream, crc64: u64) -> Re
         .set_if_none_match(if_none_match)
         .set_checksum_crc64_nvme(checksum);
     let headers = dress.attributes.headers();
-    let answer = dress!(request, &dress.attributes, dress.tags, &dress.encryption)
+    let request = dress!(request, &dress.attributes, dress.tags, &dress.encryption)
         .customize()
         .config_override(deadline(body_timeout(copy.version.size_bytes)))
-        .mutate_request(move |request| set_headers(request.headers_mut(), &headers))
-        .send()
-        .await
-        .map_err(|error| failure(Side::Write, "PutObject", error))?;
+        .mutate_request(move |request| set_headers(request.headers_mut(), &headers));
+    let answer = copy.engine.failpoints.around(Step::PutObject, Box::pin(request.send())).await;
+    let answer = answer.map_err(|error| failure(Side::Write, "PutObject", error))?;
     let etag = etag_of(answer.e_tag(), "PutObject")?;
     Ok(Written { destination_version: answer.version_id, etag })
 }

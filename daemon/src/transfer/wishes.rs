@@ -8,6 +8,7 @@ use replicator_core::rule::History;
 
 use super::{Run, attributes, destination, remove};
 use crate::engine::Engine;
+use crate::failpoint::Step;
 use crate::ledger::records::{ParkedTask, Replica, State};
 use crate::metrics::Outcome;
 use crate::task::{Report, Task, Wish};
@@ -78,11 +79,12 @@ fn appended(run: &mut Run<'_>, wish: &Wish) -> Result<Outcome, Failure> {
     if let Some(replica) = find(&run.read.shown.replicas, Some(id), &run.read.listed) {
         return Ok(outcome_of(replica.state));
     }
+    let is_newest = run.read.past.last().is_some_and(|newest| newest.version.id == *id);
+    if run.task.rules.lead.history == History::Latest && !is_newest {
+        return Ok(Outcome::Superseded);
+    }
     if run.read.listed.iter().any(|version| version.id == *id) {
         return Ok(Outcome::Skipped);
-    }
-    if run.task.rules.lead.history == History::Latest {
-        return Ok(Outcome::Superseded);
     }
     lost(run, wish, id)
 }
@@ -94,7 +96,7 @@ fn lost(run: &mut Run<'_>, wish: &Wish, id: &VersionId) -> Result<Outcome, Failu
         return Ok(Outcome::Skipped);
     }
     let source = VersionRef::new(id.clone(), wish.time.unwrap_or_else(crate::clock::now), None);
-    let replica = Replica { source, kind, state: State::Gone, destination_version: None, etag: None };
+    let replica = Replica { source, kind, state: State::Gone, destination_version: None, etag: None, written: None };
     run.settle.recorded(&replica)?;
     run.engine.metrics.failure(&run.task.rules.lead.id, Reason::SrcVersionNotFound.as_str());
     run.read.shown.replicas.push(replica);
@@ -117,7 +119,8 @@ async fn tags(run: &mut Run<'_>, wish: &Wish) -> Result<Outcome, Failure> {
         engine.limits.request(&task.rules.lead.id).await;
         let lane = &task.lane;
         let (bucket, key) = (&lane.destination.bucket, &lane.key);
-        match attributes::write_tags(run.destination, bucket, key, &replica_version, &wanted).await {
+        let write = attributes::write_tags(run.destination, bucket, key, &replica_version, &wanted);
+        match engine.failpoints.around(Step::PutTags, Box::pin(write)).await {
             Ok(()) => {}
             Err(Failure { kind: FailureKind::Conflict, .. }) => return Ok(vanished(run)),
             Err(failure) => return Err(failure),

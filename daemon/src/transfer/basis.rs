@@ -1,0 +1,68 @@
+//! What a write rests on: which entry was current at the destination when it was planned, and how
+//! long ago that was read. A condition sees only an ETag; this sees whether it is the same entry.
+
+use std::fmt;
+use std::time::Duration;
+
+use replicator_core::failure::{Failure, Kind};
+use replicator_core::fence::READING_AGE_MAX;
+use replicator_core::object::ETag;
+use tokio::time::Instant;
+
+use super::destination;
+use crate::accounts::Access;
+use crate::task::Task;
+
+/// Which entry of a key is current.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// None, ever.
+    Nothing,
+    /// A delete marker, by its version id.
+    Marker(String),
+    /// An object; the bucket keeps versions, so the id is there unless the server hides it.
+    Object { version: Option<String>, etag: ETag },
+}
+
+/// An entry as it was read.
+#[derive(Debug, Clone)]
+pub(crate) struct Basis {
+    pub(crate) entry: Entry,
+    read: Instant,
+    /// How old it was then, by the server's own clock.
+    age: Option<Duration>,
+}
+
+impl Basis {
+    /// Takes note of what was read just now.
+    pub(crate) fn read(entry: Entry, age: Option<Duration>) -> Self {
+        Self { entry, read: Instant::now(), age }
+    }
+
+    /// Returns an age that the entry surely has.
+    pub(super) fn age(&self) -> Duration {
+        self.age.unwrap_or_default() + self.read.elapsed()
+    }
+
+    /// Reads again if the reading is too old for a write to rest on it: no write may live longer than
+    /// the other daemons reckon with (protocol rule 5).
+    pub(super) async fn renew(&self, access: &Access, task: &Task) -> Result<(), Failure> {
+        if self.read.elapsed() > READING_AGE_MAX { self.verify(access, task).await } else { Ok(()) }
+    }
+
+    /// Makes sure that the entry is still current.
+    pub(super) async fn verify(&self, access: &Access, task: &Task) -> Result<(), Failure> {
+        let current = destination::current(access, task).await?;
+        if current.entry == self.entry { Ok(()) } else { Err(Failure::new(Kind::Conflict, "look before the write")) }
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("nothing"),
+            Self::Marker(id) => write!(f, "marker {id}"),
+            Self::Object { version, etag } => write!(f, "object {} {etag}", version.as_deref().unwrap_or("null")),
+        }
+    }
+}

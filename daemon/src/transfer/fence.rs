@@ -1,0 +1,45 @@
+//! The two kinds of write that no condition protects wait until nothing that was planned before what
+//! is current can land any more (protocol rule 5).
+
+use std::time::Duration;
+
+use replicator_core::failure::{Failure, Kind};
+use replicator_core::fence;
+use replicator_core::plan::{Kind as EntryKind, SourceVersion};
+
+use super::{Memory, Run, encryption};
+use crate::clock;
+
+// Looked at again this often: what is waited over may have been overtaken.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// Lets a write of this version pass, or says how long it has to wait.
+pub(super) fn check(run: &Run<'_>, version: &SourceVersion, memory: &mut Memory) -> Result<(), Failure> {
+    let lead = &run.task.rules.lead;
+    if !lead.fence || lead.exclusive || !needs(run, version) {
+        return Ok(());
+    }
+    let age = age(run, memory);
+    match fence::window(&run.read.past).saturating_sub(age) {
+        Duration::ZERO => Ok(()),
+        left => Err(Failure::new(Kind::TooYoung(left.min(LOOK_EVERY)), "fence")),
+    }
+}
+
+/// A marker always, content that stood at the key before unless every write gets an ETag of its own.
+fn needs(run: &Run<'_>, version: &SourceVersion) -> bool {
+    if version.kind == EntryKind::Marker {
+        return true;
+    }
+    let unique = run.task.rules.iter().all(|rule| encryption::makes_unique_etags(&rule.encryption));
+    let replicas = run.read.shown.replicas.iter().filter_map(|replica| replica.etag.as_ref());
+    !unique && fence::recurs(version, &run.read.past, replicas)
+}
+
+/// How long what is current has surely stood there: by the server, by the ledger, or by having seen it.
+fn age(run: &Run<'_>, memory: &mut Memory) -> Duration {
+    let basis = &run.read.shown.basis;
+    let written = run.read.shown.current().and_then(|replica| replica.written);
+    let written = written.map_or(0.0, clock::seconds_since);
+    memory.seen_for(&basis.entry).max(basis.age()).max(Duration::try_from_secs_f64(written).unwrap_or_default())
+}

@@ -1,0 +1,180 @@
+//! The planner's steps, each done and written down: a replica, a delete marker, or the reason why
+//! there is none.
+
+use std::sync::Arc;
+
+use replicator_core::failure::{Failure, Reason, Verdict};
+use replicator_core::object::ETag;
+use replicator_core::plan::{Condition, SourceVersion, Top};
+use replicator_core::rule::Rule;
+
+use super::basis::{Basis, Entry};
+use super::copy::{Copy, Written};
+use super::lessons::Asked;
+use super::{
+    Memory, Progress, Run, choice, encryption, fence, multipart, part_bytes_preferred, remove, single, unstamped,
+};
+use crate::accounts::capabilities::Ability;
+use crate::clock;
+use crate::failpoint;
+use crate::ledger::records::{Replica, State};
+use crate::metrics::Outcome;
+
+impl Run<'_> {
+    pub(super) async fn mark(
+        &mut self,
+        source: &SourceVersion,
+        over: ETag,
+        memory: &mut Memory,
+    ) -> Result<Progress, Failure> {
+        let asked = Asked::of(self.destination, Ability::ConditionalDelete, Condition::Over(over.clone()));
+        fence::check(self, source, memory)?;
+        let marked = remove::mark(self.engine, self.task, &over, &self.read.shown.basis).await;
+        let version = memory.learn(self.destination, asked, marked)?;
+        self.engine.check_written(&self.task.lane.destination, version.as_deref())?;
+        let replica = replica(source, State::Replicated, version, None);
+        self.commit(&replica, &Arc::clone(&self.task.rules.lead), 0).await?;
+        self.record(replica, Top::Marker);
+        Ok(self.after_write(Ability::ConditionalDelete))
+    }
+
+    /// Copies a version under the first rule that takes it, or records why none does.
+    pub(super) async fn put(
+        &mut self,
+        version: &SourceVersion,
+        condition: Condition,
+        distinct: bool,
+        memory: &mut Memory,
+    ) -> Result<Progress, Failure> {
+        let choice = choice::rule_for(self.engine, self.task, version).await;
+        let Some(choice::Choice { rule, tags }) = self.or_skip(version, choice)?.flatten() else {
+            if !self.read.shown.known.skipped.contains(&version.version) {
+                // No rule takes it: that is no failure.
+                self.skip(version, State::Skipped, None)?;
+            }
+            return Ok(Progress::Done);
+        };
+        if self.adopt_unstamped(version).await? {
+            return Ok(Progress::Done);
+        }
+        fence::check(self, version, memory)?;
+        let distinct = distinct && !encryption::makes_unique_etags(&rule.encryption);
+        let copy = Copy {
+            engine: self.engine,
+            task: self.task,
+            source: self.source,
+            destination: self.destination,
+            rule: Arc::clone(&rule),
+            version,
+            condition: &condition,
+            basis: &self.read.shown.basis,
+            distinct,
+            tags,
+        };
+        let part_bytes = part_bytes_preferred(self.engine);
+        let in_parts = version.size_bytes > part_bytes || distinct;
+        let ability = if in_parts { Ability::ConditionalComplete } else { Ability::ConditionalPut };
+        let asked = Asked::of(self.destination, ability, condition.clone());
+        let written = match in_parts {
+            true => multipart::copy(&copy, part_bytes).await,
+            false => single::copy(&copy).await,
+        };
+        let written = memory.learn(self.destination, asked, written);
+        let Some(Written { destination_version, etag }) = self.or_skip(version, written)? else {
+            return Ok(Progress::Done);
+        };
+        self.engine.check_written(&self.task.lane.destination, destination_version.as_deref())?;
+        self.foreseen &= encryption::makes_unique_etags(&rule.encryption) || version.etag.as_ref() == Some(&etag);
+        let replica = replica(version, State::Replicated, destination_version, Some(etag.clone()));
+        self.commit(&replica, &rule, version.size_bytes).await?;
+        self.record(replica, Top::Object { etag, replica_of: Some(version.version.clone()) });
+        Ok(self.after_write(ability))
+    }
+
+    /// Writes down what was written.
+    async fn commit(&mut self, replica: &Replica, rule: &Rule, bytes: u64) -> Result<(), Failure> {
+        let settle = &mut self.settle;
+        self.engine.failpoints.around(failpoint::Step::Commit, async { settle.wrote(replica, rule, bytes) }).await
+    }
+
+    /// Takes what is current for the replica of this version if it can be nothing else.
+    async fn adopt_unstamped(&mut self, version: &SourceVersion) -> Result<bool, Failure> {
+        if !matches!(self.read.shown.known.top, Top::Object { replica_of: None, .. }) {
+            return Ok(false);
+        }
+        let recognised = unstamped::recognise(self.engine, self.task, version).await;
+        let Some(Written { destination_version, etag }) = self.or_skip(version, recognised)?.flatten() else {
+            return Ok(false);
+        };
+        let replica = replica(version, State::Replicated, destination_version, Some(etag.clone()));
+        self.settle.recorded(&replica)?;
+        self.record(replica, Top::Object { etag, replica_of: Some(version.version.clone()) });
+        Ok(true)
+    }
+
+    /// A version that is gone or cannot be replicated is recorded; the key goes on without it.
+    fn or_skip<T>(&mut self, version: &SourceVersion, result: Result<T, Failure>) -> Result<Option<T>, Failure> {
+        let failure = match result {
+            Ok(value) => return Ok(Some(value)),
+            Err(failure) => failure,
+        };
+        match failure.verdict() {
+            Verdict::Gone => self.skip(version, State::Gone, Some(Reason::SrcVersionNotFound))?,
+            Verdict::Unsupported(reason) => self.skip(version, State::Skipped, Some(reason))?,
+            Verdict::Reread
+            | Verdict::Wait(_)
+            | Verdict::HoldThenReread
+            | Verdict::Retry
+            | Verdict::Throttle
+            | Verdict::Park(_) => {
+                return Err(failure);
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn skip(
+        &mut self,
+        version: &SourceVersion,
+        state: State,
+        reason: Option<Reason>,
+    ) -> Result<(), Failure> {
+        let replica = replica(version, state, None, None);
+        let outcome = self.settle.skipped(&replica, reason)?;
+        self.told.push((version.version.clone(), outcome));
+        self.read.shown.known.skip(&version.version);
+        self.read.shown.replicas.push(replica);
+        Ok(())
+    }
+
+    pub(super) fn record(&mut self, replica: Replica, top: Top) {
+        if replica.state == State::Replicated {
+            self.told.push((replica.source.clone(), Outcome::Replicated));
+        }
+        if let Some(entry) = entry_of(&replica) {
+            self.read.shown.basis = Basis::read(entry, None);
+        }
+        self.read.shown.known.advance(&replica.source, top);
+        self.read.shown.replicas.push(replica);
+    }
+}
+
+pub(super) fn replica(
+    version: &SourceVersion,
+    state: State,
+    destination_version: Option<String>,
+    etag: Option<ETag>,
+) -> Replica {
+    let written = (state == State::Replicated).then(clock::now);
+    Replica { source: version.version.clone(), kind: version.kind, state, destination_version, etag, written }
+}
+
+/// Returns the entry that a write made current; none where nothing was written.
+fn entry_of(replica: &Replica) -> Option<Entry> {
+    let version = replica.destination_version.clone();
+    match (replica.state, &replica.etag) {
+        (State::Replicated, Some(etag)) => Some(Entry::Object { version, etag: etag.clone() }),
+        (State::Replicated, None) => version.map(Entry::Marker),
+        (State::Collapsed | State::Skipped | State::Late | State::Gone | State::Removed, _) => None,
+    }
+}

@@ -1,0 +1,179 @@
+//! KMS: keys and the states they can be in, as S3 tells of them and as KMS itself does.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::{Request, Response, header};
+use serde_json::{Value, json};
+
+use crate::net::{Answering, Serve};
+
+/// The keys of a world; a handle, cheap to clone. A key that was never set does not exist.
+#[derive(Debug, Clone, Default)]
+pub struct Keys {
+    states: Arc<Mutex<BTreeMap<String, State>>>,
+}
+
+/// What can be said of a key: <https://docs.aws.amazon.com/kms/latest/developerguide/key-state.html>
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It can be used.
+    Enabled,
+    /// It was switched off.
+    Disabled,
+    /// It will be deleted.
+    PendingDeletion,
+    /// There is none, or no more.
+    Unknown,
+    /// It is there, and used too much at the moment.
+    Throttled,
+    /// It is there, and its policy forbids the use.
+    Denied,
+}
+
+/// An error of S3: its status, code and message.
+pub type Refusal = (u16, &'static str, String);
+
+impl Keys {
+    /// Sets the state of a key, which is named by its ARN.
+    pub fn set(&self, arn: &str, state: State) {
+        self.states.lock().unwrap().insert(arn.to_owned(), state);
+    }
+
+    /// Returns the state of a key, named by its ARN or by its id alone.
+    pub fn state(&self, key: &str) -> State {
+        self.find(key).map_or(State::Unknown, |(_, state)| state)
+    }
+
+    /// Says what S3 answers to a request that needs the key.
+    ///
+    /// # Errors
+    /// With what S3 passes on of KMS's refusal, its code prefixed with `KMS.`:
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>
+    pub fn usable(&self, key: &str) -> Result<(), Refusal> {
+        let (status, code, message) = match self.state(key) {
+            State::Enabled => return Ok(()),
+            State::Disabled => (400, "KMS.DisabledException", format!("{key} is disabled.")),
+            State::PendingDeletion => (400, "KMS.KMSInvalidStateException", format!("{key} is pending deletion.")),
+            State::Unknown => (400, "KMS.NotFoundException", format!("Key '{key}' does not exist")),
+            State::Throttled => (
+                400,
+                "KMS.ThrottlingException",
+                "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.".to_owned(),
+            ),
+            State::Denied => (403, "AccessDenied", format!("not authorized to perform: kms:GenerateDataKey on {key}")),
+        };
+        Err((status, code, message))
+    }
+
+    /// Answers a request of the JSON protocol: `DescribeKey`.
+    pub fn call(&self, request: &Request<Bytes>) -> Response<Bytes> {
+        let target = request.headers().get("x-amz-target").and_then(|target| target.to_str().ok());
+        let asked: Value = serde_json::from_slice(request.body()).unwrap_or_default();
+        match (target, asked["KeyId"].as_str()) {
+            (Some("TrentService.DescribeKey"), Some(key)) => self.describe(key),
+            (Some("TrentService.DescribeKey"), None) => refused("ValidationException", "no KeyId"),
+            (other, _) => refused("UnknownOperationException", other.unwrap_or("no target")),
+        }
+    }
+
+    fn describe(&self, key: &str) -> Response<Bytes> {
+        let refusal = match self.find(key) {
+            None | Some((_, State::Unknown)) => ("NotFoundException", format!("Key '{key}' does not exist")),
+            Some((_, State::Throttled)) => ("ThrottlingException", "Rate exceeded".to_owned()),
+            Some((_, State::Denied)) => ("AccessDeniedException", format!("kms:DescribeKey on {key}")),
+            Some((arn, State::Enabled)) => return described(&arn, "Enabled"),
+            Some((arn, State::Disabled)) => return described(&arn, "Disabled"),
+            Some((arn, State::PendingDeletion)) => return described(&arn, "PendingDeletion"),
+        };
+        refused(refusal.0, &refusal.1)
+    }
+
+    fn find(&self, key: &str) -> Option<(String, State)> {
+        let states = self.states.lock().unwrap();
+        let found = states.get_key_value(key).or_else(|| states.iter().find(|(arn, _)| id(arn) == key));
+        found.map(|(arn, state)| (arn.clone(), *state))
+    }
+}
+
+impl Serve for Keys {
+    fn serve(&self, request: Request<Bytes>, _client: &str) -> Answering {
+        let answer = self.call(&request);
+        Box::pin(std::future::ready(answer))
+    }
+}
+
+/// `arn:aws:kms:region:account:key/id`
+fn id(arn: &str) -> &str {
+    arn.rsplit('/').next().unwrap_or(arn)
+}
+
+fn described(arn: &str, state: &str) -> Response<Bytes> {
+    let metadata = json!({
+        "Arn": arn,
+        "KeyId": id(arn),
+        "AWSAccountId": arn.split(':').nth(4).unwrap_or_default(),
+        "Enabled": state == "Enabled",
+        "KeyState": state,
+        "KeyUsage": "ENCRYPT_DECRYPT",
+        "KeySpec": "SYMMETRIC_DEFAULT",
+    });
+    answer(200, &json!({ "KeyMetadata": metadata }))
+}
+
+fn refused(kind: &str, message: &str) -> Response<Bytes> {
+    answer(400, &json!({ "__type": kind, "message": message }))
+}
+
+fn answer(status: u16, body: &Value) -> Response<Bytes> {
+    let response = Response::builder().status(status).header(header::CONTENT_TYPE, "application/x-amz-json-1.1");
+    response.body(Bytes::from(body.to_string())).unwrap()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ARN: &str = "arn:aws:kms:us-east-1:222222222222:key/one";
+
+    fn code(keys: &Keys) -> &'static str {
+        keys.usable(ARN).map_or_else(|(_, code, _)| code, |()| "")
+    }
+
+    #[test]
+    fn s3_names_what_is_wrong_with_a_key() {
+        let keys = Keys::default();
+        assert_eq!(code(&keys), "KMS.NotFoundException");
+        let cases = [
+            (State::Enabled, ""),
+            (State::Disabled, "KMS.DisabledException"),
+            (State::PendingDeletion, "KMS.KMSInvalidStateException"),
+            (State::Unknown, "KMS.NotFoundException"),
+            (State::Throttled, "KMS.ThrottlingException"),
+            (State::Denied, "AccessDenied"),
+        ];
+        for (state, expected) in cases {
+            keys.set(ARN, state);
+            assert_eq!(code(&keys), expected, "{state:?}");
+        }
+        assert_eq!(keys.state("one"), State::Denied);
+    }
+
+    #[test]
+    fn a_key_is_described_by_its_arn_and_by_its_id() {
+        let keys = Keys::default();
+        keys.set(ARN, State::PendingDeletion);
+        let ask = |key: &str| {
+            let request = Request::builder().header("x-amz-target", "TrentService.DescribeKey");
+            let response = keys.call(&request.body(Bytes::from(json!({ "KeyId": key }).to_string())).unwrap());
+            (response.status().as_u16(), serde_json::from_slice::<Value>(response.body()).unwrap())
+        };
+        for key in [ARN, "one"] {
+            let (status, body) = ask(key);
+            assert_eq!((status, &body["KeyMetadata"]["Arn"]), (200, &json!(ARN)));
+            assert_eq!(body["KeyMetadata"]["KeyState"], "PendingDeletion");
+        }
+        assert_eq!(ask("two"), (400, json!({ "__type": "NotFoundException", "message": "Key 'two' does not exist" })));
+    }
+}

@@ -1,0 +1,325 @@
+//! Multipart uploads from beginning to end.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use s3s::dto::{
+    AbortMultipartUploadInput, AbortMultipartUploadOutput, CompleteMultipartUploadInput, CompleteMultipartUploadOutput,
+    CompletedPart, CopyPartResult, CreateMultipartUploadInput, CreateMultipartUploadOutput, ETag, Timestamp,
+    UploadPartCopyInput, UploadPartCopyOutput, UploadPartInput, UploadPartOutput,
+};
+use s3s::{S3Response, S3Result};
+
+use super::Call;
+use super::checksums::{Algorithm, Checksum, claimed, etag_of_parts, put_checksum, verified};
+use super::conditions::{Write, check, text};
+use super::dress::{Dress, describe_checksum, describe_encryption};
+use super::entry::{Encryption, EndedUpload, EntryId, Versioning};
+use super::refusal::{bad_request, no_such_upload};
+use super::state::{Deed, Draft, Place, State, set};
+use super::traits::Order;
+use super::writes::{etag, source, written};
+
+/// An upload that is neither completed nor aborted.
+#[derive(Debug, Clone)]
+pub(super) struct Upload {
+    pub(super) key: String,
+    pub(super) by: String,
+    pub(super) initiated: SystemTime,
+    /// Its place in the key's history, where the order is that of beginnings.
+    pub(super) rank: u64,
+    version_id: String,
+    pub(super) dress: Dress,
+    /// What the writer said of checksums, if anything.
+    pub(super) algorithm: Option<Algorithm>,
+    full: bool,
+    pub(super) parts: BTreeMap<i32, Part>,
+}
+
+/// A part that was uploaded.
+#[derive(Debug, Clone)]
+pub(super) struct Part {
+    pub(super) bytes: Bytes,
+    pub(super) etag: String,
+    pub(super) checksum: Option<Checksum>,
+    pub(super) at: SystemTime,
+}
+
+// https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
+const PARTS_MAX: i32 = 10_000;
+
+/// Answers CreateMultipartUpload.
+pub(super) fn create(
+    state: &mut State,
+    call: &Call,
+    input: &CreateMultipartUploadInput,
+) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
+    let bucket = state.bucket(&input.bucket)?;
+    let versioning = bucket.versioning;
+    let dress = Dress::of(&call.headers, bucket)?;
+    state.usable(&dress.encryption)?;
+    let (algorithm, full) = checksums_asked_for(&call.headers)?;
+    let (upload_id, version_id) = (state.mint.upload_id(), state.mint.version_id());
+    let mut headers = HeaderMap::new();
+    describe_encryption(&mut headers, &dress.encryption);
+    if let Some(algorithm) = algorithm {
+        set(&mut headers, "x-amz-checksum-algorithm", algorithm.name());
+        set(&mut headers, "x-amz-checksum-type", if full { "FULL_OBJECT" } else { "COMPOSITE" });
+    }
+    if versioning == Versioning::Enabled {
+        set(&mut headers, "x-amz-version-id", &version_id);
+    }
+    let upload = Upload {
+        key: input.key.clone(),
+        by: call.caller.clone(),
+        initiated: state.clock.now(),
+        rank: state.next_rank(),
+        version_id,
+        dress,
+        algorithm,
+        full,
+        parts: BTreeMap::new(),
+    };
+    state.bucket_mut(&input.bucket)?.uploads.insert(upload_id.clone(), upload);
+    let output = CreateMultipartUploadOutput {
+        bucket: Some(input.bucket.clone()),
+        key: Some(input.key.clone()),
+        upload_id: Some(upload_id),
+        ..Default::default()
+    };
+    Ok(S3Response::with_headers(output, headers))
+}
+
+fn checksums_asked_for(headers: &HeaderMap) -> S3Result<(Option<Algorithm>, bool)> {
+    let name = text(headers, "x-amz-checksum-algorithm");
+    let algorithm =
+        name.map(|name| Algorithm::named(name).ok_or_else(|| bad_request("InvalidRequest", "no such checksum")));
+    let algorithm = algorithm.transpose()?;
+    let by_default = algorithm.unwrap_or(Algorithm::Crc64Nvme).is_full_by_default();
+    let full = text(headers, "x-amz-checksum-type").map_or(by_default, |kind| kind == "FULL_OBJECT");
+    let fits = match algorithm {
+        Some(Algorithm::Sha1 | Algorithm::Sha256) => !full,
+        Some(Algorithm::Crc64Nvme) | None => full,
+        Some(Algorithm::Crc32 | Algorithm::Crc32C) => true,
+    };
+    if fits { Ok((algorithm, full)) } else { Err(bad_request("InvalidRequest", "the checksum cannot be of this type")) }
+}
+
+/// Answers UploadPart.
+pub(super) fn upload_part(
+    state: &mut State,
+    call: &Call,
+    input: &UploadPartInput,
+) -> S3Result<S3Response<UploadPartOutput>> {
+    let place = Place::new(&input.bucket, &input.key);
+    let checksum = verified(&call.headers, &call.body)?;
+    let part = keep_part(state, &place, (&input.upload_id, input.part_number), (call.body.clone(), checksum))?;
+    let mut headers = HeaderMap::new();
+    set(&mut headers, "etag", &format!("\"{}\"", part.etag));
+    describe_encryption(&mut headers, &upload(state, &place, &input.upload_id)?.dress.encryption);
+    describe_checksum(&mut headers, part.checksum.as_ref());
+    headers.remove("x-amz-checksum-type");
+    Ok(S3Response::with_headers(UploadPartOutput::default(), headers))
+}
+
+/// Answers UploadPartCopy.
+pub(super) fn copy_part(
+    state: &mut State,
+    call: &Call,
+    input: &UploadPartCopyInput,
+) -> S3Result<S3Response<UploadPartCopyOutput>> {
+    let place = Place::new(&input.bucket, &input.key);
+    let times = (input.copy_source_if_modified_since.clone(), input.copy_source_if_unmodified_since.clone());
+    let (entry, object) = source(state, call, &input.copy_source, times)?;
+    let bytes = match &input.copy_source_range {
+        None => object.bytes.clone(),
+        Some(range) => range_of(&object.bytes, range)?,
+    };
+    let part = keep_part(state, &place, (&input.upload_id, input.part_number), (bytes, None))?;
+    let result = CopyPartResult {
+        e_tag: Some(ETag::Strong(part.etag)),
+        last_modified: Some(Timestamp::from(part.at)),
+        ..Default::default()
+    };
+    let mut headers = HeaderMap::new();
+    set(&mut headers, "x-amz-copy-source-version-id", &entry.version_id);
+    let output = UploadPartCopyOutput { copy_part_result: Some(result), ..Default::default() };
+    Ok(S3Response::with_headers(output, headers))
+}
+
+fn range_of(bytes: &Bytes, range: &str) -> S3Result<Bytes> {
+    let invalid = || bad_request("InvalidArgument", "the range is not one of the source");
+    let (first, last) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')).ok_or_else(invalid)?;
+    let (first, last): (usize, usize) = (first.parse().map_err(|_| invalid())?, last.parse().map_err(|_| invalid())?);
+    let part = bytes.get(first..=last).ok_or_else(invalid)?;
+    Ok(bytes.slice_ref(part))
+}
+
+fn keep_part(
+    state: &mut State,
+    place: &Place,
+    (upload_id, number): (&str, i32),
+    (bytes, checksum): (Bytes, Option<Checksum>),
+) -> S3Result<Part> {
+    let upload = upload(state, place, upload_id)?;
+    let (encryption, algorithm) = (upload.dress.encryption.clone(), upload.algorithm);
+    if !(1..=PARTS_MAX).contains(&number) {
+        return Err(bad_request("InvalidArgument", "Part number must be an integer between 1 and 10000, inclusive"));
+    }
+    if let (Some(asked), Some(sent)) = (algorithm, &checksum)
+        && asked != sent.algorithm
+    {
+        let message =
+            format!("Checksum Type mismatch occurred, expected checksum Type: {}", asked.name().to_lowercase());
+        return Err(bad_request("InvalidRequest", message));
+    }
+    state.usable(&encryption)?;
+    let part = Part { etag: etag(state, &encryption, &bytes), bytes, checksum, at: state.clock.now() };
+    if let Some(upload) = state.bucket_mut(&place.bucket)?.uploads.get_mut(upload_id) {
+        upload.parts.insert(number, part.clone());
+    }
+    Ok(part)
+}
+
+/// Answers CompleteMultipartUpload.
+pub(super) fn complete(
+    state: &mut State,
+    call: &Call,
+    input: &CompleteMultipartUploadInput,
+) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
+    let place = Place::new(&input.bucket, &input.key);
+    let upload = upload(state, &place, &input.upload_id)?.clone();
+    let listed = input.multipart_upload.as_ref().and_then(|list| list.parts.as_deref()).unwrap_or_default();
+    let parts = chosen(&upload, listed, state.traits.part_bytes_min)?;
+    let bytes = joined(&parts);
+    let checksum = whole_checksum(&upload, &parts, &bytes);
+    claims_hold(call, &checksum, bytes.len())?;
+    state.usable(&upload.dress.encryption)?;
+    check(state, Write::Complete(upload.rank), &place, call)?;
+    let etag = match upload.dress.encryption {
+        Encryption::Aes256 => etag_of_parts(parts.iter().map(|part| part.etag.as_str())),
+        Encryption::Kms { .. } | Encryption::Customer { .. } => format!("{}-{}", state.mint.etag(), parts.len()),
+    };
+    let mut object = upload.dress.clone().around(bytes, etag.clone(), checksum.clone());
+    object.parts = parts.iter().map(|part| part.bytes.len()).collect();
+    let (rank, last_modified) = match state.traits.order {
+        Order::LastInitiated => (upload.rank, upload.initiated),
+        Order::LastCompleted => (state.next_rank(), state.clock.now()),
+    };
+    let draft = Draft { object: Some(object), version_id: upload.version_id.clone(), rank, last_modified };
+    let entry = state.land(&place, draft, &Deed { call, cause: "CompleteMultipartUpload" })?;
+    end(state, &place, call, &input.upload_id, Some(entry.id))?;
+    let mut output = CompleteMultipartUploadOutput {
+        location: Some(format!("http://s3.amazonaws.com/{}/{}", place.bucket, place.key)),
+        bucket: Some(place.bucket.clone()),
+        key: Some(place.key.clone()),
+        e_tag: Some(ETag::Strong(etag)),
+        ..Default::default()
+    };
+    put_checksum!(output, Some(&checksum));
+    Ok(S3Response::with_headers(output, written(state, &place, &entry)?))
+}
+
+/// The parts that the writer lists, if they are what was uploaded.
+fn chosen<'a>(upload: &'a Upload, listed: &[CompletedPart], part_bytes_min: usize) -> S3Result<Vec<&'a Part>> {
+    if listed.is_empty() {
+        return Err(bad_request("MalformedXML", "the list of parts is empty"));
+    }
+    let mut parts = Vec::new();
+    let mut last = 0;
+    for wanted in listed {
+        let number = wanted.part_number.unwrap_or(0);
+        if number <= last {
+            return Err(bad_request("InvalidPartOrder", "the parts are not in ascending order"));
+        }
+        last = number;
+        let part = upload.parts.get(&number).filter(|part| is_same(part, wanted));
+        parts.push(part.ok_or_else(|| bad_request("InvalidPart", format!("part {number} is not what was uploaded")))?);
+    }
+    let inner = parts.len() - 1;
+    if parts.iter().take(inner).any(|part| part.bytes.len() < part_bytes_min) {
+        return Err(bad_request("EntityTooSmall", "a part before the last one is too small"));
+    }
+    Ok(parts)
+}
+
+fn is_same(part: &Part, wanted: &CompletedPart) -> bool {
+    let sent = [
+        (Algorithm::Crc64Nvme, &wanted.checksum_crc64nvme),
+        (Algorithm::Crc32, &wanted.checksum_crc32),
+        (Algorithm::Crc32C, &wanted.checksum_crc32c),
+        (Algorithm::Sha1, &wanted.checksum_sha1),
+        (Algorithm::Sha256, &wanted.checksum_sha256),
+    ];
+    let proved = sent
+        .into_iter()
+        .all(|(algorithm, value)| value.as_ref().is_none_or(|value| *value == algorithm.of(&part.bytes)));
+    proved && wanted.e_tag.as_ref().is_some_and(|etag| etag.value() == part.etag)
+}
+
+fn joined(parts: &[&Part]) -> Bytes {
+    if let [only] = parts {
+        return only.bytes.clone();
+    }
+    let mut all = BytesMut::new();
+    parts.iter().for_each(|part| all.extend_from_slice(&part.bytes));
+    all.freeze()
+}
+
+fn whole_checksum(upload: &Upload, parts: &[&Part], bytes: &Bytes) -> Checksum {
+    let algorithm = upload.algorithm.unwrap_or(Algorithm::Crc64Nvme);
+    if upload.full {
+        return Checksum { algorithm, value: algorithm.of(bytes), full: true };
+    }
+    let digests: Vec<String> = parts.iter().map(|part| algorithm.of(&part.bytes)).collect();
+    Checksum { algorithm, value: algorithm.composite(&digests), full: false }
+}
+
+/// What the writer claims of the whole object must be so.
+fn claims_hold(call: &Call, checksum: &Checksum, len: usize) -> S3Result<()> {
+    let kind = if checksum.full { "FULL_OBJECT" } else { "COMPOSITE" };
+    if text(&call.headers, "x-amz-checksum-type").is_some_and(|claimed| claimed != kind) {
+        return Err(bad_request("InvalidRequest", "the upload was begun with another type of checksum"));
+    }
+    if text(&call.headers, "x-amz-mp-object-size").is_some_and(|size| size.parse() != Ok(len)) {
+        return Err(bad_request("InvalidRequest", "the object has another size"));
+    }
+    match claimed(&call.headers) {
+        Some((algorithm, value)) if algorithm == checksum.algorithm && value != checksum.value => {
+            Err(bad_request("BadDigest", format!("{} is not that of the object", algorithm.name())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Answers AbortMultipartUpload.
+pub(super) fn abort(
+    state: &mut State,
+    call: &Call,
+    input: &AbortMultipartUploadInput,
+) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
+    end(state, &Place::new(&input.bucket, &input.key), call, &input.upload_id, None)?;
+    Ok(S3Response::new(AbortMultipartUploadOutput::default()))
+}
+
+pub(super) fn upload<'a>(state: &'a State, place: &Place, upload_id: &str) -> S3Result<&'a Upload> {
+    let upload = state.bucket(&place.bucket)?.uploads.get(upload_id);
+    upload.filter(|upload| upload.key == place.key).ok_or_else(no_such_upload)
+}
+
+fn end(state: &mut State, place: &Place, call: &Call, upload_id: &str, entry: Option<EntryId>) -> S3Result<()> {
+    let begun_by = upload(state, place, upload_id)?.by.clone();
+    state.bucket_mut(&place.bucket)?.uploads.remove(upload_id);
+    state.ended.push(EndedUpload {
+        upload_id: upload_id.to_owned(),
+        bucket: place.bucket.clone(),
+        key: place.key.clone(),
+        begun_by,
+        ended_by: call.caller.clone(),
+        entry,
+        at: state.clock.now(),
+    });
+    Ok(())
+}

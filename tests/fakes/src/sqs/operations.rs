@@ -1,0 +1,280 @@
+//! The operations of SQS's JSON protocol: what is asked, done and answered.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::Fake;
+use super::message::{Attributes, Content, Stage, attributes_digest, body_digest};
+use super::queue::{Queue, Received};
+use super::refusal::{Batch, Refusal};
+
+/// An operation's answer.
+pub(super) type Done = Result<Value, Refusal>;
+
+// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>
+const ENTRIES_MAX: usize = 10;
+const BODY_BYTES_MAX: usize = 1 << 20;
+const WAIT_MAX: u64 = 20;
+const DELAY_MAX: u64 = 900;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Receive {
+    queue_url: String,
+    max_number_of_messages: Option<usize>,
+    visibility_timeout: Option<u64>,
+    #[serde(default)]
+    wait_time_seconds: u64,
+    #[serde(default)]
+    attribute_names: Vec<String>,
+    #[serde(default)]
+    message_system_attribute_names: Vec<String>,
+    #[serde(default)]
+    message_attribute_names: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct OfQueue {
+    #[serde(default)]
+    queue_url: String,
+    #[serde(default)]
+    queue_name: String,
+    #[serde(default)]
+    attribute_names: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct One<T> {
+    queue_url: String,
+    #[serde(flatten)]
+    entry: T,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Many<T> {
+    queue_url: String,
+    #[serde(default = "Vec::new")]
+    entries: Vec<Entry<T>>,
+}
+
+#[derive(Deserialize)]
+struct Entry<T> {
+    #[serde(rename = "Id")]
+    id: String,
+    #[serde(flatten)]
+    entry: T,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Receipt {
+    receipt_handle: String,
+    #[serde(default)]
+    visibility_timeout: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Sent {
+    message_body: String,
+    #[serde(default)]
+    delay_seconds: u64,
+    #[serde(default)]
+    message_attributes: Attributes,
+}
+
+impl Fake {
+    /// Does what a request asks for.
+    pub(super) async fn perform(&self, target: &str, body: &Bytes) -> Done {
+        match target.strip_prefix("AmazonSQS.").unwrap_or(target) {
+            "ReceiveMessage" => self.poll(read(body)?).await,
+            "GetQueueUrl" => self.find(&read(body)?),
+            "GetQueueAttributes" => self.describe(&read(body)?),
+            "SendMessage" => self.one(&read(body)?, |fake, queue, sent| fake.take(queue, sent)),
+            "SendMessageBatch" => self.many(&read(body)?, |fake, queue, sent| fake.take(queue, sent)),
+            "DeleteMessage" => self.one(&read(body)?, delete),
+            "DeleteMessageBatch" => self.many(&read(body)?, delete),
+            "ChangeMessageVisibility" => self.one(&read(body)?, hide),
+            "ChangeMessageVisibilityBatch" => self.many(&read(body)?, hide),
+            other => Err(Refusal::operation(other)),
+        }
+    }
+
+    /// Receives, and waits for something to receive as long as asked for.
+    async fn poll(&self, asked: Receive) -> Done {
+        let count_max = within("MaxNumberOfMessages", asked.max_number_of_messages.unwrap_or(1), 1, ENTRIES_MAX)?;
+        let wait = within("WaitTimeSeconds", asked.wait_time_seconds, 0, WAIT_MAX)?;
+        let until = Instant::now() + Duration::from_secs(wait);
+        let hidden = asked.visibility_timeout.map(Duration::from_secs);
+        loop {
+            let mut changed = std::pin::pin!(self.shared.changed.notified());
+            changed.as_mut().enable();
+            let received = match self.receive(queue_name(&asked.queue_url), count_max, hidden) {
+                // A long poll is not told of the limit; it waits.
+                Err(refusal) if refusal == Refusal::over_limit() && wait > 0 => Ok(Vec::new()),
+                other => other,
+            }?;
+            let now = Instant::now();
+            if !received.is_empty() || now >= until {
+                return Ok(shown(&asked, &received));
+            }
+            let next = self.queue(queue_name(&asked.queue_url), |queue| queue.next(now))?;
+            let wake = next.map_or(until, |next| next.min(until));
+            tokio::select! {
+                biased;
+                () = changed => {}
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+    }
+
+    fn find(&self, asked: &OfQueue) -> Done {
+        self.queue(&asked.queue_name, |_| ())?;
+        Ok(json!({ "QueueUrl": self.url(&asked.queue_name) }))
+    }
+
+    fn describe(&self, asked: &OfQueue) -> Done {
+        let now = Instant::now();
+        self.queue(queue_name(&asked.queue_url), |queue| {
+            let mut all = attributes(queue, now);
+            all.retain(|name, _| wanted(&asked.attribute_names, name));
+            json!({ "Attributes": all })
+        })
+    }
+
+    fn one<T>(&self, asked: &One<T>, act: impl Fn(&Self, &str, &T) -> Done) -> Done {
+        act(self, queue_name(&asked.queue_url), &asked.entry)
+    }
+
+    /// Does each entry for itself: those that fail do not hinder the others.
+    fn many<T>(&self, asked: &Many<T>, act: impl Fn(&Self, &str, &T) -> Done) -> Done {
+        let name = queue_name(&asked.queue_url);
+        let ids: BTreeSet<&str> = asked.entries.iter().map(|entry| entry.id.as_str()).collect();
+        match asked.entries.len() {
+            0 => return Err(Refusal::batch(Batch::Empty)),
+            count if count > ENTRIES_MAX => return Err(Refusal::batch(Batch::TooMany)),
+            count if count > ids.len() => return Err(Refusal::batch(Batch::NotDistinct)),
+            _ => {}
+        }
+        let (mut successful, mut failed) = (Vec::new(), Vec::new());
+        for Entry { id, entry } in &asked.entries {
+            if self.fails(name)? {
+                failed.push(failure(id, "InternalError", "by chance", false));
+                continue;
+            }
+            match act(self, name, entry) {
+                Ok(mut answer) => {
+                    answer["Id"] = json!(id);
+                    successful.push(answer);
+                }
+                Err(refusal) => failed.push(failure(id, refusal.code, &refusal.message, true)),
+            }
+        }
+        Ok(json!({ "Successful": successful, "Failed": failed }))
+    }
+
+    fn take(&self, queue: &str, sent: &Sent) -> Done {
+        if sent.message_body.len() > BODY_BYTES_MAX {
+            return Err(Refusal::value("MessageBody", "…", "Message must be shorter than 1048576 bytes."));
+        }
+        let delay = within("DelaySeconds", sent.delay_seconds, 0, DELAY_MAX)?;
+        let (body, attributes) = (sent.message_body.clone(), sent.message_attributes.clone());
+        let digest = attributes_digest(&attributes);
+        let id = self.put(queue, body, attributes, Duration::from_secs(delay))?;
+        let mut answer = json!({ "MessageId": id, "MD5OfMessageBody": body_digest(&sent.message_body) });
+        if let Some(digest) = digest {
+            answer["MD5OfMessageAttributes"] = json!(digest);
+        }
+        Ok(answer)
+    }
+}
+
+fn delete(fake: &Fake, queue: &str, receipt: &Receipt) -> Done {
+    fake.queue(queue, |queue| queue.delete(&receipt.receipt_handle))?.map(|()| json!({}))
+}
+
+fn hide(fake: &Fake, queue: &str, receipt: &Receipt) -> Done {
+    let (now, seconds) = (Instant::now(), receipt.visibility_timeout);
+    fake.queue(queue, |queue| queue.hide(&receipt.receipt_handle, seconds, now))?.map(|()| json!({}))
+}
+
+fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(|error| Refusal::request(&error))
+}
+
+fn within<T: PartialOrd + std::fmt::Display>(parameter: &str, value: T, least: T, most: T) -> Result<T, Refusal> {
+    if value < least || value > most {
+        let reason = format!("Must be between {least} and {most}, if provided.");
+        return Err(Refusal::value(parameter, &value.to_string(), &reason));
+    }
+    Ok(value)
+}
+
+/// A queue's URL ends in its name.
+fn queue_name(url: &str) -> &str {
+    url.rsplit('/').next().unwrap_or_default()
+}
+
+fn failure(id: &str, code: &str, message: &str, sender: bool) -> Value {
+    json!({ "Id": id, "Code": code, "Message": message, "SenderFault": sender })
+}
+
+fn wanted(names: &[String], name: &str) -> bool {
+    names.iter().any(|wanted| wanted == "All" || wanted == ".*" || wanted == name)
+}
+
+fn shown(asked: &Receive, received: &[Received]) -> Value {
+    if received.is_empty() {
+        return json!({});
+    }
+    json!({ "Messages": received.iter().map(|message| as_shown(asked, message)).collect::<Vec<_>>() })
+}
+
+fn as_shown(asked: &Receive, Received { message, receipt }: &Received) -> Value {
+    let Content { id, body, attributes } = &message.content;
+    let mut shown = json!({ "MessageId": id, "ReceiptHandle": receipt, "Body": body, "MD5OfBody": body_digest(body) });
+    let first_received = message.first_received_ms.unwrap_or_default();
+    let system = [
+        ("ApproximateReceiveCount", message.receives.to_string()),
+        ("SentTimestamp", message.sent_ms.to_string()),
+        ("ApproximateFirstReceiveTimestamp", first_received.to_string()),
+    ];
+    let names = [asked.attribute_names.as_slice(), &asked.message_system_attribute_names].concat();
+    let system: BTreeMap<&str, String> = system.into_iter().filter(|(name, _)| wanted(&names, name)).collect();
+    if !system.is_empty() {
+        shown["Attributes"] = json!(system);
+    }
+    let mut given = attributes.clone();
+    given.retain(|name, _| wanted(&asked.message_attribute_names, name));
+    if let Some(digest) = attributes_digest(&given) {
+        shown["MessageAttributes"] = json!(given);
+        shown["MD5OfMessageAttributes"] = json!(digest);
+    }
+    shown
+}
+
+fn attributes(queue: &Queue, now: Instant) -> BTreeMap<&'static str, String> {
+    let count = |stage| queue.messages.iter().filter(|message| message.stage(now) == stage).count().to_string();
+    let arn = |name: &str| format!("arn:aws:sqs:us-east-1:{}:{name}", super::ACCOUNT);
+    let mut all = BTreeMap::from([
+        ("ApproximateNumberOfMessages", count(Stage::Visible)),
+        ("ApproximateNumberOfMessagesNotVisible", count(Stage::Hidden)),
+        ("ApproximateNumberOfMessagesDelayed", count(Stage::Delayed)),
+        ("VisibilityTimeout", queue.settings.visibility.as_secs().to_string()),
+        ("QueueArn", arn(&queue.name)),
+    ]);
+    if let Some((target, receives_max)) = &queue.settings.redrive {
+        let policy = json!({ "deadLetterTargetArn": arn(target), "maxReceiveCount": receives_max });
+        all.insert("RedrivePolicy", policy.to_string());
+    }
+    all
+}

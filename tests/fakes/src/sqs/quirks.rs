@@ -1,0 +1,20 @@
+//! How a queue misbehaves, within what SQS allows itself.
+
+use std::time::Duration;
+
+/// How a queue misbehaves; not at all by default. Shares go from 0 to 1.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Quirks {
+    /// The share of messages that exist twice, each with a visibility of its own, so that the second
+    /// is delivered even while the first is hidden or after it was deleted:
+    /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/standard-queues-at-least-once-delivery.html>
+    pub duplicates: f64,
+    /// The share of messages that come late.
+    pub delayed: f64,
+    /// The longest that a message comes late, or that a second one comes after the first.
+    pub delay_max: Duration,
+    /// Whether messages come in any order and number rather than the oldest first, as many as asked for.
+    pub reorder: bool,
+    /// The share of entries of a batch that fail while the batch succeeds.
+    pub batch_failures: f64,
+}
