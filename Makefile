@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint
+.PHONY: help build demo test soak lint
 
 # Outside the checkout, so that a fresh clone finds RocksDB compiled.
 BUILD_DIR := $(abspath $(or $(S3_REPLICATOR_BUILD_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/s3-replicator))
@@ -29,6 +29,10 @@ test:     ## all tests, with a LocalStack beside them; ARGS go to the runner
 	@deploy/local/setup
 	@cargo build --release --workspace --quiet
 	@$(PYTHON) deploy/local/stack.py run -- cargo $(RUNNER) --release --workspace $(ARGS)
+
+soak:     ## random histories in the simulator for SECONDS=600; the seed of each failure is printed
+	@deploy/local/setup build
+	@S3_REPLICATOR_SOAK_SECONDS=$(or $(SECONDS),600) cargo test --release --workspace --test simulated -- --nocapture random_histories
 
 lint:     ## formatting and clippy, warnings are errors
 	@deploy/local/setup build

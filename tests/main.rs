@@ -18,7 +18,10 @@ mod world;
 mod mixed_operations;
 // D: kill -9, lost disks, lost answers.
 mod killed;
+mod resumed;
 mod unreliable_network;
+// H: replicas whose origin is written nowhere on them.
+mod unstamped;
 // B: memory.
 mod large_object;
 // What is in scope, what stays untouched.

@@ -17,7 +17,7 @@ async fn requests_keep_the_protocol() {
     let mut config = world.config();
     config.endpoint.clone_from(&faults.url);
     let daemon = Daemon::spawn(&config).ready().await;
-    world.workload(150, 40).option("seed", 4).option("seconds", 5).summary().await;
+    world.workload(150, 40, 4).option("seconds", 5).summary().await;
     world.drained(&daemon).await;
     world.assert_equal().await;
     let journal = faults.journal();

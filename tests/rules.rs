@@ -121,7 +121,7 @@ async fn equal_content_in_a_row_keeps_its_versions_apart_where_etags_recur() {
     for (key, body) in [("same", "again and again"), ("empty", "")].repeat(4) {
         world.put(key, body).await;
     }
-    world.workload(120, 20).summary().await;
+    world.workload(120, 20, 1).summary().await;
     world.drained(&daemon).await;
     world.comparison_under_any_key().summary().await;
     let listed = ARCHIVE.s3().list_object_versions().bucket(&world.archive).prefix("same").send().await.unwrap();

@@ -2,12 +2,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use aws_sdk_s3::primitives::ByteStream;
-
 use crate::world::World;
 use crate::world::daemon::Daemon;
 use crate::world::faults::{Fault, Faults};
-use crate::world::localstack::SOURCE;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_dropped_and_unanswered_requests_change_nothing() {
@@ -22,31 +19,12 @@ async fn refused_dropped_and_unanswered_requests_change_nothing() {
     every(&faults, 11, Fault::PreconditionFailed, &world.archive, &["PutObject"]);
     every(&faults, 2, Fault::ErrorInside, &world.archive, &["CompleteMultipartUpload"]);
     let daemon = Daemon::spawn(&config).ready().await;
-    // A replica without a stamp is recognised only where both sides have a CRC64NVME, which the
-    // workload's own client does not send: see the README, and the test below.
-    world.workload(150, 50).option("seed", 3).option("seconds", 8).flag("without-full-metadata").summary().await;
+    world.workload(150, 50, 3).option("seconds", 8).summary().await;
     world.drained(&daemon).await;
     world.assert_equal().await;
     for fault in [Fault::SlowDown, Fault::Drop, Fault::LoseAnswer, Fault::PreconditionFailed, Fault::ErrorInside] {
         assert!(faults.hits(fault) > 0, "{fault:?} was never tried");
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replica_without_a_stamp_is_recognised_after_its_answer_was_lost() {
-    let world = World::new().await;
-    let faults = Faults::open().await;
-    let mut config = world.config();
-    config.endpoint.clone_from(&faults.url);
-    let archive = world.archive.clone();
-    faults.script(Fault::LoseAnswer, 1, move |seen| seen.is(&archive, "PutObject"));
-    let daemon = Daemon::spawn(&config).ready().await;
-    let request = SOURCE.s3().put_object().bucket(&world.source).key("full").body(ByteStream::from_static(b"body"));
-    request.metadata("all", "x".repeat(2_040)).send().await.unwrap();
-    world.drained(&daemon).await;
-    let compared = world.assert_equal().await;
-    assert_eq!((&compared["replicas"], &compared["stamped"]), (&1.into(), &0.into()), "{compared}");
-    assert_eq!(faults.hits(Fault::LoseAnswer), 1);
 }
 
 /// Makes a fault happen to every n-th of some operations on a bucket.

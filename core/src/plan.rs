@@ -79,8 +79,10 @@ pub struct Known {
     pub top: Top,
     /// The newest source version that the destination's history holds.
     pub reached: Option<VersionRef>,
-    /// Source versions that have a replica, or a marker that was collapsed.
+    /// Source versions that have a replica.
     pub replicated: BTreeSet<VersionRef>,
+    /// Source markers that are one with the marker, or the nothing, that was current in their turn.
+    pub collapsed: BTreeSet<VersionRef>,
     /// Source versions on record as not to be replicated.
     pub skipped: BTreeSet<VersionRef>,
 }
@@ -126,7 +128,7 @@ pub fn next<'a>(source: &'a [SourceVersion], known: &Known, history: History) ->
     let split = first_after(source, known);
     let (before, after) = source.split_at_checked(split).unwrap_or((source, &[]));
     let live = |entry: &&SourceVersion| !known.skipped.contains(&entry.version);
-    let missing = |entry: &&SourceVersion| live(entry) && !known.replicated.contains(&entry.version);
+    let missing = |entry: &&SourceVersion| live(entry) && !is_done(entry, known);
     let newest = after.iter().rfind(live);
     let wanted = match history {
         History::Exact => {
@@ -148,6 +150,14 @@ pub fn next<'a>(source: &'a [SourceVersion], known: &Known, history: History) ->
     wanted.or(hidden).map(|entry| append(entry, source, known))
 }
 
+/// Finds the source's marker that a marker of the destination stands for, when only its time is known:
+/// the first above what was reached that was there by then. Markers carry no stamp.
+pub fn marker_shown<'a>(source: &'a [SourceVersion], known: &Known, marked: Timestamp) -> Option<&'a VersionRef> {
+    let (_, after) = source.split_at_checked(first_after(source, known))?;
+    let may_be = |entry: &&SourceVersion| entry.kind == Kind::Marker && entry.version.last_modified <= marked;
+    after.iter().find(may_be).map(|entry| &entry.version)
+}
+
 impl Known {
     /// Takes note that a step for `version` was done and `top` is what the destination shows now.
     pub fn advance(&mut self, version: &VersionRef, top: Top) {
@@ -156,10 +166,24 @@ impl Known {
         self.replicated.insert(version.clone());
     }
 
+    /// Takes note that a marker is one with what is current.
+    pub fn collapse(&mut self, version: &VersionRef) {
+        self.reached = Some(version.clone());
+        self.collapsed.insert(version.clone());
+    }
+
     /// Takes note that a version is not to be replicated.
     pub fn skip(&mut self, version: &VersionRef) {
         self.skipped.insert(version.clone());
     }
+}
+
+/// Says whether an entry above what was reached needs nothing. A marker was collapsed into nothing, or
+/// into a marker, but an upload that was begun before it may have appeared below it since: over an
+/// object it is as missing as any.
+fn is_done(entry: &SourceVersion, known: &Known) -> bool {
+    let is_covered = matches!(known.top, Top::Nothing | Top::Marker);
+    known.replicated.contains(&entry.version) || (is_covered && known.collapsed.contains(&entry.version))
 }
 
 /// Finds where the history that the destination lacks begins.
@@ -172,7 +196,8 @@ fn first_after(source: &[SourceVersion], known: &Known) -> usize {
     // times by the second: of versions in that second, those on record are before it.
     let is_before = |entry: &SourceVersion| {
         let time = entry.version.last_modified;
-        time < reached.last_modified || (time == reached.last_modified && known.replicated.contains(&entry.version))
+        let on_record = known.replicated.contains(&entry.version) || known.collapsed.contains(&entry.version);
+        time < reached.last_modified || (time == reached.last_modified && on_record)
     };
     source.iter().rposition(is_before).map_or(0, |at| at + 1)
 }

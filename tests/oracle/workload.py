@@ -29,14 +29,16 @@ ODD_NAMES = [
 
 # How often each operation is drawn.
 WEIGHTS = {
-    "put": 300, "put_again": 60, "put_empty": 40, "put_medium": 40, "put_kms": 60, "multipart": 12,
+    "put": 270, "put_again": 60, "put_empty": 40, "put_medium": 40, "put_kms": 60, "multipart": 12,
+    "full": 25, "full_multipart": 2,
     "marker": 130, "marker_again": 40, "marker_on_absent": 20,
     "copy": 70, "copy_back": 15, "copy_in_place": 15, "tag": 80, "tag_older": 60, "untag": 30, "untag_older": 20,
 }  # fmt: skip
 
 # Operations that happen at a fixed share of the series, whatever the dice say.
-LANDMARKS = {0.2: "multipart_40mib", 0.5: "put_24mib", 0.6: "multipart_kms", 0.8: "metadata_full"}
+LANDMARKS = {0.2: "multipart_40mib", 0.5: "put_24mib", 0.6: "multipart_kms", 0.8: "full"}
 
+FULL = {"Metadata": {"full": "m" * 2_040}}
 STORAGE_CLASSES = ["STANDARD"] * 6 + ["STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "REDUCED_REDUNDANCY"]
 TAG_WORDS = ["gold", "a b", "a+b", "x=y", "u@v:w", "ünï", "", "dash-dot._/"]
 META_WORDS = ["plain", "two words", 'q"uote', "a=b&c", "100%", "comma, semi;", "tab-less"]
@@ -83,9 +85,12 @@ class Workload:
     def op_put_kms(self):
         return self._put(self._key(), self._body(2_000), {**self._attributes(), **self._kms()})
 
-    def op_metadata_full(self):
-        """Fills the 2 KB that S3 allows, so that nothing of the replicator's own fits beside it."""
-        return self._put(self._key(), self._body(100), {"Metadata": {"full": "m" * 2_040}})
+    def op_full(self):
+        """Fills the 2 KB of metadata that S3 allows, so that nothing of the replicator's own fits beside it."""
+        return self._put(self._key(), self.random.choice([b"one", b"two"]), FULL)
+
+    def op_full_multipart(self):
+        return self._multipart([5 * MIB, 1_000], FULL)
 
     def op_multipart(self):
         sizes = [5 * MIB] * self.random.choice([1, 2]) + [self.random.randrange(1, MIB)]
@@ -298,7 +303,6 @@ def arguments():
     parser.add_argument("--operations", type=int, default=1_000)
     parser.add_argument("--keys", type=int, default=150)
     parser.add_argument("--seconds", type=float, default=0, help="spread the operations over this time")
-    parser.add_argument("--without-full-metadata", action="store_true", help="leave room for a stamp on every object")
     return parser.parse_args()
 
 
@@ -315,8 +319,6 @@ def main():
     )
     workload = Workload(s3, options)
     operations = series(options.operations, workload.random)
-    if options.without_full_metadata:
-        operations = ["put" if operation == "metadata_full" else operation for operation in operations]
     elapsed = run(workload, operations, options.seconds)
     json.dump(summary(workload, operations, elapsed), sys.stdout)
     print()

@@ -32,12 +32,6 @@ impl Script {
         self
     }
 
-    /// Adds a `--name`.
-    pub(crate) fn flag(mut self, name: &str) -> Self {
-        self.0.arg(format!("--{name}"));
-        self
-    }
-
     /// Runs it to its end, which must be a good one, and returns its last line: a JSON summary.
     pub(crate) async fn summary(self) -> Value {
         let output = self.run().await;

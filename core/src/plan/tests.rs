@@ -35,6 +35,7 @@ impl Destination {
             top: self.top(),
             reached: replicas.clone().next_back(),
             replicated: replicas.collect(),
+            collapsed: BTreeSet::new(),
             skipped: BTreeSet::new(),
         }
     }
@@ -55,7 +56,7 @@ impl Destination {
                     self.entries.push(Entry::Marker);
                     known.advance(&version.version, self.top());
                 }
-                Step::Collapse(version) => known.advance(&version.version, self.top()),
+                Step::Collapse(version) => known.collapse(&version.version),
                 Step::Late(version) => {
                     late.push(version.version.clone());
                     known.skip(&version.version);
@@ -172,9 +173,10 @@ proptest! {
         let mut known = destination.known();
         destination.catch_up(&source, &mut known, mode);
         // The destination is read anew, the ledger has its records.
-        let ledger = known.replicated;
+        let ledger = known;
         let mut known = destination.known();
-        known.replicated.extend(ledger);
+        known.replicated.extend(ledger.replicated);
+        known.collapsed.extend(ledger.collapsed);
         prop_assert_eq!(next(&source, &known, mode), None);
     }
 
@@ -233,6 +235,20 @@ fn a_stray_marker_over_the_current_object_is_answered_by_the_object() {
     let mut known = destination.known();
     destination.catch_up(&source, &mut known, History::Exact);
     assert!(matches!(destination.entries.last(), Some(Entry::Object { of: Some(of), .. }) if *of == source[0].version));
+}
+
+#[test]
+fn a_collapsed_marker_is_written_when_an_object_has_appeared_below_it() {
+    // An upload that was begun before the marker, completed after it, and listed below it.
+    let whole = history([Some(1), None, Some(2)]);
+    let mut destination = Destination::default();
+    let mut known = destination.known();
+    destination.catch_up(&whole[1..2], &mut known, History::Exact);
+    assert!(destination.entries.is_empty(), "a marker over nothing");
+    let collapsed = known.collapsed;
+    let mut known = Known { collapsed, ..destination.known() };
+    destination.catch_up(&whole, &mut known, History::Exact);
+    assert_eq!(destination.history(), wanted(&whole));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use replicator_core::fence::READING_AGE_MAX;
 use replicator_core::object::ETag;
 use tokio::time::Instant;
 
-use super::destination;
+use super::current::current;
 use crate::accounts::Access;
 use crate::task::Task;
 
@@ -52,8 +52,8 @@ impl Basis {
 
     /// Makes sure that the entry is still current.
     pub(super) async fn verify(&self, access: &Access, task: &Task) -> Result<(), Failure> {
-        let current = destination::current(access, task).await?;
-        if current.entry == self.entry { Ok(()) } else { Err(Failure::new(Kind::Conflict, "look before the write")) }
+        let now = current(access, task).await?;
+        if now.entry == self.entry { Ok(()) } else { Err(Failure::new(Kind::Conflict, "look before the write")) }
     }
 }
 

@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::ChecksumMode;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::{Bytes, BytesMut};
 use crc_fast::CrcAlgorithm;
 use replicator_core::failure::{Failure, Kind, Reason};
 use replicator_core::object::ETag;
@@ -19,6 +17,7 @@ use tracing::warn;
 use super::attributes::{self, Attributes, Tags};
 use super::basis::Basis;
 use super::encryption::{self, Headers};
+use super::pinned::Pinned;
 use crate::accounts::Access;
 use crate::accounts::refusal::{Side, failure};
 use crate::clock;
@@ -59,6 +58,11 @@ pub(crate) struct Dress {
 }
 
 impl Copy<'_> {
+    /// Names what is copied.
+    pub(super) fn original(&self) -> Pinned<'_> {
+        Pinned::original(self.source, self.task, self.version)
+    }
+
     /// Decides what the replica carries, or that the version is not to be replicated.
     pub(crate) async fn dress(&self, mut attributes: Attributes) -> Result<Dress, Failure> {
         self.check_origin(&attributes).await?;
@@ -81,23 +85,6 @@ impl Copy<'_> {
             warn!(rule = self.rule.id, key = %self.task.source_key, "no room for the stamp beside the user's metadata");
         }
         Ok(Dress { attributes, tags, encryption })
-    }
-
-    /// Reads a body into memory that was paid for, and checks that it is whole.
-    pub(crate) async fn collect(&self, mut body: ByteStream, len: u64) -> Result<Bytes, Failure> {
-        let broken = |error| Failure::caused(Kind::Transient, "GetObject", error);
-        let mut bytes = BytesMut::with_capacity(usize::try_from(len).unwrap_or_default());
-        // One chunk beyond the length is enough to know, and all that is ever held.
-        while bytes.len() as u64 <= len
-            && let Some(chunk) = body.next().await
-        {
-            bytes.extend_from_slice(&chunk.map_err(broken)?);
-        }
-        if bytes.len() as u64 != len {
-            let detail = format!("expected {len} bytes, got {}", bytes.len());
-            return Err(Failure::caused(Kind::Transient, "GetObject", detail));
-        }
-        Ok(bytes.freeze())
     }
 
     /// Compares what was read with the source's checksum of the whole object, where it has one.
@@ -196,6 +183,12 @@ pub(crate) fn crc64_header(crc64: u64) -> String {
     STANDARD.encode(crc64.to_be_bytes())
 }
 
+/// Reads a checksum as S3's headers have it.
+pub(crate) fn crc64_stated(header: &str) -> Option<u64> {
+    let bytes = STANDARD.decode(header).ok()?;
+    Some(u64::from_be_bytes(bytes.try_into().ok()?))
+}
+
 /// Reads the ETag of an answer to a write.
 pub(crate) fn etag_of(answer: Option<&str>, during: &'static str) -> Result<ETag, Failure> {
     let etag = answer.and_then(|etag| ETag::try_from(etag).ok());
@@ -218,5 +211,7 @@ mod tests {
         // CRC-64/NVME of "123456789" is ae8b14860a799888: https://reveng.sourceforge.io/crc-catalogue/17plus.htm
         assert_eq!(crc64(b"123456789"), 0xae8b_1486_0a79_9888);
         assert_eq!(crc64_header(0xae8b_1486_0a79_9888), "rosUhgp5mIg=");
+        assert_eq!(crc64_stated("rosUhgp5mIg="), Some(0xae8b_1486_0a79_9888));
+        assert_eq!(crc64_stated("rosUhg=="), None);
     }
 }

@@ -1,17 +1,16 @@
 //! What the destination shows of a key, and how far its history reaches. It is read before the
 //! source is listed, so that "absent" is always something seen (protocol rule 2).
 
-use std::time::Duration;
-
-use aws_sdk_s3::operation::head_object::HeadObjectOutput;
-use replicator_core::failure::{Failure, Kind as FailureKind};
-use replicator_core::object::ETag;
-use replicator_core::plan::{Kind, Known, SourceVersion, Top, VersionRef};
-use replicator_core::stamp::{NAME, Stamp};
+use replicator_core::failure::Failure;
+use replicator_core::object::{ETag, Timestamp};
+use replicator_core::plan::{self, Kind, Known, SourceVersion, Top, VersionRef};
+use replicator_core::stamp::NAME;
+use tracing::info;
 
 use super::basis::{Basis, Entry};
-use super::dated::Dated;
+use super::current::{Current, current, origin};
 use super::listing;
+use super::unstamped::Looks;
 use crate::accounts::Access;
 use crate::accounts::refusal::{Side, failure};
 use crate::engine::Engine;
@@ -25,6 +24,43 @@ pub(crate) struct Shown {
     pub(crate) replicas: Vec<Replica>,
     /// What the next write rests on.
     pub(crate) basis: Basis,
+    /// When the delete marker that is current was written, where its history had to be looked at.
+    marked: Option<Timestamp>,
+    /// What had to be looked at of its history, newest first; without what cannot be ours.
+    pub(super) history: Vec<Found>,
+}
+
+/// An entry of the destination's history that is ours, or may be.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) entry: SourceVersion,
+    pub(super) origin: Origin,
+}
+
+/// What is known of an entry's origin.
+#[derive(Debug)]
+pub(super) enum Origin {
+    /// It is the replica of this version.
+    Replica(VersionRef),
+    /// It has no stamp, and no room for one.
+    Unstamped(Looks),
+}
+
+impl Found {
+    /// Returns the looks of an object of unknown origin.
+    pub(super) fn looks(&self) -> Option<&Looks> {
+        match &self.origin {
+            Origin::Replica(_) => None,
+            Origin::Unstamped(looks) => Some(looks),
+        }
+    }
+
+    fn replica_of(&self) -> Option<&VersionRef> {
+        match &self.origin {
+            Origin::Replica(version) => Some(version),
+            Origin::Unstamped(_) => None,
+        }
+    }
 }
 
 impl Shown {
@@ -36,6 +72,60 @@ impl Shown {
             Entry::Object { version, .. } => replica_by_version(&self.replicas, version.as_deref()),
         }
     }
+
+    /// Says whether a delete marker is current that is on no record.
+    pub(super) fn is_hidden_by_stranger(&self) -> bool {
+        matches!(self.basis.entry, Entry::Marker(_)) && self.current().is_none()
+    }
+
+    /// Takes a delete marker that is on no record for the one of the source that it can be at the earliest.
+    pub(super) fn explain_marker(
+        &mut self,
+        engine: &Engine,
+        task: &Task,
+        history: &[SourceVersion],
+    ) -> Result<(), Failure> {
+        let (Entry::Marker(id), Some(marked)) = (&self.basis.entry, self.marked) else { return Ok(()) };
+        if !self.is_hidden_by_stranger() {
+            return Ok(());
+        }
+        let Some(source) = plan::marker_shown(history, &self.known, marked) else { return Ok(()) };
+        let marker = Replica { kind: Kind::Marker, ..replica(source.clone(), Some(id.clone()), None) };
+        adopt(engine, task, marker, &mut self.replicas)?;
+        self.known.advance(source, Top::Marker);
+        Ok(())
+    }
+
+    /// Says whether a replica of this version may be there without our knowing: it was never settled,
+    /// or it was reached and perhaps written once more.
+    pub(super) fn may_be_unknown(&self, version: &VersionRef) -> bool {
+        let settled = self.known.replicated.contains(version) || self.known.skipped.contains(version);
+        !settled || self.known.reached.as_ref() == Some(version)
+    }
+
+    /// Records what only its content told: that an entry of the history is this version's replica.
+    pub(super) fn recognised(
+        &mut self,
+        engine: &Engine,
+        task: &Task,
+        at: usize,
+        version: &VersionRef,
+    ) -> Result<(), Failure> {
+        let Some(found) = self.history.get_mut(at).filter(|found| found.looks().is_some()) else { return Ok(()) };
+        found.origin = Origin::Replica(version.clone());
+        let (id, etag) = (found.entry.version.id.as_str(), found.entry.etag.clone());
+        info!(key = %task.lane.key, version = %version.id, replica = id, "recognised by content");
+        adopt(engine, task, replica(version.clone(), Some(id.to_owned()), etag), &mut self.replicas)?;
+        let is_current = matches!(&self.basis.entry, Entry::Object { version, .. } if version.as_deref() == Some(id));
+        if let Top::Object { replica_of, .. } = &mut self.known.top
+            && is_current
+        {
+            *replica_of = Some(version.clone());
+        }
+        self.known.replicated.insert(version.clone());
+        self.known.reached = self.history.iter().find_map(Found::replica_of).cloned();
+        Ok(())
+    }
 }
 
 /// Reads what is current, and from ledger, stamp or history how far it reaches.
@@ -43,6 +133,7 @@ pub(crate) async fn read(engine: &Engine, task: &Task) -> Result<Shown, Failure>
     let access = engine.access(&task.lane.destination)?;
     let reading = Reading { engine, task, access };
     let mut replicas = engine.ledger.replicas(&task.lane)?;
+    let mut history = Vec::new();
     let Current { entry, stamp, age } = current(access, task).await?;
     let basis = Basis::read(entry.clone(), age);
     let (top, reached) = match entry {
@@ -51,102 +142,37 @@ pub(crate) async fn read(engine: &Engine, task: &Task) -> Result<Shown, Failure>
             let mut replica_of =
                 replica_by_version(&replicas, version.as_deref()).map(|replica| replica.source.clone());
             if let (None, Some(source)) = (&replica_of, stamp) {
-                reading.adopt(source.clone(), version, Some(etag.clone()), &mut replicas)?;
+                adopt(engine, task, replica(source.clone(), version, Some(etag.clone())), &mut replicas)?;
                 replica_of = Some(source);
             }
             let reached = match &replica_of {
                 Some(version) => Some(version.clone()),
-                None => reading.newest_replica(&mut replicas).await?,
+                None => reading.newest_replica(&mut replicas, &mut history).await?,
             };
             (Top::Object { etag, replica_of }, reached)
         }
         Entry::Marker(id) => match replica_by_version(&replicas, Some(&id)) {
             Some(replica) => (Top::Marker, Some(replica.source.clone())),
-            None => (Top::Marker, reading.newest_replica(&mut replicas).await?),
+            None => (Top::Marker, reading.newest_replica(&mut replicas, &mut history).await?),
         },
     };
     let known = known(top, reached, &replicas);
-    Ok(Shown { known, replicas, basis })
+    Ok(Shown { known, replicas, basis, marked: None, history })
 }
 
 /// Reads back every replica that the ledger lacks.
 pub(crate) async fn rebuild(engine: &Engine, task: &Task, shown: &mut Shown) -> Result<(), Failure> {
     let access = engine.access(&task.lane.destination)?;
     let reading = Reading { engine, task, access };
-    for entry in reading.history().await? {
-        reading.identify(&entry, &mut shown.replicas).await?;
+    shown.history.clear();
+    let entries = reading.history().await?;
+    shown.marked = entries.first().filter(|entry| entry.kind == Kind::Marker).map(|entry| entry.version.last_modified);
+    for entry in entries {
+        shown.history.extend(reading.identify(entry, &mut shown.replicas).await?);
     }
-    shown.known.replicated = known(Top::Nothing, None, &shown.replicas).replicated;
+    let known = known(Top::Nothing, None, &shown.replicas);
+    (shown.known.replicated, shown.known.collapsed) = (known.replicated, known.collapsed);
     Ok(())
-}
-
-/// What the destination says of a key's current entry.
-#[derive(Debug)]
-pub(super) struct Current {
-    pub(super) entry: Entry,
-    /// Which source version an object is the replica of, by its stamp.
-    stamp: Option<VersionRef>,
-    /// How old it is, by the server's clock.
-    age: Option<Duration>,
-}
-
-impl Current {
-    fn hidden(entry: Entry) -> Self {
-        Self { entry, stamp: None, age: None }
-    }
-}
-
-/// Reads which entry is current.
-pub(super) async fn current(access: &Access, task: &Task) -> Result<Current, Failure> {
-    let place = &task.lane.destination;
-    let request = access.s3.head_object().bucket(place.bucket.as_str()).key(task.lane.key.as_str());
-    let dated = Dated::default();
-    let error = match request.customize().interceptor(dated.clone()).send().await {
-        Ok(head) => return object(&head, task, &dated),
-        Err(error) => error,
-    };
-    let Some(answer) = error.raw_response().filter(|answer| answer.status().as_u16() == 404) else {
-        return Err(failure(Side::Destination, DURING, error));
-    };
-    if answer.headers().get("x-amz-delete-marker") == Some("true") {
-        access.capabilities.told_marker();
-        if let Some(marker) = answer.headers().get("x-amz-version-id") {
-            return Ok(Current::hidden(Entry::Marker(marker.to_owned())));
-        }
-    } else if access.is_aws || access.capabilities.tells_markers() {
-        return Ok(Current::hidden(Entry::Nothing));
-    }
-    listed(access, task).await
-}
-
-/// Asks the list for what hides a key, where HEAD does not tell a marker from nothing.
-async fn listed(access: &Access, task: &Task) -> Result<Current, Failure> {
-    let lane = &task.lane;
-    let newest = listing::newest(access, Side::Destination, &lane.destination.bucket, &lane.key).await?;
-    match newest {
-        None => Ok(Current::hidden(Entry::Nothing)),
-        Some(entry) if entry.kind == Kind::Marker => {
-            Ok(Current::hidden(Entry::Marker(entry.version.id.as_str().to_owned())))
-        }
-        Some(_) => Err(Failure::caused(FailureKind::Conflict, DURING, "an object appeared behind the 404")),
-    }
-}
-
-fn object(head: &HeadObjectOutput, task: &Task, dated: &Dated) -> Result<Current, Failure> {
-    let etag = head.e_tag().and_then(|etag| ETag::try_from(etag).ok());
-    let etag = etag.ok_or_else(|| Failure::caused(FailureKind::Transient, DURING, "the answer has no ETag"))?;
-    // An object uploaded in parts is dated by the beginning of its upload, not by its appearance:
-    // https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html
-    let age = head.last_modified.as_ref().filter(|_| !etag.has_parts()).and_then(|then| dated.age(then));
-    let entry = Entry::Object { etag, version: head.version_id.clone() };
-    Ok(Current { entry, stamp: origin(head, task), age })
-}
-
-/// Reads the stamp; one of another bucket makes the object a stranger.
-fn origin(head: &HeadObjectOutput, task: &Task) -> Option<VersionRef> {
-    let text = head.metadata.as_ref()?.get(NAME)?;
-    let stamp = Stamp::decode(text).ok()?;
-    (stamp.bucket == task.source.bucket).then_some(stamp.version)
 }
 
 const DURING: &str = "HeadObject";
@@ -158,11 +184,16 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Finds the newest of our replicas below what is current.
-    async fn newest_replica(&self, replicas: &mut Vec<Replica>) -> Result<Option<VersionRef>, Failure> {
+    /// Finds the newest of our replicas below what is current, and what may be ours above it.
+    async fn newest_replica(
+        &self,
+        replicas: &mut Vec<Replica>,
+        history: &mut Vec<Found>,
+    ) -> Result<Option<VersionRef>, Failure> {
         for entry in self.history().await? {
-            if let Some(version) = self.identify(&entry, replicas).await? {
-                return Ok(Some(version));
+            history.extend(self.identify(entry, replicas).await?);
+            if let Some(version) = history.last().and_then(Found::replica_of) {
+                return Ok(Some(version.clone()));
             }
         }
         Ok(None)
@@ -175,15 +206,11 @@ impl Reading<'_> {
     }
 
     /// Says which source version an entry of the destination is the replica of, and records what
-    /// only its stamp knew.
-    async fn identify(
-        &self,
-        entry: &SourceVersion,
-        replicas: &mut Vec<Replica>,
-    ) -> Result<Option<VersionRef>, Failure> {
+    /// only its stamp knew; `None` when it cannot be one.
+    async fn identify(&self, entry: SourceVersion, replicas: &mut Vec<Replica>) -> Result<Option<Found>, Failure> {
         let id = entry.version.id.as_str();
         if let Some(replica) = replica_by_version(replicas, Some(id)) {
-            return Ok(Some(replica.source.clone()));
+            return Ok(Some(Found { origin: Origin::Replica(replica.source.clone()), entry }));
         }
         if entry.kind == Kind::Marker {
             return Ok(None);
@@ -198,26 +225,26 @@ impl Reading<'_> {
             }
             Err(error) => return Err(failure(Side::Destination, DURING, error)),
         };
-        let Some(source) = origin(&head, self.task) else { return Ok(None) };
-        self.adopt(source.clone(), Some(id.to_owned()), entry.etag.clone(), replicas)?;
-        Ok(Some(source))
+        let Some(source) = origin(&head, self.task) else {
+            let may_be_ours = !head.metadata.as_ref().is_some_and(|metadata| metadata.contains_key(NAME));
+            let looks = Looks::of_full(&head).filter(|_| may_be_ours);
+            return Ok(looks.map(|looks| Found { entry, origin: Origin::Unstamped(looks) }));
+        };
+        adopt(self.engine, self.task, replica(source.clone(), Some(id.to_owned()), entry.etag.clone()), replicas)?;
+        Ok(Some(Found { entry, origin: Origin::Replica(source) }))
     }
+}
 
-    /// Records a replica that only its stamp knew: another daemon wrote it, or the ledger was lost.
-    fn adopt(
-        &self,
-        source: VersionRef,
-        destination_version: Option<String>,
-        etag: Option<ETag>,
-        replicas: &mut Vec<Replica>,
-    ) -> Result<(), Failure> {
-        let (kind, state) = (Kind::Object, State::Replicated);
-        let replica = Replica { source, kind, state, destination_version, etag, written: None };
-        self.engine.ledger.put_replica(&self.task.lane, &replica)?;
-        replicas.retain(|other| other.source != replica.source);
-        replicas.push(replica);
-        Ok(())
-    }
+/// Records a replica that the ledger did not know: another daemon wrote it, or the ledger was lost.
+fn adopt(engine: &Engine, task: &Task, replica: Replica, replicas: &mut Vec<Replica>) -> Result<(), Failure> {
+    engine.ledger.put_replica(&task.lane, &replica)?;
+    replicas.retain(|other| other.source != replica.source);
+    replicas.push(replica);
+    Ok(())
+}
+
+fn replica(source: VersionRef, destination_version: Option<String>, etag: Option<ETag>) -> Replica {
+    Replica { source, kind: Kind::Object, state: State::Replicated, destination_version, etag, written: None }
 }
 
 fn replica_by_version<'a>(replicas: &'a [Replica], version: Option<&str>) -> Option<&'a Replica> {
@@ -234,7 +261,8 @@ fn known(top: Top, reached: Option<VersionRef>, replicas: &[Replica]) -> Known {
     Known {
         top,
         reached,
-        replicated: of(|state| matches!(state, State::Replicated | State::Collapsed | State::Removed)),
+        replicated: of(|state| matches!(state, State::Replicated | State::Removed)),
+        collapsed: of(|state| state == State::Collapsed),
         skipped: of(|state| matches!(state, State::Skipped | State::Late | State::Gone)),
     }
 }

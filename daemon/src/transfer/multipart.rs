@@ -3,11 +3,10 @@
 
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart};
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
 use futures::{StreamExt, TryStreamExt, stream};
 use replicator_core::failure::{Failure, Kind, Reason};
 use replicator_core::fence::{body_timeout, complete_timeout};
-use replicator_core::object::ETag;
 use replicator_core::parts::{self, Layout, Part};
 
 use super::attributes::{Attributes, dress};
@@ -97,15 +96,12 @@ fn is_final(failure: &Failure) -> bool {
 /// Reads what the source says of the version. A HEAD that is refused has no body to say why, so the
 /// first byte is asked for instead.
 async fn head(copy: &Copy<'_>) -> Result<HeadObjectOutput, Failure> {
-    let (bucket, key) = (copy.task.source.bucket.as_str(), copy.task.source_key.as_str());
-    let version = copy.version.version.id.as_str();
-    let head = copy.source.s3.head_object().bucket(bucket).key(key).version_id(version);
-    let refused = match head.checksum_mode(ChecksumMode::Enabled).send().await {
+    let refused = match copy.original().head().send().await {
         Ok(head) => return Ok(head),
         Err(error) => failure(Side::Source, "HeadObject", error),
     };
     if refused.kind == Kind::Refused(Reason::RequestRefused) {
-        let byte = copy.source.s3.get_object().bucket(bucket).key(key).version_id(version).range("bytes=0-0");
+        let byte = copy.original().get().range("bytes=0-0");
         byte.send().await.map_err(|error| failure(Side::Source, "GetObject", error))?;
     }
     Err(refused)
@@ -182,19 +178,7 @@ async fn upload_part(copy: &Copy<'_>, upload: &Upload, part: Part) -> Result<Upl
 async fn try_part(copy: &Copy<'_>, upload: &Upload, part: Part) -> Result<UploadedPart, Failure> {
     copy.engine.limits.bytes(&copy.rule.id, part.len).await;
     let _paid = copy.engine.budget.pay(part.len).await;
-    let answer = copy
-        .source
-        .s3
-        .get_object()
-        .bucket(copy.task.source.bucket.as_str())
-        .key(copy.task.source_key.as_str())
-        .version_id(copy.version.version.id.as_str())
-        .set_if_match(copy.version.etag.as_ref().map(ETag::quoted))
-        .set_range((part.len > 0).then(|| part.range()))
-        .send()
-        .await
-        .map_err(|error| failure(Side::Source, "GetObject", error))?;
-    let body = copy.collect(answer.body, part.len).await?;
+    let body = copy.original().part(part).await?;
     let crc64 = crc64(&body);
     let checked = copy.destination.capabilities.has(Ability::Crc64Nvme);
     copy.engine.limits.request(&copy.rule.id).await;

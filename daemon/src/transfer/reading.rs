@@ -7,7 +7,7 @@ use replicator_core::plan::{Kind, SourceVersion, VersionRef};
 use replicator_core::rule::{History, Rule};
 
 use super::destination::{self, Shown};
-use super::listing;
+use super::{listing, unstamped};
 use crate::accounts::refusal::Side;
 use crate::clock;
 use crate::engine::Engine;
@@ -41,9 +41,11 @@ impl Reading {
             .filter(|entry| entry.kind == Kind::Object || lead.admits_marker())
             .cloned()
             .collect();
-        if has_unknown_past(&history, &shown) {
+        if shown.is_hidden_by_stranger() || has_unknown_past(&history, &shown) {
             destination::rebuild(engine, task, &mut shown).await?;
         }
+        unstamped::recognise(engine, task, &mut shown, &history).await?;
+        shown.explain_marker(engine, task, &history)?;
         Ok(Self { shown, listed: versions, past, history })
     }
 }

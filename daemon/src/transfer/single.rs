@@ -8,6 +8,7 @@ use replicator_core::fence::body_timeout;
 
 use super::attributes::{Attributes, dress};
 use super::copy::{Copy, Dress, Written, crc64, crc64_header, etag_of};
+use super::pinned::collect;
 use crate::accounts::capabilities::Ability;
 use crate::accounts::deadline;
 use crate::accounts::refusal::{Side, failure};
@@ -19,20 +20,10 @@ pub(crate) async fn copy(copy: &Copy<'_>) -> Result<Written, Failure> {
     // The rate first: who waits for it must not hold memory that others could use.
     copy.engine.limits.bytes(&copy.rule.id, size).await;
     let _paid = copy.engine.budget.pay(size).await;
-    let answer = copy
-        .source
-        .s3
-        .get_object()
-        .bucket(copy.task.source.bucket.as_str())
-        .key(copy.task.source_key.as_str())
-        .version_id(copy.version.version.id.as_str())
-        .set_if_match(copy.version.etag.as_ref().map(|etag| etag.quoted()))
-        .checksum_mode(ChecksumMode::Enabled)
-        .send()
-        .await
-        .map_err(|error| failure(Side::Source, "GetObject", error))?;
+    let request = copy.original().get().checksum_mode(ChecksumMode::Enabled);
+    let answer = request.send().await.map_err(|error| failure(Side::Source, "GetObject", error))?;
     let dress = copy.dress(Attributes::from(&answer)).await?;
-    let body = copy.collect(answer.body, size).await?;
+    let body = collect(answer.body, size).await?;
     let crc64 = crc64(&body);
     copy.prove(crc64, &dress.attributes)?;
     put(copy, &dress, ByteStream::from(body), crc64).await

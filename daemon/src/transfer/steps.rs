@@ -11,9 +11,7 @@ use replicator_core::rule::Rule;
 use super::basis::{Basis, Entry};
 use super::copy::{Copy, Written};
 use super::lessons::Asked;
-use super::{
-    Memory, Progress, Run, choice, encryption, fence, multipart, part_bytes_preferred, remove, single, unstamped,
-};
+use super::{Memory, Progress, Run, choice, encryption, fence, multipart, part_bytes_preferred, remove, single};
 use crate::accounts::capabilities::Ability;
 use crate::clock;
 use crate::failpoint;
@@ -54,9 +52,6 @@ impl Run<'_> {
             }
             return Ok(Progress::Done);
         };
-        if self.adopt_unstamped(version).await? {
-            return Ok(Progress::Done);
-        }
         fence::check(self, version, memory)?;
         let distinct = distinct && !encryption::makes_unique_etags(&rule.encryption);
         let copy = Copy {
@@ -95,21 +90,6 @@ impl Run<'_> {
     async fn commit(&mut self, replica: &Replica, rule: &Rule, bytes: u64) -> Result<(), Failure> {
         let settle = &mut self.settle;
         self.engine.failpoints.around(failpoint::Step::Commit, async { settle.wrote(replica, rule, bytes) }).await
-    }
-
-    /// Takes what is current for the replica of this version if it can be nothing else.
-    async fn adopt_unstamped(&mut self, version: &SourceVersion) -> Result<bool, Failure> {
-        if !matches!(self.read.shown.known.top, Top::Object { replica_of: None, .. }) {
-            return Ok(false);
-        }
-        let recognised = unstamped::recognise(self.engine, self.task, version).await;
-        let Some(Written { destination_version, etag }) = self.or_skip(version, recognised)?.flatten() else {
-            return Ok(false);
-        };
-        let replica = replica(version, State::Replicated, destination_version, Some(etag.clone()));
-        self.settle.recorded(&replica)?;
-        self.record(replica, Top::Object { etag, replica_of: Some(version.version.clone()) });
-        Ok(true)
     }
 
     /// A version that is gone or cannot be replicated is recorded; the key goes on without it.
@@ -154,7 +134,12 @@ impl Run<'_> {
         if let Some(entry) = entry_of(&replica) {
             self.read.shown.basis = Basis::read(entry, None);
         }
-        self.read.shown.known.advance(&replica.source, top);
+        match replica.state {
+            State::Collapsed => self.read.shown.known.collapse(&replica.source),
+            State::Replicated | State::Skipped | State::Late | State::Gone | State::Removed => {
+                self.read.shown.known.advance(&replica.source, top);
+            }
+        }
         self.read.shown.replicas.push(replica);
     }
 }

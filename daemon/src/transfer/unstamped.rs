@@ -1,66 +1,145 @@
 //! Replicas without a stamp, because the user's metadata left it no room. When the ledger does not
-//! know one either, after a lost answer or a lost disk, its content tells.
+//! know one either, after a lost answer or a lost disk, its content tells, and its place in the history.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
-use aws_sdk_s3::types::ChecksumMode;
-use replicator_core::failure::Failure;
-use replicator_core::plan::SourceVersion;
-use replicator_core::stamp::USER_METADATA_BYTES_MAX;
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use replicator_core::alignment::{self, Original};
+use replicator_core::failure::{Failure, Kind, Reason};
+use replicator_core::plan::{self, SourceVersion};
+use replicator_core::stamp::{NAME, USER_METADATA_BYTES_MAX};
 
-use super::copy::{Written, etag_of};
-use crate::accounts::Access;
-use crate::accounts::refusal::{Side, failure};
+use super::attributes::Attributes;
+use super::copy::crc64_stated;
+use super::destination::{Found, Origin, Shown};
+use super::pinned::Pinned;
+use crate::accounts::refusal::failure;
 use crate::engine::Engine;
 use crate::task::Task;
 
-/// Says whether the object that is current, of which nothing is known, is the replica of this
-/// version: the same metadata, too full for a stamp, and the same bytes.
-pub(super) async fn recognise(
-    engine: &Engine,
-    task: &Task,
-    version: &SourceVersion,
-) -> Result<Option<Written>, Failure> {
-    let (source, destination) = (engine.access(&task.source)?, engine.access(&task.lane.destination)?);
-    let original = head(source, Side::Source, task, Some(version.version.id.as_str())).await?;
-    let metadata = original.metadata.clone().unwrap_or_default();
-    if has_room(&metadata) {
-        return Ok(None);
+/// What a full object carries beside its bytes. Two with the same bytes and looks are equal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Looks {
+    headers: BTreeMap<String, String>,
+    content_type: Option<String>,
+    size_bytes: u64,
+}
+
+/// What tells one content of a key from another: its looks and the checksum of its bytes.
+type Print = (Looks, u64);
+
+impl Looks {
+    /// Returns the looks of an object whose metadata has no room for a stamp; the others have one,
+    /// or are not ours. A stamp on a source object is never copied, so it does not count.
+    pub(super) fn of_full(head: &HeadObjectOutput) -> Option<Self> {
+        let mut attributes = Attributes::from(head);
+        attributes.metadata.remove(NAME);
+        let used: usize = attributes.metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
+        (used + STAMP_BYTES_MAX > USER_METADATA_BYTES_MAX).then(|| Self {
+            headers: attributes.headers().into_iter().collect(),
+            content_type: attributes.content_type.clone(),
+            size_bytes: head.content_length.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or_default(),
+        })
     }
-    let current = head(destination, Side::Destination, task, None).await?;
-    let same_bytes = current.content_length == original.content_length
-        && current.checksum_crc64_nvme.is_some()
-        && current.checksum_crc64_nvme == original.checksum_crc64_nvme;
-    if !same_bytes || current.metadata.unwrap_or_default() != metadata {
-        return Ok(None);
-    }
-    let etag = etag_of(current.e_tag.as_deref(), "HeadObject")?;
-    Ok(Some(Written { destination_version: current.version_id, etag }))
 }
 
 // More than a stamp ever takes: the longest names of bucket and version, a time, a sequencer.
 const STAMP_BYTES_MAX: usize = 256;
 
-fn has_room(metadata: &HashMap<String, String>) -> bool {
-    let used: usize = metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
-    used + STAMP_BYTES_MAX <= USER_METADATA_BYTES_MAX
+/// Finds out which of the destination's objects without a stamp are replicas, and of what.
+pub(super) async fn recognise(
+    engine: &Engine,
+    task: &Task,
+    shown: &mut Shown,
+    history: &[SourceVersion],
+) -> Result<(), Failure> {
+    if !shown.history.iter().any(|found| matches!(found.origin, Origin::Unstamped(_))) {
+        return Ok(());
+    }
+    let search = Search { engine, task };
+    let originals = search.originals(shown, history).await?;
+    let (at, found): (Vec<usize>, Vec<_>) = search.found(shown, &originals).await?.into_iter().unzip();
+    for (at, place) in at.into_iter().zip(alignment::align(&originals, &found)) {
+        if let Some(original) = place.and_then(|place| history.get(place)) {
+            shown.recognised(engine, task, at, &original.version)?;
+        }
+    }
+    Ok(())
 }
 
-async fn head(
-    access: &Access,
-    side: Side,
-    task: &Task,
-    version: Option<&str>,
-) -> Result<aws_sdk_s3::operation::head_object::HeadObjectOutput, Failure> {
-    let (bucket, key) = match side {
-        Side::Source => (&task.source.bucket, &task.source_key),
-        Side::Destination | Side::Write | Side::Prepare => (&task.lane.destination.bucket, &task.lane.key),
-    };
-    let request = access.s3.head_object().bucket(bucket.as_str()).key(key.as_str());
-    request
-        .set_version_id(version.map(str::to_owned))
-        .checksum_mode(ChecksumMode::Enabled)
-        .send()
-        .await
-        .map_err(|error| failure(side, "HeadObject", error))
+struct Search<'a> {
+    engine: &'a Engine,
+    task: &'a Task,
+}
+
+impl Search<'_> {
+    /// Returns the source's history, with the content of those versions that an unknown object of the
+    /// destination looks like.
+    async fn originals(&self, shown: &Shown, history: &[SourceVersion]) -> Result<Vec<Original<Print>>, Failure> {
+        let access = self.engine.access(&self.task.source)?;
+        let unknown: Vec<&Looks> = shown.history.iter().filter_map(Found::looks).collect();
+        let mut originals = Vec::with_capacity(history.len());
+        for entry in history {
+            let has_the_size = unknown.iter().any(|looks| looks.size_bytes == entry.size_bytes);
+            let print = match entry.kind == plan::Kind::Object && has_the_size && shown.may_be_unknown(&entry.version) {
+                true => unless_lost(self.print(&Pinned::original(access, self.task, entry), &unknown).await)?,
+                false => None,
+            };
+            originals.push(Original { version: entry.version.clone(), print });
+        }
+        Ok(originals)
+    }
+
+    /// Returns the destination's objects, oldest first, without those that look like no original, and
+    /// where each stands in what was read.
+    async fn found(
+        &self,
+        shown: &Shown,
+        originals: &[Original<Print>],
+    ) -> Result<Vec<(usize, alignment::Found<Print>)>, Failure> {
+        let access = self.engine.access(&self.task.lane.destination)?;
+        let wanted: Vec<&Looks> = originals.iter().filter_map(|original| Some(&original.print.as_ref()?.0)).collect();
+        let mut all = Vec::with_capacity(shown.history.len());
+        for (at, found) in shown.history.iter().enumerate().rev() {
+            let found = match &found.origin {
+                Origin::Replica(version) => Some(alignment::Found::Replica(version.clone())),
+                Origin::Unstamped(looks) if !wanted.contains(&looks) => None,
+                Origin::Unstamped(_) => {
+                    let replica = Pinned::replica(access, self.task, &found.entry);
+                    self.print(&replica, &wanted).await?.map(alignment::Found::Unknown)
+                }
+            };
+            all.extend(found.map(|found| (at, found)));
+        }
+        Ok(all)
+    }
+
+    /// Reads what a version is like; `None` when it is like none of the wanted.
+    async fn print(&self, version: &Pinned<'_>, wanted: &[&Looks]) -> Result<Option<Print>, Failure> {
+        let head = match version.head().send().await {
+            Ok(head) => head,
+            // Removed since it was listed.
+            Err(error) if error.raw_response().is_some_and(|answer| answer.status().as_u16() == 404) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(failure(version.side, "HeadObject", error)),
+        };
+        let Some(looks) = Looks::of_full(&head).filter(|looks| wanted.contains(&looks)) else { return Ok(None) };
+        let crc64 = match head.checksum_crc64_nvme.as_deref().and_then(crc64_stated) {
+            Some(crc64) => crc64,
+            None => version.crc64(self.engine, &self.task.rules.lead.id).await?,
+        };
+        Ok(Some((looks, crc64)))
+    }
+}
+
+/// A version that is gone, or of which nobody may know anything (a HEAD under a customer's key is
+/// answered 400), is no one's original; whoever copies it finds out why.
+fn unless_lost(print: Result<Option<Print>, Failure>) -> Result<Option<Print>, Failure> {
+    match print {
+        Err(Failure { kind: Kind::Gone | Kind::Unsupported(_) | Kind::Refused(Reason::RequestRefused), .. }) => {
+            Ok(None)
+        }
+        print => print,
+    }
 }

@@ -8,6 +8,7 @@ use http::{Request, Response, header};
 use serde_json::{Value, json};
 
 use crate::net::{Answering, Serve};
+use crate::s3::KeyRing;
 
 /// The keys of a world; a handle, cheap to clone. A key that was never set does not exist.
 #[derive(Debug, Clone, Default)]
@@ -32,9 +33,6 @@ pub enum State {
     Denied,
 }
 
-/// An error of S3: its status, code and message.
-pub type Refusal = (u16, &'static str, String);
-
 impl Keys {
     /// Sets the state of a key, which is named by its ARN.
     pub fn set(&self, arn: &str, state: State) {
@@ -44,27 +42,6 @@ impl Keys {
     /// Returns the state of a key, named by its ARN or by its id alone.
     pub fn state(&self, key: &str) -> State {
         self.find(key).map_or(State::Unknown, |(_, state)| state)
-    }
-
-    /// Says what S3 answers to a request that needs the key.
-    ///
-    /// # Errors
-    /// With what S3 passes on of KMS's refusal, its code prefixed with `KMS.`:
-    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>
-    pub fn usable(&self, key: &str) -> Result<(), Refusal> {
-        let (status, code, message) = match self.state(key) {
-            State::Enabled => return Ok(()),
-            State::Disabled => (400, "KMS.DisabledException", format!("{key} is disabled.")),
-            State::PendingDeletion => (400, "KMS.KMSInvalidStateException", format!("{key} is pending deletion.")),
-            State::Unknown => (400, "KMS.NotFoundException", format!("Key '{key}' does not exist")),
-            State::Throttled => (
-                400,
-                "KMS.ThrottlingException",
-                "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.".to_owned(),
-            ),
-            State::Denied => (403, "AccessDenied", format!("not authorized to perform: kms:GenerateDataKey on {key}")),
-        };
-        Err((status, code, message))
     }
 
     /// Answers a request of the JSON protocol: `DescribeKey`.
@@ -94,6 +71,26 @@ impl Keys {
         let states = self.states.lock().unwrap();
         let found = states.get_key_value(key).or_else(|| states.iter().find(|(arn, _)| id(arn) == key));
         found.map(|(arn, state)| (arn.clone(), *state))
+    }
+}
+
+/// S3 passes KMS's refusals on, their codes prefixed with `KMS.`:
+/// <https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>
+impl KeyRing for Keys {
+    fn usable(&self, key: &str) -> Result<(), (u16, &'static str, String)> {
+        let (status, code, message) = match self.state(key) {
+            State::Enabled => return Ok(()),
+            State::Disabled => (400, "KMS.DisabledException", format!("{key} is disabled.")),
+            State::PendingDeletion => (400, "KMS.KMSInvalidStateException", format!("{key} is pending deletion.")),
+            State::Unknown => (400, "KMS.NotFoundException", format!("Key '{key}' does not exist")),
+            State::Throttled => (
+                400,
+                "KMS.ThrottlingException",
+                "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.".to_owned(),
+            ),
+            State::Denied => (403, "AccessDenied", format!("not authorized to perform: kms:GenerateDataKey on {key}")),
+        };
+        Err((status, code, message))
     }
 }
 

@@ -20,3 +20,6 @@ pub mod net;
 pub mod s3;
 pub mod sqs;
 pub mod wire;
+
+#[cfg(test)]
+mod together;

@@ -13,6 +13,7 @@ use s3s::Body;
 use s3s::service::{S3Service, S3ServiceBuilder};
 
 use crate::clock::Clock;
+use crate::net::{Answering, Serve};
 
 pub mod checksums;
 pub mod entry;
@@ -20,6 +21,7 @@ pub mod traits;
 
 mod attributes;
 mod buckets;
+mod completion;
 mod conditions;
 mod contents;
 mod dress;
@@ -205,6 +207,24 @@ impl Fake {
         self.shared.locked(entries).unwrap_or_default()
     }
 
+    /// Every entry that a key ever had, those that were removed included, in the order of the key.
+    pub fn ever(&self, bucket: &str, key: &str) -> Vec<Arc<Entry>> {
+        let entries = |state: &mut State| {
+            let ever = &state.buckets.get(bucket)?.keys.get(key)?.ever;
+            let mut entries: Vec<_> = ever.iter().filter_map(|id| state.entries.get(id)).cloned().collect();
+            entries.sort_by_key(|entry| entry.rank);
+            Some(entries)
+        };
+        self.shared.locked(entries).unwrap_or_default()
+    }
+
+    /// The keys that ever had an entry.
+    pub fn keys_ever(&self, bucket: &str) -> Vec<String> {
+        self.shared.locked(|state| {
+            state.buckets.get(bucket).map_or(Vec::new(), |bucket| bucket.keys.keys().cloned().collect())
+        })
+    }
+
     /// Everything a key ever showed, in the order of the requests that changed it.
     pub fn shown(&self, bucket: &str, key: &str) -> Vec<Shown> {
         let of_key = |shown: &&Shown| shown.bucket == bucket && shown.key == key;
@@ -249,6 +269,13 @@ fn open((upload_id, upload): (&String, &multipart::Upload)) -> (u64, OpenUpload)
         parts: upload.parts.keys().filter_map(|number| u32::try_from(*number).ok()).collect(),
     };
     (upload.rank, open)
+}
+
+impl Serve for Fake {
+    fn serve(&self, request: Request<Bytes>, client: &str) -> Answering {
+        let (fake, caller) = (self.clone(), client.to_owned());
+        Box::pin(async move { fake.call(request, &caller).await })
+    }
 }
 
 impl fmt::Debug for Fake {

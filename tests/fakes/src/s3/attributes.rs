@@ -145,7 +145,7 @@ pub(super) fn hold(
 }
 
 fn meant(state: &State, place: &Place, version_id: Option<&str>) -> S3Result<(Arc<Entry>, Object)> {
-    find(state.bucket(&place.bucket)?, &place.key, version_id, &state.traits, false)
+    find(state.bucket(&place.bucket)?, &place.key, version_id, &state.traits)
 }
 
 /// Locks need a bucket that has them, and a request whose body is proved.

@@ -49,13 +49,15 @@ pub(super) fn check(state: &mut State, write: Write, place: &Place, call: &Call)
     let bucket = state.bucket(&place.bucket)?;
     let current = bucket.current(&place.key).map(AsRef::as_ref);
     if let Some(wanted) = if_match {
-        matches_current(write, wanted, current)?;
+        let nothing = state.traits.match_over_nothing;
+        matches_current(write, wanted, current, nothing)?;
     }
     if let Some(unwanted) = if_none_match {
         none_matches(unwanted, current, manner)?;
         let deleted = bucket.keys.get(&place.key).map_or(0, |history| history.deleted);
         if let Write::Complete(begun) = write
             && deleted > begun
+            && state.traits.conflicts_after_delete
         {
             return Err(conflict());
         }
@@ -64,10 +66,11 @@ pub(super) fn check(state: &mut State, write: Write, place: &Place, call: &Call)
 }
 
 /// `If-Match` of a write; over nothing and over a delete marker the answers differ by operation.
-fn matches_current(write: Write, wanted: &str, current: Option<&Entry>) -> S3Result<()> {
+fn matches_current(write: Write, wanted: &str, current: Option<&Entry>, nothing: u16) -> S3Result<()> {
     match (current.map(|entry| &entry.object), write) {
         (Some(Some(object)), _) if is_of(wanted, object) => Ok(()),
         (Some(Some(_)), _) | (Some(None), Write::Delete) => Err(precondition_failed("If-Match")),
+        (Some(None), _) | (None, _) if nothing == 412 => Err(precondition_failed("If-Match")),
         (Some(None), _) | (None, _) => Err(no_such_key()),
     }
 }

@@ -56,14 +56,14 @@ impl Dress {
     }
 
     /// Puts content into it.
-    pub(super) fn around(self, bytes: Bytes, etag: String, checksum: Checksum) -> Object {
+    pub(super) fn around(self, bytes: Bytes, etag: String, checksum: Option<Checksum>) -> Object {
         Object {
             bytes,
             etag,
             headers: self.headers,
             tags: self.tags,
             encryption: self.encryption,
-            checksum: Some(checksum),
+            checksum,
             parts: Vec::new(),
             storage_class: self.storage_class,
             lock: self.lock,

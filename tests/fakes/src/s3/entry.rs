@@ -32,6 +32,8 @@ pub struct Entry {
     pub object: Option<Object>,
     /// Its place among the entries of the key.
     pub(super) rank: u64,
+    /// The rank at which its write began, which for an upload is before it landed.
+    pub(super) begun: u64,
 }
 
 impl Entry {

@@ -1,6 +1,7 @@
 //! ListObjectVersions. AWS mixes versions and delete markers, newest first within a key; the `s3s`
 //! crate would write them apart, so this one answer is written here.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -14,9 +15,9 @@ use super::Shared;
 use super::entry::Entry;
 use super::events::form_encoded;
 use super::refusal::{bad_request, not_implemented};
-use super::state::{Bucket, State};
+use super::state::{Bucket, History, State};
 use super::times::iso;
-use super::traits::Resolution;
+use super::traits::{Order, Resolution, Traits};
 
 /// Takes `GET /bucket?versions` out of the service's hands.
 pub(super) struct Versions {
@@ -98,7 +99,7 @@ fn page(state: &mut State, asked: &Asked) -> S3Result<String> {
     found.truncate(asked.keys_max);
     let next = found.last().filter(|_| more).map(|last| (last.key.to_owned(), last.entry.version_id.clone()));
     if state.traits.lists_apart {
-        found.sort_by_key(|listed| listed.entry.is_marker());
+        found.sort_by_key(|listed| !listed.entry.is_marker());
     }
     let mut text = head(asked, more, next);
     found.iter().for_each(|listed| text.push_str(&element(listed, asked, state.traits.last_modified)));
@@ -108,24 +109,39 @@ fn page(state: &mut State, asked: &Asked) -> S3Result<String> {
 
 /// All entries behind the markers, up to one more than the page may have.
 fn entries<'a>(state: &'a State, bucket: &'a Bucket, asked: &Asked) -> Vec<Listed<'a>> {
-    let start = asked.key_marker.as_deref().unwrap_or_default();
-    let matching = bucket.keys.range(start.to_owned()..).filter(|(key, _)| key.starts_with(&asked.prefix));
+    let start = asked.key_marker.clone().unwrap_or_default();
+    let matching = bucket.keys.range(start..).filter(|(key, _)| key.starts_with(&asked.prefix));
     let all = matching.flat_map(|(key, history)| {
         let newest = history.entries.last().map(|entry| entry.id);
-        let bound = if asked.key_marker.as_ref() == Some(key) { bound(state, bucket, asked, key) } else { u64::MAX };
-        let behind = history.entries.iter().rev().filter(move |entry| entry.rank < bound);
-        behind.map(move |entry| Listed { key, entry, is_latest: newest == Some(entry.id) })
+        let mut of_key = newest_first(history, &state.traits);
+        if asked.key_marker.as_ref() == Some(key) {
+            of_key = behind(state, of_key, asked.version_id_marker.as_deref());
+        }
+        of_key.into_iter().map(move |entry| Listed { key, entry, is_latest: newest == Some(entry.id) })
     });
     all.take(asked.keys_max + 1).collect()
 }
 
-/// The rank behind which the page goes on within the key of the marker. The marker's version may be
-/// gone by now: its place is remembered.
-fn bound(state: &State, bucket: &Bucket, asked: &Asked, key: &str) -> u64 {
-    let Some(id) = asked.version_id_marker.as_deref() else { return 0 };
-    let there = bucket.version(key, id).map(|entry| entry.rank);
-    let ever = || state.entries.values().rev().find(|entry| entry.version_id == id).map(|entry| entry.rank);
-    there.or_else(ever).unwrap_or(0)
+/// The entries of a key in the order in which the endpoint lists them.
+fn newest_first<'a>(history: &'a History, traits: &Traits) -> Vec<&'a Entry> {
+    let mut entries: Vec<&Entry> = history.entries.iter().rev().map(AsRef::as_ref).collect();
+    if traits.order == Order::LastCompletedListedAsBegun {
+        entries.sort_by_key(|entry| Reverse(entry.begun));
+    }
+    if traits.lists_null_last {
+        entries.sort_by_key(|entry| entry.version_id == "null");
+    }
+    entries
+}
+
+/// What of a key follows the marker's version. That may be gone by now: its place is remembered.
+fn behind<'a>(state: &State, entries: Vec<&'a Entry>, version_id: Option<&str>) -> Vec<&'a Entry> {
+    let Some(id) = version_id else { return Vec::new() };
+    if let Some(at) = entries.iter().position(|entry| entry.version_id == id) {
+        return entries.into_iter().skip(at + 1).collect();
+    }
+    let gone = state.entries.values().rev().find(|entry| entry.version_id == id).map_or(0, |entry| entry.rank);
+    entries.into_iter().filter(|entry| entry.rank < gone).collect()
 }
 
 fn head(asked: &Asked, more: bool, next: Option<(String, String)>) -> String {

@@ -27,7 +27,7 @@ pub(super) fn get(state: &mut State, call: &Call, input: &GetObjectInput) -> S3R
         part: input.part_number,
     };
     let bucket = state.bucket(&input.bucket)?;
-    let (entry, object) = find(bucket, &input.key, input.version_id.as_deref(), &state.traits, false)?;
+    let (entry, object) = find(bucket, &input.key, input.version_id.as_deref(), &state.traits)?;
     state.usable(&object.encryption)?;
     if matches!(object.storage_class.as_str(), "GLACIER" | "DEEP_ARCHIVE") {
         let message = "the operation is not valid for the object's storage class";
@@ -53,7 +53,7 @@ pub(super) fn head(state: &mut State, call: &Call, input: &HeadObjectInput) -> S
         part: input.part_number,
     };
     let bucket = state.bucket(&input.bucket)?;
-    let (entry, object) = find(bucket, &input.key, input.version_id.as_deref(), &state.traits, true)?;
+    let (entry, object) = find(bucket, &input.key, input.version_id.as_deref(), &state.traits)?;
     if reading.wants_checksum() {
         state.usable(&object.encryption)?;
     }
@@ -67,7 +67,6 @@ pub(super) fn find(
     key: &str,
     version_id: Option<&str>,
     traits: &Traits,
-    head: bool,
 ) -> S3Result<(Arc<Entry>, Object)> {
     let entry = match version_id {
         Some(id) if !is_version_id(id) => return Err(bad_request("InvalidArgument", "Invalid version id specified")),
@@ -76,7 +75,7 @@ pub(super) fn find(
     };
     match &entry.object {
         Some(object) => Ok((Arc::clone(entry), object.clone())),
-        None if version_id.is_some() && head && traits.marker_version_head == 404 => Err(no_such_version()),
+        None if version_id.is_some() && traits.marker_version == 404 => Err(no_such_key()),
         None if version_id.is_some() => {
             let error = refuse(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "a delete marker cannot be read");
             let time = http_date(entry.last_modified);

@@ -100,7 +100,9 @@ fn delete_one(state: &mut State, deed: &Deed<'_>, place: &Place, version_id: Opt
 fn remove_version(state: &mut State, deed: &Deed<'_>, place: &Place, version_id: &str) -> S3Result<Deleted> {
     let named = Some(version_id.to_owned());
     let Some(entry) = state.bucket(&place.bucket)?.version(&place.key, version_id).map(Arc::clone) else {
-        return Ok(Deleted { marker: false, version_id: named });
+        let known = state.traits.removes_twice || version_id == "null";
+        let gone = Deleted { marker: false, version_id: named };
+        return if known { Ok(gone) } else { Err(bad_request("InvalidArgument", "Invalid version id specified")) };
     };
     unlocked(&entry, deed.call, state.clock.now())?;
     state.remove(place, &entry, deed)?;

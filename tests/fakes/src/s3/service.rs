@@ -8,7 +8,7 @@ use s3s::{S3, S3Request, S3Response, S3Result};
 
 use super::state::State;
 use super::{Call, Shared};
-use super::{attributes, buckets, contents, multipart, reads, removal, uploads, writes};
+use super::{attributes, buckets, completion, contents, multipart, reads, removal, uploads, writes};
 
 /// The operations over the shared state.
 pub(super) struct Service {
@@ -63,7 +63,7 @@ operations! {
     create_multipart_upload: CreateMultipartUploadInput => CreateMultipartUploadOutput by multipart::create;
     upload_part: UploadPartInput => UploadPartOutput by multipart::upload_part;
     upload_part_copy: UploadPartCopyInput => UploadPartCopyOutput by multipart::copy_part;
-    complete_multipart_upload: CompleteMultipartUploadInput => CompleteMultipartUploadOutput by multipart::complete;
+    complete_multipart_upload: CompleteMultipartUploadInput => CompleteMultipartUploadOutput by completion::complete;
     abort_multipart_upload: AbortMultipartUploadInput => AbortMultipartUploadOutput by multipart::abort;
     list_parts: ListPartsInput => ListPartsOutput by uploads::parts;
     list_multipart_uploads: ListMultipartUploadsInput => ListMultipartUploadsOutput by uploads::uploads;

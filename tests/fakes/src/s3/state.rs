@@ -51,6 +51,8 @@ pub(super) struct Bucket {
 #[derive(Default)]
 pub(super) struct History {
     pub(super) entries: Vec<Arc<Entry>>,
+    /// All that ever were among them.
+    pub(super) ever: Vec<EntryId>,
     /// The rank of the last DELETE that took something from sight.
     pub(super) deleted: u64,
 }
@@ -73,6 +75,7 @@ pub(super) struct Draft {
     pub(super) object: Option<Object>,
     pub(super) version_id: String,
     pub(super) rank: u64,
+    pub(super) begun: u64,
     pub(super) last_modified: SystemTime,
 }
 
@@ -139,7 +142,7 @@ impl State {
     /// Returns a draft that lands on top now.
     pub(super) fn draft(&mut self, object: Option<Object>) -> Draft {
         let (version_id, rank) = (self.mint.version_id(), self.next_rank());
-        Draft { object, version_id, rank, last_modified: self.clock.now() }
+        Draft { object, version_id, rank, begun: rank, last_modified: self.clock.now() }
     }
 
     /// Makes an entry of a draft, at its rank. Where the bucket keeps no versions it takes the place
@@ -158,6 +161,7 @@ impl State {
             cause: deed.cause,
             object: draft.object,
             rank: draft.rank,
+            begun: draft.begun,
         });
         let history = bucket.keys.entry(place.key.clone()).or_default();
         let outdated = !keeps && history.entries.iter().any(|old| old.version_id == "null" && old.rank > entry.rank);
@@ -165,6 +169,7 @@ impl State {
             history.entries.retain(|old| keeps || old.version_id != "null");
             let at = history.entries.partition_point(|old| old.rank < entry.rank);
             history.entries.insert(at, Arc::clone(&entry));
+            history.ever.push(id);
         }
         if entry.is_marker() {
             history.deleted = entry.rank;

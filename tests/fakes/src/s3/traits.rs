@@ -22,6 +22,8 @@ pub enum Order {
     LastInitiated,
     /// The one that was completed last.
     LastCompleted,
+    /// The one that was completed last, but lists have them as they were begun.
+    LastCompletedListedAsBegun,
 }
 
 /// How finely listings state times; headers always state whole seconds.
@@ -59,12 +61,24 @@ pub struct Traits {
     pub delete_conditions: Conditions,
     /// What is current after multipart uploads.
     pub order: Order,
+    /// The status of an `If-Match` over nothing, or of a write over a delete marker.
+    pub match_over_nothing: u16,
+    /// Whether a Complete with `If-None-Match: *` ends in 409 when the key was deleted since the upload began.
+    pub conflicts_after_delete: bool,
     /// Whether the 404 of a deleted key says that a delete marker is there, and which.
     pub names_markers: bool,
-    /// The status of a HEAD of a delete marker by its version id.
-    pub marker_version_head: u16,
-    /// Whether listings give all versions of a page first and then all its delete markers.
+    /// The status of a GET or HEAD of a delete marker by its version id: 405, or 404 as if it were nothing.
+    pub marker_version: u16,
+    /// Whether listings give all delete markers of a page first and then all its versions.
     pub lists_apart: bool,
+    /// Whether listings give the version `null` behind all others of its key, whichever is current.
+    pub lists_null_last: bool,
+    /// Whether removing a version that is gone succeeds like the first time, or is a 400.
+    pub removes_twice: bool,
+    /// Whether aborting an upload that is gone succeeds like the first time, or is a 404.
+    pub aborts_twice: bool,
+    /// Whether an object whose writer sends no checksum gets one.
+    pub adds_checksums: bool,
     /// How finely listings state times.
     pub last_modified: Resolution,
     /// What events say of their order.
@@ -85,12 +99,46 @@ impl Traits {
             copy_conditions: Conditions::Honoured,
             delete_conditions: Conditions::Honoured,
             order: Order::LastInitiated,
+            match_over_nothing: 404,
+            conflicts_after_delete: true,
             names_markers: true,
-            marker_version_head: 405,
+            marker_version: 405,
             lists_apart: false,
+            lists_null_last: false,
+            removes_twice: true,
+            aborts_twice: false,
+            adds_checksums: true,
             last_modified: Resolution::Seconds,
             sequencers: Sequencers::Increasing,
             part_bytes_min: PART_BYTES_MIN,
+        }
+    }
+
+    /// Returns the manners of LocalStack 4.9.2, as far as they can be set.
+    pub fn localstack() -> Self {
+        Self {
+            copy_conditions: Conditions::Ignored,
+            delete_conditions: Conditions::NotImplemented,
+            order: Order::LastCompletedListedAsBegun,
+            lists_apart: true,
+            removes_twice: false,
+            sequencers: Sequencers::Constant,
+            ..Self::aws()
+        }
+    }
+
+    /// Returns the manners of SeaweedFS 4.48, as far as they can be set.
+    pub fn seaweedfs() -> Self {
+        Self {
+            order: Order::LastCompleted,
+            match_over_nothing: 412,
+            conflicts_after_delete: false,
+            names_markers: false,
+            marker_version: 404,
+            lists_null_last: true,
+            aborts_twice: true,
+            adds_checksums: false,
+            ..Self::aws()
         }
     }
 }

@@ -13,7 +13,7 @@ use super::Call;
 use super::checksums::{Algorithm, Checksum, md5_hex, put_checksum, verified};
 use super::conditions::{Read, Write, check, text};
 use super::dress::{Dress, describe_checksum, describe_encryption, name_version};
-use super::entry::{Encryption, Entry, Object};
+use super::entry::{Encryption, Entry, Lock, Object};
 use super::reads::{check_customer_key, find};
 use super::refusal::{bad_request, refuse};
 use super::state::{Deed, Place, State, set};
@@ -24,10 +24,14 @@ pub(super) fn put(state: &mut State, call: &Call, input: &PutObjectInput) -> S3R
     let place = Place::new(&input.bucket, &input.key);
     let dress = Dress::of(&call.headers, state.bucket(&place.bucket)?)?;
     let sent = verified(&call.headers, &call.body)?;
+    if dress.lock != Lock::default() && sent.is_none() && !call.headers.contains_key("content-md5") {
+        let message = "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters";
+        return Err(bad_request("InvalidRequest", message));
+    }
     state.usable(&dress.encryption)?;
     check(state, Write::Put, &place, call)?;
     let etag = etag(state, &dress.encryption, &call.body);
-    let checksum = sent.unwrap_or_else(|| own_checksum(&call.body));
+    let checksum = sent.or_else(|| state.traits.adds_checksums.then(|| own_checksum(&call.body)));
     let draft = state.draft(Some(dress.around(call.body.clone(), etag, checksum)));
     let entry = state.land(&place, draft, &Deed { call, cause: "PutObject" })?;
     let mut headers = written(state, &place, &entry)?;
@@ -51,7 +55,7 @@ pub(super) fn copy(state: &mut State, call: &Call, input: &CopyObjectInput) -> S
     let algorithm = text(&call.headers, "x-amz-checksum-algorithm").and_then(Algorithm::named);
     let algorithm = algorithm.or(object.checksum.as_ref().map(|kept| kept.algorithm));
     let checksum = full_checksum(algorithm.unwrap_or(Algorithm::Crc64Nvme), &object.bytes);
-    let draft = state.draft(Some(dress.around(object.bytes.clone(), etag.clone(), checksum.clone())));
+    let draft = state.draft(Some(dress.around(object.bytes.clone(), etag.clone(), Some(checksum.clone()))));
     let entry = state.land(&place, draft, &Deed { call, cause: "CopyObject" })?;
     let mut headers = written(state, &place, &entry)?;
     set(&mut headers, "x-amz-copy-source-version-id", &source.version_id);
@@ -76,7 +80,7 @@ pub(super) fn source(
     let CopySource::Bucket { bucket, key, version_id } = from else {
         return Err(bad_request("InvalidArgument", "the fake has no access points"));
     };
-    let (entry, object) = find(state.bucket(bucket)?, key, version_id.as_deref(), &state.traits, false)?;
+    let (entry, object) = find(state.bucket(bucket)?, key, version_id.as_deref(), &state.traits)?;
     let conditions = Read {
         if_match: text(&call.headers, "x-amz-copy-source-if-match"),
         if_none_match: text(&call.headers, "x-amz-copy-source-if-none-match"),

@@ -230,3 +230,40 @@ impl Dice {
         self.rng.usize(1..=most)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// Sends the letters to a queue and receives up to ten at the same moment.
+    fn received(quirks: Quirks) -> String {
+        let (mut queue, mut dice, now) = (Queue::new("orders"), Dice::new(1), Instant::now());
+        queue.quirks = quirks;
+        for letter in 'a'..='j' {
+            let content = Content { id: dice.id(), body: letter.to_string(), attributes: BTreeMap::new() };
+            queue.send(content, 0, now, &mut dice);
+        }
+        let received = queue.receive(10, HIDDEN_MAX, Moment { now, wall_ms: 0 }, &mut dice).unwrap();
+        received.into_iter().map(|received| received.message.content.body).collect()
+    }
+
+    #[test]
+    fn a_queue_without_quirks_gives_the_oldest_first() {
+        assert_eq!(received(Quirks::default()), "abcdefghij");
+    }
+
+    #[test]
+    fn a_queue_that_reorders_gives_some_in_another_order() {
+        let letters = received(Quirks { reorder: true, ..Quirks::default() });
+        assert!(!letters.is_empty() && !letters.chars().collect::<Vec<_>>().is_sorted(), "{letters}");
+    }
+
+    #[test]
+    fn a_message_that_comes_late_is_not_there_yet() {
+        let late = Quirks { delayed: 0.5, delay_max: Duration::from_secs(60), ..Quirks::default() };
+        let letters = received(late);
+        assert!((1..10).contains(&letters.len()), "{letters}");
+    }
+}

@@ -61,7 +61,9 @@ async fn a_retained_version_is_not_removed_before_its_time() {
     let fake = lockable();
     for (mode, bypassed) in [("GOVERNANCE", 204), ("COMPLIANCE", 403)] {
         let until = ("x-amz-object-lock-retain-until-date", "2026-01-01T01:00:00Z");
-        let put = send(&fake, "PUT /versioned/key", &[("x-amz-object-lock-mode", mode), until], "x").await;
+        let (lock, md5) = (("x-amz-object-lock-mode", mode), proof("x"));
+        assert_eq!(send(&fake, "PUT /versioned/key", &[lock, until], "x").await.outcome(), "400 InvalidRequest");
+        let put = send(&fake, "PUT /versioned/key", &[lock, until, ("content-md5", &md5)], "x").await;
         let path = format!("/versioned/key?versionId={}", put.version());
         let read = head(&fake, &path).await;
         assert_eq!(read.header("x-amz-object-lock-mode"), mode);
@@ -80,7 +82,8 @@ async fn a_retained_version_is_not_removed_before_its_time() {
 #[tokio::test(start_paused = true)]
 async fn a_legal_hold_stands_until_it_is_lifted() {
     let fake = lockable();
-    let held = send(&fake, "PUT /versioned/key", &[("x-amz-object-lock-legal-hold", "ON")], "x").await;
+    let on = [("x-amz-object-lock-legal-hold", "ON"), ("content-md5", &proof("x"))];
+    let held = send(&fake, "PUT /versioned/key", &on, "x").await;
     let path = format!("/versioned/key?versionId={}", held.version());
     assert_eq!(head(&fake, &path).await.header("x-amz-object-lock-legal-hold"), "ON");
     assert_eq!(get(&fake, "/versioned/key?legal-hold").await.element("Status"), "ON");

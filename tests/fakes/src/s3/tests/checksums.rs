@@ -42,6 +42,19 @@ async fn without_one_s3_adds_its_own_and_shows_it_only_to_those_who_ask() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_endpoint_may_add_no_checksum() {
+    let fake = endpoint();
+    fake.set_traits(Traits { adds_checksums: false, ..fake.traits() });
+    put(&fake, "/versioned/key", "123456789").await;
+    let asked = || send(&fake, "HEAD /versioned/key", &[MODE], "");
+    assert_eq!(asked().await.header("x-amz-checksum-type"), "");
+    in_parts(&fake, &[], &[]).await;
+    assert_eq!(asked().await.header("x-amz-checksum-type"), "");
+    send(&fake, "PUT /versioned/key", &[("x-amz-checksum-crc32", KNOWN[1].1)], "123456789").await;
+    assert_eq!(asked().await.header("x-amz-checksum-crc32"), KNOWN[1].1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn content_md5_is_verified() {
     let fake = endpoint();
     for (value, outcome) in [
@@ -71,14 +84,23 @@ async fn an_upload_has_the_checksum_of_the_whole_and_verifies_it() {
     let wrong = [("x-amz-checksum-crc64nvme", "AAAAAAAAAAA=")];
     assert_eq!(in_parts(&fake, &create, &wrong).await.outcome(), "400 BadDigest");
     let composite = [("x-amz-checksum-type", "COMPOSITE")];
-    assert_eq!(in_parts(&fake, &create, &composite).await.outcome(), "400 InvalidRequest");
+    assert_eq!(in_parts(&fake, &create, &composite).await.outcome(), "400 BadDigest");
     assert_eq!(in_parts(&fake, &[], &[("x-amz-mp-object-size", "8")]).await.outcome(), "400 InvalidRequest");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_checksum_of_checksums_says_how_many_there_are() {
     let fake = endpoint();
-    in_parts(&fake, &[("x-amz-checksum-algorithm", "SHA256")], &[]).await;
+    let upload = begin(&fake, "/versioned/key", &[("x-amz-checksum-algorithm", "SHA256")]).await;
+    let line = |number| format!("PUT /versioned/key?partNumber={number}&uploadId={upload}");
+    assert_eq!(send(&fake, &line(1), &[], "12345").await.outcome(), "400 InvalidRequest", "it was announced");
+    let mut etags = Vec::new();
+    for (number, body) in [(1, "12345"), (2, "6789")] {
+        let sum = Algorithm::Sha256.of(body.as_bytes());
+        let sent = send(&fake, &line(number), &[("x-amz-checksum-sha256", &sum)], body).await;
+        etags.push(sent.header("etag").to_owned());
+    }
+    complete(&fake, "/versioned/key", &upload, &[(1, &etags[0]), (2, &etags[1])], &[]).await;
     let head = send(&fake, "HEAD /versioned/key", &[MODE], "").await;
     // base64(sha256(sha256("12345") + sha256("6789")))
     assert_eq!(head.header("x-amz-checksum-sha256"), "/wiQ+jHXUUcr18tTEaeru5H1cBgrYDQGvfxkGFLzgl4=-2");

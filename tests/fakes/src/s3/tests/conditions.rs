@@ -115,6 +115,26 @@ async fn a_complete_has_conditions_and_counts_a_delete_since_its_beginning_as_a_
     let answer = complete(&fake, "/versioned/raced", &upload, &[(1, &etag)], &[X]).await;
     assert_eq!(answer.outcome(), "404 NoSuchKey");
     assert_eq!(fake.open_uploads("versioned").len(), 3, "a refused upload stays open");
+    fake.set_traits(Traits { conflicts_after_delete: false, match_over_nothing: 412, ..fake.traits() });
+    let answer = complete(&fake, "/versioned/raced", &upload, &[(1, &etag)], &[X]).await;
+    assert_eq!(answer.outcome(), "412 PreconditionFailed");
+    let answer = complete(&fake, "/versioned/raced", &upload, &[(1, &etag)], &[NEW]).await;
+    assert_eq!(answer.outcome(), "200");
+    assert_eq!(send(&fake, "DELETE /versioned/none", &[X], "").await.outcome(), "412 PreconditionFailed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_removal_of_what_was_current_is_a_conflict_too() {
+    let fake = endpoint();
+    let old = put(&fake, "/versioned/key", "old").await.version();
+    let current = put(&fake, "/versioned/key", "x").await.version();
+    let upload = begin(&fake, "/versioned/key", &[]).await;
+    let etag = part(&fake, "/versioned/key", &upload, 1, "p").await;
+    for (version, outcome) in [(old, "412 PreconditionFailed"), (current, "409 ConditionalRequestConflict")] {
+        delete(&fake, &format!("/versioned/key?versionId={version}")).await;
+        let answer = complete(&fake, "/versioned/key", &upload, &[(1, &etag)], &[NEW]).await;
+        assert_eq!(answer.outcome(), outcome);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! Lists of versions and of objects.
 
 use super::*;
-use crate::s3::traits::Resolution;
+use crate::s3::traits::{Order, Resolution};
 
 /// The entries of a page as `kind key version`, in the order of the text.
 fn listed(answer: &Answer) -> Vec<String> {
@@ -43,24 +43,28 @@ async fn versions_and_markers_are_mixed_newest_first_within_a_key() {
     assert_eq!(listed(&get(&fake, "/versioned?versions&prefix=a/").await), all[4..8]);
 }
 
+/// The whole list in pages of a size.
+async fn paged(fake: &Fake, size: usize) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut from = String::new();
+    loop {
+        let page = get(fake, &format!("/versioned?versions&max-keys={size}{from}")).await;
+        found.extend(listed(&page));
+        if page.element("IsTruncated") == "false" {
+            return found;
+        }
+        let (key, version) = (page.element("NextKeyMarker"), page.element("NextVersionIdMarker"));
+        assert!(found.last().unwrap().ends_with(&format!("{key} {version}")));
+        from = format!("&key-marker={key}&version-id-marker={version}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn pages_of_any_size_make_the_same_list() {
     let fake = endpoint();
     let all = filled(&fake).await;
     for size in 1..=13 {
-        let mut found = Vec::new();
-        let mut from = String::new();
-        loop {
-            let page = get(&fake, &format!("/versioned?versions&max-keys={size}{from}")).await;
-            found.extend(listed(&page));
-            if page.element("IsTruncated") == "false" {
-                break;
-            }
-            let (key, version) = (page.element("NextKeyMarker"), page.element("NextVersionIdMarker"));
-            assert!(found.last().unwrap().ends_with(&format!("{key} {version}")));
-            from = format!("&key-marker={key}&version-id-marker={version}");
-        }
-        assert_eq!(found, all, "pages of {size}");
+        assert_eq!(paged(&fake, size).await, all, "pages of {size}");
     }
     assert!(listed(&get(&fake, "/versioned?versions&max-keys=0").await).is_empty());
 }
@@ -98,7 +102,32 @@ async fn an_endpoint_may_list_the_two_kinds_apart() {
     let all = filled(&fake).await;
     fake.set_traits(Traits { lists_apart: true, ..fake.traits() });
     let kind = |wanted: &str| all.iter().filter(|entry| entry.starts_with(wanted)).cloned().collect::<Vec<_>>();
-    assert_eq!(listed(&get(&fake, "/versioned?versions").await), [kind("v"), kind("m")].concat());
+    assert_eq!(listed(&get(&fake, "/versioned?versions").await), [kind("m"), kind("v")].concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_may_list_in_another_order_than_it_shows() {
+    let fake = endpoint();
+    fake.set_versioning("suspended", Versioning::Enabled);
+    let kept = put(&fake, "/suspended/key", "x").await.version();
+    fake.set_versioning("suspended", Versioning::Suspended);
+    put(&fake, "/suspended/key", "y").await;
+    fake.set_traits(Traits { lists_null_last: true, order: Order::LastCompletedListedAsBegun, ..fake.traits() });
+    let answer = get(&fake, "/suspended?versions").await;
+    assert_eq!(listed(&answer), [format!("v key {kept}"), "v key null".to_owned()]);
+    assert_eq!(answer.elements("IsLatest"), ["false", "true"]);
+    let upload = begin(&fake, "/versioned/key", &[]).await;
+    let etag = part(&fake, "/versioned/key", &upload, 1, "upload").await;
+    let newer = put(&fake, "/versioned/key", "put").await.version();
+    let current = complete(&fake, "/versioned/key", &upload, &[(1, &etag)], &[]).await.version();
+    let answer = get(&fake, "/versioned?versions").await;
+    assert_eq!(listed(&answer), [format!("v key {newer}"), format!("v key {current}")]);
+    assert_eq!(answer.elements("IsLatest"), ["false", "true"]);
+    assert_eq!(get(&fake, "/versioned/key").await.text, "upload");
+    let first = get(&fake, "/versioned?versions&max-keys=1").await;
+    assert_eq!(first.element("NextVersionIdMarker"), newer);
+    let rest = get(&fake, &format!("/versioned?versions&key-marker=key&version-id-marker={newer}")).await;
+    assert_eq!(listed(&rest), [format!("v key {current}")]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -106,6 +106,8 @@ async fn an_aborted_upload_is_gone_and_both_lists_tell() {
     assert_eq!(delete(&fake, &path).await.outcome(), "204");
     assert_eq!(delete(&fake, &path).await.outcome(), "404 NoSuchUpload");
     assert_eq!(get(&fake, "/versioned?uploads").await.elements("UploadId"), [other.as_str()]);
+    fake.set_traits(Traits { aborts_twice: true, ..fake.traits() });
+    assert_eq!(delete(&fake, &path).await.outcome(), "204");
     let late = send(&fake, &format!("PUT /versioned/key?partNumber=1&uploadId={upload}"), &[], "x").await;
     assert_eq!(late.outcome(), "404 NoSuchUpload");
 }

@@ -153,12 +153,24 @@ async fn many_are_deleted_at_once_each_for_itself() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_endpoint_may_refuse_to_remove_what_is_gone() {
+    let fake = endpoint();
+    fake.set_traits(Traits { removes_twice: false, ..fake.traits() });
+    let path = format!("/versioned/key?versionId={}", put(&fake, "/versioned/key", "x").await.version());
+    assert_eq!(delete(&fake, &path).await.outcome(), "204");
+    assert_eq!(delete(&fake, &path).await.outcome(), "400 InvalidArgument");
+    assert_eq!(delete(&fake, "/unversioned/key").await.outcome(), "204");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_endpoint_may_say_less_of_markers() {
     let fake = endpoint();
     put(&fake, "/versioned/key", "x").await;
     let marker = delete(&fake, "/versioned/key").await.version();
-    fake.set_traits(Traits { names_markers: false, marker_version_head: 404, ..fake.traits() });
+    fake.set_traits(Traits { names_markers: false, marker_version: 404, ..fake.traits() });
     let answer = head(&fake, "/versioned/key").await;
     assert_eq!((answer.status, answer.header("x-amz-delete-marker")), (404, ""));
     assert_eq!(head(&fake, &format!("/versioned/key?versionId={marker}")).await.status, 404);
+    let answer = get(&fake, &format!("/versioned/key?versionId={marker}")).await;
+    assert_eq!((answer.outcome().as_str(), answer.header("x-amz-delete-marker")), ("404 NoSuchKey", ""));
 }

@@ -1,0 +1,160 @@
+//! One to three daemons on one queue, some of which die in the middle of things and come back, with
+//! their disk or without.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_config::SdkConfig;
+use fastrand::Rng;
+use s3_replicator::admin::Status;
+use s3_replicator::failpoint::{Failpoint, Failpoints};
+use s3_replicator::pipeline::{Daemon, Outside};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::sim::{QUEUE, Sim};
+
+/// What the daemons are told, and what befalls them.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) daemons: usize,
+    /// How often each of them dies.
+    pub(crate) crashes: u32,
+    /// Where they die; anywhere if nothing is said.
+    pub(crate) at: Option<Failpoint>,
+    /// A daemon that dies may lose its disk.
+    pub(crate) lose_disks: bool,
+    /// The rest of the one rule, as the configuration has it.
+    pub(crate) rule: String,
+    /// Keys of the accounts, as the configuration has them.
+    pub(crate) account: String,
+}
+
+/// The lives of one daemon.
+#[derive(Debug)]
+pub(crate) struct Member {
+    config: String,
+    state_dir: PathBuf,
+    sdk: SdkConfig,
+    rng: Rng,
+    plan: Plan,
+}
+
+/// What became of a daemon.
+#[derive(Debug)]
+pub(crate) struct Fate {
+    /// What it said at the end.
+    pub(crate) status: Status,
+    /// Where it died before.
+    pub(crate) deaths: Vec<Failpoint>,
+    /// How often its disk was lost.
+    pub(crate) lost_disks: u32,
+}
+
+/// Prepares the daemons.
+pub(crate) fn members(sim: &mut Sim, plan: &Plan) -> Vec<Member> {
+    (0..plan.daemons).map(|number| Member::new(sim, plan, number)).collect()
+}
+
+/// Lets the daemons live until told to stop.
+pub(crate) async fn live(members: Vec<Member>, stop: CancellationToken) -> Vec<Fate> {
+    futures::future::join_all(members.into_iter().map(|member| Box::pin(member.live(stop.clone())))).await
+}
+
+impl Member {
+    fn new(sim: &mut Sim, plan: &Plan, number: usize) -> Self {
+        let name = format!("daemon-{number}");
+        let state_dir = sim.dir.path().join(&name);
+        let config = config(&state_dir.display().to_string(), &sim.sqs.url(QUEUE), plan);
+        Self { config, state_dir, sdk: sim.sdk(&name), rng: sim.rng.fork(), plan: plan.clone() }
+    }
+
+    async fn live(mut self, stop: CancellationToken) -> Fate {
+        let (mut deaths, mut lost_disks) = (Vec::new(), 0);
+        let mut left = self.plan.crashes;
+        loop {
+            let death = Arc::new(Death::default());
+            let failpoints = if left > 0 { self.arm(&death) } else { Failpoints::default() };
+            let daemon = self.start(failpoints).await;
+            tokio::select! {
+                biased;
+                () = death.came.notified() => {}
+                () = stop.cancelled() => {
+                    let status = daemon.status().await.unwrap();
+                    daemon.stop().await;
+                    return Fate { status, deaths, lost_disks };
+                }
+            }
+            left -= 1;
+            deaths.extend(death.at.lock().unwrap().take());
+            drop(daemon);
+            tokio::time::sleep(Duration::from_millis(self.rng.u64(1..180_000))).await;
+            if self.plan.lose_disks && self.rng.bool() {
+                std::fs::remove_dir_all(&self.state_dir).unwrap();
+                lost_disks += 1;
+            }
+        }
+    }
+
+    fn arm(&mut self, death: &Arc<Death>) -> Failpoints {
+        let nth = if self.plan.at.is_some() { 1 } else { self.rng.u32(1..60) };
+        let death = Arc::clone(death);
+        Failpoints::armed(self.plan.at, nth, move |at| {
+            *death.at.lock().unwrap() = Some(at);
+            death.came.notify_one();
+        })
+    }
+
+    /// Starts the daemon, as soon as the last one has let go of the ledger.
+    async fn start(&self, failpoints: Failpoints) -> Daemon {
+        let settings = replicator_config::parse(&self.config).unwrap_or_else(|error| panic!("{error}"));
+        for _ in 0..1_000 {
+            let outside = Outside { listener: None, failpoints: failpoints.clone(), sdk: Some(self.sdk.clone()) };
+            match Daemon::start(settings.clone(), outside).await {
+                Ok(daemon) => return daemon,
+                Err(error) if error.to_string().contains("in use") => tokio::task::yield_now().await,
+                Err(error) => panic!("{error:#}"),
+            }
+        }
+        panic!("the last daemon holds the ledger forever");
+    }
+}
+
+#[derive(Debug, Default)]
+struct Death {
+    came: Notify,
+    at: std::sync::Mutex<Option<Failpoint>>,
+}
+
+fn config(state_dir: &str, queue: &str, Plan { rule, account, .. }: &Plan) -> String {
+    format!(
+        r#"
+state_dir = "{state_dir}"
+memory = "64MiB"
+
+[accounts.source]
+region = "eu-west-1"
+{account}
+
+[accounts.archive]
+region = "eu-central-1"
+{account}
+
+[[queues]]
+url = "{queue}"
+account = "source"
+visibility_timeout = "60s"
+
+[[rules]]
+id = "orders"
+source = {{ account = "source", bucket = "{source}" }}
+destination = {{ account = "archive", bucket = "{archive}" }}
+since = "2020-01-01T00:00:00Z"
+delete_markers = true
+{rule}
+"#,
+        source = crate::sim::SOURCE,
+        archive = crate::sim::ARCHIVE,
+    )
+}

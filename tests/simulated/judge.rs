@@ -1,0 +1,121 @@
+//! What must be true of a key when all is settled, and of every state that its destination showed.
+
+mod history;
+mod journal;
+mod states;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use replicator_fakes::s3::entry::Entry;
+
+use crate::sim::{ARCHIVE, SOURCE, Sim};
+
+/// The name of the stamp's header, after `x-amz-meta-`.
+const STAMP: &str = "s3-replicator";
+
+/// What the rule and the world allow.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Expect {
+    /// Only the newest state is replicated.
+    pub(crate) latest: bool,
+    /// Versions that are deleted for good at the source are deleted at the destination.
+    pub(crate) version_deletes: bool,
+    /// Versions were deleted for good at the source.
+    pub(crate) purges: bool,
+    /// An upload may be left open: whoever began it died, or never learnt its name.
+    pub(crate) orphans: bool,
+}
+
+/// One key on both sides: every entry that was ever there, in the order of its bucket, and what is left.
+struct Case<'a> {
+    key: &'a str,
+    expect: Expect,
+    source: Vec<Arc<Entry>>,
+    source_now: BTreeSet<String>,
+    replicas: Vec<Arc<Entry>>,
+    replicas_now: BTreeSet<String>,
+}
+
+/// Returns everything that is wrong.
+pub(crate) fn judge(sim: &Sim, expect: Expect) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let keys: BTreeSet<String> = [SOURCE, ARCHIVE].iter().flat_map(|bucket| sim.s3.keys_ever(bucket)).collect();
+    for key in &keys {
+        let now = |bucket| sim.s3.history(bucket, key).iter().map(|entry| entry.version_id.clone()).collect();
+        let case = Case {
+            key,
+            expect,
+            source: sim.s3.ever(SOURCE, key),
+            source_now: now(SOURCE),
+            replicas: sim.s3.ever(ARCHIVE, key),
+            replicas_now: now(ARCHIVE),
+        };
+        let mut said = Vec::new();
+        history::judge(&case, &mut said);
+        states::judge(&case, &sim.s3.shown(ARCHIVE, key), &mut said);
+        if !said.is_empty() {
+            wrong.extend(said);
+            wrong.push(case.picture());
+        }
+    }
+    journal::judge(sim, expect, &mut wrong);
+    wrong
+}
+
+impl Case<'_> {
+    /// Finds the source entry that a replica is of, by its place in the source's order.
+    fn origin(&self, replica: &Entry) -> Option<usize> {
+        let object = replica.object.as_ref()?;
+        match object.user(STAMP) {
+            Some(stamp) => {
+                let version = stamp.split(';').nth(2)?;
+                self.source.iter().position(|entry| entry.version_id == version)
+            }
+            // Without a stamp: the one with the same content that no other replica below is of.
+            None => {
+                let twins = |entries: &[Arc<Entry>]| {
+                    let same =
+                        |entry: &&Arc<Entry>| entry.object.as_ref().is_some_and(|other| other.bytes == object.bytes);
+                    entries.iter().filter(same).count()
+                };
+                let below = self.replicas.iter().position(|other| other.id == replica.id)?;
+                let nth = twins(&self.replicas[..below]);
+                let mut places = (0..self.source.len()).filter(|at| twins(&self.source[*at..=*at]) == 1);
+                places.nth(nth)
+            }
+        }
+    }
+
+    /// Draws both histories, oldest first; what is gone is in brackets.
+    fn picture(&self) -> String {
+        let draw = |entries: &[Arc<Entry>], now: &BTreeSet<String>, name: &dyn Fn(&Entry) -> String| {
+            let one = |entry: &Arc<Entry>| match now.contains(&entry.version_id) {
+                true => name(entry),
+                false => format!("[{}]", name(entry)),
+            };
+            entries.iter().map(one).collect::<Vec<_>>().join(" ")
+        };
+        let place = |entry: &Entry| self.source.iter().position(|other| other.id == entry.id);
+        let source = |entry: &Entry| label(entry, place(entry));
+        let replica = |entry: &Entry| format!("{}@{}", label(entry, self.origin(entry)), entry.by);
+        format!(
+            "key {:?}: source {} | replicas {}",
+            self.key,
+            draw(&self.source, &self.source_now, &source),
+            draw(&self.replicas, &self.replicas_now, &replica)
+        )
+    }
+}
+
+fn label(entry: &Entry, place: Option<usize>) -> String {
+    let place = place.map_or("?".to_owned(), |place| place.to_string());
+    match &entry.object {
+        Some(object) => {
+            let letter = object.bytes.first().map_or('-', |byte| char::from(*byte));
+            let parts = if object.etag.contains('-') { "p" } else { "" };
+            format!("v{place}({letter}{}{parts})", object.bytes.len())
+        }
+        None => format!("m{place}"),
+    }
+}

@@ -1,0 +1,25 @@
+//! The daemon in a world of fakes, on one thread, with time that jumps: whole lives of keys in
+//! milliseconds, every fault by script, and a seed that plays the same again.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "a test that cannot go on says so and fails"
+)]
+
+// The world: fakes, a user of the source bucket, a fleet of daemons, the post between them.
+mod fleet;
+mod post;
+mod sim;
+mod story;
+mod workload;
+
+// The judges: what a key's two histories and every state in between must be like.
+mod judge;
+
+// C, M, H, S, D: random histories, deliveries, faults and crashes.
+mod histories;

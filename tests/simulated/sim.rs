@@ -1,0 +1,101 @@
+//! The world: fakes that share one clock, and a runtime whose time jumps to whatever comes next.
+
+use std::time::{Duration, SystemTime};
+
+use aws_config::retry::RetryConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider};
+use aws_smithy_async::rt::sleep::{SharedAsyncSleep, TokioSleep};
+use aws_smithy_async::time::{SharedTimeSource, TimeSource};
+use replicator_fakes::clock::Clock;
+use replicator_fakes::journal::Service;
+use replicator_fakes::net::{Latency, Net};
+use replicator_fakes::s3::entry::Versioning;
+use replicator_fakes::{s3, sqs};
+use tempfile::TempDir;
+
+/// The source bucket.
+pub(crate) const SOURCE: &str = "orders";
+/// The queue.
+pub(crate) const QUEUE: &str = "events";
+/// The destination bucket.
+pub(crate) const ARCHIVE: &str = "orders-replica";
+
+/// All that one simulation plays with.
+#[derive(Debug)]
+pub(crate) struct Sim {
+    pub(crate) seed: u64,
+    pub(crate) rng: fastrand::Rng,
+    pub(crate) clock: Clock,
+    pub(crate) s3: s3::Fake,
+    pub(crate) sqs: sqs::Fake,
+    pub(crate) net: Net,
+    pub(crate) dir: TempDir,
+}
+
+// Any moment will do; this one is after every default that a rule could begin with.
+const BEGINNING_UNIX_SECONDS: u64 = 1_800_000_000;
+
+/// Plays a scenario to its end. Everything in it, the daemons included, runs on this thread and by
+/// this seed.
+pub(crate) fn simulate<T>(seed: u64, scenario: impl AsyncFnOnce(Sim) -> T) -> T {
+    // What the daemon and the SDK draw for their jitter comes from this thread's generator.
+    fastrand::seed(seed);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async { scenario(Sim::new(seed)).await })
+}
+
+impl Sim {
+    fn new(seed: u64) -> Self {
+        let clock = Clock::starting_at_unix(BEGINNING_UNIX_SECONDS);
+        let s3 = s3::Fake::new(clock.clone(), seed);
+        let sqs = sqs::Fake::new("https://sqs.eu-west-1.amazonaws.com", clock.clone(), seed);
+        let net = Net::new(seed);
+        net.route("s3", Service::S3, s3.clone());
+        net.route("sqs", Service::Sqs, sqs.clone());
+        let milliseconds = |from, to| Duration::from_millis(from)..=Duration::from_millis(to);
+        net.latency(Latency { there: milliseconds(1, 60), back: milliseconds(1, 60) });
+        sqs.create(QUEUE);
+        for bucket in [SOURCE, ARCHIVE] {
+            s3.create_bucket(bucket, Versioning::Enabled);
+        }
+        // The ledger syncs all the time, and what a crash leaves is not the disk's doing here.
+        let memory = std::path::Path::new("/dev/shm");
+        let dir = if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() }.unwrap();
+        Self { seed, rng: fastrand::Rng::with_seed(seed), clock, s3, sqs, net, dir }
+    }
+
+    /// Returns how a client of this name reaches the fakes.
+    pub(crate) fn sdk(&self, name: &str) -> SdkConfig {
+        let credentials = Credentials::new("AKIDSIMULATED", "secret", None, None, "simulation");
+        SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("eu-west-1"))
+            .credentials_provider(SharedCredentialsProvider::new(credentials))
+            .http_client(self.net.client(name))
+            .sleep_impl(SharedAsyncSleep::new(TokioSleep::new()))
+            .time_source(SharedTimeSource::new(Time(self.clock.clone())))
+            .retry_config(RetryConfig::disabled())
+            .build()
+    }
+
+    /// Returns a client for whoever uses the buckets.
+    pub(crate) fn user(&self) -> aws_sdk_s3::Client {
+        let config = aws_sdk_s3::config::Builder::from(&self.sdk("user"));
+        aws_sdk_s3::Client::from_conf(config.force_path_style(true).build())
+    }
+
+    /// Waits some of the world's time.
+    pub(crate) async fn pass(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+}
+
+#[derive(Debug)]
+struct Time(Clock);
+
+impl TimeSource for Time {
+    fn now(&self) -> SystemTime {
+        self.0.now()
+    }
+}

@@ -1,0 +1,178 @@
+//! A story: what users do, how the post behaves, what breaks and who dies, all drawn from one seed.
+
+use std::time::Duration;
+
+use replicator_fakes::faults::{Effect, Fault, Place};
+use replicator_fakes::journal::Service;
+use tokio_util::sync::CancellationToken;
+
+use crate::fleet::{self, Fate, Plan};
+use crate::judge::{self, Expect};
+use crate::post::{Manners, Post};
+use crate::sim::{ARCHIVE, QUEUE, SOURCE, Sim, simulate};
+use crate::workload::{self, Shape, User};
+
+/// Everything that is decided before it begins.
+#[derive(Debug, Clone)]
+pub(crate) struct Story {
+    pub(crate) seed: u64,
+    pub(crate) shape: Shape,
+    pub(crate) manners: Manners,
+    pub(crate) plan: Plan,
+    /// Requests of the daemons fail in this share of cases.
+    pub(crate) faults: f64,
+    pub(crate) latest: bool,
+}
+
+/// How a story ended.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    pub(crate) fates: Vec<Fate>,
+    /// What is wrong with it; nothing if all promises were kept.
+    pub(crate) wrong: Vec<String>,
+    /// Which faults struck, and how often.
+    pub(crate) hits: Vec<(String, u64)>,
+    /// How long it took in its own time.
+    pub(crate) lasted: Duration,
+}
+
+// Nothing is late by more than minutes, so what is not settled by then never will be.
+const PATIENCE: Duration = Duration::from_secs(24 * 3600);
+
+// A queue that stays empty for so long: longer than a daemon's poll and anything on its way.
+const QUIET: Duration = Duration::from_secs(180);
+
+impl Story {
+    /// Draws a story.
+    pub(crate) fn draw(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let lossy = rng.u8(..4) == 0;
+        let purges = !lossy && rng.u8(..3) == 0;
+        let latest = !purges && rng.u8(..4) == 0;
+        let version_deletes = purges && rng.bool();
+        let history = if latest { "latest" } else { "exact" };
+        let encryption = ["same", "s3"][rng.usize(..2)];
+        let crashes = if rng.bool() { rng.u32(1..4) } else { 0 };
+        let daemons = rng.usize(1..4);
+        let exclusive = daemons == 1 && crashes == 0 && rng.bool();
+        Self {
+            seed,
+            shape: Shape {
+                keys: rng.usize(1..4),
+                ops: rng.usize(2..24),
+                purges,
+                tags: !lossy && rng.bool(),
+                large: rng.u8(..4) == 0,
+                full: daemons == 1 && rng.bool(),
+            },
+            manners: Manners {
+                delay_max: Duration::from_secs([0, 3, 60, 400][rng.usize(..4)]),
+                twice: if rng.bool() { 0.3 } else { 0.0 },
+                lossy,
+            },
+            plan: Plan {
+                daemons,
+                crashes,
+                at: None,
+                lose_disks: rng.bool(),
+                rule: format!(
+                    "history = \"{history}\"\nversion_deletes = {version_deletes}\nexclusive = {exclusive}\n\
+                     encryption = {{ mode = \"{encryption}\" }}"
+                ),
+                account: "path_style = true".to_owned(),
+            },
+            faults: [0.0, 0.0, 0.02, 0.1][rng.usize(..4)],
+            latest,
+        }
+    }
+
+    /// Plays it.
+    pub(crate) fn tell(&self) -> Ending {
+        simulate(self.seed, async |sim| self.play(sim).await)
+    }
+
+    async fn play(&self, mut sim: Sim) -> Ending {
+        let began = tokio::time::Instant::now();
+        self.script(&sim);
+        let mut post = Post::open(&sim, self.manners);
+        let stop = CancellationToken::new();
+        let daemons = fleet::live(fleet::members(&mut sim, &self.plan), stop.clone());
+        let work = async {
+            let settled = self.work(&mut sim, &mut post).await;
+            stop.cancel();
+            settled
+        };
+        let (settled, fates) = tokio::join!(work, daemons);
+        let expect = Expect {
+            latest: self.latest,
+            version_deletes: self.plan.rule.contains("version_deletes = true"),
+            purges: self.shape.purges,
+            orphans: fates.iter().any(|fate| fate.lost_disks > 0 || !fate.deaths.is_empty()) || self.faults > 0.0,
+        };
+        let mut wrong = judge::judge(&sim, expect);
+        wrong.extend((!settled).then(|| "the queue never became empty".to_owned()));
+        Ending { fates, wrong, hits: sim.net.faults().all_hits(), lasted: began.elapsed() }
+    }
+
+    /// Does what users do, and waits until everything is settled; says whether it was.
+    async fn work(&self, sim: &mut Sim, post: &mut Post) -> bool {
+        let mut rng = fastrand::Rng::with_seed(self.seed ^ 0x5eed);
+        let mut user = User::new(sim.user());
+        for (pause, op) in workload::draw(&mut rng, self.shape) {
+            sim.pass(pause).await;
+            user.act(&op).await;
+            post.collect(sim);
+        }
+        user.finish().await;
+        post.finish(sim);
+        sim.pass(Duration::from_secs(rng.u64(..600))).await;
+        sim.net.faults().clear_all();
+        settled(sim).await
+    }
+
+    /// Writes the faults into the script. The user's own requests all work: what happened at the source
+    /// is never in doubt.
+    fn script(&self, sim: &Sim) {
+        for daemon in (0..self.plan.daemons).filter(|_| self.faults > 0.0) {
+            let name = format!("daemon-{daemon}");
+            for (what, place, effect) in troubles() {
+                sim.net.faults().add(Fault::new(what, place.client(&name), effect).chance(self.faults));
+            }
+        }
+    }
+}
+
+/// Lists what can go wrong with a request.
+fn troubles() -> Vec<(&'static str, Place, Effect)> {
+    let appends = || Place::s3("PutObject").or("CompleteMultipartUpload").or("DeleteObject").bucket(ARCHIVE);
+    let reads = Place::s3("GetObject").or("HeadObject").or("ListObjectVersions");
+    let bodies = || Place::s3("GetObject").bucket(SOURCE);
+    let complete = Place::s3("CompleteMultipartUpload").bucket(ARCHIVE);
+    vec![
+        ("slow down", Place::service(Service::S3), Effect::slow_down()),
+        ("500", reads, Effect::refuse(500, "InternalError")),
+        ("lost answer", appends(), Effect::LoseAnswer),
+        ("late landing", appends(), Effect::LandLate(Duration::from_secs(15))),
+        ("conflict", appends(), Effect::refuse(409, "ConditionalRequestConflict")),
+        ("reset", bodies(), Effect::ResetAt(1)),
+        ("truncated", bodies(), Effect::TruncateAt(1)),
+        ("stalled", bodies(), Effect::StallAt(1)),
+        ("error inside", complete, Effect::ErrorInside { code: "InternalError", lands: true }),
+    ]
+}
+
+/// Waits until the queue has been empty for a while.
+pub(crate) async fn settled(sim: &Sim) -> bool {
+    let began = tokio::time::Instant::now();
+    let mut empty_since = began;
+    while began.elapsed() < PATIENCE {
+        sim.pass(Duration::from_secs(5)).await;
+        let depth = sim.sqs.depth(QUEUE);
+        if depth.visible + depth.hidden + depth.delayed > 0 {
+            empty_since = tokio::time::Instant::now();
+        } else if empty_since.elapsed() > QUIET {
+            return true;
+        }
+    }
+    false
+}

@@ -1,0 +1,220 @@
+//! What users do to the source bucket: seeded operations on few keys, with contents that recur.
+
+use std::time::Duration;
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use fastrand::Rng;
+
+use crate::sim::SOURCE;
+
+/// One thing that a user does.
+#[derive(Debug, Clone)]
+pub(crate) enum Op {
+    /// Writes an object in one piece.
+    Put { key: String, body: Body, dress: Dress },
+    /// Begins an upload in parts; it is completed after so many more operations.
+    Upload { key: String, body: Body, later: usize },
+    /// Copies what is current at one key to another.
+    Copy { from: String, to: String },
+    /// Deletes, so that a delete marker hides what was there.
+    Mark { key: String },
+    /// Deletes one version for good: the n-th from the newest.
+    Purge { key: String, nth: usize },
+    /// Changes the tags of what is current.
+    Tag { key: String, value: u8 },
+}
+
+/// What an object holds: a letter, so many times.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Body {
+    letter: u8,
+    len: usize,
+}
+
+/// What an object carries beside its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dress {
+    /// Nothing.
+    Plain,
+    /// System headers, some user metadata, tags.
+    Rich,
+    /// User metadata that leave the stamp no room.
+    Full,
+}
+
+/// What may happen in a workload.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) keys: usize,
+    pub(crate) ops: usize,
+    /// Versions are deleted for good.
+    pub(crate) purges: bool,
+    /// Tags change after the write.
+    pub(crate) tags: bool,
+    /// Some objects are replicated in parts.
+    pub(crate) large: bool,
+    /// Some objects leave the stamp no room.
+    pub(crate) full: bool,
+}
+
+// A byte more than one part: the smallest object that travels in parts.
+const LARGE_BYTES: usize = (5 << 20) + 1;
+
+/// Draws a workload: each operation with the pause before it.
+pub(crate) fn draw(rng: &mut Rng, shape: Shape) -> Vec<(Duration, Op)> {
+    (0..shape.ops).map(|_| (pause(rng), op(rng, shape))).collect()
+}
+
+/// Mostly in quick succession, sometimes after minutes.
+fn pause(rng: &mut Rng) -> Duration {
+    match rng.u8(..10) {
+        0..=5 => Duration::from_millis(rng.u64(..2_000)),
+        6..=8 => Duration::from_millis(rng.u64(..30_000)),
+        _ => Duration::from_secs(rng.u64(..600)),
+    }
+}
+
+fn op(rng: &mut Rng, shape: Shape) -> Op {
+    let key = key(rng, shape);
+    match rng.u8(..20) {
+        0..=8 => Op::Put { key, body: body(rng, shape), dress: dress(rng, shape) },
+        9..=13 => Op::Mark { key },
+        14 => Op::Upload { key, body: body(rng, shape), later: rng.usize(..4) },
+        15 => Op::Copy { from: key.clone(), to: self::key(rng, shape) },
+        16 | 17 if shape.purges => Op::Purge { key, nth: rng.usize(..3) },
+        18 | 19 if shape.tags => Op::Tag { key, value: rng.u8(..4) },
+        _ => Op::Put { key, body: body(rng, shape), dress: Dress::Plain },
+    }
+}
+
+fn key(rng: &mut Rng, shape: Shape) -> String {
+    // One of them is the beginning of another, and one needs every kind of escape.
+    ["a", "a/b", "c d+e%20ü\"'"].get(rng.usize(..shape.keys)).unwrap().to_string()
+}
+
+fn body(rng: &mut Rng, shape: Shape) -> Body {
+    let len = match rng.u8(..20) {
+        0 => 0,
+        1 if shape.large => LARGE_BYTES,
+        _ => 3,
+    };
+    Body { letter: b'a' + rng.u8(..3), len }
+}
+
+fn dress(rng: &mut Rng, shape: Shape) -> Dress {
+    match rng.u8(..6) {
+        0 if shape.full => Dress::Full,
+        1 | 2 => Dress::Rich,
+        _ => Dress::Plain,
+    }
+}
+
+impl Body {
+    fn stream(self) -> ByteStream {
+        ByteStream::from(vec![self.letter; self.len])
+    }
+}
+
+/// A user at work on the source bucket.
+#[derive(Debug)]
+pub(crate) struct User {
+    client: Client,
+    /// Uploads begun and not completed yet, each with how many operations it still waits for.
+    begun: Vec<(usize, Begun)>,
+}
+
+#[derive(Debug, Clone)]
+struct Begun {
+    key: String,
+    upload: String,
+    etag: String,
+}
+
+impl User {
+    pub(crate) fn new(client: Client) -> Self {
+        Self { client, begun: Vec::new() }
+    }
+
+    /// Does one thing, and completes the uploads whose time has come.
+    pub(crate) async fn act(&mut self, op: &Op) {
+        match op {
+            Op::Put { key, body, dress } => self.put(key, *body, *dress).await,
+            Op::Upload { key, body, later } => {
+                let begun = self.begin(key, *body).await;
+                self.begun.push((*later + 1, begun));
+            }
+            Op::Copy { from, to } => self.copy(from, to).await,
+            Op::Mark { key } => {
+                self.client.delete_object().bucket(SOURCE).key(key).send().await.unwrap();
+            }
+            Op::Purge { key, nth } => self.purge(key, *nth).await,
+            Op::Tag { key, value } => self.tag(key, *value).await,
+        }
+        self.begun.iter_mut().for_each(|(left, _)| *left = left.saturating_sub(1));
+        self.complete(|left| left == 0).await;
+    }
+
+    /// Completes what is left.
+    pub(crate) async fn finish(&mut self) {
+        self.complete(|_| true).await;
+    }
+
+    async fn put(&self, key: &str, body: Body, dress: Dress) {
+        let put = self.client.put_object().bucket(SOURCE).key(key).body(body.stream());
+        let put = match dress {
+            Dress::Plain => put,
+            Dress::Rich => put
+                .content_type("text/plain")
+                .cache_control("max-age=3")
+                .metadata("owner", "ü")
+                .tagging("tier=gold&n=%2B"),
+            Dress::Full => put.metadata("all", "x".repeat(2_040)),
+        };
+        put.send().await.unwrap();
+    }
+
+    async fn begin(&self, key: &str, body: Body) -> Begun {
+        let created = self.client.create_multipart_upload().bucket(SOURCE).key(key).send().await.unwrap();
+        let upload = created.upload_id.unwrap();
+        let part = self.client.upload_part().bucket(SOURCE).key(key).upload_id(&upload).part_number(1);
+        let etag = part.body(body.stream()).send().await.unwrap().e_tag.unwrap();
+        Begun { key: key.to_owned(), upload, etag }
+    }
+
+    async fn complete(&mut self, is_due: impl Fn(usize) -> bool) {
+        let due = self.begun.extract_if(.., |(left, _)| is_due(*left)).map(|(_, begun)| begun).collect::<Vec<_>>();
+        for Begun { key, upload, etag } in due {
+            let part = CompletedPart::builder().part_number(1).e_tag(etag).build();
+            let parts = CompletedMultipartUpload::builder().parts(part).build();
+            let complete = self.client.complete_multipart_upload().bucket(SOURCE).key(key).upload_id(upload);
+            complete.multipart_upload(parts).send().await.unwrap();
+        }
+    }
+
+    /// Copies what is there; a key that shows nothing cannot be copied.
+    async fn copy(&self, from: &str, to: &str) {
+        let Ok(head) = self.client.head_object().bucket(SOURCE).key(from).send().await else { return };
+        let from = percent_encoding::utf8_percent_encode(from, percent_encoding::NON_ALPHANUMERIC);
+        let source = format!("{SOURCE}/{from}?versionId={}", head.version_id.unwrap());
+        self.client.copy_object().bucket(SOURCE).key(to).copy_source(source).send().await.unwrap();
+    }
+
+    async fn purge(&self, key: &str, nth: usize) {
+        let list = self.client.list_object_versions().bucket(SOURCE).prefix(key).send().await.unwrap();
+        let versions = list.versions().iter().map(|version| (version.key(), version.version_id()));
+        let markers = list.delete_markers().iter().map(|marker| (marker.key(), marker.version_id()));
+        let of_key = versions.chain(markers).filter(|(found, _)| *found == Some(key));
+        let Some(id) = of_key.filter_map(|(_, id)| id).nth(nth) else { return };
+        self.client.delete_object().bucket(SOURCE).key(key).version_id(id).send().await.unwrap();
+    }
+
+    async fn tag(&self, key: &str, value: u8) {
+        let Ok(head) = self.client.head_object().bucket(SOURCE).key(key).send().await else { return };
+        let tag = aws_sdk_s3::types::Tag::builder().key("tier").value(value.to_string()).build().unwrap();
+        let tagging = aws_sdk_s3::types::Tagging::builder().tag_set(tag).build().unwrap();
+        let put = self.client.put_object_tagging().bucket(SOURCE).key(key).version_id(head.version_id.unwrap());
+        put.tagging(tagging).send().await.unwrap();
+    }
+}

@@ -1,0 +1,116 @@
+//! Whole history: metadata that leaves no room for the stamp costs no version its replica, and none gets two.
+
+use std::fs;
+
+use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
+
+use crate::world::World;
+use crate::world::daemon::Daemon;
+use crate::world::faults::{Fault, Faults};
+use crate::world::localstack::{ARCHIVE, Account, SOURCE};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_recognised_after_its_answer_was_lost() {
+    recognised_after_a_lost_answer("PutObject", async |bucket| {
+        put(SOURCE, bucket, "body").send().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_recognised_where_the_source_states_another_checksum() {
+    recognised_after_a_lost_answer("PutObject", async |bucket| {
+        put(SOURCE, bucket, "body").checksum_algorithm(ChecksumAlgorithm::Crc32).send().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_in_parts_is_recognised_after_its_answer_was_lost() {
+    recognised_after_a_lost_answer("CompleteMultipartUpload", async |bucket| upload(bucket).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_disk_doubles_none_of_a_history() {
+    let world = World::new().await;
+    let daemon = world.start().await;
+    // Contents recur, among each other and around what does carry a stamp.
+    let bodies = ["a", "b", "a", "b", "", "a", "plain", "b", "b", ""];
+    write(&world, &bodies).await;
+    world.drained(&daemon).await;
+    daemon.kill().await;
+    fs::remove_dir_all(world.config().state_dir).unwrap();
+    let daemon = world.start().await;
+    write(&world, &["b", "plain"]).await;
+    world.drained(&daemon).await;
+    let compared = world.assert_equal().await;
+    assert_eq!((&compared["replicas"], &compared["stamped"]), (&10.into(), &2.into()), "{compared}");
+    let late = daemon.metrics().await.sum("operations_total", &[("outcome", "superseded")]);
+    assert_eq!(late, 0.0, "a replica that was there was not seen");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_bytes_under_the_same_metadata_are_no_replica() {
+    let world = World::new().await;
+    put(ARCHIVE, &world.archive, "evil").send().await.unwrap();
+    let daemon = world.start().await;
+    put(SOURCE, &world.source, "good").send().await.unwrap();
+    world.drained(&daemon).await;
+    let current = ARCHIVE.s3().get_object().bucket(&world.archive).key("full").send().await.unwrap();
+    assert_eq!(current.body.collect().await.unwrap().into_bytes(), "good");
+}
+
+/// Has the answer to the write of one replica lost, and finds that one replica at the end.
+async fn recognised_after_a_lost_answer(operation: &'static str, write: impl AsyncFnOnce(&str)) {
+    let world = World::new().await;
+    let faults = Faults::open().await;
+    let mut config = world.config();
+    config.endpoint.clone_from(&faults.url);
+    let archive = world.archive.clone();
+    faults.script(Fault::LoseAnswer, 1, move |seen| seen.is(&archive, operation));
+    let daemon = Daemon::spawn(&config).ready().await;
+    write(&world.source).await;
+    world.drained(&daemon).await;
+    let compared = world.assert_equal().await;
+    assert_eq!((&compared["replicas"], &compared["stamped"]), (&1.into(), &0.into()), "{compared}");
+    assert_eq!(faults.hits(Fault::LoseAnswer), 1);
+}
+
+/// Writes versions of one key: nothing is a delete marker, and what is plain has room for a stamp.
+async fn write(world: &World, bodies: &[&str]) {
+    for body in bodies {
+        match *body {
+            "" => drop(SOURCE.s3().delete_object().bucket(&world.source).key("full").send().await.unwrap()),
+            "plain" => drop(world.put("full", "plain").await),
+            body => drop(put(SOURCE, &world.source, body).send().await.unwrap()),
+        }
+    }
+}
+
+/// Prepares a write whose metadata fills the 2 KB that S3 takes.
+fn put(account: Account, bucket: &str, body: &str) -> PutObjectFluentBuilder {
+    let body = ByteStream::from(body.as_bytes().to_vec());
+    account.s3().put_object().bucket(bucket).key("full").metadata("all", full()).body(body)
+}
+
+/// Uploads 40 MiB in parts without checksums, so that the source states none.
+async fn upload(bucket: &str) {
+    let s3 = SOURCE.s3();
+    let request = s3.create_multipart_upload().bucket(bucket).key("full").metadata("all", full());
+    let upload = request.send().await.unwrap().upload_id.unwrap();
+    let mut done = CompletedMultipartUpload::builder();
+    for number in 1..=5 {
+        let body = ByteStream::from(vec![u8::try_from(number).unwrap(); 8 << 20]);
+        let request = s3.upload_part().bucket(bucket).key("full").upload_id(&upload).part_number(number);
+        let answer = request.body(body).send().await.unwrap();
+        done = done.parts(CompletedPart::builder().part_number(number).set_e_tag(answer.e_tag).build());
+    }
+    let request = s3.complete_multipart_upload().bucket(bucket).key("full").upload_id(upload);
+    request.multipart_upload(done.build()).send().await.unwrap();
+}
+
+fn full() -> String {
+    "x".repeat(2_040)
+}
