@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use replicator_core::object::Timestamp;
+use time::UtcOffset;
 use time::format_description::well_known::Rfc3339;
 
 /// Reads a number of bytes, like `256MiB`.
@@ -27,9 +28,11 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 
 /// Reads a moment, like `2026-01-01T00:00:00Z`.
 pub(crate) fn moment(text: &str) -> Result<Timestamp, String> {
-    Timestamp::parse(text, &Rfc3339)
-        .map(|moment| moment.to_offset(time::UtcOffset::UTC))
-        .map_err(|_| format!("{text:?} is not a moment of RFC 3339; write it like \"2026-01-01T00:00:00Z\""))
+    // The years at either end have hours that lie outside of what RFC 3339 can write in UTC.
+    let moment = Timestamp::parse(text, &Rfc3339).ok().and_then(|moment| moment.checked_to_offset(UtcOffset::UTC));
+    moment
+        .filter(|moment| moment.year() >= 0)
+        .ok_or_else(|| format!("{text:?} is not a moment of RFC 3339; write it like \"2026-01-01T00:00:00Z\""))
 }
 
 /// What to say about a rate of zero.
@@ -64,6 +67,8 @@ mod tests {
     fn moments_are_kept_in_utc() {
         assert_eq!(moment("2026-01-01T02:00:00+02:00"), moment("2026-01-01T00:00:00Z"));
         assert!(moment("2026-01-01").is_err());
+        assert!(moment("9999-12-31T23:59:59-23:59").is_err());
+        assert!(moment("0000-01-01T00:00:00+23:59").is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod envelope;
 mod eventbridge;
 mod fields;
+mod json;
 mod record;
 
 use serde::{Deserialize, Serialize};
@@ -64,6 +65,16 @@ pub enum Undecodable {
     #[error("{at} is not JSON: line {line} column {column}")]
     Json {
         /// The part of the message that should be JSON.
+        at: String,
+        /// Counted from 1.
+        line: usize,
+        /// Counted from 1.
+        column: usize,
+    },
+    /// A name stands twice in one object, and readers differ in which of the two they believe.
+    #[error("{at} has an object with the same name twice: line {line} column {column}")]
+    Twice {
+        /// The part of the message that holds the object.
         at: String,
         /// Counted from 1.
         line: usize,
@@ -140,5 +151,7 @@ impl Action {
     }
 }
 
+#[cfg(test)]
+mod poison;
 #[cfg(test)]
 mod tests;

@@ -106,10 +106,11 @@ impl TryFrom<String> for VersionId {
 
     // https://docs.aws.amazon.com/AmazonS3/latest/userguide/versioning-workflows.html
     fn try_from(value: String) -> Result<Self, NameError> {
-        if (1..=1024).contains(&value.len()) && value.is_ascii() {
+        let printable = |byte: u8| matches!(byte, b' '..=b'~');
+        if (1..=1024).contains(&value.len()) && value.bytes().all(printable) {
             return Ok(Self(value));
         }
-        Err(NameError { what: "version id", value, problem: "is not 1 to 1024 ASCII characters long" })
+        Err(NameError { what: "version id", value, problem: "is not 1 to 1024 printable ASCII characters long" })
     }
 }
 
@@ -164,5 +165,6 @@ mod tests {
         assert!(Key::try_from("ü".repeat(513)).is_err());
         assert!(Key::try_from("ü".repeat(512)).is_ok());
         assert!(VersionId::try_from("").is_err());
+        assert!(VersionId::try_from("v1\n").is_err());
     }
 }

@@ -19,8 +19,12 @@ pub struct Sequencer(String);
 
 /// A text that is no sequencer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("sequencer is not a row of hexadecimal digits")]
+#[error("sequencer is not a short row of hexadecimal digits")]
 pub struct SequencerError;
+
+// S3 sends 16 to 20 digits and promises no length. A message may claim any, and what it claims goes
+// into the stamp: so there is a limit, or a forged event could leave its replica without one.
+const DIGITS_MAX: usize = 64;
 
 impl Sequencer {
     /// Says whether this event came before or after another of the same key: the shorter text is
@@ -60,7 +64,7 @@ impl FromStr for Sequencer {
     type Err = SequencerError;
 
     fn from_str(text: &str) -> Result<Self, SequencerError> {
-        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        if !(1..=DIGITS_MAX).contains(&text.len()) || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(SequencerError);
         }
         Ok(Self(text.to_ascii_uppercase()))
@@ -119,6 +123,12 @@ mod tests {
         for text in ["", "0x1F", "-1", "+1", " 1", "1 ", "12G4", "１２"] {
             assert_eq!(text.parse::<Sequencer>(), Err(SequencerError), "{text:?}");
         }
+    }
+
+    #[test]
+    fn one_that_would_fill_the_stamp_is_refused() {
+        assert!("0".repeat(DIGITS_MAX).parse::<Sequencer>().is_ok());
+        assert!("0".repeat(DIGITS_MAX + 1).parse::<Sequencer>().is_err());
     }
 
     #[test]

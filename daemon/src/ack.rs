@@ -12,6 +12,7 @@ use replicator_core::retry;
 use tokio::sync::mpsc;
 use tracing::warn;
 
+use crate::accounts::refusal::is_never_taken;
 use crate::clock;
 use crate::engine::Engine;
 use crate::failpoint::Step;
@@ -61,7 +62,7 @@ impl Ack {
             }
         }
         // Nothing is deleted before its record is on disk. If it cannot be, the messages come back.
-        if let Err(failure) = self.engine.failpoints.around(Step::Sync, self.engine.ledger.sync()).await {
+        if let Err(failure) = self.engine.failpoints.around(Step::Sync, async { self.engine.ledger.sync() }).await {
             warn!(error = chain(&failure), "the ledger cannot be synced, messages stay in their queues");
             delete.clear();
         }
@@ -194,7 +195,8 @@ fn seconds(delay: Duration) -> i32 {
     i32::try_from(delay.as_secs() + u64::from(delay.subsec_nanos() > 0)).unwrap_or(i32::MAX)
 }
 
-/// Sends a message to the dead-letter queue with the reason beside it.
+/// Sends a message to the dead-letter queue with the reason beside it. Says no when the queue will
+/// never take it: with the reason it may be longer than any message can be.
 async fn send(access: &QueueAccess, url: &str, message: &Message, reason: Reason) -> Result<bool, String> {
     let attribute = |value: &str| MessageAttributeValue::builder().data_type("String").string_value(value).build();
     let reason = attribute(reason.as_str()).map_err(|error| error.to_string())?;
@@ -207,7 +209,7 @@ async fn send(access: &QueueAccess, url: &str, message: &Message, reason: Reason
         .send()
         .await
         .map(|_| true)
-        .map_err(|error| chain(&error))
+        .or_else(|error| if is_never_taken(&error) { Ok(false) } else { Err(chain(&error)) })
 }
 
 #[cfg(test)]

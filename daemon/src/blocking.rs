@@ -1,12 +1,12 @@
-//! Work that blocks a thread for a while: RocksDB's scans and syncs.
+//! Work that blocks its thread, such as a sync of the disk.
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-/// Does the work here and now. On a runtime of many threads the others take over this one's tasks
-/// meanwhile; one that has a single thread is a simulation, which wants no second one.
+/// Does work that blocks, without holding up the tasks that wait for this thread. A runtime of one thread
+/// has no other to hand them to; there everything happens in order, which a simulation relies on.
 pub(crate) fn run<T>(work: impl FnOnce() -> T) -> T {
-    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
-        Ok(_) | Err(_) => work(),
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        _ => work(),
     }
 }

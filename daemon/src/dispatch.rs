@@ -114,18 +114,18 @@ impl Dispatch {
         // What kept a task parked may have been repaired while nobody ran.
         self.retry(Filter::default(), None);
         while open || !self.lanes.is_empty() {
-            // Whoever asks, or stops us, does not wait behind work; work that ends makes room for more.
+            // In order: what is rare and must not wait, what makes room, what takes it.
             tokio::select! {
                 biased;
-                Some(question) = self.questions.recv() => self.answer(question),
                 () = self.halt.cancelled() => break,
+                Some(question) = self.questions.recv() => self.answer(question),
+                _ = routine.tick(), if open => self.sweeps.add(Sweep::due(clock::now())),
                 Some(event) = self.running.join_next() => self.happened(event).await,
                 Ok(()) = self.rules.changed(), if open => self.rules_changed(),
                 delivery = self.deliveries.recv(), if open && self.hand.len() < MESSAGES_MAX => match delivery {
                     Some(delivery) => self.delivered(delivery).await,
                     None => open = false,
                 },
-                _ = routine.tick(), if open => self.sweeps.add(Sweep::due(clock::now())),
             }
             self.sweep();
         }
@@ -157,9 +157,9 @@ impl Dispatch {
         self.running.spawn(async move {
             let ended = tokio::select! {
                 biased;
+                ended = lane::work(&engine, &task) => ended,
                 () = any(lost) => Ended::Stopped,
                 () = halt.cancelled() => Ended::Stopped,
-                ended = lane::work(&engine, &task) => ended,
             };
             Event::Ended(task.lane, ended)
         });

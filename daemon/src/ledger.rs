@@ -13,6 +13,7 @@ use replicator_core::object::Timestamp;
 use rocksdb::{DB, Direction, IteratorMode, Options, WriteBatch};
 use thiserror::Error;
 
+use crate::blocking;
 use records::{
     Address, Lane, ParkedMessage, ParkedTask, Record, Replica, RuleStart, Upload, UploadedPart, decode, encode,
 };
@@ -56,8 +57,8 @@ impl Ledger {
     }
 
     /// Makes everything written so far survive a power cut.
-    pub(crate) async fn sync(&self) -> Result<(), Failure> {
-        crate::blocking::run(|| self.db.flush_wal(true)).map_err(broken)
+    pub(crate) fn sync(&self) -> Result<(), Failure> {
+        blocking::run(|| self.db.flush_wal(true)).map_err(broken)
     }
 
     /// Lists what is known of a key at a destination.

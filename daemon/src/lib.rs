@@ -9,7 +9,7 @@
 //!   `task`, `message`: what travels
 //! - `transfer`: bringing one key at one destination up to date
 //! - `engine`: what transfers share; `lease`, `ledger`, `limits`, `pace`, `budget`, `accounts`, `health`,
-//!   `metrics`, `blocking`, `clock`, `failpoint`: the services
+//!   `metrics`, `clock`, `blocking`, `failpoint`: the services
 
 pub mod pipeline;
 mod signals;
@@ -35,5 +35,5 @@ mod accounts;
 pub mod failpoint;
 mod health;
 mod metrics;
-mod blocking;
 mod clock;
+mod blocking;

@@ -28,6 +28,7 @@ pub(crate) enum MessageOutcome {
     LeaseLost,
     Undecodable,
     UnknownBucket,
+    Ignored,
     Parked,
 }
 
@@ -191,6 +192,7 @@ impl MessageOutcome {
             Self::LeaseLost => "lease_lost",
             Self::Undecodable => "undecodable",
             Self::UnknownBucket => "unknown_bucket",
+            Self::Ignored => "ignored",
             Self::Parked => "parked",
         }
     }

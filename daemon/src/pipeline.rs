@@ -148,7 +148,7 @@ impl Daemon {
             self.halt.cancel();
             gone("work", &mut self.work).await;
         }
-        if let Err(failure) = self.engine.ledger.sync().await {
+        if let Err(failure) = self.engine.ledger.sync() {
             error!(error = chain(&failure), "the ledger cannot be synced");
         }
         self.close.cancel();

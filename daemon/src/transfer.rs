@@ -10,10 +10,12 @@ mod dated;
 mod destination;
 mod encryption;
 mod fence;
+mod foresight;
 mod listing;
 mod lessons;
 mod multipart;
 mod pinned;
+mod purge;
 mod reading;
 mod remove;
 mod settle;
@@ -54,7 +56,7 @@ pub(crate) async fn bring_up_to_date(engine: &Engine, task: &Task, memory: &mut 
         let steps_before = run.steps;
         let progress = run.catch_up(memory).await?;
         let acted = run.steps > steps_before;
-        if progress == Progress::Done && run.may_rest(acted) {
+        if progress == Progress::Done && run.may_rest(acted) && !purge::carry_out(&mut run, memory).await? {
             break;
         }
         // Where nothing can be compared each write is a pass of its own, and gets further.
@@ -64,6 +66,7 @@ pub(crate) async fn bring_up_to_date(engine: &Engine, task: &Task, memory: &mut 
         }
         run.again().await?;
     }
+    purge::settle(&run, memory)?;
     multipart::abandon(engine, task).await?;
     let outcomes = wishes::grant(&mut run).await?;
     engine.ledger.unpark(&task.lane, |parked| wishes::is_done(task, parked))?;

@@ -7,7 +7,7 @@ mod states;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use replicator_fakes::s3::entry::Entry;
+use replicator_fakes::s3::entry::{Entry, Object};
 
 use crate::sim::{ARCHIVE, SOURCE, Sim};
 
@@ -72,17 +72,9 @@ impl Case<'_> {
                 let version = stamp.split(';').nth(2)?;
                 self.source.iter().position(|entry| entry.version_id == version)
             }
-            // Without a stamp: the one with the same content that no other replica below is of.
+            // Without a stamp: the one with the same content, of which the workload makes no second.
             None => {
-                let twins = |entries: &[Arc<Entry>]| {
-                    let same =
-                        |entry: &&Arc<Entry>| entry.object.as_ref().is_some_and(|other| other.bytes == object.bytes);
-                    entries.iter().filter(same).count()
-                };
-                let below = self.replicas.iter().position(|other| other.id == replica.id)?;
-                let nth = twins(&self.replicas[..below]);
-                let mut places = (0..self.source.len()).filter(|at| twins(&self.source[*at..=*at]) == 1);
-                places.nth(nth)
+                self.source.iter().position(|entry| entry.object.as_ref().is_some_and(|other| is_twin(object, other)))
             }
         }
     }
@@ -106,6 +98,11 @@ impl Case<'_> {
             draw(&self.replicas, &self.replicas_now, &replica)
         )
     }
+}
+
+/// Says whether two objects are the same in bytes and metadata.
+fn is_twin(one: &Object, other: &Object) -> bool {
+    one.bytes == other.bytes && history::headers(one) == history::headers(other)
 }
 
 fn label(entry: &Entry, place: Option<usize>) -> String {

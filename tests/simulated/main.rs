@@ -23,3 +23,5 @@ mod judge;
 
 // C, M, H, S, D: random histories, deliveries, faults and crashes.
 mod histories;
+// D: death at each place in turn.
+mod crashes;

@@ -24,7 +24,6 @@ pub(crate) const ARCHIVE: &str = "orders-replica";
 /// All that one simulation plays with.
 #[derive(Debug)]
 pub(crate) struct Sim {
-    pub(crate) seed: u64,
     pub(crate) rng: fastrand::Rng,
     pub(crate) clock: Clock,
     pub(crate) s3: s3::Fake,
@@ -62,7 +61,7 @@ impl Sim {
         // The ledger syncs all the time, and what a crash leaves is not the disk's doing here.
         let memory = std::path::Path::new("/dev/shm");
         let dir = if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() }.unwrap();
-        Self { seed, rng: fastrand::Rng::with_seed(seed), clock, s3, sqs, net, dir }
+        Self { rng: fastrand::Rng::with_seed(seed), clock, s3, sqs, net, dir }
     }
 
     /// Returns how a client of this name reaches the fakes.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use replicator_fakes::faults::{Effect, Fault, Place};
 use replicator_fakes::journal::Service;
+use s3_replicator::failpoint::Failpoint;
 use tokio_util::sync::CancellationToken;
 
 use crate::fleet::{self, Fate, Plan};
@@ -86,6 +87,26 @@ impl Story {
         }
     }
 
+    /// Draws a story in which each daemon dies at this place, if it ever gets there. There are uploads in
+    /// parts, tags, version deletes and refusals, so that every place is passed.
+    pub(crate) fn of_deaths(seed: u64, at: Failpoint) -> Self {
+        let mut story = Self::draw(seed);
+        let version_deletes = seed % 2 == 0;
+        story.latest = false;
+        story.faults = 0.05;
+        story.shape = Shape { ops: 14, purges: version_deletes, tags: true, large: true, full: false, ..story.shape };
+        story.manners.lossy = false;
+        story.plan = Plan {
+            daemons: 1 + usize::from(seed % 3 == 0),
+            crashes: 1,
+            at: Some(at),
+            lose_disks: seed % 4 < 2,
+            rule: format!("version_deletes = {version_deletes}\nencryption = {{ mode = \"s3\" }}"),
+            ..story.plan
+        };
+        story
+    }
+
     /// Plays it.
     pub(crate) fn tell(&self) -> Ending {
         simulate(self.seed, async |sim| self.play(sim).await)
@@ -110,6 +131,10 @@ impl Story {
             orphans: fates.iter().any(|fate| fate.lost_disks > 0 || !fate.deaths.is_empty()) || self.faults > 0.0,
         };
         let mut wrong = judge::judge(&sim, expect);
+        // What is parked waits for someone who changes something, and here nobody does.
+        let parked = fates.iter().flat_map(|fate| &fate.status.parked);
+        wrong.extend(parked.map(|parked| format!("{} tasks are parked: {}", parked.tasks, parked.reason)));
+        sim.net.quiet().await;
         wrong.extend((!settled).then(|| "the queue never became empty".to_owned()));
         Ending { fates, wrong, hits: sim.net.faults().all_hits(), lasted: began.elapsed() }
     }

@@ -40,8 +40,8 @@ pub(crate) enum Dress {
     Plain,
     /// System headers, some user metadata, tags.
     Rich,
-    /// User metadata that leave the stamp no room.
-    Full,
+    /// User metadata that leave the stamp no room, told apart by a number.
+    Full(u32),
 }
 
 /// What may happen in a workload.
@@ -105,7 +105,7 @@ fn body(rng: &mut Rng, shape: Shape) -> Body {
 
 fn dress(rng: &mut Rng, shape: Shape) -> Dress {
     match rng.u8(..6) {
-        0 if shape.full => Dress::Full,
+        0 if shape.full => Dress::Full(rng.u32(..)),
         1 | 2 => Dress::Rich,
         _ => Dress::Plain,
     }
@@ -170,7 +170,7 @@ impl User {
                 .cache_control("max-age=3")
                 .metadata("owner", "ü")
                 .tagging("tier=gold&n=%2B"),
-            Dress::Full => put.metadata("all", "x".repeat(2_040)),
+            Dress::Full(number) => put.metadata("all", format!("{number:010}{}", "x".repeat(2_030))),
         };
         put.send().await.unwrap();
     }
@@ -196,8 +196,13 @@ impl User {
     /// Copies what is there; a key that shows nothing cannot be copied.
     async fn copy(&self, from: &str, to: &str) {
         let Ok(head) = self.client.head_object().bucket(SOURCE).key(from).send().await else { return };
+        let version = head.version_id.unwrap();
+        // Of an object that nothing but its content tells apart there is only one.
+        if head.metadata.is_some_and(|metadata| metadata.contains_key("all")) {
+            return;
+        }
         let from = percent_encoding::utf8_percent_encode(from, percent_encoding::NON_ALPHANUMERIC);
-        let source = format!("{SOURCE}/{from}?versionId={}", head.version_id.unwrap());
+        let source = format!("{SOURCE}/{from}?versionId={}", version);
         self.client.copy_object().bucket(SOURCE).key(to).copy_source(source).send().await.unwrap();
     }
 

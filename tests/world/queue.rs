@@ -1,6 +1,6 @@
 //! A queue of the source account, as tests use it.
 
-use aws_sdk_sqs::types::QueueAttributeName;
+use aws_sdk_sqs::types::{QueueAttributeName, SendMessageBatchRequestEntry};
 
 use super::localstack::{SOURCE, unique};
 
@@ -24,6 +24,23 @@ impl Queue {
     /// Sends a message.
     pub(crate) async fn send(&self, body: impl Into<String>) {
         SOURCE.sqs().send_message().queue_url(&self.url).message_body(body).send().await.unwrap();
+    }
+
+    /// Sends at most ten messages.
+    pub(crate) async fn send_batch(&self, bodies: &[String]) {
+        let entry = |(at, body): (usize, &String)| {
+            SendMessageBatchRequestEntry::builder().id(at.to_string()).message_body(body).build().unwrap()
+        };
+        let entries = bodies.iter().enumerate().map(entry).collect();
+        let request = SOURCE.sqs().send_message_batch().queue_url(&self.url).set_entries(Some(entries));
+        let refused = request.send().await.unwrap().failed;
+        assert!(refused.is_empty(), "{refused:?}");
+    }
+
+    /// Makes the queue refuse longer messages, attributes included.
+    pub(crate) async fn limit_message_bytes(&self, bytes: u32) {
+        let request = SOURCE.sqs().set_queue_attributes().queue_url(&self.url);
+        request.attributes(QueueAttributeName::MaximumMessageSize, bytes.to_string()).send().await.unwrap();
     }
 
     /// Counts all messages: waiting, hidden by a receiver, delayed.

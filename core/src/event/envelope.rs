@@ -1,13 +1,11 @@
 //! The envelopes a notification can arrive in: none, SNS, EventBridge, or EventBridge within SNS.
 
-use serde_json::Value;
-
 use super::fields::Fields;
-use super::{Notification, Undecodable, eventbridge, record};
+use super::{Notification, Undecodable, eventbridge, json, record};
 
 /// Opens a message as SQS delivered it.
 pub(super) fn open(body: &str) -> Result<Notification, Undecodable> {
-    let json = parse_json(body, "message")?;
+    let json = json::parse(body, "message")?;
     let fields = Fields::root(&json, "message")?;
     // https://docs.aws.amazon.com/sns/latest/dg/sns-message-and-json-formats.html
     match fields.text("Type") {
@@ -19,7 +17,7 @@ pub(super) fn open(body: &str) -> Result<Notification, Undecodable> {
 
 /// Opens what SNS wrapped; SNS never wraps twice.
 fn open_inner(message: &str) -> Result<Notification, Undecodable> {
-    let json = parse_json(message, "message.Message")?;
+    let json = json::parse(message, "message.Message")?;
     read(&Fields::root(&json, "message.Message")?)
 }
 
@@ -39,15 +37,6 @@ fn read(fields: &Fields<'_>) -> Result<Notification, Undecodable> {
 
 fn ignoring(event: &str) -> Notification {
     Notification { hints: Vec::new(), ignored: vec![event.to_owned()] }
-}
-
-fn parse_json(text: &str, at: &str) -> Result<Value, Undecodable> {
-    // The parser's own words are dropped, since they can quote the text.
-    serde_json::from_str(text).map_err(|error| Undecodable::Json {
-        at: at.to_owned(),
-        line: error.line(),
-        column: error.column(),
-    })
 }
 
 #[cfg(test)]

@@ -95,9 +95,11 @@ impl<'a> Fields<'a> {
         self.text(name)?.parse().ok()
     }
 
-    /// Returns a moment if there is a good one: it only serves to measure delays.
+    /// Returns a moment if there is a good one: it only serves to measure delays, and one from
+    /// before there was an S3 would measure nonsense.
     pub(super) fn time(&self, name: &str) -> Option<Timestamp> {
-        Timestamp::parse(self.text(name)?, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)
+        let moment = Timestamp::parse(self.text(name)?, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)?;
+        Some(moment).filter(|moment| moment.year() >= FIRST_YEAR)
     }
 
     /// Reads a whole number; anything else counts as missing, because it only informs.
@@ -109,6 +111,9 @@ impl<'a> Fields<'a> {
         self.map.get(name).ok_or_else(|| Undecodable::Missing { at: self.path(name) })
     }
 }
+
+// S3 opened in March 2006.
+const FIRST_YEAR: i32 = 2006;
 
 /// Cuts a value that an error names, so that it cannot carry the message along.
 pub(super) fn excerpt(text: &str) -> String {

@@ -187,6 +187,13 @@ fn pick(side: Side, source: Reason, destination: Reason) -> Reason {
     }
 }
 
+/// Says whether a queue will never take a message, however often it is sent: too long, or with characters
+/// that it refuses. <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>
+pub(crate) fn is_never_taken<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
+    let codes = ["InvalidParameterValue", "InvalidMessageContents"];
+    error.code().is_some_and(|code| codes.iter().any(|start| code.starts_with(start)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

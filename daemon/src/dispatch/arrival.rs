@@ -35,6 +35,9 @@ impl Dispatch {
         };
         // What is possible is done; the message is kept for the rest.
         let mut tasks: Vec<Task> = notification.hints.iter().flat_map(|hint| rules.tasks(hint)).collect();
+        if tasks.is_empty() && disposal == Disposal::Delete {
+            self.engine.metrics.message(message.queue.queue.name(), MessageOutcome::Ignored);
+        }
         tasks.retain(|task| !self.settled.has(&message.id, task));
         if tasks.is_empty() {
             debug!(message = message.id, ignored = ?notification.ignored, "nothing to do");

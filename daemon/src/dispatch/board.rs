@@ -29,7 +29,9 @@ impl Board {
         for ticket in dispatch.lanes.values().flat_map(Work::tickets) {
             let pending = rules.entry(ticket.task.rules.lead.id.clone()).or_default();
             pending.operations += 1;
-            pending.bytes += i64::try_from(ticket.wish.size_bytes).unwrap_or(i64::MAX);
+            // The size is what a message claims.
+            let size = i64::try_from(ticket.wish.size_bytes).unwrap_or(i64::MAX);
+            pending.bytes = pending.bytes.saturating_add(size);
             let age = ticket.wish.time.map_or(0.0, clock::seconds_since);
             pending.oldest_seconds = pending.oldest_seconds.max(age);
         }

@@ -46,8 +46,13 @@ impl Basis {
 
     /// Reads again if the reading is too old for a write to rest on it: no write may live longer than
     /// the other daemons reckon with (protocol rule 5).
-    pub(super) async fn renew(&self, access: &Access, task: &Task) -> Result<(), Failure> {
-        if self.read.elapsed() > READING_AGE_MAX { self.verify(access, task).await } else { Ok(()) }
+    /// Says whether it did, so that the other side can be looked at again, too.
+    pub(super) async fn renew(&self, access: &Access, task: &Task) -> Result<bool, Failure> {
+        let is_old = self.read.elapsed() > READING_AGE_MAX;
+        if is_old {
+            self.verify(access, task).await?;
+        }
+        Ok(is_old)
     }
 
     /// Makes sure that the entry is still current.

@@ -17,6 +17,7 @@ use tracing::warn;
 use super::attributes::{self, Attributes, Tags};
 use super::basis::Basis;
 use super::encryption::{self, Headers};
+use super::foresight::Foresight;
 use super::pinned::Pinned;
 use crate::accounts::Access;
 use crate::accounts::refusal::{Side, failure};
@@ -36,6 +37,8 @@ pub(crate) struct Copy<'a> {
     pub(crate) condition: &'a Condition,
     /// What the condition was made from.
     pub(crate) basis: &'a Basis,
+    /// Finds out whether the content stood at the key before, where the source's ETag does not tell.
+    pub(crate) foresight: Foresight,
     /// The replica must get another ETag than its content would give it.
     pub(crate) distinct: bool,
     /// The version's tags, where choosing the rule needed them.

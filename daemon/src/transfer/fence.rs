@@ -20,8 +20,15 @@ pub(super) fn check(run: &Run<'_>, version: &SourceVersion, memory: &mut Memory)
         return Ok(());
     }
     let age = age(run, memory);
+    outlive(run, age)
+}
+
+/// Passes when something is older than any write of this key can live, or says how long that takes.
+pub(super) fn outlive(run: &Run<'_>, age: Duration) -> Result<(), Failure> {
+    let lead = &run.task.rules.lead;
     match fence::window(&run.read.past).saturating_sub(age) {
         Duration::ZERO => Ok(()),
+        _ if !lead.fence || lead.exclusive => Ok(()),
         left => Err(Failure::new(Kind::TooYoung(left.min(LOOK_EVERY)), "fence")),
     }
 }
@@ -39,7 +46,12 @@ fn needs(run: &Run<'_>, version: &SourceVersion) -> bool {
 /// How long what is current has surely stood there: by the server, by the ledger, or by having seen it.
 fn age(run: &Run<'_>, memory: &mut Memory) -> Duration {
     let basis = &run.read.shown.basis;
+    let seen = memory.seen_for(&basis.entry);
+    // Where versions go, an old entry may be current only since the one above it went.
+    if run.task.rules.lead.version_deletes {
+        return seen;
+    }
     let written = run.read.shown.current().and_then(|replica| replica.written);
     let written = written.map_or(0.0, clock::seconds_since);
-    memory.seen_for(&basis.entry).max(basis.age()).max(Duration::try_from_secs_f64(written).unwrap_or_default())
+    seen.max(basis.age()).max(Duration::try_from_secs_f64(written).unwrap_or_default())
 }

@@ -1,9 +1,11 @@
 //! What an endpoint's answers to writes teach of its abilities.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use replicator_core::failure::{Failure, Kind};
-use replicator_core::plan::Condition;
+use replicator_core::object::{ETag, VersionId};
+use replicator_core::plan::{Condition, VersionRef};
 use tokio::time::Instant;
 
 use super::basis::Entry;
@@ -17,6 +19,8 @@ pub(crate) struct Memory {
     refused: Option<Asked>,
     begun: bool,
     seen: Option<(Entry, Instant)>,
+    content: Option<(VersionRef, ETag)>,
+    purges: BTreeMap<VersionId, Instant>,
 }
 
 /// What a write demanded of the endpoint.
@@ -50,6 +54,26 @@ impl Memory {
                 Duration::ZERO
             }
         }
+    }
+
+    /// Takes note of the ETag that a version's content gets.
+    pub(super) fn learn_content(&mut self, version: &VersionRef, etag: ETag) {
+        self.content = Some((version.clone(), etag));
+    }
+
+    /// Returns the ETag that a version's content gets, where its own does not tell.
+    pub(super) fn content(&self, version: &VersionRef) -> Option<&ETag> {
+        self.content.as_ref().filter(|(known, _)| known == version).map(|(_, etag)| etag)
+    }
+
+    /// Says whether a version is known to be gone from the source.
+    pub(super) fn is_gone(&self, version: &VersionId) -> bool {
+        self.purges.contains_key(version)
+    }
+
+    /// Returns for how long a version has been known to be gone from the source.
+    pub(super) fn gone_for(&mut self, version: &VersionId) -> Duration {
+        self.purges.entry(version.clone()).or_insert_with(Instant::now).elapsed()
     }
 
     /// Takes note that requests are about to be sent.

@@ -11,6 +11,7 @@ use replicator_core::parts::{self, Layout, Part};
 
 use super::attributes::{Attributes, dress};
 use super::copy::{Copy, Dress, Written, crc64, crc64_header, crc64_joined, etag_of};
+use super::remove;
 use super::single::set_headers;
 use crate::accounts::capabilities::Ability;
 use crate::accounts::deadline;
@@ -222,6 +223,7 @@ async fn complete(
     copy.engine.limits.request(&copy.rule.id).await;
     // What is current must still be what the upload was begun over (protocol rule 9).
     copy.basis.verify(copy.destination, copy.task).await?;
+    remove::confirm(copy.source, copy.task, &copy.version.version.id).await?;
     let request = copy
         .destination
         .s3_once

@@ -11,6 +11,7 @@ use super::{listing, unstamped};
 use crate::accounts::refusal::Side;
 use crate::clock;
 use crate::engine::Engine;
+use crate::ledger::records::{Replica, State};
 use crate::task::Task;
 
 /// Both sides of a key.
@@ -73,7 +74,7 @@ fn scope_start(engine: &Engine, task: &Task, shown: &Shown, listed: &[SourceVers
     let loaded = engine.ledger.rule_start(&lead.id, clock::now())?;
     // S3 states times by the second.
     let loaded = loaded.replace_nanosecond(0).unwrap_or(loaded);
-    let oldest_replica = shown.replicas.iter().map(|replica| replica.source.last_modified).min();
+    let oldest_replica = oldest_seen(&shown.replicas);
     let reached = shown.known.reached.as_ref().map(|version| version.last_modified);
     let announced = listed
         .iter()
@@ -81,6 +82,13 @@ fn scope_start(engine: &Engine, task: &Task, shown: &Shown, listed: &[SourceVers
         .map(|entry| entry.version.last_modified)
         .min();
     Ok([oldest_replica, reached, announced].into_iter().flatten().fold(loaded, Timestamp::min))
+}
+
+/// Returns when the oldest version on record was made, as the source told. Of one that was gone before it was
+/// read only a message told, and a message must not draw anything into scope.
+fn oldest_seen(replicas: &[Replica]) -> Option<Timestamp> {
+    let seen = replicas.iter().filter(|replica| replica.state != State::Gone);
+    seen.map(|replica| replica.source.last_modified).min()
 }
 
 /// Says whether the source holds versions older than what was reached of which the ledger knows
@@ -95,4 +103,28 @@ fn has_unknown_past(history: &[SourceVersion], shown: &Shown) -> bool {
             && !known.replicated.contains(&entry.version)
             && !known.skipped.contains(&entry.version)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use replicator_core::object::VersionId;
+    use time::macros::datetime;
+
+    use super::*;
+
+    #[test]
+    fn what_only_a_message_told_of_does_not_widen_the_scope() {
+        let replica = |id, state, last_modified| Replica {
+            source: VersionRef::new(VersionId::try_from(id).unwrap(), last_modified, None),
+            kind: Kind::Object,
+            state,
+            destination_version: None,
+            etag: None,
+            written: None,
+        };
+        let told = replica("told", State::Gone, datetime!(2007-01-01 0:00 UTC));
+        let seen = replica("seen", State::Replicated, datetime!(2026-11-23 10:00 UTC));
+        assert_eq!(oldest_seen(&[told.clone(), seen]), Some(datetime!(2026-11-23 10:00 UTC)));
+        assert_eq!(oldest_seen(&[told]), None);
+    }
 }

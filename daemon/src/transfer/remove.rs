@@ -1,9 +1,10 @@
 //! Delete markers, and the permanent delete of one exact replica.
 
 use replicator_core::failure::{Failure, Kind, Reason};
-use replicator_core::object::{ETag, VersionId};
+use replicator_core::object::VersionId;
+use replicator_core::plan::SourceVersion;
 
-use super::basis::Basis;
+use super::basis::{Basis, Entry};
 use crate::accounts::Access;
 use crate::accounts::capabilities::Ability;
 use crate::accounts::refusal::{Side, failure};
@@ -12,11 +13,21 @@ use crate::failpoint::Step;
 use crate::task::Task;
 
 /// Hides the object that is current under a delete marker; returns the marker's version id.
-pub(crate) async fn mark(engine: &Engine, task: &Task, over: &ETag, basis: &Basis) -> Result<Option<String>, Failure> {
+pub(crate) async fn mark(
+    engine: &Engine,
+    task: &Task,
+    source: &SourceVersion,
+    basis: &Basis,
+) -> Result<Option<String>, Failure> {
     let access = engine.access(&task.lane.destination)?;
+    let Entry::Object { etag: over, .. } = &basis.entry else {
+        return Err(Failure::new(Kind::Conflict, "DeleteObject"));
+    };
     let conditional = access.capabilities.has(Ability::ConditionalDelete);
     engine.limits.request(&task.rules.lead.id).await;
-    basis.renew(access, task).await?;
+    if basis.renew(access, task).await? {
+        confirm(engine.access(&task.source)?, task, &source.version.id).await?;
+    }
     let request = access
         .s3_once
         .delete_object()
@@ -42,6 +53,15 @@ pub(crate) async fn version(engine: &Engine, task: &Task, destination_version: &
     let removed = engine.failpoints.around(Step::DeleteVersion, Box::pin(request.send())).await;
     removed.map_err(|error| failure(Side::Prepare, "DeleteObject", error))?;
     Ok(())
+}
+
+/// Makes sure that the source still has what is about to be written, where it would have to go again:
+/// who deletes it reckons with no write that rests on an older look.
+pub(super) async fn confirm(access: &Access, task: &Task, version: &VersionId) -> Result<(), Failure> {
+    if !task.rules.lead.version_deletes || source_has(access, task, version).await? {
+        return Ok(());
+    }
+    Err(Failure::new(Kind::Conflict, "look before the write"))
 }
 
 /// Says whether the source still has a version; only a definite answer counts as "no".

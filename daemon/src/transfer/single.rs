@@ -9,6 +9,7 @@ use replicator_core::fence::body_timeout;
 use super::attributes::{Attributes, dress};
 use super::copy::{Copy, Dress, Written, crc64, crc64_header, etag_of};
 use super::pinned::collect;
+use super::remove;
 use crate::accounts::capabilities::Ability;
 use crate::accounts::deadline;
 use crate::accounts::refusal::{Side, failure};
@@ -24,6 +25,7 @@ pub(crate) async fn copy(copy: &Copy<'_>) -> Result<Written, Failure> {
     let answer = request.send().await.map_err(|error| failure(Side::Source, "GetObject", error))?;
     let dress = copy.dress(Attributes::from(&answer)).await?;
     let body = collect(answer.body, size).await?;
+    copy.foresight.check(copy.version, &dress.attributes, &body)?;
     let crc64 = crc64(&body);
     copy.prove(crc64, &dress.attributes)?;
     put(copy, &dress, ByteStream::from(body), crc64).await
@@ -34,7 +36,9 @@ async fn put(copy: &Copy<'_>, dress: &Dress, body: ByteStream, crc64: u64) -> Re
     let (if_match, if_none_match) = copy.conditions(abilities.has(Ability::ConditionalPut));
     let checksum = abilities.has(Ability::Crc64Nvme).then(|| crc64_header(crc64));
     copy.engine.limits.request(&copy.rule.id).await;
-    copy.basis.renew(copy.destination, copy.task).await?;
+    if copy.basis.renew(copy.destination, copy.task).await? {
+        remove::confirm(copy.source, copy.task, &copy.version.version.id).await?;
+    }
     let request = copy
         .destination
         .s3_once

@@ -10,6 +10,7 @@ use replicator_core::rule::Rule;
 
 use super::basis::{Basis, Entry};
 use super::copy::{Copy, Written};
+use super::foresight::Foresight;
 use super::lessons::Asked;
 use super::{Memory, Progress, Run, choice, encryption, fence, multipart, part_bytes_preferred, remove, single};
 use crate::accounts::capabilities::Ability;
@@ -25,9 +26,9 @@ impl Run<'_> {
         over: ETag,
         memory: &mut Memory,
     ) -> Result<Progress, Failure> {
-        let asked = Asked::of(self.destination, Ability::ConditionalDelete, Condition::Over(over.clone()));
+        let asked = Asked::of(self.destination, Ability::ConditionalDelete, Condition::Over(over));
         fence::check(self, source, memory)?;
-        let marked = remove::mark(self.engine, self.task, &over, &self.read.shown.basis).await;
+        let marked = remove::mark(self.engine, self.task, source, &self.read.shown.basis).await;
         let version = memory.learn(self.destination, asked, marked)?;
         self.engine.check_written(&self.task.lane.destination, version.as_deref())?;
         let replica = replica(source, State::Replicated, version, None);
@@ -52,8 +53,16 @@ impl Run<'_> {
             }
             return Ok(Progress::Done);
         };
-        fence::check(self, version, memory)?;
-        let distinct = distinct && !encryption::makes_unique_etags(&rule.encryption);
+        let unique = encryption::makes_unique_etags(&rule.encryption);
+        let learnt = memory.content(&version.version).filter(|_| !unique).cloned();
+        fence::check(
+            self,
+            &SourceVersion { etag: learnt.clone().or(version.etag.clone()), ..version.clone() },
+            memory,
+        )?;
+        let over = |etag: &ETag| matches!(&condition, Condition::Over(over) if over == etag);
+        let distinct = !unique && (distinct || learnt.as_ref().is_some_and(over));
+        let foresight = if unique || learnt.is_some() { Foresight::idle() } else { Foresight::of(self.stood()) };
         let copy = Copy {
             engine: self.engine,
             task: self.task,
@@ -63,6 +72,7 @@ impl Run<'_> {
             version,
             condition: &condition,
             basis: &self.read.shown.basis,
+            foresight,
             distinct,
             tags,
         };
@@ -74,16 +84,24 @@ impl Run<'_> {
             true => multipart::copy(&copy, part_bytes).await,
             false => single::copy(&copy).await,
         };
+        if let Some(etag) = copy.foresight.found() {
+            memory.learn_content(&version.version, etag);
+        }
         let written = memory.learn(self.destination, asked, written);
         let Some(Written { destination_version, etag }) = self.or_skip(version, written)? else {
             return Ok(Progress::Done);
         };
         self.engine.check_written(&self.task.lane.destination, destination_version.as_deref())?;
-        self.foreseen &= encryption::makes_unique_etags(&rule.encryption) || version.etag.as_ref() == Some(&etag);
+        self.foreseen &= unique || version.etag.as_ref() == Some(&etag);
         let replica = replica(version, State::Replicated, destination_version, Some(etag.clone()));
         self.commit(&replica, &rule, version.size_bytes).await?;
         self.record(replica, Top::Object { etag, replica_of: Some(version.version.clone()) });
         Ok(self.after_write(ability))
+    }
+
+    /// Lists the ETags that stand at the key, or stood there.
+    fn stood(&self) -> Vec<ETag> {
+        self.read.shown.replicas.iter().filter_map(|replica| replica.etag.clone()).collect()
     }
 
     /// Writes down what was written.

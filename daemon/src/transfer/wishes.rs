@@ -6,7 +6,7 @@ use replicator_core::object::VersionId;
 use replicator_core::plan::{Kind, Known, VersionRef};
 use replicator_core::rule::History;
 
-use super::{Run, attributes, destination, remove};
+use super::{Run, attributes, destination};
 use crate::engine::Engine;
 use crate::failpoint::Step;
 use crate::ledger::records::{ParkedTask, Replica, State};
@@ -58,7 +58,7 @@ pub(super) async fn grant(run: &mut Run<'_>) -> Result<Vec<Outcome>, Failure> {
         let outcome = match wish.action {
             Action::Put | Action::DeleteMarker => appended(run, wish)?,
             Action::Tags => tags(run, wish).await?,
-            Action::VersionDelete => version_delete(run, wish).await?,
+            Action::VersionDelete => purged(run, wish),
             // The replica's owner decides on its list; locks are given with the write itself.
             Action::Acl | Action::Lock => Outcome::Skipped,
         };
@@ -147,23 +147,14 @@ fn vanished(run: &Run<'_>) -> Outcome {
 // Someone who changes tags in a loop must not hold a lane forever.
 const TAG_ROUNDS_MAX: u32 = 5;
 
-async fn version_delete(run: &mut Run<'_>, wish: &Wish) -> Result<Outcome, Failure> {
-    let lead = &run.task.rules.lead;
-    let Some(id) = wish.version.as_ref().filter(|_| lead.version_deletes) else { return Ok(Outcome::Skipped) };
-    let Some(replica_version) = replica_version(run, id).await? else { return Ok(Outcome::Skipped) };
-    if remove::source_has(run.source, run.task, id).await? {
-        return Ok(Outcome::Skipped);
+/// Says what became of a version delete, which was carried out before.
+fn purged(run: &Run<'_>, wish: &Wish) -> Outcome {
+    let Some(id) = &wish.version else { return Outcome::Skipped };
+    let removed = |replica: &Replica| replica.source.id == *id && replica.state == State::Removed;
+    match run.task.rules.lead.version_deletes && run.read.shown.replicas.iter().any(removed) {
+        true => Outcome::Replicated,
+        false => Outcome::Skipped,
     }
-    match remove::version(run.engine, run.task, &replica_version).await {
-        Ok(()) | Err(Failure { kind: FailureKind::Conflict, .. }) => {}
-        Err(failure) => return Err(failure),
-    }
-    let removed = |replica: &&mut Replica| replica.destination_version.as_ref() == Some(&replica_version);
-    if let Some(replica) = run.read.shown.replicas.iter_mut().find(removed) {
-        replica.state = State::Removed;
-        run.settle.recorded(replica)?;
-    }
-    Ok(Outcome::Replicated)
 }
 
 /// Finds the destination's id of a replica, in the ledger or in the stamps.

@@ -1,0 +1,108 @@
+//! Versions that were deleted for good at the source go from the destination too, where the rule says so
+//! (protocol rule 10): by exact id, after asking the source, and looked for once more when nothing that
+//! was read before the delete can land any more.
+
+use std::collections::BTreeSet;
+
+use replicator_core::event::Action;
+use replicator_core::failure::{Failure, Kind as FailureKind};
+use replicator_core::object::VersionId;
+use replicator_core::plan::Kind;
+
+use super::{Memory, Run, destination, fence, remove};
+use crate::clock;
+use crate::ledger::records::{Replica, State};
+use crate::task::Task;
+
+/// Removes one replica whose source is gone, if there is any; then everything has to be read again,
+/// because another entry is current perhaps, and another replica of the same version.
+pub(super) async fn carry_out(run: &mut Run<'_>, memory: &mut Memory) -> Result<bool, Failure> {
+    let wanted = wanted(run.task);
+    if wanted.is_empty() {
+        return Ok(false);
+    }
+    // Another daemon may have written what this one only knows as lost, left out or removed.
+    destination::rebuild(run.engine, run.task, &mut run.read.shown).await?;
+    for id in wanted {
+        if remove::source_has(run.source, run.task, &id).await? {
+            continue;
+        }
+        let _clock_starts = memory.gone_for(&id);
+        let is_there = |replica: &&Replica| replica.source.id == id && replica.state == State::Replicated;
+        let Some(replica) = run.read.shown.replicas.iter().find(is_there).cloned() else { continue };
+        match heir(run, &replica) {
+            Some(heir) => inherit(run, replica, heir)?,
+            None => {
+                take_away(run, replica, memory).await?;
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Waits until no version that is gone can appear at the destination any more.
+pub(super) fn settle(run: &Run<'_>, memory: &mut Memory) -> Result<(), Failure> {
+    for wish in run.task.wishes.iter().filter(|wish| wish.action == Action::VersionDelete) {
+        let Some(id) = wish.version.as_ref().filter(|id| memory.is_gone(id)) else { continue };
+        let told = wish.time.map_or(0.0, clock::seconds_since);
+        let age = memory.gone_for(id).max(std::time::Duration::try_from_secs_f64(told).unwrap_or_default());
+        fence::outlive(run, age)?;
+    }
+    Ok(())
+}
+
+/// Lists the versions that messages say were deleted for good.
+fn wanted(task: &Task) -> BTreeSet<VersionId> {
+    let purges = task.wishes.iter().filter(|wish| wish.action == Action::VersionDelete);
+    // `null` is overwritten in place: that name alone says of no version that it is gone.
+    let named = purges.filter_map(|wish| wish.version.clone()).filter(|id| !id.is_null());
+    if task.rules.lead.version_deletes { named.collect() } else { BTreeSet::new() }
+}
+
+/// Finds another marker of the run that this one stands for at the destination.
+fn heir(run: &Run<'_>, marker: &Replica) -> Option<Replica> {
+    if marker.kind != Kind::Object {
+        let (past, time) = (&run.read.past, marker.source.last_modified);
+        let at = past.partition_point(|entry| entry.version.last_modified <= time);
+        let (below, above) = past.split_at_checked(at)?;
+        let is_marker = |entry: &&replicator_core::plan::SourceVersion| entry.kind == Kind::Marker;
+        let neighbours = above.iter().take_while(is_marker).chain(below.iter().rev().take_while(is_marker));
+        let collapsed =
+            neighbours.map(|entry| &entry.version).find(|version| run.read.shown.known.collapsed.contains(version))?;
+        return run.read.shown.replicas.iter().find(|replica| replica.source == *collapsed).cloned();
+    }
+    None
+}
+
+/// Lets a marker of the destination stand for another one of its run.
+fn inherit(run: &mut Run<'_>, gone: Replica, heir: Replica) -> Result<(), Failure> {
+    let heir = Replica { state: State::Replicated, destination_version: gone.destination_version.clone(), ..heir };
+    let gone = Replica { state: State::Removed, destination_version: None, ..gone };
+    for replica in [heir, gone] {
+        record(run, replica)?;
+    }
+    Ok(())
+}
+
+async fn take_away(run: &mut Run<'_>, replica: Replica, memory: &mut Memory) -> Result<(), Failure> {
+    let Some(version) = &replica.destination_version else {
+        return Err(Failure::caused(FailureKind::Transient, "version delete", "a replica without an id"));
+    };
+    // What was planned before it landed must not land on what it leaves behind.
+    if run.read.shown.current().is_some_and(|current| current.destination_version.as_ref() == Some(version)) {
+        fence::outlive(run, memory.seen_for(&run.read.shown.basis.entry))?;
+    }
+    match remove::version(run.engine, run.task, version).await {
+        Ok(()) | Err(Failure { kind: FailureKind::Conflict, .. }) => {}
+        Err(failure) => return Err(failure),
+    }
+    record(run, Replica { state: State::Removed, ..replica })
+}
+
+fn record(run: &mut Run<'_>, replica: Replica) -> Result<(), Failure> {
+    run.settle.recorded(&replica)?;
+    run.read.shown.replicas.retain(|other| other.source != replica.source);
+    run.read.shown.replicas.push(replica);
+    Ok(())
+}
