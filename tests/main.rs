@@ -28,6 +28,7 @@ mod large_object;
 mod rules;
 // Nothing is dropped in silence.
 mod bad_input;
+mod failures;
 mod poison;
 mod permissions;
 // The requests that are sent: pinned versions, conditions, assumed roles, no deletes of versions.

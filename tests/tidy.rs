@@ -11,12 +11,12 @@ use crate::world::oracle::root;
 const LAYERS: &[&[&str]] = &[
     &["main", "lib"],
     &["pipeline", "signals"],
-    &["status", "admin"],
+    &["status", "failures", "admin"],
     &["intake", "dispatch", "ack"],
-    &["lane", "ruleset", "message"],
+    &["lane", "parking", "ruleset", "message"],
     &["transfer"],
     &["engine", "task", "lease"],
-    &["ledger", "limits", "budget", "accounts", "health", "metrics", "clock", "blocking", "failpoint"],
+    &["ledger", "limits", "pace", "budget", "accounts", "health", "metrics", "clock", "blocking", "failpoint"],
 ];
 
 /// The packages, from the bottom up: each uses only those before it.

@@ -16,6 +16,7 @@ mod schema;
 mod settings;
 mod units;
 
+pub use names::suggest;
 pub use problem::{Invalid, Problem};
 pub use settings::accounts::{Account, ConditionalWrites, Endpoints, Service};
 pub use settings::queues::Queue;

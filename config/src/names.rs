@@ -2,7 +2,7 @@
 //! a name is not known.
 
 /// Suggests the nearest of the known names, or lists them all.
-pub(crate) fn suggest<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+pub fn suggest<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
     let nearest = known
         .clone()
         .map(|candidate| (strsim::osa_distance(&name.to_lowercase(), &candidate.to_lowercase()), candidate))

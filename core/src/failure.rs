@@ -15,8 +15,21 @@ pub struct Failure {
     pub kind: Kind,
     /// The operation that failed, by its name in the service's API.
     pub during: &'static str,
+    /// Who has the trouble, where an answer, or none, told.
+    pub party: Option<Party>,
     /// The cause.
     pub source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+/// Who a request depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Party {
+    /// The source bucket, its endpoint or its key.
+    Source,
+    /// The destination bucket or its endpoint.
+    Destination,
+    /// The KMS key that replicas are encrypted with.
+    DestinationKey,
 }
 
 /// The kinds of trouble.
@@ -74,6 +87,14 @@ macro_rules! reasons {
         }
 
         impl Reason {
+            /// Every reason there is.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// Finds a reason by its code.
+            pub fn named(code: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|reason| reason.as_str() == code)
+            }
+
             /// Returns the code, spelt as native replication does where it has one.
             pub fn as_str(self) -> &'static str {
                 match self {
@@ -166,12 +187,18 @@ impl Kind {
 impl Failure {
     /// Makes a failure without a deeper cause.
     pub fn new(kind: Kind, during: &'static str) -> Self {
-        Self { kind, during, source: None }
+        Self { kind, during, party: None, source: None }
     }
 
     /// Makes a failure with its cause.
     pub fn caused(kind: Kind, during: &'static str, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { kind, during, source: Some(source.into()) }
+        Self { kind, during, party: None, source: Some(source.into()) }
+    }
+
+    /// Says whose trouble it is.
+    #[must_use]
+    pub fn of(self, party: Party) -> Self {
+        Self { party: Some(party), ..self }
     }
 
     /// Says what to do.

@@ -13,6 +13,8 @@
 //! - `parts`: how an object is cut for a multipart upload
 //! - `failure`: what went wrong, and what to do about it
 //! - `retry`: how long to wait before trying again
+//! - `window`: how many may ask at once of someone who is asked too much
+//! - `circuit`: whether to ask someone who does not answer
 
 pub mod object;
 pub mod sequencer;
@@ -25,3 +27,5 @@ pub mod alignment;
 pub mod parts;
 pub mod failure;
 pub mod retry;
+pub mod window;
+pub mod circuit;

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::accounts::refusal::is_never_taken;
+use crate::clock;
 use crate::engine::Engine;
 use crate::failpoint::Step;
 use crate::ledger::records::ParkedMessage;
@@ -35,6 +36,9 @@ const BATCH_MAX: usize = 10;
 const ROUND_MAX: usize = 100;
 
 const ATTEMPTS_MAX: u32 = 4;
+
+// Events of S3 are a few KiB long. What the dead-letter queue has and is longer fills no disk as well.
+const BODY_KEPT_MAX: usize = 64 << 10;
 
 impl Ack {
     /// Works until every sender is gone and nothing is left.
@@ -98,9 +102,10 @@ impl Ack {
         let parked = ParkedMessage {
             queue: name.to_owned(),
             message_id: message.id.clone(),
-            body: (!passed).then(|| message.body.clone()),
+            body: (!passed || message.body.len() <= BODY_KEPT_MAX).then(|| message.body.clone()),
             reason,
             detail,
+            since: Some(clock::now()),
         };
         match self.engine.ledger.park_message(&parked) {
             Ok(()) => {

@@ -1,4 +1,6 @@
-//! What the daemon says of itself over HTTP: metrics, health, readiness, status.
+//! What the daemon says of itself over HTTP: metrics, health, readiness, status, failures.
+
+mod failures;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +9,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use replicator_core::failure::Reason;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -15,16 +17,17 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::dispatch::Board;
+use crate::dispatch::{Board, Question};
 use crate::engine::Engine;
-use crate::health::{Poll, SILENT_AFTER, STALLED_AFTER};
+use crate::health::{Ailment, Poll, SILENT_AFTER};
+use crate::pace::Ailing;
 use replicator_core::failure::chain;
 
 /// What the answers are made from.
 #[derive(Debug, Clone)]
 pub(crate) struct Admin {
     pub(crate) engine: Arc<Engine>,
-    pub(crate) questions: mpsc::Sender<oneshot::Sender<Board>>,
+    pub(crate) questions: mpsc::Sender<Question>,
     pub(crate) polls: Arc<Vec<Arc<Poll>>>,
     pub(crate) draining: CancellationToken,
 }
@@ -40,6 +43,8 @@ pub struct Status {
     pub parked: Vec<Parked>,
     /// How polling goes.
     pub queues: Vec<QueueStatus>,
+    /// Buckets and keys that are spared for now.
+    pub ailing: Vec<Ailing>,
 }
 
 /// How many tasks of a rule are parked for one reason.
@@ -77,6 +82,8 @@ impl Admin {
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
             .route("/status", get(status))
+            .route("/failures", get(failures::list))
+            .route("/failures/retry", post(failures::retry))
             .with_state(self);
         let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
         if let Err(error) = served {
@@ -88,7 +95,7 @@ impl Admin {
     async fn board(&self) -> Option<Board> {
         let (answer, board) = oneshot::channel();
         let asked = async {
-            self.questions.send(answer).await.ok()?;
+            self.questions.send(Question::Board(answer)).await.ok()?;
             board.await.ok()
         };
         let board = tokio::time::timeout(ANSWER_TIMEOUT, asked).await.ok().flatten();
@@ -112,6 +119,7 @@ impl Admin {
             board,
             parked: counts.into_iter().map(|((rule, reason), tasks)| Parked { rule, reason, tasks }).collect(),
             queues: self.polls.iter().map(answers).collect(),
+            ailing: self.engine.pace.ailing(),
         })
     }
 
@@ -120,16 +128,12 @@ impl Admin {
         if let Some(poll) = self.polls.iter().find(|poll| poll.failing_for().is_some_and(|time| time > SILENT_AFTER)) {
             return Some(format!("queue {} cannot be polled", poll.queue));
         }
-        let stalled = self.engine.pulse.since();
-        if stalled <= STALLED_AFTER {
-            return None;
-        }
-        match self.board().await {
-            Some(board) if board.messages == 0 && board.lanes == 0 => None,
-            Some(board) => {
-                Some(format!("{} messages in hand and none settled for {} s", board.messages, stalled.as_secs()))
-            }
-            None => Some(SILENT.to_owned()),
+        // A dispatch that hangs settles nothing either: so it is asked only then.
+        let ailment = self.engine.pulse.ailment()?;
+        match (self.board().await, ailment) {
+            (Some(board), Ailment::Stalled(_)) if board.messages == 0 && board.lanes == 0 => None,
+            (Some(_), ailment) => Some(ailment.to_string()),
+            (None, _) => Some(SILENT.to_owned()),
         }
     }
 }

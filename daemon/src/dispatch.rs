@@ -1,33 +1,39 @@
 //! Station 2: hints become tasks, one at a time per lane. This loop alone owns the lanes and the
 //! messages in hand: `select` chooses what happens, the methods change the state.
 
+mod arrival;
 mod board;
 mod hand;
+mod parked;
 mod redrive;
+mod settled;
 mod work;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use replicator_core::failure::{Failure, Reason};
+use replicator_core::failure::Failure;
 use replicator_core::fence::LANDING;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
-use crate::blocking;
+use crate::clock;
 use crate::engine::Engine;
 use crate::lane::{self, Ended};
 use crate::ledger::records::Lane;
 use crate::message::{Delivery, Disposal, Message, Settlement};
-use crate::metrics::MessageOutcome;
+use crate::parking::Filter;
 use crate::ruleset::Ruleset;
 use crate::task::Task;
 pub(crate) use board::Board;
 use hand::Hand;
-use redrive::Round;
+use parked::TakenUp;
+pub(crate) use redrive::Asker;
+use redrive::{Round, Sweep, Sweeps};
+use settled::Settled;
 use work::{Ticket, Work};
 
 /// Hands tasks to lanes and messages to the ack station.
@@ -37,12 +43,12 @@ pub(crate) struct Dispatch {
     rules: watch::Receiver<Arc<Ruleset>>,
     deliveries: mpsc::Receiver<Delivery>,
     settlements: mpsc::Sender<Settlement>,
-    questions: mpsc::Receiver<oneshot::Sender<Board>>,
-    permits: Arc<Semaphore>,
-    lanes: HashMap<Lane, Work>,
+    questions: mpsc::Receiver<Question>,
+    lanes: BTreeMap<Lane, Work>,
     hand: Hand,
-    /// Where the last round of parked tasks ended.
-    redriven: Option<redrive::Place>,
+    /// What of the messages that went back was done already.
+    settled: Settled,
+    sweeps: Sweeps,
     running: JoinSet<Event>,
     halt: CancellationToken,
 }
@@ -53,7 +59,16 @@ pub(crate) struct Channels {
     pub(crate) rules: watch::Receiver<Arc<Ruleset>>,
     pub(crate) deliveries: mpsc::Receiver<Delivery>,
     pub(crate) settlements: mpsc::Sender<Settlement>,
-    pub(crate) questions: mpsc::Receiver<oneshot::Sender<Board>>,
+    pub(crate) questions: mpsc::Receiver<Question>,
+}
+
+/// What others want of the loop.
+#[derive(Debug)]
+pub(crate) enum Question {
+    /// What is in hand.
+    Board(oneshot::Sender<Board>),
+    /// To try again what is parked, as far as it is meant.
+    Retry(Filter, Asker),
 }
 
 /// What runs beside the loop comes back as one of these.
@@ -63,13 +78,11 @@ enum Event {
     Ended(Lane, Ended),
     /// What a stopped lane last wrote has landed, or never will.
     Landed(Lane),
+    /// Parked messages that can be acted on became parked tasks.
+    TakenUp(TakenUp),
     /// The ledger was searched for parked tasks.
-    Searched(Result<Round, Failure>),
+    Found(Result<Round, Failure>),
 }
-
-// Tasks that work at the same time: enough to hide the latency of small objects, few enough
-// for the sockets of one process.
-const TASKS_MAX: usize = 64;
 
 /// Messages in hand at once, waiting ones included; far below the 120,000 that SQS lets be in
 /// flight on a queue. What is beyond waits in SQS.
@@ -84,10 +97,10 @@ impl Dispatch {
             deliveries,
             settlements,
             questions,
-            permits: Arc::new(Semaphore::new(TASKS_MAX)),
-            lanes: HashMap::new(),
+            lanes: BTreeMap::new(),
             hand: Hand::default(),
-            redriven: None,
+            settled: Settled::default(),
+            sweeps: Sweeps::default(),
             running: JoinSet::new(),
             halt,
         }
@@ -96,67 +109,27 @@ impl Dispatch {
     /// Works until deliveries end and nothing is in hand, or until halted; then hands back what
     /// is left.
     pub(crate) async fn run(mut self) {
-        let mut redrive = tokio::time::interval(redrive::EVERY);
+        let mut routine = tokio::time::interval(redrive::EVERY);
         let mut open = true;
+        // What kept a task parked may have been repaired while nobody ran.
+        self.retry(Filter::default(), None);
         while open || !self.lanes.is_empty() {
             // In order: what is rare and must not wait, what makes room, what takes it.
             tokio::select! {
                 biased;
                 () = self.halt.cancelled() => break,
                 Some(question) = self.questions.recv() => self.answer(question),
-                _ = redrive.tick(), if open => self.search(),
+                _ = routine.tick(), if open => self.sweeps.add(Sweep::due(clock::now())),
                 Some(event) = self.running.join_next() => self.happened(event).await,
+                Ok(()) = self.rules.changed(), if open => self.rules_changed(),
                 delivery = self.deliveries.recv(), if open && self.hand.len() < MESSAGES_MAX => match delivery {
                     Some(delivery) => self.delivered(delivery).await,
                     None => open = false,
                 },
             }
+            self.sweep();
         }
         self.hand_back().await;
-    }
-
-    async fn delivered(&mut self, delivery: Delivery) {
-        let Delivery { message, notification } = delivery;
-        let notification = match notification {
-            Ok(notification) => notification,
-            Err(undecodable) => {
-                let disposal = Disposal::Park(Reason::MessageUndecodable, undecodable.to_string());
-                return self.settle(Settlement { message, disposal }).await;
-            }
-        };
-        let rules = Arc::clone(&self.rules.borrow());
-        let disposal = match notification.hints.iter().find_map(|hint| rules.refusal(hint)) {
-            Some((reason, detail)) => self.refused(&message, reason, detail),
-            None => Disposal::Delete,
-        };
-        // What is possible is done; the message is kept for the rest.
-        let tasks: Vec<Task> = notification.hints.iter().flat_map(|hint| rules.tasks(hint)).collect();
-        if tasks.is_empty() {
-            debug!(message = message.id, ignored = ?notification.ignored, "nothing to do");
-            if disposal == Disposal::Delete {
-                self.engine.metrics.message(message.queue.queue.name(), MessageOutcome::Ignored);
-            }
-            self.engine.pulse.beat();
-            return self.settle(Settlement { message, disposal }).await;
-        }
-        self.take(message, disposal, tasks);
-    }
-
-    fn refused(&self, message: &Message, reason: Reason, detail: String) -> Disposal {
-        let queue = message.queue.queue.name();
-        warn!(queue, message = message.id, reason = reason.as_str(), detail, "message cannot be acted on");
-        if reason == Reason::BucketUnknown {
-            self.engine.metrics.message(queue, MessageOutcome::UnknownBucket);
-        }
-        Disposal::Park(reason, detail)
-    }
-
-    fn take(&mut self, message: Message, disposal: Disposal, tasks: Vec<Task>) {
-        let (number, redelivered) = (message.number, message.redelivered());
-        self.hand.take(message, disposal, tasks.len());
-        for task in tasks {
-            self.enqueue(Some(number), Task { redelivered, ..task });
-        }
     }
 
     fn enqueue(&mut self, message: Option<u64>, task: Task) {
@@ -180,11 +153,11 @@ impl Dispatch {
             return;
         };
         let lost = work.working().iter().filter_map(|ticket| self.hand.lost(ticket.message?)).cloned().collect();
-        let (engine, permits, halt) = (Arc::clone(&self.engine), Arc::clone(&self.permits), self.halt.clone());
+        let (engine, halt) = (Arc::clone(&self.engine), self.halt.clone());
         self.running.spawn(async move {
             let ended = tokio::select! {
                 biased;
-                ended = lane::work(&engine, &task, &permits) => ended,
+                ended = lane::work(&engine, &task) => ended,
                 () = any(lost) => Ended::Stopped,
                 () = halt.cancelled() => Ended::Stopped,
             };
@@ -201,7 +174,8 @@ impl Dispatch {
                 }
                 self.start(&lane);
             }
-            Ok(Event::Searched(round)) => self.redrive(round),
+            Ok(Event::TakenUp(taken)) => self.taken_up(taken),
+            Ok(Event::Found(round)) => self.found(round),
             // A panic aborts the process, so what ran has its result.
             Err(_) => {}
         }
@@ -214,6 +188,7 @@ impl Dispatch {
             Ended::Settled(report) => {
                 self.engine.pulse.beat();
                 debug!(key = %lane.key, written = report.written, bytes = report.bytes, outcomes = ?report.outcomes, "lane is up to date");
+                self.note(&tickets);
                 self.close(&tickets, |_| Disposal::Delete).await;
             }
             Ended::Parked(reason) => {
@@ -222,6 +197,10 @@ impl Dispatch {
             }
             Ended::HandedBack(delay) => {
                 self.engine.pulse.give_up();
+                self.close(&tickets, |message| Disposal::Release(message.patience(delay))).await;
+            }
+            Ended::TurnedAway(delay) => {
+                self.engine.pulse.beat();
                 self.close(&tickets, |message| Disposal::Release(message.patience(delay))).await;
             }
             Ended::Stopped => self.stopped(&lane, tickets),
@@ -257,53 +236,28 @@ impl Dispatch {
         }
     }
 
-    async fn settle(&self, settlement: Settlement) {
+    /// Takes note of what is done of messages that want more, in case they have to go back for that.
+    fn note(&mut self, tickets: &[Ticket]) {
+        for ticket in tickets {
+            if let Some(id) = ticket.message.and_then(|number| self.hand.wants_more(number)) {
+                self.settled.note(id, &ticket.task, &ticket.wish);
+            }
+        }
+    }
+
+    async fn settle(&mut self, settlement: Settlement) {
+        if !matches!(settlement.disposal, Disposal::Release(_)) {
+            self.settled.forget(&settlement.message.id);
+        }
         // The ack station outlives this loop, which holds one of its senders.
         let _sent = self.settlements.send(settlement).await;
-    }
-
-    /// Searches the ledger for parked tasks; there may be many, so not in this loop.
-    fn search(&mut self) {
-        let (ledger, rules) = (self.engine.ledger.clone(), Arc::clone(&self.rules.borrow()));
-        let busy: HashSet<Lane> = self.lanes.keys().cloned().collect();
-        let after = self.redriven.clone();
-        self.running.spawn(async move {
-            let parked = blocking::run(|| ledger.parked());
-            Event::Searched(parked.map(|parked| Round::pick(parked, &busy, after.as_ref(), &rules)))
-        });
-    }
-
-    /// Tries parked tasks again, where nothing else began meanwhile.
-    fn redrive(&mut self, round: Result<Round, Failure>) {
-        let Round { mut tasks, last } = match round {
-            Ok(round) => round,
-            Err(failure) => {
-                return warn!(error = replicator_core::failure::chain(&failure), "cannot read what is parked");
-            }
-        };
-        // A drain ends with what is in hand.
-        if self.deliveries.is_closed() {
-            return;
-        }
-        self.redriven = last;
-        tasks.retain(|task| !self.lanes.contains_key(&task.lane));
-        if !tasks.is_empty() {
-            info!(keys = tasks.len(), "trying parked tasks again");
-        }
-        for task in tasks {
-            self.enqueue(None, task);
-        }
-    }
-
-    fn answer(&self, question: oneshot::Sender<Board>) {
-        let _asker_may_be_gone = question.send(Board::of(self));
     }
 
     /// Stops the work and gives every message in hand back to its queue: at once, or when the
     /// writes that were cut off can no longer land (protocol rule 7).
     async fn hand_back(&mut self) {
         let cut_off = self.lanes.values().flat_map(Work::in_flight);
-        let cut_off: HashSet<u64> = cut_off.filter_map(|ticket| ticket.message).collect();
+        let cut_off: BTreeSet<u64> = cut_off.filter_map(|ticket| ticket.message).collect();
         self.halt.cancel();
         let grace = async { while self.running.join_next().await.is_some() {} };
         if tokio::time::timeout(Duration::from_secs(1), grace).await.is_err() {

@@ -17,6 +17,7 @@ use crate::health::Pulse;
 use crate::ledger::Ledger;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::pace::Pace;
 
 /// The services that transfers share.
 #[derive(Debug)]
@@ -25,6 +26,7 @@ pub(crate) struct Engine {
     pub(crate) ledger: Ledger,
     pub(crate) budget: Budget,
     pub(crate) limits: Limits,
+    pub(crate) pace: Pace,
     pub(crate) metrics: Metrics,
     pub(crate) pulse: Arc<Pulse>,
     pub(crate) failpoints: Failpoints,
@@ -42,8 +44,9 @@ impl Engine {
         metrics: Metrics,
         failpoints: Failpoints,
     ) -> Self {
-        let (limits, pulse, versioned) = (Limits::default(), Arc::new(Pulse::new()), Mutex::default());
-        Self { accounts, ledger, budget, limits, metrics, pulse, failpoints, versioned }
+        let (limits, pace) = (Limits::default(), Pace::default());
+        let (pulse, versioned) = (Arc::new(Pulse::new()), Mutex::default());
+        Self { accounts, ledger, budget, limits, pace, metrics, pulse, failpoints, versioned }
     }
 
     /// Returns the clients for a place.

@@ -1,9 +1,13 @@
 //! Whether the daemon gets anywhere: the clocks behind `/healthz` and `/readyz`.
 
-use std::sync::Mutex;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::ledger::records::Lane;
 
 /// Work in hand and nothing settled for this long is not progress.
 pub(crate) const STALLED_AFTER: Duration = Duration::from_secs(300);
@@ -11,11 +15,15 @@ pub(crate) const STALLED_AFTER: Duration = Duration::from_secs(300);
 /// A queue that could not be polled for this long is dead.
 pub(crate) const SILENT_AFTER: Duration = Duration::from_secs(120);
 
+// Longer than any request of ours may take with its repetitions: ten minutes for completing an
+// upload, three times three minutes for a part. A lane that wrote nothing for so long hangs.
+const STUCK_AFTER: Duration = Duration::from_secs(900);
+
 // What was handed back returns within a quarter of an hour, or whenever its queue gets to it; what
 // comes later than this is another story.
 const SAME_TROUBLE: Duration = Duration::from_secs(30 * 60);
 
-/// When something last moved.
+/// When something last moved, as a whole and at each lane.
 #[derive(Debug)]
 pub(crate) struct Pulse(Mutex<Beats>);
 
@@ -24,44 +32,115 @@ struct Beats {
     last: Instant,
     /// When work was handed back last, if nothing has moved since.
     gave_up: Option<Instant>,
+    /// When each lane that is at work last moved.
+    lanes: BTreeMap<Lane, Instant>,
+}
+
+/// What keeps the daemon from getting anywhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Ailment {
+    /// One lane hangs, whatever the others do.
+    Stuck(Lane, Duration),
+    /// Nothing was settled for this long. To hand work back because its destination does not answer
+    /// is no standstill: nothing would be better after a restart, and the outage has its own figures.
+    Stalled(Duration),
+}
+
+/// A lane is at work while this lives.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct AtWork<'a> {
+    pulse: &'a Pulse,
+    lane: &'a Lane,
 }
 
 impl Pulse {
     pub(crate) fn new() -> Self {
-        Self(Mutex::new(Beats { last: Instant::now(), gave_up: None }))
+        Self(Mutex::new(Beats::new(Instant::now())))
     }
 
-    /// Something moved.
+    /// Something was settled, or went back in good order.
     pub(crate) fn beat(&self) {
-        if let Ok(mut beats) = self.0.lock() {
-            *beats = Beats { last: Instant::now(), gave_up: None };
-        }
+        self.lock().beat(Instant::now());
+    }
+
+    /// A lane got on: a version or a part is written.
+    pub(crate) fn moved(&self, lane: &Lane) {
+        self.lock().moved(lane, Instant::now());
+    }
+
+    /// A lane begins an attempt.
+    pub(crate) fn at_work<'a>(&'a self, lane: &'a Lane) -> AtWork<'a> {
+        self.lock().lanes.insert(lane.clone(), Instant::now());
+        AtWork { pulse: self, lane }
     }
 
     /// Work was handed back: to have nothing in hand is no rest now.
     pub(crate) fn give_up(&self) {
-        if let Ok(mut beats) = self.0.lock() {
-            beats.gave_up = Some(Instant::now());
-        }
+        self.lock().gave_up = Some(Instant::now());
     }
 
     /// Work came in where there was none: until now nothing could move.
     pub(crate) fn wake(&self) {
-        if let Ok(mut beats) = self.0.lock() {
-            beats.wake(Instant::now());
-        }
+        self.lock().wake(Instant::now());
     }
 
-    pub(crate) fn since(&self) -> Duration {
-        self.0.lock().map_or(Duration::MAX, |beats| beats.last.elapsed())
+    /// Says what is wrong, if anything is; whether there is work in hand says the dispatch.
+    pub(crate) fn ailment(&self) -> Option<Ailment> {
+        self.lock().ailment(Instant::now())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Beats> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.pulse.lock().lanes.remove(self.lane);
     }
 }
 
 impl Beats {
+    fn new(now: Instant) -> Self {
+        Self { last: now, gave_up: None, lanes: BTreeMap::new() }
+    }
+
+    fn beat(&mut self, now: Instant) {
+        (self.last, self.gave_up) = (now, None);
+    }
+
+    fn moved(&mut self, lane: &Lane, now: Instant) {
+        self.beat(now);
+        if let Some(moved) = self.lanes.get_mut(lane) {
+            *moved = now;
+        }
+    }
+
     fn wake(&mut self, now: Instant) {
         let is_return = self.gave_up.is_some_and(|at| now.saturating_duration_since(at) < SAME_TROUBLE);
         if !is_return {
-            *self = Self { last: now, gave_up: None };
+            self.beat(now);
+        }
+    }
+
+    fn ailment(&self, now: Instant) -> Option<Ailment> {
+        let silent = |since: &Instant| now.saturating_duration_since(*since);
+        let (lane, moved) = self.lanes.iter().min_by_key(|(_, moved)| **moved).unzip();
+        let stuck = lane.zip(moved.map(silent)).filter(|(_, time)| *time > STUCK_AFTER);
+        let stalled = Some(silent(&self.last)).filter(|time| *time > STALLED_AFTER).map(Ailment::Stalled);
+        stuck.map(|(lane, time)| Ailment::Stuck(lane.clone(), time)).or(stalled)
+    }
+}
+
+impl fmt::Display for Ailment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stuck(lane, time) => {
+                let (bucket, key) = (&lane.destination.bucket, &lane.key);
+                write!(f, "s3://{bucket}/{key} is worked on and has not moved for {} s", time.as_secs())
+            }
+            Self::Stalled(time) => write!(f, "work is in hand and nothing was settled for {} s", time.as_secs()),
         }
     }
 }
@@ -105,12 +184,20 @@ impl Poll {
 
 #[cfg(test)]
 mod tests {
+    use replicator_core::object::{Bucket, Key};
+    use replicator_core::rule::Place;
+
     use super::*;
+
+    fn lane(key: &str) -> Lane {
+        let destination = Place { account: "archive".to_owned(), bucket: Bucket::try_from("replicas").unwrap() };
+        Lane { destination, key: Key::try_from(key).unwrap() }
+    }
 
     #[test]
     fn work_after_a_rest_is_given_its_time() {
         let began = Instant::now();
-        let mut beats = Beats { last: began, gave_up: None };
+        let mut beats = Beats::new(began);
         beats.wake(began + STALLED_AFTER * 2);
         assert_eq!(beats.last, began + STALLED_AFTER * 2);
     }
@@ -118,10 +205,43 @@ mod tests {
     #[test]
     fn work_that_comes_back_is_no_news() {
         let began = Instant::now();
-        let mut beats = Beats { last: began, gave_up: Some(began + STALLED_AFTER) };
+        let mut beats = Beats { gave_up: Some(began + STALLED_AFTER), ..Beats::new(began) };
         beats.wake(began + STALLED_AFTER * 2);
         assert_eq!(beats.last, began);
         beats.wake(began + STALLED_AFTER + SAME_TROUBLE);
         assert_eq!(beats.last, began + STALLED_AFTER + SAME_TROUBLE);
+    }
+
+    #[test]
+    fn a_standstill_is_seen_and_ends_with_the_first_thing_that_moves() {
+        let began = Instant::now();
+        let mut beats = Beats::new(began);
+        assert_eq!(beats.ailment(began + STALLED_AFTER), None);
+        let late = STALLED_AFTER + Duration::from_secs(1);
+        assert_eq!(beats.ailment(began + late), Some(Ailment::Stalled(late)));
+        beats.beat(began + late);
+        assert_eq!(beats.ailment(began + late), None);
+    }
+
+    #[test]
+    fn one_lane_that_hangs_is_seen_though_the_others_go_on() {
+        let began = Instant::now();
+        let mut beats = Beats::new(began);
+        beats.lanes.extend([(lane("hangs"), began), (lane("works"), began)]);
+        let late = began + STUCK_AFTER + Duration::from_secs(1);
+        beats.moved(&lane("works"), late);
+        assert_eq!(beats.ailment(late), Some(Ailment::Stuck(lane("hangs"), late - began)));
+        beats.moved(&lane("hangs"), late);
+        assert_eq!(beats.ailment(late), None);
+    }
+
+    #[test]
+    fn a_lane_that_ended_is_not_missed() {
+        let pulse = Pulse::new();
+        let lane = lane("ended");
+        let at_work = pulse.at_work(&lane);
+        assert_eq!(pulse.lock().lanes.len(), 1);
+        drop(at_work);
+        assert!(pulse.lock().lanes.is_empty());
     }
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use replicator_core::failure::{Failure, Reason, Verdict, chain};
 use replicator_core::fence::LANDING;
 use replicator_core::retry;
-use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use crate::clock;
@@ -13,6 +12,8 @@ use crate::engine::Engine;
 use crate::failpoint::Step;
 use crate::ledger::records::ParkedTask;
 use crate::metrics::Outcome;
+use crate::pace::{Answer, Pass, Route, TurnedAway};
+use crate::parking;
 use crate::task::{Report, Task};
 use crate::transfer::{Memory, bring_up_to_date};
 
@@ -25,6 +26,9 @@ pub(crate) enum Ended {
     Parked(Reason),
     /// The trouble lasts: the queue shall deliver again after this time.
     HandedBack(Duration),
+    /// The destination is left alone, or asks for less: the queue shall deliver again after this
+    /// time. That is in order, if not as wished.
+    TurnedAway(Duration),
     /// The work was stopped because a lease was lost or the daemon stops.
     Stopped,
 }
@@ -36,17 +40,18 @@ const ATTEMPTS_MAX: u32 = 5;
 /// a row than this means that something else is.
 const REREADS_MAX: u32 = 10;
 
-/// Works on a task until it ends. `permits` bounds how many tasks work at once; a waiting task
-/// holds none.
-pub(crate) async fn work(engine: &Engine, task: &Task, permits: &Semaphore) -> Ended {
+/// Works on a task until it ends. Between attempts, and while others are in the way, it holds
+/// nothing that others could use.
+pub(crate) async fn work(engine: &Engine, task: &Task) -> Ended {
+    let route = Route::of(&task.rules.lead);
     let mut memory = Memory::default();
     let (mut attempt, mut rereads) = (1, 0);
     loop {
-        let result = {
-            let _permit = permits.acquire().await;
-            Box::pin(bring_up_to_date(engine, task, &mut memory)).await
+        let pass = match engine.pace.enter(&route).await {
+            Ok(pass) => pass,
+            Err(TurnedAway(wait)) => return Ended::TurnedAway(wait),
         };
-        let failure = match result {
+        let failure = match try_once(engine, task, &mut memory, pass).await {
             Ok(report) => return Ended::Settled(report),
             Err(failure) => failure,
         };
@@ -54,7 +59,7 @@ pub(crate) async fn work(engine: &Engine, task: &Task, permits: &Semaphore) -> E
             Verdict::Reread if rereads < REREADS_MAX => {
                 rereads += 1;
                 debug!(key = %task.lane.key, error = %chain(&failure), "reading again");
-                retry::delay(rereads, jitter())
+                retry::delay(rereads, fastrand::f64())
             }
             // Nothing went wrong, and time passes as it should.
             Verdict::Wait(wait) => {
@@ -74,14 +79,34 @@ pub(crate) async fn work(engine: &Engine, task: &Task, permits: &Semaphore) -> E
                 report_failure(engine, task, &failure);
                 hold(&failure).await;
                 if attempt >= ATTEMPTS_MAX {
-                    return Ended::HandedBack(retry::ceiling(attempt * 2));
+                    return given_up(engine, &route, &failure);
                 }
                 attempt += 1;
-                retry::delay(attempt, jitter())
+                retry::delay(attempt, fastrand::f64())
             }
         };
         tokio::time::sleep(wait).await;
     }
+}
+
+async fn try_once(engine: &Engine, task: &Task, memory: &mut Memory, pass: Pass) -> Result<Report, Failure> {
+    let at_work = engine.pulse.at_work(&task.lane);
+    let result = Box::pin(bring_up_to_date(engine, task, memory)).await;
+    drop(at_work);
+    pass.leave(match &result {
+        // The ledger alone answered.
+        Ok(_) if memory.is_blank() => Answer::None,
+        Ok(report) => Answer::Served { wrote: report.written > 0 },
+        Err(failure) => Answer::of(failure),
+    });
+    result
+}
+
+/// Trouble whose owner is known, and spared, is in order; other trouble may be our own.
+fn given_up(engine: &Engine, route: &Route, failure: &Failure) -> Ended {
+    let wait = retry::ceiling(ATTEMPTS_MAX * 2);
+    let is_spared = failure.verdict() == Verdict::Throttle || engine.pace.leaves_alone(&route.destination);
+    if is_spared { Ended::TurnedAway(wait) } else { Ended::HandedBack(wait) }
 }
 
 /// A refusal is written down before the message may go.
@@ -91,18 +116,8 @@ fn park(engine: &Engine, task: &Task, reason: Reason, failure: &Failure) -> Ende
     warn!(rule, key = %task.lane.key, reason = reason.as_str(), error = detail, "parked");
     engine.metrics.failure(rule, reason.as_str());
     for wish in &task.wishes {
-        let parked = ParkedTask {
-            lane: task.lane.clone(),
-            rule: rule.clone(),
-            source: task.source.clone(),
-            source_key: task.source_key.clone(),
-            action: wish.action,
-            version: wish.version.clone(),
-            reason,
-            detail: detail.clone(),
-            since: clock::now(),
-        };
-        if let Err(failure) = engine.ledger.park(&parked) {
+        let parked = ParkedTask { detail: detail.clone(), ..task.parked(wish, reason, clock::now()) };
+        if let Err(failure) = keep(engine, parked) {
             warn!(rule, error = chain(&failure), "cannot write to the ledger");
             return Ended::HandedBack(retry::ceiling(ATTEMPTS_MAX));
         }
@@ -110,6 +125,16 @@ fn park(engine: &Engine, task: &Task, reason: Reason, failure: &Failure) -> Ende
         engine.metrics.operation(rule, bucket, wish.action.as_str(), Outcome::Parked);
     }
     Ended::Parked(reason)
+}
+
+/// Keeps a task; one that was parked before keeps its age and its turn.
+fn keep(engine: &Engine, parked: ParkedTask) -> Result<(), Failure> {
+    let before = engine.ledger.parked_before(&parked)?;
+    let (since, tries, due) = match before {
+        Some(before) => (before.since, before.tries, before.due),
+        None => (parked.since, 0, Some(parking::next_try(parked.since, 0, fastrand::f64()))),
+    };
+    engine.ledger.park(&ParkedTask { since, tries, due, ..parked })
 }
 
 fn report_failure(engine: &Engine, task: &Task, failure: &Failure) {
@@ -126,9 +151,4 @@ async fn hold(failure: &Failure) {
     }
     let answered = failure.source.as_ref().is_some_and(|cause| cause.to_string().starts_with("answered"));
     tokio::time::sleep(if answered { LANDING / 2 } else { LANDING }).await;
-}
-
-/// Returns a number from 0 to 1 that differs between lanes and daemons.
-fn jitter() -> f64 {
-    fastrand::f64()
 }

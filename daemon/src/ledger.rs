@@ -4,6 +4,7 @@
 pub(crate) mod records;
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -102,9 +103,39 @@ impl Ledger {
         self.put(&task.address(), task)
     }
 
-    /// Lists every parked task.
-    pub(crate) fn parked(&self) -> Result<Vec<ParkedTask>, Failure> {
-        self.scan(&Address::of(ParkedTask::TABLE))
+    /// Returns what is parked already of what a task would be parked as.
+    pub(crate) fn parked_before(&self, task: &ParkedTask) -> Result<Option<ParkedTask>, Failure> {
+        self.get(&task.address())
+    }
+
+    /// Visits parked tasks, those of one lane together, from behind a lane's on.
+    pub(crate) fn visit_parked(
+        &self,
+        after: Option<&Lane>,
+        visit: impl FnMut(ParkedTask) -> ControlFlow<()>,
+    ) -> Result<(), Failure> {
+        let table = Address::of(ParkedTask::TABLE);
+        let from = after.map_or_else(|| table.clone(), |lane| ParkedTask::prefix(lane).end());
+        self.visit(&from, &table, visit)
+    }
+
+    /// Visits parked messages.
+    pub(crate) fn visit_parked_messages(
+        &self,
+        visit: impl FnMut(ParkedMessage) -> ControlFlow<()>,
+    ) -> Result<(), Failure> {
+        let table = Address::of(ParkedMessage::TABLE);
+        self.visit(&table, &table, visit)
+    }
+
+    /// Makes tasks of a parked message: from now on they are what is parked, if there are any.
+    pub(crate) fn convert(&self, message: &ParkedMessage, tasks: &[ParkedTask]) -> Result<(), Failure> {
+        let mut batch = WriteBatch::default();
+        for task in tasks {
+            batch.put(task.address().bytes(), encode(task).map_err(unreadable)?);
+        }
+        batch.delete(message.address().bytes());
+        self.db.write(batch).map_err(broken)
     }
 
     /// Forgets what was parked for a key and is done now.
@@ -123,12 +154,14 @@ impl Ledger {
     /// Counts what is parked, by rule and reason; messages that fit no rule have an empty rule.
     pub(crate) fn parked_counts(&self) -> Result<BTreeMap<(String, Reason), i64>, Failure> {
         let mut counts = BTreeMap::new();
-        for task in self.parked()? {
+        self.visit_parked(None, |task| {
             *counts.entry((task.rule, task.reason)).or_default() += 1;
-        }
-        for message in self.scan::<ParkedMessage>(&Address::of(ParkedMessage::TABLE))? {
+            ControlFlow::Continue(())
+        })?;
+        self.visit_parked_messages(|message| {
             *counts.entry((String::new(), message.reason)).or_default() += 1;
-        }
+            ControlFlow::Continue(())
+        })?;
         Ok(counts)
     }
 
@@ -153,14 +186,28 @@ impl Ledger {
 
     fn scan<R: Record>(&self, prefix: &Address) -> Result<Vec<R>, Failure> {
         let mut all = Vec::new();
-        for entry in self.db.iterator(IteratorMode::From(prefix.bytes(), Direction::Forward)) {
+        self.visit(prefix, prefix, |record| {
+            all.push(record);
+            ControlFlow::Continue(())
+        })?;
+        Ok(all)
+    }
+
+    /// Reads record by record, because all of them may be more than memory holds.
+    fn visit<R: Record>(
+        &self,
+        from: &Address,
+        prefix: &Address,
+        mut visit: impl FnMut(R) -> ControlFlow<()>,
+    ) -> Result<(), Failure> {
+        for entry in self.db.iterator(IteratorMode::From(from.bytes(), Direction::Forward)) {
             let (key, value) = entry.map_err(broken)?;
-            if !key.starts_with(prefix.bytes()) {
+            let is_wanted = key.starts_with(prefix.bytes());
+            if !is_wanted || visit(decode(&value).map_err(unreadable)?).is_break() {
                 break;
             }
-            all.push(decode(&value).map_err(unreadable)?);
         }
-        Ok(all)
+        Ok(())
     }
 }
 

@@ -3,21 +3,24 @@
 //! In the order data flows; each file uses only what stands at its own level or below:
 //!
 //! - `pipeline`: the stations put together, and the order in which they stop; `signals`: what tells it to
-//! - `status`: what the running daemon says of itself, `admin`: how it says it
+//! - `status`, `failures`: what the running daemon says of itself and of what is parked, `admin`: how it says it
 //! - `intake`, `dispatch`, `ack`: the stations
-//! - `lane`: one task at work; `ruleset`: what a hint means; `task`, `message`: what travels
+//! - `lane`: one task at work; `ruleset`: what a hint means; `parking`: when what is parked is tried again;
+//!   `task`, `message`: what travels
 //! - `transfer`: bringing one key at one destination up to date
-//! - `engine`: what transfers share; `lease`, `ledger`, `limits`, `budget`, `accounts`, `health`,
+//! - `engine`: what transfers share; `lease`, `ledger`, `limits`, `pace`, `budget`, `accounts`, `health`,
 //!   `metrics`, `clock`, `blocking`, `failpoint`: the services
 
 pub mod pipeline;
 mod signals;
 pub mod status;
+pub mod failures;
 pub mod admin;
 mod intake;
 mod dispatch;
 mod ack;
 mod lane;
+mod parking;
 mod ruleset;
 mod message;
 mod task;
@@ -26,6 +29,7 @@ mod engine;
 mod lease;
 mod ledger;
 mod limits;
+mod pace;
 mod budget;
 mod accounts;
 pub mod failpoint;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
+use s3_replicator::failures::{self, Which};
 use s3_replicator::{pipeline, status};
 use tracing_subscriber::EnvFilter;
 
@@ -42,6 +43,69 @@ enum Verb {
         #[command(flatten)]
         file: ConfigFile,
     },
+    /// What is parked and why, and the command to try it again
+    #[command(subcommand, after_help = FAILURES_EXAMPLES)]
+    Failures(Failures),
+}
+
+const FAILURES_EXAMPLES: &str = "Examples:
+  s3-replicator failures list
+  s3-replicator failures retry --reason DstKmsKeyInvalidState";
+
+#[derive(Debug, Subcommand)]
+enum Failures {
+    /// Lists what is parked in the running daemon: reason, age, and what the service said
+    #[command(after_help = LIST_EXAMPLES)]
+    List {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[command(flatten)]
+        which: Selection,
+        /// Print JSON instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Lets the running daemon try again at once, whatever the schedule says
+    #[command(after_help = RETRY_EXAMPLES, group = clap::ArgGroup::new("which").required(true).multiple(true))]
+    Retry {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Try everything that is parked
+        #[arg(long, group = "which", conflicts_with_all = ["rule", "reason", "key"])]
+        all: bool,
+        #[command(flatten)]
+        which: Selection,
+    },
+}
+
+const LIST_EXAMPLES: &str = "Examples:
+  s3-replicator failures list
+  s3-replicator failures list --rule orders --reason DstPutObjectNotPermitted
+  s3-replicator failures list --json | jq '.failures[].source'";
+
+const RETRY_EXAMPLES: &str = "Examples:
+  s3-replicator failures retry --all
+  s3-replicator failures retry --rule orders --reason DstPutObjectNotPermitted
+  s3-replicator failures retry --key s3://orders/invoices/1.pdf
+  s3-replicator failures retry --reason BucketUnknown    # messages that a new rule can act on";
+
+#[derive(Debug, clap::Args)]
+struct Selection {
+    /// Only what is parked under this rule
+    #[arg(long, value_name = "RULE", group = "which")]
+    rule: Option<String>,
+    /// Only what is parked for this reason
+    #[arg(long, value_name = "REASON", group = "which")]
+    reason: Option<String>,
+    /// Only this object, by its key at the source or at the destination
+    #[arg(long, value_name = "s3://BUCKET/KEY", group = "which")]
+    key: Option<String>,
+}
+
+impl From<Selection> for Which {
+    fn from(Selection { rule, reason, key }: Selection) -> Self {
+        Self { rule, reason, key }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -89,6 +153,16 @@ fn command(command: Command) -> anyhow::Result<()> {
         Verb::Status { file } => {
             let settings = replicator_config::load(&file.config)?;
             say(runtime()?.block_on(status::ask(&settings))?.trim_end());
+            Ok(())
+        }
+        Verb::Failures(Failures::List { file, which, json }) => {
+            let settings = replicator_config::load(&file.config)?;
+            say(runtime()?.block_on(failures::list(&settings, &which.into(), json))?.trim_end());
+            Ok(())
+        }
+        Verb::Failures(Failures::Retry { file, all: _, which }) => {
+            let settings = replicator_config::load(&file.config)?;
+            say(runtime()?.block_on(failures::retry(&settings, &which.into()))?.trim_end());
             Ok(())
         }
     }

@@ -69,10 +69,16 @@ impl Message {
     }
 
     /// Returns how long a failed message shall wait for its next delivery, given how long it
-    /// should have waited after its first.
+    /// should have waited after its first: a while between half of that and all.
     pub(crate) fn patience(&self, first: Duration) -> Duration {
-        doubled(first, self.receive_count)
+        spread(doubled(first, self.receive_count), fastrand::f64())
     }
+}
+
+/// What failed together shall not come back together; a jitter from nothing would bring some of it
+/// back at once, at the cost of a receipt.
+fn spread(delay: Duration, jitter: f64) -> Duration {
+    delay.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
 }
 
 /// Each delivery counts against the queue's maxReceiveCount, so each doubles the delay.
@@ -89,6 +95,12 @@ mod tests {
     fn each_delivery_doubles_the_delay_up_to_a_quarter_of_an_hour() {
         let delays = [1, 2, 3, 4, 5, 6, u32::MAX].map(|count| doubled(Duration::from_secs(60), count).as_secs());
         assert_eq!(delays, [60, 120, 240, 480, 900, 900, 900]);
+    }
+
+    #[test]
+    fn a_delay_is_spread_between_half_of_it_and_all() {
+        let spread = [0.0, 0.5, 1.0].map(|jitter| spread(DELAY_MAX, jitter).as_secs());
+        assert_eq!(spread, [450, 675, 900]);
     }
 
     #[test]

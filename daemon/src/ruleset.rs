@@ -95,3 +95,38 @@ impl Ruleset {
 fn destination_keys(rules: &Rules, key: &Key) -> BTreeSet<Key> {
     rules.iter().filter_map(|rule| rule.destination_key(key).ok()).collect()
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Returns rules as a file would give them: by id, source bucket and destination bucket.
+    pub(crate) fn rules(all: &[(&str, &str, &str)]) -> Vec<Rule> {
+        let mut file = "listen = \"127.0.0.1:1\"\n[accounts.main]\nregion = \"eu-west-1\"\n[[queues]]\n\
+             url = \"https://sqs.eu-west-1.amazonaws.com/111111111111/events\"\naccount = \"main\"\n"
+            .to_owned();
+        for (id, source, destination) in all {
+            file.push_str(&format!(
+                "[[rules]]\nid = \"{id}\"\nsource = {{ account = \"main\", bucket = \"{source}\" }}\n\
+                 destination = {{ account = \"main\", bucket = \"{destination}\" }}\n"
+            ));
+        }
+        replicator_config::parse(&file).unwrap().rules
+    }
+
+    #[test]
+    fn a_bucket_that_no_rule_has_is_refused_by_name() {
+        let ruleset = Ruleset::new(&rules(&[("orders", "orders", "replicas")]));
+        let hint = |bucket: &str| Hint {
+            bucket: Bucket::try_from(bucket).unwrap(),
+            key: Key::try_from("report").unwrap(),
+            version: None,
+            action: replicator_core::event::Action::Put,
+            sequencer: None,
+            time: None,
+            size_bytes: None,
+        };
+        assert_eq!(ruleset.refusal(&hint("orders")), None);
+        assert!(matches!(ruleset.refusal(&hint("others")), Some((Reason::BucketUnknown, _))));
+    }
+}

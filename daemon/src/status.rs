@@ -15,26 +15,33 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Asks the daemon of this configuration and returns what it says as text.
 pub async fn ask(settings: &Settings) -> anyhow::Result<String> {
-    let address = settings.listen;
-    let stream = TcpStream::connect(address)
-        .await
-        .with_context(|| format!("no s3-replicator answers at {address}; is it running with this configuration?"))?;
-    let answer = tokio::time::timeout(PATIENCE, get(stream, "/status")).await;
-    let answer = answer.with_context(|| format!("{address} took the request and gives no answer"))??;
+    let answer = request(settings, "GET /status", PATIENCE).await?;
     let status: Status = serde_json::from_str(&answer).context("the answer is not a status")?;
     Ok(table(&status))
 }
 
+/// Sends one request to the daemon of a configuration, and returns the body of the answer.
+pub(crate) async fn request(settings: &Settings, what: &str, patience: Duration) -> anyhow::Result<String> {
+    let address = settings.listen;
+    let stream = TcpStream::connect(address)
+        .await
+        .with_context(|| format!("no s3-replicator answers at {address}; is it running with this configuration?"))?;
+    let answer = tokio::time::timeout(patience, exchange(stream, what)).await;
+    answer.with_context(|| format!("{address} took the request and gives no answer"))?
+}
+
 /// One small request to ourselves needs no HTTP client.
-async fn get(mut stream: TcpStream, path: &str) -> anyhow::Result<String> {
-    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
+async fn exchange(mut stream: TcpStream, what: &str) -> anyhow::Result<String> {
+    stream.write_all(format!("{what} HTTP/1.0\r\nContent-Length: 0\r\n\r\n").as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     let Some((head, body)) = answer.split_once("\r\n\r\n") else { bail!("the answer is not HTTP") };
-    if head.split(' ').nth(1) != Some("200") {
-        bail!("answered {:?}: {}", head.lines().next().unwrap_or_default(), body.trim());
+    match head.split(' ').nth(1) {
+        Some("200") => Ok(body.to_owned()),
+        // What is wrong with the request is said in words.
+        Some("400") => bail!("{}", body.trim()),
+        _ => bail!("answered {:?}: {}", head.lines().next().unwrap_or_default(), body.trim()),
     }
-    Ok(body.to_owned())
 }
 
 /// Writes a status for people.
@@ -61,6 +68,14 @@ fn write_table(status: &Status, text: &mut String) -> std::fmt::Result {
     for parked in &status.parked {
         let rule = if parked.rule.is_empty() { "(no rule)" } else { &parked.rule };
         writeln!(text, "{rule:<24} {:<40} {:>8}", parked.reason.as_str(), parked.tasks)?;
+    }
+    for ailing in &status.ailing {
+        let state = match (ailing.is_left_alone, ailing.width) {
+            (true, _) => "does not answer: left alone but for one task at a time".to_owned(),
+            (false, Some(width)) => format!("asks for less: {width} tasks at a time, {} at work", ailing.under_way),
+            (false, None) => continue,
+        };
+        writeln!(text, "\n{}: {state}", ailing.name)?;
     }
     for queue in &status.queues {
         writeln!(text, "\nqueue {}: {}", queue.queue, if queue.answers { "answers" } else { "does not answer" })?;

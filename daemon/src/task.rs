@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use replicator_core::event::Action;
+use replicator_core::failure::Reason;
 use replicator_core::object::{Key, Timestamp, VersionId};
 use replicator_core::rule::{Place, Rule};
 use replicator_core::sequencer::Sequencer;
 
-use crate::ledger::records::Lane;
+use crate::ledger::records::{Lane, ParkedTask};
 use crate::metrics::Outcome;
 
 /// What a message says about a key, without saying which.
@@ -32,6 +33,25 @@ pub(crate) struct Task {
     pub(crate) wishes: Vec<Wish>,
     /// One of the messages was delivered before, so the ledger alone may not answer it.
     pub(crate) redelivered: bool,
+}
+
+impl Task {
+    /// Returns what is kept of one wish while it waits for someone to act.
+    pub(crate) fn parked(&self, wish: &Wish, reason: Reason, now: Timestamp) -> ParkedTask {
+        ParkedTask {
+            lane: self.lane.clone(),
+            rule: self.rules.lead.id.clone(),
+            source: self.source.clone(),
+            source_key: self.source_key.clone(),
+            action: wish.action,
+            version: wish.version.clone(),
+            reason,
+            detail: String::new(),
+            since: now,
+            tries: 0,
+            due: None,
+        }
+    }
 }
 
 /// Competing rules, the leading one apart because there always is one.

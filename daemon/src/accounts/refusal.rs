@@ -2,7 +2,7 @@
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use replicator_core::failure::{Failure, Kind, Reason};
+use replicator_core::failure::{Failure, Kind, Party, Reason};
 
 /// Which bucket a request was about, and whether it changes anything there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,17 @@ where
             .or_else(|| by_status(side, during, status))
             .unwrap_or(Kind::Refused(Reason::RequestRefused)),
     };
-    Failure::caused(kind, during, cause(status, code, message, error))
+    let party = party(side, &code);
+    Failure::caused(kind, during, cause(status, code, message, error)).of(party)
+}
+
+/// S3 passes on what KMS says, under names of its own.
+fn party(side: Side, code: &str) -> Party {
+    match side {
+        Side::Source => Party::Source,
+        Side::Write | Side::Prepare if code.starts_with("KMS.") => Party::DestinationKey,
+        Side::Destination | Side::Write | Side::Prepare => Party::Destination,
+    }
 }
 
 fn cause<E>(status: Option<u16>, code: String, message: String, error: SdkError<E, HttpResponse>) -> Cause
@@ -196,6 +206,14 @@ mod tests {
         assert_eq!(by_status(Side::Source, "HeadObject", 404), Some(Kind::Gone));
         assert_eq!(by_status(Side::Write, "PutObject", 404), Some(Kind::Conflict));
         assert_eq!(by_status(Side::Destination, "HeadObject", 418), None);
+    }
+
+    #[test]
+    fn trouble_is_laid_at_the_door_of_whoever_has_it() {
+        assert_eq!(party(Side::Source, "KMS.ThrottlingException"), Party::Source);
+        assert_eq!(party(Side::Destination, "SlowDown"), Party::Destination);
+        assert_eq!(party(Side::Write, "SlowDown"), Party::Destination);
+        assert_eq!(party(Side::Prepare, "KMS.ThrottlingException"), Party::DestinationKey);
     }
 
     #[test]

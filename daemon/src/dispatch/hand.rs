@@ -1,6 +1,6 @@
 //! The messages in hand, each until the last of its tasks is closed.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use tokio_util::sync::CancellationToken;
 
@@ -8,11 +8,12 @@ use crate::message::{Disposal, Message, Settlement};
 
 /// The messages whose tasks are not all closed, by their numbers.
 #[derive(Debug, Default)]
-pub(super) struct Hand(HashMap<u64, InHand>);
+pub(super) struct Hand(BTreeMap<u64, InHand>);
 
 #[derive(Debug)]
 struct InHand {
     message: Message,
+    tasks: usize,
     open: usize,
     disposal: Disposal,
 }
@@ -24,7 +25,12 @@ impl Hand {
 
     /// Takes a message in hand until so many tasks are closed.
     pub(super) fn take(&mut self, message: Message, disposal: Disposal, open: usize) {
-        self.0.insert(message.number, InHand { message, open, disposal });
+        self.0.insert(message.number, InHand { message, tasks: open, open, disposal });
+    }
+
+    /// Returns the id of a message that wants more than one thing done.
+    pub(super) fn wants_more(&self, number: u64) -> Option<&str> {
+        self.0.get(&number).filter(|in_hand| in_hand.tasks > 1).map(|in_hand| in_hand.message.id.as_str())
     }
 
     /// Says whether a message is in hand and surely ours.
@@ -66,7 +72,7 @@ impl Hand {
 
     /// Gives away every message.
     pub(super) fn empty(&mut self) -> Vec<Message> {
-        self.0.drain().map(|(_, in_hand)| in_hand.message).collect()
+        std::mem::take(&mut self.0).into_values().map(|in_hand| in_hand.message).collect()
     }
 }
 

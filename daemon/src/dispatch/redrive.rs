@@ -1,40 +1,116 @@
-//! Parked tasks are tried again on a slow schedule, without anyone asking.
+//! Parked tasks are tried again: each on a slow schedule of its own, all of them at a start, and
+//! whatever a command means at once.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
+use replicator_core::failure::Failure;
 use replicator_core::object::Timestamp;
+use tokio::sync::oneshot;
 
+use crate::ledger::Ledger;
 use crate::ledger::records::{Lane, ParkedTask};
+use crate::parking::{Filter, Retried, is_due};
 use crate::ruleset::Ruleset;
 use crate::task::Task;
 
-/// The time between two rounds.
-pub(super) const EVERY: Duration = Duration::from_secs(300);
+/// The time between two looks at what is due.
+pub(super) const EVERY: Duration = Duration::from_secs(60);
 
-// Lanes a round: more than can work at once, few beside the messages that come in. What was
-// parked by the thousand takes its turn, because what it waits for is seldom repaired yet.
-const LANES_MAX: usize = 100;
+/// Lanes of parked tasks at work at once: more than one destination works on, and few beside the
+/// messages that come in.
+pub(super) const LANES_MAX: usize = 100;
 
-/// A lane's place in the order: since when it is parked.
-pub(super) type Place = (Timestamp, Lane);
+/// Sweeps that wait for their turn: someone who sends more is told to wait.
+pub(super) const SWEEPS_MAX: usize = 16;
 
-/// The tasks to try in one round.
-#[derive(Debug)]
-pub(super) struct Round {
-    pub(super) tasks: Vec<Task>,
-    /// Where the next round goes on; tasks that fail without being parked anew must not keep the
-    /// others from their turn.
-    pub(super) last: Option<Place>,
+/// Who waits to hear what a retry comes to.
+pub(crate) type Asker = oneshot::Sender<Result<Retried, String>>;
+
+/// One way through all that is parked, lane by lane.
+#[derive(Debug, Clone)]
+pub(super) struct Sweep {
+    chosen: Chosen,
+    /// The lane that it came to.
+    after: Option<Lane>,
 }
 
-impl Round {
-    /// Picks the lanes whose turn it is: idle ones that a rule still wants, longest parked first.
-    pub(super) fn pick(parked: Vec<ParkedTask>, busy: &HashSet<Lane>, after: Option<&Place>, rules: &Ruleset) -> Self {
-        let lanes = in_turn(parked, busy, after).into_iter();
-        let revived = lanes.filter_map(|(place, parked)| Some((place, revive(rules, &parked)?)));
-        let (places, tasks): (Vec<Place>, Vec<Task>) = revived.take(LANES_MAX).unzip();
-        Self { tasks, last: places.into_iter().last() }
+#[derive(Debug, Clone)]
+enum Chosen {
+    /// What is due at this moment.
+    Due(Timestamp),
+    /// What someone means.
+    Meant(Filter),
+}
+
+/// The next lanes of a sweep.
+#[derive(Debug)]
+pub(super) struct Round {
+    pub(super) lanes: Vec<Revived>,
+    /// Where the sweep goes on; absent at its end.
+    pub(super) rest: Option<Sweep>,
+}
+
+/// What is parked at one lane, and the task that it makes; none when no rule wants it any more.
+#[derive(Debug)]
+pub(super) struct Revived {
+    pub(super) parked: Vec<ParkedTask>,
+    pub(super) task: Option<Task>,
+}
+
+impl Sweep {
+    pub(super) fn due(now: Timestamp) -> Self {
+        Self { chosen: Chosen::Due(now), after: None }
+    }
+
+    pub(super) fn of(filter: Filter) -> Self {
+        Self { chosen: Chosen::Meant(filter), after: None }
+    }
+
+    /// Says whether nobody is waiting for it.
+    pub(super) fn is_routine(&self) -> bool {
+        matches!(self.chosen, Chosen::Due(_))
+    }
+
+    /// Finds the next lanes, so many at most. Routine leaves those alone that have no business now.
+    pub(super) fn round(
+        self,
+        ledger: &Ledger,
+        rules: &Ruleset,
+        lanes_max: usize,
+        has_business: impl Fn(&Lane) -> bool,
+    ) -> Result<Round, Failure> {
+        let mut found: Vec<(Lane, Vec<ParkedTask>)> = Vec::new();
+        let mut is_over = true;
+        ledger.visit_parked(self.after.as_ref(), |task| {
+            if !self.takes(&task) || self.is_routine() && !has_business(&task.lane) {
+                return ControlFlow::Continue(());
+            }
+            if let Some((lane, parked)) = found.last_mut()
+                && *lane == task.lane
+            {
+                parked.push(task);
+                return ControlFlow::Continue(());
+            }
+            if found.len() >= lanes_max {
+                is_over = false;
+                return ControlFlow::Break(());
+            }
+            found.push((task.lane.clone(), vec![task]));
+            ControlFlow::Continue(())
+        })?;
+        let after = found.last().map(|(lane, _)| lane.clone());
+        let rest = (!is_over).then_some(Self { after, ..self });
+        let lanes = found.into_iter().map(|(_, parked)| Revived { task: revive(rules, &parked), parked }).collect();
+        Ok(Round { lanes, rest })
+    }
+
+    fn takes(&self, task: &ParkedTask) -> bool {
+        match &self.chosen {
+            Chosen::Due(now) => is_due(task, *now),
+            Chosen::Meant(filter) => filter.takes(task),
+        }
     }
 }
 
@@ -46,19 +122,47 @@ fn revive(rules: &Ruleset, parked: &[ParkedTask]) -> Option<Task> {
     })
 }
 
-/// Orders lanes by the time they have been parked, beginning after the place that was tried last.
-fn in_turn(parked: Vec<ParkedTask>, busy: &HashSet<Lane>, after: Option<&Place>) -> Vec<(Place, Vec<ParkedTask>)> {
-    let mut lanes: BTreeMap<Lane, Vec<ParkedTask>> = BTreeMap::new();
-    for task in parked.into_iter().filter(|task| !busy.contains(&task.lane)) {
-        lanes.entry(task.lane.clone()).or_default().push(task);
+/// The sweeps that are under way, one after the other.
+#[derive(Debug, Default)]
+pub(super) struct Sweeps {
+    waiting: VecDeque<Sweep>,
+    is_searching: bool,
+}
+
+impl Sweeps {
+    /// Lets a sweep wait for its turn. Routine is left out while it is under way already.
+    pub(super) fn add(&mut self, sweep: Sweep) {
+        if !sweep.is_routine() || !self.waiting.iter().any(Sweep::is_routine) {
+            self.waiting.push_back(sweep);
+        }
     }
-    let since = |tasks: &[ParkedTask]| tasks.iter().map(|task| task.since).min();
-    let mut turns: Vec<_> =
-        lanes.into_iter().filter_map(|(lane, tasks)| Some(((since(&tasks)?, lane), tasks))).collect();
-    turns.sort_by(|(one, _), (other, _)| one.cmp(other));
-    let tried = turns.partition_point(|(place, _)| Some(place) <= after);
-    turns.rotate_left(tried);
-    turns
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_searching || self.waiting.is_empty()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting.len() >= SWEEPS_MAX
+    }
+
+    /// Takes the sweep that is to go on, unless one is out; commands go before routine.
+    pub(super) fn next(&mut self) -> Option<Sweep> {
+        if self.is_searching {
+            return None;
+        }
+        let command = self.waiting.iter().position(|sweep| !sweep.is_routine()).unwrap_or(0);
+        let sweep = self.waiting.remove(command)?;
+        self.is_searching = true;
+        Some(sweep)
+    }
+
+    /// Takes back what is left of a sweep; it goes on before others.
+    pub(super) fn found(&mut self, rest: Option<Sweep>) {
+        self.is_searching = false;
+        if let Some(sweep) = rest {
+            self.waiting.push_front(sweep);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -66,55 +170,87 @@ mod tests {
     use replicator_core::event::Action;
     use replicator_core::failure::Reason;
     use replicator_core::object::{Bucket, Key};
-    use replicator_core::rule;
+    use replicator_core::rule::Place;
 
     use super::*;
+    use crate::ruleset::tests::rules;
 
-    fn parked(key: &str, action: Action, since_seconds: i64) -> ParkedTask {
-        let place = rule::Place { account: "archive".to_owned(), bucket: Bucket::try_from("replicas").unwrap() };
+    fn parked(key: &str, action: Action, due_seconds: i64) -> ParkedTask {
+        let place = |bucket: &str| Place { account: "main".to_owned(), bucket: Bucket::try_from(bucket).unwrap() };
+        let since = Timestamp::from_unix_timestamp(0).unwrap();
         ParkedTask {
-            lane: Lane { destination: place.clone(), key: Key::try_from(key).unwrap() },
+            lane: Lane { destination: place("replicas"), key: Key::try_from(key).unwrap() },
             rule: "orders".to_owned(),
-            source: place,
+            source: place("orders"),
             source_key: Key::try_from(key).unwrap(),
             action,
             version: None,
             reason: Reason::DstBucketNotFound,
             detail: String::new(),
-            since: Timestamp::from_unix_timestamp(since_seconds).unwrap(),
+            since,
+            tries: 0,
+            due: Some(Timestamp::from_unix_timestamp(due_seconds).unwrap()),
         }
     }
 
-    fn keys(turns: &[(Place, Vec<ParkedTask>)]) -> Vec<(&str, usize)> {
-        turns.iter().map(|((_, lane), tasks)| (lane.key.as_str(), tasks.len())).collect()
+    /// Goes through a sweep and returns the keys of each round, with the number of tasks.
+    fn sweep(tasks: &[ParkedTask], mut sweep: Sweep, lanes_max: usize, busy: &str) -> Vec<Vec<(String, usize)>> {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(directory.path()).unwrap();
+        tasks.iter().for_each(|task| ledger.park(task).unwrap());
+        let ruleset = Ruleset::new(&rules(&[("orders", "orders", "replicas")]));
+        let mut rounds = Vec::new();
+        loop {
+            let round = sweep.round(&ledger, &ruleset, lanes_max, |lane| lane.key.as_str() != busy).unwrap();
+            let key = |lane: &Revived| (lane.parked[0].lane.key.to_string(), lane.parked.len());
+            rounds.push(round.lanes.iter().map(key).collect());
+            match round.rest {
+                Some(rest) => sweep = rest,
+                None => return rounds,
+            }
+        }
     }
 
-    fn three() -> Vec<ParkedTask> {
-        vec![
-            parked("new", Action::Put, 30),
-            parked("old", Action::Put, 10),
-            parked("old", Action::Tags, 40),
-            parked("middle", Action::Put, 20),
-        ]
+    fn all() -> Sweep {
+        Sweep::of(Filter::default())
+    }
+
+    fn one(key: &str, tasks: usize) -> (String, usize) {
+        (key.to_owned(), tasks)
     }
 
     #[test]
-    fn what_is_parked_longest_comes_first_and_a_lane_comes_once() {
-        let turns = in_turn(three(), &HashSet::new(), None);
-        assert_eq!(keys(&turns), [("old", 2), ("middle", 1), ("new", 1)]);
+    fn a_sweep_comes_to_every_lane_once_and_to_all_of_its_tasks_at_a_time() {
+        let tasks =
+            [("a", Action::Put), ("a", Action::Tags), ("ab", Action::Put), ("b", Action::Put), ("c", Action::Put)];
+        let tasks = tasks.map(|(key, action)| parked(key, action, 0));
+        let rounds = sweep(&tasks, all(), 2, "");
+        assert_eq!(rounds, [vec![one("a", 2), one("ab", 1)], vec![one("b", 1), one("c", 1)]]);
+        assert_eq!(sweep(&tasks, all(), 1, "").len(), 4);
+        assert_eq!(sweep(&tasks, all(), 100, "").len(), 1);
     }
 
     #[test]
-    fn a_round_goes_on_where_the_last_one_ended() {
-        let turns = in_turn(three(), &HashSet::new(), None);
-        let after = |at: usize| in_turn(three(), &HashSet::new(), Some(&turns[at].0));
-        assert_eq!(keys(&after(0)), [("middle", 1), ("new", 1), ("old", 2)]);
-        assert_eq!(keys(&after(2)), [("old", 2), ("middle", 1), ("new", 1)]);
+    fn routine_takes_what_is_due_and_leaves_alone_what_has_no_business() {
+        let tasks = [parked("busy", Action::Put, 0), parked("due", Action::Put, 10), parked("early", Action::Put, 11)];
+        let due = Sweep::due(Timestamp::from_unix_timestamp(10).unwrap());
+        assert_eq!(sweep(&tasks, due, 100, "busy"), [vec![one("due", 1)]]);
+        let meant = sweep(&tasks, all(), 100, "busy");
+        assert_eq!(meant, [vec![one("busy", 1), one("due", 1), one("early", 1)]]);
     }
 
     #[test]
-    fn a_lane_at_work_is_left_alone() {
-        let busy = HashSet::from([parked("old", Action::Put, 0).lane]);
-        assert_eq!(keys(&in_turn(three(), &busy, None)), [("middle", 1), ("new", 1)]);
+    fn a_command_goes_before_routine_and_routine_is_under_way_once() {
+        let now = Timestamp::from_unix_timestamp(0).unwrap();
+        let mut sweeps = Sweeps::default();
+        sweeps.add(Sweep::due(now));
+        sweeps.add(Sweep::due(now));
+        sweeps.add(all());
+        assert!(!sweeps.next().unwrap().is_routine());
+        assert!(sweeps.next().is_none(), "one search at a time");
+        sweeps.found(None);
+        assert!(sweeps.next().unwrap().is_routine());
+        sweeps.found(None);
+        assert!(sweeps.next().is_none() && sweeps.is_idle());
     }
 }

@@ -80,6 +80,11 @@ impl Work {
         self.waiting.splice(0..0, begun);
     }
 
+    /// Says whether no message asks for any of it: it was parked.
+    pub(super) fn is_unbidden(&self) -> bool {
+        self.tickets().all(|ticket| ticket.message.is_none())
+    }
+
     /// Lists what waits for its turn.
     pub(super) fn waiting(&self) -> &[Ticket] {
         &self.waiting

@@ -101,8 +101,15 @@ pub(crate) struct ParkedTask {
     pub(crate) version: Option<VersionId>,
     pub(crate) reason: Reason,
     pub(crate) detail: String,
+    /// When it was parked first.
     #[serde(with = "time::serde::timestamp::milliseconds")]
     pub(crate) since: Timestamp,
+    /// How often it was tried again since.
+    #[serde(default)]
+    pub(crate) tries: u32,
+    /// When it is to be tried again; at once if that is not said.
+    #[serde(default, with = "time::serde::timestamp::milliseconds::option")]
+    pub(crate) due: Option<Timestamp>,
 }
 
 /// A message that could not be acted on.
@@ -110,10 +117,13 @@ pub(crate) struct ParkedTask {
 pub(crate) struct ParkedMessage {
     pub(crate) queue: String,
     pub(crate) message_id: String,
-    /// The text of the message; absent when the dead-letter queue has it.
+    /// The text of the message; absent when it is long and the dead-letter queue has it.
     pub(crate) body: Option<String>,
     pub(crate) reason: Reason,
     pub(crate) detail: String,
+    /// When it was parked; older records do not say.
+    #[serde(default, with = "time::serde::timestamp::milliseconds::option")]
+    pub(crate) since: Option<Timestamp>,
 }
 
 /// When a rule was first loaded.
@@ -221,6 +231,14 @@ impl Address {
             }
         }
         self.0.extend([0, 1]);
+        self
+    }
+
+    /// Returns where what begins with this address ends. Texts end with a 1, so there is a next.
+    pub(crate) fn end(mut self) -> Self {
+        if let Some(last) = self.0.last_mut() {
+            *last += 1;
+        }
         self
     }
 

@@ -58,6 +58,8 @@ proptest! {
             reason: Reason::DstKmsKeyNotFound,
             detail: text.clone(),
             since: source.last_modified,
+            tries: number,
+            due: Some(source.last_modified),
         })?;
         reads_back(&ParkedMessage {
             queue: text.clone(),
@@ -65,6 +67,7 @@ proptest! {
             body: Some(text.clone()),
             reason: Reason::MessageUndecodable,
             detail: text,
+            since: Some(source.last_modified),
         })?;
         reads_back(&RuleStart { first_loaded: source.last_modified })?;
     }

@@ -41,7 +41,7 @@ impl Asked {
 
 impl Memory {
     /// Says whether nothing was tried yet; afterwards the ledger alone answers nothing.
-    pub(super) fn is_blank(&self) -> bool {
+    pub(crate) fn is_blank(&self) -> bool {
         !self.begun
     }
 

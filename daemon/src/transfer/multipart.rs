@@ -42,7 +42,7 @@ pub(crate) async fn copy(copy: &Copy<'_>, part_bytes: u64) -> Result<Written, Fa
         while let Some(part) = copies.try_next().await? {
             copy.engine.ledger.put_part(&copy.task.lane, &part)?;
             done.insert(part.number, part);
-            copy.engine.pulse.beat();
+            copy.engine.pulse.moved(&copy.task.lane);
         }
         Ok(())
     }

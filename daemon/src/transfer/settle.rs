@@ -29,6 +29,7 @@ impl<'a> Settle<'a> {
     /// Takes note of a replica that is at the destination.
     pub(super) fn wrote(&mut self, replica: &Replica, rule: &Rule, bytes: u64) -> Result<(), Failure> {
         self.engine.ledger.put_replica(&self.task.lane, replica)?;
+        self.engine.pulse.moved(&self.task.lane);
         self.written += 1;
         self.bytes += bytes;
         let operation = match replica.kind {

@@ -1,0 +1,274 @@
+//! Whether to ask someone who does not answer: after some failures in a row nobody asks any more
+//! but one at a time, ever more seldom, until an answer comes. Time and jitter come in as arguments.
+
+use std::time::{Duration, Instant};
+
+/// The circuit to one party.
+///
+/// ```text
+///           FAILURES_MAX in a row                 its time is over, one enters
+/// closed ──────────────────────────▶ open ──────────────────────────────────▶ probed
+///   ▲                                 │ ▲ ▲                                    │ │ │
+///   ├────────── an answer ────────────┘ │ └──────── no answer: longer ─────────┘ │ │
+///   │                                   └────── told nothing: as before ─────────┘ │
+///   └────────────────────────────────── an answer ─────────────────────────────────┘
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Circuit {
+    stage: Stage,
+    /// The number of the last probe.
+    probe: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Everyone may ask; so many failures came in a row.
+    Closed { failures: u32 },
+    /// Nobody may ask before this moment; it opened so often since the last answer.
+    Open { times: u32, until: Instant },
+    /// One asks, the others wait for what comes of it.
+    Probed { times: u32 },
+}
+
+/// How someone was let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// Like everyone.
+    Plain,
+    /// As the one who finds out for the others; by its number, so that one who was overtaken by an
+    /// answer is not taken for a later one.
+    Probe(u64),
+}
+
+// A hiccup hits a few requests at once; what meets nothing else for so many has lasted a while.
+const FAILURES_MAX: u32 = 5;
+
+// Soon enough that a restart at the other end costs little, and doubled each time.
+const OPEN_FIRST: Duration = Duration::from_secs(5);
+
+// One request a minute burdens nobody, and a recovered party is found again within that.
+const OPEN_MAX: Duration = Duration::from_secs(60);
+
+impl Default for Stage {
+    fn default() -> Self {
+        Self::Closed { failures: 0 }
+    }
+}
+
+impl Circuit {
+    /// Says whether one would be let in now.
+    pub fn admits(&self, now: Instant) -> bool {
+        match self.stage {
+            Stage::Closed { .. } => true,
+            Stage::Open { until, .. } => until <= now,
+            Stage::Probed { .. } => false,
+        }
+    }
+
+    /// Lets one in, if that is possible now.
+    pub fn enter(&mut self, now: Instant) -> Option<Entry> {
+        match self.stage {
+            Stage::Closed { .. } => Some(Entry::Plain),
+            Stage::Open { times, until } if until <= now => {
+                *self = Self { stage: Stage::Probed { times }, probe: self.probe + 1 };
+                Some(Entry::Probe(self.probe))
+            }
+            Stage::Open { .. } | Stage::Probed { .. } => None,
+        }
+    }
+
+    /// Returns when the next may try, while nobody may.
+    pub fn opens_until(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Open { until, .. } => Some(until),
+            Stage::Closed { .. } | Stage::Probed { .. } => None,
+        }
+    }
+
+    /// Says whether the party is taken for dead.
+    pub fn is_open(&self) -> bool {
+        !matches!(self.stage, Stage::Closed { .. })
+    }
+
+    /// Says whether someone is finding out.
+    pub fn is_probed(&self) -> bool {
+        matches!(self.stage, Stage::Probed { .. })
+    }
+
+    /// Takes note of any answer, whoever got it: the party lives.
+    pub fn answered(&mut self) {
+        self.stage = Stage::default();
+    }
+
+    /// Takes note that no answer came. While the circuit is open only the probe's word counts: what
+    /// others began before may fail long after.
+    pub fn failed(&mut self, entry: Entry, now: Instant, jitter: f64) {
+        let open = |times| Stage::Open { times, until: now + open_time(times, jitter) };
+        self.stage = match self.stage {
+            Stage::Closed { failures } if failures + 1 < FAILURES_MAX => Stage::Closed { failures: failures + 1 },
+            Stage::Closed { .. } => open(1),
+            Stage::Probed { times } if entry == Entry::Probe(self.probe) => open(times.saturating_add(1)),
+            unchanged @ (Stage::Open { .. } | Stage::Probed { .. }) => unchanged,
+        };
+    }
+
+    /// Takes note that one left without having learnt anything: if it was the probe, the next may try.
+    pub fn left(&mut self, entry: Entry, now: Instant) {
+        if let Stage::Probed { times } = self.stage
+            && entry == Entry::Probe(self.probe)
+        {
+            self.stage = Stage::Open { times, until: now };
+        }
+    }
+}
+
+/// Returns a time between half and all of what it doubles to: daemons that lost the same party
+/// together shall not come back together, nor at once.
+fn open_time(times: u32, jitter: f64) -> Duration {
+    let jitter = if jitter.is_nan() { 1.0 } else { jitter.clamp(0.0, 1.0) };
+    let ceiling = OPEN_FIRST.saturating_mul(2_u32.saturating_pow(times.saturating_sub(1))).min(OPEN_MAX);
+    ceiling.mul_f64(0.5 + jitter / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn opened(now: Instant) -> Circuit {
+        let mut circuit = Circuit::default();
+        for _ in 0..FAILURES_MAX {
+            circuit.failed(Entry::Plain, now, 1.0);
+        }
+        circuit
+    }
+
+    #[test]
+    fn failures_in_a_row_open_it_and_an_answer_between_them_does_not() {
+        let (mut circuit, now) = (Circuit::default(), Instant::now());
+        for _ in 0..3 * FAILURES_MAX {
+            circuit.failed(Entry::Plain, now, 1.0);
+            circuit.failed(Entry::Plain, now, 1.0);
+            circuit.answered();
+        }
+        assert!(!circuit.is_open());
+        assert_eq!(opened(now).opens_until(), Some(now + OPEN_FIRST));
+    }
+
+    #[test]
+    fn one_probes_when_the_time_is_over_and_the_others_wait_for_it() {
+        let now = Instant::now();
+        let mut circuit = opened(now);
+        assert_eq!(circuit.enter(now), None);
+        let then = now + OPEN_FIRST;
+        assert_eq!(circuit.enter(then), Some(Entry::Probe(1)));
+        assert_eq!(circuit.enter(then + OPEN_MAX), None);
+        circuit.answered();
+        assert_eq!(circuit.enter(then), Some(Entry::Plain));
+    }
+
+    #[test]
+    fn each_failed_probe_doubles_the_time_up_to_a_minute() {
+        let mut now = Instant::now();
+        let mut circuit = opened(now);
+        let mut times = Vec::new();
+        for _ in 0..6 {
+            let until = circuit.opens_until().unwrap();
+            times.push((until - now).as_secs());
+            now = until;
+            let probe = circuit.enter(now).unwrap();
+            circuit.failed(probe, now, 1.0);
+        }
+        assert_eq!(times, [5, 10, 20, 40, 60, 60]);
+    }
+
+    #[test]
+    fn a_probe_that_learnt_nothing_makes_place_for_another() {
+        let now = Instant::now();
+        let mut circuit = opened(now);
+        let then = now + OPEN_FIRST;
+        assert_eq!(circuit.enter(then), Some(Entry::Probe(1)));
+        circuit.left(Entry::Plain, then);
+        assert_eq!(circuit.enter(then), None);
+        circuit.left(Entry::Probe(1), then);
+        assert_eq!(circuit.enter(then), Some(Entry::Probe(2)));
+    }
+
+    #[test]
+    fn what_was_begun_before_it_opened_changes_nothing_by_failing_late() {
+        let now = Instant::now();
+        let mut circuit = opened(now);
+        let before = circuit;
+        circuit.failed(Entry::Plain, now + OPEN_MAX, 1.0);
+        assert_eq!(circuit, before);
+        assert_eq!(circuit.enter(now + OPEN_FIRST), Some(Entry::Probe(1)));
+        circuit.failed(Entry::Plain, now + OPEN_MAX, 1.0);
+        assert!(circuit.is_probed());
+    }
+
+    #[test]
+    fn a_probe_that_an_answer_overtook_does_not_speak_for_a_later_one() {
+        let now = Instant::now();
+        let mut circuit = opened(now);
+        let overtaken = circuit.enter(now + OPEN_FIRST).unwrap();
+        circuit.answered();
+        (0..FAILURES_MAX).for_each(|_| circuit.failed(Entry::Plain, now, 1.0));
+        assert_eq!(circuit.enter(now + OPEN_FIRST), Some(Entry::Probe(2)));
+        circuit.failed(overtaken, now + OPEN_FIRST, 1.0);
+        circuit.left(overtaken, now + OPEN_FIRST);
+        assert!(circuit.is_probed());
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Happening {
+        Enter,
+        Answer,
+        Fail,
+        Leave,
+        Wait(u64),
+    }
+
+    fn happenings() -> impl Strategy<Value = Vec<(Happening, usize, f64)>> {
+        let happening = prop_oneof![
+            3 => Just(Happening::Enter),
+            1 => Just(Happening::Answer),
+            6 => Just(Happening::Fail),
+            1 => Just(Happening::Leave),
+            2 => (0..90_000u64).prop_map(Happening::Wait),
+        ];
+        proptest::collection::vec((happening, any::<usize>(), 0.0..=1.0), 1..300)
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_there_is_one_probe_at_most_and_never_a_dead_end(all in happenings()) {
+            let (mut circuit, mut now) = (Circuit::default(), Instant::now());
+            let mut inside: Vec<Entry> = Vec::new();
+            for (happening, which, jitter) in all {
+                let one = (!inside.is_empty()).then(|| which % inside.len().max(1));
+                match (happening, one) {
+                    (Happening::Enter, _) => inside.extend(circuit.enter(now)),
+                    (Happening::Wait(milliseconds), _) => now += Duration::from_millis(milliseconds),
+                    (Happening::Answer, Some(one)) => {
+                        inside.remove(one);
+                        circuit.answered();
+                    }
+                    (Happening::Fail, Some(one)) => circuit.failed(inside.remove(one), now, jitter),
+                    (Happening::Leave, Some(one)) => circuit.left(inside.remove(one), now),
+                    (Happening::Answer | Happening::Fail | Happening::Leave, None) => {}
+                }
+                // Someone probes exactly when the circuit says so: nobody waits for nobody.
+                let probes = inside.iter().filter(|entry| **entry == Entry::Probe(circuit.probe)).count();
+                prop_assert!(probes <= 1);
+                prop_assert!(probes == 1 || !circuit.is_probed());
+                if let Some(until) = circuit.opens_until() {
+                    prop_assert!(until <= now + OPEN_MAX);
+                }
+            }
+            // Whoever is inside leaves, and within a minute someone is let in.
+            inside.into_iter().for_each(|entry| circuit.left(entry, now));
+            prop_assert!(circuit.admits(now + OPEN_MAX));
+        }
+    }
+}

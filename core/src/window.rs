@@ -1,0 +1,258 @@
+//! How many may ask at once of someone who said that they are asked too much. The window narrows
+//! for everyone together, and each success widens it again: additive increase, multiplicative
+//! decrease. Time and jitter come in as arguments.
+
+use std::time::Instant;
+
+use crate::retry;
+
+/// The width of the way to one party.
+///
+/// ```text
+/// open ──throttled──▶ narrow ──throttled──▶ narrower ─ … ─▶ one at a time ──throttled──▶ with pauses
+///   ▲                   │ ▲                                   │       ▲                    │
+///   └──as wide as ever──┘ └─────────────success───────────────┘       └──────success───────┘
+/// ```
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Window {
+    /// Absent while nobody asks for fewer.
+    width: Option<f64>,
+    /// Counts the times it narrowed: what entered before tells nothing of the width since.
+    round: u64,
+    /// How often in a row even one at a time was too much.
+    pauses: u32,
+    resume: Option<Instant>,
+}
+
+/// When someone entered: before or after the window last narrowed, and beside how many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Round {
+    number: u64,
+    under_way: u32,
+}
+
+// Gentler than one half, so that the width stays near what is granted: the factor of RFC 9438 §4.6.
+const DECREASE: f64 = 0.7;
+
+// Wider than what one daemon ever has under way with one party: from here on it limits nothing.
+const WIDTH_MAX: f64 = 64.0;
+
+impl Window {
+    /// Returns what one who enters beside these remembers of the moment.
+    pub fn round(&self, under_way: u32) -> Round {
+        Round { number: self.round, under_way: under_way + 1 }
+    }
+
+    /// Says whether one more may enter beside those under way.
+    pub fn has_room(&self, under_way: u32, now: Instant) -> bool {
+        let is_resumed = self.resume.is_none_or(|resume| resume <= now);
+        is_resumed && self.width.is_none_or(|width| under_way == 0 || f64::from(under_way) + 1.0 <= width)
+    }
+
+    /// Returns when the pause ends, if there is one.
+    pub fn resumes(&self) -> Option<Instant> {
+        self.resume
+    }
+
+    /// Returns how many may be under way, if that is limited.
+    pub fn width(&self) -> Option<f64> {
+        self.width
+    }
+
+    /// Says whether even one at a time was too much.
+    pub fn is_shut(&self) -> bool {
+        self.pauses > 0
+    }
+
+    /// Takes note that one of those under way, itself included, was told to slow down. Only the
+    /// first of a round narrows: the others met the same crowd.
+    pub fn throttled(&mut self, round: Round, under_way: u32, now: Instant, jitter: f64) {
+        if round.number != self.round {
+            return;
+        }
+        self.round += 1;
+        // What is wider than its use proves nothing. Answers come in bursts: the last of a crowd may
+        // be alone by the time it hears of it.
+        let crowd = f64::from(under_way.max(round.under_way));
+        let used = self.width.unwrap_or(WIDTH_MAX).min(crowd);
+        if used > 1.0 {
+            self.width = Some((used * DECREASE).max(1.0));
+            return;
+        }
+        self.width = Some(1.0);
+        self.pauses = self.pauses.saturating_add(1);
+        self.resume = Some(now + retry::delay(self.pauses, jitter));
+    }
+
+    /// Takes note of a success: after a whole window of them there is room for one more.
+    pub fn succeeded(&mut self, round: Round) {
+        let Some(width) = self.width.filter(|_| round.number == self.round) else { return };
+        self.resume = None;
+        if self.pauses > 0 {
+            self.pauses -= 1;
+            return;
+        }
+        let wider = width + 1.0 / width;
+        self.width = (wider < WIDTH_MAX).then_some(wider);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Clients without end press through a window at a server that serves so many at once and
+    /// throttles whoever comes beyond; answers take one to three ticks each.
+    struct World {
+        window: Window,
+        now: Instant,
+        limit: u32,
+        under_way: VecDeque<Request>,
+        durations: Vec<u32>,
+        serving: u32,
+        served: u32,
+        throttled: u32,
+    }
+
+    struct Request {
+        ticks_left: u32,
+        round: Round,
+        granted: bool,
+    }
+
+    impl World {
+        fn new(limit: u32, durations: Vec<u32>) -> Self {
+            let (window, now) = (Window::default(), Instant::now());
+            Self { window, now, limit, under_way: VecDeque::new(), durations, serving: 0, served: 0, throttled: 0 }
+        }
+
+        fn tick(&mut self) {
+            self.now += Duration::from_millis(50);
+            for _ in 0..self.under_way.len() {
+                self.advance();
+            }
+            while self.count() < 100 && self.window.has_room(self.count(), self.now) {
+                let granted = self.serving < self.limit;
+                self.serving += u32::from(granted);
+                self.durations.rotate_left(1);
+                self.under_way.push_back(Request {
+                    ticks_left: self.durations[0],
+                    round: self.window.round(self.count()),
+                    granted,
+                });
+            }
+        }
+
+        /// Lets the request that is first in line get on by a tick.
+        fn advance(&mut self) {
+            let Some(mut request) = self.under_way.pop_front() else { return };
+            request.ticks_left -= 1;
+            if request.ticks_left > 0 {
+                self.under_way.push_back(request);
+            } else if request.granted {
+                (self.serving, self.served) = (self.serving - 1, self.served + 1);
+                self.window.succeeded(request.round);
+            } else {
+                self.throttled += 1;
+                self.window.throttled(request.round, self.count() + 1, self.now, 0.5);
+            }
+        }
+
+        fn ticks(&mut self, ticks: u32) {
+            (self.served, self.throttled) = (0, 0);
+            (0..ticks).for_each(|_| self.tick());
+        }
+
+        fn count(&self) -> u32 {
+            u32::try_from(self.under_way.len()).unwrap()
+        }
+    }
+
+    fn durations() -> impl Strategy<Value = Vec<u32>> {
+        proptest::collection::vec(1..=3u32, 1..50)
+    }
+
+    proptest! {
+        // Each case is a long simulation.
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn under_pressure_the_width_settles_at_what_the_server_grants(limit in 1..60u32, durations in durations()) {
+            let mut world = World::new(limit, durations);
+            world.ticks(2_000);
+            (world.served, world.throttled) = (0, 0);
+            for _ in 0..2_000 {
+                world.tick();
+                let width = world.window.width().expect("a window under pressure is limited");
+                prop_assert!(width >= (f64::from(limit) * DECREASE).floor().max(1.0), "{width} of {limit}");
+                prop_assert!(world.count() <= limit + 2, "{} of {limit}", world.count());
+            }
+            // Where one too many is as much again as is granted, every second try is the worst.
+            let tolerable = if limit < 10 { world.served } else { world.served / 10 };
+            prop_assert!(world.throttled <= tolerable, "{} beside {}", world.throttled, world.served);
+        }
+
+        #[test]
+        fn what_is_well_again_is_not_limited(limit in 0..60u32, durations in durations()) {
+            let mut world = World::new(limit, durations);
+            world.ticks(500);
+            prop_assert!(world.window.width().is_some());
+            world.limit = u32::MAX;
+            // 64 widths of three ticks each, after a pause of a minute at the most.
+            world.ticks(200 + 1200);
+            prop_assert_eq!(world.window.width(), None);
+        }
+
+        #[test]
+        fn a_server_that_grants_nothing_is_asked_ever_less(durations in durations()) {
+            let mut world = World::new(0, durations);
+            world.ticks(2_000);
+            world.ticks(2_000);
+            prop_assert!(world.throttled <= 5, "asked {} times in 100 s", world.throttled);
+        }
+    }
+
+    #[test]
+    fn a_crowd_that_is_throttled_together_narrows_the_window_once() {
+        let mut window = Window::default();
+        let (round, now) = (window.round(39), Instant::now());
+        for _ in 0..40 {
+            window.throttled(round, 40, now, 0.5);
+        }
+        assert_eq!(window.width(), Some(28.0));
+    }
+
+    #[test]
+    fn a_success_from_before_tells_nothing_of_the_width_since() {
+        let mut window = Window::default();
+        let (round, now) = (window.round(9), Instant::now());
+        window.throttled(round, 10, now, 0.5);
+        window.succeeded(round);
+        assert_eq!(window.width(), Some(7.0));
+        window.succeeded(window.round(0));
+        assert!(window.width() > Some(7.0));
+    }
+
+    #[test]
+    fn where_one_at_a_time_is_too_much_there_are_pauses_that_grow_and_end() {
+        let (mut window, mut now) = (Window::default(), Instant::now());
+        let mut pauses = Vec::new();
+        for _ in 0..5 {
+            window.throttled(window.round(0), 1, now, 1.0);
+            assert!(!window.has_room(0, now));
+            let resumes = window.resumes().unwrap();
+            pauses.push((resumes - now).as_millis());
+            now = resumes;
+            assert!(window.has_room(0, now) && !window.has_room(1, now));
+        }
+        assert_eq!(pauses, [200, 400, 800, 1600, 3200]);
+        for _ in 0..6 {
+            window.succeeded(window.round(0));
+        }
+        assert!(!window.is_shut() && window.has_room(1, now));
+    }
+}

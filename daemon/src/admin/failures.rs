@@ -1,0 +1,138 @@
+//! What is parked, over HTTP: the list, and the command to try again. Whoever reaches `listen` may
+//! give it: it starts nothing but work that is owed anyway.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use percent_encoding::percent_decode_str;
+use replicator_config::suggest;
+use replicator_core::failure::{Failure, Reason, chain};
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use super::{Admin, SILENT};
+use crate::blocking;
+use crate::dispatch::Question;
+use crate::failures::{Entry, Listing};
+use crate::ledger::Ledger;
+use crate::parking::{Filter, Object};
+
+/// Entries of one answer: some MiB, and more than anyone reads.
+const LISTED_MAX: usize = 10_000;
+
+// The ledger is read once through before the answer: a minute is enough for some millions.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
+
+pub(super) async fn list(State(admin): State<Admin>, uri: Uri) -> Response {
+    let filter = match filter(&admin, uri.query().unwrap_or_default()).await {
+        Ok((filter, _)) => filter,
+        Err(refusal) => return refusal.into_response(),
+    };
+    match blocking::run(|| listing(&admin.engine.ledger, &filter)) {
+        Ok(listing) => json(&listing),
+        Err(failure) => (StatusCode::INTERNAL_SERVER_ERROR, chain(&failure)).into_response(),
+    }
+}
+
+pub(super) async fn retry(State(admin): State<Admin>, uri: Uri) -> Response {
+    let filter = match filter(&admin, uri.query().unwrap_or_default()).await {
+        Ok((filter, all)) if all || filter != Filter::default() => filter,
+        Ok(_) => return refused("say what to retry: all, or a rule, a reason or a key").into_response(),
+        Err(refusal) => return refusal.into_response(),
+    };
+    let (asker, answer) = oneshot::channel();
+    let asked = async {
+        admin.questions.send(Question::Retry(filter, asker)).await.ok()?;
+        answer.await.ok()
+    };
+    match tokio::time::timeout(RETRY_TIMEOUT, asked).await.ok().flatten() {
+        Some(Ok(retried)) => json(&retried),
+        Some(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, error).into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, SILENT).into_response(),
+    }
+}
+
+type Refusal = (StatusCode, String);
+
+fn refused(why: impl Into<String>) -> Refusal {
+    (StatusCode::BAD_REQUEST, why.into())
+}
+
+/// Reads a query such as `rule=orders&reason=DstBucketNotFound`; returns also whether it says `all`.
+async fn filter(admin: &Admin, query: &str) -> Result<(Filter, bool), Refusal> {
+    let (mut filter, mut all) = (Filter::default(), false);
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let value = percent_decode_str(value).decode_utf8().map_err(|_| refused(format!("{name} is not UTF-8")))?;
+        match name {
+            "all" => all = true,
+            "rule" => filter.rule = Some(known_rule(admin, &value).await?),
+            "reason" => filter.reason = Some(known_reason(&value)?),
+            "key" => {
+                let object = Object::parse(&value);
+                filter.object = Some(object.ok_or_else(|| refused(format!("{value:?} is not s3://bucket/key")))?);
+            }
+            _ => return Err(refused(format!("{name:?} is not known here; all, rule, reason and key are"))),
+        }
+    }
+    Ok((filter, all))
+}
+
+/// A rule is known if it is in force, or something is parked under its name.
+async fn known_rule(admin: &Admin, name: &str) -> Result<String, Refusal> {
+    let silent = || (StatusCode::SERVICE_UNAVAILABLE, SILENT.to_owned());
+    let mut known: BTreeSet<String> = admin.board().await.ok_or_else(silent)?.rules.into_keys().collect();
+    let counts = blocking::run(|| admin.engine.ledger.parked_counts());
+    let counts = counts.map_err(|failure| (StatusCode::INTERNAL_SERVER_ERROR, chain(&failure)))?;
+    known.extend(counts.into_keys().map(|(rule, _)| rule).filter(|rule| !rule.is_empty()));
+    if known.contains(name) {
+        return Ok(name.to_owned());
+    }
+    let hint = suggest(name, known.iter().map(String::as_str));
+    Err(refused(format!("no rule is called {name:?}; {hint}")))
+}
+
+fn known_reason(code: &str) -> Result<Reason, Refusal> {
+    Reason::named(code).ok_or_else(|| {
+        let hint = suggest(code, Reason::ALL.iter().map(|reason| reason.as_str()));
+        refused(format!("no reason is called {code:?}; {hint}"))
+    })
+}
+
+fn listing(ledger: &Ledger, filter: &Filter) -> Result<Listing, Failure> {
+    let mut listing = Listing::default();
+    let mut add = |is_meant: bool, entry: &dyn Fn() -> Entry| {
+        listing.total += u64::from(is_meant);
+        if is_meant && listing.failures.len() < LISTED_MAX {
+            listing.failures.push(entry());
+        }
+        ControlFlow::Continue(())
+    };
+    ledger.visit_parked(None, |task| add(filter.takes(&task), &|| Entry::of_task(&task)))?;
+    ledger.visit_parked_messages(|message| add(filter.takes_message(&message), &|| Entry::of_message(&message)))?;
+    Ok(listing)
+}
+
+fn json(value: &impl Serialize) -> Response {
+    match serde_json::to_string(value) {
+        Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_that_does_not_exist_is_answered_with_the_nearest() {
+        assert_eq!(known_reason("DstBucketNotFound").unwrap(), Reason::DstBucketNotFound);
+        let (status, text) = known_reason("dstbucketnotfond").unwrap_err();
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert!(text.contains("did you mean \"DstBucketNotFound\"?"), "{text}");
+    }
+}

@@ -1,0 +1,88 @@
+//! A message arrives: what it asks for is taken in hand, or it goes back at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use replicator_core::failure::Reason;
+use tracing::{debug, warn};
+
+use super::{Dispatch, MESSAGES_MAX, Work};
+use crate::message::{Delivery, Disposal, Message, Settlement};
+use crate::metrics::MessageOutcome;
+use crate::pace::Route;
+use crate::task::Task;
+
+/// What one destination in trouble may have of the hand, so that there is room for the others'.
+const TASKS_MAX: usize = MESSAGES_MAX / 4;
+
+// The queue gives it back when the crowd may have thinned out; doubled with each delivery.
+const CROWDED_FOR: Duration = Duration::from_secs(30);
+
+impl Dispatch {
+    pub(super) async fn delivered(&mut self, delivery: Delivery) {
+        let Delivery { message, notification } = delivery;
+        let notification = match notification {
+            Ok(notification) => notification,
+            Err(undecodable) => {
+                let disposal = Disposal::Park(Reason::MessageUndecodable, undecodable.to_string());
+                return self.settle(Settlement { message, disposal }).await;
+            }
+        };
+        let rules = Arc::clone(&self.rules.borrow());
+        let disposal = match notification.hints.iter().find_map(|hint| rules.refusal(hint)) {
+            Some((reason, detail)) => self.refused(&message, reason, detail),
+            None => Disposal::Delete,
+        };
+        // What is possible is done; the message is kept for the rest.
+        let mut tasks: Vec<Task> = notification.hints.iter().flat_map(|hint| rules.tasks(hint)).collect();
+        if tasks.is_empty() && disposal == Disposal::Delete {
+            self.engine.metrics.message(message.queue.queue.name(), MessageOutcome::Ignored);
+        }
+        tasks.retain(|task| !self.settled.has(&message.id, task));
+        if tasks.is_empty() {
+            debug!(message = message.id, ignored = ?notification.ignored, "nothing to do");
+            self.engine.pulse.beat();
+            return self.settle(Settlement { message, disposal }).await;
+        }
+        self.take(message, disposal, tasks).await;
+    }
+
+    fn refused(&self, message: &Message, reason: Reason, detail: String) -> Disposal {
+        let queue = message.queue.queue.name();
+        warn!(queue, message = message.id, reason = reason.as_str(), detail, "message cannot be acted on");
+        if reason == Reason::BucketUnknown {
+            self.engine.metrics.message(queue, MessageOutcome::UnknownBucket);
+        }
+        Disposal::Park(reason, detail)
+    }
+
+    async fn take(&mut self, message: Message, disposal: Disposal, tasks: Vec<Task>) {
+        let (number, redelivered) = (message.number, message.redelivered());
+        self.hand.take(message, disposal, tasks.len());
+        for task in tasks {
+            match self.is_crowding(&task) {
+                true => self.send_back(number).await,
+                false => self.enqueue(Some(number), Task { redelivered, ..task }),
+            }
+        }
+    }
+
+    /// Closes one task of a message, which comes again for it.
+    async fn send_back(&mut self, number: u64) {
+        let crowded = |message: &Message| Disposal::Release(message.patience(CROWDED_FOR));
+        if let Some(settlement) = self.hand.close(number, crowded) {
+            self.settle(settlement).await;
+        }
+    }
+
+    /// Says whether a task is for a destination in trouble that has its part of the hand already. A
+    /// destination that merely has much to do fills the hand, and the queue keeps the rest: that
+    /// costs no receipts.
+    fn is_crowding(&self, task: &Task) -> bool {
+        if self.hand.len() < TASKS_MAX || !self.engine.pace.is_ailing(&Route::of(&task.rules.lead)) {
+            return false;
+        }
+        let lanes = self.lanes.iter().filter(|(lane, _)| lane.destination == task.lane.destination);
+        lanes.flat_map(|(_, work)| Work::tickets(work)).count() >= TASKS_MAX
+    }
+}

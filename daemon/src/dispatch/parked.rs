@@ -1,0 +1,122 @@
+//! What is parked comes back to the lanes, on schedule or because someone asks for it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use replicator_core::failure::{Failure, chain};
+use replicator_core::object::Timestamp;
+use tracing::{info, warn};
+
+use super::redrive::{Asker, LANES_MAX, Revived, Round, Sweep};
+use super::{Dispatch, Event, Question, Work};
+use crate::ledger::records::{Lane, ParkedTask};
+use crate::parking::{self, Filter, Retried};
+use crate::{blocking, clock};
+
+/// A search of messages that can be acted on now, and what follows it.
+#[derive(Debug)]
+pub(super) struct TakenUp {
+    sweep: Sweep,
+    asker: Option<Asker>,
+    result: Result<Retried, Failure>,
+}
+
+impl Dispatch {
+    pub(super) fn answer(&mut self, question: Question) {
+        match question {
+            Question::Board(asker) => {
+                let _asker_may_be_gone = asker.send(super::Board::of(self));
+            }
+            Question::Retry(filter, asker) => self.retry(filter, Some(asker)),
+        }
+    }
+
+    /// Tries all that is meant again, parked messages that have become readable included.
+    pub(super) fn retry(&mut self, filter: Filter, asker: Option<Asker>) {
+        if self.sweeps.is_full() || self.deliveries.is_closed() {
+            let busy = "the daemon is stopping, or has many retries before this one; try again later";
+            if let Some(asker) = asker {
+                let _asker_may_be_gone = asker.send(Err(busy.to_owned()));
+            }
+            return;
+        }
+        self.take_up(filter.clone(), Sweep::of(filter), asker);
+    }
+
+    /// Other rules may know what to do with messages that nobody could act on.
+    pub(super) fn rules_changed(&mut self) {
+        self.take_up(Filter::default(), Sweep::due(clock::now()), None);
+    }
+
+    /// There may be many messages, so not in this loop.
+    fn take_up(&mut self, filter: Filter, sweep: Sweep, asker: Option<Asker>) {
+        let (ledger, rules) = (self.engine.ledger.clone(), Arc::clone(&self.rules.borrow()));
+        self.running.spawn(async move {
+            let result = blocking::run(|| parking::take_up(&ledger, &rules, &filter));
+            Event::TakenUp(TakenUp { sweep, asker, result })
+        });
+    }
+
+    pub(super) fn taken_up(&mut self, TakenUp { sweep, asker, result }: TakenUp) {
+        let answer = result.map_err(|failure| chain(&failure));
+        match &answer {
+            Ok(retried) if retried.tasks > 0 => info!(tasks = retried.tasks, "trying parked tasks again"),
+            Ok(_) => {}
+            Err(error) => warn!(error, "cannot read what is parked"),
+        }
+        self.sweeps.add(sweep);
+        if let Some(asker) = asker {
+            let _asker_may_be_gone = asker.send(answer);
+        }
+    }
+
+    /// Goes on with the sweep whose turn it is, as far as there are lanes for it.
+    pub(super) fn sweep(&mut self) {
+        // A drain ends with what is in hand.
+        if self.sweeps.is_idle() || self.deliveries.is_closed() {
+            return;
+        }
+        let unbidden = self.lanes.values().filter(|work| Work::is_unbidden(work)).count();
+        let Some(lanes_max) = LANES_MAX.checked_sub(unbidden).filter(|room| *room > 0) else { return };
+        let Some(sweep) = self.sweeps.next() else { return };
+        let (engine, rules) = (Arc::clone(&self.engine), Arc::clone(&self.rules.borrow()));
+        let busy: BTreeSet<Lane> = self.lanes.keys().cloned().collect();
+        self.running.spawn(async move {
+            let has_business = |lane: &Lane| !busy.contains(lane) && !engine.pace.leaves_alone(&lane.destination);
+            Event::Found(blocking::run(|| sweep.round(&engine.ledger, &rules, lanes_max, has_business)))
+        });
+    }
+
+    /// Tries what a sweep found. That it is tried is written down first: what then ends without being
+    /// parked anew must not keep the others from their turn.
+    pub(super) fn found(&mut self, round: Result<Round, Failure>) {
+        let Round { lanes, rest } = match round {
+            Ok(round) => round,
+            Err(failure) => {
+                self.sweeps.found(None);
+                return warn!(error = chain(&failure), "cannot read what is parked");
+            }
+        };
+        self.sweeps.found(rest);
+        if self.deliveries.is_closed() {
+            return;
+        }
+        let now = clock::now();
+        for Revived { parked, task } in lanes {
+            if let Err(failure) = parked.into_iter().try_for_each(|parked| self.count_try(parked, now)) {
+                warn!(error = chain(&failure), "cannot write to the ledger");
+            }
+            if let Some(task) = task {
+                self.enqueue(None, task);
+            }
+        }
+    }
+
+    fn count_try(&self, parked: ParkedTask, now: Timestamp) -> Result<(), Failure> {
+        match self.engine.ledger.parked_before(&parked)? {
+            Some(parked) => self.engine.ledger.park(&parking::tried(parked, now)),
+            // Done meanwhile, by a message that came: then it is parked no more.
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What was done of a message that had to go back for the rest. One event may go to several
+//! destinations: while one of them is in trouble, its message comes again and again, and what the
+//! others have done already costs them nothing more.
+//!
+//! This is known in memory only, and for sure: what is noted here ended well in this process, so no
+//! write of it can be on its way any more (protocol rule 7). A daemon that does not know asks.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use replicator_core::event::Action;
+use replicator_core::object::VersionId;
+
+use crate::ledger::records::Lane;
+use crate::task::{Task, Wish};
+
+/// What was done, by the messages' ids.
+#[derive(Debug, Default)]
+pub(super) struct Settled {
+    by_message: BTreeMap<String, BTreeSet<Done>>,
+    /// The ids, oldest first; some may be forgotten.
+    order: VecDeque<String>,
+}
+
+type Done = (Lane, Action, Option<VersionId>);
+
+/// As many as may go back within the longest delay, at ten a second: some MiB. Who is forgotten
+/// costs a look at the destination.
+const MESSAGES_MAX: usize = 10_000;
+
+impl Settled {
+    /// Takes note of a wish that is granted.
+    pub(super) fn note(&mut self, message: &str, task: &Task, wish: &Wish) {
+        if !self.by_message.contains_key(message) {
+            self.order.push_back(message.to_owned());
+            if self.order.len() > MESSAGES_MAX
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.by_message.remove(&oldest);
+            }
+        }
+        self.by_message.entry(message.to_owned()).or_default().insert(done(task, wish));
+    }
+
+    /// Says whether all of a task was done when its message came before.
+    pub(super) fn has(&self, message: &str, task: &Task) -> bool {
+        let Some(known) = self.by_message.get(message) else { return false };
+        task.wishes.iter().all(|wish| known.contains(&done(task, wish)))
+    }
+
+    /// Forgets a message that does not come again.
+    pub(super) fn forget(&mut self, message: &str) {
+        self.by_message.remove(message);
+    }
+}
+
+fn done(task: &Task, wish: &Wish) -> Done {
+    (task.lane.clone(), wish.action, wish.version.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use replicator_core::object::Key;
+
+    use super::*;
+    use crate::ruleset::tests::rules;
+    use crate::task::Rules;
+
+    fn task(bucket: &str, action: Action) -> Task {
+        let rule = rules(&[("orders", "orders", bucket)]).remove(0);
+        let key = Key::try_from("report").unwrap();
+        let wish = Wish { action, version: None, sequencer: None, time: None, size_bytes: 0 };
+        Task {
+            lane: Lane { destination: rule.destination.clone(), key: key.clone() },
+            source: rule.source.clone(),
+            source_key: key,
+            rules: Rules { lead: Arc::new(rule), others: Vec::new() },
+            wishes: vec![wish],
+            redelivered: false,
+        }
+    }
+
+    fn note(settled: &mut Settled, message: &str, task: &Task) {
+        settled.note(message, task, &task.wishes[0]);
+    }
+
+    #[test]
+    fn what_one_destination_did_is_not_asked_again_and_what_the_other_owes_is() {
+        let mut settled = Settled::default();
+        note(&mut settled, "m1", &task("healthy", Action::Put));
+        assert!(settled.has("m1", &task("healthy", Action::Put)));
+        assert!(!settled.has("m1", &task("sick", Action::Put)));
+        assert!(!settled.has("m1", &task("healthy", Action::Tags)));
+        assert!(!settled.has("m2", &task("healthy", Action::Put)));
+    }
+
+    #[test]
+    fn a_message_that_does_not_come_again_is_forgotten() {
+        let mut settled = Settled::default();
+        note(&mut settled, "m1", &task("healthy", Action::Put));
+        settled.forget("m1");
+        assert!(!settled.has("m1", &task("healthy", Action::Put)));
+    }
+
+    #[test]
+    fn the_oldest_make_room_for_the_newest() {
+        let mut settled = Settled::default();
+        let task = task("healthy", Action::Put);
+        (0..=MESSAGES_MAX).for_each(|n| note(&mut settled, &format!("m{n}"), &task));
+        assert!(!settled.has("m0", &task) && settled.has("m1", &task));
+        assert_eq!(settled.by_message.len(), MESSAGES_MAX);
+    }
+}

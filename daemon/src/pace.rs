@@ -1,0 +1,268 @@
+//! Who may work where, and when: everyone who writes to a destination, or under a KMS key, slows
+//! down together when it is asked too much, and leaves it alone when it does not answer. A task
+//! that waits here holds nothing that others could use.
+
+mod gates;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use replicator_core::failure::{Failure, Kind, Party};
+use replicator_core::rule::{Encryption, Place, Rule};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+pub(crate) use gates::Ailing;
+use gates::{Change, Entered, Gates, Lined};
+
+/// The gates of every party; clones share them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Pace(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Rings when what a waiting task waits for has another time.
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    gates: Gates,
+    /// Whom to tell; each is in one of the gates' queues, and in hand at the dispatch.
+    waiting: BTreeMap<u64, oneshot::Sender<Told>>,
+}
+
+/// What a waiting task is told.
+#[derive(Debug)]
+enum Told {
+    Enter(Pass),
+    TurnedAway(TurnedAway),
+}
+
+/// Where a task's requests go.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Route {
+    pub(crate) source: Place,
+    pub(crate) destination: Place,
+    pub(crate) key: Option<String>,
+}
+
+/// The leave to work on a route; given back on drop.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct Pass {
+    pace: Pace,
+    route: Route,
+    entered: Entered,
+    answer: Answer,
+}
+
+/// The destination does not answer, and someone else finds out when it does: come back after this time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TurnedAway(pub(crate) Duration);
+
+/// What a task's requests tell of those they went to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Nothing was asked, or it ended before the destination could say anything.
+    None,
+    /// Everyone did what they were asked for; something was written, or not.
+    Served { wrote: bool },
+    /// One party asks for less.
+    Throttled(Party),
+    /// The destination did not answer, or had trouble of its own.
+    Failed,
+    /// The destination answered, if not as wished.
+    Alive,
+}
+
+impl Pace {
+    /// Waits for the leave to work on a route, unless its destination is left alone for now.
+    pub(crate) async fn enter(&self, route: &Route) -> Result<Pass, TurnedAway> {
+        let mut place = match self.line_up(route) {
+            Ok(settled) => return settled,
+            Err(place) => place,
+        };
+        loop {
+            let changed = self.0.changed.notified();
+            let wake = self.wake(route);
+            tokio::select! {
+                biased;
+                told = &mut place.told => return match told {
+                    Ok(Told::Enter(pass)) => Ok(pass),
+                    Ok(Told::TurnedAway(away)) => Err(away),
+                    // Whoever is told is told something: this is a refusal to guess.
+                    Err(_) => Err(TurnedAway(Duration::ZERO)),
+                },
+                () = changed => {}
+                () = wake => self.pump(),
+            }
+        }
+    }
+
+    /// Says whether a destination is in trouble, so that what comes for it may crowd out the rest.
+    pub(crate) fn is_ailing(&self, route: &Route) -> bool {
+        self.lock().gates.is_ailing(route, now())
+    }
+
+    /// Says whether a destination is left alone because it does not answer.
+    pub(crate) fn leaves_alone(&self, destination: &Place) -> bool {
+        self.lock().gates.leaves_alone(destination)
+    }
+
+    /// Lists the parties that are limited or left alone.
+    pub(crate) fn ailing(&self) -> Vec<Ailing> {
+        self.lock().gates.ailing()
+    }
+
+    fn line_up(&self, route: &Route) -> Result<Result<Pass, TurnedAway>, InLine> {
+        let mut state = self.lock();
+        match state.gates.line_up(route, now()) {
+            Lined::In(entered) => Ok(Ok(self.pass(route.clone(), entered))),
+            Lined::Away(wait) => Ok(Err(TurnedAway(wait))),
+            Lined::Waits(number) => {
+                let (tell, told) = oneshot::channel();
+                state.waiting.insert(number, tell);
+                Err(InLine { pace: self.clone(), number, told })
+            }
+        }
+    }
+
+    /// Sleeps until the time alone may have opened the way.
+    fn wake(&self, route: &Route) -> impl Future<Output = ()> + use<> {
+        let at = self.lock().gates.wakes_at(route).filter(|at| *at > now()).map(Instant::from_std);
+        async move {
+            match at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Lets in whoever may enter now.
+    fn pump(&self) {
+        let told: Vec<_> = {
+            let mut state = self.lock();
+            let admitted = state.gates.pump(now());
+            let told = |(number, route, entered)| (state.waiting.remove(&number), self.pass(route, entered));
+            admitted.into_iter().map(told).collect()
+        };
+        tell(told.into_iter().filter_map(|(tell, pass)| Some((tell?, Told::Enter(pass)))));
+    }
+
+    /// Gives a pass back; returns whom that concerns.
+    fn leave(&self, pass: &Pass) {
+        let (change, told) = {
+            let mut state = self.lock();
+            let (now, jitter) = (now(), fastrand::f64());
+            let change = state.gates.leave(&pass.route, pass.entered, pass.answer, (now, jitter));
+            let away = state.gates.turn_away(&pass.route.destination, now);
+            let told: Vec<_> = away
+                .into_iter()
+                .filter_map(|(number, wait)| Some((state.waiting.remove(&number)?, Told::TurnedAway(TurnedAway(wait)))))
+                .collect();
+            (change, told)
+        };
+        tell(told.into_iter());
+        self.pump();
+        if change != Change::None {
+            report(change, &pass.route);
+            self.0.changed.notify_waiters();
+        }
+    }
+
+    fn pass(&self, route: Route, entered: Entered) -> Pass {
+        Pass { pace: self.clone(), route, entered, answer: Answer::None }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells without the lock: a pass that nobody takes is given back on the spot.
+fn tell(told: impl Iterator<Item = (oneshot::Sender<Told>, Told)>) {
+    for (tell, told) in told {
+        let _taken = tell.send(told);
+    }
+}
+
+fn report(change: Change, route: &Route) {
+    let bucket = route.destination.bucket.as_str();
+    match change {
+        Change::None | Change::Later => {}
+        Change::Opened => warn!(destination = bucket, "destination does not answer, its work goes back to the queue"),
+        Change::Closed => info!(destination = bucket, "destination answers again"),
+        Change::Narrowed(party) => warn!(destination = bucket, ?party, "asked too much, slowing down"),
+        Change::Widened => info!(destination = bucket, "no longer slowed down"),
+    }
+}
+
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+/// A place in a queue; left on drop.
+#[derive(Debug)]
+struct InLine {
+    pace: Pace,
+    number: u64,
+    told: oneshot::Receiver<Told>,
+}
+
+impl Drop for InLine {
+    fn drop(&mut self) {
+        let mut state = self.pace.lock();
+        state.waiting.remove(&self.number);
+        state.gates.forget(self.number);
+    }
+}
+
+impl Pass {
+    /// Gives the pass back and says how it went.
+    pub(crate) fn leave(mut self, answer: Answer) {
+        self.answer = answer;
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.pace.leave(self);
+    }
+}
+
+impl Route {
+    /// Returns the route that a rule's replicas take.
+    pub(crate) fn of(rule: &Rule) -> Self {
+        let key = match &rule.encryption {
+            Encryption::Kms { key, .. } | Encryption::Dsse { key } => Some(key.clone()),
+            // Whatever key that comes to, it is the destination's own.
+            Encryption::Same { .. } | Encryption::BucketDefault | Encryption::S3 => None,
+        };
+        Self { source: rule.source.clone(), destination: rule.destination.clone(), key }
+    }
+}
+
+impl Answer {
+    /// Returns what a failure tells.
+    pub(crate) fn of(failure: &Failure) -> Self {
+        // What is current there was read.
+        if let Kind::TooYoung(_) = failure.kind {
+            return Self::Alive;
+        }
+        let Some(party) = failure.party else { return Self::None };
+        match (failure.kind, party) {
+            (Kind::Throttled, party) => Self::Throttled(party),
+            (_, Party::Source) => Self::None,
+            (Kind::Unanswered | Kind::Transient, Party::Destination) => Self::Failed,
+            // KMS speaks through the destination.
+            (_, Party::Destination | Party::DestinationKey) => Self::Alive,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
