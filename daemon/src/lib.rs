@@ -35,5 +35,5 @@ mod accounts;
 pub mod failpoint;
 mod health;
 mod metrics;
-mod clock;
+pub mod clock;
 mod blocking;

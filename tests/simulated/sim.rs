@@ -49,6 +49,7 @@ pub(crate) fn simulate<T>(seed: u64, scenario: impl AsyncFnOnce(Sim) -> T) -> T 
 impl Sim {
     fn new(seed: u64) -> Self {
         let clock = Clock::starting_at_unix(BEGINNING_UNIX_SECONDS);
+        s3_replicator::clock::simulate(clock.now().into());
         let s3 = s3::Fake::new(clock.clone(), seed);
         let sqs = sqs::Fake::new("https://sqs.eu-west-1.amazonaws.com", clock.clone(), seed);
         let net = Net::new(seed);

@@ -43,8 +43,10 @@ pub(crate) struct Ending {
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
 // A queue that stays empty for so long: longer than a daemon's poll and anything on its way.
-// And longer than what is parked waits for its next try.
-const QUIET: Duration = Duration::from_secs(400);
+const QUIET: Duration = Duration::from_secs(180);
+
+// What is parked is tried again within an hour, and perhaps refused once more.
+const QUIET_AFTER_PARKING: Duration = Duration::from_secs(2 * 3600);
 
 impl Story {
     /// Draws a story.
@@ -158,7 +160,7 @@ impl Story {
         post.finish(sim);
         sim.pass(Duration::from_secs(rng.u64(..600))).await;
         sim.net.faults().clear_all();
-        settled(sim).await
+        settled(sim, if self.denied { QUIET_AFTER_PARKING } else { QUIET }).await
     }
 
     /// Writes the faults into the script. The user's own requests all work: what happened at the source
@@ -198,7 +200,7 @@ fn troubles() -> Vec<(&'static str, Place, Effect)> {
 }
 
 /// Waits until the queue has been empty for a while.
-pub(crate) async fn settled(sim: &Sim) -> bool {
+async fn settled(sim: &Sim, quiet: Duration) -> bool {
     let began = tokio::time::Instant::now();
     let mut empty_since = began;
     while began.elapsed() < PATIENCE {
@@ -206,7 +208,7 @@ pub(crate) async fn settled(sim: &Sim) -> bool {
         let depth = sim.sqs.depth(QUEUE);
         if depth.visible + depth.hidden + depth.delayed > 0 {
             empty_since = tokio::time::Instant::now();
-        } else if empty_since.elapsed() > QUIET {
+        } else if empty_since.elapsed() > quiet {
             return true;
         }
     }
