@@ -116,7 +116,7 @@ def _pass_is_over(model, world, number, ledger, task):
     rules = model.rules
     believed = task.again or rules.history == "exact" or not rules.confirm
     if (task.acted and rules.reread) or not (task.acted or believed):
-        return after(world, number, ledger, restart(task, again=True))
+        return after(world, number, ledger, restart(task, again=rules.history == "latest"))
     if ledger.upload:
         world, ledger = end_upload(model, world, ledger.upload[1]), ledger._replace(upload=None)
     return after(world, number, ledger, next_target(model, ledger, task))
@@ -163,7 +163,7 @@ def check(model, world, number, ledger, task):
     same = etag == task.view.etag if model.rules.complete_check == "etag" else entry == task.view.entry
     rules, version = model.rules, task.write.version
     there = version in model.history.listed[world.happened] or not rules.write_source_check
-    if same and (there or not rules.version_deletes or model.history.kind[version] == "M"):
+    if same and (there or not rules.version_deletes):
         checked = task._replace(at="write", based=world.clock, write=task.write._replace(based=world.clock))
         return [(("checks", number, version), after(world, number, ledger, checked), None)]
     if task.write.upload:
@@ -225,7 +225,7 @@ def _written(model, ledger, task, entry):
         wrote = tuple(sorted(wrote + (entry.version,)))
     task = task._replace(acted=True, wrote=wrote, write=None, view=view, based=entry.landed)
     if write.condition == UNCONDITIONAL or (write.upload and rules.complete_reread):
-        return ledger, restart(task, again=True)
+        return ledger, restart(task, again=rules.history == "latest")
     return ledger, task._replace(at="plan")
 
 
@@ -237,6 +237,7 @@ def hold(model, world, number, ledger, task):
 
 
 def ack(model, world, number, ledger, task):
-    settled = (2, world.events[task.event][1])
+    """Deletes the message."""
+    settled = (2, 1)
     events = world.events[: task.event] + (settled,) + world.events[task.event + 1 :]
     return [(("acks", number, task.event), after(world._replace(events=events), number, ledger, None), None)]

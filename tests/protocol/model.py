@@ -56,7 +56,20 @@ class Model:
             else:
                 found += self._crash(world, number, ledger, task)
                 found += STEPS[task.at](self, world, number, ledger, task)
-        return found
+        crash, _, expired, _, _ = world.faults
+        return found if crash or expired else [self._settled(step) for step in found]
+
+    def _settled(self, step):
+        """Where nothing can come between, a message is deleted in the same step that settles it."""
+        label, world, broken = step
+        for number, (ledger, task) in enumerate(world.daemons):
+            if task is not None and task.at == "ack":
+                _, world, _ = copying.ack(self, world, number, ledger, task)[0]
+        return label, world, broken
+
+    def mark(self, world):
+        """What tells states apart; the daemons are alike, so their order doesn't."""
+        return hash(world[:4] + world[5:] + tuple(sorted(hash(daemon) for daemon in world.daemons)))
 
     def is_quiet(self, world):
         """Everything has happened, every message is settled, nothing is on its way."""
@@ -83,8 +96,8 @@ class Model:
         return found
 
     def _receive(self, world, number, ledger):
-        if number and all(times == 0 for _, times in world.events):
-            return []  # the daemons are alike: the first receives first
+        if number and world.daemons[0] == (ledger, None):
+            return []  # the daemons are alike
         held = [task.event for _, task in world.daemons if task is not None]
         crash, lost_ledger, expired, duplicate, late = world.faults
         found = []
@@ -100,7 +113,7 @@ class Model:
                 if not expired:
                     continue
                 left = (crash, lost_ledger, expired - 1, duplicate, late)
-            events = world.events[:event] + ((state, min(times + 1, 2)),) + world.events[event + 1 :]
+            events = world.events[:event] + ((state, 1),) + world.events[event + 1 :]
             again = state == 1 and times > 0
             task = begin(self, ledger, event, again)
             changed = after(world._replace(events=events, faults=left), number, ledger, task)
@@ -128,7 +141,7 @@ class Model:
 def explore(model, wanted, states_max=3_000_000, seconds_max=600):
     """Searches breadth first, so that a trace is a shortest one. Returns (verdict, states, trace or counts)."""
     began, start = time.monotonic(), model.start()
-    seen, parents, labels = {hash(start)}, array("q", [-1]), [None]
+    seen, parents, labels = {model.mark(start)}, array("q", [-1]), [None]
     frontier, total, counts = [(0, start)], 1, {}
     while frontier:
         reached = []
@@ -148,7 +161,7 @@ def explore(model, wanted, states_max=3_000_000, seconds_max=600):
                     counts[broken] = counts.get(broken, 0) + 1
                     if broken in wanted:
                         return [broken], total, _trace(model, parents, labels, at, label, changed)
-                mark = hash(changed)
+                mark = model.mark(changed)
                 if mark in seen:
                     continue
                 seen.add(mark)

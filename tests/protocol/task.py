@@ -18,7 +18,6 @@ class Task(NamedTuple):
     """One message in work. `at` names the next request."""
 
     event: int
-    redelivered: bool
     at: str
     listed: tuple | None = None
     view: View | None = None
@@ -37,8 +36,8 @@ def begin(model, ledger, event, redelivered):
     version, word = model.history.about[event], model.history.words[event]
     known = version in dict(ledger.replicas) and word[0] not in "XF"
     if known and model.rules.ledger_answers and not (redelivered and model.rules.redelivery_reads):
-        return Task(event, redelivered, "ack")
-    return Task(event, redelivered, first_request(model, ledger))
+        return Task(event, "ack")
+    return Task(event, first_request(model, ledger))
 
 
 def first_request(model, ledger):
@@ -55,12 +54,12 @@ def after(world, number, ledger, task):
 
 def restart(task, again=False):
     """A new attempt, or another pass of the same: what was read is forgotten, what was done is not."""
-    return Task(task.event, task.redelivered, "read", again=again, wrote=task.wrote, seen=task.seen, waited=task.waited)
+    return Task(task.event, "read", again=again, wrote=task.wrote, seen=task.seen, waited=task.waited)
 
 
 def settled(task):
     """Nothing is left but to delete the message."""
-    return Task(task.event, task.redelivered, "ack")
+    return Task(task.event, "ack")
 
 
 def record(ledger, version, replica):
