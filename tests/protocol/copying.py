@@ -131,7 +131,7 @@ def get(model, world, number, ledger, task):
         ledger = record(ledger, version, SKIPPED)
         changed = decide(model, world, number, ledger, task._replace(write=None, acted=True))
         return [(("finds it gone", number, version), changed, None)]
-    task = task._replace(at="check" if task.write.upload and model.rules.complete_check != "no" else "write")
+    task = task._replace(at="check" if task.write.upload else "write")
     return [(("gets", number, version), after(world, number, ledger, task), None)]
 
 
@@ -145,22 +145,21 @@ def begin(model, world, number, ledger, task):
             world = end_upload(model, world, upload[1])
         verb, upload = "begins upload of", (version, world.clock + 1, over, task.write.etag)
         world, ledger = world._replace(clock=world.clock + 1), ledger._replace(upload=upload)
-    unchecked = "check" if model.rules.complete_check != "no" else "write"
-    at = "get" if model.history.has_deletes else unchecked
+    at = "get" if model.history.has_deletes else "check"
     task = task._replace(at=at, write=task.write._replace(upload=upload[1]))
     return [((verb, number, version), after(world, number, ledger, task), None)]
 
 
 def over_of(model, view):
     """What an upload notes of the entry it is begun over."""
-    return view.etag if model.rules.complete_check == "etag" else view.entry
+    return view.entry if model.rules.complete_check == "entry" else view.etag
 
 
 def check(model, world, number, ledger, task):
     """Right before Complete, or when a plan has grown old: the destination must show what the plan was made over."""
     top = world.destination[-1] if world.destination else None
     entry, etag = (top.landed, top.etag) if top else (0, None)
-    same = etag == task.view.etag if model.rules.complete_check == "etag" else entry == task.view.entry
+    same = {"entry": entry == task.view.entry, "etag": etag == task.view.etag, "no": True}[model.rules.complete_check]
     rules, version = model.rules, task.write.version
     there = version in model.history.listed[world.happened] or not rules.write_source_check
     if same and (there or not rules.version_deletes):

@@ -91,7 +91,7 @@ def _stands(model, world, listed, records, version, etag, view):
     known = [v for v, replica in records if (replica > COLLAPSED or replica == REMOVED) and history.kind[v] == "P"]
     known += [other for other in listed if history.rank[other] < history.rank[version]]
     known += [] if view.replica_of is None else [view.replica_of]
-    return any(history.content[other] == history.content[version] for other in known if other != version)
+    return any(history.content[other] == history.content[version] for other in known)
 
 
 def _fence(rules, view, based):

@@ -79,7 +79,7 @@ def _heir(model, ledger, task):
     """A listed marker of the same run that has no replica of its own."""
     history, known = model.history, dict(ledger.replicas)
     rank = history.rank
-    low, version = None, task.target[0]
+    version = task.target[0]
     for other in task.listed:
         if history.kind[other] != "M" or known.get(other, COLLAPSED) > COLLAPSED:
             continue
@@ -103,6 +103,17 @@ def remove(model, world, number, ledger, task):
             broken = "S"
     if not model.rules.version_deletes:
         broken = "S"
+    if model.history.kind[version] == "M" and current and _shows_deleted(model, world, left):
+        broken = "M"
     changed = world._replace(destination=left, clock=world.clock + 1)
     ledger = record(ledger, version, REMOVED)
     return [(("removes", number, version), after(changed, number, ledger, restart(task)), broken)]
+
+
+def _shows_deleted(model, world, left):
+    """Whether an object shows again although the source still has a marker right above it."""
+    if not left or left[-1].etag is None:
+        return False
+    rank = model.history.rank
+    above = [v for v in model.history.listed[world.happened] if rank[v] > rank[left[-1].version]]
+    return bool(above) and model.history.kind[above[0]] == "M"

@@ -21,7 +21,7 @@ class Rules(NamedTuple):
     # Rule 5: how age is told: "landed" (the truth), "seen" (since this daemon saw it), "modified" (as Last-Modified says).
     fence_age: str = "landed"
     # Rule 5: where recurring content is looked up: "destination" or "list" (the source's list and the ledger).
-    fence_looks: str = "destination"
+    fence_looks: str = "list"
     # Rule 6: a marker over a marker or over nothing is recorded only.
     collapse: bool = True
     # Rule 6: a marker on record as collapsed is written all the same once an object stands right below it.
@@ -36,7 +36,7 @@ class Rules(NamedTuple):
     reread: bool = True
     # Rule 8, latest mode: "nothing to do" is believed when it was read twice.
     confirm: bool = True
-    # Rule 9: before Complete the destination must show the "entry" the upload was begun over; or its "etag"; or "no" check.
+    # Rule 9: before Complete the destination must show the "entry" the upload was begun over; or its "etag"; or nobody looks ("no").
     complete_check: str = "entry"
     # Rule 9: after Complete the destination is read before anything is appended.
     complete_reread: bool = False
