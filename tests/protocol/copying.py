@@ -40,7 +40,7 @@ def history(model, world, number, ledger, task):
     return [(("reads history", number, reached), after(world, number, ledger, task), None)]
 
 
-def list(model, world, number, ledger, task):
+def list_source(model, world, number, ledger, task):
     listed = model.history.listed[world.happened]
     if model.rules.history == "latest":
         listed = listed[-1:]

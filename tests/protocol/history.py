@@ -4,8 +4,6 @@ A history is written as words: `Pa` puts content a in one request, `UA` content 
 begun before the newest version and so lands below it, `M` a delete marker, `X0` deletes the first created version for good,
 `F0` is a forged event that says so of a version which is still there."""
 
-from itertools import product
-
 CONTENTS = "abc"
 
 
@@ -85,8 +83,3 @@ def _grown(one, letter):
         shown = content.upper() if large else content
         grown.append((words + (letter + shown,), tuple(now), versions + 1, gone))
     return grown
-
-
-def interleavings(choices):
-    """The product of named choices as dictionaries, for sweeps over switches."""
-    return [dict(zip(choices, values)) for values in product(*choices.values())]

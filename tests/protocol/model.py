@@ -22,7 +22,7 @@ from world import World, holds, land
 STEPS = {
     "read": copying.read,
     "history": copying.history,
-    "list": copying.list,
+    "list": copying.list_source,
     "rebuild": copying.rebuild,
     "get": copying.get,
     "begin": copying.begin,
