@@ -203,7 +203,7 @@ impl<'a> Run<'a> {
 
 /// Reads both sides.
 async fn read(engine: &Engine, task: &Task) -> Result<Reading, Failure> {
-    engine.failpoints.around(failpoint::Step::Read, Reading::of(engine, task)).await
+    engine.failpoints.around(failpoint::Step::Read, Box::pin(Reading::of(engine, task))).await
 }
 
 /// Small parts waste throughput, large ones memory: 16 MiB measured best across Regions

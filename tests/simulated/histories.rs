@@ -10,46 +10,66 @@ use crate::story::{Ending, Story};
 // What `make test` has time for. `make soak` plays until its time is over.
 const STORIES: u64 = 300;
 
+// One that fails tells enough; more would only hide it.
+const FAILURES_MAX: usize = 4;
+
 #[test]
 fn random_histories_keep_every_promise() {
-    if let Ok(seed) = std::env::var("S3_REPLICATOR_SEED") {
-        let story = Story::draw(seed.parse().expect("S3_REPLICATOR_SEED is a number"));
-        let ending = story.tell();
-        assert!(ending.wrong.is_empty(), "{}", report(&story, &ending));
-        return;
-    }
-    let soak = std::env::var("S3_REPLICATOR_SOAK_SECONDS").ok().map(|seconds| seconds.parse().expect("seconds"));
-    let until = soak.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    let first = if soak.is_some() { fastrand::u64(1_000_000..u64::MAX / 2) } else { 0 };
-    let next = AtomicU64::new(first);
-    let clean = AtomicU64::new(0);
-    let is_over = |seed: u64| match until {
-        Some(until) => Instant::now() > until,
-        None => seed >= first + STORIES,
+    let batch = match std::env::var("S3_REPLICATOR_SEED") {
+        Ok(seed) => Batch::one(seed.parse().expect("S3_REPLICATOR_SEED is a number")),
+        Err(_) => Batch::of_env(),
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let failures: Vec<String> = std::thread::scope(|scope| {
-        let tell = || {
-            let mut failures = Vec::new();
-            loop {
-                let seed = next.fetch_add(1, Ordering::Relaxed);
-                if is_over(seed) || failures.len() > 3 {
-                    return failures;
-                }
-                let story = Story::draw(seed);
-                let ending = story.tell();
-                if ending.wrong.is_empty() {
-                    clean.fetch_add(1, Ordering::Relaxed);
-                } else {
-                    failures.push(report(&story, &ending));
-                }
-            }
-        };
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(tell)).collect();
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(|| batch.play())).collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
-    eprintln!("{} histories ran clean", clean.load(Ordering::Relaxed));
+    eprintln!("{} histories ran clean", batch.clean.load(Ordering::Relaxed));
     assert!(failures.is_empty(), "{} histories broke a promise:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Seeds that several threads take one by one.
+struct Batch {
+    next: AtomicU64,
+    end: u64,
+    until: Option<Instant>,
+    clean: AtomicU64,
+}
+
+impl Batch {
+    fn new(seeds: std::ops::Range<u64>, until: Option<Instant>) -> Self {
+        Self { next: AtomicU64::new(seeds.start), end: seeds.end, until, clean: AtomicU64::new(0) }
+    }
+
+    fn one(seed: u64) -> Self {
+        Self::new(seed..seed + 1, None)
+    }
+
+    /// The same stories at every test run; at a soak others each time, for as long as it says.
+    fn of_env() -> Self {
+        let Ok(seconds) = std::env::var("S3_REPLICATOR_SOAK_SECONDS") else { return Self::new(0..STORIES, None) };
+        let seconds = Duration::from_secs(seconds.parse().expect("S3_REPLICATOR_SOAK_SECONDS is a number"));
+        Self::new(fastrand::u64(STORIES..u64::MAX / 2)..u64::MAX, Some(Instant::now() + seconds))
+    }
+
+    fn play(&self) -> Vec<String> {
+        let mut failures = Vec::new();
+        while let Some(seed) = self.take().filter(|_| failures.len() < FAILURES_MAX) {
+            let story = Story::draw(seed);
+            let ending = story.tell();
+            match ending.wrong.is_empty() {
+                true => drop(self.clean.fetch_add(1, Ordering::Relaxed)),
+                false => failures.push(report(&story, &ending)),
+            }
+        }
+        failures
+    }
+
+    fn take(&self) -> Option<u64> {
+        let seed = self.next.fetch_add(1, Ordering::Relaxed);
+        let is_over = self.until.is_some_and(|until| Instant::now() > until);
+        (seed < self.end && !is_over).then_some(seed)
+    }
 }
 
 #[test]

@@ -97,7 +97,7 @@ impl Story {
     /// parts, tags, version deletes and refusals, so that every place is passed.
     pub(crate) fn of_deaths(seed: u64, at: Failpoint) -> Self {
         let mut story = Self::draw(seed);
-        let version_deletes = seed % 2 == 0;
+        let version_deletes = seed.is_multiple_of(2);
         story.latest = false;
         story.faults = [0.05, 0.2][usize::from(seed % 4 == 1)];
         // What is parked is on the disk, and in the dead-letter queue, which nobody here sends back.
@@ -105,7 +105,7 @@ impl Story {
         story.shape = Shape { ops: 14, purges: version_deletes, tags: true, large: true, full: false, ..story.shape };
         story.manners.lossy = false;
         story.plan = Plan {
-            daemons: 1 + usize::from(seed % 3 == 0),
+            daemons: 1 + usize::from(seed.is_multiple_of(3)),
             crashes: 1,
             at: Some(at),
             lose_disks: seed % 4 < 2,

@@ -202,7 +202,7 @@ impl User {
             return;
         }
         let from = percent_encoding::utf8_percent_encode(from, percent_encoding::NON_ALPHANUMERIC);
-        let source = format!("{SOURCE}/{from}?versionId={}", version);
+        let source = format!("{SOURCE}/{from}?versionId={version}");
         self.client.copy_object().bucket(SOURCE).key(to).copy_source(source).send().await.unwrap();
     }
 

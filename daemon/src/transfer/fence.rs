@@ -40,7 +40,9 @@ fn needs(run: &Run<'_>, version: &SourceVersion) -> bool {
     }
     let unique = run.task.rules.iter().all(|rule| encryption::makes_unique_etags(&rule.encryption));
     let replicas = run.read.shown.replicas.iter().filter_map(|replica| replica.etag.as_ref());
-    !unique && fence::recurs(version, &run.read.past, replicas)
+    // What is written once more, because something hides it, recurs whatever its ETag.
+    let again = run.read.shown.known.replicated.contains(&version.version);
+    !unique && (again || fence::recurs(version, &run.read.past, replicas))
 }
 
 /// How long what is current has surely stood there: by the server, by the ledger, or by having seen it.
