@@ -13,16 +13,21 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// A script of `tests/oracle`, with its arguments.
+/// A script in Python, with its arguments.
 #[derive(Debug)]
 pub(crate) struct Script(Command);
 
 impl Script {
-    /// Names the script.
+    /// Names a script of `tests/oracle`.
     pub(crate) fn new(name: &str) -> Self {
+        Self::of("tests/oracle", name)
+    }
+
+    /// Names a script of another folder.
+    pub(crate) fn of(folder: &str, name: &str) -> Self {
         let python = env::var("REPLICATOR_PYTHON").expect("REPLICATOR_PYTHON is not set: run `make test`");
         let mut command = Command::new(python);
-        command.arg("-B").arg(name).current_dir(root().join("tests/oracle")).kill_on_drop(true);
+        command.arg("-B").arg(name).current_dir(root().join(folder)).kill_on_drop(true);
         Self(command)
     }
 
