@@ -124,7 +124,7 @@ impl Admin {
     }
 
     /// Says what keeps the daemon from getting anywhere, if anything does.
-    async fn ailment(&self) -> Option<String> {
+    pub(crate) async fn ailment(&self) -> Option<String> {
         if let Some(poll) = self.polls.iter().find(|poll| poll.failing_for().is_some_and(|time| time > SILENT_AFTER)) {
             return Some(format!("queue {} cannot be polled", poll.queue));
         }

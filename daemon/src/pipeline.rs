@@ -130,6 +130,11 @@ impl Daemon {
         self.admin.status().await
     }
 
+    /// Says what `/healthz` complains of, if anything.
+    pub async fn ailment(&self) -> Option<String> {
+        self.admin.ailment().await
+    }
+
     /// Lives until told to stop, then stops.
     async fn live(self, mut signals: Signals, config: &Path) {
         while signals.next().await == Told::Reload {

@@ -57,6 +57,13 @@ pub(crate) fn members(sim: &mut Sim, plan: &Plan) -> Vec<Member> {
     (0..plan.daemons).map(|number| Member::new(sim, plan, number)).collect()
 }
 
+/// Starts one daemon that nothing befalls.
+pub(crate) async fn lone(sim: &mut Sim, rule: &str, account: &str) -> Daemon {
+    let (rule, account) = (rule.to_owned(), account.to_owned());
+    let plan = Plan { daemons: 1, crashes: 0, at: None, lose_disks: false, rule, account };
+    Member::new(sim, &plan, 0).start(Failpoints::default()).await
+}
+
 /// Lets the daemons live until told to stop.
 pub(crate) async fn live(members: Vec<Member>, stop: CancellationToken) -> Vec<Fate> {
     futures::future::join_all(members.into_iter().map(|member| Box::pin(member.live(stop.clone())))).await

@@ -25,3 +25,9 @@ mod judge;
 mod histories;
 // D: death at each place in turn.
 mod crashes;
+// C, H, M on endpoints whose conditions are missing or wrong.
+mod contradictions;
+// B, and who is told: destinations that are down, queues that are dead.
+mod outage;
+// Requests, counted: duplicates, forgeries, events that mean nothing here.
+mod costs;

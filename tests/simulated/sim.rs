@@ -1,12 +1,15 @@
 //! The world: fakes that share one clock, and a runtime whose time jumps to whatever comes next.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_config::retry::RetryConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider};
+use aws_sdk_s3::primitives::ByteStream;
 use aws_smithy_async::rt::sleep::{SharedAsyncSleep, TokioSleep};
 use aws_smithy_async::time::{SharedTimeSource, TimeSource};
+use bytes::Bytes;
 use replicator_fakes::clock::Clock;
 use replicator_fakes::journal::Service;
 use replicator_fakes::net::{Latency, Net};
@@ -86,6 +89,41 @@ impl Sim {
     pub(crate) fn user(&self) -> aws_sdk_s3::Client {
         let config = aws_sdk_s3::config::Builder::from(&self.sdk("user"));
         aws_sdk_s3::Client::from_conf(config.force_path_style(true).build())
+    }
+
+    /// Puts every event of the source bucket into the queue as it comes.
+    pub(crate) fn post_everything(&self) {
+        let sqs = self.sqs.clone();
+        self.s3.notify(SOURCE, Arc::new(move |event| drop(sqs.send(QUEUE, event, Duration::ZERO))));
+    }
+
+    /// Writes a small object.
+    pub(crate) async fn put(&self, key: &str, body: &'static [u8]) {
+        let put = self.user().put_object().bucket(SOURCE).key(key).body(ByteStream::from_static(body));
+        put.send().await.unwrap();
+    }
+
+    /// Returns what a bucket shows at a key.
+    pub(crate) fn shown(&self, bucket: &str, key: &str) -> Option<Bytes> {
+        let history = self.s3.history(bucket, key);
+        history.last().and_then(|entry| entry.object.as_ref()).map(|object| object.bytes.clone())
+    }
+
+    /// Counts the messages that are not deleted.
+    pub(crate) fn waiting(&self) -> usize {
+        let depth = self.sqs.depth(QUEUE);
+        depth.visible + depth.hidden + depth.delayed
+    }
+
+    /// Waits until the queue is empty.
+    pub(crate) async fn drained(&self) {
+        for _ in 0..10_000 {
+            self.pass(Duration::from_secs(5)).await;
+            if self.waiting() == 0 {
+                return;
+            }
+        }
+        panic!("the queue never becomes empty: {:?}", self.sqs.depth(QUEUE));
     }
 
     /// Waits some of the world's time.

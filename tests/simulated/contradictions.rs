@@ -1,0 +1,71 @@
+//! Endpoints whose conditions are missing or wrong, each in its way: no livelock, no lie. One daemon alone
+//! needs none of them, so with one daemon every promise holds all the same.
+
+use std::time::Duration;
+
+use replicator_fakes::s3::traits::{Conditions, Order, Traits};
+
+use crate::fleet;
+use crate::judge::{Expect, judge};
+use crate::sim::{Sim, simulate};
+use crate::workload::{self, Shape, User};
+
+// Not AWS: what this endpoint can do has to be found out.
+const STRANGE: &str = "path_style = true\nendpoints = { s3 = \"http://s3.strange\" }";
+
+/// Every way in which conditions can be wrong, by name.
+fn ways() -> Vec<(&'static str, Traits)> {
+    use Conditions::{Ignored, NotImplemented, RefusedOverMarker};
+    let aws = Traits::aws;
+    vec![
+        ("puts ignore conditions", Traits { put_conditions: Ignored, ..aws() }),
+        ("puts know no conditions", Traits { put_conditions: NotImplemented, ..aws() }),
+        ("puts are refused over markers", Traits { put_conditions: RefusedOverMarker, ..aws() }),
+        ("completes ignore conditions", Traits { complete_conditions: Ignored, ..aws() }),
+        ("completes know no conditions", Traits { complete_conditions: NotImplemented, ..aws() }),
+        ("completes are refused over markers", Traits { complete_conditions: RefusedOverMarker, ..aws() }),
+        ("deletes ignore conditions", Traits { delete_conditions: Ignored, ..aws() }),
+        ("deletes know no conditions", Traits { delete_conditions: NotImplemented, ..aws() }),
+        ("what is completed last is current", Traits { order: Order::LastCompleted, ..aws() }),
+        ("markers have no name", Traits { names_markers: false, marker_version: 404, ..aws() }),
+        ("lists are apart", Traits { lists_apart: true, ..aws() }),
+        // It lists uploads by their beginning and shows what was completed last: which is the order, who knows?
+        ("like LocalStack", Traits { order: Order::LastCompleted, ..Traits::localstack() }),
+        ("like SeaweedFS", Traits::seaweedfs()),
+    ]
+}
+
+#[test]
+fn endpoints_that_contradict_themselves_neither_stop_nor_fool_the_daemon() {
+    let mut wrong = Vec::new();
+    for (name, traits) in ways() {
+        for seed in 0..6 {
+            let said = simulate(seed, async |sim| play(sim, seed, &traits).await);
+            wrong.extend(said.into_iter().map(|what| format!("{name}, seed {seed}: {what}")));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+async fn play(mut sim: Sim, seed: u64, traits: &Traits) -> Vec<String> {
+    sim.s3.set_traits(traits.clone());
+    sim.post_everything();
+    let daemon = fleet::lone(&mut sim, "", STRANGE).await;
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut user = User::new(sim.user());
+    let shape = Shape { keys: 2, ops: 14, purges: false, tags: true, large: true, full: false };
+    for (pause, op) in workload::draw(&mut rng, shape) {
+        sim.pass(pause.min(Duration::from_secs(60))).await;
+        user.act(&op).await;
+    }
+    user.finish().await;
+    sim.drained().await;
+    let parked = daemon.status().await.unwrap().parked;
+    daemon.stop().await;
+    let expect = Expect { latest: false, version_deletes: false, purges: false, orphans: false };
+    let mut wrong = judge(&sim, expect);
+    // Where conditions are gone, so are they from the requests.
+    wrong.retain(|what| !what.starts_with("a write without") && !what.starts_with("a delete without"));
+    wrong.extend(parked.iter().map(|parked| format!("parked: {}", parked.reason)));
+    wrong
+}

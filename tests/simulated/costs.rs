@@ -1,0 +1,116 @@
+//! What must cost no request, or no write: duplicates, redeliveries, events that mean nothing here.
+
+use std::time::Duration;
+
+use replicator_fakes::journal::{Entry, Service};
+
+use crate::fleet;
+use crate::judge::{Expect, judge};
+use crate::sim::{ARCHIVE, QUEUE, SOURCE, Sim, simulate};
+
+const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: false };
+const AWS: &str = "path_style = true";
+
+fn writes(sim: &Sim) -> usize {
+    sim.net.journal().writes(ARCHIVE).len()
+}
+
+fn requests(sim: &Sim) -> Vec<String> {
+    let daemons = |entry: &Entry| entry.client == "daemon-0" && entry.call.service == Service::S3;
+    sim.net.journal().select(daemons).into_iter().map(|entry| entry.call.operation).collect()
+}
+
+#[test]
+fn a_duplicate_event_costs_no_request_and_a_redelivery_no_write() {
+    simulate(1, async |mut sim| {
+        sim.post_everything();
+        sim.put("a", b"one").await;
+        let event = sim.sqs.messages(QUEUE).first().unwrap().body.clone();
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        sim.drained().await;
+        let (wrote, asked) = (writes(&sim), requests(&sim));
+        assert_eq!(wrote, 1);
+        for _ in 0..3 {
+            sim.sqs.send(QUEUE, event.clone(), Duration::ZERO);
+        }
+        sim.drained().await;
+        assert_eq!((writes(&sim), requests(&sim)), (wrote, asked), "the ledger answers a duplicate");
+        sim.sqs.send(QUEUE, event.clone(), Duration::ZERO);
+        sim.pass(Duration::from_millis(100)).await;
+        sim.sqs.redeliver_hidden(QUEUE);
+        sim.drained().await;
+        assert_eq!(writes(&sim), wrote);
+        daemon.stop().await;
+        assert_eq!(judge(&sim, EXPECT), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_small_new_object_costs_what_the_protocol_says() {
+    simulate(2, async |mut sim| {
+        sim.post_everything();
+        sim.put("warm", b"up").await;
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        sim.drained().await;
+        let before = requests(&sim).len();
+        sim.put("a", b"one").await;
+        sim.drained().await;
+        // Tags are asked for: that S3 counts none can mean that the reader may not know.
+        let asked = requests(&sim).split_off(before);
+        assert_eq!(asked, ["HeadObject", "ListObjectVersions", "GetObject", "GetObjectTagging", "PutObject"]);
+        daemon.stop().await;
+    });
+}
+
+#[test]
+fn an_event_about_what_no_rule_has_does_nothing() {
+    simulate(3, async |mut sim| {
+        sim.post_everything();
+        sim.put("outside/a", b"one").await;
+        let outside = sim.sqs.messages(QUEUE).first().unwrap().body.clone();
+        sim.sqs.send(QUEUE, outside.replace(SOURCE, "payroll"), Duration::ZERO);
+        let daemon = fleet::lone(&mut sim, "filter = { prefix = \"inside/\" }", AWS).await;
+        sim.drained().await;
+        assert_eq!(requests(&sim), Vec::<String>::new());
+        let parked = daemon.status().await.unwrap().parked;
+        assert_eq!(parked.iter().map(|parked| parked.reason.as_str()).collect::<Vec<_>>(), ["BucketUnknown"]);
+        daemon.stop().await;
+    });
+}
+
+#[test]
+fn a_forged_stamp_on_a_source_object_hides_nothing() {
+    simulate(4, async |mut sim| {
+        sim.post_everything();
+        sim.put("a", b"one").await;
+        let version = sim.s3.history(SOURCE, "a")[0].version_id.clone();
+        for stamp in [
+            format!("1;{SOURCE};{version};1800000000000;"),
+            format!("1;{ARCHIVE};{version};1800000000000;"),
+            "1;;;;;;".to_owned(),
+        ] {
+            let put = sim.user().put_object().bucket(SOURCE).key("a").metadata("s3-replicator", stamp);
+            put.body(b"two".to_vec().into()).send().await.unwrap();
+        }
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        sim.drained().await;
+        daemon.stop().await;
+        assert_eq!(sim.s3.history(ARCHIVE, "a").len(), 4);
+        assert_eq!(judge(&sim, EXPECT), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_history_longer_than_a_page_is_copied_whole_and_in_order() {
+    simulate(5, async |mut sim| {
+        sim.post_everything();
+        for body in [b"one".as_slice(), b"two", b"three"].into_iter().cycle().take(130) {
+            sim.put("a", body).await;
+        }
+        let daemon = fleet::lone(&mut sim, "fence = false", AWS).await;
+        sim.drained().await;
+        daemon.stop().await;
+        assert_eq!(sim.s3.history(ARCHIVE, "a").len(), 130);
+        assert_eq!(judge(&sim, EXPECT), Vec::<String>::new());
+    });
+}
