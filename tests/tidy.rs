@@ -40,8 +40,16 @@ fn packages_use_only_those_below_them() {
             assert!(!used.contains(*above), "{folder} uses {above}");
         }
     }
-    let tests = dependencies("tests", &["dependencies", "dev-dependencies"]);
-    assert!(!tests.contains("s3-replicator"), "the tests drive the daemon from outside");
+    let fakes = dependencies("tests/fakes", &["dependencies", "dev-dependencies"]);
+    assert!(PACKAGES.iter().all(|(_, package)| !fakes.contains(*package)), "the fakes know nothing of what they judge");
+}
+
+#[test]
+fn only_the_simulator_reaches_into_the_daemon() {
+    let outside =
+        files(&root().join("tests"), "rs").into_iter().filter(|path| !path.starts_with(root().join("tests/simulated")));
+    let inside: Vec<PathBuf> = outside.filter(|path| code(path).contains(concat!("s3_", "replicator::"))).collect();
+    assert!(inside.is_empty(), "the tests drive the daemon from outside: {inside:?}");
 }
 
 #[test]
