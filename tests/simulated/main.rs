@@ -25,6 +25,7 @@ mod judge;
 mod histories;
 // D: death at each place in turn.
 mod crashes;
+mod binary;
 // C, H, M on endpoints whose conditions are missing or wrong.
 mod contradictions;
 // B, and who is told: destinations that are down, queues that are dead.

@@ -50,7 +50,7 @@ pub(crate) fn simulate<T>(seed: u64, scenario: impl AsyncFnOnce(Sim) -> T) -> T 
 }
 
 impl Sim {
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let clock = Clock::starting_at_unix(BEGINNING_UNIX_SECONDS);
         s3_replicator::clock::simulate(clock.now().into());
         let s3 = s3::Fake::new(clock.clone(), seed);

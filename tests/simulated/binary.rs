@@ -1,0 +1,156 @@
+//! The real binary, over TCP and in real time, killed by kill -9 at every place around every step: with
+//! its disk, without it, and beside a second daemon that goes on.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use replicator_fakes::faults::{Effect, Fault, Place};
+use replicator_fakes::wire;
+use s3_replicator::failpoint::{self, Failpoint};
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use crate::judge::{Expect, judge};
+use crate::sim::{ARCHIVE, DEAD, QUEUE, SOURCE, Sim};
+
+// Mostly they wait: for visibility to run out, and for quiet.
+const WORLDS: usize = 16;
+
+// Against hanging only.
+const HANG: Duration = Duration::from_secs(120);
+
+/// What befalls the daemon beside its death.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Alone,
+    DiskLost,
+    BesideAnother,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_9_at_any_place_breaks_no_promise() {
+    let fates = [Fate::Alone, Fate::DiskLost, Fate::BesideAnother];
+    let all: Vec<(Failpoint, Fate)> = Failpoint::all().flat_map(|at| fates.map(|fate| (at, fate))).collect();
+    let told: Vec<_> = stream::iter(all)
+        .map(|(at, fate)| async move { (at, fate, Box::pin(play(at, fate)).await) })
+        .buffer_unordered(WORLDS)
+        .collect()
+        .await;
+    let wrong: Vec<String> = told
+        .iter()
+        .flat_map(|(at, fate, (_, wrong))| wrong.iter().map(move |what| format!("{at} {fate:?}: {what}")))
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let lived: Vec<String> = told
+        .iter()
+        .filter(|(_, fate, (died, _))| *fate == Fate::Alone && !died)
+        .map(|(at, ..)| at.to_string())
+        .collect();
+    // An upload is given up, and a message given back, only when others interfere: the simulator has those.
+    assert_eq!(lived, ["abort_upload.before", "abort_upload.after", "release.before", "release.after"]);
+}
+
+/// Plays one life and what comes after it; says whether there was a death, and what is wrong.
+async fn play(at: Failpoint, fate: Fate) -> (bool, Vec<String>) {
+    let sim = Sim::new(0);
+    sim.post_everything();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let served = wire::serve(listener, sim.net.clone());
+    // The first write is refused for good, so that something is parked.
+    let refused = Fault::new(
+        "refused",
+        Place::s3("PutObject").bucket(ARCHIVE).key("parked"),
+        Effect::refuse(403, "AccessDenied"),
+    );
+    sim.net.faults().add(refused.times(1));
+    let told = async {
+        let config = |name: &str| config(&sim, name, &endpoint);
+        let mut first = spawn(&config("daemon-0"), "daemon-0", Some(at));
+        let second = (fate == Fate::BesideAnother).then(|| spawn(&config("daemon-1"), "daemon-1", None));
+        use_the_source(&sim).await;
+        let died = tokio::select! {
+            ended = first.wait() => ended.is_ok(),
+            () = drained(&sim) => false,
+        };
+        drop(first);
+        if fate == Fate::DiskLost {
+            std::fs::remove_dir_all(sim.dir.path().join("daemon-0")).unwrap();
+        }
+        let again = spawn(&config("daemon-0"), "daemon-0", None);
+        drained(&sim).await;
+        redrive(&sim);
+        drained(&sim).await;
+        drop((again, second));
+        let expect = Expect { latest: false, version_deletes: true, purges: true, orphans: died };
+        (died, judge(&sim, expect))
+    };
+    tokio::select! {
+        told = timeout(HANG, told) => told.unwrap_or_else(|_| (false, vec![format!("hangs: {:?}", sim.sqs.depth(QUEUE))])),
+        never = served => match never {},
+    }
+}
+
+/// Does a little of everything.
+async fn use_the_source(sim: &Sim) {
+    let user = sim.user();
+    sim.put("parked", b"one").await;
+    sim.put("a", b"one").await;
+    sim.put("a", b"two").await;
+    sim.put("a", b"two").await;
+    user.delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+    sim.put("a", b"three").await;
+    user.put_object().bucket(SOURCE).key("large").body(vec![b'x'; (5 << 20) + 1].into()).send().await.unwrap();
+    let purged = user.put_object().bucket(SOURCE).key("b").body(b"gone".to_vec().into()).send().await.unwrap();
+    sim.put("b", b"kept").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let tag = aws_sdk_s3::types::Tag::builder().key("tier").value("gold").build().unwrap();
+    let tagging = aws_sdk_s3::types::Tagging::builder().tag_set(tag).build().unwrap();
+    user.put_object_tagging().bucket(SOURCE).key("b").tagging(tagging).send().await.unwrap();
+    user.delete_object().bucket(SOURCE).key("b").version_id(purged.version_id.unwrap()).send().await.unwrap();
+}
+
+/// Sends back what was parked, as an operator does after the cause has gone.
+fn redrive(sim: &Sim) {
+    for message in sim.sqs.messages(DEAD) {
+        sim.sqs.send(QUEUE, message.body, Duration::ZERO);
+    }
+}
+
+async fn drained(sim: &Sim) {
+    let mut quiet = 0;
+    while quiet < 4 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        quiet = if sim.waiting() == 0 { quiet + 1 } else { 0 };
+    }
+}
+
+fn spawn(config: &Path, name: &str, at: Option<Failpoint>) -> Child {
+    let binary = std::env::var("S3_REPLICATOR_BIN").expect("S3_REPLICATOR_BIN is not set: run `make test`");
+    let mut command = Command::new(binary);
+    command.arg("run").arg("--config").arg(config).env_clear();
+    command.env("AWS_ACCESS_KEY_ID", name).env("AWS_SECRET_ACCESS_KEY", "secret");
+    command.env("AWS_EC2_METADATA_DISABLED", "true");
+    command.envs(at.map(|at| (failpoint::VARIABLE, at.to_string())));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap()
+}
+
+fn config(sim: &Sim, name: &str, endpoint: &str) -> PathBuf {
+    let path = sim.dir.path().join(format!("{name}.toml"));
+    let listen = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let account = format!("region = \"eu-west-1\"\nendpoint = \"{endpoint}\"\npath_style = true\n");
+    let text = format!(
+        "state_dir = \"{}\"\nlisten = \"{listen}\"\nmemory = \"64MiB\"\n\n[accounts.source]\n{account}\n[accounts.archive]\n{account}\n\
+         [[queues]]\nurl = \"{endpoint}/000000000000/{QUEUE}\"\naccount = \"source\"\nvisibility_timeout = \"6s\"\n\
+         dead_letter_url = \"{endpoint}/000000000000/{DEAD}\"\n\n\
+         [[rules]]\nid = \"orders\"\nsource = {{ account = \"source\", bucket = \"orders\" }}\n\
+         destination = {{ account = \"archive\", bucket = \"orders-replica\" }}\nsince = \"2020-01-01T00:00:00Z\"\n\
+         delete_markers = true\nversion_deletes = true\nfence = false\n",
+        sim.dir.path().join(name).display()
+    );
+    std::fs::write(&path, text).unwrap();
+    path
+}
