@@ -2,19 +2,21 @@
 
 use std::fs;
 
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::RequestChecksumCalculation;
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, CompletedMultipartUpload, CompletedPart};
 
 use crate::world::World;
 use crate::world::daemon::Daemon;
 use crate::world::faults::{Fault, Faults};
-use crate::world::localstack::{ARCHIVE, Account, SOURCE};
+use crate::world::localstack::{ARCHIVE, SOURCE};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_is_recognised_after_its_answer_was_lost() {
     recognised_after_a_lost_answer("PutObject", async |bucket| {
-        put(SOURCE, bucket, "body").send().await.unwrap();
+        put(&SOURCE.s3(), bucket, "body").send().await.unwrap();
     })
     .await;
 }
@@ -22,7 +24,10 @@ async fn a_replica_is_recognised_after_its_answer_was_lost() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_is_recognised_where_the_source_states_another_checksum() {
     recognised_after_a_lost_answer("PutObject", async |bucket| {
-        put(SOURCE, bucket, "body").checksum_algorithm(ChecksumAlgorithm::Crc32).send().await.unwrap();
+        put(&stating_crc32(), bucket, "body").send().await.unwrap();
+        let head = SOURCE.s3().head_object().bucket(bucket).key("full").checksum_mode(ChecksumMode::Enabled);
+        let head = head.send().await.unwrap();
+        assert!(head.checksum_crc32.is_some() && head.checksum_crc64_nvme.is_none(), "{head:?}");
     })
     .await;
 }
@@ -54,9 +59,9 @@ async fn a_lost_disk_doubles_none_of_a_history() {
 #[tokio::test(flavor = "multi_thread")]
 async fn other_bytes_under_the_same_metadata_are_no_replica() {
     let world = World::new().await;
-    put(ARCHIVE, &world.archive, "evil").send().await.unwrap();
+    put(&ARCHIVE.s3(), &world.archive, "evil").send().await.unwrap();
     let daemon = world.start().await;
-    put(SOURCE, &world.source, "good").send().await.unwrap();
+    put(&SOURCE.s3(), &world.source, "good").send().await.unwrap();
     world.drained(&daemon).await;
     let current = ARCHIVE.s3().get_object().bucket(&world.archive).key("full").send().await.unwrap();
     assert_eq!(current.body.collect().await.unwrap().into_bytes(), "good");
@@ -84,31 +89,38 @@ async fn write(world: &World, bodies: &[&str]) {
         match *body {
             "" => drop(SOURCE.s3().delete_object().bucket(&world.source).key("full").send().await.unwrap()),
             "plain" => drop(world.put("full", "plain").await),
-            body => drop(put(SOURCE, &world.source, body).send().await.unwrap()),
+            body => drop(put(&SOURCE.s3(), &world.source, body).send().await.unwrap()),
         }
     }
 }
 
 /// Prepares a write whose metadata fills the 2 KB that S3 takes.
-fn put(account: Account, bucket: &str, body: &str) -> PutObjectFluentBuilder {
+fn put(s3: &Client, bucket: &str, body: &str) -> PutObjectFluentBuilder {
     let body = ByteStream::from(body.as_bytes().to_vec());
-    account.s3().put_object().bucket(bucket).key("full").metadata("all", full()).body(body)
+    s3.put_object().bucket(bucket).key("full").metadata("all", full()).body(body)
 }
 
-/// Uploads 40 MiB in parts without checksums, so that the source states none.
+/// Uploads 40 MiB in parts, so that the source states a checksum of checksums.
 async fn upload(bucket: &str) {
-    let s3 = SOURCE.s3();
+    let s3 = stating_crc32();
     let request = s3.create_multipart_upload().bucket(bucket).key("full").metadata("all", full());
-    let upload = request.send().await.unwrap().upload_id.unwrap();
+    let upload = request.checksum_algorithm(ChecksumAlgorithm::Crc32).send().await.unwrap().upload_id.unwrap();
     let mut done = CompletedMultipartUpload::builder();
     for number in 1..=5 {
         let body = ByteStream::from(vec![u8::try_from(number).unwrap(); 8 << 20]);
         let request = s3.upload_part().bucket(bucket).key("full").upload_id(&upload).part_number(number);
         let answer = request.body(body).send().await.unwrap();
-        done = done.parts(CompletedPart::builder().part_number(number).set_e_tag(answer.e_tag).build());
+        let part = CompletedPart::builder().part_number(number).set_e_tag(answer.e_tag);
+        done = done.parts(part.set_checksum_crc32(answer.checksum_crc32).build());
     }
     let request = s3.complete_multipart_upload().bucket(bucket).key("full").upload_id(upload);
     request.multipart_upload(done.build()).send().await.unwrap();
+}
+
+/// Makes a client that sends a CRC32 with every body, as most do; without one S3 makes its own, a CRC64NVME.
+fn stating_crc32() -> Client {
+    let config = SOURCE.s3().config().to_builder();
+    Client::from_conf(config.request_checksum_calculation(RequestChecksumCalculation::WhenSupported).build())
 }
 
 fn full() -> String {
