@@ -153,8 +153,12 @@ pub fn next<'a>(source: &'a [SourceVersion], known: &Known, history: History) ->
 /// Finds the source's marker that a marker of the destination stands for, when only its time is known:
 /// the first above what was reached that was there by then. Markers carry no stamp.
 pub fn marker_shown<'a>(source: &'a [SourceVersion], known: &Known, marked: Timestamp) -> Option<&'a VersionRef> {
+    // Nothing of ours is below, and over nothing no marker is ever written: it is someone else's.
+    known.reached.as_ref()?;
     let (_, after) = source.split_at_checked(first_after(source, known))?;
-    let may_be = |entry: &&SourceVersion| entry.kind == Kind::Marker && entry.version.last_modified <= marked;
+    // Servers state times by the second, or finer.
+    let is_there = |entry: &SourceVersion| entry.version.last_modified.unix_timestamp() <= marked.unix_timestamp();
+    let may_be = |entry: &&SourceVersion| entry.kind == Kind::Marker && is_there(entry);
     after.iter().find(may_be).map(|entry| &entry.version)
 }
 

@@ -56,12 +56,15 @@ pub(crate) async fn bring_up_to_date(engine: &Engine, task: &Task, memory: &mut 
         let steps_before = run.steps;
         let progress = run.catch_up(memory).await?;
         let acted = run.steps > steps_before;
-        if progress == Progress::Done && run.may_rest(acted) && !purge::carry_out(&mut run, memory).await? {
+        let is_through = progress == Progress::Done && run.may_rest(acted);
+        if is_through && !purge::carry_out(&mut run, memory).await? {
             break;
         }
-        // Where nothing can be compared each write is a pass of its own, and gets further.
-        passes += u32::from(progress == Progress::Done);
-        if passes > PASSES_MAX {
+        // A removal gets further each time. So does each write where nothing can be compared, which is a
+        // pass of its own.
+        passes += usize::from(!is_through);
+        let writes = if progress == Progress::Reread { run.read.history.len() } else { 0 };
+        if passes > PASSES_MAX + writes {
             return Err(Failure::caused(FailureKind::Transient, "catching up", "the key keeps changing"));
         }
         run.again().await?;
@@ -75,7 +78,7 @@ pub(crate) async fn bring_up_to_date(engine: &Engine, task: &Task, memory: &mut 
 
 // A pass that changed nothing is followed by one more at most. A key that is written to all the time gives its place to
 // others after this many, and a mistake in here cannot spin forever.
-const PASSES_MAX: u32 = 20;
+const PASSES_MAX: usize = 20;
 
 /// Whether the planner is through, or must look again before it goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use replicator_core::failure::{Failure, Kind};
 use replicator_core::fence::READING_AGE_MAX;
 use replicator_core::object::ETag;
+use replicator_core::plan::SourceVersion;
 use tokio::time::Instant;
 
 use super::current::current;
@@ -34,9 +35,20 @@ pub(crate) struct Basis {
 }
 
 impl Basis {
-    /// Takes note of what was read just now.
-    pub(crate) fn read(entry: Entry, age: Option<Duration>) -> Self {
-        Self { entry, read: Instant::now(), age }
+    /// Takes note of what was read by a request that was sent at this moment.
+    pub(crate) fn read(entry: Entry, age: Option<Duration>, asked: Instant) -> Self {
+        Self { entry, read: asked, age }
+    }
+
+    /// Makes sure that what a list names first is the entry that was read.
+    pub(super) fn agree(&self, first: Option<&SourceVersion>) -> Result<(), Failure> {
+        let agrees = match (&self.entry, first.map(|entry| entry.version.id.as_str())) {
+            (Entry::Nothing, first) => first.is_none(),
+            (Entry::Marker(id), first) => first == Some(id.as_str()),
+            (Entry::Object { version: Some(id), .. }, first) => first == Some(id.as_str()),
+            (Entry::Object { version: None, .. }, _) => true,
+        };
+        if agrees { Ok(()) } else { Err(Failure::new(Kind::Conflict, "ListObjectVersions")) }
     }
 
     /// Returns an age that the entry surely has.
@@ -57,8 +69,13 @@ impl Basis {
 
     /// Makes sure that the entry is still current.
     pub(super) async fn verify(&self, access: &Access, task: &Task) -> Result<(), Failure> {
+        let asked = Instant::now();
         let now = current(access, task).await?;
-        if now.entry == self.entry { Ok(()) } else { Err(Failure::new(Kind::Conflict, "look before the write")) }
+        if now.entry == self.entry && asked.elapsed() <= READING_AGE_MAX {
+            Ok(())
+        } else {
+            Err(Failure::new(Kind::Conflict, "look before the write"))
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use replicator_core::failure::Failure;
 use replicator_core::object::{ETag, Timestamp};
 use replicator_core::plan::{self, Kind, Known, SourceVersion, Top, VersionRef};
 use replicator_core::stamp::NAME;
+use tokio::time::Instant;
 use tracing::info;
 
 use super::basis::{Basis, Entry};
@@ -134,8 +135,9 @@ pub(crate) async fn read(engine: &Engine, task: &Task) -> Result<Shown, Failure>
     let reading = Reading { engine, task, access };
     let mut replicas = engine.ledger.replicas(&task.lane)?;
     let mut history = Vec::new();
+    let asked = Instant::now();
     let Current { entry, stamp, age } = current(access, task).await?;
-    let basis = Basis::read(entry.clone(), age);
+    let basis = Basis::read(entry.clone(), age, asked);
     let (top, reached) = match entry {
         Entry::Nothing => (Top::Nothing, None),
         Entry::Object { etag, version } => {
@@ -166,6 +168,8 @@ pub(crate) async fn rebuild(engine: &Engine, task: &Task, shown: &mut Shown) -> 
     let reading = Reading { engine, task, access };
     shown.history.clear();
     let entries = reading.history().await?;
+    // Listed later than what is current was read: only if both agree do they speak of one moment.
+    shown.basis.agree(entries.first())?;
     shown.marked = entries.first().filter(|entry| entry.kind == Kind::Marker).map(|entry| entry.version.last_modified);
     for entry in entries {
         shown.history.extend(reading.identify(entry, &mut shown.replicas).await?);

@@ -24,9 +24,18 @@ pub(super) fn check(run: &Run<'_>, version: &SourceVersion, memory: &mut Memory)
 }
 
 /// Passes when something is older than any write of this key can live, or says how long that takes.
-pub(super) fn outlive(run: &Run<'_>, age: Duration) -> Result<(), Failure> {
+fn outlive(run: &Run<'_>, age: Duration) -> Result<(), Failure> {
+    wait(run, fence::window(&run.read.past), age)
+}
+
+/// The same for any write of a version that the source no longer lists, whatever its size was.
+pub(super) fn outlive_all(run: &Run<'_>, age: Duration) -> Result<(), Failure> {
+    wait(run, fence::window_max(), age)
+}
+
+fn wait(run: &Run<'_>, window: Duration, age: Duration) -> Result<(), Failure> {
     let lead = &run.task.rules.lead;
-    match fence::window(&run.read.past).saturating_sub(age) {
+    match window.saturating_sub(age) {
         Duration::ZERO => Ok(()),
         _ if !lead.fence || lead.exclusive => Ok(()),
         left => Err(Failure::new(Kind::TooYoung(left.min(LOOK_EVERY)), "fence")),

@@ -10,7 +10,6 @@ use replicator_core::object::VersionId;
 use replicator_core::plan::Kind;
 
 use super::{Memory, Run, destination, fence, remove};
-use crate::clock;
 use crate::ledger::records::{Replica, State};
 use crate::task::Task;
 
@@ -45,9 +44,7 @@ pub(super) async fn carry_out(run: &mut Run<'_>, memory: &mut Memory) -> Result<
 pub(super) fn settle(run: &Run<'_>, memory: &mut Memory) -> Result<(), Failure> {
     for wish in run.task.wishes.iter().filter(|wish| wish.action == Action::VersionDelete) {
         let Some(id) = wish.version.as_ref().filter(|id| memory.is_gone(id)) else { continue };
-        let told = wish.time.map_or(0.0, clock::seconds_since);
-        let age = memory.gone_for(id).max(std::time::Duration::try_from_secs_f64(told).unwrap_or_default());
-        fence::outlive(run, age)?;
+        fence::outlive_all(run, memory.gone_for(id))?;
     }
     Ok(())
 }
@@ -91,7 +88,7 @@ async fn take_away(run: &mut Run<'_>, replica: Replica, memory: &mut Memory) -> 
     };
     // What was planned before it landed must not land on what it leaves behind.
     if run.read.shown.current().is_some_and(|current| current.destination_version.as_ref() == Some(version)) {
-        fence::outlive(run, memory.seen_for(&run.read.shown.basis.entry))?;
+        fence::outlive_all(run, memory.seen_for(&run.read.shown.basis.entry))?;
     }
     match remove::version(run.engine, run.task, version).await {
         Ok(()) | Err(Failure { kind: FailureKind::Conflict, .. }) => {}

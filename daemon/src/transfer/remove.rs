@@ -1,13 +1,14 @@
 //! Delete markers, and the permanent delete of one exact replica.
 
 use replicator_core::failure::{Failure, Kind, Reason};
+use replicator_core::fence::body_timeout;
 use replicator_core::object::VersionId;
 use replicator_core::plan::SourceVersion;
 
 use super::basis::{Basis, Entry};
-use crate::accounts::Access;
 use crate::accounts::capabilities::Ability;
 use crate::accounts::refusal::{Side, failure};
+use crate::accounts::{Access, deadline};
 use crate::engine::Engine;
 use crate::failpoint::Step;
 use crate::task::Task;
@@ -33,7 +34,9 @@ pub(crate) async fn mark(
         .delete_object()
         .bucket(task.lane.destination.bucket.as_str())
         .key(task.lane.key.as_str())
-        .set_if_match(conditional.then(|| over.quoted()));
+        .set_if_match(conditional.then(|| over.quoted()))
+        .customize()
+        .config_override(deadline(body_timeout(0)));
     let answer = engine.failpoints.around(Step::DeleteMarker, Box::pin(request.send())).await;
     let answer = answer.map_err(|error| failure(Side::Write, "DeleteObject", error))?;
     Ok(answer.version_id)

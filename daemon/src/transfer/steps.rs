@@ -8,6 +8,8 @@ use replicator_core::object::ETag;
 use replicator_core::plan::{Condition, SourceVersion, Top};
 use replicator_core::rule::Rule;
 
+use tokio::time::Instant;
+
 use super::basis::{Basis, Entry};
 use super::copy::{Copy, Written};
 use super::foresight::Foresight;
@@ -150,7 +152,7 @@ impl Run<'_> {
             self.told.push((replica.source.clone(), Outcome::Replicated));
         }
         if let Some(entry) = entry_of(&replica) {
-            self.read.shown.basis = Basis::read(entry, None);
+            self.read.shown.basis = Basis::read(entry, None, Instant::now());
         }
         match replica.state {
             State::Collapsed => self.read.shown.known.collapse(&replica.source),
