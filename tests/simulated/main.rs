@@ -30,5 +30,7 @@ mod binary;
 mod contradictions;
 // B, and who is told: destinations that are down, queues that are dead.
 mod outage;
+// D: messages that are broken, by the thousand.
+mod poison;
 // Requests, counted: duplicates, forgeries, events that mean nothing here.
 mod costs;

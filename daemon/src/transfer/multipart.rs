@@ -5,9 +5,10 @@ use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
 use futures::{StreamExt, TryStreamExt, stream};
-use replicator_core::failure::{Failure, Kind, Reason};
+use replicator_core::failure::{Failure, Kind, Reason, chain};
 use replicator_core::fence::{body_timeout, complete_timeout};
 use replicator_core::parts::{self, Layout, Part};
+use tracing::warn;
 
 use super::attributes::{Attributes, dress};
 use super::copy::{Copy, Dress, Written, crc64, crc64_header, crc64_joined, etag_of};
@@ -58,8 +59,11 @@ pub(crate) async fn copy(copy: &Copy<'_>, part_bytes: u64) -> Result<Written, Fa
             Ok(written)
         }
         Err(failure) => {
-            if is_final(&failure) {
-                abandon(copy.engine, copy.task).await?;
+            if is_final(&failure)
+                && let Err(left) = abandon(copy.engine, copy.task).await
+            {
+                // The ledger still has the upload: the key's next task ends it.
+                warn!(key = %copy.task.lane.key, error = %chain(&left), "upload not aborted");
             }
             Err(failure)
         }

@@ -1,0 +1,152 @@
+//! Poison at scale: ten thousand broken messages through a whole daemon. Each ends in the dead-letter
+//! queue or is found to ask for nothing, none is acted on, and the honest ones among them are served.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fastrand::Rng;
+use replicator_core::event;
+use serde_json::{Value, json};
+
+use crate::fleet;
+use crate::judge::{Expect, judge};
+use crate::sim::{ARCHIVE, DEAD, QUEUE, SOURCE, simulate};
+
+const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: false };
+
+const MESSAGES: usize = 10_000;
+
+/// The keys of the real messages: their objects are there, so that to take a message at its word would show.
+const KEYS: [&str; 3] = ["invoices/2026/11/report final.pdf", "invoices/report final 100%.pdf", "one"];
+
+#[test]
+fn ten_thousand_poisoned_messages_change_nothing_and_each_is_accounted_for() {
+    simulate(6, async |mut sim| {
+        sim.post_everything();
+        for key in KEYS {
+            sim.put(key, b"as it is").await;
+        }
+        let daemon = fleet::lone(&mut sim, "", "path_style = true").await;
+        sim.drained().await;
+        assert_eq!(sim.net.journal().writes(ARCHIVE).len(), KEYS.len());
+
+        let mut to_be_parked = BTreeMap::new();
+        let real = real_messages();
+        for number in 0..MESSAGES {
+            let body = poison(&real, &mut sim.rng);
+            if is_to_be_parked(&body) {
+                *to_be_parked.entry(body.clone()).or_insert(0) += 1;
+            }
+            sim.sqs.send(QUEUE, body, Duration::from_millis(number as u64));
+            if number % 1000 == 0 {
+                sim.put("honest", b"in between").await;
+            }
+        }
+        sim.drained().await;
+
+        assert!((1_000..MESSAGES - 1_000).contains(&to_be_parked.values().sum()), "poison of one kind only");
+        let mut parked = BTreeMap::new();
+        for message in sim.sqs.messages(DEAD) {
+            *parked.entry(message.body.clone()).or_insert(0) += 1;
+        }
+        assert_eq!(parked, to_be_parked);
+        let written = sim.net.journal().writes(ARCHIVE);
+        let strange: Vec<_> =
+            written.iter().skip(KEYS.len()).filter(|it| it.call.key.as_deref() != Some("honest")).collect();
+        assert!(strange.is_empty(), "a message was taken at its word: {strange:?}");
+        assert_eq!(sim.s3.history(ARCHIVE, "honest").len(), sim.s3.history(SOURCE, "honest").len());
+        daemon.stop().await;
+        assert_eq!(judge(&sim, EXPECT), Vec::<String>::new());
+    });
+}
+
+/// Says what the daemon must not act on: what cannot be read, and what names a bucket that no rule has.
+fn is_to_be_parked(body: &str) -> bool {
+    event::parse(body).map_or(true, |read| read.hints.iter().any(|hint| hint.bucket.as_str() != SOURCE))
+}
+
+/// The messages that people wrote down as services send them.
+fn real_messages() -> Vec<String> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/event");
+    let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+    paths.sort();
+    assert!(paths.len() > 20, "the corpus is elsewhere");
+    paths.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect()
+}
+
+/// Breaks a real message: a value that is another, or text that was torn.
+fn poison(real: &[String], rng: &mut Rng) -> String {
+    let body = rng.choice(real).unwrap();
+    if rng.f64() < 0.3 { torn(body, rng) } else { broken(body, rng) }
+}
+
+fn torn(body: &str, rng: &mut Rng) -> String {
+    let mut text: Vec<char> = body.chars().collect();
+    for _ in 0..rng.usize(1..4) {
+        let at = rng.usize(..text.len());
+        match rng.u8(..4) {
+            0 => text.truncate(at.max(1)),
+            1 => text[at] = *rng.choice(&['"', '{', ']', '\\', ',', '0', 'é']).unwrap(),
+            2 => drop(text.remove(at)),
+            _ => text.insert(at, *rng.choice(&['"', ':', '[', '}', '%', ' ']).unwrap()),
+        }
+        if text.is_empty() {
+            text.push('x');
+        }
+    }
+    text.into_iter().collect()
+}
+
+/// Exchanges one to three values, anywhere.
+fn broken(body: &str, rng: &mut Rng) -> String {
+    let mut message: Value = serde_json::from_str(body).unwrap();
+    for _ in 0..rng.usize(1..4) {
+        let places = places(&message);
+        let Some(place) = rng.choice(&places) else { break };
+        *message.pointer_mut(place).unwrap() = junk(rng);
+    }
+    message.to_string()
+}
+
+/// Lists where a message has values, as JSON pointers.
+fn places(value: &Value) -> Vec<String> {
+    let within = |name: &str, inner: &Value| {
+        let name = name.replace('~', "~0").replace('/', "~1");
+        let below = places(inner).into_iter();
+        std::iter::once(format!("/{name}")).chain(below.map(move |rest| format!("/{name}{rest}"))).collect::<Vec<_>>()
+    };
+    match value {
+        Value::Object(map) => map.iter().flat_map(|(name, inner)| within(name, inner)).collect(),
+        Value::Array(list) => list.iter().enumerate().flat_map(|(at, inner)| within(&at.to_string(), inner)).collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Vec::new(),
+    }
+}
+
+fn junk(rng: &mut Rng) -> Value {
+    let texts = [
+        "",
+        "%zz",
+        "%ff%fe",
+        "payroll",
+        "a b",
+        "ObjectRemoved:Delete",
+        "ObjectRemoved:DeleteMarkerCreated",
+        "one",
+        "ObjectTagging:Put",
+        "null",
+        "never-existed",
+        "9998-01-01T00:00:00Z",
+        "1970-01-01T00:00:00Z",
+        "FFFFFFFFFFFFFFFFFF",
+        "honest",
+    ];
+    match rng.u8(..8) {
+        0 => Value::Null,
+        1 => json!(u64::MAX),
+        2 => json!([[], {}]),
+        3 => json!("x".repeat(rng.usize(1..2_000))),
+        4 => json!(rng.i32(..)),
+        _ => json!(rng.choice(texts).unwrap()),
+    }
+}
