@@ -32,5 +32,7 @@ mod contradictions;
 mod outage;
 // D: messages that are broken, by the thousand.
 mod poison;
+// C: what a new ledger makes of what it finds.
+mod rebuilt;
 // Requests, counted: duplicates, forgeries, events that mean nothing here.
 mod costs;

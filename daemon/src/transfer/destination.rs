@@ -172,7 +172,8 @@ pub(crate) async fn rebuild(engine: &Engine, task: &Task, shown: &mut Shown) -> 
     shown.basis.agree(entries.first())?;
     shown.marked = entries.first().filter(|entry| entry.kind == Kind::Marker).map(|entry| entry.version.last_modified);
     for entry in entries {
-        shown.history.extend(reading.identify(entry, &mut shown.replicas).await?);
+        let found = reading.identify(entry, &mut shown.replicas, &shown.history).await?;
+        shown.history.extend(found);
     }
     let known = known(Top::Nothing, None, &shown.replicas);
     (shown.known.replicated, shown.known.collapsed) = (known.replicated, known.collapsed);
@@ -195,7 +196,7 @@ impl Reading<'_> {
         history: &mut Vec<Found>,
     ) -> Result<Option<VersionRef>, Failure> {
         for entry in self.history().await? {
-            history.extend(self.identify(entry, replicas).await?);
+            history.extend(self.identify(entry, replicas, history).await?);
             if let Some(version) = history.last().and_then(Found::replica_of) {
                 return Ok(Some(version.clone()));
             }
@@ -210,8 +211,13 @@ impl Reading<'_> {
     }
 
     /// Says which source version an entry of the destination is the replica of, and records what
-    /// only its stamp knew; `None` when it cannot be one.
-    async fn identify(&self, entry: SourceVersion, replicas: &mut Vec<Replica>) -> Result<Option<Found>, Failure> {
+    /// only its stamp knew, unless a newer entry is a replica of the same; `None` when it cannot be one.
+    async fn identify(
+        &self,
+        entry: SourceVersion,
+        replicas: &mut Vec<Replica>,
+        newer: &[Found],
+    ) -> Result<Option<Found>, Failure> {
         let id = entry.version.id.as_str();
         if let Some(replica) = replica_by_version(replicas, Some(id)) {
             return Ok(Some(Found { origin: Origin::Replica(replica.source.clone()), entry }));
@@ -234,7 +240,10 @@ impl Reading<'_> {
             let looks = Looks::of_full(&head).filter(|_| may_be_ours);
             return Ok(looks.map(|looks| Found { entry, origin: Origin::Unstamped(looks) }));
         };
-        adopt(self.engine, self.task, replica(source.clone(), Some(id.to_owned()), entry.etag.clone()), replicas)?;
+        // Of two replicas of one version the newer is what readers see, and what tags have to go to.
+        if !newer.iter().any(|found| found.replica_of() == Some(&source)) {
+            adopt(self.engine, self.task, replica(source.clone(), Some(id.to_owned()), entry.etag.clone()), replicas)?;
+        }
         Ok(Some(Found { entry, origin: Origin::Replica(source) }))
     }
 }

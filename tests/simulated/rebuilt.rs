@@ -1,0 +1,34 @@
+//! A daemon that lost its ledger reads the destination back, whatever others left there.
+
+use aws_sdk_s3::types::{Tag, Tagging};
+
+use crate::fleet;
+use crate::sim::{ARCHIVE, SOURCE, simulate};
+
+#[test]
+fn of_two_replicas_of_one_version_the_one_that_is_shown_gets_the_tags() {
+    simulate(7, async |mut sim| {
+        sim.post_everything();
+        sim.put("a", b"one").await;
+        sim.put("a", b"two").await;
+        let daemon = fleet::lone(&mut sim, "", "path_style = true").await;
+        sim.drained().await;
+        daemon.stop().await;
+        std::fs::remove_dir_all(sim.dir.path().join("daemon-0")).unwrap();
+
+        // Someone restores the replica from elsewhere, its stamp included.
+        let replica = sim.user().head_object().bucket(ARCHIVE).key("a").send().await.unwrap();
+        let again = sim.user().put_object().bucket(ARCHIVE).key("a").set_metadata(replica.metadata);
+        again.body(b"two".to_vec().into()).send().await.unwrap();
+        let tag = Tag::builder().key("tier").value("gold").build().unwrap();
+        let tagging = Tagging::builder().tag_set(tag.clone()).build().unwrap();
+        sim.user().put_object_tagging().bucket(SOURCE).key("a").tagging(tagging).send().await.unwrap();
+
+        let daemon = fleet::lone(&mut sim, "", "path_style = true").await;
+        sim.drained().await;
+        daemon.stop().await;
+        let shown = sim.user().get_object_tagging().bucket(ARCHIVE).key("a").send().await.unwrap();
+        assert_eq!(shown.tag_set, [tag]);
+        assert_eq!(sim.s3.history(ARCHIVE, "a").len(), 3, "nothing had to be written");
+    });
+}
