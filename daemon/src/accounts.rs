@@ -13,11 +13,17 @@ use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
+use aws_smithy_http_client::Connector;
+use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_smithy_http_client::tls::Provider;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpConnector};
 use replicator_config::{Account, ConditionalWrites, Service};
 
-pub(crate) use aws_config::SdkConfig;
+use aws_config::SdkConfig;
 
 use crate::metrics::Metrics;
+use crate::wire::{Endpoints, Signer, Wire};
 use capabilities::Capabilities;
 use watch::Watch;
 
@@ -25,6 +31,8 @@ use watch::Watch;
 #[derive(Debug, Clone)]
 pub(crate) struct Access {
     pub(crate) name: Arc<str>,
+    /// For requests that come with every object.
+    pub(crate) wire: Wire,
     /// For requests that are safe to repeat: the SDK retries them.
     pub(crate) s3: aws_sdk_s3::Client,
     /// For writes that readers see: sent once, because after a lost answer only a fresh read
@@ -34,6 +42,15 @@ pub(crate) struct Access {
     pub(crate) capabilities: Arc<Capabilities>,
     /// Whether the endpoint is AWS itself, whose documented behaviour can be relied on.
     pub(crate) is_aws: bool,
+}
+
+/// How every account reaches AWS, where it is not by the default credential chain and real connections.
+#[derive(Debug, Clone)]
+pub struct Given {
+    /// What the SDK uses.
+    pub sdk: SdkConfig,
+    /// What sends the requests that do not go through the SDK.
+    pub connector: SharedHttpConnector,
 }
 
 /// Every account of the configuration by its name.
@@ -57,20 +74,20 @@ pub(crate) fn deadline(timeout: Duration) -> aws_sdk_s3::config::Builder {
 const POLL_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Accounts {
-    /// Makes the clients; nothing is sent yet. What `given` says of credentials and connections is
-    /// used as it is, for every account.
+    /// Makes the clients; nothing is sent yet.
     pub(crate) async fn connect(
         accounts: &BTreeMap<String, Account>,
         metrics: &Metrics,
-        given: Option<&SdkConfig>,
+        given: Option<&Given>,
     ) -> Self {
+        let connector = given.map_or_else(connector, |given| given.connector.clone());
         let mut by_name = BTreeMap::new();
         for (name, account) in accounts {
             let config = match given {
-                Some(given) => given.to_builder().region(Region::new(account.region.clone())).build(),
+                Some(given) => given.sdk.to_builder().region(Region::new(account.region.clone())).build(),
                 None => Box::pin(credentials(account)).await,
             };
-            by_name.insert(name.clone(), Access::connect(account, &config, metrics));
+            by_name.insert(name.clone(), Access::connect(account, &config, &connector, metrics));
         }
         Self { by_name }
     }
@@ -82,10 +99,14 @@ impl Accounts {
 }
 
 impl Access {
-    fn connect(account: &Account, config: &SdkConfig, metrics: &Metrics) -> Self {
+    fn connect(account: &Account, config: &SdkConfig, connector: &SharedHttpConnector, metrics: &Metrics) -> Self {
         let watch = Watch::new(&account.name, metrics);
+        let endpoint = account.endpoint_of(Service::S3);
+        let way =
+            (Endpoints::new(&account.region, endpoint, account.path_style), Signer::new(config.credentials_provider()));
         Self {
             name: Arc::from(account.name.as_str()),
+            wire: Wire::new(&account.name, connector.clone(), way, metrics),
             s3: s3(account, config, watch.clone(), RetryConfig::standard().with_max_attempts(3)),
             s3_once: s3(account, config, watch.clone(), RetryConfig::disabled()),
             sqs: sqs(account, config, watch),
@@ -93,6 +114,13 @@ impl Access {
             is_aws: account.endpoint_of(Service::S3).is_none(),
         }
     }
+}
+
+/// Makes what the SDK makes for itself: TLS by the machine's own certificates, proxies as the environment says.
+fn connector() -> SharedHttpConnector {
+    let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_TIMEOUT).build();
+    let builder = Connector::builder().connector_settings(settings).proxy_config(ProxyConfig::from_env());
+    SharedHttpConnector::new(builder.tls_provider(Provider::Rustls(CryptoMode::AwsLc)).build())
 }
 
 /// Finds who signs: the default chain or a profile, and the role assumed on top of it.

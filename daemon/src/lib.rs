@@ -8,7 +8,7 @@
 //! - `lane`: one task at work; `ruleset`: what a hint means; `parking`: when what is parked is tried again;
 //!   `task`, `message`: what travels
 //! - `transfer`: bringing one key at one destination up to date
-//! - `engine`: what transfers share; `lease`, `ledger`, `limits`, `pace`, `budget`, `accounts`, `health`,
+//! - `engine`: what transfers share; `lease`, `ledger`, `limits`, `pace`, `budget`, `accounts`, `wire`, `health`,
 //!   `metrics`, `clock`, `blocking`, `failpoint`: the services
 
 pub mod pipeline;
@@ -32,6 +32,7 @@ mod limits;
 mod pace;
 mod budget;
 mod accounts;
+mod wire;
 pub mod failpoint;
 mod health;
 mod metrics;

@@ -14,7 +14,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::accounts::{Accounts, SdkConfig};
+use crate::accounts::Accounts;
+pub use crate::accounts::Given;
 use crate::ack::Ack;
 use crate::admin::{Admin, Status};
 use crate::budget::Budget;
@@ -54,7 +55,7 @@ pub async fn run(settings: Settings, config: PathBuf) -> anyhow::Result<()> {
     let listener = TcpListener::bind(settings.listen)
         .await
         .with_context(|| format!("cannot listen on {}; is the port in use? change `listen`", settings.listen))?;
-    let outside = Outside { listener: Some(listener), failpoints: Failpoints::from_env()?, sdk: None };
+    let outside = Outside { listener: Some(listener), failpoints: Failpoints::from_env()?, given: None };
     let signals = Signals::new().context("cannot listen for signals")?;
     let daemon = Daemon::start(settings, outside).await?;
     daemon.live(signals, &config).await;
@@ -70,7 +71,7 @@ pub struct Outside {
     /// Where its life ends before its time.
     pub failpoints: Failpoints,
     /// How it reaches AWS: by the default credential chain and real connections, unless given.
-    pub sdk: Option<SdkConfig>,
+    pub given: Option<Given>,
 }
 
 /// A daemon at work. Dropping it ends it as kill -9 does: at once, and nothing is tidied up.
@@ -96,7 +97,7 @@ impl Daemon {
     pub async fn start(settings: Settings, outside: Outside) -> anyhow::Result<Self> {
         let metrics = Metrics::new().context("cannot register metrics")?;
         let ledger = Ledger::open(&settings.state_dir)?;
-        let accounts = Accounts::connect(&settings.accounts, &metrics, outside.sdk.as_ref()).await;
+        let accounts = Accounts::connect(&settings.accounts, &metrics, outside.given.as_ref()).await;
         let budget = Budget::new(settings.memory_bytes);
         let engine = Engine::new(accounts, ledger, budget, metrics, outside.failpoints);
         let engine = Arc::new(engine);

@@ -6,7 +6,6 @@ mod basis;
 mod choice;
 mod copy;
 mod current;
-mod dated;
 mod destination;
 mod encryption;
 mod fence;

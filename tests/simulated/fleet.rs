@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_config::SdkConfig;
 use fastrand::Rng;
 use s3_replicator::admin::Status;
 use s3_replicator::failpoint::{Failpoint, Failpoints};
-use s3_replicator::pipeline::{Daemon, Outside};
+use s3_replicator::pipeline::{Daemon, Given, Outside};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -36,7 +35,7 @@ pub(crate) struct Plan {
 pub(crate) struct Member {
     config: String,
     state_dir: PathBuf,
-    sdk: SdkConfig,
+    given: Given,
     rng: Rng,
     plan: Plan,
 }
@@ -74,7 +73,7 @@ impl Member {
         let name = format!("daemon-{number}");
         let state_dir = sim.dir.path().join(&name);
         let config = config(&state_dir.display().to_string(), [&sim.sqs.url(QUEUE), &sim.sqs.url(DEAD)], plan);
-        Self { config, state_dir, sdk: sim.sdk(&name), rng: sim.rng.fork(), plan: plan.clone() }
+        Self { config, state_dir, given: sim.given(&name), rng: sim.rng.fork(), plan: plan.clone() }
     }
 
     async fn live(mut self, stop: CancellationToken) -> Fate {
@@ -117,7 +116,7 @@ impl Member {
     async fn start(&self, failpoints: Failpoints) -> Daemon {
         let settings = replicator_config::parse(&self.config).unwrap_or_else(|error| panic!("{error}"));
         for _ in 0..1_000 {
-            let outside = Outside { listener: None, failpoints: failpoints.clone(), sdk: Some(self.sdk.clone()) };
+            let outside = Outside { listener: None, failpoints: failpoints.clone(), given: Some(self.given.clone()) };
             match Daemon::start(settings.clone(), outside).await {
                 Ok(daemon) => return daemon,
                 Err(error) if error.to_string().contains("in use") => tokio::task::yield_now().await,

@@ -15,6 +15,7 @@ use replicator_fakes::journal::Service;
 use replicator_fakes::net::{Latency, Net};
 use replicator_fakes::s3::entry::Versioning;
 use replicator_fakes::{s3, sqs};
+use s3_replicator::pipeline::Given;
 use tempfile::TempDir;
 
 /// The source bucket.
@@ -83,6 +84,11 @@ impl Sim {
             .time_source(SharedTimeSource::new(Time(self.clock.clone())))
             .retry_config(RetryConfig::disabled())
             .build()
+    }
+
+    /// Returns how a daemon of this name reaches the fakes.
+    pub(crate) fn given(&self, name: &str) -> Given {
+        Given { sdk: self.sdk(name), connector: self.net.connector(name) }
     }
 
     /// Returns a client for whoever uses the buckets.

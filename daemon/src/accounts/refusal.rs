@@ -1,4 +1,5 @@
-//! The only place that reads the SDK's errors: each becomes a failure that says what to do.
+//! The only place that reads what services say when they refuse, and the SDK's errors: each becomes a
+//! failure that says what to do.
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
@@ -27,12 +28,65 @@ where
     let message = error.message().unwrap_or_default().to_owned();
     let kind = match status {
         None => without_answer(side, &error),
-        Some(status) => by_code(side, during, &code, &message)
-            .or_else(|| by_status(side, during, status))
-            .unwrap_or(Kind::Refused(Reason::RequestRefused)),
+        Some(status) => kind(side, during, status, (&code, &message)),
     };
     let party = party(side, &code);
     Failure::caused(kind, during, cause(status, code, message, error)).of(party)
+}
+
+/// What a service said when it refused.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    pub(crate) status: u16,
+    pub(crate) code: String,
+    pub(crate) message: String,
+}
+
+impl Said {
+    /// Reads the body of a refusal: <https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>
+    pub(crate) fn read(status: u16, text: &str) -> Self {
+        let Ok(document) = roxmltree::Document::parse(text) else { return Self { status, ..Self::default() } };
+        let named = |name: &str| document.descendants().find(|node| node.has_tag_name(name))?.text();
+        let text = |name| named(name).unwrap_or_default().to_owned();
+        Self { status, code: text("Code"), message: text("Message") }
+    }
+}
+
+/// Turns a service's refusal into a failure.
+pub(crate) fn answered(side: Side, during: &'static str, said: Said) -> Failure {
+    let Said { status, code, message } = said;
+    let kind = kind(side, during, status, (&code, &message));
+    let party = party(side, &code);
+    let cause = Cause { status: Some(status), code, message, unsent: false, error: "refused".into() };
+    Failure::caused(kind, during, cause).of(party)
+}
+
+/// Turns the loss of an answer into a failure: the request may have been carried out.
+pub(crate) fn lost(side: Side, during: &'static str, error: BoxError) -> Failure {
+    Failure::caused(unanswered(side), during, no_answer(false, error)).of(party(side, ""))
+}
+
+/// Turns what kept a request from being sent into a failure; it passes.
+pub(crate) fn unsent(side: Side, during: &'static str, error: BoxError) -> Failure {
+    Failure::caused(Kind::Transient, during, no_answer(false, error)).of(party(side, ""))
+}
+
+/// Turns what kept a request from being built into a failure; it stays.
+pub(crate) fn unbuilt(side: Side, during: &'static str, error: BoxError) -> Failure {
+    let kind = Kind::Refused(Reason::RequestRefused);
+    Failure::caused(kind, during, no_answer(true, error)).of(party(side, ""))
+}
+
+fn no_answer(unsent: bool, error: BoxError) -> Cause {
+    Cause { status: None, code: String::new(), message: String::new(), unsent, error }
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+fn kind(side: Side, during: &'static str, status: u16, (code, message): (&str, &str)) -> Kind {
+    by_code(side, during, code, message)
+        .or_else(|| by_status(side, during, status))
+        .unwrap_or(Kind::Refused(Reason::RequestRefused))
 }
 
 /// S3 passes on what KMS says, under names of its own.
@@ -60,7 +114,7 @@ struct Cause {
     message: String,
     /// The request could not be built; the SDK's words would quote what it was built from.
     unsent: bool,
-    error: Box<dyn std::error::Error + Send + Sync>,
+    error: BoxError,
 }
 
 impl std::fmt::Display for Cause {
@@ -206,6 +260,24 @@ mod tests {
         assert_eq!(by_status(Side::Source, "HeadObject", 404), Some(Kind::Gone));
         assert_eq!(by_status(Side::Write, "PutObject", 404), Some(Kind::Conflict));
         assert_eq!(by_status(Side::Destination, "HeadObject", 418), None);
+    }
+
+    #[test]
+    fn a_refusal_is_read_from_its_text_and_without_one_from_its_status() {
+        let text = "<?xml version=\"1.0\"?><Error><Code>SlowDown</Code><Message>Please reduce</Message></Error>";
+        let said = Said::read(503, text);
+        assert_eq!((said.code.as_str(), said.message.as_str()), ("SlowDown", "Please reduce"));
+        assert_eq!(answered(Side::Write, "PutObject", said).kind, Kind::Throttled);
+        let silent = Said::read(500, "<html>");
+        assert_eq!(answered(Side::Write, "PutObject", silent).kind, Kind::Unanswered);
+    }
+
+    #[test]
+    fn only_what_may_have_been_sent_can_have_been_carried_out() {
+        let error = || "broken".into();
+        assert_eq!(lost(Side::Write, "PutObject", error()).kind, Kind::Unanswered);
+        assert_eq!(unsent(Side::Write, "PutObject", error()).kind, Kind::Transient);
+        assert_eq!(unbuilt(Side::Write, "PutObject", error()).kind, Kind::Refused(Reason::RequestRefused));
     }
 
     #[test]

@@ -3,22 +3,25 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use aws_sdk_s3::operation::get_object::GetObjectOutput;
-use aws_sdk_s3::operation::head_object::HeadObjectOutput;
-use aws_sdk_s3::primitives::DateTime;
-use aws_sdk_s3::types::{ObjectLockLegalHoldStatus, ObjectLockMode, ServerSideEncryption, StorageClass, Tag, Tagging};
+use aws_sdk_s3::types::{Tag, Tagging};
+use aws_smithy_runtime_api::http::Headers;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use replicator_core::failure::{Failure, Kind};
-use replicator_core::object::{Bucket, Key, VersionId};
+use replicator_core::object::{Bucket, Key, Timestamp, VersionId};
 use replicator_core::stamp::{NAME, Stamp, USER_METADATA_BYTES_MAX};
+use roxmltree::{Document, Node};
+use time::format_description::well_known::Rfc3339;
 
+use super::copy::CRC64_NVME;
 use crate::accounts::Access;
 use crate::accounts::refusal::{Side, failure};
+use crate::wire::{Call, Head, USER};
 
 /// The tags of an object version.
 pub(crate) type Tags = BTreeMap<String, String>;
 
-/// What the source says of a version.
+/// What the source says of a version, as the very text that it is: the SDK would refuse values that are not
+/// ASCII, dates that it cannot read, and storage classes it does not know.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Attributes {
     pub(crate) cache_control: Option<String>,
@@ -29,11 +32,11 @@ pub(crate) struct Attributes {
     pub(crate) expires: Option<String>,
     pub(crate) website_redirect_location: Option<String>,
     pub(crate) metadata: HashMap<String, String>,
-    pub(crate) storage_class: Option<StorageClass>,
-    pub(crate) lock_mode: Option<ObjectLockMode>,
-    pub(crate) lock_retain_until: Option<DateTime>,
-    pub(crate) lock_legal_hold: Option<ObjectLockLegalHoldStatus>,
-    pub(crate) encryption: Option<ServerSideEncryption>,
+    pub(crate) storage_class: Option<String>,
+    pub(crate) lock_mode: Option<String>,
+    pub(crate) lock_retain_until: Option<String>,
+    pub(crate) lock_legal_hold: Option<String>,
+    pub(crate) encryption: Option<String>,
     pub(crate) kms_key: Option<String>,
     /// The checksum of the whole object, as S3 writes it.
     pub(crate) crc64_nvme: Option<String>,
@@ -41,54 +44,32 @@ pub(crate) struct Attributes {
     pub(crate) tag_count: Option<i32>,
 }
 
-macro_rules! from_output {
-    ($output:ident) => {
-        impl From<&$output> for Attributes {
-            fn from(output: &$output) -> Self {
-                Self {
-                    cache_control: output.cache_control.clone(),
-                    content_disposition: output.content_disposition.clone(),
-                    content_encoding: output.content_encoding.as_deref().and_then(without_framing),
-                    content_language: output.content_language.clone(),
-                    content_type: output.content_type.clone(),
-                    expires: output.expires_string.clone(),
-                    website_redirect_location: output.website_redirect_location.clone(),
-                    metadata: output.metadata.clone().unwrap_or_default(),
-                    storage_class: output.storage_class.clone(),
-                    lock_mode: output.object_lock_mode.clone(),
-                    lock_retain_until: output.object_lock_retain_until_date,
-                    lock_legal_hold: output.object_lock_legal_hold_status.clone(),
-                    encryption: output.server_side_encryption.clone(),
-                    kms_key: output.ssekms_key_id.clone(),
-                    crc64_nvme: output.checksum_crc64_nvme.clone(),
-                    tag_count: output.tag_count,
-                }
-            }
+impl From<&Head> for Attributes {
+    fn from(head: &Head) -> Self {
+        let text = |name| head.text(name);
+        Self {
+            cache_control: text("cache-control"),
+            content_disposition: text("content-disposition"),
+            content_encoding: head.header("content-encoding").and_then(without_framing),
+            content_language: text("content-language"),
+            content_type: text("content-type"),
+            expires: text("expires"),
+            website_redirect_location: text("x-amz-website-redirect-location"),
+            metadata: head.metadata().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            storage_class: text("x-amz-storage-class"),
+            lock_mode: text("x-amz-object-lock-mode"),
+            lock_retain_until: text("x-amz-object-lock-retain-until-date"),
+            lock_legal_hold: text("x-amz-object-lock-legal-hold"),
+            encryption: text("x-amz-server-side-encryption"),
+            kms_key: text("x-amz-server-side-encryption-aws-kms-key-id"),
+            crc64_nvme: text(CRC64_NVME),
+            tag_count: head.header("x-amz-tagging-count").and_then(|count| count.parse().ok()),
         }
-    };
+    }
 }
 
-from_output!(GetObjectOutput);
-from_output!(HeadObjectOutput);
-
-/// Gives a write everything but the body, the conditions and what goes as plain headers; PutObject
-/// and CreateMultipartUpload have the same setters and no common trait.
-macro_rules! dress {
-    ($request:expr, $attributes:expr, $tags:expr, $encryption:expr) => {{
-        let (attributes, encryption) = ($attributes, $encryption);
-        $request
-            .set_content_type(attributes.content_type.clone())
-            .set_storage_class(attributes.storage_class.clone())
-            .set_object_lock_mode(attributes.lock_mode.clone())
-            .set_object_lock_retain_until_date(attributes.lock_retain_until)
-            .set_object_lock_legal_hold_status(attributes.lock_legal_hold.clone())
-            .set_tagging($crate::transfer::attributes::header(&$tags))
-            .set_server_side_encryption(encryption.mode.clone())
-            .set_ssekms_key_id(encryption.kms_key.clone())
-            .set_bucket_key_enabled(encryption.bucket_key)
-    }};
-}
-pub(crate) use dress;
+/// Encryption under a KMS key, once or twice (`aws:kms:dsse`).
+pub(crate) const KMS: &str = "aws:kms";
 
 impl Attributes {
     /// Puts the stamp in; says whether it fitted beside the user's own metadata. A stamp that the
@@ -104,8 +85,7 @@ impl Attributes {
         fits
     }
 
-    /// Returns what goes to the destination as the very text that came from the source: the SDK
-    /// would refuse values that are not ASCII and dates that it cannot read.
+    /// Returns what readers of a replica are told beside its bytes and type.
     pub(crate) fn headers(&self) -> Vec<(String, String)> {
         let system = [
             ("cache-control", &self.cache_control),
@@ -116,13 +96,14 @@ impl Attributes {
             ("x-amz-website-redirect-location", &self.website_redirect_location),
         ];
         let system = system.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)));
-        let user = self.metadata.iter().map(|(name, value)| (format!("x-amz-meta-{name}"), value.clone()));
+        let user = self.metadata.iter().map(|(name, value)| (format!("{USER}{name}"), value.clone()));
         system.chain(user).collect()
     }
 
     /// Takes out a retention that is over: S3 refuses to begin one in the past.
-    pub(crate) fn drop_past_retention(&mut self, now: replicator_core::object::Timestamp) {
-        if self.lock_retain_until.is_some_and(|until| until.secs() <= now.unix_timestamp()) {
+    pub(crate) fn drop_past_retention(&mut self, now: Timestamp) {
+        let until = self.lock_retain_until.as_deref().and_then(|until| Timestamp::parse(until, &Rfc3339).ok());
+        if until.is_some_and(|until| until <= now) {
             self.lock_mode = None;
             self.lock_retain_until = None;
         }
@@ -130,7 +111,15 @@ impl Attributes {
 
     /// Says whether the version is encrypted under a KMS key.
     pub(crate) fn is_kms(&self) -> bool {
-        matches!(self.encryption, Some(ServerSideEncryption::AwsKms | ServerSideEncryption::AwsKmsDsse))
+        self.encryption.as_deref().is_some_and(|mode| mode.starts_with(KMS))
+    }
+}
+
+/// Adds headers as the texts they are, before the request is signed.
+pub(super) fn set_headers(headers: &mut Headers, all: &[(String, String)]) {
+    for (name, value) in all {
+        // A name or value that no header can hold cannot have come from one.
+        let _replaced = headers.try_insert(name.clone(), value.clone());
     }
 }
 
@@ -141,16 +130,21 @@ pub(crate) async fn read_tags(
     key: &Key,
     version: &VersionId,
 ) -> Result<Tags, Failure> {
-    let answer = access
-        .s3
-        .get_object_tagging()
-        .bucket(bucket.as_str())
-        .key(key.as_str())
-        .version_id(version.as_str())
-        .send()
-        .await
-        .map_err(|error| failure(Side::Source, "GetObjectTagging", error))?;
-    Ok(answer.tag_set.into_iter().map(|tag| (tag.key, tag.value)).collect())
+    let call = Call::tags(Side::Source, bucket, key).version(version.as_str());
+    let text = access.wire.text(call).await?;
+    listed(&text).ok_or_else(|| Failure::caused(Kind::Transient, "GetObjectTagging", "the answer is no list of tags"))
+}
+
+/// Reads the text of an answer; a tag without a value is none.
+fn listed(text: &str) -> Option<Tags> {
+    let document = Document::parse(text).ok()?;
+    let set = document.descendants().find(|node| node.tag_name().name() == "TagSet")?;
+    let part = |tag: Node<'_, '_>, name: &str| {
+        let node = tag.children().find(|node| node.tag_name().name() == name)?;
+        Some(node.text().unwrap_or_default().to_owned())
+    };
+    let tags = set.children().filter(|node| node.tag_name().name() == "Tag");
+    tags.map(|tag| Some((part(tag, "Key")?, part(tag, "Value")?))).collect()
 }
 
 /// Replaces the tags of a replica, named by its exact version.
@@ -229,6 +223,17 @@ mod tests {
         forged.metadata.insert(NAME.to_owned(), "1;other;v9;0;".to_owned());
         assert!(forged.stamp(&stamp()));
         assert_eq!(forged.metadata.get(NAME), Some(&stamp().encode()));
+    }
+
+    #[test]
+    fn tags_are_read_as_they_are_listed() {
+        let text = "<Tagging xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><TagSet><Tag><Key>a &amp; b</Key>\
+            <Value/></Tag><Tag><Key>z</Key><Value> é </Value></Tag></TagSet></Tagging>";
+        let tags = [("a & b", ""), ("z", " é ")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(listed(text), Some(Tags::from(tags)));
+        assert_eq!(listed("<Tagging><TagSet/></Tagging>"), Some(Tags::new()));
+        assert_eq!(listed("<Error/>"), None);
+        assert_eq!(listed(&text.replace("<Value/>", "")), None);
     }
 
     #[test]

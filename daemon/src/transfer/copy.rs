@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use aws_sdk_s3::types::ChecksumMode;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use crc_fast::CrcAlgorithm;
@@ -20,10 +19,11 @@ use super::encryption::{self, Headers};
 use super::foresight::Foresight;
 use super::pinned::Pinned;
 use crate::accounts::Access;
-use crate::accounts::refusal::{Side, failure};
+use crate::accounts::refusal::Side;
 use crate::clock;
 use crate::engine::Engine;
 use crate::task::Task;
+use crate::wire::Call;
 
 /// One version on its way to one destination.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl Copy<'_> {
         let tags = self.read_tags(&attributes).await?;
         let encryption = encryption::headers(&self.rule.encryption, &attributes);
         if let Some(class) = &self.rule.storage_class {
-            attributes.storage_class = Some(class.as_str().into());
+            attributes.storage_class = Some(class.clone());
         }
         let stamp = Stamp {
             bucket: self.task.source.bucket.clone(),
@@ -118,21 +118,16 @@ impl Copy<'_> {
         if self.rule.replicas == Replicas::Replicate {
             return Ok(());
         }
-        let request = self.destination.s3.head_object().bucket(lane.destination.bucket.as_str());
-        let request = request.key(lane.key.as_str()).version_id(stamp.version.id.as_str());
-        let original = match request.checksum_mode(ChecksumMode::Enabled).send().await {
-            Ok(original) => original,
-            Err(error)
-                if error.raw_response().is_some_and(|answer| matches!(answer.status().as_u16(), 400 | 404 | 405)) =>
-            {
-                return Ok(());
-            }
-            Err(error) => return Err(failure(Side::Destination, "HeadObject", error)),
+        let call = Call::head(Side::Destination, &lane.destination.bucket, &lane.key);
+        let original = match self.destination.wire.send(call.version(stamp.version.id.as_str()).checksums()).await {
+            Ok(original) => original.into_head(),
+            Err(refusal) if matches!(refusal.status(), Some(400 | 404 | 405)) => return Ok(()),
+            Err(refusal) => return Err(refusal.into()),
         };
         // The same bytes, made when the stamp says: then nothing is lost by not copying them back.
         let made =
-            original.last_modified.is_some_and(|made| made.secs() == stamp.version.last_modified.unix_timestamp());
-        let same = attributes.crc64_nvme.is_some() && original.checksum_crc64_nvme == attributes.crc64_nvme;
+            original.last_modified().is_some_and(|made| made.secs() == stamp.version.last_modified.unix_timestamp());
+        let same = attributes.crc64_nvme.is_some() && original.text(CRC64_NVME) == attributes.crc64_nvme;
         match made && same {
             true => Err(Failure::new(Kind::Unsupported(Reason::SrcObjectNotEligible), "replica of its destination")),
             false => Ok(()),
@@ -169,6 +164,22 @@ impl Dress {
         let rest = (&attributes.content_type, &attributes.storage_class, lock);
         crc64(format!("{headers:?}{rest:?}{:?}{:?}", self.tags, self.encryption).as_bytes())
     }
+
+    /// Returns everything that a write carries beside the body, its checksum and its conditions.
+    pub(crate) fn headers(&self) -> Vec<(String, String)> {
+        let attributes = &self.attributes;
+        let own = [
+            ("content-type", attributes.content_type.clone()),
+            ("x-amz-storage-class", attributes.storage_class.clone()),
+            ("x-amz-object-lock-mode", attributes.lock_mode.clone()),
+            ("x-amz-object-lock-retain-until-date", attributes.lock_retain_until.clone()),
+            ("x-amz-object-lock-legal-hold", attributes.lock_legal_hold.clone()),
+            ("x-amz-tagging", attributes::header(&self.tags)),
+        ];
+        let named = own.into_iter().chain(self.encryption.named());
+        let named = named.filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        named.chain(attributes.headers()).collect()
+    }
 }
 
 /// Computes the checksum that goes along with every body.
@@ -185,6 +196,9 @@ pub(crate) fn crc64_joined(first: u64, second: u64, second_len: u64) -> u64 {
 pub(crate) fn crc64_header(crc64: u64) -> String {
     STANDARD.encode(crc64.to_be_bytes())
 }
+
+/// The header of a whole object's checksum.
+pub(crate) const CRC64_NVME: &str = "x-amz-checksum-crc64nvme";
 
 /// Reads a checksum as S3's headers have it.
 pub(crate) fn crc64_stated(header: &str) -> Option<u64> {

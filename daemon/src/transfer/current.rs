@@ -2,18 +2,16 @@
 
 use std::time::Duration;
 
-use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use replicator_core::failure::{Failure, Kind as FailureKind};
-use replicator_core::object::ETag;
 use replicator_core::plan::{Kind, VersionRef};
 use replicator_core::stamp::{NAME, Stamp};
 
 use super::basis::Entry;
-use super::dated::Dated;
 use super::listing;
 use crate::accounts::Access;
-use crate::accounts::refusal::{Side, failure};
+use crate::accounts::refusal::Side;
 use crate::task::Task;
+use crate::wire::{Call, Head};
 
 /// What is said of the current entry.
 #[derive(Debug)]
@@ -34,18 +32,16 @@ impl Current {
 /// Reads which entry is current.
 pub(super) async fn current(access: &Access, task: &Task) -> Result<Current, Failure> {
     let place = &task.lane.destination;
-    let request = access.s3.head_object().bucket(place.bucket.as_str()).key(task.lane.key.as_str());
-    let dated = Dated::default();
-    let error = match request.customize().interceptor(dated.clone()).send().await {
-        Ok(head) => return object(&head, task, &dated),
-        Err(error) => error,
+    let refusal = match access.wire.send(Call::head(Side::Destination, &place.bucket, &task.lane.key)).await {
+        Ok(answer) => return object(&answer.into_head(), task),
+        Err(refusal) => refusal,
     };
-    let Some(answer) = error.raw_response().filter(|answer| answer.status().as_u16() == 404) else {
-        return Err(failure(Side::Destination, DURING, error));
-    };
-    if answer.headers().get("x-amz-delete-marker") == Some("true") {
+    if refusal.status() != Some(404) {
+        return Err(refusal.into());
+    }
+    if refusal.header("x-amz-delete-marker") == Some("true") {
         access.capabilities.told_marker();
-        if let Some(marker) = answer.headers().get("x-amz-version-id") {
+        if let Some(marker) = refusal.header("x-amz-version-id") {
             return Ok(Current::hidden(Entry::Marker(marker.to_owned())));
         }
     } else if access.is_aws || access.capabilities.tells_markers() {
@@ -67,20 +63,19 @@ async fn listed(access: &Access, task: &Task) -> Result<Current, Failure> {
     }
 }
 
-fn object(head: &HeadObjectOutput, task: &Task, dated: &Dated) -> Result<Current, Failure> {
-    let etag = head.e_tag().and_then(|etag| ETag::try_from(etag).ok());
-    let etag = etag.ok_or_else(|| Failure::caused(FailureKind::Transient, DURING, "the answer has no ETag"))?;
+fn object(head: &Head, task: &Task) -> Result<Current, Failure> {
+    let no_etag = || Failure::caused(FailureKind::Transient, DURING, "the answer has no ETag");
+    let etag = head.etag().ok_or_else(no_etag)?;
     // An object uploaded in parts is dated by the beginning of its upload, not by its appearance:
     // https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html
-    let age = head.last_modified.as_ref().filter(|_| !etag.has_parts()).and_then(|then| dated.age(then));
-    let entry = Entry::Object { etag, version: head.version_id.clone() };
+    let age = if etag.has_parts() { None } else { head.age() };
+    let entry = Entry::Object { etag, version: head.version_id() };
     Ok(Current { entry, stamp: origin(head, task), age })
 }
 
 /// Reads the stamp; one of another bucket makes the object a stranger.
-pub(super) fn origin(head: &HeadObjectOutput, task: &Task) -> Option<VersionRef> {
-    let text = head.metadata.as_ref()?.get(NAME)?;
-    let stamp = Stamp::decode(text).ok()?;
+pub(super) fn origin(head: &Head, task: &Task) -> Option<VersionRef> {
+    let stamp = Stamp::decode(head.user(NAME)?).ok()?;
     (stamp.bucket == task.source.bucket).then_some(stamp.version)
 }
 

@@ -13,10 +13,11 @@ use super::current::{Current, current, origin};
 use super::listing;
 use super::unstamped::Looks;
 use crate::accounts::Access;
-use crate::accounts::refusal::{Side, failure};
+use crate::accounts::refusal::Side;
 use crate::engine::Engine;
 use crate::ledger::records::{Replica, State};
 use crate::task::Task;
+use crate::wire::Call;
 
 /// What was read of a key at the destination.
 #[derive(Debug)]
@@ -180,8 +181,6 @@ pub(crate) async fn rebuild(engine: &Engine, task: &Task, shown: &mut Shown) -> 
     Ok(())
 }
 
-const DURING: &str = "HeadObject";
-
 struct Reading<'a> {
     engine: &'a Engine,
     task: &'a Task,
@@ -226,18 +225,15 @@ impl Reading<'_> {
             return Ok(None);
         }
         let lane = &self.task.lane;
-        let request = self.access.s3.head_object().bucket(lane.destination.bucket.as_str()).key(lane.key.as_str());
-        let head = match request.version_id(id).send().await {
-            Ok(head) => head,
+        let call = Call::head(Side::Destination, &lane.destination.bucket, &lane.key).version(id);
+        let head = match self.access.wire.send(call).await {
+            Ok(answer) => answer.into_head(),
             // Removed since it was listed.
-            Err(error) if error.raw_response().is_some_and(|answer| answer.status().as_u16() == 404) => {
-                return Ok(None);
-            }
-            Err(error) => return Err(failure(Side::Destination, DURING, error)),
+            Err(refusal) if refusal.status() == Some(404) => return Ok(None),
+            Err(refusal) => return Err(refusal.into()),
         };
         let Some(source) = origin(&head, self.task) else {
-            let may_be_ours = !head.metadata.as_ref().is_some_and(|metadata| metadata.contains_key(NAME));
-            let looks = Looks::of_full(&head).filter(|_| may_be_ours);
+            let looks = Looks::of_full(&head).filter(|_| head.user(NAME).is_none());
             return Ok(looks.map(|looks| Found { entry, origin: Origin::Unstamped(looks) }));
         };
         // Of two replicas of one version the newer is what readers see, and what tags have to go to.

@@ -3,17 +3,27 @@
 
 use std::collections::BTreeMap;
 
-use aws_sdk_s3::types::ServerSideEncryption;
 use replicator_core::rule::Encryption;
 
-use super::attributes::Attributes;
+use super::attributes::{Attributes, KMS};
 
 /// The encryption headers of a write.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Headers {
-    pub(crate) mode: Option<ServerSideEncryption>,
+    pub(crate) mode: Option<String>,
     pub(crate) kms_key: Option<String>,
     pub(crate) bucket_key: Option<bool>,
+}
+
+impl Headers {
+    /// Returns them as they are sent.
+    pub(crate) fn named(&self) -> [(&'static str, Option<String>); 3] {
+        [
+            ("x-amz-server-side-encryption", self.mode.clone()),
+            ("x-amz-server-side-encryption-aws-kms-key-id", self.kms_key.clone()),
+            ("x-amz-server-side-encryption-bucket-key-enabled", self.bucket_key.map(|enabled| enabled.to_string())),
+        ]
+    }
 }
 
 /// Says whether every write under a rule gets an ETag of its own, as S3 does under KMS keys.
@@ -28,14 +38,14 @@ pub(crate) fn makes_unique_etags(rule: &Encryption) -> bool {
 pub(crate) fn headers(rule: &Encryption, source: &Attributes) -> Headers {
     match rule {
         Encryption::BucketDefault => Headers::default(),
-        Encryption::S3 => Headers { mode: Some(ServerSideEncryption::Aes256), ..Headers::default() },
+        Encryption::S3 => Headers { mode: Some("AES256".to_owned()), ..Headers::default() },
         Encryption::Kms { key, key_map, bucket_key } => Headers {
-            mode: Some(ServerSideEncryption::AwsKms),
+            mode: Some(KMS.to_owned()),
             kms_key: Some(translated(source, key_map).unwrap_or_else(|| key.clone())),
             bucket_key: Some(*bucket_key),
         },
         Encryption::Dsse { key } => {
-            Headers { mode: Some(ServerSideEncryption::AwsKmsDsse), kms_key: Some(key.clone()), bucket_key: None }
+            Headers { mode: Some(format!("{KMS}:dsse")), kms_key: Some(key.clone()), bucket_key: None }
         }
         // A source key means nothing in another account or Region: without a translation the
         // destination account's own default key for S3 is used, by naming none.
@@ -56,7 +66,7 @@ mod tests {
     #[test]
     fn a_source_key_is_translated_and_never_sent_to_the_destination() {
         let source = Attributes {
-            encryption: Some(ServerSideEncryption::AwsKms),
+            encryption: Some(KMS.to_owned()),
             kms_key: Some("arn:source".to_owned()),
             ..Attributes::default()
         };
@@ -64,6 +74,6 @@ mod tests {
         let same = headers(&Encryption::Same { key_map: map }, &source);
         assert_eq!(same.kms_key.as_deref(), Some("arn:destination"));
         let unmapped = headers(&Encryption::Same { key_map: BTreeMap::new() }, &source);
-        assert_eq!((unmapped.mode, unmapped.kms_key), (Some(ServerSideEncryption::AwsKms), None));
+        assert_eq!((unmapped.mode, unmapped.kms_key), (Some(KMS.to_owned()), None));
     }
 }

@@ -9,6 +9,7 @@ use replicator_core::object::ETag;
 use replicator_core::plan::SourceVersion;
 
 use super::attributes::Attributes;
+use crate::wire::Chunks;
 
 /// The ETags that stand at a key, and what was found out of one content.
 #[derive(Debug, Default)]
@@ -32,12 +33,12 @@ impl Foresight {
 
     /// Refuses a write whose replica would get an ETag that stands at the key, unless that was known
     /// when it was planned.
-    pub(super) fn check(&self, version: &SourceVersion, attributes: &Attributes, body: &[u8]) -> Result<(), Failure> {
+    pub(super) fn check(&self, version: &SourceVersion, attributes: &Attributes, body: &Chunks) -> Result<(), Failure> {
         let tells = version.etag.as_ref().is_some_and(|etag| !etag.has_parts()) && !attributes.is_kms();
         if self.idle || tells {
             return Ok(());
         }
-        let Ok(etag) = ETag::try_from(hexadecimal(&Md5::digest(body))) else { return Ok(()) };
+        let Ok(etag) = ETag::try_from(md5(body)) else { return Ok(()) };
         if !self.stood.contains(&etag) {
             return Ok(());
         }
@@ -52,6 +53,9 @@ impl Foresight {
     }
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+/// Returns the ETag of content that is neither in parts nor encrypted.
+fn md5(body: &Chunks) -> String {
+    let mut digest = Md5::new();
+    body.pieces().for_each(|piece| digest.update(piece));
+    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

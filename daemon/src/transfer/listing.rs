@@ -2,21 +2,14 @@
 //! delete markers and so loses their order; the answer's own text still has it.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
 
-use aws_sdk_s3::error::SdkError;
-use aws_sdk_s3::types::EncodingType;
-use aws_smithy_runtime_api::box_error::BoxError;
-use aws_smithy_runtime_api::client::interceptors::Intercept;
-use aws_smithy_runtime_api::client::interceptors::context::AfterDeserializationInterceptorContextRef;
-use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
-use aws_smithy_types::config_bag::ConfigBag;
 use replicator_core::failure::{Failure, Kind as FailureKind};
 use replicator_core::object::{Bucket, ETag, Key, VersionId};
 use replicator_core::plan::{Kind, SourceVersion, VersionRef};
 
 use crate::accounts::Access;
-use crate::accounts::refusal::{Side, failure};
+use crate::accounts::refusal::Side;
+use crate::wire::{self, Call};
 
 mod page;
 
@@ -74,7 +67,7 @@ pub(crate) async fn newest(
 }
 
 // Most keys have few versions, and a prefix brings the neighbours along.
-const PAGE_ENTRIES: i32 = 100;
+const PAGE_ENTRIES: u32 = 100;
 
 struct Listing<'a> {
     access: &'a Access,
@@ -113,76 +106,31 @@ impl Listing<'_> {
 
     /// Reads a page. XML cannot hold every character a key may have, so such a page is asked for
     /// again with its keys encoded; not at once, because not every server pages well over those.
-    async fn page(&self, from: Option<(String, String)>, entries_max: i32) -> Result<Page, Failure> {
-        let plain = self.text(from.clone(), entries_max, None).await?;
+    async fn page(&self, from: Option<(String, String)>, entries_max: u32) -> Result<Page, Failure> {
+        let plain = self.text(from.clone(), entries_max, false).await?;
         if let Ok(page) = Page::parse(&plain, false) {
             return Ok(page);
         }
-        let encoded = self.text(from, entries_max, Some(EncodingType::Url)).await?;
+        let encoded = self.text(from, entries_max, true).await?;
         Page::parse(&encoded, true).map_err(|error| Failure::caused(FailureKind::Transient, DURING, error))
     }
 
     async fn text(
         &self,
         from: Option<(String, String)>,
-        entries_max: i32,
-        encoding: Option<EncodingType>,
+        entries_max: u32,
+        is_encoded: bool,
     ) -> Result<String, Failure> {
         let (key_marker, version_marker) = from.unzip();
-        let capture = Capture::default();
-        let answer = self
-            .access
-            .s3
-            .list_object_versions()
-            .bucket(self.bucket.as_str())
-            .prefix(self.key.as_str())
-            .set_key_marker(key_marker)
-            .set_version_id_marker(version_marker.filter(|marker| !marker.is_empty()))
-            .max_keys(entries_max)
-            .set_encoding_type(encoding)
-            .customize()
-            .interceptor(capture.clone())
-            .send()
-            .await;
-        match answer {
-            Ok(_) => Ok(capture.take()),
-            // The SDK reads the text too, and may give up on a character that XML cannot hold.
-            Err(SdkError::ResponseError(response)) if response.raw().status().is_success() => Ok(capture.take()),
-            Err(error) => Err(failure(self.side, DURING, error)),
-        }
+        let page = wire::Page {
+            prefix: Some(self.key.as_str()),
+            key_marker: key_marker.as_deref(),
+            version_marker: version_marker.as_deref().filter(|marker| !marker.is_empty()),
+            entries_max,
+            is_encoded,
+        };
+        Ok(self.access.wire.text(Call::list(self.side, self.bucket, &page)).await?)
     }
 }
 
 const DURING: &str = "ListObjectVersions";
-
-/// Keeps the text of an answer.
-#[derive(Debug, Clone, Default)]
-struct Capture {
-    text: Arc<Mutex<Vec<u8>>>,
-}
-
-impl Capture {
-    fn take(&self) -> String {
-        let bytes = self.text.lock().map(|mut text| std::mem::take(&mut *text)).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-}
-
-#[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
-impl Intercept for Capture {
-    fn name(&self) -> &'static str {
-        "Capture"
-    }
-
-    fn read_after_deserialization(
-        &self,
-        context: &AfterDeserializationInterceptorContextRef<'_>,
-        _components: &RuntimeComponents,
-        _config: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        if let (Some(bytes), Ok(mut text)) = (context.response().body().bytes(), self.text.lock()) {
-            *text = bytes.to_vec();
-        }
-        Ok(())
-    }
-}

@@ -1,8 +1,6 @@
 //! A large object: parts in flight in parallel, each in the ledger as soon as it is at the
 //! destination, so that a restart goes on where it stopped.
 
-use aws_sdk_s3::operation::head_object::HeadObjectOutput;
-use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
 use futures::{StreamExt, TryStreamExt, stream};
 use replicator_core::failure::{Failure, Kind, Reason, chain};
@@ -10,10 +8,9 @@ use replicator_core::fence::{body_timeout, complete_timeout};
 use replicator_core::parts::{self, Layout, Part};
 use tracing::warn;
 
-use super::attributes::{Attributes, dress};
-use super::copy::{Copy, Dress, Written, crc64, crc64_header, crc64_joined, etag_of};
+use super::attributes::{Attributes, set_headers};
+use super::copy::{CRC64_NVME, Copy, Dress, Written, crc64, crc64_header, crc64_joined, etag_of};
 use super::remove;
-use super::single::set_headers;
 use crate::accounts::capabilities::Ability;
 use crate::accounts::deadline;
 use crate::accounts::refusal::{Side, failure};
@@ -22,6 +19,7 @@ use crate::failpoint::Step;
 use crate::ledger::Parts;
 use crate::ledger::records::{Upload, UploadedPart};
 use crate::task::Task;
+use crate::wire::{Call, Head};
 
 // Four parts of 16 MiB in flight fill a connection of 1 Gbit/s over 500 ms of round trip.
 const PARTS_IN_FLIGHT: usize = 4;
@@ -100,14 +98,14 @@ fn is_final(failure: &Failure) -> bool {
 
 /// Reads what the source says of the version. A HEAD that is refused has no body to say why, so the
 /// first byte is asked for instead.
-async fn head(copy: &Copy<'_>) -> Result<HeadObjectOutput, Failure> {
-    let refused = match copy.original().head().send().await {
+async fn head(copy: &Copy<'_>) -> Result<Head, Failure> {
+    let original = copy.original();
+    let refused: Failure = match original.head().await {
         Ok(head) => return Ok(head),
-        Err(error) => failure(Side::Source, "HeadObject", error),
+        Err(refusal) => refusal.into(),
     };
     if refused.kind == Kind::Refused(Reason::RequestRefused) {
-        let byte = copy.original().get().range("bytes=0-0");
-        byte.send().await.map_err(|error| failure(Side::Source, "GetObject", error))?;
+        copy.source.wire.send(original.get().header("range", Some("bytes=0-0"))).await?;
     }
     Err(refused)
 }
@@ -159,10 +157,8 @@ async fn create(copy: &Copy<'_>, dress: &Dress) -> Result<String, Failure> {
         .key(copy.task.lane.key.as_str())
         .set_checksum_algorithm(checked.then_some(ChecksumAlgorithm::Crc64Nvme))
         .set_checksum_type(checked.then_some(ChecksumType::FullObject));
-    let headers = dress.attributes.headers();
-    let request = dress!(request, &dress.attributes, dress.tags, &dress.encryption)
-        .customize()
-        .mutate_request(move |request| set_headers(request.headers_mut(), &headers));
+    let headers = dress.headers();
+    let request = request.customize().mutate_request(move |request| set_headers(request.headers_mut(), &headers));
     let answer = copy.engine.failpoints.around(Step::CreateUpload, Box::pin(request.send())).await;
     let answer = answer.map_err(|error| failure(Side::Prepare, "CreateMultipartUpload", error))?;
     answer
@@ -183,25 +179,16 @@ async fn upload_part(copy: &Copy<'_>, upload: &Upload, part: Part) -> Result<Upl
 async fn try_part(copy: &Copy<'_>, upload: &Upload, part: Part) -> Result<UploadedPart, Failure> {
     copy.engine.limits.bytes(&copy.rule.id, part.len).await;
     let _paid = copy.engine.budget.pay(part.len).await;
-    let body = copy.original().part(part).await?;
-    let crc64 = crc64(&body);
+    let (body, crc64) = copy.original().part(part).await?;
     let checked = copy.destination.capabilities.has(Ability::Crc64Nvme);
     copy.engine.limits.request(&copy.rule.id).await;
-    let request = copy
-        .destination
-        .s3
-        .upload_part()
-        .bucket(copy.task.lane.destination.bucket.as_str())
-        .key(copy.task.lane.key.as_str())
-        .upload_id(&upload.upload_id)
-        .part_number(i32::try_from(part.number).unwrap_or(i32::MAX))
-        .set_checksum_crc64_nvme(checked.then(|| crc64_header(crc64)))
-        .body(ByteStream::from(body))
-        .customize()
-        .config_override(deadline(body_timeout(part.len)));
-    let answer = copy.engine.failpoints.around(Step::UploadPart, Box::pin(request.send())).await;
-    let answer = answer.map_err(|error| failure(Side::Prepare, "UploadPart", error))?;
-    Ok(UploadedPart { number: part.number, etag: etag_of(answer.e_tag(), "UploadPart")?, crc64 })
+    let lane = &copy.task.lane;
+    let call = Call::part(&lane.destination.bucket, &lane.key, (&upload.upload_id, part.number), body)
+        .within(body_timeout(part.len))
+        .header(CRC64_NVME, checked.then(|| crc64_header(crc64)).as_deref());
+    let answer = copy.engine.failpoints.around(Step::UploadPart, Box::pin(copy.destination.wire.send(call))).await?;
+    let etag = etag_of(answer.into_head().header("etag"), "UploadPart")?;
+    Ok(UploadedPart { number: part.number, etag, crc64 })
 }
 
 async fn complete(

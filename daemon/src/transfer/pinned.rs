@@ -1,21 +1,19 @@
 //! One version of an object, read by its id: whatever is written meanwhile, it is this one.
 
-use aws_sdk_s3::operation::get_object::builders::GetObjectFluentBuilder;
-use aws_sdk_s3::operation::head_object::builders::HeadObjectFluentBuilder;
-use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::ChecksumMode;
-use bytes::{Bytes, BytesMut};
+use aws_smithy_types::body::SdkBody;
 use replicator_core::failure::{Failure, Kind, Reason};
 use replicator_core::object::{Bucket, ETag, Key};
 use replicator_core::parts::{self, Part};
 use replicator_core::plan::SourceVersion;
+use replicator_core::retry;
 
 use super::copy::{crc64, crc64_joined};
 use super::part_bytes_preferred;
 use crate::accounts::Access;
-use crate::accounts::refusal::{Side, failure};
+use crate::accounts::refusal::Side;
 use crate::engine::Engine;
 use crate::task::Task;
+use crate::wire::{Call, Chunks, Filling, Head, Refusal};
 
 /// A version and where it is.
 #[derive(Debug)]
@@ -40,22 +38,46 @@ impl<'a> Pinned<'a> {
     }
 
     /// Begins a GET. The ETag says so if the server's `null` version is another one by now.
-    pub(super) fn get(&self) -> GetObjectFluentBuilder {
-        let request = self.access.s3.get_object().bucket(self.bucket.as_str()).key(self.key.as_str());
-        request.version_id(self.version.version.id.as_str()).set_if_match(self.version.etag.as_ref().map(ETag::quoted))
+    pub(super) fn get(&self) -> Call<'a> {
+        let etag = self.version.etag.as_ref().map(ETag::quoted);
+        Call::get(self.side, self.bucket, self.key)
+            .version(self.version.version.id.as_str())
+            .header("if-match", etag.as_deref())
     }
 
-    /// Begins a HEAD that asks for the checksums too.
-    pub(super) fn head(&self) -> HeadObjectFluentBuilder {
-        let request = self.access.s3.head_object().bucket(self.bucket.as_str()).key(self.key.as_str());
-        request.version_id(self.version.version.id.as_str()).checksum_mode(ChecksumMode::Enabled)
+    /// Reads what is said of it, the checksums too.
+    pub(super) async fn head(&self) -> Result<Head, Refusal> {
+        let call = Call::head(self.side, self.bucket, self.key).version(self.version.version.id.as_str());
+        Ok(self.access.wire.send(call.checksums()).await?.into_head())
     }
 
     /// Reads a part into memory that was paid for.
-    pub(super) async fn part(&self, part: Part) -> Result<Bytes, Failure> {
-        let request = self.get().set_range((part.len > 0).then(|| part.range()));
-        let answer = request.send().await.map_err(|error| failure(self.side, "GetObject", error))?;
-        collect(answer.body, part.len).await
+    pub(super) async fn part(&self, part: Part) -> Result<(Chunks, u64), Failure> {
+        let call = self.get().header("range", (part.len > 0).then(|| part.range()).as_deref());
+        let (_, body) = self.access.wire.send(call).await?.split();
+        self.finish(part, body).await
+    }
+
+    /// Reads a body to its end, and when the connection breaks what is left of it by another request.
+    pub(super) async fn finish(&self, part: Part, body: SdkBody) -> Result<(Chunks, u64), Failure> {
+        let mut filling = Filling::new(part.len);
+        let mut read = filling.read(body).await;
+        for attempt in 1..RESUMED_MAX {
+            let Err(broken) = read else { break };
+            if filling.have() >= part.len {
+                return Err(broken);
+            }
+            tokio::time::sleep(retry::delay(attempt, fastrand::f64())).await;
+            let rest = Part { offset: part.offset + filling.have(), len: part.len - filling.have(), ..part };
+            let (head, body) = self.access.wire.send(self.get().header("range", Some(&rest.range()))).await?.split();
+            // A server that begins again from the start knows no ranges.
+            if head.status() != PARTIAL_CONTENT {
+                return Err(broken);
+            }
+            read = filling.read(body).await;
+        }
+        read?;
+        Ok(filling.finish())
     }
 
     /// Reads everything, part by part, for the checksum of the whole.
@@ -67,26 +89,14 @@ impl<'a> Pinned<'a> {
         for part in layout.parts() {
             engine.limits.bytes(rule, part.len).await;
             let _paid = engine.budget.pay(part.len).await;
-            whole = crc64_joined(whole, crc64(&self.part(part).await?), part.len);
+            whole = crc64_joined(whole, self.part(part).await?.1, part.len);
             engine.pulse.beat();
         }
         Ok(whole)
     }
 }
 
-/// Reads a body into memory that was paid for, and checks that it is whole.
-pub(super) async fn collect(mut body: ByteStream, len: u64) -> Result<Bytes, Failure> {
-    let broken = |error| Failure::caused(Kind::Transient, "GetObject", error);
-    let mut bytes = BytesMut::with_capacity(usize::try_from(len).unwrap_or_default());
-    // One chunk beyond the length is enough to know, and all that is ever held.
-    while bytes.len() as u64 <= len
-        && let Some(chunk) = body.next().await
-    {
-        bytes.extend_from_slice(&chunk.map_err(broken)?);
-    }
-    if bytes.len() as u64 != len {
-        let detail = format!("expected {len} bytes, got {}", bytes.len());
-        return Err(Failure::caused(Kind::Transient, "GetObject", detail));
-    }
-    Ok(bytes.freeze())
-}
+// A connection that breaks costs what was on its way, a few times, before the whole task waits.
+const RESUMED_MAX: u32 = 3;
+
+const PARTIAL_CONTENT: u16 = 206;

@@ -12,6 +12,7 @@ use crate::accounts::{Access, deadline};
 use crate::engine::Engine;
 use crate::failpoint::Step;
 use crate::task::Task;
+use crate::wire::Call;
 
 /// Hides the object that is current under a delete marker; returns the marker's version id.
 pub(crate) async fn mark(
@@ -69,20 +70,13 @@ pub(super) async fn confirm(access: &Access, task: &Task, version: &VersionId) -
 
 /// Says whether the source still has a version; only a definite answer counts as "no".
 pub(crate) async fn source_has(access: &Access, task: &Task, version: &VersionId) -> Result<bool, Failure> {
-    let answer = access
-        .s3
-        .head_object()
-        .bucket(task.source.bucket.as_str())
-        .key(task.source_key.as_str())
-        .version_id(version.as_str())
-        .send()
-        .await;
-    let Err(error) = answer else { return Ok(true) };
+    let call = Call::head(Side::Source, &task.source.bucket, &task.source_key).version(version.as_str());
+    let Err(refusal) = access.wire.send(call).await else { return Ok(true) };
     // A delete marker's version answers 405: it is there.
-    if error.raw_response().is_some_and(|answer| answer.status().as_u16() == 405) {
+    if refusal.status() == Some(405) {
         return Ok(true);
     }
-    match failure(Side::Source, "HeadObject", error) {
+    match refusal.into() {
         Failure { kind: Kind::Gone, .. } => Ok(false),
         Failure { kind: Kind::Unsupported(Reason::SrcObjectNotEligible), .. } => Ok(true),
         failure => Err(failure),

@@ -1,19 +1,15 @@
 //! A small object: one GetObject, one PutObject, the body in memory in between.
 
-use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::ChecksumMode;
-use aws_smithy_runtime_api::http::Headers;
 use replicator_core::failure::Failure;
 use replicator_core::fence::body_timeout;
+use replicator_core::parts::Part;
 
-use super::attributes::{Attributes, dress};
-use super::copy::{Copy, Dress, Written, crc64, crc64_header, etag_of};
-use super::pinned::collect;
+use super::attributes::Attributes;
+use super::copy::{CRC64_NVME, Copy, Dress, Written, crc64_header, etag_of};
 use super::remove;
 use crate::accounts::capabilities::Ability;
-use crate::accounts::deadline;
-use crate::accounts::refusal::{Side, failure};
 use crate::failpoint::Step;
+use crate::wire::{Call, Chunks};
 
 /// Copies a version whose body fits into one part.
 pub(crate) async fn copy(copy: &Copy<'_>) -> Result<Written, Failure> {
@@ -21,17 +17,16 @@ pub(crate) async fn copy(copy: &Copy<'_>) -> Result<Written, Failure> {
     // The rate first: who waits for it must not hold memory that others could use.
     copy.engine.limits.bytes(&copy.rule.id, size).await;
     let _paid = copy.engine.budget.pay(size).await;
-    let request = copy.original().get().checksum_mode(ChecksumMode::Enabled);
-    let answer = request.send().await.map_err(|error| failure(Side::Source, "GetObject", error))?;
-    let dress = copy.dress(Attributes::from(&answer)).await?;
-    let body = collect(answer.body, size).await?;
+    let original = copy.original();
+    let (head, body) = copy.source.wire.send(original.get().checksums()).await?.split();
+    let dress = copy.dress(Attributes::from(&head)).await?;
+    let (body, crc64) = original.finish(Part { number: 1, offset: 0, len: size }, body).await?;
     copy.foresight.check(copy.version, &dress.attributes, &body)?;
-    let crc64 = crc64(&body);
     copy.prove(crc64, &dress.attributes)?;
-    put(copy, &dress, ByteStream::from(body), crc64).await
+    put(copy, &dress, body, crc64).await
 }
 
-async fn put(copy: &Copy<'_>, dress: &Dress, body: ByteStream, crc64: u64) -> Result<Written, Failure> {
+async fn put(copy: &Copy<'_>, dress: &Dress, body: Chunks, crc64: u64) -> Result<Written, Failure> {
     let abilities = &copy.destination.capabilities;
     let (if_match, if_none_match) = copy.conditions(abilities.has(Ability::ConditionalPut));
     let checksum = abilities.has(Ability::Crc64Nvme).then(|| crc64_header(crc64));
@@ -39,31 +34,17 @@ async fn put(copy: &Copy<'_>, dress: &Dress, body: ByteStream, crc64: u64) -> Re
     if copy.basis.renew(copy.destination, copy.task).await? {
         remove::confirm(copy.source, copy.task, &copy.version.version.id).await?;
     }
-    let request = copy
-        .destination
-        .s3_once
-        .put_object()
-        .bucket(copy.task.lane.destination.bucket.as_str())
-        .key(copy.task.lane.key.as_str())
-        .body(body)
-        .set_if_match(if_match)
-        .set_if_none_match(if_none_match)
-        .set_checksum_crc64_nvme(checksum);
-    let headers = dress.attributes.headers();
-    let request = dress!(request, &dress.attributes, dress.tags, &dress.encryption)
-        .customize()
-        .config_override(deadline(body_timeout(copy.version.size_bytes)))
-        .mutate_request(move |request| set_headers(request.headers_mut(), &headers));
-    let answer = copy.engine.failpoints.around(Step::PutObject, Box::pin(request.send())).await;
-    let answer = answer.map_err(|error| failure(Side::Write, "PutObject", error))?;
-    let etag = etag_of(answer.e_tag(), "PutObject")?;
-    Ok(Written { destination_version: answer.version_id, etag })
-}
-
-/// Adds headers as the texts they are, before the request is signed.
-pub(super) fn set_headers(headers: &mut Headers, all: &[(String, String)]) {
-    for (name, value) in all {
-        // A name or value that no header can hold cannot have come from one.
-        let _replaced = headers.try_insert(name.clone(), value.clone());
+    let lane = &copy.task.lane;
+    let mut call = Call::put(&lane.destination.bucket, &lane.key, body)
+        .within(body_timeout(copy.version.size_bytes))
+        .header("if-match", if_match.as_deref())
+        .header("if-none-match", if_none_match.as_deref())
+        .header(CRC64_NVME, checksum.as_deref());
+    for (name, value) in dress.headers() {
+        call = call.header(&name, Some(&value));
     }
+    let answer = copy.engine.failpoints.around(Step::PutObject, Box::pin(copy.destination.wire.send(call))).await?;
+    let answer = answer.into_head();
+    let etag = etag_of(answer.header("etag"), "PutObject")?;
+    Ok(Written { destination_version: answer.version_id(), etag })
 }

@@ -3,19 +3,18 @@
 
 use std::collections::BTreeMap;
 
-use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use replicator_core::alignment::{self, Original};
 use replicator_core::failure::{Failure, Kind, Reason};
 use replicator_core::plan::{self, SourceVersion};
 use replicator_core::stamp::{NAME, USER_METADATA_BYTES_MAX};
 
 use super::attributes::Attributes;
-use super::copy::crc64_stated;
+use super::copy::{CRC64_NVME, crc64_stated};
 use super::destination::{Found, Origin, Shown};
 use super::pinned::Pinned;
-use crate::accounts::refusal::failure;
 use crate::engine::Engine;
 use crate::task::Task;
+use crate::wire::Head;
 
 /// What a full object carries beside its bytes. Two with the same bytes and looks are equal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,14 +30,14 @@ type Print = (Looks, u64);
 impl Looks {
     /// Returns the looks of an object whose metadata has no room for a stamp; the others have one,
     /// or are not ours. A stamp on a source object is never copied, so it does not count.
-    pub(super) fn of_full(head: &HeadObjectOutput) -> Option<Self> {
+    pub(super) fn of_full(head: &Head) -> Option<Self> {
         let mut attributes = Attributes::from(head);
         attributes.metadata.remove(NAME);
         let used: usize = attributes.metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
         (used + STAMP_BYTES_MAX > USER_METADATA_BYTES_MAX).then(|| Self {
             headers: attributes.headers().into_iter().collect(),
             content_type: attributes.content_type.clone(),
-            size_bytes: head.content_length.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or_default(),
+            size_bytes: head.content_length().unwrap_or_default(),
         })
     }
 }
@@ -116,16 +115,14 @@ impl Search<'_> {
 
     /// Reads what a version is like; `None` when it is like none of the wanted.
     async fn print(&self, version: &Pinned<'_>, wanted: &[&Looks]) -> Result<Option<Print>, Failure> {
-        let head = match version.head().send().await {
+        let head = match version.head().await {
             Ok(head) => head,
             // Removed since it was listed.
-            Err(error) if error.raw_response().is_some_and(|answer| answer.status().as_u16() == 404) => {
-                return Ok(None);
-            }
-            Err(error) => return Err(failure(version.side, "HeadObject", error)),
+            Err(refusal) if refusal.status() == Some(404) => return Ok(None),
+            Err(refusal) => return Err(refusal.into()),
         };
         let Some(looks) = Looks::of_full(&head).filter(|looks| wanted.contains(&looks)) else { return Ok(None) };
-        let crc64 = match head.checksum_crc64_nvme.as_deref().and_then(crc64_stated) {
+        let crc64 = match head.header(CRC64_NVME).and_then(crc64_stated) {
             Some(crc64) => crc64,
             None => version.crc64(self.engine, &self.task.rules.lead.id).await?,
         };

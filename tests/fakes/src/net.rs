@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_runtime_api::client::http::{SharedHttpClient, SharedHttpConnector};
 use bytes::Bytes;
 use fastrand::Rng;
 use http::{Request, Response};
@@ -110,6 +110,11 @@ impl Net {
     /// Returns the HTTP client of a daemon or of whoever else takes part.
     pub fn client(&self, name: &str) -> SharedHttpClient {
         SharedHttpClient::new(connector::Client { net: self.clone(), name: name.to_owned() })
+    }
+
+    /// Returns the same for requests that do not go through the SDK.
+    pub fn connector(&self, name: &str) -> SharedHttpConnector {
+        connector::Client { net: self.clone(), name: name.to_owned() }.untimed()
     }
 
     /// Returns the record of all requests.

@@ -54,6 +54,11 @@ impl HttpConnector for Connector {
 }
 
 impl Client {
+    /// Returns a connector that waits for as long as whoever uses it.
+    pub(super) fn untimed(self) -> SharedHttpConnector {
+        SharedHttpConnector::new(Connector { client: self, connect_timeout: None, read_timeout: None })
+    }
+
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
         let request = request.try_into_http1x().map_err(|error| ConnectorError::user(error.into()))?;
         let (parts, body) = request.into_parts();

@@ -1,0 +1,144 @@
+//! The requests that come with every object, sent without the SDK's machinery: GET, HEAD, PUT and
+//! UploadPart. Most of a small object's cost is the client's, and most of that was the SDK's
+//! (docs/performance.md); everything rarer goes through the SDK.
+//!
+//! What is sent is what the SDK would send (`tests` compares them), signed by AWS's own signer, to where
+//! the SDK's own resolver says.
+
+mod answer;
+mod body;
+mod call;
+mod endpoint;
+mod signer;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_smithy_runtime_api::client::http::{HttpConnector, SharedHttpConnector};
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_types::body::SdkBody;
+use http_body_util::{BodyExt, Limited};
+use replicator_core::failure::{Failure, Kind};
+use replicator_core::retry;
+
+use crate::accounts::refusal::{self, Said};
+use crate::metrics::Metrics;
+
+pub(crate) use answer::{Answer, Head, Refusal, USER};
+pub(crate) use body::{Chunks, Filling};
+pub(crate) use call::{Call, Page};
+pub(crate) use endpoint::Endpoints;
+use signer::Error as BoxError;
+pub(crate) use signer::Signer;
+
+/// One account's way to S3; a handle, cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Wire {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    account: String,
+    connector: SharedHttpConnector,
+    endpoints: Endpoints,
+    signer: Signer,
+    metrics: Metrics,
+}
+
+// What a service says of a refusal is short; more than this is no service speaking.
+const REFUSAL_BYTES_MAX: usize = 64 << 10;
+
+// A list of a thousand entries whose keys are of the longest and all escapes has half of this.
+const TEXT_BYTES_MAX: usize = 16 << 20;
+
+impl Wire {
+    pub(crate) fn new(
+        account: &str,
+        connector: SharedHttpConnector,
+        (endpoints, signer): (Endpoints, Signer),
+        metrics: &Metrics,
+    ) -> Self {
+        let (account, metrics) = (account.to_owned(), metrics.clone());
+        Self { shared: Arc::new(Shared { account, connector, endpoints, signer, metrics }) }
+    }
+
+    /// Sends a request, as often as it may be sent, until it is answered with something else than trouble
+    /// that passes by itself.
+    pub(crate) async fn send(&self, call: Call<'_>) -> Result<Answer, Refusal> {
+        let mut attempt = 1;
+        loop {
+            let refusal = match Box::pin(self.attempt(&call)).await {
+                Ok(answer) => return Ok(answer),
+                Err(refusal) => refusal,
+            };
+            if refusal.failure.kind != Kind::Transient || attempt >= call.attempts_max {
+                return Err(refusal);
+            }
+            tokio::time::sleep(retry::delay(attempt, fastrand::f64())).await;
+            attempt += 1;
+        }
+    }
+
+    /// Sends a request whose answer is a text.
+    pub(crate) async fn text(&self, call: Call<'_>) -> Result<String, Refusal> {
+        let (side, operation, timeout) = (call.side, call.operation, call.timeout);
+        let (_, body) = self.send(call).await?.split();
+        let text = tokio::time::timeout(timeout, text(body, TEXT_BYTES_MAX)).await;
+        let text = text.map_err(BoxError::from).and_then(|text| text);
+        text.map_err(|error| Refusal::of(refusal::lost(side, operation, error)))
+    }
+
+    async fn attempt(&self, call: &Call<'_>) -> Result<Answer, Refusal> {
+        let shared = &*self.shared;
+        let unsent = |error| Refusal::of(refusal::unsent(call.side, call.operation, error));
+        let unbuilt = |error| Refusal::of(refusal::unbuilt(call.side, call.operation, error));
+        let endpoint = shared.endpoints.of(call.bucket()).await.map_err(unbuilt)?;
+        let identity = shared.signer.identity().await.map_err(unsent)?;
+        let request = call.request(&endpoint).map_err(unbuilt)?;
+        let request = shared.signer.sign(request, call.body(), &endpoint, &identity).map_err(unbuilt)?;
+        let exchange = tokio::time::timeout(call.timeout, shared.exchange(call, request));
+        let result = Box::pin(exchange).await.unwrap_or_else(|_elapsed| {
+            let error = format!("no answer within {:?}", call.timeout);
+            Err(Refusal::of(refusal::lost(call.side, call.operation, error.into())))
+        });
+        let status = match &result {
+            Ok(answer) => answer.status(),
+            Err(refusal) => refusal.status().unwrap_or(0),
+        };
+        shared.metrics.request("s3", call.operation, &shared.account, status);
+        result
+    }
+}
+
+impl Shared {
+    async fn exchange(&self, call: &Call<'_>, request: HttpRequest) -> Result<Answer, Refusal> {
+        let lost = |error| Refusal::of(refusal::lost(call.side, call.operation, error));
+        let answer = Answer::of(self.connector.call(request).await.map_err(|error| lost(error.into()))?);
+        if answer.is_success() {
+            return Ok(answer);
+        }
+        let (head, body) = answer.split();
+        // A text that breaks off says nothing; the status is there.
+        let text = text(body, REFUSAL_BYTES_MAX).await.unwrap_or_default();
+        let said = Said::read(head.status(), &text);
+        self.signer.learn(&said, head.header("date"));
+        Err(Refusal { failure: refusal::answered(call.side, call.operation, said), answer: Some(head) })
+    }
+}
+
+async fn text(body: SdkBody, bytes_max: usize) -> Result<String, BoxError> {
+    let bytes = Limited::new(body, bytes_max).collect().await?.to_bytes();
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        refusal.failure
+    }
+}
+
+/// Requests whose deadline no rule of the protocol rests on have this long to be answered.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);

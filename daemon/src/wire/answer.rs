@@ -1,0 +1,134 @@
+//! What comes back: an answer, or a refusal that says what to do.
+
+use std::time::Duration;
+
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::http::Headers;
+use aws_smithy_types::DateTime;
+use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::date_time::Format;
+use replicator_core::failure::Failure;
+use replicator_core::object::ETag;
+
+/// A successful answer, its body still to come.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    head: Head,
+    body: SdkBody,
+}
+
+/// An answer without its body.
+#[derive(Debug)]
+pub(crate) struct Head {
+    status: u16,
+    headers: Headers,
+}
+
+/// What the names of the user's metadata begin with.
+pub(crate) const USER: &str = "x-amz-meta-";
+
+/// A request that was not answered, or not with what it asked for.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) failure: Failure,
+    /// What did come.
+    pub(super) answer: Option<Head>,
+}
+
+impl Answer {
+    pub(super) fn of(response: HttpResponse) -> Self {
+        let status = response.status().as_u16();
+        let (headers, body) = {
+            let mut response = response;
+            let body = std::mem::replace(response.body_mut(), SdkBody::taken());
+            let headers = std::mem::take(response.headers_mut());
+            (headers, body)
+        };
+        Self { head: Head { status, headers }, body }
+    }
+
+    pub(super) fn is_success(&self) -> bool {
+        (200..300).contains(&self.head.status)
+    }
+
+    /// Gives up the body, which a HEAD has none of.
+    pub(crate) fn into_head(self) -> Head {
+        self.head
+    }
+
+    /// Parts what is read at once from what is still to come.
+    pub(crate) fn split(self) -> (Head, SdkBody) {
+        (self.head, self.body)
+    }
+
+    pub(crate) fn status(&self) -> u16 {
+        self.head.status
+    }
+}
+
+impl Head {
+    pub(crate) fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// Returns a header by its name in lower case.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)
+    }
+
+    /// Returns a header as the text that it is.
+    pub(crate) fn text(&self, name: &str) -> Option<String> {
+        self.header(name).map(str::to_owned)
+    }
+
+    /// Lists the user's metadata.
+    pub(crate) fn metadata(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.headers.iter().filter_map(|(name, value)| Some((name.strip_prefix(USER)?, value)))
+    }
+
+    /// Returns a value of the user's metadata.
+    pub(crate) fn user(&self, name: &str) -> Option<&str> {
+        self.metadata().find(|(other, _)| *other == name).map(|(_, value)| value)
+    }
+
+    pub(crate) fn etag(&self) -> Option<ETag> {
+        ETag::try_from(self.header("etag")?).ok()
+    }
+
+    pub(crate) fn version_id(&self) -> Option<String> {
+        self.text("x-amz-version-id")
+    }
+
+    pub(crate) fn content_length(&self) -> Option<u64> {
+        self.header("content-length")?.parse().ok()
+    }
+
+    pub(crate) fn last_modified(&self) -> Option<DateTime> {
+        DateTime::from_str(self.header("last-modified")?, Format::HttpDate).ok()
+    }
+
+    /// Returns how old the object is by the server's own clock, which may differ from ours; nothing when
+    /// the server does not say what time it is.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        let date = DateTime::from_str(self.header("date")?, Format::HttpDate).ok()?;
+        let age = date.secs() - self.last_modified()?.secs();
+        Some(Duration::from_secs(u64::try_from(age).unwrap_or(0)))
+    }
+}
+
+impl Refusal {
+    /// A request that was never answered.
+    pub(super) fn of(failure: Failure) -> Self {
+        Self { failure, answer: None }
+    }
+
+    /// Returns the status of the answer, if there was one.
+    pub(crate) fn status(&self) -> Option<u16> {
+        self.answer.as_ref().map(Head::status)
+    }
+
+    /// Returns a header of the answer.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.answer.as_ref()?.header(name)
+    }
+}

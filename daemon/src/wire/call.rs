@@ -1,0 +1,174 @@
+//! A request before it is signed: what is asked, of which object, and how long that may take.
+
+use std::time::Duration;
+
+use aws_smithy_types::body::SdkBody;
+use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, USER_AGENT};
+use http::{HeaderMap, Method, Request};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use replicator_core::object::{Bucket, Key};
+
+use super::ANSWER_TIMEOUT;
+use super::body::{Chunks, Outgoing};
+use super::endpoint::Endpoint;
+use super::signer::Error;
+use crate::accounts::refusal::Side;
+
+/// A request.
+#[derive(Debug)]
+pub(crate) struct Call<'a> {
+    pub(super) side: Side,
+    /// The operation by S3's own name.
+    pub(super) operation: &'static str,
+    pub(super) timeout: Duration,
+    pub(super) attempts_max: u32,
+    method: Method,
+    bucket: &'a Bucket,
+    key: Option<&'a Key>,
+    query: String,
+    headers: HeaderMap,
+    body: Option<Chunks>,
+}
+
+/// Which entries of a bucket a list is to have.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Page<'a> {
+    pub(crate) prefix: Option<&'a str>,
+    /// The entry after which it begins; without a version after all entries of the key.
+    pub(crate) key_marker: Option<&'a str>,
+    pub(crate) version_marker: Option<&'a str>,
+    pub(crate) entries_max: u32,
+    /// Whether keys come with escapes, because XML cannot hold every character.
+    pub(crate) is_encoded: bool,
+}
+
+// The first try and two more, as the SDK's.
+const ATTEMPTS_MAX: u32 = 3;
+
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("s3-replicator/", env!("CARGO_PKG_VERSION")));
+
+// What RFC 3986 calls unreserved stays as it is.
+const VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const PATH: &AsciiSet = &VALUE.remove(b'/');
+
+impl<'a> Call<'a> {
+    /// Asks for an object.
+    pub(crate) fn get(side: Side, bucket: &'a Bucket, key: &'a Key) -> Self {
+        Self::new((side, "GetObject"), Method::GET, (bucket, Some(key))).query("x-id", "GetObject")
+    }
+
+    /// Asks what is said of an object.
+    pub(crate) fn head(side: Side, bucket: &'a Bucket, key: &'a Key) -> Self {
+        Self::new((side, "HeadObject"), Method::HEAD, (bucket, Some(key)))
+    }
+
+    /// Asks for the tags of an object.
+    pub(crate) fn tags(side: Side, bucket: &'a Bucket, key: &'a Key) -> Self {
+        Self::new((side, "GetObjectTagging"), Method::GET, (bucket, Some(key))).flag("tagging")
+    }
+
+    /// Asks for a page of a bucket's versions.
+    pub(crate) fn list(side: Side, bucket: &'a Bucket, page: &Page<'_>) -> Self {
+        let call = Self::new((side, "ListObjectVersions"), Method::GET, (bucket, None)).flag("versions");
+        let maximum = page.entries_max.to_string();
+        let asked = [
+            ("encoding-type", page.is_encoded.then_some("url")),
+            ("key-marker", page.key_marker),
+            ("max-keys", Some(maximum.as_str())),
+            ("prefix", page.prefix),
+            ("version-id-marker", page.version_marker),
+        ];
+        asked
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .fold(call, |call, (name, value)| call.query(name, value))
+    }
+
+    /// Writes an object; sent once, because after a lost answer only a fresh read tells whether to send
+    /// it again (protocol rule 7).
+    pub(crate) fn put(bucket: &'a Bucket, key: &'a Key, body: Chunks) -> Self {
+        let call = Self::new((Side::Write, "PutObject"), Method::PUT, (bucket, Some(key))).query("x-id", "PutObject");
+        Self { attempts_max: 1, ..call.carrying(body) }
+    }
+
+    /// Uploads a part, which no reader sees: safe to repeat.
+    pub(crate) fn part(bucket: &'a Bucket, key: &'a Key, (upload, number): (&str, u32), body: Chunks) -> Self {
+        let call =
+            Self::new((Side::Prepare, "UploadPart"), Method::PUT, (bucket, Some(key))).query("x-id", "UploadPart");
+        call.query("partNumber", &number.to_string()).query("uploadId", upload).carrying(body)
+    }
+
+    fn new(
+        (side, operation): (Side, &'static str),
+        method: Method,
+        (bucket, key): (&'a Bucket, Option<&'a Key>),
+    ) -> Self {
+        let headers = HeaderMap::from_iter([(USER_AGENT, AGENT)]);
+        let (timeout, attempts_max, query) = (ANSWER_TIMEOUT, ATTEMPTS_MAX, String::new());
+        Self { side, operation, timeout, attempts_max, method, bucket, key, query, headers, body: None }
+    }
+
+    fn carrying(mut self, body: Chunks) -> Self {
+        self.headers.insert(CONTENT_LENGTH, body.len().into());
+        Self { body: Some(body), ..self }
+    }
+
+    /// Gives it another time to be answered.
+    pub(crate) fn within(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// Asks for one version.
+    pub(crate) fn version(self, id: &str) -> Self {
+        self.query("versionId", id)
+    }
+
+    /// Adds a header, if there is one. What no header can hold cannot have come from one.
+    pub(crate) fn header(mut self, name: &str, value: Option<&str>) -> Self {
+        let value = value.and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok());
+        if let (Ok(name), Some(value)) = (HeaderName::try_from(name), value) {
+            self.headers.insert(name, value);
+        }
+        self
+    }
+
+    /// Asks for the checksums too.
+    pub(crate) fn checksums(self) -> Self {
+        self.header("x-amz-checksum-mode", Some("ENABLED"))
+    }
+
+    fn flag(mut self, name: &str) -> Self {
+        self.query.push(if self.query.is_empty() { '?' } else { '&' });
+        self.query.push_str(name);
+        self
+    }
+
+    fn query(self, name: &str, value: &str) -> Self {
+        let mut named = self.flag(name);
+        named.query.push('=');
+        named.query.extend(utf8_percent_encode(value, VALUE));
+        named
+    }
+
+    pub(super) fn bucket(&self) -> &'a Bucket {
+        self.bucket
+    }
+
+    pub(super) fn body(&self) -> Option<&Chunks> {
+        self.body.as_ref()
+    }
+
+    /// Writes it down, to be signed.
+    pub(super) fn request(&self, endpoint: &Endpoint) -> Result<Request<SdkBody>, Error> {
+        let key = self.key.map_or("", Key::as_str);
+        let mut uri = String::with_capacity(endpoint.url().len() + self.query.len() + 2 * key.len());
+        uri.push_str(endpoint.url());
+        uri.push('/');
+        uri.extend(utf8_percent_encode(key, PATH));
+        uri.push_str(&self.query);
+        let body = self.body.as_ref().map_or_else(SdkBody::empty, |body| SdkBody::from_body_1_x(Outgoing::from(body)));
+        let mut request = Request::builder().method(self.method.clone()).uri(uri).body(body)?;
+        *request.headers_mut() = self.headers.clone();
+        Ok(request)
+    }
+}

@@ -1,0 +1,149 @@
+//! Who signs, and the signature: AWS's own signer under credentials that are kept until they end.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+use aws_sigv4::http_request::{
+    PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings, UriPathNormalizationMode,
+    sign,
+};
+use aws_sigv4::sign::v4;
+use aws_smithy_runtime_api::client::identity::Identity;
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_types::DateTime;
+use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::date_time::Format;
+use http::Request;
+use sha2::{Digest, Sha256};
+
+use super::body::Chunks;
+use super::endpoint::Endpoint;
+use crate::accounts::refusal::Said;
+use crate::clock;
+
+/// Why a request could not be sent.
+pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// One account's signer.
+#[derive(Debug)]
+pub(crate) struct Signer {
+    provider: Option<SharedCredentialsProvider>,
+    settings: SigningSettings,
+    kept: Mutex<Option<Kept>>,
+    /// Whoever finds the credentials at their end asks for new ones; the others wait.
+    refresh: tokio::sync::Mutex<()>,
+    /// How many seconds the service's clock is ahead of ours.
+    ahead: AtomicI64,
+}
+
+#[derive(Debug, Clone)]
+struct Kept {
+    identity: Identity,
+    expires: Option<SystemTime>,
+}
+
+// New credentials take a moment to come, and a request signed with the old ones a moment to arrive.
+const REFRESHED_BEFORE_END: Duration = Duration::from_secs(60);
+
+impl Signer {
+    pub(crate) fn new(provider: Option<SharedCredentialsProvider>) -> Self {
+        let mut settings = SigningSettings::default();
+        settings.percent_encoding_mode = PercentEncodingMode::Single;
+        settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
+        settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
+        let (kept, refresh) = (Mutex::default(), tokio::sync::Mutex::default());
+        Self { provider, settings, kept, refresh, ahead: AtomicI64::new(0) }
+    }
+
+    /// Returns who signs.
+    pub(super) async fn identity(&self) -> Result<Identity, Error> {
+        if let Some(identity) = self.kept(REFRESHED_BEFORE_END) {
+            return Ok(identity);
+        }
+        let _turn = self.refresh.lock().await;
+        if let Some(identity) = self.kept(REFRESHED_BEFORE_END) {
+            return Ok(identity);
+        }
+        let provider = self.provider.as_ref().ok_or("no credentials are configured")?;
+        match provider.provide_credentials().await {
+            Ok(credentials) => {
+                let kept = Kept { expires: credentials.expiry(), identity: credentials.into() };
+                let identity = kept.identity.clone();
+                self.keep(Some(kept));
+                Ok(identity)
+            }
+            // The old ones may be good for another moment.
+            Err(error) => self.kept(Duration::ZERO).ok_or_else(|| error.into()),
+        }
+    }
+
+    /// Signs a request.
+    pub(super) fn sign(
+        &self,
+        mut request: Request<SdkBody>,
+        body: Option<&Chunks>,
+        endpoint: &Endpoint,
+        identity: &Identity,
+    ) -> Result<HttpRequest, Error> {
+        let params = v4::SigningParams::builder()
+            .identity(identity)
+            .region(endpoint.region())
+            .name("s3")
+            .time(self.now())
+            .settings(self.settings.clone())
+            .build()?
+            .into();
+        let payload = match body {
+            None => SignableBody::Bytes(&[]),
+            Some(_) if endpoint.is_private() => SignableBody::UnsignedPayload,
+            Some(body) => SignableBody::Precomputed(sha256(body)),
+        };
+        let headers = request.headers().iter().map(|(name, value)| {
+            let value = std::str::from_utf8(value.as_bytes()).unwrap_or_default();
+            (name.as_str(), value)
+        });
+        let signable = SignableRequest::new(request.method().as_str(), request.uri().to_string(), headers, payload)?;
+        let (instructions, _signature) = sign(signable, &params)?.into_parts();
+        instructions.apply_to_request_http1x(&mut request);
+        Ok(request.try_into()?)
+    }
+
+    /// Learns from a refusal what time it is, and that credentials ended before their time.
+    pub(super) fn learn(&self, said: &Said, date: Option<&str>) {
+        match said.code.as_str() {
+            "RequestTimeTooSkewed" => {
+                let date = date.and_then(|date| DateTime::from_str(date, Format::HttpDate).ok());
+                if let Some(date) = date {
+                    self.ahead.store(date.secs() - clock::now().unix_timestamp(), Ordering::Relaxed);
+                }
+            }
+            "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" => self.keep(None),
+            _ => {}
+        }
+    }
+
+    fn now(&self) -> SystemTime {
+        let ahead = time::Duration::seconds(self.ahead.load(Ordering::Relaxed));
+        SystemTime::from(clock::now() + ahead)
+    }
+
+    fn kept(&self, rest: Duration) -> Option<Identity> {
+        let kept = self.kept.lock().ok()?.clone()?;
+        let is_good = kept.expires.is_none_or(|expires| expires > self.now() + rest);
+        is_good.then_some(kept.identity)
+    }
+
+    fn keep(&self, kept: Option<Kept>) {
+        if let Ok(mut known) = self.kept.lock() {
+            *known = kept;
+        }
+    }
+}
+
+fn sha256(body: &Chunks) -> String {
+    let mut digest = Sha256::new();
+    body.pieces().for_each(|piece| digest.update(piece));
+    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,199 @@
+//! What goes over the wire is what the SDK would send, down to the signature.
+
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
+use aws_sdk_s3::config::{
+    BehaviorVersion, Intercept, Region, RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents,
+};
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{ChecksumMode, EncodingType};
+use aws_smithy_async::time::StaticTimeSource;
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::config_bag::ConfigBag;
+use proptest::prelude::*;
+use replicator_core::object::{Bucket, Key};
+
+use super::*;
+use crate::accounts::refusal::Side;
+use crate::clock;
+
+/// Keeps every request and answers it with nothing.
+#[derive(Debug, Clone, Default)]
+struct Tap(Arc<Mutex<Vec<Seen>>>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    method: String,
+    uri: String,
+    headers: Vec<(String, String)>,
+}
+
+impl HttpConnector for Tap {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let ignored = ["user-agent", "x-amz-user-agent", "amz-sdk-invocation-id", "amz-sdk-request"];
+        let headers = request.headers().iter().filter(|(name, _)| !ignored.contains(name));
+        let mut headers: Vec<_> = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        headers.sort();
+        let (method, uri) = (request.method().to_owned(), request.uri().to_owned());
+        self.0.lock().unwrap().push(Seen { method, uri, headers });
+        HttpConnectorFuture::ready(Ok(HttpResponse::new(200.try_into().unwrap(), SdkBody::empty())))
+    }
+}
+
+impl HttpClient for Tap {
+    fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
+        SharedHttpConnector::new(self.clone())
+    }
+}
+
+/// The SDK's own number of the request is signed, and nobody needs it.
+#[derive(Debug)]
+struct WithoutNumber;
+
+#[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
+impl Intercept for WithoutNumber {
+    fn name(&self) -> &'static str {
+        "WithoutNumber"
+    }
+
+    fn modify_before_signing(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        context.request_mut().headers_mut().remove("amz-sdk-invocation-id");
+        Ok(())
+    }
+}
+
+/// The same account for both.
+struct Both {
+    tap: Tap,
+    sdk: aws_sdk_s3::Client,
+    wire: Wire,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Both {
+    fn new(endpoint: Option<&str>, path_style: bool) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let (tap, now) = (Tap::default(), time::macros::datetime!(2026-11-26 12:00 UTC));
+        let credentials = Credentials::new("AKIDEXAMPLE", "secret", Some("token".to_owned()), None, "test");
+        let credentials = SharedCredentialsProvider::new(credentials);
+        let config = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("eu-west-1"))
+            .credentials_provider(credentials.clone())
+            .http_client(tap.clone())
+            .time_source(StaticTimeSource::new(SystemTime::from(now)))
+            .force_path_style(path_style)
+            .set_endpoint_url(endpoint.map(str::to_owned))
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            .interceptor(WithoutNumber);
+        runtime.block_on(async { clock::simulate(now) });
+        let way = (Endpoints::new("eu-west-1", endpoint, path_style), Signer::new(Some(credentials)));
+        let connector = SharedHttpConnector::new(tap.clone());
+        let wire = Wire::new("source", connector, way, &Metrics::new().unwrap());
+        Self { sdk: aws_sdk_s3::Client::from_conf(config.build()), tap, wire, runtime }
+    }
+
+    /// Sends the same request both ways.
+    fn send<T>(&self, sdk: impl Future<Output = T>, call: Call<'_>) -> [Seen; 2] {
+        self.runtime.block_on(async {
+            drop(sdk.await);
+            self.wire.send(call).await.unwrap();
+        });
+        std::mem::take(&mut *self.tap.0.lock().unwrap()).try_into().unwrap()
+    }
+
+    fn get(&self, bucket: &str, key: &str) -> [Seen; 2] {
+        let request = self.sdk.get_object().bucket(bucket).key(key).version_id("a+/=b").if_match("\"e\"");
+        let request = request.range("bytes=5-9").checksum_mode(ChecksumMode::Enabled);
+        let (bucket, key) = (Bucket::try_from(bucket).unwrap(), Key::try_from(key).unwrap());
+        let call = Call::get(Side::Source, &bucket, &key).version("a+/=b").header("if-match", Some("\"e\""));
+        self.send(request.send(), call.header("range", Some("bytes=5-9")).checksums())
+    }
+}
+
+const KEYS: &[&str] =
+    &["a/b c+d%41.txt", "..//x/../", "ключ/é", "a?b=c&d#e", "~-._!$'()*,;:@", "\u{1}\u{7f}", "a\\b^c`d{e|f}", "/"];
+
+#[test]
+fn reads_are_what_the_sdk_sends() {
+    for (endpoint, path_style) in [(None, false), (Some("http://store.example:9000/s3"), true), (None, true)] {
+        let both = Both::new(endpoint, path_style);
+        for key in KEYS {
+            let [sdk, wire] = both.get("orders-2026", key);
+            assert_eq!(sdk, wire, "{key}");
+            let request = both.sdk.head_object().bucket("orders-2026").key(*key);
+            let (bucket, key) = (Bucket::try_from("orders-2026").unwrap(), Key::try_from(*key).unwrap());
+            let [sdk, wire] = both.send(request.send(), Call::head(Side::Destination, &bucket, &key));
+            assert_eq!(sdk, wire, "{key}");
+        }
+    }
+}
+
+#[test]
+fn lists_and_tags_are_asked_for_as_the_sdk_does() {
+    for (endpoint, path_style) in [(None, false), (Some("http://store.example:9000"), true)] {
+        let both = Both::new(endpoint, path_style);
+        let (bucket, key) = (Bucket::try_from("orders-2026").unwrap(), Key::try_from("a b").unwrap());
+        let list = both.sdk.list_object_versions().bucket("orders-2026").prefix("a/ b").max_keys(7);
+        let list = list.key_marker("a/+").version_id_marker("v=").encoding_type(EncodingType::Url);
+        let (prefix, key_marker, version_marker) = (Some("a/ b"), Some("a/+"), Some("v="));
+        let page = Page { prefix, key_marker, version_marker, entries_max: 7, is_encoded: true };
+        let [sdk, wire] = both.send(list.send(), Call::list(Side::Source, &bucket, &page));
+        assert_eq!(sdk, wire);
+        let tags = both.sdk.get_object_tagging().bucket("orders-2026").key("a b").version_id("v=");
+        let [sdk, wire] = both.send(tags.send(), Call::tags(Side::Source, &bucket, &key).version("v="));
+        assert_eq!(sdk, wire);
+    }
+}
+
+#[test]
+fn a_bucket_whose_name_is_no_host_name_is_addressed_by_path() {
+    let [sdk, wire] = Both::new(None, false).get("Old_Bucket.with.dots", "a");
+    assert_eq!(sdk, wire);
+}
+
+#[test]
+fn writes_are_what_the_sdk_sends() {
+    let both = Both::new(Some("http://store.example:9000"), true);
+    let (bucket, key) = (Bucket::try_from("archive").unwrap(), Key::try_from("a b").unwrap());
+    let body = Chunks::from(bytes::Bytes::from_static(b"content"));
+    let put = both.sdk.put_object().bucket("archive").key("a b").if_none_match("*").checksum_crc64_nvme("AAAA");
+    let put = put.content_type("text/plain").metadata("owner", "a b").tagging("a=b%20c");
+    let call = Call::put(&bucket, &key, body.clone())
+        .header("if-none-match", Some("*"))
+        .header("x-amz-checksum-crc64nvme", Some("AAAA"))
+        .header("content-type", Some("text/plain"))
+        .header("x-amz-meta-owner", Some("a b"))
+        .header("x-amz-tagging", Some("a=b%20c"));
+    let [sdk, wire] = both.send(put.body(ByteStream::from_static(b"content")).send(), call);
+    assert_eq!(sdk, wire);
+
+    let part = both.sdk.upload_part().bucket("archive").key("a b").upload_id("u/1+").part_number(7);
+    let part = part.checksum_crc64_nvme("AAAA").body(ByteStream::from_static(b"content"));
+    let call = Call::part(&bucket, &key, ("u/1+", 7), body).header("x-amz-checksum-crc64nvme", Some("AAAA"));
+    let [sdk, wire] = both.send(part.send(), call);
+    assert_eq!(sdk, wire);
+}
+
+proptest! {
+    #[test]
+    fn any_key_is_written_as_the_sdk_writes_it(key in "\\PC{1,40}|[ -~]{1,40}") {
+        let [sdk, wire] = Both::new(None, false).get("orders-2026", &key);
+        prop_assert_eq!(sdk, wire);
+    }
+}
