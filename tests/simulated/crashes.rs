@@ -7,15 +7,20 @@ use s3_replicator::failpoint::Failpoint;
 
 use crate::story::Story;
 
-// So many stories pass every place at least once; which those are is for the seeds to say.
+// So many stories for every place, and more for one that none of them came to: which those are is for the
+// seeds to say.
 const STORIES: u64 = 8;
+const STORIES_MAX: u64 = 64;
 
 #[test]
 fn death_at_any_place_breaks_no_promise() {
     let mut wrong = Vec::new();
     let mut met = BTreeSet::new();
     for at in Failpoint::all() {
-        for seed in 0..STORIES {
+        for seed in 0..STORIES_MAX {
+            if seed >= STORIES && met.contains(&at.to_string()) {
+                break;
+            }
             let story = Story::of_deaths(seed, at);
             let ending = story.tell();
             let deaths = ending.fates.iter().flat_map(|fate| &fate.deaths);
