@@ -17,6 +17,8 @@ use crate::retry;
 pub struct Window {
     /// Absent while nobody asks for fewer.
     width: Option<f64>,
+    /// What it was when that was last too much.
+    ceiling: f64,
     /// Counts the times it narrowed: what entered before tells nothing of the width since.
     round: u64,
     /// How often in a row even one at a time was too much.
@@ -33,6 +35,11 @@ pub struct Round {
 
 // Gentler than one half, so that the width stays near what is granted: the factor of RFC 9438 §4.6.
 const DECREASE: f64 = 0.7;
+
+// From here to as far beyond, the last ceiling is felt for by small steps; below and above it is not in sight. The
+// idea of RFC 9438's cubic growth, without its clock.
+const NEAR: f64 = 0.9;
+const NEAR_STEP: f64 = 0.1;
 
 // Wider than what one daemon ever has under way with one party: from here on it limits nothing.
 const WIDTH_MAX: f64 = 64.0;
@@ -75,6 +82,7 @@ impl Window {
         // be alone by the time it hears of it.
         let crowd = f64::from(under_way.max(round.under_way));
         let used = self.width.unwrap_or(WIDTH_MAX).min(crowd);
+        self.ceiling = used;
         if used > 1.0 {
             self.width = Some((used * DECREASE).max(1.0));
             return;
@@ -84,7 +92,8 @@ impl Window {
         self.resume = Some(now + retry::delay(self.pauses, jitter));
     }
 
-    /// Takes note of a success: after a whole window of them there is room for one more.
+    /// Takes note of a success: after a whole window of them there is room for one more, or a tenth where one more
+    /// was too much before.
     pub fn succeeded(&mut self, round: Round) {
         let Some(width) = self.width.filter(|_| round.number == self.round) else { return };
         self.resume = None;
@@ -92,7 +101,12 @@ impl Window {
             self.pauses -= 1;
             return;
         }
-        let wider = width + 1.0 / width;
+        let (from, to) = (self.ceiling * NEAR, self.ceiling / NEAR);
+        let wider = match width {
+            below if below < from => (width + 1.0 / width).min(from),
+            near if near <= to => width + NEAR_STEP / width,
+            _ => width + 1.0 / width,
+        };
         self.width = (wider < WIDTH_MAX).then_some(wider);
     }
 }
@@ -191,8 +205,8 @@ mod tests {
                 prop_assert!(width >= (f64::from(limit) * DECREASE).floor().max(1.0), "{width} of {limit}");
                 prop_assert!(world.count() <= limit + 2, "{} of {limit}", world.count());
             }
-            // Where one too many is as much again as is granted, every second try is the worst.
-            let tolerable = if limit < 10 { world.served } else { world.served / 10 };
+            // Where one too many is as much again as is granted, each try is the worst.
+            let tolerable = if limit < 3 { world.served / 5 } else { world.served / 10 };
             prop_assert!(world.throttled <= tolerable, "{} beside {}", world.throttled, world.served);
         }
 
@@ -250,7 +264,8 @@ mod tests {
             assert!(window.has_room(0, now) && !window.has_room(1, now));
         }
         assert_eq!(pauses, [200, 400, 800, 1600, 3200]);
-        for _ in 0..6 {
+        // One each for the pauses, the rest for the room.
+        for _ in 0..9 {
             window.succeeded(window.round(0));
         }
         assert!(!window.is_shut() && window.has_room(1, now));

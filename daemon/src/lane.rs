@@ -91,7 +91,7 @@ pub(crate) async fn work(engine: &Engine, task: &Task) -> Ended {
 
 async fn try_once(engine: &Engine, task: &Task, memory: &mut Memory, pass: Pass) -> Result<Report, Failure> {
     let at_work = engine.pulse.at_work(&task.lane);
-    let result = Box::pin(bring_up_to_date(engine, task, memory)).await;
+    let result = pass.over(Box::pin(bring_up_to_date(engine, task, memory))).await;
     drop(at_work);
     pass.leave(match &result {
         // The ledger alone answered.

@@ -79,6 +79,24 @@ pub(crate) enum Answer {
     Alive,
 }
 
+tokio::task_local! {
+    /// The pass that this task works under.
+    static UNDER: Under;
+}
+
+/// A pass as requests know it.
+struct Under {
+    pace: Pace,
+    route: Route,
+    entered: Entered,
+}
+
+/// Takes note that the task which sent a request was asked for less. The request may be sent again and the task end
+/// well; those who pace it hear of it now. Outside of a task nobody is paced.
+pub(crate) fn strained(party: Party) {
+    let _nobody = UNDER.try_with(|under| under.pace.strained(&under.route, under.entered, party));
+}
+
 impl Pace {
     /// Waits for the leave to work on a route, unless its destination is left alone for now.
     pub(crate) async fn enter(&self, route: &Route) -> Result<Pass, TurnedAway> {
@@ -174,6 +192,14 @@ impl Pace {
         }
     }
 
+    fn strained(&self, route: &Route, entered: Entered, party: Party) {
+        let change = self.lock().gates.strained(route, entered, party, (now(), fastrand::f64()));
+        if change != Change::None {
+            report(change, route);
+            self.0.changed.notify_waiters();
+        }
+    }
+
     fn pass(&self, route: Route, entered: Entered) -> Pass {
         Pass { pace: self.clone(), route, entered, answer: Answer::None }
     }
@@ -222,6 +248,12 @@ impl Drop for InLine {
 }
 
 impl Pass {
+    /// Does some work under this pass.
+    pub(crate) async fn over<T>(&self, work: impl Future<Output = T>) -> T {
+        let under = Under { pace: self.pace.clone(), route: self.route.clone(), entered: self.entered };
+        UNDER.scope(under, work).await
+    }
+
     /// Gives the pass back and says how it went.
     pub(crate) fn leave(mut self, answer: Answer) {
         self.answer = answer;

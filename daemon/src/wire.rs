@@ -25,6 +25,7 @@ use replicator_core::retry;
 
 use crate::accounts::refusal::{self, Said};
 use crate::metrics::Metrics;
+use crate::pace;
 
 pub(crate) use answer::{Answer, Head, Refusal, USER};
 pub(crate) use body::{Chunks, Filling};
@@ -74,7 +75,11 @@ impl Wire {
                 Ok(answer) => return Ok(answer),
                 Err(refusal) => refusal,
             };
-            if refusal.failure.kind != Kind::Transient || attempt >= call.attempts_max {
+            let is_throttled = refusal.failure.kind == Kind::Throttled;
+            if let Some(party) = refusal.failure.party.filter(|_| is_throttled) {
+                pace::strained(party);
+            }
+            if !(is_throttled || refusal.failure.kind == Kind::Transient) || attempt >= call.attempts_max {
                 return Err(refusal);
             }
             tokio::time::sleep(retry::delay(attempt, fastrand::f64())).await;

@@ -30,8 +30,11 @@ mod binary;
 mod contradictions;
 // B, and who is told: destinations that are down, queues that are dead.
 mod outage;
+mod hung;
+mod throttled;
 // D: messages that are broken, by the thousand.
 mod poison;
+mod dead_letters;
 // C: what a new ledger makes of what it finds.
 mod rebuilt;
 // Requests, counted: duplicates, forgeries, events that mean nothing here.

@@ -132,11 +132,18 @@ impl Gates {
     /// Takes note of what one who leaves has to tell.
     pub(super) fn leave(&mut self, route: &Route, entered: Entered, answer: Answer, at: (Instant, f64)) -> Change {
         let was = self.outlook(route);
+        self.learn(route, entered, answer, at);
         for site in route.sites() {
             let gate = self.parties.entry(site).or_default();
             gate.under_way = gate.under_way.saturating_sub(1);
         }
-        self.learn(route, entered, answer, at);
+        self.outlook(route).since(was)
+    }
+
+    /// Takes note that a party asked one who is at work for less.
+    pub(super) fn strained(&mut self, route: &Route, entered: Entered, party: Party, at: (Instant, f64)) -> Change {
+        let was = self.outlook(route);
+        self.throttled(route, entered, party, at);
         self.outlook(route).since(was)
     }
 
@@ -263,8 +270,7 @@ impl Gates {
             }
         };
         let gate = self.gate(site);
-        // The one that was throttled is counted out by now.
-        gate.window.throttled(round, gate.under_way + 1, now, jitter);
+        gate.window.throttled(round, gate.under_way, now, jitter);
     }
 
     fn away(&self, destination: &Place, now: Instant) -> Duration {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use fastrand::Rng;
+use tokio::time::Instant;
 
 use crate::journal::{Call, Service};
 
@@ -47,6 +48,8 @@ enum When {
     Nth(u64),
     Every(u64),
     Chance(f64),
+    /// Those for which a bucket that fills with so many tokens a second, and holds as many, has none left.
+    Beyond(f64),
 }
 
 #[derive(Debug)]
@@ -61,6 +64,8 @@ struct Line {
     on: bool,
     met: u64,
     hits: u64,
+    /// Tokens left, and when that was.
+    bucket: Option<(f64, Instant)>,
 }
 
 impl Place {
@@ -138,6 +143,12 @@ impl Fault {
         Self { when: When::Chance(chance), ..self }
     }
 
+    /// Only on what comes beyond so many requests a second; as many at once are let through after a rest.
+    #[must_use]
+    pub fn beyond(self, per_second: f64) -> Self {
+        Self { when: When::Beyond(per_second), ..self }
+    }
+
     /// At most so many times.
     #[must_use]
     pub fn times(self, times_max: u64) -> Self {
@@ -153,7 +164,7 @@ impl Faults {
 
     /// Adds a fault.
     pub fn add(&self, fault: Fault) {
-        self.script.lock().unwrap().lines.push(Line { fault, on: true, met: 0, hits: 0 });
+        self.script.lock().unwrap().lines.push(Line { fault, on: true, met: 0, hits: 0, bucket: None });
     }
 
     /// Ends the faults of a name; their hits stay counted.
@@ -200,10 +211,20 @@ impl Line {
             When::Nth(nth) => self.met == nth,
             When::Every(every) => self.met.is_multiple_of(every),
             When::Chance(chance) => rng.f64() < chance,
+            When::Beyond(per_second) => !self.has_token(per_second),
         };
         let strikes = due && self.hits < self.fault.times_max;
         self.hits += u64::from(strikes);
         strikes
+    }
+
+    fn has_token(&mut self, per_second: f64) -> bool {
+        let now = Instant::now();
+        let (left, then) = self.bucket.unwrap_or((per_second, now));
+        let left = (left + (now - then).as_secs_f64() * per_second).min(per_second);
+        let has = left >= 1.0;
+        self.bucket = Some((if has { left - 1.0 } else { left }, now));
+        has
     }
 }
 
@@ -240,6 +261,14 @@ mod tests {
         assert_eq!(struck(&faults(lost().every(2)), 4), [false, true, false, true]);
         assert_eq!(struck(&faults(lost().times(2)), 4), [true, true, false, false]);
         assert_eq!(struck(&faults(lost().every(2).times(1)), 4), [false, true, false, false]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_beyond_a_rate_is_struck() {
+        let faults = faults(lost().beyond(2.0));
+        assert_eq!(struck(&faults, 4), [false, false, true, true]);
+        tokio::time::advance(std::time::Duration::from_millis(500)).await;
+        assert_eq!(struck(&faults, 2), [false, true]);
     }
 
     #[test]

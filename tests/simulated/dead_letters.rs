@@ -1,0 +1,81 @@
+//! A queue that does what it is told only in part: batches of which some entries fail, a dead-letter queue that
+//! takes nothing for a while. No message is lost, and none goes before what it is about is safe.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use replicator_fakes::faults::{Effect, Fault, Place};
+use replicator_fakes::sqs::Quirks;
+
+use crate::fleet;
+use crate::judge::{Expect, judge};
+use crate::sim::{ARCHIVE, DEAD, QUEUE, Sim, simulate};
+
+const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: true };
+const AWS: &str = "path_style = true";
+const BROKEN: usize = 30;
+
+const ERROR: Effect = Effect::Refuse { status: 500, code: "InternalError", lands: false };
+
+#[test]
+fn what_the_dead_letter_queue_does_not_take_stays_where_it_was() {
+    simulate(1, async |mut sim| {
+        sim.net.faults().add(Fault::new("full", Place::sqs("SendMessage").bucket(DEAD), ERROR));
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        let sent = break_messages(&sim);
+        for _ in 0..30 {
+            sim.pass(Duration::from_secs(30)).await;
+            assert_eq!(sim.waiting(), BROKEN, "a message went before it was kept");
+            assert_eq!(sim.sqs.messages(DEAD).len(), 0);
+        }
+        sim.net.faults().clear("full");
+        sim.drained().await;
+        assert_eq!(dead(&sim), sent);
+        assert_eq!(sim.sqs.messages(DEAD).len(), BROKEN, "each of them once");
+        daemon.stop().await;
+    });
+}
+
+#[test]
+fn an_answer_of_the_dead_letter_queue_that_is_lost_doubles_a_message_and_loses_none() {
+    simulate(2, async |mut sim| {
+        sim.net.faults().add(Fault::new("lost", Place::sqs("SendMessage").bucket(DEAD), Effect::LoseAnswer).every(3));
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        let sent = break_messages(&sim);
+        sim.drained().await;
+        assert!(sim.net.faults().hits("lost") > 0);
+        // That it was taken is not known, so it is sent again: at least once.
+        assert_eq!(dead(&sim), sent);
+        daemon.stop().await;
+    });
+}
+
+#[test]
+fn batches_that_fail_in_part_lose_nothing_and_cost_no_second_write() {
+    simulate(3, async |mut sim| {
+        sim.post_everything();
+        sim.sqs.quirks(QUEUE, Quirks { batch_failures: 0.5, ..Quirks::default() });
+        // Longer than half of a visibility timeout: messages have to be kept hidden meanwhile.
+        let slow = Effect::Delay(Duration::from_secs(50));
+        sim.net.faults().add(Fault::new("slow", Place::s3("GetObject").client("daemon-0"), slow).every(5));
+        for number in 0..60 {
+            sim.put(&format!("key-{number}"), b"content").await;
+        }
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        sim.drained().await;
+        daemon.stop().await;
+        assert_eq!(sim.net.journal().writes(ARCHIVE).len(), 60, "one write for each");
+        assert_eq!(judge(&sim, EXPECT), Vec::<String>::new());
+    });
+}
+
+/// Sends messages that nobody can read.
+fn break_messages(sim: &Sim) -> BTreeSet<String> {
+    let bodies = (0..BROKEN).map(|number| format!("{{\"Records\": {number}"));
+    bodies.inspect(|body| drop(sim.sqs.send(QUEUE, body.clone(), Duration::ZERO))).collect()
+}
+
+/// Lists what is in the dead-letter queue.
+fn dead(sim: &Sim) -> BTreeSet<String> {
+    sim.sqs.messages(DEAD).into_iter().map(|message| message.body).collect()
+}

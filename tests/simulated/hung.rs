@@ -1,0 +1,78 @@
+//! A destination that takes every request and answers none, with more to do than memory holds: the other
+//! destination goes on, nobody is told to restart the daemon, and all arrives in the end.
+
+use std::time::Duration;
+
+use aws_sdk_s3::primitives::ByteStream;
+use replicator_fakes::faults::{Effect, Fault, Place};
+use replicator_fakes::s3::entry::Versioning;
+
+use crate::fleet;
+use crate::judge::{Expect, judge};
+use crate::sim::{ARCHIVE, SOURCE, Sim, simulate};
+
+const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: true };
+const AWS: &str = "path_style = true";
+const OTHER: &str = "orders-second";
+
+const SECOND: &str = r#"
+[[rules]]
+id = "second"
+source = { account = "source", bucket = "orders" }
+destination = { account = "archive", bucket = "orders-second" }
+since = "2020-01-01T00:00:00Z"
+delete_markers = true
+"#;
+
+// Twice what the 64 MiB of the daemon hold.
+const KEYS: usize = 64;
+const BYTES: usize = 2 << 20;
+
+#[test]
+fn a_destination_that_hangs_with_memory_full_of_its_bodies_holds_up_no_other() {
+    simulate(1, async |mut sim| {
+        sim.s3.create_bucket(OTHER, Versioning::Enabled);
+        sim.post_everything();
+        let place = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
+        sim.net.faults().add(Fault::new("hung", place, Effect::Silence { lands: false }));
+        let daemon = fleet::lone(&mut sim, SECOND, AWS).await;
+        for number in 0..KEYS {
+            put_large(&sim, number).await;
+        }
+        let mut told = None;
+        let mut waited = Duration::ZERO;
+        while (0..KEYS).any(|number| sim.shown(OTHER, &key(number)).is_none()) {
+            assert!(waited < PATIENCE, "the other destination still waits after {waited:?}");
+            sim.pass(STEP).await;
+            waited += STEP;
+        }
+        for _ in 0..120 {
+            sim.pass(Duration::from_secs(15)).await;
+            told = told.or(daemon.ailment().await);
+        }
+        // It answers nobody, so a restart of the daemon would help nobody; who looks at the status sees it.
+        assert_eq!(told, None);
+        assert!((0..KEYS).all(|number| sim.shown(ARCHIVE, &key(number)).is_none()));
+        sim.put("small", b"after half an hour").await;
+        sim.pass(Duration::from_secs(10)).await;
+        assert!(sim.shown(OTHER, "small").is_some(), "the other destination lags");
+        sim.net.faults().clear("hung");
+        sim.drained().await;
+        daemon.stop().await;
+        assert_eq!(judge(&sim, EXPECT), Vec::<String>::new());
+        assert!((0..KEYS).all(|number| sim.shown(ARCHIVE, &key(number)) == sim.shown(SOURCE, &key(number))));
+    });
+}
+
+// A write that is not answered is given up after 46 s, and five of those open the circuit.
+const PATIENCE: Duration = Duration::from_secs(180);
+const STEP: Duration = Duration::from_secs(5);
+
+fn key(number: usize) -> String {
+    format!("key-{number}")
+}
+
+async fn put_large(sim: &Sim, number: usize) {
+    let body = ByteStream::from(vec![u8::try_from(number % 256).unwrap(); BYTES]);
+    sim.user().put_object().bucket(SOURCE).key(key(number)).body(body).send().await.unwrap();
+}

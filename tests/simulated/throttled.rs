@@ -1,0 +1,128 @@
+//! Someone asks for less: S3 at a destination, or KMS for a key. The daemon finds out how much is granted and
+//! stays near it, and nobody else is slowed down.
+
+use std::time::Duration;
+
+use replicator_fakes::faults::{Effect, Fault, Place};
+use replicator_fakes::journal::{Answer, Entry, Service};
+use replicator_fakes::s3::entry::Versioning;
+
+use crate::fleet;
+use crate::judge::{Expect, judge};
+use crate::sim::{ARCHIVE, Sim, simulate};
+
+const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: true };
+const AWS: &str = "path_style = true";
+const OTHER: &str = "orders-second";
+const KEYS: usize = 600;
+
+// What the destination grants, in requests a second; unhindered, the daemon asks for some hundred.
+const GRANTED: f64 = 20.0;
+
+const SECOND: &str = r#"
+[[rules]]
+id = "second"
+source = { account = "source", bucket = "orders" }
+destination = { account = "archive", bucket = "orders-second" }
+since = "2020-01-01T00:00:00Z"
+delete_markers = true
+"#;
+
+const SLOW_DOWN: Effect = Effect::Refuse { status: 503, code: "SlowDown", lands: false };
+
+#[test]
+fn a_destination_gets_what_it_grants_and_little_more() {
+    let unhindered = simulate(1, async |mut sim| {
+        work(&mut sim, SECOND, None).await;
+        finished(&sim, OTHER)
+    });
+    simulate(1, async |mut sim| {
+        let place = Place::service(Service::S3).bucket(ARCHIVE).client("daemon-0");
+        work(&mut sim, SECOND, Some(Fault::new("slow", place, SLOW_DOWN).beyond(GRANTED))).await;
+        let asked = asked(&sim, ARCHIVE);
+        let refused = asked.iter().filter(|entry| is_refused(entry)).count();
+        assert!(refused > 0, "the limit was never reached");
+        assert!(refused * 5 < asked.len(), "{refused} of {} requests were refused", asked.len());
+        let least = (asked.len() - refused) as f64 / GRANTED;
+        let took = finished(&sim, ARCHIVE).as_secs_f64();
+        assert!(took < 2.0 * least + 10.0, "{took} s for what is granted in {least} s");
+        // Neither stops nor bursts: in each ten seconds of the middle about as much is served as granted.
+        for window in served_in(&asked, Duration::from_secs(10)) {
+            assert!(window as f64 > 0.4 * 10.0 * GRANTED, "{window} requests served in ten seconds");
+        }
+        let other = finished(&sim, OTHER);
+        assert!(other < unhindered * 3 / 2, "the other destination took {other:?} instead of {unhindered:?}");
+    });
+}
+
+#[test]
+fn a_throttled_kms_key_slows_down_only_what_it_encrypts() {
+    let key = "arn:aws:kms:eu-central-1:222222222222:key/slow";
+    let encrypted = format!("encryption = {{ mode = \"kms\", key = \"{key}\" }}\n{SECOND}");
+    let unhindered = simulate(2, async |mut sim| {
+        work(&mut sim, &encrypted, None).await;
+        finished(&sim, OTHER)
+    });
+    simulate(2, async |mut sim| {
+        let throttled = Effect::Refuse { status: 400, code: "KMS.ThrottlingException", lands: false };
+        let place = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
+        work(&mut sim, &encrypted, Some(Fault::new("slow", place, throttled).beyond(GRANTED / 2.0))).await;
+        let puts: Vec<Entry> =
+            asked(&sim, ARCHIVE).into_iter().filter(|entry| entry.call.operation == "PutObject").collect();
+        let refused = puts.iter().filter(|entry| is_refused(entry)).count();
+        assert!(refused > 0 && refused * 5 < puts.len(), "{refused} of {} writes were refused", puts.len());
+        let other = finished(&sim, OTHER);
+        assert!(other < unhindered * 3 / 2, "the other destination took {other:?} instead of {unhindered:?}");
+    });
+}
+
+/// Replicates a backlog to two destinations, one of which may be in trouble.
+async fn work(sim: &mut Sim, rule: &str, fault: Option<Fault>) {
+    sim.s3.create_bucket(OTHER, Versioning::Enabled);
+    sim.post_everything();
+    for number in 0..KEYS {
+        sim.put(&format!("key-{number}"), b"content").await;
+    }
+    fault.into_iter().for_each(|fault| sim.net.faults().add(fault));
+    let daemon = fleet::lone(sim, rule, AWS).await;
+    sim.drained().await;
+    let parked = daemon.status().await.unwrap().parked;
+    assert!(parked.is_empty(), "{parked:?}");
+    daemon.stop().await;
+    assert_eq!(judge(sim, EXPECT), Vec::<String>::new());
+}
+
+/// Lists what the daemon asked of a bucket.
+fn asked(sim: &Sim, bucket: &str) -> Vec<Entry> {
+    sim.net.journal().select(|entry| entry.client == "daemon-0" && entry.call.bucket.as_deref() == Some(bucket))
+}
+
+fn is_refused(entry: &Entry) -> bool {
+    entry.faults.iter().any(|name| name == "slow")
+}
+
+/// Returns how long after the daemon's first request the last replica was there.
+fn finished(sim: &Sim, bucket: &str) -> Duration {
+    let first = sim.net.journal().select(|entry| entry.client == "daemon-0").first().map(|entry| entry.sent).unwrap();
+    let puts = asked(sim, bucket).into_iter().filter(|entry| entry.call.operation == "PutObject");
+    puts.filter_map(|entry| answered(&entry)).max().unwrap() - first
+}
+
+fn answered(entry: &Entry) -> Option<Duration> {
+    match entry.answer {
+        Answer::Given(at, 200) => Some(at),
+        Answer::Given(..) | Answer::Waiting | Answer::Lost => None,
+    }
+}
+
+/// Counts what was served in each whole window between the first and the last.
+fn served_in(asked: &[Entry], window: Duration) -> Vec<usize> {
+    let served: Vec<Duration> = asked.iter().filter(|entry| !is_refused(entry)).map(|entry| entry.arrived).collect();
+    let (first, last) = (served.first().copied().unwrap(), served.last().copied().unwrap());
+    let windows = ((last - first).as_secs_f64() / window.as_secs_f64()) as u32;
+    let count = |number: u32| {
+        let from = first + window * number;
+        served.iter().filter(|at| **at >= from && **at < from + window).count()
+    };
+    (1..windows.saturating_sub(1)).map(count).collect()
+}
