@@ -4,8 +4,12 @@ use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::{Arc, RwLock};
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use governor::clock::Clock;
+use governor::middleware::NoOpMiddleware;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
 use replicator_core::rule::Rule;
+use tokio::time::Instant;
 
 /// The limiters of every rule that has limits.
 #[derive(Debug, Clone, Default)]
@@ -16,8 +20,22 @@ pub(crate) struct Limits {
 #[derive(Debug)]
 struct Limiters {
     of: replicator_core::rule::Limits,
-    kibibytes: Option<DefaultDirectRateLimiter>,
-    requests: Option<DefaultDirectRateLimiter>,
+    kibibytes: Option<Limiter>,
+    requests: Option<Limiter>,
+}
+
+type Limiter = RateLimiter<NotKeyed, InMemoryState, RuntimeClock, NoOpMiddleware<std::time::Instant>>;
+
+/// The runtime's clock, by which everything else here waits too.
+#[derive(Debug, Clone, Default)]
+struct RuntimeClock;
+
+impl Clock for RuntimeClock {
+    type Instant = std::time::Instant;
+
+    fn now(&self) -> Self::Instant {
+        Instant::now().into_std()
+    }
 }
 
 // The limiter counts in u32; by the KiB that reaches 4 TiB/s.
@@ -46,9 +64,7 @@ impl Limits {
         // A body larger than a second's worth is let through second by second.
         let burst = limiters.of.bandwidth_bytes_per_second.map_or(u64::MAX, |limit| limit.get().div_ceil(UNIT_BYTES));
         while let Some(now) = NonZeroU32::new(u32::try_from(left.min(burst)).unwrap_or(u32::MAX)) {
-            if limiter.until_n_ready(now).await.is_err() {
-                return;
-            }
+            until_ready(limiter, now).await;
             left -= u64::from(now.get());
         }
     }
@@ -57,7 +73,7 @@ impl Limits {
     pub(crate) async fn request(&self, rule: &str) {
         let Some(limiters) = self.get(rule) else { return };
         if let Some(limiter) = &limiters.requests {
-            limiter.until_ready().await;
+            until_ready(limiter, NonZeroU32::MIN).await;
         }
     }
 
@@ -72,11 +88,18 @@ impl Limiters {
             .limits
             .bandwidth_bytes_per_second
             .and_then(|limit| NonZeroU32::new(u32::try_from(limit.get().div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)));
-        let limiter = |limit: NonZeroU32| RateLimiter::direct(Quota::per_second(limit));
+        let limiter = |limit: NonZeroU32| RateLimiter::direct_with_clock(Quota::per_second(limit), RuntimeClock);
         Self {
             of: rule.limits,
             kibibytes: bandwidth.map(limiter),
             requests: rule.limits.requests_per_second.map(limiter),
         }
+    }
+}
+
+/// Waits until so many may pass; more than a second's worth passes at once, as the caller never asks for it.
+async fn until_ready(limiter: &Limiter, wanted: NonZeroU32) {
+    while let Ok(Err(early)) = limiter.check_n(wanted) {
+        tokio::time::sleep(early.wait_time_from(RuntimeClock.now())).await;
     }
 }

@@ -20,7 +20,7 @@ use crate::sim::{ARCHIVE, DEAD, QUEUE, SOURCE, Sim};
 const WORLDS: usize = 16;
 
 // Against hanging only.
-const HANG: Duration = Duration::from_secs(120);
+const HANG: Duration = Duration::from_secs(300);
 
 /// What befalls the daemon beside its death.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -58,9 +58,14 @@ pub(crate) fn members(sim: &mut Sim, plan: &Plan) -> Vec<Member> {
 
 /// Starts one daemon that nothing befalls.
 pub(crate) async fn lone(sim: &mut Sim, rule: &str, account: &str) -> Daemon {
+    nth(sim, rule, account, 0).await
+}
+
+/// Starts the one of this number.
+pub(crate) async fn nth(sim: &mut Sim, rule: &str, account: &str, number: usize) -> Daemon {
     let (rule, account) = (rule.to_owned(), account.to_owned());
     let plan = Plan { daemons: 1, crashes: 0, at: None, lose_disks: false, rule, account };
-    Member::new(sim, &plan, 0).start(Failpoints::default()).await
+    Member::new(sim, &plan, number).start(Failpoints::default()).await
 }
 
 /// Lets the daemons live until told to stop.

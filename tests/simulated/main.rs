@@ -32,10 +32,13 @@ mod contradictions;
 mod outage;
 mod hung;
 mod throttled;
+mod limited;
 // D: messages that are broken, by the thousand.
 mod poison;
 mod dead_letters;
 // C: what a new ledger makes of what it finds.
 mod rebuilt;
+// M, S: writes whose reason has gone.
+mod late;
 // Requests, counted: duplicates, forgeries, events that mean nothing here.
 mod costs;

@@ -1,0 +1,94 @@
+//! What comes so late that its reason has gone: a write that was planned minutes ago, a version that was deleted for
+//! good while it was copied. Each is told step by step, because chance meets it too seldom.
+
+use std::time::Duration;
+
+use replicator_fakes::faults::{Effect, Fault, Place};
+
+use crate::fleet;
+use crate::judge::{Expect, judge};
+use crate::sim::{ARCHIVE, QUEUE, SOURCE, simulate};
+
+const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: true };
+const AWS: &str = "path_style = true";
+
+#[test]
+fn a_plan_that_had_to_wait_is_not_carried_out_over_what_came_meanwhile() {
+    simulate(1, async |mut sim| {
+        sim.post_everything();
+        let slow = fleet::lone(&mut sim, "", AWS).await;
+        sim.put("a", b"one").await;
+        sim.drained().await;
+        // The first daemon sees that "one" is current, and takes two minutes to get "two".
+        for operation in ["GetObject", "GetObjectTagging"] {
+            let place = Place::s3(operation).client("daemon-0");
+            sim.net.faults().add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(55))).times(1));
+        }
+        sim.put("a", b"two").await;
+        sim.pass(Duration::from_secs(10)).await;
+        // Meanwhile another one brings the key up to date, and what is current looks as it did before.
+        let quick = fleet::nth(&mut sim, "", AWS, 1).await;
+        sim.put("a", b"one").await;
+        sim.drained().await;
+        assert_eq!(sim.net.faults().hits("slow"), 2);
+        slow.stop().await;
+        quick.stop().await;
+        assert_eq!(judge(&sim, EXPECT), Vec::<String>::new());
+        assert_eq!(sim.s3.history(ARCHIVE, "a").len(), 3);
+    });
+}
+
+#[test]
+fn a_version_that_is_deleted_for_good_while_its_copy_is_on_the_way_does_not_stay() {
+    simulate(2, async |mut sim| {
+        sim.post_everything();
+        let rule = "version_deletes = true";
+        let first = fleet::lone(&mut sim, rule, AWS).await;
+        sim.put("a", b"stays").await;
+        sim.drained().await;
+        // The answer is lost, and the write lands when its daemon waits for it and nobody else knows of it.
+        let place = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
+        sim.net.faults().add(Fault::new("late", place, Effect::LandLate(Duration::from_secs(15))).times(1));
+        sim.put("a", b"goes").await;
+        sim.pass(Duration::from_secs(5)).await;
+        assert_eq!(sim.net.faults().hits("late"), 1);
+        let second = fleet::nth(&mut sim, rule, AWS, 1).await;
+        let goes = sim.s3.history(SOURCE, "a").last().unwrap().version_id.clone();
+        let delete = sim.user().delete_object().bucket(SOURCE).key("a").version_id(goes);
+        delete.send().await.unwrap();
+        sim.drained().await;
+        first.stop().await;
+        second.stop().await;
+        assert_eq!(sim.s3.history(ARCHIVE, "a").len(), 1, "the version is gone at the source");
+        assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
+    });
+}
+
+#[test]
+fn what_a_removed_replica_hid_is_not_written_over_by_a_write_from_before() {
+    simulate(3, async |mut sim| {
+        sim.post_everything();
+        let rule = "version_deletes = true";
+        let slow = fleet::lone(&mut sim, rule, AWS).await;
+        sim.put("a", b"stays").await;
+        sim.drained().await;
+        // A write over "stays" is on the way, while another daemon writes the same, and has to remove it again.
+        let place = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
+        sim.net.faults().add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(25))).times(1));
+        sim.put("a", b"goes").await;
+        let event = sim.sqs.messages(QUEUE).last().unwrap().body.clone();
+        sim.pass(Duration::from_secs(1)).await;
+        assert_eq!(sim.net.faults().hits("slow"), 1);
+        let quick = fleet::nth(&mut sim, rule, AWS, 1).await;
+        sim.sqs.send(QUEUE, event, Duration::ZERO);
+        sim.pass(Duration::from_secs(5)).await;
+        assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
+        let goes = sim.s3.history(SOURCE, "a").last().unwrap().version_id.clone();
+        sim.user().delete_object().bucket(SOURCE).key("a").version_id(goes).send().await.unwrap();
+        sim.drained().await;
+        slow.stop().await;
+        quick.stop().await;
+        assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
+        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 2, "the version that goes was there once");
+    });
+}

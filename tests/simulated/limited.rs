@@ -1,0 +1,48 @@
+//! What a rule may use of the network, in the world's time.
+
+use std::time::Duration;
+
+use aws_sdk_s3::primitives::ByteStream;
+use replicator_fakes::journal::Entry;
+
+use crate::fleet;
+use crate::sim::{ARCHIVE, SOURCE, Sim, simulate};
+
+const AWS: &str = "path_style = true";
+const TEN_SECONDS: Duration = Duration::from_secs(10);
+
+#[test]
+fn bandwidth_is_what_the_rule_says_within_5_percent_over_ten_seconds() {
+    simulate(1, async |mut sim| {
+        let rule = "limits = { bandwidth = \"1MiB/s\" }";
+        let bytes = used(&mut sim, rule, (120, 256 << 10), |entry| entry.call.bytes).await;
+        let granted = 10 << 20;
+        assert!(bytes.abs_diff(granted) * 20 <= granted, "{bytes} bytes written in ten seconds instead of {granted}");
+    });
+}
+
+#[test]
+fn requests_are_as_many_as_the_rule_says_within_5_percent_over_ten_seconds() {
+    simulate(2, async |mut sim| {
+        let rule = "limits = { requests_per_second = 20 }";
+        let requests = used(&mut sim, rule, (600, 10), |_| 1).await;
+        assert!(requests.abs_diff(200) <= 10, "{requests} writes in ten seconds instead of 200");
+    });
+}
+
+/// Replicates so many objects of a size under a rule, and adds up what the writes of ten seconds used, from the
+/// first second on, which lets a second's worth through at once.
+async fn used(sim: &mut Sim, rule: &str, (objects, bytes): (usize, usize), of: impl Fn(&Entry) -> usize) -> usize {
+    sim.post_everything();
+    for number in 0..objects {
+        let body = ByteStream::from(vec![1; bytes]);
+        sim.user().put_object().bucket(SOURCE).key(format!("{number}")).body(body).send().await.unwrap();
+    }
+    let daemon = fleet::lone(sim, rule, AWS).await;
+    sim.drained().await;
+    daemon.stop().await;
+    let writes = sim.net.journal().writes(ARCHIVE);
+    assert_eq!(writes.len(), objects);
+    let first = writes.first().unwrap().sent + Duration::from_secs(2);
+    writes.iter().filter(|write| write.sent >= first && write.sent < first + TEN_SECONDS).map(of).sum()
+}
