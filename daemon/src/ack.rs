@@ -106,6 +106,7 @@ impl Ack {
             reason,
             detail,
             since: Some(clock::now()),
+            passed,
         };
         match self.engine.ledger.park_message(&parked) {
             Ok(()) => {

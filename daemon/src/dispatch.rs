@@ -88,6 +88,10 @@ enum Event {
 /// flight on a queue. What is beyond waits in SQS.
 const MESSAGES_MAX: usize = 2000;
 
+/// Tasks in hand at once: a message may have several destinations, and whoever may write to the queue can put
+/// some ten thousand records into one. Beyond this comes one message at most.
+const TASKS_MAX: usize = 4 * MESSAGES_MAX;
+
 impl Dispatch {
     pub(crate) fn new(engine: Arc<Engine>, channels: Channels, halt: CancellationToken) -> Self {
         let Channels { rules, deliveries, settlements, questions } = channels;
@@ -122,7 +126,7 @@ impl Dispatch {
                 _ = routine.tick(), if open => self.sweeps.add(Sweep::due(clock::now())),
                 Some(event) = self.running.join_next() => self.happened(event).await,
                 Ok(()) = self.rules.changed(), if open => self.rules_changed(),
-                delivery = self.deliveries.recv(), if open && self.hand.len() < MESSAGES_MAX => match delivery {
+                delivery = self.deliveries.recv(), if open && self.has_room() => match delivery {
                     Some(delivery) => self.delivered(delivery).await,
                     None => open = false,
                 },
@@ -130,6 +134,10 @@ impl Dispatch {
             self.sweep();
         }
         self.hand_back().await;
+    }
+
+    fn has_room(&self) -> bool {
+        self.hand.len() < MESSAGES_MAX && self.hand.open() < TASKS_MAX
     }
 
     fn enqueue(&mut self, message: Option<u64>, task: Task) {

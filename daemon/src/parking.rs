@@ -129,6 +129,25 @@ pub(crate) fn take_up(ledger: &Ledger, rules: &Ruleset, filter: &Filter) -> Resu
     Ok(retried)
 }
 
+/// Forgets messages that the dead-letter queue had, for as long as a queue keeps one at most:
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>
+pub(crate) fn forget_passed(ledger: &Ledger, now: Timestamp) -> Result<(), Failure> {
+    let mut over = Vec::new();
+    ledger.visit_parked_messages(|message| {
+        let is_over = message.since.is_some_and(|since| since + KEPT_MAX < now);
+        if message.passed && is_over {
+            over.push(message);
+        }
+        if over.len() < FORGOTTEN_AT_ONCE_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    over.iter().try_for_each(|message| ledger.convert(message, &[]))
+}
+
+const KEPT_MAX: Duration = Duration::from_secs(14 * 24 * 3600);
+
+// The rest has its turn with the next sweep.
+const FORGOTTEN_AT_ONCE_MAX: usize = 1000;
+
 /// What a parked message is worth today.
 enum Read {
     /// It can be acted on, which leaves these tasks.

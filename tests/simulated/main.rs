@@ -33,6 +33,7 @@ mod outage;
 mod hung;
 mod throttled;
 mod limited;
+mod crowded;
 // D: messages that are broken, by the thousand.
 mod poison;
 mod dead_letters;

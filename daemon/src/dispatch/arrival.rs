@@ -13,7 +13,7 @@ use crate::pace::Route;
 use crate::task::Task;
 
 /// What one destination in trouble may have of the hand, so that there is room for the others'.
-const TASKS_MAX: usize = MESSAGES_MAX / 4;
+const CROWD_MAX: usize = MESSAGES_MAX / 4;
 
 // The queue gives it back when the crowd may have thinned out; doubled with each delivery.
 const CROWDED_FOR: Duration = Duration::from_secs(30);
@@ -79,10 +79,10 @@ impl Dispatch {
     /// destination that merely has much to do fills the hand, and the queue keeps the rest: that
     /// costs no receipts.
     fn is_crowding(&self, task: &Task) -> bool {
-        if self.hand.len() < TASKS_MAX || !self.engine.pace.is_ailing(&Route::of(&task.rules.lead)) {
+        if self.hand.len() < CROWD_MAX || !self.engine.pace.is_ailing(&Route::of(&task.rules.lead)) {
             return false;
         }
         let lanes = self.lanes.iter().filter(|(lane, _)| lane.destination == task.lane.destination);
-        lanes.flat_map(|(_, work)| Work::tickets(work)).count() >= TASKS_MAX
+        lanes.flat_map(|(_, work)| Work::tickets(work)).count() >= CROWD_MAX
     }
 }

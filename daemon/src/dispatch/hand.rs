@@ -8,7 +8,11 @@ use crate::message::{Disposal, Message, Settlement};
 
 /// The messages whose tasks are not all closed, by their numbers.
 #[derive(Debug, Default)]
-pub(super) struct Hand(BTreeMap<u64, InHand>);
+pub(super) struct Hand {
+    messages: BTreeMap<u64, InHand>,
+    /// Tasks of theirs that are not closed.
+    open: usize,
+}
 
 #[derive(Debug)]
 struct InHand {
@@ -20,17 +24,23 @@ struct InHand {
 
 impl Hand {
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.messages.len()
+    }
+
+    /// Returns how many tasks are open.
+    pub(super) fn open(&self) -> usize {
+        self.open
     }
 
     /// Takes a message in hand until so many tasks are closed.
     pub(super) fn take(&mut self, message: Message, disposal: Disposal, open: usize) {
-        self.0.insert(message.number, InHand { message, tasks: open, open, disposal });
+        self.open += open;
+        self.messages.insert(message.number, InHand { message, tasks: open, open, disposal });
     }
 
     /// Returns the id of a message that wants more than one thing done.
     pub(super) fn wants_more(&self, number: u64) -> Option<&str> {
-        self.0.get(&number).filter(|in_hand| in_hand.tasks > 1).map(|in_hand| in_hand.message.id.as_str())
+        self.messages.get(&number).filter(|in_hand| in_hand.tasks > 1).map(|in_hand| in_hand.message.id.as_str())
     }
 
     /// Says whether a message is in hand and surely ours.
@@ -40,25 +50,28 @@ impl Hand {
 
     /// Returns what fires when a message may be someone else's.
     pub(super) fn lost(&self, number: u64) -> Option<&CancellationToken> {
-        self.0.get(&number).map(|in_hand| in_hand.message.lease.lost())
+        self.messages.get(&number).map(|in_hand| in_hand.message.lease.lost())
     }
 
     /// Closes one task of a message; the last one settles it. Of several disposals the most
     /// careful wins.
     pub(super) fn close(&mut self, number: u64, disposal: impl Fn(&Message) -> Disposal) -> Option<Settlement> {
-        let in_hand = self.0.get_mut(&number)?;
+        let in_hand = self.messages.get_mut(&number)?;
         let disposal = disposal(&in_hand.message);
-        in_hand.open = in_hand.open.saturating_sub(1);
+        let closed = in_hand.open.min(1);
+        (in_hand.open, self.open) = (in_hand.open - closed, self.open - closed);
         in_hand.disposal = more_careful(std::mem::replace(&mut in_hand.disposal, Disposal::Delete), disposal);
         if in_hand.open > 0 {
             return None;
         }
-        self.0.remove(&number).map(|InHand { message, disposal, .. }| Settlement { message, disposal })
+        self.messages.remove(&number).map(|InHand { message, disposal, .. }| Settlement { message, disposal })
     }
 
     /// Lets go of a message that may be someone else's: what becomes of it is theirs to say.
     pub(super) fn forget(&mut self, number: u64) {
-        self.0.remove(&number);
+        if let Some(forgotten) = self.messages.remove(&number) {
+            self.open -= forgotten.open;
+        }
     }
 
     /// Lets go of those that may be someone else's.
@@ -72,7 +85,7 @@ impl Hand {
 
     /// Gives away every message.
     pub(super) fn empty(&mut self) -> Vec<Message> {
-        std::mem::take(&mut self.0).into_values().map(|in_hand| in_hand.message).collect()
+        std::mem::take(self).messages.into_values().map(|in_hand| in_hand.message).collect()
     }
 }
 

@@ -124,6 +124,9 @@ pub(crate) struct ParkedMessage {
     /// When it was parked; older records do not say.
     #[serde(default, with = "time::serde::timestamp::milliseconds::option")]
     pub(crate) since: Option<Timestamp>,
+    /// Whether the dead-letter queue has it.
+    #[serde(default)]
+    pub(crate) passed: bool,
 }
 
 /// When a rule was first loaded.

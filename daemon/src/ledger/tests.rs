@@ -68,6 +68,7 @@ proptest! {
             reason: Reason::MessageUndecodable,
             detail: text,
             since: Some(source.last_modified),
+            passed: number % 2 == 0,
         })?;
         reads_back(&RuleStart { first_loaded: source.last_modified })?;
     }

@@ -86,7 +86,21 @@ fn message(id: &str, body: Option<String>) -> ParkedMessage {
         reason: Reason::BucketUnknown,
         detail: "no rule has the source bucket".to_owned(),
         since: Some(moment(0)),
+        passed: false,
     }
+}
+
+#[test]
+fn what_the_dead_letter_queue_has_is_forgotten_when_that_forgets_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(directory.path()).unwrap();
+    ledger.park_message(&message("kept here alone", Some(event("orders", "report")))).unwrap();
+    ledger.park_message(&ParkedMessage { passed: true, ..message("passed", None) }).unwrap();
+    let days = |days| moment(0) + time::Duration::days(days);
+    forget_passed(&ledger, days(13)).unwrap();
+    assert_eq!(counts(&ledger), [(String::new(), 2)]);
+    forget_passed(&ledger, days(15)).unwrap();
+    assert_eq!(counts(&ledger), [(String::new(), 1)]);
 }
 
 fn counts(ledger: &Ledger) -> Vec<(String, i64)> {

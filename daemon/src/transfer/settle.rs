@@ -3,6 +3,7 @@
 
 use replicator_core::event::Action;
 use replicator_core::failure::{Failure, Reason};
+use replicator_core::object::Timestamp;
 use replicator_core::plan::Kind;
 use replicator_core::rule::Rule;
 use tracing::info;
@@ -101,9 +102,11 @@ impl<'a> Settle<'a> {
         );
     }
 
-    fn event_time(&self, replica: &Replica) -> replicator_core::object::Timestamp {
+    /// Returns when it happened. A message is no proof: no event is older than the version that it announces.
+    fn event_time(&self, replica: &Replica) -> Timestamp {
         let wish = self.task.wishes.iter().find(|wish| wish.version.as_ref() == Some(&replica.source.id));
-        wish.and_then(|wish| wish.time).unwrap_or(replica.source.last_modified)
+        let made = replica.source.last_modified;
+        wish.and_then(|wish| wish.time).map_or(made, |told| told.max(made))
     }
 
     fn bucket(&self) -> &str {
