@@ -144,7 +144,8 @@ fn report_failure(engine: &Engine, task: &Task, failure: &Failure) {
 }
 
 /// After a lost answer nothing is known until the write can no longer land (protocol rule 7). An
-/// answer that did come, if only to say 500, leaves the server little to finish.
+/// answer that did come, if only to say 500, leaves the server little to finish. A large upload may be put together
+/// for minutes yet: it is completed again by the same id, and an upload appears once however often it is completed.
 async fn hold(failure: &Failure) {
     if failure.verdict() != Verdict::HoldThenReread {
         return;

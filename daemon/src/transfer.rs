@@ -166,7 +166,7 @@ impl<'a> Run<'a> {
                 Step::Put { source, condition, distinct } => self.put(source, condition, distinct, memory).await?,
                 Step::Mark { source, over } => self.mark(source, over, memory).await?,
                 Step::Collapse(source) => {
-                    let replica = steps::replica(source, State::Collapsed, None, None);
+                    let replica = steps::replica(source, State::Collapsed);
                     self.settle.recorded(&replica)?;
                     let top = self.read.shown.known.top.clone();
                     self.record(replica, top);

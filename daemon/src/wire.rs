@@ -129,7 +129,7 @@ impl Shared {
         // A text that breaks off says nothing; the status is there.
         let text = text(body, REFUSAL_BYTES_MAX).await.unwrap_or_default();
         let said = Said::read(head.status(), &text);
-        self.signer.learn(&said, head.header("date"));
+        self.signer.learn(&said, head.date());
         Err(Refusal { failure: refusal::answered(call.side, call.operation, said), answer: Some(head) })
     }
 }

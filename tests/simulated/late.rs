@@ -93,6 +93,24 @@ fn what_a_removed_replica_hid_is_not_written_over_by_a_write_from_before() {
     });
 }
 
+#[test]
+fn a_clock_that_jumps_ahead_does_not_shorten_the_fence() {
+    simulate(4, async |mut sim| {
+        sim.post_everything();
+        sim.put("a", b"one").await;
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        sim.drained().await;
+        s3_replicator::clock::simulate((sim.clock.now() + Duration::from_secs(3600)).into());
+        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        sim.drained().await;
+        daemon.stop().await;
+        let writes = sim.net.journal().writes(ARCHIVE);
+        let [put, marker] = writes.as_slice() else { panic!("{writes:?}") };
+        let waited = marker.sent - put.sent;
+        assert!(waited >= Duration::from_secs(66), "the marker waited {waited:?}");
+    });
+}
+
 /// Lets the first daemon go on with what it has, and hear of nothing more.
 async fn deafen(sim: &Sim) {
     sim.pass(Duration::from_secs(1)).await;

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use replicator_core::failure::{Failure, Kind};
 use replicator_core::fence::READING_AGE_MAX;
-use replicator_core::object::ETag;
+use replicator_core::object::{ETag, Timestamp};
 use replicator_core::plan::SourceVersion;
 use tokio::time::Instant;
 
-use super::current::current;
+use super::current::{Current, current};
 use crate::accounts::Access;
+use crate::clock;
 use crate::task::Task;
 
 /// Which entry of a key is current.
@@ -29,15 +30,31 @@ pub(crate) enum Entry {
 #[derive(Debug, Clone)]
 pub(crate) struct Basis {
     pub(crate) entry: Entry,
+    /// Since when it may have been another one.
     read: Instant,
     /// How old it was then, by the server's own clock.
     age: Option<Duration>,
+    /// What time it was then, by the same clock.
+    date: Option<Timestamp>,
 }
 
 impl Basis {
     /// Takes note of what was read by a request that was sent at this moment.
-    pub(crate) fn read(entry: Entry, age: Option<Duration>, asked: Instant) -> Self {
-        Self { entry, read: asked, age }
+    pub(crate) fn read(current: Current, asked: Instant) -> Self {
+        let Current { entry, age, date, .. } = current;
+        Self { entry, read: asked, age, date }
+    }
+
+    /// Takes note of what a write made current that was sent at this moment. It stands there since the answer at
+    /// the latest, and may have been overwritten since it was sent.
+    pub(super) fn written(&self, entry: Entry, sent: Instant) -> Self {
+        let date = self.date.map(|date| date + (sent - self.read));
+        Self { entry, read: sent, age: None, date }
+    }
+
+    /// Returns what time it is by the server's clock. Ours may be wrong, and jump.
+    pub(super) fn now(&self) -> Timestamp {
+        self.date.map_or_else(clock::now, |date| date + self.read.elapsed())
     }
 
     /// Makes sure that what a list names first is the entry that was read.
@@ -53,7 +70,7 @@ impl Basis {
 
     /// Returns an age that the entry surely has.
     pub(super) fn age(&self) -> Duration {
-        self.age.unwrap_or_default() + self.read.elapsed()
+        self.age.map(|age| age + self.read.elapsed()).unwrap_or_default()
     }
 
     /// Reads again if the reading is too old for a write to rest on it: no write may live longer than

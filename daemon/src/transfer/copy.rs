@@ -11,6 +11,7 @@ use replicator_core::object::ETag;
 use replicator_core::plan::{Condition, SourceVersion};
 use replicator_core::rule::{Replicas, Rule};
 use replicator_core::stamp::{NAME, Stamp};
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::attributes::{self, Attributes, Tags};
@@ -50,6 +51,8 @@ pub(crate) struct Copy<'a> {
 pub(crate) struct Written {
     pub(crate) destination_version: Option<String>,
     pub(crate) etag: ETag,
+    /// When it was sent.
+    pub(crate) sent: Instant,
 }
 
 /// Everything a replica gets beside its bytes.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use replicator_core::failure::{Failure, Kind as FailureKind};
+use replicator_core::object::Timestamp;
 use replicator_core::plan::{Kind, VersionRef};
 use replicator_core::stamp::{NAME, Stamp};
 
@@ -21,11 +22,13 @@ pub(super) struct Current {
     pub(super) stamp: Option<VersionRef>,
     /// How old it is, by the server's clock.
     pub(super) age: Option<Duration>,
+    /// What time it is by the server's clock.
+    pub(super) date: Option<Timestamp>,
 }
 
 impl Current {
-    fn hidden(entry: Entry) -> Self {
-        Self { entry, stamp: None, age: None }
+    fn hidden(entry: Entry, date: Option<Timestamp>) -> Self {
+        Self { entry, stamp: None, age: None, date }
     }
 }
 
@@ -39,26 +42,25 @@ pub(super) async fn current(access: &Access, task: &Task) -> Result<Current, Fai
     if refusal.status() != Some(404) {
         return Err(refusal.into());
     }
+    let date = refusal.date();
     if refusal.header("x-amz-delete-marker") == Some("true") {
         access.capabilities.told_marker();
         if let Some(marker) = refusal.header("x-amz-version-id") {
-            return Ok(Current::hidden(Entry::Marker(marker.to_owned())));
+            return Ok(Current::hidden(Entry::Marker(marker.to_owned()), date));
         }
     } else if access.is_aws || access.capabilities.tells_markers() {
-        return Ok(Current::hidden(Entry::Nothing));
+        return Ok(Current::hidden(Entry::Nothing, date));
     }
-    listed(access, task).await
+    Ok(Current::hidden(listed(access, task).await?, date))
 }
 
 /// Asks the list for what hides a key, where HEAD does not tell a marker from nothing.
-async fn listed(access: &Access, task: &Task) -> Result<Current, Failure> {
+async fn listed(access: &Access, task: &Task) -> Result<Entry, Failure> {
     let lane = &task.lane;
     let newest = listing::newest(access, Side::Destination, &lane.destination.bucket, &lane.key).await?;
     match newest {
-        None => Ok(Current::hidden(Entry::Nothing)),
-        Some(entry) if entry.kind == Kind::Marker => {
-            Ok(Current::hidden(Entry::Marker(entry.version.id.as_str().to_owned())))
-        }
+        None => Ok(Entry::Nothing),
+        Some(entry) if entry.kind == Kind::Marker => Ok(Entry::Marker(entry.version.id.as_str().to_owned())),
         Some(_) => Err(Failure::caused(FailureKind::Conflict, DURING, "an object appeared behind the 404")),
     }
 }
@@ -70,7 +72,7 @@ fn object(head: &Head, task: &Task) -> Result<Current, Failure> {
     // https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html
     let age = if etag.has_parts() { None } else { head.age() };
     let entry = Entry::Object { etag, version: head.version_id() };
-    Ok(Current { entry, stamp: origin(head, task), age })
+    Ok(Current { entry, stamp: origin(head, task), age, date: head.date() })
 }
 
 /// Reads the stamp; one of another bucket makes the object a stranger.

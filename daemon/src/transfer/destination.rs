@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::basis::{Basis, Entry};
-use super::current::{Current, current, origin};
+use super::current::{current, origin};
 use super::listing;
 use super::unstamped::Looks;
 use crate::accounts::Access;
@@ -137,9 +137,10 @@ pub(crate) async fn read(engine: &Engine, task: &Task) -> Result<Shown, Failure>
     let mut replicas = engine.ledger.replicas(&task.lane)?;
     let mut history = Vec::new();
     let asked = Instant::now();
-    let Current { entry, stamp, age } = current(access, task).await?;
-    let basis = Basis::read(entry.clone(), age, asked);
-    let (top, reached) = match entry {
+    let mut current = current(access, task).await?;
+    let stamp = current.stamp.take();
+    let basis = Basis::read(current, asked);
+    let (top, reached) = match basis.entry.clone() {
         Entry::Nothing => (Top::Nothing, None),
         Entry::Object { etag, version } => {
             let mut replica_of =

@@ -8,7 +8,6 @@ use replicator_core::fence;
 use replicator_core::plan::{Kind as EntryKind, SourceVersion};
 
 use super::{Memory, Run, encryption};
-use crate::clock;
 
 // Looked at again this often: what is waited over may have been overtaken.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -63,6 +62,6 @@ fn age(run: &Run<'_>, memory: &mut Memory) -> Duration {
         return seen;
     }
     let written = run.read.shown.current().and_then(|replica| replica.written);
-    let written = written.map_or(0.0, clock::seconds_since);
-    seen.max(basis.age()).max(Duration::try_from_secs_f64(written).unwrap_or_default())
+    let written = written.and_then(|then| Duration::try_from(basis.now() - then).ok()).unwrap_or_default();
+    seen.max(basis.age()).max(written)
 }

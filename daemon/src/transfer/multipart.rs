@@ -6,6 +6,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use replicator_core::failure::{Failure, Kind, Reason, chain};
 use replicator_core::fence::{body_timeout, complete_timeout};
 use replicator_core::parts::{self, Layout, Part};
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::attributes::{Attributes, set_headers};
@@ -229,10 +230,11 @@ async fn complete(
         .set_if_none_match(if_none_match)
         .customize()
         .config_override(deadline(complete_timeout(copy.version.size_bytes)));
+    let sent = Instant::now();
     let answer = copy.engine.failpoints.around(Step::CompleteUpload, Box::pin(request.send())).await;
     let answer = answer.map_err(|error| failure(Side::Write, "CompleteMultipartUpload", error))?;
     let etag = etag_of(answer.e_tag(), "CompleteMultipartUpload")?;
-    Ok(Written { destination_version: answer.version_id, etag })
+    Ok(Written { destination_version: answer.version_id, etag, sent })
 }
 
 fn joined(parts: &[Part], done: &Parts) -> u64 {

@@ -3,6 +3,7 @@
 use replicator_core::failure::Failure;
 use replicator_core::fence::body_timeout;
 use replicator_core::parts::Part;
+use tokio::time::Instant;
 
 use super::attributes::Attributes;
 use super::copy::{CRC64_NVME, Copy, Dress, Written, crc64_header, etag_of};
@@ -43,8 +44,9 @@ async fn put(copy: &Copy<'_>, dress: &Dress, body: Chunks, crc64: u64) -> Result
     for (name, value) in dress.headers() {
         call = call.header(&name, Some(&value));
     }
+    let sent = Instant::now();
     let answer = copy.engine.failpoints.around(Step::PutObject, Box::pin(copy.destination.wire.send(call))).await?;
     let answer = answer.into_head();
     let etag = etag_of(answer.header("etag"), "PutObject")?;
-    Ok(Written { destination_version: answer.version_id(), etag })
+    Ok(Written { destination_version: answer.version_id(), etag, sent })
 }

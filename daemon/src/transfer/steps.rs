@@ -10,13 +10,12 @@ use replicator_core::rule::Rule;
 
 use tokio::time::Instant;
 
-use super::basis::{Basis, Entry};
+use super::basis::Entry;
 use super::copy::{Copy, Written};
 use super::foresight::Foresight;
 use super::lessons::Asked;
 use super::{Memory, Progress, Run, choice, encryption, fence, multipart, part_bytes_preferred, remove, single};
 use crate::accounts::capabilities::Ability;
-use crate::clock;
 use crate::failpoint;
 use crate::ledger::records::{Replica, State};
 use crate::metrics::Outcome;
@@ -30,11 +29,13 @@ impl Run<'_> {
     ) -> Result<Progress, Failure> {
         let asked = Asked::of(self.destination, Ability::ConditionalDelete, Condition::Over(over));
         fence::check(self, source, memory)?;
+        let sent = Instant::now();
         let marked = remove::mark(self.engine, self.task, source, &self.read.shown.basis).await;
         let version = memory.learn(self.destination, asked, marked)?;
         self.engine.check_written(&self.task.lane.destination, version.as_deref())?;
-        let replica = replica(source, State::Replicated, version, None);
+        let replica = self.written(source, version, None);
         self.commit(&replica, &Arc::clone(&self.task.rules.lead), 0).await?;
+        self.wrote(&replica, sent);
         self.record(replica, Top::Marker);
         Ok(self.after_write(Ability::ConditionalDelete))
     }
@@ -90,13 +91,14 @@ impl Run<'_> {
             memory.learn_content(&version.version, etag);
         }
         let written = memory.learn(self.destination, asked, written);
-        let Some(Written { destination_version, etag }) = self.or_skip(version, written)? else {
+        let Some(Written { destination_version, etag, sent }) = self.or_skip(version, written)? else {
             return Ok(Progress::Done);
         };
         self.engine.check_written(&self.task.lane.destination, destination_version.as_deref())?;
         self.foreseen &= unique || version.etag.as_ref() == Some(&etag);
-        let replica = replica(version, State::Replicated, destination_version, Some(etag.clone()));
+        let replica = self.written(version, destination_version, Some(etag.clone()));
         self.commit(&replica, &rule, version.size_bytes).await?;
+        self.wrote(&replica, sent);
         self.record(replica, Top::Object { etag, replica_of: Some(version.version.clone()) });
         Ok(self.after_write(ability))
     }
@@ -139,7 +141,7 @@ impl Run<'_> {
         state: State,
         reason: Option<Reason>,
     ) -> Result<(), Failure> {
-        let replica = replica(version, state, None, None);
+        let replica = replica(version, state);
         let outcome = self.settle.skipped(&replica, reason)?;
         self.told.push((version.version.clone(), outcome));
         self.read.shown.known.skip(&version.version);
@@ -147,12 +149,22 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Returns the record of what was just written.
+    fn written(&self, version: &SourceVersion, destination_version: Option<String>, etag: Option<ETag>) -> Replica {
+        let written = Some(self.read.shown.basis.now());
+        Replica { destination_version, etag, written, ..replica(version, State::Replicated) }
+    }
+
+    /// From now on the next write rests on this one.
+    fn wrote(&mut self, replica: &Replica, sent: Instant) {
+        if let Some(entry) = entry_of(replica) {
+            self.read.shown.basis = self.read.shown.basis.written(entry, sent);
+        }
+    }
+
     pub(super) fn record(&mut self, replica: Replica, top: Top) {
         if replica.state == State::Replicated {
             self.told.push((replica.source.clone(), Outcome::Replicated));
-        }
-        if let Some(entry) = entry_of(&replica) {
-            self.read.shown.basis = Basis::read(entry, None, Instant::now());
         }
         match replica.state {
             State::Collapsed => self.read.shown.known.collapse(&replica.source),
@@ -164,14 +176,9 @@ impl Run<'_> {
     }
 }
 
-pub(super) fn replica(
-    version: &SourceVersion,
-    state: State,
-    destination_version: Option<String>,
-    etag: Option<ETag>,
-) -> Replica {
-    let written = (state == State::Replicated).then(clock::now);
-    Replica { source: version.version.clone(), kind: version.kind, state, destination_version, etag, written }
+pub(super) fn replica(version: &SourceVersion, state: State) -> Replica {
+    let (source, kind) = (version.version.clone(), version.kind);
+    Replica { source, kind, state, destination_version: None, etag: None, written: None }
 }
 
 /// Returns the entry that a write made current; none where nothing was written.

@@ -8,7 +8,7 @@ use aws_smithy_types::DateTime;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::date_time::Format;
 use replicator_core::failure::Failure;
-use replicator_core::object::ETag;
+use replicator_core::object::{ETag, Timestamp};
 
 /// A successful answer, its body still to come.
 #[derive(Debug)]
@@ -107,11 +107,14 @@ impl Head {
         DateTime::from_str(self.header("last-modified")?, Format::HttpDate).ok()
     }
 
-    /// Returns how old the object is by the server's own clock, which may differ from ours; nothing when
-    /// the server does not say what time it is.
+    /// Returns what time it is by the server's own clock, which may differ from ours.
+    pub(crate) fn date(&self) -> Option<Timestamp> {
+        date(self.header("date")?)
+    }
+
+    /// Returns how old the object is by the server's own clock.
     pub(crate) fn age(&self) -> Option<Duration> {
-        let date = DateTime::from_str(self.header("date")?, Format::HttpDate).ok()?;
-        let age = date.secs() - self.last_modified()?.secs();
+        let age = self.date()?.unix_timestamp() - self.last_modified()?.secs();
         Some(Duration::from_secs(u64::try_from(age).unwrap_or(0)))
     }
 }
@@ -127,8 +130,19 @@ impl Refusal {
         self.answer.as_ref().map(Head::status)
     }
 
+    /// Returns what time it is by the server's own clock.
+    pub(crate) fn date(&self) -> Option<Timestamp> {
+        self.answer.as_ref()?.date()
+    }
+
     /// Returns a header of the answer.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.answer.as_ref()?.header(name)
     }
+}
+
+/// Reads a date as headers have it.
+pub(super) fn date(text: &str) -> Option<Timestamp> {
+    let date = DateTime::from_str(text, Format::HttpDate).ok()?;
+    Timestamp::from_unix_timestamp(date.secs()).ok()
 }

@@ -12,10 +12,9 @@ use aws_sigv4::http_request::{
 use aws_sigv4::sign::v4;
 use aws_smithy_runtime_api::client::identity::Identity;
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
-use aws_smithy_types::DateTime;
 use aws_smithy_types::body::SdkBody;
-use aws_smithy_types::date_time::Format;
 use http::Request;
+use replicator_core::object::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::body::Chunks;
@@ -111,12 +110,11 @@ impl Signer {
     }
 
     /// Learns from a refusal what time it is, and that credentials ended before their time.
-    pub(super) fn learn(&self, said: &Said, date: Option<&str>) {
+    pub(super) fn learn(&self, said: &Said, date: Option<Timestamp>) {
         match said.code.as_str() {
             "RequestTimeTooSkewed" => {
-                let date = date.and_then(|date| DateTime::from_str(date, Format::HttpDate).ok());
                 if let Some(date) = date {
-                    self.ahead.store(date.secs() - clock::now().unix_timestamp(), Ordering::Relaxed);
+                    self.ahead.store((date - clock::now()).whole_seconds(), Ordering::Relaxed);
                 }
             }
             "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" => self.keep(None),
