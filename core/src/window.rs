@@ -71,25 +71,33 @@ impl Window {
         self.pauses > 0
     }
 
-    /// Takes note that one of those under way, itself included, was told to slow down. Only the
-    /// first of a round narrows: the others met the same crowd.
+    /// Takes note that one of those under way, itself included, gave up because it was told to slow down.
     pub fn throttled(&mut self, round: Round, under_way: u32, now: Instant, jitter: f64) {
-        if round.number != self.round {
-            return;
+        if round.number == self.round && !self.narrow(round, under_way) {
+            self.pauses = self.pauses.saturating_add(1);
+            self.resume = Some(now + retry::delay(self.pauses, jitter));
         }
+    }
+
+    /// Takes note that one of those under way was told to slow down, and goes on a little later: at one at a time
+    /// that is all the slowing down there needs to be.
+    pub fn strained(&mut self, round: Round, under_way: u32) {
+        if round.number == self.round {
+            self.narrow(round, under_way);
+        }
+    }
+
+    /// Narrows the window; says whether it was wide enough for that. Only the first of a round does: the others met
+    /// the same crowd.
+    fn narrow(&mut self, round: Round, under_way: u32) -> bool {
         self.round += 1;
         // What is wider than its use proves nothing. Answers come in bursts: the last of a crowd may
         // be alone by the time it hears of it.
         let crowd = f64::from(under_way.max(round.under_way));
         let used = self.width.unwrap_or(WIDTH_MAX).min(crowd);
         self.ceiling = used;
-        if used > 1.0 {
-            self.width = Some((used * DECREASE).max(1.0));
-            return;
-        }
-        self.width = Some(1.0);
-        self.pauses = self.pauses.saturating_add(1);
-        self.resume = Some(now + retry::delay(self.pauses, jitter));
+        self.width = Some((used * DECREASE).max(1.0));
+        used > 1.0
     }
 
     /// Takes note of a success: after a whole window of them there is room for one more, or a tenth where one more
@@ -238,6 +246,16 @@ mod tests {
             window.throttled(round, 40, now, 0.5);
         }
         assert_eq!(window.width(), Some(28.0));
+    }
+
+    #[test]
+    fn who_is_strained_alone_goes_on_without_a_pause() {
+        let (mut window, now) = (Window::default(), Instant::now());
+        for _ in 0..5 {
+            window.strained(window.round(1), 2);
+        }
+        assert_eq!(window.width(), Some(1.0));
+        assert!(window.has_room(0, now) && !window.is_shut());
     }
 
     #[test]

@@ -193,7 +193,7 @@ impl Pace {
     }
 
     fn strained(&self, route: &Route, entered: Entered, party: Party) {
-        let change = self.lock().gates.strained(route, entered, party, (now(), fastrand::f64()));
+        let change = self.lock().gates.strained(route, entered, party);
         if change != Change::None {
             report(change, route);
             self.0.changed.notify_waiters();

@@ -141,9 +141,10 @@ impl Gates {
     }
 
     /// Takes note that a party asked one who is at work for less.
-    pub(super) fn strained(&mut self, route: &Route, entered: Entered, party: Party, at: (Instant, f64)) -> Change {
+    pub(super) fn strained(&mut self, route: &Route, entered: Entered, party: Party) -> Change {
         let was = self.outlook(route);
-        self.throttled(route, entered, party, at);
+        let (gate, round) = self.party(route, entered, party);
+        gate.window.strained(round, gate.under_way);
         self.outlook(route).since(was)
     }
 
@@ -244,7 +245,10 @@ impl Gates {
         match answer {
             Answer::None | Answer::Failed | Answer::Alive => {}
             Answer::Served { wrote } => self.served(route, entered, wrote),
-            Answer::Throttled(party) => self.throttled(route, entered, party, at),
+            Answer::Throttled(party) => {
+                let (gate, round) = self.party(route, entered, party);
+                gate.window.throttled(round, gate.under_way, now, jitter);
+            }
         }
     }
 
@@ -260,7 +264,8 @@ impl Gates {
         }
     }
 
-    fn throttled(&mut self, route: &Route, entered: Entered, party: Party, (now, jitter): (Instant, f64)) {
+    /// Returns who it is that asks for less, and what the task remembers of them.
+    fn party(&mut self, route: &Route, entered: Entered, party: Party) -> (&mut Gate, Round) {
         let (site, round) = match (party, &route.key, entered.key) {
             (Party::Source, ..) => (Site::Source(route.source.clone()), entered.source),
             (Party::DestinationKey, Some(key), Some(round)) => (Site::Key(key.clone()), round),
@@ -269,8 +274,7 @@ impl Gates {
                 (Site::Destination(route.destination.clone()), entered.destination)
             }
         };
-        let gate = self.gate(site);
-        gate.window.throttled(round, gate.under_way, now, jitter);
+        (self.gate(site), round)
     }
 
     fn away(&self, destination: &Place, now: Instant) -> Duration {

@@ -1,0 +1,86 @@
+"""Who is measured: the daemon, its peers, and the least that a client can do. Each is a command and its surroundings."""
+
+import os
+import pathlib
+from dataclasses import dataclass, field
+
+KEYS = {"AWS_ACCESS_KEY_ID": "AKIDBENCH", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "eu-west-1"}
+
+CONFIG = """
+state_dir = "{folder}/state"
+listen = "127.0.0.1:{port}"
+memory = "{memory}"
+[accounts.source]
+region = "eu-west-1"
+endpoints = {{ s3 = "{source}", sqs = "{queue_endpoint}" }}
+path_style = true
+[accounts.archive]
+region = "eu-west-1"
+endpoint = "{destination}"
+path_style = true
+[[queues]]
+url = "{queue}"
+account = "source"
+[[rules]]
+id = "bench"
+source = {{ account = "source", bucket = "orders" }}
+destination = {{ account = "archive", bucket = "orders-replica" }}
+since = "2020-01-01T00:00:00Z"
+{rule}
+"""
+
+
+@dataclass
+class Servers:
+    """Where objects are read and written, and where events come from."""
+
+    source: str
+    destination: str
+    queue: str
+    queue_endpoint: str
+
+
+@dataclass
+class Contender:
+    name: str
+    command: list
+    environment: dict = field(default_factory=dict)
+    # Ends by itself when the work is done; else it is told to stop when the queue is empty.
+    ends: bool = True
+
+
+def daemon(binary, servers, folder, port, memory="64MiB", rule=""):
+    config = pathlib.Path(folder) / "config.toml"
+    values = vars(servers) | {"folder": folder, "port": port, "memory": memory, "rule": rule}
+    config.write_text(CONFIG.format(**values))
+    log = {"RUST_LOG": "warn"}
+    return Contender("s3-replicator", [binary, "run", "--config", str(config)], KEYS | log, ends=False)
+
+
+def bare(binary, servers, objects):
+    command = [binary, "--source", servers.source, "--destination", servers.destination, "--objects", str(objects)]
+    return Contender("bare GET and PUT", command)
+
+
+def rclone(binary, servers, _folder):
+    def remote(name, endpoint):
+        options = {
+            "TYPE": "s3", "PROVIDER": "Other", "ACCESS_KEY_ID": "AKIDBENCH", "SECRET_ACCESS_KEY": "secret",
+            "REGION": "eu-west-1", "ENDPOINT": endpoint, "FORCE_PATH_STYLE": "true", "NO_CHECK_BUCKET": "true",
+        }
+        return {f"RCLONE_CONFIG_{name}_{option}": value for option, value in options.items()}
+
+    environment = remote("SRC", servers.source) | remote("DST", servers.destination)
+    command = [binary, "copy", "src:orders", "dst:orders-replica", "--transfers", "32", "--checkers", "32", "-q"]
+    return Contender("rclone", command + ["--config", os.devnull], environment)
+
+
+def s3sync(binary, servers, _folder):
+    command = [
+        binary, "sync", "s3://orders/", "s3://orders-replica/", "--worker-size", "32",
+        "--source-endpoint-url", servers.source, "--target-endpoint-url", servers.destination,
+        "--source-force-path-style", "--target-force-path-style",
+        "--source-access-key", "AKIDBENCH", "--source-secret-access-key", "secret", "--source-region", "eu-west-1",
+        "--target-access-key", "AKIDBENCH", "--target-secret-access-key", "secret", "--target-region", "eu-west-1",
+    ]
+    return Contender("s3sync", command)

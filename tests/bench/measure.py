@@ -1,0 +1,48 @@
+"""Runs one contender and reads from the kernel what it used."""
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+
+
+@dataclass
+class Used:
+    wall_seconds: float
+    cpu_seconds: float
+    peak_rss_mib: float
+    cpu_of_servers: float = 0.0
+    stats: dict = None
+
+
+def run(contender, is_done, start=lambda: None):
+    """Runs it from the start of the work until it ends, or until the work is done."""
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")} | contender.environment
+    # A file, because a pipe that nobody reads fills up and stops who writes to it.
+    said = tempfile.TemporaryFile()
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(contender.command, env=environment, stdin=quiet, stdout=quiet, stderr=said)
+    start()
+    begun = time.monotonic()
+    if not contender.ends:
+        while not is_done() and process.poll() is None:
+            time.sleep(0.05)
+        wall = time.monotonic() - begun
+        process.send_signal(signal.SIGTERM)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if contender.ends:
+        wall = time.monotonic() - begun
+    if process.returncode != 0:
+        said.seek(0)
+        raise SystemExit(f"{contender.name} ended with {process.returncode}: {said.read().decode()[-2000:]}")
+    return Used(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+def cpu_of(pid):
+    """Returns the CPU seconds that a process has used so far."""
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

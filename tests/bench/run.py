@@ -1,0 +1,111 @@
+"""Measures the daemon beside its peers on the same servers, in turn, and prints one table for each kind of server."""
+
+import argparse
+import json
+import pathlib
+import statistics
+import sys
+import tempfile
+
+import contenders
+import measure
+import servers
+
+KIB, MIB = 1 << 10, 1 << 20
+
+
+def main():
+    options = arguments()
+    for world in options.worlds:
+        rows = {}
+        for _ in range(options.runs):
+            for name in options.contenders:
+                used = once(options, world, name)
+                if used is not None:
+                    rows.setdefault(name, []).append(used)
+        print(table(options, world, rows), flush=True)
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bin", required=True, type=pathlib.Path, help="the folder of the built programs")
+    parser.add_argument("--weed", help="the program of SeaweedFS")
+    parser.add_argument("--rclone", help="the program of rclone")
+    parser.add_argument("--s3sync", help="the program of s3sync")
+    parser.add_argument("--worlds", nargs="+", default=["fakes", "seaweedfs"])
+    parser.add_argument("--contenders", nargs="+", default=["daemon", "exclusive", "bare", "rclone", "s3sync"])
+    parser.add_argument("--objects", type=int, default=5000)
+    parser.add_argument("--bytes", type=int, default=16 * KIB)
+    parser.add_argument("--memory", default="64MiB")
+    parser.add_argument("--runs", type=int, default=2)
+    return parser.parse_args()
+
+
+def once(options, world, name):
+    """Lets one contender do the work on new servers."""
+    serve = str(options.bin / "serve")
+    place = servers.Fakes(serve) if world == "fakes" else servers.Weeds(options.weed, serve)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            place.seed(options.objects, options.bytes)
+            place.post()
+            contender = build(options, name, place.servers, folder)
+            if contender is None:
+                return None
+            before = sum(map(measure.cpu_of, place.pids()))
+            used = measure.run(contender, lambda: place.stats()["waiting"] == 0)
+            used.cpu_of_servers = sum(map(measure.cpu_of, place.pids())) - before
+            used.stats = place.stats()
+            check(options, used, name)
+            print(json.dumps({"world": world, "contender": name} | vars(used)), file=sys.stderr, flush=True)
+            return used
+    finally:
+        place.close()
+
+
+def build(options, name, where, folder):
+    binary = str(options.bin / "s3-replicator")
+    match name:
+        case "daemon":
+            return contenders.daemon(binary, where, folder, servers.free_port(), options.memory)
+        case "exclusive":
+            rule = "exclusive = true"
+            return contenders.daemon(binary, where, folder, servers.free_port(), options.memory, rule)
+        case "bare":
+            return contenders.bare(str(options.bin / "bare"), where, options.objects)
+        case "rclone" if options.rclone:
+            return contenders.rclone(options.rclone, where, folder)
+        case "s3sync" if options.s3sync:
+            return contenders.s3sync(options.s3sync, where, folder)
+    return None
+
+
+def check(options, used, name):
+    replicas = used.stats["replicas"]
+    if replicas is not None and replicas < options.objects:
+        raise SystemExit(f"{name} wrote {replicas} of {options.objects} objects: {used.stats}")
+
+
+def table(options, world, rows):
+    total = options.objects * options.bytes
+    lines = [
+        f"\n{world}: {options.objects} objects of {options.bytes} bytes, median of {options.runs} runs",
+        f"{'':<12}{'objects/s':>10}{'MiB/s':>8}{'CPU ms/object':>15}{'CPU s/GiB':>11}{'RSS MiB':>9}"
+        f"{'requests/object':>17}{'servers CPU ms/object':>23}",
+    ]
+    for name, runs in rows.items():
+        wall, cpu, rss, others = (
+            statistics.median(getattr(used, field) for used in runs)
+            for field in ("wall_seconds", "cpu_seconds", "peak_rss_mib", "cpu_of_servers")
+        )
+        asked = runs[0].stats["requests"]
+        s3 = sum(count for operation, count in asked.items())
+        lines.append(
+            f"{name:<12}{options.objects / wall:>10.0f}{total / wall / MIB:>8.1f}{cpu / options.objects * 1000:>15.3f}"
+            f"{cpu / total * (1 << 30):>11.2f}{rss:>9.0f}{s3 / options.objects:>17.2f}{others / options.objects * 1000:>23.3f}"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+//! The least that a client built on aws-sdk-s3 can do: GetObject, PutObject, so many in flight. What it moves is what
+//! the servers allow, and what the SDK's own request path costs.
+
+use anyhow::Context;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::{
+    BehaviorVersion, Builder, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+};
+use clap::Parser;
+use futures::{StreamExt, TryStreamExt, stream};
+
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Where objects are read.
+    #[arg(long)]
+    source: String,
+    /// Where they are written.
+    #[arg(long)]
+    destination: String,
+    #[arg(long)]
+    objects: usize,
+    #[arg(long, default_value_t = 32)]
+    in_flight: usize,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let (source, destination) = (client(&arguments.source), client(&arguments.destination));
+    let copies = stream::iter(0..arguments.objects).map(|number| copy(&source, &destination, number));
+    copies.buffer_unordered(arguments.in_flight).try_collect().await
+}
+
+async fn copy(source: &Client, destination: &Client, number: usize) -> anyhow::Result<()> {
+    let key = format!("bench/{number:08}");
+    let object = source.get_object().bucket("orders").key(&key).send().await.context("GetObject")?;
+    let body = object.body.collect().await.context("the body")?.into_bytes();
+    destination.put_object().bucket("orders-replica").key(&key).body(body.into()).send().await.context("PutObject")?;
+    Ok(())
+}
+
+fn client(endpoint: &str) -> Client {
+    let config = Builder::new()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("eu-west-1"))
+        .credentials_provider(Credentials::new("AKIDBENCH", "secret", None, None, "bench"))
+        .endpoint_url(endpoint)
+        .force_path_style(true)
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+    Client::from_conf(config.build())
+}
