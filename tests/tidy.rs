@@ -16,7 +16,20 @@ const LAYERS: &[&[&str]] = &[
     &["lane", "parking", "ruleset", "message"],
     &["transfer"],
     &["engine", "task", "lease"],
-    &["ledger", "limits", "pace", "budget", "accounts", "wire", "health", "metrics", "clock", "blocking", "failpoint"],
+    &[
+        "ledger",
+        "limits",
+        "pace",
+        "budget",
+        "gather",
+        "accounts",
+        "wire",
+        "health",
+        "metrics",
+        "clock",
+        "blocking",
+        "failpoint",
+    ],
 ];
 
 /// The packages, from the bottom up: each uses only those before it.

@@ -1,11 +1,13 @@
 //! What every transfer uses: clients, ledger, budget, limits, metrics.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_s3::types::BucketVersioningStatus;
 use replicator_core::failure::{Failure, Kind, Reason};
+use replicator_core::object::Key;
+use replicator_core::plan::SourceVersion;
 use replicator_core::rule::Place;
 use tokio::time::Instant;
 
@@ -13,6 +15,7 @@ use crate::accounts::refusal::{Side, failure};
 use crate::accounts::{Access, Accounts};
 use crate::budget::Budget;
 use crate::failpoint::Failpoints;
+use crate::gather::Gather;
 use crate::health::Pulse;
 use crate::ledger::Ledger;
 use crate::limits::Limits;
@@ -31,10 +34,19 @@ pub(crate) struct Engine {
     pub(crate) pulse: Arc<Pulse>,
     pub(crate) failpoints: Failpoints,
     versioned: Mutex<HashMap<Place, Instant>>,
+    /// Where tags could be read, and when that was seen last.
+    tags_read: Mutex<HashMap<Place, Instant>>,
+    listings: Mutex<HashMap<Place, Listings>>,
 }
+
+/// Keys whose histories are asked for, and what a list has of each: newest first, if it has all.
+pub(crate) type Listings = Arc<Gather<Key, Option<Vec<SourceVersion>>>>;
 
 // Versioning can be suspended behind our back: so often is it looked at again.
 const VERSIONING_LOOKED_AT_EVERY: Duration = Duration::from_secs(300);
+
+// The permission to read tags can be taken away: so often is it looked for again.
+const TAGS_READ_EVERY: Duration = Duration::from_secs(300);
 
 impl Engine {
     pub(crate) fn new(
@@ -46,7 +58,14 @@ impl Engine {
     ) -> Self {
         let (limits, pace) = (Limits::default(), Pace::default());
         let (pulse, versioned) = (Arc::new(Pulse::new()), Mutex::default());
-        Self { accounts, ledger, budget, limits, pace, metrics, pulse, failpoints, versioned }
+        let (tags_read, listings) = (Mutex::default(), Mutex::default());
+        Self { accounts, ledger, budget, limits, pace, metrics, pulse, failpoints, versioned, tags_read, listings }
+    }
+
+    /// Returns those who wait for a list of a bucket.
+    pub(crate) fn listings(&self, place: &Place) -> Listings {
+        let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(listings.entry(place.clone()).or_default())
     }
 
     /// Returns the clients for a place.
@@ -79,6 +98,21 @@ impl Engine {
             known.insert(place.clone(), Instant::now());
         }
         Ok(())
+    }
+
+    /// Says whether an answer without a count of tags means that there are none. S3 counts them only for who may read
+    /// them, so that has to have been seen a short while ago.
+    pub(crate) fn counts_tags(&self, place: &Place) -> bool {
+        let counts = self.access(place).is_ok_and(|access| access.is_aws || access.capabilities.counts_tags());
+        let is_fresh = |at: &Instant| at.elapsed() < TAGS_READ_EVERY;
+        counts && self.tags_read.lock().is_ok_and(|known| known.get(place).is_some_and(is_fresh))
+    }
+
+    /// Takes note that tags could be read at a place.
+    pub(crate) fn tags_were_read(&self, place: &Place) {
+        if let Ok(mut known) = self.tags_read.lock() {
+            known.insert(place.clone(), Instant::now());
+        }
     }
 
     /// Checks the id that a write was given. None, or `null`, says that versioning was suspended in

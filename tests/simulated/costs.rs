@@ -55,10 +55,35 @@ fn a_small_new_object_costs_what_the_protocol_says() {
         let before = requests(&sim).len();
         sim.put("a", b"one").await;
         sim.drained().await;
-        // Tags are asked for: that S3 counts none can mean that the reader may not know.
+        // That S3 counts no tags means that there are none, since they could be read a moment ago.
         let asked = requests(&sim).split_off(before);
-        assert_eq!(asked, ["HeadObject", "ListObjectVersions", "GetObject", "GetObjectTagging", "PutObject"]);
+        assert_eq!(asked, ["HeadObject", "ListObjectVersions", "GetObject", "PutObject"]);
+        // That was long ago: it can mean that the reader may not know any more.
+        sim.pass(Duration::from_secs(301)).await;
+        let before = requests(&sim).len();
+        sim.put("b", b"one").await;
+        sim.drained().await;
+        assert!(requests(&sim).split_off(before).contains(&"GetObjectTagging".to_owned()));
         daemon.stop().await;
+    });
+}
+
+#[test]
+fn neighbours_share_the_lists_of_the_source() {
+    simulate(4, async |mut sim| {
+        sim.post_everything();
+        for number in 0..500 {
+            sim.put(&format!("bench/{number:04}"), b"content").await;
+        }
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        sim.drained().await;
+        daemon.stop().await;
+        let count = |operation: &str| requests(&sim).iter().filter(|asked| *asked == operation).count();
+        assert_eq!((count("HeadObject"), count("GetObject"), count("PutObject")), (500, 500, 500));
+        let (lists, tags) = (count("ListObjectVersions"), count("GetObjectTagging"));
+        assert!(lists < 250, "{lists} lists for 500 neighbours");
+        assert!(tags < 100, "{tags} looks at tags that nobody has");
+        assert_eq!(judge(&sim, EXPECT), Vec::<String>::new());
     });
 }
 

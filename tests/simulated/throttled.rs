@@ -66,7 +66,7 @@ fn a_throttled_kms_key_slows_down_only_what_it_encrypts() {
     simulate(2, async |mut sim| {
         let throttled = Effect::Refuse { status: 400, code: "KMS.ThrottlingException", lands: false };
         let place = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
-        work(&mut sim, &encrypted, Some(Fault::new("slow", place, throttled).beyond(GRANTED / 2.0))).await;
+        work(&mut sim, &encrypted, Some(Fault::new("slow", place, throttled).beyond(GRANTED))).await;
         let puts: Vec<Entry> =
             asked(&sim, ARCHIVE).into_iter().filter(|entry| entry.call.operation == "PutObject").collect();
         let refused = puts.iter().filter(|entry| is_refused(entry)).count();

@@ -37,6 +37,7 @@ pub(crate) struct Capabilities {
     delete: Capability,
     crc64: Capability,
     tells_markers: AtomicBool,
+    counts_tags: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -58,6 +59,7 @@ impl Capabilities {
             delete: Capability::new(conditional),
             crc64: Capability::new(true),
             tells_markers: AtomicBool::new(false),
+            counts_tags: AtomicBool::new(false),
         }
     }
 
@@ -94,6 +96,16 @@ impl Capabilities {
     /// Says whether a 404 without a delete marker's headers proves that there is none.
     pub(crate) fn tells_markers(&self) -> bool {
         self.tells_markers.load(Ordering::Relaxed)
+    }
+
+    /// Takes note that an answer said how many tags an object has.
+    pub(crate) fn counted_tags(&self) {
+        self.counts_tags.store(true, Ordering::Relaxed);
+    }
+
+    /// Says whether the endpoint is known to count tags.
+    pub(crate) fn counts_tags(&self) -> bool {
+        self.counts_tags.load(Ordering::Relaxed)
     }
 
     fn capability(&self, ability: Ability) -> &Capability {

@@ -10,7 +10,7 @@ use replicator_core::object::{ETag, Timestamp};
 use replicator_core::plan::SourceVersion;
 use tokio::time::Instant;
 
-use super::current::{Current, current};
+use super::current::{Current, Likely, current};
 use crate::accounts::Access;
 use crate::clock;
 use crate::task::Task;
@@ -87,12 +87,18 @@ impl Basis {
     /// Makes sure that the entry is still current.
     pub(super) async fn verify(&self, access: &Access, task: &Task) -> Result<(), Failure> {
         let asked = Instant::now();
-        let now = current(access, task).await?;
+        let now = current(access, task, self.entry.likely()).await?;
         if now.entry == self.entry && asked.elapsed() <= READING_AGE_MAX {
             Ok(())
         } else {
             Err(Failure::new(Kind::Conflict, "look before the write"))
         }
+    }
+}
+
+impl Entry {
+    fn likely(&self) -> Likely {
+        if matches!(self, Self::Object { .. }) { Likely::Object } else { Likely::Hidden }
     }
 }
 

@@ -138,14 +138,20 @@ impl Copy<'_> {
     }
 
     async fn read_tags(&self, attributes: &Attributes) -> Result<Tags, Failure> {
-        match (&self.tags, attributes.tag_count) {
-            (Some(tags), _) => Ok(tags.clone()),
-            (None, Some(0)) => Ok(Tags::new()),
-            (None, Some(_) | None) => {
-                let (bucket, key) = (&self.task.source.bucket, &self.task.source_key);
-                attributes::read_tags(self.source, bucket, key, &self.version.version.id).await
-            }
+        if let Some(tags) = &self.tags {
+            return Ok(tags.clone());
         }
+        let place = &self.task.source;
+        match attributes.tag_count {
+            Some(0) => return Ok(Tags::new()),
+            Some(_) => self.source.capabilities.counted_tags(),
+            None if self.engine.counts_tags(place) => return Ok(Tags::new()),
+            None => {}
+        }
+        let (key, version) = (&self.task.source_key, &self.version.version.id);
+        let tags = attributes::read_tags(self.source, &place.bucket, key, version).await?;
+        self.engine.tags_were_read(place);
+        Ok(tags)
     }
 
     fn sequencer(&self) -> Option<replicator_core::sequencer::Sequencer> {

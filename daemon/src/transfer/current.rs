@@ -32,9 +32,26 @@ impl Current {
     }
 }
 
+/// What is likely there, which decides whom to ask first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Likely {
+    /// An object.
+    Object,
+    /// Nothing, or a marker.
+    Hidden,
+}
+
 /// Reads which entry is current.
-pub(super) async fn current(access: &Access, task: &Task) -> Result<Current, Failure> {
+pub(super) async fn current(access: &Access, task: &Task, likely: Likely) -> Result<Current, Failure> {
     let place = &task.lane.destination;
+    let tells_markers = access.is_aws || access.capabilities.tells_markers();
+    // Where a 404 proves nothing, the list would have to be asked after it.
+    if likely == Likely::Hidden
+        && !tells_markers
+        && let Some(entry) = listed(access, task).await?
+    {
+        return Ok(Current::hidden(entry, None));
+    }
     let refusal = match access.wire.send(Call::head(Side::Destination, &place.bucket, &task.lane.key)).await {
         Ok(answer) => return object(&answer.into_head(), task),
         Err(refusal) => refusal,
@@ -48,21 +65,22 @@ pub(super) async fn current(access: &Access, task: &Task) -> Result<Current, Fai
         if let Some(marker) = refusal.header("x-amz-version-id") {
             return Ok(Current::hidden(Entry::Marker(marker.to_owned()), date));
         }
-    } else if access.is_aws || access.capabilities.tells_markers() {
+    } else if tells_markers {
         return Ok(Current::hidden(Entry::Nothing, date));
     }
-    Ok(Current::hidden(listed(access, task).await?, date))
+    let appeared = || Failure::caused(FailureKind::Conflict, DURING, "an object appeared behind the 404");
+    Ok(Current::hidden(listed(access, task).await?.ok_or_else(appeared)?, date))
 }
 
-/// Asks the list for what hides a key, where HEAD does not tell a marker from nothing.
-async fn listed(access: &Access, task: &Task) -> Result<Entry, Failure> {
+/// Asks the list for what hides a key, where HEAD does not tell a marker from nothing; none if an object is there.
+async fn listed(access: &Access, task: &Task) -> Result<Option<Entry>, Failure> {
     let lane = &task.lane;
     let newest = listing::newest(access, Side::Destination, &lane.destination.bucket, &lane.key).await?;
-    match newest {
-        None => Ok(Entry::Nothing),
-        Some(entry) if entry.kind == Kind::Marker => Ok(Entry::Marker(entry.version.id.as_str().to_owned())),
-        Some(_) => Err(Failure::caused(FailureKind::Conflict, DURING, "an object appeared behind the 404")),
-    }
+    Ok(match newest {
+        None => Some(Entry::Nothing),
+        Some(entry) if entry.kind == Kind::Marker => Some(Entry::Marker(entry.version.id.as_str().to_owned())),
+        Some(_) => None,
+    })
 }
 
 fn object(head: &Head, task: &Task) -> Result<Current, Failure> {

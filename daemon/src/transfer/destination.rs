@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::basis::{Basis, Entry};
-use super::current::{current, origin};
+use super::current::{Likely, current, origin};
 use super::listing;
 use super::unstamped::Looks;
 use crate::accounts::Access;
@@ -137,7 +137,9 @@ pub(crate) async fn read(engine: &Engine, task: &Task) -> Result<Shown, Failure>
     let mut replicas = engine.ledger.replicas(&task.lane)?;
     let mut history = Vec::new();
     let asked = Instant::now();
-    let mut current = current(access, task).await?;
+    // What was never written by this daemon is mostly new.
+    let likely = if replicas.is_empty() { Likely::Hidden } else { Likely::Object };
+    let mut current = current(access, task, likely).await?;
     let stamp = current.stamp.take();
     let basis = Basis::read(current, asked);
     let (top, reached) = match basis.entry.clone() {

@@ -9,11 +9,23 @@ use replicator_core::plan::{Kind, SourceVersion, VersionRef};
 
 use crate::accounts::Access;
 use crate::accounts::refusal::Side;
+use crate::engine::Engine;
+use crate::task::Task;
 use crate::wire::{self, Call};
 
 mod page;
+mod shared;
 
 use page::{Listed, Page};
+
+/// Lists the source's history of a task's key, newest first: from one list for all neighbours that wait, or alone.
+pub(crate) async fn of_source(engine: &Engine, task: &Task) -> Result<Vec<SourceVersion>, Failure> {
+    let source = engine.access(&task.source)?;
+    match shared::history(engine, source, task).await {
+        Some(history) => Ok(history),
+        None => history(source, Side::Source, &task.source.bucket, &task.source_key).await,
+    }
+}
 
 /// Lists a key's versions and delete markers, newest first.
 pub(crate) async fn history(
@@ -22,7 +34,7 @@ pub(crate) async fn history(
     bucket: &Bucket,
     key: &Key,
 ) -> Result<Vec<SourceVersion>, Failure> {
-    let listing = Listing { access, side, bucket, key };
+    let listing = Listing { access, side, bucket, prefix: key.as_str() };
     let mut entries = Vec::new();
     let mut interleaved = false;
     let mut from: Option<(String, String)> = None;
@@ -40,13 +52,17 @@ pub(crate) async fn history(
         }
         from = page.next;
     }
-    let mut history = if interleaved { entries } else { listing.merge(entries).await? };
-    // Some servers list by the time a multipart upload began and show what was completed last.
+    let history = if interleaved { entries } else { listing.merge(key, entries).await? };
+    Ok(latest_first(history))
+}
+
+/// Some servers list by the time a multipart upload began and show what was completed last.
+fn latest_first(mut history: Vec<Listed>) -> Vec<SourceVersion> {
     if let Some(at) = history.iter().position(|entry| entry.is_latest) {
         let latest = history.remove(at);
         history.insert(0, latest);
     }
-    Ok(history.into_iter().map(|entry| entry.entry).collect())
+    history.into_iter().map(|entry| entry.entry).collect()
 }
 
 /// Returns only the newest entry.
@@ -56,7 +72,7 @@ pub(crate) async fn newest(
     bucket: &Bucket,
     key: &Key,
 ) -> Result<Option<SourceVersion>, Failure> {
-    let listing = Listing { access, side, bucket, key };
+    let listing = Listing { access, side, bucket, prefix: key.as_str() };
     let page = listing.page(None, 1).await?;
     match page.entries.into_iter().find(|(other, _)| other == key) {
         Some((_, listed)) if listed.is_latest => Ok(Some(listed.entry)),
@@ -73,31 +89,31 @@ struct Listing<'a> {
     access: &'a Access,
     side: Side,
     bucket: &'a Bucket,
-    key: &'a Key,
+    prefix: &'a str,
 }
 
 impl Listing<'_> {
     /// Restores the order between versions and markers where the server lists them apart. S3
     /// states times by the second, so within one second only the server can tell: it is asked for
     /// the entry that follows the marker.
-    async fn merge(&self, entries: Vec<Listed>) -> Result<Vec<Listed>, Failure> {
+    async fn merge(&self, key: &Key, entries: Vec<Listed>) -> Result<Vec<Listed>, Failure> {
         let (markers, mut merged): (Vec<_>, Vec<_>) =
             entries.into_iter().partition(|listed| listed.entry.kind == Kind::Marker);
         for marker in markers.into_iter().rev() {
             let time = marker.time();
             let newer = merged.iter().take_while(|other| other.time() > time).count();
             let tied = merged.iter().skip(newer).any(|other| other.time() == time);
-            let at = if tied { self.place_of(&marker, &merged).await?.unwrap_or(newer) } else { newer };
+            let at = if tied { self.place_of(key, &marker, &merged).await?.unwrap_or(newer) } else { newer };
             merged.insert(at.min(merged.len()), marker);
         }
         Ok(merged)
     }
 
     /// Asks where a marker stands; `None` when the server's answer does not tell.
-    async fn place_of(&self, marker: &Listed, merged: &[Listed]) -> Result<Option<usize>, Failure> {
-        let after = (self.key.as_str().to_owned(), marker.entry.version.id.as_str().to_owned());
+    async fn place_of(&self, key: &Key, marker: &Listed, merged: &[Listed]) -> Result<Option<usize>, Failure> {
+        let after = (key.as_str().to_owned(), marker.entry.version.id.as_str().to_owned());
         let page = self.page(Some(after), 1).await?;
-        let next = page.entries.into_iter().find(|(other, _)| other == self.key);
+        let next = page.entries.into_iter().find(|(other, _)| other == key);
         Ok(match next {
             Some((_, next)) => merged.iter().position(|other| other.entry.version.id == next.entry.version.id),
             None => Some(merged.len()),
@@ -123,7 +139,7 @@ impl Listing<'_> {
     ) -> Result<String, Failure> {
         let (key_marker, version_marker) = from.unzip();
         let page = wire::Page {
-            prefix: Some(self.key.as_str()),
+            prefix: Some(self.prefix).filter(|prefix| !prefix.is_empty()),
             key_marker: key_marker.as_deref(),
             version_marker: version_marker.as_deref().filter(|marker| !marker.is_empty()),
             entries_max,

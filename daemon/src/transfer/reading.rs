@@ -60,7 +60,7 @@ async fn list(engine: &Engine, task: &Task) -> Result<Vec<SourceVersion>, Failur
         History::Latest if lead.exclusive || !lead.fence => {
             Ok(listing::newest(source, Side::Source, bucket, key).await?.into_iter().collect())
         }
-        History::Exact | History::Latest => listing::history(source, Side::Source, bucket, key).await,
+        History::Exact | History::Latest => listing::of_source(engine, task).await,
     }
 }
 

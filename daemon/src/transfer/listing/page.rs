@@ -65,6 +65,11 @@ impl Page {
         kinds.clone().zip(kinds.skip(1)).filter(|(one, other)| one != other).count() > 1
     }
 
+    /// Says whether all that the bucket has of a key is on the page, if the page begins before it.
+    pub(super) fn has_all_of(&self, key: &Key) -> bool {
+        self.next.as_ref().is_none_or(|(next, _)| next.as_str() > key.as_str())
+    }
+
     /// Says whether the page goes beyond a key, so that later pages hold nothing of it.
     pub(super) fn passed(&self, key: &Key) -> bool {
         self.next.as_ref().is_some_and(|(next, _)| next.as_str() > key.as_str())

@@ -1,0 +1,128 @@
+//! Questions that one answer can serve: who asks while others are being answered shares the next answer with
+//! whoever else has come by then. Nobody waits for company: who finds nobody asking asks at once.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::future::BoxFuture;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+/// Those who ask one party.
+#[derive(Debug)]
+pub(crate) struct Gather<Q, A> {
+    state: Mutex<State<Q, A>>,
+    /// Answers on their way, which outlive whoever asked first.
+    work: Mutex<JoinSet<()>>,
+}
+
+#[derive(Debug)]
+struct State<Q, A> {
+    under_way: usize,
+    waiting: Vec<(Q, oneshot::Sender<A>)>,
+}
+
+// One answer is under way and another begins: a slow one holds nobody up for long.
+const UNDER_WAY_MAX: usize = 2;
+
+// Far more than a daemon has at work in one bucket.
+const TOGETHER_MAX: usize = 256;
+
+impl<Q, A> Default for Gather<Q, A> {
+    fn default() -> Self {
+        let state = State { under_way: 0, waiting: Vec::new() };
+        Self { state: Mutex::new(state), work: Mutex::default() }
+    }
+}
+
+impl<Q: Send + 'static, A: Send + 'static> Gather<Q, A> {
+    /// Asks, alone or together with others; `answer` gives one answer for each question, in their order. Returns
+    /// none when it did not.
+    pub(crate) async fn ask<F>(self: &Arc<Self>, question: Q, answer: F) -> Option<A>
+    where
+        F: Fn(Vec<Q>) -> BoxFuture<'static, Vec<A>> + Send + 'static,
+    {
+        let (tell, told) = oneshot::channel();
+        let begins = {
+            let mut state = self.state();
+            state.waiting.push((question, tell));
+            let begins = state.under_way < UNDER_WAY_MAX;
+            state.under_way += usize::from(begins);
+            begins
+        };
+        if begins {
+            let gather = Arc::clone(self);
+            let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+            while work.try_join_next().is_some() {}
+            work.spawn(async move { gather.answer_all(answer).await });
+        }
+        told.await.ok()
+    }
+
+    /// Answers until nobody waits.
+    async fn answer_all<F>(&self, answer: F)
+    where
+        F: Fn(Vec<Q>) -> BoxFuture<'static, Vec<A>> + Send,
+    {
+        while let Some((questions, tell)) = self.next() {
+            for (tell, answer) in tell.into_iter().zip(answer(questions).await) {
+                // Who no longer waits needs no answer.
+                let _gone = tell.send(answer);
+            }
+        }
+    }
+
+    fn next(&self) -> Option<(Vec<Q>, Vec<oneshot::Sender<A>>)> {
+        let mut state = self.state();
+        if state.waiting.is_empty() {
+            state.under_way -= 1;
+            return None;
+        }
+        let together = state.waiting.len().min(TOGETHER_MAX);
+        Some(state.waiting.drain(..together).unzip())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<Q, A>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Answers each question with itself and the company it was in, after a while.
+    fn slowly(questions: Vec<u32>) -> BoxFuture<'static, Vec<(u32, usize)>> {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            questions.iter().map(|question| (*question, questions.len())).collect()
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_meanwhile_shares_the_next_answer() {
+        let gather = Arc::new(Gather::default());
+        let answers = futures::future::join_all((0..10).map(|question| gather.ask(question, slowly))).await;
+        let company: Vec<_> = answers.into_iter().map(Option::unwrap).collect();
+        assert_eq!(company[..3], [(0, 10), (1, 10), (2, 10)], "all had asked before the first answer began");
+        let first = gather.ask(0, slowly);
+        let later = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            futures::future::join_all((1..4).map(|question| gather.ask(question, slowly))).await
+        };
+        let (first, later) = futures::join!(first, later);
+        assert_eq!(first, Some((0, 1)));
+        assert_eq!(later, [Some((1, 3)), Some((2, 3)), Some((3, 3))]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_up_strands_nobody() {
+        let gather = Arc::new(Gather::default());
+        let first = tokio::time::timeout(Duration::from_millis(10), gather.ask(0, slowly));
+        let (first, second) = futures::join!(first, gather.ask(1, slowly));
+        assert!(first.is_err());
+        assert_eq!(second, Some((1, 2)));
+        assert_eq!(gather.ask(2, slowly).await, Some((2, 1)), "nothing is held");
+    }
+}

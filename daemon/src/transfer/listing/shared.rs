@@ -1,0 +1,133 @@
+//! One list for all neighbours that wait: their keys lie together, and a page has room for a thousand entries. Who
+//! gets nothing from it lists its key alone.
+
+use std::collections::HashMap;
+
+use futures::FutureExt;
+use replicator_core::object::{Bucket, Key};
+use replicator_core::plan::{Kind, SourceVersion};
+
+use super::page::{Listed, Page};
+use super::{Listing, PAGE_ENTRIES};
+use crate::accounts::Access;
+use crate::accounts::refusal::Side;
+use crate::engine::Engine;
+use crate::task::Task;
+
+/// A key's history, newest first, if the list had all of it.
+type Shared = Option<Vec<SourceVersion>>;
+
+/// Lists the source's history of a task's key together with those of its neighbours. It begins after this is called,
+/// so after the destination was read (protocol rule 2).
+pub(super) async fn history(engine: &Engine, source: &Access, task: &Task) -> Shared {
+    let (access, bucket) = (source.clone(), task.source.bucket.clone());
+    let together = engine.listings(&task.source);
+    let answer = together.ask(task.source_key.clone(), move |keys| {
+        let (access, bucket) = (access.clone(), bucket.clone());
+        async move { list(&access, &bucket, &keys).await }.boxed()
+    });
+    answer.await.flatten()
+}
+
+/// Lists what is between the first of the keys and the last, in a few pages at most.
+async fn list(access: &Access, bucket: &Bucket, keys: &[Key]) -> Vec<Shared> {
+    let mut sorted: Vec<&Key> = keys.iter().collect();
+    sorted.sort_unstable();
+    sorted.dedup();
+    let mut found: HashMap<&Key, Vec<SourceVersion>> = HashMap::new();
+    let mut rest = sorted.as_slice();
+    for _ in 0..PAGES_MAX {
+        let Some(page) = read(access, bucket, rest).await else { break };
+        let served = rest.iter().take_while(|key| page.has_all_of(key)).count();
+        let (here, beyond) = rest.split_at(served);
+        // Far apart: each alone costs less than pages full of others.
+        let is_sparse = served * SPARSE < rest.len();
+        let mut entries = by_key(page);
+        found.extend(here.iter().filter_map(|key| Some((*key, history_of(entries.remove(*key).unwrap_or_default())?))));
+        rest = beyond;
+        if rest.is_empty() || is_sparse {
+            break;
+        }
+    }
+    keys.iter().map(|key| found.get(key).cloned()).collect()
+}
+
+// Of a bucket whose keys lie so far apart that a page serves fewer than one in so many, the others are listed alone.
+const SPARSE: usize = 8;
+const PAGES_MAX: usize = 4;
+const PAGE_ENTRIES_MAX: u32 = 1000;
+
+/// Reads the page that begins with the first of the keys; none when it cannot be had.
+async fn read(access: &Access, bucket: &Bucket, keys: &[&Key]) -> Option<Page> {
+    let (first, last) = (keys.first()?, keys.last()?);
+    let prefix = common_prefix(first.as_str(), last.as_str());
+    let is_alone = first == last;
+    let listing = Listing { access, side: Side::Source, bucket, prefix };
+    let before = if is_alone { None } else { Some((just_before(first.as_str())?, String::new())) };
+    let entries_max = if is_alone { PAGE_ENTRIES } else { PAGE_ENTRIES_MAX };
+    listing.page(before, entries_max).await.ok()
+}
+
+fn by_key(page: Page) -> HashMap<Key, Vec<Listed>> {
+    let mut all: HashMap<Key, Vec<Listed>> = HashMap::new();
+    for (key, listed) in page.entries {
+        all.entry(key).or_default().push(listed);
+    }
+    all
+}
+
+/// Returns a key's history; none where only the server can tell the order of its versions and markers.
+fn history_of(entries: Vec<Listed>) -> Shared {
+    let is_mixed = entries.iter().any(|one| one.entry.kind == Kind::Marker)
+        && entries.iter().any(|one| one.entry.kind == Kind::Object);
+    if is_mixed {
+        return None;
+    }
+    Some(super::latest_first(entries))
+}
+
+fn common_prefix<'a>(first: &'a str, last: &str) -> &'a str {
+    let common = first.char_indices().zip(last.chars()).find(|((_, one), other)| one != other);
+    let end = common.map_or(first.len().min(last.len()), |((at, _), _)| at);
+    first.get(..end).unwrap_or_default()
+}
+
+/// Returns a text that hardly any key lies between and this one; a list begins behind it. None where a key is so
+/// long that S3 would not take the text: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html>
+fn just_before(key: &str) -> Option<String> {
+    let last = key.chars().next_back()?;
+    let rest = key.strip_suffix(last)?;
+    let lower = (0..u32::from(last)).rev().find_map(char::from_u32);
+    let text =
+        lower.filter(|lower| !lower.is_control()).map_or(rest.to_owned(), |lower| format!("{rest}{lower}{HIGHEST}"));
+    (!text.is_empty() && text.len() <= KEY_BYTES_MAX).then_some(text)
+}
+
+// The last character that has a meaning at all, if a private one.
+const HIGHEST: char = '\u{10FFFD}';
+const KEY_BYTES_MAX: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_begins_right_before_the_first_key() {
+        for key in ["a", "bench/0005", "bench/", "ключ", "a b", "~"] {
+            let before = just_before(key).unwrap();
+            assert!(before.as_str() < key, "{before:?} is not before {key:?}");
+        }
+        assert_eq!(just_before("a5").as_deref(), Some("a4\u{10FFFD}"));
+        assert_eq!(just_before("a\u{1}").as_deref(), Some("a"));
+        assert_eq!(just_before("\u{1}"), None);
+        assert_eq!(just_before(&"x".repeat(1024)), None);
+    }
+
+    #[test]
+    fn neighbours_share_what_their_names_begin_with() {
+        assert_eq!(common_prefix("bench/1", "bench/2"), "bench/");
+        assert_eq!(common_prefix("ключ", "клей"), "кл");
+        assert_eq!(common_prefix("same", "same"), "same");
+        assert_eq!(common_prefix("a", "b"), "");
+    }
+}
