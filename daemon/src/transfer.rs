@@ -14,6 +14,7 @@ mod listing;
 mod lessons;
 mod multipart;
 mod pinned;
+mod proof;
 mod purge;
 mod reading;
 mod remove;

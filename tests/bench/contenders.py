@@ -53,7 +53,7 @@ def daemon(binary, servers, folder, port, memory="64MiB", rule=""):
     config = pathlib.Path(folder) / "config.toml"
     values = vars(servers) | {"folder": folder, "port": port, "memory": memory, "rule": rule}
     config.write_text(CONFIG.format(**values))
-    log = {"RUST_LOG": "warn"}
+    log = {"S3_REPLICATOR_LOG": "warn"}
     return Contender("s3-replicator", [binary, "run", "--config", str(config)], KEYS | log, ends=False)
 
 
@@ -66,18 +66,18 @@ def rclone(binary, servers, _folder):
     def remote(name, endpoint):
         options = {
             "TYPE": "s3", "PROVIDER": "Other", "ACCESS_KEY_ID": "AKIDBENCH", "SECRET_ACCESS_KEY": "secret",
-            "REGION": "eu-west-1", "ENDPOINT": endpoint, "FORCE_PATH_STYLE": "true", "NO_CHECK_BUCKET": "true",
+            "REGION": "eu-west-1", "ENDPOINT": endpoint, "FORCE_PATH_STYLE": "true", "NO_CHECK_BUCKET": "true", "LIST_VERSION": "2",
         }
         return {f"RCLONE_CONFIG_{name}_{option}": value for option, value in options.items()}
 
     environment = remote("SRC", servers.source) | remote("DST", servers.destination)
-    command = [binary, "copy", "src:orders", "dst:orders-replica", "--transfers", "32", "--checkers", "32", "-q"]
+    command = [binary, "copy", "src:orders", "dst:orders-replica", "--transfers", "32", "--checkers", "32", "--fast-list", "-q"]
     return Contender("rclone", command + ["--config", os.devnull], environment)
 
 
 def s3sync(binary, servers, _folder):
     command = [
-        binary, "sync", "s3://orders/", "s3://orders-replica/", "--worker-size", "32",
+        binary, "s3://orders/", "s3://orders-replica/", "--worker-size", "32",
         "--source-endpoint-url", servers.source, "--target-endpoint-url", servers.destination,
         "--source-force-path-style", "--target-force-path-style",
         "--source-access-key", "AKIDBENCH", "--source-secret-access-key", "secret", "--source-region", "eu-west-1",

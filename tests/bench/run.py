@@ -59,6 +59,9 @@ def once(options, world, name):
             check(options, used, name)
             print(json.dumps({"world": world, "contender": name} | vars(used)), file=sys.stderr, flush=True)
             return used
+    except measure.Failed as failed:
+        print(f"{world}: {failed}", file=sys.stderr, flush=True)
+        return None
     finally:
         place.close()
 
@@ -83,7 +86,7 @@ def build(options, name, where, folder):
 def check(options, used, name):
     replicas = used.stats["replicas"]
     if replicas is not None and replicas < options.objects:
-        raise SystemExit(f"{name} wrote {replicas} of {options.objects} objects: {used.stats}")
+        raise measure.Failed(f"{name} wrote {replicas} of {options.objects} objects: {used.stats}")
 
 
 def table(options, world, rows):

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::attributes::Attributes;
 use super::copy::{CRC64_NVME, Copy, Dress, Written, crc64_header, etag_of};
-use super::remove;
+use super::{proof, remove};
 use crate::accounts::capabilities::Ability;
 use crate::failpoint::Step;
 use crate::wire::{Call, Chunks};
@@ -22,6 +22,7 @@ pub(crate) async fn copy(copy: &Copy<'_>) -> Result<Written, Failure> {
     let (head, body) = copy.source.wire.send(original.get().checksums()).await?.split();
     let dress = copy.dress(Attributes::from(&head)).await?;
     let (body, crc64) = original.finish(Part { number: 1, offset: 0, len: size }, body).await?;
+    proof::check(&head, &body)?;
     copy.foresight.check(copy.version, &dress.attributes, &body)?;
     copy.prove(crc64, &dress.attributes)?;
     put(copy, &dress, body, crc64).await

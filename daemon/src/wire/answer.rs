@@ -67,6 +67,16 @@ impl Answer {
 }
 
 impl Head {
+    /// Makes one of these headers.
+    #[cfg(test)]
+    pub(crate) fn for_tests(all: &[(&'static str, &str)]) -> Self {
+        let mut headers = Headers::new();
+        for (name, value) in all {
+            headers.insert(*name, (*value).to_owned());
+        }
+        Self { status: 200, headers }
+    }
+
     pub(crate) fn status(&self) -> u16 {
         self.status
     }
