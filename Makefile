@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build demo test soak lint
+.PHONY: help build demo test soak bench lint
 
 # Outside the checkout, so that a fresh clone finds RocksDB compiled.
 BUILD_DIR := $(abspath $(or $(S3_REPLICATOR_BUILD_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/s3-replicator))
@@ -33,6 +33,12 @@ test:     ## all tests, with a LocalStack beside them; ARGS go to the runner
 soak:     ## random histories in the simulator for SECONDS=600; the seed of each failure is printed
 	@deploy/local/setup build
 	@S3_REPLICATOR_SOAK_SECONDS=$(or $(SECONDS),600) cargo test --release --workspace --test simulated -- --nocapture random_histories
+
+bench:    ## the daemon beside rclone, s3sync and a bare loop of the SDK; ARGS choose, as in ARGS="--worlds fakes"
+	@deploy/local/setup bench
+	@cargo build --release --workspace --quiet
+	@$(PYTHON) tests/bench/run.py --bin $(CARGO_TARGET_DIR)/release --weed $(BUILD_DIR)/venv/bin/weed \
+		--rclone $(BUILD_DIR)/peers/bin/rclone --s3sync $(BUILD_DIR)/peers/bin/s3sync $(ARGS)
 
 lint:     ## formatting and clippy, warnings are errors
 	@deploy/local/setup build

@@ -130,7 +130,7 @@ impl Shared {
         let text = text(body, REFUSAL_BYTES_MAX).await.unwrap_or_default();
         let said = Said::read(head.status(), &text);
         self.signer.learn(&said, head.date());
-        Err(Refusal { failure: refusal::answered(call.side, call.operation, said), answer: Some(head) })
+        Err(Refusal { failure: refusal::answered(call.side, call.operation, said), answer: Some(Box::new(head)) })
     }
 }
 

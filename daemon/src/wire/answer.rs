@@ -32,7 +32,7 @@ pub(crate) const USER: &str = "x-amz-meta-";
 pub(crate) struct Refusal {
     pub(crate) failure: Failure,
     /// What did come.
-    pub(super) answer: Option<Head>,
+    pub(super) answer: Option<Box<Head>>,
 }
 
 impl Answer {
@@ -69,10 +69,10 @@ impl Answer {
 impl Head {
     /// Makes one of these headers.
     #[cfg(test)]
-    pub(crate) fn for_tests(all: &[(&'static str, &str)]) -> Self {
+    pub(crate) fn for_tests(all: &[(&str, &str)]) -> Self {
         let mut headers = Headers::new();
         for (name, value) in all {
-            headers.insert(*name, (*value).to_owned());
+            headers.insert((*name).to_owned(), (*value).to_owned());
         }
         Self { status: 200, headers }
     }
@@ -137,7 +137,7 @@ impl Refusal {
 
     /// Returns the status of the answer, if there was one.
     pub(crate) fn status(&self) -> Option<u16> {
-        self.answer.as_ref().map(Head::status)
+        self.answer.as_ref().map(|answer| answer.status())
     }
 
     /// Returns what time it is by the server's own clock.
