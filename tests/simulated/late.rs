@@ -24,7 +24,8 @@ fn a_plan_that_had_to_wait_is_not_carried_out_over_what_came_meanwhile() {
             let place = Place::s3(operation).client("daemon-0");
             sim.net.faults().add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(55))).times(1));
         }
-        sim.put("a", b"two").await;
+        let two = sim.user().put_object().bucket(SOURCE).key("a").tagging("tier=gold").body(b"two".to_vec().into());
+        two.send().await.unwrap();
         deafen(&sim).await;
         // Meanwhile another one brings the key up to date, and what is current looks as it did before.
         let quick = fleet::nth(&mut sim, "", AWS, 1).await;

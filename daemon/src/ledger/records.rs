@@ -46,7 +46,7 @@ pub(crate) struct Replica {
     pub(crate) destination_version: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) etag: Option<ETag>,
-    /// When this daemon was told that it had landed.
+    /// When this daemon was told that it had landed, by the destination's clock.
     #[serde(default, with = "time::serde::timestamp::milliseconds::option", skip_serializing_if = "Option::is_none")]
     pub(crate) written: Option<Timestamp>,
 }

@@ -12,7 +12,6 @@ use tokio::time::Instant;
 
 use super::current::{Current, Likely, current};
 use crate::accounts::Access;
-use crate::clock;
 use crate::task::Task;
 
 /// Which entry of a key is current.
@@ -52,9 +51,9 @@ impl Basis {
         Self { entry, read: sent, age: None, date }
     }
 
-    /// Returns what time it is by the server's clock. Ours may be wrong, and jump.
-    pub(super) fn now(&self) -> Timestamp {
-        self.date.map_or_else(clock::now, |date| date + self.read.elapsed())
+    /// Returns what time it is by the server's clock, if it said so. Ours may be wrong, and jump.
+    pub(super) fn now(&self) -> Option<Timestamp> {
+        Some(self.date? + self.read.elapsed())
     }
 
     /// Makes sure that what a list names first is the entry that was read.

@@ -62,6 +62,6 @@ fn age(run: &Run<'_>, memory: &mut Memory) -> Duration {
         return seen;
     }
     let written = run.read.shown.current().and_then(|replica| replica.written);
-    let written = written.and_then(|then| Duration::try_from(basis.now() - then).ok()).unwrap_or_default();
+    let written = written.and_then(|then| Duration::try_from(basis.now()? - then).ok()).unwrap_or_default();
     seen.max(basis.age()).max(written)
 }

@@ -151,7 +151,7 @@ impl Run<'_> {
 
     /// Returns the record of what was just written.
     fn written(&self, version: &SourceVersion, destination_version: Option<String>, etag: Option<ETag>) -> Replica {
-        let written = Some(self.read.shown.basis.now());
+        let written = self.read.shown.basis.now();
         Replica { destination_version, etag, written, ..replica(version, State::Replicated) }
     }
 
