@@ -69,14 +69,15 @@ impl Copy<'_> {
         Pinned::original(self.source, self.task, self.version)
     }
 
-    /// Decides what the replica carries, or that the version is not to be replicated.
-    pub(crate) async fn dress(&self, mut attributes: Attributes) -> Result<Dress, Failure> {
+    /// Decides what the replica carries, or that the version is not to be replicated. Whether tags are counted an
+    /// endpoint may do for GET and not for HEAD, as LocalStack does.
+    pub(crate) async fn dress(&self, mut attributes: Attributes, counts_tags: bool) -> Result<Dress, Failure> {
         self.check_origin(&attributes).await?;
         attributes.drop_past_retention(clock::now());
         if attributes.is_kms() && !self.rule.sse_kms_objects {
             return Err(Failure::new(Kind::Unsupported(Reason::SrcObjectNotEligible), "encryption opt-in"));
         }
-        let tags = self.read_tags(&attributes).await?;
+        let tags = self.read_tags(&attributes, counts_tags).await?;
         let encryption = encryption::headers(&self.rule.encryption, &attributes);
         if let Some(class) = &self.rule.storage_class {
             attributes.storage_class = Some(class.clone());
@@ -137,16 +138,16 @@ impl Copy<'_> {
         }
     }
 
-    async fn read_tags(&self, attributes: &Attributes) -> Result<Tags, Failure> {
+    async fn read_tags(&self, attributes: &Attributes, counts_tags: bool) -> Result<Tags, Failure> {
         if let Some(tags) = &self.tags {
             return Ok(tags.clone());
         }
         let place = &self.task.source;
         match attributes.tag_count {
             Some(0) => return Ok(Tags::new()),
-            Some(_) => self.source.capabilities.counted_tags(),
-            None if self.engine.counts_tags(place) => return Ok(Tags::new()),
-            None => {}
+            Some(_) if counts_tags => self.source.capabilities.counted_tags(),
+            None if counts_tags && self.engine.counts_tags(place) => return Ok(Tags::new()),
+            Some(_) | None => {}
         }
         let (key, version) = (&self.task.source_key, &self.version.version.id);
         let tags = attributes::read_tags(self.source, &place.bucket, key, version).await?;

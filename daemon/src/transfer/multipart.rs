@@ -31,7 +31,7 @@ const PART_ATTEMPTS: u32 = 3;
 /// Copies a version in parts.
 pub(crate) async fn copy(copy: &Copy<'_>, part_bytes: u64) -> Result<Written, Failure> {
     let head = head(copy).await?;
-    let dress = copy.dress(Attributes::from(&head)).await?;
+    let dress = copy.dress(Attributes::from(&head), copy.source.is_aws).await?;
     let layout = layout(copy, part_bytes)?;
     let parts = parts_of(&layout);
     let (upload, mut done) = begin(copy, &dress, &layout).await?;

@@ -20,7 +20,7 @@ pub(crate) async fn copy(copy: &Copy<'_>) -> Result<Written, Failure> {
     let _paid = copy.engine.budget.pay(size).await;
     let original = copy.original();
     let (head, body) = copy.source.wire.send(original.get().checksums()).await?.split();
-    let dress = copy.dress(Attributes::from(&head)).await?;
+    let dress = copy.dress(Attributes::from(&head), true).await?;
     let (body, crc64) = original.finish(Part { number: 1, offset: 0, len: size }, body).await?;
     proof::check(&head, &body)?;
     copy.foresight.check(copy.version, &dress.attributes, &body)?;
