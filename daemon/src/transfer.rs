@@ -54,6 +54,7 @@ pub(crate) async fn bring_up_to_date(engine: &Engine, task: &Task, memory: &mut 
     let mut passes = 0;
     loop {
         let steps_before = run.steps;
+        purge::explain_marker(&mut run).await?;
         let progress = run.catch_up(memory).await?;
         let acted = run.steps > steps_before;
         let is_through = progress == Progress::Done && run.may_rest(acted);

@@ -32,3 +32,26 @@ fn of_two_replicas_of_one_version_the_one_that_is_shown_gets_the_tags() {
         assert_eq!(sim.s3.history(ARCHIVE, "a").len(), 3, "nothing had to be written");
     });
 }
+
+#[test]
+fn a_marker_that_is_taken_back_goes_though_no_ledger_knows_whose_it_is() {
+    simulate(8, async |mut sim| {
+        let rule = "version_deletes = true";
+        sim.post_everything();
+        sim.put("a", b"one").await;
+        let marker = sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        let daemon = fleet::lone(&mut sim, rule, "path_style = true").await;
+        sim.drained().await;
+        daemon.stop().await;
+        std::fs::remove_dir_all(sim.dir.path().join("daemon-0")).unwrap();
+        assert_eq!(sim.shown(ARCHIVE, "a"), None);
+
+        let undelete = sim.user().delete_object().bucket(SOURCE).key("a").set_version_id(marker.version_id);
+        undelete.send().await.unwrap();
+        let daemon = fleet::lone(&mut sim, rule, "path_style = true").await;
+        sim.drained().await;
+        daemon.stop().await;
+        assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
+        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 2, "what was hidden is not written once more");
+    });
+}

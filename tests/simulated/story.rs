@@ -138,6 +138,9 @@ impl Story {
             purges: self.shape.purges,
             orphans: fates.iter().any(|fate| fate.lost_disks > 0 || !fate.deaths.is_empty()) || self.faults > 0.0,
         };
+        if std::env::var_os("S3_REPLICATOR_JOURNAL").is_some() {
+            eprintln!("{}", sim.net.journal());
+        }
         let mut wrong = judge::judge(&sim, expect);
         // What is parked waits for someone who changes something, and here nobody does.
         let parked = fates.iter().flat_map(|fate| &fate.status.parked);

@@ -93,9 +93,24 @@ impl Shown {
         }
         let Some(source) = plan::marker_shown(history, &self.known, marked) else { return Ok(()) };
         let marker = Replica { kind: Kind::Marker, ..replica(source.clone(), Some(id.clone()), None) };
-        adopt(engine, task, marker, &mut self.replicas)?;
-        self.known.advance(source, Top::Marker);
-        Ok(())
+        self.explained(engine, task, marker)
+    }
+
+    /// Takes the delete marker that is current for the one of the source that is gone.
+    pub(super) fn explain_marker_by_gone(
+        &mut self,
+        engine: &Engine,
+        task: &Task,
+        gone: VersionRef,
+    ) -> Result<(), Failure> {
+        let Entry::Marker(id) = &self.basis.entry else { return Ok(()) };
+        let marker = Replica { kind: Kind::Marker, ..replica(gone, Some(id.clone()), None) };
+        self.explained(engine, task, marker)
+    }
+
+    fn explained(&mut self, engine: &Engine, task: &Task, marker: Replica) -> Result<(), Failure> {
+        self.known.advance(&marker.source, Top::Marker);
+        adopt(engine, task, marker, &mut self.replicas)
     }
 
     /// Says whether a replica of this version may be there without our knowing: it was never settled,

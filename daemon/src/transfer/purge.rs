@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use replicator_core::event::Action;
 use replicator_core::failure::{Failure, Kind as FailureKind};
 use replicator_core::object::VersionId;
-use replicator_core::plan::Kind;
+use replicator_core::plan::{Kind, VersionRef};
 
 use super::{Memory, Run, destination, fence, remove};
 use crate::ledger::records::{Replica, State};
@@ -38,6 +38,27 @@ pub(super) async fn carry_out(run: &mut Run<'_>, memory: &mut Memory) -> Result<
         }
     }
     Ok(false)
+}
+
+/// Takes a delete marker that is on no record, where the source shows what is below it, for the replica of a version
+/// that is on no record either and was deleted for good: a marker that was taken back. Else what it hides would be
+/// written once more on top of it.
+pub(super) async fn explain_marker(run: &mut Run<'_>) -> Result<(), Failure> {
+    let shown = &run.read.shown;
+    let newest = run.read.history.last().map(|newest| newest.version.clone());
+    let Some(newest) = newest.filter(|newest| shown.known.reached.as_ref() == Some(newest)) else { return Ok(()) };
+    if !shown.is_hidden_by_stranger() {
+        return Ok(());
+    }
+    for id in wanted(run.task) {
+        let is_known = run.read.shown.replicas.iter().any(|replica| replica.source.id == id);
+        if !is_known && !remove::source_has(run.source, run.task, &id).await? {
+            // When it was made, nobody knows: above what it hid, and below all that comes.
+            let gone = VersionRef::new(id, newest.last_modified, None);
+            return run.read.shown.explain_marker_by_gone(run.engine, run.task, gone);
+        }
+    }
+    Ok(())
 }
 
 /// Waits until no version that is gone can appear at the destination any more.

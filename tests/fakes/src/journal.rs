@@ -2,6 +2,7 @@
 //! became of the answer.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -63,6 +64,42 @@ pub struct Upload {
     pub begun_by: Option<String>,
     /// Who asked for its end, and how, when that was answered with success.
     pub ended: Vec<(String, String)>,
+}
+
+impl fmt::Display for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.entries().iter().try_for_each(|entry| writeln!(f, "{entry}"))
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { client, call, sent, faults, .. } = self;
+        let or_none = |text: &Option<String>| text.as_deref().unwrap_or("-").to_owned();
+        write!(
+            f,
+            "{:9.3} {client} {} {}/{}",
+            sent.as_secs_f64(),
+            call.operation,
+            or_none(&call.bucket),
+            or_none(&call.key)
+        )?;
+        if let Some(version) = &call.version {
+            write!(f, " version {version}")?;
+        }
+        for (name, value) in &call.conditions {
+            write!(f, " {name}: {value}")?;
+        }
+        if let Some((at, status)) = self.executed {
+            write!(f, " executed {:.3} {status}", at.as_secs_f64())?;
+        }
+        match self.answer {
+            Answer::Waiting => write!(f, " no answer yet")?,
+            Answer::Given(at, status) => write!(f, " answered {:.3} {status}", at.as_secs_f64())?,
+            Answer::Lost => write!(f, " lost")?,
+        }
+        if faults.is_empty() { Ok(()) } else { write!(f, " faults {faults:?}") }
+    }
 }
 
 impl Journal {
