@@ -47,9 +47,10 @@ pub(crate) async fn bring_up_to_date(engine: &Engine, task: &Task, memory: &mut 
     {
         return Ok(report);
     }
+    let is_first = memory.is_blank();
     memory.begin();
     engine.check_versioned(&task.lane.destination).await?;
-    let mut run = Run::begin(engine, task).await?;
+    let mut run = Run::begin(engine, task, is_first).await?;
     wishes::reconsider(task, &mut run.read.shown.known);
     let mut passes = 0;
     loop {
@@ -106,13 +107,13 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    async fn begin(engine: &'a Engine, task: &'a Task) -> Result<Run<'a>, Failure> {
+    async fn begin(engine: &'a Engine, task: &'a Task, is_first: bool) -> Result<Run<'a>, Failure> {
         Ok(Self {
             engine,
             task,
             source: engine.access(&task.source)?,
             destination: engine.access(&task.lane.destination)?,
-            read: read(engine, task).await?,
+            read: read(engine, task, is_first).await?,
             told: Vec::new(),
             steps: 0,
             reread: false,
@@ -123,7 +124,7 @@ impl<'a> Run<'a> {
 
     /// Reads everything once more and keeps what was done.
     async fn again(&mut self) -> Result<(), Failure> {
-        self.read = read(self.engine, self.task).await?;
+        self.read = read(self.engine, self.task, false).await?;
         self.reread = true;
         Ok(())
     }
@@ -206,8 +207,8 @@ impl<'a> Run<'a> {
 }
 
 /// Reads both sides.
-async fn read(engine: &Engine, task: &Task) -> Result<Reading, Failure> {
-    engine.failpoints.around(failpoint::Step::Read, Box::pin(Reading::of(engine, task))).await
+async fn read(engine: &Engine, task: &Task, is_first: bool) -> Result<Reading, Failure> {
+    engine.failpoints.around(failpoint::Step::Read, Box::pin(Reading::of(engine, task, is_first))).await
 }
 
 /// Small parts waste throughput, large ones memory: 16 MiB measured best across Regions

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use replicator_fakes::journal::{Entry, Service};
+use replicator_fakes::s3::traits::Traits;
 
 use crate::fleet;
 use crate::judge::{Expect, judge};
@@ -65,6 +66,27 @@ fn a_small_new_object_costs_what_the_protocol_says() {
         sim.drained().await;
         assert!(requests(&sim).split_off(before).contains(&"GetObjectTagging".to_owned()));
         daemon.stop().await;
+    });
+}
+
+#[test]
+fn a_new_object_costs_no_list_of_a_destination_that_does_not_tell_markers() {
+    simulate(5, async |mut sim| {
+        sim.s3.set_traits(Traits { names_markers: false, ..Traits::aws() });
+        sim.post_everything();
+        let daemon = fleet::lone(&mut sim, "", "path_style = true\nendpoints = { s3 = \"http://s3.other\" }").await;
+        sim.put("a", b"one").await;
+        sim.drained().await;
+        let lists = || sim.net.journal().select(|entry| entry.call.operation == "ListObjectVersions");
+        let of_archive = || lists().iter().filter(|entry| entry.call.bucket.as_deref() == Some(ARCHIVE)).count();
+        assert_eq!((lists().len(), of_archive()), (1, 0));
+        // With a history there is more to know than that one version is new.
+        sim.put("b", b"one").await;
+        sim.user().delete_object().bucket(SOURCE).key("b").send().await.unwrap();
+        sim.drained().await;
+        assert!(of_archive() > 0);
+        daemon.stop().await;
+        assert_eq!(judge(&sim, EXPECT), Vec::<String>::new());
     });
 }
 

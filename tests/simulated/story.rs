@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use replicator_fakes::faults::{Effect, Fault, Place};
 use replicator_fakes::journal::Service;
+use replicator_fakes::s3::traits::Traits;
 use s3_replicator::failpoint::Failpoint;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,8 @@ pub(crate) struct Story {
     pub(crate) shape: Shape,
     pub(crate) manners: Manners,
     pub(crate) plan: Plan,
+    /// The endpoint's 404 does not tell a delete marker from nothing, as that of many stores.
+    pub(crate) mute: bool,
     /// Requests of the daemons fail in this share of cases.
     pub(crate) faults: f64,
     /// Some writes are refused for good, until someone mends that.
@@ -48,6 +51,9 @@ const QUIET: Duration = Duration::from_secs(180);
 // What is parked is tried again within an hour, and perhaps refused once more.
 const QUIET_AFTER_PARKING: Duration = Duration::from_secs(2 * 3600);
 
+const AWS: &str = "path_style = true";
+const NOT_AWS: &str = "path_style = true\nendpoints = { s3 = \"http://s3.other\" }";
+
 impl Story {
     /// Draws a story.
     pub(crate) fn draw(seed: u64) -> Self {
@@ -61,6 +67,7 @@ impl Story {
         let crashes = if rng.bool() { rng.u32(1..4) } else { 0 };
         let daemons = rng.usize(1..4);
         let exclusive = daemons == 1 && crashes == 0 && rng.bool();
+        let mute = rng.u8(..4) == 0;
         Self {
             seed,
             shape: Shape {
@@ -85,8 +92,9 @@ impl Story {
                     "history = \"{history}\"\nversion_deletes = {version_deletes}\nexclusive = {exclusive}\n\
                      encryption = {{ mode = \"{encryption}\" }}"
                 ),
-                account: "path_style = true".to_owned(),
+                account: if mute { NOT_AWS } else { AWS }.to_owned(),
             },
+            mute,
             faults: [0.0, 0.0, 0.02, 0.1][rng.usize(..4)],
             denied: false,
             latest,
@@ -122,6 +130,7 @@ impl Story {
 
     async fn play(&self, mut sim: Sim) -> Ending {
         let began = tokio::time::Instant::now();
+        sim.s3.set_traits(Traits { names_markers: !self.mute, ..Traits::aws() });
         self.script(&sim);
         let mut post = Post::open(&sim, self.manners);
         let stop = CancellationToken::new();

@@ -24,11 +24,13 @@ pub(super) struct Current {
     pub(super) age: Option<Duration>,
     /// What time it is by the server's clock.
     pub(super) date: Option<Timestamp>,
+    /// Whether "nothing" may be a marker: the endpoint's 404 does not tell them apart.
+    pub(super) is_guess: bool,
 }
 
 impl Current {
     fn hidden(entry: Entry, date: Option<Timestamp>) -> Self {
-        Self { entry, stamp: None, age: None, date }
+        Self { entry, stamp: None, age: None, date, is_guess: false }
     }
 }
 
@@ -39,6 +41,8 @@ pub(super) enum Likely {
     Object,
     /// Nothing, or a marker.
     Hidden,
+    /// Nothing; where that cannot be told from a marker, whoever asks can do without knowing.
+    New,
 }
 
 /// Reads which entry is current.
@@ -67,6 +71,8 @@ pub(super) async fn current(access: &Access, task: &Task, likely: Likely) -> Res
         }
     } else if tells_markers {
         return Ok(Current::hidden(Entry::Nothing, date));
+    } else if likely == Likely::New {
+        return Ok(Current { is_guess: true, ..Current::hidden(Entry::Nothing, date) });
     }
     let appeared = || Failure::caused(FailureKind::Conflict, DURING, "an object appeared behind the 404");
     Ok(Current::hidden(listed(access, task).await?.ok_or_else(appeared)?, date))
@@ -90,7 +96,7 @@ fn object(head: &Head, task: &Task) -> Result<Current, Failure> {
     // https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html
     let age = if etag.has_parts() { None } else { head.age() };
     let entry = Entry::Object { etag, version: head.version_id() };
-    Ok(Current { entry, stamp: origin(head, task), age, date: head.date() })
+    Ok(Current { entry, stamp: origin(head, task), age, date: head.date(), is_guess: false })
 }
 
 /// Reads the stamp; one of another bucket makes the object a stranger.

@@ -26,6 +26,8 @@ pub(crate) struct Shown {
     pub(crate) replicas: Vec<Replica>,
     /// What the next write rests on.
     pub(crate) basis: Basis,
+    /// Whether the nothing that is current may be a marker.
+    pub(super) is_guess: bool,
     /// When the delete marker that is current was written, where its history had to be looked at.
     marked: Option<Timestamp>,
     /// What had to be looked at of its history, newest first; without what cannot be ours.
@@ -145,17 +147,22 @@ impl Shown {
     }
 }
 
-/// Reads what is current, and from ledger, stamp or history how far it reaches.
-pub(crate) async fn read(engine: &Engine, task: &Task) -> Result<Shown, Failure> {
+/// Reads what is current, and from ledger, stamp or history how far it reaches. With `may_guess`, a key that was never
+/// written by this daemon is asked for by HEAD alone, even of an endpoint whose 404 can mean a marker.
+pub(crate) async fn read(engine: &Engine, task: &Task, may_guess: bool) -> Result<Shown, Failure> {
     let access = engine.access(&task.lane.destination)?;
     let reading = Reading { engine, task, access };
     let mut replicas = engine.ledger.replicas(&task.lane)?;
     let mut history = Vec::new();
     let asked = Instant::now();
     // What was never written by this daemon is mostly new.
-    let likely = if replicas.is_empty() { Likely::Hidden } else { Likely::Object };
+    let likely = match replicas.is_empty() {
+        true if may_guess => Likely::New,
+        true => Likely::Hidden,
+        false => Likely::Object,
+    };
     let mut current = current(access, task, likely).await?;
-    let stamp = current.stamp.take();
+    let (stamp, is_guess) = (current.stamp.take(), current.is_guess);
     let basis = Basis::read(current, asked);
     let (top, reached) = match basis.entry.clone() {
         Entry::Nothing => (Top::Nothing, None),
@@ -178,7 +185,7 @@ pub(crate) async fn read(engine: &Engine, task: &Task) -> Result<Shown, Failure>
         },
     };
     let known = known(top, reached, &replicas);
-    Ok(Shown { known, replicas, basis, marked: None, history })
+    Ok(Shown { known, replicas, basis, is_guess, marked: None, history })
 }
 
 /// Reads back every replica that the ledger lacks.

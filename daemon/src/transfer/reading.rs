@@ -7,7 +7,7 @@ use replicator_core::plan::{Kind, SourceVersion, VersionRef};
 use replicator_core::rule::{History, Rule};
 
 use super::destination::{self, Shown};
-use super::{listing, unstamped};
+use super::{listing, part_bytes_preferred, unstamped};
 use crate::accounts::refusal::Side;
 use crate::clock;
 use crate::engine::Engine;
@@ -26,10 +26,14 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// Reads both sides.
-    pub(super) async fn of(engine: &Engine, task: &Task) -> Result<Self, Failure> {
-        let mut shown = destination::read(engine, task).await?;
-        let listed = list(engine, task).await?;
+    /// Reads both sides; the first time with as few requests as will do.
+    pub(super) async fn of(engine: &Engine, task: &Task, is_first: bool) -> Result<Self, Failure> {
+        let mut shown = destination::read(engine, task, is_first && may_guess(task)).await?;
+        let mut listed = list(engine, task).await?;
+        if shown.is_guess && !is_one_write(engine, &listed) {
+            shown = destination::read(engine, task, false).await?;
+            listed = list(engine, task).await?;
+        }
         let start = scope_start(engine, task, &shown, &listed)?;
         let versions = listed.iter().map(|entry| entry.version.clone()).collect();
         let lead = &task.rules.lead;
@@ -49,6 +53,22 @@ impl Reading {
         shown.explain_marker(engine, task, &history)?;
         Ok(Self { shown, listed: versions, past, history })
     }
+}
+
+/// Says whether a key can do without knowing what hides it at the destination, as long as it has but one version. A
+/// marker would hide a replica of that very version, or of one that is gone: either way the version goes on top of it.
+/// Only who follows version deletes, or wrote there before, has to know.
+fn may_guess(task: &Task) -> bool {
+    let lead = &task.rules.lead;
+    lead.history == History::Exact && !lead.version_deletes && !task.redelivered
+}
+
+/// Says whether all that can have to be done is one write that rests on no entry but on the absence of objects.
+/// An upload in parts compares entries (protocol rule 9).
+fn is_one_write(engine: &Engine, listed: &[SourceVersion]) -> bool {
+    let [only] = listed else { return false };
+    let is_small = only.size_bytes <= part_bytes_preferred(engine);
+    only.kind == Kind::Object && !only.version.id.is_null() && is_small
 }
 
 /// Lists the source, newest first; in latest mode the newest entry is all that matters, unless the
