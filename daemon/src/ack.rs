@@ -35,6 +35,9 @@ const BATCH_MAX: usize = 10;
 // One sync of the ledger serves this many messages.
 const ROUND_MAX: usize = 100;
 
+// Nobody waits for a message to be deleted, and each request and each sync costs.
+const LINGER: Duration = Duration::from_millis(50);
+
 const ATTEMPTS_MAX: u32 = 4;
 
 // Events of S3 are a few KiB long. What the dead-letter queue has and is longer fills no disk as well.
@@ -45,7 +48,17 @@ impl Ack {
     pub(crate) async fn run(mut self) {
         let mut round = Vec::with_capacity(ROUND_MAX);
         while self.settlements.recv_many(&mut round, ROUND_MAX).await > 0 {
+            // More come soon; a full batch costs what one message does.
+            let _full_or_late = tokio::time::timeout(LINGER, self.fill(&mut round)).await;
             self.settle(std::mem::take(&mut round)).await;
+        }
+    }
+
+    async fn fill(&mut self, round: &mut Vec<Settlement>) {
+        while round.len() < ROUND_MAX {
+            if self.settlements.recv_many(round, ROUND_MAX - round.len()).await == 0 {
+                return;
+            }
         }
     }
 

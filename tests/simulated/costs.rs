@@ -91,6 +91,31 @@ fn a_new_object_costs_no_list_of_a_destination_that_does_not_tell_markers() {
 }
 
 #[test]
+fn a_daemon_that_is_alone_asks_the_destination_of_a_new_object_nothing_and_writes_nothing_twice() {
+    simulate(6, async |mut sim| {
+        sim.post_everything();
+        sim.put("warm", b"up").await;
+        let daemon = fleet::lone(&mut sim, "exclusive = true", AWS).await;
+        sim.drained().await;
+        let before = requests(&sim).len();
+        sim.put("a", b"one").await;
+        let event = sim.sqs.messages(QUEUE).first().unwrap().body.clone();
+        sim.drained().await;
+        assert_eq!(requests(&sim).split_off(before), ["ListObjectVersions", "GetObject", "PutObject"]);
+        daemon.stop().await;
+
+        // What it takes for granted is wrong once its ledger is lost.
+        std::fs::remove_dir_all(sim.dir.path().join("daemon-0")).unwrap();
+        sim.sqs.send(QUEUE, event, Duration::ZERO);
+        let daemon = fleet::lone(&mut sim, "exclusive = true", AWS).await;
+        sim.drained().await;
+        daemon.stop().await;
+        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 1);
+        assert_eq!(judge(&sim, EXPECT), Vec::<String>::new());
+    });
+}
+
+#[test]
 fn neighbours_share_the_lists_of_the_source() {
     simulate(4, async |mut sim| {
         sim.post_everything();

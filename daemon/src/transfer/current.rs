@@ -29,6 +29,11 @@ pub(super) struct Current {
 }
 
 impl Current {
+    /// Takes for granted that nothing is there.
+    pub(super) fn guessed() -> Self {
+        Self { is_guess: true, ..Self::hidden(Entry::Nothing, None) }
+    }
+
     fn hidden(entry: Entry, date: Option<Timestamp>) -> Self {
         Self { entry, stamp: None, age: None, date, is_guess: false }
     }
@@ -72,7 +77,7 @@ pub(super) async fn current(access: &Access, task: &Task, likely: Likely) -> Res
     } else if tells_markers {
         return Ok(Current::hidden(Entry::Nothing, date));
     } else if likely == Likely::New {
-        return Ok(Current { is_guess: true, ..Current::hidden(Entry::Nothing, date) });
+        return Ok(Current { date, ..Current::guessed() });
     }
     let appeared = || Failure::caused(FailureKind::Conflict, DURING, "an object appeared behind the 404");
     Ok(Current::hidden(listed(access, task).await?.ok_or_else(appeared)?, date))

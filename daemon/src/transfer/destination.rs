@@ -9,10 +9,11 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::basis::{Basis, Entry};
-use super::current::{Likely, current, origin};
+use super::current::{Current, Likely, current, origin};
 use super::listing;
 use super::unstamped::Looks;
 use crate::accounts::Access;
+use crate::accounts::capabilities::Ability;
 use crate::accounts::refusal::Side;
 use crate::engine::Engine;
 use crate::ledger::records::{Replica, State};
@@ -148,7 +149,8 @@ impl Shown {
 }
 
 /// Reads what is current, and from ledger, stamp or history how far it reaches. With `may_guess`, a key that was never
-/// written by this daemon is asked for by HEAD alone, even of an endpoint whose 404 can mean a marker.
+/// written by this daemon is asked for by HEAD alone, even of an endpoint whose 404 can mean a marker; and not at all by
+/// a daemon that is alone: the condition of its write tells when there is an object.
 pub(crate) async fn read(engine: &Engine, task: &Task, may_guess: bool) -> Result<Shown, Failure> {
     let access = engine.access(&task.lane.destination)?;
     let reading = Reading { engine, task, access };
@@ -156,12 +158,14 @@ pub(crate) async fn read(engine: &Engine, task: &Task, may_guess: bool) -> Resul
     let mut history = Vec::new();
     let asked = Instant::now();
     // What was never written by this daemon is mostly new.
-    let likely = match replicas.is_empty() {
-        true if may_guess => Likely::New,
-        true => Likely::Hidden,
-        false => Likely::Object,
+    let mut current = match replicas.is_empty() {
+        true if may_guess && task.rules.lead.exclusive && access.capabilities.has(Ability::ConditionalPut) => {
+            Current::guessed()
+        }
+        true if may_guess => current(access, task, Likely::New).await?,
+        true => current(access, task, Likely::Hidden).await?,
+        false => current(access, task, Likely::Object).await?,
     };
-    let mut current = current(access, task, likely).await?;
     let (stamp, is_guess) = (current.stamp.take(), current.is_guess);
     let basis = Basis::read(current, asked);
     let (top, reached) = match basis.entry.clone() {

@@ -56,7 +56,10 @@ async fn list(access: &Access, bucket: &Bucket, keys: &[Key]) -> Vec<Shared> {
 const SPARSE: usize = 8;
 const PAGES_MAX: usize = 4;
 const PAGE_ENTRIES_MAX: u32 = 1000;
-const ENTRIES_A_KEY: u32 = 4;
+// Some servers read a file for each entry (SeaweedFS 4.48: 0.1 to 0.2 ms of CPU), so a page too long costs more than
+// another page.
+const PAGE_ENTRIES_MIN: u32 = 16;
+const ENTRIES_A_KEY: u32 = 2;
 
 /// Reads the page that begins with the first of the keys; none when it cannot be had.
 async fn read(access: &Access, bucket: &Bucket, keys: &[&Key]) -> Option<Page> {
@@ -67,7 +70,7 @@ async fn read(access: &Access, bucket: &Bucket, keys: &[&Key]) -> Option<Page> {
     let before = if is_alone { None } else { Some((just_before(first.as_str())?, String::new())) };
     // What waits is a part of what lies between, and what else a page has is read for nothing.
     let wanted = u32::try_from(keys.len()).unwrap_or(u32::MAX).saturating_mul(ENTRIES_A_KEY);
-    let entries_max = wanted.clamp(PAGE_ENTRIES, PAGE_ENTRIES_MAX);
+    let entries_max = if is_alone { PAGE_ENTRIES } else { wanted.clamp(PAGE_ENTRIES_MIN, PAGE_ENTRIES_MAX) };
     listing.page(before, entries_max).await.ok()
 }
 
