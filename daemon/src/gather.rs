@@ -1,7 +1,8 @@
 //! Questions that one answer can serve: who asks while others are being answered shares the next answer with
-//! whoever else has come by then. Nobody waits for company: who finds nobody asking asks at once.
+//! whoever else has come by then, and who finds nobody asking waits a moment for company.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
@@ -23,6 +24,9 @@ struct State<Q, A> {
 
 // One answer is under way and another begins: a slow one holds nobody up for long.
 const UNDER_WAY_MAX: usize = 2;
+
+// Those who were told of by one message, or one batch of them, come within this.
+const LINGER: Duration = Duration::from_millis(2);
 
 // Far more than a daemon has at work in one bucket.
 const TOGETHER_MAX: usize = 256;
@@ -63,7 +67,9 @@ impl<Q: Send + 'static, A: Send + 'static> Gather<Q, A> {
     where
         F: Fn(Vec<Q>) -> BoxFuture<'static, Vec<A>> + Send,
     {
-        while let Some((questions, tell)) = self.next() {
+        loop {
+            tokio::time::sleep(LINGER).await;
+            let Some((questions, tell)) = self.next() else { return };
             for (tell, answer) in tell.into_iter().zip(answer(questions).await) {
                 // Who no longer waits needs no answer.
                 let _gone = tell.send(answer);
@@ -88,8 +94,6 @@ impl<Q: Send + 'static, A: Send + 'static> Gather<Q, A> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     /// Answers each question with itself and the company it was in, after a while.

@@ -53,7 +53,7 @@ def once(options, world, name):
             if contender is None:
                 return None
             before = sum(map(measure.cpu_of, place.pids()))
-            used = measure.run(contender, lambda: place.stats()["waiting"] == 0)
+            used = measure.run(contender, lambda: place.waiting() == 0)
             used.cpu_of_servers = sum(map(measure.cpu_of, place.pids())) - before
             used.stats = place.stats()
             check(options, used, name)

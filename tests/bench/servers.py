@@ -36,6 +36,9 @@ class Fakes:
     def post(self):
         self.tell("post")
 
+    def waiting(self):
+        return self.tell("waiting")["waiting"]
+
     def stats(self):
         return self.tell("stats")
 
@@ -71,6 +74,9 @@ class Weeds:
     def post(self):
         for one in self.events:
             self.fakes.tell("send " + one)
+
+    def waiting(self):
+        return self.fakes.waiting()
 
     def stats(self):
         return self.fakes.stats() | {"replicas": None}

@@ -117,14 +117,17 @@ impl Fake {
 
     /// Counts a queue's messages.
     pub fn depth(&self, queue: &str) -> Depth {
+        let now = Instant::now();
         let mut depth = Depth::default();
-        for message in self.messages(queue) {
-            match message.stage {
-                Stage::Visible => depth.visible += 1,
-                Stage::Hidden => depth.hidden += 1,
-                Stage::Delayed => depth.delayed += 1,
+        self.known(queue, |queue| {
+            for message in &queue.messages {
+                match message.stage(now) {
+                    Stage::Visible => depth.visible += 1,
+                    Stage::Hidden => depth.hidden += 1,
+                    Stage::Delayed => depth.delayed += 1,
+                }
             }
-        }
+        });
         depth
     }
 

@@ -2,7 +2,8 @@
 //! to do by lines on its standard input and answers each with one line of JSON.
 //!
 //! `seed N BYTES`: puts objects into the source. `post`: announces them. `pace N PER_SECOND BYTES`: puts and announces
-//! as time goes. `send`: the rest of the line goes into the queue. `stats`: what was asked and how far it is.
+//! as time goes. `send`: the rest of the line goes into the queue. `waiting`: how many messages are left,
+//! which is cheap. `stats`: what was asked and how far it is.
 
 #![allow(
     clippy::expect_used,
@@ -79,6 +80,10 @@ async fn obey(world: World) -> anyhow::Result<()> {
                 work.spawn(world.clone().pace(objects, per_second, bytes));
             }
             ["send", ..] => drop(world.sqs.send(QUEUE, line.trim_start_matches("send ").to_owned(), Duration::ZERO)),
+            ["waiting"] => {
+                say(&json!({ "waiting": world.waiting() }));
+                continue;
+            }
             ["stats"] => {}
             _ => bail!("what is {line:?}?"),
         }
@@ -155,8 +160,12 @@ impl World {
         }
     }
 
-    fn stats(&self) -> Value {
+    fn waiting(&self) -> usize {
         let depth = self.sqs.depth(QUEUE);
+        depth.visible + depth.hidden + depth.delayed
+    }
+
+    fn stats(&self) -> Value {
         let mut requests: BTreeMap<String, usize> = BTreeMap::new();
         for entry in self.net.journal().select(|entry| entry.client != "AKIDUSER") {
             *requests.entry(entry.call.operation).or_default() += 1;
@@ -166,7 +175,7 @@ impl World {
         latencies.sort_unstable();
         let at = |share: f64| latencies.get((latencies.len() as f64 * share) as usize).map(Duration::as_secs_f64);
         json!({
-            "waiting": depth.visible + depth.hidden + depth.delayed,
+            "waiting": self.waiting(),
             "replicas": seen.replicas,
             "requests": requests,
             "latency_seconds": { "p50": at(0.5), "p99": at(0.99), "max": latencies.last().map(Duration::as_secs_f64) },

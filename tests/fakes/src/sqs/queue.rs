@@ -7,6 +7,7 @@
 //!                                    └───────────┘ received too often: to the dead-letter queue
 //! ```
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -40,7 +41,8 @@ pub(super) struct Queue {
     pub(super) name: String,
     pub(super) settings: Settings,
     pub(super) quirks: Quirks,
-    pub(super) messages: Vec<Stored>,
+    /// In the order in which they were sent. Most go from the front.
+    pub(super) messages: VecDeque<Stored>,
 }
 
 /// A message as a receiver gets it.
@@ -56,7 +58,7 @@ const HIDDEN_MAX: Duration = Duration::from_secs(12 * 3600);
 
 impl Queue {
     pub(super) fn new(name: &str) -> Self {
-        let (settings, quirks, messages) = (Settings::default(), Quirks::default(), Vec::new());
+        let (settings, quirks, messages) = (Settings::default(), Quirks::default(), VecDeque::new());
         Self { name: name.to_owned(), settings, quirks, messages }
     }
 
@@ -73,15 +75,17 @@ impl Queue {
             let serial = dice.serial();
             let (receives, first_received_ms, received_at) = (0, None, None);
             let stored = Stored { serial, content, sent_ms, visible_at, receives, first_received_ms, received_at };
-            self.messages.push(stored);
+            self.messages.push_back(stored);
         }
     }
 
     /// Takes out what was received too often.
     pub(super) fn give_up(&mut self, now: Instant) -> Vec<Content> {
         let Some((_, receives_max)) = self.settings.redrive else { return Vec::new() };
-        let spent = |message: &mut Stored| message.stage(now) == Stage::Visible && message.receives >= receives_max;
-        self.messages.extract_if(.., spent).map(|message| message.content).collect()
+        let is_spent = |message: &Stored| message.stage(now) == Stage::Visible && message.receives >= receives_max;
+        let (spent, kept): (VecDeque<_>, _) = std::mem::take(&mut self.messages).into_iter().partition(is_spent);
+        self.messages = kept;
+        spent.into_iter().map(|message| message.content).collect()
     }
 
     /// Hides up to so many messages and hands them out.
@@ -98,7 +102,9 @@ impl Queue {
             return Err(Refusal::over_limit());
         }
         let visible = |message: &&mut Stored| message.stage(moment.now) == Stage::Visible;
-        let mut found: Vec<&mut Stored> = self.messages.iter_mut().filter(visible).collect();
+        // The dice have to see all; else no more are looked for than are wanted.
+        let wanted = if self.quirks.reorder { usize::MAX } else { count_max.min(room) };
+        let mut found: Vec<&mut Stored> = self.messages.iter_mut().filter(visible).take(wanted).collect();
         let mut taken = found.len().min(count_max).min(room);
         if self.quirks.reorder && taken > 0 {
             dice.shuffle(&mut found);
@@ -117,7 +123,9 @@ impl Queue {
     /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_DeleteMessage.html>
     pub(super) fn delete(&mut self, handle: &str) -> Result<(), Refusal> {
         let receipt = Receipt::read(&self.name, handle)?;
-        self.messages.retain(|message| !receipt.is_newest_of(message));
+        if let Some(at) = self.messages.iter().position(|message| receipt.is_newest_of(message)) {
+            self.messages.remove(at);
+        }
         Ok(())
     }
 
