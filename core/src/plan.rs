@@ -203,7 +203,14 @@ fn first_after(source: &[SourceVersion], known: &Known) -> usize {
         let on_record = known.replicated.contains(&entry.version) || known.collapsed.contains(&entry.version);
         time < reached.last_modified || (time == reached.last_modified && on_record)
     };
-    source.iter().rposition(is_before).map_or(0, |at| at + 1)
+    let after = source.iter().rposition(is_before).map_or(0, |at| at + 1);
+    // A marker of that very second may be older or newer. Below an object it hides nothing, so it is taken for older.
+    let may_be_before =
+        |entry: &&SourceVersion| entry.kind == Kind::Marker && entry.version.last_modified == reached.last_modified;
+    let rest = source.get(after..).unwrap_or_default();
+    let ambiguous = rest.iter().take_while(may_be_before).count();
+    let hides_nothing = rest.iter().skip(ambiguous).any(|entry| entry.kind == Kind::Object);
+    if hides_nothing { after + ambiguous } else { after }
 }
 
 /// A marker below what was reached cannot be late: S3 creates it as the newest entry, so it was

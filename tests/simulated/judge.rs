@@ -6,13 +6,17 @@ mod states;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use replicator_fakes::s3::entry::{Entry, Object};
+use replicator_fakes::s3::entry::{Entry, Object, Shown};
 
 use crate::sim::{ARCHIVE, SOURCE, Sim};
 
 /// The name of the stamp's header, after `x-amz-meta-`.
 const STAMP: &str = "s3-replicator";
+
+// The world's time is ahead of the real one.
+const FOREVER: Duration = Duration::from_secs(1000 * 365 * 24 * 3600);
 
 /// What the rule and the world allow.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +37,7 @@ struct Case<'a> {
     expect: Expect,
     source: Vec<Arc<Entry>>,
     source_now: BTreeSet<String>,
+    source_shown: Vec<Shown>,
     replicas: Vec<Arc<Entry>>,
     replicas_now: BTreeSet<String>,
 }
@@ -48,6 +53,7 @@ pub(crate) fn judge(sim: &Sim, expect: Expect) -> Vec<String> {
             expect,
             source: sim.s3.ever(SOURCE, key),
             source_now: now(SOURCE),
+            source_shown: sim.s3.shown(SOURCE, key),
             replicas: sim.s3.ever(ARCHIVE, key),
             replicas_now: now(ARCHIVE),
         };
@@ -77,6 +83,25 @@ impl Case<'_> {
                 self.source.iter().position(|entry| entry.object.as_ref().is_some_and(|other| is_twin(object, other)))
             }
         }
+    }
+
+    /// Says whether the source itself showed this place again after a later one that is gone now, until then.
+    fn went_back(&self, later: usize, place: usize, until: SystemTime) -> bool {
+        let shows = |at: usize| {
+            let id = self.source[at].id;
+            move |shown: &Shown| shown.at <= until && shown.current.as_ref().is_some_and(|current| current.id == id)
+        };
+        let is_gone = !self.source_now.contains(&self.source[later].version_id);
+        let since = self.source_shown.iter().position(shows(later));
+        let again = self.source_shown.iter().rposition(shows(place));
+        is_gone && later > place && since < again
+    }
+
+    /// Says whether a marker above this place was taken back. Who does not know whose replica the marker of the
+    /// destination is may have written the place once more on top of it (docs/protocol.md).
+    fn is_undeleted(&self, place: usize) -> bool {
+        let (until, above) = (SystemTime::now() + FOREVER, place + 1..self.source.len());
+        above.into_iter().any(|later| self.source[later].is_marker() && self.went_back(later, place, until))
     }
 
     /// Draws both histories, oldest first; what is gone is in brackets.

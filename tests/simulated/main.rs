@@ -41,5 +41,7 @@ mod dead_letters;
 mod rebuilt;
 // M, S: writes whose reason has gone.
 mod late;
+// H: the same content again and again.
+mod neighbours;
 // Requests, counted: duplicates, forgeries, events that mean nothing here.
 mod costs;

@@ -27,10 +27,17 @@ pub(super) fn judge(case: &Case<'_>, states: &[Shown], wrong: &mut Vec<String>) 
         let is_gone = |place: usize| !case.source_now.contains(&case.source[place].version_id);
         match place {
             None if current.is_marker() && reached.is_some_and(is_gone) => {}
+            None if went_back(case, reached, current, state) => reached = case.origin(current),
             Some(place) => reached = Some(place),
             None => wrong.push(format!("M: {} shows {} after {reached:?}", state.caller, name(case, current))),
         }
     }
+}
+
+/// Says whether the source had gone back to what is shown: what was reached had been deleted there for good.
+fn went_back(case: &Case<'_>, reached: Option<usize>, current: &Entry, state: &Shown) -> bool {
+    let (Some(reached), Some(place)) = (reached, case.origin(current)) else { return false };
+    case.went_back(reached, place, state.at)
 }
 
 fn name(case: &Case<'_>, entry: &Entry) -> String {

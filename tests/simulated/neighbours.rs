@@ -1,0 +1,39 @@
+//! The same content right above itself: a condition must be able to tell the replicas apart (protocol rule 4).
+
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+
+use crate::fleet;
+use crate::sim::{ARCHIVE, SOURCE, Sim, simulate};
+
+#[test]
+fn equal_neighbours_never_share_an_etag_however_their_originals_were_written() {
+    // Whether each of the originals went in one part of an upload or in one piece.
+    for ways in [[false, false, true, true], [true, true, true, true], [true, false, true, false]] {
+        simulate(1, async |mut sim| {
+            sim.post_everything();
+            for in_parts in ways {
+                if in_parts { upload(&sim).await } else { sim.put("a", b"content").await }
+            }
+            let daemon = fleet::lone(&mut sim, "", "path_style = true").await;
+            sim.drained().await;
+            daemon.stop().await;
+            let replicas = sim.s3.history(ARCHIVE, "a");
+            let etags: Vec<_> = replicas.iter().map(|entry| &entry.object.as_ref().unwrap().etag).collect();
+            assert_eq!(etags.len(), ways.len());
+            assert!(etags.windows(2).all(|pair| pair[0] != pair[1]), "{ways:?}: {etags:?}");
+        });
+    }
+}
+
+async fn upload(sim: &Sim) {
+    let user = sim.user();
+    let begun = user.create_multipart_upload().bucket(SOURCE).key("a").send().await.unwrap();
+    let id = begun.upload_id.unwrap();
+    let part = user.upload_part().bucket(SOURCE).key("a").upload_id(&id).part_number(1);
+    let part = part.body(ByteStream::from_static(b"content")).send().await.unwrap();
+    let part = CompletedPart::builder().part_number(1).set_e_tag(part.e_tag).build();
+    let parts = CompletedMultipartUpload::builder().parts(part).build();
+    let complete = user.complete_multipart_upload().bucket(SOURCE).key("a").upload_id(&id).multipart_upload(parts);
+    complete.send().await.unwrap();
+}
