@@ -16,6 +16,9 @@ KIB, MIB = 1 << 10, 1 << 20
 
 def main():
     options = arguments()
+    if options.pace:
+        print(latencies(options), flush=True)
+        return
     for world in options.worlds:
         rows = {}
         for _ in range(options.runs):
@@ -38,6 +41,9 @@ def arguments():
     parser.add_argument("--bytes", type=int, default=16 * KIB)
     parser.add_argument("--memory", default="64MiB")
     parser.add_argument("--runs", type=int, default=2)
+    parser.add_argument(
+        "--pace", type=float, help="puts so many objects a second on the fakes and tells how long their replicas took"
+    )
     return parser.parse_args()
 
 
@@ -64,6 +70,40 @@ def once(options, world, name):
         return None
     finally:
         place.close()
+
+
+def latencies(options):
+    """Lets the daemon keep up with objects as they come, on the fakes."""
+    lines = [f"\nfakes: {options.objects} objects of {options.bytes} bytes, {options.pace:.0f} a second",
+             f"{'':<12}{'p50 ms':>8}{'p99 ms':>8}{'max ms':>8}{'CPU ms/object':>15}{'RSS MiB':>9}"]
+    for _ in range(options.runs):
+        place = servers.Fakes(str(options.bin / "serve"))
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                used = measure.run(build(options, "daemon", place.servers, folder), keeping_up(options, place))
+                took = place.stats()["latency_seconds"]
+        finally:
+            place.close()
+        shares = "".join(f"{took[share] * 1000:>8.0f}" for share in ("p50", "p99", "max"))
+        lines.append(f"{'daemon':<12}{shares}{used.cpu_seconds / options.objects * 1000:>15.3f}{used.peak_rss_mib:>9.0f}")
+    return "\n".join(lines)
+
+
+def keeping_up(options, place):
+    """Begins once the first object shows that the daemon is there, and ends with the last one's replica."""
+    place.seed(1, options.bytes)
+    place.post()
+    begun = False
+
+    def is_done():
+        nonlocal begun
+        replicas = place.replicas()
+        if not begun and replicas == 1:
+            place.pace(options.objects, options.pace, options.bytes)
+            begun = True
+        return replicas > options.objects
+
+    return is_done
 
 
 def build(options, name, where, folder):

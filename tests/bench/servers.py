@@ -39,6 +39,12 @@ class Fakes:
     def waiting(self):
         return self.tell("waiting")["waiting"]
 
+    def replicas(self):
+        return self.tell("waiting")["replicas"]
+
+    def pace(self, objects, per_second, size):
+        self.tell(f"pace {objects} {per_second} {size}")
+
     def stats(self):
         return self.tell("stats")
 

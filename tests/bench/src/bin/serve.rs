@@ -2,8 +2,8 @@
 //! to do by lines on its standard input and answers each with one line of JSON.
 //!
 //! `seed N BYTES`: puts objects into the source. `post`: announces them. `pace N PER_SECOND BYTES`: puts and announces
-//! as time goes. `send`: the rest of the line goes into the queue. `waiting`: how many messages are left,
-//! which is cheap. `stats`: what was asked and how far it is.
+//! as time goes. `send`: the rest of the line goes into the queue. `waiting`: how many messages are left
+//! and how many replicas there are, which is cheap. `stats`: what was asked and how far it is.
 
 #![allow(
     clippy::expect_used,
@@ -81,7 +81,7 @@ async fn obey(world: World) -> anyhow::Result<()> {
             }
             ["send", ..] => drop(world.sqs.send(QUEUE, line.trim_start_matches("send ").to_owned(), Duration::ZERO)),
             ["waiting"] => {
-                say(&json!({ "waiting": world.waiting() }));
+                say(&json!({ "waiting": world.waiting(), "replicas": world.replicas() }));
                 continue;
             }
             ["stats"] => {}
@@ -151,7 +151,11 @@ impl World {
     }
 
     async fn pace(self, objects: usize, per_second: f64, bytes: usize) {
-        self.seen.lock().expect("nobody panics").is_paced = true;
+        {
+            let mut seen = self.seen.lock().expect("nobody panics");
+            seen.is_paced = true;
+            seen.latencies.clear();
+        }
         let (user, body, start) = (self.user(), Bytes::from(vec![b'x'; bytes]), Instant::now());
         for number in 0..objects {
             tokio::time::sleep_until(start + Duration::from_secs_f64(number as f64 / per_second)).await;
@@ -163,6 +167,10 @@ impl World {
     fn waiting(&self) -> usize {
         let depth = self.sqs.depth(QUEUE);
         depth.visible + depth.hidden + depth.delayed
+    }
+
+    fn replicas(&self) -> usize {
+        self.seen.lock().expect("nobody panics").replicas
     }
 
     fn stats(&self) -> Value {
