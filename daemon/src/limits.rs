@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use governor::clock::Clock;
 use governor::middleware::NoOpMiddleware;
@@ -20,7 +21,8 @@ pub(crate) struct Limits {
 #[derive(Debug)]
 struct Limiters {
     of: replicator_core::rule::Limits,
-    kibibytes: Option<Limiter>,
+    /// With what passes at once, a second's worth.
+    kibibytes: Option<(Limiter, NonZeroU32)>,
     requests: Option<Limiter>,
 }
 
@@ -58,22 +60,27 @@ impl Limits {
 
     /// Waits until the rule may move this many bytes.
     pub(crate) async fn bytes(&self, rule: &str, bytes: u64) {
-        let Some(limiters) = self.get(rule) else { return };
-        let Some(limiter) = &limiters.kibibytes else { return };
         let mut left = bytes.div_ceil(UNIT_BYTES);
-        // A body larger than a second's worth is let through second by second.
-        let burst = limiters.of.bandwidth_bytes_per_second.map_or(u64::MAX, |limit| limit.get().div_ceil(UNIT_BYTES));
-        while let Some(now) = NonZeroU32::new(u32::try_from(left.min(burst)).unwrap_or(u32::MAX)) {
-            until_ready(limiter, now).await;
-            left -= u64::from(now.get());
+        while left > 0 {
+            // Looked up each time: the limit can change while one waits.
+            let Some(limiters) = self.get(rule) else { return };
+            let Some((limiter, burst)) = limiters.kibibytes.as_ref() else { return };
+            // A body larger than a second's worth is let through second by second.
+            let now = NonZeroU32::new(u32::try_from(left).unwrap_or(u32::MAX)).map_or(*burst, |left| left.min(*burst));
+            match refusal(limiter, now) {
+                None => left -= u64::from(now.get()),
+                Some(wait) => tokio::time::sleep(wait).await,
+            }
         }
     }
 
     /// Waits until the rule may send a request.
     pub(crate) async fn request(&self, rule: &str) {
-        let Some(limiters) = self.get(rule) else { return };
-        if let Some(limiter) = &limiters.requests {
-            until_ready(limiter, NonZeroU32::MIN).await;
+        while let Some(limiters) = self.get(rule)
+            && let Some(limiter) = &limiters.requests
+            && let Some(wait) = refusal(limiter, NonZeroU32::MIN)
+        {
+            tokio::time::sleep(wait).await;
         }
     }
 
@@ -91,15 +98,14 @@ impl Limiters {
         let limiter = |limit: NonZeroU32| RateLimiter::direct_with_clock(Quota::per_second(limit), RuntimeClock);
         Self {
             of: rule.limits,
-            kibibytes: bandwidth.map(limiter),
+            kibibytes: bandwidth.map(|limit| (limiter(limit), limit)),
             requests: rule.limits.requests_per_second.map(limiter),
         }
     }
 }
 
-/// Waits until so many may pass; more than a second's worth passes at once, as the caller never asks for it.
-async fn until_ready(limiter: &Limiter, wanted: NonZeroU32) {
-    while let Ok(Err(early)) = limiter.check_n(wanted) {
-        tokio::time::sleep(early.wait_time_from(RuntimeClock.now())).await;
-    }
+/// Lets so many pass, or says how long to wait. Nobody asks for more than a second's worth at once.
+fn refusal(limiter: &Limiter, wanted: NonZeroU32) -> Option<Duration> {
+    let early = limiter.check_n(wanted).ok()?.err()?;
+    Some(early.wait_time_from(RuntimeClock.now()))
 }

@@ -139,7 +139,10 @@ impl Daemon {
     /// Lives until told to stop, then stops.
     async fn live(self, mut signals: Signals, config: &Path) {
         while signals.next().await == Told::Reload {
-            self.reload(config);
+            match replicator_config::load(config) {
+                Ok(settings) => self.reload(&settings),
+                Err(invalid) => error!(%invalid, "the configuration is not valid, the old rules stay"),
+            }
         }
         self.stop().await;
     }
@@ -161,12 +164,8 @@ impl Daemon {
         gone("services", &mut self.services).await;
     }
 
-    /// Takes over the rules of the file; a bad file changes nothing.
-    fn reload(&self, config: &Path) {
-        let settings = match replicator_config::load(config) {
-            Ok(settings) => settings,
-            Err(invalid) => return error!(%invalid, "the configuration is not valid, the old rules stay"),
-        };
+    /// Takes over other rules; what is in hand goes on.
+    pub fn reload(&self, settings: &Settings) {
         let stays = settings.accounts == self.settings.accounts && settings.queues == self.settings.queues;
         if !stays {
             return error!("accounts or queues changed, which needs a restart; the old rules stay");
@@ -176,7 +175,7 @@ impl Daemon {
         if fixed != (&settings.state_dir, &settings.listen, &settings.memory_bytes, &settings.drain_timeout) {
             warn!("only rules are reloaded; the other changes need a restart");
         }
-        match adopt(&self.engine, &settings) {
+        match adopt(&self.engine, settings) {
             Ok(rules) => {
                 info!(rules = settings.rules.len(), "rules reloaded");
                 self.rules.send_replace(Arc::new(rules));

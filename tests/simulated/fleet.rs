@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
+use replicator_config::Settings;
 use s3_replicator::admin::Status;
 use s3_replicator::failpoint::{Failpoint, Failpoints};
 use s3_replicator::pipeline::{Daemon, Given, Outside};
@@ -68,6 +69,13 @@ pub(crate) async fn nth(sim: &mut Sim, rule: &str, account: &str, number: usize)
     Member::new(sim, &plan, number).start(Failpoints::default()).await
 }
 
+/// Returns the settings of the first daemon with other keys of its rule.
+pub(crate) fn settings(sim: &mut Sim, rule: &str, account: &str) -> Settings {
+    let (rule, account) = (rule.to_owned(), account.to_owned());
+    let plan = Plan { daemons: 1, crashes: 0, at: None, lose_disks: false, rule, account };
+    Member::new(sim, &plan, 0).settings()
+}
+
 /// Lets the daemons live until told to stop.
 pub(crate) async fn live(members: Vec<Member>, stop: CancellationToken) -> Vec<Fate> {
     futures::future::join_all(members.into_iter().map(|member| Box::pin(member.live(stop.clone())))).await
@@ -117,9 +125,13 @@ impl Member {
         })
     }
 
+    fn settings(&self) -> Settings {
+        replicator_config::parse(&self.config).unwrap_or_else(|error| panic!("{error}"))
+    }
+
     /// Starts the daemon, as soon as the last one has let go of the ledger.
     async fn start(&self, failpoints: Failpoints) -> Daemon {
-        let settings = replicator_config::parse(&self.config).unwrap_or_else(|error| panic!("{error}"));
+        let settings = self.settings();
         for _ in 0..1_000 {
             let outside = Outside { listener: None, failpoints: failpoints.clone(), given: Some(self.given.clone()) };
             match Daemon::start(settings.clone(), outside).await {

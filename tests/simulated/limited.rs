@@ -30,6 +30,29 @@ fn requests_are_as_many_as_the_rule_says_within_5_percent_over_ten_seconds() {
     });
 }
 
+#[test]
+fn another_limit_counts_at_once_for_what_waits_already_and_no_work_is_lost() {
+    simulate(3, async |mut sim| {
+        sim.post_everything();
+        // More than eight minutes' worth under the first limit, and four seconds' under the second.
+        for number in 0..120 {
+            let put = sim.user().put_object().bucket(SOURCE).key(format!("{number}"));
+            put.body(ByteStream::from(vec![1; 256 << 10])).send().await.unwrap();
+        }
+        let limited = |limit: &str| format!("limits = {{ bandwidth = \"{limit}\" }}");
+        let daemon = fleet::lone(&mut sim, &limited("64KiB/s"), AWS).await;
+        sim.pass(TEN_SECONDS).await;
+        let slow = sim.net.journal().writes(ARCHIVE).len();
+        assert!(slow <= 3, "{slow} writes in ten seconds");
+        daemon.reload(&fleet::settings(&mut sim, &limited("8MiB/s"), AWS));
+        sim.pass(TEN_SECONDS).await;
+        assert_eq!(sim.net.journal().writes(ARCHIVE).len(), 120);
+        sim.drained().await;
+        daemon.stop().await;
+        assert_eq!(sim.s3.keys_ever(ARCHIVE).len(), 120);
+    });
+}
+
 /// Replicates so many objects of a size under a rule, and adds up what the writes of ten seconds used, from the
 /// first second on, which lets a second's worth through at once.
 async fn used(sim: &mut Sim, rule: &str, (objects, bytes): (usize, usize), of: impl Fn(&Entry) -> usize) -> usize {
