@@ -6,7 +6,7 @@ mod states;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use replicator_fakes::s3::entry::{Entry, Object, Shown};
 
@@ -14,9 +14,6 @@ use crate::sim::{ARCHIVE, SOURCE, Sim};
 
 /// The name of the stamp's header, after `x-amz-meta-`.
 const STAMP: &str = "s3-replicator";
-
-// The world's time is ahead of the real one.
-const FOREVER: Duration = Duration::from_secs(1000 * 365 * 24 * 3600);
 
 /// What the rule and the world allow.
 #[derive(Debug, Clone, Copy)]
@@ -85,11 +82,13 @@ impl Case<'_> {
         }
     }
 
-    /// Says whether the source itself showed this place again after a later one that is gone now, until then.
-    fn went_back(&self, later: usize, place: usize, until: SystemTime) -> bool {
+    /// Says whether the source itself showed this place again after a later one that is gone now, until then
+    /// or ever.
+    fn went_back(&self, later: usize, place: usize, until: Option<SystemTime>) -> bool {
         let shows = |at: usize| {
             let id = self.source[at].id;
-            move |shown: &Shown| shown.at <= until && shown.current.as_ref().is_some_and(|current| current.id == id)
+            let in_time = move |at: SystemTime| until.is_none_or(|until| at <= until);
+            move |shown: &Shown| in_time(shown.at) && shown.current.as_ref().is_some_and(|current| current.id == id)
         };
         let is_gone = !self.source_now.contains(&self.source[later].version_id);
         let since = self.source_shown.iter().position(shows(later));
@@ -100,8 +99,7 @@ impl Case<'_> {
     /// Says whether a marker above this place was taken back. Who does not know whose replica the marker of the
     /// destination is may have written the place once more on top of it (docs/protocol.md).
     fn is_undeleted(&self, place: usize) -> bool {
-        let (until, above) = (SystemTime::now() + FOREVER, place + 1..self.source.len());
-        above.into_iter().any(|later| self.source[later].is_marker() && self.went_back(later, place, until))
+        (place + 1..self.source.len()).any(|later| self.source[later].is_marker() && self.went_back(later, place, None))
     }
 
     /// Draws both histories, oldest first; what is gone is in brackets.

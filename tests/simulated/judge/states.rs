@@ -37,7 +37,7 @@ pub(super) fn judge(case: &Case<'_>, states: &[Shown], wrong: &mut Vec<String>) 
 /// Says whether the source had gone back to what is shown: what was reached had been deleted there for good.
 fn went_back(case: &Case<'_>, reached: Option<usize>, current: &Entry, state: &Shown) -> bool {
     let (Some(reached), Some(place)) = (reached, case.origin(current)) else { return false };
-    case.went_back(reached, place, state.at)
+    case.went_back(reached, place, Some(state.at))
 }
 
 fn name(case: &Case<'_>, entry: &Entry) -> String {
