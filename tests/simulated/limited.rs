@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use aws_sdk_s3::primitives::ByteStream;
 use replicator_fakes::journal::Entry;
+use replicator_fakes::s3::entry::Versioning;
 
 use crate::fleet;
 use crate::sim::{ARCHIVE, SOURCE, Sim, simulate};
@@ -50,6 +51,29 @@ fn another_limit_counts_at_once_for_what_waits_already_and_no_work_is_lost() {
         sim.drained().await;
         daemon.stop().await;
         assert_eq!(sim.s3.keys_ever(ARCHIVE).len(), 120);
+    });
+}
+
+#[test]
+fn a_rule_that_waits_for_its_requests_holds_no_memory_that_another_needs() {
+    // Together many times what memory holds.
+    let second = "[[rules]]\nid = \"second\"\nsource = { account = \"source\", bucket = \"orders\" }\n\
+                  destination = { account = \"archive\", bucket = \"orders-second\" }\n\
+                  since = \"2020-01-01T00:00:00Z\"\ndelete_markers = true\n";
+    simulate(4, async |mut sim| {
+        sim.s3.create_bucket("orders-second", Versioning::Enabled);
+        sim.post_everything();
+        for number in 0..60 {
+            let put = sim.user().put_object().bucket(SOURCE).key(format!("{number}"));
+            put.body(ByteStream::from(vec![1; 4 << 20])).send().await.unwrap();
+        }
+        let daemon = fleet::lone(&mut sim, &format!("limits = {{ requests_per_second = 1 }}\n{second}"), AWS).await;
+        sim.pass(TEN_SECONDS).await;
+        assert_eq!(sim.net.journal().writes("orders-second").len(), 60);
+        assert!(sim.net.journal().writes(ARCHIVE).len() < 20);
+        sim.drained().await;
+        daemon.stop().await;
+        assert_eq!(sim.net.journal().writes(ARCHIVE).len(), 60);
     });
 }
 

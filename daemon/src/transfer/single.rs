@@ -17,6 +17,7 @@ pub(crate) async fn copy(copy: &Copy<'_>) -> Result<Written, Failure> {
     let size = copy.version.size_bytes;
     // The rate first: who waits for it must not hold memory that others could use.
     copy.engine.limits.bytes(&copy.rule.id, size).await;
+    copy.engine.limits.request(&copy.rule.id).await;
     let _paid = copy.engine.budget.pay(size).await;
     let original = copy.original();
     let (head, body) = copy.source.wire.send(original.get().checksums()).await?.split();
@@ -32,7 +33,6 @@ async fn put(copy: &Copy<'_>, dress: &Dress, body: Chunks, crc64: u64) -> Result
     let abilities = &copy.destination.capabilities;
     let (if_match, if_none_match) = copy.conditions(abilities.has(Ability::ConditionalPut));
     let checksum = abilities.has(Ability::Crc64Nvme).then(|| crc64_header(crc64));
-    copy.engine.limits.request(&copy.rule.id).await;
     if copy.basis.renew(copy.destination, copy.task).await? {
         remove::confirm(copy.source, copy.task, &copy.version.version.id).await?;
     }
