@@ -82,6 +82,11 @@ impl Case<'_> {
         }
     }
 
+    /// Says whether the source still has what stood at this place.
+    fn has(&self, place: usize) -> bool {
+        self.source_now.contains(&self.source[place].version_id)
+    }
+
     /// Says whether the source itself showed this place again after a later one that is gone now, until then
     /// or ever.
     fn went_back(&self, later: usize, place: usize, until: Option<SystemTime>) -> bool {
@@ -90,7 +95,7 @@ impl Case<'_> {
             let in_time = move |at: SystemTime| until.is_none_or(|until| at <= until);
             move |shown: &Shown| in_time(shown.at) && shown.current.as_ref().is_some_and(|current| current.id == id)
         };
-        let is_gone = !self.source_now.contains(&self.source[later].version_id);
+        let is_gone = !self.has(later);
         let since = self.source_shown.iter().position(shows(later));
         let again = self.source_shown.iter().rposition(shows(place));
         is_gone && later > place && since < again

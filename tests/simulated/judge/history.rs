@@ -2,6 +2,7 @@
 //! that the source still has; what is current is what the source shows.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use replicator_fakes::s3::entry::{Entry, Object};
 
@@ -18,10 +19,17 @@ pub(super) fn judge(case: &Case<'_>, wrong: &mut Vec<String>) {
     removals(case, wrong);
 }
 
-/// Lists what the destination still holds, each object with the place of its original.
+/// Lists what the destination still holds, each object with the place of its original; without strangers.
 fn kept<'a>(case: &'a Case<'_>) -> Vec<(&'a Entry, Option<usize>)> {
-    let still = |entry: &&Arc<Entry>| case.replicas_now.contains(&entry.version_id);
+    let still = |entry: &&Arc<Entry>| case.replicas_now.contains(&entry.version_id) && !is_stranger(case, entry);
     case.replicas.iter().filter(still).map(|entry| (&**entry, case.origin(entry))).collect()
+}
+
+/// Who finds a replica without a stamp, and its original gone, takes it for a stranger's (README), and writes the newest
+/// state on top.
+fn is_stranger(case: &Case<'_>, entry: &Entry) -> bool {
+    let is_stamped = entry.object.as_ref().is_none_or(|object| object.user(STAMP).is_some());
+    !is_stamped && case.origin(entry).is_some_and(|place| !case.has(place))
 }
 
 fn order(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<String>) {
@@ -45,9 +53,13 @@ fn order(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<Stri
     }
 }
 
-/// Says whether a second replica is right: a marker lies between, and it was taken back at the source.
+/// Says whether a second replica is right: a marker lies between that was taken back at the source, or a stranger.
 fn is_written_again(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], at: usize, place: usize) -> bool {
-    at > 0 && kept[at - 1].0.is_marker() && case.is_undeleted(place)
+    let here = case.replicas.iter().position(|entry| entry.id == kept[at].0.id).unwrap_or_default();
+    let below = case.replicas[..here].iter().rfind(|entry| case.replicas_now.contains(&entry.version_id));
+    let is_over_stranger = below.is_some_and(|below| is_stranger(case, below));
+    let is_over_marker = at > 0 && kept[at - 1].0.is_marker();
+    is_over_stranger || (is_over_marker && case.is_undeleted(place))
 }
 
 fn completeness(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<String>) {
@@ -87,13 +99,22 @@ fn markers(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<St
         if below.is_none() && !case.expect.purges {
             wrong.push("H: a marker over nothing".to_owned());
         }
-        if from > above || !case.source[from.min(above)..above].iter().any(|entry| entry.is_marker()) {
+        let is_explained = from <= above && case.source[from..above].iter().any(|entry| entry.is_marker());
+        if !is_explained && !below.is_some_and(|below| may_hide(case, below)) {
             wrong.push(format!("H: a marker above {below:?} that the source never had"));
         }
     }
     if !case.expect.latest && !case.expect.purges {
         missing_markers(case, kept, wrong);
     }
+}
+
+/// Says whether nobody can know if a marker is above this version: it is gone, and lists state times by the second.
+fn may_hide(case: &Case<'_>, place: usize) -> bool {
+    let second =
+        |entry: &Entry| entry.last_modified.duration_since(SystemTime::UNIX_EPOCH).map(|time| time.as_secs()).ok();
+    let is_same = |entry: &&Arc<Entry>| entry.is_marker() && second(entry) == second(&case.source[place]);
+    !case.has(place) && case.source.iter().any(|entry| is_same(&entry))
 }
 
 /// Between two objects that follow each other at the destination there is a marker if the source has one.
