@@ -334,14 +334,8 @@ fn a_newer_version_that_is_left_out_does_not_bring_an_older_one_back() {
 fn a_marker_of_the_second_of_a_version_that_is_gone_is_not_written_above_it() {
     // v0 was a marker and v1 an object of the same second, which is replicated and gone from the source.
     let source = [entry(0, None), entry(4, Some(1))];
-    let gone = entry(1, Some(0)).version;
-    let known = Known {
-        top: Top::Object { etag: tag("etag0"), replica_of: Some(gone.clone()) },
-        reached: Some(gone.clone()),
-        replicated: BTreeSet::from([gone]),
-        collapsed: BTreeSet::new(),
-        skipped: BTreeSet::new(),
-    };
+    let gone = Entry::Object { of: Some(entry(1, Some(0)).version), etag: tag("etag0") };
+    let known = Destination { entries: vec![gone] }.known();
     assert!(matches!(next(&source, &known, History::Exact), Some(Step::Put { .. })));
     // With nothing above it, it is what the source shows.
     assert!(matches!(next(&source[..1], &known, History::Exact), Some(Step::Mark { .. })));
