@@ -85,7 +85,7 @@ async fn play(at: Failpoint, fate: Fate) -> (bool, Vec<String>) {
         redrive(&sim);
         drained(&sim).await;
         drop((again, second));
-        let expect = Expect { latest: false, version_deletes: true, purges: true, orphans: died };
+        let expect = Expect { latest: false, version_deletes: true, purges: true, orphans: died, remembers: false };
         (died, judge(&sim, expect))
     };
     tokio::select! {

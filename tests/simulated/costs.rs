@@ -9,7 +9,7 @@ use crate::fleet;
 use crate::judge::{Expect, judge};
 use crate::sim::{ARCHIVE, QUEUE, SOURCE, Sim, simulate};
 
-const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: false };
+const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: false, remembers: true };
 const AWS: &str = "path_style = true";
 
 fn writes(sim: &Sim) -> usize {

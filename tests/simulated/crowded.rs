@@ -6,7 +6,7 @@ use crate::fleet;
 use crate::judge::{Expect, judge};
 use crate::sim::{ARCHIVE, QUEUE, simulate};
 
-const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: false };
+const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: false, remembers: true };
 const KEYS: usize = 50;
 const RECORDS: usize = 5_000;
 const MESSAGES: usize = 8;

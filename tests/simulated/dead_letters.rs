@@ -11,7 +11,7 @@ use crate::fleet;
 use crate::judge::{Expect, judge};
 use crate::sim::{ARCHIVE, DEAD, QUEUE, Sim, simulate};
 
-const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: true };
+const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: true, remembers: false };
 const AWS: &str = "path_style = true";
 const BROKEN: usize = 30;
 

@@ -26,6 +26,8 @@ pub(crate) struct Expect {
     pub(crate) purges: bool,
     /// An upload may be left open: whoever began it died, or never learnt its name.
     pub(crate) orphans: bool,
+    /// One daemon did everything, learnt what became of it, and never lost its ledger.
+    pub(crate) remembers: bool,
 }
 
 /// One key on both sides: every entry that was ever there, in the order of its bucket, and what is left.
@@ -98,13 +100,14 @@ impl Case<'_> {
         let is_gone = !self.has(later);
         let since = self.source_shown.iter().position(shows(later));
         let again = self.source_shown.iter().rposition(shows(place));
-        is_gone && later > place && since < again
+        is_gone && later > place && since.is_some_and(|since| again.is_some_and(|again| since < again))
     }
 
-    /// Says whether a marker above this place was taken back. Who does not know whose replica the marker of the
+    /// Says whether a marker above this place was taken back, and someone may not know of it. Who does not know whose replica the marker of the
     /// destination is may have written the place once more on top of it (docs/protocol.md).
     fn is_undeleted(&self, place: usize) -> bool {
-        (place + 1..self.source.len()).any(|later| self.source[later].is_marker() && self.went_back(later, place, None))
+        let is_taken_back = |later: usize| self.source[later].is_marker() && self.went_back(later, place, None);
+        !self.expect.remembers && (place + 1..self.source.len()).any(is_taken_back)
     }
 
     /// Draws both histories, oldest first; what is gone is in brackets.

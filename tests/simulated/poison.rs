@@ -12,7 +12,7 @@ use crate::fleet;
 use crate::judge::{Expect, judge};
 use crate::sim::{ARCHIVE, DEAD, QUEUE, SOURCE, simulate};
 
-const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: false };
+const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: false, remembers: true };
 
 const MESSAGES: usize = 10_000;
 

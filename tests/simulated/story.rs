@@ -141,11 +141,13 @@ impl Story {
             settled
         };
         let (settled, fates) = tokio::join!(work, daemons);
+        let has_doubts = fates.iter().any(|fate| fate.lost_disks > 0 || !fate.deaths.is_empty()) || self.faults > 0.0;
         let expect = Expect {
             latest: self.latest,
             version_deletes: self.plan.rule.contains("version_deletes = true"),
             purges: self.shape.purges,
-            orphans: fates.iter().any(|fate| fate.lost_disks > 0 || !fate.deaths.is_empty()) || self.faults > 0.0,
+            orphans: has_doubts,
+            remembers: !has_doubts && self.plan.daemons == 1,
         };
         if std::env::var_os("S3_REPLICATOR_JOURNAL").is_some() {
             eprintln!("{}", sim.net.journal());

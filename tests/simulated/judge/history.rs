@@ -2,7 +2,7 @@
 //! that the source still has; what is current is what the source shows.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use replicator_fakes::s3::entry::{Entry, Object};
 
@@ -37,16 +37,18 @@ fn order(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<Stri
     for (at, (entry, place)) in kept.iter().enumerate().filter(|(_, (entry, _))| !entry.is_marker()) {
         match place {
             Some(place) if last == Some(*place) && is_written_again(case, kept, at, *place) => {
-                equal(&case.source[*place], entry, *place, case, wrong);
+                equal(&case.source[*place], entry, *place, wrong);
+                same_tags(&case.source[*place], entry, *place, case, wrong);
             }
             None => wrong.push(format!("H: {} is the replica of nothing", entry.version_id)),
             Some(place) if last == Some(*place) => wrong.push(format!("H: v{place} has two replicas")),
             Some(place) if last > Some(*place) => wrong.push(format!("H: v{place} stands above {last:?}")),
             Some(place) => {
                 last = Some(*place);
+                equal(&case.source[*place], entry, *place, wrong);
                 // Of two, the newer is what readers see, and what tags go to.
                 if !kept[at + 1..].iter().any(|(_, other)| other == &Some(*place)) {
-                    equal(&case.source[*place], entry, *place, case, wrong);
+                    same_tags(&case.source[*place], entry, *place, case, wrong);
                 }
             }
         }
@@ -89,9 +91,7 @@ fn markers(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<St
         run += 1;
         let above = kept[at..].iter().find_map(|(_, place)| *place).unwrap_or(case.source.len());
         let from = below.map_or(0, |below| below + 1);
-        if below == Some(above) && case.is_undeleted(above) {
-            continue;
-        }
+        let is_taken_back = below == Some(above) && case.is_undeleted(above);
         // A purge brings the markers above and below together, each with its own replica.
         if run == 2 && !case.expect.version_deletes {
             wrong.push(format!("H: two markers in a row above {below:?}"));
@@ -100,7 +100,8 @@ fn markers(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<St
             wrong.push("H: a marker over nothing".to_owned());
         }
         let is_explained = from <= above && case.source[from..above].iter().any(|entry| entry.is_marker());
-        if !is_explained && !below.is_some_and(|below| may_hide(case, below)) {
+        let is_ambiguous = below.is_some_and(|below| may_hide(case, below, entry));
+        if !is_explained && !is_taken_back && !is_ambiguous {
             wrong.push(format!("H: a marker above {below:?} that the source never had"));
         }
     }
@@ -109,13 +110,21 @@ fn markers(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<St
     }
 }
 
-/// Says whether nobody can know if a marker is above this version: it is gone, and lists state times by the second.
-fn may_hide(case: &Case<'_>, place: usize) -> bool {
+/// Says whether nobody could know that the marker does not belong above this version: that is gone, lists state times
+/// by the second, and the source showed a marker of its second when the plan was made.
+fn may_hide(case: &Case<'_>, place: usize, marker: &Entry) -> bool {
     let second =
         |entry: &Entry| entry.last_modified.duration_since(SystemTime::UNIX_EPOCH).map(|time| time.as_secs()).ok();
-    let is_same = |entry: &&Arc<Entry>| entry.is_marker() && second(entry) == second(&case.source[place]);
-    !case.has(place) && case.source.iter().any(|entry| is_same(&entry))
+    let is_same = |entry: &Entry| entry.is_marker() && second(entry) == second(&case.source[place]);
+    // In force is each state until the next one.
+    let states = case.source_shown.iter().zip(case.source_shown.iter().skip(1).map(|next| Some(next.at)).chain([None]));
+    let could_be_read = |until: Option<SystemTime>| until.is_none_or(|until| until + PLAN_AGE_MAX >= marker.landed);
+    let mut shown = states.filter(|(state, until)| state.at <= marker.landed && could_be_read(*until));
+    !case.has(place) && shown.any(|(state, _)| state.current.as_ref().is_some_and(|current| is_same(current)))
 }
+
+// Longer than any plan lives that writes a marker.
+const PLAN_AGE_MAX: Duration = Duration::from_secs(66);
 
 /// Between two objects that follow each other at the destination there is a marker if the source has one.
 fn missing_markers(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<String>) {
@@ -151,7 +160,7 @@ fn current(case: &Case<'_>, wrong: &mut Vec<String>) {
     }
 }
 
-fn equal(original: &Entry, replica: &Entry, place: usize, case: &Case<'_>, wrong: &mut Vec<String>) {
+fn equal(original: &Entry, replica: &Entry, place: usize, wrong: &mut Vec<String>) {
     let (Some(one), Some(other)) = (&original.object, &replica.object) else { return };
     if one.bytes != other.bytes {
         wrong.push(format!("E: the replica of v{place} has other bytes"));
@@ -159,7 +168,11 @@ fn equal(original: &Entry, replica: &Entry, place: usize, case: &Case<'_>, wrong
     if headers(one) != headers(other) {
         wrong.push(format!("E: the replica of v{place} has other metadata: {:?} {:?}", headers(one), headers(other)));
     }
-    // Tags of a version that is gone are not followed any more.
+}
+
+/// Tags of a version that is gone are not followed any more.
+fn same_tags(original: &Entry, replica: &Entry, place: usize, case: &Case<'_>, wrong: &mut Vec<String>) {
+    let (Some(one), Some(other)) = (&original.object, &replica.object) else { return };
     if case.source_now.contains(&original.version_id) && one.tags != other.tags {
         wrong.push(format!("E: the replica of v{place} has the tags {:?} and not {:?}", other.tags, one.tags));
     }
