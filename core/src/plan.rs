@@ -125,7 +125,7 @@ pub enum Step<'a> {
 /// Decides the next step; `None` when the destination is up to date.
 /// `source` is the key's history in scope, oldest first.
 pub fn next<'a>(source: &'a [SourceVersion], known: &Known, history: History) -> Option<Step<'a>> {
-    let split = first_after(source, known);
+    let split = first_to_write(source, known);
     let (before, after) = source.split_at_checked(split).unwrap_or((source, &[]));
     let live = |entry: &&SourceVersion| !known.skipped.contains(&entry.version);
     let missing = |entry: &&SourceVersion| live(entry) && !is_done(entry, known);
@@ -203,14 +203,23 @@ fn first_after(source: &[SourceVersion], known: &Known) -> usize {
         let on_record = known.replicated.contains(&entry.version) || known.collapsed.contains(&entry.version);
         time < reached.last_modified || (time == reached.last_modified && on_record)
     };
-    let after = source.iter().rposition(is_before).map_or(0, |at| at + 1);
-    // A marker of that very second may be older or newer. Below an object it hides nothing, so it is taken for older.
-    let may_be_before =
-        |entry: &&SourceVersion| entry.kind == Kind::Marker && entry.version.last_modified == reached.last_modified;
+    source.iter().rposition(is_before).map_or(0, |at| at + 1)
+}
+
+/// The same, without markers of the very second of what was reached and is gone: they may be older or newer. Below an
+/// object that goes on top they hide nothing, so they are taken for older.
+fn first_to_write(source: &[SourceVersion], known: &Known) -> usize {
+    let after = first_after(source, known);
+    let Some(reached) = known.reached.as_ref().filter(|reached| !source.iter().any(|entry| entry.version == **reached))
+    else {
+        return after;
+    };
     let rest = source.get(after..).unwrap_or_default();
-    let ambiguous = rest.iter().take_while(may_be_before).count();
-    let hides_nothing = rest.iter().skip(ambiguous).any(|entry| entry.kind == Kind::Object);
-    if hides_nothing { after + ambiguous } else { after }
+    let may_be_older =
+        |entry: &&SourceVersion| entry.kind == Kind::Marker && entry.version.last_modified == reached.last_modified;
+    let ambiguous = rest.iter().take_while(may_be_older).count();
+    let is_written = |entry: &SourceVersion| entry.kind == Kind::Object && !known.skipped.contains(&entry.version);
+    if rest.iter().skip(ambiguous).any(is_written) { after + ambiguous } else { after }
 }
 
 /// A marker below what was reached cannot be late: S3 creates it as the newest entry, so it was

@@ -335,8 +335,12 @@ fn a_marker_of_the_second_of_a_version_that_is_gone_is_not_written_above_it() {
     // v0 was a marker and v1 an object of the same second, which is replicated and gone from the source.
     let source = [entry(0, None), entry(4, Some(1))];
     let gone = Entry::Object { of: Some(entry(1, Some(0)).version), etag: tag("etag0") };
-    let known = Destination { entries: vec![gone] }.known();
+    let mut known = Destination { entries: vec![gone] }.known();
     assert!(matches!(next(&source, &known, History::Exact), Some(Step::Put { .. })));
-    // With nothing above it, it is what the source shows.
+    // One that stands there already can only be this one.
+    assert_eq!(marker_shown(&source, &known, source[1].version.last_modified), Some(&source[0].version));
+    // With nothing above it, or nothing that is written, it is what the source shows.
     assert!(matches!(next(&source[..1], &known, History::Exact), Some(Step::Mark { .. })));
+    known.skip(&source[1].version);
+    assert!(matches!(next(&source, &known, History::Exact), Some(Step::Mark { .. })));
 }
