@@ -139,11 +139,6 @@ impl ETag {
         self.0.contains('-')
     }
 
-    /// Returns of how many parts the tag is; none for an object written in one piece.
-    pub fn part_count(&self) -> Option<u32> {
-        self.0.rsplit_once('-').and_then(|(_, count)| count.parse().ok())
-    }
-
     /// Returns the tag as HTTP writes it, in quotes.
     pub fn quoted(&self) -> String {
         format!("\"{}\"", self.0)
@@ -153,14 +148,6 @@ impl ETag {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_etag_tells_of_how_many_parts_it_is() {
-        let count = |text| ETag::try_from(text).unwrap().part_count();
-        assert_eq!(count("0cc175b9c0f1b6a831c399e269772661-12"), Some(12));
-        assert_eq!(count("0cc175b9c0f1b6a831c399e269772661"), None);
-        assert_eq!(count("of-another-kind"), None);
-    }
 
     #[test]
     fn an_etag_means_the_same_with_and_without_quotes() {

@@ -26,6 +26,50 @@ fn equal_neighbours_never_share_an_etag_however_their_originals_were_written() {
     }
 }
 
+#[test]
+fn large_neighbours_never_share_an_etag_whatever_stood_between_them_when_they_were_written() {
+    for between in [Between::Nothing, Between::Purge, Between::Stranger] {
+        simulate(2, async |mut sim| {
+            sim.post_everything();
+            let daemon = fleet::lone(&mut sim, "", "path_style = true").await;
+            for nth in 0..4 {
+                sim.user().put_object().bucket(SOURCE).key("a").body(vec![7; 20 << 20].into()).send().await.unwrap();
+                sim.drained().await;
+                if nth == 1 {
+                    interfere(&sim, between).await;
+                }
+            }
+            daemon.stop().await;
+            let replicas = sim.s3.history(ARCHIVE, "a");
+            let etags: Vec<_> = replicas.iter().map(|entry| &entry.object.as_ref().unwrap().etag).collect();
+            assert_eq!(etags.len(), 4 + usize::from(between == Between::Stranger));
+            assert!(etags.windows(2).all(|pair| pair[0] != pair[1]), "{between:?}: {etags:?}");
+        });
+    }
+}
+
+/// What upsets the order in which neighbours are written in one way and the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Between {
+    Nothing,
+    /// The newest goes from the source.
+    Purge,
+    /// Someone else writes at the destination.
+    Stranger,
+}
+
+async fn interfere(sim: &Sim, between: Between) {
+    let newest = sim.s3.history(SOURCE, "a").last().unwrap().version_id.clone();
+    let user = sim.user();
+    match between {
+        Between::Nothing => {}
+        Between::Purge => drop(user.delete_object().bucket(SOURCE).key("a").version_id(newest).send().await.unwrap()),
+        Between::Stranger => {
+            drop(user.put_object().bucket(ARCHIVE).key("a").body(b"other".to_vec().into()).send().await.unwrap());
+        }
+    }
+}
+
 async fn write(sim: &Sim, in_parts: bool) {
     if !in_parts {
         return sim.put("a", b"content").await;

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use md5::{Digest, Md5};
 use replicator_core::failure::{Failure, Kind};
 use replicator_core::object::ETag;
-use replicator_core::plan::SourceVersion;
+use replicator_core::plan::{Condition, SourceVersion};
 
 use super::attributes::Attributes;
 use crate::wire::Chunks;
@@ -47,6 +47,23 @@ impl Foresight {
         Err(Failure::new(Kind::Conflict, "look at the content"))
     }
 
+    /// Refuses an upload of these parts if it would get the very ETag that is current, which no condition could tell
+    /// from it (protocol rule 4). What was planned goes by the source's history alone, and the parts that others chose
+    /// are in none.
+    pub(super) fn check_parts<'a>(
+        &self,
+        condition: &Condition,
+        parts: impl ExactSizeIterator<Item = &'a ETag>,
+    ) -> Result<(), Failure> {
+        match of_parts(parts) {
+            Some(etag) if !self.idle && *condition == Condition::Over(etag.clone()) => {
+                let _first = self.found.set(etag);
+                Err(Failure::new(Kind::Conflict, "look at the content"))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Returns the ETag that was found to recur.
     pub(super) fn found(self) -> Option<ETag> {
         self.found.into_inner()
@@ -57,5 +74,37 @@ impl Foresight {
 fn md5(body: &Chunks) -> String {
     let mut digest = Md5::new();
     body.pieces().for_each(|piece| digest.update(piece));
+    hex(digest)
+}
+
+/// Returns the ETag of an upload from those of its parts; none where they are no MD5 of their content.
+fn of_parts<'a>(parts: impl ExactSizeIterator<Item = &'a ETag>) -> Option<ETag> {
+    let count = parts.len();
+    let mut whole = Md5::new();
+    for part in parts {
+        let part = Some(part.as_str()).filter(|text| text.len() == MD5_HEX_LEN)?;
+        whole.update(u128::from_str_radix(part, 16).ok()?.to_be_bytes());
+    }
+    ETag::try_from(format!("{}-{count}", hex(whole))).ok()
+}
+
+const MD5_HEX_LEN: usize = 32;
+
+fn hex(digest: Md5) -> String {
     digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_etag_of_an_upload_follows_from_its_parts() {
+        let tag = |text| ETag::try_from(text).unwrap();
+        // The MD5 of "a"; that of its sixteen bytes, once and twice.
+        let part = tag("0cc175b9c0f1b6a831c399e269772661");
+        assert_eq!(of_parts([&part].into_iter()), Some(tag("b6ff9a06b7e20bcb2858c5b8ff744aea-1")));
+        assert_eq!(of_parts([&part, &part].into_iter()), Some(tag("7b3c799ee8b11a11c798c8b41bed8502-2")));
+        assert_eq!(of_parts([&part, &tag("opaque")].into_iter()), None);
+    }
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use replicator_core::failure::{Failure, Reason, Verdict};
 use replicator_core::object::ETag;
-use replicator_core::parts;
 use replicator_core::plan::{Condition, SourceVersion, Top};
 use replicator_core::rule::Rule;
 
@@ -64,11 +63,9 @@ impl Run<'_> {
             &SourceVersion { etag: learnt.clone().or(version.etag.clone()), ..version.clone() },
             memory,
         )?;
-        let part_bytes = part_bytes_preferred(self.engine);
-        let over = |etag: &ETag| matches!(&condition, Condition::Over(over) if over == etag);
-        let distinct = !unique
-            && (distinct || learnt.as_ref().is_some_and(over))
-            && may_coincide(&condition, version.size_bytes, part_bytes);
+        // Written as planned it would get the very ETag that is current: so in the other way.
+        let is_taken = learnt.as_ref().is_some_and(|etag| condition == Condition::Over(etag.clone()));
+        let distinct = !unique && distinct != is_taken;
         let foresight = if unique || learnt.is_some() { Foresight::idle() } else { Foresight::of(self.stood()) };
         let copy = Copy {
             engine: self.engine,
@@ -83,6 +80,7 @@ impl Run<'_> {
             distinct,
             tags,
         };
+        let part_bytes = part_bytes_preferred(self.engine);
         let in_parts = version.size_bytes > part_bytes || distinct;
         let ability = if in_parts { Ability::ConditionalComplete } else { Ability::ConditionalPut };
         let asked = Asked::of(self.destination, ability, condition.clone());
@@ -177,15 +175,6 @@ impl Run<'_> {
         }
         self.read.shown.replicas.push(replica);
     }
-}
-
-/// Says whether a write of this size can give the ETag of what is current. Never if that is of so many parts and the
-/// write is not, and then writing it in another way could make them equal.
-fn may_coincide(condition: &Condition, size_bytes: u64, part_bytes: u64) -> bool {
-    let Condition::Over(current) = condition else { return false };
-    let in_parts = size_bytes > part_bytes;
-    let count = in_parts.then(|| parts::layout(size_bytes, part_bytes).map_or(0, |layout| layout.count()));
-    current.part_count() == count
 }
 
 pub(super) fn replica(version: &SourceVersion, state: State) -> Replica {
