@@ -58,7 +58,7 @@ pub(crate) async fn bring_up_to_date(engine: &Engine, task: &Task, memory: &mut 
         purge::explain_marker(&mut run).await?;
         let progress = run.catch_up(memory).await?;
         let acted = run.steps > steps_before;
-        let is_through = progress == Progress::Done && run.may_rest(acted);
+        let is_through = progress == Progress::Done && run.may_rest(acted) && run.was_right_to_guess(acted).await?;
         if is_through && !purge::carry_out(&mut run, memory).await? {
             break;
         }
@@ -101,7 +101,7 @@ struct Run<'a> {
     /// Steps done so far, and whether this is not the first pass.
     steps: u64,
     reread: bool,
-    /// Whether every ETag written so far is the one that the fence reckoned with.
+    /// Whether everything written so far was new, under the ETag that the fence reckoned with.
     foreseen: bool,
     settle: Settle<'a>,
 }
@@ -141,6 +141,15 @@ impl<'a> Run<'a> {
             (History::Exact, true) => lead.exclusive || self.is_guarded(),
             (History::Latest, true) => lead.exclusive,
         }
+    }
+
+    /// After a write over what may have been a marker: says whether the source is as it was. Whoever found everything
+    /// under that marker had nothing to write.
+    async fn was_right_to_guess(&self, acted: bool) -> Result<bool, Failure> {
+        if !acted || !self.read.shown.is_guess || self.task.rules.lead.exclusive {
+            return Ok(true);
+        }
+        self.read.is_source_unchanged(self.engine, self.task).await
     }
 
     /// Says whether conditions and the fence together kept everyone else's writes out of what this

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use replicator_fakes::faults::{Effect, Fault, Place};
+use replicator_fakes::s3::traits::Traits;
 
 use crate::fleet;
 use crate::judge::{Expect, judge};
@@ -11,6 +12,7 @@ use crate::sim::{ARCHIVE, QUEUE, SOURCE, Sim, simulate};
 
 const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: true, remembers: false };
 const AWS: &str = "path_style = true";
+const NOT_AWS: &str = "path_style = true\nendpoints = { s3 = \"http://s3.other\" }";
 
 #[test]
 fn a_plan_that_had_to_wait_is_not_carried_out_over_what_came_meanwhile() {
@@ -110,6 +112,46 @@ fn a_clock_that_jumps_ahead_does_not_shorten_the_fence() {
         let waited = marker.sent - put.sent;
         assert!(waited >= Duration::from_secs(66), "the marker waited {waited:?}");
     });
+}
+
+#[test]
+fn what_a_marker_hides_and_is_written_once_more_does_not_stay_over_a_marker_that_came_meanwhile() {
+    for (account, names_markers) in [(AWS, true), (NOT_AWS, false)] {
+        simulate(5, async |mut sim| {
+            sim.s3.set_traits(Traits { names_markers, ..Traits::aws() });
+            sim.post_everything();
+            sim.put("a", b"one").await;
+            let event = sim.sqs.messages(QUEUE).first().unwrap().body.clone();
+            let knows = fleet::nth(&mut sim, "", account, 1).await;
+            sim.drained().await;
+            undo_a_delete(&sim).await;
+            knows.stop().await;
+            // Another one finds the object hidden by a marker that it does not know, and its write takes long.
+            let place = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
+            sim.net.faults().add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(25))).times(1));
+            let slow = fleet::lone(&mut sim, "", account).await;
+            sim.sqs.send(QUEUE, event, Duration::ZERO);
+            while sim.net.faults().hits("slow") == 0 {
+                sim.pass(Duration::from_millis(100)).await;
+            }
+            deafen(&sim).await;
+            let knows = fleet::nth(&mut sim, "", account, 1).await;
+            sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+            sim.drained().await;
+            slow.stop().await;
+            knows.stop().await;
+            assert_eq!(sim.shown(ARCHIVE, "a"), None, "the source shows nothing");
+        });
+    }
+}
+
+/// Deletes, and deletes the marker.
+async fn undo_a_delete(sim: &Sim) {
+    let marker = sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+    sim.drained().await;
+    let undelete = sim.user().delete_object().bucket(SOURCE).key("a").set_version_id(marker.version_id);
+    undelete.send().await.unwrap();
+    sim.drained().await;
 }
 
 /// Lets the first daemon go on with what it has, and hear of nothing more.

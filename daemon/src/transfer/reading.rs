@@ -53,6 +53,12 @@ impl Reading {
         shown.explain_marker(engine, task, &history)?;
         Ok(Self { shown, listed: versions, past, history })
     }
+
+    /// Says whether the source still lists what it did.
+    pub(super) async fn is_source_unchanged(&self, engine: &Engine, task: &Task) -> Result<bool, Failure> {
+        let now = list(engine, task).await?;
+        Ok(now.iter().map(|entry| &entry.version).eq(&self.listed))
+    }
 }
 
 /// Says whether a key can do without knowing what hides it at the destination, as long as it has but one version. A

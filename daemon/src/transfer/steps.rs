@@ -50,19 +50,12 @@ impl Run<'_> {
     ) -> Result<Progress, Failure> {
         let choice = choice::rule_for(self.engine, self.task, version).await;
         let Some(choice::Choice { rule, tags }) = self.or_skip(version, choice)?.flatten() else {
-            if !self.read.shown.known.skipped.contains(&version.version) {
-                // No rule takes it: that is no failure.
-                self.skip(version, State::Skipped, None)?;
-            }
-            return Ok(Progress::Done);
+            return self.leave_out(version);
         };
         let unique = encryption::makes_unique_etags(&rule.encryption);
         let learnt = memory.content(&version.version).filter(|_| !unique).cloned();
-        fence::check(
-            self,
-            &SourceVersion { etag: learnt.clone().or(version.etag.clone()), ..version.clone() },
-            memory,
-        )?;
+        let etag = learnt.clone().or(version.etag.clone());
+        fence::check(self, &SourceVersion { etag, ..version.clone() }, memory)?;
         // Written as planned it would get the very ETag that is current: so in the other way.
         let is_taken = learnt.as_ref().is_some_and(|etag| condition == Condition::Over(etag.clone()));
         let distinct = !unique && distinct != is_taken;
@@ -80,13 +73,13 @@ impl Run<'_> {
             distinct,
             tags,
         };
-        let part_bytes = part_bytes_preferred(self.engine);
-        let in_parts = version.size_bytes > part_bytes || distinct;
-        let ability = if in_parts { Ability::ConditionalComplete } else { Ability::ConditionalPut };
+        let part_bytes =
+            Some(part_bytes_preferred(self.engine)).filter(|bytes| version.size_bytes > *bytes || distinct);
+        let ability = if part_bytes.is_some() { Ability::ConditionalComplete } else { Ability::ConditionalPut };
         let asked = Asked::of(self.destination, ability, condition.clone());
-        let written = match in_parts {
-            true => multipart::copy(&copy, part_bytes).await,
-            false => single::copy(&copy).await,
+        let written = match part_bytes {
+            Some(part_bytes) => multipart::copy(&copy, part_bytes).await,
+            None => single::copy(&copy).await,
         };
         if let Some(etag) = copy.foresight.found() {
             memory.learn_content(&version.version, etag);
@@ -96,12 +89,22 @@ impl Run<'_> {
             return Ok(Progress::Done);
         };
         self.engine.check_written(&self.task.lane.destination, destination_version.as_deref())?;
-        self.foreseen &= unique || version.etag.as_ref() == Some(&etag);
+        // Under what is written once more, another daemon may have found everything there, and rested.
+        let is_new = !self.read.shown.known.replicated.contains(&version.version);
+        self.foreseen &= is_new && (unique || version.etag.as_ref() == Some(&etag));
         let replica = self.written(version, destination_version, Some(etag.clone()));
         self.commit(&replica, &rule, version.size_bytes).await?;
         self.wrote(&replica, sent);
         self.record(replica, Top::Object { etag, replica_of: Some(version.version.clone()) });
         Ok(self.after_write(ability))
+    }
+
+    /// Goes on without a version that no rule takes: that is no failure.
+    fn leave_out(&mut self, version: &SourceVersion) -> Result<Progress, Failure> {
+        if !self.read.shown.known.skipped.contains(&version.version) {
+            self.skip(version, State::Skipped, None)?;
+        }
+        Ok(Progress::Done)
     }
 
     /// Lists the ETags that stand at the key, or stood there.
