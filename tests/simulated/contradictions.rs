@@ -7,11 +7,8 @@ use replicator_fakes::s3::traits::{Conditions, Order, Traits};
 
 use crate::fleet;
 use crate::judge::{Expect, judge};
-use crate::sim::{Sim, simulate};
+use crate::sim::{NOT_AWS, Sim, simulate};
 use crate::workload::{self, Shape, User};
-
-// Not AWS: what this endpoint can do has to be found out.
-const STRANGE: &str = "path_style = true\nendpoints = { s3 = \"http://s3.strange\" }";
 
 /// Every way in which conditions can be wrong, by name.
 fn ways() -> Vec<(&'static str, Traits)> {
@@ -50,7 +47,7 @@ fn endpoints_that_contradict_themselves_neither_stop_nor_fool_the_daemon() {
 async fn play(mut sim: Sim, seed: u64, traits: &Traits) -> Vec<String> {
     sim.s3.set_traits(traits.clone());
     sim.post_everything();
-    let daemon = fleet::lone(&mut sim, "", STRANGE).await;
+    let daemon = fleet::lone(&mut sim, "", NOT_AWS).await;
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut user = User::new(sim.user());
     let shape = Shape { keys: 2, ops: 14, purges: false, tags: true, large: true, full: false };

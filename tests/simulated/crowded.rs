@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::fleet;
 use crate::judge::{Expect, judge};
-use crate::sim::{ARCHIVE, QUEUE, simulate};
+use crate::sim::{ARCHIVE, AWS, QUEUE, simulate};
 
 const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: false, remembers: true };
 const KEYS: usize = 50;
@@ -26,7 +26,7 @@ fn a_message_of_thousands_of_records_is_worked_off_within_bounds() {
         let records: Vec<&str> = events.iter().cycle().take(RECORDS).map(String::as_str).collect();
         let message = format!(r#"{{"Records":[{}]}}"#, records.join(","));
         (0..MESSAGES).for_each(|_| drop(sim.sqs.send(QUEUE, message.clone(), Duration::ZERO)));
-        let daemon = fleet::lone(&mut sim, "", "path_style = true").await;
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
         let mut most = 0;
         while sim.waiting() > 0 {
             let board = daemon.status().await.unwrap().board;

@@ -9,10 +9,9 @@ use replicator_fakes::sqs::Quirks;
 
 use crate::fleet;
 use crate::judge::{Expect, judge};
-use crate::sim::{ARCHIVE, DEAD, QUEUE, Sim, simulate};
+use crate::sim::{ARCHIVE, AWS, DEAD, QUEUE, Sim, simulate};
 
 const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: true, remembers: false };
-const AWS: &str = "path_style = true";
 const BROKEN: usize = 30;
 
 const ERROR: Effect = Effect::Refuse { status: 500, code: "InternalError", lands: false };

@@ -8,11 +8,9 @@ use replicator_fakes::s3::traits::Traits;
 
 use crate::fleet;
 use crate::judge::{Expect, judge};
-use crate::sim::{ARCHIVE, QUEUE, SOURCE, Sim, simulate};
+use crate::sim::{ARCHIVE, AWS, NOT_AWS, QUEUE, SOURCE, Sim, simulate};
 
 const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: true, remembers: false };
-const AWS: &str = "path_style = true";
-const NOT_AWS: &str = "path_style = true\nendpoints = { s3 = \"http://s3.other\" }";
 
 #[test]
 fn a_plan_that_had_to_wait_is_not_carried_out_over_what_came_meanwhile() {

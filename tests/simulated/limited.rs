@@ -7,9 +7,8 @@ use replicator_fakes::journal::Entry;
 use replicator_fakes::s3::entry::Versioning;
 
 use crate::fleet;
-use crate::sim::{ARCHIVE, SOURCE, Sim, simulate};
+use crate::sim::{ARCHIVE, AWS, SOURCE, Sim, simulate};
 
-const AWS: &str = "path_style = true";
 const TEN_SECONDS: Duration = Duration::from_secs(10);
 
 #[test]

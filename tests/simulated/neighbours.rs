@@ -4,7 +4,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 
 use crate::fleet;
-use crate::sim::{ARCHIVE, SOURCE, Sim, simulate};
+use crate::sim::{ARCHIVE, AWS, SOURCE, Sim, simulate};
 
 #[test]
 fn equal_neighbours_never_share_an_etag_however_their_originals_were_written() {
@@ -15,7 +15,7 @@ fn equal_neighbours_never_share_an_etag_however_their_originals_were_written() {
             for in_parts in ways {
                 write(&sim, in_parts).await;
             }
-            let daemon = fleet::lone(&mut sim, "", "path_style = true").await;
+            let daemon = fleet::lone(&mut sim, "", AWS).await;
             sim.drained().await;
             daemon.stop().await;
             let replicas = sim.s3.history(ARCHIVE, "a");
@@ -31,7 +31,7 @@ fn large_neighbours_never_share_an_etag_whatever_stood_between_them_when_they_we
     for between in [Between::Nothing, Between::Purge, Between::Stranger] {
         simulate(2, async |mut sim| {
             sim.post_everything();
-            let daemon = fleet::lone(&mut sim, "", "path_style = true").await;
+            let daemon = fleet::lone(&mut sim, "", AWS).await;
             for nth in 0..4 {
                 sim.user().put_object().bucket(SOURCE).key("a").body(vec![7; 20 << 20].into()).send().await.unwrap();
                 sim.drained().await;

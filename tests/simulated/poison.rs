@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::fleet;
 use crate::judge::{Expect, judge};
-use crate::sim::{ARCHIVE, DEAD, QUEUE, SOURCE, simulate};
+use crate::sim::{ARCHIVE, AWS, DEAD, QUEUE, SOURCE, simulate};
 
 const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: false, remembers: true };
 
@@ -26,7 +26,7 @@ fn ten_thousand_poisoned_messages_change_nothing_and_each_is_accounted_for() {
         for key in KEYS {
             sim.put(key, b"as it is").await;
         }
-        let daemon = fleet::lone(&mut sim, "", "path_style = true").await;
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
         sim.drained().await;
         assert_eq!(sim.net.journal().writes(ARCHIVE).len(), KEYS.len());
 

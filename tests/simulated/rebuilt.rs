@@ -3,7 +3,7 @@
 use aws_sdk_s3::types::{Tag, Tagging};
 
 use crate::fleet;
-use crate::sim::{ARCHIVE, SOURCE, simulate};
+use crate::sim::{ARCHIVE, AWS, SOURCE, simulate};
 
 #[test]
 fn of_two_replicas_of_one_version_the_one_that_is_shown_gets_the_tags() {
@@ -11,7 +11,7 @@ fn of_two_replicas_of_one_version_the_one_that_is_shown_gets_the_tags() {
         sim.post_everything();
         sim.put("a", b"one").await;
         sim.put("a", b"two").await;
-        let daemon = fleet::lone(&mut sim, "", "path_style = true").await;
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
         sim.drained().await;
         daemon.stop().await;
         std::fs::remove_dir_all(sim.dir.path().join("daemon-0")).unwrap();
@@ -24,7 +24,7 @@ fn of_two_replicas_of_one_version_the_one_that_is_shown_gets_the_tags() {
         let tagging = Tagging::builder().tag_set(tag.clone()).build().unwrap();
         sim.user().put_object_tagging().bucket(SOURCE).key("a").tagging(tagging).send().await.unwrap();
 
-        let daemon = fleet::lone(&mut sim, "", "path_style = true").await;
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
         sim.drained().await;
         daemon.stop().await;
         let shown = sim.user().get_object_tagging().bucket(ARCHIVE).key("a").send().await.unwrap();
@@ -40,7 +40,7 @@ fn a_marker_that_is_taken_back_goes_though_no_ledger_knows_whose_it_is() {
         sim.post_everything();
         sim.put("a", b"one").await;
         let marker = sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
-        let daemon = fleet::lone(&mut sim, rule, "path_style = true").await;
+        let daemon = fleet::lone(&mut sim, rule, AWS).await;
         sim.drained().await;
         daemon.stop().await;
         std::fs::remove_dir_all(sim.dir.path().join("daemon-0")).unwrap();
@@ -48,7 +48,7 @@ fn a_marker_that_is_taken_back_goes_though_no_ledger_knows_whose_it_is() {
 
         let undelete = sim.user().delete_object().bucket(SOURCE).key("a").set_version_id(marker.version_id);
         undelete.send().await.unwrap();
-        let daemon = fleet::lone(&mut sim, rule, "path_style = true").await;
+        let daemon = fleet::lone(&mut sim, rule, AWS).await;
         sim.drained().await;
         daemon.stop().await;
         assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));

@@ -24,6 +24,10 @@ pub(crate) const SOURCE: &str = "orders";
 pub(crate) const QUEUE: &str = "events";
 /// The queue of what is parked.
 pub(crate) const DEAD: &str = "parked";
+/// Keys of an account at AWS, as the configuration has them.
+pub(crate) const AWS: &str = "path_style = true";
+/// Those of another store, whose abilities have to be found out.
+pub(crate) const NOT_AWS: &str = "path_style = true\nendpoints = { s3 = \"http://s3.other\" }";
 /// The destination bucket.
 pub(crate) const ARCHIVE: &str = "orders-replica";
 

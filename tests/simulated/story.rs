@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::fleet::{self, Fate, Plan};
 use crate::judge::{self, Expect};
 use crate::post::{Manners, Post};
-use crate::sim::{ARCHIVE, QUEUE, SOURCE, Sim, simulate};
+use crate::sim::{ARCHIVE, AWS, NOT_AWS, QUEUE, SOURCE, Sim, simulate};
 use crate::workload::{self, Shape, User};
 
 /// Everything that is decided before it begins.
@@ -50,9 +50,6 @@ const QUIET: Duration = Duration::from_secs(180);
 
 // What is parked is tried again within an hour, and perhaps refused once more.
 const QUIET_AFTER_PARKING: Duration = Duration::from_secs(2 * 3600);
-
-const AWS: &str = "path_style = true";
-const NOT_AWS: &str = "path_style = true\nendpoints = { s3 = \"http://s3.other\" }";
 
 impl Story {
     /// Draws a story.

@@ -9,10 +9,9 @@ use replicator_fakes::s3::entry::Versioning;
 
 use crate::fleet;
 use crate::judge::{Expect, judge};
-use crate::sim::{ARCHIVE, Sim, simulate};
+use crate::sim::{ARCHIVE, AWS, Sim, simulate};
 
 const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: true, remembers: false };
-const AWS: &str = "path_style = true";
 const OTHER: &str = "orders-second";
 const KEYS: usize = 600;
 

@@ -149,8 +149,8 @@ impl Shown {
 }
 
 /// Reads what is current, and from ledger, stamp or history how far it reaches. With `may_guess`, a key that was never
-/// written by this daemon is asked for by HEAD alone, even of an endpoint whose 404 can mean a marker; and not at all by
-/// a daemon that is alone: the condition of its write tells when there is an object.
+/// written by this daemon is asked for by HEAD alone, even of an endpoint whose 404 can mean a marker; and not at all of
+/// AWS by a daemon that is alone: the condition of its write tells when there is an object. Some endpoints ignore it.
 pub(crate) async fn read(engine: &Engine, task: &Task, may_guess: bool) -> Result<Shown, Failure> {
     let access = engine.access(&task.lane.destination)?;
     let reading = Reading { engine, task, access };
@@ -159,9 +159,7 @@ pub(crate) async fn read(engine: &Engine, task: &Task, may_guess: bool) -> Resul
     let asked = Instant::now();
     // What was never written by this daemon is mostly new.
     let mut current = match replicas.is_empty() {
-        true if may_guess && task.rules.lead.exclusive && access.capabilities.has(Ability::ConditionalPut) => {
-            Current::guessed()
-        }
+        true if may_guess && task.rules.lead.exclusive && may_rely_on_conditions(access) => Current::guessed(),
         true if may_guess => current(access, task, Likely::New).await?,
         true => current(access, task, Likely::Hidden).await?,
         false => current(access, task, Likely::Object).await?,
@@ -190,6 +188,10 @@ pub(crate) async fn read(engine: &Engine, task: &Task, may_guess: bool) -> Resul
     };
     let known = known(top, reached, &replicas);
     Ok(Shown { known, replicas, basis, is_guess, marked: None, history })
+}
+
+fn may_rely_on_conditions(access: &Access) -> bool {
+    access.is_aws && access.capabilities.has(Ability::ConditionalPut)
 }
 
 /// Reads back every replica that the ledger lacks.
