@@ -9,11 +9,12 @@ use replicator_core::failure::{Failure, Kind, Reason};
 use replicator_core::object::Key;
 use replicator_core::plan::SourceVersion;
 use replicator_core::rule::Place;
+use tokio::sync::AcquireError;
 use tokio::time::Instant;
 
 use crate::accounts::refusal::{Side, failure};
 use crate::accounts::{Access, Accounts};
-use crate::budget::Budget;
+use crate::budget::{Budget, Paid};
 use crate::failpoint::Failpoints;
 use crate::gather::Gather;
 use crate::health::Pulse;
@@ -74,6 +75,18 @@ impl Engine {
         self.accounts.get(&place.account).ok_or_else(|| {
             Failure::caused(Kind::Transient, "account", format!("account {:?} is not configured", place.account))
         })
+    }
+
+    /// Waits until a rule may write a body of so many bytes, and memory has room for it. Who waits for the rule holds no
+    /// memory; and the request is taken last, or requests would be saved up while memory is short.
+    pub(crate) async fn admit(&self, rule: &str, bytes: u64) -> Result<Paid, AcquireError> {
+        self.limits.bytes(rule, bytes).await;
+        loop {
+            let paid = self.budget.pay(bytes).await?;
+            let Some(wait) = self.limits.try_request(rule) else { return Ok(paid) };
+            drop(paid);
+            tokio::time::sleep(wait).await;
+        }
     }
 
     /// Makes sure that a destination keeps versions: without them an overwrite would lose what it

@@ -10,6 +10,7 @@ use governor::middleware::NoOpMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 use replicator_core::rule::Rule;
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 /// The limiters of every rule that has limits.
@@ -21,9 +22,16 @@ pub(crate) struct Limits {
 #[derive(Debug)]
 struct Limiters {
     of: replicator_core::rule::Limits,
-    /// With what passes at once, a second's worth.
-    kibibytes: Option<(Limiter, NonZeroU32)>,
+    bandwidth: Option<Bandwidth>,
     requests: Option<Limiter>,
+}
+
+#[derive(Debug)]
+struct Bandwidth {
+    kibibytes: Limiter,
+    /// What passes at once, a second's worth.
+    burst: NonZeroU32,
+    turn: Mutex<()>,
 }
 
 type Limiter = RateLimiter<NotKeyed, InMemoryState, RuntimeClock, NoOpMiddleware<std::time::Instant>>;
@@ -58,30 +66,36 @@ impl Limits {
         *by_rule = next;
     }
 
-    /// Waits until the rule may move this many bytes.
+    /// Waits until the rule may move this many bytes. Whoever comes first goes first: among small bodies that take
+    /// what there is, a large one would wait for ever.
     pub(crate) async fn bytes(&self, rule: &str, bytes: u64) {
         let mut left = bytes.div_ceil(UNIT_BYTES);
-        while left > 0 {
-            // Looked up each time: the limit can change while one waits.
-            let Some(limiters) = self.get(rule) else { return };
-            let Some((limiter, burst)) = limiters.kibibytes.as_ref() else { return };
-            // A body larger than a second's worth is let through second by second.
-            let now = NonZeroU32::new(u32::try_from(left).unwrap_or(u32::MAX)).map_or(*burst, |left| left.min(*burst));
-            match refusal(limiter, now) {
-                None => left -= u64::from(now.get()),
-                Some(wait) => tokio::time::sleep(wait).await,
+        // Looked up again when the limit changes while one waits.
+        while let Some(limiters) = self.get(rule)
+            && let Some(bandwidth) = &limiters.bandwidth
+            && left > 0
+        {
+            let _turn = bandwidth.turn.lock().await;
+            while left > 0 && self.is_current(rule, &limiters) {
+                left -= bandwidth.take(left).await;
             }
         }
     }
 
     /// Waits until the rule may send a request.
     pub(crate) async fn request(&self, rule: &str) {
-        while let Some(limiters) = self.get(rule)
-            && let Some(limiter) = &limiters.requests
-            && let Some(wait) = refusal(limiter, NonZeroU32::MIN)
-        {
+        while let Some(wait) = self.try_request(rule) {
             tokio::time::sleep(wait).await;
         }
+    }
+
+    /// Takes a request if the rule may send one now; else returns how long to wait before asking again.
+    pub(crate) fn try_request(&self, rule: &str) -> Option<Duration> {
+        refusal(self.get(rule)?.requests.as_ref()?, NonZeroU32::MIN)
+    }
+
+    fn is_current(&self, rule: &str, limiters: &Arc<Limiters>) -> bool {
+        self.get(rule).is_some_and(|now| Arc::ptr_eq(&now, limiters))
     }
 
     fn get(&self, rule: &str) -> Option<Arc<Limiters>> {
@@ -98,8 +112,22 @@ impl Limiters {
         let limiter = |limit: NonZeroU32| RateLimiter::direct_with_clock(Quota::per_second(limit), RuntimeClock);
         Self {
             of: rule.limits,
-            kibibytes: bandwidth.map(|limit| (limiter(limit), limit)),
+            bandwidth: bandwidth.map(|burst| Bandwidth { kibibytes: limiter(burst), burst, turn: Mutex::default() }),
             requests: rule.limits.requests_per_second.map(limiter),
+        }
+    }
+}
+
+impl Bandwidth {
+    /// Takes up to so many, a second's worth at most; none when there was nothing to take but the wait.
+    async fn take(&self, wanted: u64) -> u64 {
+        let wanted = u32::try_from(wanted).ok().and_then(NonZeroU32::new).map_or(self.burst, |all| all.min(self.burst));
+        match refusal(&self.kibibytes, wanted) {
+            None => u64::from(wanted.get()),
+            Some(wait) => {
+                tokio::time::sleep(wait).await;
+                0
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use aws_sdk_s3::primitives::ByteStream;
+use replicator_fakes::faults::{Effect, Fault, Place};
 use replicator_fakes::journal::Entry;
 use replicator_fakes::s3::entry::Versioning;
 
@@ -73,6 +74,51 @@ fn a_rule_that_waits_for_its_requests_holds_no_memory_that_another_needs() {
         sim.drained().await;
         daemon.stop().await;
         assert_eq!(sim.net.journal().writes(ARCHIVE).len(), 60);
+    });
+}
+
+#[test]
+fn a_large_body_gets_its_turn_among_small_ones_of_the_same_rule() {
+    simulate(5, async |mut sim| {
+        sim.post_everything();
+        for number in 0..120 {
+            let bytes = if number == 10 { 4 << 20 } else { 256 << 10 };
+            let put = sim.user().put_object().bucket(SOURCE).key(format!("{number}"));
+            put.body(ByteStream::from(vec![1; bytes])).send().await.unwrap();
+        }
+        let daemon = fleet::lone(&mut sim, "limits = { bandwidth = \"1MiB/s\" }", AWS).await;
+        sim.drained().await;
+        daemon.stop().await;
+        let writes = sim.net.journal().writes(ARCHIVE);
+        let large = writes.iter().position(|write| write.call.key.as_deref() == Some("10")).unwrap();
+        assert!(large < 60, "{large} of {} others went first", writes.len() - 1);
+    });
+}
+
+#[test]
+fn requests_are_not_saved_up_while_memory_is_short() {
+    simulate(6, async |mut sim| {
+        // Memory has room for sixteen, and the first sixteen take long.
+        let slow = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
+        sim.net.faults().add(Fault::new("slow", slow, Effect::Delay(Duration::from_secs(20))).times(16));
+        sim.post_everything();
+        for number in 0..60 {
+            let put = sim.user().put_object().bucket(SOURCE).key(format!("{number}"));
+            put.body(ByteStream::from(vec![1; 4 << 20])).send().await.unwrap();
+        }
+        let daemon = fleet::lone(&mut sim, "limits = { requests_per_second = 4 }", AWS).await;
+        sim.drained().await;
+        daemon.stop().await;
+        let writes = sim.net.journal().writes(ARCHIVE);
+        let in_a_second = |first: &Entry| {
+            writes
+                .iter()
+                .filter(|write| (first.sent..first.sent + Duration::from_secs(1)).contains(&write.sent))
+                .count()
+        };
+        // A second's worth may go at once, and another in the second after.
+        let most = writes.iter().map(in_a_second).max().unwrap();
+        assert!(most <= 8, "{most} writes in one second");
     });
 }
 

@@ -178,9 +178,7 @@ async fn upload_part(copy: &Copy<'_>, upload: &Upload, part: Part) -> Result<Upl
 }
 
 async fn try_part(copy: &Copy<'_>, upload: &Upload, part: Part) -> Result<UploadedPart, Failure> {
-    copy.engine.limits.bytes(&copy.rule.id, part.len).await;
-    copy.engine.limits.request(&copy.rule.id).await;
-    let _paid = copy.engine.budget.pay(part.len).await;
+    let _paid = copy.engine.admit(&copy.rule.id, part.len).await;
     let (body, crc64) = copy.original().part(part).await?;
     let checked = copy.destination.capabilities.has(Ability::Crc64Nvme);
     let lane = &copy.task.lane;

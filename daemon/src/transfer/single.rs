@@ -15,10 +15,7 @@ use crate::wire::{Call, Chunks};
 /// Copies a version whose body fits into one part.
 pub(crate) async fn copy(copy: &Copy<'_>) -> Result<Written, Failure> {
     let size = copy.version.size_bytes;
-    // The rate first: who waits for it must not hold memory that others could use.
-    copy.engine.limits.bytes(&copy.rule.id, size).await;
-    copy.engine.limits.request(&copy.rule.id).await;
-    let _paid = copy.engine.budget.pay(size).await;
+    let _paid = copy.engine.admit(&copy.rule.id, size).await;
     let original = copy.original();
     let (head, body) = copy.source.wire.send(original.get().checksums()).await?.split();
     let dress = copy.dress(Attributes::from(&head), true).await?;
