@@ -24,7 +24,10 @@ mod steps;
 mod unstamped;
 mod wishes;
 
+use std::time::Duration;
+
 use replicator_core::failure::{Failure, Kind as FailureKind, Reason};
+use replicator_core::fence::window;
 use replicator_core::plan::{self, SourceVersion, Step, Top, VersionRef};
 use replicator_core::rule::{Foreign, History};
 
@@ -103,6 +106,8 @@ struct Run<'a> {
     reread: bool,
     /// Whether everything written so far was new, under the ETag that the fence reckoned with.
     foreseen: bool,
+    /// How old the original of the last replica was, where that is known.
+    original_age: Option<Duration>,
     settle: Settle<'a>,
 }
 
@@ -118,6 +123,7 @@ impl<'a> Run<'a> {
             steps: 0,
             reread: false,
             foreseen: true,
+            original_age: None,
             settle: Settle::new(engine, task),
         })
     }
@@ -146,10 +152,18 @@ impl<'a> Run<'a> {
     /// After a write over what may have been a marker: says whether the source is as it was. Whoever found everything
     /// under that marker had nothing to write.
     async fn was_right_to_guess(&self, acted: bool) -> Result<bool, Failure> {
-        if !acted || !self.read.shown.is_guess || self.task.rules.lead.exclusive {
+        if !acted || !self.read.shown.is_guess || !self.may_be_hidden() {
             return Ok(true);
         }
         self.read.is_source_unchanged(self.engine, self.task).await
+    }
+
+    /// Says whether a replica of what was written may have been there, under a marker: the fence lets no daemon hide one
+    /// that is younger than the window, and no replica is older than its original.
+    fn may_be_hidden(&self) -> bool {
+        let lead = &self.task.rules.lead;
+        let is_young = self.original_age.is_some_and(|age| age < window(&self.read.past));
+        !(lead.exclusive || lead.fence && is_young)
     }
 
     /// Says whether conditions and the fence together kept everyone else's writes out of what this

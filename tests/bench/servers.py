@@ -65,8 +65,12 @@ class Weeds:
         self.weeds = [start_weed(weed, pathlib.Path(self.folder.name) / name) for name in ("source", "destination")]
         source, destination = (f"http://127.0.0.1:{port}" for _, port in self.weeds)
         self.servers = Servers(source, destination, self.fakes.servers.queue, self.fakes.servers.queue_endpoint)
-        self.clients = [ready(url, bucket) for url, bucket in ((source, "orders"), (destination, "orders-replica"))]
         self.events = []
+        try:
+            self.clients = [ready(url, bucket) for url, bucket in ((source, "orders"), (destination, "orders-replica"))]
+        except SystemExit:
+            self.close()
+            raise
 
     def seed(self, objects, size):
         body = b"x" * size
