@@ -1,10 +1,11 @@
 """Copying, a request at a time, as daemon/src/transfer does it: read the destination, list the source, plan, write, and
 once more until a pass changes nothing."""
 
+from belief import ages, believes, has_to_look, markers_matter
+import removal
 from planner import COLLAPSED, NOTHING, SKIPPED, View, next_step, write_for
-from removal import next_target
 from task import Ledger, after, record, restart, settled
-from world import STALE, UNCONDITIONAL, end_upload, holds, land, outdate
+from world import ABSENT, STALE, UNCONDITIONAL, end_upload, holds, land, outdate
 
 
 def _adopt(ledger, entry):
@@ -14,16 +15,19 @@ def _adopt(ledger, entry):
 
 def read(model, world, number, ledger, task):
     """HEAD of the destination. A marker bears no stamp, so the ledger knows it by its id or nobody does."""
-    task = task._replace(based=world.clock)
-    if not world.destination:
+    top = world.destination[-1] if world.destination else None
+    is_believed = (top is None or top.etag is None) and believes(model, ledger, task)
+    task = task._replace(based=world.clock, belief="yes" if is_believed else "")
+    if top is None or is_believed:
         view = NOTHING
     else:
-        top = world.destination[-1]
         ledger = _adopt(ledger, top)
         owner = next((version for version, replica in ledger.replicas if replica == top.landed), None)
         view = View(top.landed, top.etag, top.order, None if top.etag is None else top.version, owner)
         if owner is None:
             view = view._replace(when=top.when)
+        elif top.etag is None:
+            view = removal.over_what_is_spare(model, ledger, view)
     at = "history" if view.entry and view.reached is None else "list"
     return [(("reads", number, view), after(world, number, ledger, task._replace(at=at, view=view)), None)]
 
@@ -46,24 +50,29 @@ def list_source(model, world, number, ledger, task):
         listed = listed[-1:]
     label = ("lists", number, listed)
     task = task._replace(listed=listed)
+    if markers_matter(model, task):
+        return [(label, after(world, number, ledger, restart(task)), None)]
     if task.view is None:  # nothing was read: the ledger stands for the destination
         task = task._replace(view=ledger.last or NOTHING, based=STALE + 1)
-    ledger, task = _identify(model, world, ledger, task)
     rank, known, reached = model.history.rank, dict(ledger.replicas), task.view.reached
     unknown_past = reached is not None and any(
         model.history.kind[version] == "P" and rank[version] < rank[reached] and version not in known
         for version in listed
     )
-    if unknown_past:
+    if unknown_past or _is_hidden_by_stranger(ledger, task.view):
         return [(label, after(world, number, ledger, task._replace(at="rebuild")), None)]
     return [(label, decide(model, world, number, ledger, task), None)]
 
 
-def _identify(model, world, ledger, task):
+def _is_hidden_by_stranger(ledger, view):
+    return view.entry != 0 and view.etag is None and view.entry not in (replica for _, replica in ledger.replicas)
+
+
+def _identify(model, ledger, task):
     """Takes a marker that nobody knows for the first listed one that it can be."""
     view, history = task.view, model.history
-    owned = view.entry in (replica for _, replica in ledger.replicas)
-    if not model.rules.infer_marker or model.rules.history == "latest" or not view.entry or view.etag is not None or owned:
+    infers = model.rules.infer_marker and model.rules.history == "exact"
+    if not infers or not _is_hidden_by_stranger(ledger, view):
         return ledger, task
     lowest = -1 if view.reached is None else history.rank[view.reached]
     for version in task.listed:
@@ -74,9 +83,14 @@ def _identify(model, world, ledger, task):
 
 
 def rebuild(model, world, number, ledger, task):
-    """Reads back every replica that the ledger lacks."""
+    """Reads back every replica that the ledger lacks, if what is current still is what was read."""
+    if task.view.entry != (world.destination[-1].landed if world.destination else 0):
+        return [(("finds it changed", number), after(world, number, ledger, restart(task)), None)]
     for entry in world.destination:
         ledger = _adopt(ledger, entry)
+    ledger, task = _identify(model, ledger, task)
+    if removal.may_explain(model, ledger, task):
+        return [(("rebuilds", number), after(world, number, ledger, task._replace(at="explain")), None)]
     return [(("rebuilds", number), decide(model, world, number, ledger, task), None)]
 
 
@@ -89,7 +103,9 @@ def decide(model, world, number, ledger, task):
         verb, version = step
         if verb == "collapse":
             ledger = record(ledger, version, COLLAPSED)
-            task = task._replace(acted=True, view=task.view._replace(reached=version))
+            # No condition stands for what is only recorded.
+            foreseen = task.foreseen and not model.rules.collapse_rereads
+            task = task._replace(acted=True, foreseen=foreseen, view=task.view._replace(reached=version))
         elif verb == "late":
             ledger = record(ledger, version, SKIPPED)
             task = task._replace(acted=True)
@@ -108,18 +124,53 @@ def _prepare(model, world, ledger, task, version):
     elif in_parts:
         at = "begin"
     else:
-        at = "get" if model.history.has_deletes else "write"
+        at = "get" if model.history.has_deletes or task.belief else "write"
     return task._replace(at=at, write=write)
 
 
 def _pass_is_over(model, world, number, ledger, task):
     rules = model.rules
     believed = task.again or rules.history == "exact" or not rules.confirm
-    if (task.acted and rules.reread) or not (task.acted or believed):
-        return after(world, number, ledger, restart(task, again=rules.history == "latest"))
+    has_to_reread = rules.reread and not _is_guarded(rules, task)
+    if (task.acted and has_to_reread) or not (task.acted or believed):
+        return after(world, number, ledger, restart(task, rules.history == "latest", task.foreseen))
+    if task.uncovered or (task.acted and has_to_look(rules, task)):
+        return after(world, number, ledger, task._replace(at="look"))
+    return _pass_was_right(model, world, number, ledger, task)
+
+
+def _is_guarded(rules, task):
+    """Whether conditions and the fence kept everyone else's writes out of what was written."""
+    conditional = rules.conditional_put and rules.conditional_delete
+    return rules.guarded_rests and rules.history == "exact" and rules.fence and conditional and task.foreseen
+
+
+def explain(model, world, number, ledger, task):
+    """Asks the source whether the version that the message is about is gone: then it is the marker that nobody knows, and
+    what that hides need not be written on top of it."""
+    version = model.history.about[task.event]
+    if version in model.history.listed[world.happened]:
+        return [(("finds at the source", number, version), decide(model, world, number, ledger, task), None)]
+    ledger = record(ledger, version, task.view.entry)
+    return [(("finds gone", number, version), _pass_is_over(model, world, number, ledger, task), None)]
+
+
+def _pass_was_right(model, world, number, ledger, task):
+    """The key is up to date: its upload, if it left one, is of no use, and what else there is to do can be done."""
     if ledger.upload:
         world, ledger = end_upload(model, world, ledger.upload[1]), ledger._replace(upload=None)
-    return after(world, number, ledger, next_target(model, ledger, task))
+    return after(world, number, ledger, removal.next_target(model, ledger, task))
+
+
+def look(model, world, number, ledger, task):
+    """Lists the source again after a write whose condition holds over a marker as well as over nothing, or that made a marker:
+    whoever read that before may have taken it for what the source did since, and rested without a write."""
+    listed = model.history.listed[world.happened]
+    if listed == task.listed:
+        done = _pass_was_right(model, world, number, ledger, task)
+    else:
+        done = after(world, number, ledger, restart(task, foreseen=task.foreseen))
+    return [(("looks at the source again", number, listed), done, None)]
 
 
 def get(model, world, number, ledger, task):
@@ -132,7 +183,7 @@ def get(model, world, number, ledger, task):
         changed = decide(model, world, number, ledger, task._replace(write=None, acted=True))
         return [(("finds it gone", number, version), changed, None)]
     task = task._replace(at="check" if task.write.upload else "write")
-    return [(("gets", number, version), after(world, number, ledger, task), None)]
+    return [(("gets", number, version), after(world, number, ledger, one), None) for one in ages(model, world, task)]
 
 
 def begin(model, world, number, ledger, task):
@@ -213,6 +264,8 @@ def write(model, world, number, ledger, task):
 def _written(model, ledger, task, entry):
     """What the writer knows after an answer."""
     write, rules = task.write, model.rules
+    is_new = dict(ledger.replicas).get(entry.version, COLLAPSED) in (COLLAPSED, SKIPPED)
+    foreseen = task.foreseen and (entry.etag is None or (is_new and entry.etag[1] == 0))
     ledger = record(ledger, entry.version, entry.landed)
     if write.upload:
         ledger = ledger._replace(upload=None)
@@ -222,7 +275,9 @@ def _written(model, ledger, task, entry):
     wrote = task.wrote
     if rules.version_deletes and "W" in rules.second_look and entry.version not in wrote:
         wrote = tuple(sorted(wrote + (entry.version,)))
-    task = task._replace(acted=True, wrote=wrote, write=None, view=view, based=entry.landed)
+    looks = rules.writer_looks and rules.history == "exact"
+    uncovered = task.uncovered or (looks and (write.condition == ABSENT or entry.etag is None))
+    task = task._replace(acted=True, foreseen=foreseen, uncovered=uncovered, wrote=wrote, write=None, view=view, based=entry.landed)
     if write.condition == UNCONDITIONAL or (write.upload and rules.complete_reread):
         return ledger, restart(task, again=rules.history == "latest")
     return ledger, task._replace(at="plan")

@@ -17,18 +17,20 @@ from history import History
 from render import render
 from rules import Faults, Rules
 from task import Ledger, after, begin
-from world import World, holds, land
+from world import UNCONDITIONAL, World, Write, holds, land, outdate
 
 STEPS = {
     "read": copying.read,
     "history": copying.history,
     "list": copying.list_source,
     "rebuild": copying.rebuild,
+    "explain": copying.explain,
     "get": copying.get,
     "begin": copying.begin,
     "check": copying.check,
     "write": copying.write,
     "hold": copying.hold,
+    "look": copying.look,
     "ack": copying.ack,
     "find": removal.find,
     "ask": removal.ask,
@@ -44,8 +46,24 @@ class Model:
         self.history, self.rules, self.daemons, self.faults = History(words), rules, daemons, faults
 
     def start(self):
-        events = tuple((0, 0) for _ in self.history.words)
-        return World(0, events, (), 0, ((Ledger(), None),) * self.daemons, (), tuple(self.faults), -1)
+        past, words = self.history.past, len(self.history.words)
+        events = ((2, 1),) * past + ((0, 0),) * (words - past)
+        world = World(0, events, (), 0, ((Ledger(), None),) * self.daemons, (), tuple(self.faults), -1)
+        for at in range(past):
+            world = self._replicated(world._replace(happened=at + 1), self.history.about[at])
+        return world
+
+    def _replicated(self, world, version):
+        """Appends a version of the past as the rules have it."""
+        top = world.destination[-1].etag if world.destination else None
+        if self.history.kind[version] == "P":
+            plain = (self.history.content[version], 0)
+            etag = (plain[0], 1) if top == plain else plain
+        elif top is None:
+            return world
+        else:
+            etag = None
+        return land(self, world, Write(version, UNCONDITIONAL, etag, None, 0, 0))[0]
 
     def successors(self, world):
         """All that can happen next: (label, world, broken promise)."""
@@ -130,9 +148,11 @@ class Model:
             lost = world._replace(faults=(crash - 1, lost_ledger - 1, expired, duplicate, late))
             found.append((("crashes and loses its ledger", number), after(lost, number, Ledger(), None), None))
         if late and task.at == "write" and task.based >= 0:
-            fewer = world._replace(
+            fenced = task.write.fenced
+            sent = world if fenced is None else outdate(world, number, fenced)  # it was waited for before this was sent
+            fewer = sent._replace(
                 faults=(crash - 1, lost_ledger, expired, duplicate, late - 1),
-                late=world.late + ((task.event, task.write),),
+                late=sent.late + ((task.event, task.write),),
             )
             found.append((("crashes with a request in flight", number), after(fewer, number, ledger, None), None))
         return found

@@ -17,6 +17,7 @@ class View(NamedTuple):
     replica_of: int | None
     reached: int | None
     when: int = 0  # of a marker: when it landed
+    is_spare: bool = False  # it is a marker that goes: what it hides needs no writing
 
 
 NOTHING = View(0, None, 0, None, None)
@@ -50,7 +51,7 @@ def next_step(model, listed, view, records):
         wanted = newest
     if wanted is None and not after:
         last = next((version for version in reversed(before) if live(version)), None)
-        if last is not None and last == reached and not _shows(history, view, last):
+        if last is not None and last == reached and not view.is_spare and not _shows(history, view, last):
             wanted = last
     return None if wanted is None else (_verb(model, view, wanted), wanted)
 

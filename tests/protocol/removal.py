@@ -6,6 +6,26 @@ from world import outdate, outdate_version
 
 
 
+def may_explain(model, ledger, task):
+    """Whether the message is about a version nobody knows, and a marker nobody knows hides what the source shows."""
+    rules, history, view = model.rules, model.history, task.view
+    if not (rules.version_deletes and rules.explain_marker and history.words[task.event][0] in "XF"):
+        return False
+    known = dict(ledger.replicas)
+    is_stranger = view.entry and view.etag is None and view.entry not in known.values()
+    shown = task.listed[-1] if task.listed else None
+    return is_stranger and shown is not None and view.reached == shown and history.about[task.event] not in known
+
+
+def over_what_is_spare(model, ledger, view):
+    """A marker that was taken for a gone object: it stands above what was newest then."""
+    history = model.history
+    if history.kind[view.reached] == "M":
+        return view
+    below = [v for v, replica in ledger.replicas if history.kind[v] == "P" and COLLAPSED < replica < view.entry]
+    return view._replace(reached=max(below, key=lambda v: history.rank[v], default=None), is_spare=True)
+
+
 def next_target(model, ledger, task):
     """Once the key is up to date: what else the message, or the second look after a write, asks for."""
     rules, history = model.rules, model.history
@@ -21,15 +41,13 @@ def next_target(model, ledger, task):
 
 def find(model, world, number, ledger, task):
     """Finds the replica, in the ledger or by the stamps; markers have none."""
-    version = task.target[0]
+    version, rules = task.target[0], model.rules
     known = dict(ledger.replicas).get(version, COLLAPSED)
-    stamped = [
-        entry.landed for entry in world.destination if entry.version == version and model.history.kind[version] == "P"
-    ]
-    if known > COLLAPSED and not model.rules.remove_all:
-        found = known if known in (entry.landed for entry in world.destination) else None
-    elif model.history.kind[version] == "M":
-        found = known if known in (entry.landed for entry in world.destination) else None
+    recorded = next((entry for entry in world.destination if known > COLLAPSED and entry.landed == known), None)
+    is_marker = model.history.kind[version] == "M" or (recorded is not None and recorded.etag is None)
+    stamped = [entry.landed for entry in world.destination if entry.version == version and entry.etag is not None]
+    if is_marker or (known > COLLAPSED and not rules.remove_all):
+        found = known if recorded else None
     else:
         found = stamped[-1] if stamped else None
     if found is None:
@@ -97,23 +115,28 @@ def remove(model, world, number, ledger, task):
     if "R" in model.rules.fence and current:
         world = outdate(world, number, replica)
     left = tuple(entry for entry in world.destination if entry.landed != replica)
+    removed = {entry.version for entry in world.destination} - {entry.version for entry in left}
+    gone = [entry for entry in world.destination if entry.landed == replica]
+    is_object = any(entry.etag is not None for entry in gone)
     broken = None
-    if version in model.history.listed[world.happened]:
-        if [entry.version for entry in world.destination].count(version) == 1:
-            broken = "S"
+    if removed & set(model.history.listed[world.happened]):
+        broken = "S"
     if not model.rules.version_deletes:
         broken = "S"
-    if model.history.kind[version] == "M" and current and _shows_deleted(model, world, left):
+    if gone and not is_object and current and _shows_deleted(model, world, gone[0], left):
         broken = "M"
     changed = world._replace(destination=left, clock=world.clock + 1)
     ledger = record(ledger, version, REMOVED)
     return [(("removes", number, version), after(changed, number, ledger, restart(task)), broken)]
 
 
-def _shows_deleted(model, world, left):
-    """Whether an object shows again although the source still has a marker right above it."""
+def _shows_deleted(model, world, marker, left):
+    """Whether an object shows again that the source never did since that marker, and has a marker right above now."""
     if not left or left[-1].etag is None:
         return False
-    rank = model.history.rank
-    above = [v for v in model.history.listed[world.happened] if rank[v] > rank[left[-1].version]]
-    return bool(above) and model.history.kind[above[0]] == "M"
+    history, shown = model.history, left[-1].version
+    since = history.listed[history.born[marker.version] + 1 : world.happened + 1]
+    if any(listed and listed[-1] == shown for listed in since):
+        return False  # the source took the marker back, and so does the destination
+    above = [v for v in since[-1] if history.rank[v] > history.rank[shown]]
+    return bool(above) and history.kind[above[0]] == "M"

@@ -12,6 +12,11 @@ class Rules(NamedTuple):
     conditional_delete: bool = True
     # Rules 2 and 3: "fresh", or "absent" (an empty ledger counts as knowledge), or "ledger" (what it wrote last is current).
     reads: str = "fresh"
+    # Rule 2: whether a 404 tells a marker from nothing: it is "told" (AWS); or not, and then a 404 is believed for "one" write,
+    # the first of a key, or for "any".
+    not_found: str = "told"
+    # Rule 2: after a write that rests on a believed 404 the source is listed again "unless young" (its original), or "never".
+    belief_checked: str = "unless young"
     # Rule 3: the ledger answers a first delivery.
     ledger_answers: bool = True
     # Rule 4: the same content right above itself gets another ETag.
@@ -34,6 +39,12 @@ class Rules(NamedTuple):
     redelivery_reads: bool = True
     # Rule 8: what was written is read again before the message goes.
     reread: bool = True
+    # Rule 8, exact mode: but not where conditions and the fence kept everyone else out.
+    guarded_rests: bool = True
+    # Rule 8, exact mode: and everything is read again after a marker was only recorded, which no condition protects.
+    collapse_rereads: bool = True
+    # Rule 8, exact mode: and the source is listed again after a write over nothing or a marker, or of a marker.
+    writer_looks: bool = True
     # Rule 8, latest mode: "nothing to do" is believed when it was read twice.
     confirm: bool = True
     # Rule 9: before Complete the destination must show the "entry" the upload was begun over; or its "etag"; or nobody looks ("no").
@@ -50,6 +61,7 @@ class Rules(NamedTuple):
     second_look: str = "WT"  # W: the writer looks again; T: a delete is settled when older than the longest life of a write
     remove_all: bool = True  # every replica that bears the stamp, not only the one in the ledger
     keep_run: bool = True  # a marker goes on standing for the others of its run
+    explain_marker: bool = True  # a marker nobody knows, over what the source shows, is taken for the gone version one hears of
     write_source_check: bool = True  # what renews a plan asks the source for the version, too
 
 

@@ -25,7 +25,7 @@ FAULTS = {
 }
 
 
-def sweep(name, texts, rules=Rules(), daemons=2, faults=Faults(), states_max=3_000_000, seconds_max=300, wanted=None):
+def sweep(name, texts, rules=Rules(), daemons=2, faults=Faults(), states_max=3_000_000, seconds_max=3600, wanted=None):
     """Explores each history; returns what broke where, the states seen, and how many were cut off."""
     began, broken, states, cut, first = time.monotonic(), {}, 0, 0, None
     for text in texts:
@@ -47,6 +47,13 @@ def sweep(name, texts, rules=Rules(), daemons=2, faults=Faults(), states_max=3_0
 
 BY_START = Rules(order="initiation")
 PURGING = Rules(version_deletes=True, fence_age="seen", second_look="T")
+GUESSING = Rules(not_found="one")
+RESTING = {"writer_looks": False, "collapse_rereads": False}  # who is guarded never looks again
+# A lost ledger, and a marker that was taken back since.
+TAKEN_BACK = ["Pa M | X1", "Pa M | X1 M", "Pa M | X1 Pa", "Pa M | X1 Pb", "Pa M | X1 X0", "Pa M M | X1"]
+TAKEN_BACK += ["Pa Pa M | X2", "Pa Pb M | X2", "Pa Pb M | X2 X0", "Pa M Pb M | X3"]
+# What docs/protocol.md admits of the same: each breaks.
+TAKEN_BACK_TWICE = ["Pa M M | X1 X2", "Pa M Pb M | X3 X1", "Pa M | Pb X1 X2"]
 KEPT = {"C", "H-missing", "H-order", "STUCK", "GROWS"}  # what holds without the fence, too
 
 
@@ -64,6 +71,13 @@ def families():
     yield "purges left out", purges, Rules(), most, None
     yield "purges of parts by initiation", up_to(3, "UMX", "X"), PURGING._replace(order="initiation"), most, None
     yield "forged purges", up_to(3, "PMF", "F"), PURGING, most, None
+    yield "believed 404", objects, GUESSING, most, None
+    yield "believed 404, purges left out", up_to(4, "PMX", "X"), GUESSING, ["no faults"], None
+    yield "believed 404 without a later look, nothing purged", objects, GUESSING._replace(**RESTING), most, None
+    yield "no later look, nothing purged", objects, Rules(**RESTING), most, None
+    yield "parts without a later look by initiation", parts, BY_START._replace(**RESTING), most, None
+    yield "markers taken back, ledger lost", TAKEN_BACK, PURGING, most, None
+    yield "two taken back, ledger lost", TAKEN_BACK_TWICE, PURGING, ["no faults", "crash"], None
     yield "latest", objects, Rules(history="latest"), every, None
     yield "without fence", objects, Rules(fence=""), most, KEPT
 
@@ -72,8 +86,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help="only sweeps whose name has all of these")
     parser.add_argument("--states", type=int, default=3_000_000, help="at most so many per history")
-    parser.add_argument("--seconds", type=int, default=300, help="at most so long per history")
-    parser.add_argument("--length", type=int, default=3, help="only histories of at most so many words")
+    parser.add_argument("--seconds", type=int, default=3600, help="at most so long per history")
+    parser.add_argument("--length", type=int, default=9, help="only histories of at most so many words")
     given, failed = parser.parse_args(), False
     for family, texts, rules, kinds, wanted in families():
         for kind in kinds:

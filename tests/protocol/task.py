@@ -29,6 +29,9 @@ class Task(NamedTuple):
     seen: tuple | None = None  # (entry, when first seen), kept only where a fence counts from there
     target: tuple | None = None  # (version, replica's id) to be removed
     waited: bool = False  # the deletion is old enough
+    foreseen: bool = True  # everything written was new, under the ETag that was reckoned with
+    uncovered: bool = False  # something was written over nothing or a marker, or a marker was, in this pass
+    belief: str = ""  # in a 404 that tells nothing: see belief.py
 
 
 def begin(model, ledger, event, redelivered):
@@ -37,7 +40,14 @@ def begin(model, ledger, event, redelivered):
     known = version in dict(ledger.replicas) and word[0] not in "XF"
     if known and model.rules.ledger_answers and not (redelivered and model.rules.redelivery_reads):
         return Task(event, "ack")
-    return Task(event, first_request(model, ledger))
+    return Task(event, first_request(model, ledger), belief=belief_at_first(model, again=redelivered))
+
+
+def belief_at_first(model, again):
+    """A first attempt may believe a 404. Who follows version deletes, or may have written there before, has to know."""
+    rules = model.rules
+    may = rules.not_found == "one" and rules.history == "exact" and not rules.version_deletes and not again
+    return "may" if may else ""
 
 
 def first_request(model, ledger):
@@ -52,9 +62,10 @@ def after(world, number, ledger, task):
     return world._replace(daemons=daemons[:number] + ((ledger, task),) + daemons[number + 1 :])
 
 
-def restart(task, again=False):
+def restart(task, again=False, foreseen=True):
     """A new attempt, or another pass of the same: what was read is forgotten, what was done is not."""
-    return Task(task.event, "read", again=again, wrote=task.wrote, seen=task.seen, waited=task.waited)
+    kept = {"wrote": task.wrote, "seen": task.seen, "waited": task.waited}
+    return Task(task.event, "read", again=again, foreseen=foreseen, **kept)
 
 
 def settled(task):
