@@ -101,10 +101,13 @@ impl Wire {
         let unsent = |error| Refusal::of(refusal::unsent(call.side, call.operation, error));
         let unbuilt = |error| Refusal::of(refusal::unbuilt(call.side, call.operation, error));
         let endpoint = shared.endpoints.of(call.bucket()).await.map_err(unbuilt)?;
-        let identity = shared.signer.identity().await.map_err(unsent)?;
-        let request = call.request(&endpoint).map_err(unbuilt)?;
-        let request = shared.signer.sign(request, call.body(), &endpoint, &identity).map_err(unbuilt)?;
-        let exchange = tokio::time::timeout(call.timeout, shared.exchange(call, request));
+        // Nothing may hold a write up beyond its deadline, new credentials neither (protocol rule 5).
+        let exchange = tokio::time::timeout(call.timeout, async {
+            let identity = shared.signer.identity().await.map_err(unsent)?;
+            let request = call.request(&endpoint).map_err(unbuilt)?;
+            let request = shared.signer.sign(request, call.body(), &endpoint, &identity).map_err(unbuilt)?;
+            shared.exchange(call, request).await
+        });
         let result = Box::pin(exchange).await.unwrap_or_else(|_elapsed| {
             let error = format!("no answer within {:?}", call.timeout);
             Err(Refusal::of(refusal::lost(call.side, call.operation, error.into())))

@@ -74,26 +74,36 @@ impl Basis {
 
     /// Reads again if the reading is too old for a write to rest on it: no write may live longer than
     /// the other daemons reckon with (protocol rule 5).
-    /// Says whether it did, so that the other side can be looked at again, too.
-    pub(super) async fn renew(&self, access: &Access, task: &Task) -> Result<bool, Failure> {
+    /// Says when it did, so that the other side can be looked at again, too.
+    pub(super) async fn renew(&self, access: &Access, task: &Task) -> Result<Option<Looked>, Failure> {
         let is_old = self.read.elapsed() > READING_AGE_MAX;
-        if is_old {
-            self.verify(access, task).await?;
-        }
-        Ok(is_old)
+        if is_old { self.verify(access, task).await.map(Some) } else { Ok(None) }
     }
 
-    /// Makes sure that the entry is still current.
-    pub(super) async fn verify(&self, access: &Access, task: &Task) -> Result<(), Failure> {
+    /// Makes sure that the entry is still current; returns when that was.
+    pub(super) async fn verify(&self, access: &Access, task: &Task) -> Result<Looked, Failure> {
         let asked = Instant::now();
         let now = current(access, task, self.entry.likely()).await?;
-        if now.entry == self.entry && asked.elapsed() <= READING_AGE_MAX {
-            Ok(())
-        } else {
-            Err(Failure::new(Kind::Conflict, "look before the write"))
+        if now.entry != self.entry {
+            return Err(Failure::new(Kind::Conflict, LOOK));
         }
+        let looked = Looked(asked);
+        looked.is_fresh().map(|()| looked)
     }
 }
+
+/// When what a write rests on was looked at last.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Looked(Instant);
+
+impl Looked {
+    /// Makes sure that a write may still rest on it, whatever was asked since.
+    pub(super) fn is_fresh(self) -> Result<(), Failure> {
+        if self.0.elapsed() <= READING_AGE_MAX { Ok(()) } else { Err(Failure::new(Kind::Conflict, LOOK)) }
+    }
+}
+
+pub(super) const LOOK: &str = "look before the write";
 
 impl Entry {
     fn likely(&self) -> Likely {

@@ -65,7 +65,7 @@ fn latest_first(mut history: Vec<Listed>) -> Vec<SourceVersion> {
     history.into_iter().map(|entry| entry.entry).collect()
 }
 
-/// Returns only the newest entry.
+/// Returns only the newest entry. A server that fills a page before it sorts it may have put another key's there.
 pub(crate) async fn newest(
     access: &Access,
     side: Side,
@@ -74,11 +74,12 @@ pub(crate) async fn newest(
 ) -> Result<Option<SourceVersion>, Failure> {
     let listing = Listing { access, side, bucket, prefix: key.as_str() };
     let page = listing.page(None, 1).await?;
+    let is_empty = page.entries.is_empty() && page.next.is_none();
     match page.entries.into_iter().find(|(other, _)| other == key) {
         Some((_, listed)) if listed.is_latest => Ok(Some(listed.entry)),
+        None if is_empty => Ok(None),
         // A server may list first what is not current.
-        Some(_) => Ok(history(access, side, bucket, key).await?.into_iter().next()),
-        None => Ok(None),
+        Some(_) | None => Ok(history(access, side, bucket, key).await?.into_iter().next()),
     }
 }
 

@@ -213,8 +213,8 @@ async fn complete(
     let parts = CompletedMultipartUpload::builder().set_parts(Some(done.values().map(part).collect())).build();
     copy.engine.limits.request(&copy.rule.id).await;
     // What is current must still be what the upload was begun over (protocol rule 9).
-    copy.basis.verify(copy.destination, copy.task).await?;
-    remove::confirm(copy.source, copy.task, &copy.version.version.id).await?;
+    let looked = copy.basis.verify(copy.destination, copy.task).await?;
+    remove::confirm(copy.source, copy.task, &copy.version.version.id, looked).await?;
     let request = copy
         .destination
         .s3_once

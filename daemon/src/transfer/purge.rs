@@ -23,12 +23,12 @@ pub(super) async fn carry_out(run: &mut Run<'_>, memory: &mut Memory) -> Result<
     // Another daemon may have written what this one only knows as lost, left out or removed.
     destination::rebuild(run.engine, run.task, &mut run.read.shown).await?;
     for id in wanted {
-        if remove::source_has(run.source, run.task, &id).await? {
+        if is_there(run, &id).await? {
             continue;
         }
         let _clock_starts = memory.gone_for(&id);
-        let is_there = |replica: &&Replica| replica.source.id == id && replica.state == State::Replicated;
-        let Some(replica) = run.read.shown.replicas.iter().find(is_there).cloned() else { continue };
+        let stands = |replica: &&Replica| replica.source.id == id && replica.state == State::Replicated;
+        let Some(replica) = run.read.shown.replicas.iter().find(stands).cloned() else { continue };
         match heir(run, &replica) {
             Some(heir) => inherit(run, replica, heir)?,
             None => {
@@ -52,13 +52,20 @@ pub(super) async fn explain_marker(run: &mut Run<'_>) -> Result<(), Failure> {
     }
     for id in wanted(run.task) {
         let is_known = run.read.shown.replicas.iter().any(|replica| replica.source.id == id);
-        if !is_known && !remove::source_has(run.source, run.task, &id).await? {
+        if !is_known && !is_there(run, &id).await? {
             // When it was made, nobody knows: above what it hid, and below all that comes.
             let gone = VersionRef::new(id, newest.last_modified, None);
             return run.read.shown.explain_marker_by_gone(run.engine, run.task, gone);
         }
     }
     Ok(())
+}
+
+/// Says whether the source still has a version. What it has just listed is there, whatever a HEAD says: some stores
+/// answer 404 to that of a delete marker.
+async fn is_there(run: &Run<'_>, id: &VersionId) -> Result<bool, Failure> {
+    let is_listed = run.read.listed.iter().any(|version| version.id == *id);
+    Ok(is_listed || remove::source_has(run.source, run.task, id).await?)
 }
 
 /// Waits until no version that is gone can appear at the destination any more.

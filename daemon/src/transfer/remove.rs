@@ -5,7 +5,7 @@ use replicator_core::fence::body_timeout;
 use replicator_core::object::VersionId;
 use replicator_core::plan::SourceVersion;
 
-use super::basis::{Basis, Entry};
+use super::basis::{Basis, Entry, LOOK, Looked};
 use crate::accounts::capabilities::Ability;
 use crate::accounts::refusal::{Side, failure};
 use crate::accounts::{Access, deadline};
@@ -27,8 +27,8 @@ pub(crate) async fn mark(
     };
     let conditional = access.capabilities.has(Ability::ConditionalDelete);
     engine.limits.request(&task.rules.lead.id).await;
-    if basis.renew(access, task).await? {
-        confirm(engine.access(&task.source)?, task, &source.version.id).await?;
+    if let Some(looked) = basis.renew(access, task).await? {
+        confirm(engine.access(&task.source)?, task, &source.version.id, looked).await?;
     }
     let request = access
         .s3_once
@@ -60,12 +60,16 @@ pub(crate) async fn version(engine: &Engine, task: &Task, destination_version: &
 }
 
 /// Makes sure that the source still has what is about to be written, where it would have to go again:
-/// who deletes it reckons with no write that rests on an older look.
-pub(super) async fn confirm(access: &Access, task: &Task, version: &VersionId) -> Result<(), Failure> {
-    if !task.rules.lead.version_deletes || source_has(access, task, version).await? {
+/// who deletes it reckons with no write that rests on an older look. The answer may take long, and the look at the
+/// destination has to be fresh when the write is sent.
+pub(super) async fn confirm(access: &Access, task: &Task, version: &VersionId, looked: Looked) -> Result<(), Failure> {
+    if !task.rules.lead.version_deletes {
         return Ok(());
     }
-    Err(Failure::new(Kind::Conflict, "look before the write"))
+    match source_has(access, task, version).await? {
+        true => looked.is_fresh(),
+        false => Err(Failure::new(Kind::Conflict, LOOK)),
+    }
 }
 
 /// Says whether the source still has a version; only a definite answer counts as "no".

@@ -30,8 +30,8 @@ async fn put(copy: &Copy<'_>, dress: &Dress, body: Chunks, crc64: u64) -> Result
     let abilities = &copy.destination.capabilities;
     let (if_match, if_none_match) = copy.conditions(abilities.has(Ability::ConditionalPut));
     let checksum = abilities.has(Ability::Crc64Nvme).then(|| crc64_header(crc64));
-    if copy.basis.renew(copy.destination, copy.task).await? {
-        remove::confirm(copy.source, copy.task, &copy.version.version.id).await?;
+    if let Some(looked) = copy.basis.renew(copy.destination, copy.task).await? {
+        remove::confirm(copy.source, copy.task, &copy.version.version.id, looked).await?;
     }
     let lane = &copy.task.lane;
     let mut call = Call::put(&lane.destination.bucket, &lane.key, body)

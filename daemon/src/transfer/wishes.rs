@@ -6,7 +6,7 @@ use replicator_core::object::VersionId;
 use replicator_core::plan::{Kind, Known, VersionRef};
 use replicator_core::rule::History;
 
-use super::{Run, attributes, destination};
+use super::{Run, attributes, destination, remove};
 use crate::engine::Engine;
 use crate::failpoint::Step;
 use crate::ledger::records::{ParkedTask, Replica, State};
@@ -56,7 +56,7 @@ pub(super) async fn grant(run: &mut Run<'_>) -> Result<Vec<Outcome>, Failure> {
             continue;
         }
         let outcome = match wish.action {
-            Action::Put | Action::DeleteMarker => appended(run, wish)?,
+            Action::Put | Action::DeleteMarker => appended(run, wish).await?,
             Action::Tags => tags(run, wish).await?,
             Action::VersionDelete => purged(run, wish),
             // The replica's owner decides on its list; locks are given with the write itself.
@@ -74,11 +74,12 @@ fn told(run: &Run<'_>, wish: &Wish) -> Option<Outcome> {
     run.told.iter().find(|(version, _)| version.id == *id).map(|(_, outcome)| *outcome)
 }
 
-fn appended(run: &mut Run<'_>, wish: &Wish) -> Result<Outcome, Failure> {
+async fn appended(run: &mut Run<'_>, wish: &Wish) -> Result<Outcome, Failure> {
     let Some(id) = &wish.version else { return Ok(Outcome::Duplicate) };
     if let Some(replica) = find(&run.read.shown.replicas, Some(id), &run.read.listed) {
         return Ok(outcome_of(replica.state));
     }
+    confirm_loss(run, id).await?;
     let is_newest = run.read.past.last().is_some_and(|newest| newest.version.id == *id);
     if run.task.rules.lead.history == History::Latest && !is_newest {
         return Ok(Outcome::Superseded);
@@ -87,6 +88,17 @@ fn appended(run: &mut Run<'_>, wish: &Wish) -> Result<Outcome, Failure> {
         return Ok(Outcome::Skipped);
     }
     lost(run, wish, id)
+}
+
+/// Makes sure that a version is gone which the list lacks. S3 lists in the order of keys; a server that fills a page
+/// before it sorts it can leave out a key whose name others begin with, and nothing in its answer says so.
+async fn confirm_loss(run: &Run<'_>, id: &VersionId) -> Result<(), Failure> {
+    let is_listed = run.read.listed.iter().any(|version| version.id == *id);
+    let is_passed_over = run.task.rules.lead.history == History::Latest && !run.read.past.is_empty();
+    if run.source.is_aws || is_listed || is_passed_over || !remove::source_has(run.source, run.task, id).await? {
+        return Ok(());
+    }
+    Err(Failure::caused(FailureKind::Transient, "ListObjectVersions", "the list lacks a version that is there"))
 }
 
 /// Records a version that the source lost before it was read.

@@ -82,11 +82,12 @@ fn by_key(page: Page) -> HashMap<Key, Vec<Listed>> {
     all
 }
 
-/// Returns a key's history; none where only the server can tell the order of its versions and markers.
+/// Returns a key's history; none where only the server can tell the order of its versions and markers, or the page
+/// has nothing of it.
 fn history_of(entries: Vec<Listed>) -> Shared {
     let is_mixed = entries.iter().any(|one| one.entry.kind == Kind::Marker)
         && entries.iter().any(|one| one.entry.kind == Kind::Object);
-    if is_mixed {
+    if is_mixed || entries.is_empty() {
         return None;
     }
     Some(super::latest_first(entries))
