@@ -41,6 +41,8 @@ mod dead_letters;
 mod rebuilt;
 // M, S: writes whose reason has gone.
 mod late;
+// C, S: what is there though a store does not say so.
+mod unlisted;
 // H: the same content again and again.
 mod neighbours;
 // Requests, counted: duplicates, forgeries, events that mean nothing here.

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use aws_credential_types::Credentials;
-use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::{
     BehaviorVersion, Intercept, Region, RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents,
@@ -201,4 +201,35 @@ proptest! {
         let [sdk, wire] = Both::new(None, false).get("orders-2026", &key);
         prop_assert_eq!(sdk, wire);
     }
+}
+
+/// Credentials that take long to come.
+#[derive(Debug)]
+struct Slow;
+
+impl ProvideCredentials for Slow {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(async {
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            Ok(Credentials::for_tests())
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_is_not_sent_after_its_deadline_however_long_the_credentials_take() {
+    let tap = Tap::default();
+    let signer = Signer::new(Some(SharedCredentialsProvider::new(Slow)));
+    let way = (Endpoints::new("eu-west-1", None, false), signer);
+    let wire = Wire::new("source", SharedHttpConnector::new(tap.clone()), way, &Metrics::new().unwrap());
+    let (bucket, key) = (Bucket::try_from("orders-2026").unwrap(), Key::try_from("a").unwrap());
+    let put =
+        || Call::put(&bucket, &key, Chunks::from(bytes::Bytes::from_static(b"one"))).within(Duration::from_secs(30));
+    let refusal = wire.send(put()).await.unwrap_err();
+    assert_eq!(refusal.failure.kind, Kind::Unanswered);
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    assert_eq!(*tap.0.lock().unwrap(), []);
 }

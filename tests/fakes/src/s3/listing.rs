@@ -110,8 +110,11 @@ fn page(state: &mut State, asked: &Asked) -> S3Result<String> {
 /// All entries behind the markers, up to one more than the page may have.
 fn entries<'a>(state: &'a State, bucket: &'a Bucket, asked: &Asked) -> Vec<Listed<'a>> {
     let start = asked.key_marker.clone().unwrap_or_default();
-    let matching = bucket.keys.range(start..).filter(|(key, _)| key.starts_with(&asked.prefix));
-    let all = matching.flat_map(|(key, history)| {
+    let mut matching: Vec<_> = bucket.keys.range(start..).filter(|(key, _)| key.starts_with(&asked.prefix)).collect();
+    if state.traits.lists_by_folders {
+        matching.sort_by_key(|(key, _)| path(key));
+    }
+    let all = matching.into_iter().flat_map(|(key, history)| {
         let newest = history.entries.last().map(|entry| entry.id);
         let mut of_key = newest_first(history, &state.traits);
         if asked.key_marker.as_ref() == Some(key) {
@@ -119,7 +122,14 @@ fn entries<'a>(state: &'a State, bucket: &'a Bucket, asked: &Asked) -> Vec<Liste
         }
         of_key.into_iter().map(move |entry| Listed { key, entry, is_latest: newest == Some(entry.id) })
     });
-    all.take(asked.keys_max + 1).collect()
+    let mut found: Vec<_> = all.take(asked.keys_max + 1).collect();
+    found.sort_by_key(|listed| listed.key);
+    found
+}
+
+/// Where a store that keeps each key's versions in a folder of a file system has them.
+fn path(key: &str) -> Vec<String> {
+    format!("{key}.versions").split('/').map(str::to_owned).collect()
 }
 
 /// The entries of a key in the order in which the endpoint lists them.

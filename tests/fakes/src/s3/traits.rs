@@ -73,6 +73,8 @@ pub struct Traits {
     pub lists_apart: bool,
     /// Whether listings give the version `null` behind all others of its key, whichever is current.
     pub lists_null_last: bool,
+    /// Whether a page is filled folder by folder and sorted only then, so that it can leave out keys that belong on it.
+    pub lists_by_folders: bool,
     /// Whether removing a version that is gone succeeds like the first time, or is a 400.
     pub removes_twice: bool,
     /// Whether aborting an upload that is gone succeeds like the first time, or is a 404.
@@ -105,6 +107,7 @@ impl Traits {
             marker_version: 405,
             lists_apart: false,
             lists_null_last: false,
+            lists_by_folders: false,
             removes_twice: true,
             aborts_twice: false,
             adds_checksums: true,

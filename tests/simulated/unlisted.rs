@@ -1,0 +1,73 @@
+//! What a list does not say: a store may fill a page before it sorts it, and answer 404 to a HEAD of a delete marker.
+
+use std::time::Duration;
+
+use replicator_fakes::s3::traits::Traits;
+
+use crate::fleet;
+use crate::sim::{ARCHIVE, NOT_AWS, QUEUE, SOURCE, simulate};
+
+#[test]
+fn a_key_that_a_shared_list_leaves_out_is_copied() {
+    for seed in 0..5 {
+        simulate(seed, async |mut sim| {
+            sim.s3.set_traits(Traits { lists_by_folders: true, ..Traits::aws() });
+            sim.post_everything();
+            for body in [b"one".as_slice(), b"two", b"three"] {
+                for number in 0..40 {
+                    sim.put(&format!("logs/{number:02}"), body).await;
+                }
+            }
+            // Its events come among those of its neighbours.
+            for _ in 0..3 {
+                sim.put("logs-2024.txt", b"summary").await;
+                sim.put("logs/00", b"more").await;
+            }
+            let daemon = fleet::lone(&mut sim, "fence = false", NOT_AWS).await;
+            sim.drained().await;
+            daemon.stop().await;
+            assert_eq!(sim.s3.keys(ARCHIVE), sim.s3.keys(SOURCE), "seed {seed}");
+        });
+    }
+}
+
+#[test]
+fn a_key_that_no_list_has_is_not_taken_for_gone() {
+    for rule in ["", "history = \"latest\"", "history = \"latest\"\nfence = false"] {
+        simulate(2, async |mut sim| {
+            sim.s3.set_traits(Traits { lists_by_folders: true, ..Traits::aws() });
+            for number in 0..150 {
+                sim.put(&format!("a!{number:03}/x"), b"entry").await;
+            }
+            sim.post_everything();
+            sim.put("a", b"summary").await;
+            let daemon = fleet::lone(&mut sim, rule, NOT_AWS).await;
+            sim.pass(Duration::from_secs(300)).await;
+            assert_eq!(sim.waiting(), 1, "{rule}: it is there, whatever the list says");
+            sim.s3.set_traits(Traits::aws());
+            sim.drained().await;
+            daemon.stop().await;
+            assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"), "{rule}");
+        });
+    }
+}
+
+#[test]
+fn a_marker_that_stands_is_not_taken_away_though_a_head_says_nothing_of_it() {
+    simulate(3, async |mut sim| {
+        let rule = "version_deletes = true";
+        sim.s3.set_traits(Traits { names_markers: false, marker_version: 404, ..Traits::aws() });
+        sim.post_everything();
+        sim.put("a", b"one").await;
+        let marker = sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        let created = sim.sqs.messages(QUEUE).last().unwrap().body.clone();
+        let daemon = fleet::lone(&mut sim, rule, NOT_AWS).await;
+        sim.drained().await;
+        assert!(created.contains("ObjectRemoved:DeleteMarkerCreated") && marker.version_id.is_some());
+        sim.sqs.send(QUEUE, created.replace("DeleteMarkerCreated", "Delete"), Duration::ZERO);
+        sim.drained().await;
+        daemon.stop().await;
+        assert_eq!(sim.shown(ARCHIVE, "a"), None);
+        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 2, "nothing was taken away and written again");
+    });
+}
