@@ -24,10 +24,7 @@ mod steps;
 mod unstamped;
 mod wishes;
 
-use std::time::Duration;
-
 use replicator_core::failure::{Failure, Kind as FailureKind, Reason};
-use replicator_core::fence::window;
 use replicator_core::plan::{self, SourceVersion, Step, Top, VersionRef};
 use replicator_core::rule::{Foreign, History};
 
@@ -61,7 +58,7 @@ pub(crate) async fn bring_up_to_date(engine: &Engine, task: &Task, memory: &mut 
         purge::explain_marker(&mut run).await?;
         let progress = run.catch_up(memory).await?;
         let acted = run.steps > steps_before;
-        let is_through = progress == Progress::Done && run.may_rest(acted) && run.was_right_to_guess(acted).await?;
+        let is_through = progress == Progress::Done && run.may_rest(acted) && run.is_source_unchanged().await?;
         if is_through && !purge::carry_out(&mut run, memory).await? {
             break;
         }
@@ -106,8 +103,8 @@ struct Run<'a> {
     reread: bool,
     /// Whether everything written so far was new, under the ETag that the fence reckoned with.
     foreseen: bool,
-    /// How old the original of the last replica was, where that is known.
-    original_age: Option<Duration>,
+    /// Whether this pass wrote what others may have rested without.
+    uncovered: bool,
     settle: Settle<'a>,
 }
 
@@ -123,7 +120,7 @@ impl<'a> Run<'a> {
             steps: 0,
             reread: false,
             foreseen: true,
-            original_age: None,
+            uncovered: false,
             settle: Settle::new(engine, task),
         })
     }
@@ -132,6 +129,7 @@ impl<'a> Run<'a> {
     async fn again(&mut self) -> Result<(), Failure> {
         self.read = read(self.engine, self.task, false).await?;
         self.reread = true;
+        self.uncovered = false;
         Ok(())
     }
 
@@ -149,21 +147,14 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// After a write over what may have been a marker: says whether the source is as it was. Whoever found everything
-    /// under that marker had nothing to write.
-    async fn was_right_to_guess(&self, acted: bool) -> Result<bool, Failure> {
-        if !acted || !self.read.shown.is_guess || !self.may_be_hidden() {
+    /// After a write over nothing or a marker, or of a marker: says whether the source is as it was. Whoever read the
+    /// destination before may have taken what was there for what the source has come to since, and rested without a
+    /// write (protocol rule 8).
+    async fn is_source_unchanged(&self) -> Result<bool, Failure> {
+        if !self.uncovered || self.task.rules.lead.exclusive {
             return Ok(true);
         }
         self.read.is_source_unchanged(self.engine, self.task).await
-    }
-
-    /// Says whether a replica of what was written may have been there, under a marker: the fence lets no daemon hide one
-    /// that is younger than the window, and no replica is older than its original.
-    fn may_be_hidden(&self) -> bool {
-        let lead = &self.task.rules.lead;
-        let is_young = self.original_age.is_some_and(|age| age < window(&self.read.past));
-        !(lead.exclusive || lead.fence && is_young)
     }
 
     /// Says whether conditions and the fence together kept everyone else's writes out of what this
@@ -196,6 +187,8 @@ impl<'a> Run<'a> {
                     self.settle.recorded(&replica)?;
                     let top = self.read.shown.known.top.clone();
                     self.record(replica, top);
+                    // What is only recorded no condition guards.
+                    self.foreseen = false;
                     Progress::Done
                 }
                 Step::Late(source) => {

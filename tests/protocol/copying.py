@@ -1,7 +1,7 @@
 """Copying, a request at a time, as daemon/src/transfer does it: read the destination, list the source, plan, write, and
 once more until a pass changes nothing."""
 
-from belief import ages, believes, has_to_look, markers_matter
+from belief import believes, markers_matter
 import removal
 from planner import COLLAPSED, NOTHING, SKIPPED, View, next_step, write_for
 from task import Ledger, after, record, restart, settled
@@ -124,7 +124,7 @@ def _prepare(model, world, ledger, task, version):
     elif in_parts:
         at = "begin"
     else:
-        at = "get" if model.history.has_deletes or task.belief else "write"
+        at = "get" if model.history.has_deletes else "write"
     return task._replace(at=at, write=write)
 
 
@@ -134,7 +134,7 @@ def _pass_is_over(model, world, number, ledger, task):
     has_to_reread = rules.reread and not _is_guarded(rules, task)
     if (task.acted and has_to_reread) or not (task.acted or believed):
         return after(world, number, ledger, restart(task, rules.history == "latest", task.foreseen))
-    if task.uncovered or (task.acted and has_to_look(rules, task)):
+    if task.uncovered:
         return after(world, number, ledger, task._replace(at="look"))
     return _pass_was_right(model, world, number, ledger, task)
 
@@ -183,7 +183,7 @@ def get(model, world, number, ledger, task):
         changed = decide(model, world, number, ledger, task._replace(write=None, acted=True))
         return [(("finds it gone", number, version), changed, None)]
     task = task._replace(at="check" if task.write.upload else "write")
-    return [(("gets", number, version), after(world, number, ledger, one), None) for one in ages(model, world, task)]
+    return [(("gets", number, version), after(world, number, ledger, task), None)]
 
 
 def begin(model, world, number, ledger, task):

@@ -15,8 +15,6 @@ class Rules(NamedTuple):
     # Rule 2: whether a 404 tells a marker from nothing: it is "told" (AWS); or not, and then a 404 is believed for "one" write,
     # the first of a key, or for "any".
     not_found: str = "told"
-    # Rule 2: after a write that rests on a believed 404 the source is listed again "unless young" (its original), or "never".
-    belief_checked: str = "unless young"
     # Rule 3: the ledger answers a first delivery.
     ledger_answers: bool = True
     # Rule 4: the same content right above itself gets another ETag.

@@ -48,7 +48,6 @@ def sweep(name, texts, rules=Rules(), daemons=2, faults=Faults(), states_max=3_0
 BY_START = Rules(order="initiation")
 PURGING = Rules(version_deletes=True, fence_age="seen", second_look="T")
 GUESSING = Rules(not_found="one")
-RESTING = {"writer_looks": False, "collapse_rereads": False}  # who is guarded never looks again
 # A lost ledger, and a marker that was taken back since.
 TAKEN_BACK = ["Pa M | X1", "Pa M | X1 M", "Pa M | X1 Pa", "Pa M | X1 Pb", "Pa M | X1 X0", "Pa M M | X1"]
 TAKEN_BACK += ["Pa Pa M | X2", "Pa Pb M | X2", "Pa Pb M | X2 X0", "Pa M Pb M | X3"]
@@ -73,9 +72,6 @@ def families():
     yield "forged purges", up_to(3, "PMF", "F"), PURGING, most, None
     yield "believed 404", objects, GUESSING, most, None
     yield "believed 404, purges left out", up_to(4, "PMX", "X"), GUESSING, ["no faults"], None
-    yield "believed 404 without a later look, nothing purged", objects, GUESSING._replace(**RESTING), most, None
-    yield "no later look, nothing purged", objects, Rules(**RESTING), most, None
-    yield "parts without a later look by initiation", parts, BY_START._replace(**RESTING), most, None
     yield "markers taken back, ledger lost", TAKEN_BACK, PURGING, most, None
     yield "two taken back, ledger lost", TAKEN_BACK_TWICE, PURGING, ["no faults", "crash"], None
     yield "latest", objects, Rules(history="latest"), every, None

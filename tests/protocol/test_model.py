@@ -12,7 +12,6 @@ STATES_MAX = 200_000
 PURGING = {"version_deletes": True, "fence_age": "seen", "second_look": "T"}
 BY_START = {"order": "initiation"}
 GUESSING = {"not_found": "one"}
-ALONE = {"writer_looks": False}  # so that the believed 404's own look has to do
 
 # Name, history, what is left of the rules, faults, daemons.
 CLEAN = [
@@ -37,7 +36,7 @@ CLEAN = [
     ("a purge that the rule leaves out", "Pa Pb X1", {}, Faults(), 2),
     ("a version that is gone before it is hidden", "Pa X0 M", {}, Faults(), 2),
     ("a believed 404", "Pa M", GUESSING, Faults(crash=1, lost_ledger=1, late=1), 2),
-    ("a believed 404 over a marker that is taken back", "Pa M | X1 M", GUESSING | ALONE, Faults(), 2),
+    ("a believed 404 over a marker that is taken back", "Pa M | X1 M", GUESSING, Faults(), 2),
     ("a marker taken back, and no ledger", "Pa M | X1", PURGING, Faults(crash=1, lost_ledger=1), 2),
     ("a marker taken back, and another", "Pa M | X1 M", PURGING, Faults(), 2),
     ("one daemon without conditions", "Pa M Pa", {"conditional_put": False, "conditional_delete": False, "fence": ""}, Faults(), 1),
@@ -49,7 +48,6 @@ NEEDED = [
     ("1: condition on a marker", {"conditional_delete": False}, "Pa M", Faults(), 2, "H-marker-twice", "[v1(a), m2, m2]"),
     ("2: absent is read", {"reads": "absent"}, "Pa M", Faults(), 2, "M", "[v1(a), m2, v1(a)]"),
     ("2: a 404 is believed for one write", {"not_found": "any"}, "Pa M", Faults(), 2, "M", "[v1(a), m2, v1(a)]"),
-    ("2: a believed 404 is checked", GUESSING | ALONE | {"belief_checked": "never"}, "Pa M | X1 M", Faults(), 2, "C", "[v1(a), m2, v1(a)]"),
     ("3: conditions are read", {"reads": "ledger"}, "Pa Pb Pa", Faults(), 2, "M", "[v1(a), v2(b), v3(a), v2(b)]"),
     ("4: another ETag", {"distinct": False}, "Pa Pa", Faults(), 2, "H-twice", "[v1(a), v2(a), v2(a)]"),
     ("5: fence before a marker", {"fence": "ER"}, "Pa M", Faults(), 2, "M", "[v1(a), m2, v1(a)]"),
@@ -62,6 +60,7 @@ NEEDED = [
     ("8: read again", {"history": "latest", "reread": False}, "Pa M", Faults(), 2, "C", "[v1(a)]"),
     ("8: a collapsed marker is read again", {"collapse_rereads": False}, "Pa X0 M", Faults(), 2, "C", "[v1(a)]"),
     ("8: a writer over nothing looks again", {"writer_looks": False}, "Pa X0 M", Faults(), 2, "C", "[v1(a)]"),
+    ("8: a believed 404 is checked", GUESSING | {"writer_looks": False}, "Pa M | X1 M", Faults(), 2, "C", "[v1(a), m2, v1(a)]"),
     ("9: look before Complete", {"complete_check": "no"}, "UA M", Faults(), 2, "M", "[v1(A), m2, v1(A)]"),
     ("9: the entry, not its ETag", BY_START | {"complete_check": "etag"}, "UA M", Faults(), 2, "M", "[v1(A), m2, v1(A)]"),
     ("10: ask the source", PURGING | {"source_check": False}, "Pa F0", Faults(), 1, "S", "[]"),

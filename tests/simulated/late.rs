@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use aws_sdk_s3::primitives::ByteStream;
 use replicator_fakes::faults::{Effect, Fault, Place};
 use replicator_fakes::s3::traits::Traits;
 
@@ -141,6 +142,89 @@ fn what_a_marker_hides_and_is_written_once_more_does_not_stay_over_a_marker_that
             assert_eq!(sim.shown(ARCHIVE, "a"), None, "the source shows nothing");
         });
     }
+}
+
+#[test]
+fn a_write_does_not_rest_on_a_look_from_before_its_source_was_asked() {
+    simulate(6, async |mut sim| {
+        let rule = "version_deletes = true";
+        sim.post_everything();
+        // The body takes so long that the destination is looked at again, and then the source takes long to say whether
+        // it still has the version.
+        for (name, operation, seconds, times) in [("body", "GetObject", 17, 1), ("question", "HeadObject", 70, 2)] {
+            let place = Place::s3(operation).bucket(SOURCE).client("daemon-0");
+            sim.net.faults().add(Fault::new(name, place, Effect::Delay(Duration::from_secs(seconds))).times(times));
+        }
+        sim.put("a", b"one").await;
+        let event = sim.sqs.messages(QUEUE).last().unwrap().body.clone();
+        let slow = fleet::lone(&mut sim, rule, AWS).await;
+        deafen(&sim).await;
+        sim.pass(Duration::from_secs(15)).await;
+        assert_eq!(sim.net.faults().hits("question"), 1);
+        let quick = fleet::nth(&mut sim, rule, AWS, 1).await;
+        sim.sqs.send(QUEUE, event, Duration::ZERO);
+        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        sim.drained().await;
+        assert_eq!((sim.net.faults().hits("body"), sim.net.faults().hits("question")), (1, 2));
+        slow.stop().await;
+        quick.stop().await;
+        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 2, "one object and the marker that hides it");
+    });
+}
+
+#[test]
+fn a_version_that_is_gone_before_a_marker_was_seen_does_not_stay() {
+    simulate(7, async |mut sim| {
+        sim.post_everything();
+        let place = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
+        sim.net.faults().add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(20))).times(1));
+        let slow = fleet::lone(&mut sim, "", AWS).await;
+        sim.put("a", b"one").await;
+        deafen(&sim).await;
+        assert_eq!(sim.net.faults().hits("slow"), 1);
+        // It is deleted for good, and the key as well. Who sees nothing of it has no need of a marker.
+        let gone = sim.s3.history(SOURCE, "a").last().unwrap().version_id.clone();
+        sim.user().delete_object().bucket(SOURCE).key("a").version_id(gone).send().await.unwrap();
+        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        let quick = fleet::nth(&mut sim, "", AWS, 1).await;
+        sim.drained().await;
+        slow.stop().await;
+        quick.stop().await;
+        assert_eq!(sim.shown(ARCHIVE, "a"), None, "the source shows nothing");
+    });
+}
+
+#[test]
+fn content_in_parts_that_the_source_no_longer_lists_waits_for_writes_over_it() {
+    simulate(8, async |mut sim| {
+        sim.post_everything();
+        let large = || ByteStream::from(vec![7; 20 << 20]);
+        let first = put(&sim, large()).await;
+        let slow = fleet::nth(&mut sim, "", AWS, 0).await;
+        sim.drained().await;
+        let place = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
+        sim.net.faults().add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(28))).times(1));
+        put(&sim, ByteStream::from_static(b"two")).await;
+        let event = sim.sqs.messages(QUEUE).last().unwrap().body.clone();
+        deafen(&sim).await;
+        assert_eq!(sim.net.faults().hits("slow"), 1);
+        let quick = fleet::nth(&mut sim, "", AWS, 1).await;
+        sim.sqs.send(QUEUE, event, Duration::ZERO);
+        sim.pass(Duration::from_secs(3)).await;
+        sim.user().delete_object().bucket(SOURCE).key("a").version_id(first).send().await.unwrap();
+        put(&sim, large()).await;
+        sim.drained().await;
+        slow.stop().await;
+        quick.stop().await;
+        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 3, "the small one is not written over the large one once more");
+        assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
+    });
+}
+
+/// Writes an object in one request; returns its version.
+async fn put(sim: &Sim, body: ByteStream) -> String {
+    let put = sim.user().put_object().bucket(SOURCE).key("a").body(body).send().await;
+    put.unwrap().version_id.unwrap()
 }
 
 /// Deletes, and deletes the marker.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -54,8 +53,6 @@ pub(crate) struct Written {
     pub(crate) etag: ETag,
     /// When it was sent.
     pub(crate) sent: Instant,
-    /// How old the original was before, by its server's clock, where that is known.
-    pub(crate) original_age: Option<Duration>,
 }
 
 /// Everything a replica gets beside its bytes.

@@ -233,7 +233,7 @@ async fn complete(
     let answer = copy.engine.failpoints.around(Step::CompleteUpload, Box::pin(request.send())).await;
     let answer = answer.map_err(|error| failure(Side::Write, "CompleteMultipartUpload", error))?;
     let etag = etag_of(answer.e_tag(), "CompleteMultipartUpload")?;
-    Ok(Written { destination_version: answer.version_id, etag, sent, original_age: None })
+    Ok(Written { destination_version: answer.version_id, etag, sent })
 }
 
 fn joined(parts: &[Part], done: &Parts) -> u64 {

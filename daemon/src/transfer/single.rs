@@ -23,7 +23,7 @@ pub(crate) async fn copy(copy: &Copy<'_>) -> Result<Written, Failure> {
     proof::check(&head, &body)?;
     copy.foresight.check(copy.version, &dress.attributes, &body)?;
     copy.prove(crc64, &dress.attributes)?;
-    Ok(Written { original_age: head.age(), ..put(copy, &dress, body, crc64).await? })
+    put(copy, &dress, body, crc64).await
 }
 
 async fn put(copy: &Copy<'_>, dress: &Dress, body: Chunks, crc64: u64) -> Result<Written, Failure> {
@@ -46,5 +46,5 @@ async fn put(copy: &Copy<'_>, dress: &Dress, body: Chunks, crc64: u64) -> Result
     let answer = copy.engine.failpoints.around(Step::PutObject, Box::pin(copy.destination.wire.send(call))).await?;
     let answer = answer.into_head();
     let etag = etag_of(answer.header("etag"), "PutObject")?;
-    Ok(Written { destination_version: answer.version_id(), etag, sent, original_age: None })
+    Ok(Written { destination_version: answer.version_id(), etag, sent })
 }

@@ -36,6 +36,7 @@ impl Run<'_> {
         let replica = self.written(source, version, None);
         self.commit(&replica, &Arc::clone(&self.task.rules.lead), 0).await?;
         self.wrote(&replica, sent);
+        self.uncovered = true;
         self.record(replica, Top::Marker);
         Ok(self.after_write(Ability::ConditionalDelete))
     }
@@ -85,14 +86,14 @@ impl Run<'_> {
             memory.learn_content(&version.version, etag);
         }
         let written = memory.learn(self.destination, asked, written);
-        let Some(Written { destination_version, etag, sent, original_age }) = self.or_skip(version, written)? else {
+        let Some(Written { destination_version, etag, sent }) = self.or_skip(version, written)? else {
             return Ok(Progress::Done);
         };
         self.engine.check_written(&self.task.lane.destination, destination_version.as_deref())?;
         // Under what is written once more, another daemon may have found everything there, and rested.
         let is_new = !self.read.shown.known.replicated.contains(&version.version);
         self.foreseen &= is_new && (unique || version.etag.as_ref() == Some(&etag));
-        self.original_age = original_age;
+        self.uncovered |= condition == Condition::Absent;
         let replica = self.written(version, destination_version, Some(etag.clone()));
         self.commit(&replica, &rule, version.size_bytes).await?;
         self.wrote(&replica, sent);
