@@ -42,7 +42,7 @@ fn wait(run: &Run<'_>, window: Duration, age: Duration) -> Result<(), Failure> {
 }
 
 /// A marker always, content that stood at the key before unless every write gets an ETag of its own.
-fn needs(run: &Run<'_>, version: &SourceVersion) -> bool {
+pub(super) fn needs(run: &Run<'_>, version: &SourceVersion) -> bool {
     if version.kind == EntryKind::Marker {
         return true;
     }

@@ -6,24 +6,24 @@ use std::sync::OnceLock;
 use md5::{Digest, Md5};
 use replicator_core::failure::{Failure, Kind};
 use replicator_core::object::ETag;
-use replicator_core::plan::{Condition, SourceVersion};
+use replicator_core::plan::SourceVersion;
 
 use super::attributes::Attributes;
 use crate::wire::Chunks;
 
-/// The ETags that stand at a key, and what was found out of one content.
+/// The ETags that a write must not get, and what was found out of one content.
 #[derive(Debug, Default)]
 pub(crate) struct Foresight {
     /// Nothing to be found out: it is known, or every write gets an ETag of its own.
     idle: bool,
-    stood: Vec<ETag>,
+    taken: Vec<ETag>,
     found: OnceLock<ETag>,
 }
 
 impl Foresight {
     /// Looks for content that has one of these ETags.
-    pub(super) fn of(stood: Vec<ETag>) -> Self {
-        Self { stood, ..Self::default() }
+    pub(super) fn of(taken: Vec<ETag>) -> Self {
+        Self { taken, ..Self::default() }
     }
 
     /// Looks for nothing.
@@ -38,29 +38,24 @@ impl Foresight {
         if self.idle || tells {
             return Ok(());
         }
-        let Ok(etag) = ETag::try_from(md5(body)) else { return Ok(()) };
-        if !self.stood.contains(&etag) {
-            return Ok(());
-        }
-        // Only ever set once: a copy is made for each write.
-        let _first = self.found.set(etag);
-        Err(Failure::new(Kind::Conflict, "look at the content"))
+        self.refuse(ETag::try_from(md5(body)).ok())
     }
 
-    /// Refuses an upload of these parts if it would get the very ETag that is current, which no condition could tell
-    /// from it (protocol rule 4). What was planned goes by the source's history alone, and the parts that others chose
-    /// are in none.
-    pub(super) fn check_parts<'a>(
-        &self,
-        condition: &Condition,
-        parts: impl ExactSizeIterator<Item = &'a ETag>,
-    ) -> Result<(), Failure> {
-        match of_parts(parts) {
-            Some(etag) if !self.idle && *condition == Condition::Over(etag.clone()) => {
+    /// Refuses an upload of these parts if it would get an ETag that stands at the key: no condition could tell it from
+    /// what is current (protocol rule 4), and what was planned over the same content before could land on it (rule 5).
+    /// What was planned goes by the source's history alone, and the parts that others chose are in none.
+    pub(super) fn check_parts<'a>(&self, parts: impl ExactSizeIterator<Item = &'a ETag>) -> Result<(), Failure> {
+        if self.idle { Ok(()) } else { self.refuse(of_parts(parts)) }
+    }
+
+    fn refuse(&self, etag: Option<ETag>) -> Result<(), Failure> {
+        match etag.filter(|etag| self.taken.contains(etag)) {
+            None => Ok(()),
+            Some(etag) => {
+                // Only ever set once: a copy is made for each write.
                 let _first = self.found.set(etag);
                 Err(Failure::new(Kind::Conflict, "look at the content"))
             }
-            Some(_) | None => Ok(()),
         }
     }
 

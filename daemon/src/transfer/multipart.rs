@@ -199,7 +199,7 @@ async fn complete(
 ) -> Result<Written, Failure> {
     let crc64 = joined(parts, done);
     copy.prove(crc64, &dress.attributes)?;
-    copy.foresight.check_parts(copy.condition, done.values().map(|part| &part.etag))?;
+    copy.foresight.check_parts(done.values().map(|part| &part.etag))?;
     let abilities = &copy.destination.capabilities;
     let (if_match, if_none_match) = copy.conditions(abilities.has(Ability::ConditionalComplete));
     let checked = abilities.has(Ability::Crc64Nvme);

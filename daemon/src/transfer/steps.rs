@@ -56,11 +56,16 @@ impl Run<'_> {
         let unique = encryption::makes_unique_etags(&rule.encryption);
         let learnt = memory.content(&version.version).filter(|_| !unique).cloned();
         let etag = learnt.clone().or(version.etag.clone());
-        fence::check(self, &SourceVersion { etag, ..version.clone() }, memory)?;
+        let expected = SourceVersion { etag, ..version.clone() };
+        fence::check(self, &expected, memory)?;
         // Written as planned it would get the very ETag that is current: so in the other way.
         let is_taken = learnt.as_ref().is_some_and(|etag| condition == Condition::Over(etag.clone()));
         let distinct = !unique && distinct != is_taken;
-        let foresight = if unique || learnt.is_some() { Foresight::idle() } else { Foresight::of(self.stood()) };
+        let foresight = if unique || learnt.is_some() {
+            Foresight::idle()
+        } else {
+            Foresight::of(self.taken(&expected, &condition))
+        };
         let copy = Copy {
             engine: self.engine,
             task: self.task,
@@ -109,9 +114,17 @@ impl Run<'_> {
         Ok(Progress::Done)
     }
 
-    /// Lists the ETags that stand at the key, or stood there.
-    fn stood(&self) -> Vec<ETag> {
-        self.read.shown.replicas.iter().filter_map(|replica| replica.etag.clone()).collect()
+    /// Lists the ETags that this write must not get: the one that it goes over, and all that stood at the key, unless it
+    /// waited for the fence.
+    fn taken(&self, version: &SourceVersion, condition: &Condition) -> Vec<ETag> {
+        let over = match condition {
+            Condition::Over(over) => Some(over.clone()),
+            Condition::Absent => None,
+        };
+        let lead = &self.task.rules.lead;
+        let matters = lead.fence && !lead.exclusive && !fence::needs(self, version);
+        let stood = self.read.shown.replicas.iter().filter(|_| matters).filter_map(|replica| replica.etag.clone());
+        stood.chain(over).collect()
     }
 
     /// Writes down what was written.
