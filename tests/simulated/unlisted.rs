@@ -5,7 +5,7 @@ use std::time::Duration;
 use replicator_fakes::s3::traits::Traits;
 
 use crate::fleet;
-use crate::sim::{ARCHIVE, NOT_AWS, QUEUE, SOURCE, simulate};
+use crate::sim::{ARCHIVE, NOT_AWS, QUEUE, SOURCE, Sim, simulate};
 
 #[test]
 fn a_key_that_a_shared_list_leaves_out_is_copied() {
@@ -13,21 +13,26 @@ fn a_key_that_a_shared_list_leaves_out_is_copied() {
         simulate(seed, async |mut sim| {
             sim.s3.set_traits(Traits { lists_by_folders: true, ..Traits::aws() });
             sim.post_everything();
-            for body in [b"one".as_slice(), b"two", b"three"] {
-                for number in 0..40 {
-                    sim.put(&format!("logs/{number:02}"), body).await;
-                }
-            }
-            // Its events come among those of its neighbours.
-            for _ in 0..3 {
-                sim.put("logs-2024.txt", b"summary").await;
-                sim.put("logs/00", b"more").await;
-            }
+            fill(&sim).await;
             let daemon = fleet::lone(&mut sim, "fence = false", NOT_AWS).await;
             sim.drained().await;
             daemon.stop().await;
             assert_eq!(sim.s3.keys(ARCHIVE), sim.s3.keys(SOURCE), "seed {seed}");
         });
+    }
+}
+
+/// Writes a key whose name others go on from, among so many of these that no page has it.
+async fn fill(sim: &Sim) {
+    for body in [b"one".as_slice(), b"two", b"three"] {
+        for number in 0..40 {
+            sim.put(&format!("logs/{number:02}"), body).await;
+        }
+    }
+    // Its events come among those of its neighbours.
+    for _ in 0..3 {
+        sim.put("logs-2024.txt", b"summary").await;
+        sim.put("logs/00", b"more").await;
     }
 }
 
