@@ -57,11 +57,15 @@ fn order(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<Stri
 
 /// Says whether a second replica is right: a marker lies between that was taken back at the source, or a stranger.
 fn is_written_again(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], at: usize, place: usize) -> bool {
-    let here = case.replicas.iter().position(|entry| entry.id == kept[at].0.id).unwrap_or_default();
-    let below = case.replicas[..here].iter().rfind(|entry| case.replicas_now.contains(&entry.version_id));
-    let is_over_stranger = below.is_some_and(|below| is_stranger(case, below));
     let is_over_marker = at > 0 && kept[at - 1].0.is_marker();
-    is_over_stranger || (is_over_marker && case.is_undeleted(place))
+    is_over_stranger(case, kept[at].0) || (is_over_marker && case.is_undeleted(place))
+}
+
+/// Says whether right below an entry there is a stranger.
+fn is_over_stranger(case: &Case<'_>, entry: &Entry) -> bool {
+    let here = case.replicas.iter().position(|other| other.id == entry.id).unwrap_or_default();
+    let below = case.replicas[..here].iter().rfind(|other| case.replicas_now.contains(&other.version_id));
+    below.is_some_and(|below| is_stranger(case, below))
 }
 
 fn completeness(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<String>) {
@@ -88,7 +92,7 @@ fn markers(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<St
             (below, run) = (*place, 0);
             continue;
         }
-        run += 1;
+        run = if is_over_stranger(case, entry) { 1 } else { run + 1 };
         let above = kept[at..].iter().find_map(|(_, place)| *place).unwrap_or(case.source.len());
         let from = below.map_or(0, |below| below + 1);
         let is_taken_back = below == Some(above) && case.is_undeleted(above);
