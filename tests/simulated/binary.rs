@@ -74,16 +74,17 @@ async fn play(at: Failpoint, fate: Fate) -> (bool, Vec<String>) {
         use_the_source(&sim).await;
         let died = tokio::select! {
             ended = first.wait() => ended.is_ok(),
-            () = drained(&sim) => false,
+            // Waited for: until it is gone it has its ledger locked, and whoever comes after cannot start.
+            () = drained(&sim) => first.kill().await.map(|()| false).unwrap(),
         };
-        drop(first);
         if fate == Fate::DiskLost {
             std::fs::remove_dir_all(sim.dir.path().join("daemon-0")).unwrap();
         }
-        let again = spawn(&config("daemon-0"), "daemon-0", None);
-        drained(&sim).await;
-        redrive(&sim);
-        drained(&sim).await;
+        let mut again = spawn(&config("daemon-0"), "daemon-0", None);
+        tokio::select! {
+            () = redriven(&sim) => {}
+            ended = again.wait() => return (died, vec![format!("ends when started again: {ended:?}")]),
+        }
         drop((again, second));
         let expect = Expect { latest: false, version_deletes: true, purges: true, orphans: died, remembers: false };
         (died, judge(&sim, expect))
@@ -113,11 +114,13 @@ async fn use_the_source(sim: &Sim) {
     user.delete_object().bucket(SOURCE).key("b").version_id(purged.version_id.unwrap()).send().await.unwrap();
 }
 
-/// Sends back what was parked, as an operator does after the cause has gone.
-fn redrive(sim: &Sim) {
+/// Waits for all work to be done, and sends back what was parked, as an operator does after the cause has gone.
+async fn redriven(sim: &Sim) {
+    drained(sim).await;
     for message in sim.sqs.messages(DEAD) {
         sim.sqs.send(QUEUE, message.body, Duration::ZERO);
     }
+    drained(sim).await;
 }
 
 async fn drained(sim: &Sim) {
