@@ -1,7 +1,8 @@
 //! The real binary, over TCP and in real time, killed by kill -9 at every place around every step: with
 //! its disk, without it, and beside a second daemon that goes on.
 
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ const WORLDS: usize = 16;
 
 // Against hanging only.
 const HANG: Duration = Duration::from_secs(300);
+
+// Enough to see what a daemon waits for.
+const LOG_LINES: usize = 40;
 
 /// What befalls the daemon beside its death.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,9 +72,8 @@ async fn play(at: Failpoint, fate: Fate) -> (bool, Vec<String>) {
     );
     sim.net.faults().add(refused.times(1));
     let told = async {
-        let config = |name: &str| config(&sim, name, &endpoint);
-        let mut first = spawn(&config("daemon-0"), "daemon-0", Some(at));
-        let second = (fate == Fate::BesideAnother).then(|| spawn(&config("daemon-1"), "daemon-1", None));
+        let mut first = spawn(&sim, "daemon-0", &endpoint, Some(at));
+        let second = (fate == Fate::BesideAnother).then(|| spawn(&sim, "daemon-1", &endpoint, None));
         use_the_source(&sim).await;
         let died = tokio::select! {
             ended = first.wait() => ended.is_ok(),
@@ -80,17 +83,19 @@ async fn play(at: Failpoint, fate: Fate) -> (bool, Vec<String>) {
         if fate == Fate::DiskLost {
             std::fs::remove_dir_all(sim.dir.path().join("daemon-0")).unwrap();
         }
-        let mut again = spawn(&config("daemon-0"), "daemon-0", None);
+        let mut again = spawn(&sim, "daemon-0", &endpoint, None);
         tokio::select! {
             () = redriven(&sim) => {}
-            ended = again.wait() => return (died, vec![format!("ends when started again: {ended:?}")]),
+            ended = again.wait() => return (died, vec![format!("ends when started again: {ended:?}\n{}", logs(&sim))]),
         }
         drop((again, second));
         let expect = Expect { latest: false, version_deletes: true, purges: true, orphans: died, remembers: false };
         (died, judge(&sim, expect))
     };
     tokio::select! {
-        told = timeout(HANG, told) => told.unwrap_or_else(|_| (false, vec![format!("hangs: {:?}", sim.sqs.depth(QUEUE))])),
+        told = timeout(HANG, told) => told.unwrap_or_else(|_| {
+            (false, vec![format!("hangs: {:?}\n{}", sim.sqs.depth(QUEUE), logs(&sim))])
+        }),
         never = served => match never {},
     }
 }
@@ -131,22 +136,32 @@ async fn drained(sim: &Sim) {
     }
 }
 
-fn spawn(config: &Path, name: &str, at: Option<Failpoint>) -> Child {
+fn spawn(sim: &Sim, name: &str, endpoint: &str, at: Option<Failpoint>) -> Child {
     let binary = std::env::var("S3_REPLICATOR_BIN").expect("S3_REPLICATOR_BIN is not set: run `make test`");
     let mut command = Command::new(binary);
-    command.arg("run").arg("--config").arg(config).env_clear();
+    command.arg("run").arg("--config").arg(config(sim, name, endpoint)).env_clear();
     command.env("AWS_ACCESS_KEY_ID", name).env("AWS_SECRET_ACCESS_KEY", "secret");
     command.env("AWS_EC2_METADATA_DISABLED", "true");
     command.envs(at.map(|at| (failpoint::VARIABLE, at.to_string())));
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap()
+    let log = File::options().create(true).append(true).open(sim.dir.path().join(format!("{name}.log"))).unwrap();
+    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).kill_on_drop(true).spawn().unwrap()
+}
+
+/// Returns the end of what each daemon told.
+fn logs(sim: &Sim) -> String {
+    let told = ["daemon-0", "daemon-1"].map(|name| {
+        let text = std::fs::read_to_string(sim.dir.path().join(format!("{name}.log"))).unwrap_or_default();
+        let skipped = text.lines().count().saturating_sub(LOG_LINES);
+        text.lines().skip(skipped).map(|line| format!("  {name}: {line}\n")).collect::<String>()
+    });
+    told.concat()
 }
 
 fn config(sim: &Sim, name: &str, endpoint: &str) -> PathBuf {
     let path = sim.dir.path().join(format!("{name}.toml"));
-    let listen = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let account = format!("region = \"eu-west-1\"\nendpoint = \"{endpoint}\"\npath_style = true\n");
     let text = format!(
-        "state_dir = \"{}\"\nlisten = \"{listen}\"\nmemory = \"64MiB\"\n\n[accounts.source]\n{account}\n[accounts.archive]\n{account}\n\
+        "state_dir = \"{}\"\nlisten = \"127.0.0.1:0\"\nmemory = \"64MiB\"\n\n[accounts.source]\n{account}\n[accounts.archive]\n{account}\n\
          [[queues]]\nurl = \"{endpoint}/000000000000/{QUEUE}\"\naccount = \"source\"\nvisibility_timeout = \"6s\"\n\
          dead_letter_url = \"{endpoint}/000000000000/{DEAD}\"\n\n\
          [[rules]]\nid = \"orders\"\nsource = {{ account = \"source\", bucket = \"orders\" }}\n\
