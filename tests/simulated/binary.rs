@@ -2,6 +2,7 @@
 //! its disk, without it, and beside a second daemon that goes on.
 
 use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -22,6 +23,9 @@ const WORLDS: usize = 16;
 
 // Against hanging only.
 const HANG: Duration = Duration::from_secs(300);
+
+// How a failpoint ends its process.
+const SIGKILL: i32 = 9;
 
 // Enough to see what a daemon waits for.
 const LOG_LINES: usize = 40;
@@ -78,7 +82,10 @@ async fn play(at: Failpoint, fate: Fate) -> (bool, Vec<String>) {
         let second = (fate == Fate::BesideAnother).then(|| spawn(&sim, "daemon-1", &endpoint, None));
         use_the_source(&sim).await;
         let died = tokio::select! {
-            ended = first.wait() => ended.is_ok(),
+            ended = first.wait() => match ended.unwrap().signal() {
+                Some(SIGKILL) => true,
+                other => return (false, vec![format!("ends by itself: signal {other:?}\n{}", logs(&sim))]),
+            },
             // Waited for: until it is gone it has its ledger locked, and whoever comes after cannot start.
             () = drained(&sim) => first.kill().await.map(|()| false).unwrap(),
         };
