@@ -111,6 +111,7 @@ tables! {
         bucket: String,
         storage_class: String,
         prefix: String,
+        limits: Limits,
     }
 
     /// `filter`: every part that is given must match.
@@ -131,7 +132,7 @@ tables! {
         key_map: BTreeMap<String, Field<String>>,
     }
 
-    /// `limits`: what the rule may use.
+    /// `limits`: what the rule may use, or all rules together of a destination.
     Limits {
         bandwidth: String,
         requests_per_second: i64,

@@ -68,6 +68,10 @@ fn what_the_example_says_arrives() {
             bandwidth_bytes_per_second: NonZeroU64::new(200 << 20),
             requests_per_second: NonZeroU32::new(800),
         },
+        destination_limits: Limits {
+            bandwidth_bytes_per_second: NonZeroU64::new(500 << 20),
+            requests_per_second: NonZeroU32::new(2000),
+        },
         ..rule("orders", place("source", "orders"), place("archive", "orders-replica"))
     };
     assert_eq!(settings.rules.last(), Some(&expected));
@@ -195,5 +199,6 @@ fn rule(id: &str, source: Place, destination: Place) -> Rule {
         encryption: Encryption::Same { key_map: BTreeMap::new() },
         sse_kms_objects: false,
         limits: Limits::default(),
+        destination_limits: Limits::default(),
     }
 }

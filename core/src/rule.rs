@@ -53,6 +53,8 @@ pub struct Rule {
     pub sse_kms_objects: bool,
     /// What the rule may use.
     pub limits: Limits,
+    /// What all rules together may use of the destination.
+    pub destination_limits: Limits,
 }
 
 /// A bucket and the account whose credentials reach it.
@@ -145,7 +147,7 @@ pub enum Encryption {
     },
 }
 
-/// What a rule may use.
+/// What a rule, or all for one destination, may use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of object bodies per second.

@@ -2,13 +2,23 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::turns::{Payer, Turns};
 
 /// Bytes that object bodies may occupy, shared by all transfers.
 #[derive(Debug, Clone)]
 pub(crate) struct Budget {
-    pages: Arc<Semaphore>,
-    pages_max: u32,
+    pages: Pages,
+    /// Those of the pages that large objects may have.
+    bulk: Pages,
+    lines: Arc<Turns>,
+}
+
+#[derive(Debug, Clone)]
+struct Pages {
+    free: Arc<Semaphore>,
+    max: u32,
 }
 
 /// Bytes paid for; they return to the budget on drop.
@@ -16,48 +26,130 @@ pub(crate) struct Budget {
 #[derive(Debug)]
 pub(crate) struct Paid {
     #[expect(dead_code, reason = "held for its drop")]
-    pages: OwnedSemaphorePermit,
+    pages: [Option<OwnedSemaphorePermit>; 2],
 }
 
 // The semaphore counts in u32, so bytes are bought by the page: 4 KiB reach 16 TiB.
 const PAGE_BYTES: u64 = 4096;
 
+// A sixteenth is never lent to large objects, so that small ones do not wait for their parts. Three parts of 5 MiB, the
+// least that S3 takes, still fit into 16 MiB.
+const RESERVE_DIVISOR: u32 = 16;
+
 impl Budget {
     /// Makes a budget of this many bytes.
     pub(crate) fn new(bytes: u64) -> Self {
-        let pages_max = u32::try_from(bytes / PAGE_BYTES).unwrap_or(u32::MAX).max(1);
-        Self { pages: Arc::new(Semaphore::new(pages_max as usize)), pages_max }
+        let max = u32::try_from(bytes / PAGE_BYTES).unwrap_or(u32::MAX).max(1);
+        Self { pages: Pages::new(max), bulk: Pages::new(max - max / RESERVE_DIVISOR), lines: Arc::default() }
+    }
+
+    /// Pays if so many bytes are free and nobody waits.
+    pub(crate) fn try_pay(&self, payer: Payer<'_>, bytes: u64) -> Option<Paid> {
+        let count = self.count(payer, bytes);
+        let bulk = if payer.is_bulk { Some(self.bulk.try_take(count)?) } else { None };
+        Some(Paid { pages: [bulk, Some(self.pages.try_take(count)?)] })
     }
 
     /// Waits until `bytes` are free. No caller holds a payment while it waits for one, so
-    /// the budget cannot lock itself up. More than everything buys everything.
-    pub(crate) async fn pay(&self, bytes: u64) -> Result<Paid, AcquireError> {
-        let pages = u32::try_from(bytes.div_ceil(PAGE_BYTES)).unwrap_or(u32::MAX).min(self.pages_max);
-        Ok(Paid { pages: Arc::clone(&self.pages).acquire_many_owned(pages).await? })
+    /// the budget cannot lock itself up. More than everything buys everything. Of each rule's large objects one part at
+    /// most is in line with the others'.
+    pub(crate) async fn pay(&self, payer: Payer<'_>, bytes: u64) -> Paid {
+        let count = self.count(payer, bytes);
+        if !payer.is_bulk {
+            return Paid { pages: [None, self.pages.take(count).await] };
+        }
+        let _turn = self.lines.take(payer).await;
+        let bulk = self.bulk.take(count).await;
+        Paid { pages: [bulk, self.pages.take(count).await] }
+    }
+
+    /// Says whether so many bytes would have to be waited for.
+    pub(crate) fn lacks(&self, payer: Payer<'_>, bytes: u64) -> bool {
+        let count = self.count(payer, bytes);
+        self.pages.lacks(count) || payer.is_bulk && self.bulk.lacks(count)
     }
 
     /// Returns the whole budget.
     pub(crate) fn total_bytes(&self) -> u64 {
-        u64::from(self.pages_max) * PAGE_BYTES
+        u64::from(self.pages.max) * PAGE_BYTES
     }
 
     /// Returns what is in use.
     pub(crate) fn used_bytes(&self) -> u64 {
-        self.total_bytes() - self.pages.available_permits() as u64 * PAGE_BYTES
+        self.total_bytes() - self.pages.free.available_permits() as u64 * PAGE_BYTES
+    }
+
+    /// Counts the pages of so many bytes, or all that there are for such a payer.
+    fn count(&self, payer: Payer<'_>, bytes: u64) -> u32 {
+        let all = if payer.is_bulk { &self.bulk } else { &self.pages };
+        u32::try_from(bytes.div_ceil(PAGE_BYTES)).unwrap_or(u32::MAX).min(all.max)
+    }
+}
+
+impl Pages {
+    fn new(max: u32) -> Self {
+        Self { free: Arc::new(Semaphore::new(max as usize)), max }
+    }
+
+    fn try_take(&self, count: u32) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.free).try_acquire_many_owned(count).ok()
+    }
+
+    /// Waits for so many; nobody closes the semaphore, so they are always given.
+    async fn take(&self, count: u32) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.free).acquire_many_owned(count).await.ok()
+    }
+
+    fn lacks(&self, count: u32) -> bool {
+        self.free.available_permits() < count as usize
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time::{Instant, sleep};
+
     use super::*;
+    use crate::turns::tests::rule;
+
+    const ALL: u64 = 1 << 20;
 
     #[tokio::test]
     async fn a_body_larger_than_the_budget_takes_it_whole_instead_of_waiting_forever() {
-        let budget = Budget::new(1 << 20);
-        let all = budget.pay(1 << 30).await;
-        assert!(all.is_ok());
-        assert_eq!(budget.used_bytes(), 1 << 20);
+        let (budget, rule) = (Budget::new(ALL), rule("orders"));
+        let all = budget.pay(Payer { rule: &rule, is_bulk: false }, 1 << 30).await;
+        assert_eq!(budget.used_bytes(), ALL);
+        assert!(budget.try_pay(Payer { rule: &rule, is_bulk: false }, 1).is_none());
         drop(all);
         assert_eq!(budget.used_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn large_objects_leave_some_memory_to_small_ones() {
+        let (budget, rule) = (Budget::new(ALL), rule("orders"));
+        let bulk = Payer { rule: &rule, is_bulk: true };
+        let _all = budget.pay(bulk, 1 << 30).await;
+        assert!(budget.lacks(bulk, 1) && budget.try_pay(bulk, 1).is_none());
+        assert!(budget.try_pay(Payer { rule: &rule, is_bulk: false }, ALL / 16).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rule_with_many_large_objects_takes_turns_with_one_that_has_one() {
+        let (budget, begun) = (Budget::new(ALL), Instant::now());
+        let (many, one) = (rule("many"), rule("one"));
+        let all = futures::future::join_all((0..10).map(|_| async {
+            let _paid = budget.pay(Payer { rule: &many, is_bulk: true }, ALL).await;
+            sleep(Duration::from_secs(10)).await;
+        }));
+        let other = async {
+            sleep(Duration::from_secs(1)).await;
+            let _paid = budget.pay(Payer { rule: &one, is_bulk: true }, ALL).await;
+            begun.elapsed()
+        };
+        let (_, waited) = futures::join!(all, other);
+        // One had paid, and the next was in line.
+        assert_eq!(waited, Duration::from_secs(20));
     }
 }

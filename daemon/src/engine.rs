@@ -9,19 +9,20 @@ use replicator_core::failure::{Failure, Kind, Reason};
 use replicator_core::object::Key;
 use replicator_core::plan::SourceVersion;
 use replicator_core::rule::Place;
-use tokio::sync::AcquireError;
 use tokio::time::Instant;
 
 use crate::accounts::refusal::{Side, failure};
 use crate::accounts::{Access, Accounts};
 use crate::budget::{Budget, Paid};
 use crate::failpoint::Failpoints;
+use crate::fanout::{Body, Claim, Fanout, Lead, Piece, Reader};
 use crate::gather::Gather;
 use crate::health::Pulse;
 use crate::ledger::Ledger;
-use crate::limits::Limits;
+use crate::limits::{Granted, Limits};
 use crate::metrics::Metrics;
 use crate::pace::Pace;
+use crate::turns::Payer;
 
 /// The services that transfers share.
 #[derive(Debug)]
@@ -29,6 +30,7 @@ pub(crate) struct Engine {
     pub(crate) accounts: Accounts,
     pub(crate) ledger: Ledger,
     pub(crate) budget: Budget,
+    pub(crate) fanout: Arc<Fanout>,
     pub(crate) limits: Limits,
     pub(crate) pace: Pace,
     pub(crate) metrics: Metrics,
@@ -38,6 +40,15 @@ pub(crate) struct Engine {
     /// Where tags could be read, and when that was seen last.
     tags_read: Mutex<HashMap<Place, Instant>>,
     listings: Mutex<HashMap<Place, Listings>>,
+}
+
+/// What a copy was let in for.
+#[derive(Debug)]
+pub(crate) enum Admitted<'a> {
+    /// To write what was read for it already.
+    Have(Arc<Body>),
+    /// To read, into memory that is paid for.
+    Read(Lead<'a>, Paid),
 }
 
 /// Keys whose histories are asked for, and what a list has of each: newest first, if it has all.
@@ -57,10 +68,23 @@ impl Engine {
         metrics: Metrics,
         failpoints: Failpoints,
     ) -> Self {
-        let (limits, pace) = (Limits::default(), Pace::default());
+        let (limits, pace, fanout) = (Limits::default(), Pace::default(), Arc::default());
         let (pulse, versioned) = (Arc::new(Pulse::new()), Mutex::default());
         let (tags_read, listings) = (Mutex::default(), Mutex::default());
-        Self { accounts, ledger, budget, limits, pace, metrics, pulse, failpoints, versioned, tags_read, listings }
+        Self {
+            accounts,
+            ledger,
+            budget,
+            fanout,
+            limits,
+            pace,
+            metrics,
+            pulse,
+            failpoints,
+            versioned,
+            tags_read,
+            listings,
+        }
     }
 
     /// Returns those who wait for a list of a bucket.
@@ -77,16 +101,34 @@ impl Engine {
         })
     }
 
-    /// Waits until a rule may write a body of so many bytes, and memory has room for it. Who waits for the rule holds no
-    /// memory; and the request is taken last, or requests would be saved up while memory is short.
-    pub(crate) async fn admit(&self, rule: &str, bytes: u64) -> Result<Paid, AcquireError> {
-        self.limits.bytes(rule, bytes).await;
+    /// Waits until a rule may write a piece, and memory has room for it or has it. Who waits for the rule holds no
+    /// memory, and nobody else's reading up; and the request is taken last, or requests would be saved up while memory is
+    /// short.
+    pub(crate) async fn admit<'a>(&self, payer: Payer<'_>, reader: &'a Reader, piece: &Piece) -> Admitted<'a> {
+        self.limits.bytes(payer, piece.len).await;
+        let mut granted = Granted::default();
         loop {
-            let paid = self.budget.pay(bytes).await?;
-            let Some(wait) = self.limits.try_request(rule) else { return Ok(paid) };
-            drop(paid);
+            let admitted = match reader.claim(piece).await {
+                Claim::Have(body) => Admitted::Have(body),
+                Claim::Lead(lead) => Admitted::Read(lead, self.pay(payer, piece.len).await),
+            };
+            let Some(wait) = self.limits.try_request(payer.rule, &mut granted) else {
+                reader.had(piece);
+                return admitted;
+            };
+            drop(admitted);
             tokio::time::sleep(wait).await;
         }
+    }
+
+    /// Waits until memory has room for so many bytes; what is kept for later makes way.
+    pub(crate) async fn pay(&self, payer: Payer<'_>, bytes: u64) -> Paid {
+        if let Some(paid) = self.budget.try_pay(payer, bytes) {
+            return paid;
+        }
+        let _short = self.fanout.shortage();
+        while self.budget.lacks(payer, bytes) && self.fanout.let_go() {}
+        self.budget.pay(payer, bytes).await
     }
 
     /// Makes sure that a destination keeps versions: without them an overwrite would lose what it

@@ -10,12 +10,13 @@ use tracing::{debug, warn};
 use crate::clock;
 use crate::engine::Engine;
 use crate::failpoint::Step;
+use crate::fanout::Reader;
 use crate::ledger::records::ParkedTask;
 use crate::metrics::Outcome;
 use crate::pace::{Answer, Pass, Route, TurnedAway};
 use crate::parking;
 use crate::task::{Report, Task};
-use crate::transfer::{Memory, bring_up_to_date};
+use crate::transfer::{Memory, bring_up_to_date, is_bulk};
 
 /// How a task ended.
 #[derive(Debug)]
@@ -43,7 +44,8 @@ const REREADS_MAX: u32 = 10;
 /// Works on a task until it ends. Between attempts, and while others are in the way, it holds
 /// nothing that others could use.
 pub(crate) async fn work(engine: &Engine, task: &Task) -> Ended {
-    let route = Route::of(&task.rules.lead);
+    let route = Route { is_bulk: is_bulk(engine, task), ..Route::of(&task.rules.lead) };
+    let reader = engine.fanout.enrol(&task.source, &task.source_key);
     let mut memory = Memory::default();
     let (mut attempt, mut rereads) = (1, 0);
     loop {
@@ -51,7 +53,7 @@ pub(crate) async fn work(engine: &Engine, task: &Task) -> Ended {
             Ok(pass) => pass,
             Err(TurnedAway(wait)) => return Ended::TurnedAway(wait),
         };
-        let failure = match try_once(engine, task, &mut memory, pass).await {
+        let failure = match try_once((engine, task, &reader), &mut memory, pass).await {
             Ok(report) => return Ended::Settled(report),
             Err(failure) => failure,
         };
@@ -89,9 +91,13 @@ pub(crate) async fn work(engine: &Engine, task: &Task) -> Ended {
     }
 }
 
-async fn try_once(engine: &Engine, task: &Task, memory: &mut Memory, pass: Pass) -> Result<Report, Failure> {
+async fn try_once(
+    (engine, task, reader): (&Engine, &Task, &Reader),
+    memory: &mut Memory,
+    pass: Pass,
+) -> Result<Report, Failure> {
     let at_work = engine.pulse.at_work(&task.lane);
-    let result = pass.over(Box::pin(bring_up_to_date(engine, task, memory))).await;
+    let result = pass.over(Box::pin(bring_up_to_date(engine, task, reader, memory))).await;
     drop(at_work);
     pass.leave(match &result {
         // The ledger alone answered.

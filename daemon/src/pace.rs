@@ -48,6 +48,8 @@ pub(crate) struct Route {
     pub(crate) source: Place,
     pub(crate) destination: Place,
     pub(crate) key: Option<String>,
+    /// It is a large object that goes there.
+    pub(crate) is_bulk: bool,
 }
 
 /// The leave to work on a route; given back on drop.
@@ -267,14 +269,14 @@ impl Drop for Pass {
 }
 
 impl Route {
-    /// Returns the route that a rule's replicas take.
+    /// Returns the route that a rule's small replicas take.
     pub(crate) fn of(rule: &Rule) -> Self {
         let key = match &rule.encryption {
             Encryption::Kms { key, .. } | Encryption::Dsse { key } => Some(key.clone()),
             // Whatever key that comes to, it is the destination's own.
             Encryption::Same { .. } | Encryption::BucketDefault | Encryption::S3 => None,
         };
-        Self { source: rule.source.clone(), destination: rule.destination.clone(), key }
+        Self { source: rule.source.clone(), destination: rule.destination.clone(), key, is_bulk: false }
     }
 }
 

@@ -99,20 +99,7 @@ fn destination_keys(rules: &Rules, key: &Key) -> BTreeSet<Key> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-
-    /// Returns rules as a file would give them: by id, source bucket and destination bucket.
-    pub(crate) fn rules(all: &[(&str, &str, &str)]) -> Vec<Rule> {
-        let mut file = "listen = \"127.0.0.1:1\"\n[accounts.main]\nregion = \"eu-west-1\"\n[[queues]]\n\
-             url = \"https://sqs.eu-west-1.amazonaws.com/111111111111/events\"\naccount = \"main\"\n"
-            .to_owned();
-        for (id, source, destination) in all {
-            file.push_str(&format!(
-                "[[rules]]\nid = \"{id}\"\nsource = {{ account = \"main\", bucket = \"{source}\" }}\n\
-                 destination = {{ account = \"main\", bucket = \"{destination}\" }}\n"
-            ));
-        }
-        replicator_config::parse(&file).unwrap().rules
-    }
+    pub(crate) use crate::turns::tests::rules;
 
     #[test]
     fn a_bucket_that_no_rule_has_is_refused_by_name() {

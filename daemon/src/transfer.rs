@@ -32,6 +32,7 @@ use crate::accounts::Access;
 use crate::accounts::capabilities::Ability;
 use crate::engine::Engine;
 use crate::failpoint;
+use crate::fanout::Reader;
 use crate::ledger::records::State;
 use crate::metrics::Outcome;
 use crate::task::{Report, Task};
@@ -41,7 +42,12 @@ use settle::Settle;
 
 /// Brings a key up to date. A failure leaves everything as safe as it was; calling again goes on
 /// from what is there.
-pub(crate) async fn bring_up_to_date(engine: &Engine, task: &Task, memory: &mut Memory) -> Result<Report, Failure> {
+pub(crate) async fn bring_up_to_date(
+    engine: &Engine,
+    task: &Task,
+    reader: &Reader,
+    memory: &mut Memory,
+) -> Result<Report, Failure> {
     if memory.is_blank()
         && let Some(report) = wishes::answered_by_ledger(engine, task)?
     {
@@ -50,7 +56,7 @@ pub(crate) async fn bring_up_to_date(engine: &Engine, task: &Task, memory: &mut 
     let is_first = memory.is_blank();
     memory.begin();
     engine.check_versioned(&task.lane.destination).await?;
-    let mut run = Run::begin(engine, task, is_first).await?;
+    let mut run = Run::begin((engine, task, reader), is_first).await?;
     wishes::reconsider(task, &mut run.read.shown.known);
     let mut passes = 0;
     loop {
@@ -93,6 +99,7 @@ enum Progress {
 struct Run<'a> {
     engine: &'a Engine,
     task: &'a Task,
+    reader: &'a Reader,
     source: &'a Access,
     destination: &'a Access,
     read: Reading,
@@ -109,10 +116,14 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    async fn begin(engine: &'a Engine, task: &'a Task, is_first: bool) -> Result<Run<'a>, Failure> {
+    async fn begin(
+        (engine, task, reader): (&'a Engine, &'a Task, &'a Reader),
+        is_first: bool,
+    ) -> Result<Run<'a>, Failure> {
         Ok(Self {
             engine,
             task,
+            reader,
             source: engine.access(&task.source)?,
             destination: engine.access(&task.lane.destination)?,
             read: read(engine, task, is_first).await?,
@@ -225,6 +236,11 @@ impl<'a> Run<'a> {
 /// Reads both sides.
 async fn read(engine: &Engine, task: &Task, is_first: bool) -> Result<Reading, Failure> {
     engine.failpoints.around(failpoint::Step::Read, Box::pin(Reading::of(engine, task, is_first))).await
+}
+
+/// Says whether a task is about an object that goes in parts, as far as its messages tell.
+pub(crate) fn is_bulk(engine: &Engine, task: &Task) -> bool {
+    task.wishes.iter().any(|wish| wish.size_bytes > part_bytes_preferred(engine))
 }
 
 /// Small parts waste throughput, large ones memory: 16 MiB measured best across Regions

@@ -13,7 +13,7 @@ use s3_replicator::pipeline::{Daemon, Given, Outside};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::sim::{DEAD, QUEUE, Sim};
+use crate::sim::{ARCHIVE, DEAD, MIRROR, QUEUE, SOURCE, Sim};
 
 /// What the daemons are told, and what befalls them.
 #[derive(Debug, Clone)]
@@ -27,6 +27,8 @@ pub(crate) struct Plan {
     pub(crate) lose_disks: bool,
     /// The rest of the one rule, as the configuration has it.
     pub(crate) rule: String,
+    /// A second rule like the first replicates to the other destination.
+    pub(crate) mirrored: bool,
     /// Keys of the accounts, as the configuration has them.
     pub(crate) account: String,
 }
@@ -65,14 +67,14 @@ pub(crate) async fn lone(sim: &mut Sim, rule: &str, account: &str) -> Daemon {
 /// Starts the one of this number.
 pub(crate) async fn nth(sim: &mut Sim, rule: &str, account: &str, number: usize) -> Daemon {
     let (rule, account) = (rule.to_owned(), account.to_owned());
-    let plan = Plan { daemons: 1, crashes: 0, at: None, lose_disks: false, rule, account };
+    let plan = Plan { daemons: 1, crashes: 0, at: None, lose_disks: false, rule, mirrored: false, account };
     Member::new(sim, &plan, number).start(Failpoints::default()).await
 }
 
 /// Returns the settings of the first daemon with other keys of its rule.
 pub(crate) fn settings(sim: &mut Sim, rule: &str, account: &str) -> Settings {
     let (rule, account) = (rule.to_owned(), account.to_owned());
-    let plan = Plan { daemons: 1, crashes: 0, at: None, lose_disks: false, rule, account };
+    let plan = Plan { daemons: 1, crashes: 0, at: None, lose_disks: false, rule, mirrored: false, account };
     Member::new(sim, &plan, 0).settings()
 }
 
@@ -150,7 +152,8 @@ struct Death {
     at: std::sync::Mutex<Option<Failpoint>>,
 }
 
-fn config(state_dir: &str, [queue, dead]: [&str; 2], Plan { rule, account, .. }: &Plan) -> String {
+fn config(state_dir: &str, [queue, dead]: [&str; 2], Plan { rule, mirrored, account, .. }: &Plan) -> String {
+    let mirror = if *mirrored { rule_text("mirror", MIRROR, rule) } else { String::new() };
     format!(
         r#"
 state_dir = "{state_dir}"
@@ -170,15 +173,24 @@ account = "source"
 visibility_timeout = "60s"
 dead_letter_url = "{dead}"
 
+{mirror}
+{lead}
+"#,
+        lead = rule_text("orders", ARCHIVE, rule),
+    )
+}
+
+/// Writes a rule for everything in the source.
+pub(crate) fn rule_text(id: &str, bucket: &str, rest: &str) -> String {
+    format!(
+        r#"
 [[rules]]
-id = "orders"
-source = {{ account = "source", bucket = "{source}" }}
-destination = {{ account = "archive", bucket = "{archive}" }}
+id = "{id}"
+source = {{ account = "source", bucket = "{SOURCE}" }}
+destination = {{ account = "archive", bucket = "{bucket}" }}
 since = "2020-01-01T00:00:00Z"
 delete_markers = true
-{rule}
-"#,
-        source = crate::sim::SOURCE,
-        archive = crate::sim::ARCHIVE,
+{rest}
+"#
     )
 }

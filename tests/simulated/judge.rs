@@ -41,10 +41,15 @@ struct Case<'a> {
     replicas_now: BTreeSet<String>,
 }
 
-/// Returns everything that is wrong.
+/// Returns everything that is wrong at the destination that every world has.
 pub(crate) fn judge(sim: &Sim, expect: Expect) -> Vec<String> {
+    judge_at(sim, ARCHIVE, expect)
+}
+
+/// Returns everything that is wrong at a destination.
+pub(crate) fn judge_at(sim: &Sim, destination: &str, expect: Expect) -> Vec<String> {
     let mut wrong = Vec::new();
-    let keys: BTreeSet<String> = [SOURCE, ARCHIVE].iter().flat_map(|bucket| sim.s3.keys_ever(bucket)).collect();
+    let keys: BTreeSet<String> = [SOURCE, destination].iter().flat_map(|bucket| sim.s3.keys_ever(bucket)).collect();
     for key in &keys {
         let now = |bucket| sim.s3.history(bucket, key).iter().map(|entry| entry.version_id.clone()).collect();
         let case = Case {
@@ -53,18 +58,18 @@ pub(crate) fn judge(sim: &Sim, expect: Expect) -> Vec<String> {
             source: sim.s3.ever(SOURCE, key),
             source_now: now(SOURCE),
             source_shown: sim.s3.shown(SOURCE, key),
-            replicas: sim.s3.ever(ARCHIVE, key),
-            replicas_now: now(ARCHIVE),
+            replicas: sim.s3.ever(destination, key),
+            replicas_now: now(destination),
         };
         let mut said = Vec::new();
         history::judge(&case, &mut said);
-        states::judge(&case, &sim.s3.shown(ARCHIVE, key), &mut said);
+        states::judge(&case, &sim.s3.shown(destination, key), &mut said);
         if !said.is_empty() {
             wrong.extend(said);
-            wrong.push(case.picture());
+            wrong.push(format!("{destination}: {}", case.picture()));
         }
     }
-    journal::judge(sim, expect, &mut wrong);
+    journal::judge(sim, destination, expect, &mut wrong);
     wrong
 }
 

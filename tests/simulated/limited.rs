@@ -8,7 +8,7 @@ use replicator_fakes::journal::Entry;
 use replicator_fakes::s3::entry::Versioning;
 
 use crate::fleet;
-use crate::sim::{ARCHIVE, AWS, SOURCE, Sim, simulate};
+use crate::sim::{ARCHIVE, AWS, MIRROR, SOURCE, Sim, simulate};
 
 const TEN_SECONDS: Duration = Duration::from_secs(10);
 
@@ -28,6 +28,64 @@ fn requests_are_as_many_as_the_rule_says_within_5_percent_over_ten_seconds() {
         let rule = "limits = { requests_per_second = 20 }";
         let requests = used(&mut sim, rule, (600, 10), |_| 1).await;
         assert!(requests.abs_diff(200) <= 10, "{requests} writes in ten seconds instead of 200");
+    });
+}
+
+/// Writes two rules for one destination, by prefix, and what both together may use.
+fn sharing(limits: &str) -> String {
+    format!(
+        r#"filter = {{ prefix = "large/" }}
+[[rules]]
+id = "small"
+source = {{ account = "source", bucket = "{SOURCE}" }}
+destination = {{ account = "archive", bucket = "{ARCHIVE}", limits = {{ {limits} }} }}
+since = "2020-01-01T00:00:00Z"
+delete_markers = true
+filter = {{ prefix = "small/" }}
+"#
+    )
+}
+
+#[test]
+fn what_a_destination_may_be_asked_holds_for_all_rules_together() {
+    simulate(8, async |mut sim| {
+        sim.post_everything();
+        for number in 0..600 {
+            let prefix = if number % 3 == 0 { "small" } else { "large" };
+            let put = sim.user().put_object().bucket(SOURCE).key(format!("{prefix}/{number}"));
+            put.body(ByteStream::from_static(b"some")).send().await.unwrap();
+        }
+        let daemon = fleet::lone(&mut sim, &sharing("requests_per_second = 20"), AWS).await;
+        sim.drained().await;
+        daemon.stop().await;
+        let writes = in_ten_seconds(&sim, 600);
+        assert!(writes.len().abs_diff(200) <= 10, "{} writes in ten seconds instead of 200", writes.len());
+    });
+}
+
+#[test]
+fn a_rule_with_large_objects_shares_a_destinations_bandwidth_with_one_that_has_small_ones() {
+    simulate(9, async |mut sim| {
+        sim.post_everything();
+        let large = bytes::Bytes::from(vec![1; 4 << 20]);
+        for number in 0..40 {
+            let put = sim.user().put_object().bucket(SOURCE).key(format!("large/{number}"));
+            put.body(ByteStream::from(large.clone())).send().await.unwrap();
+        }
+        let daemon = fleet::lone(&mut sim, &sharing("bandwidth = \"1MiB/s\""), AWS).await;
+        sim.pass(TEN_SECONDS).await;
+        for number in 0..60 {
+            let put = sim.user().put_object().bucket(SOURCE).key(format!("small/{number}"));
+            put.body(ByteStream::from(vec![1; 16 << 10])).send().await.unwrap();
+        }
+        sim.pass(TEN_SECONDS).await;
+        // Those are as much as goes through in a second.
+        let small = sim.s3.keys_ever(ARCHIVE).iter().filter(|key| key.starts_with("small/")).count();
+        assert_eq!(small, 60);
+        sim.drained().await;
+        daemon.stop().await;
+        let bytes: usize = in_ten_seconds(&sim, 100).iter().map(|write| write.call.bytes).sum();
+        assert!(bytes.abs_diff(10 << 20) <= 5 << 20, "{bytes} bytes in ten seconds");
     });
 }
 
@@ -96,6 +154,33 @@ fn a_large_body_gets_its_turn_among_small_ones_of_the_same_rule() {
 }
 
 #[test]
+fn large_objects_do_not_hold_up_the_small_ones_of_any_rule() {
+    simulate(7, async |mut sim| {
+        // Memory has room for eight parts, and a round of them takes twenty seconds.
+        let slow = Place::s3("UploadPart").client("daemon-0");
+        sim.net.faults().add(Fault::new("slow", slow, Effect::Delay(Duration::from_secs(20))));
+        sim.post_everything();
+        let large = bytes::Bytes::from(vec![1; 9 << 20]);
+        for number in 0..24 {
+            let put = sim.user().put_object().bucket(SOURCE).key(format!("large/{number}"));
+            put.body(ByteStream::from(large.clone())).send().await.unwrap();
+        }
+        let rule = format!("{}filter = {{ prefix = \"small/\" }}", fleet::rule_text("mirror", MIRROR, ""));
+        let daemon = fleet::lone(&mut sim, &rule, AWS).await;
+        sim.pass(Duration::from_secs(10)).await;
+        sim.put("small/1", b"small").await;
+        sim.pass(Duration::from_secs(30)).await;
+        for bucket in [ARCHIVE, MIRROR] {
+            assert!(sim.shown(bucket, "small/1").is_some(), "not in {bucket}");
+        }
+        assert!(sim.s3.keys_ever(ARCHIVE).len() < 20, "the large ones take their time");
+        sim.drained().await;
+        daemon.stop().await;
+        assert_eq!(sim.s3.keys_ever(ARCHIVE).len(), 25);
+    });
+}
+
+#[test]
 fn requests_are_not_saved_up_while_memory_is_short() {
     simulate(6, async |mut sim| {
         // Memory has room for sixteen, and the first sixteen take long.
@@ -122,8 +207,7 @@ fn requests_are_not_saved_up_while_memory_is_short() {
     });
 }
 
-/// Replicates so many objects of a size under a rule, and adds up what the writes of ten seconds used, from the
-/// first second on, which lets a second's worth through at once.
+/// Replicates so many objects of a size under a rule, and adds up what the writes of ten seconds used.
 async fn used(sim: &mut Sim, rule: &str, (objects, bytes): (usize, usize), of: impl Fn(&Entry) -> usize) -> usize {
     sim.post_everything();
     for number in 0..objects {
@@ -133,8 +217,14 @@ async fn used(sim: &mut Sim, rule: &str, (objects, bytes): (usize, usize), of: i
     let daemon = fleet::lone(sim, rule, AWS).await;
     sim.drained().await;
     daemon.stop().await;
-    let writes = sim.net.journal().writes(ARCHIVE);
+    in_ten_seconds(sim, objects).iter().map(of).sum()
+}
+
+/// Returns the writes of ten seconds, from the first second on, which lets a second's worth through at once.
+fn in_ten_seconds(sim: &Sim, objects: usize) -> Vec<Entry> {
+    let mut writes = sim.net.journal().writes(ARCHIVE);
     assert_eq!(writes.len(), objects);
     let first = writes.first().unwrap().sent + Duration::from_secs(2);
-    writes.iter().filter(|write| write.sent >= first && write.sent < first + TEN_SECONDS).map(of).sum()
+    writes.retain(|write| write.sent >= first && write.sent < first + TEN_SECONDS);
+    writes
 }

@@ -26,6 +26,8 @@ mod histories;
 // D: death at each place in turn.
 mod crashes;
 mod binary;
+// Throughput: what goes to several destinations is read once.
+mod fanout;
 // C, H, M on endpoints whose conditions are missing or wrong.
 mod contradictions;
 // B, and who is told: destinations that are down, queues that are dead.

@@ -30,6 +30,8 @@ pub(crate) const AWS: &str = "path_style = true";
 pub(crate) const NOT_AWS: &str = "path_style = true\nendpoints = { s3 = \"http://s3.other\" }";
 /// The destination bucket.
 pub(crate) const ARCHIVE: &str = "orders-replica";
+/// Another destination bucket, of those who ask for one.
+pub(crate) const MIRROR: &str = "orders-mirror";
 
 /// All that one simulation plays with.
 #[derive(Debug)]
@@ -67,7 +69,7 @@ impl Sim {
         net.latency(Latency { there: milliseconds(1, 60), back: milliseconds(1, 60) });
         sqs.create(QUEUE);
         sqs.create(DEAD);
-        for bucket in [SOURCE, ARCHIVE] {
+        for bucket in [SOURCE, ARCHIVE, MIRROR] {
             s3.create_bucket(bucket, Versioning::Enabled);
         }
         // The ledger syncs all the time, and what a crash leaves is not the disk's doing here.

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::fleet::{self, Fate, Plan};
 use crate::judge::{self, Expect};
 use crate::post::{Manners, Post};
-use crate::sim::{ARCHIVE, AWS, NOT_AWS, QUEUE, SOURCE, Sim, simulate};
+use crate::sim::{AWS, MIRROR, NOT_AWS, QUEUE, SOURCE, Sim, simulate};
 use crate::workload::{self, Shape, User};
 
 /// Everything that is decided before it begins.
@@ -65,7 +65,11 @@ impl Story {
         let daemons = rng.usize(1..4);
         let exclusive = daemons == 1 && crashes == 0 && rng.bool();
         let mute = rng.u8(..4) == 0;
-        Self {
+        let rule = format!(
+            "history = \"{history}\"\nversion_deletes = {version_deletes}\nexclusive = {exclusive}\n\
+             encryption = {{ mode = \"{encryption}\" }}"
+        );
+        let mut story = Self {
             seed,
             shape: Shape {
                 keys: rng.usize(1..4),
@@ -85,17 +89,17 @@ impl Story {
                 crashes,
                 at: None,
                 lose_disks: rng.bool(),
-                rule: format!(
-                    "history = \"{history}\"\nversion_deletes = {version_deletes}\nexclusive = {exclusive}\n\
-                     encryption = {{ mode = \"{encryption}\" }}"
-                ),
+                rule,
+                mirrored: false,
                 account: if mute { NOT_AWS } else { AWS }.to_owned(),
             },
             mute,
             faults: [0.0, 0.0, 0.02, 0.1][rng.usize(..4)],
             denied: false,
             latest,
-        }
+        };
+        story.plan.mirrored = rng.u8(..4) == 0;
+        story
     }
 
     /// Draws a story in which each daemon dies at this place, if it ever gets there. There are uploads in
@@ -150,6 +154,9 @@ impl Story {
             eprintln!("{}", sim.net.journal());
         }
         let mut wrong = judge::judge(&sim, expect);
+        if self.plan.mirrored {
+            wrong.extend(judge::judge_at(&sim, MIRROR, expect));
+        }
         // What is parked waits for someone who changes something, and here nobody does.
         let parked = fates.iter().flat_map(|fate| &fate.status.parked);
         wrong.extend(parked.map(|parked| format!("{} tasks are parked: {}", parked.tasks, parked.reason)));
@@ -193,10 +200,10 @@ impl Story {
 
 /// Lists what can go wrong with a request.
 fn troubles() -> Vec<(&'static str, Place, Effect)> {
-    let appends = || Place::s3("PutObject").or("CompleteMultipartUpload").or("DeleteObject").bucket(ARCHIVE);
+    let appends = || Place::s3("PutObject").or("CompleteMultipartUpload").or("DeleteObject");
     let reads = Place::s3("GetObject").or("HeadObject").or("ListObjectVersions");
     let bodies = || Place::s3("GetObject").bucket(SOURCE);
-    let complete = Place::s3("CompleteMultipartUpload").bucket(ARCHIVE);
+    let complete = Place::s3("CompleteMultipartUpload");
     vec![
         ("slow down", Place::service(Service::S3), Effect::slow_down()),
         ("500", reads, Effect::refuse(500, "InternalError")),

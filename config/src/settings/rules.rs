@@ -75,6 +75,7 @@ fn rule(written: &schema::Rule, accounts: &BTreeMap<String, Account>, problems: 
         encryption: encryption::settle(&written.encryption, problems),
         sse_kms_objects: flag(&written.sse_kms_objects, false),
         limits: limits(&written.limits, problems),
+        destination_limits: destination.map_or_else(Limits::default, |at| limits(&at.limits, problems)),
         // Last, so that what is missing here keeps nothing above from being checked.
         id: written.id.parsed(problems, |text| id(text))?,
         source: source_place?,

@@ -5,6 +5,7 @@ mod cycles;
 mod keys;
 mod meetings;
 mod namesakes;
+mod quotas;
 mod rivals;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ pub(super) fn check(drafts: &[Draft<'_>], accounts: &BTreeMap<String, Account>, 
         namesakes::refuse(hop, earlier, problems);
         meetings::refuse(hop, earlier, problems);
         rivals::refuse(hop, earlier, problems);
+        quotas::refuse(hop, earlier, problems);
     }
 }
 

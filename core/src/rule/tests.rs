@@ -207,6 +207,7 @@ fn rule(id: &str, priority: i64, destination: &str) -> Rule {
         encryption: Encryption::BucketDefault,
         sse_kms_objects: false,
         limits: Limits::default(),
+        destination_limits: Limits::default(),
     }
 }
 

@@ -26,6 +26,8 @@ pub(super) struct Gates {
 enum Site {
     Source(Place),
     Destination(Place),
+    /// Of a destination's places those that large objects have.
+    Bulk(Place),
     Key(String),
 }
 
@@ -90,6 +92,10 @@ const TASKS_MAX: u32 = 256;
 // that no other destination can take from it. So whoever hangs holds up only its own.
 const SHARE_MAX: u32 = 64;
 const SHARE_MIN: u32 = 8;
+
+// Large objects keep their places for long, and each has several parts on its way: half of the places are never theirs,
+// so that small ones do not wait for them.
+const BULK_DIVISOR: u32 = 2;
 
 // A destination that had work for so long and answered nothing is not healthy, whatever it is.
 const QUIET_AFTER: Duration = Duration::from_secs(10);
@@ -197,13 +203,20 @@ impl Gates {
     fn admits(&self, route: &Route, now: Instant) -> bool {
         let share = self.share();
         route.sites().all(|site| {
-            let limit = if matches!(site, Site::Destination(_)) { share } else { u32::MAX };
+            let limit = match site {
+                Site::Destination(_) => share,
+                Site::Bulk(_) => share / BULK_DIVISOR,
+                Site::Source(_) | Site::Key(_) => u32::MAX,
+            };
             self.parties.get(&site).is_none_or(|gate| gate.admits(limit, now))
         })
     }
 
     fn admit(&mut self, route: &Route, now: Instant) -> Entered {
         let entry = self.destination(route).circuit.enter(now).unwrap_or(Entry::Plain);
+        if route.is_bulk {
+            self.count_in(Site::Bulk(route.destination.clone()), now);
+        }
         Entered {
             entry,
             source: self.count_in(Site::Source(route.source.clone()), now),
@@ -356,7 +369,7 @@ impl Gate {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a width is from 1 to 64")]
     fn describe(&self, site: &Site) -> Ailing {
         let name = match site {
-            Site::Source(place) | Site::Destination(place) => place.bucket.to_string(),
+            Site::Source(place) | Site::Destination(place) | Site::Bulk(place) => place.bucket.to_string(),
             Site::Key(key) => key.clone(),
         };
         let width = self.window.width().map(|width| width as u32);
@@ -367,6 +380,7 @@ impl Gate {
 impl Route {
     fn sites(&self) -> impl Iterator<Item = Site> + use<> {
         let both = [Site::Source(self.source.clone()), Site::Destination(self.destination.clone())];
-        both.into_iter().chain(self.key.clone().map(Site::Key))
+        let bulk = self.is_bulk.then(|| Site::Bulk(self.destination.clone()));
+        both.into_iter().chain(bulk).chain(self.key.clone().map(Site::Key))
     }
 }

@@ -15,7 +15,7 @@ fn place(bucket: &str) -> Place {
 }
 
 fn route(destination: &str) -> Route {
-    Route { source: place("orders"), destination: place(destination), key: None }
+    Route { source: place("orders"), destination: place(destination), key: None, is_bulk: false }
 }
 
 fn keyed(destination: &str, key: &str) -> Route {
@@ -51,6 +51,18 @@ fn a_destination_that_takes_all_it_can_leaves_the_others_their_share() {
     let (mut gates, now) = (Gates::default(), Instant::now());
     assert_eq!(fill(&mut gates, &route("hangs"), now).len(), 64);
     assert_eq!(fill(&mut gates, &route("works"), now).len(), 64);
+}
+
+#[test]
+fn large_objects_leave_half_of_a_destination_to_small_ones() {
+    let (mut gates, now) = (Gates::default(), Instant::now());
+    let bulk = Route { is_bulk: true, ..route("orders-replica") };
+    let inside = fill(&mut gates, &bulk, now);
+    assert_eq!(inside.len(), 32);
+    let Lined::Waits(first) = gates.line_up(&bulk, now) else { panic!("there is no room") };
+    assert_eq!(fill(&mut gates, &route("orders-replica"), now).len(), 32, "whoever waits");
+    gates.leave(&bulk, inside[0], Answer::Served { wrote: true }, (now, JITTER));
+    assert_eq!(gates.pump(now).into_iter().map(|(number, ..)| number).collect::<Vec<_>>(), [first]);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use crc_fast::CrcAlgorithm;
 use replicator_core::failure::{Failure, Kind, Reason};
 use replicator_core::object::ETag;
+use replicator_core::parts::Part;
 use replicator_core::plan::{Condition, SourceVersion};
 use replicator_core::rule::{Replicas, Rule};
 use replicator_core::stamp::{NAME, Stamp};
@@ -22,8 +23,10 @@ use super::pinned::Pinned;
 use crate::accounts::Access;
 use crate::accounts::refusal::Side;
 use crate::clock;
-use crate::engine::Engine;
+use crate::engine::{Admitted, Engine};
+use crate::fanout::{Piece, Reader};
 use crate::task::Task;
+use crate::turns::Payer;
 use crate::wire::Call;
 
 /// One version on its way to one destination.
@@ -31,6 +34,7 @@ use crate::wire::Call;
 pub(crate) struct Copy<'a> {
     pub(crate) engine: &'a Engine,
     pub(crate) task: &'a Task,
+    pub(crate) reader: &'a Reader,
     pub(crate) source: &'a Access,
     pub(crate) destination: &'a Access,
     pub(crate) rule: Arc<Rule>,
@@ -67,6 +71,12 @@ impl Copy<'_> {
     /// Names what is copied.
     pub(super) fn original(&self) -> Pinned<'_> {
         Pinned::original(self.source, self.task, self.version)
+    }
+
+    /// Waits until a part may be written; the only one of a small object, or one of a large.
+    pub(super) async fn admitted(&self, part: Part, is_bulk: bool) -> Admitted<'_> {
+        let piece = Piece { version: self.version.version.clone(), offset: part.offset, len: part.len };
+        self.engine.admit(Payer { rule: &self.rule, is_bulk }, self.reader, &piece).await
     }
 
     /// Decides what the replica carries, or that the version is not to be replicated. Whether tags are counted an
@@ -117,11 +127,7 @@ impl Copy<'_> {
     /// directions would never end. The stamp alone proves nothing, so the original is looked up.
     async fn check_origin(&self, attributes: &Attributes) -> Result<(), Failure> {
         let lane = &self.task.lane;
-        let stamp = attributes.metadata.get(NAME).and_then(|text| Stamp::decode(text).ok());
-        let Some(stamp) = stamp.filter(|stamp| stamp.bucket == lane.destination.bucket) else { return Ok(()) };
-        if self.rule.replicas == Replicas::Replicate {
-            return Ok(());
-        }
+        let Some(stamp) = self.claimed_origin(attributes) else { return Ok(()) };
         let call = Call::head(Side::Destination, &lane.destination.bucket, &lane.key);
         let original = match self.destination.wire.send(call.version(stamp.version.id.as_str()).checksums()).await {
             Ok(original) => original.into_head(),
@@ -136,6 +142,13 @@ impl Copy<'_> {
             true => Err(Failure::new(Kind::Unsupported(Reason::SrcObjectNotEligible), "replica of its destination")),
             false => Ok(()),
         }
+    }
+
+    /// Returns the stamp of what claims to come from where it would go now, if the rule minds.
+    pub(super) fn claimed_origin(&self, attributes: &Attributes) -> Option<Stamp> {
+        let stamp = attributes.metadata.get(NAME).and_then(|text| Stamp::decode(text).ok())?;
+        let is_minded = self.rule.replicas != Replicas::Replicate;
+        (is_minded && stamp.bucket == self.task.lane.destination.bucket).then_some(stamp)
     }
 
     async fn read_tags(&self, attributes: &Attributes, counts_tags: bool) -> Result<Tags, Failure> {

@@ -15,8 +15,9 @@ use super::remove;
 use crate::accounts::capabilities::Ability;
 use crate::accounts::deadline;
 use crate::accounts::refusal::{Side, failure};
-use crate::engine::Engine;
+use crate::engine::{Admitted, Engine};
 use crate::failpoint::Step;
+use crate::fanout::Body;
 use crate::ledger::Parts;
 use crate::ledger::records::{Upload, UploadedPart};
 use crate::task::Task;
@@ -149,7 +150,7 @@ async fn begin(copy: &Copy<'_>, dress: &Dress, layout: &Layout) -> Result<(Uploa
 
 async fn create(copy: &Copy<'_>, dress: &Dress) -> Result<String, Failure> {
     let checked = copy.destination.capabilities.has(Ability::Crc64Nvme);
-    copy.engine.limits.request(&copy.rule.id).await;
+    copy.engine.limits.request(&copy.rule).await;
     let request = copy
         .destination
         .s3_once
@@ -178,16 +179,21 @@ async fn upload_part(copy: &Copy<'_>, upload: &Upload, part: Part) -> Result<Upl
 }
 
 async fn try_part(copy: &Copy<'_>, upload: &Upload, part: Part) -> Result<UploadedPart, Failure> {
-    let _paid = copy.engine.admit(&copy.rule.id, part.len).await;
-    let (body, crc64) = copy.original().part(part).await?;
+    let body = match copy.admitted(part, true).await {
+        Admitted::Have(body) => body,
+        Admitted::Read(lead, paid) => {
+            let (head, chunks, crc64) = copy.original().part(part).await?;
+            lead.share(Body { head, chunks, crc64, paid })
+        }
+    };
     let checked = copy.destination.capabilities.has(Ability::Crc64Nvme);
     let lane = &copy.task.lane;
-    let call = Call::part(&lane.destination.bucket, &lane.key, (&upload.upload_id, part.number), body)
+    let call = Call::part(&lane.destination.bucket, &lane.key, (&upload.upload_id, part.number), body.chunks.clone())
         .within(body_timeout(part.len))
-        .header(CRC64_NVME, checked.then(|| crc64_header(crc64)).as_deref());
+        .header(CRC64_NVME, checked.then(|| crc64_header(body.crc64)).as_deref());
     let answer = copy.engine.failpoints.around(Step::UploadPart, Box::pin(copy.destination.wire.send(call))).await?;
     let etag = etag_of(answer.into_head().header("etag"), "UploadPart")?;
-    Ok(UploadedPart { number: part.number, etag, crc64 })
+    Ok(UploadedPart { number: part.number, etag, crc64: body.crc64 })
 }
 
 async fn complete(
@@ -211,7 +217,7 @@ async fn complete(
             .build()
     };
     let parts = CompletedMultipartUpload::builder().set_parts(Some(done.values().map(part).collect())).build();
-    copy.engine.limits.request(&copy.rule.id).await;
+    copy.engine.limits.request(&copy.rule).await;
     // What is current must still be what the upload was begun over (protocol rule 9).
     let looked = copy.basis.verify(copy.destination, copy.task).await?;
     remove::confirm(copy.source, copy.task, &copy.version.version.id, looked).await?;

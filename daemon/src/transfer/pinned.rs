@@ -6,6 +6,7 @@ use replicator_core::object::{Bucket, ETag, Key};
 use replicator_core::parts::{self, Part};
 use replicator_core::plan::SourceVersion;
 use replicator_core::retry;
+use replicator_core::rule::Rule;
 
 use super::copy::{crc64, crc64_joined};
 use super::part_bytes_preferred;
@@ -13,6 +14,7 @@ use crate::accounts::Access;
 use crate::accounts::refusal::Side;
 use crate::engine::Engine;
 use crate::task::Task;
+use crate::turns::Payer;
 use crate::wire::{Call, Chunks, Filling, Head, Refusal};
 
 /// A version and where it is.
@@ -51,11 +53,12 @@ impl<'a> Pinned<'a> {
         Ok(self.access.wire.send(call.checksums()).await?.into_head())
     }
 
-    /// Reads a part into memory that was paid for.
-    pub(super) async fn part(&self, part: Part) -> Result<(Chunks, u64), Failure> {
+    /// Reads a part, and what is said of it, into memory that was paid for.
+    pub(super) async fn part(&self, part: Part) -> Result<(Head, Chunks, u64), Failure> {
         let call = self.get().header("range", (part.len > 0).then(|| part.range()).as_deref());
-        let (_, body) = self.access.wire.send(call).await?.split();
-        self.finish(part, body).await
+        let (head, body) = self.access.wire.send(call).await?.split();
+        let (chunks, crc64) = self.finish(part, body).await?;
+        Ok((head, chunks, crc64))
     }
 
     /// Reads a body to its end, and when the connection breaks what is left of it by another request.
@@ -81,15 +84,17 @@ impl<'a> Pinned<'a> {
     }
 
     /// Reads everything, part by part, for the checksum of the whole.
-    pub(super) async fn crc64(&self, engine: &Engine, rule: &str) -> Result<u64, Failure> {
+    pub(super) async fn crc64(&self, engine: &Engine, rule: &Rule) -> Result<u64, Failure> {
         let unsupported =
             |error| Failure::caused(Kind::Unsupported(Reason::SrcObjectNotEligible), "part layout", error);
         let layout = parts::layout(self.version.size_bytes, part_bytes_preferred(engine)).map_err(unsupported)?;
         let mut whole = crc64(&[]);
         for part in layout.parts() {
-            engine.limits.bytes(rule, part.len).await;
-            let _paid = engine.budget.pay(part.len).await;
-            whole = crc64_joined(whole, self.part(part).await?.1, part.len);
+            let payer = Payer { rule, is_bulk: true };
+            engine.limits.bytes(payer, part.len).await;
+            let _paid = engine.pay(payer, part.len).await;
+            let (_, _, crc64) = self.part(part).await?;
+            whole = crc64_joined(whole, crc64, part.len);
             engine.pulse.beat();
         }
         Ok(whole)

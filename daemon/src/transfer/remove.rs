@@ -26,7 +26,7 @@ pub(crate) async fn mark(
         return Err(Failure::new(Kind::Conflict, "DeleteObject"));
     };
     let conditional = access.capabilities.has(Ability::ConditionalDelete);
-    engine.limits.request(&task.rules.lead.id).await;
+    engine.limits.request(&task.rules.lead).await;
     if let Some(looked) = basis.renew(access, task).await? {
         confirm(engine.access(&task.source)?, task, &source.version.id, looked).await?;
     }
@@ -46,7 +46,7 @@ pub(crate) async fn mark(
 /// Removes one replica, because its source version was removed for good and the rule says so.
 /// Only an exact version id ever gets here, so no delete marker can come of it.
 pub(crate) async fn version(engine: &Engine, task: &Task, destination_version: &str) -> Result<(), Failure> {
-    engine.limits.request(&task.rules.lead.id).await;
+    engine.limits.request(&task.rules.lead).await;
     let request = engine
         .access(&task.lane.destination)?
         .s3

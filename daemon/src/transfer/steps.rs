@@ -54,21 +54,11 @@ impl Run<'_> {
             return self.leave_out(version);
         };
         let unique = encryption::makes_unique_etags(&rule.encryption);
-        let learnt = memory.content(&version.version).filter(|_| !unique).cloned();
-        let etag = learnt.clone().or(version.etag.clone());
-        let expected = SourceVersion { etag, ..version.clone() };
-        fence::check(self, &expected, memory)?;
-        // Written as planned it would get the very ETag that is current: so in the other way.
-        let is_taken = learnt.as_ref().is_some_and(|etag| condition == Condition::Over(etag.clone()));
-        let distinct = !unique && distinct != is_taken;
-        let foresight = if unique || learnt.is_some() {
-            Foresight::idle()
-        } else {
-            Foresight::of(self.taken(&expected, &condition))
-        };
+        let (distinct, foresight) = self.foresee(version, &condition, (unique, distinct), memory)?;
         let copy = Copy {
             engine: self.engine,
             task: self.task,
+            reader: self.reader,
             source: self.source,
             destination: self.destination,
             rule: Arc::clone(&rule),
@@ -112,6 +102,27 @@ impl Run<'_> {
             self.skip(version, State::Skipped, None)?;
         }
         Ok(Progress::Done)
+    }
+
+    /// Lets a write wait whose ETag may stand at the key, and says how to write for another one; what the source's ETag
+    /// does not tell is to be found out on the way.
+    fn foresee(
+        &self,
+        version: &SourceVersion,
+        condition: &Condition,
+        (unique, distinct): (bool, bool),
+        memory: &mut Memory,
+    ) -> Result<(bool, Foresight), Failure> {
+        let learnt = memory.content(&version.version).filter(|_| !unique).cloned();
+        let etag = learnt.clone().or(version.etag.clone());
+        let expected = SourceVersion { etag, ..version.clone() };
+        fence::check(self, &expected, memory)?;
+        // Written as planned it would get the very ETag that is current: so in the other way.
+        let is_taken = learnt.as_ref().is_some_and(|etag| *condition == Condition::Over(etag.clone()));
+        let distinct = !unique && distinct != is_taken;
+        let is_foreseen = unique || learnt.is_some();
+        let foresight = if is_foreseen { Foresight::idle() } else { Foresight::of(self.taken(&expected, condition)) };
+        Ok((distinct, foresight))
     }
 
     /// Lists the ETags that this write must not get: the one that it goes over, and all that stood at the key, unless it

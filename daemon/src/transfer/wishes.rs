@@ -128,7 +128,7 @@ async fn tags(run: &mut Run<'_>, wish: &Wish) -> Result<Outcome, Failure> {
     };
     // Another daemon may be writing older tags: what the source says after the write decides.
     for _ in 0..TAG_ROUNDS_MAX {
-        engine.limits.request(&task.rules.lead.id).await;
+        engine.limits.request(&task.rules.lead).await;
         let lane = &task.lane;
         let (bucket, key) = (&lane.destination.bucket, &lane.key);
         let write = attributes::write_tags(run.destination, bucket, key, &replica_version, &wanted);

@@ -3,9 +3,9 @@
 use replicator_fakes::journal::Service;
 
 use super::Expect;
-use crate::sim::{ARCHIVE, SOURCE, Sim};
+use crate::sim::{SOURCE, Sim};
 
-pub(super) fn judge(sim: &Sim, expect: Expect, wrong: &mut Vec<String>) {
+pub(super) fn judge(sim: &Sim, destination: &str, expect: Expect, wrong: &mut Vec<String>) {
     for entry in sim.net.journal().entries() {
         if !entry.client.starts_with("daemon") || entry.call.service != Service::S3 {
             continue;
@@ -31,12 +31,12 @@ pub(super) fn judge(sim: &Sim, expect: Expect, wrong: &mut Vec<String>) {
             _ => {}
         }
     }
-    for upload in sim.s3.uploads_ended(ARCHIVE) {
+    for upload in sim.s3.uploads_ended(destination) {
         if upload.entry.is_none() && upload.ended_by != upload.begun_by {
             wrong.push(format!("{} aborted an upload of {}", upload.ended_by, upload.begun_by));
         }
     }
-    let open = sim.s3.open_uploads(ARCHIVE);
+    let open = sim.s3.open_uploads(destination);
     if !open.is_empty() && !expect.orphans {
         wrong.push(format!("uploads are left open: {open:?}"));
     }

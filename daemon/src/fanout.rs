@@ -1,0 +1,278 @@
+//! What several destinations want of one object is read once: who comes first reads, who comes by meanwhile waits for
+//! that, and for who is yet to come it is kept as long as nobody needs the memory.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use replicator_core::object::Key;
+use replicator_core::plan::VersionRef;
+use replicator_core::rule::Place;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::budget::Paid;
+use crate::wire::{Chunks, Head};
+
+/// Who reads which object, and what of it is here.
+#[derive(Debug, Default)]
+pub(crate) struct Fanout {
+    state: Mutex<State>,
+}
+
+/// One task's interest in an object, while it lasts.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    fanout: Arc<Fanout>,
+    object: Object,
+    number: u64,
+}
+
+/// Some bytes of a version.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Piece {
+    pub(crate) version: VersionRef,
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
+}
+
+/// A piece that was read, and what the source said of it; in memory that was paid for.
+#[derive(Debug)]
+pub(crate) struct Body {
+    pub(crate) head: Head,
+    pub(crate) chunks: Chunks,
+    pub(crate) crc64: u64,
+    #[expect(dead_code, reason = "held for its drop")]
+    pub(crate) paid: Paid,
+}
+
+/// What a reader gets who asks for a piece.
+#[derive(Debug)]
+pub(crate) enum Claim<'a> {
+    /// It is here.
+    Have(Arc<Body>),
+    /// It is this reader's to read.
+    Lead(Lead<'a>),
+}
+
+/// The right to read a piece for others too. Who lets go of it leaves it to one of them.
+#[derive(Debug)]
+pub(crate) struct Lead<'a> {
+    reader: &'a Reader,
+    /// None if it is read for nobody else.
+    read: Option<(Piece, u64, DropGuard)>,
+}
+
+/// While one of these is held, nothing is kept for who is yet to come.
+#[derive(Debug)]
+pub(crate) struct Shortage<'a>(&'a Fanout);
+
+type Object = Arc<(Place, Key)>;
+
+#[derive(Debug, Default)]
+struct State {
+    /// Readers and reads are numbered in the order in which they began.
+    next: u64,
+    objects: HashMap<Object, Shared>,
+    /// By the number of the read.
+    kept: BTreeMap<u64, (Object, Piece)>,
+    shortages: usize,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    readers: BTreeSet<u64>,
+    reads: HashMap<Piece, Read>,
+}
+
+#[derive(Debug)]
+struct Read {
+    number: u64,
+    stage: Stage,
+    /// The readers that have not had it yet.
+    awaited_by: BTreeSet<u64>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Coming(CancellationToken),
+    Here { body: Weak<Body>, kept: Option<Arc<Body>> },
+}
+
+impl Fanout {
+    /// Takes note that someone is about to read an object. What was read before is not for them: they may know of
+    /// changes to its tags that are younger.
+    pub(crate) fn enrol(self: &Arc<Self>, source: &Place, key: &Key) -> Reader {
+        let object = Arc::new((source.clone(), key.clone()));
+        let mut state = self.state();
+        let number = state.number();
+        state.objects.entry(Arc::clone(&object)).or_default().readers.insert(number);
+        drop(state);
+        Reader { fanout: Arc::clone(self), object, number }
+    }
+
+    /// Begins a time in which memory is short.
+    pub(crate) fn shortage(&self) -> Shortage<'_> {
+        self.state().shortages += 1;
+        Shortage(self)
+    }
+
+    /// Lets go of the piece whose turn would come last. Returns false when nothing is kept.
+    pub(crate) fn let_go(&self) -> bool {
+        let mut state = self.state();
+        let Some((_, (object, piece))) = state.kept.pop_last() else { return false };
+        let read = state.objects.get_mut(&object).and_then(|shared| shared.reads.get_mut(&piece));
+        if let Some(Read { stage: Stage::Here { kept, .. }, .. }) = read {
+            *kept = None;
+        }
+        true
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Shortage<'_> {
+    fn drop(&mut self) {
+        self.0.state().shortages -= 1;
+    }
+}
+
+impl Reader {
+    /// Asks for a piece, and waits while someone else reads it.
+    pub(crate) async fn claim(&self, piece: &Piece) -> Claim<'_> {
+        loop {
+            match self.look(piece) {
+                Ok(claim) => return claim,
+                Err(coming) => coming.cancelled().await,
+            }
+        }
+    }
+
+    /// Takes note that this reader has had a piece.
+    pub(crate) fn had(&self, piece: &Piece) {
+        self.fanout.state().had(&self.object, piece, self.number);
+    }
+
+    fn look(&self, piece: &Piece) -> Result<Claim<'_>, CancellationToken> {
+        let mut state = self.fanout.state();
+        let number = state.next;
+        let Some(shared) = state.objects.get_mut(&self.object) else { return Ok(self.alone()) };
+        match shared.reads.get(piece) {
+            Some(read) if read.number < self.number => return Ok(self.alone()),
+            Some(Read { stage: Stage::Coming(token), .. }) => return Err(token.clone()),
+            Some(Read { stage: Stage::Here { body, .. }, .. }) => {
+                if let Some(body) = body.upgrade() {
+                    return Ok(Claim::Have(body));
+                }
+            }
+            None => {}
+        }
+        let awaited_by: BTreeSet<u64> =
+            shared.readers.iter().copied().filter(|reader| *reader != self.number).collect();
+        if awaited_by.is_empty() {
+            return Ok(self.alone());
+        }
+        let coming = CancellationToken::new();
+        shared.reads.insert(piece.clone(), Read { number, stage: Stage::Coming(coming.clone()), awaited_by });
+        state.number();
+        Ok(Claim::Lead(Lead { reader: self, read: Some((piece.clone(), number, coming.drop_guard())) }))
+    }
+
+    fn alone(&self) -> Claim<'_> {
+        Claim::Lead(Lead { reader: self, read: None })
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.fanout.state().left(&self.object, self.number);
+    }
+}
+
+impl Lead<'_> {
+    /// Gives what was read to those who wait for it.
+    pub(crate) fn share(mut self, body: Body) -> Arc<Body> {
+        let body = Arc::new(body);
+        if let Some((piece, number, _coming)) = self.read.take() {
+            self.reader.fanout.state().arrived(&self.reader.object, piece, number, &body);
+        }
+        body
+    }
+
+    /// Reads on for oneself alone.
+    pub(crate) fn step_aside(&mut self) {
+        if let Some((piece, number, _coming)) = self.read.take() {
+            self.reader.fanout.state().forget(&self.reader.object, &piece, number);
+        }
+    }
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        self.step_aside();
+    }
+}
+
+impl State {
+    fn number(&mut self) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        number
+    }
+
+    fn arrived(&mut self, object: &Object, piece: Piece, number: u64, body: &Arc<Body>) {
+        let is_short = self.shortages > 0;
+        let Some(read) = self.read(object, &piece).filter(|read| read.number == number) else { return };
+        if read.awaited_by.is_empty() {
+            return self.forget(object, &piece, number);
+        }
+        read.stage = Stage::Here { body: Arc::downgrade(body), kept: (!is_short).then(|| Arc::clone(body)) };
+        if !is_short {
+            self.kept.insert(number, (Arc::clone(object), piece));
+        }
+    }
+
+    fn had(&mut self, object: &Object, piece: &Piece, reader: u64) {
+        let Some(read) = self.read(object, piece) else { return };
+        read.awaited_by.remove(&reader);
+        if read.awaited_by.is_empty() {
+            let number = read.number;
+            self.forget(object, piece, number);
+        }
+    }
+
+    fn left(&mut self, object: &Object, reader: u64) {
+        let Some(shared) = self.objects.get_mut(object) else { return };
+        shared.readers.remove(&reader);
+        let kept = &mut self.kept;
+        shared.reads.retain(|_, read| {
+            read.awaited_by.remove(&reader);
+            let is_over = read.awaited_by.is_empty() && matches!(read.stage, Stage::Here { .. });
+            if is_over {
+                kept.remove(&read.number);
+            }
+            !is_over
+        });
+        if shared.readers.is_empty() {
+            self.objects.remove(object);
+        }
+    }
+
+    /// Forgets a read, unless it is another one by now.
+    fn forget(&mut self, object: &Object, piece: &Piece, number: u64) {
+        if self.read(object, piece).is_none_or(|read| read.number != number) {
+            return;
+        }
+        self.kept.remove(&number);
+        if let Some(shared) = self.objects.get_mut(object) {
+            shared.reads.remove(piece);
+        }
+    }
+
+    fn read(&mut self, object: &Object, piece: &Piece) -> Option<&mut Read> {
+        self.objects.get_mut(object)?.reads.get_mut(piece)
+    }
+}
+
+#[cfg(test)]
+mod tests;

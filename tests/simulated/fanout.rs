@@ -1,0 +1,118 @@
+//! One source, two destinations: what goes to both is read once, and the slow one holds nobody up.
+
+use std::time::Duration;
+
+use aws_sdk_s3::primitives::ByteStream;
+use replicator_fakes::faults::{Effect, Fault, Place};
+use replicator_fakes::journal::Entry;
+
+use crate::fleet;
+use crate::judge::{Expect, judge_at};
+use crate::sim::{ARCHIVE, AWS, MIRROR, SOURCE, Sim, simulate};
+
+const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: true, remembers: false };
+
+fn mirrored(rest: &str) -> String {
+    format!("{rest}\n{}", fleet::rule_text("mirror", MIRROR, ""))
+}
+
+async fn put_all(sim: &Sim, objects: usize, bytes: usize) {
+    for number in 0..objects {
+        let body = ByteStream::from(vec![u8::try_from(number % 251).unwrap(); bytes]);
+        sim.user().put_object().bucket(SOURCE).key(format!("{number}")).body(body).send().await.unwrap();
+    }
+}
+
+/// Counts the bodies that daemons asked the source for.
+fn reads(sim: &Sim) -> usize {
+    let of_daemons = |entry: &Entry| {
+        let call = &entry.call;
+        entry.client == "daemon-0" && call.operation == "GetObject" && call.bucket.as_deref() == Some(SOURCE)
+    };
+    sim.net.journal().select(of_daemons).len()
+}
+
+fn written(sim: &Sim, bucket: &str) -> usize {
+    sim.net.journal().writes(bucket).len()
+}
+
+#[track_caller]
+fn check(sim: &Sim, objects: usize) {
+    for bucket in [ARCHIVE, MIRROR] {
+        assert_eq!(sim.s3.keys_ever(bucket).len(), objects, "{bucket}");
+        assert_eq!(judge_at(sim, bucket, EXPECT), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn an_object_for_two_destinations_is_read_once() {
+    simulate(1, async |mut sim| {
+        sim.post_everything();
+        put_all(&sim, 60, 10_000).await;
+        let daemon = fleet::lone(&mut sim, &mirrored(""), AWS).await;
+        sim.drained().await;
+        assert_eq!(reads(&sim), 60);
+        // With this memory a part has eight MiB.
+        let body = ByteStream::from(vec![1; 20 << 20]);
+        sim.user().put_object().bucket(SOURCE).key("large").body(body).send().await.unwrap();
+        sim.drained().await;
+        assert_eq!(reads(&sim), 60 + 3, "each part of a large one too");
+        daemon.stop().await;
+        check(&sim, 61);
+    });
+}
+
+#[test]
+fn a_slow_destination_holds_no_other_up_and_has_kept_for_it_what_memory_has_room_for() {
+    simulate(2, async |mut sim| {
+        let slow = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
+        sim.net.faults().add(Fault::new("slow", slow, Effect::Delay(Duration::from_secs(10))));
+        sim.post_everything();
+        put_all(&sim, 300, 10_000).await;
+        let daemon = fleet::lone(&mut sim, &mirrored(""), AWS).await;
+        sim.pass(Duration::from_secs(15)).await;
+        assert_eq!(written(&sim, MIRROR), 300);
+        assert!(written(&sim, ARCHIVE) < 200, "{}", written(&sim, ARCHIVE));
+        sim.drained().await;
+        assert_eq!(reads(&sim), 300);
+        daemon.stop().await;
+        check(&sim, 300);
+    });
+}
+
+#[test]
+fn what_memory_has_no_room_for_is_read_again() {
+    simulate(3, async |mut sim| {
+        // A quarter of it fits.
+        let slow = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
+        sim.net.faults().add(Fault::new("slow", slow, Effect::Delay(Duration::from_secs(2))));
+        sim.post_everything();
+        put_all(&sim, 64, 4 << 20).await;
+        let limited = mirrored("limits = { requests_per_second = 2 }");
+        let daemon = fleet::lone(&mut sim, &limited, AWS).await;
+        sim.pass(Duration::from_secs(15)).await;
+        assert_eq!(written(&sim, MIRROR), 64, "nothing that is kept is in the way");
+        sim.drained().await;
+        let reads = reads(&sim);
+        assert!((65..=2 * 64).contains(&reads), "{reads} reads");
+        daemon.stop().await;
+        check(&sim, 64);
+    });
+}
+
+#[test]
+fn a_reading_that_fails_harms_neither() {
+    simulate(4, async |mut sim| {
+        let body = || Place::s3("GetObject").bucket(SOURCE).client("daemon-0");
+        sim.net.faults().add(Fault::new("500", body(), Effect::refuse(500, "InternalError")).every(3));
+        sim.net.faults().add(Fault::new("torn", body(), Effect::TruncateAt(100)).every(5));
+        sim.post_everything();
+        put_all(&sim, 60, 10_000).await;
+        let daemon = fleet::lone(&mut sim, &mirrored(""), AWS).await;
+        sim.drained().await;
+        daemon.stop().await;
+        // About half of them fail, and each of the others is for both.
+        assert!(reads(&sim) < 150, "{}", reads(&sim));
+        check(&sim, 60);
+    });
+}
