@@ -2,7 +2,7 @@
 //! append there. The destination is append-only per key, because S3 makes the version written
 //! last current; so older goes before newer, always, and what comes too late is recorded instead.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
@@ -80,11 +80,11 @@ pub struct Known {
     /// The newest source version that the destination's history holds.
     pub reached: Option<VersionRef>,
     /// Source versions that have a replica.
-    pub replicated: BTreeSet<VersionRef>,
+    pub replicated: HashSet<VersionRef>,
     /// Source markers that are one with the marker, or the nothing, that was current in their turn.
-    pub collapsed: BTreeSet<VersionRef>,
+    pub collapsed: HashSet<VersionRef>,
     /// Source versions on record as not to be replicated.
-    pub skipped: BTreeSet<VersionRef>,
+    pub skipped: HashSet<VersionRef>,
 }
 
 /// What a write demands of the destination, checked there when it lands.
@@ -148,6 +148,19 @@ pub fn next<'a>(source: &'a [SourceVersion], known: &Known, history: History) ->
         None => None,
     };
     wanted.or(hidden).map(|entry| append(entry, source, known))
+}
+
+/// Counts the oldest entries that no later step of this plan depends on: who has thousands of versions to write need not
+/// go through all that are written for each. A plan for the rest of `source` is the same.
+pub fn settled(source: &[SourceVersion], known: &Known) -> usize {
+    let is_reached = |entry: &SourceVersion| known.reached.as_ref() == Some(&entry.version);
+    let Some(at) = source.iter().position(is_reached) else { return 0 };
+    let Some((below, reached)) = source.get(..at).zip(source.get(at)) else { return 0 };
+    if below.iter().any(|entry| is_late(entry, known) && !known.skipped.contains(&entry.version)) {
+        return 0;
+    }
+    // How many equal ones lie below decides on the layout of the next.
+    at - repeats(reached, source)
 }
 
 /// Finds the source's marker that a marker of the destination stands for, when only its time is known:

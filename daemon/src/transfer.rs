@@ -84,6 +84,9 @@ pub(crate) async fn bring_up_to_date(
     Ok(Report { outcomes, written: run.settle.written, bytes: run.settle.bytes })
 }
 
+// To find what is settled costs as much as to plan, so it is done once for so many steps.
+const SETTLED_EVERY: u64 = 64;
+
 // A pass that changed nothing is followed by one more at most. A key that is written to all the time gives its place to
 // others after this many, and a mistake in here cannot spin forever.
 const PASSES_MAX: usize = 20;
@@ -188,8 +191,12 @@ impl<'a> Run<'a> {
 
     async fn follow(&mut self, history: &[SourceVersion], memory: &mut Memory) -> Result<Progress, Failure> {
         let mode = self.task.rules.lead.history;
-        while let Some(step) = plan::next(history, &self.read.shown.known, mode) {
+        let mut rest = history;
+        while let Some(step) = plan::next(rest, &self.read.shown.known, mode) {
             self.steps += 1;
+            if self.steps.is_multiple_of(SETTLED_EVERY) {
+                rest = rest.get(plan::settled(rest, &self.read.shown.known)..).unwrap_or(rest);
+            }
             let progress = match step {
                 Step::Put { source, condition, distinct } => self.put(source, condition, distinct, memory).await?,
                 Step::Mark { source, over } => self.mark(source, over, memory).await?,

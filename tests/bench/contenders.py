@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIDBENCH", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "eu-west-1"}
 
 CONFIG = """
-state_dir = "{folder}/state"
+state_dir = "{state}"
 listen = "127.0.0.1:{port}"
 memory = "{memory}"
 [accounts.source]
@@ -21,12 +21,16 @@ path_style = true
 [[queues]]
 url = "{queue}"
 account = "source"
+{rules}
+"""
+
+RULE = """
 [[rules]]
-id = "bench"
+id = "{id}"
 source = {{ account = "source", bucket = "orders" }}
-destination = {{ account = "archive", bucket = "orders-replica" }}
+destination = {{ account = "archive", bucket = "{bucket}" }}
 since = "2020-01-01T00:00:00Z"
-{rule}
+{rest}
 """
 
 
@@ -49,9 +53,14 @@ class Contender:
     ends: bool = True
 
 
-def daemon(binary, servers, folder, port, memory="64MiB", rule=""):
-    config = pathlib.Path(folder) / "config.toml"
-    values = vars(servers) | {"folder": folder, "port": port, "memory": memory, "rule": rule}
+def rule(name="bench", bucket="orders-replica", rest=""):
+    return RULE.format(id=name, bucket=bucket, rest=rest)
+
+
+def daemon(binary, servers, folder, port, memory="64MiB", rules=None):
+    config = pathlib.Path(folder) / f"{port}.toml"
+    state = f"{folder}/state-{port}"
+    values = vars(servers) | {"state": state, "port": port, "memory": memory, "rules": rules or rule()}
     config.write_text(CONFIG.format(**values))
     log = {"S3_REPLICATOR_LOG": "warn"}
     return Contender("s3-replicator", [binary, "run", "--config", str(config)], KEYS | log, ends=False)

@@ -1,4 +1,4 @@
-"""Runs one contender and reads from the kernel what it used."""
+"""Runs contenders and reads from the kernel what they used."""
 
 import os
 import signal
@@ -21,31 +21,58 @@ class Used:
     stats: dict = None
 
 
-def run(contender, is_done):
-    """Runs it from the start of the work until it ends, or until the work is done."""
-    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")} | contender.environment
-    # A file, because a pipe that nobody reads fills up and stops who writes to it.
-    said = tempfile.TemporaryFile()
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen(contender.command, env=environment, stdin=quiet, stdout=quiet, stderr=said)
-    begun, peak = time.monotonic(), 0
-    while True:
-        peak = max(peak, peak_rss_mib(process.pid))
-        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-        if pid:
+def run(contenders, is_done):
+    """Runs them side by side from the start of the work until they end, or until the work is done, which their pids
+    help to tell."""
+    begun, running = time.monotonic(), [Running(contender) for contender in contenders]
+    while any(one.goes_on() for one in running):
+        if not contenders[0].ends and is_done([one.process.pid for one in running]):
             wall = time.monotonic() - begun
-            break
-        if not contender.ends and is_done():
-            wall = time.monotonic() - begun
-            process.send_signal(signal.SIGTERM)
-            _, status, usage = os.wait4(process.pid, 0)
+            for one in running:
+                one.stop()
             break
         time.sleep(0.02)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        said.seek(0)
-        raise Failed(f"{contender.name} ended with {process.returncode}: {said.read().decode()[-2000:]}")
-    return Used(wall, usage.ru_utime + usage.ru_stime, peak)
+    else:
+        wall = time.monotonic() - begun
+    for one in running:
+        one.check()
+    return Used(wall, sum(one.cpu_seconds for one in running), max(one.peak for one in running))
+
+
+class Running:
+    """One process at work."""
+
+    def __init__(self, contender):
+        environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")} | contender.environment
+        # A file, because a pipe that nobody reads fills up and stops who writes to it.
+        self.said = tempfile.TemporaryFile()
+        quiet = subprocess.DEVNULL
+        self.process = subprocess.Popen(
+            contender.command, env=environment, stdin=quiet, stdout=quiet, stderr=self.said
+        )
+        self.name, self.peak, self.cpu_seconds, self.ended = contender.name, 0, 0, False
+
+    def goes_on(self):
+        self.peak = max(self.peak, peak_rss_mib(self.process.pid))
+        if not self.ended:
+            self._wait(os.WNOHANG)
+        return not self.ended
+
+    def stop(self):
+        if not self.ended:
+            self.process.send_signal(signal.SIGTERM)
+            self._wait(0)
+
+    def check(self):
+        if self.process.returncode != 0:
+            self.said.seek(0)
+            raise Failed(f"{self.name} ended with {self.process.returncode}: {self.said.read().decode()[-2000:]}")
+
+    def _wait(self, options):
+        pid, status, usage = os.wait4(self.process.pid, options)
+        if pid:
+            self.ended, self.cpu_seconds = True, usage.ru_utime + usage.ru_stime
+            self.process.returncode = os.waitstatus_to_exitcode(status)
 
 
 def peak_rss_mib(pid):
@@ -56,6 +83,12 @@ def peak_rss_mib(pid):
     except FileNotFoundError:
         return 0
     return int(peak.split()[1]) / 1024
+
+
+def rss_mib(pid):
+    """Returns the memory of this moment."""
+    with open(f"/proc/{pid}/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
 
 def cpu_of(pid):

@@ -9,6 +9,7 @@ import tempfile
 
 import contenders
 import measure
+import scale
 import servers
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -18,6 +19,10 @@ def main():
     options = arguments()
     if options.pace:
         print(latencies(options), flush=True)
+        return
+    if options.scale:
+        for line in scale.RUNS[options.scale](options):
+            print(line, flush=True)
         return
     for world in options.worlds:
         rows = {}
@@ -44,6 +49,7 @@ def arguments():
     parser.add_argument(
         "--pace", type=float, help="puts so many objects a second on the fakes and tells how long their replicas took"
     )
+    parser.add_argument("--scale", choices=scale.RUNS, help="how cost goes with what there is to do, on the fakes")
     return parser.parse_args()
 
 
@@ -59,7 +65,7 @@ def once(options, world, name):
             if contender is None:
                 return None
             before = sum(map(measure.cpu_of, place.pids()))
-            used = measure.run(contender, lambda: place.waiting() == 0)
+            used = measure.run([contender], lambda _: place.waiting() == 0)
             used.cpu_of_servers = sum(map(measure.cpu_of, place.pids())) - before
             used.stats = place.stats()
             check(options, used, name)
@@ -80,7 +86,7 @@ def latencies(options):
         place = servers.Fakes(str(options.bin / "serve"))
         try:
             with tempfile.TemporaryDirectory() as folder:
-                used = measure.run(build(options, "daemon", place.servers, folder), keeping_up(options, place))
+                used = measure.run([build(options, "daemon", place.servers, folder)], keeping_up(options, place))
                 took = place.stats()["latency_seconds"]
         finally:
             place.close()
@@ -95,7 +101,7 @@ def keeping_up(options, place):
     place.post()
     begun = False
 
-    def is_done():
+    def is_done(_):
         nonlocal begun
         replicas = place.replicas()
         if not begun and replicas == 1:
@@ -112,7 +118,7 @@ def build(options, name, where, folder):
         case "daemon":
             return contenders.daemon(binary, where, folder, servers.free_port(), options.memory)
         case "exclusive":
-            rule = "exclusive = true"
+            rule = contenders.rule(rest="exclusive = true")
             return contenders.daemon(binary, where, folder, servers.free_port(), options.memory, rule)
         case "bare":
             return contenders.bare(str(options.bin / "bare"), where, options.objects)

@@ -30,8 +30,8 @@ class Fakes:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def seed(self, objects, size):
-        self.tell(f"seed {objects} {size}")
+    def seed(self, objects, size, keys=None):
+        self.tell(f"seed {objects} {size} {keys or objects}")
 
     def post(self):
         self.tell("post")

@@ -35,8 +35,8 @@ impl Destination {
             top: self.top(),
             reached: replicas.clone().next_back(),
             replicated: replicas.collect(),
-            collapsed: BTreeSet::new(),
-            skipped: BTreeSet::new(),
+            collapsed: HashSet::new(),
+            skipped: HashSet::new(),
         }
     }
 
@@ -44,6 +44,8 @@ impl Destination {
     fn catch_up(&mut self, source: &[SourceVersion], known: &mut Known, history: History) -> Vec<VersionRef> {
         let mut late = Vec::new();
         for _ in 0..=2 * source.len() + 2 {
+            let rest = &source[settled(source, known)..];
+            assert_eq!(next(rest, known, history), next(source, known, history), "{source:?} {known:?}");
             let Some(step) = next(source, known, history) else { return late };
             match step {
                 Step::Put { source: version, condition, distinct } => {
@@ -119,7 +121,8 @@ fn entry(n: usize, content: Option<u8>) -> SourceVersion {
             None,
         ),
         kind: if content.is_some() { Kind::Object } else { Kind::Marker },
-        etag: content.map(|content| tag(&format!("etag{content}"))),
+        // One of the contents is uploaded in parts.
+        etag: content.map(|content| tag(&format!("etag{content}{}", if content == 2 { "-2" } else { "" }))),
         size_bytes: 1,
     }
 }
@@ -282,7 +285,7 @@ fn what_is_current_is_never_late_even_when_only_its_stamp_knows_it() {
     let mut destination = Destination::default();
     let mut known = destination.known();
     destination.catch_up(&source, &mut known, History::Exact);
-    let mut known = Known { replicated: BTreeSet::new(), ..destination.known() };
+    let mut known = Known { replicated: HashSet::new(), ..destination.known() };
     assert!(destination.catch_up(&source, &mut known, History::Exact).is_empty());
     assert_eq!(destination.entries.len(), 1);
 }

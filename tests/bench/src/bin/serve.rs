@@ -1,7 +1,8 @@
 //! The fakes over TCP: two buckets and a queue that cost little, so that what a client costs shows. It is told what
 //! to do by lines on its standard input and answers each with one line of JSON.
 //!
-//! `seed N BYTES`: puts objects into the source. `post`: announces them. `pace N PER_SECOND BYTES`: puts and announces
+//! `seed N BYTES KEYS`: puts objects into the source, under so many keys in turn. `post`: announces them, as fast as they
+//! are received. `pace N PER_SECOND BYTES`: puts and announces
 //! as time goes. `send`: the rest of the line goes into the queue. `waiting`: how many messages are left
 //! and how many replicas there are, which is cheap. `stats`: what was asked and how far it is.
 
@@ -12,7 +13,7 @@
     reason = "a world that is broken ends its run at once, and its time is the real one"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -32,7 +33,12 @@ use tokio::time::Instant;
 
 const SOURCE: &str = "orders";
 const DESTINATION: &str = "orders-replica";
+/// The others are called the same, with a number.
+const DESTINATIONS: usize = 8;
 const QUEUE: &str = "events";
+
+/// More than anyone receives between two looks.
+const VISIBLE_MAX: usize = 2_000;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
@@ -59,7 +65,7 @@ struct World {
 #[derive(Debug, Default)]
 struct Seen {
     /// Events of the source that were not sent yet.
-    held: Vec<String>,
+    held: VecDeque<String>,
     /// When keys were put that have no replica yet, and how long the others took.
     waiting: BTreeMap<String, Instant>,
     latencies: Vec<Duration>,
@@ -73,8 +79,10 @@ async fn obey(world: World) -> anyhow::Result<()> {
     while let Some(line) = lines.next_line().await? {
         let words: Vec<&str> = line.split(' ').collect();
         match words.as_slice() {
-            ["seed", objects, bytes] => world.seed(objects.parse()?, bytes.parse()?).await?,
-            ["post"] => world.post(),
+            ["seed", objects, bytes, keys] => {
+                world.seed(objects.parse()?, bytes.parse()?, keys.parse()?).await?;
+            }
+            ["post"] => drop(work.spawn(world.clone().post())),
             ["pace", objects, per_second, bytes] => {
                 let (objects, per_second, bytes) = (objects.parse()?, per_second.parse()?, bytes.parse()?);
                 work.spawn(world.clone().pace(objects, per_second, bytes));
@@ -100,13 +108,16 @@ impl World {
         net.route("s3", Service::S3, s3.clone());
         net.route("sqs", Service::Sqs, sqs.clone());
         sqs.create(QUEUE);
-        for bucket in [SOURCE, DESTINATION] {
-            s3.create_bucket(bucket, Versioning::Enabled);
-        }
         let world = Self { s3, sqs, net, seen: Arc::default() };
-        let (at_source, at_destination) = (world.clone(), world.clone());
+        world.s3.create_bucket(SOURCE, Versioning::Enabled);
+        let at_source = world.clone();
         world.s3.notify(SOURCE, Arc::new(move |event| at_source.put(event)));
-        world.s3.notify(DESTINATION, Arc::new(move |event| at_destination.replicated(&event)));
+        let others = (2..=DESTINATIONS).map(|number| format!("{DESTINATION}-{number}"));
+        for bucket in std::iter::once(DESTINATION.to_owned()).chain(others) {
+            world.s3.create_bucket(&bucket, Versioning::Enabled);
+            let at_destination = world.clone();
+            world.s3.notify(&bucket, Arc::new(move |event| at_destination.replicated(&event)));
+        }
         world
     }
 
@@ -117,7 +128,7 @@ impl World {
                 seen.waiting.insert(key(&event), Instant::now());
                 self.sqs.send(QUEUE, event, Duration::ZERO);
             }
-            false => seen.held.push(event),
+            false => seen.held.push_back(event),
         }
     }
 
@@ -129,25 +140,38 @@ impl World {
         }
     }
 
-    async fn seed(&self, objects: usize, bytes: usize) -> anyhow::Result<()> {
+    async fn seed(&self, objects: usize, bytes: usize, keys: usize) -> anyhow::Result<()> {
         let user = self.user();
-        let body = Bytes::from(vec![b'x'; bytes]);
         for number in 0..objects {
+            // Versions of one key with the same bytes would have to wait for one another (protocol rule 5).
+            let body = format!("{number:0bytes$}");
             // One of them has a tag, as some have everywhere: then it is known that the endpoint counts tags.
             let tag = (number == 0).then(|| "tier=gold".to_owned());
-            let put = user.put_object().bucket(SOURCE).key(format!("bench/{number:08}")).set_tagging(tag);
-            put.body(body.clone().into()).send().await.context("seeding")?;
+            let put = user.put_object().bucket(SOURCE).key(format!("bench/{:08}", number % keys)).set_tagging(tag);
+            put.body(body.into_bytes().into()).send().await.context("seeding")?;
         }
         Ok(())
     }
 
-    fn post(&self) {
-        let mut seen = self.seen.lock().expect("nobody panics");
+    /// Keeps the queue full until all is sent. The fake looks at each of its messages at each receipt, and a million of
+    /// them would be what is measured.
+    async fn post(self) {
         let now = Instant::now();
-        for event in std::mem::take(&mut seen.held) {
+        while self.post_some(VISIBLE_MAX.saturating_sub(self.sqs.depth(QUEUE).visible), now) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Sends up to so many; returns false when all are sent.
+    fn post_some(&self, room: usize, now: Instant) -> bool {
+        let mut seen = self.seen.lock().expect("nobody panics");
+        let sent = room.min(seen.held.len());
+        let events: Vec<String> = seen.held.drain(..sent).collect();
+        for event in events {
             seen.waiting.insert(key(&event), now);
             self.sqs.send(QUEUE, event, Duration::ZERO);
         }
+        !seen.held.is_empty()
     }
 
     async fn pace(self, objects: usize, per_second: f64, bytes: usize) {
@@ -166,7 +190,7 @@ impl World {
 
     fn waiting(&self) -> usize {
         let depth = self.sqs.depth(QUEUE);
-        depth.visible + depth.hidden + depth.delayed
+        depth.visible + depth.hidden + depth.delayed + self.seen.lock().expect("nobody panics").held.len()
     }
 
     fn replicas(&self) -> usize {
@@ -178,12 +202,13 @@ impl World {
         for entry in self.net.journal().select(|entry| entry.client != "AKIDUSER") {
             *requests.entry(entry.call.operation).or_default() += 1;
         }
+        let waiting = self.waiting();
         let seen = self.seen.lock().expect("nobody panics");
         let mut latencies = seen.latencies.clone();
         latencies.sort_unstable();
         let at = |share: f64| latencies.get((latencies.len() as f64 * share) as usize).map(Duration::as_secs_f64);
         json!({
-            "waiting": self.waiting(),
+            "waiting": waiting,
             "replicas": seen.replicas,
             "requests": requests,
             "latency_seconds": { "p50": at(0.5), "p99": at(0.99), "max": latencies.last().map(Duration::as_secs_f64) },
