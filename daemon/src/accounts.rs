@@ -101,9 +101,7 @@ impl Accounts {
 impl Access {
     fn connect(account: &Account, config: &SdkConfig, connector: &SharedHttpConnector, metrics: &Metrics) -> Self {
         let watch = Watch::new(&account.name, metrics);
-        let endpoint = account.endpoint_of(Service::S3);
-        let way =
-            (Endpoints::new(&account.region, endpoint, account.path_style), Signer::new(config.credentials_provider()));
+        let way = (Endpoints::new(account, config), Signer::new(config.credentials_provider()));
         Self {
             name: Arc::from(account.name.as_str()),
             wire: Wire::new(&account.name, connector.clone(), way, metrics),
@@ -160,9 +158,8 @@ fn s3(account: &Account, config: &SdkConfig, watch: Watch, retries: RetryConfig)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
         .retry_config(retries)
         .interceptor(watch);
-    if let Some(endpoint) = account.endpoint_of(Service::S3) {
-        builder = builder.endpoint_url(endpoint);
-    }
+    // What the environment says of endpoints does not count: abilities are known by what the file says.
+    builder.set_endpoint_url(account.endpoint_of(Service::S3).map(str::to_owned));
     aws_sdk_s3::Client::from_conf(builder.build())
 }
 
@@ -170,8 +167,6 @@ fn sqs(account: &Account, config: &SdkConfig, watch: Watch) -> aws_sdk_sqs::Clie
     let timeouts =
         TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(POLL_TIMEOUT).build();
     let mut builder = aws_sdk_sqs::config::Builder::from(config).timeout_config(timeouts).interceptor(watch);
-    if let Some(endpoint) = account.endpoint_of(Service::Sqs) {
-        builder = builder.endpoint_url(endpoint);
-    }
+    builder.set_endpoint_url(account.endpoint_of(Service::Sqs).map(str::to_owned));
     aws_sdk_sqs::Client::from_conf(builder.build())
 }

@@ -73,7 +73,7 @@ impl Wire {
         loop {
             let refusal = match Box::pin(self.attempt(&call)).await {
                 Ok(answer) => return Ok(answer),
-                Err(refusal) => refusal,
+                Err(refusal) => Box::pin(self.explained(&call, refusal)).await,
             };
             let is_throttled = refusal.failure.kind == Kind::Throttled;
             if let Some(party) = refusal.failure.party.filter(|_| is_throttled) {
@@ -94,6 +94,19 @@ impl Wire {
         let text = tokio::time::timeout(timeout, text(body, TEXT_BYTES_MAX)).await;
         let text = text.map_err(BoxError::from).and_then(|text| text);
         text.map_err(|error| Refusal::of(refusal::lost(side, operation, error)))
+    }
+
+    /// Finds out why something was refused. The refusal of a HEAD has no text, and it may be clocks or credentials and
+    /// pass by itself: the first byte is asked for instead.
+    async fn explained(&self, call: &Call<'_>, refusal: Refusal) -> Refusal {
+        let status = refusal.status();
+        let Some(get) = call.of_first_byte().filter(|_| matches!(status, Some(400 | 401 | 403))) else {
+            return refusal;
+        };
+        match self.attempt(&get).await {
+            Err(told) if told.status() == status => Refusal { failure: told.failure, ..refusal },
+            Ok(_) | Err(_) => refusal,
+        }
     }
 
     async fn attempt(&self, call: &Call<'_>) -> Result<Answer, Refusal> {

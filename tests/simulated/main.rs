@@ -39,6 +39,7 @@ mod crowded;
 // D: messages that are broken, by the thousand.
 mod poison;
 mod dead_letters;
+mod refused;
 // C: what a new ledger makes of what it finds.
 mod rebuilt;
 // M, S: writes whose reason has gone.

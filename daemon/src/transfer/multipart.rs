@@ -21,7 +21,7 @@ use crate::fanout::Body;
 use crate::ledger::Parts;
 use crate::ledger::records::{Upload, UploadedPart};
 use crate::task::Task;
-use crate::wire::{Call, Head};
+use crate::wire::Call;
 
 // Four parts of 16 MiB in flight fill a connection of 1 Gbit/s over 500 ms of round trip.
 const PARTS_IN_FLIGHT: usize = 4;
@@ -31,7 +31,7 @@ const PART_ATTEMPTS: u32 = 3;
 
 /// Copies a version in parts.
 pub(crate) async fn copy(copy: &Copy<'_>, part_bytes: u64) -> Result<Written, Failure> {
-    let head = head(copy).await?;
+    let head = copy.original().head().await?;
     let dress = copy.dress(Attributes::from(&head), copy.source.is_aws).await?;
     let layout = layout(copy, part_bytes)?;
     let parts = parts_of(&layout);
@@ -96,20 +96,6 @@ fn is_final(failure: &Failure) -> bool {
         Kind::Refused(reason) => matches!(reason, Reason::ChecksumMismatch | Reason::RequestRefused),
         Kind::Unanswered | Kind::Transient | Kind::Throttled | Kind::TooYoung(_) => false,
     }
-}
-
-/// Reads what the source says of the version. A HEAD that is refused has no body to say why, so the
-/// first byte is asked for instead.
-async fn head(copy: &Copy<'_>) -> Result<Head, Failure> {
-    let original = copy.original();
-    let refused: Failure = match original.head().await {
-        Ok(head) => return Ok(head),
-        Err(refusal) => refusal.into(),
-    };
-    if refused.kind == Kind::Refused(Reason::RequestRefused) {
-        copy.source.wire.send(original.get().header("range", Some("bytes=0-0"))).await?;
-    }
-    Err(refused)
 }
 
 fn layout(copy: &Copy<'_>, part_bytes: u64) -> Result<Layout, Failure> {

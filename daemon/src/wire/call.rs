@@ -98,6 +98,15 @@ impl<'a> Call<'a> {
         call.query("partNumber", &number.to_string()).query("uploadId", upload).carrying(body)
     }
 
+    /// Asks for the first byte of what a HEAD is about; none for other requests.
+    pub(super) fn of_first_byte(&self) -> Option<Self> {
+        let Self { side, operation, timeout, bucket, key, .. } = *self;
+        let (query, headers, body) = (self.query.clone(), self.headers.clone(), None);
+        let get =
+            Self { side, operation, timeout, attempts_max: 1, method: Method::GET, bucket, key, query, headers, body };
+        (self.method == Method::HEAD).then(|| get.header("range", Some("bytes=0-0")))
+    }
+
     fn new(
         (side, operation): (Side, &'static str),
         method: Method,

@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, RwLock};
 
-use aws_sdk_s3::config::endpoint::{DefaultResolver, Params, ResolveEndpoint};
+use aws_config::SdkConfig;
+use aws_sdk_s3::config::endpoint::{DefaultResolver, Params, ParamsBuilder, ResolveEndpoint};
 use aws_smithy_types::Document;
 use http::Uri;
+use replicator_config::{Account, Service};
 use replicator_core::object::Bucket;
 
 use super::signer::Error;
@@ -26,15 +28,22 @@ pub(crate) struct Endpoint {
 pub(crate) struct Endpoints {
     resolver: DefaultResolver,
     region: String,
-    url: Option<String>,
-    path_style: bool,
+    /// All that decides but the bucket.
+    params: ParamsBuilder,
     known: RwLock<HashMap<Bucket, Arc<Endpoint>>>,
 }
 
 impl Endpoints {
-    pub(crate) fn new(region: &str, url: Option<&str>, path_style: bool) -> Self {
-        let (region, url) = (region.to_owned(), url.map(str::to_owned));
-        Self { resolver: DefaultResolver::new(), region, url, path_style, known: RwLock::default() }
+    /// Makes an account's endpoints, by what its configuration says and how the machine's AWS settings want AWS reached.
+    pub(crate) fn new(account: &Account, sdk: &SdkConfig) -> Self {
+        let params = Params::builder()
+            .region(account.region.as_str())
+            .set_endpoint(account.endpoint_of(Service::S3).map(str::to_owned))
+            .force_path_style(account.path_style)
+            .set_use_fips(sdk.use_fips())
+            .set_use_dual_stack(sdk.use_dual_stack());
+        let (resolver, region) = (DefaultResolver::new(), account.region.clone());
+        Self { resolver, region, params, known: RwLock::default() }
     }
 
     /// Returns where a bucket is.
@@ -50,12 +59,7 @@ impl Endpoints {
     }
 
     async fn resolve(&self, bucket: &Bucket) -> Result<Endpoint, Error> {
-        let params = Params::builder()
-            .bucket(bucket.as_str())
-            .region(self.region.as_str())
-            .set_endpoint(self.url.clone())
-            .force_path_style(self.path_style)
-            .build()?;
+        let params = self.params.clone().bucket(bucket.as_str()).build()?;
         let resolved = self.resolver.resolve_endpoint(&params).await?;
         let scheme = first_scheme(resolved.properties().get("authSchemes"));
         let told = |name| scheme.and_then(|scheme| scheme.get(name)).and_then(Document::as_string);

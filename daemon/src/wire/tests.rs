@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
+use aws_config::SdkConfig;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
@@ -20,6 +21,7 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::config_bag::ConfigBag;
 use proptest::prelude::*;
+use replicator_config::{Account, Service};
 use replicator_core::object::{Bucket, Key};
 
 use super::*;
@@ -78,6 +80,26 @@ impl Intercept for Unadorned {
     }
 }
 
+fn account(endpoint: Option<&str>, path_style: bool) -> Account {
+    let endpoint = endpoint.map_or_else(String::new, |url| format!("endpoint = \"{url}\""));
+    let file = format!(
+        r#"
+        [accounts.source]
+        region = "eu-west-1"
+        path_style = {path_style}
+        {endpoint}
+        [[queues]]
+        url = "https://sqs.eu-west-1.amazonaws.com/111111111111/events"
+        account = "source"
+        [[rules]]
+        id = "orders"
+        source = {{ account = "source", bucket = "orders" }}
+        destination = {{ account = "source", bucket = "orders-replica" }}
+        "#
+    );
+    replicator_config::parse(&file).unwrap().accounts.remove("source").unwrap()
+}
+
 /// The same account for both.
 struct Both {
     tap: Tap,
@@ -88,23 +110,27 @@ struct Both {
 
 impl Both {
     fn new(endpoint: Option<&str>, path_style: bool) -> Self {
+        Self::by(account(endpoint, path_style), &SdkConfig::builder().build())
+    }
+
+    fn by(account: Account, given: &SdkConfig) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let (tap, now) = (Tap::default(), time::macros::datetime!(2026-11-26 12:00 UTC));
         let credentials = Credentials::new("AKIDEXAMPLE", "secret", Some("token".to_owned()), None, "test");
         let credentials = SharedCredentialsProvider::new(credentials);
-        let mut config = aws_sdk_s3::Config::builder()
+        let mut config = aws_sdk_s3::config::Builder::from(given)
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new("eu-west-1"))
             .credentials_provider(credentials.clone())
             .http_client(tap.clone())
             .time_source(StaticTimeSource::new(SystemTime::from(now)))
-            .force_path_style(path_style)
+            .force_path_style(account.path_style)
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .interceptor(Unadorned);
-        config.set_endpoint_url(endpoint.map(str::to_owned));
+        config.set_endpoint_url(account.endpoint_of(Service::S3).map(str::to_owned));
         runtime.block_on(async { clock::simulate(now) });
-        let way = (Endpoints::new("eu-west-1", endpoint, path_style), Signer::new(Some(credentials)));
+        let way = (Endpoints::new(&account, given), Signer::new(Some(credentials)));
         let connector = SharedHttpConnector::new(tap.clone());
         let wire = Wire::new("source", connector, way, &Metrics::new().unwrap());
         Self { sdk: aws_sdk_s3::Client::from_conf(config.build()), tap, wire, runtime }
@@ -171,6 +197,15 @@ fn a_bucket_whose_name_is_no_host_name_is_addressed_by_path() {
 }
 
 #[test]
+fn the_machines_settings_for_aws_hold_for_both() {
+    let given = SdkConfig::builder().use_fips(true).use_dual_stack(true).build();
+    let both = Both::by(account(None, false), &given);
+    let [sdk, wire] = both.get("orders-2026", "a");
+    assert_eq!(sdk, wire);
+    assert!(wire.uri.contains("s3-fips.dualstack.eu-west-1"), "{}", wire.uri);
+}
+
+#[test]
 fn writes_are_what_the_sdk_sends() {
     let both = Both::new(Some("http://store.example:9000"), true);
     let (bucket, key) = (Bucket::try_from("archive").unwrap(), Key::try_from("a b").unwrap());
@@ -223,7 +258,7 @@ impl ProvideCredentials for Slow {
 async fn a_write_is_not_sent_after_its_deadline_however_long_the_credentials_take() {
     let tap = Tap::default();
     let signer = Signer::new(Some(SharedCredentialsProvider::new(Slow)));
-    let way = (Endpoints::new("eu-west-1", None, false), signer);
+    let way = (Endpoints::new(&account(None, false), &SdkConfig::builder().build()), signer);
     let wire = Wire::new("source", SharedHttpConnector::new(tap.clone()), way, &Metrics::new().unwrap());
     let (bucket, key) = (Bucket::try_from("orders-2026").unwrap(), Key::try_from("a").unwrap());
     let put =
