@@ -1,7 +1,9 @@
 //! The memory budget: every byte of an object body in flight is paid for before it is read.
 
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use replicator_core::rule::{Place, Rule};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::turns::{Payer, Turns};
@@ -9,24 +11,37 @@ use crate::turns::{Payer, Turns};
 /// Bytes that object bodies may occupy, shared by all transfers.
 #[derive(Debug, Clone)]
 pub(crate) struct Budget {
-    pages: Pages,
-    /// Those of the pages that large objects may have.
-    bulk: Pages,
-    lines: Arc<Turns>,
+    whole: Arc<Lot>,
+    shares: Arc<Mutex<Shares>>,
 }
 
-#[derive(Debug, Clone)]
-struct Pages {
-    free: Arc<Semaphore>,
-    max: u32,
-}
-
-/// Bytes paid for; they return to the budget on drop.
+/// Bytes paid for; they return to where they are from on drop.
 #[must_use]
 #[derive(Debug)]
 pub(crate) struct Paid {
     #[expect(dead_code, reason = "held for its drop")]
     pages: [Option<OwnedSemaphorePermit>; 2],
+}
+
+/// What each destination may have of it.
+#[derive(Debug)]
+struct Shares {
+    each: u32,
+    of: HashMap<Place, Arc<Lot>>,
+}
+
+/// Pages, of which large objects may not have all.
+#[derive(Debug)]
+struct Lot {
+    all: Pages,
+    bulk: Pages,
+    lines: Turns,
+}
+
+#[derive(Debug)]
+struct Pages {
+    free: Arc<Semaphore>,
+    max: u32,
 }
 
 // The semaphore counts in u32, so bytes are bought by the page: 4 KiB reach 16 TiB.
@@ -36,53 +51,103 @@ const PAGE_BYTES: u64 = 4096;
 // least that S3 takes, still fit into 16 MiB.
 const RESERVE_DIVISOR: u32 = 16;
 
+// Where there are several destinations, a quarter is out of reach for each: whoever hangs with all it could get leaves
+// that to the others.
+const OTHERS_DIVISOR: u32 = 4;
+
 impl Budget {
     /// Makes a budget of this many bytes.
     pub(crate) fn new(bytes: u64) -> Self {
         let max = u32::try_from(bytes / PAGE_BYTES).unwrap_or(u32::MAX).max(1);
-        Self { pages: Pages::new(max), bulk: Pages::new(max - max / RESERVE_DIVISOR), lines: Arc::default() }
+        let shares = Shares { each: max, of: HashMap::new() };
+        Self { whole: Arc::new(Lot::new(max)), shares: Arc::new(Mutex::new(shares)) }
+    }
+
+    /// Divides it among the destinations of a new set of rules. What was paid before is not counted again.
+    pub(crate) fn divide<'a>(&self, rules: impl Iterator<Item = &'a Rule>) {
+        let destinations: BTreeSet<&Place> = rules.map(|rule| &rule.destination).collect();
+        let max = self.whole.all.max;
+        let each = if destinations.len() > 1 { (max - max / OTHERS_DIVISOR).max(1) } else { max };
+        let mut shares = self.shares();
+        if shares.each != each {
+            *shares = Shares { each, of: HashMap::new() };
+        }
+    }
+
+    /// Waits until a payer's destination may have this much more; nothing is free for that yet. Who has it may wait for
+    /// memory, and nobody waits for it with memory.
+    pub(crate) async fn share(&self, payer: Payer<'_>, bytes: u64) -> Paid {
+        let share = {
+            let mut shares = self.shares();
+            let each = shares.each;
+            let share = shares.of.entry(payer.rule.destination.clone());
+            Arc::clone(share.or_insert_with(|| Arc::new(Lot::new(each))))
+        };
+        share.pay(payer, bytes).await
     }
 
     /// Pays if so many bytes are free and nobody waits.
     pub(crate) fn try_pay(&self, payer: Payer<'_>, bytes: u64) -> Option<Paid> {
-        let count = self.count(payer, bytes);
-        let bulk = if payer.is_bulk { Some(self.bulk.try_take(count)?) } else { None };
-        Some(Paid { pages: [bulk, Some(self.pages.try_take(count)?)] })
+        self.whole.try_pay(payer, bytes)
     }
 
     /// Waits until `bytes` are free. No caller holds a payment while it waits for one, so
-    /// the budget cannot lock itself up. More than everything buys everything. Of each rule's large objects one part at
-    /// most is in line with the others'.
+    /// the budget cannot lock itself up. More than everything buys everything.
     pub(crate) async fn pay(&self, payer: Payer<'_>, bytes: u64) -> Paid {
-        let count = self.count(payer, bytes);
-        if !payer.is_bulk {
-            return Paid { pages: [None, self.pages.take(count).await] };
-        }
-        let _turn = self.lines.take(payer).await;
-        let bulk = self.bulk.take(count).await;
-        Paid { pages: [bulk, self.pages.take(count).await] }
+        self.whole.pay(payer, bytes).await
     }
 
     /// Says whether so many bytes would have to be waited for.
     pub(crate) fn lacks(&self, payer: Payer<'_>, bytes: u64) -> bool {
-        let count = self.count(payer, bytes);
-        self.pages.lacks(count) || payer.is_bulk && self.bulk.lacks(count)
+        self.whole.lacks(payer, bytes)
     }
 
     /// Returns the whole budget.
     pub(crate) fn total_bytes(&self) -> u64 {
-        u64::from(self.pages.max) * PAGE_BYTES
+        u64::from(self.whole.all.max) * PAGE_BYTES
     }
 
     /// Returns what is in use.
     pub(crate) fn used_bytes(&self) -> u64 {
-        self.total_bytes() - self.pages.free.available_permits() as u64 * PAGE_BYTES
+        self.total_bytes() - self.whole.all.free.available_permits() as u64 * PAGE_BYTES
+    }
+
+    fn shares(&self) -> MutexGuard<'_, Shares> {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lot {
+    fn new(max: u32) -> Self {
+        Self { all: Pages::new(max), bulk: Pages::new(max - max / RESERVE_DIVISOR), lines: Turns::default() }
+    }
+
+    fn try_pay(&self, payer: Payer<'_>, bytes: u64) -> Option<Paid> {
+        let count = self.count(payer, bytes);
+        let bulk = if payer.is_bulk { Some(self.bulk.try_take(count)?) } else { None };
+        Some(Paid { pages: [bulk, Some(self.all.try_take(count)?)] })
+    }
+
+    /// Of each rule's large objects one part at most is in line with the others'.
+    async fn pay(&self, payer: Payer<'_>, bytes: u64) -> Paid {
+        let count = self.count(payer, bytes);
+        if !payer.is_bulk {
+            return Paid { pages: [None, self.all.take(count).await] };
+        }
+        let _turn = self.lines.take(payer).await;
+        let bulk = self.bulk.take(count).await;
+        Paid { pages: [bulk, self.all.take(count).await] }
+    }
+
+    fn lacks(&self, payer: Payer<'_>, bytes: u64) -> bool {
+        let count = self.count(payer, bytes);
+        self.all.lacks(count) || payer.is_bulk && self.bulk.lacks(count)
     }
 
     /// Counts the pages of so many bytes, or all that there are for such a payer.
     fn count(&self, payer: Payer<'_>, bytes: u64) -> u32 {
-        let all = if payer.is_bulk { &self.bulk } else { &self.pages };
-        u32::try_from(bytes.div_ceil(PAGE_BYTES)).unwrap_or(u32::MAX).min(all.max)
+        let max = if payer.is_bulk { self.bulk.max } else { self.all.max };
+        u32::try_from(bytes.div_ceil(PAGE_BYTES)).unwrap_or(u32::MAX).min(max)
     }
 }
 
@@ -112,7 +177,7 @@ mod tests {
     use tokio::time::{Instant, sleep};
 
     use super::*;
-    use crate::turns::tests::rule;
+    use crate::turns::tests::{rule, rules};
 
     const ALL: u64 = 1 << 20;
 
@@ -151,5 +216,21 @@ mod tests {
         let (_, waited) = futures::join!(all, other);
         // One had paid, and the next was in line.
         assert_eq!(waited, Duration::from_secs(20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_several_destinations_none_gets_everything() {
+        let (budget, both) = (Budget::new(ALL), rules(&[("a", "orders", "one"), ("b", "orders", "other")]));
+        let [one, other] = [&both[0], &both[1]].map(|rule| Payer { rule, is_bulk: false });
+        let alone = budget.share(one, ALL).await;
+        budget.divide(both.iter());
+        drop(alone);
+        let _most = budget.share(one, ALL).await;
+        let more = tokio::time::timeout(Duration::from_secs(1), budget.share(one, 1));
+        assert!(more.await.is_err(), "it has its share");
+        let _others = budget.share(other, ALL).await;
+        budget.divide(both.iter());
+        let more = tokio::time::timeout(Duration::from_secs(1), budget.share(one, 1));
+        assert!(more.await.is_err(), "the same division changes nothing");
     }
 }

@@ -44,8 +44,8 @@ pub(crate) struct Engine {
 
 /// What a copy was let in for.
 #[derive(Debug)]
-pub(crate) enum Admitted<'a> {
-    /// To write what was read for it already.
+pub(crate) enum Due<'a> {
+    /// To write what was read already.
     Have(Arc<Body>),
     /// To read, into memory that is paid for.
     Read(Lead<'a>, Paid),
@@ -104,19 +104,20 @@ impl Engine {
     /// Waits until a rule may write a piece, and memory has room for it or has it. Who waits for the rule holds no
     /// memory, and nobody else's reading up; and the request is taken last, or requests would be saved up while memory is
     /// short.
-    pub(crate) async fn admit<'a>(&self, payer: Payer<'_>, reader: &'a Reader, piece: &Piece) -> Admitted<'a> {
+    pub(crate) async fn admit<'a>(&self, payer: Payer<'_>, reader: &'a Reader, piece: &Piece) -> (Due<'a>, Paid) {
         self.limits.bytes(payer, piece.len).await;
         let mut granted = Granted::default();
         loop {
-            let admitted = match reader.claim(piece).await {
-                Claim::Have(body) => Admitted::Have(body),
-                Claim::Lead(lead) => Admitted::Read(lead, self.pay(payer, piece.len).await),
+            let share = self.budget.share(payer, piece.len).await;
+            let due = match reader.claim(piece).await {
+                Claim::Have(body) => Due::Have(body),
+                Claim::Lead(lead) => Due::Read(lead, self.pay(payer, piece.len).await),
             };
             let Some(wait) = self.limits.try_request(payer.rule, &mut granted) else {
                 reader.had(piece);
-                return admitted;
+                return (due, share);
             };
-            drop(admitted);
+            drop((due, share));
             tokio::time::sleep(wait).await;
         }
     }

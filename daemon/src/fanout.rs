@@ -30,6 +30,9 @@ pub(crate) struct Reader {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Piece {
     pub(crate) version: VersionRef,
+    /// Of a part the source is not asked for the checksum of the whole: it is not the same as a small object, even if it has
+    /// all its bytes.
+    pub(crate) is_part: bool,
     pub(crate) offset: u64,
     pub(crate) len: u64,
 }

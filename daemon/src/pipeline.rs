@@ -191,6 +191,7 @@ fn adopt(engine: &Engine, settings: &Settings) -> Result<Ruleset, Failure> {
         engine.ledger.rule_start(&rule.id, clock::now())?;
     }
     engine.limits.replace(settings.rules.iter());
+    engine.budget.divide(settings.rules.iter());
     Ok(Ruleset::new(&settings.rules))
 }
 

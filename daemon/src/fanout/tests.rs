@@ -18,7 +18,7 @@ fn enrol(fanout: &Arc<Fanout>) -> Reader {
 
 fn piece(id: &str) -> Piece {
     let version = VersionRef::new(VersionId::try_from(id).unwrap(), Timestamp::UNIX_EPOCH, None);
-    Piece { version, offset: 0, len: PAGE }
+    Piece { version, is_part: false, offset: 0, len: PAGE }
 }
 
 async fn body(budget: &Budget) -> Body {
@@ -125,6 +125,15 @@ async fn nothing_is_kept_for_who_is_alone_or_has_left_or_while_memory_is_short()
     assert_eq!(budget.used_bytes(), PAGE, "the other may want it once more");
     drop((alone, second));
     assert!(is_idle(&fanout, &budget));
+}
+
+#[tokio::test]
+async fn a_part_with_all_the_bytes_is_not_the_whole() {
+    let (fanout, budget) = (Arc::new(Fanout::default()), Budget::new(1 << 20));
+    let [first, second] = [(); 2].map(|()| enrol(&fanout));
+    let part = Piece { is_part: true, ..piece("1") };
+    drop(lead(first.claim(&part).now_or_never()).share(body(&budget).await));
+    drop(lead(second.claim(&piece("1")).now_or_never()));
 }
 
 #[tokio::test]

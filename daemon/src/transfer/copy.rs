@@ -22,8 +22,9 @@ use super::foresight::Foresight;
 use super::pinned::Pinned;
 use crate::accounts::Access;
 use crate::accounts::refusal::Side;
+use crate::budget::Paid;
 use crate::clock;
-use crate::engine::{Admitted, Engine};
+use crate::engine::{Due, Engine};
 use crate::fanout::{Piece, Reader};
 use crate::task::Task;
 use crate::turns::Payer;
@@ -74,8 +75,9 @@ impl Copy<'_> {
     }
 
     /// Waits until a part may be written; the only one of a small object, or one of a large.
-    pub(super) async fn admitted(&self, part: Part, is_bulk: bool) -> Admitted<'_> {
-        let piece = Piece { version: self.version.version.clone(), offset: part.offset, len: part.len };
+    pub(super) async fn admitted(&self, part: Part, is_bulk: bool) -> (Due<'_>, Paid) {
+        let version = self.version.version.clone();
+        let piece = Piece { version, is_part: is_bulk, offset: part.offset, len: part.len };
         self.engine.admit(Payer { rule: &self.rule, is_bulk }, self.reader, &piece).await
     }
 

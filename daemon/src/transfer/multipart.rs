@@ -15,7 +15,7 @@ use super::remove;
 use crate::accounts::capabilities::Ability;
 use crate::accounts::deadline;
 use crate::accounts::refusal::{Side, failure};
-use crate::engine::{Admitted, Engine};
+use crate::engine::{Due, Engine};
 use crate::failpoint::Step;
 use crate::fanout::Body;
 use crate::ledger::Parts;
@@ -165,9 +165,10 @@ async fn upload_part(copy: &Copy<'_>, upload: &Upload, part: Part) -> Result<Upl
 }
 
 async fn try_part(copy: &Copy<'_>, upload: &Upload, part: Part) -> Result<UploadedPart, Failure> {
-    let body = match copy.admitted(part, true).await {
-        Admitted::Have(body) => body,
-        Admitted::Read(lead, paid) => {
+    let (due, _share) = copy.admitted(part, true).await;
+    let body = match due {
+        Due::Have(body) => body,
+        Due::Read(lead, paid) => {
             let (head, chunks, crc64) = copy.original().part(part).await?;
             lead.share(Body { head, chunks, crc64, paid })
         }

@@ -12,7 +12,7 @@ use super::copy::{CRC64_NVME, Copy, Dress, Written, crc64_header, etag_of};
 use super::{proof, remove};
 use crate::accounts::capabilities::Ability;
 use crate::budget::Paid;
-use crate::engine::Admitted;
+use crate::engine::Due;
 use crate::failpoint::Step;
 use crate::fanout::{Body, Lead};
 use crate::wire::Call;
@@ -20,12 +20,13 @@ use crate::wire::Call;
 /// Copies a version whose body fits into one part.
 pub(crate) async fn copy(copy: &Copy<'_>) -> Result<Written, Failure> {
     let whole = Part { number: 1, offset: 0, len: copy.version.size_bytes };
-    let (body, dress) = match copy.admitted(whole, false).await {
-        Admitted::Have(body) => {
+    let (due, _share) = copy.admitted(whole, false).await;
+    let (body, dress) = match due {
+        Due::Have(body) => {
             let dress = copy.dress(Attributes::from(&body.head), true).await?;
             (body, dress)
         }
-        Admitted::Read(lead, paid) => read(copy, whole, lead, paid).await?,
+        Due::Read(lead, paid) => read(copy, whole, lead, paid).await?,
     };
     copy.foresight.check(copy.version, &dress.attributes, &body.chunks)?;
     copy.prove(body.crc64, &dress.attributes)?;
