@@ -224,6 +224,12 @@ fn options() -> Options {
     let mut table = rocksdb::BlockBasedOptions::default();
     table.set_block_cache(&rocksdb::Cache::new_lru_cache(BLOCK_CACHE_BYTES));
     table.set_bloom_filter(10.0, false);
+    // What leads to the blocks is in the cache too, piece by piece: else it is all in memory, and grows with the keys on
+    // record (https://github.com/facebook/rocksdb/wiki/Partitioned-Index-Filters).
+    table.set_index_type(rocksdb::BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
     options.set_block_based_table_factory(&table);
     options
 }

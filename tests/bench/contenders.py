@@ -71,6 +71,21 @@ def bare(binary, servers, objects):
     return Contender("bare GET and PUT", command)
 
 
+CURL = """
+for number in $(seq 0 $(($OBJECTS - 1))); do
+    key=$(printf bench/%08d $number)
+    curl -sSf "$SOURCE/orders/$key" |
+        curl -sSf -o /dev/null -T - -H "Content-Length: $BYTES" -H "Transfer-Encoding:" "$DESTINATION/orders-replica/$key"
+done
+"""
+
+
+def curl(servers, objects, size):
+    """One stream, unsigned: the least that copying through a client can cost."""
+    values = {"SOURCE": servers.source, "DESTINATION": servers.destination, "OBJECTS": str(objects), "BYTES": str(size)}
+    return Contender("curl | curl", ["bash", "-euo", "pipefail", "-c", CURL], values)
+
+
 def rclone(binary, servers, _folder):
     def remote(name, endpoint):
         options = {

@@ -122,6 +122,8 @@ def build(options, name, where, folder):
             return contenders.daemon(binary, where, folder, servers.free_port(), options.memory, rule)
         case "bare":
             return contenders.bare(str(options.bin / "bare"), where, options.objects)
+        case "curl":
+            return contenders.curl(where, options.objects, options.bytes)
         case "rclone" if options.rclone:
             return contenders.rclone(options.rclone, where, folder)
         case "s3sync" if options.s3sync:

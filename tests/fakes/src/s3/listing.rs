@@ -109,10 +109,13 @@ fn page(state: &mut State, asked: &Asked) -> S3Result<String> {
 
 /// All entries behind the markers, up to one more than the page may have.
 fn entries<'a>(state: &'a State, bucket: &'a Bucket, asked: &Asked) -> Vec<Listed<'a>> {
-    let start = asked.key_marker.clone().unwrap_or_default();
-    let mut matching: Vec<_> = bucket.keys.range(start..).filter(|(key, _)| key.starts_with(&asked.prefix)).collect();
+    let start = asked.key_marker.clone().unwrap_or_default().max(asked.prefix.clone());
+    let mut matching: Box<dyn Iterator<Item = _>> =
+        Box::new(bucket.keys.range(start..).take_while(|(key, _)| key.starts_with(&asked.prefix)));
     if state.traits.lists_by_folders {
-        matching.sort_by_key(|(key, _)| path(key));
+        let mut all: Vec<_> = matching.collect();
+        all.sort_by_key(|(key, _)| path(key));
+        matching = Box::new(all.into_iter());
     }
     let all = matching.into_iter().flat_map(|(key, history)| {
         let newest = history.entries.last().map(|entry| entry.id);
