@@ -36,13 +36,16 @@ pub struct Round {
 // Gentler than one half, so that the width stays near what is granted: the factor of RFC 9438 §4.6.
 const DECREASE: f64 = 0.7;
 
+// The first time nothing is known of what is granted, and it may be far less: as RFC 5681 §3.1 has it.
+const DECREASE_FIRST: f64 = 0.5;
+
 // From here to as far beyond, the last ceiling is felt for by small steps; below and above it is not in sight. The
 // idea of RFC 9438's cubic growth, without its clock.
 const NEAR: f64 = 0.9;
 const NEAR_STEP: f64 = 0.1;
 
 // Wider than what one daemon ever has under way with one party: from here on it limits nothing.
-const WIDTH_MAX: f64 = 64.0;
+const WIDTH_MAX: f64 = 128.0;
 
 impl Window {
     /// Returns what one who enters beside these remembers of the moment.
@@ -96,7 +99,8 @@ impl Window {
         let crowd = f64::from(under_way.max(round.under_way));
         let used = self.width.unwrap_or(WIDTH_MAX).min(crowd);
         self.ceiling = used;
-        self.width = Some((used * DECREASE).max(1.0));
+        let decrease = if self.width.is_none() { DECREASE_FIRST } else { DECREASE };
+        self.width = Some((used * decrease).max(1.0));
         used > 1.0
     }
 
@@ -245,7 +249,7 @@ mod tests {
         for _ in 0..40 {
             window.throttled(round, 40, now, 0.5);
         }
-        assert_eq!(window.width(), Some(28.0));
+        assert_eq!(window.width(), Some(20.0));
     }
 
     #[test]
@@ -264,9 +268,9 @@ mod tests {
         let (round, now) = (window.round(9), Instant::now());
         window.throttled(round, 10, now, 0.5);
         window.succeeded(round);
-        assert_eq!(window.width(), Some(7.0));
+        assert_eq!(window.width(), Some(5.0));
         window.succeeded(window.round(0));
-        assert!(window.width() > Some(7.0));
+        assert!(window.width() > Some(5.0));
     }
 
     #[test]

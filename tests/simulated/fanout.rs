@@ -68,15 +68,15 @@ fn a_slow_destination_holds_no_other_up_and_has_kept_for_it_what_memory_has_room
         let slow = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
         sim.net.faults().add(Fault::new("slow", slow, Effect::Delay(Duration::from_secs(10))));
         sim.post_everything();
-        put_all(&sim, 300, 10_000).await;
+        put_all(&sim, 600, 10_000).await;
         let daemon = fleet::lone(&mut sim, &mirrored(""), AWS).await;
         sim.pass(Duration::from_secs(15)).await;
-        assert_eq!(written(&sim, MIRROR), 300);
-        assert!(written(&sim, ARCHIVE) < 200, "{}", written(&sim, ARCHIVE));
+        assert_eq!(written(&sim, MIRROR), 600);
+        assert!(written(&sim, ARCHIVE) < 300, "{}", written(&sim, ARCHIVE));
         sim.drained().await;
-        assert_eq!(reads(&sim), 300);
+        assert_eq!(reads(&sim), 600);
         daemon.stop().await;
-        check(&sim, 300);
+        check(&sim, 600);
     });
 }
 

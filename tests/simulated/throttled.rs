@@ -13,7 +13,7 @@ use crate::sim::{ARCHIVE, AWS, Sim, simulate};
 
 const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: true, remembers: false };
 const OTHER: &str = "orders-second";
-const KEYS: usize = 600;
+const KEYS: usize = 1200;
 
 // What the destination grants, in requests a second; unhindered, the daemon asks for some hundred.
 const GRANTED: f64 = 20.0;

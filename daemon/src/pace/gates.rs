@@ -90,12 +90,12 @@ const TASKS_MAX: u32 = 256;
 
 // Of those, what one destination may have: enough to hide the latency of small objects, and a share
 // that no other destination can take from it. So whoever hangs holds up only its own.
-const SHARE_MAX: u32 = 64;
+const SHARE_MAX: u32 = 128;
 const SHARE_MIN: u32 = 8;
 
-// Large objects keep their places for long, and each has several parts on its way: half of the places are never theirs,
-// so that small ones do not wait for them.
-const BULK_DIVISOR: u32 = 2;
+// Large objects keep their places for long, and each has several parts on its way: three quarters of the places are
+// never theirs, so that small ones do not wait for them.
+const BULK_DIVISOR: u32 = 4;
 
 // A destination that had work for so long and answered nothing is not healthy, whatever it is.
 const QUIET_AFTER: Duration = Duration::from_secs(10);
@@ -366,7 +366,7 @@ impl Gate {
         self.under_way > 0 && self.heard.is_some_and(|heard| heard + QUIET_AFTER <= now)
     }
 
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a width is from 1 to 64")]
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a width is from 1 to 128")]
     fn describe(&self, site: &Site) -> Ailing {
         let name = match site {
             Site::Source(place) | Site::Destination(place) | Site::Bulk(place) => place.bucket.to_string(),

@@ -49,18 +49,18 @@ fn fail(gates: &mut Gates, route: &Route, times: u32, now: Instant) -> Change {
 #[test]
 fn a_destination_that_takes_all_it_can_leaves_the_others_their_share() {
     let (mut gates, now) = (Gates::default(), Instant::now());
-    assert_eq!(fill(&mut gates, &route("hangs"), now).len(), 64);
-    assert_eq!(fill(&mut gates, &route("works"), now).len(), 64);
+    assert_eq!(fill(&mut gates, &route("hangs"), now).len(), 128);
+    assert_eq!(fill(&mut gates, &route("works"), now).len(), 128);
 }
 
 #[test]
-fn large_objects_leave_half_of_a_destination_to_small_ones() {
+fn large_objects_leave_three_quarters_of_a_destination_to_small_ones() {
     let (mut gates, now) = (Gates::default(), Instant::now());
     let bulk = Route { is_bulk: true, ..route("orders-replica") };
     let inside = fill(&mut gates, &bulk, now);
     assert_eq!(inside.len(), 32);
     let Lined::Waits(first) = gates.line_up(&bulk, now) else { panic!("there is no room") };
-    assert_eq!(fill(&mut gates, &route("orders-replica"), now).len(), 32, "whoever waits");
+    assert_eq!(fill(&mut gates, &route("orders-replica"), now).len(), 96, "whoever waits");
     gates.leave(&bulk, inside[0], Answer::Served { wrote: true }, (now, JITTER));
     assert_eq!(gates.pump(now).into_iter().map(|(number, ..)| number).collect::<Vec<_>>(), [first]);
 }
@@ -121,9 +121,9 @@ fn a_throttled_key_slows_down_all_who_use_it_and_nobody_else() {
     for entered in inside {
         gates.leave(&one, entered, Answer::Throttled(Party::DestinationKey), (now, JITTER));
     }
-    assert_eq!(fill(&mut gates, &other, now).len(), 44, "0.7 of 64");
+    assert_eq!(fill(&mut gates, &other, now).len(), 64, "half of 128");
     assert_eq!(fill(&mut gates, &one, now).len(), 0);
-    assert_eq!(fill(&mut gates, &keyed("paris", "cool"), now).len(), 20, "what is left of its share");
+    assert_eq!(fill(&mut gates, &keyed("paris", "cool"), now).len(), 64, "what is left of its share");
 }
 
 #[test]
@@ -135,8 +135,8 @@ fn a_throttled_destination_narrows_for_all_its_routes_together() {
         changes.push(gates.leave(&route("slow"), entered, Answer::Throttled(Party::Destination), (now, JITTER)));
     }
     assert_eq!(changes[0], Change::Narrowed(Party::Destination));
-    assert_eq!(fill(&mut gates, &keyed("slow", "k"), now).len() + fill(&mut gates, &route("slow"), now).len(), 44);
-    assert_eq!(gates.ailing()[0].width, Some(44));
+    assert_eq!(fill(&mut gates, &keyed("slow", "k"), now).len() + fill(&mut gates, &route("slow"), now).len(), 64);
+    assert_eq!(gates.ailing()[0].width, Some(64));
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn a_place_that_is_given_back_goes_to_who_came_first_and_still_waits() {
     runtime().block_on(async {
         let (pace, busy) = (Pace::default(), route("busy"));
         let mut inside = Vec::new();
-        for _ in 0..64 {
+        for _ in 0..128 {
             inside.push(pace.enter(&busy).await.unwrap());
         }
         let mut gone = Box::pin(pace.enter(&busy));
@@ -288,7 +288,7 @@ fn a_place_that_was_granted_to_one_who_is_gone_is_not_lost() {
     runtime().block_on(async {
         let (pace, busy) = (Pace::default(), route("busy"));
         let mut inside = Vec::new();
-        for _ in 0..64 {
+        for _ in 0..128 {
             inside.push(pace.enter(&busy).await.unwrap());
         }
         let mut granted = Box::pin(pace.enter(&busy));

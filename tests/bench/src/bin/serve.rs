@@ -144,11 +144,12 @@ impl World {
         let user = self.user();
         for number in 0..objects {
             // Versions of one key with the same bytes would have to wait for one another (protocol rule 5).
-            let body = format!("{number:0bytes$}");
-            // One of them has a tag, as some have everywhere: then it is known that the endpoint counts tags.
-            let tag = (number == 0).then(|| "tier=gold".to_owned());
+            let mut body = number.to_le_bytes().to_vec();
+            body.resize(bytes, b'x');
+            // Some have a tag, as everywhere: then each daemon gets to know that the endpoint counts tags.
+            let tag = (number % 100 == 0).then(|| "tier=gold".to_owned());
             let put = user.put_object().bucket(SOURCE).key(format!("bench/{:08}", number % keys)).set_tagging(tag);
-            put.body(body.into_bytes().into()).send().await.context("seeding")?;
+            put.body(body.into()).send().await.context("seeding")?;
         }
         Ok(())
     }
