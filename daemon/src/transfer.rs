@@ -199,7 +199,7 @@ impl<'a> Run<'a> {
             }
             let progress = match step {
                 Step::Put { source, condition, distinct } => self.put(source, condition, distinct, memory).await?,
-                Step::Mark { source, over } => self.mark(source, over, memory).await?,
+                Step::Mark { source, .. } => self.mark(source, memory).await?,
                 Step::Collapse(source) => {
                     let replica = steps::replica(source, State::Collapsed);
                     self.settle.recorded(&replica)?;

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use replicator_core::failure::{Failure, Kind};
 use replicator_core::object::{ETag, VersionId};
-use replicator_core::plan::{Condition, VersionRef};
+use replicator_core::plan::VersionRef;
 use tokio::time::Instant;
 
 use super::basis::Entry;
 use crate::accounts::Access;
 use crate::accounts::capabilities::Ability;
 
-/// What one attempt leaves for the next: that it was, the condition that was refused last, and since
+/// What one attempt leaves for the next: that it was, the write that was refused last, and since
 /// when the destination is seen to show what it shows.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
@@ -27,15 +27,17 @@ pub(crate) struct Memory {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Asked {
     ability: Ability,
-    condition: Condition,
+    /// What the write was to go over. Its ETag would not do: that recurs, and between the two refusals there may have been
+    /// others.
+    over: Entry,
     /// Whether the condition was sent along.
     relied_on: bool,
 }
 
 impl Asked {
     /// Takes note of what is about to be asked.
-    pub(super) fn of(destination: &Access, ability: Ability, condition: Condition) -> Self {
-        Self { ability, condition, relied_on: destination.capabilities.has(ability) }
+    pub(super) fn of(destination: &Access, ability: Ability, over: &Entry) -> Self {
+        Self { ability, over: over.clone(), relied_on: destination.capabilities.has(ability) }
     }
 }
 

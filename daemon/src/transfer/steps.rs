@@ -21,13 +21,8 @@ use crate::ledger::records::{Replica, State};
 use crate::metrics::Outcome;
 
 impl Run<'_> {
-    pub(super) async fn mark(
-        &mut self,
-        source: &SourceVersion,
-        over: ETag,
-        memory: &mut Memory,
-    ) -> Result<Progress, Failure> {
-        let asked = Asked::of(self.destination, Ability::ConditionalDelete, Condition::Over(over));
+    pub(super) async fn mark(&mut self, source: &SourceVersion, memory: &mut Memory) -> Result<Progress, Failure> {
+        let asked = Asked::of(self.destination, Ability::ConditionalDelete, &self.read.shown.basis.entry);
         fence::check(self, source, memory)?;
         let sent = Instant::now();
         let marked = remove::mark(self.engine, self.task, source, &self.read.shown.basis).await;
@@ -72,7 +67,7 @@ impl Run<'_> {
         let part_bytes =
             Some(part_bytes_preferred(self.engine)).filter(|bytes| version.size_bytes > *bytes || distinct);
         let ability = if part_bytes.is_some() { Ability::ConditionalComplete } else { Ability::ConditionalPut };
-        let asked = Asked::of(self.destination, ability, condition.clone());
+        let asked = Asked::of(self.destination, ability, &self.read.shown.basis.entry);
         let written = match part_bytes {
             Some(part_bytes) => multipart::copy(&copy, part_bytes).await,
             None => single::copy(&copy).await,
