@@ -117,7 +117,7 @@ fn entries<'a>(state: &'a State, bucket: &'a Bucket, asked: &Asked) -> Vec<Liste
         all.sort_by_key(|(key, _)| path(key));
         matching = Box::new(all.into_iter());
     }
-    let all = matching.into_iter().flat_map(|(key, history)| {
+    let all = matching.flat_map(|(key, history)| {
         let newest = history.entries.last().map(|entry| entry.id);
         let mut of_key = newest_first(history, &state.traits);
         if asked.key_marker.as_ref() == Some(key) {
