@@ -70,6 +70,9 @@ pub(crate) struct Shortage<'a>(&'a Fanout);
 
 type Object = Arc<(Place, Key)>;
 
+// One may step aside, and another fail.
+const WAITS_MAX: u32 = 2;
+
 #[derive(Debug, Default)]
 struct State {
     /// Readers and reads are numbered in the order in which they began.
@@ -141,14 +144,16 @@ impl Drop for Shortage<'_> {
 }
 
 impl Reader {
-    /// Asks for a piece, and waits while someone else reads it.
+    /// Asks for a piece, and waits while someone else reads it. Not again and again for one who fails: then everyone reads
+    /// for oneself.
     pub(crate) async fn claim(&self, piece: &Piece) -> Claim<'_> {
-        loop {
+        for _ in 0..WAITS_MAX {
             match self.look(piece) {
                 Ok(claim) => return claim,
                 Err(coming) => coming.cancelled().await,
             }
         }
+        self.look(piece).unwrap_or_else(|_coming| self.alone())
     }
 
     /// Takes note that this reader has had a piece.

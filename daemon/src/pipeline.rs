@@ -187,11 +187,12 @@ impl Daemon {
 
 /// Takes over the rules of a configuration: their limits, and since when they count.
 fn adopt(engine: &Engine, settings: &Settings) -> Result<Ruleset, Failure> {
-    for rule in settings.rules.iter().filter(|rule| rule.enabled) {
+    let enabled = || settings.rules.iter().filter(|rule| rule.enabled);
+    for rule in enabled() {
         engine.ledger.rule_start(&rule.id, clock::now())?;
     }
-    engine.limits.replace(settings.rules.iter());
-    engine.budget.divide(settings.rules.iter());
+    engine.limits.replace(enabled());
+    engine.budget.divide(enabled());
     Ok(Ruleset::new(&settings.rules))
 }
 

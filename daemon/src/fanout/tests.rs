@@ -91,6 +91,21 @@ async fn a_reading_that_fails_is_left_to_another() {
 }
 
 #[tokio::test]
+async fn nobody_waits_for_one_failure_after_the_other() {
+    let fanout = Arc::new(Fanout::default());
+    let [first, second, third, last] = [(); 4].map(|()| enrol(&fanout));
+    let wanted = piece("1");
+    let mut waiting = Box::pin(last.claim(&wanted));
+    let mut leading = lead(first.claim(&wanted).now_or_never());
+    for next in [&second, &third] {
+        assert!((&mut waiting).now_or_never().is_none());
+        leading.step_aside();
+        leading = lead(next.claim(&wanted).now_or_never());
+    }
+    drop(lead(waiting.now_or_never()));
+}
+
+#[tokio::test]
 async fn who_comes_after_the_reading_began_reads_for_oneself() {
     let (fanout, budget) = (Arc::new(Fanout::default()), Budget::new(1 << 20));
     let [first, second] = [(); 2].map(|()| enrol(&fanout));
