@@ -38,7 +38,7 @@ struct Gate {
     /// Only destinations have one: who has no source has nothing to do anyway, and KMS answers
     /// through S3.
     circuit: Circuit,
-    /// When it last answered, or was first asked after a rest.
+    /// When a destination last answered, or was first asked after a rest.
     heard: Option<Instant>,
 }
 
@@ -182,10 +182,13 @@ impl Gates {
         gates.flat_map(|gate| [gate.window.resumes(), gate.circuit.opens_until()]).flatten().max()
     }
 
-    /// Says whether a route's destination, or its key, is limited, left alone, or silent.
+    /// Says whether a route's destination is limited, left alone or silent, or its key limited.
     pub(super) fn is_ailing(&self, route: &Route, now: Instant) -> bool {
+        // Whoever else is asked is heard of through the destination, and only what that says is taken note of.
+        let destination = self.parties.get(&Site::Destination(route.destination.clone()));
         let sites = route.sites().filter(|site| !matches!(site, Site::Source(_)));
-        sites.filter_map(|site| self.parties.get(&site)).any(|gate| gate.is_ailing() || gate.is_quiet(now))
+        destination.is_some_and(|gate| gate.is_quiet(now))
+            || sites.filter_map(|site| self.parties.get(&site)).any(Gate::is_ailing)
     }
 
     /// Says whether a destination is left alone but for one task at a time.

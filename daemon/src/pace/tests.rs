@@ -66,6 +66,23 @@ fn large_objects_leave_three_quarters_of_a_destination_to_small_ones() {
 }
 
 #[test]
+fn who_has_work_all_the_time_and_answers_is_not_ailing() {
+    for route in [keyed("orders-replica", "k"), Route { is_bulk: true, ..route("orders-replica") }] {
+        let (mut gates, mut now) = (Gates::default(), Instant::now());
+        let Lined::In(mut inside) = gates.line_up(&route, now) else { panic!("there is room") };
+        // One enters before the last one leaves.
+        for _ in 0..10 {
+            now += Duration::from_secs(3);
+            let Lined::In(next) = gates.line_up(&route, now) else { panic!("there is room") };
+            gates.leave(&route, inside, Answer::Served { wrote: true }, (now, JITTER));
+            inside = next;
+        }
+        assert!(!gates.is_ailing(&route, now), "{route:?}");
+        assert!(gates.is_ailing(&route, now + Duration::from_secs(10)), "silent since then: {route:?}");
+    }
+}
+
+#[test]
 fn a_destination_that_does_not_answer_keeps_one_task_and_the_others_keep_theirs() {
     let (mut gates, now) = (Gates::default(), Instant::now());
     assert_eq!(fail(&mut gates, &route("sick"), 5, now), Change::Opened);
