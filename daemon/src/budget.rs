@@ -47,9 +47,12 @@ struct Pages {
 // The semaphore counts in u32, so bytes are bought by the page: 4 KiB reach 16 TiB.
 const PAGE_BYTES: u64 = 4096;
 
-// A sixteenth is never lent to large objects, so that small ones do not wait for their parts. Three parts of 5 MiB, the
-// least that S3 takes, still fit into 16 MiB.
-const RESERVE_DIVISOR: u32 = 16;
+// An eighth is never lent to large objects, so that small ones find room beside their parts. That is the size of a part or more,
+// and no small object is larger. With less than this a part is larger than an eighth, and three of 5 MiB, the least that
+// S3 takes, have to fit into 16 MiB: there it is a sixteenth.
+const RESERVE_DIVISOR: u32 = 8;
+const RESERVE_DIVISOR_LITTLE: u32 = 16;
+const LITTLE_BYTES: u64 = 40 << 20;
 
 // Where there are several destinations, a quarter is out of reach for each: whoever hangs with all it could get leaves
 // that to the others.
@@ -59,8 +62,9 @@ impl Budget {
     /// Makes a budget of this many bytes.
     pub(crate) fn new(bytes: u64) -> Self {
         let max = u32::try_from(bytes / PAGE_BYTES).unwrap_or(u32::MAX).max(1);
+        let reserve = max / if bytes < LITTLE_BYTES { RESERVE_DIVISOR_LITTLE } else { RESERVE_DIVISOR };
         let shares = Shares { each: max, of: HashMap::new() };
-        Self { whole: Arc::new(Lot::new(max)), shares: Arc::new(Mutex::new(shares)) }
+        Self { whole: Arc::new(Lot::new(max, reserve)), shares: Arc::new(Mutex::new(shares)) }
     }
 
     /// Divides it among the destinations of a new set of rules. What was paid before is not counted again.
@@ -74,14 +78,14 @@ impl Budget {
         }
     }
 
-    /// Waits until a payer's destination may have this much more; nothing is free for that yet. Who has it may wait for
-    /// memory, and nobody waits for it with memory.
+    /// Waits until a payer's destination may have this much more; memory is still to be paid for. Nobody who has paid waits
+    /// for a share.
     pub(crate) async fn share(&self, payer: Payer<'_>, bytes: u64) -> Paid {
         let share = {
             let mut shares = self.shares();
-            let each = shares.each;
+            let (each, reserve) = (shares.each, self.whole.all.max - self.whole.bulk.max);
             let share = shares.of.entry(payer.rule.destination.clone());
-            Arc::clone(share.or_insert_with(|| Arc::new(Lot::new(each))))
+            Arc::clone(share.or_insert_with(|| Arc::new(Lot::new(each, reserve))))
         };
         share.pay(payer, bytes).await
     }
@@ -91,15 +95,10 @@ impl Budget {
         self.whole.try_pay(payer, bytes)
     }
 
-    /// Waits until `bytes` are free. No caller holds a payment while it waits for one, so
-    /// the budget cannot lock itself up. More than everything buys everything.
+    /// Waits until `bytes` are free. Who waits holds a share at most, for which no payment waits: so the budget cannot lock
+    /// itself up. More than everything buys everything.
     pub(crate) async fn pay(&self, payer: Payer<'_>, bytes: u64) -> Paid {
         self.whole.pay(payer, bytes).await
-    }
-
-    /// Says whether so many bytes would have to be waited for.
-    pub(crate) fn lacks(&self, payer: Payer<'_>, bytes: u64) -> bool {
-        self.whole.lacks(payer, bytes)
     }
 
     /// Returns the whole budget.
@@ -118,8 +117,8 @@ impl Budget {
 }
 
 impl Lot {
-    fn new(max: u32) -> Self {
-        Self { all: Pages::new(max), bulk: Pages::new(max - max / RESERVE_DIVISOR), lines: Turns::default() }
+    fn new(max: u32, reserve: u32) -> Self {
+        Self { all: Pages::new(max), bulk: Pages::new(max - reserve), lines: Turns::default() }
     }
 
     fn try_pay(&self, payer: Payer<'_>, bytes: u64) -> Option<Paid> {
@@ -137,11 +136,6 @@ impl Lot {
         let _turn = self.lines.take(payer).await;
         let bulk = self.bulk.take(count).await;
         Paid { pages: [bulk, self.all.take(count).await] }
-    }
-
-    fn lacks(&self, payer: Payer<'_>, bytes: u64) -> bool {
-        let count = self.count(payer, bytes);
-        self.all.lacks(count) || payer.is_bulk && self.bulk.lacks(count)
     }
 
     /// Counts the pages of so many bytes, or all that there are for such a payer.
@@ -164,16 +158,13 @@ impl Pages {
     async fn take(&self, count: u32) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.free).acquire_many_owned(count).await.ok()
     }
-
-    fn lacks(&self, count: u32) -> bool {
-        self.free.available_permits() < count as usize
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use futures::FutureExt;
     use tokio::time::{Instant, sleep};
 
     use super::*;
@@ -196,8 +187,20 @@ mod tests {
         let (budget, rule) = (Budget::new(ALL), rule("orders"));
         let bulk = Payer { rule: &rule, is_bulk: true };
         let _all = budget.pay(bulk, 1 << 30).await;
-        assert!(budget.lacks(bulk, 1) && budget.try_pay(bulk, 1).is_none());
+        assert!(budget.try_pay(bulk, 1).is_none());
         assert!(budget.try_pay(Payer { rule: &rule, is_bulk: false }, ALL / 16).is_some());
+    }
+
+    #[tokio::test]
+    async fn beside_large_objects_there_is_room_for_the_largest_of_the_small_ones() {
+        let both = rules(&[("a", "orders", "one"), ("b", "orders", "other")]);
+        // With 64 MiB a part has eight, and an object that is no larger is a small one.
+        let budget = Budget::new(64 << 20);
+        budget.divide(both.iter());
+        let of = |is_bulk| Payer { rule: &both[0], is_bulk };
+        let _parts = (budget.share(of(true), 1 << 30).await, budget.pay(of(true), 1 << 30).await);
+        let share = budget.share(of(false), 8 << 20).now_or_never();
+        assert!(share.is_some() && budget.try_pay(of(false), 8 << 20).is_some());
     }
 
     #[tokio::test(start_paused = true)]
@@ -218,19 +221,17 @@ mod tests {
         assert_eq!(waited, Duration::from_secs(20));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn of_several_destinations_none_gets_everything() {
         let (budget, both) = (Budget::new(ALL), rules(&[("a", "orders", "one"), ("b", "orders", "other")]));
         let [one, other] = [&both[0], &both[1]].map(|rule| Payer { rule, is_bulk: false });
-        let alone = budget.share(one, ALL).await;
+        assert!(budget.share(one, ALL).now_or_never().is_some(), "while it is the only one");
         budget.divide(both.iter());
-        drop(alone);
-        let _most = budget.share(one, ALL).await;
-        let more = tokio::time::timeout(Duration::from_secs(1), budget.share(one, 1));
-        assert!(more.await.is_err(), "it has its share");
-        let _others = budget.share(other, ALL).await;
+        let most = budget.share(one, ALL / 4 * 3).now_or_never();
+        assert!(most.is_some());
+        assert!(budget.share(one, 1).now_or_never().is_none(), "it has its share");
+        assert!(budget.share(other, ALL / 4 * 3).now_or_never().is_some());
         budget.divide(both.iter());
-        let more = tokio::time::timeout(Duration::from_secs(1), budget.share(one, 1));
-        assert!(more.await.is_err(), "the same division changes nothing");
+        assert!(budget.share(one, 1).now_or_never().is_none(), "the same division changes nothing");
     }
 }

@@ -128,7 +128,12 @@ impl Engine {
             return paid;
         }
         let _short = self.fanout.shortage();
-        while self.budget.lacks(payer, bytes) && self.fanout.let_go() {}
+        while self.fanout.let_go() {
+            // What is let go may be somebody else's by now.
+            if let Some(paid) = self.budget.try_pay(payer, bytes) {
+                return paid;
+            }
+        }
         self.budget.pay(payer, bytes).await
     }
 
