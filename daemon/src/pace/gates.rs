@@ -387,3 +387,6 @@ impl Route {
         both.into_iter().chain(bulk).chain(self.key.clone().map(Site::Key))
     }
 }
+
+#[cfg(test)]
+mod tests;

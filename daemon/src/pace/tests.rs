@@ -1,186 +1,20 @@
-//! The gates at chosen moments, and the waiting at them on a real runtime.
+//! Waiting at the gates on a real runtime, and what a failure says to them.
 
-use std::time::{Duration, Instant};
-
-use proptest::prelude::*;
 use replicator_core::failure::Reason;
 use replicator_core::object::Bucket;
 
 use super::*;
 
-const JITTER: f64 = 1.0;
-
-fn place(bucket: &str) -> Place {
+pub(super) fn place(bucket: &str) -> Place {
     Place { account: "main".to_owned(), bucket: Bucket::try_from(bucket).unwrap() }
 }
 
-fn route(destination: &str) -> Route {
+pub(super) fn route(destination: &str) -> Route {
     Route { source: place("orders"), destination: place(destination), key: None, is_bulk: false }
 }
 
-fn keyed(destination: &str, key: &str) -> Route {
+pub(super) fn keyed(destination: &str, key: &str) -> Route {
     Route { key: Some(key.to_owned()), ..route(destination) }
-}
-
-/// Lets in as many as there is room for, and returns their entries.
-fn fill(gates: &mut Gates, route: &Route, now: Instant) -> Vec<Entered> {
-    let mut inside = Vec::new();
-    loop {
-        match gates.line_up(route, now) {
-            Lined::In(entered) => inside.push(entered),
-            Lined::Waits(number) => {
-                gates.forget(number);
-                return inside;
-            }
-            Lined::Away(_) => return inside,
-        }
-    }
-}
-
-fn fail(gates: &mut Gates, route: &Route, times: u32, now: Instant) -> Change {
-    let mut change = Change::None;
-    for _ in 0..times {
-        let Lined::In(entered) = gates.line_up(route, now) else { return change };
-        change = gates.leave(route, entered, Answer::Failed, (now, JITTER));
-    }
-    change
-}
-
-#[test]
-fn a_destination_that_takes_all_it_can_leaves_the_others_their_share() {
-    let (mut gates, now) = (Gates::default(), Instant::now());
-    assert_eq!(fill(&mut gates, &route("hangs"), now).len(), 128);
-    assert_eq!(fill(&mut gates, &route("works"), now).len(), 128);
-}
-
-#[test]
-fn large_objects_leave_three_quarters_of_a_destination_to_small_ones() {
-    let (mut gates, now) = (Gates::default(), Instant::now());
-    let bulk = Route { is_bulk: true, ..route("orders-replica") };
-    let inside = fill(&mut gates, &bulk, now);
-    assert_eq!(inside.len(), 32);
-    let Lined::Waits(first) = gates.line_up(&bulk, now) else { panic!("there is no room") };
-    assert_eq!(fill(&mut gates, &route("orders-replica"), now).len(), 96, "whoever waits");
-    gates.leave(&bulk, inside[0], Answer::Served { wrote: true }, (now, JITTER));
-    assert_eq!(gates.pump(now).into_iter().map(|(number, ..)| number).collect::<Vec<_>>(), [first]);
-}
-
-#[test]
-fn who_has_work_all_the_time_and_answers_is_not_ailing() {
-    for route in [keyed("orders-replica", "k"), Route { is_bulk: true, ..route("orders-replica") }] {
-        let (mut gates, mut now) = (Gates::default(), Instant::now());
-        let Lined::In(mut inside) = gates.line_up(&route, now) else { panic!("there is room") };
-        // One enters before the last one leaves.
-        for _ in 0..10 {
-            now += Duration::from_secs(3);
-            let Lined::In(next) = gates.line_up(&route, now) else { panic!("there is room") };
-            gates.leave(&route, inside, Answer::Served { wrote: true }, (now, JITTER));
-            inside = next;
-        }
-        assert!(!gates.is_ailing(&route, now), "{route:?}");
-        assert!(gates.is_ailing(&route, now + Duration::from_secs(10)), "silent since then: {route:?}");
-    }
-}
-
-#[test]
-fn a_destination_that_does_not_answer_keeps_one_task_and_the_others_keep_theirs() {
-    let (mut gates, now) = (Gates::default(), Instant::now());
-    assert_eq!(fail(&mut gates, &route("sick"), 5, now), Change::Opened);
-    assert!(matches!(gates.line_up(&route("sick"), now), Lined::Waits(_)), "one waits to try");
-    let Lined::Away(wait) = gates.line_up(&route("sick"), now) else { panic!("one is enough") };
-    assert!(wait >= Duration::from_secs(10));
-    assert!(matches!(gates.line_up(&route("well"), now), Lined::In(_)));
-    let then = gates.wakes_at(&route("sick")).unwrap();
-    let admitted = gates.pump(then);
-    assert_eq!(admitted.len(), 1);
-    assert!(matches!(gates.line_up(&route("sick"), then), Lined::Away(_)), "while one tries, too");
-    let change = gates.leave(&route("sick"), admitted[0].2, Answer::Alive, (then, JITTER));
-    assert_eq!(change, Change::Closed);
-    assert!(matches!(gates.line_up(&route("sick"), then), Lined::In(_)));
-}
-
-#[test]
-fn who_waits_when_a_destination_falls_silent_is_turned_away_but_for_the_first() {
-    let (mut gates, now) = (Gates::default(), Instant::now());
-    let sick = route("sick");
-    let inside = fill(&mut gates, &sick, now);
-    let waiting: Vec<u64> = (0..3)
-        .filter_map(|_| match gates.line_up(&sick, now) {
-            Lined::Waits(number) => Some(number),
-            Lined::In(_) | Lined::Away(_) => None,
-        })
-        .collect();
-    let changes: Vec<Change> =
-        inside.into_iter().map(|entered| gates.leave(&sick, entered, Answer::Failed, (now, JITTER))).collect();
-    assert_eq!(changes.iter().filter(|change| **change == Change::Opened).count(), 1);
-    let away: Vec<u64> = gates.turn_away(&sick.destination, now).into_iter().map(|(number, _)| number).collect();
-    assert_eq!(away, waiting[1..]);
-    assert!(gates.pump(now).is_empty());
-    assert_eq!(gates.pump(gates.wakes_at(&sick).unwrap())[0].0, waiting[0]);
-}
-
-#[test]
-fn trouble_at_the_source_is_not_held_against_the_destination() {
-    let (mut gates, now) = (Gates::default(), Instant::now());
-    for _ in 0..20 {
-        let Lined::In(entered) = gates.line_up(&route("well"), now) else { panic!("turned away") };
-        let failure = Failure::new(Kind::Transient, "GetObject").of(Party::Source);
-        gates.leave(&route("well"), entered, Answer::of(&failure), (now, JITTER));
-    }
-    assert!(!gates.is_ailing(&route("well"), now));
-}
-
-#[test]
-fn a_throttled_key_slows_down_all_who_use_it_and_nobody_else() {
-    let (mut gates, now) = (Gates::default(), Instant::now());
-    let (one, other) = (keyed("tokyo", "hot"), keyed("paris", "hot"));
-    let inside = fill(&mut gates, &one, now);
-    for entered in inside {
-        gates.leave(&one, entered, Answer::Throttled(Party::DestinationKey), (now, JITTER));
-    }
-    assert_eq!(fill(&mut gates, &other, now).len(), 64, "half of 128");
-    assert_eq!(fill(&mut gates, &one, now).len(), 0);
-    assert_eq!(fill(&mut gates, &keyed("paris", "cool"), now).len(), 64, "what is left of its share");
-}
-
-#[test]
-fn a_throttled_destination_narrows_for_all_its_routes_together() {
-    let (mut gates, now) = (Gates::default(), Instant::now());
-    let inside = fill(&mut gates, &route("slow"), now);
-    let mut changes = Vec::new();
-    for entered in inside {
-        changes.push(gates.leave(&route("slow"), entered, Answer::Throttled(Party::Destination), (now, JITTER)));
-    }
-    assert_eq!(changes[0], Change::Narrowed(Party::Destination));
-    assert_eq!(fill(&mut gates, &keyed("slow", "k"), now).len() + fill(&mut gates, &route("slow"), now).len(), 64);
-    assert_eq!(gates.ailing()[0].width, Some(64));
-}
-
-#[test]
-fn who_throttles_even_one_at_a_time_is_left_alone_in_the_end() {
-    let (mut gates, mut now) = (Gates::default(), Instant::now());
-    let mut asked = 0;
-    while !gates.leaves_alone(&place("slow")) {
-        assert!(asked < 20, "asked again and again");
-        if let Lined::In(entered) = gates.line_up(&route("slow"), now) {
-            gates.leave(&route("slow"), entered, Answer::Throttled(Party::Destination), (now, JITTER));
-            asked += 1;
-        } else {
-            panic!("nobody else is there");
-        }
-        now = gates.wakes_at(&route("slow")).unwrap_or(now);
-    }
-}
-
-#[test]
-fn a_destination_with_work_and_no_answer_is_quiet_before_it_is_known_to_be_dead() {
-    let (mut gates, now) = (Gates::default(), Instant::now());
-    let Lined::In(entered) = gates.line_up(&route("hangs"), now) else { panic!("nobody else is there") };
-    assert!(!gates.is_ailing(&route("hangs"), now));
-    let later = now + Duration::from_secs(10);
-    assert!(gates.is_ailing(&route("hangs"), later));
-    gates.leave(&route("hangs"), entered, Answer::Alive, (later, JITTER));
-    assert!(!gates.is_ailing(&route("hangs"), later + Duration::from_secs(60)), "it has nothing to do");
 }
 
 #[test]
@@ -192,87 +26,6 @@ fn a_failure_tells_of_whoever_it_is_about() {
     assert_eq!(answer(Kind::Transient, Party::DestinationKey), Answer::Alive);
     assert_eq!(answer(Kind::Refused(Reason::DstPutObjectNotPermitted), Party::Destination), Answer::Alive);
     assert_eq!(Answer::of(&Failure::new(Kind::Transient, "the ledger")), Answer::None);
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Happening {
-    Come(usize),
-    Leave(usize, Answer),
-    GiveUp(usize),
-    Wait(u64),
-}
-
-fn happenings() -> impl Strategy<Value = Vec<Happening>> {
-    let answer = prop_oneof![
-        1 => Just(Answer::None),
-        1 => Just(Answer::Served { wrote: true }),
-        1 => Just(Answer::Throttled(Party::Destination)),
-        1 => Just(Answer::Throttled(Party::DestinationKey)),
-        1 => Just(Answer::Throttled(Party::Source)),
-        3 => Just(Answer::Failed),
-        1 => Just(Answer::Alive),
-    ];
-    let happening = prop_oneof![
-        4 => (0..4usize).prop_map(Happening::Come),
-        4 => (any::<usize>(), answer).prop_map(|(one, answer)| Happening::Leave(one, answer)),
-        1 => any::<usize>().prop_map(Happening::GiveUp),
-        2 => (0..70_000u64).prop_map(Happening::Wait),
-    ];
-    proptest::collection::vec(happening, 1..250)
-}
-
-proptest! {
-    #[test]
-    fn whatever_happens_nobody_is_forgotten_and_no_place_is_lost(all in happenings()) {
-        let routes = [route("tokyo"), keyed("tokyo", "k"), keyed("paris", "k"), route("paris")];
-        let (mut gates, mut now) = (Gates::default(), Instant::now());
-        let mut inside: Vec<(Route, Entered)> = Vec::new();
-        let mut waiting: Vec<u64> = Vec::new();
-        for happening in all {
-            match happening {
-                Happening::Come(which) => match gates.line_up(&routes[which], now) {
-                    Lined::In(entered) => inside.push((routes[which].clone(), entered)),
-                    Lined::Waits(number) => waiting.push(number),
-                    Lined::Away(wait) => prop_assert!(wait <= Duration::from_secs(60)),
-                },
-                Happening::Leave(one, answer) if !inside.is_empty() => {
-                    let (route, entered) = inside.swap_remove(one % inside.len());
-                    gates.leave(&route, entered, answer, (now, JITTER));
-                    for (number, _) in gates.turn_away(&route.destination, now) {
-                        waiting.retain(|waiting| *waiting != number);
-                    }
-                }
-                Happening::GiveUp(one) if !waiting.is_empty() => {
-                    let number = waiting.swap_remove(one % waiting.len());
-                    gates.forget(number);
-                }
-                Happening::Wait(milliseconds) => now += Duration::from_millis(milliseconds),
-                Happening::Leave(..) | Happening::GiveUp(_) => {}
-            }
-            for (number, route, entered) in gates.pump(now) {
-                prop_assert!(waiting.contains(&number));
-                waiting.retain(|waiting| *waiting != number);
-                inside.push((route, entered));
-            }
-        }
-        // When everyone leaves, and time goes on, everyone who waits comes in.
-        while !inside.is_empty() || !waiting.is_empty() {
-            for (route, entered) in inside.drain(..) {
-                gates.leave(&route, entered, Answer::Served { wrote: true }, (now, JITTER));
-            }
-            now += Duration::from_secs(60);
-            for (number, route, entered) in gates.pump(now) {
-                waiting.retain(|waiting| *waiting != number);
-                inside.push((route, entered));
-            }
-            prop_assert!(!inside.is_empty() || waiting.is_empty(), "{waiting:?} wait for nobody");
-        }
-        now += Duration::from_secs(60);
-        for route in &routes {
-            let Lined::In(entered) = gates.line_up(route, now) else { panic!("nobody is there, and no way in") };
-            gates.leave(route, entered, Answer::Served { wrote: true }, (now, JITTER));
-        }
-    }
 }
 
 fn runtime() -> tokio::runtime::Runtime {
