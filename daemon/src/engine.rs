@@ -19,7 +19,7 @@ use crate::fanout::{Body, Claim, Fanout, Lead, Piece, Reader};
 use crate::gather::Gather;
 use crate::health::Pulse;
 use crate::ledger::Ledger;
-use crate::limits::{Granted, Limits};
+use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::turns::Payer;
@@ -102,24 +102,21 @@ impl Engine {
     }
 
     /// Waits until a rule may write a piece, and memory has room for it or has it. Who waits for the rule holds no
-    /// memory, and nobody else's reading up; and the request is taken last, or requests would be saved up while memory is
-    /// short.
+    /// memory, and nobody else's reading up; and one at a time takes a request to wait for memory with it, or requests
+    /// would be saved up while memory is short.
     pub(crate) async fn admit<'a>(&self, payer: Payer<'_>, reader: &'a Reader, piece: &Piece) -> (Due<'a>, Paid) {
         self.limits.bytes(payer, piece.len).await;
-        let mut granted = Granted::default();
-        loop {
-            let share = self.budget.share(payer, piece.len).await;
-            let due = match reader.claim(piece).await {
-                Claim::Have(body) => Due::Have(body),
-                Claim::Lead(lead) => Due::Read(lead, self.pay(payer, piece.len).await),
-            };
-            let Some(wait) = self.limits.try_request(payer.rule, &mut granted) else {
-                reader.had(piece);
-                return (due, share);
-            };
-            drop((due, share));
-            tokio::time::sleep(wait).await;
-        }
+        let share = {
+            let _turn = self.limits.turn(payer).await;
+            self.limits.request(payer.rule).await;
+            self.budget.share(payer, piece.len).await
+        };
+        let due = match reader.claim(piece).await {
+            Claim::Have(body) => Due::Have(body),
+            Claim::Lead(lead) => Due::Read(lead, self.pay(payer, piece.len).await),
+        };
+        reader.had(piece);
+        (due, share)
     }
 
     /// Waits until memory has room for so many bytes; what is kept for later makes way.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use replicator_core::object::Key;
 use replicator_core::plan::VersionRef;
 use replicator_core::rule::Place;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::budget::Paid;
@@ -41,6 +42,8 @@ pub(crate) struct Piece {
 #[derive(Debug)]
 pub(crate) struct Body {
     pub(crate) head: Head,
+    /// When it was asked for.
+    pub(crate) read: Instant,
     pub(crate) chunks: Chunks,
     pub(crate) crc64: u64,
     #[expect(dead_code, reason = "held for its drop")]

@@ -3,14 +3,13 @@
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::{Arc, RwLock};
-use std::time::Duration;
 
 use governor::clock::Clock;
 use governor::middleware::NoOpMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 use replicator_core::rule::{Place, Rule};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
 use crate::turns::{Payer, Turns};
@@ -19,6 +18,7 @@ use crate::turns::{Payer, Turns};
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Limits {
     limiters: Arc<RwLock<HashMap<Limited, Arc<Limiters>>>>,
+    lines: Arc<Turns>,
 }
 
 /// Whoever is limited.
@@ -28,27 +28,26 @@ enum Limited {
     Destination(Place),
 }
 
-/// Who has let a request pass already. What was granted is not asked for again.
-#[derive(Debug, Default)]
-pub(crate) struct Granted {
-    rule: bool,
-    destination: bool,
-}
-
 #[derive(Debug)]
 struct Limiters {
     of: replicator_core::rule::Limits,
     bandwidth: Option<Bandwidth>,
-    requests: Option<Limiter>,
+    requests: Option<Counter>,
 }
 
 #[derive(Debug)]
 struct Bandwidth {
-    kibibytes: Limiter,
+    kibibytes: Counter,
     /// What passes at once, a second's worth.
     burst: NonZeroU32,
     lines: Turns,
-    counter: Mutex<()>,
+}
+
+/// A limiter that serves in the order of arrival.
+#[derive(Debug)]
+struct Counter {
+    limiter: Limiter,
+    turn: Mutex<()>,
 }
 
 type Limiter = RateLimiter<NotKeyed, InMemoryState, RuntimeClock, NoOpMiddleware<std::time::Instant>>;
@@ -95,26 +94,19 @@ impl Limits {
         }
     }
 
-    /// Waits until a request may be sent.
-    pub(crate) async fn request(&self, rule: &Rule) {
-        let mut granted = Granted::default();
-        while let Some(wait) = self.try_request(rule, &mut granted) {
-            tokio::time::sleep(wait).await;
-        }
+    /// Waits for the turn among a rule's large or small objects to send a request; it lasts until it is dropped.
+    pub(crate) async fn turn(&self, payer: Payer<'_>) -> OwnedMutexGuard<()> {
+        self.lines.take(payer).await
     }
 
-    /// Takes a request if one may be sent now; else returns how long to wait before asking again.
-    pub(crate) fn try_request(&self, rule: &Rule, granted: &mut Granted) -> Option<Duration> {
-        let asked = [&mut granted.rule, &mut granted.destination];
-        for (limited, is_granted) in Limited::by(rule).iter().zip(asked).filter(|(_, is_granted)| !**is_granted) {
-            let limiters = self.get(limited);
-            let requests = limiters.as_ref().and_then(|limiters| limiters.requests.as_ref());
-            if let Some(wait) = requests.and_then(|requests| refusal(requests, NonZeroU32::MIN)) {
-                return Some(wait);
-            }
-            *is_granted = true;
+    /// Waits until a request may be sent.
+    pub(crate) async fn request(&self, rule: &Rule) {
+        for limited in Limited::by(rule) {
+            while let Some(limiters) = self.get(&limited)
+                && let Some(requests) = &limiters.requests
+                && !requests.take(NonZeroU32::MIN, || self.is_current(&limited, &limiters)).await
+            {}
         }
-        None
     }
 
     async fn bytes_of(&self, limited: &Limited, payer: Payer<'_>, bytes: u64) {
@@ -125,8 +117,10 @@ impl Limits {
             && left > 0
         {
             let _mine = bandwidth.lines.take(payer).await;
-            while left > 0 && self.is_current(limited, &limiters) {
-                left -= bandwidth.take(left).await;
+            while let Some(some) = bandwidth.next(left)
+                && bandwidth.kibibytes.take(some, || self.is_current(limited, &limiters)).await
+            {
+                left -= u64::from(some.get());
             }
         }
     }
@@ -152,30 +146,33 @@ impl Limiters {
         let bandwidth = of
             .bandwidth_bytes_per_second
             .and_then(|limit| NonZeroU32::new(u32::try_from(limit.get().div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)));
-        let limiter = |limit: NonZeroU32| RateLimiter::direct_with_clock(Quota::per_second(limit), RuntimeClock);
-        let bandwidth = bandwidth.map(|burst| {
-            let (lines, counter) = (Turns::default(), Mutex::default());
-            Bandwidth { kibibytes: limiter(burst), burst, lines, counter }
-        });
-        Self { of, bandwidth, requests: of.requests_per_second.map(limiter) }
+        let bandwidth =
+            bandwidth.map(|burst| Bandwidth { kibibytes: Counter::new(burst), burst, lines: Turns::default() });
+        Self { of, bandwidth, requests: of.requests_per_second.map(Counter::new) }
     }
 }
 
 impl Bandwidth {
-    /// Takes up to so many in one turn, which lasts a second at most.
-    async fn take(&self, wanted: u64) -> u64 {
-        let _turn = self.counter.lock().await;
-        let wanted = wanted.min(TURN_UNITS).min(u64::from(self.burst.get()));
-        let Some(some) = u32::try_from(wanted).ok().and_then(NonZeroU32::new) else { return 0 };
-        while let Some(wait) = refusal(&self.kibibytes, some) {
-            tokio::time::sleep(wait).await;
-        }
-        wanted
+    /// Returns how much of it is taken in one turn, which lasts a second at most.
+    fn next(&self, left: u64) -> Option<NonZeroU32> {
+        u32::try_from(left.min(TURN_UNITS).min(u64::from(self.burst.get()))).ok().and_then(NonZeroU32::new)
     }
 }
 
-/// Lets so many pass, or says how long to wait. Nobody asks for more than a second's worth at once.
-fn refusal(limiter: &Limiter, wanted: NonZeroU32) -> Option<Duration> {
-    let early = limiter.check_n(wanted).ok()?.err()?;
-    Some(early.wait_time_from(RuntimeClock.now()))
+impl Counter {
+    fn new(per_second: NonZeroU32) -> Self {
+        let limiter = RateLimiter::direct_with_clock(Quota::per_second(per_second), RuntimeClock);
+        Self { limiter, turn: Mutex::default() }
+    }
+
+    /// Takes so many, a second's worth at most, once they are there and it is one's turn. Returns false, and takes
+    /// nothing, when this limit no longer holds.
+    async fn take(&self, wanted: NonZeroU32, is_current: impl Fn() -> bool) -> bool {
+        let _turn = self.turn.lock().await;
+        while is_current() {
+            let Ok(Err(early)) = self.limiter.check_n(wanted) else { return true };
+            tokio::time::sleep(early.wait_time_from(RuntimeClock.now())).await;
+        }
+        false
+    }
 }

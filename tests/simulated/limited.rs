@@ -5,7 +5,6 @@ use std::time::Duration;
 use aws_sdk_s3::primitives::ByteStream;
 use replicator_fakes::faults::{Effect, Fault, Place};
 use replicator_fakes::journal::Entry;
-use replicator_fakes::s3::entry::Versioning;
 
 use crate::fleet;
 use crate::sim::{ARCHIVE, AWS, MIRROR, SOURCE, Sim, simulate};
@@ -115,19 +114,15 @@ fn another_limit_counts_at_once_for_what_waits_already_and_no_work_is_lost() {
 #[test]
 fn a_rule_that_waits_for_its_requests_holds_no_memory_that_another_needs() {
     // Together many times what memory holds.
-    let second = "[[rules]]\nid = \"second\"\nsource = { account = \"source\", bucket = \"orders\" }\n\
-                  destination = { account = \"archive\", bucket = \"orders-second\" }\n\
-                  since = \"2020-01-01T00:00:00Z\"\ndelete_markers = true\n";
     simulate(4, async |mut sim| {
-        sim.s3.create_bucket("orders-second", Versioning::Enabled);
         sim.post_everything();
         for number in 0..60 {
             let put = sim.user().put_object().bucket(SOURCE).key(format!("{number}"));
             put.body(ByteStream::from(vec![1; 4 << 20])).send().await.unwrap();
         }
-        let daemon = fleet::lone(&mut sim, &format!("limits = {{ requests_per_second = 1 }}\n{second}"), AWS).await;
+        let daemon = fleet::lone(&mut sim, &fleet::mirrored("limits = { requests_per_second = 1 }"), AWS).await;
         sim.pass(TEN_SECONDS).await;
-        assert_eq!(sim.net.journal().writes("orders-second").len(), 60);
+        assert_eq!(sim.net.journal().writes(MIRROR).len(), 60);
         assert!(sim.net.journal().writes(ARCHIVE).len() < 20);
         sim.drained().await;
         daemon.stop().await;
@@ -177,6 +172,24 @@ fn large_objects_do_not_hold_up_the_small_ones_of_any_rule() {
         sim.drained().await;
         daemon.stop().await;
         assert_eq!(sim.s3.keys_ever(ARCHIVE).len(), 25);
+    });
+}
+
+#[test]
+fn the_parts_of_a_large_object_get_their_turn_among_the_requests_of_small_ones() {
+    simulate(10, async |mut sim| {
+        sim.post_everything();
+        // Five requests among two hundred.
+        for number in 0..201 {
+            let put = sim.user().put_object().bucket(SOURCE).key(format!("{number}"));
+            put.body(ByteStream::from(vec![1; if number == 0 { 20 << 20 } else { 10 }])).send().await.unwrap();
+        }
+        let daemon = fleet::lone(&mut sim, "limits = { requests_per_second = 5 }", AWS).await;
+        sim.drained().await;
+        daemon.stop().await;
+        let writes = sim.net.journal().writes(ARCHIVE);
+        let large = writes.iter().position(|write| write.call.key.as_deref() == Some("0")).unwrap();
+        assert!(large < 100, "{large} of {} others went first", writes.len() - 1);
     });
 }
 

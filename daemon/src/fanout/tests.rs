@@ -25,6 +25,7 @@ async fn body(budget: &Budget) -> Body {
     let chunks = Chunks::from(Bytes::from_static(b"bytes"));
     Body {
         head: Head::for_tests(&[]),
+        read: Instant::now(),
         chunks,
         crc64: 7,
         paid: budget.pay(Payer { rule: &rule("orders"), is_bulk: false }, PAGE).await,

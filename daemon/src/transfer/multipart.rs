@@ -169,8 +169,9 @@ async fn try_part(copy: &Copy<'_>, upload: &Upload, part: Part) -> Result<Upload
     let body = match due {
         Due::Have(body) => body,
         Due::Read(lead, paid) => {
+            let read = Instant::now();
             let (head, chunks, crc64) = copy.original().part(part).await?;
-            lead.share(Body { head, chunks, crc64, paid })
+            lead.share(Body { head, read, chunks, crc64, paid })
         }
     };
     let checked = copy.destination.capabilities.has(Ability::Crc64Nvme);

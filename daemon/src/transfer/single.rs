@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use replicator_core::failure::Failure;
-use replicator_core::fence::body_timeout;
+use replicator_core::fence::{READING_AGE_MAX, body_timeout};
 use replicator_core::parts::Part;
 use tokio::time::Instant;
 
@@ -23,7 +23,7 @@ pub(crate) async fn copy(copy: &Copy<'_>) -> Result<Written, Failure> {
     let (due, _share) = copy.admitted(whole, false).await;
     let (body, dress) = match due {
         Due::Have(body) => {
-            let dress = copy.dress(Attributes::from(&body.head), true).await?;
+            let dress = dress_again(copy, &body).await?;
             (body, dress)
         }
         Due::Read(lead, paid) => read(copy, whole, lead, paid).await?,
@@ -36,7 +36,7 @@ pub(crate) async fn copy(copy: &Copy<'_>) -> Result<Written, Failure> {
 /// Reads the object, here and for whoever else has to write it. That it is not to be replicated is known before its body
 /// has come.
 async fn read(copy: &Copy<'_>, whole: Part, mut lead: Lead<'_>, paid: Paid) -> Result<(Arc<Body>, Dress), Failure> {
-    let original = copy.original();
+    let (original, read) = (copy.original(), Instant::now());
     let (head, body) = copy.source.wire.send(original.get().checksums()).await?.split();
     let attributes = Attributes::from(&head);
     if copy.claimed_origin(&attributes).is_some() {
@@ -46,7 +46,17 @@ async fn read(copy: &Copy<'_>, whole: Part, mut lead: Lead<'_>, paid: Paid) -> R
     let dress = copy.dress(attributes, true).await?;
     let (chunks, crc64) = original.finish(whole, body).await?;
     proof::check(&head, &chunks)?;
-    Ok((lead.share(Body { head, chunks, crc64, paid }), dress))
+    Ok((lead.share(Body { head, read, chunks, crc64, paid }), dress))
+}
+
+/// Decides what a replica carries whose body was read before. Nothing tells of a lock that changed, so what the source
+/// said of the object when it was read holds no longer than any other reading.
+async fn dress_again(copy: &Copy<'_>, body: &Body) -> Result<Dress, Failure> {
+    if body.read.elapsed() <= READING_AGE_MAX {
+        return copy.dress(Attributes::from(&body.head), true).await;
+    }
+    let head = copy.original().head().await?;
+    copy.dress(Attributes::from(&head), copy.source.is_aws).await
 }
 
 async fn put(copy: &Copy<'_>, dress: &Dress, body: &Body) -> Result<Written, Failure> {
