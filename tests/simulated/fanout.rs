@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{ObjectLockLegalHold, ObjectLockLegalHoldStatus};
 use replicator_fakes::faults::{Effect, Fault, Place};
 use replicator_fakes::journal::Entry;
 
@@ -11,10 +12,6 @@ use crate::judge::{Expect, judge_at};
 use crate::sim::{ARCHIVE, AWS, MIRROR, SOURCE, Sim, simulate};
 
 const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: true, remembers: false };
-
-fn mirrored(rest: &str) -> String {
-    format!("{rest}\n{}", fleet::rule_text("mirror", MIRROR, ""))
-}
 
 async fn put_all(sim: &Sim, objects: usize, bytes: usize) {
     for number in 0..objects {
@@ -49,7 +46,7 @@ fn an_object_for_two_destinations_is_read_once() {
     simulate(1, async |mut sim| {
         sim.post_everything();
         put_all(&sim, 60, 10_000).await;
-        let daemon = fleet::lone(&mut sim, &mirrored(""), AWS).await;
+        let daemon = fleet::lone(&mut sim, &fleet::mirrored(""), AWS).await;
         sim.drained().await;
         assert_eq!(reads(&sim), 60);
         // With this memory a part has eight MiB.
@@ -69,7 +66,7 @@ fn a_slow_destination_holds_no_other_up_and_has_kept_for_it_what_memory_has_room
         sim.net.faults().add(Fault::new("slow", slow, Effect::Delay(Duration::from_secs(10))));
         sim.post_everything();
         put_all(&sim, 600, 10_000).await;
-        let daemon = fleet::lone(&mut sim, &mirrored(""), AWS).await;
+        let daemon = fleet::lone(&mut sim, &fleet::mirrored(""), AWS).await;
         sim.pass(Duration::from_secs(15)).await;
         assert_eq!(written(&sim, MIRROR), 600);
         assert!(written(&sim, ARCHIVE) < 300, "{}", written(&sim, ARCHIVE));
@@ -88,7 +85,7 @@ fn what_memory_has_no_room_for_is_read_again() {
         sim.net.faults().add(Fault::new("slow", slow, Effect::Delay(Duration::from_secs(2))));
         sim.post_everything();
         put_all(&sim, 64, 4 << 20).await;
-        let limited = mirrored("limits = { requests_per_second = 2 }");
+        let limited = fleet::mirrored("limits = { requests_per_second = 2 }");
         let daemon = fleet::lone(&mut sim, &limited, AWS).await;
         sim.pass(Duration::from_secs(15)).await;
         assert_eq!(written(&sim, MIRROR), 64, "nothing that is kept is in the way");
@@ -108,11 +105,42 @@ fn a_reading_that_fails_harms_neither() {
         sim.net.faults().add(Fault::new("torn", body(), Effect::TruncateAt(100)).every(5));
         sim.post_everything();
         put_all(&sim, 60, 10_000).await;
-        let daemon = fleet::lone(&mut sim, &mirrored(""), AWS).await;
+        let daemon = fleet::lone(&mut sim, &fleet::mirrored(""), AWS).await;
         sim.drained().await;
         daemon.stop().await;
         // About half of them fail, and each of the others is for both.
         assert!(reads(&sim) < 150, "{}", reads(&sim));
         check(&sim, 60);
+    });
+}
+
+#[test]
+fn a_lock_that_changed_while_a_body_was_kept_is_copied_as_it_is_now() {
+    simulate(5, async |mut sim| {
+        for bucket in [SOURCE, ARCHIVE, MIRROR] {
+            sim.s3.enable_object_lock(bucket);
+        }
+        sim.post_everything();
+        put_all(&sim, 30, 10).await;
+        let daemon = fleet::lone(&mut sim, &fleet::mirrored("limits = { requests_per_second = 1 }"), AWS).await;
+        // All are kept for the slow one, and no event tells of this.
+        sim.pass(Duration::from_secs(5)).await;
+        assert_eq!(written(&sim, MIRROR), 30);
+        for number in 0..30 {
+            let hold = ObjectLockLegalHold::builder().status(ObjectLockLegalHoldStatus::On).build();
+            let put = sim.user().put_object_legal_hold().bucket(SOURCE).key(format!("{number}"));
+            put.legal_hold(hold).send().await.unwrap();
+        }
+        sim.drained().await;
+        daemon.stop().await;
+        assert_eq!(reads(&sim), 30);
+        let mut held = 0;
+        for number in 0..30 {
+            let head = sim.user().head_object().bucket(ARCHIVE).key(format!("{number}")).send().await.unwrap();
+            held += usize::from(head.object_lock_legal_hold_status().is_some());
+        }
+        // What was read in the last fifteen seconds is as good as new.
+        assert!(held >= 14, "{held} are held");
+        check(&sim, 30);
     });
 }

@@ -194,3 +194,8 @@ delete_markers = true
 "#
     )
 }
+
+/// Writes the rest of the first rule, and a second rule that brings everything to the mirror as well.
+pub(crate) fn mirrored(rest: &str) -> String {
+    format!("{rest}\n{}", rule_text("mirror", MIRROR, ""))
+}

@@ -5,23 +5,12 @@ use std::time::Duration;
 
 use aws_sdk_s3::primitives::ByteStream;
 use replicator_fakes::faults::{Effect, Fault, Place};
-use replicator_fakes::s3::entry::Versioning;
 
 use crate::fleet;
 use crate::judge::{Expect, judge};
-use crate::sim::{ARCHIVE, AWS, SOURCE, Sim, simulate};
+use crate::sim::{ARCHIVE, AWS, MIRROR, SOURCE, Sim, simulate};
 
 const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: true, remembers: false };
-const OTHER: &str = "orders-second";
-
-const SECOND: &str = r#"
-[[rules]]
-id = "second"
-source = { account = "source", bucket = "orders" }
-destination = { account = "archive", bucket = "orders-second" }
-since = "2020-01-01T00:00:00Z"
-delete_markers = true
-"#;
 
 // Twice what the 64 MiB of the daemon hold.
 const KEYS: usize = 64;
@@ -30,17 +19,16 @@ const BYTES: usize = 2 << 20;
 #[test]
 fn a_destination_that_hangs_with_memory_full_of_its_bodies_holds_up_no_other() {
     simulate(1, async |mut sim| {
-        sim.s3.create_bucket(OTHER, Versioning::Enabled);
         sim.post_everything();
         let place = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
         sim.net.faults().add(Fault::new("hung", place, Effect::Silence { lands: false }));
-        let daemon = fleet::lone(&mut sim, SECOND, AWS).await;
+        let daemon = fleet::lone(&mut sim, &fleet::mirrored(""), AWS).await;
         for number in 0..KEYS {
             put_large(&sim, number).await;
         }
         let mut told = None;
         let mut waited = Duration::ZERO;
-        while (0..KEYS).any(|number| sim.shown(OTHER, &key(number)).is_none()) {
+        while (0..KEYS).any(|number| sim.shown(MIRROR, &key(number)).is_none()) {
             assert!(waited < PATIENCE, "the other destination still waits after {waited:?}");
             sim.pass(STEP).await;
             waited += STEP;
@@ -54,7 +42,7 @@ fn a_destination_that_hangs_with_memory_full_of_its_bodies_holds_up_no_other() {
         assert!((0..KEYS).all(|number| sim.shown(ARCHIVE, &key(number)).is_none()));
         sim.put("small", b"after half an hour").await;
         sim.pass(Duration::from_secs(10)).await;
-        assert!(sim.shown(OTHER, "small").is_some(), "the other destination lags");
+        assert!(sim.shown(MIRROR, "small").is_some(), "the other destination lags");
         sim.net.faults().clear("hung");
         sim.drained().await;
         daemon.stop().await;

@@ -4,38 +4,26 @@
 use std::time::Duration;
 
 use replicator_fakes::faults::{Effect, Fault, Place};
-use replicator_fakes::s3::entry::Versioning;
 
 use crate::fleet;
 use crate::judge::{Expect, judge};
-use crate::sim::{ARCHIVE, AWS, SOURCE, Sim, simulate};
+use crate::sim::{ARCHIVE, AWS, MIRROR, SOURCE, Sim, simulate};
 
 const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: true, remembers: false };
-const OTHER: &str = "orders-second";
-
-const TWO_DESTINATIONS: &str = r#"
-[[rules]]
-id = "second"
-source = { account = "source", bucket = "orders" }
-destination = { account = "archive", bucket = "orders-second" }
-since = "2020-01-01T00:00:00Z"
-delete_markers = true
-"#;
 
 #[test]
 fn an_hour_without_one_destination_holds_up_no_other_and_loses_nothing() {
     simulate(1, async |mut sim| {
-        sim.s3.create_bucket(OTHER, Versioning::Enabled);
         sim.post_everything();
-        let daemon = fleet::lone(&mut sim, TWO_DESTINATIONS, AWS).await;
+        let daemon = fleet::lone(&mut sim, &fleet::mirrored(""), AWS).await;
         sim.net.faults().add(Fault::new("down", Place::default().bucket(ARCHIVE), Effect::Unreachable));
         for minute in 0..60 {
             let key = format!("key-{}", minute % 7);
             sim.put(&key, if minute % 2 == 0 { b"even" } else { b"odd" }).await;
             sim.put(&format!("new-{minute}"), b"new").await;
             sim.pass(Duration::from_secs(60)).await;
-            assert_eq!(sim.shown(OTHER, &key), sim.shown(SOURCE, &key), "the healthy destination lags at {minute}");
-            assert!(sim.shown(OTHER, &format!("new-{minute}")).is_some(), "the healthy destination lags at {minute}");
+            assert_eq!(sim.shown(MIRROR, &key), sim.shown(SOURCE, &key), "the healthy destination lags at {minute}");
+            assert!(sim.shown(MIRROR, &format!("new-{minute}")).is_some(), "the healthy destination lags at {minute}");
             assert_eq!(sim.shown(ARCHIVE, &key), None);
         }
         let in_hand = daemon.status().await.unwrap().board.messages;

@@ -5,39 +5,28 @@ use std::time::Duration;
 
 use replicator_fakes::faults::{Effect, Fault, Place};
 use replicator_fakes::journal::{Answer, Entry, Service};
-use replicator_fakes::s3::entry::Versioning;
 
 use crate::fleet;
 use crate::judge::{Expect, judge};
-use crate::sim::{ARCHIVE, AWS, Sim, simulate};
+use crate::sim::{ARCHIVE, AWS, MIRROR, Sim, simulate};
 
 const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: true, remembers: false };
-const OTHER: &str = "orders-second";
 const KEYS: usize = 1200;
 
 // What the destination grants, in requests a second; unhindered, the daemon asks for some hundred.
 const GRANTED: f64 = 20.0;
-
-const SECOND: &str = r#"
-[[rules]]
-id = "second"
-source = { account = "source", bucket = "orders" }
-destination = { account = "archive", bucket = "orders-second" }
-since = "2020-01-01T00:00:00Z"
-delete_markers = true
-"#;
 
 const SLOW_DOWN: Effect = Effect::Refuse { status: 503, code: "SlowDown", lands: false };
 
 #[test]
 fn a_destination_gets_what_it_grants_and_little_more() {
     let unhindered = simulate(1, async |mut sim| {
-        work(&mut sim, SECOND, None).await;
-        finished(&sim, OTHER)
+        work(&mut sim, &fleet::mirrored(""), None).await;
+        finished(&sim, MIRROR)
     });
     simulate(1, async |mut sim| {
         let place = Place::service(Service::S3).bucket(ARCHIVE).client("daemon-0");
-        work(&mut sim, SECOND, Some(Fault::new("slow", place, SLOW_DOWN).beyond(GRANTED))).await;
+        work(&mut sim, &fleet::mirrored(""), Some(Fault::new("slow", place, SLOW_DOWN).beyond(GRANTED))).await;
         let asked = asked(&sim, ARCHIVE);
         let refused = asked.iter().filter(|entry| is_refused(entry)).count();
         assert!(refused > 0, "the limit was never reached");
@@ -49,7 +38,7 @@ fn a_destination_gets_what_it_grants_and_little_more() {
         for window in served_in(&asked, Duration::from_secs(10)) {
             assert!(window as f64 > 0.4 * 10.0 * GRANTED, "{window} requests served in ten seconds");
         }
-        let other = finished(&sim, OTHER);
+        let other = finished(&sim, MIRROR);
         assert!(other < unhindered * 3 / 2, "the other destination took {other:?} instead of {unhindered:?}");
     });
 }
@@ -57,10 +46,10 @@ fn a_destination_gets_what_it_grants_and_little_more() {
 #[test]
 fn a_throttled_kms_key_slows_down_only_what_it_encrypts() {
     let key = "arn:aws:kms:eu-central-1:222222222222:key/slow";
-    let encrypted = format!("encryption = {{ mode = \"kms\", key = \"{key}\" }}\n{SECOND}");
+    let encrypted = fleet::mirrored(&format!("encryption = {{ mode = \"kms\", key = \"{key}\" }}"));
     let unhindered = simulate(2, async |mut sim| {
         work(&mut sim, &encrypted, None).await;
-        finished(&sim, OTHER)
+        finished(&sim, MIRROR)
     });
     simulate(2, async |mut sim| {
         let throttled = Effect::Refuse { status: 400, code: "KMS.ThrottlingException", lands: false };
@@ -70,14 +59,13 @@ fn a_throttled_kms_key_slows_down_only_what_it_encrypts() {
             asked(&sim, ARCHIVE).into_iter().filter(|entry| entry.call.operation == "PutObject").collect();
         let refused = puts.iter().filter(|entry| is_refused(entry)).count();
         assert!(refused > 0 && refused * 4 < puts.len(), "{refused} of {} writes were refused", puts.len());
-        let other = finished(&sim, OTHER);
+        let other = finished(&sim, MIRROR);
         assert!(other < unhindered * 3 / 2, "the other destination took {other:?} instead of {unhindered:?}");
     });
 }
 
 /// Replicates a backlog to two destinations, one of which may be in trouble.
 async fn work(sim: &mut Sim, rule: &str, fault: Option<Fault>) {
-    sim.s3.create_bucket(OTHER, Versioning::Enabled);
     sim.post_everything();
     for number in 0..KEYS {
         sim.put(&format!("key-{number}"), b"content").await;
