@@ -6,6 +6,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ObjectLockLegalHold, ObjectLockLegalHoldStatus};
 use replicator_fakes::faults::{Effect, Fault, Place};
 use replicator_fakes::journal::Entry;
+use replicator_fakes::s3::entry::Versioning;
 
 use crate::fleet;
 use crate::judge::{Expect, judge_at};
@@ -143,4 +144,45 @@ fn a_lock_that_changed_while_a_body_was_kept_is_copied_as_it_is_now() {
         assert!(held >= 14, "{held} are held");
         check(&sim, 30);
     });
+}
+
+#[test]
+fn a_body_that_was_kept_never_gets_the_metadata_of_what_took_its_place() {
+    simulate(6, async |mut sim| {
+        sim.s3.set_versioning(SOURCE, Versioning::Suspended);
+        sim.post_everything();
+        put_named(&sim, "old").await;
+        let daemon = fleet::lone(&mut sim, &fleet::mirrored("limits = { requests_per_second = 1 }"), AWS).await;
+        sim.pass(Duration::from_secs(5)).await;
+        assert_eq!(written(&sim, MIRROR), 40);
+        put_named(&sim, "new").await;
+        sim.drained().await;
+        let parked = daemon.status().await.unwrap().parked;
+        assert!(parked.is_empty(), "{parked:?}");
+        daemon.stop().await;
+        for number in 0..40 {
+            for version in versions(&sim, &format!("{number}")).await {
+                let get = sim.user().get_object().bucket(ARCHIVE).key(format!("{number}")).version_id(version);
+                let answer = get.send().await.unwrap();
+                let named = answer.metadata().and_then(|metadata| metadata.get("body")).cloned();
+                let body = answer.body.collect().await.unwrap().to_vec();
+                assert_eq!(named.map(String::into_bytes), Some(body));
+            }
+        }
+    });
+}
+
+/// Puts objects whose metadata says what their body is.
+async fn put_named(sim: &Sim, body: &'static str) {
+    for number in 0..40 {
+        let put = sim.user().put_object().bucket(SOURCE).key(format!("{number}")).metadata("body", body);
+        put.body(ByteStream::from_static(body.as_bytes())).send().await.unwrap();
+    }
+}
+
+/// Lists the versions of a replica.
+async fn versions(sim: &Sim, key: &str) -> Vec<String> {
+    let list = sim.user().list_object_versions().bucket(ARCHIVE).prefix(key).send().await.unwrap();
+    let of_key = list.versions().iter().filter(|version| version.key() == Some(key));
+    of_key.filter_map(|version| version.version_id().map(str::to_owned)).collect()
 }

@@ -39,17 +39,20 @@ impl<'a> Pinned<'a> {
         Self { access, side: Side::Destination, bucket: &lane.destination.bucket, key: &lane.key, version }
     }
 
-    /// Begins a GET. The ETag says so if the server's `null` version is another one by now.
+    /// Begins a GET.
     pub(super) fn get(&self) -> Call<'a> {
+        self.of_this(Call::get(self.side, self.bucket, self.key))
+    }
+
+    /// Asks for this very version. The ETag says so if the server's `null` version is another one by now.
+    fn of_this(&self, call: Call<'a>) -> Call<'a> {
         let etag = self.version.etag.as_ref().map(ETag::quoted);
-        Call::get(self.side, self.bucket, self.key)
-            .version(self.version.version.id.as_str())
-            .header("if-match", etag.as_deref())
+        call.version(self.version.version.id.as_str()).header("if-match", etag.as_deref())
     }
 
     /// Reads what is said of it, the checksums too.
     pub(super) async fn head(&self) -> Result<Head, Refusal> {
-        let call = Call::head(self.side, self.bucket, self.key).version(self.version.version.id.as_str());
+        let call = self.of_this(Call::head(self.side, self.bucket, self.key));
         Ok(self.access.wire.send(call.checksums()).await?.into_head())
     }
 
