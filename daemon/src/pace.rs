@@ -151,9 +151,15 @@ impl Pace {
         }
     }
 
-    /// Sleeps until the time alone may have opened the way.
+    /// Sleeps until the time alone may have opened the way. Of a time that is over nobody else may have taken note: a
+    /// task that hears of a change at the same moment sleeps again.
     fn wake(&self, route: &Route) -> impl Future<Output = ()> + use<> {
-        let at = self.lock().gates.wakes_at(route).filter(|at| *at > now()).map(Instant::from_std);
+        let at = self.lock().gates.wakes_at(route);
+        let is_over = at.is_some_and(|at| at <= now());
+        if is_over {
+            self.pump();
+        }
+        let at = at.filter(|_| !is_over).map(Instant::from_std);
         async move {
             match at {
                 Some(at) => tokio::time::sleep_until(at).await,

@@ -176,7 +176,7 @@ impl Gates {
         });
     }
 
-    /// Returns when time alone may open the way; what is over by then opened it already.
+    /// Returns when time alone may open the way.
     pub(super) fn wakes_at(&self, route: &Route) -> Option<Instant> {
         let gates = route.sites().filter_map(|site| self.parties.get(&site));
         gates.flat_map(|gate| [gate.window.resumes(), gate.circuit.opens_until()]).flatten().max()

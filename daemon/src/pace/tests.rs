@@ -84,3 +84,19 @@ fn the_one_who_waits_for_a_dead_destination_may_go_and_the_next_takes_the_place(
         assert!(futures::poll!(Box::pin(pace.enter(&sick))).is_pending());
     });
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_hears_of_a_change_at_the_very_time_that_opens_the_way_does_not_sleep_on() {
+    let (pace, sick) = (Pace::default(), route("sick"));
+    for _ in 0..5 {
+        pace.enter(&sick).await.unwrap().leave(Answer::Failed);
+    }
+    let opens = Instant::from_std(pace.lock().gates.wakes_at(&sick).unwrap());
+    let change = async {
+        tokio::time::sleep_until(opens).await;
+        pace.0.changed.notify_waiters();
+    };
+    let entered = tokio::time::timeout_at(opens + Duration::from_secs(600), pace.enter(&sick));
+    let ((), entered) = futures::join!(change, entered);
+    assert!(matches!(entered, Ok(Ok(_))), "it waits for nobody");
+}
