@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use replicator_core::rule::{Place, Rule};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::turns::{Payer, Turns};
 
@@ -13,6 +13,8 @@ use crate::turns::{Payer, Turns};
 pub(crate) struct Budget {
     whole: Arc<Lot>,
     shares: Arc<Mutex<Shares>>,
+    /// Rings when the shares are other ones.
+    divided: Arc<Notify>,
 }
 
 /// Bytes paid for; they return to where they are from on drop.
@@ -49,7 +51,7 @@ const PAGE_BYTES: u64 = 4096;
 
 // An eighth is never lent to large objects, so that small ones find room beside their parts. That is the size of a part or more,
 // and no small object is larger. With less than this a part is larger than an eighth, and three of 5 MiB, the least that
-// S3 takes, have to fit into 16 MiB: there it is a sixteenth.
+// S3 takes, have to fit into 16 MiB where there is one destination: there it is a sixteenth.
 const RESERVE_DIVISOR: u32 = 8;
 const RESERVE_DIVISOR_LITTLE: u32 = 16;
 const LITTLE_BYTES: u64 = 40 << 20;
@@ -64,7 +66,7 @@ impl Budget {
         let max = u32::try_from(bytes / PAGE_BYTES).unwrap_or(u32::MAX).max(1);
         let reserve = max / if bytes < LITTLE_BYTES { RESERVE_DIVISOR_LITTLE } else { RESERVE_DIVISOR };
         let shares = Shares { each: max, of: HashMap::new() };
-        Self { whole: Arc::new(Lot::new(max, reserve)), shares: Arc::new(Mutex::new(shares)) }
+        Self { whole: Arc::new(Lot::new(max, reserve)), shares: Arc::new(Mutex::new(shares)), divided: Arc::default() }
     }
 
     /// Divides it among the destinations of a new set of rules. What was paid before is not counted again.
@@ -75,19 +77,22 @@ impl Budget {
         let mut shares = self.shares();
         if shares.each != each {
             *shares = Shares { each, of: HashMap::new() };
+            self.divided.notify_waiters();
         }
     }
 
     /// Waits until a payer's destination may have this much more; memory is still to be paid for. Nobody who has paid waits
     /// for a share.
     pub(crate) async fn share(&self, payer: Payer<'_>, bytes: u64) -> Paid {
-        let share = {
-            let mut shares = self.shares();
-            let (each, reserve) = (shares.each, self.whole.all.max - self.whole.bulk.max);
-            let share = shares.of.entry(payer.rule.destination.clone());
-            Arc::clone(share.or_insert_with(|| Arc::new(Lot::new(each, reserve))))
-        };
-        share.pay(payer, bytes).await
+        loop {
+            let divided = self.divided.notified();
+            let share = self.share_of(&payer.rule.destination);
+            tokio::select! {
+                biased;
+                paid = share.pay(payer, bytes) => return paid,
+                () = divided => {}
+            }
+        }
     }
 
     /// Pays if so many bytes are free and nobody waits.
@@ -101,6 +106,11 @@ impl Budget {
         self.whole.pay(payer, bytes).await
     }
 
+    /// Returns the size of the largest part that is paid for in full.
+    pub(crate) fn part_bytes_max(&self) -> u64 {
+        u64::from(self.whole.bulk.max) * PAGE_BYTES
+    }
+
     /// Returns the whole budget.
     pub(crate) fn total_bytes(&self) -> u64 {
         u64::from(self.whole.all.max) * PAGE_BYTES
@@ -109,6 +119,13 @@ impl Budget {
     /// Returns what is in use.
     pub(crate) fn used_bytes(&self) -> u64 {
         self.total_bytes() - self.whole.all.free.available_permits() as u64 * PAGE_BYTES
+    }
+
+    fn share_of(&self, destination: &Place) -> Arc<Lot> {
+        let mut shares = self.shares();
+        let (each, reserve) = (shares.each, self.whole.all.max - self.whole.bulk.max);
+        let share = shares.of.entry(destination.clone());
+        Arc::clone(share.or_insert_with(|| Arc::new(Lot::new(each, reserve))))
     }
 
     fn shares(&self) -> MutexGuard<'_, Shares> {
@@ -233,5 +250,17 @@ mod tests {
         assert!(budget.share(other, ALL / 4 * 3).now_or_never().is_some());
         budget.divide(both.iter());
         assert!(budget.share(one, 1).now_or_never().is_none(), "the same division changes nothing");
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_share_is_told_of_another_division() {
+        let (budget, both) = (Budget::new(ALL), rules(&[("a", "orders", "one"), ("b", "orders", "other")]));
+        budget.divide(both.iter());
+        let one = Payer { rule: &both[0], is_bulk: false };
+        let _most = budget.share(one, ALL / 4 * 3).await;
+        let mut waits = Box::pin(budget.share(one, 1));
+        assert!(futures::poll!(waits.as_mut()).is_pending());
+        budget.divide(both[..1].iter());
+        assert!(futures::poll!(waits.as_mut()).is_ready());
     }
 }
