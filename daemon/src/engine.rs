@@ -102,15 +102,11 @@ impl Engine {
     }
 
     /// Waits until a rule may write a piece, and memory has room for it or has it. Who waits for the rule holds no
-    /// memory, and nobody else's reading up; and one at a time takes a request to wait for memory with it, or requests
-    /// would be saved up while memory is short.
+    /// memory, and nobody else's reading up; and one at a time is let in to wait for memory, or many would hold it and
+    /// wait to send once it is there.
     pub(crate) async fn admit<'a>(&self, payer: Payer<'_>, reader: &'a Reader, piece: &Piece) -> (Due<'a>, Paid) {
         self.limits.bytes(payer, piece.len).await;
-        let share = {
-            let _turn = self.limits.turn(payer).await;
-            self.limits.request(payer.rule).await;
-            self.budget.share(payer, piece.len).await
-        };
+        let share = self.limits.let_in(payer, self.budget.share(payer, piece.len)).await;
         let due = match reader.claim(piece).await {
             Claim::Have(body) => Due::Have(body),
             Claim::Lead(lead) => Due::Read(lead, self.pay(payer, piece.len).await),

@@ -9,7 +9,7 @@ use governor::middleware::NoOpMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 use replicator_core::rule::{Place, Rule};
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::turns::{Payer, Turns};
@@ -18,7 +18,10 @@ use crate::turns::{Payer, Turns};
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Limits {
     limiters: Arc<RwLock<HashMap<Limited, Arc<Limiters>>>>,
-    lines: Arc<Turns>,
+    /// Copies take turns to be let in, and to wait for memory then.
+    copies: Arc<Turns>,
+    /// Requests without a body take turns to be let in.
+    others: Arc<Turns>,
 }
 
 /// Whoever is limited.
@@ -32,7 +35,7 @@ enum Limited {
 struct Limiters {
     of: replicator_core::rule::Limits,
     bandwidth: Option<Bandwidth>,
-    requests: Option<Counter>,
+    requests: Option<Requests>,
 }
 
 #[derive(Debug)]
@@ -41,6 +44,14 @@ struct Bandwidth {
     /// What passes at once, a second's worth.
     burst: NonZeroU32,
     lines: Turns,
+}
+
+/// Requests are counted twice: who is not let in yet holds no memory; and those who were, and waited together for a
+/// source or for memory, are not sent all at once.
+#[derive(Debug)]
+struct Requests {
+    let_in: Counter,
+    sent: Counter,
 }
 
 /// A limiter that serves in the order of arrival.
@@ -71,7 +82,7 @@ const UNIT_BYTES: u64 = 1024;
 const TURN_UNITS: u64 = 64;
 
 impl Limits {
-    /// Takes over the limits of a new set of rules. A limit that did not change keeps its state.
+    /// Takes over the limits of a new set of rules. Limits of which none changed keep their state.
     pub(crate) fn replace<'a>(&self, rules: impl Iterator<Item = &'a Rule>) {
         let Ok(mut limiters) = self.limiters.write() else { return };
         let mut next = HashMap::new();
@@ -94,17 +105,32 @@ impl Limits {
         }
     }
 
-    /// Waits for the turn among a rule's large or small objects to send a request; it lasts until it is dropped.
-    pub(crate) async fn turn(&self, payer: Payer<'_>) -> OwnedMutexGuard<()> {
-        self.lines.take(payer).await
+    /// Waits until a copy is let in, and until it has what it waits for then: one at a time of each line.
+    pub(crate) async fn let_in<T>(&self, payer: Payer<'_>, then: impl Future<Output = T>) -> T {
+        let _turn = self.copies.take(payer).await;
+        self.count(payer.rule, |requests| &requests.let_in).await;
+        then.await
     }
 
-    /// Waits until a request may be sent.
-    pub(crate) async fn request(&self, rule: &Rule) {
+    /// Waits until the request of a copy may be sent that was let in.
+    pub(crate) async fn sent(&self, rule: &Rule) {
+        self.count(rule, |requests| &requests.sent).await;
+    }
+
+    /// Waits until a request may be sent that needs no memory.
+    pub(crate) async fn request(&self, payer: Payer<'_>) {
+        {
+            let _turn = self.others.take(payer).await;
+            self.count(payer.rule, |requests| &requests.let_in).await;
+        }
+        self.sent(payer.rule).await;
+    }
+
+    async fn count(&self, rule: &Rule, counter: impl Fn(&Requests) -> &Counter) {
         for limited in Limited::by(rule) {
             while let Some(limiters) = self.get(&limited)
                 && let Some(requests) = &limiters.requests
-                && !requests.take(NonZeroU32::MIN, || self.is_current(&limited, &limiters)).await
+                && !counter(requests).take(NonZeroU32::MIN, || self.is_current(&limited, &limiters)).await
             {}
         }
     }
@@ -148,7 +174,7 @@ impl Limiters {
             .and_then(|limit| NonZeroU32::new(u32::try_from(limit.get().div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)));
         let bandwidth =
             bandwidth.map(|burst| Bandwidth { kibibytes: Counter::new(burst), burst, lines: Turns::default() });
-        Self { of, bandwidth, requests: of.requests_per_second.map(Counter::new) }
+        Self { of, bandwidth, requests: of.requests_per_second.map(Requests::new) }
     }
 }
 
@@ -156,6 +182,12 @@ impl Bandwidth {
     /// Returns how much of it is taken in one turn, which lasts a second at most.
     fn next(&self, left: u64) -> Option<NonZeroU32> {
         u32::try_from(left.min(TURN_UNITS).min(u64::from(self.burst.get()))).ok().and_then(NonZeroU32::new)
+    }
+}
+
+impl Requests {
+    fn new(per_second: NonZeroU32) -> Self {
+        Self { let_in: Counter::new(per_second), sent: Counter::new(per_second) }
     }
 }
 

@@ -207,17 +207,66 @@ fn requests_are_not_saved_up_while_memory_is_short() {
         let daemon = fleet::lone(&mut sim, "limits = { requests_per_second = 4 }", AWS).await;
         sim.drained().await;
         daemon.stop().await;
-        let writes = sim.net.journal().writes(ARCHIVE);
-        let in_a_second = |first: &Entry| {
-            writes
-                .iter()
-                .filter(|write| (first.sent..first.sent + Duration::from_secs(1)).contains(&write.sent))
-                .count()
-        };
         // A second's worth may go at once, and another in the second after.
-        let most = writes.iter().map(in_a_second).max().unwrap();
+        let most = most_in_a_second(&sim);
         assert!(most <= 8, "{most} writes in one second");
     });
+}
+
+#[test]
+fn requests_are_not_saved_up_while_the_source_is_slow() {
+    simulate(11, async |mut sim| {
+        // All that wait for these are let in meanwhile.
+        let slow = Place::s3("GetObject").bucket(SOURCE).client("daemon-0");
+        sim.net.faults().add(Fault::new("slow", slow, Effect::Delay(Duration::from_secs(30))).times(60));
+        sim.post_everything();
+        for number in 0..60 {
+            sim.put(&format!("{number}"), b"content").await;
+        }
+        let limited = fleet::mirrored("limits = { requests_per_second = 4 }");
+        let daemon = fleet::lone(&mut sim, &limited, AWS).await;
+        sim.drained().await;
+        daemon.stop().await;
+        let most = most_in_a_second(&sim);
+        assert!(most <= 8, "{most} writes in one second");
+        assert_eq!(sim.s3.keys_ever(ARCHIVE).len(), 60);
+    });
+}
+
+#[test]
+fn deletes_take_turns_with_copies() {
+    simulate(12, async |mut sim| {
+        sim.post_everything();
+        for number in 0..100 {
+            sim.put(&format!("old-{number}"), b"content").await;
+        }
+        let limited = |limit: u32| format!("limits = {{ requests_per_second = {limit} }}");
+        let daemon = fleet::lone(&mut sim, &limited(1000), AWS).await;
+        sim.drained().await;
+        sim.pass(Duration::from_secs(600)).await;
+        daemon.reload(&fleet::settings(&mut sim, &limited(2), AWS));
+        for number in 0..100 {
+            sim.user().delete_object().bucket(SOURCE).key(format!("old-{number}")).send().await.unwrap();
+        }
+        sim.pass(Duration::from_secs(2)).await;
+        for number in 0..10 {
+            sim.put(&format!("new-{number}"), b"content").await;
+        }
+        sim.drained().await;
+        daemon.stop().await;
+        let writes = sim.net.journal().writes(ARCHIVE);
+        let last = writes.iter().rposition(|write| write.call.operation == "PutObject").unwrap();
+        let after = writes.len() - 1 - last;
+        assert!(after > 50, "only {after} deletes were left");
+    });
+}
+
+/// Counts the writes of the second that had most.
+fn most_in_a_second(sim: &Sim) -> usize {
+    let sent: Vec<Duration> = sim.net.journal().writes(ARCHIVE).iter().map(|write| write.sent).collect();
+    let from =
+        |first: &Duration| sent.iter().filter(|sent| (*first..*first + Duration::from_secs(1)).contains(*sent)).count();
+    sent.iter().map(from).max().unwrap_or_default()
 }
 
 /// Replicates so many objects of a size under a rule, and adds up what the writes of ten seconds used.

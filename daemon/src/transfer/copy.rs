@@ -74,11 +74,16 @@ impl Copy<'_> {
         Pinned::original(self.source, self.task, self.version)
     }
 
+    /// Names whom the limits count this for.
+    pub(super) fn payer(&self, is_bulk: bool) -> Payer<'_> {
+        Payer { rule: &self.rule, is_bulk }
+    }
+
     /// Waits until a part may be written; the only one of a small object, or one of a large.
     pub(super) async fn admitted(&self, part: Part, is_bulk: bool) -> (Due<'_>, Paid) {
         let version = self.version.version.clone();
         let piece = Piece { version, is_part: is_bulk, offset: part.offset, len: part.len };
-        self.engine.admit(Payer { rule: &self.rule, is_bulk }, self.reader, &piece).await
+        self.engine.admit(self.payer(is_bulk), self.reader, &piece).await
     }
 
     /// Decides what the replica carries, or that the version is not to be replicated. Whether tags are counted an

@@ -136,7 +136,7 @@ async fn begin(copy: &Copy<'_>, dress: &Dress, layout: &Layout) -> Result<(Uploa
 
 async fn create(copy: &Copy<'_>, dress: &Dress) -> Result<String, Failure> {
     let checked = copy.destination.capabilities.has(Ability::Crc64Nvme);
-    copy.engine.limits.request(&copy.rule).await;
+    copy.engine.limits.request(copy.payer(true)).await;
     let request = copy
         .destination
         .s3_once
@@ -174,6 +174,7 @@ async fn try_part(copy: &Copy<'_>, upload: &Upload, part: Part) -> Result<Upload
             lead.share(Body { head, read, chunks, crc64, paid })
         }
     };
+    copy.engine.limits.sent(&copy.rule).await;
     let checked = copy.destination.capabilities.has(Ability::Crc64Nvme);
     let lane = &copy.task.lane;
     let call = Call::part(&lane.destination.bucket, &lane.key, (&upload.upload_id, part.number), body.chunks.clone())
@@ -205,7 +206,7 @@ async fn complete(
             .build()
     };
     let parts = CompletedMultipartUpload::builder().set_parts(Some(done.values().map(part).collect())).build();
-    copy.engine.limits.request(&copy.rule).await;
+    copy.engine.limits.request(copy.payer(true)).await;
     // What is current must still be what the upload was begun over (protocol rule 9).
     let looked = copy.basis.verify(copy.destination, copy.task).await?;
     remove::confirm(copy.source, copy.task, &copy.version.version.id, looked).await?;

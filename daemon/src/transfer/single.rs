@@ -22,12 +22,14 @@ pub(crate) async fn copy(copy: &Copy<'_>) -> Result<Written, Failure> {
     let whole = Part { number: 1, offset: 0, len: copy.version.size_bytes };
     let (due, _share) = copy.admitted(whole, false).await;
     let (body, dress) = match due {
-        Due::Have(body) => {
-            let dress = dress_again(copy, &body).await?;
-            (body, dress)
+        Due::Have(body) => (body, None),
+        Due::Read(lead, paid) => {
+            let (body, dress) = read(copy, whole, lead, paid).await?;
+            (body, Some(dress))
         }
-        Due::Read(lead, paid) => read(copy, whole, lead, paid).await?,
     };
+    copy.engine.limits.sent(&copy.rule).await;
+    let dress = dress_now(copy, &body, dress).await?;
     copy.foresight.check(copy.version, &dress.attributes, &body.chunks)?;
     copy.prove(body.crc64, &dress.attributes)?;
     put(copy, &dress, &body).await
@@ -49,14 +51,17 @@ async fn read(copy: &Copy<'_>, whole: Part, mut lead: Lead<'_>, paid: Paid) -> R
     Ok((lead.share(Body { head, read, chunks, crc64, paid }), dress))
 }
 
-/// Decides what a replica carries whose body was read before. Nothing tells of a lock that changed, so what the source
-/// said of the object when it was read holds no longer than any other reading.
-async fn dress_again(copy: &Copy<'_>, body: &Body) -> Result<Dress, Failure> {
-    if body.read.elapsed() <= READING_AGE_MAX {
-        return copy.dress(Attributes::from(&body.head), true).await;
+/// Decides what the replica carries if that was not decided when the body was read, or too long ago. Nothing tells of
+/// a lock that changed, so what the source said then holds no longer than any other reading.
+async fn dress_now(copy: &Copy<'_>, body: &Body, dress: Option<Dress>) -> Result<Dress, Failure> {
+    if body.read.elapsed() > READING_AGE_MAX {
+        let head = copy.original().head().await?;
+        return copy.dress(Attributes::from(&head), copy.source.is_aws).await;
     }
-    let head = copy.original().head().await?;
-    copy.dress(Attributes::from(&head), copy.source.is_aws).await
+    match dress {
+        Some(dress) => Ok(dress),
+        None => copy.dress(Attributes::from(&body.head), true).await,
+    }
 }
 
 async fn put(copy: &Copy<'_>, dress: &Dress, body: &Body) -> Result<Written, Failure> {
