@@ -106,7 +106,7 @@ fn layout(copy: &Copy<'_>, part_bytes: u64) -> Result<Layout, Failure> {
         layout = parts::layout(copy.version.size_bytes, layout.part_bytes() + (1 << 20)).map_err(unsupported)?;
     }
     if layout.part_bytes().min(copy.version.size_bytes) > copy.engine.budget.part_bytes_max() {
-        let detail = format!("a part has {} bytes; raise `memory` above that", layout.part_bytes());
+        let detail = format!("a part has {} bytes; raise `memory` to a fifth more than that", layout.part_bytes());
         return Err(Failure::caused(Kind::Refused(Reason::MemoryBudgetTooSmall), "part layout", detail));
     }
     Ok(layout)
