@@ -108,7 +108,12 @@ impl Pace {
         };
         loop {
             let changed = self.0.changed.notified();
-            let wake = self.wake(route);
+            let opens = self.lock().gates.wakes_at(route).map(Instant::from_std);
+            let is_over = opens.is_some_and(|opens| opens <= Instant::now());
+            if is_over {
+                // Nobody may have acted on it.
+                self.pump();
+            }
             tokio::select! {
                 biased;
                 told = &mut place.told => return match told {
@@ -118,7 +123,7 @@ impl Pace {
                     Err(_) => Err(TurnedAway(Duration::ZERO)),
                 },
                 () = changed => {}
-                () = wake => self.pump(),
+                () = until(opens.filter(|_| !is_over)) => {}
             }
         }
     }
@@ -147,23 +152,6 @@ impl Pace {
                 let (tell, told) = oneshot::channel();
                 state.waiting.insert(number, tell);
                 Err(InLine { pace: self.clone(), number, told })
-            }
-        }
-    }
-
-    /// Sleeps until the time alone may have opened the way. Of a time that is over nobody else may have taken note: a
-    /// task that hears of a change at the same moment sleeps again.
-    fn wake(&self, route: &Route) -> impl Future<Output = ()> + use<> {
-        let at = self.lock().gates.wakes_at(route);
-        let is_over = at.is_some_and(|at| at <= now());
-        if is_over {
-            self.pump();
-        }
-        let at = at.filter(|_| !is_over).map(Instant::from_std);
-        async move {
-            match at {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
             }
         }
     }
@@ -214,6 +202,14 @@ impl Pace {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sleeps until the time alone may open the way; for ever if nothing but a change will.
+async fn until(opens: Option<Instant>) {
+    match opens {
+        Some(opens) => tokio::time::sleep_until(opens).await,
+        None => std::future::pending().await,
     }
 }
 
