@@ -117,8 +117,8 @@ impl Search<'_> {
     async fn print(&self, version: &Pinned<'_>, wanted: &[&Looks]) -> Result<Option<Print>, Failure> {
         let head = match version.head().await {
             Ok(head) => head,
-            // Removed since it was listed.
-            Err(refusal) if refusal.status() == Some(404) => return Ok(None),
+            // Removed since it was listed, or another one took its place.
+            Err(refusal) if matches!(refusal.status(), Some(404 | 412)) => return Ok(None),
             Err(refusal) => return Err(refusal.into()),
         };
         let Some(looks) = Looks::of_full(&head).filter(|looks| wanted.contains(&looks)) else { return Ok(None) };
