@@ -102,8 +102,8 @@ impl Engine {
     }
 
     /// Waits until a rule may write a piece, and memory has room for it or has it. Who waits for the rule holds no
-    /// memory, and nobody else's reading up; and one at a time is let in to wait for memory, or many would hold it and
-    /// wait to send once it is there.
+    /// memory, and nobody else's reading up; and one at a time is let in to wait for a share, or many would hold one
+    /// and wait to send once it is there.
     pub(crate) async fn admit<'a>(&self, payer: Payer<'_>, reader: &'a Reader, piece: &Piece) -> (Due<'a>, Paid) {
         self.limits.bytes(payer, piece.len).await;
         let share = self.limits.let_in(payer, self.budget.share(payer, piece.len)).await;

@@ -1,27 +1,24 @@
 //! What each rule, and each destination, may use of the network: bytes and requests per second.
 
+mod bandwidth;
+mod counter;
+mod requests;
+
 use std::collections::HashMap;
-use std::num::NonZeroU32;
 use std::sync::{Arc, RwLock};
 
-use governor::clock::Clock;
-use governor::middleware::NoOpMiddleware;
-use governor::state::{InMemoryState, NotKeyed};
-use governor::{Quota, RateLimiter};
-use replicator_core::rule::{Place, Rule};
-use tokio::sync::Mutex;
-use tokio::time::Instant;
+use replicator_core::rule::{self, Place, Rule};
 
 use crate::turns::{Payer, Turns};
+use bandwidth::Bandwidth;
+use counter::Counter;
+use requests::Requests;
 
 /// The limiters of every rule and destination that has limits.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Limits {
-    limiters: Arc<RwLock<HashMap<Limited, Arc<Limiters>>>>,
-    /// Copies take turns to be let in, and to wait for memory then.
-    copies: Arc<Turns>,
-    /// Requests without a body take turns to be let in.
-    others: Arc<Turns>,
+    limiters: Arc<RwLock<HashMap<Limited, Limiters>>>,
+    lines: Arc<Lines>,
 }
 
 /// Whoever is limited.
@@ -31,67 +28,34 @@ enum Limited {
     Destination(Place),
 }
 
-#[derive(Debug)]
-struct Limiters {
-    of: replicator_core::rule::Limits,
-    bandwidth: Option<Bandwidth>,
-    requests: Option<Requests>,
-}
-
-#[derive(Debug)]
-struct Bandwidth {
-    kibibytes: Counter,
-    /// What passes at once, a second's worth.
-    burst: NonZeroU32,
-    lines: Turns,
-}
-
-/// Requests are counted twice: who is not let in yet holds no memory; and those who were, and waited together for a
-/// source or for memory, are not sent all at once.
-#[derive(Debug)]
-struct Requests {
-    let_in: Counter,
-    sent: Counter,
-}
-
-/// A limiter that serves in the order of arrival.
-#[derive(Debug)]
-struct Counter {
-    limiter: Limiter,
-    turn: Mutex<()>,
-}
-
-type Limiter = RateLimiter<NotKeyed, InMemoryState, RuntimeClock, NoOpMiddleware<std::time::Instant>>;
-
-/// The runtime's clock, by which everything else here waits too.
 #[derive(Debug, Clone, Default)]
-struct RuntimeClock;
-
-impl Clock for RuntimeClock {
-    type Instant = std::time::Instant;
-
-    fn now(&self) -> Self::Instant {
-        Instant::now().into_std()
-    }
+struct Limiters {
+    bandwidth: Option<Arc<Bandwidth>>,
+    requests: Option<Arc<Requests>>,
 }
 
-// The limiter counts in u32; by the KiB that reaches 4 TiB/s.
-const UNIT_BYTES: u64 = 1024;
-
-// So many units are taken in one turn: a large body lets small ones pass many times before it is through.
-const TURN_UNITS: u64 = 64;
+/// Who takes turns before the counters of requests.
+#[derive(Debug, Default)]
+struct Lines {
+    /// Copies to be let in, and to get a share of the memory then.
+    copies: Turns,
+    /// Requests without a body to be let in.
+    others: Turns,
+    /// All of them to be sent.
+    sending: Turns,
+}
 
 impl Limits {
-    /// Takes over the limits of a new set of rules. Limits of which none changed keep their state.
+    /// Takes over the limits of a new set of rules. A limit that did not change keeps its state.
     pub(crate) fn replace<'a>(&self, rules: impl Iterator<Item = &'a Rule>) {
         let Ok(mut limiters) = self.limiters.write() else { return };
         let mut next = HashMap::new();
         for rule in rules {
             let both = Limited::by(rule).into_iter().zip([rule.limits, rule.destination_limits]);
             // What another rule says of the same destination holds for all.
-            for (limited, limits) in both.filter(|(_, limits)| *limits != replicator_core::rule::Limits::default()) {
-                let known = limiters.remove(&limited).filter(|old| old.of == limits);
-                next.entry(limited).or_insert_with(|| known.unwrap_or_else(|| Arc::new(Limiters::new(limits))));
+            for (limited, limits) in both.filter(|(_, limits)| *limits != rule::Limits::default()) {
+                let known = limiters.remove(&limited).unwrap_or_default();
+                next.entry(limited).or_insert_with(|| known.renewed(limits));
             }
         }
         *limiters = next;
@@ -101,62 +65,67 @@ impl Limits {
     /// what there is, a large one would wait for ever.
     pub(crate) async fn bytes(&self, payer: Payer<'_>, bytes: u64) {
         for limited in Limited::by(payer.rule) {
-            self.bytes_of(&limited, payer, bytes).await;
+            let mut left = bandwidth::units(bytes);
+            // Looked up again when the limit changes while one waits.
+            while let Some(bandwidth) = self.get(&limited).bandwidth
+                && left > 0
+            {
+                let is_current = || self.get(&limited).bandwidth.is_some_and(|now| Arc::ptr_eq(&now, &bandwidth));
+                left = bandwidth.pass(payer, left, is_current).await;
+            }
         }
     }
 
-    /// Waits until a copy is let in, and until it has what it waits for then: one at a time of each line.
-    pub(crate) async fn let_in<T>(&self, payer: Payer<'_>, then: impl Future<Output = T>) -> T {
-        let _turn = self.copies.take(payer).await;
-        self.count(payer.rule, |requests| &requests.let_in).await;
-        then.await
+    /// Waits until a copy is let in, and until it has a share of the memory then: one at a time of each line.
+    pub(crate) async fn let_in<T>(&self, payer: Payer<'_>, share: impl Future<Output = T>) -> T {
+        let _turn = self.lines.copies.take(payer).await;
+        self.pass(payer.rule).await;
+        share.await
     }
 
-    /// Waits until the request of a copy may be sent that was let in.
-    pub(crate) async fn sent(&self, rule: &Rule) {
-        self.count(rule, |requests| &requests.sent).await;
+    /// Waits until a copy that was let in may send its request. Whoever waits at a destination has the leave of the
+    /// rule already, so of each line it is one at a time.
+    pub(crate) async fn may_send(&self, payer: Payer<'_>) {
+        let limited = Limited::by(payer.rule);
+        let requests: Vec<Arc<Requests>> = limited.iter().filter_map(|limited| self.get(limited).requests).collect();
+        if requests.is_empty() {
+            return;
+        }
+        let _waiting: Vec<_> = requests.iter().map(|requests| requests.wait(payer.rule)).collect();
+        let _turn = self.lines.sending.take(payer).await;
+        self.take(payer.rule, |requests| &requests.sent).await;
     }
 
     /// Waits until a request may be sent that needs no memory.
     pub(crate) async fn request(&self, payer: Payer<'_>) {
         {
-            let _turn = self.others.take(payer).await;
-            self.count(payer.rule, |requests| &requests.let_in).await;
+            let _turn = self.lines.others.take(payer).await;
+            self.pass(payer.rule).await;
         }
-        self.sent(payer.rule).await;
+        self.may_send(payer).await;
     }
 
-    async fn count(&self, rule: &Rule, counter: impl Fn(&Requests) -> &Counter) {
+    /// Waits until one more may be let in.
+    async fn pass(&self, rule: &Rule) {
+        for requests in Limited::by(rule).iter().filter_map(|limited| self.get(limited).requests) {
+            requests.caught_up(rule).await;
+        }
+        self.take(rule, |requests| &requests.let_in).await;
+    }
+
+    /// Takes a request from a counter of both who limit a rule; again when the limit changes while one waits.
+    async fn take(&self, rule: &Rule, counter: impl Fn(&Requests) -> &Counter) {
         for limited in Limited::by(rule) {
-            while let Some(limiters) = self.get(&limited)
-                && let Some(requests) = &limiters.requests
-                && !counter(requests).take(NonZeroU32::MIN, || self.is_current(&limited, &limiters)).await
+            let is_current =
+                |taken: &Arc<Requests>| self.get(&limited).requests.is_some_and(|now| Arc::ptr_eq(&now, taken));
+            while let Some(requests) = self.get(&limited).requests
+                && !counter(&requests).take(requests::ONE, || is_current(&requests)).await
             {}
         }
     }
 
-    async fn bytes_of(&self, limited: &Limited, payer: Payer<'_>, bytes: u64) {
-        let mut left = bytes.div_ceil(UNIT_BYTES);
-        // Looked up again when the limit changes while one waits.
-        while let Some(limiters) = self.get(limited)
-            && let Some(bandwidth) = &limiters.bandwidth
-            && left > 0
-        {
-            let _mine = bandwidth.lines.take(payer).await;
-            while let Some(some) = bandwidth.next(left)
-                && bandwidth.kibibytes.take(some, || self.is_current(limited, &limiters)).await
-            {
-                left -= u64::from(some.get());
-            }
-        }
-    }
-
-    fn is_current(&self, limited: &Limited, limiters: &Arc<Limiters>) -> bool {
-        self.get(limited).is_some_and(|now| Arc::ptr_eq(&now, limiters))
-    }
-
-    fn get(&self, limited: &Limited) -> Option<Arc<Limiters>> {
-        self.limiters.read().ok()?.get(limited).cloned()
+    fn get(&self, limited: &Limited) -> Limiters {
+        self.limiters.read().ok().and_then(|limiters| limiters.get(limited).cloned()).unwrap_or_default()
     }
 }
 
@@ -168,43 +137,35 @@ impl Limited {
 }
 
 impl Limiters {
-    fn new(of: replicator_core::rule::Limits) -> Self {
-        let bandwidth = of
-            .bandwidth_bytes_per_second
-            .and_then(|limit| NonZeroU32::new(u32::try_from(limit.get().div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)));
-        let bandwidth =
-            bandwidth.map(|burst| Bandwidth { kibibytes: Counter::new(burst), burst, lines: Turns::default() });
-        Self { of, bandwidth, requests: of.requests_per_second.map(Requests::new) }
+    /// Returns the limiters for other limits.
+    fn renewed(self, to: rule::Limits) -> Self {
+        let bandwidth = to.bandwidth_bytes_per_second.map(|limit| {
+            let known = self.bandwidth.filter(|known| known.is_of(limit));
+            known.unwrap_or_else(|| Arc::new(Bandwidth::new(limit)))
+        });
+        let requests = to.requests_per_second.map(|limit| {
+            let known = self.requests.filter(|known| known.per_second == limit);
+            known.unwrap_or_else(|| Arc::new(Requests::new(limit)))
+        });
+        Self { bandwidth, requests }
     }
 }
 
-impl Bandwidth {
-    /// Returns how much of it is taken in one turn, which lasts a second at most.
-    fn next(&self, left: u64) -> Option<NonZeroU32> {
-        u32::try_from(left.min(TURN_UNITS).min(u64::from(self.burst.get()))).ok().and_then(NonZeroU32::new)
-    }
-}
+#[cfg(test)]
+mod tests {
+    use std::num::{NonZeroU32, NonZeroU64};
 
-impl Requests {
-    fn new(per_second: NonZeroU32) -> Self {
-        Self { let_in: Counter::new(per_second), sent: Counter::new(per_second) }
-    }
-}
+    use super::*;
 
-impl Counter {
-    fn new(per_second: NonZeroU32) -> Self {
-        let limiter = RateLimiter::direct_with_clock(Quota::per_second(per_second), RuntimeClock);
-        Self { limiter, turn: Mutex::default() }
-    }
-
-    /// Takes so many, a second's worth at most, once they are there and it is one's turn. Returns false, and takes
-    /// nothing, when this limit no longer holds.
-    async fn take(&self, wanted: NonZeroU32, is_current: impl Fn() -> bool) -> bool {
-        let _turn = self.turn.lock().await;
-        while is_current() {
-            let Ok(Err(early)) = self.limiter.check_n(wanted) else { return true };
-            tokio::time::sleep(early.wait_time_from(RuntimeClock.now())).await;
-        }
-        false
+    #[test]
+    fn a_limit_that_did_not_change_keeps_its_state_when_the_other_changes() {
+        let limits = |bandwidth| rule::Limits {
+            bandwidth_bytes_per_second: NonZeroU64::new(bandwidth),
+            requests_per_second: NonZeroU32::new(4),
+        };
+        let before = Limiters::default().renewed(limits(1 << 20));
+        let after = before.clone().renewed(limits(1 << 21));
+        assert!(Arc::ptr_eq(&before.requests.unwrap(), &after.requests.unwrap()));
+        assert!(!Arc::ptr_eq(&before.bandwidth.unwrap(), &after.bandwidth.unwrap()));
     }
 }

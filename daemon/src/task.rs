@@ -11,6 +11,7 @@ use replicator_core::sequencer::Sequencer;
 
 use crate::ledger::records::{Lane, ParkedTask};
 use crate::metrics::Outcome;
+use crate::turns::Payer;
 
 /// What a message says about a key, without saying which.
 #[derive(Debug, Clone)]
@@ -36,6 +37,11 @@ pub(crate) struct Task {
 }
 
 impl Task {
+    /// Names whom a request without a body counts for.
+    pub(crate) fn payer(&self) -> Payer<'_> {
+        Payer { rule: &self.rules.lead, is_bulk: false }
+    }
+
     /// Returns what is kept of one wish while it waits for someone to act.
     pub(crate) fn parked(&self, wish: &Wish, reason: Reason, now: Timestamp) -> ParkedTask {
         ParkedTask {

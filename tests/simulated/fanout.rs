@@ -160,15 +160,20 @@ fn a_body_that_was_kept_never_gets_the_metadata_of_what_took_its_place() {
         let parked = daemon.status().await.unwrap().parked;
         assert!(parked.is_empty(), "{parked:?}");
         daemon.stop().await;
+        let mut bodies = Vec::new();
         for number in 0..40 {
             for version in versions(&sim, &format!("{number}")).await {
                 let get = sim.user().get_object().bucket(ARCHIVE).key(format!("{number}")).version_id(version);
                 let answer = get.send().await.unwrap();
                 let named = answer.metadata().and_then(|metadata| metadata.get("body")).cloned();
                 let body = answer.body.collect().await.unwrap().to_vec();
-                assert_eq!(named.map(String::into_bytes), Some(body));
+                assert_eq!(named.as_ref().map(String::as_bytes), Some(body.as_slice()));
+                bodies.extend(named);
             }
         }
+        let count = |wanted: &str| bodies.iter().filter(|body| *body == wanted).count();
+        assert_eq!(count("new"), 40);
+        assert!(count("old") < 30, "{} were written before they were gone", count("old"));
     });
 }
 

@@ -234,6 +234,53 @@ fn requests_are_not_saved_up_while_the_source_is_slow() {
 }
 
 #[test]
+fn a_source_that_was_slow_leaves_no_bodies_that_hold_memory_for_as_long_as_there_is_more() {
+    simulate(13, async |mut sim| {
+        let slow = Place::s3("GetObject").bucket(SOURCE).client("daemon-0");
+        sim.net.faults().add(Fault::new("slow", slow, Effect::Delay(Duration::from_secs(14))).times(56));
+        sim.post_everything();
+        for number in 0..400 {
+            sim.put(&format!("{number}"), b"content").await;
+        }
+        let daemon = fleet::lone(&mut sim, "limits = { requests_per_second = 4 }", AWS).await;
+        sim.pass(Duration::from_secs(45)).await;
+        let is_read = |entry: &Entry| entry.client == "daemon-0" && entry.call.operation == "GetObject";
+        let held = sim.net.journal().select(is_read).len() - sim.net.journal().writes(ARCHIVE).len();
+        sim.drained().await;
+        daemon.stop().await;
+        assert!(held <= 8, "{held} bodies are held");
+    });
+}
+
+#[test]
+fn who_was_let_in_and_waits_holds_up_no_other_rule_of_the_destination() {
+    simulate(14, async |mut sim| {
+        // The mirror's reading of all of them comes at one moment.
+        let slow = Place::s3("GetObject").bucket(SOURCE).client("daemon-0");
+        sim.net.faults().add(Fault::new("slow", slow, Effect::Delay(Duration::from_secs(30))).times(120));
+        sim.post_everything();
+        for number in 0..120 {
+            sim.put(&format!("small/{number}"), b"content").await;
+        }
+        let rules = fleet::mirrored(&sharing("requests_per_second = 4"));
+        let daemon = fleet::lone(&mut sim, &rules, AWS).await;
+        sim.pass(Duration::from_secs(31)).await;
+        for number in 0..10 {
+            sim.put(&format!("large/{number}"), b"content").await;
+        }
+        sim.pass(TEN_SECONDS).await;
+        let of = |prefix: &str| {
+            let writes = sim.net.journal().writes(ARCHIVE);
+            writes.iter().filter(|write| write.call.key.as_deref().is_some_and(|key| key.starts_with(prefix))).count()
+        };
+        assert!(of("small/") < 60, "all that waited were sent");
+        assert_eq!(of("large/"), 10);
+        sim.drained().await;
+        daemon.stop().await;
+    });
+}
+
+#[test]
 fn deletes_take_turns_with_copies() {
     simulate(12, async |mut sim| {
         sim.post_everything();
@@ -255,9 +302,11 @@ fn deletes_take_turns_with_copies() {
         sim.drained().await;
         daemon.stop().await;
         let writes = sim.net.journal().writes(ARCHIVE);
-        let last = writes.iter().rposition(|write| write.call.operation == "PutObject").unwrap();
+        let is_put = |write: &Entry| write.call.operation == "PutObject";
+        assert_eq!(writes.iter().filter(|write| is_put(write)).count(), 110);
+        let last = writes.iter().rposition(is_put).unwrap();
         let after = writes.len() - 1 - last;
-        assert!(after > 50, "only {after} deletes were left");
+        assert!((51..100).contains(&after), "{after} of 100 deletes were left");
     });
 }
 

@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use crc_fast::CrcAlgorithm;
 use replicator_core::failure::{Failure, Kind, Reason};
+use replicator_core::fence::READING_AGE_MAX;
 use replicator_core::object::ETag;
 use replicator_core::parts::Part;
 use replicator_core::plan::{Condition, SourceVersion};
@@ -66,6 +67,8 @@ pub(crate) struct Dress {
     pub(crate) attributes: Attributes,
     pub(crate) tags: Tags,
     pub(crate) encryption: Headers,
+    /// When the source was asked.
+    asked: Instant,
 }
 
 impl Copy<'_> {
@@ -86,9 +89,21 @@ impl Copy<'_> {
         self.engine.admit(self.payer(is_bulk), self.reader, &piece).await
     }
 
-    /// Decides what the replica carries, or that the version is not to be replicated. Whether tags are counted an
-    /// endpoint may do for GET and not for HEAD, as LocalStack does.
-    pub(crate) async fn dress(&self, mut attributes: Attributes, counts_tags: bool) -> Result<Dress, Failure> {
+    /// Asks the source what the replica carries. Tags are counted by some endpoints for GET and not for HEAD, LocalStack
+    /// among them.
+    pub(super) async fn dress_anew(&self) -> Result<Dress, Failure> {
+        let asked = Instant::now();
+        let head = self.original().head().await?;
+        self.dress(Attributes::from(&head), asked, self.source.is_aws).await
+    }
+
+    /// Decides from what the source said what the replica carries, or that the version is not to be replicated.
+    pub(super) async fn dress(
+        &self,
+        mut attributes: Attributes,
+        asked: Instant,
+        counts_tags: bool,
+    ) -> Result<Dress, Failure> {
         self.check_origin(&attributes).await?;
         attributes.drop_past_retention(clock::now());
         if attributes.is_kms() && !self.rule.sse_kms_objects {
@@ -108,7 +123,7 @@ impl Copy<'_> {
             self.engine.metrics.failure(&self.rule.id, Reason::StampTooLarge.as_str());
             warn!(rule = self.rule.id, key = %self.task.source_key, "no room for the stamp beside the user's metadata");
         }
-        Ok(Dress { attributes, tags, encryption })
+        Ok(Dress { attributes, tags, encryption, asked })
     }
 
     /// Compares what was read with the source's checksum of the whole object, where it has one.
@@ -183,6 +198,11 @@ impl Copy<'_> {
 }
 
 impl Dress {
+    /// Says whether it is too old to rest a write on, as any reading: nothing tells of a lock that changed.
+    pub(super) fn is_old(&self) -> bool {
+        self.asked.elapsed() > READING_AGE_MAX
+    }
+
     /// Returns a number that differs when a replica would carry something else.
     pub(crate) fn digest(&self) -> u64 {
         let attributes = &self.attributes;

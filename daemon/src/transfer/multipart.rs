@@ -9,7 +9,7 @@ use replicator_core::parts::{self, Layout, Part};
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::attributes::{Attributes, set_headers};
+use super::attributes::set_headers;
 use super::copy::{CRC64_NVME, Copy, Dress, Written, crc64, crc64_header, crc64_joined, etag_of};
 use super::remove;
 use crate::accounts::capabilities::Ability;
@@ -31,8 +31,7 @@ const PART_ATTEMPTS: u32 = 3;
 
 /// Copies a version in parts.
 pub(crate) async fn copy(copy: &Copy<'_>, part_bytes: u64) -> Result<Written, Failure> {
-    let head = copy.original().head().await?;
-    let dress = copy.dress(Attributes::from(&head), copy.source.is_aws).await?;
+    let dress = copy.dress_anew().await?;
     let layout = layout(copy, part_bytes)?;
     let parts = parts_of(&layout);
     let (upload, mut done) = begin(copy, &dress, &layout).await?;
@@ -106,7 +105,8 @@ fn layout(copy: &Copy<'_>, part_bytes: u64) -> Result<Layout, Failure> {
         layout = parts::layout(copy.version.size_bytes, layout.part_bytes() + (1 << 20)).map_err(unsupported)?;
     }
     if layout.part_bytes().min(copy.version.size_bytes) > copy.engine.budget.part_bytes_max() {
-        let detail = format!("a part has {} bytes; raise `memory` to a fifth more than that", layout.part_bytes());
+        let (part, most) = (layout.part_bytes(), copy.engine.budget.part_bytes_max());
+        let detail = format!("a part has {part} bytes, and large objects have {most} of `memory`: raise it");
         return Err(Failure::caused(Kind::Refused(Reason::MemoryBudgetTooSmall), "part layout", detail));
     }
     Ok(layout)
@@ -174,7 +174,7 @@ async fn try_part(copy: &Copy<'_>, upload: &Upload, part: Part) -> Result<Upload
             lead.share(Body { head, read, chunks, crc64, paid })
         }
     };
-    copy.engine.limits.sent(&copy.rule).await;
+    copy.engine.limits.may_send(copy.payer(true)).await;
     let checked = copy.destination.capabilities.has(Ability::Crc64Nvme);
     let lane = &copy.task.lane;
     let call = Call::part(&lane.destination.bucket, &lane.key, (&upload.upload_id, part.number), body.chunks.clone())

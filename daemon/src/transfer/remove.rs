@@ -12,7 +12,6 @@ use crate::accounts::{Access, deadline};
 use crate::engine::Engine;
 use crate::failpoint::Step;
 use crate::task::Task;
-use crate::turns::Payer;
 use crate::wire::Call;
 
 /// Hides the object that is current under a delete marker; returns the marker's version id.
@@ -27,7 +26,7 @@ pub(crate) async fn mark(
         return Err(Failure::new(Kind::Conflict, "DeleteObject"));
     };
     let conditional = access.capabilities.has(Ability::ConditionalDelete);
-    engine.limits.request(Payer { rule: &task.rules.lead, is_bulk: false }).await;
+    engine.limits.request(task.payer()).await;
     if let Some(looked) = basis.renew(access, task).await? {
         confirm(engine.access(&task.source)?, task, &source.version.id, looked).await?;
     }
@@ -47,7 +46,7 @@ pub(crate) async fn mark(
 /// Removes one replica, because its source version was removed for good and the rule says so.
 /// Only an exact version id ever gets here, so no delete marker can come of it.
 pub(crate) async fn version(engine: &Engine, task: &Task, destination_version: &str) -> Result<(), Failure> {
-    engine.limits.request(Payer { rule: &task.rules.lead, is_bulk: false }).await;
+    engine.limits.request(task.payer()).await;
     let request = engine
         .access(&task.lane.destination)?
         .s3

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use replicator_core::failure::Failure;
-use replicator_core::fence::{READING_AGE_MAX, body_timeout};
+use replicator_core::fence::body_timeout;
 use replicator_core::parts::Part;
 use tokio::time::Instant;
 
@@ -22,14 +22,14 @@ pub(crate) async fn copy(copy: &Copy<'_>) -> Result<Written, Failure> {
     let whole = Part { number: 1, offset: 0, len: copy.version.size_bytes };
     let (due, _share) = copy.admitted(whole, false).await;
     let (body, dress) = match due {
-        Due::Have(body) => (body, None),
-        Due::Read(lead, paid) => {
-            let (body, dress) = read(copy, whole, lead, paid).await?;
-            (body, Some(dress))
+        Due::Have(body) => {
+            let dress = copy.dress(Attributes::from(&body.head), body.read, true).await?;
+            (body, dress)
         }
+        Due::Read(lead, paid) => read(copy, whole, lead, paid).await?,
     };
-    copy.engine.limits.sent(&copy.rule).await;
-    let dress = dress_now(copy, &body, dress).await?;
+    copy.engine.limits.may_send(copy.payer(false)).await;
+    let dress = if dress.is_old() { copy.dress_anew().await? } else { dress };
     copy.foresight.check(copy.version, &dress.attributes, &body.chunks)?;
     copy.prove(body.crc64, &dress.attributes)?;
     put(copy, &dress, &body).await
@@ -45,23 +45,10 @@ async fn read(copy: &Copy<'_>, whole: Part, mut lead: Lead<'_>, paid: Paid) -> R
         // The destination is asked first, and the others do not wait for that.
         lead.step_aside();
     }
-    let dress = copy.dress(attributes, true).await?;
+    let dress = copy.dress(attributes, read, true).await?;
     let (chunks, crc64) = original.finish(whole, body).await?;
     proof::check(&head, &chunks)?;
     Ok((lead.share(Body { head, read, chunks, crc64, paid }), dress))
-}
-
-/// Decides what the replica carries if that was not decided when the body was read, or too long ago. Nothing tells of
-/// a lock that changed, so what the source said then holds no longer than any other reading.
-async fn dress_now(copy: &Copy<'_>, body: &Body, dress: Option<Dress>) -> Result<Dress, Failure> {
-    if body.read.elapsed() > READING_AGE_MAX {
-        let head = copy.original().head().await?;
-        return copy.dress(Attributes::from(&head), copy.source.is_aws).await;
-    }
-    match dress {
-        Some(dress) => Ok(dress),
-        None => copy.dress(Attributes::from(&body.head), true).await,
-    }
 }
 
 async fn put(copy: &Copy<'_>, dress: &Dress, body: &Body) -> Result<Written, Failure> {

@@ -12,7 +12,6 @@ use crate::failpoint::Step;
 use crate::ledger::records::{ParkedTask, Replica, State};
 use crate::metrics::Outcome;
 use crate::task::{Report, Task, Wish};
-use crate::turns::Payer;
 
 /// Answers duplicates from the ledger, without a request. Not when a message was delivered before:
 /// then a write may have been lost on its way, and only the destination knows (protocol rule 7).
@@ -129,7 +128,7 @@ async fn tags(run: &mut Run<'_>, wish: &Wish) -> Result<Outcome, Failure> {
     };
     // Another daemon may be writing older tags: what the source says after the write decides.
     for _ in 0..TAG_ROUNDS_MAX {
-        engine.limits.request(Payer { rule: &task.rules.lead, is_bulk: false }).await;
+        engine.limits.request(task.payer()).await;
         let lane = &task.lane;
         let (bucket, key) = (&lane.destination.bucket, &lane.key);
         let write = attributes::write_tags(run.destination, bucket, key, &replica_version, &wanted);

@@ -1,0 +1,57 @@
+//! A limit of bytes per second.
+
+use std::num::{NonZeroU32, NonZeroU64};
+
+use super::Counter;
+use crate::turns::{Payer, Turns};
+
+#[derive(Debug)]
+pub(super) struct Bandwidth {
+    kibibytes: Counter,
+    /// What passes at once, a second's worth.
+    burst: NonZeroU32,
+    lines: Turns,
+}
+
+// The limiter counts in u32; by the KiB that reaches 4 TiB/s.
+const UNIT_BYTES: u64 = 1024;
+
+// So many units are taken in one turn: a large body lets small ones pass many times before it is through.
+const TURN_UNITS: u64 = 64;
+
+/// Counts the units of so many bytes.
+pub(super) fn units(bytes: u64) -> u64 {
+    bytes.div_ceil(UNIT_BYTES)
+}
+
+impl Bandwidth {
+    pub(super) fn new(bytes_per_second: NonZeroU64) -> Self {
+        let burst = burst(bytes_per_second);
+        Self { kibibytes: Counter::new(burst), burst, lines: Turns::default() }
+    }
+
+    /// Says whether this is what such a limit comes to.
+    pub(super) fn is_of(&self, bytes_per_second: NonZeroU64) -> bool {
+        self.burst == burst(bytes_per_second)
+    }
+
+    /// Waits until so many units have passed; returns how many are left when this limit no longer holds.
+    pub(super) async fn pass(&self, payer: Payer<'_>, mut left: u64, is_current: impl Fn() -> bool) -> u64 {
+        let _mine = self.lines.take(payer).await;
+        while let Some(some) = self.next(left)
+            && self.kibibytes.take(some, &is_current).await
+        {
+            left -= u64::from(some.get());
+        }
+        left
+    }
+
+    /// Returns how much is taken in one turn, which lasts a second at most.
+    fn next(&self, left: u64) -> Option<NonZeroU32> {
+        u32::try_from(left.min(TURN_UNITS).min(u64::from(self.burst.get()))).ok().and_then(NonZeroU32::new)
+    }
+}
+
+fn burst(bytes_per_second: NonZeroU64) -> NonZeroU32 {
+    u32::try_from(units(bytes_per_second.get())).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX)
+}
