@@ -115,6 +115,15 @@ impl Sim {
         put.send().await.unwrap();
     }
 
+    /// Writes so many objects of a size, the keys of which go on with their number.
+    pub(crate) async fn fill(&self, prefix: &str, objects: usize, bytes: usize) {
+        let body = Bytes::from(vec![1; bytes]);
+        for number in 0..objects {
+            let put = self.user().put_object().bucket(SOURCE).key(format!("{prefix}{number}"));
+            put.body(ByteStream::from(body.clone())).send().await.unwrap();
+        }
+    }
+
     /// Returns what a bucket shows at a key.
     pub(crate) fn shown(&self, bucket: &str, key: &str) -> Option<Bytes> {
         let history = self.s3.history(bucket, key);
