@@ -54,11 +54,23 @@ pub(crate) fn queue_url(text: &str) -> Result<String, String> {
     refuse_credentials(text)?;
     let segments = url_path(text).map(|path| path.trim_end_matches('/').split('/').skip(1).collect::<Vec<_>>());
     match segments {
+        Some(segments) if segments.last().is_some_and(|name| name.ends_with(".fifo")) => {
+            Err(format!("{text:?} is a FIFO queue, which S3 sends no events to; use a standard queue"))
+        }
         Some(segments) if segments.len() >= 2 && !segments.contains(&"") => Ok(text.trim_end_matches('/').to_owned()),
         _ => Err(format!(
             "{text:?} is not the URL of a queue; write it like \"https://sqs.eu-west-1.amazonaws.com/111111111111/orders-events\""
         )),
     }
+}
+
+/// Returns the Region in the URL of a queue at AWS; of others, none.
+/// <https://docs.aws.amazon.com/general/latest/gr/sqs-service.html>
+pub(crate) fn queue_region(url: &str) -> Option<&str> {
+    let host = url.strip_prefix("https://")?.split('/').next()?;
+    let rest = host.strip_prefix("sqs.").or_else(|| host.strip_prefix("sqs-fips."))?;
+    let (region, domain) = rest.split_once('.')?;
+    domain.starts_with("amazonaws.com").then_some(region)
 }
 
 /// Checks a storage class of S3.
@@ -88,7 +100,7 @@ pub(crate) fn quoted<'a>(names: impl Iterator<Item = &'a str>) -> String {
 const KEY_FORM: &str = "write it like \"arn:aws:kms:us-east-1:222222222222:key/1234abcd-12ab-34cd-56ef-1234567890ab\"";
 
 // https://docs.aws.amazon.com/AmazonS3/latest/API/API_Destination.html#AmazonS3-Type-Destination-StorageClass
-const STORAGE_CLASSES: [&str; 11] = [
+const STORAGE_CLASSES: [&str; 8] = [
     "STANDARD",
     "REDUCED_REDUNDANCY",
     "STANDARD_IA",
@@ -96,14 +108,12 @@ const STORAGE_CLASSES: [&str; 11] = [
     "INTELLIGENT_TIERING",
     "GLACIER",
     "DEEP_ARCHIVE",
-    "OUTPOSTS",
     "GLACIER_IR",
-    "SNOW",
-    "EXPRESS_ONEZONE",
 ];
 
-// Classes of objects that other services keep and S3 only shows.
-const UNWRITABLE_CLASSES: [&str; 4] = ["FSX_OPENZFS", "FSX_ONTAP", "AWS_BACKUP_WARM", "AWS_BACKUP_LOW_COST_WARM"];
+// Classes of buckets that keep no versions, or are of other services, which S3 only shows.
+const UNWRITABLE_CLASSES: [&str; 7] =
+    ["OUTPOSTS", "SNOW", "EXPRESS_ONEZONE", "FSX_OPENZFS", "FSX_ONTAP", "AWS_BACKUP_WARM", "AWS_BACKUP_LOW_COST_WARM"];
 
 /// Returns the resource of an ARN of a service, when the rest is in order. IAM has no Regions.
 fn arn_resource<'a>(text: &'a str, service: &str) -> Option<&'a str> {
@@ -173,6 +183,14 @@ mod tests {
         assert!(queue_url("https://sqs.eu-west-1.amazonaws.com/orders-events").is_err());
         assert!(queue_url("https://sqs.eu-west-1.amazonaws.com//orders-events").is_err());
         assert!(queue_url("arn:aws:sqs:eu-west-1:111111111111:orders-events").is_err());
+    }
+
+    #[test]
+    fn a_queue_at_aws_names_its_region() {
+        assert_eq!(queue_region("https://sqs.cn-north-1.amazonaws.com.cn/111111111111/orders"), Some("cn-north-1"));
+        assert_eq!(queue_region("https://sqs-fips.us-east-1.amazonaws.com/111111111111/orders"), Some("us-east-1"));
+        assert_eq!(queue_region("http://sqs.eu-west-1.localhost:4566/111111111111/orders"), None);
+        assert_eq!(queue_region("https://vpce-1.sqs.eu-west-1.vpce.amazonaws.com/111111111111/orders"), None);
     }
 
     #[test]

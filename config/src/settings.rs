@@ -10,6 +10,7 @@ mod unavailable;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -46,7 +47,10 @@ pub struct Settings {
 /// Reads and checks a configuration file.
 pub fn load(path: &Path) -> Result<Settings, Invalid> {
     fs::read_to_string(path)
-        .map_err(|error| Invalid::whole(None, format!("can't be read: {error}; name another with --config FILE")))
+        .map_err(|error| match error.kind() == ErrorKind::InvalidData {
+            true => Invalid::whole(None, "is not UTF-8, as TOML has to be; save it as UTF-8".to_owned()),
+            false => Invalid::whole(None, format!("can't be read: {error}; name another with --config FILE")),
+        })
         .and_then(|text| parse(&text))
         .map_err(|invalid| invalid.in_file(path))
 }

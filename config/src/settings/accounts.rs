@@ -114,7 +114,7 @@ fn account(name: &str, written: &Field<schema::Account>, problems: &mut Problems
         account.region = written.region.parsed(problems, |text| region(text)).unwrap_or_default();
     }
     account.role_arn = written.role_arn.parsed(problems, |text| names::role(text));
-    account.external_id = written.external_id.given().cloned();
+    account.external_id = written.external_id.parsed(problems, |text| external_id(text));
     account.profile = written.profile.parsed(problems, |text| profile(text));
     account.endpoint = written.endpoint.parsed(problems, |text| names::endpoint(text));
     account.endpoints = endpoints(&written.endpoints, problems);
@@ -158,6 +158,15 @@ fn region(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err(format!("{text:?} is not a Region; write it like \"eu-west-1\""))
+}
+
+// https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html
+fn external_id(text: &str) -> Result<String, String> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || "_+=,.@:/-".contains(c);
+    if (2..=1224).contains(&text.len()) && text.chars().all(legal) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{text:?} is not 2 to 1,224 letters, digits and _+=,.@:/- long; copy it from the role's trust policy"))
 }
 
 fn profile(text: &str) -> Result<String, String> {

@@ -30,6 +30,9 @@ pub(super) fn settle(written: &Field<schema::Filter>, problems: &mut Problems<'_
 
 /// Checks the start or the end of a key.
 pub(super) fn key_part(text: &str) -> Result<String, String> {
+    if text.starts_with("s3://") {
+        return Err(format!("{text:?} is a URL; write the part of the keys alone, like \"invoices/\""));
+    }
     if text.len() > KEY_BYTES_MAX {
         return Err(format!("is {} bytes long, and no key is longer than {KEY_BYTES_MAX}; shorten it", text.len()));
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::accounts::{self, Account};
+use super::accounts::{self, Account, Service};
 use crate::problem::Problems;
 use crate::reader::Field;
 use crate::{names, schema, units};
@@ -53,13 +53,28 @@ fn queue(written: &schema::Queue, accounts: &BTreeMap<String, Account>, problems
     let url = written.url.parsed(problems, |text| names::queue_url(text));
     let account = accounts::refer(&written.account, accounts, problems);
     let visibility_timeout = written.visibility_timeout.parsed(problems, |text| visibility_timeout(text));
+    // It is written to by the same client.
     let dead_letter_url = written.dead_letter_url.parsed(problems, |text| names::queue_url(text));
+    let reached = account.as_ref().and_then(|name| accounts.get(name));
+    for field in [&written.url, &written.dead_letter_url] {
+        refuse_elsewhere(field, reached, problems);
+    }
     Some(Queue {
         url: url?,
         account: account?,
         visibility_timeout: visibility_timeout.unwrap_or(VISIBILITY_TIMEOUT),
         dead_letter_url,
     })
+}
+
+/// Requests are signed for the account's Region and sent there.
+fn refuse_elsewhere(url: &Field<String>, account: Option<&Account>, problems: &mut Problems<'_>) {
+    let Some(account) = account.filter(|account| account.endpoint_of(Service::Sqs).is_none()) else { return };
+    let named = url.given().and_then(|url| names::queue_region(url));
+    let Some(region) = named.filter(|region| *region != account.region && !account.region.is_empty()) else { return };
+    let (name, own) = (&account.name, &account.region);
+    let message = format!("is in {region}, and account {name:?} in {own}; name an account of that Region");
+    problems.report(&url.spot, message);
 }
 
 fn visibility_timeout(text: &str) -> Result<Duration, String> {

@@ -109,9 +109,6 @@ fn rewrite(text: &str) -> Result<String, String> {
     if text.chars().any(char::is_control) {
         return Err(format!("{text:?} has a control character, which S3 can't list; remove it"));
     }
-    if text.starts_with("s3://") {
-        return Err(format!("{text:?} is a URL; write the start of the keys alone, like \"replica/\""));
-    }
     filter::key_part(text)
 }
 

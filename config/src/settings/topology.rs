@@ -1,7 +1,8 @@
 //! What only shows between rules: replicas that come back to where they started, rules that
-//! compete for the same keys without agreeing on them, and sources that meet under one key.
+//! compete for the same keys without agreeing on them, sources that meet under one key, and buckets with two names.
 
 mod cycles;
+mod doors;
 mod keys;
 mod meetings;
 mod namesakes;
@@ -23,6 +24,7 @@ pub(super) fn check(drafts: &[Draft<'_>], accounts: &BTreeMap<String, Account>, 
     let enabled: Vec<_> = hops.iter().filter(|hop| hop.rule().enabled).collect();
     for (index, hop) in enabled.iter().enumerate() {
         let (earlier, _) = enabled.split_at(index);
+        doors::refuse(hop, earlier, problems);
         namesakes::refuse(hop, earlier, problems);
         meetings::refuse(hop, earlier, problems);
         rivals::refuse(hop, earlier, problems);

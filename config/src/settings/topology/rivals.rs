@@ -35,10 +35,7 @@ fn compete(one: &Hop<'_>, other: &Hop<'_>) -> bool {
 fn refuse_tie(hop: &Hop<'_>, other: &Hop<'_>, problems: &mut Problems<'_>) {
     let id = &other.rule().id;
     let written = hop.draft.written;
-    if hop.rule().destination.account != other.rule().destination.account {
-        let message = format!("rule {id:?} reaches the same bucket through another account; use one of them in both");
-        problems.report(&written.destination.spot, message);
-    } else if hop.rule().priority == other.rule().priority {
+    if hop.rule().priority == other.rule().priority {
         let message = format!(
             "the same as in rule {id:?}, which sends overlapping keys to the same bucket; give them different ones, the higher wins"
         );
@@ -52,8 +49,9 @@ struct Matter {
     differs: fn(&Rule, &Rule) -> bool,
 }
 
-const MATTERS: [Matter; 6] = [
+const MATTERS: [Matter; 7] = [
     Matter { spot: |rule| &rule.exclusive.spot, differs: |one, other| one.exclusive != other.exclusive },
+    Matter { spot: |rule| &rule.fence.spot, differs: |one, other| one.fence != other.fence },
     Matter { spot: |rule| &rule.history.spot, differs: |one, other| one.history != other.history },
     Matter { spot: |rule| &rule.since.spot, differs: |one, other| one.since != other.since },
     Matter { spot: |rule| &rule.foreign.spot, differs: |one, other| one.foreign != other.foreign },
