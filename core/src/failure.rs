@@ -17,6 +17,8 @@ pub struct Failure {
     pub during: &'static str,
     /// Who has the trouble, where an answer, or none, told.
     pub party: Option<Party>,
+    /// The rule that it was for, where another than the leading one took the version.
+    pub rule: Option<Box<str>>,
     /// The cause.
     pub source: Option<Box<dyn Error + Send + Sync>>,
 }
@@ -106,6 +108,8 @@ macro_rules! reasons {
 }
 
 reasons! {
+    /// The role that an account is to be used with may not be assumed.
+    AssumeRoleNotPermitted,
     /// The destination bucket does not exist.
     DstBucketNotFound,
     /// The replica wants Object Lock and the destination bucket has none.
@@ -187,18 +191,24 @@ impl Kind {
 impl Failure {
     /// Makes a failure without a deeper cause.
     pub fn new(kind: Kind, during: &'static str) -> Self {
-        Self { kind, during, party: None, source: None }
+        Self { kind, during, party: None, rule: None, source: None }
     }
 
     /// Makes a failure with its cause.
     pub fn caused(kind: Kind, during: &'static str, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { kind, during, party: None, source: Some(source.into()) }
+        Self { kind, during, party: None, rule: None, source: Some(source.into()) }
     }
 
     /// Says whose trouble it is.
     #[must_use]
     pub fn of(self, party: Party) -> Self {
         Self { party: Some(party), ..self }
+    }
+
+    /// Says which rule it was for.
+    #[must_use]
+    pub fn under(self, rule: &str) -> Self {
+        Self { rule: Some(rule.into()), ..self }
     }
 
     /// Says what to do.

@@ -9,6 +9,14 @@ use thiserror::Error;
 /// A moment in UTC, as S3 and SQS state it.
 pub type Timestamp = time::OffsetDateTime;
 
+/// Shows a text with its control characters escaped.
+pub fn printable(text: &str) -> impl fmt::Display {
+    fmt::from_fn(move |f| {
+        text.chars()
+            .try_for_each(|c| if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") })
+    })
+}
+
 /// A name that S3 would never have given or accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{what} {value:?} {problem}")]
@@ -32,9 +40,10 @@ macro_rules! name {
             }
         }
 
+        /// For people: a line break in a key makes no second line, and an escape moves no cursor.
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                write!(f, "{}", printable(&self.0))
             }
         }
 
@@ -154,6 +163,13 @@ mod tests {
         let bare = ETag::try_from("9b2cf535f27731c974343645a3985328").ok();
         assert!(bare.is_some());
         assert_eq!(bare, ETag::try_from("\"9b2cf535f27731c974343645a3985328\"").ok());
+    }
+
+    #[test]
+    fn a_key_is_shown_on_one_line() {
+        let key = Key::try_from("a\nINFO settled\u{1b}[2J ü").unwrap();
+        assert_eq!(key.to_string(), "a\\nINFO settled\\u{1b}[2J ü");
+        assert_eq!(key.as_str(), "a\nINFO settled\u{1b}[2J ü");
     }
 
     #[test]

@@ -104,7 +104,12 @@ impl Ack {
         let passed = match passed {
             Ok(passed) => passed,
             Err(error) => {
-                warn!(queue = name, message = message.id, error, "the dead-letter queue takes nothing, message stays");
+                warn!(
+                    queue = name,
+                    message_id = message.id,
+                    error,
+                    "the dead-letter queue takes nothing, message stays"
+                );
                 return Some(message.patience(retry::ceiling(ATTEMPTS_MAX)));
             }
         };
@@ -127,7 +132,12 @@ impl Ack {
                 None
             }
             Err(failure) => {
-                warn!(queue = name, message = message.id, error = chain(&failure), "cannot park a message, it stays");
+                warn!(
+                    queue = name,
+                    message_id = message.id,
+                    error = chain(&failure),
+                    "cannot park a message, it stays"
+                );
                 Some(message.patience(retry::ceiling(ATTEMPTS_MAX)))
             }
         }
@@ -151,7 +161,11 @@ impl Ack {
             tokio::time::sleep(retry::delay(attempt, 1.0)).await;
         }
         for message in left {
-            warn!(queue = message.queue.queue.name(), message = message.id, "cannot delete a message, it will return");
+            warn!(
+                queue = message.queue.queue.name(),
+                message_id = message.id,
+                "cannot delete a message, it will return"
+            );
             self.engine.metrics.message(message.queue.queue.name(), MessageOutcome::DeleteFailed);
         }
     }

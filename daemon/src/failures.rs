@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use replicator_config::Settings;
-use replicator_core::object::{Key, Timestamp};
+use replicator_core::object::{Key, Timestamp, printable};
 use replicator_core::rule::Place;
 use serde::{Deserialize, Serialize};
 use time::format_description::well_known::Rfc3339;
@@ -95,7 +95,7 @@ impl Entry {
             rule: Some(task.rule.clone()),
             source: Some(url(&task.source, &task.source_key)),
             destination: Some(url(&task.lane.destination, &task.lane.key)),
-            key: Some(task.source_key.to_string()),
+            key: Some(task.source_key.as_str().to_owned()),
             version: task.version.as_ref().map(ToString::to_string),
             action: Some(task.action.as_str().to_owned()),
             tries: task.tries,
@@ -133,7 +133,7 @@ impl Entry {
 }
 
 fn url(place: &Place, key: &Key) -> String {
-    format!("s3://{}/{key}", place.bucket)
+    format!("s3://{}/{}", place.bucket, key.as_str())
 }
 
 fn table(listing: &Listing) -> String {
@@ -151,8 +151,8 @@ fn write_table(listing: &Listing, text: &mut String) -> std::fmt::Result {
     for entry in &listing.failures {
         let age = entry.age_seconds.map_or_else(|| "?".to_owned(), age);
         let rule = entry.rule.as_deref().unwrap_or("(no rule)");
-        writeln!(text, "{age:<6} {rule:<24} {:<36} {}", entry.reason, entry.what())?;
-        writeln!(text, "       {}", entry.detail)?;
+        writeln!(text, "{age:<6} {rule:<24} {:<36} {}", entry.reason, printable(&entry.what()))?;
+        writeln!(text, "       {}", printable(&entry.detail))?;
     }
     let left = listing.total - listing.failures.len() as u64;
     if left > 0 {

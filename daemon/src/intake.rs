@@ -110,10 +110,10 @@ impl Intake {
         let notification = event::parse(&message.body);
         match &notification {
             Ok(Notification { hints, .. }) => {
-                debug!(queue = self.name(), message = message.id, hints = hints.len(), "received");
+                debug!(queue = self.name(), message_id = message.id, hints = hints.len(), "received");
             }
             Err(error) => {
-                warn!(queue = self.name(), message = message.id, %error, "undecodable message");
+                warn!(queue = self.name(), message_id = message.id, %error, "undecodable message");
                 self.metrics.message(self.name(), MessageOutcome::Undecodable);
             }
         }

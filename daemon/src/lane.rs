@@ -117,12 +117,13 @@ fn given_up(engine: &Engine, route: &Route, failure: &Failure) -> Ended {
 
 /// A refusal is written down before the message may go.
 fn park(engine: &Engine, task: &Task, reason: Reason, failure: &Failure) -> Ended {
-    let rule = &task.rules.lead.id;
+    let rule = blamed(task, failure);
     let detail = chain(failure);
     warn!(rule, key = %task.lane.key, reason = reason.as_str(), error = detail, "parked");
     engine.metrics.failure(rule, reason.as_str());
     for wish in &task.wishes {
-        let parked = ParkedTask { detail: detail.clone(), ..task.parked(wish, reason, clock::now()) };
+        let parked = ParkedTask { rule: rule.to_owned(), ..task.parked(wish, reason, clock::now()) };
+        let parked = ParkedTask { detail: detail.clone(), ..parked };
         if let Err(failure) = keep(engine, parked) {
             warn!(rule, error = chain(&failure), "cannot write to the ledger");
             return Ended::HandedBack(retry::ceiling(ATTEMPTS_MAX));
@@ -144,9 +145,14 @@ fn keep(engine: &Engine, parked: ParkedTask) -> Result<(), Failure> {
 }
 
 fn report_failure(engine: &Engine, task: &Task, failure: &Failure) {
-    let rule = &task.rules.lead.id;
+    let rule = blamed(task, failure);
     warn!(rule, key = %task.lane.key, error = chain(failure), "attempt failed");
     engine.metrics.failure(rule, failure.kind.code());
+}
+
+/// Names the rule that a failure is booked on: the one that took the version, or the leading one if it came to no choice.
+fn blamed<'a>(task: &'a Task, failure: &'a Failure) -> &'a str {
+    failure.rule.as_deref().unwrap_or(&task.rules.lead.id)
 }
 
 /// After a lost answer nothing is known until the write can no longer land (protocol rule 7). An

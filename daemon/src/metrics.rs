@@ -113,6 +113,20 @@ impl Metrics {
         })
     }
 
+    /// Lets what alerts ask for be there before it happens: of a counter that begins with 1, `increase` sees nothing.
+    pub(crate) fn expect<'a>(&self, queues: impl Iterator<Item = &'a str>, rules: impl Iterator<Item = &'a str>) {
+        for queue in queues {
+            for outcome in MessageOutcome::ALL {
+                self.messages.with_label_values(&[queue, outcome.as_str()]);
+            }
+        }
+        for rule in rules {
+            for reason in RECORDED {
+                self.failures.with_label_values(&[rule, reason.as_str()]);
+            }
+        }
+    }
+
     pub(crate) fn operation(&self, rule: &str, destination: &str, operation: &str, outcome: Outcome) {
         self.operations.with_label_values(&[rule, destination, operation, outcome.as_str()]).inc();
     }
@@ -182,7 +196,23 @@ impl Outcome {
     }
 }
 
+/// What nobody can mend is recorded and told by a counter alone.
+const RECORDED: [Reason; 4] =
+    [Reason::SrcVersionNotFound, Reason::SrcObjectNotEligible, Reason::ArrivedLate, Reason::StampTooLarge];
+
 impl MessageOutcome {
+    const ALL: [Self; 9] = [
+        Self::Received,
+        Self::Deleted,
+        Self::DeleteFailed,
+        Self::Released,
+        Self::LeaseLost,
+        Self::Undecodable,
+        Self::UnknownBucket,
+        Self::Ignored,
+        Self::Parked,
+    ];
+
     fn as_str(self) -> &'static str {
         match self {
             Self::Received => "received",

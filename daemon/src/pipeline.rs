@@ -58,7 +58,7 @@ pub async fn run(settings: Settings, config: PathBuf) -> anyhow::Result<()> {
     let outside = Outside { listener: Some(listener), failpoints: Failpoints::from_env()?, given: None };
     let signals = Signals::new().context("cannot listen for signals")?;
     let daemon = Daemon::start(settings, outside).await?;
-    daemon.live(signals, &config).await;
+    daemon.live(signals, &config).await?;
     info!("stopped");
     Ok(())
 }
@@ -137,18 +137,25 @@ impl Daemon {
     }
 
     /// Lives until told to stop, then stops.
-    async fn live(self, mut signals: Signals, config: &Path) {
+    async fn live(self, mut signals: Signals, config: &Path) -> anyhow::Result<()> {
         while signals.next().await == Told::Reload {
             match replicator_config::load(config) {
                 Ok(settings) => self.reload(&settings),
                 Err(invalid) => error!(%invalid, "the configuration is not valid, the old rules stay"),
             }
         }
-        self.stop().await;
+        self.end().await
     }
 
-    /// Stops in this order: intakes, work in hand, what serves it.
-    pub async fn stop(mut self) {
+    /// Stops; what keeps the ledger from being durable is logged.
+    pub async fn stop(self) {
+        if let Err(error) = self.end().await {
+            error!("{error:#}");
+        }
+    }
+
+    /// Stops in this order: intakes, work in hand, ledger, what serves them.
+    async fn end(mut self) -> anyhow::Result<()> {
         info!(timeout = ?self.settings.drain_timeout, "draining");
         self.drain.cancel();
         let drained = async { tokio::join!(ended(&mut self.intakes), ended(&mut self.work)) };
@@ -157,11 +164,10 @@ impl Daemon {
             self.halt.cancel();
             gone("work", &mut self.work).await;
         }
-        if let Err(failure) = self.engine.ledger.sync() {
-            error!(error = chain(&failure), "the ledger cannot be synced");
-        }
+        let synced = self.engine.ledger.sync();
         self.close.cancel();
         gone("services", &mut self.services).await;
+        synced.context("the ledger cannot be synced")
     }
 
     /// Takes over other rules; what is in hand goes on.
@@ -191,6 +197,8 @@ fn adopt(engine: &Engine, settings: &Settings) -> Result<Ruleset, Failure> {
     for rule in enabled() {
         engine.ledger.rule_start(&rule.id, clock::now())?;
     }
+    let queues = settings.queues.iter().map(|queue| queue.name());
+    engine.metrics.expect(queues, enabled().map(|rule| rule.id.as_str()));
     engine.limits.replace(enabled());
     engine.budget.divide(enabled());
     Ok(Ruleset::new(&settings.rules))

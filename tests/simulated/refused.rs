@@ -46,3 +46,20 @@ fn a_permission_that_is_lacking_parks_under_its_name() {
         daemon.stop().await;
     });
 }
+
+#[test]
+fn what_is_parked_is_booked_on_the_rule_that_took_the_version() {
+    simulate(3, async |mut sim| {
+        sim.post_everything();
+        let writes = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
+        sim.net.faults().add(Fault::new("refused", writes, Effect::refuse(403, "AccessDenied")));
+        sim.put("a", b"has no tags").await;
+        let gold = "priority = 10\nfilter = { tags = { tier = \"gold\" } }";
+        let daemon = fleet::lone(&mut sim, &fleet::rule_text("gold", ARCHIVE, gold), AWS).await;
+        sim.drained().await;
+        let parked = daemon.status().await.unwrap().parked;
+        let booked: Vec<&str> = parked.iter().map(|parked| parked.rule.as_str()).collect();
+        assert_eq!(booked, ["orders"]);
+        daemon.stop().await;
+    });
+}

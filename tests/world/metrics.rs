@@ -15,6 +15,12 @@ impl Metrics {
         self.samples(name).next().is_some()
     }
 
+    /// Says whether a metric (without its prefix) has a sample with this label that nothing was counted in yet.
+    pub(crate) fn begins(&self, name: &str, label: (&str, &str)) -> bool {
+        let (name_of, value) = label;
+        self.samples(name).any(|rest| rest.contains(&format!("{name_of}=\"{value}\"")) && rest.ends_with(" 0"))
+    }
+
     /// Adds up the samples of a metric (without its prefix) whose labels are, among others, these.
     pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let wanted: Vec<String> = labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();

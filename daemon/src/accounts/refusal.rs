@@ -1,7 +1,10 @@
 //! The only place that reads what services say when they refuse, and the SDK's errors: each becomes a
 //! failure that says what to do.
 
+use std::error::Error;
+
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use replicator_core::failure::{Failure, Kind, Party, Reason};
 
@@ -21,7 +24,7 @@ pub(crate) enum Side {
 /// Turns an error of the SDK into a failure.
 pub(crate) fn failure<E>(side: Side, during: &'static str, error: SdkError<E, HttpResponse>) -> Failure
 where
-    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {
     let status = error.raw_response().map(|response| response.status().as_u16());
     let code = error.code().unwrap_or_default().to_owned();
@@ -66,9 +69,22 @@ pub(crate) fn lost(side: Side, during: &'static str, error: BoxError) -> Failure
     Failure::caused(unanswered(side), during, no_answer(false, error)).of(party(side, ""))
 }
 
-/// Turns what kept a request from being sent into a failure; it passes.
+/// Turns what kept a request from being sent into a failure; it passes, unless it is a role that is not ours.
 pub(crate) fn unsent(side: Side, during: &'static str, error: BoxError) -> Failure {
-    Failure::caused(Kind::Transient, during, no_answer(false, error)).of(party(side, ""))
+    let kind = role_refused(error.as_ref()).unwrap_or(Kind::Transient);
+    Failure::caused(kind, during, no_answer(false, error)).of(party(side, ""))
+}
+
+/// STS says no more than this of a role that is not there, does not trust us, or wants another external id.
+fn role_refused(error: &(dyn Error + 'static)) -> Option<Kind> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<AssumeRoleError>().is_some_and(|refusal| refusal.code() == Some("AccessDenied")) {
+            return Some(Kind::Refused(Reason::AssumeRoleNotPermitted));
+        }
+        cause = error.source();
+    }
+    None
 }
 
 /// Turns what kept a request from being built into a failure; it stays.
@@ -139,7 +155,10 @@ impl std::error::Error for Cause {
 }
 
 /// A request that could not even be built is wrong in itself; one that was built may have been sent.
-fn without_answer<E>(side: Side, error: &SdkError<E, HttpResponse>) -> Kind {
+fn without_answer<E>(side: Side, error: &SdkError<E, HttpResponse>) -> Kind
+where
+    E: Error + 'static,
+{
     if let SdkError::ConstructionFailure(_) = error {
         return Kind::Refused(Reason::RequestRefused);
     }
@@ -148,7 +167,7 @@ fn without_answer<E>(side: Side, error: &SdkError<E, HttpResponse>) -> Kind {
     {
         return Kind::Refused(Reason::RequestRefused);
     }
-    unanswered(side)
+    role_refused(error).unwrap_or_else(|| unanswered(side))
 }
 
 fn unanswered(side: Side) -> Kind {
@@ -169,6 +188,8 @@ fn by_code(side: Side, during: &'static str, code: &str, message: &str) -> Optio
         | "KMS.ThrottlingException"
         | "TooManyRequestsException" => Kind::Throttled,
         "PreconditionFailed" => Kind::Conflict,
+        // What a condition, or a version id, was about is not there any more.
+        "NoSuchKey" | "NoSuchVersion" if matches!(side, Side::Write | Side::Prepare) => Kind::Conflict,
         "ConditionalRequestConflict" | "OperationAborted" => Kind::Contended,
         // The upload's parts are not what the ledger holds of them: it is begun anew.
         "NoSuchUpload" | "InvalidPart" | "InvalidPartOrder" | "EntityTooSmall" => Kind::Contended,
@@ -205,7 +226,9 @@ fn by_code(side: Side, during: &'static str, code: &str, message: &str) -> Optio
 fn by_status(side: Side, during: &'static str, status: u16) -> Option<Kind> {
     let kind = match (status, side) {
         (409, _) => Kind::Contended,
-        (412, _) | (404, Side::Write | Side::Prepare) => Kind::Conflict,
+        (412, _) => Kind::Conflict,
+        // S3 says what it does not find: this was somebody in between.
+        (404, Side::Write | Side::Prepare) => unanswered(side),
         (404 | 405, Side::Source) => Kind::Gone,
         (401 | 403, _) => Kind::Refused(denied(side, during)),
         (429 | 503, _) => Kind::Throttled,
@@ -250,6 +273,13 @@ pub(crate) fn is_never_taken<E: ProvideErrorMetadata>(error: &SdkError<E, HttpRe
 
 #[cfg(test)]
 mod tests {
+    use aws_credential_types::provider::error::CredentialsError;
+    use aws_sdk_s3::operation::delete_object::DeleteObjectError;
+    use aws_smithy_runtime_api::client::result::ConnectorError;
+    use aws_smithy_runtime_api::http::StatusCode;
+    use aws_smithy_types::body::SdkBody;
+    use aws_smithy_types::error::ErrorMetadata;
+
     use super::*;
 
     #[test]
@@ -258,7 +288,9 @@ mod tests {
         assert_eq!(by_code(Side::Write, "PutObject", "InternalError", ""), Some(Kind::Unanswered));
         assert_eq!(by_code(Side::Source, "GetObject", "InternalError", ""), Some(Kind::Transient));
         assert_eq!(by_status(Side::Source, "HeadObject", 404), Some(Kind::Gone));
-        assert_eq!(by_status(Side::Write, "PutObject", 404), Some(Kind::Conflict));
+        assert_eq!(by_status(Side::Write, "PutObject", 404), Some(Kind::Unanswered));
+        assert_eq!(by_code(Side::Write, "PutObject", "NoSuchKey", ""), Some(Kind::Conflict));
+        assert_eq!(by_code(Side::Source, "GetObject", "NoSuchKey", ""), None);
         assert_eq!(by_status(Side::Destination, "HeadObject", 418), None);
     }
 
@@ -278,6 +310,22 @@ mod tests {
         assert_eq!(lost(Side::Write, "PutObject", error()).kind, Kind::Unanswered);
         assert_eq!(unsent(Side::Write, "PutObject", error()).kind, Kind::Transient);
         assert_eq!(unbuilt(Side::Write, "PutObject", error()).kind, Kind::Refused(Reason::RequestRefused));
+    }
+
+    #[test]
+    fn a_role_that_may_not_be_assumed_is_named_and_waits_for_someone_to_act() {
+        let refused = |code| {
+            let error = AssumeRoleError::generic(ErrorMetadata::builder().code(code).build());
+            let response = HttpResponse::new(StatusCode::try_from(403).unwrap(), SdkBody::empty());
+            CredentialsError::provider_error(SdkError::service_error(error, response))
+        };
+        let parked = Kind::Refused(Reason::AssumeRoleNotPermitted);
+        assert_eq!(unsent(Side::Write, "PutObject", refused("AccessDenied").into()).kind, parked);
+        assert_eq!(unsent(Side::Write, "PutObject", refused("ExpiredTokenException").into()).kind, Kind::Transient);
+        let by_sdk = |code| ConnectorError::other(refused(code).into(), None);
+        let error = |code| SdkError::<DeleteObjectError, _>::dispatch_failure(by_sdk(code));
+        assert_eq!(failure(Side::Write, "DeleteObject", error("AccessDenied")).kind, parked);
+        assert_eq!(failure(Side::Write, "DeleteObject", error("Throttling")).kind, Kind::Unanswered);
     }
 
     #[test]

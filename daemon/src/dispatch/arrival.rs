@@ -40,7 +40,7 @@ impl Dispatch {
         }
         tasks.retain(|task| !self.settled.has(&message.id, task));
         if tasks.is_empty() {
-            debug!(message = message.id, ignored = ?notification.ignored, "nothing to do");
+            debug!(message_id = message.id, ignored = ?notification.ignored, "nothing to do");
             self.engine.pulse.beat();
             return self.settle(Settlement { message, disposal }).await;
         }
@@ -49,7 +49,7 @@ impl Dispatch {
 
     fn refused(&self, message: &Message, reason: Reason, detail: String) -> Disposal {
         let queue = message.queue.queue.name();
-        warn!(queue, message = message.id, reason = reason.as_str(), detail, "message cannot be acted on");
+        warn!(queue, message_id = message.id, reason = reason.as_str(), detail, "message cannot be acted on");
         if reason == Reason::BucketUnknown {
             self.engine.metrics.message(queue, MessageOutcome::UnknownBucket);
         }

@@ -33,10 +33,7 @@ impl<'a> Settle<'a> {
         self.engine.pulse.moved(&self.task.lane);
         self.written += 1;
         self.bytes += bytes;
-        let operation = match replica.kind {
-            Kind::Object => Action::Put,
-            Kind::Marker => Action::DeleteMarker,
-        };
+        let operation = operation(replica.kind);
         let seconds = clock::seconds_since(self.event_time(replica));
         let metrics = &self.engine.metrics;
         metrics.copied(&rule.id, bytes);
@@ -51,7 +48,7 @@ impl<'a> Settle<'a> {
             version = %replica.source.id,
             replica = replica.destination_version.as_deref().unwrap_or("none"),
             bytes,
-            seconds = format_args!("{seconds:.3}"),
+            seconds = (seconds * 1e3).round() / 1e3,
             "settled"
         );
         Ok(())
@@ -62,27 +59,27 @@ impl<'a> Settle<'a> {
         self.engine.ledger.put_replica(&self.task.lane, replica)
     }
 
-    /// Takes note of a version that gets no replica, and why; no reason means that no rule takes it.
-    pub(super) fn skipped(&self, replica: &Replica, reason: Option<Reason>) -> Result<Outcome, Failure> {
+    /// Takes note of a version that gets no replica, and under which rule.
+    pub(super) fn skipped(&self, replica: &Replica, rule: &str) -> Result<Outcome, Failure> {
         self.recorded(replica)?;
         let outcome = match replica.state {
             State::Gone => Outcome::Gone,
             State::Late => Outcome::Superseded,
             State::Replicated | State::Collapsed | State::Skipped | State::Removed => Outcome::Skipped,
         };
-        let rule = &self.task.rules.lead.id;
-        if let Some(reason) = reason {
+        let operation = operation(replica.kind);
+        if let Some(reason) = replica.reason {
             self.engine.metrics.failure(rule, reason.as_str());
         }
-        self.engine.metrics.operation(rule, self.bucket(), Action::Put.as_str(), outcome);
+        self.engine.metrics.operation(rule, self.bucket(), operation.as_str(), outcome);
         info!(
             rule,
             destination = self.bucket(),
             key = %self.task.lane.key,
-            operation = Action::Put.as_str(),
+            operation = operation.as_str(),
             outcome = outcome.as_str(),
             version = %replica.source.id,
-            reason = reason.map_or("NoRuleTakesIt", Reason::as_str),
+            reason = replica.reason.map_or("NoRuleTakesIt", Reason::as_str),
             "settled"
         );
         Ok(outcome)
@@ -111,5 +108,13 @@ impl<'a> Settle<'a> {
 
     fn bucket(&self) -> &str {
         self.task.lane.destination.bucket.as_str()
+    }
+}
+
+/// Names what brings an entry of this kind into being.
+fn operation(kind: Kind) -> Action {
+    match kind {
+        Kind::Object => Action::Put,
+        Kind::Marker => Action::DeleteMarker,
     }
 }

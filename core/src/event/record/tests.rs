@@ -139,7 +139,7 @@ fn keys_are_decoded_from_form_style() {
     ];
     for (encoded, expected) in table {
         let read = parse(&records([record("ObjectCreated:Put", json!({ "key": encoded }))]));
-        let key = read.map(|read| read.hints[0].key.to_string()).map_err(|error| error.to_string());
+        let key = read.map(|read| read.hints[0].key.as_str().to_owned()).map_err(|error| error.to_string());
         assert_eq!(key, expected.map(str::to_owned).map_err(str::to_owned), "{encoded}");
     }
 }
