@@ -122,6 +122,17 @@ pub enum Step<'a> {
     Late(&'a SourceVersion),
 }
 
+impl Step<'_> {
+    /// Returns the version that it is about.
+    pub fn version(&self) -> &VersionRef {
+        match self {
+            Self::Put { source, .. } | Self::Mark { source, .. } | Self::Collapse(source) | Self::Late(source) => {
+                &source.version
+            }
+        }
+    }
+}
+
 /// Decides the next step; `None` when the destination is up to date.
 /// `source` is the key's history in scope, oldest first.
 pub fn next<'a>(source: &'a [SourceVersion], known: &Known, history: History) -> Option<Step<'a>> {

@@ -24,6 +24,8 @@ pub struct Stamp {
     pub version: VersionRef,
     /// The sequencer of the event, where one told.
     pub sequencer: Option<Sequencer>,
+    /// A digest of the original's key: a replica that is copied to another key takes its metadata along.
+    pub key: u64,
 }
 
 /// A header that this program did not write.
@@ -32,15 +34,15 @@ pub struct Stamp {
 pub struct NotAStamp(String);
 
 impl Stamp {
-    /// Writes the stamp as a header value: `1;bucket;version;milliseconds;sequencer;etag`, the last
+    /// Writes the stamp as a header value: `1;bucket;version;milliseconds;sequencer;etag;key`, the ETag
     /// only for a `null` version.
     pub fn encode(&self) -> String {
         let version = encoded(self.version.id.as_str());
         let milliseconds = self.version.last_modified.unix_timestamp_nanos() / 1_000_000;
         let sequencer = self.sequencer.as_ref().map(ToString::to_string).unwrap_or_default();
-        let generation = self.version.generation.as_ref().map(|etag| format!(";{}", encoded(etag.as_str())));
+        let generation = self.version.generation.as_ref().map(|etag| encoded(etag.as_str()).to_string());
         let generation = generation.unwrap_or_default();
-        format!("1;{};{version};{milliseconds};{sequencer}{generation}", self.bucket)
+        format!("1;{};{version};{milliseconds};{sequencer};{generation};{:016x}", self.bucket, self.key)
     }
 
     /// Reads a header value.
@@ -50,14 +52,13 @@ impl Stamp {
 
     fn parse(text: &str) -> Option<Self> {
         let fields: Vec<&str> = text.split(';').collect();
-        let ["1", bucket, version, milliseconds, sequencer, generation @ ..] = fields.as_slice() else {
+        let ["1", bucket, version, milliseconds, sequencer, generation, key] = fields.as_slice() else {
             return None;
         };
         let id = VersionId::try_from(decoded(version)?).ok()?;
-        let generation = match generation {
-            [] => None,
-            [etag] => Some(ETag::try_from(decoded(etag)?).ok()?),
-            [_, _, ..] => return None,
+        let generation = match decoded(generation)?.as_str() {
+            "" => None,
+            etag => Some(ETag::try_from(etag.to_owned()).ok()?),
         };
         let milliseconds: i64 = milliseconds.parse().ok()?;
         let last_modified = Timestamp::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).ok()?;
@@ -65,6 +66,7 @@ impl Stamp {
             bucket: Bucket::try_from(*bucket).ok()?,
             version: VersionRef::new(id, last_modified, generation.as_ref()),
             sequencer: Sequencer::try_from(*sequencer).ok(),
+            key: u64::from_str_radix(key, 16).ok()?,
         })
     }
 }
@@ -89,7 +91,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_stamp_reads_back_as_written(version in "[ -~]{1,60}|null", milliseconds in 0i64..4_000_000_000_000, sequencer in "[0-9A-F]{0,20}") {
+        fn a_stamp_reads_back_as_written(version in "[ -~]{1,60}|null", milliseconds in 0i64..4_000_000_000_000, sequencer in "[0-9A-F]{0,20}", key in any::<u64>()) {
             let last_modified = Timestamp::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).unwrap();
             let stamp = Stamp {
                 bucket: Bucket::try_from("orders").unwrap(),
@@ -99,6 +101,7 @@ mod tests {
                     ETag::try_from("a;b%").ok().as_ref(),
                 ),
                 sequencer: Sequencer::try_from(sequencer.as_str()).ok(),
+                key,
             };
             prop_assert_eq!(Stamp::decode(&stamp.encode()), Ok(stamp));
         }

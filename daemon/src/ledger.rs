@@ -78,8 +78,8 @@ impl Ledger {
         Ok(Some((upload, parts.into_iter().map(|part| (part.number, part)).collect())))
     }
 
-    /// Records a multipart upload just begun.
-    pub(crate) fn begin_upload(&self, lane: &Lane, upload: &Upload) -> Result<(), Failure> {
+    /// Records a multipart upload in progress.
+    pub(crate) fn put_upload(&self, lane: &Lane, upload: &Upload) -> Result<(), Failure> {
         self.put(&Upload::address(lane), upload)
     }
 

@@ -24,6 +24,8 @@ mod steps;
 mod unstamped;
 mod wishes;
 
+use std::collections::HashSet;
+
 use replicator_core::failure::{Failure, Kind as FailureKind, Reason};
 use replicator_core::plan::{self, SourceVersion, Step, Top, VersionRef};
 use replicator_core::rule::{Foreign, History};
@@ -65,6 +67,9 @@ pub(crate) async fn bring_up_to_date(
         let progress = run.catch_up(memory).await?;
         let acted = run.steps > steps_before;
         let is_through = progress == Progress::Done && run.may_rest(acted) && run.is_source_unchanged().await?;
+        if is_through {
+            run.allows(None)?;
+        }
         if is_through && !purge::carry_out(&mut run, memory).await? {
             break;
         }
@@ -78,7 +83,7 @@ pub(crate) async fn bring_up_to_date(
         run.again().await?;
     }
     purge::settle(&run, memory)?;
-    multipart::abandon(engine, task).await?;
+    multipart::abandon(engine, task, &run.read.shown.basis).await?;
     let outcomes = wishes::grant(&mut run).await?;
     engine.ledger.unpark(&task.lane, |parked| wishes::is_done(task, parked))?;
     Ok(Report { outcomes, written: run.settle.written, bytes: run.settle.bytes })
@@ -115,6 +120,8 @@ struct Run<'a> {
     foreseen: bool,
     /// Whether this pass wrote what others may have rested without.
     uncovered: bool,
+    /// What was removed at the destination, by its version ids.
+    removed: HashSet<String>,
     settle: Settle<'a>,
 }
 
@@ -135,8 +142,15 @@ impl<'a> Run<'a> {
             reread: false,
             foreseen: true,
             uncovered: false,
+            removed: HashSet::new(),
             settle: Settle::new(engine, task),
         })
+    }
+
+    /// Lets nothing be done beside an upload that may appear yet (protocol rule 7).
+    fn allows(&self, version: Option<&VersionRef>) -> Result<(), Failure> {
+        let pending = multipart::Pending::of(self.engine, self.task, &self.read.shown.basis)?;
+        pending.map_or(Ok(()), |pending| pending.allows(version))
     }
 
     /// Reads everything once more and keeps what was done.
@@ -193,6 +207,7 @@ impl<'a> Run<'a> {
         let mode = self.task.rules.lead.history;
         let mut rest = history;
         while let Some(step) = plan::next(rest, &self.read.shown.known, mode) {
+            self.allows(Some(step.version()))?;
             self.steps += 1;
             if self.steps.is_multiple_of(SETTLED_EVERY) {
                 rest = rest.get(plan::settled(rest, &self.read.shown.known)..).unwrap_or(rest);
@@ -210,7 +225,7 @@ impl<'a> Run<'a> {
                     Progress::Done
                 }
                 Step::Late(source) => {
-                    self.skip(source, State::Late, Some(Reason::ArrivedLate))?;
+                    self.skip(source, State::Late, Some(Reason::ArrivedLate), &self.task.rules.lead.id)?;
                     Progress::Done
                 }
             };
@@ -234,7 +249,7 @@ impl<'a> Run<'a> {
     fn keep_foreign(&mut self) -> Result<Progress, Failure> {
         let newest = self.read.history.last().cloned();
         if let Some(version) = newest.filter(|version| !self.read.shown.known.skipped.contains(&version.version)) {
-            self.skip(&version, State::Skipped, Some(Reason::DstObjectForeign))?;
+            self.skip(&version, State::Skipped, Some(Reason::DstObjectForeign), &self.task.rules.lead.id)?;
         }
         Ok(Progress::Done)
     }
@@ -251,7 +266,7 @@ pub(crate) fn is_bulk(engine: &Engine, task: &Task) -> bool {
 }
 
 /// Small parts waste throughput, large ones memory: 16 MiB measured best across Regions
-/// (skyplane, docs/benchmark.md), less when the budget is small, so that several are in flight.
+/// (skyplane, docs/performance.md), less when the budget is small, so that several are in flight.
 fn part_bytes_preferred(engine: &Engine) -> u64 {
     const MIB: u64 = 1 << 20;
     (engine.budget.total_bytes() / 8 / MIB * MIB).clamp(5 * MIB, 16 * MIB)

@@ -33,10 +33,19 @@ def next_target(model, ledger, task):
         return settled(task)
     wanted = [version for version in task.wrote if version not in task.listed]
     if not wanted and history.words[task.event][0] in "XF":
-        wanted = [history.about[task.event]]
+        wanted = _bared(model, ledger, task) + [history.about[task.event]]
     if not wanted:
         return settled(task)
     return task._replace(at="find", target=(wanted[0], None))
+
+
+def _bared(model, ledger, task):
+    """A marker on record that hides what the source shows: who heard that its version is gone did not know it."""
+    history, view = model.history, task.view
+    if not (model.rules.bared_marker and task.listed and history.kind[task.listed[-1]] == "P"):
+        return []
+    hides = view.etag is None and view.entry
+    return [v for v, replica in ledger.replicas if hides and replica == view.entry and v not in task.listed]
 
 
 def find(model, world, number, ledger, task):

@@ -60,6 +60,7 @@ class Rules(NamedTuple):
     remove_all: bool = True  # every replica that bears the stamp, not only the one in the ledger
     keep_run: bool = True  # a marker goes on standing for the others of its run
     explain_marker: bool = True  # a marker nobody knows, over what the source shows, is taken for the gone version one hears of
+    bared_marker: bool = True  # who removes what is current looks whether it bares a marker whose version is gone, too
     write_source_check: bool = True  # what renews a plan asks the source for the version, too
 
 

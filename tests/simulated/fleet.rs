@@ -180,8 +180,10 @@ dead_letter_url = "{dead}"
     )
 }
 
-/// Writes a rule for everything in the source.
+/// Writes a rule for everything in the source; for its delete markers, too, unless the rest says something of them.
 pub(crate) fn rule_text(id: &str, bucket: &str, rest: &str) -> String {
+    let own = rest.split("[[rules]]").next().unwrap();
+    let markers = if own.contains("delete_markers") { "" } else { "delete_markers = true" };
     format!(
         r#"
 [[rules]]
@@ -189,7 +191,7 @@ id = "{id}"
 source = {{ account = "source", bucket = "{SOURCE}" }}
 destination = {{ account = "archive", bucket = "{bucket}" }}
 since = "2020-01-01T00:00:00Z"
-delete_markers = true
+{markers}
 {rest}
 "#
     )

@@ -38,7 +38,7 @@ fn what_a_destination_may_be_asked_holds_for_all_rules_together() {
         for number in 0..600 {
             let prefix = if number % 3 == 0 { "small" } else { "large" };
             let put = sim.user().put_object().bucket(SOURCE).key(format!("{prefix}/{number}"));
-            put.body(ByteStream::from_static(b"some")).send().await.unwrap();
+            put.body(b"some".to_vec().into()).send().await.unwrap();
         }
         let daemon = fleet::lone(&mut sim, &sharing("requests_per_second = 20"), AWS).await;
         sim.drained().await;

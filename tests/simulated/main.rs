@@ -44,6 +44,9 @@ mod refused;
 mod rebuilt;
 // M, S: writes whose reason has gone.
 mod late;
+// C: what is in a rule's scope, and whose what is there is.
+mod scopes;
+mod strangers;
 // C, S: what is there though a store does not say so.
 mod unlisted;
 // H: the same content again and again.

@@ -46,6 +46,9 @@ pub(crate) struct Replica {
     pub(crate) destination_version: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) etag: Option<ETag>,
+    /// Why there is none; no rule takes the version if that is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<Reason>,
     /// When this daemon was told that it had landed, by the destination's clock.
     #[serde(default, with = "time::serde::timestamp::milliseconds::option", skip_serializing_if = "Option::is_none")]
     pub(crate) written: Option<Timestamp>,
@@ -80,6 +83,9 @@ pub(crate) struct Upload {
     /// What was current at the destination when the upload began, as its reader writes it.
     #[serde(default)]
     pub(crate) entry: String,
+    /// Until when it may appear, by the destination's clock: its completion was sent, and no refusal came.
+    #[serde(default, with = "time::serde::timestamp::milliseconds::option", skip_serializing_if = "Option::is_none")]
+    pub(crate) appears_until: Option<Timestamp>,
 }
 
 /// A part that is at the destination.

@@ -43,10 +43,11 @@ proptest! {
             state: State::Late,
             destination_version: Some(text.clone()),
             etag: Some(etag.clone()),
+            reason: Some(Reason::ArrivedLate),
             written: Some(source.last_modified),
         };
         reads_back(&replica)?;
-        reads_back(&Upload { upload_id: text.clone(), source: source.clone(), part_bytes: crc64, dress: crc64, entry: text.clone() })?;
+        reads_back(&Upload { upload_id: text.clone(), source: source.clone(), part_bytes: crc64, dress: crc64, entry: text.clone(), appears_until: Some(source.last_modified) })?;
         reads_back(&UploadedPart { number, etag, crc64 })?;
         reads_back(&ParkedTask {
             source: lane.destination.clone(),
@@ -76,7 +77,7 @@ proptest! {
     #[test]
     fn the_records_of_one_key_are_never_those_of_another(one in lanes(), other in lanes(), version in versions()) {
         let replica = |source| Replica {
-            source, kind: EntryKind::Object, state: State::Replicated, destination_version: None, etag: None, written: None,
+            source, kind: EntryKind::Object, state: State::Replicated, destination_version: None, etag: None, reason: None, written: None,
         };
         let address = replica(version).address(&other);
         let is_within = address.bytes().starts_with(Replica::prefix(&one).bytes());
@@ -105,8 +106,9 @@ fn an_upload_survives_reopening_with_its_parts_and_is_forgotten_whole() {
         part_bytes: 5 << 20,
         dress: 9,
         entry: "nothing".to_owned(),
+        appears_until: None,
     };
-    ledger.begin_upload(&lane(), &upload).unwrap();
+    ledger.put_upload(&lane(), &upload).unwrap();
     for number in [2, 300, 1] {
         let etag = ETag::try_from("e").unwrap();
         ledger.put_part(&lane(), &UploadedPart { number, etag, crc64: 7 }).unwrap();

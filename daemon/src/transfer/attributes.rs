@@ -7,14 +7,15 @@ use aws_sdk_s3::types::{Tag, Tagging};
 use aws_smithy_runtime_api::http::Headers;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use replicator_core::failure::{Failure, Kind};
+use replicator_core::fence::body_timeout;
 use replicator_core::object::{Bucket, Key, Timestamp, VersionId};
 use replicator_core::stamp::{NAME, Stamp, USER_METADATA_BYTES_MAX};
 use roxmltree::{Document, Node};
 use time::format_description::well_known::Rfc3339;
 
 use super::copy::CRC64_NVME;
-use crate::accounts::Access;
 use crate::accounts::refusal::{Side, failure};
+use crate::accounts::{Access, deadline};
 use crate::wire::{Call, Head, USER};
 
 /// The tags of an object version.
@@ -159,17 +160,19 @@ pub(crate) async fn write_tags(
     let set = tags.iter().map(tag).collect::<Result<Vec<_>, _>>();
     let tagging = set.and_then(|set| Tagging::builder().set_tag_set(Some(set)).build());
     let tagging = tagging.map_err(|error| Failure::caused(Kind::Transient, "PutObjectTagging", error))?;
-    // Replacing the whole set is safe to repeat, so the SDK may retry.
+    // Sent once: one whose answer was lost may land on top of the tags of a later one (protocol rule 7).
     access
-        .s3
+        .s3_once
         .put_object_tagging()
         .bucket(bucket.as_str())
         .key(key.as_str())
         .version_id(version)
         .tagging(tagging)
+        .customize()
+        .config_override(deadline(body_timeout(0)))
         .send()
         .await
-        .map_err(|error| failure(Side::Prepare, "PutObjectTagging", error))?;
+        .map_err(|error| failure(Side::Write, "PutObjectTagging", error))?;
     Ok(())
 }
 
@@ -206,6 +209,7 @@ mod tests {
             bucket: Bucket::try_from("orders").unwrap(),
             version: VersionRef::new(VersionId::try_from("v1").unwrap(), Timestamp::UNIX_EPOCH, None),
             sequencer: None,
+            key: 0,
         }
     }
 

@@ -31,29 +31,41 @@ pub(crate) struct Basis {
     pub(crate) entry: Entry,
     /// Since when it may have been another one.
     read: Instant,
-    /// How old it was then, by the server's own clock.
+    /// How old it was when the answer was made, by the server's own clock.
     age: Option<Duration>,
-    /// What time it was then, by the same clock.
+    /// The server's clock.
+    clock: Clock,
+}
+
+/// What time it was at the server, at some moment between the question and the answer.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
     date: Option<Timestamp>,
+    asked: Instant,
+    answered: Instant,
 }
 
 impl Basis {
-    /// Takes note of what was read by a request that was sent at this moment.
+    /// Takes note of what was just read by a request that was sent at this moment.
     pub(crate) fn read(current: Current, asked: Instant) -> Self {
         let Current { entry, age, date, .. } = current;
-        Self { entry, read: asked, age, date }
+        Self { entry, read: asked, age, clock: Clock { date, asked, answered: Instant::now() } }
     }
 
     /// Takes note of what a write made current that was sent at this moment. It stands there since the answer at
     /// the latest, and may have been overwritten since it was sent.
     pub(super) fn written(&self, entry: Entry, sent: Instant) -> Self {
-        let date = self.date.map(|date| date + (sent - self.read));
-        Self { entry, read: sent, age: None, date }
+        Self { entry, read: sent, age: None, clock: self.clock }
     }
 
-    /// Returns what time it is by the server's clock, if it said so. Ours may be wrong, and jump.
-    pub(super) fn now(&self) -> Option<Timestamp> {
-        Some(self.date? + self.read.elapsed())
+    /// Returns what time it is by the server's clock, or less, if it said so. Ours may be wrong, and jump.
+    pub(super) fn now_or_before(&self) -> Option<Timestamp> {
+        Some(self.clock.date? + self.clock.answered.elapsed())
+    }
+
+    /// Returns what time it is by the server's clock, or more.
+    pub(super) fn now_or_after(&self) -> Option<Timestamp> {
+        Some(self.clock.date? + self.clock.asked.elapsed())
     }
 
     /// Makes sure that what a list names first is the entry that was read.
@@ -69,7 +81,7 @@ impl Basis {
 
     /// Returns an age that the entry surely has.
     pub(super) fn age(&self) -> Duration {
-        self.age.map(|age| age + self.read.elapsed()).unwrap_or_default()
+        self.age.map(|age| age + self.clock.answered.elapsed()).unwrap_or_default()
     }
 
     /// Reads again if the reading is too old for a write to rest on it: no write may live longer than

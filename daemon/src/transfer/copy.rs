@@ -10,7 +10,7 @@ use replicator_core::failure::{Failure, Kind, Reason};
 use replicator_core::fence::READING_AGE_MAX;
 use replicator_core::object::ETag;
 use replicator_core::parts::Part;
-use replicator_core::plan::{Condition, SourceVersion};
+use replicator_core::plan::{Condition, Kind as PlanKind, SourceVersion};
 use replicator_core::rule::{Replicas, Rule};
 use replicator_core::stamp::{NAME, Stamp};
 use tokio::time::Instant;
@@ -29,7 +29,7 @@ use crate::engine::{Due, Engine};
 use crate::fanout::{Piece, Reader};
 use crate::task::Task;
 use crate::turns::Payer;
-use crate::wire::Call;
+use crate::wire::{Call, Head};
 
 /// One version on its way to one destination.
 #[derive(Debug)]
@@ -118,6 +118,7 @@ impl Copy<'_> {
             bucket: self.task.source.bucket.clone(),
             version: self.version.version.clone(),
             sequencer: self.sequencer(),
+            key: crc64(self.task.source_key.as_str().as_bytes()),
         };
         if !attributes.stamp(&stamp) {
             self.engine.metrics.failure(&self.rule.id, Reason::StampTooLarge.as_str());
@@ -159,11 +160,30 @@ impl Copy<'_> {
         // The same bytes, made when the stamp says: then nothing is lost by not copying them back.
         let made =
             original.last_modified().is_some_and(|made| made.secs() == stamp.version.last_modified.unix_timestamp());
-        let same = attributes.crc64_nvme.is_some() && original.text(CRC64_NVME) == attributes.crc64_nvme;
-        match made && same {
+        match made && self.is_same(attributes, &stamp, &original).await? {
             true => Err(Failure::new(Kind::Unsupported(Reason::SrcObjectNotEligible), "replica of its destination")),
             false => Ok(()),
         }
+    }
+
+    /// Compares with what this may be a replica of, by what both sides state; where they state nothing, by the bytes.
+    async fn is_same(&self, attributes: &Attributes, stamp: &Stamp, original: &Head) -> Result<bool, Failure> {
+        let (etag, size_bytes) = (original.etag(), original.content_length());
+        if size_bytes != Some(self.version.size_bytes) {
+            return Ok(false);
+        }
+        // Equal ETags are MD5s of equal bytes; under KMS, and in parts, others say nothing.
+        if etag.is_some() && etag == self.version.etag {
+            return Ok(true);
+        }
+        let Some(own) = attributes.crc64_nvme.as_deref().and_then(crc64_stated) else { return Ok(false) };
+        if let Some(stated) = original.header(CRC64_NVME) {
+            return Ok(crc64_stated(stated) == Some(own));
+        }
+        let size_bytes = self.version.size_bytes;
+        let version = SourceVersion { version: stamp.version.clone(), kind: PlanKind::Object, etag, size_bytes };
+        let original = Pinned::replica(self.destination, self.task, &version);
+        Ok(original.crc64(self.engine, &self.rule).await? == own)
     }
 
     /// Returns the stamp of what claims to come from where it would go now, if the rule minds.

@@ -8,6 +8,7 @@ use replicator_core::plan::{Kind, VersionRef};
 use replicator_core::stamp::{NAME, Stamp};
 
 use super::basis::Entry;
+use super::copy::crc64;
 use super::listing;
 use crate::accounts::Access;
 use crate::accounts::refusal::Side;
@@ -104,10 +105,11 @@ fn object(head: &Head, task: &Task) -> Result<Current, Failure> {
     Ok(Current { entry, stamp: origin(head, task), age, date: head.date(), is_guess: false })
 }
 
-/// Reads the stamp; one of another bucket makes the object a stranger.
+/// Reads the stamp; one of another bucket or key makes the object a stranger.
 pub(super) fn origin(head: &Head, task: &Task) -> Option<VersionRef> {
     let stamp = Stamp::decode(head.user(NAME)?).ok()?;
-    (stamp.bucket == task.source.bucket).then_some(stamp.version)
+    let key = crc64(task.source_key.as_str().as_bytes());
+    (stamp.bucket == task.source.bucket && stamp.key == key).then_some(stamp.version)
 }
 
 const DURING: &str = "HeadObject";

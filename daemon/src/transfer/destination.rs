@@ -31,6 +31,8 @@ pub(crate) struct Shown {
     pub(super) is_guess: bool,
     /// When the delete marker that is current was written, where its history had to be looked at.
     marked: Option<Timestamp>,
+    /// ETags that stand at the key, where others than this daemon wrote there.
+    pub(super) stood: Vec<ETag>,
     /// What had to be looked at of its history, newest first; without what cannot be ours.
     pub(super) history: Vec<Found>,
 }
@@ -187,11 +189,19 @@ pub(crate) async fn read(engine: &Engine, task: &Task, may_guess: bool) -> Resul
         },
     };
     let known = known(top, reached, &replicas);
-    Ok(Shown { known, replicas, basis, is_guess, marked: None, history })
+    Ok(Shown { known, replicas, basis, is_guess, marked: None, stood: Vec::new(), history })
 }
 
 fn may_rely_on_conditions(access: &Access) -> bool {
     access.is_aws && access.capabilities.has(Ability::ConditionalPut)
+}
+
+/// Looks which ETags stand at the key: what others wrote there in its turn the ledger may lack, and the source's list too.
+pub(super) async fn look_below(engine: &Engine, task: &Task, shown: &mut Shown) -> Result<(), Failure> {
+    let access = engine.access(&task.lane.destination)?;
+    let entries = Reading { engine, task, access }.history().await?;
+    shown.stood = entries.into_iter().filter_map(|entry| entry.etag).collect();
+    Ok(())
 }
 
 /// Reads back every replica that the ledger lacks.
@@ -284,7 +294,15 @@ fn adopt(engine: &Engine, task: &Task, replica: Replica, replicas: &mut Vec<Repl
 }
 
 fn replica(source: VersionRef, destination_version: Option<String>, etag: Option<ETag>) -> Replica {
-    Replica { source, kind: Kind::Object, state: State::Replicated, destination_version, etag, written: None }
+    Replica {
+        source,
+        kind: Kind::Object,
+        state: State::Replicated,
+        destination_version,
+        etag,
+        reason: None,
+        written: None,
+    }
 }
 
 fn replica_by_version<'a>(replicas: &'a [Replica], version: Option<&str>) -> Option<&'a Replica> {

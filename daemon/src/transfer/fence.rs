@@ -8,9 +8,10 @@ use replicator_core::fence;
 use replicator_core::plan::{Kind as EntryKind, SourceVersion};
 
 use super::{Memory, Run, encryption};
+use crate::ledger::records::{Replica, State};
 
 // Looked at again this often: what is waited over may have been overtaken.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// Lets a write of this version pass, or says how long it has to wait.
 pub(super) fn check(run: &Run<'_>, version: &SourceVersion, memory: &mut Memory) -> Result<(), Failure> {
@@ -24,7 +25,29 @@ pub(super) fn check(run: &Run<'_>, version: &SourceVersion, memory: &mut Memory)
 
 /// Passes when something is older than any write of this key can live, or says how long that takes.
 fn outlive(run: &Run<'_>, age: Duration) -> Result<(), Failure> {
-    wait(run, fence::window(&run.read.past), age)
+    let is_listed = |replica: &Replica| run.read.past.iter().any(|entry| entry.version == replica.source);
+    // Of what was purged since nobody can tell how large it was.
+    let is_lost = |replica: &&Replica| replica.kind == EntryKind::Object && !is_listed(replica);
+    let window = match run.read.shown.replicas.iter().filter(is_lost).any(|replica| is_young(run, replica)) {
+        true => fence::window_max(),
+        false => fence::window(&run.read.past),
+    };
+    wait(run, window, age)
+}
+
+/// Says whether writes may be under way that were planned before this replica stood there.
+fn is_young(run: &Run<'_>, replica: &Replica) -> bool {
+    let age = || Duration::try_from(run.read.shown.basis.now_or_before()? - replica.written?).ok();
+    replica.state == State::Replicated && age().is_none_or(|age| age < fence::window_max())
+}
+
+/// Says whether content may recur that neither the source's list nor the ledger has: others wrote at the key, not long ago,
+/// and the source may have lost some of that.
+pub(super) fn is_blind(run: &Run<'_>, memory: &mut Memory) -> bool {
+    let lead = &run.task.rules.lead;
+    let is_adopted = |replica: &Replica| replica.written.is_none() && is_young(run, replica);
+    let others = run.read.shown.replicas.iter().any(is_adopted) && run.read.shown.stood.is_empty();
+    lead.fence && !lead.exclusive && others && age(run, memory) < fence::window_max()
 }
 
 /// The same for any write of a version that the source no longer lists, whatever its size was.
@@ -47,7 +70,8 @@ pub(super) fn needs(run: &Run<'_>, version: &SourceVersion) -> bool {
         return true;
     }
     let unique = run.task.rules.iter().all(|rule| encryption::makes_unique_etags(&rule.encryption));
-    let replicas = run.read.shown.replicas.iter().filter_map(|replica| replica.etag.as_ref());
+    let shown = &run.read.shown;
+    let replicas = shown.replicas.iter().filter_map(|replica| replica.etag.as_ref()).chain(&shown.stood);
     // What is written once more, because something hides it, recurs whatever its ETag.
     let again = run.read.shown.known.replicated.contains(&version.version);
     !unique && (again || fence::recurs(version, &run.read.past, replicas))
@@ -62,6 +86,6 @@ fn age(run: &Run<'_>, memory: &mut Memory) -> Duration {
         return seen;
     }
     let written = run.read.shown.current().and_then(|replica| replica.written);
-    let written = written.and_then(|then| Duration::try_from(basis.now()? - then).ok()).unwrap_or_default();
+    let written = written.and_then(|then| Duration::try_from(basis.now_or_before()? - then).ok()).unwrap_or_default();
     seen.max(basis.age()).max(written)
 }

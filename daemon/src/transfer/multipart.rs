@@ -1,20 +1,25 @@
 //! A large object: parts in flight in parallel, each in the ledger as soon as it is at the
 //! destination, so that a restart goes on where it stopped.
 
+use std::time::Duration;
+
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
 use futures::{StreamExt, TryStreamExt, stream};
 use replicator_core::failure::{Failure, Kind, Reason, chain};
-use replicator_core::fence::{body_timeout, complete_timeout};
+use replicator_core::fence::{LANDING, body_timeout, complete_timeout};
 use replicator_core::parts::{self, Layout, Part};
+use replicator_core::plan::VersionRef;
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::attributes::set_headers;
+use super::basis::{Basis, Entry};
 use super::copy::{CRC64_NVME, Copy, Dress, Written, crc64, crc64_header, crc64_joined, etag_of};
-use super::remove;
+use super::{fence, remove};
 use crate::accounts::capabilities::Ability;
 use crate::accounts::deadline;
 use crate::accounts::refusal::{Side, failure};
+use crate::clock;
 use crate::engine::{Due, Engine};
 use crate::failpoint::Step;
 use crate::fanout::Body;
@@ -57,21 +62,51 @@ pub(crate) async fn copy(copy: &Copy<'_>, part_bytes: u64) -> Result<Written, Fa
             copy.engine.ledger.end_upload(&copy.task.lane)?;
             Ok(written)
         }
-        Err(failure) => {
-            if is_final(&failure)
-                && let Err(left) = abandon(copy.engine, copy.task).await
-            {
+        Err(failure) if is_final(&failure) => match abandon(copy.engine, copy.task, copy.basis).await {
+            Ok(()) => Err(failure),
+            Err(wait @ Failure { kind: Kind::TooYoung(_), .. }) => Err(wait),
+            Err(left) => {
                 // The ledger still has the upload: the key's next task ends it.
                 warn!(key = %copy.task.lane.key, error = %chain(&left), "upload not aborted");
+                Err(failure)
             }
-            Err(failure)
+        },
+        Err(failure) => Err(failure),
+    }
+}
+
+/// An upload whose completion got no answer: it may appear yet.
+#[derive(Debug)]
+pub(super) struct Pending {
+    version: VersionRef,
+    left: Duration,
+}
+
+impl Pending {
+    /// Finds the one of a key, by what is current there: over another object its condition does not hold.
+    pub(super) fn of(engine: &Engine, task: &Task, basis: &Basis) -> Result<Option<Self>, Failure> {
+        let Some((upload, _)) = engine.ledger.upload(&task.lane)? else { return Ok(None) };
+        let Some(until) = upload.appears_until else { return Ok(None) };
+        let may_land = !matches!(basis.entry, Entry::Object { .. }) || basis.entry.to_string() == upload.entry;
+        let left = Duration::try_from(until - basis.now_or_before().unwrap_or_else(clock::now)).unwrap_or_default();
+        Ok((may_land && !left.is_zero()).then_some(Self { version: upload.source, left }))
+    }
+
+    /// Lets nothing be done but complete it again, which makes it appear once however often that is done.
+    pub(super) fn allows(&self, version: Option<&VersionRef>) -> Result<(), Failure> {
+        match version == Some(&self.version) {
+            true => Ok(()),
+            false => Err(Failure::new(Kind::TooYoung(self.left.min(fence::LOOK_EVERY)), "CompleteMultipartUpload")),
         }
     }
 }
 
-/// Aborts the upload that the ledger knows for this key: only ever one of our own.
-pub(crate) async fn abandon(engine: &Engine, task: &Task) -> Result<(), Failure> {
+/// Aborts the upload that the ledger knows for this key: only ever one of our own, and none that may appear yet.
+pub(super) async fn abandon(engine: &Engine, task: &Task, basis: &Basis) -> Result<(), Failure> {
     let Some((upload, _)) = engine.ledger.upload(&task.lane)? else { return Ok(()) };
+    if let Some(pending) = Pending::of(engine, task, basis)? {
+        pending.allows(None)?;
+    }
     let access = engine.access(&task.lane.destination)?;
     let request = access
         .s3
@@ -121,7 +156,7 @@ async fn begin(copy: &Copy<'_>, dress: &Dress, layout: &Layout) -> Result<(Uploa
         if same && upload.part_bytes == layout.part_bytes() && upload.dress == dress.digest() {
             return Ok((upload, done));
         }
-        abandon(copy.engine, copy.task).await?;
+        abandon(copy.engine, copy.task, copy.basis).await?;
     }
     let upload = Upload {
         upload_id: create(copy, dress).await?,
@@ -129,8 +164,9 @@ async fn begin(copy: &Copy<'_>, dress: &Dress, layout: &Layout) -> Result<(Uploa
         part_bytes: layout.part_bytes(),
         dress: dress.digest(),
         entry: over,
+        appears_until: None,
     };
-    copy.engine.ledger.begin_upload(&copy.task.lane, &upload)?;
+    copy.engine.ledger.put_upload(&copy.task.lane, &upload)?;
     Ok((upload, Parts::new()))
 }
 
@@ -225,10 +261,23 @@ async fn complete(
         .customize()
         .config_override(deadline(complete_timeout(copy.version.size_bytes)));
     let sent = Instant::now();
+    expect(copy, upload)?;
     let answer = copy.engine.failpoints.around(Step::CompleteUpload, Box::pin(request.send())).await;
-    let answer = answer.map_err(|error| failure(Side::Write, "CompleteMultipartUpload", error))?;
+    let answer = answer.map_err(|error| failure(Side::Write, "CompleteMultipartUpload", error));
+    let is_unsure = |failure: &Failure| failure.kind == Kind::Unanswered || upload.appears_until.is_some();
+    if answer.as_ref().is_err_and(|failure| !is_unsure(failure)) {
+        copy.engine.ledger.put_upload(&copy.task.lane, upload)?;
+    }
+    let answer = answer?;
     let etag = etag_of(answer.e_tag(), "CompleteMultipartUpload")?;
     Ok(Written { destination_version: answer.version_id, etag, sent })
+}
+
+/// Writes down until when an upload may appear that is about to be completed.
+fn expect(copy: &Copy<'_>, upload: &Upload) -> Result<(), Failure> {
+    let life = complete_timeout(copy.version.size_bytes) + LANDING;
+    let until = copy.basis.now_or_after().unwrap_or_else(clock::now) + life;
+    copy.engine.ledger.put_upload(&copy.task.lane, &Upload { appears_until: Some(until), ..upload.clone() })
 }
 
 fn joined(parts: &[Part], done: &Parts) -> u64 {

@@ -16,12 +16,13 @@ use crate::task::Task;
 /// Removes one replica whose source is gone, if there is any; then everything has to be read again,
 /// because another entry is current perhaps, and another replica of the same version.
 pub(super) async fn carry_out(run: &mut Run<'_>, memory: &mut Memory) -> Result<bool, Failure> {
-    let wanted = wanted(run.task);
+    let mut wanted = wanted(run.task);
     if wanted.is_empty() {
         return Ok(false);
     }
     // Another daemon may have written what this one only knows as lost, left out or removed.
     destination::rebuild(run.engine, run.task, &mut run.read.shown).await?;
+    wanted.extend(bared_marker(run));
     for id in wanted {
         if is_there(run, &id).await? {
             continue;
@@ -85,6 +86,15 @@ fn wanted(task: &Task) -> BTreeSet<VersionId> {
     if task.rules.lead.version_deletes { named.collect() } else { BTreeSet::new() }
 }
 
+/// Finds a delete marker on record that hides what the source shows and that the source does not list: who heard that it
+/// is gone did not know it, and saw only what stood above it then.
+fn bared_marker(run: &Run<'_>) -> Option<VersionId> {
+    let marker = run.read.shown.current().filter(|replica| replica.kind == Kind::Marker)?;
+    let shows_object = run.read.past.last().is_some_and(|newest| newest.kind == Kind::Object);
+    let is_listed = run.read.listed.contains(&marker.source);
+    (shows_object && !is_listed && !marker.source.id.is_null()).then(|| marker.source.id.clone())
+}
+
 /// Finds another marker of the run that this one stands for at the destination.
 fn heir(run: &Run<'_>, marker: &Replica) -> Option<Replica> {
     if marker.kind != Kind::Object {
@@ -114,6 +124,9 @@ async fn take_away(run: &mut Run<'_>, replica: Replica, memory: &mut Memory) -> 
     let Some(version) = &replica.destination_version else {
         return Err(Failure::caused(FailureKind::Transient, "version delete", "a replica without an id"));
     };
+    if !run.removed.insert(version.clone()) {
+        return Err(Failure::caused(FailureKind::Transient, "version delete", "what was removed is still there"));
+    }
     // What was planned before it landed must not land on what it leaves behind.
     if run.read.shown.current().is_some_and(|current| current.destination_version.as_ref() == Some(version)) {
         fence::outlive_all(run, memory.seen_for(&run.read.shown.basis.entry))?;

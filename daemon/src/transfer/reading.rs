@@ -38,15 +38,14 @@ impl Reading {
         let versions = listed.iter().map(|entry| entry.version.clone()).collect();
         let lead = &task.rules.lead;
         let past: Vec<SourceVersion> = listed.into_iter().rev().collect();
-        let newest_alone = if lead.history == History::Latest { past.len().saturating_sub(1) } else { 0 };
         let history: Vec<SourceVersion> = past
             .iter()
-            .skip(newest_alone)
             .filter(|entry| entry.version.last_modified >= start)
             .filter(|entry| entry.kind == Kind::Object || lead.admits_marker())
             .cloned()
             .collect();
-        if shown.is_hidden_by_stranger() || has_unknown_past(&history, &shown) {
+        let is_whole = lead.history == History::Exact;
+        if shown.is_hidden_by_stranger() || (is_whole && has_unknown_past(&history, &shown)) {
             destination::rebuild(engine, task, &mut shown).await?;
         }
         unstamped::recognise(engine, task, &mut shown, &history).await?;
@@ -77,17 +76,23 @@ fn is_one_write(engine: &Engine, listed: &[SourceVersion]) -> bool {
     only.kind == Kind::Object && !only.version.id.is_null() && is_small
 }
 
-/// Lists the source, newest first; in latest mode the newest entry is all that matters, unless the
-/// fence has to know what stood there before.
+/// Lists the source, newest first; in latest mode the newest entry is all that matters, unless it may be out of scope or
+/// the fence has to know what stood there before.
 async fn list(engine: &Engine, task: &Task) -> Result<Vec<SourceVersion>, Failure> {
     let (source, bucket, key) = (engine.access(&task.source)?, &task.source.bucket, &task.source_key);
     let lead = &task.rules.lead;
     match lead.history {
-        History::Latest if lead.exclusive || !lead.fence => {
+        History::Latest if (lead.exclusive || !lead.fence) && takes_every_version(task) => {
             Ok(listing::newest(source, Side::Source, bucket, key).await?.into_iter().collect())
         }
         History::Exact | History::Latest => listing::of_source(engine, task).await,
     }
+}
+
+/// Says whether whatever the source shows is in scope.
+fn takes_every_version(task: &Task) -> bool {
+    let is_any = |rule: &Rule| rule.filter.tags.is_empty() && rule.filter.size_min.or(rule.filter.size_max).is_none();
+    task.rules.lead.admits_marker() && task.rules.iter().any(|rule| is_any(rule))
 }
 
 /// Versions in scope are those created since the rule began. When only the ledger knew when that
@@ -146,6 +151,7 @@ mod tests {
             state,
             destination_version: None,
             etag: None,
+            reason: None,
             written: None,
         };
         let told = replica("told", State::Gone, datetime!(2007-01-01 0:00 UTC));

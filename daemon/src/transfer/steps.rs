@@ -14,7 +14,9 @@ use super::basis::Entry;
 use super::copy::{Copy, Written};
 use super::foresight::Foresight;
 use super::lessons::Asked;
-use super::{Memory, Progress, Run, choice, encryption, fence, multipart, part_bytes_preferred, remove, single};
+use super::{
+    Memory, Progress, Run, choice, destination, encryption, fence, multipart, part_bytes_preferred, remove, single,
+};
 use crate::accounts::capabilities::Ability;
 use crate::failpoint;
 use crate::ledger::records::{Replica, State};
@@ -49,6 +51,9 @@ impl Run<'_> {
             return self.leave_out(version);
         };
         let unique = encryption::makes_unique_etags(&rule.encryption);
+        if !unique && fence::is_blind(self, memory) {
+            destination::look_below(self.engine, self.task, &mut self.read.shown).await?;
+        }
         let (distinct, foresight) = self.foresee(version, &condition, (unique, distinct), memory)?;
         let copy = Copy {
             engine: self.engine,
@@ -75,7 +80,7 @@ impl Run<'_> {
         if let Some(etag) = copy.foresight.found() {
             memory.learn_content(&version.version, etag);
         }
-        let written = memory.learn(self.destination, asked, written);
+        let written = memory.learn(self.destination, asked, written).map_err(|failure| failure.under(&rule.id));
         let Some(Written { destination_version, etag, sent }) = self.or_skip(version, written)? else {
             return Ok(Progress::Done);
         };
@@ -94,7 +99,7 @@ impl Run<'_> {
     /// Goes on without a version that no rule takes: that is no failure.
     fn leave_out(&mut self, version: &SourceVersion) -> Result<Progress, Failure> {
         if !self.read.shown.known.skipped.contains(&version.version) {
-            self.skip(version, State::Skipped, None)?;
+            self.skip(version, State::Skipped, None, &self.task.rules.lead.id)?;
         }
         Ok(Progress::Done)
     }
@@ -130,7 +135,7 @@ impl Run<'_> {
         let lead = &self.task.rules.lead;
         let matters = lead.fence && !lead.exclusive && !fence::needs(self, version);
         let stood = self.read.shown.replicas.iter().filter(|_| matters).filter_map(|replica| replica.etag.clone());
-        stood.chain(over).collect()
+        stood.chain(self.read.shown.stood.iter().filter(|_| matters).cloned()).chain(over).collect()
     }
 
     /// Writes down what was written.
@@ -145,9 +150,10 @@ impl Run<'_> {
             Ok(value) => return Ok(Some(value)),
             Err(failure) => failure,
         };
+        let rule = failure.rule.as_deref().unwrap_or(&self.task.rules.lead.id);
         match failure.verdict() {
-            Verdict::Gone => self.skip(version, State::Gone, Some(Reason::SrcVersionNotFound))?,
-            Verdict::Unsupported(reason) => self.skip(version, State::Skipped, Some(reason))?,
+            Verdict::Gone => self.skip(version, State::Gone, Some(Reason::SrcVersionNotFound), rule)?,
+            Verdict::Unsupported(reason) => self.skip(version, State::Skipped, Some(reason), rule)?,
             Verdict::Reread
             | Verdict::Wait(_)
             | Verdict::HoldThenReread
@@ -165,9 +171,10 @@ impl Run<'_> {
         version: &SourceVersion,
         state: State,
         reason: Option<Reason>,
+        rule: &str,
     ) -> Result<(), Failure> {
-        let replica = replica(version, state);
-        let outcome = self.settle.skipped(&replica, reason)?;
+        let replica = Replica { reason, ..replica(version, state) };
+        let outcome = self.settle.skipped(&replica, rule)?;
         self.told.push((version.version.clone(), outcome));
         self.read.shown.known.skip(&version.version);
         self.read.shown.replicas.push(replica);
@@ -176,7 +183,7 @@ impl Run<'_> {
 
     /// Returns the record of what was just written.
     fn written(&self, version: &SourceVersion, destination_version: Option<String>, etag: Option<ETag>) -> Replica {
-        let written = self.read.shown.basis.now();
+        let written = self.read.shown.basis.now_or_after();
         Replica { destination_version, etag, written, ..replica(version, State::Replicated) }
     }
 
@@ -203,7 +210,7 @@ impl Run<'_> {
 
 pub(super) fn replica(version: &SourceVersion, state: State) -> Replica {
     let (source, kind) = (version.version.clone(), version.kind);
-    Replica { source, kind, state, destination_version: None, etag: None, written: None }
+    Replica { source, kind, state, destination_version: None, etag: None, reason: None, written: None }
 }
 
 /// Returns the entry that a write made current; none where nothing was written.

@@ -80,7 +80,8 @@ async fn appended(run: &mut Run<'_>, wish: &Wish) -> Result<Outcome, Failure> {
         return Ok(outcome_of(replica.state));
     }
     confirm_loss(run, id).await?;
-    let is_newest = run.read.past.last().is_some_and(|newest| newest.version.id == *id);
+    let newest = [run.read.past.last(), run.read.history.last()];
+    let is_newest = newest.into_iter().flatten().any(|newest| newest.version.id == *id);
     if run.task.rules.lead.history == History::Latest && !is_newest {
         return Ok(Outcome::Superseded);
     }
@@ -108,7 +109,9 @@ fn lost(run: &mut Run<'_>, wish: &Wish, id: &VersionId) -> Result<Outcome, Failu
         return Ok(Outcome::Skipped);
     }
     let source = VersionRef::new(id.clone(), wish.time.unwrap_or_else(crate::clock::now), None);
-    let replica = Replica { source, kind, state: State::Gone, destination_version: None, etag: None, written: None };
+    let reason = Some(Reason::SrcVersionNotFound);
+    let (destination_version, etag, written) = (None, None, None);
+    let replica = Replica { source, kind, state: State::Gone, destination_version, etag, reason, written };
     run.settle.recorded(&replica)?;
     run.engine.metrics.failure(&run.task.rules.lead.id, Reason::SrcVersionNotFound.as_str());
     run.read.shown.replicas.push(replica);

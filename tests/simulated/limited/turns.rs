@@ -51,7 +51,7 @@ fn a_large_body_gets_its_turn_among_small_ones_of_the_same_rule() {
         for number in 0..120 {
             let bytes = if number == 10 { 4 << 20 } else { 256 << 10 };
             let put = sim.user().put_object().bucket(SOURCE).key(format!("{number}"));
-            put.body(ByteStream::from(vec![1; bytes])).send().await.unwrap();
+            put.body(vec![1; bytes].into()).send().await.unwrap();
         }
         let daemon = fleet::lone(&mut sim, "limits = { bandwidth = \"1MiB/s\" }", AWS).await;
         sim.drained().await;
@@ -90,7 +90,8 @@ fn the_parts_of_a_large_object_get_their_turn_among_the_requests_of_small_ones()
     simulate(10, async |mut sim| {
         sim.post_everything();
         // Five requests among two hundred.
-        sim.fill("", 201, if number == 0 { 20 << 20 } else { 10 }).await;
+        sim.fill("", 1, 20 << 20).await;
+        sim.fill("small-", 200, 10).await;
         let daemon = fleet::lone(&mut sim, "limits = { requests_per_second = 5 }", AWS).await;
         sim.drained().await;
         daemon.stop().await;

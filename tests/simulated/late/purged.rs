@@ -1,0 +1,259 @@
+//! Versions that were deleted for good meanwhile.
+
+use std::time::Duration;
+
+use aws_sdk_s3::primitives::ByteStream;
+use replicator_fakes::faults::{Effect, Fault, Place};
+
+use super::deafen;
+use crate::fleet;
+use crate::sim::{ARCHIVE, AWS, QUEUE, SOURCE, Sim, simulate};
+
+#[test]
+fn a_version_that_is_deleted_for_good_while_its_copy_is_on_the_way_does_not_stay() {
+    simulate(2, async |mut sim| {
+        sim.post_everything();
+        let rule = "version_deletes = true";
+        let first = fleet::lone(&mut sim, rule, AWS).await;
+        sim.put("a", b"stays").await;
+        sim.drained().await;
+        // The answer is lost, and the write lands when its daemon waits for it and nobody else knows of it.
+        let place = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
+        sim.net.faults().add(Fault::new("late", place, Effect::LandLate(Duration::from_secs(15))).times(1));
+        sim.put("a", b"goes").await;
+        deafen(&sim, 0).await;
+        assert_eq!(sim.net.faults().hits("late"), 1);
+        let second = fleet::nth(&mut sim, rule, AWS, 1).await;
+        let goes = sim.s3.history(SOURCE, "a").last().unwrap().version_id.clone();
+        let delete = sim.user().delete_object().bucket(SOURCE).key("a").version_id(goes);
+        delete.send().await.unwrap();
+        sim.drained().await;
+        first.stop().await;
+        second.stop().await;
+        assert_eq!(sim.s3.history(ARCHIVE, "a").len(), 1, "the version is gone at the source");
+        assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
+    });
+}
+
+#[test]
+fn what_a_removed_replica_hid_is_not_written_over_by_a_write_from_before() {
+    simulate(3, async |mut sim| {
+        sim.post_everything();
+        let rule = "version_deletes = true";
+        let slow = fleet::lone(&mut sim, rule, AWS).await;
+        sim.put("a", b"stays").await;
+        sim.drained().await;
+        // A write over "stays" is on the way, while another daemon writes the same, and has to remove it again.
+        let place = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
+        sim.net.faults().add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(25))).times(1));
+        sim.put("a", b"goes").await;
+        let event = sim.sqs.messages(QUEUE).last().unwrap().body.clone();
+        deafen(&sim, 0).await;
+        assert_eq!(sim.net.faults().hits("slow"), 1);
+        let quick = fleet::nth(&mut sim, rule, AWS, 1).await;
+        sim.sqs.send(QUEUE, event, Duration::ZERO);
+        sim.pass(Duration::from_secs(5)).await;
+        assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
+        let goes = sim.s3.history(SOURCE, "a").last().unwrap().version_id.clone();
+        sim.user().delete_object().bucket(SOURCE).key("a").version_id(goes).send().await.unwrap();
+        sim.drained().await;
+        slow.stop().await;
+        quick.stop().await;
+        assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
+        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 2, "the version that goes was there once");
+    });
+}
+
+#[test]
+fn a_write_does_not_rest_on_a_look_from_before_its_source_was_asked() {
+    simulate(6, async |mut sim| {
+        let rule = "version_deletes = true";
+        sim.post_everything();
+        // The body takes so long that the destination is looked at again, and then the source takes long to say whether
+        // it still has the version.
+        for (name, operation, seconds, times) in [("body", "GetObject", 17, 1), ("question", "HeadObject", 70, 2)] {
+            let place = Place::s3(operation).bucket(SOURCE).client("daemon-0");
+            sim.net.faults().add(Fault::new(name, place, Effect::Delay(Duration::from_secs(seconds))).times(times));
+        }
+        sim.put("a", b"one").await;
+        let event = sim.sqs.messages(QUEUE).last().unwrap().body.clone();
+        let slow = fleet::lone(&mut sim, rule, AWS).await;
+        deafen(&sim, 0).await;
+        sim.pass(Duration::from_secs(15)).await;
+        assert_eq!(sim.net.faults().hits("question"), 1);
+        let quick = fleet::nth(&mut sim, rule, AWS, 1).await;
+        sim.sqs.send(QUEUE, event, Duration::ZERO);
+        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        sim.drained().await;
+        assert_eq!((sim.net.faults().hits("body"), sim.net.faults().hits("question")), (1, 2));
+        slow.stop().await;
+        quick.stop().await;
+        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 2, "one object and the marker that hides it");
+    });
+}
+
+#[test]
+fn a_version_that_is_gone_before_a_marker_was_seen_does_not_stay() {
+    simulate(7, async |mut sim| {
+        sim.post_everything();
+        let place = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
+        sim.net.faults().add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(20))).times(1));
+        let slow = fleet::lone(&mut sim, "", AWS).await;
+        sim.put("a", b"one").await;
+        deafen(&sim, 0).await;
+        assert_eq!(sim.net.faults().hits("slow"), 1);
+        // It is deleted for good, and the key as well. Who sees nothing of it has no need of a marker.
+        let gone = sim.s3.history(SOURCE, "a").last().unwrap().version_id.clone();
+        sim.user().delete_object().bucket(SOURCE).key("a").version_id(gone).send().await.unwrap();
+        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        let quick = fleet::nth(&mut sim, "", AWS, 1).await;
+        sim.drained().await;
+        slow.stop().await;
+        quick.stop().await;
+        assert_eq!(sim.shown(ARCHIVE, "a"), None, "the source shows nothing");
+    });
+}
+
+#[test]
+fn content_in_parts_that_the_source_no_longer_lists_waits_for_writes_over_it() {
+    simulate(8, async |mut sim| {
+        sim.post_everything();
+        let large = || ByteStream::from(vec![7; 20 << 20]);
+        let first = put(&sim, large()).await;
+        let slow = fleet::nth(&mut sim, "", AWS, 0).await;
+        sim.drained().await;
+        let place = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
+        sim.net.faults().add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(28))).times(1));
+        put(&sim, ByteStream::from_static(b"two")).await;
+        let event = sim.sqs.messages(QUEUE).last().unwrap().body.clone();
+        deafen(&sim, 0).await;
+        assert_eq!(sim.net.faults().hits("slow"), 1);
+        let quick = fleet::nth(&mut sim, "", AWS, 1).await;
+        sim.sqs.send(QUEUE, event, Duration::ZERO);
+        sim.pass(Duration::from_secs(3)).await;
+        sim.user().delete_object().bucket(SOURCE).key("a").version_id(first).send().await.unwrap();
+        put(&sim, large()).await;
+        sim.drained().await;
+        slow.stop().await;
+        quick.stop().await;
+        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 3, "the small one is not written over the large one once more");
+        assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
+    });
+}
+
+#[test]
+fn a_marker_that_a_removal_bares_does_not_hide_what_the_source_shows() {
+    simulate(9, async |mut sim| {
+        sim.post_everything();
+        let rule = "version_deletes = true";
+        let knows = fleet::lone(&mut sim, rule, AWS).await;
+        sim.put("a", b"one").await;
+        let marker = sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        sim.put("a", b"two").await;
+        sim.drained().await;
+        knows.stop().await;
+        // Who hears that the marker was taken back did not write it, and sees what stands above it.
+        let hears = fleet::nth(&mut sim, rule, AWS, 1).await;
+        sim.user().delete_object().bucket(SOURCE).key("a").set_version_id(marker.version_id).send().await.unwrap();
+        sim.drained().await;
+        hears.stop().await;
+        assert_eq!(sim.s3.history(ARCHIVE, "a").len(), 3, "nobody knew which entry the marker was");
+        let knows = fleet::lone(&mut sim, rule, AWS).await;
+        let two = sim.s3.history(SOURCE, "a").last().unwrap().version_id.clone();
+        sim.user().delete_object().bucket(SOURCE).key("a").version_id(two).send().await.unwrap();
+        sim.drained().await;
+        knows.stop().await;
+        assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
+        assert_eq!(sim.s3.history(ARCHIVE, "a").len(), 1);
+    });
+}
+
+#[test]
+fn a_marker_that_waited_for_its_turn_is_not_written_if_it_is_gone_from_the_source() {
+    simulate(10, async |mut sim| {
+        sim.post_everything();
+        let limited = |limit: u32| format!("version_deletes = true\nlimits = {{ requests_per_second = {limit} }}");
+        let slow = fleet::lone(&mut sim, &limited(1000), AWS).await;
+        sim.put("a", b"one").await;
+        sim.fill("before-", 800, 1).await;
+        sim.drained().await;
+        // The turn comes when nobody reckons any more with what was planned before.
+        slow.reload(&fleet::settings(&mut sim, &limited(1), AWS));
+        for number in 0..800 {
+            sim.user().delete_object().bucket(SOURCE).key(format!("before-{number}")).send().await.unwrap();
+        }
+        let marker = sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        sim.pass(Duration::from_secs(80)).await;
+        deafen(&sim, 0).await;
+        let quick = fleet::nth(&mut sim, &limited(1000), AWS, 1).await;
+        sim.user().delete_object().bucket(SOURCE).key("a").set_version_id(marker.version_id).send().await.unwrap();
+        sim.drained().await;
+        slow.stop().await;
+        quick.stop().await;
+        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 1, "the marker that is gone was written");
+        assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
+    });
+}
+
+#[test]
+fn content_that_stood_below_and_was_purged_waits_for_writes_over_it() {
+    simulate(12, async |mut sim| {
+        sim.post_everything();
+        let first = put(&sim, ByteStream::from_static(b"one")).await;
+        let quick = fleet::lone(&mut sim, "", AWS).await;
+        sim.drained().await;
+        quick.stop().await;
+        // A write over the first is on the way, while another daemon writes the same.
+        let place = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-1");
+        sim.net.faults().add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(29))).times(1));
+        let slow = fleet::nth(&mut sim, "", AWS, 1).await;
+        put(&sim, ByteStream::from_static(b"two")).await;
+        let event = sim.sqs.messages(QUEUE).last().unwrap().body.clone();
+        deafen(&sim, 1).await;
+        assert_eq!(sim.net.faults().hits("slow"), 1);
+        let quick = fleet::lone(&mut sim, "", AWS).await;
+        sim.sqs.send(QUEUE, event, Duration::ZERO);
+        sim.pass(Duration::from_secs(5)).await;
+        quick.stop().await;
+        assert_eq!(sim.s3.history(ARCHIVE, "a").len(), 2);
+        // Whoever comes third saw nothing of the first.
+        sim.user().delete_object().bucket(SOURCE).key("a").version_id(first).send().await.unwrap();
+        put(&sim, ByteStream::from_static(b"one")).await;
+        let third = fleet::nth(&mut sim, "", AWS, 2).await;
+        sim.drained().await;
+        slow.stop().await;
+        third.stop().await;
+        assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
+        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 3, "the second is not written over the third once more");
+    });
+}
+
+#[test]
+fn a_marker_waits_for_writes_of_what_was_purged_as_long_as_they_can_take() {
+    simulate(13, async |mut sim| {
+        sim.post_everything();
+        let first = put(&sim, ByteStream::from(vec![7; 15 << 19])).await;
+        let event = sim.sqs.messages(QUEUE).last().unwrap().body.clone();
+        let place = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
+        sim.net.faults().add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(85))).times(1));
+        let slow = fleet::lone(&mut sim, "", AWS).await;
+        deafen(&sim, 0).await;
+        assert_eq!(sim.net.faults().hits("slow"), 1);
+        let quick = fleet::nth(&mut sim, "", AWS, 1).await;
+        sim.sqs.send(QUEUE, event, Duration::ZERO);
+        sim.pass(Duration::from_secs(3)).await;
+        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        sim.user().delete_object().bucket(SOURCE).key("a").version_id(first).send().await.unwrap();
+        sim.drained().await;
+        slow.stop().await;
+        quick.stop().await;
+        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 2, "one object and the marker that hides it");
+        assert_eq!(sim.shown(ARCHIVE, "a"), None);
+    });
+}
+
+/// Writes an object in one request; returns its version.
+async fn put(sim: &Sim, body: ByteStream) -> String {
+    let put = sim.user().put_object().bucket(SOURCE).key("a").body(body).send().await;
+    put.unwrap().version_id.unwrap()
+}

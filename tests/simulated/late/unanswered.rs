@@ -1,0 +1,83 @@
+//! Answers that never come, to requests that are carried out long after.
+
+use std::time::Duration;
+
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{Tag, Tagging};
+use replicator_fakes::faults::{Effect, Fault, Place};
+
+use crate::fleet;
+use crate::sim::{ARCHIVE, AWS, SOURCE, Sim, simulate};
+
+#[test]
+fn an_upload_that_is_put_together_for_minutes_does_not_show_what_was_deleted_meanwhile() {
+    simulate(21, async |mut sim| {
+        sim.post_everything();
+        let complete = Place::s3("CompleteMultipartUpload").client("daemon-0");
+        sim.net.faults().add(Fault::new("late", complete, Effect::LandLate(Duration::from_secs(300))).times(1));
+        // Its id is used up, though nothing shows yet.
+        let abort = Place::s3("AbortMultipartUpload").client("daemon-0");
+        sim.net.faults().add(Fault::new("used up", abort, Effect::refuse(404, "NoSuchUpload")));
+        let put = sim.user().put_object().bucket(SOURCE).key("a").body(ByteStream::from(vec![7; 20 << 20]));
+        put.send().await.unwrap();
+        let daemon = fleet::lone(&mut sim, "history = \"latest\"", AWS).await;
+        while sim.net.faults().hits("late") == 0 {
+            sim.pass(Duration::from_millis(100)).await;
+        }
+        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        sim.drained().await;
+        sim.pass(Duration::from_secs(400)).await;
+        daemon.stop().await;
+        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 2, "the upload appeared, and a marker hides it");
+        assert_eq!(sim.shown(ARCHIVE, "a"), None, "the source shows nothing");
+    });
+}
+
+#[test]
+fn an_upload_whose_completion_was_refused_is_waited_for_by_nobody() {
+    simulate(22, async |mut sim| {
+        sim.post_everything();
+        let complete = Place::s3("CompleteMultipartUpload").client("daemon-0");
+        sim.net.faults().add(Fault::new("refused", complete, Effect::refuse(403, "AccessDenied")).times(1));
+        let put = sim.user().put_object().bucket(SOURCE).key("a").body(ByteStream::from(vec![7; 20 << 20]));
+        put.send().await.unwrap();
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        sim.drained().await;
+        // It was parked: the key's next version goes on without a delay.
+        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        sim.put("a", b"small").await;
+        sim.pass(Duration::from_secs(700)).await;
+        assert_eq!(sim.waiting(), 0);
+        daemon.stop().await;
+        assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
+        assert!(sim.s3.open_uploads(ARCHIVE).is_empty());
+    });
+}
+
+#[test]
+fn tags_whose_answer_was_lost_do_not_come_back_over_later_ones() {
+    simulate(23, async |mut sim| {
+        sim.post_everything();
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        sim.put("a", b"one").await;
+        sim.drained().await;
+        let place = Place::s3("PutObjectTagging").bucket(ARCHIVE).client("daemon-0");
+        sim.net.faults().add(Fault::new("late", place, Effect::LandLate(Duration::from_secs(12))).times(1));
+        tag(&sim, "first").await;
+        while sim.net.faults().hits("late") == 0 {
+            sim.pass(Duration::from_millis(10)).await;
+        }
+        tag(&sim, "second").await;
+        sim.drained().await;
+        sim.pass(Duration::from_secs(60)).await;
+        daemon.stop().await;
+        let tags = |bucket| sim.s3.history(bucket, "a")[0].object.as_ref().unwrap().tags.clone();
+        assert_eq!(tags(ARCHIVE), tags(SOURCE));
+    });
+}
+
+async fn tag(sim: &Sim, value: &str) {
+    let tag = Tag::builder().key("tier").value(value).build().unwrap();
+    let tagging = Tagging::builder().tag_set(tag).build().unwrap();
+    sim.user().put_object_tagging().bucket(SOURCE).key("a").tagging(tagging).send().await.unwrap();
+}
