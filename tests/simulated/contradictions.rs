@@ -62,8 +62,7 @@ async fn play(mut sim: Sim, seed: u64, traits: &Traits) -> Vec<String> {
     sim.drained().await;
     let parked = daemon.status().await.unwrap().parked;
     daemon.stop().await;
-    let expect = Expect { latest: false, version_deletes: false, purges: false, orphans: false, remembers: true };
-    let mut wrong = judge(&sim, expect);
+    let mut wrong = judge(&sim, Expect::EXACT);
     // Where conditions are gone, so are they from the requests.
     wrong.retain(|what| !what.starts_with("a write without") && !what.starts_with("a delete without"));
     wrong.extend(parked.iter().map(|parked| format!("parked: {}", parked.reason)));

@@ -13,8 +13,6 @@ use crate::fleet;
 use crate::judge::{Expect, judge};
 use crate::sim::{ARCHIVE, AWS, NOT_AWS, QUEUE, SOURCE, Sim, simulate};
 
-const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: true, remembers: false };
-
 #[test]
 fn a_plan_that_had_to_wait_is_not_carried_out_over_what_came_meanwhile() {
     simulate(1, async |mut sim| {
@@ -37,7 +35,7 @@ fn a_plan_that_had_to_wait_is_not_carried_out_over_what_came_meanwhile() {
         assert_eq!(sim.net.faults().hits("slow"), 2);
         slow.stop().await;
         quick.stop().await;
-        assert_eq!(judge(&sim, EXPECT), Vec::<String>::new());
+        assert_eq!(judge(&sim, Expect::IN_DOUBT), Vec::<String>::new());
         assert_eq!(sim.s3.history(ARCHIVE, "a").len(), 3);
     });
 }
@@ -57,6 +55,25 @@ fn a_clock_that_jumps_ahead_does_not_shorten_the_fence() {
         let [put, marker] = writes.as_slice() else { panic!("{writes:?}") };
         let waited = marker.sent - put.sent;
         assert!(waited >= Duration::from_secs(66), "the marker waited {waited:?}");
+    });
+}
+
+#[test]
+fn the_time_that_a_look_takes_does_not_count_twice_for_the_fence() {
+    simulate(12, async |mut sim| {
+        sim.post_everything();
+        sim.put("a", b"one").await;
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        sim.drained().await;
+        let place = Place::s3("HeadObject").bucket(ARCHIVE).client("daemon-0");
+        sim.net.faults().add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(45))).times(1));
+        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        sim.drained().await;
+        daemon.stop().await;
+        let writes = sim.net.journal().writes(ARCHIVE);
+        let [put, marker] = writes.as_slice() else { panic!("{writes:?}") };
+        let waited = marker.sent - put.sent;
+        assert!(waited >= Duration::from_secs(65), "the marker waited {waited:?}");
     });
 }
 

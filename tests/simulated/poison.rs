@@ -12,8 +12,6 @@ use crate::fleet;
 use crate::judge::{Expect, judge};
 use crate::sim::{ARCHIVE, AWS, DEAD, QUEUE, SOURCE, simulate};
 
-const EXPECT: Expect = Expect { latest: false, version_deletes: false, purges: false, orphans: false, remembers: true };
-
 const MESSAGES: usize = 10_000;
 
 /// The keys of the real messages: their objects are there, so that to take a message at its word would show.
@@ -56,7 +54,7 @@ fn ten_thousand_poisoned_messages_change_nothing_and_each_is_accounted_for() {
         assert!(strange.is_empty(), "a message was taken at its word: {strange:?}");
         assert_eq!(sim.s3.history(ARCHIVE, "honest").len(), sim.s3.history(SOURCE, "honest").len());
         daemon.stop().await;
-        assert_eq!(judge(&sim, EXPECT), Vec::<String>::new());
+        assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new());
     });
 }
 

@@ -59,6 +59,8 @@ impl Story {
         let purges = !lossy && rng.u8(..3) == 0;
         let latest = !purges && rng.u8(..4) == 0;
         let version_deletes = purges && rng.bool();
+        // Drawn apart, so that the stories of old are told as they were.
+        let markers = purges || fastrand::Rng::with_seed(!seed).u8(..5) != 0;
         let history = if latest { "latest" } else { "exact" };
         let encryption = ["same", "s3"][rng.usize(..2)];
         let crashes = if rng.bool() { rng.u32(1..4) } else { 0 };
@@ -66,7 +68,7 @@ impl Story {
         let exclusive = daemons == 1 && crashes == 0 && rng.bool();
         let mute = rng.u8(..4) == 0;
         let rule = format!(
-            "history = \"{history}\"\nversion_deletes = {version_deletes}\nexclusive = {exclusive}\n\
+            "history = \"{history}\"\ndelete_markers = {markers}\nversion_deletes = {version_deletes}\nexclusive = {exclusive}\n\
              encryption = {{ mode = \"{encryption}\" }}"
         );
         let mut story = Self {
@@ -145,6 +147,7 @@ impl Story {
         let has_doubts = fates.iter().any(|fate| fate.lost_disks > 0 || !fate.deaths.is_empty()) || self.faults > 0.0;
         let expect = Expect {
             latest: self.latest,
+            markers: !self.plan.rule.contains("delete_markers = false"),
             version_deletes: self.plan.rule.contains("version_deletes = true"),
             purges: self.shape.purges,
             orphans: has_doubts,
@@ -209,6 +212,8 @@ fn troubles() -> Vec<(&'static str, Place, Effect)> {
         ("500", reads, Effect::refuse(500, "InternalError")),
         ("lost answer", appends(), Effect::LoseAnswer),
         ("late landing", appends(), Effect::LandLate(Duration::from_secs(15))),
+        ("late upload", complete.clone(), Effect::LandLate(Duration::from_secs(40))),
+        ("late tags", Place::s3("PutObjectTagging"), Effect::LandLate(Duration::from_secs(15))),
         ("conflict", appends(), Effect::refuse(409, "ConditionalRequestConflict")),
         ("reset", bodies(), Effect::ResetAt(1)),
         ("truncated", bodies(), Effect::TruncateAt(1)),
