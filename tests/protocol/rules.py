@@ -23,8 +23,8 @@ class Rules(NamedTuple):
     fence: str = "MER"
     # Rule 5: how age is told: "landed" (the truth), "seen" (since this daemon saw it), "modified" (as Last-Modified says).
     fence_age: str = "landed"
-    # Rule 5: where recurring content is looked up: "destination" or "list" (the source's list and the ledger).
-    fence_looks: str = "list"
+    # Rule 5: where recurring content is looked up: "destination", "list" (the source's list and the ledger), or "both".
+    fence_looks: str = "both"
     # Rule 6: a marker over a marker or over nothing is recorded only.
     collapse: bool = True
     # Rule 6: a marker on record as collapsed is written all the same once an object stands right below it.

@@ -52,6 +52,8 @@ GUESSING = Rules(not_found="one")
 TAKEN_BACK = ["Pa M | X1", "Pa M | X1 M", "Pa M | X1 Pa", "Pa M | X1 Pb", "Pa M | X1 X0", "Pa M M | X1"]
 TAKEN_BACK += ["Pa Pa M | X2", "Pa Pb M | X2", "Pa Pb M | X2 X0", "Pa M Pb M | X3"]
 # What docs/protocol.md admits of the same: each breaks.
+# Who hears that the marker was taken back does not know it, and who removes what hides it heard nothing of that.
+BARED = ["Pa M Pb X1 X2", "Pa M Pb X2 X1"]
 TAKEN_BACK_TWICE = ["Pa M M | X1 X2", "Pa M Pb M | X3 X1", "Pa M | Pb X1 X2"]
 KEPT = {"C", "H-missing", "H-order", "STUCK", "GROWS"}  # what holds without the fence, too
 
@@ -69,6 +71,8 @@ def families():
     yield "purges", purges, PURGING, most, None
     yield "purges left out", purges, Rules(), most, None
     yield "purges of parts by initiation", up_to(3, "UMX", "X"), PURGING._replace(order="initiation"), most, None
+    yield "purges left out, three daemons", ["Pa Pb X0 Pa"], Rules(), ["no faults"], None
+    yield "a purge that bares a marker", BARED, PURGING, ["no faults"], None
     yield "forged purges", up_to(3, "PMF", "F"), PURGING, most, None
     yield "believed 404", objects, GUESSING, most, None
     yield "believed 404, purges left out", up_to(4, "PMX", "X"), GUESSING, ["no faults"], None
@@ -89,9 +93,10 @@ def main():
         for kind in kinds:
             name = f"{family}, {kind}"
             if all(word in name for word in given.words):
+                daemons = 3 if "three daemons" in family else 2
                 texts = [text for text in texts if len(text.split()) <= given.length]
                 bounds = {"states_max": given.states, "seconds_max": given.seconds}
-                broken, _, cut = sweep(name, texts, rules, faults=FAULTS[kind], wanted=wanted, **bounds)
+                broken, _, cut = sweep(name, texts, rules, daemons, FAULTS[kind], wanted=wanted, **bounds)
                 failed = failed or bool(broken) or bool(cut)
     raise SystemExit(failed)
 

@@ -52,6 +52,7 @@ NEEDED = [
     ("4: another ETag", {"distinct": False}, "Pa Pa", Faults(), 2, "H-twice", "[v1(a), v2(a), v2(a)]"),
     ("5: fence before a marker", {"fence": "ER"}, "Pa M", Faults(), 2, "M", "[v1(a), m2, v1(a)]"),
     ("5: fence before a recurring ETag", {"fence": "MR"}, "Pa Pb Pa", Faults(), 2, "M", "[v1(a), v2(b), v3(a), v2(b)]"),
+    ("5: what was purged may stand there", {"fence_looks": "list"}, "Pa Pb X0 Pa", Faults(), 3, "M", "[v1(a), v2(b), v3(a), v2(b)]"),
     ("5: age is not Last-Modified", BY_START | {"fence_age": "modified"}, "UA M", Faults(), 2, "H-twice", "[v1(A), v1(A), m2]"),
     ("6: runs are one", {"collapse": False}, "M Pa", Faults(), 2, "M", "[m1, v2(a), m1]"),
     ("6: a collapsed marker lapses", {"collapse_lapses": False}, "M LA Pa", Faults(), 1, "H-missing", "[v2(A), v3(a)]"),
