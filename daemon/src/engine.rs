@@ -51,8 +51,19 @@ pub(crate) enum Due<'a> {
     Read(Lead<'a>, Paid),
 }
 
-/// Keys whose histories are asked for, and what a list has of each: newest first, if it has all.
-pub(crate) type Listings = Arc<Gather<Key, Option<Vec<SourceVersion>>>>;
+/// Keys whose histories are asked for, and what a list has of each.
+pub(crate) type Listings = Arc<Gather<Key, Shared>>;
+
+/// What a list has of one key.
+#[derive(Debug, Clone)]
+pub(crate) enum Shared {
+    /// Its history, newest first.
+    Whole(Vec<SourceVersion>),
+    /// Not all of it, or it cannot tell: the key has to be listed alone.
+    Nothing,
+    /// There was none, and to ask once more for each key would make it worse.
+    Throttled,
+}
 
 // Versioning can be suspended behind our back: so often is it looked at again.
 const VERSIONING_LOOKED_AT_EVERY: Duration = Duration::from_secs(300);

@@ -8,7 +8,7 @@ use replicator_fakes::journal::{Answer, Entry, Service};
 
 use crate::fleet;
 use crate::judge::{Expect, judge};
-use crate::sim::{ARCHIVE, AWS, MIRROR, Sim, simulate};
+use crate::sim::{ARCHIVE, AWS, MIRROR, SOURCE, Sim, simulate};
 
 const KEYS: usize = 1200;
 
@@ -60,6 +60,24 @@ fn a_throttled_kms_key_slows_down_only_what_it_encrypts() {
         assert!(refused > 0 && refused * 4 < puts.len(), "{refused} of {} writes were refused", puts.len());
         let other = finished(&sim, MIRROR);
         assert!(other < unhindered * 3 / 2, "the other destination took {other:?} instead of {unhindered:?}");
+    });
+}
+
+#[test]
+fn a_list_that_is_refused_is_not_asked_for_once_more_for_each_key() {
+    simulate(3, async |mut sim| {
+        sim.post_everything();
+        sim.fill("key-", 100, 1).await;
+        // As often as one list is tried.
+        let lists = Place::s3("ListObjectVersions").bucket(SOURCE).client("daemon-0");
+        sim.net.faults().add(Fault::new("slow", lists, SLOW_DOWN).times(6));
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        sim.drained().await;
+        daemon.stop().await;
+        assert_eq!(sim.s3.keys(ARCHIVE).len(), 100);
+        let lists =
+            asked(&sim, SOURCE).into_iter().filter(|entry| entry.call.operation == "ListObjectVersions").count();
+        assert!(lists < 60, "{lists} lists for 100 keys");
     });
 }
 

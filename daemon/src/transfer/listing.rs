@@ -21,7 +21,7 @@ use page::{Listed, Page};
 /// Lists the source's history of a task's key, newest first: from one list for all neighbours that wait, or alone.
 pub(crate) async fn of_source(engine: &Engine, task: &Task) -> Result<Vec<SourceVersion>, Failure> {
     let source = engine.access(&task.source)?;
-    match shared::history(engine, source, task).await {
+    match shared::history(engine, source, task).await? {
         Some(history) => Ok(history),
         None => history(source, Side::Source, &task.source.bucket, &task.source_key).await,
     }

@@ -1,9 +1,10 @@
 //! Who signs, and the signature: AWS's own signer under credentials that are kept until they end.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sigv4::http_request::{
     PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings, UriPathNormalizationMode,
@@ -16,6 +17,7 @@ use aws_smithy_types::body::SdkBody;
 use http::Request;
 use replicator_core::object::Timestamp;
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 
 use super::body::Chunks;
 use super::endpoint::Endpoint;
@@ -31,10 +33,16 @@ pub(crate) struct Signer {
     provider: Option<SharedCredentialsProvider>,
     settings: SigningSettings,
     kept: Mutex<Option<Kept>>,
-    /// Whoever finds the credentials at their end asks for new ones; the others wait.
-    refresh: tokio::sync::Mutex<()>,
+    /// Whoever finds the credentials at their end asks for new ones; the others wait, and share a refusal.
+    refresh: tokio::sync::Mutex<Option<Refused>>,
     /// How many seconds the service's clock is ahead of ours.
     ahead: AtomicI64,
+}
+
+#[derive(Debug)]
+struct Refused {
+    at: Instant,
+    error: Arc<CredentialsError>,
 }
 
 #[derive(Debug, Clone)]
@@ -61,9 +69,15 @@ impl Signer {
         if let Some(identity) = self.kept(REFRESHED_BEFORE_END) {
             return Ok(identity);
         }
-        let _turn = self.refresh.lock().await;
+        let asked = Instant::now();
+        let mut refused = self.refresh.lock().await;
         if let Some(identity) = self.kept(REFRESHED_BEFORE_END) {
             return Ok(identity);
+        }
+        // The old ones may be good for another moment.
+        let refusal = |error| self.kept(Duration::ZERO).ok_or(error);
+        if let Some(Refused { error, .. }) = refused.as_ref().filter(|refused| refused.at > asked) {
+            return refusal(Arc::clone(error).into());
         }
         let provider = self.provider.as_ref().ok_or("no credentials are configured")?;
         match provider.provide_credentials().await {
@@ -73,8 +87,11 @@ impl Signer {
                 self.keep(Some(kept));
                 Ok(identity)
             }
-            // The old ones may be good for another moment.
-            Err(error) => self.kept(Duration::ZERO).ok_or_else(|| error.into()),
+            Err(error) => {
+                let error = Arc::new(error);
+                *refused = Some(Refused { at: Instant::now(), error: Arc::clone(&error) });
+                refusal(error.into())
+            }
         }
     }
 
@@ -144,4 +161,41 @@ fn sha256(body: &Chunks) -> String {
     let mut digest = Sha256::new();
     body.pieces().for_each(|piece| digest.update(piece));
     digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use aws_credential_types::provider::future::ProvideCredentials as Provided;
+
+    use super::*;
+
+    /// Refuses after a second, and counts how often it was asked.
+    #[derive(Debug, Default)]
+    struct Refusing(Arc<AtomicU32>);
+
+    impl ProvideCredentials for Refusing {
+        fn provide_credentials<'a>(&'a self) -> Provided<'a>
+        where
+            Self: 'a,
+        {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Provided::new(async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Err(CredentialsError::provider_error("refused"))
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_credentials_shares_the_refusal() {
+        let asked = Arc::<AtomicU32>::default();
+        let signer = Signer::new(Some(SharedCredentialsProvider::new(Refusing(Arc::clone(&asked)))));
+        let all = futures::future::join_all((0..100).map(|_| signer.identity())).await;
+        assert!(all.iter().all(Result::is_err));
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        assert!(signer.identity().await.is_err());
+        assert_eq!(asked.load(Ordering::Relaxed), 2, "who comes later asks anew");
+    }
 }

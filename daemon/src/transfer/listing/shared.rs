@@ -1,32 +1,38 @@
 //! One list for all neighbours that wait: their keys lie together, and a page has room for a thousand entries. Who
-//! gets nothing from it lists its key alone.
+//! gets nothing from it lists its key alone; but not while the bucket is asked too much.
 
 use std::collections::HashMap;
 
 use futures::FutureExt;
+use replicator_core::failure::{Failure, Kind as FailureKind, Party};
 use replicator_core::object::{Bucket, Key};
 use replicator_core::plan::{Kind, SourceVersion};
 
 use super::page::{Listed, Page};
-use super::{Listing, PAGE_ENTRIES};
+use super::{DURING, Listing, PAGE_ENTRIES};
 use crate::accounts::Access;
 use crate::accounts::refusal::Side;
-use crate::engine::Engine;
+use crate::engine::{Engine, Shared};
 use crate::task::Task;
-
-/// A key's history, newest first, if the list had all of it.
-type Shared = Option<Vec<SourceVersion>>;
 
 /// Lists the source's history of a task's key together with those of its neighbours. It begins after this is called,
 /// so after the destination was read (protocol rule 2).
-pub(super) async fn history(engine: &Engine, source: &Access, task: &Task) -> Shared {
+pub(super) async fn history(
+    engine: &Engine,
+    source: &Access,
+    task: &Task,
+) -> Result<Option<Vec<SourceVersion>>, Failure> {
     let (access, bucket) = (source.clone(), task.source.bucket.clone());
     let together = engine.listings(&task.source);
     let answer = together.ask(task.source_key.clone(), move |keys| {
         let (access, bucket) = (access.clone(), bucket.clone());
         async move { list(&access, &bucket, &keys).await }.boxed()
     });
-    answer.await.flatten()
+    match answer.await {
+        Some(Shared::Whole(history)) => Ok(Some(history)),
+        Some(Shared::Nothing) | None => Ok(None),
+        Some(Shared::Throttled) => Err(Failure::new(FailureKind::Throttled, DURING).of(Party::Source)),
+    }
 }
 
 /// Lists what is between the first of the keys and the last, in a few pages at most.
@@ -35,9 +41,17 @@ async fn list(access: &Access, bucket: &Bucket, keys: &[Key]) -> Vec<Shared> {
     sorted.sort_unstable();
     sorted.dedup();
     let mut found: HashMap<&Key, Vec<SourceVersion>> = HashMap::new();
+    let mut otherwise = Shared::Nothing;
     let mut rest = sorted.as_slice();
     for _ in 0..PAGES_MAX {
-        let Some(page) = read(access, bucket, rest).await else { break };
+        let page = match read(access, bucket, rest).await {
+            Ok(Some(page)) => page,
+            Err(failure) if failure.kind == FailureKind::Throttled => {
+                otherwise = Shared::Throttled;
+                break;
+            }
+            Ok(None) | Err(_) => break,
+        };
         let served = rest.iter().take_while(|key| page.has_all_of(key)).count();
         let (here, beyond) = rest.split_at(served);
         // Far apart: each alone costs less than pages full of others.
@@ -49,7 +63,7 @@ async fn list(access: &Access, bucket: &Bucket, keys: &[Key]) -> Vec<Shared> {
             break;
         }
     }
-    keys.iter().map(|key| found.get(key).cloned()).collect()
+    keys.iter().map(|key| found.get(key).cloned().map_or_else(|| otherwise.clone(), Shared::Whole)).collect()
 }
 
 // Of a bucket whose keys lie so far apart that a page serves fewer than one in so many, the others are listed alone.
@@ -61,17 +75,20 @@ const PAGE_ENTRIES_MAX: u32 = 1000;
 const PAGE_ENTRIES_MIN: u32 = 16;
 const ENTRIES_A_KEY: u32 = 2;
 
-/// Reads the page that begins with the first of the keys; none when it cannot be had.
-async fn read(access: &Access, bucket: &Bucket, keys: &[&Key]) -> Option<Page> {
-    let (first, last) = (keys.first()?, keys.last()?);
+/// Reads the page that begins with the first of the keys; none where no list can begin there.
+async fn read(access: &Access, bucket: &Bucket, keys: &[&Key]) -> Result<Option<Page>, Failure> {
+    let (Some(first), Some(last)) = (keys.first(), keys.last()) else { return Ok(None) };
     let prefix = common_prefix(first.as_str(), last.as_str());
     let is_alone = first == last;
     let listing = Listing { access, side: Side::Source, bucket, prefix };
-    let before = if is_alone { None } else { Some((just_before(first.as_str())?, String::new())) };
+    let before = just_before(first.as_str()).map(|before| (before, String::new()));
+    if before.is_none() && !is_alone {
+        return Ok(None);
+    }
     // What waits is a part of what lies between, and what else a page has is read for nothing.
     let wanted = u32::try_from(keys.len()).unwrap_or(u32::MAX).saturating_mul(ENTRIES_A_KEY);
     let entries_max = if is_alone { PAGE_ENTRIES } else { wanted.clamp(PAGE_ENTRIES_MIN, PAGE_ENTRIES_MAX) };
-    listing.page(before, entries_max).await.ok()
+    listing.page(before.filter(|_| !is_alone), entries_max).await.map(Some)
 }
 
 fn by_key(page: Page) -> HashMap<Key, Vec<Listed>> {
@@ -84,7 +101,7 @@ fn by_key(page: Page) -> HashMap<Key, Vec<Listed>> {
 
 /// Returns a key's history; none where only the server can tell the order of its versions and markers, or the page
 /// has nothing of it.
-fn history_of(entries: Vec<Listed>) -> Shared {
+fn history_of(entries: Vec<Listed>) -> Option<Vec<SourceVersion>> {
     let is_mixed = entries.iter().any(|one| one.entry.kind == Kind::Marker)
         && entries.iter().any(|one| one.entry.kind == Kind::Object);
     if is_mixed || entries.is_empty() {
