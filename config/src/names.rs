@@ -55,7 +55,7 @@ pub(crate) fn queue_url(text: &str) -> Result<String, String> {
     let segments = url_path(text).map(|path| path.trim_end_matches('/').split('/').skip(1).collect::<Vec<_>>());
     match segments {
         Some(segments) if segments.last().is_some_and(|name| name.ends_with(".fifo")) => {
-            Err(format!("{text:?} is a FIFO queue, which S3 sends no events to; use a standard queue"))
+            Err(format!("{text:?} is a FIFO queue, and S3 sends its events to none; use a standard queue"))
         }
         Some(segments) if segments.len() >= 2 && !segments.contains(&"") => Ok(text.trim_end_matches('/').to_owned()),
         _ => Err(format!(

@@ -68,7 +68,7 @@ pub(crate) async fn bring_up_to_date(
         let acted = run.steps > steps_before;
         let is_through = progress == Progress::Done && run.may_rest(acted) && run.is_source_unchanged().await?;
         if is_through {
-            run.allows(None)?;
+            run.awaits_upload(None)?;
         }
         if is_through && !purge::carry_out(&mut run, memory).await? {
             break;
@@ -111,6 +111,7 @@ struct Run<'a> {
     source: &'a Access,
     destination: &'a Access,
     read: Reading,
+    pending: Option<multipart::Pending>,
     /// What this run wrote or gave up, which is reported already.
     told: Vec<(VersionRef, Outcome)>,
     /// Steps done so far, and whether this is not the first pass.
@@ -130,13 +131,15 @@ impl<'a> Run<'a> {
         (engine, task, reader): (&'a Engine, &'a Task, &'a Reader),
         is_first: bool,
     ) -> Result<Run<'a>, Failure> {
+        let read = read(engine, task, is_first).await?;
         Ok(Self {
             engine,
             task,
             reader,
             source: engine.access(&task.source)?,
             destination: engine.access(&task.lane.destination)?,
-            read: read(engine, task, is_first).await?,
+            pending: multipart::Pending::at(engine, task, &read.shown.basis)?,
+            read,
             told: Vec::new(),
             steps: 0,
             reread: false,
@@ -148,14 +151,14 @@ impl<'a> Run<'a> {
     }
 
     /// Lets nothing be done beside an upload that may appear yet (protocol rule 7).
-    fn allows(&self, version: Option<&VersionRef>) -> Result<(), Failure> {
-        let pending = multipart::Pending::of(self.engine, self.task, &self.read.shown.basis)?;
-        pending.map_or(Ok(()), |pending| pending.allows(version))
+    fn awaits_upload(&self, version: Option<&VersionRef>) -> Result<(), Failure> {
+        self.pending.as_ref().map_or(Ok(()), |pending| pending.allows(version))
     }
 
     /// Reads everything once more and keeps what was done.
     async fn again(&mut self) -> Result<(), Failure> {
         self.read = read(self.engine, self.task, false).await?;
+        self.pending = multipart::Pending::at(self.engine, self.task, &self.read.shown.basis)?;
         self.reread = true;
         self.uncovered = false;
         Ok(())
@@ -207,7 +210,7 @@ impl<'a> Run<'a> {
         let mode = self.task.rules.lead.history;
         let mut rest = history;
         while let Some(step) = plan::next(rest, &self.read.shown.known, mode) {
-            self.allows(Some(step.version()))?;
+            self.awaits_upload(Some(step.version()))?;
             self.steps += 1;
             if self.steps.is_multiple_of(SETTLED_EVERY) {
                 rest = rest.get(plan::settled(rest, &self.read.shown.known)..).unwrap_or(rest);

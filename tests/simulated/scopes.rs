@@ -1,5 +1,7 @@
 //! Versions that a rule does not take.
 
+use aws_sdk_s3::types::ServerSideEncryption;
+
 use crate::fleet;
 use crate::sim::{ARCHIVE, AWS, SOURCE, Sim, simulate};
 
@@ -32,5 +34,21 @@ async fn put_above(sim: &Sim, what: &str) {
         sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
     } else if what == "large" {
         sim.put("a", b"too large").await;
+    }
+}
+
+#[test]
+fn in_latest_mode_nothing_older_stands_in_for_what_cannot_be_replicated() {
+    for more in ["", "exclusive = true\n", "fence = false\n"] {
+        simulate(2, async |mut sim| {
+            sim.post_everything();
+            sim.put("a", b"older").await;
+            let encrypted = sim.user().put_object().bucket(SOURCE).key("a").body(b"newer".to_vec().into());
+            encrypted.server_side_encryption(ServerSideEncryption::AwsKms).send().await.unwrap();
+            let daemon = fleet::lone(&mut sim, &format!("history = \"latest\"\n{more}"), AWS).await;
+            sim.drained().await;
+            daemon.stop().await;
+            assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 0, "{more}: the rule takes nothing that KMS encrypts");
+        });
     }
 }

@@ -52,6 +52,9 @@ pub(crate) struct Replica {
     /// When this daemon was told that it had landed, by the destination's clock.
     #[serde(default, with = "time::serde::timestamp::milliseconds::option", skip_serializing_if = "Option::is_none")]
     pub(crate) written: Option<Timestamp>,
+    /// When this daemon found it there, which others wrote, or it knows no more of; by the same clock.
+    #[serde(default, with = "time::serde::timestamp::milliseconds::option", skip_serializing_if = "Option::is_none")]
+    pub(crate) found: Option<Timestamp>,
 }
 
 /// How a version was settled.
@@ -83,7 +86,8 @@ pub(crate) struct Upload {
     /// What was current at the destination when the upload began, as its reader writes it.
     #[serde(default)]
     pub(crate) entry: String,
-    /// Until when it may appear, by the destination's clock: its completion was sent, and no refusal came.
+    /// Until when it may appear: its completion was sent, and no refusal came. By the destination's clock, or ours where
+    /// what was read of it had no date.
     #[serde(default, with = "time::serde::timestamp::milliseconds::option", skip_serializing_if = "Option::is_none")]
     pub(crate) appears_until: Option<Timestamp>,
 }
@@ -162,6 +166,12 @@ impl Record for RuleStart {
 }
 
 impl Replica {
+    /// Returns the record of a version of which nothing more is known.
+    pub(crate) fn new(source: VersionRef, kind: Kind, state: State) -> Self {
+        let (destination_version, etag, reason) = (None, None, None);
+        Self { source, kind, state, destination_version, etag, reason, written: None, found: None }
+    }
+
     pub(crate) fn prefix(lane: &Lane) -> Address {
         Address::of(Table::Replica).lane(lane)
     }
@@ -239,7 +249,7 @@ impl Address {
                 self.0.push(0xff);
             }
         }
-        self.0.extend([0, 1]);
+        self.0.extend(END);
         self
     }
 
@@ -256,6 +266,25 @@ impl Address {
         self
     }
 }
+
+/// Returns the beginning of an address that all of a table's records of one lane share.
+pub(crate) fn lane_of(address: &[u8]) -> &[u8] {
+    lane_end(address).and_then(|end| address.get(..end)).unwrap_or(address)
+}
+
+/// Says whether the record at an address is of a lane.
+pub(crate) fn has_lane(address: &[u8]) -> bool {
+    lane_end(address).is_some()
+}
+
+/// Finds where the third text ends: account, bucket, key.
+fn lane_end(address: &[u8]) -> Option<usize> {
+    let ends = address.windows(END.len()).enumerate().filter(|(_, pair)| *pair == END);
+    ends.map(|(at, _)| at + END.len()).nth(2)
+}
+
+// What ends a text; within one, a zero is followed by something else.
+const END: [u8; 2] = [0, 1];
 
 /// A record that this version of the program cannot read or write.
 #[derive(Debug, Error)]

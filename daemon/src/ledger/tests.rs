@@ -45,6 +45,7 @@ proptest! {
             etag: Some(etag.clone()),
             reason: Some(Reason::ArrivedLate),
             written: Some(source.last_modified),
+            found: Some(source.last_modified),
         };
         reads_back(&replica)?;
         reads_back(&Upload { upload_id: text.clone(), source: source.clone(), part_bytes: crc64, dress: crc64, entry: text.clone(), appears_until: Some(source.last_modified) })?;
@@ -76,12 +77,61 @@ proptest! {
 
     #[test]
     fn the_records_of_one_key_are_never_those_of_another(one in lanes(), other in lanes(), version in versions()) {
-        let replica = |source| Replica {
-            source, kind: EntryKind::Object, state: State::Replicated, destination_version: None, etag: None, reason: None, written: None,
-        };
+        let replica = |source| Replica::new(source, EntryKind::Object, State::Replicated);
         let address = replica(version).address(&other);
         let is_within = address.bytes().starts_with(Replica::prefix(&one).bytes());
         prop_assert_eq!(is_within, one == other);
+        let prefix = Replica::prefix(&other);
+        prop_assert_eq!(records::lane_of(address.bytes()), prefix.bytes());
+    }
+}
+
+#[test]
+fn what_is_on_record_is_found_wherever_it_lies() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(directory.path()).unwrap();
+    let lane = |number: i64| Lane { key: Key::try_from(format!("{number}")).unwrap(), ..lane() };
+    let replica = |number: i64, nth| Replica::new(version(number * 10 + nth), EntryKind::Object, State::Replicated);
+    // Some in files, of which the later one lies above the earlier, and some in memory; every second key has none.
+    for nth in 0..3 {
+        for number in (0..200).step_by(2) {
+            ledger.put_replica(&lane(number), &replica(number, nth)).unwrap();
+        }
+        if nth < 2 {
+            ledger.db.flush().unwrap();
+        }
+    }
+    for number in 0..200 {
+        let wanted = if number % 2 == 0 { (0..3).map(|nth| replica(number, nth)).collect() } else { Vec::new() };
+        assert_eq!(ledger.replicas(&lane(number)).unwrap(), wanted, "{number}");
+    }
+    let parked = |number: i64| ParkedTask { lane: lane(number), ..parked(number) };
+    (0..20).for_each(|number| ledger.park(&parked(number)).unwrap());
+    let mut visited = Vec::new();
+    let after = lane(11);
+    let visit = |task: ParkedTask| {
+        visited.push(task.lane);
+        ControlFlow::Continue(())
+    };
+    ledger.visit_parked(Some(&after), visit).unwrap();
+    let behind: Vec<Lane> = (0..20).map(lane).filter(|lane| lane.key > after.key).collect();
+    assert_eq!(visited.len(), behind.len());
+    assert!(behind.iter().all(|lane| visited.contains(lane)));
+}
+
+fn parked(number: i64) -> ParkedTask {
+    ParkedTask {
+        lane: lane(),
+        rule: "orders".to_owned(),
+        source: lane().destination,
+        source_key: lane().key,
+        action: Action::Put,
+        version: Some(version(number).id),
+        reason: Reason::DstBucketNotFound,
+        detail: String::new(),
+        since: version(number).last_modified,
+        tries: 0,
+        due: None,
     }
 }
 

@@ -137,7 +137,9 @@ impl Shown {
         found.origin = Origin::Replica(version.clone());
         let (id, etag) = (found.entry.version.id.as_str(), found.entry.etag.clone());
         info!(key = %task.lane.key, version = %version.id, replica = id, "recognised by content");
-        adopt(engine, task, replica(version.clone(), Some(id.to_owned()), etag), &mut self.replicas)?;
+        let found = self.basis.now_or_after();
+        let replica = Replica { found, ..replica(version.clone(), Some(id.to_owned()), etag) };
+        adopt(engine, task, replica, &mut self.replicas)?;
         let is_current = matches!(&self.basis.entry, Entry::Object { version, .. } if version.as_deref() == Some(id));
         if let Top::Object { replica_of, .. } = &mut self.known.top
             && is_current
@@ -155,7 +157,6 @@ impl Shown {
 /// AWS by a daemon that is alone: the condition of its write tells when there is an object. Some endpoints ignore it.
 pub(crate) async fn read(engine: &Engine, task: &Task, may_guess: bool) -> Result<Shown, Failure> {
     let access = engine.access(&task.lane.destination)?;
-    let reading = Reading { engine, task, access };
     let mut replicas = engine.ledger.replicas(&task.lane)?;
     let mut history = Vec::new();
     let asked = Instant::now();
@@ -168,13 +169,14 @@ pub(crate) async fn read(engine: &Engine, task: &Task, may_guess: bool) -> Resul
     };
     let (stamp, is_guess) = (current.stamp.take(), current.is_guess);
     let basis = Basis::read(current, asked);
+    let reading = Reading { engine, task, access, now: basis.now_or_after() };
     let (top, reached) = match basis.entry.clone() {
         Entry::Nothing => (Top::Nothing, None),
         Entry::Object { etag, version } => {
             let mut replica_of =
                 replica_by_version(&replicas, version.as_deref()).map(|replica| replica.source.clone());
             if let (None, Some(source)) = (&replica_of, stamp) {
-                adopt(engine, task, replica(source.clone(), version, Some(etag.clone())), &mut replicas)?;
+                adopt(engine, task, reading.found(source.clone(), version, Some(etag.clone())), &mut replicas)?;
                 replica_of = Some(source);
             }
             let reached = match &replica_of {
@@ -199,7 +201,7 @@ fn may_rely_on_conditions(access: &Access) -> bool {
 /// Looks which ETags stand at the key: what others wrote there in its turn the ledger may lack, and the source's list too.
 pub(super) async fn look_below(engine: &Engine, task: &Task, shown: &mut Shown) -> Result<(), Failure> {
     let access = engine.access(&task.lane.destination)?;
-    let entries = Reading { engine, task, access }.history().await?;
+    let entries = Reading { engine, task, access, now: None }.history().await?;
     shown.stood = entries.into_iter().filter_map(|entry| entry.etag).collect();
     Ok(())
 }
@@ -207,7 +209,7 @@ pub(super) async fn look_below(engine: &Engine, task: &Task, shown: &mut Shown) 
 /// Reads back every replica that the ledger lacks.
 pub(crate) async fn rebuild(engine: &Engine, task: &Task, shown: &mut Shown) -> Result<(), Failure> {
     let access = engine.access(&task.lane.destination)?;
-    let reading = Reading { engine, task, access };
+    let reading = Reading { engine, task, access, now: shown.basis.now_or_after() };
     shown.history.clear();
     let entries = reading.history().await?;
     // Listed later than what is current was read: only if both agree do they speak of one moment.
@@ -226,9 +228,16 @@ struct Reading<'a> {
     engine: &'a Engine,
     task: &'a Task,
     access: &'a Access,
+    /// What time it is at the destination, or later.
+    now: Option<Timestamp>,
 }
 
 impl Reading<'_> {
+    /// Returns the record of a replica that is found there.
+    fn found(&self, source: VersionRef, destination_version: Option<String>, etag: Option<ETag>) -> Replica {
+        Replica { found: self.now, ..replica(source, destination_version, etag) }
+    }
+
     /// Finds the newest of our replicas below what is current, and what may be ours above it.
     async fn newest_replica(
         &self,
@@ -279,7 +288,8 @@ impl Reading<'_> {
         };
         // Of two replicas of one version the newer is what readers see, and what tags have to go to.
         if !newer.iter().any(|found| found.replica_of() == Some(&source)) {
-            adopt(self.engine, self.task, replica(source.clone(), Some(id.to_owned()), entry.etag.clone()), replicas)?;
+            let found = self.found(source.clone(), Some(id.to_owned()), entry.etag.clone());
+            adopt(self.engine, self.task, found, replicas)?;
         }
         Ok(Some(Found { entry, origin: Origin::Replica(source) }))
     }
@@ -294,15 +304,7 @@ fn adopt(engine: &Engine, task: &Task, replica: Replica, replicas: &mut Vec<Repl
 }
 
 fn replica(source: VersionRef, destination_version: Option<String>, etag: Option<ETag>) -> Replica {
-    Replica {
-        source,
-        kind: Kind::Object,
-        state: State::Replicated,
-        destination_version,
-        etag,
-        reason: None,
-        written: None,
-    }
+    Replica { destination_version, etag, ..Replica::new(source, Kind::Object, State::Replicated) }
 }
 
 fn replica_by_version<'a>(replicas: &'a [Replica], version: Option<&str>) -> Option<&'a Replica> {

@@ -26,9 +26,9 @@ pub(super) fn check(run: &Run<'_>, version: &SourceVersion, memory: &mut Memory)
 /// Passes when something is older than any write of this key can live, or says how long that takes.
 fn outlive(run: &Run<'_>, age: Duration) -> Result<(), Failure> {
     let is_listed = |replica: &Replica| run.read.past.iter().any(|entry| entry.version == replica.source);
+    let is_young_object = |replica: &&Replica| replica.kind == EntryKind::Object && is_young(run, replica);
     // Of what was purged since nobody can tell how large it was.
-    let is_lost = |replica: &&Replica| replica.kind == EntryKind::Object && !is_listed(replica);
-    let window = match run.read.shown.replicas.iter().filter(is_lost).any(|replica| is_young(run, replica)) {
+    let window = match run.read.shown.replicas.iter().filter(is_young_object).any(|replica| !is_listed(replica)) {
         true => fence::window_max(),
         false => fence::window(&run.read.past),
     };
@@ -37,7 +37,8 @@ fn outlive(run: &Run<'_>, age: Duration) -> Result<(), Failure> {
 
 /// Says whether writes may be under way that were planned before this replica stood there.
 fn is_young(run: &Run<'_>, replica: &Replica) -> bool {
-    let age = || Duration::try_from(run.read.shown.basis.now_or_before()? - replica.written?).ok();
+    let since = replica.written.or(replica.found);
+    let age = || Duration::try_from(run.read.shown.basis.now_or_before()? - since?).ok();
     replica.state == State::Replicated && age().is_none_or(|age| age < fence::window_max())
 }
 
@@ -45,7 +46,7 @@ fn is_young(run: &Run<'_>, replica: &Replica) -> bool {
 /// and the source may have lost some of that.
 pub(super) fn is_blind(run: &Run<'_>, memory: &mut Memory) -> bool {
     let lead = &run.task.rules.lead;
-    let is_adopted = |replica: &Replica| replica.written.is_none() && is_young(run, replica);
+    let is_adopted = |replica: &Replica| replica.found.is_some() && is_young(run, replica);
     let others = run.read.shown.replicas.iter().any(is_adopted) && run.read.shown.stood.is_empty();
     lead.fence && !lead.exclusive && others && age(run, memory) < fence::window_max()
 }
@@ -85,7 +86,7 @@ fn age(run: &Run<'_>, memory: &mut Memory) -> Duration {
     if run.task.rules.lead.version_deletes {
         return seen;
     }
-    let written = run.read.shown.current().and_then(|replica| replica.written);
+    let written = run.read.shown.current().and_then(|replica| replica.written.or(replica.found));
     let written = written.and_then(|then| Duration::try_from(basis.now_or_before()? - then).ok()).unwrap_or_default();
     seen.max(basis.age()).max(written)
 }

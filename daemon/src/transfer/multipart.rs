@@ -17,8 +17,8 @@ use super::basis::{Basis, Entry};
 use super::copy::{CRC64_NVME, Copy, Dress, Written, crc64, crc64_header, crc64_joined, etag_of};
 use super::{fence, remove};
 use crate::accounts::capabilities::Ability;
-use crate::accounts::deadline;
 use crate::accounts::refusal::{Side, failure};
+use crate::accounts::{Access, deadline};
 use crate::clock;
 use crate::engine::{Due, Engine};
 use crate::failpoint::Step;
@@ -83,13 +83,20 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    /// Finds the one of a key, by what is current there: over another object its condition does not hold.
-    pub(super) fn of(engine: &Engine, task: &Task, basis: &Basis) -> Result<Option<Self>, Failure> {
+    /// Finds the one of a key.
+    pub(super) fn at(engine: &Engine, task: &Task, basis: &Basis) -> Result<Option<Self>, Failure> {
         let Some((upload, _)) = engine.ledger.upload(&task.lane)? else { return Ok(None) };
-        let Some(until) = upload.appears_until else { return Ok(None) };
-        let may_land = !matches!(basis.entry, Entry::Object { .. }) || basis.entry.to_string() == upload.entry;
+        Ok(Self::of(&upload, engine.access(&task.lane.destination)?, basis))
+    }
+
+    /// Tells by what is current: over another object its condition does not hold, where it has one.
+    fn of(upload: &Upload, access: &Access, basis: &Basis) -> Option<Self> {
+        let until = upload.appears_until?;
+        let may_land = !access.capabilities.has(Ability::ConditionalComplete)
+            || !matches!(basis.entry, Entry::Object { .. })
+            || basis.entry.to_string() == upload.entry;
         let left = Duration::try_from(until - basis.now_or_before().unwrap_or_else(clock::now)).unwrap_or_default();
-        Ok((may_land && !left.is_zero()).then_some(Self { version: upload.source, left }))
+        (may_land && !left.is_zero()).then(|| Self { version: upload.source.clone(), left })
     }
 
     /// Lets nothing be done but complete it again, which makes it appear once however often that is done.
@@ -104,10 +111,10 @@ impl Pending {
 /// Aborts the upload that the ledger knows for this key: only ever one of our own, and none that may appear yet.
 pub(super) async fn abandon(engine: &Engine, task: &Task, basis: &Basis) -> Result<(), Failure> {
     let Some((upload, _)) = engine.ledger.upload(&task.lane)? else { return Ok(()) };
-    if let Some(pending) = Pending::of(engine, task, basis)? {
+    let access = engine.access(&task.lane.destination)?;
+    if let Some(pending) = Pending::of(&upload, access, basis) {
         pending.allows(None)?;
     }
-    let access = engine.access(&task.lane.destination)?;
     let request = access
         .s3
         .abort_multipart_upload()
@@ -264,8 +271,8 @@ async fn complete(
     expect(copy, upload)?;
     let answer = copy.engine.failpoints.around(Step::CompleteUpload, Box::pin(request.send())).await;
     let answer = answer.map_err(|error| failure(Side::Write, "CompleteMultipartUpload", error));
-    let is_unsure = |failure: &Failure| failure.kind == Kind::Unanswered || upload.appears_until.is_some();
-    if answer.as_ref().is_err_and(|failure| !is_unsure(failure)) {
+    // A refused one does not land; but one that was sent before and not answered may.
+    if answer.as_ref().is_err_and(|failure| failure.kind != Kind::Unanswered) {
         copy.engine.ledger.put_upload(&copy.task.lane, upload)?;
     }
     let answer = answer?;

@@ -64,9 +64,13 @@ impl<'a> Pinned<'a> {
         Ok((head, chunks, crc64))
     }
 
-    /// Reads a body to its end, and when the connection breaks what is left of it by another request.
+    /// Reads a body to its end, into memory that was paid for.
     pub(super) async fn finish(&self, part: Part, body: SdkBody) -> Result<(Chunks, u64), Failure> {
-        let mut filling = Filling::new(part.len);
+        Ok(self.fill(Filling::new(part.len), part, body).await?.finish())
+    }
+
+    /// Reads a body to its end, and when the connection breaks what is left of it by another request.
+    async fn fill(&self, mut filling: Filling, part: Part, body: SdkBody) -> Result<Filling, Failure> {
         let mut read = filling.read(body).await;
         for attempt in 1..RESUMED_MAX {
             let Err(broken) = read else { break };
@@ -83,10 +87,11 @@ impl<'a> Pinned<'a> {
             read = filling.read(body).await;
         }
         read?;
-        Ok(filling.finish())
+        Ok(filling)
     }
 
-    /// Reads everything, part by part, for the checksum of the whole.
+    /// Reads everything, part by part, for the checksum of the whole. Nothing is kept, so nothing is paid for: whoever asks
+    /// may hold memory already.
     pub(super) async fn crc64(&self, engine: &Engine, rule: &Rule) -> Result<u64, Failure> {
         let unsupported =
             |error| Failure::caused(Kind::Unsupported(Reason::SrcObjectNotEligible), "part layout", error);
@@ -95,8 +100,9 @@ impl<'a> Pinned<'a> {
         for part in layout.parts() {
             let payer = Payer { rule, is_bulk: true };
             engine.limits.bytes(payer, part.len).await;
-            let _paid = engine.pay(payer, part.len).await;
-            let (_, _, crc64) = self.part(part).await?;
+            let call = self.get().header("range", (part.len > 0).then(|| part.range()).as_deref());
+            let (_, body) = self.access.wire.send(call).await?.split();
+            let (_, crc64) = self.fill(Filling::passing(part.len), part, body).await?.finish();
             whole = crc64_joined(whole, crc64, part.len);
             engine.pulse.beat();
         }

@@ -44,6 +44,7 @@ impl Reading {
             .filter(|entry| entry.kind == Kind::Object || lead.admits_marker())
             .cloned()
             .collect();
+        let history = if lead.history == History::Latest { above_refused(history, &shown) } else { history };
         let is_whole = lead.history == History::Exact;
         if shown.is_hidden_by_stranger() || (is_whole && has_unknown_past(&history, &shown)) {
             destination::rebuild(engine, task, &mut shown).await?;
@@ -82,17 +83,35 @@ async fn list(engine: &Engine, task: &Task) -> Result<Vec<SourceVersion>, Failur
     let (source, bucket, key) = (engine.access(&task.source)?, &task.source.bucket, &task.source_key);
     let lead = &task.rules.lead;
     match lead.history {
-        History::Latest if (lead.exclusive || !lead.fence) && takes_every_version(task) => {
-            Ok(listing::newest(source, Side::Source, bucket, key).await?.into_iter().collect())
+        History::Latest if lead.exclusive || !lead.fence => {
+            match listing::newest(source, Side::Source, bucket, key).await? {
+                Some(newest) if !is_surely_taken(task, &newest) => listing::of_source(engine, task).await,
+                newest => Ok(newest.into_iter().collect()),
+            }
         }
         History::Exact | History::Latest => listing::of_source(engine, task).await,
     }
 }
 
-/// Says whether whatever the source shows is in scope.
-fn takes_every_version(task: &Task) -> bool {
-    let is_any = |rule: &Rule| rule.filter.tags.is_empty() && rule.filter.size_min.or(rule.filter.size_max).is_none();
-    task.rules.lead.admits_marker() && task.rules.iter().any(|rule| is_any(rule))
+/// Says whether an entry is in scope, as far as can be told without its tags.
+fn is_surely_taken(task: &Task, entry: &SourceVersion) -> bool {
+    let takes = |rule: &Rule| rule.filter.tags.is_empty() && rule.filter.admits_size(entry.size_bytes);
+    match entry.kind {
+        Kind::Marker => task.rules.lead.admits_marker(),
+        Kind::Object => task.rules.iter().any(|rule| takes(rule)),
+    }
+}
+
+/// Leaves out what is below a version that could not be replicated: it is the newest state all the same.
+fn above_refused(mut history: Vec<SourceVersion>, shown: &Shown) -> Vec<SourceVersion> {
+    let is_refused = |entry: &SourceVersion| {
+        let refused = |replica: &Replica| replica.state == State::Skipped && replica.reason.is_some();
+        shown.replicas.iter().any(|replica| replica.source == entry.version && refused(replica))
+    };
+    match history.iter().rposition(is_refused) {
+        Some(at) => history.split_off(at + 1),
+        None => history,
+    }
 }
 
 /// Versions in scope are those created since the rule began. When only the ledger knew when that
@@ -145,14 +164,9 @@ mod tests {
 
     #[test]
     fn what_only_a_message_told_of_does_not_widen_the_scope() {
-        let replica = |id, state, last_modified| Replica {
-            source: VersionRef::new(VersionId::try_from(id).unwrap(), last_modified, None),
-            kind: Kind::Object,
-            state,
-            destination_version: None,
-            etag: None,
-            reason: None,
-            written: None,
+        let replica = |id, state, last_modified| {
+            let source = VersionRef::new(VersionId::try_from(id).unwrap(), last_modified, None);
+            Replica::new(source, Kind::Object, state)
         };
         let told = replica("told", State::Gone, datetime!(2007-01-01 0:00 UTC));
         let seen = replica("seen", State::Replicated, datetime!(2026-11-23 10:00 UTC));

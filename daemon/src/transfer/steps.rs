@@ -6,7 +6,7 @@ use std::sync::Arc;
 use replicator_core::failure::{Failure, Reason, Verdict};
 use replicator_core::object::ETag;
 use replicator_core::plan::{Condition, SourceVersion, Top};
-use replicator_core::rule::Rule;
+use replicator_core::rule::{History, Rule};
 
 use tokio::time::Instant;
 
@@ -82,9 +82,10 @@ impl Run<'_> {
         }
         let written = memory.learn(self.destination, asked, written).map_err(|failure| failure.under(&rule.id));
         let Some(Written { destination_version, etag, sent }) = self.or_skip(version, written)? else {
-            return Ok(Progress::Done);
+            return Ok(self.after_refusal());
         };
         self.engine.check_written(&self.task.lane.destination, destination_version.as_deref())?;
+        self.pending = None;
         // Under what is written once more, another daemon may have found everything there, and rested.
         let is_new = !self.read.shown.known.replicated.contains(&version.version);
         self.foreseen &= is_new && (unique || version.etag.as_ref() == Some(&etag));
@@ -94,6 +95,14 @@ impl Run<'_> {
         self.wrote(&replica, sent);
         self.record(replica, Top::Object { etag, replica_of: Some(version.version.clone()) });
         Ok(self.after_write(ability))
+    }
+
+    /// In latest mode nothing older stands in for what could not be replicated: that shows in a fresh reading.
+    fn after_refusal(&self) -> Progress {
+        match self.task.rules.lead.history {
+            History::Exact => Progress::Done,
+            History::Latest => Progress::Reread,
+        }
     }
 
     /// Goes on without a version that no rule takes: that is no failure.
@@ -209,8 +218,7 @@ impl Run<'_> {
 }
 
 pub(super) fn replica(version: &SourceVersion, state: State) -> Replica {
-    let (source, kind) = (version.version.clone(), version.kind);
-    Replica { source, kind, state, destination_version: None, etag: None, reason: None, written: None }
+    Replica::new(version.version.clone(), version.kind, state)
 }
 
 /// Returns the entry that a write made current; none where nothing was written.

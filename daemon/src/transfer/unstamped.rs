@@ -42,7 +42,7 @@ impl Looks {
     }
 }
 
-// More than a stamp ever takes: the longest names of bucket and version, a time, a sequencer.
+// More than a stamp ever takes: the longest names of bucket and version, a time, a sequencer, a digest.
 const STAMP_BYTES_MAX: usize = 256;
 
 /// Finds out which of the destination's objects without a stamp are replicas, and of what.

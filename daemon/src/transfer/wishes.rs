@@ -110,8 +110,7 @@ fn lost(run: &mut Run<'_>, wish: &Wish, id: &VersionId) -> Result<Outcome, Failu
     }
     let source = VersionRef::new(id.clone(), wish.time.unwrap_or_else(crate::clock::now), None);
     let reason = Some(Reason::SrcVersionNotFound);
-    let (destination_version, etag, written) = (None, None, None);
-    let replica = Replica { source, kind, state: State::Gone, destination_version, etag, reason, written };
+    let replica = Replica { reason, ..Replica::new(source, kind, State::Gone) };
     run.settle.recorded(&replica)?;
     run.engine.metrics.failure(&run.task.rules.lead.id, Reason::SrcVersionNotFound.as_str());
     run.read.shown.replicas.push(replica);

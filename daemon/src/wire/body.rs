@@ -25,6 +25,7 @@ pub(crate) struct Chunks {
 #[derive(Debug)]
 pub(crate) struct Filling {
     chunks: Chunks,
+    keeps: bool,
     wanted: u64,
     digest: Digest,
 }
@@ -57,7 +58,12 @@ impl From<Bytes> for Chunks {
 impl Filling {
     /// Begins to read this many bytes.
     pub(crate) fn new(wanted: u64) -> Self {
-        Self { chunks: Chunks::default(), wanted, digest: Digest::new(CrcAlgorithm::Crc64Nvme) }
+        Self { chunks: Chunks::default(), keeps: true, wanted, digest: Digest::new(CrcAlgorithm::Crc64Nvme) }
+    }
+
+    /// Begins to read this many bytes for their checksum alone: none of them is kept.
+    pub(crate) fn passing(wanted: u64) -> Self {
+        Self { keeps: false, ..Self::new(wanted) }
     }
 
     /// Returns how many bytes are here.
@@ -74,7 +80,10 @@ impl Filling {
             let Some(frame) = frame.map_err(|elapsed| broken(elapsed.into()))? else { break };
             if let Ok(piece) = frame.map_err(broken)?.into_data() {
                 self.digest.update(&piece);
-                self.chunks.push(piece);
+                match self.keeps {
+                    true => self.chunks.push(piece),
+                    false => self.chunks.len += piece.len() as u64,
+                }
             }
         }
         if self.chunks.len == self.wanted {

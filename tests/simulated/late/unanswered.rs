@@ -41,16 +41,37 @@ fn an_upload_whose_completion_was_refused_is_waited_for_by_nobody() {
         sim.net.faults().add(Fault::new("refused", complete, Effect::refuse(403, "AccessDenied")).times(1));
         let put = sim.user().put_object().bucket(SOURCE).key("a").body(ByteStream::from(vec![7; 20 << 20]));
         put.send().await.unwrap();
-        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        let daemon = fleet::lone(&mut sim, "history = \"latest\"", AWS).await;
         sim.drained().await;
         // It was parked: the key's next version goes on without a delay.
-        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
         sim.put("a", b"small").await;
-        sim.pass(Duration::from_secs(700)).await;
-        assert_eq!(sim.waiting(), 0);
+        sim.pass(Duration::from_secs(120)).await;
         daemon.stop().await;
         assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
         assert!(sim.s3.open_uploads(ARCHIVE).is_empty());
+    });
+}
+
+#[test]
+fn an_upload_that_did_not_land_and_is_gone_is_begun_anew_in_time() {
+    simulate(24, async |mut sim| {
+        sim.post_everything();
+        let complete = Place::s3("CompleteMultipartUpload").client("daemon-0");
+        sim.net.faults().add(Fault::new("lost", complete, Effect::Silence { lands: false }).times(1));
+        let put = sim.user().put_object().bucket(SOURCE).key("a").body(ByteStream::from(vec![7; 20 << 20]));
+        put.send().await.unwrap();
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        while sim.net.faults().hits("lost") == 0 {
+            sim.pass(Duration::from_millis(100)).await;
+        }
+        // Somebody's lifecycle rule ends it.
+        let upload = sim.s3.open_uploads(ARCHIVE).remove(0).upload_id;
+        let abort = sim.user().abort_multipart_upload().bucket(ARCHIVE).key("a").upload_id(upload);
+        abort.send().await.unwrap();
+        sim.pass(Duration::from_secs(3600)).await;
+        assert_eq!(sim.waiting(), 0, "it waits for ever");
+        daemon.stop().await;
+        assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
     });
 }
 
