@@ -13,6 +13,7 @@ mod foresight;
 mod listing;
 mod lessons;
 mod multipart;
+mod pending;
 mod pinned;
 mod proof;
 mod purge;
@@ -39,6 +40,7 @@ use crate::ledger::records::State;
 use crate::metrics::Outcome;
 use crate::task::{Report, Task};
 pub(crate) use lessons::Memory;
+use pending::Pending;
 use reading::Reading;
 use settle::Settle;
 
@@ -111,7 +113,8 @@ struct Run<'a> {
     source: &'a Access,
     destination: &'a Access,
     read: Reading,
-    pending: Option<multipart::Pending>,
+    /// An upload that may appear yet.
+    pending: Option<Pending>,
     /// What this run wrote or gave up, which is reported already.
     told: Vec<(VersionRef, Outcome)>,
     /// Steps done so far, and whether this is not the first pass.
@@ -138,7 +141,7 @@ impl<'a> Run<'a> {
             reader,
             source: engine.access(&task.source)?,
             destination: engine.access(&task.lane.destination)?,
-            pending: multipart::Pending::at(engine, task, &read.shown.basis)?,
+            pending: Pending::at(engine, task, &read.shown.basis)?,
             read,
             told: Vec::new(),
             steps: 0,
@@ -158,7 +161,7 @@ impl<'a> Run<'a> {
     /// Reads everything once more and keeps what was done.
     async fn again(&mut self) -> Result<(), Failure> {
         self.read = read(self.engine, self.task, false).await?;
-        self.pending = multipart::Pending::at(self.engine, self.task, &self.read.shown.basis)?;
+        self.pending = Pending::at(self.engine, self.task, &self.read.shown.basis)?;
         self.reread = true;
         self.uncovered = false;
         Ok(())
@@ -269,7 +272,7 @@ pub(crate) fn is_bulk(engine: &Engine, task: &Task) -> bool {
 }
 
 /// Small parts waste throughput, large ones memory: 16 MiB measured best across Regions
-/// (skyplane, docs/performance.md), less when the budget is small, so that several are in flight.
+/// (docs/benchmark.md of skyplane), less when the budget is small, so that several are in flight.
 fn part_bytes_preferred(engine: &Engine) -> u64 {
     const MIB: u64 = 1 << 20;
     (engine.budget.total_bytes() / 8 / MIB * MIB).clamp(5 * MIB, 16 * MIB)

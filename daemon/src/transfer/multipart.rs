@@ -1,25 +1,22 @@
 //! A large object: parts in flight in parallel, each in the ledger as soon as it is at the
 //! destination, so that a restart goes on where it stopped.
 
-use std::time::Duration;
-
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
 use futures::{StreamExt, TryStreamExt, stream};
 use replicator_core::failure::{Failure, Kind, Reason, chain};
-use replicator_core::fence::{LANDING, body_timeout, complete_timeout};
+use replicator_core::fence::{body_timeout, complete_timeout};
 use replicator_core::parts::{self, Layout, Part};
-use replicator_core::plan::VersionRef;
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::attributes::set_headers;
-use super::basis::{Basis, Entry};
+use super::basis::Basis;
 use super::copy::{CRC64_NVME, Copy, Dress, Written, crc64, crc64_header, crc64_joined, etag_of};
-use super::{fence, remove};
+use super::pending::{self, Pending};
+use super::remove;
 use crate::accounts::capabilities::Ability;
+use crate::accounts::deadline;
 use crate::accounts::refusal::{Side, failure};
-use crate::accounts::{Access, deadline};
-use crate::clock;
 use crate::engine::{Due, Engine};
 use crate::failpoint::Step;
 use crate::fanout::Body;
@@ -72,39 +69,6 @@ pub(crate) async fn copy(copy: &Copy<'_>, part_bytes: u64) -> Result<Written, Fa
             }
         },
         Err(failure) => Err(failure),
-    }
-}
-
-/// An upload whose completion got no answer: it may appear yet.
-#[derive(Debug)]
-pub(super) struct Pending {
-    version: VersionRef,
-    left: Duration,
-}
-
-impl Pending {
-    /// Finds the one of a key.
-    pub(super) fn at(engine: &Engine, task: &Task, basis: &Basis) -> Result<Option<Self>, Failure> {
-        let Some((upload, _)) = engine.ledger.upload(&task.lane)? else { return Ok(None) };
-        Ok(Self::of(&upload, engine.access(&task.lane.destination)?, basis))
-    }
-
-    /// Tells by what is current: over another object its condition does not hold, where it has one.
-    fn of(upload: &Upload, access: &Access, basis: &Basis) -> Option<Self> {
-        let until = upload.appears_until?;
-        let may_land = !access.capabilities.has(Ability::ConditionalComplete)
-            || !matches!(basis.entry, Entry::Object { .. })
-            || basis.entry.to_string() == upload.entry;
-        let left = Duration::try_from(until - basis.now_or_before().unwrap_or_else(clock::now)).unwrap_or_default();
-        (may_land && !left.is_zero()).then(|| Self { version: upload.source.clone(), left })
-    }
-
-    /// Lets nothing be done but complete it again, which makes it appear once however often that is done.
-    pub(super) fn allows(&self, version: Option<&VersionRef>) -> Result<(), Failure> {
-        match version == Some(&self.version) {
-            true => Ok(()),
-            false => Err(Failure::new(Kind::TooYoung(self.left.min(fence::LOOK_EVERY)), "CompleteMultipartUpload")),
-        }
     }
 }
 
@@ -268,7 +232,7 @@ async fn complete(
         .customize()
         .config_override(deadline(complete_timeout(copy.version.size_bytes)));
     let sent = Instant::now();
-    expect(copy, upload)?;
+    pending::expect(copy, upload)?;
     let answer = copy.engine.failpoints.around(Step::CompleteUpload, Box::pin(request.send())).await;
     let answer = answer.map_err(|error| failure(Side::Write, "CompleteMultipartUpload", error));
     // A refused one does not land; but one that was sent before and not answered may.
@@ -278,13 +242,6 @@ async fn complete(
     let answer = answer?;
     let etag = etag_of(answer.e_tag(), "CompleteMultipartUpload")?;
     Ok(Written { destination_version: answer.version_id, etag, sent })
-}
-
-/// Writes down until when an upload may appear that is about to be completed.
-fn expect(copy: &Copy<'_>, upload: &Upload) -> Result<(), Failure> {
-    let life = complete_timeout(copy.version.size_bytes) + LANDING;
-    let until = copy.basis.now_or_after().unwrap_or_else(clock::now) + life;
-    copy.engine.ledger.put_upload(&copy.task.lane, &Upload { appears_until: Some(until), ..upload.clone() })
 }
 
 fn joined(parts: &[Part], done: &Parts) -> u64 {
