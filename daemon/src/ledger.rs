@@ -116,7 +116,7 @@ impl Ledger {
     ) -> Result<(), Failure> {
         let table = Address::of(ParkedTask::TABLE);
         let from = after.map_or_else(|| table.clone(), |lane| ParkedTask::prefix(lane).end());
-        self.visit(&from, &table, Reach::Table, visit)
+        self.visit(&from, &table, visit)
     }
 
     /// Visits parked messages.
@@ -125,7 +125,7 @@ impl Ledger {
         visit: impl FnMut(ParkedMessage) -> ControlFlow<()>,
     ) -> Result<(), Failure> {
         let table = Address::of(ParkedMessage::TABLE);
-        self.visit(&table, &table, Reach::Table, visit)
+        self.visit(&table, &table, visit)
     }
 
     /// Makes tasks of a parked message: from now on they are what is parked, if there are any.
@@ -186,7 +186,7 @@ impl Ledger {
 
     fn scan<R: Record>(&self, prefix: &Address) -> Result<Vec<R>, Failure> {
         let mut all = Vec::new();
-        self.visit(prefix, prefix, Reach::Lane, |record| {
+        self.visit(prefix, prefix, |record| {
             all.push(record);
             ControlFlow::Continue(())
         })?;
@@ -198,14 +198,14 @@ impl Ledger {
         &self,
         from: &Address,
         prefix: &Address,
-        reach: Reach,
         mut visit: impl FnMut(R) -> ControlFlow<()>,
     ) -> Result<(), Failure> {
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(prefix.clone().end().bytes());
-        match reach {
-            Reach::Lane => options.set_prefix_same_as_start(true),
-            Reach::Table => options.set_total_order_seek(true),
+        // Filters tell at once that there is nothing of a lane; of a whole table they know nothing.
+        match records::has_lane(prefix.bytes()) {
+            true => options.set_prefix_same_as_start(true),
+            false => options.set_total_order_seek(true),
         }
         for entry in self.db.iterator_opt(IteratorMode::From(from.bytes(), Direction::Forward), options) {
             let (key, value) = entry.map_err(broken)?;
@@ -216,13 +216,6 @@ impl Ledger {
         }
         Ok(())
     }
-}
-
-/// What a visit goes through: filters tell at once that there is nothing of a lane.
-#[derive(Debug, Clone, Copy)]
-enum Reach {
-    Lane,
-    Table,
 }
 
 const DURING: &str = "the ledger";

@@ -52,7 +52,7 @@ pub(crate) struct Replica {
     /// When this daemon was told that it had landed, by the destination's clock.
     #[serde(default, with = "time::serde::timestamp::milliseconds::option", skip_serializing_if = "Option::is_none")]
     pub(crate) written: Option<Timestamp>,
-    /// When this daemon found it there, which others wrote, or it knows no more of; by the same clock.
+    /// When this daemon found it there: another one wrote it, or a ledger that was lost knew it. By the same clock.
     #[serde(default, with = "time::serde::timestamp::milliseconds::option", skip_serializing_if = "Option::is_none")]
     pub(crate) found: Option<Timestamp>,
 }
