@@ -52,11 +52,11 @@ pub(crate) enum Due<'a> {
 }
 
 /// Keys whose histories are asked for, and what a list has of each.
-pub(crate) type Listings = Arc<Gather<Key, Shared>>;
+pub(crate) type Listings = Arc<Gather<Key, SharedHistory>>;
 
 /// What a list has of one key.
 #[derive(Debug, Clone)]
-pub(crate) enum Shared {
+pub(crate) enum SharedHistory {
     /// Its history, newest first.
     Whole(Vec<SourceVersion>),
     /// Not all of it, or it cannot tell: the key has to be listed alone.

@@ -12,7 +12,7 @@ use super::page::{Listed, Page};
 use super::{DURING, Listing, PAGE_ENTRIES};
 use crate::accounts::Access;
 use crate::accounts::refusal::Side;
-use crate::engine::{Engine, Shared};
+use crate::engine::{Engine, SharedHistory};
 use crate::task::Task;
 
 /// Lists the source's history of a task's key together with those of its neighbours. It begins after this is called,
@@ -29,25 +29,25 @@ pub(super) async fn history(
         async move { list(&access, &bucket, &keys).await }.boxed()
     });
     match answer.await {
-        Some(Shared::Whole(history)) => Ok(Some(history)),
-        Some(Shared::Nothing) | None => Ok(None),
-        Some(Shared::Throttled) => Err(Failure::new(FailureKind::Throttled, DURING).of(Party::Source)),
+        Some(SharedHistory::Whole(history)) => Ok(Some(history)),
+        Some(SharedHistory::Nothing) | None => Ok(None),
+        Some(SharedHistory::Throttled) => Err(Failure::new(FailureKind::Throttled, DURING).of(Party::Source)),
     }
 }
 
 /// Lists what is between the first of the keys and the last, in a few pages at most.
-async fn list(access: &Access, bucket: &Bucket, keys: &[Key]) -> Vec<Shared> {
+async fn list(access: &Access, bucket: &Bucket, keys: &[Key]) -> Vec<SharedHistory> {
     let mut sorted: Vec<&Key> = keys.iter().collect();
     sorted.sort_unstable();
     sorted.dedup();
     let mut found: HashMap<&Key, Vec<SourceVersion>> = HashMap::new();
-    let mut otherwise = Shared::Nothing;
+    let mut otherwise = SharedHistory::Nothing;
     let mut rest = sorted.as_slice();
     for _ in 0..PAGES_MAX {
         let page = match read(access, bucket, rest).await {
             Ok(Some(page)) => page,
             Err(failure) if failure.kind == FailureKind::Throttled => {
-                otherwise = Shared::Throttled;
+                otherwise = SharedHistory::Throttled;
                 break;
             }
             Ok(None) | Err(_) => break,
@@ -63,7 +63,7 @@ async fn list(access: &Access, bucket: &Bucket, keys: &[Key]) -> Vec<Shared> {
             break;
         }
     }
-    keys.iter().map(|key| found.get(key).cloned().map_or_else(|| otherwise.clone(), Shared::Whole)).collect()
+    keys.iter().map(|key| found.get(key).cloned().map_or_else(|| otherwise.clone(), SharedHistory::Whole)).collect()
 }
 
 // Of a bucket whose keys lie so far apart that a page serves fewer than one in so many, the others are listed alone.
