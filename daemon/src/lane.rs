@@ -122,8 +122,8 @@ fn park(engine: &Engine, task: &Task, reason: Reason, failure: &Failure) -> Ende
     warn!(rule, key = %task.lane.key, reason = reason.as_str(), error = detail, "parked");
     engine.metrics.failure(rule, reason.as_str());
     for wish in &task.wishes {
-        let parked = ParkedTask { rule: rule.to_owned(), ..task.parked(wish, reason, clock::now()) };
-        let parked = ParkedTask { detail: detail.clone(), ..parked };
+        let blank = task.parked(wish, reason, clock::now());
+        let parked = ParkedTask { rule: rule.to_owned(), detail: detail.clone(), ..blank };
         if let Err(failure) = keep(engine, parked) {
             warn!(rule, error = chain(&failure), "cannot write to the ledger");
             return Ended::HandedBack(retry::ceiling(ATTEMPTS_MAX));
