@@ -152,6 +152,7 @@ def explain(model, world, number, ledger, task):
     if version in model.history.listed[world.happened]:
         return [(("finds at the source", number, version), decide(model, world, number, ledger, task), None)]
     ledger = record(ledger, version, task.view.entry)
+    ledger = ledger._replace(spare=tuple(sorted({*ledger.spare, version})))
     return [(("finds gone", number, version), _pass_is_over(model, world, number, ledger, task), None)]
 
 

@@ -59,7 +59,9 @@ class Rules(NamedTuple):
     second_look: str = "WT"  # W: the writer looks again; T: a delete is settled when older than the longest life of a write
     remove_all: bool = True  # every replica that bears the stamp, not only the one in the ledger
     keep_run: bool = True  # a marker goes on standing for the others of its run
-    explain_marker: bool = True  # a marker nobody knows, over what the source shows, is taken for the gone version one hears of
+    # A marker nobody knows, over what the source shows, is taken for the gone version one hears of: if that is on "no record", or
+    # also if it is on record as "collapsed"; or that is "never" done.
+    explain_marker: str = "collapsed"
     bared_marker: bool = True  # who removes what is current looks whether it bares a marker whose version is gone, too
     write_source_check: bool = True  # what renews a plan asks the source for the version, too
 

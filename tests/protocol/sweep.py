@@ -51,10 +51,10 @@ GUESSING = Rules(not_found="one")
 # A lost ledger, and a marker that was taken back since.
 TAKEN_BACK = ["Pa M | X1", "Pa M | X1 M", "Pa M | X1 Pa", "Pa M | X1 Pb", "Pa M | X1 X0", "Pa M M | X1"]
 TAKEN_BACK += ["Pa Pa M | X2", "Pa Pb M | X2", "Pa Pb M | X2 X0", "Pa M Pb M | X3"]
-# What docs/protocol.md admits of the same: each breaks.
+TAKEN_BACK_TWICE = ["Pa M M | X1 X2", "Pa M M | X2 X1", "Pa M M M | X1 X2 X3", "Pa M M | X1 X2 Pa"]
+TAKEN_BACK_TWICE += ["Pa M Pb M | X3 X1", "Pa M Pb M | X1 X3", "Pa M | Pb X1 X2"]
 # Who hears that the marker was taken back does not know it, and who removes what hides it heard nothing of that.
 BARED = ["Pa M Pb X1 X2", "Pa M Pb X2 X1"]
-TAKEN_BACK_TWICE = ["Pa M M | X1 X2", "Pa M Pb M | X3 X1", "Pa M | Pb X1 X2"]
 KEPT = {"C", "H-missing", "H-order", "STUCK", "GROWS"}  # what holds without the fence, too
 
 
@@ -77,7 +77,7 @@ def families():
     yield "believed 404", objects, GUESSING, most, None
     yield "believed 404, purges left out", up_to(4, "PMX", "X"), GUESSING, ["no faults"], None
     yield "markers taken back, ledger lost", TAKEN_BACK, PURGING, most, None
-    yield "two taken back, ledger lost", TAKEN_BACK_TWICE, PURGING, ["no faults", "crash"], None
+    yield "two taken back, ledger lost", TAKEN_BACK_TWICE, PURGING, most, None
     yield "latest", objects, Rules(history="latest"), every, None
     yield "without fence", objects, Rules(fence=""), most, KEPT
 

@@ -38,6 +38,8 @@ CLEAN = [
     ("a believed 404", "Pa M", GUESSING, Faults(crash=1, lost_ledger=1, late=1), 2),
     ("a believed 404 over a marker that is taken back", "Pa M | X1 M", GUESSING, Faults(), 2),
     ("a marker taken back, and no ledger", "Pa M | X1", PURGING, Faults(crash=1, lost_ledger=1), 2),
+    ("two markers taken back, and no ledger", "Pa M M | X1 X2", PURGING, Faults(crash=1), 2),
+    ("a marker that was taken for another", "Pa M Pb M | X3 X1", PURGING, Faults(crash=1), 1),
     ("a marker taken back, and another", "Pa M | X1 M", PURGING, Faults(), 2),
     ("one daemon without conditions", "Pa M Pa", {"conditional_put": False, "conditional_delete": False, "fence": ""}, Faults(), 1),
 ]
@@ -69,7 +71,8 @@ NEEDED = [
     ("10: the writer's look is too little", PURGING | {"second_look": "W"}, "Pa X0", Faults(crash=1), 2, "H-purged", "[v1(a)]"),
     ("10: renewed plans ask the source", PURGING | {"write_source_check": False}, "Pa M X1", Faults(), 2, "C", "[v1(a), m2]"),
     ("10: age is one's own sight", PURGING | {"fence_age": "landed"}, "Pa X0 Pa", Faults(), 2, "H-twice", "[v2(a), v2(a)']"),
-    ("10: a taken-back marker goes", PURGING | {"explain_marker": False}, "Pa M | X1", Faults(), 1, "H-twice", "[v1(a), m2, v1(a)]"),
+    ("10: a taken-back marker goes", PURGING | {"explain_marker": "never"}, "Pa M | X1", Faults(), 1, "H-twice", "[v1(a), m2, v1(a)]"),
+    ("10: so does one that stood for another", PURGING | {"explain_marker": "no record"}, "Pa M M | X1 X2", Faults(), 1, "H-twice", "[v1(a), m2, v1(a)]"),
     ("10: a run keeps its marker", PURGING | {"keep_run": False}, "Pa M M X1", Faults(), 1, "M", "[v1(a)]"),
 ]
 

@@ -35,21 +35,38 @@ fn of_two_replicas_of_one_version_the_one_that_is_shown_gets_the_tags() {
 
 #[test]
 fn a_marker_that_is_taken_back_goes_though_no_ledger_knows_whose_it_is() {
-    simulate(8, async |mut sim| {
+    take_back(1);
+}
+
+#[test]
+fn of_two_markers_that_are_taken_back_the_second_counts_as_unknown_too() {
+    take_back(2);
+}
+
+/// Hides an object by so many markers, has the ledger lost, and takes the markers back one after the other.
+fn take_back(markers: usize) {
+    simulate(8, async move |mut sim| {
         let rule = "version_deletes = true";
         sim.post_everything();
         sim.put("a", b"one").await;
-        let marker = sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        let mut marked = Vec::new();
+        for _ in 0..markers {
+            let marker = sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+            marked.extend(marker.version_id);
+        }
+        assert_eq!(marked.len(), markers);
         let daemon = fleet::lone(&mut sim, rule, AWS).await;
         sim.drained().await;
         daemon.stop().await;
         std::fs::remove_dir_all(sim.dir.path().join("daemon-0")).unwrap();
         assert_eq!(sim.shown(ARCHIVE, "a"), None);
 
-        let undelete = sim.user().delete_object().bucket(SOURCE).key("a").set_version_id(marker.version_id);
-        undelete.send().await.unwrap();
         let daemon = fleet::lone(&mut sim, rule, AWS).await;
-        sim.drained().await;
+        for marker in marked {
+            let undelete = sim.user().delete_object().bucket(SOURCE).key("a").version_id(marker);
+            undelete.send().await.unwrap();
+            sim.drained().await;
+        }
         daemon.stop().await;
         assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
         assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 2, "what was hidden is not written once more");

@@ -42,8 +42,8 @@ pub(super) async fn carry_out(run: &mut Run<'_>, memory: &mut Memory) -> Result<
 }
 
 /// Takes a delete marker that is on no record, where the source shows what is below it, for the replica of a version
-/// that is on no record either and was deleted for good: a marker that was taken back. Else what it hides would be
-/// written once more on top of it.
+/// that was deleted for good and is on no record either, or only as one with that marker: a marker that was taken back.
+/// Else what it hides would be written once more on top of it.
 pub(super) async fn explain_marker(run: &mut Run<'_>) -> Result<(), Failure> {
     let shown = &run.read.shown;
     let newest = run.read.history.last().map(|newest| newest.version.clone());
@@ -52,10 +52,11 @@ pub(super) async fn explain_marker(run: &mut Run<'_>) -> Result<(), Failure> {
         return Ok(());
     }
     for id in wanted(run.task) {
-        let is_known = run.read.shown.replicas.iter().any(|replica| replica.source.id == id);
-        if !is_known && !is_there(run, &id).await? {
-            // When it was made, nobody knows: above what it hid, and below all that comes.
-            let gone = VersionRef::new(id, newest.last_modified, None);
+        let record = run.read.shown.replicas.iter().find(|replica| replica.source.id == id);
+        let (state, known) = (record.map(|replica| replica.state), record.map(|replica| replica.source.clone()));
+        if matches!(state, None | Some(State::Collapsed)) && !is_there(run, &id).await? {
+            // If nobody knows when it was made: above what it hid, and below all that comes.
+            let gone = known.unwrap_or_else(|| VersionRef::new(id, newest.last_modified, None));
             return run.read.shown.explain_marker_by_gone(run.engine, run.task, gone);
         }
     }
