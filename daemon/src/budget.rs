@@ -123,9 +123,12 @@ impl Budget {
 
     fn share_of(&self, destination: &Place) -> Arc<Lot> {
         let mut shares = self.shares();
-        let (each, reserve) = (shares.each, self.whole.all.max - self.whole.bulk.max);
-        let share = shares.of.entry(destination.clone());
-        Arc::clone(share.or_insert_with(|| Arc::new(Lot::new(each, reserve))))
+        if let Some(share) = shares.of.get(destination) {
+            return Arc::clone(share);
+        }
+        let share = Arc::new(Lot::new(shares.each, self.whole.all.max - self.whole.bulk.max));
+        shares.of.insert(destination.clone(), Arc::clone(&share));
+        share
     }
 
     fn shares(&self) -> MutexGuard<'_, Shares> {

@@ -64,6 +64,9 @@ impl Limits {
     /// Waits until this many bytes may move. Whoever comes first in a line goes first: among small bodies that take
     /// what there is, a large one would wait for ever.
     pub(crate) async fn bytes(&self, payer: Payer<'_>, bytes: u64) {
+        if self.are_none() {
+            return;
+        }
         for limited in Limited::by(payer.rule) {
             let mut left = bandwidth::units(bytes);
             // Looked up again when the limit changes while one waits.
@@ -86,6 +89,9 @@ impl Limits {
     /// Waits until a copy that was let in may send its request. Whoever waits at a destination has the leave of the
     /// rule already, so of each line it is one at a time.
     pub(crate) async fn may_send(&self, payer: Payer<'_>) {
+        if self.are_none() {
+            return;
+        }
         let limited = Limited::by(payer.rule);
         let requests: Vec<Arc<Requests>> = limited.iter().filter_map(|limited| self.get(limited).requests).collect();
         if requests.is_empty() {
@@ -107,6 +113,9 @@ impl Limits {
 
     /// Waits until one more may be let in.
     async fn pass(&self, rule: &Rule) {
+        if self.are_none() {
+            return;
+        }
         for requests in Limited::by(rule).iter().filter_map(|limited| self.get(limited).requests) {
             requests.caught_up(rule).await;
         }
@@ -122,6 +131,11 @@ impl Limits {
                 && !counter(&requests).take(requests::ONE, || is_current(&requests)).await
             {}
         }
+    }
+
+    /// Says whether nobody has a limit, as most have none: then nothing is looked up for each of their copies.
+    fn are_none(&self) -> bool {
+        self.limiters.read().is_ok_and(|limiters| limiters.is_empty())
     }
 
     fn get(&self, limited: &Limited) -> Limiters {

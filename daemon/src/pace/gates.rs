@@ -170,10 +170,12 @@ impl Gates {
 
     /// Forgets one who waits no more.
     pub(super) fn forget(&mut self, number: u64) {
-        self.queues.retain(|_, queue| {
-            queue.retain(|waiting| *waiting != number);
-            !queue.is_empty()
-        });
+        // Each queue is in the order of its numbers.
+        let place = self.queues.values_mut().find_map(|queue| Some((queue.binary_search(&number).ok()?, queue)));
+        if let Some((at, queue)) = place {
+            queue.remove(at);
+            self.queues.retain(|_, queue| !queue.is_empty());
+        }
     }
 
     /// Returns when time alone may open the way.
