@@ -24,6 +24,7 @@ const LAYERS: &[&[&str]] = &[
         "budget",
         "turns",
         "gather",
+        "lately",
         "accounts",
         "wire",
         "health",

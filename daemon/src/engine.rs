@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use aws_sdk_s3::types::BucketVersioningStatus;
 use replicator_core::failure::{Failure, Kind, Reason};
-use replicator_core::object::Key;
+use replicator_core::object::{Key, Timestamp};
 use replicator_core::plan::SourceVersion;
 use replicator_core::rule::Place;
-use tokio::time::Instant;
 
 use crate::accounts::refusal::{Side, failure};
 use crate::accounts::{Access, Accounts};
@@ -18,6 +17,7 @@ use crate::failpoint::Failpoints;
 use crate::fanout::{Body, Claim, Fanout, Lead, Piece, Reader};
 use crate::gather::Gather;
 use crate::health::Pulse;
+use crate::lately::Lately;
 use crate::ledger::Ledger;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -36,10 +36,14 @@ pub(crate) struct Engine {
     pub(crate) metrics: Metrics,
     pub(crate) pulse: Arc<Pulse>,
     pub(crate) failpoints: Failpoints,
-    versioned: Mutex<HashMap<Place, Instant>>,
-    /// Where tags could be read, and when that was seen last.
-    tags_read: Mutex<HashMap<Place, Instant>>,
-    listings: Mutex<HashMap<Place, Listings>>,
+    /// Which destinations keep versions.
+    versioned: Lately,
+    /// Where tags could be read.
+    tags_read: Lately,
+    /// Destinations of which one list for many keys told little.
+    pub(crate) asked_in_vain: Lately,
+    pub(crate) histories: Together<SharedHistory>,
+    pub(crate) absences: Together<Absence>,
 }
 
 /// What a copy was let in for.
@@ -51,10 +55,11 @@ pub(crate) enum Due<'a> {
     Read(Lead<'a>, Paid),
 }
 
-/// Keys whose histories are asked for, and what a list has of each.
-pub(crate) type Listings = Arc<Gather<Key, SharedHistory>>;
+/// Of each bucket those who wait for a list, which has an answer for each key.
+#[derive(Debug)]
+pub(crate) struct Together<A>(Mutex<HashMap<Place, Arc<Gather<Key, A>>>>);
 
-/// What a list has of one key.
+/// What a list of a source has of one key.
 #[derive(Debug, Clone)]
 pub(crate) enum SharedHistory {
     /// Its history, newest first.
@@ -65,11 +70,27 @@ pub(crate) enum SharedHistory {
     Throttled,
 }
 
+/// What a list of a destination says of one key.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Absence {
+    /// It has no entry there; what time it was by the server's clock, if that said so.
+    Nothing(Option<Timestamp>),
+    /// It has one, or the list cannot tell: to be asked of the key alone.
+    Unknown,
+    /// The same, and the list told of too few others to be worth it.
+    InVain,
+    /// There was none, and to ask once more for each key would make it worse.
+    Throttled,
+}
+
 // Versioning can be suspended behind our back: so often is it looked at again.
 const VERSIONING_LOOKED_AT_EVERY: Duration = Duration::from_secs(300);
 
 // The permission to read tags can be taken away: so often is it looked for again.
 const TAGS_READ_EVERY: Duration = Duration::from_secs(300);
+
+// Keys that come together may lie closer by then.
+const ASKED_TOGETHER_EVERY: Duration = Duration::from_secs(60);
 
 impl Engine {
     pub(crate) fn new(
@@ -80,8 +101,7 @@ impl Engine {
         failpoints: Failpoints,
     ) -> Self {
         let (limits, pace, fanout) = (Limits::default(), Pace::default(), Arc::default());
-        let (pulse, versioned) = (Arc::new(Pulse::new()), Mutex::default());
-        let (tags_read, listings) = (Mutex::default(), Mutex::default());
+        let pulse = Arc::new(Pulse::new());
         Self {
             accounts,
             ledger,
@@ -92,16 +112,12 @@ impl Engine {
             metrics,
             pulse,
             failpoints,
-            versioned,
-            tags_read,
-            listings,
+            versioned: Lately::new(VERSIONING_LOOKED_AT_EVERY),
+            tags_read: Lately::new(TAGS_READ_EVERY),
+            asked_in_vain: Lately::new(ASKED_TOGETHER_EVERY),
+            histories: Together::default(),
+            absences: Together::default(),
         }
-    }
-
-    /// Returns those who wait for a list of a bucket.
-    pub(crate) fn listings(&self, place: &Place) -> Listings {
-        let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(listings.entry(place.clone()).or_default())
     }
 
     /// Returns the clients for a place.
@@ -144,8 +160,7 @@ impl Engine {
     /// Makes sure that a destination keeps versions: without them an overwrite would lose what it
     /// replaces.
     pub(crate) async fn check_versioned(&self, place: &Place) -> Result<(), Failure> {
-        let is_fresh = |at: &Instant| at.elapsed() < VERSIONING_LOOKED_AT_EVERY;
-        if self.versioned.lock().is_ok_and(|known| known.get(place).is_some_and(is_fresh)) {
+        if self.versioned.holds(place) {
             return Ok(());
         }
         let answer = self
@@ -159,9 +174,7 @@ impl Engine {
         if answer.status != Some(BucketVersioningStatus::Enabled) {
             return Err(unversioned("GetBucketVersioning"));
         }
-        if let Ok(mut known) = self.versioned.lock() {
-            known.insert(place.clone(), Instant::now());
-        }
+        self.versioned.saw(place);
         Ok(())
     }
 
@@ -169,15 +182,12 @@ impl Engine {
     /// them, so that has to have been seen a short while ago.
     pub(crate) fn counts_tags(&self, place: &Place) -> bool {
         let counts = self.access(place).is_ok_and(|access| access.is_aws || access.capabilities.counts_tags());
-        let is_fresh = |at: &Instant| at.elapsed() < TAGS_READ_EVERY;
-        counts && self.tags_read.lock().is_ok_and(|known| known.get(place).is_some_and(is_fresh))
+        counts && self.tags_read.holds(place)
     }
 
     /// Takes note that tags could be read at a place.
     pub(crate) fn tags_were_read(&self, place: &Place) {
-        if let Ok(mut known) = self.tags_read.lock() {
-            known.insert(place.clone(), Instant::now());
-        }
+        self.tags_read.saw(place);
     }
 
     /// Checks the id that a write was given. None, or `null`, says that versioning was suspended in
@@ -186,10 +196,22 @@ impl Engine {
         if version.is_some_and(|version| version != "null") {
             return Ok(());
         }
-        if let Ok(mut known) = self.versioned.lock() {
-            known.remove(place);
-        }
+        self.versioned.forget(place);
         Err(unversioned("version id"))
+    }
+}
+
+impl<A> Default for Together<A> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<A: Send + 'static> Together<A> {
+    /// Returns those who wait for a list of a bucket.
+    pub(crate) fn at(&self, place: &Place) -> Arc<Gather<Key, A>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.entry(place.clone()).or_default())
     }
 }
 

@@ -8,7 +8,7 @@
 //! - `lane`: one task at work; `ruleset`: what a hint means; `parking`: when what is parked is tried again;
 //!   `task`, `message`: what travels
 //! - `transfer`: bringing one key at one destination up to date
-//! - `engine`: what transfers share; `lease`, `ledger`, `limits`, `pace`, `fanout`, `budget`, `turns`, `gather`, `accounts`, `wire`, `health`,
+//! - `engine`: what transfers share; `lease`, `ledger`, `limits`, `pace`, `fanout`, `budget`, `turns`, `gather`, `lately`, `accounts`, `wire`, `health`,
 //!   `metrics`, `clock`, `blocking`, `failpoint`: the services
 
 pub mod pipeline;
@@ -34,6 +34,7 @@ mod fanout;
 mod budget;
 mod turns;
 mod gather;
+mod lately;
 mod accounts;
 mod wire;
 pub mod failpoint;

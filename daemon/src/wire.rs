@@ -88,12 +88,13 @@ impl Wire {
     }
 
     /// Sends a request whose answer is a text.
-    pub(crate) async fn text(&self, call: Call<'_>) -> Result<String, Refusal> {
+    pub(crate) async fn text(&self, call: Call<'_>) -> Result<(Head, String), Refusal> {
         let (side, operation, timeout) = (call.side, call.operation, call.timeout);
-        let (_, body) = self.send(call).await?.split();
+        let (head, body) = self.send(call).await?.split();
         let text = tokio::time::timeout(timeout, text(body, TEXT_BYTES_MAX)).await;
         let text = text.map_err(BoxError::from).and_then(|text| text);
-        text.map_err(|error| Refusal::of(refusal::lost(side, operation, error)))
+        let text = text.map_err(|error| Refusal::of(refusal::lost(side, operation, error)))?;
+        Ok((head, text))
     }
 
     /// Finds out why something was refused. The refusal of a HEAD has no text, and it may be clocks or credentials and
@@ -152,7 +153,8 @@ impl Shared {
 
 async fn text(body: SdkBody, bytes_max: usize) -> Result<String, BoxError> {
     let bytes = Limited::new(body, bytes_max).collect().await?.to_bytes();
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    let text = String::from_utf8(bytes.into());
+    Ok(text.unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
 }
 
 impl From<Refusal> for Failure {

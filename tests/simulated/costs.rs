@@ -124,25 +124,6 @@ fn a_daemon_that_is_alone_and_lost_its_ledger_writes_nothing_twice() {
 }
 
 #[test]
-fn neighbours_share_the_lists_of_the_source() {
-    simulate(4, async |mut sim| {
-        sim.post_everything();
-        for number in 0..500 {
-            sim.put(&format!("bench/{number:04}"), b"content").await;
-        }
-        let daemon = fleet::lone(&mut sim, "", AWS).await;
-        sim.drained().await;
-        daemon.stop().await;
-        let count = |operation: &str| requests(&sim).iter().filter(|asked| *asked == operation).count();
-        assert_eq!((count("HeadObject"), count("GetObject"), count("PutObject")), (500, 500, 500));
-        let (lists, tags) = (count("ListObjectVersions"), count("GetObjectTagging"));
-        assert!(lists < 250, "{lists} lists for 500 neighbours");
-        assert!(tags < 100, "{tags} looks at tags that nobody has");
-        assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new());
-    });
-}
-
-#[test]
 fn an_event_about_what_no_rule_has_does_nothing() {
     simulate(3, async |mut sim| {
         sim.post_everything();

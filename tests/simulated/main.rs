@@ -53,3 +53,4 @@ mod unlisted;
 mod neighbours;
 // Requests, counted: duplicates, forgeries, events that mean nothing here.
 mod costs;
+mod together;

@@ -132,7 +132,7 @@ pub(crate) async fn read_tags(
     version: &VersionId,
 ) -> Result<Tags, Failure> {
     let call = Call::tags(Side::Source, bucket, key).version(version.as_str());
-    let text = access.wire.text(call).await?;
+    let (_, text) = access.wire.text(call).await?;
     listed(&text).ok_or_else(|| Failure::caused(Kind::Transient, "GetObjectTagging", "the answer is no list of tags"))
 }
 

@@ -12,6 +12,7 @@ use super::copy::crc64;
 use super::listing;
 use crate::accounts::Access;
 use crate::accounts::refusal::Side;
+use crate::engine::Engine;
 use crate::task::Task;
 use crate::wire::{Call, Head};
 
@@ -35,6 +36,12 @@ impl Current {
         Self { is_guess: true, ..Self::hidden(Entry::Nothing, None) }
     }
 
+    /// Takes what a list told: that the key has no entry. A server that fills a page before it sorts it can leave one out,
+    /// and then that is as good as a guess.
+    fn absent(date: Option<Timestamp>, is_sure: bool) -> Self {
+        Self { is_guess: !is_sure, ..Self::hidden(Entry::Nothing, date) }
+    }
+
     fn hidden(entry: Entry, date: Option<Timestamp>) -> Self {
         Self { entry, stamp: None, age: None, date, is_guess: false }
     }
@@ -49,6 +56,14 @@ pub(super) enum Likely {
     Hidden,
     /// Nothing; where that cannot be told from a marker, whoever asks can do without knowing.
     New,
+}
+
+/// Reads which entry is current of a key that is likely new, by one list for all neighbours that ask, if they are many.
+pub(super) async fn current_of_new(engine: &Engine, access: &Access, task: &Task) -> Result<Current, Failure> {
+    match listing::absence(engine, access, task).await? {
+        Some(date) => Ok(Current::absent(date, access.is_aws)),
+        None => current(access, task, Likely::New).await,
+    }
 }
 
 /// Reads which entry is current.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::basis::{Basis, Entry};
-use super::current::{Current, Likely, current, origin};
+use super::current::{Current, Likely, current, current_of_new, origin};
 use super::listing;
 use super::unstamped::Looks;
 use crate::accounts::Access;
@@ -153,7 +153,7 @@ impl Shown {
 }
 
 /// Reads what is current, and from ledger, stamp or history how far it reaches. With `may_guess`, a key that was never
-/// written by this daemon is asked for by HEAD alone, even of an endpoint whose 404 can mean a marker; and not at all of
+/// written by this daemon is asked for by HEAD alone, or a list that it shares, even of an endpoint whose 404 can mean a marker; and not at all of
 /// AWS by a daemon that is alone: the condition of its write tells when there is an object. Some endpoints ignore it.
 pub(crate) async fn read(engine: &Engine, task: &Task, may_guess: bool) -> Result<Shown, Failure> {
     let access = engine.access(&task.lane.destination)?;
@@ -163,7 +163,7 @@ pub(crate) async fn read(engine: &Engine, task: &Task, may_guess: bool) -> Resul
     // What was never written by this daemon is mostly new.
     let mut current = match replicas.is_empty() {
         true if may_guess && task.rules.lead.exclusive && may_rely_on_conditions(access) => Current::guessed(),
-        true if may_guess => current(access, task, Likely::New).await?,
+        true if may_guess => current_of_new(engine, access, task).await?,
         true => current(access, task, Likely::Hidden).await?,
         false => current(access, task, Likely::Object).await?,
     };

@@ -11,12 +11,13 @@ use crate::accounts::Access;
 use crate::accounts::refusal::Side;
 use crate::engine::Engine;
 use crate::task::Task;
-use crate::wire::{self, Call};
+use crate::wire::{self, Call, Head};
 
 mod page;
 mod shared;
 
 use page::{Listed, Page};
+pub(crate) use shared::absence;
 
 /// Lists the source's history of a task's key, newest first: from one list for all neighbours that wait, or alone.
 pub(crate) async fn of_source(engine: &Engine, task: &Task) -> Result<Vec<SourceVersion>, Failure> {
@@ -124,12 +125,16 @@ impl Listing<'_> {
     /// Reads a page. XML cannot hold every character a key may have, so such a page is asked for
     /// again with its keys encoded; not at once, because not every server pages well over those.
     async fn page(&self, from: Option<(String, String)>, entries_max: u32) -> Result<Page, Failure> {
-        let plain = self.text(from.clone(), entries_max, false).await?;
-        if let Ok(page) = Page::parse(&plain, false) {
-            return Ok(page);
-        }
-        let encoded = self.text(from, entries_max, true).await?;
-        Page::parse(&encoded, true).map_err(|error| Failure::caused(FailureKind::Transient, DURING, error))
+        let (head, plain) = self.text(from.clone(), entries_max, false).await?;
+        let page = match Page::parse(&plain, false) {
+            Ok(page) => page,
+            Err(_) => {
+                let (_, encoded) = self.text(from, entries_max, true).await?;
+                let broken = |error| Failure::caused(FailureKind::Transient, DURING, error);
+                Page::parse(&encoded, true).map_err(broken)?
+            }
+        };
+        Ok(Page { date: head.date(), ..page })
     }
 
     async fn text(
@@ -137,7 +142,7 @@ impl Listing<'_> {
         from: Option<(String, String)>,
         entries_max: u32,
         is_encoded: bool,
-    ) -> Result<String, Failure> {
+    ) -> Result<(Head, String), Failure> {
         let (key_marker, version_marker) = from.unzip();
         let page = wire::Page {
             prefix: Some(self.prefix).filter(|prefix| !prefix.is_empty()),

@@ -14,6 +14,8 @@ pub(super) struct Page {
     pub(super) entries: Vec<(Key, Listed)>,
     /// Where the next page starts: a key and a version id, which may be empty.
     pub(super) next: Option<(String, String)>,
+    /// What time it was by the server's clock, if that said so.
+    pub(super) date: Option<Timestamp>,
 }
 
 /// An entry as the server lists it.
@@ -55,7 +57,7 @@ impl Page {
             let key = text_of(root, "NextKeyMarker").map(|key| decoded(key, encoded)).unwrap_or_default();
             (key, text_of(root, "NextVersionIdMarker").unwrap_or_default().to_owned())
         });
-        Ok(Self { entries, next })
+        Ok(Self { entries, next, date: None })
     }
 
     /// Says whether the page proves that the server mixes versions and markers as the bucket has

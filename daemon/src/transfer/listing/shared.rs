@@ -1,18 +1,19 @@
 //! One list for all neighbours that wait: their keys lie together, and a page has room for a thousand entries. Who
-//! gets nothing from it lists its key alone; but not while the bucket is asked too much.
+//! gets nothing from it asks for its key alone; but not while the bucket is asked too much.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use futures::FutureExt;
 use replicator_core::failure::{Failure, Kind as FailureKind, Party};
-use replicator_core::object::{Bucket, Key};
+use replicator_core::object::{Bucket, Key, Timestamp};
 use replicator_core::plan::{Kind, SourceVersion};
 
 use super::page::{Listed, Page};
 use super::{DURING, Listing, PAGE_ENTRIES};
 use crate::accounts::Access;
 use crate::accounts::refusal::Side;
-use crate::engine::{Engine, SharedHistory};
+use crate::engine::{Absence, Engine, SharedHistory};
 use crate::task::Task;
 
 /// Lists the source's history of a task's key together with those of its neighbours. It begins after this is called,
@@ -23,47 +24,132 @@ pub(super) async fn history(
     task: &Task,
 ) -> Result<Option<Vec<SourceVersion>>, Failure> {
     let (access, bucket) = (source.clone(), task.source.bucket.clone());
-    let together = engine.listings(&task.source);
+    let together = engine.histories.at(&task.source);
     let answer = together.ask(task.source_key.clone(), move |keys| {
         let (access, bucket) = (access.clone(), bucket.clone());
-        async move { list(&access, &bucket, &keys).await }.boxed()
+        async move { histories(&access, &bucket, &keys).await }.boxed()
     });
     match answer.await {
         Some(SharedHistory::Whole(history)) => Ok(Some(history)),
         Some(SharedHistory::Nothing) | None => Ok(None),
-        Some(SharedHistory::Throttled) => Err(Failure::new(FailureKind::Throttled, DURING).of(Party::Source)),
+        Some(SharedHistory::Throttled) => Err(throttled(Party::Source)),
     }
 }
 
-/// Lists what is between the first of the keys and the last, in a few pages at most.
-async fn list(access: &Access, bucket: &Bucket, keys: &[Key]) -> Vec<SharedHistory> {
-    let mut sorted: Vec<&Key> = keys.iter().collect();
-    sorted.sort_unstable();
-    sorted.dedup();
+/// Asks together with neighbours whether a task's key has no entry at the destination; returns the server's time if so,
+/// and none where the key has to be asked for alone.
+pub(crate) async fn absence(
+    engine: &Engine,
+    destination: &Access,
+    task: &Task,
+) -> Result<Option<Option<Timestamp>>, Failure> {
+    let place = &task.lane.destination;
+    if engine.asked_in_vain.holds(place) {
+        return Ok(None);
+    }
+    let (access, bucket) = (destination.clone(), place.bucket.clone());
+    let together = engine.absences.at(place);
+    let answer = together.ask(task.lane.key.clone(), move |keys| {
+        let (access, bucket) = (access.clone(), bucket.clone());
+        async move { absences(&access, &bucket, &keys).await }.boxed()
+    });
+    match answer.await {
+        Some(Absence::Nothing(date)) => return Ok(Some(date)),
+        Some(Absence::Throttled) => return Err(throttled(Party::Destination)),
+        Some(Absence::InVain) => engine.asked_in_vain.saw(place),
+        Some(Absence::Unknown) | None => {}
+    }
+    Ok(None)
+}
+
+fn throttled(party: Party) -> Failure {
+    Failure::new(FailureKind::Throttled, DURING).of(party)
+}
+
+/// Lists what the source has of the keys.
+async fn histories(access: &Access, bucket: &Bucket, keys: &[Key]) -> Vec<SharedHistory> {
+    let sorted = sorted(keys);
     let mut found: HashMap<&Key, Vec<SourceVersion>> = HashMap::new();
-    let mut otherwise = SharedHistory::Nothing;
-    let mut rest = sorted.as_slice();
-    for _ in 0..PAGES_MAX {
-        let page = match read(access, bucket, rest).await {
-            Ok(Some(page)) => page,
-            Err(failure) if failure.kind == FailureKind::Throttled => {
-                otherwise = SharedHistory::Throttled;
-                break;
-            }
-            Ok(None) | Err(_) => break,
-        };
-        let served = rest.iter().take_while(|key| page.has_all_of(key)).count();
-        let (here, beyond) = rest.split_at(served);
-        // Far apart: each alone costs less than pages full of others.
-        let is_sparse = served * SPARSE < rest.len();
+    let end = pages(access, (Side::Source, bucket), &sorted, |page, served| {
         let mut entries = by_key(page);
-        found.extend(here.iter().filter_map(|key| Some((*key, history_of(entries.remove(*key).unwrap_or_default())?))));
+        let mut whole = |key| Some((key, history_of(entries.remove(key).unwrap_or_default())?));
+        found.extend(served.iter().filter_map(|key| whole(*key)));
+    });
+    let otherwise = if end.await == End::Throttled { SharedHistory::Throttled } else { SharedHistory::Nothing };
+    keys.iter().map(|key| found.get(key).cloned().map_or_else(|| otherwise.clone(), SharedHistory::Whole)).collect()
+}
+
+/// Lists which of the keys the destination has no entry of, if they are many.
+async fn absences(access: &Access, bucket: &Bucket, keys: &[Key]) -> Vec<Absence> {
+    let sorted = sorted(keys);
+    let together_min = if access.is_aws { TOGETHER_MIN_AWS } else { TOGETHER_MIN };
+    if sorted.len() < together_min {
+        return vec![Absence::Unknown; keys.len()];
+    }
+    let mut absent: HashMap<&Key, Option<Timestamp>> = HashMap::new();
+    let end = pages(access, (Side::Destination, bucket), &sorted, |page, served| {
+        let there: HashSet<&Key> = page.entries.iter().map(|(key, _)| key).collect();
+        let missing = served.iter().filter(|key| !there.contains(*key));
+        absent.extend(missing.map(|key| (*key, page.date)));
+    });
+    // It is only to save requests: what hangs tells nothing.
+    let end = tokio::time::timeout(ABSENCES_TIMEOUT, end).await.unwrap_or(End::Broken);
+    let is_vain = end == End::Broken || absent.len() * WORTH_IT < sorted.len();
+    let otherwise = match end {
+        End::Throttled => Absence::Throttled,
+        End::Through | End::Broken if is_vain => Absence::InVain,
+        End::Through | End::Broken => Absence::Unknown,
+    };
+    keys.iter().map(|key| absent.get(key).copied().map_or(otherwise, Absence::Nothing)).collect()
+}
+
+/// How far pages went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Through,
+    Broken,
+    Throttled,
+}
+
+/// Lists what is between the first of the keys and the last, in a few pages at most: what lies before the first key that
+/// the last page does not serve is passed over. Each page is told of with the keys of which it has all that there is.
+async fn pages<'k>(
+    access: &Access,
+    (side, bucket): (Side, &Bucket),
+    keys: &[&'k Key],
+    mut tell: impl FnMut(Page, &[&'k Key]),
+) -> End {
+    let mut rest = keys;
+    for nth in 1..=PAGES_MAX {
+        let page = match read(access, (side, bucket), rest).await {
+            Ok(Some(page)) => page,
+            Err(failure) if failure.kind == FailureKind::Throttled => return End::Throttled,
+            Ok(None) | Err(_) => return End::Broken,
+        };
+        let (served, beyond) = rest.split_at(rest.iter().take_while(|key| page.has_all_of(key)).count());
+        // Far apart: each alone costs less than pages full of others. One key may be far from all others, a late one.
+        let is_sparse = nth > 1 && (keys.len() - beyond.len()) * SPARSE < keys.len();
+        tell(page, served);
         rest = beyond;
         if rest.is_empty() || is_sparse {
             break;
         }
     }
-    keys.iter().map(|key| found.get(key).cloned().map_or_else(|| otherwise.clone(), SharedHistory::Whole)).collect()
+    End::Through
+}
+
+// For AWS a list is as dear as twelve and a half of the requests that it stands for: <https://aws.amazon.com/s3/pricing/>
+const TOGETHER_MIN_AWS: usize = 13;
+const TOGETHER_MIN: usize = 3;
+// If it tells of fewer than one in so many, it is better not asked for some time.
+const WORTH_IT: usize = 4;
+const ABSENCES_TIMEOUT: Duration = Duration::from_secs(5);
+
+fn sorted(keys: &[Key]) -> Vec<&Key> {
+    let mut sorted: Vec<&Key> = keys.iter().collect();
+    sorted.sort_unstable();
+    sorted.dedup();
+    sorted
 }
 
 // Of a bucket whose keys lie so far apart that a page serves fewer than one in so many, the others are listed alone.
@@ -76,11 +162,11 @@ const PAGE_ENTRIES_MIN: u32 = 16;
 const ENTRIES_A_KEY: u32 = 2;
 
 /// Reads the page that begins with the first of the keys; none where no list can begin there.
-async fn read(access: &Access, bucket: &Bucket, keys: &[&Key]) -> Result<Option<Page>, Failure> {
+async fn read(access: &Access, (side, bucket): (Side, &Bucket), keys: &[&Key]) -> Result<Option<Page>, Failure> {
     let (Some(first), Some(last)) = (keys.first(), keys.last()) else { return Ok(None) };
     let prefix = common_prefix(first.as_str(), last.as_str());
     let is_alone = first == last;
-    let listing = Listing { access, side: Side::Source, bucket, prefix };
+    let listing = Listing { access, side, bucket, prefix };
     let before = just_before(first.as_str()).map(|before| (before, String::new()));
     if before.is_none() && !is_alone {
         return Ok(None);
