@@ -60,6 +60,8 @@ NEEDED = [
     ("6: a collapsed marker lapses", {"collapse_lapses": False}, "M LA Pa", Faults(), 1, "H-missing", "[v2(A), v3(a)]"),
     ("6: an unknown marker is inferred", {"infer_marker": False}, "Pa M LA", Faults(), 2, "M", "[v1(a), m2, v3(A)]"),
     ("7: a lost answer is waited for", {"hold": False, "conditional_delete": False}, "Pa M", Faults(late=1), 1, "H-marker-twice", "[v1(a), m2, m2]"),
+    ("7: a redelivery reads", {"redelivery_reads": False}, "Pa X0 M", Faults(crash=1), 2, "C", "[v1(a)]"),
+    ("7: a redelivery reads, latest", {"redelivery_reads": False, "history": "latest"}, "Pa M", Faults(crash=1), 2, "C", "[v1(a)]"),
     ("8: read again", {"history": "latest", "reread": False}, "Pa M", Faults(), 2, "C", "[v1(a)]"),
     ("8: a collapsed marker is read again", {"collapse_rereads": False}, "Pa X0 M", Faults(), 2, "C", "[v1(a)]"),
     ("8: a writer over nothing looks again", {"writer_looks": False}, "Pa X0 M", Faults(), 2, "C", "[v1(a)]"),
@@ -73,6 +75,7 @@ NEEDED = [
     ("10: age is one's own sight", PURGING | {"fence_age": "landed"}, "Pa X0 Pa", Faults(), 2, "H-twice", "[v2(a), v2(a)']"),
     ("10: a taken-back marker goes", PURGING | {"explain_marker": "never"}, "Pa M | X1", Faults(), 1, "H-twice", "[v1(a), m2, v1(a)]"),
     ("10: so does one that stood for another", PURGING | {"explain_marker": "no record"}, "Pa M M | X1 X2", Faults(), 1, "H-twice", "[v1(a), m2, v1(a)]"),
+    ("10: a marker that a purge bares goes", PURGING | {"bared_marker": False}, "Pa M | Pb X1 X2", Faults(), 2, "C", "[v1(a), m2]"),
     ("10: a run keeps its marker", PURGING | {"keep_run": False}, "Pa M M X1", Faults(), 1, "M", "[v1(a)]"),
 ]
 
