@@ -190,6 +190,8 @@ fn by_code(side: Side, during: &'static str, code: &str, message: &str) -> Optio
         "PreconditionFailed" => Kind::Conflict,
         // What a condition, or a version id, was about is not there any more.
         "NoSuchKey" | "NoSuchVersion" if matches!(side, Side::Write | Side::Prepare) => Kind::Conflict,
+        // S3 never gave such an id to a version, so there is none of it; whoever may write to the queue can ask for it.
+        "InvalidArgument" if is_of_version(side, during) && message.contains("version id") => Kind::Gone,
         "ConditionalRequestConflict" | "OperationAborted" => Kind::Contended,
         // The upload's parts are not what the ledger holds of them: it is begun anew.
         "NoSuchUpload" | "InvalidPart" | "InvalidPartOrder" | "EntityTooSmall" => Kind::Contended,
@@ -197,13 +199,8 @@ fn by_code(side: Side, during: &'static str, code: &str, message: &str) -> Optio
         "RequestTimeout" | "InternalError" | "KMS.InternalException" | "KMS.DependencyTimeoutException" => {
             unanswered(side)
         }
-        // Clocks and credentials mend without the task's doing.
-        "ExpiredToken"
-        | "RequestTimeTooSkewed"
-        | "InvalidAccessKeyId"
-        | "InvalidToken"
-        | "SignatureDoesNotMatch"
-        | "ExpiredTokenException" => Kind::Transient,
+        // Clocks and tokens mend without the task's doing.
+        "ExpiredToken" | "RequestTimeTooSkewed" | "InvalidToken" | "ExpiredTokenException" => Kind::Transient,
         "NoSuchBucket" => Kind::Refused(pick(side, Reason::SrcBucketNotFound, Reason::DstBucketNotFound)),
         "InvalidObjectState" => Kind::Unsupported(Reason::SrcObjectNotEligible),
         "KMS.NotFoundException" => Kind::Refused(pick(side, Reason::SrcKmsKeyInvalidState, Reason::DstKmsKeyNotFound)),
@@ -213,7 +210,10 @@ fn by_code(side: Side, during: &'static str, code: &str, message: &str) -> Optio
             Kind::Unsupported(Reason::SrcObjectNotEligible)
         }
         "InvalidRequest" if message.contains("Object Lock") => Kind::Refused(Reason::DstBucketObjectLockConfigMissing),
-        "AccessDenied" | "AllAccessDisabled" => Kind::Refused(denied(side, during)),
+        // A key that the service does not know, or whose secret is another, permits nothing until someone changes it.
+        "AccessDenied" | "AllAccessDisabled" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" => {
+            Kind::Refused(denied(side, during))
+        }
         other if other.starts_with("KMS.") => {
             Kind::Refused(pick(side, Reason::SrcKmsKeyInvalidState, Reason::DstKmsKeyInvalidState))
         }
@@ -240,6 +240,11 @@ fn by_status(side: Side, during: &'static str, status: u16) -> Option<Kind> {
         _ => return None,
     };
     Some(kind)
+}
+
+/// Says whether a request names a version of the source, as an event may have told it.
+fn is_of_version(side: Side, during: &str) -> bool {
+    side == Side::Source && matches!(during, "GetObject" | "HeadObject" | "GetObjectTagging")
 }
 
 fn denied(side: Side, during: &'static str) -> Reason {
@@ -345,9 +350,67 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_permission_that_is_missing() {
-        let reason = |side, during| by_code(side, during, "AccessDenied", "");
-        assert_eq!(reason(Side::Source, "GetObjectTagging"), Some(Kind::Refused(Reason::SrcGetTaggingNotPermitted)));
-        assert_eq!(reason(Side::Write, "PutObject"), Some(Kind::Refused(Reason::DstPutObjectNotPermitted)));
-        assert_eq!(by_status(Side::Source, "GetObject", 403), Some(Kind::Refused(Reason::SrcGetObjectNotPermitted)));
+        let cases = [
+            (Side::Source, "GetObject", Reason::SrcGetObjectNotPermitted),
+            (Side::Source, "HeadObject", Reason::SrcGetObjectNotPermitted),
+            (Side::Source, "GetObjectTagging", Reason::SrcGetTaggingNotPermitted),
+            (Side::Source, "ListObjectVersions", Reason::SrcListVersionsNotPermitted),
+            (Side::Destination, "HeadObject", Reason::DstHeadObjectNotPermitted),
+            (Side::Write, "PutObject", Reason::DstPutObjectNotPermitted),
+            (Side::Write, "PutObjectTagging", Reason::DstPutTaggingNotPermitted),
+            (Side::Write, "DeleteObject", Reason::DstDelObjNotPermitted),
+            (Side::Prepare, "CreateMultipartUpload", Reason::DstMultipartInitNotPermitted),
+            (Side::Prepare, "UploadPart", Reason::DstMultipartUploadNotPermitted),
+            (Side::Write, "CompleteMultipartUpload", Reason::DstMultipartCompleteNotPermitted),
+        ];
+        for (side, during, reason) in cases {
+            for code in ["AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "SignatureDoesNotMatch"] {
+                assert_eq!(by_code(side, during, code, ""), Some(Kind::Refused(reason)), "{during} {code}");
+            }
+            for status in [401, 403] {
+                assert_eq!(by_status(side, during, status), Some(Kind::Refused(reason)), "{during} {status}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_bucket_or_a_key_is_named_by_whose_it_is() {
+        let cases = [
+            ("NoSuchBucket", Reason::SrcBucketNotFound, Reason::DstBucketNotFound),
+            ("KMS.NotFoundException", Reason::SrcKmsKeyInvalidState, Reason::DstKmsKeyNotFound),
+            ("KMS.DisabledException", Reason::SrcKmsKeyInvalidState, Reason::DstKmsKeyInvalidState),
+            ("KMS.KMSInvalidStateException", Reason::SrcKmsKeyInvalidState, Reason::DstKmsKeyInvalidState),
+        ];
+        for (code, source, destination) in cases {
+            assert_eq!(by_code(Side::Source, "GetObject", code, ""), Some(Kind::Refused(source)), "{code}");
+            for side in [Side::Write, Side::Prepare] {
+                assert_eq!(by_code(side, "PutObject", code, ""), Some(Kind::Refused(destination)), "{code}");
+            }
+        }
+        let lock = "Bucket is missing Object Lock Configuration";
+        let unlocked = Some(Kind::Refused(Reason::DstBucketObjectLockConfigMissing));
+        assert_eq!(by_code(Side::Write, "PutObject", "InvalidRequest", lock), unlocked);
+        // KMS, too, has trouble that passes.
+        assert_eq!(by_code(Side::Source, "GetObject", "KMS.InternalException", ""), Some(Kind::Transient));
+        assert_eq!(by_code(Side::Write, "PutObject", "KMS.DependencyTimeoutException", ""), Some(Kind::Unanswered));
+    }
+
+    #[test]
+    fn a_version_whose_name_is_none_is_not_there() {
+        let kind = |side, during, message| by_code(side, during, "InvalidArgument", message);
+        assert_eq!(kind(Side::Source, "HeadObject", "Invalid version id specified"), Some(Kind::Gone));
+        // All else stays a refusal: a wrong marker of a list, an argument that is another one.
+        assert_eq!(kind(Side::Source, "ListObjectVersions", "Invalid version id specified"), None);
+        assert_eq!(kind(Side::Write, "PutObject", "Invalid version id specified"), None);
+        assert_eq!(kind(Side::Source, "HeadObject", "Invalid argument"), None);
+    }
+
+    #[test]
+    fn clocks_and_tokens_that_ended_are_tried_again() {
+        for code in ["ExpiredToken", "ExpiredTokenException", "InvalidToken", "RequestTimeTooSkewed"] {
+            for side in [Side::Source, Side::Destination, Side::Write, Side::Prepare] {
+                assert_eq!(by_code(side, "PutObject", code, ""), Some(Kind::Transient), "{code}");
+            }
+        }
     }
 }
