@@ -123,6 +123,23 @@ impl Admin {
         })
     }
 
+    /// Writes down every metric, the gauges as things are at this moment.
+    pub(crate) async fn metrics(&self) -> Result<String, String> {
+        let metrics = &self.engine.metrics;
+        // Without an answer the figures are absent, which alerts can see: old ones would look alive.
+        let rules = self.board().await.map(|board| board.rules).unwrap_or_default();
+        metrics.set_pending(rules.iter().map(|(rule, pending)| (rule.as_str(), pending.clone())));
+        match self.engine.ledger.parked_counts() {
+            Ok(counts) => {
+                metrics.set_parked(counts.iter().map(|((rule, reason), count)| (rule.as_str(), *reason, *count)));
+            }
+            Err(failure) => warn!(error = chain(&failure), "cannot count what is parked"),
+        }
+        metrics.set_memory("budget", self.engine.budget.total_bytes());
+        metrics.set_memory("used", self.engine.budget.used_bytes());
+        metrics.render().map_err(|error| error.to_string())
+    }
+
     /// Says what keeps the daemon from getting anywhere, if anything does.
     pub(crate) async fn ailment(&self) -> Option<String> {
         if let Some(poll) = self.polls.iter().find(|poll| poll.failing_for().is_some_and(|time| time > SILENT_AFTER)) {
@@ -139,21 +156,9 @@ impl Admin {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
-    let metrics = &admin.engine.metrics;
-    // Without an answer the figures are absent, which alerts can see: old ones would look alive.
-    let rules = admin.board().await.map(|board| board.rules).unwrap_or_default();
-    metrics.set_pending(rules.iter().map(|(rule, pending)| (rule.as_str(), pending.clone())));
-    match admin.engine.ledger.parked_counts() {
-        Ok(counts) => {
-            metrics.set_parked(counts.iter().map(|((rule, reason), count)| (rule.as_str(), *reason, *count)));
-        }
-        Err(failure) => warn!(error = chain(&failure), "cannot count what is parked"),
-    }
-    metrics.set_memory("budget", admin.engine.budget.total_bytes());
-    metrics.set_memory("used", admin.engine.budget.used_bytes());
-    match metrics.render() {
+    match admin.metrics().await {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error).into_response(),
     }
 }
 
@@ -194,5 +199,85 @@ async fn page(State(admin): State<Admin>) -> Response {
             Html(format!("<!doctype html><title>s3-replicator</title><pre>{text}</pre>")).into_response()
         }
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use axum::body::to_bytes;
+    use replicator_core::object::{Bucket, Key};
+    use replicator_core::rule::Place;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::accounts::Accounts;
+    use crate::budget::Budget;
+    use crate::failpoint::Failpoints;
+    use crate::ledger::Ledger;
+    use crate::ledger::records::Lane;
+    use crate::metrics::Metrics;
+
+    /// Makes one of a daemon that has one queue, and what it asks the dispatch.
+    async fn admin(directory: &TempDir) -> (Admin, mpsc::Receiver<Question>) {
+        let metrics = Metrics::new().unwrap();
+        let accounts = Accounts::connect(&BTreeMap::new(), &metrics, None).await;
+        let ledger = Ledger::open(directory.path()).unwrap();
+        let engine = Arc::new(Engine::new(accounts, ledger, Budget::new(64 << 20), metrics, Failpoints::default()));
+        let (questions, asked) = mpsc::channel(1);
+        let polls = Arc::new(vec![Arc::new(Poll::new("events"))]);
+        (Admin { engine, questions, polls, draining: CancellationToken::new() }, asked)
+    }
+
+    /// Asks as a load balancer does.
+    async fn health(admin: &Admin) -> (StatusCode, String) {
+        let answer = healthz(State(admin.clone())).await;
+        let status = answer.status();
+        let body = to_bytes(answer.into_body(), 1 << 10).await.unwrap();
+        (status, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    fn red(text: &str) -> (StatusCode, String) {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("{text}\n"))
+    }
+
+    fn green() -> (StatusCode, String) {
+        (StatusCode::OK, "ok\n".to_owned())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dead_queue_turns_the_health_red_until_it_answers() {
+        let directory = tempfile::tempdir().unwrap();
+        let (admin, _asked) = admin(&directory).await;
+        admin.polls[0].failed();
+        tokio::time::advance(SILENT_AFTER).await;
+        assert_eq!(health(&admin).await, green());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(health(&admin).await, red("queue events cannot be polled"));
+        admin.polls[0].succeeded();
+        assert_eq!(health(&admin).await, green());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lane_that_hangs_turns_the_health_red_though_others_get_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let (admin, mut asked) = admin(&directory).await;
+        let destination = Place { account: "archive".to_owned(), bucket: Bucket::try_from("replicas").unwrap() };
+        let lane = Lane { destination, key: Key::try_from("hangs").unwrap() };
+        let at_work = admin.engine.pulse.at_work(&lane);
+        tokio::time::advance(Duration::from_secs(901)).await;
+        admin.engine.pulse.beat();
+        let board = async {
+            let Some(Question::Board(asker)) = asked.recv().await else { panic!("nobody asked") };
+            asker.send(Board::default()).unwrap();
+        };
+        let (told, ()) = tokio::join!(health(&admin), board);
+        assert_eq!(told, red("s3://replicas/hangs is worked on and has not moved for 901 s"));
+        assert_eq!(health(&admin).await, red(SILENT), "a dispatch that hangs as well is worse");
+        drop(at_work);
+        // Nobody had to answer that, and it took its time.
+        admin.engine.pulse.beat();
+        assert_eq!(health(&admin).await, green());
     }
 }

@@ -1,9 +1,7 @@
 //! What Prometheus scrapes: one method per thing that happens, and gauges that are derived from
 //! state at scrape, never counted up and down.
 
-use prometheus::{
-    Encoder, Error, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
-};
+use prometheus::{Error, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 use replicator_core::failure::Reason;
 use serde::{Deserialize, Serialize};
 
@@ -176,10 +174,8 @@ impl Metrics {
     }
 
     /// Writes all metrics in Prometheus' text format.
-    pub(crate) fn render(&self) -> Result<Vec<u8>, Error> {
-        let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
-        Ok(text)
+    pub(crate) fn render(&self) -> Result<String, Error> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 }
 

@@ -136,6 +136,11 @@ impl Daemon {
         self.admin.ailment().await
     }
 
+    /// Returns what `/metrics` shows.
+    pub async fn metrics(&self) -> Result<String, String> {
+        self.admin.metrics().await
+    }
+
     /// Lives until told to stop, then stops.
     async fn live(self, mut signals: Signals, config: &Path) -> anyhow::Result<()> {
         while signals.next().await == Told::Reload {

@@ -126,7 +126,42 @@ impl Capability {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+
+    /// What was logged.
+    #[derive(Debug, Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_ability_is_given_up_aloud_and_once() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let known = Capabilities::new(true);
+            known.withdraw(Ability::ConditionalDelete, "archive", "answered 501 Not Implemented");
+            known.withdraw(Ability::ConditionalDelete, "archive", "answered 501 Not Implemented");
+        });
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let [line] = lines.as_slice() else { panic!("{lines:?}") };
+        for said in ["WARN", "archive", "ConditionalDelete", "answered 501 Not Implemented"] {
+            assert!(line.contains(said), "{line}");
+        }
+    }
 
     #[test]
     fn one_contradiction_is_forgiven_and_the_second_withdraws_the_ability() {
