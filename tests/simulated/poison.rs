@@ -1,16 +1,18 @@
 //! Poison at scale: ten thousand broken messages through a whole daemon. Each ends in the dead-letter
-//! queue or is found to ask for nothing, none is acted on, and the honest ones among them are served.
+//! queue with its reason or is found to ask for nothing, none is acted on, and the honest ones among them are served.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fastrand::Rng;
 use replicator_core::event;
+use replicator_core::failure::Reason;
+use replicator_fakes::journal::Call;
 use serde_json::{Value, json};
 
 use crate::fleet;
 use crate::judge::{Expect, judge};
-use crate::sim::{ARCHIVE, AWS, DEAD, QUEUE, SOURCE, simulate};
+use crate::sim::{ARCHIVE, AWS, DEAD, QUEUE, SOURCE, Sim, simulate};
 
 const MESSAGES: usize = 10_000;
 
@@ -19,48 +21,76 @@ const KEYS: [&str; 3] = ["invoices/2026/11/report final.pdf", "invoices/report f
 
 #[test]
 fn ten_thousand_poisoned_messages_change_nothing_and_each_is_accounted_for() {
-    simulate(6, async |mut sim| {
-        sim.post_everything();
-        for key in KEYS {
-            sim.put(key, b"as it is").await;
-        }
-        let daemon = fleet::lone(&mut sim, "", AWS).await;
-        sim.drained().await;
-        assert_eq!(sim.net.journal().writes(ARCHIVE).len(), KEYS.len());
-
-        let mut to_be_parked = BTreeMap::new();
-        let real = real_messages();
-        for number in 0..MESSAGES {
-            let body = poison(&real, &mut sim.rng);
-            if is_to_be_parked(&body) {
-                *to_be_parked.entry(body.clone()).or_insert(0) += 1;
-            }
-            sim.sqs.send(QUEUE, body, Duration::from_millis(number as u64));
-            if number % 1000 == 0 {
-                sim.put("honest", b"in between").await;
-            }
-        }
-        sim.drained().await;
-
-        assert!((1_000..MESSAGES - 1_000).contains(&to_be_parked.values().sum()), "poison of one kind only");
-        let mut parked = BTreeMap::new();
-        for message in sim.sqs.messages(DEAD) {
-            *parked.entry(message.body.clone()).or_insert(0) += 1;
-        }
-        assert_eq!(parked, to_be_parked);
-        let written = sim.net.journal().writes(ARCHIVE);
-        let strange: Vec<_> =
-            written.iter().skip(KEYS.len()).filter(|it| it.call.key.as_deref() != Some("honest")).collect();
-        assert!(strange.is_empty(), "a message was taken at its word: {strange:?}");
-        assert_eq!(sim.s3.history(ARCHIVE, "honest").len(), sim.s3.history(SOURCE, "honest").len());
-        daemon.stop().await;
-        assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new());
-    });
+    // What may be deleted decides what a forged message could do.
+    for (seed, rule) in [(6, ""), (7, "version_deletes = true")] {
+        simulate(seed, async |sim| poisoned(sim, rule).await);
+    }
 }
 
-/// Says what the daemon must not act on: what cannot be read, and what names a bucket that no rule has.
-fn is_to_be_parked(body: &str) -> bool {
-    event::parse(body).map_or(true, |read| read.hints.iter().any(|hint| hint.bucket.as_str() != SOURCE))
+async fn poisoned(mut sim: Sim, rule: &str) {
+    sim.post_everything();
+    for key in KEYS {
+        sim.put(key, b"as it is").await;
+    }
+    let forged = forged(&sim);
+    let daemon = fleet::lone(&mut sim, rule, AWS).await;
+    sim.drained().await;
+    assert_eq!(sim.net.journal().writes(ARCHIVE).len(), KEYS.len());
+
+    let mut to_be_parked = BTreeMap::new();
+    let real: Vec<String> = real_messages().into_iter().chain(forged.iter().cloned()).collect();
+    for number in 0..MESSAGES {
+        let is_forged = number % 10 == 0;
+        let body = if is_forged { sim.rng.choice(&forged).unwrap().clone() } else { poison(&real, &mut sim.rng) };
+        if let Some(reason) = refusal(&body) {
+            assert!(!is_forged, "it reads well: {body}");
+            *to_be_parked.entry((body.clone(), reason.as_str().to_owned())).or_insert(0) += 1;
+        }
+        sim.sqs.send(QUEUE, body, Duration::from_millis(number as u64));
+        if number % 1000 == 0 {
+            sim.put("honest", b"in between").await;
+        }
+    }
+    sim.drained().await;
+
+    assert!((1_000..MESSAGES - 1_000).contains(&to_be_parked.values().sum()), "poison of one kind only");
+    let mut parked = BTreeMap::new();
+    for message in sim.sqs.messages(DEAD) {
+        let reason = message.attributes.get("Reason").cloned().unwrap_or_default();
+        *parked.entry((message.body.clone(), reason)).or_insert(0) += 1;
+    }
+    assert_eq!(parked, to_be_parked);
+    let written = sim.net.journal().writes(ARCHIVE);
+    // That tags changed may be true: what is written then are the source's.
+    let is_meant = |call: &Call| call.operation == "PutObjectTagging" || call.key.as_deref() == Some("honest");
+    let strange: Vec<_> = written.iter().skip(KEYS.len()).filter(|it| !is_meant(&it.call)).collect();
+    assert!(strange.is_empty(), "a message was taken at its word: {strange:?}");
+    assert_eq!(sim.s3.history(ARCHIVE, "honest").len(), sim.s3.history(SOURCE, "honest").len());
+    daemon.stop().await;
+    assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new());
+}
+
+/// Says why the daemon must not act on a message: it cannot be read, or it names a bucket that no rule has.
+fn refusal(body: &str) -> Option<Reason> {
+    let refusal = match event::parse(body) {
+        Err(_) => Some(Reason::MessageUndecodable),
+        Ok(read) => read.hints.iter().any(|hint| hint.bucket.as_str() != SOURCE).then_some(Reason::BucketUnknown),
+    };
+    // So much is plain without the daemon's own reader.
+    if !serde_json::from_str(body).is_ok_and(|message: Value| message.is_object()) {
+        assert_eq!(refusal, Some(Reason::MessageUndecodable), "{body}");
+    }
+    refusal
+}
+
+/// Says of the versions that are there, in S3's own words, that they were deleted.
+fn forged(sim: &Sim) -> Vec<String> {
+    let deletes = ["ObjectRemoved:Delete", "ObjectRemoved:DeleteMarkerCreated"];
+    let forge = |body: &str| deletes.map(|delete| body.replace("ObjectCreated:Put", delete));
+    let forged: Vec<String> = sim.sqs.messages(QUEUE).iter().flat_map(|message| forge(&message.body)).collect();
+    let says_so = |body: &String| deletes.iter().any(|delete| body.contains(&format!("\"{delete}\"")));
+    assert!(forged.len() == 2 * KEYS.len() && forged.iter().all(says_so), "{forged:?}");
+    forged
 }
 
 /// The messages that people wrote down as services send them.
