@@ -54,6 +54,9 @@ pub(crate) struct Fate {
     pub(crate) lost_disks: u32,
 }
 
+/// Within this time what is parked is tried again by itself: the longest pause between two tries, and a while.
+pub(crate) const TRIED_WITHIN: Duration = Duration::from_secs(3600 + 300);
+
 /// Prepares the daemons.
 pub(crate) fn members(sim: &mut Sim, plan: &Plan) -> Vec<Member> {
     (0..plan.daemons).map(|number| Member::new(sim, plan, number)).collect()
@@ -200,4 +203,12 @@ since = "2020-01-01T00:00:00Z"
 /// Writes the rest of the first rule, and a second rule that brings everything to the mirror as well.
 pub(crate) fn mirrored(rest: &str) -> String {
     format!("{rest}\n{}", rule_text("mirror", MIRROR, ""))
+}
+
+/// Adds up what a metric shows under these labels, each written as `name="value"`.
+pub(crate) async fn figure(daemon: &Daemon, name: &str, labels: &[&str]) -> f64 {
+    let text = daemon.metrics().await.unwrap();
+    let begins = format!("s3_replicator_{name}{{");
+    let is_meant = |line: &&str| line.starts_with(&begins) && labels.iter().all(|label| line.contains(label));
+    text.lines().filter(is_meant).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }

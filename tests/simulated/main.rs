@@ -36,10 +36,14 @@ mod hung;
 mod throttled;
 mod limited;
 mod crowded;
+mod patience;
 // D: messages that are broken, by the thousand.
 mod poison;
 mod dead_letters;
 mod refused;
+mod buckets;
+// E: bytes and ETags that are not what they should be.
+mod spoilt;
 // C: what a new ledger makes of what it finds.
 mod rebuilt;
 // M, S: writes whose reason has gone.

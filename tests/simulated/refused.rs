@@ -1,11 +1,20 @@
-//! A HEAD that is refused has no text. What it would have said decides whether someone has to act.
+//! What is refused until someone acts is parked under its name, and what passes by itself is not. A HEAD that is refused
+//! has no text: what it would have said decides which of the two it is.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use aws_sdk_s3::types::ServerSideEncryption;
 use replicator_fakes::faults::{Effect, Fault, Place};
+use replicator_fakes::journal::Service;
+use replicator_fakes::kms::{Keys, State};
+use s3_replicator::pipeline::Daemon;
 
 use crate::fleet;
-use crate::sim::{ARCHIVE, AWS, DEAD, QUEUE, Sim, simulate};
+use crate::sim::{ARCHIVE, AWS, DEAD, QUEUE, SOURCE, Sim, simulate};
+
+const KEY: &str = "arn:aws:kms:eu-central-1:222222222222:key/one";
+const OTHER_KEY: &str = "arn:aws:kms:eu-central-1:222222222222:key/other";
 
 /// Refuses every look at the destination.
 fn refuse(sim: &Sim, status: u16, code: &'static str) {
@@ -62,4 +71,93 @@ fn what_is_parked_is_booked_on_the_rule_that_took_the_version() {
         assert_eq!(booked, ["orders"]);
         daemon.stop().await;
     });
+}
+
+#[test]
+fn an_access_key_that_is_not_known_parks_and_is_tried_again_ever_more_seldom() {
+    for (seed, code) in [(4, "InvalidAccessKeyId"), (5, "SignatureDoesNotMatch")] {
+        simulate(seed, async |mut sim| {
+            sim.post_everything();
+            let all = Place::service(Service::S3).bucket(ARCHIVE).client("daemon-0");
+            sim.net.faults().add(Fault::new(code, all, Effect::refuse(403, code)));
+            sim.put("a", b"one").await;
+            let daemon = fleet::lone(&mut sim, "", AWS).await;
+            sim.drained().await;
+            assert_eq!(reasons(&daemon).await, ["DstHeadObjectNotPermitted"]);
+            let alarm = fleet::figure(&daemon, "parked", &["reason=\"DstHeadObjectNotPermitted\""]).await;
+            assert_eq!(alarm, 1.0, "{code}");
+            let before = sim.net.faults().hits(code);
+            sim.pass(2 * fleet::TRIED_WITHIN).await;
+            let asked = sim.net.faults().hits(code) - before;
+            assert!((3..=10).contains(&asked), "{code}: asked {asked} times in two hours");
+            sim.net.faults().clear(code);
+            arrives(&sim, &daemon).await;
+            daemon.stop().await;
+        });
+    }
+}
+
+#[test]
+fn a_kms_key_that_cannot_be_used_parks_under_its_name_until_it_can() {
+    let states = [
+        (State::Disabled, "DstKmsKeyInvalidState"),
+        (State::PendingDeletion, "DstKmsKeyInvalidState"),
+        (State::Unknown, "DstKmsKeyNotFound"),
+        (State::Denied, "DstPutObjectNotPermitted"),
+    ];
+    for (state, reason) in states {
+        simulate(6, async |mut sim| {
+            let keys = keys(&sim, state);
+            sim.post_everything();
+            sim.put("a", b"one").await;
+            let encrypted = format!("encryption = {{ mode = \"kms\", key = \"{KEY}\" }}");
+            let daemon = fleet::lone(&mut sim, &encrypted, AWS).await;
+            sim.drained().await;
+            assert_eq!(reasons(&daemon).await, [reason], "{state:?}");
+            assert!(sim.s3.ever(ARCHIVE, "a").is_empty());
+            keys.set(KEY, State::Enabled);
+            arrives(&sim, &daemon).await;
+            daemon.stop().await;
+        });
+    }
+}
+
+#[test]
+fn a_kms_key_of_the_source_that_is_switched_off_parks_what_it_encrypts() {
+    simulate(7, async |mut sim| {
+        let keys = keys(&sim, State::Enabled);
+        sim.post_everything();
+        let put = sim.user().put_object().bucket(SOURCE).key("a").body(b"one".to_vec().into());
+        let encrypted = put.server_side_encryption(ServerSideEncryption::AwsKms).ssekms_key_id(KEY);
+        encrypted.send().await.unwrap();
+        keys.set(KEY, State::Disabled);
+        keys.set(OTHER_KEY, State::Enabled);
+        let rule = format!("sse_kms_objects = true\nencryption = {{ mode = \"kms\", key = \"{OTHER_KEY}\" }}");
+        let daemon = fleet::lone(&mut sim, &rule, AWS).await;
+        sim.drained().await;
+        assert_eq!(reasons(&daemon).await, ["SrcKmsKeyInvalidState"]);
+        keys.set(KEY, State::Enabled);
+        arrives(&sim, &daemon).await;
+        daemon.stop().await;
+    });
+}
+
+/// Lets every KMS key be what the ring says, in which there is one.
+fn keys(sim: &Sim, state: State) -> Keys {
+    let keys = Keys::default();
+    keys.set(KEY, state);
+    sim.s3.set_key_ring(Arc::new(keys.clone()));
+    keys
+}
+
+/// Lists why things are parked.
+async fn reasons(daemon: &Daemon) -> Vec<&'static str> {
+    daemon.status().await.unwrap().parked.iter().map(|parked| parked.reason.as_str()).collect()
+}
+
+/// Sees that what was parked is done by itself.
+async fn arrives(sim: &Sim, daemon: &Daemon) {
+    sim.pass(fleet::TRIED_WITHIN).await;
+    assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
+    assert!(reasons(daemon).await.is_empty(), "it is done, and parked all the same");
 }

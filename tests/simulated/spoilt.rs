@@ -1,0 +1,126 @@
+//! E: answers that say something else than is so. Bytes that changed on the way become no replica, an ETag that no object
+//! has leads nobody astray, and all is well once the way is.
+
+use std::time::Duration;
+
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::ChecksumAlgorithm;
+use bytes::Bytes;
+use replicator_core::failure::Reason;
+use replicator_fakes::faults::{Effect, Fault, Place};
+
+use crate::fleet;
+use crate::judge::{Expect, judge};
+use crate::sim::{ARCHIVE, AWS, SOURCE, Sim, simulate};
+
+const SMALL: usize = 100;
+// Two parts.
+const LARGE: usize = 12 << 20;
+
+#[test]
+fn bytes_that_changed_on_their_way_from_the_source_become_no_replica() {
+    use ChecksumAlgorithm::{Crc32, Crc64Nvme, Sha256};
+    for (bytes, checksum) in [(SMALL, Crc32), (SMALL, Sha256), (SMALL, Crc64Nvme), (LARGE, Crc64Nvme)] {
+        simulate(1, async |mut sim| {
+            let what = format!("{bytes} bytes with {checksum}");
+            spoil(&sim, "GetObject", SOURCE, Effect::Corrupt(50));
+            put(&sim, bytes, checksum.clone()).await;
+            let daemon = fleet::lone(&mut sim, "", AWS).await;
+            sim.drained().await;
+            let parked = daemon.status().await.unwrap().parked;
+            assert_eq!(parked.iter().map(|it| it.reason).collect::<Vec<_>>(), [Reason::ChecksumMismatch], "{what}");
+            assert!(sim.s3.ever(ARCHIVE, "a").is_empty(), "{what}: they are at the destination");
+            assert!(sim.s3.open_uploads(ARCHIVE).is_empty(), "{what}: an upload is left");
+            sim.net.faults().clear("spoilt");
+            sim.pass(fleet::TRIED_WITHIN).await;
+            assert!(daemon.status().await.unwrap().parked.is_empty(), "{what}");
+            arrived_once(&sim);
+            daemon.stop().await;
+        });
+    }
+}
+
+#[test]
+fn a_body_that_is_shorter_than_its_object_becomes_no_replica() {
+    for bytes in [SMALL, LARGE] {
+        simulate(2, async |mut sim| {
+            // What is lacking is asked for a few times, and each time there is a little more.
+            spoil(&sim, "GetObject", SOURCE, Effect::Shorten(10));
+            put(&sim, bytes, ChecksumAlgorithm::Crc32).await;
+            let daemon = fleet::lone(&mut sim, "", AWS).await;
+            sim.pass(Duration::from_secs(600)).await;
+            assert!(sim.net.faults().hits("spoilt") > 0);
+            assert!(sim.s3.ever(ARCHIVE, "a").is_empty(), "{bytes} bytes: what came of them is at the destination");
+            sim.net.faults().clear("spoilt");
+            sim.drained().await;
+            sim.pass(fleet::TRIED_WITHIN).await;
+            arrived_once(&sim);
+            daemon.stop().await;
+        });
+    }
+}
+
+#[test]
+fn bytes_that_changed_on_their_way_to_the_destination_are_sent_again() {
+    for (operation, bytes) in [("PutObject", SMALL), ("UploadPart", LARGE)] {
+        simulate(3, async |mut sim| {
+            let place = Place::s3(operation).bucket(ARCHIVE).client("daemon-0");
+            sim.net.faults().add(Fault::new("spoilt", place, Effect::CorruptUpload(50)).times(4));
+            put(&sim, bytes, ChecksumAlgorithm::Crc32).await;
+            let daemon = fleet::lone(&mut sim, "", AWS).await;
+            sim.drained().await;
+            assert_eq!(sim.net.faults().hits("spoilt"), 4, "{operation}");
+            assert!(daemon.status().await.unwrap().parked.is_empty(), "{operation}");
+            arrived_once(&sim);
+            daemon.stop().await;
+        });
+    }
+}
+
+#[test]
+fn an_etag_that_no_object_has_leads_nobody_astray() {
+    for operation in ["HeadObject", "PutObject", "UploadPart", "CompleteMultipartUpload"] {
+        for (seed, every) in [(4, 1), (5, 2), (6, 3)] {
+            simulate(seed, async |mut sim| {
+                let place = Place::s3(operation).bucket(ARCHIVE).client("daemon-0");
+                sim.net.faults().add(Fault::new("wrong", place, Effect::WrongETag).every(every).times(3));
+                sim.post_everything();
+                let daemon = fleet::lone(&mut sim, "", AWS).await;
+                for body in ["one", "two", "one"] {
+                    sim.put("a", body.as_bytes()).await;
+                    let large = ByteStream::from(vec![1; LARGE]);
+                    sim.user().put_object().bucket(SOURCE).key("a").body(large).send().await.unwrap();
+                    sim.pass(Duration::from_secs(seed)).await;
+                    sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+                }
+                sim.put("a", b"the last").await;
+                sim.drained().await;
+                let what = format!("{operation}, each {every}");
+                assert!(sim.net.faults().hits("wrong") > 0, "{what}: none was wrong");
+                assert!(daemon.status().await.unwrap().parked.is_empty(), "{what}");
+                daemon.stop().await;
+                assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new(), "{what}");
+            });
+        }
+    }
+}
+
+/// Spoils every answer, until it is cleared.
+fn spoil(sim: &Sim, operation: &str, bucket: &str, effect: Effect) {
+    let place = Place::s3(operation).bucket(bucket).client("daemon-0");
+    sim.net.faults().add(Fault::new("spoilt", place, effect));
+}
+
+/// Writes an object of so many bytes, no two parts of which are alike.
+async fn put(sim: &Sim, bytes: usize, checksum: ChecksumAlgorithm) {
+    sim.post_everything();
+    let body: Bytes = (0..bytes).map(|at| u8::try_from(at / 7 % 251).unwrap()).collect();
+    let put = sim.user().put_object().bucket(SOURCE).key("a").checksum_algorithm(checksum);
+    put.body(ByteStream::from(body)).send().await.unwrap();
+}
+
+fn arrived_once(sim: &Sim) {
+    assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
+    assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 1);
+    assert!(sim.s3.open_uploads(ARCHIVE).is_empty());
+}
