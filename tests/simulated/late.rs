@@ -6,7 +6,9 @@ mod unanswered;
 
 use std::time::Duration;
 
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use replicator_fakes::faults::{Effect, Fault, Place};
+use replicator_fakes::journal::Service;
 use replicator_fakes::s3::traits::Traits;
 
 use crate::fleet;
@@ -132,6 +134,47 @@ fn what_was_written_in_latest_mode_is_looked_at_again_before_the_message_goes() 
         quick.stop().await;
         assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
     });
+}
+
+#[test]
+fn an_upload_that_lands_below_what_is_current_is_skipped_and_put_on_record() {
+    simulate(13, async |mut sim| {
+        sim.post_everything();
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        let user = sim.user();
+        let upload = user.create_multipart_upload().bucket(SOURCE).key("a").send().await.unwrap().upload_id;
+        sim.pass(Duration::from_secs(5)).await;
+        sim.put("a", b"newer").await;
+        sim.drained().await;
+        complete(&sim, upload).await;
+        let event = sim.sqs.messages(QUEUE).last().unwrap().body.clone();
+        sim.drained().await;
+        assert_eq!(sim.s3.history(SOURCE, "a").len(), 2);
+        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 1, "it is older than what is shown");
+        let superseded = ["operation=\"put\"", "outcome=\"superseded\""];
+        assert_eq!(fleet::figure(&daemon, "operations_total", &superseded).await, 1.0);
+        assert_eq!(fleet::figure(&daemon, "failures_total", &["reason=\"ArrivedLate\""]).await, 1.0);
+        // What is on record needs no question.
+        let asked = |sim: &Sim| sim.net.journal().select(|entry| entry.call.service == Service::S3).len();
+        let before = asked(&sim);
+        sim.sqs.send(QUEUE, event, Duration::ZERO);
+        sim.drained().await;
+        assert_eq!(asked(&sim), before);
+        assert_eq!(fleet::figure(&daemon, "failures_total", &["reason=\"ArrivedLate\""]).await, 1.0, "told once");
+        daemon.stop().await;
+        assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new());
+    });
+}
+
+/// Completes an upload of one part.
+async fn complete(sim: &Sim, upload: Option<String>) {
+    let user = sim.user();
+    let part = user.upload_part().bucket(SOURCE).key("a").set_upload_id(upload.clone()).part_number(1);
+    let etag = part.body(b"older".to_vec().into()).send().await.unwrap().e_tag;
+    let part = CompletedPart::builder().part_number(1).set_e_tag(etag).build();
+    let parts = CompletedMultipartUpload::builder().parts(part).build();
+    let complete = user.complete_multipart_upload().bucket(SOURCE).key("a").set_upload_id(upload);
+    complete.multipart_upload(parts).send().await.unwrap();
 }
 
 /// Deletes, and deletes the marker.
