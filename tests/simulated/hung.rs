@@ -10,7 +10,10 @@ use crate::fleet;
 use crate::judge::{Expect, judge};
 use crate::sim::{ARCHIVE, AWS, MIRROR, SOURCE, Sim, simulate};
 
-// Twice what the 64 MiB of the daemon hold.
+// What the daemon may use.
+const MEMORY: f64 = 67_108_864.0;
+
+// Twice that.
 const KEYS: usize = 64;
 const BYTES: usize = 2 << 20;
 
@@ -34,6 +37,8 @@ fn a_destination_that_hangs_with_memory_full_of_its_bodies_holds_up_no_other() {
         for _ in 0..120 {
             sim.pass(Duration::from_secs(15)).await;
             told = told.or(daemon.ailment().await);
+            let used = fleet::figure(&daemon, "memory_bytes", &["kind=\"used\""]).await;
+            assert!(used <= MEMORY, "{used} bytes are in use");
         }
         // It answers nobody, so a restart of the daemon would help nobody; who looks at the status sees it.
         assert_eq!(told, None);
@@ -43,6 +48,7 @@ fn a_destination_that_hangs_with_memory_full_of_its_bodies_holds_up_no_other() {
         assert!(sim.shown(MIRROR, "small").is_some(), "the other destination lags");
         sim.net.faults().clear("hung");
         sim.drained().await;
+        assert_eq!(fleet::figure(&daemon, "memory_bytes", &["kind=\"used\""]).await, 0.0, "all is paid back");
         daemon.stop().await;
         assert_eq!(judge(&sim, Expect::IN_DOUBT), Vec::<String>::new());
         assert!((0..KEYS).all(|number| sim.shown(ARCHIVE, &key(number)) == sim.shown(SOURCE, &key(number))));

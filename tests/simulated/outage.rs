@@ -4,10 +4,16 @@
 use std::time::Duration;
 
 use replicator_fakes::faults::{Effect, Fault, Place};
+use s3_replicator::pipeline::Daemon;
 
 use crate::fleet;
 use crate::judge::{Expect, judge};
 use crate::sim::{ARCHIVE, AWS, MIRROR, SOURCE, Sim, simulate};
+
+// What comes in a minute, beside two keys that change: more in an hour than the 64 MiB of the daemon hold.
+const SMALL_A_MINUTE: usize = 24;
+const LARGE_A_MINUTE: usize = 2;
+const LARGE_BYTES: usize = 1 << 20;
 
 #[test]
 fn an_hour_without_one_destination_holds_up_no_other_and_loses_nothing() {
@@ -18,26 +24,45 @@ fn an_hour_without_one_destination_holds_up_no_other_and_loses_nothing() {
         for minute in 0..60 {
             let key = format!("key-{}", minute % 7);
             sim.put(&key, if minute % 2 == 0 { b"even" } else { b"odd" }).await;
-            sim.put(&format!("new-{minute}"), b"new").await;
-            sim.pass(Duration::from_secs(60)).await;
-            assert_eq!(sim.shown(MIRROR, &key), sim.shown(SOURCE, &key), "the healthy destination lags at {minute}");
-            assert!(sim.shown(MIRROR, &format!("new-{minute}")).is_some(), "the healthy destination lags at {minute}");
-            assert_eq!(sim.shown(ARCHIVE, &key), None);
+            sim.fill(&format!("small-{minute}-"), SMALL_A_MINUTE, 100).await;
+            sim.fill(&format!("large-{minute}-"), LARGE_A_MINUTE, LARGE_BYTES).await;
+            for _ in 0..6 {
+                sim.pass(Duration::from_secs(10)).await;
+                assert_within_budget(&daemon).await;
+            }
+            for key in sim.s3.keys(SOURCE) {
+                assert_eq!(sim.shown(MIRROR, &key), sim.shown(SOURCE, &key), "{key} lags at {minute}");
+            }
+            assert!(sim.s3.keys(ARCHIVE).is_empty());
         }
         let in_hand = daemon.status().await.unwrap().board.messages;
-        assert!(in_hand < 20, "what cannot be done waits in the queue, not here: {in_hand}");
+        assert!(in_hand < 200, "what cannot be done waits in the queue, not here: {in_hand}");
         sim.net.faults().clear("down");
-        sim.drained().await;
+        while sim.waiting() > 0 {
+            sim.pass(Duration::from_secs(5)).await;
+            assert_within_budget(&daemon).await;
+        }
+        assert_eq!(fleet::figure(&daemon, "memory_bytes", &["kind=\"used\""]).await, 0.0, "all is paid back");
         daemon.stop().await;
+        assert_eq!(sim.s3.keys(ARCHIVE), sim.s3.keys(SOURCE));
         assert_eq!(judge(&sim, Expect::IN_DOUBT), Vec::<String>::new());
     });
+}
+
+/// Sees that bodies take no more memory than they may have.
+async fn assert_within_budget(daemon: &Daemon) {
+    let used = fleet::figure(daemon, "memory_bytes", &["kind=\"used\""]).await;
+    let budget = fleet::figure(daemon, "memory_bytes", &["kind=\"budget\""]).await;
+    assert!(budget > 0.0 && used <= budget, "{used} of {budget} bytes");
 }
 
 #[test]
 fn a_dead_queue_is_told_and_forgiven() {
     simulate(2, async |mut sim| {
         let place = Place::service(replicator_fakes::journal::Service::Sqs);
-        health_follows(&mut sim, place, Effect::Unreachable).await;
+        let looks = health_follows(&mut sim, place, Effect::Unreachable).await;
+        let told: Vec<bool> = looks.iter().map(|look| look.is_told).collect();
+        assert!(!told[0] && told[told.len() / 2] && told.is_sorted(), "forgiven while it was dead: {told:?}");
     });
 }
 
@@ -45,12 +70,52 @@ fn a_dead_queue_is_told_and_forgiven() {
 fn a_connection_that_hangs_is_told_and_forgiven() {
     simulate(3, async |mut sim| {
         let place = Place::s3("PutObject").bucket(ARCHIVE);
-        health_follows(&mut sim, place, Effect::Silence { lands: false }).await;
+        let looks = health_follows(&mut sim, place, Effect::Silence { lands: false }).await;
+        assert!(looks.iter().any(|look| look.is_told), "half an hour of trouble and /healthz says nothing");
+        // Between two tries there is nothing in hand that a restart could help; that it does not answer is still known.
+        let ailing: Vec<bool> = looks.iter().map(|look| look.is_ailing).collect();
+        assert!(ailing[ailing.len() / 2] && ailing.is_sorted(), "forgotten while it hung: {ailing:?}");
     });
 }
 
-/// Lets something break for a while and sees the health go and come back by itself.
-async fn health_follows(sim: &mut Sim, place: Place, effect: Effect) {
+#[test]
+fn a_lane_that_is_stuck_is_told_and_forgiven_while_others_get_on() {
+    simulate(4, async |mut sim| {
+        sim.post_everything();
+        // Two MiB at that rate take more than half an hour.
+        let rule = |limit| fleet::mirrored(&format!("limits = {{ bandwidth = \"{limit}\" }}"));
+        let daemon = fleet::lone(&mut sim, &rule("1KiB/s"), AWS).await;
+        sim.fill("stuck-", 1, 2 << 20).await;
+        let mut waited = Duration::ZERO;
+        while daemon.ailment().await.is_none() {
+            assert!(waited < Duration::from_secs(1200), "stuck for {waited:?} and /healthz says nothing");
+            sim.put("well", b"again").await;
+            sim.pass(Duration::from_secs(30)).await;
+            waited += Duration::from_secs(30);
+            assert!(sim.shown(MIRROR, "well").is_some() && sim.s3.keys(ARCHIVE).is_empty());
+        }
+        let told = daemon.ailment().await.unwrap();
+        assert!(told.contains(&format!("s3://{ARCHIVE}/stuck-0 is worked on and has not moved")), "{told}");
+        let settings = fleet::settings(&mut sim, &rule("1GiB/s"), AWS);
+        daemon.reload(&settings);
+        sim.drained().await;
+        assert_eq!(daemon.ailment().await, None, "the cause is gone");
+        daemon.stop().await;
+        assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new());
+    });
+}
+
+/// What the daemon says of itself.
+#[derive(Debug)]
+struct Look {
+    /// `/healthz` complains.
+    is_told: bool,
+    /// `status` names a bucket that is left alone.
+    is_ailing: bool,
+}
+
+/// Lets something break for half an hour and sees the health come back by itself; returns what was said meanwhile.
+async fn health_follows(sim: &mut Sim, place: Place, effect: Effect) -> Vec<Look> {
     sim.post_everything();
     let daemon = fleet::lone(sim, "", AWS).await;
     sim.put("a", b"one").await;
@@ -58,16 +123,18 @@ async fn health_follows(sim: &mut Sim, place: Place, effect: Effect) {
     assert_eq!(daemon.ailment().await, None);
     sim.net.faults().add(Fault::new("trouble", place.client("daemon-0"), effect));
     sim.put("b", b"two").await;
-    let mut told = None;
+    let mut looks = Vec::new();
     for _ in 0..60 {
         sim.pass(Duration::from_secs(30)).await;
-        told = told.or(daemon.ailment().await);
+        let is_ailing = !daemon.status().await.unwrap().ailing.is_empty();
+        looks.push(Look { is_told: daemon.ailment().await.is_some(), is_ailing });
     }
-    assert!(told.is_some(), "half an hour of trouble and /healthz says nothing");
     sim.net.faults().clear("trouble");
     sim.drained().await;
     sim.pass(Duration::from_secs(60)).await;
     assert_eq!(daemon.ailment().await, None, "the trouble is over");
+    assert!(daemon.status().await.unwrap().ailing.is_empty(), "the trouble is over");
     daemon.stop().await;
     assert_eq!(sim.shown(ARCHIVE, "b"), sim.shown(SOURCE, "b"));
+    looks
 }
