@@ -238,6 +238,12 @@ mod tests {
         (status, String::from_utf8_lossy(&body).into_owned())
     }
 
+    /// Answers as a dispatch does that has nothing in hand.
+    async fn answer(asked: &mut mpsc::Receiver<Question>) {
+        let Some(Question::Board(asker)) = asked.recv().await else { panic!("nobody asked") };
+        asker.send(Board::default()).unwrap();
+    }
+
     fn red(text: &str) -> (StatusCode, String) {
         (StatusCode::SERVICE_UNAVAILABLE, format!("{text}\n"))
     }
@@ -268,11 +274,7 @@ mod tests {
         let at_work = admin.engine.pulse.at_work(&lane);
         tokio::time::advance(Duration::from_secs(901)).await;
         admin.engine.pulse.beat();
-        let board = async {
-            let Some(Question::Board(asker)) = asked.recv().await else { panic!("nobody asked") };
-            asker.send(Board::default()).unwrap();
-        };
-        let (told, ()) = tokio::join!(health(&admin), board);
+        let (told, ()) = tokio::join!(health(&admin), answer(&mut asked));
         assert_eq!(told, red("s3://replicas/hangs is worked on and has not moved for 901 s"));
         assert_eq!(health(&admin).await, red(SILENT), "a dispatch that hangs as well is worse");
         drop(at_work);

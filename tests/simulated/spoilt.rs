@@ -86,14 +86,7 @@ fn an_etag_that_no_object_has_leads_nobody_astray() {
                 sim.net.faults().add(Fault::new("wrong", place, Effect::WrongETag).every(every).times(3));
                 sim.post_everything();
                 let daemon = fleet::lone(&mut sim, "", AWS).await;
-                for body in ["one", "two", "one"] {
-                    sim.put("a", body.as_bytes()).await;
-                    let large = ByteStream::from(vec![1; LARGE]);
-                    sim.user().put_object().bucket(SOURCE).key("a").body(large).send().await.unwrap();
-                    sim.pass(Duration::from_secs(seed)).await;
-                    sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
-                }
-                sim.put("a", b"the last").await;
+                change(&sim, Duration::from_secs(seed)).await;
                 sim.drained().await;
                 let what = format!("{operation}, each {every}");
                 assert!(sim.net.faults().hits("wrong") > 0, "{what}: none was wrong");
@@ -103,6 +96,18 @@ fn an_etag_that_no_object_has_leads_nobody_astray() {
             });
         }
     }
+}
+
+/// Writes and deletes what recurs, in one piece and in parts.
+async fn change(sim: &Sim, pause: Duration) {
+    for body in ["one", "two", "one"] {
+        sim.put("a", body.as_bytes()).await;
+        let large = ByteStream::from(vec![1; LARGE]);
+        sim.user().put_object().bucket(SOURCE).key("a").body(large).send().await.unwrap();
+        sim.pass(pause).await;
+        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+    }
+    sim.put("a", b"the last").await;
 }
 
 /// Spoils every answer, until it is cleared.
