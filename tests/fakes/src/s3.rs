@@ -43,7 +43,7 @@ mod writes;
 mod tests;
 
 use entry::{Encryption, EndedUpload, Entry, EntryId, OpenUpload, Shown, Versioning};
-use state::{Bucket, Place, State};
+use state::{Bucket, Deed, Place, State};
 use traits::Traits;
 
 /// Takes the text of an event; it must not call the fake back before it returns.
@@ -152,6 +152,19 @@ impl Fake {
     /// Makes a bucket.
     pub fn create_bucket(&self, name: &str, versioning: Versioning) {
         self.shared.locked(|state| state.buckets.insert(name.to_owned(), Bucket::new(versioning)));
+    }
+
+    /// Puts what a key shows under other keys too, as if each had been put; the content is held once.
+    pub fn repeat(&self, bucket: &str, key: &str, others: impl Iterator<Item = String>) {
+        let call = Call::default();
+        self.shared.locked(|state| {
+            let current = state.buckets.get(bucket).and_then(|bucket| bucket.current(key)).cloned();
+            for other in others {
+                let draft = state.draft(current.as_ref().and_then(|entry| entry.object.clone()));
+                let landed = state.land(&Place::new(bucket, &other), draft, &Deed { call: &call, cause: "PutObject" });
+                debug_assert!(landed.is_ok(), "the bucket is there, or it would show nothing");
+            }
+        });
     }
 
     /// Switches a bucket's versioning.

@@ -137,6 +137,11 @@ impl Fake {
         self.known(queue, |queue| queue.messages.iter().map(|stored| Message::of(stored, now)).collect())
     }
 
+    /// Returns the ids of a queue's messages that were deleted, and when.
+    pub fn deleted(&self, queue: &str) -> Vec<(String, Instant)> {
+        self.known(queue, |queue| queue.deleted.clone())
+    }
+
     /// Shows again what is hidden, as if its visibility had run out, so that two hold one message.
     pub fn redeliver_hidden(&self, queue: &str) {
         self.known(queue, |queue| queue.show_hidden(Instant::now()));

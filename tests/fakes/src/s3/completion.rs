@@ -34,6 +34,7 @@ pub(super) fn complete(
         Encryption::Aes256 => etag_of_parts(parts.iter().map(|part| part.etag.as_str())),
         Encryption::Kms { .. } | Encryption::Customer { .. } => format!("{}-{}", state.mint.etag(), parts.len()),
     };
+    let bytes = state.held_once(&etag, bytes);
     let mut object = upload.dress.clone().around(bytes, etag.clone(), checksum.clone());
     object.parts = parts.iter().map(|part| part.bytes.len()).collect();
     let (rank, last_modified) = match state.traits.order {

@@ -172,7 +172,8 @@ fn keep_part(
         fits(asked, full, checksum.as_ref())?;
     }
     state.usable(&encryption)?;
-    let part = Part { etag: etag(state, &encryption, &bytes), bytes, checksum, at: state.clock.now() };
+    let etag = etag(state, &encryption, &bytes);
+    let part = Part { bytes: state.held_once(&etag, bytes), etag, checksum, at: state.clock.now() };
     if let Some(upload) = state.bucket_mut(&place.bucket)?.uploads.get_mut(upload_id) {
         upload.parts.insert(number, part.clone());
     }

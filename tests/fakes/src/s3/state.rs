@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use http::HeaderMap;
 use s3s::S3Result;
 
@@ -16,6 +17,9 @@ use super::refusal::no_such_bucket;
 use super::traits::Traits;
 use super::{Call, KeyRing, Sink};
 use crate::clock::Clock;
+
+/// From here on it is worth looking for the same bytes.
+const SHARED_BYTES_MIN: usize = 1 << 20;
 
 /// All that the fake knows.
 pub(super) struct State {
@@ -131,6 +135,20 @@ impl State {
 
     pub(super) fn bucket_mut(&mut self, name: &str) -> S3Result<&mut Bucket> {
         self.buckets.get_mut(name).ok_or_else(no_such_bucket)
+    }
+
+    /// Returns what is there already, if it is the same: of many large objects of one content, as the benchmark has
+    /// them, the memory is needed once.
+    pub(super) fn held_once(&self, etag: &str, bytes: Bytes) -> Bytes {
+        if bytes.len() < SHARED_BYTES_MIN {
+            return bytes;
+        }
+        let uploads = self.buckets.values().flat_map(|bucket| bucket.uploads.values());
+        let parts = uploads.flat_map(|upload| upload.parts.values()).map(|part| (&part.etag, &part.bytes));
+        let objects = self.entries.values().filter_map(|entry| entry.object.as_ref());
+        let mut held = parts.chain(objects.map(|object| (&object.etag, &object.bytes)));
+        let same = held.find(|(other, held)| *other == etag && **held == bytes).map(|(_, held)| held.clone());
+        same.unwrap_or(bytes)
     }
 
     /// Returns a rank above all others.

@@ -199,7 +199,7 @@ impl Fake {
 }
 
 fn delete(fake: &Fake, queue: &str, receipt: &Receipt) -> Done {
-    fake.queue(queue, |queue| queue.delete(&receipt.receipt_handle))?.map(|()| json!({}))
+    fake.queue(queue, |queue| queue.delete(&receipt.receipt_handle, Instant::now()))?.map(|()| json!({}))
 }
 
 fn hide(fake: &Fake, queue: &str, receipt: &Receipt) -> Done {

@@ -43,6 +43,8 @@ pub(super) struct Queue {
     pub(super) quirks: Quirks,
     /// In the order in which they were sent. Most go from the front.
     pub(super) messages: VecDeque<Stored>,
+    /// The ids of those that were deleted, and when.
+    pub(super) deleted: Vec<(String, Instant)>,
 }
 
 /// A message as a receiver gets it.
@@ -58,8 +60,8 @@ const HIDDEN_MAX: Duration = Duration::from_secs(12 * 3600);
 
 impl Queue {
     pub(super) fn new(name: &str) -> Self {
-        let (settings, quirks, messages) = (Settings::default(), Quirks::default(), VecDeque::new());
-        Self { name: name.to_owned(), settings, quirks, messages }
+        let (settings, quirks) = (Settings::default(), Quirks::default());
+        Self { name: name.to_owned(), settings, quirks, messages: VecDeque::new(), deleted: Vec::new() }
     }
 
     /// Takes a message, and by chance takes it twice or late.
@@ -121,10 +123,10 @@ impl Queue {
 
     /// Deletes a message. With a receipt that is not its newest nothing happens, and that is no error:
     /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_DeleteMessage.html>
-    pub(super) fn delete(&mut self, handle: &str) -> Result<(), Refusal> {
+    pub(super) fn delete(&mut self, handle: &str, now: Instant) -> Result<(), Refusal> {
         let receipt = Receipt::read(&self.name, handle)?;
         if let Some(at) = self.messages.iter().position(|message| receipt.is_newest_of(message)) {
-            self.messages.remove(at);
+            self.deleted.extend(self.messages.remove(at).map(|message| (message.content.id, now)));
         }
         Ok(())
     }

@@ -127,6 +127,7 @@ async fn an_old_receipt_deletes_nothing_and_extends_nothing() {
     assert_eq!(world.depth(), (0, 0, 0));
     world.delete(receipt(&new[0])).await;
     assert_eq!(world.hide(receipt(&new[0]), 60).await, "InvalidParameterValue");
+    assert_eq!(world.fake.deleted("orders").len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

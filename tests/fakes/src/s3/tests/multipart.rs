@@ -141,3 +141,15 @@ async fn the_record_tells_who_began_and_who_ended_each_upload() {
     let entry = fake.uploads_ended("versioned")[1].entry.unwrap();
     assert_eq!(content(&fake.entry(entry).unwrap()), "x");
 }
+
+#[tokio::test(start_paused = true)]
+async fn large_objects_of_one_content_are_held_once() {
+    let fake = endpoint();
+    let body: &'static str = "x".repeat(1 << 20).leak();
+    put(&fake, "/versioned/put", body).await;
+    fake.repeat("versioned", "put", std::iter::once("repeated".to_owned()));
+    let (upload, etag) = uploaded(&fake, "/versioned/uploaded", body).await;
+    complete(&fake, "/versioned/uploaded", &upload, &[(1, &etag)], &[]).await;
+    let held = |key| fake.history("versioned", key)[0].object.as_ref().unwrap().bytes.as_ptr();
+    assert_eq!([held("repeated"), held("uploaded")], [held("put"); 2]);
+}
