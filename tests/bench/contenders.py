@@ -10,6 +10,7 @@ CONFIG = """
 state_dir = "{state}"
 listen = "127.0.0.1:{port}"
 memory = "{memory}"
+drain_timeout = "5s"
 [accounts.source]
 region = "eu-west-1"
 endpoints = {{ s3 = "{source}", sqs = "{queue_endpoint}" }}
@@ -40,6 +41,7 @@ class Servers:
 
     source: str
     destination: str
+    bucket: str
     queue: str
     queue_endpoint: str
 
@@ -49,44 +51,47 @@ class Contender:
     name: str
     command: list
     environment: dict = field(default_factory=dict)
-    # Ends by itself when the work is done; else it is told to stop when the queue is empty.
-    ends: bool = True
+    # Where a service tells how many requests it sent. What has none ends by itself when its work is done; a service is
+    # told to stop when the queue is empty.
+    metrics: str = None
 
 
-def rule(name="bench", bucket="orders-replica", rest=""):
+def rule(name, bucket, rest=""):
     return RULE.format(id=name, bucket=bucket, rest=rest)
 
 
-def daemon(binary, servers, folder, port, memory="64MiB", rules=None):
+def daemon(binary, servers, folder, port, memory="64MiB", rules=None, rest=""):
     config = pathlib.Path(folder) / f"{port}.toml"
     state = f"{folder}/state-{port}"
-    values = vars(servers) | {"state": state, "port": port, "memory": memory, "rules": rules or rule()}
+    values = vars(servers) | {"state": state, "port": port, "memory": memory, "rules": rules or rule("bench", servers.bucket, rest)}
     config.write_text(CONFIG.format(**values))
     log = {"S3_REPLICATOR_LOG": "warn"}
-    return Contender("s3-replicator", [binary, "run", "--config", str(config)], KEYS | log, ends=False)
+    command = [binary, "run", "--config", str(config)]
+    return Contender("s3-replicator", command, KEYS | log, f"http://127.0.0.1:{port}/metrics")
 
 
 def bare(binary, servers, objects):
-    command = [binary, "--source", servers.source, "--destination", servers.destination, "--objects", str(objects)]
-    return Contender("bare GET and PUT", command)
+    places = ["--source", servers.source, "--destination", servers.destination, "--bucket", servers.bucket]
+    return Contender("bare GET and PUT", [binary, *places, "--objects", str(objects)])
 
 
 CURL = """
 for number in $(seq 0 $(($OBJECTS - 1))); do
     key=$(printf bench/%08d $number)
     curl -sSf "$SOURCE/orders/$key" |
-        curl -sSf -o /dev/null -T - -H "Content-Length: $BYTES" -H "Transfer-Encoding:" "$DESTINATION/orders-replica/$key"
+        curl -sSf -o /dev/null -T - -H "Content-Length: $BYTES" -H "Transfer-Encoding:" "$DESTINATION/$BUCKET/$key"
 done
 """
 
 
 def curl(servers, objects, size):
     """One stream, unsigned: the least that copying through a client can cost."""
-    values = {"SOURCE": servers.source, "DESTINATION": servers.destination, "OBJECTS": str(objects), "BYTES": str(size)}
-    return Contender("curl | curl", ["bash", "-euo", "pipefail", "-c", CURL], values)
+    places = {"SOURCE": servers.source, "DESTINATION": servers.destination, "BUCKET": servers.bucket}
+    work = {"OBJECTS": str(objects), "BYTES": str(size)}
+    return Contender("curl | curl", ["bash", "-euo", "pipefail", "-c", CURL], places | work)
 
 
-def rclone(binary, servers, _folder):
+def rclone(binary, servers):
     def remote(name, endpoint):
         options = {
             "TYPE": "s3", "PROVIDER": "Other", "ACCESS_KEY_ID": "AKIDBENCH", "SECRET_ACCESS_KEY": "secret",
@@ -95,13 +100,16 @@ def rclone(binary, servers, _folder):
         return {f"RCLONE_CONFIG_{name}_{option}": value for option, value in options.items()}
 
     environment = remote("SRC", servers.source) | remote("DST", servers.destination)
-    command = [binary, "copy", "src:orders", "dst:orders-replica", "--transfers", "32", "--checkers", "32", "--fast-list", "-q"]
+    command = [binary, "copy", "src:orders", f"dst:{servers.bucket}", "--transfers", "32", "--checkers", "32", "--fast-list", "-q"]
     return Contender("rclone", command + ["--config", os.devnull], environment)
 
 
-def s3sync(binary, servers, _folder):
+def s3sync(binary, servers):
+    # Listings in parallel want a delimiter, which the fakes do not know. A source put in one piece has another ETag than
+    # what goes in parts, which s3sync would warn of, and end with 3.
     command = [
-        binary, "s3://orders/", "s3://orders-replica/", "--worker-size", "32",
+        binary, "s3://orders/", f"s3://{servers.bucket}/", "--worker-size", "32",
+        "--max-parallel-listings", "1", "--disable-multipart-verify",
         "--source-endpoint-url", servers.source, "--target-endpoint-url", servers.destination,
         "--source-force-path-style", "--target-force-path-style",
         "--source-access-key", "AKIDBENCH", "--source-secret-access-key", "secret", "--source-region", "eu-west-1",

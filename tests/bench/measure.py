@@ -1,11 +1,18 @@
 """Runs contenders and reads from the kernel what they used."""
 
+import collections
 import os
+import re
 import signal
 import subprocess
 import tempfile
 import time
+import urllib.request
 from dataclasses import dataclass
+
+
+# Far more than any contender needs for the work that it is given here.
+SECONDS_MAX = 900
 
 
 class Failed(Exception):
@@ -17,26 +24,32 @@ class Used:
     wall_seconds: float
     cpu_seconds: float
     peak_rss_mib: float
-    cpu_of_servers: float = 0.0
-    stats: dict = None
+    # What services said of the requests they sent, by operation.
+    requests: dict
 
 
 def run(contenders, is_done):
     """Runs them side by side from the start of the work until they end, or until the work is done, which their pids
     help to tell."""
     begun, running = time.monotonic(), [Running(contender) for contender in contenders]
-    while any(one.goes_on() for one in running):
-        if not contenders[0].ends and is_done([one.process.pid for one in running]):
+    try:
+        while any([one.goes_on() for one in running]):
             wall = time.monotonic() - begun
-            for one in running:
-                one.stop()
-            break
-        time.sleep(0.02)
-    else:
+            if contenders[0].metrics and is_done([one.process.pid for one in running]):
+                break
+            if wall > SECONDS_MAX:
+                raise Failed(f"not done after {SECONDS_MAX} s")
+            time.sleep(0.02)
         wall = time.monotonic() - begun
-    for one in running:
-        one.check()
-    return Used(wall, sum(one.cpu_seconds for one in running), max(one.peak for one in running))
+        for one in running:
+            one.stop()
+        for one in running:
+            one.check()
+    finally:
+        for one in running:
+            one.kill()
+    requests = sum((one.requests for one in running), collections.Counter())
+    return Used(wall, sum(one.cpu_seconds for one in running), max(one.peak for one in running), requests)
 
 
 class Running:
@@ -50,7 +63,8 @@ class Running:
         self.process = subprocess.Popen(
             contender.command, env=environment, stdin=quiet, stdout=quiet, stderr=self.said
         )
-        self.name, self.peak, self.cpu_seconds, self.ended = contender.name, 0, 0, False
+        self.contender, self.requests = contender, collections.Counter()
+        self.peak, self.cpu_seconds, self.ended = 0, 0, False
 
     def goes_on(self):
         self.peak = max(self.peak, peak_rss_mib(self.process.pid))
@@ -60,19 +74,35 @@ class Running:
 
     def stop(self):
         if not self.ended:
+            self.requests = requests_of(self.contender.metrics)
             self.process.send_signal(signal.SIGTERM)
+            self._wait(0)
+
+    def kill(self):
+        if not self.ended:
+            self.process.kill()
             self._wait(0)
 
     def check(self):
         if self.process.returncode != 0:
             self.said.seek(0)
-            raise Failed(f"{self.name} ended with {self.process.returncode}: {self.said.read().decode()[-2000:]}")
+            raise Failed(f"ended with {self.process.returncode}: {self.said.read().decode()[-2000:]}")
 
     def _wait(self, options):
         pid, status, usage = os.wait4(self.process.pid, options)
         if pid:
             self.ended, self.cpu_seconds = True, usage.ru_utime + usage.ru_stime
             self.process.returncode = os.waitstatus_to_exitcode(status)
+
+
+def requests_of(url):
+    """Reads what a daemon counted."""
+    with urllib.request.urlopen(url) as answer:
+        text = answer.read().decode()
+    counts = collections.Counter()
+    for operation, count in re.findall(r'^s3_replicator_requests_total{.*operation="(\w+)".*} (\d+)$', text, re.MULTILINE):
+        counts[operation] += int(count)
+    return counts
 
 
 def peak_rss_mib(pid):

@@ -1,37 +1,54 @@
-"""Measures the daemon beside its peers on the same servers, in turn, and prints one table for each kind of server."""
+"""Measures the daemon beside its peers on the same servers, in turn, and prints a table for each kind of work on each kind
+of server. Without options it does all of PLAN."""
 
 import argparse
-import json
+import dataclasses
 import pathlib
-import statistics
+import re
 import sys
-import tempfile
 
-import contenders
+import contest
 import measure
 import scale
 import servers
+import table
 
-KIB, MIB = 1 << 10, 1 << 20
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+PLAN = ["small", "large", "pace", "daemons", "memory"]
+
+WORKS = {
+    "fakes": {
+        "small": contest.Work(10_000, 16 * KIB, 3, ("daemon", "exclusive", "bare", "rclone", "s3sync")),
+        # The bare loop holds whole objects in memory.
+        "large": contest.Work(4, 512 * MIB, 2, ("daemon", "curl", "rclone", "s3sync")),
+        "pace": contest.Work(10_000, 16 * KIB),
+        "daemons": contest.Work(10_000, 16 * KIB),
+        "fanout": contest.Work(2_000, 16 * KIB),
+        "versions": contest.Work(10_000, KIB),
+        "backlog": contest.Work(1_000_000, KIB),
+        "memory": contest.Work(200, GIB, memory="16MiB", seconds=150),
+    },
+    "seaweedfs": {
+        "small": contest.Work(3_000, 16 * KIB, 2, ("daemon", "exclusive", "bare", "rclone", "s3sync")),
+        "large": contest.Work(4, 512 * MIB, 2, ("daemon", "curl", "rclone", "s3sync")),
+        "pace": contest.Work(3_000, 16 * KIB),
+    },
+}
 
 
 def main():
     options = arguments()
-    if options.pace:
-        print(latencies(options), flush=True)
-        return
-    if options.scale:
-        for line in scale.RUNS[options.scale](options):
-            print(line, flush=True)
-        return
+    print(table.machine(), flush=True)
+    failed = False
     for world in options.worlds:
-        rows = {}
-        for _ in range(options.runs):
-            for name in options.contenders:
-                used = once(options, world, name)
-                if used is not None:
-                    rows.setdefault(name, []).append(used)
-        print(table(options, world, rows), flush=True)
+        bench = Bench(options, world)
+        for name in options.works:
+            if name in WORKS[world]:
+                bench.do(name)
+            elif options.worlds == [world]:
+                print(f"{world}: {name} is done on the fakes alone", flush=True)
+        failed |= bench.failed
+    sys.exit(int(failed))
 
 
 def arguments():
@@ -40,122 +57,82 @@ def arguments():
     parser.add_argument("--weed", help="the program of SeaweedFS")
     parser.add_argument("--rclone", help="the program of rclone")
     parser.add_argument("--s3sync", help="the program of s3sync")
-    parser.add_argument("--worlds", nargs="+", default=["fakes", "seaweedfs"])
-    parser.add_argument("--contenders", nargs="+", default=["daemon", "exclusive", "bare", "rclone", "s3sync"])
-    parser.add_argument("--objects", type=int, default=5000)
-    parser.add_argument("--bytes", type=int, default=16 * KIB)
-    parser.add_argument("--memory", default="64MiB")
-    parser.add_argument("--runs", type=int, default=2)
-    parser.add_argument(
-        "--pace", type=float, help="puts so many objects a second on the fakes and tells how long their replicas took"
-    )
-    parser.add_argument("--scale", choices=scale.RUNS, help="how cost goes with what there is to do, on the fakes")
-    return parser.parse_args()
+    parser.add_argument("--worlds", nargs="+", choices=servers.WORLDS, default=list(servers.WORLDS))
+    parser.add_argument("--works", nargs="+", choices=WORKS["fakes"], help=f"what to do instead of {' '.join(PLAN)}")
+    parser.add_argument("--contenders", nargs="+", help="daemon, exclusive, bare, curl, rclone or s3sync")
+    parser.add_argument("--objects", type=int, help="for each work; without --works it is the small one")
+    parser.add_argument("--bytes", type=count, help="of each object, as in 64MiB")
+    parser.add_argument("--memory", help="the daemon's")
+    parser.add_argument("--runs", type=int, help="of each contender")
+    parser.add_argument("--seconds", type=int, help="how long the work `memory` goes on")
+    parser.add_argument("--pace", type=float, help="events a second, instead of half of what saturates the daemon")
+    parser.add_argument("--quick", action="store_true", help="about a tenth of all, to see whether it works")
+    options = parser.parse_args()
+    chosen = options.objects or options.bytes or options.contenders
+    options.works = options.works or (["pace"] if options.pace else ["small"] if chosen else PLAN)
+    return options
 
 
-def once(options, world, name):
-    """Lets one contender do the work on new servers."""
-    serve = str(options.bin / "serve")
-    place = servers.Fakes(serve) if world == "fakes" else servers.Weeds(options.weed, serve)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            place.seed(options.objects, options.bytes)
-            place.post()
-            contender = build(options, name, place.servers, folder)
-            if contender is None:
-                return None
-            before = sum(map(measure.cpu_of, place.pids()))
-            used = measure.run([contender], lambda _: place.waiting() == 0)
-            used.cpu_of_servers = sum(map(measure.cpu_of, place.pids())) - before
-            used.stats = place.stats()
-            check(options, used, name)
-            print(json.dumps({"world": world, "contender": name} | vars(used)), file=sys.stderr, flush=True)
-            return used
-    except measure.Failed as failed:
-        print(f"{world}: {failed}", file=sys.stderr, flush=True)
-        return None
-    finally:
-        place.close()
+def count(text):
+    """Reads a size."""
+    number, unit = re.fullmatch(r"(\d+)(|KiB|MiB|GiB)", text).groups()
+    return int(number) * {"": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB}[unit]
 
 
-def latencies(options):
-    """Lets the daemon keep up with objects as they come, on the fakes."""
-    lines = [f"\nfakes: {options.objects} objects of {options.bytes} bytes, {options.pace:.0f} a second",
-             f"{'':<12}{'p50 ms':>8}{'p99 ms':>8}{'max ms':>8}{'CPU ms/object':>15}{'RSS MiB':>9}"]
-    for _ in range(options.runs):
-        place = servers.Fakes(str(options.bin / "serve"))
+class Bench:
+    """One kind of servers, and what was found out on it."""
+
+    def __init__(self, options, world):
+        self.options, self.world, self.failed = options, world, False
+        # Objects a second of the daemon, if they were measured.
+        self.saturating = None
+
+    def do(self, name):
+        work = self._sized(WORKS[self.world][name])
+        match name:
+            case "small" | "large":
+                outcomes = contest.in_turn(self.options, self.world, work)
+                print(table.contest(self.world, work, outcomes), flush=True)
+                self._note(outcomes.values())
+                if name == "small" and "daemon" in outcomes and outcomes["daemon"].runs:
+                    self.saturating = table.Figures(work, outcomes["daemon"].runs).rate
+            case "pace":
+                self._pace(work)
+            case _:
+                self._scale(name, work)
+
+    def _pace(self, work):
+        rate = self.options.pace or (self.saturating or self._saturating(work)) / 2
+        outcome = contest.at_pace(self.options, self.world, work, rate)
+        print(table.pace(self.world, work, rate, outcome), flush=True)
+        self._note([outcome])
+
+    def _saturating(self, work):
+        outcome = contest.in_turn(self.options, self.world, work)["daemon"]
+        if not outcome.runs:
+            raise SystemExit(f"{self.world}: nothing to take half of: {outcome.failures}")
+        return table.Figures(work, outcome.runs).rate
+
+    def _scale(self, name, work):
         try:
-            with tempfile.TemporaryDirectory() as folder:
-                used = measure.run([build(options, "daemon", place.servers, folder)], keeping_up(options, place))
-                took = place.stats()["latency_seconds"]
-        finally:
-            place.close()
-        shares = "".join(f"{took[share] * 1000:>8.0f}" for share in ("p50", "p99", "max"))
-        lines.append(f"{'daemon':<12}{shares}{used.cpu_seconds / options.objects * 1000:>15.3f}{used.peak_rss_mib:>9.0f}")
-    return "\n".join(lines)
+            for line in scale.RUNS[name](self.options, work):
+                print(line, flush=True)
+        except measure.Failed as failed:
+            print(f"{name:>20}  FAILED: {table.line(str(failed))}", flush=True)
+            self.failed = True
 
+    def _note(self, outcomes):
+        self.failed |= any(outcome.failures for outcome in outcomes)
 
-def keeping_up(options, place):
-    """Begins once the first object shows that the daemon is there, and ends with the last one's replica."""
-    place.seed(1, options.bytes)
-    place.post()
-    begun = False
-
-    def is_done(_):
-        nonlocal begun
-        replicas = place.replicas()
-        if not begun and replicas == 1:
-            place.pace(options.objects, options.pace, options.bytes)
-            begun = True
-        return replicas > options.objects
-
-    return is_done
-
-
-def build(options, name, where, folder):
-    binary = str(options.bin / "s3-replicator")
-    match name:
-        case "daemon":
-            return contenders.daemon(binary, where, folder, servers.free_port(), options.memory)
-        case "exclusive":
-            rule = contenders.rule(rest="exclusive = true")
-            return contenders.daemon(binary, where, folder, servers.free_port(), options.memory, rule)
-        case "bare":
-            return contenders.bare(str(options.bin / "bare"), where, options.objects)
-        case "curl":
-            return contenders.curl(where, options.objects, options.bytes)
-        case "rclone" if options.rclone:
-            return contenders.rclone(options.rclone, where, folder)
-        case "s3sync" if options.s3sync:
-            return contenders.s3sync(options.s3sync, where, folder)
-    return None
-
-
-def check(options, used, name):
-    replicas = used.stats["replicas"]
-    if replicas is not None and replicas < options.objects:
-        raise measure.Failed(f"{name} wrote {replicas} of {options.objects} objects: {used.stats}")
-
-
-def table(options, world, rows):
-    total = options.objects * options.bytes
-    lines = [
-        f"\n{world}: {options.objects} objects of {options.bytes} bytes, median of {options.runs} runs",
-        f"{'':<12}{'objects/s':>10}{'MiB/s':>8}{'CPU ms/object':>15}{'CPU s/GiB':>11}{'RSS MiB':>9}"
-        f"{'requests/object':>17}{'servers CPU ms/object':>23}",
-    ]
-    for name, runs in rows.items():
-        wall, cpu, rss, others = (
-            statistics.median(getattr(used, field) for used in runs)
-            for field in ("wall_seconds", "cpu_seconds", "peak_rss_mib", "cpu_of_servers")
-        )
-        asked = runs[0].stats["requests"]
-        s3 = sum(count for operation, count in asked.items())
-        lines.append(
-            f"{name:<12}{options.objects / wall:>10.0f}{total / wall / MIB:>8.1f}{cpu / options.objects * 1000:>15.3f}"
-            f"{cpu / total * (1 << 30):>11.2f}{rss:>9.0f}{s3 / options.objects:>17.2f}{others / options.objects * 1000:>23.3f}"
-        )
-    return "\n".join(lines)
+    def _sized(self, work):
+        if self.options.quick:
+            few, large = work.objects < 1000, work.bytes > MIB
+            work = dataclasses.replace(
+                work, objects=work.objects if few else work.objects // 10, bytes=work.bytes // 8 if large else work.bytes,
+                runs=1, seconds=work.seconds // 5,
+            )
+        asked = {name: getattr(self.options, name) for name in ("objects", "bytes", "memory", "runs", "contenders", "seconds")}
+        return dataclasses.replace(work, **{name: value for name, value in asked.items() if value})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""How the daemon's cost goes with what there is to do: more daemons, more messages, more destinations, more versions."""
+"""How the daemon's cost goes with what there is to do: more daemons, more messages, more destinations, more versions,
+larger objects than memory. All on the fakes."""
 
 import pathlib
 import tempfile
@@ -7,28 +8,29 @@ import time
 import contenders
 import measure
 import servers
+import table
 
 MIB = 1 << 20
 
 
-def daemons(options):
+def daemons(options, work):
     """One, two and four daemons on one queue do the same work."""
-    yield f"\nfakes: {options.objects} objects of {options.bytes} bytes by several daemons on one queue"
+    yield f"\nfakes: {work.objects} objects of {table.size(work.bytes)} by several daemons on one queue"
     yield heading("daemons")
     for count in (1, 2, 4):
-        with World(options) as world:
-            used = world.run(count)
-            yield world.row(count, used, options.objects)
+        with Stage(options, work) as stage:
+            used = stage.run(count)
+            yield stage.row(count, used, work.objects)
 
 
-def fanout(options):
+def fanout(options, work):
     """Every object goes to eight buckets, by one rule for each or by eight, of which one is for the object."""
-    yield f"\nfakes: {options.objects} objects of {options.bytes} bytes"
+    yield f"\nfakes: {work.objects} objects of {table.size(work.bytes)}"
     yield heading("rules x destinations", "replica")
     for rules, destinations in ((1, 1), (8, 8), (64, 8)):
-        with World(options) as world:
-            used = world.run(1, "".join(rules_for(rules // destinations, destinations)))
-            yield world.row(f"{rules} x {destinations}", used, options.objects * destinations)
+        with Stage(options, work) as stage:
+            used = stage.run(1, "".join(rules_for(rules // destinations, destinations)))
+            yield stage.row(f"{rules} x {destinations}", used, work.objects * destinations)
 
 
 def rules_for(each, destinations):
@@ -40,61 +42,76 @@ def rules_for(each, destinations):
             yield contenders.rule(f"{destination}-{number}", bucket, rest)
 
 
-def versions(options):
+def versions(options, work):
     """As many versions as objects were asked for, of fewer and fewer keys."""
-    yield f"\nfakes: {options.objects} versions of {options.bytes} bytes"
+    yield f"\nfakes: {work.objects} versions of {table.size(work.bytes)}"
     yield heading("keys")
-    for keys in (options.objects, 100, 10, 1):
-        with World(options, keys) as world:
-            used = world.run(1)
-            yield world.row(keys, used, options.objects)
+    for keys in (work.objects, 100, 10, 1):
+        with Stage(options, work, keys) as stage:
+            used = stage.run(1)
+            yield stage.row(keys, used, work.objects)
 
 
-def backlog(options):
+def backlog(options, work):
     """What each tenth of a backlog costs."""
-    yield f"\nfakes: a backlog of {options.objects} messages, objects of {options.bytes} bytes"
+    yield f"\nfakes: a backlog of {work.objects} messages, objects of {table.size(work.bytes)}"
     yield f"{'messages':>12}{'objects/s':>11}{'CPU ms/object':>15}{'RSS MiB':>9}{'ledger bytes/key':>18}"
-    with World(options) as world:
-        tenths = Tenths(options.objects, world)
-        used = world.run(1, is_done=tenths.look)
+    with Stage(options, work) as stage:
+        tenths = Tenths(work.objects, stage)
+        used = stage.run(1, is_done=tenths.look)
         yield from tenths.lines
-        yield world.row("all", used, options.objects)
+        yield stage.row("all", used, work.objects)
 
 
-class World:
-    """New fakes with work in them, and what a daemon needs beside them."""
+def memory(options, work):
+    """Many objects, each larger than the memory by far, for a while: memory must do, and the work go on."""
+    limit = work.seconds
+    yield f"\nfakes: {work.objects} objects of {table.size(work.bytes)} at once with memory = {work.memory}, stopped after {limit} s"
+    yield f"{'MiB/s':>8}{'slowest 10 s':>14}{'CPU s/GiB':>11}{'RSS MiB':>9}{'replicas':>10}"
+    with Stage(options, work, is_one=True) as stage:
+        spans = Spans(limit, stage)
+        used = stage.run(1, is_done=spans.look)
+        written, replicas = spans.written, stage.stage.tell("waiting")["replicas"]
+        yield (
+            f"{written / used.wall_seconds / MIB:>8.0f}{min(spans.rates) / MIB:>14.0f}"
+            f"{used.cpu_seconds / written * (1 << 30):>11.2f}{used.peak_rss_mib:>9.0f}{replicas:>10}"
+        )
 
-    def __init__(self, options, keys=None):
-        self.options, self.keys = options, keys
+
+class Stage:
+    """New fakes with work on them, and what a daemon needs beside them."""
+
+    def __init__(self, options, work, keys=None, is_one=False):
+        self.options, self.work, self.keys, self.is_one = options, work, keys, is_one
 
     def __enter__(self):
-        self.place = servers.Fakes(str(self.options.bin / "serve"))
-        self.folder = tempfile.TemporaryDirectory()
-        self.place.seed(self.options.objects, self.options.bytes, self.keys)
-        self.place.post()
+        world, work = servers.FakeWorld(self.options), self.work
+        stage = world.stage_of_one(work.objects, work.bytes) if self.is_one else world.stage(work.objects, work.bytes, self.keys)
+        self.stage, self.folder = stage, tempfile.TemporaryDirectory()
+        self.stage.post(work.objects)
         return self
 
     def __exit__(self, *_):
-        self.place.close()
+        self.stage.__exit__()
         self.folder.cleanup()
 
     def run(self, count, rules=None, is_done=None):
         binary = str(self.options.bin / "s3-replicator")
+        place, memory = self.stage.servers, self.work.memory
         fleet = [
-            contenders.daemon(binary, self.place.servers, self.folder.name, servers.free_port(), self.options.memory, rules)
-            for _ in range(count)
+            contenders.daemon(binary, place, self.folder.name, servers.free_port(), memory, rules) for _ in range(count)
         ]
-        return measure.run(fleet, is_done or (lambda _: self.place.waiting() == 0))
+        return measure.run(fleet, is_done or (lambda _: self.stage.waiting() == 0))
 
     def row(self, name, used, replicas):
-        stats = self.place.stats()
-        if stats["replicas"] != replicas:
-            raise SystemExit(f"{stats['replicas']} replicas of {replicas}: {stats}")
+        stats, found = self.stage.stats(), self.stage.tell("waiting")["replicas"]
+        if found != replicas:
+            raise measure.Failed(f"{found} replicas of {replicas}")
         asked = stats["requests"]
         return (
             f"{name:>20}{replicas / used.wall_seconds:>12.0f}{used.cpu_seconds / replicas * 1000:>15.3f}"
             f"{used.peak_rss_mib:>9.0f}{sum(asked.values()) / replicas:>10.2f}"
-            f"{asked['GetObject'] / self.options.objects:>14.2f}{asked.get('ListObjectVersions', 0) / replicas:>8.2f}"
+            f"{asked['GetObject'] / self.work.objects:>14.2f}{asked.get('ListObjectVersions', 0) / replicas:>8.2f}"
         )
 
 
@@ -105,12 +122,12 @@ def heading(first, what="object"):
 class Tenths:
     """Looks at the only daemon whenever another tenth is done."""
 
-    def __init__(self, objects, world):
-        self.objects, self.world = objects, world
+    def __init__(self, objects, stage):
+        self.objects, self.stage = objects, stage
         self.lines, self.last = [], (0, 0.0, time.monotonic())
 
     def look(self, pids):
-        waiting = self.world.place.waiting()
+        waiting = self.stage.stage.waiting()
         done = self.objects - waiting
         if done - self.last[0] >= self.objects // 10:
             self.lines.append(self._line(done, *pids))
@@ -120,11 +137,28 @@ class Tenths:
         now, cpu = time.monotonic(), measure.cpu_of(pid)
         before, cpu_before, then = self.last
         self.last = (done, cpu, now)
-        ledger = sum(file.stat().st_size for file in pathlib.Path(self.world.folder.name).glob("state-*/**/*") if file.is_file())
+        ledger = sum(file.stat().st_size for file in pathlib.Path(self.stage.folder.name).glob("state-*/**/*") if file.is_file())
         return (
             f"{done:>12}{(done - before) / (now - then):>11.0f}{(cpu - cpu_before) / (done - before) * 1000:>15.3f}"
             f"{measure.rss_mib(pid):>9.0f}{ledger / done:>18.0f}"
         )
 
 
-RUNS = {"daemons": daemons, "fanout": fanout, "versions": versions, "backlog": backlog}
+class Spans:
+    """Looks every ten seconds at how much was written, for so many seconds."""
+
+    def __init__(self, seconds, stage):
+        self.begun, self.seconds, self.stage = time.monotonic(), seconds, stage
+        self.written, self.looked, self.rates = 0, self.begun, []
+
+    def look(self, _):
+        now = time.monotonic()
+        if now - self.looked < 10:
+            return False
+        written = self.stage.stage.stats()["bytes"]
+        self.rates.append((written - self.written) / (now - self.looked))
+        self.written, self.looked = written, now
+        return now - self.begun >= self.seconds
+
+
+RUNS = {"daemons": daemons, "fanout": fanout, "versions": versions, "backlog": backlog, "memory": memory}

@@ -17,6 +17,9 @@ struct Arguments {
     /// Where they are written.
     #[arg(long)]
     destination: String,
+    /// The bucket that they are written to.
+    #[arg(long)]
+    bucket: String,
     #[arg(long)]
     objects: usize,
     #[arg(long, default_value_t = 32)]
@@ -27,15 +30,16 @@ struct Arguments {
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let (source, destination) = (client(&arguments.source), client(&arguments.destination));
-    let copies = stream::iter(0..arguments.objects).map(|number| copy(&source, &destination, number));
+    let copies =
+        stream::iter(0..arguments.objects).map(|number| copy(&source, (&destination, &arguments.bucket), number));
     copies.buffer_unordered(arguments.in_flight).try_collect().await
 }
 
-async fn copy(source: &Client, destination: &Client, number: usize) -> anyhow::Result<()> {
+async fn copy(source: &Client, (destination, bucket): (&Client, &str), number: usize) -> anyhow::Result<()> {
     let key = format!("bench/{number:08}");
     let object = source.get_object().bucket("orders").key(&key).send().await.context("GetObject")?;
     let body = object.body.collect().await.context("the body")?.into_bytes();
-    destination.put_object().bucket("orders-replica").key(&key).body(body.into()).send().await.context("PutObject")?;
+    destination.put_object().bucket(bucket).key(&key).body(body.into()).send().await.context("PutObject")?;
     Ok(())
 }
 

@@ -1,10 +1,11 @@
 //! The fakes over TCP: two buckets and a queue that cost little, so that what a client costs shows. It is told what
 //! to do by lines on its standard input and answers each with one line of JSON.
 //!
-//! `seed N BYTES KEYS`: puts objects into the source, under so many keys in turn. `post`: announces them, as fast as they
-//! are received. `pace N PER_SECOND BYTES`: puts and announces
-//! as time goes. `send`: the rest of the line goes into the queue. `waiting`: how many messages are left
-//! and how many replicas there are, which is cheap. `stats`: what was asked and how far it is.
+//! `seed N BYTES KEYS`: puts objects into the source, under so many keys in turn. `repeat N BYTES`: the same object under
+//! so many keys. `hold`: the rest of the line is an event of an object that is elsewhere. `post N`: announces so many of
+//! what was put and held, as fast as they are received. `pace PER_SECOND`: announces the others as time goes.
+//! `waiting`: how many messages are left and how many replicas there are, which is cheap. `stats`: what was asked and
+//! how far it is.
 
 #![allow(
     clippy::expect_used,
@@ -19,7 +20,6 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
-use bytes::Bytes;
 use replicator_fakes::clock::Clock;
 use replicator_fakes::journal::Service;
 use replicator_fakes::net::Net;
@@ -36,6 +36,8 @@ const DESTINATION: &str = "orders-replica";
 /// The others are called the same, with a number.
 const DESTINATIONS: usize = 8;
 const QUEUE: &str = "events";
+/// Who prepares and checks, and is not counted.
+const USER: &str = "AKIDUSER";
 
 /// More than anyone receives between two looks.
 const VISIBLE_MAX: usize = 2_000;
@@ -64,13 +66,14 @@ struct World {
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// Events of the source that were not sent yet.
+    /// Events that were not sent yet.
     held: VecDeque<String>,
-    /// When keys were put that have no replica yet, and how long the others took.
+    /// Since when keys that have no replica yet are announced, and how long the others took.
     waiting: BTreeMap<String, Instant>,
-    latencies: Vec<Duration>,
+    replicated: Vec<Duration>,
+    /// When messages were sent, by their ids.
+    sent: BTreeMap<String, Instant>,
     replicas: usize,
-    is_paced: bool,
 }
 
 async fn obey(world: World) -> anyhow::Result<()> {
@@ -82,20 +85,14 @@ async fn obey(world: World) -> anyhow::Result<()> {
             ["seed", objects, bytes, keys] => {
                 world.seed(objects.parse()?, bytes.parse()?, keys.parse()?).await?;
             }
-            ["post"] => drop(work.spawn(world.clone().post())),
-            ["pace", objects, per_second, bytes] => {
-                let (objects, per_second, bytes) = (objects.parse()?, per_second.parse()?, bytes.parse()?);
-                work.spawn(world.clone().pace(objects, per_second, bytes));
-            }
-            ["send", ..] => drop(world.sqs.send(QUEUE, line.trim_start_matches("send ").to_owned(), Duration::ZERO)),
-            ["waiting"] => {
-                say(&json!({ "waiting": world.waiting(), "replicas": world.replicas() }));
-                continue;
-            }
-            ["stats"] => {}
+            ["repeat", objects, bytes] => world.repeat(objects.parse()?, bytes.parse()?).await?,
+            ["hold", ..] => world.hold(line.trim_start_matches("hold ").to_owned()),
+            ["post", count] => drop(work.spawn(world.clone().post(count.parse()?))),
+            ["pace", per_second] => drop(work.spawn(world.clone().pace(per_second.parse()?))),
+            ["waiting"] | ["stats"] => {}
             _ => bail!("what is {line:?}?"),
         }
-        say(&world.stats());
+        say(&if words == ["stats"] { world.stats() } else { world.progress() });
     }
     Ok(())
 }
@@ -111,7 +108,7 @@ impl World {
         let world = Self { s3, sqs, net, seen: Arc::default() };
         world.s3.create_bucket(SOURCE, Versioning::Enabled);
         let at_source = world.clone();
-        world.s3.notify(SOURCE, Arc::new(move |event| at_source.put(event)));
+        world.s3.notify(SOURCE, Arc::new(move |event| at_source.hold(event)));
         let others = (2..=DESTINATIONS).map(|number| format!("{DESTINATION}-{number}"));
         for bucket in std::iter::once(DESTINATION.to_owned()).chain(others) {
             world.s3.create_bucket(&bucket, Versioning::Enabled);
@@ -121,22 +118,15 @@ impl World {
         world
     }
 
-    fn put(&self, event: String) {
-        let mut seen = self.seen.lock().expect("nobody panics");
-        match seen.is_paced {
-            true => {
-                seen.waiting.insert(key(&event), Instant::now());
-                self.sqs.send(QUEUE, event, Duration::ZERO);
-            }
-            false => seen.held.push_back(event),
-        }
+    fn hold(&self, event: String) {
+        self.seen.lock().expect("nobody panics").held.push_back(event);
     }
 
     fn replicated(&self, event: &str) {
         let mut seen = self.seen.lock().expect("nobody panics");
         seen.replicas += 1;
         if let Some(since) = seen.waiting.remove(&key(event)) {
-            seen.latencies.push(since.elapsed());
+            seen.replicated.push(since.elapsed());
         }
     }
 
@@ -148,45 +138,61 @@ impl World {
             body.resize(bytes, b'x');
             // Some have a tag, as everywhere: then each daemon gets to know that the endpoint counts tags.
             let tag = (number % 100 == 0).then(|| "tier=gold".to_owned());
-            let put = user.put_object().bucket(SOURCE).key(format!("bench/{:08}", number % keys)).set_tagging(tag);
+            let put = user.put_object().bucket(SOURCE).key(seeded(number % keys)).set_tagging(tag);
             put.body(body.into()).send().await.context("seeding")?;
         }
         Ok(())
     }
 
+    /// Seeding takes long with much to hash, and memory for all of it, so one object stands for all.
+    async fn repeat(&self, objects: usize, bytes: usize) -> anyhow::Result<()> {
+        self.seed(1, bytes, 1).await?;
+        self.s3.repeat(SOURCE, &seeded(0), (1..objects).map(seeded));
+        Ok(())
+    }
+
     /// Keeps the queue full until all is sent. The fake looks at each of its messages at each receipt, and a million of
-    /// them would be what is measured.
-    async fn post(self) {
-        let now = Instant::now();
-        while self.post_some(VISIBLE_MAX.saturating_sub(self.sqs.depth(QUEUE).visible), now) {
+    /// them would be what is measured. All count from the first: they are the backlog of that moment.
+    async fn post(self, count: usize) {
+        let (mut left, now) = (count, Instant::now());
+        loop {
+            let room = VISIBLE_MAX.saturating_sub(self.sqs.depth(QUEUE).visible);
+            let sent = self.send(room.min(left), now);
+            left -= sent;
+            if left == 0 || sent < room {
+                return;
+            }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
-    /// Sends up to so many; returns false when all are sent.
-    fn post_some(&self, room: usize, now: Instant) -> bool {
-        let mut seen = self.seen.lock().expect("nobody panics");
-        let sent = room.min(seen.held.len());
-        let events: Vec<String> = seen.held.drain(..sent).collect();
-        for event in events {
-            seen.waiting.insert(key(&event), now);
-            self.sqs.send(QUEUE, event, Duration::ZERO);
-        }
-        !seen.held.is_empty()
-    }
-
-    async fn pace(self, objects: usize, per_second: f64, bytes: usize) {
+    /// Sends so many times a second what is held, and forgets what was before.
+    async fn pace(self, per_second: f64) {
         {
             let mut seen = self.seen.lock().expect("nobody panics");
-            seen.is_paced = true;
-            seen.latencies.clear();
+            seen.sent.clear();
+            seen.replicated.clear();
         }
-        let (user, body, start) = (self.user(), Bytes::from(vec![b'x'; bytes]), Instant::now());
-        for number in 0..objects {
-            tokio::time::sleep_until(start + Duration::from_secs_f64(number as f64 / per_second)).await;
-            let put = user.put_object().bucket(SOURCE).key(format!("paced/{number:08}"));
-            put.body(body.clone().into()).send().await.expect("a fake takes what it is given");
+        let start = Instant::now();
+        for number in 0_u32.. {
+            tokio::time::sleep_until(start + Duration::from_secs_f64(f64::from(number) / per_second)).await;
+            if self.send(1, Instant::now()) == 0 {
+                return;
+            }
         }
+    }
+
+    /// Sends up to so many of what is held; returns how many there were.
+    fn send(&self, count: usize, now: Instant) -> usize {
+        let mut seen = self.seen.lock().expect("nobody panics");
+        let count = count.min(seen.held.len());
+        let events: Vec<String> = seen.held.drain(..count).collect();
+        for event in events {
+            seen.waiting.insert(key(&event), now);
+            let id = self.sqs.send(QUEUE, event, Duration::ZERO);
+            seen.sent.insert(id, now);
+        }
+        count
     }
 
     fn waiting(&self) -> usize {
@@ -194,25 +200,25 @@ impl World {
         depth.visible + depth.hidden + depth.delayed + self.seen.lock().expect("nobody panics").held.len()
     }
 
-    fn replicas(&self) -> usize {
-        self.seen.lock().expect("nobody panics").replicas
+    fn progress(&self) -> Value {
+        json!({ "waiting": self.waiting(), "replicas": self.seen.lock().expect("nobody panics").replicas })
     }
 
     fn stats(&self) -> Value {
         let mut requests: BTreeMap<String, usize> = BTreeMap::new();
-        for entry in self.net.journal().select(|entry| entry.client != "AKIDUSER") {
+        let mut bytes = 0;
+        for entry in self.net.journal().select(|entry| entry.client != USER) {
             *requests.entry(entry.call.operation).or_default() += 1;
+            bytes += entry.call.bytes;
         }
-        let waiting = self.waiting();
         let seen = self.seen.lock().expect("nobody panics");
-        let mut latencies = seen.latencies.clone();
-        latencies.sort_unstable();
-        let at = |share: f64| latencies.get((latencies.len() as f64 * share) as usize).map(Duration::as_secs_f64);
+        let acknowledged = self.sqs.deleted(QUEUE).into_iter();
+        let acknowledged = acknowledged.filter_map(|(id, at)| Some(at.duration_since(*seen.sent.get(&id)?)));
         json!({
-            "waiting": waiting,
-            "replicas": seen.replicas,
             "requests": requests,
-            "latency_seconds": { "p50": at(0.5), "p99": at(0.99), "max": latencies.last().map(Duration::as_secs_f64) },
+            "bytes": bytes,
+            "replicated_seconds": spread(seen.replicated.clone()),
+            "acknowledged_seconds": spread(acknowledged.collect()),
         })
     }
 
@@ -220,12 +226,23 @@ impl World {
         let config = aws_sdk_s3::config::Builder::new()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new("eu-west-1"))
-            .credentials_provider(Credentials::new("AKIDUSER", "secret", None, None, "bench"))
-            .http_client(self.net.client("AKIDUSER"))
+            .credentials_provider(Credentials::new(USER, "secret", None, None, "bench"))
+            .http_client(self.net.client(USER))
             .endpoint_url("http://s3")
             .force_path_style(true);
         aws_sdk_s3::Client::from_conf(config.build())
     }
+}
+
+/// Where most lie, where nearly all lie, and the last.
+fn spread(mut took: Vec<Duration>) -> Value {
+    took.sort_unstable();
+    let at = |share: f64| took.get((took.len() as f64 * share) as usize).map(Duration::as_secs_f64);
+    json!({ "p50": at(0.5), "p99": at(0.99), "max": took.last().map(Duration::as_secs_f64) })
+}
+
+fn seeded(number: usize) -> String {
+    format!("bench/{number:08}")
 }
 
 /// Returns the key of an event, as the event has it.
