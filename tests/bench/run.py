@@ -18,11 +18,11 @@ PLAN = ["small", "large", "pace", "daemons", "memory"]
 
 WORKS = {
     "fakes": {
-        "small": contest.Work(10_000, 16 * KIB, 3, ("daemon", "exclusive", "bare", "rclone", "s3sync")),
+        "small": contest.Work(5_000, 16 * KIB, 3, ("daemon", "exclusive", "bare", "rclone", "s3sync")),
         # The bare loop holds whole objects in memory.
         "large": contest.Work(4, 512 * MIB, 2, ("daemon", "curl", "rclone", "s3sync")),
-        "pace": contest.Work(10_000, 16 * KIB),
-        "daemons": contest.Work(10_000, 16 * KIB),
+        "pace": contest.Work(5_000, 16 * KIB),
+        "daemons": contest.Work(5_000, 16 * KIB),
         "fanout": contest.Work(2_000, 16 * KIB),
         "versions": contest.Work(10_000, KIB),
         "backlog": contest.Work(1_000_000, KIB),
