@@ -98,7 +98,7 @@ async fn play(at: Failpoint, fate: Fate) -> (bool, Vec<String>) {
             ended = again.wait() => return (died, vec![format!("ends when started again: {ended:?}\n{}", logs(&sim))]),
         }
         drop((again, second));
-        let expect = Expect { version_deletes: true, purges: true, orphans: died, ..Expect::IN_DOUBT };
+        let expect = Expect { version_deletes: true, orphans: died, ..Expect::IN_DOUBT };
         (died, judge(&sim, expect))
     };
     tokio::select! {

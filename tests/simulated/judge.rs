@@ -2,9 +2,12 @@
 
 mod history;
 mod journal;
+mod markers;
 mod states;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -24,8 +27,6 @@ pub(crate) struct Expect {
     pub(crate) markers: bool,
     /// Versions that are deleted for good at the source are deleted at the destination.
     pub(crate) version_deletes: bool,
-    /// Versions were deleted for good at the source.
-    pub(crate) purges: bool,
     /// An upload may be left open: whoever began it died, or never learnt its name.
     pub(crate) orphans: bool,
     /// One daemon did everything, learnt what became of it, and never lost its ledger.
@@ -35,7 +36,7 @@ pub(crate) struct Expect {
 impl Expect {
     /// One daemon in a world where nothing is in doubt.
     pub(crate) const EXACT: Self =
-        Self { latest: false, markers: true, version_deletes: false, purges: false, orphans: false, remembers: true };
+        Self { latest: false, markers: true, version_deletes: false, orphans: false, remembers: true };
 
     /// Answers may be lost, or daemons die.
     pub(crate) const IN_DOUBT: Self = Self { orphans: true, remembers: false, ..Self::EXACT };
@@ -50,6 +51,8 @@ struct Case<'a> {
     source_shown: Vec<Shown>,
     replicas: Vec<Arc<Entry>>,
     replicas_now: BTreeSet<String>,
+    /// When which version of either side was deleted for good.
+    removed: &'a BTreeMap<String, SystemTime>,
 }
 
 /// Returns everything that is wrong at the destination that every world has.
@@ -60,6 +63,7 @@ pub(crate) fn judge(sim: &Sim, expect: Expect) -> Vec<String> {
 /// Returns everything that is wrong at a destination.
 pub(crate) fn judge_at(sim: &Sim, destination: &str, expect: Expect) -> Vec<String> {
     let mut wrong = Vec::new();
+    let removed = removed(sim);
     let keys: BTreeSet<String> = [SOURCE, destination].iter().flat_map(|bucket| sim.s3.keys_ever(bucket)).collect();
     for key in &keys {
         let now = |bucket| sim.s3.history(bucket, key).iter().map(|entry| entry.version_id.clone()).collect();
@@ -77,6 +81,7 @@ pub(crate) fn judge_at(sim: &Sim, destination: &str, expect: Expect) -> Vec<Stri
                 .collect(),
             replicas: sim.s3.ever(destination, key),
             replicas_now: now(destination),
+            removed: &removed,
         };
         let mut said = Vec::new();
         history::judge(&case, &mut said);
@@ -88,6 +93,18 @@ pub(crate) fn judge_at(sim: &Sim, destination: &str, expect: Expect) -> Vec<Stri
     }
     journal::judge(sim, destination, expect, &mut wrong);
     wrong
+}
+
+/// Says when each version was deleted for good, by its id.
+fn removed(sim: &Sim) -> BTreeMap<String, SystemTime> {
+    let began = sim.clock.now() - sim.net.journal().now();
+    let mut removed = BTreeMap::new();
+    for entry in sim.net.journal().of("DeleteObject") {
+        if let (Some(version), Some((at, 200..300))) = (entry.call.version, entry.executed) {
+            let _first = removed.entry(version).or_insert(began + at);
+        }
+    }
+    removed
 }
 
 impl Case<'_> {
@@ -111,6 +128,16 @@ impl Case<'_> {
         self.source_now.contains(&self.source[place].version_id)
     }
 
+    /// Says whether the source had lost by then what stood at this place.
+    fn had_lost(&self, place: usize, by: SystemTime) -> bool {
+        self.removed.get(&self.source[place].version_id).is_some_and(|at| *at <= by)
+    }
+
+    /// Says whether an entry of the destination is still there.
+    fn is_kept(&self, entry: &Entry) -> bool {
+        self.replicas_now.contains(&entry.version_id)
+    }
+
     /// Says whether the source itself showed this place again after a later one that is gone now, until then
     /// or ever.
     fn went_back(&self, later: usize, place: usize, until: Option<SystemTime>) -> bool {
@@ -119,10 +146,9 @@ impl Case<'_> {
             let in_time = move |at: SystemTime| until.is_none_or(|until| at <= until);
             move |shown: &Shown| in_time(shown.at) && shown.current.as_ref().is_some_and(|current| current.id == id)
         };
-        let is_gone = !self.has(later);
         let since = self.source_shown.iter().position(shows(later));
         let again = self.source_shown.iter().rposition(shows(place));
-        is_gone && later > place && since.is_some_and(|since| again.is_some_and(|again| since < again))
+        later > place && since.is_some_and(|since| again.is_some_and(|again| since < again))
     }
 
     /// Says whether a marker above this place was taken back, and someone may not know of it. Who does not know whose replica the marker of the
@@ -130,6 +156,15 @@ impl Case<'_> {
     fn is_undeleted(&self, place: usize) -> bool {
         let is_taken_back = |later: usize| self.source[later].is_marker() && self.went_back(later, place, None);
         !self.expect.remembers && (place + 1..self.source.len()).any(is_taken_back)
+    }
+
+    /// Names an entry of the destination by what it is of.
+    fn name(&self, entry: &Entry) -> String {
+        match self.origin(entry) {
+            Some(place) => format!("v{place}"),
+            None if entry.is_marker() => "a marker".to_owned(),
+            None => "an unknown object".to_owned(),
+        }
     }
 
     /// Draws both histories, oldest first; what is gone is in brackets.

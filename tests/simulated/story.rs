@@ -149,7 +149,6 @@ impl Story {
             latest: self.latest,
             markers: !self.plan.rule.contains("delete_markers = false"),
             version_deletes: self.plan.rule.contains("version_deletes = true"),
-            purges: self.shape.purges,
             orphans: has_doubts,
             remembers: !has_doubts && self.plan.daemons == 1,
         };

@@ -1,8 +1,11 @@
 //! M: no state that the destination ever showed was older than one before it.
 
+use std::time::SystemTime;
+
 use replicator_fakes::s3::entry::{Entry, Shown};
 
 use super::Case;
+use super::markers::PLAN_AGE_MAX;
 
 pub(super) fn judge(case: &Case<'_>, states: &[Shown], wrong: &mut Vec<String>) {
     // The oldest place at the source that explains what is shown; markers cannot be told apart, so
@@ -11,39 +14,32 @@ pub(super) fn judge(case: &Case<'_>, states: &[Shown], wrong: &mut Vec<String>) 
     let mut seen = Vec::new();
     for state in states {
         let Some(current) = &state.current else { continue };
-        let is_back = seen.contains(&current.id) && seen.last() != Some(&current.id);
-        seen.push(current.id);
-        if is_back && case.expect.version_deletes {
-            // What stood above was removed by request: the history begins again from here.
-            reached = case.origin(current).or(reached);
+        if seen.last() == Some(&current.id) {
             continue;
         }
-        let from = reached.unwrap_or(0);
-        let place = match current.is_marker() {
-            true => (from..case.source.len()).find(|at| case.source[*at].is_marker()),
-            false => case.origin(current).filter(|place| Some(*place) >= reached),
-        };
-        // What was reached is gone from the source, which then shows what is below: absence is the truth.
-        let is_gone = |place: usize| !case.source_now.contains(&case.source[place].version_id);
-        match place {
-            None if current.is_marker() && reached.is_some_and(is_gone) => {}
-            None if went_back(case, reached, current, state) => reached = case.origin(current),
+        let is_new = !seen.contains(&current.id);
+        seen.push(current.id);
+        let mut candidates = candidates(case, current, is_new.then_some(state.at));
+        let is_right = |place: &usize| Some(*place) >= reached || went_back(case, reached, *place, state.at);
+        match candidates.find(is_right) {
             Some(place) => reached = Some(place),
-            None => wrong.push(format!("M: {} shows {} after {reached:?}", state.caller, name(case, current))),
+            None => wrong.push(format!("M: {} shows {} after {reached:?}", state.caller, case.name(current))),
         }
     }
 }
 
-/// Says whether the source had gone back to what is shown: what was reached had been deleted there for good.
-fn went_back(case: &Case<'_>, reached: Option<usize>, current: &Entry, state: &Shown) -> bool {
-    let (Some(reached), Some(place)) = (reached, case.origin(current)) else { return false };
-    case.went_back(reached, place, Some(state.at))
+/// Lists the places of the source that an entry can be of, if it was written at this time.
+fn candidates(case: &Case<'_>, entry: &Entry, written: Option<SystemTime>) -> impl Iterator<Item = usize> {
+    let is_planned = move |place: usize| {
+        written.is_none_or(|at| case.source[place].landed <= at && !case.had_lost(place, at - PLAN_AGE_MAX))
+    };
+    let origin = case.origin(entry);
+    let is_of = move |place: usize| case.source[place].is_marker() && is_planned(place);
+    let places = if entry.is_marker() { 0..case.source.len() } else { 0..0 };
+    places.filter(move |place| is_of(*place)).chain(origin)
 }
 
-fn name(case: &Case<'_>, entry: &Entry) -> String {
-    match case.origin(entry) {
-        Some(place) => format!("v{place}"),
-        None if entry.is_marker() => "a marker".to_owned(),
-        None => "an unknown object".to_owned(),
-    }
+/// Says whether the source had gone back to this place: what was reached had been deleted there for good.
+fn went_back(case: &Case<'_>, reached: Option<usize>, place: usize, at: SystemTime) -> bool {
+    reached.is_some_and(|reached| case.went_back(reached, place, Some(at)))
 }

@@ -1,0 +1,120 @@
+//! The judge before histories whose verdict is plain: what it lets pass here, no story would ever find.
+
+use std::time::Duration;
+
+use aws_sdk_s3::Client;
+
+use super::{ARCHIVE, Expect, SOURCE, STAMP, Sim, judge};
+use crate::sim::simulate;
+
+// Longer than any plan lives, so that each step knows of those before it.
+const PAUSE: Duration = Duration::from_secs(120);
+
+const FOLLOWS_PURGES: Expect = Expect { version_deletes: true, ..Expect::IN_DOUBT };
+
+/// Plays a history and returns what the judge says. `a` puts an object of this content to the source, `M` a delete
+/// marker, `-2` deletes the second entry there ever was for good. After `>` the same happens at the destination, where
+/// `>2` puts a replica of the source's second entry.
+fn verdict(history: &str, expect: Expect) -> Vec<String> {
+    simulate(0, async |sim| {
+        let user = sim.user();
+        for step in history.split(' ') {
+            match step.strip_prefix('>') {
+                Some(step) => play(&sim, &user, ARCHIVE, step).await,
+                None => play(&sim, &user, SOURCE, step).await,
+            }
+            sim.pass(PAUSE).await;
+        }
+        judge(&sim, expect)
+    })
+}
+
+async fn play(sim: &Sim, user: &Client, bucket: &str, step: &str) {
+    let nth = |bucket: &str, nth: &str| sim.s3.ever(bucket, "k")[nth.parse::<usize>().unwrap() - 1].clone();
+    let put = user.put_object().bucket(bucket).key("k");
+    match (step, step.strip_prefix('-')) {
+        ("M", _) => drop(user.delete_object().bucket(bucket).key("k").send().await.unwrap()),
+        (_, Some(place)) => {
+            let version = nth(bucket, place).version_id.clone();
+            user.delete_object().bucket(bucket).key("k").version_id(version).send().await.unwrap();
+        }
+        (content, None) if bucket == SOURCE => {
+            put.body(content.as_bytes().to_vec().into()).send().await.unwrap();
+        }
+        (place, None) => {
+            let original = nth(SOURCE, place);
+            let stamp = format!("1;{SOURCE};{}", original.version_id);
+            let body = original.object.as_ref().unwrap().bytes.clone();
+            put.metadata(STAMP, stamp).body(body.into()).send().await.unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    let table = [
+        ("a >1 >1", "H: v0 has two replicas"),
+        ("a b >2 >1", "H: v0 stands above"),
+        ("a b >2", "H: v0 has no replica"),
+        ("a M b >1 >3", "H: the marker above v0 is missing"),
+        ("a M b c -4 >1 >3 >4 >-3", "H: the marker above v0 is missing"),
+        ("a M b M -3 >1 >M >M", "H: two markers in a row"),
+        ("a M >1 >M >M", "H: two markers in a row"),
+        ("M >M", "H: a marker over nothing"),
+        ("a M -1 >M", "H: a marker over nothing"),
+        ("a >1 >M", "H: a marker above Some(0) that the source never had"),
+        ("a M b -3 >1 >M >3 >M >-3", "H: a marker above Some(0) that the source never had"),
+        ("a M >1", "C: the destination shows an object"),
+        ("a >1 >M", "C: the source shows an object"),
+        ("a b >1 >2 >-1", "S: v0 was removed, which the source had"),
+        ("a M >1 >M >-2 >M", "S: a marker was removed, which the source had"),
+        ("a M >1 >M >-2 >M", "M: user shows v0"),
+        ("a M >1 >M >-2 -2", "S: a marker was removed, which the source had"),
+        ("a M b >1 >M >3 >M -3", "M: user shows a marker"),
+    ];
+    for (history, complaint) in table {
+        let said = verdict(history, FOLLOWS_PURGES);
+        assert!(said.iter().any(|said| said.starts_with(complaint)), "{history}: {said:?}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_said_where_purges_are_not_followed() {
+    let table = [
+        ("a b c -2 >1 >2", "C: the destination shows another object"),
+        ("a b M -3 >1", "C: the destination shows another object"),
+        ("a b -1 >1", "C: the destination shows another object"),
+        ("a M b -1 >3 >M", "C: the source shows an object"),
+        ("a b -1 >1 >2 >-1", "S: v0 was removed"),
+        ("a M b c -3 >1 >4", "H: the marker above v0 is missing"),
+        ("a M -1 >M", "H: a marker over nothing"),
+    ];
+    for (history, complaint) in table {
+        let said = verdict(history, Expect::IN_DOUBT);
+        assert!(said.iter().any(|said| said.starts_with(complaint)), "{history}: {said:?}");
+    }
+}
+
+#[test]
+fn what_is_right_passes() {
+    let table = [
+        ("a M b >1 >M >3", Expect::EXACT),
+        ("M a >2", Expect::EXACT),
+        ("a M M b >1 >M >4", Expect::EXACT),
+        ("a M >1 >M -2 >-2", FOLLOWS_PURGES),
+        ("a M >1 >M -2 >-2 M >M", FOLLOWS_PURGES),
+        ("a M >1 >M -2 >1 >-2", FOLLOWS_PURGES),
+        ("a M b M >1 >M >3 >M -3 >-3", FOLLOWS_PURGES),
+        ("a M >1 >M -1 >-1", FOLLOWS_PURGES),
+        ("a M b >1 >M >3 -3 >-3", FOLLOWS_PURGES),
+        ("a b >1 >2 -2 >-2", FOLLOWS_PURGES),
+        ("a M b -3 >1 >M", FOLLOWS_PURGES),
+        ("a b -2 >1 >2", Expect::IN_DOUBT),
+        ("a M -2 >1 >M", Expect::IN_DOUBT),
+        ("a M >1 >M -2", Expect::IN_DOUBT),
+        ("a M b -3 >1 >M", Expect::IN_DOUBT),
+    ];
+    for (history, expect) in table {
+        assert_eq!(verdict(history, expect), Vec::<String>::new(), "{history}");
+    }
+}
