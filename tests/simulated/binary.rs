@@ -15,7 +15,8 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::judge::{Expect, judge};
+use crate::fleet;
+use crate::judge::{self, Expect};
 use crate::sim::{ARCHIVE, DEAD, QUEUE, SOURCE, Sim};
 
 // Mostly they wait: for visibility to run out, and for quiet.
@@ -98,8 +99,10 @@ async fn play(at: Failpoint, fate: Fate) -> (bool, Vec<String>) {
             ended = again.wait() => return (died, vec![format!("ends when started again: {ended:?}\n{}", logs(&sim))]),
         }
         drop((again, second));
-        let expect = Expect { version_deletes: true, orphans: died, ..Expect::IN_DOUBT };
-        (died, judge(&sim, expect))
+        let is_forgetful = died && (fate == Fate::DiskLost || at == fleet::NAMING);
+        let forgetful = [is_forgetful, false, false];
+        let expect = Expect { version_deletes: true, forgetful, ..Expect::IN_DOUBT };
+        (died, judge::judge(&sim, expect))
     };
     tokio::select! {
         told = timeout(HANG, told) => told.unwrap_or_else(|_| {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use replicator_config::Settings;
 use s3_replicator::admin::Status;
-use s3_replicator::failpoint::{Failpoint, Failpoints};
+use s3_replicator::failpoint::{Failpoint, Failpoints, Moment, Step};
 use s3_replicator::pipeline::{Daemon, Given, Outside};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -56,6 +56,16 @@ pub(crate) struct Fate {
 
 /// Within this time what is parked is tried again by itself: the longest pause between two tries, and a while.
 pub(crate) const TRIED_WITHIN: Duration = Duration::from_secs(3600 + 300);
+
+/// Where a daemon dies with the name of an upload that nobody else knows.
+pub(crate) const NAMING: Failpoint = Failpoint { step: Step::CreateUpload, moment: Moment::After };
+
+impl Fate {
+    /// Says whether it may have forgotten an upload that it began.
+    pub(crate) fn may_forget_uploads(&self) -> bool {
+        self.lost_disks > 0 || self.deaths.contains(&NAMING)
+    }
+}
 
 /// Prepares the daemons.
 pub(crate) fn members(sim: &mut Sim, plan: &Plan) -> Vec<Member> {

@@ -18,6 +18,9 @@ use crate::sim::{ARCHIVE, SOURCE, Sim};
 /// The name of the stamp's header, after `x-amz-meta-`.
 const STAMP: &str = "s3-replicator";
 
+/// More daemons than this share no queue here.
+pub(crate) const DAEMONS_MAX: usize = 3;
+
 /// What the rule and the world allow.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Expect {
@@ -27,8 +30,8 @@ pub(crate) struct Expect {
     pub(crate) markers: bool,
     /// Versions that are deleted for good at the source are deleted at the destination.
     pub(crate) version_deletes: bool,
-    /// An upload may be left open: whoever began it died, or never learnt its name.
-    pub(crate) orphans: bool,
+    /// Which of the daemons may have forgotten the name of an upload: they died as they learnt it, or lost their disk.
+    pub(crate) forgetful: [bool; DAEMONS_MAX],
     /// One daemon did everything, learnt what became of it, and never lost its ledger.
     pub(crate) remembers: bool,
 }
@@ -36,10 +39,10 @@ pub(crate) struct Expect {
 impl Expect {
     /// One daemon in a world where nothing is in doubt.
     pub(crate) const EXACT: Self =
-        Self { latest: false, markers: true, version_deletes: false, orphans: false, remembers: true };
+        Self { latest: false, markers: true, version_deletes: false, forgetful: [false; DAEMONS_MAX], remembers: true };
 
     /// Answers may be lost, or daemons die.
-    pub(crate) const IN_DOUBT: Self = Self { orphans: true, remembers: false, ..Self::EXACT };
+    pub(crate) const IN_DOUBT: Self = Self { remembers: false, ..Self::EXACT };
 }
 
 /// One key on both sides: every entry that was ever there, in the order of its bucket, and what is left.

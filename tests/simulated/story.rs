@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::fleet::{self, Fate, Plan};
 use crate::judge::{self, Expect};
 use crate::post::{Manners, Post};
-use crate::sim::{AWS, MIRROR, NOT_AWS, QUEUE, SOURCE, Sim, simulate};
+use crate::sim::{ARCHIVE, AWS, MIRROR, NOT_AWS, QUEUE, SOURCE, Sim, simulate};
 use crate::workload::{self, Shape, User};
 
 /// Everything that is decided before it begins.
@@ -149,7 +149,7 @@ impl Story {
             latest: self.latest,
             markers: !self.plan.rule.contains("delete_markers = false"),
             version_deletes: self.plan.rule.contains("version_deletes = true"),
-            orphans: has_doubts,
+            forgetful: std::array::from_fn(|at| fates.get(at).is_some_and(Fate::may_forget_uploads)),
             remembers: !has_doubts && self.plan.daemons == 1,
         };
         if std::env::var_os("S3_REPLICATOR_JOURNAL").is_some() {
@@ -171,6 +171,8 @@ impl Story {
     async fn work(&self, sim: &mut Sim, post: &mut Post) -> bool {
         let mut rng = fastrand::Rng::with_seed(self.seed ^ 0x5eed);
         let mut user = User::new(sim.user());
+        // An upload of someone else at the destination is nobody's business; the judge looks whether it stays.
+        sim.user().create_multipart_upload().bucket(ARCHIVE).key("a").send().await.unwrap();
         for (pause, op) in workload::draw(&mut rng, self.shape) {
             sim.pass(pause).await;
             user.act(&op).await;

@@ -7,7 +7,8 @@ use std::time::SystemTime;
 
 use replicator_fakes::s3::entry::{Entry, Object};
 
-use super::{Case, STAMP, markers};
+use super::markers::{self, PLAN_AGE_MAX};
+use super::{Case, STAMP};
 
 pub(super) fn judge(case: &Case<'_>, wrong: &mut Vec<String>) {
     let kept = kept(case);
@@ -78,11 +79,17 @@ fn completeness(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut V
     }
 }
 
-/// Says whether a version appeared below one that was there already: an upload in parts that was
-/// begun first and completed last.
+/// Says whether a version appeared below one that was there already, when the destination had that one or was about
+/// to: an upload in parts that was begun first and completed last.
 fn is_late(case: &Case<'_>, place: usize) -> bool {
     let landed = case.source[place].landed;
-    case.source[place + 1..].iter().any(|above| above.landed < landed)
+    let is_newer = |at: usize| at > place && case.source[at].landed < landed;
+    let is_of_newer = |at: usize| match case.replicas[at].is_marker() {
+        true => markers::span(case, at).any(|at| is_newer(at) && case.source[at].is_marker()),
+        false => case.origin(&case.replicas[at]).is_some_and(is_newer),
+    };
+    let in_time = |at: usize| case.replicas[at].landed <= landed + PLAN_AGE_MAX;
+    (0..case.replicas.len()).any(|at| in_time(at) && is_of_newer(at))
 }
 
 /// C: both sides show the same. Without `version_deletes` a purge of what the source showed is nobody's business:

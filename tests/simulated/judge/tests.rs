@@ -103,7 +103,7 @@ fn what_is_right_passes() {
         ("a M M b >1 >M >4", Expect::EXACT),
         ("a M >1 >M -2 >-2", FOLLOWS_PURGES),
         ("a M >1 >M -2 >-2 M >M", FOLLOWS_PURGES),
-        ("a M >1 >M -2 >1 >-2", FOLLOWS_PURGES),
+        ("a M >1 >M -2 >1", FOLLOWS_PURGES),
         ("a M b M >1 >M >3 >M -3 >-3", FOLLOWS_PURGES),
         ("a M >1 >M -1 >-1", FOLLOWS_PURGES),
         ("a M b >1 >M >3 -3 >-3", FOLLOWS_PURGES),
