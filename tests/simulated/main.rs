@@ -40,6 +40,8 @@ mod patience;
 // D: messages that are broken, by the thousand.
 mod poison;
 mod dead_letters;
+// B: who holds a message keeps it.
+mod leases;
 mod refused;
 mod buckets;
 // E: bytes and ETags that are not what they should be.
