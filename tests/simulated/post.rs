@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use replicator_fakes::sqs::Quirks;
 use serde_json::Value;
 
 use crate::sim::{QUEUE, SOURCE, Sim};
@@ -17,6 +18,10 @@ pub(crate) struct Manners {
     pub(crate) twice: f64,
     /// Of all the events that announce what was written to a key only the last comes.
     pub(crate) lossy: bool,
+    /// What the queue itself does to messages.
+    pub(crate) quirks: Quirks,
+    /// How often, of the times when something has happened, all that is hidden shows again at once.
+    pub(crate) shown_early: f64,
 }
 
 /// Carries events from the bucket to the queue.
@@ -33,12 +38,16 @@ impl Post {
     pub(crate) fn open(sim: &Sim, manners: Manners) -> Self {
         let outbox: Arc<Mutex<Vec<String>>> = Arc::default();
         let inlet = Arc::clone(&outbox);
+        sim.sqs.quirks(QUEUE, manners.quirks);
         sim.s3.notify(SOURCE, Arc::new(move |event: String| inlet.lock().unwrap().push(event)));
         Self { manners, outbox, kept: BTreeMap::new() }
     }
 
     /// Sends what has happened since the last time.
     pub(crate) fn collect(&mut self, sim: &mut Sim) {
+        if sim.rng.f64() < self.manners.shown_early {
+            sim.sqs.redeliver_hidden(QUEUE);
+        }
         let events = std::mem::take(&mut *self.outbox.lock().unwrap());
         for event in events {
             match appended_key(&event) {

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use replicator_fakes::faults::{Effect, Fault, Place};
-use replicator_fakes::journal::Service;
+use replicator_fakes::journal::{Journal, Service};
 use replicator_fakes::s3::traits::Traits;
+use replicator_fakes::sqs::Quirks;
 use s3_replicator::failpoint::Failpoint;
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +41,8 @@ pub(crate) struct Ending {
     pub(crate) hits: Vec<(String, u64)>,
     /// How long it took in its own time.
     pub(crate) lasted: Duration,
+    /// Every request.
+    pub(crate) journal: Journal,
 }
 
 // Nothing is late by more than minutes, so what is not settled by then never will be.
@@ -85,6 +88,8 @@ impl Story {
                 delay_max: Duration::from_secs([0, 3, 60, 400][rng.usize(..4)]),
                 twice: if rng.bool() { 0.3 } else { 0.0 },
                 lossy,
+                quirks: quirks(&mut rng),
+                shown_early: [0.0, 0.0, 0.2][rng.usize(..3)],
             },
             plan: Plan {
                 daemons,
@@ -164,7 +169,8 @@ impl Story {
         wrong.extend(parked.map(|parked| format!("{} tasks are parked: {}", parked.tasks, parked.reason)));
         sim.net.quiet().await;
         wrong.extend((!settled).then(|| "the queue never became empty".to_owned()));
-        Ending { fates, wrong, hits: sim.net.faults().all_hits(), lasted: began.elapsed() }
+        let (hits, journal) = (sim.net.faults().all_hits(), sim.net.journal().clone());
+        Ending { fates, wrong, hits, lasted: began.elapsed(), journal }
     }
 
     /// Does what users do, and waits until everything is settled; says whether it was.
@@ -202,6 +208,22 @@ impl Story {
     }
 }
 
+/// Draws what a queue does to its messages; half of them do nothing.
+fn quirks(rng: &mut fastrand::Rng) -> Quirks {
+    if rng.bool() {
+        return Quirks::default();
+    }
+    let share = |rng: &mut fastrand::Rng| [0.0, 0.3][rng.usize(..2)];
+    Quirks {
+        duplicates: share(rng),
+        delayed: share(rng),
+        delay_max: Duration::from_secs([3, 60, 400][rng.usize(..3)]),
+        reorder: rng.bool(),
+        // A lease is lost where two tries fail one after the other, and what waits for the fence has many.
+        batch_failures: share(rng) / 3.0,
+    }
+}
+
 /// Lists what can go wrong with a request.
 fn troubles() -> Vec<(&'static str, Place, Effect)> {
     let appends = || Place::s3("PutObject").or("CompleteMultipartUpload").or("DeleteObject");
@@ -219,6 +241,10 @@ fn troubles() -> Vec<(&'static str, Place, Effect)> {
         ("reset", bodies(), Effect::ResetAt(1)),
         ("truncated", bodies(), Effect::TruncateAt(1)),
         ("stalled", bodies(), Effect::StallAt(1)),
+        ("lost receipt", Place::sqs("ReceiveMessage"), Effect::LoseAnswer),
+        ("lost delete", Place::sqs("DeleteMessageBatch"), Effect::LoseAnswer),
+        ("lost lease", Place::sqs("ChangeMessageVisibilityBatch"), Effect::Drop),
+        ("over limit", Place::sqs("ReceiveMessage"), Effect::refuse(403, "OverLimit")),
         ("error inside", complete, Effect::ErrorInside { code: "InternalError", lands: true }),
     ]
 }

@@ -14,8 +14,8 @@ use crate::sim::SOURCE;
 pub(crate) enum Op {
     /// Writes an object in one piece.
     Put { key: String, body: Body, dress: Dress },
-    /// Begins an upload in parts; it is completed after so many more operations.
-    Upload { key: String, body: Body, later: usize },
+    /// Begins an upload in parts of this size; it is completed after so many more operations.
+    Upload { key: String, body: Body, part_bytes: usize, later: usize },
     /// Copies what is current at one key to another.
     Copy { from: String, to: String },
     /// Deletes, so that a delete marker hides what was there.
@@ -59,8 +59,14 @@ pub(crate) struct Shape {
     pub(crate) full: bool,
 }
 
-// A byte more than one part: the smallest object that travels in parts.
-const LARGE_BYTES: usize = (5 << 20) + 1;
+// The largest object that travels in one part: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
+const PART_BYTES: usize = 5 << 20;
+
+// The smallest object that travels in parts.
+const LARGE_BYTES: usize = PART_BYTES + 1;
+
+// More than comes in one piece from a socket.
+const MEDIUM_BYTES: usize = 100_000;
 
 /// Draws a workload: each operation with the pause before it.
 pub(crate) fn draw(rng: &mut Rng, shape: Shape) -> Vec<(Duration, Op)> {
@@ -81,12 +87,22 @@ fn op(rng: &mut Rng, shape: Shape) -> Op {
     match rng.u8(..20) {
         0..=8 => Op::Put { key, body: body(rng, shape), dress: dress(rng, shape) },
         9..=13 => Op::Mark { key },
-        14 => Op::Upload { key, body: body(rng, shape), later: rng.usize(..4) },
+        14 => upload(rng, shape, key),
         15 => Op::Copy { from: key.clone(), to: self::key(rng, shape) },
         16 | 17 if shape.purges => Op::Purge { key, nth: rng.usize(..3) },
         18 | 19 if shape.tags => Op::Tag { key, value: rng.u8(..4) },
         _ => Op::Put { key, body: body(rng, shape), dress: Dress::Plain },
     }
+}
+
+/// The same content comes in one part and in two, as it also comes without an upload.
+fn upload(rng: &mut Rng, shape: Shape, key: String) -> Op {
+    let mut body = body(rng, shape);
+    if shape.large && rng.bool() {
+        body.len = LARGE_BYTES;
+    }
+    let part_bytes = [PART_BYTES, LARGE_BYTES][rng.usize(..2)];
+    Op::Upload { key, body, part_bytes, later: rng.usize(..4) }
 }
 
 fn key(rng: &mut Rng, shape: Shape) -> String {
@@ -98,6 +114,8 @@ fn body(rng: &mut Rng, shape: Shape) -> Body {
     let len = match rng.u8(..20) {
         0 => 0,
         1 if shape.large => LARGE_BYTES,
+        2 if shape.large => PART_BYTES,
+        3 => MEDIUM_BYTES,
         _ => 3,
     };
     Body { letter: b'a' + rng.u8(..3), len }
@@ -129,7 +147,8 @@ pub(crate) struct User {
 struct Begun {
     key: String,
     upload: String,
-    etag: String,
+    /// The parts, by their number.
+    parts: Vec<CompletedPart>,
 }
 
 impl User {
@@ -141,8 +160,8 @@ impl User {
     pub(crate) async fn act(&mut self, op: &Op) {
         match op {
             Op::Put { key, body, dress } => self.put(key, *body, *dress).await,
-            Op::Upload { key, body, later } => {
-                let begun = self.begin(key, *body).await;
+            Op::Upload { key, body, part_bytes, later } => {
+                let begun = self.begin(key, *body, *part_bytes).await;
                 self.begun.push((*later + 1, begun));
             }
             Op::Copy { from, to } => self.copy(from, to).await,
@@ -175,19 +194,25 @@ impl User {
         put.send().await.unwrap();
     }
 
-    async fn begin(&self, key: &str, body: Body) -> Begun {
+    async fn begin(&self, key: &str, body: Body, part_bytes: usize) -> Begun {
         let created = self.client.create_multipart_upload().bucket(SOURCE).key(key).send().await.unwrap();
         let upload = created.upload_id.unwrap();
-        let part = self.client.upload_part().bucket(SOURCE).key(key).upload_id(&upload).part_number(1);
-        let etag = part.body(body.stream()).send().await.unwrap().e_tag.unwrap();
-        Begun { key: key.to_owned(), upload, etag }
+        let mut parts = Vec::new();
+        // An object without bytes has one part all the same.
+        for from in (0..body.len.max(1)).step_by(part_bytes) {
+            let len = part_bytes.min(body.len - from);
+            let number = i32::try_from(parts.len()).unwrap() + 1;
+            let part = self.client.upload_part().bucket(SOURCE).key(key).upload_id(&upload).part_number(number);
+            let etag = part.body(Body { len, ..body }.stream()).send().await.unwrap().e_tag.unwrap();
+            parts.push(CompletedPart::builder().part_number(number).e_tag(etag).build());
+        }
+        Begun { key: key.to_owned(), upload, parts }
     }
 
     async fn complete(&mut self, is_due: impl Fn(usize) -> bool) {
         let due = self.begun.extract_if(.., |(left, _)| is_due(*left)).map(|(_, begun)| begun).collect::<Vec<_>>();
-        for Begun { key, upload, etag } in due {
-            let part = CompletedPart::builder().part_number(1).e_tag(etag).build();
-            let parts = CompletedMultipartUpload::builder().parts(part).build();
+        for Begun { key, upload, parts } in due {
+            let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
             let complete = self.client.complete_multipart_upload().bucket(SOURCE).key(key).upload_id(upload);
             complete.multipart_upload(parts).send().await.unwrap();
         }

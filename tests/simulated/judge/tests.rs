@@ -88,6 +88,7 @@ fn what_is_wrong_is_said_where_purges_are_not_followed() {
         ("a b -1 >1 >2 >-1", "S: v0 was removed"),
         ("a M b c -3 >1 >4", "H: the marker above v0 is missing"),
         ("a M -1 >M", "H: a marker over nothing"),
+        ("a M -2 >1 >M", "M: user shows a marker"),
     ];
     for (history, complaint) in table {
         let said = verdict(history, Expect::IN_DOUBT);
@@ -110,7 +111,6 @@ fn what_is_right_passes() {
         ("a b >1 >2 -2 >-2", FOLLOWS_PURGES),
         ("a M b -3 >1 >M", FOLLOWS_PURGES),
         ("a b -2 >1 >2", Expect::IN_DOUBT),
-        ("a M -2 >1 >M", Expect::IN_DOUBT),
         ("a M >1 >M -2", Expect::IN_DOUBT),
         ("a M b -3 >1 >M", Expect::IN_DOUBT),
     ];
