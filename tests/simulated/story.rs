@@ -227,17 +227,22 @@ fn quirks(rng: &mut fastrand::Rng) -> Quirks {
 /// Lists what can go wrong with a request.
 fn troubles() -> Vec<(&'static str, Place, Effect)> {
     let appends = || Place::s3("PutObject").or("CompleteMultipartUpload").or("DeleteObject");
+    let uploads = || Place::s3("CreateMultipartUpload").or("UploadPart").or("AbortMultipartUpload");
+    let writes = || uploads().or("PutObject").or("CompleteMultipartUpload").or("DeleteObject").or("PutObjectTagging");
     let reads = Place::s3("GetObject").or("HeadObject").or("ListObjectVersions");
     let bodies = || Place::s3("GetObject").bucket(SOURCE);
     let complete = Place::s3("CompleteMultipartUpload");
     vec![
         ("slow down", Place::service(Service::S3), Effect::slow_down()),
         ("500", reads, Effect::refuse(500, "InternalError")),
+        ("500 to a write", writes(), Effect::refuse(500, "InternalError")),
+        ("500 to a write that lands", writes(), Effect::Refuse { status: 500, code: "InternalError", lands: true }),
         ("lost answer", appends(), Effect::LoseAnswer),
         ("late landing", appends(), Effect::LandLate(Duration::from_secs(15))),
         ("late upload", complete.clone(), Effect::LandLate(Duration::from_secs(40))),
         ("late tags", Place::s3("PutObjectTagging"), Effect::LandLate(Duration::from_secs(15))),
         ("conflict", appends(), Effect::refuse(409, "ConditionalRequestConflict")),
+        ("lost upload", uploads(), Effect::LoseAnswer),
         ("reset", bodies(), Effect::ResetAt(1)),
         ("truncated", bodies(), Effect::TruncateAt(1)),
         ("stalled", bodies(), Effect::StallAt(1)),
