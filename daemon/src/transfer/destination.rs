@@ -29,12 +29,21 @@ pub(crate) struct Shown {
     pub(crate) basis: Basis,
     /// Whether the nothing that is current may be a marker.
     pub(super) is_guess: bool,
-    /// When the delete marker that is current was written, where its history had to be looked at.
-    marked: Option<Timestamp>,
+    /// Of the delete marker that is current, where its history had to be looked at.
+    marker: Option<Hiding>,
     /// ETags that stand at the key, where others than this daemon wrote there.
     pub(super) stood: Vec<ETag>,
     /// What had to be looked at of its history, newest first; without what cannot be ours.
     pub(super) history: Vec<Found>,
+}
+
+/// What the destination's history tells of the delete marker that is current.
+#[derive(Debug)]
+struct Hiding {
+    /// When it was written, or the first of the markers right below it.
+    since: Timestamp,
+    /// The source's marker that one right below it stands for.
+    repeats: Option<VersionRef>,
 }
 
 /// An entry of the destination's history that is ours, or may be.
@@ -85,19 +94,21 @@ impl Shown {
         matches!(self.basis.entry, Entry::Marker(_)) && self.current().is_none()
     }
 
-    /// Takes a delete marker that is on no record for the one of the source that it can be at the earliest.
+    /// Takes a delete marker that is on no record for the one that it repeats, or else for the one of the source that it
+    /// can be at the earliest.
     pub(super) fn explain_marker(
         &mut self,
         engine: &Engine,
         task: &Task,
         history: &[SourceVersion],
     ) -> Result<(), Failure> {
-        let (Entry::Marker(id), Some(marked)) = (&self.basis.entry, self.marked) else { return Ok(()) };
+        let (Entry::Marker(id), Some(hiding)) = (&self.basis.entry, &self.marker) else { return Ok(()) };
         if !self.is_hidden_by_stranger() {
             return Ok(());
         }
-        let Some(source) = plan::marker_shown(history, &self.known, marked) else { return Ok(()) };
-        let marker = Replica { kind: Kind::Marker, ..replica(source.clone(), Some(id.clone()), None) };
+        let first = || plan::marker_shown(history, &self.known, hiding.since);
+        let Some(source) = hiding.repeats.as_ref().or_else(first).cloned() else { return Ok(()) };
+        let marker = Replica { kind: Kind::Marker, ..replica(source, Some(id.clone()), None) };
         self.explained(engine, task, marker)
     }
 
@@ -191,7 +202,7 @@ pub(crate) async fn read(engine: &Engine, task: &Task, may_guess: bool) -> Resul
         },
     };
     let known = known(top, reached, &replicas);
-    Ok(Shown { known, replicas, basis, is_guess, marked: None, stood: Vec::new(), history })
+    Ok(Shown { known, replicas, basis, is_guess, marker: None, stood: Vec::new(), history })
 }
 
 fn may_rely_on_conditions(access: &Access) -> bool {
@@ -214,7 +225,7 @@ pub(crate) async fn rebuild(engine: &Engine, task: &Task, shown: &mut Shown) -> 
     let entries = reading.history().await?;
     // Listed later than what is current was read: only if both agree do they speak of one moment.
     shown.basis.agree(entries.first())?;
-    shown.marked = entries.first().filter(|entry| entry.kind == Kind::Marker).map(|entry| entry.version.last_modified);
+    shown.marker = hiding(&entries, task, &shown.replicas);
     for entry in entries {
         let found = reading.identify(entry, &mut shown.replicas, &shown.history).await?;
         shown.history.extend(found);
@@ -222,6 +233,18 @@ pub(crate) async fn rebuild(engine: &Engine, task: &Task, shown: &mut Shown) -> 
     let known = known(Top::Nothing, None, &shown.replicas);
     (shown.known.replicated, shown.known.collapsed) = (known.replicated, known.collapsed);
     Ok(())
+}
+
+/// Nobody writes a marker over a marker (protocol rule 6): what stands so is one that was written twice, where deletes know no
+/// condition, or a stranger's. Where versions are deleted for good, those between two markers may have gone.
+fn hiding(entries: &[SourceVersion], task: &Task, replicas: &[Replica]) -> Option<Hiding> {
+    let markers: Vec<_> = entries.iter().take_while(|entry| entry.kind == Kind::Marker).collect();
+    let (newest, oldest) = (markers.first()?, markers.last()?);
+    if task.rules.lead.version_deletes {
+        return Some(Hiding { since: newest.version.last_modified, repeats: None });
+    }
+    let known = markers.iter().find_map(|entry| replica_by_version(replicas, Some(entry.version.id.as_str())));
+    Some(Hiding { since: oldest.version.last_modified, repeats: known.map(|replica| replica.source.clone()) })
 }
 
 struct Reading<'a> {

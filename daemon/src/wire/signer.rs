@@ -134,7 +134,8 @@ impl Signer {
                     self.ahead.store((date - clock::now()).whole_seconds(), Ordering::Relaxed);
                 }
             }
-            "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" => self.keep(None),
+            // A key that is not known may have been replaced where it comes from.
+            "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" | "InvalidAccessKeyId" => self.keep(None),
             _ => {}
         }
     }
