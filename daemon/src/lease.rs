@@ -144,11 +144,10 @@ impl Leases {
                 answer.successful.iter().for_each(|done| self.extended(&done.id, now));
                 for failed in &answer.failed {
                     warn!(queue = self.shared.queue, code = failed.code, "a lease cannot be extended");
-                    // What SQS could not do it may do at the next round, as if the request had failed.
-                    if failed.sender_fault {
-                        self.lose(&failed.id);
-                    }
                 }
+                // What SQS could not do it may do at the next round, as if the request had failed.
+                let refused = answer.failed.iter().filter(|failed| failed.sender_fault);
+                refused.for_each(|failed| self.lose(&failed.id));
                 return;
             }
             Ok(Err(error)) => replicator_core::failure::chain(&error),

@@ -188,6 +188,8 @@ impl Story {
         post.finish(sim);
         sim.pass(Duration::from_secs(rng.u64(..600))).await;
         sim.net.faults().clear_all();
+        // So does the queue's trouble end: a wait for the fence begins anew with each lease that is lost.
+        sim.sqs.quirks(QUEUE, Quirks::default());
         settled(sim, if self.denied { QUIET_AFTER_PARKING } else { QUIET }).await
     }
 
