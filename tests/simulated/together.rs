@@ -25,6 +25,12 @@ fn refused(sim: &Sim) -> usize {
     sim.net.journal().select(|entry| entry.call.operation == "PutObject" && is_refused(entry)).len()
 }
 
+/// Writes at the destination what is not ours.
+async fn foreign(sim: &Sim, key: &str) {
+    let put = sim.user().put_object().bucket(ARCHIVE).key(key).body(b"foreign".to_vec().into());
+    put.send().await.unwrap();
+}
+
 #[test]
 fn new_keys_share_the_lists_of_both_sides() {
     for account in [AWS, NOT_AWS] {
@@ -56,12 +62,11 @@ fn what_a_list_shows_at_the_destination_is_written_over_and_not_run_into() {
     for account in [AWS, NOT_AWS] {
         simulate(5, async |mut sim| {
             for number in (0..KEYS).step_by(7) {
+                foreign(&sim, &format!("bench/{number}")).await;
+            }
+            for number in (0..KEYS).step_by(14) {
                 let key = format!("bench/{number}");
-                let put = sim.user().put_object().bucket(ARCHIVE).key(&key).body(b"foreign".to_vec().into());
-                put.send().await.unwrap();
-                if number % 2 == 0 {
-                    sim.user().delete_object().bucket(ARCHIVE).key(&key).send().await.unwrap();
-                }
+                sim.user().delete_object().bucket(ARCHIVE).key(key).send().await.unwrap();
             }
             sim.post_everything();
             sim.fill("bench/", KEYS, 7).await;
@@ -80,12 +85,9 @@ fn a_key_that_the_list_of_the_destination_leaves_out_is_found_by_its_write() {
     simulate(6, async |mut sim| {
         // The key whose name others go on from is not where it is looked for.
         sim.s3.set_traits(Traits { lists_by_folders: true, ..Traits::aws() });
-        let put = sim.user().put_object().bucket(ARCHIVE).key("bench-0").body(b"foreign".to_vec().into());
-        put.send().await.unwrap();
+        foreign(&sim, "bench-0").await;
         for number in 0..40 {
-            let key = format!("bench/x{number:02}");
-            let put = sim.user().put_object().bucket(ARCHIVE).key(key).body(b"foreign".to_vec().into());
-            put.send().await.unwrap();
+            foreign(&sim, &format!("bench/x{number:02}")).await;
         }
         sim.post_everything();
         sim.put("bench-0", b"original").await;
