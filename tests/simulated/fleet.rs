@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use replicator_config::Settings;
+use replicator_fakes::journal::Journal;
 use s3_replicator::admin::Status;
 use s3_replicator::failpoint::{Failpoint, Failpoints, Moment, Step};
 use s3_replicator::pipeline::{Daemon, Given, Outside};
@@ -39,6 +40,7 @@ pub(crate) struct Member {
     config: String,
     state_dir: PathBuf,
     given: Given,
+    journal: Journal,
     rng: Rng,
     plan: Plan,
 }
@@ -50,6 +52,8 @@ pub(crate) struct Fate {
     pub(crate) status: Status,
     /// Where it died before.
     pub(crate) deaths: Vec<Failpoint>,
+    /// When it died first, as the journal has it.
+    pub(crate) died_first: Option<Duration>,
     /// How often its disk was lost.
     pub(crate) lost_disks: u32,
 }
@@ -101,11 +105,12 @@ impl Member {
         let name = format!("daemon-{number}");
         let state_dir = sim.dir.path().join(&name);
         let config = config(&state_dir.display().to_string(), [&sim.sqs.url(QUEUE), &sim.sqs.url(DEAD)], plan);
-        Self { config, state_dir, given: sim.given(&name), rng: sim.rng.fork(), plan: plan.clone() }
+        let (given, journal) = (sim.given(&name), sim.net.journal().clone());
+        Self { config, state_dir, given, journal, rng: sim.rng.fork(), plan: plan.clone() }
     }
 
     async fn live(mut self, stop: CancellationToken) -> Fate {
-        let (mut deaths, mut lost_disks) = (Vec::new(), 0);
+        let (mut deaths, mut died_first, mut lost_disks) = (Vec::new(), None, 0);
         let mut left = self.plan.crashes;
         loop {
             let death = Arc::new(Death::default());
@@ -117,10 +122,11 @@ impl Member {
                 () = stop.cancelled() => {
                     let status = daemon.status().await.unwrap();
                     daemon.stop().await;
-                    return Fate { status, deaths, lost_disks };
+                    return Fate { status, deaths, died_first, lost_disks };
                 }
             }
             left -= 1;
+            died_first = died_first.or(Some(self.journal.now()));
             deaths.extend(death.at.lock().unwrap().take());
             drop(daemon);
             tokio::time::sleep(Duration::from_millis(self.rng.u64(1..180_000))).await;
