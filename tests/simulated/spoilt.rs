@@ -41,6 +41,25 @@ fn bytes_that_changed_on_their_way_from_the_source_become_no_replica() {
 }
 
 #[test]
+fn nor_do_they_where_the_same_content_again_goes_in_a_part_of_its_own() {
+    simulate(7, async |mut sim| {
+        put(&sim, SMALL, ChecksumAlgorithm::Crc32).await;
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        sim.drained().await;
+        spoil(&sim, "GetObject", SOURCE, Effect::Corrupt(50));
+        put(&sim, SMALL, ChecksumAlgorithm::Crc32).await;
+        sim.drained().await;
+        let parked = daemon.status().await.unwrap().parked;
+        assert_eq!(parked.iter().map(|it| it.reason).collect::<Vec<_>>(), [Reason::ChecksumMismatch]);
+        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 1);
+        sim.net.faults().clear("spoilt");
+        sim.pass(fleet::TRIED_WITHIN).await;
+        daemon.stop().await;
+        assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new());
+    });
+}
+
+#[test]
 fn a_body_that_is_shorter_than_its_object_becomes_no_replica() {
     for bytes in [SMALL, LARGE] {
         simulate(2, async |mut sim| {

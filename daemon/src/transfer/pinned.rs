@@ -9,7 +9,7 @@ use replicator_core::retry;
 use replicator_core::rule::Rule;
 
 use super::copy::{crc64, crc64_joined};
-use super::part_bytes_preferred;
+use super::{part_bytes_preferred, proof};
 use crate::accounts::Access;
 use crate::accounts::refusal::Side;
 use crate::engine::Engine;
@@ -58,9 +58,14 @@ impl<'a> Pinned<'a> {
 
     /// Reads a part, and what is said of it, into memory that was paid for.
     pub(super) async fn part(&self, part: Part) -> Result<(Head, Chunks, u64), Failure> {
-        let call = self.get().header("range", (part.len > 0).then(|| part.range()).as_deref());
+        // Only the whole has a checksum to compare it with.
+        let is_whole = part.len == self.version.size_bytes;
+        let call = if is_whole { self.get().checksums() } else { self.get().header("range", Some(&part.range())) };
         let (head, body) = self.access.wire.send(call).await?.split();
         let (chunks, crc64) = self.finish(part, body).await?;
+        if is_whole {
+            proof::check(&head, &chunks)?;
+        }
         Ok((head, chunks, crc64))
     }
 
