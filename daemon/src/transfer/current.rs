@@ -11,6 +11,7 @@ use super::basis::Entry;
 use super::copy::crc64;
 use super::listing;
 use crate::accounts::Access;
+use crate::accounts::capabilities::Ability;
 use crate::accounts::refusal::Side;
 use crate::engine::Engine;
 use crate::task::Task;
@@ -60,7 +61,9 @@ pub(super) enum Likely {
 
 /// Reads which entry is current of a key that is likely new, by one list for all neighbours that ask, if they are many.
 pub(super) async fn current_of_new(engine: &Engine, access: &Access, task: &Task) -> Result<Current, Failure> {
-    match listing::absence(engine, access, task).await? {
+    // What a list leaves out the condition of the write finds.
+    let may_ask = access.is_aws || access.capabilities.has(Ability::ConditionalPut);
+    match if may_ask { listing::absence(engine, access, task).await? } else { None } {
         Some(date) => Ok(Current::absent(date, access.is_aws)),
         None => current(access, task, Likely::New).await,
     }

@@ -225,7 +225,7 @@ pub(crate) async fn rebuild(engine: &Engine, task: &Task, shown: &mut Shown) -> 
     let entries = reading.history().await?;
     // Listed later than what is current was read: only if both agree do they speak of one moment.
     shown.basis.agree(entries.first())?;
-    shown.marker = hiding(&entries, task, &shown.replicas);
+    shown.marker = hiding(&entries, reading.may_double_markers(), &shown.replicas);
     for entry in entries {
         let found = reading.identify(entry, &mut shown.replicas, &shown.history).await?;
         shown.history.extend(found);
@@ -235,12 +235,11 @@ pub(crate) async fn rebuild(engine: &Engine, task: &Task, shown: &mut Shown) -> 
     Ok(())
 }
 
-/// Nobody writes a marker over a marker (protocol rule 6): what stands so is one that was written twice, where deletes know no
-/// condition, or a stranger's. Where versions are deleted for good, those between two markers may have gone.
-fn hiding(entries: &[SourceVersion], task: &Task, replicas: &[Replica]) -> Option<Hiding> {
+/// Nobody writes a marker over a marker (protocol rule 6): what stands so is one that was written twice, where that can be.
+fn hiding(entries: &[SourceVersion], may_be_doubled: bool, replicas: &[Replica]) -> Option<Hiding> {
     let markers: Vec<_> = entries.iter().take_while(|entry| entry.kind == Kind::Marker).collect();
     let (newest, oldest) = (markers.first()?, markers.last()?);
-    if task.rules.lead.version_deletes {
+    if !may_be_doubled {
         return Some(Hiding { since: newest.version.last_modified, repeats: None });
     }
     let known = markers.iter().find_map(|entry| replica_by_version(replicas, Some(entry.version.id.as_str())));
@@ -256,6 +255,13 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
+    /// Says whether two daemons may write one marker twice: where deletes know no condition. Where versions are deleted for
+    /// good, what stood between two markers may have gone.
+    fn may_double_markers(&self) -> bool {
+        let is_guarded = self.access.capabilities.has(Ability::ConditionalDelete);
+        !is_guarded && !self.task.rules.lead.version_deletes
+    }
+
     /// Returns the record of a replica that is found there.
     fn found(&self, source: VersionRef, destination_version: Option<String>, etag: Option<ETag>) -> Replica {
         Replica { found: self.now, ..replica(source, destination_version, etag) }

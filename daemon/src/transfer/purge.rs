@@ -55,8 +55,9 @@ pub(super) async fn explain_marker(run: &mut Run<'_>) -> Result<(), Failure> {
         let record = run.read.shown.replicas.iter().find(|replica| replica.source.id == id);
         let (state, known) = (record.map(|replica| replica.state), record.map(|replica| replica.source.clone()));
         if matches!(state, None | Some(State::Collapsed)) && !is_there(run, &id).await? {
-            // If nobody knows when it was made: above what it hid, and below all that comes.
-            let gone = known.unwrap_or_else(|| VersionRef::new(id, newest.last_modified, None));
+            // It is above what it hid, and below all that comes.
+            let gone = known.filter(|known| known.last_modified >= newest.last_modified);
+            let gone = gone.unwrap_or_else(|| VersionRef::new(id, newest.last_modified, None));
             return run.read.shown.explain_marker_by_gone(run.engine, run.task, gone);
         }
     }

@@ -126,7 +126,9 @@ async fn pages<'k>(
             Err(failure) if failure.kind == FailureKind::Throttled => return End::Throttled,
             Ok(None) | Err(_) => return End::Broken,
         };
-        let (served, beyond) = rest.split_at(rest.iter().take_while(|key| page.has_all_of(key)).count());
+        let count = rest.iter().take_while(|key| page.has_all_of(key)).count();
+        // A key that has more than a page is passed over.
+        let (served, beyond) = (rest.get(..count).unwrap_or_default(), rest.get(count.max(1)..).unwrap_or_default());
         // Far apart: each alone costs less than pages full of others. One key may be far from all others, a late one.
         let is_sparse = nth > 1 && (keys.len() - beyond.len()) * SPARSE < keys.len();
         tell(page, served);
@@ -167,14 +169,16 @@ async fn read(access: &Access, (side, bucket): (Side, &Bucket), keys: &[&Key]) -
     let prefix = common_prefix(first.as_str(), last.as_str());
     let is_alone = first == last;
     let listing = Listing { access, side, bucket, prefix };
-    let before = just_before(first.as_str()).map(|before| (before, String::new()));
-    if before.is_none() && !is_alone {
+    // What begins with the first key begins there; and some stores take no marker that lies outside of the prefix.
+    let starts = first.as_str() == prefix;
+    let before = just_before(first.as_str()).filter(|_| !starts).map(|before| (before, String::new()));
+    if before.is_none() && !starts {
         return Ok(None);
     }
     // What waits is a part of what lies between, and what else a page has is read for nothing.
     let wanted = u32::try_from(keys.len()).unwrap_or(u32::MAX).saturating_mul(ENTRIES_A_KEY);
     let entries_max = if is_alone { PAGE_ENTRIES } else { wanted.clamp(PAGE_ENTRIES_MIN, PAGE_ENTRIES_MAX) };
-    listing.page(before.filter(|_| !is_alone), entries_max).await.map(Some)
+    listing.page(before, entries_max).await.map(Some)
 }
 
 fn by_key(page: Page) -> HashMap<Key, Vec<Listed>> {
