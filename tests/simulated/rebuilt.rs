@@ -1,5 +1,7 @@
 //! A daemon that lost its ledger reads the destination back, whatever others left there.
 
+use std::time::Duration;
+
 use aws_sdk_s3::types::{Tag, Tagging};
 
 use crate::fleet;
@@ -49,14 +51,16 @@ fn take_back(markers: usize) {
         let rule = "version_deletes = true";
         sim.post_everything();
         sim.put("a", b"one").await;
+        let daemon = fleet::lone(&mut sim, rule, AWS).await;
         let mut marked = Vec::new();
         for _ in 0..markers {
             let marker = sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
             marked.extend(marker.version_id);
+            // The next is younger than the one at the destination, and cannot be taken for it.
+            sim.drained().await;
+            sim.pass(Duration::from_secs(2)).await;
         }
         assert_eq!(marked.len(), markers);
-        let daemon = fleet::lone(&mut sim, rule, AWS).await;
-        sim.drained().await;
         daemon.stop().await;
         std::fs::remove_dir_all(sim.dir.path().join("daemon-0")).unwrap();
         assert_eq!(sim.shown(ARCHIVE, "a"), None);
