@@ -164,8 +164,9 @@ impl Shown {
 }
 
 /// Reads what is current, and from ledger, stamp or history how far it reaches. With `may_guess`, a key that was never
-/// written by this daemon is asked for by HEAD alone, or a list that it shares, even of an endpoint whose 404 can mean a marker; and not at all of
-/// AWS by a daemon that is alone: the condition of its write tells when there is an object. Some endpoints ignore it.
+/// written by this daemon is asked for by HEAD alone, or by a list that it shares with others, even of an endpoint whose
+/// 404 can mean a marker; and not at all of AWS by a daemon that is alone: the condition of its write tells when there is
+/// an object. Some endpoints ignore it.
 pub(crate) async fn read(engine: &Engine, task: &Task, may_guess: bool) -> Result<Shown, Failure> {
     let access = engine.access(&task.lane.destination)?;
     let mut replicas = engine.ledger.replicas(&task.lane)?;
