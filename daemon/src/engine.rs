@@ -132,8 +132,7 @@ impl Engine {
     /// memory, and nobody else's reading up; and one at a time is let in to wait for a share, or many would hold one
     /// and wait to send once it is there.
     pub(crate) async fn admit<'a>(&self, payer: Payer<'_>, reader: &'a Reader, piece: &Piece) -> (Due<'a>, Paid) {
-        self.limits.bytes(payer, piece.len).await;
-        let share = self.limits.let_in(payer, self.budget.share(payer, piece.len)).await;
+        let share = self.limits.let_in(payer, piece.len, self.budget.share(payer, piece.len)).await;
         let due = match reader.claim(piece).await {
             Claim::Have(body) => Due::Have(body),
             Claim::Lead(lead) => Due::Read(lead, self.pay(payer, piece.len).await),

@@ -79,9 +79,11 @@ impl Limits {
         }
     }
 
-    /// Waits until a copy is let in, and until it has a share of the memory then: one at a time of each line.
-    pub(crate) async fn let_in<T>(&self, payer: Payer<'_>, share: impl Future<Output = T>) -> T {
+    /// Waits until a copy of so many bytes is let in, and until it has a share of the memory then: one at a time of each
+    /// line, or many would be let in while memory is short, and move all at once when it no longer is.
+    pub(crate) async fn let_in<T>(&self, payer: Payer<'_>, bytes: u64, share: impl Future<Output = T>) -> T {
         let _turn = self.lines.copies.take(payer).await;
+        self.bytes(payer, bytes).await;
         self.pass(payer.rule).await;
         share.await
     }

@@ -8,16 +8,20 @@ use crate::turns::{Payer, Turns};
 #[derive(Debug)]
 pub(super) struct Bandwidth {
     kibibytes: Counter,
-    /// What passes at once, a second's worth.
-    burst: NonZeroU32,
+    kibibytes_per_second: NonZeroU32,
+    /// How many are taken in one turn: a large body lets small ones pass many times before it is through.
+    turn: NonZeroU32,
     lines: Turns,
 }
 
 // The limiter counts in u32; by the KiB that reaches 4 TiB/s.
 const UNIT_BYTES: u64 = 1024;
 
-// So many units are taken in one turn: a large body lets small ones pass many times before it is through.
-const TURN_UNITS: u64 = 64;
+const TURN_UNITS: NonZeroU32 = NonZeroU32::new(64).unwrap();
+
+// What was not used is good for a quarter of a second: enough to make up for other waits between two bodies, and one part in
+// forty of what passes in ten seconds.
+const BURSTS_PER_SECOND: u32 = 4;
 
 /// Counts the units of so many bytes.
 pub(super) fn units(bytes: u64) -> u64 {
@@ -26,13 +30,17 @@ pub(super) fn units(bytes: u64) -> u64 {
 
 impl Bandwidth {
     pub(super) fn new(bytes_per_second: NonZeroU64) -> Self {
-        let burst = burst(bytes_per_second);
-        Self { kibibytes: Counter::new(burst), burst, lines: Turns::default() }
+        let kibibytes_per_second = rate(bytes_per_second);
+        let turn = kibibytes_per_second.min(TURN_UNITS);
+        let burst =
+            NonZeroU32::new(kibibytes_per_second.get() / BURSTS_PER_SECOND).map_or(turn, |burst| burst.max(turn));
+        let kibibytes = Counter::new(kibibytes_per_second, burst);
+        Self { kibibytes, kibibytes_per_second, turn, lines: Turns::default() }
     }
 
     /// Says whether this is what such a limit comes to.
     pub(super) fn is_of(&self, bytes_per_second: NonZeroU64) -> bool {
-        self.burst == burst(bytes_per_second)
+        self.kibibytes_per_second == rate(bytes_per_second)
     }
 
     /// Waits until so many units have passed; returns how many are left when this limit no longer holds.
@@ -48,10 +56,10 @@ impl Bandwidth {
 
     /// Returns how much is taken in one turn, which lasts a second at most.
     fn next(&self, left: u64) -> Option<NonZeroU32> {
-        u32::try_from(left.min(TURN_UNITS).min(u64::from(self.burst.get()))).ok().and_then(NonZeroU32::new)
+        u32::try_from(left.min(u64::from(self.turn.get()))).ok().and_then(NonZeroU32::new)
     }
 }
 
-fn burst(bytes_per_second: NonZeroU64) -> NonZeroU32 {
+fn rate(bytes_per_second: NonZeroU64) -> NonZeroU32 {
     u32::try_from(units(bytes_per_second.get())).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX)
 }

@@ -9,7 +9,7 @@ use governor::{Quota, RateLimiter};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-/// So much a second, of which a second's worth may go at once.
+/// So much a second, of which a part may go at once.
 #[derive(Debug)]
 pub(super) struct Counter {
     limiter: RateLimiter<NotKeyed, InMemoryState, RuntimeClock, NoOpMiddleware<std::time::Instant>>,
@@ -29,12 +29,13 @@ impl Clock for RuntimeClock {
 }
 
 impl Counter {
-    pub(super) fn new(per_second: NonZeroU32) -> Self {
-        let limiter = RateLimiter::direct_with_clock(Quota::per_second(per_second), RuntimeClock);
+    pub(super) fn new(per_second: NonZeroU32, burst: NonZeroU32) -> Self {
+        let quota = Quota::per_second(per_second).allow_burst(burst);
+        let limiter = RateLimiter::direct_with_clock(quota, RuntimeClock);
         Self { limiter, turn: Mutex::default() }
     }
 
-    /// Takes so many, a second's worth at most, once they are there and it is one's turn. Returns false, and takes
+    /// Takes so many, what may go at once at most, once they are there and it is one's turn. Returns false, and takes
     /// nothing, when this limit no longer holds.
     pub(super) async fn take(&self, wanted: NonZeroU32, is_current: impl Fn() -> bool) -> bool {
         let _turn = self.turn.lock().await;

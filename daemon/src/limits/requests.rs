@@ -30,7 +30,7 @@ pub(super) const ONE: NonZeroU32 = NonZeroU32::MIN;
 
 impl Requests {
     pub(super) fn new(per_second: NonZeroU32) -> Self {
-        let [let_in, sent] = [(); 2].map(|()| Counter::new(per_second));
+        let [let_in, sent] = [(); 2].map(|()| Counter::new(per_second, per_second));
         Self { per_second, let_in, sent, waiting: Mutex::default() }
     }
 
