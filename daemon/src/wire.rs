@@ -2,13 +2,13 @@
 //! UploadPart. Most of a small object's cost is the client's, and most of that was the SDK's
 //! (docs/performance.md); everything rarer goes through the SDK.
 //!
-//! What is sent is what the SDK would send (`tests` compares them), signed by AWS's own signer, to where
-//! the SDK's own resolver says.
+//! What is sent is what the SDK would send, down to the signature (`tests` compares them), to where the SDK's own resolver says.
 
 mod answer;
 mod body;
 mod call;
 mod endpoint;
+mod signature;
 mod signer;
 #[cfg(test)]
 mod tests;
@@ -117,9 +117,9 @@ impl Wire {
         let endpoint = shared.endpoints.of(call.bucket()).await.map_err(unbuilt)?;
         // Nothing may hold a write up beyond its deadline, new credentials neither (protocol rule 5).
         let exchange = tokio::time::timeout(call.timeout, async {
-            let identity = shared.signer.identity().await.map_err(unsent)?;
+            let credentials = shared.signer.credentials().await.map_err(unsent)?;
             let request = call.request(&endpoint).map_err(unbuilt)?;
-            let request = shared.signer.sign(request, call.body(), &endpoint, &identity).map_err(unbuilt)?;
+            let request = shared.signer.sign(request, call.body(), &endpoint, &credentials).map_err(unbuilt)?;
             shared.exchange(call, request).await
         });
         let result = Box::pin(exchange).await.unwrap_or_else(|_elapsed| {

@@ -1,17 +1,13 @@
-//! Who signs, and the signature: AWS's own signer under credentials that are kept until they end.
+//! Who signs: credentials that are kept until they end.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
-use aws_sigv4::http_request::{
-    PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings, UriPathNormalizationMode,
-    sign,
-};
-use aws_sigv4::sign::v4;
-use aws_smithy_runtime_api::client::identity::Identity;
+use aws_credential_types::Credentials;
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_types::body::SdkBody;
 use http::Request;
@@ -21,6 +17,7 @@ use tokio::time::Instant;
 
 use super::body::Chunks;
 use super::endpoint::Endpoint;
+use super::signature::{DayKey, Signing, hex};
 use crate::accounts::refusal::Said;
 use crate::clock;
 
@@ -31,12 +28,12 @@ pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug)]
 pub(crate) struct Signer {
     provider: Option<SharedCredentialsProvider>,
-    settings: SigningSettings,
-    kept: Mutex<Option<Kept>>,
+    kept: Mutex<Option<Credentials>>,
     /// Whoever finds the credentials at their end asks for new ones; the others wait, and share a refusal.
     refresh: tokio::sync::Mutex<Option<Refused>>,
     /// How many seconds the service's clock is ahead of ours.
     ahead: AtomicI64,
+    day_key: DayKey,
 }
 
 #[derive(Debug)]
@@ -45,34 +42,24 @@ struct Refused {
     error: Arc<CredentialsError>,
 }
 
-#[derive(Debug, Clone)]
-struct Kept {
-    identity: Identity,
-    expires: Option<SystemTime>,
-}
-
 // New credentials take a moment to come, and a request signed with the old ones a moment to arrive.
 const REFRESHED_BEFORE_END: Duration = Duration::from_secs(60);
 
 impl Signer {
     pub(crate) fn new(provider: Option<SharedCredentialsProvider>) -> Self {
-        let mut settings = SigningSettings::default();
-        settings.percent_encoding_mode = PercentEncodingMode::Single;
-        settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
-        settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
         let (kept, refresh) = (Mutex::default(), tokio::sync::Mutex::default());
-        Self { provider, settings, kept, refresh, ahead: AtomicI64::new(0) }
+        Self { provider, kept, refresh, ahead: AtomicI64::new(0), day_key: DayKey::default() }
     }
 
     /// Returns who signs.
-    pub(super) async fn identity(&self) -> Result<Identity, Error> {
-        if let Some(identity) = self.kept(REFRESHED_BEFORE_END) {
-            return Ok(identity);
+    pub(super) async fn credentials(&self) -> Result<Credentials, Error> {
+        if let Some(kept) = self.kept(REFRESHED_BEFORE_END) {
+            return Ok(kept);
         }
         let asked = Instant::now();
         let mut refused = self.refresh.lock().await;
-        if let Some(identity) = self.kept(REFRESHED_BEFORE_END) {
-            return Ok(identity);
+        if let Some(kept) = self.kept(REFRESHED_BEFORE_END) {
+            return Ok(kept);
         }
         // The old ones may be good for another moment.
         let refusal = |error| self.kept(Duration::ZERO).ok_or(error);
@@ -82,10 +69,8 @@ impl Signer {
         let provider = self.provider.as_ref().ok_or("no credentials are configured")?;
         match provider.provide_credentials().await {
             Ok(credentials) => {
-                let kept = Kept { expires: credentials.expiry(), identity: credentials.into() };
-                let identity = kept.identity.clone();
-                self.keep(Some(kept));
-                Ok(identity)
+                self.keep(Some(credentials.clone()));
+                Ok(credentials)
             }
             Err(error) => {
                 let error = Arc::new(error);
@@ -101,28 +86,15 @@ impl Signer {
         mut request: Request<SdkBody>,
         body: Option<&Chunks>,
         endpoint: &Endpoint,
-        identity: &Identity,
+        credentials: &Credentials,
     ) -> Result<HttpRequest, Error> {
-        let params = v4::SigningParams::builder()
-            .identity(identity)
-            .region(endpoint.region())
-            .name("s3")
-            .time(self.now())
-            .settings(self.settings.clone())
-            .build()?
-            .into();
         let payload = match body {
-            None => SignableBody::Bytes(&[]),
-            Some(_) if endpoint.is_private() => SignableBody::UnsignedPayload,
-            Some(body) => SignableBody::Precomputed(sha256(body)),
+            None => NOTHING.into(),
+            Some(_) if endpoint.is_private() => "UNSIGNED-PAYLOAD".into(),
+            Some(body) => Cow::from(sha256(body)),
         };
-        let headers = request.headers().iter().map(|(name, value)| {
-            let value = std::str::from_utf8(value.as_bytes()).unwrap_or_default();
-            (name.as_str(), value)
-        });
-        let signable = SignableRequest::new(request.method().as_str(), request.uri().to_string(), headers, payload)?;
-        let (instructions, _signature) = sign(signable, &params)?.into_parts();
-        instructions.apply_to_request_http1x(&mut request);
+        let signing = Signing { credentials, region: endpoint.region(), now: self.now(), payload: &payload };
+        self.day_key.sign(&mut request, &signing)?;
         Ok(request.try_into()?)
     }
 
@@ -140,28 +112,30 @@ impl Signer {
         }
     }
 
-    fn now(&self) -> SystemTime {
-        let ahead = time::Duration::seconds(self.ahead.load(Ordering::Relaxed));
-        SystemTime::from(clock::now() + ahead)
+    fn now(&self) -> Timestamp {
+        clock::now() + time::Duration::seconds(self.ahead.load(Ordering::Relaxed))
     }
 
-    fn kept(&self, rest: Duration) -> Option<Identity> {
+    fn kept(&self, rest: Duration) -> Option<Credentials> {
         let kept = self.kept.lock().ok()?.clone()?;
-        let is_good = kept.expires.is_none_or(|expires| expires > self.now() + rest);
-        is_good.then_some(kept.identity)
+        let is_good = kept.expiry().is_none_or(|expires| expires > SystemTime::from(self.now()) + rest);
+        is_good.then_some(kept)
     }
 
-    fn keep(&self, kept: Option<Kept>) {
+    fn keep(&self, kept: Option<Credentials>) {
         if let Ok(mut known) = self.kept.lock() {
             *known = kept;
         }
     }
 }
 
+/// The digest of no body.
+const NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
 fn sha256(body: &Chunks) -> String {
     let mut digest = Sha256::new();
     body.pieces().for_each(|piece| digest.update(piece));
-    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&digest.finalize())
 }
 
 #[cfg(test)]
@@ -193,10 +167,10 @@ mod tests {
     async fn who_waits_for_credentials_shares_the_refusal() {
         let asked = Arc::<AtomicU32>::default();
         let signer = Signer::new(Some(SharedCredentialsProvider::new(Refusing(Arc::clone(&asked)))));
-        let all = futures::future::join_all((0..100).map(|_| signer.identity())).await;
+        let all = futures::future::join_all((0..100).map(|_| signer.credentials())).await;
         assert!(all.iter().all(Result::is_err));
         assert_eq!(asked.load(Ordering::Relaxed), 1);
-        assert!(signer.identity().await.is_err());
+        assert!(signer.credentials().await.is_err());
         assert_eq!(asked.load(Ordering::Relaxed), 2, "who comes later asks anew");
     }
 }
