@@ -4,6 +4,7 @@
 mod arrival;
 mod board;
 mod hand;
+mod leftover;
 mod parked;
 mod redrive;
 mod settled;
@@ -82,6 +83,8 @@ enum Event {
     TakenUp(TakenUp),
     /// The ledger was searched for parked tasks.
     Found(Result<Round, Failure>),
+    /// The ledger was searched for uploads that nobody works on.
+    LeftOver(Result<Vec<Task>, Failure>),
 }
 
 /// Messages in hand at once, waiting ones included; far below the 120,000 that SQS lets be in
@@ -114,6 +117,7 @@ impl Dispatch {
     /// is left.
     pub(crate) async fn run(mut self) {
         let mut routine = tokio::time::interval(redrive::EVERY);
+        let mut leftovers = tokio::time::interval(leftover::EVERY);
         let mut open = true;
         // What kept a task parked may have been repaired while nobody ran.
         self.retry(Filter::default(), None);
@@ -124,6 +128,7 @@ impl Dispatch {
                 () = self.halt.cancelled() => break,
                 Some(question) = self.questions.recv() => self.answer(question),
                 _ = routine.tick(), if open => self.sweeps.add(Sweep::due(clock::now())),
+                _ = leftovers.tick(), if open => self.search_leftovers(),
                 Some(event) = self.running.join_next() => self.happened(event).await,
                 Ok(()) = self.rules.changed(), if open => self.rules_changed(),
                 delivery = self.deliveries.recv(), if open && self.has_room() => match delivery {
@@ -184,6 +189,7 @@ impl Dispatch {
             }
             Ok(Event::TakenUp(taken)) => self.taken_up(taken),
             Ok(Event::Found(round)) => self.found(round),
+            Ok(Event::LeftOver(tasks)) => self.found_leftovers(tasks),
             // A panic aborts the process, so what ran has its result.
             Err(_) => {}
         }

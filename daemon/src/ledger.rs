@@ -98,6 +98,12 @@ impl Ledger {
         self.db.write(batch).map_err(broken)
     }
 
+    /// Visits the multipart uploads in progress.
+    pub(crate) fn visit_uploads(&self, visit: impl FnMut(Upload) -> ControlFlow<()>) -> Result<(), Failure> {
+        let table = Address::of(Upload::TABLE);
+        self.visit(&table, &table, visit)
+    }
+
     /// Keeps a task until someone acts.
     pub(crate) fn park(&self, task: &ParkedTask) -> Result<(), Failure> {
         self.put(&task.address(), task)

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use replicator_core::event::Hint;
+use replicator_core::event::{Action, Hint};
 use replicator_core::failure::Reason;
 use replicator_core::object::{Bucket, Key};
 use replicator_core::rule::{Place, Rule, contests};
 
-use crate::ledger::records::{Lane, ParkedTask};
+use crate::ledger::records::{Lane, ParkedTask, Upload, Whose};
 use crate::task::{Rules, Task, Wish};
 
 /// The rules of a configuration; disabled ones too, so that their buckets are known.
@@ -65,13 +65,23 @@ impl Ruleset {
 
     /// Makes a parked task anew under the rules of today; `None` when no rule wants it any more.
     pub(crate) fn revive(&self, parked: &ParkedTask) -> Option<Task> {
-        let lanes = self.lanes(&parked.source.bucket, &parked.source_key);
-        let (lane, source, rules) = lanes.into_iter().find(|(lane, ..)| *lane == parked.lane)?;
-        let (action, version) = (parked.action, parked.version.clone());
-        let wish = Wish { action, version, sequencer: None, time: None, size_bytes: 0 };
-        // What was parked may have begun before: the ledger alone may not answer it.
-        let (source_key, wishes) = (parked.source_key.clone(), vec![wish]);
-        Some(Task { lane, source, source_key, rules, wishes, redelivered: true })
+        let ParkedTask { lane, source, source_key, action, version, .. } = parked;
+        let wish = Wish { action: *action, version: version.clone(), sequencer: None, time: None, size_bytes: 0 };
+        self.task_again((lane, source, source_key), wish)
+    }
+
+    /// Makes the task that ends an upload, by completing it or not; `None` when no rule wants its key any more.
+    pub(crate) fn resume(&self, upload: &Upload) -> Option<Task> {
+        let Whose { lane, source, source_key } = upload.whose.as_ref()?;
+        let wish = Wish { action: Action::Put, version: None, sequencer: None, time: None, size_bytes: 0 };
+        self.task_again((lane, source, source_key), wish)
+    }
+
+    fn task_again(&self, (lane, source, key): (&Lane, &Place, &Key), wish: Wish) -> Option<Task> {
+        let lanes = self.lanes(&source.bucket, key);
+        let (lane, source, rules) = lanes.into_iter().find(|(known, ..)| known == lane)?;
+        // It may have begun before: the ledger alone may not answer it.
+        Some(Task { lane, source, source_key: key.clone(), rules, wishes: vec![wish], redelivered: true })
     }
 
     /// Finds the lanes a key may take. All rules of a contest come along with each of them: one

@@ -55,6 +55,7 @@ mod scopes;
 mod strangers;
 // C, S: what is there though a store does not say so.
 mod unlisted;
+mod uploads;
 // H: the same content again and again.
 mod neighbours;
 // Requests, counted: duplicates, forgeries, events that mean nothing here.

@@ -90,6 +90,17 @@ pub(crate) struct Upload {
     /// what was read of it had no date.
     #[serde(default, with = "time::serde::timestamp::milliseconds::option", skip_serializing_if = "Option::is_none")]
     pub(crate) appears_until: Option<Timestamp>,
+    /// Whose it is; older records do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) whose: Option<Whose>,
+}
+
+/// A lane, and the key that it brings up to date.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Whose {
+    pub(crate) lane: Lane,
+    pub(crate) source: Place,
+    pub(crate) source_key: Key,
 }
 
 /// A part that is at the destination.

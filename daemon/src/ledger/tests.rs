@@ -48,7 +48,7 @@ proptest! {
             found: Some(source.last_modified),
         };
         reads_back(&replica)?;
-        reads_back(&Upload { upload_id: text.clone(), source: source.clone(), part_bytes: crc64, dress: crc64, entry: text.clone(), appears_until: Some(source.last_modified) })?;
+        reads_back(&Upload { upload_id: text.clone(), source: source.clone(), part_bytes: crc64, dress: crc64, entry: text.clone(), appears_until: Some(source.last_modified), whose: None })?;
         reads_back(&UploadedPart { number, etag, crc64 })?;
         reads_back(&ParkedTask {
             source: lane.destination.clone(),
@@ -157,6 +157,7 @@ fn an_upload_survives_reopening_with_its_parts_and_is_forgotten_whole() {
         dress: 9,
         entry: "nothing".to_owned(),
         appears_until: None,
+        whose: None,
     };
     ledger.put_upload(&lane(), &upload).unwrap();
     for number in [2, 300, 1] {
