@@ -31,6 +31,7 @@ use crate::ruleset::Ruleset;
 use crate::task::Task;
 pub(crate) use board::Board;
 use hand::Hand;
+use leftover::LeftOver;
 use parked::TakenUp;
 pub(crate) use redrive::Asker;
 use redrive::{Round, Sweep, Sweeps};
@@ -50,6 +51,8 @@ pub(crate) struct Dispatch {
     /// What of the messages that went back was done already.
     settled: Settled,
     sweeps: Sweeps,
+    /// The lane that the search for uploads came to.
+    leftovers_after: Option<Lane>,
     running: JoinSet<Event>,
     halt: CancellationToken,
 }
@@ -84,7 +87,7 @@ enum Event {
     /// The ledger was searched for parked tasks.
     Found(Result<Round, Failure>),
     /// The ledger was searched for uploads that nobody works on.
-    LeftOver(Result<Vec<Task>, Failure>),
+    LeftOver(Result<LeftOver, Failure>),
 }
 
 /// Messages in hand at once, waiting ones included; far below the 120,000 that SQS lets be in
@@ -108,6 +111,7 @@ impl Dispatch {
             hand: Hand::default(),
             settled: Settled::default(),
             sweeps: Sweeps::default(),
+            leftovers_after: None,
             running: JoinSet::new(),
             halt,
         }
@@ -117,7 +121,7 @@ impl Dispatch {
     /// is left.
     pub(crate) async fn run(mut self) {
         let mut routine = tokio::time::interval(redrive::EVERY);
-        let mut leftovers = tokio::time::interval(leftover::EVERY);
+        let mut leftovers = leftover::every();
         let mut open = true;
         // What kept a task parked may have been repaired while nobody ran.
         self.retry(Filter::default(), None);
@@ -189,7 +193,7 @@ impl Dispatch {
             }
             Ok(Event::TakenUp(taken)) => self.taken_up(taken),
             Ok(Event::Found(round)) => self.found(round),
-            Ok(Event::LeftOver(tasks)) => self.found_leftovers(tasks),
+            Ok(Event::LeftOver(found)) => self.found_leftovers(found),
             // A panic aborts the process, so what ran has its result.
             Err(_) => {}
         }

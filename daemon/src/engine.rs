@@ -130,9 +130,12 @@ impl Engine {
 
     /// Waits until a rule may write a piece, and memory has room for it or has it. Who waits for the rule holds no
     /// memory, and nobody else's reading up; and one at a time is let in to wait for a share, or many would hold one
-    /// and wait to send once it is there.
+    /// and wait to send once it is there. One part of each object stands in line, so that objects take turns.
     pub(crate) async fn admit<'a>(&self, payer: Payer<'_>, reader: &'a Reader, piece: &Piece) -> (Due<'a>, Paid) {
-        let share = self.limits.let_in(payer, piece.len, self.budget.share(payer, piece.len)).await;
+        let share = {
+            let _turn = reader.turn().await;
+            self.limits.let_in(payer, piece.len, self.budget.share(payer, piece.len)).await
+        };
         let due = match reader.claim(piece).await {
             Claim::Have(body) => Due::Have(body),
             Claim::Lead(lead) => Due::Read(lead, self.pay(payer, piece.len).await),

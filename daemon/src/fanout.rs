@@ -25,6 +25,7 @@ pub(crate) struct Reader {
     fanout: Arc<Fanout>,
     object: Object,
     number: u64,
+    turn: tokio::sync::Mutex<()>,
 }
 
 /// Some bytes of a version.
@@ -115,7 +116,7 @@ impl Fanout {
         let number = state.number();
         state.objects.entry(Arc::clone(&object)).or_default().readers.insert(number);
         drop(state);
-        Reader { fanout: Arc::clone(self), object, number }
+        Reader { fanout: Arc::clone(self), object, number, turn: tokio::sync::Mutex::default() }
     }
 
     /// Begins a time in which memory is short.
@@ -157,6 +158,11 @@ impl Reader {
             }
         }
         self.look(piece).unwrap_or_else(|_coming| self.alone())
+    }
+
+    /// Waits until none of this reader's other pieces stands in line with those of others.
+    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
     }
 
     /// Takes note that this reader has had a piece.

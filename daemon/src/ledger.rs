@@ -98,10 +98,15 @@ impl Ledger {
         self.db.write(batch).map_err(broken)
     }
 
-    /// Visits the multipart uploads in progress.
-    pub(crate) fn visit_uploads(&self, visit: impl FnMut(Upload) -> ControlFlow<()>) -> Result<(), Failure> {
+    /// Visits the multipart uploads in progress, from behind a lane's on.
+    pub(crate) fn visit_uploads(
+        &self,
+        after: Option<&Lane>,
+        visit: impl FnMut(Upload) -> ControlFlow<()>,
+    ) -> Result<(), Failure> {
         let table = Address::of(Upload::TABLE);
-        self.visit(&table, &table, visit)
+        let from = after.map_or_else(|| table.clone(), |lane| Upload::address(lane).end());
+        self.visit(&from, &table, visit)
     }
 
     /// Keeps a task until someone acts.
@@ -112,6 +117,16 @@ impl Ledger {
     /// Returns what is parked already of what a task would be parked as.
     pub(crate) fn parked_before(&self, task: &ParkedTask) -> Result<Option<ParkedTask>, Failure> {
         self.get(&task.address())
+    }
+
+    /// Says whether anything is parked of a lane.
+    pub(crate) fn has_parked(&self, lane: &Lane) -> Result<bool, Failure> {
+        let (prefix, mut has) = (ParkedTask::prefix(lane), false);
+        self.visit(&prefix, &prefix, |_: ParkedTask| {
+            has = true;
+            ControlFlow::Break(())
+        })?;
+        Ok(has)
     }
 
     /// Visits parked tasks, those of one lane together, from behind a lane's on.

@@ -34,7 +34,7 @@ struct Limiters {
     requests: Option<Arc<Requests>>,
 }
 
-/// Who takes turns before the counters of requests.
+/// Who takes turns before the counters.
 #[derive(Debug, Default)]
 struct Lines {
     /// Copies to be let in, and to get a share of the memory then.
@@ -61,29 +61,35 @@ impl Limits {
         *limiters = next;
     }
 
+    /// Waits until this many bytes may be read that no copy is made of.
+    pub(crate) async fn bytes(&self, payer: Payer<'_>, bytes: u64) {
+        let _turn = self.lines.copies.take(payer).await;
+        self.pass_bytes(payer.rule, bytes).await;
+    }
+
     /// Waits until this many bytes may move. Whoever comes first in a line goes first: among small bodies that take
     /// what there is, a large one would wait for ever.
-    pub(crate) async fn bytes(&self, payer: Payer<'_>, bytes: u64) {
+    async fn pass_bytes(&self, rule: &Rule, bytes: u64) {
         if self.are_none() {
             return;
         }
-        for limited in Limited::by(payer.rule) {
+        for limited in Limited::by(rule) {
             let mut left = bandwidth::units(bytes);
             // Looked up again when the limit changes while one waits.
             while let Some(bandwidth) = self.get(&limited).bandwidth
                 && left > 0
             {
                 let is_current = || self.get(&limited).bandwidth.is_some_and(|now| Arc::ptr_eq(&now, &bandwidth));
-                left = bandwidth.pass(payer, left, is_current).await;
+                left = bandwidth.pass(left, is_current).await;
             }
         }
     }
 
     /// Waits until a copy of so many bytes is let in, and until it has a share of the memory then: one at a time of each
-    /// line, or many would be let in while memory is short, and move all at once when it no longer is.
+    /// line, or many would be let in while memory is short, and move at once when it no longer is.
     pub(crate) async fn let_in<T>(&self, payer: Payer<'_>, bytes: u64, share: impl Future<Output = T>) -> T {
         let _turn = self.lines.copies.take(payer).await;
-        self.bytes(payer, bytes).await;
+        self.pass_bytes(payer.rule, bytes).await;
         self.pass(payer.rule).await;
         share.await
     }

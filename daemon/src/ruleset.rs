@@ -72,8 +72,16 @@ impl Ruleset {
 
     /// Makes the task that ends an upload, by completing it or not; `None` when no rule wants its key any more.
     pub(crate) fn resume(&self, upload: &Upload) -> Option<Task> {
-        let Whose { lane, source, source_key } = upload.whose.as_ref()?;
-        let wish = Wish { action: Action::Put, version: None, sequencer: None, time: None, size_bytes: 0 };
+        let Whose { lane, source, source_key, size_bytes } = upload.whose.as_ref()?;
+        // As the message told of it that may come again: it may be in scope by that alone.
+        let version = &upload.source;
+        let wish = Wish {
+            action: Action::Put,
+            version: Some(version.id.clone()),
+            sequencer: None,
+            time: Some(version.last_modified),
+            size_bytes: *size_bytes,
+        };
         self.task_again((lane, source, source_key), wish)
     }
 

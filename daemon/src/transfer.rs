@@ -1,6 +1,7 @@
 //! Bringing one key at one destination up to date: read the destination, list the source, and do
 //! the planner's steps until it has none left.
 
+mod abreast;
 mod attributes;
 mod basis;
 mod choice;

@@ -93,7 +93,7 @@ async fn used(sim: &mut Sim, rule: &str, (objects, bytes): (usize, usize), of: i
     in_ten_seconds(sim, objects).iter().map(of).sum()
 }
 
-/// Returns the writes of ten seconds, from the first second on, which lets a second's worth through at once.
+/// Returns the writes of ten seconds, from the third second on: at first a second's worth of requests goes through at once.
 fn in_ten_seconds(sim: &Sim, objects: usize) -> Vec<Entry> {
     let mut writes = sim.net.journal().writes(ARCHIVE);
     assert_eq!(writes.len(), objects);

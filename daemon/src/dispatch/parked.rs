@@ -1,6 +1,5 @@
 //! What is parked comes back to the lanes, on schedule or because someone asks for it.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use replicator_core::failure::{Failure, chain};
@@ -9,7 +8,7 @@ use tracing::{info, warn};
 
 use super::redrive::{Asker, LANES_MAX, Revived, Round, Sweep};
 use super::{Dispatch, Event, Question, Work};
-use crate::ledger::records::{Lane, ParkedTask};
+use crate::ledger::records::ParkedTask;
 use crate::parking::{self, Filter, Retried};
 use crate::{blocking, clock};
 
@@ -79,11 +78,10 @@ impl Dispatch {
         let unbidden = self.lanes.values().filter(|work| Work::is_unbidden(work)).count();
         let Some(lanes_max) = LANES_MAX.checked_sub(unbidden).filter(|room| *room > 0) else { return };
         let Some(sweep) = self.sweeps.next() else { return };
-        let (engine, rules) = (Arc::clone(&self.engine), Arc::clone(&self.rules.borrow()));
-        let busy: BTreeSet<Lane> = self.lanes.keys().cloned().collect();
+        let (ledger, rules) = (self.engine.ledger.clone(), Arc::clone(&self.rules.borrow()));
+        let has_business = self.has_business();
         self.running.spawn(async move {
-            let has_business = |lane: &Lane| !busy.contains(lane) && !engine.pace.leaves_alone(&lane.destination);
-            Event::Found(blocking::run(|| sweep.round(&engine.ledger, &rules, lanes_max, has_business)))
+            Event::Found(blocking::run(|| sweep.round(&ledger, &rules, lanes_max, has_business)))
         });
     }
 

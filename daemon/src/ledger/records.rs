@@ -95,12 +95,13 @@ pub(crate) struct Upload {
     pub(crate) whose: Option<Whose>,
 }
 
-/// A lane, and the key that it brings up to date.
+/// A lane, the key that it brings up to date, and how large what is uploaded is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Whose {
     pub(crate) lane: Lane,
     pub(crate) source: Place,
     pub(crate) source_key: Key,
+    pub(crate) size_bytes: u64,
 }
 
 /// A part that is at the destination.

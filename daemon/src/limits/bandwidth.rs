@@ -3,7 +3,6 @@
 use std::num::{NonZeroU32, NonZeroU64};
 
 use super::Counter;
-use crate::turns::{Payer, Turns};
 
 #[derive(Debug)]
 pub(super) struct Bandwidth {
@@ -11,7 +10,6 @@ pub(super) struct Bandwidth {
     kibibytes_per_second: NonZeroU32,
     /// How many are taken in one turn: a large body lets small ones pass many times before it is through.
     turn: NonZeroU32,
-    lines: Turns,
 }
 
 // The limiter counts in u32; by the KiB that reaches 4 TiB/s.
@@ -19,8 +17,8 @@ const UNIT_BYTES: u64 = 1024;
 
 const TURN_UNITS: NonZeroU32 = NonZeroU32::new(64).unwrap();
 
-// What was not used is good for a quarter of a second: enough to make up for other waits between two bodies, and one part in
-// forty of what passes in ten seconds.
+// What was not used is good for a quarter of a second, or one turn where that is longer: enough to make up for other waits
+// between two bodies, and one part in forty of what passes in ten seconds.
 const BURSTS_PER_SECOND: u32 = 4;
 
 /// Counts the units of so many bytes.
@@ -35,7 +33,7 @@ impl Bandwidth {
         let burst =
             NonZeroU32::new(kibibytes_per_second.get() / BURSTS_PER_SECOND).map_or(turn, |burst| burst.max(turn));
         let kibibytes = Counter::new(kibibytes_per_second, burst);
-        Self { kibibytes, kibibytes_per_second, turn, lines: Turns::default() }
+        Self { kibibytes, kibibytes_per_second, turn }
     }
 
     /// Says whether this is what such a limit comes to.
@@ -44,8 +42,7 @@ impl Bandwidth {
     }
 
     /// Waits until so many units have passed; returns how many are left when this limit no longer holds.
-    pub(super) async fn pass(&self, payer: Payer<'_>, mut left: u64, is_current: impl Fn() -> bool) -> u64 {
-        let _mine = self.lines.take(payer).await;
+    pub(super) async fn pass(&self, mut left: u64, is_current: impl Fn() -> bool) -> u64 {
         while let Some(some) = self.next(left)
             && self.kibibytes.take(some, &is_current).await
         {

@@ -85,7 +85,7 @@ pub struct Ailing {
 }
 
 // Tasks that work at the same time: few enough for the sockets of one process, which may have 1024
-// by default.
+// by default. Of large objects the memory bounds the parts.
 const TASKS_MAX: u32 = 256;
 
 // Of those, what one destination may have: enough to hide the latency of small objects, and a share

@@ -2,13 +2,14 @@
 //! destination, so that a restart goes on where it stopped.
 
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use replicator_core::failure::{Failure, Kind, Reason, chain};
 use replicator_core::fence::{body_timeout, complete_timeout};
 use replicator_core::parts::{self, Layout, Part};
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::abreast::{Abreast, WIDTH_MAX};
 use super::attributes::set_headers;
 use super::basis::Basis;
 use super::copy::{CRC64_NVME, Copy, Dress, Written, crc64, crc64_header, crc64_joined, etag_of};
@@ -25,11 +26,6 @@ use crate::ledger::records::{Upload, UploadedPart, Whose};
 use crate::task::Task;
 use crate::wire::Call;
 
-// How many are in flight is for the memory budget to say, in which all parts of all objects stand in line: a lone object gets
-// what many would share. One object asks for as many at once as fill 10 Gbit/s:
-// https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance-guidelines.html
-const PARTS_IN_FLIGHT: usize = 16;
-
 // A connection that breaks costs one part, a few times, before the whole task waits.
 const PART_ATTEMPTS: u32 = 3;
 
@@ -40,18 +36,7 @@ pub(crate) async fn copy(copy: &Copy<'_>, part_bytes: u64) -> Result<Written, Fa
     let parts = parts_of(&layout);
     let (upload, mut done) = begin(copy, &dress, &layout).await?;
     let missing: Vec<Part> = parts.iter().filter(|part| !done.contains_key(&part.number)).copied().collect();
-    let mut copies =
-        stream::iter(missing).map(|part| upload_part(copy, &upload, part)).buffer_unordered(PARTS_IN_FLIGHT);
-    let copied: Result<(), Failure> = async {
-        while let Some(part) = copies.try_next().await? {
-            copy.engine.ledger.put_part(&copy.task.lane, &part)?;
-            done.insert(part.number, part);
-            copy.engine.pulse.moved(&copy.task.lane);
-        }
-        Ok(())
-    }
-    .await;
-    drop(copies);
+    let copied = upload_all(copy, &upload, missing, &mut done).await;
     let finished = match copied {
         Ok(()) => complete(copy, &upload, &parts, &done, &dress).await,
         Err(failure) => Err(failure),
@@ -138,14 +123,15 @@ async fn begin(copy: &Copy<'_>, dress: &Dress, layout: &Layout) -> Result<(Uploa
         dress: dress.digest(),
         entry: over,
         appears_until: None,
-        whose: Some(whose(copy.task)),
+        whose: Some(whose(copy.task, copy.version.size_bytes)),
     };
     copy.engine.ledger.put_upload(&copy.task.lane, &upload)?;
     Ok((upload, Parts::new()))
 }
 
-fn whose(task: &Task) -> Whose {
-    Whose { lane: task.lane.clone(), source: task.source.clone(), source_key: task.source_key.clone() }
+fn whose(task: &Task, size_bytes: u64) -> Whose {
+    let (lane, source, source_key) = (task.lane.clone(), task.source.clone(), task.source_key.clone());
+    Whose { lane, source, source_key, size_bytes }
 }
 
 async fn create(copy: &Copy<'_>, dress: &Dress) -> Result<String, Failure> {
@@ -168,24 +154,62 @@ async fn create(copy: &Copy<'_>, dress: &Dress) -> Result<String, Failure> {
         .ok_or_else(|| Failure::caused(Kind::Transient, "CreateMultipartUpload", "the answer has no upload id"))
 }
 
-async fn upload_part(copy: &Copy<'_>, upload: &Upload, part: Part) -> Result<UploadedPart, Failure> {
+/// Uploads parts, and writes each down. After a failure none begins, but those on their way come to their end: they are not
+/// to be sent again.
+async fn upload_all(copy: &Copy<'_>, upload: &Upload, missing: Vec<Part>, done: &mut Parts) -> Result<(), Failure> {
+    let abreast = Abreast::new();
+    let mut copies =
+        stream::iter(missing).map(|part| upload_part(copy, upload, part, &abreast)).buffer_unordered(WIDTH_MAX);
+    let mut result = Ok(());
+    while let Some(copied) = copies.next().await {
+        match copied {
+            Ok(Some(part)) => {
+                copy.engine.ledger.put_part(&copy.task.lane, &part)?;
+                done.insert(part.number, part);
+                copy.engine.pulse.moved(&copy.task.lane);
+            }
+            Ok(None) => {}
+            Err(failure) => {
+                abreast.end();
+                result = result.and(Err(failure));
+            }
+        }
+    }
+    result
+}
+
+async fn upload_part(
+    copy: &Copy<'_>,
+    upload: &Upload,
+    part: Part,
+    abreast: &Abreast,
+) -> Result<Option<UploadedPart>, Failure> {
+    let Some(_room) = abreast.begin().await else { return Ok(None) };
     let mut attempt = 1;
     loop {
-        match try_part(copy, upload, part).await {
+        match try_part(copy, upload, part, abreast).await {
             Err(failure) if failure.kind == Kind::Transient && attempt < PART_ATTEMPTS => attempt += 1,
             result => return result,
         }
     }
 }
 
-async fn try_part(copy: &Copy<'_>, upload: &Upload, part: Part) -> Result<UploadedPart, Failure> {
+async fn try_part(
+    copy: &Copy<'_>,
+    upload: &Upload,
+    part: Part,
+    abreast: &Abreast,
+) -> Result<Option<UploadedPart>, Failure> {
     let (due, _share) = copy.admitted(part, true).await;
+    if abreast.is_over() {
+        return Ok(None);
+    }
+    let began = Instant::now();
     let body = match due {
         Due::Have(body) => body,
         Due::Read(lead, paid) => {
-            let read = Instant::now();
             let (head, chunks, crc64) = copy.original().part(part).await?;
-            lead.share(Body { head, read, chunks, crc64, paid })
+            lead.share(Body { head, read: began, chunks, crc64, paid })
         }
     };
     copy.engine.limits.may_send(copy.payer(true)).await;
@@ -196,7 +220,8 @@ async fn try_part(copy: &Copy<'_>, upload: &Upload, part: Part) -> Result<Upload
         .header(CRC64_NVME, checked.then(|| crc64_header(body.crc64)).as_deref());
     let answer = copy.engine.failpoints.around(Step::UploadPart, Box::pin(copy.destination.wire.send(call))).await?;
     let etag = etag_of(answer.into_head().header("etag"), "UploadPart")?;
-    Ok(UploadedPart { number: part.number, etag, crc64: body.crc64 })
+    abreast.took(part, began.elapsed());
+    Ok(Some(UploadedPart { number: part.number, etag, crc64: body.crc64 }))
 }
 
 async fn complete(

@@ -1,6 +1,6 @@
 //! AWS Signature Version 4 of a request that `call` wrote, whose path and query are encoded as the signature wants them:
 //! <https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html>. The SDK's signer takes any request apart
-//! and derives its key anew for each, which cost a tenth of all CPU (docs/performance.md).
+//! and derives its key anew for each: docs/performance.md says what that cost.
 
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
@@ -17,12 +17,11 @@ use super::signer::Error;
 
 /// The key of the day, as long as it is that of who signs.
 #[derive(Default)]
-pub(super) struct DayKey(Mutex<Option<(Scope, Vec<u8>)>>);
+pub(super) struct DayKey(Mutex<Option<(Scope, [u8; 32])>>);
 
 /// What a key is good for.
-#[derive(PartialEq, Eq)]
 struct Scope {
-    secret: String,
+    credentials: Credentials,
     day: String,
     region: String,
 }
@@ -63,7 +62,7 @@ impl DayKey {
         let (names, digest) = canonical(request, signing.payload)?;
         let scope = format!("{day}/{}/s3/aws4_request", signing.region);
         let text = format!("AWS4-HMAC-SHA256\n{moment}\n{scope}\n{digest}");
-        let signature = calculate_signature(self.of(day, signing), text.as_bytes());
+        let signature = calculate_signature(self.of(day, signing)?, text.as_bytes());
         let who = signing.credentials.access_key_id();
         let authorization =
             format!("AWS4-HMAC-SHA256 Credential={who}/{scope}, SignedHeaders={names}, Signature={signature}");
@@ -73,16 +72,20 @@ impl DayKey {
         Ok(())
     }
 
-    fn of(&self, day: String, signing: &Signing<'_>) -> Vec<u8> {
+    fn of(&self, day: String, signing: &Signing<'_>) -> Result<[u8; 32], Error> {
+        let Signing { credentials, region, now, .. } = signing;
+        let secret = credentials.secret_access_key();
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let secret = signing.credentials.secret_access_key();
-        let is_good = |scope: &Scope| scope.day == day && scope.region == signing.region && scope.secret == secret;
+        let is_good = |scope: &Scope| {
+            scope.day == day && scope.region == *region && scope.credentials.secret_access_key() == secret
+        };
         if let Some((_, key)) = kept.as_ref().filter(|(scope, _)| is_good(scope)) {
-            return key.clone();
+            return Ok(*key);
         }
-        let key = generate_signing_key(secret, signing.now.into(), signing.region, "s3").as_ref().to_vec();
-        *kept = Some((Scope { secret: secret.to_owned(), day, region: signing.region.to_owned() }, key.clone()));
-        key
+        let key = generate_signing_key(secret, (*now).into(), region, "s3").as_ref().try_into()?;
+        let scope = Scope { credentials: Credentials::clone(credentials), day, region: (*region).to_owned() };
+        *kept = Some((scope, key));
+        Ok(key)
     }
 }
 
@@ -167,4 +170,68 @@ pub(super) fn hex(digest: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digits = digest.iter().flat_map(|byte| [byte >> 4, byte & 15]);
     digits.filter_map(|digit| DIGITS.get(usize::from(digit))).map(|digit| char::from(*digit)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sigv4::http_request::{
+        PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings,
+        UriPathNormalizationMode, sign,
+    };
+    use aws_sigv4::sign::v4::SigningParams;
+    use time::macros::datetime;
+
+    use super::*;
+
+    /// Has AWS's own signer sign a request, and returns what it says.
+    fn by_aws(request: &Request<()>, signing: &Signing<'_>) -> String {
+        let mut settings = SigningSettings::default();
+        settings.percent_encoding_mode = PercentEncodingMode::Single;
+        settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
+        settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
+        let identity = signing.credentials.clone().into();
+        let params = SigningParams::builder().identity(&identity).region(signing.region).name("s3");
+        let params = params.time(signing.now.into()).settings(settings).build().unwrap().into();
+        let body = SignableBody::Precomputed(signing.payload.to_owned());
+        let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap()));
+        let uri = request.uri().to_string();
+        let signable = SignableRequest::new(request.method().as_str(), uri, headers, body).unwrap();
+        let (instructions, _) = sign(signable, &params).unwrap().into_parts();
+        let mut signed = request.clone();
+        instructions.apply_to_request_http1x(&mut signed);
+        signed.headers()[AUTHORIZATION].to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn the_key_follows_the_day_the_region_and_the_secret() {
+        let who = |secret: &str, token: Option<&str>| {
+            Credentials::new("AKIDEXAMPLE", secret, token.map(str::to_owned), None, "test")
+        };
+        let (one, other) = (who("secret", None), who("other", Some("token")));
+        let (day, next) = (datetime!(2026-11-28 23:59:59 UTC), datetime!(2026-11-29 00:00 UTC));
+        let key = DayKey::default();
+        for (credentials, region, now) in [
+            (&one, "eu-west-1", day),
+            (&one, "eu-west-1", next),
+            (&one, "us-east-1", next),
+            (&other, "us-east-1", next),
+            (&one, "us-east-1", next),
+            (&one, "eu-west-1", day),
+        ] {
+            for uri in [
+                "https://b.s3.eu-west-1.amazonaws.com:443/a%20b/?versions&prefix=a%2F&max-keys=7",
+                "http://store.example:80/b/a",
+                "http://[::1]:9000/b/a?x-id=PutObject&versionId=v%3D",
+            ] {
+                let payload = "UNSIGNED-PAYLOAD";
+                let signing = Signing { credentials, region, now, payload };
+                let request = Request::put(uri).header("user-agent", "us").header("x-amz-meta-a", " b   c ");
+                let mut request =
+                    request.header("content-length", "7").header("x-amz-meta-empty", "").body(()).unwrap();
+                let wanted = by_aws(&request, &signing);
+                key.sign(&mut request, &signing).unwrap();
+                assert_eq!(request.headers()[AUTHORIZATION], wanted, "{uri} {now} {region}");
+            }
+        }
+    }
 }
