@@ -1,18 +1,35 @@
 //! The cases, by subject.
 
+use replicator_fakes::journal::Service;
+
 use crate::case::{Case, Outcome};
 use crate::ground::Ground;
 
+mod batches;
 mod conditions;
+mod keys;
 mod listing;
 mod locks;
 mod markers;
 mod multipart;
 mod objects;
+mod queues;
+mod receipts;
+
+/// Those about one service.
+pub(crate) fn about(service: Service) -> Vec<Case> {
+    match service {
+        Service::S3 => {
+            [conditions::CASES, markers::CASES, listing::CASES, multipart::CASES, objects::CASES, locks::CASES].concat()
+        }
+        Service::Sqs => [queues::CASES, receipts::CASES, batches::CASES].concat(),
+        Service::Kms => keys::CASES.to_vec(),
+    }
+}
 
 /// All of them.
 pub(crate) fn all() -> Vec<Case> {
-    [conditions::CASES, markers::CASES, listing::CASES, multipart::CASES, objects::CASES, locks::CASES].concat()
+    [Service::S3, Service::Sqs, Service::Kms].into_iter().flat_map(about).collect()
 }
 
 // The documents that decide.
@@ -35,6 +52,26 @@ const COPY: &str = "https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObje
 const GET: &str = "https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html";
 const HEAD: &str = "https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html";
 const DELETE: &str = "https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObject.html";
+const ERRORS: &str = "https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html";
+const OBJECT: &str = "https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html";
+const SSE: &str = "https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingKMSEncryption.html";
+const KEY_STATES: &str = "https://docs.aws.amazon.com/kms/latest/developerguide/key-state.html";
+const SEND: &str = "https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html";
+const RECEIVE: &str = "https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html";
+const FORGET: &str = "https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_DeleteMessage.html";
+const FORGET_MANY: &str =
+    "https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_DeleteMessageBatch.html";
+const HIDE: &str =
+    "https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ChangeMessageVisibility.html";
+const HIDE_MANY: &str =
+    "https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ChangeMessageVisibilityBatch.html";
+const VISIBILITY: &str =
+    "https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-visibility-timeout.html";
+const HANDLES: &str =
+    "https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-queue-message-identifiers.html";
+const DEAD_LETTERS: &str =
+    "https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-dead-letter-queues.html";
+const QUEUE_URL: &str = "https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_GetQueueUrl.html";
 
 /// Makes a case of a function.
 macro_rules! case {

@@ -78,6 +78,32 @@ pub(crate) const LOCALSTACK: &[Listed] = &[
     Listed { case: "HeadObject counts tags", outcome: "none", played: false },
     Listed { case: "CopyObject of an older version onto its own key", outcome: "400 InvalidRequest", played: false },
     Listed { case: "retention where the bucket has no Object Lock", outcome: "ok", played: false },
+    Listed { case: "MaxNumberOfMessages 0, 11", outcome: "ok, 400 InvalidParameterValue", played: false },
+    Listed { case: "VisibilityTimeout 43201 at ReceiveMessage", outcome: "ok", played: false },
+    Listed { case: "DelaySeconds 901", outcome: "ok", played: false },
+    Listed {
+        case: "DeleteMessage by a receipt handle that is not the newest",
+        outcome: "ok, 0 visible, 0 hidden, 0 delayed",
+        played: false,
+    },
+    Listed { case: "ChangeMessageVisibility by a receipt handle that is not the newest", outcome: "ok", played: false },
+    Listed {
+        case: "ChangeMessageVisibility when the visibility is over",
+        outcome: "ok, 1 visible, 0 hidden, 0 delayed",
+        played: false,
+    },
+    Listed { case: "ChangeMessageVisibility to -1, 43201, 40000, 0 seconds", outcome: "ok, ok, ok, ok", played: false },
+    Listed {
+        case: "ChangeMessageVisibility to 12 hours from now, a second after the receipt",
+        outcome: "ok",
+        played: false,
+    },
+    Listed {
+        case: "HeadObject of what a disabled key encrypted, without and with its checksums",
+        outcome: "ok, ok",
+        played: false,
+    },
+    Listed { case: "the ETag of what a key encrypts is not the MD5", outcome: "the same", played: false },
 ];
 
 /// SeaweedFS 4.48.

@@ -4,19 +4,39 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+use replicator_fakes::journal::Service;
+
 use crate::cases;
-use crate::differences::{LOCALSTACK, SEAWEEDFS, outcome};
+use crate::differences::{LOCALSTACK, Listed, SEAWEEDFS, outcome};
 
 const HEAD: &str = "\
 # What stores do, and what AWS says they should
 
-The fake S3 of the tests is believed because these cases run against it, LocalStack 4.9.2 and SeaweedFS 4.48
-alike. The second column is what AWS documents, the link is to the document that decides, and the fake comes to
-exactly that. An empty cell is the same as AWS; a test fails when a store does anything else than its cell says.
+The fakes of the tests are believed because these cases run against them and LocalStack 4.9.2, and those about S3
+against SeaweedFS 4.48 as well. The second column is what AWS documents, the link is to the document that decides, and
+the fake comes to exactly that. An empty cell is the same as AWS; a test fails when a store does anything else than its
+cell says.
+
+`REPLICATOR_WRITE_DOCS=1 cargo test -p replicator-fakes --test conformance document` writes this file anew.
+
+## S3
 
 Objects are told apart by their size, so `history: - 2 1` is a delete marker over two bytes over one, newest first.
 
-`REPLICATOR_WRITE_DOCS=1 cargo test -p replicator-fakes --test conformance document` writes this file anew.
+";
+
+const SQS: &str = "
+## SQS
+
+Errors are told without what sets the two protocols' spellings apart: a prefix in one, an ending in the other.
+Which of the documented errors an old receipt handle gets, no document says; those are what users of AWS report. Of one
+whose visibility is over LocalStack's authors report that AWS too answers ok and does nothing; the daemon gives a lease
+up before that, and rests on neither.
+
+";
+
+const KMS: &str = "
+## KMS, as S3 passes it on
 
 ";
 
@@ -36,11 +56,21 @@ fn path() -> PathBuf {
 
 fn text() -> String {
     let mut text = HEAD.to_owned();
-    text.push_str("| case | AWS | LocalStack | SeaweedFS |\n|---|---|---|---|\n");
-    for case in cases::all() {
-        let differs = |listed| outcome(listed, case.name).unwrap_or_default();
-        let (localstack, seaweedfs) = (differs(LOCALSTACK), differs(SEAWEEDFS));
-        writeln!(text, "| {} | [{}]({}) | {localstack} | {seaweedfs} |", case.name, case.aws, case.document).unwrap();
-    }
+    table(&mut text, Service::S3, &[("LocalStack", LOCALSTACK), ("SeaweedFS", SEAWEEDFS)]);
+    text.push_str(SQS);
+    table(&mut text, Service::Sqs, &[("LocalStack", LOCALSTACK)]);
+    text.push_str(KMS);
+    table(&mut text, Service::Kms, &[("LocalStack", LOCALSTACK)]);
     text
+}
+
+fn table(text: &mut String, service: Service, stores: &[(&str, &[Listed])]) {
+    let head: String = stores.iter().map(|(name, _)| format!(" {name} |")).collect();
+    writeln!(text, "| case | AWS |{head}\n|---|---|{}", "---|".repeat(stores.len())).unwrap();
+    for case in cases::about(service) {
+        let differs =
+            |(_, listed): &(&str, &[Listed])| format!(" {} |", outcome(listed, case.name).unwrap_or_default());
+        let cells: String = stores.iter().map(differs).collect();
+        writeln!(text, "| {} | [{}]({}) |{cells}", case.name, case.aws, case.document).unwrap();
+    }
 }

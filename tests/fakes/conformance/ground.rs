@@ -1,8 +1,10 @@
 //! Where a case plays: a store with buckets of each kind, and a corner in them that no other case uses.
 
+mod keys;
+mod queue;
+
 use std::sync::{Arc, Mutex};
 
-use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
     BucketVersioningStatus, CompletedMultipartUpload, CompletedPart, EncodingType, VersioningConfiguration,
@@ -13,11 +15,17 @@ use aws_smithy_runtime_api::client::interceptors::context::AfterDeserializationI
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::ConfigBag;
 
+use crate::stores::Way;
+
+pub(crate) use keys::KeyState;
+pub(crate) use queue::{Queue, receipt, said};
+
 /// A store to be asked.
 #[derive(Clone)]
 pub(crate) struct Ground {
     pub(crate) store: &'static str,
-    pub(crate) s3: Client,
+    pub(crate) s3: aws_sdk_s3::Client,
+    pub(crate) way: Way,
     /// Keeps versions.
     pub(crate) bucket: String,
     /// Never kept any.
@@ -35,11 +43,12 @@ pub(crate) struct Written {
 
 impl Ground {
     /// Makes the buckets.
-    pub(crate) async fn prepare(store: &'static str, s3: Client) -> Self {
+    pub(crate) async fn prepare(store: &'static str, way: Way) -> Self {
         let name = |kind: &str| format!("conformance-{}-{kind}", std::process::id());
         let ground = Self {
             store,
-            s3,
+            s3: way.s3(),
+            way,
             bucket: name("versioned"),
             unversioned: name("unversioned"),
             locked: name("locked"),
@@ -59,9 +68,14 @@ impl Ground {
         Self { corner: format!("case-{number}/"), ..self.clone() }
     }
 
+    /// A name of the case's own.
+    fn own_name(&self) -> String {
+        format!("{}-{}", self.bucket, self.corner.trim_matches('/'))
+    }
+
     /// A bucket of the case's own.
     pub(crate) async fn own_bucket(&self) -> String {
-        let name = format!("{}-{}", self.bucket, self.corner.trim_matches('/'));
+        let name = self.own_name();
         self.s3.create_bucket().bucket(&name).send().await.unwrap();
         name
     }

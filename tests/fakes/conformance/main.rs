@@ -1,5 +1,5 @@
-//! Does the fake do what S3 does? The same cases run against it, LocalStack and SeaweedFS. What each
-//! case must come to is what the documents of AWS say; where a store differs, `differences` says how,
+//! Do the fakes do what S3, SQS and KMS do? The same cases run against them, LocalStack and, as to S3, SeaweedFS.
+//! What each case must come to is what the documents of AWS say; where a store differs, `differences` says how,
 //! and nowhere else may it. `docs/conformance.md` shows both.
 
 #![allow(

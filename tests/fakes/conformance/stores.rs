@@ -5,17 +5,17 @@ use std::convert::Infallible;
 use std::net::TcpListener as Probe;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use aws_sdk_s3::Client;
-use aws_sdk_s3::config::{BehaviorVersion, Builder, Credentials, Region, RequestChecksumCalculation};
+use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, RequestChecksumCalculation};
 use bytes::Bytes;
 use http::Request;
 use replicator_fakes::clock::Clock;
 use replicator_fakes::journal::Service;
 use replicator_fakes::net::{Answering, Net, Serve};
 use replicator_fakes::s3::traits::Traits;
-use replicator_fakes::{s3, wire};
+use replicator_fakes::{kms, s3, sqs, wire};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
@@ -26,7 +26,17 @@ use crate::ground::Ground;
 
 // Against hanging only.
 const HANG: Duration = Duration::from_secs(300);
-const REGION: &str = "us-east-1";
+/// The Region of everything.
+pub(crate) const REGION: &str = "us-east-1";
+/// The account of everything: LocalStack takes its name from the access key.
+pub(crate) const ACCOUNT: &str = "111111111111";
+
+/// The way to a store, and what it has.
+#[derive(Clone)]
+pub(crate) struct Way {
+    pub(crate) url: String,
+    pub(crate) services: &'static [Service],
+}
 
 /// The fake on a port of its own.
 pub(crate) struct Fake {
@@ -47,27 +57,33 @@ impl Serve for Served {
 impl Fake {
     pub(crate) async fn start(traits: Traits) -> Self {
         #[allow(clippy::disallowed_methods, reason = "the SDK signs with this time too")]
-        let fake = s3::Fake::new(Clock::starting_at(SystemTime::now()), 1);
+        let clock = Clock::starting_at(SystemTime::now());
+        let (fake, keys) = (s3::Fake::new(clock.clone(), 1), kms::Keys::default());
         fake.set_traits(traits);
-        let net = Net::new(1);
-        net.route("s3.sim", Service::S3, Served(fake));
+        fake.set_key_ring(Arc::new(keys.clone()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
+        let net = Net::new(1);
+        net.route("s3.sim", Service::S3, Served(fake));
+        net.route("sqs.sim", Service::Sqs, sqs::Fake::new(&url, clock, 1));
+        net.route("kms.sim", Service::Kms, keys);
         let mut server = JoinSet::new();
         server.spawn(wire::serve(listener, net));
         Self { url, _server: server }
     }
 
     pub(crate) async fn ground(&self, name: &'static str) -> Ground {
-        Ground::prepare(name, client(&self.url)).await
+        Ground::prepare(name, Way { url: self.url.clone(), services: ALL }).await
     }
 }
+
+const ALL: &[Service] = &[Service::S3, Service::Sqs, Service::Kms];
 
 /// LocalStack, which other tests use at the same time.
 pub(crate) async fn localstack() -> Ground {
     let url =
         std::env::var("REPLICATOR_LOCALSTACK_URL").expect("REPLICATOR_LOCALSTACK_URL is not set: run `make test`");
-    Ground::prepare("LocalStack", client(&url)).await
+    Ground::prepare("LocalStack", Way { url, services: ALL }).await
 }
 
 /// A SeaweedFS.
@@ -104,7 +120,8 @@ impl SeaweedFs {
 
     /// Waits until it answers, then prepares it.
     pub(crate) async fn ground(&self) -> Ground {
-        let s3 = client(&self.url);
+        let way = Way { url: self.url.clone(), services: &[Service::S3] };
+        let s3 = way.s3();
         let ready = async {
             while s3.list_buckets().send().await.is_err() {
                 sleep(Duration::from_millis(200)).await;
@@ -117,7 +134,7 @@ impl SeaweedFs {
             }
         };
         timeout(HANG, ready).await.expect("SeaweedFS answers");
-        Ground::prepare("SeaweedFS", s3).await
+        Ground::prepare("SeaweedFS", way).await
     }
 }
 
@@ -133,13 +150,26 @@ fn free_ports() -> Vec<u16> {
     probes.iter().map(|probe| probe.local_addr().unwrap().port()).collect()
 }
 
-fn client(url: &str) -> Client {
-    let config = Builder::new()
-        .behavior_version(BehaviorVersion::latest())
-        .endpoint_url(url)
-        .region(Region::new(REGION))
-        .credentials_provider(Credentials::new("111111111111", "any", None, None, "tests"))
-        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
-        .force_path_style(true);
-    Client::from_conf(config.build())
+impl Way {
+    /// A client of the store's S3.
+    pub(crate) fn s3(&self) -> aws_sdk_s3::Client {
+        let config = aws_sdk_s3::config::Builder::new()
+            .behavior_version(BehaviorVersion::latest())
+            .endpoint_url(&self.url)
+            .region(Region::new(REGION))
+            .credentials_provider(Credentials::new(ACCOUNT, "any", None, None, "tests"))
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .force_path_style(true);
+        aws_sdk_s3::Client::from_conf(config.build())
+    }
+
+    /// A client of its SQS.
+    pub(crate) fn sqs(&self) -> aws_sdk_sqs::Client {
+        let config = aws_sdk_sqs::config::Builder::new()
+            .behavior_version(BehaviorVersion::latest())
+            .endpoint_url(&self.url)
+            .region(Region::new(REGION))
+            .credentials_provider(Credentials::new(ACCOUNT, "any", None, None, "tests"));
+        aws_sdk_sqs::Client::from_conf(config.build())
+    }
 }

@@ -8,7 +8,7 @@ use http::{Request, Response, header};
 use serde_json::{Value, json};
 
 use crate::net::{Answering, Serve};
-use crate::s3::KeyRing;
+use crate::s3::{KeyRing, S3_KEY};
 
 /// The keys of a world; a handle, cheap to clone. A key that was never set does not exist.
 #[derive(Debug, Clone, Default)]
@@ -33,6 +33,9 @@ pub enum State {
     Denied,
 }
 
+/// The account of the keys that are made by request.
+const ACCOUNT: &str = "000000000000";
+
 impl Keys {
     /// Sets the state of a key, which is named by its ARN.
     pub fn set(&self, arn: &str, state: State) {
@@ -44,15 +47,35 @@ impl Keys {
         self.find(key).map_or(State::Unknown, |(_, state)| state)
     }
 
-    /// Answers a request of the JSON protocol: `DescribeKey`.
+    /// Answers a request of the JSON protocol.
     pub fn call(&self, request: &Request<Bytes>) -> Response<Bytes> {
         let target = request.headers().get("x-amz-target").and_then(|target| target.to_str().ok());
+        let operation = target.and_then(|target| target.strip_prefix("TrentService.")).unwrap_or("no target");
         let asked: Value = serde_json::from_slice(request.body()).unwrap_or_default();
-        match (target, asked["KeyId"].as_str()) {
-            (Some("TrentService.DescribeKey"), Some(key)) => self.describe(key),
-            (Some("TrentService.DescribeKey"), None) => refused("ValidationException", "no KeyId"),
-            (other, _) => refused("UnknownOperationException", other.unwrap_or("no target")),
+        match (operation, asked["KeyId"].as_str()) {
+            ("CreateKey", _) => self.create(),
+            ("DescribeKey", Some(key)) => self.describe(key),
+            ("DisableKey", Some(key)) => self.turn(key, State::Disabled),
+            ("ScheduleKeyDeletion", Some(key)) => self.turn(key, State::PendingDeletion),
+            ("DescribeKey" | "DisableKey" | "ScheduleKeyDeletion", None) => refused("ValidationException", "no KeyId"),
+            (other, _) => refused("UnknownOperationException", other),
         }
+    }
+
+    fn create(&self) -> Response<Bytes> {
+        let arn = {
+            let mut states = self.states.lock().unwrap();
+            let arn = format!("arn:aws:kms:us-east-1:{ACCOUNT}:key/{:08}", states.len());
+            states.insert(arn.clone(), State::Enabled);
+            arn
+        };
+        described(&arn, "Enabled")
+    }
+
+    fn turn(&self, key: &str, state: State) -> Response<Bytes> {
+        let Some((arn, _)) = self.find(key) else { return self.describe(key) };
+        self.set(&arn, state);
+        answer(200, &json!({ "KeyId": arn }))
     }
 
     fn describe(&self, key: &str) -> Response<Bytes> {
@@ -78,6 +101,9 @@ impl Keys {
 /// <https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>
 impl KeyRing for Keys {
     fn usable(&self, key: &str) -> Result<(), (u16, &'static str, String)> {
+        if key == S3_KEY {
+            return Ok(());
+        }
         let (status, code, message) = match self.state(key) {
             State::Enabled => return Ok(()),
             State::Disabled => (400, "KMS.DisabledException", format!("{key} is disabled.")),
@@ -91,6 +117,10 @@ impl KeyRing for Keys {
             State::Denied => (403, "AccessDenied", format!("not authorized to perform: kms:GenerateDataKey on {key}")),
         };
         Err((status, code, message))
+    }
+
+    fn full_name(&self, key: &str) -> String {
+        self.find(key).map_or_else(|| key.to_owned(), |(arn, _)| arn)
     }
 }
 

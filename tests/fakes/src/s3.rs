@@ -53,7 +53,15 @@ pub type Sink = Arc<dyn Fn(String) + Send + Sync>;
 pub trait KeyRing: Send + Sync {
     /// Returns the status, code and message of S3's refusal if the key cannot be used.
     fn usable(&self, key: &str) -> Result<(), (u16, &'static str, String)>;
+
+    /// Returns the name by which S3 tells of the key, whichever name a writer gave.
+    fn full_name(&self, key: &str) -> String {
+        key.to_owned()
+    }
 }
+
+/// The key that S3 makes for an account, and that it takes where a writer names none.
+pub const S3_KEY: &str = "alias/aws/s3";
 
 /// A key ring on which every key works.
 #[derive(Debug, Clone, Copy)]

@@ -15,6 +15,7 @@ use crate::net::{Answering, Serve};
 mod message;
 mod operations;
 mod queue;
+mod queues;
 mod quirks;
 mod refusal;
 #[cfg(test)]

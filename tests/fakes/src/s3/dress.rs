@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 use s3s::S3Result;
 
+use super::S3_KEY;
 use super::checksums::Checksum;
 use super::conditions::text;
 use super::entry::{Encryption, Entry, Lock, Object, Versioning};
@@ -40,8 +41,6 @@ const USER: &str = "x-amz-meta-";
 const USER_BYTES_MAX: usize = 2048;
 // https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-tagging.html
 const TAGS_MAX: usize = 10;
-/// The key that stands for the account's own when a writer names none.
-const DEFAULT_KEY: &str = "alias/aws/s3";
 
 impl Dress {
     /// Reads it from the headers of PutObject, CopyObject or CreateMultipartUpload.
@@ -122,7 +121,7 @@ pub(super) fn encryption(headers: &HeaderMap) -> S3Result<Option<Encryption>> {
         Some("aws:kms:dsse") => true,
         Some(_) => return Err(bad_request("InvalidArgument", "the encryption method is not supported")),
     };
-    let key = text(headers, "x-amz-server-side-encryption-aws-kms-key-id").unwrap_or(DEFAULT_KEY).to_owned();
+    let key = text(headers, "x-amz-server-side-encryption-aws-kms-key-id").unwrap_or(S3_KEY).to_owned();
     let bucket_key = text(headers, "x-amz-server-side-encryption-bucket-key-enabled") == Some("true");
     Ok(Some(Encryption::Kms { key, dual, bucket_key }))
 }

@@ -93,7 +93,7 @@ pub enum Encryption {
     Aes256,
     /// SSE-KMS.
     Kms {
-        /// The key, as the writer named it.
+        /// The key, by its full name.
         key: String,
         /// Whether it was asked for twice over (DSSE-KMS).
         dual: bool,

@@ -243,6 +243,17 @@ impl State {
         })
     }
 
+    /// Puts a writer's encryption into the words that S3 tells it in, if the key can be used.
+    pub(super) fn encrypted(&self, encryption: Encryption) -> S3Result<Encryption> {
+        self.usable(&encryption)?;
+        Ok(match encryption {
+            Encryption::Kms { key, dual, bucket_key } => {
+                Encryption::Kms { key: self.key_ring.full_name(&key), dual, bucket_key }
+            }
+            other @ (Encryption::Aes256 | Encryption::Customer { .. }) => other,
+        })
+    }
+
     fn record(&mut self, place: &Place, deed: &Deed<'_>) {
         let bucket = self.buckets.get(&place.bucket);
         self.shown.push(Shown {

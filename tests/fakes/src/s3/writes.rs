@@ -28,7 +28,7 @@ pub(super) fn put(state: &mut State, call: &Call, input: &PutObjectInput) -> S3R
         let message = "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters";
         return Err(bad_request("InvalidRequest", message));
     }
-    state.usable(&dress.encryption)?;
+    let dress = Dress { encryption: state.encrypted(dress.encryption)?, ..dress };
     check(state, Write::Put, &place, call)?;
     let etag = etag(state, &dress.encryption, &call.body);
     let checksum = sent.or_else(|| state.traits.adds_checksums.then(|| own_checksum(&call.body)));
@@ -49,7 +49,7 @@ pub(super) fn copy(state: &mut State, call: &Call, input: &CopyObjectInput) -> S
     let (source, object) = source(state, call, &input.copy_source, times)?;
     changes_something(call, &place, input)?;
     let dress = dress_of_copy(state, call, &place, &object)?;
-    state.usable(&dress.encryption)?;
+    let dress = Dress { encryption: state.encrypted(dress.encryption)?, ..dress };
     check(state, Write::Copy, &place, call)?;
     let etag = etag(state, &dress.encryption, &object.bytes);
     let algorithm = text(&call.headers, "x-amz-checksum-algorithm").and_then(Algorithm::named);

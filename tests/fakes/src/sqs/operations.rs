@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::Fake;
-use super::message::{Attributes, Content, Stage, attributes_digest, body_digest};
-use super::queue::{Queue, Received};
+use super::message::{Attributes, Content, attributes_digest, body_digest};
+use super::queue::Received;
 use super::refusal::{Batch, Refusal};
 
 /// An operation's answer.
@@ -22,6 +22,8 @@ const ENTRIES_MAX: usize = 10;
 const BODY_BYTES_MAX: usize = 1 << 20;
 const WAIT_MAX: u64 = 20;
 const DELAY_MAX: u64 = 900;
+const HIDDEN_MAX: u64 = 43_200;
+const ID_MAX: usize = 80;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -37,17 +39,6 @@ struct Receive {
     message_system_attribute_names: Vec<String>,
     #[serde(default)]
     message_attribute_names: Vec<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct OfQueue {
-    #[serde(default)]
-    queue_url: String,
-    #[serde(default)]
-    queue_name: String,
-    #[serde(default)]
-    attribute_names: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -97,6 +88,7 @@ impl Fake {
     pub(super) async fn perform(&self, target: &str, body: &Bytes) -> Done {
         match target.strip_prefix("AmazonSQS.").unwrap_or(target) {
             "ReceiveMessage" => self.poll(read(body)?).await,
+            "CreateQueue" => self.make(&read(body)?),
             "GetQueueUrl" => self.find(&read(body)?),
             "GetQueueAttributes" => self.describe(&read(body)?),
             "SendMessage" => self.one(&read(body)?, |fake, queue, sent| fake.take(queue, sent)),
@@ -114,7 +106,8 @@ impl Fake {
         let count_max = within("MaxNumberOfMessages", asked.max_number_of_messages.unwrap_or(1), 1, ENTRIES_MAX)?;
         let wait = within("WaitTimeSeconds", asked.wait_time_seconds, 0, WAIT_MAX)?;
         let until = Instant::now() + Duration::from_secs(wait);
-        let hidden = asked.visibility_timeout.map(Duration::from_secs);
+        let hidden = asked.visibility_timeout.map(|hidden| within("VisibilityTimeout", hidden, 0, HIDDEN_MAX));
+        let hidden = hidden.transpose()?.map(Duration::from_secs);
         loop {
             let mut changed = std::pin::pin!(self.shared.changed.notified());
             changed.as_mut().enable();
@@ -137,20 +130,6 @@ impl Fake {
         }
     }
 
-    fn find(&self, asked: &OfQueue) -> Done {
-        self.queue(&asked.queue_name, |_| ())?;
-        Ok(json!({ "QueueUrl": self.url(&asked.queue_name) }))
-    }
-
-    fn describe(&self, asked: &OfQueue) -> Done {
-        let now = Instant::now();
-        self.queue(queue_name(&asked.queue_url), |queue| {
-            let mut all = attributes(queue, now);
-            all.retain(|name, _| wanted(&asked.attribute_names, name));
-            json!({ "Attributes": all })
-        })
-    }
-
     fn one<T>(&self, asked: &One<T>, act: impl Fn(&Self, &str, &T) -> Done) -> Done {
         act(self, queue_name(&asked.queue_url), &asked.entry)
     }
@@ -163,6 +142,7 @@ impl Fake {
             0 => return Err(Refusal::batch(Batch::Empty)),
             count if count > ENTRIES_MAX => return Err(Refusal::batch(Batch::TooMany)),
             count if count > ids.len() => return Err(Refusal::batch(Batch::NotDistinct)),
+            _ if !ids.iter().all(|id| is_id(id)) => return Err(Refusal::batch(Batch::WrongId)),
             _ => {}
         }
         let (mut successful, mut failed) = (Vec::new(), Vec::new());
@@ -185,6 +165,9 @@ impl Fake {
     fn take(&self, queue: &str, sent: &Sent) -> Done {
         if sent.message_body.len() > BODY_BYTES_MAX {
             return Err(Refusal::value("MessageBody", "…", "Message must be shorter than 1048576 bytes."));
+        }
+        if sent.message_body.chars().any(|character| !is_xml(character)) {
+            return Err(Refusal::contents());
         }
         let delay = within("DelaySeconds", sent.delay_seconds, 0, DELAY_MAX)?;
         let (body, attributes) = (sent.message_body.clone(), sent.message_attributes.clone());
@@ -219,8 +202,21 @@ fn within<T: PartialOrd + std::fmt::Display>(parameter: &str, value: T, least: T
     Ok(value)
 }
 
+/// Says whether a batch's entry may have this id:
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_DeleteMessageBatchRequestEntry.html>
+fn is_id(text: &str) -> bool {
+    let may_be = |character: char| character.is_ascii_alphanumeric() || character == '-' || character == '_';
+    (1..=ID_MAX).contains(&text.len()) && text.chars().all(may_be)
+}
+
+/// Says whether a message may have this character:
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>
+fn is_xml(character: char) -> bool {
+    matches!(character, '\t' | '\n' | '\r' | '\u{20}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
+}
+
 /// A queue's URL ends in its name.
-fn queue_name(url: &str) -> &str {
+pub(super) fn queue_name(url: &str) -> &str {
     url.rsplit('/').next().unwrap_or_default()
 }
 
@@ -228,7 +224,7 @@ fn failure(id: &str, code: &str, message: &str, sender: bool) -> Value {
     json!({ "Id": id, "Code": code, "Message": message, "SenderFault": sender })
 }
 
-fn wanted(names: &[String], name: &str) -> bool {
+pub(super) fn wanted(names: &[String], name: &str) -> bool {
     names.iter().any(|wanted| wanted == "All" || wanted == ".*" || wanted == name)
 }
 
@@ -260,21 +256,4 @@ fn as_shown(asked: &Receive, Received { message, receipt }: &Received) -> Value 
         shown["MD5OfMessageAttributes"] = json!(digest);
     }
     shown
-}
-
-fn attributes(queue: &Queue, now: Instant) -> BTreeMap<&'static str, String> {
-    let count = |stage| queue.messages.iter().filter(|message| message.stage(now) == stage).count().to_string();
-    let arn = |name: &str| format!("arn:aws:sqs:us-east-1:{}:{name}", super::ACCOUNT);
-    let mut all = BTreeMap::from([
-        ("ApproximateNumberOfMessages", count(Stage::Visible)),
-        ("ApproximateNumberOfMessagesNotVisible", count(Stage::Hidden)),
-        ("ApproximateNumberOfMessagesDelayed", count(Stage::Delayed)),
-        ("VisibilityTimeout", queue.settings.visibility.as_secs().to_string()),
-        ("QueueArn", arn(&queue.name)),
-    ]);
-    if let Some((target, receives_max)) = &queue.settings.redrive {
-        let policy = json!({ "deadLetterTargetArn": arn(target), "maxReceiveCount": receives_max });
-        all.insert("RedrivePolicy", policy.to_string());
-    }
-    all
 }

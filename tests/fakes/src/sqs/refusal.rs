@@ -40,6 +40,11 @@ impl Refusal {
         Self { kind: "InvalidParameterValue", code: "InvalidParameterValue", message }
     }
 
+    pub(super) fn contents() -> Self {
+        let message = "Invalid characters found".to_owned();
+        Self { kind: "InvalidMessageContents", code: "InvalidMessageContents", message }
+    }
+
     pub(super) fn batch(kind: Batch) -> Self {
         let (kind, code, message) = match kind {
             Batch::Empty => ("EmptyBatchRequest", "AWS.SimpleQueueService.EmptyBatchRequest", "no entries"),
@@ -52,6 +57,11 @@ impl Refusal {
                 "BatchEntryIdsNotDistinct",
                 "AWS.SimpleQueueService.BatchEntryIdsNotDistinct",
                 "two entries with one id",
+            ),
+            Batch::WrongId => (
+                "InvalidBatchEntryId",
+                "AWS.SimpleQueueService.InvalidBatchEntryId",
+                "an id is up to 80 letters, digits, hyphens and underscores",
             ),
         };
         Self { kind, code, message: message.to_owned() }
@@ -80,4 +90,5 @@ pub(super) enum Batch {
     Empty,
     TooMany,
     NotDistinct,
+    WrongId,
 }
