@@ -14,7 +14,7 @@ use s3_replicator::pipeline::{Daemon, Given, Outside};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::sim::{ARCHIVE, DEAD, MIRROR, QUEUE, SOURCE, Sim};
+use crate::sim::{ARCHIVE, AWS, DEAD, MIRROR, QUEUE, SOURCE, Sim};
 
 /// What the daemons are told, and what befalls them.
 #[derive(Debug, Clone)]
@@ -88,6 +88,16 @@ pub(crate) async fn nth(sim: &mut Sim, rule: &str, account: &str, number: usize)
     Member::new(sim, &plan, number).start(Failpoints::default()).await
 }
 
+/// Starts one daemon, on other settings than those of its file.
+pub(crate) async fn lone_with(sim: &mut Sim, rule: &str, change: impl FnOnce(&mut Settings)) -> Daemon {
+    let (rule, account) = (rule.to_owned(), AWS.to_owned());
+    let plan = Plan { daemons: 1, crashes: 0, at: None, lose_disks: false, rule, mirrored: false, account };
+    let member = Member::new(sim, &plan, 0);
+    let mut settings = member.settings();
+    change(&mut settings);
+    member.start_on(settings, Failpoints::default()).await
+}
+
 /// Returns the settings of the first daemon with other keys of its rule.
 pub(crate) fn settings(sim: &mut Sim, rule: &str, account: &str) -> Settings {
     let (rule, account) = (rule.to_owned(), account.to_owned());
@@ -152,7 +162,10 @@ impl Member {
 
     /// Starts the daemon, as soon as the last one has let go of the ledger.
     async fn start(&self, failpoints: Failpoints) -> Daemon {
-        let settings = self.settings();
+        self.start_on(self.settings(), failpoints).await
+    }
+
+    async fn start_on(&self, settings: Settings, failpoints: Failpoints) -> Daemon {
         for _ in 0..1_000 {
             let outside = Outside { listener: None, failpoints: failpoints.clone(), given: Some(self.given.clone()) };
             match Daemon::start(settings.clone(), outside).await {

@@ -60,4 +60,5 @@ mod uploads;
 mod neighbours;
 // Requests, counted: duplicates, forgeries, events that mean nothing here.
 mod costs;
+mod counts;
 mod together;

@@ -7,6 +7,7 @@ use std::any::Any;
 use std::ops::RangeInclusive;
 use std::panic::resume_unwind;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -74,6 +75,7 @@ struct Shared {
     travels: Mutex<JoinSet<()>>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     on_way: watch::Sender<usize>,
+    connections: AtomicUsize,
 }
 
 #[derive(Clone)]
@@ -96,6 +98,7 @@ impl Net {
             travels: Mutex::default(),
             panic: Mutex::default(),
             on_way: watch::Sender::new(0),
+            connections: AtomicUsize::new(0),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -145,6 +148,16 @@ impl Net {
     /// Returns how many requests are on their way, executed late ones included.
     pub fn on_way(&self) -> usize {
         *self.shared.on_way.borrow()
+    }
+
+    /// Returns how many connections clients have opened, where they come over TCP.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of a connection.
+    pub(crate) fn connected(&self) {
+        self.shared.connections.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Waits until nothing is on its way.

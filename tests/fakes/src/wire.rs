@@ -23,6 +23,7 @@ pub async fn serve(listener: TcpListener, net: Net) -> Infallible {
     let mut connections = JoinSet::new();
     loop {
         if let Ok((stream, _)) = listener.accept().await {
+            net.connected();
             connections.spawn(converse(stream, net.clone()));
         }
         while connections.try_join_next().is_some() {}

@@ -36,6 +36,8 @@ pub struct Call {
     pub part: Option<u32>,
     /// The source of a copy as the header has it, encoded.
     pub copy_source: Option<String>,
+    /// The range of bytes that is asked for, as the header has it.
+    pub range: Option<String>,
     /// Each header that is a condition, by its name in lower case.
     pub conditions: BTreeMap<String, String>,
     /// The length of the request's body.
@@ -98,6 +100,7 @@ impl Call {
             upload: query.value("uploadId"),
             part: query.value("partNumber").and_then(|number| number.parse().ok()),
             copy_source,
+            range: text(request.headers(), "range"),
             conditions: conditions(request.headers()),
             bytes: request.body().len(),
             ..Self::empty(Service::S3, operation)
@@ -114,6 +117,7 @@ impl Call {
             upload: None,
             part: None,
             copy_source: None,
+            range: None,
             conditions: BTreeMap::new(),
             bytes: 0,
         }
