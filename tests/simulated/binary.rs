@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::{StreamExt, stream};
 use replicator_fakes::faults::{Effect, Fault, Place};
 use replicator_fakes::wire;
-use s3_replicator::failpoint::{self, Failpoint};
+use s3_replicator::failpoint::{self, Failpoint, Step};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
@@ -29,6 +29,10 @@ const HANG: Duration = Duration::from_secs(300);
 
 // How a failpoint ends its process.
 const SIGKILL: i32 = 9;
+
+// Each task asks three times, and five that get no answer in a row are enough to leave the destination alone; the rest
+// is for lists, and for those who find out when it is back.
+const DROPPED: u64 = 24;
 
 // Enough to see what a daemon waits for.
 const LOG_LINES: usize = 40;
@@ -59,8 +63,7 @@ async fn kill_9_at_any_place_breaks_no_promise() {
     for fate in [Fate::Alone, Fate::DiskLost] {
         let met: BTreeSet<String> = died(fate).map(|(at, ..)| at.to_string()).collect();
         let lived = Failpoint::all().map(|at| at.to_string()).filter(|at| !met.contains(at)).collect::<Vec<_>>();
-        // A message is given back only after minutes of trouble: the simulator has those.
-        assert_eq!(lived, ["release.before", "release.after"], "{fate:?}");
+        assert!(lived.is_empty(), "{fate:?}: places that nobody died at: {lived:?}");
     }
     // Which of the two gets what is for the queue to say.
     let beside = died(Fate::BesideAnother).count();
@@ -85,6 +88,11 @@ async fn play(at: Failpoint, fate: Fate) -> (bool, Vec<String>) {
     let complete = Place::s3("CompleteMultipartUpload").bucket(ARCHIVE);
     let conflict = Effect::refuse(409, "ConditionalRequestConflict");
     sim.net.faults().add(Fault::new("conflict", complete, conflict).times(1));
+    if at.step == Step::Release {
+        // The destination does not answer for a moment: what waits for it is given back to the queue.
+        let looks = Place::s3("HeadObject").or("ListObjectVersions").bucket(ARCHIVE).client("daemon-0");
+        sim.net.faults().add(Fault::new("hiccup", looks, Effect::Drop).times(DROPPED));
+    }
     let told = async {
         let mut first = spawn(&sim, "daemon-0", &endpoint, Some(at));
         let second = (fate == Fate::BesideAnother).then(|| spawn(&sim, "daemon-1", &endpoint, None));
