@@ -2,6 +2,8 @@
 //! its disk, without it, and beside a second daemon that goes on. The rule has `fence = false`, since nobody waits
 //! for minutes here: what the fence does in a crash is the simulator's to find out.
 
+mod connections;
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
