@@ -51,7 +51,16 @@ impl Chunks {
 #[cfg(test)]
 impl From<Bytes> for Chunks {
     fn from(piece: Bytes) -> Self {
-        Self { len: piece.len() as u64, pieces: vec![piece] }
+        Self::from_iter([piece])
+    }
+}
+
+#[cfg(test)]
+impl FromIterator<Bytes> for Chunks {
+    fn from_iter<T: IntoIterator<Item = Bytes>>(pieces: T) -> Self {
+        let mut chunks = Self::default();
+        pieces.into_iter().for_each(|piece| chunks.push(piece));
+        chunks
     }
 }
 
@@ -138,8 +147,7 @@ mod tests {
     use super::*;
 
     fn body(pieces: &[&'static [u8]]) -> SdkBody {
-        let mut chunks = Chunks::default();
-        pieces.iter().for_each(|piece| chunks.push(Bytes::from_static(piece)));
+        let chunks: Chunks = pieces.iter().map(|piece| Bytes::from_static(piece)).collect();
         SdkBody::from_body_1_x(Outgoing::from(&chunks))
     }
 

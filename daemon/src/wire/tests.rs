@@ -21,6 +21,7 @@ use aws_smithy_runtime_api::client::http::{
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::config_bag::ConfigBag;
+use bytes::Bytes;
 use proptest::prelude::*;
 use replicator_config::{Account, Service};
 use replicator_core::object::{Bucket, Key};
@@ -38,6 +39,13 @@ struct Seen {
     method: String,
     uri: String,
     headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Seen {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
+    }
 }
 
 impl HttpConnector for Tap {
@@ -47,8 +55,12 @@ impl HttpConnector for Tap {
         let mut headers: Vec<_> = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         headers.sort();
         let (method, uri) = (request.method().to_owned(), request.uri().to_owned());
-        self.0.lock().unwrap().push(Seen { method, uri, headers });
-        HttpConnectorFuture::ready(Ok(HttpResponse::new(200.try_into().unwrap(), SdkBody::empty())))
+        let seen = Arc::clone(&self.0);
+        HttpConnectorFuture::new(async move {
+            let body = request.into_body().collect().await.unwrap().to_bytes().to_vec();
+            seen.lock().unwrap().push(Seen { method, uri, headers, body });
+            Ok(HttpResponse::new(200.try_into().unwrap(), SdkBody::empty()))
+        })
     }
 }
 
@@ -107,6 +119,8 @@ struct Both {
     sdk: aws_sdk_s3::Client,
     wire: Wire,
     runtime: tokio::runtime::Runtime,
+    /// Whether the SDK signs them.
+    signs_bodies: bool,
 }
 
 impl Both {
@@ -134,7 +148,7 @@ impl Both {
         let way = (Endpoints::new(&account, given), Signer::new(Some(credentials)));
         let connector = SharedHttpConnector::new(tap.clone());
         let wire = Wire::new("source", connector, way, &Metrics::new().unwrap());
-        Self { sdk: aws_sdk_s3::Client::from_conf(config.build()), tap, wire, runtime }
+        Self { sdk: aws_sdk_s3::Client::from_conf(config.build()), tap, wire, runtime, signs_bodies: true }
     }
 
     /// Sends the same request both ways.
@@ -156,6 +170,43 @@ impl Both {
         let call = Call::get(Side::Source, &bucket, &key).version("a+/=b").header("if-match", Some("\"e\""));
         self.send(request.send(), call.header("range", Some("bytes=5-9")).checksums())
     }
+
+    /// Puts an object that carries a text of its user in each way there is.
+    fn put(&self, text: &str) -> [Seen; 2] {
+        let put = self.sdk.put_object().bucket("archive").key("a b").if_none_match("*").checksum_crc64_nvme("AAAA");
+        let put = put.content_type("text/plain").cache_control(text).metadata("owner", text).tagging("a=b%20c");
+        let put = put.body(ByteStream::from_static(CONTENT)).customize();
+        let put = if self.signs_bodies { put } else { put.disable_payload_signing() };
+        let (bucket, key) = (Bucket::try_from("archive").unwrap(), Key::try_from("a b").unwrap());
+        let call = Call::put(&bucket, &key, content())
+            .header("if-none-match", Some("*"))
+            .header("x-amz-checksum-crc64nvme", Some("AAAA"))
+            .header("content-type", Some("text/plain"))
+            .header("cache-control", Some(text))
+            .header("x-amz-meta-owner", Some(text))
+            .header("x-amz-tagging", Some("a=b%20c"));
+        self.send(put.send(), call)
+    }
+
+    /// Uploads a part.
+    fn part(&self) -> [Seen; 2] {
+        let part = self.sdk.upload_part().bucket("archive").key("a b").upload_id("u/1+").part_number(7);
+        let part = part.checksum_crc64_nvme("AAAA").body(ByteStream::from_static(CONTENT)).customize();
+        let part = if self.signs_bodies { part } else { part.disable_payload_signing() };
+        let (bucket, key) = (Bucket::try_from("archive").unwrap(), Key::try_from("a b").unwrap());
+        let call = Call::part(&bucket, &key, ("u/1+", 7), content());
+        let call = call.header("x-amz-checksum-crc64nvme", Some("AAAA"));
+        // The SDK says so of every body; of a part it means nothing.
+        self.send(part.send(), call.header("content-type", Some("application/octet-stream")))
+    }
+}
+
+const CONTENT: &[u8] = b"content";
+
+/// A body in two pieces.
+fn content() -> Chunks {
+    let (first, second) = CONTENT.split_at(3);
+    [first, second].into_iter().map(Bytes::from_static).collect()
 }
 
 const KEYS: &[&str] =
@@ -211,26 +262,24 @@ fn the_machines_settings_for_aws_hold_for_both() {
 #[test]
 fn writes_are_what_the_sdk_sends() {
     let both = Both::new(Some("http://store.example:9000"), true);
-    let (bucket, key) = (Bucket::try_from("archive").unwrap(), Key::try_from("a b").unwrap());
-    let body = Chunks::from(bytes::Bytes::from_static(b"content"));
-    let put = both.sdk.put_object().bucket("archive").key("a b").if_none_match("*").checksum_crc64_nvme("AAAA");
-    let put = put.content_type("text/plain").metadata("owner", "a b").tagging("a=b%20c");
-    let call = Call::put(&bucket, &key, body.clone())
-        .header("if-none-match", Some("*"))
-        .header("x-amz-checksum-crc64nvme", Some("AAAA"))
-        .header("content-type", Some("text/plain"))
-        .header("x-amz-meta-owner", Some("a b"))
-        .header("x-amz-tagging", Some("a=b%20c"));
-    let [sdk, wire] = both.send(put.body(ByteStream::from_static(b"content")).send(), call);
+    let [sdk, wire] = both.put("a b");
     assert_eq!(sdk, wire);
+    assert_eq!(wire.body, CONTENT);
+    let [sdk, wire] = both.part();
+    assert_eq!(sdk, wire);
+    assert_eq!(wire.body, CONTENT);
+}
 
-    let part = both.sdk.upload_part().bucket("archive").key("a b").upload_id("u/1+").part_number(7);
-    let part = part.checksum_crc64_nvme("AAAA").body(ByteStream::from_static(b"content"));
-    let call = Call::part(&bucket, &key, ("u/1+", 7), body).header("x-amz-checksum-crc64nvme", Some("AAAA"));
-    // The SDK says so of every body; of a part it means nothing.
-    let call = call.header("content-type", Some("application/octet-stream"));
-    let [sdk, wire] = both.send(part.send(), call);
-    assert_eq!(sdk, wire);
+#[test]
+fn bodies_go_unsigned_where_tls_protects_them() {
+    for endpoint in [None, Some("https://store.example:9443")] {
+        let both = Both { signs_bodies: false, ..Both::new(endpoint, true) };
+        for [sdk, wire] in [both.put("a b"), both.part()] {
+            assert_eq!(sdk, wire);
+            assert_eq!(wire.header("x-amz-content-sha256"), Some("UNSIGNED-PAYLOAD"));
+            assert_eq!(wire.body, CONTENT);
+        }
+    }
 }
 
 proptest! {
@@ -239,6 +288,15 @@ proptest! {
         // One of blanks alone the SDK takes for none.
         prop_assume!(!key.trim().is_empty());
         let [sdk, wire] = Both::new(None, false).get("orders-2026", &key);
+        prop_assert_eq!(sdk, wire);
+    }
+
+    #[test]
+    fn any_header_is_written_as_the_sdk_writes_it(value in "\\PC{1,40}|[ -~]{1,40}|( {0,3}[a-z,;=\"]{0,3}){1,8}") {
+        // What is nothing the SDK leaves out.
+        prop_assume!(!value.is_empty());
+        let [sdk, wire] = Both::new(Some("http://store.example:9000"), true).put(&value);
+        prop_assert_eq!(wire.header("x-amz-meta-owner"), Some(value.as_str()));
         prop_assert_eq!(sdk, wire);
     }
 }
@@ -266,8 +324,7 @@ async fn a_write_is_not_sent_after_its_deadline_however_long_the_credentials_tak
     let way = (Endpoints::new(&account(None, false), &SdkConfig::builder().build()), signer);
     let wire = Wire::new("source", SharedHttpConnector::new(tap.clone()), way, &Metrics::new().unwrap());
     let (bucket, key) = (Bucket::try_from("orders-2026").unwrap(), Key::try_from("a").unwrap());
-    let put =
-        || Call::put(&bucket, &key, Chunks::from(bytes::Bytes::from_static(b"one"))).within(Duration::from_secs(30));
+    let put = || Call::put(&bucket, &key, Chunks::from(Bytes::from_static(b"one"))).within(Duration::from_secs(30));
     let refusal = wire.send(put()).await.unwrap_err();
     assert_eq!(refusal.failure.kind, Kind::Unanswered);
     tokio::time::sleep(Duration::from_secs(200)).await;
