@@ -10,6 +10,9 @@ use crate::world::localstack::SOURCE;
 const MIB: usize = 1 << 20;
 const PART_BYTES: usize = 64 * MIB;
 const PARTS: i32 = 32;
+const BUDGET: usize = 64 * MIB;
+// What the process takes beside the bodies: itself, its ledger, its connections.
+const BESIDE: usize = 64 * MIB;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_gibibytes_pass_through_a_budget_of_64_mebibytes() {
@@ -23,7 +26,7 @@ async fn two_gibibytes_pass_through_a_budget_of_64_mebibytes() {
     world.drained(&daemon).await;
     let peak = daemon.peak_memory_bytes();
     eprintln!("peak memory {} MiB", peak / MIB as u64);
-    assert!(peak < 160 * MIB as u64, "peak memory is {} MiB", peak / MIB as u64);
+    assert!(peak < (BUDGET + BESIDE) as u64, "peak memory is {} MiB", peak / MIB as u64);
     assert!(daemon.metrics().await.sum("bytes_total", &[]) >= (PARTS as usize * PART_BYTES) as f64);
     // The comparer reads both objects to their ends, as a stream.
     let compared = world.assert_equal().await;
