@@ -41,7 +41,10 @@ pub(crate) async fn history(
     let mut from: Option<(String, String)> = None;
     let mut seen = HashSet::new();
     loop {
-        let page = listing.page(from.clone(), PAGE_ENTRIES).await?;
+        // Who has many may have as many again, and what comes along of neighbours is never more than that.
+        let had = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+        let entries_max = had.clamp(PAGE_ENTRIES, PAGE_ENTRIES_MAX);
+        let page = listing.page(from.clone(), entries_max).await?;
         interleaved |= page.interleaves();
         let ended = page.passed(key);
         entries.extend(page.entries.into_iter().filter(|(other, _)| other == key).map(|(_, entry)| entry));
@@ -86,6 +89,9 @@ pub(crate) async fn newest(
 
 // Most keys have few versions, and a prefix brings the neighbours along.
 const PAGE_ENTRIES: u32 = 100;
+
+// https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectVersions.html
+const PAGE_ENTRIES_MAX: u32 = 1000;
 
 struct Listing<'a> {
     access: &'a Access,

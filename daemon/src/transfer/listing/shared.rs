@@ -10,7 +10,7 @@ use replicator_core::object::{Bucket, Key, Timestamp};
 use replicator_core::plan::{Kind, SourceVersion};
 
 use super::page::{Listed, Page};
-use super::{DURING, Listing, PAGE_ENTRIES};
+use super::{DURING, Listing, PAGE_ENTRIES, PAGE_ENTRIES_MAX};
 use crate::accounts::Access;
 use crate::accounts::refusal::Side;
 use crate::engine::{Absence, Engine, SharedHistory};
@@ -157,7 +157,6 @@ fn sorted(keys: &[Key]) -> Vec<&Key> {
 // Of a bucket whose keys lie so far apart that a page serves fewer than one in so many, the others are listed alone.
 const SPARSE: usize = 8;
 const PAGES_MAX: usize = 4;
-const PAGE_ENTRIES_MAX: u32 = 1000;
 // Some servers read a file for each entry (SeaweedFS 4.48: 0.1 to 0.2 ms of CPU), so a page too long costs more than
 // another page.
 const PAGE_ENTRIES_MIN: u32 = 16;
