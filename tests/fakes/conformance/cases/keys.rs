@@ -4,7 +4,7 @@ use aws_sdk_s3::types::{ChecksumMode, ServerSideEncryption};
 
 use super::*;
 use crate::case::word;
-use crate::ground::KeyState;
+use crate::ground::{KeyState, content};
 
 pub(super) const CASES: &[Case] = &[
     case!(
@@ -26,6 +26,7 @@ pub(super) const CASES: &[Case] = &[
         "ok, 400 KMS.DisabledException, 400 KMS.KMSInvalidStateException"
     ),
     case!("HeadObject of what a disabled key encrypted, without and with its checksums", HEAD, head, "ok, 400"),
+    case!("PutObject under KMS that names no key, and what is told of it", SSE, unnamed, "ok, aws:kms"),
     case!("the ETag of what a key encrypts is not the MD5", OBJECT, etag, "another"),
     case!("a key that is given by its id is told by its ARN", SSE, told, "its ARN"),
     case!(
@@ -76,6 +77,13 @@ async fn head(ground: Ground) -> String {
     let head = || ground.s3.head_object().bucket(&ground.bucket).key(ground.key("key"));
     let asking = head().checksum_mode(ChecksumMode::Enabled);
     format!("{}, {}", word(&head().send().await), word(&asking.send().await))
+}
+
+async fn unnamed(ground: Ground) -> String {
+    let put = ground.s3.put_object().bucket(&ground.bucket).key(ground.key("key")).body(content(1));
+    let put = word(&put.server_side_encryption(ServerSideEncryption::AwsKms).send().await);
+    let head = ground.s3.head_object().bucket(&ground.bucket).key(ground.key("key")).send().await.unwrap();
+    format!("{put}, {}", head.server_side_encryption.map(|told| told.to_string()).unwrap_or_default())
 }
 
 async fn etag(ground: Ground) -> String {
