@@ -4,6 +4,7 @@ mod history;
 mod journal;
 mod markers;
 mod states;
+mod tags;
 #[cfg(test)]
 mod tests;
 
@@ -34,15 +35,23 @@ pub(crate) struct Expect {
     pub(crate) forgetful: [bool; DAEMONS_MAX],
     /// One daemon did everything, learnt what became of it, and never lost its ledger.
     pub(crate) remembers: bool,
+    /// One daemon did everything and never died, so that nothing of another life was on its way.
+    pub(crate) alone: bool,
 }
 
 impl Expect {
     /// One daemon in a world where nothing is in doubt.
-    pub(crate) const EXACT: Self =
-        Self { latest: false, markers: true, version_deletes: false, forgetful: [false; DAEMONS_MAX], remembers: true };
+    pub(crate) const EXACT: Self = Self {
+        latest: false,
+        markers: true,
+        version_deletes: false,
+        forgetful: [false; DAEMONS_MAX],
+        remembers: true,
+        alone: true,
+    };
 
     /// Answers may be lost, or daemons die.
-    pub(crate) const IN_DOUBT: Self = Self { remembers: false, ..Self::EXACT };
+    pub(crate) const IN_DOUBT: Self = Self { remembers: false, alone: false, ..Self::EXACT };
 }
 
 /// One key on both sides: every entry that was ever there, in the order of its bucket, and what is left.
@@ -86,9 +95,11 @@ pub(crate) fn judge_at(sim: &Sim, destination: &str, expect: Expect) -> Vec<Stri
             replicas_now: now(destination),
             removed: &removed,
         };
+        let shown = sim.s3.shown(destination, key);
         let mut said = Vec::new();
         history::judge(&case, &mut said);
-        states::judge(&case, &sim.s3.shown(destination, key), &mut said);
+        states::judge(&case, &shown, &mut said);
+        tags::judge(&case, &sim.s3.shown(SOURCE, key), &shown, &mut said);
         if !said.is_empty() {
             wrong.extend(said);
             wrong.push(format!("{destination}: {}", case.picture()));

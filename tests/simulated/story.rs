@@ -156,6 +156,7 @@ impl Story {
             version_deletes: self.plan.rule.contains("version_deletes = true"),
             forgetful: std::array::from_fn(|at| fates.get(at).is_some_and(Fate::may_forget_uploads)),
             remembers: !has_doubts && self.plan.daemons == 1,
+            alone: self.plan.daemons == 1 && fates.iter().all(|fate| fate.deaths.is_empty()),
         };
         if std::env::var_os("S3_REPLICATOR_JOURNAL").is_some() {
             eprintln!("{}", sim.net.journal());

@@ -22,8 +22,8 @@ pub(crate) enum Op {
     Mark { key: String },
     /// Deletes one version for good: the n-th from the newest.
     Purge { key: String, nth: usize },
-    /// Changes the tags of what is current.
-    Tag { key: String, value: u8 },
+    /// Changes the tags of a version, the n-th object from the newest, or takes them all away.
+    Tag { key: String, nth: usize, value: Option<u8> },
 }
 
 /// What an object holds: a letter, so many times.
@@ -90,9 +90,16 @@ fn op(rng: &mut Rng, shape: Shape) -> Op {
         14 => upload(rng, shape, key),
         15 => Op::Copy { from: key.clone(), to: self::key(rng, shape) },
         16 | 17 if shape.purges => Op::Purge { key, nth: rng.usize(..3) },
-        18 | 19 if shape.tags => Op::Tag { key, value: rng.u8(..4) },
+        18 | 19 if shape.tags => tag(rng.u8(..4), rng, key),
         _ => Op::Put { key, body: body(rng, shape), dress: Dress::Plain },
     }
+}
+
+/// Mostly what is current gets other tags. Drawn apart, so that what follows is as it was.
+fn tag(value: u8, rng: &Rng, key: String) -> Op {
+    let mut apart = Rng::with_seed(!rng.get_seed());
+    let nth = [0, 0, 0, 1, 1, 2][apart.usize(..6)];
+    Op::Tag { key, nth, value: (apart.u8(..6) > 0).then_some(value) }
 }
 
 /// The same content comes in one part and in two, as it also comes without an upload.
@@ -169,7 +176,7 @@ impl User {
                 self.client.delete_object().bucket(SOURCE).key(key).send().await.unwrap();
             }
             Op::Purge { key, nth } => self.purge(key, *nth).await,
-            Op::Tag { key, value } => self.tag(key, *value).await,
+            Op::Tag { key, nth, value } => self.tag(key, *nth, *value).await,
         }
         self.begun.iter_mut().for_each(|(left, _)| *left = left.saturating_sub(1));
         self.complete(|left| left == 0).await;
@@ -240,11 +247,17 @@ impl User {
         self.client.delete_object().bucket(SOURCE).key(key).version_id(id).send().await.unwrap();
     }
 
-    async fn tag(&self, key: &str, value: u8) {
-        let Ok(head) = self.client.head_object().bucket(SOURCE).key(key).send().await else { return };
+    async fn tag(&self, key: &str, nth: usize, value: Option<u8>) {
+        let list = self.client.list_object_versions().bucket(SOURCE).prefix(key).send().await.unwrap();
+        let of_key = list.versions().iter().filter(|version| version.key() == Some(key));
+        let Some(id) = of_key.filter_map(|version| version.version_id()).nth(nth) else { return };
+        let Some(value) = value else {
+            self.client.delete_object_tagging().bucket(SOURCE).key(key).version_id(id).send().await.unwrap();
+            return;
+        };
         let tag = aws_sdk_s3::types::Tag::builder().key("tier").value(value.to_string()).build().unwrap();
         let tagging = aws_sdk_s3::types::Tagging::builder().tag_set(tag).build().unwrap();
-        let put = self.client.put_object_tagging().bucket(SOURCE).key(key).version_id(head.version_id.unwrap());
+        let put = self.client.put_object_tagging().bucket(SOURCE).key(key).version_id(id);
         put.tagging(tagging).send().await.unwrap();
     }
 }

@@ -12,6 +12,7 @@ use super::{Case, STAMP};
 
 pub(super) fn judge(case: &Case<'_>, wrong: &mut Vec<String>) {
     let kept = kept(case);
+    equality(case, wrong);
     order(case, &kept, wrong);
     if !case.expect.latest {
         completeness(case, &kept, wrong);
@@ -34,12 +35,20 @@ fn is_stranger(case: &Case<'_>, entry: &Entry) -> bool {
     !is_stamped && case.origin(entry).is_some_and(|place| !case.has(place))
 }
 
+/// E: of all that ever was shown, also of what was removed since.
+fn equality(case: &Case<'_>, wrong: &mut Vec<String>) {
+    for entry in &case.replicas {
+        if let Some(place) = case.origin(entry) {
+            equal(&case.source[place], entry, place, wrong);
+        }
+    }
+}
+
 fn order(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<String>) {
     let mut last = None;
     for (at, (entry, place)) in kept.iter().enumerate().filter(|(_, (entry, _))| !entry.is_marker()) {
         match place {
             Some(place) if last == Some(*place) && is_written_again(case, kept, at, *place) => {
-                equal(&case.source[*place], entry, *place, wrong);
                 same_tags(&case.source[*place], entry, *place, case, wrong);
             }
             None => wrong.push(format!("H: {} is the replica of nothing", entry.version_id)),
@@ -47,7 +56,6 @@ fn order(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<Stri
             Some(place) if last > Some(*place) => wrong.push(format!("H: v{place} stands above {last:?}")),
             Some(place) => {
                 last = Some(*place);
-                equal(&case.source[*place], entry, *place, wrong);
                 // Of two, the newer is what readers see, and what tags go to.
                 if !kept[at + 1..].iter().any(|(_, other)| other == &Some(*place)) {
                     same_tags(&case.source[*place], entry, *place, case, wrong);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
+use aws_sdk_s3::types::{Tag, Tagging};
 
 use super::{ARCHIVE, Expect, SOURCE, STAMP, Sim, judge};
 use crate::sim::simulate;
@@ -13,8 +14,8 @@ const PAUSE: Duration = Duration::from_secs(120);
 const FOLLOWS_PURGES: Expect = Expect { version_deletes: true, ..Expect::IN_DOUBT };
 
 /// Plays a history and returns what the judge says. `a` puts an object of this content to the source, `M` a delete
-/// marker, `-2` deletes the second entry there ever was for good. After `>` the same happens at the destination, where
-/// `>2` puts a replica of the source's second entry.
+/// marker, `-2` deletes the second entry there ever was for good, `#2x` gives it the tag `x`. After `>` the same happens at
+/// the destination, where `>2` puts a replica of the source's second entry, and `>2!` one with other bytes.
 fn verdict(history: &str, expect: Expect) -> Vec<String> {
     simulate(0, async |sim| {
         let user = sim.user();
@@ -32,6 +33,13 @@ fn verdict(history: &str, expect: Expect) -> Vec<String> {
 async fn play(sim: &Sim, user: &Client, bucket: &str, step: &str) {
     let nth = |bucket: &str, nth: &str| sim.s3.ever(bucket, "k")[nth.parse::<usize>().unwrap() - 1].clone();
     let put = user.put_object().bucket(bucket).key("k");
+    if let Some((place, value)) = step.strip_prefix('#').and_then(|tags| tags.split_at_checked(1)) {
+        let tag = Tag::builder().key("tier").value(value).build().unwrap();
+        let tagging = Tagging::builder().tag_set(tag).build().unwrap();
+        let version = nth(bucket, place).version_id.clone();
+        let put = user.put_object_tagging().bucket(bucket).key("k").version_id(version).tagging(tagging);
+        return drop(put.send().await.unwrap());
+    }
     match (step, step.strip_prefix('-')) {
         ("M", _) => drop(user.delete_object().bucket(bucket).key("k").send().await.unwrap()),
         (_, Some(place)) => {
@@ -42,9 +50,11 @@ async fn play(sim: &Sim, user: &Client, bucket: &str, step: &str) {
             put.body(content.as_bytes().to_vec().into()).send().await.unwrap();
         }
         (place, None) => {
+            let (place, is_spoilt) = place.strip_suffix('!').map_or((place, false), |place| (place, true));
             let original = nth(SOURCE, place);
             let stamp = format!("1;{SOURCE};{}", original.version_id);
             let body = original.object.as_ref().unwrap().bytes.clone();
+            let body = if is_spoilt { "spoilt".into() } else { body };
             put.metadata(STAMP, stamp).body(body.into()).send().await.unwrap();
         }
     }
@@ -71,6 +81,13 @@ fn what_is_wrong_is_said() {
         ("a M >1 >M >-2 >M", "M: user shows v0"),
         ("a M >1 >M >-2 -2", "S: a marker was removed, which the source had"),
         ("a M b >1 >M >3 >M -3", "M: user shows a marker"),
+        ("a b >1 >2!", "E: the replica of v1 has other bytes"),
+        ("a b -1 >1! >-1 >2", "E: the replica of v0 has other bytes"),
+        ("a >1 #1x #1y >#1y >#1x >#1y", "M: user gives v0 the tags"),
+        ("a b #1x #1y >1 >2 >#1y >#1x >#1y", "M: user gives v0 the tags"),
+        ("a >1 >#1x #1x", "M: user gives v0 the tags"),
+        ("a #1x >1 >#1x #1y", "E: the replica of v0 has the tags"),
+        ("a #1x >1 >#1x b >2 #1y", "E: the replica of v0 has the tags"),
     ];
     for (history, complaint) in table {
         let said = verdict(history, FOLLOWS_PURGES);
@@ -100,6 +117,9 @@ fn what_is_wrong_is_said_where_purges_are_not_followed() {
 fn what_is_right_passes() {
     let table = [
         ("a M b >1 >M >3", Expect::EXACT),
+        ("a #1x >1 #1y #1x >#1x", Expect::EXACT),
+        ("a >1 #1x >#1x #1y >#1y #1x >#1x", Expect::EXACT),
+        ("a #1x >1 b >2 >#1x #1y >#1y -1", Expect::EXACT),
         ("M a >2", Expect::EXACT),
         ("a M M b >1 >M >4", Expect::EXACT),
         ("a M >1 >M -2 >-2", FOLLOWS_PURGES),

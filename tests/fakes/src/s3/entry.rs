@@ -138,6 +138,8 @@ pub struct Shown {
     pub key: String,
     /// The entry that was current then, as it was then; a marker is an entry too.
     pub current: Option<Arc<Entry>>,
+    /// The entry that was written, changed or removed, as it was then.
+    pub touched: Arc<Entry>,
     /// The operation that changed the key, if not what it shows.
     pub cause: &'static str,
     /// Who asked for it.

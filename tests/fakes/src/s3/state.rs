@@ -193,7 +193,7 @@ impl State {
             history.deleted = entry.rank;
         }
         self.entries.insert(id, Arc::clone(&entry));
-        self.record(place, deed);
+        self.record(place, &entry, deed);
         let happening = if entry.is_marker() { Happening::Marked } else { Happening::Created(deed.cause) };
         events::announce(self, place, &entry, happening);
         Ok(entry)
@@ -209,7 +209,7 @@ impl State {
             }
             history.entries.retain(|other| other.id != entry.id);
         }
-        self.record(place, deed);
+        self.record(place, entry, deed);
         events::announce(self, place, entry, Happening::Removed);
         Ok(())
     }
@@ -230,7 +230,7 @@ impl State {
         }
         let revised = Arc::clone(slot);
         self.entries.insert(id, Arc::clone(&revised));
-        self.record(place, deed);
+        self.record(place, &revised, deed);
         Ok(Some(revised))
     }
 
@@ -254,13 +254,14 @@ impl State {
         })
     }
 
-    fn record(&mut self, place: &Place, deed: &Deed<'_>) {
+    fn record(&mut self, place: &Place, touched: &Arc<Entry>, deed: &Deed<'_>) {
         let bucket = self.buckets.get(&place.bucket);
         self.shown.push(Shown {
             at: self.clock.now(),
             bucket: place.bucket.clone(),
             key: place.key.clone(),
             current: bucket.and_then(|bucket| bucket.current(&place.key)).cloned(),
+            touched: Arc::clone(touched),
             cause: deed.cause,
             caller: deed.call.caller.clone(),
         });
