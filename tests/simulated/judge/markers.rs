@@ -57,14 +57,17 @@ fn is_over_purged(case: &Case<'_>, below: Option<&Entry>, marker: &Entry) -> boo
 /// Says whether nobody could know that the marker does not belong above this version: that is gone, lists state times
 /// by the second, and the source showed a marker of its second when the plan was made.
 fn may_hide(case: &Case<'_>, place: usize, marker: &Entry) -> bool {
-    let second =
-        |entry: &Entry| entry.last_modified.duration_since(SystemTime::UNIX_EPOCH).map(|time| time.as_secs()).ok();
     let is_same = |entry: &Entry| entry.is_marker() && second(entry) == second(&case.source[place]);
     // In force is each state until the next one.
     let states = case.source_shown.iter().zip(case.source_shown.iter().skip(1).map(|next| Some(next.at)).chain([None]));
     let could_be_read = |until: Option<SystemTime>| until.is_none_or(|until| until + PLAN_AGE_MAX >= marker.landed);
     let mut shown = states.filter(|(state, until)| state.at <= marker.landed && could_be_read(*until));
     !case.has(place) && shown.any(|(state, _)| state.current.as_ref().is_some_and(|current| is_same(current)))
+}
+
+/// Lists state times by the second.
+fn second(entry: &Entry) -> Option<u64> {
+    entry.last_modified.duration_since(SystemTime::UNIX_EPOCH).map(|time| time.as_secs()).ok()
 }
 
 /// Between two objects that follow each other at the destination there is a marker if the source has one.
@@ -75,7 +78,12 @@ fn missing(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<St
         let next = objects.get(nth + 1);
         let to = next.map_or(case.source.len(), |next| kept[*next].1.unwrap());
         let has_marker = next.map_or(kept.len(), |next| *next) > at + 1;
-        let is_due = |place: usize| case.source[place].is_marker() && case.has(place);
+        // Nobody can know that the marker is the newer of two of one second, one of which is gone. Below an object it hides
+        // nothing.
+        let of = &case.source[from - 1];
+        let may_be_older =
+            |place: usize| next.is_some() && !case.has(from - 1) && second(&case.source[place]) == second(of);
+        let is_due = |place: usize| case.source[place].is_marker() && case.has(place) && !may_be_older(place);
         if !has_marker && (from..to).any(is_due) {
             wrong.push(format!("H: the marker above v{} is missing", from - 1));
         }
