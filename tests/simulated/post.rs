@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use replicator_fakes::sqs::Quirks;
+use replicator_fakes::sqs::{Quirks, Settings};
 use serde_json::Value;
 
 use crate::sim::{QUEUE, SOURCE, Sim};
@@ -22,6 +22,8 @@ pub(crate) struct Manners {
     pub(crate) quirks: Quirks,
     /// How often, of the times when something has happened, all that is hidden shows again at once.
     pub(crate) shown_early: f64,
+    /// How many messages the queue lets be hidden at once.
+    pub(crate) in_flight_max: usize,
 }
 
 /// Carries events from the bucket to the queue.
@@ -39,6 +41,7 @@ impl Post {
         let outbox: Arc<Mutex<Vec<String>>> = Arc::default();
         let inlet = Arc::clone(&outbox);
         sim.sqs.quirks(QUEUE, manners.quirks);
+        sim.sqs.settings(QUEUE, Settings { in_flight_max: manners.in_flight_max, ..Settings::default() });
         sim.s3.notify(SOURCE, Arc::new(move |event: String| inlet.lock().unwrap().push(event)));
         Self { manners, outbox, kept: BTreeMap::new() }
     }

@@ -1,18 +1,20 @@
 //! A story: what users do, how the post behaves, what breaks and who dies, all drawn from one seed.
 
+mod troubles;
+
 use std::time::Duration;
 
 use replicator_fakes::faults::{Effect, Fault, Place};
 use replicator_fakes::journal::{Journal, Service};
 use replicator_fakes::s3::traits::Traits;
-use replicator_fakes::sqs::Quirks;
+use replicator_fakes::sqs::{Quirks, Settings};
 use s3_replicator::failpoint::Failpoint;
 use tokio_util::sync::CancellationToken;
 
 use crate::fleet::{self, Fate, Plan};
 use crate::judge::{self, Expect};
 use crate::post::{Manners, Post};
-use crate::sim::{ARCHIVE, AWS, MIRROR, NOT_AWS, QUEUE, SOURCE, Sim, simulate};
+use crate::sim::{ARCHIVE, AWS, MIRROR, NOT_AWS, QUEUE, Sim, simulate};
 use crate::workload::{self, Shape, User};
 
 /// Everything that is decided before it begins.
@@ -26,7 +28,11 @@ pub(crate) struct Story {
     pub(crate) mute: bool,
     /// Requests of the daemons fail in this share of cases.
     pub(crate) faults: f64,
-    /// Some writes are refused for good, until someone mends that.
+    /// Answers that are seldom or never given go wrong as well.
+    pub(crate) odd: bool,
+    /// So do some that leave tasks parked, until someone mends that.
+    pub(crate) parks: bool,
+    /// Some writes are refused for good, until then too.
     pub(crate) denied: bool,
     pub(crate) latest: bool,
 }
@@ -51,9 +57,6 @@ const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 // A queue that stays empty for so long: longer than a daemon's poll and anything on its way.
 const QUIET: Duration = Duration::from_secs(180);
 
-// What is parked is tried again within an hour, and perhaps refused once more.
-const QUIET_AFTER_PARKING: Duration = Duration::from_secs(2 * 3600);
-
 impl Story {
     /// Draws a story.
     pub(crate) fn draw(seed: u64) -> Self {
@@ -63,7 +66,8 @@ impl Story {
         let latest = !purges && rng.u8(..4) == 0;
         let version_deletes = purges && rng.bool();
         // Drawn apart, so that the stories of old are told as they were.
-        let markers = purges || fastrand::Rng::with_seed(!seed).u8(..5) != 0;
+        let mut apart = fastrand::Rng::with_seed(!seed);
+        let markers = apart.u8(..5) != 0 || purges;
         let history = if latest { "latest" } else { "exact" };
         let encryption = ["same", "s3"][rng.usize(..2)];
         let crashes = if rng.bool() { rng.u32(1..4) } else { 0 };
@@ -88,8 +92,9 @@ impl Story {
                 delay_max: Duration::from_secs([0, 3, 60, 400][rng.usize(..4)]),
                 twice: if rng.bool() { 0.3 } else { 0.0 },
                 lossy,
-                quirks: quirks(&mut rng),
+                quirks: troubles::quirks(&mut rng, &mut apart),
                 shown_early: [0.0, 0.0, 0.2][rng.usize(..3)],
+                in_flight_max: [usize::MAX, usize::MAX, 3][apart.usize(..3)],
             },
             plan: Plan {
                 daemons,
@@ -102,9 +107,13 @@ impl Story {
             },
             mute,
             faults: [0.0, 0.0, 0.02, 0.1][rng.usize(..4)],
+            odd: apart.u8(..3) == 0,
+            parks: apart.u8(..3) == 0,
             denied: false,
             latest,
         };
+        // What is parked is on the disk, and in the dead-letter queue, which nobody here sends back.
+        story.parks &= story.plan.crashes == 0 || !story.plan.lose_disks;
         story.plan.mirrored = rng.u8(..4) == 0;
         story
     }
@@ -116,8 +125,8 @@ impl Story {
         let version_deletes = seed.is_multiple_of(2);
         story.latest = false;
         story.faults = [0.05, 0.2][usize::from(seed % 4 == 1)];
-        // What is parked is on the disk, and in the dead-letter queue, which nobody here sends back.
         story.denied = seed % 4 >= 2;
+        story.parks = story.denied;
         story.shape = Shape { ops: 14, purges: version_deletes, tags: true, large: true, full: false, ..story.shape };
         story.manners.lossy = false;
         story.plan = Plan {
@@ -170,7 +179,8 @@ impl Story {
         wrong.extend(parked.map(|parked| format!("{} tasks are parked: {}", parked.tasks, parked.reason)));
         sim.net.quiet().await;
         wrong.extend((!settled).then(|| "the queue never became empty".to_owned()));
-        let (hits, journal) = (sim.net.faults().all_hits(), sim.net.journal().clone());
+        let (mut hits, journal) = (sim.net.faults().all_hits(), sim.net.journal().clone());
+        hits.extend(troubles::refused(&sim.sqs.refused(QUEUE)));
         Ending { fates, wrong, hits, lasted: began.elapsed(), journal }
     }
 
@@ -191,7 +201,9 @@ impl Story {
         sim.net.faults().clear_all();
         // So does the queue's trouble end: a wait for the fence begins anew with each lease that is lost.
         sim.sqs.quirks(QUEUE, Quirks::default());
-        settled(sim, if self.denied { QUIET_AFTER_PARKING } else { QUIET }).await
+        sim.sqs.settings(QUEUE, Settings::default());
+        let may_be_parked = self.denied || troubles::park(sim.net.faults());
+        settled(sim, if may_be_parked { fleet::TRIED_WITHIN } else { QUIET }).await
     }
 
     /// Writes the faults into the script. The user's own requests all work: what happened at the source
@@ -199,7 +211,7 @@ impl Story {
     fn script(&self, sim: &Sim) {
         for daemon in (0..self.plan.daemons).filter(|_| self.faults > 0.0) {
             let name = format!("daemon-{daemon}");
-            for (what, place, effect) in troubles() {
+            for (what, place, effect) in troubles::of(self) {
                 sim.net.faults().add(Fault::new(what, place.client(&name), effect).chance(self.faults));
             }
             if self.denied {
@@ -211,62 +223,19 @@ impl Story {
     }
 }
 
-/// Draws what a queue does to its messages; half of them do nothing.
-fn quirks(rng: &mut fastrand::Rng) -> Quirks {
-    if rng.bool() {
-        return Quirks::default();
-    }
-    let share = |rng: &mut fastrand::Rng| [0.0, 0.3][rng.usize(..2)];
-    Quirks {
-        duplicates: share(rng),
-        delayed: share(rng),
-        delay_max: Duration::from_secs([3, 60, 400][rng.usize(..3)]),
-        reorder: rng.bool(),
-        // A lease is lost where two tries fail one after the other, and what waits for the fence has many.
-        batch_failures: share(rng) / 3.0,
-    }
-}
-
-/// Lists what can go wrong with a request.
-fn troubles() -> Vec<(&'static str, Place, Effect)> {
-    let appends = || Place::s3("PutObject").or("CompleteMultipartUpload").or("DeleteObject");
-    let uploads = || Place::s3("CreateMultipartUpload").or("UploadPart").or("AbortMultipartUpload");
-    let writes = || uploads().or("PutObject").or("CompleteMultipartUpload").or("DeleteObject").or("PutObjectTagging");
-    let reads = Place::s3("GetObject").or("HeadObject").or("ListObjectVersions");
-    let bodies = || Place::s3("GetObject").bucket(SOURCE);
-    let complete = Place::s3("CompleteMultipartUpload");
-    vec![
-        ("slow down", Place::service(Service::S3), Effect::slow_down()),
-        ("500", reads, Effect::refuse(500, "InternalError")),
-        ("500 to a write", writes(), Effect::refuse(500, "InternalError")),
-        ("500 to a write that lands", writes(), Effect::Refuse { status: 500, code: "InternalError", lands: true }),
-        ("lost answer", appends(), Effect::LoseAnswer),
-        ("late landing", appends(), Effect::LandLate(Duration::from_secs(15))),
-        ("late upload", complete.clone(), Effect::LandLate(Duration::from_secs(40))),
-        ("late tags", Place::s3("PutObjectTagging"), Effect::LandLate(Duration::from_secs(15))),
-        ("conflict", appends(), Effect::refuse(409, "ConditionalRequestConflict")),
-        ("lost upload", uploads(), Effect::LoseAnswer),
-        ("reset", bodies(), Effect::ResetAt(1)),
-        ("truncated", bodies(), Effect::TruncateAt(1)),
-        ("stalled", bodies(), Effect::StallAt(1)),
-        ("lost receipt", Place::sqs("ReceiveMessage"), Effect::LoseAnswer),
-        ("lost delete", Place::sqs("DeleteMessageBatch"), Effect::LoseAnswer),
-        ("lost lease", Place::sqs("ChangeMessageVisibilityBatch"), Effect::Drop),
-        ("over limit", Place::sqs("ReceiveMessage"), Effect::refuse(403, "OverLimit")),
-        ("error inside", complete, Effect::ErrorInside { code: "InternalError", lands: true }),
-    ]
-}
-
-/// Waits until the queue has been empty for a while.
+/// Waits until the queue has been empty, and nobody at work, for a while.
 async fn settled(sim: &Sim, quiet: Duration) -> bool {
     let began = tokio::time::Instant::now();
-    let mut empty_since = began;
+    let (mut quiet_since, mut seen) = (began, 0);
     while began.elapsed() < PATIENCE {
         sim.pass(Duration::from_secs(5)).await;
-        let depth = sim.sqs.depth(QUEUE);
-        if depth.visible + depth.hidden + depth.delayed > 0 {
-            empty_since = tokio::time::Instant::now();
-        } else if empty_since.elapsed() > quiet {
+        let journal = sim.net.journal();
+        // What was parked and waits for the fence has no message.
+        let works = !journal.select(|entry| entry.number >= seen && entry.call.service == Service::S3).is_empty();
+        seen = journal.len();
+        if works || sim.waiting() > 0 {
+            quiet_since = tokio::time::Instant::now();
+        } else if quiet_since.elapsed() > quiet {
             return true;
         }
     }

@@ -143,6 +143,11 @@ impl Fake {
         self.known(queue, |queue| queue.deleted.clone())
     }
 
+    /// Returns what was said to those whose request for a queue, or an entry of it, was refused.
+    pub fn refused(&self, queue: &str) -> Vec<String> {
+        self.known(queue, |queue| queue.refused.clone())
+    }
+
     /// Shows again what is hidden, as if its visibility had run out, so that two hold one message.
     pub fn redeliver_hidden(&self, queue: &str) {
         self.known(queue, |queue| queue.show_hidden(Instant::now()));
@@ -196,6 +201,13 @@ impl Fake {
         let State { queues, dice } = &mut *self.shared.state.lock().unwrap();
         let found = queues.get(queue).ok_or_else(|| Refusal::queue(queue))?;
         Ok(dice.falls(found.quirks.batch_failures))
+    }
+
+    /// Says by chance that a receipt has expired.
+    fn expire(&self, queue: &str, handle: &str) -> Result<(), Refusal> {
+        let State { queues, dice } = &mut *self.shared.state.lock().unwrap();
+        let found = queues.get_mut(queue).ok_or_else(|| Refusal::queue(queue))?;
+        found.expire(handle, Instant::now(), dice)
     }
 
     fn queue<T>(&self, name: &str, act: impl FnOnce(&mut Queue) -> T) -> Result<T, Refusal> {

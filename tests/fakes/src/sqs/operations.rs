@@ -113,7 +113,10 @@ impl Fake {
             changed.as_mut().enable();
             let received = match self.receive(queue_name(&asked.queue_url), count_max, hidden) {
                 // A long poll is not told of the limit; it waits.
-                Err(refusal) if refusal == Refusal::over_limit() && wait > 0 => Ok(Vec::new()),
+                Err(refusal) if refusal == Refusal::over_limit() && wait > 0 => {
+                    self.note(queue_name(&asked.queue_url), &refusal)?;
+                    Ok(Vec::new())
+                }
                 other => other,
             }?;
             let now = Instant::now();
@@ -156,10 +159,18 @@ impl Fake {
                     answer["Id"] = json!(id);
                     successful.push(answer);
                 }
-                Err(refusal) => failed.push(failure(id, refusal.code, &refusal.message, true)),
+                Err(refusal) => {
+                    self.note(name, &refusal)?;
+                    failed.push(failure(id, refusal.code, &refusal.message, true));
+                }
             }
         }
         Ok(json!({ "Successful": successful, "Failed": failed }))
+    }
+
+    /// Writes down that something was refused.
+    fn note(&self, queue: &str, refusal: &Refusal) -> Result<(), Refusal> {
+        self.queue(queue, |queue| queue.refused.push(refusal.message.clone()))
     }
 
     fn take(&self, queue: &str, sent: &Sent) -> Done {
@@ -182,10 +193,12 @@ impl Fake {
 }
 
 fn delete(fake: &Fake, queue: &str, receipt: &Receipt) -> Done {
+    fake.expire(queue, &receipt.receipt_handle)?;
     fake.queue(queue, |queue| queue.delete(&receipt.receipt_handle, Instant::now()))?.map(|()| json!({}))
 }
 
 fn hide(fake: &Fake, queue: &str, receipt: &Receipt) -> Done {
+    fake.expire(queue, &receipt.receipt_handle)?;
     let (now, seconds) = (Instant::now(), receipt.visibility_timeout);
     fake.queue(queue, |queue| queue.hide(&receipt.receipt_handle, seconds, now))?.map(|()| json!({}))
 }

@@ -45,6 +45,8 @@ pub(super) struct Queue {
     pub(super) messages: VecDeque<Stored>,
     /// The ids of those that were deleted, and when.
     pub(super) deleted: Vec<(String, Instant)>,
+    /// What was said to those whose request, or an entry of it, was refused.
+    pub(super) refused: Vec<String>,
 }
 
 /// A message as a receiver gets it.
@@ -61,7 +63,8 @@ const HIDDEN_MAX: Duration = Duration::from_secs(12 * 3600);
 impl Queue {
     pub(super) fn new(name: &str) -> Self {
         let (settings, quirks) = (Settings::default(), Quirks::default());
-        Self { name: name.to_owned(), settings, quirks, messages: VecDeque::new(), deleted: Vec::new() }
+        let (name, messages) = (name.to_owned(), VecDeque::new());
+        Self { name, settings, quirks, messages, deleted: Vec::new(), refused: Vec::new() }
     }
 
     /// Takes a message, and by chance takes it twice or late.
@@ -135,6 +138,7 @@ impl Queue {
     pub(super) fn hide(&mut self, handle: &str, seconds: i64, now: Instant) -> Result<(), Refusal> {
         let receipt = Receipt::read(&self.name, handle)?;
         let value = |reason| Refusal::value("VisibilityTimeout", &seconds.to_string(), reason);
+        let hidden_max = self.quirks.hidden_max.unwrap_or(HIDDEN_MAX);
         let hidden = u64::try_from(seconds).map(Duration::from_secs).ok().filter(|hidden| *hidden <= HIDDEN_MAX);
         let hidden = hidden.ok_or_else(|| value("Must be between 0 and 43200, if provided."))?;
         let message = self.messages.iter_mut().find(|message| receipt.is_newest_of(message)).ok_or_else(|| {
@@ -144,7 +148,7 @@ impl Queue {
         if message.stage(now) != Stage::Hidden {
             return Err(Refusal::not_in_flight(handle));
         }
-        if message.received_at.is_some_and(|received| now + hidden > received + HIDDEN_MAX) {
+        if message.received_at.is_some_and(|received| now + hidden > received + hidden_max) {
             return Err(value("Total VisibilityTimeout for the message is beyond the limit [43200 seconds]."));
         }
         message.visible_at = now + hidden;
@@ -153,9 +157,22 @@ impl Queue {
 
     /// Shows again what is hidden, as if its time were over.
     pub(super) fn show_hidden(&mut self, now: Instant) {
-        self.messages.iter_mut().filter(|message| message.stage(now) == Stage::Hidden).for_each(|message| {
-            message.visible_at = now;
-        });
+        self.show(now, |_| true);
+    }
+
+    /// Shows the message of a receipt again, by chance, and says that the receipt is worth nothing any more.
+    pub(super) fn expire(&mut self, handle: &str, now: Instant, dice: &mut Dice) -> Result<(), Refusal> {
+        if !dice.falls(self.quirks.expired) {
+            return Ok(());
+        }
+        let receipt = Receipt::read(&self.name, handle)?;
+        self.show(now, |message| receipt.is_newest_of(message));
+        Err(Refusal::value("ReceiptHandle", handle, "The receipt handle has expired."))
+    }
+
+    fn show(&mut self, now: Instant, is_meant: impl Fn(&Stored) -> bool) {
+        let hidden = self.messages.iter_mut().filter(|message| message.stage(now) == Stage::Hidden);
+        hidden.filter(|message| is_meant(message)).for_each(|message| message.visible_at = now);
     }
 }
 
@@ -275,5 +292,18 @@ mod tests {
         let late = Quirks { delayed: 0.5, delay_max: Duration::from_secs(60), ..Quirks::default() };
         let letters = received(late);
         assert!((1..10).contains(&letters.len()), "{letters}");
+    }
+
+    #[test]
+    fn a_receipt_that_expired_is_refused_and_its_message_shown_again() {
+        let (mut queue, mut dice, now) = (Queue::new("orders"), Dice::new(1), Instant::now());
+        queue.quirks = Quirks { expired: 1.0, ..Quirks::default() };
+        queue.send(Content { id: dice.id(), body: String::new(), attributes: BTreeMap::new() }, 0, now, &mut dice);
+        let received = queue.receive(1, HIDDEN_MAX, Moment { now, wall_ms: 0 }, &mut dice).unwrap();
+        let refusal = queue.expire(&received[0].receipt, now, &mut dice).unwrap_err();
+        assert!(refusal.message.contains("expired"));
+        assert_eq!(queue.messages[0].stage(now), Stage::Visible);
+        queue.quirks = Quirks::default();
+        assert!(queue.expire(&received[0].receipt, now, &mut dice).is_ok());
     }
 }

@@ -17,4 +17,8 @@ pub struct Quirks {
     pub reorder: bool,
     /// The share of entries of a batch that fail while the batch succeeds.
     pub batch_failures: f64,
+    /// The share of receipts that are refused when they are used, because their message is shown again early.
+    pub expired: f64,
+    /// For how long a message can be hidden at most from its receipt on, where that is not the twelve hours of SQS.
+    pub hidden_max: Option<Duration>,
 }

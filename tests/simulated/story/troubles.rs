@@ -1,0 +1,133 @@
+//! What can go wrong in a story: with the requests of daemons, and with their queue.
+
+use std::time::Duration;
+
+use replicator_fakes::faults::{Effect, Faults, Place};
+use replicator_fakes::journal::Service;
+use replicator_fakes::sqs::Quirks;
+
+use super::Story;
+use crate::sim::{ARCHIVE, SOURCE};
+
+/// What goes wrong, by name.
+type Trouble = (&'static str, Place, Effect);
+
+/// Lists what can go wrong with a request.
+pub(super) fn of(story: &Story) -> Vec<Trouble> {
+    let mut all = common();
+    all.extend(odd().into_iter().filter(|_| story.odd));
+    // An endpoint that is taken at its word when it contradicts itself loses its conditions.
+    all.extend(lies().into_iter().filter(|_| story.odd && !story.mute));
+    all.extend(parking().into_iter().filter(|_| story.parks));
+    all
+}
+
+fn appends() -> Place {
+    Place::s3("PutObject").or("CompleteMultipartUpload").or("DeleteObject")
+}
+
+fn bodies() -> Place {
+    Place::s3("GetObject").bucket(SOURCE)
+}
+
+fn common() -> Vec<Trouble> {
+    let uploads = || Place::s3("CreateMultipartUpload").or("UploadPart").or("AbortMultipartUpload");
+    let writes = || uploads().or("PutObject").or("CompleteMultipartUpload").or("DeleteObject").or("PutObjectTagging");
+    let reads = Place::s3("GetObject").or("HeadObject").or("ListObjectVersions");
+    let complete = Place::s3("CompleteMultipartUpload");
+    vec![
+        ("slow down", Place::service(Service::S3), Effect::slow_down()),
+        ("500", reads, Effect::refuse(500, "InternalError")),
+        ("500 to a write", writes(), Effect::refuse(500, "InternalError")),
+        ("500 to a write that lands", writes(), lands(500, "InternalError")),
+        ("lost answer", appends(), Effect::LoseAnswer),
+        ("late landing", appends(), Effect::LandLate(Duration::from_secs(15))),
+        ("late upload", complete.clone(), Effect::LandLate(Duration::from_secs(40))),
+        ("late tags", Place::s3("PutObjectTagging"), Effect::LandLate(Duration::from_secs(15))),
+        ("conflict", appends(), Effect::refuse(409, "ConditionalRequestConflict")),
+        ("lost upload", uploads(), Effect::LoseAnswer),
+        ("reset", bodies(), Effect::ResetAt(1)),
+        ("truncated", bodies(), Effect::TruncateAt(1)),
+        ("stalled", bodies(), Effect::StallAt(1)),
+        ("lost receipt", Place::sqs("ReceiveMessage"), Effect::LoseAnswer),
+        ("lost delete", Place::sqs("DeleteMessageBatch"), Effect::LoseAnswer),
+        ("lost lease", Place::sqs("ChangeMessageVisibilityBatch"), Effect::Drop),
+        ("over limit", Place::sqs("ReceiveMessage"), Effect::refuse(403, "OverLimit")),
+        ("error inside", complete, Effect::ErrorInside { code: "InternalError", lands: true }),
+    ]
+}
+
+/// What a store or somebody on the way to it says or does seldom, and what passes.
+fn odd() -> Vec<Trouble> {
+    let parts = Place::s3("UploadPart").or("CompleteMultipartUpload");
+    vec![
+        ("short body", bodies(), Effect::Shorten(1)),
+        ("corrupt upload", Place::s3("PutObject").or("UploadPart"), Effect::CorruptUpload(1)),
+        // Who stands in between sent it twice, and gives the answer to the second.
+        ("412 to a write that lands", appends(), lands(412, "PreconditionFailed")),
+        ("a stranger's 404", appends(), Effect::refuse(404, "")),
+        ("no upload", parts, Effect::refuse(404, "NoSuchUpload")),
+    ]
+}
+
+/// What is not so.
+fn lies() -> Vec<Trouble> {
+    let written = Place::s3("PutObject").or("UploadPart").or("CompleteMultipartUpload");
+    vec![
+        ("412", appends(), Effect::refuse(412, "PreconditionFailed")),
+        ("no key to write over", appends(), Effect::refuse(404, "NoSuchKey")),
+        ("wrong ETag", Place::s3("HeadObject").bucket(ARCHIVE), Effect::WrongETag),
+        ("wrong ETag of a write", written, Effect::WrongETag),
+    ]
+}
+
+/// What leaves tasks parked.
+fn parking() -> Vec<Trouble> {
+    vec![
+        ("corrupt body", bodies(), Effect::Corrupt(1)),
+        ("401", Place::s3("HeadObject"), Effect::refuse(401, "Unauthorized")),
+        ("403", Place::service(Service::S3), Effect::refuse(403, "AccessDenied")),
+        ("no bucket", appends(), Effect::refuse(404, "NoSuchBucket")),
+    ]
+}
+
+fn lands(status: u16, code: &'static str) -> Effect {
+    Effect::Refuse { status, code, lands: true }
+}
+
+/// Says whether something struck that leaves tasks parked.
+pub(super) fn park(faults: &Faults) -> bool {
+    parking().iter().any(|(what, ..)| faults.hits(what) > 0)
+}
+
+/// Draws what a queue does to its messages; half of them do nothing but what is drawn apart.
+pub(super) fn quirks(rng: &mut fastrand::Rng, apart: &mut fastrand::Rng) -> Quirks {
+    let strict = Quirks {
+        expired: [0.0, 0.0, 0.05][apart.usize(..3)],
+        hidden_max: [None, None, Some(Duration::from_secs(100))][apart.usize(..3)],
+        ..Quirks::default()
+    };
+    if rng.bool() {
+        return strict;
+    }
+    let share = |rng: &mut fastrand::Rng| [0.0, 0.3][rng.usize(..2)];
+    Quirks {
+        duplicates: share(rng),
+        delayed: share(rng),
+        delay_max: Duration::from_secs([3, 60, 400][rng.usize(..3)]),
+        reorder: rng.bool(),
+        // A lease is lost where two tries fail one after the other, and what waits for the fence has many.
+        batch_failures: share(rng) / 3.0,
+        ..strict
+    }
+}
+
+/// Counts what a queue refused for each of its reasons.
+pub(super) fn refused(said: &[String]) -> [(String, u64); 3] {
+    let reasons = [
+        ("expired receipt", "handle has expired"),
+        ("hidden for too long", "beyond the limit"),
+        ("full queue", "Too many messages in flight"),
+    ];
+    reasons.map(|(what, words)| (what.to_owned(), said.iter().filter(|said| said.contains(words)).count() as u64))
+}
