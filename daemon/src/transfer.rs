@@ -58,10 +58,10 @@ pub(crate) async fn bring_up_to_date(
     {
         return Ok(report);
     }
-    let is_first = memory.is_blank();
     memory.begin();
     engine.check_versioned(&task.lane.destination).await?;
-    let mut run = Run::begin((engine, task, reader), is_first).await?;
+    let mut run = Run::begin((engine, task, reader), memory.is_unread()).await?;
+    memory.read();
     wishes::reconsider(task, &mut run.read.shown.known);
     let mut passes = 0;
     loop {

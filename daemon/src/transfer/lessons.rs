@@ -18,6 +18,7 @@ use crate::accounts::capabilities::Ability;
 pub(crate) struct Memory {
     refused: Option<Asked>,
     begun: bool,
+    read: bool,
     seen: Option<(Entry, Instant)>,
     content: Option<(VersionRef, ETag)>,
     purges: BTreeMap<VersionId, Instant>,
@@ -81,6 +82,16 @@ impl Memory {
     /// Takes note that requests are about to be sent.
     pub(super) fn begin(&mut self) {
         self.begun = true;
+    }
+
+    /// Says whether no attempt has come as far as to a plan, so that none has written anything.
+    pub(super) fn is_unread(&self) -> bool {
+        !self.read
+    }
+
+    /// Takes note that both sides were read.
+    pub(super) fn read(&mut self) {
+        self.read = true;
     }
 
     /// Learns from the answer to a write what the endpoint cannot do, or gets wrong. AWS does all
