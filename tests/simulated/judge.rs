@@ -37,6 +37,8 @@ pub(crate) struct Expect {
     pub(crate) remembers: bool,
     /// One daemon did everything and never died, so that nothing of another life was on its way.
     pub(crate) alone: bool,
+    /// The world ended before anyone looked for uploads that another daemon made needless.
+    pub(crate) hurried: bool,
 }
 
 impl Expect {
@@ -48,6 +50,7 @@ impl Expect {
         forgetful: [false; DAEMONS_MAX],
         remembers: true,
         alone: true,
+        hurried: false,
     };
 
     /// Answers may be lost, or daemons die.

@@ -54,6 +54,9 @@ pub(crate) struct Ending {
 // Nothing is late by more than minutes, so what is not settled by then never will be.
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
+// Uploads that another daemon made needless are looked for every twenty minutes.
+const LEFTOVERS_WITHIN: Duration = Duration::from_secs(30 * 60);
+
 // A queue that stays empty for so long: longer than a daemon's poll and anything on its way.
 const QUIET: Duration = Duration::from_secs(180);
 
@@ -165,6 +168,7 @@ impl Story {
             version_deletes: self.plan.rule.contains("version_deletes = true"),
             forgetful: std::array::from_fn(|at| fates.get(at).is_some_and(Fate::may_forget_uploads)),
             remembers: !has_doubts && self.plan.daemons == 1,
+            hurried: false,
             alone: self.plan.daemons == 1 && fates.iter().all(|fate| fate.deaths.is_empty()),
         };
         if std::env::var_os("S3_REPLICATOR_JOURNAL").is_some() {
@@ -203,7 +207,18 @@ impl Story {
         sim.sqs.quirks(QUEUE, Quirks::default());
         sim.sqs.settings(QUEUE, Settings::default());
         let may_be_parked = self.denied || troubles::park(sim.net.faults());
-        settled(sim, if may_be_parked { fleet::TRIED_WITHIN } else { QUIET }).await
+        let settled_first = settled(sim, if may_be_parked { fleet::TRIED_WITHIN } else { QUIET }).await;
+        if !Self::leaves_uploads(sim) {
+            return settled_first;
+        }
+        sim.pass(LEFTOVERS_WITHIN).await;
+        settled_first && settled(sim, QUIET).await
+    }
+
+    /// Says whether a daemon began an upload that is open.
+    fn leaves_uploads(sim: &Sim) -> bool {
+        let open = [ARCHIVE, MIRROR].into_iter().flat_map(|bucket| sim.s3.open_uploads(bucket));
+        open.into_iter().any(|upload| upload.by.starts_with("daemon"))
     }
 
     /// Writes the faults into the script. The user's own requests all work: what happened at the source
