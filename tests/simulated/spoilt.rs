@@ -11,7 +11,7 @@ use replicator_fakes::faults::{Effect, Fault, Place};
 
 use crate::fleet;
 use crate::judge::{Expect, judge};
-use crate::sim::{ARCHIVE, AWS, SOURCE, Sim, simulate};
+use crate::sim::{ARCHIVE, AWS, NOT_AWS, SOURCE, Sim, simulate};
 
 const SMALL: usize = 100;
 // Two parts.
@@ -81,12 +81,14 @@ fn a_body_that_is_shorter_than_its_object_becomes_no_replica() {
 
 #[test]
 fn bytes_that_changed_on_their_way_to_the_destination_are_sent_again() {
-    for (operation, bytes) in [("PutObject", SMALL), ("UploadPart", LARGE)] {
+    // Where a connection is not encrypted, bodies are signed.
+    let all = [("PutObject", SMALL, AWS), ("UploadPart", LARGE, AWS), ("PutObject", SMALL, NOT_AWS)];
+    for (operation, bytes, account) in all {
         simulate(3, async |mut sim| {
             let place = Place::s3(operation).bucket(ARCHIVE).client("daemon-0");
             sim.net.faults().add(Fault::new("spoilt", place, Effect::CorruptUpload(50)).times(4));
             put(&sim, bytes, ChecksumAlgorithm::Crc32).await;
-            let daemon = fleet::lone(&mut sim, "", AWS).await;
+            let daemon = fleet::lone(&mut sim, "", account).await;
             sim.drained().await;
             assert_eq!(sim.net.faults().hits("spoilt"), 4, "{operation}");
             assert!(daemon.status().await.unwrap().parked.is_empty(), "{operation}");

@@ -204,7 +204,7 @@ fn by_code(side: Side, during: &'static str, code: &str, message: &str) -> Optio
         "NoSuchBucket" => Kind::Refused(pick(side, Reason::SrcBucketNotFound, Reason::DstBucketNotFound)),
         "InvalidObjectState" => Kind::Unsupported(Reason::SrcObjectNotEligible),
         "KMS.NotFoundException" => Kind::Refused(pick(side, Reason::SrcKmsKeyInvalidState, Reason::DstKmsKeyNotFound)),
-        "BadDigest" | "InvalidDigest" | "XAmzContentChecksumMismatch" => Kind::Transient,
+        "BadDigest" | "InvalidDigest" | "XAmzContentChecksumMismatch" | "XAmzContentSHA256Mismatch" => Kind::Transient,
         // SSE-C: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/ServerSideEncryptionCustomerKeys.html>
         "InvalidRequest" if side == Side::Source && message.contains("Server Side Encryption") => {
             Kind::Unsupported(Reason::SrcObjectNotEligible)
@@ -291,6 +291,7 @@ mod tests {
     fn an_answer_decides_by_its_code_and_a_head_by_its_status() {
         assert_eq!(by_code(Side::Write, "PutObject", "SlowDown", ""), Some(Kind::Throttled));
         assert_eq!(by_code(Side::Write, "PutObject", "InternalError", ""), Some(Kind::Unanswered));
+        assert_eq!(by_code(Side::Write, "PutObject", "XAmzContentSHA256Mismatch", ""), Some(Kind::Transient));
         assert_eq!(by_code(Side::Source, "GetObject", "InternalError", ""), Some(Kind::Transient));
         assert_eq!(by_status(Side::Source, "HeadObject", 404), Some(Kind::Gone));
         assert_eq!(by_status(Side::Write, "PutObject", 404), Some(Kind::Unanswered));
