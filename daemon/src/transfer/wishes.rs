@@ -123,14 +123,15 @@ async fn tags(run: &mut Run<'_>, wish: &Wish) -> Result<Outcome, Failure> {
     let Some(replica_version) = replica_version(run, id).await? else { return Ok(Outcome::Skipped) };
     let (engine, task) = (run.engine, run.task);
     let source = |id| attributes::read_tags(run.source, &task.source.bucket, &task.source_key, id);
-    let mut wanted = match source(id).await {
-        Ok(tags) => tags,
-        Err(Failure { kind: FailureKind::Gone, .. }) => return Ok(Outcome::Gone),
-        Err(failure) => return Err(failure),
-    };
     // Another daemon may be writing older tags: what the source says after the write decides.
     for _ in 0..TAG_ROUNDS_MAX {
+        // Before they are read: what is written is not to have waited.
         engine.limits.request(task.payer()).await;
+        let wanted = match source(id).await {
+            Ok(tags) => tags,
+            Err(Failure { kind: FailureKind::Gone, .. }) => return Ok(Outcome::Gone),
+            Err(failure) => return Err(failure),
+        };
         let lane = &task.lane;
         let (bucket, key) = (&lane.destination.bucket, &lane.key);
         let write = attributes::write_tags(run.destination, bucket, key, &replica_version, &wanted);
@@ -139,15 +140,12 @@ async fn tags(run: &mut Run<'_>, wish: &Wish) -> Result<Outcome, Failure> {
             Err(Failure { kind: FailureKind::Conflict, .. }) => return Ok(vanished(run)),
             Err(failure) => return Err(failure),
         }
-        let now = match source(id).await {
-            Ok(tags) => tags,
+        match source(id).await {
+            Ok(now) if now == wanted => return Ok(Outcome::Replicated),
             Err(Failure { kind: FailureKind::Gone, .. }) => return Ok(Outcome::Replicated),
+            Ok(_) => {}
             Err(failure) => return Err(failure),
-        };
-        if now == wanted {
-            return Ok(Outcome::Replicated);
         }
-        wanted = now;
     }
     Err(Failure::caused(FailureKind::Transient, "PutObjectTagging", "the source's tags keep changing"))
 }
