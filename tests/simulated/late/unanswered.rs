@@ -102,3 +102,34 @@ async fn tag(sim: &Sim, value: &str) {
     let tagging = Tagging::builder().tag_set(tag).build().unwrap();
     sim.user().put_object_tagging().bucket(SOURCE).key("a").tagging(tagging).send().await.unwrap();
 }
+
+#[test]
+fn tags_that_land_after_their_lease_is_lost_are_not_the_last_word() {
+    simulate(24, async |mut sim| {
+        sim.post_everything();
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        sim.put("a", b"one").await;
+        sim.drained().await;
+        let slow = Place::s3("GetObjectTagging").bucket(SOURCE).client("daemon-0");
+        sim.net.faults().add(Fault::new("slow", slow, Effect::Delay(Duration::from_secs(22))).times(1));
+        let place = Place::s3("PutObjectTagging").bucket(ARCHIVE).client("daemon-0");
+        sim.net.faults().add(Fault::new("late", place, Effect::LandLate(Duration::from_secs(15))).times(1));
+        tag(&sim, "first").await;
+        while sim.net.faults().hits("slow") == 0 {
+            sim.pass(Duration::from_millis(10)).await;
+        }
+        let deaf = Place::sqs("ReceiveMessage").client("daemon-0");
+        sim.net.faults().add(Fault::new("deaf", deaf, Effect::Drop));
+        while sim.net.faults().hits("late") == 0 {
+            sim.pass(Duration::from_millis(10)).await;
+        }
+        tag(&sim, "second").await;
+        let other = fleet::nth(&mut sim, "", AWS, 1).await;
+        sim.sqs.redeliver_hidden(crate::sim::QUEUE);
+        sim.drained().await;
+        sim.pass(Duration::from_secs(600)).await;
+        daemon.stop().await;
+        other.stop().await;
+        assert_eq!(judge(&sim, Expect::IN_DOUBT), Vec::<String>::new());
+    });
+}
