@@ -14,7 +14,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use replicator_core::event::Action;
 use replicator_core::failure::Failure;
 use replicator_core::fence::LANDING;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -227,22 +226,10 @@ impl Dispatch {
         self.start(&lane);
     }
 
-    /// Lets go of messages that are lost; what came from others goes on when the lane's last write
-    /// can no longer land. So do tags, whosever they are by now: no condition keeps those that were on their way from landing
-    /// over newer ones, and whoever wrote those may be through.
+    /// Lets go of messages that are lost; what is left goes on when the lane's last write can no longer land.
     fn stopped(&mut self, lane: &Lane, tickets: Vec<Ticket>) {
-        let mut kept = Vec::with_capacity(tickets.len());
-        for ticket in tickets {
-            let lost = ticket.message.filter(|number| !self.hand.holds(*number));
-            if let Some(number) = lost {
-                self.hand.forget(number);
-            }
-            match (lost, ticket.wish.action) {
-                (None, _) => kept.push(ticket),
-                (Some(_), Action::Tags) => kept.push(Ticket { message: None, ..ticket }),
-                (Some(_), _) => {}
-            }
-        }
+        self.hand.forget_lost(tickets.iter().filter_map(|ticket| ticket.message));
+        let kept = work::left_of(tickets, |number| self.hand.holds(number));
         let Some(work) = self.lanes.get_mut(lane) else { return };
         work.hold(kept);
         let (lane, halt) = (lane.clone(), self.halt.clone());

@@ -54,7 +54,8 @@ const HIDDEN_MAX: Duration = Duration::from_secs(12 * 3600);
 const BATCH_MAX: usize = 10;
 
 // Leases are looked at, and calls have their answer, within a sixth of their time. One is extended when half of it is
-// left, or will have been before the next look, and given up when a sixth is: that is time for two calls.
+// left, or will have been before the next look, and given up when a sixth is: that is time for two calls, of which not
+// both take all of theirs.
 const ROUNDS: u32 = 6;
 const DUE_AT: u32 = 2;
 const OVER_AT: u32 = 6;

@@ -82,7 +82,12 @@ fn a_body_that_is_shorter_than_its_object_becomes_no_replica() {
 #[test]
 fn bytes_that_changed_on_their_way_to_the_destination_are_sent_again() {
     // Where a connection is not encrypted, bodies are signed.
-    let all = [("PutObject", SMALL, AWS), ("UploadPart", LARGE, AWS), ("PutObject", SMALL, NOT_AWS)];
+    let all = [
+        ("PutObject", SMALL, AWS),
+        ("UploadPart", LARGE, AWS),
+        ("PutObject", SMALL, NOT_AWS),
+        ("UploadPart", LARGE, NOT_AWS),
+    ];
     for (operation, bytes, account) in all {
         simulate(3, async |mut sim| {
             let place = Place::s3(operation).bucket(ARCHIVE).client("daemon-0");

@@ -54,8 +54,8 @@ pub(crate) struct Ending {
 // Nothing is late by more than minutes, so what is not settled by then never will be.
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
-// Uploads that another daemon made needless are looked for every twenty minutes.
-const LEFTOVERS_WITHIN: Duration = Duration::from_secs(30 * 60);
+// Uploads that another daemon made needless are looked for every twenty minutes, and may have to wait for the fence.
+const LEFTOVERS_WITHIN: Duration = Duration::from_secs(60 * 60);
 
 // A queue that stays empty for so long: longer than a daemon's poll and anything on its way.
 const QUIET: Duration = Duration::from_secs(180);

@@ -86,6 +86,24 @@ fn who_is_left_of_many_gets_what_the_others_had() {
     });
 }
 
+#[test]
+fn a_part_that_fails_leaves_the_others_to_finish_and_none_of_them_is_sent_again() {
+    simulate(5, async |mut sim| {
+        let denied = Place::s3("UploadPart").client("daemon-0");
+        sim.net.faults().add(Fault::new("denied", denied, Effect::refuse(403, "AccessDenied")).times(1));
+        slow_parts(&sim, "daemon-0", Duration::from_secs(10));
+        sim.post_everything();
+        sim.fill("", 1, 9 * PART).await;
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        sim.pass(Duration::from_secs(60)).await;
+        assert_eq!(parts(&sim, "0").len(), 4, "none begins after one has failed");
+        sim.pass(fleet::TRIED_WITHIN).await;
+        daemon.stop().await;
+        assert_eq!(sim.s3.history(ARCHIVE, "0").len(), 1);
+        assert_eq!(parts(&sim, "0").len(), 9 + 1);
+    });
+}
+
 fn slow_parts(sim: &Sim, client: &str, by: Duration) {
     let parts = Place::s3("UploadPart").client(client);
     sim.net.faults().add(Fault::new("slow", parts, Effect::Delay(by)));

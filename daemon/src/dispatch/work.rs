@@ -1,5 +1,7 @@
 //! What one lane has to do: at most one task works, what arrives meanwhile waits for the next.
 
+use replicator_core::event::Action;
+
 use crate::task::{Task, Wish};
 
 /// A lane that has work.
@@ -26,7 +28,7 @@ enum Stage {
     Landing,
 }
 
-/// One wish of one message; a parked task that is tried again has no message.
+/// One wish of one message; it has none where a parked task is tried again, or an upload or tags are seen to.
 #[derive(Debug, Clone)]
 pub(super) struct Ticket {
     pub(super) message: Option<u64>,
@@ -80,7 +82,7 @@ impl Work {
         self.waiting.splice(0..0, begun);
     }
 
-    /// Says whether no message asks for any of it: it was parked.
+    /// Says whether no message asks for any of it.
     pub(super) fn is_unbidden(&self) -> bool {
         self.tickets().all(|ticket| ticket.message.is_none())
     }
@@ -120,5 +122,78 @@ impl Work {
             Stage::Landing => &self.waiting,
             Stage::Free => &[],
         }
+    }
+}
+
+/// Leaves of a task that was cut off what is held still, and once more the tags of each version, whosever message it is by
+/// then: no condition keeps those that were on their way from landing over newer ones, and who wrote those may be through.
+pub(super) fn left_of(tickets: Vec<Ticket>, is_held: impl Fn(u64) -> bool) -> Vec<Ticket> {
+    let mut left: Vec<Ticket> = Vec::with_capacity(tickets.len());
+    for ticket in &tickets {
+        let is_same = |other: &Ticket| other.wish.version == ticket.wish.version;
+        if ticket.wish.action == Action::Tags && !left.iter().any(is_same) {
+            left.push(Ticket { message: None, ..ticket.clone() });
+        }
+    }
+    let is_kept = |ticket: &Ticket| match ticket.message {
+        Some(number) => is_held(number),
+        None => ticket.wish.action != Action::Tags,
+    };
+    left.extend(tickets.into_iter().filter(is_kept));
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use replicator_core::event::Hint;
+    use replicator_core::object::{Bucket, Key, VersionId};
+
+    use super::*;
+    use crate::ruleset::Ruleset;
+    use crate::ruleset::tests::rules;
+
+    fn ticket(message: Option<u64>, action: Action, version: &str) -> Ticket {
+        let hint = Hint {
+            bucket: Bucket::try_from("orders").unwrap(),
+            key: Key::try_from("report").unwrap(),
+            version: Some(VersionId::try_from(version).unwrap()),
+            action,
+            sequencer: None,
+            time: None,
+            size_bytes: None,
+        };
+        let mut task = Ruleset::new(&rules(&[("orders", "orders", "replicas")])).tasks(&hint).remove(0);
+        let wish = task.wishes.remove(0);
+        Ticket { message, task, wish }
+    }
+
+    #[test]
+    fn tags_outlive_their_messages_once_for_each_version_however_often_they_are_cut_off() {
+        let cut_off = vec![
+            ticket(Some(1), Action::Tags, "a"),
+            ticket(Some(2), Action::Tags, "a"),
+            ticket(Some(2), Action::Tags, "b"),
+            ticket(Some(1), Action::Put, "a"),
+            ticket(None, Action::Put, "c"),
+        ];
+        let left = left_of(cut_off, |number| number == 2);
+        let told = |left: &[Ticket]| -> Vec<_> {
+            let told = |ticket: &Ticket| (ticket.message, ticket.wish.action, ticket.wish.version.clone().unwrap());
+            left.iter().map(told).map(|(message, action, version)| (message, action, version.to_string())).collect()
+        };
+        let version = |text: &str| text.to_owned();
+        let tags = |message, text| (message, Action::Tags, version(text));
+        let wanted = [
+            tags(None, "a"),
+            tags(None, "b"),
+            tags(Some(2), "a"),
+            tags(Some(2), "b"),
+            (None, Action::Put, version("c")),
+        ];
+        assert_eq!(told(&left), wanted);
+        assert_eq!(
+            told(&left_of(left, |_| false)),
+            [tags(None, "a"), tags(None, "b"), (None, Action::Put, version("c"))]
+        );
     }
 }

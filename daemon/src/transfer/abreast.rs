@@ -7,12 +7,14 @@ use std::time::Duration;
 use replicator_core::fence::body_timeout;
 use replicator_core::parts::Part;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio_util::sync::CancellationToken;
 
 /// The parts of one object.
 #[derive(Debug)]
 pub(super) struct Abreast {
     room: Semaphore,
     width: AtomicUsize,
+    over: CancellationToken,
 }
 
 // Four parts of 16 MiB in flight fill a connection of 1 Gbit/s over 500 ms of round trip.
@@ -27,7 +29,7 @@ const SWIFT: u32 = 8;
 
 impl Abreast {
     pub(super) fn new() -> Self {
-        Self { room: Semaphore::new(WIDTH_FIRST), width: AtomicUsize::new(WIDTH_FIRST) }
+        Self { room: Semaphore::new(WIDTH_FIRST), width: AtomicUsize::new(WIDTH_FIRST), over: CancellationToken::new() }
     }
 
     /// Waits until one more may be on its way; none when no more are to begin.
@@ -46,10 +48,12 @@ impl Abreast {
     /// Lets none begin any more. Those that are on their way go on: what they carry counts with the next try.
     pub(super) fn end(&self) {
         self.room.close();
+        self.over.cancel();
     }
 
-    pub(super) fn is_over(&self) -> bool {
-        self.room.is_closed()
+    /// Waits until none is to begin any more.
+    pub(super) async fn over(&self) {
+        self.over.cancelled().await;
     }
 }
 

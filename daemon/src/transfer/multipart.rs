@@ -200,10 +200,11 @@ async fn try_part(
     part: Part,
     abreast: &Abreast,
 ) -> Result<Option<UploadedPart>, Failure> {
-    let (due, _share) = copy.admitted(part, true).await;
-    if abreast.is_over() {
-        return Ok(None);
-    }
+    let (due, _share) = tokio::select! {
+        biased;
+        () = abreast.over() => return Ok(None),
+        admitted = copy.admitted(part, true) => admitted,
+    };
     let began = Instant::now();
     let body = match due {
         Due::Have(body) => body,
