@@ -17,7 +17,8 @@ async fn refused_dropped_and_unanswered_requests_change_nothing() {
     every(&faults, 6, Fault::SlowDown, &world.archive, &["PutObject", "UploadPart", "CreateMultipartUpload"]);
     // Before the next, which would take some of the few uploads that there are.
     every(&faults, 2, Fault::ErrorInside, &world.archive, &["CompleteMultipartUpload"]);
-    every(&faults, 9, Fault::LoseAnswer, &world.archive, &["PutObject", "CompleteMultipartUpload"]);
+    every(&faults, 2, Fault::LoseAnswer, &world.archive, &["CompleteMultipartUpload"]);
+    every(&faults, 9, Fault::LoseAnswer, &world.archive, &["PutObject"]);
     every(&faults, 11, Fault::PreconditionFailed, &world.archive, &["PutObject"]);
     let daemon = Daemon::spawn(&config).ready().await;
     world.workload(150, 50, 3).option("seconds", 8).summary().await;

@@ -142,7 +142,7 @@ impl<'a> Run<'a> {
             reader,
             source: engine.access(&task.source)?,
             destination: engine.access(&task.lane.destination)?,
-            pending: Pending::at(engine, task, &read.shown.basis)?,
+            pending: Pending::at(engine, task, &read.shown).await?,
             read,
             told: Vec::new(),
             steps: 0,
@@ -162,7 +162,7 @@ impl<'a> Run<'a> {
     /// Reads everything once more and keeps what was done.
     async fn again(&mut self) -> Result<(), Failure> {
         self.read = read(self.engine, self.task, false).await?;
-        self.pending = Pending::at(self.engine, self.task, &self.read.shown.basis)?;
+        self.pending = Pending::at(self.engine, self.task, &self.read.shown).await?;
         self.reread = true;
         self.uncovered = false;
         Ok(())

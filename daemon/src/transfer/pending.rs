@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
+use aws_sdk_s3::error::ProvideErrorMetadata;
 use replicator_core::failure::{Failure, Kind};
 use replicator_core::fence::{LANDING, complete_timeout};
 use replicator_core::plan::VersionRef;
 
 use super::basis::{Basis, Entry};
 use super::copy::Copy;
+use super::destination::Shown;
 use super::fence;
 use crate::accounts::Access;
 use crate::accounts::capabilities::Ability;
@@ -25,10 +27,16 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    /// Finds the one of a key.
-    pub(super) fn at(engine: &Engine, task: &Task, basis: &Basis) -> Result<Option<Self>, Failure> {
+    /// Finds the one of a key, and forgets the one that has appeared: what it was to be is there, and its id is used up.
+    pub(super) async fn at(engine: &Engine, task: &Task, shown: &Shown) -> Result<Option<Self>, Failure> {
         let Some((upload, _)) = engine.ledger.upload(&task.lane)? else { return Ok(None) };
-        Ok(Self::of(&upload, engine.access(&task.lane.destination)?, basis))
+        let access = engine.access(&task.lane.destination)?;
+        let is_there = upload.appears_until.is_some() && shown.known.replicated.contains(&upload.source);
+        if is_there && is_used_up(access, task, &upload).await {
+            engine.ledger.end_upload(&task.lane)?;
+            return Ok(None);
+        }
+        Ok(Self::of(&upload, access, &shown.basis))
     }
 
     /// Tells by what is current: over another object its condition does not hold, where it has one.
@@ -48,6 +56,19 @@ impl Pending {
             false => Err(Failure::new(Kind::TooYoung(self.left.min(fence::LOOK_EVERY)), "CompleteMultipartUpload")),
         }
     }
+}
+
+/// Says whether an upload can neither be completed nor aborted any more. Alone that does not tell that it has appeared, nor
+/// does a replica of its version, which another daemon may have written. Who may not ask has to wait.
+async fn is_used_up(access: &Access, task: &Task, upload: &Upload) -> bool {
+    let request = access
+        .s3
+        .list_parts()
+        .bucket(task.lane.destination.bucket.as_str())
+        .key(task.lane.key.as_str())
+        .upload_id(&upload.upload_id)
+        .max_parts(1);
+    request.send().await.is_err_and(|error| error.code() == Some("NoSuchUpload"))
 }
 
 /// Writes down until when an upload may appear that is about to be completed.
