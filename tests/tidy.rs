@@ -32,6 +32,7 @@ const LAYERS: &[&[&str]] = &[
         "clock",
         "blocking",
         "failpoint",
+        "xml",
     ],
 ];
 

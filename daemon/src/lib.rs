@@ -9,7 +9,7 @@
 //!   `task`, `message`: what travels
 //! - `transfer`: bringing one key at one destination up to date
 //! - `engine`: what transfers share; `lease`, `ledger`, `limits`, `pace`, `fanout`, `budget`, `turns`, `gather`, `lately`, `accounts`, `wire`, `health`,
-//!   `metrics`, `clock`, `blocking`, `failpoint`: the services
+//!   `metrics`, `clock`, `blocking`, `failpoint`, `xml`: the services
 
 pub mod pipeline;
 mod signals;
@@ -37,6 +37,7 @@ mod gather;
 mod lately;
 mod accounts;
 mod wire;
+mod xml;
 pub mod failpoint;
 mod health;
 mod metrics;

@@ -8,6 +8,8 @@ use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use replicator_core::failure::{Failure, Kind, Party, Reason};
 
+use crate::xml::{self, NotXml};
+
 /// Which bucket a request was about, and whether it changes anything there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -48,10 +50,16 @@ pub(crate) struct Said {
 impl Said {
     /// Reads the body of a refusal: <https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>
     pub(crate) fn read(status: u16, text: &str) -> Self {
-        let Ok(document) = roxmltree::Document::parse(text) else { return Self { status, ..Self::default() } };
-        let named = |name: &str| document.descendants().find(|node| node.has_tag_name(name))?.text();
-        let text = |name| named(name).unwrap_or_default().to_owned();
-        Self { status, code: text("Code"), message: text("Message") }
+        let mut said = Self { status, ..Self::default() };
+        let read = xml::read(text, |path, text| {
+            match path.last() {
+                Some(&"Code") if said.code.is_empty() => said.code = text.into_owned(),
+                Some(&"Message") if said.message.is_empty() => said.message = text.into_owned(),
+                _ => {}
+            }
+            Ok::<_, NotXml>(())
+        });
+        read.map_or_else(|_| Self { status, ..Self::default() }, |()| said)
     }
 }
 

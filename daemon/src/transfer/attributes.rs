@@ -10,13 +10,13 @@ use replicator_core::failure::{Failure, Kind};
 use replicator_core::fence::body_timeout;
 use replicator_core::object::{Bucket, Key, Timestamp, VersionId};
 use replicator_core::stamp::{NAME, Stamp, USER_METADATA_BYTES_MAX};
-use roxmltree::{Document, Node};
 use time::format_description::well_known::Rfc3339;
 
 use super::copy::CRC64_NVME;
 use crate::accounts::refusal::{Side, failure};
 use crate::accounts::{Access, deadline};
 use crate::wire::{Call, Head, USER};
+use crate::xml::{self, NotXml};
 
 /// The tags of an object version.
 pub(crate) type Tags = BTreeMap<String, String>;
@@ -138,14 +138,23 @@ pub(crate) async fn read_tags(
 
 /// Reads the text of an answer; a tag without a value is none.
 fn listed(text: &str) -> Option<Tags> {
-    let document = Document::parse(text).ok()?;
-    let set = document.descendants().find(|node| node.tag_name().name() == "TagSet")?;
-    let part = |tag: Node<'_, '_>, name: &str| {
-        let node = tag.children().find(|node| node.tag_name().name() == name)?;
-        Some(node.text().unwrap_or_default().to_owned())
-    };
-    let tags = set.children().filter(|node| node.tag_name().name() == "Tag");
-    tags.map(|tag| Some((part(tag, "Key")?, part(tag, "Value")?))).collect()
+    let (mut tags, mut is_set) = (Tags::new(), false);
+    let (mut name, mut value) = (None, None);
+    xml::read(text, |path, text| {
+        match path {
+            [_, "TagSet", "Tag", "Key"] => name = Some(text.into_owned()),
+            [_, "TagSet", "Tag", "Value"] => value = Some(text.into_owned()),
+            [_, "TagSet", "Tag"] => {
+                let (name, value) = name.take().zip(value.take()).ok_or(NotXml::CutOff)?;
+                tags.insert(name, value);
+            }
+            [_, "TagSet"] => is_set = true,
+            _ => {}
+        }
+        Ok::<_, NotXml>(())
+    })
+    .ok()?;
+    is_set.then_some(tags)
 }
 
 /// Replaces the tags of a replica, named by its exact version.

@@ -1,12 +1,14 @@
 //! One answer to ListObjectVersions, read in the order it was written.
 
+use std::borrow::Cow;
+
 use percent_encoding::percent_decode_str;
 use replicator_core::object::Timestamp;
-use roxmltree::{Document, Node};
 use thiserror::Error;
 use time::format_description::well_known::Rfc3339;
 
 use super::{ETag, Key, Kind, SourceVersion, VersionId, VersionRef};
+use crate::xml::{self, NotXml};
 
 /// The entries of one page, each with its key.
 #[derive(Debug)]
@@ -34,30 +36,30 @@ impl Listed {
 /// An answer that is not a list of versions.
 #[derive(Debug, Error)]
 pub(super) enum NotAPage {
-    #[error("the answer is not XML")]
-    Xml(#[from] roxmltree::Error),
+    #[error(transparent)]
+    Xml(#[from] NotXml),
     #[error("an entry has no valid {0}")]
     Field(&'static str),
 }
 
 impl Page {
     pub(super) fn parse(text: &str, encoded: bool) -> Result<Self, NotAPage> {
-        let document = Document::parse(text)?;
-        let root = document.root_element();
         let mut entries = Vec::new();
-        for node in root.children() {
-            match node.tag_name().name() {
-                "Version" => entries.push(entry(node, Kind::Object, encoded)?),
-                "DeleteMarker" => entries.push(entry(node, Kind::Marker, encoded)?),
+        let mut fields = Fields::default();
+        let (mut is_truncated, mut next_key, mut next_version) = (false, String::new(), String::new());
+        xml::read(text, |path, text| {
+            match path {
+                [_, "Version" | "DeleteMarker", name] => fields.set(name, text),
+                [_, "Version"] => entries.push(std::mem::take(&mut fields).entry(Kind::Object, encoded)?),
+                [_, "DeleteMarker"] => entries.push(std::mem::take(&mut fields).entry(Kind::Marker, encoded)?),
+                [_, "IsTruncated"] => is_truncated = text == "true",
+                [_, "NextKeyMarker"] => next_key = decoded(text, encoded),
+                [_, "NextVersionIdMarker"] => next_version = text.into_owned(),
                 _ => {}
             }
-        }
-        let more = text_of(root, "IsTruncated") == Some("true");
-        let next = more.then(|| {
-            let key = text_of(root, "NextKeyMarker").map(|key| decoded(key, encoded)).unwrap_or_default();
-            (key, text_of(root, "NextVersionIdMarker").unwrap_or_default().to_owned())
-        });
-        Ok(Self { entries, next, date: None })
+            Ok::<_, NotAPage>(())
+        })?;
+        Ok(Self { entries, next: is_truncated.then_some((next_key, next_version)), date: None })
     }
 
     /// Says whether the page proves that the server mixes versions and markers as the bucket has
@@ -78,31 +80,53 @@ impl Page {
     }
 }
 
-fn entry(node: Node<'_, '_>, kind: Kind, encoded: bool) -> Result<(Key, Listed), NotAPage> {
-    let key = text_of(node, "Key").map(|key| decoded(key, encoded)).and_then(|key| Key::try_from(key).ok());
-    let id = text_of(node, "VersionId").unwrap_or("null");
-    let time = text_of(node, "LastModified").and_then(|time| Timestamp::parse(time, &Rfc3339).ok());
-    let etag = text_of(node, "ETag").and_then(|etag| ETag::try_from(etag).ok());
-    let id = VersionId::try_from(id).map_err(|_| NotAPage::Field("VersionId"))?;
-    let time = time.ok_or(NotAPage::Field("LastModified"))?;
-    let entry = SourceVersion {
-        version: VersionRef::new(id, time, etag.as_ref()),
-        kind,
-        etag,
-        size_bytes: text_of(node, "Size").and_then(|size| size.parse().ok()).unwrap_or(0),
-    };
-    let is_latest = text_of(node, "IsLatest") == Some("true");
-    Ok((key.ok_or(NotAPage::Field("Key"))?, Listed { entry, is_latest }))
+/// What the elements of an entry say.
+#[derive(Default)]
+struct Fields<'t> {
+    key: Option<Cow<'t, str>>,
+    version_id: Option<Cow<'t, str>>,
+    last_modified: Option<Cow<'t, str>>,
+    etag: Option<Cow<'t, str>>,
+    size: Option<Cow<'t, str>>,
+    is_latest: Option<Cow<'t, str>>,
 }
 
-fn text_of<'a>(node: Node<'a, '_>, name: &str) -> Option<&'a str> {
-    node.children().find(|child| child.tag_name().name() == name)?.text()
+impl<'t> Fields<'t> {
+    fn set(&mut self, name: &str, text: Cow<'t, str>) {
+        let field = match name {
+            "Key" => &mut self.key,
+            "VersionId" => &mut self.version_id,
+            "LastModified" => &mut self.last_modified,
+            "ETag" => &mut self.etag,
+            "Size" => &mut self.size,
+            "IsLatest" => &mut self.is_latest,
+            _ => return,
+        };
+        *field = Some(text);
+    }
+
+    fn entry(self, kind: Kind, encoded: bool) -> Result<(Key, Listed), NotAPage> {
+        let key = self.key.map(|key| decoded(key, encoded)).and_then(|key| Key::try_from(key).ok());
+        let id = self.version_id.as_deref().unwrap_or("null");
+        let time = self.last_modified.and_then(|time| Timestamp::parse(&time, &Rfc3339).ok());
+        let etag = self.etag.and_then(|etag| ETag::try_from(&*etag).ok());
+        let id = VersionId::try_from(id).map_err(|_| NotAPage::Field("VersionId"))?;
+        let time = time.ok_or(NotAPage::Field("LastModified"))?;
+        let entry = SourceVersion {
+            version: VersionRef::new(id, time, etag.as_ref()),
+            kind,
+            etag,
+            size_bytes: self.size.and_then(|size| size.parse().ok()).unwrap_or(0),
+        };
+        let is_latest = self.is_latest.as_deref() == Some("true");
+        Ok((key.ok_or(NotAPage::Field("Key"))?, Listed { entry, is_latest }))
+    }
 }
 
 /// In an encoded key a space is a plus or an escape.
-fn decoded(text: &str, encoded: bool) -> String {
+fn decoded(text: Cow<'_, str>, encoded: bool) -> String {
     if !encoded {
-        return text.to_owned();
+        return text.into_owned();
     }
     percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
 }

@@ -1,0 +1,141 @@
+//! XML as services answer with: flat, and read from front to back, since there is a lot of it.
+
+use std::borrow::Cow;
+
+use quick_xml::Reader;
+use quick_xml::escape::resolve_xml_entity;
+use quick_xml::events::{BytesRef, BytesStart, Event};
+use thiserror::Error;
+
+/// A text that is no XML.
+#[derive(Debug, Error)]
+pub(crate) enum NotXml {
+    #[error("the answer is not XML")]
+    Syntax(#[from] quick_xml::Error),
+    #[error("the answer has a character that XML has no place for")]
+    Character,
+    #[error("the answer has no end")]
+    CutOff,
+}
+
+// The deepest that anything of interest lies.
+const DEPTH: usize = 4;
+
+/// Tells of each element where it ends: its name behind those of the elements that it is in, and what text it ends with,
+/// which is all that there is in one that holds no elements.
+pub(crate) fn read<'t, E: From<NotXml>>(
+    text: &'t str,
+    mut tell: impl FnMut(&[&str], Cow<'t, str>) -> Result<(), E>,
+) -> Result<(), E> {
+    if text.bytes().any(is_forbidden) {
+        return Err(NotXml::Character.into());
+    }
+    let mut reader = Reader::from_str(text);
+    let mut open: Vec<BytesStart<'t>> = Vec::with_capacity(DEPTH);
+    let mut own = Cow::Borrowed("");
+    let mut is_begun = false;
+    loop {
+        match reader.read_event().map_err(NotXml::from)? {
+            Event::Start(start) => {
+                is_begun = true;
+                open.push(start);
+                own = Cow::Borrowed("");
+            }
+            Event::Empty(start) => {
+                is_begun = true;
+                open.push(start);
+                own = Cow::Borrowed("");
+                tell_of(&open, Cow::Borrowed(""), &mut tell)?;
+                open.pop();
+            }
+            Event::End(_) => {
+                tell_of(&open, std::mem::take(&mut own), &mut tell)?;
+                open.pop();
+            }
+            Event::Text(more) => append(&mut own, more.xml10_content().map_err(encoding)?),
+            Event::CData(more) => append(&mut own, more.xml10_content().map_err(encoding)?),
+            Event::GeneralRef(name) => append(&mut own, Cow::Owned(meant(&name)?)),
+            Event::Eof if is_begun && open.is_empty() => return Ok(()),
+            Event::Eof => return Err(NotXml::CutOff.into()),
+            Event::Comment(_) | Event::Decl(_) | Event::PI(_) | Event::DocType(_) => {}
+        }
+    }
+}
+
+fn tell_of<'t, E>(
+    open: &[BytesStart<'t>],
+    own: Cow<'t, str>,
+    tell: &mut impl FnMut(&[&str], Cow<'t, str>) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut path = [""; DEPTH];
+    for (name, start) in path.iter_mut().zip(open) {
+        *name = std::str::from_utf8(start.local_name().into_inner()).unwrap_or_default();
+    }
+    path.get(..open.len()).map_or(Ok(()), |path| tell(path, own))
+}
+
+fn append<'t>(own: &mut Cow<'t, str>, more: Cow<'t, str>) {
+    if own.is_empty() {
+        *own = more;
+    } else {
+        own.to_mut().push_str(&more);
+    }
+}
+
+/// Returns what a reference stands for: a character, or one of the five that XML has names for.
+fn meant(name: &BytesRef<'_>) -> Result<String, NotXml> {
+    match name.resolve_char_ref()? {
+        Some(character) if u8::try_from(character).is_ok_and(is_forbidden) => Err(NotXml::Character),
+        Some(character) => Ok(character.to_string()),
+        None => {
+            let name = name.decode().map_err(encoding)?;
+            resolve_xml_entity(&name).map(str::to_owned).ok_or(NotXml::Character)
+        }
+    }
+}
+
+/// Whatever the answer's encoding, it is text here.
+fn encoding(error: quick_xml::encoding::EncodingError) -> NotXml {
+    NotXml::Syntax(error.into())
+}
+
+/// XML cannot hold every character: <https://www.w3.org/TR/xml/#charsets>
+fn is_forbidden(byte: u8) -> bool {
+    byte < b' ' && !matches!(byte, b'\t' | b'\n' | b'\r')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(text: &str) -> Result<Vec<(String, String)>, NotXml> {
+        let mut seen = Vec::new();
+        read(text, |path, own| {
+            seen.push((path.join("/"), own.into_owned()));
+            Ok::<_, NotXml>(())
+        })?;
+        Ok(seen)
+    }
+
+    #[test]
+    fn elements_are_told_of_where_they_end_and_texts_mean_what_they_stand_for() {
+        let text = "<?xml version=\"1.0\"?><!-- no --><s:a xmlns:s=\"urn\"> x <b>1 &amp;&#x31;&quot;</b><c/><d><![CDATA[<]]> </d></s:a>";
+        let all = [("a/b", "1 &1\""), ("a/c", ""), ("a/d", "< "), ("a", "")];
+        assert_eq!(seen(text).unwrap(), all.map(|(path, own)| (path.to_owned(), own.to_owned())));
+    }
+
+    #[test]
+    fn what_lies_too_deep_is_passed_over() {
+        let paths: Vec<String> =
+            seen("<a><b><c><d>4<e>5</e></d></c></b></a>").unwrap().into_iter().map(|(path, _)| path).collect();
+        assert_eq!(paths, ["a/b/c/d", "a/b/c", "a/b", "a"]);
+    }
+
+    #[test]
+    fn what_is_no_xml_is_an_error() {
+        for text in ["", "text", "<a>", "<a><b></a></b>", "<a>&unknown;</a>", "<a>&#1;</a>", "<a>\u{1}</a>", "<a", "{}"]
+        {
+            assert!(seen(text).is_err(), "{text:?}");
+        }
+    }
+}
