@@ -121,7 +121,7 @@ async fn pages<'k>(
 ) -> End {
     let mut rest = keys;
     for nth in 1..=PAGES_MAX {
-        let page = match read(access, (side, bucket), rest).await {
+        let page = match read(access, (side, bucket), rest, nth).await {
             Ok(Some(page)) => page,
             Err(failure) if failure.kind == FailureKind::Throttled => return End::Throttled,
             Ok(None) | Err(_) => return End::Broken,
@@ -156,14 +156,19 @@ fn sorted(keys: &[Key]) -> Vec<&Key> {
 
 // Of a bucket whose keys lie so far apart that a page serves fewer than one in so many, the others are listed alone.
 const SPARSE: usize = 8;
-const PAGES_MAX: usize = 4;
+const PAGES_MAX: u32 = 4;
 // Some servers read a file for each entry (SeaweedFS 4.48: 0.1 to 0.2 ms of CPU), so a page too long costs more than
 // another page.
 const PAGE_ENTRIES_MIN: u32 = 16;
 const ENTRIES_A_KEY: u32 = 2;
 
 /// Reads the page that begins with the first of the keys; none where no list can begin there.
-async fn read(access: &Access, (side, bucket): (Side, &Bucket), keys: &[&Key]) -> Result<Option<Page>, Failure> {
+async fn read(
+    access: &Access,
+    (side, bucket): (Side, &Bucket),
+    keys: &[&Key],
+    nth: u32,
+) -> Result<Option<Page>, Failure> {
     let (Some(first), Some(last)) = (keys.first(), keys.last()) else { return Ok(None) };
     let prefix = common_prefix(first.as_str(), last.as_str());
     let is_alone = first == last;
@@ -175,7 +180,8 @@ async fn read(access: &Access, (side, bucket): (Side, &Bucket), keys: &[&Key]) -
         return Ok(None);
     }
     // What waits is a part of what lies between, and what else a page has is read for nothing.
-    let wanted = u32::try_from(keys.len()).unwrap_or(u32::MAX).saturating_mul(ENTRIES_A_KEY);
+    let keys_len = u32::try_from(keys.len()).unwrap_or(u32::MAX);
+    let wanted = if nth == 1 { keys_len.saturating_add(keys_len / 4) } else { keys_len.saturating_mul(ENTRIES_A_KEY) };
     let entries_max = if is_alone { PAGE_ENTRIES } else { wanted.clamp(PAGE_ENTRIES_MIN, PAGE_ENTRIES_MAX) };
     listing.page(before, entries_max).await.map(Some)
 }
