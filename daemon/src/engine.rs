@@ -43,6 +43,7 @@ pub(crate) struct Engine {
     /// Destinations of which one list for many keys told little.
     pub(crate) asked_in_vain: Lately,
     pub(crate) histories: Together<SharedHistory>,
+    pub(crate) second_looks: Together<SharedHistory>,
     pub(crate) absences: Together<Absence>,
 }
 
@@ -57,7 +58,10 @@ pub(crate) enum Due<'a> {
 
 /// Of each bucket those who wait for a list, which has an answer for each key.
 #[derive(Debug)]
-pub(crate) struct Together<A>(Mutex<HashMap<Place, Arc<Gather<Key, A>>>>);
+pub(crate) struct Together<A> {
+    all: Mutex<HashMap<Place, Arc<Gather<Key, A>>>>,
+    under_way_max: usize,
+}
 
 /// What a list of a source has of one key.
 #[derive(Debug, Clone)]
@@ -115,8 +119,9 @@ impl Engine {
             versioned: Lately::new(VERSIONING_LOOKED_AT_EVERY),
             tags_read: Lately::new(TAGS_READ_EVERY),
             asked_in_vain: Lately::new(ASKED_TOGETHER_EVERY),
-            histories: Together::default(),
-            absences: Together::default(),
+            histories: Together::new(2),
+            second_looks: Together::new(1),
+            absences: Together::new(2),
         }
     }
 
@@ -203,17 +208,15 @@ impl Engine {
     }
 }
 
-impl<A> Default for Together<A> {
-    fn default() -> Self {
-        Self(Mutex::default())
-    }
-}
-
 impl<A: Send + 'static> Together<A> {
+    fn new(under_way_max: usize) -> Self {
+        Self { all: Mutex::default(), under_way_max }
+    }
+
     /// Returns those who wait for a list of a bucket.
     pub(crate) fn at(&self, place: &Place) -> Arc<Gather<Key, A>> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(all.entry(place.clone()).or_default())
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.entry(place.clone()).or_insert_with(|| Arc::new(Gather::new(self.under_way_max))))
     }
 }
 

@@ -14,6 +14,7 @@ pub(crate) struct Gather<Q, A> {
     state: Mutex<State<Q, A>>,
     /// Answers on their way, which outlive whoever asked first.
     work: Mutex<JoinSet<()>>,
+    under_way_max: usize,
 }
 
 #[derive(Debug)]
@@ -22,23 +23,19 @@ struct State<Q, A> {
     waiting: Vec<(Q, oneshot::Sender<A>)>,
 }
 
-// One answer is under way and another begins: a slow one holds nobody up for long.
-const UNDER_WAY_MAX: usize = 2;
-
 // Those who were told of by one message, or one batch of them, come within this.
 const LINGER: Duration = Duration::from_millis(2);
 
 // Far more than a daemon has at work in one bucket.
 const TOGETHER_MAX: usize = 256;
 
-impl<Q, A> Default for Gather<Q, A> {
-    fn default() -> Self {
-        let state = State { under_way: 0, waiting: Vec::new() };
-        Self { state: Mutex::new(state), work: Mutex::default() }
-    }
-}
-
 impl<Q: Send + 'static, A: Send + 'static> Gather<Q, A> {
+    /// With two answers under way at a time a slow one holds nobody up for long; with one they are fewer, and serve more.
+    pub(crate) fn new(under_way_max: usize) -> Self {
+        let state = State { under_way: 0, waiting: Vec::new() };
+        Self { state: Mutex::new(state), work: Mutex::default(), under_way_max }
+    }
+
     /// Asks, alone or together with others; `answer` gives one answer for each question, in their order. Returns
     /// none when it did not.
     pub(crate) async fn ask<F>(self: &Arc<Self>, question: Q, answer: F) -> Option<A>
@@ -49,7 +46,7 @@ impl<Q: Send + 'static, A: Send + 'static> Gather<Q, A> {
         let begins = {
             let mut state = self.state();
             state.waiting.push((question, tell));
-            let begins = state.under_way < UNDER_WAY_MAX;
+            let begins = state.under_way < self.under_way_max;
             state.under_way += usize::from(begins);
             begins
         };
@@ -106,7 +103,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_asks_meanwhile_shares_the_next_answer() {
-        let gather = Arc::new(Gather::default());
+        let gather = Arc::new(Gather::new(2));
         let answers = futures::future::join_all((0..10).map(|question| gather.ask(question, slowly))).await;
         let company: Vec<_> = answers.into_iter().map(Option::unwrap).collect();
         assert_eq!(company[..3], [(0, 10), (1, 10), (2, 10)], "all had asked before the first answer began");
@@ -122,7 +119,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_gives_up_strands_nobody() {
-        let gather = Arc::new(Gather::default());
+        let gather = Arc::new(Gather::new(2));
         let first = tokio::time::timeout(Duration::from_millis(10), gather.ask(0, slowly));
         let (first, second) = futures::join!(first, gather.ask(1, slowly));
         assert!(first.is_err());

@@ -17,12 +17,12 @@ mod page;
 mod shared;
 
 use page::{Listed, Page};
-pub(crate) use shared::absence;
+pub(crate) use shared::{Look, absence};
 
 /// Lists the source's history of a task's key, newest first: from one list for all neighbours that wait, or alone.
-pub(crate) async fn of_source(engine: &Engine, task: &Task) -> Result<Vec<SourceVersion>, Failure> {
+pub(crate) async fn of_source(engine: &Engine, task: &Task, look: Look) -> Result<Vec<SourceVersion>, Failure> {
     let source = engine.access(&task.source)?;
-    match shared::history(engine, source, task).await? {
+    match shared::history(engine, source, task, look).await? {
         Some(history) => Ok(history),
         None => history(source, Side::Source, &task.source.bucket, &task.source_key).await,
     }

@@ -7,7 +7,8 @@ use replicator_core::plan::{Kind, SourceVersion, VersionRef};
 use replicator_core::rule::{History, Rule};
 
 use super::destination::{self, Shown};
-use super::{listing, part_bytes_preferred, unstamped};
+use super::listing::{self, Look};
+use super::{part_bytes_preferred, unstamped};
 use crate::accounts::refusal::Side;
 use crate::clock;
 use crate::engine::Engine;
@@ -29,10 +30,10 @@ impl Reading {
     /// Reads both sides; the first time with as few requests as will do.
     pub(super) async fn of(engine: &Engine, task: &Task, is_first: bool) -> Result<Self, Failure> {
         let mut shown = destination::read(engine, task, is_first && may_guess(task)).await?;
-        let mut listed = list(engine, task).await?;
+        let mut listed = list(engine, task, Look::First).await?;
         if shown.is_guess && !is_one_write(engine, &listed) {
             shown = destination::read(engine, task, false).await?;
-            listed = list(engine, task).await?;
+            listed = list(engine, task, Look::First).await?;
         }
         let start = scope_start(engine, task, &shown, &listed)?;
         let versions = listed.iter().map(|entry| entry.version.clone()).collect();
@@ -56,7 +57,7 @@ impl Reading {
 
     /// Says whether the source still lists what it did.
     pub(super) async fn is_source_unchanged(&self, engine: &Engine, task: &Task) -> Result<bool, Failure> {
-        let now = list(engine, task).await?;
+        let now = list(engine, task, Look::Second).await?;
         Ok(now.iter().map(|entry| &entry.version).eq(&self.listed))
     }
 }
@@ -79,17 +80,17 @@ fn is_one_write(engine: &Engine, listed: &[SourceVersion]) -> bool {
 
 /// Lists the source, newest first; in latest mode the newest entry is all that matters, unless it may be out of scope or
 /// the fence has to know what stood there before.
-async fn list(engine: &Engine, task: &Task) -> Result<Vec<SourceVersion>, Failure> {
+async fn list(engine: &Engine, task: &Task, look: Look) -> Result<Vec<SourceVersion>, Failure> {
     let (source, bucket, key) = (engine.access(&task.source)?, &task.source.bucket, &task.source_key);
     let lead = &task.rules.lead;
     match lead.history {
         History::Latest if lead.exclusive || !lead.fence => {
             match listing::newest(source, Side::Source, bucket, key).await? {
-                Some(newest) if !is_surely_taken(task, &newest) => listing::of_source(engine, task).await,
+                Some(newest) if !is_surely_taken(task, &newest) => listing::of_source(engine, task, look).await,
                 newest => Ok(newest.into_iter().collect()),
             }
         }
-        History::Exact | History::Latest => listing::of_source(engine, task).await,
+        History::Exact | History::Latest => listing::of_source(engine, task, look).await,
     }
 }
 

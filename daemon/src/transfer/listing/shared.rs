@@ -16,15 +16,27 @@ use crate::accounts::refusal::Side;
 use crate::engine::{Absence, Engine, SharedHistory};
 use crate::task::Task;
 
+/// Whether a key is looked at for the first time, or once more after a write. Those who look again lie behind those who
+/// begin, so where a list costs by what lies between, as everywhere but at AWS, they have lists of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    First,
+    Second,
+}
+
 /// Lists the source's history of a task's key together with those of its neighbours. It begins after this is called,
 /// so after the destination was read (protocol rule 2).
 pub(super) async fn history(
     engine: &Engine,
     source: &Access,
     task: &Task,
+    look: Look,
 ) -> Result<Option<Vec<SourceVersion>>, Failure> {
     let (access, bucket) = (source.clone(), task.source.bucket.clone());
-    let together = engine.histories.at(&task.source);
+    let together = match look {
+        Look::Second if !source.is_aws => engine.second_looks.at(&task.source),
+        Look::First | Look::Second => engine.histories.at(&task.source),
+    };
     let answer = together.ask(task.source_key.clone(), move |keys| {
         let (access, bucket) = (access.clone(), bucket.clone());
         async move { histories(&access, &bucket, &keys).await }.boxed()
