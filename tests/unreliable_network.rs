@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::world::World;
 use crate::world::daemon::Daemon;
 use crate::world::faults::{Fault, Faults};
+use crate::world::request::Seen;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_dropped_and_unanswered_requests_change_nothing() {
@@ -27,6 +28,9 @@ async fn refused_dropped_and_unanswered_requests_change_nothing() {
     for fault in [Fault::SlowDown, Fault::Drop, Fault::LoseAnswer, Fault::PreconditionFailed, Fault::ErrorInside] {
         assert!(faults.hits(fault) > 0, "{fault:?} was never tried");
     }
+    let is_lost_upload =
+        |seen: &Seen| seen.fault == Some(Fault::LoseAnswer) && seen.operation() == "CompleteMultipartUpload";
+    assert!(faults.journal().iter().any(is_lost_upload), "no upload was completed without an answer");
 }
 
 /// Makes a fault happen to every n-th of some operations on a bucket.

@@ -30,7 +30,7 @@ const LINGER: Duration = Duration::from_millis(2);
 const TOGETHER_MAX: usize = 256;
 
 impl<Q: Send + 'static, A: Send + 'static> Gather<Q, A> {
-    /// With two answers under way at a time a slow one holds nobody up for long; with one they are fewer, and serve more.
+    /// With two answers under way at a time a slow one holds nobody up for long; with one, answers are fewer and each serves more.
     pub(crate) fn new(under_way_max: usize) -> Self {
         let state = State { under_way: 0, waiting: Vec::new() };
         Self { state: Mutex::new(state), work: Mutex::default(), under_way_max }

@@ -14,15 +14,17 @@ pub(crate) enum NotXml {
     Syntax(#[from] quick_xml::Error),
     #[error("the answer has a character that XML has no place for")]
     Character,
-    #[error("the answer has no end")]
-    CutOff,
+    #[error("the answer names a character that XML has no name for")]
+    Name,
+    #[error("the answer is not one element from its beginning to its end")]
+    Shape,
 }
 
 // The deepest that anything of interest lies.
 const DEPTH: usize = 4;
 
-/// Tells of each element where it ends: its name behind those of the elements that it is in, and what text it ends with,
-/// which is all that there is in one that holds no elements.
+/// Calls `tell` at the end of each element with its path from the root on, and with its last text, which is the only one
+/// where it holds no elements.
 pub(crate) fn read<'t, E: From<NotXml>>(
     text: &'t str,
     mut tell: impl FnMut(&[&str], Cow<'t, str>) -> Result<(), E>,
@@ -33,16 +35,18 @@ pub(crate) fn read<'t, E: From<NotXml>>(
     let mut reader = Reader::from_str(text);
     let mut open: Vec<BytesStart<'t>> = Vec::with_capacity(DEPTH);
     let mut own = Cow::Borrowed("");
-    let mut is_begun = false;
+    let mut roots = 0;
     loop {
-        match reader.read_event().map_err(NotXml::from)? {
+        let event = reader.read_event().map_err(NotXml::from)?;
+        roots += u32::from(open.is_empty() && matches!(event, Event::Start(_) | Event::Empty(_)));
+        match event {
+            Event::Eof if roots == 1 && open.is_empty() => return Ok(()),
+            Event::Eof | Event::DocType(_) => return Err(NotXml::Shape.into()),
             Event::Start(start) => {
-                is_begun = true;
                 open.push(start);
                 own = Cow::Borrowed("");
             }
             Event::Empty(start) => {
-                is_begun = true;
                 open.push(start);
                 own = Cow::Borrowed("");
                 tell_of(&open, Cow::Borrowed(""), &mut tell)?;
@@ -52,12 +56,13 @@ pub(crate) fn read<'t, E: From<NotXml>>(
                 tell_of(&open, std::mem::take(&mut own), &mut tell)?;
                 open.pop();
             }
+            Event::Text(more) if open.is_empty() && !more.iter().all(u8::is_ascii_whitespace) => {
+                return Err(NotXml::Shape.into());
+            }
             Event::Text(more) => append(&mut own, more.xml10_content().map_err(encoding)?),
             Event::CData(more) => append(&mut own, more.xml10_content().map_err(encoding)?),
             Event::GeneralRef(name) => append(&mut own, Cow::Owned(meant(&name)?)),
-            Event::Eof if is_begun && open.is_empty() => return Ok(()),
-            Event::Eof => return Err(NotXml::CutOff.into()),
-            Event::Comment(_) | Event::Decl(_) | Event::PI(_) | Event::DocType(_) => {}
+            Event::Comment(_) | Event::Decl(_) | Event::PI(_) => {}
         }
     }
 }
@@ -89,7 +94,7 @@ fn meant(name: &BytesRef<'_>) -> Result<String, NotXml> {
         Some(character) => Ok(character.to_string()),
         None => {
             let name = name.decode().map_err(encoding)?;
-            resolve_xml_entity(&name).map(str::to_owned).ok_or(NotXml::Character)
+            resolve_xml_entity(&name).map(str::to_owned).ok_or(NotXml::Name)
         }
     }
 }

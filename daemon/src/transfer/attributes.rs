@@ -138,15 +138,16 @@ pub(crate) async fn read_tags(
 
 /// Reads the text of an answer; a tag without a value is none.
 fn listed(text: &str) -> Option<Tags> {
-    let (mut tags, mut is_set) = (Tags::new(), false);
+    let (mut tags, mut is_set, mut is_whole) = (Tags::new(), false, true);
     let (mut name, mut value) = (None, None);
     xml::read(text, |path, text| {
         match path {
             [_, "TagSet", "Tag", "Key"] => name = Some(text.into_owned()),
             [_, "TagSet", "Tag", "Value"] => value = Some(text.into_owned()),
             [_, "TagSet", "Tag"] => {
-                let (name, value) = name.take().zip(value.take()).ok_or(NotXml::CutOff)?;
-                tags.insert(name, value);
+                let tag = name.take().zip(value.take());
+                is_whole &= tag.is_some();
+                tags.extend(tag);
             }
             [_, "TagSet"] => is_set = true,
             _ => {}
@@ -154,7 +155,7 @@ fn listed(text: &str) -> Option<Tags> {
         Ok::<_, NotXml>(())
     })
     .ok()?;
-    is_set.then_some(tags)
+    (is_set && is_whole).then_some(tags)
 }
 
 /// Replaces the tags of a replica, named by its exact version.

@@ -16,7 +16,7 @@ use crate::accounts::Access;
 use crate::accounts::capabilities::Ability;
 use crate::clock;
 use crate::engine::Engine;
-use crate::ledger::records::Upload;
+use crate::ledger::records::{Replica, Upload};
 use crate::task::Task;
 
 /// An upload that may appear yet.
@@ -27,12 +27,13 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    /// Finds the one of a key, and forgets the one that has appeared: what it was to be is there, and its id is used up.
+    /// Finds the one of a key, and forgets the one that has surely appeared.
     pub(super) async fn at(engine: &Engine, task: &Task, shown: &Shown) -> Result<Option<Self>, Failure> {
         let Some((upload, _)) = engine.ledger.upload(&task.lane)? else { return Ok(None) };
         let access = engine.access(&task.lane.destination)?;
-        let is_there = upload.appears_until.is_some() && shown.known.replicated.contains(&upload.source);
-        if is_there && is_used_up(access, task, &upload).await {
+        // At AWS an id may be used up before anything shows, and a replica may be another daemon's.
+        let can_be_told = !access.is_aws || task.rules.lead.exclusive;
+        if can_be_told && is_seen_since(&upload, shown) && is_used_up(access, task, &upload).await {
             engine.ledger.end_upload(&task.lane)?;
             return Ok(None);
         }
@@ -58,8 +59,15 @@ impl Pending {
     }
 }
 
-/// Says whether an upload can neither be completed nor aborted any more. Alone that does not tell that it has appeared, nor
-/// does a replica of its version, which another daemon may have written. Who may not ask has to wait.
+/// Says whether a replica of the upload's version is known that was not when the upload was completed.
+fn is_seen_since(upload: &Upload, shown: &Shown) -> bool {
+    let size_bytes = upload.whose.as_ref().map(|whose| whose.size_bytes);
+    let Some((until, size_bytes)) = upload.appears_until.zip(size_bytes) else { return false };
+    let is_new = |replica: &Replica| replica.found.is_some_and(|found| found + life(size_bytes) >= until);
+    shown.replicas.iter().any(|replica| replica.source == upload.source && is_new(replica))
+}
+
+/// Says whether an upload can neither be completed nor aborted any more. Who may not ask has to wait.
 async fn is_used_up(access: &Access, task: &Task, upload: &Upload) -> bool {
     let request = access
         .s3
@@ -73,7 +81,11 @@ async fn is_used_up(access: &Access, task: &Task, upload: &Upload) -> bool {
 
 /// Writes down until when an upload may appear that is about to be completed.
 pub(super) fn expect(copy: &Copy<'_>, upload: &Upload) -> Result<(), Failure> {
-    let life = complete_timeout(copy.version.size_bytes) + LANDING;
-    let until = copy.basis.now_or_after().unwrap_or_else(clock::now) + life;
+    let until = copy.basis.now_or_after().unwrap_or_else(clock::now) + life(copy.version.size_bytes);
     copy.engine.ledger.put_upload(&copy.task.lane, &Upload { appears_until: Some(until), ..upload.clone() })
+}
+
+/// How long after its completion an upload of this size may appear.
+fn life(size_bytes: u64) -> Duration {
+    complete_timeout(size_bytes) + LANDING
 }

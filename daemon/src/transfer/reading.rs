@@ -30,10 +30,10 @@ impl Reading {
     /// Reads both sides; the first time with as few requests as will do.
     pub(super) async fn of(engine: &Engine, task: &Task, is_first: bool) -> Result<Self, Failure> {
         let mut shown = destination::read(engine, task, is_first && may_guess(task)).await?;
-        let mut listed = list(engine, task, Look::First).await?;
+        let mut listed = list(engine, task, Look::Planning).await?;
         if shown.is_guess && !is_one_write(engine, &listed) {
             shown = destination::read(engine, task, false).await?;
-            listed = list(engine, task, Look::First).await?;
+            listed = list(engine, task, Look::Planning).await?;
         }
         let start = scope_start(engine, task, &shown, &listed)?;
         let versions = listed.iter().map(|entry| entry.version.clone()).collect();
@@ -57,7 +57,7 @@ impl Reading {
 
     /// Says whether the source still lists what it did.
     pub(super) async fn is_source_unchanged(&self, engine: &Engine, task: &Task) -> Result<bool, Failure> {
-        let now = list(engine, task, Look::Second).await?;
+        let now = list(engine, task, Look::Comparing).await?;
         Ok(now.iter().map(|entry| &entry.version).eq(&self.listed))
     }
 }

@@ -8,7 +8,7 @@ use replicator_fakes::faults::{Effect, Fault, Place};
 
 use crate::fleet;
 use crate::judge::{Expect, judge};
-use crate::sim::{ARCHIVE, AWS, SOURCE, Sim, simulate};
+use crate::sim::{ARCHIVE, AWS, NOT_AWS, SOURCE, Sim, simulate};
 
 #[test]
 fn an_upload_that_is_put_together_for_minutes_does_not_show_what_was_deleted_meanwhile() {
@@ -36,53 +36,61 @@ fn an_upload_that_is_put_together_for_minutes_does_not_show_what_was_deleted_mea
 
 #[test]
 fn an_upload_that_appeared_without_an_answer_is_waited_for_by_nobody() {
-    simulate(25, async |mut sim| {
-        sim.post_everything();
-        let complete = Place::s3("CompleteMultipartUpload").client("daemon-0");
-        sim.net.faults().add(Fault::new("lost", complete, Effect::LoseAnswer).times(1));
-        let put = sim.user().put_object().bucket(SOURCE).key("a").body(ByteStream::from(vec![7; 20 << 20]));
-        put.send().await.unwrap();
-        sim.put("a", b"small").await;
-        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
-        let daemon = fleet::lone(&mut sim, "fence = false", AWS).await;
-        sim.pass(Duration::from_secs(90)).await;
-        assert_eq!((sim.net.faults().hits("lost"), sim.waiting()), (1, 0));
-        daemon.stop().await;
-        assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new());
-    });
+    for (rule, account) in [("exclusive = true", AWS), ("fence = false", NOT_AWS)] {
+        simulate(25, async |mut sim| {
+            sim.post_everything();
+            let complete = Place::s3("CompleteMultipartUpload").client("daemon-0");
+            sim.net.faults().add(Fault::new("lost", complete, Effect::LoseAnswer).times(1));
+            let put = sim.user().put_object().bucket(SOURCE).key("a").body(ByteStream::from(vec![7; 20 << 20]));
+            put.send().await.unwrap();
+            sim.put("a", b"small").await;
+            sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+            let daemon = fleet::lone(&mut sim, rule, account).await;
+            sim.pass(Duration::from_secs(90)).await;
+            assert_eq!((sim.net.faults().hits("lost"), sim.waiting()), (1, 0), "{rule}");
+            daemon.stop().await;
+            assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new());
+        });
+    }
 }
 
 #[test]
 fn the_replica_of_another_daemon_does_not_pass_for_an_upload_that_may_appear() {
-    simulate(26, async |mut sim| {
-        sim.post_everything();
-        let complete = Place::s3("CompleteMultipartUpload").client("daemon-0");
-        sim.net.faults().add(Fault::new("late", complete, Effect::LandLate(Duration::from_secs(300))).times(1));
-        let put = sim.user().put_object().bucket(SOURCE).key("a").body(ByteStream::from(vec![7; 20 << 20]));
-        put.send().await.unwrap();
-        let first = fleet::lone(&mut sim, "fence = false", AWS).await;
-        while sim.net.faults().hits("late") == 0 {
-            sim.pass(Duration::from_millis(100)).await;
-        }
-        let deaf = Place::sqs("ReceiveMessage").client("daemon-0");
-        sim.net.faults().add(Fault::new("deaf", deaf, Effect::Drop));
-        let second = fleet::nth(&mut sim, "fence = false", AWS, 1).await;
-        // The first one's question that waits for messages takes one more.
-        while sim.shown(ARCHIVE, "a").is_none() {
-            sim.sqs.redeliver_hidden(crate::sim::QUEUE);
-            sim.pass(Duration::from_secs(2)).await;
-        }
-        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
-        sim.drained().await;
-        sim.pass(Duration::from_secs(60)).await;
-        let asked = sim.net.journal().of("ListParts");
-        assert!(!asked.is_empty(), "a replica alone does not tell whose it is");
-        // Nobody sends the key again: what may have appeared is looked for.
-        sim.pass(Duration::from_secs(1500)).await;
-        first.stop().await;
-        second.stop().await;
-        assert_eq!(judge(&sim, Expect::IN_DOUBT), Vec::<String>::new());
-    });
+    for account in [AWS, NOT_AWS] {
+        simulate(26, async |mut sim| {
+            sim.post_everything();
+            let complete = Place::s3("CompleteMultipartUpload").client("daemon-0");
+            sim.net.faults().add(Fault::new("late", complete, Effect::LandLate(Duration::from_secs(300))).times(1));
+            if account == AWS {
+                // Its id is used up, though nothing shows yet.
+                let named = Place::s3("ListParts").client("daemon-0");
+                sim.net.faults().add(Fault::new("used up", named, Effect::refuse(404, "NoSuchUpload")));
+            }
+            let put = sim.user().put_object().bucket(SOURCE).key("a").body(ByteStream::from(vec![7; 20 << 20]));
+            put.send().await.unwrap();
+            let first = fleet::lone(&mut sim, "fence = false", account).await;
+            while sim.net.faults().hits("late") == 0 {
+                sim.pass(Duration::from_millis(100)).await;
+            }
+            let deaf = Place::sqs("ReceiveMessage").client("daemon-0");
+            sim.net.faults().add(Fault::new("deaf", deaf, Effect::Drop));
+            let second = fleet::nth(&mut sim, "fence = false", account, 1).await;
+            // The first one's question that waits for messages takes one more.
+            while sim.shown(ARCHIVE, "a").is_none() {
+                sim.sqs.redeliver_hidden(crate::sim::QUEUE);
+                sim.pass(Duration::from_secs(2)).await;
+            }
+            sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+            sim.drained().await;
+            // Nobody sends the key again: what may have appeared is looked for, and ended.
+            sim.pass(Duration::from_secs(1560)).await;
+            let ended = sim.net.journal().of("AbortMultipartUpload");
+            assert!(!ended.is_empty(), "it was forgotten");
+            first.stop().await;
+            second.stop().await;
+            assert_eq!(judge(&sim, Expect::IN_DOUBT), Vec::<String>::new());
+        });
+    }
 }
 
 #[test]

@@ -38,17 +38,23 @@ impl Listed {
 pub(super) enum NotAPage {
     #[error(transparent)]
     Xml(#[from] NotXml),
+    #[error("the answer is no {ROOT}")]
+    Other,
     #[error("an entry has no valid {0}")]
     Field(&'static str),
 }
+
+const ROOT: &str = "ListVersionsResult";
 
 impl Page {
     pub(super) fn parse(text: &str, encoded: bool) -> Result<Self, NotAPage> {
         let mut entries = Vec::new();
         let mut fields = Fields::default();
         let (mut is_truncated, mut next_key, mut next_version) = (false, String::new(), String::new());
+        let mut is_page = false;
         xml::read(text, |path, text| {
             match path {
+                [ROOT] => is_page = true,
                 [_, "Version" | "DeleteMarker", name] => fields.set(name, text),
                 [_, "Version"] => entries.push(std::mem::take(&mut fields).entry(Kind::Object, encoded)?),
                 [_, "DeleteMarker"] => entries.push(std::mem::take(&mut fields).entry(Kind::Marker, encoded)?),
@@ -59,6 +65,9 @@ impl Page {
             }
             Ok::<_, NotAPage>(())
         })?;
+        if !is_page {
+            return Err(NotAPage::Other);
+        }
         Ok(Self { entries, next: is_truncated.then_some((next_key, next_version)), date: None })
     }
 
@@ -102,12 +111,12 @@ impl<'t> Fields<'t> {
             "IsLatest" => &mut self.is_latest,
             _ => return,
         };
-        *field = Some(text);
+        field.get_or_insert(text);
     }
 
     fn entry(self, kind: Kind, encoded: bool) -> Result<(Key, Listed), NotAPage> {
         let key = self.key.map(|key| decoded(key, encoded)).and_then(|key| Key::try_from(key).ok());
-        let id = self.version_id.as_deref().unwrap_or("null");
+        let id = self.version_id.as_deref().filter(|id| !id.is_empty()).unwrap_or("null");
         let time = self.last_modified.and_then(|time| Timestamp::parse(&time, &Rfc3339).ok());
         let etag = self.etag.and_then(|etag| ETag::try_from(&*etag).ok());
         let id = VersionId::try_from(id).map_err(|_| NotAPage::Field("VersionId"))?;
@@ -156,6 +165,20 @@ mod tests {
         assert_eq!(seen, [(key, "c", Kind::Object), (key, "b", Kind::Marker), (key, "a", Kind::Object)]);
         assert!(page.interleaves());
         assert_eq!(page.next, Some((key.to_owned(), "a".to_owned())));
+    }
+
+    #[test]
+    fn what_is_no_list_is_an_error_and_not_an_empty_list() {
+        for text in ["<html><body/></html>", "<Error><Code>SlowDown</Code></Error>"] {
+            assert!(Page::parse(text, false).is_err(), "{text}");
+        }
+        assert!(Page::parse("<ListVersionsResult/>", false).unwrap().entries.is_empty());
+    }
+
+    #[test]
+    fn an_empty_version_id_is_none() {
+        let page = Page::parse(&MIXED.replace("<VersionId>c</VersionId>", "<VersionId/>"), true).unwrap();
+        assert!(page.entries[0].1.entry.version.id.is_null());
     }
 
     #[test]

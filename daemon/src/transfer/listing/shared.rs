@@ -16,12 +16,12 @@ use crate::accounts::refusal::Side;
 use crate::engine::{Absence, Engine, SharedHistory};
 use crate::task::Task;
 
-/// Whether a key is looked at for the first time, or once more after a write. Those who look again lie behind those who
-/// begin, so where a list costs by what lies between, as everywhere but at AWS, they have lists of their own.
+/// Whether a key's history is read to plan from, or only compared after a write. Who compares lies behind those who begin, so
+/// where a list costs by what lies between, as everywhere but at AWS, they have lists of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {
-    First,
-    Second,
+    Planning,
+    Comparing,
 }
 
 /// Lists the source's history of a task's key together with those of its neighbours. It begins after this is called,
@@ -34,12 +34,16 @@ pub(super) async fn history(
 ) -> Result<Option<Vec<SourceVersion>>, Failure> {
     let (access, bucket) = (source.clone(), task.source.bucket.clone());
     let together = match look {
-        Look::Second if !source.is_aws => engine.second_looks.at(&task.source),
-        Look::First | Look::Second => engine.histories.at(&task.source),
+        Look::Comparing if !source.is_aws => engine.second_looks.at(&task.source),
+        Look::Planning | Look::Comparing => engine.histories.at(&task.source),
     };
     let answer = together.ask(task.source_key.clone(), move |keys| {
         let (access, bucket) = (access.clone(), bucket.clone());
-        async move { histories(&access, &bucket, &keys).await }.boxed()
+        async move {
+            let answer = tokio::time::timeout(HISTORIES_TIMEOUT, histories(&access, &bucket, &keys)).await;
+            answer.unwrap_or_else(|_| vec![SharedHistory::Nothing; keys.len()])
+        }
+        .boxed()
     });
     match answer.await {
         Some(SharedHistory::Whole(history)) => Ok(Some(history)),
@@ -158,6 +162,8 @@ const TOGETHER_MIN: usize = 3;
 // If it tells of fewer than one in so many, it is better not asked for some time.
 const WORTH_IT: usize = 4;
 const ABSENCES_TIMEOUT: Duration = Duration::from_secs(5);
+// One that hangs is to hold up nobody else for longer: each asks for its key alone then.
+const HISTORIES_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn sorted(keys: &[Key]) -> Vec<&Key> {
     let mut sorted: Vec<&Key> = keys.iter().collect();
@@ -172,7 +178,8 @@ const PAGES_MAX: u32 = 4;
 // Some servers read a file for each entry (SeaweedFS 4.48: 0.1 to 0.2 ms of CPU), so a page too long costs more than
 // another page.
 const PAGE_ENTRIES_MIN: u32 = 16;
-const ENTRIES_A_KEY: u32 = 2;
+// Most keys that wait are new and next to each other. Where they are not, later pages make up for it.
+const ENTRIES_A_KEY_LATER: u32 = 2;
 
 /// Reads the page that begins with the first of the keys; none where no list can begin there.
 async fn read(
@@ -191,9 +198,10 @@ async fn read(
     if before.is_none() && !starts {
         return Ok(None);
     }
-    // What waits is a part of what lies between, and what else a page has is read for nothing.
+    // What else a page has is read for nothing.
     let keys_len = u32::try_from(keys.len()).unwrap_or(u32::MAX);
-    let wanted = if nth == 1 { keys_len.saturating_add(keys_len / 4) } else { keys_len.saturating_mul(ENTRIES_A_KEY) };
+    let wanted =
+        if nth == 1 { keys_len.saturating_add(keys_len / 4) } else { keys_len.saturating_mul(ENTRIES_A_KEY_LATER) };
     let entries_max = if is_alone { PAGE_ENTRIES } else { wanted.clamp(PAGE_ENTRIES_MIN, PAGE_ENTRIES_MAX) };
     listing.page(before, entries_max).await.map(Some)
 }
