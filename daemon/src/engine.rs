@@ -43,7 +43,7 @@ pub(crate) struct Engine {
     /// Destinations of which one list for many keys told little.
     pub(crate) asked_in_vain: Lately,
     pub(crate) histories: Together<SharedHistory>,
-    pub(crate) second_looks: Together<SharedHistory>,
+    pub(crate) comparing: Together<SharedHistory>,
     pub(crate) absences: Together<Absence>,
 }
 
@@ -120,7 +120,7 @@ impl Engine {
             tags_read: Lately::new(TAGS_READ_EVERY),
             asked_in_vain: Lately::new(ASKED_TOGETHER_EVERY),
             histories: Together::new(2),
-            second_looks: Together::new(1),
+            comparing: Together::new(1),
             absences: Together::new(2),
         }
     }

@@ -34,7 +34,7 @@ pub(super) async fn history(
 ) -> Result<Option<Vec<SourceVersion>>, Failure> {
     let (access, bucket) = (source.clone(), task.source.bucket.clone());
     let together = match look {
-        Look::Comparing if !source.is_aws => engine.second_looks.at(&task.source),
+        Look::Comparing if !source.is_aws => engine.comparing.at(&task.source),
         Look::Planning | Look::Comparing => engine.histories.at(&task.source),
     };
     let answer = together.ask(task.source_key.clone(), move |keys| {
