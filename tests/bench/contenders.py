@@ -70,9 +70,9 @@ def daemon(binary, servers, folder, port, memory="64MiB", rules=None, rest=""):
     return Contender("s3-replicator", command, KEYS | log, f"http://127.0.0.1:{port}/metrics")
 
 
-def bare(binary, servers, objects):
+def bare(binary, servers, objects, *more):
     places = ["--source", servers.source, "--destination", servers.destination, "--bucket", servers.bucket]
-    return Contender("bare GET and PUT", [binary, *places, "--objects", str(objects)])
+    return Contender("bare GET and PUT", [binary, *places, "--objects", str(objects), *more])
 
 
 CURL = """

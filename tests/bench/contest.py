@@ -122,6 +122,8 @@ def build(options, work, name, where, folder):
             return contenders.daemon(binary, where, folder, servers.free_port(), work.memory, rest="exclusive = true")
         case "bare":
             return contenders.bare(str(options.bin / "bare"), where, work.objects)
+        case "bare-if":
+            return contenders.bare(str(options.bin / "bare"), where, work.objects, "--if-none-match")
         case "curl":
             return contenders.curl(where, work.objects, work.bytes)
         case "rclone" if options.rclone:

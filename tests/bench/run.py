@@ -18,7 +18,7 @@ PLAN = ["small", "large", "pace", "daemons", "memory"]
 
 WORKS = {
     "fakes": {
-        "small": contest.Work(5_000, 16 * KIB, 3, ("daemon", "exclusive", "bare", "rclone", "s3sync")),
+        "small": contest.Work(5_000, 16 * KIB, 3, ("daemon", "exclusive", "bare", "bare-if", "rclone", "s3sync")),
         # The bare loop holds whole objects in memory.
         "large": contest.Work(4, 512 * MIB, 2, ("daemon", "curl", "rclone", "s3sync")),
         "pace": contest.Work(5_000, 16 * KIB),
@@ -29,7 +29,7 @@ WORKS = {
         "memory": contest.Work(200, GIB, memory="16MiB", seconds=150),
     },
     "seaweedfs": {
-        "small": contest.Work(3_000, 16 * KIB, 2, ("daemon", "exclusive", "bare", "rclone", "s3sync")),
+        "small": contest.Work(3_000, 16 * KIB, 2, ("daemon", "exclusive", "bare", "bare-if", "rclone", "s3sync")),
         "large": contest.Work(4, 512 * MIB, 2, ("daemon", "curl", "rclone", "s3sync")),
         "pace": contest.Work(3_000, 16 * KIB),
     },
@@ -59,7 +59,7 @@ def arguments():
     parser.add_argument("--s3sync", help="the program of s3sync")
     parser.add_argument("--worlds", nargs="+", choices=servers.WORLDS, default=list(servers.WORLDS))
     parser.add_argument("--works", nargs="+", choices=WORKS["fakes"], help=f"what to do instead of {' '.join(PLAN)}")
-    parser.add_argument("--contenders", nargs="+", help="daemon, exclusive, bare, curl, rclone or s3sync")
+    parser.add_argument("--contenders", nargs="+", help="daemon, exclusive, bare, bare-if, curl, rclone or s3sync")
     parser.add_argument("--objects", type=int, help="for each work; without --works it is the small one")
     parser.add_argument("--bytes", type=count, help="of each object, as in 64MiB")
     parser.add_argument("--memory", help="the daemon's")

@@ -84,7 +84,7 @@ def ratios(work, outcomes):
             f"daemon / best peer: {own.rate / peers[rate].rate:.2f} x the rate ({rate}), "
             f"{own.cpu / peers[cpu].cpu:.2f} x the CPU ({cpu}), {own.rss / peers[rss].rss:.2f} x the memory ({rss})"
         )
-    for name, called in (("bare", "bare loop"), ("curl", "curl pipe")):
+    for name, called in (("bare", "bare loop"), ("bare-if", "bare loop with If-None-Match"), ("curl", "curl pipe")):
         if other := figures.get(name):
             lines.append(f"daemon / {called}: {own.rate / other.rate:.2f} x the rate, {own.cpu / other.cpu:.2f} x the CPU")
     return lines

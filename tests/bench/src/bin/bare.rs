@@ -24,22 +24,32 @@ struct Arguments {
     objects: usize,
     #[arg(long, default_value_t = 32)]
     in_flight: usize,
+    /// Write only what is not there, as who must not overwrite another's object does.
+    #[arg(long)]
+    if_none_match: bool,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let (source, destination) = (client(&arguments.source), client(&arguments.destination));
-    let copies =
-        stream::iter(0..arguments.objects).map(|number| copy(&source, (&destination, &arguments.bucket), number));
+    let condition = arguments.if_none_match.then_some("*");
+    let copies = stream::iter(0..arguments.objects)
+        .map(|number| copy(&source, (&destination, &arguments.bucket), number, condition));
     copies.buffer_unordered(arguments.in_flight).try_collect().await
 }
 
-async fn copy(source: &Client, (destination, bucket): (&Client, &str), number: usize) -> anyhow::Result<()> {
+async fn copy(
+    source: &Client,
+    (destination, bucket): (&Client, &str),
+    number: usize,
+    if_none_match: Option<&str>,
+) -> anyhow::Result<()> {
     let key = format!("bench/{number:08}");
     let object = source.get_object().bucket("orders").key(&key).send().await.context("GetObject")?;
     let body = object.body.collect().await.context("the body")?.into_bytes();
-    destination.put_object().bucket(bucket).key(&key).body(body.into()).send().await.context("PutObject")?;
+    let put = destination.put_object().bucket(bucket).key(&key).body(body.into());
+    put.set_if_none_match(if_none_match.map(str::to_owned)).send().await.context("PutObject")?;
     Ok(())
 }
 
