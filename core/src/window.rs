@@ -44,8 +44,9 @@ const DECREASE_FIRST: f64 = 0.5;
 const NEAR: f64 = 0.9;
 const NEAR_STEP: f64 = 0.1;
 
-// Wider than what one daemon ever has under way with one party: from here on it limits nothing.
-const WIDTH_MAX: f64 = 128.0;
+// As wide as what one daemon has under way with a source or a KMS key that two destinations have in common: from here on it
+// limits nothing.
+const WIDTH_MAX: f64 = 256.0;
 
 impl Window {
     /// Returns what one who enters beside these remembers of the moment.

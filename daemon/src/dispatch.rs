@@ -3,6 +3,7 @@
 
 mod arrival;
 mod board;
+mod crowd;
 mod hand;
 mod leftover;
 mod parked;
@@ -30,6 +31,7 @@ use crate::parking::Filter;
 use crate::ruleset::Ruleset;
 use crate::task::Task;
 pub(crate) use board::Board;
+use crowd::Crowd;
 use hand::Hand;
 use leftover::LeftOver;
 use parked::TakenUp;
@@ -48,6 +50,7 @@ pub(crate) struct Dispatch {
     questions: mpsc::Receiver<Question>,
     lanes: BTreeMap<Lane, Work>,
     hand: Hand,
+    crowd: Crowd,
     /// What of the messages that went back was done already.
     settled: Settled,
     sweeps: Sweeps,
@@ -98,6 +101,10 @@ const MESSAGES_MAX: usize = 2000;
 /// some ten thousand records into one. Beyond this comes one message at most.
 const TASKS_MAX: usize = 4 * MESSAGES_MAX;
 
+/// What the bodies of messages in hand may have, which are kept for the dead-letter queue: a notification has about one KiB, and
+/// whoever may write to the queue can make it a thousand times that. Beyond this comes one message at most.
+const BYTES_MAX: usize = 16 << 20;
+
 impl Dispatch {
     pub(crate) fn new(engine: Arc<Engine>, channels: Channels, halt: CancellationToken) -> Self {
         let Channels { rules, deliveries, settlements, questions } = channels;
@@ -109,6 +116,7 @@ impl Dispatch {
             questions,
             lanes: BTreeMap::new(),
             hand: Hand::default(),
+            crowd: Crowd::default(),
             settled: Settled::default(),
             sweeps: Sweeps::default(),
             leftovers_after: None,
@@ -122,6 +130,7 @@ impl Dispatch {
     pub(crate) async fn run(mut self) {
         let mut routine = tokio::time::interval(redrive::EVERY);
         let mut leftovers = leftover::every();
+        let mut looks = tokio::time::interval(crowd::LOOKED_AT_EVERY);
         let mut open = true;
         // What kept a task parked may have been repaired while nobody ran.
         self.retry(Filter::default(), None);
@@ -132,6 +141,7 @@ impl Dispatch {
                 () = self.halt.cancelled() => break,
                 Some(question) = self.questions.recv() => self.answer(question),
                 _ = routine.tick(), if open => self.sweeps.add(Sweep::due(clock::now())),
+                _ = looks.tick() => self.look_at_rules(),
                 _ = leftovers.tick(), if open => self.search_leftovers(),
                 Some(event) = self.running.join_next() => self.happened(event).await,
                 Ok(()) = self.rules.changed(), if open => self.rules_changed(),
@@ -146,7 +156,7 @@ impl Dispatch {
     }
 
     fn has_room(&self) -> bool {
-        self.hand.len() < MESSAGES_MAX && self.hand.open() < TASKS_MAX
+        self.has_room_for_some() && self.hand.open() < TASKS_MAX && self.hand.bytes() < BYTES_MAX
     }
 
     fn enqueue(&mut self, message: Option<u64>, task: Task) {
@@ -241,7 +251,8 @@ impl Dispatch {
 
     /// Closes one task of each ticket's message.
     async fn close(&mut self, tickets: &[Ticket], disposal: impl Fn(&Message) -> Disposal) {
-        for number in tickets.iter().filter_map(|ticket| ticket.message) {
+        for (number, ticket) in tickets.iter().filter_map(|ticket| Some((ticket.message?, ticket))) {
+            self.crowd.closed(&ticket.task.rules.lead.id);
             if let Some(settlement) = self.hand.close(number, &disposal) {
                 self.settle(settlement).await;
             }

@@ -104,8 +104,8 @@ impl Engine {
         metrics: Metrics,
         failpoints: Failpoints,
     ) -> Self {
-        let (limits, pace, fanout) = (Limits::default(), Pace::default(), Arc::default());
-        let pulse = Arc::new(Pulse::new());
+        let (pace, fanout, pulse) = (Pace::default(), Arc::default(), Arc::new(Pulse::new()));
+        let limits = Limits::new(Arc::clone(&pulse));
         Self {
             accounts,
             ledger,

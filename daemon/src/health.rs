@@ -54,6 +54,14 @@ pub(crate) struct AtWork<'a> {
     lane: &'a Lane,
 }
 
+/// A lane that is at work waits for a limit while this lives.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct Rests<'a> {
+    pulse: &'a Pulse,
+    lane: &'a Lane,
+}
+
 impl Pulse {
     pub(crate) fn new() -> Self {
         Self(Mutex::new(Beats::new(Instant::now())))
@@ -75,6 +83,12 @@ impl Pulse {
         AtWork { pulse: self, lane }
     }
 
+    /// A lane waits until a limit lets it go on: however long that takes, it does not hang. Each turn of the limit is a beat.
+    pub(crate) fn rests<'a>(&'a self, lane: &'a Lane) -> Rests<'a> {
+        self.lock().lanes.remove(lane);
+        Rests { pulse: self, lane }
+    }
+
     /// Work was handed back: to have nothing in hand is no rest now.
     pub(crate) fn give_up(&self) {
         self.lock().gave_up = Some(Instant::now());
@@ -92,6 +106,12 @@ impl Pulse {
 
     fn lock(&self) -> MutexGuard<'_, Beats> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Rests<'_> {
+    fn drop(&mut self) {
+        self.pulse.lock().lanes.insert(self.lane.clone(), Instant::now());
     }
 }
 

@@ -9,16 +9,19 @@ use std::sync::{Arc, RwLock};
 
 use replicator_core::rule::{self, Place, Rule};
 
+use crate::health::Pulse;
 use crate::turns::{Payer, Turns};
 use bandwidth::Bandwidth;
 use counter::Counter;
 use requests::Requests;
 
 /// The limiters of every rule and destination that has limits.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug)]
 pub(crate) struct Limits {
-    limiters: Arc<RwLock<HashMap<Limited, Limiters>>>,
-    lines: Arc<Lines>,
+    limiters: RwLock<HashMap<Limited, Limiters>>,
+    lines: Lines,
+    /// To wait for a limit is no standstill.
+    pulse: Arc<Pulse>,
 }
 
 /// Whoever is limited.
@@ -39,6 +42,8 @@ struct Limiters {
 struct Lines {
     /// Copies to be let in, and to get a share of the memory then.
     copies: Turns,
+    /// Bodies to be read that are only compared.
+    comparing: Turns,
     /// Requests without a body to be let in.
     others: Turns,
     /// All of them to be sent.
@@ -46,6 +51,10 @@ struct Lines {
 }
 
 impl Limits {
+    pub(crate) fn new(pulse: Arc<Pulse>) -> Self {
+        Self { limiters: RwLock::default(), lines: Lines::default(), pulse }
+    }
+
     /// Takes over the limits of a new set of rules. A limit that did not change keeps its state.
     pub(crate) fn replace<'a>(&self, rules: impl Iterator<Item = &'a Rule>) {
         let Ok(mut limiters) = self.limiters.write() else { return };
@@ -61,28 +70,44 @@ impl Limits {
         *limiters = next;
     }
 
-    /// Waits until this many bytes may be read that no copy is made of.
+    /// Waits until this many bytes may be read that no copy is made of. Who asks may hold memory, and so waits for nobody
+    /// who waits for some.
     pub(crate) async fn bytes(&self, payer: Payer<'_>, bytes: u64) {
-        let _turn = self.lines.copies.take(payer).await;
+        let _turn = self.lines.comparing.take(payer).await;
         self.pass_bytes(payer.rule, bytes).await;
     }
 
+    /// Returns how many bytes a rule may move in a second, if that is limited.
+    pub(crate) fn bandwidth(&self, rule: &Rule) -> Option<u64> {
+        if self.are_none() {
+            return None;
+        }
+        self.bandwidths(rule).iter().map(|(_, bandwidth)| bandwidth.bytes_per_second()).min()
+    }
+
     /// Waits until this many bytes may move. Whoever comes first in a line goes first: among small bodies that take
-    /// what there is, a large one would wait for ever.
+    /// what there is, a large one would wait for ever. Both limits are passed turn by turn: one after the other they
+    /// would add up. They are looked up anew for each, because they may change while one waits.
     async fn pass_bytes(&self, rule: &Rule, bytes: u64) {
         if self.are_none() {
             return;
         }
-        for limited in Limited::by(rule) {
-            let mut left = bandwidth::units(bytes);
-            // Looked up again when the limit changes while one waits.
-            while let Some(bandwidth) = self.get(&limited).bandwidth
-                && left > 0
-            {
-                let is_current = || self.get(&limited).bandwidth.is_some_and(|now| Arc::ptr_eq(&now, &bandwidth));
-                left = bandwidth.pass(left, is_current).await;
+        let mut left = bytes;
+        while left > 0 {
+            let bandwidths = self.bandwidths(rule);
+            let turn = bandwidths.iter().map(|(_, bandwidth)| bandwidth.turn_bytes()).fold(left, u64::min);
+            for (limited, bandwidth) in &bandwidths {
+                let is_current = || self.get(limited).bandwidth.is_some_and(|now| Arc::ptr_eq(&now, bandwidth));
+                bandwidth.pass(turn, is_current).await;
             }
+            left = if bandwidths.is_empty() { 0 } else { left - turn };
+            self.pulse.beat();
         }
+    }
+
+    fn bandwidths(&self, rule: &Rule) -> Vec<(Limited, Arc<Bandwidth>)> {
+        let both = Limited::by(rule).into_iter();
+        both.filter_map(|limited| self.get(&limited).bandwidth.map(|bandwidth| (limited, bandwidth))).collect()
     }
 
     /// Waits until a copy of so many bytes is let in, and until it has a share of the memory then: one at a time of each

@@ -71,7 +71,12 @@ impl Message {
     /// Returns how long a failed message shall wait for its next delivery, given how long it
     /// should have waited after its first: a while between half of that and all.
     pub(crate) fn patience(&self, first: Duration) -> Duration {
-        spread(doubled(first, self.receive_count), fastrand::f64())
+        self.patience_up_to(first, DELAY_MAX)
+    }
+
+    /// The same, with another limit.
+    pub(crate) fn patience_up_to(&self, first: Duration, most: Duration) -> Duration {
+        spread(doubled(first, self.receive_count).min(most), fastrand::f64())
     }
 }
 
@@ -84,7 +89,7 @@ fn spread(delay: Duration, jitter: f64) -> Duration {
 /// Each delivery counts against the queue's maxReceiveCount, so each doubles the delay.
 fn doubled(first: Duration, receive_count: u32) -> Duration {
     let doublings = receive_count.saturating_sub(1);
-    first.saturating_mul(2_u32.saturating_pow(doublings)).min(DELAY_MAX)
+    first.saturating_mul(2_u32.saturating_pow(doublings))
 }
 
 #[cfg(test)]
@@ -93,7 +98,8 @@ mod tests {
 
     #[test]
     fn each_delivery_doubles_the_delay_up_to_a_quarter_of_an_hour() {
-        let delays = [1, 2, 3, 4, 5, 6, u32::MAX].map(|count| doubled(Duration::from_secs(60), count).as_secs());
+        let delays =
+            [1, 2, 3, 4, 5, 6, u32::MAX].map(|count| doubled(Duration::from_secs(60), count).min(DELAY_MAX).as_secs());
         assert_eq!(delays, [60, 120, 240, 480, 900, 900, 900]);
     }
 

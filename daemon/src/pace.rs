@@ -48,6 +48,8 @@ pub(crate) struct Route {
     pub(crate) source: Place,
     pub(crate) destination: Place,
     pub(crate) key: Option<String>,
+    /// The rule that sends it there.
+    pub(crate) rule: String,
     /// It is a large object that goes there.
     pub(crate) is_bulk: bool,
 }
@@ -57,7 +59,7 @@ pub(crate) struct Route {
 #[derive(Debug)]
 pub(crate) struct Pass {
     pace: Pace,
-    route: Route,
+    route: Arc<Route>,
     entered: Entered,
     answer: Answer,
 }
@@ -89,7 +91,7 @@ tokio::task_local! {
 /// A pass as requests know it.
 struct Under {
     pace: Pace,
-    route: Route,
+    route: Arc<Route>,
     entered: Entered,
 }
 
@@ -99,7 +101,52 @@ pub(crate) fn strained(party: Party) {
     let _nobody = UNDER.try_with(|under| under.pace.strained(&under.route, under.entered, party));
 }
 
+/// A request on its way to a destination, until it is dropped.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct Asking {
+    of: Option<(Pace, Arc<Route>)>,
+    is_answered: bool,
+}
+
+/// Takes note that the task sends its destination a request.
+pub(crate) fn asking() -> Asking {
+    let of = UNDER.try_with(|under| (under.pace.clone(), Arc::clone(&under.route))).ok();
+    if let Some((pace, route)) = &of {
+        pace.lock().gates.asks(&route.destination, now());
+    }
+    Asking { of, is_answered: false }
+}
+
+/// Says whether a failure is that of a destination which has answered nobody for a while: then who tries again only holds
+/// memory for longer.
+pub(crate) fn is_in_vain(failure: &Failure) -> bool {
+    let is_silent = |under: &Under| under.pace.lock().gates.is_silent(&under.route.destination, now());
+    failure.party == Some(Party::Destination) && UNDER.try_with(is_silent).unwrap_or(false)
+}
+
+impl Asking {
+    pub(crate) fn answered(mut self) {
+        self.is_answered = true;
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        if let Some((pace, route)) = &self.of {
+            pace.lock().gates.asked(&route.destination, self.is_answered, now());
+        }
+    }
+}
+
 impl Pace {
+    /// Takes over which rules there are.
+    pub(crate) fn replace<'a>(&self, rules: impl Iterator<Item = &'a Rule>) {
+        self.lock().gates.replace(rules);
+        self.pump();
+        self.0.changed.notify_waiters();
+    }
+
     /// Waits for the leave to work on a route, unless its destination is left alone for now.
     pub(crate) async fn enter(&self, route: &Route) -> Result<Pass, TurnedAway> {
         let mut place = match self.line_up(route) {
@@ -197,7 +244,7 @@ impl Pace {
     }
 
     fn pass(&self, route: Route, entered: Entered) -> Pass {
-        Pass { pace: self.clone(), route, entered, answer: Answer::None }
+        Pass { pace: self.clone(), route: Arc::new(route), entered, answer: Answer::None }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -254,7 +301,7 @@ impl Drop for InLine {
 impl Pass {
     /// Does some work under this pass.
     pub(crate) async fn over<T>(&self, work: impl Future<Output = T>) -> T {
-        let under = Under { pace: self.pace.clone(), route: self.route.clone(), entered: self.entered };
+        let under = Under { pace: self.pace.clone(), route: Arc::clone(&self.route), entered: self.entered };
         UNDER.scope(under, work).await
     }
 
@@ -278,7 +325,8 @@ impl Route {
             // Whatever key that comes to, it is the destination's own.
             Encryption::Same { .. } | Encryption::BucketDefault | Encryption::S3 => None,
         };
-        Self { source: rule.source.clone(), destination: rule.destination.clone(), key, is_bulk: false }
+        let (source, destination) = (rule.source.clone(), rule.destination.clone());
+        Self { source, destination, key, rule: rule.id.clone(), is_bulk: false }
     }
 }
 

@@ -206,6 +206,7 @@ fn adopt(engine: &Engine, settings: &Settings) -> Result<Ruleset, Failure> {
     engine.metrics.expect(queues, enabled().map(|rule| rule.id.as_str()));
     engine.limits.replace(enabled());
     engine.budget.divide(enabled());
+    engine.pace.replace(enabled());
     Ok(Ruleset::new(&settings.rules))
 }
 

@@ -30,7 +30,7 @@ use std::collections::HashSet;
 
 use replicator_core::failure::{Failure, Kind as FailureKind, Reason};
 use replicator_core::plan::{self, SourceVersion, Step, Top, VersionRef};
-use replicator_core::rule::{Foreign, History};
+use replicator_core::rule::{Foreign, History, Rule};
 
 use crate::accounts::Access;
 use crate::accounts::capabilities::Ability;
@@ -269,12 +269,14 @@ async fn read(engine: &Engine, task: &Task, is_first: bool) -> Result<Reading, F
 
 /// Says whether a task is about an object that goes in parts, as far as its messages tell.
 pub(crate) fn is_bulk(engine: &Engine, task: &Task) -> bool {
-    task.wishes.iter().any(|wish| wish.size_bytes > part_bytes_preferred(engine))
+    task.wishes.iter().any(|wish| wish.size_bytes > part_bytes_preferred(engine, &task.rules.lead))
 }
 
 /// Small parts waste throughput, large ones memory: 16 MiB measured best across Regions
-/// (docs/benchmark.md of skyplane), less when the budget is small, so that several are in flight.
-fn part_bytes_preferred(engine: &Engine) -> u64 {
+/// (docs/benchmark.md of skyplane), less when the budget is small, so that several are in flight. A part moves at once when its
+/// bytes have passed a limit of bandwidth, so it is half a second's worth of that, if S3 allows so little.
+fn part_bytes_preferred(engine: &Engine, rule: &Rule) -> u64 {
     const MIB: u64 = 1 << 20;
-    (engine.budget.total_bytes() / 8 / MIB * MIB).clamp(5 * MIB, 16 * MIB)
+    let limited = engine.limits.bandwidth(rule).map_or(u64::MAX, |bandwidth| bandwidth / 2);
+    (engine.budget.total_bytes() / 8).min(limited).clamp(5 * MIB, 16 * MIB) / MIB * MIB
 }

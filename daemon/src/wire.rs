@@ -23,7 +23,7 @@ use http_body_util::{BodyExt, Limited};
 use replicator_core::failure::{Failure, Kind};
 use replicator_core::retry;
 
-use crate::accounts::refusal::{self, Said};
+use crate::accounts::refusal::{self, Said, Side};
 use crate::metrics::Metrics;
 use crate::pace;
 
@@ -79,7 +79,8 @@ impl Wire {
             if let Some(party) = refusal.failure.party.filter(|_| is_throttled) {
                 pace::strained(party);
             }
-            if !(is_throttled || refusal.failure.kind == Kind::Transient) || attempt >= call.attempts_max {
+            let is_passing = is_throttled || refusal.failure.kind == Kind::Transient;
+            if !is_passing || attempt >= call.attempts_max || pace::is_in_vain(&refusal.failure) {
                 return Err(refusal);
             }
             tokio::time::sleep(retry::delay(attempt, fastrand::f64())).await;
@@ -115,6 +116,7 @@ impl Wire {
         let unsent = |error| Refusal::of(refusal::unsent(call.side, call.operation, error));
         let unbuilt = |error| Refusal::of(refusal::unbuilt(call.side, call.operation, error));
         let endpoint = shared.endpoints.of(call.bucket()).await.map_err(unbuilt)?;
+        let asking = (call.side != Side::Source).then(pace::asking);
         // Nothing may hold a write up beyond its deadline, new credentials neither (protocol rule 5).
         let exchange = tokio::time::timeout(call.timeout, async {
             let credentials = shared.signer.credentials().await.map_err(unsent)?;
@@ -130,6 +132,9 @@ impl Wire {
             Ok(answer) => answer.status(),
             Err(refusal) => refusal.status().unwrap_or(0),
         };
+        if let Some(asking) = asking.filter(|_| (1..500).contains(&status)) {
+            asking.answered();
+        }
         shared.metrics.request("s3", call.operation, &shared.account, status);
         result
     }

@@ -34,6 +34,14 @@ pub(crate) struct Plan {
     pub(crate) account: String,
 }
 
+impl Plan {
+    /// One daemon that nothing befalls.
+    pub(crate) fn of_one(rule: &str, account: &str) -> Self {
+        let (rule, account) = (rule.to_owned(), account.to_owned());
+        Self { daemons: 1, crashes: 0, at: None, lose_disks: false, rule, mirrored: false, account }
+    }
+}
+
 /// The lives of one daemon.
 #[derive(Debug)]
 pub(crate) struct Member {
@@ -83,15 +91,13 @@ pub(crate) async fn lone(sim: &mut Sim, rule: &str, account: &str) -> Daemon {
 
 /// Starts the one of this number.
 pub(crate) async fn nth(sim: &mut Sim, rule: &str, account: &str, number: usize) -> Daemon {
-    let (rule, account) = (rule.to_owned(), account.to_owned());
-    let plan = Plan { daemons: 1, crashes: 0, at: None, lose_disks: false, rule, mirrored: false, account };
+    let plan = Plan::of_one(rule, account);
     Member::new(sim, &plan, number).start(Failpoints::default()).await
 }
 
 /// Starts one daemon, on other settings than those of its file.
 pub(crate) async fn lone_with(sim: &mut Sim, rule: &str, change: impl FnOnce(&mut Settings)) -> Daemon {
-    let (rule, account) = (rule.to_owned(), AWS.to_owned());
-    let plan = Plan { daemons: 1, crashes: 0, at: None, lose_disks: false, rule, mirrored: false, account };
+    let plan = Plan::of_one(rule, AWS);
     let member = Member::new(sim, &plan, 0);
     let mut settings = member.settings();
     change(&mut settings);
@@ -100,8 +106,7 @@ pub(crate) async fn lone_with(sim: &mut Sim, rule: &str, change: impl FnOnce(&mu
 
 /// Returns the settings of the first daemon with other keys of its rule.
 pub(crate) fn settings(sim: &mut Sim, rule: &str, account: &str) -> Settings {
-    let (rule, account) = (rule.to_owned(), account.to_owned());
-    let plan = Plan { daemons: 1, crashes: 0, at: None, lose_disks: false, rule, mirrored: false, account };
+    let plan = Plan::of_one(rule, account);
     Member::new(sim, &plan, 0).settings()
 }
 
@@ -161,7 +166,7 @@ impl Member {
     }
 
     /// Starts the daemon, as soon as the last one has let go of the ledger.
-    async fn start(&self, failpoints: Failpoints) -> Daemon {
+    pub(crate) async fn start(&self, failpoints: Failpoints) -> Daemon {
         self.start_on(self.settings(), failpoints).await
     }
 

@@ -1,5 +1,7 @@
 //! What a rule may use of the network, in the world's time.
 
+mod bandwidth;
+mod beside;
 mod stalls;
 mod turns;
 

@@ -1,22 +1,14 @@
 //! A message arrives: what it asks for is taken in hand, or it goes back at once.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use replicator_core::failure::Reason;
 use tracing::{debug, warn};
 
-use super::{Dispatch, MESSAGES_MAX, Work};
+use super::{Dispatch, crowd};
 use crate::message::{Delivery, Disposal, Message, Settlement};
 use crate::metrics::MessageOutcome;
-use crate::pace::Route;
 use crate::task::Task;
-
-/// What one destination in trouble may have of the hand, so that there is room for the others'.
-const CROWD_MAX: usize = MESSAGES_MAX / 4;
-
-// The queue gives it back when the crowd may have thinned out; doubled with each delivery.
-const CROWDED_FOR: Duration = Duration::from_secs(30);
 
 impl Dispatch {
     pub(super) async fn delivered(&mut self, delivery: Delivery) {
@@ -69,20 +61,8 @@ impl Dispatch {
 
     /// Closes one task of a message, which comes again for it.
     async fn send_back(&mut self, number: u64) {
-        let crowded = |message: &Message| Disposal::Release(message.patience(CROWDED_FOR));
-        if let Some(settlement) = self.hand.close(number, crowded) {
+        if let Some(settlement) = self.hand.close(number, crowd::away) {
             self.settle(settlement).await;
         }
-    }
-
-    /// Says whether a task is for a destination in trouble that has its part of the hand already. A
-    /// destination that merely has much to do fills the hand, and the queue keeps the rest: that
-    /// costs no receipts.
-    fn is_crowding(&self, task: &Task) -> bool {
-        if self.hand.len() < CROWD_MAX || !self.engine.pace.is_ailing(&Route::of(&task.rules.lead)) {
-            return false;
-        }
-        let lanes = self.lanes.iter().filter(|(lane, _)| lane.destination == task.lane.destination);
-        lanes.flat_map(|(_, work)| Work::tickets(work)).count() >= CROWD_MAX
     }
 }

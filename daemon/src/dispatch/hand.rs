@@ -12,6 +12,8 @@ pub(super) struct Hand {
     messages: BTreeMap<u64, InHand>,
     /// Tasks of theirs that are not closed.
     open: usize,
+    /// What their bodies have.
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -32,9 +34,14 @@ impl Hand {
         self.open
     }
 
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Takes a message in hand until so many tasks are closed.
     pub(super) fn take(&mut self, message: Message, disposal: Disposal, open: usize) {
         self.open += open;
+        self.bytes += message.body.len();
         self.messages.insert(message.number, InHand { message, tasks: open, open, disposal });
     }
 
@@ -64,12 +71,12 @@ impl Hand {
         if in_hand.open > 0 {
             return None;
         }
-        self.messages.remove(&number).map(|InHand { message, disposal, .. }| Settlement { message, disposal })
+        self.remove(number).map(|InHand { message, disposal, .. }| Settlement { message, disposal })
     }
 
     /// Lets go of a message that may be someone else's: what becomes of it is theirs to say.
     pub(super) fn forget(&mut self, number: u64) {
-        if let Some(forgotten) = self.messages.remove(&number) {
+        if let Some(forgotten) = self.remove(number) {
             self.open -= forgotten.open;
         }
     }
@@ -81,6 +88,12 @@ impl Hand {
                 self.forget(number);
             }
         }
+    }
+
+    fn remove(&mut self, number: u64) -> Option<InHand> {
+        let removed = self.messages.remove(&number)?;
+        self.bytes -= removed.message.body.len();
+        Some(removed)
     }
 
     /// Gives away every message.

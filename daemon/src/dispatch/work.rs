@@ -1,6 +1,9 @@
 //! What one lane has to do: at most one task works, what arrives meanwhile waits for the next.
 
+use std::time::Duration;
+
 use replicator_core::event::Action;
+use tokio::time::Instant;
 
 use crate::task::{Task, Wish};
 
@@ -13,6 +16,8 @@ use crate::task::{Task, Wish};
 #[derive(Debug, Default)]
 pub(super) struct Work {
     stage: Stage,
+    /// When the last task began.
+    begun: Option<Instant>,
     /// It all goes into the next task.
     waiting: Vec<Ticket>,
 }
@@ -60,6 +65,7 @@ impl Work {
             ..newest.task.clone()
         };
         self.stage = Stage::Working(tickets);
+        self.begun = Some(Instant::now());
         Some(task)
     }
 
@@ -105,6 +111,11 @@ impl Work {
 
     pub(super) fn tickets(&self) -> impl Iterator<Item = &Ticket> {
         self.working().iter().chain(&self.waiting)
+    }
+
+    /// Says whether a task has been at work for so long.
+    pub(super) fn is_at_work_for(&self, time: Duration, now: Instant) -> bool {
+        !self.is_free() && self.begun.is_some_and(|begun| begun + time <= now)
     }
 
     /// Lists what the task at work is about.

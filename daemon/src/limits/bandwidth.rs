@@ -1,6 +1,7 @@
 //! A limit of bytes per second.
 
 use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::{Mutex, PoisonError};
 
 use super::Counter;
 
@@ -10,30 +11,26 @@ pub(super) struct Bandwidth {
     kibibytes_per_second: NonZeroU32,
     /// How many are taken in one turn: a large body lets small ones pass many times before it is through.
     turn: NonZeroU32,
+    /// Bytes that have passed and make no KiB yet.
+    rest: Mutex<u64>,
 }
 
-// The limiter counts in u32; by the KiB that reaches 4 TiB/s.
+// The limiter counts in u32, and a time by the nanosecond for each: by the KiB that reaches 4 TiB/s, and is exact.
 const UNIT_BYTES: u64 = 1024;
 
 const TURN_UNITS: NonZeroU32 = NonZeroU32::new(64).unwrap();
 
-// What was not used is good for a quarter of a second, or one turn where that is longer: enough to make up for other waits
+// What was not used is good for a quarter of a second: enough to make up for other waits
 // between two bodies, and one part in forty of what passes in ten seconds.
 const BURSTS_PER_SECOND: u32 = 4;
-
-/// Counts the units of so many bytes.
-pub(super) fn units(bytes: u64) -> u64 {
-    bytes.div_ceil(UNIT_BYTES)
-}
 
 impl Bandwidth {
     pub(super) fn new(bytes_per_second: NonZeroU64) -> Self {
         let kibibytes_per_second = rate(bytes_per_second);
-        let turn = kibibytes_per_second.min(TURN_UNITS);
-        let burst =
-            NonZeroU32::new(kibibytes_per_second.get() / BURSTS_PER_SECOND).map_or(turn, |burst| burst.max(turn));
+        let burst = NonZeroU32::new(kibibytes_per_second.get() / BURSTS_PER_SECOND).unwrap_or(NonZeroU32::MIN);
+        let turn = burst.min(TURN_UNITS);
         let kibibytes = Counter::new(kibibytes_per_second, burst);
-        Self { kibibytes, kibibytes_per_second, turn }
+        Self { kibibytes, kibibytes_per_second, turn, rest: Mutex::default() }
     }
 
     /// Says whether this is what such a limit comes to.
@@ -41,22 +38,48 @@ impl Bandwidth {
         self.kibibytes_per_second == rate(bytes_per_second)
     }
 
-    /// Waits until so many units have passed; returns how many are left when this limit no longer holds.
-    pub(super) async fn pass(&self, mut left: u64, is_current: impl Fn() -> bool) -> u64 {
-        while let Some(some) = self.next(left)
-            && self.kibibytes.take(some, &is_current).await
-        {
-            left -= u64::from(some.get());
-        }
-        left
+    /// Returns how many bytes pass in one turn.
+    pub(super) fn turn_bytes(&self) -> u64 {
+        u64::from(self.turn.get()) * UNIT_BYTES
     }
 
-    /// Returns how much is taken in one turn, which lasts a second at most.
-    fn next(&self, left: u64) -> Option<NonZeroU32> {
-        u32::try_from(left.min(u64::from(self.turn.get()))).ok().and_then(NonZeroU32::new)
+    pub(super) fn bytes_per_second(&self) -> u64 {
+        u64::from(self.kibibytes_per_second.get()) * UNIT_BYTES
+    }
+
+    /// Waits until so many bytes, those of a turn at most, have passed, or this limit no longer holds.
+    pub(super) async fn pass(&self, bytes: u64, is_current: impl Fn() -> bool) {
+        if let Some(units) = self.units(bytes) {
+            let _passed = self.kibibytes.take(units, is_current).await;
+        }
+    }
+
+    /// Returns how many units to take for so many bytes; what makes no unit is counted with the next.
+    fn units(&self, bytes: u64) -> Option<NonZeroU32> {
+        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = *rest + bytes;
+        let units = (all / UNIT_BYTES).min(u64::from(self.turn.get()));
+        *rest = all - units * UNIT_BYTES;
+        u32::try_from(units).ok().and_then(NonZeroU32::new)
     }
 }
 
 fn rate(bytes_per_second: NonZeroU64) -> NonZeroU32 {
-    u32::try_from(units(bytes_per_second.get())).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX)
+    u32::try_from(bytes_per_second.get().div_ceil(UNIT_BYTES)).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_is_counted_once_however_small_the_bodies() {
+        let limit = Bandwidth::new(NonZeroU64::new(1 << 20).unwrap());
+        for bytes in [1, 10, 1023, 1025, 1100, 64 << 10] {
+            let taken: u64 = (0..10_000).filter_map(|_| limit.units(bytes)).map(|units| u64::from(units.get())).sum();
+            let rest = *limit.rest.lock().unwrap();
+            assert!((taken * UNIT_BYTES).abs_diff(10_000 * bytes) <= UNIT_BYTES + rest, "{bytes}: {taken}");
+            assert!(rest < UNIT_BYTES);
+        }
+    }
 }

@@ -1,16 +1,19 @@
 //! The gates themselves: counts, windows, circuits and queues. No clock and no waiting in here: each
 //! method is told what time it is.
 
-use std::collections::{BTreeMap, VecDeque};
+mod party;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use replicator_core::circuit::{Circuit, Entry};
+use replicator_core::circuit::Entry;
 use replicator_core::failure::Party;
-use replicator_core::rule::Place;
-use replicator_core::window::{Round, Window};
-use serde::{Deserialize, Serialize};
+use replicator_core::rule::{Place, Rule};
+use replicator_core::window::Round;
 
 use super::{Answer, Route};
+pub(crate) use party::Ailing;
+use party::{Gate, Site};
 
 /// Every party's gate, and who waits.
 #[derive(Debug, Default)]
@@ -18,28 +21,9 @@ pub(super) struct Gates {
     parties: BTreeMap<Site, Gate>,
     /// One queue a route, so that nobody waits for a party that is not theirs; never empty.
     queues: BTreeMap<Route, VecDeque<u64>>,
+    /// Destinations of several rules.
+    shared: BTreeSet<Place>,
     last: u64,
-}
-
-/// A party by its name.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Site {
-    Source(Place),
-    Destination(Place),
-    /// Of a destination's places those that large objects have.
-    Bulk(Place),
-    Key(String),
-}
-
-#[derive(Debug, Default)]
-struct Gate {
-    under_way: u32,
-    window: Window,
-    /// Only destinations have one: who has no source has nothing to do anyway, and KMS answers
-    /// through S3.
-    circuit: Circuit,
-    /// When a destination last answered, or was first asked after a rest.
-    heard: Option<Instant>,
 }
 
 /// What a task remembers of its entry.
@@ -71,19 +55,6 @@ pub(super) enum Change {
     Widened,
 }
 
-/// A party that is limited, or left alone.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Ailing {
-    /// A bucket or a key.
-    pub name: String,
-    /// It is left alone but for one task at a time, because it does not answer.
-    pub is_left_alone: bool,
-    /// How many tasks may work with it, if it asked for fewer.
-    pub width: Option<u32>,
-    /// How many do.
-    pub under_way: u32,
-}
-
 // Tasks that work at the same time: few enough for the sockets of one process, which may have 1024
 // by default. Of large objects the memory bounds the parts.
 const TASKS_MAX: u32 = 256;
@@ -97,8 +68,9 @@ const SHARE_MIN: u32 = 8;
 // never theirs, so that small ones do not wait for them.
 const BULK_DIVISOR: u32 = 4;
 
-// A destination that had work for so long and answered nothing is not healthy, whatever it is.
-const QUIET_AFTER: Duration = Duration::from_secs(10);
+// Of the places of a destination that rules share, a quarter is out of reach for each: one that has a limit, and waits
+// for it at all the places it could get, leaves that to the others.
+const OTHERS_DIVISOR: u32 = 4;
 
 // Where someone else finds out, to ask the queue again sooner costs receipts and gains nothing.
 const AWAY_MIN: Duration = Duration::from_secs(10);
@@ -120,13 +92,23 @@ impl Gates {
         Lined::Waits(self.last)
     }
 
-    /// Lets in all who may enter, in the order they came.
+    /// Takes over which rules there are. Whoever has nothing to do is forgotten unless there is trouble to remember.
+    pub(super) fn replace<'a>(&mut self, rules: impl Iterator<Item = &'a Rule>) {
+        let mut seen = BTreeSet::new();
+        let destinations = rules.map(|rule| rule.destination.clone());
+        self.shared = destinations.filter(|destination| !seen.insert(destination.clone())).collect();
+        self.parties.retain(|_, gate| gate.under_way > 0 || gate.is_ailing());
+    }
+
+    /// Lets in all who may enter: of those who wait for a destination first whose rule has the fewest places there, then
+    /// in the order they came.
     pub(super) fn pump(&mut self, now: Instant) -> Vec<(u64, Route, Entered)> {
         let mut admitted = Vec::new();
         loop {
             let heads = self.queues.iter().filter_map(|(route, queue)| Some((*queue.front()?, route)));
-            let first = heads.filter(|(_, route)| self.admits(route, now)).min();
-            let Some((number, route)) = first.map(|(number, route)| (number, route.clone())) else {
+            let heads = heads.filter(|(_, route)| self.admits(route, now));
+            let first = heads.map(|(number, route)| (self.places_of_rule(route), number, route)).min();
+            let Some((number, route)) = first.map(|(_, number, route)| (number, route.clone())) else {
                 return admitted;
             };
             self.forget(number);
@@ -149,9 +131,33 @@ impl Gates {
     /// Takes note that a party asked one who is at work for less.
     pub(super) fn strained(&mut self, route: &Route, entered: Entered, party: Party) -> Change {
         let was = self.outlook(route);
-        let (gate, round) = self.party(route, entered, party);
+        let round = entered.round(party);
+        let gate = self.party(route, party);
         gate.window.strained(round, gate.under_way);
         self.outlook(route).since(was)
+    }
+
+    /// Takes note that a request goes to a destination.
+    pub(super) fn asks(&mut self, destination: &Place, now: Instant) {
+        let gate = self.gate(Site::Destination(destination.clone()));
+        if gate.asking == 0 {
+            gate.heard = Some(now);
+        }
+        gate.asking += 1;
+    }
+
+    /// Takes note that a request was answered, or will not be.
+    pub(super) fn asked(&mut self, destination: &Place, is_answered: bool, now: Instant) {
+        let gate = self.gate(Site::Destination(destination.clone()));
+        gate.asking = gate.asking.saturating_sub(1);
+        if is_answered {
+            gate.heard = Some(now);
+        }
+    }
+
+    /// Says whether a destination that was asked has answered nothing for a while.
+    pub(super) fn is_silent(&self, destination: &Place, now: Instant) -> bool {
+        self.parties.get(&Site::Destination(destination.clone())).is_some_and(|gate| gate.is_silent(now))
     }
 
     /// Turns away who waits for a destination that is left alone, but for the one who came first.
@@ -189,7 +195,7 @@ impl Gates {
         // Whoever else is asked is heard of through the destination, and only what that says is taken note of.
         let destination = self.parties.get(&Site::Destination(route.destination.clone()));
         let sites = route.sites().filter(|site| !matches!(site, Site::Source(_)));
-        destination.is_some_and(|gate| gate.is_quiet(now))
+        destination.is_some_and(|gate| gate.asking > 0 && gate.is_silent(now))
             || sites.filter_map(|site| self.parties.get(&site)).any(Gate::is_ailing)
     }
 
@@ -206,53 +212,54 @@ impl Gates {
     }
 
     fn admits(&self, route: &Route, now: Instant) -> bool {
-        let share = self.share();
+        let share = self.share(&route.destination);
+        let is_shared = self.shared.contains(&route.destination);
+        let of_rule = |all: u32| if is_shared { all - all / OTHERS_DIVISOR } else { all };
         route.sites().all(|site| {
             let limit = match site {
                 Site::Destination(_) => share,
                 Site::Bulk(_) => share / BULK_DIVISOR,
+                Site::Rule(..) => of_rule(share),
+                Site::RuleBulk(..) => of_rule(share / BULK_DIVISOR).max(1),
                 Site::Source(_) | Site::Key(_) => u32::MAX,
             };
             self.parties.get(&site).is_none_or(|gate| gate.admits(limit, now))
         })
     }
 
+    fn places_of_rule(&self, route: &Route) -> u32 {
+        let site = Site::Rule(route.destination.clone(), route.rule.clone());
+        self.parties.get(&site).map_or(0, |gate| gate.under_way)
+    }
+
     fn admit(&mut self, route: &Route, now: Instant) -> Entered {
         let entry = self.destination(route).circuit.enter(now).unwrap_or(Entry::Plain);
-        if route.is_bulk {
-            self.count_in(Site::Bulk(route.destination.clone()), now);
-        }
-        Entered {
+        let entered = Entered {
             entry,
-            source: self.count_in(Site::Source(route.source.clone()), now),
-            destination: self.count_in(Site::Destination(route.destination.clone()), now),
-            key: route.key.clone().map(|key| self.count_in(Site::Key(key), now)),
+            source: self.party(route, Party::Source).round(),
+            destination: self.party(route, Party::Destination).round(),
+            key: route.key.is_some().then(|| self.party(route, Party::DestinationKey).round()),
+        };
+        for site in route.sites() {
+            self.gate(site).under_way += 1;
         }
+        entered
     }
 
-    fn count_in(&mut self, site: Site, now: Instant) -> Round {
-        let gate = self.parties.entry(site).or_default();
-        let round = gate.window.round(gate.under_way);
-        if gate.under_way == 0 {
-            gate.heard = Some(now);
-        }
-        gate.under_way += 1;
-        round
-    }
-
-    /// Each destination has its share, however much work it has.
-    fn share(&self) -> u32 {
-        let destinations = self.parties.keys().filter(|site| matches!(site, Site::Destination(_))).count();
-        let destinations = u32::try_from(destinations).unwrap_or(u32::MAX).max(1);
-        (TASKS_MAX / destinations).clamp(SHARE_MIN, SHARE_MAX)
+    /// Returns what one destination may have: each that has work has the same, and those without work need nothing.
+    fn share(&self, destination: &Place) -> u32 {
+        let has_work = |(site, gate): (&Site, &Gate)| match site {
+            Site::Destination(place) => gate.under_way > 0 && place != destination,
+            Site::Source(_) | Site::Bulk(_) | Site::Rule(..) | Site::RuleBulk(..) | Site::Key(_) => false,
+        };
+        let others = self.parties.iter().filter(|one| has_work(*one)).count();
+        let all = u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1);
+        (TASKS_MAX / all).clamp(SHARE_MIN, SHARE_MAX)
     }
 
     fn learn(&mut self, route: &Route, entered: Entered, answer: Answer, at: (Instant, f64)) {
         let (entry, (now, jitter)) = (entered.entry, at);
         let gate = self.destination(route);
-        if !matches!(answer, Answer::None | Answer::Failed) {
-            gate.heard = Some(now);
-        }
         match answer {
             Answer::None | Answer::Throttled(Party::Source) => gate.circuit.left(entry, now),
             Answer::Failed => gate.circuit.failed(entry, now, jitter),
@@ -264,7 +271,8 @@ impl Gates {
             Answer::None | Answer::Failed | Answer::Alive => {}
             Answer::Served { wrote } => self.served(route, entered, wrote),
             Answer::Throttled(party) => {
-                let (gate, round) = self.party(route, entered, party);
+                let round = entered.round(party);
+                let gate = self.party(route, party);
                 gate.window.throttled(round, gate.under_way, now, jitter);
             }
         }
@@ -282,17 +290,14 @@ impl Gates {
         }
     }
 
-    /// Returns who it is that asks for less, and what the task remembers of them.
-    fn party(&mut self, route: &Route, entered: Entered, party: Party) -> (&mut Gate, Round) {
-        let (site, round) = match (party, &route.key, entered.key) {
-            (Party::Source, ..) => (Site::Source(route.source.clone()), entered.source),
-            (Party::DestinationKey, Some(key), Some(round)) => (Site::Key(key.clone()), round),
+    /// Returns the gate of one who may ask for less.
+    fn party(&mut self, route: &Route, party: Party) -> &mut Gate {
+        self.gate(match (party, &route.key) {
+            (Party::Source, _) => Site::Source(route.source.clone()),
+            (Party::DestinationKey, Some(key)) => Site::Key(key.clone()),
             // A key that the rule does not name is the destination's own affair.
-            (Party::Destination | Party::DestinationKey, ..) => {
-                (Site::Destination(route.destination.clone()), entered.destination)
-            }
-        };
-        (self.gate(site), round)
+            (Party::Destination | Party::DestinationKey, _) => Site::Destination(route.destination.clone()),
+        })
     }
 
     fn away(&self, destination: &Place, now: Instant) -> Duration {
@@ -358,35 +363,14 @@ impl Outlook {
     }
 }
 
-impl Gate {
-    fn admits(&self, share: u32, now: Instant) -> bool {
-        self.under_way < share && self.window.has_room(self.under_way, now) && self.circuit.admits(now)
-    }
-
-    fn is_ailing(&self) -> bool {
-        self.circuit.is_open() || self.window.width().is_some()
-    }
-
-    fn is_quiet(&self, now: Instant) -> bool {
-        self.under_way > 0 && self.heard.is_some_and(|heard| heard + QUIET_AFTER <= now)
-    }
-
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a width is from 1 to 128")]
-    fn describe(&self, site: &Site) -> Ailing {
-        let name = match site {
-            Site::Source(place) | Site::Destination(place) | Site::Bulk(place) => place.bucket.to_string(),
-            Site::Key(key) => key.clone(),
-        };
-        let width = self.window.width().map(|width| width as u32);
-        Ailing { name, is_left_alone: self.circuit.is_open(), width, under_way: self.under_way }
-    }
-}
-
-impl Route {
-    fn sites(&self) -> impl Iterator<Item = Site> + use<> {
-        let both = [Site::Source(self.source.clone()), Site::Destination(self.destination.clone())];
-        let bulk = self.is_bulk.then(|| Site::Bulk(self.destination.clone()));
-        both.into_iter().chain(bulk).chain(self.key.clone().map(Site::Key))
+impl Entered {
+    /// Returns what the task remembers of a party.
+    fn round(&self, party: Party) -> Round {
+        match party {
+            Party::Source => self.source,
+            Party::DestinationKey => self.key.unwrap_or(self.destination),
+            Party::Destination => self.destination,
+        }
     }
 }
 

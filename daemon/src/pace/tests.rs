@@ -10,7 +10,13 @@ pub(super) fn place(bucket: &str) -> Place {
 }
 
 pub(super) fn route(destination: &str) -> Route {
-    Route { source: place("orders"), destination: place(destination), key: None, is_bulk: false }
+    Route {
+        source: place("orders"),
+        destination: place(destination),
+        key: None,
+        rule: "rule".to_owned(),
+        is_bulk: false,
+    }
 }
 
 pub(super) fn keyed(destination: &str, key: &str) -> Route {

@@ -86,6 +86,7 @@ impl Copy<'_> {
     pub(super) async fn admitted(&self, part: Part, is_bulk: bool) -> (Due<'_>, Paid) {
         let version = self.version.version.clone();
         let piece = Piece { version, is_part: is_bulk, offset: part.offset, len: part.len };
+        let _rests = self.engine.pulse.rests(&self.task.lane);
         self.engine.admit(self.payer(is_bulk), self.reader, &piece).await
     }
 

@@ -23,6 +23,7 @@ use crate::failpoint::Step;
 use crate::fanout::Body;
 use crate::ledger::Parts;
 use crate::ledger::records::{Upload, UploadedPart, Whose};
+use crate::pace;
 use crate::task::Task;
 use crate::wire::Call;
 
@@ -32,7 +33,7 @@ const PART_ATTEMPTS: u32 = 3;
 /// Copies a version in parts.
 pub(crate) async fn copy(copy: &Copy<'_>, part_bytes: u64) -> Result<Written, Failure> {
     let dress = copy.dress_anew().await?;
-    let layout = layout(copy, part_bytes)?;
+    let layout = layout(copy, begun(copy)?.unwrap_or(part_bytes))?;
     let parts = parts_of(&layout);
     let (upload, mut done) = begin(copy, &dress, &layout).await?;
     let missing: Vec<Part> = parts.iter().filter(|part| !done.contains_key(&part.number)).copied().collect();
@@ -88,6 +89,16 @@ fn is_final(failure: &Failure) -> bool {
         Kind::Refused(reason) => matches!(reason, Reason::ChecksumMismatch | Reason::RequestRefused),
         Kind::Unanswered | Kind::Transient | Kind::Throttled | Kind::TooYoung(_) => false,
     }
+}
+
+/// Returns the size of the parts of an upload that can be gone on with: what is preferred may have changed since, with a limit.
+fn begun(copy: &Copy<'_>) -> Result<Option<u64>, Failure> {
+    let known = copy.engine.ledger.upload(&copy.task.lane)?.filter(|_| !copy.distinct);
+    let fits = |upload: &Upload| upload.part_bytes <= copy.engine.budget.part_bytes_max();
+    Ok(known
+        .map(|(upload, _)| upload)
+        .filter(|upload| upload.source == copy.version.version && fits(upload))
+        .map(|upload| upload.part_bytes))
 }
 
 fn layout(copy: &Copy<'_>, part_bytes: u64) -> Result<Layout, Failure> {
@@ -188,7 +199,11 @@ async fn upload_part(
     let mut attempt = 1;
     loop {
         match try_part(copy, upload, part, abreast).await {
-            Err(failure) if failure.kind == Kind::Transient && attempt < PART_ATTEMPTS => attempt += 1,
+            Err(failure)
+                if failure.kind == Kind::Transient && attempt < PART_ATTEMPTS && !pace::is_in_vain(&failure) =>
+            {
+                attempt += 1;
+            }
             result => return result,
         }
     }

@@ -100,7 +100,7 @@ impl<'a> Pinned<'a> {
     pub(super) async fn crc64(&self, engine: &Engine, rule: &Rule) -> Result<u64, Failure> {
         let unsupported =
             |error| Failure::caused(Kind::Unsupported(Reason::SrcObjectNotEligible), "part layout", error);
-        let layout = parts::layout(self.version.size_bytes, part_bytes_preferred(engine)).map_err(unsupported)?;
+        let layout = parts::layout(self.version.size_bytes, part_bytes_preferred(engine, rule)).map_err(unsupported)?;
         let mut whole = crc64(&[]);
         for part in layout.parts() {
             let payer = Payer { rule, is_bulk: true };

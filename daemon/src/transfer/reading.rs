@@ -31,7 +31,7 @@ impl Reading {
     pub(super) async fn of(engine: &Engine, task: &Task, is_first: bool) -> Result<Self, Failure> {
         let mut shown = destination::read(engine, task, is_first && may_guess(task)).await?;
         let mut listed = list(engine, task, Look::Planning).await?;
-        if shown.is_guess && !is_one_write(engine, &listed) {
+        if shown.is_guess && !is_one_write(engine, task, &listed) {
             shown = destination::read(engine, task, false).await?;
             listed = list(engine, task, Look::Planning).await?;
         }
@@ -72,9 +72,9 @@ fn may_guess(task: &Task) -> bool {
 
 /// Says whether all that can have to be done is one write that rests on no entry but on the absence of objects.
 /// An upload in parts compares entries (protocol rule 9).
-fn is_one_write(engine: &Engine, listed: &[SourceVersion]) -> bool {
+fn is_one_write(engine: &Engine, task: &Task, listed: &[SourceVersion]) -> bool {
     let [only] = listed else { return false };
-    let is_small = only.size_bytes <= part_bytes_preferred(engine);
+    let is_small = only.size_bytes <= part_bytes_preferred(engine, &task.rules.lead);
     only.kind == Kind::Object && !only.version.id.is_null() && is_small
 }
 

@@ -70,7 +70,7 @@ impl Run<'_> {
             tags,
         };
         let part_bytes =
-            Some(part_bytes_preferred(self.engine)).filter(|bytes| version.size_bytes > *bytes || distinct);
+            Some(part_bytes_preferred(self.engine, &rule)).filter(|bytes| version.size_bytes > *bytes || distinct);
         let ability = if part_bytes.is_some() { Ability::ConditionalComplete } else { Ability::ConditionalPut };
         let asked = Asked::of(self.destination, ability, &self.read.shown.basis.entry);
         let written = match part_bytes {

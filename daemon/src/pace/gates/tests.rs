@@ -1,5 +1,7 @@
 //! The gates at chosen moments, and through histories of many.
 
+mod shares;
+
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -35,25 +37,6 @@ fn fail(gates: &mut Gates, route: &Route, times: u32, now: Instant) -> Change {
 }
 
 #[test]
-fn a_destination_that_takes_all_it_can_leaves_the_others_their_share() {
-    let (mut gates, now) = (Gates::default(), Instant::now());
-    assert_eq!(fill(&mut gates, &route("hangs"), now).len(), 128);
-    assert_eq!(fill(&mut gates, &route("works"), now).len(), 128);
-}
-
-#[test]
-fn large_objects_leave_three_quarters_of_a_destination_to_small_ones() {
-    let (mut gates, now) = (Gates::default(), Instant::now());
-    let bulk = Route { is_bulk: true, ..route("orders-replica") };
-    let inside = fill(&mut gates, &bulk, now);
-    assert_eq!(inside.len(), 32);
-    let Lined::Waits(first) = gates.line_up(&bulk, now) else { panic!("there is no room") };
-    assert_eq!(fill(&mut gates, &route("orders-replica"), now).len(), 96, "whoever waits");
-    gates.leave(&bulk, inside[0], Answer::Served { wrote: true }, (now, JITTER));
-    assert_eq!(gates.pump(now).into_iter().map(|(number, ..)| number).collect::<Vec<_>>(), [first]);
-}
-
-#[test]
 fn who_has_work_all_the_time_and_answers_is_not_ailing() {
     for route in [keyed("orders-replica", "k"), Route { is_bulk: true, ..route("orders-replica") }] {
         let (mut gates, mut now) = (Gates::default(), Instant::now());
@@ -66,7 +49,7 @@ fn who_has_work_all_the_time_and_answers_is_not_ailing() {
             inside = next;
         }
         assert!(!gates.is_ailing(&route, now), "{route:?}");
-        assert!(gates.is_ailing(&route, now + Duration::from_secs(10)), "silent since then: {route:?}");
+        assert!(!gates.is_ailing(&route, now + Duration::from_secs(60)), "it asks nothing, but waits: {route:?}");
     }
 }
 
@@ -161,14 +144,20 @@ fn who_throttles_even_one_at_a_time_is_left_alone_in_the_end() {
 }
 
 #[test]
-fn a_destination_with_work_and_no_answer_is_quiet_before_it_is_known_to_be_dead() {
+fn a_destination_that_is_asked_and_does_not_answer_is_ailing_before_it_is_known_to_be_dead() {
     let (mut gates, now) = (Gates::default(), Instant::now());
-    let Lined::In(entered) = gates.line_up(&route("hangs"), now) else { panic!("nobody else is there") };
-    assert!(!gates.is_ailing(&route("hangs"), now));
-    let later = now + Duration::from_secs(10);
-    assert!(gates.is_ailing(&route("hangs"), later));
-    gates.leave(&route("hangs"), entered, Answer::Alive, (later, JITTER));
-    assert!(!gates.is_ailing(&route("hangs"), later + Duration::from_secs(60)), "it has nothing to do");
+    let (route, at) = (route("hangs"), |seconds| now + Duration::from_secs(seconds));
+    gates.asks(&route.destination, at(0));
+    assert!(!gates.is_ailing(&route, at(9)));
+    assert!(gates.is_ailing(&route, at(10)) && gates.is_silent(&route.destination, at(10)));
+    gates.asks(&route.destination, at(11));
+    gates.asked(&route.destination, false, at(12));
+    assert!(gates.is_ailing(&route, at(12)), "that a request was given up is no answer");
+    gates.asked(&route.destination, true, at(13));
+    assert!(!gates.is_silent(&route.destination, at(22)));
+    assert!(!gates.is_ailing(&route, at(60)), "nobody asks it");
+    gates.asks(&route.destination, at(70));
+    assert!(!gates.is_ailing(&route, at(79)), "it was asked a moment ago");
 }
 
 #[derive(Debug, Clone, Copy)]

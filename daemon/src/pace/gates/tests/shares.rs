@@ -1,0 +1,94 @@
+//! Who may have how many of the places.
+
+use super::*;
+use crate::turns::tests::rule;
+
+#[test]
+fn a_destination_that_takes_all_it_can_leaves_the_others_their_share() {
+    let (mut gates, now) = (Gates::default(), Instant::now());
+    assert_eq!(fill(&mut gates, &route("hangs"), now).len(), 128);
+    assert_eq!(fill(&mut gates, &route("works"), now).len(), 128);
+}
+
+#[test]
+fn large_objects_leave_three_quarters_of_a_destination_to_small_ones() {
+    let (mut gates, now) = (Gates::default(), Instant::now());
+    let bulk = Route { is_bulk: true, ..route("orders-replica") };
+    let inside = fill(&mut gates, &bulk, now);
+    assert_eq!(inside.len(), 32);
+    let Lined::Waits(first) = gates.line_up(&bulk, now) else { panic!("there is no room") };
+    assert_eq!(fill(&mut gates, &route("orders-replica"), now).len(), 96, "whoever waits");
+    gates.leave(&bulk, inside[0], Answer::Served { wrote: true }, (now, JITTER));
+    assert_eq!(gates.pump(now).into_iter().map(|(number, ..)| number).collect::<Vec<_>>(), [first]);
+}
+
+/// Returns gates for some rules by id and destination, and what leads to them.
+fn shared(of: &[(&str, &str)]) -> (Gates, Vec<Route>) {
+    let all = of.iter().map(|(id, destination)| Rule { destination: place(destination), ..rule(id) });
+    let all: Vec<Rule> = all.collect();
+    let mut gates = Gates::default();
+    gates.replace(all.iter());
+    (gates, all.iter().map(Route::of).collect())
+}
+
+#[test]
+fn of_rules_that_share_a_destination_none_takes_every_place() {
+    let now = Instant::now();
+    for is_bulk in [false, true] {
+        let (mut gates, routes) = shared(&[("limited", "replicas"), ("other", "replicas"), ("alone", "archive")]);
+        let route = |at: usize| Route { is_bulk, ..routes[at].clone() };
+        let all = if is_bulk { 32 } else { 128 };
+        assert_eq!(fill(&mut gates, &route(0), now).len(), all / 4 * 3);
+        assert_eq!(fill(&mut gates, &route(1), now).len(), all / 4);
+        assert_eq!(fill(&mut gates, &route(2), now).len(), all, "nobody shares that one");
+    }
+}
+
+#[test]
+fn a_place_goes_to_the_rule_that_has_the_fewest() {
+    let (mut gates, routes) = shared(&[("many", "replicas"), ("some", "replicas"), ("none", "replicas")]);
+    let now = Instant::now();
+    let many = fill(&mut gates, &routes[0], now);
+    let some = fill(&mut gates, &routes[1], now);
+    let numbers: Vec<u64> = [0, 0, 1, 2]
+        .map(|at: usize| match gates.line_up(&routes[at], now) {
+            Lined::Waits(number) => number,
+            Lined::In(_) | Lined::Away(_) => panic!("there is no room"),
+        })
+        .into();
+    let mut order = Vec::new();
+    for (route, entered) in many.iter().map(|entered| (&routes[0], *entered)).take(2).chain([(&routes[1], some[0])]) {
+        gates.leave(route, entered, Answer::Served { wrote: true }, (now, JITTER));
+        order.extend(gates.pump(now).into_iter().map(|(number, ..)| number));
+    }
+    assert_eq!(order, [numbers[3], numbers[2], numbers[0]]);
+}
+
+#[test]
+fn places_are_divided_among_destinations_that_have_work() {
+    let (mut gates, now) = (Gates::default(), Instant::now());
+    for number in 0..8 {
+        let route = route(&format!("idle-{number}"));
+        let entered = fill(&mut gates, &route, now);
+        entered.into_iter().for_each(|one| {
+            gates.leave(&route, one, Answer::Served { wrote: true }, (now, JITTER));
+        });
+    }
+    assert_eq!(fill(&mut gates, &route("busy"), now).len(), 128);
+    assert_eq!(fill(&mut gates, &route("another"), now).len(), 128);
+    assert_eq!(fill(&mut gates, &route("third"), now).len(), 85);
+}
+
+#[test]
+fn other_rules_forget_who_is_idle_and_no_trouble() {
+    let (mut gates, now) = (Gates::default(), Instant::now());
+    let inside = fill(&mut gates, &route("busy"), now);
+    fail(&mut gates, &route("dead"), 5, now);
+    let Lined::In(idle) = gates.line_up(&route("idle"), now) else { panic!("there is room") };
+    gates.leave(&route("idle"), idle, Answer::Served { wrote: true }, (now, JITTER));
+    gates.replace([].into_iter());
+    assert!(gates.leaves_alone(&place("dead")));
+    assert!(matches!(gates.line_up(&route("busy"), now), Lined::Waits(_)), "its places are taken still");
+    assert_eq!(inside.len(), 128);
+    assert!(!gates.parties.contains_key(&Site::Destination(place("idle"))));
+}
