@@ -34,7 +34,7 @@ soak:     ## random histories in the simulator for SECONDS=600; the seed of each
 	@deploy/local/setup build
 	@S3_REPLICATOR_SOAK_SECONDS=$(or $(SECONDS),600) cargo test --release --workspace --test simulated -- --nocapture random_histories
 
-bench:    ## the daemon beside rclone, s3sync, curl and a bare loop of the SDK, about 20 minutes; ARGS=--quick for less
+bench:    ## the daemon beside rclone, s3sync, curl and a bare loop of the SDK, about 25 minutes; ARGS=--quick for less
 	@deploy/local/setup bench
 	@cargo build --release --workspace --quiet
 	@$(PYTHON) tests/bench/run.py --bin $(CARGO_TARGET_DIR)/release --weed $(BUILD_DIR)/venv/bin/weed \

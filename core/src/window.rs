@@ -44,9 +44,9 @@ const DECREASE_FIRST: f64 = 0.5;
 const NEAR: f64 = 0.9;
 const NEAR_STEP: f64 = 0.1;
 
-// As wide as what one daemon has under way with a source or a KMS key that two destinations have in common: from here on it
-// limits nothing.
-const WIDTH_MAX: f64 = 256.0;
+// As wide as what one daemon has under way with one destination: from here on it limits nothing. A source or a KMS key of several
+// destinations may have more under way; one that takes more than this and less than that is felt for again and again.
+const WIDTH_MAX: f64 = 128.0;
 
 impl Window {
     /// Returns what one who enters beside these remembers of the moment.

@@ -93,7 +93,7 @@ enum Event {
     LeftOver(Result<LeftOver, Failure>),
 }
 
-/// Messages in hand at once, waiting ones included; far below the 120,000 that SQS lets be in
+/// Messages in hand at once, waiting ones included, of which the last quarter is for others than slow rules (`crowd`); far below the 120,000 that SQS lets be in
 /// flight on a queue. What is beyond waits in SQS.
 const MESSAGES_MAX: usize = 2000;
 
@@ -130,7 +130,7 @@ impl Dispatch {
     pub(crate) async fn run(mut self) {
         let mut routine = tokio::time::interval(redrive::EVERY);
         let mut leftovers = leftover::every();
-        let mut looks = tokio::time::interval(crowd::LOOKED_AT_EVERY);
+        let mut looks = crowd::looks();
         let mut open = true;
         // What kept a task parked may have been repaired while nobody ran.
         self.retry(Filter::default(), None);
@@ -141,7 +141,7 @@ impl Dispatch {
                 () = self.halt.cancelled() => break,
                 Some(question) = self.questions.recv() => self.answer(question),
                 _ = routine.tick(), if open => self.sweeps.add(Sweep::due(clock::now())),
-                _ = looks.tick() => self.look_at_rules(),
+                _ = looks.tick() => self.look_around().await,
                 _ = leftovers.tick(), if open => self.search_leftovers(),
                 Some(event) = self.running.join_next() => self.happened(event).await,
                 Ok(()) = self.rules.changed(), if open => self.rules_changed(),

@@ -19,6 +19,7 @@ use crate::gather::Gather;
 use crate::health::Pulse;
 use crate::lately::Lately;
 use crate::ledger::Ledger;
+use crate::ledger::records::Lane;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::pace::Pace;
@@ -136,10 +137,20 @@ impl Engine {
     /// Waits until a rule may write a piece, and memory has room for it or has it. Who waits for the rule holds no
     /// memory, and nobody else's reading up; and one at a time is let in to wait for a share, or many would hold one
     /// and wait to send once it is there. One part of each object stands in line, so that objects take turns.
-    pub(crate) async fn admit<'a>(&self, payer: Payer<'_>, reader: &'a Reader, piece: &Piece) -> (Due<'a>, Paid) {
+    pub(crate) async fn admit<'a>(
+        &self,
+        (payer, lane): (Payer<'_>, &Lane),
+        reader: &'a Reader,
+        piece: &Piece,
+    ) -> (Due<'a>, Paid) {
         let share = {
+            let rests = self.pulse.rests(lane);
             let _turn = reader.turn().await;
-            self.limits.let_in(payer, piece.len, self.budget.share(payer, piece.len)).await
+            let share = async {
+                drop(rests);
+                self.budget.share(payer, piece.len).await
+            };
+            self.limits.let_in(payer, piece.len, share).await
         };
         let due = match reader.claim(piece).await {
             Claim::Have(body) => Due::Have(body),

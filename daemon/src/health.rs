@@ -32,8 +32,15 @@ struct Beats {
     last: Instant,
     /// When work was handed back last, if nothing has moved since.
     gave_up: Option<Instant>,
-    /// When each lane that is at work last moved.
-    lanes: BTreeMap<Lane, Instant>,
+    /// How each lane that is at work gets on.
+    lanes: BTreeMap<Lane, Steps>,
+}
+
+#[derive(Debug)]
+struct Steps {
+    moved: Instant,
+    /// How often it waits for a limit.
+    rests: u32,
 }
 
 /// What keeps the daemon from getting anywhere.
@@ -79,14 +86,21 @@ impl Pulse {
 
     /// A lane begins an attempt.
     pub(crate) fn at_work<'a>(&'a self, lane: &'a Lane) -> AtWork<'a> {
-        self.lock().lanes.insert(lane.clone(), Instant::now());
+        self.lock().lanes.insert(lane.clone(), Steps { moved: Instant::now(), rests: 0 });
         AtWork { pulse: self, lane }
     }
 
-    /// A lane waits until a limit lets it go on: however long that takes, it does not hang. Each turn of the limit is a beat.
+    /// A lane waits until a limit lets it go on: however long that takes, it does not hang.
     pub(crate) fn rests<'a>(&'a self, lane: &'a Lane) -> Rests<'a> {
-        self.lock().lanes.remove(lane);
+        if let Some(steps) = self.lock().lanes.get_mut(lane) {
+            steps.rests += 1;
+        }
         Rests { pulse: self, lane }
+    }
+
+    /// A limit lets a body pass for so long already: nothing can be settled meanwhile.
+    pub(crate) fn passes(&self) {
+        self.lock().last = Instant::now();
     }
 
     /// Work was handed back: to have nothing in hand is no rest now.
@@ -111,7 +125,9 @@ impl Pulse {
 
 impl Drop for Rests<'_> {
     fn drop(&mut self) {
-        self.pulse.lock().lanes.insert(self.lane.clone(), Instant::now());
+        if let Some(steps) = self.pulse.lock().lanes.get_mut(self.lane) {
+            *steps = Steps { moved: Instant::now(), rests: steps.rests.saturating_sub(1) };
+        }
     }
 }
 
@@ -132,8 +148,8 @@ impl Beats {
 
     fn moved(&mut self, lane: &Lane, now: Instant) {
         self.beat(now);
-        if let Some(moved) = self.lanes.get_mut(lane) {
-            *moved = now;
+        if let Some(steps) = self.lanes.get_mut(lane) {
+            steps.moved = now;
         }
     }
 
@@ -146,8 +162,9 @@ impl Beats {
 
     fn ailment(&self, now: Instant) -> Option<Ailment> {
         let silent = |since: &Instant| now.saturating_duration_since(*since);
-        let (lane, moved) = self.lanes.iter().min_by_key(|(_, moved)| **moved).unzip();
-        let stuck = lane.zip(moved.map(silent)).filter(|(_, time)| *time > STUCK_AFTER);
+        let at_work = self.lanes.iter().filter(|(_, steps)| steps.rests == 0);
+        let (lane, steps) = at_work.min_by_key(|(_, steps)| steps.moved).unzip();
+        let stuck = lane.zip(steps.map(|steps| silent(&steps.moved))).filter(|(_, time)| *time > STUCK_AFTER);
         let stalled = Some(silent(&self.last)).filter(|time| *time > STALLED_AFTER).map(Ailment::Stalled);
         stuck.map(|(lane, time)| Ailment::Stuck(lane.clone(), time)).or(stalled)
     }
@@ -247,7 +264,10 @@ mod tests {
     fn one_lane_that_hangs_is_seen_though_the_others_go_on() {
         let began = Instant::now();
         let mut beats = Beats::new(began);
-        beats.lanes.extend([(lane("hangs"), began), (lane("works"), began)]);
+        beats.lanes.extend(
+            ["hangs", "works", "rests"]
+                .map(|name| (lane(name), Steps { moved: began, rests: u32::from(name == "rests") })),
+        );
         let late = began + STUCK_AFTER + Duration::from_secs(1);
         beats.moved(&lane("works"), late);
         assert_eq!(beats.ailment(late), Some(Ailment::Stuck(lane("hangs"), late - began)));

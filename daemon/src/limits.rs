@@ -6,8 +6,10 @@ mod requests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use replicator_core::rule::{self, Place, Rule};
+use tokio::time::Instant;
 
 use crate::health::Pulse;
 use crate::turns::{Payer, Turns};
@@ -20,9 +22,12 @@ use requests::Requests;
 pub(crate) struct Limits {
     limiters: RwLock<HashMap<Limited, Limiters>>,
     lines: Lines,
-    /// To wait for a limit is no standstill.
+    /// That a body needs long to pass is no standstill.
     pulse: Arc<Pulse>,
 }
+
+// Bodies that pass in less are settled often enough.
+const LONG: Duration = Duration::from_secs(60);
 
 /// Whoever is limited.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -92,7 +97,7 @@ impl Limits {
         if self.are_none() {
             return;
         }
-        let mut left = bytes;
+        let (mut left, begun) = (bytes, Instant::now());
         while left > 0 {
             let bandwidths = self.bandwidths(rule);
             let turn = bandwidths.iter().map(|(_, bandwidth)| bandwidth.turn_bytes()).fold(left, u64::min);
@@ -101,7 +106,9 @@ impl Limits {
                 bandwidth.pass(turn, is_current).await;
             }
             left = if bandwidths.is_empty() { 0 } else { left - turn };
-            self.pulse.beat();
+            if begun.elapsed() > LONG {
+                self.pulse.passes();
+            }
         }
     }
 

@@ -118,13 +118,6 @@ pub(crate) fn asking() -> Asking {
     Asking { of, is_answered: false }
 }
 
-/// Says whether a failure is that of a destination which has answered nobody for a while: then who tries again only holds
-/// memory for longer.
-pub(crate) fn is_in_vain(failure: &Failure) -> bool {
-    let is_silent = |under: &Under| under.pace.lock().gates.is_silent(&under.route.destination, now());
-    failure.party == Some(Party::Destination) && UNDER.try_with(is_silent).unwrap_or(false)
-}
-
 impl Asking {
     pub(crate) fn answered(mut self) {
         self.is_answered = true;

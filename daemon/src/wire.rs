@@ -22,6 +22,7 @@ use aws_smithy_types::body::SdkBody;
 use http_body_util::{BodyExt, Limited};
 use replicator_core::failure::{Failure, Kind};
 use replicator_core::retry;
+use tokio::time::Instant;
 
 use crate::accounts::refusal::{self, Said, Side};
 use crate::metrics::Metrics;
@@ -71,6 +72,7 @@ impl Wire {
     pub(crate) async fn send(&self, call: Call<'_>) -> Result<Answer, Refusal> {
         let mut attempt = 1;
         loop {
+            let begun = Instant::now();
             let refusal = match Box::pin(self.attempt(&call)).await {
                 Ok(answer) => return Ok(answer),
                 Err(refusal) => Box::pin(self.explained(&call, refusal)).await,
@@ -80,7 +82,9 @@ impl Wire {
                 pace::strained(party);
             }
             let is_passing = is_throttled || refusal.failure.kind == Kind::Transient;
-            if !is_passing || attempt >= call.attempts_max || pace::is_in_vain(&refusal.failure) {
+            // Who sends a body has memory, and is not to hold that for longer than it was given for.
+            let is_held_up = call.body().is_some() && begun.elapsed() >= call.timeout;
+            if !is_passing || attempt >= call.attempts_max || is_held_up {
                 return Err(refusal);
             }
             tokio::time::sleep(retry::delay(attempt, fastrand::f64())).await;

@@ -14,7 +14,7 @@ import servers
 import table
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
-PLAN = ["small", "large", "pace", "daemons", "memory"]
+PLAN = ["small", "large", "pace", "daemons", "fanout", "versions", "backlog", "memory"]
 
 WORKS = {
     "fakes": {

@@ -24,7 +24,7 @@ def daemons(options, work):
 
 
 def fanout(options, work):
-    """Every object goes to eight buckets, by one rule for each or by eight, of which one is for the object."""
+    """Every object goes to eight buckets, by one rule for each or by eight that share the objects."""
     yield f"\nfakes: {work.objects} objects of {table.size(work.bytes)}"
     yield heading("rules x destinations", "replica")
     for rules, destinations in ((1, 1), (8, 8), (64, 8)):
@@ -37,9 +37,17 @@ def rules_for(each, destinations):
     for destination in range(1, destinations + 1):
         bucket = "orders-replica" if destination == 1 else f"orders-replica-{destination}"
         for number in range(each):
-            prefix = "bench/" if number == 0 else f"other-{number}/"
-            rest = f'filter = {{ prefix = "{prefix}" }}'
-            yield contenders.rule(f"{destination}-{number}", bucket, rest)
+            yield contenders.rule(f"{destination}-{number}", bucket, part(number, each))
+
+
+def part(number, of):
+    """Filters by the last digit of a key; the last rule takes the digits that are left."""
+    if of == 1:
+        return ""
+    if number < of - 1:
+        return f'filter = {{ suffix = "{number}" }}'
+    others = ", ".join(f'"*{digit}"' for digit in range(of - 1))
+    return f"filter = {{ exclude = [{others}] }}"
 
 
 def versions(options, work):

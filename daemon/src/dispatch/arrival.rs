@@ -5,7 +5,7 @@ use std::sync::Arc;
 use replicator_core::failure::Reason;
 use tracing::{debug, warn};
 
-use super::{Dispatch, crowd};
+use super::Dispatch;
 use crate::message::{Delivery, Disposal, Message, Settlement};
 use crate::metrics::MessageOutcome;
 use crate::task::Task;
@@ -52,17 +52,7 @@ impl Dispatch {
         let (number, redelivered) = (message.number, message.redelivered());
         self.hand.take(message, disposal, tasks.len());
         for task in tasks {
-            match self.is_crowding(&task) {
-                true => self.send_back(number).await,
-                false => self.enqueue(Some(number), Task { redelivered, ..task }),
-            }
-        }
-    }
-
-    /// Closes one task of a message, which comes again for it.
-    async fn send_back(&mut self, number: u64) {
-        if let Some(settlement) = self.hand.close(number, crowd::away) {
-            self.settle(settlement).await;
+            self.take_or_send_back(number, Task { redelivered, ..task }).await;
         }
     }
 }

@@ -2,10 +2,11 @@
 //! goes back, so that there is room for the others'. Whoever merely has much to do fills it, and the queue keeps the
 //! rest: that costs no receipts.
 
-use std::collections::{HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::{Dispatch, MESSAGES_MAX, Work};
 use crate::message::{Disposal, Message};
@@ -15,24 +16,29 @@ use crate::task::Task;
 /// What one destination in trouble may have.
 const AILING_MAX: usize = MESSAGES_MAX / 4;
 
-/// What one key may have whose task goes on for long: one that waits for the fence settles all of it at once.
+/// What one key may have whose task goes on for long, as one does whose markers wait for the fence.
 const LANE_MAX: usize = MESSAGES_MAX / 20;
 const LONG: Duration = Duration::from_secs(30);
 
-/// From here on a rule has most of the hand.
-const MOST: usize = MESSAGES_MAX / 2;
-
-/// The last quarter is for others than a rule that has most and would need this long for it.
+/// The last quarter is for others than rules that have many and would need this long for them.
 const FULL: usize = MESSAGES_MAX / 4 * 3;
+const MANY: usize = MESSAGES_MAX / 10;
 const SLOW: Duration = Duration::from_secs(60);
 
-/// So often rules are looked at.
-pub(super) const LOOKED_AT_EVERY: Duration = Duration::from_secs(10);
+/// Where less is in hand nobody crowds.
+const CROWD_MIN: usize = MESSAGES_MAX / 2;
 
-// The queue gives it back when the crowd may have thinned out; doubled with each delivery, so that nothing waits for much
-// longer than it has waited before. A hundred deliveries outlast the fortnight that a queue keeps a message at most.
+/// So often rules and lanes are looked at.
+const LOOKED_AT_EVERY: Duration = Duration::from_secs(10);
+
+// The queue gives it back when the crowd may have thinned out; doubled with each delivery.
 const CROWDED_FOR: Duration = Duration::from_secs(30);
-const CROWDED_FOR_MAX: Duration = Duration::from_secs(4 * 60 * 60);
+
+// A rule that is slow has more than comes back in a quarter of an hour, and each receipt of it is in vain.
+const SLOW_FOR_MAX: Duration = Duration::from_secs(4 * 60 * 60);
+
+/// What is away of slow rules at once: SQS lets 120,000 messages be in flight on a queue, and gives out none beyond that.
+pub(super) const AWAY_MAX: usize = 20_000;
 
 /// What is known of how rules get on.
 #[derive(Debug, Default)]
@@ -40,6 +46,16 @@ pub(super) struct Crowd {
     /// How much of each rule was closed since it was last looked at.
     closed: HashMap<String, usize>,
     slow: HashSet<String>,
+    /// When what is away of slow rules comes back.
+    away: BinaryHeap<Reverse<Instant>>,
+}
+
+/// Returns when to look at rules and lanes.
+pub(super) fn looks() -> Interval {
+    let mut looks = tokio::time::interval(LOOKED_AT_EVERY);
+    // Two in a row would find that nothing was done in between.
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    looks
 }
 
 impl Crowd {
@@ -51,49 +67,75 @@ impl Crowd {
     }
 
     /// Finds out which rules are slow, given what each has in hand.
-    fn look(&mut self, in_hand: HashMap<&str, usize>) {
+    fn look(&mut self, in_hand: HashMap<&str, usize>, now: Instant) {
         let looks = usize::try_from(SLOW.as_secs() / LOOKED_AT_EVERY.as_secs()).unwrap_or(usize::MAX);
         let closed = std::mem::take(&mut self.closed);
         let closed = |rule| closed.get(rule).copied().unwrap_or(0);
-        let slow = in_hand.into_iter().filter(|(rule, has)| *has >= MOST && closed(*rule).saturating_mul(looks) < *has);
+        let slow = in_hand.into_iter().filter(|(rule, has)| *has >= MANY && closed(*rule).saturating_mul(looks) < *has);
         self.slow = slow.map(|(rule, _)| rule.to_owned()).collect();
+        while self.away.peek().is_some_and(|Reverse(back)| *back <= now) {
+            self.away.pop();
+        }
     }
-}
 
-/// Sends a message back that came where others crowd.
-pub(super) fn away(message: &Message) -> Disposal {
-    Disposal::Release(message.patience_up_to(CROWDED_FOR, CROWDED_FOR_MAX))
+    /// Says whether what comes of slow rules goes back.
+    fn makes_room(&self) -> bool {
+        !self.slow.is_empty() && self.away.len() < AWAY_MAX
+    }
 }
 
 impl Dispatch {
     /// Says whether there is room for more messages.
     pub(super) fn has_room_for_some(&self) -> bool {
-        let most = if self.crowd.slow.is_empty() { FULL } else { MESSAGES_MAX };
-        self.hand.len() < most
+        self.hand.len() < if self.crowd.makes_room() { MESSAGES_MAX } else { FULL }
     }
 
-    pub(super) fn look_at_rules(&mut self) {
+    /// Looks at how rules get on, and at lanes that came to have too much.
+    pub(super) async fn look_around(&mut self) {
         let mut in_hand: HashMap<&str, usize> = HashMap::new();
         for ticket in self.lanes.values().flat_map(Work::tickets).filter(|ticket| ticket.message.is_some()) {
             *in_hand.entry(&ticket.task.rules.lead.id).or_default() += 1;
         }
         // There are no others where there is one rule.
-        let rules = self.rules.borrow().iter().count();
-        self.crowd.look(if rules > 1 { in_hand } else { HashMap::new() });
+        let rules = self.rules.borrow().iter().filter(|rule| rule.enabled).count();
+        self.crowd.look(if rules > 1 { in_hand } else { HashMap::new() }, Instant::now());
+        if self.hand.len() >= CROWD_MIN {
+            let busy = self.lanes.values_mut().filter(|work| work.is_at_work_for(LONG, Instant::now()));
+            let beyond: Vec<u64> = busy.flat_map(|work| work.give_back(LANE_MAX)).collect();
+            for number in beyond {
+                self.send_back(number, |message| message.patience(CROWDED_FOR)).await;
+            }
+        }
     }
 
-    /// Says whether a task would crowd others out.
-    pub(super) fn is_crowding(&self, task: &Task) -> bool {
-        self.is_of_slow_rule(task) || self.is_of_busy_lane(task) || self.is_for_crowded_destination(task)
+    /// Takes one task of a message in hand, or sends the message back where it would crowd others out.
+    pub(super) async fn take_or_send_back(&mut self, number: u64, task: Task) {
+        if self.is_of_slow_rule(&task) {
+            let mut back = None;
+            self.send_back(number, |message| *back.insert(message.patience_up_to(CROWDED_FOR, SLOW_FOR_MAX))).await;
+            self.crowd.away.extend(back.map(|back| Reverse(Instant::now() + back)));
+        } else if self.is_of_busy_lane(&task) || self.is_for_crowded_destination(&task) {
+            self.send_back(number, |message| message.patience(CROWDED_FOR)).await;
+        } else {
+            self.enqueue(Some(number), task);
+        }
+    }
+
+    /// Closes one task of a message, which comes again for it.
+    async fn send_back(&mut self, number: u64, after: impl FnOnce(&Message) -> Duration) {
+        if let Some(settlement) = self.hand.close(number, |message| Disposal::Release(after(message))) {
+            self.settle(settlement).await;
+        }
     }
 
     fn is_of_slow_rule(&self, task: &Task) -> bool {
-        self.hand.len() >= MOST && self.crowd.slow.contains(&task.rules.lead.id)
+        let is_slow = self.crowd.makes_room() && self.crowd.slow.contains(&task.rules.lead.id);
+        is_slow && self.hand.len() >= CROWD_MIN
     }
 
     fn is_of_busy_lane(&self, task: &Task) -> bool {
         let work = self.lanes.get(&task.lane).filter(|work| work.is_at_work_for(LONG, Instant::now()));
-        work.is_some_and(|work| work.tickets().count() >= LANE_MAX)
+        self.hand.len() >= CROWD_MIN && work.is_some_and(|work| work.tickets().count() >= LANE_MAX)
     }
 
     fn is_for_crowded_destination(&self, task: &Task) -> bool {
@@ -109,25 +151,38 @@ impl Dispatch {
 mod tests {
     use super::*;
 
+    fn looked_at(has: usize, closes: usize) -> Crowd {
+        let mut crowd = Crowd::default();
+        (0..closes).for_each(|_| crowd.closed("rule"));
+        crowd.look(HashMap::from([("rule", has), ("other", MANY - 1)]), Instant::now());
+        crowd
+    }
+
     #[test]
-    fn a_rule_is_slow_that_has_most_of_the_hand_and_needs_more_than_a_minute_for_it() {
-        let slow = |has: usize, closes: usize| {
-            let mut crowd = Crowd::default();
-            (0..closes).for_each(|_| crowd.closed("rule"));
-            crowd.look(HashMap::from([("rule", has), ("other", MESSAGES_MAX - has)]));
-            crowd.slow.contains("rule")
-        };
-        assert!(slow(MOST + 1, MOST / 6));
-        assert!(!slow(MOST, MOST / 6 + 1), "it is swift");
-        assert!(!slow(MOST - 1, 0), "others have as much");
+    fn a_rule_is_slow_that_has_many_and_needs_more_than_a_minute_for_them() {
+        assert!(looked_at(MANY + 1, MANY / 6).slow.contains("rule"));
+        assert!(!looked_at(MANY, MANY / 6 + 1).slow.contains("rule"), "it is swift");
+        assert!(!looked_at(MANY - 1, 0).slow.contains("rule"), "it has few");
+        assert!(!looked_at(FULL, 0).slow.contains("other"));
     }
 
     #[test]
     fn a_rule_that_gets_on_again_is_slow_no_more() {
-        let mut crowd = Crowd::default();
-        crowd.look(HashMap::from([("rule", FULL)]));
+        let mut crowd = looked_at(FULL, 0);
         (0..FULL).for_each(|_| crowd.closed("rule"));
-        crowd.look(HashMap::from([("rule", FULL)]));
+        crowd.look(HashMap::from([("rule", FULL)]), Instant::now());
         assert!(crowd.slow.is_empty());
+    }
+
+    #[test]
+    fn only_so_many_are_away_at_once() {
+        let mut crowd = looked_at(FULL, 0);
+        let back = Instant::now() + CROWDED_FOR;
+        crowd.away.extend((1..AWAY_MAX).map(|_| Reverse(back)));
+        assert!(crowd.makes_room());
+        crowd.away.push(Reverse(back));
+        assert!(!crowd.makes_room());
+        crowd.look(HashMap::from([("rule", FULL)]), back);
+        assert!(crowd.makes_room(), "they are back");
     }
 }

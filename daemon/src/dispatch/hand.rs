@@ -62,7 +62,7 @@ impl Hand {
 
     /// Closes one task of a message; the last one settles it. Of several disposals the most
     /// careful wins.
-    pub(super) fn close(&mut self, number: u64, disposal: impl Fn(&Message) -> Disposal) -> Option<Settlement> {
+    pub(super) fn close(&mut self, number: u64, disposal: impl FnOnce(&Message) -> Disposal) -> Option<Settlement> {
         let in_hand = self.messages.get_mut(&number)?;
         let disposal = disposal(&in_hand.message);
         let closed = in_hand.open.min(1);

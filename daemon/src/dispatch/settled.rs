@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use replicator_core::event::Action;
 use replicator_core::object::VersionId;
 
+use super::crowd::AWAY_MAX;
 use crate::ledger::records::Lane;
 use crate::task::{Task, Wish};
 
@@ -23,9 +24,8 @@ pub(super) struct Settled {
 
 type Done = (Lane, Action, Option<VersionId>);
 
-/// As many as may go back within the longest delay, at ten a second: some MiB. Who is forgotten
-/// costs a look at the destination.
-const MESSAGES_MAX: usize = 10_000;
+/// As many as may be away of slow rules: some MiB. Who is forgotten costs a look at the destination.
+const MESSAGES_MAX: usize = AWAY_MAX;
 
 impl Settled {
     /// Takes note of a wish that is granted.

@@ -93,6 +93,17 @@ impl Work {
         self.tickets().all(|ticket| ticket.message.is_none())
     }
 
+    /// Gives back the messages of what waits beyond so many tickets, the newest: what one asks for the others' task does too.
+    pub(super) fn give_back(&mut self, most: usize) -> Vec<u64> {
+        let keep = most.saturating_sub(self.working().len()).min(self.waiting.len());
+        let (kept, beyond) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .enumerate()
+            .partition::<Vec<_>, _>(|(at, ticket)| *at < keep || ticket.message.is_none());
+        self.waiting = kept.into_iter().map(|(_, ticket)| ticket).collect();
+        beyond.into_iter().filter_map(|(_, ticket)| ticket.message).collect()
+    }
+
     /// Lists what waits for its turn.
     pub(super) fn waiting(&self) -> &[Ticket] {
         &self.waiting

@@ -15,7 +15,7 @@ pub(super) struct Bandwidth {
     rest: Mutex<u64>,
 }
 
-// The limiter counts in u32, and a time by the nanosecond for each: by the KiB that reaches 4 TiB/s, and is exact.
+// The limiter counts in u32, and a time by the nanosecond for each: by the KiB that is exact to 0.1 % up to 1 GiB/s.
 const UNIT_BYTES: u64 = 1024;
 
 const TURN_UNITS: NonZeroU32 = NonZeroU32::new(64).unwrap();

@@ -55,7 +55,7 @@ pub(super) enum Change {
     Widened,
 }
 
-// Tasks that work at the same time: few enough for the sockets of one process, which may have 1024
+// Tasks that work at the same time, but for a few of each destination: few enough for the sockets of one process, which may have 1024
 // by default. Of large objects the memory bounds the parts.
 const TASKS_MAX: u32 = 256;
 
@@ -155,11 +155,6 @@ impl Gates {
         }
     }
 
-    /// Says whether a destination that was asked has answered nothing for a while.
-    pub(super) fn is_silent(&self, destination: &Place, now: Instant) -> bool {
-        self.parties.get(&Site::Destination(destination.clone())).is_some_and(|gate| gate.is_silent(now))
-    }
-
     /// Turns away who waits for a destination that is left alone, but for the one who came first.
     pub(super) fn turn_away(&mut self, destination: &Place, now: Instant) -> Vec<(u64, Duration)> {
         if !self.leaves_alone(destination) {
@@ -195,7 +190,7 @@ impl Gates {
         // Whoever else is asked is heard of through the destination, and only what that says is taken note of.
         let destination = self.parties.get(&Site::Destination(route.destination.clone()));
         let sites = route.sites().filter(|site| !matches!(site, Site::Source(_)));
-        destination.is_some_and(|gate| gate.asking > 0 && gate.is_silent(now))
+        destination.is_some_and(|gate| gate.is_silent(now))
             || sites.filter_map(|site| self.parties.get(&site)).any(Gate::is_ailing)
     }
 
@@ -213,11 +208,12 @@ impl Gates {
 
     fn admits(&self, route: &Route, now: Instant) -> bool {
         let share = self.share(&route.destination);
+        let most = if self.under_way() >= TASKS_MAX { SHARE_MIN } else { share };
         let is_shared = self.shared.contains(&route.destination);
         let of_rule = |all: u32| if is_shared { all - all / OTHERS_DIVISOR } else { all };
         route.sites().all(|site| {
             let limit = match site {
-                Site::Destination(_) => share,
+                Site::Destination(_) => most,
                 Site::Bulk(_) => share / BULK_DIVISOR,
                 Site::Rule(..) => of_rule(share),
                 Site::RuleBulk(..) => of_rule(share / BULK_DIVISOR).max(1),
@@ -244,6 +240,15 @@ impl Gates {
             self.gate(site).under_way += 1;
         }
         entered
+    }
+
+    /// Counts all that are at work.
+    fn under_way(&self) -> u32 {
+        let of_destination = |(site, gate): (&Site, &Gate)| match site {
+            Site::Destination(_) => gate.under_way,
+            Site::Source(_) | Site::Bulk(_) | Site::Rule(..) | Site::RuleBulk(..) | Site::Key(_) => 0,
+        };
+        self.parties.iter().map(of_destination).sum()
     }
 
     /// Returns what one destination may have: each that has work has the same, and those without work need nothing.

@@ -86,8 +86,7 @@ impl Copy<'_> {
     pub(super) async fn admitted(&self, part: Part, is_bulk: bool) -> (Due<'_>, Paid) {
         let version = self.version.version.clone();
         let piece = Piece { version, is_part: is_bulk, offset: part.offset, len: part.len };
-        let _rests = self.engine.pulse.rests(&self.task.lane);
-        self.engine.admit(self.payer(is_bulk), self.reader, &piece).await
+        self.engine.admit((self.payer(is_bulk), &self.task.lane), self.reader, &piece).await
     }
 
     /// Asks the source what the replica carries. Tags are counted by some endpoints for GET and not for HEAD, LocalStack
@@ -184,7 +183,7 @@ impl Copy<'_> {
         let size_bytes = self.version.size_bytes;
         let version = SourceVersion { version: stamp.version.clone(), kind: PlanKind::Object, etag, size_bytes };
         let original = Pinned::replica(self.destination, self.task, &version);
-        Ok(original.crc64(self.engine, &self.rule).await? == own)
+        Ok(original.crc64(self.engine, &self.rule, &self.task.lane).await? == own)
     }
 
     /// Returns the stamp of what claims to come from where it would go now, if the rule minds.

@@ -23,7 +23,6 @@ use crate::failpoint::Step;
 use crate::fanout::Body;
 use crate::ledger::Parts;
 use crate::ledger::records::{Upload, UploadedPart, Whose};
-use crate::pace;
 use crate::task::Task;
 use crate::wire::Call;
 
@@ -196,16 +195,27 @@ async fn upload_part(
     abreast: &Abreast,
 ) -> Result<Option<UploadedPart>, Failure> {
     let Some(_room) = abreast.begin().await else { return Ok(None) };
-    let mut attempt = 1;
+    let mut attempts_left = PART_ATTEMPTS;
     loop {
+        attempts_left -= 1;
         match try_part(copy, upload, part, abreast).await {
-            Err(failure)
-                if failure.kind == Kind::Transient && attempt < PART_ATTEMPTS && !pace::is_in_vain(&failure) =>
-            {
-                attempt += 1;
-            }
-            result => return result,
+            // Where the last one was not answered in all its time, neither is the next, and its memory is lacking elsewhere.
+            Err(Tried { failure, is_held_up: false }) if failure.kind == Kind::Transient && attempts_left > 0 => {}
+            result => return result.map_err(|tried| tried.failure),
         }
+    }
+}
+
+/// How an attempt at a part failed.
+struct Tried {
+    failure: Failure,
+    /// It took all the time there is for one.
+    is_held_up: bool,
+}
+
+impl From<Failure> for Tried {
+    fn from(failure: Failure) -> Self {
+        Self { failure, is_held_up: false }
     }
 }
 
@@ -214,7 +224,7 @@ async fn try_part(
     upload: &Upload,
     part: Part,
     abreast: &Abreast,
-) -> Result<Option<UploadedPart>, Failure> {
+) -> Result<Option<UploadedPart>, Tried> {
     let (due, _share) = tokio::select! {
         biased;
         () = abreast.over() => return Ok(None),
@@ -234,7 +244,10 @@ async fn try_part(
     let call = Call::part(&lane.destination.bucket, &lane.key, (&upload.upload_id, part.number), body.chunks.clone())
         .within(body_timeout(part.len))
         .header(CRC64_NVME, checked.then(|| crc64_header(body.crc64)).as_deref());
-    let answer = copy.engine.failpoints.around(Step::UploadPart, Box::pin(copy.destination.wire.send(call))).await?;
+    let sent = Instant::now();
+    let answer = copy.engine.failpoints.around(Step::UploadPart, Box::pin(copy.destination.wire.send(call))).await;
+    let is_held_up = sent.elapsed() >= body_timeout(part.len);
+    let answer = answer.map_err(|refusal| Tried { failure: refusal.into(), is_held_up })?;
     let etag = etag_of(answer.into_head().header("etag"), "UploadPart")?;
     abreast.took(part, began.elapsed());
     Ok(Some(UploadedPart { number: part.number, etag, crc64: body.crc64 }))

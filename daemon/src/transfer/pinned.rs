@@ -13,6 +13,7 @@ use super::{part_bytes_preferred, proof};
 use crate::accounts::Access;
 use crate::accounts::refusal::Side;
 use crate::engine::Engine;
+use crate::ledger::records::Lane;
 use crate::task::Task;
 use crate::turns::Payer;
 use crate::wire::{Call, Chunks, Filling, Head, Refusal};
@@ -97,14 +98,17 @@ impl<'a> Pinned<'a> {
 
     /// Reads everything, part by part, for the checksum of the whole. Nothing is kept, so nothing is paid for: whoever asks
     /// may hold memory already.
-    pub(super) async fn crc64(&self, engine: &Engine, rule: &Rule) -> Result<u64, Failure> {
+    pub(super) async fn crc64(&self, engine: &Engine, rule: &Rule, lane: &Lane) -> Result<u64, Failure> {
         let unsupported =
             |error| Failure::caused(Kind::Unsupported(Reason::SrcObjectNotEligible), "part layout", error);
         let layout = parts::layout(self.version.size_bytes, part_bytes_preferred(engine, rule)).map_err(unsupported)?;
         let mut whole = crc64(&[]);
         for part in layout.parts() {
             let payer = Payer { rule, is_bulk: true };
-            engine.limits.bytes(payer, part.len).await;
+            {
+                let _rests = engine.pulse.rests(lane);
+                engine.limits.bytes(payer, part.len).await;
+            }
             let call = self.get().header("range", (part.len > 0).then(|| part.range()).as_deref());
             let (_, body) = self.access.wire.send(call).await?.split();
             let (_, crc64) = self.fill(Filling::passing(part.len), part, body).await?.finish();

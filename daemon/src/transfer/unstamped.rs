@@ -124,7 +124,7 @@ impl Search<'_> {
         let Some(looks) = Looks::of_full(&head).filter(|looks| wanted.contains(&looks)) else { return Ok(None) };
         let crc64 = match head.header(CRC64_NVME).and_then(crc64_stated) {
             Some(crc64) => crc64,
-            None => version.crc64(self.engine, &self.task.rules.lead).await?,
+            None => version.crc64(self.engine, &self.task.rules.lead, &self.task.lane).await?,
         };
         Ok(Some((looks, crc64)))
     }

@@ -65,10 +65,10 @@ impl Gate {
     }
 
     pub(super) fn is_silent(&self, now: Instant) -> bool {
-        self.heard.is_some_and(|heard| heard + QUIET_AFTER <= now)
+        self.asking > 0 && self.heard.is_some_and(|heard| heard + QUIET_AFTER <= now)
     }
 
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a width is from 1 to 256")]
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a width is from 1 to 128")]
     pub(super) fn describe(&self, site: &Site) -> Ailing {
         let name = match site {
             Site::Source(place) | Site::Destination(place) | Site::Bulk(place) => place.bucket.to_string(),

@@ -149,12 +149,12 @@ fn a_destination_that_is_asked_and_does_not_answer_is_ailing_before_it_is_known_
     let (route, at) = (route("hangs"), |seconds| now + Duration::from_secs(seconds));
     gates.asks(&route.destination, at(0));
     assert!(!gates.is_ailing(&route, at(9)));
-    assert!(gates.is_ailing(&route, at(10)) && gates.is_silent(&route.destination, at(10)));
+    assert!(gates.is_ailing(&route, at(10)));
     gates.asks(&route.destination, at(11));
     gates.asked(&route.destination, false, at(12));
     assert!(gates.is_ailing(&route, at(12)), "that a request was given up is no answer");
     gates.asked(&route.destination, true, at(13));
-    assert!(!gates.is_silent(&route.destination, at(22)));
+    assert!(!gates.is_ailing(&route, at(22)));
     assert!(!gates.is_ailing(&route, at(60)), "nobody asks it");
     gates.asks(&route.destination, at(70));
     assert!(!gates.is_ailing(&route, at(79)), "it was asked a moment ago");

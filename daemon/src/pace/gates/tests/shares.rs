@@ -74,9 +74,19 @@ fn places_are_divided_among_destinations_that_have_work() {
             gates.leave(&route, one, Answer::Served { wrote: true }, (now, JITTER));
         });
     }
-    assert_eq!(fill(&mut gates, &route("busy"), now).len(), 128);
+    let busy = fill(&mut gates, &route("busy"), now);
+    assert_eq!(busy.len(), 128);
     assert_eq!(fill(&mut gates, &route("another"), now).len(), 128);
-    assert_eq!(fill(&mut gates, &route("third"), now).len(), 85);
+    let third = route("third");
+    assert_eq!(fill(&mut gates, &third, now).len(), 8, "the others have all others");
+    let waiting: Vec<Lined> = (0..100).map(|_| gates.line_up(&third, now)).collect();
+    assert!(waiting.iter().all(|lined| matches!(lined, Lined::Waits(_))));
+    let mut entered = 0;
+    for one in busy.into_iter().take(100) {
+        gates.leave(&route("busy"), one, Answer::Served { wrote: true }, (now, JITTER));
+        entered += gates.pump(now).len();
+    }
+    assert_eq!(8 + entered, 85);
 }
 
 #[test]
