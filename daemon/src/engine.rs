@@ -144,8 +144,8 @@ impl Engine {
         piece: &Piece,
     ) -> (Due<'a>, Paid) {
         let share = {
-            let rests = self.pulse.rests(lane);
             let _turn = reader.turn().await;
+            let rests = self.pulse.rests(lane);
             let share = async {
                 drop(rests);
                 self.budget.share(payer, piece.len).await

@@ -98,9 +98,13 @@ impl Pulse {
         Rests { pulse: self, lane }
     }
 
-    /// A limit lets a body pass for so long already: nothing can be settled meanwhile.
+    /// A limit lets a body pass for so long already that others need not have been settled meanwhile. To get here again and
+    /// again after work was handed back is no progress.
     pub(crate) fn passes(&self) {
-        self.lock().last = Instant::now();
+        let mut beats = self.lock();
+        if beats.gave_up.is_none() {
+            beats.last = Instant::now();
+        }
     }
 
     /// Work was handed back: to have nothing in hand is no rest now.

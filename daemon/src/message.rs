@@ -59,7 +59,7 @@ pub(crate) enum Disposal {
 
 // What failed many times is tried four times an hour: soon enough after a repair, and a queue's
 // maxReceiveCount of 100 lasts for a day.
-const DELAY_MAX: Duration = Duration::from_secs(15 * 60);
+pub(crate) const DELAY_MAX: Duration = Duration::from_secs(15 * 60);
 
 impl Message {
     /// Says whether it was delivered before: then something may have begun that is not in the

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::{Dispatch, MESSAGES_MAX, Work};
-use crate::message::{Disposal, Message};
+use crate::message::{DELAY_MAX, Disposal, Message};
 use crate::pace::Route;
 use crate::task::Task;
 
@@ -37,7 +37,7 @@ const CROWDED_FOR: Duration = Duration::from_secs(30);
 // A rule that is slow has more than comes back in a quarter of an hour, and each receipt of it is in vain.
 const SLOW_FOR_MAX: Duration = Duration::from_secs(4 * 60 * 60);
 
-/// What is away of slow rules at once: SQS lets 120,000 messages be in flight on a queue, and gives out none beyond that.
+/// Slow rules' messages go back while fewer than this are away: SQS lets 120,000 messages be in flight on a queue, and gives out none beyond that.
 pub(super) const AWAY_MAX: usize = 20_000;
 
 /// What is known of how rules get on.
@@ -45,8 +45,10 @@ pub(super) const AWAY_MAX: usize = 20_000;
 pub(super) struct Crowd {
     /// How much of each rule was closed since it was last looked at.
     closed: HashMap<String, usize>,
+    /// Those that were found slow the last time, and those that were twice in a row.
+    seemed_slow: HashSet<String>,
     slow: HashSet<String>,
-    /// When what is away of slow rules comes back.
+    /// When what went back comes again.
     away: BinaryHeap<Reverse<Instant>>,
 }
 
@@ -66,13 +68,17 @@ impl Crowd {
         }
     }
 
-    /// Finds out which rules are slow, given what each has in hand.
+    /// Finds out which rules are slow, given what each has in hand: twice in a row, because one that was idle has closed nothing
+    /// when its first messages come.
     fn look(&mut self, in_hand: HashMap<&str, usize>, now: Instant) {
+        let many = MANY.min(FULL / in_hand.len().max(1));
         let looks = usize::try_from(SLOW.as_secs() / LOOKED_AT_EVERY.as_secs()).unwrap_or(usize::MAX);
         let closed = std::mem::take(&mut self.closed);
         let closed = |rule| closed.get(rule).copied().unwrap_or(0);
-        let slow = in_hand.into_iter().filter(|(rule, has)| *has >= MANY && closed(*rule).saturating_mul(looks) < *has);
-        self.slow = slow.map(|(rule, _)| rule.to_owned()).collect();
+        let slow = in_hand.into_iter().filter(|(rule, has)| *has >= many && closed(*rule).saturating_mul(looks) < *has);
+        let slow: HashSet<String> = slow.map(|(rule, _)| rule.to_owned()).collect();
+        self.slow = slow.intersection(&self.seemed_slow).cloned().collect();
+        self.seemed_slow = slow;
         while self.away.peek().is_some_and(|Reverse(back)| *back <= now) {
             self.away.pop();
         }
@@ -103,34 +109,38 @@ impl Dispatch {
             let busy = self.lanes.values_mut().filter(|work| work.is_at_work_for(LONG, Instant::now()));
             let beyond: Vec<u64> = busy.flat_map(|work| work.give_back(LANE_MAX)).collect();
             for number in beyond {
-                self.send_back(number, |message| message.patience(CROWDED_FOR)).await;
+                self.send_back(number, DELAY_MAX).await;
             }
         }
     }
 
     /// Takes one task of a message in hand, or sends the message back where it would crowd others out.
     pub(super) async fn take_or_send_back(&mut self, number: u64, task: Task) {
-        if self.is_of_slow_rule(&task) {
-            let mut back = None;
-            self.send_back(number, |message| *back.insert(message.patience_up_to(CROWDED_FOR, SLOW_FOR_MAX))).await;
-            self.crowd.away.extend(back.map(|back| Reverse(Instant::now() + back)));
-        } else if self.is_of_busy_lane(&task) || self.is_for_crowded_destination(&task) {
-            self.send_back(number, |message| message.patience(CROWDED_FOR)).await;
+        if self.is_of_busy_lane(&task) || self.is_for_crowded_destination(&task) {
+            self.send_back(number, DELAY_MAX).await;
+        } else if self.is_of_slow_rule(&task) {
+            self.send_back(number, SLOW_FOR_MAX).await;
         } else {
             self.enqueue(Some(number), task);
         }
     }
 
     /// Closes one task of a message, which comes again for it.
-    async fn send_back(&mut self, number: u64, after: impl FnOnce(&Message) -> Duration) {
-        if let Some(settlement) = self.hand.close(number, |message| Disposal::Release(after(message))) {
+    async fn send_back(&mut self, number: u64, most: Duration) {
+        let back = |message: &Message| Disposal::Release(message.patience_up_to(CROWDED_FOR, most));
+        if let Some(settlement) = self.hand.close(number, back) {
+            if let Disposal::Release(after) = settlement.disposal {
+                self.crowd.away.push(Reverse(Instant::now() + after));
+            }
             self.settle(settlement).await;
         }
     }
 
+    /// Says whether a task's rule is slow, and not because its destination is in trouble, which may be over soon.
     fn is_of_slow_rule(&self, task: &Task) -> bool {
-        let is_slow = self.crowd.makes_room() && self.crowd.slow.contains(&task.rules.lead.id);
-        is_slow && self.hand.len() >= CROWD_MIN
+        let lead = &task.rules.lead;
+        let is_slow = self.crowd.makes_room() && self.crowd.slow.contains(&lead.id);
+        is_slow && self.hand.len() >= CROWD_MIN && !self.engine.pace.is_ailing(&Route::of(lead))
     }
 
     fn is_of_busy_lane(&self, task: &Task) -> bool {
@@ -153,8 +163,10 @@ mod tests {
 
     fn looked_at(has: usize, closes: usize) -> Crowd {
         let mut crowd = Crowd::default();
-        (0..closes).for_each(|_| crowd.closed("rule"));
-        crowd.look(HashMap::from([("rule", has), ("other", MANY - 1)]), Instant::now());
+        for _ in 0..2 {
+            (0..closes).for_each(|_| crowd.closed("rule"));
+            crowd.look(HashMap::from([("rule", has), ("other", MANY - 1)]), Instant::now());
+        }
         crowd
     }
 
@@ -164,6 +176,25 @@ mod tests {
         assert!(!looked_at(MANY, MANY / 6 + 1).slow.contains("rule"), "it is swift");
         assert!(!looked_at(MANY - 1, 0).slow.contains("rule"), "it has few");
         assert!(!looked_at(FULL, 0).slow.contains("other"));
+    }
+
+    #[test]
+    fn a_rule_whose_messages_have_just_come_is_not_slow_yet() {
+        let mut crowd = Crowd::default();
+        crowd.look(HashMap::from([("rule", FULL)]), Instant::now());
+        assert!(crowd.slow.is_empty());
+        crowd.look(HashMap::from([("rule", FULL)]), Instant::now());
+        assert!(crowd.slow.contains("rule"));
+    }
+
+    #[test]
+    fn of_many_rules_each_is_slow_that_has_its_part_of_the_hand() {
+        let names: Vec<String> = (0..30).map(|number| format!("rule-{number}")).collect();
+        let mut crowd = Crowd::default();
+        for _ in 0..2 {
+            crowd.look(names.iter().map(|name| (name.as_str(), FULL / 30)).collect(), Instant::now());
+        }
+        assert_eq!(crowd.slow.len(), 30);
     }
 
     #[test]

@@ -32,10 +32,13 @@ impl Settled {
     pub(super) fn note(&mut self, message: &str, task: &Task, wish: &Wish) {
         if !self.by_message.contains_key(message) {
             self.order.push_back(message.to_owned());
-            if self.order.len() > MESSAGES_MAX
+            while self.by_message.len() >= MESSAGES_MAX
                 && let Some(oldest) = self.order.pop_front()
             {
                 self.by_message.remove(&oldest);
+            }
+            if self.order.len() > 2 * MESSAGES_MAX {
+                self.order.retain(|id| self.by_message.contains_key(id) || id == message);
             }
         }
         self.by_message.entry(message.to_owned()).or_default().insert(done(task, wish));

@@ -126,7 +126,7 @@ impl Work {
 
     /// Says whether a task has been at work for so long.
     pub(super) fn is_at_work_for(&self, time: Duration, now: Instant) -> bool {
-        !self.is_free() && self.begun.is_some_and(|begun| begun + time <= now)
+        matches!(self.stage, Stage::Working(_)) && self.begun.is_some_and(|begun| begun + time <= now)
     }
 
     /// Lists what the task at work is about.

@@ -13,7 +13,7 @@ use replicator_core::window::Round;
 
 use super::{Answer, Route};
 pub(crate) use party::Ailing;
-use party::{Gate, Site};
+use party::{Busy, Gate, Site};
 
 /// Every party's gate, and who waits.
 #[derive(Debug, Default)]
@@ -23,6 +23,8 @@ pub(super) struct Gates {
     queues: BTreeMap<Route, VecDeque<u64>>,
     /// Destinations of several rules.
     shared: BTreeSet<Place>,
+    /// How many destinations there are.
+    destinations: u32,
     last: u64,
 }
 
@@ -55,12 +57,12 @@ pub(super) enum Change {
     Widened,
 }
 
-// Tasks that work at the same time, but for a few of each destination: few enough for the sockets of one process, which may have 1024
-// by default. Of large objects the memory bounds the parts.
+// Tasks that work at the same time, or twice that while destinations that had all make room for others: few enough for the sockets
+// of one process, which may have 1024 by default. Of large objects the memory bounds the parts.
 const TASKS_MAX: u32 = 256;
 
-// Of those, what one destination may have: enough to hide the latency of small objects, and a share
-// that no other destination can take from it. So whoever hangs holds up only its own.
+// Of those, what one destination may have: enough to hide the latency of small objects, and a share that
+// it gets whatever the others do. So whoever hangs holds up only its own.
 const SHARE_MAX: u32 = 128;
 const SHARE_MIN: u32 = 8;
 
@@ -84,7 +86,7 @@ impl Gates {
         if is_open && (self.is_tried(&route.destination) || self.has_waiting(&route.destination)) {
             return Lined::Away(self.away(&route.destination, now));
         }
-        if !self.queues.contains_key(route) && self.admits(route, now) {
+        if !self.queues.contains_key(route) && self.admits(route, Busy::among(&self.parties), now) {
             return Lined::In(self.admit(route, now));
         }
         self.last += 1;
@@ -97,6 +99,7 @@ impl Gates {
         let mut seen = BTreeSet::new();
         let destinations = rules.map(|rule| rule.destination.clone());
         self.shared = destinations.filter(|destination| !seen.insert(destination.clone())).collect();
+        self.destinations = u32::try_from(seen.len()).unwrap_or(u32::MAX);
         self.parties.retain(|_, gate| gate.under_way > 0 || gate.is_ailing());
     }
 
@@ -105,8 +108,9 @@ impl Gates {
     pub(super) fn pump(&mut self, now: Instant) -> Vec<(u64, Route, Entered)> {
         let mut admitted = Vec::new();
         loop {
+            let busy = Busy::among(&self.parties);
             let heads = self.queues.iter().filter_map(|(route, queue)| Some((*queue.front()?, route)));
-            let heads = heads.filter(|(_, route)| self.admits(route, now));
+            let heads = heads.filter(|(_, route)| self.admits(route, busy, now));
             let first = heads.map(|(number, route)| (self.places_of_rule(route), number, route)).min();
             let Some((number, route)) = first.map(|(_, number, route)| (number, route.clone())) else {
                 return admitted;
@@ -206,14 +210,13 @@ impl Gates {
         ailing.map(|(site, gate)| gate.describe(site)).collect()
     }
 
-    fn admits(&self, route: &Route, now: Instant) -> bool {
-        let share = self.share(&route.destination);
-        let most = if self.under_way() >= TASKS_MAX { SHARE_MIN } else { share };
+    fn admits(&self, route: &Route, busy: Busy, now: Instant) -> bool {
+        let share = self.share(&route.destination, busy);
         let is_shared = self.shared.contains(&route.destination);
         let of_rule = |all: u32| if is_shared { all - all / OTHERS_DIVISOR } else { all };
         route.sites().all(|site| {
             let limit = match site {
-                Site::Destination(_) => most,
+                Site::Destination(_) => share,
                 Site::Bulk(_) => share / BULK_DIVISOR,
                 Site::Rule(..) => of_rule(share),
                 Site::RuleBulk(..) => of_rule(share / BULK_DIVISOR).max(1),
@@ -242,24 +245,14 @@ impl Gates {
         entered
     }
 
-    /// Counts all that are at work.
-    fn under_way(&self) -> u32 {
-        let of_destination = |(site, gate): (&Site, &Gate)| match site {
-            Site::Destination(_) => gate.under_way,
-            Site::Source(_) | Site::Bulk(_) | Site::Rule(..) | Site::RuleBulk(..) | Site::Key(_) => 0,
-        };
-        self.parties.iter().map(of_destination).sum()
-    }
-
-    /// Returns what one destination may have: each that has work has the same, and those without work need nothing.
-    fn share(&self, destination: &Place) -> u32 {
-        let has_work = |(site, gate): (&Site, &Gate)| match site {
-            Site::Destination(place) => gate.under_way > 0 && place != destination,
-            Site::Source(_) | Site::Bulk(_) | Site::Rule(..) | Site::RuleBulk(..) | Site::Key(_) => false,
-        };
-        let others = self.parties.iter().filter(|one| has_work(*one)).count();
-        let all = u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1);
-        (TASKS_MAX / all).clamp(SHARE_MIN, SHARE_MAX)
+    /// Returns what one destination may have: each that has work has the same, and those without work need nothing. When all
+    /// are taken by others it has at once what it would have if all had work.
+    fn share(&self, destination: &Place, busy: Busy) -> u32 {
+        let gate = self.parties.get(&Site::Destination(destination.clone()));
+        let is_new = gate.is_none_or(|gate| gate.under_way == 0);
+        let with_work = busy.destinations + u32::from(is_new);
+        let among = if busy.tasks < TASKS_MAX { with_work } else { with_work.max(self.destinations) };
+        (TASKS_MAX / among).clamp(SHARE_MIN, SHARE_MAX)
     }
 
     fn learn(&mut self, route: &Route, entered: Entered, answer: Answer, at: (Instant, f64)) {

@@ -75,13 +75,34 @@ fn small_bodies_are_not_counted_for_more_than_they_are() {
 fn who_waits_for_hours_does_not_hang() {
     simulate(24, async |mut sim| {
         sim.post_everything();
-        // Each takes four minutes, so the last one waits for more than an hour.
-        sim.fill("", 20, 1 << 20).await;
+        // Each takes more than eight minutes, and the last one waits for more than an hour.
+        sim.fill("", 10, 2 << 20).await;
         let daemon = fleet::lone(&mut sim, "limits = { bandwidth = \"4KiB/s\" }", AWS).await;
         while sim.waiting() > 0 {
             sim.pass(Duration::from_secs(60)).await;
             assert_eq!(daemon.ailment().await, None);
         }
+        daemon.stop().await;
+        assert_eq!(sim.s3.keys_ever(ARCHIVE).len(), 10);
+    });
+}
+
+#[test]
+fn work_that_only_fails_is_told_though_a_limit_lets_it_pass() {
+    simulate(27, async |mut sim| {
+        sim.post_everything();
+        sim.fill("", 20, 1 << 20).await;
+        let refused = Effect::Refuse { status: 500, code: "InternalError", lands: false };
+        sim.net.faults().add(Fault::new("broken", Place::s3("GetObject").client("daemon-0"), refused));
+        let daemon = fleet::lone(&mut sim, "limits = { bandwidth = \"64KiB/s\" }", AWS).await;
+        let mut told = None;
+        for _ in 0..40 {
+            sim.pass(Duration::from_secs(30)).await;
+            told = told.or(daemon.ailment().await);
+        }
+        assert!(told.is_some(), "nothing was written for twenty minutes");
+        sim.net.faults().clear("broken");
+        sim.drained().await;
         daemon.stop().await;
         assert_eq!(sim.s3.keys_ever(ARCHIVE).len(), 20);
     });

@@ -78,18 +78,36 @@ fn a_backlog_that_would_fill_the_hand_leaves_room_for_other_rules() {
 }
 
 #[test]
+fn two_backlogs_that_would_fill_the_hand_together_leave_room_for_a_third_rule() {
+    simulate(26, async |mut sim| {
+        sim.post_everything();
+        for number in 0..1200 {
+            sim.fill(&format!("large/{number}-"), 1, 7).await;
+            sim.fill(&format!("bulky/{number}-"), 1, 7).await;
+        }
+        let limits = "limits = { requests_per_second = 1 }";
+        let second = fleet::rule_text("bulky", ARCHIVE, &format!("filter = {{ prefix = \"bulky/\" }}\n{limits}"));
+        let daemon = fleet::lone(&mut sim, &format!("{}{second}", beside(limits)), AWS).await;
+        sim.fill("small/", 10, 7).await;
+        sim.pass(Duration::from_secs(90)).await;
+        assert_eq!(arrived(&sim, "small/"), 10);
+        daemon.stop().await;
+    });
+}
+
+#[test]
 fn a_key_that_changes_all_the_time_leaves_room_for_others() {
     simulate(19, async |mut sim| {
         sim.post_everything();
-        let daemon = fleet::lone(&mut sim, "", AWS).await;
-        // Each marker waits until the object below it is old enough.
-        for _ in 0..1500 {
+        // Each marker waits until the object below it is old enough; all messages are in hand before the first has waited for long.
+        for _ in 0..600 {
             sim.put("lock", b"mine").await;
             sim.user().delete_object().bucket(SOURCE).key("lock").send().await.unwrap();
         }
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
         sim.pass(Duration::from_secs(60)).await;
         let board = daemon.status().await.unwrap().board;
-        assert!(board.messages < 1100, "{} messages are in hand", board.messages);
+        assert!(board.messages < 600, "{} messages are in hand", board.messages);
         sim.fill("other-", 10, 7).await;
         sim.pass(TEN_SECONDS).await;
         assert_eq!(arrived(&sim, "other-"), 10);

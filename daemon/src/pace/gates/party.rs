@@ -1,5 +1,6 @@
 //! The parties of a route: how many work with each, what it takes, and whether it answers.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use replicator_core::circuit::Circuit;
@@ -50,6 +51,26 @@ pub struct Ailing {
 
 // A destination that was asked for so long and answered nothing is not healthy, whatever it is.
 const QUIET_AFTER: Duration = Duration::from_secs(10);
+
+/// Destinations that have work, and how many tasks those are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Busy {
+    pub(super) destinations: u32,
+    pub(super) tasks: u32,
+}
+
+impl Busy {
+    pub(super) fn among(parties: &BTreeMap<Site, Gate>) -> Self {
+        let mut busy = Self { destinations: 0, tasks: 0 };
+        for (site, gate) in parties.iter().filter(|(_, gate)| gate.under_way > 0) {
+            if let Site::Destination(_) = site {
+                busy.destinations += 1;
+                busy.tasks += gate.under_way;
+            }
+        }
+        busy
+    }
+}
 
 impl Gate {
     pub(super) fn round(&self) -> Round {
