@@ -1,5 +1,6 @@
 //! Bandwidth is met whatever the bodies are like, and to wait for it is no standstill.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use replicator_fakes::faults::{Effect, Fault, Place};
@@ -42,14 +43,19 @@ fn large_objects_keep_to_it_within_5_percent_over_ten_seconds() {
 
 #[test]
 fn of_the_rules_and_the_destinations_the_smaller_one_holds_and_they_do_not_add_up() {
+    [(8, 8), (8, 16), (16, 8)].into_iter().for_each(under_both);
+}
+
+/// Replicates under two limits in MiB a second, of which the smaller one is 8.
+fn under_both((own, destinations): (u64, u64)) {
     simulate(22, async |mut sim| {
         sim.post_everything();
         // Each is more than what may go at once.
         sim.fill("", 40, 3 << 20).await;
-        let own = "limits = { bandwidth = \"8MiB/s\" }";
-        let daemon = fleet::lone_with(&mut sim, own, |settings| {
+        let own = format!("limits = {{ bandwidth = \"{own}MiB/s\" }}");
+        let daemon = fleet::lone_with(&mut sim, &own, |settings| {
             for rule in &mut settings.rules {
-                rule.destination_limits = rule.limits;
+                rule.destination_limits.bandwidth_bytes_per_second = NonZeroU64::new(destinations << 20);
             }
         })
         .await;
