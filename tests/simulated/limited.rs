@@ -15,42 +15,6 @@ use crate::sim::{ARCHIVE, AWS, SOURCE, Sim, simulate};
 const TEN_SECONDS: Duration = Duration::from_secs(10);
 
 #[test]
-fn bandwidth_is_what_the_rule_says_within_5_percent_over_ten_seconds() {
-    simulate(1, async |mut sim| {
-        let rule = "limits = { bandwidth = \"1MiB/s\" }";
-        let bytes = used(&mut sim, rule, (120, 256 << 10), |entry| entry.call.bytes).await;
-        let granted = 10 << 20;
-        assert!(bytes.abs_diff(granted) * 20 <= granted, "{bytes} bytes written in ten seconds instead of {granted}");
-    });
-}
-
-#[test]
-fn no_ten_seconds_of_a_backlog_use_more_than_ten_seconds_bandwidth_nor_much_less() {
-    simulate(15, async |mut sim| {
-        sim.post_everything();
-        // Half a minute's worth, in pieces that matter little at the ends of ten seconds.
-        sim.fill("", 480, 64 << 10).await;
-        let daemon = fleet::lone(&mut sim, "limits = { bandwidth = \"1MiB/s\" }", AWS).await;
-        sim.drained().await;
-        daemon.stop().await;
-        let writes = sim.net.journal().writes(ARCHIVE);
-        assert_eq!(writes.len(), 480);
-        let last = writes.last().unwrap().arrived;
-        for first in &writes {
-            let window = first.arrived..first.arrived + TEN_SECONDS;
-            let bytes: usize =
-                writes.iter().filter(|write| window.contains(&write.arrived)).map(|write| write.call.bytes).sum();
-            let (granted, begun) = (10 << 20, first.arrived);
-            assert!(bytes * 20 <= granted * 21, "{bytes} bytes in the ten seconds from {begun:?} on");
-            assert!(
-                bytes * 20 >= granted * 19 || window.end > last,
-                "{bytes} bytes in the ten seconds from {begun:?} on"
-            );
-        }
-    });
-}
-
-#[test]
 fn requests_are_as_many_as_the_rule_says_within_5_percent_over_ten_seconds() {
     simulate(2, async |mut sim| {
         let rule = "limits = { requests_per_second = 20 }";

@@ -1,6 +1,7 @@
 //! Bandwidth is met whatever the bodies are like, and to wait for it is no standstill.
 
 use std::num::NonZeroU64;
+use std::ops::Range;
 use std::time::Duration;
 
 use replicator_fakes::faults::{Effect, Fault, Place};
@@ -8,72 +9,55 @@ use replicator_fakes::journal::Entry;
 
 use super::TEN_SECONDS;
 use crate::fleet;
-use crate::sim::{ARCHIVE, AWS, Sim, simulate};
+use crate::sim::{ARCHIVE, AWS, simulate};
 
-/// Adds up what is sent in ten seconds of parts, or of whole objects, from each of them on as long as there are more.
-fn bytes_in_ten_seconds(sim: &Sim, operation: &str) -> Vec<usize> {
-    let is_meant = |entry: &Entry| entry.client == "daemon-0" && entry.call.operation == operation;
-    let all = sim.net.journal().select(is_meant);
-    let last = all.last().unwrap().sent;
-    let windows = all.iter().map(|entry| entry.sent..entry.sent + TEN_SECONDS).take_while(|window| window.end < last);
-    let bytes = windows
-        .map(|window| all.iter().filter(|entry| window.contains(&entry.sent)).map(|entry| entry.call.bytes).sum());
-    bytes.collect()
-}
-
-fn assert_near(bytes: &[usize], granted: usize) {
-    assert!(!bytes.is_empty());
-    for bytes in bytes {
-        assert!(bytes.abs_diff(granted) * 20 <= granted, "{bytes} bytes written in ten seconds instead of {granted}");
-    }
-}
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
 
 #[test]
-fn large_objects_keep_to_it_within_5_percent_over_ten_seconds() {
-    simulate(21, async |mut sim| {
-        sim.post_everything();
-        // Half a minute's worth, in parts of 5 MiB.
-        sim.fill("", 12, 30 << 20).await;
-        let daemon = fleet::lone(&mut sim, "limits = { bandwidth = \"10MiB/s\" }", AWS).await;
-        sim.drained().await;
-        daemon.stop().await;
-        assert_near(&bytes_in_ten_seconds(&sim, "UploadPart"), 100 << 20);
-    });
+fn whatever_bodies_are_like_every_ten_seconds_have_what_the_rule_says_within_5_percent() {
+    keeps_to((Some(MIB), None), (480, 64 << 10), "PutObject");
+    keeps_to((Some(MIB), None), (120, 256 << 10), "PutObject");
+    // A KiB and a little is not two.
+    keeps_to((Some(50 * KIB), None), (1000, 1100), "PutObject");
+    // In parts of 5 MiB.
+    keeps_to((Some(10 * MIB), None), (12, 30 << 20), "UploadPart");
 }
 
 #[test]
 fn of_the_rules_and_the_destinations_the_smaller_one_holds_and_they_do_not_add_up() {
-    [(8, 8), (8, 16), (16, 8)].into_iter().for_each(under_both);
+    for (own, destinations) in [(8, 8), (8, 16), (16, 8)] {
+        // Each is more than what may go at once.
+        keeps_to((Some(own * MIB), Some(destinations * MIB)), (40, 3 << 20), "PutObject");
+    }
 }
 
-/// Replicates under two limits in MiB a second, of which the smaller one is 8.
-fn under_both((own, destinations): (u64, u64)) {
-    simulate(22, async |mut sim| {
+/// Replicates so many objects of a size under the bandwidths of a rule and of its destination, and looks at the ten seconds
+/// from each request on, as long as there are more.
+fn keeps_to(limits: (Option<u64>, Option<u64>), (objects, bytes): (usize, usize), operation: &str) {
+    simulate(21, async |mut sim| {
         sim.post_everything();
-        // Each is more than what may go at once.
-        sim.fill("", 40, 3 << 20).await;
-        let own = format!("limits = {{ bandwidth = \"{own}MiB/s\" }}");
-        let daemon = fleet::lone_with(&mut sim, &own, |settings| {
-            for rule in &mut settings.rules {
-                rule.destination_limits.bandwidth_bytes_per_second = NonZeroU64::new(destinations << 20);
-            }
+        sim.fill("", objects, bytes).await;
+        let daemon = fleet::lone_with(&mut sim, "", |settings| {
+            let rule = settings.rules.first_mut().unwrap();
+            rule.limits.bandwidth_bytes_per_second = limits.0.and_then(NonZeroU64::new);
+            rule.destination_limits.bandwidth_bytes_per_second = limits.1.and_then(NonZeroU64::new);
         })
         .await;
         sim.drained().await;
         daemon.stop().await;
-        assert_near(&bytes_in_ten_seconds(&sim, "PutObject"), 80 << 20);
-    });
-}
-
-#[test]
-fn small_bodies_are_not_counted_for_more_than_they_are() {
-    simulate(23, async |mut sim| {
-        sim.post_everything();
-        sim.fill("", 1000, 1100).await;
-        let daemon = fleet::lone(&mut sim, "limits = { bandwidth = \"50KiB/s\" }", AWS).await;
-        sim.drained().await;
-        daemon.stop().await;
-        assert_near(&bytes_in_ten_seconds(&sim, "PutObject"), 500 << 10);
+        let is_meant = |entry: &Entry| entry.client == "daemon-0" && entry.call.operation == operation;
+        let all = sim.net.journal().select(is_meant);
+        let windows = all.iter().map(|entry| entry.sent..entry.sent + TEN_SECONDS);
+        let windows = windows.take_while(|window| window.end < all.last().unwrap().sent);
+        let passed = |window: Range<Duration>| -> usize {
+            all.iter().filter(|entry| window.contains(&entry.sent)).map(|entry| entry.call.bytes).sum()
+        };
+        let passed: Vec<usize> = windows.map(passed).collect();
+        let granted = usize::try_from(10 * limits.0.into_iter().chain(limits.1).min().unwrap()).unwrap();
+        assert!(!passed.is_empty());
+        let is_near = |passed: &usize| passed.abs_diff(granted) * 20 <= granted;
+        assert!(passed.iter().all(is_near), "{passed:?} bytes in ten seconds instead of {granted} under {limits:?}");
     });
 }
 
