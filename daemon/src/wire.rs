@@ -85,7 +85,7 @@ impl Wire {
             // Who sends a body has memory, and is not to hold that for longer than it was given for.
             let is_held_up = call.body().is_some() && begun.elapsed() >= call.timeout;
             if !is_passing || attempt >= call.attempts_max || is_held_up {
-                return Err(refusal);
+                return Err(Refusal { is_held_up, ..refusal });
             }
             tokio::time::sleep(retry::delay(attempt, fastrand::f64())).await;
             attempt += 1;
@@ -156,7 +156,11 @@ impl Shared {
         let text = text(body, REFUSAL_BYTES_MAX).await.unwrap_or_default();
         let said = Said::read(head.status(), &text);
         self.signer.learn(&said, head.date());
-        Err(Refusal { failure: refusal::answered(call.side, call.operation, said), answer: Some(Box::new(head)) })
+        Err(Refusal {
+            failure: refusal::answered(call.side, call.operation, said),
+            answer: Some(Box::new(head)),
+            is_held_up: false,
+        })
     }
 }
 
@@ -164,6 +168,12 @@ async fn text(body: SdkBody, bytes_max: usize) -> Result<String, BoxError> {
     let bytes = Limited::new(body, bytes_max).collect().await?.to_bytes();
     let text = String::from_utf8(bytes.into());
     Ok(text.unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Self::of(failure)
+    }
 }
 
 impl From<Refusal> for Failure {

@@ -24,7 +24,7 @@ use crate::fanout::Body;
 use crate::ledger::Parts;
 use crate::ledger::records::{Upload, UploadedPart, Whose};
 use crate::task::Task;
-use crate::wire::Call;
+use crate::wire::{Call, Refusal};
 
 // A connection that breaks costs one part, a few times, before the whole task waits.
 const PART_ATTEMPTS: u32 = 3;
@@ -32,7 +32,7 @@ const PART_ATTEMPTS: u32 = 3;
 /// Copies a version in parts.
 pub(crate) async fn copy(copy: &Copy<'_>, part_bytes: u64) -> Result<Written, Failure> {
     let dress = copy.dress_anew().await?;
-    let layout = layout(copy, begun(copy)?.unwrap_or(part_bytes))?;
+    let layout = layout(copy, part_bytes)?;
     let parts = parts_of(&layout);
     let (upload, mut done) = begin(copy, &dress, &layout).await?;
     let missing: Vec<Part> = parts.iter().filter(|part| !done.contains_key(&part.number)).copied().collect();
@@ -90,8 +90,9 @@ fn is_final(failure: &Failure) -> bool {
     }
 }
 
-/// Returns the size of the parts of an upload that can be gone on with: what is preferred may have changed since, with a limit.
-fn begun(copy: &Copy<'_>) -> Result<Option<u64>, Failure> {
+/// Returns the size of the parts of an upload that can be gone on with: what is preferred may have changed since, with a
+/// limit.
+pub(super) fn begun(copy: &Copy<'_>) -> Result<Option<u64>, Failure> {
     let known = copy.engine.ledger.upload(&copy.task.lane)?.filter(|_| !copy.distinct);
     let fits = |upload: &Upload| upload.part_bytes <= copy.engine.budget.part_bytes_max();
     Ok(known
@@ -200,22 +201,10 @@ async fn upload_part(
         attempts_left -= 1;
         match try_part(copy, upload, part, abreast).await {
             // Where the last one was not answered in all its time, neither is the next, and its memory is lacking elsewhere.
-            Err(Tried { failure, is_held_up: false }) if failure.kind == Kind::Transient && attempts_left > 0 => {}
-            result => return result.map_err(|tried| tried.failure),
+            Err(Refusal { failure, is_held_up: false, .. }) if failure.kind == Kind::Transient && attempts_left > 0 => {
+            }
+            result => return Ok(result?),
         }
-    }
-}
-
-/// How an attempt at a part failed.
-struct Tried {
-    failure: Failure,
-    /// It took all the time there is for one.
-    is_held_up: bool,
-}
-
-impl From<Failure> for Tried {
-    fn from(failure: Failure) -> Self {
-        Self { failure, is_held_up: false }
     }
 }
 
@@ -224,7 +213,7 @@ async fn try_part(
     upload: &Upload,
     part: Part,
     abreast: &Abreast,
-) -> Result<Option<UploadedPart>, Tried> {
+) -> Result<Option<UploadedPart>, Refusal> {
     let (due, _share) = tokio::select! {
         biased;
         () = abreast.over() => return Ok(None),
@@ -244,10 +233,7 @@ async fn try_part(
     let call = Call::part(&lane.destination.bucket, &lane.key, (&upload.upload_id, part.number), body.chunks.clone())
         .within(body_timeout(part.len))
         .header(CRC64_NVME, checked.then(|| crc64_header(body.crc64)).as_deref());
-    let sent = Instant::now();
-    let answer = copy.engine.failpoints.around(Step::UploadPart, Box::pin(copy.destination.wire.send(call))).await;
-    let is_held_up = sent.elapsed() >= body_timeout(part.len);
-    let answer = answer.map_err(|refusal| Tried { failure: refusal.into(), is_held_up })?;
+    let answer = copy.engine.failpoints.around(Step::UploadPart, Box::pin(copy.destination.wire.send(call))).await?;
     let etag = etag_of(answer.into_head().header("etag"), "UploadPart")?;
     abreast.took(part, began.elapsed());
     Ok(Some(UploadedPart { number: part.number, etag, crc64: body.crc64 }))

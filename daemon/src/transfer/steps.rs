@@ -69,8 +69,7 @@ impl Run<'_> {
             distinct,
             tags,
         };
-        let part_bytes =
-            Some(part_bytes_preferred(self.engine, &rule)).filter(|bytes| version.size_bytes > *bytes || distinct);
+        let part_bytes = self.part_bytes(&copy)?;
         let ability = if part_bytes.is_some() { Ability::ConditionalComplete } else { Ability::ConditionalPut };
         let asked = Asked::of(self.destination, ability, &self.read.shown.basis.entry);
         let written = match part_bytes {
@@ -95,6 +94,18 @@ impl Run<'_> {
         self.wrote(&replica, sent);
         self.record(replica, Top::Object { etag, replica_of: Some(version.version.clone()) });
         Ok(self.after_write(ability))
+    }
+
+    /// Returns the size of the parts in which a version goes, if it goes in parts: those of an upload that was begun,
+    /// whatever would be preferred by now. Beside one that may appear nothing is written whole (protocol rule 7).
+    fn part_bytes(&self, copy: &Copy<'_>) -> Result<Option<u64>, Failure> {
+        let preferred = part_bytes_preferred(self.engine, &copy.rule);
+        let is_large = copy.version.size_bytes > preferred || copy.distinct;
+        let part_bytes = multipart::begun(copy)?.or(is_large.then_some(preferred));
+        if part_bytes.is_none() {
+            self.awaits_upload(None)?;
+        }
+        Ok(part_bytes)
     }
 
     /// In latest mode nothing older stands in for what could not be replicated: that shows in a fresh reading.

@@ -33,6 +33,8 @@ pub(crate) struct Refusal {
     pub(crate) failure: Failure,
     /// What did come.
     pub(super) answer: Option<Box<Head>>,
+    /// It carried a body, and took all the time there is for one attempt.
+    pub(crate) is_held_up: bool,
 }
 
 impl Answer {
@@ -132,7 +134,7 @@ impl Head {
 impl Refusal {
     /// A request that was never answered.
     pub(super) fn of(failure: Failure) -> Self {
-        Self { failure, answer: None }
+        Self { failure, answer: None, is_held_up: false }
     }
 
     /// Returns the status of the answer, if there was one.

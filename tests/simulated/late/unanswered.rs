@@ -35,6 +35,29 @@ fn an_upload_that_is_put_together_for_minutes_does_not_show_what_was_deleted_mea
 }
 
 #[test]
+fn an_upload_that_may_appear_is_completed_again_and_not_written_whole_though_it_would_be_now() {
+    simulate(27, async |mut sim| {
+        sim.post_everything();
+        let complete = Place::s3("CompleteMultipartUpload").client("daemon-0");
+        sim.net.faults().add(Fault::new("late", complete, Effect::LandLate(Duration::from_secs(300))).times(1));
+        let put = sim.user().put_object().bucket(SOURCE).key("a").body(ByteStream::from(vec![7; 7 << 20]));
+        put.send().await.unwrap();
+        // Under a limit it goes in parts.
+        let daemon = fleet::lone(&mut sim, "limits = { bandwidth = \"1MiB/s\" }", AWS).await;
+        while sim.net.faults().hits("late") == 0 {
+            sim.pass(Duration::from_millis(100)).await;
+        }
+        daemon.reload(&fleet::settings(&mut sim, "", AWS));
+        sim.drained().await;
+        sim.pass(Duration::from_secs(400)).await;
+        daemon.stop().await;
+        let whole = sim.net.journal().writes(ARCHIVE);
+        assert!(whole.iter().all(|write| write.call.operation != "PutObject"));
+        assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new());
+    });
+}
+
+#[test]
 fn an_upload_that_appeared_without_an_answer_is_waited_for_by_nobody() {
     for (rule, account) in [("exclusive = true", AWS), ("fence = false", NOT_AWS)] {
         simulate(25, async |mut sim| {
