@@ -93,16 +93,16 @@ enum Event {
     LeftOver(Result<LeftOver, Failure>),
 }
 
-/// Messages in hand at once, waiting ones included, of which the last quarter is for others than slow rules (`crowd`); far below the 120,000 that SQS lets be in
-/// flight on a queue. What is beyond waits in SQS.
+/// Messages in hand at once, waiting ones included, of which the last quarter is for others than slow rules (`crowd`); far
+/// below the 120,000 that SQS lets be in flight on a queue. What is beyond waits in SQS.
 const MESSAGES_MAX: usize = 2000;
 
 /// Tasks in hand at once: a message may have several destinations, and whoever may write to the queue can put
 /// some ten thousand records into one. Beyond this comes one message at most.
 const TASKS_MAX: usize = 4 * MESSAGES_MAX;
 
-/// What the bodies of messages in hand may have, which are kept for the dead-letter queue: a notification has about one KiB, and
-/// whoever may write to the queue can make it a thousand times that. Beyond this comes one message at most.
+/// What the bodies of messages in hand may have, which are kept for the dead-letter queue: a notification has about one KiB,
+/// and whoever may write to the queue can make it a thousand times that. Beyond this comes one message at most.
 const BYTES_MAX: usize = 16 << 20;
 
 impl Dispatch {
@@ -141,7 +141,10 @@ impl Dispatch {
                 () = self.halt.cancelled() => break,
                 Some(question) = self.questions.recv() => self.answer(question),
                 _ = routine.tick(), if open => self.sweeps.add(Sweep::due(clock::now())),
-                _ = looks.tick() => self.look_around().await,
+                _ = looks.tick() => {
+                    self.look_at_rules();
+                    self.thin_out_lanes().await;
+                }
                 _ = leftovers.tick(), if open => self.search_leftovers(),
                 Some(event) = self.running.join_next() => self.happened(event).await,
                 Ok(()) = self.rules.changed(), if open => self.rules_changed(),
@@ -269,8 +272,9 @@ impl Dispatch {
     }
 
     async fn settle(&mut self, settlement: Settlement) {
-        if !matches!(settlement.disposal, Disposal::Release(_)) {
-            self.settled.forget(&settlement.message.id);
+        match settlement.disposal {
+            Disposal::Release(after) => self.crowd.went(after),
+            Disposal::Delete | Disposal::Park(..) | Disposal::Pass(_) => self.settled.forget(&settlement.message.id),
         }
         // The ack station outlives this loop, which holds one of its senders.
         let _sent = self.settlements.send(settlement).await;

@@ -15,8 +15,8 @@ pub(crate) const STALLED_AFTER: Duration = Duration::from_secs(300);
 /// A queue that could not be polled for this long is dead.
 pub(crate) const SILENT_AFTER: Duration = Duration::from_secs(120);
 
-// Longer than any request of ours may take with its repetitions: ten minutes for completing an
-// upload, three times three minutes for a part. A lane that wrote nothing for so long hangs.
+// Longer than any request of ours may take: ten minutes for completing an upload, not quite three for a part, which is
+// sent again only if it failed sooner. A lane that wrote nothing for so long hangs.
 const STUCK_AFTER: Duration = Duration::from_secs(900);
 
 // What was handed back returns within a quarter of an hour, or whenever its queue gets to it; what
@@ -39,7 +39,7 @@ struct Beats {
 #[derive(Debug)]
 struct Steps {
     moved: Instant,
-    /// How often it waits for a limit.
+    /// How many of its pieces wait for a limit now.
     rests: u32,
 }
 

@@ -1,6 +1,6 @@
-//! Who may have no more of the hand: what a destination in trouble, a key, or a rule that gets little done would fill it with
-//! goes back, so that there is room for the others'. Whoever merely has much to do fills it, and the queue keeps the
-//! rest: that costs no receipts.
+//! Who may have no more of the hand: what a destination in trouble, a key, or a rule that gets little done would fill it
+//! with goes back, so that there is room for the others'. Of whoever gets much done the queue keeps the rest, which
+//! costs no receipts.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -20,7 +20,8 @@ const AILING_MAX: usize = MESSAGES_MAX / 4;
 const LANE_MAX: usize = MESSAGES_MAX / 20;
 const LONG: Duration = Duration::from_secs(30);
 
-/// The last quarter is for others than rules that have many and would need this long for them.
+/// The last quarter is for others than rules that have many, or their part of the rest where there are more than seven, and
+/// would need this long for them.
 const FULL: usize = MESSAGES_MAX / 4 * 3;
 const MANY: usize = MESSAGES_MAX / 10;
 const SLOW: Duration = Duration::from_secs(60);
@@ -34,17 +35,18 @@ const LOOKED_AT_EVERY: Duration = Duration::from_secs(10);
 // The queue gives it back when the crowd may have thinned out; doubled with each delivery.
 const CROWDED_FOR: Duration = Duration::from_secs(30);
 
-// A rule that is slow has more than comes back in a quarter of an hour, and each receipt of it is in vain.
+// A rule that is slow may have far more than it gets done in a quarter of an hour, and each receipt of that is in vain.
 const SLOW_FOR_MAX: Duration = Duration::from_secs(4 * 60 * 60);
 
-/// Slow rules' messages go back while fewer than this are away: SQS lets 120,000 messages be in flight on a queue, and gives out none beyond that.
+/// Slow rules' messages go back while fewer than this are away: SQS lets 120,000 be in flight on a queue, and gives out
+/// none beyond that.
 pub(super) const AWAY_MAX: usize = 20_000;
 
 /// What is known of how rules get on.
 #[derive(Debug, Default)]
 pub(super) struct Crowd {
     /// How much of each rule was closed since it was last looked at.
-    closed: HashMap<String, usize>,
+    closes: HashMap<String, usize>,
     /// Those that were found slow the last time, and those that were twice in a row.
     seemed_slow: HashSet<String>,
     slow: HashSet<String>,
@@ -62,23 +64,32 @@ pub(super) fn looks() -> Interval {
 
 impl Crowd {
     pub(super) fn closed(&mut self, rule: &str) {
-        match self.closed.get_mut(rule) {
-            Some(closed) => *closed += 1,
-            None => drop(self.closed.insert(rule.to_owned(), 1)),
+        match self.closes.get_mut(rule) {
+            Some(closes) => *closes += 1,
+            None => drop(self.closes.insert(rule.to_owned(), 1)),
         }
     }
 
-    /// Finds out which rules are slow, given what each has in hand: twice in a row, because one that was idle has closed nothing
-    /// when its first messages come.
-    fn look(&mut self, in_hand: HashMap<&str, usize>, now: Instant) {
+    /// Takes note that a message went back for a time.
+    pub(super) fn went(&mut self, after: Duration) {
+        self.away.push(Reverse(Instant::now() + after));
+    }
+
+    /// Finds out which rules are slow, given what each has in hand: twice in a row, because one that was idle has closed
+    /// nothing when its first messages come.
+    fn look(&mut self, in_hand: HashMap<&str, usize>) {
         let many = MANY.min(FULL / in_hand.len().max(1));
         let looks = usize::try_from(SLOW.as_secs() / LOOKED_AT_EVERY.as_secs()).unwrap_or(usize::MAX);
-        let closed = std::mem::take(&mut self.closed);
-        let closed = |rule| closed.get(rule).copied().unwrap_or(0);
-        let slow = in_hand.into_iter().filter(|(rule, has)| *has >= many && closed(*rule).saturating_mul(looks) < *has);
+        let closes = std::mem::take(&mut self.closes);
+        let needs_long = |rule, has| closes.get(rule).copied().unwrap_or(0).saturating_mul(looks) < has;
+        let slow = in_hand.into_iter().filter(|(rule, has)| *has >= many && needs_long(*rule, *has));
         let slow: HashSet<String> = slow.map(|(rule, _)| rule.to_owned()).collect();
         self.slow = slow.intersection(&self.seemed_slow).cloned().collect();
         self.seemed_slow = slow;
+    }
+
+    /// Forgets what has come back by now.
+    fn came_back(&mut self, now: Instant) {
         while self.away.peek().is_some_and(|Reverse(back)| *back <= now) {
             self.away.pop();
         }
@@ -96,21 +107,27 @@ impl Dispatch {
         self.hand.len() < if self.crowd.makes_room() { MESSAGES_MAX } else { FULL }
     }
 
-    /// Looks at how rules get on, and at lanes that came to have too much.
-    pub(super) async fn look_around(&mut self) {
+    /// Looks at how rules get on.
+    pub(super) fn look_at_rules(&mut self) {
         let mut in_hand: HashMap<&str, usize> = HashMap::new();
         for ticket in self.lanes.values().flat_map(Work::tickets).filter(|ticket| ticket.message.is_some()) {
             *in_hand.entry(&ticket.task.rules.lead.id).or_default() += 1;
         }
         // There are no others where there is one rule.
         let rules = self.rules.borrow().iter().filter(|rule| rule.enabled).count();
-        self.crowd.look(if rules > 1 { in_hand } else { HashMap::new() }, Instant::now());
-        if self.hand.len() >= CROWD_MIN {
-            let busy = self.lanes.values_mut().filter(|work| work.is_at_work_for(LONG, Instant::now()));
-            let beyond: Vec<u64> = busy.flat_map(|work| work.give_back(LANE_MAX)).collect();
-            for number in beyond {
-                self.send_back(number, DELAY_MAX).await;
-            }
+        self.crowd.look(if rules > 1 { in_hand } else { HashMap::new() });
+        self.crowd.came_back(Instant::now());
+    }
+
+    /// Sends back what lanes have too much of whose tasks turned out to go on for long.
+    pub(super) async fn thin_out_lanes(&mut self) {
+        if self.hand.len() < CROWD_MIN {
+            return;
+        }
+        let busy = self.lanes.values_mut().filter(|work| work.is_at_work_for(LONG, Instant::now()));
+        let beyond: Vec<u64> = busy.flat_map(|work| work.take_beyond(LANE_MAX)).collect();
+        for number in beyond {
+            self.send_back(number, DELAY_MAX).await;
         }
     }
 
@@ -129,9 +146,6 @@ impl Dispatch {
     async fn send_back(&mut self, number: u64, most: Duration) {
         let back = |message: &Message| Disposal::Release(message.patience_up_to(CROWDED_FOR, most));
         if let Some(settlement) = self.hand.close(number, back) {
-            if let Disposal::Release(after) = settlement.disposal {
-                self.crowd.away.push(Reverse(Instant::now() + after));
-            }
             self.settle(settlement).await;
         }
     }
@@ -165,7 +179,7 @@ mod tests {
         let mut crowd = Crowd::default();
         for _ in 0..2 {
             (0..closes).for_each(|_| crowd.closed("rule"));
-            crowd.look(HashMap::from([("rule", has), ("other", MANY - 1)]), Instant::now());
+            crowd.look(HashMap::from([("rule", has), ("other", MANY - 1)]));
         }
         crowd
     }
@@ -181,9 +195,9 @@ mod tests {
     #[test]
     fn a_rule_whose_messages_have_just_come_is_not_slow_yet() {
         let mut crowd = Crowd::default();
-        crowd.look(HashMap::from([("rule", FULL)]), Instant::now());
+        crowd.look(HashMap::from([("rule", FULL)]));
         assert!(crowd.slow.is_empty());
-        crowd.look(HashMap::from([("rule", FULL)]), Instant::now());
+        crowd.look(HashMap::from([("rule", FULL)]));
         assert!(crowd.slow.contains("rule"));
     }
 
@@ -192,7 +206,7 @@ mod tests {
         let names: Vec<String> = (0..30).map(|number| format!("rule-{number}")).collect();
         let mut crowd = Crowd::default();
         for _ in 0..2 {
-            crowd.look(names.iter().map(|name| (name.as_str(), FULL / 30)).collect(), Instant::now());
+            crowd.look(names.iter().map(|name| (name.as_str(), FULL / 30)).collect());
         }
         assert_eq!(crowd.slow.len(), 30);
     }
@@ -201,7 +215,7 @@ mod tests {
     fn a_rule_that_gets_on_again_is_slow_no_more() {
         let mut crowd = looked_at(FULL, 0);
         (0..FULL).for_each(|_| crowd.closed("rule"));
-        crowd.look(HashMap::from([("rule", FULL)]), Instant::now());
+        crowd.look(HashMap::from([("rule", FULL)]));
         assert!(crowd.slow.is_empty());
     }
 
@@ -213,7 +227,7 @@ mod tests {
         assert!(crowd.makes_room());
         crowd.away.push(Reverse(back));
         assert!(!crowd.makes_room());
-        crowd.look(HashMap::from([("rule", FULL)]), back);
+        crowd.came_back(back);
         assert!(crowd.makes_room(), "they are back");
     }
 }

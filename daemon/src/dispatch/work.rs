@@ -93,8 +93,8 @@ impl Work {
         self.tickets().all(|ticket| ticket.message.is_none())
     }
 
-    /// Gives back the messages of what waits beyond so many tickets, the newest: what one asks for the others' task does too.
-    pub(super) fn give_back(&mut self, most: usize) -> Vec<u64> {
+    /// Takes out what waits beyond so many tickets, the newest, and returns whose messages those are.
+    pub(super) fn take_beyond(&mut self, most: usize) -> Vec<u64> {
         let keep = most.saturating_sub(self.working().len()).min(self.waiting.len());
         let (kept, beyond) = std::mem::take(&mut self.waiting)
             .into_iter()

@@ -3,7 +3,7 @@
 
 mod party;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use replicator_core::circuit::Entry;
@@ -21,10 +21,8 @@ pub(super) struct Gates {
     parties: BTreeMap<Site, Gate>,
     /// One queue a route, so that nobody waits for a party that is not theirs; never empty.
     queues: BTreeMap<Route, VecDeque<u64>>,
-    /// Destinations of several rules.
-    shared: BTreeSet<Place>,
-    /// How many destinations there are.
-    destinations: u32,
+    /// How many rules each destination has.
+    rules: BTreeMap<Place, u32>,
     last: u64,
 }
 
@@ -57,8 +55,10 @@ pub(super) enum Change {
     Widened,
 }
 
-// Tasks that work at the same time, or twice that while destinations that had all make room for others: few enough for the sockets
-// of one process, which may have 1024 by default. Of large objects the memory bounds the parts.
+// Tasks that work at the same time. While destinations that had all of them make room for others there are as many again at
+// most, or eight for each destination if those are more. Each has one request on its way or two, so that is few enough for
+// the sockets of one process, which may have 1024 by default, up to some sixty destinations. Of large objects the memory
+// bounds the parts.
 const TASKS_MAX: u32 = 256;
 
 // Of those, what one destination may have: enough to hide the latency of small objects, and a share that
@@ -81,8 +81,7 @@ impl Gates {
     /// Lets one in, lines one up, or turns one away: while a destination does not answer one task
     /// waits to try again, and one is enough.
     pub(super) fn line_up(&mut self, route: &Route, now: Instant) -> Lined {
-        // From its first task on a destination has its share.
-        let is_open = self.destination(route).circuit.is_open();
+        let is_open = self.leaves_alone(&route.destination);
         if is_open && (self.is_tried(&route.destination) || self.has_waiting(&route.destination)) {
             return Lined::Away(self.away(&route.destination, now));
         }
@@ -96,10 +95,10 @@ impl Gates {
 
     /// Takes over which rules there are. Whoever has nothing to do is forgotten unless there is trouble to remember.
     pub(super) fn replace<'a>(&mut self, rules: impl Iterator<Item = &'a Rule>) {
-        let mut seen = BTreeSet::new();
-        let destinations = rules.map(|rule| rule.destination.clone());
-        self.shared = destinations.filter(|destination| !seen.insert(destination.clone())).collect();
-        self.destinations = u32::try_from(seen.len()).unwrap_or(u32::MAX);
+        self.rules.clear();
+        for rule in rules {
+            *self.rules.entry(rule.destination.clone()).or_default() += 1;
+        }
         self.parties.retain(|_, gate| gate.under_way > 0 || gate.is_ailing());
     }
 
@@ -212,14 +211,14 @@ impl Gates {
 
     fn admits(&self, route: &Route, busy: Busy, now: Instant) -> bool {
         let share = self.share(&route.destination, busy);
-        let is_shared = self.shared.contains(&route.destination);
-        let of_rule = |all: u32| if is_shared { all - all / OTHERS_DIVISOR } else { all };
+        let is_shared = self.rules.get(&route.destination).is_some_and(|rules| *rules > 1);
+        let of_rule = |all: u32| if is_shared { (all - all.div_ceil(OTHERS_DIVISOR)).max(1) } else { all };
         route.sites().all(|site| {
             let limit = match site {
                 Site::Destination(_) => share,
                 Site::Bulk(_) => share / BULK_DIVISOR,
                 Site::Rule(..) => of_rule(share),
-                Site::RuleBulk(..) => of_rule(share / BULK_DIVISOR).max(1),
+                Site::RuleBulk(..) => of_rule(share / BULK_DIVISOR),
                 Site::Source(_) | Site::Key(_) => u32::MAX,
             };
             self.parties.get(&site).is_none_or(|gate| gate.admits(limit, now))
@@ -251,7 +250,8 @@ impl Gates {
         let gate = self.parties.get(&Site::Destination(destination.clone()));
         let is_new = gate.is_none_or(|gate| gate.under_way == 0);
         let with_work = busy.destinations + u32::from(is_new);
-        let among = if busy.tasks < TASKS_MAX { with_work } else { with_work.max(self.destinations) };
+        let all = u32::try_from(self.rules.len()).unwrap_or(u32::MAX);
+        let among = if busy.tasks < TASKS_MAX { with_work } else { with_work.max(all) };
         (TASKS_MAX / among).clamp(SHARE_MIN, SHARE_MAX)
     }
 

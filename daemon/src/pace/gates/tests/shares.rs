@@ -45,6 +45,19 @@ fn of_rules_that_share_a_destination_none_takes_every_place() {
 }
 
 #[test]
+fn of_few_places_one_is_left_to_others_too() {
+    let (mut gates, routes) = shared(&[("limited", "replicas"), ("other", "replicas")]);
+    let now = Instant::now();
+    // Of 256 each has eight, and two of those for large objects.
+    gates.rules.extend((0..40).map(|number| (place(&format!("known-{number}")), 1)));
+    fill(&mut gates, &route("busy"), now);
+    fill(&mut gates, &route("another"), now);
+    let bulk = |at: usize| Route { is_bulk: true, ..routes[at].clone() };
+    assert_eq!(fill(&mut gates, &bulk(0), now).len(), 1);
+    assert_eq!(fill(&mut gates, &bulk(1), now).len(), 1);
+}
+
+#[test]
 fn a_place_goes_to_the_rule_that_has_the_fewest() {
     let (mut gates, routes) = shared(&[("many", "replicas"), ("some", "replicas"), ("none", "replicas")]);
     let now = Instant::now();
@@ -66,7 +79,10 @@ fn a_place_goes_to_the_rule_that_has_the_fewest() {
 
 #[test]
 fn places_are_divided_among_destinations_that_have_work() {
-    let (mut gates, now) = (Gates { destinations: 32, ..Gates::default() }, Instant::now());
+    let (mut gates, now) = (
+        Gates { rules: (0..32).map(|number| (place(&format!("known-{number}")), 1)).collect(), ..Gates::default() },
+        Instant::now(),
+    );
     for number in 0..8 {
         let route = route(&format!("idle-{number}"));
         let entered = fill(&mut gates, &route, now);
