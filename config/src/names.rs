@@ -1,6 +1,8 @@
 //! Recognises the names that AWS gives, ARNs and URLs among them, and suggests the nearest when
 //! a name is not known.
 
+use std::net::IpAddr;
+
 /// Suggests the nearest of the known names, or lists them all.
 pub fn suggest<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
     let nearest = known
@@ -47,6 +49,36 @@ pub(crate) fn endpoint(text: &str) -> Result<String, String> {
         Some(_) => Ok(text.trim_end_matches('/').to_owned()),
         None => Err(format!("{text:?} is not an http(s) URL; write it like \"https://s3.example.net:9000\"")),
     }
+}
+
+/// Says whether what is sent to an endpoint can be read on its way, which it cannot be within this machine.
+pub(crate) fn is_in_the_clear(endpoint: &str) -> bool {
+    let Some(rest) = endpoint.strip_prefix("http://") else { return false };
+    let authority = rest.split('/').next().unwrap_or_default();
+    let host = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    let is_loopback = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    !is_loopback && !host.eq_ignore_ascii_case("localhost")
+}
+
+/// Checks the name of a host, without a port.
+pub(crate) fn host(text: &str) -> Result<String, String> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let is_label = |label: &str| (1..=63).contains(&label.len()) && label.chars().all(legal);
+    if text.len() <= 253 && text.split('.').all(is_label) {
+        return Ok(text.to_ascii_lowercase());
+    }
+    Err(format!("{text:?} is not the name of a host; write it without scheme and port, like \"replicator.internal\""))
+}
+
+/// Checks the number of an AWS account.
+pub(crate) fn account_number(text: &str) -> Result<String, String> {
+    if text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{text:?} is not the number of an AWS account; write its 12 digits in quotes, like \"111111111111\""))
 }
 
 /// Checks the URL of a queue.

@@ -42,6 +42,7 @@ tables! {
     File {
         state_dir: String,
         listen: String,
+        listen_hosts: Vec<Field<String>>,
         memory: Scalar,
         drain_timeout: String,
         accounts: BTreeMap<String, Field<Account>>,
@@ -59,6 +60,8 @@ tables! {
         endpoints: Endpoints,
         path_style: bool,
         conditional_writes: Scalar,
+        owner: Scalar,
+        allow_http: bool,
     }
 
     /// `endpoints`: exceptions to `endpoint`.

@@ -18,6 +18,7 @@ use std::time::Duration;
 use replicator_core::rule::Rule;
 use toml::de::{DeTable, DeValue};
 
+use crate::names;
 use crate::problem::{Invalid, Problems, Spot, position};
 use crate::reader::{Field, Read, Scalar};
 use crate::schema::File;
@@ -32,6 +33,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// Where metrics, health and the status page are served.
     pub listen: SocketAddr,
+    /// Names under which clients may reach that, in lower case, beside addresses and localhost.
+    pub listen_hosts: Vec<String>,
     /// The budget for all object bytes in flight.
     pub memory_bytes: u64,
     /// How long a shutdown waits for work in progress.
@@ -85,6 +88,7 @@ fn settle(file: &File, problems: &mut Problems<'_>) -> Settings {
     Settings {
         state_dir: file.state_dir.parsed(problems, state_dir).unwrap_or_else(|| STATE_DIR.into()),
         listen: file.listen.parsed(problems, listen).unwrap_or(LISTEN),
+        listen_hosts: listen_hosts(&file.listen_hosts, problems),
         memory_bytes: file.memory.parsed(problems, memory).unwrap_or(MEMORY_BYTES),
         drain_timeout: file.drain_timeout.parsed(problems, |text| units::duration(text)).unwrap_or(DRAIN_TIMEOUT),
         queues: queues::settle(&file.queues, &accounts, problems),
@@ -105,6 +109,11 @@ fn state_dir(text: &String) -> Result<PathBuf, String> {
 
 fn listen(text: &String) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("{text:?} is not an IP address with a port; write it like \"{LISTEN}\""))
+}
+
+fn listen_hosts(written: &Field<Vec<Field<String>>>, problems: &mut Problems<'_>) -> Vec<String> {
+    let hosts = written.given().into_iter().flatten();
+    hosts.filter_map(|field| field.parsed(problems, |text| names::host(text))).collect()
 }
 
 fn memory(Scalar(text): &Scalar) -> Result<u64, String> {

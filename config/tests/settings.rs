@@ -19,6 +19,7 @@ fn the_least_file_has_every_default() {
     let expected = Settings {
         state_dir: "/var/lib/s3-replicator".into(),
         listen: "127.0.0.1:9478".parse().unwrap(),
+        listen_hosts: Vec::new(),
         memory_bytes: 256 * 1024 * 1024,
         drain_timeout: Duration::from_secs(30),
         accounts: BTreeMap::from([("here".to_owned(), account("here", "eu-west-1"))]),
@@ -79,6 +80,7 @@ fn what_the_example_says_arrives() {
         role_arn: Some("arn:aws:iam::222222222222:role/replicator".to_owned()),
         external_id: Some("orders-archive".to_owned()),
         profile: Some("platform".to_owned()),
+        owner: Some("222222222222".to_owned()),
         ..account("archive", "us-east-1")
     };
     assert_eq!(settings.accounts.get("archive"), Some(&archive));
@@ -151,6 +153,8 @@ fn an_endpoint_serves_every_service_that_has_none_of_its_own() {
     assert_eq!(here.endpoint_of(Service::S3), None);
     assert!(!here.path_style);
     assert_eq!(here.conditional_writes, ConditionalWrites::On);
+    assert_eq!(here.owner.as_deref(), Some("111111111111"));
+    assert_eq!(settings.listen_hosts, ["replicator.internal"]);
 }
 
 fn sample(name: &str) -> Settings {
@@ -169,6 +173,7 @@ fn account(name: &str, region: &str) -> Account {
         endpoints: Endpoints::default(),
         path_style: false,
         conditional_writes: ConditionalWrites::Auto,
+        owner: None,
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) const DEAD: &str = "parked";
 /// Keys of an account at AWS, as the configuration has them.
 pub(crate) const AWS: &str = "path_style = true";
 /// Those of another store, whose abilities have to be found out.
-pub(crate) const NOT_AWS: &str = "path_style = true\nendpoints = { s3 = \"http://s3.other\" }";
+pub(crate) const NOT_AWS: &str = "path_style = true\nendpoints = { s3 = \"http://s3.other\" }\nallow_http = true";
 /// The destination bucket.
 pub(crate) const ARCHIVE: &str = "orders-replica";
 /// Another destination bucket, of those who ask for one.

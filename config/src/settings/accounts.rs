@@ -28,6 +28,8 @@ pub struct Account {
     pub path_style: bool,
     /// Whether the S3 endpoint honours conditions on writes.
     pub conditional_writes: ConditionalWrites,
+    /// The AWS account that has to own every bucket that is reached by this.
+    pub owner: Option<String>,
 }
 
 /// Endpoints of single services.
@@ -116,11 +118,14 @@ fn account(name: &str, written: &Field<schema::Account>, problems: &mut Problems
     account.role_arn = written.role_arn.parsed(problems, |text| names::role(text));
     account.external_id = written.external_id.parsed(problems, |text| external_id(text));
     account.profile = written.profile.parsed(problems, |text| profile(text));
-    account.endpoint = written.endpoint.parsed(problems, |text| names::endpoint(text));
-    account.endpoints = endpoints(&written.endpoints, problems);
+    let may_be_seen = written.allow_http.given().copied().unwrap_or_default();
+    let endpoint = |text: &String| endpoint(text, may_be_seen);
+    account.endpoint = written.endpoint.parsed(problems, endpoint);
+    account.endpoints = endpoints(&written.endpoints, endpoint, problems);
     account.path_style =
         written.path_style.given().copied().unwrap_or_else(|| account.endpoint_of(Service::S3).is_some());
     account.conditional_writes = written.conditional_writes.parsed(problems, conditional_writes).unwrap_or_default();
+    account.owner = written.owner.parsed(problems, |Scalar(text)| names::account_number(text));
     if written.role_arn.is_absent() {
         written.external_id.refused(problems, "has no use without role_arn; add the role or leave it out");
     }
@@ -138,18 +143,32 @@ fn blank(name: &str) -> Account {
         endpoints: Endpoints::default(),
         path_style: false,
         conditional_writes: ConditionalWrites::Auto,
+        owner: None,
     }
 }
 
-fn endpoints(written: &Field<schema::Endpoints>, problems: &mut Problems<'_>) -> Endpoints {
+fn endpoints(
+    written: &Field<schema::Endpoints>,
+    parse: impl Fn(&String) -> Result<String, String>,
+    problems: &mut Problems<'_>,
+) -> Endpoints {
     let Some(written) = written.given() else { return Endpoints::default() };
-    let mut endpoint = |field: &Field<String>| field.parsed(problems, |text| names::endpoint(text));
+    let mut endpoint = |field: &Field<String>| field.parsed(problems, &parse);
     Endpoints {
         s3: endpoint(&written.s3),
         sqs: endpoint(&written.sqs),
         kms: endpoint(&written.kms),
         sts: endpoint(&written.sts),
     }
+}
+
+/// Over plain HTTP bodies, keys and session tokens can be read and changed, and nobody notices.
+fn endpoint(text: &str, may_be_seen: bool) -> Result<String, String> {
+    let endpoint = names::endpoint(text)?;
+    if names::is_in_the_clear(&endpoint) && !may_be_seen {
+        return Err(format!("{text:?} sends everything in the clear; use https://, or say allow_http = true here"));
+    }
+    Ok(endpoint)
 }
 
 fn region(text: &str) -> Result<String, String> {

@@ -100,6 +100,7 @@ fn account(endpoint: Option<&str>, path_style: bool) -> Account {
         [accounts.source]
         region = "eu-west-1"
         path_style = {path_style}
+        allow_http = true
         {endpoint}
         [[queues]]
         url = "https://sqs.eu-west-1.amazonaws.com/111111111111/events"
