@@ -31,6 +31,8 @@ mod bad_input;
 mod failures;
 mod poison;
 mod permissions;
+// E, S, B: what is not to be believed, and what must not stop it.
+mod hostile;
 // The requests that are sent: pinned versions, conditions, assumed roles, no deletes of versions.
 mod requests;
 // A daemon's life: start, reload, stop; what it says meanwhile.

@@ -5,6 +5,7 @@ pub(crate) mod config;
 pub(crate) mod daemon;
 pub(crate) mod event_bridge;
 pub(crate) mod faults;
+pub(crate) mod hostile;
 pub(crate) mod http;
 pub(crate) mod localstack;
 pub(crate) mod metrics;
@@ -104,6 +105,9 @@ impl World {
             queue_url: self.queue.url.clone(),
             dead_letter_url: Some(self.parked.url.clone()),
             visibility_timeout: "15s",
+            assumes_role: true,
+            settings: String::new(),
+            account_keys: String::new(),
             rules: vec![self.rule("orders", "")],
         }
     }
@@ -120,6 +124,7 @@ impl World {
             history: "exact",
             version_deletes: false,
             encryption: format!("mode = \"kms\", key = \"{}\"", self.archive_key),
+            more: String::new(),
         }
     }
 

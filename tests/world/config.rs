@@ -25,6 +25,12 @@ pub(crate) struct Config {
     pub(crate) dead_letter_url: Option<String>,
     // Long enough for LocalStack under load, short enough to wait for after a kill.
     pub(crate) visibility_timeout: &'static str,
+    /// Whether the archive's account is reached by its role.
+    pub(crate) assumes_role: bool,
+    /// More keys of the file, before its tables.
+    pub(crate) settings: String,
+    /// More keys of both accounts.
+    pub(crate) account_keys: String,
     pub(crate) rules: Vec<Rule>,
 }
 
@@ -43,6 +49,8 @@ pub(crate) struct Rule {
     pub(crate) version_deletes: bool,
     /// The inside of the `encryption` table.
     pub(crate) encryption: String,
+    /// More keys of the rule.
+    pub(crate) more: String,
 }
 
 impl Config {
@@ -54,6 +62,12 @@ impl Config {
 
     fn text(&self) -> String {
         let Self { listen, memory, drain_timeout, endpoint, queue_url, visibility_timeout, .. } = self;
+        let (settings, account_keys) = (&self.settings, &self.account_keys);
+        let role = if self.assumes_role {
+            format!("role_arn = \"{ROLE}\"\nexternal_id = \"{EXTERNAL_ID}\"")
+        } else {
+            String::new()
+        };
         let state_dir = self.state_dir.display();
         let dead_letter = self.dead_letter_url.iter().map(|url| format!("dead_letter_url = \"{url}\"\n"));
         let dead_letter: String = dead_letter.collect();
@@ -64,18 +78,20 @@ state_dir = "{state_dir}"
 listen = "{listen}"
 memory = "{memory}"
 drain_timeout = "{drain_timeout}"
+{settings}
 
 [accounts.source]
 region = "{}"
 endpoint = "{endpoint}"
 path_style = true
+{account_keys}
 
 [accounts.archive]
 region = "{}"
 endpoint = "{endpoint}"
 path_style = true
-role_arn = "{ROLE}"
-external_id = "{EXTERNAL_ID}"
+{account_keys}
+{role}
 
 [[queues]]
 url = "{queue_url}"
@@ -91,7 +107,7 @@ impl Rule {
     /// Without the fence: LocalStack knows no conditional delete, which it needs, and its waits take minutes.
     fn text(&self) -> String {
         let Self { id, source, destination, rewrite, filter, delete_markers, .. } = self;
-        let Self { history, version_deletes, encryption, .. } = self;
+        let Self { history, version_deletes, encryption, more, .. } = self;
         let rewrite: String = rewrite.iter().map(|prefix| format!(", prefix = \"{prefix}\"")).collect();
         format!(
             r#"
@@ -107,6 +123,7 @@ version_deletes = {version_deletes}
 fence = false
 sse_kms_objects = true
 encryption = {{ {encryption} }}
+{more}
 "#
         )
     }

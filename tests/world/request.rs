@@ -52,7 +52,9 @@ impl Seen {
         let with = |name| self.query.contains_key(name);
         let copies = self.headers.contains_key("x-amz-copy-source");
         match self.method.as_str() {
+            _ if self.service == "sqs" => self.queue_operation(),
             _ if self.service != "s3" => "other",
+            "GET" if self.key.is_empty() && with("versioning") => "GetBucketVersioning",
             "GET" if self.key.is_empty() && with("versions") => "ListObjectVersions",
             "GET" if self.key.is_empty() => "other",
             "GET" if with("tagging") => "GetObjectTagging",
@@ -74,6 +76,14 @@ impl Seen {
             "DELETE" => "DeleteObject",
             _ => "other",
         }
+    }
+
+    /// Names the SQS operations that the daemon uses.
+    fn queue_operation(&self) -> &'static str {
+        let all =
+            ["ReceiveMessage", "DeleteMessageBatch", "ChangeMessageVisibilityBatch", "SendMessageBatch", "SendMessage"];
+        let target = self.header("x-amz-target");
+        all.into_iter().find(|name| target.strip_prefix("AmazonSQS.") == Some(*name)).unwrap_or("other")
     }
 
     /// Says whether this asks a bucket for an operation.

@@ -30,6 +30,9 @@ pub async fn serve(listener: TcpListener, net: Net) -> Infallible {
     }
 }
 
+// The 2 KB of metadata that S3 allows have room for more entries than the 100 headers that hyper allows by itself.
+const HEADERS_MAX: usize = 1_000;
+
 /// Why a connection ends without an answer.
 #[derive(Debug)]
 struct Ended;
@@ -40,7 +43,7 @@ async fn converse(stream: TcpStream, net: Net) {
         let resets = Arc::clone(&resets);
         move |request| Box::pin(answer(request, net.clone(), Arc::clone(&resets)))
     });
-    let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
+    let mut connection = http1::Builder::new().max_headers(HEADERS_MAX).serve_connection(TokioIo::new(stream), answer);
     let ended = poll_fn(|context| connection.poll_without_shutdown(context)).await;
     if ended.is_err() && resets.load(Ordering::Relaxed) {
         // Closed like this a socket says RST instead of FIN.
