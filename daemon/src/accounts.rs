@@ -1,6 +1,7 @@
 //! Clients of each account's services, and what each endpoint turned out to be able to do.
 
 pub(crate) mod capabilities;
+pub(crate) mod owner;
 pub(crate) mod refusal;
 mod watch;
 
@@ -25,6 +26,7 @@ use aws_config::SdkConfig;
 use crate::metrics::Metrics;
 use crate::wire::{Endpoints, Signer, Wire};
 use capabilities::Capabilities;
+use owner::Owner;
 use watch::Watch;
 
 /// An account's clients.
@@ -160,6 +162,9 @@ fn s3(account: &Account, config: &SdkConfig, watch: Watch, retries: RetryConfig)
         .interceptor(watch);
     // What the environment says of endpoints does not count: abilities are known by what the file says.
     builder.set_endpoint_url(account.endpoint_of(Service::S3).map(str::to_owned));
+    if let Some(owner) = Owner::of(account) {
+        builder = builder.interceptor(owner);
+    }
     aws_sdk_s3::Client::from_conf(builder.build())
 }
 

@@ -24,6 +24,7 @@ use replicator_core::failure::{Failure, Kind};
 use replicator_core::retry;
 use tokio::time::Instant;
 
+use crate::accounts::owner::EXPECTED_OWNER;
 use crate::accounts::refusal::{self, Said, Side};
 use crate::metrics::Metrics;
 use crate::pace;
@@ -124,7 +125,10 @@ impl Wire {
         // Nothing may hold a write up beyond its deadline, new credentials neither (protocol rule 5).
         let exchange = tokio::time::timeout(call.timeout, async {
             let credentials = shared.signer.credentials().await.map_err(unsent)?;
-            let request = call.request(&endpoint).map_err(unbuilt)?;
+            let mut request = call.request(&endpoint).map_err(unbuilt)?;
+            if let Some(owner) = shared.endpoints.owner() {
+                request.headers_mut().insert(EXPECTED_OWNER, owner.header());
+            }
             let request = shared.signer.sign(request, call.body(), &endpoint, &credentials).map_err(unbuilt)?;
             shared.exchange(call, request).await
         });

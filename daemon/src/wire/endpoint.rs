@@ -12,6 +12,7 @@ use replicator_config::{Account, Service};
 use replicator_core::object::Bucket;
 
 use super::signer::Error;
+use crate::accounts::owner::Owner;
 
 /// A bucket's URL, and how what goes there is signed.
 #[derive(Debug)]
@@ -30,6 +31,7 @@ pub(crate) struct Endpoints {
     region: String,
     /// All that decides but the bucket.
     params: ParamsBuilder,
+    owner: Option<Owner>,
     known: RwLock<HashMap<Bucket, Arc<Endpoint>>>,
 }
 
@@ -43,7 +45,12 @@ impl Endpoints {
             .set_use_fips(sdk.use_fips())
             .set_use_dual_stack(sdk.use_dual_stack());
         let (resolver, region) = (DefaultResolver::new(), account.region.clone());
-        Self { resolver, region, params, known: RwLock::default() }
+        Self { resolver, region, params, owner: Owner::of(account), known: RwLock::default() }
+    }
+
+    /// Returns who has to own the buckets, if that matters.
+    pub(super) fn owner(&self) -> Option<&Owner> {
+        self.owner.as_ref()
     }
 
     /// Returns where a bucket is.

@@ -27,6 +27,7 @@ use replicator_config::{Account, Service};
 use replicator_core::object::{Bucket, Key};
 
 use super::*;
+use crate::accounts::owner::Owner;
 use crate::accounts::refusal::Side;
 use crate::clock;
 
@@ -145,6 +146,9 @@ impl Both {
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .interceptor(Unadorned);
         config.set_endpoint_url(account.endpoint_of(Service::S3).map(str::to_owned));
+        if let Some(owner) = Owner::of(&account) {
+            config = config.interceptor(owner);
+        }
         runtime.block_on(async { clock::simulate(now) });
         let way = (Endpoints::new(&account, given), Signer::new(Some(credentials)));
         let connector = SharedHttpConnector::new(tap.clone());
@@ -269,6 +273,17 @@ fn writes_are_what_the_sdk_sends() {
     let [sdk, wire] = both.part();
     assert_eq!(sdk, wire);
     assert_eq!(wire.body, CONTENT);
+}
+
+#[test]
+fn the_owner_goes_along_with_every_request() {
+    let account = Account { owner: Some("222222222222".to_owned()), ..account(None, false) };
+    let both = Both { signs_bodies: false, ..Both::by(account, &SdkConfig::builder().build()) };
+    for [sdk, wire] in [both.get("orders-2026", "a"), both.put("a b"), both.part()] {
+        assert_eq!(wire.header("x-amz-expected-bucket-owner"), Some("222222222222"));
+        assert_eq!(sdk, wire);
+        assert!(wire.header("authorization").is_some_and(|signed| signed.contains(";x-amz-expected-bucket-owner;")));
+    }
 }
 
 #[test]
