@@ -1,6 +1,7 @@
 //! What S3 names: buckets, keys, versions and ETags, parsed once at the border so that the rest
 //! of the program cannot hold a wrong one.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -9,12 +10,35 @@ use thiserror::Error;
 /// A moment in UTC, as S3 and SQS state it.
 pub type Timestamp = time::OffsetDateTime;
 
-/// Shows a text with its control characters escaped.
+/// Shows a text on one line, with what is no letter but a command to the terminal escaped.
 pub fn printable(text: &str) -> impl fmt::Display {
     fmt::from_fn(move |f| {
         text.chars()
-            .try_for_each(|c| if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") })
+            .try_for_each(|c| if is_command(c) { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") })
     })
+}
+
+/// Escapes, as JSON does, all commands to the terminal but line breaks. What JSON means stays the same.
+pub fn without_commands(text: &str) -> Cow<'_, str> {
+    let is_escaped = |c: char| is_command(c) && c != '\n';
+    if !text.contains(is_escaped) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match is_escaped(c) {
+            true => escaped.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => escaped.push(c),
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// Says whether a character moves the cursor, ends a line, or turns the text around that follows (C0, C1, Unicode's line
+/// separators and its bidirectional controls: <https://www.unicode.org/reports/tr9/#Directional_Formatting_Characters>).
+fn is_command(c: char) -> bool {
+    let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 /// A name that S3 would never have given or accepted.
@@ -170,6 +194,16 @@ mod tests {
         let key = Key::try_from("a\nINFO settled\u{1b}[2J ü").unwrap();
         assert_eq!(key.to_string(), "a\\nINFO settled\\u{1b}[2J ü");
         assert_eq!(key.as_str(), "a\nINFO settled\u{1b}[2J ü");
+    }
+
+    #[test]
+    fn nothing_that_is_shown_commands_the_terminal() {
+        let commands = "\u{1b}[31m\u{9b}31m\u{7f}\u{85}\u{202e}fdp.exe\u{2066}\u{61c}\u{200f}\u{2028}\r";
+        let (line, json) = (printable(commands).to_string(), without_commands(commands));
+        assert_eq!(line, "\\u{1b}[31m\\u{9b}31m\\u{7f}\\u{85}\\u{202e}fdp.exe\\u{2066}\\u{61c}\\u{200f}\\u{2028}\\r");
+        assert_eq!(json, "\\u001b[31m\\u009b31m\\u007f\\u0085\\u202efdp.exe\\u2066\\u061c\\u200f\\u2028\\u000d");
+        let text = "ünï 日本語 😀 עברית\nsecond line";
+        assert_eq!(without_commands(text), text);
     }
 
     #[test]
