@@ -25,9 +25,10 @@ demo:     ## the daemon at work between two local accounts; ARGS=--keep leaves i
 	@cargo build --release --workspace --quiet
 	@$(PYTHON) deploy/local/demo.py $(ARGS)
 
+# With failpoints, which the binary of `make build` does not have: the daemon's own crate is compiled twice for that.
 test:     ## all tests, with a LocalStack beside them; ARGS go to the runner
 	@deploy/local/setup
-	@cargo build --release --workspace --quiet
+	@cargo build --release --workspace --features s3-replicator/failpoints --quiet
 	@$(PYTHON) deploy/local/stack.py run -- cargo $(RUNNER) --release --workspace $(ARGS)
 
 soak:     ## random histories in the simulator for SECONDS=600; the seed of each failure is printed

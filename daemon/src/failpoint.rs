@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use thiserror::Error;
 
-/// Arms a place of the running binary, as `put_object.after` or, for its third time, `put_object.after=3`.
+/// Arms a place of a binary that was built with the feature `failpoints`, as `put_object.after` or, for its third time, `put_object.after=3`.
 pub const VARIABLE: &str = "S3_REPLICATOR_FAILPOINT";
 
 macro_rules! steps {
@@ -107,8 +107,11 @@ impl Failpoints {
         Self(Some(Arc::new(Armed { at, left: AtomicU32::new(nth.max(1)), end: Box::new(end) })))
     }
 
-    /// Arms what the environment names: there this process dies as by kill -9.
+    /// Arms what the environment names: there this process dies as by kill -9. Only test builds do.
     pub fn from_env() -> Result<Self, Unknown> {
+        if !cfg!(feature = "failpoints") {
+            return Ok(Self::default());
+        }
         let Ok(text) = std::env::var(VARIABLE) else { return Ok(Self::default()) };
         let (name, nth) = text.split_once('=').unwrap_or((&text, "1"));
         let unknown = || Unknown(text.clone());
