@@ -10,7 +10,7 @@ use crate::world::oracle::root;
 /// The stations and services of the daemon, from the top down: a file uses what is in its own layer or below.
 const LAYERS: &[&[&str]] = &[
     &["main", "lib"],
-    &["pipeline", "signals"],
+    &["pipeline", "signals", "process"],
     &["status", "failures", "admin"],
     &["intake", "dispatch", "ack"],
     &["lane", "parking", "ruleset", "message"],

@@ -1,6 +1,7 @@
 //! What the daemon says of itself over HTTP: metrics, health, readiness, status, failures.
 
 mod failures;
+mod listener;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use replicator_core::failure::Reason;
+use replicator_core::object::without_commands;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -21,6 +23,8 @@ use crate::dispatch::{Board, Question};
 use crate::engine::Engine;
 use crate::health::{Ailment, Poll, SILENT_AFTER};
 use crate::pace::Ailing;
+pub(crate) use listener::COMMAND;
+use listener::Door;
 use replicator_core::failure::chain;
 
 /// What the answers are made from.
@@ -30,6 +34,8 @@ pub(crate) struct Admin {
     pub(crate) questions: mpsc::Sender<Question>,
     pub(crate) polls: Arc<Vec<Arc<Poll>>>,
     pub(crate) draining: CancellationToken,
+    /// Names under which clients may reach this.
+    pub(crate) hosts: Arc<[String]>,
 }
 
 /// The figures behind `s3-replicator status`.
@@ -45,6 +51,9 @@ pub struct Status {
     pub queues: Vec<QueueStatus>,
     /// Buckets and keys that are spared for now.
     pub ailing: Vec<Ailing>,
+    /// What keeps the ledger from being relied on, if anything does; what is parked may then be more than is told.
+    #[serde(default)]
+    pub ledger: Option<String>,
 }
 
 /// How many tasks of a rule are parked for one reason.
@@ -76,6 +85,7 @@ const SILENT: &str = "the dispatch does not answer";
 impl Admin {
     /// Serves until told to stop.
     pub(crate) async fn run(self, listener: TcpListener, stop: CancellationToken) {
+        let hosts = Arc::clone(&self.hosts);
         let router = Router::new()
             .route("/", get(page))
             .route("/metrics", get(metrics))
@@ -85,10 +95,7 @@ impl Admin {
             .route("/failures", get(failures::list))
             .route("/failures/retry", post(failures::retry))
             .with_state(self);
-        let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
-        if let Err(error) = served {
-            warn!(error = chain(&error), "the status server ended");
-        }
+        Door { router, hosts }.serve(listener, stop).await;
     }
 
     /// Asks the dispatch what is in hand; `None` when it does not answer in time.
@@ -106,13 +113,15 @@ impl Admin {
     }
 
     fn is_ready(&self) -> bool {
-        !self.draining.is_cancelled() && self.polls.iter().all(|poll| poll.is_ready())
+        let is_polling = self.polls.iter().all(|poll| poll.is_ready());
+        is_polling && !self.draining.is_cancelled() && self.engine.ledger.condition().ailment().is_none()
     }
 
     /// Gathers the figures.
     pub(crate) async fn status(&self) -> Result<Status, String> {
         let board = self.board().await.ok_or(SILENT)?;
-        let counts = self.engine.ledger.parked_counts().map_err(|failure| chain(&failure))?;
+        // What cannot be read is in the ledger's condition, and no reason to say nothing of the rest.
+        let counts = self.engine.ledger.parked_counts().unwrap_or_default();
         let answers = |poll: &Arc<Poll>| QueueStatus { queue: poll.queue.clone(), answers: poll.is_ready() };
         Ok(Status {
             ready: self.is_ready(),
@@ -120,6 +129,7 @@ impl Admin {
             parked: counts.into_iter().map(|((rule, reason), tasks)| Parked { rule, reason, tasks }).collect(),
             queues: self.polls.iter().map(answers).collect(),
             ailing: self.engine.pace.ailing(),
+            ledger: self.engine.ledger.condition().ailment(),
         })
     }
 
@@ -135,6 +145,8 @@ impl Admin {
             }
             Err(failure) => warn!(error = chain(&failure), "cannot count what is parked"),
         }
+        let condition = self.engine.ledger.condition();
+        metrics.set_ledger(condition.ailment().is_none(), condition.counts());
         metrics.set_memory("budget", self.engine.budget.total_bytes());
         metrics.set_memory("used", self.engine.budget.used_bytes());
         metrics.render().map_err(|error| error.to_string())
@@ -144,6 +156,10 @@ impl Admin {
     pub(crate) async fn ailment(&self) -> Option<String> {
         if let Some(poll) = self.polls.iter().find(|poll| poll.failing_for().is_some_and(|time| time > SILENT_AFTER)) {
             return Some(format!("queue {} cannot be polled", poll.queue));
+        }
+        let ledger = self.engine.ledger.condition();
+        if let Some(ailment) = ledger.failing_for().filter(|time| *time > SILENT_AFTER).and_then(|_| ledger.ailment()) {
+            return Some(ailment);
         }
         // A dispatch that hangs settles nothing either: so it is asked only then.
         let ailment = self.engine.pulse.ailment()?;
@@ -174,19 +190,17 @@ async fn readyz(State(admin): State<Admin>) -> Response {
         return "ready\n".into_response();
     }
     let waiting = admin.polls.iter().filter(|poll| !poll.is_ready()).map(|poll| poll.queue.as_str());
-    let text = match admin.draining.is_cancelled() {
-        true => "draining\n".to_owned(),
-        false => format!("not polling yet: {}\n", waiting.collect::<Vec<_>>().join(", ")),
+    let text = match admin.engine.ledger.condition().ailment() {
+        _ if admin.draining.is_cancelled() => "draining\n".to_owned(),
+        Some(ailment) => format!("{ailment}\n"),
+        None => format!("not polling yet: {}\n", waiting.collect::<Vec<_>>().join(", ")),
     };
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
 async fn status(State(admin): State<Admin>) -> Response {
     match admin.status().await {
-        Ok(status) => match serde_json::to_string(&status) {
-            Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
-            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-        },
+        Ok(status) => failures::json(&status),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error).into_response(),
     }
 }
@@ -195,7 +209,7 @@ async fn page(State(admin): State<Admin>) -> Response {
     match admin.status().await {
         Ok(status) => {
             let text = crate::status::table(&status);
-            let text = text.replace('&', "&amp;").replace('<', "&lt;");
+            let text = without_commands(&text).replace('&', "&amp;").replace('<', "&lt;");
             Html(format!("<!doctype html><title>s3-replicator</title><pre>{text}</pre>")).into_response()
         }
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error).into_response(),
@@ -227,7 +241,7 @@ mod tests {
         let engine = Arc::new(Engine::new(accounts, ledger, Budget::new(64 << 20), metrics, Failpoints::default()));
         let (questions, asked) = mpsc::channel(1);
         let polls = Arc::new(vec![Arc::new(Poll::new("events"))]);
-        (Admin { engine, questions, polls, draining: CancellationToken::new() }, asked)
+        (Admin { engine, questions, polls, draining: CancellationToken::new(), hosts: Arc::default() }, asked)
     }
 
     /// Asks as a load balancer does.

@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 
 use crate::health::Poll;
 use crate::lease::Leases;
+use crate::ledger::Ledger;
 use crate::message::{Delivery, Message, QueueAccess};
 use crate::metrics::{MessageOutcome, Metrics};
 
@@ -29,6 +30,7 @@ pub(crate) struct Intake {
     /// What is left for polls to end when the daemon stops.
     pub(crate) patience: Duration,
     pub(crate) metrics: Metrics,
+    pub(crate) ledger: Ledger,
 }
 
 /// The most messages that SQS gives at once:
@@ -45,7 +47,7 @@ impl Intake {
     /// passed on without waiting.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut failures = 0;
-        while let Some(Ok(permits)) = stop.run_until_cancelled(self.deliveries.reserve_many(BATCH_MAX)).await {
+        while let Some(Ok(permits)) = stop.run_until_cancelled(self.room()).await {
             match self.receive().await {
                 Ok(messages) => {
                     self.recovered(std::mem::take(&mut failures));
@@ -61,6 +63,13 @@ impl Intake {
                 }
             }
         }
+    }
+
+    /// Waits until messages can be taken. What a ledger that takes no records would let fail stays in the queue, and is
+    /// not counted as received there.
+    async fn room(&self) -> Result<mpsc::PermitIterator<'_, Delivery>, mpsc::error::SendError<()>> {
+        self.ledger.works().await;
+        self.deliveries.reserve_many(BATCH_MAX).await
     }
 
     fn recovered(&self, failures: u32) {

@@ -1,69 +1,79 @@
 //! What is known of every destination, in RocksDB. It makes things cheap and is never the only
 //! copy of a fact that correctness needs: replicas carry stamps, the source has its list.
 
+mod condition;
+mod directory;
+pub mod mend;
 pub(crate) mod records;
+mod store;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use replicator_core::failure::{Failure, Kind, Reason};
+use replicator_core::failure::{Failure, Reason};
 use replicator_core::object::Timestamp;
-use rocksdb::{DB, Direction, IteratorMode, Options, ReadOptions, SliceTransform, WriteBatch};
-use thiserror::Error;
+use rocksdb::{Direction, IteratorMode, ReadOptions, WriteBatch};
+use tokio_util::sync::CancellationToken;
 
 use crate::blocking;
+use condition::Condition;
 use records::{
     Address, Lane, ParkedMessage, ParkedTask, Record, Replica, RuleStart, Upload, UploadedPart, decode, encode,
 };
+use store::{Store, Unread};
+
+pub(crate) use condition::Trouble;
+pub(crate) use directory::OpenError;
 
 /// Handle on the ledger; clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Ledger {
-    db: Arc<DB>,
+    store: Arc<Store>,
 }
 
 /// The parts of an upload by number.
 pub(crate) type Parts = BTreeMap<u32, UploadedPart>;
 
-/// The state directory cannot be used.
-#[derive(Debug, Error)]
-pub(crate) enum OpenError {
-    #[error("state directory {0} is in use by another s3-replicator; give each daemon a `state_dir` of its own")]
-    Locked(PathBuf),
-    #[error("state directory {0} cannot be written; check that it exists and belongs to the daemon's user")]
-    NotWritable(PathBuf, #[source] std::io::Error),
-    #[error("state directory {0} cannot be opened as a ledger")]
-    Unusable(PathBuf, #[source] rocksdb::Error),
-}
-
-// The ledger's working set is a key's few records: what RocksDB may keep in memory is small
-// beside the budget for bodies.
-const MEMTABLE_BYTES: usize = 8 << 20;
-const BLOCK_CACHE_BYTES: usize = 8 << 20;
-
 impl Ledger {
     /// Opens the ledger, alone: a second daemon on the same directory is refused.
     pub(crate) fn open(state_dir: &Path) -> Result<Self, OpenError> {
-        let probe = std::fs::create_dir_all(state_dir).and_then(|()| tempfile_probe(state_dir));
-        probe.map_err(|error| OpenError::NotWritable(state_dir.to_owned(), error))?;
-        let path = state_dir.join("ledger");
-        match DB::open(&options(), &path) {
-            Ok(db) => Ok(Self { db: Arc::new(db) }),
-            Err(error) if is_locked(&error) => Err(OpenError::Locked(state_dir.to_owned())),
-            Err(error) => Err(OpenError::Unusable(path, error)),
-        }
+        Ok(Self { store: Arc::new(Store::open(state_dir)?) })
+    }
+
+    /// Opens the ledger again whenever its disk fails, until told to stop.
+    pub(crate) async fn tend(self, stop: CancellationToken) {
+        let tended = async {
+            loop {
+                self.store.condition.failing().await;
+                tokio::time::sleep(REOPENED_EVERY).await;
+                blocking::run(|| self.store.reopen());
+            }
+        };
+        let _stopped = stop.run_until_cancelled(tended).await;
+    }
+
+    /// Waits until the ledger takes records.
+    pub(crate) async fn works(&self) {
+        self.store.condition.working().await;
+    }
+
+    /// Tells how the ledger is.
+    pub(crate) fn condition(&self) -> &Condition {
+        &self.store.condition
     }
 
     /// Makes everything written so far survive a power cut.
     pub(crate) fn sync(&self) -> Result<(), Failure> {
-        blocking::run(|| self.db.flush_wal(true)).map_err(broken)
+        blocking::run(|| self.store.sync())
     }
 
-    /// Lists what is known of a key at a destination.
+    /// Lists what is known of a key at a destination. Where a record is damaged that is nothing, as after a lost disk: it is
+    /// read back from the destination.
     pub(crate) fn replicas(&self, lane: &Lane) -> Result<Vec<Replica>, Failure> {
-        self.scan(&Replica::prefix(lane))
+        readable(self.scan(&Replica::prefix(lane)))
     }
 
     /// Records what became of a version.
@@ -95,7 +105,7 @@ impl Ledger {
         for part in self.scan::<UploadedPart>(&UploadedPart::prefix(lane))? {
             batch.delete(part.address(lane).bytes());
         }
-        self.db.write(batch).map_err(broken)
+        self.store.write(|db| db.write(batch))
     }
 
     /// Visits the multipart uploads in progress, from behind a lane's on.
@@ -106,7 +116,7 @@ impl Ledger {
     ) -> Result<(), Failure> {
         let table = Address::of(Upload::TABLE);
         let from = after.map_or_else(|| table.clone(), |lane| Upload::address(lane).end());
-        self.visit(&from, &table, visit)
+        readable(self.visit(&from, &table, visit))
     }
 
     /// Keeps a task until someone acts.
@@ -116,16 +126,17 @@ impl Ledger {
 
     /// Returns what is parked already of what a task would be parked as.
     pub(crate) fn parked_before(&self, task: &ParkedTask) -> Result<Option<ParkedTask>, Failure> {
-        self.get(&task.address())
+        readable(self.get(&task.address()))
     }
 
     /// Says whether anything is parked of a lane.
     pub(crate) fn has_parked(&self, lane: &Lane) -> Result<bool, Failure> {
         let (prefix, mut has) = (ParkedTask::prefix(lane), false);
-        self.visit(&prefix, &prefix, |_: ParkedTask| {
+        let visited = self.visit(&prefix, &prefix, |_: ParkedTask| {
             has = true;
             ControlFlow::Break(())
-        })?;
+        });
+        readable(visited)?;
         Ok(has)
     }
 
@@ -137,7 +148,7 @@ impl Ledger {
     ) -> Result<(), Failure> {
         let table = Address::of(ParkedTask::TABLE);
         let from = after.map_or_else(|| table.clone(), |lane| ParkedTask::prefix(lane).end());
-        self.visit(&from, &table, visit)
+        readable(self.visit(&from, &table, visit))
     }
 
     /// Visits parked messages.
@@ -146,23 +157,24 @@ impl Ledger {
         visit: impl FnMut(ParkedMessage) -> ControlFlow<()>,
     ) -> Result<(), Failure> {
         let table = Address::of(ParkedMessage::TABLE);
-        self.visit(&table, &table, visit)
+        readable(self.visit(&table, &table, visit))
     }
 
     /// Makes tasks of a parked message: from now on they are what is parked, if there are any.
     pub(crate) fn convert(&self, message: &ParkedMessage, tasks: &[ParkedTask]) -> Result<(), Failure> {
         let mut batch = WriteBatch::default();
         for task in tasks {
-            batch.put(task.address().bytes(), encode(task).map_err(unreadable)?);
+            batch.put(task.address().bytes(), encode(task).map_err(store::unwritable)?);
         }
         batch.delete(message.address().bytes());
-        self.db.write(batch).map_err(broken)
+        self.store.write(|db| db.write(batch))
     }
 
     /// Forgets what was parked for a key and is done now.
     pub(crate) fn unpark(&self, lane: &Lane, is_done: impl Fn(&ParkedTask) -> bool) -> Result<(), Failure> {
-        for task in self.scan::<ParkedTask>(&ParkedTask::prefix(lane))?.iter().filter(|task| is_done(task)) {
-            self.db.delete(task.address().bytes()).map_err(broken)?;
+        let parked: Vec<ParkedTask> = readable(self.scan(&ParkedTask::prefix(lane)))?;
+        for task in parked.iter().filter(|task| is_done(task)) {
+            self.store.write(|db| db.delete(task.address().bytes()))?;
         }
         Ok(())
     }
@@ -196,16 +208,18 @@ impl Ledger {
         Ok(now)
     }
 
-    fn get<R: Record>(&self, address: &Address) -> Result<Option<R>, Failure> {
-        let Some(bytes) = self.db.get_pinned(address.bytes()).map_err(broken)? else { return Ok(None) };
-        decode(&bytes).map(Some).map_err(unreadable)
+    fn get<R: Record>(&self, address: &Address) -> Result<Option<R>, Unread> {
+        let opened = self.store.opened()?;
+        let found = opened.db.get_pinned(address.bytes()).map_err(|error| self.store.unread(error))?;
+        found.map(|bytes| decode(&bytes).map_err(|error| self.store.undecoded(error))).transpose()
     }
 
     fn put<R: Record>(&self, address: &Address, record: &R) -> Result<(), Failure> {
-        self.db.put(address.bytes(), encode(record).map_err(unreadable)?).map_err(broken)
+        let bytes = encode(record).map_err(store::unwritable)?;
+        self.store.write(|db| db.put(address.bytes(), bytes))
     }
 
-    fn scan<R: Record>(&self, prefix: &Address) -> Result<Vec<R>, Failure> {
+    fn scan<R: Record>(&self, prefix: &Address) -> Result<Vec<R>, Unread> {
         let mut all = Vec::new();
         self.visit(prefix, prefix, |record| {
             all.push(record);
@@ -220,7 +234,7 @@ impl Ledger {
         from: &Address,
         prefix: &Address,
         mut visit: impl FnMut(R) -> ControlFlow<()>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Unread> {
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(prefix.clone().end().bytes());
         // Filters tell at once that there is nothing of a lane; of a whole table they know nothing.
@@ -228,10 +242,11 @@ impl Ledger {
             true => options.set_prefix_same_as_start(true),
             false => options.set_total_order_seek(true),
         }
-        for entry in self.db.iterator_opt(IteratorMode::From(from.bytes(), Direction::Forward), options) {
-            let (key, value) = entry.map_err(broken)?;
+        let opened = self.store.opened()?;
+        for entry in opened.db.iterator_opt(IteratorMode::From(from.bytes(), Direction::Forward), options) {
+            let (key, value) = entry.map_err(|error| self.store.unread(error))?;
             let is_wanted = key.starts_with(prefix.bytes());
-            if !is_wanted || visit(decode(&value).map_err(unreadable)?).is_break() {
+            if !is_wanted || visit(decode(&value).map_err(|error| self.store.undecoded(error))?).is_break() {
                 break;
             }
         }
@@ -239,54 +254,16 @@ impl Ledger {
     }
 }
 
-const DURING: &str = "the ledger";
+// A disk that is full stays so for a while, and each try writes what memory held.
+const REOPENED_EVERY: Duration = Duration::from_secs(5);
 
-// A tenth of a memtable for the filter of what is in it.
-const MEMTABLE_FILTER_SHARE: f64 = 0.1;
-
-fn options() -> Options {
-    let mut options = Options::default();
-    options.create_if_missing(true);
-    options.set_write_buffer_size(MEMTABLE_BYTES);
-    options.set_max_write_buffer_number(2);
-    options.set_compression_type(rocksdb::DBCompressionType::Lz4);
-    options.set_keep_log_file_num(2);
-    // Most keys are new: that nothing is known of them costs no look at the records (docs/performance.md).
-    options.set_prefix_extractor(SliceTransform::create("lane", records::lane_of, Some(records::has_lane)));
-    options.set_memtable_prefix_bloom_ratio(MEMTABLE_FILTER_SHARE);
-    options.set_max_total_wal_size(4 * MEMTABLE_BYTES as u64);
-    let mut table = rocksdb::BlockBasedOptions::default();
-    table.set_block_cache(&rocksdb::Cache::new_lru_cache(BLOCK_CACHE_BYTES));
-    table.set_bloom_filter(10.0, false);
-    // What leads to the blocks is in the cache too, piece by piece: else it is all in memory, and grows with the keys on
-    // record (https://github.com/facebook/rocksdb/wiki/Partitioned-Index-Filters).
-    table.set_index_type(rocksdb::BlockBasedIndexType::TwoLevelIndexSearch);
-    table.set_partition_filters(true);
-    table.set_cache_index_and_filter_blocks(true);
-    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
-    options.set_block_based_table_factory(&table);
-    options
-}
-
-/// Writes and removes a file: permission bits alone do not tell of a read-only or full disk.
-fn tempfile_probe(state_dir: &Path) -> std::io::Result<()> {
-    let path = state_dir.join(format!(".probe-{}", std::process::id()));
-    std::fs::write(&path, b"s3-replicator")?;
-    std::fs::remove_file(path)
-}
-
-/// RocksDB tells it only in words: those of another process' lock, and those of our own.
-fn is_locked(error: &rocksdb::Error) -> bool {
-    let words = error.to_string();
-    words.contains("While lock file") || words.contains("lock hold by current process")
-}
-
-fn broken(error: rocksdb::Error) -> Failure {
-    Failure::caused(Kind::Transient, DURING, error)
-}
-
-fn unreadable(error: records::Unreadable) -> Failure {
-    Failure::caused(Kind::Transient, DURING, error)
+/// Takes what is damaged for absent. That is for records that are read back, or that a message in a queue stands
+/// behind: no upload, which may yet appear, and no rule's beginning is among them.
+fn readable<T: Default>(read: Result<T, Unread>) -> Result<T, Failure> {
+    match read {
+        Err(Unread::Damaged(_)) => Ok(T::default()),
+        read => Ok(read?),
+    }
 }
 
 #[cfg(test)]

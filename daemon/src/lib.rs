@@ -2,7 +2,7 @@
 //!
 //! In the order data flows; each file uses only what stands at its own level or below:
 //!
-//! - `pipeline`: the stations put together, and the order in which they stop; `signals`: what tells it to
+//! - `process`: what is asked of the system at the start; `pipeline`: the stations put together, and the order in which they stop; `signals`: what tells it to
 //! - `status`, `failures`: what the running daemon says of itself and of what is parked, `admin`: how it says it
 //! - `intake`, `dispatch`, `ack`: the stations
 //! - `lane`: one task at work; `ruleset`: what a hint means; `parking`: when what is parked is tried again;
@@ -11,6 +11,7 @@
 //! - `engine`: what transfers share; `lease`, `ledger`, `limits`, `pace`, `fanout`, `budget`, `turns`, `gather`, `lately`, `accounts`, `wire`, `health`,
 //!   `metrics`, `clock`, `blocking`, `failpoint`, `xml`: the services
 
+pub mod process;
 pub mod pipeline;
 mod signals;
 pub mod status;
@@ -27,7 +28,7 @@ mod task;
 mod transfer;
 mod engine;
 mod lease;
-mod ledger;
+pub mod ledger;
 mod limits;
 mod pace;
 mod fanout;

@@ -5,8 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
+use replicator_core::object::without_commands;
 use s3_replicator::failures::{self, Which};
-use s3_replicator::{pipeline, status};
+use s3_replicator::ledger::mend;
+use s3_replicator::{pipeline, process, status};
 use tikv_jemallocator::Jemalloc;
 use tracing_subscriber::EnvFilter;
 
@@ -52,6 +54,29 @@ enum Verb {
     /// What is parked and why, and the command to try it again
     #[command(subcommand, after_help = FAILURES_EXAMPLES)]
     Failures(Failures),
+    /// The records in `state_dir`: whether they are whole, and a new ledger of those that are
+    #[command(subcommand, after_help = LEDGER_EXAMPLES)]
+    Ledger(Ledger),
+}
+
+const LEDGER_EXAMPLES: &str = "Examples:
+  s3-replicator ledger check
+  systemctl stop s3-replicator && s3-replicator ledger repair";
+
+#[derive(Debug, Subcommand)]
+enum Ledger {
+    /// Reads every record, beside a running daemon too; exit 65 when one is damaged
+    #[command(after_help = "Example:\n  s3-replicator ledger check --config /etc/s3-replicator/config.toml")]
+    Check {
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+    /// Puts a damaged ledger aside, and in its place one of all that can be read; the daemon has to be stopped
+    #[command(after_help = "Example:\n  s3-replicator ledger repair --config /etc/s3-replicator/config.toml")]
+    Repair {
+        #[command(flatten)]
+        file: ConfigFile,
+    },
 }
 
 const FAILURES_EXAMPLES: &str = "Examples:
@@ -129,11 +154,12 @@ enum LogFormat {
 
 fn main() -> ExitCode {
     abort_on_panic();
+    process::restrict_files();
     match command(Command::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say_error(&error);
-            ExitCode::FAILURE
+            ExitCode::from(mend::exit_code(&error))
         }
     }
 }
@@ -143,6 +169,7 @@ fn command(command: Command) -> anyhow::Result<()> {
         Verb::Run { file, log_format, log } => {
             start_log(log_format, &log)?;
             let settings = replicator_config::load(&file.config)?;
+            process::raise_descriptors()?;
             runtime()?.block_on(pipeline::run(settings, file.config))
         }
         Verb::Check { file } => {
@@ -171,6 +198,14 @@ fn command(command: Command) -> anyhow::Result<()> {
             say(runtime()?.block_on(failures::retry(&settings, &which.into()))?.trim_end());
             Ok(())
         }
+        Verb::Ledger(Ledger::Check { file }) => {
+            say(&mend::check(&replicator_config::load(&file.config)?)?);
+            Ok(())
+        }
+        Verb::Ledger(Ledger::Repair { file }) => {
+            say(&mend::repair(&replicator_config::load(&file.config)?)?);
+            Ok(())
+        }
     }
 }
 
@@ -192,7 +227,7 @@ fn abort_on_panic() {
 /// keys and, at the lower levels, hold headers.
 fn start_log(format: LogFormat, filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter).with_context(|| format!("log filter {filter:?} is not valid"))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| process::Log).with_target(false);
     match format {
         LogFormat::Text => log.with_ansi(false).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
@@ -202,10 +237,10 @@ fn start_log(format: LogFormat, filter: &str) -> anyhow::Result<()> {
 
 #[allow(clippy::print_stdout, reason = "what a command was asked for goes to standard output")]
 fn say(text: &str) {
-    println!("{text}");
+    println!("{}", without_commands(text));
 }
 
 #[allow(clippy::print_stderr, reason = "a command that fails says why on standard error")]
 fn say_error(error: &anyhow::Error) {
-    eprintln!("s3-replicator: {error:#}");
+    eprintln!("{}", without_commands(&format!("s3-replicator: {error:#}")));
 }

@@ -1,9 +1,13 @@
 //! What Prometheus scrapes: one method per thing that happens, and gauges that are derived from
 //! state at scrape, never counted up and down.
 
-use prometheus::{Error, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Error, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 use replicator_core::failure::Reason;
 use serde::{Deserialize, Serialize};
+
+use crate::ledger::Trouble;
 
 /// What was done, or would have been.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +59,8 @@ pub(crate) struct Metrics {
     parked: IntGaugeVec,
     requests: IntCounterVec,
     memory: IntGaugeVec,
+    ledger_up: IntGauge,
+    ledger_failures: IntCounterVec,
     messages: IntCounterVec,
 }
 
@@ -87,6 +93,8 @@ impl Metrics {
             registry.register(Box::new(gauge.clone()))?;
             Ok(gauge)
         };
+        let ledger_up = IntGauge::new("ledger_up", "1 while the ledger takes records and none of it is damaged.")?;
+        registry.register(Box::new(ledger_up.clone()))?;
         Ok(Self {
             operations: counter(
                 "operations_total",
@@ -103,10 +111,16 @@ impl Metrics {
                 "Requests sent, by the status of the answer; 0 when none came.",
                 &["service", "operation", "account", "status"],
             )?,
+            ledger_failures: counter(
+                "ledger_failures_total",
+                "Reads and writes of the ledger that failed.",
+                &["kind"],
+            )?,
             memory: gauge("memory_bytes", "Memory of object bodies: budget and use.", &["kind"])?,
             messages: counter("queue_messages_total", "Messages by what became of them.", &["queue", "outcome"])?,
             latency,
             oldest_pending,
+            ledger_up,
             registry,
         })
     }
@@ -166,6 +180,15 @@ impl Metrics {
         self.parked.reset();
         for (rule, reason, count) in all {
             self.parked.with_label_values(&[rule, reason.as_str()]).set(count);
+        }
+    }
+
+    /// Takes over how the ledger is, and how often each trouble was seen since the start.
+    pub(crate) fn set_ledger(&self, is_up: bool, troubles: impl Iterator<Item = (Trouble, u64)>) {
+        self.ledger_up.set(i64::from(is_up));
+        for (trouble, seen) in troubles {
+            let counter = self.ledger_failures.with_label_values(&[trouble.as_str()]);
+            counter.inc_by(seen.saturating_sub(counter.get()));
         }
     }
 

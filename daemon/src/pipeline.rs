@@ -118,8 +118,14 @@ impl Daemon {
         let channels = Channels { rules: watched, deliveries, settlements: settle, questions };
         work.spawn(Ack { engine: Arc::clone(&engine), settlements }.run());
         work.spawn(Dispatch::new(Arc::clone(&engine), channels, halt.clone()).run());
-        let admin =
-            Admin { engine: Arc::clone(&engine), questions: ask, polls: Arc::new(polls), draining: drain.clone() };
+        services.spawn(engine.ledger.clone().tend(close.clone()));
+        let admin = Admin {
+            engine: Arc::clone(&engine),
+            questions: ask,
+            polls: Arc::new(polls),
+            draining: drain.clone(),
+            hosts: settings.listen_hosts.as_slice().into(),
+        };
         if let Some(listener) = listener {
             services.spawn(admin.clone().run(listener, close.clone()));
         }
@@ -181,9 +187,8 @@ impl Daemon {
         if !stays {
             return error!("accounts or queues changed, which needs a restart; the old rules stay");
         }
-        let Settings { state_dir, listen, memory_bytes, drain_timeout, .. } = &self.settings;
-        let fixed = (state_dir, listen, memory_bytes, drain_timeout);
-        if fixed != (&settings.state_dir, &settings.listen, &settings.memory_bytes, &settings.drain_timeout) {
+        // All but the rules is as it was.
+        if (Settings { rules: self.settings.rules.clone(), ..settings.clone() }) != self.settings {
             warn!("only rules are reloaded; the other changes need a restart");
         }
         match adopt(&self.engine, settings) {
@@ -243,6 +248,7 @@ impl Starting<'_> {
                 poll: Arc::clone(&poll),
                 patience: settings.drain_timeout,
                 metrics: self.engine.metrics.clone(),
+                ledger: self.engine.ledger.clone(),
             };
             intakes.spawn(intake.run(self.drain.clone()));
             polls.push(poll);

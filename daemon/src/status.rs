@@ -8,7 +8,7 @@ use replicator_config::Settings;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::admin::Status;
+use crate::admin::{COMMAND, Status};
 
 // The daemon itself gives its stations 5 seconds to say how they are.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,7 +32,9 @@ pub(crate) async fn request(settings: &Settings, what: &str, patience: Duration)
 
 /// One small request to ourselves needs no HTTP client.
 async fn exchange(mut stream: TcpStream, what: &str) -> anyhow::Result<String> {
-    stream.write_all(format!("{what} HTTP/1.0\r\nContent-Length: 0\r\n\r\n").as_bytes()).await?;
+    let host = stream.peer_addr()?;
+    let head = format!("{what} HTTP/1.0\r\nHost: {host}\r\n{COMMAND}: 1\r\nContent-Length: 0\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     let Some((head, body)) = answer.split_once("\r\n\r\n") else { bail!("the answer is not HTTP") };
@@ -54,6 +56,9 @@ pub(crate) fn table(status: &Status) -> String {
 
 fn write_table(status: &Status, text: &mut String) -> std::fmt::Result {
     writeln!(text, "ready: {}", if status.ready { "yes" } else { "no" })?;
+    if let Some(ailment) = &status.ledger {
+        writeln!(text, "{ailment}")?;
+    }
     writeln!(text, "messages in hand: {}", status.board.messages)?;
     writeln!(text, "keys at work: {}", status.board.lanes)?;
     writeln!(text, "\n{:<24} {:>10} {:>14} {:>10} {:>8}", "RULE", "PENDING", "BYTES", "OLDEST", "PARKED")?;

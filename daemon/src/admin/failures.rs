@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use percent_encoding::percent_decode_str;
 use replicator_config::suggest;
 use replicator_core::failure::{Failure, Reason, chain};
+use replicator_core::object::without_commands;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
@@ -117,9 +118,12 @@ fn listing(ledger: &Ledger, filter: &Filter) -> Result<Listing, Failure> {
     Ok(listing)
 }
 
-fn json(value: &impl Serialize) -> Response {
+pub(super) fn json(value: &impl Serialize) -> Response {
     match serde_json::to_string(value) {
-        Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        Ok(json) => {
+            let json = without_commands(&json).into_owned();
+            ([(header::CONTENT_TYPE, "application/json")], json).into_response()
+        }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

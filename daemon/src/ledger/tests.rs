@@ -1,5 +1,7 @@
 //! Every record reads back as written, from the address it was written to.
 
+mod damage;
+
 use std::fmt::Debug;
 
 use proptest::prelude::*;
@@ -98,7 +100,7 @@ fn what_is_on_record_is_found_wherever_it_lies() {
             ledger.put_replica(&lane(number), &replica(number, nth)).unwrap();
         }
         if nth < 2 {
-            ledger.db.flush().unwrap();
+            ledger.store.opened().unwrap().db.flush().unwrap();
         }
     }
     for number in 0..200 {

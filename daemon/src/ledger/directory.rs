@@ -1,0 +1,112 @@
+//! The state directory: made for the daemon's user alone, and in use by one process at a time.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use tracing::warn;
+
+use super::condition::REMEDY;
+
+/// The state directory cannot be used.
+#[derive(Debug, Error)]
+pub(crate) enum OpenError {
+    #[error("state directory {0} is in use by another s3-replicator; give each daemon a `state_dir` of its own")]
+    Locked(PathBuf),
+    #[error("state directory {0} cannot be written; check that it exists, has room and belongs to the daemon's user")]
+    NotWritable(PathBuf, #[source] io::Error),
+    #[error("ledger {0} cannot be opened; `s3-replicator ledger check` reads all of it")]
+    Unusable(PathBuf, #[source] rocksdb::Error),
+    #[error("ledger {0} is damaged: {1}; {REMEDY}")]
+    Damaged(PathBuf, String),
+}
+
+/// A state directory that this process holds; what is in it is for the daemon's user alone.
+#[derive(Debug)]
+pub(super) struct Directory {
+    path: PathBuf,
+    _lock: File,
+}
+
+const LOCK: &str = "lock";
+const LEDGER: &str = "ledger";
+const PROBE: &str = ".probe-";
+
+// What a name begins with that this program gave; `ledger repair` puts others beside the ledger.
+const OURS: [&str; 3] = [LOCK, LEDGER, PROBE];
+
+impl Directory {
+    /// Takes a state directory, which is made if it is not there.
+    pub(super) fn take(path: &Path) -> Result<Self, OpenError> {
+        let unwritable = |error| OpenError::NotWritable(path.to_owned(), error);
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unwritable)?;
+        probe(path).map_err(unwritable)?;
+        let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(path.join(LOCK));
+        let lock = lock.map_err(unwritable)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(OpenError::Locked(path.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(unwritable(error)),
+        }
+        if let Err(error) = close_to_others(path) {
+            warn!(path = %path.display(), %error, "other users' access to the state directory cannot be taken away");
+        }
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Returns where the ledger is.
+    pub(super) fn ledger(&self) -> PathBuf {
+        ledger_of(&self.path)
+    }
+
+    /// Says why nothing can be written, if that is so.
+    pub(super) fn probe(&self) -> io::Result<()> {
+        probe(&self.path)
+    }
+}
+
+/// Returns where the ledger of a state directory is.
+pub(super) fn ledger_of(state_dir: &Path) -> PathBuf {
+    state_dir.join(LEDGER)
+}
+
+/// Writes and removes a file: permission bits alone do not tell of a read-only or full disk.
+fn probe(state_dir: &Path) -> io::Result<()> {
+    let path = state_dir.join(format!("{PROBE}{}", std::process::id()));
+    let written = fs::write(&path, b"s3-replicator");
+    let removed = fs::remove_file(path);
+    written.and(removed)
+}
+
+/// Takes other users' access away: keys, and what services said of them, are in there. A directory that holds other
+/// things too, such as `/var/lib` itself, keeps its mode, and only what is ours is closed.
+fn close_to_others(state_dir: &Path) -> io::Result<()> {
+    let mut is_ours_alone = true;
+    for entry in fs::read_dir(state_dir)? {
+        let entry = entry?;
+        match entry.file_name().to_str() {
+            Some(name) if OURS.iter().any(|ours| name.starts_with(ours)) => restrict(&entry.path())?,
+            // What a new filesystem has of itself.
+            Some("lost+found") => {}
+            _ => is_ours_alone = false,
+        }
+    }
+    match is_ours_alone {
+        true => fs::set_permissions(state_dir, Permissions::from_mode(0o700)),
+        false => {
+            warn!(path = %state_dir.display(), "the state directory holds other things too: it keeps its mode");
+            Ok(())
+        }
+    }
+}
+
+fn restrict(path: &Path) -> io::Result<()> {
+    let is_directory = fs::metadata(path)?.is_dir();
+    fs::set_permissions(path, Permissions::from_mode(if is_directory { 0o700 } else { 0o600 }))?;
+    if is_directory {
+        fs::read_dir(path)?.try_for_each(|entry| restrict(&entry?.path()))?;
+    }
+    Ok(())
+}

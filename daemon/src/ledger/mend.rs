@@ -1,0 +1,161 @@
+//! `s3-replicator ledger check` and `ledger repair`: whether all records can be read, and a new ledger of those that can.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::{self, File};
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use replicator_config::Settings;
+use rocksdb::{DB, DBIterator, IteratorMode, ReadOptions};
+
+use super::directory::{Directory, OpenError, ledger_of};
+use super::records::{
+    Address, ParkedMessage, ParkedTask, Replica, RuleStart, Table, Unreadable, Upload, UploadedPart, decode,
+};
+use super::store::{self, Opened};
+use crate::clock;
+
+/// Reads every record; an error says what is damaged.
+pub fn check(settings: &Settings) -> anyhow::Result<String> {
+    let path = ledger_of(&settings.state_dir);
+    let counts = read_all(&path)?;
+    Ok(format!("{} is whole: {counts}", path.display()))
+}
+
+/// Puts a damaged ledger aside, and in its place one of all records that can be read.
+pub fn repair(settings: &Settings) -> anyhow::Result<String> {
+    let directory = Directory::take(&settings.state_dir)?;
+    let path = directory.ledger();
+    match read_all(&path) {
+        Ok(counts) => return Ok(format!("{} is whole, nothing was changed: {counts}", path.display())),
+        Err(error) if exit_code(&error) == DAMAGED => {}
+        Err(error) => return Err(error),
+    }
+    let new = path.with_extension("repaired");
+    let old = path.with_extension(format!("damaged-{}", clock::now().unix_timestamp()));
+    let counts = salvage(&path, &new)?;
+    fs::rename(&path, &old).with_context(|| format!("cannot put {} aside", path.display()))?;
+    fs::rename(&new, &path).with_context(|| format!("cannot put {} in its place", new.display()))?;
+    File::open(&settings.state_dir).and_then(|directory| directory.sync_all()).context("cannot sync `state_dir`")?;
+    let since =
+        if counts.of(RULE_STARTS) == 0 { "; since when rules count is lost, so say `since` in each" } else { "" };
+    Ok(format!("kept {counts}\nthe damaged ledger is now {}\n{LOST}{since}", old.display()))
+}
+
+/// Returns what the process exits with for an error: 65 for a damaged ledger, which is `EX_DATAERR` of sysexits.h,
+/// and 1 for all else.
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    let is_damage = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(cause.downcast_ref::<OpenError>(), Some(OpenError::Damaged(..)))
+    };
+    if error.chain().any(is_damage) { DAMAGED } else { 1 }
+}
+
+const DAMAGED: u8 = 65;
+
+const LOST: &str = "records of replicas that are lost are read back from the destinations; \
+                    for parked tasks that are lost redrive the dead-letter queues";
+
+/// A table, what its records are called, and how one of them is read.
+type Kind = (Table, &'static str, fn(&[u8]) -> Result<(), Unreadable>);
+
+const RULE_STARTS: &str = "rule starts";
+
+const KINDS: [Kind; 6] = [
+    (Table::Replica, "replicas", |bytes| decode::<Replica>(bytes).map(drop)),
+    (Table::Upload, "uploads", |bytes| decode::<Upload>(bytes).map(drop)),
+    (Table::UploadedPart, "parts", |bytes| decode::<UploadedPart>(bytes).map(drop)),
+    (Table::ParkedTask, "parked tasks", |bytes| decode::<ParkedTask>(bytes).map(drop)),
+    (Table::ParkedMessage, "parked messages", |bytes| decode::<ParkedMessage>(bytes).map(drop)),
+    (Table::RuleStart, RULE_STARTS, |bytes| decode::<RuleStart>(bytes).map(drop)),
+];
+
+/// How many records there are of each kind.
+#[derive(Debug, Default)]
+struct Counts(BTreeMap<&'static str, u64>);
+
+impl Counts {
+    fn of(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or_default()
+    }
+
+    fn add(&mut self, name: &'static str) {
+        *self.0.entry(name).or_default() += 1;
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = KINDS.iter().map(|(_, name, _)| format!("{} {name}", self.of(name)));
+        f.write_str(&all.collect::<Vec<String>>().join(", "))
+    }
+}
+
+fn read_all(path: &Path) -> anyhow::Result<Counts> {
+    if !path.is_dir() {
+        bail!("there is no ledger at {}", path.display());
+    }
+    let damaged = |why: String| OpenError::Damaged(path.to_owned(), why);
+    store::is_whole(path)?;
+    let (db, mut counts) = (store::read_only(path)?, Counts::default());
+    for (table, name, read) in KINDS {
+        for entry in entries(&db, table, IteratorMode::Start) {
+            let (_, value) = entry.map_err(|error| damaged(error.into_string()))?;
+            match read(&value) {
+                Ok(()) => counts.add(name),
+                Err(error @ Unreadable::Json(_)) => bail!(damaged(format!("one of the {name}: {error}"))),
+                Err(error) => bail!(error),
+            }
+        }
+    }
+    Ok(counts)
+}
+
+/// Copies what can be read. Where a block is damaged its neighbours are reached from the other side, but for the first: on
+/// its way back RocksDB looks one record ahead. Between two damaged blocks nothing is read, and so no older record shows
+/// in the place of one that is lost.
+fn salvage(damaged: &Path, new: &Path) -> anyhow::Result<Counts> {
+    if new.exists() {
+        fs::remove_dir_all(new).with_context(|| format!("cannot remove {}", new.display()))?;
+    }
+    let (opened, mut counts) = (Opened::at(new)?, Counts::default());
+    let readable = store::read_only(damaged).or_else(|_| {
+        store::rebuild_manifest(damaged)?;
+        store::read_only(damaged).map_err(anyhow::Error::from)
+    });
+    let Ok(old) = readable else { return Ok(counts) };
+    for kind in KINDS {
+        copy((&old, &opened.db), kind, &mut counts)?;
+    }
+    opened.db.flush().context("cannot write the new ledger")?;
+    Ok(counts)
+}
+
+fn copy((old, new): (&DB, &DB), (table, name, read): Kind, counts: &mut Counts) -> anyhow::Result<()> {
+    let mut last = None;
+    for mode in [IteratorMode::Start, IteratorMode::End] {
+        let reached = last.clone();
+        // What cannot be read ends a direction, and so does what the other one had.
+        for (key, value) in entries(old, table, mode).map_while(Result::ok) {
+            if reached.as_ref().is_some_and(|reached| key <= *reached) {
+                break;
+            }
+            if !matches!(read(&value), Err(Unreadable::Json(_))) {
+                new.put(&key, &value).context("cannot write the new ledger")?;
+                counts.add(name);
+            }
+            last = Some(key);
+        }
+    }
+    Ok(())
+}
+
+fn entries<'a>(db: &'a DB, table: Table, mode: IteratorMode<'_>) -> DBIterator<'a> {
+    let (mut options, start) = (ReadOptions::default(), Address::of(table));
+    options.set_iterate_lower_bound(start.bytes());
+    options.set_iterate_upper_bound(start.end().bytes());
+    options.set_total_order_seek(true);
+    options.fill_cache(false);
+    db.iterator_opt(mode, options)
+}

@@ -1,0 +1,182 @@
+//! A ledger is whole, or says that it is not: whatever is flipped, cut off or gone, only what was never synced is lost
+//! without a word, and a repair keeps what can be read.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::PathBuf;
+
+use replicator_config::Settings;
+use tempfile::TempDir;
+
+use super::super::mend;
+use super::*;
+
+const PARKED: i64 = 200;
+
+/// Makes a ledger with parked tasks, which are synced, and closes it as kill -9 does.
+fn with_parked() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(directory.path()).unwrap();
+    (0..PARKED).for_each(|number| ledger.park(&parked(number)).unwrap());
+    ledger.store.sync().unwrap();
+    directory
+}
+
+fn count(ledger: &Ledger) -> i64 {
+    ledger.parked_counts().unwrap().values().sum()
+}
+
+/// Finds the largest file of a kind.
+fn file(directory: &TempDir, extension: &str) -> PathBuf {
+    let files = fs::read_dir(directory.path().join("ledger")).unwrap().map(|entry| entry.unwrap().path());
+    let of_kind = files.filter(|path| path.extension().is_some_and(|found| found == extension));
+    of_kind.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap()
+}
+
+fn flip(path: &PathBuf, from: u64, bytes: usize) {
+    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut found = vec![0; bytes];
+    file.read_exact_at(&mut found, from).unwrap();
+    found.iter_mut().for_each(|byte| *byte ^= 0xff);
+    file.write_all_at(&found, from).unwrap();
+}
+
+fn settings(directory: &TempDir) -> Settings {
+    let file = format!(
+        "state_dir = \"{}\"\n{}",
+        directory.path().display(),
+        include_str!("../../../../config/samples/valid/minimal.toml")
+    );
+    replicator_config::parse(&file).unwrap()
+}
+
+fn assert_damaged(directory: &TempDir, what: &str) {
+    for _ in 0..2 {
+        // A refused start changes nothing, so that the next one is refused as well.
+        let refused = Ledger::open(directory.path());
+        let Err(error @ OpenError::Damaged(..)) = refused else { panic!("{what}: {refused:?}") };
+        assert!(error.to_string().contains("s3-replicator ledger repair"), "{error}");
+        assert_eq!(mend::exit_code(&error.into()), 65);
+    }
+    assert_eq!(mend::exit_code(&mend::check(&settings(directory)).unwrap_err()), 65, "{what}");
+}
+
+#[test]
+fn eight_flipped_bytes_anywhere_in_the_log_are_seen() {
+    let length = fs::metadata(file(&with_parked(), "log")).unwrap().len();
+    for part in 0..20 {
+        let directory = with_parked();
+        let from = (length - 8) * part / 19;
+        flip(&file(&directory, "log"), from, 8);
+        assert_damaged(&directory, &format!("flipped from {from} of {length}"));
+        mend::repair(&settings(&directory)).unwrap();
+        let kept = count(&Ledger::open(directory.path()).unwrap());
+        assert!(
+            kept < PARKED && kept >= PARKED * i64::try_from(part).unwrap() / 19 - 2,
+            "{kept} before {from} of {length}"
+        );
+    }
+}
+
+#[test]
+fn a_log_that_is_cut_or_zeroed_or_gone_is_seen() {
+    let directory = with_parked();
+    let log = file(&directory, "log");
+    let (cut, zeroed) = (fs::metadata(&log).unwrap().len() / 2, [0; 4096]);
+    OpenOptions::new().write(true).open(&log).unwrap().set_len(cut).unwrap();
+    assert_damaged(&directory, "cut");
+    let directory = with_parked();
+    OpenOptions::new().write(true).open(file(&directory, "log")).unwrap().write_all_at(&zeroed, 8192).unwrap();
+    assert_damaged(&directory, "zeroed");
+    let directory = with_parked();
+    fs::remove_file(file(&directory, "log")).unwrap();
+    assert_damaged(&directory, "gone");
+}
+
+#[test]
+fn what_names_the_other_files_is_missed() {
+    for name in ["CURRENT", "MANIFEST"] {
+        let directory = with_parked();
+        let all = fs::read_dir(directory.path().join("ledger")).unwrap().map(|entry| entry.unwrap().path());
+        let mut named = all.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(name));
+        fs::remove_file(named.next().unwrap()).unwrap();
+        assert_damaged(&directory, name);
+        mend::repair(&settings(&directory)).unwrap();
+        assert_eq!(count(&Ledger::open(directory.path()).unwrap()), PARKED, "all of it is in files that are whole");
+    }
+}
+
+#[test]
+fn a_torn_tail_of_what_was_not_synced_is_no_damage() {
+    let directory = with_parked();
+    let synced = fs::metadata(file(&directory, "log")).unwrap().len();
+    let ledger = Ledger::open(directory.path()).unwrap();
+    // What was in the log is in a table now, and the log is a new one.
+    ledger.park(&parked(PARKED)).unwrap();
+    drop(ledger);
+    let log = file(&directory, "log");
+    let torn = fs::metadata(&log).unwrap().len() - 5;
+    assert!(torn > 0 && synced > torn);
+    OpenOptions::new().write(true).open(&log).unwrap().set_len(torn).unwrap();
+    assert_eq!(count(&Ledger::open(directory.path()).unwrap()), PARKED);
+}
+
+#[test]
+fn a_replica_whose_record_is_damaged_is_unknown_and_its_neighbours_are_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(directory.path()).unwrap();
+    let lane = |number: i64| Lane { key: Key::try_from(format!("{number:04}")).unwrap(), ..lane() };
+    let replica = |number| Replica::new(version(number), EntryKind::Object, State::Replicated);
+    (0..2000).for_each(|number| ledger.put_replica(&lane(number), &replica(number)).unwrap());
+    ledger.store.opened().unwrap().db.flush().unwrap();
+    drop(ledger);
+    flip(&file(&directory, "sst"), 9000, 16);
+    let ledger = Ledger::open(directory.path()).unwrap();
+    assert_eq!(ledger.condition().ailment(), None, "nothing of it was read yet");
+    let known: Vec<i64> = (0..2000).filter(|number| !ledger.replicas(&lane(*number)).unwrap().is_empty()).collect();
+    assert!((1500..2000).contains(&known.len()), "{}", known.len());
+    let ailment = ledger.condition().ailment().unwrap();
+    assert!(ailment.contains("damaged") && ailment.contains("s3-replicator ledger repair"), "{ailment}");
+    let told: Vec<u64> = ledger.condition().counts().map(|(_, seen)| seen).collect();
+    assert_eq!(told, [0, 0, u64::try_from(2000 - known.len()).unwrap()]);
+    // It can be written down anew, and everything else is as before.
+    ledger.put_replica(&lane(0), &replica(0)).unwrap();
+    drop(ledger);
+    assert_eq!(mend::exit_code(&mend::check(&settings(&directory)).unwrap_err()), 65);
+    mend::repair(&settings(&directory)).unwrap();
+    let ledger = Ledger::open(directory.path()).unwrap();
+    let lost = |number: &&i64| ledger.replicas(&lane(**number)).unwrap() != [replica(**number)];
+    let lost: Vec<&i64> = known.iter().filter(lost).collect();
+    assert!(lost.len() <= 1, "{lost:?} were known before, and only the one behind the damage may be lost with it");
+    assert_eq!(ledger.condition().ailment(), None);
+    drop(ledger);
+    assert!(mend::repair(&settings(&directory)).unwrap().contains("nothing was changed"));
+}
+
+#[test]
+fn a_ledger_of_a_version_that_kept_no_mark_is_opened_and_gets_one() {
+    let directory = with_parked();
+    fs::remove_file(directory.path().join("ledger/SYNCED")).unwrap();
+    assert_eq!(count(&Ledger::open(directory.path()).unwrap()), PARKED);
+    flip(&directory.path().join("ledger/SYNCED"), 3, 1);
+    assert_damaged(&directory, "a mark that is damaged itself");
+}
+
+#[test]
+fn other_users_lose_their_access() {
+    let directory = with_parked();
+    let mode = |path: &str| fs::metadata(directory.path().join(path)).unwrap().permissions().mode() & 0o777;
+    let open = |path: &str, mode| {
+        fs::set_permissions(directory.path().join(path), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for (path, mode) in [("", 0o755), ("ledger", 0o755), ("ledger/LOCK", 0o644), ("ledger/SYNCED", 0o664)] {
+        open(path, mode);
+    }
+    drop(Ledger::open(directory.path()).unwrap());
+    assert_eq!(["", "ledger", "ledger/LOCK", "ledger/SYNCED", "lock"].map(mode), [0o700, 0o700, 0o600, 0o600, 0o600]);
+    // A directory of others keeps its mode.
+    open("", 0o755);
+    File::create(directory.path().join("theirs")).unwrap();
+    drop(Ledger::open(directory.path()).unwrap());
+    assert_eq!(["", "ledger"].map(mode), [0o755, 0o700]);
+}
