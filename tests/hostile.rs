@@ -1,6 +1,9 @@
 //! Servers, disks and clients that are hostile or merely broken, as the real binary meets them: over TCP, on real files,
 //! at a real listener. Nothing is believed that was not proved, and nothing outside stops the daemon.
 
+mod ledger;
+mod listener;
+
 use crate::world::daemon::Daemon;
 use crate::world::hostile::{ARCHIVE, Hostile, Reply};
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
 use std::time::Duration;
 
+use rustix::process::Pid;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
@@ -31,7 +32,10 @@ fn binary() -> String {
 
 /// Prepares a call of the binary with a subcommand on a configuration.
 fn command(subcommand: &[&str], config: &Path) -> Command {
-    let mut command = Command::new(binary());
+    prepared(Command::new(binary()), subcommand, config)
+}
+
+fn prepared(mut command: Command, subcommand: &[&str], config: &Path) -> Command {
     command.args(subcommand).arg("--config").arg(config).stdin(Stdio::null()).kill_on_drop(true);
     // What the developer's own shell says about AWS must not reach the daemon.
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_") || name.starts_with("S3_REPLICATOR_"))
@@ -66,10 +70,22 @@ impl Daemon {
 
     /// Starts the daemon with more environment.
     pub(crate) fn spawn_with(config: &Config, environment: &[(&str, &str)]) -> Self {
+        let mut command = command(&["run"], config.write());
+        command.envs(environment.iter().copied());
+        Self::start(command, config)
+    }
+
+    /// Starts the daemon from a shell that was told something before, such as a limit.
+    pub(crate) fn spawn_under(before: &str, config: &Config) -> Self {
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(format!("{before} && exec \"$0\" \"$@\"")).arg(binary());
+        Self::start(prepared(shell, &["run"], config.write()), config)
+    }
+
+    fn start(mut command: Command, config: &Config) -> Self {
         let log = config.path.with_extension("log");
         let file = || -> File { OpenOptions::new().create(true).append(true).open(&log).unwrap() };
-        let mut command = command(&["run"], config.write());
-        command.envs(environment.iter().copied()).stdout(file()).stderr(file());
+        command.stdout(file()).stderr(file());
         let child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", binary()));
         Self { child, listen: config.listen.clone(), log }
     }
@@ -108,6 +124,12 @@ impl Daemon {
         // The shell has `kill` built in, so nothing needs to be installed, and no unsafe code either.
         let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {id}")).status().await.unwrap();
         assert!(sent.success());
+    }
+
+    /// Returns its process.
+    pub(crate) fn process(&self) -> Pid {
+        let id = self.child.id().and_then(|id| i32::try_from(id).ok());
+        id.and_then(Pid::from_raw).expect("the daemon runs")
     }
 
     /// Waits until it ends by itself.
