@@ -167,7 +167,7 @@ fn an_upload_that_lands_below_what_is_current_is_skipped_and_put_on_record() {
 }
 
 /// Completes an upload of one part.
-async fn complete(sim: &Sim, upload: Option<String>) {
+pub(crate) async fn complete(sim: &Sim, upload: Option<String>) {
     let user = sim.user();
     let part = user.upload_part().bucket(SOURCE).key("a").set_upload_id(upload.clone()).part_number(1);
     let etag = part.body(b"older".to_vec().into()).send().await.unwrap().e_tag;

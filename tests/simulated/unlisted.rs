@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use replicator_fakes::s3::traits::Traits;
+use replicator_fakes::faults::{Effect, Fault, Place};
+use replicator_fakes::s3::traits::{Order, Traits};
 
 use crate::fleet;
+use crate::judge::{Expect, judge};
+use crate::late::complete;
 use crate::sim::{ARCHIVE, NOT_AWS, QUEUE, SOURCE, Sim, simulate};
 
 #[test]
@@ -74,5 +77,86 @@ fn a_marker_that_stands_is_not_taken_away_though_a_head_says_nothing_of_it() {
         daemon.stop().await;
         assert_eq!(sim.shown(ARCHIVE, "a"), None);
         assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 2, "nothing was taken away and written again");
+    });
+}
+
+#[test]
+fn a_list_that_names_an_older_entry_as_the_latest_is_asked_for_again() {
+    for rule in ["", "fence = false", "history = \"latest\"", "history = \"latest\"\nfence = false"] {
+        simulate(4, async |mut sim| {
+            sim.post_everything();
+            sim.put("a", b"one").await;
+            let daemon = fleet::lone(&mut sim, rule, NOT_AWS).await;
+            sim.drained().await;
+            let lists = Place::s3("ListObjectVersions").bucket(SOURCE);
+            sim.net.faults().add(Fault::new("late", lists, Effect::LateLatest).times(1));
+            sim.pass(Duration::from_secs(5)).await;
+            sim.put("a", b"two").await;
+            sim.drained().await;
+            daemon.stop().await;
+            assert_eq!(sim.net.faults().hits("late"), 1, "{rule}");
+            assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"), "{rule}");
+            assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 2, "{rule}: each state once");
+        });
+    }
+}
+
+#[test]
+fn versions_stay_in_order_where_lists_lag_now_and_then() {
+    for seed in 0..3 {
+        simulate(seed, async |mut sim| {
+            sim.post_everything();
+            for bucket in [SOURCE, ARCHIVE] {
+                let lists = Place::s3("ListObjectVersions").bucket(bucket);
+                sim.net.faults().add(Fault::new(bucket, lists, Effect::LateLatest).chance(0.04));
+            }
+            let daemon = fleet::lone(&mut sim, "", NOT_AWS).await;
+            for bytes in 1..=4 {
+                sim.fill("logs/", 60, bytes).await;
+            }
+            sim.drained().await;
+            daemon.stop().await;
+            assert!(sim.net.faults().hits(SOURCE) > 0, "seed {seed}");
+            assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new(), "seed {seed}");
+        });
+    }
+}
+
+#[test]
+fn a_list_that_always_names_an_older_entry_as_the_latest_is_not_believed() {
+    simulate(5, async |mut sim| {
+        sim.post_everything();
+        sim.put("a", b"one").await;
+        let daemon = fleet::lone(&mut sim, "", NOT_AWS).await;
+        sim.drained().await;
+        let lists = Place::s3("ListObjectVersions").bucket(SOURCE);
+        sim.net.faults().add(Fault::new("wrong", lists, Effect::LateLatest));
+        sim.put("a", b"two").await;
+        sim.pass(Duration::from_secs(600)).await;
+        assert_eq!(sim.waiting(), 1, "readers of the source see the entry that the list puts first");
+        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 1);
+        sim.net.faults().clear("wrong");
+        sim.drained().await;
+        daemon.stop().await;
+        assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
+        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 2);
+    });
+}
+
+#[test]
+fn a_store_that_lists_in_another_order_than_it_shows_is_believed_when_readers_see_the_same() {
+    simulate(6, async |mut sim| {
+        sim.s3.set_traits(Traits { order: Order::LastCompletedListedAsBegun, ..Traits::aws() });
+        sim.post_everything();
+        let daemon = fleet::lone(&mut sim, "", NOT_AWS).await;
+        let user = sim.user();
+        let upload = user.create_multipart_upload().bucket(SOURCE).key("a").send().await.unwrap().upload_id;
+        sim.pass(Duration::from_secs(5)).await;
+        sim.put("a", b"below").await;
+        complete(&sim, upload).await;
+        sim.drained().await;
+        daemon.stop().await;
+        assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
+        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 2);
     });
 }

@@ -4,8 +4,10 @@
 use std::collections::HashSet;
 
 use replicator_core::failure::{Failure, Kind as FailureKind};
-use replicator_core::object::{Bucket, ETag, Key, VersionId};
+use replicator_core::fence::LANDING;
+use replicator_core::object::{Bucket, ETag, Key, Timestamp, VersionId};
 use replicator_core::plan::{Kind, SourceVersion, VersionRef};
+use replicator_core::retry;
 
 use crate::accounts::Access;
 use crate::accounts::refusal::Side;
@@ -16,7 +18,7 @@ use crate::wire::{self, Call, Head};
 mod page;
 mod shared;
 
-use page::{Listed, Page};
+use page::{Doubt, Listed, Page};
 pub(crate) use shared::{Look, absence};
 
 /// Lists the source's history of a task's key, newest first: from one list for all neighbours that wait, or alone.
@@ -28,7 +30,9 @@ pub(crate) async fn of_source(engine: &Engine, task: &Task, look: Look) -> Resul
     }
 }
 
-/// Lists a key's versions and delete markers, newest first.
+/// Lists a key's versions and delete markers, newest first. A list that contradicts itself is asked for again: a store
+/// that lists while it writes names a new entry before it names it the latest (SeaweedFS: 4 % of the lists of a key that
+/// is written to). The order of the entries is the order of the replicas, so nothing is put right by guessing.
 pub(crate) async fn history(
     access: &Access,
     side: Side,
@@ -36,37 +40,23 @@ pub(crate) async fn history(
     key: &Key,
 ) -> Result<Vec<SourceVersion>, Failure> {
     let listing = Listing { access, side, bucket, prefix: key.as_str() };
-    let mut entries = Vec::new();
-    let mut interleaved = false;
-    let mut from: Option<(String, String)> = None;
-    let mut seen = HashSet::new();
+    let mut attempt = 1;
     loop {
-        // Who has many may have as many again, and what comes along of neighbours is never more than that.
-        let had = u32::try_from(entries.len()).unwrap_or(u32::MAX);
-        let entries_max = had.clamp(PAGE_ENTRIES, PAGE_ENTRIES_MAX);
-        let page = listing.page(from.clone(), entries_max).await?;
-        interleaved |= page.interleaves();
-        let ended = page.passed(key);
-        entries.extend(page.entries.into_iter().filter(|(other, _)| other == key).map(|(_, entry)| entry));
-        if ended || page.next.is_none() {
-            break;
+        let (entries, date) = listing.entries(key).await?;
+        let Some(doubt) = page::doubt(&entries) else { return Ok(as_listed(entries)) };
+        if attempt >= LISTS_MAX {
+            return listing.settle(key, entries, doubt, date).await;
         }
-        if !seen.insert(page.next.clone()) {
-            return Err(Failure::caused(FailureKind::Transient, DURING, "the server's pages go in a circle"));
-        }
-        from = page.next;
+        tokio::time::sleep(retry::delay(attempt, 1.0)).await;
+        attempt += 1;
     }
-    let history = if interleaved { entries } else { listing.merge(key, entries).await? };
-    Ok(latest_first(history))
 }
 
-/// Some servers list by the time a multipart upload began and show what was completed last.
-fn latest_first(mut history: Vec<Listed>) -> Vec<SourceVersion> {
-    if let Some(at) = history.iter().position(|entry| entry.is_latest) {
-        let latest = history.remove(at);
-        history.insert(0, latest);
-    }
-    history.into_iter().map(|entry| entry.entry).collect()
+// 200, 400 and 800 ms apart: longer than a store takes between writing an entry and naming it the latest.
+const LISTS_MAX: u32 = 4;
+
+fn as_listed(entries: Vec<Listed>) -> Vec<SourceVersion> {
+    entries.into_iter().map(|listed| listed.entry).collect()
 }
 
 /// Returns only the newest entry. A server that fills a page before it sorts it may have put another key's there.
@@ -82,7 +72,7 @@ pub(crate) async fn newest(
     match page.entries.into_iter().find(|(other, _)| other == key) {
         Some((_, listed)) if listed.is_latest => Ok(Some(listed.entry)),
         None if is_empty => Ok(None),
-        // A server may list first what is not current.
+        // A server may list first what is not current, for a moment or always.
         Some(_) | None => Ok(history(access, side, bucket, key).await?.into_iter().next()),
     }
 }
@@ -101,6 +91,75 @@ struct Listing<'a> {
 }
 
 impl Listing<'_> {
+    /// Reads all that the bucket has of a key, in its order, and what time it is by the server's clock.
+    async fn entries(&self, key: &Key) -> Result<(Vec<Listed>, Option<Timestamp>), Failure> {
+        let mut entries = Vec::new();
+        let mut interleaved = false;
+        let mut from: Option<(String, String)> = None;
+        let mut seen = HashSet::new();
+        let date = loop {
+            // Who has many may have as many again, and what comes along of neighbours is never more than that.
+            let had = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+            let entries_max = had.clamp(PAGE_ENTRIES, PAGE_ENTRIES_MAX);
+            let page = self.page(from.clone(), entries_max).await?;
+            interleaved |= page.interleaves();
+            let ended = page.passed(key);
+            entries.extend(page.entries.into_iter().filter(|(other, _)| other == key).map(|(_, entry)| entry));
+            if ended || page.next.is_none() {
+                break page.date;
+            }
+            if !seen.insert(page.next.clone()) {
+                return Err(Failure::caused(FailureKind::Transient, DURING, "the server's pages go in a circle"));
+            }
+            from = page.next;
+        };
+        Ok((if interleaved { entries } else { self.merge(key, entries).await? }, date))
+    }
+
+    /// Believes a list that goes on contradicting itself as far as the server bears it out: some stores list in another
+    /// order than they show (LocalStack an upload by its beginning, SeaweedFS the version `null` last).
+    async fn settle(
+        &self,
+        key: &Key,
+        mut entries: Vec<Listed>,
+        doubt: Doubt,
+        date: Option<Timestamp>,
+    ) -> Result<Vec<SourceVersion>, Failure> {
+        // The clocks of a store's hosts may differ; what it names the latest stands first.
+        if doubt == Doubt::Times {
+            return Ok(as_listed(entries));
+        }
+        let newest = entries.iter().map(Listed::time).max();
+        // A younger entry may yet become the latest.
+        let is_settled = date.zip(newest).is_some_and(|(date, newest)| date - newest >= LANDING);
+        let shown = if is_settled { self.shown(key, &entries).await? } else { None };
+        let Some(at) = shown else { return Err(Failure::caused(FailureKind::Transient, DURING, doubt)) };
+        let latest = entries.remove(at);
+        entries.insert(0, latest);
+        Ok(as_listed(entries))
+    }
+
+    /// Finds the entry that readers of the key see, unless the list names another one as the latest.
+    async fn shown(&self, key: &Key, entries: &[Listed]) -> Result<Option<usize>, Failure> {
+        let (id, is_marker) = match self.access.wire.send(Call::head(self.side, self.bucket, key)).await {
+            Ok(answer) => (answer.into_head().version_id(), false),
+            Err(refusal) if refusal.status() == Some(404) => {
+                (refusal.header("x-amz-version-id").map(str::to_owned), true)
+            }
+            Err(refusal) => return Err(refusal.into()),
+        };
+        let names_any = entries.iter().any(|listed| listed.is_latest);
+        let is_shown = |listed: &Listed| {
+            let has_id = match &id {
+                Some(id) => listed.entry.version.id.as_str() == id,
+                // Some servers do not say which marker it is.
+                None => is_marker || listed.entry.version.id.is_null(),
+            };
+            has_id && (listed.is_latest || !names_any) && (listed.entry.kind == Kind::Marker) == is_marker
+        };
+        Ok(entries.iter().position(is_shown))
+    }
+
     /// Restores the order between versions and markers where the server lists them apart. S3
     /// states times by the second, so within one second only the server can tell: it is asked for
     /// the entry that follows the marker.

@@ -1,6 +1,7 @@
 //! One answer to ListObjectVersions, read in the order it was written.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use replicator_core::object::Timestamp;
@@ -32,6 +33,33 @@ impl Listed {
         self.entry.version.last_modified
     }
 }
+
+/// What cannot be true at once of a key's entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(super) enum Doubt {
+    #[error("the list names no entry as the latest, or several")]
+    Latest,
+    #[error("the list names another entry than the first as the latest")]
+    First,
+    #[error("the list has an older entry above a newer one")]
+    Times,
+}
+
+/// Says how all entries of a key contradict each other, if they do.
+pub(super) fn doubt(entries: &[Listed]) -> Option<Doubt> {
+    let first = entries.first()?;
+    let is_reversed = |(above, below): (&Listed, &Listed)| below.time() - above.time() > CLOCK_STEP;
+    if entries.iter().filter(|listed| listed.is_latest).count() != 1 {
+        return Some(Doubt::Latest);
+    }
+    if !first.is_latest {
+        return Some(Doubt::First);
+    }
+    entries.iter().zip(entries.iter().skip(1)).any(is_reversed).then_some(Doubt::Times)
+}
+
+// Of two writes at one moment either may bear the later second.
+const CLOCK_STEP: Duration = Duration::from_secs(1);
 
 /// An answer that is not a list of versions.
 #[derive(Debug, Error)]
@@ -173,6 +201,37 @@ mod tests {
             assert!(Page::parse(text, false).is_err(), "{text}");
         }
         assert!(Page::parse("<ListVersionsResult/>", false).unwrap().entries.is_empty());
+    }
+
+    /// Reads entries, newest first, each with its flag and the second it was written in.
+    fn listed(entries: &[(bool, u32)]) -> Vec<Listed> {
+        let element = |(is_latest, second): &(bool, u32)| {
+            format!(
+                "<Version><Key>a</Key><VersionId>v</VersionId><IsLatest>{is_latest}</IsLatest>\
+                 <LastModified>2026-01-02T03:04:{second:02}.000Z</LastModified></Version>"
+            )
+        };
+        let elements: String = entries.iter().map(element).collect();
+        let page = Page::parse(&format!("<{ROOT}>{elements}</{ROOT}>"), false).unwrap();
+        page.entries.into_iter().map(|(_, listed)| listed).collect()
+    }
+
+    #[test]
+    fn a_list_is_believed_when_its_first_entry_alone_is_the_latest_and_the_newest() {
+        let cases = [
+            (vec![], None),
+            (vec![(true, 9)], None),
+            (vec![(true, 9), (false, 9), (false, 3)], None),
+            (vec![(true, 8), (false, 9)], None),
+            (vec![(false, 9)], Some(Doubt::Latest)),
+            (vec![(true, 9), (true, 3)], Some(Doubt::Latest)),
+            (vec![(false, 9), (true, 3)], Some(Doubt::First)),
+            (vec![(true, 3), (false, 9)], Some(Doubt::Times)),
+            (vec![(true, 9), (false, 3), (false, 5)], Some(Doubt::Times)),
+        ];
+        for (entries, expected) in cases {
+            assert_eq!(doubt(&listed(&entries)), expected, "{entries:?}");
+        }
     }
 
     #[test]

@@ -214,15 +214,13 @@ fn by_key(page: Page) -> HashMap<Key, Vec<Listed>> {
     all
 }
 
-/// Returns a key's history; none where only the server can tell the order of its versions and markers, or the page
-/// has nothing of it.
+/// Returns a key's history; none where only the server can tell the order of its versions and markers, where the page
+/// contradicts itself, or has nothing of it.
 fn history_of(entries: Vec<Listed>) -> Option<Vec<SourceVersion>> {
     let is_mixed = entries.iter().any(|one| one.entry.kind == Kind::Marker)
         && entries.iter().any(|one| one.entry.kind == Kind::Object);
-    if is_mixed || entries.is_empty() {
-        return None;
-    }
-    Some(super::latest_first(entries))
+    let is_plain = !is_mixed && !entries.is_empty() && super::page::doubt(&entries).is_none();
+    is_plain.then(|| super::as_listed(entries))
 }
 
 fn common_prefix<'a>(first: &'a str, last: &str) -> &'a str {

@@ -50,6 +50,7 @@ pub(crate) fn alter(response: Response<Bytes>, spoils: &[Spoil]) -> Response<Del
                 Some(etag) => *etag = HeaderValue::from_static(WRONG_ETAG),
                 None => body = mistag(&body),
             },
+            Spoil::LateLatest => body = misnamed(&body),
             Spoil::Break(at) => end = Some(*at),
         }
     }
@@ -80,6 +81,21 @@ fn mistag(body: &Bytes) -> Bytes {
     Bytes::from(format!("{before}{open}{}{close}{after}", WRONG_ETAG.replace('"', "&quot;")))
 }
 
+/// Names the second entry of each key of a list as the latest, in place of the first; none where that is alone.
+fn misnamed(body: &Bytes) -> Bytes {
+    let Ok(text) = std::str::from_utf8(body) else { return body.clone() };
+    let (latest, other) = ("<IsLatest>true", "<IsLatest>false");
+    let mut parts = text.split(latest);
+    let mut list = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(other) {
+            Some((before, after)) => list.extend([other, before, latest, after]),
+            None => list.extend([other, part]),
+        }
+    }
+    Bytes::from(list)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,6 +118,14 @@ mod tests {
         let text = String::from_utf8(spoilt.body().bytes().to_vec()).unwrap();
         assert!(text.contains("0bad&quot;</ETag>") && !text.contains("right"), "{text}");
         assert_eq!(spoilt.headers()["content-length"], text.len().to_string());
+    }
+
+    #[test]
+    fn of_each_key_of_a_list_the_second_entry_is_named_the_latest() {
+        let list = |flags: &[&str]| Bytes::from(flags.concat());
+        let (latest, other) = ("<IsLatest>true</IsLatest>", "<IsLatest>false</IsLatest>");
+        let said = list(&[latest, other, other, latest, latest, other]);
+        assert_eq!(misnamed(&said), list(&[other, latest, other, other, other, latest]));
     }
 
     #[test]

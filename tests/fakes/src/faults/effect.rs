@@ -53,6 +53,9 @@ pub enum Effect {
     CorruptUpload(usize),
     /// The answer names an `ETag` that the object does not have.
     WrongETag,
+    /// A list of versions names of each key the second entry as the latest, if it has one, as SeaweedFS does between
+    /// writing an entry and naming it.
+    LateLatest,
 }
 
 impl Effect {
@@ -85,6 +88,7 @@ pub(crate) enum Spoil {
     Corrupt(usize),
     Shorten(usize),
     WrongETag,
+    LateLatest,
     Break(Break),
 }
 
@@ -131,6 +135,7 @@ impl Verdict {
             Effect::Corrupt(byte) => return self.answers.push(Spoil::Corrupt(byte)),
             Effect::Shorten(bytes) => return self.answers.push(Spoil::Shorten(bytes)),
             Effect::WrongETag => return self.answers.push(Spoil::WrongETag),
+            Effect::LateLatest => return self.answers.push(Spoil::LateLatest),
             Effect::ResetAt(at) => return self.answers.push(Spoil::Break(Break::Reset(at))),
             Effect::TruncateAt(at) => return self.answers.push(Spoil::Break(Break::Truncate(at))),
             Effect::StallAt(at) => return self.answers.push(Spoil::Break(Break::Stall(at))),
