@@ -95,6 +95,8 @@ tables! {
         foreign: String,
         delete_markers: bool,
         version_deletes: bool,
+        version_delete_delay: String,
+        version_deletes_per_hour: i64,
         acl: String,
         replicas: String,
         encryption: Encryption,

@@ -105,6 +105,8 @@ fence = false
 foreign = "keep"
 delete_markers = true
 version_deletes = true
+version_delete_delay = "0s"
+version_deletes_per_hour = 5
 replicas = "replicate"
 encryption = { mode = "bucket-default" }
 sse_kms_objects = true
@@ -119,6 +121,8 @@ sse_kms_objects = true
         foreign: Foreign::Keep,
         delete_markers: true,
         version_deletes: true,
+        version_delete_delay: Duration::ZERO,
+        version_deletes_per_hour: NonZeroU32::new(5).unwrap(),
         replicas: Replicas::Replicate,
         encryption: Encryption::BucketDefault,
         sse_kms_objects: true,
@@ -199,6 +203,8 @@ fn rule(id: &str, source: Place, destination: Place) -> Rule {
         foreign: Foreign::Supersede,
         delete_markers: false,
         version_deletes: false,
+        version_delete_delay: Duration::from_secs(900),
+        version_deletes_per_hour: NonZeroU32::new(1000).unwrap(),
         acl: Acl::DestinationOwner,
         replicas: Replicas::Skip,
         encryption: Encryption::Same { key_map: BTreeMap::new() },

@@ -159,10 +159,14 @@ reasons! {
     ArrivedLate,
     /// The version was lost at the source before it was read.
     SrcVersionNotFound,
+    /// The rule's version deletes have removed as many replicas in this hour as they may.
+    VersionDeletesPerHour,
     /// The service refused the request as wrong in itself.
     RequestRefused,
     /// The stamp has no room beside the user's own metadata.
     StampTooLarge,
+    /// The stamp of an object at the destination is contradicted by its original, its date or its content.
+    StampNotBorneOut,
     /// The rewritten key is one that S3 cannot hold.
     DstKeyTooLong,
     /// The message could not be read as an event.

@@ -9,6 +9,7 @@
 //! - `plan`: the next thing to append at a destination
 //! - `fence`: how long the writes that no condition protects have to wait
 //! - `stamp`: the origin of a replica, in its metadata
+//! - `claim`: how far a stamp is believed
 //! - `alignment`: which original a replica is that lacks the stamp
 //! - `parts`: how an object is cut for a multipart upload
 //! - `failure`: what went wrong, and what to do about it
@@ -23,6 +24,7 @@ pub mod rule;
 pub mod plan;
 pub mod fence;
 pub mod stamp;
+pub mod claim;
 pub mod alignment;
 pub mod parts;
 pub mod failure;

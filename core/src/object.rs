@@ -172,6 +172,12 @@ impl ETag {
         self.0.contains('-')
     }
 
+    /// Says whether the tag reads like the MD5 of the content, which it is unless a key of KMS or the customer is in play:
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html>
+    pub fn is_digest(&self) -> bool {
+        self.0.len() == 32 && self.0.bytes().all(|byte| byte.is_ascii_hexdigit())
+    }
+
     /// Returns the tag as HTTP writes it, in quotes.
     pub fn quoted(&self) -> String {
         format!("\"{}\"", self.0)

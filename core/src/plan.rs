@@ -151,12 +151,11 @@ pub fn next<'a>(source: &'a [SourceVersion], known: &Known, history: History) ->
         History::Latest => newest.filter(missing),
     };
     // What is on record and yet not below what is current was removed at the destination, or
-    // reordered there: only the newest state is written again.
-    let hidden = match newest {
-        Some(newest) => Some(newest).filter(|newest| !shows(&known.top, newest)),
-        // What comes after and was left out is the newest state all the same: nothing older is shown again.
-        None if after.is_empty() => restore(before, known),
-        None => None,
+    // reordered there: only the newest state is written again. One that was left out is the newest state all the same,
+    // and nothing older is shown again: it may be the replica of what is current.
+    let hidden = match after.last() {
+        Some(newest) => Some(newest).filter(|newest| live(newest) && !shows(&known.top, newest)),
+        None => restore(before, known),
     };
     wanted.or(hidden).map(|entry| append(entry, source, known))
 }

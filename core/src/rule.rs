@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU32, NonZeroU64};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +44,10 @@ pub struct Rule {
     pub delete_markers: bool,
     /// Whether permanent deletes of versions travel too.
     pub version_deletes: bool,
+    /// How long after its message was sent a version delete is carried out at the earliest.
+    pub version_delete_delay: Duration,
+    /// How many replicas version deletes may remove in an hour.
+    pub version_deletes_per_hour: NonZeroU32,
     /// Whose access control list a replica gets.
     pub acl: Acl,
     /// Whether objects that are themselves replicas are replicated on.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use aws_sdk_sqs::types::MessageSystemAttributeName;
 use replicator_core::event::{self, Notification};
 use replicator_core::failure::chain;
+use replicator_core::object::Timestamp;
 use replicator_core::retry;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -93,6 +94,7 @@ impl Intake {
             .wait_time_seconds(i32::try_from(self.poll_time().as_secs()).unwrap_or(i32::MAX))
             .visibility_timeout(visibility)
             .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount)
+            .message_system_attribute_names(MessageSystemAttributeName::SentTimestamp)
             .send()
             .await
             .map_err(|error| chain(&error))?;
@@ -102,7 +104,9 @@ impl Intake {
     fn message(&self, raw: &aws_sdk_sqs::types::Message, asked: Instant) -> Option<Message> {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let receipt = raw.receipt_handle()?.to_owned();
-        let count = raw.attributes().and_then(|all| all.get(&MessageSystemAttributeName::ApproximateReceiveCount));
+        let number_of = |name| raw.attributes().and_then(|all| all.get(&name)?.parse::<u64>().ok());
+        let count = number_of(MessageSystemAttributeName::ApproximateReceiveCount);
+        let sent = number_of(MessageSystemAttributeName::SentTimestamp);
         Some(Message {
             number,
             queue: Arc::clone(&self.access),
@@ -110,7 +114,10 @@ impl Intake {
             lease: self.leases.hold(number, &receipt, asked),
             receipt,
             body: raw.body().unwrap_or_default().to_owned(),
-            receive_count: count.and_then(|count| count.parse().ok()).unwrap_or(0),
+            receive_count: count.and_then(|count| u32::try_from(count).ok()).unwrap_or(0),
+            sent: sent.and_then(|milliseconds| {
+                Timestamp::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).ok()
+            }),
         })
     }
 

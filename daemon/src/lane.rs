@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use replicator_core::event::Action;
 use replicator_core::failure::{Failure, Reason, Verdict, chain};
 use replicator_core::fence::LANDING;
+use replicator_core::object::Timestamp;
 use replicator_core::retry;
 use tracing::{debug, warn};
 
@@ -15,7 +17,7 @@ use crate::ledger::records::ParkedTask;
 use crate::metrics::Outcome;
 use crate::pace::{Answer, Pass, Route, TurnedAway};
 use crate::parking;
-use crate::task::{Report, Task};
+use crate::task::{Report, Task, Wish};
 use crate::transfer::{Memory, bring_up_to_date, is_bulk};
 
 /// How a task ended.
@@ -70,7 +72,10 @@ pub(crate) async fn work(engine: &Engine, task: &Task) -> Ended {
                 wait
             }
             Verdict::Park(reason) => {
-                return engine.failpoints.around(Step::Park, async { park(engine, task, reason, &failure) }).await;
+                return engine
+                    .failpoints
+                    .around(Step::Park, async { park(engine, task, reason, &failure, None) })
+                    .await;
             }
             Verdict::Reread
             | Verdict::HoldThenReread
@@ -115,15 +120,15 @@ fn given_up(engine: &Engine, route: &Route, failure: &Failure) -> Ended {
     if is_spared { Ended::TurnedAway(wait) } else { Ended::HandedBack(wait) }
 }
 
-/// A refusal is written down before the message may go.
-fn park(engine: &Engine, task: &Task, reason: Reason, failure: &Failure) -> Ended {
+/// A refusal is written down before the message may go; it is tried again on schedule, if nothing else is said.
+pub(crate) fn park(engine: &Engine, task: &Task, reason: Reason, failure: &Failure, due: Option<Timestamp>) -> Ended {
     let rule = blamed(task, failure);
     let detail = chain(failure);
     warn!(rule, key = %task.lane.key, reason = reason.as_str(), error = detail, "parked");
     engine.metrics.failure(rule, reason.as_str());
-    for wish in &task.wishes {
+    for wish in task.wishes.iter().filter(|wish| is_refused(reason, wish)) {
         let blank = task.parked(wish, reason, clock::now());
-        let parked = ParkedTask { rule: rule.to_owned(), detail: detail.clone(), ..blank };
+        let parked = ParkedTask { rule: rule.to_owned(), detail: detail.clone(), due, ..blank };
         if let Err(failure) = keep(engine, parked) {
             warn!(rule, error = chain(&failure), "cannot write to the ledger");
             return Ended::HandedBack(retry::ceiling(ATTEMPTS_MAX));
@@ -134,12 +139,20 @@ fn park(engine: &Engine, task: &Task, reason: Reason, failure: &Failure) -> Ende
     Ended::Parked(reason)
 }
 
+/// Says whether a refusal is about a wish: a quota of version deletes is told of when everything else is done.
+fn is_refused(reason: Reason, wish: &Wish) -> bool {
+    reason != Reason::VersionDeletesPerHour || wish.action == Action::VersionDelete
+}
+
 /// Keeps a task; one that was parked before keeps its age and its turn.
 fn keep(engine: &Engine, parked: ParkedTask) -> Result<(), Failure> {
     let before = engine.ledger.parked_before(&parked)?;
     let (since, tries, due) = match before {
         Some(before) => (before.since, before.tries, before.due),
-        None => (parked.since, 0, Some(parking::next_try(parked.since, 0, fastrand::f64()))),
+        None => {
+            let due = parked.due.unwrap_or_else(|| parking::next_try(parked.since, 0, fastrand::f64()));
+            (parked.since, 0, Some(due))
+        }
     };
     engine.ledger.park(&ParkedTask { since, tries, due, ..parked })
 }

@@ -8,9 +8,10 @@ pub(crate) mod records;
 mod store;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use replicator_core::failure::{Failure, Reason};
@@ -21,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 use crate::blocking;
 use condition::Condition;
 use records::{
-    Address, Lane, ParkedMessage, ParkedTask, Record, Replica, RuleStart, Upload, UploadedPart, decode, encode,
+    Address, Lane, ParkedMessage, ParkedTask, Record, Removals, Replica, RuleStart, Upload, UploadedPart, decode,
+    encode,
 };
 use store::{Store, Unread};
 
@@ -32,6 +34,8 @@ pub(crate) use directory::OpenError;
 #[derive(Debug, Clone)]
 pub(crate) struct Ledger {
     store: Arc<Store>,
+    /// Held while removals are counted.
+    removals: Arc<Mutex<()>>,
 }
 
 /// The parts of an upload by number.
@@ -40,7 +44,7 @@ pub(crate) type Parts = BTreeMap<u32, UploadedPart>;
 impl Ledger {
     /// Opens the ledger, alone: a second daemon on the same directory is refused.
     pub(crate) fn open(state_dir: &Path) -> Result<Self, OpenError> {
-        Ok(Self { store: Arc::new(Store::open(state_dir)?) })
+        Ok(Self { store: Arc::new(Store::open(state_dir)?), removals: Arc::default() })
     }
 
     /// Opens the ledger again whenever its disk fails, until told to stop.
@@ -208,6 +212,21 @@ impl Ledger {
         Ok(now)
     }
 
+    /// Counts one removal more by a rule's version deletes; says no if they have removed as many in this hour as they may.
+    pub(crate) fn count_removal(&self, rule: &str, per_hour: NonZeroU32, now: Timestamp) -> Result<bool, Failure> {
+        let _one_at_a_time = self.removals.lock().unwrap_or_else(PoisonError::into_inner);
+        let address = Removals::address(rule);
+        // A clock that was set back by more than an hour begins a new one, too.
+        let is_of_this_hour = |removals: &Removals| (now - removals.since).abs() < HOUR;
+        let removals = self.get::<Removals>(&address)?.filter(is_of_this_hour);
+        let removals = removals.unwrap_or(Removals { since: now, count: 0 });
+        if removals.count >= per_hour.get() {
+            return Ok(false);
+        }
+        self.put(&address, &Removals { count: removals.count + 1, ..removals })?;
+        Ok(true)
+    }
+
     fn get<R: Record>(&self, address: &Address) -> Result<Option<R>, Unread> {
         let opened = self.store.opened()?;
         let found = opened.db.get_pinned(address.bytes()).map_err(|error| self.store.unread(error))?;
@@ -256,6 +275,8 @@ impl Ledger {
 
 // A disk that is full stays so for a while, and each try writes what memory held.
 const REOPENED_EVERY: Duration = Duration::from_secs(5);
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// Takes what is damaged for absent. That is for records that are read back, or that a message in a queue stands
 /// behind: no upload, which may yet appear, and no rule's beginning is among them.

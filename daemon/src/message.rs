@@ -6,6 +6,7 @@ use std::time::Duration;
 use replicator_config::Queue;
 use replicator_core::event::{Notification, Undecodable};
 use replicator_core::failure::Reason;
+use replicator_core::object::Timestamp;
 
 use crate::lease::Lease;
 
@@ -27,6 +28,8 @@ pub(crate) struct Message {
     pub(crate) body: String,
     /// How often it was delivered, this time included; 0 from a server that does not count.
     pub(crate) receive_count: u32,
+    /// When it was sent, by the queue's own word: what it says of itself is its sender's.
+    pub(crate) sent: Option<Timestamp>,
     pub(crate) lease: Lease,
 }
 
@@ -66,6 +69,15 @@ impl Message {
     /// ledger. A server that does not count may have delivered it any number of times.
     pub(crate) fn redelivered(&self) -> bool {
         self.receive_count != 1
+    }
+
+    /// Returns how long ago it was sent. Where the queue does not say, a message that comes again has waited.
+    pub(crate) fn age(&self, now: Timestamp) -> Duration {
+        match self.sent {
+            Some(sent) => Duration::try_from(now - sent).unwrap_or_default(),
+            None if self.redelivered() => Duration::MAX,
+            None => Duration::ZERO,
+        }
     }
 
     /// Returns how long a failed message shall wait for its next delivery, given how long it

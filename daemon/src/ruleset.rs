@@ -73,7 +73,7 @@ impl Ruleset {
     /// Makes the task that ends an upload, by completing it or not; `None` when no rule wants its key any more.
     pub(crate) fn resume(&self, upload: &Upload) -> Option<Task> {
         let Whose { lane, source, source_key, size_bytes } = upload.whose.as_ref()?;
-        // As the message told of it that may come again: it may be in scope by that alone.
+        // As the message told of it that may come again.
         let version = &upload.source;
         let wish = Wish {
             action: Action::Put,

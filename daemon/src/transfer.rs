@@ -13,7 +13,9 @@ mod fence;
 mod foresight;
 mod listing;
 mod lessons;
+mod lookup;
 mod multipart;
+mod origin;
 mod pending;
 mod pinned;
 mod proof;
@@ -88,7 +90,8 @@ pub(crate) async fn bring_up_to_date(
     purge::settle(&run, memory)?;
     multipart::abandon(engine, task, &run.read.shown.basis).await?;
     let outcomes = wishes::grant(&mut run).await?;
-    engine.ledger.unpark(&task.lane, |parked| wishes::is_done(task, parked))?;
+    engine.ledger.unpark(&task.lane, |parked| wishes::is_done(&run, parked))?;
+    purge::check_quota(&run)?;
     Ok(Report { outcomes, written: run.settle.written, bytes: run.settle.bytes })
 }
 
@@ -127,6 +130,8 @@ struct Run<'a> {
     uncovered: bool,
     /// What was removed at the destination, by its version ids.
     removed: HashSet<String>,
+    /// Whether something has to go that may not go in this hour.
+    is_over_quota: bool,
     settle: Settle<'a>,
 }
 
@@ -150,6 +155,7 @@ impl<'a> Run<'a> {
             foreseen: true,
             uncovered: false,
             removed: HashSet::new(),
+            is_over_quota: false,
             settle: Settle::new(engine, task),
         })
     }

@@ -97,8 +97,13 @@ pub(crate) async fn nth(sim: &mut Sim, rule: &str, account: &str, number: usize)
 
 /// Starts one daemon, on other settings than those of its file.
 pub(crate) async fn lone_with(sim: &mut Sim, rule: &str, change: impl FnOnce(&mut Settings)) -> Daemon {
+    nth_with(sim, rule, 0, change).await
+}
+
+/// The same for the one of this number.
+pub(crate) async fn nth_with(sim: &mut Sim, rule: &str, number: usize, change: impl FnOnce(&mut Settings)) -> Daemon {
     let plan = Plan::of_one(rule, AWS);
-    let member = Member::new(sim, &plan, 0);
+    let member = Member::new(sim, &plan, number);
     let mut settings = member.settings();
     change(&mut settings);
     member.start_on(settings, Failpoints::default()).await
@@ -220,6 +225,10 @@ dead_letter_url = "{dead}"
 /// Writes a rule for everything in the source; for its delete markers, too, unless the rest says something of them.
 pub(crate) fn rule_text(id: &str, bucket: &str, rest: &str) -> String {
     let own = rest.split("[[rules]]").next().unwrap();
+    let since = if own.contains("since") { "" } else { "since = \"2020-01-01T00:00:00Z\"" };
+    // What a delay is for has tests of its own.
+    let is_late = own.contains("version_deletes = true") && !own.contains("version_delete_delay");
+    let delay = if is_late { "version_delete_delay = \"0s\"" } else { "" };
     let markers = if own.contains("delete_markers") { "" } else { "delete_markers = true" };
     format!(
         r#"
@@ -227,7 +236,8 @@ pub(crate) fn rule_text(id: &str, bucket: &str, rest: &str) -> String {
 id = "{id}"
 source = {{ account = "source", bucket = "{SOURCE}" }}
 destination = {{ account = "archive", bucket = "{bucket}" }}
-since = "2020-01-01T00:00:00Z"
+{since}
+{delay}
 {markers}
 {rest}
 "#

@@ -50,6 +50,7 @@ mod spoilt;
 mod rebuilt;
 // M, S: writes whose reason has gone.
 mod late;
+mod purges;
 // C: what is in a rule's scope, and whose what is there is.
 mod scopes;
 mod strangers;

@@ -1,9 +1,11 @@
 //! Versions that a rule does not take.
 
+use std::time::Duration;
+
 use aws_sdk_s3::types::ServerSideEncryption;
 
 use crate::fleet;
-use crate::sim::{ARCHIVE, AWS, SOURCE, Sim, simulate};
+use crate::sim::{ARCHIVE, AWS, QUEUE, SOURCE, Sim, simulate};
 
 #[test]
 fn in_latest_mode_the_newest_version_in_scope_is_copied_whatever_is_above_it() {
@@ -49,6 +51,29 @@ fn in_latest_mode_nothing_older_stands_in_for_what_cannot_be_replicated() {
             sim.drained().await;
             daemon.stop().await;
             assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 0, "{more}: the rule takes nothing that KMS encrypts");
+        });
+    }
+}
+
+#[test]
+fn no_message_draws_a_version_into_scope_that_is_older_than_the_rule() {
+    for rule in ["# No since.", "# No since.\nhistory = \"latest\"", "# No since.\nversion_deletes = true"] {
+        simulate(3, async |mut sim| {
+            sim.post_apart(SOURCE, "unread");
+            sim.put("a", b"old").await;
+            let forged = sim.sqs.messages("unread").last().unwrap().body.clone();
+            sim.pass(Duration::from_secs(3600)).await;
+            sim.post_everything();
+            let daemon = fleet::lone(&mut sim, rule, AWS).await;
+            sim.sqs.send(QUEUE, forged.clone(), Duration::ZERO);
+            sim.drained().await;
+            assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 0, "{rule}");
+            sim.put("a", b"new").await;
+            sim.sqs.send(QUEUE, forged, Duration::ZERO);
+            sim.drained().await;
+            daemon.stop().await;
+            assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"), "{rule}");
+            assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 1, "{rule}: the old one is not the rule's");
         });
     }
 }

@@ -109,6 +109,15 @@ impl Sim {
         self.s3.notify(SOURCE, Arc::new(move |event| drop(sqs.send(QUEUE, event, Duration::ZERO))));
     }
 
+    /// Puts every event of a bucket into a queue of its own as it comes, and nowhere else. No daemon reads it unless it is
+    /// told to.
+    pub(crate) fn post_apart(&self, bucket: &str, queue: &'static str) {
+        self.s3.silence(bucket);
+        self.sqs.create(queue);
+        let sqs = self.sqs.clone();
+        self.s3.notify(bucket, Arc::new(move |event| drop(sqs.send(queue, event, Duration::ZERO))));
+    }
+
     /// Writes a small object.
     pub(crate) async fn put(&self, key: &str, body: &'static [u8]) {
         let put = self.user().put_object().bucket(SOURCE).key(key).body(ByteStream::from_static(body));

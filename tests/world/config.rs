@@ -120,6 +120,7 @@ history = "{history}"
 since = "2020-01-01T00:00:00Z"
 delete_markers = {delete_markers}
 version_deletes = {version_deletes}
+version_delete_delay = "0s"
 fence = false
 sse_kms_objects = true
 encryption = {{ {encryption} }}

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use replicator_core::object::Bucket;
 use replicator_core::rule::{Acl, Foreign, History, Limits, Place, Replicas, Rule};
@@ -70,6 +71,14 @@ fn rule(written: &schema::Rule, accounts: &BTreeMap<String, Account>, problems: 
         foreign: word(&written.foreign, &[("supersede", Foreign::Supersede), ("keep", Foreign::Keep)], problems),
         delete_markers: flag(&written.delete_markers, false),
         version_deletes: flag(&written.version_deletes, false),
+        version_delete_delay: written
+            .version_delete_delay
+            .parsed(problems, |text| delay(text))
+            .unwrap_or(VERSION_DELETE_DELAY_DEFAULT),
+        version_deletes_per_hour: written
+            .version_deletes_per_hour
+            .parsed(problems, |number| per_hour(*number))
+            .unwrap_or(VERSION_DELETES_PER_HOUR_DEFAULT),
         acl: word(&written.acl, &[("destination-owner", Acl::DestinationOwner), ("copy", Acl::Copy)], problems),
         replicas: word(&written.replicas, &[("skip", Replicas::Skip), ("replicate", Replicas::Replicate)], problems),
         encryption: encryption::settle(&written.encryption, problems),
@@ -120,9 +129,34 @@ fn limits(written: &Field<schema::Limits>, problems: &mut Problems<'_>) -> Limit
     }
 }
 
+// Time to notice deletes that no user made, and to stop the daemon.
+const VERSION_DELETE_DELAY_DEFAULT: Duration = Duration::from_secs(15 * 60);
+
+// SQS hides a message for so long at most, and it is hidden for a while before:
+// https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ChangeMessageVisibility.html
+const VERSION_DELETE_DELAY_MAX: Duration = Duration::from_secs(11 * 60 * 60);
+
+// What a mistake or a forged message costs in an hour stays far below what a bucket holds.
+const VERSION_DELETES_PER_HOUR_DEFAULT: NonZeroU32 = NonZeroU32::MIN.saturating_add(999);
+
+fn delay(text: &str) -> Result<Duration, String> {
+    units::duration(text).and_then(|delay| match delay <= VERSION_DELETE_DELAY_MAX {
+        true => Ok(delay),
+        false => Err(format!("{text:?} is more than 11h, and SQS hides no message for longer; shorten it")),
+    })
+}
+
+fn per_hour(number: i64) -> Result<NonZeroU32, String> {
+    positive(number, "zero would remove nothing; write version_deletes = false for that")
+}
+
 fn requests(number: i64) -> Result<NonZeroU32, String> {
+    positive(number, units::NO_RATE)
+}
+
+fn positive(number: i64, zero: &str) -> Result<NonZeroU32, String> {
     let number = u32::try_from(number).map_err(|_| format!("{number} is outside 1 to {}", u32::MAX))?;
-    NonZeroU32::new(number).ok_or_else(|| units::NO_RATE.to_owned())
+    NonZeroU32::new(number).ok_or_else(|| zero.to_owned())
 }
 
 fn flag(written: &Field<bool>, default: bool) -> bool {

@@ -202,6 +202,8 @@ fn rule(id: &str, priority: i64, destination: &str) -> Rule {
         foreign: Foreign::Supersede,
         delete_markers: false,
         version_deletes: false,
+        version_delete_delay: Duration::ZERO,
+        version_deletes_per_hour: NonZeroU32::MAX,
         acl: Acl::DestinationOwner,
         replicas: Replicas::Skip,
         encryption: Encryption::BucketDefault,

@@ -1,14 +1,25 @@
 //! A message arrives: what it asks for is taken in hand, or it goes back at once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use replicator_core::failure::Reason;
+use replicator_core::event::Action;
+use replicator_core::failure::{Failure, Kind, Reason};
 use tracing::{debug, warn};
 
 use super::Dispatch;
+use crate::clock;
+use crate::lane::{self, Ended};
 use crate::message::{Delivery, Disposal, Message, Settlement};
 use crate::metrics::MessageOutcome;
 use crate::task::Task;
+
+/// Returns how old a task's message has to be: any writer of the queue can tell of a version that is gone.
+fn delay_of(task: &Task) -> Duration {
+    let lead = &task.rules.lead;
+    let removes = lead.version_deletes && task.wishes.iter().any(|wish| wish.action == Action::VersionDelete);
+    if removes { lead.version_delete_delay } else { Duration::ZERO }
+}
 
 impl Dispatch {
     pub(super) async fn delivered(&mut self, delivery: Delivery) {
@@ -49,10 +60,33 @@ impl Dispatch {
     }
 
     async fn take(&mut self, message: Message, disposal: Disposal, tasks: Vec<Task>) {
-        let (number, redelivered) = (message.number, message.redelivered());
+        let (number, redelivered, age) = (message.number, message.redelivered(), message.age(clock::now()));
         self.hand.take(message, disposal, tasks.len());
         for task in tasks {
-            self.take_or_send_back(number, Task { redelivered, ..task }).await;
+            match delay_of(&task).saturating_sub(age) {
+                Duration::ZERO => self.take_or_send_back(number, Task { redelivered, ..task }).await,
+                left => self.put_off(number, &task, left).await,
+            }
+        }
+    }
+
+    /// Lets a version delete wait in the queue; in the ledger, as one of too many, once so much is away that the queue may
+    /// soon give out nothing.
+    async fn put_off(&mut self, number: u64, task: &Task, left: Duration) {
+        let disposal = if self.crowd.has_room_away() {
+            Disposal::Release(left)
+        } else {
+            let kind = Kind::Refused(Reason::VersionDeletesPerHour);
+            let failure = Failure::caused(kind, "version delete", "too many of them wait for their delay");
+            match lane::park(&self.engine, task, Reason::VersionDeletesPerHour, &failure, Some(clock::now() + left)) {
+                Ended::Parked(reason) => Disposal::Pass(reason),
+                Ended::Settled(_) | Ended::HandedBack(_) | Ended::TurnedAway(_) | Ended::Stopped => {
+                    Disposal::Release(left)
+                }
+            }
+        };
+        if let Some(settlement) = self.hand.close(number, |_| disposal) {
+            self.settle(settlement).await;
         }
     }
 }

@@ -38,7 +38,7 @@ const CROWDED_FOR: Duration = Duration::from_secs(30);
 // A rule that is slow may have far more than it gets done in a quarter of an hour, and each receipt of that is in vain.
 const SLOW_FOR_MAX: Duration = Duration::from_secs(4 * 60 * 60);
 
-/// Slow rules' messages go back while fewer than this are away: SQS lets 120,000 be in flight on a queue, and gives out
+/// Slow rules' messages, and version deletes that wait, go back while fewer than this are away: SQS lets 120,000 be in flight on a queue, and gives out
 /// none beyond that.
 pub(super) const AWAY_MAX: usize = 20_000;
 
@@ -97,7 +97,12 @@ impl Crowd {
 
     /// Says whether what comes of slow rules goes back.
     fn makes_room(&self) -> bool {
-        !self.slow.is_empty() && self.away.len() < AWAY_MAX
+        !self.slow.is_empty() && self.has_room_away()
+    }
+
+    /// Says whether more may wait in the queue.
+    pub(super) fn has_room_away(&self) -> bool {
+        self.away.len() < AWAY_MAX
     }
 }
 

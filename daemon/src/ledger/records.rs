@@ -20,6 +20,7 @@ pub(crate) enum Table {
     ParkedTask = 4,
     ParkedMessage = 5,
     RuleStart = 6,
+    Removals = 7,
 }
 
 /// A value of one table.
@@ -158,6 +159,14 @@ pub(crate) struct RuleStart {
     pub(crate) first_loaded: Timestamp,
 }
 
+/// How many replicas a rule's version deletes have removed, and in the hour from when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Removals {
+    #[serde(with = "time::serde::timestamp::milliseconds")]
+    pub(crate) since: Timestamp,
+    pub(crate) count: u32,
+}
+
 impl Record for Replica {
     const TABLE: Table = Table::Replica;
 }
@@ -175,6 +184,9 @@ impl Record for ParkedMessage {
 }
 impl Record for RuleStart {
     const TABLE: Table = Table::RuleStart;
+}
+impl Record for Removals {
+    const TABLE: Table = Table::Removals;
 }
 
 impl Replica {
@@ -232,6 +244,12 @@ impl ParkedMessage {
 impl RuleStart {
     pub(crate) fn address(rule: &str) -> Address {
         Address::of(Table::RuleStart).text(rule)
+    }
+}
+
+impl Removals {
+    pub(crate) fn address(rule: &str) -> Address {
+        Address::of(Table::Removals).text(rule)
     }
 }
 

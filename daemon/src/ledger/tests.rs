@@ -75,6 +75,7 @@ proptest! {
             passed: number % 2 == 0,
         })?;
         reads_back(&RuleStart { first_loaded: source.last_modified })?;
+        reads_back(&Removals { since: source.last_modified, count: number })?;
     }
 
     #[test]
@@ -190,6 +191,21 @@ fn a_rule_keeps_the_moment_it_was_first_loaded() {
     let (first, later) = (version(1).last_modified, version(2).last_modified);
     assert_eq!(ledger.rule_start("orders", first).unwrap(), first);
     assert_eq!(ledger.rule_start("orders", later).unwrap(), first);
+}
+
+#[test]
+fn a_rule_removes_so_many_in_an_hour_also_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let two = NonZeroU32::new(2).unwrap();
+    let begun = version(1).last_modified;
+    let may_remove = |rule: &str, after: u64| {
+        let ledger = Ledger::open(directory.path()).unwrap();
+        ledger.count_removal(rule, two, begun + Duration::from_secs(after)).unwrap()
+    };
+    assert_eq!([0, 1, 2, 3599].map(|after| may_remove("orders", after)), [true, true, false, false]);
+    assert!(may_remove("invoices", 3), "each rule has its own");
+    assert_eq!([3600, 3601, 3602].map(|after| may_remove("orders", after)), [true, true, false]);
+    assert!(may_remove("orders", 0), "the clock was set back by an hour");
 }
 
 #[test]

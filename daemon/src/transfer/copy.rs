@@ -10,8 +10,8 @@ use replicator_core::failure::{Failure, Kind, Reason};
 use replicator_core::fence::READING_AGE_MAX;
 use replicator_core::object::ETag;
 use replicator_core::parts::Part;
-use replicator_core::plan::{Condition, Kind as PlanKind, SourceVersion};
-use replicator_core::rule::{Replicas, Rule};
+use replicator_core::plan::{Condition, SourceVersion};
+use replicator_core::rule::Rule;
 use replicator_core::stamp::{NAME, Stamp};
 use tokio::time::Instant;
 use tracing::warn;
@@ -22,14 +22,12 @@ use super::encryption::{self, Headers};
 use super::foresight::Foresight;
 use super::pinned::Pinned;
 use crate::accounts::Access;
-use crate::accounts::refusal::Side;
 use crate::budget::Paid;
 use crate::clock;
 use crate::engine::{Due, Engine};
 use crate::fanout::{Piece, Reader};
 use crate::task::Task;
 use crate::turns::Payer;
-use crate::wire::{Call, Head};
 
 /// One version on its way to one destination.
 #[derive(Debug)]
@@ -144,53 +142,6 @@ impl Copy<'_> {
             Condition::Absent => (None, Some("*".to_owned())),
             Condition::Over(etag) => (Some(etag.quoted()), None),
         }
-    }
-
-    /// Refuses what was itself replicated from where it would go now: two daemons in opposite
-    /// directions would never end. The stamp alone proves nothing, so the original is looked up.
-    async fn check_origin(&self, attributes: &Attributes) -> Result<(), Failure> {
-        let lane = &self.task.lane;
-        let Some(stamp) = self.claimed_origin(attributes) else { return Ok(()) };
-        let call = Call::head(Side::Destination, &lane.destination.bucket, &lane.key);
-        let original = match self.destination.wire.send(call.version(stamp.version.id.as_str()).checksums()).await {
-            Ok(original) => original.into_head(),
-            Err(refusal) if matches!(refusal.status(), Some(400 | 404 | 405)) => return Ok(()),
-            Err(refusal) => return Err(refusal.into()),
-        };
-        // The same bytes, made when the stamp says: then nothing is lost by not copying them back.
-        let made =
-            original.last_modified().is_some_and(|made| made.secs() == stamp.version.last_modified.unix_timestamp());
-        match made && self.is_same(attributes, &stamp, &original).await? {
-            true => Err(Failure::new(Kind::Unsupported(Reason::SrcObjectNotEligible), "replica of its destination")),
-            false => Ok(()),
-        }
-    }
-
-    /// Compares with what this may be a replica of, by what both sides state; where they state nothing, by the bytes.
-    async fn is_same(&self, attributes: &Attributes, stamp: &Stamp, original: &Head) -> Result<bool, Failure> {
-        let (etag, size_bytes) = (original.etag(), original.content_length());
-        if size_bytes != Some(self.version.size_bytes) {
-            return Ok(false);
-        }
-        // Equal ETags are MD5s of equal bytes; under KMS, and in parts, others say nothing.
-        if etag.is_some() && etag == self.version.etag {
-            return Ok(true);
-        }
-        let Some(own) = attributes.crc64_nvme.as_deref().and_then(crc64_stated) else { return Ok(false) };
-        if let Some(stated) = original.header(CRC64_NVME) {
-            return Ok(crc64_stated(stated) == Some(own));
-        }
-        let size_bytes = self.version.size_bytes;
-        let version = SourceVersion { version: stamp.version.clone(), kind: PlanKind::Object, etag, size_bytes };
-        let original = Pinned::replica(self.destination, self.task, &version);
-        Ok(original.crc64(self.engine, &self.rule, &self.task.lane).await? == own)
-    }
-
-    /// Returns the stamp of what claims to come from where it would go now, if the rule minds.
-    pub(super) fn claimed_origin(&self, attributes: &Attributes) -> Option<Stamp> {
-        let stamp = attributes.metadata.get(NAME).and_then(|text| Stamp::decode(text).ok())?;
-        let is_minded = self.rule.replicas != Replicas::Replicate;
-        (is_minded && stamp.bucket == self.task.lane.destination.bucket).then_some(stamp)
     }
 
     async fn read_tags(&self, attributes: &Attributes, counts_tags: bool) -> Result<Tags, Failure> {

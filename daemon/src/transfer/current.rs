@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use replicator_core::claim::Claim;
 use replicator_core::failure::{Failure, Kind as FailureKind};
 use replicator_core::object::Timestamp;
-use replicator_core::plan::{Kind, VersionRef};
+use replicator_core::plan::Kind;
 use replicator_core::stamp::{NAME, Stamp};
 
+use super::attributes::KMS;
 use super::basis::Entry;
 use super::copy::crc64;
 use super::listing;
@@ -21,8 +23,8 @@ use crate::wire::{Call, Head};
 #[derive(Debug)]
 pub(super) struct Current {
     pub(super) entry: Entry,
-    /// Which source version an object is the replica of, by its stamp.
-    pub(super) stamp: Option<VersionRef>,
+    /// Which source version an object says that it is the replica of.
+    pub(super) claim: Option<Claim>,
     /// How old it is, by the server's clock.
     pub(super) age: Option<Duration>,
     /// What time it is by the server's clock.
@@ -44,7 +46,7 @@ impl Current {
     }
 
     fn hidden(entry: Entry, date: Option<Timestamp>) -> Self {
-        Self { entry, stamp: None, age: None, date, is_guess: false }
+        Self { entry, claim: None, age: None, date, is_guess: false }
     }
 }
 
@@ -120,14 +122,28 @@ fn object(head: &Head, task: &Task) -> Result<Current, Failure> {
     // https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html
     let age = if etag.has_parts() { None } else { head.age() };
     let entry = Entry::Object { etag, version: head.version_id() };
-    Ok(Current { entry, stamp: origin(head, task), age, date: head.date(), is_guess: false })
+    Ok(Current { entry, claim: claim(head, task), age, date: head.date(), is_guess: false })
 }
 
-/// Reads the stamp; one of another bucket or key makes the object a stranger.
-pub(super) fn origin(head: &Head, task: &Task) -> Option<VersionRef> {
+/// Reads the stamp, and what it is to be judged by; one of another bucket or key makes the object a stranger.
+pub(super) fn claim(head: &Head, task: &Task) -> Option<Claim> {
     let stamp = Stamp::decode(head.user(NAME)?).ok()?;
     let key = crc64(task.source_key.as_str().as_bytes());
-    (stamp.bucket == task.source.bucket && stamp.key == key).then_some(stamp.version)
+    let written = || Timestamp::from_unix_timestamp(head.last_modified()?.secs()).ok();
+    (stamp.bucket == task.source.bucket && stamp.key == key).then(|| Claim {
+        version: stamp.version,
+        etag: head.etag(),
+        has_digest: !has_own_key(head),
+        size_bytes: head.content_length(),
+        written: written(),
+        now: head.date(),
+    })
+}
+
+/// Says whether an object is encrypted with a key of KMS or of a customer, so that its ETag is no digest.
+pub(super) fn has_own_key(head: &Head) -> bool {
+    let is_kms = head.header("x-amz-server-side-encryption").is_some_and(|mode| mode.starts_with(KMS));
+    is_kms || head.header("x-amz-server-side-encryption-customer-algorithm").is_some()
 }
 
 const DURING: &str = "HeadObject";

@@ -1,24 +1,21 @@
 //! What the destination shows of a key, and how far its history reaches. It is read before the
 //! source is listed, so that "absent" is always something seen (protocol rule 2).
 
+use replicator_core::claim::Claim;
 use replicator_core::failure::Failure;
 use replicator_core::object::{ETag, Timestamp};
 use replicator_core::plan::{self, Kind, Known, SourceVersion, Top, VersionRef};
-use replicator_core::stamp::NAME;
 use tokio::time::Instant;
 use tracing::info;
 
 use super::basis::{Basis, Entry};
-use super::current::{Current, Likely, current, current_of_new, origin};
-use super::listing;
-use super::unstamped::Looks;
+use super::current::{Current, Likely, current, current_of_new};
+use super::lookup::{Found, Lookup, Origin, adopt, replica, replica_by_version};
 use crate::accounts::Access;
 use crate::accounts::capabilities::Ability;
-use crate::accounts::refusal::Side;
 use crate::engine::Engine;
 use crate::ledger::records::{Replica, State};
 use crate::task::Task;
-use crate::wire::Call;
 
 /// What was read of a key at the destination.
 #[derive(Debug)]
@@ -29,6 +26,8 @@ pub(crate) struct Shown {
     pub(crate) basis: Basis,
     /// Whether the nothing that is current may be a marker.
     pub(super) is_guess: bool,
+    /// Which version an object that is current says it is the replica of, until that is judged.
+    claim: Option<Claim>,
     /// Of the delete marker that is current, where its history had to be looked at.
     marker: Option<Hiding>,
     /// ETags that stand at the key, where others than this daemon wrote there.
@@ -44,39 +43,6 @@ struct Hiding {
     since: Timestamp,
     /// The source's marker that one right below it stands for.
     repeats: Option<VersionRef>,
-}
-
-/// An entry of the destination's history that is ours, or may be.
-#[derive(Debug)]
-pub(super) struct Found {
-    pub(super) entry: SourceVersion,
-    pub(super) origin: Origin,
-}
-
-/// What is known of an entry's origin.
-#[derive(Debug)]
-pub(super) enum Origin {
-    /// It is the replica of this version.
-    Replica(VersionRef),
-    /// It has no stamp, and no room for one.
-    Unstamped(Looks),
-}
-
-impl Found {
-    /// Returns the looks of an object of unknown origin.
-    pub(super) fn looks(&self) -> Option<&Looks> {
-        match &self.origin {
-            Origin::Replica(_) => None,
-            Origin::Unstamped(looks) => Some(looks),
-        }
-    }
-
-    fn replica_of(&self) -> Option<&VersionRef> {
-        match &self.origin {
-            Origin::Replica(version) => Some(version),
-            Origin::Unstamped(_) => None,
-        }
-    }
 }
 
 impl Shown {
@@ -163,14 +129,13 @@ impl Shown {
     }
 }
 
-/// Reads what is current, and from ledger, stamp or history how far it reaches. With `may_guess`, a key that was never
+/// Reads what is current, and from the ledger how far it reaches. With `may_guess`, a key that was never
 /// written by this daemon is asked for by HEAD alone, or by a list that it shares with others, even of an endpoint whose
 /// 404 can mean a marker; and not at all of AWS by a daemon that is alone: the condition of its write tells when there is
 /// an object. Some endpoints ignore it.
 pub(crate) async fn read(engine: &Engine, task: &Task, may_guess: bool) -> Result<Shown, Failure> {
     let access = engine.access(&task.lane.destination)?;
-    let mut replicas = engine.ledger.replicas(&task.lane)?;
-    let mut history = Vec::new();
+    let replicas = engine.ledger.replicas(&task.lane)?;
     let asked = Instant::now();
     // What was never written by this daemon is mostly new.
     let mut current = match replicas.is_empty() {
@@ -179,31 +144,81 @@ pub(crate) async fn read(engine: &Engine, task: &Task, may_guess: bool) -> Resul
         true => current(access, task, Likely::Hidden).await?,
         false => current(access, task, Likely::Object).await?,
     };
-    let (stamp, is_guess) = (current.stamp.take(), current.is_guess);
+    let (claim, is_guess) = (current.claim.take(), current.is_guess);
     let basis = Basis::read(current, asked);
-    let reading = Reading { engine, task, access, now: basis.now_or_after() };
-    let (top, reached) = match basis.entry.clone() {
-        Entry::Nothing => (Top::Nothing, None),
-        Entry::Object { etag, version } => {
-            let mut replica_of =
-                replica_by_version(&replicas, version.as_deref()).map(|replica| replica.source.clone());
-            if let (None, Some(source)) = (&replica_of, stamp) {
-                adopt(engine, task, reading.found(source.clone(), version, Some(etag.clone())), &mut replicas)?;
-                replica_of = Some(source);
-            }
-            let reached = match &replica_of {
-                Some(version) => Some(version.clone()),
-                None => reading.newest_replica(&mut replicas, &mut history).await?,
-            };
-            (Top::Object { etag, replica_of }, reached)
-        }
-        Entry::Marker(id) => match replica_by_version(&replicas, Some(&id)) {
-            Some(replica) => (Top::Marker, Some(replica.source.clone())),
-            None => (Top::Marker, reading.newest_replica(&mut replicas, &mut history).await?),
-        },
+    let top = top(&basis.entry, &replicas);
+    let reached = match &basis.entry {
+        Entry::Marker(id) => replica_by_version(&replicas, Some(id)).map(|replica| replica.source.clone()),
+        Entry::Nothing | Entry::Object { .. } => replica_of(&top).cloned(),
     };
     let known = known(top, reached, &replicas);
-    Ok(Shown { known, replicas, basis, is_guess, marker: None, stood: Vec::new(), history })
+    let (stood, history) = (Vec::new(), Vec::new());
+    Ok(Shown { known, replicas, basis, is_guess, claim, marker: None, stood, history })
+}
+
+/// Finds out from stamps how far the destination reaches, where the ledger does not know what is current. A stamp is
+/// judged by all that the source lists, so this comes after the list.
+pub(super) async fn trace(
+    engine: &Engine,
+    task: &Task,
+    shown: &mut Shown,
+    listed: &[SourceVersion],
+) -> Result<(), Failure> {
+    if shown.basis.entry == Entry::Nothing || shown.known.reached.is_some() {
+        return Ok(());
+    }
+    let access = engine.access(&task.lane.destination)?;
+    let lookup = Lookup { engine, task, access, listed, now: shown.basis.now_or_after() };
+    let claim = shown.claim.take();
+    let is_judged = claim.is_some();
+    let mut reached = None;
+    if let (Some(claim), Entry::Object { etag, version }) = (claim, &shown.basis.entry)
+        && let Some(source) = lookup.believed(claim, version.as_deref()).await?
+    {
+        let found = lookup.found(source.clone(), version.clone(), Some(etag.clone()));
+        adopt(engine, task, found, &mut shown.replicas)?;
+        reached = Some(source);
+    }
+    let is_replica = reached.is_some();
+    if !is_replica {
+        let entries = lookup.history().await?;
+        // Listed later than what is current was read: only if both agree do they speak of one moment.
+        shown.basis.agree(entries.first())?;
+        for entry in entries.into_iter().skip(usize::from(is_judged)) {
+            shown.history.extend(lookup.identify(entry, &mut shown.replicas, &shown.history).await?);
+            reached = shown.history.last().and_then(Found::replica_of).cloned();
+            if reached.is_some() {
+                break;
+            }
+        }
+    }
+    let mut top = top(&shown.basis.entry, &shown.replicas);
+    if let Top::Object { replica_of, .. } = &mut top
+        && is_replica
+    {
+        replica_of.clone_from(&reached);
+    }
+    shown.known = known(top, reached, &shown.replicas);
+    Ok(())
+}
+
+/// Returns what a reader of the key sees.
+fn top(entry: &Entry, replicas: &[Replica]) -> Top {
+    match entry {
+        Entry::Nothing => Top::Nothing,
+        Entry::Marker(_) => Top::Marker,
+        Entry::Object { etag, version } => {
+            let replica = replica_by_version(replicas, version.as_deref());
+            Top::Object { etag: etag.clone(), replica_of: replica.map(|replica| replica.source.clone()) }
+        }
+    }
+}
+
+fn replica_of(top: &Top) -> Option<&VersionRef> {
+    match top {
+        Top::Nothing | Top::Marker => None,
+        Top::Object { replica_of, .. } => replica_of.as_ref(),
+    }
 }
 
 fn may_rely_on_conditions(access: &Access) -> bool {
@@ -213,22 +228,27 @@ fn may_rely_on_conditions(access: &Access) -> bool {
 /// Looks which ETags stand at the key: what others wrote there in its turn the ledger may lack, and the source's list too.
 pub(super) async fn look_below(engine: &Engine, task: &Task, shown: &mut Shown) -> Result<(), Failure> {
     let access = engine.access(&task.lane.destination)?;
-    let entries = Reading { engine, task, access, now: None }.history().await?;
+    let entries = Lookup { engine, task, access, listed: &[], now: None }.history().await?;
     shown.stood = entries.into_iter().filter_map(|entry| entry.etag).collect();
     Ok(())
 }
 
-/// Reads back every replica that the ledger lacks.
-pub(crate) async fn rebuild(engine: &Engine, task: &Task, shown: &mut Shown) -> Result<(), Failure> {
+/// Reads back every replica that the ledger lacks, by what the source lists.
+pub(crate) async fn rebuild(
+    engine: &Engine,
+    task: &Task,
+    shown: &mut Shown,
+    listed: &[SourceVersion],
+) -> Result<(), Failure> {
     let access = engine.access(&task.lane.destination)?;
-    let reading = Reading { engine, task, access, now: shown.basis.now_or_after() };
+    let lookup = Lookup { engine, task, access, listed, now: shown.basis.now_or_after() };
     shown.history.clear();
-    let entries = reading.history().await?;
+    let entries = lookup.history().await?;
     // Listed later than what is current was read: only if both agree do they speak of one moment.
     shown.basis.agree(entries.first())?;
-    shown.marker = hiding(&entries, reading.may_double_markers(), &shown.replicas);
+    shown.marker = hiding(&entries, lookup.may_double_markers(), &shown.replicas);
     for entry in entries {
-        let found = reading.identify(entry, &mut shown.replicas, &shown.history).await?;
+        let found = lookup.identify(entry, &mut shown.replicas, &shown.history).await?;
         shown.history.extend(found);
     }
     let known = known(Top::Nothing, None, &shown.replicas);
@@ -245,103 +265,6 @@ fn hiding(entries: &[SourceVersion], may_be_doubled: bool, replicas: &[Replica])
     }
     let known = markers.iter().find_map(|entry| replica_by_version(replicas, Some(entry.version.id.as_str())));
     Some(Hiding { since: oldest.version.last_modified, repeats: known.map(|replica| replica.source.clone()) })
-}
-
-struct Reading<'a> {
-    engine: &'a Engine,
-    task: &'a Task,
-    access: &'a Access,
-    /// What time it is at the destination, or later.
-    now: Option<Timestamp>,
-}
-
-impl Reading<'_> {
-    /// Says whether two daemons may write one marker twice: where deletes know no condition. Where versions are deleted for
-    /// good, what stood between two markers may have gone.
-    fn may_double_markers(&self) -> bool {
-        let is_guarded = self.access.capabilities.has(Ability::ConditionalDelete);
-        !is_guarded && !self.task.rules.lead.version_deletes
-    }
-
-    /// Returns the record of a replica that is found there.
-    fn found(&self, source: VersionRef, destination_version: Option<String>, etag: Option<ETag>) -> Replica {
-        Replica { found: self.now, ..replica(source, destination_version, etag) }
-    }
-
-    /// Finds the newest of our replicas below what is current, and what may be ours above it.
-    async fn newest_replica(
-        &self,
-        replicas: &mut Vec<Replica>,
-        history: &mut Vec<Found>,
-    ) -> Result<Option<VersionRef>, Failure> {
-        for entry in self.history().await? {
-            history.extend(self.identify(entry, replicas, history).await?);
-            if let Some(version) = history.last().and_then(Found::replica_of) {
-                return Ok(Some(version.clone()));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Lists the destination's versions of the key, newest first.
-    async fn history(&self) -> Result<Vec<SourceVersion>, Failure> {
-        let lane = &self.task.lane;
-        listing::history(self.access, Side::Destination, &lane.destination.bucket, &lane.key).await
-    }
-
-    /// Says which source version an entry of the destination is the replica of, and records what
-    /// only its stamp knew, unless a newer entry is a replica of the same; `None` when it cannot be one.
-    async fn identify(
-        &self,
-        entry: SourceVersion,
-        replicas: &mut Vec<Replica>,
-        newer: &[Found],
-    ) -> Result<Option<Found>, Failure> {
-        let id = entry.version.id.as_str();
-        if let Some(replica) = replica_by_version(replicas, Some(id)) {
-            return Ok(Some(Found { origin: Origin::Replica(replica.source.clone()), entry }));
-        }
-        if entry.kind == Kind::Marker {
-            return Ok(None);
-        }
-        let lane = &self.task.lane;
-        let call = Call::head(Side::Destination, &lane.destination.bucket, &lane.key).version(id);
-        let head = match self.access.wire.send(call).await {
-            Ok(answer) => answer.into_head(),
-            // Removed since it was listed.
-            Err(refusal) if refusal.status() == Some(404) => return Ok(None),
-            Err(refusal) => return Err(refusal.into()),
-        };
-        let Some(source) = origin(&head, self.task) else {
-            let looks = Looks::of_full(&head).filter(|_| head.user(NAME).is_none());
-            return Ok(looks.map(|looks| Found { entry, origin: Origin::Unstamped(looks) }));
-        };
-        // Of two replicas of one version the newer is what readers see, and what tags have to go to.
-        if !newer.iter().any(|found| found.replica_of() == Some(&source)) {
-            let found = self.found(source.clone(), Some(id.to_owned()), entry.etag.clone());
-            adopt(self.engine, self.task, found, replicas)?;
-        }
-        Ok(Some(Found { entry, origin: Origin::Replica(source) }))
-    }
-}
-
-/// Records a replica that the ledger did not know: another daemon wrote it, or the ledger was lost.
-fn adopt(engine: &Engine, task: &Task, replica: Replica, replicas: &mut Vec<Replica>) -> Result<(), Failure> {
-    engine.ledger.put_replica(&task.lane, &replica)?;
-    replicas.retain(|other| other.source != replica.source);
-    replicas.push(replica);
-    Ok(())
-}
-
-fn replica(source: VersionRef, destination_version: Option<String>, etag: Option<ETag>) -> Replica {
-    Replica { destination_version, etag, ..Replica::new(source, Kind::Object, State::Replicated) }
-}
-
-fn replica_by_version<'a>(replicas: &'a [Replica], version: Option<&str>) -> Option<&'a Replica> {
-    let version = version?;
-    replicas
-        .iter()
-        .find(|replica| replica.state == State::Replicated && replica.destination_version.as_deref() == Some(version))
 }
 
 fn known(top: Top, reached: Option<VersionRef>, replicas: &[Replica]) -> Known {

@@ -5,11 +5,12 @@
 use std::collections::BTreeSet;
 
 use replicator_core::event::Action;
-use replicator_core::failure::{Failure, Kind as FailureKind};
+use replicator_core::failure::{Failure, Kind as FailureKind, Reason};
 use replicator_core::object::VersionId;
 use replicator_core::plan::{Kind, VersionRef};
 
 use super::{Memory, Run, destination, fence, remove};
+use crate::clock;
 use crate::ledger::records::{Replica, State};
 use crate::task::Task;
 
@@ -21,7 +22,7 @@ pub(super) async fn carry_out(run: &mut Run<'_>, memory: &mut Memory) -> Result<
         return Ok(false);
     }
     // Another daemon may have written what this one only knows as lost, left out or removed.
-    destination::rebuild(run.engine, run.task, &mut run.read.shown).await?;
+    destination::rebuild(run.engine, run.task, &mut run.read.shown, &run.read.past).await?;
     wanted.extend(bared_marker(run));
     for id in wanted {
         if is_there(run, &id).await? {
@@ -32,10 +33,9 @@ pub(super) async fn carry_out(run: &mut Run<'_>, memory: &mut Memory) -> Result<
         let Some(replica) = run.read.shown.replicas.iter().find(stands).cloned() else { continue };
         match heir(run, &replica) {
             Some(heir) => inherit(run, replica, heir)?,
-            None => {
-                take_away(run, replica, memory).await?;
-                return Ok(true);
-            }
+            None if take_away(run, replica, memory).await? => return Ok(true),
+            // The rule has removed enough in this hour.
+            None => run.is_over_quota = true,
         }
     }
     Ok(false)
@@ -73,7 +73,9 @@ async fn is_there(run: &Run<'_>, id: &VersionId) -> Result<bool, Failure> {
 
 /// Waits until no version that is gone can appear at the destination any more.
 pub(super) fn settle(run: &Run<'_>, memory: &mut Memory) -> Result<(), Failure> {
-    for wish in run.task.wishes.iter().filter(|wish| wish.action == Action::VersionDelete) {
+    // What is left over is looked at again, with the rest.
+    let deletes = run.task.wishes.iter().filter(|wish| wish.action == Action::VersionDelete && !run.is_over_quota);
+    for wish in deletes {
         let Some(id) = wish.version.as_ref().filter(|id| memory.is_gone(id)) else { continue };
         fence::outlive_all(run, memory.gone_for(id))?;
     }
@@ -122,22 +124,37 @@ fn inherit(run: &mut Run<'_>, gone: Replica, heir: Replica) -> Result<(), Failur
     Ok(())
 }
 
-async fn take_away(run: &mut Run<'_>, replica: Replica, memory: &mut Memory) -> Result<(), Failure> {
+/// Removes a replica; says no if the rule has removed as many in this hour as it may.
+async fn take_away(run: &mut Run<'_>, replica: Replica, memory: &mut Memory) -> Result<bool, Failure> {
     let Some(version) = &replica.destination_version else {
         return Err(Failure::caused(FailureKind::Transient, "version delete", "a replica without an id"));
     };
-    if !run.removed.insert(version.clone()) {
+    if run.removed.contains(version) {
         return Err(Failure::caused(FailureKind::Transient, "version delete", "what was removed is still there"));
     }
     // What was planned before it landed must not land on what it leaves behind.
     if run.read.shown.current().is_some_and(|current| current.destination_version.as_ref() == Some(version)) {
         fence::outlive_all(run, memory.seen_for(&run.read.shown.basis.entry))?;
     }
+    let lead = &run.task.rules.lead;
+    if !run.engine.ledger.count_removal(&lead.id, lead.version_deletes_per_hour, clock::now())? {
+        return Ok(false);
+    }
+    run.removed.insert(version.clone());
     match remove::version(run.engine, run.task, version).await {
         Ok(()) | Err(Failure { kind: FailureKind::Conflict, .. }) => {}
         Err(failure) => return Err(failure),
     }
-    record(run, Replica { state: State::Removed, ..replica })
+    record(run, Replica { state: State::Removed, ..replica })?;
+    Ok(true)
+}
+
+/// Parks what is left over; everything else of the task is done.
+pub(super) fn check_quota(run: &Run<'_>) -> Result<(), Failure> {
+    match run.is_over_quota {
+        true => Err(Failure::new(FailureKind::Refused(Reason::VersionDeletesPerHour), "version delete")),
+        false => Ok(()),
+    }
 }
 
 fn record(run: &mut Run<'_>, replica: Replica) -> Result<(), Failure> {

@@ -35,7 +35,8 @@ impl Reading {
             shown = destination::read(engine, task, false).await?;
             listed = list(engine, task, Look::Planning).await?;
         }
-        let start = scope_start(engine, task, &shown, &listed)?;
+        destination::trace(engine, task, &mut shown, &listed).await?;
+        let start = scope_start(engine, task, &shown)?;
         let versions = listed.iter().map(|entry| entry.version.clone()).collect();
         let lead = &task.rules.lead;
         let past: Vec<SourceVersion> = listed.into_iter().rev().collect();
@@ -48,7 +49,7 @@ impl Reading {
         let history = if lead.history == History::Latest { above_refused(history, &shown) } else { history };
         let is_whole = lead.history == History::Exact;
         if shown.is_hidden_by_stranger() || (is_whole && has_unknown_past(&history, &shown)) {
-            destination::rebuild(engine, task, &mut shown).await?;
+            destination::rebuild(engine, task, &mut shown, &past).await?;
         }
         unstamped::recognise(engine, task, &mut shown, &history).await?;
         shown.explain_marker(engine, task, &history)?;
@@ -115,9 +116,9 @@ fn above_refused(mut history: Vec<SourceVersion>, shown: &Shown) -> Vec<SourceVe
     }
 }
 
-/// Versions in scope are those created since the rule began. When only the ledger knew when that
-/// was, and it was lost, the oldest replica and the events themselves tell.
-fn scope_start(engine: &Engine, task: &Task, shown: &Shown, listed: &[SourceVersion]) -> Result<Timestamp, Failure> {
+/// Versions in scope are those created since the rule began. When only the ledger knew when that was, and it was lost, the
+/// oldest replica of the key tells. What a message says widens nothing: any writer of the queue can name any version.
+fn scope_start(engine: &Engine, task: &Task, shown: &Shown) -> Result<Timestamp, Failure> {
     let lead: &Rule = &task.rules.lead;
     if let Some(since) = lead.since {
         return Ok(since);
@@ -127,12 +128,7 @@ fn scope_start(engine: &Engine, task: &Task, shown: &Shown, listed: &[SourceVers
     let loaded = loaded.replace_nanosecond(0).unwrap_or(loaded);
     let oldest_replica = oldest_seen(&shown.replicas);
     let reached = shown.known.reached.as_ref().map(|version| version.last_modified);
-    let announced = listed
-        .iter()
-        .filter(|entry| task.wishes.iter().any(|wish| wish.announces(&entry.version.id)))
-        .map(|entry| entry.version.last_modified)
-        .min();
-    Ok([oldest_replica, reached, announced].into_iter().flatten().fold(loaded, Timestamp::min))
+    Ok([oldest_replica, reached].into_iter().flatten().fold(loaded, Timestamp::min))
 }
 
 /// Returns when the oldest version on record was made, as the source told. Of one that was gone before it was

@@ -10,7 +10,8 @@ use replicator_core::stamp::{NAME, USER_METADATA_BYTES_MAX};
 
 use super::attributes::Attributes;
 use super::copy::{CRC64_NVME, crc64_stated};
-use super::destination::{Found, Origin, Shown};
+use super::destination::Shown;
+use super::lookup::{Found, Origin};
 use super::pinned::Pinned;
 use crate::engine::Engine;
 use crate::task::Task;

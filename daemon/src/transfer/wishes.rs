@@ -41,9 +41,11 @@ pub(super) fn reconsider(task: &Task, known: &mut Known) {
 
 /// Says whether a run that ended well has done what was parked: everything that appends, and of the
 /// rest what it was asked for.
-pub(super) fn is_done(task: &Task, parked: &ParkedTask) -> bool {
+pub(super) fn is_done(run: &Run<'_>, parked: &ParkedTask) -> bool {
     let asked = |wish: &Wish| wish.action == parked.action && wish.version == parked.version;
-    matches!(parked.action, Action::Put | Action::DeleteMarker) || task.wishes.iter().any(asked)
+    let is_left_over = run.is_over_quota && parked.action == Action::VersionDelete;
+    let appends = matches!(parked.action, Action::Put | Action::DeleteMarker);
+    appends || (!is_left_over && run.task.wishes.iter().any(asked))
 }
 
 /// Does what is left to do for each wish and says what became of it.
@@ -53,6 +55,10 @@ pub(super) async fn grant(run: &mut Run<'_>) -> Result<Vec<Outcome>, Failure> {
         let creates = matches!(wish.action, Action::Put | Action::DeleteMarker);
         if let Some(outcome) = told(run, wish).filter(|_| creates) {
             outcomes.push(outcome);
+            continue;
+        }
+        if run.is_over_quota && wish.action == Action::VersionDelete {
+            outcomes.push(Outcome::Parked);
             continue;
         }
         let outcome = match wish.action {
@@ -180,7 +186,9 @@ async fn replica_version(run: &mut Run<'_>, id: &VersionId) -> Result<Option<Str
         Some((State::Replicated, version)) => return Ok(version),
         Some((State::Removed, _)) => return Ok(None),
         // Another daemon may have written what this one only knows as lost or left out.
-        Some(_) | None => destination::rebuild(run.engine, run.task, &mut run.read.shown).await?,
+        Some(_) | None => {
+            destination::rebuild(run.engine, run.task, &mut run.read.shown, &run.read.past).await?;
+        }
     }
     Ok(find(&run.read.shown.replicas).and_then(|(_, version)| version))
 }
@@ -202,12 +210,5 @@ fn outcome_of(state: State) -> Outcome {
         State::Skipped => Outcome::Skipped,
         State::Late => Outcome::Superseded,
         State::Gone => Outcome::Gone,
-    }
-}
-
-impl Wish {
-    /// Says whether the wish announces the creation of this version, which puts it in scope.
-    pub(super) fn announces(&self, id: &VersionId) -> bool {
-        matches!(self.action, Action::Put | Action::DeleteMarker) && self.version.as_ref() == Some(id)
     }
 }

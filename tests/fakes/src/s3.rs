@@ -195,6 +195,11 @@ impl Fake {
         self.with_bucket(bucket, |bucket| bucket.sinks.push(sink));
     }
 
+    /// Sends none of the bucket's events any more.
+    pub fn silence(&self, bucket: &str) {
+        self.with_bucket(bucket, |bucket| bucket.sinks.clear());
+    }
+
     /// Returns the endpoint's manners.
     pub fn traits(&self) -> Traits {
         self.shared.locked(|state| state.traits.clone())

@@ -49,7 +49,7 @@ struct Matter {
     differs: fn(&Rule, &Rule) -> bool,
 }
 
-const MATTERS: [Matter; 7] = [
+const MATTERS: [Matter; 9] = [
     Matter { spot: |rule| &rule.exclusive.spot, differs: |one, other| one.exclusive != other.exclusive },
     Matter { spot: |rule| &rule.fence.spot, differs: |one, other| one.fence != other.fence },
     Matter { spot: |rule| &rule.history.spot, differs: |one, other| one.history != other.history },
@@ -59,5 +59,13 @@ const MATTERS: [Matter; 7] = [
     Matter {
         spot: |rule| &rule.version_deletes.spot,
         differs: |one, other| one.version_deletes != other.version_deletes,
+    },
+    Matter {
+        spot: |rule| &rule.version_delete_delay.spot,
+        differs: |one, other| one.version_delete_delay != other.version_delete_delay,
+    },
+    Matter {
+        spot: |rule| &rule.version_deletes_per_hour.spot,
+        differs: |one, other| one.version_deletes_per_hour != other.version_deletes_per_hour,
     },
 ];

@@ -1,0 +1,173 @@
+//! Whose an entry of the destination's history is: known by the ledger, or else by its stamp, if the source bears that out.
+
+use replicator_core::claim::{Belief, Claim, Doubt};
+use replicator_core::failure::{Failure, Kind as FailureKind, Reason};
+use replicator_core::object::{ETag, Timestamp};
+use replicator_core::plan::{Kind, SourceVersion, VersionRef};
+use replicator_core::stamp::NAME;
+use tracing::warn;
+
+use super::current::{claim, has_own_key};
+use super::listing;
+use super::pinned::Pinned;
+use super::unstamped::Looks;
+use crate::accounts::Access;
+use crate::accounts::capabilities::Ability;
+use crate::accounts::refusal::Side;
+use crate::engine::Engine;
+use crate::ledger::records::{Replica, State};
+use crate::task::Task;
+use crate::wire::Call;
+
+/// An entry of the destination's history that is ours, or may be.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) entry: SourceVersion,
+    pub(super) origin: Origin,
+}
+
+/// What is known of an entry's origin.
+#[derive(Debug)]
+pub(super) enum Origin {
+    /// It is the replica of this version.
+    Replica(VersionRef),
+    /// It has no stamp, and no room for one.
+    Unstamped(Looks),
+}
+
+impl Found {
+    /// Returns the looks of an object of unknown origin.
+    pub(super) fn looks(&self) -> Option<&Looks> {
+        match &self.origin {
+            Origin::Replica(_) => None,
+            Origin::Unstamped(looks) => Some(looks),
+        }
+    }
+
+    pub(super) fn replica_of(&self) -> Option<&VersionRef> {
+        match &self.origin {
+            Origin::Replica(version) => Some(version),
+            Origin::Unstamped(_) => None,
+        }
+    }
+}
+
+/// What it takes to look an entry up.
+pub(super) struct Lookup<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) task: &'a Task,
+    pub(super) access: &'a Access,
+    /// All that the source has of the key, in any order.
+    pub(super) listed: &'a [SourceVersion],
+    /// What time it is at the destination, or later.
+    pub(super) now: Option<Timestamp>,
+}
+
+impl Lookup<'_> {
+    /// Says whether two daemons may write one marker twice: where deletes know no condition. Where versions are deleted for
+    /// good, what stood between two markers may have gone.
+    pub(super) fn may_double_markers(&self) -> bool {
+        let is_guarded = self.access.capabilities.has(Ability::ConditionalDelete);
+        !is_guarded && !self.task.rules.lead.version_deletes
+    }
+
+    /// Returns the record of a replica that is found there.
+    pub(super) fn found(&self, source: VersionRef, destination_version: Option<String>, etag: Option<ETag>) -> Replica {
+        Replica { found: self.now, ..replica(source, destination_version, etag) }
+    }
+
+    /// Says which version an object is the replica of, if its stamp is borne out. Else it counts as a stranger, and that is
+    /// told: the destination's owner may take it for a replica.
+    pub(super) async fn believed(&self, claim: Claim, id: Option<&str>) -> Result<Option<VersionRef>, Failure> {
+        let belief = match claim.judge(self.listed) {
+            Ok(Belief::Undigested) if self.original_has_digest(&claim.version).await? => Err(Doubt::Content),
+            belief => belief,
+        };
+        let Err(doubt) = belief else { return Ok(Some(claim.version)) };
+        let (rule, reason) = (&self.task.rules.lead.id, Reason::StampNotBorneOut.as_str());
+        self.engine.metrics.failure(rule, reason);
+        let (key, version, replica) = (&self.task.lane.key, &claim.version.id, id.unwrap_or("none"));
+        warn!(rule, %key, %version, replica, reason, error = %doubt, "a stamp is not believed, its object is a stranger");
+        Ok(None)
+    }
+
+    /// Says whether the ETag of a version of the source is a digest of its content, which no list tells.
+    async fn original_has_digest(&self, version: &VersionRef) -> Result<bool, Failure> {
+        let Some(entry) = self.listed.iter().find(|entry| entry.version == *version) else { return Ok(false) };
+        let source = self.engine.access(&self.task.source)?;
+        match Pinned::original(source, self.task, entry).head().await.map_err(Failure::from) {
+            Ok(head) => Ok(!has_own_key(&head)),
+            // Under a customer's key it cannot be read, and has no replica.
+            Err(Failure {
+                kind: FailureKind::Unsupported(_) | FailureKind::Refused(Reason::RequestRefused), ..
+            }) => Ok(true),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Lists the destination's versions of the key, newest first.
+    pub(super) async fn history(&self) -> Result<Vec<SourceVersion>, Failure> {
+        let lane = &self.task.lane;
+        listing::history(self.access, Side::Destination, &lane.destination.bucket, &lane.key).await
+    }
+
+    /// Says which source version an entry of the destination is the replica of, and records what
+    /// only its stamp knew, unless a newer entry is a replica of the same; `None` when it cannot be one.
+    pub(super) async fn identify(
+        &self,
+        entry: SourceVersion,
+        replicas: &mut Vec<Replica>,
+        newer: &[Found],
+    ) -> Result<Option<Found>, Failure> {
+        let id = entry.version.id.as_str();
+        if let Some(replica) = replica_by_version(replicas, Some(id)) {
+            return Ok(Some(Found { origin: Origin::Replica(replica.source.clone()), entry }));
+        }
+        if entry.kind == Kind::Marker {
+            return Ok(None);
+        }
+        let lane = &self.task.lane;
+        let call = Call::head(Side::Destination, &lane.destination.bucket, &lane.key).version(id);
+        let head = match self.access.wire.send(call).await {
+            Ok(answer) => answer.into_head(),
+            // Removed since it was listed.
+            Err(refusal) if refusal.status() == Some(404) => return Ok(None),
+            Err(refusal) => return Err(refusal.into()),
+        };
+        let Some(claim) = claim(&head, self.task) else {
+            let looks = Looks::of_full(&head).filter(|_| head.user(NAME).is_none());
+            return Ok(looks.map(|looks| Found { entry, origin: Origin::Unstamped(looks) }));
+        };
+        let Some(source) = self.believed(claim, Some(id)).await? else { return Ok(None) };
+        // Of two replicas of one version the newer is what readers see, and what tags have to go to.
+        if !newer.iter().any(|found| found.replica_of() == Some(&source)) {
+            let found = self.found(source.clone(), Some(id.to_owned()), entry.etag.clone());
+            adopt(self.engine, self.task, found, replicas)?;
+        }
+        Ok(Some(Found { entry, origin: Origin::Replica(source) }))
+    }
+}
+
+/// Records a replica that the ledger did not know: another daemon wrote it, or the ledger was lost.
+pub(super) fn adopt(
+    engine: &Engine,
+    task: &Task,
+    replica: Replica,
+    replicas: &mut Vec<Replica>,
+) -> Result<(), Failure> {
+    engine.ledger.put_replica(&task.lane, &replica)?;
+    replicas.retain(|other| other.source != replica.source);
+    replicas.push(replica);
+    Ok(())
+}
+
+pub(super) fn replica(source: VersionRef, destination_version: Option<String>, etag: Option<ETag>) -> Replica {
+    Replica { destination_version, etag, ..Replica::new(source, Kind::Object, State::Replicated) }
+}
+
+pub(super) fn replica_by_version<'a>(replicas: &'a [Replica], version: Option<&str>) -> Option<&'a Replica> {
+    let version = version?;
+    replicas
+        .iter()
+        .find(|replica| replica.state == State::Replicated && replica.destination_version.as_deref() == Some(version))
+}

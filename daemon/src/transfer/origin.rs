@@ -1,0 +1,114 @@
+//! Objects of the source that are replicas themselves: of what is where they would go now. Two daemons in opposite directions
+//! would copy each of them back and forth without end.
+
+use replicator_core::failure::{Failure, Kind, Reason};
+use replicator_core::object::VersionId;
+use replicator_core::plan::{Kind as PlanKind, SourceVersion};
+use replicator_core::rule::Replicas;
+use replicator_core::stamp::{NAME, Stamp};
+
+use super::attributes::Attributes;
+use super::copy::{CRC64_NVME, Copy, crc64, crc64_stated};
+use super::listing;
+use super::pinned::Pinned;
+use crate::accounts::refusal::Side;
+use crate::wire::{Call, Head};
+
+impl Copy<'_> {
+    /// Refuses a replica of what the destination holds. Its stamp alone proves nothing, so the original is looked up; and
+    /// because a restore (CopyObject of an older version) takes the stamp along, the original has to be current, or the
+    /// object to stand where the replica of that original stands.
+    pub(super) async fn check_origin(&self, attributes: &Attributes) -> Result<(), Failure> {
+        let Some(stamp) = self.claimed_origin(attributes) else { return Ok(()) };
+        let id = &stamp.version.id;
+        let current = self.look_up(None).await?;
+        let is_current =
+            current.as_ref().is_some_and(|head| head.version_id().as_deref().unwrap_or("null") == id.as_str());
+        let original = if is_current { current } else { self.look_up(Some(id)).await? };
+        let Some(original) = original else { return Ok(()) };
+        // The same bytes, made when the stamp says: then nothing is lost by not copying them back.
+        let made =
+            original.last_modified().is_some_and(|made| made.secs() == stamp.version.last_modified.unix_timestamp());
+        if !made || !self.is_same(attributes, &stamp, &original).await? {
+            return Ok(());
+        }
+        match is_current || !self.is_restored(&stamp).await? {
+            true => Err(Failure::new(Kind::Unsupported(Reason::SrcObjectNotEligible), "replica of its destination")),
+            false => Ok(()),
+        }
+    }
+
+    /// Asks the destination for a version, or for what is current; none if there is no object.
+    async fn look_up(&self, version: Option<&VersionId>) -> Result<Option<Head>, Failure> {
+        let lane = &self.task.lane;
+        let call = Call::head(Side::Destination, &lane.destination.bucket, &lane.key).checksums();
+        let call = if let Some(version) = version { call.version(version.as_str()) } else { call };
+        match self.destination.wire.send(call).await {
+            Ok(answer) => Ok(Some(answer.into_head())),
+            Err(refusal) if matches!(refusal.status(), Some(400 | 404 | 405)) => Ok(None),
+            Err(refusal) => Err(refusal.into()),
+        }
+    }
+
+    /// Says whether the source had a replica of the same version, or of a newer one, before this object. Replicas are
+    /// written in the order of their originals, so this one is a copy that a user of the source made of an older one.
+    async fn is_restored(&self, stamp: &Stamp) -> Result<bool, Failure> {
+        let (bucket, key) = (&self.task.source.bucket, &self.task.source_key);
+        let history = listing::history(self.source, Side::Source, bucket, key).await?;
+        let below = history.iter().skip_while(|entry| entry.version != self.version.version).skip(1);
+        for entry in below.filter(|entry| entry.kind == PlanKind::Object).take(LOOKS_MAX) {
+            let head = match Pinned::original(self.source, self.task, entry).head().await {
+                Ok(head) => head,
+                // Removed since it was listed, or under a customer's key: no replica.
+                Err(refusal) if matches!(refusal.status(), Some(400 | 404 | 412)) => continue,
+                Err(refusal) => return Err(refusal.into()),
+            };
+            let Some(other) = head.user(NAME).and_then(|text| self.origin_in(text)) else { continue };
+            let (other, own) = (other.version, &stamp.version);
+            if other == *own || other.last_modified > own.last_modified {
+                return Ok(true);
+            }
+            // Of two originals made in one second either may be the older.
+            if other.last_modified < own.last_modified {
+                return Ok(false);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Compares with what this may be a replica of, by what both sides state; where they state nothing, by the bytes.
+    async fn is_same(&self, attributes: &Attributes, stamp: &Stamp, original: &Head) -> Result<bool, Failure> {
+        let (etag, size_bytes) = (original.etag(), original.content_length());
+        if size_bytes != Some(self.version.size_bytes) {
+            return Ok(false);
+        }
+        // Equal ETags are MD5s of equal bytes; under KMS, and in parts, others say nothing.
+        if etag.is_some() && etag == self.version.etag {
+            return Ok(true);
+        }
+        let Some(own) = attributes.crc64_nvme.as_deref().and_then(crc64_stated) else { return Ok(false) };
+        if let Some(stated) = original.header(CRC64_NVME) {
+            return Ok(crc64_stated(stated) == Some(own));
+        }
+        let size_bytes = self.version.size_bytes;
+        let version = SourceVersion { version: stamp.version.clone(), kind: PlanKind::Object, etag, size_bytes };
+        let original = Pinned::replica(self.destination, self.task, &version);
+        Ok(original.crc64(self.engine, &self.rule, &self.task.lane).await? == own)
+    }
+
+    /// Returns the stamp of what claims to come from where it would go now, if the rule minds.
+    pub(super) fn claimed_origin(&self, attributes: &Attributes) -> Option<Stamp> {
+        let is_minded = self.rule.replicas != Replicas::Replicate;
+        attributes.metadata.get(NAME).filter(|_| is_minded).and_then(|text| self.origin_in(text))
+    }
+
+    /// Reads a stamp that names a version of the destination's key.
+    fn origin_in(&self, text: &str) -> Option<Stamp> {
+        let lane = &self.task.lane;
+        let key = crc64(lane.key.as_str().as_bytes());
+        Stamp::decode(text).ok().filter(|stamp| stamp.bucket == lane.destination.bucket && stamp.key == key)
+    }
+}
+
+// A user who overwrote an object more often between two replicas restores it without us.
+const LOOKS_MAX: usize = 100;
