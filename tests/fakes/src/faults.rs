@@ -10,9 +10,9 @@ use crate::journal::{Call, Service};
 mod answer;
 mod effect;
 
-pub(crate) use answer::{alter, flip, refusal};
+pub(crate) use answer::{alter, flip, refusal, replace_header};
 pub use effect::Effect;
-pub(crate) use effect::{Break, Course, Spoil, Verdict};
+pub(crate) use effect::{Break, Course, Header, Spoil, Verdict};
 
 /// The script; a handle, cheap to clone.
 #[derive(Debug, Clone)]

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 
-use super::Spoil;
+use super::{Header, Spoil};
 use crate::journal::{Call, Service};
 use crate::net::Delivery;
 
@@ -48,9 +48,15 @@ pub(crate) fn alter(response: Response<Bytes>, spoils: &[Spoil]) -> Response<Del
             Spoil::Shorten(bytes) => body.truncate(*bytes),
             Spoil::WrongETag => match parts.headers.get_mut(header::ETAG) {
                 Some(etag) => *etag = HeaderValue::from_static(WRONG_ETAG),
-                None => body = mistag(&body),
+                None => body = mistag(&body, WRONG_ETAG),
             },
             Spoil::LateLatest => body = misnamed(&body),
+            Spoil::NoETag => match parts.headers.remove(header::ETAG) {
+                Some(_) => {}
+                None => body = mistag(&body, ""),
+            },
+            Spoil::Without(name) => body = without(&body, name),
+            Spoil::Header(header) => replace_header(&mut parts.headers, header),
             Spoil::Break(at) => end = Some(*at),
         }
     }
@@ -72,13 +78,29 @@ pub(crate) fn flip(body: &Bytes, byte: usize) -> Bytes {
     Bytes::from(bytes)
 }
 
+/// Gives a header another value, or takes it away.
+pub(crate) fn replace_header(headers: &mut HeaderMap, (name, value): &Header) {
+    match value {
+        Some(value) => drop(headers.insert(*name, HeaderValue::from_static(value))),
+        None => drop(headers.remove(*name)),
+    }
+}
+
 /// Replaces the first `ETag` of an XML document: of a copy or a completed upload it is the object's.
-fn mistag(body: &Bytes) -> Bytes {
+fn mistag(body: &Bytes, etag: &str) -> Bytes {
     let Ok(text) = std::str::from_utf8(body) else { return body.clone() };
     let (open, close) = ("<ETag>", "</ETag>");
     let Some((before, rest)) = text.split_once(open) else { return body.clone() };
     let Some((_, after)) = rest.split_once(close) else { return body.clone() };
-    Bytes::from(format!("{before}{open}{}{close}{after}", WRONG_ETAG.replace('"', "&quot;")))
+    Bytes::from(format!("{before}{open}{}{close}{after}", etag.replace('"', "&quot;")))
+}
+
+/// Takes an element out of an XML document.
+fn without(body: &Bytes, name: &str) -> Bytes {
+    let Ok(text) = std::str::from_utf8(body) else { return body.clone() };
+    let Some((before, rest)) = text.split_once(&format!("<{name}>")) else { return body.clone() };
+    let Some((_, after)) = rest.split_once(&format!("</{name}>")) else { return body.clone() };
+    Bytes::from(format!("{before}{after}"))
 }
 
 /// Names the second entry of each key of a list as the latest, in place of the first; none where that is alone.
@@ -118,6 +140,20 @@ mod tests {
         let text = String::from_utf8(spoilt.body().bytes().to_vec()).unwrap();
         assert!(text.contains("0bad&quot;</ETag>") && !text.contains("right"), "{text}");
         assert_eq!(spoilt.headers()["content-length"], text.len().to_string());
+        let spoilt = alter(Response::new(Bytes::from(body)), &[Spoil::NoETag]);
+        let text = String::from_utf8(spoilt.body().bytes().to_vec()).unwrap();
+        assert!(text.contains("<ETag></ETag>"), "{text}");
+        let spoilt = alter(Response::new(Bytes::from(body)), &[Spoil::Without("ETag")]);
+        assert_eq!(spoilt.body().bytes(), "<CompleteMultipartUploadResult></CompleteMultipartUploadResult>");
+    }
+
+    #[test]
+    fn a_header_is_another_one_or_none() {
+        let response = Response::builder().header("etag", "\"right\"").header("x-amz-version-id", "v1");
+        let spoils = [Spoil::NoETag, Spoil::Header(("x-amz-version-id", Some("v2"))), Spoil::Header(("date", None))];
+        let spoilt = alter(response.body(Bytes::new()).unwrap(), &spoils);
+        assert_eq!(spoilt.headers().get("etag"), None);
+        assert_eq!(spoilt.headers()["x-amz-version-id"], "v2");
     }
 
     #[test]

@@ -56,6 +56,14 @@ pub enum Effect {
     /// A list of versions names of each key the second entry as the latest, if it has one, as SeaweedFS does between
     /// writing an entry and naming it.
     LateLatest,
+    /// The answer names no `ETag`, or an empty one where a document has to have one.
+    NoETag,
+    /// The answer has this header instead of its own of the name, or none.
+    Answer(&'static str, Option<&'static str>),
+    /// The answer's document lacks the first element of this name.
+    Without(&'static str),
+    /// The request had this header instead of its own of the name, or none.
+    Ask(&'static str, Option<&'static str>),
 }
 
 impl Effect {
@@ -78,6 +86,8 @@ pub(crate) struct Verdict {
     pub(crate) course: Course,
     /// The bytes of the request's body to corrupt.
     pub(crate) uploads: Vec<usize>,
+    /// The headers of the request that are others.
+    pub(crate) asked: Vec<Header>,
     /// What happens to the answer, in the order of the script.
     pub(crate) answers: Vec<Spoil>,
 }
@@ -89,8 +99,14 @@ pub(crate) enum Spoil {
     Shorten(usize),
     WrongETag,
     LateLatest,
+    NoETag,
+    Header(Header),
+    Without(&'static str),
     Break(Break),
 }
+
+/// A header, and what it is instead; none takes it away.
+pub(crate) type Header = (&'static str, Option<&'static str>);
 
 /// How a body ends before its end, and after how many bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,6 +152,10 @@ impl Verdict {
             Effect::Shorten(bytes) => return self.answers.push(Spoil::Shorten(bytes)),
             Effect::WrongETag => return self.answers.push(Spoil::WrongETag),
             Effect::LateLatest => return self.answers.push(Spoil::LateLatest),
+            Effect::NoETag => return self.answers.push(Spoil::NoETag),
+            Effect::Answer(name, value) => return self.answers.push(Spoil::Header((name, value))),
+            Effect::Without(name) => return self.answers.push(Spoil::Without(name)),
+            Effect::Ask(name, value) => return self.asked.push((name, value)),
             Effect::ResetAt(at) => return self.answers.push(Spoil::Break(Break::Reset(at))),
             Effect::TruncateAt(at) => return self.answers.push(Spoil::Break(Break::Truncate(at))),
             Effect::StallAt(at) => return self.answers.push(Spoil::Break(Break::Stall(at))),

@@ -8,7 +8,7 @@ use http::{Request, Response};
 use tokio::sync::oneshot;
 
 use super::{Answer, Broken, Delivery, Shared};
-use crate::faults::{Course, Verdict, alter, flip, refusal};
+use crate::faults::{Course, Verdict, alter, flip, refusal, replace_header};
 use crate::journal::Call;
 
 /// A request on its way.
@@ -102,7 +102,8 @@ async fn pause(time: Duration) {
     }
 }
 
-fn spoil(request: Request<Bytes>, verdict: &Verdict) -> Request<Bytes> {
+fn spoil(mut request: Request<Bytes>, verdict: &Verdict) -> Request<Bytes> {
+    verdict.asked.iter().for_each(|header| replace_header(request.headers_mut(), header));
     request.map(|body| verdict.uploads.iter().fold(body, |body, byte| flip(&body, *byte)))
 }
 
