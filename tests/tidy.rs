@@ -27,6 +27,7 @@ const LAYERS: &[&[&str]] = &[
         "lately",
         "accounts",
         "wire",
+        "checksum",
         "health",
         "metrics",
         "clock",

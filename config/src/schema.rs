@@ -99,6 +99,7 @@ tables! {
         version_deletes_per_hour: i64,
         acl: String,
         replicas: String,
+        verify: String,
         encryption: Encryption,
         sse_kms_objects: bool,
         limits: Limits,

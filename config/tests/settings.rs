@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use replicator_config::{Account, ConditionalWrites, Endpoints, Queue, Service, Settings, load, parse};
 use replicator_core::object::{Bucket, Timestamp};
-use replicator_core::rule::{Acl, Encryption, Filter, Foreign, History, Limits, Place, Replicas, Rule};
+use replicator_core::rule::{Acl, Encryption, Filter, Foreign, History, Limits, Place, Replicas, Rule, Verify};
 
 const EXAMPLE: &str = include_str!("../example.toml");
 
@@ -108,6 +108,7 @@ version_deletes = true
 version_delete_delay = "0s"
 version_deletes_per_hour = 5
 replicas = "replicate"
+verify = "always"
 encryption = { mode = "bucket-default" }
 sse_kms_objects = true
 "#,
@@ -124,6 +125,7 @@ sse_kms_objects = true
         version_delete_delay: Duration::ZERO,
         version_deletes_per_hour: NonZeroU32::new(5).unwrap(),
         replicas: Replicas::Replicate,
+        verify: Verify::Always,
         encryption: Encryption::BucketDefault,
         sse_kms_objects: true,
         ..rule("all", place("here", "orders"), place("here", "orders-replica"))
@@ -207,6 +209,7 @@ fn rule(id: &str, source: Place, destination: Place) -> Rule {
         version_deletes_per_hour: NonZeroU32::new(1000).unwrap(),
         acl: Acl::DestinationOwner,
         replicas: Replicas::Skip,
+        verify: Verify::Auto,
         encryption: Encryption::Same { key_map: BTreeMap::new() },
         sse_kms_objects: false,
         limits: Limits::default(),

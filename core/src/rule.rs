@@ -52,6 +52,8 @@ pub struct Rule {
     pub acl: Acl,
     /// Whether objects that are themselves replicas are replicated on.
     pub replicas: Replicas,
+    /// How much it may cost to prove that a replica holds the source's bytes.
+    pub verify: Verify,
     /// How replicas are encrypted.
     pub encryption: Encryption,
     /// Whether SSE-KMS encrypted sources are in scope.
@@ -122,6 +124,15 @@ pub enum Replicas {
     Skip,
     /// They are: a chain.
     Replicate,
+}
+
+/// How much it may cost to prove that a replica holds the source's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verify {
+    /// What costs no second read and little processor time; over plain HTTP, whatever it costs.
+    Auto,
+    /// Whatever it costs.
+    Always,
 }
 
 /// How replicas are encrypted.

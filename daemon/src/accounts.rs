@@ -44,6 +44,8 @@ pub(crate) struct Access {
     pub(crate) capabilities: Arc<Capabilities>,
     /// Whether the endpoint is AWS itself, whose documented behaviour can be relied on.
     pub(crate) is_aws: bool,
+    /// Whether TLS keeps what passes from changing on its way.
+    pub(crate) is_tls: bool,
 }
 
 /// How every account reaches AWS, where it is not by the default credential chain and real connections.
@@ -112,6 +114,7 @@ impl Access {
             sqs: sqs(account, config, watch),
             capabilities: Arc::new(Capabilities::new(account.conditional_writes != ConditionalWrites::Off)),
             is_aws: account.endpoint_of(Service::S3).is_none(),
+            is_tls: account.endpoint_of(Service::S3).is_none_or(|endpoint| endpoint.starts_with("https://")),
         }
     }
 }

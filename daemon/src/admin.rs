@@ -22,6 +22,7 @@ use tracing::warn;
 use crate::dispatch::{Board, Question};
 use crate::engine::Engine;
 use crate::health::{Ailment, Poll, SILENT_AFTER};
+pub use crate::metrics::{Unproved, UnprovedCount};
 use crate::pace::Ailing;
 pub(crate) use listener::COMMAND;
 use listener::Door;
@@ -49,6 +50,9 @@ pub struct Status {
     pub parked: Vec<Parked>,
     /// How polling goes.
     pub queues: Vec<QueueStatus>,
+    /// What was written without a proof, since the daemon was started.
+    #[serde(default)]
+    pub unproved: Vec<UnprovedCount>,
     /// Buckets and keys that are spared for now.
     pub ailing: Vec<Ailing>,
     /// What keeps the ledger from being relied on, if anything does; what is parked may then be more than is told.
@@ -125,6 +129,7 @@ impl Admin {
         let answers = |poll: &Arc<Poll>| QueueStatus { queue: poll.queue.clone(), answers: poll.is_ready() };
         Ok(Status {
             ready: self.is_ready(),
+            unproved: self.engine.metrics.unproved_counts(board.rules.keys().map(String::as_str)),
             board,
             parked: counts.into_iter().map(|((rule, reason), tasks)| Parked { rule, reason, tasks }).collect(),
             queues: self.polls.iter().map(answers).collect(),

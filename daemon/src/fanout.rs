@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::budget::Paid;
-use crate::wire::{Chunks, Head};
+use crate::metrics::Unproved;
+use crate::wire::{Filled, Head};
 
 /// Who reads which object, and what of it is here.
 #[derive(Debug, Default)]
@@ -45,8 +46,9 @@ pub(crate) struct Body {
     pub(crate) head: Head,
     /// When it was asked for.
     pub(crate) read: Instant,
-    pub(crate) chunks: Chunks,
-    pub(crate) crc64: u64,
+    pub(crate) filled: Filled,
+    /// Why nothing proves that it is the source's, if it was read whole. Parts are proved together.
+    pub(crate) unproved: Option<Unproved>,
     #[expect(dead_code, reason = "held for its drop")]
     pub(crate) paid: Paid,
 }

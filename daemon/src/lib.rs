@@ -8,7 +8,7 @@
 //! - `lane`: one task at work; `ruleset`: what a hint means; `parking`: when what is parked is tried again;
 //!   `task`, `message`: what travels
 //! - `transfer`: bringing one key at one destination up to date
-//! - `engine`: what transfers share; `lease`, `ledger`, `limits`, `pace`, `fanout`, `budget`, `turns`, `gather`, `lately`, `accounts`, `wire`, `health`,
+//! - `engine`: what transfers share; `lease`, `ledger`, `limits`, `pace`, `fanout`, `budget`, `turns`, `gather`, `lately`, `accounts`, `wire`, `checksum`, `health`,
 //!   `metrics`, `clock`, `blocking`, `failpoint`, `xml`: the services
 
 pub mod process;
@@ -38,6 +38,7 @@ mod gather;
 mod lately;
 mod accounts;
 mod wire;
+mod checksum;
 mod xml;
 pub mod failpoint;
 mod health;

@@ -34,6 +34,33 @@ pub(crate) enum MessageOutcome {
     Parked,
 }
 
+/// Why nothing proves that a replica holds the source's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unproved {
+    /// The source states no checksum that is known here, and its ETag is no MD5.
+    NothingStated,
+    /// What the source states is of its parts, and where those end is not known.
+    PartsUnknown,
+    /// The proof would cost a second read, or much processor time: `verify = "always"` pays that.
+    CostsTooMuch,
+    /// The destination's answer says nothing that can be compared.
+    AnswerSilent,
+    /// The destination's answer has an ETag that is not the MD5 of what was sent.
+    AnswerDiffers,
+}
+
+/// How many replicas of a rule were written without a proof, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnprovedCount {
+    /// The rule.
+    pub rule: String,
+    /// Why.
+    pub cause: Unproved,
+    /// How many since the daemon was started.
+    pub replicas: u64,
+}
+
 /// What one rule has in hand.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Pending {
@@ -62,6 +89,7 @@ pub(crate) struct Metrics {
     ledger_up: IntGauge,
     ledger_failures: IntCounterVec,
     messages: IntCounterVec,
+    unproved: IntCounterVec,
 }
 
 // From a tenth of a second to native replication's threshold of 15 minutes and beyond.
@@ -117,6 +145,11 @@ impl Metrics {
                 &["kind"],
             )?,
             memory: gauge("memory_bytes", "Memory of object bodies: budget and use.", &["kind"])?,
+            unproved: counter(
+                "unproved_total",
+                "Replicas written without a proof that they hold the source's bytes, by cause.",
+                &["rule", "cause"],
+            )?,
             messages: counter("queue_messages_total", "Messages by what became of them.", &["queue", "outcome"])?,
             latency,
             oldest_pending,
@@ -136,6 +169,9 @@ impl Metrics {
             for reason in RECORDED {
                 self.failures.with_label_values(&[rule, reason.as_str()]);
             }
+            for cause in Unproved::ALL {
+                self.unproved.with_label_values(&[rule, cause.as_str()]);
+            }
         }
     }
 
@@ -153,6 +189,21 @@ impl Metrics {
 
     pub(crate) fn failure(&self, rule: &str, reason: &str) {
         self.failures.with_label_values(&[rule, reason]).inc();
+    }
+
+    pub(crate) fn unproved(&self, rule: &str, cause: Unproved) {
+        self.unproved.with_label_values(&[rule, cause.as_str()]).inc();
+    }
+
+    /// Lists what was written without a proof.
+    pub(crate) fn unproved_counts<'a>(&self, rules: impl Iterator<Item = &'a str>) -> Vec<UnprovedCount> {
+        let count = |rule: &str, cause: Unproved| UnprovedCount {
+            rule: rule.to_owned(),
+            cause,
+            replicas: self.unproved.with_label_values(&[rule, cause.as_str()]).get(),
+        };
+        let counts = rules.flat_map(|rule| Unproved::ALL.map(|cause| count(rule, cause)));
+        counts.filter(|count| count.replicas > 0).collect()
     }
 
     pub(crate) fn request(&self, service: &str, operation: &str, account: &str, status: u16) {
@@ -211,6 +262,22 @@ impl Outcome {
             Self::Skipped => "skipped",
             Self::Gone => "gone",
             Self::Parked => "parked",
+        }
+    }
+}
+
+impl Unproved {
+    const ALL: [Self; 5] =
+        [Self::NothingStated, Self::PartsUnknown, Self::CostsTooMuch, Self::AnswerSilent, Self::AnswerDiffers];
+
+    /// Returns its label, which is also how records have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NothingStated => "nothing_stated",
+            Self::PartsUnknown => "parts_unknown",
+            Self::CostsTooMuch => "costs_too_much",
+            Self::AnswerSilent => "answer_silent",
+            Self::AnswerDiffers => "answer_differs",
         }
     }
 }

@@ -74,6 +74,12 @@ fn write_table(status: &Status, text: &mut String) -> std::fmt::Result {
         let rule = if parked.rule.is_empty() { "(no rule)" } else { &parked.rule };
         writeln!(text, "{rule:<24} {:<40} {:>8}", parked.reason.as_str(), parked.tasks)?;
     }
+    if !status.unproved.is_empty() {
+        writeln!(text, "\n{:<24} {:<40} {:>8}", "WRITTEN WITHOUT PROOF", "CAUSE", "COUNT")?;
+    }
+    for unproved in &status.unproved {
+        writeln!(text, "{:<24} {:<40} {:>8}", unproved.rule, unproved.cause.as_str(), unproved.replicas)?;
+    }
     for ailing in &status.ailing {
         let state = match (ailing.is_left_alone, ailing.width) {
             (true, _) => "does not answer: left alone but for one task at a time".to_owned(),

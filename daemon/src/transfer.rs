@@ -20,12 +20,14 @@ mod pending;
 mod pinned;
 mod proof;
 mod purge;
+mod receipt;
 mod reading;
 mod remove;
 mod settle;
 mod single;
 mod steps;
 mod unstamped;
+mod uploading;
 mod wishes;
 
 use std::collections::HashSet;

@@ -5,6 +5,7 @@
 //! What is sent is what the SDK would send, down to the signature (`tests` compares them), to where the SDK's own resolver says.
 
 mod answer;
+mod asked;
 mod body;
 mod call;
 mod endpoint;
@@ -30,7 +31,9 @@ use crate::metrics::Metrics;
 use crate::pace;
 
 pub(crate) use answer::{Answer, Head, Refusal, USER};
-pub(crate) use body::{Chunks, Filling};
+#[cfg(test)]
+pub(crate) use body::Chunks;
+pub(crate) use body::{Filled, Filling};
 pub(crate) use call::{Call, Page};
 pub(crate) use endpoint::Endpoints;
 use signer::Error as BoxError;
@@ -152,10 +155,16 @@ impl Shared {
     async fn exchange(&self, call: &Call<'_>, request: HttpRequest) -> Result<Answer, Refusal> {
         let lost = |error| Refusal::of(refusal::lost(call.side, call.operation, error));
         let answer = Answer::of(self.connector.call(request).await.map_err(|error| lost(error.into()))?);
-        if answer.is_success() {
+        let mismatch = call.mismatch(answer.head()).filter(|_| answer.is_success());
+        if answer.is_success() && mismatch.is_none() {
             return Ok(answer);
         }
         let (head, body) = answer.split();
+        if let Some(mismatch) = mismatch {
+            // It is an answer, if not to this question: no silence of the endpoint's.
+            let failure = Failure::caused(Kind::Transient, call.operation, mismatch);
+            return Err(Refusal { failure, answer: Some(Box::new(head)), is_held_up: false });
+        }
         // A text that breaks off says nothing; the status is there.
         let text = text(body, REFUSAL_BYTES_MAX).await.unwrap_or_default();
         let said = Said::read(head.status(), &text);

@@ -44,8 +44,10 @@ mod dead_letters;
 mod leases;
 mod refused;
 mod buckets;
-// E: bytes and ETags that are not what they should be.
+// E: bytes, ETags and answers that are not what they should be, and what proves that they are.
 mod spoilt;
+mod proofs;
+mod answers;
 // C: what a new ledger makes of what it finds.
 mod rebuilt;
 // M, S: writes whose reason has gone.

@@ -13,35 +13,12 @@ use crate::fleet;
 use crate::judge::{Expect, judge};
 use crate::sim::{ARCHIVE, AWS, NOT_AWS, SOURCE, Sim, simulate};
 
-const SMALL: usize = 100;
+pub(crate) const SMALL: usize = 100;
 // Two parts.
-const LARGE: usize = 12 << 20;
+pub(crate) const LARGE: usize = 12 << 20;
 
 #[test]
-fn bytes_that_changed_on_their_way_from_the_source_become_no_replica() {
-    use ChecksumAlgorithm::{Crc32, Crc64Nvme, Sha256};
-    for (bytes, checksum) in [(SMALL, Crc32), (SMALL, Sha256), (SMALL, Crc64Nvme), (LARGE, Crc64Nvme)] {
-        simulate(1, async |mut sim| {
-            let what = format!("{bytes} bytes with {checksum}");
-            spoil(&sim, "GetObject", SOURCE, Effect::Corrupt(50));
-            put(&sim, bytes, checksum.clone()).await;
-            let daemon = fleet::lone(&mut sim, "", AWS).await;
-            sim.drained().await;
-            let parked = daemon.status().await.unwrap().parked;
-            assert_eq!(parked.iter().map(|it| it.reason).collect::<Vec<_>>(), [Reason::ChecksumMismatch], "{what}");
-            assert!(sim.s3.ever(ARCHIVE, "a").is_empty(), "{what}: they are at the destination");
-            assert!(sim.s3.open_uploads(ARCHIVE).is_empty(), "{what}: an upload is left");
-            sim.net.faults().clear("spoilt");
-            sim.pass(fleet::TRIED_WITHIN).await;
-            assert!(daemon.status().await.unwrap().parked.is_empty(), "{what}");
-            arrived_once(&sim);
-            daemon.stop().await;
-        });
-    }
-}
-
-#[test]
-fn nor_do_they_where_the_same_content_again_goes_in_a_part_of_its_own() {
+fn bytes_that_changed_become_no_replica_where_the_same_content_again_goes_in_a_part_of_its_own() {
     simulate(7, async |mut sim| {
         put(&sim, SMALL, ChecksumAlgorithm::Crc32).await;
         let daemon = fleet::lone(&mut sim, "", AWS).await;
@@ -125,7 +102,7 @@ fn an_etag_that_no_object_has_leads_nobody_astray() {
 }
 
 /// Writes and deletes what recurs, in one piece and in parts.
-async fn change(sim: &Sim, pause: Duration) {
+pub(crate) async fn change(sim: &Sim, pause: Duration) {
     for body in ["one", "two", "one"] {
         sim.put("a", body.as_bytes()).await;
         let large = ByteStream::from(vec![1; LARGE]);
@@ -137,20 +114,23 @@ async fn change(sim: &Sim, pause: Duration) {
 }
 
 /// Spoils every answer, until it is cleared.
-fn spoil(sim: &Sim, operation: &str, bucket: &str, effect: Effect) {
+pub(crate) fn spoil(sim: &Sim, operation: &str, bucket: &str, effect: Effect) {
     let place = Place::s3(operation).bucket(bucket).client("daemon-0");
     sim.net.faults().add(Fault::new("spoilt", place, effect));
 }
 
 /// Writes an object of so many bytes, no two parts of which are alike.
-async fn put(sim: &Sim, bytes: usize, checksum: ChecksumAlgorithm) {
+pub(crate) async fn put(sim: &Sim, bytes: usize, checksum: ChecksumAlgorithm) {
     sim.post_everything();
-    let body: Bytes = (0..bytes).map(|at| u8::try_from(at / 7 % 251).unwrap()).collect();
     let put = sim.user().put_object().bucket(SOURCE).key("a").checksum_algorithm(checksum);
-    put.body(ByteStream::from(body)).send().await.unwrap();
+    put.body(body(bytes).into()).send().await.unwrap();
 }
 
-fn arrived_once(sim: &Sim) {
+pub(crate) fn body(bytes: usize) -> Bytes {
+    (0..bytes).map(|at| u8::try_from(at / 7 % 251).unwrap()).collect()
+}
+
+pub(crate) fn arrived_once(sim: &Sim) {
     assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
     assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 1);
     assert!(sim.s3.open_uploads(ARCHIVE).is_empty());

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use replicator_core::object::Bucket;
-use replicator_core::rule::{Acl, Foreign, History, Limits, Place, Replicas, Rule};
+use replicator_core::rule::{Acl, Foreign, History, Limits, Place, Replicas, Rule, Verify};
 
 use super::accounts::{self, Account};
 use super::{encryption, filter, topology, unavailable};
@@ -81,6 +81,7 @@ fn rule(written: &schema::Rule, accounts: &BTreeMap<String, Account>, problems: 
             .unwrap_or(VERSION_DELETES_PER_HOUR_DEFAULT),
         acl: word(&written.acl, &[("destination-owner", Acl::DestinationOwner), ("copy", Acl::Copy)], problems),
         replicas: word(&written.replicas, &[("skip", Replicas::Skip), ("replicate", Replicas::Replicate)], problems),
+        verify: word(&written.verify, &[("auto", Verify::Auto), ("always", Verify::Always)], problems),
         encryption: encryption::settle(&written.encryption, problems),
         sse_kms_objects: flag(&written.sse_kms_objects, false),
         limits: limits(&written.limits, problems),

@@ -206,6 +206,7 @@ fn rule(id: &str, priority: i64, destination: &str) -> Rule {
         version_deletes_per_hour: NonZeroU32::MAX,
         acl: Acl::DestinationOwner,
         replicas: Replicas::Skip,
+        verify: Verify::Auto,
         encryption: Encryption::BucketDefault,
         sse_kms_objects: false,
         limits: Limits::default(),

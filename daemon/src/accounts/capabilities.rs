@@ -38,6 +38,7 @@ pub(crate) struct Capabilities {
     crc64: Capability,
     tells_markers: AtomicBool,
     counts_tags: AtomicBool,
+    hashes_parts: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -60,6 +61,7 @@ impl Capabilities {
             crc64: Capability::new(true),
             tells_markers: AtomicBool::new(false),
             counts_tags: AtomicBool::new(false),
+            hashes_parts: AtomicBool::new(false),
         }
     }
 
@@ -106,6 +108,16 @@ impl Capabilities {
     /// Says whether the endpoint is known to count tags.
     pub(crate) fn counts_tags(&self) -> bool {
         self.counts_tags.load(Ordering::Relaxed)
+    }
+
+    /// Takes note that the ETag of an upload in parts was the MD5 of its parts' MD5s.
+    pub(crate) fn hashed_parts(&self) {
+        self.hashes_parts.store(true, Ordering::Relaxed);
+    }
+
+    /// Says whether the endpoint is known to make ETags of uploads in parts from the MD5s of the parts.
+    pub(crate) fn hashes_parts(&self) -> bool {
+        self.hashes_parts.load(Ordering::Relaxed)
     }
 
     fn capability(&self, ability: Ability) -> &Capability {

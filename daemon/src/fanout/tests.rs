@@ -8,6 +8,7 @@ use super::*;
 use crate::budget::Budget;
 use crate::turns::Payer;
 use crate::turns::tests::rule;
+use crate::wire::Chunks;
 
 const PAGE: u64 = 4096;
 
@@ -22,12 +23,12 @@ fn piece(id: &str) -> Piece {
 }
 
 async fn body(budget: &Budget) -> Body {
-    let chunks = Chunks::from(Bytes::from_static(b"bytes"));
+    let filled = Filled::for_tests(Chunks::from(Bytes::from_static(b"bytes")));
     Body {
         head: Head::for_tests(&[]),
         read: Instant::now(),
-        chunks,
-        crc64: 7,
+        filled,
+        unproved: None,
         paid: budget.pay(Payer { rule: &rule("orders"), is_bulk: false }, PAGE).await,
     }
 }
@@ -62,7 +63,7 @@ async fn what_one_reads_the_others_have_while_it_comes_and_later() {
     let mut waiting = Box::pin(second.claim(&wanted));
     assert!((&mut waiting).now_or_never().is_none(), "it is on its way");
     drop(leading.share(body(&budget).await));
-    assert_eq!(have(waiting.now_or_never()).crc64, 7);
+    assert_eq!(have(waiting.now_or_never()).filled.chunks.len(), 5);
     second.had(&piece("1"));
     assert_eq!(budget.used_bytes(), PAGE, "kept for the third");
     drop(have(third.claim(&piece("1")).now_or_never()));

@@ -10,6 +10,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::checksum::Sum;
+use crate::metrics::Unproved;
+
 /// A kind of record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -111,6 +114,12 @@ pub(crate) struct UploadedPart {
     pub(crate) number: u32,
     pub(crate) etag: ETag,
     pub(crate) crc64: u64,
+    /// The checksums by which the source's own is made, if they are others than that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) sums: Vec<Sum>,
+    /// Why the answer does not prove that the destination has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) doubt: Option<Unproved>,
 }
 
 /// A task that waits for someone to act.

@@ -13,6 +13,8 @@ use replicator_core::rule::Place;
 
 use super::records::State;
 use super::*;
+use crate::checksum::Sum;
+use crate::metrics::Unproved;
 
 fn lanes() -> impl Strategy<Value = Lane> {
     ("[a-c]{1,2}", "[a-c]{3,4}", "[a-b\\x00\\x01é]{1,3}").prop_map(|(account, bucket, key)| Lane {
@@ -51,7 +53,9 @@ proptest! {
         };
         reads_back(&replica)?;
         reads_back(&Upload { upload_id: text.clone(), source: source.clone(), part_bytes: crc64, dress: crc64, entry: text.clone(), appears_until: Some(source.last_modified), whose: None })?;
-        reads_back(&UploadedPart { number, etag, crc64 })?;
+        let sums = vec![Sum::of_crc64(crc64, u64::from(number))];
+        let doubt = Some(Unproved::AnswerSilent);
+        reads_back(&UploadedPart { number, etag, crc64, sums, doubt })?;
         reads_back(&ParkedTask {
             source: lane.destination.clone(),
             source_key: lane.key.clone(),
@@ -165,7 +169,7 @@ fn an_upload_survives_reopening_with_its_parts_and_is_forgotten_whole() {
     ledger.put_upload(&lane(), &upload).unwrap();
     for number in [2, 300, 1] {
         let etag = ETag::try_from("e").unwrap();
-        ledger.put_part(&lane(), &UploadedPart { number, etag, crc64: 7 }).unwrap();
+        ledger.put_part(&lane(), &UploadedPart { number, etag, crc64: 7, sums: Vec::new(), doubt: None }).unwrap();
     }
     drop(ledger);
     let ledger = Ledger::open(directory.path()).unwrap();

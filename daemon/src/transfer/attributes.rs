@@ -12,7 +12,7 @@ use replicator_core::object::{Bucket, Key, Timestamp, VersionId};
 use replicator_core::stamp::{NAME, Stamp, USER_METADATA_BYTES_MAX};
 use time::format_description::well_known::Rfc3339;
 
-use super::copy::CRC64_NVME;
+use super::proof::{self, Stated};
 use crate::accounts::refusal::{Side, failure};
 use crate::accounts::{Access, deadline};
 use crate::wire::{Call, Head, USER};
@@ -39,8 +39,8 @@ pub(crate) struct Attributes {
     pub(crate) lock_legal_hold: Option<String>,
     pub(crate) encryption: Option<String>,
     pub(crate) kms_key: Option<String>,
-    /// The checksum of the whole object, as S3 writes it.
-    pub(crate) crc64_nvme: Option<String>,
+    /// What is stated of the bytes, the best first.
+    pub(crate) stated: Vec<Stated>,
     /// How many tags there are, where the server says.
     pub(crate) tag_count: Option<i32>,
 }
@@ -63,7 +63,7 @@ impl From<&Head> for Attributes {
             lock_legal_hold: text("x-amz-object-lock-legal-hold"),
             encryption: text("x-amz-server-side-encryption"),
             kms_key: text("x-amz-server-side-encryption-aws-kms-key-id"),
-            crc64_nvme: text(CRC64_NVME),
+            stated: proof::stated(head),
             tag_count: head.header("x-amz-tagging-count").and_then(|count| count.parse().ok()),
         }
     }

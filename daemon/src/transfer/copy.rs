@@ -3,9 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use crc_fast::CrcAlgorithm;
 use replicator_core::failure::{Failure, Kind, Reason};
 use replicator_core::fence::READING_AGE_MAX;
 use replicator_core::object::ETag;
@@ -23,9 +20,11 @@ use super::foresight::Foresight;
 use super::pinned::Pinned;
 use crate::accounts::Access;
 use crate::budget::Paid;
+use crate::checksum::crc64;
 use crate::clock;
 use crate::engine::{Due, Engine};
 use crate::fanout::{Piece, Reader};
+use crate::metrics::Unproved;
 use crate::task::Task;
 use crate::turns::Payer;
 
@@ -53,10 +52,13 @@ pub(crate) struct Copy<'a> {
 /// A write that was answered.
 #[derive(Debug)]
 pub(crate) struct Written {
+    pub(crate) operation: &'static str,
     pub(crate) destination_version: Option<String>,
     pub(crate) etag: ETag,
     /// When it was sent.
     pub(crate) sent: Instant,
+    /// Why nothing proves that it holds the source's bytes, if so.
+    pub(crate) unproved: Option<Unproved>,
 }
 
 /// Everything a replica gets beside its bytes.
@@ -125,16 +127,6 @@ impl Copy<'_> {
         Ok(Dress { attributes, tags, encryption, asked })
     }
 
-    /// Compares what was read with the source's checksum of the whole object, where it has one.
-    pub(crate) fn prove(&self, crc64: u64, attributes: &Attributes) -> Result<(), Failure> {
-        match &attributes.crc64_nvme {
-            Some(wanted) if *wanted != crc64_header(crc64) => {
-                Err(Failure::new(Kind::Refused(Reason::ChecksumMismatch), "GetObject"))
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
-
     /// Returns the condition as the two headers `If-Match` and `If-None-Match`.
     pub(crate) fn conditions(&self, allowed: bool) -> (Option<String>, Option<String>) {
         match self.condition {
@@ -200,56 +192,5 @@ impl Dress {
         let named = own.into_iter().chain(self.encryption.named());
         let named = named.filter_map(|(name, value)| Some((name.to_owned(), value?)));
         named.chain(attributes.headers()).collect()
-    }
-}
-
-/// Computes the checksum that goes along with every body.
-pub(crate) fn crc64(bytes: &[u8]) -> u64 {
-    crc_fast::checksum(CrcAlgorithm::Crc64Nvme, bytes)
-}
-
-/// Computes the checksum of two bodies in a row from theirs.
-pub(crate) fn crc64_joined(first: u64, second: u64, second_len: u64) -> u64 {
-    crc_fast::checksum_combine(CrcAlgorithm::Crc64Nvme, first, second, second_len)
-}
-
-/// Writes a checksum as S3's headers have it.
-pub(crate) fn crc64_header(crc64: u64) -> String {
-    STANDARD.encode(crc64.to_be_bytes())
-}
-
-/// The header of a whole object's checksum.
-pub(crate) const CRC64_NVME: &str = "x-amz-checksum-crc64nvme";
-
-/// Reads a checksum as S3's headers have it.
-pub(crate) fn crc64_stated(header: &str) -> Option<u64> {
-    let bytes = STANDARD.decode(header).ok()?;
-    Some(u64::from_be_bytes(bytes.try_into().ok()?))
-}
-
-/// Reads the ETag of an answer to a write.
-pub(crate) fn etag_of(answer: Option<&str>, during: &'static str) -> Result<ETag, Failure> {
-    let etag = answer.and_then(|etag| ETag::try_from(etag).ok());
-    etag.ok_or_else(|| Failure::caused(Kind::Unanswered, during, "the answer has no ETag"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn checksums_of_parts_join_to_that_of_the_whole() {
-        let whole: Vec<u8> = (0..100_000u32).map(|n| n.to_le_bytes()[1]).collect();
-        let (first, second) = whole.split_at(33_333);
-        assert_eq!(crc64_joined(crc64(first), crc64(second), second.len() as u64), crc64(&whole));
-    }
-
-    #[test]
-    fn the_checksum_is_written_as_s3_writes_it() {
-        // CRC-64/NVME of "123456789" is ae8b14860a799888: https://reveng.sourceforge.io/crc-catalogue/17plus.htm
-        assert_eq!(crc64(b"123456789"), 0xae8b_1486_0a79_9888);
-        assert_eq!(crc64_header(0xae8b_1486_0a79_9888), "rosUhgp5mIg=");
-        assert_eq!(crc64_stated("rosUhgp5mIg="), Some(0xae8b_1486_0a79_9888));
-        assert_eq!(crc64_stated("rosUhg=="), None);
     }
 }

@@ -10,11 +10,11 @@ use replicator_core::stamp::{NAME, Stamp};
 
 use super::attributes::KMS;
 use super::basis::Entry;
-use super::copy::crc64;
 use super::listing;
 use crate::accounts::Access;
 use crate::accounts::capabilities::Ability;
 use crate::accounts::refusal::Side;
+use crate::checksum::crc64;
 use crate::engine::Engine;
 use crate::task::Task;
 use crate::wire::{Call, Head};

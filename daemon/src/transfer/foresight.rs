@@ -3,13 +3,13 @@
 
 use std::sync::OnceLock;
 
-use md5::{Digest, Md5};
 use replicator_core::failure::{Failure, Kind};
 use replicator_core::object::ETag;
 use replicator_core::plan::SourceVersion;
 
 use super::attributes::Attributes;
-use crate::wire::Chunks;
+use crate::checksum::{Algorithm, Sum, composite, md5_digits, md5_text};
+use crate::wire::Filled;
 
 /// The ETags that a write must not get, and what was found out of one content.
 #[derive(Debug, Default)]
@@ -33,19 +33,20 @@ impl Foresight {
 
     /// Refuses a write whose replica would get an ETag that stands at the key, unless that was known
     /// when it was planned.
-    pub(super) fn check(&self, version: &SourceVersion, attributes: &Attributes, body: &Chunks) -> Result<(), Failure> {
+    pub(super) fn check(&self, version: &SourceVersion, attributes: &Attributes, body: &Filled) -> Result<(), Failure> {
         let tells = version.etag.as_ref().is_some_and(|etag| !etag.has_parts()) && !attributes.is_kms();
         if self.idle || tells {
             return Ok(());
         }
-        self.refuse(ETag::try_from(md5(body)).ok())
+        let md5 = body.sum(Algorithm::Md5);
+        self.refuse(md5.and_then(|md5| ETag::try_from(md5_text(&md5.value)).ok()))
     }
 
     /// Refuses an upload of these parts if it would get an ETag that stands at the key: no condition could tell it from
     /// what is current (protocol rule 4), and what was planned over the same content before could land on it (rule 5).
     /// What was planned goes by the source's history alone, and the parts that others chose are in none.
-    pub(super) fn check_parts<'a>(&self, parts: impl ExactSizeIterator<Item = &'a ETag>) -> Result<(), Failure> {
-        if self.idle { Ok(()) } else { self.refuse(of_parts(parts)) }
+    pub(super) fn check_parts<'a>(&self, parts: impl Iterator<Item = &'a ETag>) -> Result<(), Failure> {
+        if self.idle { Ok(()) } else { self.refuse(etag_of_parts(parts)) }
     }
 
     fn refuse(&self, etag: Option<ETag>) -> Result<(), Failure> {
@@ -65,28 +66,11 @@ impl Foresight {
     }
 }
 
-/// Returns the ETag of content that is neither in parts nor encrypted.
-fn md5(body: &Chunks) -> String {
-    let mut digest = Md5::new();
-    body.pieces().for_each(|piece| digest.update(piece));
-    hex(digest)
-}
-
 /// Returns the ETag of an upload from those of its parts; none where they are no MD5 of their content.
-fn of_parts<'a>(parts: impl ExactSizeIterator<Item = &'a ETag>) -> Option<ETag> {
-    let count = parts.len();
-    let mut whole = Md5::new();
-    for part in parts {
-        let part = Some(part.as_str()).filter(|text| text.len() == MD5_HEX_LEN)?;
-        whole.update(u128::from_str_radix(part, 16).ok()?.to_be_bytes());
-    }
-    ETag::try_from(format!("{}-{count}", hex(whole))).ok()
-}
-
-const MD5_HEX_LEN: usize = 32;
-
-fn hex(digest: Md5) -> String {
-    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+pub(super) fn etag_of_parts<'a>(parts: impl Iterator<Item = &'a ETag>) -> Option<ETag> {
+    let sum = |etag: &ETag| Some(Sum { algorithm: Algorithm::Md5, value: md5_digits(etag.as_str())?.to_vec(), len: 0 });
+    let sums = parts.map(sum).collect::<Option<Vec<Sum>>>()?;
+    ETag::try_from(format!("{}-{}", md5_text(&composite(Algorithm::Md5, &sums)), sums.len())).ok()
 }
 
 #[cfg(test)]
@@ -98,8 +82,8 @@ mod tests {
         let tag = |text| ETag::try_from(text).unwrap();
         // The MD5 of "a"; that of its sixteen bytes, once and twice.
         let part = tag("0cc175b9c0f1b6a831c399e269772661");
-        assert_eq!(of_parts([&part].into_iter()), Some(tag("b6ff9a06b7e20bcb2858c5b8ff744aea-1")));
-        assert_eq!(of_parts([&part, &part].into_iter()), Some(tag("7b3c799ee8b11a11c798c8b41bed8502-2")));
-        assert_eq!(of_parts([&part, &tag("opaque")].into_iter()), None);
+        assert_eq!(etag_of_parts([&part].into_iter()), Some(tag("b6ff9a06b7e20bcb2858c5b8ff744aea-1")));
+        assert_eq!(etag_of_parts([&part, &part].into_iter()), Some(tag("7b3c799ee8b11a11c798c8b41bed8502-2")));
+        assert_eq!(etag_of_parts([&part, &tag("opaque")].into_iter()), None);
     }
 }

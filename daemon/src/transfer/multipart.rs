@@ -2,50 +2,47 @@
 //! destination, so that a restart goes on where it stopped.
 
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
-use futures::{StreamExt, stream};
 use replicator_core::failure::{Failure, Kind, Reason, chain};
-use replicator_core::fence::{body_timeout, complete_timeout};
+use replicator_core::fence::complete_timeout;
 use replicator_core::parts::{self, Layout, Part};
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::abreast::{Abreast, WIDTH_MAX};
 use super::attributes::set_headers;
 use super::basis::Basis;
-use super::copy::{CRC64_NVME, Copy, Dress, Written, crc64, crc64_header, crc64_joined, etag_of};
+use super::copy::{Copy, Dress, Written};
 use super::pending::{self, Pending};
+use super::proof::{self, Choice, Proof, Way};
+use super::receipt::{self, Receipt};
 use super::remove;
+use super::uploading::Uploading;
 use crate::accounts::capabilities::Ability;
 use crate::accounts::deadline;
 use crate::accounts::refusal::{Side, failure};
-use crate::engine::{Due, Engine};
+use crate::checksum::{Algorithm, Measure, Sum, crc64, crc64_header, crc64_joined};
+use crate::engine::Engine;
 use crate::failpoint::Step;
-use crate::fanout::Body;
 use crate::ledger::Parts;
 use crate::ledger::records::{Upload, UploadedPart, Whose};
 use crate::task::Task;
-use crate::wire::{Call, Refusal};
-
-// A connection that breaks costs one part, a few times, before the whole task waits.
-const PART_ATTEMPTS: u32 = 3;
 
 /// Copies a version in parts.
 pub(crate) async fn copy(copy: &Copy<'_>, part_bytes: u64) -> Result<Written, Failure> {
     let dress = copy.dress_anew().await?;
     let layout = layout(copy, part_bytes)?;
     let parts = parts_of(&layout);
+    let way = Way { piece_bytes: layout.part_bytes(), is_demanded: proof::is_demanded(copy) };
+    let choice = Proof::choose(&copy.original(), &dress.attributes.stated, way).await?;
     let (upload, mut done) = begin(copy, &dress, &layout).await?;
     let missing: Vec<Part> = parts.iter().filter(|part| !done.contains_key(&part.number)).copied().collect();
-    let copied = upload_all(copy, &upload, missing, &mut done).await;
+    let uploading = Uploading { copy, upload: &upload, measure: choice.as_ref().ok().and_then(Proof::passing) };
+    let copied = uploading.upload_all(missing, &mut done).await;
     let finished = match copied {
-        Ok(()) => complete(copy, &upload, &parts, &done, &dress).await,
+        Ok(()) => complete(copy, &upload, &parts, &done, &choice).await,
         Err(failure) => Err(failure),
     };
     match finished {
-        Ok(written) => {
-            copy.engine.ledger.end_upload(&copy.task.lane)?;
-            Ok(written)
-        }
+        Ok(written) => Ok(written),
         Err(failure) if is_final(&failure) => match abandon(copy.engine, copy.task, copy.basis).await {
             Ok(()) => Err(failure),
             Err(wait @ Failure { kind: Kind::TooYoung(_), .. }) => Err(wait),
@@ -165,89 +162,18 @@ async fn create(copy: &Copy<'_>, dress: &Dress) -> Result<String, Failure> {
         .ok_or_else(|| Failure::caused(Kind::Transient, "CreateMultipartUpload", "the answer has no upload id"))
 }
 
-/// Uploads parts, and writes each down. After a failure none begins, but those on their way come to their end: they are not
-/// to be sent again.
-async fn upload_all(copy: &Copy<'_>, upload: &Upload, missing: Vec<Part>, done: &mut Parts) -> Result<(), Failure> {
-    let abreast = Abreast::new();
-    let mut copies =
-        stream::iter(missing).map(|part| upload_part(copy, upload, part, &abreast)).buffer_unordered(WIDTH_MAX);
-    let mut result = Ok(());
-    while let Some(copied) = copies.next().await {
-        match copied {
-            Ok(Some(part)) => {
-                copy.engine.ledger.put_part(&copy.task.lane, &part)?;
-                done.insert(part.number, part);
-                copy.engine.pulse.moved(&copy.task.lane);
-            }
-            Ok(None) => {}
-            Err(failure) => {
-                abreast.end();
-                result = result.and(Err(failure));
-            }
-        }
-    }
-    result
-}
-
-async fn upload_part(
-    copy: &Copy<'_>,
-    upload: &Upload,
-    part: Part,
-    abreast: &Abreast,
-) -> Result<Option<UploadedPart>, Failure> {
-    let Some(_room) = abreast.begin().await else { return Ok(None) };
-    let mut attempts_left = PART_ATTEMPTS;
-    loop {
-        attempts_left -= 1;
-        match try_part(copy, upload, part, abreast).await {
-            // Where the last one was not answered in all its time, neither is the next, and its memory is lacking elsewhere.
-            Err(Refusal { failure, is_held_up: false, .. }) if failure.kind == Kind::Transient && attempts_left > 0 => {
-            }
-            result => return Ok(result?),
-        }
-    }
-}
-
-async fn try_part(
-    copy: &Copy<'_>,
-    upload: &Upload,
-    part: Part,
-    abreast: &Abreast,
-) -> Result<Option<UploadedPart>, Refusal> {
-    let (due, _share) = tokio::select! {
-        biased;
-        () = abreast.over() => return Ok(None),
-        admitted = copy.admitted(part, true) => admitted,
-    };
-    let began = Instant::now();
-    let body = match due {
-        Due::Have(body) => body,
-        Due::Read(lead, paid) => {
-            let (head, chunks, crc64) = copy.original().part(part).await?;
-            lead.share(Body { head, read: began, chunks, crc64, paid })
-        }
-    };
-    copy.engine.limits.may_send(copy.payer(true)).await;
-    let checked = copy.destination.capabilities.has(Ability::Crc64Nvme);
-    let lane = &copy.task.lane;
-    let call = Call::part(&lane.destination.bucket, &lane.key, (&upload.upload_id, part.number), body.chunks.clone())
-        .within(body_timeout(part.len))
-        .header(CRC64_NVME, checked.then(|| crc64_header(body.crc64)).as_deref());
-    let answer = copy.engine.failpoints.around(Step::UploadPart, Box::pin(copy.destination.wire.send(call))).await?;
-    let etag = etag_of(answer.into_head().header("etag"), "UploadPart")?;
-    abreast.took(part, began.elapsed());
-    Ok(Some(UploadedPart { number: part.number, etag, crc64: body.crc64 }))
-}
-
 async fn complete(
     copy: &Copy<'_>,
     upload: &Upload,
     parts: &[Part],
     done: &Parts,
-    dress: &Dress,
+    choice: &Choice,
 ) -> Result<Written, Failure> {
     let crc64 = joined(parts, done);
-    copy.prove(crc64, &dress.attributes)?;
+    let unproved = match choice {
+        Ok(proof) => proof.conclude(copy, (&pieces(parts, done, proof.measure()), crc64)).await?,
+        Err(cause) => Some(*cause),
+    };
     copy.foresight.check_parts(done.values().map(|part| &part.etag))?;
     let abilities = &copy.destination.capabilities;
     let (if_match, if_none_match) = copy.conditions(abilities.has(Ability::ConditionalComplete));
@@ -287,8 +213,19 @@ async fn complete(
         copy.engine.ledger.put_upload(&copy.task.lane, upload)?;
     }
     let answer = answer?;
-    let etag = etag_of(answer.e_tag(), "CompleteMultipartUpload")?;
-    Ok(Written { destination_version: answer.version_id, etag, sent })
+    let answered = receipt::compare_complete(&answer, crc64, done);
+    let written = Box::pin(Receipt::of_complete(&answer, sent).completed(copy)).await?;
+    copy.engine.ledger.end_upload(&copy.task.lane)?;
+    Box::pin(receipt::settle(copy, written, answered, (crc64, unproved))).await
+}
+
+/// Lists the checksums by which the source's own is made; what an older version of the program uploaded has none.
+fn pieces(parts: &[Part], done: &Parts, measure: Measure) -> Vec<Sum> {
+    let uploaded = parts.iter().zip(done.values());
+    match measure == Measure::whole(Algorithm::Crc64Nvme) {
+        true => uploaded.map(|(part, uploaded)| Sum::of_crc64(uploaded.crc64, part.len)).collect(),
+        false => uploaded.flat_map(|(_, uploaded)| uploaded.sums.clone()).collect(),
+    }
 }
 
 fn joined(parts: &[Part], done: &Parts) -> u64 {

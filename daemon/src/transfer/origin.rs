@@ -8,10 +8,12 @@ use replicator_core::rule::Replicas;
 use replicator_core::stamp::{NAME, Stamp};
 
 use super::attributes::Attributes;
-use super::copy::{CRC64_NVME, Copy, crc64, crc64_stated};
+use super::copy::Copy;
 use super::listing;
 use super::pinned::Pinned;
+use super::proof::Stated;
 use crate::accounts::refusal::Side;
+use crate::checksum::{CRC64_NVME, crc64, crc64_stated};
 use crate::wire::{Call, Head};
 
 impl Copy<'_> {
@@ -86,7 +88,7 @@ impl Copy<'_> {
         if etag.is_some() && etag == self.version.etag {
             return Ok(true);
         }
-        let Some(own) = attributes.crc64_nvme.as_deref().and_then(crc64_stated) else { return Ok(false) };
+        let Some(own) = attributes.stated.iter().find_map(Stated::crc64) else { return Ok(false) };
         if let Some(stated) = original.header(CRC64_NVME) {
             return Ok(crc64_stated(stated) == Some(own));
         }

@@ -2,21 +2,21 @@
 
 use aws_smithy_types::body::SdkBody;
 use replicator_core::failure::{Failure, Kind, Reason};
-use replicator_core::object::{Bucket, ETag, Key};
+use replicator_core::object::{Bucket, Key};
 use replicator_core::parts::{self, Part};
 use replicator_core::plan::SourceVersion;
 use replicator_core::retry;
 use replicator_core::rule::Rule;
 
-use super::copy::{crc64, crc64_joined};
-use super::{part_bytes_preferred, proof};
+use super::part_bytes_preferred;
 use crate::accounts::Access;
 use crate::accounts::refusal::Side;
+use crate::checksum::Measure;
 use crate::engine::Engine;
 use crate::ledger::records::Lane;
 use crate::task::Task;
 use crate::turns::Payer;
-use crate::wire::{Call, Chunks, Filling, Head, Refusal};
+use crate::wire::{Call, Filled, Filling, Head, Refusal};
 
 /// A version and where it is.
 #[derive(Debug)]
@@ -47,8 +47,8 @@ impl<'a> Pinned<'a> {
 
     /// Asks for this very version. The ETag says so if the server's `null` version is another one by now.
     fn of_this(&self, call: Call<'a>) -> Call<'a> {
-        let etag = self.version.etag.as_ref().map(ETag::quoted);
-        call.version(self.version.version.id.as_str()).header("if-match", etag.as_deref())
+        let SourceVersion { version, etag, size_bytes, .. } = self.version;
+        call.version(version.id.as_str()).identified(etag.as_ref(), *size_bytes)
     }
 
     /// Reads what is said of it, the checksums too.
@@ -58,68 +58,100 @@ impl<'a> Pinned<'a> {
     }
 
     /// Reads a part, and what is said of it, into memory that was paid for.
-    pub(super) async fn part(&self, part: Part) -> Result<(Head, Chunks, u64), Failure> {
-        // Only the whole has a checksum to compare it with.
-        let is_whole = part.len == self.version.size_bytes;
-        let call = if is_whole { self.get().checksums() } else { self.get().header("range", Some(&part.range())) };
-        let (head, body) = self.access.wire.send(call).await?.split();
-        let (chunks, crc64) = self.finish(part, body).await?;
-        if is_whole {
-            proof::check(&head, &chunks)?;
-        }
-        Ok((head, chunks, crc64))
+    pub(super) async fn part(&self, part: Part, measure: Option<Measure>) -> Result<(Head, Filled), Failure> {
+        let (head, body) = self.access.wire.send(self.get().bytes(part)).await?.split();
+        Ok((head, self.finish(part, body, measure).await?))
     }
 
-    /// Reads a body to its end, into memory that was paid for.
-    pub(super) async fn finish(&self, part: Part, body: SdkBody) -> Result<(Chunks, u64), Failure> {
-        Ok(self.fill(Filling::new(part.len), part, body).await?.finish())
+    /// Reads a body to its end, into memory that was paid for, and computes what is to be measured.
+    pub(super) async fn finish(&self, part: Part, body: SdkBody, measure: Option<Measure>) -> Result<Filled, Failure> {
+        let mut filling = Filling::new(part).measuring(measure);
+        self.fill(&mut filling, body).await?;
+        Ok(filling.finish())
     }
 
     /// Reads a body to its end, and when the connection breaks what is left of it by another request.
-    async fn fill(&self, mut filling: Filling, part: Part, body: SdkBody) -> Result<Filling, Failure> {
+    async fn fill(&self, filling: &mut Filling, body: SdkBody) -> Result<(), Failure> {
         let mut read = filling.read(body).await;
         for attempt in 1..RESUMED_MAX {
             let Err(broken) = read else { break };
-            if filling.have() >= part.len {
+            let rest = filling.rest();
+            if rest.len == 0 {
                 return Err(broken);
             }
             tokio::time::sleep(retry::delay(attempt, fastrand::f64())).await;
-            let rest = Part { offset: part.offset + filling.have(), len: part.len - filling.have(), ..part };
-            let (head, body) = self.access.wire.send(self.get().header("range", Some(&rest.range()))).await?.split();
-            // A server that begins again from the start knows no ranges.
-            if head.status() != PARTIAL_CONTENT {
-                return Err(broken);
-            }
+            let (_, body) = self.access.wire.send(self.get().bytes(rest)).await?.split();
             read = filling.read(body).await;
         }
-        read?;
-        Ok(filling)
+        read
     }
 
-    /// Reads everything, part by part, for the checksum of the whole. Nothing is kept, so nothing is paid for: whoever asks
-    /// may hold memory already.
+    /// Reads everything, part by part, for the checksum of the whole.
     pub(super) async fn crc64(&self, engine: &Engine, rule: &Rule, lane: &Lane) -> Result<u64, Failure> {
+        Ok(self.read_through((engine, rule, lane), None).await?.crc64)
+    }
+
+    /// Reads everything, part by part, for its checksums. Nothing is kept, so nothing is paid for: the caller may hold
+    /// memory already.
+    pub(super) async fn read_through(
+        &self,
+        (engine, rule, lane): (&Engine, &Rule, &Lane),
+        measure: Option<Measure>,
+    ) -> Result<Filled, Failure> {
         let unsupported =
             |error| Failure::caused(Kind::Unsupported(Reason::SrcObjectNotEligible), "part layout", error);
         let layout = parts::layout(self.version.size_bytes, part_bytes_preferred(engine, rule)).map_err(unsupported)?;
-        let mut whole = crc64(&[]);
+        let mut filling = Filling::passing().measuring(measure);
         for part in layout.parts() {
             let payer = Payer { rule, is_bulk: true };
             {
                 let _rests = engine.pulse.rests(lane);
                 engine.limits.bytes(payer, part.len).await;
             }
-            let call = self.get().header("range", (part.len > 0).then(|| part.range()).as_deref());
-            let (_, body) = self.access.wire.send(call).await?.split();
-            let (_, crc64) = self.fill(Filling::passing(part.len), part, body).await?.finish();
-            whole = crc64_joined(whole, crc64, part.len);
+            let (_, body) = self.access.wire.send(self.get().bytes(part)).await?.split();
+            filling.extend(part.len);
+            self.fill(&mut filling, body).await?;
             engine.pulse.beat();
         }
-        Ok(whole)
+        Ok(filling.finish())
+    }
+
+    /// Asks how large the parts are in which it was uploaded, if the first tells that all but the last are as large.
+    pub(super) async fn uploaded_part_bytes(&self, count: u32) -> Result<Option<u64>, Failure> {
+        let Some(head) = self.uploaded_part(1).await? else { return Ok(None) };
+        let told: Option<u32> = head.header("x-amz-mp-parts-count").and_then(|count| count.parse().ok());
+        let part_bytes = head.content_length().filter(|_| told == Some(count));
+        let makes_the_whole = |part_bytes: &u64| self.version.size_bytes.div_ceil(*part_bytes) == u64::from(count);
+        Ok(part_bytes.filter(|part_bytes| *part_bytes > 0).filter(makes_the_whole))
+    }
+
+    /// Asks whether all parts in which it was uploaded but the last have this size: a request for each, for rare doubts.
+    pub(super) async fn has_equal_parts(&self, part_bytes: u64, count: u32) -> Result<bool, Failure> {
+        for number in 2..=count {
+            let len = self.uploaded_part(number).await?.and_then(|head| head.content_length());
+            let before = u64::from(number - 1) * part_bytes;
+            if len != Some(self.version.size_bytes.saturating_sub(before).min(part_bytes)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Asks for a part in which it was uploaded; none where the store knows no such question.
+    async fn uploaded_part(&self, number: u32) -> Result<Option<Head>, Failure> {
+        let call = self.of_this(Call::head(self.side, self.bucket, self.key)).uploaded_part(number);
+        match self.access.wire.send(call).await {
+            Ok(answer) => Ok(Some(answer.into_head())),
+            Err(refusal) if matches!(refusal.status(), Some(400 | 405 | 416 | 501)) => Ok(None),
+            Err(refusal) => Err(refusal.into()),
+        }
+    }
+
+    /// Returns how many bytes it has.
+    pub(super) fn size_bytes(&self) -> u64 {
+        self.version.size_bytes
     }
 }
 
 // A connection that breaks costs what was on its way, a few times, before the whole task waits.
 const RESUMED_MAX: u32 = 3;
-
-const PARTIAL_CONTENT: u16 = 206;

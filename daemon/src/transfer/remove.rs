@@ -6,6 +6,7 @@ use replicator_core::object::VersionId;
 use replicator_core::plan::SourceVersion;
 
 use super::basis::{Basis, Entry, LOOK, Looked};
+use super::current::{Likely, current};
 use crate::accounts::capabilities::Ability;
 use crate::accounts::refusal::{Side, failure};
 use crate::accounts::{Access, deadline};
@@ -40,7 +41,24 @@ pub(crate) async fn mark(
         .config_override(deadline(body_timeout(0)));
     let answer = engine.failpoints.around(Step::DeleteMarker, Box::pin(request.send())).await;
     let answer = answer.map_err(|error| failure(Side::Write, "DeleteObject", error))?;
-    Ok(answer.version_id)
+    match answer.version_id.filter(|id| !id.is_empty()) {
+        Some(id) => Ok(Some(id)),
+        None => marker_id(access, task).await,
+    }
+}
+
+/// Asks for the id of a marker that was just written, where the answer does not name it. None is there where the bucket
+/// keeps no versions.
+async fn marker_id(access: &Access, task: &Task) -> Result<Option<String>, Failure> {
+    let lost = |failure| Failure::caused(Kind::Unanswered, "DeleteObject", failure);
+    match current(access, task, Likely::Hidden).await.map_err(lost)?.entry {
+        Entry::Marker(id) => Ok(Some(id)),
+        Entry::Nothing => Ok(None),
+        Entry::Object { .. } => {
+            let words = "the answer names no version id, and an object is current";
+            Err(Failure::caused(Kind::Unanswered, "DeleteObject", words))
+        }
+    }
 }
 
 /// Removes one replica, because its source version was removed for good and the rule says so.

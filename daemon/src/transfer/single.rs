@@ -2,20 +2,26 @@
 
 use std::sync::Arc;
 
-use replicator_core::failure::Failure;
+use aws_smithy_types::body::SdkBody;
+use replicator_core::failure::{Failure, Kind, Reason};
 use replicator_core::fence::body_timeout;
 use replicator_core::parts::Part;
 use tokio::time::Instant;
 
 use super::attributes::Attributes;
-use super::copy::{CRC64_NVME, Copy, Dress, Written, crc64_header, etag_of};
-use super::{proof, remove};
+use super::copy::{Copy, Dress, Written};
+use super::pinned::Pinned;
+use super::proof::{self, Choice, Proof, Way};
+use super::receipt::{self, Receipt};
+use super::remove;
 use crate::accounts::capabilities::Ability;
 use crate::budget::Paid;
+use crate::checksum::{CRC64_NVME, crc64_header};
 use crate::engine::Due;
 use crate::failpoint::Step;
 use crate::fanout::{Body, Lead};
-use crate::wire::Call;
+use crate::metrics::Unproved;
+use crate::wire::{Call, Filled};
 
 /// Copies a version whose body fits into one part.
 pub(crate) async fn copy(copy: &Copy<'_>) -> Result<Written, Failure> {
@@ -30,8 +36,7 @@ pub(crate) async fn copy(copy: &Copy<'_>) -> Result<Written, Failure> {
     };
     copy.engine.limits.may_send(copy.payer(false)).await;
     let dress = if dress.is_old() { copy.dress_anew().await? } else { dress };
-    copy.foresight.check(copy.version, &dress.attributes, &body.chunks)?;
-    copy.prove(body.crc64, &dress.attributes)?;
+    copy.foresight.check(copy.version, &dress.attributes, &body.filled)?;
     put(copy, &dress, &body).await
 }
 
@@ -46,20 +51,44 @@ async fn read(copy: &Copy<'_>, whole: Part, mut lead: Lead<'_>, paid: Paid) -> R
         lead.step_aside();
     }
     let dress = copy.dress(attributes, read, true).await?;
-    let (chunks, crc64) = original.finish(whole, body).await?;
-    proof::check(&head, &chunks)?;
-    Ok((lead.share(Body { head, read, chunks, crc64, paid }), dress))
+    let way = Way { piece_bytes: whole.len, is_demanded: proof::is_demanded(copy) };
+    let choice = Proof::choose(&original, &dress.attributes.stated, way).await?;
+    let (filled, unproved) = match prove(&original, whole, body, &choice).await {
+        // A bit that changed on its way may come right the next time.
+        Err(Failure { kind: Kind::Refused(Reason::ChecksumMismatch), .. }) => {
+            let (_, body) = copy.source.wire.send(original.get()).await?.split();
+            prove(&original, whole, body, &choice).await?
+        }
+        proved => proved?,
+    };
+    Ok((lead.share(Body { head, read, filled, unproved, paid }), dress))
+}
+
+/// Reads a body to its end, and holds it against what the source states.
+async fn prove(
+    original: &Pinned<'_>,
+    whole: Part,
+    body: SdkBody,
+    choice: &Choice,
+) -> Result<(Filled, Option<Unproved>), Failure> {
+    let measure = choice.as_ref().ok().map(Proof::measure);
+    let filled = original.finish(whole, body, measure).await?;
+    let unproved = match choice {
+        Ok(proof) => proof.check(original, &filled).await?,
+        Err(cause) => Some(*cause),
+    };
+    Ok((filled, unproved))
 }
 
 async fn put(copy: &Copy<'_>, dress: &Dress, body: &Body) -> Result<Written, Failure> {
     let abilities = &copy.destination.capabilities;
     let (if_match, if_none_match) = copy.conditions(abilities.has(Ability::ConditionalPut));
-    let checksum = abilities.has(Ability::Crc64Nvme).then(|| crc64_header(body.crc64));
+    let checksum = abilities.has(Ability::Crc64Nvme).then(|| crc64_header(body.filled.crc64));
     if let Some(looked) = copy.basis.renew(copy.destination, copy.task).await? {
         remove::confirm(copy.source, copy.task, &copy.version.version.id, looked).await?;
     }
     let lane = &copy.task.lane;
-    let mut call = Call::put(&lane.destination.bucket, &lane.key, body.chunks.clone())
+    let mut call = Call::put(&lane.destination.bucket, &lane.key, body.filled.chunks.clone())
         .within(body_timeout(copy.version.size_bytes))
         .header("if-match", if_match.as_deref())
         .header("if-none-match", if_none_match.as_deref())
@@ -70,6 +99,7 @@ async fn put(copy: &Copy<'_>, dress: &Dress, body: &Body) -> Result<Written, Fai
     let sent = Instant::now();
     let answer = copy.engine.failpoints.around(Step::PutObject, Box::pin(copy.destination.wire.send(call))).await?;
     let answer = answer.into_head();
-    let etag = etag_of(answer.header("etag"), "PutObject")?;
-    Ok(Written { destination_version: answer.version_id(), etag, sent })
+    let answered = receipt::compare(&answer, &body.filled, true);
+    let written = Box::pin(Receipt::of_put(&answer, sent).completed(copy)).await?;
+    Box::pin(receipt::settle(copy, written, answered, (body.filled.crc64, body.unproved))).await
 }

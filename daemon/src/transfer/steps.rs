@@ -80,7 +80,7 @@ impl Run<'_> {
             memory.learn_content(&version.version, etag);
         }
         let written = memory.learn(self.destination, asked, written).map_err(|failure| failure.under(&rule.id));
-        let Some(Written { destination_version, etag, sent }) = self.or_skip(version, written)? else {
+        let Some(Written { destination_version, etag, sent, unproved, .. }) = self.or_skip(version, written)? else {
             return Ok(self.after_refusal());
         };
         self.engine.check_written(&self.task.lane.destination, destination_version.as_deref())?;
@@ -91,6 +91,9 @@ impl Run<'_> {
         self.uncovered |= condition == Condition::Absent;
         let replica = self.written(version, destination_version, Some(etag.clone()));
         self.commit(&replica, &rule, version.size_bytes).await?;
+        if let Some(cause) = unproved {
+            self.engine.metrics.unproved(&rule.id, cause);
+        }
         self.wrote(&replica, sent);
         self.record(replica, Top::Object { etag, replica_of: Some(version.version.clone()) });
         Ok(self.after_write(ability))

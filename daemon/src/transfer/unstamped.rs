@@ -9,10 +9,10 @@ use replicator_core::plan::{self, SourceVersion};
 use replicator_core::stamp::{NAME, USER_METADATA_BYTES_MAX};
 
 use super::attributes::Attributes;
-use super::copy::{CRC64_NVME, crc64_stated};
 use super::destination::Shown;
 use super::lookup::{Found, Origin};
 use super::pinned::Pinned;
+use crate::checksum::{CRC64_NVME, crc64_stated};
 use crate::engine::Engine;
 use crate::task::Task;
 use crate::wire::Head;

@@ -53,6 +53,10 @@ impl Answer {
         (200..300).contains(&self.head.status)
     }
 
+    pub(super) fn head(&self) -> &Head {
+        &self.head
+    }
+
     /// Gives up the body, which a HEAD has none of.
     pub(crate) fn into_head(self) -> Head {
         self.head
@@ -72,11 +76,17 @@ impl Head {
     /// Makes one of these headers.
     #[cfg(test)]
     pub(crate) fn for_tests(all: &[(&str, &str)]) -> Self {
+        Self::with_status(200, all)
+    }
+
+    /// Makes one of these headers; of two of a name the later one counts.
+    #[cfg(test)]
+    pub(crate) fn with_status(status: u16, all: &[(&str, &str)]) -> Self {
         let mut headers = Headers::new();
         for (name, value) in all {
             headers.insert((*name).to_owned(), (*value).to_owned());
         }
-        Self { status: 200, headers }
+        Self { status, headers }
     }
 
     pub(crate) fn status(&self) -> u16 {

@@ -1,5 +1,5 @@
 //! The bytes of an object on their way through: kept in the pieces they came in, never copied together,
-//! their checksum computed as they come.
+//! their checksums computed as they come.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -13,6 +13,9 @@ use crc_fast::{CrcAlgorithm, Digest};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use replicator_core::failure::{Failure, Kind};
+use replicator_core::parts::Part;
+
+use crate::checksum::{Algorithm, Measure, Meter, Sum};
 
 /// Bytes in pieces.
 #[derive(Debug, Clone, Default)]
@@ -21,13 +24,26 @@ pub(crate) struct Chunks {
     len: u64,
 }
 
+/// A body that was read, and its checksums.
+#[derive(Debug)]
+pub(crate) struct Filled {
+    pub(crate) chunks: Chunks,
+    /// The CRC-64/NVME that goes along with every body.
+    pub(crate) crc64: u64,
+    /// What else was to be computed as it came.
+    measured: Option<(Measure, Vec<Sum>)>,
+}
+
 /// A body that is being read.
 #[derive(Debug)]
 pub(crate) struct Filling {
     chunks: Chunks,
     keeps: bool,
+    /// Where its bytes begin in the object.
+    offset: u64,
     wanted: u64,
     digest: Digest,
+    meter: Option<(Measure, Meter)>,
 }
 
 // A connection on which nothing comes for so long is given up; the SDK waits as long.
@@ -64,20 +80,65 @@ impl FromIterator<Bytes> for Chunks {
     }
 }
 
+#[cfg(test)]
+impl Filled {
+    /// Takes bytes that are here.
+    pub(crate) fn for_tests(chunks: Chunks) -> Self {
+        let mut digest = Digest::new(CrcAlgorithm::Crc64Nvme);
+        chunks.pieces().for_each(|piece| digest.update(piece));
+        Self { chunks, crc64: digest.finalize(), measured: None }
+    }
+}
+
+impl Filled {
+    /// Returns the checksums of the object's parts, or pieces of them, that these bytes are; they begin at this offset of
+    /// the object. What was not computed as they came is computed now.
+    pub(crate) fn sums(&self, measure: Measure, offset: u64) -> Vec<Sum> {
+        if measure == Measure::whole(Algorithm::Crc64Nvme) {
+            return vec![Sum::of_crc64(self.crc64, self.chunks.len)];
+        }
+        if let Some((_, sums)) = self.measured.as_ref().filter(|(measured, _)| *measured == measure) {
+            return sums.clone();
+        }
+        let mut meter = Meter::new(measure, offset);
+        self.chunks.pieces().for_each(|piece| meter.update(piece));
+        meter.finish()
+    }
+
+    /// Returns the checksum of all these bytes.
+    pub(crate) fn sum(&self, algorithm: Algorithm) -> Option<Sum> {
+        self.sums(Measure::whole(algorithm), 0).pop()
+    }
+}
+
 impl Filling {
-    /// Begins to read this many bytes.
-    pub(crate) fn new(wanted: u64) -> Self {
-        Self { chunks: Chunks::default(), keeps: true, wanted, digest: Digest::new(CrcAlgorithm::Crc64Nvme) }
+    /// Begins to read a part.
+    pub(crate) fn new(part: Part) -> Self {
+        let (chunks, digest) = (Chunks::default(), Digest::new(CrcAlgorithm::Crc64Nvme));
+        Self { chunks, keeps: true, offset: part.offset, wanted: part.len, digest, meter: None }
     }
 
-    /// Begins to read this many bytes for their checksum alone: none of them is kept.
-    pub(crate) fn passing(wanted: u64) -> Self {
-        Self { keeps: false, ..Self::new(wanted) }
+    /// Begins to read an object for its checksums alone: none of its bytes is kept.
+    pub(crate) fn passing() -> Self {
+        Self { keeps: false, ..Self::new(Part { number: 1, offset: 0, len: 0 }) }
     }
 
-    /// Returns how many bytes are here.
-    pub(crate) fn have(&self) -> u64 {
-        self.chunks.len
+    /// Wants so many bytes more.
+    pub(crate) fn extend(&mut self, bytes: u64) {
+        self.wanted += bytes;
+    }
+
+    /// Lets other checksums be computed, too.
+    pub(crate) fn measuring(self, measure: Option<Measure>) -> Self {
+        let measure = measure.filter(|measure| *measure != Measure::whole(Algorithm::Crc64Nvme));
+        let meter = measure.map(|measure| (measure, Meter::new(measure, self.offset)));
+        Self { meter, ..self }
+    }
+
+    /// Returns the bytes that are yet to come.
+    pub(crate) fn rest(&self) -> Part {
+        let have = self.chunks.len;
+        Part { number: 1, offset: self.offset + have, len: self.wanted.saturating_sub(have) }
     }
 
     /// Reads a body to its end. What came before it broke is kept.
@@ -88,11 +149,7 @@ impl Filling {
             let frame = tokio::time::timeout(STALL_TIMEOUT, body.frame()).await;
             let Some(frame) = frame.map_err(|elapsed| broken(elapsed.into()))? else { break };
             if let Ok(piece) = frame.map_err(broken)?.into_data() {
-                self.digest.update(&piece);
-                match self.keeps {
-                    true => self.chunks.push(piece),
-                    false => self.chunks.len += piece.len() as u64,
-                }
+                self.take(piece);
             }
         }
         if self.chunks.len == self.wanted {
@@ -102,9 +159,21 @@ impl Filling {
         Err(broken(detail.into()))
     }
 
-    /// Returns the bytes and their CRC-64/NVME.
-    pub(crate) fn finish(self) -> (Chunks, u64) {
-        (self.chunks, self.digest.finalize())
+    fn take(&mut self, piece: Bytes) {
+        self.digest.update(&piece);
+        if let Some((_, meter)) = &mut self.meter {
+            meter.update(&piece);
+        }
+        match self.keeps {
+            true => self.chunks.push(piece),
+            false => self.chunks.len += piece.len() as u64,
+        }
+    }
+
+    /// Returns the bytes and their checksums.
+    pub(crate) fn finish(self) -> Filled {
+        let measured = self.meter.map(|(measure, meter)| (measure, meter.finish()));
+        Filled { chunks: self.chunks, crc64: self.digest.finalize(), measured }
     }
 }
 
@@ -153,19 +222,25 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_breaks_off_goes_on_with_the_rest_and_has_the_checksum_of_the_whole() {
-        let mut filling = Filling::new(9);
+        let whole = Measure::whole(Algorithm::Crc32);
+        let mut filling = Filling::new(Part { number: 1, offset: 0, len: 9 }).measuring(Some(whole));
         assert!(filling.read(body(&[b"123", b"45"])).await.is_err());
-        assert_eq!(filling.have(), 5);
+        assert_eq!(filling.rest(), Part { number: 1, offset: 5, len: 4 });
         filling.read(body(&[b"6789"])).await.unwrap();
-        let (chunks, crc64) = filling.finish();
-        assert_eq!(chunks.pieces().map(Bytes::len).collect::<Vec<_>>(), [3, 2, 4]);
+        let filled = filling.finish();
+        assert_eq!(filled.chunks.pieces().map(Bytes::len).collect::<Vec<_>>(), [3, 2, 4]);
         // https://reveng.sourceforge.io/crc-catalogue/17plus.htm
-        assert_eq!(crc64, 0xae8b_1486_0a79_9888);
+        assert_eq!(filled.crc64, 0xae8b_1486_0a79_9888);
+        assert_eq!(filled.sum(Algorithm::Crc64Nvme), Some(Algorithm::Crc64Nvme.of([b"123456789".as_slice()])));
+        // As it came, and of what is kept.
+        for algorithm in [Algorithm::Crc32, Algorithm::Md5] {
+            assert_eq!(filled.sum(algorithm), Some(algorithm.of([b"123456789".as_slice()])), "{algorithm:?}");
+        }
     }
 
     #[tokio::test]
     async fn a_body_that_is_longer_than_it_should_be_is_no_body() {
-        let mut filling = Filling::new(3);
+        let mut filling = Filling::new(Part { number: 1, offset: 0, len: 3 });
         assert!(filling.read(body(&[b"123", b"4"])).await.is_err());
     }
 }

@@ -6,9 +6,12 @@ use aws_smithy_types::body::SdkBody;
 use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, USER_AGENT};
 use http::{HeaderMap, Method, Request};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use replicator_core::object::{Bucket, Key};
+use replicator_core::object::{Bucket, ETag, Key};
+use replicator_core::parts::Part;
 
 use super::ANSWER_TIMEOUT;
+use super::answer::Head;
+use super::asked::{Asked, Span};
 use super::body::{Chunks, Outgoing};
 use super::endpoint::Endpoint;
 use super::signer::Error;
@@ -28,6 +31,8 @@ pub(crate) struct Call<'a> {
     query: String,
     headers: HeaderMap,
     body: Option<Chunks>,
+    /// What its answer is held against, if it reads.
+    asked: Option<Asked>,
 }
 
 /// Which entries of a bucket a list is to have.
@@ -88,23 +93,24 @@ impl<'a> Call<'a> {
     /// it again (protocol rule 7).
     pub(crate) fn put(bucket: &'a Bucket, key: &'a Key, body: Chunks) -> Self {
         let call = Self::new((Side::Write, "PutObject"), Method::PUT, (bucket, Some(key))).query("x-id", "PutObject");
-        Self { attempts_max: 1, ..call.carrying(body) }
+        Self { attempts_max: 1, asked: None, ..call.carrying(body) }
     }
 
     /// Uploads a part, which no reader sees: safe to repeat.
     pub(crate) fn part(bucket: &'a Bucket, key: &'a Key, (upload, number): (&str, u32), body: Chunks) -> Self {
         let call =
             Self::new((Side::Prepare, "UploadPart"), Method::PUT, (bucket, Some(key))).query("x-id", "UploadPart");
-        call.query("partNumber", &number.to_string()).query("uploadId", upload).carrying(body)
+        let call = call.query("partNumber", &number.to_string()).query("uploadId", upload);
+        Self { asked: None, ..call.carrying(body) }
     }
 
     /// Asks for the first byte of what a HEAD is about; none for other requests.
     pub(super) fn of_first_byte(&self) -> Option<Self> {
         let Self { side, operation, timeout, bucket, key, .. } = *self;
-        let (query, headers, body) = (self.query.clone(), self.headers.clone(), None);
-        let get =
-            Self { side, operation, timeout, attempts_max: 1, method: Method::GET, bucket, key, query, headers, body };
-        (self.method == Method::HEAD).then(|| get.header("range", Some("bytes=0-0")))
+        let (query, headers, asked) = (self.query.clone(), self.headers.clone(), self.asked.clone());
+        let (method, attempts_max, body) = (Method::GET, 1, None);
+        let get = Self { side, operation, timeout, attempts_max, method, bucket, key, query, headers, body, asked };
+        (self.method == Method::HEAD).then(|| get.bytes(Part { number: 1, offset: 0, len: 1 }))
     }
 
     fn new(
@@ -114,7 +120,8 @@ impl<'a> Call<'a> {
     ) -> Self {
         let headers = HeaderMap::from_iter([(USER_AGENT, AGENT)]);
         let (timeout, attempts_max, query) = (ANSWER_TIMEOUT, ATTEMPTS_MAX, String::new());
-        Self { side, operation, timeout, attempts_max, method, bucket, key, query, headers, body: None }
+        let (body, asked) = (None, Some(Asked::default()));
+        Self { side, operation, timeout, attempts_max, method, bucket, key, query, headers, body, asked }
     }
 
     fn carrying(mut self, body: Chunks) -> Self {
@@ -129,7 +136,38 @@ impl<'a> Call<'a> {
 
     /// Asks for one version.
     pub(crate) fn version(self, id: &str) -> Self {
-        self.query("versionId", id)
+        self.asking(|asked| asked.version = Some(id.to_owned())).query("versionId", id)
+    }
+
+    /// Asks for an object of this ETag, where it is known, and this size.
+    pub(crate) fn identified(self, etag: Option<&ETag>, size_bytes: u64) -> Self {
+        let call = self.header("if-match", etag.map(ETag::quoted).as_deref());
+        call.asking(|asked| (asked.etag, asked.size_bytes) = (etag.cloned(), Some(size_bytes)))
+    }
+
+    /// Asks for some of the bytes; an empty object has no range to name.
+    pub(crate) fn bytes(self, part: Part) -> Self {
+        if part.len == 0 {
+            return self;
+        }
+        self.asking(|asked| asked.span = Span::Bytes(part)).header("range", Some(&part.range()))
+    }
+
+    /// Asks for one of the parts in which the object was uploaded.
+    pub(crate) fn uploaded_part(self, number: u32) -> Self {
+        self.asking(|asked| asked.span = Span::UploadedPart).query("partNumber", &number.to_string())
+    }
+
+    fn asking(mut self, ask: impl FnOnce(&mut Asked)) -> Self {
+        if let Some(asked) = &mut self.asked {
+            ask(asked);
+        }
+        self
+    }
+
+    /// Says in which way an answer is not what was asked for, if it is not.
+    pub(super) fn mismatch(&self, head: &Head) -> Option<String> {
+        self.asked.as_ref()?.mismatch(head)
     }
 
     /// Adds a header, if there is one. What no header can hold cannot have come from one.

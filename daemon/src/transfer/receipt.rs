@@ -1,0 +1,233 @@
+//! What the destination's answer to a write says. What it leaves out is asked for: some stores name no ETag, or no version
+//! id. What it says is held against what was sent.
+//!
+//! A checksum that it states is believed. An ETag that looks like an MD5 is one at AWS, as documented; another store may
+//! make its ETags otherwise, so there a difference parks nothing: the replica is counted as unproved, or read back where
+//! `verify` demands it. Read back as well is what contradicts a checksum, or an ETag of AWS; other bytes than were sent are
+//! a refusal that names the version.
+
+use aws_sdk_s3::operation::complete_multipart_upload::CompleteMultipartUploadOutput;
+use replicator_core::failure::{Failure, Kind, Reason, chain};
+use replicator_core::object::{ETag, VersionId};
+use replicator_core::plan::{Kind as PlanKind, SourceVersion, VersionRef};
+use replicator_core::rule::Verify;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::copy::{Copy, Written};
+use super::current::claim;
+use super::foresight::etag_of_parts;
+use super::pinned::Pinned;
+use super::proof;
+use crate::accounts::refusal::Side;
+use crate::checksum::{Algorithm, crc64_header};
+use crate::ledger::Parts;
+use crate::metrics::Unproved;
+use crate::wire::{Call, Filled, Head};
+
+/// What a write's answer names.
+#[derive(Debug)]
+pub(super) struct Receipt {
+    operation: &'static str,
+    etag: Option<ETag>,
+    version: Option<String>,
+    sent: Instant,
+}
+
+/// What a write's answer says of the bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answered {
+    /// They are those that were sent.
+    Equal,
+    /// Nothing that can be compared.
+    Silent,
+    /// An MD5, which would cost too much to compute.
+    LeftOut,
+    /// They are others.
+    Differs { words: String, by: By },
+}
+
+/// By what an answer contradicts what was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    Checksum,
+    ETag,
+}
+
+impl Receipt {
+    /// Reads the answer to a PutObject.
+    pub(super) fn of_put(answer: &Head, sent: Instant) -> Self {
+        Self::new("PutObject", answer.etag(), answer.version_id(), sent)
+    }
+
+    /// Reads the answer to a CompleteMultipartUpload.
+    pub(super) fn of_complete(answer: &CompleteMultipartUploadOutput, sent: Instant) -> Self {
+        let etag = answer.e_tag().and_then(|etag| ETag::try_from(etag).ok());
+        Self::new("CompleteMultipartUpload", etag, answer.version_id().map(str::to_owned), sent)
+    }
+
+    fn new(operation: &'static str, etag: Option<ETag>, version: Option<String>, sent: Instant) -> Self {
+        Self { operation, etag, version: version.filter(|version| !version.is_empty()), sent }
+    }
+
+    /// Asks for what the answer leaves out. That it was written is known, but where neither ETag nor version is named.
+    pub(super) async fn completed(self, copy: &Copy<'_>) -> Result<Written, Failure> {
+        let unknown = |cause: &str| Failure::caused(Kind::Unanswered, self.operation, cause);
+        let lost = |failure: Failure| Failure::caused(Kind::Unanswered, self.operation, failure);
+        let lane = &copy.task.lane;
+        let current = || Call::head(Side::Destination, &lane.destination.bucket, &lane.key);
+        let ask = async |call| copy.destination.wire.send(call).await.map_err(|refusal| lost(refusal.into()));
+        let (destination_version, etag) = match (self.etag, self.version) {
+            (Some(etag), Some(version)) => (Some(version), etag),
+            (None, None) => return Err(unknown("the answer names neither ETag nor version id")),
+            (None, Some(version)) => {
+                let head = ask(current().version(&version)).await?.into_head();
+                let none = || unknown("neither the answer nor a HEAD of its version names an ETag");
+                (Some(version), head.etag().ok_or_else(none)?)
+            }
+            // Another daemon may have written on top meanwhile.
+            (Some(etag), None) => {
+                let head = ask(current()).await?.into_head();
+                let is_ours = claim(&head, copy.task).is_none_or(|claim| claim.version == copy.version.version);
+                if head.etag().as_ref() != Some(&etag) || !is_ours {
+                    return Err(unknown("the answer names no version id, and another object is current"));
+                }
+                (head.version_id(), etag)
+            }
+        };
+        Ok(Written { operation: self.operation, destination_version, etag, sent: self.sent, unproved: None })
+    }
+}
+
+/// Settles what the answer to a write says of its bytes, whose CRC-64/NVME is this. `before` is why the source could not
+/// prove them.
+pub(super) async fn settle(
+    copy: &Copy<'_>,
+    written: Written,
+    answered: Answered,
+    (crc64, before): (u64, Option<Unproved>),
+) -> Result<Written, Failure> {
+    let doubt = match answered {
+        Answered::Equal => None,
+        Answered::Silent => Some(Unproved::AnswerSilent),
+        Answered::LeftOut => Some(Unproved::CostsTooMuch),
+        Answered::Differs { words, by } => {
+            let (key, operation) = (&copy.task.lane.key, written.operation);
+            let version = written.destination_version.as_deref();
+            warn!(%key, version, operation, words, "the answer contradicts the write");
+            let is_read_back = by == By::Checksum || copy.destination.is_aws || is_demanded(copy);
+            match version.filter(|_| is_read_back) {
+                Some(version) => read_back(copy, operation, version, crc64).await?,
+                None => Some(Unproved::AnswerDiffers),
+            }
+        }
+    };
+    Ok(Written { unproved: before.or(doubt), ..written })
+}
+
+/// Compares what the answer to a body says with what was sent; the MD5 only if it may be computed.
+pub(super) fn compare(answer: &Head, body: &Filled, may_hash: bool) -> Answered {
+    for stated in proof::stated(answer) {
+        if stated.is_dear() && !may_hash {
+            return Answered::LeftOut;
+        }
+        let by = if stated.is_etag() { By::ETag } else { By::Checksum };
+        match stated.is_of(body) {
+            Some(true) => return Answered::Equal,
+            Some(false) => return Answered::Differs { words: stated.to_string(), by },
+            None => {}
+        }
+    }
+    Answered::Silent
+}
+
+/// Compares what the answer to a completed upload says with its parts.
+pub(super) fn compare_complete(answer: &CompleteMultipartUploadOutput, crc64: u64, done: &Parts) -> Answered {
+    let (sent, by) = (crc64_header(crc64), By::Checksum);
+    match answer.checksum_crc64_nvme().filter(|stated| !stated.is_empty()) {
+        Some(stated) if stated == sent => return Answered::Equal,
+        Some(stated) => return Answered::Differs { words: format!("sent {sent}, and it has {stated}"), by },
+        None => {}
+    }
+    let is_plain = answer.server_side_encryption().is_none_or(|mode| mode.as_str() == "AES256");
+    let etag = answer.e_tag().and_then(|etag| ETag::try_from(etag).ok()).filter(|_| is_plain);
+    let (Some(etag), Some(expected)) = (etag, etag_of_parts(done.values().map(|part| &part.etag))) else {
+        return Answered::Silent;
+    };
+    let doubt = done.values().find_map(|part| part.doubt);
+    match doubt {
+        _ if etag != expected => {
+            let words = format!("its parts make the ETag {expected}, and it has {etag}");
+            Answered::Differs { words, by: By::ETag }
+        }
+        None => Answered::Equal,
+        Some(Unproved::AnswerDiffers) => {
+            Answered::Differs { words: "a part got an ETag that is not its MD5".to_owned(), by: By::ETag }
+        }
+        Some(Unproved::CostsTooMuch) => Answered::LeftOut,
+        Some(_) => Answered::Silent,
+    }
+}
+
+/// Says whether what the destination answers is compared whatever that costs.
+pub(super) fn is_demanded(copy: &Copy<'_>) -> bool {
+    copy.rule.verify == Verify::Always || !copy.destination.is_tls
+}
+
+/// Reads a replica for its checksum. That it was written is known: where it cannot be read it only stays unproved.
+async fn read_back(
+    copy: &Copy<'_>,
+    operation: &'static str,
+    version: &str,
+    crc64: u64,
+) -> Result<Option<Unproved>, Failure> {
+    let Ok(id) = VersionId::try_from(version) else { return Ok(Some(Unproved::AnswerDiffers)) };
+    let written = VersionRef::new(id, copy.version.version.last_modified, None);
+    let size_bytes = copy.version.size_bytes;
+    let replica = SourceVersion { version: written, kind: PlanKind::Object, etag: None, size_bytes };
+    let replica = Pinned::replica(copy.destination, copy.task, &replica);
+    match replica.crc64(copy.engine, &copy.rule, &copy.task.lane).await {
+        Ok(read) if read == crc64 => Ok(None),
+        Ok(read) => {
+            let algorithm = Algorithm::Crc64Nvme.header();
+            let (sent, read) = (crc64_header(crc64), crc64_header(read));
+            let words = format!("version {version} holds other bytes than were sent: {algorithm} {read}, not {sent}");
+            Err(Failure::caused(Kind::Refused(Reason::ChecksumMismatch), operation, words))
+        }
+        Err(failure) => {
+            warn!(key = %copy.task.lane.key, version, error = chain(&failure), "cannot read the replica back");
+            Ok(Some(Unproved::AnswerDiffers))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::wire::Chunks;
+
+    #[test]
+    fn an_answer_is_held_against_the_bytes_that_were_sent() {
+        let body = Filled::for_tests(Chunks::from(Bytes::from_static(b"abc")));
+        let (right, wrong) = ("\"900150983cd24fb0d6963f7d28e17f72\"", "\"00000000000000000000000000000bad\"");
+        let crc64 = crc64_header(body.crc64);
+        let compare = |headers: &[(&str, &str)], may_hash| compare(&Head::for_tests(headers), &body, may_hash);
+        let by = |answered| match answered {
+            Answered::Differs { by, .. } => Some(by),
+            Answered::Equal | Answered::Silent | Answered::LeftOut => None,
+        };
+        let checksum = ("x-amz-checksum-crc64nvme", crc64.as_str());
+        assert_eq!(compare(&[("etag", right)], true), Answered::Equal);
+        assert_eq!(compare(&[("etag", right)], false), Answered::LeftOut);
+        assert_eq!(compare(&[("etag", wrong), checksum], true), Answered::Equal, "a checksum tells more");
+        assert_eq!(by(compare(&[("etag", wrong)], true)), Some(By::ETag));
+        assert_eq!(by(compare(&[("etag", right), ("x-amz-checksum-crc32", "AAAAAA==")], true)), Some(By::Checksum));
+        for silent in ["\"opaque\"", "\"00000000000000000000000000000bad-1\""] {
+            assert_eq!(compare(&[("etag", silent)], true), Answered::Silent, "{silent}");
+        }
+        let kms = ("x-amz-server-side-encryption", "aws:kms");
+        assert_eq!(compare(&[("etag", wrong), kms], true), Answered::Silent);
+    }
+}
