@@ -20,6 +20,7 @@ const LAYERS: &[&[&str]] = &[
         "ledger",
         "limits",
         "pace",
+        "retries",
         "fanout",
         "budget",
         "turns",

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 /// The circuit to one party.
 ///
 /// ```text
-///           FAILURES_MAX in a row                 its time is over, one enters
+///           FAILURES_MAX in a row                its time is over, or early: one enters
 /// closed ──────────────────────────▶ open ──────────────────────────────────▶ probed
 ///   ▲                                 │ ▲ ▲                                    │ │ │
-///   ├────────── an answer ────────────┘ │ └──────── no answer: longer ─────────┘ │ │
+///   ├────────── an answer ────────────┘ │ └─ no answer: longer, if in time ────┘ │ │
 ///   │                                   └────── told nothing: as before ─────────┘ │
 ///   └────────────────────────────────── an answer ─────────────────────────────────┘
 /// ```
@@ -26,8 +26,8 @@ enum Stage {
     Closed { failures: u32 },
     /// Nobody may ask before this moment; it opened so often since the last answer.
     Open { times: u32, until: Instant },
-    /// One asks, the others wait for what comes of it.
-    Probed { times: u32 },
+    /// One asks, the others wait for what comes of it; the time may not be over yet.
+    Probed { times: u32, until: Instant },
 }
 
 /// How someone was let in.
@@ -41,7 +41,7 @@ pub enum Entry {
 }
 
 // A hiccup hits a few requests at once; what meets nothing else for so many has lasted a while.
-const FAILURES_MAX: u32 = 5;
+pub(crate) const FAILURES_MAX: u32 = 5;
 
 // Soon enough that a restart at the other end costs little, and doubled each time.
 const OPEN_FIRST: Duration = Duration::from_secs(5);
@@ -69,12 +69,16 @@ impl Circuit {
     pub fn enter(&mut self, now: Instant) -> Option<Entry> {
         match self.stage {
             Stage::Closed { .. } => Some(Entry::Plain),
-            Stage::Open { times, until } if until <= now => {
-                *self = Self { stage: Stage::Probed { times }, probe: self.probe + 1 };
-                Some(Entry::Probe(self.probe))
-            }
+            Stage::Open { until, .. } if until <= now => self.enter_early(),
             Stage::Open { .. } | Stage::Probed { .. } => None,
         }
+    }
+
+    /// Lets one in while nobody is, whatever the time: it may know better than those that failed.
+    pub fn enter_early(&mut self) -> Option<Entry> {
+        let Stage::Open { times, until } = self.stage else { return None };
+        *self = Self { stage: Stage::Probed { times, until }, probe: self.probe + 1 };
+        Some(Entry::Probe(self.probe))
     }
 
     /// Returns when the next may try, while nobody may.
@@ -100,24 +104,30 @@ impl Circuit {
         self.stage = Stage::default();
     }
 
-    /// Takes note that no answer came. While the circuit is open only the probe's word counts: what
-    /// others began before may fail long after.
-    pub fn failed(&mut self, entry: Entry, now: Instant, jitter: f64) {
+    /// Takes note of a failure; one that is no news does not open it. While the circuit is open only
+    /// the probe's word counts: what others began before may fail long after. A probe that came early
+    /// leaves the time as it was.
+    pub fn failed(&mut self, entry: Entry, is_news: bool, (now, jitter): (Instant, f64)) {
         let open = |times| Stage::Open { times, until: now + open_time(times, jitter) };
         self.stage = match self.stage {
-            Stage::Closed { failures } if failures + 1 < FAILURES_MAX => Stage::Closed { failures: failures + 1 },
+            Stage::Closed { failures } if failures + u32::from(is_news) < FAILURES_MAX => {
+                Stage::Closed { failures: failures + u32::from(is_news) }
+            }
             Stage::Closed { .. } => open(1),
-            Stage::Probed { times } if entry == Entry::Probe(self.probe) => open(times.saturating_add(1)),
+            Stage::Probed { times, until } if entry == Entry::Probe(self.probe) => match until <= now {
+                true => open(times.saturating_add(1)),
+                false => Stage::Open { times, until },
+            },
             unchanged @ (Stage::Open { .. } | Stage::Probed { .. }) => unchanged,
         };
     }
 
     /// Takes note that one left without having learnt anything: if it was the probe, the next may try.
-    pub fn left(&mut self, entry: Entry, now: Instant) {
-        if let Stage::Probed { times } = self.stage
+    pub fn left(&mut self, entry: Entry) {
+        if let Stage::Probed { times, until } = self.stage
             && entry == Entry::Probe(self.probe)
         {
-            self.stage = Stage::Open { times, until: now };
+            self.stage = Stage::Open { times, until };
         }
     }
 }
@@ -139,7 +149,7 @@ mod tests {
     fn opened(now: Instant) -> Circuit {
         let mut circuit = Circuit::default();
         for _ in 0..FAILURES_MAX {
-            circuit.failed(Entry::Plain, now, 1.0);
+            circuit.failed(Entry::Plain, true, (now, 1.0));
         }
         circuit
     }
@@ -148,8 +158,8 @@ mod tests {
     fn failures_in_a_row_open_it_and_an_answer_between_them_does_not() {
         let (mut circuit, now) = (Circuit::default(), Instant::now());
         for _ in 0..3 * FAILURES_MAX {
-            circuit.failed(Entry::Plain, now, 1.0);
-            circuit.failed(Entry::Plain, now, 1.0);
+            circuit.failed(Entry::Plain, true, (now, 1.0));
+            circuit.failed(Entry::Plain, true, (now, 1.0));
             circuit.answered();
         }
         assert!(!circuit.is_open());
@@ -178,7 +188,7 @@ mod tests {
             times.push((until - now).as_secs());
             now = until;
             let probe = circuit.enter(now).unwrap();
-            circuit.failed(probe, now, 1.0);
+            circuit.failed(probe, true, (now, 1.0));
         }
         assert_eq!(times, [5, 10, 20, 40, 60, 60]);
     }
@@ -189,9 +199,9 @@ mod tests {
         let mut circuit = opened(now);
         let then = now + OPEN_FIRST;
         assert_eq!(circuit.enter(then), Some(Entry::Probe(1)));
-        circuit.left(Entry::Plain, then);
+        circuit.left(Entry::Plain);
         assert_eq!(circuit.enter(then), None);
-        circuit.left(Entry::Probe(1), then);
+        circuit.left(Entry::Probe(1));
         assert_eq!(circuit.enter(then), Some(Entry::Probe(2)));
     }
 
@@ -200,10 +210,10 @@ mod tests {
         let now = Instant::now();
         let mut circuit = opened(now);
         let before = circuit;
-        circuit.failed(Entry::Plain, now + OPEN_MAX, 1.0);
+        circuit.failed(Entry::Plain, true, (now + OPEN_MAX, 1.0));
         assert_eq!(circuit, before);
         assert_eq!(circuit.enter(now + OPEN_FIRST), Some(Entry::Probe(1)));
-        circuit.failed(Entry::Plain, now + OPEN_MAX, 1.0);
+        circuit.failed(Entry::Plain, true, (now + OPEN_MAX, 1.0));
         assert!(circuit.is_probed());
     }
 
@@ -213,16 +223,46 @@ mod tests {
         let mut circuit = opened(now);
         let overtaken = circuit.enter(now + OPEN_FIRST).unwrap();
         circuit.answered();
-        (0..FAILURES_MAX).for_each(|_| circuit.failed(Entry::Plain, now, 1.0));
+        (0..FAILURES_MAX).for_each(|_| circuit.failed(Entry::Plain, true, (now, 1.0)));
         assert_eq!(circuit.enter(now + OPEN_FIRST), Some(Entry::Probe(2)));
-        circuit.failed(overtaken, now + OPEN_FIRST, 1.0);
-        circuit.left(overtaken, now + OPEN_FIRST);
+        circuit.failed(overtaken, true, (now + OPEN_FIRST, 1.0));
+        circuit.left(overtaken);
         assert!(circuit.is_probed());
+    }
+
+    #[test]
+    fn failures_that_are_no_news_do_not_open_it() {
+        let (mut circuit, now) = (Circuit::default(), Instant::now());
+        (1..FAILURES_MAX).for_each(|_| circuit.failed(Entry::Plain, true, (now, 1.0)));
+        (0..20).for_each(|_| circuit.failed(Entry::Plain, false, (now, 1.0)));
+        assert!(!circuit.is_open());
+        circuit.failed(Entry::Plain, true, (now, 1.0));
+        assert!(circuit.is_open());
+    }
+
+    #[test]
+    fn a_probe_that_comes_early_ends_the_waiting_or_leaves_it_as_it_was() {
+        let now = Instant::now();
+        for is_answered in [true, false] {
+            let mut circuit = opened(now);
+            let early = circuit.enter_early().unwrap();
+            assert_eq!(circuit.enter_early(), None, "one at a time");
+            assert_eq!(circuit.enter(now + OPEN_MAX), None);
+            if is_answered {
+                circuit.answered();
+                assert!(!circuit.is_open());
+            } else {
+                circuit.failed(early, true, (now, 1.0));
+                assert_eq!(circuit.opens_until(), Some(now + OPEN_FIRST));
+            }
+        }
+        assert_eq!(Circuit::default().enter_early(), None, "nothing to find out");
     }
 
     #[derive(Debug, Clone, Copy)]
     enum Happening {
         Enter,
+        EnterEarly,
         Answer,
         Fail,
         Leave,
@@ -232,6 +272,7 @@ mod tests {
     fn happenings() -> impl Strategy<Value = Vec<(Happening, usize, f64)>> {
         let happening = prop_oneof![
             3 => Just(Happening::Enter),
+            1 => Just(Happening::EnterEarly),
             1 => Just(Happening::Answer),
             6 => Just(Happening::Fail),
             1 => Just(Happening::Leave),
@@ -249,13 +290,14 @@ mod tests {
                 let one = (!inside.is_empty()).then(|| which % inside.len().max(1));
                 match (happening, one) {
                     (Happening::Enter, _) => inside.extend(circuit.enter(now)),
+                    (Happening::EnterEarly, _) => inside.extend(circuit.enter_early()),
                     (Happening::Wait(milliseconds), _) => now += Duration::from_millis(milliseconds),
                     (Happening::Answer, Some(one)) => {
                         inside.remove(one);
                         circuit.answered();
                     }
-                    (Happening::Fail, Some(one)) => circuit.failed(inside.remove(one), now, jitter),
-                    (Happening::Leave, Some(one)) => circuit.left(inside.remove(one), now),
+                    (Happening::Fail, Some(one)) => circuit.failed(inside.remove(one), which % 4 > 0, (now, jitter)),
+                    (Happening::Leave, Some(one)) => circuit.left(inside.remove(one)),
                     (Happening::Answer | Happening::Fail | Happening::Leave, None) => {}
                 }
                 // Someone probes exactly when the circuit says so: nobody waits for nobody.
@@ -267,7 +309,7 @@ mod tests {
                 }
             }
             // Whoever is inside leaves, and within a minute someone is let in.
-            inside.into_iter().for_each(|entry| circuit.left(entry, now));
+            inside.into_iter().for_each(|entry| circuit.left(entry));
             prop_assert!(circuit.admits(now + OPEN_MAX));
         }
     }

@@ -19,8 +19,21 @@ pub struct Failure {
     pub party: Option<Party>,
     /// The rule that it was for, where another than the leading one took the version.
     pub rule: Option<Box<str>>,
+    /// What answered, if anything did.
+    pub answer: Option<Answer>,
+    /// Bytes came back that cannot be read as an answer: the server is there.
+    pub is_unreadable: bool,
     /// The cause.
     pub source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+/// What kind of answer a failure comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// Whether the service itself gave it, as its error code proves; else something in between may have.
+    pub is_own: bool,
 }
 
 /// Who a request depends on.
@@ -47,6 +60,9 @@ pub enum Kind {
     Unanswered,
     /// The network, or the service's own trouble: a read that can simply be tried again.
     Transient,
+    /// Credentials that ended, could not be had, or were signed by a wrong clock: they mend without
+    /// the task's doing, and no request is answered until then.
+    Unauthenticated,
     /// The service asks for fewer requests.
     Throttled,
     /// A refusal that stays until someone changes something.
@@ -163,6 +179,8 @@ reasons! {
     VersionDeletesPerHour,
     /// The service refused the request as wrong in itself.
     RequestRefused,
+    /// Every attempt of an hour, or of ten deliveries, failed for the key's own sake.
+    RetriesExhausted,
     /// The stamp has no room beside the user's own metadata.
     StampTooLarge,
     /// The stamp of an object at the destination is contradicted by its original, its date or its content.
@@ -184,6 +202,7 @@ impl Kind {
             Self::TooYoung(_) => "TooYoung",
             Self::Unanswered => "Unanswered",
             Self::Transient => "Transient",
+            Self::Unauthenticated => "Unauthenticated",
             Self::Throttled => "Throttled",
             Self::Refused(reason) | Self::Unsupported(reason) => reason.as_str(),
             Self::Gone => Reason::SrcVersionNotFound.as_str(),
@@ -195,12 +214,12 @@ impl Kind {
 impl Failure {
     /// Makes a failure without a deeper cause.
     pub fn new(kind: Kind, during: &'static str) -> Self {
-        Self { kind, during, party: None, rule: None, source: None }
+        Self { kind, during, party: None, rule: None, answer: None, is_unreadable: false, source: None }
     }
 
     /// Makes a failure with its cause.
     pub fn caused(kind: Kind, during: &'static str, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { kind, during, party: None, rule: None, source: Some(source.into()) }
+        Self { source: Some(source.into()), ..Self::new(kind, during) }
     }
 
     /// Says whose trouble it is.
@@ -209,10 +228,29 @@ impl Failure {
         Self { party: Some(party), ..self }
     }
 
+    /// Says that bytes came back that cannot be read as an answer.
+    #[must_use]
+    pub fn unreadable(self) -> Self {
+        Self { is_unreadable: true, ..self }
+    }
+
     /// Says which rule it was for.
     #[must_use]
     pub fn under(self, rule: &str) -> Self {
         Self { rule: Some(rule.into()), ..self }
+    }
+
+    /// Says whether the other side answered: what it says then is about this request alone. Not
+    /// where it had trouble of its own, or did not take the credentials.
+    pub fn is_answer(&self) -> bool {
+        let is_heard = self.is_unreadable || self.answer.is_some_and(|answer| answer.status < 500);
+        is_heard && self.kind != Kind::Unauthenticated
+    }
+
+    /// Names the party that may be in trouble whatever it is asked, as far as this failure tells.
+    pub fn suspect(&self) -> Option<Party> {
+        let is_trouble = matches!(self.kind, Kind::Unanswered | Kind::Transient | Kind::Unauthenticated);
+        self.party.filter(|_| is_trouble && !self.is_answer())
     }
 
     /// Says what to do.
@@ -221,7 +259,7 @@ impl Failure {
             Kind::Conflict | Kind::Contended | Kind::NotImplemented => Verdict::Reread,
             Kind::TooYoung(wait) => Verdict::Wait(wait),
             Kind::Unanswered => Verdict::HoldThenReread,
-            Kind::Transient => Verdict::Retry,
+            Kind::Transient | Kind::Unauthenticated => Verdict::Retry,
             Kind::Throttled => Verdict::Throttle,
             Kind::Refused(reason) => Verdict::Park(reason),
             Kind::Gone => Verdict::Gone,
@@ -238,6 +276,7 @@ impl fmt::Display for Failure {
             Kind::TooYoung(wait) => write!(f, "{} waits {wait:?} for what may yet land", self.during),
             Kind::Unanswered => write!(f, "{} got no answer", self.during),
             Kind::Transient => write!(f, "{} failed for now", self.during),
+            Kind::Unauthenticated => write!(f, "{} was not authenticated", self.during),
             Kind::Throttled => write!(f, "{} was told to slow down", self.during),
             Kind::Refused(reason) => write!(f, "{} was refused ({})", self.during, reason.as_str()),
             Kind::Gone => write!(f, "{} found the version gone", self.during),
@@ -280,6 +319,23 @@ mod tests {
     #[test]
     fn a_lost_answer_to_a_write_is_never_just_retried() {
         assert_eq!(Failure::new(Kind::Unanswered, "PutObject").verdict(), Verdict::HoldThenReread);
+    }
+
+    #[test]
+    fn silence_and_500_are_the_partys_trouble_and_other_answers_the_requests() {
+        let destination = Some(Party::Destination);
+        let silent = |kind| Failure::new(kind, "PutObject").of(Party::Destination);
+        let told = |kind, status| Failure { answer: Some(Answer { status, is_own: true }), ..silent(kind) }.suspect();
+        for kind in [Kind::Transient, Kind::Unanswered] {
+            assert_eq!(silent(kind).suspect(), destination);
+            assert_eq!(told(kind, 500), destination);
+            assert_eq!(told(kind, 400), None, "BadDigest, say");
+            assert_eq!(told(kind, 200), None, "a body that is no XML");
+            assert_eq!(silent(kind).unreadable().suspect(), None, "too many headers");
+        }
+        assert_eq!(told(Kind::Unauthenticated, 400), destination);
+        assert_eq!(told(Kind::Refused(Reason::DstBucketNotFound), 404), None);
+        assert_eq!(Failure::new(Kind::Transient, "the ledger").suspect(), None);
     }
 
     #[test]

@@ -16,6 +16,7 @@
 //! - `retry`: how long to wait before trying again
 //! - `window`: how many may ask at once of someone who is asked too much
 //! - `circuit`: whether to ask someone who does not answer
+//! - `suspects`: which keys fail for their own sake
 
 pub mod object;
 pub mod sequencer;
@@ -31,3 +32,4 @@ pub mod failure;
 pub mod retry;
 pub mod window;
 pub mod circuit;
+pub mod suspects;

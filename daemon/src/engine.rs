@@ -23,6 +23,7 @@ use crate::ledger::records::Lane;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::pace::Pace;
+use crate::retries::Retries;
 use crate::turns::Payer;
 
 /// The services that transfers share.
@@ -34,6 +35,7 @@ pub(crate) struct Engine {
     pub(crate) fanout: Arc<Fanout>,
     pub(crate) limits: Limits,
     pub(crate) pace: Pace,
+    pub(crate) retries: Retries,
     pub(crate) metrics: Metrics,
     pub(crate) pulse: Arc<Pulse>,
     pub(crate) failpoints: Failpoints,
@@ -114,6 +116,7 @@ impl Engine {
             fanout,
             limits,
             pace,
+            retries: Retries::default(),
             metrics,
             pulse,
             failpoints,

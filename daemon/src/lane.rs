@@ -51,13 +51,16 @@ pub(crate) async fn work(engine: &Engine, task: &Task) -> Ended {
     let mut memory = Memory::default();
     let (mut attempt, mut rereads) = (1, 0);
     loop {
-        let pass = match engine.pace.enter(&route).await {
+        let pass = match engine.pace.enter(&route, &task.lane.key).await {
             Ok(pass) => pass,
-            Err(TurnedAway(wait)) => return Ended::TurnedAway(wait),
+            Err(TurnedAway(wait)) => return turned_away(engine, task, wait),
         };
-        let failure = match try_once((engine, task, &reader), &mut memory, pass).await {
-            Ok(report) => return Ended::Settled(report),
-            Err(failure) => failure,
+        let Failed { failure, answer } = match try_once((engine, task, &reader), &mut memory, pass).await {
+            Ok(report) => {
+                engine.retries.clear(&task.lane);
+                return Ended::Settled(report);
+            }
+            Err(failed) => failed,
         };
         let wait = match failure.verdict() {
             Verdict::Reread if rereads < REREADS_MAX => {
@@ -72,10 +75,7 @@ pub(crate) async fn work(engine: &Engine, task: &Task) -> Ended {
                 wait
             }
             Verdict::Park(reason) => {
-                return engine
-                    .failpoints
-                    .around(Step::Park, async { park(engine, task, reason, &failure, None) })
-                    .await;
+                return park_on_schedule(engine, task, reason, &failure).await;
             }
             Verdict::Reread
             | Verdict::HoldThenReread
@@ -86,7 +86,7 @@ pub(crate) async fn work(engine: &Engine, task: &Task) -> Ended {
                 report_failure(engine, task, &failure);
                 hold(&failure).await;
                 if attempt >= ATTEMPTS_MAX {
-                    return given_up(engine, &route, &failure);
+                    return given_up((engine, task), &route, &Failed { failure, answer }).await;
                 }
                 attempt += 1;
                 retry::delay(attempt, fastrand::f64())
@@ -96,28 +96,57 @@ pub(crate) async fn work(engine: &Engine, task: &Task) -> Ended {
     }
 }
 
+/// An attempt that failed, and what that tells of those who were asked.
+struct Failed {
+    failure: Failure,
+    answer: Answer,
+}
+
 async fn try_once(
     (engine, task, reader): (&Engine, &Task, &Reader),
     memory: &mut Memory,
     pass: Pass,
-) -> Result<Report, Failure> {
+) -> Result<Report, Failed> {
     let at_work = engine.pulse.at_work(&task.lane);
     let result = pass.over(Box::pin(bring_up_to_date(engine, task, reader, memory))).await;
     drop(at_work);
-    pass.leave(match &result {
+    let answer = match &result {
         // The ledger alone answered.
         Ok(_) if memory.is_blank() => Answer::None,
         Ok(report) => Answer::Served { wrote: report.written > 0 },
-        Err(failure) => Answer::of(failure),
-    });
-    result
+        Err(failure) => pass.told_by(failure),
+    };
+    pass.leave(answer);
+    result.map_err(|failure| Failed { failure, answer })
 }
 
-/// Trouble whose owner is known, and spared, is in order; other trouble may be our own.
-fn given_up(engine: &Engine, route: &Route, failure: &Failure) -> Ended {
+/// Trouble whose owner is known, and spared, is in order; other trouble may be our own. What fails
+/// for the key's own sake for too long is parked: nothing else would ever end it.
+async fn given_up((engine, task): (&Engine, &Task), route: &Route, failed: &Failed) -> Ended {
     let wait = retry::ceiling(ATTEMPTS_MAX * 2);
-    let is_spared = failure.verdict() == Verdict::Throttle || engine.pace.leaves_alone(&route.destination);
-    if is_spared { Ended::TurnedAway(wait) } else { Ended::HandedBack(wait) }
+    let failure = &failed.failure;
+    if failure.verdict() == Verdict::Throttle || engine.pace.leaves_alone(&route.destination) {
+        return turned_away(engine, task, wait);
+    }
+    if !engine.pace.is_own(route, &task.lane.key, failed.answer) {
+        engine.retries.clear(&task.lane);
+        return Ended::HandedBack(wait);
+    }
+    match engine.retries.count_failure(&task.lane) {
+        true => park_on_schedule(engine, task, Reason::RetriesExhausted, failure).await,
+        false => Ended::HandedBack(wait),
+    }
+}
+
+/// What the destination is spared for says nothing of the key.
+fn turned_away(engine: &Engine, task: &Task, wait: Duration) -> Ended {
+    engine.retries.clear(&task.lane);
+    Ended::TurnedAway(wait)
+}
+
+/// Parks a task where a test may end the daemon's life, to be tried again on schedule.
+async fn park_on_schedule(engine: &Engine, task: &Task, reason: Reason, failure: &Failure) -> Ended {
+    engine.failpoints.around(Step::Park, async { park(engine, task, reason, failure, None) }).await
 }
 
 /// A refusal is written down before the message may go; it is tried again on schedule, if nothing else is said.
@@ -175,6 +204,6 @@ async fn hold(failure: &Failure) {
     if failure.verdict() != Verdict::HoldThenReread {
         return;
     }
-    let answered = failure.source.as_ref().is_some_and(|cause| cause.to_string().starts_with("answered"));
+    let answered = failure.answer.is_some() || failure.is_unreadable;
     tokio::time::sleep(if answered { LANDING / 2 } else { LANDING }).await;
 }

@@ -31,6 +31,7 @@ mod lease;
 pub mod ledger;
 mod limits;
 mod pace;
+mod retries;
 mod fanout;
 mod budget;
 mod turns;

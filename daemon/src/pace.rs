@@ -2,18 +2,24 @@
 //! down together when it is asked too much, and leaves it alone when it does not answer. A task
 //! that waits here holds nothing that others could use.
 
+mod answer;
 mod gates;
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use replicator_core::failure::{Failure, Kind, Party};
+use replicator_core::failure::{Failure, Party};
+use replicator_core::object::Key;
 use replicator_core::rule::{Encryption, Place, Rule};
+use replicator_core::suspects::Subject;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+pub(crate) use answer::Answer;
+use answer::{Heard, Trouble, described};
 pub(crate) use gates::Ailing;
 use gates::{Change, Entered, Gates, Lined};
 
@@ -61,27 +67,13 @@ pub(crate) struct Pass {
     pace: Pace,
     route: Arc<Route>,
     entered: Entered,
+    heard: Arc<Heard>,
     answer: Answer,
 }
 
 /// The destination does not answer, and someone else finds out when it does: come back after this time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TurnedAway(pub(crate) Duration);
-
-/// What a task's requests tell of those they went to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
-    /// Nothing was asked, or it ended before the destination could say anything.
-    None,
-    /// Everyone did what they were asked for; something was written, or not.
-    Served { wrote: bool },
-    /// One party asks for less.
-    Throttled(Party),
-    /// The destination did not answer, or had trouble of its own.
-    Failed,
-    /// The destination answered, if not as wished.
-    Alive,
-}
 
 tokio::task_local! {
     /// The pass that this task works under.
@@ -93,6 +85,12 @@ struct Under {
     pace: Pace,
     route: Arc<Route>,
     entered: Entered,
+    heard: Arc<Heard>,
+}
+
+/// Takes note that a party answered a request of the task.
+pub(crate) fn heard(party: Party) {
+    let _nobody = UNDER.try_with(|under| under.heard.hear(party));
 }
 
 /// Takes note that the task which sent a request was asked for less. The request may be sent again and the task end
@@ -140,9 +138,9 @@ impl Pace {
         self.0.changed.notify_waiters();
     }
 
-    /// Waits for the leave to work on a route, unless its destination is left alone for now.
-    pub(crate) async fn enter(&self, route: &Route) -> Result<Pass, TurnedAway> {
-        let mut place = match self.line_up(route) {
+    /// Waits for the leave to work on a key of a route, unless its destination is left alone for now.
+    pub(crate) async fn enter(&self, route: &Route, key: &Key) -> Result<Pass, TurnedAway> {
+        let mut place = match self.line_up(route, subject(key)) {
             Ok(settled) => return settled,
             Err(place) => place,
         };
@@ -178,14 +176,23 @@ impl Pace {
         self.lock().gates.leaves_alone(destination)
     }
 
+    /// Says whether a key failed for its own sake, and not because a party is in trouble.
+    pub(crate) fn is_own(&self, route: &Route, key: &Key, answer: Answer) -> bool {
+        match answer {
+            Answer::Failed(trouble) => self.lock().gates.is_own(route, subject(key), trouble),
+            Answer::Throttled(_) => false,
+            Answer::None | Answer::Served { .. } | Answer::Alive => true,
+        }
+    }
+
     /// Lists the parties that are limited or left alone.
     pub(crate) fn ailing(&self) -> Vec<Ailing> {
         self.lock().gates.ailing()
     }
 
-    fn line_up(&self, route: &Route) -> Result<Result<Pass, TurnedAway>, InLine> {
+    fn line_up(&self, route: &Route, subject: Subject) -> Result<Result<Pass, TurnedAway>, InLine> {
         let mut state = self.lock();
-        match state.gates.line_up(route, now()) {
+        match state.gates.line_up(route, subject, now()) {
             Lined::In(entered) => Ok(Ok(self.pass(route.clone(), entered))),
             Lined::Away(wait) => Ok(Err(TurnedAway(wait))),
             Lined::Waits(number) => {
@@ -223,7 +230,7 @@ impl Pace {
         tell(told.into_iter());
         self.pump();
         if change != Change::None {
-            report(change, &pass.route);
+            report(change, &pass.route, pass.answer);
             self.0.changed.notify_waiters();
         }
     }
@@ -231,13 +238,13 @@ impl Pace {
     fn strained(&self, route: &Route, entered: Entered, party: Party) {
         let change = self.lock().gates.strained(route, entered, party);
         if change != Change::None {
-            report(change, route);
+            report(change, route, Answer::Throttled(party));
             self.0.changed.notify_waiters();
         }
     }
 
     fn pass(&self, route: Route, entered: Entered) -> Pass {
-        Pass { pace: self.clone(), route: Arc::new(route), entered, answer: Answer::None }
+        Pass { pace: self.clone(), route: Arc::new(route), entered, heard: Arc::default(), answer: Answer::None }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -260,15 +267,25 @@ fn tell(told: impl Iterator<Item = (oneshot::Sender<Told>, Told)>) {
     }
 }
 
-fn report(change: Change, route: &Route) {
+fn report(change: Change, route: &Route, answer: Answer) {
     let bucket = route.destination.bucket.as_str();
     match change {
         Change::None | Change::Later => {}
-        Change::Opened => warn!(destination = bucket, "destination does not answer, its work goes back to the queue"),
+        Change::Opened => {
+            let trouble = described(answer.trouble());
+            warn!(destination = bucket, trouble, "destination is left alone, its work goes back to the queue");
+        }
         Change::Closed => info!(destination = bucket, "destination answers again"),
         Change::Narrowed(party) => warn!(destination = bucket, ?party, "asked too much, slowing down"),
         Change::Widened => info!(destination = bucket, "no longer slowed down"),
     }
+}
+
+/// Tells a key from others.
+fn subject(key: &Key) -> Subject {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn now() -> std::time::Instant {
@@ -294,8 +311,14 @@ impl Drop for InLine {
 impl Pass {
     /// Does some work under this pass.
     pub(crate) async fn over<T>(&self, work: impl Future<Output = T>) -> T {
-        let under = Under { pace: self.pace.clone(), route: Arc::clone(&self.route), entered: self.entered };
+        let (route, heard) = (Arc::clone(&self.route), Arc::clone(&self.heard));
+        let under = Under { pace: self.pace.clone(), route, entered: self.entered, heard };
         UNDER.scope(under, work).await
+    }
+
+    /// Returns what a failure of this attempt tells.
+    pub(crate) fn told_by(&self, failure: &Failure) -> Answer {
+        Answer::of(failure).given(&self.heard)
     }
 
     /// Gives the pass back and says how it went.
@@ -320,24 +343,6 @@ impl Route {
         };
         let (source, destination) = (rule.source.clone(), rule.destination.clone());
         Self { source, destination, key, rule: rule.id.clone(), is_bulk: false }
-    }
-}
-
-impl Answer {
-    /// Returns what a failure tells.
-    pub(crate) fn of(failure: &Failure) -> Self {
-        // What is current there was read.
-        if let Kind::TooYoung(_) = failure.kind {
-            return Self::Alive;
-        }
-        let Some(party) = failure.party else { return Self::None };
-        match (failure.kind, party) {
-            (Kind::Throttled, party) => Self::Throttled(party),
-            (_, Party::Source) => Self::None,
-            (Kind::Unanswered | Kind::Transient, Party::Destination) => Self::Failed,
-            // KMS speaks through the destination.
-            (_, Party::Destination | Party::DestinationKey) => Self::Alive,
-        }
     }
 }
 

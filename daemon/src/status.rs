@@ -82,7 +82,7 @@ fn write_table(status: &Status, text: &mut String) -> std::fmt::Result {
     }
     for ailing in &status.ailing {
         let state = match (ailing.is_left_alone, ailing.width) {
-            (true, _) => "does not answer: left alone but for one task at a time".to_owned(),
+            (true, _) => format!("{}: left alone but for one task at a time", ailing.trouble),
             (false, Some(width)) => format!("asks for less: {width} tasks at a time, {} at work", ailing.under_way),
             (false, None) => continue,
         };

@@ -21,7 +21,7 @@ use aws_smithy_runtime_api::client::http::{HttpConnector, SharedHttpConnector};
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_types::body::SdkBody;
 use http_body_util::{BodyExt, Limited};
-use replicator_core::failure::{Failure, Kind};
+use replicator_core::failure::{Failure, Kind, Party};
 use replicator_core::retry;
 use tokio::time::Instant;
 
@@ -85,7 +85,7 @@ impl Wire {
             if let Some(party) = refusal.failure.party.filter(|_| is_throttled) {
                 pace::strained(party);
             }
-            let is_passing = is_throttled || refusal.failure.kind == Kind::Transient;
+            let is_passing = is_throttled || matches!(refusal.failure.kind, Kind::Transient | Kind::Unauthenticated);
             // Who sends a body has memory, and is not to hold that for longer than it was given for.
             let is_held_up = call.body().is_some() && begun.elapsed() >= call.timeout;
             if !is_passing || attempt >= call.attempts_max || is_held_up {
@@ -102,7 +102,8 @@ impl Wire {
         let (head, body) = self.send(call).await?.split();
         let text = tokio::time::timeout(timeout, text(body, TEXT_BYTES_MAX)).await;
         let text = text.map_err(BoxError::from).and_then(|text| text);
-        let text = text.map_err(|error| Refusal::of(refusal::lost(side, operation, error)))?;
+        // The head of it came.
+        let text = text.map_err(|error| Refusal::of(refusal::lost(side, operation, error).unreadable()))?;
         Ok((head, text))
     }
 
@@ -143,8 +144,11 @@ impl Wire {
             Ok(answer) => answer.status(),
             Err(refusal) => refusal.status().unwrap_or(0),
         };
-        if let Some(asking) = asking.filter(|_| (1..500).contains(&status)) {
-            asking.answered();
+        if result.as_ref().map_or_else(|refusal| refusal.failure.is_answer(), |_| true) {
+            pace::heard(if call.side == Side::Source { Party::Source } else { Party::Destination });
+            if let Some(asking) = asking {
+                asking.answered();
+            }
         }
         shared.metrics.request("s3", call.operation, &shared.account, status);
         result

@@ -37,6 +37,8 @@ mod throttled;
 mod limited;
 mod crowded;
 mod patience;
+// B: whose trouble it is, and what is parked for it.
+mod blame;
 // D: messages that are broken, by the thousand.
 mod poison;
 mod dead_letters;

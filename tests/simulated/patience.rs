@@ -15,30 +15,40 @@ const ASKED_A_DELIVERY_MAX: usize = 5 * 3;
 const REST_MIN: Duration = Duration::from_secs(20);
 
 #[test]
-fn what_fails_for_hours_is_tried_ever_more_seldom_and_no_more_often_than_it_should_be() {
+fn what_fails_for_hours_is_tried_ever_more_seldom_and_parked_after_one() {
     simulate(1, async |mut sim| {
         sim.post_everything();
         let place = Place::s3("HeadObject").bucket(ARCHIVE).key("sick").client("daemon-0");
         sim.net.faults().add(Fault::new("trouble", place, Effect::refuse(500, "InternalError")));
         let daemon = fleet::lone(&mut sim, "", AWS).await;
         sim.put("sick", b"one").await;
+        let mut parked = None;
         // The others get on: it is for its own sake that it is asked so seldom.
-        for number in 0..720 {
+        for number in 0..1080 {
             sim.put(&format!("well-{}", number % 7), b"one").await;
             sim.pass(Duration::from_secs(10)).await;
+            if !daemon.status().await.unwrap().parked.is_empty() {
+                parked.get_or_insert(sim.net.journal().now());
+            }
         }
+        let parked = parked.unwrap();
+        assert!(parked > Duration::from_secs(3600) && parked < Duration::from_secs(3600 + 900 + 120), "{parked:?}");
         let deliveries = deliveries(&sim);
-        let rests: Vec<Duration> = deliveries.windows(2).map(|pair| pair[1][0] - pair[0][pair[0].len() - 1]).collect();
         let asked: Vec<usize> = deliveries.iter().map(Vec::len).collect();
         assert!(asked.iter().all(|asked| (2..=ASKED_A_DELIVERY_MAX).contains(asked)), "{asked:?}");
-        // Doubled each time, and no less than half of that: in two hours from half a minute to a quarter of an hour.
-        let (growing, longest) = rests.split_at(4);
+        let rests: Vec<Duration> = deliveries.windows(2).map(|pair| pair[1][0] - pair[0][pair[0].len() - 1]).collect();
+        let handed_back = deliveries.iter().filter(|delivery| delivery[0] < parked).count() - 1;
+        let (before, after) = rests.split_at(handed_back);
+        // Doubled each time, and no less than half of that: in an hour from half a minute to a quarter of an hour.
+        let (growing, longest) = before.split_at(4);
         assert!(growing.windows(2).all(|pair| pair[0] < pair[1]), "{rests:?}");
         let whole = Duration::from_secs(15 * 60);
         assert!(longest.iter().all(|rest| *rest > whole / 2 - REST_MIN && *rest < whole + REST_MIN), "{rests:?}");
-        assert!(longest.len() >= 6, "{rests:?}");
+        assert!(longest.len() >= 2, "{rests:?}");
+        // What is parked is tried after 5, 10, 20, 40 minutes, or half of that.
+        assert!((2..=6).contains(&after.len()), "{rests:?}");
         sim.net.faults().clear("trouble");
-        sim.drained().await;
+        sim.pass(fleet::TRIED_WITHIN).await;
         daemon.stop().await;
         assert_eq!(sim.shown(ARCHIVE, "sick"), sim.shown(SOURCE, "sick"));
     });

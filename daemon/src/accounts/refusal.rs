@@ -6,7 +6,7 @@ use std::error::Error;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use replicator_core::failure::{Failure, Kind, Party, Reason};
+use replicator_core::failure::{Answer, Failure, Kind, Party, Reason};
 
 use crate::xml::{self, NotXml};
 
@@ -36,7 +36,19 @@ where
         Some(status) => kind(side, during, status, (&code, &message)),
     };
     let party = party(side, &code);
-    Failure::caused(kind, during, cause(status, code, message, error)).of(party)
+    let answer = status.map(|status| Answer { status, is_own: !code.is_empty() });
+    let is_unreadable = is_unreadable(&error);
+    let failure = Failure::caused(kind, during, cause(status, code, message, error)).of(party);
+    Failure { answer, is_unreadable, ..failure }
+}
+
+/// Says whether bytes came that are no HTTP, or more of it than is read: more headers, say.
+fn is_unreadable(error: &(dyn Error + 'static)) -> bool {
+    causes(error).any(|cause| cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse))
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
 }
 
 /// What a service said when it refused.
@@ -68,31 +80,29 @@ pub(crate) fn answered(side: Side, during: &'static str, said: Said) -> Failure 
     let Said { status, code, message } = said;
     let kind = kind(side, during, status, (&code, &message));
     let party = party(side, &code);
+    let answer = Some(Answer { status, is_own: !code.is_empty() });
     let cause = Cause { status: Some(status), code, message, unsent: false, error: "refused".into() };
-    Failure::caused(kind, during, cause).of(party)
+    Failure { answer, ..Failure::caused(kind, during, cause).of(party) }
 }
 
 /// Turns the loss of an answer into a failure: the request may have been carried out.
 pub(crate) fn lost(side: Side, during: &'static str, error: BoxError) -> Failure {
-    Failure::caused(unanswered(side), during, no_answer(false, error)).of(party(side, ""))
+    let is_unreadable = is_unreadable(error.as_ref());
+    let failure = Failure::caused(unanswered(side), during, no_answer(false, error)).of(party(side, ""));
+    Failure { is_unreadable, ..failure }
 }
 
 /// Turns what kept a request from being sent into a failure; it passes, unless it is a role that is not ours.
 pub(crate) fn unsent(side: Side, during: &'static str, error: BoxError) -> Failure {
-    let kind = role_refused(error.as_ref()).unwrap_or(Kind::Transient);
+    let kind = role_refused(error.as_ref()).unwrap_or(Kind::Unauthenticated);
     Failure::caused(kind, during, no_answer(false, error)).of(party(side, ""))
 }
 
 /// STS says no more than this of a role that is not there, does not trust us, or wants another external id.
 fn role_refused(error: &(dyn Error + 'static)) -> Option<Kind> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if error.downcast_ref::<AssumeRoleError>().is_some_and(|refusal| refusal.code() == Some("AccessDenied")) {
-            return Some(Kind::Refused(Reason::AssumeRoleNotPermitted));
-        }
-        cause = error.source();
-    }
-    None
+    let is_refusal = |refusal: &AssumeRoleError| refusal.code() == Some("AccessDenied");
+    let is_refused = causes(error).any(|cause| cause.downcast_ref().is_some_and(is_refusal));
+    is_refused.then_some(Kind::Refused(Reason::AssumeRoleNotPermitted))
 }
 
 /// Turns what kept a request from being built into a failure; it stays.
@@ -208,7 +218,7 @@ fn by_code(side: Side, during: &'static str, code: &str, message: &str) -> Optio
             unanswered(side)
         }
         // Clocks and tokens mend without the task's doing.
-        "ExpiredToken" | "RequestTimeTooSkewed" | "InvalidToken" | "ExpiredTokenException" => Kind::Transient,
+        "ExpiredToken" | "RequestTimeTooSkewed" | "InvalidToken" | "ExpiredTokenException" => Kind::Unauthenticated,
         "NoSuchBucket" => Kind::Refused(pick(side, Reason::SrcBucketNotFound, Reason::DstBucketNotFound)),
         "InvalidObjectState" => Kind::Unsupported(Reason::SrcObjectNotEligible),
         "KMS.NotFoundException" => Kind::Refused(pick(side, Reason::SrcKmsKeyInvalidState, Reason::DstKmsKeyNotFound)),
@@ -322,7 +332,7 @@ mod tests {
     fn only_what_may_have_been_sent_can_have_been_carried_out() {
         let error = || "broken".into();
         assert_eq!(lost(Side::Write, "PutObject", error()).kind, Kind::Unanswered);
-        assert_eq!(unsent(Side::Write, "PutObject", error()).kind, Kind::Transient);
+        assert_eq!(unsent(Side::Write, "PutObject", error()).kind, Kind::Unauthenticated);
         assert_eq!(unbuilt(Side::Write, "PutObject", error()).kind, Kind::Refused(Reason::RequestRefused));
     }
 
@@ -335,7 +345,10 @@ mod tests {
         };
         let parked = Kind::Refused(Reason::AssumeRoleNotPermitted);
         assert_eq!(unsent(Side::Write, "PutObject", refused("AccessDenied").into()).kind, parked);
-        assert_eq!(unsent(Side::Write, "PutObject", refused("ExpiredTokenException").into()).kind, Kind::Transient);
+        assert_eq!(
+            unsent(Side::Write, "PutObject", refused("ExpiredTokenException").into()).kind,
+            Kind::Unauthenticated
+        );
         let by_sdk = |code| ConnectorError::other(refused(code).into(), None);
         let error = |code| SdkError::<DeleteObjectError, _>::dispatch_failure(by_sdk(code));
         assert_eq!(failure(Side::Write, "DeleteObject", error("AccessDenied")).kind, parked);
@@ -418,7 +431,7 @@ mod tests {
     fn clocks_and_tokens_that_ended_are_tried_again() {
         for code in ["ExpiredToken", "ExpiredTokenException", "InvalidToken", "RequestTimeTooSkewed"] {
             for side in [Side::Source, Side::Destination, Side::Write, Side::Prepare] {
-                assert_eq!(by_code(side, "PutObject", code, ""), Some(Kind::Transient), "{code}");
+                assert_eq!(by_code(side, "PutObject", code, ""), Some(Kind::Unauthenticated), "{code}");
             }
         }
     }

@@ -9,18 +9,20 @@ use std::time::{Duration, Instant};
 use replicator_core::circuit::Entry;
 use replicator_core::failure::Party;
 use replicator_core::rule::{Place, Rule};
+use replicator_core::suspects::{Evidence, Subject};
 use replicator_core::window::Round;
 
-use super::{Answer, Route};
+use super::{Answer, Route, Trouble};
 pub(crate) use party::Ailing;
-use party::{Busy, Gate, Site};
+pub(super) use party::Change;
+use party::{Busy, Gate, Outlook, Site};
 
 /// Every party's gate, and who waits.
 #[derive(Debug, Default)]
 pub(super) struct Gates {
     parties: BTreeMap<Site, Gate>,
     /// One queue a route, so that nobody waits for a party that is not theirs; never empty.
-    queues: BTreeMap<Route, VecDeque<u64>>,
+    queues: BTreeMap<Route, VecDeque<(u64, Subject)>>,
     /// How many rules each destination has.
     rules: BTreeMap<Place, u32>,
     last: u64,
@@ -29,6 +31,7 @@ pub(super) struct Gates {
 /// What a task remembers of its entry.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Entered {
+    subject: Subject,
     entry: Entry,
     source: Round,
     destination: Round,
@@ -41,18 +44,6 @@ pub(super) enum Lined {
     In(Entered),
     Away(Duration),
     Waits(u64),
-}
-
-/// What an answer changed for the others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Change {
-    None,
-    /// The time to wait for.
-    Later,
-    Opened,
-    Closed,
-    Narrowed(Party),
-    Widened,
 }
 
 // Tasks that work at the same time. While destinations that had all of them make room for others there are as many again at
@@ -79,17 +70,25 @@ const AWAY_MIN: Duration = Duration::from_secs(10);
 
 impl Gates {
     /// Lets one in, lines one up, or turns one away: while a destination does not answer one task
-    /// waits to try again, and one is enough.
-    pub(super) fn line_up(&mut self, route: &Route, now: Instant) -> Lined {
+    /// waits to try again, and one is enough. But as long as few keys have failed, the next may be
+    /// answered: it tries at once.
+    pub(super) fn line_up(&mut self, route: &Route, subject: Subject, now: Instant) -> Lined {
         let is_open = self.leaves_alone(&route.destination);
+        if is_open
+            && self.may_tell(&route.destination, subject)
+            && self.has_room(route, Busy::among(&self.parties), now)
+        {
+            let early = self.destination(route).circuit.enter_early();
+            return Lined::In(self.admit_as(early.unwrap_or(Entry::Plain), route, subject));
+        }
         if is_open && (self.is_tried(&route.destination) || self.has_waiting(&route.destination)) {
             return Lined::Away(self.away(&route.destination, now));
         }
         if !self.queues.contains_key(route) && self.admits(route, Busy::among(&self.parties), now) {
-            return Lined::In(self.admit(route, now));
+            return Lined::In(self.admit(route, subject, now));
         }
         self.last += 1;
-        self.queues.entry(route.clone()).or_default().push_back(self.last);
+        self.queues.entry(route.clone()).or_default().push_back((self.last, subject));
         Lined::Waits(self.last)
     }
 
@@ -110,34 +109,34 @@ impl Gates {
             let busy = Busy::among(&self.parties);
             let heads = self.queues.iter().filter_map(|(route, queue)| Some((*queue.front()?, route)));
             let heads = heads.filter(|(_, route)| self.admits(route, busy, now));
-            let first = heads.map(|(number, route)| (self.places_of_rule(route), number, route)).min();
-            let Some((number, route)) = first.map(|(_, number, route)| (number, route.clone())) else {
+            let first = heads.map(|(head, route)| (self.places_of_rule(route), head, route)).min();
+            let Some(((number, subject), route)) = first.map(|(_, head, route)| (head, route.clone())) else {
                 return admitted;
             };
             self.forget(number);
-            let entered = self.admit(&route, now);
+            let entered = self.admit(&route, subject, now);
             admitted.push((number, route, entered));
         }
     }
 
     /// Takes note of what one who leaves has to tell.
     pub(super) fn leave(&mut self, route: &Route, entered: Entered, answer: Answer, at: (Instant, f64)) -> Change {
-        let was = self.outlook(route);
+        let was = Outlook::of(&self.parties, route);
         self.learn(route, entered, answer, at);
         for site in route.sites() {
             let gate = self.parties.entry(site).or_default();
             gate.under_way = gate.under_way.saturating_sub(1);
         }
-        self.outlook(route).since(was)
+        Outlook::of(&self.parties, route).since(was)
     }
 
     /// Takes note that a party asked one who is at work for less.
     pub(super) fn strained(&mut self, route: &Route, entered: Entered, party: Party) -> Change {
-        let was = self.outlook(route);
+        let was = Outlook::of(&self.parties, route);
         let round = entered.round(party);
         let gate = self.party(route, party);
         gate.window.strained(round, gate.under_way);
-        self.outlook(route).since(was)
+        Outlook::of(&self.parties, route).since(was)
     }
 
     /// Takes note that a request goes to a destination.
@@ -164,7 +163,7 @@ impl Gates {
             return Vec::new();
         }
         let queues = self.queues.iter().filter(|(route, _)| route.destination == *destination);
-        let mut waiting: Vec<u64> = queues.flat_map(|(_, queue)| queue).copied().collect();
+        let mut waiting: Vec<u64> = queues.flat_map(|(_, queue)| queue).map(|(number, _)| *number).collect();
         waiting.sort_unstable();
         let wait = self.away(destination, now);
         let away: Vec<(u64, Duration)> = waiting.into_iter().skip(1).map(|number| (number, wait)).collect();
@@ -175,7 +174,10 @@ impl Gates {
     /// Forgets one who waits no more.
     pub(super) fn forget(&mut self, number: u64) {
         // Each queue is in the order of its numbers.
-        let place = self.queues.values_mut().find_map(|queue| Some((queue.binary_search(&number).ok()?, queue)));
+        let place = self
+            .queues
+            .values_mut()
+            .find_map(|queue| Some((queue.binary_search_by_key(&number, |(number, _)| *number).ok()?, queue)));
         if let Some((at, queue)) = place {
             queue.remove(at);
             self.queues.retain(|_, queue| !queue.is_empty());
@@ -184,8 +186,7 @@ impl Gates {
 
     /// Returns when time alone may open the way.
     pub(super) fn wakes_at(&self, route: &Route) -> Option<Instant> {
-        let gates = route.sites().filter_map(|site| self.parties.get(&site));
-        gates.flat_map(|gate| [gate.window.resumes(), gate.circuit.opens_until()]).flatten().max()
+        Outlook::of(&self.parties, route).wakes
     }
 
     /// Says whether a route's destination is limited, left alone or silent, or its key limited.
@@ -209,7 +210,18 @@ impl Gates {
         ailing.map(|(site, gate)| gate.describe(site)).collect()
     }
 
+    /// Says whether a key failed for its own sake.
+    pub(super) fn is_own(&self, route: &Route, subject: Subject, trouble: Trouble) -> bool {
+        let gate = self.parties.get(&route.site(trouble.party));
+        gate.is_some_and(|gate| gate.suspects.is_own(subject, trouble.was_heard))
+    }
+
     fn admits(&self, route: &Route, busy: Busy, now: Instant) -> bool {
+        let destination = self.parties.get(&Site::Destination(route.destination.clone()));
+        destination.is_none_or(|gate| gate.circuit.admits(now)) && self.has_room(route, busy, now)
+    }
+
+    fn has_room(&self, route: &Route, busy: Busy, now: Instant) -> bool {
         let share = self.share(&route.destination, busy);
         let is_shared = self.rules.get(&route.destination).is_some_and(|rules| *rules > 1);
         let of_rule = |all: u32| if is_shared { (all - all.div_ceil(OTHERS_DIVISOR)).max(1) } else { all };
@@ -221,7 +233,7 @@ impl Gates {
                 Site::RuleBulk(..) => of_rule(share / BULK_DIVISOR),
                 Site::Source(_) | Site::Key(_) => u32::MAX,
             };
-            self.parties.get(&site).is_none_or(|gate| gate.admits(limit, now))
+            self.parties.get(&site).is_none_or(|gate| gate.has_room(limit, now))
         })
     }
 
@@ -230,9 +242,14 @@ impl Gates {
         self.parties.get(&site).map_or(0, |gate| gate.under_way)
     }
 
-    fn admit(&mut self, route: &Route, now: Instant) -> Entered {
+    fn admit(&mut self, route: &Route, subject: Subject, now: Instant) -> Entered {
         let entry = self.destination(route).circuit.enter(now).unwrap_or(Entry::Plain);
+        self.admit_as(entry, route, subject)
+    }
+
+    fn admit_as(&mut self, entry: Entry, route: &Route, subject: Subject) -> Entered {
         let entered = Entered {
+            subject,
             entry,
             source: self.party(route, Party::Source).round(),
             destination: self.party(route, Party::Destination).round(),
@@ -256,46 +273,65 @@ impl Gates {
     }
 
     fn learn(&mut self, route: &Route, entered: Entered, answer: Answer, at: (Instant, f64)) {
-        let (entry, (now, jitter)) = (entered.entry, at);
+        let entry = entered.entry;
         let gate = self.destination(route);
         match answer {
-            Answer::None | Answer::Throttled(Party::Source) => gate.circuit.left(entry, now),
-            Answer::Failed => gate.circuit.failed(entry, now, jitter),
+            Answer::None | Answer::Throttled(Party::Source) => gate.circuit.left(entry),
+            Answer::Failed(trouble) => self.failed(route, entered, trouble, at),
             // Who throttles even one at a time might as well not answer.
-            Answer::Throttled(Party::Destination) if gate.window.is_shut() => gate.circuit.failed(entry, now, jitter),
-            Answer::Alive | Answer::Served { .. } | Answer::Throttled(_) => gate.circuit.answered(),
-        }
-        match answer {
-            Answer::None | Answer::Failed | Answer::Alive => {}
+            Answer::Throttled(Party::Destination) if gate.window.is_shut() => gate.circuit.failed(entry, true, at),
+            Answer::Throttled(_) => gate.circuit.answered(),
+            Answer::Alive => gate.answered(),
             Answer::Served { wrote } => self.served(route, entered, wrote),
-            Answer::Throttled(party) => {
-                let round = entered.round(party);
-                let gate = self.party(route, party);
-                gate.window.throttled(round, gate.under_way, now, jitter);
-            }
+        }
+        if let Answer::Throttled(party) = answer {
+            let round = entered.round(party);
+            let gate = self.party(route, party);
+            gate.window.throttled(round, gate.under_way, at.0, at.1);
+        }
+    }
+
+    /// Learns from one key's failure whether a party is in trouble. One that answers something may
+    /// fail the same key again and again.
+    fn failed(&mut self, route: &Route, entered: Entered, trouble: Trouble, at: (Instant, f64)) {
+        let gate = self.party(route, trouble.party);
+        let evidence = gate.suspects.record_failure(entered.subject);
+        let is_silent = trouble.status.is_none() || !trouble.was_heard;
+        let gate = self.destination(route);
+        match (trouble.party, evidence) {
+            (Party::Source, _) | (Party::Destination, Evidence::Own) => gate.circuit.left(entered.entry),
+            (Party::Destination, Evidence::New) => gate.circuit.failed(entered.entry, true, at),
+            (Party::Destination, Evidence::Repeated) => gate.circuit.failed(entered.entry, is_silent, at),
+            // KMS speaks through the destination.
+            (Party::DestinationKey, _) => gate.circuit.answered(),
+        }
+        if trouble.party == Party::Destination {
+            gate.trouble = Some(trouble);
         }
     }
 
     /// Widens what may be widened. What only read tells nothing of how much may be written.
     fn served(&mut self, route: &Route, entered: Entered, wrote: bool) {
-        self.gate(Site::Source(route.source.clone())).window.succeeded(entered.source);
+        let source = self.gate(Site::Source(route.source.clone()));
+        source.window.succeeded(entered.source);
         if !wrote {
-            return;
+            return self.destination(route).answered();
         }
-        self.destination(route).window.succeeded(entered.destination);
+        source.suspects.record_success(entered.subject);
+        let destination = self.destination(route);
+        destination.window.succeeded(entered.destination);
+        destination.suspects.record_success(entered.subject);
+        destination.answered();
         if let (Some(key), Some(round)) = (&route.key, entered.key) {
-            self.gate(Site::Key(key.clone())).window.succeeded(round);
+            let key = self.gate(Site::Key(key.clone()));
+            key.window.succeeded(round);
+            key.suspects.record_success(entered.subject);
         }
     }
 
     /// Returns the gate of one who may ask for less.
     fn party(&mut self, route: &Route, party: Party) -> &mut Gate {
-        self.gate(match (party, &route.key) {
-            (Party::Source, _) => Site::Source(route.source.clone()),
-            (Party::DestinationKey, Some(key)) => Site::Key(key.clone()),
-            // A key that the rule does not name is the destination's own affair.
-            (Party::Destination | Party::DestinationKey, _) => Site::Destination(route.destination.clone()),
-        })
+        self.gate(route.site(party))
     }
 
     fn away(&self, destination: &Place, now: Instant) -> Duration {
@@ -309,6 +345,12 @@ impl Gates {
         gate.is_some_and(|gate| gate.circuit.is_probed())
     }
 
+    fn may_tell(&self, destination: &Place, subject: Subject) -> bool {
+        let gate = self.parties.get(&Site::Destination(destination.clone()));
+        let fails = |gate: &&Gate| gate.trouble.is_some() && !gate.circuit.is_probed();
+        gate.filter(fails).is_some_and(|gate| gate.suspects.may_tell(subject))
+    }
+
     fn has_waiting(&self, destination: &Place) -> bool {
         self.queues.keys().any(|route| route.destination == *destination)
     }
@@ -319,45 +361,6 @@ impl Gates {
 
     fn gate(&mut self, site: Site) -> &mut Gate {
         self.parties.entry(site).or_default()
-    }
-
-    fn outlook(&self, route: &Route) -> Outlook {
-        let limited = |site| self.parties.get(&site).is_some_and(|gate: &Gate| gate.window.width().is_some());
-        let party = [
-            (Party::Destination, limited(Site::Destination(route.destination.clone()))),
-            (Party::DestinationKey, route.key.clone().is_some_and(|key| limited(Site::Key(key)))),
-            (Party::Source, limited(Site::Source(route.source.clone()))),
-        ];
-        let gate = self.parties.get(&Site::Destination(route.destination.clone()));
-        Outlook {
-            is_open: gate.is_some_and(|gate| gate.circuit.is_open()),
-            limited: party.into_iter().find(|(_, is_limited)| *is_limited).map(|(party, _)| party),
-            wakes: self.wakes_at(route),
-        }
-    }
-}
-
-/// How a route looks to those who wait for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Outlook {
-    is_open: bool,
-    limited: Option<Party>,
-    wakes: Option<Instant>,
-}
-
-impl Outlook {
-    fn since(self, before: Self) -> Change {
-        match (before.is_open, self.is_open) {
-            (false, true) => return Change::Opened,
-            (true, false) => return Change::Closed,
-            (true, true) | (false, false) => {}
-        }
-        match (before.limited, self.limited) {
-            (None, Some(party)) => Change::Narrowed(party),
-            (Some(_), None) => Change::Widened,
-            _ if before.wakes != self.wakes => Change::Later,
-            _ => Change::None,
-        }
     }
 }
 

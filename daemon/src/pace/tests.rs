@@ -1,8 +1,11 @@
 //! Waiting at the gates on a real runtime, and what a failure says to them.
 
-use replicator_core::failure::Reason;
+use std::sync::LazyLock;
+
+use replicator_core::failure::{Kind, Reason};
 use replicator_core::object::Bucket;
 
+use super::answer::Trouble;
 use super::*;
 
 pub(super) fn place(bucket: &str) -> Place {
@@ -19,19 +22,36 @@ pub(super) fn route(destination: &str) -> Route {
     }
 }
 
+static A: LazyLock<Key> = LazyLock::new(|| Key::try_from("a").unwrap());
+static B: LazyLock<Key> = LazyLock::new(|| Key::try_from("b").unwrap());
+
 pub(super) fn keyed(destination: &str, key: &str) -> Route {
     Route { key: Some(key.to_owned()), ..route(destination) }
 }
 
+/// What a party in trouble says, or does not say.
+pub(super) fn trouble(party: Party, status: Option<u16>, was_heard: bool) -> Trouble {
+    Trouble { party, operation: "PutObject", status, was_heard }
+}
+
+pub(super) const SILENCE: Answer =
+    Answer::Failed(Trouble { party: Party::Destination, operation: "PutObject", status: None, was_heard: false });
+
 #[test]
 fn a_failure_tells_of_whoever_it_is_about() {
     let answer = |kind, party| Answer::of(&Failure::new(kind, "PutObject").of(party));
-    assert_eq!(answer(Kind::Unanswered, Party::Destination), Answer::Failed);
-    assert_eq!(answer(Kind::Unanswered, Party::Source), Answer::None);
+    assert_eq!(answer(Kind::Unanswered, Party::Destination), SILENCE);
+    assert_eq!(answer(Kind::Unanswered, Party::Source), Answer::Failed(trouble(Party::Source, None, false)));
     assert_eq!(answer(Kind::Throttled, Party::Source), Answer::Throttled(Party::Source));
-    assert_eq!(answer(Kind::Transient, Party::DestinationKey), Answer::Alive);
+    assert_eq!(answer(Kind::Conflict, Party::DestinationKey), Answer::Alive);
     assert_eq!(answer(Kind::Refused(Reason::DstPutObjectNotPermitted), Party::Destination), Answer::Alive);
     assert_eq!(Answer::of(&Failure::new(Kind::Transient, "the ledger")), Answer::None);
+}
+
+#[test]
+fn what_a_destination_does_is_said_as_it_is() {
+    assert_eq!(trouble(Party::Destination, Some(500), true).to_string(), "answers 500 to PutObject");
+    assert_eq!(trouble(Party::Destination, None, true).to_string(), "does not answer PutObject");
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -44,11 +64,11 @@ fn a_place_that_is_given_back_goes_to_who_came_first_and_still_waits() {
         let (pace, busy) = (Pace::default(), route("busy"));
         let mut inside = Vec::new();
         for _ in 0..128 {
-            inside.push(pace.enter(&busy).await.unwrap());
+            inside.push(pace.enter(&busy, &A).await.unwrap());
         }
-        let mut gone = Box::pin(pace.enter(&busy));
-        let mut first = Box::pin(pace.enter(&busy));
-        let mut second = Box::pin(pace.enter(&busy));
+        let mut gone = Box::pin(pace.enter(&busy, &A));
+        let mut first = Box::pin(pace.enter(&busy, &A));
+        let mut second = Box::pin(pace.enter(&busy, &A));
         for waiting in [&mut gone, &mut first, &mut second] {
             assert!(futures::poll!(waiting.as_mut()).is_pending());
         }
@@ -65,13 +85,13 @@ fn a_place_that_was_granted_to_one_who_is_gone_is_not_lost() {
         let (pace, busy) = (Pace::default(), route("busy"));
         let mut inside = Vec::new();
         for _ in 0..128 {
-            inside.push(pace.enter(&busy).await.unwrap());
+            inside.push(pace.enter(&busy, &A).await.unwrap());
         }
-        let mut granted = Box::pin(pace.enter(&busy));
+        let mut granted = Box::pin(pace.enter(&busy, &A));
         assert!(futures::poll!(granted.as_mut()).is_pending());
         drop(inside.pop());
         drop(granted);
-        assert!(futures::poll!(Box::pin(pace.enter(&busy))).is_ready());
+        assert!(futures::poll!(Box::pin(pace.enter(&busy, &A))).is_ready());
     });
 }
 
@@ -80,14 +100,15 @@ fn the_one_who_waits_for_a_dead_destination_may_go_and_the_next_takes_the_place(
     runtime().block_on(async {
         let (pace, sick) = (Pace::default(), route("sick"));
         for _ in 0..5 {
-            pace.enter(&sick).await.unwrap().leave(Answer::Failed);
+            pace.enter(&sick, &A).await.unwrap().leave(SILENCE);
         }
         assert!(pace.leaves_alone(&sick.destination));
-        let mut first = Box::pin(pace.enter(&sick));
+        let mut first = Box::pin(pace.enter(&sick, &A));
         assert!(futures::poll!(first.as_mut()).is_pending());
-        assert!(pace.enter(&sick).await.is_err());
+        assert!(pace.enter(&sick, &A).await.is_err());
+        assert!(futures::poll!(Box::pin(pace.enter(&sick, &B))).is_ready(), "it may be answered");
         drop(first);
-        assert!(futures::poll!(Box::pin(pace.enter(&sick))).is_pending());
+        assert!(futures::poll!(Box::pin(pace.enter(&sick, &A))).is_pending());
     });
 }
 
@@ -95,14 +116,14 @@ fn the_one_who_waits_for_a_dead_destination_may_go_and_the_next_takes_the_place(
 async fn who_hears_of_a_change_at_the_very_time_that_opens_the_way_does_not_sleep_on() {
     let (pace, sick) = (Pace::default(), route("sick"));
     for _ in 0..5 {
-        pace.enter(&sick).await.unwrap().leave(Answer::Failed);
+        pace.enter(&sick, &A).await.unwrap().leave(SILENCE);
     }
     let opens = Instant::from_std(pace.lock().gates.wakes_at(&sick).unwrap());
     let change = async {
         tokio::time::sleep_until(opens).await;
         pace.0.changed.notify_waiters();
     };
-    let entered = tokio::time::timeout_at(opens + Duration::from_secs(600), pace.enter(&sick));
+    let entered = tokio::time::timeout_at(opens + Duration::from_secs(600), pace.enter(&sick, &A));
     let ((), entered) = futures::join!(change, entered);
     assert!(matches!(entered, Ok(Ok(_))), "it waits for nobody");
 }

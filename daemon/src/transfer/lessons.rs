@@ -129,6 +129,7 @@ impl Memory {
             | Kind::TooYoung(_)
             | Kind::Unanswered
             | Kind::Transient
+            | Kind::Unauthenticated
             | Kind::Throttled
             | Kind::Refused(_)
             | Kind::Gone

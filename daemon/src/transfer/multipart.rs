@@ -83,7 +83,7 @@ fn is_final(failure: &Failure) -> bool {
     match failure.kind {
         Kind::Conflict | Kind::Contended | Kind::Gone | Kind::Unsupported(_) | Kind::NotImplemented => true,
         Kind::Refused(reason) => matches!(reason, Reason::ChecksumMismatch | Reason::RequestRefused),
-        Kind::Unanswered | Kind::Transient | Kind::Throttled | Kind::TooYoung(_) => false,
+        Kind::Unanswered | Kind::Transient | Kind::Unauthenticated | Kind::Throttled | Kind::TooYoung(_) => false,
     }
 }
 

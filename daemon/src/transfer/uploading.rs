@@ -67,7 +67,7 @@ impl Uploading<'_> {
                 // Where the last one was not answered in all its time, neither is the next, and its memory is lacking
                 // elsewhere.
                 Err(Refusal { failure, is_held_up: false, .. })
-                    if failure.kind == Kind::Transient && attempts_left > 0 => {}
+                    if matches!(failure.kind, Kind::Transient | Kind::Unauthenticated) && attempts_left > 0 => {}
                 // An answer that changed on its way does not do so twice; a store whose ETags are no MD5 does not change.
                 Ok(Some(UploadedPart { doubt: Some(Unproved::AnswerDiffers), .. }))
                     if !is_doubted && attempts_left > 0 =>

@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use replicator_core::circuit::Circuit;
+use replicator_core::failure::Party;
 use replicator_core::rule::Place;
+use replicator_core::suspects::Suspects;
 use replicator_core::window::{Round, Window};
 use serde::{Deserialize, Serialize};
 
+use super::super::answer::{Trouble, described};
 use super::Route;
 
 /// A party by its name.
@@ -30,6 +33,10 @@ pub(super) struct Gate {
     /// Only destinations have one: who has no source has nothing to do anyway, and KMS answers
     /// through S3.
     pub(super) circuit: Circuit,
+    /// Which keys fail here, and which of them for their own sake.
+    pub(super) suspects: Suspects,
+    /// What failed last.
+    pub(super) trouble: Option<Trouble>,
     /// Requests to a destination that are not answered yet.
     pub(super) asking: u32,
     /// When it last answered one, or was first asked after a rest.
@@ -41,12 +48,63 @@ pub(super) struct Gate {
 pub struct Ailing {
     /// A bucket or a key.
     pub name: String,
-    /// It is left alone but for one task at a time, because it does not answer.
+    /// It is left alone but for one task at a time, because it fails whatever it is asked.
     pub is_left_alone: bool,
+    /// What it does instead of answering.
+    #[serde(default)]
+    pub trouble: String,
     /// How many tasks may work with it, if it asked for fewer.
     pub width: Option<u32>,
     /// How many do.
     pub under_way: u32,
+}
+
+/// What an answer changed for the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::pace) enum Change {
+    None,
+    /// The time to wait for.
+    Later,
+    Opened,
+    Closed,
+    Narrowed(Party),
+    Widened,
+}
+
+/// How a route looks to those who wait for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Outlook {
+    is_open: bool,
+    limited: Option<Party>,
+    /// When time alone may open the way.
+    pub(super) wakes: Option<Instant>,
+}
+
+impl Outlook {
+    pub(super) fn of(parties: &BTreeMap<Site, Gate>, route: &Route) -> Self {
+        let at = |party| parties.get(&route.site(party));
+        let is_limited = |party: &Party| at(*party).is_some_and(|gate| gate.window.width().is_some());
+        let gates = route.sites().filter_map(|site| parties.get(&site));
+        Self {
+            is_open: at(Party::Destination).is_some_and(|gate| gate.circuit.is_open()),
+            limited: [Party::Destination, Party::DestinationKey, Party::Source].into_iter().find(is_limited),
+            wakes: gates.flat_map(|gate| [gate.window.resumes(), gate.circuit.opens_until()]).flatten().max(),
+        }
+    }
+
+    pub(super) fn since(self, before: Self) -> Change {
+        match (before.is_open, self.is_open) {
+            (false, true) => return Change::Opened,
+            (true, false) => return Change::Closed,
+            (true, true) | (false, false) => {}
+        }
+        match (before.limited, self.limited) {
+            (None, Some(party)) => Change::Narrowed(party),
+            (Some(_), None) => Change::Widened,
+            _ if before.wakes != self.wakes => Change::Later,
+            _ => Change::None,
+        }
+    }
 }
 
 // A destination that was asked for so long and answered nothing is not healthy, whatever it is.
@@ -77,8 +135,15 @@ impl Gate {
         self.window.round(self.under_way)
     }
 
-    pub(super) fn admits(&self, share: u32, now: Instant) -> bool {
-        self.under_way < share && self.window.has_room(self.under_way, now) && self.circuit.admits(now)
+    pub(super) fn has_room(&self, share: u32, now: Instant) -> bool {
+        self.under_way < share && self.window.has_room(self.under_way, now)
+    }
+
+    /// Takes note of any answer, whoever got it.
+    pub(super) fn answered(&mut self) {
+        self.circuit.answered();
+        self.suspects.record_answer();
+        self.trouble = None;
     }
 
     pub(super) fn is_ailing(&self) -> bool {
@@ -96,11 +161,23 @@ impl Gate {
             Site::Key(name) | Site::Rule(_, name) | Site::RuleBulk(_, name) => name.clone(),
         };
         let width = self.window.width().map(|width| width as u32);
-        Ailing { name, is_left_alone: self.circuit.is_open(), width, under_way: self.under_way }
+        let is_left_alone = self.circuit.is_open();
+        let trouble = if is_left_alone { described(self.trouble) } else { String::new() };
+        Ailing { name, is_left_alone, trouble, width, under_way: self.under_way }
     }
 }
 
 impl Route {
+    /// Names one of its parties.
+    pub(super) fn site(&self, party: Party) -> Site {
+        match (party, &self.key) {
+            (Party::Source, _) => Site::Source(self.source.clone()),
+            (Party::DestinationKey, Some(key)) => Site::Key(key.clone()),
+            // A key that the rule does not name is the destination's own affair.
+            (Party::Destination | Party::DestinationKey, _) => Site::Destination(self.destination.clone()),
+        }
+    }
+
     pub(super) fn sites(&self) -> impl Iterator<Item = Site> + use<> {
         let (destination, rule) = (&self.destination, &self.rule);
         let all = [

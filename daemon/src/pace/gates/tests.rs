@@ -7,16 +7,19 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use replicator_core::failure::{Failure, Kind};
 
-use super::super::tests::{keyed, place, route};
+use super::super::tests::{SILENCE, keyed, place, route, trouble};
 use super::*;
 
 const JITTER: f64 = 1.0;
+
+/// A key where it does not matter which.
+const ONE: Subject = 1;
 
 /// Lets in as many as there is room for, and returns their entries.
 fn fill(gates: &mut Gates, route: &Route, now: Instant) -> Vec<Entered> {
     let mut inside = Vec::new();
     loop {
-        match gates.line_up(route, now) {
+        match gates.line_up(route, ONE, now) {
             Lined::In(entered) => inside.push(entered),
             Lined::Waits(number) => {
                 gates.forget(number);
@@ -30,8 +33,8 @@ fn fill(gates: &mut Gates, route: &Route, now: Instant) -> Vec<Entered> {
 fn fail(gates: &mut Gates, route: &Route, times: u32, now: Instant) -> Change {
     let mut change = Change::None;
     for _ in 0..times {
-        let Lined::In(entered) = gates.line_up(route, now) else { return change };
-        change = gates.leave(route, entered, Answer::Failed, (now, JITTER));
+        let Lined::In(entered) = gates.line_up(route, ONE, now) else { return change };
+        change = gates.leave(route, entered, SILENCE, (now, JITTER));
     }
     change
 }
@@ -40,11 +43,11 @@ fn fail(gates: &mut Gates, route: &Route, times: u32, now: Instant) -> Change {
 fn who_has_work_all_the_time_and_answers_is_not_ailing() {
     for route in [keyed("orders-replica", "k"), Route { is_bulk: true, ..route("orders-replica") }] {
         let (mut gates, mut now) = (Gates::default(), Instant::now());
-        let Lined::In(mut inside) = gates.line_up(&route, now) else { panic!("there is room") };
+        let Lined::In(mut inside) = gates.line_up(&route, ONE, now) else { panic!("there is room") };
         // One enters before the last one leaves.
         for _ in 0..10 {
             now += Duration::from_secs(3);
-            let Lined::In(next) = gates.line_up(&route, now) else { panic!("there is room") };
+            let Lined::In(next) = gates.line_up(&route, ONE, now) else { panic!("there is room") };
             gates.leave(&route, inside, Answer::Served { wrote: true }, (now, JITTER));
             inside = next;
         }
@@ -57,17 +60,17 @@ fn who_has_work_all_the_time_and_answers_is_not_ailing() {
 fn a_destination_that_does_not_answer_keeps_one_task_and_the_others_keep_theirs() {
     let (mut gates, now) = (Gates::default(), Instant::now());
     assert_eq!(fail(&mut gates, &route("sick"), 5, now), Change::Opened);
-    assert!(matches!(gates.line_up(&route("sick"), now), Lined::Waits(_)), "one waits to try");
-    let Lined::Away(wait) = gates.line_up(&route("sick"), now) else { panic!("one is enough") };
+    assert!(matches!(gates.line_up(&route("sick"), ONE, now), Lined::Waits(_)), "one waits to try");
+    let Lined::Away(wait) = gates.line_up(&route("sick"), ONE, now) else { panic!("one is enough") };
     assert!(wait >= Duration::from_secs(10));
-    assert!(matches!(gates.line_up(&route("well"), now), Lined::In(_)));
+    assert!(matches!(gates.line_up(&route("well"), ONE, now), Lined::In(_)));
     let then = gates.wakes_at(&route("sick")).unwrap();
     let admitted = gates.pump(then);
     assert_eq!(admitted.len(), 1);
-    assert!(matches!(gates.line_up(&route("sick"), then), Lined::Away(_)), "while one tries, too");
+    assert!(matches!(gates.line_up(&route("sick"), ONE, then), Lined::Away(_)), "while one tries, too");
     let change = gates.leave(&route("sick"), admitted[0].2, Answer::Alive, (then, JITTER));
     assert_eq!(change, Change::Closed);
-    assert!(matches!(gates.line_up(&route("sick"), then), Lined::In(_)));
+    assert!(matches!(gates.line_up(&route("sick"), ONE, then), Lined::In(_)));
 }
 
 #[test]
@@ -76,13 +79,13 @@ fn who_waits_when_a_destination_falls_silent_is_turned_away_but_for_the_first() 
     let sick = route("sick");
     let inside = fill(&mut gates, &sick, now);
     let waiting: Vec<u64> = (0..3)
-        .filter_map(|_| match gates.line_up(&sick, now) {
+        .filter_map(|_| match gates.line_up(&sick, ONE, now) {
             Lined::Waits(number) => Some(number),
             Lined::In(_) | Lined::Away(_) => None,
         })
         .collect();
     let changes: Vec<Change> =
-        inside.into_iter().map(|entered| gates.leave(&sick, entered, Answer::Failed, (now, JITTER))).collect();
+        inside.into_iter().map(|entered| gates.leave(&sick, entered, SILENCE, (now, JITTER))).collect();
     assert_eq!(changes.iter().filter(|change| **change == Change::Opened).count(), 1);
     let away: Vec<u64> = gates.turn_away(&sick.destination, now).into_iter().map(|(number, _)| number).collect();
     assert_eq!(away, waiting[1..]);
@@ -94,11 +97,59 @@ fn who_waits_when_a_destination_falls_silent_is_turned_away_but_for_the_first() 
 fn trouble_at_the_source_is_not_held_against_the_destination() {
     let (mut gates, now) = (Gates::default(), Instant::now());
     for _ in 0..20 {
-        let Lined::In(entered) = gates.line_up(&route("well"), now) else { panic!("turned away") };
+        let Lined::In(entered) = gates.line_up(&route("well"), ONE, now) else { panic!("turned away") };
         let failure = Failure::new(Kind::Transient, "GetObject").of(Party::Source);
         gates.leave(&route("well"), entered, Answer::of(&failure), (now, JITTER));
     }
     assert!(!gates.is_ailing(&route("well"), now));
+}
+
+/// Lets a key in, which fails with 500 though it got other answers.
+fn refuse(gates: &mut Gates, subject: Subject, now: Instant) {
+    let Lined::In(entered) = gates.line_up(&route("well"), subject, now) else { panic!("{subject} is turned away") };
+    let answer = Answer::Failed(trouble(Party::Destination, Some(500), true));
+    gates.leave(&route("well"), entered, answer, (now, JITTER));
+}
+
+fn write(gates: &mut Gates, subject: Subject, now: Instant) -> Change {
+    let Lined::In(entered) = gates.line_up(&route("well"), subject, now) else { panic!("{subject} is turned away") };
+    gates.leave(&route("well"), entered, Answer::Served { wrote: true }, (now, JITTER))
+}
+
+#[test]
+fn few_keys_that_fail_however_often_close_no_destination() {
+    let (mut gates, now) = (Gates::default(), Instant::now());
+    for _ in 0..20 {
+        (0..4).for_each(|subject| refuse(&mut gates, subject, now));
+    }
+    assert!(!gates.leaves_alone(&place("well")));
+}
+
+#[test]
+fn many_keys_that_fail_hold_up_no_key_that_would_be_written_and_not_once_more() {
+    let (mut gates, now) = (Gates::default(), Instant::now());
+    (0..8).for_each(|subject| refuse(&mut gates, subject, now));
+    assert!(gates.leaves_alone(&place("well")), "they may be all there is");
+    assert!(matches!(gates.line_up(&route("well"), 7, now), Lined::Waits(_)), "it has failed");
+    assert_eq!(write(&mut gates, 100, now), Change::Closed);
+    for _ in 0..20 {
+        (0..8).for_each(|subject| refuse(&mut gates, subject, now));
+    }
+    assert!(!gates.leaves_alone(&place("well")), "they fail alone");
+    let is_own = |subject| gates.is_own(&route("well"), subject, trouble(Party::Destination, Some(500), true));
+    assert!((0..8).all(is_own));
+    assert_eq!(fail(&mut gates, &route("well"), 5, now), Change::None, "one of them, whatever it meets");
+}
+
+#[test]
+fn a_destination_that_fails_every_key_is_to_blame() {
+    let (mut gates, mut now) = (Gates::default(), Instant::now());
+    (0..16).for_each(|subject| refuse(&mut gates, subject, now));
+    assert!(matches!(gates.line_up(&route("well"), 100, now), Lined::Waits(_)), "it would fail as well");
+    let is_own = |subject| gates.is_own(&route("well"), subject, trouble(Party::Destination, Some(500), true));
+    assert!(!(0..16).any(is_own));
+    now = gates.wakes_at(&route("well")).unwrap();
+    assert_eq!(gates.pump(now).len(), 1);
 }
 
 #[test]
@@ -133,7 +184,7 @@ fn who_throttles_even_one_at_a_time_is_left_alone_in_the_end() {
     let mut asked = 0;
     while !gates.leaves_alone(&place("slow")) {
         assert!(asked < 20, "asked again and again");
-        if let Lined::In(entered) = gates.line_up(&route("slow"), now) {
+        if let Lined::In(entered) = gates.line_up(&route("slow"), ONE, now) {
             gates.leave(&route("slow"), entered, Answer::Throttled(Party::Destination), (now, JITTER));
             asked += 1;
         } else {
@@ -162,7 +213,7 @@ fn a_destination_that_is_asked_and_does_not_answer_is_ailing_before_it_is_known_
 
 #[derive(Debug, Clone, Copy)]
 enum Happening {
-    Come(usize),
+    Come(usize, Subject),
     Leave(usize, Answer),
     GiveUp(usize),
     Wait(u64),
@@ -175,11 +226,13 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
         1 => Just(Answer::Throttled(Party::Destination)),
         1 => Just(Answer::Throttled(Party::DestinationKey)),
         1 => Just(Answer::Throttled(Party::Source)),
-        3 => Just(Answer::Failed),
+        3 => Just(SILENCE),
+        2 => Just(Answer::Failed(trouble(Party::Destination, Some(500), true))),
+        1 => Just(Answer::Failed(trouble(Party::Source, Some(500), true))),
         1 => Just(Answer::Alive),
     ];
     let happening = prop_oneof![
-        4 => (0..4usize).prop_map(Happening::Come),
+        4 => (0..4usize, 0..30u64).prop_map(|(which, subject)| Happening::Come(which, subject)),
         4 => (any::<usize>(), answer).prop_map(|(one, answer)| Happening::Leave(one, answer)),
         1 => any::<usize>().prop_map(Happening::GiveUp),
         2 => (0..70_000u64).prop_map(Happening::Wait),
@@ -196,7 +249,7 @@ proptest! {
         let mut waiting: Vec<u64> = Vec::new();
         for happening in all {
             match happening {
-                Happening::Come(which) => match gates.line_up(&routes[which], now) {
+                Happening::Come(which, subject) => match gates.line_up(&routes[which], subject, now) {
                     Lined::In(entered) => inside.push((routes[which].clone(), entered)),
                     Lined::Waits(number) => waiting.push(number),
                     Lined::Away(wait) => prop_assert!(wait <= Duration::from_secs(60)),
@@ -235,7 +288,7 @@ proptest! {
         }
         now += Duration::from_secs(60);
         for route in &routes {
-            let Lined::In(entered) = gates.line_up(route, now) else { panic!("nobody is there, and no way in") };
+            let Lined::In(entered) = gates.line_up(route, ONE, now) else { panic!("nobody is there, and no way in") };
             gates.leave(route, entered, Answer::Served { wrote: true }, (now, JITTER));
         }
     }

@@ -16,7 +16,7 @@ fn large_objects_leave_three_quarters_of_a_destination_to_small_ones() {
     let bulk = Route { is_bulk: true, ..route("orders-replica") };
     let inside = fill(&mut gates, &bulk, now);
     assert_eq!(inside.len(), 32);
-    let Lined::Waits(first) = gates.line_up(&bulk, now) else { panic!("there is no room") };
+    let Lined::Waits(first) = gates.line_up(&bulk, ONE, now) else { panic!("there is no room") };
     assert_eq!(fill(&mut gates, &route("orders-replica"), now).len(), 96, "whoever waits");
     gates.leave(&bulk, inside[0], Answer::Served { wrote: true }, (now, JITTER));
     assert_eq!(gates.pump(now).into_iter().map(|(number, ..)| number).collect::<Vec<_>>(), [first]);
@@ -64,7 +64,7 @@ fn a_place_goes_to_the_rule_that_has_the_fewest() {
     let many = fill(&mut gates, &routes[0], now);
     let some = fill(&mut gates, &routes[1], now);
     let numbers: Vec<u64> = [0, 0, 1, 2]
-        .map(|at: usize| match gates.line_up(&routes[at], now) {
+        .map(|at: usize| match gates.line_up(&routes[at], ONE, now) {
             Lined::Waits(number) => number,
             Lined::In(_) | Lined::Away(_) => panic!("there is no room"),
         })
@@ -95,7 +95,7 @@ fn places_are_divided_among_destinations_that_have_work() {
     assert_eq!(fill(&mut gates, &route("another"), now).len(), 128);
     let third = route("third");
     assert_eq!(fill(&mut gates, &third, now).len(), 8, "the others have all others");
-    let waiting: Vec<Lined> = (0..100).map(|_| gates.line_up(&third, now)).collect();
+    let waiting: Vec<Lined> = (0..100).map(|_| gates.line_up(&third, ONE, now)).collect();
     assert!(waiting.iter().all(|lined| matches!(lined, Lined::Waits(_))));
     let mut entered = 0;
     for one in busy.into_iter().take(100) {
@@ -110,11 +110,11 @@ fn other_rules_forget_who_is_idle_and_no_trouble() {
     let (mut gates, now) = (Gates::default(), Instant::now());
     let inside = fill(&mut gates, &route("busy"), now);
     fail(&mut gates, &route("dead"), 5, now);
-    let Lined::In(idle) = gates.line_up(&route("idle"), now) else { panic!("there is room") };
+    let Lined::In(idle) = gates.line_up(&route("idle"), ONE, now) else { panic!("there is room") };
     gates.leave(&route("idle"), idle, Answer::Served { wrote: true }, (now, JITTER));
     gates.replace([].into_iter());
     assert!(gates.leaves_alone(&place("dead")));
-    assert!(matches!(gates.line_up(&route("busy"), now), Lined::Waits(_)), "its places are taken still");
+    assert!(matches!(gates.line_up(&route("busy"), ONE, now), Lined::Waits(_)), "its places are taken still");
     assert_eq!(inside.len(), 128);
     assert!(!gates.parties.contains_key(&Site::Destination(place("idle"))));
 }

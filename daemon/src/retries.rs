@@ -1,0 +1,110 @@
+//! How often, and for how long, each key has failed for its own sake: what never ends by itself is
+//! parked. Known in memory only; after a restart the time begins anew.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::ledger::records::Lane;
+
+/// The keys that have failed since they last succeeded.
+#[derive(Debug, Default)]
+pub(crate) struct Retries(Mutex<HashMap<Lane, Failing>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Failing {
+    since: Instant,
+    /// When a delivery was counted last.
+    counted: Instant,
+    deliveries: u32,
+}
+
+// Seven or eight deliveries of one message, which come ever more seldom: what a server stumbles over
+// for so long is no hiccup, and a person has yet to find it.
+const TIME_MAX: Duration = Duration::from_secs(3600);
+
+// A key with many messages gets there sooner, but not within minutes: its deliveries count once a minute.
+const DELIVERIES_MAX: u32 = 10;
+const COUNTED_EVERY: Duration = Duration::from_secs(60);
+
+// As many as can fail in an hour of backing off, at some hundred bytes each. The one that failed
+// longest ago is forgotten first: its hour begins anew.
+const LANES_MAX: usize = 20_000;
+
+impl Retries {
+    /// Counts a delivery that failed for the key's own sake; says whether retries are exhausted.
+    pub(crate) fn count_failure(&self, lane: &Lane) -> bool {
+        let (mut all, now) = (self.lock(), Instant::now());
+        if all.len() >= LANES_MAX && !all.contains_key(lane) {
+            forget_oldest(&mut all);
+        }
+        let failing = all.entry(lane.clone()).or_insert(Failing { since: now, counted: now, deliveries: 1 });
+        if failing.counted + COUNTED_EVERY <= now {
+            (failing.counted, failing.deliveries) = (now, failing.deliveries + 1);
+        }
+        failing.deliveries >= DELIVERIES_MAX || failing.since + TIME_MAX <= now
+    }
+
+    /// Forgets a key that succeeded, or failed for another's sake.
+    pub(crate) fn clear(&self, lane: &Lane) {
+        self.lock().remove(lane);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Lane, Failing>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn forget_oldest(all: &mut HashMap<Lane, Failing>) {
+    let oldest = all.iter().min_by_key(|(_, failing)| failing.counted).map(|(lane, _)| lane.clone());
+    if let Some(oldest) = oldest {
+        all.remove(&oldest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use replicator_core::object::{Bucket, Key};
+    use replicator_core::rule::Place;
+
+    use super::*;
+
+    fn lane(key: &str) -> Lane {
+        let destination = Place { account: "main".to_owned(), bucket: Bucket::try_from("replicas").unwrap() };
+        Lane { destination, key: Key::try_from(key).unwrap() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_fails_for_an_hour_is_given_up() {
+        let retries = Retries::default();
+        assert!(!retries.count_failure(&lane("a")));
+        tokio::time::advance(TIME_MAX - Duration::from_secs(1)).await;
+        assert!(!retries.count_failure(&lane("a")));
+        assert!(!retries.count_failure(&lane("b")));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(retries.count_failure(&lane("a")) && !retries.count_failure(&lane("b")));
+        assert!(retries.count_failure(&lane("a")), "what comes after it, too");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_fails_again_and_again_is_given_up_sooner_but_not_within_minutes() {
+        let retries = Retries::default();
+        let mut waited = Duration::ZERO;
+        while !retries.count_failure(&lane("a")) {
+            tokio::time::advance(Duration::from_secs(5)).await;
+            waited += Duration::from_secs(5);
+        }
+        assert_eq!(waited, COUNTED_EVERY * (DELIVERIES_MAX - 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_succeeded_begins_anew() {
+        let retries = Retries::default();
+        assert!(!retries.count_failure(&lane("a")));
+        tokio::time::advance(TIME_MAX).await;
+        retries.clear(&lane("a"));
+        assert!(!retries.count_failure(&lane("a")));
+    }
+}
