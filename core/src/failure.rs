@@ -179,6 +179,8 @@ reasons! {
     VersionDeletesPerHour,
     /// The service refused the request as wrong in itself.
     RequestRefused,
+    /// The answer cannot be read, so what came of the request is not known.
+    AnswerUnreadable,
     /// Every attempt of an hour, or of ten deliveries, failed for the key's own sake.
     RetriesExhausted,
     /// The stamp has no room beside the user's own metadata.

@@ -21,7 +21,7 @@ use aws_smithy_runtime_api::client::http::{HttpConnector, SharedHttpConnector};
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_types::body::SdkBody;
 use http_body_util::{BodyExt, Limited};
-use replicator_core::failure::{Failure, Kind, Party};
+use replicator_core::failure::{Failure, Kind};
 use replicator_core::retry;
 use tokio::time::Instant;
 
@@ -145,7 +145,7 @@ impl Wire {
             Err(refusal) => refusal.status().unwrap_or(0),
         };
         if result.as_ref().map_or_else(|refusal| refusal.failure.is_answer(), |_| true) {
-            pace::heard(if call.side == Side::Source { Party::Source } else { Party::Destination });
+            pace::heard(call.side.party());
             if let Some(asking) = asking {
                 asking.answered();
             }
@@ -166,7 +166,7 @@ impl Shared {
         let (head, body) = answer.split();
         if let Some(mismatch) = mismatch {
             // It is an answer, if not to this question: no silence of the endpoint's.
-            let failure = Failure::caused(Kind::Transient, call.operation, mismatch);
+            let failure = Failure::caused(Kind::Transient, call.operation, mismatch).of(call.side.party()).unreadable();
             return Err(Refusal { failure, answer: Some(Box::new(head)), is_held_up: false });
         }
         // A text that breaks off says nothing; the status is there.

@@ -114,6 +114,35 @@ fn a_source_that_knows_no_ranges_is_not_read_for_ever() {
 }
 
 #[test]
+fn uploads_whose_ids_never_come_are_not_left_open() {
+    for (answer, is_listed) in [(0, true), (20, true), (20, false)] {
+        simulate(22, async |mut sim| {
+            let begins = Place::s3("CreateMultipartUpload").bucket(ARCHIVE).client("daemon-0");
+            sim.net.faults().add(Fault::new("garbled", begins, Effect::Shorten(answer)));
+            if !is_listed {
+                let lists = Place::s3("ListMultipartUploads").bucket(ARCHIVE).client("daemon-0");
+                sim.net.faults().add(Fault::new("denied", lists, Effect::refuse(403, "AccessDenied")));
+            }
+            sim.post_everything();
+            put_large(&sim).await;
+            let daemon = fleet::lone(&mut sim, "", AWS).await;
+            sim.drained().await;
+            assert_eq!(parked(&daemon).await, [(Reason::AnswerUnreadable, 1)]);
+            sim.pass(Duration::from_secs(12 * 3600)).await;
+            // Where they cannot be listed, each try leaves one.
+            let most = if is_listed { 0 } else { 5 + 12 * 2 };
+            let open = sim.s3.open_uploads(ARCHIVE).len();
+            assert!(open <= most, "{open} uploads are open");
+            sim.net.faults().clear_all();
+            sim.pass(fleet::TRIED_WITHIN).await;
+            assert_eq!(sim.shown(ARCHIVE, "large"), sim.shown(SOURCE, "large"));
+            assert_eq!((parked(&daemon).await, sim.s3.open_uploads(ARCHIVE).len()), (vec![], open));
+            daemon.stop().await;
+        });
+    }
+}
+
+#[test]
 fn a_key_that_the_list_never_shows_is_parked_by_name() {
     simulate(23, async |mut sim| {
         sim.s3.set_traits(Traits { lists_by_folders: true, ..Traits::aws() });

@@ -23,6 +23,16 @@ pub(crate) enum Side {
     Prepare,
 }
 
+impl Side {
+    /// Names who is asked.
+    pub(crate) fn party(self) -> Party {
+        match self {
+            Self::Source => Party::Source,
+            Self::Destination | Self::Write | Self::Prepare => Party::Destination,
+        }
+    }
+}
+
 /// Turns an error of the SDK into a failure.
 pub(crate) fn failure<E>(side: Side, during: &'static str, error: SdkError<E, HttpResponse>) -> Failure
 where
@@ -126,9 +136,8 @@ fn kind(side: Side, during: &'static str, status: u16, (code, message): (&str, &
 /// S3 passes on what KMS says, under names of its own.
 fn party(side: Side, code: &str) -> Party {
     match side {
-        Side::Source => Party::Source,
         Side::Write | Side::Prepare if code.starts_with("KMS.") => Party::DestinationKey,
-        Side::Destination | Side::Write | Side::Prepare => Party::Destination,
+        Side::Source | Side::Destination | Side::Write | Side::Prepare => side.party(),
     }
 }
 

@@ -1,9 +1,11 @@
 //! A large object: parts in flight in parallel, each in the ledger as soon as it is at the
 //! destination, so that a restart goes on where it stopped.
 
+use aws_sdk_s3::operation::create_multipart_upload::CreateMultipartUploadOutput;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
-use replicator_core::failure::{Failure, Kind, Reason, chain};
+use replicator_core::failure::{Failure, Kind, Party, Reason, chain};
 use replicator_core::fence::complete_timeout;
+use replicator_core::object::Timestamp;
 use replicator_core::parts::{self, Layout, Part};
 use tokio::time::Instant;
 use tracing::warn;
@@ -23,7 +25,7 @@ use crate::checksum::{Algorithm, Measure, Sum, crc64, crc64_header, crc64_joined
 use crate::engine::Engine;
 use crate::failpoint::Step;
 use crate::ledger::Parts;
-use crate::ledger::records::{Upload, UploadedPart, Whose};
+use crate::ledger::records::{Lane, Upload, UploadedPart, Whose};
 use crate::task::Task;
 
 /// Copies a version in parts.
@@ -63,17 +65,22 @@ pub(super) async fn abandon(engine: &Engine, task: &Task, basis: &Basis) -> Resu
     if let Some(pending) = Pending::of(&upload, access, basis) {
         pending.allows(None)?;
     }
+    abort(engine, &task.lane, &upload.upload_id).await?;
+    engine.ledger.end_upload(&task.lane)
+}
+
+async fn abort(engine: &Engine, lane: &Lane, upload_id: &str) -> Result<(), Failure> {
+    let access = engine.access(&lane.destination)?;
     let request = access
         .s3
         .abort_multipart_upload()
-        .bucket(task.lane.destination.bucket.as_str())
-        .key(task.lane.key.as_str())
-        .upload_id(&upload.upload_id);
+        .bucket(lane.destination.bucket.as_str())
+        .key(lane.key.as_str())
+        .upload_id(upload_id);
     let aborted = engine.failpoints.around(Step::AbortUpload, Box::pin(request.send())).await;
-    let aborted = aborted.map_err(|error| failure(Side::Prepare, "AbortMultipartUpload", error));
-    match aborted {
+    match aborted.map_err(|error| failure(Side::Prepare, "AbortMultipartUpload", error)) {
         // NoSuchUpload: it was completed or aborted before.
-        Ok(_) | Err(Failure { kind: Kind::Conflict | Kind::Contended, .. }) => engine.ledger.end_upload(&task.lane),
+        Ok(_) | Err(Failure { kind: Kind::Conflict | Kind::Contended, .. }) => Ok(()),
         Err(failure) => Err(failure),
     }
 }
@@ -155,11 +162,36 @@ async fn create(copy: &Copy<'_>, dress: &Dress) -> Result<String, Failure> {
         .set_checksum_type(checked.then_some(ChecksumType::FullObject));
     let headers = dress.headers();
     let request = request.customize().mutate_request(move |request| set_headers(request.headers_mut(), &headers));
+    let since = copy.basis.now_or_before();
     let answer = copy.engine.failpoints.around(Step::CreateUpload, Box::pin(request.send())).await;
-    let answer = answer.map_err(|error| failure(Side::Prepare, "CreateMultipartUpload", error))?;
-    answer
-        .upload_id
-        .ok_or_else(|| Failure::caused(Kind::Transient, "CreateMultipartUpload", "the answer has no upload id"))
+    let unnamed = match answer.map_err(|error| failure(Side::Prepare, "CreateMultipartUpload", error)) {
+        Ok(CreateMultipartUploadOutput { upload_id: Some(id), .. }) if !id.is_empty() => return Ok(id),
+        Ok(_) => "the answer has no upload id".into(),
+        Err(failure) if failure.answer.is_some_and(|answer| answer.status < 300) => chain(&failure),
+        Err(failure) => return Err(failure),
+    };
+    if let Err(left) = abort_unnamed(copy, since).await {
+        warn!(key = %copy.task.lane.key, error = %chain(&left), "an upload without a known id may be left open");
+    }
+    let unreadable = Kind::Refused(Reason::AnswerUnreadable);
+    Err(Failure::caused(unreadable, "CreateMultipartUpload", unnamed).of(Party::Destination))
+}
+
+/// Aborts the uploads of a key that were begun since a moment of the destination's clock: its answer did not name the one
+/// that it may have begun, and each attempt would leave one more. Another daemon at the same key begins its own anew.
+async fn abort_unnamed(copy: &Copy<'_>, since: Option<Timestamp>) -> Result<(), Failure> {
+    let (lane, Some(since)) = (&copy.task.lane, since) else { return Ok(()) };
+    let request = copy.destination.s3.list_multipart_uploads();
+    let request = request.bucket(lane.destination.bucket.as_str()).prefix(lane.key.as_str());
+    let listed = request.send().await.map_err(|error| failure(Side::Destination, "ListMultipartUploads", error))?;
+    for upload in listed.uploads() {
+        let is_new = upload.initiated().is_some_and(|at| at.secs() >= since.unix_timestamp());
+        let is_ours = is_new && upload.key() == Some(lane.key.as_str());
+        if let Some(id) = upload.upload_id().filter(|_| is_ours) {
+            abort(copy.engine, lane, id).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn complete(
