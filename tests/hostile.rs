@@ -2,6 +2,7 @@
 //! at a real listener. Nothing is believed that was not proved, and nothing outside stops the daemon.
 
 mod belief;
+mod blame;
 mod equal;
 mod ledger;
 mod listener;

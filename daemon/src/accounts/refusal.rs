@@ -166,6 +166,7 @@ impl std::fmt::Display for Cause {
             (Some(status), "") => write!(f, "answered {status}"),
             (Some(status), code) => write!(f, "answered {status} {code}: {}", self.message),
             (None, _) if self.unsent => f.write_str("cannot be written as a request"),
+            (None, _) if is_unreadable(self.error.as_ref()) => f.write_str("an answer that cannot be read"),
             (None, _) => f.write_str("no answer"),
         }
     }
