@@ -6,6 +6,7 @@ mod blame;
 mod equal;
 mod ledger;
 mod listener;
+mod terminal;
 
 use crate::world::daemon::Daemon;
 use crate::world::hostile::{ARCHIVE, Hostile, Reply};
