@@ -3,6 +3,7 @@
 
 mod belief;
 mod blame;
+mod bounds;
 mod equal;
 mod ledger;
 mod listener;

@@ -34,6 +34,7 @@ const LAYERS: &[&[&str]] = &[
         "clock",
         "blocking",
         "failpoint",
+        "panics",
         "xml",
     ],
 ];

@@ -61,6 +61,9 @@ pub enum Action {
 /// Why a message cannot be read, and where in it; what it contains is not repeated.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Undecodable {
+    /// Reading it met a bug.
+    #[error("a bug in s3-replicator keeps it from being read")]
+    Bug,
     /// The text is not JSON.
     #[error("{at} is not JSON: line {line} column {column}")]
     Json {

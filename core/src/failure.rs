@@ -3,7 +3,7 @@
 //! <https://docs.aws.amazon.com/AmazonS3/latest/userguide/replication-metrics-events.html>
 
 use std::error::Error;
-use std::fmt;
+use std::fmt::{self, Write};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -189,6 +189,10 @@ reasons! {
     StampNotBorneOut,
     /// The rewritten key is one that S3 cannot hold.
     DstKeyTooLong,
+    /// The key has more versions than are read, or its list does not end.
+    KeyVersionsTooMany,
+    /// A bug in the daemon ended the work on the key.
+    TaskPanicked,
     /// The message could not be read as an event.
     MessageUndecodable,
     /// The message names a bucket that no rule has.
@@ -302,16 +306,40 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Writes an error with everything that caused it.
+/// Writes an error with everything that caused it, as far as a person would read: it is logged and kept for each key, and
+/// services can say anything.
 pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
+    let mut text = Excerpt(String::new());
+    let mut cause = Some(error);
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let colon = if text.0.is_empty() { "" } else { ": " };
         cause = error.source();
+        // It is full, and says so.
+        if write!(text, "{colon}{error}").is_err() {
+            break;
+        }
     }
-    text
+    text.0
+}
+
+/// A text that takes no more than so much.
+struct Excerpt(String);
+
+// Some ten lines; what services say when they refuse has one or two.
+const CHAIN_BYTES_MAX: usize = 1024;
+const CUT: &str = " […]";
+
+impl fmt::Write for Excerpt {
+    fn write_str(&mut self, more: &str) -> fmt::Result {
+        let room = (CHAIN_BYTES_MAX - CUT.len()).saturating_sub(self.0.len());
+        if more.len() <= room {
+            self.0.push_str(more);
+            return Ok(());
+        }
+        self.0.push_str(more.get(..more.floor_char_boundary(room)).unwrap_or_default());
+        self.0.push_str(CUT);
+        Err(fmt::Error)
+    }
 }
 
 #[cfg(test)]
@@ -338,6 +366,20 @@ mod tests {
         assert_eq!(told(Kind::Unauthenticated, 400), destination);
         assert_eq!(told(Kind::Refused(Reason::DstBucketNotFound), 404), None);
         assert_eq!(Failure::new(Kind::Transient, "the ledger").suspect(), None);
+    }
+
+    #[test]
+    fn what_a_service_says_is_kept_as_far_as_a_person_would_read() {
+        let told = |length: usize| {
+            let failure = Failure::caused(Kind::Refused(Reason::RequestRefused), "PutObject", "ü".repeat(length));
+            chain(&failure)
+        };
+        assert_eq!(told(3), "PutObject was refused (RequestRefused): üüü");
+        for length in (400..600).chain([60_000, 10 << 20]) {
+            let told = told(length);
+            assert!(told.len() <= CHAIN_BYTES_MAX && (told.ends_with(CUT) || told.ends_with('ü')), "{length}: {told}");
+        }
+        assert!(told(60_000).len() > CHAIN_BYTES_MAX - 4);
     }
 
     #[test]

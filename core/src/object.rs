@@ -6,9 +6,16 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use time::UtcOffset;
+use time::format_description::well_known::Rfc3339;
 
 /// A moment in UTC, as S3 and SQS state it.
 pub type Timestamp = time::OffsetDateTime;
+
+/// Reads a moment as RFC 3339 writes it; none where it is no year of four digits in UTC, by which moments are compared.
+pub fn moment(text: &str) -> Option<Timestamp> {
+    Timestamp::parse(text, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)
+}
 
 /// Shows a text on one line, with what is no letter but a command to the terminal escaped.
 pub fn printable(text: &str) -> impl fmt::Display {
@@ -152,8 +159,9 @@ impl TryFrom<String> for ETag {
 
     fn try_from(value: String) -> Result<Self, NameError> {
         let bare = value.trim_matches('"');
-        if bare.is_empty() {
-            return Err(NameError { what: "ETag", value, problem: "is empty" });
+        // S3's have 38 characters at most; they are kept with every version.
+        if !(1..=1024).contains(&bare.len()) {
+            return Err(NameError { what: "ETag", value, problem: "is not 1 to 1024 bytes long" });
         }
         Ok(Self(bare.to_owned()))
     }
@@ -222,5 +230,7 @@ mod tests {
         assert!(Key::try_from("ü".repeat(512)).is_ok());
         assert!(VersionId::try_from("").is_err());
         assert!(VersionId::try_from("v1\n").is_err());
+        assert!(ETag::try_from("\"\"").is_err());
+        assert!(ETag::try_from("a".repeat(1025)).is_err());
     }
 }

@@ -13,18 +13,15 @@ use aws_config::retry::RetryConfig;
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
-use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
-use aws_smithy_http_client::Connector;
-use aws_smithy_http_client::proxy::ProxyConfig;
-use aws_smithy_http_client::tls::Provider;
-use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
-use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpConnector};
+use aws_credential_types::provider::ProvideCredentials;
+use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation, SharedCredentialsProvider};
+use aws_smithy_runtime_api::client::http::{SharedHttpClient, SharedHttpConnector, http_client_fn};
 use replicator_config::{Account, ConditionalWrites, Service};
 
 use aws_config::SdkConfig;
 
 use crate::metrics::Metrics;
-use crate::wire::{Endpoints, Signer, Wire};
+use crate::wire::{self, Bounds, Endpoints, Keeper, Signer, Wire};
 use capabilities::Capabilities;
 use owner::Owner;
 use watch::Watch;
@@ -63,7 +60,7 @@ pub(crate) struct Accounts {
     by_name: BTreeMap<String, Access>,
 }
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Requests whose deadline no rule of the protocol rests on have this long to be answered.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -83,17 +80,29 @@ impl Accounts {
         accounts: &BTreeMap<String, Account>,
         metrics: &Metrics,
         given: Option<&Given>,
-    ) -> Self {
-        let connector = given.map_or_else(connector, |given| given.connector.clone());
+    ) -> Result<Self, wire::NoTls> {
+        let connector = given.map_or_else(wire::connect, |given| Ok(given.connector.clone()))?;
         let mut by_name = BTreeMap::new();
         for (name, account) in accounts {
+            let bounds = Bounds::new(name);
             let config = match given {
-                Some(given) => given.sdk.to_builder().region(Region::new(account.region.clone())).build(),
-                None => Box::pin(credentials(account)).await,
+                Some(given) => {
+                    let client = given.sdk.http_client().map(|client| bounds.around(client));
+                    let region = Region::new(account.region.clone());
+                    let mut config = given.sdk.to_builder().region(region);
+                    config.set_http_client(client);
+                    config.build()
+                }
+                None => {
+                    let connector = connector.clone();
+                    let client = http_client_fn(move |_, _| connector.clone());
+                    Box::pin(credentials(account, bounds.around(client))).await
+                }
             };
-            by_name.insert(name.clone(), Access::connect(account, &config, &connector, metrics));
+            let network = (connector.clone(), bounds);
+            by_name.insert(name.clone(), Access::connect(account, &config, network, metrics));
         }
-        Self { by_name }
+        Ok(Self { by_name })
     }
 
     /// Returns an account; the configuration was checked, so every rule's account is here.
@@ -103,12 +112,22 @@ impl Accounts {
 }
 
 impl Access {
-    fn connect(account: &Account, config: &SdkConfig, connector: &SharedHttpConnector, metrics: &Metrics) -> Self {
+    fn connect(
+        account: &Account,
+        config: &SdkConfig,
+        network: (SharedHttpConnector, Bounds),
+        metrics: &Metrics,
+    ) -> Self {
         let watch = Watch::new(&account.name, metrics);
-        let way = (Endpoints::new(account, config), Signer::new(config.credentials_provider()));
+        let keeper = config.credentials_provider().map(|provider| Arc::new(Keeper::new(provider)));
+        let kept = keeper.clone().map(|keeper| SharedCredentialsProvider::new(keeper as Arc<dyn ProvideCredentials>));
+        let mut builder = config.to_builder();
+        builder.set_credentials_provider(kept);
+        let config = &builder.build();
+        let way = (Endpoints::new(account, config), Signer::new(keeper));
         Self {
             name: Arc::from(account.name.as_str()),
-            wire: Wire::new(&account.name, connector.clone(), way, metrics),
+            wire: Wire::new(&account.name, network, way, metrics),
             s3: s3(account, config, watch.clone(), RetryConfig::standard().with_max_attempts(3)),
             s3_once: s3(account, config, watch.clone(), RetryConfig::disabled()),
             sqs: sqs(account, config, watch),
@@ -119,17 +138,11 @@ impl Access {
     }
 }
 
-/// Makes what the SDK makes for itself: TLS by the machine's own certificates, proxies as the environment says.
-fn connector() -> SharedHttpConnector {
-    let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_TIMEOUT).build();
-    let builder = Connector::builder().connector_settings(settings).proxy_config(ProxyConfig::from_env());
-    SharedHttpConnector::new(builder.tls_provider(Provider::Rustls(CryptoMode::AwsLc)).build())
-}
-
 /// Finds who signs: the default chain or a profile, and the role assumed on top of it.
-async fn credentials(account: &Account) -> SdkConfig {
+async fn credentials(account: &Account, client: SharedHttpClient) -> SdkConfig {
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .region(Region::new(account.region.clone()))
+        .http_client(client)
         .retry_config(RetryConfig::standard().with_max_attempts(3))
         .timeout_config(
             TimeoutConfig::builder()
@@ -151,7 +164,7 @@ async fn credentials(account: &Account) -> SdkConfig {
         assume = assume.external_id(external_id);
     }
     let provider = assume.build().await;
-    base.to_builder().credentials_provider(aws_sdk_s3::config::SharedCredentialsProvider::new(provider)).build()
+    base.to_builder().credentials_provider(SharedCredentialsProvider::new(provider)).build()
 }
 
 /// Checksums are ours to compute, once: the SDK adds none of its own, which some S3-compatible

@@ -241,7 +241,7 @@ mod tests {
     /// Makes one of a daemon that has one queue, and what it asks the dispatch.
     async fn admin(directory: &TempDir) -> (Admin, mpsc::Receiver<Question>) {
         let metrics = Metrics::new().unwrap();
-        let accounts = Accounts::connect(&BTreeMap::new(), &metrics, None).await;
+        let accounts = Accounts::connect(&BTreeMap::new(), &metrics, None).await.unwrap();
         let ledger = Ledger::open(directory.path()).unwrap();
         let engine = Arc::new(Engine::new(accounts, ledger, Budget::new(64 << 20), metrics, Failpoints::default()));
         let (questions, asked) = mpsc::channel(1);

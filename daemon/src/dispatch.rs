@@ -207,7 +207,7 @@ impl Dispatch {
             Ok(Event::TakenUp(taken)) => self.taken_up(taken),
             Ok(Event::Found(round)) => self.found(round),
             Ok(Event::LeftOver(found)) => self.found_leftovers(found),
-            // A panic aborts the process, so what ran has its result.
+            // What panics aborts the process unless it is contained, so what ran has its result.
             Err(_) => {}
         }
     }

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use replicator_core::object::Key;
 use replicator_core::plan::VersionRef;
 use replicator_core::rule::Place;
-use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::budget::Paid;
+use crate::clock::Moment;
 use crate::metrics::Unproved;
 use crate::wire::{Filled, Head};
 
@@ -45,7 +45,7 @@ pub(crate) struct Piece {
 pub(crate) struct Body {
     pub(crate) head: Head,
     /// When it was asked for.
-    pub(crate) read: Instant,
+    pub(crate) read: Moment,
     pub(crate) filled: Filled,
     /// Why nothing proves that it is the source's, if it was read whole. Parts are proved together.
     pub(crate) unproved: Option<Unproved>,

@@ -5,19 +5,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use aws_sdk_sqs::types::MessageSystemAttributeName;
-use replicator_core::event::{self, Notification};
+use replicator_core::event::Notification;
 use replicator_core::failure::chain;
 use replicator_core::object::Timestamp;
 use replicator_core::retry;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::clock::Moment;
 use crate::health::Poll;
 use crate::lease::Leases;
 use crate::ledger::Ledger;
-use crate::message::{Delivery, Message, QueueAccess};
+use crate::message::{self, Delivery, Message, QueueAccess};
 use crate::metrics::{MessageOutcome, Metrics};
 
 /// Receives from one queue.
@@ -84,7 +84,7 @@ impl Intake {
         let queue = &self.access.queue;
         let visibility = i32::try_from(queue.visibility_timeout.as_secs()).unwrap_or(i32::MAX);
         // When in between the messages were hidden, only SQS knows: their leases count from here.
-        let asked = Instant::now();
+        let asked = Moment::now();
         let answer = self
             .access
             .client
@@ -101,7 +101,7 @@ impl Intake {
         Ok(answer.messages().iter().filter_map(|message| self.message(message, asked)).collect())
     }
 
-    fn message(&self, raw: &aws_sdk_sqs::types::Message, asked: Instant) -> Option<Message> {
+    fn message(&self, raw: &aws_sdk_sqs::types::Message, asked: Moment) -> Option<Message> {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let receipt = raw.receipt_handle()?.to_owned();
         let number_of = |name| raw.attributes().and_then(|all| all.get(&name)?.parse::<u64>().ok());
@@ -123,7 +123,7 @@ impl Intake {
 
     fn read(&self, message: Message) -> Delivery {
         self.metrics.message(self.name(), MessageOutcome::Received);
-        let notification = event::parse(&message.body);
+        let notification = message::parse_body(&message.body, &self.metrics);
         match &notification {
             Ok(Notification { hints, .. }) => {
                 debug!(queue = self.name(), message_id = message.id, hints = hints.len(), "received");

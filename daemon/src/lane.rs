@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use replicator_core::event::Action;
-use replicator_core::failure::{Failure, Reason, Verdict, chain};
+use replicator_core::failure::{Failure, Kind, Reason, Verdict, chain};
 use replicator_core::fence::LANDING;
 use replicator_core::object::Timestamp;
 use replicator_core::retry;
@@ -16,6 +16,7 @@ use crate::fanout::Reader;
 use crate::ledger::records::ParkedTask;
 use crate::metrics::Outcome;
 use crate::pace::{Answer, Pass, Route, TurnedAway};
+use crate::panics::contain_task;
 use crate::parking;
 use crate::task::{Report, Task, Wish};
 use crate::transfer::{Memory, bring_up_to_date, is_bulk};
@@ -43,9 +44,21 @@ const ATTEMPTS_MAX: u32 = 5;
 /// a row than this means that something else is.
 const REREADS_MAX: u32 = 10;
 
-/// Works on a task until it ends. Between attempts, and while others are in the way, it holds
-/// nothing that others could use.
+/// Works on a task until it ends, if by a panic. Then something may have been sent, as by a task that is cut off.
 pub(crate) async fn work(engine: &Engine, task: &Task) -> Ended {
+    match contain_task(&engine.metrics, Box::pin(attempt(engine, task))).await {
+        Ok(ended) => ended,
+        Err(panicked) => {
+            let failure = Failure::caused(Kind::Refused(Reason::TaskPanicked), "task", panicked);
+            tokio::time::sleep(LANDING).await;
+            park(engine, task, Reason::TaskPanicked, &failure, None)
+        }
+    }
+}
+
+/// Tries until there is an end. Between attempts, and while others are in the way, it holds
+/// nothing that others could use.
+async fn attempt(engine: &Engine, task: &Task) -> Ended {
     let route = Route { is_bulk: is_bulk(engine, task), ..Route::of(&task.rules.lead) };
     let reader = engine.fanout.enrol(&task.source, &task.source_key);
     let mut memory = Memory::default();

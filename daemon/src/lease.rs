@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_sdk_sqs::types::ChangeMessageVisibilityBatchRequestEntry;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::clock::Moment;
 use crate::metrics::{MessageOutcome, Metrics};
 
 /// Keeps the leases of one queue alive.
@@ -40,9 +41,9 @@ struct Shared {
 struct Held {
     receipt: String,
     /// When the message shows again unless it is extended.
-    expires: Instant,
+    expires: Moment,
     /// When SQS will extend no more.
-    last: Instant,
+    last: Moment,
     lost: CancellationToken,
 }
 
@@ -77,7 +78,7 @@ impl Leases {
     }
 
     /// Takes over a message that was asked for at `asked`, so it is hidden since then or later.
-    pub(crate) fn hold(&self, number: u64, receipt: &str, asked: Instant) -> Lease {
+    pub(crate) fn hold(&self, number: u64, receipt: &str, asked: Moment) -> Lease {
         let lost = CancellationToken::new();
         let held = Held {
             receipt: receipt.to_owned(),
@@ -104,7 +105,7 @@ impl Leases {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            let due = self.due(Instant::now());
+            let due = self.due(Moment::now());
             // All at once: what dispatch may have in hand makes some 200 batches at most.
             futures::future::join_all(due.chunks(BATCH_MAX).map(|batch| self.extend(batch))).await;
         }
@@ -115,7 +116,7 @@ impl Leases {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            self.drop_over(Instant::now());
+            self.drop_over(Moment::now());
         }
     }
 
@@ -123,14 +124,14 @@ impl Leases {
         self.shared.visibility / ROUNDS
     }
 
-    fn due(&self, now: Instant) -> Vec<(u64, Held)> {
+    fn due(&self, now: Moment) -> Vec<(u64, Held)> {
         let Ok(held) = self.shared.held.lock() else { return Vec::new() };
         let is_due = |held: &Held| held.is_due(self.shared.visibility, now);
         held.iter().filter(|(_, held)| is_due(held)).map(|(number, held)| (*number, held.clone())).collect()
     }
 
     async fn extend(&self, batch: &[(u64, Held)]) {
-        let now = Instant::now();
+        let now = Moment::now();
         let entry = |(number, held): &(u64, Held)| {
             ChangeMessageVisibilityBatchRequestEntry::builder()
                 .id(number.to_string())
@@ -159,7 +160,7 @@ impl Leases {
         warn!(queue = self.shared.queue, leases = batch.len(), error, "leases cannot be extended for now");
     }
 
-    fn extended(&self, id: &str, now: Instant) {
+    fn extended(&self, id: &str, now: Moment) {
         let Ok(mut all) = self.shared.held.lock() else { return };
         if let Some(held) = id.parse().ok().and_then(|number: u64| all.get_mut(&number)) {
             held.expires = now + Duration::from_secs(held.extension(self.shared.visibility, now));
@@ -174,7 +175,7 @@ impl Leases {
     }
 
     /// Gives up what would show again before a call could be sure to prevent it.
-    fn drop_over(&self, now: Instant) {
+    fn drop_over(&self, now: Moment) {
         let Ok(mut all) = self.shared.held.lock() else { return };
         for (_, held) in all.extract_if(.., |_, held| held.is_over(self.shared.visibility, now)) {
             self.shared.give_up(&held);
@@ -183,18 +184,18 @@ impl Leases {
 }
 
 impl Held {
-    fn is_due(&self, visibility: Duration, now: Instant) -> bool {
+    fn is_due(&self, visibility: Duration, now: Moment) -> bool {
         // Looks come a little early or late, and one that finds just more than half must not leave time for only one call.
-        self.expires.saturating_duration_since(now) < visibility / DUE_AT + visibility / ROUNDS / 2
+        self.expires.since(now) < visibility / DUE_AT + visibility / ROUNDS / 2
     }
 
-    fn is_over(&self, visibility: Duration, now: Instant) -> bool {
-        self.expires.saturating_duration_since(now) <= visibility / OVER_AT
+    fn is_over(&self, visibility: Duration, now: Moment) -> bool {
+        self.expires.since(now) <= visibility / OVER_AT
     }
 
     /// Returns the whole seconds that an extension may ask for.
-    fn extension(&self, visibility: Duration, now: Instant) -> u64 {
-        visibility.min(self.last.saturating_duration_since(now)).as_secs()
+    fn extension(&self, visibility: Duration, now: Moment) -> u64 {
+        visibility.min(self.last.since(now)).as_secs()
     }
 }
 
@@ -223,38 +224,47 @@ impl Drop for Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock;
 
     const VISIBILITY: Duration = Duration::from_secs(120);
 
-    fn received(asked: Instant) -> Held {
+    fn received(asked: Moment) -> Held {
         let (receipt, lost) = (String::new(), CancellationToken::new());
         Held { receipt, expires: asked + VISIBILITY, last: asked + HIDDEN_MAX, lost }
     }
 
     /// Returns how long after the receipt something first holds, as often as it is looked at.
-    fn first(every: Duration, holds: impl Fn(Instant) -> bool) -> Duration {
-        let began = Instant::now();
+    fn first(every: Duration, holds: impl Fn(Moment) -> bool) -> Duration {
+        let began = Moment::now();
         (0..).map(|looks| every * looks).find(|time| holds(began + *time)).unwrap()
     }
 
     #[test]
     fn a_lease_that_cannot_be_extended_is_given_up_while_the_message_is_hidden() {
-        let held = received(Instant::now());
+        let held = received(Moment::now());
         let given_up = first(VISIBILITY / LOOKS, |now| held.is_over(VISIBILITY, now));
         assert!(given_up <= VISIBILITY - VISIBILITY / 8, "{given_up:?}");
     }
 
     #[test]
     fn two_calls_fit_between_the_first_try_and_the_end() {
-        let (held, call) = (received(Instant::now() + Duration::from_millis(1)), VISIBILITY / ROUNDS);
+        let (held, call) = (received(Moment::now() + Duration::from_millis(1)), VISIBILITY / ROUNDS);
         let tried = first(call, |now| held.is_due(VISIBILITY, now));
         let given_up = first(VISIBILITY / LOOKS, |now| held.is_over(VISIBILITY, now));
         assert!(tried + 2 * call <= given_up, "{tried:?} {given_up:?}");
     }
 
     #[test]
+    fn a_lease_runs_out_while_the_machine_sleeps() {
+        let held = received(Moment::now());
+        assert!(!held.is_over(VISIBILITY, Moment::now()));
+        clock::sleep_through(VISIBILITY);
+        assert!(held.is_over(VISIBILITY, Moment::now()));
+    }
+
+    #[test]
     fn no_extension_reaches_beyond_what_sqs_allows() {
-        let asked = Instant::now();
+        let asked = Moment::now();
         let held = received(asked);
         assert_eq!(held.extension(VISIBILITY, asked), 120);
         let late = asked + HIDDEN_MAX - Duration::from_millis(30_500);

@@ -9,7 +9,7 @@
 //!   `task`, `message`: what travels
 //! - `transfer`: bringing one key at one destination up to date
 //! - `engine`: what transfers share; `lease`, `ledger`, `limits`, `pace`, `fanout`, `budget`, `turns`, `gather`, `lately`, `accounts`, `wire`, `checksum`, `health`,
-//!   `metrics`, `clock`, `blocking`, `failpoint`, `xml`: the services
+//!   `metrics`, `clock`, `blocking`, `failpoint`, `panics`, `xml`: the services
 
 pub mod process;
 pub mod pipeline;
@@ -44,5 +44,6 @@ mod xml;
 pub mod failpoint;
 mod health;
 mod metrics;
+pub mod panics;
 pub mod clock;
 mod blocking;

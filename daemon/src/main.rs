@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use replicator_core::object::without_commands;
 use s3_replicator::failures::{self, Which};
 use s3_replicator::ledger::mend;
-use s3_replicator::{pipeline, process, status};
+use s3_replicator::{panics, pipeline, process, status};
 use tikv_jemallocator::Jemalloc;
 use tracing_subscriber::EnvFilter;
 
@@ -153,7 +153,7 @@ enum LogFormat {
 }
 
 fn main() -> ExitCode {
-    abort_on_panic();
+    panics::abort_unless_contained();
     process::restrict_files();
     match command(Command::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -170,6 +170,7 @@ fn command(command: Command) -> anyhow::Result<()> {
             start_log(log_format, &log)?;
             let settings = replicator_config::load(&file.config)?;
             process::raise_descriptors()?;
+            process::forbid_core_dumps().context("cannot forbid core dumps")?;
             runtime()?.block_on(pipeline::run(settings, file.config))
         }
         Verb::Check { file } => {
@@ -211,16 +212,6 @@ fn command(command: Command) -> anyhow::Result<()> {
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
-}
-
-/// A panic is a bug that leaves who knows what half done: the process ends like under kill -9, which
-/// it is made to survive, and the service manager starts it anew.
-fn abort_on_panic() {
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
-        std::process::abort();
-    }));
 }
 
 /// Logs go to standard error; the SDK's own stay out unless asked for, because they name access

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use replicator_config::Queue;
-use replicator_core::event::{Notification, Undecodable};
+use replicator_core::event::{self, Notification, Undecodable};
 use replicator_core::failure::Reason;
 use replicator_core::object::Timestamp;
 
 use crate::lease::Lease;
+use crate::metrics::Metrics;
+use crate::panics;
 
 /// A queue and the client that reaches it.
 #[derive(Debug, Clone)]
@@ -63,6 +65,11 @@ pub(crate) enum Disposal {
 // What failed many times is tried four times an hour: soon enough after a repair, and a queue's
 // maxReceiveCount of 100 lasts for a day.
 pub(crate) const DELAY_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// Reads what a message says. One that meets a bug is kept like any that cannot be read.
+pub(crate) fn parse_body(body: &str, metrics: &Metrics) -> Result<Notification, Undecodable> {
+    panics::contain(metrics, || event::parse(body)).unwrap_or(Err(Undecodable::Bug))
+}
 
 impl Message {
     /// Says whether it was delivered before: then something may have begun that is not in the

@@ -2,7 +2,7 @@
 //! state at scrape, never counted up and down.
 
 use prometheus::{
-    Error, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Error, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use replicator_core::failure::Reason;
 use serde::{Deserialize, Serialize};
@@ -89,6 +89,7 @@ pub(crate) struct Metrics {
     ledger_up: IntGauge,
     ledger_failures: IntCounterVec,
     messages: IntCounterVec,
+    task_panics: IntCounter,
     unproved: IntCounterVec,
 }
 
@@ -110,7 +111,9 @@ impl Metrics {
             &["rule"],
         )?;
         registry.register(Box::new(latency.clone()))?;
+        let task_panics = IntCounter::new("task_panics_total", "Pieces of work that a bug in the daemon ended.")?;
         registry.register(Box::new(oldest_pending.clone()))?;
+        registry.register(Box::new(task_panics.clone()))?;
         let counter = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, Error> {
             let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
             registry.register(Box::new(counter.clone()))?;
@@ -154,6 +157,7 @@ impl Metrics {
             latency,
             oldest_pending,
             ledger_up,
+            task_panics,
             registry,
         })
     }
@@ -208,6 +212,10 @@ impl Metrics {
 
     pub(crate) fn request(&self, service: &str, operation: &str, account: &str, status: u16) {
         self.requests.with_label_values(&[service, operation, account, &status.to_string()]).inc();
+    }
+
+    pub(crate) fn task_panicked(&self) {
+        self.task_panics.inc();
     }
 
     pub(crate) fn message(&self, queue: &str, outcome: MessageOutcome) {

@@ -3,7 +3,6 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use replicator_core::event;
 use replicator_core::failure::{Failure, Reason};
 use replicator_core::object::Timestamp;
 use replicator_core::rule::Place;
@@ -12,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::clock;
 use crate::ledger::Ledger;
 use crate::ledger::records::{ParkedMessage, ParkedTask};
+use crate::message;
+use crate::metrics::Metrics;
 use crate::ruleset::Ruleset;
 use crate::task::Task;
 
@@ -55,7 +56,7 @@ const TRY_MAX: Duration = Duration::from_secs(3600);
 /// together shall not come back together.
 pub(crate) fn next_try(now: Timestamp, tries: u32, jitter: f64) -> Timestamp {
     let longest = TRY_FIRST.saturating_mul(2_u32.saturating_pow(tries)).min(TRY_MAX);
-    now + longest.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
+    clock::later(now, longest.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0))
 }
 
 /// Says whether it is a task's turn.
@@ -100,7 +101,12 @@ impl Object {
 
 /// Counts what a filter means, after making tasks of the messages among it that the rules of today
 /// can act on.
-pub(crate) fn take_up(ledger: &Ledger, rules: &Ruleset, filter: &Filter) -> Result<Retried, Failure> {
+pub(crate) fn take_up(
+    ledger: &Ledger,
+    rules: &Ruleset,
+    filter: &Filter,
+    metrics: &Metrics,
+) -> Result<Retried, Failure> {
     let mut retried = Retried::default();
     let mut converted = Ok(());
     ledger.visit_parked_messages(|message| {
@@ -108,7 +114,7 @@ pub(crate) fn take_up(ledger: &Ledger, rules: &Ruleset, filter: &Filter) -> Resu
             return ControlFlow::Continue(());
         }
         retried.messages += 1;
-        match readable(&message, rules) {
+        match readable(&message, rules, metrics) {
             Read::Tasks(tasks) => {
                 retried.readable += 1;
                 converted = ledger.convert(&message, &tasks);
@@ -134,7 +140,7 @@ pub(crate) fn take_up(ledger: &Ledger, rules: &Ruleset, filter: &Filter) -> Resu
 pub(crate) fn forget_passed(ledger: &Ledger, now: Timestamp) -> Result<(), Failure> {
     let mut over = Vec::new();
     ledger.visit_parked_messages(|message| {
-        let is_over = message.since.is_some_and(|since| since + KEPT_MAX < now);
+        let is_over = message.since.is_some_and(|since| clock::later(since, KEPT_MAX) < now);
         if message.passed && is_over {
             over.push(message);
         }
@@ -158,9 +164,9 @@ enum Read {
     No,
 }
 
-fn readable(message: &ParkedMessage, rules: &Ruleset) -> Read {
+fn readable(message: &ParkedMessage, rules: &Ruleset, metrics: &Metrics) -> Read {
     let Some(body) = &message.body else { return Read::Elsewhere };
-    let Ok(notification) = event::parse(body) else { return Read::No };
+    let Ok(notification) = message::parse_body(body, metrics) else { return Read::No };
     if notification.hints.iter().any(|hint| rules.refusal(hint).is_some()) {
         return Read::No;
     }

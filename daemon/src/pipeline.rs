@@ -98,6 +98,7 @@ impl Daemon {
         let metrics = Metrics::new().context("cannot register metrics")?;
         let ledger = Ledger::open(&settings.state_dir)?;
         let accounts = Accounts::connect(&settings.accounts, &metrics, outside.given.as_ref()).await;
+        let accounts = accounts.context("cannot set up TLS")?;
         let budget = Budget::new(settings.memory_bytes);
         let engine = Engine::new(accounts, ledger, budget, metrics, outside.failpoints);
         let engine = Arc::new(engine);

@@ -1,4 +1,4 @@
-//! What the process asks of the system before it begins: files for its user alone, and enough descriptors; and how it
+//! What the process asks of the system before it begins: files for its user alone, enough descriptors, and no core dumps; and how it
 //! writes its log.
 
 use std::io::{self, Write};
@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use anyhow::bail;
 use replicator_core::object::without_commands;
 use rustix::fs::Mode;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask};
 
 // Two connections for each of 256 tasks at work, those of the status server, and the ledger's files, with as many again
 // for uploads that have several parts on their way.
@@ -30,6 +30,13 @@ pub fn raise_descriptors() -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Lets no memory be written to a core file: credentials are in it. The kernel dumps no process that is not dumpable, to a
+/// pipe neither; the limit says so where it is looked at.
+pub fn forbid_core_dumps() -> io::Result<()> {
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 /// Standard error, as the log is written to it. Keys and messages of services are in there, and are no commands to the

@@ -7,7 +7,10 @@
 mod answer;
 mod asked;
 mod body;
+mod bounds;
 mod call;
+mod connector;
+mod credentials;
 mod endpoint;
 mod signature;
 mod signer;
@@ -17,10 +20,10 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_credential_types::Credentials;
 use aws_smithy_runtime_api::client::http::{HttpConnector, SharedHttpConnector};
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
-use aws_smithy_types::body::SdkBody;
-use http_body_util::{BodyExt, Limited};
+use aws_smithy_runtime_api::client::result::ConnectorError;
 use replicator_core::failure::{Failure, Kind};
 use replicator_core::retry;
 use tokio::time::Instant;
@@ -34,7 +37,10 @@ pub(crate) use answer::{Answer, Head, Refusal, USER};
 #[cfg(test)]
 pub(crate) use body::Chunks;
 pub(crate) use body::{Filled, Filling};
+pub(crate) use bounds::{Bounds, Unread};
 pub(crate) use call::{Call, Page};
+pub(crate) use connector::{NoTls, connect, is_unsent};
+pub(crate) use credentials::Keeper;
 pub(crate) use endpoint::Endpoints;
 use signer::Error as BoxError;
 pub(crate) use signer::Signer;
@@ -49,26 +55,21 @@ pub(crate) struct Wire {
 struct Shared {
     account: String,
     connector: SharedHttpConnector,
+    bounds: Bounds,
     endpoints: Endpoints,
     signer: Signer,
     metrics: Metrics,
 }
 
-// What a service says of a refusal is short; more than this is no service speaking.
-const REFUSAL_BYTES_MAX: usize = 64 << 10;
-
-// A list of a thousand entries whose keys are of the longest and all escapes has half of this.
-const TEXT_BYTES_MAX: usize = 16 << 20;
-
 impl Wire {
     pub(crate) fn new(
         account: &str,
-        connector: SharedHttpConnector,
+        (connector, bounds): (SharedHttpConnector, Bounds),
         (endpoints, signer): (Endpoints, Signer),
         metrics: &Metrics,
     ) -> Self {
         let (account, metrics) = (account.to_owned(), metrics.clone());
-        Self { shared: Arc::new(Shared { account, connector, endpoints, signer, metrics }) }
+        Self { shared: Arc::new(Shared { account, connector, bounds, endpoints, signer, metrics }) }
     }
 
     /// Sends a request, as often as it may be sent, until it is answered with something else than trouble
@@ -100,11 +101,11 @@ impl Wire {
     pub(crate) async fn text(&self, call: Call<'_>) -> Result<(Head, String), Refusal> {
         let (side, operation, timeout) = (call.side, call.operation, call.timeout);
         let (head, body) = self.send(call).await?.split();
-        let text = tokio::time::timeout(timeout, text(body, TEXT_BYTES_MAX)).await;
-        let text = text.map_err(BoxError::from).and_then(|text| text);
+        let text = tokio::time::timeout(timeout, self.shared.bounds.read_text(body)).await;
+        let text = text.map_err(BoxError::from).flatten();
         // The head of it came.
         let text = text.map_err(|error| Refusal::of(refusal::lost(side, operation, error).unreadable()))?;
-        Ok((head, text))
+        Ok((head, lossy(text)))
     }
 
     /// Finds out why something was refused. The refusal of a HEAD has no text, and it may be clocks or credentials and
@@ -134,7 +135,7 @@ impl Wire {
                 request.headers_mut().insert(EXPECTED_OWNER, owner.header());
             }
             let request = shared.signer.sign(request, call.body(), &endpoint, &credentials).map_err(unbuilt)?;
-            shared.exchange(call, request).await
+            shared.exchange(call, request, &credentials).await
         });
         let result = Box::pin(exchange).await.unwrap_or_else(|_elapsed| {
             let error = format!("no answer within {:?}", call.timeout);
@@ -156,9 +157,19 @@ impl Wire {
 }
 
 impl Shared {
-    async fn exchange(&self, call: &Call<'_>, request: HttpRequest) -> Result<Answer, Refusal> {
-        let lost = |error| Refusal::of(refusal::lost(call.side, call.operation, error));
-        let answer = Answer::of(self.connector.call(request).await.map_err(|error| lost(error.into()))?);
+    async fn exchange(
+        &self,
+        call: &Call<'_>,
+        request: HttpRequest,
+        signed_by: &Credentials,
+    ) -> Result<Answer, Refusal> {
+        let lost = |error: ConnectorError| {
+            let fail = if is_unsent(&error) { refusal::unsent } else { refusal::lost };
+            Refusal::of(fail(call.side, call.operation, error.into()))
+        };
+        let mut answer = self.connector.call(request).await.map_err(lost)?;
+        self.bounds.check_date(&mut answer);
+        let answer = Answer::of(answer);
         let mismatch = call.mismatch(answer.head()).filter(|_| answer.is_success());
         if answer.is_success() && mismatch.is_none() {
             return Ok(answer);
@@ -169,10 +180,9 @@ impl Shared {
             let failure = Failure::caused(Kind::Transient, call.operation, mismatch).of(call.side.party()).unreadable();
             return Err(Refusal { failure, answer: Some(Box::new(head)), is_held_up: false });
         }
-        // A text that breaks off says nothing; the status is there.
-        let text = text(body, REFUSAL_BYTES_MAX).await.unwrap_or_default();
+        let text = lossy(self.bounds.read_refusal(body).await);
         let said = Said::read(head.status(), &text);
-        self.signer.learn(&said, head.date());
+        self.signer.learn(&said, head.date(), signed_by);
         Err(Refusal {
             failure: refusal::answered(call.side, call.operation, said),
             answer: Some(Box::new(head)),
@@ -181,10 +191,8 @@ impl Shared {
     }
 }
 
-async fn text(body: SdkBody, bytes_max: usize) -> Result<String, BoxError> {
-    let bytes = Limited::new(body, bytes_max).collect().await?.to_bytes();
-    let text = String::from_utf8(bytes.into());
-    Ok(text.unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+fn lossy(text: Vec<u8>) -> String {
+    String::from_utf8(text).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 impl From<Failure> for Refusal {

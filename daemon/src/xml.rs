@@ -18,10 +18,15 @@ pub(crate) enum NotXml {
     Name,
     #[error("the answer is not one element from its beginning to its end")]
     Shape,
+    #[error("the answer has elements within elements, more than {NESTED_MAX} deep")]
+    Depth,
 }
 
 // The deepest that anything of interest lies.
 const DEPTH: usize = 4;
+
+// What services answer has five levels at most, and each that is open takes some 30 times the three bytes that open it.
+const NESTED_MAX: usize = 32;
 
 /// Calls `tell` at the end of each element with its path from the root on, and with its last text, which is the only one
 /// where it holds no elements.
@@ -42,6 +47,7 @@ pub(crate) fn read<'t, E: From<NotXml>>(
         match event {
             Event::Eof if roots == 1 && open.is_empty() => return Ok(()),
             Event::Eof | Event::DocType(_) => return Err(NotXml::Shape.into()),
+            Event::Start(_) if open.len() == NESTED_MAX => return Err(NotXml::Depth.into()),
             Event::Start(start) => {
                 open.push(start);
                 own = Cow::Borrowed("");
@@ -134,6 +140,13 @@ mod tests {
         let paths: Vec<String> =
             seen("<a><b><c><d>4<e>5</e></d></c></b></a>").unwrap().into_iter().map(|(path, _)| path).collect();
         assert_eq!(paths, ["a/b/c/d", "a/b/c", "a/b", "a"]);
+    }
+
+    #[test]
+    fn what_is_nested_without_end_is_an_error() {
+        let nested = |depth: usize| format!("{}{}", "<a>".repeat(depth), "</a>".repeat(depth));
+        assert!(seen(&nested(NESTED_MAX)).is_ok());
+        assert!(matches!(seen(&nested(NESTED_MAX + 1)), Err(NotXml::Depth)));
     }
 
     #[test]

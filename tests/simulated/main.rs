@@ -39,6 +39,7 @@ mod crowded;
 mod patience;
 // B: whose trouble it is, and what is parked for it.
 mod blame;
+mod bugs;
 // D: messages that are broken, by the thousand.
 mod poison;
 mod dead_letters;

@@ -142,9 +142,14 @@ impl Daemon {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Reads what the kernel says of it.
+    pub(crate) fn proc(&self, file: &str) -> String {
+        fs::read_to_string(format!("/proc/{}/{file}", self.child.id().expect("the daemon runs"))).unwrap()
+    }
+
     /// Returns the most memory that it ever had in RAM.
     pub(crate) fn peak_memory_bytes(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id().expect("the daemon runs"))).unwrap();
+        let status = self.proc("status");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux");
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }

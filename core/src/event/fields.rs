@@ -1,11 +1,9 @@
 //! Typed access to the fields of a JSON object; a failure names the path and never the value.
 
 use serde_json::{Map, Value};
-use time::UtcOffset;
-use time::format_description::well_known::Rfc3339;
 
 use super::Undecodable;
-use crate::object::{Bucket, Timestamp, VersionId};
+use crate::object::{self, Bucket, Timestamp, VersionId};
 use crate::sequencer::Sequencer;
 
 /// A JSON object and the path that leads to it.
@@ -98,8 +96,7 @@ impl<'a> Fields<'a> {
     /// Returns a moment if there is a good one: it only serves to measure delays, and one from
     /// before there was an S3 would measure nonsense.
     pub(super) fn time(&self, name: &str) -> Option<Timestamp> {
-        let moment = Timestamp::parse(self.text(name)?, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)?;
-        Some(moment).filter(|moment| moment.year() >= FIRST_YEAR)
+        object::moment(self.text(name)?).filter(|moment| moment.year() >= FIRST_YEAR)
     }
 
     /// Reads a whole number; anything else counts as missing, because it only informs.

@@ -109,6 +109,7 @@ fn entries(body: &str) -> usize {
 
 fn name_of(refusal: &Undecodable) -> &'static str {
     match refusal {
+        Undecodable::Bug => "bug",
         Undecodable::Json { .. } => "json",
         Undecodable::Twice { .. } => "twice",
         Undecodable::Unknown { .. } => "unknown",

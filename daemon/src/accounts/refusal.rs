@@ -8,6 +8,7 @@ use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use replicator_core::failure::{Answer, Failure, Kind, Party, Reason};
 
+use crate::wire::{Unread, is_unsent};
 use crate::xml::{self, NotXml};
 
 /// Which bucket a request was about, and whether it changes anything there.
@@ -54,7 +55,9 @@ where
 
 /// Says whether bytes came that are no HTTP, or more of it than is read: more headers, say.
 fn is_unreadable(error: &(dyn Error + 'static)) -> bool {
-    causes(error).any(|cause| cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse))
+    let is_no_http =
+        |cause: &(dyn Error + 'static)| cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse);
+    causes(error).any(|cause| is_no_http(cause) || cause.is::<Unread>())
 }
 
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
@@ -195,7 +198,8 @@ where
     {
         return Kind::Refused(Reason::RequestRefused);
     }
-    role_refused(error).unwrap_or_else(|| unanswered(side))
+    let unsent = || is_unsent(error).then_some(Kind::Transient);
+    role_refused(error).or_else(unsent).unwrap_or_else(|| unanswered(side))
 }
 
 fn unanswered(side: Side) -> Kind {

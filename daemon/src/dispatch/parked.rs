@@ -50,8 +50,9 @@ impl Dispatch {
     /// There may be many messages, so not in this loop.
     fn take_up(&mut self, filter: Filter, sweep: Sweep, asker: Option<Asker>) {
         let (ledger, rules) = (self.engine.ledger.clone(), Arc::clone(&self.rules.borrow()));
+        let metrics = self.engine.metrics.clone();
         self.running.spawn(async move {
-            let result = blocking::run(|| parking::take_up(&ledger, &rules, &filter));
+            let result = blocking::run(|| parking::take_up(&ledger, &rules, &filter, &metrics));
             Event::TakenUp(TakenUp { sweep, asker, result })
         });
     }

@@ -6,6 +6,7 @@ use replicator_core::object::{Bucket, Timestamp, VersionId};
 
 use super::*;
 use crate::budget::Budget;
+use crate::clock::Moment;
 use crate::turns::Payer;
 use crate::turns::tests::rule;
 use crate::wire::Chunks;
@@ -26,7 +27,7 @@ async fn body(budget: &Budget) -> Body {
     let filled = Filled::for_tests(Chunks::from(Bytes::from_static(b"bytes")));
     Body {
         head: Head::for_tests(&[]),
-        read: Instant::now(),
+        read: Moment::now(),
         filled,
         unproved: None,
         paid: budget.pay(Payer { rule: &rule("orders"), is_bulk: false }, PAGE).await,

@@ -29,6 +29,10 @@ fn moment(seconds: i64) -> Timestamp {
     Timestamp::from_unix_timestamp(seconds).unwrap()
 }
 
+fn take_up(ledger: &Ledger, rules: &Ruleset, filter: &Filter) -> Result<Retried, Failure> {
+    super::take_up(ledger, rules, filter, &Metrics::new().unwrap())
+}
+
 #[test]
 fn each_try_doubles_the_time_to_the_next_up_to_an_hour() {
     let minutes =

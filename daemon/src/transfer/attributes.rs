@@ -8,9 +8,8 @@ use aws_smithy_runtime_api::http::Headers;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use replicator_core::failure::{Failure, Kind};
 use replicator_core::fence::body_timeout;
-use replicator_core::object::{Bucket, Key, Timestamp, VersionId};
+use replicator_core::object::{self, Bucket, Key, Timestamp, VersionId};
 use replicator_core::stamp::{NAME, Stamp, USER_METADATA_BYTES_MAX};
-use time::format_description::well_known::Rfc3339;
 
 use super::proof::{self, Stated};
 use crate::accounts::refusal::{Side, failure};
@@ -103,7 +102,7 @@ impl Attributes {
 
     /// Takes out a retention that is over: S3 refuses to begin one in the past.
     pub(crate) fn drop_past_retention(&mut self, now: Timestamp) {
-        let until = self.lock_retain_until.as_deref().and_then(|until| Timestamp::parse(until, &Rfc3339).ok());
+        let until = self.lock_retain_until.as_deref().and_then(object::moment);
         if until.is_some_and(|until| until <= now) {
             self.lock_mode = None;
             self.lock_retain_until = None;

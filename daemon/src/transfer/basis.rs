@@ -8,10 +8,10 @@ use replicator_core::failure::{Failure, Kind};
 use replicator_core::fence::READING_AGE_MAX;
 use replicator_core::object::{ETag, Timestamp};
 use replicator_core::plan::SourceVersion;
-use tokio::time::Instant;
 
 use super::current::{Current, Likely, current};
 use crate::accounts::Access;
+use crate::clock::{self, Moment};
 use crate::task::Task;
 
 /// Which entry of a key is current.
@@ -30,7 +30,7 @@ pub(crate) enum Entry {
 pub(crate) struct Basis {
     pub(crate) entry: Entry,
     /// Since when it may have been another one.
-    read: Instant,
+    read: Moment,
     /// How old it was when the answer was made, by the server's own clock.
     age: Option<Duration>,
     /// The server's clock.
@@ -41,31 +41,31 @@ pub(crate) struct Basis {
 #[derive(Debug, Clone, Copy)]
 struct Clock {
     date: Option<Timestamp>,
-    asked: Instant,
-    answered: Instant,
+    asked: Moment,
+    answered: Moment,
 }
 
 impl Basis {
     /// Takes note of what was just read by a request that was sent at this moment.
-    pub(crate) fn read(current: Current, asked: Instant) -> Self {
+    pub(crate) fn read(current: Current, asked: Moment) -> Self {
         let Current { entry, age, date, .. } = current;
-        Self { entry, read: asked, age, clock: Clock { date, asked, answered: Instant::now() } }
+        Self { entry, read: asked, age, clock: Clock { date, asked, answered: Moment::now() } }
     }
 
     /// Takes note of what a write made current that was sent at this moment. It stands there since the answer at
     /// the latest, and may have been overwritten since it was sent.
-    pub(super) fn written(&self, entry: Entry, sent: Instant) -> Self {
+    pub(super) fn written(&self, entry: Entry, sent: Moment) -> Self {
         Self { entry, read: sent, age: None, clock: self.clock }
     }
 
     /// Returns what time it is by the server's clock, or less, if it said so. Ours may be wrong, and jump.
     pub(super) fn now_or_before(&self) -> Option<Timestamp> {
-        Some(self.clock.date? + self.clock.answered.elapsed())
+        Some(clock::later(self.clock.date?, self.clock.answered.elapsed()))
     }
 
     /// Returns what time it is by the server's clock, or more.
     pub(super) fn now_or_after(&self) -> Option<Timestamp> {
-        Some(self.clock.date? + self.clock.asked.elapsed())
+        Some(clock::later(self.clock.date?, self.clock.asked.elapsed()))
     }
 
     /// Makes sure that what a list names first is the entry that was read.
@@ -81,7 +81,7 @@ impl Basis {
 
     /// Returns an age that the entry surely has.
     pub(super) fn age(&self) -> Duration {
-        self.age.map(|age| age + self.clock.answered.elapsed()).unwrap_or_default()
+        self.age.map(|age| age.saturating_add(self.clock.answered.elapsed())).unwrap_or_default()
     }
 
     /// Reads again if the reading is too old for a write to rest on it: no write may live longer than
@@ -94,7 +94,7 @@ impl Basis {
 
     /// Makes sure that the entry is still current; returns when that was.
     pub(super) async fn verify(&self, access: &Access, task: &Task) -> Result<Looked, Failure> {
-        let asked = Instant::now();
+        let asked = Moment::now();
         let now = current(access, task, self.entry.likely()).await?;
         if now.entry != self.entry {
             return Err(Failure::new(Kind::Conflict, LOOK));
@@ -106,7 +106,7 @@ impl Basis {
 
 /// When what a write rests on was looked at last.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Looked(Instant);
+pub(super) struct Looked(Moment);
 
 impl Looked {
     /// Makes sure that a write may still rest on it, whatever was asked since.

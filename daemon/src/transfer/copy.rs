@@ -10,7 +10,6 @@ use replicator_core::parts::Part;
 use replicator_core::plan::{Condition, SourceVersion};
 use replicator_core::rule::Rule;
 use replicator_core::stamp::{NAME, Stamp};
-use tokio::time::Instant;
 use tracing::warn;
 
 use super::attributes::{self, Attributes, Tags};
@@ -21,7 +20,7 @@ use super::pinned::Pinned;
 use crate::accounts::Access;
 use crate::budget::Paid;
 use crate::checksum::crc64;
-use crate::clock;
+use crate::clock::{self, Moment};
 use crate::engine::{Due, Engine};
 use crate::fanout::{Piece, Reader};
 use crate::metrics::Unproved;
@@ -56,7 +55,7 @@ pub(crate) struct Written {
     pub(crate) destination_version: Option<String>,
     pub(crate) etag: ETag,
     /// When it was sent.
-    pub(crate) sent: Instant,
+    pub(crate) sent: Moment,
     /// Why nothing proves that it holds the source's bytes, if so.
     pub(crate) unproved: Option<Unproved>,
 }
@@ -68,7 +67,7 @@ pub(crate) struct Dress {
     pub(crate) tags: Tags,
     pub(crate) encryption: Headers,
     /// When the source was asked.
-    asked: Instant,
+    asked: Moment,
 }
 
 impl Copy<'_> {
@@ -92,7 +91,7 @@ impl Copy<'_> {
     /// Asks the source what the replica carries. Tags are counted by some endpoints for GET and not for HEAD, LocalStack
     /// among them.
     pub(super) async fn dress_anew(&self) -> Result<Dress, Failure> {
-        let asked = Instant::now();
+        let asked = Moment::now();
         let head = self.original().head().await?;
         self.dress(Attributes::from(&head), asked, self.source.is_aws).await
     }
@@ -101,7 +100,7 @@ impl Copy<'_> {
     pub(super) async fn dress(
         &self,
         mut attributes: Attributes,
-        asked: Instant,
+        asked: Moment,
         counts_tags: bool,
     ) -> Result<Dress, Failure> {
         self.check_origin(&attributes).await?;

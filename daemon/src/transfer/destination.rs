@@ -5,7 +5,6 @@ use replicator_core::claim::Claim;
 use replicator_core::failure::Failure;
 use replicator_core::object::{ETag, Timestamp};
 use replicator_core::plan::{self, Kind, Known, SourceVersion, Top, VersionRef};
-use tokio::time::Instant;
 use tracing::info;
 
 use super::basis::{Basis, Entry};
@@ -13,6 +12,7 @@ use super::current::{Current, Likely, current, current_of_new};
 use super::lookup::{Found, Lookup, Origin, adopt, replica, replica_by_version};
 use crate::accounts::Access;
 use crate::accounts::capabilities::Ability;
+use crate::clock::Moment;
 use crate::engine::Engine;
 use crate::ledger::records::{Replica, State};
 use crate::task::Task;
@@ -136,7 +136,7 @@ impl Shown {
 pub(crate) async fn read(engine: &Engine, task: &Task, may_guess: bool) -> Result<Shown, Failure> {
     let access = engine.access(&task.lane.destination)?;
     let replicas = engine.ledger.replicas(&task.lane)?;
-    let asked = Instant::now();
+    let asked = Moment::now();
     // What was never written by this daemon is mostly new.
     let mut current = match replicas.is_empty() {
         true if may_guess && task.rules.lead.exclusive && may_rely_on_conditions(access) => Current::guessed(),

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use replicator_core::failure::{Failure, Kind as FailureKind};
+use replicator_core::failure::{Failure, Kind as FailureKind, Reason};
 use replicator_core::fence::LANDING;
 use replicator_core::object::{Bucket, ETag, Key, Timestamp, VersionId};
 use replicator_core::plan::{Kind, SourceVersion, VersionRef};
@@ -77,6 +77,13 @@ pub(crate) async fn newest(
     }
 }
 
+// Each is kept while the key is brought up to date, with some 250 bytes, and all are listed again for each. What is overwritten
+// every minute has as many after two months.
+const VERSIONS_MAX: usize = 100_000;
+
+// A page that is full has a thousand, and one that is not is followed by more of the key: a list of so many ends nowhere.
+const PAGES_MAX: u32 = 1000;
+
 // Most keys have few versions, and a prefix brings the neighbours along.
 const PAGE_ENTRIES: u32 = 100;
 
@@ -97,7 +104,7 @@ impl Listing<'_> {
         let mut interleaved = false;
         let mut from: Option<(String, String)> = None;
         let mut seen = HashSet::new();
-        let date = loop {
+        for _page in 0..PAGES_MAX {
             // Who has many may have as many again, and what comes along of neighbours is never more than that.
             let had = u32::try_from(entries.len()).unwrap_or(u32::MAX);
             let entries_max = had.clamp(PAGE_ENTRIES, PAGE_ENTRIES_MAX);
@@ -106,14 +113,22 @@ impl Listing<'_> {
             let ended = page.passed(key);
             entries.extend(page.entries.into_iter().filter(|(other, _)| other == key).map(|(_, entry)| entry));
             if ended || page.next.is_none() {
-                break page.date;
+                return Ok((self.in_order(key, entries, interleaved).await?, page.date));
             }
             if !seen.insert(page.next.clone()) {
                 return Err(Failure::caused(FailureKind::Transient, DURING, "the server's pages go in a circle"));
             }
             from = page.next;
-        };
-        Ok((if interleaved { entries } else { self.merge(key, entries).await? }, date))
+            if entries.len() > VERSIONS_MAX {
+                break;
+            }
+        }
+        let detail = format!("the key has more than {VERSIONS_MAX} versions, or its list more than {PAGES_MAX} pages");
+        Err(Failure::caused(FailureKind::Refused(Reason::KeyVersionsTooMany), DURING, detail))
+    }
+
+    async fn in_order(&self, key: &Key, entries: Vec<Listed>, interleaved: bool) -> Result<Vec<Listed>, Failure> {
+        if interleaved { Ok(entries) } else { self.merge(key, entries).await }
     }
 
     /// Believes a list that goes on contradicting itself as far as the server bears it out: some stores list in another

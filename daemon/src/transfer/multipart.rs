@@ -7,7 +7,6 @@ use replicator_core::failure::{Failure, Kind, Party, Reason, chain};
 use replicator_core::fence::complete_timeout;
 use replicator_core::object::Timestamp;
 use replicator_core::parts::{self, Layout, Part};
-use tokio::time::Instant;
 use tracing::warn;
 
 use super::attributes::set_headers;
@@ -22,6 +21,7 @@ use crate::accounts::capabilities::Ability;
 use crate::accounts::deadline;
 use crate::accounts::refusal::{Side, failure};
 use crate::checksum::{Algorithm, Measure, Sum, crc64, crc64_header, crc64_joined};
+use crate::clock::Moment;
 use crate::engine::Engine;
 use crate::failpoint::Step;
 use crate::ledger::Parts;
@@ -236,7 +236,7 @@ async fn complete(
         .set_if_none_match(if_none_match)
         .customize()
         .config_override(deadline(complete_timeout(copy.version.size_bytes)));
-    let sent = Instant::now();
+    let sent = Moment::now();
     pending::expect(copy, upload)?;
     let answer = copy.engine.failpoints.around(Step::CompleteUpload, Box::pin(request.send())).await;
     let answer = answer.map_err(|error| failure(Side::Write, "CompleteMultipartUpload", error));

@@ -63,7 +63,7 @@ impl Pending {
 fn is_seen_since(upload: &Upload, shown: &Shown) -> bool {
     let size_bytes = upload.whose.as_ref().map(|whose| whose.size_bytes);
     let Some((until, size_bytes)) = upload.appears_until.zip(size_bytes) else { return false };
-    let is_new = |replica: &Replica| replica.found.is_some_and(|found| found + life(size_bytes) >= until);
+    let is_new = |replica: &Replica| replica.found.is_some_and(|found| clock::later(found, life(size_bytes)) >= until);
     shown.replicas.iter().any(|replica| replica.source == upload.source && is_new(replica))
 }
 
@@ -81,7 +81,7 @@ async fn is_used_up(access: &Access, task: &Task, upload: &Upload) -> bool {
 
 /// Writes down until when an upload may appear that is about to be completed.
 pub(super) fn expect(copy: &Copy<'_>, upload: &Upload) -> Result<(), Failure> {
-    let until = copy.basis.now_or_after().unwrap_or_else(clock::now) + life(copy.version.size_bytes);
+    let until = clock::later(copy.basis.now_or_after().unwrap_or_else(clock::now), life(copy.version.size_bytes));
     copy.engine.ledger.put_upload(&copy.task.lane, &Upload { appears_until: Some(until), ..upload.clone() })
 }
 

@@ -11,7 +11,6 @@ use replicator_core::failure::{Failure, Kind, Reason, chain};
 use replicator_core::object::{ETag, VersionId};
 use replicator_core::plan::{Kind as PlanKind, SourceVersion, VersionRef};
 use replicator_core::rule::Verify;
-use tokio::time::Instant;
 use tracing::warn;
 
 use super::copy::{Copy, Written};
@@ -21,6 +20,7 @@ use super::pinned::Pinned;
 use super::proof;
 use crate::accounts::refusal::Side;
 use crate::checksum::{Algorithm, crc64_header};
+use crate::clock::Moment;
 use crate::ledger::Parts;
 use crate::metrics::Unproved;
 use crate::wire::{Call, Filled, Head};
@@ -31,7 +31,7 @@ pub(super) struct Receipt {
     operation: &'static str,
     etag: Option<ETag>,
     version: Option<String>,
-    sent: Instant,
+    sent: Moment,
 }
 
 /// What a write's answer says of the bytes.
@@ -56,17 +56,17 @@ pub(super) enum By {
 
 impl Receipt {
     /// Reads the answer to a PutObject.
-    pub(super) fn of_put(answer: &Head, sent: Instant) -> Self {
+    pub(super) fn of_put(answer: &Head, sent: Moment) -> Self {
         Self::new("PutObject", answer.etag(), answer.version_id(), sent)
     }
 
     /// Reads the answer to a CompleteMultipartUpload.
-    pub(super) fn of_complete(answer: &CompleteMultipartUploadOutput, sent: Instant) -> Self {
+    pub(super) fn of_complete(answer: &CompleteMultipartUploadOutput, sent: Moment) -> Self {
         let etag = answer.e_tag().and_then(|etag| ETag::try_from(etag).ok());
         Self::new("CompleteMultipartUpload", etag, answer.version_id().map(str::to_owned), sent)
     }
 
-    fn new(operation: &'static str, etag: Option<ETag>, version: Option<String>, sent: Instant) -> Self {
+    fn new(operation: &'static str, etag: Option<ETag>, version: Option<String>, sent: Moment) -> Self {
         Self { operation, etag, version: version.filter(|version| !version.is_empty()), sent }
     }
 

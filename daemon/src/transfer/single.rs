@@ -6,7 +6,6 @@ use aws_smithy_types::body::SdkBody;
 use replicator_core::failure::{Failure, Kind, Reason};
 use replicator_core::fence::body_timeout;
 use replicator_core::parts::Part;
-use tokio::time::Instant;
 
 use super::attributes::Attributes;
 use super::copy::{Copy, Dress, Written};
@@ -17,6 +16,7 @@ use super::remove;
 use crate::accounts::capabilities::Ability;
 use crate::budget::Paid;
 use crate::checksum::{CRC64_NVME, crc64_header};
+use crate::clock::Moment;
 use crate::engine::Due;
 use crate::failpoint::Step;
 use crate::fanout::{Body, Lead};
@@ -43,7 +43,7 @@ pub(crate) async fn copy(copy: &Copy<'_>) -> Result<Written, Failure> {
 /// Reads the object, here and for whoever else has to write it. That it is not to be replicated is known before its body
 /// has come.
 async fn read(copy: &Copy<'_>, whole: Part, mut lead: Lead<'_>, paid: Paid) -> Result<(Arc<Body>, Dress), Failure> {
-    let (original, read) = (copy.original(), Instant::now());
+    let (original, read) = (copy.original(), Moment::now());
     let (head, body) = copy.source.wire.send(original.get().checksums()).await?.split();
     let attributes = Attributes::from(&head);
     if copy.claimed_origin(&attributes).is_some() {
@@ -96,7 +96,7 @@ async fn put(copy: &Copy<'_>, dress: &Dress, body: &Body) -> Result<Written, Fai
     for (name, value) in dress.headers() {
         call = call.header(&name, Some(&value));
     }
-    let sent = Instant::now();
+    let sent = Moment::now();
     let answer = copy.engine.failpoints.around(Step::PutObject, Box::pin(copy.destination.wire.send(call))).await?;
     let answer = answer.into_head();
     let answered = receipt::compare(&answer, &body.filled, true);

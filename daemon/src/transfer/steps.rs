@@ -8,8 +8,6 @@ use replicator_core::object::ETag;
 use replicator_core::plan::{Condition, SourceVersion, Top};
 use replicator_core::rule::{History, Rule};
 
-use tokio::time::Instant;
-
 use super::basis::Entry;
 use super::copy::{Copy, Written};
 use super::foresight::Foresight;
@@ -18,6 +16,7 @@ use super::{
     Memory, Progress, Run, choice, destination, encryption, fence, multipart, part_bytes_preferred, remove, single,
 };
 use crate::accounts::capabilities::Ability;
+use crate::clock::Moment;
 use crate::failpoint;
 use crate::ledger::records::{Replica, State};
 use crate::metrics::Outcome;
@@ -26,7 +25,7 @@ impl Run<'_> {
     pub(super) async fn mark(&mut self, source: &SourceVersion, memory: &mut Memory) -> Result<Progress, Failure> {
         let asked = Asked::of(self.destination, Ability::ConditionalDelete, &self.read.shown.basis.entry);
         fence::check(self, source, memory)?;
-        let sent = Instant::now();
+        let sent = Moment::now();
         let marked = remove::mark(self.engine, self.task, source, &self.read.shown.basis).await;
         let version = memory.learn(self.destination, asked, marked)?;
         self.engine.check_written(&self.task.lane.destination, version.as_deref())?;
@@ -211,7 +210,7 @@ impl Run<'_> {
     }
 
     /// From now on the next write rests on this one.
-    fn wrote(&mut self, replica: &Replica, sent: Instant) {
+    fn wrote(&mut self, replica: &Replica, sent: Moment) {
         if let Some(entry) = entry_of(replica) {
             self.read.shown.basis = self.read.shown.basis.written(entry, sent);
         }

@@ -5,7 +5,6 @@ use replicator_core::failure::{Failure, Kind};
 use replicator_core::fence::body_timeout;
 use replicator_core::object::ETag;
 use replicator_core::parts::Part;
-use tokio::time::Instant;
 
 use super::abreast::{Abreast, WIDTH_MAX};
 use super::copy::Copy;
@@ -13,6 +12,7 @@ use super::receipt::{self, Answered, By};
 use crate::accounts::capabilities::Ability;
 use crate::accounts::refusal::{Side, failure};
 use crate::checksum::{CRC64_NVME, Measure, crc64_header};
+use crate::clock::Moment;
 use crate::engine::Due;
 use crate::failpoint::Step;
 use crate::fanout::Body;
@@ -86,7 +86,7 @@ impl Uploading<'_> {
             () = abreast.over() => return Ok(None),
             admitted = copy.admitted(part, true) => admitted,
         };
-        let began = Instant::now();
+        let began = Moment::now();
         let body = match due {
             Due::Have(body) => body,
             Due::Read(lead, paid) => {

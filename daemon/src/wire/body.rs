@@ -1,5 +1,5 @@
-//! The bytes of an object on their way through: kept in the pieces they came in, never copied together,
-//! their checksums computed as they come.
+//! The bytes of an object on their way through: kept in the pieces they came in, never copied together unless they came
+//! in crumbs, their checksums computed as they come.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -14,6 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use replicator_core::failure::{Failure, Kind};
 use replicator_core::parts::Part;
+use tokio::time::Instant;
 
 use crate::checksum::{Algorithm, Measure, Meter, Sum};
 
@@ -38,6 +39,8 @@ pub(crate) struct Filled {
 #[derive(Debug)]
 pub(crate) struct Filling {
     chunks: Chunks,
+    /// Pieces too small to be kept as they are, one after the other.
+    crumbs: Vec<u8>,
     keeps: bool,
     /// Where its bytes begin in the object.
     offset: u64,
@@ -46,8 +49,16 @@ pub(crate) struct Filling {
     meter: Option<(Measure, Meter)>,
 }
 
-// A connection on which nothing comes for so long is given up; the SDK waits as long.
-const STALL_TIMEOUT: Duration = Duration::from_secs(20);
+// A body that brings less than this in such a time is given up: it holds memory that others wait for. At this pace, 8 KiB a
+// second, a line of 8 Mbit/s serves all 128 bodies that one destination may wait for; and where nothing comes at all, the
+// SDK waits as long.
+const PACE_TIME: Duration = Duration::from_secs(20);
+const PACE_BYTES: u64 = 160 << 10;
+
+// A piece keeps all of the buffer that it was read into, 8 KiB or more, and takes a place in a list: smaller ones cost many
+// times what they hold. TLS and TCP give larger ones, except for the last of each chunk.
+const PIECE_BYTES_MIN: usize = 4 << 10;
+const CRUMBS_BYTES: usize = 64 << 10;
 
 impl Chunks {
     pub(crate) fn len(&self) -> u64 {
@@ -115,7 +126,7 @@ impl Filling {
     /// Begins to read a part.
     pub(crate) fn new(part: Part) -> Self {
         let (chunks, digest) = (Chunks::default(), Digest::new(CrcAlgorithm::Crc64Nvme));
-        Self { chunks, keeps: true, offset: part.offset, wanted: part.len, digest, meter: None }
+        Self { chunks, crumbs: Vec::new(), keeps: true, offset: part.offset, wanted: part.len, digest, meter: None }
     }
 
     /// Begins to read an object for its checksums alone: none of its bytes is kept.
@@ -137,25 +148,33 @@ impl Filling {
 
     /// Returns the bytes that are yet to come.
     pub(crate) fn rest(&self) -> Part {
-        let have = self.chunks.len;
+        let have = self.have();
         Part { number: 1, offset: self.offset + have, len: self.wanted.saturating_sub(have) }
+    }
+
+    fn have(&self) -> u64 {
+        self.chunks.len + self.crumbs.len() as u64
     }
 
     /// Reads a body to its end. What came before it broke is kept.
     pub(crate) async fn read(&mut self, mut body: SdkBody) -> Result<(), Failure> {
         let broken = |error| Failure::caused(Kind::Transient, DURING, error);
+        let (mut due, mut enough) = (Instant::now() + PACE_TIME, self.have() + PACE_BYTES);
         // One piece beyond the length is enough to know, and all that is ever held.
-        while self.chunks.len <= self.wanted {
-            let frame = tokio::time::timeout(STALL_TIMEOUT, body.frame()).await;
-            let Some(frame) = frame.map_err(|elapsed| broken(elapsed.into()))? else { break };
+        while self.have() <= self.wanted {
+            let frame = tokio::time::timeout_at(due, body.frame()).await;
+            let Some(frame) = frame.map_err(|_elapsed| broken(TOO_SLOW.into()))? else { break };
             if let Ok(piece) = frame.map_err(broken)?.into_data() {
                 self.take(piece);
             }
+            if self.have() >= enough {
+                (due, enough) = (Instant::now() + PACE_TIME, self.have() + PACE_BYTES);
+            }
         }
-        if self.chunks.len == self.wanted {
+        if self.have() == self.wanted {
             return Ok(());
         }
-        let detail = format!("expected {} bytes, got {}", self.wanted, self.chunks.len);
+        let detail = format!("expected {} bytes, got {}", self.wanted, self.have());
         Err(broken(detail.into()))
     }
 
@@ -164,20 +183,36 @@ impl Filling {
         if let Some((_, meter)) = &mut self.meter {
             meter.update(&piece);
         }
-        match self.keeps {
-            true => self.chunks.push(piece),
-            false => self.chunks.len += piece.len() as u64,
+        if !self.keeps {
+            self.chunks.len += piece.len() as u64;
+        } else if piece.len() < PIECE_BYTES_MIN {
+            self.crumbs.extend_from_slice(&piece);
+            if self.crumbs.len() >= CRUMBS_BYTES {
+                self.sweep_crumbs();
+            }
+        } else {
+            self.sweep_crumbs();
+            self.chunks.push(piece);
+        }
+    }
+
+    /// Makes one piece of the crumbs.
+    fn sweep_crumbs(&mut self) {
+        if !self.crumbs.is_empty() {
+            self.chunks.push(std::mem::take(&mut self.crumbs).into_boxed_slice().into());
         }
     }
 
     /// Returns the bytes and their checksums.
-    pub(crate) fn finish(self) -> Filled {
+    pub(crate) fn finish(mut self) -> Filled {
+        self.sweep_crumbs();
         let measured = self.meter.map(|(measure, meter)| (measure, meter.finish()));
         Filled { chunks: self.chunks, crc64: self.digest.finalize(), measured }
     }
 }
 
 const DURING: &str = "GetObject";
+const TOO_SLOW: &str = "the body came at less than 8 KiB a second";
 
 /// The pieces as a request's body.
 #[derive(Debug)]
@@ -213,6 +248,9 @@ impl Body for Outgoing {
 
 #[cfg(test)]
 mod tests {
+    use futures::StreamExt;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn body(pieces: &[&'static [u8]]) -> SdkBody {
@@ -228,7 +266,7 @@ mod tests {
         assert_eq!(filling.rest(), Part { number: 1, offset: 5, len: 4 });
         filling.read(body(&[b"6789"])).await.unwrap();
         let filled = filling.finish();
-        assert_eq!(filled.chunks.pieces().map(Bytes::len).collect::<Vec<_>>(), [3, 2, 4]);
+        assert_eq!(filled.chunks.len(), 9);
         // https://reveng.sourceforge.io/crc-catalogue/17plus.htm
         assert_eq!(filled.crc64, 0xae8b_1486_0a79_9888);
         assert_eq!(filled.sum(Algorithm::Crc64Nvme), Some(Algorithm::Crc64Nvme.of([b"123456789".as_slice()])));
@@ -236,6 +274,58 @@ mod tests {
         for algorithm in [Algorithm::Crc32, Algorithm::Md5] {
             assert_eq!(filled.sum(algorithm), Some(algorithm.of([b"123456789".as_slice()])), "{algorithm:?}");
         }
+    }
+
+    /// Begins to read so many bytes from the first on.
+    fn first(len: u64) -> Filling {
+        Filling::new(Part { number: 1, offset: 0, len })
+    }
+
+    /// Reads a body that came in pieces of these lengths, and returns how long those are that are kept.
+    async fn kept(lengths: &[usize]) -> Vec<usize> {
+        let whole: Bytes = (0..lengths.iter().sum()).map(|at| at.to_le_bytes()[0]).collect();
+        let mut rest = whole.clone();
+        let chunks: Chunks = lengths.iter().map(|len| rest.split_to(*len)).collect();
+        let mut filling = first(chunks.len());
+        filling.read(SdkBody::from_body_1_x(Outgoing::from(&chunks))).await.unwrap();
+        let Filled { chunks, crc64, .. } = filling.finish();
+        assert_eq!(chunks.pieces().flatten().copied().collect::<Bytes>(), whole);
+        assert_eq!(crc64, crc_fast::checksum(CrcAlgorithm::Crc64Nvme, &whole));
+        chunks.pieces().map(Bytes::len).collect()
+    }
+
+    #[tokio::test]
+    async fn crumbs_are_put_together_and_whole_pieces_stay_as_they_are() {
+        assert_eq!(kept(&[1; 3 * CRUMBS_BYTES]).await, [CRUMBS_BYTES; 3]);
+        let whole = PIECE_BYTES_MIN;
+        assert_eq!(kept(&[whole, 2 * whole, 1, 2, whole, 3]).await, [whole, 2 * whole, 3, whole, 3]);
+        assert!(kept(&[]).await.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn a_body_is_the_same_in_whatever_pieces_it_comes(lengths in proptest::collection::vec(0..2 * PIECE_BYTES_MIN, 0..40)) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            runtime.block_on(kept(&lengths));
+        }
+    }
+
+    /// A body that brings some bytes every second, a thousand times.
+    fn drip(bytes: usize) -> SdkBody {
+        let each = Bytes::from(vec![0; bytes]);
+        let frames = futures::stream::unfold(each, |each| async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Some((Ok::<_, Infallible>(Frame::data(each.clone())), each))
+        });
+        SdkBody::from_body_1_x(http_body_util::StreamBody::new(Box::pin(frames.take(1000))))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_drips_is_given_up_and_a_slow_one_is_not() {
+        let wanted = 1000 * (9 << 10);
+        assert!(first(wanted).read(drip(1)).await.is_err());
+        assert!(first(wanted).read(drip(7 << 10)).await.is_err());
+        first(wanted).read(drip(9 << 10)).await.unwrap();
     }
 
     #[tokio::test]

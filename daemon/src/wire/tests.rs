@@ -1,5 +1,7 @@
 //! What goes over the wire is what the SDK would send, down to the signature.
 
+mod sending;
+
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
@@ -22,6 +24,7 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::config_bag::ConfigBag;
 use bytes::Bytes;
+use http_body_util::BodyExt;
 use proptest::prelude::*;
 use replicator_config::{Account, Service};
 use replicator_core::object::{Bucket, Key};
@@ -150,9 +153,10 @@ impl Both {
             config = config.interceptor(owner);
         }
         runtime.block_on(async { clock::simulate(now) });
-        let way = (Endpoints::new(&account, given), Signer::new(Some(credentials)));
+        let signer = Signer::new(Some(Arc::new(Keeper::new(credentials))));
+        let way = (Endpoints::new(&account, given), signer);
         let connector = SharedHttpConnector::new(tap.clone());
-        let wire = Wire::new("source", connector, way, &Metrics::new().unwrap());
+        let wire = Wire::new("source", (connector, Bounds::new("source")), way, &Metrics::new().unwrap());
         Self { sdk: aws_sdk_s3::Client::from_conf(config.build()), tap, wire, runtime, signs_bodies: true }
     }
 
@@ -315,34 +319,4 @@ proptest! {
         prop_assert_eq!(wire.header("x-amz-meta-owner"), Some(value.as_str()));
         prop_assert_eq!(sdk, wire);
     }
-}
-
-/// Credentials that take long to come.
-#[derive(Debug)]
-struct Slow;
-
-impl ProvideCredentials for Slow {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(async {
-            tokio::time::sleep(Duration::from_secs(100)).await;
-            Ok(Credentials::for_tests())
-        })
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_write_is_not_sent_after_its_deadline_however_long_the_credentials_take() {
-    let tap = Tap::default();
-    let signer = Signer::new(Some(SharedCredentialsProvider::new(Slow)));
-    let way = (Endpoints::new(&account(None, false), &SdkConfig::builder().build()), signer);
-    let wire = Wire::new("source", SharedHttpConnector::new(tap.clone()), way, &Metrics::new().unwrap());
-    let (bucket, key) = (Bucket::try_from("orders-2026").unwrap(), Key::try_from("a").unwrap());
-    let put = || Call::put(&bucket, &key, Chunks::from(Bytes::from_static(b"one"))).within(Duration::from_secs(30));
-    let refusal = wire.send(put()).await.unwrap_err();
-    assert_eq!(refusal.failure.kind, Kind::Unanswered);
-    tokio::time::sleep(Duration::from_secs(200)).await;
-    assert_eq!(*tap.0.lock().unwrap(), []);
 }

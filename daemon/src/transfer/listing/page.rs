@@ -4,11 +4,10 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
-use replicator_core::object::Timestamp;
+use replicator_core::object::{self, Timestamp};
 use thiserror::Error;
-use time::format_description::well_known::Rfc3339;
 
-use super::{ETag, Key, Kind, SourceVersion, VersionId, VersionRef};
+use super::{ETag, Key, Kind, PAGE_ENTRIES_MAX, SourceVersion, VersionId, VersionRef};
 use crate::xml::{self, NotXml};
 
 /// The entries of one page, each with its key.
@@ -70,9 +69,14 @@ pub(super) enum NotAPage {
     Other,
     #[error("an entry has no valid {0}")]
     Field(&'static str),
+    #[error("a page has more than {PAGE_ENTRIES_MAX} entries")]
+    Long,
 }
 
 const ROOT: &str = "ListVersionsResult";
+
+// A key has 1,024 bytes, and each may be an escape of three where keys come encoded.
+const MARKER_BYTES_MAX: usize = 3 * 1024;
 
 impl Page {
     pub(super) fn parse(text: &str, encoded: bool) -> Result<Self, NotAPage> {
@@ -83,6 +87,9 @@ impl Page {
         xml::read(text, |path, text| {
             match path {
                 [ROOT] => is_page = true,
+                [_, "Version" | "DeleteMarker"] if entries.len() == PAGE_ENTRIES_MAX as usize => {
+                    return Err(NotAPage::Long);
+                }
                 [_, "Version" | "DeleteMarker", name] => fields.set(name, text),
                 [_, "Version"] => entries.push(std::mem::take(&mut fields).entry(Kind::Object, encoded)?),
                 [_, "DeleteMarker"] => entries.push(std::mem::take(&mut fields).entry(Kind::Marker, encoded)?),
@@ -95,6 +102,9 @@ impl Page {
         })?;
         if !is_page {
             return Err(NotAPage::Other);
+        }
+        if next_key.len().max(next_version.len()) > MARKER_BYTES_MAX {
+            return Err(NotAPage::Field("marker"));
         }
         Ok(Self { entries, next: is_truncated.then_some((next_key, next_version)), date: None })
     }
@@ -145,7 +155,7 @@ impl<'t> Fields<'t> {
     fn entry(self, kind: Kind, encoded: bool) -> Result<(Key, Listed), NotAPage> {
         let key = self.key.map(|key| decoded(key, encoded)).and_then(|key| Key::try_from(key).ok());
         let id = self.version_id.as_deref().filter(|id| !id.is_empty()).unwrap_or("null");
-        let time = self.last_modified.and_then(|time| Timestamp::parse(&time, &Rfc3339).ok());
+        let time = self.last_modified.and_then(|time| object::moment(&time));
         let etag = self.etag.and_then(|etag| ETag::try_from(&*etag).ok());
         let id = VersionId::try_from(id).map_err(|_| NotAPage::Field("VersionId"))?;
         let time = time.ok_or(NotAPage::Field("LastModified"))?;
@@ -196,6 +206,14 @@ mod tests {
     }
 
     #[test]
+    fn a_page_without_end_is_an_error() {
+        let marker = "<DeleteMarker><Key>a</Key><LastModified>2026-01-02T03:04:05Z</LastModified></DeleteMarker>";
+        let page = |count| format!("<ListVersionsResult>{}</ListVersionsResult>", marker.repeat(count));
+        assert_eq!(Page::parse(&page(1000), false).unwrap().entries.len(), 1000);
+        assert!(matches!(Page::parse(&page(1001), false), Err(NotAPage::Long)));
+    }
+
+    #[test]
     fn what_is_no_list_is_an_error_and_not_an_empty_list() {
         for text in ["<html><body/></html>", "<Error><Code>SlowDown</Code></Error>"] {
             assert!(Page::parse(text, false).is_err(), "{text}");
@@ -242,7 +260,8 @@ mod tests {
 
     #[test]
     fn an_entry_without_a_time_is_an_error_and_not_a_guess() {
-        let text = MIXED.replace("2026-01-02", "yesterday");
-        assert!(Page::parse(&text, true).is_err());
+        for time in ["yesterday", "9999-12-31T23:59:59-23:59", ""] {
+            assert!(Page::parse(&MIXED.replace("2026-01-02T03:04:05.000Z", time), true).is_err(), "{time}");
+        }
     }
 }

@@ -14,6 +14,7 @@ use super::{DURING, Listing, PAGE_ENTRIES, PAGE_ENTRIES_MAX};
 use crate::accounts::Access;
 use crate::accounts::refusal::Side;
 use crate::engine::{Absence, Engine, SharedHistory};
+use crate::panics::contain_task;
 use crate::task::Task;
 
 /// Whether a key's history is read to plan from, or only compared after a write. Who compares lies behind those who begin, so
@@ -32,16 +33,18 @@ pub(super) async fn history(
     task: &Task,
     look: Look,
 ) -> Result<Option<Vec<SourceVersion>>, Failure> {
-    let (access, bucket) = (source.clone(), task.source.bucket.clone());
+    let (access, bucket, metrics) = (source.clone(), task.source.bucket.clone(), engine.metrics.clone());
     let together = match look {
         Look::Comparing if !source.is_aws => engine.comparing.at(&task.source),
         Look::Planning | Look::Comparing => engine.histories.at(&task.source),
     };
     let answer = together.ask(task.source_key.clone(), move |keys| {
-        let (access, bucket) = (access.clone(), bucket.clone());
+        let (access, bucket, metrics) = (access.clone(), bucket.clone(), metrics.clone());
         async move {
-            let answer = tokio::time::timeout(HISTORIES_TIMEOUT, histories(&access, &bucket, &keys)).await;
-            answer.unwrap_or_else(|_| vec![SharedHistory::Nothing; keys.len()])
+            let listed = tokio::time::timeout(HISTORIES_TIMEOUT, histories(&access, &bucket, &keys));
+            // Who has nothing from it asks for its key alone, and only one that has the key panics then.
+            let answer = contain_task(&metrics, listed).await.ok().and_then(Result::ok);
+            answer.unwrap_or_else(|| vec![SharedHistory::Nothing; keys.len()])
         }
         .boxed()
     });
@@ -63,11 +66,15 @@ pub(crate) async fn absence(
     if engine.asked_in_vain.holds(place) {
         return Ok(None);
     }
-    let (access, bucket) = (destination.clone(), place.bucket.clone());
+    let (access, bucket, metrics) = (destination.clone(), place.bucket.clone(), engine.metrics.clone());
     let together = engine.absences.at(place);
     let answer = together.ask(task.lane.key.clone(), move |keys| {
-        let (access, bucket) = (access.clone(), bucket.clone());
-        async move { absences(&access, &bucket, &keys).await }.boxed()
+        let (access, bucket, metrics) = (access.clone(), bucket.clone(), metrics.clone());
+        async move {
+            let answer = contain_task(&metrics, absences(&access, &bucket, &keys)).await;
+            answer.unwrap_or_else(|_| vec![Absence::Unknown; keys.len()])
+        }
+        .boxed()
     });
     match answer.await {
         Some(Absence::Nothing(date)) => return Ok(Some(date)),
