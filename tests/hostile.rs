@@ -8,6 +8,7 @@ mod equal;
 mod ledger;
 mod listener;
 mod terminal;
+mod values;
 
 use crate::world::daemon::Daemon;
 use crate::world::hostile::{ARCHIVE, Hostile, Reply};

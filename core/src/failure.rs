@@ -144,6 +144,8 @@ reasons! {
     DstMultipartInitNotPermitted,
     /// Uploading a part is not permitted.
     DstMultipartUploadNotPermitted,
+    /// The destination does not implement what the replica needs.
+    DstNotImplemented,
     /// Writing an object at the destination is not permitted.
     DstPutObjectNotPermitted,
     /// Writing tags at the destination is not permitted.
@@ -158,6 +160,8 @@ reasons! {
     SrcGetObjectNotPermitted,
     /// Reading its tags is not permitted.
     SrcGetTaggingNotPermitted,
+    /// The source has user metadata that no header can hold (`x-amz-missing-meta`), so nobody can read it by HTTP.
+    SrcMetadataUnreadable,
     /// Listing the source's versions is not permitted.
     SrcListVersionsNotPermitted,
     /// The source's KMS key is disabled, unknown or not ours to use.

@@ -26,6 +26,7 @@ mod remove;
 mod settle;
 mod single;
 mod steps;
+mod tags;
 mod unstamped;
 mod uploading;
 mod wishes;
@@ -91,6 +92,7 @@ pub(crate) async fn bring_up_to_date(
     }
     purge::settle(&run, memory)?;
     multipart::abandon(engine, task, &run.read.shown.basis).await?;
+    run.look_at_tags().await?;
     let outcomes = wishes::grant(&mut run).await?;
     engine.ledger.unpark(&task.lane, |parked| wishes::is_done(&run, parked))?;
     purge::check_quota(&run)?;
@@ -126,6 +128,8 @@ struct Run<'a> {
     /// Steps done so far, and whether this is not the first pass.
     steps: u64,
     reread: bool,
+    /// Whether an attempt at this may have ended half done before.
+    is_repeated: bool,
     /// Whether everything written so far was new, under the ETag that the fence reckoned with.
     foreseen: bool,
     /// Whether this pass wrote what others may have rested without.
@@ -154,6 +158,7 @@ impl<'a> Run<'a> {
             told: Vec::new(),
             steps: 0,
             reread: false,
+            is_repeated: task.redelivered || !is_first,
             foreseen: true,
             uncovered: false,
             removed: HashSet::new(),

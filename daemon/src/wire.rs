@@ -1,6 +1,7 @@
 //! The requests that come with every object, sent without the SDK's machinery: GET, HEAD, PUT and
 //! UploadPart. Most of a small object's cost is the client's, and most of that was the SDK's
-//! (docs/performance.md); everything rarer goes through the SDK.
+//! (docs/performance.md). CreateMultipartUpload too, whose headers need not be UTF-8, as the SDK's have to be;
+//! everything rarer goes through the SDK.
 //!
 //! What is sent is what the SDK would send, down to the signature (`tests` compares them), to where the SDK's own resolver says.
 
@@ -24,7 +25,7 @@ use aws_credential_types::Credentials;
 use aws_smithy_runtime_api::client::http::{HttpConnector, SharedHttpConnector};
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::result::ConnectorError;
-use replicator_core::failure::{Failure, Kind};
+use replicator_core::failure::{Failure, Kind, Reason};
 use replicator_core::retry;
 use tokio::time::Instant;
 
@@ -75,6 +76,12 @@ impl Wire {
     /// Sends a request, as often as it may be sent, until it is answered with something else than trouble
     /// that passes by itself.
     pub(crate) async fn send(&self, call: Call<'_>) -> Result<Answer, Refusal> {
+        if let Some(name) = call.unwritable() {
+            let kind = Kind::Refused(Reason::RequestRefused);
+            return Err(
+                Failure::caused(kind, call.operation, format!("no header can hold what {name} is to say")).into()
+            );
+        }
         let mut attempt = 1;
         loop {
             let begun = Instant::now();
@@ -169,7 +176,8 @@ impl Shared {
         };
         let mut answer = self.connector.call(request).await.map_err(lost)?;
         self.bounds.check_date(&mut answer);
-        let answer = Answer::of(answer);
+        let answer =
+            Answer::of(answer).map_err(|error| Refusal::of(refusal::lost(call.side, call.operation, error)))?;
         let mismatch = call.mismatch(answer.head()).filter(|_| answer.is_success());
         if answer.is_success() && mismatch.is_none() {
             return Ok(answer);

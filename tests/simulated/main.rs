@@ -51,6 +51,7 @@ mod buckets;
 mod spoilt;
 mod proofs;
 mod answers;
+mod values;
 // C: what a new ledger makes of what it finds.
 mod rebuilt;
 // M, S: writes whose reason has gone.

@@ -194,7 +194,7 @@ impl User {
             Dress::Rich => put
                 .content_type("text/plain")
                 .cache_control("max-age=3")
-                .metadata("owner", "ü")
+                .metadata("owner", "=?UTF-8?B?w7w=?=")
                 .tagging("tier=gold&n=%2B"),
             Dress::Full(number) => put.metadata("all", format!("{number:010}{}", "x".repeat(2_030))),
         };

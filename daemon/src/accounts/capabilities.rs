@@ -1,6 +1,7 @@
 //! What an endpoint can do, per operation: found out rather than assumed, and withdrawn when the
 //! endpoint contradicts itself.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use tracing::warn;
@@ -29,6 +30,17 @@ impl Ability {
     }
 }
 
+/// How tags were given to a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TagsGiven {
+    /// With PutObject.
+    WithPut,
+    /// With CreateMultipartUpload.
+    WithUpload,
+    /// With PutObjectTagging.
+    Apart,
+}
+
 /// What is known of one endpoint.
 #[derive(Debug)]
 pub(crate) struct Capabilities {
@@ -39,6 +51,7 @@ pub(crate) struct Capabilities {
     tells_markers: AtomicBool,
     counts_tags: AtomicBool,
     hashes_parts: AtomicBool,
+    keeps_tags: [OnceLock<bool>; 3],
 }
 
 #[derive(Debug)]
@@ -62,6 +75,7 @@ impl Capabilities {
             tells_markers: AtomicBool::new(false),
             counts_tags: AtomicBool::new(false),
             hashes_parts: AtomicBool::new(false),
+            keeps_tags: Default::default(),
         }
     }
 
@@ -118,6 +132,19 @@ impl Capabilities {
     /// Says whether the endpoint is known to make ETags of uploads in parts from the MD5s of the parts.
     pub(crate) fn hashes_parts(&self) -> bool {
         self.hashes_parts.load(Ordering::Relaxed)
+    }
+
+    /// Takes note whether tags that were given were there afterwards.
+    pub(crate) fn saw_tags(&self, given: TagsGiven, are_there: bool, account: &str) {
+        let is_news = self.keeps_tags.get(given as usize).is_some_and(|known| known.set(are_there).is_ok());
+        if is_news && !are_there {
+            warn!(account, ?given, "endpoint drops tags that are given so");
+        }
+    }
+
+    /// Says whether the endpoint keeps tags that are given so, if that is known.
+    pub(crate) fn keeps_tags(&self, given: TagsGiven) -> Option<bool> {
+        self.keeps_tags.get(given as usize)?.get().copied()
     }
 
     fn capability(&self, ability: Ability) -> &Capability {

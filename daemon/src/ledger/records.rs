@@ -59,6 +59,9 @@ pub(crate) struct Replica {
     /// When this daemon found it there: another one wrote it, or a ledger that was lost knew it. By the same clock.
     #[serde(default, with = "time::serde::timestamp::milliseconds::option", skip_serializing_if = "Option::is_none")]
     pub(crate) found: Option<Timestamp>,
+    /// Whether the tags of a replica that was found were looked at.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) tags_seen: bool,
 }
 
 /// How a version was settled.
@@ -202,7 +205,8 @@ impl Replica {
     /// Returns the record of a version of which nothing more is known.
     pub(crate) fn new(source: VersionRef, kind: Kind, state: State) -> Self {
         let (destination_version, etag, reason) = (None, None, None);
-        Self { source, kind, state, destination_version, etag, reason, written: None, found: None }
+        let (written, found, tags_seen) = (None, None, false);
+        Self { source, kind, state, destination_version, etag, reason, written, found, tags_seen }
     }
 
     pub(crate) fn prefix(lane: &Lane) -> Address {

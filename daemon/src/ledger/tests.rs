@@ -50,6 +50,7 @@ proptest! {
             reason: Some(Reason::ArrivedLate),
             written: Some(source.last_modified),
             found: Some(source.last_modified),
+            tags_seen: number.is_multiple_of(2),
         };
         reads_back(&replica)?;
         reads_back(&Upload { upload_id: text.clone(), source: source.clone(), part_bytes: crc64, dress: crc64, entry: text.clone(), appears_until: Some(source.last_modified), whose: None })?;

@@ -1,69 +1,49 @@
-//! What a replica carries beside its bytes: system headers, user metadata, tags, storage class,
-//! Object Lock. Everything is given with the write itself: a replica is never seen without it.
+//! What a replica carries beside its bytes: system headers, user metadata, storage class, Object Lock.
+//! Everything is given with the write itself, byte for byte: a replica is never seen without it.
 
-use std::collections::{BTreeMap, HashMap};
-
-use aws_sdk_s3::types::{Tag, Tagging};
-use aws_smithy_runtime_api::http::Headers;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use replicator_core::failure::{Failure, Kind};
-use replicator_core::fence::body_timeout;
-use replicator_core::object::{self, Bucket, Key, Timestamp, VersionId};
-use replicator_core::stamp::{NAME, Stamp, USER_METADATA_BYTES_MAX};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, EXPIRES};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use replicator_core::object::{self, Timestamp};
+use replicator_core::stamp::{Stamp, USER_METADATA_BYTES_MAX};
 
 use super::proof::{self, Stated};
-use crate::accounts::refusal::{Side, failure};
-use crate::accounts::{Access, deadline};
-use crate::wire::{Call, Head, USER};
-use crate::xml::{self, NotXml};
+use crate::wire::{Head, USER};
 
-/// The tags of an object version.
-pub(crate) type Tags = BTreeMap<String, String>;
-
-/// What the source says of a version, as the very text that it is: the SDK would refuse values that are not
-/// ASCII, dates that it cannot read, and storage classes it does not know.
+/// What the source says of a version. A value of a header is bytes, not text: Latin-1 from old clients, dates that
+/// nothing can read and storage classes unknown here are passed on as they are.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Attributes {
-    pub(crate) cache_control: Option<String>,
-    pub(crate) content_disposition: Option<String>,
-    pub(crate) content_encoding: Option<String>,
-    pub(crate) content_language: Option<String>,
-    pub(crate) content_type: Option<String>,
-    pub(crate) expires: Option<String>,
-    pub(crate) website_redirect_location: Option<String>,
-    pub(crate) metadata: HashMap<String, String>,
-    pub(crate) storage_class: Option<String>,
-    pub(crate) lock_mode: Option<String>,
-    pub(crate) lock_retain_until: Option<String>,
-    pub(crate) lock_legal_hold: Option<String>,
+    /// What readers of a replica are told: system headers and the user's metadata.
+    pub(crate) told: HeaderMap,
+    /// What the store does by: storage class and Object Lock.
+    pub(crate) kept: HeaderMap,
     pub(crate) encryption: Option<String>,
     pub(crate) kms_key: Option<String>,
     /// What is stated of the bytes, the best first.
     pub(crate) stated: Vec<Stated>,
     /// How many tags there are, where the server says.
-    pub(crate) tag_count: Option<i32>,
+    pub(crate) tag_count: Option<String>,
+    /// Whether the server has user metadata that it cannot put into headers.
+    pub(crate) is_partial: bool,
 }
 
 impl From<&Head> for Attributes {
     fn from(head: &Head) -> Self {
-        let text = |name| head.text(name);
+        let named = |name: &HeaderName| Some((name.clone(), head.value(name)?));
+        let mut told: HeaderMap = TOLD.iter().chain(head.user_names()).filter_map(named).collect();
+        if let Some(encoding) = head.value(&CONTENT_ENCODING).and_then(without_framing) {
+            told.insert(CONTENT_ENCODING, encoding);
+        }
         Self {
-            cache_control: text("cache-control"),
-            content_disposition: text("content-disposition"),
-            content_encoding: head.header("content-encoding").and_then(without_framing),
-            content_language: text("content-language"),
-            content_type: text("content-type"),
-            expires: text("expires"),
-            website_redirect_location: text("x-amz-website-redirect-location"),
-            metadata: head.metadata().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-            storage_class: text("x-amz-storage-class"),
-            lock_mode: text("x-amz-object-lock-mode"),
-            lock_retain_until: text("x-amz-object-lock-retain-until-date"),
-            lock_legal_hold: text("x-amz-object-lock-legal-hold"),
-            encryption: text("x-amz-server-side-encryption"),
-            kms_key: text("x-amz-server-side-encryption-aws-kms-key-id"),
+            told,
+            kept: KEPT.iter().filter_map(named).collect(),
+            encryption: head.text("x-amz-server-side-encryption"),
+            kms_key: head.text("x-amz-server-side-encryption-aws-kms-key-id"),
             stated: proof::stated(head),
-            tag_count: head.header("x-amz-tagging-count").and_then(|count| count.parse().ok()),
+            tag_count: head.text("x-amz-tagging-count"),
+            is_partial: head.text("x-amz-missing-meta").is_some_and(|count| count != "0"),
         }
     }
 }
@@ -71,41 +51,43 @@ impl From<&Head> for Attributes {
 /// Encryption under a KMS key, once or twice (`aws:kms:dsse`).
 pub(crate) const KMS: &str = "aws:kms";
 
+pub(super) const STORAGE_CLASS: HeaderName = HeaderName::from_static("x-amz-storage-class");
+pub(super) const STAMP: HeaderName = HeaderName::from_static("x-amz-meta-s3-replicator");
+const LOCK_MODE: HeaderName = HeaderName::from_static("x-amz-object-lock-mode");
+const RETAIN_UNTIL: HeaderName = HeaderName::from_static("x-amz-object-lock-retain-until-date");
+const LEGAL_HOLD: HeaderName = HeaderName::from_static("x-amz-object-lock-legal-hold");
+const REDIRECT: HeaderName = HeaderName::from_static("x-amz-website-redirect-location");
+
+// Those of PutObject and CreateMultipartUpload: https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html
+static TOLD: [HeaderName; 6] = [CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LANGUAGE, CONTENT_TYPE, EXPIRES, REDIRECT];
+static KEPT: [HeaderName; 4] = [STORAGE_CLASS, LOCK_MODE, RETAIN_UNTIL, LEGAL_HOLD];
+
 impl Attributes {
     /// Puts the stamp in; says whether it fitted beside the user's own metadata. A stamp that the
     /// source object carries is overwritten: it is a claim of whoever wrote it.
     pub(crate) fn stamp(&mut self, stamp: &Stamp) -> bool {
-        self.metadata.remove(NAME);
-        let value = stamp.encode();
-        let used: usize = self.metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
-        let fits = used + NAME.len() + value.len() <= USER_METADATA_BYTES_MAX;
+        self.told.remove(STAMP);
+        let Ok(value) = HeaderValue::try_from(stamp.encode()) else { return false };
+        let fits = self.user_bytes() + STAMP.as_str().len() - USER.len() + value.len() <= USER_METADATA_BYTES_MAX;
         if fits {
-            self.metadata.insert(NAME.to_owned(), value);
+            self.told.insert(STAMP, value);
         }
         fits
     }
 
-    /// Returns what readers of a replica are told beside its bytes and type.
-    pub(crate) fn headers(&self) -> Vec<(String, String)> {
-        let system = [
-            ("cache-control", &self.cache_control),
-            ("content-disposition", &self.content_disposition),
-            ("content-encoding", &self.content_encoding),
-            ("content-language", &self.content_language),
-            ("expires", &self.expires),
-            ("x-amz-website-redirect-location", &self.website_redirect_location),
-        ];
-        let system = system.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)));
-        let user = self.metadata.iter().map(|(name, value)| (format!("{USER}{name}"), value.clone()));
-        system.chain(user).collect()
+    /// Returns how much of the room for the user's metadata is taken.
+    pub(super) fn user_bytes(&self) -> usize {
+        let bytes =
+            |(name, value): (&HeaderName, &HeaderValue)| Some(name.as_str().strip_prefix(USER)?.len() + value.len());
+        self.told.iter().filter_map(bytes).sum()
     }
 
     /// Takes out a retention that is over: S3 refuses to begin one in the past.
     pub(crate) fn drop_past_retention(&mut self, now: Timestamp) {
-        let until = self.lock_retain_until.as_deref().and_then(object::moment);
+        let until = self.kept.get(RETAIN_UNTIL).and_then(|until| until.to_str().ok()).and_then(object::moment);
         if until.is_some_and(|until| until <= now) {
-            self.lock_mode = None;
-            self.lock_retain_until = None;
+            self.kept.remove(LOCK_MODE);
+            self.kept.remove(RETAIN_UNTIL);
         }
     }
 
@@ -115,101 +97,49 @@ impl Attributes {
     }
 }
 
-/// Adds headers as the texts they are, before the request is signed.
-pub(super) fn set_headers(headers: &mut Headers, all: &[(String, String)]) {
-    for (name, value) in all {
-        // A name or value that no header can hold cannot have come from one.
-        let _replaced = headers.try_insert(name.clone(), value.clone());
-    }
-}
-
-/// Reads a version's tags.
-pub(crate) async fn read_tags(
-    access: &Access,
-    bucket: &Bucket,
-    key: &Key,
-    version: &VersionId,
-) -> Result<Tags, Failure> {
-    let call = Call::tags(Side::Source, bucket, key).version(version.as_str());
-    let (_, text) = access.wire.text(call).await?;
-    listed(&text).ok_or_else(|| Failure::caused(Kind::Transient, "GetObjectTagging", "the answer is no list of tags"))
-}
-
-/// Reads the text of an answer; a tag without a value is none.
-fn listed(text: &str) -> Option<Tags> {
-    let (mut tags, mut is_set, mut is_whole) = (Tags::new(), false, true);
-    let (mut name, mut value) = (None, None);
-    xml::read(text, |path, text| {
-        match path {
-            [_, "TagSet", "Tag", "Key"] => name = Some(text.into_owned()),
-            [_, "TagSet", "Tag", "Value"] => value = Some(text.into_owned()),
-            [_, "TagSet", "Tag"] => {
-                let tag = name.take().zip(value.take());
-                is_whole &= tag.is_some();
-                tags.extend(tag);
-            }
-            [_, "TagSet"] => is_set = true,
-            _ => {}
-        }
-        Ok::<_, NotXml>(())
-    })
-    .ok()?;
-    (is_set && is_whole).then_some(tags)
-}
-
-/// Replaces the tags of a replica, named by its exact version.
-pub(crate) async fn write_tags(
-    access: &Access,
-    bucket: &Bucket,
-    key: &Key,
-    version: &str,
-    tags: &Tags,
-) -> Result<(), Failure> {
-    let tag = |(name, value): (&String, &String)| Tag::builder().key(name).value(value).build();
-    let set = tags.iter().map(tag).collect::<Result<Vec<_>, _>>();
-    let tagging = set.and_then(|set| Tagging::builder().set_tag_set(Some(set)).build());
-    let tagging = tagging.map_err(|error| Failure::caused(Kind::Transient, "PutObjectTagging", error))?;
-    // Sent once: one whose answer was lost may land on top of the tags of a later one (protocol rule 7).
-    access
-        .s3_once
-        .put_object_tagging()
-        .bucket(bucket.as_str())
-        .key(key.as_str())
-        .version_id(version)
-        .tagging(tagging)
-        .customize()
-        .config_override(deadline(body_timeout(0)))
-        .send()
-        .await
-        .map_err(|error| failure(Side::Write, "PutObjectTagging", error))?;
-    Ok(())
-}
-
-/// Writes tags as the `x-amz-tagging` header has them.
-pub(crate) fn header(tags: &Tags) -> Option<String> {
-    if tags.is_empty() {
-        return None;
-    }
-    let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
-    let pairs: Vec<String> = tags.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect();
-    Some(pairs.join("&"))
-}
-
 /// Takes out `aws-chunked`, which some servers store although it only frames the upload:
 /// <https://github.com/rclone/rclone/issues/8724>
-fn without_framing(encoding: &str) -> Option<String> {
+fn without_framing(encoding: HeaderValue) -> Option<HeaderValue> {
     let is_framing = |one: &&str| one.trim().eq_ignore_ascii_case("aws-chunked");
-    if !encoding.split(',').any(|one| is_framing(&one)) {
-        return Some(encoding.to_owned());
+    let Ok(text) = encoding.to_str() else { return Some(encoding) };
+    if !text.split(',').any(|one| is_framing(&one)) {
+        return Some(encoding);
     }
-    let kept: Vec<&str> = encoding.split(',').filter(|one| !is_framing(one)).map(str::trim).collect();
-    (!kept.is_empty()).then(|| kept.join(", "))
+    let kept: Vec<&str> = text.split(',').filter(|one| !is_framing(one)).map(str::trim).collect();
+    HeaderValue::try_from(kept.join(", ")).ok().filter(|_| !kept.is_empty())
 }
+
+/// Writes what is not ASCII as encoded words (RFC 2047), which AWS decodes before it stores a value, and answers with. Raw
+/// bytes it takes for Latin-1, and finds the signature wrong:
+/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html>
+pub(super) fn encoded_words(value: &HeaderValue) -> HeaderValue {
+    if value.as_bytes().is_ascii() {
+        return value.clone();
+    }
+    let text = match std::str::from_utf8(value.as_bytes()) {
+        Ok(text) => text.to_owned(),
+        Err(_) => value.as_bytes().iter().copied().map(char::from).collect(),
+    };
+    let mut words = vec![String::new()];
+    for char in text.chars() {
+        match words.last_mut() {
+            Some(word) if word.len() + char.len_utf8() <= WORD_BYTES_MAX => word.push(char),
+            _ => words.push(char.to_string()),
+        }
+    }
+    let words: Vec<String> = words.iter().map(|word| format!("=?UTF-8?B?{}?=", STANDARD.encode(word))).collect();
+    // Blanks between encoded words are none of the text. These are ASCII, as every header may be.
+    HeaderValue::try_from(words.join(" ")).unwrap_or_else(|_| value.clone())
+}
+
+// An encoded word has 75 characters at most (RFC 2047, section 2); 45 bytes take 72.
+const WORD_BYTES_MAX: usize = 45;
 
 #[cfg(test)]
 mod tests {
-    use replicator_core::object::Timestamp;
+    use replicator_core::object::{Bucket, VersionId};
     use replicator_core::plan::VersionRef;
+    use replicator_core::stamp::NAME;
 
     use super::*;
 
@@ -222,39 +152,60 @@ mod tests {
         }
     }
 
+    fn told(all: &[(&str, &str)]) -> Attributes {
+        Attributes::from(&Head::for_tests(all))
+    }
+
     #[test]
     fn a_stamp_that_does_not_fit_beside_the_users_metadata_is_left_out() {
-        let mut full = Attributes::default();
-        full.metadata.insert("a".to_owned(), "x".repeat(USER_METADATA_BYTES_MAX - 1));
+        let mut full = told(&[("x-amz-meta-a", &"x".repeat(USER_METADATA_BYTES_MAX - 1))]);
         assert!(!full.stamp(&stamp()));
-        assert_eq!(full.metadata.len(), 1);
+        assert_eq!(full.told.len(), 1);
     }
 
     #[test]
     fn a_forged_stamp_on_the_source_is_replaced() {
-        let mut forged = Attributes::default();
-        forged.metadata.insert(NAME.to_owned(), "1;other;v9;0;".to_owned());
+        assert_eq!(STAMP.as_str(), format!("{USER}{NAME}"));
+        let mut forged = told(&[(STAMP.as_str(), "1;other;v9;0;")]);
         assert!(forged.stamp(&stamp()));
-        assert_eq!(forged.metadata.get(NAME), Some(&stamp().encode()));
+        assert_eq!(forged.told[STAMP], stamp().encode());
     }
 
     #[test]
-    fn tags_are_read_as_they_are_listed() {
-        let text = "<Tagging xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><TagSet><Tag><Key>a &amp; b</Key>\
-            <Value/></Tag><Tag><Key>z</Key><Value> é </Value></Tag></TagSet></Tagging>";
-        let tags = [("a & b", ""), ("z", " é ")].map(|(name, value)| (name.to_owned(), value.to_owned()));
-        assert_eq!(listed(text), Some(Tags::from(tags)));
-        assert_eq!(listed("<Tagging><TagSet/></Tagging>"), Some(Tags::new()));
-        assert_eq!(listed("<Error/>"), None);
-        assert_eq!(listed(&text.replace("<Value/>", "")), None);
+    fn several_headers_of_one_name_are_one_list() {
+        let attributes = told(&[("x-amz-meta-a", "b"), ("x-amz-meta-a", "c"), ("cache-control", "no-store")]);
+        assert_eq!(attributes.told["x-amz-meta-a"], "b,c");
+        assert_eq!(attributes.told.len(), 2);
     }
 
     #[test]
-    fn tags_and_encodings_are_written_as_the_headers_want_them() {
-        let tags = Tags::from([("a b".to_owned(), "c&d=é".to_owned()), ("z".to_owned(), String::new())]);
-        assert_eq!(header(&tags).as_deref(), Some("a%20b=c%26d%3D%C3%A9&z="));
-        assert_eq!(without_framing("aws-chunked"), None);
-        assert_eq!(without_framing("gzip, aws-chunked").as_deref(), Some("gzip"));
-        assert_eq!(without_framing("gzip,br").as_deref(), Some("gzip,br"));
+    fn metadata_that_no_header_can_hold_is_noticed() {
+        for (count, is_partial) in [("0", false), ("1", true), ("12", true), ("é", true), ("", true)] {
+            assert_eq!(told(&[("x-amz-missing-meta", count)]).is_partial, is_partial, "{count}");
+        }
+        assert!(!told(&[]).is_partial);
+    }
+
+    #[test]
+    fn an_encoding_is_kept_without_what_framed_the_upload() {
+        let kept = |encoding: &str| without_framing(HeaderValue::from_bytes(encoding.as_bytes()).unwrap());
+        assert_eq!(kept("aws-chunked"), None);
+        assert_eq!(kept("gzip, aws-chunked").unwrap(), "gzip");
+        assert_eq!(kept("gzip,br").unwrap(), "gzip,br");
+        assert_eq!(kept("gzip, \u{e9}").unwrap().as_bytes(), "gzip, \u{e9}".as_bytes());
+    }
+
+    #[test]
+    fn aws_gets_encoded_words_and_only_where_it_needs_them() {
+        let encoded = |bytes: &[u8]| encoded_words(&HeaderValue::from_bytes(bytes).unwrap());
+        assert_eq!(encoded(b"plain \t ascii  =?UTF-8?B?w6k=?="), "plain \t ascii  =?UTF-8?B?w6k=?=");
+        assert_eq!(encoded("é".as_bytes()), "=?UTF-8?B?w6k=?=");
+        // Latin-1 is no UTF-8.
+        assert_eq!(encoded(b"\xe9"), "=?UTF-8?B?w6k=?=");
+        let long = encoded("é".repeat(100).as_bytes());
+        let words: Vec<&str> = long.to_str().unwrap().split(' ').collect();
+        assert!(words.iter().all(|word| word.len() <= 75));
+        let decoded = |word: &&str| STANDARD.decode(&word["=?UTF-8?B?".len()..word.len() - 2]).unwrap();
+        assert_eq!(words.iter().flat_map(decoded).collect::<Vec<u8>>(), "é".repeat(100).into_bytes());
     }
 }

@@ -7,7 +7,7 @@ use replicator_core::failure::Failure;
 use replicator_core::plan::SourceVersion;
 use replicator_core::rule::{Replicas, Rule};
 
-use super::attributes::{self, Tags};
+use super::tags::{self, Tags};
 use crate::engine::Engine;
 use crate::ledger::records::{Lane, State};
 use crate::task::Task;
@@ -24,7 +24,7 @@ pub(super) async fn rule_for(engine: &Engine, task: &Task, version: &SourceVersi
     for rule in task.rules.iter().filter(|rule| rule.filter.admits_size(version.size_bytes)) {
         if !rule.filter.tags.is_empty() && tags.is_none() {
             let (access, id) = (engine.access(&task.source)?, &version.version.id);
-            tags = Some(attributes::read_tags(access, &task.source.bucket, &task.source_key, id).await?);
+            tags = Some(tags::read_source(access, &task.source.bucket, &task.source_key, id).await?);
         }
         if tags.as_ref().is_some_and(|tags| !rule.filter.admits_tags(tags)) {
             continue;

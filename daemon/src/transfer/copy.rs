@@ -1,22 +1,23 @@
 //! Copying one version: what single and multipart transfers have in common.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use http::{HeaderName, HeaderValue};
 use replicator_core::failure::{Failure, Kind, Reason};
 use replicator_core::fence::READING_AGE_MAX;
 use replicator_core::object::ETag;
 use replicator_core::parts::Part;
 use replicator_core::plan::{Condition, SourceVersion};
 use replicator_core::rule::Rule;
-use replicator_core::stamp::{NAME, Stamp};
+use replicator_core::stamp::Stamp;
 use tracing::warn;
 
-use super::attributes::{self, Attributes, Tags};
+use super::attributes::{Attributes, STAMP, STORAGE_CLASS, encoded_words};
 use super::basis::Basis;
 use super::encryption::{self, Headers};
 use super::foresight::Foresight;
 use super::pinned::Pinned;
+use super::tags::{self, Tags};
 use crate::accounts::Access;
 use crate::budget::Paid;
 use crate::checksum::crc64;
@@ -26,6 +27,7 @@ use crate::fanout::{Piece, Reader};
 use crate::metrics::Unproved;
 use crate::task::Task;
 use crate::turns::Payer;
+use crate::wire::Call;
 
 /// One version on its way to one destination.
 #[derive(Debug)]
@@ -58,6 +60,8 @@ pub(crate) struct Written {
     pub(crate) sent: Moment,
     /// Why nothing proves that it holds the source's bytes, if so.
     pub(crate) unproved: Option<Unproved>,
+    /// What the replica is to have.
+    pub(crate) tags: Tags,
 }
 
 /// Everything a replica gets beside its bytes.
@@ -104,6 +108,10 @@ impl Copy<'_> {
         counts_tags: bool,
     ) -> Result<Dress, Failure> {
         self.check_origin(&attributes).await?;
+        if attributes.is_partial {
+            let cause = "the source has user metadata that it cannot put into headers (x-amz-missing-meta)";
+            return Err(Failure::caused(Kind::Refused(Reason::SrcMetadataUnreadable), "GetObject", cause));
+        }
         attributes.drop_past_retention(clock::now());
         if attributes.is_kms() && !self.rule.sse_kms_objects {
             return Err(Failure::new(Kind::Unsupported(Reason::SrcObjectNotEligible), "encryption opt-in"));
@@ -111,7 +119,11 @@ impl Copy<'_> {
         let tags = self.read_tags(&attributes, counts_tags).await?;
         let encryption = encryption::headers(&self.rule.encryption, &attributes);
         if let Some(class) = &self.rule.storage_class {
-            attributes.storage_class = Some(class.clone());
+            let invalid = |error| Failure::caused(Kind::Refused(Reason::RequestRefused), "storage class", error);
+            attributes.kept.insert(STORAGE_CLASS, HeaderValue::try_from(class).map_err(invalid)?);
+        }
+        if self.destination.is_aws {
+            attributes.told.values_mut().for_each(|value| *value = encoded_words(value));
         }
         let stamp = Stamp {
             bucket: self.task.source.bucket.clone(),
@@ -140,14 +152,14 @@ impl Copy<'_> {
             return Ok(tags.clone());
         }
         let place = &self.task.source;
-        match attributes.tag_count {
-            Some(0) => return Ok(Tags::new()),
+        match attributes.tag_count.as_deref() {
+            Some("0") => return Ok(Tags::new()),
             Some(_) if counts_tags => self.source.capabilities.counted_tags(),
             None if counts_tags && self.engine.counts_tags(place) => return Ok(Tags::new()),
             Some(_) | None => {}
         }
         let (key, version) = (&self.task.source_key, &self.version.version.id);
-        let tags = attributes::read_tags(self.source, &place.bucket, key, version).await?;
+        let tags = tags::read_source(self.source, &place.bucket, key, version).await?;
         self.engine.tags_were_read(place);
         Ok(tags)
     }
@@ -167,29 +179,28 @@ impl Dress {
 
     /// Returns a number that differs when a replica would carry something else.
     pub(crate) fn digest(&self) -> u64 {
-        let attributes = &self.attributes;
+        let tags = tags::header(&self.tags);
+        let own = self.encryption.named().into_iter().chain([(TAGGING, tags)]);
+        let own = own.filter_map(|(name, value)| Some((name.to_owned(), value?.into_bytes())));
         // The stamp may name the sequencer of whichever event woke the task.
-        let stamp = format!("x-amz-meta-{NAME}");
-        let headers: BTreeMap<String, String> =
-            attributes.headers().into_iter().filter(|(name, _)| *name != stamp).collect();
-        let lock = (&attributes.lock_mode, &attributes.lock_retain_until, &attributes.lock_legal_hold);
-        let rest = (&attributes.content_type, &attributes.storage_class, lock);
-        crc64(format!("{headers:?}{rest:?}{:?}{:?}", self.tags, self.encryption).as_bytes())
+        let carried = self.carried().filter(|(name, _)| **name != STAMP);
+        let carried = carried.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_owned()));
+        let mut lines: Vec<(String, Vec<u8>)> = own.chain(carried).collect();
+        lines.sort_unstable();
+        let lines = lines.into_iter().map(|(name, value)| [name.as_bytes(), b":", &value, b"\n"].concat());
+        crc64(&lines.collect::<Vec<_>>().concat())
     }
 
-    /// Returns everything that a write carries beside the body, its checksum and its conditions.
-    pub(crate) fn headers(&self) -> Vec<(String, String)> {
-        let attributes = &self.attributes;
-        let own = [
-            ("content-type", attributes.content_type.clone()),
-            ("x-amz-storage-class", attributes.storage_class.clone()),
-            ("x-amz-object-lock-mode", attributes.lock_mode.clone()),
-            ("x-amz-object-lock-retain-until-date", attributes.lock_retain_until.clone()),
-            ("x-amz-object-lock-legal-hold", attributes.lock_legal_hold.clone()),
-            ("x-amz-tagging", attributes::header(&self.tags)),
-        ];
-        let named = own.into_iter().chain(self.encryption.named());
-        let named = named.filter_map(|(name, value)| Some((name.to_owned(), value?)));
-        named.chain(attributes.headers()).collect()
+    /// Puts on a request everything that a write carries beside the body, its checksum and its conditions.
+    pub(crate) fn on<'a>(&self, call: Call<'a>) -> Call<'a> {
+        let call = call.headers(self.carried().map(|(name, value)| (name.clone(), value.clone())).collect());
+        let own = self.encryption.named().into_iter().chain([(TAGGING, tags::header(&self.tags))]);
+        own.fold(call, |call, (name, value)| call.header(name, value.as_deref()))
+    }
+
+    fn carried(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        self.attributes.told.iter().chain(&self.attributes.kept)
     }
 }
+
+const TAGGING: &str = "x-amz-tagging";

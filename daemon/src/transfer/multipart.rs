@@ -1,15 +1,13 @@
 //! A large object: parts in flight in parallel, each in the ledger as soon as it is at the
 //! destination, so that a restart goes on where it stopped.
 
-use aws_sdk_s3::operation::create_multipart_upload::CreateMultipartUploadOutput;
-use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
+use aws_sdk_s3::types::{ChecksumType, CompletedMultipartUpload, CompletedPart};
 use replicator_core::failure::{Failure, Kind, Party, Reason, chain};
 use replicator_core::fence::complete_timeout;
 use replicator_core::object::Timestamp;
 use replicator_core::parts::{self, Layout, Part};
 use tracing::warn;
 
-use super::attributes::set_headers;
 use super::basis::Basis;
 use super::copy::{Copy, Dress, Written};
 use super::pending::{self, Pending};
@@ -27,6 +25,8 @@ use crate::failpoint::Step;
 use crate::ledger::Parts;
 use crate::ledger::records::{Lane, Upload, UploadedPart, Whose};
 use crate::task::Task;
+use crate::wire::Call;
+use crate::xml::{self, NotXml};
 
 /// Copies a version in parts.
 pub(crate) async fn copy(copy: &Copy<'_>, part_bytes: u64) -> Result<Written, Failure> {
@@ -44,7 +44,7 @@ pub(crate) async fn copy(copy: &Copy<'_>, part_bytes: u64) -> Result<Written, Fa
         Err(failure) => Err(failure),
     };
     match finished {
-        Ok(written) => Ok(written),
+        Ok(written) => Ok(Written { tags: dress.tags, ..written }),
         Err(failure) if is_final(&failure) => match abandon(copy.engine, copy.task, copy.basis).await {
             Ok(()) => Err(failure),
             Err(wait @ Failure { kind: Kind::TooYoung(_), .. }) => Err(wait),
@@ -152,21 +152,16 @@ fn whose(task: &Task, size_bytes: u64) -> Whose {
 async fn create(copy: &Copy<'_>, dress: &Dress) -> Result<String, Failure> {
     let checked = copy.destination.capabilities.has(Ability::Crc64Nvme);
     copy.engine.limits.request(copy.payer(true)).await;
-    let request = copy
-        .destination
-        .s3_once
-        .create_multipart_upload()
-        .bucket(copy.task.lane.destination.bucket.as_str())
-        .key(copy.task.lane.key.as_str())
-        .set_checksum_algorithm(checked.then_some(ChecksumAlgorithm::Crc64Nvme))
-        .set_checksum_type(checked.then_some(ChecksumType::FullObject));
-    let headers = dress.headers();
-    let request = request.customize().mutate_request(move |request| set_headers(request.headers_mut(), &headers));
+    let lane = &copy.task.lane;
+    let call = Call::create(&lane.destination.bucket, &lane.key)
+        .header("x-amz-checksum-algorithm", checked.then_some("CRC64NVME"))
+        .header("x-amz-checksum-type", checked.then_some("FULL_OBJECT"));
+    let request = Box::pin(copy.destination.wire.text(dress.on(call)));
     let since = copy.basis.now_or_before();
-    let answer = copy.engine.failpoints.around(Step::CreateUpload, Box::pin(request.send())).await;
-    let unnamed = match answer.map_err(|error| failure(Side::Prepare, "CreateMultipartUpload", error)) {
-        Ok(CreateMultipartUploadOutput { upload_id: Some(id), .. }) if !id.is_empty() => return Ok(id),
-        Ok(_) => "the answer has no upload id".into(),
+    let answer = copy.engine.failpoints.around(Step::CreateUpload, request).await;
+    let unnamed = match answer.map(|(_, text)| upload_id(&text)).map_err(Failure::from) {
+        Ok(Some(id)) => return Ok(id),
+        Ok(None) => "the answer has no upload id".into(),
         Err(failure) if failure.answer.is_some_and(|answer| answer.status < 300) => chain(&failure),
         Err(failure) => return Err(failure),
     };
@@ -192,6 +187,18 @@ async fn abort_unnamed(copy: &Copy<'_>, since: Option<Timestamp>) -> Result<(), 
         }
     }
     Ok(())
+}
+
+fn upload_id(text: &str) -> Option<String> {
+    let mut id = None;
+    xml::read(text, |path, text| {
+        if path == ["InitiateMultipartUploadResult", "UploadId"] {
+            id = Some(text.into_owned()).filter(|id| !id.is_empty());
+        }
+        Ok::<_, NotXml>(())
+    })
+    .ok()?;
+    id
 }
 
 async fn complete(

@@ -7,7 +7,7 @@ use replicator_core::plan::{Kind as PlanKind, SourceVersion};
 use replicator_core::rule::Replicas;
 use replicator_core::stamp::{NAME, Stamp};
 
-use super::attributes::Attributes;
+use super::attributes::{Attributes, STAMP};
 use super::copy::Copy;
 use super::listing;
 use super::pinned::Pinned;
@@ -101,7 +101,8 @@ impl Copy<'_> {
     /// Returns the stamp of what claims to come from where it would go now, if the rule minds.
     pub(super) fn claimed_origin(&self, attributes: &Attributes) -> Option<Stamp> {
         let is_minded = self.rule.replicas != Replicas::Replicate;
-        attributes.metadata.get(NAME).filter(|_| is_minded).and_then(|text| self.origin_in(text))
+        let stamp = attributes.told.get(STAMP).filter(|_| is_minded)?;
+        stamp.to_str().ok().and_then(|text| self.origin_in(text))
     }
 
     /// Reads a stamp that names a version of the destination's key.

@@ -18,6 +18,7 @@ use super::current::claim;
 use super::foresight::etag_of_parts;
 use super::pinned::Pinned;
 use super::proof;
+use super::tags::Tags;
 use crate::accounts::refusal::Side;
 use crate::checksum::{Algorithm, crc64_header};
 use crate::clock::Moment;
@@ -95,7 +96,14 @@ impl Receipt {
                 (head.version_id(), etag)
             }
         };
-        Ok(Written { operation: self.operation, destination_version, etag, sent: self.sent, unproved: None })
+        Ok(Written {
+            operation: self.operation,
+            destination_version,
+            etag,
+            sent: self.sent,
+            tags: Tags::new(),
+            unproved: None,
+        })
     }
 }
 

@@ -88,18 +88,17 @@ async fn put(copy: &Copy<'_>, dress: &Dress, body: &Body) -> Result<Written, Fai
         remove::confirm(copy.source, copy.task, &copy.version.version.id, looked).await?;
     }
     let lane = &copy.task.lane;
-    let mut call = Call::put(&lane.destination.bucket, &lane.key, body.filled.chunks.clone())
+    let call = Call::put(&lane.destination.bucket, &lane.key, body.filled.chunks.clone())
         .within(body_timeout(copy.version.size_bytes))
         .header("if-match", if_match.as_deref())
         .header("if-none-match", if_none_match.as_deref())
         .header(CRC64_NVME, checksum.as_deref());
-    for (name, value) in dress.headers() {
-        call = call.header(&name, Some(&value));
-    }
     let sent = Moment::now();
-    let answer = copy.engine.failpoints.around(Step::PutObject, Box::pin(copy.destination.wire.send(call))).await?;
+    let request = Box::pin(copy.destination.wire.send(dress.on(call)));
+    let answer = copy.engine.failpoints.around(Step::PutObject, request).await?;
     let answer = answer.into_head();
     let answered = receipt::compare(&answer, &body.filled, true);
     let written = Box::pin(Receipt::of_put(&answer, sent).completed(copy)).await?;
+    let written = Written { tags: dress.tags.clone(), ..written };
     Box::pin(receipt::settle(copy, written, answered, (body.filled.crc64, body.unproved))).await
 }

@@ -15,7 +15,7 @@ use super::lessons::Asked;
 use super::{
     Memory, Progress, Run, choice, destination, encryption, fence, multipart, part_bytes_preferred, remove, single,
 };
-use crate::accounts::capabilities::Ability;
+use crate::accounts::capabilities::{Ability, TagsGiven};
 use crate::clock::Moment;
 use crate::failpoint;
 use crate::ledger::records::{Replica, State};
@@ -79,10 +79,13 @@ impl Run<'_> {
             memory.learn_content(&version.version, etag);
         }
         let written = memory.learn(self.destination, asked, written).map_err(|failure| failure.under(&rule.id));
-        let Some(Written { destination_version, etag, sent, unproved, .. }) = self.or_skip(version, written)? else {
+        let Some(Written { destination_version, etag, sent, tags, unproved, .. }) = self.or_skip(version, written)?
+        else {
             return Ok(self.after_refusal());
         };
         self.engine.check_written(&self.task.lane.destination, destination_version.as_deref())?;
+        let given = if part_bytes.is_some() { TagsGiven::WithUpload } else { TagsGiven::WithPut };
+        self.ensure_tags(&version.version.id, destination_version.as_deref(), (&tags, given)).await?;
         self.pending = None;
         // Under what is written once more, another daemon may have found everything there, and rested.
         let is_new = !self.read.shown.known.replicated.contains(&version.version);

@@ -1,14 +1,13 @@
 //! Replicas without a stamp, because the user's metadata left it no room. When the ledger does not
 //! know one either, after a lost answer or a lost disk, its content tells, and its place in the history.
 
-use std::collections::BTreeMap;
-
+use http::HeaderMap;
 use replicator_core::alignment::{self, Original};
 use replicator_core::failure::{Failure, Kind, Reason};
 use replicator_core::plan::{self, SourceVersion};
-use replicator_core::stamp::{NAME, USER_METADATA_BYTES_MAX};
+use replicator_core::stamp::USER_METADATA_BYTES_MAX;
 
-use super::attributes::Attributes;
+use super::attributes::{Attributes, STAMP};
 use super::destination::Shown;
 use super::lookup::{Found, Origin};
 use super::pinned::Pinned;
@@ -20,8 +19,7 @@ use crate::wire::Head;
 /// What a full object carries beside its bytes. Two with the same bytes and looks are equal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Looks {
-    headers: BTreeMap<String, String>,
-    content_type: Option<String>,
+    headers: HeaderMap,
     size_bytes: u64,
 }
 
@@ -33,13 +31,9 @@ impl Looks {
     /// or are not ours. A stamp on a source object is never copied, so it does not count.
     pub(super) fn of_full(head: &Head) -> Option<Self> {
         let mut attributes = Attributes::from(head);
-        attributes.metadata.remove(NAME);
-        let used: usize = attributes.metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
-        (used + STAMP_BYTES_MAX > USER_METADATA_BYTES_MAX).then(|| Self {
-            headers: attributes.headers().into_iter().collect(),
-            content_type: attributes.content_type.clone(),
-            size_bytes: head.content_length().unwrap_or_default(),
-        })
+        attributes.told.remove(STAMP);
+        (attributes.user_bytes() + STAMP_BYTES_MAX > USER_METADATA_BYTES_MAX)
+            .then(|| Self { headers: attributes.told, size_bytes: head.content_length().unwrap_or_default() })
     }
 }
 

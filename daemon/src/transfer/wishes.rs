@@ -6,9 +6,9 @@ use replicator_core::object::VersionId;
 use replicator_core::plan::{Kind, Known, VersionRef};
 use replicator_core::rule::History;
 
-use super::{Run, attributes, destination, remove};
+use super::tags::Followed;
+use super::{Run, destination, remove};
 use crate::engine::Engine;
-use crate::failpoint::Step;
 use crate::ledger::records::{ParkedTask, Replica, State};
 use crate::metrics::Outcome;
 use crate::task::{Report, Task, Wish};
@@ -127,33 +127,11 @@ fn lost(run: &mut Run<'_>, wish: &Wish, id: &VersionId) -> Result<Outcome, Failu
 async fn tags(run: &mut Run<'_>, wish: &Wish) -> Result<Outcome, Failure> {
     let Some(id) = &wish.version else { return Ok(Outcome::Skipped) };
     let Some(replica_version) = replica_version(run, id).await? else { return Ok(Outcome::Skipped) };
-    let (engine, task) = (run.engine, run.task);
-    let source = |id| attributes::read_tags(run.source, &task.source.bucket, &task.source_key, id);
-    // Another daemon may be writing older tags: what the source says after the write decides.
-    for _ in 0..TAG_ROUNDS_MAX {
-        // Before they are read: what is written is not to have waited.
-        engine.limits.request(task.payer()).await;
-        let wanted = match source(id).await {
-            Ok(tags) => tags,
-            Err(Failure { kind: FailureKind::Gone, .. }) => return Ok(Outcome::Gone),
-            Err(failure) => return Err(failure),
-        };
-        let lane = &task.lane;
-        let (bucket, key) = (&lane.destination.bucket, &lane.key);
-        let write = attributes::write_tags(run.destination, bucket, key, &replica_version, &wanted);
-        match engine.failpoints.around(Step::PutTags, Box::pin(write)).await {
-            Ok(()) => {}
-            Err(Failure { kind: FailureKind::Conflict, .. }) => return Ok(vanished(run)),
-            Err(failure) => return Err(failure),
-        }
-        match source(id).await {
-            Ok(now) if now == wanted => return Ok(Outcome::Replicated),
-            Err(Failure { kind: FailureKind::Gone, .. }) => return Ok(Outcome::Replicated),
-            Ok(_) => {}
-            Err(failure) => return Err(failure),
-        }
-    }
-    Err(Failure::caused(FailureKind::Transient, "PutObjectTagging", "the source's tags keep changing"))
+    Ok(match run.follow_tags(id, &replica_version, None).await? {
+        Followed::Done => Outcome::Replicated,
+        Followed::SourceGone => Outcome::Gone,
+        Followed::ReplicaGone => vanished(run),
+    })
 }
 
 /// The replica was removed at the destination, by its lifecycle or a person: nothing to change.
@@ -161,9 +139,6 @@ fn vanished(run: &Run<'_>) -> Outcome {
     run.engine.metrics.failure(&run.task.rules.lead.id, Reason::DstVersionNotFound.as_str());
     Outcome::Skipped
 }
-
-// Someone who changes tags in a loop must not hold a lane forever.
-const TAG_ROUNDS_MAX: u32 = 5;
 
 /// Says what became of a version delete, which was carried out before.
 fn purged(run: &Run<'_>, wish: &Wish) -> Outcome {

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use aws_smithy_runtime_api::http::Headers;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::date_time::Format;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use replicator_core::failure::Failure;
 use replicator_core::object::{ETag, Timestamp};
+
+use super::signer::Error;
 
 /// A successful answer, its body still to come.
 #[derive(Debug)]
@@ -21,7 +23,7 @@ pub(crate) struct Answer {
 #[derive(Debug)]
 pub(crate) struct Head {
     status: u16,
-    headers: Headers,
+    headers: HeaderMap,
 }
 
 /// What the names of the user's metadata begin with.
@@ -38,15 +40,9 @@ pub(crate) struct Refusal {
 }
 
 impl Answer {
-    pub(super) fn of(response: HttpResponse) -> Self {
-        let status = response.status().as_u16();
-        let (headers, body) = {
-            let mut response = response;
-            let body = std::mem::replace(response.body_mut(), SdkBody::taken());
-            let headers = std::mem::take(response.headers_mut());
-            (headers, body)
-        };
-        Self { head: Head { status, headers }, body }
+    pub(super) fn of(response: HttpResponse) -> Result<Self, Error> {
+        let (parts, body) = response.try_into_http1x()?.into_parts();
+        Ok(Self { head: Head { status: parts.status.as_u16(), headers: parts.headers }, body })
     }
 
     pub(super) fn is_success(&self) -> bool {
@@ -82,9 +78,9 @@ impl Head {
     /// Makes one of these headers; of two of a name the later one counts.
     #[cfg(test)]
     pub(crate) fn with_status(status: u16, all: &[(&str, &str)]) -> Self {
-        let mut headers = Headers::new();
+        let mut headers = HeaderMap::new();
         for (name, value) in all {
-            headers.insert((*name).to_owned(), (*value).to_owned());
+            headers.insert(HeaderName::try_from(*name).unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         Self { status, headers }
     }
@@ -93,24 +89,31 @@ impl Head {
         self.status
     }
 
-    /// Returns a header by its name in lower case.
+    /// Returns a header by its name in lower case; none if it is no UTF-8.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name)
+        std::str::from_utf8(self.headers.get(name)?.as_bytes()).ok()
     }
 
-    /// Returns a header as the text that it is.
+    /// Returns a header as the text that it is, with `\u{fffd}` for what is no UTF-8.
     pub(crate) fn text(&self, name: &str) -> Option<String> {
-        self.header(name).map(str::to_owned)
+        Some(String::from_utf8_lossy(self.headers.get(name)?.as_bytes()).into_owned())
     }
 
-    /// Lists the user's metadata.
-    pub(crate) fn metadata(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.headers.iter().filter_map(|(name, value)| Some((name.strip_prefix(USER)?, value)))
+    /// Returns a header byte for byte; several of one name are one list (RFC 9110, section 5.3).
+    pub(crate) fn value(&self, name: &HeaderName) -> Option<HeaderValue> {
+        let values: Vec<&[u8]> = self.headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+        // What was a header's can be joined into one.
+        if values.is_empty() { None } else { HeaderValue::from_bytes(&values.join(&b","[..])).ok() }
+    }
+
+    /// Lists the names of the user's metadata, each with its prefix.
+    pub(crate) fn user_names(&self) -> impl Iterator<Item = &HeaderName> {
+        self.headers.keys().filter(|name| name.as_str().starts_with(USER))
     }
 
     /// Returns a value of the user's metadata.
     pub(crate) fn user(&self, name: &str) -> Option<&str> {
-        self.metadata().find(|(other, _)| *other == name).map(|(_, value)| value)
+        self.header(&format!("{USER}{name}"))
     }
 
     pub(crate) fn etag(&self) -> Option<ETag> {
@@ -118,7 +121,7 @@ impl Head {
     }
 
     pub(crate) fn version_id(&self) -> Option<String> {
-        self.text("x-amz-version-id")
+        self.header("x-amz-version-id").map(str::to_owned)
     }
 
     pub(crate) fn content_length(&self) -> Option<u64> {

@@ -30,6 +30,8 @@ pub(crate) struct Call<'a> {
     key: Option<&'a Key>,
     query: String,
     headers: HeaderMap,
+    /// A header that cannot hold what it was given.
+    unwritable: Option<String>,
     body: Option<Chunks>,
     /// What its answer is held against, if it reads.
     asked: Option<Asked>,
@@ -96,6 +98,12 @@ impl<'a> Call<'a> {
         Self { attempts_max: 1, asked: None, ..call.carrying(body) }
     }
 
+    /// Begins an upload; sent once, because one whose answer was lost stays open until a lifecycle rule ends it.
+    pub(crate) fn create(bucket: &'a Bucket, key: &'a Key) -> Self {
+        let call = Self::new((Side::Prepare, "CreateMultipartUpload"), Method::POST, (bucket, Some(key)));
+        Self { attempts_max: 1, ..call.flag("uploads") }
+    }
+
     /// Uploads a part, which no reader sees: safe to repeat.
     pub(crate) fn part(bucket: &'a Bucket, key: &'a Key, (upload, number): (&str, u32), body: Chunks) -> Self {
         let call =
@@ -108,9 +116,9 @@ impl<'a> Call<'a> {
     pub(super) fn of_first_byte(&self) -> Option<Self> {
         let Self { side, operation, timeout, bucket, key, .. } = *self;
         let (query, headers, asked) = (self.query.clone(), self.headers.clone(), self.asked.clone());
-        let (method, attempts_max, body) = (Method::GET, 1, None);
-        let get = Self { side, operation, timeout, attempts_max, method, bucket, key, query, headers, body, asked };
-        (self.method == Method::HEAD).then(|| get.bytes(Part { number: 1, offset: 0, len: 1 }))
+        let get = Self { timeout, query, headers, asked, ..Self::new((side, operation), Method::GET, (bucket, key)) };
+        (self.method == Method::HEAD)
+            .then(|| Self { attempts_max: 1, ..get }.bytes(Part { number: 1, offset: 0, len: 1 }))
     }
 
     fn new(
@@ -120,8 +128,8 @@ impl<'a> Call<'a> {
     ) -> Self {
         let headers = HeaderMap::from_iter([(USER_AGENT, AGENT)]);
         let (timeout, attempts_max, query) = (ANSWER_TIMEOUT, ATTEMPTS_MAX, String::new());
-        let (body, asked) = (None, Some(Asked::default()));
-        Self { side, operation, timeout, attempts_max, method, bucket, key, query, headers, body, asked }
+        let (unwritable, body, asked) = (None, None, Some(Asked::default()));
+        Self { side, operation, timeout, attempts_max, method, bucket, key, query, headers, unwritable, body, asked }
     }
 
     fn carrying(mut self, body: Chunks) -> Self {
@@ -170,12 +178,19 @@ impl<'a> Call<'a> {
         self.asked.as_ref()?.mismatch(head)
     }
 
-    /// Adds a header, if there is one. What no header can hold cannot have come from one.
+    /// Adds a header, if there is one.
     pub(crate) fn header(mut self, name: &str, value: Option<&str>) -> Self {
-        let value = value.and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok());
-        if let (Ok(name), Some(value)) = (HeaderName::try_from(name), value) {
-            self.headers.insert(name, value);
+        let Some(value) = value else { return self };
+        match (HeaderName::try_from(name), HeaderValue::from_bytes(value.as_bytes())) {
+            (Ok(name), Ok(value)) => drop(self.headers.insert(name, value)),
+            _ => self.unwritable = Some(name.to_owned()),
         }
+        self
+    }
+
+    /// Adds headers, byte for byte.
+    pub(crate) fn headers(mut self, all: HeaderMap) -> Self {
+        self.headers.extend(all);
         self
     }
 
@@ -195,6 +210,11 @@ impl<'a> Call<'a> {
         named.query.push('=');
         named.query.extend(utf8_percent_encode(value, VALUE));
         named
+    }
+
+    /// Names a header that cannot hold what it was given: without it the request would be another one.
+    pub(super) fn unwritable(&self) -> Option<&str> {
+        self.unwritable.as_deref()
     }
 
     pub(super) fn bucket(&self) -> &'a Bucket {

@@ -203,6 +203,23 @@ mod tests {
     }
 
     #[test]
+    fn a_value_is_signed_without_blanks_around_it_and_with_one_for_several() {
+        let mut all: Vec<u8> = (0x80..=0xff).chain([b'\t']).collect();
+        all.push(b'e');
+        for (value, signed) in [
+            (&b"  a   b \t  c "[..], &b"a b \t c"[..]),
+            (b"\t a", b"\t a"),
+            (b"a,  \"b  c\" ", b"a, \"b c\""),
+            (b"   ", b""),
+            (&all, &all),
+        ] {
+            let mut written = Vec::new();
+            trimmed(value, |piece| written.extend_from_slice(piece));
+            assert_eq!(written, signed);
+        }
+    }
+
+    #[test]
     fn the_key_follows_the_day_the_region_and_the_secret() {
         let who = |secret: &str, token: Option<&str>| {
             Credentials::new("AKIDEXAMPLE", secret, token.map(str::to_owned), None, "test")

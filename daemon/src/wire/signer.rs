@@ -8,6 +8,7 @@ use aws_credential_types::Credentials;
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_types::body::SdkBody;
 use http::Request;
+use http::header::CONTENT_LENGTH;
 use replicator_core::object::Timestamp;
 use sha2::{Digest, Sha256};
 
@@ -56,6 +57,10 @@ impl Signer {
         };
         let signing = Signing { credentials, region: endpoint.region(), now: self.now(), payload: &payload };
         self.day_key.sign(&mut request, &signing)?;
+        // Some stores answer 411 without it. It is not signed: something in between may drop what says nothing.
+        if body.is_none() && !request.method().is_safe() {
+            request.headers_mut().insert(CONTENT_LENGTH, 0.into());
+        }
         Ok(request.try_into()?)
     }
 

@@ -14,7 +14,7 @@ use aws_sdk_s3::config::{
     BehaviorVersion, Intercept, Region, RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents,
 };
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{ChecksumMode, EncodingType};
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ChecksumType, EncodingType};
 use aws_smithy_async::time::StaticTimeSource;
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::http::{
@@ -24,6 +24,7 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::config_bag::ConfigBag;
 use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::BodyExt;
 use proptest::prelude::*;
 use replicator_config::{Account, Service};
@@ -42,20 +43,24 @@ struct Tap(Arc<Mutex<Vec<Seen>>>);
 struct Seen {
     method: String,
     uri: String,
-    headers: Vec<(String, String)>,
+    headers: Vec<(String, Vec<u8>)>,
     body: Vec<u8>,
 }
 
 impl Seen {
     fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
+        self.bytes(name).and_then(|value| std::str::from_utf8(value).ok())
+    }
+
+    fn bytes(&self, name: &str) -> Option<&[u8]> {
+        self.headers.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_slice())
     }
 }
 
 impl HttpConnector for Tap {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let ignored = ["user-agent", "x-amz-user-agent", "amz-sdk-invocation-id", "amz-sdk-request"];
-        let headers = request.headers().iter().filter(|(name, _)| !ignored.contains(name));
+        let headers = request.headers().iter_bytes().filter(|(name, _)| !ignored.contains(name));
         let mut headers: Vec<_> = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         headers.sort();
         let (method, uri) = (request.method().to_owned(), request.uri().to_owned());
@@ -197,6 +202,18 @@ impl Both {
         self.send(put.send(), call)
     }
 
+    /// Begins an upload that carries a text of its user.
+    fn create(&self, text: &str) -> [Seen; 2] {
+        let create = self.sdk.create_multipart_upload().bucket("archive").key("a b").metadata("owner", text);
+        let create = create.checksum_algorithm(ChecksumAlgorithm::Crc64Nvme).checksum_type(ChecksumType::FullObject);
+        let (bucket, key) = (Bucket::try_from("archive").unwrap(), Key::try_from("a b").unwrap());
+        let call = Call::create(&bucket, &key)
+            .header("x-amz-checksum-algorithm", Some("CRC64NVME"))
+            .header("x-amz-checksum-type", Some("FULL_OBJECT"))
+            .header("x-amz-meta-owner", Some(text));
+        self.send(create.send(), call)
+    }
+
     /// Uploads a part.
     fn part(&self) -> [Seen; 2] {
         let part = self.sdk.upload_part().bucket("archive").key("a b").upload_id("u/1+").part_number(7);
@@ -291,6 +308,27 @@ fn the_owner_goes_along_with_every_request() {
 }
 
 #[test]
+fn an_upload_begins_as_the_sdk_would_begin_it_and_says_that_it_brings_no_body() {
+    let [sdk, mut wire] = Both::new(Some("http://store.example:9000"), true).create("a  b");
+    assert_eq!(wire.header("content-length"), Some("0"));
+    wire.headers.retain(|(name, _)| name != "content-length");
+    assert_eq!(sdk, wire);
+}
+
+#[test]
+fn what_no_header_can_hold_is_not_left_out() {
+    let both = Both::new(None, false);
+    let (bucket, key) = (Bucket::try_from("archive").unwrap(), Key::try_from("a").unwrap());
+    for (name, value) in [("x-amz-meta-a", "one\ntwo"), ("x-amz-meta-a", "\u{7f}"), ("x amz", "a")] {
+        let call = Call::put(&bucket, &key, content()).header(name, Some(value));
+        let refusal = both.runtime.block_on(both.wire.send(call)).unwrap_err();
+        assert_eq!(refusal.failure.kind, Kind::Refused(Reason::RequestRefused));
+        assert!(replicator_core::failure::chain(&refusal.failure).contains(name));
+    }
+    assert!(both.tap.0.lock().unwrap().is_empty());
+}
+
+#[test]
 fn bodies_go_unsigned_where_tls_protects_them() {
     for endpoint in [None, Some("https://store.example:9443")] {
         let both = Both { signs_bodies: false, ..Both::new(endpoint, true) };
@@ -309,6 +347,20 @@ proptest! {
         prop_assume!(!key.trim().is_empty());
         let [sdk, wire] = Both::new(None, false).get("orders-2026", &key);
         prop_assert_eq!(sdk, wire);
+    }
+
+    #[test]
+    fn any_bytes_of_a_value_are_sent_as_they_are(value in prop::collection::vec(prop_oneof![Just(9u8), 0x20..=0x7eu8, 0x80..=0xffu8], 0..80)) {
+        let both = Both::new(Some("http://store.example:9000"), true);
+        let (bucket, key) = (Bucket::try_from("archive").unwrap(), Key::try_from("a").unwrap());
+        let name = HeaderName::from_static("x-amz-meta-owner");
+        let told = HeaderMap::from_iter([(name, HeaderValue::from_bytes(&value).unwrap())]);
+        for call in [Call::put(&bucket, &key, content()), Call::create(&bucket, &key)] {
+            both.runtime.block_on(both.wire.send(call.headers(told.clone()))).unwrap();
+            let seen = both.tap.0.lock().unwrap().pop().unwrap();
+            prop_assert_eq!(seen.bytes("x-amz-meta-owner"), Some(&value[..]));
+            prop_assert!(seen.header("authorization").unwrap().contains(";x-amz-meta-owner"));
+        }
     }
 
     #[test]

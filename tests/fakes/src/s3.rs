@@ -122,7 +122,8 @@ impl Fake {
     /// Answers a request; `caller` names the client in the records.
     pub async fn call(&self, request: Request<Bytes>, caller: &str) -> Response<Bytes> {
         let head = request.method() == Method::HEAD;
-        let answer = match unwrap::unwrapped(request, caller) {
+        let traits = self.traits();
+        let answer = match unwrap::unwrapped(request, caller, &traits) {
             Ok(request) => Box::pin(self.service.call(request)).await.ok(),
             Err(refusal) => refusal.to_http_response().ok(),
         };

@@ -43,10 +43,11 @@ pub(super) fn tag(
     input: &PutObjectTaggingInput,
 ) -> S3Result<S3Response<PutObjectTaggingOutput>> {
     let place = Place::new(&input.bucket, &input.key);
-    let (entry, _) = meant(state, &place, input.version_id.as_deref())?;
+    let (entry, object) = meant(state, &place, input.version_id.as_deref())?;
     let sent = input.tagging.tag_set.iter();
     let tags =
         checked_tags(sent.map(|tag| (tag.key.clone().unwrap_or_default(), tag.value.clone().unwrap_or_default())))?;
+    let tags = if state.traits.keeps_tags_apart { tags } else { object.tags };
     let deed = Deed { call, cause: "PutObjectTagging" };
     if let Some(revised) = state.revise(&place, entry.id, &deed, |object| object.tags = tags)? {
         announce(state, &place, &revised, Happening::Tagged);

@@ -70,12 +70,16 @@ impl Dress {
     }
 }
 
+/// Says whether a header is kept as it comes.
+pub(super) fn is_metadata(name: &str) -> bool {
+    SYSTEM.contains(&name) || name.starts_with(USER)
+}
+
 /// Reads system and user metadata.
 pub(super) fn metadata(headers: &HeaderMap) -> S3Result<BTreeMap<String, HeaderValue>> {
-    let kept = |name: &HeaderName| SYSTEM.contains(&name.as_str()) || name.as_str().starts_with(USER);
     let found: BTreeMap<String, HeaderValue> = headers
         .iter()
-        .filter(|(name, _)| kept(name))
+        .filter(|(name, _)| is_metadata(name.as_str()))
         .map(|(name, value)| (name.as_str().to_owned(), value.clone()))
         .collect();
     let user = |(name, value): (&String, &HeaderValue)| name.strip_prefix(USER).map(|name| name.len() + value.len());

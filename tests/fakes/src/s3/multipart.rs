@@ -59,7 +59,10 @@ pub(super) fn create(
     let bucket = state.bucket(&input.bucket)?;
     let versioning = bucket.versioning;
     let dress = Dress::of(&call.headers, bucket)?;
-    let dress = Dress { encryption: state.encrypted(dress.encryption)?, ..dress };
+    let mut dress = Dress { encryption: state.encrypted(dress.encryption)?, ..dress };
+    if !state.traits.keeps_tags_uploaded {
+        dress.tags.clear();
+    }
     let (algorithm, full) = checksums_asked_for(&call.headers)?;
     let (upload_id, version_id) = (state.mint.upload_id(), state.mint.version_id());
     let mut headers = HeaderMap::new();

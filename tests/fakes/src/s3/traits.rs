@@ -81,6 +81,16 @@ pub struct Traits {
     pub aborts_twice: bool,
     /// Whether an object whose writer sends no checksum gets one.
     pub adds_checksums: bool,
+    /// Whether PutObject keeps the tags that come with it.
+    pub keeps_tags_put: bool,
+    /// Whether CreateMultipartUpload does.
+    pub keeps_tags_uploaded: bool,
+    /// Whether PutObjectTagging, which is answered 200, does something.
+    pub keeps_tags_apart: bool,
+    /// Whether values of headers may be other bytes than ASCII, or have no valid signature then.
+    pub takes_raw_values: bool,
+    /// Whether what can have a body has to say how long it is.
+    pub wants_lengths: bool,
     /// How finely listings state times.
     pub last_modified: Resolution,
     /// What events say of their order.
@@ -111,6 +121,11 @@ impl Traits {
             removes_twice: true,
             aborts_twice: false,
             adds_checksums: true,
+            keeps_tags_put: true,
+            keeps_tags_uploaded: true,
+            keeps_tags_apart: true,
+            takes_raw_values: false,
+            wants_lengths: false,
             last_modified: Resolution::Seconds,
             sequencers: Sequencers::Increasing,
             part_bytes_min: PART_BYTES_MIN,
@@ -125,6 +140,7 @@ impl Traits {
             order: Order::LastCompletedListedAsBegun,
             lists_apart: true,
             removes_twice: false,
+            takes_raw_values: true,
             sequencers: Sequencers::Constant,
             ..Self::aws()
         }
@@ -141,6 +157,7 @@ impl Traits {
             lists_null_last: true,
             aborts_twice: true,
             adds_checksums: false,
+            takes_raw_values: true,
             ..Self::aws()
         }
     }

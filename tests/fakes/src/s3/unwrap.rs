@@ -3,18 +3,22 @@
 //! would refuse some of what S3 takes.
 
 use bytes::{Bytes, BytesMut};
-use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, EXPIRES, IF_MATCH, IF_NONE_MATCH};
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, IF_MATCH, IF_NONE_MATCH, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use s3s::{Body, S3Error, S3Result};
 
 use super::Call;
 use super::checksums::sha256_hex;
 use super::conditions::text;
-use super::refusal::bad_request;
+use super::dress::is_metadata;
+use super::refusal::{bad_request, refuse};
+use super::traits::Traits;
 
 /// Returns the request as the service is to see it.
-pub(super) fn unwrapped(request: Request<Bytes>, caller: &str) -> S3Result<Request<Body>> {
+pub(super) fn unwrapped(request: Request<Bytes>, caller: &str, traits: &Traits) -> S3Result<Request<Body>> {
     let (mut parts, mut body) = request.into_parts();
+    acceptable(&parts, traits)?;
     let hash = text(&parts.headers, "x-amz-content-sha256").map(str::to_owned);
     match hash.as_deref() {
         Some(hash) if hash.starts_with("STREAMING-") => {
@@ -40,6 +44,29 @@ pub(super) fn unwrapped(request: Request<Bytes>, caller: &str) -> S3Result<Reque
     Ok(Request::from_parts(parts, Body::from(body)))
 }
 
+/// Refuses what S3 does not even begin to look at.
+fn acceptable(parts: &Parts, traits: &Traits) -> S3Result<()> {
+    let headers = || parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    if headers().map(|(name, value)| name.len() + value.len()).sum::<usize>() > HEADER_BYTES_MAX {
+        let message = "Your request header section exceeds the maximum allowed size";
+        return Err(bad_request("RequestHeaderSectionTooLarge", message));
+    }
+    // AWS reads them as Latin-1 and signs them as UTF-8: https://github.com/Automattic/knox/issues/223
+    if !traits.takes_raw_values && headers().any(|(_, value)| !value.is_ascii()) {
+        let message = "The request signature we calculated does not match the signature you provided.";
+        return Err(refuse(StatusCode::FORBIDDEN, "SignatureDoesNotMatch", message));
+    }
+    let is_long = [CONTENT_LENGTH, TRANSFER_ENCODING].iter().any(|name| parts.headers.contains_key(name));
+    if traits.wants_lengths && !is_long && !parts.method.is_safe() {
+        let message = "You must provide the Content-Length HTTP header.";
+        return Err(refuse(StatusCode::LENGTH_REQUIRED, "MissingContentLength", message));
+    }
+    Ok(())
+}
+
+// https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html
+const HEADER_BYTES_MAX: usize = 8 << 10;
+
 const SHA256_DIGITS: usize = 64;
 
 fn malformed() -> S3Error {
@@ -50,10 +77,10 @@ fn read_by_us(headers: &HeaderMap) -> Vec<HeaderName> {
     let ours = |name: &&HeaderName| {
         let name = name.as_str();
         let condition = matches!(name, "x-amz-copy-source-if-match" | "x-amz-copy-source-if-none-match");
-        condition || name.starts_with("x-amz-meta-") || name.starts_with("x-amz-decoded")
+        condition || is_metadata(name) || name.starts_with("x-amz-decoded")
     };
     let mut found: Vec<HeaderName> = headers.keys().filter(ours).cloned().collect();
-    found.extend([IF_MATCH, IF_NONE_MATCH, EXPIRES]);
+    found.extend([IF_MATCH, IF_NONE_MATCH]);
     found
 }
 

@@ -28,7 +28,10 @@ pub(super) fn put(state: &mut State, call: &Call, input: &PutObjectInput) -> S3R
         let message = "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters";
         return Err(bad_request("InvalidRequest", message));
     }
-    let dress = Dress { encryption: state.encrypted(dress.encryption)?, ..dress };
+    let mut dress = Dress { encryption: state.encrypted(dress.encryption)?, ..dress };
+    if !state.traits.keeps_tags_put {
+        dress.tags.clear();
+    }
     check(state, Write::Put, &place, call)?;
     let etag = etag(state, &dress.encryption, &call.body);
     let checksum = sent.or_else(|| state.traits.adds_checksums.then(|| own_checksum(&call.body)));
