@@ -126,27 +126,10 @@ impl Proxy {
         while let Some(request) = receive(&mut stream, &mut read).await? {
             let seen = Seen::of(&request);
             let is_head = request.method() == http::Method::HEAD;
-            let reply = self.reply_to(seen);
-            let alter = match reply {
+            let alter = match self.reply_to(seen) {
                 None => None,
                 Some(Reply::Alter(alter)) => Some(alter),
-                Some(Reply::Raw(bytes)) => return stream.write_all(&bytes).await,
-                Some(Reply::Drip { head, piece, every, times }) => {
-                    stream.write_all(&head).await?;
-                    for _ in 0..times {
-                        if !every.is_zero() {
-                            sleep(every).await;
-                        }
-                        stream.write_all(&piece).await?;
-                    }
-                    return Ok(());
-                }
-                Some(Reply::Hang) => {
-                    // Until the client closes it.
-                    while stream.read(&mut [0; 1024]).await? > 0 {}
-                    return Ok(());
-                }
-                Some(Reply::Close) => return Ok(()),
+                Some(reply) => return play(&mut stream, reply).await,
             };
             let Some(mut answer) = self.forward(request).await else { return Ok(()) };
             if let Some(alter) = alter {
@@ -179,6 +162,30 @@ impl Proxy {
         let headers = head.headers.iter().filter(|(name, _)| is_kept(name));
         let headers = headers.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect();
         Some(Answer { status: head.status.as_u16(), headers, body })
+    }
+}
+
+/// Answers in the fakes' stead, and leaves the connection to be closed.
+async fn play(stream: &mut TcpStream, reply: Reply) -> std::io::Result<()> {
+    match reply {
+        Reply::Raw(bytes) => stream.write_all(&bytes).await,
+        Reply::Drip { head, piece, every, times } => {
+            stream.write_all(&head).await?;
+            for _ in 0..times {
+                // Even no time at all is a millisecond to a timer.
+                if !every.is_zero() {
+                    sleep(every).await;
+                }
+                stream.write_all(&piece).await?;
+            }
+            Ok(())
+        }
+        Reply::Hang => {
+            // Until the client closes it.
+            while stream.read(&mut [0; 1024]).await? > 0 {}
+            Ok(())
+        }
+        Reply::Alter(_) | Reply::Close => Ok(()),
     }
 }
 
