@@ -239,6 +239,21 @@ fn a_newer_version_that_is_left_out_does_not_bring_an_older_one_back() {
 }
 
 #[test]
+fn a_newer_version_that_is_left_out_does_not_bring_back_what_an_older_replica_hides() {
+    // A user of the other side copied the replica of v0 over that of v1, and the source has that as v2 already.
+    let source = history([Some(0), Some(1), Some(0)]);
+    let mut destination = Destination::default();
+    let mut known = destination.known();
+    destination.catch_up(&source[..2], &mut known, History::Exact);
+    let copy = destination.entries[0].clone();
+    destination.entries.push(copy);
+    let mut known = destination.known();
+    assert!(matches!(next(&source, &known, History::Exact), Some(Step::Put { source: v2, .. }) if *v2 == source[2]));
+    known.skip(&source[2].version);
+    assert_eq!(next(&source, &known, History::Exact), None);
+}
+
+#[test]
 fn a_marker_of_the_second_of_a_version_that_is_gone_is_not_written_above_it() {
     // v0 was a marker and v1 an object of the same second, which is replicated and gone from the source.
     let source = [entry(0, None), entry(4, Some(1))];
