@@ -140,6 +140,22 @@ pub fn parse(body: &str) -> Result<Notification, Undecodable> {
     envelope::open(body)
 }
 
+/// What SNS says of its own subscription instead of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handshake {
+    /// `SubscriptionConfirmation` or `UnsubscribeConfirmation`.
+    pub kind: &'static str,
+    /// The topic, as far as it can be one's name.
+    pub topic: String,
+    /// Where to confirm that the queue is to get the topic's messages, if that is AWS's own.
+    pub url: Option<String>,
+}
+
+/// Reads a message by which SNS asks whether the queue is to get its messages; none for all others.
+pub fn handshake(body: &str) -> Option<Handshake> {
+    envelope::handshake(body)
+}
+
 impl Action {
     /// Returns the name that metrics use.
     pub fn as_str(self) -> &'static str {

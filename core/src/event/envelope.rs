@@ -1,7 +1,7 @@
 //! The envelopes a notification can arrive in: none, SNS, EventBridge, or EventBridge within SNS.
 
 use super::fields::Fields;
-use super::{Notification, Undecodable, eventbridge, json, record};
+use super::{Handshake, Notification, Undecodable, eventbridge, json, record};
 
 /// Opens a message as SQS delivered it.
 pub(super) fn open(body: &str) -> Result<Notification, Undecodable> {
@@ -10,9 +10,37 @@ pub(super) fn open(body: &str) -> Result<Notification, Undecodable> {
     // https://docs.aws.amazon.com/sns/latest/dg/sns-message-and-json-formats.html
     match fields.text("Type") {
         Some("Notification") => open_inner(fields.required("Message")?),
-        Some(kind @ ("SubscriptionConfirmation" | "UnsubscribeConfirmation")) => Ok(ignoring(kind)),
+        Some(kind) if HANDSHAKES.contains(&kind) => Ok(ignoring(kind)),
         Some(_) | None => read(&fields),
     }
+}
+
+const HANDSHAKES: [&str; 2] = ["SubscriptionConfirmation", "UnsubscribeConfirmation"];
+
+/// Reads what SNS says of its subscription. The message may be forged and its texts are for people, so only a topic's
+/// name and an address of AWS's own get through.
+pub(super) fn handshake(body: &str) -> Option<Handshake> {
+    let json = json::parse(body, "message").ok()?;
+    let fields = Fields::root(&json, "message").ok()?;
+    let told = fields.text("Type")?;
+    let kind = HANDSHAKES.into_iter().find(|kind| *kind == told)?;
+    let topic = fields.text("TopicArn").filter(|arn| arn.starts_with("arn:aws") && is_plain(arn, 512));
+    let url = fields.text("SubscribeURL").filter(|url| is_of_sns(url) && is_plain(url, 2048));
+    Some(Handshake { kind, topic: topic.unwrap_or("unknown").to_owned(), url: url.map(str::to_owned) })
+}
+
+/// Says whether an address is one of SNS, in any partition of AWS.
+fn is_of_sns(url: &str) -> bool {
+    let host = url.strip_prefix("https://sns.").and_then(|rest| rest.split_once("/?")).map(|(host, _)| host);
+    let is_label = |label: &str| label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let domains = [".amazonaws.com", ".amazonaws.com.cn"];
+    host.is_some_and(|host| domains.iter().any(|domain| host.strip_suffix(domain).is_some_and(is_label)))
+}
+
+/// Says whether a text can be shown as it is.
+fn is_plain(text: &str, bytes_max: usize) -> bool {
+    let is_harmless = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\'' | b'`' | b'\\');
+    text.len() <= bytes_max && text.bytes().all(is_harmless)
 }
 
 /// Opens what SNS wrapped; SNS never wraps twice.
@@ -74,6 +102,34 @@ mod tests {
         for kind in ["SubscriptionConfirmation", "UnsubscribeConfirmation"] {
             assert_eq!(parse(&sns(kind, "You have chosen to subscribe")), Ok(ignoring(kind)));
         }
+    }
+
+    #[test]
+    fn what_sns_asks_is_read_as_far_as_it_is_harmless() {
+        let told = |url: &str, topic: &str| {
+            json!({ "Type": "SubscriptionConfirmation", "TopicArn": topic, "SubscribeURL": url, "Token": "t" })
+                .to_string()
+        };
+        let (own, topic) =
+            ("https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription&Token=t", "arn:aws:sns:x:1:orders");
+        let read = handshake(&told(own, topic)).unwrap();
+        assert_eq!(
+            (read.kind, read.topic.as_str(), read.url.as_deref()),
+            ("SubscriptionConfirmation", topic, Some(own))
+        );
+        let foreign = [
+            "https://sns.eu-west-1.amazonaws.com.evil.example/?Action=ConfirmSubscription",
+            "https://sns.evil.example/x.amazonaws.com/?Action=ConfirmSubscription",
+            "https://sns.user@evil.amazonaws.com/?x",
+            "http://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription",
+            "https://sns.eu-west-1.amazonaws.com/?\u{1b}[2J",
+        ];
+        for url in foreign {
+            let read = handshake(&told(url, "two words")).unwrap();
+            assert_eq!((read.topic.as_str(), read.url), ("unknown", None), "{url}");
+        }
+        assert_eq!(handshake(&sns("Notification", RECORDS)), None);
+        assert_eq!(handshake("no JSON"), None);
     }
 
     #[test]

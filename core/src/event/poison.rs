@@ -49,6 +49,10 @@ fn the_real_messages_of_the_corpus_are_understood() {
 
 /// Checks all that must hold of any message, and names what became of it.
 fn judge(body: &str) -> Result<&'static str, TestCaseError> {
+    if let Some(told) = handshake(body) {
+        let shown = [Some(told.topic), told.url].into_iter().flatten();
+        prop_assert!(shown.flat_map(String::into_bytes).all(|byte| byte.is_ascii_graphic()), "it can be shown");
+    }
     match parse(body) {
         Ok(read) => {
             prop_assert_eq!(read.hints.len() + read.ignored.len(), entries(body), "something is not accounted for");
