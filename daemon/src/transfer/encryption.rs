@@ -49,9 +49,13 @@ pub(crate) fn headers(rule: &Encryption, source: &Attributes) -> Headers {
         }
         // A source key means nothing in another account or Region: without a translation the
         // destination account's own default key for S3 is used, by naming none.
-        Encryption::Same { key_map } => {
+        Encryption::Same { key_map } if source.is_kms() => {
             Headers { mode: source.encryption.clone(), kms_key: translated(source, key_map), bucket_key: None }
         }
+        // SSE-S3 is what every bucket encrypts with that has no other default, so nothing is asked for: AWS has encrypted
+        // every object since 2023, and stores without keys answer 500 or 501 to the header.
+        // https://docs.aws.amazon.com/AmazonS3/latest/userguide/default-encryption-faq.html
+        Encryption::Same { .. } => Headers::default(),
     }
 }
 
@@ -62,6 +66,13 @@ fn translated(source: &Attributes, key_map: &BTreeMap<String, String>) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_every_bucket_encrypts_with_by_itself_is_not_asked_for() {
+        let source = Attributes { encryption: Some("AES256".to_owned()), ..Attributes::default() };
+        assert_eq!(headers(&Encryption::Same { key_map: BTreeMap::new() }, &source), Headers::default());
+        assert_eq!(headers(&Encryption::S3, &source).mode.as_deref(), Some("AES256"));
+    }
 
     #[test]
     fn a_source_key_is_translated_and_never_sent_to_the_destination() {
