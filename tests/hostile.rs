@@ -4,6 +4,7 @@
 mod belief;
 mod blame;
 mod bounds;
+mod definite;
 mod equal;
 mod ledger;
 mod listener;

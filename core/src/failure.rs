@@ -23,6 +23,8 @@ pub struct Failure {
     pub answer: Option<Answer>,
     /// Bytes came back that cannot be read as an answer: the server is there.
     pub is_unreadable: bool,
+    /// The request header that the service's refusal names, in lower case.
+    pub header: Option<Box<str>>,
     /// The cause.
     pub source: Option<Box<dyn Error + Send + Sync>>,
 }
@@ -67,12 +69,16 @@ pub enum Kind {
     Throttled,
     /// A refusal that stays until someone changes something.
     Refused(Reason),
-    /// The version no longer exists at the source.
+    /// The service says that the source has no such version.
     Gone,
+    /// The service says that the destination has no such key, version or upload.
+    Absent,
     /// A version that cannot be replicated, ever.
     Unsupported(Reason),
-    /// The endpoint does not know what was asked of it.
+    /// The service says that it does not implement what was asked of it.
     NotImplemented,
+    /// The service does not implement something optional, and the next attempt goes without it.
+    Adapted,
 }
 
 /// What to do about a failure.
@@ -126,6 +132,8 @@ macro_rules! reasons {
 reasons! {
     /// The role that an account is to be used with may not be assumed.
     AssumeRoleNotPermitted,
+    /// The destination bucket is in another Region than its account's.
+    DstBucketInvalidRegion,
     /// The destination bucket does not exist.
     DstBucketNotFound,
     /// The replica wants Object Lock and the destination bucket has none.
@@ -134,10 +142,16 @@ reasons! {
     DstBucketUnversioned,
     /// Deleting at the destination, or writing a delete marker, is not permitted.
     DstDelObjNotPermitted,
+    /// Asking whether the destination bucket keeps versions is not permitted.
+    DstGetVersioningNotPermitted,
     /// The destination's KMS key is disabled or about to be deleted.
     DstKmsKeyInvalidState,
     /// The destination's KMS key does not exist.
     DstKmsKeyNotFound,
+    /// Listing the destination's versions is not permitted.
+    DstListVersionsNotPermitted,
+    /// Aborting a multipart upload is not permitted.
+    DstMultipartAbortNotPermitted,
     /// Completing a multipart upload is not permitted.
     DstMultipartCompleteNotPermitted,
     /// Creating a multipart upload is not permitted.
@@ -150,10 +164,14 @@ reasons! {
     DstPutObjectNotPermitted,
     /// Writing tags at the destination is not permitted.
     DstPutTaggingNotPermitted,
+    /// The destination keeps versions and answered a write without a version id.
+    DstVersionIdMissing,
     /// The replica that a change belongs to is not at the destination.
     DstVersionNotFound,
     /// Reading at the destination is not permitted.
     DstHeadObjectNotPermitted,
+    /// The source bucket is in another Region than its account's.
+    SrcBucketInvalidRegion,
     /// The source bucket does not exist.
     SrcBucketNotFound,
     /// Reading the object is not permitted.
@@ -164,6 +182,8 @@ reasons! {
     SrcMetadataUnreadable,
     /// Listing the source's versions is not permitted.
     SrcListVersionsNotPermitted,
+    /// The source does not implement what reading the version needs.
+    SrcNotImplemented,
     /// The source's KMS key is disabled, unknown or not ours to use.
     SrcKmsKeyInvalidState,
     /// The object is of a kind that cannot be replicated: archived, or encrypted with a key that
@@ -216,7 +236,9 @@ impl Kind {
             Self::Throttled => "Throttled",
             Self::Refused(reason) | Self::Unsupported(reason) => reason.as_str(),
             Self::Gone => Reason::SrcVersionNotFound.as_str(),
+            Self::Absent => "Absent",
             Self::NotImplemented => "NotImplemented",
+            Self::Adapted => "Adapted",
         }
     }
 }
@@ -224,7 +246,8 @@ impl Kind {
 impl Failure {
     /// Makes a failure without a deeper cause.
     pub fn new(kind: Kind, during: &'static str) -> Self {
-        Self { kind, during, party: None, rule: None, answer: None, is_unreadable: false, source: None }
+        let (party, rule, answer, header, source) = (None, None, None, None, None);
+        Self { kind, during, party, rule, answer, is_unreadable: false, header, source }
     }
 
     /// Makes a failure with its cause.
@@ -266,7 +289,9 @@ impl Failure {
     /// Says what to do.
     pub fn verdict(&self) -> Verdict {
         match self.kind {
-            Kind::Conflict | Kind::Contended | Kind::NotImplemented => Verdict::Reread,
+            Kind::Conflict | Kind::Contended | Kind::Absent | Kind::Adapted => Verdict::Reread,
+            Kind::NotImplemented if self.party == Some(Party::Source) => Verdict::Park(Reason::SrcNotImplemented),
+            Kind::NotImplemented => Verdict::Park(Reason::DstNotImplemented),
             Kind::TooYoung(wait) => Verdict::Wait(wait),
             Kind::Unanswered => Verdict::HoldThenReread,
             Kind::Transient | Kind::Unauthenticated => Verdict::Retry,
@@ -290,10 +315,12 @@ impl fmt::Display for Failure {
             Kind::Throttled => write!(f, "{} was told to slow down", self.during),
             Kind::Refused(reason) => write!(f, "{} was refused ({})", self.during, reason.as_str()),
             Kind::Gone => write!(f, "{} found the version gone", self.during),
+            Kind::Absent => write!(f, "{} found nothing of that name", self.during),
             Kind::Unsupported(reason) => {
                 write!(f, "{} cannot replicate this version ({})", self.during, reason.as_str())
             }
-            Kind::NotImplemented => write!(f, "{} is not implemented by the endpoint", self.during),
+            Kind::NotImplemented => write!(f, "{} asked for what the endpoint does not implement", self.during),
+            Kind::Adapted => write!(f, "{} goes without what the endpoint does not implement", self.during),
         }
     }
 }

@@ -22,7 +22,7 @@ use aws_config::SdkConfig;
 
 use crate::metrics::Metrics;
 use crate::wire::{self, Bounds, Endpoints, Keeper, Signer, Wire};
-use capabilities::Capabilities;
+use capabilities::{Capabilities, Lacking};
 use owner::Owner;
 use watch::Watch;
 
@@ -103,6 +103,11 @@ impl Accounts {
             by_name.insert(name.clone(), Access::connect(account, &config, network, metrics));
         }
         Ok(Self { by_name })
+    }
+
+    /// Lists the abilities that endpoints turned out to lack.
+    pub(crate) fn lacking(&self) -> Vec<Lacking> {
+        self.by_name.values().flat_map(|access| access.capabilities.lacking(&access.name)).collect()
     }
 
     /// Returns an account; the configuration was checked, so every rule's account is here.

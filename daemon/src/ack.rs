@@ -12,7 +12,7 @@ use replicator_core::retry;
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use crate::accounts::refusal::is_never_taken;
+use crate::accounts::refusal::{is_never_taken, words};
 use crate::clock;
 use crate::engine::Engine;
 use crate::failpoint::Step;
@@ -186,7 +186,7 @@ impl Ack {
         match self.engine.failpoints.around(Step::Ack, Box::pin(request)).await {
             Ok(answer) => answer.failed.into_iter().map(|failed| failed.id).collect(),
             Err(error) => {
-                warn!(queue = first.queue.queue.name(), error = chain(&error), "cannot delete messages for now");
+                warn!(queue = first.queue.queue.name(), error = words(&error), "cannot delete messages for now");
                 all()
             }
         }
@@ -212,7 +212,7 @@ impl Ack {
                 }
             }
             Err(error) => {
-                warn!(queue = first.queue.queue.name(), error = chain(&error), "cannot release messages, they wait");
+                warn!(queue = first.queue.queue.name(), error = words(&error), "cannot release messages, they wait");
             }
         }
     }
@@ -237,7 +237,7 @@ async fn send(access: &QueueAccess, url: &str, message: &Message, reason: Reason
         .send()
         .await
         .map(|_| true)
-        .or_else(|error| if is_never_taken(&error) { Ok(false) } else { Err(chain(&error)) })
+        .or_else(|error| if is_never_taken(&error) { Ok(false) } else { Err(words(&error)) })
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::accounts::capabilities::Lacking;
 use crate::dispatch::{Board, Question};
 use crate::engine::Engine;
 use crate::health::{Ailment, Poll, SILENT_AFTER};
@@ -58,6 +59,8 @@ pub struct Status {
     /// What keeps the ledger from being relied on, if anything does; what is parked may then be more than is told.
     #[serde(default)]
     pub ledger: Option<String>,
+    /// What endpoints turned out not to implement.
+    pub lacking: Vec<Lacking>,
 }
 
 /// How many tasks of a rule are parked for one reason.
@@ -135,6 +138,7 @@ impl Admin {
             queues: self.polls.iter().map(answers).collect(),
             ailing: self.engine.pace.ailing(),
             ledger: self.engine.ledger.condition().ailment(),
+            lacking: self.engine.accounts.lacking(),
         })
     }
 

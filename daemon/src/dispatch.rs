@@ -218,7 +218,7 @@ impl Dispatch {
         match ended {
             Ended::Settled(report) => {
                 self.engine.pulse.beat();
-                debug!(key = %lane.key, written = report.written, bytes = report.bytes, outcomes = ?report.outcomes, "lane is up to date");
+                debug!(key = lane.key.as_str(), written = report.written, bytes = report.bytes, outcomes = ?report.outcomes, "lane is up to date");
                 self.note(&tickets);
                 self.close(&tickets, |_| Disposal::Delete).await;
             }

@@ -192,11 +192,17 @@ impl Engine {
             .send()
             .await
             .map_err(|error| failure(Side::Destination, "GetBucketVersioning", error))?;
-        if answer.status != Some(BucketVersioningStatus::Enabled) {
-            return Err(unversioned("GetBucketVersioning"));
+        match answer.status {
+            Some(BucketVersioningStatus::Enabled) => {
+                self.versioned.saw(place);
+                Ok(())
+            }
+            other => {
+                let seen = other.as_ref().map_or("none", BucketVersioningStatus::as_str);
+                let cause = format!("the bucket's versioning is {seen}, not Enabled");
+                Err(Failure::caused(Kind::Refused(Reason::DstBucketUnversioned), "GetBucketVersioning", cause))
+            }
         }
-        self.versioned.saw(place);
-        Ok(())
     }
 
     /// Says whether an answer without a count of tags means that there are none. S3 counts them only for who may read
@@ -211,14 +217,22 @@ impl Engine {
         self.tags_read.saw(place);
     }
 
-    /// Checks the id that a write was given. None, or `null`, says that versioning was suspended in
-    /// the meantime: nothing more may be written.
-    pub(crate) fn check_written(&self, place: &Place, version: Option<&str>) -> Result<(), Failure> {
+    /// Checks the id that a write was given. None, or `null`, may say that versioning was suspended in
+    /// the meantime, and then nothing more may be written; or that the store has no versions of such a key.
+    pub(crate) async fn check_written(
+        &self,
+        place: &Place,
+        during: &'static str,
+        version: Option<&str>,
+    ) -> Result<(), Failure> {
         if version.is_some_and(|version| version != "null") {
             return Ok(());
         }
         self.versioned.forget(place);
-        Err(unversioned("version id"))
+        self.check_versioned(place).await?;
+        let seen = version.map_or("without a version id", |_| "with the version id null");
+        let cause = format!("answered {seen}, though the bucket keeps versions: the store has none of such a key");
+        Err(Failure::caused(Kind::Refused(Reason::DstVersionIdMissing), during, cause))
     }
 }
 
@@ -232,8 +246,4 @@ impl<A: Send + 'static> Together<A> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(all.entry(place.clone()).or_insert_with(|| Arc::new(Gather::new(self.under_way_max))))
     }
-}
-
-fn unversioned(during: &'static str) -> Failure {
-    Failure::new(Kind::Refused(Reason::DstBucketUnversioned), during)
 }

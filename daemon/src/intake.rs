@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use aws_sdk_sqs::types::MessageSystemAttributeName;
-use replicator_core::event::Notification;
-use replicator_core::failure::chain;
+use replicator_core::event::{self, Handshake, Notification};
 use replicator_core::object::Timestamp;
 use replicator_core::retry;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::accounts::refusal;
 use crate::clock::Moment;
 use crate::health::Poll;
 use crate::lease::Leases;
@@ -97,7 +97,7 @@ impl Intake {
             .message_system_attribute_names(MessageSystemAttributeName::SentTimestamp)
             .send()
             .await
-            .map_err(|error| chain(&error))?;
+            .map_err(|error| refusal::words(&error))?;
         Ok(answer.messages().iter().filter_map(|message| self.message(message, asked)).collect())
     }
 
@@ -127,13 +127,28 @@ impl Intake {
         match &notification {
             Ok(Notification { hints, .. }) => {
                 debug!(queue = self.name(), message_id = message.id, hints = hints.len(), "received");
+                self.report_handshake(&message);
             }
             Err(error) => {
-                warn!(queue = self.name(), message_id = message.id, %error, "undecodable message");
+                let error = error.to_string();
+                warn!(queue = self.name(), message_id = message.id, error, "undecodable message");
                 self.metrics.message(self.name(), MessageOutcome::Undecodable);
             }
         }
         Delivery { message, notification }
+    }
+
+    /// Says what to do about a message by which SNS asks, or tells, of its subscription: it is deleted as any that
+    /// needs no work, and no events come that way until someone acts.
+    fn report_handshake(&self, message: &Message) {
+        let Some(Handshake { kind, topic, url }) = event::handshake(&message.body) else { return };
+        let (queue, message_id) = (self.name(), message.id.as_str());
+        let advice = match url {
+            Some(_) => "open its URL, or give its Token to `aws sns confirm-subscription`",
+            None => "subscribe the queue to the topic again with `aws sns subscribe`, as the topic's owner",
+        };
+        let url = url.as_deref().unwrap_or("none that is AWS's");
+        warn!(queue, message_id, kind, topic, url, advice, "SNS sends no events until its subscription is confirmed");
     }
 
     /// A poll takes at most a third of the time that its messages are hidden for, because it counts

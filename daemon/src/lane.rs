@@ -78,13 +78,13 @@ async fn attempt(engine: &Engine, task: &Task) -> Ended {
         let wait = match failure.verdict() {
             Verdict::Reread if rereads < REREADS_MAX => {
                 rereads += 1;
-                debug!(key = %task.lane.key, error = %chain(&failure), "reading again");
+                debug!(key = task.lane.key.as_str(), error = chain(&failure), "reading again");
                 retry::delay(rereads, fastrand::f64())
             }
             // Nothing went wrong, and time passes as it should.
             Verdict::Wait(wait) => {
                 engine.pulse.beat();
-                debug!(key = %task.lane.key, ?wait, "waiting for what may yet land");
+                debug!(key = task.lane.key.as_str(), ?wait, "waiting for what may yet land");
                 wait
             }
             Verdict::Park(reason) => {
@@ -166,7 +166,7 @@ async fn park_on_schedule(engine: &Engine, task: &Task, reason: Reason, failure:
 pub(crate) fn park(engine: &Engine, task: &Task, reason: Reason, failure: &Failure, due: Option<Timestamp>) -> Ended {
     let rule = blamed(task, failure);
     let detail = chain(failure);
-    warn!(rule, key = %task.lane.key, reason = reason.as_str(), error = detail, "parked");
+    warn!(rule, key = task.lane.key.as_str(), reason = reason.as_str(), error = detail, "parked");
     engine.metrics.failure(rule, reason.as_str());
     for wish in task.wishes.iter().filter(|wish| is_refused(reason, wish)) {
         let blank = task.parked(wish, reason, clock::now());
@@ -201,7 +201,7 @@ fn keep(engine: &Engine, parked: ParkedTask) -> Result<(), Failure> {
 
 fn report_failure(engine: &Engine, task: &Task, failure: &Failure) {
     let rule = blamed(task, failure);
-    warn!(rule, key = %task.lane.key, error = chain(failure), "attempt failed");
+    warn!(rule, key = task.lane.key.as_str(), error = chain(failure), "attempt failed");
     engine.metrics.failure(rule, failure.kind.code());
 }
 
@@ -211,12 +211,12 @@ fn blamed<'a>(task: &'a Task, failure: &'a Failure) -> &'a str {
 }
 
 /// After a lost answer nothing is known until the write can no longer land (protocol rule 7). An
-/// answer that did come, if only to say 500, leaves the server little to finish. A large upload may be put together
+/// answer of the server itself, if only to say 500, leaves it little to finish. A large upload may be put together
 /// for minutes yet: it is completed again by the same id, and an upload appears once however often it is completed.
 async fn hold(failure: &Failure) {
     if failure.verdict() != Verdict::HoldThenReread {
         return;
     }
-    let answered = failure.answer.is_some() || failure.is_unreadable;
-    tokio::time::sleep(if answered { LANDING / 2 } else { LANDING }).await;
+    let is_own = failure.answer.is_some_and(|answer| answer.is_own);
+    tokio::time::sleep(if is_own { LANDING / 2 } else { LANDING }).await;
 }

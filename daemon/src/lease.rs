@@ -10,6 +10,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::accounts::refusal;
 use crate::clock::Moment;
 use crate::metrics::{MessageOutcome, Metrics};
 
@@ -153,7 +154,7 @@ impl Leases {
                 refused.for_each(|failed| self.lose(&failed.id));
                 return;
             }
-            Ok(Err(error)) => replicator_core::failure::chain(&error),
+            Ok(Err(error)) => refusal::words(&error),
             Err(_elapsed) => "no answer in time".to_owned(),
         };
         // The next round tries again, as long as the leases have time left.

@@ -36,7 +36,7 @@ enum Verb {
         #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "S3_REPLICATOR_LOG_FORMAT")]
         log_format: LogFormat,
         /// Which log lines to write, as a tracing filter such as `warn,s3_replicator=debug`
-        #[arg(long, default_value = "warn,s3_replicator=info", env = "S3_REPLICATOR_LOG")]
+        #[arg(long, default_value = LOG_DEFAULT, env = "S3_REPLICATOR_LOG")]
         log: String,
     },
     /// Validates the configuration file; exit 1 on any problem
@@ -78,6 +78,9 @@ enum Ledger {
         file: ConfigFile,
     },
 }
+
+// What `aws_config` warns of ends in dumps of the SDK's structures; each of it is told in a line of ours, too.
+const LOG_DEFAULT: &str = "warn,aws_config=error,s3_replicator=info";
 
 const FAILURES_EXAMPLES: &str = "Examples:
   s3-replicator failures list

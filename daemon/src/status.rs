@@ -88,6 +88,14 @@ fn write_table(status: &Status, text: &mut String) -> std::fmt::Result {
         };
         writeln!(text, "\n{}: {state}", ailing.name)?;
     }
+    for lacking in &status.lacking {
+        let minutes = lacking.tried_again_in_seconds.div_ceil(60);
+        writeln!(
+            text,
+            "\naccount {}: goes without {} for {minutes} min: {}",
+            lacking.account, lacking.ability, lacking.why
+        )?;
+    }
     for queue in &status.queues {
         writeln!(text, "\nqueue {}: {}", queue.queue, if queue.answers { "answers" } else { "does not answer" })?;
     }

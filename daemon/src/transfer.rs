@@ -210,7 +210,9 @@ impl<'a> Run<'a> {
     fn is_guarded(&self) -> bool {
         let abilities = &self.destination.capabilities;
         let conditional = [Ability::ConditionalPut, Ability::ConditionalComplete, Ability::ConditionalDelete];
-        self.task.rules.lead.fence && self.foreseen && conditional.into_iter().all(|ability| abilities.has(ability))
+        self.task.rules.lead.fence
+            && self.foreseen
+            && conditional.into_iter().all(|ability| abilities.always_had(ability))
     }
 
     async fn catch_up(&mut self, memory: &mut Memory) -> Result<Progress, Failure> {
@@ -258,7 +260,7 @@ impl<'a> Run<'a> {
 
     /// After a write that compared nothing, only a fresh read tells what is current.
     fn after_write(&self, ability: Ability) -> Progress {
-        if self.destination.capabilities.has(ability) { Progress::Done } else { Progress::Reread }
+        if self.destination.capabilities.always_had(ability) { Progress::Done } else { Progress::Reread }
     }
 
     fn is_foreign_and_kept(&self) -> bool {

@@ -93,7 +93,8 @@ impl Wire {
             if let Some(party) = refusal.failure.party.filter(|_| is_throttled) {
                 pace::strained(party);
             }
-            let is_passing = is_throttled || matches!(refusal.failure.kind, Kind::Transient | Kind::Unauthenticated);
+            let is_trouble = matches!(refusal.failure.kind, Kind::Transient | Kind::Unauthenticated);
+            let is_passing = (is_throttled || is_trouble) && !call.leaves(&refusal);
             // Who sends a body has memory, and is not to hold that for longer than it was given for.
             let is_held_up = call.body().is_some() && begun.elapsed() >= call.timeout;
             if !is_passing || attempt >= call.attempts_max || is_held_up {
@@ -115,15 +116,14 @@ impl Wire {
         Ok((head, lossy(text)))
     }
 
-    /// Finds out why something was refused. The refusal of a HEAD has no text, and it may be clocks or credentials and
-    /// pass by itself: the first byte is asked for instead.
+    /// Finds out why something was refused. The refusal of a HEAD has no text, so it may be anybody's, or be about clocks
+    /// or credentials and pass by itself: the first byte is asked for instead, and what S3 says of that counts.
     async fn explained(&self, call: &Call<'_>, refusal: Refusal) -> Refusal {
-        let status = refusal.status();
-        let Some(get) = call.of_first_byte().filter(|_| matches!(status, Some(400 | 401 | 403))) else {
+        let Some(get) = call.of_first_byte().filter(|_| call.wants_reason(&refusal)) else {
             return refusal;
         };
         match self.attempt(&get).await {
-            Err(told) if told.status() == status => Refusal { failure: told.failure, ..refusal },
+            Err(told) if told.status() == refusal.status() => Refusal { failure: told.failure, ..refusal },
             Ok(_) | Err(_) => refusal,
         }
     }
@@ -131,7 +131,7 @@ impl Wire {
     async fn attempt(&self, call: &Call<'_>) -> Result<Answer, Refusal> {
         let shared = &*self.shared;
         let unsent = |error| Refusal::of(refusal::unsent(call.side, call.operation, error));
-        let unbuilt = |error| Refusal::of(refusal::unbuilt(call.side, call.operation, error));
+        let unbuilt = |_error: BoxError| Refusal::of(refusal::unbuilt(call.side, call.operation));
         let endpoint = shared.endpoints.of(call.bucket()).await.map_err(unbuilt)?;
         let asking = (call.side != Side::Source).then(pace::asking);
         // Nothing may hold a write up beyond its deadline, new credentials neither (protocol rule 5).
@@ -171,7 +171,7 @@ impl Shared {
         signed_by: &Credentials,
     ) -> Result<Answer, Refusal> {
         let lost = |error: ConnectorError| {
-            let fail = if is_unsent(&error) { refusal::unsent } else { refusal::lost };
+            let fail = if is_unsent(&error) { refusal::unreached } else { refusal::lost };
             Refusal::of(fail(call.side, call.operation, error.into()))
         };
         let mut answer = self.connector.call(request).await.map_err(lost)?;
@@ -189,7 +189,7 @@ impl Shared {
             return Err(Refusal { failure, answer: Some(Box::new(head)), is_held_up: false });
         }
         let text = lossy(self.bounds.read_refusal(body).await);
-        let said = Said::read(head.status(), &text);
+        let said = Said::read(head.status(), |name| head.header(name), &text).to(call.named_headers());
         self.signer.learn(&said, head.date(), signed_by);
         Err(Refusal {
             failure: refusal::answered(call.side, call.operation, said),

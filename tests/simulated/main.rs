@@ -47,6 +47,9 @@ mod dead_letters;
 mod leases;
 mod refused;
 mod buckets;
+// S: what something in between says proves nothing, and what a store lacks is not what it refuses.
+mod definite;
+mod lacking;
 // E: bytes, ETags and answers that are not what they should be, and what proves that they are.
 mod spoilt;
 mod proofs;

@@ -83,8 +83,8 @@ fn an_access_key_that_is_not_known_parks_and_is_tried_again_ever_more_seldom() {
             sim.put("a", b"one").await;
             let daemon = fleet::lone(&mut sim, "", AWS).await;
             sim.drained().await;
-            assert_eq!(reasons(&daemon).await, ["DstHeadObjectNotPermitted"]);
-            let alarm = fleet::figure(&daemon, "parked", &["reason=\"DstHeadObjectNotPermitted\""]).await;
+            assert_eq!(reasons(&daemon).await, ["DstGetVersioningNotPermitted"]);
+            let alarm = fleet::figure(&daemon, "parked", &["reason=\"DstGetVersioningNotPermitted\""]).await;
             assert_eq!(alarm, 1.0, "{code}");
             let before = sim.net.faults().hits(code);
             sim.pass(2 * fleet::TRIED_WITHIN).await;

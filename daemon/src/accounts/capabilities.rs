@@ -1,13 +1,17 @@
-//! What an endpoint can do, per operation: found out rather than assumed, and withdrawn when the
-//! endpoint contradicts itself.
+//! What an endpoint can do, per operation: found out rather than assumed, given up when the endpoint itself says that it
+//! can't or contradicts itself, and tried again after a while.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use tracing::warn;
 
 /// Something that not every S3-compatible endpoint does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Ability {
     /// `If-Match` and `If-None-Match` on PutObject.
     ConditionalPut,
@@ -15,17 +19,61 @@ pub(crate) enum Ability {
     ConditionalComplete,
     /// `If-Match` on DeleteObject.
     ConditionalDelete,
-    /// CRC64NVME checksums of whole objects.
-    Crc64Nvme,
+    /// CRC64NVME checksums on PutObject.
+    ChecksumPut,
+    /// The same on multipart uploads and their parts.
+    ChecksumParts,
 }
 
 impl Ability {
-    /// Returns the operation whose answers tell about the ability.
-    pub(crate) fn operation(self) -> &'static str {
+    const ALL: [Self; 5] = [
+        Self::ConditionalPut,
+        Self::ConditionalComplete,
+        Self::ConditionalDelete,
+        Self::ChecksumPut,
+        Self::ChecksumParts,
+    ];
+
+    /// Says whether requests of an operation make use of it.
+    pub(crate) fn is_used_by(self, operation: &str) -> bool {
         match self {
-            Self::ConditionalPut | Self::Crc64Nvme => "PutObject",
-            Self::ConditionalComplete => "CompleteMultipartUpload",
-            Self::ConditionalDelete => "DeleteObject",
+            Self::ConditionalPut | Self::ChecksumPut => operation == "PutObject",
+            Self::ConditionalComplete => operation == "CompleteMultipartUpload",
+            Self::ConditionalDelete => operation == "DeleteObject",
+            Self::ChecksumParts => {
+                matches!(operation, "CreateMultipartUpload" | "UploadPart" | "CompleteMultipartUpload")
+            }
+        }
+    }
+
+    /// Says whether a request header asks for it.
+    pub(crate) fn is_asked_by(self, header: &str) -> bool {
+        match self {
+            Self::ConditionalPut | Self::ConditionalComplete | Self::ConditionalDelete => {
+                matches!(header, "if-match" | "if-none-match")
+            }
+            Self::ChecksumPut | Self::ChecksumParts => {
+                header.starts_with("x-amz-checksum-") || header.starts_with("x-amz-sdk-checksum-")
+            }
+        }
+    }
+
+    /// Returns the checksum that a write with this condition carries, too.
+    pub(crate) fn checksum(self) -> Option<Self> {
+        match self {
+            Self::ConditionalPut => Some(Self::ChecksumPut),
+            Self::ConditionalComplete => Some(Self::ChecksumParts),
+            Self::ConditionalDelete | Self::ChecksumPut | Self::ChecksumParts => None,
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::ConditionalPut => "conditions on PutObject",
+            Self::ConditionalComplete => "conditions on CompleteMultipartUpload",
+            Self::ConditionalDelete => "conditions on DeleteObject",
+            Self::ChecksumPut => "CRC64NVME on PutObject",
+            Self::ChecksumParts => "CRC64NVME on multipart uploads",
         }
     }
 }
@@ -47,7 +95,8 @@ pub(crate) struct Capabilities {
     put: Capability,
     complete: Capability,
     delete: Capability,
-    crc64: Capability,
+    checksum_put: Capability,
+    checksum_parts: Capability,
     tells_markers: AtomicBool,
     counts_tags: AtomicBool,
     hashes_parts: AtomicBool,
@@ -56,13 +105,39 @@ pub(crate) struct Capabilities {
 
 #[derive(Debug)]
 struct Capability {
-    works: AtomicBool,
+    /// Whether the configuration lets it be used.
+    is_allowed: bool,
+    lack: Mutex<Option<Lack>>,
     contradictions: AtomicU32,
+}
+
+/// That an ability was given up, now or before.
+#[derive(Debug)]
+struct Lack {
+    until: Instant,
+    why: String,
+}
+
+/// An ability that the daemon goes without.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Lacking {
+    /// The account whose endpoint it is.
+    pub account: String,
+    /// What the endpoint lacks.
+    pub ability: String,
+    /// What it said.
+    pub why: String,
+    /// When it is tried again.
+    pub tried_again_in_seconds: u64,
 }
 
 // One refusal that a fresh read contradicts can be another daemon that wrote and removed; the
 // second in a row on the same reading is the endpoint's own fault.
 const CONTRADICTIONS_MAX: u32 = 2;
+
+// An endpoint that was upgraded is found out as soon as one whose parked tasks are tried again (`parking`), and one that
+// was not refuses a few requests an hour.
+const GIVEN_UP_FOR: Duration = Duration::from_secs(3600);
 
 impl Capabilities {
     /// Starts in good faith, or without conditions where the configuration says so.
@@ -71,7 +146,8 @@ impl Capabilities {
             put: Capability::new(conditional),
             complete: Capability::new(conditional),
             delete: Capability::new(conditional),
-            crc64: Capability::new(true),
+            checksum_put: Capability::new(true),
+            checksum_parts: Capability::new(true),
             tells_markers: AtomicBool::new(false),
             counts_tags: AtomicBool::new(false),
             hashes_parts: AtomicBool::new(false),
@@ -81,14 +157,43 @@ impl Capabilities {
 
     /// Says whether to make use of an ability.
     pub(crate) fn has(&self, ability: Ability) -> bool {
-        self.capability(ability).works.load(Ordering::Relaxed)
+        let capability = self.capability(ability);
+        capability.is_allowed && capability.lack().as_ref().is_none_or(|lack| lack.until <= Instant::now())
     }
 
-    /// Gives an ability up, loudly: order then rests on fewer guarantees.
+    /// Says whether every write since the start could make use of an ability: else one may be on its way without.
+    pub(crate) fn always_had(&self, ability: Ability) -> bool {
+        let capability = self.capability(ability);
+        capability.is_allowed && capability.lack().is_none()
+    }
+
+    /// Gives an ability up for a while, loudly: order then rests on fewer guarantees.
     pub(crate) fn withdraw(&self, ability: Ability, account: &str, why: &str) {
-        if self.capability(ability).works.swap(false, Ordering::Relaxed) {
-            warn!(account, ?ability, why, "endpoint lacks an ability, going on without it");
+        let had = self.has(ability);
+        *self.capability(ability).lack() = Some(Lack { until: Instant::now() + GIVEN_UP_FOR, why: why.to_owned() });
+        if had {
+            warn!(
+                account,
+                ability = ability.as_str(),
+                why,
+                "endpoint lacks an ability, going on without it for an hour"
+            );
         }
+    }
+
+    /// Lists the abilities that are given up now.
+    pub(crate) fn lacking(&self, account: &str) -> Vec<Lacking> {
+        let lacking = |ability: Ability| {
+            let lack = self.capability(ability).lack();
+            let lack = lack.as_ref().filter(|lack| lack.until > Instant::now())?;
+            Some(Lacking {
+                account: account.to_owned(),
+                ability: ability.as_str().to_owned(),
+                why: lack.why.clone(),
+                tried_again_in_seconds: lack.until.duration_since(Instant::now()).as_secs(),
+            })
+        };
+        Ability::ALL.into_iter().filter_map(lacking).collect()
     }
 
     /// Takes note of a refused condition that a fresh read says should have held.
@@ -152,14 +257,19 @@ impl Capabilities {
             Ability::ConditionalPut => &self.put,
             Ability::ConditionalComplete => &self.complete,
             Ability::ConditionalDelete => &self.delete,
-            Ability::Crc64Nvme => &self.crc64,
+            Ability::ChecksumPut => &self.checksum_put,
+            Ability::ChecksumParts => &self.checksum_parts,
         }
     }
 }
 
 impl Capability {
-    fn new(works: bool) -> Self {
-        Self { works: AtomicBool::new(works), contradictions: AtomicU32::new(0) }
+    fn new(is_allowed: bool) -> Self {
+        Self { is_allowed, lack: Mutex::default(), contradictions: AtomicU32::new(0) }
+    }
+
+    fn lack(&self) -> MutexGuard<'_, Option<Lack>> {
+        self.lack.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -191,15 +301,29 @@ mod tests {
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
         tracing::subscriber::with_default(subscriber, || {
             let known = Capabilities::new(true);
-            known.withdraw(Ability::ConditionalDelete, "archive", "answered 501 Not Implemented");
-            known.withdraw(Ability::ConditionalDelete, "archive", "answered 501 Not Implemented");
+            known.withdraw(Ability::ConditionalDelete, "archive", "answered 501 NotImplemented");
+            known.withdraw(Ability::ConditionalDelete, "archive", "answered 501 NotImplemented");
         });
         let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         let [line] = lines.as_slice() else { panic!("{lines:?}") };
-        for said in ["WARN", "archive", "ConditionalDelete", "answered 501 Not Implemented"] {
+        for said in ["WARN", "archive", "conditions on DeleteObject", "answered 501 NotImplemented"] {
             assert!(line.contains(said), "{line}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_given_up_is_shown_and_tried_again_after_an_hour_and_never_rested_on() {
+        let known = Capabilities::new(true);
+        known.withdraw(Ability::ConditionalPut, "archive", "answered 501 NotImplemented");
+        assert!(!known.has(Ability::ConditionalPut));
+        tokio::time::advance(Duration::from_secs(600)).await;
+        let [shown] = known.lacking("archive").try_into().unwrap();
+        assert_eq!((shown.ability.as_str(), shown.tried_again_in_seconds), ("conditions on PutObject", 3000));
+        tokio::time::advance(Duration::from_secs(3000)).await;
+        assert!(known.has(Ability::ConditionalPut) && known.lacking("archive").is_empty());
+        assert!(!known.always_had(Ability::ConditionalPut), "a write may have gone without");
+        assert!(known.always_had(Ability::ConditionalDelete));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::attributes::{Attributes, STAMP, STORAGE_CLASS, encoded_words};
 use super::basis::Basis;
 use super::encryption::{self, Headers};
 use super::foresight::Foresight;
+use super::lessons::Extras;
 use super::pinned::Pinned;
 use super::tags::{self, Tags};
 use crate::accounts::Access;
@@ -48,6 +49,8 @@ pub(crate) struct Copy<'a> {
     pub(crate) distinct: bool,
     /// The version's tags, where choosing the rule needed them.
     pub(crate) tags: Option<Tags>,
+    /// What its writes ask for beyond the plain request.
+    pub(crate) extras: Extras,
 }
 
 /// A write that was answered.
@@ -133,15 +136,19 @@ impl Copy<'_> {
         };
         if !attributes.stamp(&stamp) {
             self.engine.metrics.failure(&self.rule.id, Reason::StampTooLarge.as_str());
-            warn!(rule = self.rule.id, key = %self.task.source_key, "no room for the stamp beside the user's metadata");
+            warn!(
+                rule = self.rule.id,
+                key = self.task.source_key.as_str(),
+                "no room for the stamp beside the user's metadata"
+            );
         }
         Ok(Dress { attributes, tags, encryption, asked })
     }
 
     /// Returns the condition as the two headers `If-Match` and `If-None-Match`.
-    pub(crate) fn conditions(&self, allowed: bool) -> (Option<String>, Option<String>) {
+    pub(crate) fn conditions(&self) -> (Option<String>, Option<String>) {
         match self.condition {
-            _ if !allowed => (None, None),
+            _ if !self.extras.conditional => (None, None),
             Condition::Absent => (None, Some("*".to_owned())),
             Condition::Over(etag) => (Some(etag.quoted()), None),
         }

@@ -29,7 +29,7 @@ pub(super) struct Current {
     pub(super) age: Option<Duration>,
     /// What time it is by the server's clock.
     pub(super) date: Option<Timestamp>,
-    /// Whether "nothing" may be a marker: the endpoint's 404 does not tell them apart.
+    /// Whether "nothing" may be a marker, which the endpoint's 404 does not tell from it, or was not proved.
     pub(super) is_guess: bool,
 }
 
@@ -57,14 +57,14 @@ pub(super) enum Likely {
     Object,
     /// Nothing, or a marker.
     Hidden,
-    /// Nothing; where that cannot be told from a marker, whoever asks can do without knowing.
+    /// Nothing; where that is not proved, or cannot be told from a marker, whoever asks can do without knowing.
     New,
 }
 
 /// Reads which entry is current of a key that is likely new, by one list for all neighbours that ask, if they are many.
 pub(super) async fn current_of_new(engine: &Engine, access: &Access, task: &Task) -> Result<Current, Failure> {
     // What a list leaves out the condition of the write finds.
-    let may_ask = access.is_aws || access.capabilities.has(Ability::ConditionalPut);
+    let may_ask = access.is_aws || access.capabilities.always_had(Ability::ConditionalPut);
     match if may_ask { listing::absence(engine, access, task).await? } else { None } {
         Some(date) => Ok(Current::absent(date, access.is_aws)),
         None => current(access, task, Likely::New).await,
@@ -74,7 +74,7 @@ pub(super) async fn current_of_new(engine: &Engine, access: &Access, task: &Task
 /// Reads which entry is current.
 pub(super) async fn current(access: &Access, task: &Task, likely: Likely) -> Result<Current, Failure> {
     let place = &task.lane.destination;
-    let tells_markers = access.is_aws || access.capabilities.tells_markers();
+    let tells_markers = tells_markers(access);
     // Where a 404 proves nothing, the list would have to be asked after it.
     if likely == Likely::Hidden
         && !tells_markers
@@ -82,26 +82,57 @@ pub(super) async fn current(access: &Access, task: &Task, likely: Likely) -> Res
     {
         return Ok(Current::hidden(entry, None));
     }
-    let refusal = match access.wire.send(Call::head(Side::Destination, &place.bucket, &task.lane.key)).await {
+    let look = Call::head(Side::Destination, &place.bucket, &task.lane.key).leaving_404();
+    let refusal = match access.wire.send(look).await {
         Ok(answer) => return object(&answer.into_head(), task),
-        Err(refusal) => refusal,
+        Err(refusal) if refusal.status() == Some(404) => refusal,
+        Err(refusal) => return Err(refusal.into()),
     };
-    if refusal.status() != Some(404) {
-        return Err(refusal.into());
-    }
     let date = refusal.date();
-    if refusal.header("x-amz-delete-marker") == Some("true") {
+    if refusal.is_marker() {
         access.capabilities.told_marker();
         if let Some(marker) = refusal.header("x-amz-version-id") {
             return Ok(Current::hidden(Entry::Marker(marker.to_owned()), date));
         }
-    } else if tells_markers {
-        return Ok(Current::hidden(Entry::Nothing, date));
-    } else if likely == Likely::New {
+    } else if likely == Likely::New && refusal.is_signed() {
         return Ok(Current { date, ..Current::guessed() });
+    } else if tells_markers {
+        return absent(access, task).await;
     }
-    let appeared = || Failure::caused(FailureKind::Conflict, DURING, "an object appeared behind the 404");
     Ok(Current::hidden(listed(access, task).await?.ok_or_else(appeared)?, date))
+}
+
+/// Says whether nothing is there for sure where a HEAD found nothing; not where the endpoint cannot tell that from a marker.
+pub(super) async fn is_surely_absent(access: &Access, task: &Task) -> Result<bool, Failure> {
+    if !tells_markers(access) {
+        return Ok(false);
+    }
+    match absent(access, task).await {
+        Ok(_) => Ok(true),
+        Err(Failure { kind: FailureKind::Conflict, .. }) => Ok(false),
+        Err(failure) => Err(failure),
+    }
+}
+
+fn tells_markers(access: &Access) -> bool {
+    access.is_aws || access.capabilities.tells_markers()
+}
+
+/// Makes sure that nothing is there after a HEAD said so: it has no text, so something in between may have answered.
+async fn absent(access: &Access, task: &Task) -> Result<Current, Failure> {
+    let look = Call::first_byte(Side::Destination, &task.lane.destination.bucket, &task.lane.key);
+    match access.wire.send(look).await {
+        Err(refusal) if refusal.is_absent() && !refusal.is_marker() => {
+            Ok(Current::hidden(Entry::Nothing, refusal.date()))
+        }
+        Err(refusal) if refusal.is_absent() => Err(appeared()),
+        Err(refusal) => Err(refusal.into()),
+        Ok(_) => Err(appeared()),
+    }
+}
+
+fn appeared() -> Failure {
+    Failure::caused(FailureKind::Conflict, DURING, "an entry appeared behind the 404")
 }
 
 /// Asks the list for what hides a key, where HEAD does not tell a marker from nothing; none if an object is there.

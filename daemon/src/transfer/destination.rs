@@ -113,7 +113,7 @@ impl Shown {
         let Some(found) = self.history.get_mut(at).filter(|found| found.looks().is_some()) else { return Ok(()) };
         found.origin = Origin::Replica(version.clone());
         let (id, etag) = (found.entry.version.id.as_str(), found.entry.etag.clone());
-        info!(key = %task.lane.key, version = %version.id, replica = id, "recognised by content");
+        info!(key = task.lane.key.as_str(), version = version.id.as_str(), replica = id, "recognised by content");
         let found = self.basis.now_or_after();
         let replica = Replica { found, ..replica(version.clone(), Some(id.to_owned()), etag) };
         adopt(engine, task, replica, &mut self.replicas)?;

@@ -1,9 +1,9 @@
 //! What an endpoint's answers to writes teach of its abilities.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use replicator_core::failure::{Failure, Kind};
+use replicator_core::failure::{Failure, Kind, chain};
 use replicator_core::object::{ETag, VersionId};
 use replicator_core::plan::VersionRef;
 use tokio::time::Instant;
@@ -22,23 +22,44 @@ pub(crate) struct Memory {
     seen: Option<(Entry, Instant)>,
     content: Option<(VersionRef, ETag)>,
     purges: BTreeMap<VersionId, Instant>,
+    /// What the next write goes without, on trial, because the endpoint did not say what it does not implement.
+    left_out: BTreeSet<Ability>,
+    /// What it said instead.
+    why: String,
 }
 
-/// What a write demanded of the endpoint.
+/// What a write demands of the endpoint beyond the plain request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Asked {
-    ability: Ability,
+    condition: Ability,
     /// What the write was to go over. Its ETag would not do: that recurs, and between the two refusals there may have been
     /// others.
     over: Entry,
-    /// Whether the condition was sent along.
-    relied_on: bool,
+    pub(super) extras: Extras,
+}
+
+/// What can be left out of a write.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Extras {
+    /// It has a condition.
+    pub(crate) conditional: bool,
+    /// It has a CRC64NVME.
+    pub(crate) checked: bool,
 }
 
 impl Asked {
-    /// Takes note of what is about to be asked.
-    pub(super) fn of(destination: &Access, ability: Ability, over: &Entry) -> Self {
-        Self { ability, over: over.clone(), relied_on: destination.capabilities.has(ability) }
+    /// Lists the abilities that requests of an operation asked for.
+    fn abilities(&self, operation: &str) -> BTreeSet<Ability> {
+        let condition = Some(self.condition).filter(|_| self.extras.conditional);
+        let checksum = self.condition.checksum().filter(|_| self.extras.checked);
+        condition.into_iter().chain(checksum).filter(|ability| ability.is_used_by(operation)).collect()
+    }
+
+    /// Lists what can be left out, in the order of trying: a checksum is missed less than a condition.
+    fn trials(&self) -> Vec<BTreeSet<Ability>> {
+        let (condition, checksum) = (Some(self.condition), self.condition.checksum());
+        let trial = |left_out: [Option<Ability>; 2]| left_out.into_iter().flatten().collect();
+        vec![trial([checksum, None]), trial([condition, None]), trial([checksum, condition])]
     }
 }
 
@@ -94,6 +115,13 @@ impl Memory {
         self.read = true;
     }
 
+    /// Decides what a write asks of the endpoint.
+    pub(super) fn ask(&self, destination: &Access, condition: Ability, over: &Entry) -> Asked {
+        let wants = |ability| destination.capabilities.has(ability) && !self.left_out.contains(&ability);
+        let extras = Extras { conditional: wants(condition), checked: condition.checksum().is_some_and(wants) };
+        Asked { condition, over: over.clone(), extras }
+    }
+
     /// Learns from the answer to a write what the endpoint cannot do, or gets wrong. AWS does all
     /// of it: there a refusal is never the endpoint's fault.
     pub(super) fn learn<T>(
@@ -102,29 +130,27 @@ impl Memory {
         asked: Asked,
         result: Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let (abilities, account) = (&destination.capabilities, &destination.name);
-        let Err(failure) = &result else {
-            abilities.kept(asked.ability);
-            self.refused = None;
-            return result;
+        let failure = match result {
+            Ok(value) => {
+                self.learn_success(destination, &asked);
+                return Ok(value);
+            }
+            Err(failure) => failure,
         };
-        if destination.is_aws || failure.during != asked.ability.operation() {
-            return result;
+        if destination.is_aws {
+            return Err(failure);
         }
         match failure.kind {
-            Kind::NotImplemented if asked.relied_on => {
-                abilities.withdraw(asked.ability, account, "answered 501 Not Implemented");
+            Kind::NotImplemented => return Err(self.adapt(destination, &asked, failure)),
+            Kind::Conflict if asked.condition.is_used_by(failure.during) => {
+                // Between the two refusals lies a fresh read that found the same thing current.
+                if self.refused.as_ref() == Some(&asked) {
+                    destination.capabilities.contradicted(asked.condition, &destination.name);
+                } else {
+                    self.refused = Some(asked);
+                }
             }
-            // Without a condition, the checksum is all that such a request has of the unusual.
-            Kind::NotImplemented if asked.ability != Ability::ConditionalDelete => {
-                abilities.withdraw(Ability::Crc64Nvme, account, "answered 501 Not Implemented");
-            }
-            // Between the two refusals lies a fresh read that found the same thing current.
-            Kind::Conflict if self.refused.as_ref() == Some(&asked) => {
-                abilities.contradicted(asked.ability, account);
-            }
-            Kind::Conflict => self.refused = Some(asked),
-            Kind::NotImplemented
+            Kind::Conflict
             | Kind::Contended
             | Kind::TooYoung(_)
             | Kind::Unanswered
@@ -133,8 +159,64 @@ impl Memory {
             | Kind::Throttled
             | Kind::Refused(_)
             | Kind::Gone
+            | Kind::Absent
+            | Kind::Adapted
             | Kind::Unsupported(_) => {}
         }
-        result
+        Err(failure)
     }
+
+    /// What was left out on trial, and not missed, is what the endpoint lacks.
+    fn learn_success(&mut self, destination: &Access, asked: &Asked) {
+        let (abilities, account) = (&destination.capabilities, &destination.name);
+        abilities.kept(asked.condition);
+        self.refused = None;
+        let is_meant = |ability: &Ability| *ability == asked.condition || asked.condition.checksum() == Some(*ability);
+        for ability in std::mem::take(&mut self.left_out).into_iter().filter(is_meant) {
+            abilities.withdraw(ability, account, &self.why);
+        }
+    }
+
+    /// Goes on without what the endpoint says it does not implement, if that can be left out: by the header that it
+    /// names, or by trying, one after the other. What the replica needs stays a failure.
+    fn adapt(&mut self, destination: &Access, asked: &Asked, failure: Failure) -> Failure {
+        let sent = asked.abilities(failure.during);
+        if let Some(header) = failure.header.as_deref() {
+            let named = sent.into_iter().find(|ability| ability.is_asked_by(header));
+            named.iter().for_each(|ability| {
+                destination.capabilities.withdraw(*ability, &destination.name, &chain(&failure));
+            });
+            return if named.is_some() { adapted(failure) } else { failure };
+        }
+        self.why = chain(&failure);
+        match self.next_trial(destination, asked, failure.during) {
+            Some(trial) => {
+                self.left_out = trial;
+                adapted(failure)
+            }
+            None => {
+                self.left_out.clear();
+                failure
+            }
+        }
+    }
+
+    /// Finds what else can be left out that makes another request of the one that was refused.
+    fn next_trial(&self, destination: &Access, asked: &Asked, operation: &str) -> Option<BTreeSet<Ability>> {
+        let all = Asked { extras: Extras { conditional: true, checked: true }, ..asked.clone() }.abilities(operation);
+        let known: BTreeSet<Ability> =
+            all.into_iter().filter(|ability| destination.capabilities.has(*ability)).collect();
+        let sent = asked.abilities(operation);
+        let trials = asked.trials();
+        let tried = trials.iter().position(|trial| *trial == self.left_out).map_or(0, |at| at + 1);
+        let differs = |trial: &BTreeSet<Ability>| {
+            let left: BTreeSet<Ability> = known.difference(trial).copied().collect();
+            left != known && left != sent
+        };
+        trials.into_iter().skip(tried).find(differs)
+    }
+}
+
+fn adapted(failure: Failure) -> Failure {
+    Failure { kind: Kind::Adapted, ..failure }
 }

@@ -158,9 +158,7 @@ impl Listing<'_> {
     async fn shown(&self, key: &Key, entries: &[Listed]) -> Result<Option<usize>, Failure> {
         let (id, is_marker) = match self.access.wire.send(Call::head(self.side, self.bucket, key)).await {
             Ok(answer) => (answer.into_head().version_id(), false),
-            Err(refusal) if refusal.status() == Some(404) => {
-                (refusal.header("x-amz-version-id").map(str::to_owned), true)
-            }
+            Err(refusal) if refusal.is_absent() => (refusal.header("x-amz-version-id").map(str::to_owned), true),
             Err(refusal) => return Err(refusal.into()),
         };
         let names_any = entries.iter().any(|listed| listed.is_latest);

@@ -67,7 +67,7 @@ impl Lookup<'_> {
     /// Says whether two daemons may write one marker twice: where deletes know no condition. Where versions are deleted for
     /// good, what stood between two markers may have gone.
     pub(super) fn may_double_markers(&self) -> bool {
-        let is_guarded = self.access.capabilities.has(Ability::ConditionalDelete);
+        let is_guarded = self.access.capabilities.always_had(Ability::ConditionalDelete);
         !is_guarded && !self.task.rules.lead.version_deletes
     }
 
@@ -131,7 +131,7 @@ impl Lookup<'_> {
         let head = match self.access.wire.send(call).await {
             Ok(answer) => answer.into_head(),
             // Removed since it was listed.
-            Err(refusal) if refusal.status() == Some(404) => return Ok(None),
+            Err(refusal) if refusal.is_absent() => return Ok(None),
             Err(refusal) => return Err(refusal.into()),
         };
         let Some(claim) = claim(&head, self.task) else {

@@ -15,7 +15,6 @@ use super::proof::{self, Choice, Proof, Way};
 use super::receipt::{self, Receipt};
 use super::remove;
 use super::uploading::Uploading;
-use crate::accounts::capabilities::Ability;
 use crate::accounts::deadline;
 use crate::accounts::refusal::{Side, failure};
 use crate::checksum::{Algorithm, Measure, Sum, crc64, crc64_header, crc64_joined};
@@ -50,7 +49,7 @@ pub(crate) async fn copy(copy: &Copy<'_>, part_bytes: u64) -> Result<Written, Fa
             Err(wait @ Failure { kind: Kind::TooYoung(_), .. }) => Err(wait),
             Err(left) => {
                 // The ledger still has the upload: the key's next task ends it.
-                warn!(key = %copy.task.lane.key, error = %chain(&left), "upload not aborted");
+                warn!(key = copy.task.lane.key.as_str(), error = chain(&left), "upload not aborted");
                 Err(failure)
             }
         },
@@ -79,8 +78,8 @@ async fn abort(engine: &Engine, lane: &Lane, upload_id: &str) -> Result<(), Fail
         .upload_id(upload_id);
     let aborted = engine.failpoints.around(Step::AbortUpload, Box::pin(request.send())).await;
     match aborted.map_err(|error| failure(Side::Prepare, "AbortMultipartUpload", error)) {
-        // NoSuchUpload: it was completed or aborted before.
-        Ok(_) | Err(Failure { kind: Kind::Conflict | Kind::Contended, .. }) => Ok(()),
+        // It was completed or aborted before.
+        Ok(_) | Err(Failure { kind: Kind::Absent, .. }) => Ok(()),
         Err(failure) => Err(failure),
     }
 }
@@ -88,7 +87,8 @@ async fn abort(engine: &Engine, lane: &Lane, upload_id: &str) -> Result<(), Fail
 /// An upload is kept for another try unless it can never be completed.
 fn is_final(failure: &Failure) -> bool {
     match failure.kind {
-        Kind::Conflict | Kind::Contended | Kind::Gone | Kind::Unsupported(_) | Kind::NotImplemented => true,
+        Kind::Conflict | Kind::Contended | Kind::Gone | Kind::Absent | Kind::Unsupported(_) => true,
+        Kind::NotImplemented | Kind::Adapted => true,
         Kind::Refused(reason) => matches!(reason, Reason::ChecksumMismatch | Reason::RequestRefused),
         Kind::Unanswered | Kind::Transient | Kind::Unauthenticated | Kind::Throttled | Kind::TooYoung(_) => false,
     }
@@ -124,9 +124,11 @@ fn layout(copy: &Copy<'_>, part_bytes: u64) -> Result<Layout, Failure> {
 /// written since it began; otherwise begins a new one.
 async fn begin(copy: &Copy<'_>, dress: &Dress, layout: &Layout) -> Result<(Upload, Parts), Failure> {
     let over = copy.basis.entry.to_string();
+    // An upload that was begun with checksums goes on with them, and one without goes on without.
+    let dress_digest = dress.digest() ^ u64::from(!copy.extras.checked);
     if let Some((upload, done)) = copy.engine.ledger.upload(&copy.task.lane)? {
         let same = upload.source == copy.version.version && upload.entry == over;
-        if same && upload.part_bytes == layout.part_bytes() && upload.dress == dress.digest() {
+        if same && upload.part_bytes == layout.part_bytes() && upload.dress == dress_digest {
             return Ok((upload, done));
         }
         abandon(copy.engine, copy.task, copy.basis).await?;
@@ -135,7 +137,7 @@ async fn begin(copy: &Copy<'_>, dress: &Dress, layout: &Layout) -> Result<(Uploa
         upload_id: create(copy, dress).await?,
         source: copy.version.version.clone(),
         part_bytes: layout.part_bytes(),
-        dress: dress.digest(),
+        dress: dress_digest,
         entry: over,
         appears_until: None,
         whose: Some(whose(copy.task, copy.version.size_bytes)),
@@ -150,7 +152,7 @@ fn whose(task: &Task, size_bytes: u64) -> Whose {
 }
 
 async fn create(copy: &Copy<'_>, dress: &Dress) -> Result<String, Failure> {
-    let checked = copy.destination.capabilities.has(Ability::Crc64Nvme);
+    let checked = copy.extras.checked;
     copy.engine.limits.request(copy.payer(true)).await;
     let lane = &copy.task.lane;
     let call = Call::create(&lane.destination.bucket, &lane.key)
@@ -214,9 +216,8 @@ async fn complete(
         Err(cause) => Some(*cause),
     };
     copy.foresight.check_parts(done.values().map(|part| &part.etag))?;
-    let abilities = &copy.destination.capabilities;
-    let (if_match, if_none_match) = copy.conditions(abilities.has(Ability::ConditionalComplete));
-    let checked = abilities.has(Ability::Crc64Nvme);
+    let (if_match, if_none_match) = copy.conditions();
+    let checked = copy.extras.checked;
     let part = |part: &UploadedPart| {
         CompletedPart::builder()
             .part_number(i32::try_from(part.number).unwrap_or(i32::MAX))

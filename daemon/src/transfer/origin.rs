@@ -14,7 +14,7 @@ use super::pinned::Pinned;
 use super::proof::Stated;
 use crate::accounts::refusal::Side;
 use crate::checksum::{CRC64_NVME, crc64, crc64_stated};
-use crate::wire::{Call, Head};
+use crate::wire::{Call, Head, Refusal};
 
 impl Copy<'_> {
     /// Refuses a replica of what the destination holds. Its stamp alone proves nothing, so the original is looked up; and
@@ -47,7 +47,10 @@ impl Copy<'_> {
         let call = if let Some(version) = version { call.version(version.as_str()) } else { call };
         match self.destination.wire.send(call).await {
             Ok(answer) => Ok(Some(answer.into_head())),
-            Err(refusal) if matches!(refusal.status(), Some(400 | 404 | 405)) => Ok(None),
+            // Not there, or under a customer's key.
+            Err(refusal) if refusal.is_absent() || refusal.failure.kind == Kind::Refused(Reason::RequestRefused) => {
+                Ok(None)
+            }
             Err(refusal) => Err(refusal.into()),
         }
     }
@@ -62,7 +65,8 @@ impl Copy<'_> {
             let head = match Pinned::original(self.source, self.task, entry).head().await {
                 Ok(head) => head,
                 // Removed since it was listed, or under a customer's key: no replica.
-                Err(refusal) if matches!(refusal.status(), Some(400 | 404 | 412)) => continue,
+                Err(Refusal { failure, .. }) if matches!(failure.kind, Kind::Gone | Kind::Conflict) => continue,
+                Err(Refusal { failure, .. }) if matches!(failure.kind, Kind::Unsupported(_)) => continue,
                 Err(refusal) => return Err(refusal.into()),
             };
             let Some(other) = head.user(NAME).and_then(|text| self.origin_in(text)) else { continue };

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use aws_sdk_s3::error::ProvideErrorMetadata;
 use replicator_core::failure::{Failure, Kind};
 use replicator_core::fence::{LANDING, complete_timeout};
 use replicator_core::plan::VersionRef;
@@ -14,6 +13,7 @@ use super::destination::Shown;
 use super::fence;
 use crate::accounts::Access;
 use crate::accounts::capabilities::Ability;
+use crate::accounts::refusal::{Side, failure};
 use crate::clock;
 use crate::engine::Engine;
 use crate::ledger::records::{Replica, Upload};
@@ -43,7 +43,7 @@ impl Pending {
     /// Tells by what is current: over another object its condition does not hold, where it has one.
     pub(super) fn of(upload: &Upload, access: &Access, basis: &Basis) -> Option<Self> {
         let until = upload.appears_until?;
-        let may_land = !access.capabilities.has(Ability::ConditionalComplete)
+        let may_land = !access.capabilities.always_had(Ability::ConditionalComplete)
             || !matches!(basis.entry, Entry::Object { .. })
             || basis.entry.to_string() == upload.entry;
         let left = Duration::try_from(until - basis.now_or_before().unwrap_or_else(clock::now)).unwrap_or_default();
@@ -76,7 +76,8 @@ async fn is_used_up(access: &Access, task: &Task, upload: &Upload) -> bool {
         .key(task.lane.key.as_str())
         .upload_id(&upload.upload_id)
         .max_parts(1);
-    request.send().await.is_err_and(|error| error.code() == Some("NoSuchUpload"))
+    let answer = request.send().await.map_err(|error| failure(Side::Prepare, "ListParts", error));
+    answer.is_err_and(|failure| failure.kind == Kind::Absent)
 }
 
 /// Writes down until when an upload may appear that is about to be completed.

@@ -142,7 +142,7 @@ async fn take_away(run: &mut Run<'_>, replica: Replica, memory: &mut Memory) -> 
     }
     run.removed.insert(version.clone());
     match remove::version(run.engine, run.task, version).await {
-        Ok(()) | Err(Failure { kind: FailureKind::Conflict, .. }) => {}
+        Ok(()) | Err(Failure { kind: FailureKind::Absent, .. }) => {}
         Err(failure) => return Err(failure),
     }
     record(run, Replica { state: State::Removed, ..replica })?;

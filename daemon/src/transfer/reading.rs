@@ -6,6 +6,7 @@ use replicator_core::object::Timestamp;
 use replicator_core::plan::{Kind, SourceVersion, VersionRef};
 use replicator_core::rule::{History, Rule};
 
+use super::current;
 use super::destination::{self, Shown};
 use super::listing::{self, Look};
 use super::{part_bytes_preferred, unstamped};
@@ -31,7 +32,7 @@ impl Reading {
     pub(super) async fn of(engine: &Engine, task: &Task, is_first: bool) -> Result<Self, Failure> {
         let mut shown = destination::read(engine, task, is_first && may_guess(task)).await?;
         let mut listed = list(engine, task, Look::Planning).await?;
-        if shown.is_guess && !is_one_write(engine, task, &listed) {
+        if shown.is_guess && !is_one_write(engine, task, &listed) && !is_absent_still(engine, task).await? {
             shown = destination::read(engine, task, false).await?;
             listed = list(engine, task, Look::Planning).await?;
         }
@@ -69,6 +70,13 @@ impl Reading {
 fn may_guess(task: &Task) -> bool {
     let lead = &task.rules.lead;
     lead.history == History::Exact && !lead.version_deletes && !task.redelivered
+}
+
+/// Says whether nothing is there now that a HEAD found nothing before: then nothing was there when the source was listed
+/// either, since entries are only added. Who is alone did not even look before.
+async fn is_absent_still(engine: &Engine, task: &Task) -> Result<bool, Failure> {
+    let access = engine.access(&task.lane.destination)?;
+    Ok(!task.rules.lead.exclusive && current::is_surely_absent(access, task).await?)
 }
 
 /// Says whether all that can have to be done is one write that rests on no entry but on the absence of objects.

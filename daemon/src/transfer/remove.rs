@@ -1,13 +1,13 @@
 //! Delete markers, and the permanent delete of one exact replica.
 
-use replicator_core::failure::{Failure, Kind, Reason};
+use replicator_core::failure::{Failure, Kind, Party, Reason, chain};
 use replicator_core::fence::body_timeout;
 use replicator_core::object::VersionId;
 use replicator_core::plan::SourceVersion;
 
 use super::basis::{Basis, Entry, LOOK, Looked};
 use super::current::{Likely, current};
-use crate::accounts::capabilities::Ability;
+use super::listing::{self, Look};
 use crate::accounts::refusal::{Side, failure};
 use crate::accounts::{Access, deadline};
 use crate::engine::Engine;
@@ -20,13 +20,12 @@ pub(crate) async fn mark(
     engine: &Engine,
     task: &Task,
     source: &SourceVersion,
-    basis: &Basis,
+    (basis, conditional): (&Basis, bool),
 ) -> Result<Option<String>, Failure> {
     let access = engine.access(&task.lane.destination)?;
     let Entry::Object { etag: over, .. } = &basis.entry else {
         return Err(Failure::new(Kind::Conflict, "DeleteObject"));
     };
-    let conditional = access.capabilities.has(Ability::ConditionalDelete);
     engine.limits.request(task.payer()).await;
     if let Some(looked) = basis.renew(access, task).await? {
         confirm(engine.access(&task.source)?, task, &source.version.id, looked).await?;
@@ -90,12 +89,27 @@ pub(super) async fn confirm(access: &Access, task: &Task, version: &VersionId, l
     }
 }
 
-/// Says whether the source still has a version; only a definite answer counts as "no".
+/// Makes sure that a version is gone of which a request was told so: one that the source lists is not.
+pub(super) async fn confirm_gone(
+    engine: &Engine,
+    task: &Task,
+    version: &VersionId,
+    told: &Failure,
+) -> Result<(), Failure> {
+    let listed = listing::of_source(engine, task, Look::Comparing).await?;
+    if !listed.iter().any(|entry| entry.version.id == *version) {
+        return Ok(());
+    }
+    let cause = format!("{}, and ListObjectVersions shows the version", chain(told));
+    Err(Failure { answer: told.answer, ..Failure::caused(Kind::Transient, told.during, cause).of(Party::Source) })
+}
+
+/// Says whether the source still has a version; only what S3 itself says counts as "no".
 pub(crate) async fn source_has(access: &Access, task: &Task, version: &VersionId) -> Result<bool, Failure> {
     let call = Call::head(Side::Source, &task.source.bucket, &task.source_key).version(version.as_str());
     let Err(refusal) = access.wire.send(call).await else { return Ok(true) };
-    // A delete marker's version answers 405: it is there.
-    if refusal.status() == Some(405) {
+    // A delete marker can't be read, so it is there.
+    if refusal.is_marker() {
         return Ok(true);
     }
     match refusal.into() {

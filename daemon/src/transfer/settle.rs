@@ -42,10 +42,10 @@ impl<'a> Settle<'a> {
         info!(
             rule = rule.id,
             destination = self.bucket(),
-            key = %self.task.lane.key,
+            key = self.task.lane.key.as_str(),
             operation = operation.as_str(),
             outcome = Outcome::Replicated.as_str(),
-            version = %replica.source.id,
+            version = replica.source.id.as_str(),
             replica = replica.destination_version.as_deref().unwrap_or("none"),
             bytes,
             seconds = (seconds * 1e3).round() / 1e3,
@@ -75,10 +75,10 @@ impl<'a> Settle<'a> {
         info!(
             rule,
             destination = self.bucket(),
-            key = %self.task.lane.key,
+            key = self.task.lane.key.as_str(),
             operation = operation.as_str(),
             outcome = outcome.as_str(),
-            version = %replica.source.id,
+            version = replica.source.id.as_str(),
             reason = replica.reason.map_or("NoRuleTakesIt", Reason::as_str),
             "settled"
         );
@@ -92,7 +92,7 @@ impl<'a> Settle<'a> {
         info!(
             rule,
             destination = self.bucket(),
-            key = %self.task.lane.key,
+            key = self.task.lane.key.as_str(),
             operation = action.as_str(),
             outcome = outcome.as_str(),
             "settled"

@@ -13,7 +13,6 @@ use super::pinned::Pinned;
 use super::proof::{self, Choice, Proof, Way};
 use super::receipt::{self, Receipt};
 use super::remove;
-use crate::accounts::capabilities::Ability;
 use crate::budget::Paid;
 use crate::checksum::{CRC64_NVME, crc64_header};
 use crate::clock::Moment;
@@ -81,9 +80,8 @@ async fn prove(
 }
 
 async fn put(copy: &Copy<'_>, dress: &Dress, body: &Body) -> Result<Written, Failure> {
-    let abilities = &copy.destination.capabilities;
-    let (if_match, if_none_match) = copy.conditions(abilities.has(Ability::ConditionalPut));
-    let checksum = abilities.has(Ability::Crc64Nvme).then(|| crc64_header(body.filled.crc64));
+    let (if_match, if_none_match) = copy.conditions();
+    let checksum = copy.extras.checked.then(|| crc64_header(body.filled.crc64));
     if let Some(looked) = copy.basis.renew(copy.destination, copy.task).await? {
         remove::confirm(copy.source, copy.task, &copy.version.version.id, looked).await?;
     }

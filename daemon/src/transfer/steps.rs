@@ -11,7 +11,7 @@ use replicator_core::rule::{History, Rule};
 use super::basis::Entry;
 use super::copy::{Copy, Written};
 use super::foresight::Foresight;
-use super::lessons::Asked;
+use super::lessons::Extras;
 use super::{
     Memory, Progress, Run, choice, destination, encryption, fence, multipart, part_bytes_preferred, remove, single,
 };
@@ -23,16 +23,17 @@ use crate::metrics::Outcome;
 
 impl Run<'_> {
     pub(super) async fn mark(&mut self, source: &SourceVersion, memory: &mut Memory) -> Result<Progress, Failure> {
-        let asked = Asked::of(self.destination, Ability::ConditionalDelete, &self.read.shown.basis.entry);
+        let asked = memory.ask(self.destination, Ability::ConditionalDelete, &self.read.shown.basis.entry);
         fence::check(self, source, memory)?;
-        let sent = Moment::now();
-        let marked = remove::mark(self.engine, self.task, source, &self.read.shown.basis).await;
+        let (sent, conditional) = (Moment::now(), asked.extras.conditional);
+        let marked = remove::mark(self.engine, self.task, source, (&self.read.shown.basis, conditional)).await;
         let version = memory.learn(self.destination, asked, marked)?;
-        self.engine.check_written(&self.task.lane.destination, version.as_deref())?;
+        self.engine.check_written(&self.task.lane.destination, "DeleteObject", version.as_deref()).await?;
         let replica = self.written(source, version, None);
         self.commit(&replica, &Arc::clone(&self.task.rules.lead), 0).await?;
         self.wrote(&replica, sent);
         self.uncovered = true;
+        self.foreseen &= conditional;
         self.record(replica, Top::Marker);
         Ok(self.after_write(Ability::ConditionalDelete))
     }
@@ -46,7 +47,7 @@ impl Run<'_> {
         memory: &mut Memory,
     ) -> Result<Progress, Failure> {
         let choice = choice::rule_for(self.engine, self.task, version).await;
-        let Some(choice::Choice { rule, tags }) = self.or_skip(version, choice)?.flatten() else {
+        let Some(choice::Choice { rule, tags }) = self.or_skip(version, choice).await?.flatten() else {
             return self.leave_out(version);
         };
         let unique = encryption::makes_unique_etags(&rule.encryption);
@@ -54,7 +55,7 @@ impl Run<'_> {
             destination::look_below(self.engine, self.task, &mut self.read.shown).await?;
         }
         let (distinct, foresight) = self.foresee(version, &condition, (unique, distinct), memory)?;
-        let copy = Copy {
+        let mut copy = Copy {
             engine: self.engine,
             task: self.task,
             reader: self.reader,
@@ -67,10 +68,13 @@ impl Run<'_> {
             foresight,
             distinct,
             tags,
+            extras: Extras::default(),
         };
         let part_bytes = self.part_bytes(&copy)?;
         let ability = if part_bytes.is_some() { Ability::ConditionalComplete } else { Ability::ConditionalPut };
-        let asked = Asked::of(self.destination, ability, &self.read.shown.basis.entry);
+        let asked = memory.ask(self.destination, ability, &self.read.shown.basis.entry);
+        let conditional = asked.extras.conditional;
+        copy.extras = asked.extras;
         let written = match part_bytes {
             Some(part_bytes) => multipart::copy(&copy, part_bytes).await,
             None => single::copy(&copy).await,
@@ -79,17 +83,18 @@ impl Run<'_> {
             memory.learn_content(&version.version, etag);
         }
         let written = memory.learn(self.destination, asked, written).map_err(|failure| failure.under(&rule.id));
-        let Some(Written { destination_version, etag, sent, tags, unproved, .. }) = self.or_skip(version, written)?
+        let Some(Written { destination_version, etag, sent, tags, unproved, .. }) =
+            self.or_skip(version, written).await?
         else {
             return Ok(self.after_refusal());
         };
-        self.engine.check_written(&self.task.lane.destination, destination_version.as_deref())?;
+        self.engine.check_written(&self.task.lane.destination, "PutObject", destination_version.as_deref()).await?;
         let given = if part_bytes.is_some() { TagsGiven::WithUpload } else { TagsGiven::WithPut };
         self.ensure_tags(&version.version.id, destination_version.as_deref(), (&tags, given)).await?;
         self.pending = None;
         // Under what is written once more, another daemon may have found everything there, and rested.
         let is_new = !self.read.shown.known.replicated.contains(&version.version);
-        self.foreseen &= is_new && (unique || version.etag.as_ref() == Some(&etag));
+        self.foreseen &= is_new && conditional && (unique || version.etag.as_ref() == Some(&etag));
         self.uncovered |= condition == Condition::Absent;
         let replica = self.written(version, destination_version, Some(etag.clone()));
         self.commit(&replica, &rule, version.size_bytes).await?;
@@ -170,14 +175,17 @@ impl Run<'_> {
     }
 
     /// A version that is gone or cannot be replicated is recorded; the key goes on without it.
-    fn or_skip<T>(&mut self, version: &SourceVersion, result: Result<T, Failure>) -> Result<Option<T>, Failure> {
+    async fn or_skip<T>(&mut self, version: &SourceVersion, result: Result<T, Failure>) -> Result<Option<T>, Failure> {
         let failure = match result {
             Ok(value) => return Ok(Some(value)),
             Err(failure) => failure,
         };
         let rule = failure.rule.as_deref().unwrap_or(&self.task.rules.lead.id);
         match failure.verdict() {
-            Verdict::Gone => self.skip(version, State::Gone, Some(Reason::SrcVersionNotFound), rule)?,
+            Verdict::Gone => {
+                remove::confirm_gone(self.engine, self.task, &version.version.id, &failure).await?;
+                self.skip(version, State::Gone, Some(Reason::SrcVersionNotFound), rule)?;
+            }
             Verdict::Unsupported(reason) => self.skip(version, State::Skipped, Some(reason), rule)?,
             Verdict::Reread
             | Verdict::Wait(_)

@@ -10,7 +10,7 @@ use replicator_core::fence::body_timeout;
 use replicator_core::object::{Bucket, Key, VersionId};
 use replicator_core::plan;
 
-use super::Run;
+use super::{Run, remove};
 use crate::accounts::capabilities::TagsGiven;
 use crate::accounts::refusal::{Side, failure};
 use crate::accounts::{Access, deadline};
@@ -68,7 +68,7 @@ impl Run<'_> {
             };
             let write = write(self.destination, self.replica_key(), replica, &wanted);
             match self.engine.failpoints.around(Step::PutTags, Box::pin(write)).await {
-                Err(Failure { kind: Kind::Conflict, .. }) => return Ok(Followed::ReplicaGone),
+                Err(Failure { kind: Kind::Absent, .. }) => return Ok(Followed::ReplicaGone),
                 Err(Failure { kind: Kind::NotImplemented, source, .. }) => return Err(unsupported(source)),
                 result => result?,
             }
@@ -155,7 +155,7 @@ impl Run<'_> {
         };
         match (refusal.status(), refusal.failure.kind) {
             (Some(401 | 403), _) => Ok(None),
-            (Some(404), _) => Err(Failure::new(Kind::Conflict, "GetObjectTagging")),
+            (_, Kind::Absent) => Err(Failure::new(Kind::Conflict, "GetObjectTagging")),
             (_, Kind::NotImplemented) => Err(unsupported(refusal.failure.source)),
             _ => Err(refusal.into()),
         }
@@ -166,7 +166,10 @@ impl Run<'_> {
         let task = self.task;
         match read_source(self.source, &task.source.bucket, &task.source_key, version).await {
             Ok(tags) => Ok(Some(tags)),
-            Err(Failure { kind: Kind::Gone, .. }) => Ok(None),
+            Err(failure) if failure.kind == Kind::Gone => {
+                remove::confirm_gone(self.engine, task, version, &failure).await?;
+                Ok(None)
+            }
             Err(failure) => Err(failure),
         }
     }

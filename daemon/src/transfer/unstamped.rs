@@ -113,7 +113,7 @@ impl Search<'_> {
         let head = match version.head().await {
             Ok(head) => head,
             // Removed since it was listed, or another one took its place.
-            Err(refusal) if matches!(refusal.status(), Some(404 | 412)) => return Ok(None),
+            Err(refusal) if refusal.is_absent() || refusal.failure.kind == Kind::Conflict => return Ok(None),
             Err(refusal) => return Err(refusal.into()),
         };
         let Some(looks) = Looks::of_full(&head).filter(|looks| wanted.contains(&looks)) else { return Ok(None) };

@@ -9,7 +9,6 @@ use replicator_core::parts::Part;
 use super::abreast::{Abreast, WIDTH_MAX};
 use super::copy::Copy;
 use super::receipt::{self, Answered, By};
-use crate::accounts::capabilities::Ability;
 use crate::accounts::refusal::{Side, failure};
 use crate::checksum::{CRC64_NVME, Measure, crc64_header};
 use crate::clock::Moment;
@@ -95,7 +94,7 @@ impl Uploading<'_> {
             }
         };
         copy.engine.limits.may_send(copy.payer(true)).await;
-        let checked = copy.destination.capabilities.has(Ability::Crc64Nvme);
+        let checked = copy.extras.checked;
         let (lane, filled) = (&copy.task.lane, &body.filled);
         let upload = (self.upload.upload_id.as_str(), part.number);
         let call = Call::part(&lane.destination.bucket, &lane.key, upload, filled.chunks.clone())

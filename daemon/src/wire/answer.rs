@@ -7,7 +7,7 @@ use aws_smithy_types::DateTime;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::date_time::Format;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use replicator_core::failure::Failure;
+use replicator_core::failure::{Failure, Kind};
 use replicator_core::object::{ETag, Timestamp};
 
 use super::signer::Error;
@@ -153,6 +153,22 @@ impl Refusal {
     /// Returns the status of the answer, if there was one.
     pub(crate) fn status(&self) -> Option<u16> {
         self.answer.as_ref().map(|answer| answer.status())
+    }
+
+    /// Says whether S3 itself says that there is no such key or version, or no object of it.
+    pub(crate) fn is_absent(&self) -> bool {
+        matches!(self.failure.kind, Kind::Gone | Kind::Absent)
+    }
+
+    /// Says whether S3 itself says that a delete marker is there; nothing else answers with its header.
+    pub(crate) fn is_marker(&self) -> bool {
+        self.header("x-amz-delete-marker") == Some("true")
+    }
+
+    /// Says whether it has the mark that S3 and its like put on every answer, also on those without a text:
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/RESTCommonResponseHeaders.html>
+    pub(crate) fn is_signed(&self) -> bool {
+        self.header("x-amz-request-id").is_some()
     }
 
     /// Returns what time it is by the server's own clock.

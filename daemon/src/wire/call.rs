@@ -6,11 +6,12 @@ use aws_smithy_types::body::SdkBody;
 use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, USER_AGENT};
 use http::{HeaderMap, Method, Request};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use replicator_core::failure::Answer as Answered;
 use replicator_core::object::{Bucket, ETag, Key};
 use replicator_core::parts::Part;
 
 use super::ANSWER_TIMEOUT;
-use super::answer::Head;
+use super::answer::{Head, Refusal};
 use super::asked::{Asked, Span};
 use super::body::{Chunks, Outgoing};
 use super::endpoint::Endpoint;
@@ -35,6 +36,8 @@ pub(crate) struct Call<'a> {
     body: Option<Chunks>,
     /// What its answer is held against, if it reads.
     asked: Option<Asked>,
+    /// Whether its sender sees to it that a 404 without a text is proved.
+    leaves_404: bool,
 }
 
 /// Which entries of a bucket a list is to have.
@@ -48,6 +51,8 @@ pub(crate) struct Page<'a> {
     /// Whether keys come with escapes, because XML cannot hold every character.
     pub(crate) is_encoded: bool,
 }
+
+const FIRST_BYTE: Part = Part { number: 1, offset: 0, len: 1 };
 
 // The first try and two more, as the SDK's.
 const ATTEMPTS_MAX: u32 = 3;
@@ -67,6 +72,11 @@ impl<'a> Call<'a> {
     /// Asks what is said of an object.
     pub(crate) fn head(side: Side, bucket: &'a Bucket, key: &'a Key) -> Self {
         Self::new((side, "HeadObject"), Method::HEAD, (bucket, Some(key)))
+    }
+
+    /// Asks for the first byte of an object: what is said of a refusal has a text then.
+    pub(crate) fn first_byte(side: Side, bucket: &'a Bucket, key: &'a Key) -> Self {
+        Self::get(side, bucket, key).bytes(FIRST_BYTE)
     }
 
     /// Asks for the tags of an object.
@@ -114,11 +124,31 @@ impl<'a> Call<'a> {
 
     /// Asks for the first byte of what a HEAD is about; none for other requests.
     pub(super) fn of_first_byte(&self) -> Option<Self> {
-        let Self { side, operation, timeout, bucket, key, .. } = *self;
         let (query, headers, asked) = (self.query.clone(), self.headers.clone(), self.asked.clone());
-        let get = Self { timeout, query, headers, asked, ..Self::new((side, operation), Method::GET, (bucket, key)) };
-        (self.method == Method::HEAD)
-            .then(|| Self { attempts_max: 1, ..get }.bytes(Part { number: 1, offset: 0, len: 1 }))
+        let (unwritable, body) = (None, None);
+        let get = Self { query, headers, asked, unwritable, body, attempts_max: 1, method: Method::GET, ..*self };
+        (self.method == Method::HEAD).then(|| get.bytes(FIRST_BYTE))
+    }
+
+    /// Says whether a refusal leaves open who gave it, and why. That of too many requests does not get better by another.
+    pub(super) fn wants_reason(&self, refusal: &Refusal) -> bool {
+        let Some(Answered { status, is_own: false }) = refusal.failure.answer else { return false };
+        (400..500).contains(&status) && status != 429 && !self.leaves(refusal)
+    }
+
+    /// Says whether a refusal is a 404 that its sender sees to.
+    pub(super) fn leaves(&self, refusal: &Refusal) -> bool {
+        self.leaves_404 && refusal.status() == Some(404)
+    }
+
+    /// Names what it asks for beyond a plain request, its checksums and conditions.
+    pub(super) fn named_headers(&self) -> String {
+        let is_plain = |name: &&str| {
+            let plain = ["x-amz-meta-", "x-amz-checksum-", "x-amz-content-"];
+            !name.starts_with("x-amz-") || plain.iter().any(|plain| name.starts_with(plain))
+        };
+        let names: Vec<&str> = self.headers.keys().map(HeaderName::as_str).filter(|name| !is_plain(name)).collect();
+        names.join(", ")
     }
 
     fn new(
@@ -128,13 +158,32 @@ impl<'a> Call<'a> {
     ) -> Self {
         let headers = HeaderMap::from_iter([(USER_AGENT, AGENT)]);
         let (timeout, attempts_max, query) = (ANSWER_TIMEOUT, ATTEMPTS_MAX, String::new());
-        let (unwritable, body, asked) = (None, None, Some(Asked::default()));
-        Self { side, operation, timeout, attempts_max, method, bucket, key, query, headers, unwritable, body, asked }
+        let (unwritable, body, asked, leaves_404) = (None, None, Some(Asked::default()), false);
+        Self {
+            side,
+            operation,
+            timeout,
+            attempts_max,
+            method,
+            bucket,
+            key,
+            query,
+            headers,
+            unwritable,
+            body,
+            asked,
+            leaves_404,
+        }
     }
 
     fn carrying(mut self, body: Chunks) -> Self {
         self.headers.insert(CONTENT_LENGTH, body.len().into());
         Self { body: Some(body), ..self }
+    }
+
+    /// Leaves it to the sender to prove a 404.
+    pub(crate) fn leaving_404(self) -> Self {
+        Self { leaves_404: true, ..self }
     }
 
     /// Gives it another time to be answered.

@@ -27,6 +27,7 @@ mod contents;
 mod dress;
 mod events;
 mod listing;
+pub mod minds;
 mod minting;
 mod multipart;
 mod reads;
@@ -122,8 +123,10 @@ impl Fake {
     /// Answers a request; `caller` names the client in the records.
     pub async fn call(&self, request: Request<Bytes>, caller: &str) -> Response<Bytes> {
         let head = request.method() == Method::HEAD;
+        let is_folder = request.method() == Method::PUT && request.uri().path().ends_with('/');
         let traits = self.traits();
-        let answer = match unwrap::unwrapped(request, caller, &traits) {
+        let minded = minds::check(&traits.minds, request.method(), request.headers());
+        let answer = match minded.map_or_else(|| unwrap::unwrapped(request, caller, &traits), Err) {
             Ok(request) => Box::pin(self.service.call(request)).await.ok(),
             Err(refusal) => refusal.to_http_response().ok(),
         };
@@ -132,7 +135,11 @@ impl Fake {
             *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
             answer
         });
-        self.finished(answer, head).await
+        let mut answer = self.finished(answer, head).await;
+        if is_folder && traits.folders_lack_versions {
+            answer.headers_mut().remove("x-amz-version-id");
+        }
+        answer
     }
 
     /// Adds what every answer has.

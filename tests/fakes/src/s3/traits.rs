@@ -1,5 +1,7 @@
 //! The ways in which endpoints that speak S3 differ from AWS, each to be set at any time.
 
+use super::minds::Minded;
+
 /// What an endpoint makes of a condition on a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Conditions {
@@ -97,6 +99,10 @@ pub struct Traits {
     pub sequencers: Sequencers,
     /// The least size of a part that is not the last.
     pub part_bytes_min: usize,
+    /// Whether the answer to a put of a key that ends in a slash names no version.
+    pub folders_lack_versions: bool,
+    /// Headers that are refused on writes.
+    pub minds: Vec<Minded>,
 }
 
 // https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
@@ -129,6 +135,8 @@ impl Traits {
             last_modified: Resolution::Seconds,
             sequencers: Sequencers::Increasing,
             part_bytes_min: PART_BYTES_MIN,
+            folders_lack_versions: false,
+            minds: Vec::new(),
         }
     }
 
