@@ -288,6 +288,7 @@ impl Gates {
             let round = entered.round(party);
             let gate = self.party(route, party);
             gate.window.throttled(round, gate.under_way, at.0, at.1);
+            gate.trouble = None;
         }
     }
 
