@@ -36,6 +36,7 @@ const LAYERS: &[&[&str]] = &[
         "failpoint",
         "panics",
         "xml",
+        "poison",
     ],
 ];
 

@@ -47,3 +47,5 @@ mod metrics;
 pub mod panics;
 pub mod clock;
 mod blocking;
+#[cfg(test)]
+mod poison;

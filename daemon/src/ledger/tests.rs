@@ -218,3 +218,23 @@ fn a_record_of_a_later_format_is_refused_and_not_misread() {
     assert!(decode::<RuleStart>(b"\x02{}").is_err());
     assert!(decode::<RuleStart>(b"").is_err());
 }
+
+#[test]
+fn no_record_makes_its_reader_panic() {
+    let version = r#"{"id":"v","last_modified":1700000000000}"#;
+    let texts = [
+        format!("\u{1}{{\"source\":{version},\"kind\":\"Object\",\"state\":\"Replicated\",\"written\":1700000000000}}"),
+        format!(
+            "\u{1}{{\"upload_id\":\"u\",\"source\":{version},\"part_bytes\":5242880,\"appears_until\":1700000000000}}"
+        ),
+        "\u{1}{\"number\":1,\"etag\":\"e\",\"crc64\":18446744073709551615}".to_owned(),
+        "\u{1}{\"first_loaded\":9223372036854775807}".to_owned(),
+    ];
+    let real: Vec<&[u8]> = texts.iter().map(String::as_bytes).collect();
+    assert!(decode::<Replica>(real[0]).is_ok() && decode::<Upload>(real[1]).is_ok());
+    assert!(decode::<UploadedPart>(real[2]).is_ok());
+    crate::poison::feed(&real, |bytes| {
+        drop((decode::<Replica>(bytes), decode::<Upload>(bytes), decode::<UploadedPart>(bytes)));
+        drop((decode::<ParkedTask>(bytes), decode::<ParkedMessage>(bytes), decode::<RuleStart>(bytes)));
+    });
+}

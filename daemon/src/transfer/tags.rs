@@ -283,4 +283,13 @@ mod tests {
         assert!(header(&ten("a")).is_some());
         assert_eq!(header(&ten("é")), None);
     }
+
+    #[test]
+    fn no_text_makes_the_parser_of_tags_panic() {
+        let real = b"<Tagging><TagSet><Tag><Key>a &amp; b</Key><Value/></Tag><Tag><Key>z</Key><Value>1</Value></Tag></TagSet></Tagging>";
+        crate::poison::feed(&[real, b"<Tagging><TagSet/></Tagging>"], |text| {
+            let Some(tags) = listed(&String::from_utf8_lossy(text)) else { return };
+            assert!(header(&tags).is_none_or(|header| header.len() <= HEADER_BYTES_MAX));
+        });
+    }
 }

@@ -187,3 +187,29 @@ pub(super) fn date(text: &str) -> Option<Timestamp> {
     let date = DateTime::from_str(text, Format::HttpDate).ok()?;
     Timestamp::from_unix_timestamp(date.secs()).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_header_makes_its_reader_panic() {
+        let real: &[&[u8]] = &[
+            b"Fri, 31 Dec 9999 23:59:59 GMT",
+            b"\"9a0364b9e99bb480dd25e1f0284c8555-3\"",
+            b"18446744073709551615",
+            b"bytes 0-4/5",
+        ];
+        crate::poison::feed(real, |value| {
+            let Ok(value) = HeaderValue::from_bytes(value) else { return };
+            let names =
+                ["date", "last-modified", "etag", "content-length", "x-amz-version-id", "x-amz-meta-s3-replicator"];
+            let head = Head {
+                status: 200,
+                headers: names.into_iter().map(|name| (HeaderName::from_static(name), value.clone())).collect(),
+            };
+            drop((head.age(), head.etag(), head.content_length(), head.version_id(), head.text("date")));
+            assert_eq!(head.value(&HeaderName::from_static("etag")).as_ref(), Some(&value));
+        });
+    }
+}

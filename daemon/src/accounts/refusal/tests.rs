@@ -307,3 +307,16 @@ fn clocks_and_tokens_that_ended_are_tried_again() {
         }
     }
 }
+
+#[test]
+fn no_refusal_makes_its_parser_panic_or_keeps_a_long_text() {
+    let redirect = b"<Error><Code>PermanentRedirect</Code><Message>use another</Message><Endpoint>b.s3.eu-central-1.amazonaws.com</Endpoint></Error>";
+    let header = b"<Error><Code>NotImplemented</Code><Message>A header you provided</Message><Header>If-None-Match</Header></Error>";
+    crate::poison::feed(&[redirect, header, b"<html><h1>404</h1></html>"], |text| {
+        let text = String::from_utf8_lossy(text);
+        for status in [200, 301, 400, 404, 501, 503] {
+            let failure = answered(Side::Write, "PutObject", Said::read(status, |_| Some(&text), &text));
+            assert!(chain(&failure).len() < 4096, "{failure:?}");
+        }
+    });
+}

@@ -264,4 +264,16 @@ mod tests {
             assert!(Page::parse(&MIXED.replace("2026-01-02T03:04:05.000Z", time), true).is_err(), "{time}");
         }
     }
+
+    #[test]
+    fn no_list_makes_its_parser_panic_or_keep_more_than_it_was_given() {
+        let real: &[&[u8]] = &[MIXED.as_bytes(), b"<ListVersionsResult/>", b"<Error><Code>SlowDown</Code></Error>"];
+        crate::poison::feed(real, |text| {
+            let text = String::from_utf8_lossy(text);
+            for is_encoded in [false, true] {
+                let entries = Page::parse(&text, is_encoded).map(|page| page.entries).unwrap_or_default();
+                assert!(entries.iter().map(|(key, _)| key.as_str().len()).sum::<usize>() <= text.len());
+            }
+        });
+    }
 }
