@@ -107,7 +107,8 @@ fn contradict(operation: &str, bytes: usize, effect: &Effect, damage: Option<Rea
         spoil(&sim, operation, ARCHIVE, effect.clone());
         spoil(&sim, "CompleteMultipartUpload", ARCHIVE, Effect::Without("ChecksumCRC64NVME"));
         if damage.is_some() {
-            spoil(&sim, "GetObject", ARCHIVE, Effect::Corrupt(50));
+            // The byte that a refusal, too, can do without: its XML declaration's.
+            spoil(&sim, "GetObject", ARCHIVE, Effect::Corrupt(15));
         }
         write(&sim, bytes, Written::With("CRC32")).await;
         let daemon = fleet::lone(&mut sim, "", AWS).await;

@@ -123,7 +123,8 @@ impl Fake {
     /// Answers a request; `caller` names the client in the records.
     pub async fn call(&self, request: Request<Bytes>, caller: &str) -> Response<Bytes> {
         let head = request.method() == Method::HEAD;
-        let is_folder = request.method() == Method::PUT && request.uri().path().ends_with('/');
+        let tells = [Method::PUT, Method::HEAD, Method::GET].contains(request.method());
+        let is_folder = tells && request.uri().path().ends_with('/');
         let traits = self.traits();
         let minded = minds::check(&traits.minds, request.method(), request.headers());
         let answer = match minded.map_or_else(|| unwrap::unwrapped(request, caller, &traits), Err) {

@@ -52,7 +52,10 @@ fn a_source_that_was_slow_leaves_no_bodies_that_hold_memory_for_as_long_as_there
         sim.fill("", 400, 7).await;
         let daemon = fleet::lone(&mut sim, "limits = { requests_per_second = 4 }", AWS).await;
         sim.pass(Duration::from_secs(45)).await;
-        let is_read = |entry: &Entry| entry.client == "daemon-0" && entry.call.operation == "GetObject";
+        let is_read = |entry: &Entry| {
+            let is_source = entry.call.bucket.as_deref() == Some(SOURCE);
+            is_source && entry.client == "daemon-0" && entry.call.operation == "GetObject"
+        };
         let held = sim.net.journal().select(is_read).len() - sim.net.journal().writes(ARCHIVE).len();
         sim.drained().await;
         daemon.stop().await;
