@@ -105,21 +105,9 @@ fn a_source_that_knows_no_ranges_is_not_read_for_ever() {
         assert_eq!(parked(&daemon).await.len(), 1);
         let before = sim.net.faults().hits("whole");
         sim.pass(Duration::from_secs(4 * 3600)).await;
-<<<<<<< HEAD
         // Two tries an hour at most; each has five attempts at two parts, and each part is asked for nine times.
-||||||| parent of 8e676d2 (Let tests say what holds now that the mends of others are in)
-        // Two tries an hour at most, of what a delivery asks for.
-=======
-        // Two tries an hour at most, of what a delivery asks for: each answer to another question is asked for again.
->>>>>>> 8e676d2 (Let tests say what holds now that the mends of others are in)
         let asked = sim.net.faults().hits("whole") - before;
-<<<<<<< HEAD
         assert!(asked <= 4 * 2 * (5 * 2 * 9), "read {asked} times in four hours");
-||||||| parent of 8e676d2 (Let tests say what holds now that the mends of others are in)
-        assert!(asked < 4 * 2 * 61, "read {asked} times in four hours");
-=======
-        assert!(asked < 4 * 2 * 80, "read {asked} times in four hours");
->>>>>>> 8e676d2 (Let tests say what holds now that the mends of others are in)
         sim.net.faults().clear("whole");
         all_arrives(&sim, &daemon).await;
         daemon.stop().await;

@@ -180,7 +180,10 @@ impl Member {
             let outside = Outside { listener: None, failpoints: failpoints.clone(), given: Some(self.given.clone()) };
             match Daemon::start(settings.clone(), outside).await {
                 Ok(daemon) => return daemon,
-                Err(error) if error.to_string().contains("in use") => tokio::task::yield_now().await,
+                // What is dropped lets go of its files only when its tasks are.
+                Err(error) if ["in use", "lock hold"].iter().any(|held| format!("{error:#}").contains(held)) => {
+                    tokio::task::yield_now().await;
+                }
                 Err(error) => panic!("{error:#}"),
             }
         }
