@@ -62,7 +62,8 @@ async fn what_brings_no_body_says_so_to_stores_that_insist() {
 
 /// Writes an object whose headers no SDK would send, past the proxy.
 async fn put_raw(world: &Hostile, key: &str, bytes: usize, headers: &[(String, Vec<u8>)]) {
-    let mut put = Request::put(format!("http://s3/{SOURCE}/{key}"));
+    // What S3 says of an object without a type of its own.
+    let mut put = Request::put(format!("http://s3/{SOURCE}/{key}")).header("content-type", "binary/octet-stream");
     for (name, value) in headers {
         put = put.header(name, HeaderValue::from_bytes(value).unwrap());
     }
