@@ -195,7 +195,7 @@ fn config(sim: &Sim, name: &str, endpoint: &str) -> PathBuf {
          dead_letter_url = \"{endpoint}/000000000000/{DEAD}\"\n\n\
          [[rules]]\nid = \"orders\"\nsource = {{ account = \"source\", bucket = \"orders\" }}\n\
          destination = {{ account = \"archive\", bucket = \"orders-replica\" }}\nsince = \"2020-01-01T00:00:00Z\"\n\
-         delete_markers = true\nversion_deletes = true\nfence = false\n",
+         delete_markers = true\nversion_deletes = true\nversion_delete_delay = \"1s\"\nfence = false\n",
         sim.dir.path().join(name).display()
     );
     std::fs::write(&path, text).unwrap();
