@@ -72,7 +72,11 @@ impl Head {
     /// Makes one of these headers.
     #[cfg(test)]
     pub(crate) fn for_tests(all: &[(&str, &str)]) -> Self {
-        Self::with_status(200, all)
+        let header = |(name, value): &(&str, &str)| {
+            (HeaderName::try_from(*name).unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap())
+        };
+        // Two of a name are both there.
+        Self { status: 200, headers: all.iter().map(header).collect() }
     }
 
     /// Makes one of these headers; of two of a name the later one counts.
