@@ -7,8 +7,9 @@ use crate::judge::{Expect, judge};
 use crate::sim::{ARCHIVE, AWS, QUEUE, simulate};
 
 const KEYS: usize = 50;
-const RECORDS: usize = 5_000;
-const MESSAGES: usize = 8;
+// About as many as fit into the MiB that SQS takes; ten larger messages would be more than it ever answers with.
+const RECORDS: usize = 1_500;
+const MESSAGES: usize = 24;
 
 // What the daemon has in hand at the most, beside one message.
 const TASKS_MAX: usize = 8_000;
