@@ -1,5 +1,5 @@
-//! What is told of an object in headers, over real connections: bytes that are no text,
-//! metadata that no header can hold, and requests that say how long they are.
+//! What is told of an object in headers, over real connections: bytes that are no text, more entries than clients
+//! like, metadata that no header can hold, and requests that say how long they are.
 
 use bytes::Bytes;
 use http::{HeaderValue, Request};
@@ -19,6 +19,20 @@ async fn latin_1_in_headers_arrives_as_it_is() {
         let disposition = ("content-disposition".to_owned(), b"attachment; filename=\"caf\xe9  1.txt\"".to_vec());
         put_raw(&world, key, bytes, &[("x-amz-meta-name".to_owned(), b"caf\xe9 \t \"a,  b\"".to_vec()), disposition])
             .await;
+    }
+    let daemon = Daemon::spawn(&world.config()).ready().await;
+    for (key, _) in SIZES {
+        arrives_as_it_is(&world, key).await;
+    }
+    drop(daemon);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_entries_as_2_kb_have_room_for_arrive() {
+    let world = Hostile::new().await;
+    let entries: Vec<_> = (0..120).map(|n| (format!("x-amz-meta-{n:03}"), format!("{n}").into_bytes())).collect();
+    for (key, bytes) in SIZES {
+        put_raw(&world, key, bytes, &entries).await;
     }
     let daemon = Daemon::spawn(&world.config()).ready().await;
     for (key, _) in SIZES {

@@ -116,10 +116,12 @@ fn a_source_that_knows_no_ranges_is_not_read_for_ever() {
 
 #[test]
 fn uploads_whose_ids_never_come_are_not_left_open() {
-    for (answer, is_listed) in [(0, true), (20, true), (20, false)] {
+    use Effect::{Shorten, TruncateAt};
+    let all = [(Shorten(0), true), (Shorten(20), true), (TruncateAt(20), true), (Shorten(20), false)];
+    for (garbled, is_listed) in all {
         simulate(22, async |mut sim| {
             let begins = Place::s3("CreateMultipartUpload").bucket(ARCHIVE).client("daemon-0");
-            sim.net.faults().add(Fault::new("garbled", begins, Effect::Shorten(answer)));
+            sim.net.faults().add(Fault::new("garbled", begins, garbled.clone()));
             if !is_listed {
                 let lists = Place::s3("ListMultipartUploads").bucket(ARCHIVE).client("daemon-0");
                 sim.net.faults().add(Fault::new("denied", lists, Effect::refuse(403, "AccessDenied")));

@@ -164,7 +164,7 @@ async fn create(copy: &Copy<'_>, dress: &Dress) -> Result<String, Failure> {
     let unnamed = match answer.map(|(_, text)| upload_id(&text)).map_err(Failure::from) {
         Ok(Some(id)) => return Ok(id),
         Ok(None) => "the answer has no upload id".into(),
-        Err(failure) if failure.answer.is_some_and(|answer| answer.status < 300) => chain(&failure),
+        Err(failure) if failure.is_unreadable => chain(&failure),
         Err(failure) => return Err(failure),
     };
     if let Err(left) = abort_unnamed(copy, since).await {

@@ -111,7 +111,7 @@ impl<'a> Call<'a> {
     /// Begins an upload; sent once, because one whose answer was lost stays open until a lifecycle rule ends it.
     pub(crate) fn create(bucket: &'a Bucket, key: &'a Key) -> Self {
         let call = Self::new((Side::Prepare, "CreateMultipartUpload"), Method::POST, (bucket, Some(key)));
-        Self { attempts_max: 1, ..call.flag("uploads") }
+        Self { attempts_max: 1, asked: None, ..call.flag("uploads") }
     }
 
     /// Uploads a part, which no reader sees: safe to repeat.
