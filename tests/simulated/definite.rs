@@ -6,6 +6,7 @@ use std::time::Duration;
 use aws_sdk_s3::types::{Tag, Tagging};
 use replicator_fakes::faults::{Effect, Fault, Place};
 use replicator_fakes::journal::Entry;
+use replicator_fakes::s3::traits::Traits;
 
 use crate::fleet;
 use crate::judge::{Expect, judge};
@@ -87,6 +88,22 @@ fn a_change_of_tags_waits_for_what_is_in_between() {
             assert_eq!(tags(ARCHIVE), tags(SOURCE), "{operation} {said:?}");
         });
     }
+}
+
+#[test]
+fn tags_that_may_have_been_dropped_are_looked_at_until_the_store_itself_says_what_it_has() {
+    simulate(7, async |mut sim| {
+        sim.post_everything();
+        answer(&sim, "GetObjectTagging", ARCHIVE, (403, ""));
+        let put = sim.user().put_object().bucket(SOURCE).key("a").body(b"one".to_vec().into()).tagging("tier=gold");
+        put.send().await.unwrap();
+        sim.s3.set_traits(Traits { keeps_tags_put: false, keeps_tags_apart: false, ..Traits::aws() });
+        let daemon = fleet::lone(&mut sim, "", NOT_AWS).await;
+        passes(&sim, "tags").await;
+        let parked = daemon.status().await.unwrap().parked;
+        assert_eq!(parked.iter().map(|parked| parked.reason.as_str()).collect::<Vec<_>>(), ["DstNotImplemented"]);
+        daemon.stop().await;
+    });
 }
 
 #[test]

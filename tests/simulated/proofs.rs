@@ -135,6 +135,23 @@ fn what_is_written_without_a_proof_is_counted_by_its_cause() {
 }
 
 #[test]
+fn what_something_in_between_says_of_a_part_leaves_nothing_unproved() {
+    for status in [400, 405, 416, 501] {
+        simulate(20, async |mut sim| {
+            let heads = Place::s3("HeadObject").bucket(SOURCE).client("daemon-0");
+            sim.net.faults().add(Fault::new("in between", heads, Effect::refuse(status, "")).times(2));
+            write(&sim, 6 << 20, Written::Parts(5, None)).await;
+            let daemon = fleet::lone(&mut sim, "", AWS).await;
+            sim.drained().await;
+            assert_eq!(sim.net.faults().hits("in between"), 2, "{status}");
+            arrived_once(&sim);
+            assert_eq!(daemon.status().await.unwrap().unproved, [], "{status}");
+            daemon.stop().await;
+        });
+    }
+}
+
+#[test]
 fn an_etag_of_parts_is_believed_of_a_store_that_was_seen_to_make_it_of_their_md5s() {
     for is_known in [false, true] {
         simulate(15, async |mut sim| {

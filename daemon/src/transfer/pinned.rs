@@ -1,7 +1,7 @@
 //! One version of an object, read by its id: whatever is written meanwhile, it is this one.
 
 use aws_smithy_types::body::SdkBody;
-use replicator_core::failure::{Failure, Kind, Reason};
+use replicator_core::failure::{Answer, Failure, Kind, Reason};
 use replicator_core::object::{Bucket, Key};
 use replicator_core::parts::{self, Part};
 use replicator_core::plan::SourceVersion;
@@ -142,7 +142,10 @@ impl<'a> Pinned<'a> {
         let call = self.of_this(Call::head(self.side, self.bucket, self.key)).uploaded_part(number);
         match self.access.wire.send(call).await {
             Ok(answer) => Ok(Some(answer.into_head())),
-            Err(refusal) if matches!(refusal.status(), Some(400 | 405 | 416 | 501)) => Ok(None),
+            Err(Refusal {
+                failure: Failure { answer: Some(Answer { status: 400 | 405 | 416 | 501, is_own: true }), .. },
+                ..
+            }) => Ok(None),
             Err(refusal) => Err(refusal.into()),
         }
     }

@@ -154,7 +154,7 @@ impl Run<'_> {
             Err(refusal) => refusal,
         };
         match (refusal.status(), refusal.failure.kind) {
-            (Some(401 | 403), _) => Ok(None),
+            (Some(401 | 403), Kind::Refused(_)) => Ok(None),
             (_, Kind::Absent) => Err(Failure::new(Kind::Conflict, "GetObjectTagging")),
             (_, Kind::NotImplemented) => Err(unsupported(refusal.failure.source)),
             _ => Err(refusal.into()),

@@ -127,13 +127,15 @@ impl<'a> Call<'a> {
         let (query, headers, asked) = (self.query.clone(), self.headers.clone(), self.asked.clone());
         let (unwritable, body) = (None, None);
         let get = Self { query, headers, asked, unwritable, body, attempts_max: 1, method: Method::GET, ..*self };
-        (self.method == Method::HEAD).then(|| get.bytes(FIRST_BYTE))
+        // S3 takes no range beside the number of a part.
+        let is_part = get.asked.as_ref().is_some_and(|asked| matches!(asked.span, Span::UploadedPart));
+        (self.method == Method::HEAD).then(|| if is_part { get } else { get.bytes(FIRST_BYTE) })
     }
 
     /// Says whether a refusal leaves open who gave it, and why. That of too many requests does not get better by another.
     pub(super) fn wants_reason(&self, refusal: &Refusal) -> bool {
         let Some(Answered { status, is_own: false }) = refusal.failure.answer else { return false };
-        (400..500).contains(&status) && status != 429 && !self.leaves(refusal)
+        ((400..500).contains(&status) || status == 501) && status != 429 && !self.leaves(refusal)
     }
 
     /// Says whether a refusal is a 404 that its sender sees to.
