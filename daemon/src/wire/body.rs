@@ -179,27 +179,32 @@ impl Filling {
     }
 
     fn take(&mut self, piece: Bytes) {
-        self.digest.update(&piece);
-        if let Some((_, meter)) = &mut self.meter {
-            meter.update(&piece);
-        }
-        if !self.keeps {
-            self.chunks.len += piece.len() as u64;
-        } else if piece.len() < PIECE_BYTES_MIN {
-            self.crumbs.extend_from_slice(&piece);
-            if self.crumbs.len() >= CRUMBS_BYTES {
-                self.sweep_crumbs();
-            }
-        } else {
+        if piece.len() >= PIECE_BYTES_MIN {
             self.sweep_crumbs();
-            self.chunks.push(piece);
+            return self.keep(piece);
+        }
+        self.crumbs.extend_from_slice(&piece);
+        if self.crumbs.len() >= CRUMBS_BYTES {
+            self.sweep_crumbs();
         }
     }
 
     /// Makes one piece of the crumbs.
     fn sweep_crumbs(&mut self) {
         if !self.crumbs.is_empty() {
-            self.chunks.push(std::mem::take(&mut self.crumbs).into_boxed_slice().into());
+            let piece = std::mem::take(&mut self.crumbs).into_boxed_slice();
+            self.keep(piece.into());
+        }
+    }
+
+    fn keep(&mut self, piece: Bytes) {
+        self.digest.update(&piece);
+        if let Some((_, meter)) = &mut self.meter {
+            meter.update(&piece);
+        }
+        match self.keeps {
+            true => self.chunks.push(piece),
+            false => self.chunks.len += piece.len() as u64,
         }
     }
 
