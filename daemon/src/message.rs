@@ -8,9 +8,13 @@ use replicator_core::event::{self, Notification, Undecodable};
 use replicator_core::failure::Reason;
 use replicator_core::object::Timestamp;
 
+use crate::clock;
 use crate::lease::Lease;
 use crate::metrics::Metrics;
 use crate::panics;
+
+// Hosts that keep their time are closer than this.
+const CLOCK_LEAD_MAX: Duration = Duration::from_secs(60);
 
 /// A queue and the client that reaches it.
 #[derive(Debug, Clone)]
@@ -78,12 +82,14 @@ impl Message {
         self.receive_count != 1
     }
 
-    /// Returns how long ago it was sent. Where the queue does not say, a message that comes again has waited.
-    pub(crate) fn age(&self, now: Timestamp) -> Duration {
+    /// Returns how long ago it was sent; `None` where the queue's clock is so far ahead of ours that the time would not be
+    /// over however often the message came. Where the queue does not say, a message that comes again has waited.
+    pub(crate) fn age(&self, now: Timestamp) -> Option<Duration> {
         match self.sent {
-            Some(sent) => Duration::try_from(now - sent).unwrap_or_default(),
-            None if self.redelivered() => Duration::MAX,
-            None => Duration::ZERO,
+            Some(sent) if sent > clock::later(now, CLOCK_LEAD_MAX) => None,
+            Some(sent) => Some(Duration::try_from(now - sent).unwrap_or_default()),
+            None if self.redelivered() => Some(Duration::MAX),
+            None => Some(Duration::ZERO),
         }
     }
 

@@ -74,7 +74,7 @@ async fn kill_9_at_any_place_breaks_no_promise() {
 
 /// Plays one life and what comes after it; says whether there was a death, and what is wrong.
 async fn play(at: Failpoint, fate: Fate) -> (bool, Vec<String>) {
-    let sim = Sim::new(0);
+    let sim = Sim::in_real_time();
     sim.post_everything();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());

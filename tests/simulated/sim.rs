@@ -58,7 +58,15 @@ pub(crate) fn simulate<T>(seed: u64, scenario: impl AsyncFnOnce(Sim) -> T) -> T 
 
 impl Sim {
     pub(crate) fn new(seed: u64) -> Self {
-        let clock = Clock::starting_at_unix(BEGINNING_UNIX_SECONDS);
+        Self::starting_at(seed, Clock::starting_at_unix(BEGINNING_UNIX_SECONDS))
+    }
+
+    /// Returns a world that has the time of the processes beside it.
+    pub(crate) fn in_real_time() -> Self {
+        Self::starting_at(0, Clock::starting_at(std::time::SystemTime::now()))
+    }
+
+    fn starting_at(seed: u64, clock: Clock) -> Self {
         s3_replicator::clock::simulate(clock.now().into());
         let s3 = s3::Fake::new(clock.clone(), seed);
         let sqs = sqs::Fake::new("https://sqs.eu-west-1.amazonaws.com", clock.clone(), seed);

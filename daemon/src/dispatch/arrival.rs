@@ -63,17 +63,17 @@ impl Dispatch {
         let (number, redelivered, age) = (message.number, message.redelivered(), message.age(clock::now()));
         self.hand.take(message, disposal, tasks.len());
         for task in tasks {
-            match delay_of(&task).saturating_sub(age) {
+            match delay_of(&task).saturating_sub(age.unwrap_or_default()) {
                 Duration::ZERO => self.take_or_send_back(number, Task { redelivered, ..task }).await,
-                left => self.put_off(number, &task, left).await,
+                left => self.put_off(number, &task, left, age.is_some()).await,
             }
         }
     }
 
     /// Lets a version delete wait in the queue; in the ledger, as one of too many, once so much is away that the queue may
-    /// soon give out nothing.
-    async fn put_off(&mut self, number: u64, task: &Task, left: Duration) {
-        let disposal = if self.crowd.has_room_away() {
+    /// soon give out nothing, and where the queue's clock does not tell when the wait is over.
+    async fn put_off(&mut self, number: u64, task: &Task, left: Duration, is_dated: bool) {
+        let disposal = if is_dated && self.crowd.has_room_away() {
             Disposal::Release(left)
         } else {
             let kind = Kind::Refused(Reason::VersionDeletesPerHour);

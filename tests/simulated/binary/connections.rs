@@ -28,7 +28,7 @@ const TASKS: usize = 128;
 
 /// Replicates what so many users write at once, so many times, and counts the connections that the daemon opened for all of it.
 async fn connections(rounds: usize, users: usize, objects: usize) -> usize {
-    let sim = Sim::new(0);
+    let sim = Sim::in_real_time();
     sim.post_everything();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
