@@ -62,6 +62,7 @@ impl Sim {
     }
 
     /// Returns a world that has the time of the processes beside it.
+    #[allow(clippy::disallowed_methods, reason = "processes beside it have no other time")]
     pub(crate) fn in_real_time() -> Self {
         Self::starting_at(0, Clock::starting_at(std::time::SystemTime::now()))
     }
