@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 use crate::blocking;
 use condition::Condition;
 use records::{
-    Address, Lane, ParkedMessage, ParkedTask, Record, Removals, Replica, RuleStart, Upload, UploadedPart, decode,
-    encode,
+    Address, Lane, ParkedMessage, ParkedTask, Record, Refuted, Removals, Replica, RuleStart, Upload, UploadedPart,
+    decode, encode,
 };
 use store::{Store, Unread};
 
@@ -83,6 +83,19 @@ impl Ledger {
     /// Records what became of a version.
     pub(crate) fn put_replica(&self, lane: &Lane, replica: &Replica) -> Result<(), Failure> {
         self.put(&replica.address(lane), replica)
+    }
+
+    /// Records that a version of the destination holds other bytes than were sent, so that nothing it says is believed.
+    pub(crate) fn refute(&self, lane: &Lane, destination_version: &str, now: Timestamp) -> Result<(), Failure> {
+        self.put(&Refuted::address(lane, destination_version), &Refuted { since: now })
+    }
+
+    /// Says whether a version of the destination is known to hold other bytes than were sent; it is if the record is damaged.
+    pub(crate) fn is_refuted(&self, lane: &Lane, destination_version: &str) -> Result<bool, Failure> {
+        match self.get::<Refuted>(&Refuted::address(lane, destination_version)) {
+            Err(Unread::Damaged(_)) => Ok(true),
+            read => Ok(read?.is_some()),
+        }
     }
 
     /// Returns the multipart upload in progress for a key, with its parts by number.

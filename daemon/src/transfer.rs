@@ -45,6 +45,7 @@ use crate::fanout::Reader;
 use crate::ledger::records::State;
 use crate::metrics::Outcome;
 use crate::task::{Report, Task};
+use basis::Entry;
 pub(crate) use lessons::Memory;
 use pending::Pending;
 use reading::Reading;
@@ -216,7 +217,7 @@ impl<'a> Run<'a> {
     }
 
     async fn catch_up(&mut self, memory: &mut Memory) -> Result<Progress, Failure> {
-        if self.is_foreign_and_kept() {
+        if self.is_foreign_and_kept()? {
             return self.keep_foreign();
         }
         let history = std::mem::take(&mut self.read.history);
@@ -263,9 +264,14 @@ impl<'a> Run<'a> {
         if self.destination.capabilities.always_had(ability) { Progress::Done } else { Progress::Reread }
     }
 
-    fn is_foreign_and_kept(&self) -> bool {
-        self.task.rules.lead.foreign == Foreign::Keep
-            && matches!(self.read.shown.known.top, Top::Object { replica_of: None, .. })
+    /// A replica that was read back with other bytes is no stranger, and makes room for a right one.
+    fn is_foreign_and_kept(&self) -> Result<bool, Failure> {
+        let is_foreign = matches!(self.read.shown.known.top, Top::Object { replica_of: None, .. });
+        match &self.read.shown.basis.entry {
+            _ if !is_foreign || self.task.rules.lead.foreign != Foreign::Keep => Ok(false),
+            Entry::Object { version: Some(id), .. } => Ok(!self.engine.ledger.is_refuted(&self.task.lane, id)?),
+            Entry::Nothing | Entry::Marker(_) | Entry::Object { version: None, .. } => Ok(true),
+        }
     }
 
     fn keep_foreign(&mut self) -> Result<Progress, Failure> {

@@ -117,6 +117,34 @@ fn contradict(operation: &str, bytes: usize, effect: &Effect, damage: Option<Rea
         let reasons: Vec<Reason> = status.parked.iter().map(|it| it.reason).collect();
         assert_eq!(reasons, damage.into_iter().collect::<Vec<_>>(), "{what}");
         assert_eq!(status.unproved, [], "{what}: reading back is a proof");
+        sim.net.faults().clear("spoilt");
+        sim.pass(fleet::TRIED_WITHIN).await;
+        assert!(daemon.status().await.unwrap().parked.is_empty(), "{what}");
         daemon.stop().await;
+        let written = 1 + usize::from(damage.is_some());
+        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), written, "{what}: what was refuted is no replica");
     });
+}
+
+#[test]
+fn a_replica_that_was_read_back_with_other_bytes_is_never_believed_whatever_it_says() {
+    for rule in ["", "foreign = \"keep\""] {
+        simulate(15, async |mut sim| {
+            // The bytes change on their way, and nothing goes along that tells.
+            let put = || Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
+            sim.net.faults().add(Fault::new("damaged", put(), Effect::CorruptUpload(50)).times(1));
+            sim.net.faults().add(Fault::new("damaged", put(), Effect::Ask(CRC64, None)).times(1));
+            // The source's ETag is no MD5 of the bytes, so the two ETags contradict nothing.
+            write(&sim, SMALL, Written::Parts(5, Some("CRC32"))).await;
+            let daemon = fleet::lone(&mut sim, rule, AWS).await;
+            sim.drained().await;
+            let reasons: Vec<Reason> = daemon.status().await.unwrap().parked.iter().map(|it| it.reason).collect();
+            assert_eq!(reasons, [Reason::ChecksumMismatch], "{rule}");
+            assert_ne!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"), "{rule}");
+            sim.pass(fleet::TRIED_WITHIN).await;
+            assert!(daemon.status().await.unwrap().parked.is_empty(), "{rule}");
+            daemon.stop().await;
+            assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"), "{rule}");
+        });
+    }
 }

@@ -24,6 +24,7 @@ pub(crate) enum Table {
     ParkedMessage = 5,
     RuleStart = 6,
     Removals = 7,
+    Refuted = 8,
 }
 
 /// A value of one table.
@@ -179,6 +180,13 @@ pub(crate) struct Removals {
     pub(crate) count: u32,
 }
 
+/// That an object of the destination was read back and holds other bytes than were sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Refuted {
+    #[serde(with = "time::serde::timestamp::milliseconds")]
+    pub(crate) since: Timestamp,
+}
+
 impl Record for Replica {
     const TABLE: Table = Table::Replica;
 }
@@ -199,6 +207,9 @@ impl Record for RuleStart {
 }
 impl Record for Removals {
     const TABLE: Table = Table::Removals;
+}
+impl Record for Refuted {
+    const TABLE: Table = Table::Refuted;
 }
 
 impl Replica {
@@ -263,6 +274,12 @@ impl RuleStart {
 impl Removals {
     pub(crate) fn address(rule: &str) -> Address {
         Address::of(Table::Removals).text(rule)
+    }
+}
+
+impl Refuted {
+    pub(crate) fn address(lane: &Lane, destination_version: &str) -> Address {
+        Address::of(Table::Refuted).lane(lane).text(destination_version)
     }
 }
 

@@ -81,6 +81,7 @@ proptest! {
         })?;
         reads_back(&RuleStart { first_loaded: source.last_modified })?;
         reads_back(&Removals { since: source.last_modified, count: number })?;
+        reads_back(&Refuted { since: source.last_modified })?;
     }
 
     #[test]

@@ -80,6 +80,8 @@ impl Lookup<'_> {
     /// told: the destination's owner may take it for a replica.
     pub(super) async fn believed(&self, claim: Claim, id: Option<&str>) -> Result<Option<VersionRef>, Failure> {
         let belief = match claim.judge(self.listed) {
+            // What was read of it counts more than what is said of it.
+            Ok(_) if self.is_refuted(id)? => Err(Doubt::Content),
             Ok(Belief::Undigested) if self.original_has_digest(&claim.version).await? => Err(Doubt::Content),
             belief => belief,
         };
@@ -89,6 +91,10 @@ impl Lookup<'_> {
         let (key, version, replica) = (&self.task.lane.key, &claim.version.id, id.unwrap_or("none"));
         warn!(rule, %key, %version, replica, reason, error = %doubt, "a stamp is not believed, its object is a stranger");
         Ok(None)
+    }
+
+    fn is_refuted(&self, id: Option<&str>) -> Result<bool, Failure> {
+        id.map_or(Ok(false), |id| self.engine.ledger.is_refuted(&self.task.lane, id))
     }
 
     /// Says whether the ETag of a version of the source is a digest of its content, which no list tells.

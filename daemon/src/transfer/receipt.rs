@@ -21,7 +21,7 @@ use super::proof;
 use super::tags::Tags;
 use crate::accounts::refusal::Side;
 use crate::checksum::{Algorithm, crc64_header};
-use crate::clock::Moment;
+use crate::clock::{self, Moment};
 use crate::ledger::Parts;
 use crate::metrics::Unproved;
 use crate::wire::{Call, Filled, Head};
@@ -200,6 +200,7 @@ async fn read_back(
             let algorithm = Algorithm::Crc64Nvme.header();
             let (sent, read) = (crc64_header(crc64), crc64_header(read));
             let words = format!("version {version} holds other bytes than were sent: {algorithm} {read}, not {sent}");
+            copy.engine.ledger.refute(&copy.task.lane, version, clock::now())?;
             Err(Failure::caused(Kind::Refused(Reason::ChecksumMismatch), operation, words))
         }
         Err(failure) => {
