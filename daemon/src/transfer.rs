@@ -159,7 +159,8 @@ impl<'a> Run<'a> {
             told: Vec::new(),
             steps: 0,
             reread: false,
-            is_repeated: task.redelivered || !is_first,
+            // What is parked here may have been written, and lack its tags.
+            is_repeated: task.redelivered || !is_first || engine.ledger.has_parked(&task.lane)?,
             foreseen: true,
             uncovered: false,
             removed: HashSet::new(),

@@ -153,6 +153,30 @@ fn tags_that_fail_for_a_while_are_put_by_the_next_attempt() {
 }
 
 #[test]
+fn tags_that_are_refused_stay_parked_though_a_newer_version_comes() {
+    simulate(11, async |mut sim| {
+        sim.put("a", b"one").await;
+        tag(&sim, &long_tags()).await;
+        let tagging = Place::s3("PutObjectTagging").bucket(ARCHIVE);
+        sim.net.faults().add(Fault::new("refused", tagging, Effect::refuse(403, "AccessDenied")));
+        // No event tells of the tags.
+        sim.post_everything();
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        for body in [b"two", b"six"] {
+            sim.put("a", body).await;
+            sim.drained().await;
+            assert_eq!(reasons(&daemon).await, ["DstPutTaggingNotPermitted"], "{body:?}");
+        }
+        sim.net.faults().clear("refused");
+        sim.pass(fleet::TRIED_WITHIN).await;
+        assert!(reasons(&daemon).await.is_empty());
+        daemon.stop().await;
+        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 3);
+        assert_eq!(object(&sim, ARCHIVE, 0).tags, long_tags());
+    });
+}
+
+#[test]
 fn tags_that_a_store_drops_are_put_afterwards_and_it_is_looked_at_once_only() {
     let dropping_uploads = Traits { keeps_tags_uploaded: false, ..other() };
     let dropping_puts = Traits { keeps_tags_put: false, ..other() };
