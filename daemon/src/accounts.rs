@@ -19,10 +19,11 @@ use aws_smithy_runtime_api::client::http::{SharedHttpClient, SharedHttpConnector
 use replicator_config::{Account, ConditionalWrites, Service};
 
 use aws_config::SdkConfig;
+use replicator_core::failure::{Failure, Kind, chain};
 
 use crate::metrics::Metrics;
-use crate::wire::{self, Bounds, Endpoints, Keeper, Signer, Wire};
-use capabilities::{Capabilities, Lacking};
+use crate::wire::{self, Answer, Bounds, Call, Endpoints, Keeper, Refusal, Signer, Wire};
+use capabilities::{Ability, Capabilities, Lacking};
 use owner::Owner;
 use watch::Watch;
 
@@ -141,6 +142,27 @@ impl Access {
             is_tls: account.endpoint_of(Service::S3).is_none_or(|endpoint| endpoint.starts_with("https://")),
         }
     }
+
+    /// Sends a request for an object that asks for its checksums too, and one without where the endpoint does not know that
+    /// question.
+    pub(crate) async fn send_for_checksums<'a>(&self, call: impl Fn() -> Call<'a>) -> Result<Answer, Refusal> {
+        if !self.capabilities.has(Ability::ChecksumRead) {
+            return self.wire.send(call()).await;
+        }
+        let refusal = match self.wire.send(call().checksums()).await {
+            Err(refusal) if minds_checksums(&refusal.failure) => refusal,
+            sent => return sent,
+        };
+        let plain = self.wire.send(call()).await?;
+        self.capabilities.withdraw(Ability::ChecksumRead, &self.name, &chain(&refusal.failure));
+        Ok(plain)
+    }
+}
+
+/// Says whether a refusal is of the question for checksums, or may be: nothing else that is optional goes with it.
+fn minds_checksums(failure: &Failure) -> bool {
+    let may_be = failure.header.as_deref().is_none_or(|header| Ability::ChecksumRead.is_asked_by(header));
+    failure.kind == Kind::NotImplemented && may_be
 }
 
 /// Finds who signs: the default chain or a profile, and the role assumed on top of it.

@@ -39,7 +39,7 @@ pub(crate) use answer::{Answer, Head, Refusal, USER};
 pub(crate) use body::Chunks;
 pub(crate) use body::{Filled, Filling};
 pub(crate) use bounds::{Bounds, Unread};
-pub(crate) use call::{Call, Page};
+pub(crate) use call::{CHECKSUM_MODE, Call, Page};
 pub(crate) use connector::{NoTls, connect, is_unsent};
 pub(crate) use credentials::Keeper;
 pub(crate) use endpoint::Endpoints;

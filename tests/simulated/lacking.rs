@@ -103,6 +103,32 @@ fn an_optional_header_that_a_store_refuses_is_left_out_and_tried_again_after_an_
 }
 
 #[test]
+fn a_source_that_cannot_be_asked_for_checksums_is_read_without_them() {
+    let refusals =
+        [((400, "InvalidArgument"), true), ((501, "NotImplemented"), true), ((501, "NotImplemented"), false)];
+    for (said, is_named) in refusals {
+        simulate(6, async |mut sim| {
+            sim.post_everything();
+            sim.put("a", b"one").await;
+            sim.fill("large", 1, IN_PARTS).await;
+            sim.s3.set_traits(minding("x-amz-checksum-mode", said, is_named));
+            let daemon = fleet::lone(&mut sim, "", NOT_AWS).await;
+            sim.drained().await;
+            assert_eq!((parked(&daemon).await, lacking(&daemon).await), (vec![], vec![READ.to_owned()]), "{said:?}");
+            sim.s3.set_traits(Traits::aws());
+            sim.pass(Duration::from_secs(3600)).await;
+            sim.put("b", b"two").await;
+            sim.drained().await;
+            assert_eq!((parked(&daemon).await, lacking(&daemon).await), (vec![], vec![]), "{said:?}");
+            daemon.stop().await;
+            assert_eq!((bare(&sim), judge(&sim, Expect::EXACT)), (0, vec![]), "{said:?}");
+        });
+    }
+}
+
+const READ: &str = "checksums of what is read";
+
+#[test]
 fn conditions_that_a_store_learns_are_found_out_within_the_hour() {
     simulate(4, async |mut sim| {
         let none = Conditions::NotImplemented;

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tracing::warn;
 
+use crate::wire::CHECKSUM_MODE;
+
 /// Something that not every S3-compatible endpoint does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Ability {
@@ -23,15 +25,18 @@ pub(crate) enum Ability {
     ChecksumPut,
     /// The same on multipart uploads and their parts.
     ChecksumParts,
+    /// Stating the checksums of an object that is read, where that is asked for.
+    ChecksumRead,
 }
 
 impl Ability {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::ConditionalPut,
         Self::ConditionalComplete,
         Self::ConditionalDelete,
         Self::ChecksumPut,
         Self::ChecksumParts,
+        Self::ChecksumRead,
     ];
 
     /// Says whether requests of an operation make use of it.
@@ -43,6 +48,7 @@ impl Ability {
             Self::ChecksumParts => {
                 matches!(operation, "CreateMultipartUpload" | "UploadPart" | "CompleteMultipartUpload")
             }
+            Self::ChecksumRead => matches!(operation, "GetObject" | "HeadObject"),
         }
     }
 
@@ -55,6 +61,7 @@ impl Ability {
             Self::ChecksumPut | Self::ChecksumParts => {
                 header.starts_with("x-amz-checksum-") || header.starts_with("x-amz-sdk-checksum-")
             }
+            Self::ChecksumRead => header == CHECKSUM_MODE,
         }
     }
 
@@ -63,7 +70,7 @@ impl Ability {
         match self {
             Self::ConditionalPut => Some(Self::ChecksumPut),
             Self::ConditionalComplete => Some(Self::ChecksumParts),
-            Self::ConditionalDelete | Self::ChecksumPut | Self::ChecksumParts => None,
+            Self::ConditionalDelete | Self::ChecksumPut | Self::ChecksumParts | Self::ChecksumRead => None,
         }
     }
 
@@ -74,6 +81,7 @@ impl Ability {
             Self::ConditionalDelete => "conditions on DeleteObject",
             Self::ChecksumPut => "CRC64NVME on PutObject",
             Self::ChecksumParts => "CRC64NVME on multipart uploads",
+            Self::ChecksumRead => "checksums of what is read",
         }
     }
 }
@@ -97,6 +105,7 @@ pub(crate) struct Capabilities {
     delete: Capability,
     checksum_put: Capability,
     checksum_parts: Capability,
+    checksum_read: Capability,
     tells_markers: AtomicBool,
     counts_tags: AtomicBool,
     hashes_parts: AtomicBool,
@@ -148,6 +157,7 @@ impl Capabilities {
             delete: Capability::new(conditional),
             checksum_put: Capability::new(true),
             checksum_parts: Capability::new(true),
+            checksum_read: Capability::new(true),
             tells_markers: AtomicBool::new(false),
             counts_tags: AtomicBool::new(false),
             hashes_parts: AtomicBool::new(false),
@@ -259,6 +269,7 @@ impl Capabilities {
             Ability::ConditionalDelete => &self.delete,
             Ability::ChecksumPut => &self.checksum_put,
             Ability::ChecksumParts => &self.checksum_parts,
+            Ability::ChecksumRead => &self.checksum_read,
         }
     }
 }

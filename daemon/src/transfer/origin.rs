@@ -43,9 +43,11 @@ impl Copy<'_> {
     /// Asks the destination for a version, or for what is current; none if there is no object.
     async fn look_up(&self, version: Option<&VersionId>) -> Result<Option<Head>, Failure> {
         let lane = &self.task.lane;
-        let call = Call::head(Side::Destination, &lane.destination.bucket, &lane.key).checksums();
-        let call = if let Some(version) = version { call.version(version.as_str()) } else { call };
-        match self.destination.wire.send(call).await {
+        let call = || {
+            let call = Call::head(Side::Destination, &lane.destination.bucket, &lane.key);
+            if let Some(version) = version { call.version(version.as_str()) } else { call }
+        };
+        match self.destination.send_for_checksums(call).await {
             Ok(answer) => Ok(Some(answer.into_head())),
             // Not there, or under a customer's key.
             Err(refusal) if refusal.is_absent() || refusal.failure.kind == Kind::Refused(Reason::RequestRefused) => {

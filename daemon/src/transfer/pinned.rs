@@ -53,8 +53,8 @@ impl<'a> Pinned<'a> {
 
     /// Reads what is said of it, the checksums too.
     pub(super) async fn head(&self) -> Result<Head, Refusal> {
-        let call = self.of_this(Call::head(self.side, self.bucket, self.key));
-        Ok(self.access.wire.send(call.checksums()).await?.into_head())
+        let call = || self.of_this(Call::head(self.side, self.bucket, self.key));
+        Ok(self.access.send_for_checksums(call).await?.into_head())
     }
 
     /// Reads a part, and what is said of it, into memory that was paid for.

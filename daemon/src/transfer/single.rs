@@ -43,7 +43,7 @@ pub(crate) async fn copy(copy: &Copy<'_>) -> Result<Written, Failure> {
 /// has come.
 async fn read(copy: &Copy<'_>, whole: Part, mut lead: Lead<'_>, paid: Paid) -> Result<(Arc<Body>, Dress), Failure> {
     let (original, read) = (copy.original(), Moment::now());
-    let (head, body) = copy.source.wire.send(original.get().checksums()).await?.split();
+    let (head, body) = copy.source.send_for_checksums(|| original.get()).await?.split();
     let attributes = Attributes::from(&head);
     if copy.claimed_origin(&attributes).is_some() {
         // The destination is asked first, and the others do not wait for that.

@@ -52,6 +52,9 @@ pub(crate) struct Page<'a> {
     pub(crate) is_encoded: bool,
 }
 
+/// What asks for the checksums of an object that is read.
+pub(crate) const CHECKSUM_MODE: &str = "x-amz-checksum-mode";
+
 const FIRST_BYTE: Part = Part { number: 1, offset: 0, len: 1 };
 
 // The first try and two more, as the SDK's.
@@ -247,7 +250,7 @@ impl<'a> Call<'a> {
 
     /// Asks for the checksums too.
     pub(crate) fn checksums(self) -> Self {
-        self.header("x-amz-checksum-mode", Some("ENABLED"))
+        self.header(CHECKSUM_MODE, Some("ENABLED"))
     }
 
     fn flag(mut self, name: &str) -> Self {

@@ -101,7 +101,7 @@ pub struct Traits {
     pub part_bytes_min: usize,
     /// Whether the answer to a put of a key that ends in a slash names no version.
     pub folders_lack_versions: bool,
-    /// Headers that are refused on writes.
+    /// Headers that are refused.
     pub minds: Vec<Minded>,
 }
 
