@@ -64,20 +64,28 @@ fn a_version_delete_that_has_waited_is_carried_out() {
 
 #[test]
 fn a_version_delete_is_carried_out_though_the_queues_clock_is_months_ahead() {
-    simulate(2, async |mut sim| {
-        let ours = sim.clock.now() - Duration::from_secs(100 * 24 * 60 * 60);
-        s3_replicator::clock::simulate(ours.into());
-        sim.post_everything();
-        put_twice(&sim, "a").await;
-        let daemon = fleet::lone(&mut sim, "version_deletes = true\nversion_delete_delay = \"1h\"", AWS).await;
-        sim.drained().await;
-        remove_older(&sim, "a").await;
-        sim.pass(Duration::from_secs(59 * 60)).await;
-        assert_eq!(removed(&sim), 0);
-        sim.pass(Duration::from_secs(10 * 60)).await;
-        assert_eq!(removed(&sim), 1);
-        daemon.stop().await;
-    });
+    for is_restarted in [false, true] {
+        simulate(2, async |mut sim| {
+            let rule = "version_deletes = true\nversion_delete_delay = \"1h\"";
+            let ours = sim.clock.now() - Duration::from_secs(100 * 24 * 60 * 60);
+            s3_replicator::clock::simulate(ours.into());
+            sim.post_everything();
+            put_twice(&sim, "a").await;
+            let mut daemon = fleet::lone(&mut sim, rule, AWS).await;
+            sim.drained().await;
+            remove_older(&sim, "a").await;
+            sim.pass(Duration::from_secs(60)).await;
+            if is_restarted {
+                daemon.stop().await;
+                daemon = fleet::lone(&mut sim, rule, AWS).await;
+            }
+            sim.pass(Duration::from_secs(58 * 60)).await;
+            assert_eq!(removed(&sim), 0, "restarted: {is_restarted}");
+            sim.pass(Duration::from_secs(10 * 60)).await;
+            assert_eq!(removed(&sim), 1, "restarted: {is_restarted}");
+            daemon.stop().await;
+        });
+    }
 }
 
 #[test]

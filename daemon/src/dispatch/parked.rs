@@ -39,7 +39,8 @@ impl Dispatch {
             }
             return;
         }
-        self.take_up(filter.clone(), Sweep::of(filter), asker);
+        let sweep = if asker.is_some() { Sweep::of(filter.clone()) } else { Sweep::at_start(clock::now()) };
+        self.take_up(filter, sweep, asker);
     }
 
     /// Other rules may know what to do with messages that nobody could act on.
