@@ -125,7 +125,7 @@ pub(super) async fn settle(
             warn!(%key, version, operation, words, "the answer contradicts the write");
             let is_read_back = by == By::Checksum || copy.destination.is_aws || is_demanded(copy);
             match version.filter(|_| is_read_back) {
-                Some(version) => read_back(copy, operation, version, crc64).await?,
+                Some(version) => read_back(copy, (operation, by), version, crc64).await?,
                 None => Some(Unproved::AnswerDiffers),
             }
         }
@@ -182,10 +182,11 @@ pub(super) fn is_demanded(copy: &Copy<'_>) -> bool {
     copy.rule.verify == Verify::Always || !copy.destination.is_tls
 }
 
-/// Reads a replica for its checksum. That it was written is known: where it cannot be read it only stays unproved.
+/// Reads a replica for its checksum. That it was written is known: where it may not be read it only stays unproved. Where
+/// that fails for now, and a checksum contradicts it, it counts as refuted.
 async fn read_back(
     copy: &Copy<'_>,
-    operation: &'static str,
+    (operation, by): (&'static str, By),
     version: &str,
     crc64: u64,
 ) -> Result<Option<Unproved>, Failure> {
@@ -205,9 +206,18 @@ async fn read_back(
         }
         Err(failure) => {
             warn!(key = %copy.task.lane.key, version, error = chain(&failure), "cannot read the replica back");
-            Ok(Some(Unproved::AnswerDiffers))
+            if by == By::ETag || is_not_permitted(&failure) {
+                return Ok(Some(Unproved::AnswerDiffers));
+            }
+            copy.engine.ledger.refute(&copy.task.lane, version, clock::now())?;
+            Err(failure)
         }
     }
+}
+
+fn is_not_permitted(failure: &Failure) -> bool {
+    let status = failure.answer.map(|answer| answer.status);
+    matches!((failure.kind, status), (Kind::Refused(_), Some(401 | 403)))
 }
 
 #[cfg(test)]
