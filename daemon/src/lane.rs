@@ -133,15 +133,16 @@ async fn try_once(
     result.map_err(|failure| Failed { failure, answer })
 }
 
-/// Trouble whose owner is known, and spared, is in order; other trouble may be our own. What fails
+/// Trouble whose owner is known, and spared, is in order; other trouble may be our own. What fails, or is told to slow down,
 /// for the key's own sake for too long is parked: nothing else would ever end it.
 async fn given_up((engine, task): (&Engine, &Task), route: &Route, failed: &Failed) -> Ended {
     let wait = retry::ceiling(ATTEMPTS_MAX * 2);
     let failure = &failed.failure;
-    if failure.verdict() == Verdict::Throttle || engine.pace.leaves_alone(&route.destination) {
+    let is_own = engine.pace.is_own(route, &task.lane.key, failed.answer);
+    if failure.verdict() == Verdict::Throttle && !is_own || engine.pace.leaves_alone(&route.destination) {
         return turned_away(engine, task, wait);
     }
-    if !engine.pace.is_own(route, &task.lane.key, failed.answer) {
+    if !is_own {
         engine.retries.clear(&task.lane);
         return Ended::HandedBack(wait);
     }

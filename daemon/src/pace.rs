@@ -179,10 +179,14 @@ impl Pace {
     /// Says whether a key failed for its own sake, and not because a party is in trouble.
     pub(crate) fn is_own(&self, route: &Route, key: &Key, answer: Answer) -> bool {
         match answer {
-            Answer::Failed(trouble) => self.lock().gates.is_own(route, subject(key), trouble),
-            Answer::Throttled(_) => false,
+            Answer::Failed(trouble) => self.is_own_with(route, key, (trouble.party, trouble.was_heard)),
+            Answer::Throttled(party) => self.is_own_with(route, key, (party, false)),
             Answer::None | Answer::Served { .. } | Answer::Alive => true,
         }
+    }
+
+    fn is_own_with(&self, route: &Route, key: &Key, heard: (Party, bool)) -> bool {
+        self.lock().gates.is_own(route, subject(key), heard)
     }
 
     /// Lists the parties that are limited or left alone.

@@ -60,6 +60,33 @@ fn keys_that_always_fail_delay_no_other_and_are_parked_by_name() {
 }
 
 #[test]
+fn keys_that_are_always_told_to_slow_down_while_others_are_served_are_parked_by_name() {
+    for (seed, operation, bucket) in [(31, "GetObject", SOURCE), (32, "PutObject", ARCHIVE)] {
+        simulate(seed, async |mut sim| {
+            sim.post_everything();
+            for number in 0..BAD {
+                let place = Place::s3(operation).bucket(bucket).key(&format!("bad-{number}")).client("daemon-0");
+                sim.net.faults().add(Fault::new("bad", place, Effect::slow_down()));
+            }
+            sim.fill("bad-", BAD, 100).await;
+            let daemon = fleet::lone(&mut sim, "", AWS).await;
+            let mut waited = Duration::ZERO;
+            while waited < PARKED_WITHIN {
+                let key = format!("healthy-{}", waited.as_secs());
+                sim.put(&key, b"content").await;
+                sim.pass(HEALTHY_EVERY).await;
+                assert!(sim.shown(ARCHIVE, &key).is_some(), "{operation}: {key} is late");
+                waited += HEALTHY_EVERY;
+            }
+            assert_eq!(parked(&daemon).await, [(Reason::RetriesExhausted, 8)], "{operation}");
+            sim.net.faults().clear("bad");
+            all_arrives(&sim, &daemon).await;
+            daemon.stop().await;
+        });
+    }
+}
+
+#[test]
 fn an_hour_of_a_bucket_that_is_down_parks_nothing() {
     let archive = || Place::default().bucket(ARCHIVE).client("daemon-0");
     let source = || Place::default().bucket(SOURCE).client("daemon-0");
@@ -69,6 +96,8 @@ fn an_hour_of_a_bucket_that_is_down_parks_nothing() {
         (archive().or("PutObject"), INTERNAL),
         (archive().or("PutObject"), Effect::Silence { lands: false }),
         (archive().or("HeadObject").or("GetObject"), Effect::refuse(400, "ExpiredToken")),
+        (archive().or("PutObject"), Effect::slow_down()),
+        (source().or("GetObject"), Effect::slow_down()),
         (source(), Effect::Unreachable),
         (source(), INTERNAL),
         (source().or("GetObject"), INTERNAL),

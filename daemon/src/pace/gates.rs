@@ -135,7 +135,9 @@ impl Gates {
         let was = Outlook::of(&self.parties, route);
         let round = entered.round(party);
         let gate = self.party(route, party);
-        gate.window.strained(round, gate.under_way);
+        if !gate.suspects.is_own(entered.subject, false) {
+            gate.window.strained(round, gate.under_way);
+        }
         Outlook::of(&self.parties, route).since(was)
     }
 
@@ -210,10 +212,10 @@ impl Gates {
         ailing.map(|(site, gate)| gate.describe(site)).collect()
     }
 
-    /// Says whether a key failed for its own sake.
-    pub(super) fn is_own(&self, route: &Route, subject: Subject, trouble: Trouble) -> bool {
-        let gate = self.parties.get(&route.site(trouble.party));
-        gate.is_some_and(|gate| gate.suspects.is_own(subject, trouble.was_heard))
+    /// Says whether a key failed for its own sake, where a party did not serve it.
+    pub(super) fn is_own(&self, route: &Route, subject: Subject, (party, was_heard): (Party, bool)) -> bool {
+        let gate = self.parties.get(&route.site(party));
+        gate.is_some_and(|gate| gate.suspects.is_own(subject, was_heard))
     }
 
     fn admits(&self, route: &Route, busy: Busy, now: Instant) -> bool {
@@ -274,6 +276,12 @@ impl Gates {
 
     fn learn(&mut self, route: &Route, entered: Entered, answer: Answer, at: (Instant, f64)) {
         let entry = entered.entry;
+        if let Answer::Throttled(party) = answer
+            && self.is_own(route, entered.subject, (party, false))
+        {
+            // A key that is told to slow down while others are served tells nothing of how many may be.
+            return self.destination(route).circuit.left(entry);
+        }
         let gate = self.destination(route);
         match answer {
             Answer::None | Answer::Throttled(Party::Source) => gate.circuit.left(entry),
@@ -288,6 +296,7 @@ impl Gates {
             let round = entered.round(party);
             let gate = self.party(route, party);
             gate.window.throttled(round, gate.under_way, at.0, at.1);
+            gate.suspects.record_failure(entered.subject);
             gate.trouble = None;
         }
     }

@@ -137,7 +137,7 @@ fn many_keys_that_fail_hold_up_no_key_that_would_be_written_and_not_once_more() 
         (0..8).for_each(|subject| refuse(&mut gates, subject, now));
     }
     assert!(!gates.leaves_alone(&place("well")), "they fail alone");
-    let is_own = |subject| gates.is_own(&route("well"), subject, trouble(Party::Destination, Some(500), true));
+    let is_own = |subject| gates.is_own(&route("well"), subject, (Party::Destination, true));
     assert!((0..8).all(is_own));
     assert_eq!(fail(&mut gates, &route("well"), 5, now), Change::None, "one of them, whatever it meets");
 }
@@ -147,7 +147,7 @@ fn a_destination_that_fails_every_key_is_to_blame() {
     let (mut gates, mut now) = (Gates::default(), Instant::now());
     (0..16).for_each(|subject| refuse(&mut gates, subject, now));
     assert!(matches!(gates.line_up(&route("well"), 100, now), Lined::Waits(_)), "it would fail as well");
-    let is_own = |subject| gates.is_own(&route("well"), subject, trouble(Party::Destination, Some(500), true));
+    let is_own = |subject| gates.is_own(&route("well"), subject, (Party::Destination, true));
     assert!(!(0..16).any(is_own));
     now = gates.wakes_at(&route("well")).unwrap();
     assert_eq!(gates.pump(now).len(), 1);
@@ -164,6 +164,19 @@ fn a_throttled_key_slows_down_all_who_use_it_and_nobody_else() {
     assert_eq!(fill(&mut gates, &other, now).len(), 64, "half of 128");
     assert_eq!(fill(&mut gates, &one, now).len(), 0);
     assert_eq!(fill(&mut gates, &keyed("paris", "cool"), now).len(), 64, "what is left of its share");
+}
+
+#[test]
+fn a_key_that_is_throttled_while_others_are_served_narrows_nothing() {
+    let (mut gates, well, now) = (Gates::default(), route("well"), Instant::now());
+    let [Lined::In(one), Lined::In(other)] = [1, 2].map(|subject| gates.line_up(&well, subject, now)) else { panic!() };
+    let throttled = Answer::Throttled(Party::Source);
+    assert_eq!(gates.leave(&well, one, throttled, (now, JITTER)), Change::Narrowed(Party::Source), "it may be any key");
+    gates.leave(&well, other, Answer::Served { wrote: true }, (now, JITTER));
+    for _ in 0..10 {
+        let Lined::In(one) = gates.line_up(&well, 1, now) else { panic!("there is room") };
+        assert_eq!(gates.leave(&well, one, throttled, (now, JITTER)), Change::None);
+    }
 }
 
 #[test]
