@@ -41,7 +41,10 @@ impl Retries {
             forget_oldest(&mut all);
         }
         let failing = all.entry(lane.clone()).or_insert(Failing { since: now, counted: now, deliveries: 1 });
-        if failing.counted + COUNTED_EVERY <= now {
+        // One failure now and one tomorrow are no day of failures.
+        if failing.counted + TIME_MAX < now {
+            *failing = Failing { since: now, counted: now, deliveries: 1 };
+        } else if failing.counted + COUNTED_EVERY <= now {
             (failing.counted, failing.deliveries) = (now, failing.deliveries + 1);
         }
         failing.deliveries >= DELIVERIES_MAX || failing.since + TIME_MAX <= now
@@ -97,6 +100,15 @@ mod tests {
             waited += Duration::from_secs(5);
         }
         assert_eq!(waited, COUNTED_EVERY * (DELIVERIES_MAX - 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_that_lie_a_day_apart_are_no_day_of_failures() {
+        let retries = Retries::default();
+        for _ in 0..2 * DELIVERIES_MAX {
+            assert!(!retries.count_failure(&lane("a")));
+            tokio::time::advance(24 * TIME_MAX).await;
+        }
     }
 
     #[tokio::test(start_paused = true)]
