@@ -40,8 +40,8 @@ pub(super) enum Unread {
 
 /// The sequence number up to which the log was synced, in a file beside RocksDB's own. RocksDB itself cannot tell a log
 /// that ends early from one that a crash cut short: it takes both for the end. What was synced was promised, so a ledger
-/// that has less is damaged; what came after, a crash may take. The mark is written after the log is on disk and needs no
-/// sync: after a power cut an older one is as true.
+/// that has less is damaged; what came after, a crash may take. The mark is written after the log is on disk. A new one is
+/// synced, since an empty file is no mark; later ones need none: after a power cut an older one is as true.
 #[derive(Debug)]
 struct Mark {
     file: File,
@@ -208,8 +208,14 @@ impl Mark {
     }
 
     fn write(ledger: &Path, synced: u64) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(ledger.join(MARK))?;
+        let path = ledger.join(MARK);
+        let is_new = !path.exists();
+        let file = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(path)?;
         file.write_all_at(text(synced).as_bytes(), 0)?;
+        if is_new {
+            file.sync_all()?;
+            File::open(ledger)?.sync_all()?;
+        }
         Ok(Self { file, synced: Mutex::new(synced) })
     }
 
