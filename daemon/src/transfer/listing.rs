@@ -203,8 +203,12 @@ impl Listing<'_> {
     /// Reads a page. XML cannot hold every character a key may have, so such a page is asked for
     /// again with its keys encoded; not at once, because not every server pages well over those.
     async fn page(&self, from: Option<(String, String)>, entries_max: u32) -> Result<Page, Failure> {
-        let (head, plain) = self.text(from.clone(), entries_max, false).await?;
-        let page = match Page::parse(&plain, false) {
+        // A text that cannot be read is gone before the next one comes: each may be long.
+        let (date, plain) = {
+            let (head, text) = self.text(from.clone(), entries_max, false).await?;
+            (head.date(), Page::parse(&text, false))
+        };
+        let page = match plain {
             Ok(page) => page,
             Err(_) => {
                 let (_, encoded) = self.text(from, entries_max, true).await?;
@@ -212,7 +216,7 @@ impl Listing<'_> {
                 Page::parse(&encoded, true).map_err(broken)?
             }
         };
-        Ok(Page { date: head.date(), ..page })
+        Ok(Page { date, ..page })
     }
 
     async fn text(
