@@ -6,6 +6,7 @@ mod directory;
 pub mod mend;
 pub(crate) mod records;
 mod store;
+mod unreadable;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -26,6 +27,7 @@ use records::{
     decode, encode,
 };
 use store::{Store, Unread};
+use unreadable::Unreadable;
 
 pub(crate) use condition::Trouble;
 pub(crate) use directory::OpenError;
@@ -36,6 +38,8 @@ pub(crate) struct Ledger {
     store: Arc<Store>,
     /// Held while removals are counted.
     removals: Arc<Mutex<()>>,
+    /// Uploads whose records are damaged.
+    unreadable: Arc<Unreadable>,
 }
 
 /// The parts of an upload by number.
@@ -44,7 +48,7 @@ pub(crate) type Parts = BTreeMap<u32, UploadedPart>;
 impl Ledger {
     /// Opens the ledger, alone: a second daemon on the same directory is refused.
     pub(crate) fn open(state_dir: &Path) -> Result<Self, OpenError> {
-        Ok(Self { store: Arc::new(Store::open(state_dir)?), removals: Arc::default() })
+        Ok(Self { store: Arc::new(Store::open(state_dir)?), removals: Arc::default(), unreadable: Arc::default() })
     }
 
     /// Opens the ledger again whenever its disk fails, until told to stop.
@@ -98,10 +102,19 @@ impl Ledger {
         }
     }
 
-    /// Returns the multipart upload in progress for a key, with its parts by number.
+    /// Returns the multipart upload in progress for a key, with its parts by number. Parts that cannot be read are uploaded
+    /// again; a damaged record of the upload itself holds the key up as long as what it told of may appear.
     pub(crate) fn upload(&self, lane: &Lane) -> Result<Option<(Upload, Parts)>, Failure> {
-        let Some(upload) = self.get::<Upload>(&Upload::address(lane))? else { return Ok(None) };
-        let parts: Vec<UploadedPart> = self.scan(&UploadedPart::prefix(lane))?;
+        let upload = match self.get::<Upload>(&Upload::address(lane)) {
+            Err(Unread::Damaged(_)) => {
+                self.unreadable.wait(lane)?;
+                self.end_upload(lane)?;
+                return Ok(None);
+            }
+            read => read?,
+        };
+        let Some(upload) = upload else { return Ok(None) };
+        let parts: Vec<UploadedPart> = readable(self.scan(&UploadedPart::prefix(lane)))?;
         Ok(Some((upload, parts.into_iter().map(|part| (part.number, part)).collect())))
     }
 
@@ -119,10 +132,16 @@ impl Ledger {
     pub(crate) fn end_upload(&self, lane: &Lane) -> Result<(), Failure> {
         let mut batch = WriteBatch::default();
         batch.delete(Upload::address(lane).bytes());
-        for part in self.scan::<UploadedPart>(&UploadedPart::prefix(lane))? {
-            batch.delete(part.address(lane).bytes());
+        let parts = UploadedPart::prefix(lane);
+        match self.scan::<UploadedPart>(&parts) {
+            Ok(read) => read.iter().for_each(|part| batch.delete(part.address(lane).bytes())),
+            // Unread, which later reads pay for: so not always.
+            Err(Unread::Damaged(_)) => batch.delete_range(parts.bytes(), parts.clone().end().bytes()),
+            Err(failed) => return Err(failed.into()),
         }
-        self.store.write(|db| db.write(batch))
+        self.store.write(|db| db.write(batch))?;
+        self.unreadable.forget(lane);
+        Ok(())
     }
 
     /// Visits the multipart uploads in progress, from behind a lane's on.
@@ -292,7 +311,7 @@ const REOPENED_EVERY: Duration = Duration::from_secs(5);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// Takes what is damaged for absent. That is for records that are read back, or that a message in a queue stands
-/// behind: no upload, which may yet appear, and no rule's beginning is among them.
+/// behind, or for parts, which are uploaded again: no upload, which may yet appear, and no rule's beginning is among them.
 fn readable<T: Default>(read: Result<T, Unread>) -> Result<T, Failure> {
     match read {
         Err(Unread::Damaged(_)) => Ok(T::default()),

@@ -56,7 +56,8 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
 const DAMAGED: u8 = 65;
 
 const LOST: &str = "records of replicas that are lost are read back from the destinations; \
-                    for parked tasks that are lost redrive the dead-letter queues";
+                    for parked tasks that are lost redrive the dead-letter queues; uploads that are lost begin anew, and \
+                    what they had uploaded stays until a lifecycle rule ends it";
 
 /// A table, what its records are called, and how one of them is read.
 type Kind = (Table, &'static str, fn(&[u8]) -> Result<(), Unreadable>);

@@ -6,9 +6,11 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::PathBuf;
 
 use replicator_config::Settings;
+use replicator_core::failure::Kind as FailureKind;
 use tempfile::TempDir;
 
 use super::super::mend;
+use super::super::unreadable::APPEARS_WITHIN;
 use super::*;
 
 const PARKED: i64 = 200;
@@ -151,6 +153,33 @@ fn a_replica_whose_record_is_damaged_is_unknown_and_its_neighbours_are_not() {
     assert_eq!(ledger.condition().ailment(), None);
     drop(ledger);
     assert!(mend::repair(&settings(&directory)).unwrap().contains("nothing was changed"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_upload_or_part_holds_its_key_up_for_a_while_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(directory.path()).unwrap();
+    let damage = |address: &Address| ledger.store.opened().unwrap().db.put(address.bytes(), b"\x01{").unwrap();
+    let (source, entry) = (version(1), "nothing".to_owned());
+    let (appears_until, whose) = (Some(source.last_modified), None);
+    let upload =
+        Upload { upload_id: "u".to_owned(), source, part_bytes: 5 << 20, dress: 9, entry, appears_until, whose };
+    let part = |number| {
+        let etag = ETag::try_from("e").unwrap();
+        UploadedPart { number, etag, crc64: 7, sums: Vec::new(), doubt: None }
+    };
+    ledger.put_upload(&lane(), &upload).unwrap();
+    (1..=3).for_each(|number| ledger.put_part(&lane(), &part(number)).unwrap());
+    damage(&part(2).address(&lane()));
+    assert_eq!(ledger.upload(&lane()).unwrap(), Some((upload, Parts::new())), "the parts are uploaded again");
+    damage(&Upload::address(&lane()));
+    let waits = || matches!(ledger.upload(&lane()), Err(Failure { kind: FailureKind::TooYoung(_), .. }));
+    assert!(waits());
+    tokio::time::advance(APPEARS_WITHIN - Duration::from_secs(1)).await;
+    assert!(waits(), "what it told of may appear yet");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(ledger.upload(&lane()).unwrap(), None);
+    assert_eq!(ledger.scan::<UploadedPart>(&UploadedPart::prefix(&lane())).unwrap(), [], "nothing is left of it");
 }
 
 #[test]
