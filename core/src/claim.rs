@@ -80,7 +80,8 @@ impl Claim {
         if original.version != self.version {
             return Err(Doubt::Time);
         }
-        if self.size_bytes != Some(original.size_bytes) {
+        // That the answer says nothing of it contradicts nothing.
+        if self.size_bytes.is_some_and(|size_bytes| size_bytes != original.size_bytes) {
             return Err(Doubt::Size);
         }
         let digests = self.etag.as_ref().zip(original.etag.as_ref());
@@ -152,6 +153,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_said_of_a_replica_contradicts_nothing() {
+        let listed = original("v1", ONE);
+        for silent in [
+            Claim { size_bytes: None, ..replica(&listed, ONE) },
+            Claim { etag: None, ..replica(&listed, ONE) },
+            Claim { written: None, now: None, ..replica(&listed, ONE) },
+        ] {
+            assert_eq!(silent.judge(std::slice::from_ref(&listed)), Ok(Belief::Proved), "{silent:?}");
+        }
+    }
+
+    #[test]
     fn what_the_list_contradicts_is_not_believed() {
         let listed = original("v1", ONE);
         let marker = SourceVersion { kind: Kind::Marker, ..listed.clone() };
@@ -159,7 +172,6 @@ mod tests {
         let real = || replica(&listed, ONE);
         let cases = [
             (Claim { size_bytes: Some(4), ..real() }, &listed, Doubt::Size),
-            (Claim { size_bytes: None, ..real() }, &listed, Doubt::Size),
             (Claim { version: other_time, ..real() }, &listed, Doubt::Time),
             (real(), &marker, Doubt::Marker),
         ];
