@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use aws_sdk_s3::types::{ChecksumAlgorithm, ServerSideEncryption};
+use replicator_fakes::faults::{Effect, Fault, Place};
 use replicator_fakes::s3::entry::Entry;
 
 use crate::fleet;
@@ -85,14 +86,17 @@ fn lose_disk(sim: &Sim) {
 #[test]
 fn a_stamp_from_the_year_9999_makes_nothing_late() {
     for account in [AWS, NOT_AWS] {
-        claim_the_future("", false, account);
-        claim_the_future("another", false, account);
-        claim_the_future("another", true, account);
+        for is_dated_so in [false, true] {
+            claim_the_future(("", false), is_dated_so, account);
+            claim_the_future(("another", false), is_dated_so, account);
+            claim_the_future(("another", true), is_dated_so, account);
+        }
     }
 }
 
-/// Writes over a replica what says that it is one of the year 9999: of the same version, or of another one.
-fn claim_the_future(version: &str, is_disk_lost: bool, account: &str) {
+/// Writes over a replica what says that it is one of the year 9999: of the same version, or of another one. The store may
+/// date itself, and the object, so.
+fn claim_the_future((version, is_disk_lost): (&str, bool), is_dated_so: bool, account: &str) {
     simulate(3, async |mut sim| {
         sim.post_everything();
         sim.put("a", b"one").await;
@@ -104,6 +108,13 @@ fn claim_the_future(version: &str, is_disk_lost: bool, account: &str) {
             "253402300799000".clone_into(&mut stamp[3]);
         };
         forge(&sim, b"one", change).await;
+        if is_dated_so {
+            let head = Place::s3("HeadObject").bucket(ARCHIVE).client("daemon-0");
+            for name in ["date", "last-modified"] {
+                let future = Effect::Answer(name, Some("Fri, 31 Dec 9999 23:59:59 GMT"));
+                sim.net.faults().add(Fault::new("future", head.clone(), future));
+            }
+        }
         if is_disk_lost {
             lose_disk(&sim);
         }
@@ -111,7 +122,7 @@ fn claim_the_future(version: &str, is_disk_lost: bool, account: &str) {
         for body in [b"two", b"six"] {
             sim.put("a", body).await;
             sim.drained().await;
-            assert_eq!(sim.shown(ARCHIVE, "a").as_deref(), Some(&body[..]), "{version} {is_disk_lost}");
+            assert_eq!(sim.shown(ARCHIVE, "a").as_deref(), Some(&body[..]), "{version} {is_disk_lost} {is_dated_so}");
         }
         assert!(fleet::figure(&daemon, "failures_total", &["reason=\"StampNotBorneOut\""]).await > 0.0);
         assert_eq!(fleet::figure(&daemon, "failures_total", &["reason=\"ArrivedLate\""]).await, 0.0);

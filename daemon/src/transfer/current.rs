@@ -15,6 +15,7 @@ use crate::accounts::Access;
 use crate::accounts::capabilities::Ability;
 use crate::accounts::refusal::Side;
 use crate::checksum::crc64;
+use crate::clock;
 use crate::engine::Engine;
 use crate::task::Task;
 use crate::wire::{Call, Head};
@@ -167,7 +168,8 @@ pub(super) fn claim(head: &Head, task: &Task) -> Option<Claim> {
         has_digest: !has_own_key(head),
         size_bytes: head.content_length(),
         written: written(),
-        now: head.date(),
+        // A date that cannot be true was dropped.
+        now: Some(head.date().unwrap_or_else(clock::now)),
     })
 }
 
