@@ -250,6 +250,29 @@ fn a_store_that_keeps_no_tags_at_all_parks_what_has_some_by_name() {
 }
 
 #[test]
+fn tags_that_keep_changing_are_no_tags_that_a_store_ignores() {
+    simulate(12, async |mut sim| {
+        sim.put("a", b"one").await;
+        tag(&sim, &long_tags()).await;
+        sim.post_everything();
+        sim.put("a", b"two").await;
+        // The first look does not find them, and then the source says other ones each time.
+        let tags = |bucket| Place::s3("GetObjectTagging").bucket(bucket).client("daemon-0");
+        sim.net.faults().add(Fault::new("unseen", tags(ARCHIVE), Effect::Without("Tag")).nth(1));
+        for nth in [5, 7, 9, 11] {
+            sim.net.faults().add(Fault::new("changing", tags(SOURCE), Effect::Without("Tag")).nth(nth));
+        }
+        let daemon = fleet::lone(&mut sim, "", NOT_AWS).await;
+        sim.drained().await;
+        assert_eq!((sim.net.faults().hits("unseen"), sim.net.faults().hits("changing")), (1, 4));
+        assert_eq!(fleet::figure(&daemon, "failures_total", &["DstNotImplemented"]).await, 0.0);
+        assert!(reasons(&daemon).await.is_empty());
+        daemon.stop().await;
+        assert_eq!(object(&sim, ARCHIVE, 0).tags, long_tags());
+    });
+}
+
+#[test]
 fn a_store_that_insists_on_lengths_gets_them() {
     simulate(10, async |mut sim| {
         sim.post_everything();

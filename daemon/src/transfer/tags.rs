@@ -73,6 +73,7 @@ impl Run<'_> {
                 result => result?,
             }
             if self.tags_of(source).await?.is_some_and(|now| now != wanted) {
+                is_ignored = false;
                 continue;
             }
             if self.is_kept(TagsGiven::Apart, replica, &wanted).await? {
