@@ -17,6 +17,7 @@ use aws_credential_types::provider::ProvideCredentials;
 use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation, SharedCredentialsProvider};
 use aws_smithy_runtime_api::client::http::{SharedHttpClient, SharedHttpConnector, http_client_fn};
 use replicator_config::{Account, ConditionalWrites, Service};
+use serde::{Deserialize, Serialize};
 
 use aws_config::SdkConfig;
 use replicator_core::failure::{Failure, Kind, chain};
@@ -59,6 +60,15 @@ pub struct Given {
 #[derive(Debug, Clone)]
 pub(crate) struct Accounts {
     by_name: BTreeMap<String, Access>,
+}
+
+/// A clock that is so far from ours that its dates are not used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FarOffClock {
+    /// The account whose services have it.
+    pub account: String,
+    /// By how much it is ahead of ours; behind, if that is negative.
+    pub ahead_seconds: i64,
 }
 
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -109,6 +119,15 @@ impl Accounts {
     /// Lists the abilities that endpoints turned out to lack.
     pub(crate) fn lacking(&self) -> Vec<Lacking> {
         self.by_name.values().flat_map(|access| access.capabilities.lacking(&access.name)).collect()
+    }
+
+    /// Lists the accounts whose services' clocks are too far from ours.
+    pub(crate) fn far_off_clocks(&self) -> Vec<FarOffClock> {
+        let clock = |access: &Access| {
+            let ahead_seconds = access.wire.far_off_clock()?;
+            Some(FarOffClock { account: access.name.to_string(), ahead_seconds })
+        };
+        self.by_name.values().filter_map(clock).collect()
     }
 
     /// Returns an account; the configuration was checked, so every rule's account is here.

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::accounts::FarOffClock;
 use crate::accounts::capabilities::Lacking;
 use crate::dispatch::{Board, Question};
 use crate::engine::Engine;
@@ -61,6 +62,9 @@ pub struct Status {
     pub ledger: Option<String>,
     /// What endpoints turned out not to implement.
     pub lacking: Vec<Lacking>,
+    /// Clocks of endpoints that are not used, because they, or ours, are wrong.
+    #[serde(default)]
+    pub clocks: Vec<FarOffClock>,
 }
 
 /// How many tasks of a rule are parked for one reason.
@@ -139,6 +143,7 @@ impl Admin {
             ailing: self.engine.pace.ailing(),
             ledger: self.engine.ledger.condition().ailment(),
             lacking: self.engine.accounts.lacking(),
+            clocks: self.engine.accounts.far_off_clocks(),
         })
     }
 

@@ -96,6 +96,15 @@ fn write_table(status: &Status, text: &mut String) -> std::fmt::Result {
             lacking.account, lacking.ability, lacking.why
         )?;
     }
+    for clock in &status.clocks {
+        let (hours, way) =
+            (clock.ahead_seconds.unsigned_abs() / 3600, if clock.ahead_seconds < 0 { "behind" } else { "ahead of" });
+        writeln!(
+            text,
+            "\naccount {}: its clock is {hours} h {way} this host's, set the one that is wrong",
+            clock.account
+        )?;
+    }
     for queue in &status.queues {
         writeln!(text, "\nqueue {}: {}", queue.queue, if queue.answers { "answers" } else { "does not answer" })?;
     }

@@ -105,6 +105,11 @@ impl Wire {
         }
     }
 
+    /// Says by how many seconds the clock of the account's services is ahead of ours, or behind, if that is too far.
+    pub(crate) fn far_off_clock(&self) -> Option<i64> {
+        self.shared.bounds.far_off()
+    }
+
     /// Sends a request whose answer is a text.
     pub(crate) async fn text(&self, call: Call<'_>) -> Result<(Head, String), Refusal> {
         let (side, operation, timeout) = (call.side, call.operation, call.timeout);

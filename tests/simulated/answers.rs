@@ -1,7 +1,7 @@
 //! E: every answer is held against what was asked or sent. One to another question is none, what it leaves out is asked for,
 //! and what contradicts a write is looked into.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use replicator_core::failure::Reason;
 use replicator_fakes::faults::{Effect, Fault, Place};
@@ -170,4 +170,24 @@ fn a_write_that_its_checksum_contradicts_is_not_settled_because_it_cannot_be_rea
             assert_eq!(status.unproved.len(), usize::from(written == 1), "{effect:?}");
         });
     }
+}
+
+#[test]
+fn a_clock_that_is_far_off_is_shown_until_it_is_right() {
+    simulate(17, async |mut sim| {
+        let heads = Place::s3("HeadObject").bucket(ARCHIVE).client("daemon-0");
+        let wrong = Effect::Answer("date", Some("Thu, 01 Jan 1970 00:00:00 GMT"));
+        sim.net.faults().add(Fault::new("wrong", heads, wrong));
+        write(&sim, SMALL, Written::Plain).await;
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        sim.drained().await;
+        let now = i64::try_from(sim.clock.now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap();
+        let status = daemon.status().await.unwrap();
+        let [clock] = status.clocks.as_slice() else { panic!("{:?}", status.clocks) };
+        assert!((clock.ahead_seconds + now).abs() < 60, "{clock:?}");
+        sim.net.faults().clear("wrong");
+        sim.pass(Duration::from_secs(3600)).await;
+        assert_eq!(daemon.status().await.unwrap().clocks, []);
+        daemon.stop().await;
+    });
 }

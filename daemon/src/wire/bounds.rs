@@ -27,7 +27,16 @@ pub(crate) struct Bounds {
     account: Arc<str>,
     /// Held while a long text is read, so that all that come at once have a bound, too.
     long_texts: Arc<Semaphore>,
-    warned: Arc<Mutex<Option<Instant>>>,
+    far_off: Arc<Mutex<Option<FarOff>>>,
+}
+
+/// A clock that cannot be used beside ours.
+#[derive(Debug, Clone, Copy)]
+struct FarOff {
+    /// By how much it is ahead of ours, or behind.
+    by_seconds: i64,
+    seen: Instant,
+    warned: Instant,
 }
 
 /// More came than any service says.
@@ -60,7 +69,7 @@ const WARNED_EVERY: Duration = Duration::from_secs(3600);
 impl Bounds {
     pub(crate) fn new(account: &str) -> Self {
         let long_texts = Arc::new(Semaphore::new(LONG_TEXTS_MAX));
-        Self { account: Arc::from(account), long_texts, warned: Arc::default() }
+        Self { account: Arc::from(account), long_texts, far_off: Arc::default() }
     }
 
     /// Reads an answer to its end.
@@ -96,12 +105,21 @@ impl Bounds {
         let date = answer.headers().get("date").and_then(answer::date);
         let Some(date) = date.filter(|date| !clock::is_near(*date)) else { return };
         answer.headers_mut().remove("date");
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        if warned.is_none_or(|at| at.elapsed() >= WARNED_EVERY) {
-            *warned = Some(Instant::now());
-            let (account, ours) = (&*self.account, clock::now());
+        let mut far_off = self.far_off.lock().unwrap_or_else(PoisonError::into_inner);
+        let (ours, seen) = (clock::now(), Instant::now());
+        let recently = far_off.map(|before| before.warned).filter(|at| at.elapsed() < WARNED_EVERY);
+        let by_seconds = date.unix_timestamp() - ours.unix_timestamp();
+        *far_off = Some(FarOff { by_seconds, seen, warned: recently.unwrap_or(seen) });
+        if recently.is_none() {
+            let account = &*self.account;
             warn!(account, %date, %ours, "the endpoint's clock and this host's are more than a day apart: its dates are not used; set the clock that is wrong");
         }
+    }
+
+    /// Says by how many seconds an endpoint's clock was ahead of ours, or behind, if that was too far of late.
+    pub(super) fn far_off(&self) -> Option<i64> {
+        let far_off = *self.far_off.lock().unwrap_or_else(PoisonError::into_inner);
+        far_off.filter(|far_off| far_off.seen.elapsed() < WARNED_EVERY).map(|far_off| far_off.by_seconds)
     }
 
     /// Keeps what a client of the SDK is answered within these bounds.
