@@ -177,10 +177,12 @@ async fn create(copy: &Copy<'_>, dress: &Dress) -> Result<String, Failure> {
 /// Aborts the uploads of a key that were begun since a moment of the destination's clock: its answer did not name the one
 /// that it may have begun, and each attempt would leave one more. Another daemon at the same key begins its own anew.
 async fn abort_unnamed(copy: &Copy<'_>, since: Option<Timestamp>) -> Result<(), Failure> {
-    let (lane, Some(since)) = (&copy.task.lane, since) else { return Ok(()) };
+    let (lane, during) = (&copy.task.lane, "ListMultipartUploads");
+    let since =
+        since.ok_or_else(|| Failure::caused(Kind::Transient, during, "the destination does not say when it is"))?;
     let request = copy.destination.s3.list_multipart_uploads();
     let request = request.bucket(lane.destination.bucket.as_str()).prefix(lane.key.as_str());
-    let listed = request.send().await.map_err(|error| failure(Side::Destination, "ListMultipartUploads", error))?;
+    let listed = request.send().await.map_err(|error| failure(Side::Destination, during, error))?;
     for upload in listed.uploads() {
         let is_new = upload.initiated().is_some_and(|at| at.secs() >= since.unix_timestamp());
         let is_ours = is_new && upload.key() == Some(lane.key.as_str());
