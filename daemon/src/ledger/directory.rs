@@ -21,6 +21,10 @@ pub(crate) enum OpenError {
     Unusable(PathBuf, #[source] rocksdb::Error),
     #[error("ledger {0} is damaged: {1}; {REMEDY}")]
     Damaged(PathBuf, String),
+    #[error(
+        "there is no ledger {0}, but {1}, which a repair left: rename it to `{LEDGER}`, or move it away to begin anew"
+    )]
+    Repaired(PathBuf, PathBuf),
 }
 
 /// A state directory that this process holds; what is in it is for the daemon's user alone.
@@ -59,6 +63,23 @@ impl Directory {
     /// Returns where the ledger is.
     pub(super) fn ledger(&self) -> PathBuf {
         ledger_of(&self.path)
+    }
+
+    /// Makes sure that no repair ended between its two renames: what it left is the ledger, and a new one is empty.
+    pub(super) fn check_repaired(&self) -> Result<(), OpenError> {
+        let (ledger, unreadable) = (self.ledger(), |error| OpenError::NotWritable(self.path.clone(), error));
+        if ledger.exists() {
+            return Ok(());
+        }
+        let mut left = Vec::new();
+        for entry in fs::read_dir(&self.path).map_err(unreadable)? {
+            left.extend(
+                Some(entry.map_err(unreadable)?.path()).filter(|path| path.file_stem() == Some(LEDGER.as_ref())),
+            );
+        }
+        // Of both, what was repaired is the one to go on with.
+        left.sort_unstable();
+        left.pop().map_or(Ok(()), |left| Err(OpenError::Repaired(ledger, left)))
     }
 
     /// Says why nothing can be written, if that is so.

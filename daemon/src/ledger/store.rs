@@ -61,6 +61,7 @@ const DURING: &str = "the ledger";
 impl Store {
     pub(super) fn open(state_dir: &Path) -> Result<Self, OpenError> {
         let directory = Directory::take(state_dir)?;
+        directory.check_repaired()?;
         let opened = Opened::at(&directory.ledger())?;
         Ok(Self { directory, open: RwLock::new(Some(Arc::new(opened))), condition: Condition::default() })
     }

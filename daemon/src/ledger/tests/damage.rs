@@ -192,6 +192,23 @@ fn a_ledger_of_a_version_that_kept_no_mark_is_opened_and_gets_one() {
 }
 
 #[test]
+fn a_repair_that_ended_between_its_renames_leaves_no_empty_ledger() {
+    let directory = with_parked();
+    let [ledger, repaired, damaged] =
+        ["ledger", "ledger.repaired", "ledger.damaged-1"].map(|name| directory.path().join(name));
+    fs::rename(&ledger, &repaired).unwrap();
+    fs::create_dir(&damaged).unwrap();
+    let refused = Ledger::open(directory.path());
+    assert!(matches!(&refused, Err(OpenError::Repaired(_, left)) if *left == repaired), "{refused:?}");
+    fs::rename(&repaired, &ledger).unwrap();
+    assert_eq!(count(&Ledger::open(directory.path()).unwrap()), PARKED);
+    fs::remove_dir_all(&ledger).unwrap();
+    assert!(matches!(Ledger::open(directory.path()), Err(OpenError::Repaired(_, left)) if left == damaged));
+    fs::remove_dir_all(&damaged).unwrap();
+    assert_eq!(count(&Ledger::open(directory.path()).unwrap()), 0, "a new one");
+}
+
+#[test]
 fn other_users_lose_their_access() {
     let directory = with_parked();
     let mode = |path: &str| fs::metadata(directory.path().join(path)).unwrap().permissions().mode() & 0o777;
