@@ -67,7 +67,12 @@ impl Suspects {
     /// Says whether a key that fails does so for its own sake: others were answered meanwhile, or
     /// few others fail of a bucket that answered something else of the same attempt.
     pub fn is_own(&self, subject: Subject, was_heard: bool) -> bool {
-        self.alone.contains(&subject) || was_heard && self.failing.len() < FAILURES_MAX as usize
+        self.alone.contains(&subject) || was_heard && !self.are_many()
+    }
+
+    /// Says whether so many keys fail that it is hardly for their own sake.
+    pub fn are_many(&self) -> bool {
+        self.failing.len() >= FAILURES_MAX as usize
     }
 
     /// Says whether a key could tell more of a bucket that fails: it did not fail itself, and few did.

@@ -178,7 +178,11 @@ impl Admin {
         // A dispatch that hangs settles nothing either: so it is asked only then.
         let ailment = self.engine.pulse.ailment()?;
         match (self.board().await, ailment) {
-            (Some(board), Ailment::Stalled(_)) if board.messages == 0 && board.lanes == 0 => None,
+            (Some(board), Ailment::Stalled(_))
+                if board.messages == 0 && board.lanes == 0 && !self.engine.pulse.gave_up_lately() =>
+            {
+                None
+            }
             (Some(_), ailment) => Some(ailment.to_string()),
             (None, _) => Some(SILENT.to_owned()),
         }

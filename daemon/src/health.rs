@@ -117,6 +117,11 @@ impl Pulse {
         self.lock().wake(Instant::now());
     }
 
+    /// Says whether work was handed back of late, and nothing has moved since: then an empty hand is no rest.
+    pub(crate) fn gave_up_lately(&self) -> bool {
+        self.lock().gave_up.is_some_and(|at| at.elapsed() < SAME_TROUBLE)
+    }
+
     /// Says what is wrong, if anything is; whether there is work in hand says the dispatch.
     pub(crate) fn ailment(&self) -> Option<Ailment> {
         self.lock().ailment(Instant::now())
@@ -181,7 +186,7 @@ impl fmt::Display for Ailment {
                 let (bucket, key) = (&lane.destination.bucket, &lane.key);
                 write!(f, "s3://{bucket}/{key} is worked on and has not moved for {} s", time.as_secs())
             }
-            Self::Stalled(time) => write!(f, "work is in hand and nothing was settled for {} s", time.as_secs()),
+            Self::Stalled(time) => write!(f, "there is work and nothing was settled for {} s", time.as_secs()),
         }
     }
 }

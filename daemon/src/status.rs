@@ -84,7 +84,7 @@ fn write_table(status: &Status, text: &mut String) -> std::fmt::Result {
         let state = match (ailing.is_left_alone, ailing.width) {
             (true, _) => format!("{}: left alone but for one task at a time", ailing.trouble),
             (false, Some(width)) => format!("asks for less: {width} tasks at a time, {} at work", ailing.under_way),
-            (false, None) => continue,
+            (false, None) => ailing.trouble.clone(),
         };
         writeln!(text, "\n{}: {state}", ailing.name)?;
     }

@@ -61,7 +61,7 @@ async fn assert_within_budget(daemon: &Daemon) {
 fn a_dead_queue_is_told_and_forgiven() {
     simulate(2, async |mut sim| {
         let place = Place::service(replicator_fakes::journal::Service::Sqs);
-        let looks = health_follows(&mut sim, place, Effect::Unreachable).await;
+        let looks = health_follows(&mut sim, place, Effect::Unreachable, 1).await;
         let told: Vec<bool> = looks.iter().map(|look| look.is_told).collect();
         assert!(!told[0] && told[told.len() / 2] && told.is_sorted(), "forgiven while it was dead: {told:?}");
     });
@@ -71,12 +71,26 @@ fn a_dead_queue_is_told_and_forgiven() {
 fn a_connection_that_hangs_is_told_and_forgiven() {
     simulate(3, async |mut sim| {
         let place = Place::s3("PutObject").bucket(ARCHIVE);
-        let looks = health_follows(&mut sim, place, Effect::Silence { lands: false }).await;
+        let looks = health_follows(&mut sim, place, Effect::Silence { lands: false }, 1).await;
         assert!(looks.iter().any(|look| look.is_told), "half an hour of trouble and /healthz says nothing");
         // Between two tries there is nothing in hand that a restart could help; that it does not answer is still known.
         let ailing: Vec<bool> = looks.iter().map(|look| look.is_ailing).collect();
         assert!(ailing[ailing.len() / 2] && ailing.is_sorted(), "forgotten while it hung: {ailing:?}");
     });
+}
+
+#[test]
+fn a_source_that_fails_whatever_it_is_asked_is_told_and_forgiven() {
+    for (seed, place) in [(5, Place::default()), (6, Place::s3("GetObject"))] {
+        simulate(seed, async |mut sim| {
+            let internal = Effect::refuse(500, "InternalError");
+            let looks = health_follows(&mut sim, place.clone().bucket(SOURCE), internal, 8).await;
+            let [told, ailing] = [|look: &Look| look.is_told, |look: &Look| look.is_ailing]
+                .map(|is| looks.iter().map(is).collect::<Vec<bool>>());
+            assert!(told[told.len() / 2] && told.is_sorted(), "forgotten between two tries: {told:?}, {place:?}");
+            assert!(ailing[ailing.len() / 2] && ailing.is_sorted(), "{ailing:?}, {place:?}");
+        });
+    }
 }
 
 #[test]
@@ -117,14 +131,14 @@ struct Look {
 }
 
 /// Lets something break for half an hour and sees the health come back by itself; returns what was said meanwhile.
-async fn health_follows(sim: &mut Sim, place: Place, effect: Effect) -> Vec<Look> {
+async fn health_follows(sim: &mut Sim, place: Place, effect: Effect, keys: usize) -> Vec<Look> {
     sim.post_everything();
     let daemon = fleet::lone(sim, "", AWS).await;
     sim.put("a", b"one").await;
     sim.drained().await;
     assert_eq!(daemon.ailment().await, None);
     sim.net.faults().add(Fault::new("trouble", place.client("daemon-0"), effect));
-    sim.put("b", b"two").await;
+    sim.fill("b", keys, 3).await;
     let mut looks = Vec::new();
     for _ in 0..60 {
         sim.pass(Duration::from_secs(30)).await;
@@ -137,6 +151,6 @@ async fn health_follows(sim: &mut Sim, place: Place, effect: Effect) -> Vec<Look
     assert_eq!(daemon.ailment().await, None, "the trouble is over");
     assert!(daemon.status().await.unwrap().ailing.is_empty(), "the trouble is over");
     daemon.stop().await;
-    assert_eq!(sim.shown(ARCHIVE, "b"), sim.shown(SOURCE, "b"));
+    assert_eq!(sim.s3.keys(ARCHIVE), sim.s3.keys(SOURCE));
     looks
 }

@@ -206,16 +206,15 @@ impl Gates {
         gate.is_some_and(|gate| gate.circuit.is_open())
     }
 
-    /// Lists whoever is limited or left alone.
+    /// Lists whoever is limited or left alone, and sources that fail whatever they are asked.
     pub(super) fn ailing(&self) -> Vec<Ailing> {
-        let ailing = self.parties.iter().filter(|(_, gate)| gate.is_ailing());
+        let ailing = self.parties.iter().filter(|(site, gate)| gate.is_ailing() || gate.has_source_trouble(site));
         ailing.map(|(site, gate)| gate.describe(site)).collect()
     }
 
     /// Says whether a key failed for its own sake, where a party did not serve it.
     pub(super) fn is_own(&self, route: &Route, subject: Subject, (party, was_heard): (Party, bool)) -> bool {
-        let gate = self.parties.get(&route.site(party));
-        gate.is_some_and(|gate| gate.suspects.is_own(subject, was_heard))
+        self.parties.get(&route.site(party)).is_some_and(|gate| gate.suspects.is_own(subject, was_heard))
     }
 
     fn admits(&self, route: &Route, busy: Busy, now: Instant) -> bool {
@@ -306,6 +305,9 @@ impl Gates {
     fn failed(&mut self, route: &Route, entered: Entered, trouble: Trouble, at: (Instant, f64)) {
         let gate = self.party(route, trouble.party);
         let evidence = gate.suspects.record_failure(entered.subject);
+        if trouble.party == Party::Source && gate.suspects.are_many() {
+            gate.trouble = Some(trouble);
+        }
         let is_silent = trouble.status.is_none() || !trouble.was_heard;
         let gate = self.destination(route);
         match (trouble.party, evidence) {
@@ -324,6 +326,7 @@ impl Gates {
     fn served(&mut self, route: &Route, entered: Entered, wrote: bool) {
         let source = self.gate(Site::Source(route.source.clone()));
         source.window.succeeded(entered.source);
+        source.trouble = None;
         if !wrote {
             return self.destination(route).answered();
         }

@@ -150,6 +150,10 @@ impl Gate {
         self.circuit.is_open() || self.window.width().is_some()
     }
 
+    pub(super) fn has_source_trouble(&self, site: &Site) -> bool {
+        matches!(site, Site::Source(_)) && self.trouble.is_some()
+    }
+
     pub(super) fn is_silent(&self, now: Instant) -> bool {
         self.asking > 0 && self.heard.is_some_and(|heard| heard + QUIET_AFTER <= now)
     }
@@ -162,7 +166,11 @@ impl Gate {
         };
         let width = self.window.width().map(|width| width as u32);
         let is_left_alone = self.circuit.is_open();
-        let trouble = if is_left_alone { described(self.trouble) } else { String::new() };
+        let trouble = match (site, self.trouble) {
+            (Site::Source(_), Some(trouble)) => trouble.to_string(),
+            (_, trouble) if is_left_alone => described(trouble),
+            _ => String::new(),
+        };
         Ailing { name, is_left_alone, trouble, width, under_way: self.under_way }
     }
 }
