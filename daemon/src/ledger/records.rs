@@ -98,6 +98,9 @@ pub(crate) struct Upload {
     /// what was read of it had no date.
     #[serde(default, with = "time::serde::timestamp::milliseconds::option", skip_serializing_if = "Option::is_none")]
     pub(crate) appears_until: Option<Timestamp>,
+    /// Whether that is by our clock.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) by_our_clock: bool,
     /// Whose it is; older records do not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) whose: Option<Whose>,

@@ -53,7 +53,7 @@ proptest! {
             tags_seen: number.is_multiple_of(2),
         };
         reads_back(&replica)?;
-        reads_back(&Upload { upload_id: text.clone(), source: source.clone(), part_bytes: crc64, dress: crc64, entry: text.clone(), appears_until: Some(source.last_modified), whose: None })?;
+        reads_back(&Upload { upload_id: text.clone(), source: source.clone(), part_bytes: crc64, dress: crc64, entry: text.clone(), appears_until: Some(source.last_modified), by_our_clock: number.is_multiple_of(2), whose: None })?;
         let sums = vec![Sum::of_crc64(crc64, u64::from(number))];
         let doubt = Some(Unproved::AnswerSilent);
         reads_back(&UploadedPart { number, etag, crc64, sums, doubt })?;
@@ -166,6 +166,7 @@ fn an_upload_survives_reopening_with_its_parts_and_is_forgotten_whole() {
         dress: 9,
         entry: "nothing".to_owned(),
         appears_until: None,
+        by_our_clock: false,
         whose: None,
     };
     ledger.put_upload(&lane(), &upload).unwrap();

@@ -140,6 +140,7 @@ async fn begin(copy: &Copy<'_>, dress: &Dress, layout: &Layout) -> Result<(Uploa
         dress: dress_digest,
         entry: over,
         appears_until: None,
+        by_our_clock: false,
         whose: Some(whose(copy.task, copy.version.size_bytes)),
     };
     copy.engine.ledger.put_upload(&copy.task.lane, &upload)?;

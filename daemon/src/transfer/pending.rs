@@ -46,7 +46,8 @@ impl Pending {
         let may_land = !access.capabilities.always_had(Ability::ConditionalComplete)
             || !matches!(basis.entry, Entry::Object { .. })
             || basis.entry.to_string() == upload.entry;
-        let left = Duration::try_from(until - basis.now_or_before().unwrap_or_else(clock::now)).unwrap_or_default();
+        let now = basis.now_or_before().filter(|_| !upload.by_our_clock).unwrap_or_else(clock::now);
+        let left = Duration::try_from(until - now).unwrap_or_default();
         (may_land && !left.is_zero()).then(|| Self { version: upload.source.clone(), left })
     }
 
@@ -82,8 +83,10 @@ async fn is_used_up(access: &Access, task: &Task, upload: &Upload) -> bool {
 
 /// Writes down until when an upload may appear that is about to be completed.
 pub(super) fn expect(copy: &Copy<'_>, upload: &Upload) -> Result<(), Failure> {
-    let until = clock::later(copy.basis.now_or_after().unwrap_or_else(clock::now), life(copy.version.size_bytes));
-    copy.engine.ledger.put_upload(&copy.task.lane, &Upload { appears_until: Some(until), ..upload.clone() })
+    let now = copy.basis.now_or_after();
+    let appears_until = Some(clock::later(now.unwrap_or_else(clock::now), life(copy.version.size_bytes)));
+    let upload = Upload { appears_until, by_our_clock: now.is_none(), ..upload.clone() };
+    copy.engine.ledger.put_upload(&copy.task.lane, &upload)
 }
 
 /// How long after its completion an upload of this size may appear.

@@ -35,6 +35,32 @@ fn an_upload_that_is_put_together_for_minutes_does_not_show_what_was_deleted_mea
 }
 
 #[test]
+fn an_upload_that_is_timed_by_our_clock_is_not_waited_for_by_the_destinations() {
+    simulate(28, async |mut sim| {
+        s3_replicator::clock::simulate((sim.clock.now() - Duration::from_secs(3600)).into());
+        sim.post_everything();
+        let archive = || Place::default().bucket(ARCHIVE).client("daemon-0");
+        sim.net.faults().add(Fault::new("undated", archive(), Effect::Answer("date", None)));
+        let late = Effect::LandLate(Duration::from_secs(300));
+        sim.net.faults().add(Fault::new("late", archive().or("CompleteMultipartUpload"), late).times(1));
+        let used_up = Effect::refuse(404, "NoSuchUpload");
+        sim.net.faults().add(Fault::new("used up", archive().or("AbortMultipartUpload").or("ListParts"), used_up));
+        let put = sim.user().put_object().bucket(SOURCE).key("a").body(ByteStream::from(vec![7; 20 << 20]));
+        put.send().await.unwrap();
+        let daemon = fleet::lone(&mut sim, "history = \"latest\"", AWS).await;
+        while sim.net.faults().hits("late") == 0 {
+            sim.pass(Duration::from_millis(100)).await;
+        }
+        sim.net.faults().clear("undated");
+        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        sim.drained().await;
+        sim.pass(Duration::from_secs(400)).await;
+        daemon.stop().await;
+        assert_eq!(sim.shown(ARCHIVE, "a"), None, "the source shows nothing");
+    });
+}
+
+#[test]
 fn an_upload_that_may_appear_is_completed_again_and_not_written_whole_though_it_would_be_now() {
     simulate(27, async |mut sim| {
         sim.post_everything();

@@ -161,9 +161,16 @@ async fn a_damaged_upload_or_part_holds_its_key_up_for_a_while_only() {
     let ledger = Ledger::open(directory.path()).unwrap();
     let damage = |address: &Address| ledger.store.opened().unwrap().db.put(address.bytes(), b"\x01{").unwrap();
     let (source, entry) = (version(1), "nothing".to_owned());
-    let (appears_until, whose) = (Some(source.last_modified), None);
-    let upload =
-        Upload { upload_id: "u".to_owned(), source, part_bytes: 5 << 20, dress: 9, entry, appears_until, whose };
+    let upload = Upload {
+        upload_id: "u".to_owned(),
+        appears_until: Some(source.last_modified),
+        source,
+        part_bytes: 5 << 20,
+        dress: 9,
+        entry,
+        by_our_clock: false,
+        whose: None,
+    };
     let part = |number| {
         let etag = ETag::try_from("e").unwrap();
         UploadedPart { number, etag, crc64: 7, sums: Vec::new(), doubt: None }
