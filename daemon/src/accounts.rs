@@ -162,11 +162,6 @@ impl Access {
         }
     }
 
-    /// Says whether an ETag that looks like an MD5 is one: at AWS it is, as documented, and others were seen to make it so.
-    pub(crate) fn hashes_wholes(&self) -> bool {
-        self.is_aws || self.capabilities.hashes_wholes()
-    }
-
     /// Sends a request for an object that asks for its checksums too, and one without where the endpoint does not know that
     /// question.
     pub(crate) async fn send_for_checksums<'a>(&self, call: impl Fn() -> Call<'a>) -> Result<Answer, Refusal> {

@@ -108,9 +108,7 @@ pub(crate) struct Capabilities {
     checksum_read: Capability,
     tells_markers: AtomicBool,
     counts_tags: AtomicBool,
-    hashes_wholes: AtomicBool,
     hashes_parts: AtomicBool,
-    repeats_etags: AtomicBool,
     keeps_tags: [OnceLock<bool>; 3],
 }
 
@@ -162,9 +160,7 @@ impl Capabilities {
             checksum_read: Capability::new(true),
             tells_markers: AtomicBool::new(false),
             counts_tags: AtomicBool::new(false),
-            hashes_wholes: AtomicBool::new(false),
             hashes_parts: AtomicBool::new(false),
-            repeats_etags: AtomicBool::new(false),
             keeps_tags: Default::default(),
         }
     }
@@ -241,26 +237,6 @@ impl Capabilities {
     /// Says whether the endpoint is known to count tags.
     pub(crate) fn counts_tags(&self) -> bool {
         self.counts_tags.load(Ordering::Relaxed)
-    }
-
-    /// Takes note that the ETag of an object that was put in one piece was its MD5.
-    pub(crate) fn hashed_wholes(&self) {
-        self.hashes_wholes.store(true, Ordering::Relaxed);
-    }
-
-    /// Says whether the endpoint is known to make ETags of MD5s.
-    pub(crate) fn hashes_wholes(&self) -> bool {
-        self.hashes_wholes.load(Ordering::Relaxed)
-    }
-
-    /// Takes note that a replica here has the ETag of its original.
-    pub(crate) fn repeated_etag(&self) {
-        self.repeats_etags.store(true, Ordering::Relaxed);
-    }
-
-    /// Says whether replicas are known to get the ETags of their originals, so that another one is of another content.
-    pub(crate) fn repeats_etags(&self) -> bool {
-        self.repeats_etags.load(Ordering::Relaxed)
     }
 
     /// Takes note that the ETag of an upload in parts was the MD5 of its parts' MD5s.

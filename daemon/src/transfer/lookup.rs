@@ -85,10 +85,7 @@ impl Lookup<'_> {
             Ok(Belief::Undigested) if self.original_has_digest(&claim.version).await? => Err(Doubt::Content),
             belief => belief,
         };
-        let Err(doubt) = belief else {
-            self.compare_etags(&claim);
-            return Ok(Some(claim.version));
-        };
+        let Err(doubt) = belief else { return Ok(Some(claim.version)) };
         let (rule, reason) = (&self.task.rules.lead.id, Reason::StampNotBorneOut.as_str());
         self.engine.metrics.failure(rule, reason);
         let (key, version, replica) = (&self.task.lane.key, &claim.version.id, id.unwrap_or("none"));
@@ -96,27 +93,14 @@ impl Lookup<'_> {
         Ok(None)
     }
 
-    fn compare_etags(&self, claim: &Claim) {
-        let original = self.listed.iter().find(|entry| entry.version == claim.version);
-        let etag = claim.etag.as_ref().filter(|etag| etag.is_digest());
-        if etag.is_some() && original.is_some_and(|original| original.etag.as_ref() == etag) {
-            self.access.capabilities.repeated_etag();
-        }
-    }
-
     fn is_refuted(&self, id: Option<&str>) -> Result<bool, Failure> {
         id.map_or(Ok(false), |id| self.engine.ledger.is_refuted(&self.task.lane, id))
     }
 
-    /// Says whether the ETag of a version of the source is a digest of its content, which no list tells; and one that its
-    /// replica has too, which not every store makes of an MD5.
+    /// Says whether the ETag of a version of the source is a digest of its content, which no list tells.
     async fn original_has_digest(&self, version: &VersionRef) -> Result<bool, Failure> {
         let Some(entry) = self.listed.iter().find(|entry| entry.version == *version) else { return Ok(false) };
         let source = self.engine.access(&self.task.source)?;
-        let are_hashes = source.hashes_wholes() && self.access.hashes_wholes();
-        if !are_hashes && !self.access.capabilities.repeats_etags() {
-            return Ok(false);
-        }
         match Pinned::original(source, self.task, entry).head().await.map_err(Failure::from) {
             Ok(head) => Ok(!has_own_key(&head)),
             // Under a customer's key it cannot be read, and has no replica.

@@ -213,19 +213,15 @@ impl Proof {
 
     async fn compare(&self, original: &Pinned<'_>, computed: Option<Vec<u8>>) -> Result<Option<Unproved>, Failure> {
         let Some(computed) = computed else { return Ok(Some(Unproved::PartsUnknown)) };
-        let abilities = &original.access.capabilities;
-        let is_of_parts = self.stated.parts.is_some();
+        let (access, is_etag_of_parts) = (original.access, self.stated.is_etag() && self.stated.parts.is_some());
         if computed == self.stated.value {
-            match self.stated.is_etag() {
-                true if is_of_parts => abilities.hashed_parts(),
-                true => abilities.hashed_wholes(),
-                false => {}
+            if is_etag_of_parts {
+                access.capabilities.hashed_parts();
             }
             return Ok(None);
         }
-        // No standard says what an ETag is: a store that was not seen to make it of MD5s may make it of something else.
-        let is_hash = if is_of_parts { abilities.hashes_parts() } else { abilities.hashes_wholes() };
-        if self.stated.is_etag() && !original.access.is_aws && !is_hash {
+        // No standard says what such an ETag is: a store that was not seen to make it of MD5s may make it of something else.
+        if is_etag_of_parts && !access.is_aws && !access.capabilities.hashes_parts() {
             return Ok(Some(Unproved::NothingStated));
         }
         // That all parts but the last are as large as the first was assumed: a difference may come of that.
@@ -240,7 +236,7 @@ impl Proof {
     }
 }
 
-pub(super) fn mismatch(words: String) -> Failure {
+fn mismatch(words: String) -> Failure {
     Failure::caused(Kind::Refused(Reason::ChecksumMismatch), "GetObject", words)
 }
 

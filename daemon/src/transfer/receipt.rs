@@ -115,9 +115,6 @@ pub(super) async fn settle(
     answered: Answered,
     (crc64, before): (u64, Option<Unproved>),
 ) -> Result<Written, Failure> {
-    if written.etag.is_digest() && copy.version.etag.as_ref() == Some(&written.etag) {
-        copy.destination.capabilities.repeated_etag();
-    }
     let doubt = match answered {
         Answered::Equal => None,
         Answered::Silent => Some(Unproved::AnswerSilent),

@@ -52,20 +52,11 @@ async fn read(copy: &Copy<'_>, whole: Part, mut lead: Lead<'_>, paid: Paid) -> R
     let dress = copy.dress(attributes, read, true).await?;
     let way = Way { piece_bytes: whole.len, is_demanded: proof::is_demanded(copy) };
     let choice = Proof::choose(&original, &dress.attributes.stated, way).await?;
-    let again = async || {
-        let (_, body) = copy.source.wire.send(original.get()).await?.split();
-        prove(&original, whole, body, &choice).await
-    };
     let (filled, unproved) = match prove(&original, whole, body, &choice).await {
         // A bit that changed on its way may come right the next time.
-        Err(Failure { kind: Kind::Refused(Reason::ChecksumMismatch), .. }) => again().await?,
-        // An ETag that proves nothing may be no MD5, or the bytes are others: two reads alike are the object's.
-        Ok((read, Some(Unproved::NothingStated))) if choice.is_ok() => {
-            let (filled, unproved) = again().await?;
-            if unproved.is_some() && filled.crc64 != read.crc64 {
-                return Err(proof::mismatch("two reads of the version gave different bytes".to_owned()));
-            }
-            (filled, unproved)
+        Err(Failure { kind: Kind::Refused(Reason::ChecksumMismatch), .. }) => {
+            let (_, body) = copy.source.wire.send(original.get()).await?.split();
+            prove(&original, whole, body, &choice).await?
         }
         proved => proved?,
     };
