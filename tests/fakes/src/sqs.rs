@@ -12,17 +12,23 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 use crate::net::{Answering, Serve};
 
+mod dice;
+mod fifo;
 mod message;
 mod operations;
 mod queue;
 mod queues;
 mod quirks;
+mod receipt;
 mod refusal;
 #[cfg(test)]
 mod tests;
 
-use message::{Attributes, Content};
-use queue::{Dice, Moment, Queue, Received};
+use dice::Dice;
+use fifo::Habits;
+use message::{Content, Sending};
+use queue::{Admission, Moment, Queue, Received};
+use queues::is_fifo;
 use refusal::Refusal;
 
 pub use message::Stage;
@@ -74,6 +80,10 @@ pub struct Message {
     pub receives: u32,
     /// Where it stands.
     pub stage: Stage,
+    /// Its `MessageGroupId`, in a FIFO queue.
+    pub group: Option<String>,
+    /// Its `MessageDeduplicationId`, in a FIFO queue.
+    pub deduplication: Option<String>,
 }
 
 /// The account of all queues.
@@ -90,8 +100,19 @@ impl Fake {
 
     /// Makes a queue, unless it is there; returns its URL.
     pub fn create(&self, name: &str) -> String {
+        assert!(!is_fifo(name), "{name}: only FIFO queues have such a name");
+        self.ensure(name, || Queue::new(name))
+    }
+
+    /// Makes a FIFO queue, unless it is there; returns its URL.
+    pub fn create_fifo(&self, name: &str) -> String {
+        assert!(is_fifo(name), "{name}: a FIFO queue's name ends in .fifo");
+        self.ensure(name, || Queue::fifo(name, Habits::default()))
+    }
+
+    fn ensure(&self, name: &str, new: impl FnOnce() -> Queue) -> String {
         let mut state = self.shared.state.lock().unwrap();
-        state.queues.entry(name.to_owned()).or_insert_with(|| Queue::new(name));
+        state.queues.entry(name.to_owned()).or_insert_with(new);
         self.url(name)
     }
 
@@ -112,8 +133,15 @@ impl Fake {
 
     /// Sends a message; returns its id.
     pub fn send(&self, queue: &str, body: impl Into<String>, delay: Duration) -> String {
-        let sent = self.put(queue, body.into(), Attributes::new(), delay);
-        sent.unwrap_or_else(|_| panic!("no queue {queue}"))
+        let sent = self.put(queue, Sending { body: body.into(), delay, ..Sending::default() });
+        sent.unwrap_or_else(|refusal| panic!("{queue}: {}", refusal.message)).0
+    }
+
+    /// Sends a message of a group to a FIFO queue; returns its id, or that of the one it repeats.
+    pub fn send_fifo(&self, queue: &str, group: &str, deduplication: &str, body: impl Into<String>) -> String {
+        let (group, deduplication) = (Some(group.to_owned()), Some(deduplication.to_owned()));
+        let sent = self.put(queue, Sending { body: body.into(), group, deduplication, ..Sending::default() });
+        sent.unwrap_or_else(|refusal| panic!("{queue}: {}", refusal.message)).0
     }
 
     /// Counts a queue's messages.
@@ -167,17 +195,22 @@ impl Fake {
         }
     }
 
-    fn put(&self, queue: &str, body: String, attributes: Attributes, delay: Duration) -> Result<String, Refusal> {
+    /// Sends a message; returns its id, or that of the one it repeats, and in a FIFO queue its sequence number.
+    fn put(&self, queue: &str, sending: Sending) -> Result<(String, Option<u64>), Refusal> {
         let moment = self.moment();
         let mut state = self.shared.state.lock().unwrap();
         let State { queues, dice } = &mut *state;
         let found = queues.get_mut(queue).ok_or_else(|| Refusal::queue(queue))?;
-        let id = dice.id();
-        let content = Content { id: id.clone(), body, attributes };
-        found.send(content, moment.wall_ms, moment.now + delay, dice);
+        let place = match found.admit(&sending, moment.now)? {
+            Admission::New(place) => place,
+            Admission::Repeated(first) => return Ok((first.id, Some(first.place.sequence))),
+        };
+        let (id, sequence) = (dice.id(), place.as_ref().map(|place| place.sequence));
+        let content = Content { id: id.clone(), body: sending.body, attributes: sending.attributes, place };
+        found.send(content, moment, sending.delay, dice);
         drop(state);
         self.shared.changed.notify_waiters();
-        Ok(id)
+        Ok((id, sequence))
     }
 
     /// Receives at once; what was received too often goes to the dead-letter queue instead.
@@ -190,7 +223,7 @@ impl Fake {
         let received = found.receive(count_max, hidden, moment, dice);
         let target = found.settings.redrive.as_ref().map(|(target, _)| target.clone());
         if let Some(dead) = target.and_then(|target| queues.get_mut(&target)) {
-            spent.into_iter().for_each(|content| dead.send(content, moment.wall_ms, moment.now, dice));
+            spent.into_iter().for_each(|content| dead.send(content, moment, Duration::ZERO, dice));
             self.shared.changed.notify_waiters();
         }
         received
@@ -242,6 +275,8 @@ impl Message {
             attributes: attributes.collect(),
             receives: stored.receives,
             stage: stored.stage(now),
+            group: stored.content.place.as_ref().map(|place| place.group.clone()),
+            deduplication: stored.content.place.as_ref().map(|place| place.deduplication.clone()),
         }
     }
 }

@@ -1,12 +1,25 @@
-//! A message in its queue, and the digests by which clients check what they got.
+//! A message on its way and in its queue, and the digests by which clients check what they got.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+
+use super::fifo::Place;
+
+/// A message as its sender gives it.
+#[derive(Debug, Default)]
+pub(super) struct Sending {
+    pub(super) body: String,
+    pub(super) attributes: Attributes,
+    pub(super) delay: Duration,
+    pub(super) group: Option<String>,
+    pub(super) deduplication: Option<String>,
+}
 
 /// A message as its queue holds it.
 #[derive(Debug, Clone)]
@@ -29,6 +42,8 @@ pub(super) struct Content {
     pub(super) id: String,
     pub(super) body: String,
     pub(super) attributes: Attributes,
+    /// Where it belongs in a FIFO queue.
+    pub(super) place: Option<Place>,
 }
 
 pub(super) type Attributes = BTreeMap<String, Attribute>;
@@ -96,7 +111,7 @@ fn framed(digest: &mut Md5, bytes: &[u8]) {
     digest.update(bytes);
 }
 
-fn hex(digest: impl AsRef<[u8]>) -> String {
+pub(super) fn hex(digest: impl AsRef<[u8]>) -> String {
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::Fake;
-use super::message::{Attributes, Content, attributes_digest, body_digest};
+use super::message::{Attributes, Content, Sending, attributes_digest, body_digest};
 use super::queue::Received;
 use super::refusal::{Batch, Refusal};
 
@@ -81,6 +81,8 @@ struct Sent {
     delay_seconds: u64,
     #[serde(default)]
     message_attributes: Attributes,
+    message_group_id: Option<String>,
+    message_deduplication_id: Option<String>,
 }
 
 impl Fake {
@@ -92,7 +94,7 @@ impl Fake {
             "GetQueueUrl" => self.find(&read(body)?),
             "GetQueueAttributes" => self.describe(&read(body)?),
             "SendMessage" => self.one(&read(body)?, |fake, queue, sent| fake.take(queue, sent)),
-            "SendMessageBatch" => self.many(&read(body)?, |fake, queue, sent| fake.take(queue, sent)),
+            "SendMessageBatch" => self.take_all(&read(body)?),
             "DeleteMessage" => self.one(&read(body)?, delete),
             "DeleteMessageBatch" => self.many(&read(body)?, delete),
             "ChangeMessageVisibility" => self.one(&read(body)?, hide),
@@ -181,14 +183,36 @@ impl Fake {
             return Err(Refusal::contents());
         }
         let delay = within("DelaySeconds", sent.delay_seconds, 0, DELAY_MAX)?;
-        let (body, attributes) = (sent.message_body.clone(), sent.message_attributes.clone());
-        let digest = attributes_digest(&attributes);
-        let id = self.put(queue, body, attributes, Duration::from_secs(delay))?;
+        let sending = Sending {
+            body: sent.message_body.clone(),
+            attributes: sent.message_attributes.clone(),
+            delay: Duration::from_secs(delay),
+            group: sent.message_group_id.clone(),
+            deduplication: sent.message_deduplication_id.clone(),
+        };
+        let (id, sequence) = self.put(queue, sending)?;
         let mut answer = json!({ "MessageId": id, "MD5OfMessageBody": body_digest(&sent.message_body) });
-        if let Some(digest) = digest {
+        if let Some(digest) = attributes_digest(&sent.message_attributes) {
             answer["MD5OfMessageAttributes"] = json!(digest);
         }
+        if let Some(sequence) = sequence {
+            answer["SequenceNumber"] = json!(digits(sequence));
+        }
         Ok(answer)
+    }
+
+    /// A batch to a FIFO queue is refused as a whole if an entry lacks one of the two ids:
+    /// <https://github.com/localstack/localstack/blob/master/tests/aws/services/sqs/test_sqs.snapshot.json>
+    fn take_all(&self, asked: &Many<Sent>) -> Done {
+        self.queue(queue_name(&asked.queue_url), |queue| {
+            let Some(fifo) = &queue.fifo else { return Ok(()) };
+            let mut entries = asked.entries.iter().map(|entry| &entry.entry);
+            let lacks = entries.find_map(|sent| {
+                fifo.check_ids(sent.message_group_id.as_deref(), sent.message_deduplication_id.as_deref()).err()
+            });
+            lacks.map_or(Ok(()), |refusal| Err(refusal.in_batch()))
+        })??;
+        self.many(asked, |fake, queue, sent| fake.take(queue, sent))
     }
 }
 
@@ -233,6 +257,12 @@ pub(super) fn queue_name(url: &str) -> &str {
     url.rsplit('/').next().unwrap_or_default()
 }
 
+/// A sequence number has 20 digits:
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-queue-message-identifiers.html>
+fn digits(sequence: u64) -> String {
+    format!("{sequence:020}")
+}
+
 fn failure(id: &str, code: &str, message: &str, sender: bool) -> Value {
     json!({ "Id": id, "Code": code, "Message": message, "SenderFault": sender })
 }
@@ -249,7 +279,7 @@ fn shown(asked: &Receive, received: &[Received]) -> Value {
 }
 
 fn as_shown(asked: &Receive, Received { message, receipt }: &Received) -> Value {
-    let Content { id, body, attributes } = &message.content;
+    let Content { id, body, attributes, place } = &message.content;
     let mut shown = json!({ "MessageId": id, "ReceiptHandle": receipt, "Body": body, "MD5OfBody": body_digest(body) });
     let first_received = message.first_received_ms.unwrap_or_default();
     let system = [
@@ -257,8 +287,16 @@ fn as_shown(asked: &Receive, Received { message, receipt }: &Received) -> Value 
         ("SentTimestamp", message.sent_ms.to_string()),
         ("ApproximateFirstReceiveTimestamp", first_received.to_string()),
     ];
+    let of_group = place.iter().flat_map(|place| {
+        [
+            ("MessageGroupId", place.group.clone()),
+            ("MessageDeduplicationId", place.deduplication.clone()),
+            ("SequenceNumber", digits(place.sequence)),
+        ]
+    });
     let names = [asked.attribute_names.as_slice(), &asked.message_system_attribute_names].concat();
-    let system: BTreeMap<&str, String> = system.into_iter().filter(|(name, _)| wanted(&names, name)).collect();
+    let system: BTreeMap<&str, String> =
+        system.into_iter().chain(of_group).filter(|(name, _)| wanted(&names, name)).collect();
     if !system.is_empty() {
         shown["Attributes"] = json!(system);
     }

@@ -7,14 +7,16 @@
 //!                                    └───────────┘ received too often: to the dead-letter queue
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use fastrand::Rng;
 use tokio::time::Instant;
 
-use super::message::{Content, Stage, Stored};
+use super::dice::Dice;
+use super::fifo::{Accepted, Fifo, Habits, Place};
+use super::message::{Content, Sending, Stage, Stored};
 use super::quirks::Quirks;
+use super::receipt::Receipt;
 use super::refusal::Refusal;
 
 /// What a queue is set to.
@@ -43,6 +45,10 @@ pub(super) struct Queue {
     pub(super) quirks: Quirks,
     /// In the order in which they were sent. Most go from the front.
     pub(super) messages: VecDeque<Stored>,
+    /// The serial numbers of those that were ever received.
+    received: BTreeSet<u64>,
+    /// Its groups, if it is a FIFO queue.
+    pub(super) fifo: Option<Fifo>,
     /// The ids of those that were deleted, and when.
     pub(super) deleted: Vec<(String, Instant)>,
     /// What was said to those whose request, or an entry of it, was refused.
@@ -63,23 +69,47 @@ const HIDDEN_MAX: Duration = Duration::from_secs(12 * 3600);
 impl Queue {
     pub(super) fn new(name: &str) -> Self {
         let (settings, quirks) = (Settings::default(), Quirks::default());
-        let (name, messages) = (name.to_owned(), VecDeque::new());
-        Self { name, settings, quirks, messages, deleted: Vec::new(), refused: Vec::new() }
+        let (name, messages, received, fifo) = (name.to_owned(), VecDeque::new(), BTreeSet::new(), None);
+        Self { name, settings, quirks, messages, received, fifo, deleted: Vec::new(), refused: Vec::new() }
     }
 
-    /// Takes a message, and by chance takes it twice or late.
-    pub(super) fn send(&mut self, content: Content, sent_ms: u128, visible_at: Instant, dice: &mut Dice) {
+    /// Makes a FIFO queue.
+    pub(super) fn fifo(name: &str, habits: Habits) -> Self {
+        Self { fifo: Some(Fifo::new(habits)), ..Self::new(name) }
+    }
+
+    /// Says what becomes of a message that is sent: it is refused, or its place in a FIFO queue, or the one it repeats.
+    pub(super) fn admit(&mut self, sending: &Sending, now: Instant) -> Result<Admission, Refusal> {
+        match &mut self.fifo {
+            Some(fifo) => {
+                fifo.check(sending)?;
+                let accepted = fifo.accept(sending, now);
+                Ok(accepted.map_or_else(Admission::Repeated, |place| Admission::New(Some(place))))
+            }
+            None => match &sending.deduplication {
+                Some(id) => Err(Refusal::not_of_type("MessageDeduplicationId", id)),
+                None => Ok(Admission::New(None)),
+            },
+        }
+    }
+
+    /// Takes a message, and by chance takes it twice or late. A FIFO queue remembers it.
+    pub(super) fn send(&mut self, content: Content, moment: Moment, delay: Duration, dice: &mut Dice) {
+        if let (Some(fifo), Some(place)) = (&mut self.fifo, &content.place) {
+            fifo.remember(&content.id, place, moment.now);
+        }
         let late = dice.falls(self.quirks.delayed);
-        let visible_at = visible_at + if late { dice.time(self.quirks.delay_max) } else { Duration::ZERO };
+        let visible_at = moment.now + delay + if late { dice.time(self.quirks.delay_max) } else { Duration::ZERO };
         let mut copies = vec![(content, visible_at)];
-        if dice.falls(self.quirks.duplicates) {
+        if dice.falls(self.quirks.duplicates) && self.fifo.is_none() {
             let again = copies[0].0.clone();
             copies.push((again, visible_at + dice.time(self.quirks.delay_max)));
         }
         for (content, visible_at) in copies {
-            let serial = dice.serial();
+            let (serial, sent_ms) = (dice.serial(), moment.wall_ms);
             let (receives, first_received_ms, received_at) = (0, None, None);
             let stored = Stored { serial, content, sent_ms, visible_at, receives, first_received_ms, received_at };
+            self.fifo.iter_mut().for_each(|fifo| fifo.add(&stored));
             self.messages.push_back(stored);
         }
     }
@@ -88,12 +118,13 @@ impl Queue {
     pub(super) fn give_up(&mut self, now: Instant) -> Vec<Content> {
         let Some((_, receives_max)) = self.settings.redrive else { return Vec::new() };
         let is_spent = |message: &Stored| message.stage(now) == Stage::Visible && message.receives >= receives_max;
-        let (spent, kept): (VecDeque<_>, _) = std::mem::take(&mut self.messages).into_iter().partition(is_spent);
-        self.messages = kept;
-        spent.into_iter().map(|message| message.content).collect()
+        let received = self.received.iter().filter_map(|serial| self.messages.get(self.position(*serial)?));
+        let spent: Vec<u64> = received.filter(|message| is_spent(message)).map(|message| message.serial).collect();
+        spent.into_iter().filter_map(|serial| self.take_out(serial)).map(|message| message.content).collect()
     }
 
-    /// Hides up to so many messages and hands them out.
+    /// Hides up to so many messages and hands them out. Of what is in flight only a standard queue tells that it is too
+    /// much: <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-fifo.html>
     pub(super) fn receive(
         &mut self,
         count_max: usize,
@@ -101,22 +132,42 @@ impl Queue {
         moment: Moment,
         dice: &mut Dice,
     ) -> Result<Vec<Received>, Refusal> {
-        let count = |stage| self.messages.iter().filter(|message| message.stage(moment.now) == stage).count();
-        let room = self.settings.in_flight_max.saturating_sub(count(Stage::Hidden));
-        if room == 0 && count(Stage::Visible) > 0 {
+        let room = self.settings.in_flight_max.saturating_sub(self.in_flight(moment.now));
+        let is_visible = |message: &Stored| message.stage(moment.now) == Stage::Visible;
+        if room == 0 && self.fifo.is_none() && self.messages.iter().any(is_visible) {
             return Err(Refusal::over_limit());
         }
-        let visible = |message: &&mut Stored| message.stage(moment.now) == Stage::Visible;
-        // The dice have to see all; else no more are looked for than are wanted.
-        let wanted = if self.quirks.reorder { usize::MAX } else { count_max.min(room) };
-        let mut found: Vec<&mut Stored> = self.messages.iter_mut().filter(visible).take(wanted).collect();
-        let mut taken = found.len().min(count_max).min(room);
-        if self.quirks.reorder && taken > 0 {
-            dice.shuffle(&mut found);
-            taken = dice.one_to(taken);
+        let chosen = self.choose(count_max.min(room), moment.now, dice);
+        self.received.extend(chosen.iter().map(|at| self.messages[*at].serial));
+        Ok(chosen.into_iter().map(|at| hand_out(&self.name, &mut self.messages[at], hidden, moment)).collect())
+    }
+
+    fn in_flight(&self, now: Instant) -> usize {
+        let received = self.received.iter().filter_map(|serial| self.messages.get(self.position(*serial)?));
+        received.filter(|message| message.stage(now) == Stage::Hidden).count()
+    }
+
+    /// Returns the positions of up to so many messages that can be handed out.
+    fn choose(&self, count_max: usize, now: Instant, dice: &mut Dice) -> Vec<usize> {
+        let reorder = self.quirks.reorder;
+        let mut found = match &self.fifo {
+            Some(fifo) => fifo.choose(&self.messages, count_max, now, reorder.then_some(&mut *dice)),
+            None => {
+                let visible = self.messages.iter().enumerate().filter(|(_, each)| each.stage(now) == Stage::Visible);
+                // The dice have to see all; else no more are looked for than are wanted.
+                let mut found: Vec<usize> =
+                    visible.map(|(at, _)| at).take(if reorder { usize::MAX } else { count_max }).collect();
+                if reorder {
+                    dice.shuffle(&mut found);
+                }
+                found
+            }
+        };
+        found.truncate(count_max);
+        if reorder && !found.is_empty() {
+            found.truncate(dice.one_to(found.len()));
         }
-        found.truncate(taken);
-        Ok(found.into_iter().map(|message| hand_out(&self.name, message, hidden, moment)).collect())
+        found
     }
 
     /// Returns when the next message shows by itself.
@@ -125,11 +176,19 @@ impl Queue {
     }
 
     /// Deletes a message. With a receipt that is not its newest nothing happens, and that is no error:
-    /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_DeleteMessage.html>
+    /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_DeleteMessage.html>,
+    /// except in a FIFO queue, where a receipt is worth nothing once the visibility is over:
+    /// <https://repost.aws/knowledge-center/sqs-receipt-handle-error>
     pub(super) fn delete(&mut self, handle: &str, now: Instant) -> Result<(), Refusal> {
         let receipt = Receipt::read(&self.name, handle)?;
-        if let Some(at) = self.messages.iter().position(|message| receipt.is_newest_of(message)) {
-            self.deleted.extend(self.messages.remove(at).map(|message| (message.content.id, now)));
+        let Some(message) = self.position(receipt.serial).map(|at| &self.messages[at]) else { return Ok(()) };
+        let is_newest = receipt.is_newest_of(message);
+        if self.fifo.is_some() && !(is_newest && message.stage(now) == Stage::Hidden) {
+            return Err(Refusal::expired(handle));
+        }
+        if is_newest {
+            let deleted = self.take_out(receipt.serial).map(|message| (message.content.id, now));
+            self.deleted.extend(deleted);
         }
         Ok(())
     }
@@ -141,7 +200,8 @@ impl Queue {
         let hidden_max = self.quirks.hidden_max.unwrap_or(HIDDEN_MAX);
         let hidden = u64::try_from(seconds).map(Duration::from_secs).ok().filter(|hidden| *hidden <= HIDDEN_MAX);
         let hidden = hidden.ok_or_else(|| value("Must be between 0 and 43200, if provided."))?;
-        let message = self.messages.iter_mut().find(|message| receipt.is_newest_of(message)).ok_or_else(|| {
+        let found = self.position(receipt.serial).map(|at| &mut self.messages[at]);
+        let message = found.filter(|message| receipt.is_newest_of(message)).ok_or_else(|| {
             let reason = "Message does not exist or is not available for visibility timeout change.";
             Refusal::value("ReceiptHandle", handle, reason)
         })?;
@@ -167,13 +227,34 @@ impl Queue {
         }
         let receipt = Receipt::read(&self.name, handle)?;
         self.show(now, |message| receipt.is_newest_of(message));
-        Err(Refusal::value("ReceiptHandle", handle, "The receipt handle has expired."))
+        Err(Refusal::expired(handle))
     }
 
     fn show(&mut self, now: Instant, is_meant: impl Fn(&Stored) -> bool) {
         let hidden = self.messages.iter_mut().filter(|message| message.stage(now) == Stage::Hidden);
         hidden.filter(|message| is_meant(message)).for_each(|message| message.visible_at = now);
     }
+
+    /// Serial numbers rise with the position.
+    fn position(&self, serial: u64) -> Option<usize> {
+        self.messages.binary_search_by_key(&serial, |message| message.serial).ok()
+    }
+
+    fn take_out(&mut self, serial: u64) -> Option<Stored> {
+        let message = self.messages.remove(self.position(serial)?)?;
+        self.received.remove(&serial);
+        self.fifo.iter_mut().for_each(|fifo| fifo.remove(&message));
+        Some(message)
+    }
+}
+
+/// What becomes of a message that is sent.
+#[derive(Debug)]
+pub(super) enum Admission {
+    /// It is taken; in a FIFO queue this is its place.
+    New(Option<Place>),
+    /// It repeats one that was accepted.
+    Repeated(Accepted),
 }
 
 /// A moment on both clocks.
@@ -188,89 +269,25 @@ fn hand_out(queue: &str, message: &mut Stored, hidden: Duration, moment: Moment)
     message.visible_at = moment.now + hidden;
     message.received_at = Some(moment.now);
     message.first_received_ms.get_or_insert(moment.wall_ms);
-    let receipt = Receipt { serial: message.serial, receives: message.receives };
-    Received { message: message.clone(), receipt: receipt.write(queue) }
-}
-
-/// What a receipt handle stands for: one receipt of one copy of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Receipt {
-    serial: u64,
-    receives: u32,
-}
-
-impl Receipt {
-    fn write(self, queue: &str) -> String {
-        format!("{queue}/{}/{}", self.serial, self.receives)
-    }
-
-    fn read(queue: &str, handle: &str) -> Result<Self, Refusal> {
-        let numbers = handle.strip_prefix(queue).and_then(|rest| rest.strip_prefix('/')?.split_once('/'));
-        let receipt = numbers.and_then(|(serial, receives)| {
-            Some(Self { serial: serial.parse().ok()?, receives: receives.parse().ok()? })
-        });
-        receipt.ok_or_else(|| Refusal::receipt(handle))
-    }
-
-    fn is_newest_of(self, message: &Stored) -> bool {
-        message.serial == self.serial && message.receives == self.receives
-    }
-}
-
-/// Chance from a seed, and numbers that are given once.
-#[derive(Debug)]
-pub(super) struct Dice {
-    rng: Rng,
-    serial: u64,
-}
-
-impl Dice {
-    pub(super) fn new(seed: u64) -> Self {
-        Self { rng: Rng::with_seed(seed), serial: 0 }
-    }
-
-    pub(super) fn falls(&mut self, share: f64) -> bool {
-        share > 0.0 && self.rng.f64() < share
-    }
-
-    /// Returns a message id, which looks like a UUID.
-    pub(super) fn id(&mut self) -> String {
-        let (high, low) = (self.rng.u64(..), self.rng.u64(..));
-        let (a, b, c) = (high >> 32, high >> 16 & 0xffff, high & 0xffff);
-        format!("{a:08x}-{b:04x}-{c:04x}-{:04x}-{:012x}", low >> 48, low & 0xffff_ffff_ffff)
-    }
-
-    fn time(&mut self, most: Duration) -> Duration {
-        most.mul_f64(self.rng.f64())
-    }
-
-    fn serial(&mut self) -> u64 {
-        self.serial += 1;
-        self.serial
-    }
-
-    fn shuffle<T>(&mut self, items: &mut [T]) {
-        self.rng.shuffle(items);
-    }
-
-    fn one_to(&mut self, most: usize) -> usize {
-        self.rng.usize(1..=most)
-    }
+    Received { message: message.clone(), receipt: Receipt::of(message).write(queue) }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
+    use super::super::message::Attributes;
     use super::*;
+
+    fn content(dice: &mut Dice, body: String) -> Content {
+        Content { id: dice.id(), body, attributes: Attributes::new(), place: None }
+    }
 
     /// Sends the letters to a queue and receives up to ten at the same moment.
     fn received(quirks: Quirks) -> String {
         let (mut queue, mut dice, now) = (Queue::new("orders"), Dice::new(1), Instant::now());
         queue.quirks = quirks;
         for letter in 'a'..='j' {
-            let content = Content { id: dice.id(), body: letter.to_string(), attributes: BTreeMap::new() };
-            queue.send(content, 0, now, &mut dice);
+            let content = content(&mut dice, letter.to_string());
+            queue.send(content, Moment { now, wall_ms: 0 }, Duration::ZERO, &mut dice);
         }
         let received = queue.receive(10, HIDDEN_MAX, Moment { now, wall_ms: 0 }, &mut dice).unwrap();
         received.into_iter().map(|received| received.message.content.body).collect()
@@ -298,7 +315,8 @@ mod tests {
     fn a_receipt_that_expired_is_refused_and_its_message_shown_again() {
         let (mut queue, mut dice, now) = (Queue::new("orders"), Dice::new(1), Instant::now());
         queue.quirks = Quirks { expired: 1.0, ..Quirks::default() };
-        queue.send(Content { id: dice.id(), body: String::new(), attributes: BTreeMap::new() }, 0, now, &mut dice);
+        let content = content(&mut dice, String::new());
+        queue.send(content, Moment { now, wall_ms: 0 }, Duration::ZERO, &mut dice);
         let received = queue.receive(1, HIDDEN_MAX, Moment { now, wall_ms: 0 }, &mut dice).unwrap();
         let refusal = queue.expire(&received[0].receipt, now, &mut dice).unwrap_err();
         assert!(refusal.message.contains("expired"));

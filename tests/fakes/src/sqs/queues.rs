@@ -7,9 +7,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::fifo::{Fifo, Habits};
 use super::message::Stage;
 use super::operations::{Done, queue_name, wanted};
 use super::queue::{Queue, Settings};
+use super::refusal::Refusal;
 use super::{ACCOUNT, Fake};
 
 #[derive(Deserialize)]
@@ -27,8 +29,18 @@ pub(super) struct OfQueue {
 
 impl Fake {
     pub(super) fn make(&self, asked: &OfQueue) -> Done {
-        let url = self.create(&asked.queue_name);
-        self.settings(&asked.queue_name, settings(&asked.attributes));
+        let is = |attribute: &str, value: &str| asked.attributes.get(attribute).is_some_and(|given| given == value);
+        let (name, fifo) = (&asked.queue_name, is("FifoQueue", "true"));
+        if fifo != is_fifo(name) {
+            return Err(Refusal::queue_name(name));
+        }
+        let (content_based, per_group) =
+            (is("ContentBasedDeduplication", "true"), is("DeduplicationScope", "messageGroup"));
+        let url = self.ensure(name, || match fifo {
+            true => Queue::fifo(name, Habits { content_based, per_group }),
+            false => Queue::new(name),
+        });
+        self.settings(name, settings(&asked.attributes));
         Ok(json!({ "QueueUrl": url }))
     }
 
@@ -45,6 +57,11 @@ impl Fake {
             json!({ "Attributes": all })
         })
     }
+}
+
+/// A FIFO queue's name ends so, and no other's does.
+pub(super) fn is_fifo(name: &str) -> bool {
+    name.ends_with(".fifo")
 }
 
 fn settings(asked: &BTreeMap<String, String>) -> Settings {
@@ -76,5 +93,17 @@ fn attributes(queue: &Queue, now: Instant) -> BTreeMap<&'static str, String> {
         let policy = json!({ "deadLetterTargetArn": arn(target), "maxReceiveCount": receives_max });
         all.insert("RedrivePolicy", policy.to_string());
     }
+    all.extend(queue.fifo.iter().flat_map(fifo_attributes));
     all
+}
+
+fn fifo_attributes(fifo: &Fifo) -> [(&'static str, String); 4] {
+    let Habits { content_based, per_group } = fifo.habits;
+    let (scope, limit) = if per_group { ("messageGroup", "perMessageGroupId") } else { ("queue", "perQueue") };
+    [
+        ("FifoQueue", "true".to_owned()),
+        ("ContentBasedDeduplication", content_based.to_string()),
+        ("DeduplicationScope", scope.to_owned()),
+        ("FifoThroughputLimit", limit.to_owned()),
+    ]
 }

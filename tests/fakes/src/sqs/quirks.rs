@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 /// How a queue misbehaves; not at all by default. Shares go from 0 to 1.
+///
+/// A FIFO queue has no duplicates, what comes late holds back its group, and only groups change their order.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Quirks {
     /// The share of messages that exist twice, each with a visibility of its own, so that the second

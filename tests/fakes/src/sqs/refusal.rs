@@ -40,6 +40,37 @@ impl Refusal {
         Self { kind: "InvalidParameterValue", code: "InvalidParameterValue", message }
     }
 
+    pub(super) fn missing(parameter: &str) -> Self {
+        let message = format!("The request must contain the parameter {parameter}.");
+        Self { kind: "MissingParameter", code: "MissingParameter", message }
+    }
+
+    /// What a batch is told whose entry lacks a parameter.
+    pub(super) fn in_batch(self) -> Self {
+        Self { message: self.message, ..Self::value("", "", "") }
+    }
+
+    /// A parameter that queues of the other type have.
+    pub(super) fn not_of_type(parameter: &str, value: &str) -> Self {
+        let reason = "The request include parameter that is not valid for this queue type.";
+        Self::value(parameter, value, reason)
+    }
+
+    pub(super) fn no_deduplication() -> Self {
+        let message = "The queue should either have ContentBasedDeduplication enabled or MessageDeduplicationId \
+                       provided explicitly";
+        Self { message: message.to_owned(), ..Self::value("", "", "") }
+    }
+
+    pub(super) fn expired(handle: &str) -> Self {
+        Self::value("ReceiptHandle", handle, "The receipt handle has expired.")
+    }
+
+    pub(super) fn queue_name(name: &str) -> Self {
+        let reason = "a FIFO queue's name ends in .fifo, and no other's does";
+        Self::value("QueueName", name, reason)
+    }
+
     pub(super) fn contents() -> Self {
         let message = "Invalid characters found".to_owned();
         Self { kind: "InvalidMessageContents", code: "InvalidMessageContents", message }

@@ -17,6 +17,8 @@ use crate::faults::{Effect, Fault, Place};
 use crate::journal::Service;
 use crate::net::Net;
 
+mod fifo;
+
 struct World {
     net: Net,
     fake: Fake,
