@@ -7,6 +7,8 @@ use crate::ground::Ground;
 
 mod batches;
 mod conditions;
+mod fifo;
+mod groups;
 mod keys;
 mod listing;
 mod locks;
@@ -22,7 +24,7 @@ pub(crate) fn about(service: Service) -> Vec<Case> {
         Service::S3 => {
             [conditions::CASES, markers::CASES, listing::CASES, multipart::CASES, objects::CASES, locks::CASES].concat()
         }
-        Service::Sqs => [queues::CASES, receipts::CASES, batches::CASES].concat(),
+        Service::Sqs => [queues::CASES, receipts::CASES, batches::CASES, groups::CASES, fifo::CASES].concat(),
         Service::Kms => keys::CASES.to_vec(),
     }
 }
@@ -71,6 +73,18 @@ const HANDLES: &str =
     "https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-queue-message-identifiers.html";
 const DEAD_LETTERS: &str =
     "https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-dead-letter-queues.html";
+const FIFO_LOGIC: &str =
+    "https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/FIFO-queues-understanding-logic.html";
+const GROUPS: &str = "https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/interleaving-multiple-ordered-message-groups.html";
+const EXACTLY_ONCE: &str = "https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/FIFO-queues-exactly-once-processing.html";
+const HANDLES_WRONG: &str = "https://repost.aws/knowledge-center/sqs-receipt-handle-error";
+// No document says it. Those who keep LocalStack ran their tests on AWS, and wrote down what came of them.
+const FIFO_SEEN: &str = "https://github.com/localstack/localstack/blob/master/tests/aws/services/sqs/test_sqs.py";
+const SEND_MANY: &str =
+    "https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html";
+const CREATE_QUEUE: &str = "https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_CreateQueue.html";
+const QUEUE_ATTRIBUTES: &str =
+    "https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_GetQueueAttributes.html";
 const QUEUE_URL: &str = "https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_GetQueueUrl.html";
 
 /// Makes a case of a function.

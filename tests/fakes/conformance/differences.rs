@@ -98,6 +98,12 @@ pub(crate) const LOCALSTACK: &[Listed] = &[
         outcome: "ok",
         played: false,
     },
+    Listed { case: "of two in flight the second is shown: it waits for the first", outcome: "a2 (2)", played: false },
+    Listed {
+        case: "DeleteMessage in a FIFO queue by a receipt handle that is not the newest",
+        outcome: "ok, 0 visible, 0 hidden, 0 delayed",
+        played: false,
+    },
     Listed {
         case: "HeadObject of what a disabled key encrypted, without and with its checksums",
         outcome: "ok, ok",

@@ -33,6 +33,11 @@ Which of the documented errors an old receipt handle gets, no document says; tho
 whose visibility is over LocalStack's authors report that AWS too answers ok and does nothing; the daemon gives a lease
 up before that, and rests on neither.
 
+Words such as a1 are messages of FIFO queues, of the group a; a number behind one tells how often it was received. Of two
+messages of a group that are in flight together, the first comes again as soon as it is shown, though documents speak of
+the whole group: LocalStack's authors saw that on AWS. What becomes of the second nobody wrote down, so there the documents
+decide.
+
 ";
 
 const KMS: &str = "

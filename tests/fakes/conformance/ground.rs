@@ -1,5 +1,6 @@
 //! Where a case plays: a store with buckets of each kind, and a corner in them that no other case uses.
 
+mod fifo;
 mod keys;
 mod queue;
 
@@ -17,6 +18,7 @@ use aws_smithy_types::config_bag::ConfigBag;
 
 use crate::stores::Way;
 
+pub(crate) use fifo::{system, words};
 pub(crate) use keys::KeyState;
 pub(crate) use queue::{Queue, receipt, said};
 
