@@ -45,8 +45,8 @@ pub(super) struct Queue {
     pub(super) quirks: Quirks,
     /// In the order in which they were sent. Most go from the front.
     pub(super) messages: VecDeque<Stored>,
-    /// The serial numbers of those that were ever received.
-    received: BTreeSet<u64>,
+    /// How often those were received that were, and their serial numbers.
+    received: BTreeSet<(u32, u64)>,
     /// Its groups, if it is a FIFO queue.
     pub(super) fifo: Option<Fifo>,
     /// The ids of those that were deleted, and when.
@@ -117,9 +117,10 @@ impl Queue {
     /// Takes out what was received too often.
     pub(super) fn give_up(&mut self, now: Instant) -> Vec<Content> {
         let Some((_, receives_max)) = self.settings.redrive else { return Vec::new() };
-        let is_spent = |message: &Stored| message.stage(now) == Stage::Visible && message.receives >= receives_max;
-        let received = self.received.iter().filter_map(|serial| self.messages.get(self.position(*serial)?));
-        let spent: Vec<u64> = received.filter(|message| is_spent(message)).map(|message| message.serial).collect();
+        let often = self.received.range((receives_max, 0)..).map(|(_, serial)| *serial);
+        let is_shown = |at: usize| self.messages[at].stage(now) == Stage::Visible;
+        let mut spent: Vec<u64> = often.filter(|serial| self.position(*serial).is_some_and(is_shown)).collect();
+        spent.sort_unstable();
         spent.into_iter().filter_map(|serial| self.take_out(serial)).map(|message| message.content).collect()
     }
 
@@ -132,19 +133,34 @@ impl Queue {
         moment: Moment,
         dice: &mut Dice,
     ) -> Result<Vec<Received>, Refusal> {
-        let room = self.settings.in_flight_max.saturating_sub(self.in_flight(moment.now));
+        let room = self.room(count_max, moment.now);
         let is_visible = |message: &Stored| message.stage(moment.now) == Stage::Visible;
         if room == 0 && self.fifo.is_none() && self.messages.iter().any(is_visible) {
             return Err(Refusal::over_limit());
         }
         let chosen = self.choose(count_max.min(room), moment.now, dice);
-        self.received.extend(chosen.iter().map(|at| self.messages[*at].serial));
-        Ok(chosen.into_iter().map(|at| hand_out(&self.name, &mut self.messages[at], hidden, moment)).collect())
+        Ok(chosen.into_iter().map(|at| self.hand_out(at, hidden, moment)).collect())
     }
 
-    fn in_flight(&self, now: Instant) -> usize {
-        let received = self.received.iter().filter_map(|serial| self.messages.get(self.position(*serial)?));
-        received.filter(|message| message.stage(now) == Stage::Hidden).count()
+    /// Returns how many of those that are wanted may be in flight besides those that are. Those are only counted where
+    /// what was received does not tell.
+    fn room(&self, wanted: usize, now: Instant) -> usize {
+        let most = self.settings.in_flight_max;
+        if self.received.len() + wanted <= most {
+            return wanted;
+        }
+        most.saturating_sub(self.messages.iter().filter(|message| message.stage(now) == Stage::Hidden).count())
+    }
+
+    fn hand_out(&mut self, at: usize, hidden: Duration, moment: Moment) -> Received {
+        let message = &mut self.messages[at];
+        self.received.remove(&(message.receives, message.serial));
+        message.receives += 1;
+        self.received.insert((message.receives, message.serial));
+        message.visible_at = moment.now + hidden;
+        message.received_at = Some(moment.now);
+        message.first_received_ms.get_or_insert(moment.wall_ms);
+        Received { message: message.clone(), receipt: Receipt::of(message).write(&self.name) }
     }
 
     /// Returns the positions of up to so many messages that can be handed out.
@@ -242,7 +258,7 @@ impl Queue {
 
     fn take_out(&mut self, serial: u64) -> Option<Stored> {
         let message = self.messages.remove(self.position(serial)?)?;
-        self.received.remove(&serial);
+        self.received.remove(&(message.receives, serial));
         self.fifo.iter_mut().for_each(|fifo| fifo.remove(&message));
         Some(message)
     }
@@ -262,14 +278,6 @@ pub(super) enum Admission {
 pub(super) struct Moment {
     pub(super) now: Instant,
     pub(super) wall_ms: u128,
-}
-
-fn hand_out(queue: &str, message: &mut Stored, hidden: Duration, moment: Moment) -> Received {
-    message.receives += 1;
-    message.visible_at = moment.now + hidden;
-    message.received_at = Some(moment.now);
-    message.first_received_ms.get_or_insert(moment.wall_ms);
-    Received { message: message.clone(), receipt: Receipt::of(message).write(queue) }
 }
 
 #[cfg(test)]
