@@ -67,3 +67,21 @@ async fn put_large(sim: &Sim, number: usize) {
     let body = ByteStream::from(vec![u8::try_from(number % 256).unwrap(); BYTES]);
     sim.user().put_object().bucket(SOURCE).key(key(number)).body(body).send().await.unwrap();
 }
+
+#[test]
+fn a_question_to_a_bucket_that_is_not_answered_is_asked_again() {
+    for operation in ["GetBucketVersioning", "GetObjectTagging", "CreateMultipartUpload"] {
+        simulate(2, async |mut sim| {
+            sim.post_everything();
+            let place = Place::s3(operation).client("daemon-0");
+            sim.net.faults().add(Fault::new("hung", place, Effect::Silence { lands: false }).times(1));
+            let daemon = fleet::lone(&mut sim, "", AWS).await;
+            let put = sim.user().put_object().bucket(SOURCE).key("a").body(ByteStream::from(vec![1; 9 << 20]));
+            put.tagging("tier=gold").send().await.unwrap();
+            sim.pass(Duration::from_secs(300)).await;
+            assert_eq!((sim.net.faults().hits("hung"), sim.waiting()), (1, 0), "{operation}");
+            daemon.stop().await;
+            assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"), "{operation}");
+        });
+    }
+}

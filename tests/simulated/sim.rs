@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider};
 use aws_sdk_s3::primitives::ByteStream;
@@ -90,6 +91,8 @@ impl Sim {
     /// Returns how a client of this name reaches the fakes.
     pub(crate) fn sdk(&self, name: &str) -> SdkConfig {
         let credentials = Credentials::new("AKIDSIMULATED", "secret", None, None, "simulation");
+        // As long as the daemon gives its own.
+        let timeouts = TimeoutConfig::builder().operation_attempt_timeout(Duration::from_secs(60)).build();
         SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new("eu-west-1"))
@@ -98,6 +101,7 @@ impl Sim {
             .sleep_impl(SharedAsyncSleep::new(TokioSleep::new()))
             .time_source(SharedTimeSource::new(Time(self.clock.clone())))
             .retry_config(RetryConfig::disabled())
+            .timeout_config(timeouts)
             .build()
     }
 
