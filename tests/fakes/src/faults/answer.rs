@@ -8,10 +8,14 @@ use super::{Header, Spoil};
 use crate::journal::{Call, Service};
 use crate::net::Delivery;
 
-/// Returns an error in the way the service writes it.
+/// Returns an error in the way the service writes it; without a code it is what something in between says, to people.
 pub(crate) fn refusal(call: &Call, status: u16, code: &str) -> Response<Bytes> {
     let response = Response::builder().status(StatusCode::from_u16(status).unwrap());
     let (response, body) = match call.service {
+        Service::S3 if code.is_empty() => {
+            let body = if call.operation.starts_with("Head") { String::new() } else { page(status) };
+            (response.header(header::CONTENT_TYPE, "text/html"), body)
+        }
         Service::S3 => {
             // A HEAD is answered without a body, so its error has no code.
             let body = if call.operation.starts_with("Head") { String::new() } else { document(code) };
@@ -25,6 +29,10 @@ pub(crate) fn refusal(call: &Call, status: u16, code: &str) -> Response<Bytes> {
         }
     };
     response.body(Bytes::from(body)).unwrap()
+}
+
+fn page(status: u16) -> String {
+    format!("<html><head><title>{status}</title></head><body><hr>{MESSAGE}</body></html>")
 }
 
 const MESSAGE: &str = "by script";
