@@ -74,7 +74,11 @@ impl Batch {
             self.count(&ending);
             match ending.wrong.is_empty() {
                 true => drop(self.clean.fetch_add(1, Ordering::Relaxed)),
-                false => failures.push(report(&story, &ending)),
+                false => {
+                    // A soak goes on for long after that.
+                    eprintln!("S3_REPLICATOR_SEED={seed} broke a promise");
+                    failures.push(report(&story, &ending));
+                }
             }
         }
         failures

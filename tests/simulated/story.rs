@@ -1,5 +1,6 @@
 //! A story: what users do, how the post behaves, what breaks and who dies, all drawn from one seed.
 
+mod strange;
 mod troubles;
 
 use std::time::Duration;
@@ -30,6 +31,8 @@ pub(crate) struct Story {
     pub(crate) faults: f64,
     /// Answers that are seldom or never given go wrong as well.
     pub(crate) odd: bool,
+    /// These kinds of answers that are not to be believed are given.
+    pub(crate) strange: Vec<&'static str>,
     /// So do some that leave tasks parked, until someone mends that.
     pub(crate) parks: bool,
     /// Some writes are refused for good, until then too.
@@ -56,6 +59,9 @@ const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
 // Uploads that another daemon made needless are looked for every twenty minutes, and may have to wait for the fence.
 const LEFTOVERS_WITHIN: Duration = Duration::from_secs(60 * 60);
+
+// Few stories have each kind of it, so that it has to strike there.
+const STRANGE: f64 = 0.15;
 
 // A queue that stays empty for so long: longer than a daemon's poll and anything on its way.
 const QUIET: Duration = Duration::from_secs(180);
@@ -111,6 +117,7 @@ impl Story {
             mute,
             faults: [0.0, 0.0, 0.02, 0.1][rng.usize(..4)],
             odd: apart.u8(..3) == 0,
+            strange: Vec::new(),
             parks: apart.u8(..3) == 0,
             denied: false,
             latest,
@@ -118,6 +125,11 @@ impl Story {
         // What is parked is on the disk, and in the dead-letter queue, which nobody here sends back.
         story.parks &= story.plan.crashes == 0 || !story.plan.lose_disks;
         story.plan.mirrored = rng.u8(..4) == 0;
+        // Drawn apart as well.
+        let mut rng = fastrand::Rng::with_seed(seed.rotate_left(32));
+        if story.faults > 0.0 && rng.bool() {
+            story.strange = strange::draw(&mut rng);
+        }
         story
     }
 
@@ -127,6 +139,7 @@ impl Story {
         let mut story = Self::draw(seed);
         let version_deletes = seed.is_multiple_of(2);
         story.latest = false;
+        story.strange.clear();
         story.faults = [0.05, 0.2][usize::from(seed % 4 == 1)];
         story.denied = seed % 4 >= 2;
         story.parks = story.denied;
@@ -178,6 +191,10 @@ impl Story {
         if self.plan.mirrored {
             wrong.extend(judge::judge_at(&sim, MIRROR, expect));
         }
+        if self.strange.contains(&strange::LAGS) {
+            // What readers see tells where a list contradicts itself.
+            wrong.retain(|what| !what.starts_with("a read of the source without a version: HeadObject"));
+        }
         // What is parked waits for someone who changes something, and here nobody does.
         let parked = fates.iter().flat_map(|fate| &fate.status.parked);
         wrong.extend(parked.map(|parked| format!("{} tasks are parked: {}", parked.tasks, parked.reason)));
@@ -221,13 +238,19 @@ impl Story {
         open.into_iter().any(|upload| upload.by.starts_with("daemon"))
     }
 
+    /// How likely a fault strikes.
+    fn chance(&self, what: &str) -> f64 {
+        if self.strange.contains(&what) { STRANGE } else { self.faults }
+    }
+
     /// Writes the faults into the script. The user's own requests all work: what happened at the source
     /// is never in doubt.
     fn script(&self, sim: &Sim) {
         for daemon in (0..self.plan.daemons).filter(|_| self.faults > 0.0) {
             let name = format!("daemon-{daemon}");
             for (what, place, effect) in troubles::of(self) {
-                sim.net.faults().add(Fault::new(what, place.client(&name), effect).chance(self.faults));
+                let fault = Fault::new(what, place.client(&name), effect).chance(self.chance(what));
+                sim.net.faults().add(fault);
             }
             if self.denied {
                 let denied =

@@ -6,11 +6,11 @@ use replicator_fakes::faults::{Effect, Faults, Place};
 use replicator_fakes::journal::Service;
 use replicator_fakes::sqs::Quirks;
 
-use super::Story;
+use super::{Story, strange};
 use crate::sim::{ARCHIVE, SOURCE};
 
 /// What goes wrong, by name.
-type Trouble = (&'static str, Place, Effect);
+pub(super) type Trouble = (&'static str, Place, Effect);
 
 /// Lists what can go wrong with a request.
 pub(super) fn of(story: &Story) -> Vec<Trouble> {
@@ -19,14 +19,17 @@ pub(super) fn of(story: &Story) -> Vec<Trouble> {
     // An endpoint that is taken at its word when it contradicts itself loses its conditions.
     all.extend(lies().into_iter().filter(|_| story.odd && !story.mute));
     all.extend(parking().into_iter().filter(|_| story.parks));
+    all.extend(strange::passing().into_iter().filter(|(what, ..)| story.strange.contains(what)));
     all
 }
 
-fn appends() -> Place {
+/// Writes that readers see.
+pub(super) fn appends() -> Place {
     Place::s3("PutObject").or("CompleteMultipartUpload").or("DeleteObject")
 }
 
-fn bodies() -> Place {
+/// Objects on their way.
+pub(super) fn bodies() -> Place {
     Place::s3("GetObject").bucket(SOURCE)
 }
 
@@ -88,6 +91,9 @@ fn parking() -> Vec<Trouble> {
         ("401", Place::s3("HeadObject"), Effect::refuse(401, "Unauthorized")),
         ("403", Place::service(Service::S3), Effect::refuse(403, "AccessDenied")),
         ("no bucket", appends(), Effect::refuse(404, "NoSuchBucket")),
+        ("moved", Place::service(Service::S3), Effect::refuse(301, "PermanentRedirect")),
+        ("no key", Place::s3("PutObject").or("CreateMultipartUpload"), Effect::refuse(400, "KMS.NotFoundException")),
+        ("cut name of an upload", Place::s3("CreateMultipartUpload"), Effect::Shorten(20)),
     ]
 }
 
