@@ -31,9 +31,12 @@ test:     ## all tests, with a LocalStack beside them; ARGS go to the runner
 	@cargo build --release --workspace --features s3-replicator/failpoints --quiet
 	@$(PYTHON) deploy/local/stack.py run -- cargo $(RUNNER) --release --workspace $(ARGS)
 
-soak:     ## random histories in the simulator for SECONDS=600; the seed of each failure is printed
-	@deploy/local/setup build
+soak:     ## random histories in the simulator, then the binary on LocalStack, SECONDS=600 each; seeds are printed
+	@deploy/local/setup
 	@S3_REPLICATOR_SOAK_SECONDS=$(or $(SECONDS),600) cargo test --release --workspace --test simulated -- --nocapture random_histories
+	@cargo build --release --workspace --features s3-replicator/failpoints --quiet
+	@S3_REPLICATOR_SOAK_SECONDS=$(or $(SECONDS),600) $(PYTHON) deploy/local/stack.py run -- \
+		cargo test --release --workspace --test worlds -- --nocapture soak::
 
 bench:    ## the daemon beside rclone, s3sync, curl and a bare loop of the SDK, about 25 minutes; ARGS=--quick for less
 	@deploy/local/setup bench

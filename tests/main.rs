@@ -33,6 +33,8 @@ mod poison;
 mod permissions;
 // E, S, B: what is not to be believed, and what must not stop it.
 mod hostile;
+// All of that at once.
+mod soak;
 // The requests that are sent: pinned versions, conditions, assumed roles, no deletes of versions.
 mod requests;
 // A daemon's life: start, reload, stop; what it says meanwhile.

@@ -149,8 +149,17 @@ impl Daemon {
 
     /// Returns the most memory that it ever had in RAM.
     pub(crate) fn peak_memory_bytes(&self) -> u64 {
+        self.status_bytes("VmHWM:")
+    }
+
+    /// Returns the memory that it has in RAM.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.status_bytes("VmRSS:")
+    }
+
+    fn status_bytes(&self, name: &str) -> u64 {
         let status = self.proc("status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("Linux");
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 }

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "a script has more ways to answer than the tests of today use")]
 
+mod front;
 mod proxy;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use tokio::task::JoinSet;
 use super::config::{Config, Rule, free_address};
 use super::eventually;
 use super::request::Seen;
+pub(crate) use front::Front;
 pub(crate) use proxy::Reply;
 use proxy::{Line, Proxy, accept};
 

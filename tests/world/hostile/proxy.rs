@@ -29,6 +29,10 @@ pub(crate) enum Reply {
     Hang,
     /// The end of the connection.
     Close,
+    /// The same once the request was carried out.
+    Lose,
+    /// The server's own answer, so much later.
+    Late(Duration),
 }
 
 /// An answer that the proxy can alter. `Content-Length` is written anew from the body, unless the headers have one.
@@ -61,6 +65,11 @@ impl Reply {
         Self::whole(status, "content-type: application/xml\r\n", body)
     }
 
+    /// Says whether it comes instead of the server's.
+    fn is_instead(&self) -> bool {
+        !matches!(self, Self::Alter(_) | Self::Lose | Self::Late(_))
+    }
+
     /// Alters the fakes' answer.
     pub(crate) fn alter(change: impl Fn(&mut Answer) + Send + Sync + 'static) -> Self {
         Self::Alter(Arc::new(change))
@@ -87,6 +96,8 @@ pub(super) struct Proxy {
     pub(super) script: Mutex<Vec<Line>>,
     pub(super) journal: Mutex<Vec<Seen>>,
     pub(super) hits: Mutex<usize>,
+    /// Whether requests are written down.
+    has_journal: bool,
 }
 
 /// A line of the script.
@@ -118,7 +129,12 @@ impl Proxy {
     pub(super) fn to(upstream: &str) -> Self {
         let client = Client::builder(TokioExecutor::new()).http1_max_headers(HEADERS_MAX).build_http();
         let (script, journal, hits) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { upstream: upstream.to_owned(), client, script, journal, hits }
+        Self { upstream: upstream.trim_end_matches('/').to_owned(), client, script, journal, hits, has_journal: true }
+    }
+
+    /// Writes no request down: of a long run they would fill the memory.
+    pub(super) fn without_journal(self) -> Self {
+        Self { has_journal: false, ..self }
     }
 
     async fn converse(&self, mut stream: TcpStream) -> std::io::Result<()> {
@@ -126,14 +142,16 @@ impl Proxy {
         while let Some(request) = receive(&mut stream, &mut read).await? {
             let seen = Seen::of(&request);
             let is_head = request.method() == http::Method::HEAD;
-            let alter = match self.reply_to(seen) {
-                None => None,
-                Some(Reply::Alter(alter)) => Some(alter),
-                Some(reply) => return play(&mut stream, reply).await,
-            };
+            let reply = self.reply_to(seen);
+            if let Some(reply) = reply.as_ref().filter(|reply| reply.is_instead()) {
+                return play(&mut stream, reply).await;
+            }
             let Some(mut answer) = self.forward(request).await else { return Ok(()) };
-            if let Some(alter) = alter {
-                alter(&mut answer);
+            match reply {
+                Some(Reply::Alter(alter)) => alter(&mut answer),
+                Some(Reply::Lose) => return Ok(()),
+                Some(Reply::Late(pause)) => sleep(pause).await,
+                Some(Reply::Raw(_) | Reply::Drip { .. } | Reply::Hang | Reply::Close) | None => {}
             }
             stream.write_all(&written(&answer, is_head)).await?;
         }
@@ -143,7 +161,9 @@ impl Proxy {
     fn reply_to(&self, seen: Seen) -> Option<Reply> {
         let mut script = self.script.lock().unwrap();
         let line = script.iter_mut().find(|line| line.times > 0 && (line.when)(&seen));
-        self.journal.lock().unwrap().push(seen);
+        if self.has_journal {
+            self.journal.lock().unwrap().push(seen);
+        }
         let line = line?;
         line.times -= 1;
         *self.hits.lock().unwrap() += 1;
@@ -166,17 +186,17 @@ impl Proxy {
 }
 
 /// Answers in the fakes' stead, and leaves the connection to be closed.
-async fn play(stream: &mut TcpStream, reply: Reply) -> std::io::Result<()> {
+async fn play(stream: &mut TcpStream, reply: &Reply) -> std::io::Result<()> {
     match reply {
-        Reply::Raw(bytes) => stream.write_all(&bytes).await,
+        Reply::Raw(bytes) => stream.write_all(bytes).await,
         Reply::Drip { head, piece, every, times } => {
-            stream.write_all(&head).await?;
-            for _ in 0..times {
+            stream.write_all(head).await?;
+            for _ in 0..*times {
                 // Even no time at all is a millisecond to a timer.
                 if !every.is_zero() {
-                    sleep(every).await;
+                    sleep(*every).await;
                 }
-                stream.write_all(&piece).await?;
+                stream.write_all(piece).await?;
             }
             Ok(())
         }
@@ -185,7 +205,7 @@ async fn play(stream: &mut TcpStream, reply: Reply) -> std::io::Result<()> {
             while stream.read(&mut [0; 1024]).await? > 0 {}
             Ok(())
         }
-        Reply::Alter(_) | Reply::Close => Ok(()),
+        Reply::Alter(_) | Reply::Close | Reply::Lose | Reply::Late(_) => Ok(()),
     }
 }
 
