@@ -40,8 +40,8 @@ pub(super) enum Unread {
 
 /// The sequence number up to which the log was synced, in a file beside RocksDB's own. RocksDB itself cannot tell a log
 /// that ends early from one that a crash cut short: it takes both for the end. What was synced was promised, so a ledger
-/// that has less is damaged; what came after, a crash may take. The mark is written after the log is on disk. A new one is
-/// synced, since an empty file is no mark; later ones need none: after a power cut an older one is as true.
+/// that has less is damaged; what came after, a crash may take. The mark is written after the log is on disk. A new one gets
+/// its name when it is on disk itself; later ones need no sync: after a power cut an older one is as true.
 #[derive(Debug)]
 struct Mark {
     file: File,
@@ -195,6 +195,9 @@ fn refusal(path: &Path, error: rocksdb::Error) -> OpenError {
 
 const MARK: &str = "SYNCED";
 
+/// The same before it has its name.
+const UNNAMED_MARK: &str = "SYNCED.new";
+
 impl Mark {
     /// Reads the mark of a ledger. None has one that is new, or of a version that wrote none.
     fn read(ledger: &Path) -> Result<Option<u64>, OpenError> {
@@ -210,14 +213,22 @@ impl Mark {
 
     fn write(ledger: &Path, synced: u64) -> io::Result<Self> {
         let path = ledger.join(MARK);
-        let is_new = !path.exists();
-        let file = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(path)?;
-        file.write_all_at(text(synced).as_bytes(), 0)?;
-        if is_new {
-            file.sync_all()?;
-            File::open(ledger)?.sync_all()?;
+        if !path.exists() {
+            Self::create(ledger, &path, synced)?;
         }
+        let file = OpenOptions::new().write(true).open(path)?;
+        file.write_all_at(text(synced).as_bytes(), 0)?;
         Ok(Self { file, synced: Mutex::new(synced) })
+    }
+
+    /// Makes the file under another name first: one that a kill or a power cut left empty would be a damaged mark.
+    fn create(ledger: &Path, path: &Path, synced: u64) -> io::Result<()> {
+        let unnamed = ledger.join(UNNAMED_MARK);
+        let file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&unnamed)?;
+        file.write_all_at(text(synced).as_bytes(), 0)?;
+        file.sync_all()?;
+        fs::rename(unnamed, path)?;
+        File::open(ledger)?.sync_all()
     }
 
     fn advance(&self, reached: u64) -> io::Result<()> {

@@ -190,6 +190,16 @@ async fn a_damaged_upload_or_part_holds_its_key_up_for_a_while_only() {
 }
 
 #[test]
+fn a_start_that_was_killed_while_it_made_the_mark_damages_nothing() {
+    let directory = with_parked();
+    let (mark, unnamed) = ["ledger/SYNCED", "ledger/SYNCED.new"].map(|name| directory.path().join(name)).into();
+    fs::remove_file(&mark).unwrap();
+    fs::write(&unnamed, "").unwrap();
+    assert_eq!(count(&Ledger::open(directory.path()).unwrap()), PARKED);
+    assert!(mark.exists() && !unnamed.exists());
+}
+
+#[test]
 fn a_ledger_of_a_version_that_kept_no_mark_is_opened_and_gets_one() {
     let directory = with_parked();
     fs::remove_file(directory.path().join("ledger/SYNCED")).unwrap();
