@@ -77,7 +77,11 @@ impl Dispatch {
             Disposal::Release(left)
         } else {
             let kind = Kind::Refused(Reason::VersionDeletesPerHour);
-            let failure = Failure::caused(kind, "version delete", "too many of them wait for their delay");
+            let words = match is_dated {
+                true => "too many of them wait for their delay",
+                false => "the queue's clock is ahead of this host's, so its delay is counted here",
+            };
+            let failure = Failure::caused(kind, "version delete", words);
             match lane::park(&self.engine, task, Reason::VersionDeletesPerHour, &failure, Some(clock::now() + left)) {
                 Ended::Parked(reason) => Disposal::Pass(reason),
                 Ended::Settled(_) | Ended::HandedBack(_) | Ended::TurnedAway(_) | Ended::Stopped => {
