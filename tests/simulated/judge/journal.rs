@@ -50,6 +50,17 @@ fn is_named_to_nobody(requests: &[Entry], upload: &OpenUpload) -> bool {
         entry.call.operation == "CreateMultipartUpload" && entry.call.upload.as_ref() == Some(&upload.upload_id)
     };
     requests.iter().find(begins).is_some_and(|entry| !matches!(entry.answer, Answer::Given(_, 200)))
+        || is_sought_in_vain(requests, upload)
+}
+
+/// Says whether the list that was to tell the name, because the answer held none, was refused as well.
+fn is_sought_in_vain(requests: &[Entry], upload: &OpenUpload) -> bool {
+    let of_upload = |entry: &&Entry| entry.call.upload.as_ref() == Some(&upload.upload_id);
+    let Some(begun) = requests.iter().find(of_upload) else { return false };
+    let is_next = |entry: &&Entry| entry.number > begun.number && entry.client == begun.client;
+    let list = requests.iter().filter(is_next).find(|entry| entry.call.operation == "ListMultipartUploads");
+    begun.faults.iter().any(|name| name == "cut name of an upload")
+        && list.is_some_and(|list| !matches!(list.answer, Answer::Given(_, 200)))
 }
 
 /// Says whether whoever began an upload may have died with its name, or lost the disk that had it.
