@@ -41,14 +41,7 @@ fn keys_that_always_fail_delay_no_other_and_are_parked_by_name() {
             }
             sim.fill("bad-", BAD, 100).await;
             let daemon = fleet::lone(&mut sim, "", AWS).await;
-            let mut waited = Duration::ZERO;
-            while waited < PARKED_WITHIN {
-                let key = format!("healthy-{}", waited.as_secs());
-                sim.put(&key, b"content").await;
-                sim.pass(HEALTHY_EVERY).await;
-                assert!(sim.shown(ARCHIVE, &key).is_some(), "{what}: {key} is late");
-                waited += HEALTHY_EVERY;
-            }
+            healthy_keys_arrive(&sim, &what).await;
             assert_eq!(parked(&daemon).await, [(Reason::RetriesExhausted, 8)], "{what}");
             assert!(daemon.status().await.unwrap().ailing.is_empty(), "{what}");
             assert_eq!((sim.waiting(), sim.sqs.messages(DEAD).len()), (0, BAD), "{what}");
@@ -56,6 +49,18 @@ fn keys_that_always_fail_delay_no_other_and_are_parked_by_name() {
             all_arrives(&sim, &daemon).await;
             daemon.stop().await;
         });
+    }
+}
+
+/// Writes a healthy key ever so often until bad ones must be parked; each arrives at once.
+async fn healthy_keys_arrive(sim: &Sim, what: &str) {
+    let mut waited = Duration::ZERO;
+    while waited < PARKED_WITHIN {
+        let key = format!("healthy-{}", waited.as_secs());
+        sim.put(&key, b"content").await;
+        sim.pass(HEALTHY_EVERY).await;
+        assert!(sim.shown(ARCHIVE, &key).is_some(), "{what}: {key} is late");
+        waited += HEALTHY_EVERY;
     }
 }
 
@@ -70,14 +75,7 @@ fn keys_that_are_always_told_to_slow_down_while_others_are_served_are_parked_by_
             }
             sim.fill("bad-", BAD, 100).await;
             let daemon = fleet::lone(&mut sim, "", AWS).await;
-            let mut waited = Duration::ZERO;
-            while waited < PARKED_WITHIN {
-                let key = format!("healthy-{}", waited.as_secs());
-                sim.put(&key, b"content").await;
-                sim.pass(HEALTHY_EVERY).await;
-                assert!(sim.shown(ARCHIVE, &key).is_some(), "{operation}: {key} is late");
-                waited += HEALTHY_EVERY;
-            }
+            healthy_keys_arrive(&sim, operation).await;
             assert_eq!(parked(&daemon).await, [(Reason::RetriesExhausted, 8)], "{operation}");
             sim.net.faults().clear("bad");
             all_arrives(&sim, &daemon).await;
