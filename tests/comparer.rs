@@ -10,7 +10,7 @@ async fn the_comparer_sees_every_kind_of_damage() {
 
 #[tokio::test]
 async fn the_protocol_is_clean_under_its_rules_and_needs_each_of_them() {
-    assert_passes(Script::of("tests/protocol", "test_model.py"), 2).await;
+    assert_passes(Script::of("tests/protocol", "test_model.py"), 3).await;
 }
 
 async fn assert_passes(script: Script, tests_min: u64) {

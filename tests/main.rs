@@ -17,6 +17,7 @@ mod world;
 // H, C: the main job, end to end, whatever way the events come.
 mod mixed_operations;
 // D: kill -9, lost disks, lost answers.
+mod fleet;
 mod killed;
 mod resumed;
 mod unreliable_network;

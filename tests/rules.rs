@@ -113,7 +113,7 @@ async fn latest_history_ends_with_the_newest_state_of_every_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn equal_content_in_a_row_keeps_its_versions_apart_where_etags_recur() {
+async fn equal_content_in_a_row_keeps_its_versions_apart() {
     let world = World::new().await;
     let mut config = world.config();
     config.rules[0].encryption = "mode = \"s3\"".to_owned();
@@ -125,9 +125,7 @@ async fn equal_content_in_a_row_keeps_its_versions_apart_where_etags_recur() {
     world.drained(&daemon).await;
     world.comparison_under_any_key().summary().await;
     let listed = ARCHIVE.s3().list_object_versions().bucket(&world.archive).prefix("same").send().await.unwrap();
-    let etags: Vec<_> = listed.versions.unwrap_or_default().into_iter().map(|version| version.e_tag).collect();
-    assert_eq!(etags.len(), 4);
-    assert!(etags.windows(2).all(|pair| pair[0] != pair[1]), "{etags:?}");
+    assert_eq!(listed.versions.unwrap_or_default().len(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]

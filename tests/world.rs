@@ -13,6 +13,8 @@ pub(crate) mod oracle;
 pub(crate) mod queue;
 pub(crate) mod request;
 
+use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use aws_sdk_s3::primitives::ByteStream;
@@ -54,6 +56,8 @@ pub(crate) struct World {
     pub(crate) archive: String,
     pub(crate) queue: Queue,
     pub(crate) parked: Queue,
+    /// What the work goes through, where several daemons share it.
+    pub(crate) work: Option<Queue>,
     source_key: String,
     archive_key: String,
     bridge: Option<Bridge>,
@@ -65,6 +69,12 @@ impl World {
     /// Makes a world in which S3 sends its events to the queue.
     pub(crate) async fn new() -> Self {
         Self::fed_by(Feed::Direct).await
+    }
+
+    /// Makes a world that several daemons can share.
+    pub(crate) async fn shared() -> Self {
+        let world = Self::new().await;
+        Self { work: Some(Queue::create_fifo("work").await), ..world }
     }
 
     /// Makes a world with another way of the events.
@@ -90,26 +100,34 @@ impl World {
         };
         SOURCE.notify(&source, &target).await;
         let dir = tempfile::tempdir().unwrap();
-        Self { source, archive, queue, parked, source_key, archive_key, bridge, dir, _permit: permit }
+        Self { source, archive, queue, parked, work: None, source_key, archive_key, bridge, dir, _permit: permit }
     }
 
     /// Returns a configuration with one rule that replicates everything.
     pub(crate) fn config(&self) -> Config {
         Config {
             path: self.dir.path().join("config.toml"),
-            state_dir: self.dir.path().join("state"),
+            state_dir: stopped(self.dir.path().join("state")),
             listen: free_address(),
             memory: "256MiB",
             drain_timeout: "30s",
             endpoint: endpoint(),
             queue_url: self.queue.url.clone(),
             dead_letter_url: Some(self.parked.url.clone()),
+            work_queue: self.work.as_ref().map(|work| work.url.clone()),
             visibility_timeout: "15s",
             assumes_role: true,
             settings: String::new(),
             account_keys: String::new(),
             rules: vec![self.rule("orders", "")],
         }
+    }
+
+    /// Returns the same for one of several daemons.
+    pub(crate) fn config_of(&self, number: usize) -> Config {
+        let own = self.dir.path().join(format!("daemon-{number}"));
+        fs::create_dir_all(&own).unwrap();
+        Config { path: own.join("config.toml"), state_dir: stopped(own.join("state")), ..self.config() }
     }
 
     /// Returns a rule for the keys with a prefix.
@@ -180,6 +198,27 @@ impl World {
         }
     }
 
+    /// Waits until no event is on its way or at work at any of these any more.
+    pub(crate) async fn all_drained(&self, daemons: &[Daemon]) {
+        let mut quiet = 0;
+        let (mut left, mut moved) = (0, Instant::now());
+        while quiet < 10 {
+            sleep(PAUSE).await;
+            let mut now = self.queue.depth().await;
+            if let Some(work) = &self.work {
+                now += work.depth().await;
+            }
+            for daemon in daemons {
+                now += daemon.metrics().await.sum("operations_pending", &[]) as i64;
+            }
+            quiet = if now == 0 { quiet + 1 } else { 0 };
+            if now != left {
+                (left, moved) = (now, Instant::now());
+            }
+            assert!(moved.elapsed() < HANG, "no progress: {left} messages and operations pending");
+        }
+    }
+
     async fn bridge_depth(&self) -> i64 {
         match &self.bridge {
             Some(bridge) => bridge.inlet.depth().await,
@@ -215,6 +254,15 @@ impl World {
         let listed = ARCHIVE.s3().list_objects_v2().bucket(&self.archive).send().await.unwrap();
         listed.contents.unwrap_or_default().into_iter().filter_map(|object| object.key).collect()
     }
+}
+
+/// Makes a state directory as a daemon leaves it that was stopped: the next one need not wait for it.
+pub(crate) fn stopped(state_dir: PathBuf) -> PathBuf {
+    if !state_dir.exists() {
+        fs::create_dir(&state_dir).unwrap();
+        fs::write(state_dir.join("stopped"), "").unwrap();
+    }
+    state_dir
 }
 
 /// Waits until a condition holds.

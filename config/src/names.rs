@@ -96,6 +96,20 @@ pub(crate) fn queue_url(text: &str) -> Result<String, String> {
     }
 }
 
+/// Checks the URL of a FIFO queue.
+pub(crate) fn work_queue_url(text: &str) -> Result<String, String> {
+    refuse_credentials(text)?;
+    let url = text.trim_end_matches('/');
+    let is_queue =
+        url_path(url).is_some_and(|path| path.split('/').skip(1).filter(|part| !part.is_empty()).count() >= 2);
+    match url.strip_suffix(".fifo") {
+        Some(_) if is_queue => Ok(url.to_owned()),
+        _ => Err(format!(
+            "{text:?} is not the URL of a FIFO queue; write it like \"https://sqs.eu-west-1.amazonaws.com/111111111111/orders-work.fifo\""
+        )),
+    }
+}
+
 /// Returns the Region in the URL of a queue at AWS; of others, none.
 /// <https://docs.aws.amazon.com/general/latest/gr/sqs-service.html>
 pub(crate) fn queue_region(url: &str) -> Option<&str> {

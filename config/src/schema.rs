@@ -78,6 +78,7 @@ tables! {
         account: String,
         visibility_timeout: String,
         dead_letter_url: String,
+        work_queue: String,
     }
 
     /// `[[rules]]`: what goes where, and how.
@@ -90,8 +91,7 @@ tables! {
         filter: Filter,
         history: String,
         since: Scalar,
-        exclusive: bool,
-        fence: bool,
+        work_queue: String,
         foreign: String,
         delete_markers: bool,
         version_deletes: bool,

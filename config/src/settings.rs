@@ -43,6 +43,8 @@ pub struct Settings {
     pub accounts: BTreeMap<String, Account>,
     /// Where events come from; at least one.
     pub queues: Vec<Queue>,
+    /// The queues that the work of the enabled rules goes through; none where one daemon does all of it.
+    pub work_queues: Vec<Queue>,
     /// What goes where, in the order of the file; at least one.
     pub rules: Vec<Rule>,
 }
@@ -85,14 +87,17 @@ fn settle(file: &File, problems: &mut Problems<'_>) -> Settings {
     let accounts = accounts::settle(&file.accounts, problems);
     at_least_one(&file.queues, "add [[queues]] with url and account", problems);
     at_least_one(&file.rules, "add [[rules]] with id, source and destination", problems);
+    let queues = queues::settle(&file.queues, &accounts, problems);
+    let rules = rules::settle(&file.rules, (&accounts, &queues), problems);
     Settings {
         state_dir: file.state_dir.parsed(problems, state_dir).unwrap_or_else(|| STATE_DIR.into()),
         listen: file.listen.parsed(problems, listen).unwrap_or(LISTEN),
         listen_hosts: listen_hosts(&file.listen_hosts, problems),
         memory_bytes: file.memory.parsed(problems, memory).unwrap_or(MEMORY_BYTES),
         drain_timeout: file.drain_timeout.parsed(problems, |text| units::duration(text)).unwrap_or(DRAIN_TIMEOUT),
-        queues: queues::settle(&file.queues, &accounts, problems),
-        rules: rules::settle(&file.rules, &accounts, problems),
+        work_queues: queues::work_queues(&queues, &rules),
+        queues,
+        rules,
         accounts,
     }
 }

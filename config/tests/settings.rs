@@ -28,7 +28,9 @@ fn the_least_file_has_every_default() {
             account: "here".to_owned(),
             visibility_timeout: Duration::from_secs(120),
             dead_letter_url: None,
+            work_queue: None,
         }],
+        work_queues: Vec::new(),
         rules: vec![rule("all", place("here", "orders"), place("here", "orders-replica"))],
     };
     assert_eq!(settings, expected);
@@ -73,6 +75,7 @@ fn what_the_example_says_arrives() {
             bandwidth_bytes_per_second: NonZeroU64::new(500 << 20),
             requests_per_second: NonZeroU32::new(2000),
         },
+        work_queue: Some("https://sqs.eu-west-1.amazonaws.com/111111111111/orders-work.fifo".to_owned()),
         ..rule("orders", place("source", "orders"), place("archive", "orders-replica"))
     };
     assert_eq!(settings.rules.last(), Some(&expected));
@@ -100,8 +103,6 @@ fn what_departs_from_the_defaults_arrives() {
 enabled = false
 priority = -7
 history = "latest"
-exclusive = true
-fence = false
 foreign = "keep"
 delete_markers = true
 version_deletes = true
@@ -117,8 +118,7 @@ sse_kms_objects = true
         enabled: false,
         priority: -7,
         history: History::Latest,
-        exclusive: true,
-        fence: false,
+        work_queue: None,
         foreign: Foreign::Keep,
         delete_markers: true,
         version_deletes: true,
@@ -200,8 +200,7 @@ fn rule(id: &str, source: Place, destination: Place) -> Rule {
         filter: Filter::default(),
         history: History::Exact,
         since: None,
-        exclusive: false,
-        fence: true,
+        work_queue: None,
         foreign: Foreign::Supersede,
         delete_markers: false,
         version_deletes: false,

@@ -6,6 +6,7 @@ mod eventbridge;
 mod fields;
 mod json;
 mod record;
+mod write;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -138,6 +139,11 @@ pub enum Undecodable {
 /// that it is kept whole.
 pub fn parse(body: &str) -> Result<Notification, Undecodable> {
     envelope::open(body)
+}
+
+/// Writes a notification that reads as one hint.
+pub fn notification_of(hint: &Hint) -> String {
+    write::notification(hint)
 }
 
 /// What SNS says of its own subscription instead of an event.

@@ -7,7 +7,7 @@
 //! - `event`: messages become hints
 //! - `rule`: which objects go where, and how
 //! - `plan`: the next thing to append at a destination
-//! - `fence`: how long the writes that no condition protects have to wait
+//! - `deadline`: how long a request may take, and may take effect
 //! - `stamp`: the origin of a replica, in its metadata
 //! - `claim`: how far a stamp is believed
 //! - `alignment`: which original a replica is that lacks the stamp
@@ -23,7 +23,7 @@ pub mod sequencer;
 pub mod event;
 pub mod rule;
 pub mod plan;
-pub mod fence;
+pub mod deadline;
 pub mod stamp;
 pub mod claim;
 pub mod alignment;

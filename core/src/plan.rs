@@ -7,7 +7,6 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 use crate::object::{ETag, Timestamp, VersionId};
-use crate::parts::PART_BYTES_MIN;
 use crate::rule::History;
 
 /// What identifies a version of a key. The time belongs to it because a `null` version is
@@ -105,9 +104,6 @@ pub enum Step<'a> {
         source: &'a SourceVersion,
         /// What the write demands.
         condition: Condition,
-        /// The same content lies right below: the replica needs another ETag, or conditions
-        /// could not tell the two apart (protocol rule 4).
-        distinct: bool,
     },
     /// Append a delete marker over this object.
     Mark {
@@ -157,7 +153,7 @@ pub fn next<'a>(source: &'a [SourceVersion], known: &Known, history: History) ->
         Some(newest) => Some(newest).filter(|newest| live(newest) && !shows(&known.top, newest)),
         None => restore(before, known),
     };
-    wanted.or(hidden).map(|entry| append(entry, source, known))
+    wanted.or(hidden).map(|entry| append(entry, known))
 }
 
 /// Counts the oldest entries that no later step of this plan depends on: who has thousands of versions to write need not
@@ -165,12 +161,11 @@ pub fn next<'a>(source: &'a [SourceVersion], known: &Known, history: History) ->
 pub fn settled(source: &[SourceVersion], known: &Known) -> usize {
     let is_reached = |entry: &SourceVersion| known.reached.as_ref() == Some(&entry.version);
     let Some(at) = source.iter().position(is_reached) else { return 0 };
-    let Some((below, reached)) = source.get(..at).zip(source.get(at)) else { return 0 };
+    let Some(below) = source.get(..at) else { return 0 };
     if below.iter().any(|entry| is_late(entry, known) && !known.skipped.contains(&entry.version)) {
         return 0;
     }
-    // How many equal ones lie below decides on the layout of the next.
-    at - repeats(reached, source)
+    at
 }
 
 /// Finds the source's marker that a marker of the destination stands for, when only its time is known:
@@ -272,36 +267,15 @@ fn shows(top: &Top, entry: &SourceVersion) -> bool {
     }
 }
 
-fn append<'a>(entry: &'a SourceVersion, source: &[SourceVersion], known: &Known) -> Step<'a> {
+fn append<'a>(entry: &'a SourceVersion, known: &Known) -> Step<'a> {
     match (entry.kind, &known.top) {
         (Kind::Marker, Top::Object { etag, .. }) => Step::Mark { source: entry, over: etag.clone() },
         (Kind::Marker, Top::Nothing | Top::Marker) => Step::Collapse(entry),
-        (Kind::Object, Top::Object { etag, .. }) => Step::Put {
-            source: entry,
-            condition: Condition::Over(etag.clone()),
-            distinct: is_distinct(entry, etag, source),
-        },
-        (Kind::Object, Top::Nothing | Top::Marker) => {
-            Step::Put { source: entry, condition: Condition::Absent, distinct: false }
+        (Kind::Object, Top::Object { etag, .. }) => {
+            Step::Put { source: entry, condition: Condition::Over(etag.clone()) }
         }
+        (Kind::Object, Top::Nothing | Top::Marker) => Step::Put { source: entry, condition: Condition::Absent },
     }
-}
-
-/// Says whether a replica needs another ETag than its content gives it: when that very ETag is right
-/// below. One made of parts cannot be foreseen; of equal neighbours at the source every other one
-/// then gets the other layout.
-fn is_distinct(entry: &SourceVersion, top: &ETag, source: &[SourceVersion]) -> bool {
-    match &entry.etag {
-        Some(etag) if etag == top => true,
-        Some(etag) if !etag.has_parts() && entry.size_bytes <= PART_BYTES_MIN => false,
-        Some(_) | None => repeats(entry, source) % 2 == 1,
-    }
-}
-
-/// Counts how often an entry's content stands right below it, one after the other.
-fn repeats(entry: &SourceVersion, source: &[SourceVersion]) -> usize {
-    let below = source.iter().rev().skip_while(|other| other.version != entry.version).skip(1);
-    below.take_while(|other| other.kind == Kind::Object && other.etag == entry.etag).count()
 }
 
 #[cfg(test)]

@@ -34,10 +34,8 @@ pub struct Rule {
     /// Versions created before this moment are out of scope; when absent, before the moment
     /// the rule was first loaded.
     pub since: Option<Timestamp>,
-    /// One daemon alone writes this destination.
-    pub exclusive: bool,
-    /// Wait before the two kinds of write that no condition can protect.
-    pub fence: bool,
+    /// The FIFO queue that its work goes through, by its URL; without one its only daemon works from the events queue.
+    pub work_queue: Option<String>,
     /// What to do about objects at the destination that are not ours.
     pub foreign: Foreign,
     /// Whether delete markers are in scope.

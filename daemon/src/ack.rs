@@ -65,7 +65,7 @@ impl Ack {
     async fn settle(&self, round: Vec<Settlement>) {
         let mut delete: BTreeMap<String, Vec<Message>> = BTreeMap::new();
         let mut release: BTreeMap<String, Vec<(Message, Duration)>> = BTreeMap::new();
-        for Settlement { message, disposal } in round {
+        for Settlement { message, disposal } in self.forward(round).await {
             let url = message.queue.queue.url.clone();
             match self.park(&message, disposal).await {
                 // Whoever holds it by now is not to see it shown to a third.
@@ -85,10 +85,34 @@ impl Ack {
         futures::future::join_all(releases).await;
     }
 
+    /// Sends what is to be sent to work queues first; a message of which that failed comes again itself.
+    async fn forward(&self, mut round: Vec<Settlement>) -> Vec<Settlement> {
+        let mut items = Vec::new();
+        for Settlement { disposal, .. } in &mut round {
+            if let Disposal::Forward(sent) = disposal {
+                items.append(&mut sent.clone());
+            }
+        }
+        if items.is_empty() {
+            return round;
+        }
+        let mut sent = self.engine.work_queues.send(&items).await.into_iter();
+        for Settlement { message, disposal } in &mut round {
+            if let Disposal::Forward(items) = disposal {
+                let is_sent = items.iter().fold(true, |all, _| sent.next().unwrap_or(false) && all);
+                *disposal = match is_sent {
+                    true => Disposal::Delete,
+                    false => Disposal::Release(message.patience(retry::ceiling(1))),
+                };
+            }
+        }
+        round
+    }
+
     /// Keeps what must be kept; returns a delay when the message is to be delivered again.
     async fn park(&self, message: &Message, disposal: Disposal) -> Option<Duration> {
         let (reason, detail) = match disposal {
-            Disposal::Delete => return None,
+            Disposal::Delete | Disposal::Forward(_) => return None,
             Disposal::Release(delay) => return Some(delay),
             Disposal::Pass(reason) => (reason, None),
             Disposal::Park(reason, detail) => (reason, Some(detail)),

@@ -250,13 +250,21 @@ mod tests {
     use crate::ledger::Ledger;
     use crate::ledger::records::Lane;
     use crate::metrics::Metrics;
+    use crate::predecessor::Predecessor;
+    use crate::work_queues::WorkQueues;
 
     /// Makes one of a daemon that has one queue, and what it asks the dispatch.
     async fn admin(directory: &TempDir) -> (Admin, mpsc::Receiver<Question>) {
         let metrics = Metrics::new().unwrap();
         let accounts = Accounts::connect(&BTreeMap::new(), &metrics, None).await.unwrap();
         let ledger = Ledger::open(directory.path()).unwrap();
-        let engine = Arc::new(Engine::new(accounts, ledger, Budget::new(64 << 20), metrics, Failpoints::default()));
+        let engine = Arc::new(Engine::new(
+            (accounts, WorkQueues::default()),
+            (ledger, Predecessor::none()),
+            Budget::new(64 << 20),
+            metrics,
+            Failpoints::default(),
+        ));
         let (questions, asked) = mpsc::channel(1);
         let polls = Arc::new(vec![Arc::new(Poll::new("events"))]);
         (Admin { engine, questions, polls, draining: CancellationToken::new(), hosts: Arc::default() }, asked)

@@ -8,6 +8,7 @@ mod hand;
 mod leftover;
 mod parked;
 mod redrive;
+mod retries;
 mod settled;
 mod work;
 
@@ -15,8 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use replicator_core::deadline::LANDING;
 use replicator_core::failure::Failure;
-use replicator_core::fence::LANDING;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -89,13 +90,17 @@ enum Event {
     TakenUp(TakenUp),
     /// The ledger was searched for parked tasks.
     Found(Result<Round, Failure>),
+    /// What a sweep found was sent to the work queues; this is what is left of it.
+    Sent(Option<Sweep>),
+    /// Something ended that has no consequences here.
+    Idle,
     /// The ledger was searched for uploads that nobody works on.
     LeftOver(Result<LeftOver, Failure>),
 }
 
 /// Messages in hand at once, waiting ones included, of which the last quarter is for others than slow rules (`crowd`); far
 /// below the 120,000 that SQS lets be in flight on a queue. What is beyond waits in SQS.
-const MESSAGES_MAX: usize = 2000;
+pub(crate) const MESSAGES_MAX: usize = 2000;
 
 /// Tasks in hand at once: a message may have several destinations, and whoever may write to the queue can put
 /// some ten thousand records into one. Beyond this comes one message at most.
@@ -206,7 +211,9 @@ impl Dispatch {
             }
             Ok(Event::TakenUp(taken)) => self.taken_up(taken),
             Ok(Event::Found(round)) => self.found(round),
+            Ok(Event::Sent(rest)) => self.sweeps.found(rest),
             Ok(Event::LeftOver(found)) => self.found_leftovers(found),
+            Ok(Event::Idle) => {}
             // What panics aborts the process unless it is contained, so what ran has its result.
             Err(_) => {}
         }
@@ -224,19 +231,36 @@ impl Dispatch {
             }
             Ended::Parked(reason) => {
                 self.engine.pulse.beat();
-                self.close(&tickets, |_| Disposal::Pass(reason)).await;
+                self.close(&tickets, |message| message.parked(reason)).await;
             }
             Ended::HandedBack(delay) => {
                 self.engine.pulse.give_up();
+                let tickets = self.with_rest_of_group(&lane, tickets);
                 self.close(&tickets, |message| Disposal::Release(message.patience(delay))).await;
             }
             Ended::TurnedAway(delay) => {
                 self.engine.pulse.beat();
-                self.close(&tickets, |message| Disposal::Release(message.patience(delay))).await;
+                self.close(&tickets, |message| message.given_back(message.patience(delay))).await;
+            }
+            Ended::Stopped if self.engine.work_queues.are_used() && !self.halt.is_cancelled() => {
+                let tickets = self.with_rest_of_group(&lane, tickets);
+                self.hand.forget_lost(tickets.iter().filter_map(|ticket| ticket.message));
+                self.close(&tickets, |_| Disposal::Release(LANDING)).await;
             }
             Ended::Stopped => self.stopped(&lane, tickets),
         }
         self.start(&lane);
+    }
+
+    /// Adds what waits at a lane of a work queue: while one message of a group is hidden for a while, or lost, SQS gives it
+    /// out again whatever else of the group is in work here. So none is.
+    fn with_rest_of_group(&mut self, lane: &Lane, mut tickets: Vec<Ticket>) -> Vec<Ticket> {
+        if self.engine.work_queues.are_used()
+            && let Some(work) = self.lanes.get_mut(lane)
+        {
+            tickets.extend(work.take_waiting());
+        }
+        tickets
     }
 
     /// Lets go of messages that are lost; what is left goes on when the lane's last write can no longer land.
@@ -274,7 +298,9 @@ impl Dispatch {
     async fn settle(&mut self, settlement: Settlement) {
         match settlement.disposal {
             Disposal::Release(after) => self.crowd.went(after),
-            Disposal::Delete | Disposal::Park(..) | Disposal::Pass(_) => self.settled.forget(&settlement.message.id),
+            Disposal::Delete | Disposal::Park(..) | Disposal::Pass(_) | Disposal::Forward(_) => {
+                self.settled.forget(&settlement.message.id);
+            }
         }
         // The ack station outlives this loop, which holds one of its senders.
         let _sent = self.settlements.send(settlement).await;
@@ -298,8 +324,11 @@ impl Dispatch {
             info!(messages = left.len(), "handing unfinished messages back");
         }
         for message in left {
-            let delay = if cut_off.contains(&message.number) { LANDING } else { Duration::ZERO };
-            self.settle(Settlement { message, disposal: Disposal::Release(delay) }).await;
+            let disposal = match cut_off.contains(&message.number) {
+                true => Disposal::Release(LANDING),
+                false => message.given_back(Duration::ZERO),
+            };
+            self.settle(Settlement { message, disposal }).await;
         }
     }
 }

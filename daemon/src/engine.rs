@@ -23,14 +23,18 @@ use crate::ledger::records::Lane;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::pace::Pace;
+use crate::predecessor::Predecessor;
 use crate::retries::Retries;
 use crate::turns::Payer;
+use crate::work_queues::WorkQueues;
 
 /// The services that transfers share.
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(crate) accounts: Accounts,
+    pub(crate) work_queues: WorkQueues,
     pub(crate) ledger: Ledger,
+    pub(crate) predecessor: Predecessor,
     pub(crate) budget: Budget,
     pub(crate) fanout: Arc<Fanout>,
     pub(crate) limits: Limits,
@@ -46,7 +50,6 @@ pub(crate) struct Engine {
     /// Destinations of which one list for many keys told little.
     pub(crate) asked_in_vain: Lately,
     pub(crate) histories: Together<SharedHistory>,
-    pub(crate) comparing: Together<SharedHistory>,
     pub(crate) absences: Together<Absence>,
 }
 
@@ -101,8 +104,8 @@ const ASKED_TOGETHER_EVERY: Duration = Duration::from_secs(60);
 
 impl Engine {
     pub(crate) fn new(
-        accounts: Accounts,
-        ledger: Ledger,
+        (accounts, work_queues): (Accounts, WorkQueues),
+        (ledger, predecessor): (Ledger, Predecessor),
         budget: Budget,
         metrics: Metrics,
         failpoints: Failpoints,
@@ -111,7 +114,9 @@ impl Engine {
         let limits = Limits::new(Arc::clone(&pulse));
         Self {
             accounts,
+            work_queues,
             ledger,
+            predecessor,
             budget,
             fanout,
             limits,
@@ -124,7 +129,6 @@ impl Engine {
             tags_read: Lately::new(TAGS_READ_EVERY),
             asked_in_vain: Lately::new(ASKED_TOGETHER_EVERY),
             histories: Together::new(2),
-            comparing: Together::new(1),
             absences: Together::new(2),
         }
     }

@@ -56,6 +56,8 @@ steps! {
     Commit = "commit",
     /// A task is parked in the ledger.
     Park = "park",
+    /// The work that events ask for is sent to the work queues.
+    Route = "route",
     /// A message is sent to the dead-letter queue.
     DeadLetter = "dead_letter",
     /// The ledger is made durable.

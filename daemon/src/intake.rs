@@ -8,7 +8,8 @@ use aws_sdk_sqs::types::MessageSystemAttributeName;
 use replicator_core::event::{self, Handshake, Notification};
 use replicator_core::object::Timestamp;
 use replicator_core::retry;
-use tokio::sync::mpsc;
+use replicator_core::rule::Place;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -17,8 +18,10 @@ use crate::clock::Moment;
 use crate::health::Poll;
 use crate::lease::Leases;
 use crate::ledger::Ledger;
-use crate::message::{self, Delivery, Message, QueueAccess};
+use crate::message::{self, Again, Delivery, Message, QueueAccess};
 use crate::metrics::{MessageOutcome, Metrics};
+use crate::pace::Pace;
+use crate::work_queues::AGAIN;
 
 /// Receives from one queue.
 #[derive(Debug)]
@@ -32,7 +35,48 @@ pub(crate) struct Intake {
     pub(crate) patience: Duration,
     pub(crate) metrics: Metrics,
     pub(crate) ledger: Ledger,
+    /// What holds back a work queue.
+    pub(crate) gate: Option<Gate>,
 }
+
+/// What keeps a work queue from being polled: its bound of messages in flight, and a destination that does not answer.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    pub(crate) destination: Place,
+    pub(crate) pace: Pace,
+    pub(crate) in_flight: Arc<Semaphore>,
+    pub(crate) in_flight_max: usize,
+}
+
+// How soon a poll follows after the destination answers again.
+const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
+
+impl Gate {
+    /// Waits until messages may be received, and returns a place for each. While the destination does not answer there is
+    /// one at most, whose task finds out when it does.
+    async fn opens(&self) -> Vec<OwnedSemaphorePermit> {
+        loop {
+            let is_idle = self.in_flight.available_permits() == self.in_flight_max;
+            if is_idle || !self.pace.leaves_alone(&self.destination) {
+                break;
+            }
+            tokio::time::sleep(LOOKED_AT_EVERY).await;
+        }
+        let mut places = Vec::new();
+        // The semaphore is never closed.
+        places.extend(Arc::clone(&self.in_flight).acquire_owned().await.ok());
+        while places.len() < BATCH_MAX
+            && !self.pace.leaves_alone(&self.destination)
+            && let Ok(place) = Arc::clone(&self.in_flight).try_acquire_owned()
+        {
+            places.push(place);
+        }
+        places
+    }
+}
+
+/// Places in the dispatch, and in the work queue's bound.
+type Room<'a> = (mpsc::PermitIterator<'a, Delivery>, Vec<OwnedSemaphorePermit>);
 
 /// The most messages that SQS gives at once:
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html>
@@ -48,10 +92,13 @@ impl Intake {
     /// passed on without waiting.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut failures = 0;
-        while let Some(Ok(permits)) = stop.run_until_cancelled(self.room()).await {
-            match self.receive().await {
+        while let Some(Ok((permits, places))) = stop.run_until_cancelled(self.room()).await {
+            match self.receive(permits.len()).await {
                 Ok(messages) => {
                     self.recovered(std::mem::take(&mut failures));
+                    let places = places.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
+                    let messages =
+                        messages.into_iter().zip(places).map(|(message, place)| Message { place, ..message });
                     permits.zip(messages).for_each(|(permit, message)| permit.send(self.read(message)));
                 }
                 Err(error) => {
@@ -68,9 +115,14 @@ impl Intake {
 
     /// Waits until messages can be taken. What a ledger that takes no records would let fail stays in the queue, and is
     /// not counted as received there.
-    async fn room(&self) -> Result<mpsc::PermitIterator<'_, Delivery>, mpsc::error::SendError<()>> {
+    async fn room(&self) -> Result<Room<'_>, mpsc::error::SendError<()>> {
         self.ledger.works().await;
-        self.deliveries.reserve_many(BATCH_MAX).await
+        let places = match &self.gate {
+            Some(gate) => gate.opens().await,
+            None => Vec::new(),
+        };
+        let most = if self.gate.is_some() { places.len() } else { BATCH_MAX };
+        Ok((self.deliveries.reserve_many(most).await?, places))
     }
 
     fn recovered(&self, failures: u32) {
@@ -80,7 +132,7 @@ impl Intake {
         }
     }
 
-    async fn receive(&self) -> Result<Vec<Message>, String> {
+    async fn receive(&self, most: usize) -> Result<Vec<Message>, String> {
         let queue = &self.access.queue;
         let visibility = i32::try_from(queue.visibility_timeout.as_secs()).unwrap_or(i32::MAX);
         // When in between the messages were hidden, only SQS knows: their leases count from here.
@@ -90,21 +142,30 @@ impl Intake {
             .client
             .receive_message()
             .queue_url(&queue.url)
-            .max_number_of_messages(i32::try_from(BATCH_MAX).unwrap_or(i32::MAX))
+            .max_number_of_messages(i32::try_from(most).unwrap_or(i32::MAX))
             .wait_time_seconds(i32::try_from(self.poll_time().as_secs()).unwrap_or(i32::MAX))
             .visibility_timeout(visibility)
-            .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount)
-            .message_system_attribute_names(MessageSystemAttributeName::SentTimestamp)
+            .set_message_system_attribute_names(Some(self.attributes()))
+            .set_message_attribute_names(self.gate.as_ref().map(|_| vec![AGAIN.to_owned()]))
             .send()
             .await
             .map_err(|error| refusal::words(&error))?;
         Ok(answer.messages().iter().filter_map(|message| self.message(message, asked)).collect())
     }
 
+    fn attributes(&self) -> Vec<MessageSystemAttributeName> {
+        let mut names =
+            vec![MessageSystemAttributeName::ApproximateReceiveCount, MessageSystemAttributeName::SentTimestamp];
+        names.extend(self.gate.as_ref().map(|_| MessageSystemAttributeName::MessageGroupId));
+        names
+    }
+
     fn message(&self, raw: &aws_sdk_sqs::types::Message, asked: Moment) -> Option<Message> {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let receipt = raw.receipt_handle()?.to_owned();
-        let number_of = |name| raw.attributes().and_then(|all| all.get(&name)?.parse::<u64>().ok());
+        let attribute = |name| raw.attributes().and_then(|all| all.get(&name));
+        let number_of = |name| attribute(name)?.parse::<u64>().ok();
+        let again = raw.message_attributes().and_then(|all| all.get(AGAIN)?.string_value());
         let count = number_of(MessageSystemAttributeName::ApproximateReceiveCount);
         let sent = number_of(MessageSystemAttributeName::SentTimestamp);
         Some(Message {
@@ -112,12 +173,16 @@ impl Intake {
             queue: Arc::clone(&self.access),
             id: raw.message_id().unwrap_or_default().to_owned(),
             lease: self.leases.hold(number, &receipt, asked),
+            asked,
             receipt,
             body: raw.body().unwrap_or_default().to_owned(),
             receive_count: count.and_then(|count| u32::try_from(count).ok()).unwrap_or(0),
             sent: sent.and_then(|milliseconds| {
                 Timestamp::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).ok()
             }),
+            group: attribute(MessageSystemAttributeName::MessageGroupId).filter(|_| self.gate.is_some()).cloned(),
+            again: again.map(Again::parse),
+            place: None,
         })
     }
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use replicator_core::deadline::LANDING;
 use replicator_core::event::Action;
 use replicator_core::failure::{Failure, Kind, Reason, Verdict, chain};
-use replicator_core::fence::LANDING;
 use replicator_core::object::Timestamp;
 use replicator_core::retry;
 use tracing::{debug, warn};
@@ -13,7 +13,8 @@ use crate::clock;
 use crate::engine::Engine;
 use crate::failpoint::Step;
 use crate::fanout::Reader;
-use crate::ledger::records::ParkedTask;
+use crate::ledger::Parts;
+use crate::ledger::records::{ParkedTask, Upload};
 use crate::metrics::Outcome;
 use crate::pace::{Answer, Pass, Route, TurnedAway};
 use crate::panics::contain_task;
@@ -46,6 +47,11 @@ const REREADS_MAX: u32 = 10;
 
 /// Works on a task until it ends, if by a panic. Then something may have been sent, as by a task that is cut off.
 pub(crate) async fn work(engine: &Engine, task: &Task) -> Ended {
+    if let Some(since) = task.takes_over {
+        // It lost its lease, so it has stopped; what it sent has landed by then, but for an upload that is being completed.
+        tokio::time::sleep(LANDING.saturating_sub(since.elapsed())).await;
+    }
+    engine.predecessor.has_landed().await;
     match contain_task(&engine.metrics, Box::pin(attempt(engine, task))).await {
         Ok(ended) => ended,
         Err(panicked) => {
@@ -88,7 +94,11 @@ async fn attempt(engine: &Engine, task: &Task) -> Ended {
                 wait
             }
             Verdict::Park(reason) => {
-                return park_on_schedule(engine, task, reason, &failure).await;
+                return match may_appear(engine, task) {
+                    false => park_on_schedule(engine, task, reason, &failure).await,
+                    // Its next message could come to a worker that knows nothing of the upload.
+                    true => Ended::HandedBack(retry::ceiling(ATTEMPTS_MAX * 2)),
+                };
             }
             Verdict::Reread
             | Verdict::HoldThenReread
@@ -152,10 +162,21 @@ async fn given_up((engine, task): (&Engine, &Task), route: &Route, failed: &Fail
     }
 }
 
-/// What the destination is spared for says nothing of the key.
+/// What the destination is spared for says nothing of the key. A message that is to wait for an upload counts as one
+/// that is delivered again.
 fn turned_away(engine: &Engine, task: &Task, wait: Duration) -> Ended {
     engine.retries.clear(&task.lane);
-    Ended::TurnedAway(wait)
+    if may_appear(engine, task) { Ended::HandedBack(wait) } else { Ended::TurnedAway(wait) }
+}
+
+/// Says whether the completion of an upload was sent, of which another worker would know nothing.
+fn may_appear(engine: &Engine, task: &Task) -> bool {
+    let is_known_settled = || engine.ledger.upload(&task.lane).is_ok_and(|upload| upload.is_none_or(is_settled));
+    engine.work_queues.are_used() && !is_known_settled()
+}
+
+fn is_settled((upload, _): (Upload, Parts)) -> bool {
+    upload.appears_until.is_none()
 }
 
 /// Parks a task where a test may end the daemon's life, to be tried again on schedule.
@@ -193,8 +214,8 @@ fn keep(engine: &Engine, parked: ParkedTask) -> Result<(), Failure> {
     let (since, tries, due) = match before {
         Some(before) => (before.since, before.tries, before.due),
         None => {
-            let due = parked.due.unwrap_or_else(|| parking::next_try(parked.since, 0, fastrand::f64()));
-            (parked.since, 0, Some(due))
+            let next = || parking::next_try(clock::now(), parked.tries, fastrand::f64());
+            (parked.since, parked.tries, Some(parked.due.unwrap_or_else(next)))
         }
     };
     engine.ledger.park(&ParkedTask { since, tries, due, ..parked })

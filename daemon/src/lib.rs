@@ -4,11 +4,11 @@
 //!
 //! - `process`: what is asked of the system at the start; `pipeline`: the stations put together, and the order in which they stop; `signals`: what tells it to
 //! - `status`, `failures`: what the running daemon says of itself and of what is parked, `admin`: how it says it
-//! - `intake`, `dispatch`, `ack`: the stations
+//! - `intake`, `router`, `dispatch`, `ack`: the stations; `work_queues`: what the router sends to, and retries
 //! - `lane`: one task at work; `ruleset`: what a hint means; `parking`: when what is parked is tried again;
 //!   `task`, `message`: what travels
 //! - `transfer`: bringing one key at one destination up to date
-//! - `engine`: what transfers share; `lease`, `ledger`, `limits`, `pace`, `fanout`, `budget`, `turns`, `gather`, `lately`, `accounts`, `wire`, `checksum`, `health`,
+//! - `engine`: what transfers share; `predecessor`: what a start has to wait for; `lease`, `ledger`, `limits`, `pace`, `fanout`, `budget`, `turns`, `gather`, `lately`, `accounts`, `wire`, `checksum`, `health`,
 //!   `metrics`, `clock`, `blocking`, `failpoint`, `panics`, `xml`: the services
 
 pub mod process;
@@ -18,6 +18,7 @@ pub mod status;
 pub mod failures;
 pub mod admin;
 mod intake;
+mod router;
 mod dispatch;
 mod ack;
 mod lane;
@@ -27,6 +28,8 @@ mod message;
 mod task;
 mod transfer;
 mod engine;
+mod work_queues;
+mod predecessor;
 mod lease;
 pub mod ledger;
 mod limits;

@@ -3,25 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use replicator_config::Queue;
 use replicator_core::event::{self, Notification, Undecodable};
 use replicator_core::failure::Reason;
 use replicator_core::object::Timestamp;
+use tokio::sync::OwnedSemaphorePermit;
 
-use crate::clock;
+use crate::clock::{self, Moment};
 use crate::lease::Lease;
 use crate::metrics::Metrics;
 use crate::panics;
+pub(crate) use crate::work_queues::{Again, Parked, QueueAccess};
+use crate::work_queues::{WorkItem, digest};
 
 // Hosts that keep their time are closer than this.
 const CLOCK_LEAD_MAX: Duration = Duration::from_secs(60);
-
-/// A queue and the client that reaches it.
-#[derive(Debug, Clone)]
-pub(crate) struct QueueAccess {
-    pub(crate) queue: Queue,
-    pub(crate) client: aws_sdk_sqs::Client,
-}
 
 /// A message as it was received, hidden from others while it lives.
 #[derive(Debug)]
@@ -37,6 +32,15 @@ pub(crate) struct Message {
     /// When it was sent, by the queue's own word: what it says of itself is its sender's.
     pub(crate) sent: Option<Timestamp>,
     pub(crate) lease: Lease,
+    /// When it was asked for: since then at the latest it is ours.
+    pub(crate) asked: Moment,
+    /// Its message group, if it came from a work queue.
+    pub(crate) group: Option<String>,
+    /// Why a worker sent it, if one did.
+    pub(crate) again: Option<Again>,
+    /// Its part of what may be in flight of a work queue; given back on drop.
+    #[expect(dead_code, reason = "held, not read")]
+    pub(crate) place: Option<OwnedSemaphorePermit>,
 }
 
 /// A message and what it says, if that can be read.
@@ -64,6 +68,8 @@ pub(crate) enum Disposal {
     Pass(Reason),
     /// Deliver it again after this time.
     Release(Duration),
+    /// Send these to their work queues, then delete it.
+    Forward(Vec<WorkItem>),
 }
 
 // What failed many times is tried four times an hour: soon enough after a repair, and a queue's
@@ -82,6 +88,11 @@ impl Message {
         self.receive_count != 1
     }
 
+    /// Says whether the ledger alone may not answer it: this message was delivered before, or one that it stands for.
+    pub(crate) fn is_repeated(&self) -> bool {
+        self.redelivered() || self.again.is_some()
+    }
+
     /// Returns how long ago it was sent; `None` where the queue's clock is so far ahead of ours that the time would not be
     /// over however often the message came. Where the queue does not say, a message that comes again has waited.
     pub(crate) fn age(&self, now: Timestamp) -> Option<Duration> {
@@ -90,6 +101,33 @@ impl Message {
             Some(sent) => Some(Duration::try_from(now - sent).unwrap_or_default()),
             None if self.redelivered() => Some(Duration::MAX),
             None => Some(Duration::ZERO),
+        }
+    }
+
+    /// Returns the same message anew, for its own queue: it was in nobody's work when it is given out again. None where it
+    /// came from a queue that knows no groups.
+    pub(crate) fn afresh(&self) -> Option<WorkItem> {
+        Some(WorkItem {
+            url: self.queue.queue.url.clone(),
+            group: self.group.clone()?,
+            // A receipt is never given twice.
+            deduplication: digest([self.receipt.as_str(), &self.id]),
+            body: self.body.clone(),
+            again: Some(self.again.unwrap_or(Again::Released)),
+        })
+    }
+
+    /// Says what becomes of it when its work was not begun, or ended without anything on its way: a work queue gets it
+    /// anew, because a redelivery would be taken for a crash; others show it again after a while.
+    pub(crate) fn given_back(&self, after: Duration) -> Disposal {
+        self.afresh().map_or(Disposal::Release(after), |item| Disposal::Forward(vec![item]))
+    }
+
+    /// Says what becomes of it when its work is parked. The dead-letter queue has a retry already.
+    pub(crate) fn parked(&self, reason: Reason) -> Disposal {
+        match self.again.and_then(Again::parked) {
+            Some(_) => Disposal::Delete,
+            None => Disposal::Pass(reason),
         }
     }
 

@@ -7,9 +7,9 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use anyhow::Context;
-use replicator_config::Settings;
+use replicator_config::{Queue, Settings};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -20,28 +20,35 @@ use crate::ack::Ack;
 use crate::admin::{Admin, Status};
 use crate::budget::Budget;
 use crate::clock;
-use crate::dispatch::{Channels, Dispatch};
+use crate::dispatch::{self, Channels, Dispatch};
 use crate::engine::Engine;
 use crate::failpoint::Failpoints;
 use crate::health::Poll;
-use crate::intake::{self, Intake};
+use crate::intake::{BATCH_MAX, Gate, Intake};
 use crate::lease::Leases;
 use crate::ledger::Ledger;
 use crate::message::{Delivery, QueueAccess, Settlement};
 use crate::metrics::Metrics;
+use crate::predecessor::Predecessor;
+use crate::router::Router;
 use crate::ruleset::Ruleset;
 use crate::signals::{Signals, Told};
+use crate::work_queues::WorkQueues;
+use replicator_core::deadline::LANDING;
 use replicator_core::failure::{Failure, chain};
 
 // Messages that each queue may have on the way to the dispatch: a poll holds room for one batch
 // while it waits, and another keeps the dispatch busy; more would only hide messages from daemons
 // that are free.
-const DELIVERIES_MAX: usize = 2 * intake::BATCH_MAX;
+const DELIVERIES_MAX: usize = 2 * BATCH_MAX;
 
 // Settled messages not yet acknowledged: a round of the ack station and one to come. An SQS that
 // does not answer fills this, and then the dispatch waits: that is back-pressure, since what is
 // settled beyond could only pile up. Work and leases go on; nothing new begins.
 const SETTLEMENTS_MAX: usize = 200;
+
+// Messages of one work queue in flight: what one daemon gets done in some seconds. What is beyond is for other daemons.
+const IN_FLIGHT_MAX: usize = 500;
 
 // Scrapes and health checks that wait for an answer.
 const QUESTIONS_MAX: usize = 8;
@@ -100,7 +107,10 @@ impl Daemon {
         let accounts = Accounts::connect(&settings.accounts, &metrics, outside.given.as_ref()).await;
         let accounts = accounts.context("cannot set up TLS")?;
         let budget = Budget::new(settings.memory_bytes);
-        let engine = Engine::new(accounts, ledger, budget, metrics, outside.failpoints);
+        let work_queues = WorkQueues::new(settings.work_queues.iter().filter_map(|queue| access(&accounts, queue)));
+        let predecessor = predecessor(&settings)?;
+        let failpoints = outside.failpoints;
+        let engine = Engine::new((accounts, work_queues), (ledger, predecessor), budget, metrics, failpoints);
         let engine = Arc::new(engine);
         let rules = adopt(&engine, &settings).context("cannot write to the ledger")?;
         info!(listen = %settings.listen, rules = settings.rules.len(), queues = settings.queues.len(), "started");
@@ -110,12 +120,32 @@ impl Daemon {
     fn build(engine: Arc<Engine>, settings: Settings, rules: Ruleset, listener: Option<TcpListener>) -> Self {
         let (rules, watched) = watch::channel(Arc::new(rules));
         let (drain, halt, close) = <(CancellationToken, CancellationToken, CancellationToken)>::default();
-        let (deliver, deliveries) = mpsc::channel::<Delivery>(DELIVERIES_MAX * settings.queues.len().max(1));
+        let queues = settings.queues.len().max(settings.work_queues.len()).max(1);
+        let (deliver, deliveries) = mpsc::channel::<Delivery>(DELIVERIES_MAX * queues);
         let (settle, settlements) = mpsc::channel::<Settlement>(SETTLEMENTS_MAX);
         let (ask, questions) = mpsc::channel(QUESTIONS_MAX);
         let (mut work, mut services) = <(JoinSet<()>, JoinSet<()>)>::default();
-        let starting = Starting { engine: &engine, drain: &drain, close: &close };
-        let (intakes, polls) = starting.intakes(&settings, &deliver, &mut services);
+        let numbers = Arc::new(AtomicU64::new(1));
+        let patience = settings.drain_timeout;
+        let starting = Starting { engine: &engine, numbers, patience, drain: &drain, close: &close };
+        let (mut intakes, mut polls) = <(JoinSet<()>, Vec<Arc<Poll>>)>::default();
+        let work_queues = engine.work_queues.iter();
+        let gated: Vec<_> =
+            work_queues.filter_map(|access| Some((access, gate(&engine, &settings, access)?))).collect();
+        if gated.is_empty() {
+            starting.intakes(&settings, &deliver, (&mut intakes, &mut polls), &mut services);
+        } else {
+            let (routed, events) = mpsc::channel::<Delivery>(DELIVERIES_MAX * queues);
+            starting.intakes(&settings, &routed, (&mut intakes, &mut polls), &mut services);
+            let (engine, rules, settlements) = (Arc::clone(&engine), watched.clone(), settle.clone());
+            work.spawn(Router { engine, rules, deliveries: events, settlements }.run());
+        }
+        for (access, gate) in gated {
+            let (intake, poll) = starting.intake(access, &deliver, Some(gate), &mut services);
+            intakes.spawn(intake.run(drain.clone()));
+            polls.push(poll);
+        }
+        drop(deliver);
         let channels = Channels { rules: watched, deliveries, settlements: settle, questions };
         work.spawn(Ack { engine: Arc::clone(&engine), settlements }.run());
         work.spawn(Dispatch::new(Arc::clone(&engine), channels, halt.clone()).run());
@@ -171,7 +201,8 @@ impl Daemon {
         info!(timeout = ?self.settings.drain_timeout, "draining");
         self.drain.cancel();
         let drained = async { tokio::join!(ended(&mut self.intakes), ended(&mut self.work)) };
-        if tokio::time::timeout(self.settings.drain_timeout, drained).await.is_err() {
+        let is_drained = tokio::time::timeout(self.settings.drain_timeout, drained).await.is_ok();
+        if !is_drained {
             warn!("drain timeout is over, handing the rest back");
             self.halt.cancel();
             gone("work", &mut self.work).await;
@@ -179,6 +210,9 @@ impl Daemon {
         let synced = self.engine.ledger.sync();
         self.close.cancel();
         gone("services", &mut self.services).await;
+        if is_drained {
+            Predecessor::leave(&self.settings.state_dir).context("the state directory cannot be written")?;
+        }
         synced.context("the ledger cannot be synced")
     }
 
@@ -202,6 +236,18 @@ impl Daemon {
     }
 }
 
+/// Finds out whether the last process may have left something on its way.
+fn predecessor(settings: &Settings) -> anyhow::Result<Predecessor> {
+    let predecessor = Predecessor::of(&settings.state_dir).context("the state directory cannot be written")?;
+    if !settings.work_queues.is_empty() {
+        return Ok(Predecessor::none());
+    }
+    if predecessor.may_write() {
+        info!(wait = ?LANDING, "not started after a clean stop: what was sent before may still arrive, so writing waits");
+    }
+    Ok(predecessor)
+}
+
 /// Takes over the rules of a configuration: their limits, and since when they count.
 fn adopt(engine: &Engine, settings: &Settings) -> Result<Ruleset, Failure> {
     let enabled = || settings.rules.iter().filter(|rule| rule.enabled);
@@ -216,45 +262,69 @@ fn adopt(engine: &Engine, settings: &Settings) -> Result<Ruleset, Failure> {
     Ok(Ruleset::new(&settings.rules))
 }
 
+/// Returns a queue and the client that reaches it. The configuration was checked: its account is there.
+fn access(accounts: &Accounts, queue: &Queue) -> Option<Arc<QueueAccess>> {
+    let client = accounts.get(&queue.account)?.sqs.clone();
+    Some(Arc::new(QueueAccess { queue: queue.clone(), client }))
+}
+
+/// Returns what holds a work queue back: it serves one destination, and has its part of the messages in flight.
+fn gate(engine: &Engine, settings: &Settings, access: &QueueAccess) -> Option<Gate> {
+    let mut rules = settings.rules.iter().filter(|rule| rule.enabled);
+    let rule = rules.find(|rule| rule.work_queue.as_ref() == Some(&access.queue.url))?;
+    let in_flight_max = (dispatch::MESSAGES_MAX / settings.work_queues.len().max(1)).clamp(BATCH_MAX, IN_FLIGHT_MAX);
+    let in_flight = Arc::new(Semaphore::new(in_flight_max));
+    Some(Gate { destination: rule.destination.clone(), pace: engine.pace.clone(), in_flight, in_flight_max })
+}
+
 /// What the intakes are started with.
 struct Starting<'a> {
     engine: &'a Engine,
+    numbers: Arc<AtomicU64>,
+    patience: Duration,
     drain: &'a CancellationToken,
     close: &'a CancellationToken,
 }
 
 impl Starting<'_> {
-    /// Starts an intake for each queue, and beside it what keeps its messages hidden.
+    /// Starts an intake for each queue of events.
     fn intakes(
         &self,
         settings: &Settings,
         deliver: &mpsc::Sender<Delivery>,
+        (intakes, polls): (&mut JoinSet<()>, &mut Vec<Arc<Poll>>),
         services: &mut JoinSet<()>,
-    ) -> (JoinSet<()>, Vec<Arc<Poll>>) {
-        let numbers = Arc::new(AtomicU64::new(1));
-        let mut intakes = JoinSet::new();
-        let mut polls = Vec::new();
-        for queue in &settings.queues {
-            // The configuration was checked: a queue's account is there.
-            let Some(account) = self.engine.accounts.get(&queue.account) else { continue };
-            let leases = Leases::new(account.sqs.clone(), queue, self.engine.metrics.clone());
-            let poll = Arc::new(Poll::new(queue.name()));
-            let access = Arc::new(QueueAccess { queue: queue.clone(), client: account.sqs.clone() });
-            services.spawn(leases.clone().run(self.close.clone()));
-            let intake = Intake {
-                access,
-                leases,
-                deliveries: deliver.clone(),
-                numbers: Arc::clone(&numbers),
-                poll: Arc::clone(&poll),
-                patience: settings.drain_timeout,
-                metrics: self.engine.metrics.clone(),
-                ledger: self.engine.ledger.clone(),
-            };
+    ) {
+        for access in settings.queues.iter().filter_map(|queue| access(&self.engine.accounts, queue)) {
+            let (intake, poll) = self.intake(&access, deliver, None, services);
             intakes.spawn(intake.run(self.drain.clone()));
             polls.push(poll);
         }
-        (intakes, polls)
+    }
+
+    /// Makes the intake of a queue, and starts what keeps its messages hidden.
+    fn intake(
+        &self,
+        access: &Arc<QueueAccess>,
+        deliver: &mpsc::Sender<Delivery>,
+        gate: Option<Gate>,
+        services: &mut JoinSet<()>,
+    ) -> (Intake, Arc<Poll>) {
+        let leases = Leases::new(access.client.clone(), &access.queue, self.engine.metrics.clone());
+        let poll = Arc::new(Poll::new(access.queue.name()));
+        services.spawn(leases.clone().run(self.close.clone()));
+        let intake = Intake {
+            access: Arc::clone(access),
+            leases,
+            deliveries: deliver.clone(),
+            numbers: Arc::clone(&self.numbers),
+            poll: Arc::clone(&poll),
+            patience: self.patience,
+            metrics: self.engine.metrics.clone(),
+            ledger: self.engine.ledger.clone(),
+            gate,
+        };
+        (intake, poll)
     }
 }
 

@@ -49,6 +49,7 @@ impl Ruleset {
             sequencer: hint.sequencer.clone(),
             time: hint.time,
             size_bytes: hint.size_bytes.unwrap_or(0),
+            parked: None,
         };
         self.lanes(&hint.bucket, &hint.key)
             .into_iter()
@@ -59,6 +60,7 @@ impl Ruleset {
                 rules,
                 wishes: vec![wish.clone()],
                 redelivered: false,
+                takes_over: None,
             })
             .collect()
     }
@@ -66,7 +68,14 @@ impl Ruleset {
     /// Makes a parked task anew under the rules of today; `None` when no rule wants it any more.
     pub(crate) fn revive(&self, parked: &ParkedTask) -> Option<Task> {
         let ParkedTask { lane, source, source_key, action, version, .. } = parked;
-        let wish = Wish { action: *action, version: version.clone(), sequencer: None, time: None, size_bytes: 0 };
+        let wish = Wish {
+            action: *action,
+            version: version.clone(),
+            sequencer: None,
+            time: None,
+            size_bytes: 0,
+            parked: None,
+        };
         self.task_again((lane, source, source_key), wish)
     }
 
@@ -81,6 +90,7 @@ impl Ruleset {
             sequencer: None,
             time: Some(version.last_modified),
             size_bytes: *size_bytes,
+            parked: None,
         };
         self.task_again((lane, source, source_key), wish)
     }
@@ -89,7 +99,15 @@ impl Ruleset {
         let lanes = self.lanes(&source.bucket, key);
         let (lane, source, rules) = lanes.into_iter().find(|(known, ..)| known == lane)?;
         // It may have begun before: the ledger alone may not answer it.
-        Some(Task { lane, source, source_key: key.clone(), rules, wishes: vec![wish], redelivered: true })
+        Some(Task {
+            lane,
+            source,
+            source_key: key.clone(),
+            rules,
+            wishes: vec![wish],
+            redelivered: true,
+            takes_over: None,
+        })
     }
 
     /// Finds the lanes a key may take. All rules of a contest come along with each of them: one

@@ -9,9 +9,11 @@ use replicator_core::object::{Key, Timestamp, VersionId};
 use replicator_core::rule::{Place, Rule};
 use replicator_core::sequencer::Sequencer;
 
+use crate::clock::Moment;
 use crate::ledger::records::{Lane, ParkedTask};
 use crate::metrics::Outcome;
 use crate::turns::Payer;
+use crate::work_queues::Parked;
 
 /// What a message says about a key, without saying which.
 #[derive(Debug, Clone)]
@@ -21,6 +23,8 @@ pub(crate) struct Wish {
     pub(crate) sequencer: Option<Sequencer>,
     pub(crate) time: Option<Timestamp>,
     pub(crate) size_bytes: u64,
+    /// What is known of it, if it was parked and is tried again by a message.
+    pub(crate) parked: Option<Parked>,
 }
 
 /// A key at a destination, the rules that compete for it, and what was said about it.
@@ -34,6 +38,8 @@ pub(crate) struct Task {
     pub(crate) wishes: Vec<Wish>,
     /// One of the messages was delivered before, so the ledger alone may not answer it.
     pub(crate) redelivered: bool,
+    /// Since when no other worker is at the key, if one may have been: what it sent may be on its way.
+    pub(crate) takes_over: Option<Moment>,
 }
 
 impl Task {
@@ -53,8 +59,8 @@ impl Task {
             version: wish.version.clone(),
             reason,
             detail: String::new(),
-            since: now,
-            tries: 0,
+            since: wish.parked.map_or(now, |parked| parked.since),
+            tries: wish.parked.map_or(0, |parked| parked.tries),
             due: None,
         }
     }

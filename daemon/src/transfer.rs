@@ -9,8 +9,6 @@ mod copy;
 mod current;
 mod destination;
 mod encryption;
-mod fence;
-mod foresight;
 mod listing;
 mod lessons;
 mod lookup;
@@ -27,6 +25,7 @@ mod settle;
 mod single;
 mod steps;
 mod tags;
+mod takeover;
 mod unstamped;
 mod uploading;
 mod wishes;
@@ -35,10 +34,9 @@ use std::collections::HashSet;
 
 use replicator_core::failure::{Failure, Kind as FailureKind, Reason};
 use replicator_core::plan::{self, SourceVersion, Step, Top, VersionRef};
-use replicator_core::rule::{Foreign, History, Rule};
+use replicator_core::rule::{Foreign, Rule};
 
 use crate::accounts::Access;
-use crate::accounts::capabilities::Ability;
 use crate::engine::Engine;
 use crate::failpoint;
 use crate::fanout::Reader;
@@ -47,6 +45,7 @@ use crate::metrics::Outcome;
 use crate::task::{Report, Task};
 use basis::Entry;
 pub(crate) use lessons::Memory;
+pub(crate) use multipart::end_upload;
 use pending::Pending;
 use reading::Reading;
 use settle::Settle;
@@ -64,6 +63,9 @@ pub(crate) async fn bring_up_to_date(
     {
         return Ok(report);
     }
+    if memory.is_blank() && (task.takes_over.is_some() || engine.predecessor.may_complete_uploads()) {
+        takeover::settle_uploads(engine, task, memory).await?;
+    }
     memory.begin();
     engine.check_versioned(&task.lane.destination).await?;
     let mut run = Run::begin((engine, task, reader), memory.is_unread()).await?;
@@ -71,27 +73,21 @@ pub(crate) async fn bring_up_to_date(
     wishes::reconsider(task, &mut run.read.shown.known);
     let mut passes = 0;
     loop {
-        let steps_before = run.steps;
         purge::explain_marker(&mut run).await?;
-        let progress = run.catch_up(memory).await?;
-        let acted = run.steps > steps_before;
-        let is_through = progress == Progress::Done && run.may_rest(acted) && run.is_source_unchanged().await?;
+        let is_through = run.catch_up(memory).await? == Progress::Done;
         if is_through {
             run.awaits_upload(None)?;
         }
-        if is_through && !purge::carry_out(&mut run, memory).await? {
+        if is_through && !purge::carry_out(&mut run).await? {
             break;
         }
-        // A removal gets further each time. So does each write where nothing can be compared, which is a
-        // pass of its own.
+        // A removal gets further each time.
         passes += usize::from(!is_through);
-        let writes = if progress == Progress::Reread { run.read.history.len() } else { 0 };
-        if passes > PASSES_MAX + writes {
+        if passes > PASSES_MAX {
             return Err(Failure::caused(FailureKind::Transient, "catching up", "the key keeps changing"));
         }
         run.again().await?;
     }
-    purge::settle(&run, memory)?;
     multipart::abandon(engine, task, &run.read.shown.basis).await?;
     run.look_at_tags().await?;
     let outcomes = wishes::grant(&mut run).await?;
@@ -126,15 +122,10 @@ struct Run<'a> {
     pending: Option<Pending>,
     /// What this run wrote or gave up, which is reported already.
     told: Vec<(VersionRef, Outcome)>,
-    /// Steps done so far, and whether this is not the first pass.
+    /// Steps done so far.
     steps: u64,
-    reread: bool,
     /// Whether an attempt at this may have ended half done before.
     is_repeated: bool,
-    /// Whether everything written so far was new, under the ETag that the fence reckoned with.
-    foreseen: bool,
-    /// Whether this pass wrote what others may have rested without.
-    uncovered: bool,
     /// What was removed at the destination, by its version ids.
     removed: HashSet<String>,
     /// Whether something has to go that may not go in this hour.
@@ -158,11 +149,8 @@ impl<'a> Run<'a> {
             read,
             told: Vec::new(),
             steps: 0,
-            reread: false,
             // What is parked here may have been written, and lack its tags.
             is_repeated: task.redelivered || !is_first || engine.ledger.has_parked(&task.lane)?,
-            foreseen: true,
-            uncovered: false,
             removed: HashSet::new(),
             is_over_quota: false,
             settle: Settle::new(engine, task),
@@ -178,43 +166,7 @@ impl<'a> Run<'a> {
     async fn again(&mut self) -> Result<(), Failure> {
         self.read = read(self.engine, self.task, false).await?;
         self.pending = Pending::at(self.engine, self.task, &self.read.shown).await?;
-        self.reread = true;
-        self.uncovered = false;
         Ok(())
-    }
-
-    /// Says whether "nothing to do" may be believed. In latest mode only if the destination, read
-    /// after the source, says so too (protocol rule 8). And what was written is read again before
-    /// the message goes: another daemon may have written above it in the wrong order, unless this
-    /// one is alone or the protocol kept the others out.
-    fn may_rest(&self, acted: bool) -> bool {
-        let lead = &self.task.rules.lead;
-        match (lead.history, acted) {
-            (History::Latest, false) => self.reread,
-            (History::Exact, false) => true,
-            (History::Exact, true) => lead.exclusive || self.is_guarded(),
-            (History::Latest, true) => lead.exclusive,
-        }
-    }
-
-    /// After a write over nothing or a marker, or of a marker: says whether the source is as it was. Whoever read the
-    /// destination before may have taken what was there for what the source has come to since, and rested without a
-    /// write (protocol rule 8).
-    async fn is_source_unchanged(&self) -> Result<bool, Failure> {
-        if !self.uncovered || self.task.rules.lead.exclusive {
-            return Ok(true);
-        }
-        self.read.is_source_unchanged(self.engine, self.task).await
-    }
-
-    /// Says whether conditions and the fence together kept everyone else's writes out of what this
-    /// run wrote. Not where the endpoint lacks a condition, or an ETag was none that could be foreseen.
-    fn is_guarded(&self) -> bool {
-        let abilities = &self.destination.capabilities;
-        let conditional = [Ability::ConditionalPut, Ability::ConditionalComplete, Ability::ConditionalDelete];
-        self.task.rules.lead.fence
-            && self.foreseen
-            && conditional.into_iter().all(|ability| abilities.always_had(ability))
     }
 
     async fn catch_up(&mut self, memory: &mut Memory) -> Result<Progress, Failure> {
@@ -237,15 +189,13 @@ impl<'a> Run<'a> {
                 rest = rest.get(plan::settled(rest, &self.read.shown.known)..).unwrap_or(rest);
             }
             let progress = match step {
-                Step::Put { source, condition, distinct } => self.put(source, condition, distinct, memory).await?,
+                Step::Put { source, condition } => self.put(source, condition, memory).await?,
                 Step::Mark { source, .. } => self.mark(source, memory).await?,
                 Step::Collapse(source) => {
                     let replica = steps::replica(source, State::Collapsed);
                     self.settle.recorded(&replica)?;
                     let top = self.read.shown.known.top.clone();
                     self.record(replica, top);
-                    // What is only recorded no condition guards.
-                    self.foreseen = false;
                     Progress::Done
                 }
                 Step::Late(source) => {
@@ -258,11 +208,6 @@ impl<'a> Run<'a> {
             }
         }
         Ok(Progress::Done)
-    }
-
-    /// After a write that compared nothing, only a fresh read tells what is current.
-    fn after_write(&self, ability: Ability) -> Progress {
-        if self.destination.capabilities.always_had(ability) { Progress::Done } else { Progress::Reread }
     }
 
     /// A replica that was read back with other bytes is no stranger, and makes room for a right one.

@@ -1,4 +1,4 @@
-"""Watch it work: two accounts on this machine, the daemon between them, and a table of what arrived.
+"""Watch it work: two accounts on this machine, two daemons between them, and a table of what arrived.
 
     demo.py [--keep]    --keep leaves everything running until Ctrl-C, to play with
 
@@ -102,11 +102,13 @@ class Story:
 
 
 class Daemon:
-    """The program under show."""
+    """The program under show, one of those that share the work."""
 
-    def __init__(self, local: stack.Stack, world: World) -> None:
-        self.listen, self.log, self.config = free_address(), local.folder / "daemon.log", local.folder / "config.toml"
-        worlds.write_config(world, self.config, self.listen, local.folder / "state")
+    def __init__(self, local: stack.Stack, world: World, number: int) -> None:
+        own = local.folder / f"daemon-{number}"
+        own.mkdir()
+        self.listen, self.log, self.config = free_address(), own / "daemon.log", own / "config.toml"
+        worlds.write_config(world, self.config, self.listen, own / "state")
         account = {"AWS_ACCESS_KEY_ID": worlds.SOURCE, "AWS_SECRET_ACCESS_KEY": "local"}
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
@@ -150,19 +152,24 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def running(local: stack.Stack, world: World) -> Iterator[Daemon]:
-    """Yields the daemon; when something fails, keeps the logs and says where."""
-    daemon = Daemon(local, world)
+def running(local: stack.Stack, world: World) -> Iterator[list[Daemon]]:
+    """Yields the daemons; when something fails, keeps the logs and says where."""
+    daemons = [Daemon(local, world, number) for number in (1, 2)]
     try:
-        yield daemon
+        yield daemons
     except Exception as error:
-        LOGS.mkdir(parents=True, exist_ok=True)
-        for file in (daemon.log, daemon.config, local.log):
-            shutil.copy(file, LOGS)
-        print(f"\nThe daemon's last lines:\n{stack.tail(daemon.log)}\n\nAll logs and the config: {LOGS}")
+        shutil.rmtree(LOGS, ignore_errors=True)
+        LOGS.mkdir(parents=True)
+        shutil.copy(local.log, LOGS)
+        for daemon in daemons:
+            for file in (daemon.log, daemon.config):
+                shutil.copy(file, LOGS / f"{file.parent.name}-{file.name}")
+            print(f"\nThe last lines of {daemon.log.parent.name}:\n{stack.tail(daemon.log)}")
+        print(f"\nAll logs and configs: {LOGS}")
         raise Failed(str(error)) from error
     finally:
-        stack.stop(daemon.process)
+        for daemon in daemons:
+            stack.stop(daemon.process)
 
 
 def free_address() -> str:
@@ -185,10 +192,10 @@ def check_arrival(world: World, acts: list[Act], watch: compare.Watch) -> None:
     print(f"{len(pairs)} replicas, all equal, each key's in the source's order; the destinations hold nothing else.")
 
 
-def purge(world: World, doomed: Act, acts: list[Act], watch: compare.Watch, daemon: Daemon) -> None:
+def purge(world: World, doomed: Act, acts: list[Act], watch: compare.Watch, daemons: list[Daemon]) -> None:
     """Deletes a version for good at the source: its replica has to stay, as with native replication."""
     world.source("s3").delete_object(Bucket=ORDERS, Key=doomed.key, VersionId=doomed.version)
-    wait_until_drained(world, daemon)
+    wait_until_drained(world, daemons)
     if problems := compare.pair(acts, watch.replicas())[1]:
         raise Failed("after the permanent delete:\n  " + "\n  ".join(problems))
     print(f"{doomed.key} was deleted for good at the source: its replica stays, safe from malicious deletes.")
@@ -197,39 +204,51 @@ def purge(world: World, doomed: Act, acts: list[Act], watch: compare.Watch, daem
             print(f"{act.key} was left alone: {act.what}.")
 
 
-def wait_until_drained(world: World, daemon: Daemon) -> None:
-    """Returns when the queue has neither waiting nor hidden messages."""
+def wait_until_drained(world: World, daemons: list[Daemon]) -> None:
+    """Returns when no queue of events or work has waiting or hidden messages."""
     names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
     deadline = time.monotonic() + DRAIN_SECONDS_MAX
     while time.monotonic() < deadline:
-        daemon.check_alive()
+        for daemon in daemons:
+            daemon.check_alive()
         time.sleep(0.5)  # an event needs a moment to get from S3 to the queue
-        answer = world.source("sqs").get_queue_attributes(QueueUrl=world.queue_url, AttributeNames=names)
-        if all(answer["Attributes"][name] == "0" for name in names):
+        queues = [world.queue_url, *world.work_queues.values()]
+        sqs = world.source("sqs")
+        depths = {
+            url: sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+            for url in queues
+        }
+        if all(depth[name] == "0" for depth in depths.values() for name in names):
             return
-    raise Failed(f"the queue still had messages after {DRAIN_SECONDS_MAX} s: {answer['Attributes']}")
+    raise Failed(f"queues still had messages after {DRAIN_SECONDS_MAX} s: {depths}")
 
 
 def show(local: stack.Stack, keep: bool) -> None:
     """The demo in a running LocalStack."""
     world = worlds.build(local.url)
     print(f"LocalStack is up at {local.url}: accounts {worlds.SOURCE} (source) and {worlds.ARCHIVE} (archive)")
-    with running(local, world) as daemon:
-        daemon.wait_until_ready()
-        print(f"s3-replicator is up at http://{daemon.listen}\n\nAt the source we put, overwrite and delete:")
+    with running(local, world) as daemons:
+        for daemon in daemons:
+            daemon.wait_until_ready()
+        addresses = " and ".join(f"http://{daemon.listen}" for daemon in daemons)
+        print(f"Two s3-replicators share the work, at {addresses}\n\nAt the source we put, overwrite and delete:")
         story = Story(world)
         with compare.Watch(world) as watch:
             doomed = story.tell()
-            if problems := compare.wait_for(story.acts, watch, ARRIVAL_SECONDS_MAX, daemon.alive):
-                daemon.check_alive()
+            if problems := compare.wait_for(
+                story.acts, watch, ARRIVAL_SECONDS_MAX, lambda: all(daemon.alive() for daemon in daemons)
+            ):
+                for daemon in daemons:
+                    daemon.check_alive()
                 raise Failed(f"not all arrived within {ARRIVAL_SECONDS_MAX} s:\n  " + "\n  ".join(problems))
-        wait_until_drained(world, daemon)
+        wait_until_drained(world, daemons)
         check_arrival(world, story.acts, watch)
-        purge(world, doomed, story.acts, watch, daemon)
+        purge(world, doomed, story.acts, watch, daemons)
         if keep:
-            hold(local, daemon)
-        daemon.finish()
-        print("Asked to stop, the daemon drained and exited 0.")
+            hold(local, daemons[0])
+        for daemon in daemons:
+            daemon.finish()
+        print("Asked to stop, both daemons drained and exited 0.")
 
 
 def hold(local: stack.Stack, daemon: Daemon) -> None:

@@ -1,6 +1,7 @@
 """The world of the demo: two accounts in two Regions, as they would be on AWS.
 
-    source  111111111111 eu-west-1   bucket orders ──events──▶ queue orders-events ──▶ dead letters orders-parked
+    source  111111111111 eu-west-1   bucket orders ──events──▶ queue orders-events ──▶ a work queue for each destination,
+                                     and orders-parked for what cannot be done
     archive 222222222222 us-east-1   buckets orders-replica and orders-gold, role replicator (external id orders-archive)
 
 Both have a KMS key. LocalStack takes the account from the access key id, or from the assumed role.
@@ -29,6 +30,7 @@ class World:
     url: str
     queue_url: str
     dead_letter_url: str
+    work_queues: dict[str, str]
     role_arn: str
     source_key: str
     archive_key: str
@@ -66,10 +68,13 @@ def build(url: str) -> World:
         Bucket=ORDERS,
         NotificationConfiguration={"QueueConfigurations": [{"QueueArn": queue_arn, "Events": EVENTS}]},
     )
+    fifo = {"FifoQueue": "true"}
+    work_queues = {bucket: make_queue(url, f"{bucket}-work.fifo", fifo)[0] for bucket in (REPLICA, GOLD)}
     return World(
         url=url,
         queue_url=queue_url,
         dead_letter_url=dead_letter_url,
+        work_queues=work_queues,
         role_arn=make_role(url),
         source_key=make_key(url, SOURCE),
         archive_key=make_key(url, ARCHIVE),
@@ -151,8 +156,8 @@ dead_letter_url = "{world.dead_letter_url}"
 id = "orders"                          # everything below orders/, under the archive's own key
 source = {{ account = "source", bucket = "{ORDERS}" }}
 destination = {{ account = "archive", bucket = "{REPLICA}" }}
+work_queue = "{world.work_queues[REPLICA]}"
 filter = {{ prefix = "orders/" }}
-exclusive = true                       # nobody else writes the destination
 delete_markers = true
 sse_kms_objects = true
 encryption = {{ mode = "kms", key = "{world.archive_key}" }}
@@ -161,6 +166,6 @@ encryption = {{ mode = "kms", key = "{world.archive_key}" }}
 id = "gold"                            # whatever is tagged tier=gold; KMS-encrypted objects need an opt-in, not given here
 source = {{ account = "source", bucket = "{ORDERS}" }}
 destination = {{ account = "archive", bucket = "{GOLD}" }}
+work_queue = "{world.work_queues[GOLD]}"
 filter = {{ tags = {{ tier = "gold" }} }}
-exclusive = true
 """)

@@ -118,8 +118,6 @@ def build(options, work, name, where, folder):
     match name:
         case "daemon":
             return contenders.daemon(binary, where, folder, servers.free_port(), work.memory)
-        case "exclusive":
-            return contenders.daemon(binary, where, folder, servers.free_port(), work.memory, rest="exclusive = true")
         case "bare":
             return contenders.bare(str(options.bin / "bare"), where, work.objects)
         case "bare-if":

@@ -14,22 +14,21 @@ import servers
 import table
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
-PLAN = ["small", "large", "pace", "daemons", "fanout", "versions", "backlog", "memory"]
+PLAN = ["small", "large", "pace", "fanout", "versions", "backlog", "memory"]
 
 WORKS = {
     "fakes": {
-        "small": contest.Work(5_000, 16 * KIB, 3, ("daemon", "exclusive", "bare", "bare-if", "rclone", "s3sync")),
+        "small": contest.Work(5_000, 16 * KIB, 3, ("daemon", "bare", "bare-if", "rclone", "s3sync")),
         # The bare loop holds whole objects in memory.
         "large": contest.Work(4, 512 * MIB, 2, ("daemon", "curl", "rclone", "s3sync")),
         "pace": contest.Work(5_000, 16 * KIB),
-        "daemons": contest.Work(5_000, 16 * KIB),
         "fanout": contest.Work(2_000, 16 * KIB),
         "versions": contest.Work(10_000, KIB),
         "backlog": contest.Work(1_000_000, KIB),
         "memory": contest.Work(200, GIB, memory="16MiB", seconds=150),
     },
     "seaweedfs": {
-        "small": contest.Work(3_000, 16 * KIB, 2, ("daemon", "exclusive", "bare", "bare-if", "rclone", "s3sync")),
+        "small": contest.Work(3_000, 16 * KIB, 2, ("daemon", "bare", "bare-if", "rclone", "s3sync")),
         "large": contest.Work(4, 512 * MIB, 2, ("daemon", "curl", "rclone", "s3sync")),
         "pace": contest.Work(3_000, 16 * KIB),
     },
@@ -59,7 +58,7 @@ def arguments():
     parser.add_argument("--s3sync", help="the program of s3sync")
     parser.add_argument("--worlds", nargs="+", choices=servers.WORLDS, default=list(servers.WORLDS))
     parser.add_argument("--works", nargs="+", choices=WORKS["fakes"], help=f"what to do instead of {' '.join(PLAN)}")
-    parser.add_argument("--contenders", nargs="+", help="daemon, exclusive, bare, bare-if, curl, rclone or s3sync")
+    parser.add_argument("--contenders", nargs="+", help="daemon, bare, bare-if, curl, rclone or s3sync")
     parser.add_argument("--objects", type=int, help="for each work; without --works it is the small one")
     parser.add_argument("--bytes", type=count, help="of each object, as in 64MiB")
     parser.add_argument("--memory", help="the daemon's")

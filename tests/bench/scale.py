@@ -1,4 +1,4 @@
-"""How the daemon's cost goes with what there is to do: more daemons, more messages, more destinations, more versions,
+"""How the daemon's cost goes with what there is to do: more messages, more destinations, more versions,
 larger objects than memory. All on the fakes."""
 
 import pathlib
@@ -11,16 +11,6 @@ import servers
 import table
 
 MIB = 1 << 20
-
-
-def daemons(options, work):
-    """One, two and four daemons on one queue do the same work."""
-    yield f"\nfakes: {work.objects} objects of {table.size(work.bytes)} by several daemons on one queue"
-    yield heading("daemons")
-    for count in (1, 2, 4):
-        with Stage(options, work) as stage:
-            used = stage.run(count)
-            yield stage.row(count, used, work.objects)
 
 
 def fanout(options, work):
@@ -170,4 +160,4 @@ class Spans:
         return now - self.begun >= self.seconds
 
 
-RUNS = {"daemons": daemons, "fanout": fanout, "versions": versions, "backlog": backlog, "memory": memory}
+RUNS = {"fanout": fanout, "versions": versions, "backlog": backlog, "memory": memory}

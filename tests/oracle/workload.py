@@ -38,7 +38,6 @@ WEIGHTS = {
 # Operations that happen at a fixed share of the series, whatever the dice say.
 LANDMARKS = {0.2: "multipart_40mib", 0.5: "put_24mib", 0.6: "multipart_kms", 0.8: "full"}
 
-FULL = {"Metadata": {"full": "m" * 2_040}}
 STORAGE_CLASSES = ["STANDARD"] * 6 + ["STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "REDUCED_REDUNDANCY"]
 TAG_WORDS = ["gold", "a b", "a+b", "x=y", "u@v:w", "ünï", "", "dash-dot._/"]
 META_WORDS = ["plain", "two words", 'q"uote', "a=b&c", "100%", "comma, semi;", "tab-less"]
@@ -51,6 +50,7 @@ class Workload:
         self.s3 = s3
         self.bucket = options.bucket
         self.kms_key_arn = options.kms_key_arn
+        self.full = {"Metadata": {"full": "m" * options.full_bytes}}
         self.random = random.Random(options.seed)
         self.keys = [options.prefix + name for name in key_names(options.keys, self.random)]
         self.entries = collections.defaultdict(list)
@@ -87,10 +87,10 @@ class Workload:
 
     def op_full(self):
         """Fills the 2 KB of metadata that S3 allows, so that nothing of the replicator's own fits beside it."""
-        return self._put(self._key(), self.random.choice([b"one", b"two"]), FULL)
+        return self._put(self._key(), self.random.choice([b"one", b"two"]), self.full)
 
     def op_full_multipart(self):
-        return self._multipart([5 * MIB, 1_000], FULL)
+        return self._multipart([5 * MIB, 1_000], self.full)
 
     def op_multipart(self):
         sizes = [5 * MIB] * self.random.choice([1, 2]) + [self.random.randrange(1, MIB)]
@@ -302,6 +302,7 @@ def arguments():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--operations", type=int, default=1_000)
     parser.add_argument("--keys", type=int, default=150)
+    parser.add_argument("--full-bytes", type=int, default=2_040, help="metadata of objects that have much of it")
     parser.add_argument("--seconds", type=float, default=0, help="spread the operations over this time")
     return parser.parse_args()
 

@@ -1,7 +1,8 @@
 """Every interleaving of one key at one destination: what the source does, events late, twice and in any order, daemons whose
-every step is one request, crashes with and without the ledger, messages that show again too early, requests that land late.
+every step is one request, crashes with and without the ledger, messages that show again too early, requests that land late,
+tasks that are parked and tried again.
 
-    python tests/protocol/model.py "Pa M" --daemons 2 --crash 1 --set fence=E
+    python tests/protocol/model.py "Pa M" --daemons 2 --crash 1 --late 1 --set waits=no
 
 explores one history and prints the shortest violation. `sweep.py` has the sweeps behind docs/protocol.md, `test_model.py`
 the quick check that belongs to the tests."""
@@ -17,7 +18,7 @@ from history import History
 from render import render
 from rules import Faults, Rules
 from task import Ledger, after, begin
-from world import UNCONDITIONAL, World, Write, holds, land, outdate
+from world import UNCONDITIONAL, World, Write, holds, land
 
 STEPS = {
     "read": copying.read,
@@ -27,16 +28,17 @@ STEPS = {
     "explain": copying.explain,
     "get": copying.get,
     "begin": copying.begin,
-    "check": copying.check,
     "write": copying.write,
     "hold": copying.hold,
-    "look": copying.look,
     "ack": copying.ack,
     "find": removal.find,
     "ask": removal.ask,
     "remove": removal.remove,
-    "wait": removal.wait,
 }
+# What becomes of a message: World.events.
+UNSENT, WAITING, SETTLED, PARKED = range(4)
+# In the place of how often it was received: it was sent in the place of another.
+HINT = -1
 
 
 class Model:
@@ -47,35 +49,29 @@ class Model:
 
     def start(self):
         past, words = self.history.past, len(self.history.words)
-        events = ((2, 1),) * past + ((0, 0),) * (words - past)
-        world = World(0, events, (), 0, ((Ledger(), None),) * self.daemons, (), tuple(self.faults), -1)
+        events = ((SETTLED, 1),) * past + ((UNSENT, 0),) * (words - past)
+        world = World(0, events, (), 0, ((Ledger(), None),) * self.daemons, (), self.faults, -1)
         for at in range(past):
             world = self._replicated(world._replace(happened=at + 1), self.history.about[at])
         return world
 
     def _replicated(self, world, version):
         """Appends a version of the past as the rules have it."""
-        top = world.destination[-1].etag if world.destination else None
-        if self.history.kind[version] == "P":
-            plain = (self.history.content[version], 0)
-            etag = (plain[0], 1) if top == plain else plain
-        elif top is None:
+        is_shown = bool(world.destination) and world.destination[-1].etag is not None
+        if self.history.kind[version] == "M" and not is_shown:
             return world
-        else:
-            etag = None
-        return land(self, world, Write(version, UNCONDITIONAL, etag, None, 0, 0))[0]
+        return land(self, world, Write(version, UNCONDITIONAL, self.history.content[version], 0))[0]
 
     def successors(self, world):
         """All that can happen next: (label, world, broken promise)."""
-        found = self._source(world) + self._late(world)
+        found = self._source(world) + self._late(world) + self._redriven(world) + self._tried_again(world)
         for number, (ledger, task) in enumerate(world.daemons):
             if task is None:
                 found += self._receive(world, number, ledger)
             else:
-                found += self._crash(world, number, ledger, task)
+                found += self._crash(world, number, ledger, task) + self._park(world, number, ledger, task)
                 found += STEPS[task.at](self, world, number, ledger, task)
-        crash, _, expired, _, _ = world.faults
-        return found if crash or expired else [self._settled(step) for step in found]
+        return found if world.faults.crash or world.faults.expired else [self._settled(step) for step in found]
 
     def _settled(self, step):
         """Where nothing can come between, a message is deleted in the same step that settles it."""
@@ -91,14 +87,14 @@ class Model:
 
     def is_quiet(self, world):
         """Everything has happened, every message is settled, nothing is on its way."""
-        done = all(state == 2 for state, _ in world.events)
+        done = all(state == SETTLED for state, _ in world.events)
         return done and not world.late and all(task is None for _, task in world.daemons)
 
     def _source(self, world):
         at = world.happened
         if at == len(self.history.words):
             return []
-        events = world.events[:at] + ((1, 0),) + world.events[at + 1 :]
+        events = _with(world.events, at, (WAITING, 0))
         return [(("source", at), world._replace(happened=at + 1, events=events), None)]
 
     def _late(self, world):
@@ -116,46 +112,94 @@ class Model:
     def _receive(self, world, number, ledger):
         if number and world.daemons[0] == (ledger, None):
             return []  # the daemons are alike
-        held = [task.event for _, task in world.daemons if task is not None]
-        crash, lost_ledger, expired, duplicate, late = world.faults
         found = []
-        for event, (state, times) in enumerate(world.events):
-            left = world.faults
-            if state == 0:
-                continue
-            if state == 2:
-                if not duplicate:
-                    continue
-                left = (crash, lost_ledger, expired, duplicate - 1, late)
-            elif event in held:
-                if not expired:
-                    continue
-                left = (crash, lost_ledger, expired - 1, duplicate, late)
-            events = world.events[:event] + ((state, 1),) + world.events[event + 1 :]
-            again = state == 1 and times > 0
-            task = begin(self, ledger, event, again)
-            changed = after(world._replace(events=events, faults=left), number, ledger, task)
+        for event, again, left in self._deliverable(world):
+            before = world._replace(faults=left)
+            if self.rules.waits and (self.rules.exclusion == "alone" or (self.rules.exclusion == "groups" and again)):
+                before = _taken_over(before)
+            received = before._replace(events=_with(world.events, event, (world.events[event][0], 1)))
+            is_hint = world.events[event][1] == HINT and self.rules.hints_read
+            changed = after(received, number, ledger, begin(self, ledger, event, again or is_hint))
             found.append((("receives", number, event, again), changed, None))
         return found
 
-    def _crash(self, world, number, ledger, task):
-        crash, lost_ledger, expired, duplicate, late = world.faults
-        if not crash:
-            return []
-        kept = world._replace(faults=(crash - 1, lost_ledger, expired, duplicate, late))
-        found = [(("crashes", number), after(kept, number, ledger, None), None)]
-        if lost_ledger:
-            lost = world._replace(faults=(crash - 1, lost_ledger - 1, expired, duplicate, late))
-            found.append((("crashes and loses its ledger", number), after(lost, number, Ledger(), None), None))
-        if late and task.at == "write" and task.based >= 0:
-            fenced = task.write.fenced
-            sent = world if fenced is None else outdate(world, number, fenced)  # it was waited for before this was sent
-            fewer = sent._replace(
-                faults=(crash - 1, lost_ledger, expired, duplicate, late - 1),
-                late=sent.late + ((task.event, task.write),),
-            )
-            found.append((("crashes with a request in flight", number), after(fewer, number, ledger, None), None))
+    def _deliverable(self, world):
+        """What the queue may hand out, whether that is a redelivery, and which faults are left then. In a FIFO queue with one
+        group nothing comes beside a message in work but that message, and what shows again comes before what never came."""
+        held = [task.event for _, task in world.daemons if task is not None and not task.bypasses]
+        grouped, faults, found = self.rules.exclusion == "groups", world.faults, []
+        shows_again = [at for at, (state, times) in enumerate(world.events) if state == WAITING and times > 0 and at not in held]
+        for event, (state, times) in enumerate(world.events):
+            first = held or shows_again[:1]
+            if state in (UNSENT, PARKED) or (grouped and first and event not in first):
+                continue
+            if event in held and faults.expired:
+                found.append((event, True, faults._replace(expired=faults.expired - 1)))
+            elif event not in held and state == SETTLED and faults.duplicate:
+                found.append((event, False, faults._replace(duplicate=faults.duplicate - 1)))
+            elif event not in held and state == WAITING:
+                found.append((event, times > 0, faults))
         return found
+
+    def _crash(self, world, number, ledger, task):
+        faults = world.faults
+        if not faults.crash:
+            return []
+        kept = world._replace(faults=faults._replace(crash=faults.crash - 1))
+        found = [(("crashes", number), after(kept, number, ledger, None), None)]
+        if faults.lost_ledger:
+            lost = world._replace(faults=faults._replace(crash=faults.crash - 1, lost_ledger=faults.lost_ledger - 1))
+            found.append((("crashes and loses its ledger", number), after(lost, number, Ledger(), None), None))
+        if faults.late and task.at == "write":
+            fewer = faults._replace(crash=faults.crash - 1, late=faults.late - 1)
+            sent = world._replace(faults=fewer, late=world.late + ((task.event, task.write),))
+            found.append((("crashes with a request in flight", number), after(sent, number, ledger, None), None))
+        return found
+
+    def _park(self, world, number, ledger, task):
+        """Deletes the message of a task that is to be tried again later. A task that waits for what it sent is not parked, nor is
+        it handed back at a stop: whoever gets a message for the first time does not wait."""
+        if not world.faults.parked or task.at in ("hold", "ack"):
+            return []
+        left = world.faults._replace(parked=world.faults.parked - 1)
+        parked = world._replace(faults=left, events=_with(world.events, task.event, (PARKED, 1)))
+        return [(("parks", number, task.event), after(parked, number, ledger, None), None)]
+
+    def _redriven(self, world):
+        """The queue moves a message away that was received too often, and says so to nobody."""
+        held = [task.event for _, task in world.daemons if task is not None]
+        if self.rules.worker_parks or not world.faults.parked or held:
+            return []
+        found, left = [], world.faults._replace(parked=world.faults.parked - 1)
+        for event, (state, times) in enumerate(world.events):
+            if state == WAITING and times > 0:
+                moved = world._replace(faults=left, events=_with(world.events, event, (PARKED, 1)))
+                found.append((("is moved away", event), moved, None))
+        return found
+
+    def _tried_again(self, world):
+        """A parked task gets a message of its group, a hint; where retries bypass the queue, a daemon simply begins."""
+        found = []
+        for event, (state, _) in enumerate(world.events):
+            if state != PARKED or any(task is not None and task.event == event for _, task in world.daemons):
+                continue
+            if self.rules.retries_queue:
+                found.append((("queued again", event), world._replace(events=_with(world.events, event, (WAITING, HINT))), None))
+                continue
+            for number, (ledger, task) in enumerate(world.daemons):
+                if task is None:
+                    task = begin(self, ledger, event, True)._replace(bypasses=True)
+                    found.append((("tries again", number, event), after(world, number, ledger, task), None))
+        return found
+
+
+def _with(events, at, event):
+    return events[:at] + (event,) + events[at + 1 :]
+
+
+def _taken_over(world):
+    """The predecessor has stopped, and what was sent has landed or never will."""
+    return world._replace(daemons=tuple((ledger, None) for ledger, _ in world.daemons), late=())
 
 
 def explore(model, wanted, states_max=3_000_000, seconds_max=600):

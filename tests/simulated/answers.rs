@@ -175,7 +175,7 @@ fn a_write_that_its_checksum_contradicts_is_not_settled_because_it_cannot_be_rea
 #[test]
 fn a_clock_that_is_far_off_is_shown_until_it_is_right() {
     simulate(17, async |mut sim| {
-        let heads = Place::s3("HeadObject").bucket(ARCHIVE).client("daemon-0");
+        let heads = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
         let wrong = Effect::Answer("date", Some("Thu, 01 Jan 1970 00:00:00 GMT"));
         sim.net.faults().add(Fault::new("wrong", heads, wrong));
         write(&sim, SMALL, Written::Plain).await;

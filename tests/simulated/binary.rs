@@ -1,6 +1,5 @@
 //! The real binary, over TCP and in real time, killed by kill -9 at every place around every step: with
-//! its disk, without it, and beside a second daemon that goes on. The rule has `fence = false`, since nobody waits
-//! for minutes here: what the fence does in a crash is the simulator's to find out.
+//! its disk, without it, and beside a second daemon that goes on.
 
 mod connections;
 
@@ -21,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::fleet;
 use crate::judge::{self, Expect};
-use crate::sim::{ARCHIVE, DEAD, QUEUE, SOURCE, Sim};
+use crate::sim::{ARCHIVE, DEAD, QUEUE, SOURCE, Sim, WORK};
 
 // Mostly they wait: for visibility to run out, and for quiet.
 const WORLDS: usize = 16;
@@ -74,7 +73,13 @@ async fn kill_9_at_any_place_breaks_no_promise() {
 
 /// Plays one life and what comes after it; says whether there was a death, and what is wrong.
 async fn play(at: Failpoint, fate: Fate) -> (bool, Vec<String>) {
-    let sim = Sim::in_real_time();
+    let mut sim = Sim::in_real_time();
+    if fate == Fate::BesideAnother || at.step == Step::Route {
+        sim.share();
+    }
+    for name in ["daemon-0", "daemon-1"] {
+        fleet::leave_as_stopped(&sim.dir.path().join(name));
+    }
     sim.post_everything();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -138,7 +143,7 @@ async fn use_the_source(sim: &Sim) {
     sim.put("a", b"two").await;
     user.delete_object().bucket(SOURCE).key("a").send().await.unwrap();
     sim.put("a", b"three").await;
-    user.put_object().bucket(SOURCE).key("large").body(vec![b'x'; (5 << 20) + 1].into()).send().await.unwrap();
+    user.put_object().bucket(SOURCE).key("large").body(vec![b'x'; (8 << 20) + 1].into()).send().await.unwrap();
     let purged = user.put_object().bucket(SOURCE).key("b").body(b"gone".to_vec().into()).send().await.unwrap();
     sim.put("b", b"kept").await;
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -189,13 +194,14 @@ fn logs(sim: &Sim) -> String {
 fn config(sim: &Sim, name: &str, endpoint: &str) -> PathBuf {
     let path = sim.dir.path().join(format!("{name}.toml"));
     let account = format!("region = \"eu-west-1\"\nendpoint = \"{endpoint}\"\npath_style = true\n");
+    let work = if sim.is_shared { format!("work_queue = \"{endpoint}/000000000000/{WORK}\"\n") } else { String::new() };
     let text = format!(
         "state_dir = \"{}\"\nlisten = \"127.0.0.1:0\"\nmemory = \"64MiB\"\n\n[accounts.source]\n{account}\n[accounts.archive]\n{account}\n\
          [[queues]]\nurl = \"{endpoint}/000000000000/{QUEUE}\"\naccount = \"source\"\nvisibility_timeout = \"6s\"\n\
-         dead_letter_url = \"{endpoint}/000000000000/{DEAD}\"\n\n\
+         dead_letter_url = \"{endpoint}/000000000000/{DEAD}\"\n{work}\n\
          [[rules]]\nid = \"orders\"\nsource = {{ account = \"source\", bucket = \"orders\" }}\n\
          destination = {{ account = \"archive\", bucket = \"orders-replica\" }}\nsince = \"2020-01-01T00:00:00Z\"\n\
-         delete_markers = true\nversion_deletes = true\nversion_delete_delay = \"1s\"\nfence = false\n",
+         delete_markers = true\nversion_deletes = true\nversion_delete_delay = \"1s\"\n",
         sim.dir.path().join(name).display()
     );
     std::fs::write(&path, text).unwrap();

@@ -114,6 +114,7 @@ fn without_conditional_deletes_two_daemons_remove_nothing_and_end_with_what_is_c
     for seed in 0..12 {
         let traits = Traits { delete_conditions: Conditions::NotImplemented, ..Traits::aws() };
         let wrong = simulate(seed, async |mut sim| {
+            sim.share();
             sim.s3.set_traits(traits);
             sim.post_everything();
             let daemons = [fleet::lone(&mut sim, "", NOT_AWS).await, fleet::nth(&mut sim, "", NOT_AWS, 1).await];

@@ -1,7 +1,7 @@
 //! One to three daemons on one queue, some of which die in the middle of things and come back, with
 //! their disk or without.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use s3_replicator::pipeline::{Daemon, Given, Outside};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::sim::{ARCHIVE, AWS, DEAD, MIRROR, QUEUE, SOURCE, Sim};
+use crate::sim::{ARCHIVE, AWS, DEAD, MIRROR, MIRROR_WORK, QUEUE, SOURCE, Sim, WORK};
 
 /// What the daemons are told, and what befalls them.
 #[derive(Debug, Clone)]
@@ -124,7 +124,10 @@ impl Member {
     fn new(sim: &mut Sim, plan: &Plan, number: usize) -> Self {
         let name = format!("daemon-{number}");
         let state_dir = sim.dir.path().join(&name);
-        let config = config(&state_dir.display().to_string(), [&sim.sqs.url(QUEUE), &sim.sqs.url(DEAD)], plan);
+        leave_as_stopped(&state_dir);
+        let work = [WORK, MIRROR_WORK].map(|queue| sim.is_shared.then(|| sim.sqs.url(queue)));
+        let (events, dead) = (sim.sqs.url(QUEUE), sim.sqs.url(DEAD));
+        let config = config(&state_dir.display().to_string(), [&events, &dead], &work, plan);
         let (given, journal) = (sim.given(&name), sim.net.journal().clone());
         Self { config, state_dir, given, journal, rng: sim.rng.fork(), plan: plan.clone() }
     }
@@ -197,8 +200,24 @@ struct Death {
     at: std::sync::Mutex<Option<Failpoint>>,
 }
 
-fn config(state_dir: &str, [queue, dead]: [&str; 2], Plan { rule, mirrored, account, .. }: &Plan) -> String {
-    let mirror = if *mirrored { rule_text("mirror", MIRROR, rule) } else { String::new() };
+/// Makes a state directory as a clean stop leaves it, so that the first daemon need not wait for another.
+pub(crate) fn leave_as_stopped(state_dir: &Path) {
+    if !state_dir.exists() {
+        std::fs::create_dir(state_dir).unwrap();
+        std::fs::write(state_dir.join("stopped"), "").unwrap();
+    }
+}
+
+fn config(
+    state_dir: &str,
+    [queue, dead]: [&str; 2],
+    work: &[Option<String>; 2],
+    Plan { rule, mirrored, account, .. }: &Plan,
+) -> String {
+    let [work, mirror_work] =
+        work.each_ref().map(|url| url.iter().map(|url| format!("work_queue = \"{url}\"\n")).collect::<String>());
+    let mirror_rule = format!("{mirror_work}{rule}");
+    let mirror = if *mirrored { rule_text("mirror", MIRROR, &mirror_rule) } else { String::new() };
     format!(
         r#"
 state_dir = "{state_dir}"
@@ -221,7 +240,7 @@ dead_letter_url = "{dead}"
 {mirror}
 {lead}
 "#,
-        lead = rule_text("orders", ARCHIVE, rule),
+        lead = rule_text("orders", ARCHIVE, &format!("{work}{rule}")),
     )
 }
 

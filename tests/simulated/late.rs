@@ -18,6 +18,7 @@ use crate::sim::{ARCHIVE, AWS, NOT_AWS, QUEUE, SOURCE, Sim, simulate};
 #[test]
 fn a_plan_that_had_to_wait_is_not_carried_out_over_what_came_meanwhile() {
     simulate(1, async |mut sim| {
+        sim.share();
         sim.post_everything();
         let slow = fleet::lone(&mut sim, "", AWS).await;
         sim.put("a", b"one").await;
@@ -43,46 +44,10 @@ fn a_plan_that_had_to_wait_is_not_carried_out_over_what_came_meanwhile() {
 }
 
 #[test]
-fn a_clock_that_jumps_ahead_does_not_shorten_the_fence() {
-    simulate(4, async |mut sim| {
-        sim.post_everything();
-        sim.put("a", b"one").await;
-        let daemon = fleet::lone(&mut sim, "", AWS).await;
-        sim.drained().await;
-        s3_replicator::clock::simulate((sim.clock.now() + Duration::from_secs(3600)).into());
-        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
-        sim.drained().await;
-        daemon.stop().await;
-        let writes = sim.net.journal().writes(ARCHIVE);
-        let [put, marker] = writes.as_slice() else { panic!("{writes:?}") };
-        let waited = marker.sent - put.sent;
-        assert!(waited >= Duration::from_secs(66), "the marker waited {waited:?}");
-    });
-}
-
-#[test]
-fn the_time_that_a_look_takes_does_not_count_twice_for_the_fence() {
-    simulate(12, async |mut sim| {
-        sim.post_everything();
-        sim.put("a", b"one").await;
-        let daemon = fleet::lone(&mut sim, "", AWS).await;
-        sim.drained().await;
-        let place = Place::s3("HeadObject").bucket(ARCHIVE).client("daemon-0");
-        sim.net.faults().add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(45))).times(1));
-        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
-        sim.drained().await;
-        daemon.stop().await;
-        let writes = sim.net.journal().writes(ARCHIVE);
-        let [put, marker] = writes.as_slice() else { panic!("{writes:?}") };
-        let waited = marker.sent - put.sent;
-        assert!(waited >= Duration::from_secs(65), "the marker waited {waited:?}");
-    });
-}
-
-#[test]
 fn what_a_marker_hides_and_is_written_once_more_does_not_stay_over_a_marker_that_came_meanwhile() {
     for (account, names_markers) in [(AWS, true), (NOT_AWS, false)] {
         simulate(5, async |mut sim| {
+            sim.share();
             sim.s3.set_traits(Traits { names_markers, ..Traits::aws() });
             sim.post_everything();
             sim.put("a", b"one").await;
@@ -113,8 +78,9 @@ fn what_a_marker_hides_and_is_written_once_more_does_not_stay_over_a_marker_that
 #[test]
 fn what_was_written_in_latest_mode_is_looked_at_again_before_the_message_goes() {
     simulate(11, async |mut sim| {
+        sim.share();
         sim.post_everything();
-        let rule = "history = \"latest\"\nfence = false";
+        let rule = "history = \"latest\"";
         let slow = fleet::lone(&mut sim, rule, AWS).await;
         sim.put("a", b"one").await;
         sim.drained().await;

@@ -67,7 +67,6 @@ mod strangers;
 mod unlisted;
 mod uploads;
 // H: the same content again and again.
-mod neighbours;
 // Requests, counted: duplicates, forgeries, events that mean nothing here.
 mod costs;
 mod counts;

@@ -6,7 +6,7 @@ use replicator_fakes::faults::{Effect, Fault, Place};
 
 use crate::fleet;
 use crate::judge::{Expect, judge};
-use crate::sim::{ARCHIVE, AWS, SOURCE, Sim, simulate};
+use crate::sim::{ARCHIVE, AWS, NOT_AWS, SOURCE, Sim, simulate};
 
 // A delivery is tried five times, and each try asks three times.
 const ASKED_A_DELIVERY_MAX: usize = 5 * 3;
@@ -18,9 +18,9 @@ const REST_MIN: Duration = Duration::from_secs(20);
 fn what_fails_for_hours_is_tried_ever_more_seldom_and_parked_after_one() {
     simulate(1, async |mut sim| {
         sim.post_everything();
-        let place = Place::s3("HeadObject").bucket(ARCHIVE).key("sick").client("daemon-0");
+        let place = Place::s3("PutObject").bucket(ARCHIVE).key("sick").client("daemon-0");
         sim.net.faults().add(Fault::new("trouble", place, Effect::refuse(500, "InternalError")));
-        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        let daemon = fleet::lone(&mut sim, "", NOT_AWS).await;
         sim.put("sick", b"one").await;
         let mut parked = None;
         // The others get on: it is for its own sake that it is asked so seldom.
@@ -69,6 +69,7 @@ fn deliveries(sim: &Sim) -> Vec<Vec<Duration>> {
 #[test]
 fn a_lane_whose_lease_is_lost_ends_before_another_may_have_its_message() {
     simulate(2, async |mut sim| {
+        sim.share();
         sim.post_everything();
         let leases = Place::sqs("ChangeMessageVisibilityBatch").client("daemon-0");
         sim.net.faults().add(Fault::new("unreachable", leases, Effect::Unreachable));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use replicator_fakes::sqs::{Quirks, Settings};
 use serde_json::Value;
 
-use crate::sim::{QUEUE, SOURCE, Sim};
+use crate::sim::{QUEUE, QUEUES, SOURCE, Sim};
 
 /// How bad the post is.
 #[derive(Debug, Clone, Copy)]
@@ -40,8 +40,10 @@ impl Post {
     pub(crate) fn open(sim: &Sim, manners: Manners) -> Self {
         let outbox: Arc<Mutex<Vec<String>>> = Arc::default();
         let inlet = Arc::clone(&outbox);
-        sim.sqs.quirks(QUEUE, manners.quirks);
-        sim.sqs.settings(QUEUE, Settings { in_flight_max: manners.in_flight_max, ..Settings::default() });
+        for queue in QUEUES {
+            sim.sqs.quirks(queue, manners.quirks);
+            sim.sqs.settings(queue, Settings { in_flight_max: manners.in_flight_max, ..Settings::default() });
+        }
         sim.s3.notify(SOURCE, Arc::new(move |event: String| inlet.lock().unwrap().push(event)));
         Self { manners, outbox, kept: BTreeMap::new() }
     }
@@ -49,7 +51,7 @@ impl Post {
     /// Sends what has happened since the last time.
     pub(crate) fn collect(&mut self, sim: &mut Sim) {
         if sim.rng.f64() < self.manners.shown_early {
-            sim.sqs.redeliver_hidden(QUEUE);
+            sim.redeliver_hidden();
         }
         let events = std::mem::take(&mut *self.outbox.lock().unwrap());
         for event in events {

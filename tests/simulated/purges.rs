@@ -92,7 +92,7 @@ fn a_version_delete_is_carried_out_though_the_queues_clock_is_months_ahead() {
 fn version_deletes_beyond_the_quota_of_an_hour_wait_where_they_are_seen_and_none_is_lost() {
     for is_restarted in [false, true] {
         simulate(3, async |mut sim| {
-            let rule = "version_deletes = true\nversion_deletes_per_hour = 2\nexclusive = true";
+            let rule = "version_deletes = true\nversion_deletes_per_hour = 2";
             let parked = &["reason=\"VersionDeletesPerHour\""];
             sim.post_everything();
             let keys = ["a", "b", "c", "d", "e"];

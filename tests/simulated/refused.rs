@@ -11,14 +11,14 @@ use replicator_fakes::kms::{Keys, State};
 use s3_replicator::pipeline::Daemon;
 
 use crate::fleet;
-use crate::sim::{ARCHIVE, AWS, DEAD, QUEUE, SOURCE, Sim, simulate};
+use crate::sim::{ARCHIVE, AWS, DEAD, NOT_AWS, QUEUE, SOURCE, Sim, simulate};
 
 const KEY: &str = "arn:aws:kms:eu-central-1:222222222222:key/one";
 const OTHER_KEY: &str = "arn:aws:kms:eu-central-1:222222222222:key/other";
 
 /// Refuses every look at the destination.
 fn refuse(sim: &Sim, status: u16, code: &'static str) {
-    let looks = Place::s3("HeadObject").or("GetObject").bucket(ARCHIVE).client("daemon-0");
+    let looks = Place::s3("HeadObject").or("GetObject").or("ListObjectVersions").bucket(ARCHIVE).client("daemon-0");
     sim.net.faults().add(Fault::new(code, looks, Effect::refuse(status, code)));
 }
 
@@ -29,7 +29,7 @@ fn credentials_that_ended_park_nothing() {
             sim.post_everything();
             refuse(&sim, status, code);
             sim.put("a", b"one").await;
-            let daemon = fleet::lone(&mut sim, "", AWS).await;
+            let daemon = fleet::lone(&mut sim, "", NOT_AWS).await;
             sim.pass(Duration::from_secs(60)).await;
             assert_eq!(sim.sqs.depth(QUEUE).visible + sim.sqs.depth(QUEUE).hidden, 1, "{code}: the message is kept");
             sim.net.faults().clear_all();
@@ -47,7 +47,7 @@ fn a_permission_that_is_lacking_parks_under_its_name() {
         sim.post_everything();
         refuse(&sim, 403, "AccessDenied");
         sim.put("a", b"one").await;
-        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        let daemon = fleet::lone(&mut sim, "", NOT_AWS).await;
         sim.drained().await;
         let parked = daemon.status().await.unwrap().parked;
         assert_eq!(parked.len(), 1);

@@ -23,6 +23,11 @@ use tempfile::TempDir;
 pub(crate) const SOURCE: &str = "orders";
 /// The queue.
 pub(crate) const QUEUE: &str = "events";
+/// All queues that work waits in.
+pub(crate) const QUEUES: [&str; 3] = [QUEUE, WORK, MIRROR_WORK];
+/// The work queues of the destinations.
+pub(crate) const WORK: &str = "work.fifo";
+pub(crate) const MIRROR_WORK: &str = "mirror-work.fifo";
 /// The queue of what is parked.
 pub(crate) const DEAD: &str = "parked";
 /// Keys of an account at AWS, as the configuration has them.
@@ -43,6 +48,8 @@ pub(crate) struct Sim {
     pub(crate) sqs: sqs::Fake,
     pub(crate) net: Net,
     pub(crate) dir: TempDir,
+    /// Whether daemons share their work by work queues.
+    pub(crate) is_shared: bool,
 }
 
 // Any moment will do; this one is after every default that a rule could begin with.
@@ -78,6 +85,8 @@ impl Sim {
         let milliseconds = |from, to| Duration::from_millis(from)..=Duration::from_millis(to);
         net.latency(Latency { there: milliseconds(1, 60), back: milliseconds(1, 60) });
         sqs.create(QUEUE);
+        sqs.create_fifo(WORK);
+        sqs.create_fifo(MIRROR_WORK);
         sqs.create(DEAD);
         for bucket in [SOURCE, ARCHIVE, MIRROR] {
             s3.create_bucket(bucket, Versioning::Enabled);
@@ -85,7 +94,7 @@ impl Sim {
         // The ledger syncs all the time, and what a crash leaves is not the disk's doing here.
         let memory = std::path::Path::new("/dev/shm");
         let dir = if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() }.unwrap();
-        Self { rng: fastrand::Rng::with_seed(seed), clock, s3, sqs, net, dir }
+        Self { rng: fastrand::Rng::with_seed(seed), clock, s3, sqs, net, dir, is_shared: false }
     }
 
     /// Returns how a client of this name reaches the fakes.
@@ -152,10 +161,20 @@ impl Sim {
         history.last().and_then(|entry| entry.object.as_ref()).map(|object| object.bytes.clone())
     }
 
+    /// Lets all daemons from now on share their work.
+    pub(crate) fn share(&mut self) {
+        self.is_shared = true;
+    }
+
+    /// Shows again what is hidden, before its time.
+    pub(crate) fn redeliver_hidden(&self) {
+        QUEUES.into_iter().for_each(|queue| self.sqs.redeliver_hidden(queue));
+    }
+
     /// Counts the messages that are not deleted.
     pub(crate) fn waiting(&self) -> usize {
-        let depth = self.sqs.depth(QUEUE);
-        depth.visible + depth.hidden + depth.delayed
+        let depths = QUEUES.map(|queue| self.sqs.depth(queue));
+        depths.into_iter().map(|depth| depth.visible + depth.hidden + depth.delayed).sum()
     }
 
     /// Waits until the queue is empty.
@@ -166,7 +185,7 @@ impl Sim {
                 return;
             }
         }
-        panic!("the queue never becomes empty: {:?}", self.sqs.depth(QUEUE));
+        panic!("the queues never become empty: {:?} {:?}", self.sqs.depth(QUEUE), self.sqs.depth(WORK));
     }
 
     /// Waits some of the world's time.

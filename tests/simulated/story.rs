@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::fleet::{self, Fate, Plan};
 use crate::judge::{self, Expect};
 use crate::post::{Manners, Post};
-use crate::sim::{ARCHIVE, AWS, MIRROR, NOT_AWS, QUEUE, Sim, simulate};
+use crate::sim::{ARCHIVE, AWS, MIRROR, NOT_AWS, QUEUE, QUEUES, Sim, simulate};
 use crate::workload::{self, Shape, User};
 
 /// Everything that is decided before it begins.
@@ -57,7 +57,7 @@ pub(crate) struct Ending {
 // Nothing is late by more than minutes, so what is not settled by then never will be.
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
-// Uploads that another daemon made needless are looked for every twenty minutes, and may have to wait for the fence.
+// Uploads that another daemon made needless are looked for every twenty minutes, and may have to wait for what may appear.
 const LEFTOVERS_WITHIN: Duration = Duration::from_secs(60 * 60);
 
 // Few stories have each kind of it, so that it has to strike there.
@@ -81,10 +81,9 @@ impl Story {
         let encryption = ["same", "s3"][rng.usize(..2)];
         let crashes = if rng.bool() { rng.u32(1..4) } else { 0 };
         let daemons = rng.usize(1..4);
-        let exclusive = daemons == 1 && crashes == 0 && rng.bool();
         let mute = rng.u8(..4) == 0;
         let rule = format!(
-            "history = \"{history}\"\ndelete_markers = {markers}\nversion_deletes = {version_deletes}\nexclusive = {exclusive}\n\
+            "history = \"{history}\"\ndelete_markers = {markers}\nversion_deletes = {version_deletes}\n\
              encryption = {{ mode = \"{encryption}\" }}"
         );
         let mut story = Self {
@@ -167,6 +166,10 @@ impl Story {
         self.script(&sim);
         let mut post = Post::open(&sim, self.manners);
         let stop = CancellationToken::new();
+        // One daemon may do without.
+        if self.plan.daemons > 1 || self.seed.is_multiple_of(2) {
+            sim.share();
+        }
         let daemons = fleet::live(fleet::members(&mut sim, &self.plan), stop.clone());
         let work = async {
             let settled = self.work(&mut sim, &mut post).await;
@@ -220,9 +223,11 @@ impl Story {
         post.finish(sim);
         sim.pass(Duration::from_secs(rng.u64(..600))).await;
         sim.net.faults().clear_all();
-        // So does the queue's trouble end: a wait for the fence begins anew with each lease that is lost.
-        sim.sqs.quirks(QUEUE, Quirks::default());
-        sim.sqs.settings(QUEUE, Settings::default());
+        // So does the queues' trouble end: a successor's wait begins anew with each lease that is lost.
+        for queue in QUEUES {
+            sim.sqs.quirks(queue, Quirks::default());
+            sim.sqs.settings(queue, Settings::default());
+        }
         let may_be_parked = self.denied || troubles::park(sim.net.faults());
         let settled_first = settled(sim, if may_be_parked { fleet::TRIED_WITHIN } else { QUIET }).await;
         if !Self::leaves_uploads(sim) {
@@ -268,7 +273,7 @@ async fn settled(sim: &Sim, quiet: Duration) -> bool {
     while began.elapsed() < PATIENCE {
         sim.pass(Duration::from_secs(5)).await;
         let journal = sim.net.journal();
-        // What was parked and waits for the fence has no message.
+        // What was parked and waits for its turn has no message.
         let works = !journal.select(|entry| entry.number >= seen && entry.call.service == Service::S3).is_empty();
         seen = journal.len();
         if works || sim.waiting() > 0 {

@@ -17,7 +17,7 @@ fn a_key_that_a_shared_list_leaves_out_is_copied() {
             sim.s3.set_traits(Traits { lists_by_folders: true, ..Traits::aws() });
             sim.post_everything();
             fill(&sim).await;
-            let daemon = fleet::lone(&mut sim, "fence = false", NOT_AWS).await;
+            let daemon = fleet::lone(&mut sim, "", NOT_AWS).await;
             sim.drained().await;
             daemon.stop().await;
             assert_eq!(sim.s3.keys(ARCHIVE), sim.s3.keys(SOURCE), "seed {seed}");
@@ -41,7 +41,7 @@ async fn fill(sim: &Sim) {
 
 #[test]
 fn a_key_that_no_list_has_is_not_taken_for_gone() {
-    for rule in ["", "history = \"latest\"", "history = \"latest\"\nfence = false"] {
+    for rule in ["", "history = \"latest\""] {
         simulate(2, async |mut sim| {
             sim.s3.set_traits(Traits { lists_by_folders: true, ..Traits::aws() });
             for number in 0..150 {
@@ -82,7 +82,7 @@ fn a_marker_that_stands_is_not_taken_away_though_a_head_says_nothing_of_it() {
 
 #[test]
 fn a_list_that_names_an_older_entry_as_the_latest_is_asked_for_again() {
-    for rule in ["", "fence = false", "history = \"latest\"", "history = \"latest\"\nfence = false"] {
+    for rule in ["", "history = \"latest\""] {
         simulate(4, async |mut sim| {
             sim.post_everything();
             sim.put("a", b"one").await;

@@ -210,26 +210,6 @@ fn tags_that_a_store_drops_are_put_afterwards_and_it_is_looked_at_once_only() {
 }
 
 #[test]
-fn the_same_content_once_more_goes_in_a_part_and_keeps_its_tags() {
-    simulate(8, async |mut sim| {
-        sim.s3.set_traits(other());
-        sim.post_everything();
-        for _ in 0..2 {
-            put_tagged(&sim, "a", SMALL).await;
-        }
-        sim.s3.set_traits(Traits { keeps_tags_uploaded: false, ..other() });
-        let daemon = fleet::lone(&mut sim, "", NOT_AWS).await;
-        sim.drained().await;
-        daemon.stop().await;
-        assert!(!sim.net.journal().of("CompleteMultipartUpload").is_empty());
-        assert_eq!(sim.s3.history(ARCHIVE, "a").len(), 2);
-        for nth in [0, 1] {
-            assert_eq!(object(&sim, ARCHIVE, nth).tags.get("tier").map(String::as_str), Some("gold"));
-        }
-    });
-}
-
-#[test]
 fn a_store_that_keeps_no_tags_at_all_parks_what_has_some_by_name() {
     simulate(9, async |mut sim| {
         sim.post_everything();

@@ -23,6 +23,7 @@ pub(crate) struct Config {
     pub(crate) endpoint: String,
     pub(crate) queue_url: String,
     pub(crate) dead_letter_url: Option<String>,
+    pub(crate) work_queue: Option<String>,
     // Long enough for LocalStack under load, short enough to wait for after a kill.
     pub(crate) visibility_timeout: &'static str,
     /// Whether the archive's account is reached by its role.
@@ -70,7 +71,8 @@ impl Config {
         };
         let state_dir = self.state_dir.display();
         let dead_letter = self.dead_letter_url.iter().map(|url| format!("dead_letter_url = \"{url}\"\n"));
-        let dead_letter: String = dead_letter.collect();
+        let work_queue = self.work_queue.iter().map(|url| format!("work_queue = \"{url}\"\n"));
+        let dead_letter: String = dead_letter.chain(work_queue).collect();
         let rules: String = self.rules.iter().map(Rule::text).collect();
         format!(
             r#"
@@ -104,7 +106,6 @@ visibility_timeout = "{visibility_timeout}"
 }
 
 impl Rule {
-    /// Without the fence: LocalStack knows no conditional delete, which it needs, and its waits take minutes.
     fn text(&self) -> String {
         let Self { id, source, destination, rewrite, filter, delete_markers, .. } = self;
         let Self { history, version_deletes, encryption, more, .. } = self;
@@ -121,7 +122,6 @@ since = "2020-01-01T00:00:00Z"
 delete_markers = {delete_markers}
 version_deletes = {version_deletes}
 version_delete_delay = "0s"
-fence = false
 sse_kms_objects = true
 encryption = {{ {encryption} }}
 {more}

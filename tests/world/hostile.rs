@@ -82,13 +82,14 @@ impl Hostile {
     pub(crate) fn config(&self) -> Config {
         Config {
             path: self.dir.path().join("config.toml"),
-            state_dir: self.dir.path().join("state"),
+            state_dir: super::stopped(self.dir.path().join("state")),
             listen: free_address(),
             memory: "64MiB",
             drain_timeout: "10s",
             endpoint: self.url.clone(),
             queue_url: format!("{}/000000000000/{QUEUE}", self.url),
             dead_letter_url: Some(format!("{}/000000000000/{DEAD}", self.url)),
+            work_queue: None,
             visibility_timeout: "6s",
             assumes_role: false,
             settings: String::new(),

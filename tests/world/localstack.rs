@@ -2,6 +2,7 @@
 //! the few calls to KMS and SNS are plain requests, for its account is named by the access key
 //! and nobody checks the signature.
 
+use aws_sdk_sqs::types::QueueAttributeName;
 use std::env;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -80,6 +81,13 @@ impl Account {
     /// Makes a queue and returns its URL.
     pub(crate) async fn create_queue(self, name: &str) -> String {
         self.sqs().create_queue().queue_name(name).send().await.unwrap().queue_url.unwrap()
+    }
+
+    /// Makes a FIFO queue and returns its URL.
+    pub(crate) async fn create_fifo_queue(self, name: &str) -> String {
+        let request = self.sqs().create_queue().queue_name(format!("{name}.fifo"));
+        let request = request.attributes(QueueAttributeName::FifoQueue, "true");
+        request.send().await.unwrap().queue_url.unwrap()
     }
 
     /// Makes a KMS key and returns its ARN.

@@ -16,6 +16,11 @@ impl Queue {
         Self { url: SOURCE.create_queue(&unique(what)).await }
     }
 
+    /// Makes a FIFO queue with a name of its own.
+    pub(crate) async fn create_fifo(what: &str) -> Self {
+        Self { url: SOURCE.create_fifo_queue(&unique(what)).await }
+    }
+
     /// Returns the queue's ARN.
     pub(crate) fn arn(&self) -> String {
         SOURCE.queue_arn(&self.url)

@@ -1,7 +1,9 @@
 //! Queues: where events come from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+use replicator_core::rule::Rule;
 
 use super::accounts::{self, Account, Service};
 use crate::problem::Problems;
@@ -19,6 +21,8 @@ pub struct Queue {
     pub visibility_timeout: Duration,
     /// The queue that gets the messages of parked tasks; the ledger keeps the tasks either way.
     pub dead_letter_url: Option<String>,
+    /// The FIFO queue that the work of the rules goes through which name none of their own.
+    pub work_queue: Option<String>,
 }
 
 impl Queue {
@@ -40,6 +44,16 @@ pub(super) fn settle(
     queues
 }
 
+/// Returns the work queues of the enabled rules, each once. One that a queue names is reached as that queue is, others
+/// as the first one.
+pub(super) fn work_queues(queues: &[Queue], rules: &[Rule]) -> Vec<Queue> {
+    let urls: BTreeSet<&String> =
+        rules.iter().filter(|rule| rule.enabled).filter_map(|rule| rule.work_queue.as_ref()).collect();
+    let naming = |url: &String| queues.iter().find(|queue| queue.work_queue.as_ref() == Some(url));
+    let reached = urls.into_iter().filter_map(|url| Some((url, naming(url).or(queues.first())?)));
+    reached.map(|(url, queue)| Queue { url: url.clone(), work_queue: None, ..queue.clone() }).collect()
+}
+
 const VISIBILITY_TIMEOUT: Duration = Duration::from_secs(120);
 
 // A lease is renewed by requests that take a moment themselves.
@@ -55,8 +69,14 @@ fn queue(written: &schema::Queue, accounts: &BTreeMap<String, Account>, problems
     let visibility_timeout = written.visibility_timeout.parsed(problems, |text| visibility_timeout(text));
     // It is written to by the same client.
     let dead_letter_url = written.dead_letter_url.parsed(problems, |text| names::queue_url(text));
+    let work_queue = written.work_queue.parsed(problems, |text| names::work_queue_url(text));
+    if work_queue.is_some() {
+        written
+            .dead_letter_url
+            .required("with a work_queue, name the queue for what can't be routed or done", problems);
+    }
     let reached = account.as_ref().and_then(|name| accounts.get(name));
-    for field in [&written.url, &written.dead_letter_url] {
+    for field in [&written.url, &written.dead_letter_url, &written.work_queue] {
         refuse_elsewhere(field, reached, problems);
     }
     Some(Queue {
@@ -64,6 +84,7 @@ fn queue(written: &schema::Queue, accounts: &BTreeMap<String, Account>, problems
         account: account?,
         visibility_timeout: visibility_timeout.unwrap_or(VISIBILITY_TIMEOUT),
         dead_letter_url,
+        work_queue,
     })
 }
 

@@ -8,6 +8,7 @@ use replicator_core::object::Bucket;
 use replicator_core::rule::{Acl, Foreign, History, Limits, Place, Replicas, Rule, Verify};
 
 use super::accounts::{self, Account};
+use super::queues::Queue;
 use super::{encryption, filter, topology, unavailable};
 use crate::names::{self, one_of};
 use crate::problem::Problems;
@@ -24,14 +25,14 @@ pub(super) struct Draft<'a> {
 /// Checks every rule, alone and against the others.
 pub(super) fn settle(
     written: &Field<Vec<Field<schema::Rule>>>,
-    accounts: &BTreeMap<String, Account>,
+    (accounts, queues): (&BTreeMap<String, Account>, &[Queue]),
     problems: &mut Problems<'_>,
 ) -> Vec<Rule> {
     let written: Vec<_> = written.given().into_iter().flatten().filter_map(Field::given).collect();
     refuse_shared_ids(&written, problems);
     let drafts: Vec<_> = written
         .into_iter()
-        .filter_map(|written| Some(Draft { written, rule: rule(written, accounts, problems)? }))
+        .filter_map(|written| Some(Draft { written, rule: rule(written, (accounts, queues), problems)? }))
         .collect();
     topology::check(&drafts, accounts, problems);
     drafts.into_iter().map(|draft| draft.rule).collect()
@@ -51,13 +52,18 @@ fn refuse_shared_ids(rules: &[&schema::Rule], problems: &mut Problems<'_>) {
 }
 
 /// Checks one rule; `None` when it lacks what the checks between rules are about.
-fn rule(written: &schema::Rule, accounts: &BTreeMap<String, Account>, problems: &mut Problems<'_>) -> Option<Rule> {
+fn rule(
+    written: &schema::Rule,
+    (accounts, queues): (&BTreeMap<String, Account>, &[Queue]),
+    problems: &mut Problems<'_>,
+) -> Option<Rule> {
     unavailable::refuse(written, problems);
     written.id.required("give the rule a name of its own", problems);
     let source = written.source.required("write source = { account = \"…\", bucket = \"…\" }", problems);
     let destination = written.destination.required("write destination = { account = \"…\", bucket = \"…\" }", problems);
     let source_place = source.and_then(|at| place(&at.account, &at.bucket, accounts, problems));
     let destination_place = destination.and_then(|at| place(&at.account, &at.bucket, accounts, problems));
+    let work_queue = work_queue(written, queues, problems);
     Some(Rule {
         enabled: flag(&written.enabled, true),
         priority: written.priority.given().copied().unwrap_or(0),
@@ -66,8 +72,7 @@ fn rule(written: &schema::Rule, accounts: &BTreeMap<String, Account>, problems: 
         filter: filter::settle(&written.filter, problems),
         history: word(&written.history, &[("exact", History::Exact), ("latest", History::Latest)], problems),
         since: written.since.parsed(problems, |Scalar(text)| units::moment(text)),
-        exclusive: flag(&written.exclusive, false),
-        fence: flag(&written.fence, true),
+        work_queue,
         foreign: word(&written.foreign, &[("supersede", Foreign::Supersede), ("keep", Foreign::Keep)], problems),
         delete_markers: flag(&written.delete_markers, false),
         version_deletes: flag(&written.version_deletes, false),
@@ -91,6 +96,19 @@ fn rule(written: &schema::Rule, accounts: &BTreeMap<String, Account>, problems: 
         source: source_place?,
         destination: destination_place?,
     })
+}
+
+/// Returns the rule's own work queue, or else the one that all queues name.
+fn work_queue(written: &schema::Rule, queues: &[Queue], problems: &mut Problems<'_>) -> Option<String> {
+    if written.work_queue.given().is_some() {
+        return written.work_queue.parsed(problems, |text| names::work_queue_url(text));
+    }
+    let (first, others) = queues.split_first()?;
+    if others.iter().any(|queue| queue.work_queue != first.work_queue) {
+        let message = "the queues name different work queues; name the one that this rule's work goes through";
+        problems.report(&written.work_queue.spot, message);
+    }
+    first.work_queue.clone()
 }
 
 fn place(

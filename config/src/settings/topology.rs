@@ -8,6 +8,7 @@ mod meetings;
 mod namesakes;
 mod quotas;
 mod rivals;
+mod work_queues;
 
 use std::collections::BTreeMap;
 
@@ -29,6 +30,7 @@ pub(super) fn check(drafts: &[Draft<'_>], accounts: &BTreeMap<String, Account>, 
         meetings::refuse(hop, earlier, problems);
         rivals::refuse(hop, earlier, problems);
         quotas::refuse(hop, earlier, problems);
+        work_queues::refuse(hop, earlier, problems);
     }
 }
 

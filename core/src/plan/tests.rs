@@ -169,22 +169,6 @@ fn an_object_that_is_not_ours_is_superseded() {
 }
 
 #[test]
-fn the_same_content_right_above_itself_gets_another_etag_each_time() {
-    let source = history([Some(1), Some(1), Some(1), Some(1)]);
-    let mut destination = Destination::default();
-    let mut known = destination.known();
-    destination.catch_up(&source, &mut known, History::Exact);
-    assert_eq!(destination.entries.len(), 4);
-    let etag_of = |entry: &Entry| match entry {
-        Entry::Object { etag, .. } => etag.clone(),
-        Entry::Marker => panic!("no marker was written"),
-    };
-    for pair in destination.entries.windows(2) {
-        assert_ne!(etag_of(&pair[0]), etag_of(&pair[1]));
-    }
-}
-
-#[test]
 fn what_is_current_is_never_late_even_when_only_its_stamp_knows_it() {
     let source = history([Some(0)]);
     let mut destination = Destination::default();
@@ -206,22 +190,6 @@ fn a_version_on_record_that_the_destination_shows_in_another_place_is_not_writte
     source.push(entry(7, Some(2)));
     destination.catch_up(&source, &mut known, History::Exact);
     assert_eq!(destination.entries.len(), 3);
-}
-
-#[test]
-fn equal_content_gets_another_etag_also_when_the_source_forgot_what_lies_below() {
-    let source = history([Some(1), Some(1), Some(1)]);
-    for (mode, listed) in [(History::Exact, &source[1..]), (History::Latest, &source[2..])] {
-        let mut destination = Destination::default();
-        let mut known = destination.known();
-        destination.catch_up(&source[..2], &mut known, History::Exact);
-        let below = destination.top();
-        destination.catch_up(listed, &mut known, mode);
-        let (Top::Object { etag: below, .. }, Top::Object { etag: above, .. }) = (below, destination.top()) else {
-            panic!("both are objects");
-        };
-        assert_ne!(below, above);
-    }
 }
 
 #[test]

@@ -10,15 +10,24 @@ use tracing::{debug, warn};
 use super::Dispatch;
 use crate::clock;
 use crate::lane::{self, Ended};
-use crate::message::{Delivery, Disposal, Message, Settlement};
+use crate::message::{Again, Delivery, Disposal, Message, Settlement};
 use crate::metrics::MessageOutcome;
 use crate::task::Task;
+use crate::work_queues::{WorkItem, digest, group_of};
 
 /// Returns how old a task's message has to be: any writer of the queue can tell of a version that is gone.
 fn delay_of(task: &Task) -> Duration {
     let lead = &task.rules.lead;
     let removes = lead.version_deletes && task.wishes.iter().any(|wish| wish.action == Action::VersionDelete);
     if removes { lead.version_delete_delay } else { Duration::ZERO }
+}
+
+/// Returns the message that a work queue is to get for a task of another group.
+fn elsewhere(message: &Message, group: &str, task: &Task) -> Option<WorkItem> {
+    let other = group_of(&task.lane);
+    let url = task.rules.lead.work_queue.clone().filter(|_| other != group)?;
+    let deduplication = digest([message.id.as_str(), &other]);
+    Some(WorkItem { url, group: other, deduplication, body: message.body.clone(), again: message.again })
 }
 
 impl Dispatch {
@@ -41,6 +50,14 @@ impl Dispatch {
         if tasks.is_empty() && disposal == Disposal::Delete {
             self.engine.metrics.message(message.queue.queue.name(), MessageOutcome::Ignored);
         }
+        if let Some(group) = &message.group {
+            let others: Vec<WorkItem> = tasks.iter().filter_map(|task| elsewhere(&message, group, task)).collect();
+            tasks.retain(|task| group_of(&task.lane) == *group);
+            if tasks.is_empty() && !others.is_empty() {
+                // The rules have changed since it was routed: its work is at another key now.
+                return self.settle(Settlement { message, disposal: Disposal::Forward(others) }).await;
+            }
+        }
         tasks.retain(|task| !self.settled.has(&message.id, task));
         if tasks.is_empty() {
             debug!(message_id = message.id, ignored = ?notification.ignored, "nothing to do");
@@ -61,8 +78,16 @@ impl Dispatch {
 
     async fn take(&mut self, message: Message, disposal: Disposal, tasks: Vec<Task>) {
         let (number, redelivered, age) = (message.number, message.redelivered(), message.age(clock::now()));
+        let parked = message.again.and_then(Again::parked);
+        let (is_work, is_repeated) = (message.group.is_some(), message.is_repeated());
+        let takes_over = redelivered.then_some(message.asked);
         self.hand.take(message, disposal, tasks.len());
-        for task in tasks {
+        for mut task in tasks {
+            if is_work {
+                task.wishes.iter_mut().for_each(|wish| wish.parked = parked);
+                self.enqueue(Some(number), Task { redelivered: is_repeated, takes_over, ..task });
+                continue;
+            }
             match delay_of(&task).saturating_sub(age.unwrap_or_default()) {
                 Duration::ZERO => self.take_or_send_back(number, Task { redelivered, ..task }).await,
                 left => self.put_off(number, &task, left, age.is_some()).await,

@@ -16,7 +16,7 @@ use crate::task::Task;
 /// What one destination in trouble may have.
 const AILING_MAX: usize = MESSAGES_MAX / 4;
 
-/// What one key may have whose task goes on for long, as one does whose markers wait for the fence.
+/// What one key may have whose task goes on for long.
 const LANE_MAX: usize = MESSAGES_MAX / 20;
 const LONG: Duration = Duration::from_secs(30);
 

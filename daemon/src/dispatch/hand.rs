@@ -108,7 +108,8 @@ fn more_careful(one: Disposal, other: Disposal) -> Disposal {
         Disposal::Delete => (0, None),
         Disposal::Pass(_) => (1, None),
         Disposal::Park(..) => (2, None),
-        Disposal::Release(delay) => (3, Some(*delay)),
+        Disposal::Forward(_) => (3, None),
+        Disposal::Release(delay) => (4, Some(*delay)),
     };
     if care(&other) > care(&one) { other } else { one }
 }

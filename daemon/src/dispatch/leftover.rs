@@ -12,10 +12,12 @@ use tracing::{info, warn};
 
 use super::{Dispatch, Event};
 use crate::blocking;
+use crate::engine::Engine;
 use crate::ledger::Ledger;
 use crate::ledger::records::Lane;
 use crate::ruleset::Ruleset;
 use crate::task::Task;
+use crate::transfer;
 
 /// The time between two searches, and before the first. What waits in its queue for another try comes back within a quarter
 /// of an hour, and goes on with its upload.
@@ -61,6 +63,14 @@ impl Dispatch {
             return;
         }
         info!(uploads = tasks.len(), "ending uploads that were left over");
+        if self.engine.work_queues.are_used() {
+            let engine = Arc::clone(&self.engine);
+            self.running.spawn(async move {
+                end(&engine, tasks).await;
+                Event::Idle
+            });
+            return;
+        }
         for task in tasks {
             self.enqueue(None, task);
         }
@@ -71,6 +81,15 @@ impl Dispatch {
         let busy: BTreeSet<Lane> = self.lanes.keys().cloned().collect();
         let engine = Arc::clone(&self.engine);
         move |lane| !busy.contains(lane) && !engine.pace.leaves_alone(&lane.destination)
+    }
+}
+
+/// Aborts uploads whose keys may be other workers' by now.
+async fn end(engine: &Engine, tasks: Vec<Task>) {
+    for task in tasks {
+        if let Err(failure) = transfer::end_upload(engine, &task).await {
+            warn!(key = task.lane.key.as_str(), error = chain(&failure), "upload not aborted");
+        }
     }
 }
 

@@ -97,6 +97,9 @@ impl Dispatch {
                 return warn!(error = chain(&failure), "cannot read what is parked");
             }
         };
+        if self.engine.work_queues.are_used() && !self.deliveries.is_closed() {
+            return self.send_retries(lanes, rest);
+        }
         self.sweeps.found(rest);
         if self.deliveries.is_closed() {
             return;

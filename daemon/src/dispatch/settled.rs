@@ -73,7 +73,7 @@ mod tests {
     fn task(bucket: &str, action: Action) -> Task {
         let rule = rules(&[("orders", "orders", bucket)]).remove(0);
         let key = Key::try_from("report").unwrap();
-        let wish = Wish { action, version: None, sequencer: None, time: None, size_bytes: 0 };
+        let wish = Wish { action, version: None, sequencer: None, time: None, size_bytes: 0, parked: None };
         Task {
             lane: Lane { destination: rule.destination.clone(), key: key.clone() },
             source: rule.source.clone(),
@@ -81,6 +81,7 @@ mod tests {
             rules: Rules { lead: Arc::new(rule), others: Vec::new() },
             wishes: vec![wish],
             redelivered: false,
+            takes_over: None,
         }
     }
 

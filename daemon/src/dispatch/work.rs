@@ -62,6 +62,7 @@ impl Work {
         let task = Task {
             wishes: tickets.iter().map(|ticket| ticket.wish.clone()).collect(),
             redelivered: tickets.iter().any(|ticket| ticket.task.redelivered),
+            takes_over: tickets.iter().filter_map(|ticket| ticket.task.takes_over).max(),
             ..newest.task.clone()
         };
         self.stage = Stage::Working(tickets);
@@ -102,6 +103,11 @@ impl Work {
             .partition::<Vec<_>, _>(|(at, ticket)| *at < keep || ticket.message.is_none());
         self.waiting = kept.into_iter().map(|(_, ticket)| ticket).collect();
         beyond.into_iter().filter_map(|(_, ticket)| ticket.message).collect()
+    }
+
+    /// Takes out all that waits.
+    pub(super) fn take_waiting(&mut self) -> Vec<Ticket> {
+        std::mem::take(&mut self.waiting)
     }
 
     /// Lists what waits for its turn.

@@ -39,7 +39,7 @@ const LEDGER: &str = "ledger";
 const PROBE: &str = ".probe-";
 
 // What a name begins with that this program gave; `ledger repair` puts others beside the ledger.
-const OURS: [&str; 3] = [LOCK, LEDGER, PROBE];
+const OURS: [&str; 4] = [LOCK, LEDGER, PROBE, "stopped"];
 
 impl Directory {
     /// Takes a state directory, which is made if it is not there.

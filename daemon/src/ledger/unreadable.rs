@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use replicator_core::deadline::{COMPLETE_TIMEOUT_MAX, LANDING};
 use replicator_core::failure::{Failure, Kind};
-use replicator_core::fence::{COMPLETE_TIMEOUT_MAX, LANDING};
 use tokio::time::Instant;
 
 use super::records::Lane;

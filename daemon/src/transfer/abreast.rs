@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use replicator_core::fence::body_timeout;
+use replicator_core::deadline::body_timeout;
 use replicator_core::parts::Part;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;

@@ -2,10 +2,9 @@
 //! long ago that was read. A condition sees only an ETag; this sees whether it is the same entry.
 
 use std::fmt;
-use std::time::Duration;
 
+use replicator_core::deadline::READING_AGE_MAX;
 use replicator_core::failure::{Failure, Kind};
-use replicator_core::fence::READING_AGE_MAX;
 use replicator_core::object::{ETag, Timestamp};
 use replicator_core::plan::SourceVersion;
 
@@ -31,8 +30,6 @@ pub(crate) struct Basis {
     pub(crate) entry: Entry,
     /// Since when it may have been another one.
     read: Moment,
-    /// How old it was when the answer was made, by the server's own clock.
-    age: Option<Duration>,
     /// The server's clock.
     clock: Clock,
 }
@@ -48,14 +45,14 @@ struct Clock {
 impl Basis {
     /// Takes note of what was just read by a request that was sent at this moment.
     pub(crate) fn read(current: Current, asked: Moment) -> Self {
-        let Current { entry, age, date, .. } = current;
-        Self { entry, read: asked, age, clock: Clock { date, asked, answered: Moment::now() } }
+        let Current { entry, date, .. } = current;
+        Self { entry, read: asked, clock: Clock { date, asked, answered: Moment::now() } }
     }
 
     /// Takes note of what a write made current that was sent at this moment. It stands there since the answer at
     /// the latest, and may have been overwritten since it was sent.
     pub(super) fn written(&self, entry: Entry, sent: Moment) -> Self {
-        Self { entry, read: sent, age: None, clock: self.clock }
+        Self { entry, read: sent, clock: self.clock }
     }
 
     /// Returns what time it is by the server's clock, or less, if it said so. Ours may be wrong, and jump.
@@ -79,13 +76,7 @@ impl Basis {
         if agrees { Ok(()) } else { Err(Failure::new(Kind::Conflict, "ListObjectVersions")) }
     }
 
-    /// Returns an age that the entry surely has.
-    pub(super) fn age(&self) -> Duration {
-        self.age.map(|age| age.saturating_add(self.clock.answered.elapsed())).unwrap_or_default()
-    }
-
-    /// Reads again if the reading is too old for a write to rest on it: no write may live longer than
-    /// the other daemons reckon with (protocol rule 5).
+    /// Reads again if the reading is too old for a write to rest on it: a stranger may have written since.
     /// Says when it did, so that the other side can be looked at again, too.
     pub(super) async fn renew(&self, access: &Access, task: &Task) -> Result<Option<Looked>, Failure> {
         let is_old = self.read.elapsed() > READING_AGE_MAX;

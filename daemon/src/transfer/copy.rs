@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
+use replicator_core::deadline::READING_AGE_MAX;
 use replicator_core::failure::{Failure, Kind, Reason};
-use replicator_core::fence::READING_AGE_MAX;
 use replicator_core::object::ETag;
 use replicator_core::parts::Part;
 use replicator_core::plan::{Condition, SourceVersion};
@@ -15,7 +15,6 @@ use tracing::warn;
 use super::attributes::{Attributes, STAMP, STORAGE_CLASS, encoded_words};
 use super::basis::Basis;
 use super::encryption::{self, Headers};
-use super::foresight::Foresight;
 use super::lessons::Extras;
 use super::pinned::Pinned;
 use super::tags::{self, Tags};
@@ -43,10 +42,6 @@ pub(crate) struct Copy<'a> {
     pub(crate) condition: &'a Condition,
     /// What the condition was made from.
     pub(crate) basis: &'a Basis,
-    /// Finds out whether the content stood at the key before, where the source's ETag does not tell.
-    pub(crate) foresight: Foresight,
-    /// The replica must get another ETag than its content would give it.
-    pub(crate) distinct: bool,
     /// The version's tags, where choosing the rule needed them.
     pub(crate) tags: Option<Tags>,
     /// What its writes ask for beyond the plain request.

@@ -1,7 +1,5 @@
 //! Which entry of a key is current at the destination, by HEAD, and by the list where HEAD does not tell.
 
-use std::time::Duration;
-
 use replicator_core::claim::Claim;
 use replicator_core::failure::{Failure, Kind as FailureKind};
 use replicator_core::object::Timestamp;
@@ -26,8 +24,6 @@ pub(super) struct Current {
     pub(super) entry: Entry,
     /// Which source version an object says that it is the replica of.
     pub(super) claim: Option<Claim>,
-    /// How old it is, by the server's clock.
-    pub(super) age: Option<Duration>,
     /// What time it is by the server's clock.
     pub(super) date: Option<Timestamp>,
     /// Whether "nothing" may be a marker, which the endpoint's 404 does not tell from it, or was not proved.
@@ -47,7 +43,7 @@ impl Current {
     }
 
     fn hidden(entry: Entry, date: Option<Timestamp>) -> Self {
-        Self { entry, claim: None, age: None, date, is_guess: false }
+        Self { entry, claim: None, date, is_guess: false }
     }
 }
 
@@ -103,18 +99,6 @@ pub(super) async fn current(access: &Access, task: &Task, likely: Likely) -> Res
     Ok(Current::hidden(listed(access, task).await?.ok_or_else(appeared)?, date))
 }
 
-/// Says whether nothing is there for sure where a HEAD found nothing; not where the endpoint cannot tell that from a marker.
-pub(super) async fn is_surely_absent(access: &Access, task: &Task) -> Result<bool, Failure> {
-    if !tells_markers(access) {
-        return Ok(false);
-    }
-    match absent(access, task).await {
-        Ok(_) => Ok(true),
-        Err(Failure { kind: FailureKind::Conflict, .. }) => Ok(false),
-        Err(failure) => Err(failure),
-    }
-}
-
 fn tells_markers(access: &Access) -> bool {
     access.is_aws || access.capabilities.tells_markers()
 }
@@ -150,11 +134,8 @@ async fn listed(access: &Access, task: &Task) -> Result<Option<Entry>, Failure> 
 fn object(head: &Head, task: &Task) -> Result<Current, Failure> {
     let no_etag = || Failure::caused(FailureKind::Transient, DURING, "the answer has no ETag");
     let etag = head.etag().ok_or_else(no_etag)?;
-    // An object uploaded in parts is dated by the beginning of its upload, not by its appearance:
-    // https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html
-    let age = if etag.has_parts() { None } else { head.age() };
     let entry = Entry::Object { etag, version: head.version_id() };
-    Ok(Current { entry, claim: claim(head, task), age, date: head.date(), is_guess: false })
+    Ok(Current { entry, claim: claim(head, task), date: head.date(), is_guess: false })
 }
 
 /// Reads the stamp, and what it is to be judged by; one of another bucket or key makes the object a stranger.

@@ -3,7 +3,7 @@
 
 use replicator_core::claim::Claim;
 use replicator_core::failure::Failure;
-use replicator_core::object::{ETag, Timestamp};
+use replicator_core::object::Timestamp;
 use replicator_core::plan::{self, Kind, Known, SourceVersion, Top, VersionRef};
 use tracing::info;
 
@@ -30,8 +30,6 @@ pub(crate) struct Shown {
     claim: Option<Claim>,
     /// Of the delete marker that is current, where its history had to be looked at.
     marker: Option<Hiding>,
-    /// ETags that stand at the key, where others than this daemon wrote there.
-    pub(super) stood: Vec<ETag>,
     /// What had to be looked at of its history, newest first; without what cannot be ours.
     pub(super) history: Vec<Found>,
 }
@@ -131,15 +129,15 @@ impl Shown {
 
 /// Reads what is current, and from the ledger how far it reaches. With `may_guess`, a key that was never
 /// written by this daemon is asked for by HEAD alone, or by a list that it shares with others, even of an endpoint whose
-/// 404 can mean a marker; and not at all of AWS by a daemon that is alone: the condition of its write tells when there is
-/// an object. Some endpoints ignore it.
+/// 404 can mean a marker; and not at all of AWS: the condition of the write tells when there is an object. Some endpoints
+/// ignore it.
 pub(crate) async fn read(engine: &Engine, task: &Task, may_guess: bool) -> Result<Shown, Failure> {
     let access = engine.access(&task.lane.destination)?;
     let replicas = engine.ledger.replicas(&task.lane)?;
     let asked = Moment::now();
     // What was never written by this daemon is mostly new.
     let mut current = match replicas.is_empty() {
-        true if may_guess && task.rules.lead.exclusive && may_rely_on_conditions(access) => Current::guessed(),
+        true if may_guess && may_rely_on_conditions(access) => Current::guessed(),
         true if may_guess => current_of_new(engine, access, task).await?,
         true => current(access, task, Likely::Hidden).await?,
         false => current(access, task, Likely::Object).await?,
@@ -152,8 +150,7 @@ pub(crate) async fn read(engine: &Engine, task: &Task, may_guess: bool) -> Resul
         Entry::Nothing | Entry::Object { .. } => replica_of(&top).cloned(),
     };
     let known = known(top, reached, &replicas);
-    let (stood, history) = (Vec::new(), Vec::new());
-    Ok(Shown { known, replicas, basis, is_guess, claim, marker: None, stood, history })
+    Ok(Shown { known, replicas, basis, is_guess, claim, marker: None, history: Vec::new() })
 }
 
 /// Finds out from stamps how far the destination reaches, where the ledger does not know what is current. A stamp is
@@ -223,14 +220,6 @@ fn replica_of(top: &Top) -> Option<&VersionRef> {
 
 fn may_rely_on_conditions(access: &Access) -> bool {
     access.is_aws && access.capabilities.has(Ability::ConditionalPut)
-}
-
-/// Looks which ETags stand at the key: what others wrote there in its turn the ledger may lack, and the source's list too.
-pub(super) async fn look_below(engine: &Engine, task: &Task, shown: &mut Shown) -> Result<(), Failure> {
-    let access = engine.access(&task.lane.destination)?;
-    let entries = Lookup { engine, task, access, listed: &[], now: None }.history().await?;
-    shown.stood = entries.into_iter().filter_map(|entry| entry.etag).collect();
-    Ok(())
 }
 
 /// Reads back every replica that the ledger lacks, by what the source lists.

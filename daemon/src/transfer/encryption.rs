@@ -26,14 +26,6 @@ impl Headers {
     }
 }
 
-/// Says whether every write under a rule gets an ETag of its own, as S3 does under KMS keys.
-pub(crate) fn makes_unique_etags(rule: &Encryption) -> bool {
-    match rule {
-        Encryption::Kms { .. } | Encryption::Dsse { .. } => true,
-        Encryption::Same { .. } | Encryption::BucketDefault | Encryption::S3 => false,
-    }
-}
-
 /// Chooses the headers for a replica of this version.
 pub(crate) fn headers(rule: &Encryption, source: &Attributes) -> Headers {
     match rule {

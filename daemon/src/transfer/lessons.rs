@@ -1,16 +1,14 @@
 //! What an endpoint's answers to writes teach of its abilities.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use replicator_core::failure::{Failure, Kind, chain};
-use replicator_core::object::{ETag, VersionId};
-use replicator_core::plan::VersionRef;
-use tokio::time::Instant;
 
 use super::basis::Entry;
 use crate::accounts::Access;
 use crate::accounts::capabilities::Ability;
+use crate::clock::Moment;
 
 /// What one attempt leaves for the next: that it was, the write that was refused last, and since
 /// when the destination is seen to show what it shows.
@@ -19,13 +17,11 @@ pub(crate) struct Memory {
     refused: Option<Asked>,
     begun: bool,
     read: bool,
-    seen: Option<(Entry, Instant)>,
-    content: Option<(VersionRef, ETag)>,
-    purges: BTreeMap<VersionId, Instant>,
     /// What the next write goes without, on trial, because the endpoint did not say what it does not implement.
     left_out: BTreeSet<Ability>,
     /// What it said instead.
     why: String,
+    since: Option<Moment>,
 }
 
 /// What a write demands of the endpoint beyond the plain request.
@@ -69,35 +65,9 @@ impl Memory {
         !self.begun
     }
 
-    /// Returns for how long this entry has been seen as the current one.
-    pub(super) fn seen_for(&mut self, entry: &Entry) -> Duration {
-        match &self.seen {
-            Some((seen, since)) if seen == entry => since.elapsed(),
-            Some(_) | None => {
-                self.seen = Some((entry.clone(), Instant::now()));
-                Duration::ZERO
-            }
-        }
-    }
-
-    /// Takes note of the ETag that a version's content gets.
-    pub(super) fn learn_content(&mut self, version: &VersionRef, etag: ETag) {
-        self.content = Some((version.clone(), etag));
-    }
-
-    /// Returns the ETag that a version's content gets, where its own does not tell.
-    pub(super) fn content(&self, version: &VersionRef) -> Option<&ETag> {
-        self.content.as_ref().filter(|(known, _)| known == version).map(|(_, etag)| etag)
-    }
-
-    /// Says whether a version is known to be gone from the source.
-    pub(super) fn is_gone(&self, version: &VersionId) -> bool {
-        self.purges.contains_key(version)
-    }
-
-    /// Returns for how long a version has been known to be gone from the source.
-    pub(super) fn gone_for(&mut self, version: &VersionId) -> Duration {
-        self.purges.entry(version.clone()).or_insert_with(Instant::now).elapsed()
+    /// Returns how long ago the task first asked.
+    pub(super) fn age(&mut self) -> Duration {
+        self.since.get_or_insert_with(Moment::now).elapsed()
     }
 
     /// Takes note that requests are about to be sent.

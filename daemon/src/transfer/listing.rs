@@ -3,8 +3,8 @@
 
 use std::collections::HashSet;
 
+use replicator_core::deadline::LANDING;
 use replicator_core::failure::{Failure, Kind as FailureKind, Reason};
-use replicator_core::fence::LANDING;
 use replicator_core::object::{Bucket, ETag, Key, Timestamp, VersionId};
 use replicator_core::plan::{Kind, SourceVersion, VersionRef};
 use replicator_core::retry;
@@ -19,12 +19,12 @@ mod page;
 mod shared;
 
 use page::{Doubt, Listed, Page};
-pub(crate) use shared::{Look, absence};
+pub(crate) use shared::absence;
 
 /// Lists the source's history of a task's key, newest first: from one list for all neighbours that wait, or alone.
-pub(crate) async fn of_source(engine: &Engine, task: &Task, look: Look) -> Result<Vec<SourceVersion>, Failure> {
+pub(crate) async fn of_source(engine: &Engine, task: &Task) -> Result<Vec<SourceVersion>, Failure> {
     let source = engine.access(&task.source)?;
-    match shared::history(engine, source, task, look).await? {
+    match shared::history(engine, source, task).await? {
         Some(history) => Ok(history),
         None => history(source, Side::Source, &task.source.bucket, &task.source_key).await,
     }

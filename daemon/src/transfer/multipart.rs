@@ -2,8 +2,8 @@
 //! destination, so that a restart goes on where it stopped.
 
 use aws_sdk_s3::types::{ChecksumType, CompletedMultipartUpload, CompletedPart};
+use replicator_core::deadline::complete_timeout;
 use replicator_core::failure::{Failure, Kind, Party, Reason, chain};
-use replicator_core::fence::complete_timeout;
 use replicator_core::object::Timestamp;
 use replicator_core::parts::{self, Layout, Part};
 use tracing::warn;
@@ -68,7 +68,15 @@ pub(super) async fn abandon(engine: &Engine, task: &Task, basis: &Basis) -> Resu
     engine.ledger.end_upload(&task.lane)
 }
 
-async fn abort(engine: &Engine, lane: &Lane, upload_id: &str) -> Result<(), Failure> {
+/// Ends the upload that the ledger knows for an idle key, whose work may be another worker's by now. Its completion may
+/// have been sent: then one of the two fails.
+pub(crate) async fn end_upload(engine: &Engine, task: &Task) -> Result<(), Failure> {
+    let Some((upload, _)) = engine.ledger.upload(&task.lane)? else { return Ok(()) };
+    abort(engine, &task.lane, &upload.upload_id).await?;
+    engine.ledger.end_upload(&task.lane)
+}
+
+pub(super) async fn abort(engine: &Engine, lane: &Lane, upload_id: &str) -> Result<(), Failure> {
     let access = engine.access(&lane.destination)?;
     let request = access
         .s3
@@ -97,7 +105,7 @@ fn is_final(failure: &Failure) -> bool {
 /// Returns the size of the parts of an upload that can be gone on with: what is preferred may have changed since, with a
 /// limit.
 pub(super) fn begun(copy: &Copy<'_>) -> Result<Option<u64>, Failure> {
-    let known = copy.engine.ledger.upload(&copy.task.lane)?.filter(|_| !copy.distinct);
+    let known = copy.engine.ledger.upload(&copy.task.lane)?;
     let fits = |upload: &Upload| upload.part_bytes <= copy.engine.budget.part_bytes_max();
     Ok(known
         .map(|(upload, _)| upload)
@@ -107,11 +115,7 @@ pub(super) fn begun(copy: &Copy<'_>) -> Result<Option<u64>, Failure> {
 
 fn layout(copy: &Copy<'_>, part_bytes: u64) -> Result<Layout, Failure> {
     let unsupported = |error| Failure::caused(Kind::Unsupported(Reason::SrcObjectNotEligible), "part layout", error);
-    // Other boundaries give another ETag for the same content (protocol rule 4).
-    let mut layout = parts::layout(copy.version.size_bytes, part_bytes).map_err(unsupported)?;
-    if copy.distinct {
-        layout = parts::layout(copy.version.size_bytes, layout.part_bytes() + (1 << 20)).map_err(unsupported)?;
-    }
+    let layout = parts::layout(copy.version.size_bytes, part_bytes).map_err(unsupported)?;
     if layout.part_bytes().min(copy.version.size_bytes) > copy.engine.budget.part_bytes_max() {
         let (part, most) = (layout.part_bytes(), copy.engine.budget.part_bytes_max());
         let detail = format!("a part has {part} bytes, and large objects have {most} of `memory`: raise it");
@@ -218,7 +222,6 @@ async fn complete(
         Ok(proof) => proof.conclude(copy, (&pieces(parts, done, proof.measure()), crc64)).await?,
         Err(cause) => Some(*cause),
     };
-    copy.foresight.check_parts(done.values().map(|part| &part.etag))?;
     let (if_match, if_none_match) = copy.conditions();
     let checked = copy.extras.checked;
     let part = |part: &UploadedPart| {
@@ -230,9 +233,9 @@ async fn complete(
     };
     let parts = CompletedMultipartUpload::builder().set_parts(Some(done.values().map(part).collect())).build();
     copy.engine.limits.request(copy.payer(true)).await;
-    // What is current must still be what the upload was begun over (protocol rule 9).
-    let looked = copy.basis.verify(copy.destination, copy.task).await?;
-    remove::confirm(copy.source, copy.task, &copy.version.version.id, looked).await?;
+    if let Some(looked) = copy.basis.renew(copy.destination, copy.task).await? {
+        remove::confirm(copy.source, copy.task, &copy.version.version.id, looked).await?;
+    }
     let request = copy
         .destination
         .s3_once

@@ -3,14 +3,13 @@
 
 use std::time::Duration;
 
+use replicator_core::deadline::{LANDING, complete_timeout};
 use replicator_core::failure::{Failure, Kind};
-use replicator_core::fence::{LANDING, complete_timeout};
 use replicator_core::plan::VersionRef;
 
 use super::basis::{Basis, Entry};
 use super::copy::Copy;
 use super::destination::Shown;
-use super::fence;
 use crate::accounts::Access;
 use crate::accounts::capabilities::Ability;
 use crate::accounts::refusal::{Side, failure};
@@ -18,6 +17,9 @@ use crate::clock;
 use crate::engine::Engine;
 use crate::ledger::records::{Replica, Upload};
 use crate::task::Task;
+
+// Looked at again this often: what is waited for may have appeared.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// An upload that may appear yet.
 #[derive(Debug)]
@@ -31,9 +33,7 @@ impl Pending {
     pub(super) async fn at(engine: &Engine, task: &Task, shown: &Shown) -> Result<Option<Self>, Failure> {
         let Some((upload, _)) = engine.ledger.upload(&task.lane)? else { return Ok(None) };
         let access = engine.access(&task.lane.destination)?;
-        // At AWS an id may be used up before anything shows, and a replica may be another daemon's.
-        let can_be_told = !access.is_aws || task.rules.lead.exclusive;
-        if can_be_told && is_seen_since(&upload, shown) && is_used_up(access, task, &upload).await {
+        if is_seen_since(&upload, shown) && is_used_up(access, task, &upload).await {
             engine.ledger.end_upload(&task.lane)?;
             return Ok(None);
         }
@@ -55,7 +55,7 @@ impl Pending {
     pub(super) fn allows(&self, version: Option<&VersionRef>) -> Result<(), Failure> {
         match version == Some(&self.version) {
             true => Ok(()),
-            false => Err(Failure::new(Kind::TooYoung(self.left.min(fence::LOOK_EVERY)), "CompleteMultipartUpload")),
+            false => Err(Failure::new(Kind::TooYoung(self.left.min(LOOK_EVERY)), "CompleteMultipartUpload")),
         }
     }
 }

@@ -1,6 +1,5 @@
 //! Versions that were deleted for good at the source go from the destination too, where the rule says so
-//! (protocol rule 10): by exact id, after asking the source, and looked for once more when nothing that
-//! was read before the delete can land any more.
+//! (protocol rule 10): by exact id, after asking the source.
 
 use std::collections::BTreeSet;
 
@@ -9,14 +8,14 @@ use replicator_core::failure::{Failure, Kind as FailureKind, Reason};
 use replicator_core::object::VersionId;
 use replicator_core::plan::{Kind, VersionRef};
 
-use super::{Memory, Run, destination, fence, remove};
+use super::{Run, destination, remove};
 use crate::clock;
 use crate::ledger::records::{Replica, State};
 use crate::task::Task;
 
 /// Removes one replica whose source is gone, if there is any; then everything has to be read again,
 /// because another entry is current perhaps, and another replica of the same version.
-pub(super) async fn carry_out(run: &mut Run<'_>, memory: &mut Memory) -> Result<bool, Failure> {
+pub(super) async fn carry_out(run: &mut Run<'_>) -> Result<bool, Failure> {
     let mut wanted = wanted(run.task);
     if wanted.is_empty() {
         return Ok(false);
@@ -28,12 +27,11 @@ pub(super) async fn carry_out(run: &mut Run<'_>, memory: &mut Memory) -> Result<
         if is_there(run, &id).await? {
             continue;
         }
-        let _clock_starts = memory.gone_for(&id);
         let stands = |replica: &&Replica| replica.source.id == id && replica.state == State::Replicated;
         let Some(replica) = run.read.shown.replicas.iter().find(stands).cloned() else { continue };
         match heir(run, &replica) {
             Some(heir) => inherit(run, replica, heir)?,
-            None if take_away(run, replica, memory).await? => return Ok(true),
+            None if take_away(run, replica).await? => return Ok(true),
             // The rule has removed enough in this hour.
             None => run.is_over_quota = true,
         }
@@ -69,17 +67,6 @@ pub(super) async fn explain_marker(run: &mut Run<'_>) -> Result<(), Failure> {
 async fn is_there(run: &Run<'_>, id: &VersionId) -> Result<bool, Failure> {
     let is_listed = run.read.listed.iter().any(|version| version.id == *id);
     Ok(is_listed || remove::source_has(run.source, run.task, id).await?)
-}
-
-/// Waits until no version that is gone can appear at the destination any more.
-pub(super) fn settle(run: &Run<'_>, memory: &mut Memory) -> Result<(), Failure> {
-    // What is left over is looked at again, with the rest.
-    let deletes = run.task.wishes.iter().filter(|wish| wish.action == Action::VersionDelete && !run.is_over_quota);
-    for wish in deletes {
-        let Some(id) = wish.version.as_ref().filter(|id| memory.is_gone(id)) else { continue };
-        fence::outlive_all(run, memory.gone_for(id))?;
-    }
-    Ok(())
 }
 
 /// Lists the versions that messages say were deleted for good.
@@ -125,16 +112,12 @@ fn inherit(run: &mut Run<'_>, gone: Replica, heir: Replica) -> Result<(), Failur
 }
 
 /// Removes a replica; says no if the rule has removed as many in this hour as it may.
-async fn take_away(run: &mut Run<'_>, replica: Replica, memory: &mut Memory) -> Result<bool, Failure> {
+async fn take_away(run: &mut Run<'_>, replica: Replica) -> Result<bool, Failure> {
     let Some(version) = &replica.destination_version else {
         return Err(Failure::caused(FailureKind::Transient, "version delete", "a replica without an id"));
     };
     if run.removed.contains(version) {
         return Err(Failure::caused(FailureKind::Transient, "version delete", "what was removed is still there"));
-    }
-    // What was planned before it landed must not land on what it leaves behind.
-    if run.read.shown.current().is_some_and(|current| current.destination_version.as_ref() == Some(version)) {
-        fence::outlive_all(run, memory.seen_for(&run.read.shown.basis.entry))?;
     }
     let lead = &run.task.rules.lead;
     if !run.engine.ledger.count_removal(&lead.id, lead.version_deletes_per_hour, clock::now())? {

@@ -6,9 +6,8 @@ use replicator_core::object::Timestamp;
 use replicator_core::plan::{Kind, SourceVersion, VersionRef};
 use replicator_core::rule::{History, Rule};
 
-use super::current;
 use super::destination::{self, Shown};
-use super::listing::{self, Look};
+use super::listing;
 use super::{part_bytes_preferred, unstamped};
 use crate::accounts::refusal::Side;
 use crate::clock;
@@ -31,10 +30,10 @@ impl Reading {
     /// Reads both sides; the first time with as few requests as will do.
     pub(super) async fn of(engine: &Engine, task: &Task, is_first: bool) -> Result<Self, Failure> {
         let mut shown = destination::read(engine, task, is_first && may_guess(task)).await?;
-        let mut listed = list(engine, task, Look::Planning).await?;
-        if shown.is_guess && !is_one_write(engine, task, &listed) && !is_absent_still(engine, task).await? {
+        let mut listed = list(engine, task).await?;
+        if shown.is_guess && !is_one_write(engine, task, &listed) {
             shown = destination::read(engine, task, false).await?;
-            listed = list(engine, task, Look::Planning).await?;
+            listed = list(engine, task).await?;
         }
         destination::trace(engine, task, &mut shown, &listed).await?;
         let start = scope_start(engine, task, &shown)?;
@@ -56,12 +55,6 @@ impl Reading {
         shown.explain_marker(engine, task, &history)?;
         Ok(Self { shown, listed: versions, past, history })
     }
-
-    /// Says whether the source still lists what it did.
-    pub(super) async fn is_source_unchanged(&self, engine: &Engine, task: &Task) -> Result<bool, Failure> {
-        let now = list(engine, task, Look::Comparing).await?;
-        Ok(now.iter().map(|entry| &entry.version).eq(&self.listed))
-    }
 }
 
 /// Says whether a key can do without knowing what hides it at the destination, as long as it has but one version. A
@@ -72,34 +65,22 @@ fn may_guess(task: &Task) -> bool {
     lead.history == History::Exact && !lead.version_deletes && !task.redelivered
 }
 
-/// Says whether nothing is there now that a HEAD found nothing before: then nothing was there when the source was listed
-/// either, since entries are only added. Who is alone did not even look before.
-async fn is_absent_still(engine: &Engine, task: &Task) -> Result<bool, Failure> {
-    let access = engine.access(&task.lane.destination)?;
-    Ok(!task.rules.lead.exclusive && current::is_surely_absent(access, task).await?)
-}
-
 /// Says whether all that can have to be done is one write that rests on no entry but on the absence of objects.
-/// An upload in parts compares entries (protocol rule 9).
 fn is_one_write(engine: &Engine, task: &Task, listed: &[SourceVersion]) -> bool {
     let [only] = listed else { return false };
     let is_small = only.size_bytes <= part_bytes_preferred(engine, &task.rules.lead);
     only.kind == Kind::Object && !only.version.id.is_null() && is_small
 }
 
-/// Lists the source, newest first; in latest mode the newest entry is all that matters, unless it may be out of scope or
-/// the fence has to know what stood there before.
-async fn list(engine: &Engine, task: &Task, look: Look) -> Result<Vec<SourceVersion>, Failure> {
+/// Lists the source, newest first; in latest mode the newest entry is all that matters, unless it may be out of scope.
+async fn list(engine: &Engine, task: &Task) -> Result<Vec<SourceVersion>, Failure> {
     let (source, bucket, key) = (engine.access(&task.source)?, &task.source.bucket, &task.source_key);
-    let lead = &task.rules.lead;
-    match lead.history {
-        History::Latest if lead.exclusive || !lead.fence => {
-            match listing::newest(source, Side::Source, bucket, key).await? {
-                Some(newest) if !is_surely_taken(task, &newest) => listing::of_source(engine, task, look).await,
-                newest => Ok(newest.into_iter().collect()),
-            }
-        }
-        History::Exact | History::Latest => listing::of_source(engine, task, look).await,
+    if task.rules.lead.history == History::Exact {
+        return listing::of_source(engine, task).await;
+    }
+    match listing::newest(source, Side::Source, bucket, key).await? {
+        Some(newest) if !is_surely_taken(task, &newest) => listing::of_source(engine, task).await,
+        newest => Ok(newest.into_iter().collect()),
     }
 }
 

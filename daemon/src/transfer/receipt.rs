@@ -15,12 +15,11 @@ use tracing::warn;
 
 use super::copy::{Copy, Written};
 use super::current::claim;
-use super::foresight::etag_of_parts;
 use super::pinned::Pinned;
 use super::proof;
 use super::tags::Tags;
 use crate::accounts::refusal::Side;
-use crate::checksum::{Algorithm, crc64_header};
+use crate::checksum::{Algorithm, Sum, composite, crc64_header, md5_digits, md5_text};
 use crate::clock::{self, Moment};
 use crate::ledger::Parts;
 use crate::metrics::Unproved;
@@ -218,6 +217,13 @@ async fn read_back(
 fn is_not_permitted(failure: &Failure) -> bool {
     let status = failure.answer.map(|answer| answer.status);
     matches!((failure.kind, status), (Kind::Refused(_), Some(401 | 403)))
+}
+
+/// Returns the ETag of an upload from those of its parts; none where they are no MD5 of their content.
+fn etag_of_parts<'a>(parts: impl Iterator<Item = &'a ETag>) -> Option<ETag> {
+    let sum = |etag: &ETag| Some(Sum { algorithm: Algorithm::Md5, value: md5_digits(etag.as_str())?.to_vec(), len: 0 });
+    let sums = parts.map(sum).collect::<Option<Vec<Sum>>>()?;
+    ETag::try_from(format!("{}-{}", md5_text(&composite(Algorithm::Md5, &sums)), sums.len())).ok()
 }
 
 #[cfg(test)]

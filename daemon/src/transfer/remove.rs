@@ -1,13 +1,13 @@
 //! Delete markers, and the permanent delete of one exact replica.
 
+use replicator_core::deadline::body_timeout;
 use replicator_core::failure::{Failure, Kind, Party, Reason, chain};
-use replicator_core::fence::body_timeout;
 use replicator_core::object::VersionId;
 use replicator_core::plan::SourceVersion;
 
 use super::basis::{Basis, Entry, LOOK, Looked};
 use super::current::{Likely, current};
-use super::listing::{self, Look};
+use super::listing;
 use crate::accounts::refusal::{Side, failure};
 use crate::accounts::{Access, deadline};
 use crate::engine::Engine;
@@ -96,7 +96,7 @@ pub(super) async fn confirm_gone(
     version: &VersionId,
     told: &Failure,
 ) -> Result<(), Failure> {
-    let listed = listing::of_source(engine, task, Look::Comparing).await?;
+    let listed = listing::of_source(engine, task).await?;
     if !listed.iter().any(|entry| entry.version.id == *version) {
         return Ok(());
     }

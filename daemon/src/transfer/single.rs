@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use aws_smithy_types::body::SdkBody;
+use replicator_core::deadline::body_timeout;
 use replicator_core::failure::{Failure, Kind, Reason};
-use replicator_core::fence::body_timeout;
 use replicator_core::parts::Part;
 
 use super::attributes::Attributes;
@@ -35,7 +35,6 @@ pub(crate) async fn copy(copy: &Copy<'_>) -> Result<Written, Failure> {
     };
     copy.engine.limits.may_send(copy.payer(false)).await;
     let dress = if dress.is_old() { copy.dress_anew().await? } else { dress };
-    copy.foresight.check(copy.version, &dress.attributes, &body.filled)?;
     put(copy, &dress, &body).await
 }
 

@@ -10,11 +10,8 @@ use replicator_core::rule::{History, Rule};
 
 use super::basis::Entry;
 use super::copy::{Copy, Written};
-use super::foresight::Foresight;
 use super::lessons::Extras;
-use super::{
-    Memory, Progress, Run, choice, destination, encryption, fence, multipart, part_bytes_preferred, remove, single,
-};
+use super::{Memory, Progress, Run, choice, multipart, part_bytes_preferred, remove, single};
 use crate::accounts::capabilities::{Ability, TagsGiven};
 use crate::clock::Moment;
 use crate::failpoint;
@@ -24,7 +21,6 @@ use crate::metrics::Outcome;
 impl Run<'_> {
     pub(super) async fn mark(&mut self, source: &SourceVersion, memory: &mut Memory) -> Result<Progress, Failure> {
         let asked = memory.ask(self.destination, Ability::ConditionalDelete, &self.read.shown.basis.entry);
-        fence::check(self, source, memory)?;
         let (sent, conditional) = (Moment::now(), asked.extras.conditional);
         let marked = remove::mark(self.engine, self.task, source, (&self.read.shown.basis, conditional)).await;
         let version = memory.learn(self.destination, asked, marked)?;
@@ -32,10 +28,8 @@ impl Run<'_> {
         let replica = self.written(source, version, None);
         self.commit(&replica, &Arc::clone(&self.task.rules.lead), 0).await?;
         self.wrote(&replica, sent);
-        self.uncovered = true;
-        self.foreseen &= conditional;
         self.record(replica, Top::Marker);
-        Ok(self.after_write(Ability::ConditionalDelete))
+        Ok(Progress::Done)
     }
 
     /// Copies a version under the first rule that takes it, or records why none does.
@@ -43,18 +37,12 @@ impl Run<'_> {
         &mut self,
         version: &SourceVersion,
         condition: Condition,
-        distinct: bool,
         memory: &mut Memory,
     ) -> Result<Progress, Failure> {
         let choice = choice::rule_for(self.engine, self.task, version).await;
         let Some(choice::Choice { rule, tags }) = self.or_skip(version, choice).await?.flatten() else {
             return self.leave_out(version);
         };
-        let unique = encryption::makes_unique_etags(&rule.encryption);
-        if !unique && fence::is_blind(self, memory) {
-            destination::look_below(self.engine, self.task, &mut self.read.shown).await?;
-        }
-        let (distinct, foresight) = self.foresee(version, &condition, (unique, distinct), memory)?;
         let mut copy = Copy {
             engine: self.engine,
             task: self.task,
@@ -65,23 +53,17 @@ impl Run<'_> {
             version,
             condition: &condition,
             basis: &self.read.shown.basis,
-            foresight,
-            distinct,
             tags,
             extras: Extras::default(),
         };
         let part_bytes = self.part_bytes(&copy)?;
         let ability = if part_bytes.is_some() { Ability::ConditionalComplete } else { Ability::ConditionalPut };
         let asked = memory.ask(self.destination, ability, &self.read.shown.basis.entry);
-        let conditional = asked.extras.conditional;
         copy.extras = asked.extras;
         let written = match part_bytes {
             Some(part_bytes) => multipart::copy(&copy, part_bytes).await,
             None => single::copy(&copy).await,
         };
-        if let Some(etag) = copy.foresight.found() {
-            memory.learn_content(&version.version, etag);
-        }
         let written = memory.learn(self.destination, asked, written).map_err(|failure| failure.under(&rule.id));
         let Some(Written { destination_version, etag, sent, tags, unproved, .. }) =
             self.or_skip(version, written).await?
@@ -92,10 +74,6 @@ impl Run<'_> {
         let given = if part_bytes.is_some() { TagsGiven::WithUpload } else { TagsGiven::WithPut };
         self.ensure_tags(&version.version.id, destination_version.as_deref(), (&tags, given)).await?;
         self.pending = None;
-        // Under what is written once more, another daemon may have found everything there, and rested.
-        let is_new = !self.read.shown.known.replicated.contains(&version.version);
-        self.foreseen &= is_new && conditional && (unique || version.etag.as_ref() == Some(&etag));
-        self.uncovered |= condition == Condition::Absent;
         let replica = self.written(version, destination_version, Some(etag.clone()));
         self.commit(&replica, &rule, version.size_bytes).await?;
         if let Some(cause) = unproved {
@@ -103,14 +81,14 @@ impl Run<'_> {
         }
         self.wrote(&replica, sent);
         self.record(replica, Top::Object { etag, replica_of: Some(version.version.clone()) });
-        Ok(self.after_write(ability))
+        Ok(Progress::Done)
     }
 
     /// Returns the size of the parts in which a version goes, if it goes in parts: those of an upload that was begun,
     /// whatever would be preferred by now. Beside one that may appear nothing is written whole (protocol rule 7).
     fn part_bytes(&self, copy: &Copy<'_>) -> Result<Option<u64>, Failure> {
         let preferred = part_bytes_preferred(self.engine, &copy.rule);
-        let is_large = copy.version.size_bytes > preferred || copy.distinct;
+        let is_large = copy.version.size_bytes > preferred;
         let part_bytes = multipart::begun(copy)?.or(is_large.then_some(preferred));
         if part_bytes.is_none() {
             self.awaits_upload(None)?;
@@ -132,40 +110,6 @@ impl Run<'_> {
             self.skip(version, State::Skipped, None, &self.task.rules.lead.id)?;
         }
         Ok(Progress::Done)
-    }
-
-    /// Lets a write wait whose ETag may stand at the key, and says how to write for another one; what the source's ETag
-    /// does not tell is to be found out on the way.
-    fn foresee(
-        &self,
-        version: &SourceVersion,
-        condition: &Condition,
-        (unique, distinct): (bool, bool),
-        memory: &mut Memory,
-    ) -> Result<(bool, Foresight), Failure> {
-        let learnt = memory.content(&version.version).filter(|_| !unique).cloned();
-        let etag = learnt.clone().or(version.etag.clone());
-        let expected = SourceVersion { etag, ..version.clone() };
-        fence::check(self, &expected, memory)?;
-        // Written as planned it would get the very ETag that is current: so in the other way.
-        let is_taken = learnt.as_ref().is_some_and(|etag| *condition == Condition::Over(etag.clone()));
-        let distinct = !unique && distinct != is_taken;
-        let is_foreseen = unique || learnt.is_some();
-        let foresight = if is_foreseen { Foresight::idle() } else { Foresight::of(self.taken(&expected, condition)) };
-        Ok((distinct, foresight))
-    }
-
-    /// Lists the ETags that this write must not get: the one that it goes over, and all that stood at the key, unless it
-    /// waited for the fence.
-    fn taken(&self, version: &SourceVersion, condition: &Condition) -> Vec<ETag> {
-        let over = match condition {
-            Condition::Over(over) => Some(over.clone()),
-            Condition::Absent => None,
-        };
-        let lead = &self.task.rules.lead;
-        let matters = lead.fence && !lead.exclusive && !fence::needs(self, version);
-        let stood = self.read.shown.replicas.iter().filter(|_| matters).filter_map(|replica| replica.etag.clone());
-        stood.chain(self.read.shown.stood.iter().filter(|_| matters).cloned()).chain(over).collect()
     }
 
     /// Writes down what was written.

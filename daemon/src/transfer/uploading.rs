@@ -1,8 +1,8 @@
 //! Parts on their way from the source to an upload, several at a time, each written down when it is there.
 
 use futures::{StreamExt, stream};
+use replicator_core::deadline::body_timeout;
 use replicator_core::failure::{Failure, Kind};
-use replicator_core::fence::body_timeout;
 use replicator_core::object::ETag;
 use replicator_core::parts::Part;
 

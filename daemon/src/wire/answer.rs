@@ -1,7 +1,5 @@
 //! What comes back: an answer, or a refusal that says what to do.
 
-use std::time::Duration;
-
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::body::SdkBody;
@@ -140,12 +138,6 @@ impl Head {
     pub(crate) fn date(&self) -> Option<Timestamp> {
         date(self.header("date")?)
     }
-
-    /// Returns how old the object is by the server's own clock.
-    pub(crate) fn age(&self) -> Option<Duration> {
-        let age = self.date()?.unix_timestamp() - self.last_modified()?.secs();
-        Some(Duration::from_secs(u64::try_from(age).unwrap_or(0)))
-    }
 }
 
 impl Refusal {
@@ -212,7 +204,7 @@ mod tests {
                 status: 200,
                 headers: names.into_iter().map(|name| (HeaderName::from_static(name), value.clone())).collect(),
             };
-            drop((head.age(), head.etag(), head.content_length(), head.version_id(), head.text("date")));
+            drop((head.last_modified(), head.etag(), head.content_length(), head.version_id(), head.text("date")));
             assert_eq!(head.value(&HeaderName::from_static("etag")).as_ref(), Some(&value));
         });
     }

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use aws_sdk_s3::primitives::ByteStream;
 use replicator_fakes::faults::{Effect, Fault, Place};
 
 use super::deafen;
 use crate::fleet;
-use crate::sim::{ARCHIVE, AWS, QUEUE, SOURCE, Sim, simulate};
+use crate::sim::{ARCHIVE, AWS, QUEUE, SOURCE, simulate};
 
 #[test]
 fn a_version_that_is_deleted_for_good_while_its_copy_is_on_the_way_does_not_stay() {
     simulate(2, async |mut sim| {
+        sim.share();
         sim.post_everything();
         let rule = "version_deletes = true";
         let first = fleet::lone(&mut sim, rule, AWS).await;
@@ -36,37 +36,9 @@ fn a_version_that_is_deleted_for_good_while_its_copy_is_on_the_way_does_not_stay
 }
 
 #[test]
-fn what_a_removed_replica_hid_is_not_written_over_by_a_write_from_before() {
-    simulate(3, async |mut sim| {
-        sim.post_everything();
-        let rule = "version_deletes = true";
-        let slow = fleet::lone(&mut sim, rule, AWS).await;
-        sim.put("a", b"stays").await;
-        sim.drained().await;
-        // A write over "stays" is on the way, while another daemon writes the same, and has to remove it again.
-        let place = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
-        sim.net.faults().add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(25))).times(1));
-        sim.put("a", b"goes").await;
-        let event = sim.sqs.messages(QUEUE).last().unwrap().body.clone();
-        deafen(&sim, 0).await;
-        assert_eq!(sim.net.faults().hits("slow"), 1);
-        let quick = fleet::nth(&mut sim, rule, AWS, 1).await;
-        sim.sqs.send(QUEUE, event, Duration::ZERO);
-        sim.pass(Duration::from_secs(5)).await;
-        assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
-        let goes = sim.s3.history(SOURCE, "a").last().unwrap().version_id.clone();
-        sim.user().delete_object().bucket(SOURCE).key("a").version_id(goes).send().await.unwrap();
-        sim.drained().await;
-        slow.stop().await;
-        quick.stop().await;
-        assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
-        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 2, "the version that goes was there once");
-    });
-}
-
-#[test]
 fn a_write_does_not_rest_on_a_look_from_before_its_source_was_asked() {
     simulate(6, async |mut sim| {
+        sim.share();
         let rule = "version_deletes = true";
         sim.post_everything();
         // List and body together take so long that the destination is looked at again, and then the source takes long to say
@@ -97,6 +69,7 @@ fn a_write_does_not_rest_on_a_look_from_before_its_source_was_asked() {
 #[test]
 fn a_version_that_is_gone_before_a_marker_was_seen_does_not_stay() {
     simulate(7, async |mut sim| {
+        sim.share();
         sim.post_everything();
         let place = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
         sim.net.faults().add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(20))).times(1));
@@ -117,35 +90,9 @@ fn a_version_that_is_gone_before_a_marker_was_seen_does_not_stay() {
 }
 
 #[test]
-fn content_in_parts_that_the_source_no_longer_lists_waits_for_writes_over_it() {
-    simulate(8, async |mut sim| {
-        sim.post_everything();
-        let large = || ByteStream::from(vec![7; 20 << 20]);
-        let first = put(&sim, large()).await;
-        let slow = fleet::nth(&mut sim, "", AWS, 0).await;
-        sim.drained().await;
-        let place = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
-        sim.net.faults().add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(28))).times(1));
-        put(&sim, ByteStream::from_static(b"two")).await;
-        let event = sim.sqs.messages(QUEUE).last().unwrap().body.clone();
-        deafen(&sim, 0).await;
-        assert_eq!(sim.net.faults().hits("slow"), 1);
-        let quick = fleet::nth(&mut sim, "", AWS, 1).await;
-        sim.sqs.send(QUEUE, event, Duration::ZERO);
-        sim.pass(Duration::from_secs(3)).await;
-        sim.user().delete_object().bucket(SOURCE).key("a").version_id(first).send().await.unwrap();
-        put(&sim, large()).await;
-        sim.drained().await;
-        slow.stop().await;
-        quick.stop().await;
-        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 3, "the small one is not written over the large one once more");
-        assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
-    });
-}
-
-#[test]
 fn a_marker_that_a_removal_bares_does_not_hide_what_the_source_shows() {
     simulate(9, async |mut sim| {
+        sim.share();
         sim.post_everything();
         let rule = "version_deletes = true";
         let knows = fleet::lone(&mut sim, rule, AWS).await;
@@ -168,67 +115,4 @@ fn a_marker_that_a_removal_bares_does_not_hide_what_the_source_shows() {
         assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
         assert_eq!(sim.s3.history(ARCHIVE, "a").len(), 1);
     });
-}
-
-#[test]
-fn content_that_stood_below_and_was_purged_waits_for_writes_over_it() {
-    simulate(12, async |mut sim| {
-        sim.post_everything();
-        let first = put(&sim, ByteStream::from_static(b"one")).await;
-        let quick = fleet::lone(&mut sim, "", AWS).await;
-        sim.drained().await;
-        quick.stop().await;
-        // A write over the first is on the way, while another daemon writes the same.
-        let place = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-1");
-        sim.net.faults().add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(29))).times(1));
-        let slow = fleet::nth(&mut sim, "", AWS, 1).await;
-        put(&sim, ByteStream::from_static(b"two")).await;
-        let event = sim.sqs.messages(QUEUE).last().unwrap().body.clone();
-        deafen(&sim, 1).await;
-        assert_eq!(sim.net.faults().hits("slow"), 1);
-        let quick = fleet::lone(&mut sim, "", AWS).await;
-        sim.sqs.send(QUEUE, event, Duration::ZERO);
-        sim.pass(Duration::from_secs(5)).await;
-        quick.stop().await;
-        assert_eq!(sim.s3.history(ARCHIVE, "a").len(), 2);
-        // Whoever comes third saw nothing of the first.
-        sim.user().delete_object().bucket(SOURCE).key("a").version_id(first).send().await.unwrap();
-        put(&sim, ByteStream::from_static(b"one")).await;
-        let third = fleet::nth(&mut sim, "", AWS, 2).await;
-        sim.drained().await;
-        slow.stop().await;
-        third.stop().await;
-        assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
-        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 3, "the second is not written over the third once more");
-    });
-}
-
-#[test]
-fn a_marker_waits_for_writes_of_what_was_purged_as_long_as_they_can_take() {
-    simulate(13, async |mut sim| {
-        sim.post_everything();
-        let first = put(&sim, ByteStream::from(vec![7; 15 << 19])).await;
-        let event = sim.sqs.messages(QUEUE).last().unwrap().body.clone();
-        let place = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
-        sim.net.faults().add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(85))).times(1));
-        let slow = fleet::lone(&mut sim, "", AWS).await;
-        deafen(&sim, 0).await;
-        assert_eq!(sim.net.faults().hits("slow"), 1);
-        let quick = fleet::nth(&mut sim, "", AWS, 1).await;
-        sim.sqs.send(QUEUE, event, Duration::ZERO);
-        sim.pass(Duration::from_secs(3)).await;
-        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
-        sim.user().delete_object().bucket(SOURCE).key("a").version_id(first).send().await.unwrap();
-        sim.drained().await;
-        slow.stop().await;
-        quick.stop().await;
-        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 2, "one object and the marker that hides it");
-        assert_eq!(sim.shown(ARCHIVE, "a"), None);
-    });
-}
-
-/// Writes an object in one request; returns its version.
-async fn put(sim: &Sim, body: ByteStream) -> String {
-    let put = sim.user().put_object().bucket(SOURCE).key("a").body(body).send().await;
-    put.unwrap().version_id.unwrap()
 }

@@ -122,7 +122,7 @@ pub(super) fn quirks(rng: &mut fastrand::Rng, apart: &mut fastrand::Rng) -> Quir
         delayed: share(rng),
         delay_max: Duration::from_secs([3, 60, 400][rng.usize(..3)]),
         reorder: rng.bool(),
-        // A lease is lost where two tries fail one after the other, and what waits for the fence has many.
+        // A lease is lost where two tries fail one after the other.
         batch_failures: share(rng) / 3.0,
         ..strict
     }

@@ -49,9 +49,7 @@ struct Matter {
     differs: fn(&Rule, &Rule) -> bool,
 }
 
-const MATTERS: [Matter; 9] = [
-    Matter { spot: |rule| &rule.exclusive.spot, differs: |one, other| one.exclusive != other.exclusive },
-    Matter { spot: |rule| &rule.fence.spot, differs: |one, other| one.fence != other.fence },
+const MATTERS: [Matter; 7] = [
     Matter { spot: |rule| &rule.history.spot, differs: |one, other| one.history != other.history },
     Matter { spot: |rule| &rule.since.spot, differs: |one, other| one.since != other.since },
     Matter { spot: |rule| &rule.foreign.spot, differs: |one, other| one.foreign != other.foreign },

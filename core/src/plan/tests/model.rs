@@ -51,9 +51,9 @@ impl Destination {
             assert_eq!(next(rest, known, history), next(source, known, history), "{source:?} {known:?}");
             let Some(step) = next(source, known, history) else { return late };
             match step {
-                Step::Put { source: version, condition, distinct } => {
+                Step::Put { source: version, condition } => {
                     self.check(&condition);
-                    self.put(version, distinct);
+                    self.put(version);
                     known.advance(&version.version, self.top());
                 }
                 Step::Mark { source: version, over } => {
@@ -71,9 +71,8 @@ impl Destination {
         panic!("the planner never ends: {source:?} {known:?}");
     }
 
-    fn put(&mut self, version: &SourceVersion, distinct: bool) {
-        let plain = version.etag.clone().expect("objects have one");
-        let etag = if distinct { tag(&format!("{}-1", plain.as_str())) } else { plain };
+    fn put(&mut self, version: &SourceVersion) {
+        let etag = version.etag.clone().expect("objects have one");
         self.entries.push(Entry::Object { of: Some(version.version.clone()), etag });
     }
 

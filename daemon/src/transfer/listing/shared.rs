@@ -17,27 +17,15 @@ use crate::engine::{Absence, Engine, SharedHistory};
 use crate::panics::contain_task;
 use crate::task::Task;
 
-/// Whether a key's history is read to plan from, or only compared after a write. Who compares lies behind those who begin, so
-/// where a list costs by what lies between, as everywhere but at AWS, they have lists of their own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Look {
-    Planning,
-    Comparing,
-}
-
 /// Lists the source's history of a task's key together with those of its neighbours. It begins after this is called,
 /// so after the destination was read (protocol rule 2).
 pub(super) async fn history(
     engine: &Engine,
     source: &Access,
     task: &Task,
-    look: Look,
 ) -> Result<Option<Vec<SourceVersion>>, Failure> {
     let (access, bucket, metrics) = (source.clone(), task.source.bucket.clone(), engine.metrics.clone());
-    let together = match look {
-        Look::Comparing if !source.is_aws => engine.comparing.at(&task.source),
-        Look::Planning | Look::Comparing => engine.histories.at(&task.source),
-    };
+    let together = engine.histories.at(&task.source);
     let answer = together.ask(task.source_key.clone(), move |keys| {
         let (access, bucket, metrics) = (access.clone(), bucket.clone(), metrics.clone());
         async move {

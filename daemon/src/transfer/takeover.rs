@@ -1,0 +1,95 @@
+//! What a predecessor at the key may have left on its way: requests have landed by the time that its successor begins,
+//! but for CompleteMultipartUpload, which S3 may take minutes for. An upload that is no longer listed has been completed or
+//! aborted, and one that was aborted cannot be completed any more.
+//! <https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html>
+
+use aws_sdk_s3::types::MultipartUpload;
+use replicator_core::deadline::{COMPLETE_TIMEOUT_MAX, LANDING};
+use replicator_core::failure::{Failure, Kind, chain};
+use tracing::debug;
+
+use super::pending::LOOK_EVERY;
+use super::{Memory, multipart};
+use crate::accounts::Access;
+use crate::accounts::refusal::{Side, failure};
+use crate::engine::Engine;
+use crate::ledger::records::Lane;
+use crate::task::Task;
+
+/// Leaves no upload at the key that can be completed, but for the one that the ledger goes on with. Where it cannot be told
+/// whose an upload is, or what there is, waits as long as S3 may take to complete one.
+pub(super) async fn settle_uploads(engine: &Engine, task: &Task, memory: &mut Memory) -> Result<(), Failure> {
+    let age = memory.age();
+    let settled = match end_uploads(engine, task).await {
+        Ok(settled) => settled,
+        // These pass, and then it is asked again.
+        Err(failure) if matches!(failure.kind, Kind::Transient | Kind::Throttled | Kind::Unauthenticated) => {
+            return Err(failure);
+        }
+        Err(failure) => {
+            let (key, error) = (task.lane.key.as_str(), chain(&failure));
+            debug!(key, error, "cannot tell what uploads there are, waiting as long as one may take");
+            false
+        }
+    };
+    let left = (COMPLETE_TIMEOUT_MAX + LANDING).saturating_sub(age);
+    if settled || left.is_zero() {
+        return Ok(());
+    }
+    Err(Failure::new(Kind::TooYoung(left.min(LOOK_EVERY)), "CompleteMultipartUpload"))
+}
+
+/// Says whether no upload is left that another worker may have sent the completion of.
+async fn end_uploads(engine: &Engine, task: &Task) -> Result<bool, Failure> {
+    let (lane, access) = (&task.lane, engine.access(&task.lane.destination)?);
+    let known = engine.ledger.upload(lane)?.map(|(upload, _)| upload.upload_id);
+    let unknown = |upload: &MultipartUpload| upload.upload_id() != known.as_deref();
+    if !list(access, lane).await?.iter().any(unknown) {
+        return Ok(true);
+    }
+    let own = begin(access, lane).await?;
+    let listed = list(access, lane).await;
+    multipart::abort(engine, lane, &own).await?;
+    let listed = listed?;
+    let is_own = |upload: &MultipartUpload| upload.upload_id() == Some(&own);
+    let principal = listed.iter().find(|upload| is_own(upload)).and_then(principal_of);
+    let mut is_settled = true;
+    for upload in listed.iter().filter(|upload| unknown(upload) && !is_own(upload)) {
+        match (principal.as_ref().zip(principal_of(upload).as_ref()), upload.upload_id()) {
+            (Some((own, other)), Some(id)) if own == other => multipart::abort(engine, lane, id).await?,
+            // No worker began it.
+            (Some(_), Some(_)) => {}
+            (None, _) | (_, None) => is_settled = false,
+        }
+    }
+    Ok(is_settled)
+}
+
+async fn list(access: &Access, lane: &Lane) -> Result<Vec<MultipartUpload>, Failure> {
+    let request = access.s3.list_multipart_uploads();
+    let request = request.bucket(lane.destination.bucket.as_str()).prefix(lane.key.as_str());
+    let listed = request.send().await.map_err(|error| failure(Side::Destination, "ListMultipartUploads", error))?;
+    // The key itself comes before all keys that begin with it, so it is on the first page, unless it fills that alone.
+    Ok(listed
+        .uploads
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|upload| upload.key() == Some(lane.key.as_str()))
+        .collect())
+}
+
+/// Begins an upload, of which a list says what principal began it.
+async fn begin(access: &Access, lane: &Lane) -> Result<String, Failure> {
+    let request = access.s3_once.create_multipart_upload();
+    let request = request.bucket(lane.destination.bucket.as_str()).key(lane.key.as_str());
+    let begun = request.send().await.map_err(|error| failure(Side::Prepare, "CreateMultipartUpload", error))?;
+    let unnamed = || Failure::caused(Kind::Transient, "CreateMultipartUpload", "the answer has no upload id");
+    begun.upload_id.ok_or_else(unnamed)
+}
+
+/// Names the principal that began an upload: of a role its sessions are one.
+fn principal_of(upload: &MultipartUpload) -> Option<String> {
+    let id = upload.initiator()?.id()?;
+    let is_session = id.contains(":assumed-role/");
+    Some(if is_session { id.rsplit_once('/').map_or(id, |(role, _)| role) } else { id }.to_owned())
+}

@@ -1,0 +1,238 @@
+//! The FIFO queues that work goes through. A message group is all that is to be done at one destination key, and SQS
+//! gives out no message of a group while another of it is in flight: so one worker in the whole fleet is at a key.
+//! <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/using-messagegroupid-property.html>
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use aws_sdk_sqs::types::{MessageAttributeValue, SendMessageBatchRequestEntry};
+use replicator_config::Queue;
+use replicator_core::object::Timestamp;
+use replicator_core::retry;
+use sha2::{Digest, Sha256};
+use tracing::warn;
+
+use crate::accounts::refusal::words;
+use crate::ledger::records::Lane;
+
+/// A queue and the client that reaches it.
+#[derive(Debug, Clone)]
+pub(crate) struct QueueAccess {
+    pub(crate) queue: Queue,
+    pub(crate) client: aws_sdk_sqs::Client,
+}
+
+/// Why a worker sent a message to its work queue, if one did. Something may have begun for it that is in no ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// Its work was handed back.
+    Released,
+    /// Its task was parked, and is tried again.
+    Parked(Parked),
+}
+
+/// What is known of a task that was parked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Parked {
+    pub(crate) since: Timestamp,
+    pub(crate) tries: u32,
+}
+
+impl fmt::Display for Again {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Released => f.write_str(RELEASED),
+            Self::Parked(Parked { since, tries }) => write!(f, "parked {} {tries}", since.unix_timestamp()),
+        }
+    }
+}
+
+const RELEASED: &str = "released";
+
+impl Again {
+    /// Reads what was written. Any other text says as much as that it was sent again.
+    pub(crate) fn parse(text: &str) -> Self {
+        let parked = || {
+            let (since, tries) = text.strip_prefix("parked ")?.split_once(' ')?;
+            let since = Timestamp::from_unix_timestamp(since.parse().ok()?).ok()?;
+            Some(Parked { since, tries: tries.parse().ok()? })
+        };
+        parked().map_or(Self::Released, Self::Parked)
+    }
+
+    pub(crate) fn parked(self) -> Option<Parked> {
+        match self {
+            Self::Released => None,
+            Self::Parked(parked) => Some(parked),
+        }
+    }
+}
+
+/// The work queues by their URLs.
+#[derive(Debug, Default)]
+pub(crate) struct WorkQueues {
+    by_url: BTreeMap<String, Arc<QueueAccess>>,
+}
+
+/// A message for a work queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct WorkItem {
+    /// The queue.
+    pub(crate) url: String,
+    /// `MessageGroupId`: the destination key that the work is at.
+    pub(crate) group: String,
+    /// `MessageDeduplicationId`: SQS delivers one message of each within five minutes.
+    pub(crate) deduplication: String,
+    /// A notification of one record.
+    pub(crate) body: String,
+    /// Why a worker sends it, if one does.
+    pub(crate) again: Option<Again>,
+}
+
+/// SQS takes at most ten entries a batch:
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>
+const BATCH_MAX: usize = 10;
+
+// What is not taken by then is routed again when its event comes back.
+const ATTEMPTS_MAX: u32 = 4;
+
+/// The message attribute of what a worker sent.
+pub(crate) const AGAIN: &str = "Again";
+
+/// Returns the message group of a lane. The account is left out, which only this configuration names so.
+pub(crate) fn group_of(lane: &Lane) -> String {
+    digest([lane.destination.bucket.as_str(), lane.key.as_str()])
+}
+
+/// Returns an id that these words make, none of which has a NUL.
+pub(crate) fn digest<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+    let mut hash = Sha256::new();
+    for word in words {
+        hash.update(word.as_bytes());
+        hash.update([0]);
+    }
+    hex(&hash.finalize())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl WorkQueues {
+    pub(crate) fn new(queues: impl IntoIterator<Item = Arc<QueueAccess>>) -> Self {
+        Self { by_url: queues.into_iter().map(|access| (access.queue.url.clone(), access)).collect() }
+    }
+
+    /// Says whether work goes through queues of its own.
+    pub(crate) fn are_used(&self) -> bool {
+        !self.by_url.is_empty()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<QueueAccess>> {
+        self.by_url.values()
+    }
+
+    /// Sends messages, and says of each whether its queue has it for sure.
+    pub(crate) async fn send(&self, items: &[WorkItem]) -> Vec<bool> {
+        let mut of_queue: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (index, item) in items.iter().enumerate() {
+            of_queue.entry(&item.url).or_default().push(index);
+        }
+        let batches = of_queue.into_iter().flat_map(|(url, all)| {
+            let batches: Vec<Vec<usize>> = all.chunks(BATCH_MAX).map(<[usize]>::to_vec).collect();
+            batches.into_iter().map(move |batch| (url, batch))
+        });
+        let sent = futures::future::join_all(batches.map(|(url, batch)| self.send_batch(url, items, batch))).await;
+        let mut all = vec![false; items.len()];
+        for index in sent.into_iter().flatten() {
+            if let Some(sent) = all.get_mut(index) {
+                *sent = true;
+            }
+        }
+        all
+    }
+
+    /// Sends a batch, what failed of it a few times; returns what was taken.
+    async fn send_batch(&self, url: &str, items: &[WorkItem], batch: Vec<usize>) -> Vec<usize> {
+        let Some(access) = self.by_url.get(url) else { return Vec::new() };
+        let (mut left, mut sent) = (batch, Vec::new());
+        for attempt in 1..=ATTEMPTS_MAX {
+            let taken = match try_send(access, items, &left).await {
+                Ok(taken) => taken,
+                Err(error) => {
+                    warn!(queue = access.queue.name(), error, "cannot send to the work queue for now");
+                    Vec::new()
+                }
+            };
+            left.retain(|index| !taken.contains(index));
+            sent.extend(taken);
+            if left.is_empty() {
+                break;
+            }
+            if attempt < ATTEMPTS_MAX {
+                tokio::time::sleep(retry::delay(attempt, fastrand::f64())).await;
+            }
+        }
+        sent
+    }
+}
+
+/// Sends a batch once. The answer is 200 even when entries failed: what it does not name as taken was not.
+async fn try_send(access: &QueueAccess, items: &[WorkItem], batch: &[usize]) -> Result<Vec<usize>, String> {
+    let entries = batch.iter().filter_map(|index| Some((index, items.get(*index)?)));
+    let entries = entries.map(|(index, item)| entry(*index, item)).collect::<Result<Vec<_>, _>>()?;
+    let request = access.client.send_message_batch().queue_url(&access.queue.url).set_entries(Some(entries));
+    let answer = request.send().await.map_err(|error| words(&error))?;
+    for failed in &answer.failed {
+        let (code, detail) = (failed.code.as_str(), failed.message.as_deref().unwrap_or_default());
+        warn!(queue = access.queue.name(), code, detail, "the work queue refused a message");
+    }
+    let taken = answer.successful.iter().filter_map(|taken| taken.id.parse().ok());
+    Ok(taken.filter(|index| batch.contains(index)).collect())
+}
+
+fn entry(index: usize, item: &WorkItem) -> Result<SendMessageBatchRequestEntry, String> {
+    let mut entry = SendMessageBatchRequestEntry::builder()
+        .id(index.to_string())
+        .message_group_id(&item.group)
+        .message_deduplication_id(&item.deduplication)
+        .message_body(&item.body);
+    if let Some(again) = &item.again {
+        let value = MessageAttributeValue::builder().data_type("String").string_value(again.to_string()).build();
+        entry = entry.message_attributes(AGAIN, value.map_err(|error| error.to_string())?);
+    }
+    entry.build().map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use replicator_core::object::{Bucket, Key};
+    use replicator_core::rule::Place;
+
+    use super::*;
+
+    #[test]
+    fn what_is_known_of_a_parked_task_goes_along_with_its_message() {
+        let since = Timestamp::from_unix_timestamp(1_800_000_000).unwrap();
+        for again in [Again::Released, Again::Parked(Parked { since, tries: 3 })] {
+            assert_eq!(Again::parse(&again.to_string()), again);
+        }
+        assert_eq!(Again::parse("parked soon"), Again::Released);
+    }
+
+    fn lane(account: &str, bucket: &str, key: &str) -> Lane {
+        let destination = Place { account: account.to_owned(), bucket: Bucket::try_from(bucket).unwrap() };
+        Lane { destination, key: Key::try_from(key).unwrap() }
+    }
+
+    #[test]
+    fn a_group_is_a_key_of_a_bucket_whatever_its_account_is_called() {
+        let group = group_of(&lane("a", "replicas", "report"));
+        assert_eq!(group, group_of(&lane("b", "replicas", "report")));
+        assert_ne!(group, group_of(&lane("a", "replicas", "report2")));
+        assert_ne!(group, group_of(&lane("a", "others", "report")));
+        // SQS takes 128 characters, letters and digits among them.
+        assert!(group.len() == 64 && group.bytes().all(|byte| byte.is_ascii_hexdigit()), "{group}");
+    }
+}
