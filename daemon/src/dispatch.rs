@@ -26,6 +26,7 @@ use tracing::{debug, info};
 use crate::clock;
 use crate::engine::Engine;
 use crate::lane::{self, Ended};
+use crate::lease;
 use crate::ledger::records::Lane;
 use crate::message::{Delivery, Disposal, Message, Settlement};
 use crate::parking::Filter;
@@ -188,11 +189,12 @@ impl Dispatch {
             return;
         };
         let lost = work.working().iter().filter_map(|ticket| self.hand.lost(ticket.message?)).cloned().collect();
+        let holds = work.working().iter().filter_map(|ticket| self.hand.to_hold(ticket.message?)).collect();
         let (engine, halt) = (Arc::clone(&self.engine), self.halt.clone());
         self.running.spawn(async move {
             let ended = tokio::select! {
                 biased;
-                ended = lane::work(&engine, &task) => ended,
+                ended = lease::holding(holds, lane::work(&engine, &task)) => ended,
                 () = any(lost) => Ended::Stopped,
                 () = halt.cancelled() => Ended::Stopped,
             };

@@ -173,7 +173,7 @@ impl Intake {
             queue: Arc::clone(&self.access),
             id: raw.message_id().unwrap_or_default().to_owned(),
             lease: self.leases.hold(number, &receipt, asked),
-            asked,
+            received: Moment::now(),
             receipt,
             body: raw.body().unwrap_or_default().to_owned(),
             receive_count: count.and_then(|count| u32::try_from(count).ok()).unwrap_or(0),

@@ -13,6 +13,7 @@ use crate::clock;
 use crate::engine::Engine;
 use crate::failpoint::Step;
 use crate::fanout::Reader;
+use crate::lease;
 use crate::ledger::Parts;
 use crate::ledger::records::{ParkedTask, Upload};
 use crate::metrics::Outcome;
@@ -48,8 +49,9 @@ const REREADS_MAX: u32 = 10;
 /// Works on a task until it ends, if by a panic. Then something may have been sent, as by a task that is cut off.
 pub(crate) async fn work(engine: &Engine, task: &Task) -> Ended {
     if let Some(since) = task.takes_over {
-        // It lost its lease, so it has stopped; what it sent has landed by then, but for an upload that is being completed.
-        tokio::time::sleep(LANDING.saturating_sub(since.elapsed())).await;
+        // By then the other one sends no write any more, and what it sent has landed, but for an upload that is being
+        // completed.
+        tokio::time::sleep((lease::CONFIRMED_WITHIN + LANDING).saturating_sub(since.elapsed())).await;
     }
     engine.predecessor.has_landed().await;
     match contain_task(&engine.metrics, Box::pin(attempt(engine, task))).await {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_sdk_sqs::types::ChangeMessageVisibilityBatchRequestEntry;
+use replicator_core::failure::{Failure, Kind};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -43,9 +44,40 @@ struct Held {
     receipt: String,
     /// When the message shows again unless it is extended.
     expires: Moment,
+    /// When SQS was last asked and said that it is ours.
+    confirmed: Moment,
     /// When SQS will extend no more.
     last: Moment,
     lost: CancellationToken,
+}
+
+/// A worker's hold on a message, as the task that works for it knows it.
+#[derive(Debug, Clone)]
+pub(crate) struct Hold {
+    number: u64,
+    leases: Leases,
+}
+
+tokio::task_local! {
+    /// The messages that this task works for, where others wait for them.
+    static HOLDS: Vec<Hold>;
+}
+
+/// Does some work for these messages.
+pub(crate) async fn holding<T>(holds: Vec<Hold>, work: impl Future<Output = T>) -> T {
+    HOLDS.scope(holds, work).await
+}
+
+/// A write goes out only on leases that SQS confirmed so lately: who receives one of the messages again reckons with it.
+pub(crate) const CONFIRMED_WITHIN: Duration = Duration::from_secs(3);
+
+/// Makes sure that the task's messages are its own still, before a write. That asks nothing of SQS soon after a receipt.
+pub(crate) async fn confirm() -> Result<(), Failure> {
+    let Ok(holds) = HOLDS.try_with(Clone::clone) else { return Ok(()) };
+    for hold in &holds {
+        hold.leases.confirm(hold.number).await?;
+    }
+    Ok(())
 }
 
 /// SQS hides a message for at most 12 hours from its receipt, and an extension beyond that is an
@@ -84,6 +116,7 @@ impl Leases {
         let held = Held {
             receipt: receipt.to_owned(),
             expires: asked + self.shared.visibility,
+            confirmed: asked,
             // A call that is sent by then arrives in time.
             last: asked + HIDDEN_MAX - self.call_timeout(),
             lost: lost.clone(),
@@ -99,6 +132,20 @@ impl Leases {
         // Side by side: calls that hang must not hide that time is up.
         let work = async { tokio::join!(self.extend_due(), self.drop_expired()) };
         let _stopped = stop.run_until_cancelled(work).await;
+    }
+
+    /// Extends a lease that was not confirmed lately.
+    async fn confirm(&self, number: u64) -> Result<(), Failure> {
+        let held = || self.shared.held.lock().ok().and_then(|all| all.get(&number).cloned());
+        let is_fresh = |held: &Held| held.confirmed.elapsed() < CONFIRMED_WITHIN;
+        match held() {
+            Some(held) if is_fresh(&held) => return Ok(()),
+            Some(held) => self.extend(&[(number, held)]).await,
+            None => {}
+        }
+        let unsure =
+            || Failure::caused(Kind::Transient, "ChangeMessageVisibility", "the message may be another worker's");
+        held().filter(is_fresh).map(drop).ok_or_else(unsure)
     }
 
     async fn extend_due(&self) {
@@ -165,6 +212,7 @@ impl Leases {
         let Ok(mut all) = self.shared.held.lock() else { return };
         if let Some(held) = id.parse().ok().and_then(|number: u64| all.get_mut(&number)) {
             held.expires = now + Duration::from_secs(held.extension(self.shared.visibility, now));
+            held.confirmed = now;
         }
     }
 
@@ -208,6 +256,11 @@ impl Shared {
 }
 
 impl Lease {
+    /// Returns what its task holds on to.
+    pub(crate) fn to_hold(&self) -> Hold {
+        Hold { number: self.number, leases: Leases { shared: Arc::clone(&self.shared) } }
+    }
+
     /// Fires when the message may be someone else's.
     pub(crate) fn lost(&self) -> &CancellationToken {
         &self.lost
@@ -231,7 +284,7 @@ mod tests {
 
     fn received(asked: Moment) -> Held {
         let (receipt, lost) = (String::new(), CancellationToken::new());
-        Held { receipt, expires: asked + VISIBILITY, last: asked + HIDDEN_MAX, lost }
+        Held { receipt, expires: asked + VISIBILITY, confirmed: asked, last: asked + HIDDEN_MAX, lost }
     }
 
     /// Returns how long after the receipt something first holds, as often as it is looked at.

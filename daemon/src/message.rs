@@ -32,8 +32,8 @@ pub(crate) struct Message {
     /// When it was sent, by the queue's own word: what it says of itself is its sender's.
     pub(crate) sent: Option<Timestamp>,
     pub(crate) lease: Lease,
-    /// When it was asked for: since then at the latest it is ours.
-    pub(crate) asked: Moment,
+    /// When it had come: since then at the latest it is ours.
+    pub(crate) received: Moment,
     /// Its message group, if it came from a work queue.
     pub(crate) group: Option<String>,
     /// Why a worker sent it, if one did.

@@ -80,7 +80,7 @@ impl Dispatch {
         let (number, redelivered, age) = (message.number, message.redelivered(), message.age(clock::now()));
         let parked = message.again.and_then(Again::parked);
         let (is_work, is_repeated) = (message.group.is_some(), message.is_repeated());
-        let takes_over = redelivered.then_some(message.asked);
+        let takes_over = redelivered.then_some(message.received);
         self.hand.take(message, disposal, tasks.len());
         for mut task in tasks {
             if is_work {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::lease::Hold;
 use crate::message::{Disposal, Message, Settlement};
 
 /// The messages whose tasks are not all closed, by their numbers.
@@ -53,6 +54,12 @@ impl Hand {
     /// Says whether a message is in hand and surely ours.
     pub(super) fn holds(&self, number: u64) -> bool {
         self.lost(number).is_some_and(|lost| !lost.is_cancelled())
+    }
+
+    /// Returns the hold on a message of a work queue.
+    pub(super) fn to_hold(&self, number: u64) -> Option<Hold> {
+        let message = self.messages.get(&number).map(|in_hand| &in_hand.message)?;
+        message.group.as_ref().map(|_| message.lease.to_hold())
     }
 
     /// Returns what fires when a message may be someone else's.

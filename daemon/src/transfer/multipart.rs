@@ -21,6 +21,7 @@ use crate::checksum::{Algorithm, Measure, Sum, crc64, crc64_header, crc64_joined
 use crate::clock::Moment;
 use crate::engine::Engine;
 use crate::failpoint::Step;
+use crate::lease;
 use crate::ledger::Parts;
 use crate::ledger::records::{Lane, Upload, UploadedPart, Whose};
 use crate::task::Task;
@@ -250,6 +251,7 @@ async fn complete(
         .set_if_none_match(if_none_match)
         .customize()
         .config_override(deadline(complete_timeout(copy.version.size_bytes)));
+    lease::confirm().await?;
     let sent = Moment::now();
     pending::expect(copy, upload)?;
     let answer = copy.engine.failpoints.around(Step::CompleteUpload, Box::pin(request.send())).await;

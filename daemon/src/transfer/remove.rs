@@ -12,6 +12,7 @@ use crate::accounts::refusal::{Side, failure};
 use crate::accounts::{Access, deadline};
 use crate::engine::Engine;
 use crate::failpoint::Step;
+use crate::lease;
 use crate::task::Task;
 use crate::wire::Call;
 
@@ -30,6 +31,7 @@ pub(crate) async fn mark(
     if let Some(looked) = basis.renew(access, task).await? {
         confirm(engine.access(&task.source)?, task, &source.version.id, looked).await?;
     }
+    lease::confirm().await?;
     let request = access
         .s3_once
         .delete_object()
@@ -64,6 +66,7 @@ async fn marker_id(access: &Access, task: &Task) -> Result<Option<String>, Failu
 /// Only an exact version id ever gets here, so no delete marker can come of it.
 pub(crate) async fn version(engine: &Engine, task: &Task, destination_version: &str) -> Result<(), Failure> {
     engine.limits.request(task.payer()).await;
+    lease::confirm().await?;
     let request = engine
         .access(&task.lane.destination)?
         .s3

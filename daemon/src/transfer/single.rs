@@ -19,6 +19,7 @@ use crate::clock::Moment;
 use crate::engine::Due;
 use crate::failpoint::Step;
 use crate::fanout::{Body, Lead};
+use crate::lease;
 use crate::metrics::Unproved;
 use crate::wire::{Call, Filled};
 
@@ -84,6 +85,7 @@ async fn put(copy: &Copy<'_>, dress: &Dress, body: &Body) -> Result<Written, Fai
     if let Some(looked) = copy.basis.renew(copy.destination, copy.task).await? {
         remove::confirm(copy.source, copy.task, &copy.version.version.id, looked).await?;
     }
+    lease::confirm().await?;
     let lane = &copy.task.lane;
     let call = Call::put(&lane.destination.bucket, &lane.key, body.filled.chunks.clone())
         .within(body_timeout(copy.version.size_bytes))

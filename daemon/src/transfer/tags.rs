@@ -15,6 +15,7 @@ use crate::accounts::capabilities::TagsGiven;
 use crate::accounts::refusal::{Side, failure};
 use crate::accounts::{Access, deadline};
 use crate::failpoint::Step;
+use crate::lease;
 use crate::ledger::records::{Replica, State};
 use crate::wire::{Call, Refusal};
 use crate::xml::{self, NotXml};
@@ -233,6 +234,7 @@ async fn write(access: &Access, (bucket, key): (&Bucket, &Key), version: &str, t
     let set = tags.iter().map(tag).collect::<Result<Vec<_>, _>>();
     let tagging = set.and_then(|set| Tagging::builder().set_tag_set(Some(set)).build());
     let tagging = tagging.map_err(|error| Failure::caused(Kind::Transient, "PutObjectTagging", error))?;
+    lease::confirm().await?;
     // Sent once: one whose answer was lost may land on top of the tags of a later one (protocol rule 7).
     access
         .s3_once
