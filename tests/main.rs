@@ -22,7 +22,7 @@ mod killed;
 mod resumed;
 mod unreliable_network;
 // H: replicas whose origin is written nowhere on them.
-mod unstamped;
+mod stamps;
 // B: memory.
 mod large_object;
 // What is in scope, what stays untouched.

@@ -10,7 +10,6 @@
 //! - `deadline`: how long a request may take, and may take effect
 //! - `stamp`: the origin of a replica, in its metadata
 //! - `claim`: how far a stamp is believed
-//! - `alignment`: which original a replica is that lacks the stamp
 //! - `parts`: how an object is cut for a multipart upload
 //! - `failure`: what went wrong, and what to do about it
 //! - `retry`: how long to wait before trying again
@@ -26,7 +25,6 @@ pub mod plan;
 pub mod deadline;
 pub mod stamp;
 pub mod claim;
-pub mod alignment;
 pub mod parts;
 pub mod failure;
 pub mod retry;

@@ -1,10 +1,11 @@
 //! The stamp: the origin of a replica in one short header of its user metadata, so that what the
 //! ledger knows can be read back from the destination. On a source object it proves nothing.
 
+use crc_fast::CrcAlgorithm;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use thiserror::Error;
 
-use crate::object::{Bucket, ETag, Timestamp, VersionId};
+use crate::object::{Bucket, ETag, Key, Timestamp, VersionId};
 use crate::plan::VersionRef;
 use crate::sequencer::Sequencer;
 
@@ -18,14 +19,21 @@ pub const USER_METADATA_BYTES_MAX: usize = 2048;
 /// Where a replica comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamp {
-    /// The bucket of the original.
-    pub bucket: Bucket,
-    /// The version of the original.
+    /// The key of the original.
+    pub place: Place,
+    /// The version of the original. A compact stamp names it by a digest, in place of the version id ([`names`]).
     pub version: VersionRef,
     /// The sequencer of the event, where one told.
     pub sequencer: Option<Sequencer>,
-    /// A digest of the original's key: a replica that is copied to another key takes its metadata along.
-    pub key: u64,
+}
+
+/// Which key of which bucket. A replica that is copied to another key takes its metadata along, so the key is part of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// The bucket by its name, the key by a digest.
+    Full(Bucket, u64),
+    /// Both by one digest.
+    Compact(u32),
 }
 
 /// A header that this program did not write.
@@ -33,42 +41,113 @@ pub struct Stamp {
 #[error("not a stamp: {0:?}")]
 pub struct NotAStamp(String);
 
+impl Place {
+    /// Names a key in full.
+    pub fn of(bucket: &Bucket, key: &Key) -> Self {
+        Self::Full(bucket.clone(), digest(&[key.as_str()]))
+    }
+
+    /// Says whether it is this key.
+    pub fn is(&self, bucket: &Bucket, key: &Key) -> bool {
+        match self {
+            Self::Full(..) => *self == Self::of(bucket, key),
+            Self::Compact(_) => *self == Self::of(bucket, key).compact(),
+        }
+    }
+
+    fn compact(&self) -> Self {
+        match self {
+            // CRC-64 spreads over all its bits, so half of it is as good a digest of 32.
+            Self::Full(bucket, key) => Self::Compact((digest(&[bucket.as_str(), &key.to_string()]) >> 32) as u32),
+            Self::Compact(_) => self.clone(),
+        }
+    }
+}
+
 impl Stamp {
-    /// Writes the stamp as a header value: `1;bucket;version;milliseconds;sequencer;etag;key`, the ETag
-    /// only for a `null` version.
+    /// Returns the same with digests for names: about half as long, for replicas whose metadata has no room for the full one.
+    pub fn compact(&self) -> Self {
+        Self { place: self.place.compact(), version: by_digest(&self.version), sequencer: None }
+    }
+
+    /// Writes the stamp as a header value, `1;bucket;version;milliseconds;sequencer;etag;key` with the ETag only for a `null`
+    /// version, or `2;key;version;milliseconds`.
     pub fn encode(&self) -> String {
-        let version = encoded(self.version.id.as_str());
         let milliseconds = self.version.last_modified.unix_timestamp_nanos() / 1_000_000;
-        let sequencer = self.sequencer.as_ref().map(ToString::to_string).unwrap_or_default();
-        let generation = self.version.generation.as_ref().map(|etag| encoded(etag.as_str()).to_string());
-        let generation = generation.unwrap_or_default();
-        format!("1;{};{version};{milliseconds};{sequencer};{generation};{:016x}", self.bucket, self.key)
+        let version = encoded(self.version.id.as_str());
+        match &self.place {
+            Place::Compact(key) => format!("2;{key:08x};{version};{milliseconds}"),
+            Place::Full(bucket, key) => {
+                let sequencer = self.sequencer.as_ref().map(ToString::to_string).unwrap_or_default();
+                let generation = self.version.generation.as_ref().map(|etag| encoded(etag.as_str()).to_string());
+                let generation = generation.unwrap_or_default();
+                format!("1;{bucket};{version};{milliseconds};{sequencer};{generation};{key:016x}")
+            }
+        }
     }
 
     /// Reads a header value.
     pub fn decode(text: &str) -> Result<Self, NotAStamp> {
-        Self::parse(text).ok_or_else(|| NotAStamp(text.chars().take(200).collect()))
+        let fields: Vec<&str> = text.split(';').collect();
+        let stamp = match fields.as_slice() {
+            ["1", fields @ ..] => Self::full(fields),
+            ["2", key, version, milliseconds] => Self::short(key, version, milliseconds),
+            _ => None,
+        };
+        stamp.ok_or_else(|| NotAStamp(text.chars().take(200).collect()))
     }
 
-    fn parse(text: &str) -> Option<Self> {
-        let fields: Vec<&str> = text.split(';').collect();
-        let ["1", bucket, version, milliseconds, sequencer, generation, key] = fields.as_slice() else {
-            return None;
-        };
+    fn full(fields: &[&str]) -> Option<Self> {
+        let [bucket, version, milliseconds, sequencer, generation, key] = fields else { return None };
         let id = VersionId::try_from(decoded(version)?).ok()?;
         let generation = match decoded(generation)?.as_str() {
             "" => None,
             etag => Some(ETag::try_from(etag.to_owned()).ok()?),
         };
-        let milliseconds: i64 = milliseconds.parse().ok()?;
-        let last_modified = Timestamp::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).ok()?;
         Some(Self {
-            bucket: Bucket::try_from(*bucket).ok()?,
-            version: VersionRef::new(id, last_modified, generation.as_ref()),
+            place: Place::Full(Bucket::try_from(*bucket).ok()?, u64::from_str_radix(key, 16).ok()?),
+            version: VersionRef::new(id, moment(milliseconds)?, generation.as_ref()),
             sequencer: Sequencer::try_from(*sequencer).ok(),
-            key: u64::from_str_radix(key, 16).ok()?,
         })
     }
+
+    fn short(key: &str, version: &str, milliseconds: &str) -> Option<Self> {
+        let digest = u64::from_str_radix(version.strip_prefix(BY_DIGEST)?, 16).ok()?;
+        Some(Self {
+            place: Place::Compact(u32::from_str_radix(key, 16).ok()?),
+            version: VersionRef::new(digest_id(digest)?, moment(milliseconds)?, None),
+            sequencer: None,
+        })
+    }
+}
+
+/// Says whether a stamp that has `said` for its version means this one.
+pub fn names(said: &VersionRef, version: &VersionRef) -> bool {
+    let is_digest = said.id.as_str().starts_with(BY_DIGEST);
+    said == version || (is_digest && said.last_modified == version.last_modified && *said == by_digest(version))
+}
+
+fn by_digest(version: &VersionRef) -> VersionRef {
+    let generation = version.generation.as_ref().map(ETag::as_str).unwrap_or_default();
+    let is_one = version.id.as_str().starts_with(BY_DIGEST);
+    let id = digest_id(digest(&[version.id.as_str(), generation])).filter(|_| !is_one);
+    VersionRef { id: id.unwrap_or_else(|| version.id.clone()), last_modified: version.last_modified, generation: None }
+}
+
+fn digest_id(digest: u64) -> Option<VersionId> {
+    VersionId::try_from(format!("{BY_DIGEST}{digest:016x}")).ok()
+}
+
+// No version id of a vendor begins so: they are letters, digits and few signs.
+const BY_DIGEST: &str = "~";
+
+fn digest(fields: &[&str]) -> u64 {
+    crc_fast::checksum(CrcAlgorithm::Crc64Nvme, fields.join(";").as_bytes())
+}
+
+fn moment(milliseconds: &str) -> Option<Timestamp> {
+    let milliseconds: i64 = milliseconds.parse().ok()?;
+    Timestamp::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).ok()
 }
 
 fn encoded(text: &str) -> impl std::fmt::Display {
@@ -81,7 +160,7 @@ fn decoded(text: &str) -> Option<String> {
 
 // Version ids of other vendors may hold anything printable; these need no escape in a header.
 const PLAIN: &AsciiSet =
-    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'+').remove(b'/').remove(b'=');
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'+').remove(b'/').remove(b'=').remove(b'~');
 
 #[cfg(test)]
 mod tests {
@@ -89,26 +168,55 @@ mod tests {
 
     use super::*;
 
+    fn stamp(version: &str, milliseconds: i64, etag: &str) -> Stamp {
+        let last_modified = Timestamp::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).unwrap();
+        let (id, etag) = (VersionId::try_from(version).unwrap(), ETag::try_from(etag).ok());
+        Stamp {
+            place: Place::of(&bucket("orders"), &key("a")),
+            version: VersionRef::new(id, last_modified, etag.as_ref()),
+            sequencer: Sequencer::try_from("0A").ok(),
+        }
+    }
+
+    fn bucket(name: &str) -> Bucket {
+        Bucket::try_from(name).unwrap()
+    }
+
+    fn key(name: &str) -> Key {
+        Key::try_from(name).unwrap()
+    }
+
     proptest! {
         #[test]
-        fn a_stamp_reads_back_as_written(version in "[ -~]{1,60}|null", milliseconds in 0i64..4_000_000_000_000, sequencer in "[0-9A-F]{0,20}", key in any::<u64>()) {
-            let last_modified = Timestamp::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).unwrap();
-            let stamp = Stamp {
-                bucket: Bucket::try_from("orders").unwrap(),
-                version: VersionRef::new(
-                    VersionId::try_from(version).unwrap(),
-                    last_modified,
-                    ETag::try_from("a;b%").ok().as_ref(),
-                ),
-                sequencer: Sequencer::try_from(sequencer.as_str()).ok(),
-                key,
-            };
-            prop_assert_eq!(Stamp::decode(&stamp.encode()), Ok(stamp));
+        fn a_stamp_reads_back_as_written(version in "[ -~]{1,60}|null", milliseconds in 0i64..4_000_000_000_000) {
+            let stamp = stamp(&version, milliseconds, "a;b%");
+            prop_assert_eq!(Stamp::decode(&stamp.encode()), Ok(stamp.clone()));
+            let compact = stamp.compact();
+            prop_assert_eq!(Stamp::decode(&compact.encode()), Ok(compact.clone()));
+            prop_assert!(names(&compact.version, &stamp.version));
         }
 
         #[test]
-        fn any_other_text_is_refused_without_panic(text in ".{0,100}") {
-            prop_assert!(Stamp::decode(&text).is_err());
+        fn any_other_text_is_refused_without_panic(text in ".{0,100}|2;.{0,9};~.{0,17};.{0,15}") {
+            if let Ok(stamp) = Stamp::decode(&text) {
+                prop_assert_eq!(Stamp::decode(&stamp.encode()), Ok(stamp));
+            }
+        }
+    }
+
+    #[test]
+    fn a_compact_stamp_names_one_version_of_one_key() {
+        let one = stamp("v1", 1_000, "x");
+        let compact = one.compact();
+        assert!(compact.encode().len() <= 41, "{}", compact.encode());
+        for other in [stamp("v2", 1_000, "x"), stamp("v1", 2_000, "x"), stamp("null", 1_000, "x")] {
+            assert!(!names(&compact.version, &other.version), "{other:?}");
+        }
+        let (null, overwritten) = (stamp("null", 1_000, "x"), stamp("null", 1_000, "y"));
+        assert!(names(&null.compact().version, &null.version) && !names(&null.compact().version, &overwritten.version));
+        for stamp in [&one, &compact] {
+            assert!(stamp.place.is(&bucket("orders"), &key("a")));
+            assert!(!stamp.place.is(&bucket("orders"), &key("b")) && !stamp.place.is(&bucket("others"), &key("a")));
         }
     }
 }

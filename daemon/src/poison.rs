@@ -147,10 +147,17 @@ mod tests {
                 assert!(refusal.to_string().len() < 200, "{refusal}");
             }
         });
-        feed(&[b"1;orders;v1;1700000000123;0055AE;;00000000000000ff", b"1;orders;null;0;;etag%3B;ff"], |text| {
-            if let Ok(stamp) = Stamp::decode(&String::from_utf8_lossy(text)) {
-                assert_eq!(Stamp::decode(&stamp.encode()).as_ref(), Ok(&stamp));
-            }
-        });
+        feed(
+            &[
+                b"1;orders;v1;1700000000123;0055AE;;00000000000000ff",
+                b"1;orders;null;0;;etag%3B;ff",
+                b"2;0000abcd;~00000000000000ff;7",
+            ],
+            |text| {
+                if let Ok(stamp) = Stamp::decode(&String::from_utf8_lossy(text)) {
+                    assert_eq!(Stamp::decode(&stamp.encode()).as_ref(), Ok(&stamp));
+                }
+            },
+        );
     }
 }

@@ -26,7 +26,6 @@ mod single;
 mod steps;
 mod tags;
 mod takeover;
-mod unstamped;
 mod uploading;
 mod wishes;
 

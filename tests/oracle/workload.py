@@ -302,7 +302,7 @@ def arguments():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--operations", type=int, default=1_000)
     parser.add_argument("--keys", type=int, default=150)
-    parser.add_argument("--full-bytes", type=int, default=2_040, help="metadata of objects that have much of it")
+    parser.add_argument("--full-bytes", type=int, default=1_980, help="metadata of objects that have much of it")
     parser.add_argument("--seconds", type=float, default=0, help="spread the operations over this time")
     return parser.parse_args()
 

@@ -129,12 +129,12 @@ impl Case<'_> {
     fn origin(&self, replica: &Entry) -> Option<usize> {
         let object = replica.object.as_ref()?;
         match object.user(STAMP) {
-            Some(stamp) => {
+            Some(stamp) if stamp.starts_with("1;") => {
                 let version = stamp.split(';').nth(2)?;
                 self.source.iter().position(|entry| entry.version_id == version)
             }
-            // Without a stamp: the one with the same content, of which the workload makes no second.
-            None => {
+            // A compact stamp: the one with the same content, of which the workload makes no second.
+            Some(_) | None => {
                 self.source.iter().position(|entry| entry.object.as_ref().is_some_and(|other| is_twin(object, other)))
             }
         }

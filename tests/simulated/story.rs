@@ -94,7 +94,7 @@ impl Story {
                 purges,
                 tags: !lossy && rng.bool(),
                 large: rng.u8(..4) == 0,
-                full: daemons == 1 && rng.bool(),
+                full: rng.bool(),
             },
             manners: Manners {
                 delay_max: Duration::from_secs([0, 3, 60, 400][rng.usize(..4)]),

@@ -40,7 +40,7 @@ pub(crate) enum Dress {
     Plain,
     /// System headers, some user metadata, tags.
     Rich,
-    /// User metadata that leave the stamp no room, told apart by a number.
+    /// User metadata that leave room for a compact stamp only, told apart by a number.
     Full(u32),
 }
 
@@ -55,7 +55,7 @@ pub(crate) struct Shape {
     pub(crate) tags: bool,
     /// Some objects are replicated in parts.
     pub(crate) large: bool,
-    /// Some objects leave the stamp no room.
+    /// Some objects leave room for a compact stamp only.
     pub(crate) full: bool,
 }
 
@@ -196,7 +196,7 @@ impl User {
                 .cache_control("max-age=3")
                 .metadata("owner", "=?UTF-8?B?w7w=?=")
                 .tagging("tier=gold&n=%2B"),
-            Dress::Full(number) => put.metadata("all", format!("{number:010}{}", "x".repeat(2_030))),
+            Dress::Full(number) => put.metadata("all", format!("{number:010}{}", "x".repeat(1_970))),
         };
         put.send().await.unwrap();
     }

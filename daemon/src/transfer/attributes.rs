@@ -63,20 +63,20 @@ static TOLD: [HeaderName; 6] = [CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LANG
 static KEPT: [HeaderName; 4] = [STORAGE_CLASS, LOCK_MODE, RETAIN_UNTIL, LEGAL_HOLD];
 
 impl Attributes {
-    /// Puts the stamp in; says whether it fitted beside the user's own metadata. A stamp that the
-    /// source object carries is overwritten: it is a claim of whoever wrote it.
+    /// Puts the stamp in, in full or compact, as there is room; says whether there is any beside the user's own metadata.
+    /// A stamp that the source object carries is overwritten: it is a claim of another writer.
     pub(crate) fn stamp(&mut self, stamp: &Stamp) -> bool {
         self.told.remove(STAMP);
-        let Ok(value) = HeaderValue::try_from(stamp.encode()) else { return false };
-        let fits = self.user_bytes() + STAMP.as_str().len() - USER.len() + value.len() <= USER_METADATA_BYTES_MAX;
-        if fits {
-            self.told.insert(STAMP, value);
-        }
-        fits
+        let room = USER_METADATA_BYTES_MAX.saturating_sub(self.user_bytes() + STAMP.as_str().len() - USER.len());
+        let forms = [stamp.encode(), stamp.compact().encode()];
+        let Some(form) = forms.into_iter().find(|form| form.len() <= room) else { return false };
+        let Ok(value) = HeaderValue::try_from(form) else { return false };
+        self.told.insert(STAMP, value);
+        true
     }
 
     /// Returns how much of the room for the user's metadata is taken.
-    pub(super) fn user_bytes(&self) -> usize {
+    fn user_bytes(&self) -> usize {
         let bytes =
             |(name, value): (&HeaderName, &HeaderValue)| Some(name.as_str().strip_prefix(USER)?.len() + value.len());
         self.told.iter().filter_map(bytes).sum()
@@ -137,18 +137,17 @@ const WORD_BYTES_MAX: usize = 45;
 
 #[cfg(test)]
 mod tests {
-    use replicator_core::object::{Bucket, VersionId};
+    use replicator_core::object::{Bucket, Key, VersionId};
     use replicator_core::plan::VersionRef;
-    use replicator_core::stamp::NAME;
+    use replicator_core::stamp::{NAME, Place};
 
     use super::*;
 
     fn stamp() -> Stamp {
         Stamp {
-            bucket: Bucket::try_from("orders").unwrap(),
+            place: Place::of(&Bucket::try_from("orders").unwrap(), &Key::try_from("a").unwrap()),
             version: VersionRef::new(VersionId::try_from("v1").unwrap(), Timestamp::UNIX_EPOCH, None),
             sequencer: None,
-            key: 0,
         }
     }
 
@@ -157,10 +156,19 @@ mod tests {
     }
 
     #[test]
-    fn a_stamp_that_does_not_fit_beside_the_users_metadata_is_left_out() {
-        let mut full = told(&[("x-amz-meta-a", &"x".repeat(USER_METADATA_BYTES_MAX - 1))]);
-        assert!(!full.stamp(&stamp()));
-        assert_eq!(full.told.len(), 1);
+    fn a_stamp_is_as_long_as_there_is_room_beside_the_users_metadata() {
+        let (full, compact) = (stamp().encode(), stamp().compact().encode());
+        let stamped = |room: usize| {
+            let taken = USER_METADATA_BYTES_MAX - NAME.len() - room - "a".len();
+            let mut attributes = told(&[("x-amz-meta-a", &"x".repeat(taken))]);
+            let is_stamped = attributes.stamp(&stamp());
+            assert_eq!(is_stamped, attributes.told.contains_key(STAMP));
+            attributes.told.get(STAMP).map(|value| value.to_str().unwrap().to_owned())
+        };
+        assert_eq!(stamped(full.len()), Some(full.clone()));
+        assert_eq!(stamped(full.len() - 1), Some(compact.clone()));
+        assert_eq!(stamped(compact.len()), Some(compact.clone()));
+        assert_eq!(stamped(compact.len() - 1), None);
     }
 
     #[test]

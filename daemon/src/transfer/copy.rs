@@ -9,7 +9,7 @@ use replicator_core::object::ETag;
 use replicator_core::parts::Part;
 use replicator_core::plan::{Condition, SourceVersion};
 use replicator_core::rule::Rule;
-use replicator_core::stamp::Stamp;
+use replicator_core::stamp::{Place, Stamp};
 use tracing::warn;
 
 use super::attributes::{Attributes, STAMP, STORAGE_CLASS, encoded_words};
@@ -124,10 +124,9 @@ impl Copy<'_> {
             attributes.told.values_mut().for_each(|value| *value = encoded_words(value));
         }
         let stamp = Stamp {
-            bucket: self.task.source.bucket.clone(),
+            place: Place::of(&self.task.source.bucket, &self.task.source_key),
             version: self.version.version.clone(),
             sequencer: self.sequencer(),
-            key: crc64(self.task.source_key.as_str().as_bytes()),
         };
         if !attributes.stamp(&stamp) {
             self.engine.metrics.failure(&self.rule.id, Reason::StampTooLarge.as_str());

@@ -12,7 +12,6 @@ use super::listing;
 use crate::accounts::Access;
 use crate::accounts::capabilities::Ability;
 use crate::accounts::refusal::Side;
-use crate::checksum::crc64;
 use crate::clock;
 use crate::engine::Engine;
 use crate::task::Task;
@@ -141,9 +140,8 @@ fn object(head: &Head, task: &Task) -> Result<Current, Failure> {
 /// Reads the stamp, and what it is to be judged by; one of another bucket or key makes the object a stranger.
 pub(super) fn claim(head: &Head, task: &Task) -> Option<Claim> {
     let stamp = Stamp::decode(head.user(NAME)?).ok()?;
-    let key = crc64(task.source_key.as_str().as_bytes());
     let written = || Timestamp::from_unix_timestamp(head.last_modified()?.secs()).ok();
-    (stamp.bucket == task.source.bucket && stamp.key == key).then(|| Claim {
+    stamp.place.is(&task.source.bucket, &task.source_key).then(|| Claim {
         version: stamp.version,
         etag: head.etag(),
         has_digest: !has_own_key(head),

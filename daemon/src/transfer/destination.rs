@@ -5,11 +5,10 @@ use replicator_core::claim::Claim;
 use replicator_core::failure::Failure;
 use replicator_core::object::Timestamp;
 use replicator_core::plan::{self, Kind, Known, SourceVersion, Top, VersionRef};
-use tracing::info;
 
 use super::basis::{Basis, Entry};
 use super::current::{Current, Likely, current, current_of_new};
-use super::lookup::{Found, Lookup, Origin, adopt, replica, replica_by_version};
+use super::lookup::{Lookup, adopt, replica, replica_by_version};
 use crate::accounts::Access;
 use crate::accounts::capabilities::Ability;
 use crate::clock::Moment;
@@ -30,8 +29,6 @@ pub(crate) struct Shown {
     claim: Option<Claim>,
     /// Of the delete marker that is current, where its history had to be looked at.
     marker: Option<Hiding>,
-    /// What had to be looked at of its history, newest first; without what cannot be ours.
-    pub(super) history: Vec<Found>,
 }
 
 /// What the destination's history tells of the delete marker that is current.
@@ -92,39 +89,6 @@ impl Shown {
         self.known.advance(&marker.source, Top::Marker);
         adopt(engine, task, marker, &mut self.replicas)
     }
-
-    /// Says whether a replica of this version may be there without our knowing: it was never settled,
-    /// or it was reached and perhaps written once more.
-    pub(super) fn may_be_unknown(&self, version: &VersionRef) -> bool {
-        let settled = self.known.replicated.contains(version) || self.known.skipped.contains(version);
-        !settled || self.known.reached.as_ref() == Some(version)
-    }
-
-    /// Records what only its content told: that an entry of the history is this version's replica.
-    pub(super) fn recognised(
-        &mut self,
-        engine: &Engine,
-        task: &Task,
-        at: usize,
-        version: &VersionRef,
-    ) -> Result<(), Failure> {
-        let Some(found) = self.history.get_mut(at).filter(|found| found.looks().is_some()) else { return Ok(()) };
-        found.origin = Origin::Replica(version.clone());
-        let (id, etag) = (found.entry.version.id.as_str(), found.entry.etag.clone());
-        info!(key = task.lane.key.as_str(), version = version.id.as_str(), replica = id, "recognised by content");
-        let found = self.basis.now_or_after();
-        let replica = Replica { found, ..replica(version.clone(), Some(id.to_owned()), etag) };
-        adopt(engine, task, replica, &mut self.replicas)?;
-        let is_current = matches!(&self.basis.entry, Entry::Object { version, .. } if version.as_deref() == Some(id));
-        if let Top::Object { replica_of, .. } = &mut self.known.top
-            && is_current
-        {
-            *replica_of = Some(version.clone());
-        }
-        self.known.replicated.insert(version.clone());
-        self.known.reached = self.history.iter().find_map(Found::replica_of).cloned();
-        Ok(())
-    }
 }
 
 /// Reads what is current, and from the ledger how far it reaches. With `may_guess`, a key that was never
@@ -150,7 +114,7 @@ pub(crate) async fn read(engine: &Engine, task: &Task, may_guess: bool) -> Resul
         Entry::Nothing | Entry::Object { .. } => replica_of(&top).cloned(),
     };
     let known = known(top, reached, &replicas);
-    Ok(Shown { known, replicas, basis, is_guess, claim, marker: None, history: Vec::new() })
+    Ok(Shown { known, replicas, basis, is_guess, claim, marker: None })
 }
 
 /// Finds out from stamps how far the destination reaches, where the ledger does not know what is current. A stamp is
@@ -182,8 +146,7 @@ pub(super) async fn trace(
         // Listed later than what is current was read: only if both agree do they speak of one moment.
         shown.basis.agree(entries.first())?;
         for entry in entries.into_iter().skip(usize::from(is_judged)) {
-            shown.history.extend(lookup.identify(entry, &mut shown.replicas, &shown.history).await?);
-            reached = shown.history.last().and_then(Found::replica_of).cloned();
+            reached = lookup.identify(entry, &mut shown.replicas, &[]).await?;
             if reached.is_some() {
                 break;
             }
@@ -231,14 +194,13 @@ pub(crate) async fn rebuild(
 ) -> Result<(), Failure> {
     let access = engine.access(&task.lane.destination)?;
     let lookup = Lookup { engine, task, access, listed, now: shown.basis.now_or_after() };
-    shown.history.clear();
+    let mut seen = Vec::new();
     let entries = lookup.history().await?;
     // Listed later than what is current was read: only if both agree do they speak of one moment.
     shown.basis.agree(entries.first())?;
     shown.marker = hiding(&entries, lookup.may_double_markers(), &shown.replicas);
     for entry in entries {
-        let found = lookup.identify(entry, &mut shown.replicas, &shown.history).await?;
-        shown.history.extend(found);
+        seen.extend(lookup.identify(entry, &mut shown.replicas, &seen).await?);
     }
     let known = known(Top::Nothing, None, &shown.replicas);
     (shown.known.replicated, shown.known.collapsed) = (known.replicated, known.collapsed);

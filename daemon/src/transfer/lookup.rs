@@ -4,13 +4,12 @@ use replicator_core::claim::{Belief, Claim, Doubt};
 use replicator_core::failure::{Failure, Kind as FailureKind, Reason};
 use replicator_core::object::{ETag, Timestamp};
 use replicator_core::plan::{Kind, SourceVersion, VersionRef};
-use replicator_core::stamp::NAME;
+use replicator_core::stamp;
 use tracing::warn;
 
 use super::current::{claim, has_own_key};
 use super::listing;
 use super::pinned::Pinned;
-use super::unstamped::Looks;
 use crate::accounts::Access;
 use crate::accounts::capabilities::Ability;
 use crate::accounts::refusal::Side;
@@ -18,39 +17,6 @@ use crate::engine::Engine;
 use crate::ledger::records::{Replica, State};
 use crate::task::Task;
 use crate::wire::Call;
-
-/// An entry of the destination's history that is ours, or may be.
-#[derive(Debug)]
-pub(super) struct Found {
-    pub(super) entry: SourceVersion,
-    pub(super) origin: Origin,
-}
-
-/// What is known of an entry's origin.
-#[derive(Debug)]
-pub(super) enum Origin {
-    /// It is the replica of this version.
-    Replica(VersionRef),
-    /// It has no stamp, and no room for one.
-    Unstamped(Looks),
-}
-
-impl Found {
-    /// Returns the looks of an object of unknown origin.
-    pub(super) fn looks(&self) -> Option<&Looks> {
-        match &self.origin {
-            Origin::Replica(_) => None,
-            Origin::Unstamped(looks) => Some(looks),
-        }
-    }
-
-    pub(super) fn replica_of(&self) -> Option<&VersionRef> {
-        match &self.origin {
-            Origin::Replica(version) => Some(version),
-            Origin::Unstamped(_) => None,
-        }
-    }
-}
 
 /// What it takes to look an entry up.
 pub(super) struct Lookup<'a> {
@@ -79,6 +45,7 @@ impl Lookup<'_> {
     /// Says which version an object is the replica of, if its stamp is borne out. Else it counts as a stranger, and that is
     /// told: the destination's owner may take it for a replica.
     pub(super) async fn believed(&self, claim: Claim, id: Option<&str>) -> Result<Option<VersionRef>, Failure> {
+        let claim = Claim { version: self.named(claim.version), ..claim };
         let belief = match claim.judge(self.listed) {
             // What was read of it counts more than what is said of it.
             Ok(_) if self.is_refuted(id)? => Err(Doubt::Content),
@@ -91,6 +58,17 @@ impl Lookup<'_> {
         let (key, version, replica) = (&self.task.lane.key, &claim.version.id, id.unwrap_or("none"));
         warn!(rule, %key, %version, replica, reason, error = %doubt, "a stamp is not believed, its object is a stranger");
         Ok(None)
+    }
+
+    /// Returns the version that a stamp means. A compact one says of a version that the source has lost no more than its
+    /// time, unless a message is about it.
+    fn named(&self, said: VersionRef) -> VersionRef {
+        if let Some(entry) = self.listed.iter().find(|entry| stamp::names(&said, &entry.version)) {
+            return entry.version.clone();
+        }
+        let told = self.task.wishes.iter().filter_map(|wish| wish.version.clone());
+        let mut told = told.map(|id| VersionRef::new(id, said.last_modified, None));
+        told.find(|version| stamp::names(&said, version)).unwrap_or(said)
     }
 
     fn is_refuted(&self, id: Option<&str>) -> Result<bool, Failure> {
@@ -123,11 +101,11 @@ impl Lookup<'_> {
         &self,
         entry: SourceVersion,
         replicas: &mut Vec<Replica>,
-        newer: &[Found],
-    ) -> Result<Option<Found>, Failure> {
+        newer: &[VersionRef],
+    ) -> Result<Option<VersionRef>, Failure> {
         let id = entry.version.id.as_str();
         if let Some(replica) = replica_by_version(replicas, Some(id)) {
-            return Ok(Some(Found { origin: Origin::Replica(replica.source.clone()), entry }));
+            return Ok(Some(replica.source.clone()));
         }
         if entry.kind == Kind::Marker {
             return Ok(None);
@@ -140,17 +118,14 @@ impl Lookup<'_> {
             Err(refusal) if refusal.is_absent() => return Ok(None),
             Err(refusal) => return Err(refusal.into()),
         };
-        let Some(claim) = claim(&head, self.task) else {
-            let looks = Looks::of_full(&head).filter(|_| head.user(NAME).is_none());
-            return Ok(looks.map(|looks| Found { entry, origin: Origin::Unstamped(looks) }));
-        };
+        let Some(claim) = claim(&head, self.task) else { return Ok(None) };
         let Some(source) = self.believed(claim, Some(id)).await? else { return Ok(None) };
         // Of two replicas of one version the newer is what readers see, and what tags have to go to.
-        if !newer.iter().any(|found| found.replica_of() == Some(&source)) {
+        if !newer.contains(&source) {
             let found = self.found(source.clone(), Some(id.to_owned()), entry.etag.clone());
             adopt(self.engine, self.task, found, replicas)?;
         }
-        Ok(Some(Found { entry, origin: Origin::Replica(source) }))
+        Ok(Some(source))
     }
 }
 

@@ -3,9 +3,9 @@
 
 use replicator_core::failure::{Failure, Kind, Reason};
 use replicator_core::object::VersionId;
-use replicator_core::plan::{Kind as PlanKind, SourceVersion};
+use replicator_core::plan::{Kind as PlanKind, SourceVersion, VersionRef};
 use replicator_core::rule::Replicas;
-use replicator_core::stamp::{NAME, Stamp};
+use replicator_core::stamp::{self, NAME, Stamp};
 
 use super::attributes::{Attributes, STAMP};
 use super::copy::Copy;
@@ -13,7 +13,7 @@ use super::listing;
 use super::pinned::Pinned;
 use super::proof::Stated;
 use crate::accounts::refusal::Side;
-use crate::checksum::{CRC64_NVME, crc64, crc64_stated};
+use crate::checksum::{CRC64_NVME, crc64_stated};
 use crate::wire::{Call, Head, Refusal};
 
 impl Copy<'_> {
@@ -22,22 +22,32 @@ impl Copy<'_> {
     /// object to stand where the replica of that original stands.
     pub(super) async fn check_origin(&self, attributes: &Attributes) -> Result<(), Failure> {
         let Some(stamp) = self.claimed_origin(attributes) else { return Ok(()) };
-        let id = &stamp.version.id;
+        let Some(version) = self.version_of(&stamp).await? else { return Ok(()) };
+        let id = &version.id;
         let current = self.look_up(None).await?;
         let is_current =
             current.as_ref().is_some_and(|head| head.version_id().as_deref().unwrap_or("null") == id.as_str());
         let original = if is_current { current } else { self.look_up(Some(id)).await? };
         let Some(original) = original else { return Ok(()) };
         // The same bytes, made when the stamp says: then nothing is lost by not copying them back.
-        let made =
-            original.last_modified().is_some_and(|made| made.secs() == stamp.version.last_modified.unix_timestamp());
-        if !made || !self.is_same(attributes, &stamp, &original).await? {
+        let made = original.last_modified().is_some_and(|made| made.secs() == version.last_modified.unix_timestamp());
+        if !made || !self.is_same(attributes, &version, &original).await? {
             return Ok(());
         }
-        match is_current || !self.is_restored(&stamp).await? {
+        match is_current || !self.is_restored(&version).await? {
             true => Err(Failure::new(Kind::Unsupported(Reason::SrcObjectNotEligible), "replica of its destination")),
             false => Ok(()),
         }
+    }
+
+    /// Finds the version that a stamp names; a compact one tells it only beside the destination's list.
+    async fn version_of(&self, stamp: &Stamp) -> Result<Option<VersionRef>, Failure> {
+        if matches!(stamp.place, stamp::Place::Full(..)) {
+            return Ok(Some(stamp.version.clone()));
+        }
+        let lane = &self.task.lane;
+        let listed = listing::history(self.destination, Side::Destination, &lane.destination.bucket, &lane.key).await?;
+        Ok(listed.into_iter().map(|entry| entry.version).find(|version| stamp::names(&stamp.version, version)))
     }
 
     /// Asks the destination for a version, or for what is current; none if there is no object.
@@ -59,7 +69,7 @@ impl Copy<'_> {
 
     /// Says whether the source had a replica of the same version, or of a newer one, before this object. Replicas are
     /// written in the order of their originals, so this one is a copy that a user of the source made of an older one.
-    async fn is_restored(&self, stamp: &Stamp) -> Result<bool, Failure> {
+    async fn is_restored(&self, own: &VersionRef) -> Result<bool, Failure> {
         let (bucket, key) = (&self.task.source.bucket, &self.task.source_key);
         let history = listing::history(self.source, Side::Source, bucket, key).await?;
         let below = history.iter().skip_while(|entry| entry.version != self.version.version).skip(1);
@@ -72,8 +82,8 @@ impl Copy<'_> {
                 Err(refusal) => return Err(refusal.into()),
             };
             let Some(other) = head.user(NAME).and_then(|text| self.origin_in(text)) else { continue };
-            let (other, own) = (other.version, &stamp.version);
-            if other == *own || other.last_modified > own.last_modified {
+            let other = other.version;
+            if stamp::names(&other, own) || other.last_modified > own.last_modified {
                 return Ok(true);
             }
             // Of two originals made in one second either may be the older.
@@ -85,7 +95,7 @@ impl Copy<'_> {
     }
 
     /// Compares with what this may be a replica of, by what both sides state; where they state nothing, by the bytes.
-    async fn is_same(&self, attributes: &Attributes, stamp: &Stamp, original: &Head) -> Result<bool, Failure> {
+    async fn is_same(&self, attributes: &Attributes, version: &VersionRef, original: &Head) -> Result<bool, Failure> {
         let (etag, size_bytes) = (original.etag(), original.content_length());
         if size_bytes != Some(self.version.size_bytes) {
             return Ok(false);
@@ -99,7 +109,7 @@ impl Copy<'_> {
             return Ok(crc64_stated(stated) == Some(own));
         }
         let size_bytes = self.version.size_bytes;
-        let version = SourceVersion { version: stamp.version.clone(), kind: PlanKind::Object, etag, size_bytes };
+        let version = SourceVersion { version: version.clone(), kind: PlanKind::Object, etag, size_bytes };
         let original = Pinned::replica(self.destination, self.task, &version);
         Ok(original.crc64(self.engine, &self.rule, &self.task.lane).await? == own)
     }
@@ -114,8 +124,7 @@ impl Copy<'_> {
     /// Reads a stamp that names a version of the destination's key.
     fn origin_in(&self, text: &str) -> Option<Stamp> {
         let lane = &self.task.lane;
-        let key = crc64(lane.key.as_str().as_bytes());
-        Stamp::decode(text).ok().filter(|stamp| stamp.bucket == lane.destination.bucket && stamp.key == key)
+        Stamp::decode(text).ok().filter(|stamp| stamp.place.is(&lane.destination.bucket, &lane.key))
     }
 }
 

@@ -8,7 +8,7 @@ use replicator_core::rule::{History, Rule};
 
 use super::destination::{self, Shown};
 use super::listing;
-use super::{part_bytes_preferred, unstamped};
+use super::part_bytes_preferred;
 use crate::accounts::refusal::Side;
 use crate::clock;
 use crate::engine::Engine;
@@ -51,7 +51,6 @@ impl Reading {
         if shown.is_hidden_by_stranger() || (is_whole && has_unknown_past(&history, &shown)) {
             destination::rebuild(engine, task, &mut shown, &past).await?;
         }
-        unstamped::recognise(engine, task, &mut shown, &history).await?;
         shown.explain_marker(engine, task, &history)?;
         Ok(Self { shown, listed: versions, past, history })
     }

@@ -22,17 +22,10 @@ pub(super) fn judge(case: &Case<'_>, wrong: &mut Vec<String>) {
     removals(case, wrong);
 }
 
-/// Lists what the destination still holds, each object with the place of its original; without strangers.
+/// Lists what the destination still holds, each object with the place of its original.
 fn kept<'a>(case: &'a Case<'_>) -> Vec<(&'a Entry, Option<usize>)> {
-    let still = |entry: &&Arc<Entry>| case.is_kept(entry) && !is_stranger(case, entry);
+    let still = |entry: &&Arc<Entry>| case.is_kept(entry);
     case.replicas.iter().filter(still).map(|entry| (&**entry, case.origin(entry))).collect()
-}
-
-/// Who finds a replica without a stamp, and its original gone, takes it for a stranger's (README), and writes the newest
-/// state on top.
-fn is_stranger(case: &Case<'_>, entry: &Entry) -> bool {
-    let is_stamped = entry.object.as_ref().is_none_or(|object| object.user(STAMP).is_some());
-    !is_stamped && case.origin(entry).is_some_and(|place| !case.has(place))
 }
 
 /// E: of all that ever was shown, also of what was removed since.
@@ -65,17 +58,10 @@ fn order(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<Stri
     }
 }
 
-/// Says whether a second replica is right: a marker lies between that was taken back at the source, or a stranger.
+/// Says whether a second replica is right: a marker lies between that was taken back at the source.
 fn is_written_again(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], at: usize, place: usize) -> bool {
     let is_over_marker = at > 0 && kept[at - 1].0.is_marker();
-    is_over_stranger(case, kept[at].0) || (is_over_marker && case.is_undeleted(place))
-}
-
-/// Says whether right below an entry there is a stranger.
-pub(super) fn is_over_stranger(case: &Case<'_>, entry: &Entry) -> bool {
-    let here = case.replicas.iter().position(|other| other.id == entry.id).unwrap_or_default();
-    let below = case.replicas[..here].iter().rfind(|other| case.is_kept(other));
-    below.is_some_and(|below| is_stranger(case, below))
+    is_over_marker && case.is_undeleted(place)
 }
 
 fn completeness(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<String>) {

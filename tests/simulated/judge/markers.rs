@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime};
 use replicator_fakes::s3::entry::Entry;
 
 use super::Case;
-use super::history::is_over_stranger;
 
 /// Longer than any plan lives.
 pub(super) const PLAN_AGE_MAX: Duration = Duration::from_secs(66);
@@ -22,12 +21,8 @@ pub(super) fn judge(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &m
         }
         let above = kept[at..].iter().find_map(|(_, place)| *place).unwrap_or(case.source.len());
         let from = below.map_or(0, |below| below + 1);
-        let is_over_stranger = is_over_stranger(case, entry);
-        if is_over_stranger {
-            run.clear();
-        }
         // A purge brings the markers above and below together, and what it leaves below nothing.
-        let is_bared = is_over_stranger || is_over_purged(case, run.last().copied(), entry);
+        let is_bared = is_over_purged(case, run.last().copied(), entry);
         if !run.is_empty() && !is_bared {
             wrong.push(format!("H: two markers in a row above {below:?}"));
         }
