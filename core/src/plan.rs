@@ -27,8 +27,8 @@ impl VersionRef {
     /// Identifies a version; the ETag counts only where the id is none.
     pub fn new(id: VersionId, last_modified: Timestamp, etag: Option<&ETag>) -> Self {
         let generation = if id.is_null() { etag.cloned() } else { None };
-        // Ledger and stamp keep milliseconds; S3 states no more.
-        let last_modified = last_modified.truncate_to_millisecond();
+        // Headers state times by the second, and so do the lists of AWS. A list that is finer speaks of the same version.
+        let last_modified = last_modified.truncate_to_second();
         Self { id, last_modified, generation }
     }
 }

@@ -162,6 +162,12 @@ impl Reader {
         self.look(piece).unwrap_or_else(|_coming| self.alone())
     }
 
+    /// Says whether nothing else is about to read the object.
+    pub(crate) fn is_alone(&self) -> bool {
+        let state = self.fanout.state();
+        state.objects.get(&self.object).is_none_or(|shared| shared.readers.len() <= 1)
+    }
+
     /// Waits until none of this reader's other pieces stands in line with those of others.
     pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.turn.lock().await

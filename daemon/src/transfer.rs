@@ -26,6 +26,7 @@ mod single;
 mod steps;
 mod tags;
 mod takeover;
+mod unlisted;
 mod uploading;
 mod wishes;
 
@@ -137,7 +138,7 @@ impl<'a> Run<'a> {
         (engine, task, reader): (&'a Engine, &'a Task, &'a Reader),
         is_first: bool,
     ) -> Result<Run<'a>, Failure> {
-        let read = read(engine, task, is_first).await?;
+        let read = read(engine, task, is_first.then_some(reader)).await?;
         Ok(Self {
             engine,
             task,
@@ -163,7 +164,7 @@ impl<'a> Run<'a> {
 
     /// Reads everything once more and keeps what was done.
     async fn again(&mut self) -> Result<(), Failure> {
-        self.read = read(self.engine, self.task, false).await?;
+        self.read = read(self.engine, self.task, None).await?;
         self.pending = Pending::at(self.engine, self.task, &self.read.shown).await?;
         Ok(())
     }
@@ -229,8 +230,8 @@ impl<'a> Run<'a> {
 }
 
 /// Reads both sides.
-async fn read(engine: &Engine, task: &Task, is_first: bool) -> Result<Reading, Failure> {
-    engine.failpoints.around(failpoint::Step::Read, Box::pin(Reading::of(engine, task, is_first))).await
+async fn read(engine: &Engine, task: &Task, reader: Option<&Reader>) -> Result<Reading, Failure> {
+    engine.failpoints.around(failpoint::Step::Read, Box::pin(Reading::of(engine, task, reader))).await
 }
 
 /// Says whether a task is about an object that goes in parts, as far as its messages tell.

@@ -144,7 +144,7 @@ impl Listing<'_> {
         if doubt == Doubt::Times {
             return Ok(as_listed(entries));
         }
-        let newest = entries.iter().map(Listed::time).max();
+        let newest = entries.iter().map(|listed| listed.time).max();
         // A younger entry may yet become the latest.
         let is_settled = date.zip(newest).is_some_and(|(date, newest)| date - newest >= LANDING);
         let shown = if is_settled { self.shown(key, &entries).await? } else { None };
@@ -180,9 +180,9 @@ impl Listing<'_> {
         let (markers, mut merged): (Vec<_>, Vec<_>) =
             entries.into_iter().partition(|listed| listed.entry.kind == Kind::Marker);
         for marker in markers.into_iter().rev() {
-            let time = marker.time();
-            let newer = merged.iter().take_while(|other| other.time() > time).count();
-            let tied = merged.iter().skip(newer).any(|other| other.time() == time);
+            let time = marker.time;
+            let newer = merged.iter().take_while(|other| other.time > time).count();
+            let tied = merged.iter().skip(newer).any(|other| other.time == time);
             let at = if tied { self.place_of(key, &marker, &merged).await?.unwrap_or(newer) } else { newer };
             merged.insert(at.min(merged.len()), marker);
         }

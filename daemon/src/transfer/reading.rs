@@ -7,11 +7,12 @@ use replicator_core::plan::{Kind, SourceVersion, VersionRef};
 use replicator_core::rule::{History, Rule};
 
 use super::destination::{self, Shown};
-use super::listing;
-use super::part_bytes_preferred;
+use super::unlisted::{self, Opened};
+use super::{listing, part_bytes_preferred};
 use crate::accounts::refusal::Side;
 use crate::clock;
 use crate::engine::Engine;
+use crate::fanout::Reader;
 use crate::ledger::records::{Replica, State};
 use crate::task::Task;
 
@@ -24,16 +25,18 @@ pub(super) struct Reading {
     pub(super) past: Vec<SourceVersion>,
     /// The key's history in scope, oldest first.
     pub(super) history: Vec<SourceVersion>,
+    /// The newest of it, where its body is on the way already.
+    pub(super) opened: Option<Opened>,
 }
 
 impl Reading {
-    /// Reads both sides; the first time with as few requests as will do.
-    pub(super) async fn of(engine: &Engine, task: &Task, is_first: bool) -> Result<Self, Failure> {
-        let mut shown = destination::read(engine, task, is_first && may_guess(task)).await?;
-        let mut listed = list(engine, task).await?;
+    /// Reads both sides; with a reader, which is the first time, with as few requests as will do.
+    pub(super) async fn of(engine: &Engine, task: &Task, reader: Option<&Reader>) -> Result<Self, Failure> {
+        let mut shown = destination::read(engine, task, reader.is_some() && may_guess(task)).await?;
+        let (mut listed, mut opened) = first_look(engine, task, reader).await?;
         if shown.is_guess && !is_one_write(engine, task, &listed) {
             shown = destination::read(engine, task, false).await?;
-            listed = list(engine, task).await?;
+            (listed, opened) = (list(engine, task).await?, None);
         }
         destination::trace(engine, task, &mut shown, &listed).await?;
         let start = scope_start(engine, task, &shown)?;
@@ -52,16 +55,17 @@ impl Reading {
             destination::rebuild(engine, task, &mut shown, &past).await?;
         }
         shown.explain_marker(engine, task, &history)?;
-        Ok(Self { shown, listed: versions, past, history })
+        Ok(Self { shown, listed: versions, past, history, opened })
     }
 }
 
-/// Says whether a key can do without knowing what hides it at the destination, as long as it has but one version. A
-/// marker would hide a replica of that very version, or of one that is gone: either way the version goes on top of it.
+/// Says whether a key can do without knowing what hides it at the destination, as long as it has but one version, or one
+/// that counts. A marker would hide a replica of that version, or of one that is gone or does not count: either way the
+/// version goes on top of it.
 /// Only who follows version deletes, or wrote there before, has to know.
 fn may_guess(task: &Task) -> bool {
     let lead = &task.rules.lead;
-    lead.history == History::Exact && !lead.version_deletes && !task.redelivered
+    !lead.version_deletes && !task.redelivered
 }
 
 /// Says whether all that can have to be done is one write that rests on no entry but on the absence of objects.
@@ -69,6 +73,21 @@ fn is_one_write(engine: &Engine, task: &Task, listed: &[SourceVersion]) -> bool 
     let [only] = listed else { return false };
     let is_small = only.size_bytes <= part_bytes_preferred(engine, &task.rules.lead);
     only.kind == Kind::Object && !only.version.id.is_null() && is_small
+}
+
+/// Asks the source for what is current, where that alone counts, and lists it where that does not tell.
+async fn first_look(
+    engine: &Engine,
+    task: &Task,
+    reader: Option<&Reader>,
+) -> Result<(Vec<SourceVersion>, Option<Opened>), Failure> {
+    if let Some(reader) = reader.filter(|_| task.rules.lead.history == History::Latest)
+        && let Some((current, opened)) = unlisted::current(engine, task, reader).await?
+        && is_surely_taken(task, &current)
+    {
+        return Ok((vec![current], opened));
+    }
+    Ok((list(engine, task).await?, None))
 }
 
 /// Lists the source, newest first; in latest mode the newest entry is all that matters, unless it may be out of scope.

@@ -13,6 +13,7 @@ use super::pinned::Pinned;
 use super::proof::{self, Choice, Proof, Way};
 use super::receipt::{self, Receipt};
 use super::remove;
+use super::unlisted::Opened;
 use crate::budget::Paid;
 use crate::checksum::{CRC64_NVME, crc64_header};
 use crate::clock::Moment;
@@ -24,7 +25,7 @@ use crate::metrics::Unproved;
 use crate::wire::{Call, Filled};
 
 /// Copies a version whose body fits into one part.
-pub(crate) async fn copy(copy: &Copy<'_>) -> Result<Written, Failure> {
+pub(crate) async fn copy(copy: &Copy<'_>, opened: Option<Opened>) -> Result<Written, Failure> {
     let whole = Part { number: 1, offset: 0, len: copy.version.size_bytes };
     let (due, _share) = copy.admitted(whole, false).await;
     let (body, dress) = match due {
@@ -32,7 +33,7 @@ pub(crate) async fn copy(copy: &Copy<'_>) -> Result<Written, Failure> {
             let dress = copy.dress(Attributes::from(&body.head), body.read, true).await?;
             (body, dress)
         }
-        Due::Read(lead, paid) => read(copy, whole, lead, paid).await?,
+        Due::Read(lead, paid) => read(copy, (whole, opened), lead, paid).await?,
     };
     copy.engine.limits.may_send(copy.payer(false)).await;
     let dress = if dress.is_old() { copy.dress_anew().await? } else { dress };
@@ -41,9 +42,21 @@ pub(crate) async fn copy(copy: &Copy<'_>) -> Result<Written, Failure> {
 
 /// Reads the object, here and for whoever else has to write it. That it is not to be replicated is known before its body
 /// has come.
-async fn read(copy: &Copy<'_>, whole: Part, mut lead: Lead<'_>, paid: Paid) -> Result<(Arc<Body>, Dress), Failure> {
-    let (original, read) = (copy.original(), Moment::now());
-    let (head, body) = copy.source.send_for_checksums(|| original.get()).await?.split();
+async fn read(
+    copy: &Copy<'_>,
+    (whole, opened): (Part, Option<Opened>),
+    mut lead: Lead<'_>,
+    paid: Paid,
+) -> Result<(Arc<Body>, Dress), Failure> {
+    let original = copy.original();
+    let (head, body, read) = match opened {
+        Some(Opened { head, body, asked, .. }) => (head, body, asked),
+        None => {
+            let asked = Moment::now();
+            let (head, body) = copy.source.send_for_checksums(|| original.get()).await?.split();
+            (head, body, asked)
+        }
+    };
     let attributes = Attributes::from(&head);
     if copy.claimed_origin(&attributes).is_some() {
         // The destination is asked first, and the others do not wait for that.

@@ -43,6 +43,7 @@ impl Run<'_> {
         let Some(choice::Choice { rule, tags }) = self.or_skip(version, choice).await?.flatten() else {
             return self.leave_out(version);
         };
+        let opened = self.read.opened.take().filter(|opened| opened.version == version.version);
         let mut copy = Copy {
             engine: self.engine,
             task: self.task,
@@ -62,7 +63,7 @@ impl Run<'_> {
         copy.extras = asked.extras;
         let written = match part_bytes {
             Some(part_bytes) => multipart::copy(&copy, part_bytes).await,
-            None => single::copy(&copy).await,
+            None => single::copy(&copy, opened).await,
         };
         let written = memory.learn(self.destination, asked, written).map_err(|failure| failure.under(&rule.id));
         let Some(Written { destination_version, etag, sent, tags, unproved, .. }) =

@@ -25,12 +25,8 @@ pub(super) struct Page {
 pub(super) struct Listed {
     pub(super) entry: SourceVersion,
     pub(super) is_latest: bool,
-}
-
-impl Listed {
-    pub(super) fn time(&self) -> Timestamp {
-        self.entry.version.last_modified
-    }
+    /// When it was made, as finely as the server states it.
+    pub(super) time: Timestamp,
 }
 
 /// What cannot be true at once of a key's entries.
@@ -47,7 +43,7 @@ pub(super) enum Doubt {
 /// Says how all entries of a key contradict each other, if they do.
 pub(super) fn doubt(entries: &[Listed]) -> Option<Doubt> {
     let first = entries.first()?;
-    let is_reversed = |(above, below): (&Listed, &Listed)| below.time() - above.time() > CLOCK_STEP;
+    let is_reversed = |(above, below): (&Listed, &Listed)| below.time - above.time > CLOCK_STEP;
     if entries.iter().filter(|listed| listed.is_latest).count() != 1 {
         return Some(Doubt::Latest);
     }
@@ -166,7 +162,7 @@ impl<'t> Fields<'t> {
             size_bytes: self.size.and_then(|size| size.parse().ok()).unwrap_or(0),
         };
         let is_latest = self.is_latest.as_deref() == Some("true");
-        Ok((key.ok_or(NotAPage::Field("Key"))?, Listed { entry, is_latest }))
+        Ok((key.ok_or(NotAPage::Field("Key"))?, Listed { entry, is_latest, time }))
     }
 }
 

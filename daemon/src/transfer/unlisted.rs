@@ -1,0 +1,71 @@
+//! What is current at the source without a list: where only the newest state counts, reading it tells which version it
+//! is. Its id pins all that is read of it from then on.
+
+use aws_smithy_types::body::SdkBody;
+use replicator_core::event::Action;
+use replicator_core::failure::{Failure, Kind as FailureKind};
+use replicator_core::object::{Timestamp, VersionId};
+use replicator_core::plan::{Kind, SourceVersion, VersionRef};
+
+use super::is_bulk;
+use crate::accounts::refusal::Side;
+use crate::clock::Moment;
+use crate::engine::Engine;
+use crate::fanout::Reader;
+use crate::task::Task;
+use crate::wire::{Call, Head};
+
+/// A GET of the current version that was answered, its body on the way.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) version: VersionRef,
+    pub(super) head: Head,
+    pub(super) body: SdkBody,
+    /// When it was asked for.
+    pub(super) asked: Moment,
+}
+
+/// Reads the version that is current. None where that is not one that a message tells of, which a list has to explain:
+/// a delete marker, a version that was overwritten since, an answer from a cache.
+pub(super) async fn current(
+    engine: &Engine,
+    task: &Task,
+    reader: &Reader,
+) -> Result<Option<(SourceVersion, Option<Opened>)>, Failure> {
+    // A filter by tags may leave the current version out, and take one below it.
+    let may_be_taken = task.rules.iter().any(|rule| rule.filter.tags.is_empty());
+    if !may_be_taken || task.wishes.iter().any(|wish| wish.action != Action::Put) {
+        return Ok(None);
+    }
+    let (access, place) = (engine.access(&task.source)?, &task.source);
+    // A body that several destinations want is read once for all of them, and a large one in parts.
+    let is_read = !is_bulk(engine, task) && reader.is_alone();
+    let ask = || match is_read {
+        true => Call::get(Side::Source, &place.bucket, &task.source_key),
+        false => Call::head(Side::Source, &place.bucket, &task.source_key),
+    };
+    let asked = Moment::now();
+    let (head, body) = match access.send_for_checksums(ask).await {
+        Ok(answer) => answer.split(),
+        Err(refusal) if is_trouble(refusal.failure.kind) => return Err(refusal.into()),
+        Err(_) => return Ok(None),
+    };
+    let Some(entry) = entry(&head) else { return Ok(None) };
+    let is_told = task.wishes.iter().any(|wish| wish.version.as_ref() == Some(&entry.version.id));
+    let opened = || Opened { version: entry.version.clone(), head, body, asked };
+    Ok(is_told.then(|| (entry.clone(), is_read.then(opened))))
+}
+
+/// Says whether a list would meet with the same; what else is refused, a list can tell more of.
+fn is_trouble(kind: FailureKind) -> bool {
+    matches!(kind, FailureKind::Transient | FailureKind::Unauthenticated | FailureKind::Throttled)
+}
+
+/// Reads which version an answer is about; none where it does not say all of it.
+fn entry(head: &Head) -> Option<SourceVersion> {
+    let id = VersionId::try_from(head.version_id()?).ok()?;
+    let time = Timestamp::from_unix_timestamp(head.last_modified()?.secs()).ok()?;
+    let etag = Some(head.etag()?);
+    let version = VersionRef::new(id, time, etag.as_ref());
+    Some(SourceVersion { version, kind: Kind::Object, etag, size_bytes: head.content_length()? })
+}
