@@ -65,6 +65,8 @@ pub enum Kind {
     /// Credentials that ended, could not be had, or were signed by a wrong clock: they mend without
     /// the task's doing, and no request is answered until then.
     Unauthenticated,
+    /// SQS did not confirm in time that the message is still this worker's: nothing is written until it does.
+    LeaseUnsure,
     /// The service asks for fewer requests.
     Throttled,
     /// A refusal that stays until someone changes something.
@@ -233,6 +235,7 @@ impl Kind {
             Self::Unanswered => "Unanswered",
             Self::Transient => "Transient",
             Self::Unauthenticated => "Unauthenticated",
+            Self::LeaseUnsure => "LeaseUnsure",
             Self::Throttled => "Throttled",
             Self::Refused(reason) | Self::Unsupported(reason) => reason.as_str(),
             Self::Gone => Reason::SrcVersionNotFound.as_str(),
@@ -294,7 +297,7 @@ impl Failure {
             Kind::NotImplemented => Verdict::Park(Reason::DstNotImplemented),
             Kind::TooYoung(wait) => Verdict::Wait(wait),
             Kind::Unanswered => Verdict::HoldThenReread,
-            Kind::Transient | Kind::Unauthenticated => Verdict::Retry,
+            Kind::Transient | Kind::Unauthenticated | Kind::LeaseUnsure => Verdict::Retry,
             Kind::Throttled => Verdict::Throttle,
             Kind::Refused(reason) => Verdict::Park(reason),
             Kind::Gone => Verdict::Gone,
@@ -312,6 +315,7 @@ impl fmt::Display for Failure {
             Kind::Unanswered => write!(f, "{} got no answer", self.during),
             Kind::Transient => write!(f, "{} failed for now", self.during),
             Kind::Unauthenticated => write!(f, "{} was not authenticated", self.during),
+            Kind::LeaseUnsure => write!(f, "{} did not confirm the lease in time", self.during),
             Kind::Throttled => write!(f, "{} was told to slow down", self.during),
             Kind::Refused(reason) => write!(f, "{} was refused ({})", self.during, reason.as_str()),
             Kind::Gone => write!(f, "{} found the version gone", self.during),

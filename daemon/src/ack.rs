@@ -67,9 +67,16 @@ impl Ack {
         let mut release: BTreeMap<String, Vec<(Message, Duration)>> = BTreeMap::new();
         for Settlement { message, disposal } in self.forward(round).await {
             let url = message.queue.queue.url.clone();
-            match self.park(&message, disposal).await {
-                // Whoever holds it by now is not to see it shown to a third.
-                Some(_) if message.lease.lost().is_cancelled() => {}
+            let back_after = self.park(&message, disposal).await;
+            if back_after.is_some() {
+                message.lease.end_group();
+            }
+            let is_lost = message.lease.lost().is_cancelled();
+            match back_after {
+                // What another worker holds by now is not to be shown to a third; nor to be deleted, which would let the
+                // next of its group out beside that one.
+                Some(_) if is_lost => {}
+                None if is_lost && message.group.is_some() => {}
                 Some(delay) => release.entry(url).or_default().push((message, delay)),
                 None => delete.entry(url).or_default().push(message),
             }
@@ -77,6 +84,7 @@ impl Ack {
         // Nothing is deleted before its record is on disk. If it cannot be, the messages come back.
         if let Err(failure) = self.engine.failpoints.around(Step::Sync, async { self.engine.ledger.sync() }).await {
             warn!(error = chain(&failure), "the ledger cannot be synced, messages stay in their queues");
+            delete.values().flatten().for_each(|message| message.lease.end_group());
             delete.clear();
         }
         let deletes = delete.values().flat_map(|messages| messages.chunks(BATCH_MAX)).map(|batch| self.delete(batch));
@@ -185,6 +193,7 @@ impl Ack {
             tokio::time::sleep(retry::delay(attempt, 1.0)).await;
         }
         for message in left {
+            message.lease.end_group();
             warn!(
                 queue = message.queue.queue.name(),
                 message_id = message.id,

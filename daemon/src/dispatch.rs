@@ -85,7 +85,7 @@ pub(crate) enum Question {
 enum Event {
     /// The task of a lane ended.
     Ended(Lane, Ended),
-    /// What a stopped lane last wrote has landed, or never will.
+    /// What a stopped lane last wrote has landed, or never will; or one that was turned away has rested.
     Landed(Lane),
     /// Parked messages that can be acted on became parked tasks.
     TakenUp(TakenUp),
@@ -156,7 +156,10 @@ impl Dispatch {
                 Ok(()) = self.rules.changed(), if open => self.rules_changed(),
                 delivery = self.deliveries.recv(), if open && self.has_room() => match delivery {
                     Some(delivery) => self.delivered(delivery).await,
-                    None => open = false,
+                    None => {
+                        open = false;
+                        self.give_back_resting().await;
+                    }
                 },
             }
             self.sweep();
@@ -188,14 +191,14 @@ impl Dispatch {
             }
             return;
         };
-        let lost = work.working().iter().filter_map(|ticket| self.hand.lost(ticket.message?)).cloned().collect();
+        let over = work.working().iter().filter_map(|ticket| self.hand.over(ticket.message?)).cloned().collect();
         let holds = work.working().iter().filter_map(|ticket| self.hand.to_hold(ticket.message?)).collect();
         let (engine, halt) = (Arc::clone(&self.engine), self.halt.clone());
         self.running.spawn(async move {
             let ended = tokio::select! {
                 biased;
                 ended = lease::holding(holds, lane::work(&engine, &task)) => ended,
-                () = any(lost) => Ended::Stopped,
+                () = any(over) => Ended::Stopped,
                 () = halt.cancelled() => Ended::Stopped,
             };
             Event::Ended(task.lane, ended)
@@ -242,7 +245,7 @@ impl Dispatch {
             }
             Ended::TurnedAway(delay) => {
                 self.engine.pulse.beat();
-                self.close(&tickets, |message| message.given_back(message.patience(delay))).await;
+                self.turned_away(&lane, tickets, delay).await;
             }
             Ended::Stopped if self.engine.work_queues.are_used() && !self.halt.is_cancelled() => {
                 let tickets = self.with_rest_of_group(&lane, tickets);
@@ -252,6 +255,34 @@ impl Dispatch {
             Ended::Stopped => self.stopped(&lane, tickets),
         }
         self.start(&lane);
+    }
+
+    /// Gives back what can't be worked on for now, or keeps it for so long where it came from a work queue: one that gets a
+    /// message anew shows it at once.
+    async fn turned_away(&mut self, lane: &Lane, tickets: Vec<Ticket>, delay: Duration) {
+        let is_kept = self.engine.work_queues.are_used() && !self.deliveries.is_closed();
+        match self.lanes.get_mut(lane).filter(|_| is_kept) {
+            Some(work) => {
+                work.rest(tickets);
+                self.wake_after(lane, delay);
+            }
+            None => self.close(&tickets, |message| message.given_back(message.patience(delay))).await,
+        }
+    }
+
+    /// Gives back what waits for a destination to answer: a drain does not wait for that.
+    async fn give_back_resting(&mut self) {
+        let resting = self.lanes.extract_if(.., |_, work| work.is_resting());
+        let tickets: Vec<Ticket> = resting.flat_map(|(_, mut work)| work.take_waiting()).collect();
+        self.close(&tickets, |message| message.given_back(Duration::ZERO)).await;
+    }
+
+    fn wake_after(&mut self, lane: &Lane, delay: Duration) {
+        let (lane, halt) = (lane.clone(), self.halt.clone());
+        self.running.spawn(async move {
+            let _halted = halt.run_until_cancelled(tokio::time::sleep(delay)).await;
+            Event::Landed(lane)
+        });
     }
 
     /// Adds what waits at a lane of a work queue: while one message of a group is hidden for a while, or lost, SQS gives it
@@ -271,11 +302,7 @@ impl Dispatch {
         let kept = work::left_of(tickets, |number| self.hand.holds(number));
         let Some(work) = self.lanes.get_mut(lane) else { return };
         work.hold(kept);
-        let (lane, halt) = (lane.clone(), self.halt.clone());
-        self.running.spawn(async move {
-            let _halted = halt.run_until_cancelled(tokio::time::sleep(LANDING)).await;
-            Event::Landed(lane)
-        });
+        self.wake_after(lane, LANDING);
     }
 
     /// Closes one task of each ticket's message.
@@ -335,11 +362,11 @@ impl Dispatch {
     }
 }
 
-/// Waits until one of the leases is lost.
-async fn any(lost: Vec<CancellationToken>) {
-    if lost.is_empty() {
+/// Waits until one of the leases is over.
+async fn any(over: Vec<CancellationToken>) {
+    if over.is_empty() {
         return std::future::pending().await;
     }
-    let each = lost.into_iter().map(|token| Box::pin(token.cancelled_owned()));
+    let each = over.into_iter().map(|token| Box::pin(token.cancelled_owned()));
     futures::future::select_all(each).await;
 }

@@ -168,11 +168,12 @@ impl Intake {
         let again = raw.message_attributes().and_then(|all| all.get(AGAIN)?.string_value());
         let count = number_of(MessageSystemAttributeName::ApproximateReceiveCount);
         let sent = number_of(MessageSystemAttributeName::SentTimestamp);
+        let group = attribute(MessageSystemAttributeName::MessageGroupId).filter(|_| self.gate.is_some());
         Some(Message {
             number,
             queue: Arc::clone(&self.access),
             id: raw.message_id().unwrap_or_default().to_owned(),
-            lease: self.leases.hold(number, &receipt, asked),
+            lease: self.leases.hold(number, (&receipt, group), asked),
             received: Moment::now(),
             receipt,
             body: raw.body().unwrap_or_default().to_owned(),
@@ -180,7 +181,7 @@ impl Intake {
             sent: sent.and_then(|milliseconds| {
                 Timestamp::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).ok()
             }),
-            group: attribute(MessageSystemAttributeName::MessageGroupId).filter(|_| self.gate.is_some()).cloned(),
+            group: group.cloned(),
             again: again.map(Again::parse),
             place: None,
         })

@@ -95,13 +95,7 @@ async fn attempt(engine: &Engine, task: &Task) -> Ended {
                 debug!(key = task.lane.key.as_str(), ?wait, "waiting for what may yet land");
                 wait
             }
-            Verdict::Park(reason) => {
-                return match may_appear(engine, task) {
-                    false => park_on_schedule(engine, task, reason, &failure).await,
-                    // Its next message could come to a worker that knows nothing of the upload.
-                    true => Ended::HandedBack(retry::ceiling(ATTEMPTS_MAX * 2)),
-                };
-            }
+            Verdict::Park(reason) => return refused(engine, task, reason, &failure).await,
             Verdict::Reread
             | Verdict::HoldThenReread
             | Verdict::Retry
@@ -118,6 +112,14 @@ async fn attempt(engine: &Engine, task: &Task) -> Ended {
             }
         };
         tokio::time::sleep(wait).await;
+    }
+}
+
+/// Parks a task, unless its next message could come to a worker that knows nothing of its upload.
+async fn refused(engine: &Engine, task: &Task, reason: Reason, failure: &Failure) -> Ended {
+    match may_appear(engine, task) {
+        false => park_on_schedule(engine, task, reason, failure).await,
+        true => Ended::HandedBack(retry::ceiling(ATTEMPTS_MAX * 2)),
     }
 }
 
@@ -150,6 +152,9 @@ async fn try_once(
 async fn given_up((engine, task): (&Engine, &Task), route: &Route, failed: &Failed) -> Ended {
     let wait = retry::ceiling(ATTEMPTS_MAX * 2);
     let failure = &failed.failure;
+    if failure.kind == Kind::LeaseUnsure {
+        return Ended::HandedBack(wait);
+    }
     let is_own = engine.pace.is_own(route, &task.lane.key, failed.answer);
     if failure.verdict() == Verdict::Throttle && !is_own || engine.pace.leaves_alone(&route.destination) {
         return turned_away(engine, task, wait);
@@ -159,7 +164,7 @@ async fn given_up((engine, task): (&Engine, &Task), route: &Route, failed: &Fail
         return Ended::HandedBack(wait);
     }
     match engine.retries.count_failure(&task.lane) {
-        true => park_on_schedule(engine, task, Reason::RetriesExhausted, failure).await,
+        true => refused(engine, task, Reason::RetriesExhausted, failure).await,
         false => Ended::HandedBack(wait),
     }
 }
@@ -210,12 +215,12 @@ fn is_refused(reason: Reason, wish: &Wish) -> bool {
     reason != Reason::VersionDeletesPerHour || wish.action == Action::VersionDelete
 }
 
-/// Keeps a task; one that was parked before keeps its age and its turn.
+/// Keeps a task; one that was parked before keeps its age and, unless it was tried since, its turn.
 fn keep(engine: &Engine, parked: ParkedTask) -> Result<(), Failure> {
     let before = engine.ledger.parked_before(&parked)?;
     let (since, tries, due) = match before {
-        Some(before) => (before.since, before.tries, before.due),
-        None => {
+        Some(before) if before.tries >= parked.tries => (before.since, before.tries, before.due),
+        Some(_) | None => {
             let next = || parking::next_try(clock::now(), parked.tries, fastrand::f64());
             (parked.since, parked.tries, Some(parked.due.unwrap_or_else(next)))
         }

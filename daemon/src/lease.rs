@@ -2,7 +2,7 @@
 //! fails for good, the work is stopped: the message is about to be someone else's.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_sqs::types::ChangeMessageVisibilityBatchRequestEntry;
@@ -26,6 +26,7 @@ pub(crate) struct Leases {
 pub(crate) struct Lease {
     number: u64,
     lost: CancellationToken,
+    over: CancellationToken,
     shared: Arc<Shared>,
 }
 
@@ -36,7 +37,23 @@ struct Shared {
     queue: String,
     visibility: Duration,
     metrics: Metrics,
-    held: Mutex<BTreeMap<u64, Held>>,
+    held: Mutex<Registry>,
+}
+
+/// The messages of a queue that are hidden for this process.
+#[derive(Debug, Default)]
+struct Registry {
+    messages: BTreeMap<u64, Held>,
+    /// The message groups that they are of.
+    groups: BTreeMap<String, Group>,
+}
+
+/// The messages of one group, which are held together: SQS gives out what shows again of a group, whatever else of it is
+/// in flight.
+#[derive(Debug, Default)]
+struct Group {
+    messages: usize,
+    over: CancellationToken,
 }
 
 #[derive(Debug, Clone)]
@@ -49,6 +66,9 @@ struct Held {
     /// When SQS will extend no more.
     last: Moment,
     lost: CancellationToken,
+    group: Option<String>,
+    /// Fires when the message or another one of its group is lost, or goes back.
+    over: CancellationToken,
 }
 
 /// A worker's hold on a message, as the task that works for it knows it.
@@ -74,10 +94,10 @@ pub(crate) const CONFIRMED_WITHIN: Duration = Duration::from_secs(3);
 /// Makes sure that the task's messages are its own still, before a write. That asks nothing of SQS soon after a receipt.
 pub(crate) async fn confirm() -> Result<(), Failure> {
     let Ok(holds) = HOLDS.try_with(Clone::clone) else { return Ok(()) };
-    for hold in &holds {
-        hold.leases.confirm(hold.number).await?;
-    }
-    Ok(())
+    // They are all of one message group, and so of one queue.
+    let Some(leases) = holds.first().map(|hold| &hold.leases) else { return Ok(()) };
+    let numbers: Vec<u64> = holds.iter().map(|hold| hold.number).collect();
+    leases.confirm(&numbers).await
 }
 
 /// SQS hides a message for at most 12 hours from its receipt, and an extension beyond that is an
@@ -111,8 +131,13 @@ impl Leases {
     }
 
     /// Takes over a message that was asked for at `asked`, so it is hidden since then or later.
-    pub(crate) fn hold(&self, number: u64, receipt: &str, asked: Moment) -> Lease {
+    pub(crate) fn hold(&self, number: u64, (receipt, group): (&str, Option<&String>), asked: Moment) -> Lease {
         let lost = CancellationToken::new();
+        let mut registry = self.shared.registry();
+        let over = match group {
+            Some(group) => registry.groups.entry(group.clone()).or_default().joined(),
+            None => CancellationToken::new(),
+        };
         let held = Held {
             receipt: receipt.to_owned(),
             expires: asked + self.shared.visibility,
@@ -120,11 +145,11 @@ impl Leases {
             // A call that is sent by then arrives in time.
             last: asked + HIDDEN_MAX - self.call_timeout(),
             lost: lost.clone(),
+            group: group.cloned(),
+            over: over.clone(),
         };
-        if let Ok(mut all) = self.shared.held.lock() {
-            all.insert(number, held);
-        }
-        Lease { number, lost, shared: Arc::clone(&self.shared) }
+        registry.messages.insert(number, held);
+        Lease { number, lost, over, shared: Arc::clone(&self.shared) }
     }
 
     /// Extends what is due and gives up what is over, until told to stop.
@@ -134,18 +159,23 @@ impl Leases {
         let _stopped = stop.run_until_cancelled(work).await;
     }
 
-    /// Extends a lease that was not confirmed lately.
-    async fn confirm(&self, number: u64) -> Result<(), Failure> {
-        let held = || self.shared.held.lock().ok().and_then(|all| all.get(&number).cloned());
-        let is_fresh = |held: &Held| held.confirmed.elapsed() < CONFIRMED_WITHIN;
+    /// Extends leases of which one was not confirmed lately.
+    async fn confirm(&self, numbers: &[u64]) -> Result<(), Failure> {
+        let held = || -> Option<Vec<(u64, Held)>> {
+            let registry = self.shared.registry();
+            numbers.iter().map(|number| Some((*number, registry.messages.get(number)?.clone()))).collect()
+        };
+        let is_fresh = |(_, held): &(u64, Held)| held.confirmed.elapsed() < CONFIRMED_WITHIN;
+        let are_fresh =
+            |all: &Vec<(u64, Held)>| all.iter().all(is_fresh) && !all.iter().any(|(_, held)| held.is_gone());
         match held() {
-            Some(held) if is_fresh(&held) => return Ok(()),
-            Some(held) => self.extend(&[(number, held)]).await,
+            Some(all) if are_fresh(&all) => return Ok(()),
+            Some(all) => drop(futures::future::join_all(all.chunks(BATCH_MAX).map(|batch| self.extend(batch))).await),
             None => {}
         }
         let unsure =
-            || Failure::caused(Kind::Transient, "ChangeMessageVisibility", "the message may be another worker's");
-        held().filter(is_fresh).map(drop).ok_or_else(unsure)
+            || Failure::caused(Kind::LeaseUnsure, "ChangeMessageVisibility", "the message may be another worker's");
+        held().filter(are_fresh).map(drop).ok_or_else(unsure)
     }
 
     async fn extend_due(&self) {
@@ -173,9 +203,9 @@ impl Leases {
     }
 
     fn due(&self, now: Moment) -> Vec<(u64, Held)> {
-        let Ok(held) = self.shared.held.lock() else { return Vec::new() };
-        let is_due = |held: &Held| held.is_due(self.shared.visibility, now);
-        held.iter().filter(|(_, held)| is_due(held)).map(|(number, held)| (*number, held.clone())).collect()
+        let registry = self.shared.registry();
+        let due = registry.messages.iter().filter(|(_, held)| held.is_due(self.shared.visibility, now));
+        due.map(|(number, held)| (*number, held.clone())).collect()
     }
 
     async fn extend(&self, batch: &[(u64, Held)]) {
@@ -209,26 +239,27 @@ impl Leases {
     }
 
     fn extended(&self, id: &str, now: Moment) {
-        let Ok(mut all) = self.shared.held.lock() else { return };
-        if let Some(held) = id.parse().ok().and_then(|number: u64| all.get_mut(&number)) {
+        let mut registry = self.shared.registry();
+        if let Some(held) = id.parse().ok().and_then(|number: u64| registry.messages.get_mut(&number)) {
             held.expires = now + Duration::from_secs(held.extension(self.shared.visibility, now));
             held.confirmed = now;
         }
     }
 
     fn lose(&self, id: &str) {
-        let Ok(mut all) = self.shared.held.lock() else { return };
-        if let Some(held) = id.parse().ok().and_then(|number: u64| all.remove(&number)) {
-            self.shared.give_up(&held);
+        if let Ok(number) = id.parse() {
+            self.shared.give_up(number);
         }
     }
 
     /// Gives up what would show again before a call could be sure to prevent it.
     fn drop_over(&self, now: Moment) {
-        let Ok(mut all) = self.shared.held.lock() else { return };
-        for (_, held) in all.extract_if(.., |_, held| held.is_over(self.shared.visibility, now)) {
-            self.shared.give_up(&held);
-        }
+        let is_over = |held: &Held| held.is_over(self.shared.visibility, now);
+        let over = |registry: &Registry| -> Vec<u64> {
+            registry.messages.iter().filter(|(_, held)| is_over(held)).map(|(number, _)| *number).collect()
+        };
+        let over = over(&self.shared.registry());
+        over.into_iter().for_each(|number| self.shared.give_up(number));
     }
 }
 
@@ -242,16 +273,59 @@ impl Held {
         self.expires.since(now) <= visibility / OVER_AT
     }
 
+    fn is_gone(&self) -> bool {
+        self.over.is_cancelled()
+    }
+
     /// Returns the whole seconds that an extension may ask for.
     fn extension(&self, visibility: Duration, now: Moment) -> u64 {
         visibility.min(self.last.since(now)).as_secs()
     }
 }
 
+impl Group {
+    fn joined(&mut self) -> CancellationToken {
+        self.messages += 1;
+        self.over.clone()
+    }
+}
+
+impl Registry {
+    /// Takes a message out, and its group with the last of it.
+    fn remove(&mut self, number: u64) -> Option<Held> {
+        let held = self.messages.remove(&number)?;
+        if let Some(name) = &held.group
+            && let Some(group) = self.groups.get_mut(name).filter(|_| !held.is_gone())
+        {
+            group.messages -= 1;
+            if group.messages == 0 {
+                self.groups.remove(name);
+            }
+        }
+        Some(held)
+    }
+
+    /// Ends what is held of a group together with a message; what is received of it from now on is held anew.
+    fn end_group(&mut self, held: &Held) {
+        if let Some(name) = held.group.as_ref().filter(|_| !held.is_gone()) {
+            self.groups.remove(name);
+        }
+        held.over.cancel();
+    }
+}
+
 impl Shared {
-    fn give_up(&self, held: &Held) {
-        self.metrics.message(&self.queue, MessageOutcome::LeaseLost);
-        held.lost.cancel();
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn give_up(&self, number: u64) {
+        let mut registry = self.registry();
+        if let Some(held) = registry.remove(number) {
+            registry.end_group(&held);
+            self.metrics.message(&self.queue, MessageOutcome::LeaseLost);
+            held.lost.cancel();
+        }
     }
 }
 
@@ -265,13 +339,25 @@ impl Lease {
     pub(crate) fn lost(&self) -> &CancellationToken {
         &self.lost
     }
+
+    /// Fires when work for the message has to end: it is lost, or another one of its group is lost or goes back.
+    pub(crate) fn over(&self) -> &CancellationToken {
+        &self.over
+    }
+
+    /// Ends the work for all that is held of its group, because it goes back: SQS will give it out whatever else of the
+    /// group is in flight.
+    pub(crate) fn end_group(&self) {
+        let mut registry = self.shared.registry();
+        if let Some(held) = registry.messages.get(&self.number).cloned() {
+            registry.end_group(&held);
+        }
+    }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Ok(mut all) = self.shared.held.lock() {
-            all.remove(&self.number);
-        }
+        drop(self.shared.registry().remove(self.number));
     }
 }
 
@@ -284,7 +370,8 @@ mod tests {
 
     fn received(asked: Moment) -> Held {
         let (receipt, lost) = (String::new(), CancellationToken::new());
-        Held { receipt, expires: asked + VISIBILITY, confirmed: asked, last: asked + HIDDEN_MAX, lost }
+        let (group, over) = (None, CancellationToken::new());
+        Held { receipt, expires: asked + VISIBILITY, confirmed: asked, last: asked + HIDDEN_MAX, lost, group, over }
     }
 
     /// Returns how long after the receipt something first holds, as often as it is looked at.

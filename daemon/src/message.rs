@@ -118,9 +118,11 @@ impl Message {
     }
 
     /// Says what becomes of it when its work was not begun, or ended without anything on its way: a work queue gets it
-    /// anew, because a redelivery would be taken for a crash; others show it again after a while.
+    /// anew, because a redelivery would be taken for a crash; others show it again after a while. One that was delivered
+    /// before may follow a crash, and says so to the next worker too.
     pub(crate) fn given_back(&self, after: Duration) -> Disposal {
-        self.afresh().map_or(Disposal::Release(after), |item| Disposal::Forward(vec![item]))
+        let anew = self.afresh().filter(|_| !self.redelivered());
+        anew.map_or(Disposal::Release(after), |item| Disposal::Forward(vec![item]))
     }
 
     /// Says what becomes of it when its work is parked. The dead-letter queue has a retry already.

@@ -36,6 +36,7 @@ use crate::signals::{Signals, Told};
 use crate::work_queues::WorkQueues;
 use replicator_core::deadline::LANDING;
 use replicator_core::failure::{Failure, chain};
+use replicator_core::rule::Rule;
 
 // Messages that each queue may have on the way to the dispatch: a poll holds room for one batch
 // while it waits, and another keeps the dispatch busy; more would only hide messages from daemons
@@ -222,6 +223,13 @@ impl Daemon {
         if !stays {
             return error!("accounts or queues changed, which needs a restart; the old rules stay");
         }
+        if let Some(rule) = rerouted(&self.settings, settings) {
+            return error!(
+                rule,
+                "the work of the rule would go another way than the daemon was started for, which needs a restart; \
+                 the old rules stay"
+            );
+        }
         // All but the rules is as it was.
         if (Settings { rules: self.settings.rules.clone(), ..settings.clone() }) != self.settings {
             warn!("only rules are reloaded; the other changes need a restart");
@@ -234,6 +242,27 @@ impl Daemon {
             Err(failure) => error!(error = chain(&failure), "the rules cannot be recorded, the old ones stay"),
         }
     }
+}
+
+/// Finds a rule whose work would go through no work queue instead of one or the other way around, through one that is not
+/// polled, through another one than before, or to another bucket than that is polled for.
+fn rerouted<'a>(old: &Settings, new: &'a Settings) -> Option<&'a str> {
+    let enabled = |settings: &'a Settings| settings.rules.iter().filter(|rule| rule.enabled);
+    let had_queues = !old.work_queues.is_empty();
+    let is_polled = |rule: &Rule| {
+        let same = |other: &&Rule| other.enabled && other.work_queue == rule.work_queue;
+        let other = old.rules.iter().find(same);
+        other.is_some_and(|other| other.destination == rule.destination)
+    };
+    let moved = |rule: &Rule| {
+        let before = old.rules.iter().find(|other| other.id == rule.id && other.enabled);
+        before.is_some_and(|before| before.work_queue != rule.work_queue)
+    };
+    let is_wrong = |rule: &&Rule| match &rule.work_queue {
+        Some(_) => !had_queues || !is_polled(rule) || moved(rule),
+        None => had_queues,
+    };
+    enabled(new).find(is_wrong).map(|rule| rule.id.as_str())
 }
 
 /// Finds out whether the last process may have left something on its way.

@@ -2,13 +2,20 @@
 //! An event is deleted once all of that is in the work queues. It keeps no state: what it did not finish comes again, and
 //! what was sent before is told by its deduplication id, or is a hint too many.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use replicator_core::event::{self, Action, Hint};
 use replicator_core::failure::Reason;
 use replicator_core::retry;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::clock;
@@ -29,78 +36,119 @@ pub(crate) struct Router {
     pub(crate) settlements: mpsc::Sender<Settlement>,
 }
 
-/// Events that are routed at once: ten batches, which are sent beside each other.
+/// Events that are sent together, ten entries a request.
 const ROUND_MAX: usize = 100;
+
+/// Bytes of all events whose work is being sent. One event may have a MiB, and ask for a thousand times that many
+/// things.
+const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
+
+/// About what an entry of a work queue has.
+const ENTRY_BYTES: usize = 1 << 10;
+
+/// Events that wait in their queue for the delay of a version delete, of the 120,000 that it may have in flight.
+const AWAY_MAX: usize = 20_000;
 
 /// An event on its way.
 struct Routed {
     message: Message,
     /// What becomes of it once its work is in the work queues.
     disposal: Disposal,
-    /// Its work, as a range of all that the round sends.
-    work: std::ops::Range<usize>,
+    work: Vec<WorkItem>,
+}
+
+/// An event that has room, and its work as a range of all that its round sends.
+struct Sending {
+    message: Message,
+    disposal: Disposal,
+    work: Range<usize>,
+    room: OwnedSemaphorePermit,
+}
+
+/// Events that are sent together.
+#[derive(Default)]
+struct Round {
+    events: Vec<Sending>,
+    work: Vec<WorkItem>,
+}
+
+impl Round {
+    fn add(&mut self, Routed { message, disposal, work }: Routed, room: OwnedSemaphorePermit) {
+        let begin = self.work.len();
+        self.work.extend(work);
+        self.events.push(Sending { message, disposal, work: begin..self.work.len(), room });
+    }
 }
 
 impl Router {
-    /// Routes until the intakes have ended and all that they received is on its way.
+    /// Routes until the intakes have ended and all that they received is on its way. Rounds are sent beside each other, and
+    /// each event is settled when its own work is sent: a work queue that takes nothing holds up no other.
     pub(crate) async fn run(mut self) {
-        let mut round = Vec::with_capacity(ROUND_MAX);
-        while self.deliveries.recv_many(&mut round, ROUND_MAX).await > 0 {
-            self.route(std::mem::take(&mut round)).await;
+        let room = Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX));
+        let (mut received, mut sending, mut away) = (Vec::with_capacity(ROUND_MAX), JoinSet::new(), Away::default());
+        while self.deliveries.recv_many(&mut received, ROUND_MAX).await > 0 {
+            while sending.try_join_next().is_some() {}
+            let rules = Arc::clone(&self.rules.borrow());
+            let routed = received.drain(..).map(|delivery| self.read(&rules, delivery, &mut away)).collect();
+            self.route(routed, &room, &mut sending).await;
         }
+        while sending.join_next().await.is_some() {}
     }
 
-    async fn route(&self, deliveries: Vec<Delivery>) {
-        let rules = Arc::clone(&self.rules.borrow());
-        let (mut routed, mut work) = (Vec::new(), Vec::new());
-        for delivery in deliveries {
-            let begin = work.len();
-            let disposal = self.read(&rules, &delivery, &mut work);
-            routed.push(Routed { message: delivery.message, disposal, work: begin..work.len() });
-        }
-        let send = Box::pin(self.engine.work_queues.send(&work));
-        let sent = self.engine.failpoints.around(Step::Route, send).await;
-        for Routed { message, disposal, work } in routed {
-            let is_sent = sent.get(work).is_some_and(|sent| sent.iter().all(|sent| *sent));
-            let disposal = if is_sent { disposal } else { Disposal::Release(message.patience(retry::ceiling(1))) };
-            if disposal == Disposal::Delete {
-                self.engine.pulse.beat();
+    /// Sends the work of these events, as there is room.
+    async fn route(&self, routed: Vec<Routed>, room: &Arc<Semaphore>, sending: &mut JoinSet<()>) {
+        let mut round = Round::default();
+        for routed in routed {
+            let bytes = bytes_of(&routed);
+            if room.available_permits() < bytes as usize {
+                // What is ahead of it has to be under way, to make room.
+                sending.spawn(self.sender(std::mem::take(&mut round)));
             }
-            // The ack station outlives the router, which holds one of its senders.
-            let _sent = self.settlements.send(Settlement { message, disposal }).await;
+            // The semaphore is never closed.
+            if let Ok(room) = Arc::clone(room).acquire_many_owned(bytes).await {
+                round.add(routed, room);
+            }
         }
+        sending.spawn(self.sender(round));
+    }
+
+    /// Returns what sends a round and settles its events.
+    fn sender(&self, round: Round) -> impl Future<Output = ()> + Send + use<> {
+        let (engine, settlements) = (Arc::clone(&self.engine), self.settlements.clone());
+        async move { send(&engine, &settlements, round).await }
     }
 
     /// Lists the work that an event asks for, and says what is to become of the event then.
-    fn read(&self, rules: &Ruleset, delivery: &Delivery, work: &mut Vec<WorkItem>) -> Disposal {
-        let message = &delivery.message;
-        let hints = match &delivery.notification {
-            Ok(notification) => &notification.hints,
-            Err(undecodable) => return Disposal::Park(Reason::MessageUndecodable, undecodable.to_string()),
+    fn read(&self, rules: &Ruleset, Delivery { message, notification }: Delivery, away: &mut Away) -> Routed {
+        let hints = match notification {
+            Ok(notification) => notification.hints,
+            Err(undecodable) => {
+                let disposal = Disposal::Park(Reason::MessageUndecodable, undecodable.to_string());
+                return Routed { message, disposal, work: Vec::new() };
+            }
         };
         let mut disposal = match hints.iter().find_map(|hint| rules.refusal(hint)) {
-            Some((reason, detail)) => self.refused(message, reason, detail),
+            Some((reason, detail)) => self.refused(&message, reason, detail),
             None => Disposal::Delete,
         };
-        let begin = work.len();
-        let mut wait = Duration::ZERO;
+        let (mut work, mut wait) = (Vec::new(), Duration::ZERO);
         for (record, hint) in hints.iter().enumerate() {
             for task in rules.tasks(hint) {
-                match delay_left(message, &task) {
-                    Duration::ZERO => work.extend(item(&message.id, record, hint, &task)),
-                    left => wait = wait.max(left),
+                match item(&message, record, hint, &task) {
+                    Ok(item) => work.push(item),
+                    Err(left) => wait = wait.max(left),
                 }
             }
         }
         if !wait.is_zero() {
             // The rest of it is sent again then, if more than one thing happened: a hint too many.
-            disposal = Disposal::Release(wait);
+            disposal = away.disposal(wait);
         }
-        if disposal == Disposal::Delete && work.len() == begin {
+        if disposal == Disposal::Delete && work.is_empty() {
             debug!(message_id = message.id, "nothing to do");
             self.engine.metrics.message(message.queue.queue.name(), MessageOutcome::Ignored);
         }
-        disposal
+        Routed { message, disposal, work }
     }
 
     fn refused(&self, message: &Message, reason: Reason, detail: String) -> Disposal {
@@ -110,6 +158,68 @@ impl Router {
             self.engine.metrics.message(queue, MessageOutcome::UnknownBucket);
         }
         Disposal::Park(reason, detail)
+    }
+}
+
+/// Sends the work of a round, and settles each of its events as soon as all of its own is sent, or not all of it can be.
+async fn send(engine: &Engine, settlements: &mpsc::Sender<Settlement>, round: Round) {
+    let Round { mut events, work } = round;
+    let mut sent: Vec<Option<bool>> = vec![None; work.len()];
+    let batches = engine.work_queues.batches(&work).into_iter();
+    let mut sending: FuturesUnordered<_> = batches
+        .map(|batch| async {
+            let taken = Box::pin(engine.work_queues.send_batch(&work, &batch));
+            let taken = engine.failpoints.around(Step::Route, taken).await;
+            (batch, taken)
+        })
+        .collect();
+    loop {
+        let is_known =
+            |event: &mut Sending| sent.get(event.work.clone()).is_none_or(|own| own.iter().all(Option::is_some));
+        for Sending { message, disposal, work, room } in events.extract_if(.., is_known).collect::<Vec<_>>() {
+            let is_sent = sent.get(work).is_some_and(|own| own.iter().all(|sent| *sent == Some(true)));
+            let disposal = if is_sent { disposal } else { Disposal::Release(message.patience(retry::ceiling(1))) };
+            if disposal == Disposal::Delete {
+                engine.pulse.beat();
+            }
+            // The ack station outlives the router, which holds one of its senders.
+            let _sent = settlements.send(Settlement { message, disposal }).await;
+            drop(room);
+        }
+        let Some((batch, taken)) = sending.next().await else { break };
+        for index in batch.items() {
+            if let Some(sent) = sent.get_mut(*index) {
+                *sent = Some(taken.contains(index));
+            }
+        }
+    }
+}
+
+/// When the events come back that wait for a delay.
+#[derive(Debug, Default)]
+struct Away(BinaryHeap<Reverse<Instant>>);
+
+impl Away {
+    /// Says what becomes of an event that has to wait for so long.
+    fn disposal(&mut self, wait: Duration) -> Disposal {
+        if self.goes_for(wait) {
+            return Disposal::Release(wait);
+        }
+        let detail = "too many of them wait for their delay".to_owned();
+        Disposal::Park(Reason::VersionDeletesPerHour, detail)
+    }
+
+    /// Takes note that one more is away for so long, unless there are too many.
+    fn goes_for(&mut self, time: Duration) -> bool {
+        let now = Instant::now();
+        while self.0.peek().is_some_and(|Reverse(back)| *back <= now) {
+            self.0.pop();
+        }
+        let has_room = self.0.len() < AWAY_MAX;
+        if has_room {
+            self.0.push(Reverse(now + time));
+        }
+        has_room
     }
 }
 
@@ -127,9 +237,24 @@ fn delay_left(message: &Message, task: &Task) -> Duration {
     }
 }
 
-fn item(message_id: &str, record: usize, hint: &Hint, task: &Task) -> Option<WorkItem> {
+/// Returns the work that a task asks for, or how long its event has to wait for that.
+fn item(message: &Message, record: usize, hint: &Hint, task: &Task) -> Result<WorkItem, Duration> {
+    let left = delay_left(message, task);
+    if !left.is_zero() {
+        return Err(left);
+    }
+    let Some(url) = task.rules.lead.work_queue.clone() else {
+        // Such a rule is refused beside those that have one, so this is a mistake in here, and costs no event.
+        warn!(rule = task.rules.lead.id, message_id = message.id, "the rule has no work queue, its event waits");
+        return Err(message.patience(retry::ceiling(1)));
+    };
     let group = group_of(&task.lane);
-    let deduplication = digest([message_id, &record.to_string(), &group]);
-    let url = task.rules.lead.work_queue.clone()?;
-    Some(WorkItem { url, group, deduplication, body: event::notification_of(hint), again: None })
+    let deduplication = digest([message.id.as_str(), &record.to_string(), &group]);
+    Ok(WorkItem { url, group, deduplication, body: event::notification_of(hint), again: None })
+}
+
+/// What is charged for an event while it is on its way.
+fn bytes_of(Routed { message, work, .. }: &Routed) -> u32 {
+    let bytes = message.body.len().max(work.len() * ENTRY_BYTES).clamp(1, IN_FLIGHT_BYTES_MAX);
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }

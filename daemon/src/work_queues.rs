@@ -2,15 +2,18 @@
 //! gives out no message of a group while another of it is in flight: so one worker in the whole fleet is at a key.
 //! <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/using-messagegroupid-property.html>
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use aws_sdk_sqs::error::SdkError;
 use aws_sdk_sqs::types::{MessageAttributeValue, SendMessageBatchRequestEntry};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use replicator_config::Queue;
 use replicator_core::object::Timestamp;
 use replicator_core::retry;
 use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
 use tracing::warn;
 
 use crate::accounts::refusal::words;
@@ -72,7 +75,21 @@ impl Again {
 /// The work queues by their URLs.
 #[derive(Debug, Default)]
 pub(crate) struct WorkQueues {
-    by_url: BTreeMap<String, Arc<QueueAccess>>,
+    /// Each with the requests that may be under way to it.
+    by_url: BTreeMap<String, (Arc<QueueAccess>, Semaphore)>,
+}
+
+/// Messages for one queue that one request takes, by their places among all.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    url: String,
+    items: Vec<usize>,
+}
+
+impl Batch {
+    pub(crate) fn items(&self) -> &[usize] {
+        &self.items
+    }
 }
 
 /// A message for a work queue.
@@ -93,6 +110,10 @@ pub(crate) struct WorkItem {
 /// SQS takes at most ten entries a batch:
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>
 const BATCH_MAX: usize = 10;
+
+// Requests that may be under way to one queue: what one that is slow, or hangs, may hold of the router's room is less than
+// half of it.
+const REQUESTS_MAX: usize = 100;
 
 // What is not taken by then is routed again when its event comes back.
 const ATTEMPTS_MAX: u32 = 4;
@@ -121,7 +142,9 @@ fn hex(bytes: &[u8]) -> String {
 
 impl WorkQueues {
     pub(crate) fn new(queues: impl IntoIterator<Item = Arc<QueueAccess>>) -> Self {
-        Self { by_url: queues.into_iter().map(|access| (access.queue.url.clone(), access)).collect() }
+        let by_url =
+            queues.into_iter().map(|access| (access.queue.url.clone(), (access, Semaphore::new(REQUESTS_MAX))));
+        Self { by_url: by_url.collect() }
     }
 
     /// Says whether work goes through queues of its own.
@@ -130,44 +153,53 @@ impl WorkQueues {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<QueueAccess>> {
-        self.by_url.values()
+        self.by_url.values().map(|(access, _)| access)
     }
 
     /// Sends messages, and says of each whether its queue has it for sure.
     pub(crate) async fn send(&self, items: &[WorkItem]) -> Vec<bool> {
+        let batches = self.batches(items);
+        let sent = futures::future::join_all(batches.iter().map(|batch| self.send_batch(items, batch))).await;
+        let sent: BTreeSet<usize> = sent.into_iter().flatten().collect();
+        (0..items.len()).map(|index| sent.contains(&index)).collect()
+    }
+
+    /// Parts messages into those that one request takes.
+    pub(crate) fn batches(&self, items: &[WorkItem]) -> Vec<Batch> {
         let mut of_queue: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (index, item) in items.iter().enumerate() {
             of_queue.entry(&item.url).or_default().push(index);
         }
-        let batches = of_queue.into_iter().flat_map(|(url, all)| {
-            let batches: Vec<Vec<usize>> = all.chunks(BATCH_MAX).map(<[usize]>::to_vec).collect();
-            batches.into_iter().map(move |batch| (url, batch))
-        });
-        let sent = futures::future::join_all(batches.map(|(url, batch)| self.send_batch(url, items, batch))).await;
-        let mut all = vec![false; items.len()];
-        for index in sent.into_iter().flatten() {
-            if let Some(sent) = all.get_mut(index) {
-                *sent = true;
-            }
-        }
-        all
+        let batches = |(url, all): (&str, Vec<usize>)| -> Vec<Batch> {
+            all.chunks(BATCH_MAX).map(|items| Batch { url: url.to_owned(), items: items.to_vec() }).collect()
+        };
+        of_queue.into_iter().flat_map(batches).collect()
     }
 
-    /// Sends a batch, what failed of it a few times; returns what was taken.
-    async fn send_batch(&self, url: &str, items: &[WorkItem], batch: Vec<usize>) -> Vec<usize> {
-        let Some(access) = self.by_url.get(url) else { return Vec::new() };
-        let (mut left, mut sent) = (batch, Vec::new());
+    /// Sends a batch, what failed of it a few times; returns what was taken. A queue that has many under way takes none.
+    pub(crate) async fn send_batch(&self, items: &[WorkItem], batch: &Batch) -> Vec<usize> {
+        let Some((access, turns)) = self.by_url.get(&batch.url) else {
+            warn!(url = batch.url, "a rule's work queue is not one that the daemon was started with; restart it");
+            return Vec::new();
+        };
+        let Ok(_turn) = turns.try_acquire() else {
+            warn!(queue = access.queue.name(), "the work queue takes messages too slowly, they are tried again later");
+            return Vec::new();
+        };
+        let (mut left, mut sent) = (batch.items.clone(), Vec::new());
         for attempt in 1..=ATTEMPTS_MAX {
-            let taken = match try_send(access, items, &left).await {
-                Ok(taken) => taken,
-                Err(error) => {
-                    warn!(queue = access.queue.name(), error, "cannot send to the work queue for now");
-                    Vec::new()
+            let is_definite = match try_send(access, items, &left).await {
+                Ok(taken) => {
+                    left.retain(|index| !taken.contains(index));
+                    sent.extend(taken);
+                    false
+                }
+                Err(Unsent { words, is_definite }) => {
+                    warn!(queue = access.queue.name(), error = words, "cannot send to the work queue for now");
+                    is_definite
                 }
             };
-            left.retain(|index| !taken.contains(index));
-            sent.extend(taken);
-            if left.is_empty() {
+            if left.is_empty() || is_definite {
                 break;
             }
             if attempt < ATTEMPTS_MAX {
@@ -178,12 +210,24 @@ impl WorkQueues {
     }
 }
 
+/// A request that was not carried out, as far as is known.
+struct Unsent {
+    words: String,
+    /// Whether the service refused it, so that the same again is of no use.
+    is_definite: bool,
+}
+
 /// Sends a batch once. The answer is 200 even when entries failed: what it does not name as taken was not.
-async fn try_send(access: &QueueAccess, items: &[WorkItem], batch: &[usize]) -> Result<Vec<usize>, String> {
+async fn try_send(access: &QueueAccess, items: &[WorkItem], batch: &[usize]) -> Result<Vec<usize>, Unsent> {
     let entries = batch.iter().filter_map(|index| Some((index, items.get(*index)?)));
-    let entries = entries.map(|(index, item)| entry(*index, item)).collect::<Result<Vec<_>, _>>()?;
+    let unbuilt = |words| Unsent { words, is_definite: true };
+    let entries = entries.map(|(index, item)| entry(*index, item)).collect::<Result<Vec<_>, _>>().map_err(unbuilt)?;
     let request = access.client.send_message_batch().queue_url(&access.queue.url).set_entries(Some(entries));
-    let answer = request.send().await.map_err(|error| words(&error))?;
+    let unsent = |error: SdkError<_, HttpResponse>| Unsent {
+        words: words(&error),
+        is_definite: error.raw_response().is_some_and(|answer| answer.status().is_client_error()),
+    };
+    let answer = request.send().await.map_err(unsent)?;
     for failed in &answer.failed {
         let (code, detail) = (failed.code.as_str(), failed.message.as_deref().unwrap_or_default());
         warn!(queue = access.queue.name(), code, detail, "the work queue refused a message");

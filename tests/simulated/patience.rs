@@ -18,7 +18,7 @@ const REST_MIN: Duration = Duration::from_secs(20);
 fn what_fails_for_hours_is_tried_ever_more_seldom_and_parked_after_one() {
     simulate(1, async |mut sim| {
         sim.post_everything();
-        let place = Place::s3("PutObject").bucket(ARCHIVE).key("sick").client("daemon-0");
+        let place = Place::s3("GetObject").bucket(SOURCE).key("sick").client("daemon-0");
         sim.net.faults().add(Fault::new("trouble", place, Effect::refuse(500, "InternalError")));
         let daemon = fleet::lone(&mut sim, "", NOT_AWS).await;
         sim.put("sick", b"one").await;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use replicator_core::deadline::LANDING;
 use replicator_core::event::Action;
 use replicator_core::failure::{Failure, Kind, Reason};
 use tracing::{debug, warn};
@@ -33,6 +34,10 @@ fn elsewhere(message: &Message, group: &str, task: &Task) -> Option<WorkItem> {
 impl Dispatch {
     pub(super) async fn delivered(&mut self, delivery: Delivery) {
         let Delivery { message, notification } = delivery;
+        if message.group.is_some() && message.lease.over().is_cancelled() {
+            // Another one of its group went back, and may be another worker's by now.
+            return self.settle(Settlement { message, disposal: Disposal::Release(LANDING) }).await;
+        }
         let notification = match notification {
             Ok(notification) => notification,
             Err(undecodable) => {

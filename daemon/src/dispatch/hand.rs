@@ -62,8 +62,13 @@ impl Hand {
         message.group.as_ref().map(|_| message.lease.to_hold())
     }
 
+    /// Returns what fires when work for a message has to end.
+    pub(super) fn over(&self, number: u64) -> Option<&CancellationToken> {
+        self.messages.get(&number).map(|in_hand| in_hand.message.lease.over())
+    }
+
     /// Returns what fires when a message may be someone else's.
-    pub(super) fn lost(&self, number: u64) -> Option<&CancellationToken> {
+    fn lost(&self, number: u64) -> Option<&CancellationToken> {
         self.messages.get(&number).map(|in_hand| in_hand.message.lease.lost())
     }
 

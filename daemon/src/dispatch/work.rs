@@ -11,7 +11,8 @@ use crate::task::{Task, Wish};
 ///
 /// ```text
 /// free ──begin──▶ working ──end──▶ free
-///                    └─────stop──▶ landing ──landed──▶ free
+///                    ├─────stop──▶ landing ──landed──▶ free
+///                    └─────rest──▶ resting ──landed──▶ free
 /// ```
 #[derive(Debug, Default)]
 pub(super) struct Work {
@@ -31,6 +32,8 @@ enum Stage {
     Working(Vec<Ticket>),
     /// A task was cut off, and what it last wrote may yet land (protocol rule 7).
     Landing,
+    /// The destination is left alone for a while, and nothing is under way.
+    Resting,
 }
 
 /// One wish of one message; it has none where a parked task is tried again, or an upload or tags are seen to.
@@ -74,7 +77,7 @@ impl Work {
     pub(super) fn end(&mut self) -> Vec<Ticket> {
         match std::mem::take(&mut self.stage) {
             Stage::Working(tickets) => tickets,
-            Stage::Free | Stage::Landing => Vec::new(),
+            Stage::Free | Stage::Landing | Stage::Resting => Vec::new(),
         }
     }
 
@@ -87,6 +90,16 @@ impl Work {
             ticket
         });
         self.waiting.splice(0..0, begun);
+    }
+
+    /// Lets a task begin again later for the same, and what comes meanwhile.
+    pub(super) fn rest(&mut self, tickets: Vec<Ticket>) {
+        self.stage = Stage::Resting;
+        self.waiting.splice(0..0, tickets);
+    }
+
+    pub(super) fn is_resting(&self) -> bool {
+        matches!(self.stage, Stage::Resting)
     }
 
     /// Says whether no message asks for any of it.
@@ -115,9 +128,9 @@ impl Work {
         &self.waiting
     }
 
-    /// Frees the lane: what was written has landed, or never will.
+    /// Frees the lane: what was written has landed, or never will, or it has rested.
     pub(super) fn landed(&mut self) {
-        if matches!(self.stage, Stage::Landing) {
+        if matches!(self.stage, Stage::Landing | Stage::Resting) {
             self.stage = Stage::Free;
         }
     }
@@ -139,7 +152,7 @@ impl Work {
     pub(super) fn working(&self) -> &[Ticket] {
         match &self.stage {
             Stage::Working(tickets) => tickets,
-            Stage::Free | Stage::Landing => &[],
+            Stage::Free | Stage::Landing | Stage::Resting => &[],
         }
     }
 
@@ -148,7 +161,7 @@ impl Work {
         match &self.stage {
             Stage::Working(tickets) => tickets,
             Stage::Landing => &self.waiting,
-            Stage::Free => &[],
+            Stage::Free | Stage::Resting => &[],
         }
     }
 }

@@ -126,6 +126,7 @@ impl Memory {
             | Kind::Unanswered
             | Kind::Transient
             | Kind::Unauthenticated
+            | Kind::LeaseUnsure
             | Kind::Throttled
             | Kind::Refused(_)
             | Kind::Gone

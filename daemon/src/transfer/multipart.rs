@@ -18,7 +18,7 @@ use super::uploading::Uploading;
 use crate::accounts::deadline;
 use crate::accounts::refusal::{Side, failure};
 use crate::checksum::{Algorithm, Measure, Sum, crc64, crc64_header, crc64_joined};
-use crate::clock::Moment;
+use crate::clock::{self, Moment};
 use crate::engine::Engine;
 use crate::failpoint::Step;
 use crate::lease;
@@ -69,12 +69,18 @@ pub(super) async fn abandon(engine: &Engine, task: &Task, basis: &Basis) -> Resu
     engine.ledger.end_upload(&task.lane)
 }
 
-/// Ends the upload that the ledger knows for an idle key, whose work may be another worker's by now. Its completion may
-/// have been sent: then one of the two fails.
+/// Ends the upload that the ledger knows for an idle key, whose work may be another worker's by now; not one that may
+/// appear yet, which the key's next task has to know of.
 pub(crate) async fn end_upload(engine: &Engine, task: &Task) -> Result<(), Failure> {
     let Some((upload, _)) = engine.ledger.upload(&task.lane)? else { return Ok(()) };
+    if upload.appears_until.is_some_and(|until| until > clock::now()) {
+        return Ok(());
+    }
     abort(engine, &task.lane, &upload.upload_id).await?;
-    engine.ledger.end_upload(&task.lane)
+    // A message may have come meanwhile, and its task have begun another one.
+    let known = engine.ledger.upload(&task.lane)?;
+    let is_same = known.is_some_and(|(known, _)| known.upload_id == upload.upload_id);
+    if is_same { engine.ledger.end_upload(&task.lane) } else { Ok(()) }
 }
 
 pub(super) async fn abort(engine: &Engine, lane: &Lane, upload_id: &str) -> Result<(), Failure> {
@@ -99,7 +105,8 @@ fn is_final(failure: &Failure) -> bool {
         Kind::Conflict | Kind::Contended | Kind::Gone | Kind::Absent | Kind::Unsupported(_) => true,
         Kind::NotImplemented | Kind::Adapted => true,
         Kind::Refused(reason) => matches!(reason, Reason::ChecksumMismatch | Reason::RequestRefused),
-        Kind::Unanswered | Kind::Transient | Kind::Unauthenticated | Kind::Throttled | Kind::TooYoung(_) => false,
+        Kind::Unanswered | Kind::Transient | Kind::Throttled | Kind::TooYoung(_) => false,
+        Kind::Unauthenticated | Kind::LeaseUnsure => false,
     }
 }
 

@@ -44,38 +44,37 @@ async fn end_uploads(engine: &Engine, task: &Task) -> Result<bool, Failure> {
     let (lane, access) = (&task.lane, engine.access(&task.lane.destination)?);
     let known = engine.ledger.upload(lane)?.map(|(upload, _)| upload.upload_id);
     let unknown = |upload: &MultipartUpload| upload.upload_id() != known.as_deref();
-    if !list(access, lane).await?.iter().any(unknown) {
-        return Ok(true);
+    let (listed, is_whole) = list(access, lane).await?;
+    if !listed.iter().any(unknown) {
+        return Ok(is_whole);
     }
     let own = begin(access, lane).await?;
     let listed = list(access, lane).await;
     multipart::abort(engine, lane, &own).await?;
-    let listed = listed?;
+    let (listed, mut is_settled) = listed?;
     let is_own = |upload: &MultipartUpload| upload.upload_id() == Some(&own);
     let principal = listed.iter().find(|upload| is_own(upload)).and_then(principal_of);
-    let mut is_settled = true;
     for upload in listed.iter().filter(|upload| unknown(upload) && !is_own(upload)) {
         match (principal.as_ref().zip(principal_of(upload).as_ref()), upload.upload_id()) {
             (Some((own, other)), Some(id)) if own == other => multipart::abort(engine, lane, id).await?,
-            // No worker began it.
-            (Some(_), Some(_)) => {}
-            (None, _) | (_, None) => is_settled = false,
+            // It may be a worker's that had another role.
+            _ => is_settled = false,
         }
     }
     Ok(is_settled)
 }
 
-async fn list(access: &Access, lane: &Lane) -> Result<Vec<MultipartUpload>, Failure> {
+/// Lists the uploads of a key, and says whether those are all.
+async fn list(access: &Access, lane: &Lane) -> Result<(Vec<MultipartUpload>, bool), Failure> {
     let request = access.s3.list_multipart_uploads();
     let request = request.bucket(lane.destination.bucket.as_str()).prefix(lane.key.as_str());
     let listed = request.send().await.map_err(|error| failure(Side::Destination, "ListMultipartUploads", error))?;
-    // The key itself comes before all keys that begin with it, so it is on the first page, unless it fills that alone.
-    Ok(listed
-        .uploads
-        .unwrap_or_default()
-        .into_iter()
-        .filter(|upload| upload.key() == Some(lane.key.as_str()))
-        .collect())
+    let is_own = |upload: &MultipartUpload| upload.key() == Some(lane.key.as_str());
+    // AWS lists by key, and the key itself comes before all that begin with it: so it is on the first page, unless it fills
+    // that alone.
+    let goes_on = listed.uploads().last().is_some_and(is_own) || !access.is_aws;
+    let is_whole = !(listed.is_truncated.unwrap_or(false) && goes_on);
+    Ok((listed.uploads.unwrap_or_default().into_iter().filter(is_own).collect(), is_whole))
 }
 
 /// Begins an upload, of which a list says what principal began it.
