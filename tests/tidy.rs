@@ -51,7 +51,7 @@ const PACKAGES: &[(&str, &str)] = &[
 ];
 
 /// All that the core may use: nothing that does I/O, knows the time, or rolls dice.
-const CORE_DEPENDENCIES: &[&str] = &["percent-encoding", "serde", "serde_json", "thiserror", "time"];
+const CORE_DEPENDENCIES: &[&str] = &["crc-fast", "percent-encoding", "serde", "serde_json", "thiserror", "time"];
 
 const CODE_LINES_MAX: usize = 300;
 

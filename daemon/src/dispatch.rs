@@ -8,6 +8,7 @@ mod hand;
 mod leftover;
 mod parked;
 mod redrive;
+mod resting;
 mod retries;
 mod settled;
 mod work;
@@ -255,34 +256,6 @@ impl Dispatch {
             Ended::Stopped => self.stopped(&lane, tickets),
         }
         self.start(&lane);
-    }
-
-    /// Gives back what can't be worked on for now, or keeps it for so long where it came from a work queue: one that gets a
-    /// message anew shows it at once.
-    async fn turned_away(&mut self, lane: &Lane, tickets: Vec<Ticket>, delay: Duration) {
-        let is_kept = self.engine.work_queues.are_used() && !self.deliveries.is_closed();
-        match self.lanes.get_mut(lane).filter(|_| is_kept) {
-            Some(work) => {
-                work.rest(tickets);
-                self.wake_after(lane, delay);
-            }
-            None => self.close(&tickets, |message| message.given_back(message.patience(delay))).await,
-        }
-    }
-
-    /// Gives back what waits for a destination to answer: a drain does not wait for that.
-    async fn give_back_resting(&mut self) {
-        let resting = self.lanes.extract_if(.., |_, work| work.is_resting());
-        let tickets: Vec<Ticket> = resting.flat_map(|(_, mut work)| work.take_waiting()).collect();
-        self.close(&tickets, |message| message.given_back(Duration::ZERO)).await;
-    }
-
-    fn wake_after(&mut self, lane: &Lane, delay: Duration) {
-        let (lane, halt) = (lane.clone(), self.halt.clone());
-        self.running.spawn(async move {
-            let _halted = halt.run_until_cancelled(tokio::time::sleep(delay)).await;
-            Event::Landed(lane)
-        });
     }
 
     /// Adds what waits at a lane of a work queue: while one message of a group is hidden for a while, or lost, SQS gives it
