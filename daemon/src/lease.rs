@@ -395,6 +395,37 @@ mod tests {
         assert!(tried + 2 * call <= given_up, "{tried:?} {given_up:?}");
     }
 
+    /// Keeps leases of a queue that is never asked.
+    fn leases() -> Leases {
+        let version = aws_sdk_sqs::config::BehaviorVersion::latest();
+        let client = aws_sdk_sqs::Client::from_conf(aws_sdk_sqs::Config::builder().behavior_version(version).build());
+        let queue = replicator_config::Queue {
+            url: "https://sqs.eu-west-1.amazonaws.com/111111111111/work.fifo".to_owned(),
+            account: "source".to_owned(),
+            visibility_timeout: VISIBILITY,
+            dead_letter_url: None,
+            work_queue: None,
+        };
+        Leases::new(client, &queue, Metrics::new().unwrap())
+    }
+
+    #[test]
+    fn what_loses_one_message_of_a_group_ends_the_work_for_all_of_it() {
+        let (leases, group, other) = (leases(), "group".to_owned(), "other".to_owned());
+        let hold = |number, group| leases.hold(number, ("receipt", Some(group)), Moment::now());
+        let (first, second, apart) = (hold(1, &group), hold(2, &group), hold(3, &other));
+        leases.lose("2");
+        assert!(second.lost().is_cancelled() && !first.lost().is_cancelled());
+        let is_over = |lease: &Lease| lease.over().is_cancelled();
+        assert_eq!([&first, &second, &apart].map(is_over), [true, true, false]);
+        let again = hold(4, &group);
+        assert!(!is_over(&again), "what is received later is held anew");
+        drop((first, second));
+        let beside = hold(5, &group);
+        again.end_group();
+        assert!(is_over(&beside) && !beside.lost().is_cancelled(), "it goes back with the other");
+    }
+
     #[test]
     fn a_lease_runs_out_while_the_machine_sleeps() {
         let held = received(Moment::now());

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use replicator_core::object::without_commands;
 use s3_replicator::failures::{self, Which};
 use s3_replicator::ledger::mend;
+use s3_replicator::pipeline::Role;
 use s3_replicator::{panics, pipeline, process, status};
 use tikv_jemallocator::Jemalloc;
 use tracing_subscriber::EnvFilter;
@@ -38,6 +39,9 @@ enum Verb {
         /// Which log lines to write, as a tracing filter such as `warn,s3_replicator=debug`
         #[arg(long, default_value = LOG_DEFAULT, env = "S3_REPLICATOR_LOG")]
         log: String,
+        /// Only sends events to the work queues, or only does what is in them
+        #[arg(long, value_enum)]
+        role: Option<RoleName>,
     },
     /// Validates the configuration file; exit 1 on any problem
     #[command(after_help = "Example:\n  s3-replicator check --config config/example.toml")]
@@ -150,6 +154,21 @@ struct ConfigFile {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
+enum RoleName {
+    Router,
+    Worker,
+}
+
+impl RoleName {
+    fn role(self) -> Role {
+        match self {
+            Self::Router => Role::Router,
+            Self::Worker => Role::Worker,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
 enum LogFormat {
     Text,
     Json,
@@ -169,12 +188,13 @@ fn main() -> ExitCode {
 
 fn command(command: Command) -> anyhow::Result<()> {
     match command.verb {
-        Verb::Run { file, log_format, log } => {
+        Verb::Run { file, log_format, log, role } => {
             start_log(log_format, &log)?;
             let settings = replicator_config::load(&file.config)?;
             process::raise_descriptors()?;
             process::forbid_core_dumps().context("cannot forbid core dumps")?;
-            runtime()?.block_on(pipeline::run(settings, file.config))
+            let role = role.map_or(Role::Both, RoleName::role);
+            runtime()?.block_on(pipeline::run(settings, file.config, role))
         }
         Verb::Check { file } => {
             let settings = replicator_config::load(&file.config)?;

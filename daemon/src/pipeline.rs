@@ -1,15 +1,17 @@
 //! The daemon put together: stations, the two channels between them, and the one order in which
 //! everything stops.
 
+mod receiving;
+mod reload;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use anyhow::Context;
-use replicator_config::{Queue, Settings};
+use anyhow::{Context, bail};
+use replicator_config::Settings;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -20,36 +22,26 @@ use crate::ack::Ack;
 use crate::admin::{Admin, Status};
 use crate::budget::Budget;
 use crate::clock;
-use crate::dispatch::{self, Channels, Dispatch};
+use crate::dispatch::{Channels, Dispatch};
 use crate::engine::Engine;
 use crate::failpoint::Failpoints;
-use crate::health::Poll;
-use crate::intake::{BATCH_MAX, Gate, Intake};
-use crate::lease::Leases;
 use crate::ledger::Ledger;
-use crate::message::{Delivery, QueueAccess, Settlement};
+use crate::message::{Delivery, Settlement};
 use crate::metrics::Metrics;
 use crate::predecessor::Predecessor;
 use crate::router::Router;
 use crate::ruleset::Ruleset;
 use crate::signals::{Signals, Told};
 use crate::work_queues::WorkQueues;
+pub use receiving::Role;
+use receiving::{Receiving, access, deliveries_max};
 use replicator_core::deadline::LANDING;
 use replicator_core::failure::{Failure, chain};
-use replicator_core::rule::Rule;
-
-// Messages that each queue may have on the way to the dispatch: a poll holds room for one batch
-// while it waits, and another keeps the dispatch busy; more would only hide messages from daemons
-// that are free.
-const DELIVERIES_MAX: usize = 2 * BATCH_MAX;
 
 // Settled messages not yet acknowledged: a round of the ack station and one to come. An SQS that
 // does not answer fills this, and then the dispatch waits: that is back-pressure, since what is
 // settled beyond could only pile up. Work and leases go on; nothing new begins.
 const SETTLEMENTS_MAX: usize = 200;
-
-// Messages of one work queue in flight: what one daemon gets done in some seconds. What is beyond is for other daemons.
-const IN_FLIGHT_MAX: usize = 500;
 
 // Scrapes and health checks that wait for an answer.
 const QUESTIONS_MAX: usize = 8;
@@ -59,11 +51,11 @@ const QUESTIONS_MAX: usize = 8;
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs the daemon until it is told to stop by SIGTERM or SIGINT.
-pub async fn run(settings: Settings, config: PathBuf) -> anyhow::Result<()> {
+pub async fn run(settings: Settings, config: PathBuf, role: Role) -> anyhow::Result<()> {
     let listener = TcpListener::bind(settings.listen)
         .await
         .with_context(|| format!("cannot listen on {}; is the port in use? change `listen`", settings.listen))?;
-    let outside = Outside { listener: Some(listener), failpoints: Failpoints::from_env()?, given: None };
+    let outside = Outside { listener: Some(listener), failpoints: Failpoints::from_env()?, given: None, role };
     let signals = Signals::new().context("cannot listen for signals")?;
     let daemon = Daemon::start(settings, outside).await?;
     daemon.live(signals, &config).await?;
@@ -80,6 +72,8 @@ pub struct Outside {
     pub failpoints: Failpoints,
     /// How it reaches AWS: by the default credential chain and real connections, unless given.
     pub given: Option<Given>,
+    /// Which part of the work is its.
+    pub role: Role,
 }
 
 /// A daemon at work. Dropping it ends it as kill -9 does: at once, and nothing is tidied up.
@@ -103,6 +97,9 @@ pub struct Daemon {
 impl Daemon {
     /// Opens the ledger, makes the clients and sets every station to work.
     pub async fn start(settings: Settings, outside: Outside) -> anyhow::Result<Self> {
+        if outside.role != Role::Both && settings.work_queues.is_empty() {
+            bail!("without a work_queue one daemon routes and works; name one in [[queues]], or start without --role");
+        }
         let metrics = Metrics::new().context("cannot register metrics")?;
         let ledger = Ledger::open(&settings.state_dir)?;
         let accounts = Accounts::connect(&settings.accounts, &metrics, outside.given.as_ref()).await;
@@ -115,38 +112,27 @@ impl Daemon {
         let engine = Arc::new(engine);
         let rules = adopt(&engine, &settings).context("cannot write to the ledger")?;
         info!(listen = %settings.listen, rules = settings.rules.len(), queues = settings.queues.len(), "started");
-        Ok(Self::build(engine, settings, rules, outside.listener))
+        Ok(Self::build(engine, settings, rules, (outside.listener, outside.role)))
     }
 
-    fn build(engine: Arc<Engine>, settings: Settings, rules: Ruleset, listener: Option<TcpListener>) -> Self {
+    fn build(
+        engine: Arc<Engine>,
+        settings: Settings,
+        rules: Ruleset,
+        (listener, role): (Option<TcpListener>, Role),
+    ) -> Self {
         let (rules, watched) = watch::channel(Arc::new(rules));
         let (drain, halt, close) = <(CancellationToken, CancellationToken, CancellationToken)>::default();
-        let queues = settings.queues.len().max(settings.work_queues.len()).max(1);
-        let (deliver, deliveries) = mpsc::channel::<Delivery>(DELIVERIES_MAX * queues);
+        let (deliver, deliveries) = mpsc::channel::<Delivery>(deliveries_max(&settings));
         let (settle, settlements) = mpsc::channel::<Settlement>(SETTLEMENTS_MAX);
         let (ask, questions) = mpsc::channel(QUESTIONS_MAX);
         let (mut work, mut services) = <(JoinSet<()>, JoinSet<()>)>::default();
-        let numbers = Arc::new(AtomicU64::new(1));
-        let patience = settings.drain_timeout;
-        let starting = Starting { engine: &engine, numbers, patience, drain: &drain, close: &close };
-        let (mut intakes, mut polls) = <(JoinSet<()>, Vec<Arc<Poll>>)>::default();
-        let work_queues = engine.work_queues.iter();
-        let gated: Vec<_> =
-            work_queues.filter_map(|access| Some((access, gate(&engine, &settings, access)?))).collect();
-        if gated.is_empty() {
-            starting.intakes(&settings, &deliver, (&mut intakes, &mut polls), &mut services);
-        } else {
-            let (routed, events) = mpsc::channel::<Delivery>(DELIVERIES_MAX * queues);
-            starting.intakes(&settings, &routed, (&mut intakes, &mut polls), &mut services);
+        let mut receiving = Receiving::new((&engine, &settings), (&drain, &close), &mut services);
+        if let Some(events) = receiving.start(role, deliver) {
             let (engine, rules, settlements) = (Arc::clone(&engine), watched.clone(), settle.clone());
             work.spawn(Router { engine, rules, deliveries: events, settlements }.run());
         }
-        for (access, gate) in gated {
-            let (intake, poll) = starting.intake(access, &deliver, Some(gate), &mut services);
-            intakes.spawn(intake.run(drain.clone()));
-            polls.push(poll);
-        }
-        drop(deliver);
+        let (intakes, polls) = receiving.done();
         let channels = Channels { rules: watched, deliveries, settlements: settle, questions };
         work.spawn(Ack { engine: Arc::clone(&engine), settlements }.run());
         work.spawn(Dispatch::new(Arc::clone(&engine), channels, halt.clone()).run());
@@ -223,7 +209,7 @@ impl Daemon {
         if !stays {
             return error!("accounts or queues changed, which needs a restart; the old rules stay");
         }
-        if let Some(rule) = rerouted(&self.settings, settings) {
+        if let Some(rule) = reload::rerouted(&self.settings, settings) {
             return error!(
                 rule,
                 "the work of the rule would go another way than the daemon was started for, which needs a restart; \
@@ -242,27 +228,6 @@ impl Daemon {
             Err(failure) => error!(error = chain(&failure), "the rules cannot be recorded, the old ones stay"),
         }
     }
-}
-
-/// Finds a rule whose work would go through no work queue instead of one or the other way around, through one that is not
-/// polled, through another one than before, or to another bucket than that is polled for.
-fn rerouted<'a>(old: &Settings, new: &'a Settings) -> Option<&'a str> {
-    let enabled = |settings: &'a Settings| settings.rules.iter().filter(|rule| rule.enabled);
-    let had_queues = !old.work_queues.is_empty();
-    let is_polled = |rule: &Rule| {
-        let same = |other: &&Rule| other.enabled && other.work_queue == rule.work_queue;
-        let other = old.rules.iter().find(same);
-        other.is_some_and(|other| other.destination == rule.destination)
-    };
-    let moved = |rule: &Rule| {
-        let before = old.rules.iter().find(|other| other.id == rule.id && other.enabled);
-        before.is_some_and(|before| before.work_queue != rule.work_queue)
-    };
-    let is_wrong = |rule: &&Rule| match &rule.work_queue {
-        Some(_) => !had_queues || !is_polled(rule) || moved(rule),
-        None => had_queues,
-    };
-    enabled(new).find(is_wrong).map(|rule| rule.id.as_str())
 }
 
 /// Finds out whether the last process may have left something on its way.
@@ -289,72 +254,6 @@ fn adopt(engine: &Engine, settings: &Settings) -> Result<Ruleset, Failure> {
     engine.budget.divide(enabled());
     engine.pace.replace(enabled());
     Ok(Ruleset::new(&settings.rules))
-}
-
-/// Returns a queue and the client that reaches it. The configuration was checked: its account is there.
-fn access(accounts: &Accounts, queue: &Queue) -> Option<Arc<QueueAccess>> {
-    let client = accounts.get(&queue.account)?.sqs.clone();
-    Some(Arc::new(QueueAccess { queue: queue.clone(), client }))
-}
-
-/// Returns what holds a work queue back: it serves one destination, and has its part of the messages in flight.
-fn gate(engine: &Engine, settings: &Settings, access: &QueueAccess) -> Option<Gate> {
-    let mut rules = settings.rules.iter().filter(|rule| rule.enabled);
-    let rule = rules.find(|rule| rule.work_queue.as_ref() == Some(&access.queue.url))?;
-    let in_flight_max = (dispatch::MESSAGES_MAX / settings.work_queues.len().max(1)).clamp(BATCH_MAX, IN_FLIGHT_MAX);
-    let in_flight = Arc::new(Semaphore::new(in_flight_max));
-    Some(Gate { destination: rule.destination.clone(), pace: engine.pace.clone(), in_flight, in_flight_max })
-}
-
-/// What the intakes are started with.
-struct Starting<'a> {
-    engine: &'a Engine,
-    numbers: Arc<AtomicU64>,
-    patience: Duration,
-    drain: &'a CancellationToken,
-    close: &'a CancellationToken,
-}
-
-impl Starting<'_> {
-    /// Starts an intake for each queue of events.
-    fn intakes(
-        &self,
-        settings: &Settings,
-        deliver: &mpsc::Sender<Delivery>,
-        (intakes, polls): (&mut JoinSet<()>, &mut Vec<Arc<Poll>>),
-        services: &mut JoinSet<()>,
-    ) {
-        for access in settings.queues.iter().filter_map(|queue| access(&self.engine.accounts, queue)) {
-            let (intake, poll) = self.intake(&access, deliver, None, services);
-            intakes.spawn(intake.run(self.drain.clone()));
-            polls.push(poll);
-        }
-    }
-
-    /// Makes the intake of a queue, and starts what keeps its messages hidden.
-    fn intake(
-        &self,
-        access: &Arc<QueueAccess>,
-        deliver: &mpsc::Sender<Delivery>,
-        gate: Option<Gate>,
-        services: &mut JoinSet<()>,
-    ) -> (Intake, Arc<Poll>) {
-        let leases = Leases::new(access.client.clone(), &access.queue, self.engine.metrics.clone());
-        let poll = Arc::new(Poll::new(access.queue.name()));
-        services.spawn(leases.clone().run(self.close.clone()));
-        let intake = Intake {
-            access: Arc::clone(access),
-            leases,
-            deliveries: deliver.clone(),
-            numbers: Arc::clone(&self.numbers),
-            poll: Arc::clone(&poll),
-            patience: self.patience,
-            metrics: self.engine.metrics.clone(),
-            ledger: self.engine.ledger.clone(),
-            gate,
-        };
-        (intake, poll)
-    }
 }
 
 /// Waits until every task has ended.

@@ -10,7 +10,7 @@ use replicator_config::Settings;
 use replicator_fakes::journal::Journal;
 use s3_replicator::admin::Status;
 use s3_replicator::failpoint::{Failpoint, Failpoints, Moment, Step};
-use s3_replicator::pipeline::{Daemon, Given, Outside};
+use s3_replicator::pipeline::{Daemon, Given, Outside, Role};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +51,7 @@ pub(crate) struct Member {
     journal: Journal,
     rng: Rng,
     plan: Plan,
+    role: Role,
 }
 
 /// What became of a daemon.
@@ -95,6 +96,12 @@ pub(crate) async fn nth(sim: &mut Sim, rule: &str, account: &str, number: usize)
     Member::new(sim, &plan, number).start(Failpoints::default()).await
 }
 
+/// Starts the one of this number for a part of the work.
+pub(crate) async fn nth_as(sim: &mut Sim, role: Role, number: usize) -> Daemon {
+    let member = Member::new(sim, &Plan::of_one("", AWS), number);
+    Member { role, ..member }.start(Failpoints::default()).await
+}
+
 /// Starts one daemon, on other settings than those of its file.
 pub(crate) async fn lone_with(sim: &mut Sim, rule: &str, change: impl FnOnce(&mut Settings)) -> Daemon {
     nth_with(sim, rule, 0, change).await
@@ -129,7 +136,7 @@ impl Member {
         let (events, dead) = (sim.sqs.url(QUEUE), sim.sqs.url(DEAD));
         let config = config(&state_dir.display().to_string(), [&events, &dead], &work, plan);
         let (given, journal) = (sim.given(&name), sim.net.journal().clone());
-        Self { config, state_dir, given, journal, rng: sim.rng.fork(), plan: plan.clone() }
+        Self { config, state_dir, given, journal, rng: sim.rng.fork(), plan: plan.clone(), role: Role::Both }
     }
 
     async fn live(mut self, stop: CancellationToken) -> Fate {
@@ -180,7 +187,8 @@ impl Member {
 
     async fn start_on(&self, settings: Settings, failpoints: Failpoints) -> Daemon {
         for _ in 0..1_000 {
-            let outside = Outside { listener: None, failpoints: failpoints.clone(), given: Some(self.given.clone()) };
+            let (failpoints, given) = (failpoints.clone(), Some(self.given.clone()));
+            let outside = Outside { listener: None, failpoints, given, role: self.role };
             match Daemon::start(settings.clone(), outside).await {
                 Ok(daemon) => return daemon,
                 // What is dropped lets go of its files only when its tasks are.

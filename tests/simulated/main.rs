@@ -44,6 +44,7 @@ mod bugs;
 mod poison;
 mod dead_letters;
 // B: who holds a message keeps it.
+mod groups;
 mod leases;
 mod refused;
 mod buckets;

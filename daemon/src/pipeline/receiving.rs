@@ -1,0 +1,143 @@
+//! Which queues a daemon receives from, and what is started for each.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use replicator_config::{Queue, Settings};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::accounts::Accounts;
+use crate::dispatch;
+use crate::engine::Engine;
+use crate::health::Poll;
+use crate::intake::{BATCH_MAX, Gate, Intake};
+use crate::lease::Leases;
+use crate::message::{Delivery, QueueAccess};
+
+// Messages that each queue may have on the way to the dispatch: a poll holds room for one batch
+// while it waits, and another keeps the dispatch busy; more would only hide messages from daemons
+// that are free.
+const DELIVERIES_MAX: usize = 2 * BATCH_MAX;
+
+// Messages of one work queue in flight: what one daemon gets done in some seconds. What is beyond is for other daemons.
+const IN_FLIGHT_MAX: usize = 500;
+
+/// Which part of the work a daemon does, where there are work queues.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Role {
+    /// All of it.
+    #[default]
+    Both,
+    /// It sends each event's work to the work queues.
+    Router,
+    /// It does what is in the work queues.
+    Worker,
+}
+
+/// The intakes as they are started.
+pub(super) struct Receiving<'a> {
+    engine: &'a Engine,
+    settings: &'a Settings,
+    numbers: Arc<AtomicU64>,
+    drain: &'a CancellationToken,
+    close: &'a CancellationToken,
+    services: &'a mut JoinSet<()>,
+    intakes: JoinSet<()>,
+    polls: Vec<Arc<Poll>>,
+}
+
+impl<'a> Receiving<'a> {
+    pub(super) fn new(
+        (engine, settings): (&'a Engine, &'a Settings),
+        (drain, close): (&'a CancellationToken, &'a CancellationToken),
+        services: &'a mut JoinSet<()>,
+    ) -> Self {
+        let (intakes, polls, numbers) = (JoinSet::new(), Vec::new(), Arc::new(AtomicU64::new(1)));
+        Self { engine, settings, numbers, drain, close, services, intakes, polls }
+    }
+
+    /// Starts an intake for each queue that this role receives from: of work queues they deliver to the dispatch, and so do
+    /// those of events where there are none. Else events are for the router; returns where they come to.
+    pub(super) fn start(&mut self, role: Role, dispatch: mpsc::Sender<Delivery>) -> Option<mpsc::Receiver<Delivery>> {
+        let work_queues = self.engine.work_queues.iter();
+        let gated: Vec<_> = work_queues.filter_map(|access| Some((access, self.gate(access)?))).collect();
+        if gated.is_empty() {
+            self.start_events(&dispatch);
+            return None;
+        }
+        let routed = (role != Role::Worker).then(|| {
+            let (routed, events) = mpsc::channel(deliveries_max(self.settings));
+            self.start_events(&routed);
+            events
+        });
+        match role {
+            Role::Both | Role::Worker => {
+                gated.into_iter().for_each(|(access, gate)| self.start_one(access, &dispatch, Some(gate)));
+            }
+            Role::Router => {
+                // The dispatch has nothing to do, and answers until the drain how it is.
+                let drain = self.drain.clone();
+                self.intakes.spawn(async move {
+                    drain.cancelled().await;
+                    drop(dispatch);
+                });
+            }
+        }
+        routed
+    }
+
+    /// Returns the intakes, and what their polls came to.
+    pub(super) fn done(self) -> (JoinSet<()>, Vec<Arc<Poll>>) {
+        (self.intakes, self.polls)
+    }
+
+    fn start_events(&mut self, deliver: &mpsc::Sender<Delivery>) {
+        let queues = self.settings.queues.iter();
+        for access in queues.filter_map(|queue| access(&self.engine.accounts, queue)) {
+            self.start_one(&access, deliver, None);
+        }
+    }
+
+    /// Starts the intake of a queue, and what keeps its messages hidden.
+    fn start_one(&mut self, access: &Arc<QueueAccess>, deliver: &mpsc::Sender<Delivery>, gate: Option<Gate>) {
+        let leases = Leases::new(access.client.clone(), &access.queue, self.engine.metrics.clone());
+        let poll = Arc::new(Poll::new(access.queue.name()));
+        self.services.spawn(leases.clone().run(self.close.clone()));
+        self.polls.push(Arc::clone(&poll));
+        let intake = Intake {
+            access: Arc::clone(access),
+            leases,
+            deliveries: deliver.clone(),
+            numbers: Arc::clone(&self.numbers),
+            poll,
+            patience: self.settings.drain_timeout,
+            metrics: self.engine.metrics.clone(),
+            ledger: self.engine.ledger.clone(),
+            gate,
+        };
+        self.intakes.spawn(intake.run(self.drain.clone()));
+    }
+
+    /// Returns what holds a work queue back: it serves one destination, and has its part of the messages in flight.
+    fn gate(&self, access: &QueueAccess) -> Option<Gate> {
+        let mut rules = self.settings.rules.iter().filter(|rule| rule.enabled);
+        let rule = rules.find(|rule| rule.work_queue.as_ref() == Some(&access.queue.url))?;
+        let queues = self.settings.work_queues.len().max(1);
+        let in_flight_max = (dispatch::MESSAGES_MAX / queues).clamp(BATCH_MAX, IN_FLIGHT_MAX);
+        let in_flight = Arc::new(Semaphore::new(in_flight_max));
+        Some(Gate { destination: rule.destination.clone(), pace: self.engine.pace.clone(), in_flight, in_flight_max })
+    }
+}
+
+/// Returns how many messages may be on their way to a station.
+pub(super) fn deliveries_max(settings: &Settings) -> usize {
+    DELIVERIES_MAX * settings.queues.len().max(settings.work_queues.len()).max(1)
+}
+
+/// Returns a queue and the client that reaches it. The configuration was checked: its account is there.
+pub(super) fn access(accounts: &Accounts, queue: &Queue) -> Option<Arc<QueueAccess>> {
+    let client = accounts.get(&queue.account)?.sqs.clone();
+    Some(Arc::new(QueueAccess { queue: queue.clone(), client }))
+}

@@ -1,0 +1,92 @@
+//! Work that goes through queues of message groups: who does which part of it, and when a group's work ends.
+
+use std::time::Duration;
+
+use replicator_fakes::faults::{Effect, Fault, Place};
+use replicator_fakes::journal::{Entry, Service};
+use s3_replicator::pipeline::Role;
+
+use crate::fleet;
+use crate::judge::{Expect, judge};
+use crate::sim::{ARCHIVE, AWS, MIRROR, MIRROR_WORK, QUEUE, SOURCE, Sim, WORK, simulate};
+
+/// Says whether a daemon ever asked for this.
+fn asked(sim: &Sim, client: &str, holds: impl Fn(&Entry) -> bool) -> bool {
+    !sim.net.journal().select(|entry| entry.client == client && holds(entry)).is_empty()
+}
+
+#[test]
+fn a_router_and_a_worker_do_what_one_daemon_does() {
+    simulate(1, async |mut sim| {
+        sim.share();
+        sim.post_everything();
+        let router = fleet::nth_as(&mut sim, Role::Router, 0).await;
+        let worker = fleet::nth_as(&mut sim, Role::Worker, 1).await;
+        sim.fill("some-", 20, 100).await;
+        sim.put("a", b"one").await;
+        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        sim.drained().await;
+        let (status, ailment) = (router.status().await.unwrap(), router.ailment().await);
+        assert!(status.ready && ailment.is_none(), "{ailment:?}");
+        router.stop().await;
+        worker.stop().await;
+        assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new());
+        assert!(!asked(&sim, "daemon-0", |entry| entry.call.service == Service::S3), "the router asks no bucket");
+        let is_event =
+            |entry: &Entry| entry.call.operation == "ReceiveMessage" && entry.call.bucket.as_deref() == Some(QUEUE);
+        assert!(asked(&sim, "daemon-0", is_event) && !asked(&sim, "daemon-1", is_event));
+    });
+}
+
+#[test]
+fn a_work_queue_that_hangs_holds_up_no_other() {
+    simulate(2, async |mut sim| {
+        sim.share();
+        sim.post_everything();
+        let place = Place::sqs("SendMessageBatch").bucket(WORK).client("daemon-0");
+        sim.net.faults().add(Fault::new("hang", place, Effect::Delay(Duration::from_secs(20))));
+        let mirror = format!("work_queue = \"{}\"\nfilter = {{ prefix = \"mirror/\" }}", sim.sqs.url(MIRROR_WORK));
+        let rule = format!("filter = {{ prefix = \"archive/\" }}\n{}", fleet::rule_text("mirror", MIRROR, &mirror));
+        let daemon = fleet::lone(&mut sim, &rule, AWS).await;
+        for number in 0..200 {
+            sim.put(&format!("archive/{number}"), b"one").await;
+        }
+        sim.pass(Duration::from_secs(2)).await;
+        for number in 0..20 {
+            sim.put(&format!("mirror/{number}"), b"one").await;
+        }
+        sim.pass(Duration::from_secs(5)).await;
+        let arrived = |bucket, prefix: &str, keys| {
+            (0..keys).filter(|number| sim.shown(bucket, &format!("{prefix}/{number}")).is_some()).count()
+        };
+        assert_eq!((arrived(MIRROR, "mirror", 20), arrived(ARCHIVE, "archive", 200)), (20, 0));
+        sim.net.faults().clear("hang");
+        sim.drained().await;
+        daemon.stop().await;
+        assert_eq!(arrived(ARCHIVE, "archive", 200), 200);
+    });
+}
+
+#[test]
+fn work_that_may_follow_a_crash_is_not_handed_back_as_fresh() {
+    simulate(3, async |mut sim| {
+        sim.share();
+        sim.post_everything();
+        let place = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
+        sim.net.faults().add(Fault::new("silence", place, Effect::Delay(Duration::from_secs(600))));
+        let first = fleet::lone(&mut sim, "", AWS).await;
+        sim.put("a", b"one").await;
+        while sim.net.faults().hits("silence") == 0 {
+            sim.pass(Duration::from_millis(100)).await;
+        }
+        drop(first);
+        sim.redeliver_hidden();
+        let second = fleet::nth(&mut sim, "", AWS, 1).await;
+        // It has the message, and waits for what the first one sent.
+        sim.pass(Duration::from_secs(2)).await;
+        second.stop().await;
+        let left = sim.sqs.messages(WORK);
+        let told: Vec<_> = left.iter().map(|message| (message.receives, message.attributes.len())).collect();
+        assert_eq!(told, [(2, 0)], "the next worker has to know that it follows another");
+    });
+}
