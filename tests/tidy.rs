@@ -18,6 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["engine", "task", "lease"],
     &[
         "work_queues",
+        "another",
         "predecessor",
         "ledger",
         "limits",

@@ -213,6 +213,8 @@ reasons! {
     StampTooLarge,
     /// The stamp of an object at the destination is contradicted by its original, its date or its content.
     StampNotBorneOut,
+    /// A replica is there that this daemon did not write, though it is the only one that may.
+    AnotherDaemonWrites,
     /// The rewritten key is one that S3 cannot hold.
     DstKeyTooLong,
     /// The key has more versions than are read, or its list does not end.

@@ -60,6 +60,9 @@ pub struct Status {
     /// What keeps the ledger from being relied on, if anything does; what is parked may then be more than is told.
     #[serde(default)]
     pub ledger: Option<String>,
+    /// What is wrong with the set-up, if another daemon was seen where there may be one only.
+    #[serde(default)]
+    pub another: Option<String>,
     /// What endpoints turned out not to implement.
     pub lacking: Vec<Lacking>,
     /// Clocks of endpoints that are not used, because they, or ours, are wrong.
@@ -142,6 +145,7 @@ impl Admin {
             queues: self.polls.iter().map(answers).collect(),
             ailing: self.engine.pace.ailing(),
             ledger: self.engine.ledger.condition().ailment(),
+            another: self.engine.another.ailment(),
             lacking: self.engine.accounts.lacking(),
             clocks: self.engine.accounts.far_off_clocks(),
         })

@@ -12,6 +12,7 @@ use replicator_core::rule::Place;
 
 use crate::accounts::refusal::{Side, failure};
 use crate::accounts::{Access, Accounts};
+use crate::another::AnotherDaemon;
 use crate::budget::{Budget, Paid};
 use crate::failpoint::Failpoints;
 use crate::fanout::{Body, Claim, Fanout, Lead, Piece, Reader};
@@ -35,6 +36,7 @@ pub(crate) struct Engine {
     pub(crate) work_queues: WorkQueues,
     pub(crate) ledger: Ledger,
     pub(crate) predecessor: Predecessor,
+    pub(crate) another: AnotherDaemon,
     pub(crate) budget: Budget,
     pub(crate) fanout: Arc<Fanout>,
     pub(crate) limits: Limits,
@@ -117,6 +119,7 @@ impl Engine {
             work_queues,
             ledger,
             predecessor,
+            another: AnotherDaemon::new(),
             budget,
             fanout,
             limits,

@@ -8,7 +8,7 @@
 //! - `lane`: one task at work; `ruleset`: what a hint means; `parking`: when what is parked is tried again;
 //!   `task`, `message`: what travels
 //! - `transfer`: bringing one key at one destination up to date
-//! - `engine`: what transfers share; `predecessor`: what a start has to wait for; `lease`, `ledger`, `limits`, `pace`, `fanout`, `budget`, `turns`, `gather`, `lately`, `accounts`, `wire`, `checksum`, `health`,
+//! - `engine`: what transfers share; `predecessor`: what a start has to wait for; `another`: a second daemon where there may be one only; `lease`, `ledger`, `limits`, `pace`, `fanout`, `budget`, `turns`, `gather`, `lately`, `accounts`, `wire`, `checksum`, `health`,
 //!   `metrics`, `clock`, `blocking`, `failpoint`, `panics`, `xml`: the services
 
 pub mod process;
@@ -29,6 +29,7 @@ mod task;
 mod transfer;
 mod engine;
 mod work_queues;
+mod another;
 mod predecessor;
 mod lease;
 pub mod ledger;

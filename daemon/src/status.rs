@@ -56,7 +56,7 @@ pub(crate) fn table(status: &Status) -> String {
 
 fn write_table(status: &Status, text: &mut String) -> std::fmt::Result {
     writeln!(text, "ready: {}", if status.ready { "yes" } else { "no" })?;
-    if let Some(ailment) = &status.ledger {
+    for ailment in [&status.ledger, &status.another].into_iter().flatten() {
         writeln!(text, "{ailment}")?;
     }
     writeln!(text, "messages in hand: {}", status.board.messages)?;

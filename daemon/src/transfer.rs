@@ -70,6 +70,7 @@ pub(crate) async fn bring_up_to_date(
     engine.check_versioned(&task.lane.destination).await?;
     let mut run = Run::begin((engine, task, reader), memory.is_unread()).await?;
     memory.read();
+    run.look_for_another(memory)?;
     wishes::reconsider(task, &mut run.read.shown.known);
     let mut passes = 0;
     loop {
@@ -87,6 +88,7 @@ pub(crate) async fn bring_up_to_date(
             return Err(Failure::caused(FailureKind::Transient, "catching up", "the key keeps changing"));
         }
         run.again().await?;
+        run.look_for_another(memory)?;
     }
     multipart::abandon(engine, task, &run.read.shown.basis).await?;
     run.look_at_tags().await?;
@@ -155,6 +157,18 @@ impl<'a> Run<'a> {
             is_over_quota: false,
             settle: Settle::new(engine, task),
         })
+    }
+
+    /// Tells of a replica that only another daemon can have written, where there is to be one alone.
+    fn look_for_another(&self, memory: &Memory) -> Result<(), Failure> {
+        let (engine, task) = (self.engine, self.task);
+        let is_recent = self.read.shown.unknown_age.is_some_and(|age| engine.another.may_have_written(age));
+        let may_be_own = task.redelivered || memory.may_have_written() || engine.work_queues.are_used();
+        if is_recent && !may_be_own && !engine.ledger.has_parked(&task.lane)? {
+            engine.metrics.failure(&task.rules.lead.id, Reason::AnotherDaemonWrites.as_str());
+            engine.another.wrote(&task.lane);
+        }
+        Ok(())
     }
 
     /// Lets nothing be done beside an upload that may appear yet (protocol rule 7).

@@ -8,7 +8,7 @@ use s3_replicator::pipeline::Role;
 
 use crate::fleet;
 use crate::judge::{Expect, judge};
-use crate::sim::{ARCHIVE, AWS, MIRROR, MIRROR_WORK, QUEUE, SOURCE, Sim, WORK, simulate};
+use crate::sim::{ARCHIVE, AWS, MIRROR, MIRROR_WORK, NOT_AWS, QUEUE, SOURCE, Sim, WORK, simulate};
 
 /// Says whether a daemon ever asked for this.
 fn asked(sim: &Sim, client: &str, holds: impl Fn(&Entry) -> bool) -> bool {
@@ -89,4 +89,26 @@ fn work_that_may_follow_a_crash_is_not_handed_back_as_fresh() {
         let told: Vec<_> = left.iter().map(|message| (message.receives, message.attributes.len())).collect();
         assert_eq!(told, [(2, 0)], "the next worker has to know that it follows another");
     });
+}
+
+#[test]
+fn two_daemons_without_a_work_queue_say_that_they_are_not_alone() {
+    for account in [AWS, NOT_AWS] {
+        simulate(4, async move |mut sim| {
+            sim.post_everything();
+            let daemons = [fleet::lone(&mut sim, "", account).await, fleet::nth(&mut sim, "", account, 1).await];
+            sim.pass(Duration::from_secs(60)).await;
+            for number in 0..20 {
+                sim.put(&format!("key-{}", number % 3), b"one").await;
+                sim.pass(Duration::from_secs(1)).await;
+            }
+            sim.drained().await;
+            let mut told = Vec::new();
+            for daemon in daemons {
+                told.extend(daemon.status().await.unwrap().another);
+                daemon.stop().await;
+            }
+            assert!(told.iter().any(|told| told.contains("work_queue")), "{account}: {told:?}");
+        });
+    }
 }

@@ -1,6 +1,8 @@
 //! What the destination shows of a key, and how far its history reaches. It is read before the
 //! source is listed, so that "absent" is always something seen (protocol rule 2).
 
+use std::time::Duration;
+
 use replicator_core::claim::Claim;
 use replicator_core::failure::Failure;
 use replicator_core::object::Timestamp;
@@ -27,6 +29,8 @@ pub(crate) struct Shown {
     pub(super) is_guess: bool,
     /// Which version an object that is current says it is the replica of, until that is judged.
     claim: Option<Claim>,
+    /// How long ago an object that is current, and no record knows, was written.
+    pub(super) unknown_age: Option<Duration>,
     /// Of the delete marker that is current, where its history had to be looked at.
     marker: Option<Hiding>,
 }
@@ -114,7 +118,7 @@ pub(crate) async fn read(engine: &Engine, task: &Task, may_guess: bool) -> Resul
         Entry::Nothing | Entry::Object { .. } => replica_of(&top).cloned(),
     };
     let known = known(top, reached, &replicas);
-    Ok(Shown { known, replicas, basis, is_guess, claim, marker: None })
+    Ok(Shown { known, replicas, basis, is_guess, claim, unknown_age: None, marker: None })
 }
 
 /// Finds out from stamps how far the destination reaches, where the ledger does not know what is current. A stamp is
@@ -132,6 +136,7 @@ pub(super) async fn trace(
     let lookup = Lookup { engine, task, access, listed, now: shown.basis.now_or_after() };
     let claim = shown.claim.take();
     let is_judged = claim.is_some();
+    let written = claim.as_ref().and_then(|claim| claim.written);
     let mut reached = None;
     if let (Some(claim), Entry::Object { etag, version }) = (claim, &shown.basis.entry)
         && let Some(source) = lookup.believed(claim, version.as_deref()).await?
@@ -139,6 +144,7 @@ pub(super) async fn trace(
         let found = lookup.found(source.clone(), version.clone(), Some(etag.clone()));
         adopt(engine, task, found, &mut shown.replicas)?;
         reached = Some(source);
+        shown.unknown_age = age(written, lookup.now);
     }
     let is_replica = reached.is_some();
     if !is_replica {
@@ -160,6 +166,11 @@ pub(super) async fn trace(
     }
     shown.known = known(top, reached, &shown.replicas);
     Ok(())
+}
+
+/// Returns how old an object is; as old as may be, where the clock is not read exactly.
+fn age(written: Option<Timestamp>, now: Option<Timestamp>) -> Option<Duration> {
+    Duration::try_from(now? - written?).ok()
 }
 
 /// Returns what a reader of the key sees.

@@ -22,6 +22,8 @@ pub(crate) struct Memory {
     /// What it said instead.
     why: String,
     since: Option<Moment>,
+    /// A write got no answer, so it may be there.
+    is_unsure: bool,
 }
 
 /// What a write demands of the endpoint beyond the plain request.
@@ -85,6 +87,11 @@ impl Memory {
         self.read = true;
     }
 
+    /// Says whether a write of its own may be there unknown.
+    pub(super) fn may_have_written(&self) -> bool {
+        self.is_unsure
+    }
+
     /// Decides what a write asks of the endpoint.
     pub(super) fn ask(&self, destination: &Access, condition: Ability, over: &Entry) -> Asked {
         let wants = |ability| destination.capabilities.has(ability) && !self.left_out.contains(&ability);
@@ -107,6 +114,7 @@ impl Memory {
             }
             Err(failure) => failure,
         };
+        self.is_unsure |= failure.kind == Kind::Unanswered;
         if destination.is_aws {
             return Err(failure);
         }

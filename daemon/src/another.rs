@@ -1,0 +1,60 @@
+//! Another daemon at work on the same keys. Without a work queue one daemon alone keeps a key's versions in order, so a
+//! second one is a mistake in the set-up. It shows in replicas that this one neither wrote nor can have found at its start.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use replicator_core::deadline::LANDING;
+use tracing::error;
+
+use crate::clock::Moment;
+use crate::ledger::records::Lane;
+
+/// What was seen of another daemon.
+#[derive(Debug)]
+pub(crate) struct AnotherDaemon {
+    began: Moment,
+    seen: Mutex<Option<Seen>>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    replicas: u64,
+    told: Moment,
+}
+
+// Each key says the same.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+
+const ADVICE: &str = "stop all but one, or give the rules a work_queue, which any number of daemons share";
+
+impl AnotherDaemon {
+    pub(crate) fn new() -> Self {
+        Self { began: Moment::now(), seen: Mutex::default() }
+    }
+
+    /// Says whether a replica of this age was written when no predecessor of this daemon can have written it any more.
+    pub(crate) fn may_have_written(&self, age: Duration) -> bool {
+        age + LANDING < self.began.elapsed()
+    }
+
+    /// Takes note of a replica that another daemon wrote, and tells of it, though not of each.
+    pub(crate) fn wrote(&self, lane: &Lane) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = seen.as_ref().is_none_or(|seen| seen.told.elapsed() > TOLD_EVERY);
+        let replicas = seen.as_ref().map_or(0, |seen| seen.replicas) + 1;
+        let told = seen.as_ref().filter(|_| !is_due).map_or_else(Moment::now, |seen| seen.told);
+        *seen = Some(Seen { replicas, told });
+        if is_due {
+            let (bucket, key) = (lane.destination.bucket.as_str(), lane.key.as_str());
+            error!(bucket, key, replicas, advice = ADVICE, "another daemon writes replicas here");
+        }
+    }
+
+    /// Says what is wrong, if another daemon was seen.
+    pub(crate) fn ailment(&self) -> Option<String> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let replicas = seen.as_ref()?.replicas;
+        Some(format!("another daemon writes replicas at the same keys ({replicas} seen): {ADVICE}"))
+    }
+}
