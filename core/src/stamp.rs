@@ -67,7 +67,10 @@ impl Place {
 impl Stamp {
     /// Returns the same with digests for names: about half as long, for replicas whose metadata has no room for the full one.
     pub fn compact(&self) -> Self {
-        Self { place: self.place.compact(), version: by_digest(&self.version), sequencer: None }
+        match self.place {
+            Place::Full(..) => Self { place: self.place.compact(), version: by_digest(&self.version), sequencer: None },
+            Place::Compact(_) => self.clone(),
+        }
     }
 
     /// Writes the stamp as a header value, `1;bucket;version;milliseconds;sequencer;etag;key` with the ETag only for a `null`
@@ -129,8 +132,7 @@ pub fn names(said: &VersionRef, version: &VersionRef) -> bool {
 
 fn by_digest(version: &VersionRef) -> VersionRef {
     let generation = version.generation.as_ref().map(ETag::as_str).unwrap_or_default();
-    let is_one = version.id.as_str().starts_with(BY_DIGEST);
-    let id = digest_id(digest(&[version.id.as_str(), generation])).filter(|_| !is_one);
+    let id = digest_id(digest(&[version.id.as_str(), generation]));
     VersionRef { id: id.unwrap_or_else(|| version.id.clone()), last_modified: version.last_modified, generation: None }
 }
 
