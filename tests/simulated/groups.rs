@@ -44,7 +44,7 @@ fn a_work_queue_that_hangs_holds_up_no_other() {
         sim.share();
         sim.post_everything();
         let place = Place::sqs("SendMessageBatch").bucket(WORK).client("daemon-0");
-        sim.net.faults().add(Fault::new("hang", place, Effect::Delay(Duration::from_secs(20))));
+        sim.net.faults().add(Fault::new("hang", place, Effect::Delay(Duration::from_secs(120))));
         let mirror = format!("work_queue = \"{}\"\nfilter = {{ prefix = \"mirror/\" }}", sim.sqs.url(MIRROR_WORK));
         let rule = format!("filter = {{ prefix = \"archive/\" }}\n{}", fleet::rule_text("mirror", MIRROR, &mirror));
         let daemon = fleet::lone(&mut sim, &rule, AWS).await;
