@@ -17,6 +17,7 @@ region = "eu-west-1"
 [[queues]]
 url = "https://sqs.eu-west-1.amazonaws.com/111111111111/orders-events"
 account = "sauce"
+dead_letter_url = "https://sqs.eu-west-1.amazonaws.com/111111111111/orders-parked"
 
 [[rules]]
 id = "orders"

@@ -24,8 +24,6 @@ async fn every_metric_of_the_interface_tells_of_the_work() {
     let faults = Faults::open().await;
     let mut config = world.config();
     config.endpoint.clone_from(&faults.url);
-    // Parked tasks are counted where they are kept: here in the ledger.
-    config.dead_letter_url = None;
     let archive = world.archive.clone();
     let refused = move |seen: &crate::world::request::Seen| seen.is(&archive, "PutObject") && seen.key == "refused";
     faults.script(Fault::AccessDenied, usize::MAX, refused);

@@ -7,32 +7,24 @@ use crate::world::{World, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_may_not_be_read_is_parked_as_src_get_object_not_permitted() {
-    parks_and_recovers("GetObject", true, "SrcGetObjectNotPermitted", true).await;
+    parks_and_recovers("GetObject", true, "SrcGetObjectNotPermitted").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tags_that_may_not_be_read_are_parked_as_src_get_tagging_not_permitted() {
-    parks_and_recovers("GetObjectTagging", true, "SrcGetTaggingNotPermitted", true).await;
+    parks_and_recovers("GetObjectTagging", true, "SrcGetTaggingNotPermitted").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_destination_that_may_not_be_written_is_parked_as_dst_put_object_not_permitted() {
-    parks_and_recovers("PutObject", false, "DstPutObjectNotPermitted", true).await;
+    parks_and_recovers("PutObject", false, "DstPutObjectNotPermitted").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn without_a_dead_letter_queue_the_ledger_keeps_what_is_parked() {
-    parks_and_recovers("PutObject", false, "DstPutObjectNotPermitted", false).await;
-}
-
-async fn parks_and_recovers(operation: &'static str, at_source: bool, reason: &str, dead_letters: bool) {
+async fn parks_and_recovers(operation: &'static str, at_source: bool, reason: &str) {
     let world = World::new().await;
     let faults = Faults::open().await;
     let mut config = world.config();
     config.endpoint.clone_from(&faults.url);
-    if !dead_letters {
-        config.dead_letter_url = None;
-    }
     let bucket = if at_source { world.source.clone() } else { world.archive.clone() };
     faults.script(Fault::AccessDenied, usize::MAX, move |seen| seen.is(&bucket, operation));
     let daemon = Daemon::spawn(&config).ready().await;
@@ -45,19 +37,17 @@ async fn parks_and_recovers(operation: &'static str, at_source: bool, reason: &s
     let metrics = daemon.metrics().await;
     assert!(metrics.sum("failures_total", &[("reason", reason)]) > 0.0, "{metrics:?}");
     assert_eq!(metrics.sum("parked", &[("reason", reason)]), 1.0, "{metrics:?}");
-    assert_eq!(world.parked.depth().await, i64::from(dead_letters));
+    assert_eq!(world.parked.depth().await, 1);
     assert!(!world.replica_exists("report").await, "a refusal was read as something else");
     faults.clear();
     daemon.kill().await;
     let daemon = Daemon::spawn(&config).ready().await;
-    if !dead_letters {
-        // What the ledger keeps is tried again at every start, without any event.
-        eventually("the parked task is done", async || world.replica_exists("report").await).await;
-    }
+    // What the ledger keeps is tried again at every start, without any event.
+    eventually("the parked task is done", async || world.replica_exists("report").await).await;
     arrives_with_the_next_event(&world, &daemon).await;
 }
 
-/// Writes once more: the new event brings what was parked along, and in its place.
+/// Writes once more: it arrives above what was parked.
 async fn arrives_with_the_next_event(world: &World, daemon: &Daemon) {
     put_tagged(world, "second").await;
     world.drained(daemon).await;

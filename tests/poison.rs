@@ -54,15 +54,29 @@ async fn broken_messages_change_nothing_and_are_accounted_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_too_long_for_the_dead_letter_queue_does_not_go_round_forever() {
+async fn a_message_too_long_for_the_dead_letter_queue_stays_in_its_own_and_is_told_of() {
     let world = World::new().await;
     world.parked.limit_message_bytes(1024).await;
     let daemon = world.start().await;
     world.queue.send("no json, and long ".repeat(100)).await;
+    let refused = [("rule", ""), ("reason", "MessageUndecodable")];
+    eventually("it is told of", async || daemon.metrics().await.sum("failures_total", &refused) > 0.0).await;
+    world.put("report", "beside it").await;
+    eventually("others arrive", async || world.replica_exists("report").await).await;
+    eventually("it alone is left", async || world.queue.depth().await == 1).await;
+    assert_eq!(world.parked.depth().await, 0);
+    assert_eq!(daemon.metrics().await.sum("queue_messages_total", &[("outcome", "parked")]), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_leaves_no_room_for_its_reason_is_parked_without() {
+    let world = World::new().await;
+    world.parked.limit_message_bytes(1024).await;
+    let daemon = world.start().await;
+    let long = "x".repeat(1020);
+    world.queue.send(&long).await;
     world.drained(&daemon).await;
-    assert_eq!(world.parked.depth().await, 0, "it fitted after all");
-    let parked = daemon.metrics().await.sum("parked", &[("reason", "MessageUndecodable")]);
-    assert!(parked == 1.0, "the ledger shows {parked}");
+    assert_eq!(world.parked.take().await, [long]);
 }
 
 /// What the daemon counted of messages, by what became of them.

@@ -113,7 +113,7 @@ impl World {
             drain_timeout: "30s",
             endpoint: endpoint(),
             queue_url: self.queue.url.clone(),
-            dead_letter_url: Some(self.parked.url.clone()),
+            dead_letter_url: self.parked.url.clone(),
             work_queue: self.work.as_ref().map(|work| work.url.clone()),
             visibility_timeout: "15s",
             assumes_role: true,

@@ -33,7 +33,7 @@ fn a_problem_says_where_it_is() {
     assert!(lines.next().unwrap().starts_with("5 problems in "));
     assert_eq!(
         lines.next().unwrap(),
-        "  line 19, column 1: rules[0].priorty (rule \"orders\"): unknown key; did you mean \"priority\"?"
+        "  line 20, column 1: rules[0].priorty (rule \"orders\"): unknown key; did you mean \"priority\"?"
     );
 }
 

@@ -27,7 +27,7 @@ fn the_least_file_has_every_default() {
             url: "https://sqs.eu-west-1.amazonaws.com/111111111111/events".to_owned(),
             account: "here".to_owned(),
             visibility_timeout: Duration::from_secs(120),
-            dead_letter_url: None,
+            dead_letter_url: "https://sqs.eu-west-1.amazonaws.com/111111111111/parked".to_owned(),
             work_queue: None,
         }],
         work_queues: Vec::new(),
@@ -89,10 +89,7 @@ fn what_the_example_says_arrives() {
     assert_eq!(settings.accounts.get("archive"), Some(&archive));
     let queue = settings.queues.first().unwrap();
     assert_eq!(queue.name(), "orders-events");
-    assert_eq!(
-        queue.dead_letter_url.as_deref(),
-        Some("https://sqs.eu-west-1.amazonaws.com/111111111111/orders-parked")
-    );
+    assert_eq!(queue.dead_letter_url, "https://sqs.eu-west-1.amazonaws.com/111111111111/orders-parked");
 }
 
 #[test]

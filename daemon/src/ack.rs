@@ -13,10 +13,8 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::accounts::refusal::{is_never_taken, words};
-use crate::clock;
 use crate::engine::Engine;
 use crate::failpoint::Step;
-use crate::ledger::records::ParkedMessage;
 use crate::message::{Disposal, Message, QueueAccess, Settlement};
 use crate::metrics::MessageOutcome;
 use replicator_core::failure::chain;
@@ -39,9 +37,6 @@ const ROUND_MAX: usize = 100;
 const LINGER: Duration = Duration::from_millis(50);
 
 const ATTEMPTS_MAX: u32 = 4;
-
-// Events of S3 are a few KiB long. What the dead-letter queue has and is longer fills no disk as well.
-const BODY_KEPT_MAX: usize = 64 << 10;
 
 impl Ack {
     /// Works until every sender is gone and nothing is left.
@@ -117,59 +112,23 @@ impl Ack {
         round
     }
 
-    /// Keeps what must be kept; returns a delay when the message is to be delivered again.
+    /// Sends to the dead-letter queue what is to be kept there; returns a delay when the message is to be delivered again.
     async fn park(&self, message: &Message, disposal: Disposal) -> Option<Duration> {
-        let (reason, detail) = match disposal {
+        let reason = match disposal {
             Disposal::Delete | Disposal::Forward(_) => return None,
             Disposal::Release(delay) => return Some(delay),
-            Disposal::Pass(reason) => (reason, None),
-            Disposal::Park(reason, detail) => (reason, Some(detail)),
+            Disposal::Park(reason) => reason,
         };
         let name = message.queue.queue.name();
-        let passed = match &message.queue.queue.dead_letter_url {
-            Some(url) => {
-                let send = send(&message.queue, url, message, reason);
-                self.engine.failpoints.around(Step::DeadLetter, Box::pin(send)).await
-            }
-            None => Ok(false),
-        };
-        let passed = match passed {
-            Ok(passed) => passed,
-            Err(error) => {
-                warn!(
-                    queue = name,
-                    message_id = message.id,
-                    error,
-                    "the dead-letter queue takes nothing, message stays"
-                );
-                return Some(message.patience(retry::ceiling(ATTEMPTS_MAX)));
-            }
-        };
-        let Some(detail) = detail else {
-            self.engine.metrics.message(name, MessageOutcome::Parked);
-            return None;
-        };
-        let parked = ParkedMessage {
-            queue: name.to_owned(),
-            message_id: message.id.clone(),
-            body: (!passed || message.body.len() <= BODY_KEPT_MAX).then(|| message.body.clone()),
-            reason,
-            detail,
-            since: Some(clock::now()),
-            passed,
-        };
-        match self.engine.ledger.park_message(&parked) {
+        let send = Box::pin(send(message, reason));
+        match self.engine.failpoints.around(Step::DeadLetter, send).await {
             Ok(()) => {
                 self.engine.metrics.message(name, MessageOutcome::Parked);
                 None
             }
-            Err(failure) => {
-                warn!(
-                    queue = name,
-                    message_id = message.id,
-                    error = chain(&failure),
-                    "cannot park a message, it stays"
-                );
+            Err(error) => {
+                let message_id = message.id.as_str();
+                warn!(queue = name, message_id, error, "the dead-letter queue does not take a message, it stays");
                 Some(message.patience(retry::ceiling(ATTEMPTS_MAX)))
             }
         }
@@ -256,21 +215,16 @@ fn seconds(delay: Duration) -> i32 {
     i32::try_from(delay.as_secs() + u64::from(delay.subsec_nanos() > 0)).unwrap_or(i32::MAX)
 }
 
-/// Sends a message to the dead-letter queue with the reason beside it. Says no when the queue will
-/// never take it: with the reason it may be longer than any message can be.
-async fn send(access: &QueueAccess, url: &str, message: &Message, reason: Reason) -> Result<bool, String> {
-    let attribute = |value: &str| MessageAttributeValue::builder().data_type("String").string_value(value).build();
-    let reason = attribute(reason.as_str()).map_err(|error| error.to_string())?;
-    access
-        .client
-        .send_message()
-        .queue_url(url)
-        .message_body(&message.body)
-        .message_attributes("Reason", reason)
-        .send()
-        .await
-        .map(|_| true)
-        .or_else(|error| if is_never_taken(&error) { Ok(false) } else { Err(words(&error)) })
+/// Sends a message to the dead-letter queue with the reason beside it; without it where that is more than a queue takes.
+async fn send(message: &Message, reason: Reason) -> Result<(), String> {
+    let QueueAccess { queue, client } = message.queue.as_ref();
+    let attribute = MessageAttributeValue::builder().data_type("String").string_value(reason.as_str()).build();
+    let attribute = attribute.map_err(|error| error.to_string())?;
+    let bare = client.send_message().queue_url(&queue.dead_letter_url).message_body(&message.body);
+    match bare.clone().message_attributes("Reason", attribute).send().await {
+        Err(error) if is_never_taken(&error) => bare.send().await.map(drop).map_err(|error| words(&error)),
+        sent => sent.map(drop).map_err(|error| words(&error)),
+    }
 }
 
 #[cfg(test)]

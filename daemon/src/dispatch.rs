@@ -37,7 +37,7 @@ pub(crate) use board::Board;
 use crowd::Crowd;
 use hand::Hand;
 use leftover::LeftOver;
-use parked::TakenUp;
+use parked::Counted;
 pub(crate) use redrive::Asker;
 use redrive::{Round, Sweep, Sweeps};
 use settled::Settled;
@@ -88,8 +88,8 @@ enum Event {
     Ended(Lane, Ended),
     /// What a stopped lane last wrote has landed, or never will; or one that was turned away has rested.
     Landed(Lane),
-    /// Parked messages that can be acted on became parked tasks.
-    TakenUp(TakenUp),
+    /// What a command to try again means was counted.
+    Counted(Counted),
     /// The ledger was searched for parked tasks.
     Found(Result<Round, Failure>),
     /// What a sweep found was sent to the work queues; this is what is left of it.
@@ -140,7 +140,7 @@ impl Dispatch {
         let mut looks = crowd::looks();
         let mut open = true;
         // What kept a task parked may have been repaired while nobody ran.
-        self.retry(Filter::default(), None);
+        self.sweeps.add(Sweep::at_start(clock::now()));
         while open || !self.lanes.is_empty() {
             // In order: what is rare and must not wait, what makes room, what takes it.
             tokio::select! {
@@ -154,7 +154,6 @@ impl Dispatch {
                 }
                 _ = leftovers.tick(), if open => self.search_leftovers(),
                 Some(event) = self.running.join_next() => self.happened(event).await,
-                Ok(()) = self.rules.changed(), if open => self.rules_changed(),
                 delivery = self.deliveries.recv(), if open && self.has_room() => match delivery {
                     Some(delivery) => self.delivered(delivery).await,
                     None => {
@@ -215,7 +214,7 @@ impl Dispatch {
                 }
                 self.start(&lane);
             }
-            Ok(Event::TakenUp(taken)) => self.taken_up(taken),
+            Ok(Event::Counted(counted)) => self.counted(counted),
             Ok(Event::Found(round)) => self.found(round),
             Ok(Event::Sent(rest)) => self.sweeps.found(rest),
             Ok(Event::LeftOver(found)) => self.found_leftovers(found),
@@ -300,7 +299,7 @@ impl Dispatch {
     async fn settle(&mut self, settlement: Settlement) {
         match settlement.disposal {
             Disposal::Release(after) => self.crowd.went(after),
-            Disposal::Delete | Disposal::Park(..) | Disposal::Pass(_) | Disposal::Forward(_) => {
+            Disposal::Delete | Disposal::Park(_) | Disposal::Forward(_) => {
                 self.settled.forget(&settlement.message.id);
             }
         }

@@ -6,13 +6,13 @@ use std::time::Duration;
 use anyhow::Context;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use replicator_config::Settings;
-use replicator_core::object::{Key, Timestamp, printable};
+use replicator_core::object::{Key, printable};
 use replicator_core::rule::Place;
 use serde::{Deserialize, Serialize};
 use time::format_description::well_known::Rfc3339;
 
 use crate::clock;
-use crate::ledger::records::{ParkedMessage, ParkedTask};
+use crate::ledger::records::ParkedTask;
 use crate::parking::Retried;
 use crate::status::request;
 
@@ -35,21 +35,20 @@ pub(crate) struct Listing {
     pub(crate) failures: Vec<Entry>,
 }
 
-/// One parked task, or a parked message, of which rule, source and the like are not known.
-#[derive(Debug, Default, Serialize, Deserialize)]
+/// One parked task.
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Entry {
-    pub(crate) rule: Option<String>,
-    pub(crate) source: Option<String>,
-    pub(crate) destination: Option<String>,
-    pub(crate) key: Option<String>,
+    pub(crate) rule: String,
+    pub(crate) source: String,
+    pub(crate) destination: String,
+    pub(crate) key: String,
     pub(crate) version: Option<String>,
-    pub(crate) action: Option<String>,
+    pub(crate) action: String,
     pub(crate) reason: String,
     pub(crate) detail: String,
     pub(crate) since: Option<String>,
-    pub(crate) age_seconds: Option<u64>,
+    pub(crate) age_seconds: u64,
     pub(crate) tries: u32,
-    pub(crate) remark: Option<String>,
 }
 
 // The daemon may have to read through all that is parked.
@@ -90,45 +89,26 @@ impl Which {
 }
 
 impl Entry {
-    pub(crate) fn of_task(task: &ParkedTask) -> Self {
+    pub(crate) fn of(task: &ParkedTask) -> Self {
         Self {
-            rule: Some(task.rule.clone()),
-            source: Some(url(&task.source, &task.source_key)),
-            destination: Some(url(&task.lane.destination, &task.lane.key)),
-            key: Some(task.source_key.as_str().to_owned()),
+            rule: task.rule.clone(),
+            source: url(&task.source, &task.source_key),
+            destination: url(&task.lane.destination, &task.lane.key),
+            key: task.source_key.as_str().to_owned(),
             version: task.version.as_ref().map(ToString::to_string),
-            action: Some(task.action.as_str().to_owned()),
+            action: task.action.as_str().to_owned(),
+            reason: task.reason.as_str().to_owned(),
+            detail: task.detail.clone(),
+            since: task.since.format(&Rfc3339).ok(),
+            age_seconds: Duration::from_secs_f64(clock::seconds_since(task.since)).as_secs(),
             tries: task.tries,
-            remark: None,
-            ..Self::parked(task.reason.as_str(), &task.detail, Some(task.since))
         }
-    }
-
-    pub(crate) fn of_message(message: &ParkedMessage) -> Self {
-        let at = format!("message {} of queue {}", message.message_id, message.queue);
-        let remark = match &message.body {
-            Some(_) => at,
-            None => format!("{at}: only the dead-letter queue has it; redrive it from there"),
-        };
-        Self { remark: Some(remark), ..Self::parked(message.reason.as_str(), &message.detail, message.since) }
     }
 
     fn what(&self) -> String {
-        let (Some(action), Some(source), Some(destination)) = (&self.action, &self.source, &self.destination) else {
-            return self.remark.clone().unwrap_or_default();
-        };
+        let Self { action, source, destination, tries, .. } = self;
         let version = self.version.as_ref().map_or_else(String::new, |version| format!("?versionId={version}"));
-        format!("{action} {source}{version} to {destination}, {} retries", self.tries)
-    }
-
-    fn parked(reason: &str, detail: &str, since: Option<Timestamp>) -> Self {
-        Self {
-            reason: reason.to_owned(),
-            detail: detail.to_owned(),
-            since: since.and_then(|since| since.format(&Rfc3339).ok()),
-            age_seconds: since.map(|since| Duration::from_secs_f64(clock::seconds_since(since)).as_secs()),
-            ..Self::default()
-        }
+        format!("{action} {source}{version} to {destination}, {tries} retries")
     }
 }
 
@@ -149,9 +129,8 @@ fn table(listing: &Listing) -> String {
 fn write_table(listing: &Listing, text: &mut String) -> std::fmt::Result {
     writeln!(text, "{:<6} {:<24} {:<36} WHAT", "AGE", "RULE", "REASON")?;
     for entry in &listing.failures {
-        let age = entry.age_seconds.map_or_else(|| "?".to_owned(), age);
-        let rule = entry.rule.as_deref().unwrap_or("(no rule)");
-        writeln!(text, "{age:<6} {rule:<24} {:<36} {}", entry.reason, printable(&entry.what()))?;
+        let age = age(entry.age_seconds);
+        writeln!(text, "{age:<6} {:<24} {:<36} {}", entry.rule, entry.reason, printable(&entry.what()))?;
         writeln!(text, "       {}", printable(&entry.detail))?;
     }
     let left = listing.total - listing.failures.len() as u64;
@@ -172,21 +151,12 @@ fn age(seconds: u64) -> String {
 }
 
 fn summary(retried: &Retried) -> String {
-    if retried.tasks == 0 && retried.messages == 0 {
+    if retried.tasks == 0 {
         return "nothing is parked that matches; `s3-replicator failures list` shows all".to_owned();
     }
     let mut text = format!("trying {} parked tasks again", retried.tasks - retried.unwanted);
     if retried.unwanted > 0 {
         text.push_str(&format!("\n{} stay parked: no rule wants them any more", retried.unwanted));
-    }
-    if retried.messages > 0 {
-        let stay = retried.messages - retried.readable - retried.elsewhere;
-        text.push_str(&format!("\n{} parked messages can be acted on now", retried.readable));
-        text.push_str(&format!("\n{stay} parked messages still cannot, and stay"));
-    }
-    if retried.elsewhere > 0 {
-        let many = retried.elsewhere;
-        text.push_str(&format!("\n{many} parked messages are in the dead-letter queue only: redrive them from there"));
     }
     text
 }
@@ -206,13 +176,10 @@ mod tests {
     #[test]
     fn a_retry_that_matches_nothing_says_so() {
         assert!(summary(&Retried::default()).starts_with("nothing is parked that matches"));
-        let some = Retried { tasks: 5, unwanted: 2, messages: 3, readable: 1, elsewhere: 1 };
+        let some = Retried { tasks: 5, unwanted: 2 };
         let lines: Vec<String> = summary(&some).lines().map(str::to_owned).collect();
         assert_eq!(lines[0], "trying 3 parked tasks again");
         assert!(lines[1].starts_with("2 stay parked"));
-        assert_eq!(lines[2], "1 parked messages can be acted on now");
-        assert_eq!(lines[3], "1 parked messages still cannot, and stay");
-        assert!(lines[4].contains("dead-letter queue only"));
     }
 
     #[test]

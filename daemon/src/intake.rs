@@ -190,16 +190,9 @@ impl Intake {
     fn read(&self, message: Message) -> Delivery {
         self.metrics.message(self.name(), MessageOutcome::Received);
         let notification = message::parse_body(&message.body, &self.metrics);
-        match &notification {
-            Ok(Notification { hints, .. }) => {
-                debug!(queue = self.name(), message_id = message.id, hints = hints.len(), "received");
-                self.report_handshake(&message);
-            }
-            Err(error) => {
-                let error = error.to_string();
-                warn!(queue = self.name(), message_id = message.id, error, "undecodable message");
-                self.metrics.message(self.name(), MessageOutcome::Undecodable);
-            }
+        if let Ok(Notification { hints, .. }) = &notification {
+            debug!(queue = self.name(), message_id = message.id, hints = hints.len(), "received");
+            self.report_handshake(&message);
         }
         Delivery { message, notification }
     }

@@ -403,7 +403,7 @@ mod tests {
             url: "https://sqs.eu-west-1.amazonaws.com/111111111111/work.fifo".to_owned(),
             account: "source".to_owned(),
             visibility_timeout: VISIBILITY,
-            dead_letter_url: None,
+            dead_letter_url: "https://sqs.eu-west-1.amazonaws.com/111111111111/parked".to_owned(),
             work_queue: None,
         };
         Leases::new(client, &queue, Metrics::new().unwrap())

@@ -23,8 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::blocking;
 use condition::Condition;
 use records::{
-    Address, Lane, ParkedMessage, ParkedTask, Record, Refuted, Removals, Replica, RuleStart, Upload, UploadedPart,
-    decode, encode,
+    Address, Lane, ParkedTask, Record, Refuted, Removals, Replica, RuleStart, Upload, UploadedPart, decode, encode,
 };
 use store::{Store, Unread};
 use unreadable::Unreadable;
@@ -187,25 +186,6 @@ impl Ledger {
         readable(self.visit(&from, &table, visit))
     }
 
-    /// Visits parked messages.
-    pub(crate) fn visit_parked_messages(
-        &self,
-        visit: impl FnMut(ParkedMessage) -> ControlFlow<()>,
-    ) -> Result<(), Failure> {
-        let table = Address::of(ParkedMessage::TABLE);
-        readable(self.visit(&table, &table, visit))
-    }
-
-    /// Makes tasks of a parked message: from now on they are what is parked, if there are any.
-    pub(crate) fn convert(&self, message: &ParkedMessage, tasks: &[ParkedTask]) -> Result<(), Failure> {
-        let mut batch = WriteBatch::default();
-        for task in tasks {
-            batch.put(task.address().bytes(), encode(task).map_err(store::unwritable)?);
-        }
-        batch.delete(message.address().bytes());
-        self.store.write(|db| db.write(batch))
-    }
-
     /// Forgets what was parked for a key and is done now.
     pub(crate) fn unpark(&self, lane: &Lane, is_done: impl Fn(&ParkedTask) -> bool) -> Result<(), Failure> {
         let parked: Vec<ParkedTask> = readable(self.scan(&ParkedTask::prefix(lane)))?;
@@ -215,20 +195,11 @@ impl Ledger {
         Ok(())
     }
 
-    /// Keeps a message that could not be acted on.
-    pub(crate) fn park_message(&self, message: &ParkedMessage) -> Result<(), Failure> {
-        self.put(&message.address(), message)
-    }
-
-    /// Counts what is parked, by rule and reason; messages that fit no rule have an empty rule.
+    /// Counts what is parked, by rule and reason.
     pub(crate) fn parked_counts(&self) -> Result<BTreeMap<(String, Reason), i64>, Failure> {
         let mut counts = BTreeMap::new();
         self.visit_parked(None, |task| {
             *counts.entry((task.rule, task.reason)).or_default() += 1;
-            ControlFlow::Continue(())
-        })?;
-        self.visit_parked_messages(|message| {
-            *counts.entry((String::new(), message.reason)).or_default() += 1;
             ControlFlow::Continue(())
         })?;
         Ok(counts)

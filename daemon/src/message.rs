@@ -7,10 +7,11 @@ use replicator_core::event::{self, Notification, Undecodable};
 use replicator_core::failure::Reason;
 use replicator_core::object::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
+use tracing::warn;
 
 use crate::clock::{self, Moment};
 use crate::lease::Lease;
-use crate::metrics::Metrics;
+use crate::metrics::{MessageOutcome, Metrics};
 use crate::panics;
 pub(crate) use crate::work_queues::{Again, Parked, QueueAccess};
 use crate::work_queues::{WorkItem, digest};
@@ -62,10 +63,8 @@ pub(crate) struct Settlement {
 pub(crate) enum Disposal {
     /// Delete it: each of its tasks is settled.
     Delete,
-    /// Keep it where parked messages are kept, then delete it.
-    Park(Reason, String),
-    /// Its tasks are parked in the ledger: pass it to the dead-letter queue if there is one.
-    Pass(Reason),
+    /// Send it to the dead-letter queue, then delete it: it cannot be acted on, or its tasks are parked in the ledger.
+    Park(Reason),
     /// Deliver it again after this time.
     Release(Duration),
     /// Send these to their work queues, then delete it.
@@ -125,11 +124,25 @@ impl Message {
         anew.map_or(Disposal::Release(after), |item| Disposal::Forward(vec![item]))
     }
 
+    /// Tells that it cannot be acted on, and says what becomes of it.
+    pub(crate) fn refused(&self, metrics: &Metrics, reason: Reason, detail: &str) -> Disposal {
+        let queue = self.queue.queue.name();
+        let reason_code = reason.as_str();
+        warn!(queue, message_id = self.id, reason = reason_code, detail, "message cannot be acted on, parking it");
+        metrics.failure("", reason_code);
+        if reason == Reason::MessageUndecodable {
+            metrics.message(queue, MessageOutcome::Undecodable);
+        } else if reason == Reason::BucketUnknown {
+            metrics.message(queue, MessageOutcome::UnknownBucket);
+        }
+        Disposal::Park(reason)
+    }
+
     /// Says what becomes of it when its work is parked. The dead-letter queue has a retry already.
     pub(crate) fn parked(&self, reason: Reason) -> Disposal {
         match self.again.and_then(Again::parked) {
             Some(_) => Disposal::Delete,
-            None => Disposal::Pass(reason),
+            None => Disposal::Park(reason),
         }
     }
 

@@ -10,13 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::ledger::Ledger;
-use crate::ledger::records::{ParkedMessage, ParkedTask};
-use crate::message;
-use crate::metrics::Metrics;
+use crate::ledger::records::ParkedTask;
 use crate::ruleset::Ruleset;
-use crate::task::Task;
 
-/// Which of the parked tasks and messages are meant; what is absent leaves nothing out.
+/// Which of the parked tasks are meant; what is absent leaves nothing out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Filter {
     pub(crate) rule: Option<String>,
@@ -38,12 +35,6 @@ pub(crate) struct Retried {
     pub(crate) tasks: u64,
     /// Of the tasks, those that no rule of today wants.
     pub(crate) unwanted: u64,
-    /// Parked messages that were meant.
-    pub(crate) messages: u64,
-    /// Of the messages, those that can be acted on now: their tasks are among the tasks.
-    pub(crate) readable: u64,
-    /// Of the messages, those that only the dead-letter queue has.
-    pub(crate) elsewhere: u64,
 }
 
 /// The time before the first automatic try; it doubles with each.
@@ -81,13 +72,6 @@ impl Filter {
             && self.reason.is_none_or(|reason| reason == task.reason)
             && self.object.as_ref().is_none_or(is_object)
     }
-
-    /// Says whether a message is meant: as long as it is parked, it has no rule and no key. The tasks
-    /// it becomes have its reason, so what takes it takes them.
-    pub(crate) fn takes_message(&self, message: &ParkedMessage) -> bool {
-        let is_reason = self.reason.is_none_or(|reason| reason == message.reason);
-        is_reason && self.rule.is_none() && self.object.is_none()
-    }
 }
 
 impl Object {
@@ -99,32 +83,9 @@ impl Object {
     }
 }
 
-/// Counts what a filter means, after making tasks of the messages among it that the rules of today
-/// can act on.
-pub(crate) fn take_up(
-    ledger: &Ledger,
-    rules: &Ruleset,
-    filter: &Filter,
-    metrics: &Metrics,
-) -> Result<Retried, Failure> {
+/// Counts what a filter means.
+pub(crate) fn count(ledger: &Ledger, rules: &Ruleset, filter: &Filter) -> Result<Retried, Failure> {
     let mut retried = Retried::default();
-    let mut converted = Ok(());
-    ledger.visit_parked_messages(|message| {
-        if !filter.takes_message(&message) {
-            return ControlFlow::Continue(());
-        }
-        retried.messages += 1;
-        match readable(&message, rules, metrics) {
-            Read::Tasks(tasks) => {
-                retried.readable += 1;
-                converted = ledger.convert(&message, &tasks);
-            }
-            Read::Elsewhere => retried.elsewhere += 1,
-            Read::No => {}
-        }
-        if converted.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    })?;
-    converted?;
     ledger.visit_parked(None, |task| {
         if filter.takes(&task) {
             retried.tasks += 1;
@@ -133,50 +94,6 @@ pub(crate) fn take_up(
         ControlFlow::Continue(())
     })?;
     Ok(retried)
-}
-
-/// Forgets messages that the dead-letter queue had, for as long as a queue keeps one at most:
-/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>
-pub(crate) fn forget_passed(ledger: &Ledger, now: Timestamp) -> Result<(), Failure> {
-    let mut over = Vec::new();
-    ledger.visit_parked_messages(|message| {
-        let is_over = message.since.is_some_and(|since| clock::later(since, KEPT_MAX) < now);
-        if message.passed && is_over {
-            over.push(message);
-        }
-        if over.len() < FORGOTTEN_AT_ONCE_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    })?;
-    over.iter().try_for_each(|message| ledger.convert(message, &[]))
-}
-
-const KEPT_MAX: Duration = Duration::from_secs(14 * 24 * 3600);
-
-// The rest has its turn with the next sweep.
-const FORGOTTEN_AT_ONCE_MAX: usize = 1000;
-
-/// What a parked message is worth today.
-enum Read {
-    /// It can be acted on, which leaves these tasks.
-    Tasks(Vec<ParkedTask>),
-    /// Only the dead-letter queue has it.
-    Elsewhere,
-    /// It says no more than it did.
-    No,
-}
-
-fn readable(message: &ParkedMessage, rules: &Ruleset, metrics: &Metrics) -> Read {
-    let Some(body) = &message.body else { return Read::Elsewhere };
-    let Ok(notification) = message::parse_body(body, metrics) else { return Read::No };
-    if notification.hints.iter().any(|hint| rules.refusal(hint).is_some()) {
-        return Read::No;
-    }
-    let tasks: Vec<Task> = notification.hints.iter().flat_map(|hint| rules.tasks(hint)).collect();
-    let since = message.since.unwrap_or_else(clock::now);
-    let parked = |task: &Task| -> Vec<ParkedTask> {
-        let each = task.wishes.iter().map(|wish| task.parked(wish, message.reason, since));
-        each.map(|parked| ParkedTask { detail: message.detail.clone(), ..parked }).collect()
-    };
-    Read::Tasks(tasks.iter().flat_map(parked).collect())
 }
 
 #[cfg(test)]

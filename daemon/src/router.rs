@@ -120,15 +120,16 @@ impl Router {
 
     /// Lists the work that an event asks for, and says what is to become of the event then.
     fn read(&self, rules: &Ruleset, Delivery { message, notification }: Delivery, away: &mut Away) -> Routed {
+        let metrics = &self.engine.metrics;
         let hints = match notification {
             Ok(notification) => notification.hints,
             Err(undecodable) => {
-                let disposal = Disposal::Park(Reason::MessageUndecodable, undecodable.to_string());
+                let disposal = message.refused(metrics, Reason::MessageUndecodable, &undecodable.to_string());
                 return Routed { message, disposal, work: Vec::new() };
             }
         };
         let mut disposal = match hints.iter().find_map(|hint| rules.refusal(hint)) {
-            Some((reason, detail)) => self.refused(&message, reason, detail),
+            Some((reason, detail)) => message.refused(metrics, reason, &detail),
             None => Disposal::Delete,
         };
         let (mut work, mut wait) = (Vec::new(), Duration::ZERO);
@@ -142,22 +143,16 @@ impl Router {
         }
         if !wait.is_zero() {
             // The rest of it is sent again then, if more than one thing happened: a hint too many.
-            disposal = away.disposal(wait);
+            disposal = match away.goes_for(wait) {
+                true => Disposal::Release(wait),
+                false => message.refused(metrics, Reason::VersionDeletesPerHour, "too many wait for their delay"),
+            };
         }
         if disposal == Disposal::Delete && work.is_empty() {
             debug!(message_id = message.id, "nothing to do");
-            self.engine.metrics.message(message.queue.queue.name(), MessageOutcome::Ignored);
+            metrics.message(message.queue.queue.name(), MessageOutcome::Ignored);
         }
         Routed { message, disposal, work }
-    }
-
-    fn refused(&self, message: &Message, reason: Reason, detail: String) -> Disposal {
-        let queue = message.queue.queue.name();
-        warn!(queue, message_id = message.id, reason = reason.as_str(), detail, "message cannot be acted on");
-        if reason == Reason::BucketUnknown {
-            self.engine.metrics.message(queue, MessageOutcome::UnknownBucket);
-        }
-        Disposal::Park(reason, detail)
     }
 }
 
@@ -200,16 +195,7 @@ async fn send(engine: &Engine, settlements: &mpsc::Sender<Settlement>, round: Ro
 struct Away(BinaryHeap<Reverse<Instant>>);
 
 impl Away {
-    /// Says what becomes of an event that has to wait for so long.
-    fn disposal(&mut self, wait: Duration) -> Disposal {
-        if self.goes_for(wait) {
-            return Disposal::Release(wait);
-        }
-        let detail = "too many of them wait for their delay".to_owned();
-        Disposal::Park(Reason::VersionDeletesPerHour, detail)
-    }
-
-    /// Takes note that one more is away for so long, unless there are too many.
+    /// Takes note that one more is away for so long; says no if there are too many.
     fn goes_for(&mut self, time: Duration) -> bool {
         let now = Instant::now();
         while self.0.peek().is_some_and(|Reverse(back)| *back <= now) {

@@ -42,7 +42,8 @@ pub(crate) mod tests {
     /// Returns rules as a file would give them: by id, source bucket and destination bucket.
     pub(crate) fn rules(all: &[(&str, &str, &str)]) -> Vec<Rule> {
         let mut file = "listen = \"127.0.0.1:1\"\n[accounts.main]\nregion = \"eu-west-1\"\n[[queues]]\n\
-             url = \"https://sqs.eu-west-1.amazonaws.com/111111111111/events\"\naccount = \"main\"\n"
+             url = \"https://sqs.eu-west-1.amazonaws.com/111111111111/events\"\naccount = \"main\"\n\
+             dead_letter_url = \"https://sqs.eu-west-1.amazonaws.com/111111111111/parked\"\n"
             .to_owned();
         for (id, source, destination) in all {
             file.push_str(&format!(

@@ -22,6 +22,7 @@ path_style = true
 [[queues]]
 url = "{queue}"
 account = "source"
+dead_letter_url = "{queue}-parked"
 {rules}
 """
 

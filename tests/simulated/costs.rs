@@ -7,7 +7,7 @@ use replicator_fakes::s3::traits::{Conditions, Traits};
 
 use crate::fleet;
 use crate::judge::{Expect, judge};
-use crate::sim::{ARCHIVE, AWS, NOT_AWS, QUEUE, SOURCE, Sim, simulate};
+use crate::sim::{ARCHIVE, AWS, DEAD, NOT_AWS, QUEUE, SOURCE, Sim, simulate};
 
 fn writes(sim: &Sim) -> usize {
     sim.net.journal().writes(ARCHIVE).len()
@@ -118,8 +118,8 @@ fn an_event_about_what_no_rule_has_does_nothing() {
         let daemon = fleet::lone(&mut sim, "filter = { prefix = \"inside/\" }", AWS).await;
         sim.drained().await;
         assert_eq!(requests(&sim), Vec::<String>::new());
-        let parked = daemon.status().await.unwrap().parked;
-        assert_eq!(parked.iter().map(|parked| parked.reason.as_str()).collect::<Vec<_>>(), ["BucketUnknown"]);
+        let reasons = sim.sqs.messages(DEAD).into_iter().map(|message| message.attributes["Reason"].clone());
+        assert_eq!(reasons.collect::<Vec<_>>(), ["BucketUnknown"]);
         daemon.stop().await;
     });
 }

@@ -22,7 +22,7 @@ pub(crate) struct Config {
     /// Serves every service of both accounts.
     pub(crate) endpoint: String,
     pub(crate) queue_url: String,
-    pub(crate) dead_letter_url: Option<String>,
+    pub(crate) dead_letter_url: String,
     pub(crate) work_queue: Option<String>,
     // Long enough for LocalStack under load, short enough to wait for after a kill.
     pub(crate) visibility_timeout: &'static str,
@@ -63,6 +63,7 @@ impl Config {
 
     fn text(&self) -> String {
         let Self { listen, memory, drain_timeout, endpoint, queue_url, visibility_timeout, .. } = self;
+        let dead_letter_url = &self.dead_letter_url;
         let (settings, account_keys) = (&self.settings, &self.account_keys);
         let role = if self.assumes_role {
             format!("role_arn = \"{ROLE}\"\nexternal_id = \"{EXTERNAL_ID}\"")
@@ -70,9 +71,7 @@ impl Config {
             String::new()
         };
         let state_dir = self.state_dir.display();
-        let dead_letter = self.dead_letter_url.iter().map(|url| format!("dead_letter_url = \"{url}\"\n"));
-        let work_queue = self.work_queue.iter().map(|url| format!("work_queue = \"{url}\"\n"));
-        let dead_letter: String = dead_letter.chain(work_queue).collect();
+        let work_queue: String = self.work_queue.iter().map(|url| format!("work_queue = \"{url}\"\n")).collect();
         let rules: String = self.rules.iter().map(Rule::text).collect();
         format!(
             r#"
@@ -99,7 +98,8 @@ path_style = true
 url = "{queue_url}"
 account = "source"
 visibility_timeout = "{visibility_timeout}"
-{dead_letter}{rules}"#,
+dead_letter_url = "{dead_letter_url}"
+{work_queue}{rules}"#,
             SOURCE.region, ARCHIVE.region
         )
     }

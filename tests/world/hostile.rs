@@ -88,7 +88,7 @@ impl Hostile {
             drain_timeout: "10s",
             endpoint: self.url.clone(),
             queue_url: format!("{}/000000000000/{QUEUE}", self.url),
-            dead_letter_url: Some(format!("{}/000000000000/{DEAD}", self.url)),
+            dead_letter_url: format!("{}/000000000000/{DEAD}", self.url),
             work_queue: None,
             visibility_timeout: "6s",
             assumes_role: false,

@@ -19,8 +19,8 @@ pub struct Queue {
     pub account: String,
     /// How long a message stays hidden before its lease has to be renewed.
     pub visibility_timeout: Duration,
-    /// The queue that gets the messages of parked tasks; the ledger keeps the tasks either way.
-    pub dead_letter_url: Option<String>,
+    /// The queue that gets what can't be routed or done.
+    pub dead_letter_url: String,
     /// The FIFO queue that the work of the rules goes through which name none of their own.
     pub work_queue: Option<String>,
 }
@@ -68,13 +68,9 @@ fn queue(written: &schema::Queue, accounts: &BTreeMap<String, Account>, problems
     let account = accounts::refer(&written.account, accounts, problems);
     let visibility_timeout = written.visibility_timeout.parsed(problems, |text| visibility_timeout(text));
     // It is written to by the same client.
+    written.dead_letter_url.required("give the URL of a queue that keeps what can't be routed or done", problems);
     let dead_letter_url = written.dead_letter_url.parsed(problems, |text| names::queue_url(text));
     let work_queue = written.work_queue.parsed(problems, |text| names::work_queue_url(text));
-    if work_queue.is_some() {
-        written
-            .dead_letter_url
-            .required("with a work_queue, name the queue for what can't be routed or done", problems);
-    }
     let reached = account.as_ref().and_then(|name| accounts.get(name));
     for field in [&written.url, &written.dead_letter_url, &written.work_queue] {
         refuse_elsewhere(field, reached, problems);
@@ -83,7 +79,7 @@ fn queue(written: &schema::Queue, accounts: &BTreeMap<String, Account>, problems
         url: url?,
         account: account?,
         visibility_timeout: visibility_timeout.unwrap_or(VISIBILITY_TIMEOUT),
-        dead_letter_url,
+        dead_letter_url: dead_letter_url?,
         work_queue,
     })
 }

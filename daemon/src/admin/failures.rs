@@ -89,7 +89,7 @@ async fn known_rule(admin: &Admin, name: &str) -> Result<String, Refusal> {
     let mut known: BTreeSet<String> = admin.board().await.ok_or_else(silent)?.rules.into_keys().collect();
     let counts = blocking::run(|| admin.engine.ledger.parked_counts());
     let counts = counts.map_err(|failure| (StatusCode::INTERNAL_SERVER_ERROR, chain(&failure)))?;
-    known.extend(counts.into_keys().map(|(rule, _)| rule).filter(|rule| !rule.is_empty()));
+    known.extend(counts.into_keys().map(|(rule, _)| rule));
     if known.contains(name) {
         return Ok(name.to_owned());
     }
@@ -106,15 +106,15 @@ fn known_reason(code: &str) -> Result<Reason, Refusal> {
 
 fn listing(ledger: &Ledger, filter: &Filter) -> Result<Listing, Failure> {
     let mut listing = Listing::default();
-    let mut add = |is_meant: bool, entry: &dyn Fn() -> Entry| {
-        listing.total += u64::from(is_meant);
-        if is_meant && listing.failures.len() < LISTED_MAX {
-            listing.failures.push(entry());
+    ledger.visit_parked(None, |task| {
+        if filter.takes(&task) {
+            listing.total += 1;
+            if listing.failures.len() < LISTED_MAX {
+                listing.failures.push(Entry::of(&task));
+            }
         }
         ControlFlow::Continue(())
-    };
-    ledger.visit_parked(None, |task| add(filter.takes(&task), &|| Entry::of_task(&task)))?;
-    ledger.visit_parked_messages(|message| add(filter.takes_message(&message), &|| Entry::of_message(&message)))?;
+    })?;
     Ok(listing)
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use replicator_core::deadline::LANDING;
 use replicator_core::event::Action;
 use replicator_core::failure::{Failure, Kind, Reason};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::Dispatch;
 use crate::clock;
@@ -41,13 +41,14 @@ impl Dispatch {
         let notification = match notification {
             Ok(notification) => notification,
             Err(undecodable) => {
-                let disposal = Disposal::Park(Reason::MessageUndecodable, undecodable.to_string());
+                let (metrics, detail) = (&self.engine.metrics, undecodable.to_string());
+                let disposal = message.refused(metrics, Reason::MessageUndecodable, &detail);
                 return self.settle(Settlement { message, disposal }).await;
             }
         };
         let rules = Arc::clone(&self.rules.borrow());
         let disposal = match notification.hints.iter().find_map(|hint| rules.refusal(hint)) {
-            Some((reason, detail)) => self.refused(&message, reason, detail),
+            Some((reason, detail)) => message.refused(&self.engine.metrics, reason, &detail),
             None => Disposal::Delete,
         };
         // What is possible is done; the message is kept for the rest.
@@ -70,15 +71,6 @@ impl Dispatch {
             return self.settle(Settlement { message, disposal }).await;
         }
         self.take(message, disposal, tasks).await;
-    }
-
-    fn refused(&self, message: &Message, reason: Reason, detail: String) -> Disposal {
-        let queue = message.queue.queue.name();
-        warn!(queue, message_id = message.id, reason = reason.as_str(), detail, "message cannot be acted on");
-        if reason == Reason::BucketUnknown {
-            self.engine.metrics.message(queue, MessageOutcome::UnknownBucket);
-        }
-        Disposal::Park(reason, detail)
     }
 
     async fn take(&mut self, message: Message, disposal: Disposal, tasks: Vec<Task>) {
@@ -113,7 +105,7 @@ impl Dispatch {
             };
             let failure = Failure::caused(kind, "version delete", words);
             match lane::park(&self.engine, task, Reason::VersionDeletesPerHour, &failure, Some(clock::now() + left)) {
-                Ended::Parked(reason) => Disposal::Pass(reason),
+                Ended::Parked(reason) => Disposal::Park(reason),
                 Ended::Settled(_) | Ended::HandedBack(_) | Ended::TurnedAway(_) | Ended::Stopped => {
                     Disposal::Release(left)
                 }

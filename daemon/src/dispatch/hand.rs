@@ -118,10 +118,9 @@ impl Hand {
 fn more_careful(one: Disposal, other: Disposal) -> Disposal {
     let care = |disposal: &Disposal| match disposal {
         Disposal::Delete => (0, None),
-        Disposal::Pass(_) => (1, None),
-        Disposal::Park(..) => (2, None),
-        Disposal::Forward(_) => (3, None),
-        Disposal::Release(delay) => (4, Some(*delay)),
+        Disposal::Park(_) => (1, None),
+        Disposal::Forward(_) => (2, None),
+        Disposal::Release(delay) => (3, Some(*delay)),
     };
     if care(&other) > care(&one) { other } else { one }
 }
@@ -139,9 +138,9 @@ mod tests {
         let release = Disposal::Release(Duration::ZERO);
         assert_eq!(more_careful(Disposal::Delete, release.clone()), release);
         assert_eq!(more_careful(release.clone(), Disposal::Delete), release);
-        let pass = Disposal::Pass(Reason::DstBucketNotFound);
-        assert_eq!(more_careful(pass.clone(), Disposal::Delete), pass);
-        assert_eq!(more_careful(pass, release.clone()), release);
+        let park = Disposal::Park(Reason::DstBucketNotFound);
+        assert_eq!(more_careful(park.clone(), Disposal::Delete), park);
+        assert_eq!(more_careful(park, release.clone()), release);
     }
 
     #[test]

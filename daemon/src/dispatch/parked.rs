@@ -12,11 +12,11 @@ use crate::ledger::records::ParkedTask;
 use crate::parking::{self, Filter, Retried};
 use crate::{blocking, clock};
 
-/// A search of messages that can be acted on now, and what follows it.
+/// What a command means, counted before it is tried.
 #[derive(Debug)]
-pub(super) struct TakenUp {
-    sweep: Sweep,
-    asker: Option<Asker>,
+pub(super) struct Counted {
+    filter: Filter,
+    asker: Asker,
     result: Result<Retried, Failure>,
 }
 
@@ -26,49 +26,32 @@ impl Dispatch {
             Question::Board(asker) => {
                 let _asker_may_be_gone = asker.send(super::Board::of(self));
             }
-            Question::Retry(filter, asker) => self.retry(filter, Some(asker)),
+            Question::Retry(filter, asker) => self.retry(filter, asker),
         }
     }
 
-    /// Tries all that is meant again, parked messages that have become readable included.
-    pub(super) fn retry(&mut self, filter: Filter, asker: Option<Asker>) {
+    /// Tries all that is meant again. There may be much to count, so not in this loop.
+    fn retry(&mut self, filter: Filter, asker: Asker) {
         if self.sweeps.is_full() || self.deliveries.is_closed() {
             let busy = "the daemon is stopping, or has many retries before this one; try again later";
-            if let Some(asker) = asker {
-                let _asker_may_be_gone = asker.send(Err(busy.to_owned()));
-            }
+            let _asker_may_be_gone = asker.send(Err(busy.to_owned()));
             return;
         }
-        let sweep = if asker.is_some() { Sweep::of(filter.clone()) } else { Sweep::at_start(clock::now()) };
-        self.take_up(filter, sweep, asker);
-    }
-
-    /// Other rules may know what to do with messages that nobody could act on.
-    pub(super) fn rules_changed(&mut self) {
-        self.take_up(Filter::default(), Sweep::due(clock::now()), None);
-    }
-
-    /// There may be many messages, so not in this loop.
-    fn take_up(&mut self, filter: Filter, sweep: Sweep, asker: Option<Asker>) {
         let (ledger, rules) = (self.engine.ledger.clone(), Arc::clone(&self.rules.borrow()));
-        let metrics = self.engine.metrics.clone();
         self.running.spawn(async move {
-            let result = blocking::run(|| parking::take_up(&ledger, &rules, &filter, &metrics));
-            Event::TakenUp(TakenUp { sweep, asker, result })
+            let result = blocking::run(|| parking::count(&ledger, &rules, &filter));
+            Event::Counted(Counted { filter, asker, result })
         });
     }
 
-    pub(super) fn taken_up(&mut self, TakenUp { sweep, asker, result }: TakenUp) {
+    pub(super) fn counted(&mut self, Counted { filter, asker, result }: Counted) {
         let answer = result.map_err(|failure| chain(&failure));
         match &answer {
-            Ok(retried) if retried.tasks > 0 => info!(tasks = retried.tasks, "trying parked tasks again"),
-            Ok(_) => {}
+            Ok(retried) => info!(tasks = retried.tasks, "trying parked tasks again"),
             Err(error) => warn!(error, "cannot read what is parked"),
         }
-        self.sweeps.add(sweep);
-        if let Some(asker) = asker {
-            let _asker_may_be_gone = asker.send(answer);
-        }
+        self.sweeps.add(Sweep::of(filter));
+        let _asker_may_be_gone = asker.send(answer);
     }
 
     /// Goes on with the sweep whose turn it is, as far as there are lanes for it.

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::ledger::Ledger;
 use crate::ledger::records::{Lane, ParkedTask};
-use crate::parking::{Filter, Retried, forget_passed, is_due};
+use crate::parking::{Filter, Retried, is_due};
 use crate::ruleset::Ruleset;
 use crate::task::Task;
 
@@ -87,9 +87,6 @@ impl Sweep {
         lanes_max: usize,
         has_business: impl Fn(&Lane) -> bool,
     ) -> Result<Round, Failure> {
-        if let Chosen::Due(now) = self.chosen {
-            forget_passed(ledger, now)?;
-        }
         let mut found: Vec<(Lane, Vec<ParkedTask>)> = Vec::new();
         let mut is_over = true;
         ledger.visit_parked(self.after.as_ref(), |task| {

@@ -11,8 +11,7 @@ use rocksdb::{DB, DBIterator, IteratorMode, ReadOptions};
 
 use super::directory::{Directory, OpenError, ledger_of};
 use super::records::{
-    Address, ParkedMessage, ParkedTask, Refuted, Removals, Replica, RuleStart, Table, Unreadable, Upload, UploadedPart,
-    decode,
+    Address, ParkedTask, Refuted, Removals, Replica, RuleStart, Table, Unreadable, Upload, UploadedPart, decode,
 };
 use super::store::{self, Opened};
 use crate::clock;
@@ -64,12 +63,11 @@ type Kind = (Table, &'static str, fn(&[u8]) -> Result<(), Unreadable>);
 
 const RULE_STARTS: &str = "rule starts";
 
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 7] = [
     (Table::Replica, "replicas", |bytes| decode::<Replica>(bytes).map(drop)),
     (Table::Upload, "uploads", |bytes| decode::<Upload>(bytes).map(drop)),
     (Table::UploadedPart, "parts", |bytes| decode::<UploadedPart>(bytes).map(drop)),
     (Table::ParkedTask, "parked tasks", |bytes| decode::<ParkedTask>(bytes).map(drop)),
-    (Table::ParkedMessage, "parked messages", |bytes| decode::<ParkedMessage>(bytes).map(drop)),
     (Table::Removals, "counts of removals", |bytes| decode::<Removals>(bytes).map(drop)),
     (Table::Refuted, "refuted replicas", |bytes| decode::<Refuted>(bytes).map(drop)),
     (Table::RuleStart, RULE_STARTS, |bytes| decode::<RuleStart>(bytes).map(drop)),

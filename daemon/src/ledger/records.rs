@@ -13,7 +13,7 @@ use thiserror::Error;
 use crate::checksum::Sum;
 use crate::metrics::Unproved;
 
-/// A kind of record.
+/// A kind of record. Number 5 was given once, to parked messages, and is not given again: an older ledger may have some.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Table {
@@ -21,7 +21,6 @@ pub(crate) enum Table {
     Upload = 2,
     UploadedPart = 3,
     ParkedTask = 4,
-    ParkedMessage = 5,
     RuleStart = 6,
     Removals = 7,
     Refuted = 8,
@@ -151,23 +150,6 @@ pub(crate) struct ParkedTask {
     pub(crate) due: Option<Timestamp>,
 }
 
-/// A message that could not be acted on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ParkedMessage {
-    pub(crate) queue: String,
-    pub(crate) message_id: String,
-    /// The text of the message; absent when it is long and the dead-letter queue has it.
-    pub(crate) body: Option<String>,
-    pub(crate) reason: Reason,
-    pub(crate) detail: String,
-    /// When it was parked; older records do not say.
-    #[serde(default, with = "time::serde::timestamp::milliseconds::option")]
-    pub(crate) since: Option<Timestamp>,
-    /// Whether the dead-letter queue has it.
-    #[serde(default)]
-    pub(crate) passed: bool,
-}
-
 /// When a rule was first loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RuleStart {
@@ -201,9 +183,6 @@ impl Record for UploadedPart {
 }
 impl Record for ParkedTask {
     const TABLE: Table = Table::ParkedTask;
-}
-impl Record for ParkedMessage {
-    const TABLE: Table = Table::ParkedMessage;
 }
 impl Record for RuleStart {
     const TABLE: Table = Table::RuleStart;
@@ -259,12 +238,6 @@ impl ParkedTask {
     pub(crate) fn address(&self) -> Address {
         let version = self.version.as_ref().map_or("", VersionId::as_str);
         Self::prefix(&self.lane).text(self.action.as_str()).text(version)
-    }
-}
-
-impl ParkedMessage {
-    pub(crate) fn address(&self) -> Address {
-        Address::of(Table::ParkedMessage).text(&self.queue).text(&self.message_id)
     }
 }
 

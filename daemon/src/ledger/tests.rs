@@ -65,19 +65,10 @@ proptest! {
             action: Action::Tags,
             version: Some(source.id),
             reason: Reason::DstKmsKeyNotFound,
-            detail: text.clone(),
+            detail: text,
             since: source.last_modified,
             tries: number,
             due: Some(source.last_modified),
-        })?;
-        reads_back(&ParkedMessage {
-            queue: text.clone(),
-            message_id: text.clone(),
-            body: Some(text.clone()),
-            reason: Reason::MessageUndecodable,
-            detail: text,
-            since: Some(source.last_modified),
-            passed: number % 2 == 0,
         })?;
         reads_back(&RuleStart { first_loaded: source.last_modified })?;
         reads_back(&Removals { since: source.last_modified, count: number })?;
@@ -237,6 +228,6 @@ fn no_record_makes_its_reader_panic() {
     assert!(decode::<UploadedPart>(real[2]).is_ok());
     crate::poison::feed(&real, |bytes| {
         drop((decode::<Replica>(bytes), decode::<Upload>(bytes), decode::<UploadedPart>(bytes)));
-        drop((decode::<ParkedTask>(bytes), decode::<ParkedMessage>(bytes), decode::<RuleStart>(bytes)));
+        drop((decode::<ParkedTask>(bytes), decode::<RuleStart>(bytes)));
     });
 }

@@ -114,6 +114,7 @@ fn account(endpoint: Option<&str>, path_style: bool) -> Account {
         {endpoint}
         [[queues]]
         url = "https://sqs.eu-west-1.amazonaws.com/111111111111/events"
+        dead_letter_url = "https://sqs.eu-west-1.amazonaws.com/111111111111/parked"
         account = "source"
         [[rules]]
         id = "orders"
