@@ -187,6 +187,7 @@ impl Ack {
     /// Gives messages back. If that fails they show again when their visibility runs out.
     async fn release(&self, batch: &[(Message, Duration)]) {
         let Some((first, _)) = batch.first() else { return };
+        batch.iter().for_each(|(message, _)| message.lease.end());
         let entry = |(message, delay): &(Message, Duration)| {
             ChangeMessageVisibilityBatchRequestEntry::builder()
                 .id(message.number.to_string())

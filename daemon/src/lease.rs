@@ -335,6 +335,11 @@ impl Lease {
         Hold { number: self.number, leases: Leases { shared: Arc::clone(&self.shared) } }
     }
 
+    /// Lets it run out: an extension would hide a message that goes back for another time than it is to wait.
+    pub(crate) fn end(&self) {
+        drop(self.shared.registry().remove(self.number));
+    }
+
     /// Fires when the message may be someone else's.
     pub(crate) fn lost(&self) -> &CancellationToken {
         &self.lost
@@ -357,7 +362,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        drop(self.shared.registry().remove(self.number));
+        self.end();
     }
 }
 
