@@ -49,6 +49,40 @@ fn an_answer_of_the_dead_letter_queue_that_is_lost_doubles_a_message_and_loses_n
 }
 
 #[test]
+fn what_is_parked_comes_back_from_the_dead_letter_queue_after_a_lost_disk() {
+    for is_shared in [false, true] {
+        simulate(4, async |mut sim| {
+            if is_shared {
+                sim.share();
+            }
+            sim.post_everything();
+            let refused = Effect::refuse(403, "AccessDenied");
+            sim.net.faults().add(Fault::new("refused", Place::s3("PutObject").bucket(ARCHIVE), refused));
+            let daemon = fleet::lone(&mut sim, "", AWS).await;
+            for key in ["a", "b"] {
+                sim.put(key, b"content").await;
+            }
+            sim.drained().await;
+            // A retry that fails again adds nothing there.
+            sim.pass(fleet::TRIED_WITHIN).await;
+            let parked = sim.sqs.messages(DEAD);
+            let reasons: Vec<&str> = parked.iter().map(|message| message.attributes["Reason"].as_str()).collect();
+            assert_eq!(reasons, ["DstPutObjectNotPermitted"; 2], "shared: {is_shared}");
+            daemon.stop().await;
+            std::fs::remove_dir_all(sim.dir.path().join("daemon-0")).unwrap();
+            sim.net.faults().clear("refused");
+            let daemon = fleet::lone(&mut sim, "", AWS).await;
+            sim.pass(fleet::TRIED_WITHIN).await;
+            assert!(sim.s3.keys(ARCHIVE).is_empty(), "only the dead-letter queue knows of them");
+            parked.into_iter().for_each(|message| drop(sim.sqs.send(QUEUE, message.body, Duration::ZERO)));
+            sim.drained().await;
+            daemon.stop().await;
+            assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new(), "shared: {is_shared}");
+        });
+    }
+}
+
+#[test]
 fn batches_that_fail_in_part_lose_nothing_and_cost_no_second_write() {
     simulate(3, async |mut sim| {
         sim.post_everything();
