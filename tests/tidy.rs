@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["pipeline", "signals", "process"],
     &["status", "failures", "admin"],
     &["intake", "router", "dispatch", "ack"],
-    &["lane", "parking", "ruleset", "message"],
+    &["lane", "parking", "ruleset", "away", "message"],
     &["transfer"],
     &["engine", "task", "lease"],
     &[

@@ -3,7 +3,6 @@
 
 mod arrival;
 mod board;
-mod crowd;
 mod hand;
 mod leftover;
 mod parked;
@@ -24,6 +23,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+use crate::away::Away;
 use crate::clock;
 use crate::engine::Engine;
 use crate::lane::{self, Ended};
@@ -34,7 +34,6 @@ use crate::parking::Filter;
 use crate::ruleset::Ruleset;
 use crate::task::Task;
 pub(crate) use board::Board;
-use crowd::Crowd;
 use hand::Hand;
 use leftover::LeftOver;
 use parked::Counted;
@@ -53,7 +52,7 @@ pub(crate) struct Dispatch {
     questions: mpsc::Receiver<Question>,
     lanes: BTreeMap<Lane, Work>,
     hand: Hand,
-    crowd: Crowd,
+    away: Away,
     /// What of the messages that went back was done already.
     settled: Settled,
     sweeps: Sweeps,
@@ -100,8 +99,8 @@ enum Event {
     LeftOver(Result<LeftOver, Failure>),
 }
 
-/// Messages in hand at once, waiting ones included, of which the last quarter is for others than slow rules (`crowd`); far
-/// below the 120,000 that SQS lets be in flight on a queue. What is beyond waits in SQS.
+/// Messages in hand at once, waiting ones included, of which each queue has its part; far below the 120,000 that SQS lets be
+/// in flight on a queue. What is beyond waits in SQS.
 pub(crate) const MESSAGES_MAX: usize = 2000;
 
 /// Tasks in hand at once: a message may have several destinations, and whoever may write to the queue can put
@@ -123,7 +122,7 @@ impl Dispatch {
             questions,
             lanes: BTreeMap::new(),
             hand: Hand::default(),
-            crowd: Crowd::default(),
+            away: Away::default(),
             settled: Settled::default(),
             sweeps: Sweeps::default(),
             leftovers_after: None,
@@ -137,10 +136,9 @@ impl Dispatch {
     pub(crate) async fn run(mut self) {
         let mut routine = tokio::time::interval(redrive::EVERY);
         let mut leftovers = leftover::every();
-        let mut looks = crowd::looks();
         let mut open = true;
         // What kept a task parked may have been repaired while nobody ran.
-        self.sweeps.add(Sweep::at_start(clock::now()));
+        self.sweeps.add(Sweep::of(Filter::default()));
         while open || !self.lanes.is_empty() {
             // In order: what is rare and must not wait, what makes room, what takes it.
             tokio::select! {
@@ -148,10 +146,6 @@ impl Dispatch {
                 () = self.halt.cancelled() => break,
                 Some(question) = self.questions.recv() => self.answer(question),
                 _ = routine.tick(), if open => self.sweeps.add(Sweep::due(clock::now())),
-                _ = looks.tick() => {
-                    self.look_at_rules();
-                    self.thin_out_lanes().await;
-                }
                 _ = leftovers.tick(), if open => self.search_leftovers(),
                 Some(event) = self.running.join_next() => self.happened(event).await,
                 delivery = self.deliveries.recv(), if open && self.has_room() => match delivery {
@@ -168,7 +162,7 @@ impl Dispatch {
     }
 
     fn has_room(&self) -> bool {
-        self.has_room_for_some() && self.hand.open() < TASKS_MAX && self.hand.bytes() < BYTES_MAX
+        self.hand.open() < TASKS_MAX && self.hand.bytes() < BYTES_MAX
     }
 
     fn enqueue(&mut self, message: Option<u64>, task: Task) {
@@ -279,8 +273,7 @@ impl Dispatch {
 
     /// Closes one task of each ticket's message.
     async fn close(&mut self, tickets: &[Ticket], disposal: impl Fn(&Message) -> Disposal) {
-        for (number, ticket) in tickets.iter().filter_map(|ticket| Some((ticket.message?, ticket))) {
-            self.crowd.closed(&ticket.task.rules.lead.id);
+        for number in tickets.iter().filter_map(|ticket| ticket.message) {
             if let Some(settlement) = self.hand.close(number, &disposal) {
                 self.settle(settlement).await;
             }
@@ -297,11 +290,8 @@ impl Dispatch {
     }
 
     async fn settle(&mut self, settlement: Settlement) {
-        match settlement.disposal {
-            Disposal::Release(after) => self.crowd.went(after),
-            Disposal::Delete | Disposal::Park(_) | Disposal::Forward(_) => {
-                self.settled.forget(&settlement.message.id);
-            }
+        if !matches!(settlement.disposal, Disposal::Release(_)) {
+            self.settled.forget(&settlement.message.id);
         }
         // The ack station outlives this loop, which holds one of its senders.
         let _sent = self.settlements.send(settlement).await;

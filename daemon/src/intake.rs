@@ -35,29 +35,43 @@ pub(crate) struct Intake {
     pub(crate) patience: Duration,
     pub(crate) metrics: Metrics,
     pub(crate) ledger: Ledger,
-    /// What holds back a work queue.
+    /// What holds it back; the router takes all.
     pub(crate) gate: Option<Gate>,
 }
 
-/// What keeps a work queue from being polled: its bound of messages in flight, and a destination that does not answer.
+/// What keeps a queue from being polled: its bound of messages in flight, and the destination of a work queue, when that
+/// does not answer.
 #[derive(Debug)]
 pub(crate) struct Gate {
-    pub(crate) destination: Place,
-    pub(crate) pace: Pace,
-    pub(crate) in_flight: Arc<Semaphore>,
-    pub(crate) in_flight_max: usize,
+    destination: Option<(Pace, Place)>,
+    in_flight: Arc<Semaphore>,
+    in_flight_max: usize,
 }
 
 // How soon a poll follows after the destination answers again.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
 
 impl Gate {
+    /// Bounds a queue of events.
+    pub(crate) fn of_events(in_flight_max: usize) -> Self {
+        Self { destination: None, in_flight: Arc::new(Semaphore::new(in_flight_max)), in_flight_max }
+    }
+
+    /// Bounds a work queue.
+    pub(crate) fn of_work(in_flight_max: usize, pace: Pace, destination: Place) -> Self {
+        Self { destination: Some((pace, destination)), ..Self::of_events(in_flight_max) }
+    }
+
+    fn is_left_alone(&self) -> bool {
+        self.destination.as_ref().is_some_and(|(pace, place)| pace.leaves_alone(place))
+    }
+
     /// Waits until messages may be received, and returns a place for each. While the destination does not answer there is
     /// one at most, whose task finds out when it does.
     async fn opens(&self) -> Vec<OwnedSemaphorePermit> {
         loop {
             let is_idle = self.in_flight.available_permits() == self.in_flight_max;
-            if is_idle || !self.pace.leaves_alone(&self.destination) {
+            if is_idle || !self.is_left_alone() {
                 break;
             }
             tokio::time::sleep(LOOKED_AT_EVERY).await;
@@ -66,7 +80,7 @@ impl Gate {
         // The semaphore is never closed.
         places.extend(Arc::clone(&self.in_flight).acquire_owned().await.ok());
         while places.len() < BATCH_MAX
-            && !self.pace.leaves_alone(&self.destination)
+            && !self.is_left_alone()
             && let Ok(place) = Arc::clone(&self.in_flight).try_acquire_owned()
         {
             places.push(place);
@@ -75,7 +89,7 @@ impl Gate {
     }
 }
 
-/// Places in the dispatch, and in the work queue's bound.
+/// Places in the dispatch, and in the queue's bound.
 type Room<'a> = (mpsc::PermitIterator<'a, Delivery>, Vec<OwnedSemaphorePermit>);
 
 /// The most messages that SQS gives at once:
@@ -146,7 +160,7 @@ impl Intake {
             .wait_time_seconds(i32::try_from(self.poll_time().as_secs()).unwrap_or(i32::MAX))
             .visibility_timeout(visibility)
             .set_message_system_attribute_names(Some(self.attributes()))
-            .set_message_attribute_names(self.gate.as_ref().map(|_| vec![AGAIN.to_owned()]))
+            .set_message_attribute_names(self.is_of_work().then(|| vec![AGAIN.to_owned()]))
             .send()
             .await
             .map_err(|error| refusal::words(&error))?;
@@ -156,7 +170,7 @@ impl Intake {
     fn attributes(&self) -> Vec<MessageSystemAttributeName> {
         let mut names =
             vec![MessageSystemAttributeName::ApproximateReceiveCount, MessageSystemAttributeName::SentTimestamp];
-        names.extend(self.gate.as_ref().map(|_| MessageSystemAttributeName::MessageGroupId));
+        names.extend(self.is_of_work().then_some(MessageSystemAttributeName::MessageGroupId));
         names
     }
 
@@ -168,7 +182,7 @@ impl Intake {
         let again = raw.message_attributes().and_then(|all| all.get(AGAIN)?.string_value());
         let count = number_of(MessageSystemAttributeName::ApproximateReceiveCount);
         let sent = number_of(MessageSystemAttributeName::SentTimestamp);
-        let group = attribute(MessageSystemAttributeName::MessageGroupId).filter(|_| self.gate.is_some());
+        let group = attribute(MessageSystemAttributeName::MessageGroupId).filter(|_| self.is_of_work());
         Some(Message {
             number,
             queue: Arc::clone(&self.access),
@@ -215,6 +229,10 @@ impl Intake {
     fn poll_time(&self) -> Duration {
         let time = (self.access.queue.visibility_timeout / 3).min(self.patience / 2);
         time.clamp(Duration::from_secs(1), POLL_MAX)
+    }
+
+    fn is_of_work(&self) -> bool {
+        self.gate.as_ref().is_some_and(|gate| gate.destination.is_some())
     }
 
     fn name(&self) -> &str {

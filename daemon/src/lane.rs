@@ -5,7 +5,6 @@ use std::time::Duration;
 use replicator_core::deadline::LANDING;
 use replicator_core::event::Action;
 use replicator_core::failure::{Failure, Kind, Reason, Verdict, chain};
-use replicator_core::object::Timestamp;
 use replicator_core::retry;
 use tracing::{debug, warn};
 
@@ -59,7 +58,7 @@ pub(crate) async fn work(engine: &Engine, task: &Task) -> Ended {
         Err(panicked) => {
             let failure = Failure::caused(Kind::Refused(Reason::TaskPanicked), "task", panicked);
             tokio::time::sleep(LANDING).await;
-            park(engine, task, Reason::TaskPanicked, &failure, None)
+            park(engine, task, Reason::TaskPanicked, &failure)
         }
     }
 }
@@ -188,18 +187,18 @@ fn is_settled((upload, _): (Upload, Parts)) -> bool {
 
 /// Parks a task where a test may end the daemon's life, to be tried again on schedule.
 async fn park_on_schedule(engine: &Engine, task: &Task, reason: Reason, failure: &Failure) -> Ended {
-    engine.failpoints.around(Step::Park, async { park(engine, task, reason, failure, None) }).await
+    engine.failpoints.around(Step::Park, async { park(engine, task, reason, failure) }).await
 }
 
-/// A refusal is written down before the message may go; it is tried again on schedule, if nothing else is said.
-pub(crate) fn park(engine: &Engine, task: &Task, reason: Reason, failure: &Failure, due: Option<Timestamp>) -> Ended {
+/// A refusal is written down before the message may go.
+fn park(engine: &Engine, task: &Task, reason: Reason, failure: &Failure) -> Ended {
     let rule = blamed(task, failure);
     let detail = chain(failure);
     warn!(rule, key = task.lane.key.as_str(), reason = reason.as_str(), error = detail, "parked");
     engine.metrics.failure(rule, reason.as_str());
     for wish in task.wishes.iter().filter(|wish| is_refused(reason, wish)) {
         let blank = task.parked(wish, reason, clock::now());
-        let parked = ParkedTask { rule: rule.to_owned(), detail: detail.clone(), due, ..blank };
+        let parked = ParkedTask { rule: rule.to_owned(), detail: detail.clone(), ..blank };
         if let Err(failure) = keep(engine, parked) {
             warn!(rule, error = chain(&failure), "cannot write to the ledger");
             return Ended::HandedBack(retry::ceiling(ATTEMPTS_MAX));
@@ -221,8 +220,8 @@ fn keep(engine: &Engine, parked: ParkedTask) -> Result<(), Failure> {
     let (since, tries, due) = match before {
         Some(before) if before.tries >= parked.tries => (before.since, before.tries, before.due),
         Some(_) | None => {
-            let next = || parking::next_try(clock::now(), parked.tries, fastrand::f64());
-            (parked.since, parked.tries, Some(parked.due.unwrap_or_else(next)))
+            let due = parking::next_try(clock::now(), parked.tries, fastrand::f64());
+            (parked.since, parked.tries, Some(due))
         }
     };
     engine.ledger.park(&ParkedTask { since, tries, due, ..parked })

@@ -6,7 +6,7 @@
 //! - `status`, `failures`: what the running daemon says of itself and of what is parked, `admin`: how it says it
 //! - `intake`, `router`, `dispatch`, `ack`: the stations; `work_queues`: what the router sends to, and retries
 //! - `lane`: one task at work; `ruleset`: what a hint means; `parking`: when what is parked is tried again;
-//!   `task`, `message`: what travels
+//!   `task`, `message`: what travels; `away`: what of it waits in its queue
 //! - `transfer`: bringing one key at one destination up to date
 //! - `engine`: what transfers share; `predecessor`: what a start has to wait for; `another`: a second daemon where there may be one only; `lease`, `ledger`, `limits`, `pace`, `fanout`, `budget`, `turns`, `gather`, `lately`, `accounts`, `wire`, `checksum`, `health`,
 //!   `metrics`, `clock`, `blocking`, `failpoint`, `panics`, `xml`: the services
@@ -24,6 +24,7 @@ mod ack;
 mod lane;
 mod parking;
 mod ruleset;
+mod away;
 mod message;
 mod task;
 mod transfer;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use replicator_core::event::{self, Notification, Undecodable};
+use replicator_core::event::{self, Action, Notification, Undecodable};
 use replicator_core::failure::Reason;
 use replicator_core::object::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
@@ -13,6 +13,7 @@ use crate::clock::{self, Moment};
 use crate::lease::Lease;
 use crate::metrics::{MessageOutcome, Metrics};
 use crate::panics;
+use crate::task::Task;
 pub(crate) use crate::work_queues::{Again, Parked, QueueAccess};
 use crate::work_queues::{WorkItem, digest};
 
@@ -39,7 +40,7 @@ pub(crate) struct Message {
     pub(crate) group: Option<String>,
     /// Why a worker sent it, if one did.
     pub(crate) again: Option<Again>,
-    /// Its part of what may be in flight of a work queue; given back on drop.
+    /// Its part of what may be in flight of its queue; given back on drop.
     #[expect(dead_code, reason = "held, not read")]
     pub(crate) place: Option<OwnedSemaphorePermit>,
 }
@@ -73,7 +74,7 @@ pub(crate) enum Disposal {
 
 // What failed many times is tried four times an hour: soon enough after a repair, and a queue's
 // maxReceiveCount of 100 lasts for a day.
-pub(crate) const DELAY_MAX: Duration = Duration::from_secs(15 * 60);
+const DELAY_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// Reads what a message says. One that meets a bug is kept like any that cannot be read.
 pub(crate) fn parse_body(body: &str, metrics: &Metrics) -> Result<Notification, Undecodable> {
@@ -92,9 +93,23 @@ impl Message {
         self.redelivered() || self.again.is_some()
     }
 
+    /// Returns how long a version delete has to wait in the events queue, where it blocks nothing: any writer of the queue
+    /// can tell of a version that is gone, and there is to be time to notice.
+    pub(crate) fn delay_left(&self, task: &Task) -> Duration {
+        let lead = &task.rules.lead;
+        let removes = lead.version_deletes && task.wishes.iter().any(|wish| wish.action == Action::VersionDelete);
+        let delay = if removes { lead.version_delete_delay } else { Duration::ZERO };
+        // Where the queue's clock does not tell the age, the second delivery tells that the delay is over.
+        match self.age(clock::now()) {
+            Some(age) => delay.saturating_sub(age),
+            None if self.redelivered() => Duration::ZERO,
+            None => delay,
+        }
+    }
+
     /// Returns how long ago it was sent; `None` where the queue's clock is so far ahead of ours that the time would not be
     /// over however often the message came. Where the queue does not say, a message that comes again has waited.
-    pub(crate) fn age(&self, now: Timestamp) -> Option<Duration> {
+    fn age(&self, now: Timestamp) -> Option<Duration> {
         match self.sent {
             Some(sent) if sent > clock::later(now, CLOCK_LEAD_MAX) => None,
             Some(sent) => Some(Duration::try_from(now - sent).unwrap_or_default()),
@@ -149,12 +164,7 @@ impl Message {
     /// Returns how long a failed message shall wait for its next delivery, given how long it
     /// should have waited after its first: a while between half of that and all.
     pub(crate) fn patience(&self, first: Duration) -> Duration {
-        self.patience_up_to(first, DELAY_MAX)
-    }
-
-    /// The same, with another limit.
-    pub(crate) fn patience_up_to(&self, first: Duration, most: Duration) -> Duration {
-        spread(doubled(first, self.receive_count).min(most), fastrand::f64())
+        spread(doubled(first, self.receive_count).min(DELAY_MAX), fastrand::f64())
     }
 }
 

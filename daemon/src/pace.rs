@@ -99,37 +99,6 @@ pub(crate) fn strained(party: Party) {
     let _nobody = UNDER.try_with(|under| under.pace.strained(&under.route, under.entered, party));
 }
 
-/// A request on its way to a destination, until it is dropped.
-#[must_use]
-#[derive(Debug)]
-pub(crate) struct Asking {
-    of: Option<(Pace, Arc<Route>)>,
-    is_answered: bool,
-}
-
-/// Takes note that the task sends its destination a request.
-pub(crate) fn asking() -> Asking {
-    let of = UNDER.try_with(|under| (under.pace.clone(), Arc::clone(&under.route))).ok();
-    if let Some((pace, route)) = &of {
-        pace.lock().gates.asks(&route.destination, now());
-    }
-    Asking { of, is_answered: false }
-}
-
-impl Asking {
-    pub(crate) fn answered(mut self) {
-        self.is_answered = true;
-    }
-}
-
-impl Drop for Asking {
-    fn drop(&mut self) {
-        if let Some((pace, route)) = &self.of {
-            pace.lock().gates.asked(&route.destination, self.is_answered, now());
-        }
-    }
-}
-
 impl Pace {
     /// Takes over which rules there are.
     pub(crate) fn replace<'a>(&self, rules: impl Iterator<Item = &'a Rule>) {
@@ -164,11 +133,6 @@ impl Pace {
                 () = until(opens.filter(|_| !is_over)) => {}
             }
         }
-    }
-
-    /// Says whether a destination is in trouble, so that what comes for it may crowd out the rest.
-    pub(crate) fn is_ailing(&self, route: &Route) -> bool {
-        self.lock().gates.is_ailing(route, now())
     }
 
     /// Says whether a destination is left alone because it does not answer.

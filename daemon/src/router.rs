@@ -2,23 +2,20 @@
 //! An event is deleted once all of that is in the work queues. It keeps no state: what it did not finish comes again, and
 //! what was sent before is told by its deduplication id, or is a hint too many.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use replicator_core::event::{self, Action, Hint};
+use replicator_core::event::{self, Hint};
 use replicator_core::failure::Reason;
 use replicator_core::retry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use crate::clock;
+use crate::away::Away;
 use crate::engine::Engine;
 use crate::failpoint::Step;
 use crate::message::{Delivery, Disposal, Message, Settlement};
@@ -45,9 +42,6 @@ const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
 
 /// About what an entry of a work queue has.
 const ENTRY_BYTES: usize = 1 << 10;
-
-/// Events that wait in their queue for the delay of a version delete, of the 120,000 that it may have in flight.
-const AWAY_MAX: usize = 20_000;
 
 /// An event on its way.
 struct Routed {
@@ -143,10 +137,7 @@ impl Router {
         }
         if !wait.is_zero() {
             // The rest of it is sent again then, if more than one thing happened: a hint too many.
-            disposal = match away.goes_for(wait) {
-                true => Disposal::Release(wait),
-                false => message.refused(metrics, Reason::VersionDeletesPerHour, "too many wait for their delay"),
-            };
+            disposal = away.disposal(&message, wait, metrics);
         }
         if disposal == Disposal::Delete && work.is_empty() {
             debug!(message_id = message.id, "nothing to do");
@@ -190,42 +181,9 @@ async fn send(engine: &Engine, settlements: &mpsc::Sender<Settlement>, round: Ro
     }
 }
 
-/// When the events come back that wait for a delay.
-#[derive(Debug, Default)]
-struct Away(BinaryHeap<Reverse<Instant>>);
-
-impl Away {
-    /// Takes note that one more is away for so long; says no if there are too many.
-    fn goes_for(&mut self, time: Duration) -> bool {
-        let now = Instant::now();
-        while self.0.peek().is_some_and(|Reverse(back)| *back <= now) {
-            self.0.pop();
-        }
-        let has_room = self.0.len() < AWAY_MAX;
-        if has_room {
-            self.0.push(Reverse(now + time));
-        }
-        has_room
-    }
-}
-
-/// Returns how long a version delete has to wait in the events queue, where it blocks nothing: any writer of the queue
-/// can tell of a version that is gone, and there is to be time to notice.
-fn delay_left(message: &Message, task: &Task) -> Duration {
-    let lead = &task.rules.lead;
-    let removes = lead.version_deletes && task.wishes.iter().any(|wish| wish.action == Action::VersionDelete);
-    let delay = if removes { lead.version_delete_delay } else { Duration::ZERO };
-    // Where the queue's clock does not tell the age, the second delivery tells that the delay is over.
-    match message.age(clock::now()) {
-        Some(age) => delay.saturating_sub(age),
-        None if message.redelivered() => Duration::ZERO,
-        None => delay,
-    }
-}
-
 /// Returns the work that a task asks for, or how long its event has to wait for that.
 fn item(message: &Message, record: usize, hint: &Hint, task: &Task) -> Result<WorkItem, Duration> {
-    let left = delay_left(message, task);
+    let left = message.delay_left(task);
     if !left.is_zero() {
         return Err(left);
     }

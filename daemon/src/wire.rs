@@ -30,7 +30,7 @@ use replicator_core::retry;
 use tokio::time::Instant;
 
 use crate::accounts::owner::EXPECTED_OWNER;
-use crate::accounts::refusal::{self, Said, Side};
+use crate::accounts::refusal::{self, Said};
 use crate::metrics::Metrics;
 use crate::pace;
 
@@ -138,7 +138,6 @@ impl Wire {
         let unsent = |error| Refusal::of(refusal::unsent(call.side, call.operation, error));
         let unbuilt = |_error: BoxError| Refusal::of(refusal::unbuilt(call.side, call.operation));
         let endpoint = shared.endpoints.of(call.bucket()).await.map_err(unbuilt)?;
-        let asking = (call.side != Side::Source).then(pace::asking);
         // Nothing may hold a write up beyond its deadline, new credentials neither (protocol rule 5).
         let exchange = tokio::time::timeout(call.timeout, async {
             let credentials = shared.signer.credentials().await.map_err(unsent)?;
@@ -159,9 +158,6 @@ impl Wire {
         };
         if result.as_ref().map_or_else(|refusal| refusal.failure.is_answer(), |_| true) {
             pace::heard(call.side.party());
-            if let Some(asking) = asking {
-                asking.answered();
-            }
         }
         shared.metrics.request("s3", call.operation, &shared.account, status);
         result

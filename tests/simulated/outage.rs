@@ -58,6 +58,38 @@ async fn assert_within_budget(daemon: &Daemon) {
 }
 
 #[test]
+fn a_backlog_for_a_destination_that_does_not_answer_leaves_the_hand_to_others() {
+    // The queue gives them all out first, and some twice. A write that is not answered is given up after 46 s; until five
+    // were, nobody knows.
+    let hung = (Effect::Silence { lands: false }, 120);
+    for (seed, (effect, patience)) in [(7, (Effect::Unreachable, 60)), (8, hung)] {
+        simulate(seed, async |mut sim| {
+            sim.post_everything();
+            // Half as many again as are in hand at once.
+            sim.fill("down/", 3000, 7).await;
+            let place = Place::default().bucket(ARCHIVE).client("daemon-0");
+            sim.net.faults().add(Fault::new("down", place, effect));
+            let other = fleet::rule_text("other", MIRROR, "filter = { prefix = \"up/\" }");
+            let daemon = fleet::lone(&mut sim, &format!("filter = {{ prefix = \"down/\" }}\n{other}"), AWS).await;
+            sim.put("up/first", b"behind all of them").await;
+            sim.pass(Duration::from_secs(patience)).await;
+            assert!(sim.shown(MIRROR, "up/first").is_some(), "the hand is full");
+            for minute in 0..10 {
+                let key = format!("up/{minute}");
+                sim.put(&key, b"later").await;
+                sim.pass(Duration::from_secs(10)).await;
+                assert!(sim.shown(MIRROR, &key).is_some(), "{key} lags");
+                sim.pass(Duration::from_secs(50)).await;
+            }
+            sim.net.faults().clear("down");
+            sim.drained().await;
+            daemon.stop().await;
+            assert_eq!(sim.s3.keys(ARCHIVE).len(), 3000);
+        });
+    }
+}
+
+#[test]
 fn a_dead_queue_is_told_and_forgiven() {
     simulate(2, async |mut sim| {
         let place = Place::service(replicator_fakes::journal::Service::Sqs);

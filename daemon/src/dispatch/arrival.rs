@@ -4,24 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use replicator_core::deadline::LANDING;
-use replicator_core::event::Action;
-use replicator_core::failure::{Failure, Kind, Reason};
+use replicator_core::failure::Reason;
 use tracing::debug;
 
 use super::Dispatch;
-use crate::clock;
-use crate::lane::{self, Ended};
 use crate::message::{Again, Delivery, Disposal, Message, Settlement};
 use crate::metrics::MessageOutcome;
 use crate::task::Task;
 use crate::work_queues::{WorkItem, digest, group_of};
-
-/// Returns how old a task's message has to be: any writer of the queue can tell of a version that is gone.
-fn delay_of(task: &Task) -> Duration {
-    let lead = &task.rules.lead;
-    let removes = lead.version_deletes && task.wishes.iter().any(|wish| wish.action == Action::VersionDelete);
-    if removes { lead.version_delete_delay } else { Duration::ZERO }
-}
 
 /// Returns the message that a work queue is to get for a task of another group.
 fn elsewhere(message: &Message, group: &str, task: &Task) -> Option<WorkItem> {
@@ -74,44 +64,28 @@ impl Dispatch {
     }
 
     async fn take(&mut self, message: Message, disposal: Disposal, tasks: Vec<Task>) {
-        let (number, redelivered, age) = (message.number, message.redelivered(), message.age(clock::now()));
+        let (number, redelivered) = (message.number, message.redelivered());
         let parked = message.again.and_then(Again::parked);
         let (is_work, is_repeated) = (message.group.is_some(), message.is_repeated());
         let takes_over = redelivered.then_some(message.received);
+        let delays: Vec<Duration> = tasks.iter().map(|task| message.delay_left(task)).collect();
         self.hand.take(message, disposal, tasks.len());
-        for mut task in tasks {
+        for (mut task, delay) in tasks.into_iter().zip(delays) {
             if is_work {
                 task.wishes.iter_mut().for_each(|wish| wish.parked = parked);
                 self.enqueue(Some(number), Task { redelivered: is_repeated, takes_over, ..task });
-                continue;
-            }
-            match delay_of(&task).saturating_sub(age.unwrap_or_default()) {
-                Duration::ZERO => self.take_or_send_back(number, Task { redelivered, ..task }).await,
-                left => self.put_off(number, &task, left, age.is_some()).await,
+            } else if delay.is_zero() {
+                self.enqueue(Some(number), Task { redelivered, ..task });
+            } else {
+                self.put_off(number, delay).await;
             }
         }
     }
 
-    /// Lets a version delete wait in the queue; in the ledger, as one of too many, once so much is away that the queue may
-    /// soon give out nothing, and where the queue's clock does not tell when the wait is over.
-    async fn put_off(&mut self, number: u64, task: &Task, left: Duration, is_dated: bool) {
-        let disposal = if is_dated && self.crowd.has_room_away() {
-            Disposal::Release(left)
-        } else {
-            let kind = Kind::Refused(Reason::VersionDeletesPerHour);
-            let words = match is_dated {
-                true => "too many of them wait for their delay",
-                false => "the queue's clock is ahead of this host's, so its delay is counted here",
-            };
-            let failure = Failure::caused(kind, "version delete", words);
-            match lane::park(&self.engine, task, Reason::VersionDeletesPerHour, &failure, Some(clock::now() + left)) {
-                Ended::Parked(reason) => Disposal::Park(reason),
-                Ended::Settled(_) | Ended::HandedBack(_) | Ended::TurnedAway(_) | Ended::Stopped => {
-                    Disposal::Release(left)
-                }
-            }
-        };
-        if let Some(settlement) = self.hand.close(number, |_| disposal) {
+    /// Lets a version delete wait in the queue.
+    async fn put_off(&mut self, number: u64, delay: Duration) {
+        let (away, metrics) = (&mut self.away, &self.engine.metrics);
+        if let Some(settlement) = self.hand.close(number, |message| away.disposal(message, delay, metrics)) {
             self.settle(settlement).await;
         }
     }

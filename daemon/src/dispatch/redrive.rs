@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use replicator_core::failure::{Failure, Reason};
+use replicator_core::failure::Failure;
 use replicator_core::object::Timestamp;
 use tokio::sync::oneshot;
 
@@ -42,8 +42,6 @@ enum Chosen {
     Due(Timestamp),
     /// What someone means.
     Meant(Filter),
-    /// All, but of version deletes only what is due: the delay of each is a promise.
-    AtStart(Timestamp),
 }
 
 /// The next lanes of a sweep.
@@ -68,10 +66,6 @@ impl Sweep {
 
     pub(super) fn of(filter: Filter) -> Self {
         Self { chosen: Chosen::Meant(filter), after: None }
-    }
-
-    pub(super) fn at_start(now: Timestamp) -> Self {
-        Self { chosen: Chosen::AtStart(now), after: None }
     }
 
     /// Says whether nobody is waiting for it.
@@ -116,7 +110,6 @@ impl Sweep {
         match &self.chosen {
             Chosen::Due(now) => is_due(task, *now),
             Chosen::Meant(filter) => filter.takes(task),
-            Chosen::AtStart(now) => task.reason != Reason::VersionDeletesPerHour || is_due(task, *now),
         }
     }
 }
@@ -175,6 +168,7 @@ impl Sweeps {
 #[cfg(test)]
 mod tests {
     use replicator_core::event::Action;
+    use replicator_core::failure::Reason;
     use replicator_core::object::{Bucket, Key};
     use replicator_core::rule::Place;
 
@@ -243,16 +237,6 @@ mod tests {
         assert_eq!(sweep(&tasks, due, 100, "busy"), [vec![one("due", 1)]]);
         let meant = sweep(&tasks, all(), 100, "busy");
         assert_eq!(meant, [vec![one("busy", 1), one("due", 1), one("early", 1)]]);
-    }
-
-    #[test]
-    fn at_a_start_all_is_tried_but_version_deletes_whose_delay_is_not_over() {
-        let delete =
-            |key, due| ParkedTask { reason: Reason::VersionDeletesPerHour, ..parked(key, Action::VersionDelete, due) };
-        let tasks = [delete("due", 10), delete("early", 11), parked("put", Action::Put, 11)];
-        let started = Sweep::at_start(Timestamp::from_unix_timestamp(10).unwrap());
-        assert_eq!(sweep(&tasks, started, 100, ""), [vec![one("due", 1), one("put", 1)]]);
-        assert_eq!(sweep(&tasks, all(), 100, "").concat().len(), 3);
     }
 
     #[test]

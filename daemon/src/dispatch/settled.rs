@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use replicator_core::event::Action;
 use replicator_core::object::VersionId;
 
-use super::crowd::AWAY_MAX;
 use crate::ledger::records::Lane;
 use crate::task::{Task, Wish};
 
@@ -24,8 +23,8 @@ pub(super) struct Settled {
 
 type Done = (Lane, Action, Option<VersionId>);
 
-/// As many as may be away of slow rules: some MiB. Who is forgotten costs a look at the destination.
-const MESSAGES_MAX: usize = AWAY_MAX;
+/// Some MiB. Who is forgotten costs a look at the destination.
+const MESSAGES_MAX: usize = 20_000;
 
 impl Settled {
     /// Takes note of a wish that is granted.

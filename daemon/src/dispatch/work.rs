@@ -1,9 +1,6 @@
 //! What one lane has to do: at most one task works, what arrives meanwhile waits for the next.
 
-use std::time::Duration;
-
 use replicator_core::event::Action;
-use tokio::time::Instant;
 
 use crate::task::{Task, Wish};
 
@@ -17,8 +14,6 @@ use crate::task::{Task, Wish};
 #[derive(Debug, Default)]
 pub(super) struct Work {
     stage: Stage,
-    /// When the last task began.
-    begun: Option<Instant>,
     /// It all goes into the next task.
     waiting: Vec<Ticket>,
 }
@@ -69,7 +64,6 @@ impl Work {
             ..newest.task.clone()
         };
         self.stage = Stage::Working(tickets);
-        self.begun = Some(Instant::now());
         Some(task)
     }
 
@@ -107,17 +101,6 @@ impl Work {
         self.tickets().all(|ticket| ticket.message.is_none())
     }
 
-    /// Takes out what waits beyond so many tickets, the newest, and returns whose messages those are.
-    pub(super) fn take_beyond(&mut self, most: usize) -> Vec<u64> {
-        let keep = most.saturating_sub(self.working().len()).min(self.waiting.len());
-        let (kept, beyond) = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .enumerate()
-            .partition::<Vec<_>, _>(|(at, ticket)| *at < keep || ticket.message.is_none());
-        self.waiting = kept.into_iter().map(|(_, ticket)| ticket).collect();
-        beyond.into_iter().filter_map(|(_, ticket)| ticket.message).collect()
-    }
-
     /// Takes out all that waits.
     pub(super) fn take_waiting(&mut self) -> Vec<Ticket> {
         std::mem::take(&mut self.waiting)
@@ -141,11 +124,6 @@ impl Work {
 
     pub(super) fn tickets(&self) -> impl Iterator<Item = &Ticket> {
         self.working().iter().chain(&self.waiting)
-    }
-
-    /// Says whether a task has been at work for so long.
-    pub(super) fn is_at_work_for(&self, time: Duration, now: Instant) -> bool {
-        matches!(self.stage, Stage::Working(_)) && self.begun.is_some_and(|begun| begun + time <= now)
     }
 
     /// Lists what the task at work is about.

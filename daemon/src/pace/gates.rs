@@ -141,24 +141,6 @@ impl Gates {
         Outlook::of(&self.parties, route).since(was)
     }
 
-    /// Takes note that a request goes to a destination.
-    pub(super) fn asks(&mut self, destination: &Place, now: Instant) {
-        let gate = self.gate(Site::Destination(destination.clone()));
-        if gate.asking == 0 {
-            gate.heard = Some(now);
-        }
-        gate.asking += 1;
-    }
-
-    /// Takes note that a request was answered, or will not be.
-    pub(super) fn asked(&mut self, destination: &Place, is_answered: bool, now: Instant) {
-        let gate = self.gate(Site::Destination(destination.clone()));
-        gate.asking = gate.asking.saturating_sub(1);
-        if is_answered {
-            gate.heard = Some(now);
-        }
-    }
-
     /// Turns away who waits for a destination that is left alone, but for the one who came first.
     pub(super) fn turn_away(&mut self, destination: &Place, now: Instant) -> Vec<(u64, Duration)> {
         if !self.leaves_alone(destination) {
@@ -189,15 +171,6 @@ impl Gates {
     /// Returns when time alone may open the way.
     pub(super) fn wakes_at(&self, route: &Route) -> Option<Instant> {
         Outlook::of(&self.parties, route).wakes
-    }
-
-    /// Says whether a route's destination is limited, left alone or silent, or its key limited.
-    pub(super) fn is_ailing(&self, route: &Route, now: Instant) -> bool {
-        // Whoever else is asked is heard of through the destination, and only what that says is taken note of.
-        let destination = self.parties.get(&Site::Destination(route.destination.clone()));
-        let sites = route.sites().filter(|site| !matches!(site, Site::Source(_)));
-        destination.is_some_and(|gate| gate.is_silent(now))
-            || sites.filter_map(|site| self.parties.get(&site)).any(Gate::is_ailing)
     }
 
     /// Says whether a destination is left alone but for one task at a time.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use replicator_config::{Queue, Settings};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -21,8 +21,13 @@ use crate::message::{Delivery, QueueAccess};
 // that are free.
 const DELIVERIES_MAX: usize = 2 * BATCH_MAX;
 
-// Messages of one work queue in flight: what one daemon gets done in some seconds. What is beyond is for other daemons.
+// Messages of one work queue in flight, at the most: what one daemon gets done in some seconds. What is beyond is for other
+// daemons.
 const IN_FLIGHT_MAX: usize = 500;
+
+// With fewer a queue would leave places of its destination empty (`SHARE_MAX` of the gates). Of many queues all together
+// may have more messages then, whose tasks and bytes the dispatch bounds.
+const PART_MIN: usize = 128;
 
 /// Which part of the work a daemon does, where there are work queues.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -60,28 +65,29 @@ impl<'a> Receiving<'a> {
 
     /// Starts an intake for each queue that this role receives from: of work queues they deliver to the dispatch, and so do
     /// those of events where there are none. Else events are for the router; returns where they come to.
-    pub(super) fn start(&mut self, role: Role, dispatch: mpsc::Sender<Delivery>) -> Option<mpsc::Receiver<Delivery>> {
+    pub(super) fn start(&mut self, role: Role, deliver: mpsc::Sender<Delivery>) -> Option<mpsc::Receiver<Delivery>> {
         let work_queues = self.engine.work_queues.iter();
         let gated: Vec<_> = work_queues.filter_map(|access| Some((access, self.gate(access)?))).collect();
         if gated.is_empty() {
-            self.start_events(&dispatch);
+            let in_flight_max = part_of(dispatch::MESSAGES_MAX, self.settings.queues.len());
+            self.start_events(&deliver, Some(in_flight_max));
             return None;
         }
         let routed = (role != Role::Worker).then(|| {
             let (routed, events) = mpsc::channel(deliveries_max(self.settings));
-            self.start_events(&routed);
+            self.start_events(&routed, None);
             events
         });
         match role {
             Role::Both | Role::Worker => {
-                gated.into_iter().for_each(|(access, gate)| self.start_one(access, &dispatch, Some(gate)));
+                gated.into_iter().for_each(|(access, gate)| self.start_one(access, &deliver, Some(gate)));
             }
             Role::Router => {
                 // The dispatch has nothing to do, and answers until the drain how it is.
                 let drain = self.drain.clone();
                 self.intakes.spawn(async move {
                     drain.cancelled().await;
-                    drop(dispatch);
+                    drop(deliver);
                 });
             }
         }
@@ -93,10 +99,11 @@ impl<'a> Receiving<'a> {
         (self.intakes, self.polls)
     }
 
-    fn start_events(&mut self, deliver: &mpsc::Sender<Delivery>) {
+    /// Starts the intakes of events, of each of which so many may be in flight, if that is to be bounded here.
+    fn start_events(&mut self, deliver: &mpsc::Sender<Delivery>, in_flight_max: Option<usize>) {
         let queues = self.settings.queues.iter();
         for access in queues.filter_map(|queue| access(&self.engine.accounts, queue)) {
-            self.start_one(&access, deliver, None);
+            self.start_one(&access, deliver, in_flight_max.map(Gate::of_events));
         }
     }
 
@@ -124,11 +131,14 @@ impl<'a> Receiving<'a> {
     fn gate(&self, access: &QueueAccess) -> Option<Gate> {
         let mut rules = self.settings.rules.iter().filter(|rule| rule.enabled);
         let rule = rules.find(|rule| rule.work_queue.as_ref() == Some(&access.queue.url))?;
-        let queues = self.settings.work_queues.len().max(1);
-        let in_flight_max = (dispatch::MESSAGES_MAX / queues).clamp(BATCH_MAX, IN_FLIGHT_MAX);
-        let in_flight = Arc::new(Semaphore::new(in_flight_max));
-        Some(Gate { destination: rule.destination.clone(), pace: self.engine.pace.clone(), in_flight, in_flight_max })
+        let in_flight_max = part_of(dispatch::MESSAGES_MAX, self.settings.work_queues.len()).min(IN_FLIGHT_MAX);
+        Some(Gate::of_work(in_flight_max, self.engine.pace.clone(), rule.destination.clone()))
     }
+}
+
+/// Returns what each of so many queues may have of all messages in flight.
+fn part_of(messages: usize, queues: usize) -> usize {
+    (messages / queues.max(1)).max(PART_MIN)
 }
 
 /// Returns how many messages may be on their way to a station.

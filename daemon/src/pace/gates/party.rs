@@ -1,7 +1,7 @@
 //! The parties of a route: how many work with each, what it takes, and whether it answers.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use replicator_core::circuit::Circuit;
 use replicator_core::failure::Party;
@@ -37,10 +37,6 @@ pub(super) struct Gate {
     pub(super) suspects: Suspects,
     /// What failed last.
     pub(super) trouble: Option<Trouble>,
-    /// Requests to a destination that are not answered yet.
-    pub(super) asking: u32,
-    /// When it last answered one, or was first asked after a rest.
-    pub(super) heard: Option<Instant>,
 }
 
 /// A party that is limited, or left alone.
@@ -107,9 +103,6 @@ impl Outlook {
     }
 }
 
-// A destination that was asked for so long and answered nothing is not healthy, whatever it is.
-const QUIET_AFTER: Duration = Duration::from_secs(10);
-
 /// Destinations that have work, and how many tasks those are.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Busy {
@@ -152,10 +145,6 @@ impl Gate {
 
     pub(super) fn has_source_trouble(&self, site: &Site) -> bool {
         matches!(site, Site::Source(_)) && self.trouble.is_some()
-    }
-
-    pub(super) fn is_silent(&self, now: Instant) -> bool {
-        self.asking > 0 && self.heard.is_some_and(|heard| heard + QUIET_AFTER <= now)
     }
 
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a width is from 1 to 128")]

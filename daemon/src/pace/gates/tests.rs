@@ -40,23 +40,6 @@ fn fail(gates: &mut Gates, route: &Route, times: u32, now: Instant) -> Change {
 }
 
 #[test]
-fn who_has_work_all_the_time_and_answers_is_not_ailing() {
-    for route in [keyed("orders-replica", "k"), Route { is_bulk: true, ..route("orders-replica") }] {
-        let (mut gates, mut now) = (Gates::default(), Instant::now());
-        let Lined::In(mut inside) = gates.line_up(&route, ONE, now) else { panic!("there is room") };
-        // One enters before the last one leaves.
-        for _ in 0..10 {
-            now += Duration::from_secs(3);
-            let Lined::In(next) = gates.line_up(&route, ONE, now) else { panic!("there is room") };
-            gates.leave(&route, inside, Answer::Served { wrote: true }, (now, JITTER));
-            inside = next;
-        }
-        assert!(!gates.is_ailing(&route, now), "{route:?}");
-        assert!(!gates.is_ailing(&route, now + Duration::from_secs(60)), "it asks nothing, but waits: {route:?}");
-    }
-}
-
-#[test]
 fn a_destination_that_does_not_answer_keeps_one_task_and_the_others_keep_theirs() {
     let (mut gates, now) = (Gates::default(), Instant::now());
     assert_eq!(fail(&mut gates, &route("sick"), 5, now), Change::Opened);
@@ -101,7 +84,7 @@ fn trouble_at_the_source_is_not_held_against_the_destination() {
         let failure = Failure::new(Kind::Transient, "GetObject").of(Party::Source);
         gates.leave(&route("well"), entered, Answer::of(&failure), (now, JITTER));
     }
-    assert!(!gates.is_ailing(&route("well"), now));
+    assert!(gates.ailing().iter().all(|ailing| ailing.name != "well"));
 }
 
 /// Lets a key in, which fails with 500 though it got other answers.
@@ -206,23 +189,6 @@ fn who_throttles_even_one_at_a_time_is_left_alone_in_the_end() {
         }
         now = gates.wakes_at(&route("slow")).unwrap_or(now);
     }
-}
-
-#[test]
-fn a_destination_that_is_asked_and_does_not_answer_is_ailing_before_it_is_known_to_be_dead() {
-    let (mut gates, now) = (Gates::default(), Instant::now());
-    let (route, at) = (route("hangs"), |seconds| now + Duration::from_secs(seconds));
-    gates.asks(&route.destination, at(0));
-    assert!(!gates.is_ailing(&route, at(9)));
-    assert!(gates.is_ailing(&route, at(10)));
-    gates.asks(&route.destination, at(11));
-    gates.asked(&route.destination, false, at(12));
-    assert!(gates.is_ailing(&route, at(12)), "that a request was given up is no answer");
-    gates.asked(&route.destination, true, at(13));
-    assert!(!gates.is_ailing(&route, at(22)));
-    assert!(!gates.is_ailing(&route, at(60)), "nobody asks it");
-    gates.asks(&route.destination, at(70));
-    assert!(!gates.is_ailing(&route, at(79)), "it was asked a moment ago");
 }
 
 #[derive(Debug, Clone, Copy)]
