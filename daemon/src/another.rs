@@ -13,7 +13,8 @@ use crate::ledger::records::Lane;
 /// What was seen of another daemon.
 #[derive(Debug)]
 pub(crate) struct AnotherDaemon {
-    began: Moment,
+    /// Since when all that is written here is known.
+    sure_since: Mutex<Moment>,
     seen: Mutex<Option<Seen>>,
 }
 
@@ -30,12 +31,17 @@ const ADVICE: &str = "stop all but one, or give the rules a work_queue, which an
 
 impl AnotherDaemon {
     pub(crate) fn new() -> Self {
-        Self { began: Moment::now(), seen: Mutex::default() }
+        Self { sure_since: Mutex::new(Moment::now()), seen: Mutex::default() }
     }
 
-    /// Says whether a replica of this age was written when no predecessor of this daemon can have written it any more.
+    /// Takes note that a task ended without knowing what became of its last write.
+    pub(crate) fn is_unsure(&self) {
+        *self.sure_since.lock().unwrap_or_else(PoisonError::into_inner) = Moment::now();
+    }
+
+    /// Says whether a replica of this age, of which the ledger does not know, can be none of this daemon or its predecessor.
     pub(crate) fn may_have_written(&self, age: Duration) -> bool {
-        age + LANDING < self.began.elapsed()
+        age + LANDING < self.sure_since.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
     /// Takes note of a replica that another daemon wrote, and tells of it, though not of each.

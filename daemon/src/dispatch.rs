@@ -221,6 +221,9 @@ impl Dispatch {
     async fn ended(&mut self, lane: Lane, ended: Ended) {
         let Some(work) = self.lanes.get_mut(&lane) else { return };
         let tickets = work.end();
+        if !matches!(ended, Ended::Settled(_)) {
+            self.engine.another.is_unsure();
+        }
         match ended {
             Ended::Settled(report) => {
                 self.engine.pulse.beat();
