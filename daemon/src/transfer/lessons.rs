@@ -22,7 +22,7 @@ pub(crate) struct Memory {
     /// What it said instead.
     why: String,
     since: Option<Moment>,
-    /// A write got no answer, so it may be there.
+    /// A write failed, and may be there all the same: not every refusal is the service's.
     is_unsure: bool,
 }
 
@@ -114,7 +114,7 @@ impl Memory {
             }
             Err(failure) => failure,
         };
-        self.is_unsure |= failure.kind == Kind::Unanswered;
+        self.is_unsure = true;
         if destination.is_aws {
             return Err(failure);
         }
