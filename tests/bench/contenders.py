@@ -19,10 +19,11 @@ path_style = true
 region = "eu-west-1"
 endpoint = "{destination}"
 path_style = true
+{conditions}
 [[queues]]
 url = "{queue}"
 account = "source"
-dead_letter_url = "{queue}-parked"
+dead_letter_url = "{dead_letter_queue}"
 {rules}
 """
 
@@ -45,6 +46,11 @@ class Servers:
     bucket: str
     queue: str
     queue_endpoint: str
+    dead_letter_queue: str
+    work_queues: list
+    source_bucket: str = "orders"
+    # What the configuration says of conditions at the destination, which it would have to find out otherwise.
+    conditions: str = "conditional_writes = true"
 
 
 @dataclass
@@ -57,38 +63,50 @@ class Contender:
     metrics: str = None
 
 
-def rule(name, bucket, rest=""):
-    return RULE.format(id=name, bucket=bucket, rest=rest)
+# Ways in which the daemon is measured: whole histories or the newest state, from the events' queue or by a work queue.
+DAEMONS = ("daemon", "daemon-latest", "daemon-queue", "daemon-latest-queue")
 
 
-def daemon(binary, servers, folder, port, memory="64MiB", rules=None, rest=""):
+def rule(name, bucket, way, work_queue, rest=""):
+    """Writes a rule for a daemon that works in this way."""
+    keys = [rest]
+    if "latest" in way:
+        keys.append('history = "latest"')
+    if "queue" in way:
+        keys.append(f'work_queue = "{work_queue}"')
+    return RULE.format(id=name, bucket=bucket, rest="\n".join(keys))
+
+
+def daemon(binary, servers, folder, port, way="daemon", memory="64MiB", rules=None):
     config = pathlib.Path(folder) / f"{port}.toml"
     state = f"{folder}/state-{port}"
-    values = vars(servers) | {"state": state, "port": port, "memory": memory, "rules": rules or rule("bench", servers.bucket, rest)}
+    values = vars(servers) | {"state": state, "port": port, "memory": memory, "rules": rules or rule("bench", servers.bucket, way, servers.work_queues[0])}
     config.write_text(CONFIG.format(**values))
+    # As a clean stop leaves it: what comes after a kill is not what is measured.
+    pathlib.Path(state).mkdir()
+    (pathlib.Path(state) / "stopped").touch()
     log = {"S3_REPLICATOR_LOG": "warn"}
     command = [binary, "run", "--config", str(config)]
     return Contender("s3-replicator", command, KEYS | log, f"http://127.0.0.1:{port}/metrics")
 
 
-def bare(binary, servers, objects, *more):
+def bare(binary, servers, keys, *more):
     places = ["--source", servers.source, "--destination", servers.destination, "--bucket", servers.bucket]
-    return Contender("bare GET and PUT", [binary, *places, "--objects", str(objects), *more])
+    return Contender("bare GET and PUT", [binary, *places, "--keys", str(keys), *more])
 
 
 CURL = """
-for number in $(seq 0 $(($OBJECTS - 1))); do
-    key=$(printf bench/%08d $number)
+while read -r key; do
     curl -sSf "$SOURCE/orders/$key" |
         curl -sSf -o /dev/null -T - -H "Content-Length: $BYTES" -H "Transfer-Encoding:" "$DESTINATION/$BUCKET/$key"
-done
+done <"$KEYS"
 """
 
 
-def curl(servers, objects, size):
+def curl(servers, keys, size):
     """One stream, unsigned: the least that copying through a client can cost."""
     places = {"SOURCE": servers.source, "DESTINATION": servers.destination, "BUCKET": servers.bucket}
-    work = {"OBJECTS": str(objects), "BYTES": str(size)}
+    work = {"KEYS": str(keys), "BYTES": str(size)}
     return Contender("curl | curl", ["bash", "-euo", "pipefail", "-c", CURL], places | work)
 
 
@@ -101,7 +119,7 @@ def rclone(binary, servers):
         return {f"RCLONE_CONFIG_{name}_{option}": value for option, value in options.items()}
 
     environment = remote("SRC", servers.source) | remote("DST", servers.destination)
-    command = [binary, "copy", "src:orders", f"dst:{servers.bucket}", "--transfers", "32", "--checkers", "32", "--fast-list", "-q"]
+    command = [binary, "copy", f"src:{servers.source_bucket}", f"dst:{servers.bucket}", "--transfers", "32", "--checkers", "32", "--fast-list", "-q"]
     return Contender("rclone", command + ["--config", os.devnull], environment)
 
 
@@ -109,7 +127,7 @@ def s3sync(binary, servers):
     # Listings in parallel want a delimiter, which the fakes do not know. A source put in one piece has another ETag than
     # what goes in parts, which s3sync would warn of, and end with 3.
     command = [
-        binary, "s3://orders/", f"s3://{servers.bucket}/", "--worker-size", "32",
+        binary, f"s3://{servers.source_bucket}/", f"s3://{servers.bucket}/", "--worker-size", "32",
         "--max-parallel-listings", "1", "--disable-multipart-verify",
         "--source-endpoint-url", servers.source, "--target-endpoint-url", servers.destination,
         "--source-force-path-style", "--target-force-path-style",

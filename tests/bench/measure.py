@@ -24,7 +24,7 @@ class Used:
     wall_seconds: float
     cpu_seconds: float
     peak_rss_mib: float
-    # What services said of the requests they sent, by operation.
+    # What services said of the requests they sent, by service and operation.
     requests: dict
 
 
@@ -98,10 +98,12 @@ class Running:
 def requests_of(url):
     """Reads what a daemon counted."""
     with urllib.request.urlopen(url) as answer:
-        text = answer.read().decode()
+        lines = answer.read().decode().splitlines()
     counts = collections.Counter()
-    for operation, count in re.findall(r'^s3_replicator_requests_total{.*operation="(\w+)".*} (\d+)$', text, re.MULTILINE):
-        counts[operation] += int(count)
+    for line in lines:
+        if line.startswith("s3_replicator_requests_total{"):
+            labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
+            counts[f"{labels['service'].upper()} {labels['operation']}"] += int(line.rsplit(" ", 1)[1])
     return counts
 
 

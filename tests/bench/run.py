@@ -7,6 +7,7 @@ import pathlib
 import re
 import sys
 
+import contenders
 import contest
 import measure
 import scale
@@ -16,19 +17,25 @@ import table
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 PLAN = ["small", "large", "pace", "fanout", "versions", "backlog", "memory"]
 
+# Each of these is done with neighbouring keys, then with random ones.
+SMALL = ["small", "pace", "fanout", "versions", "backlog"]
+# What lies between random keys. SeaweedFS takes a minute for so many on each side.
+OTHERS = {"fakes": 200_000, "seaweedfs": 60_000}
+ONE_DAEMON_OR_MORE = ("daemon", "daemon-queue")
+
 WORKS = {
     "fakes": {
-        "small": contest.Work(5_000, 16 * KIB, 3, ("daemon", "bare", "bare-if", "rclone", "s3sync")),
+        "small": contest.Work(5_000, 16 * KIB, 3, (*contenders.DAEMONS, "bare", "bare-if", "rclone", "s3sync")),
         # The bare loop holds whole objects in memory.
         "large": contest.Work(4, 512 * MIB, 2, ("daemon", "curl", "rclone", "s3sync")),
-        "pace": contest.Work(5_000, 16 * KIB),
-        "fanout": contest.Work(2_000, 16 * KIB),
-        "versions": contest.Work(10_000, KIB),
-        "backlog": contest.Work(1_000_000, KIB),
-        "memory": contest.Work(200, GIB, memory="16MiB", seconds=150),
+        "pace": contest.Work(5_000, 16 * KIB, contenders=contenders.DAEMONS),
+        "fanout": contest.Work(2_000, 16 * KIB, contenders=ONE_DAEMON_OR_MORE),
+        "versions": contest.Work(5_000, KIB, contenders=ONE_DAEMON_OR_MORE),
+        "backlog": contest.Work(500_000, KIB, contenders=ONE_DAEMON_OR_MORE),
+        "memory": contest.Work(200, GIB, memory="16MiB", seconds=100),
     },
     "seaweedfs": {
-        "small": contest.Work(3_000, 16 * KIB, 2, ("daemon", "bare", "bare-if", "rclone", "s3sync")),
+        "small": contest.Work(3_000, 16 * KIB, 2, ("daemon", "daemon-latest", "daemon-queue", "bare", "bare-if", "rclone", "s3sync")),
         "large": contest.Work(4, 512 * MIB, 2, ("daemon", "curl", "rclone", "s3sync")),
         "pace": contest.Work(3_000, 16 * KIB),
     },
@@ -43,7 +50,8 @@ def main():
         bench = Bench(options, world)
         for name in options.works:
             if name in WORKS[world]:
-                bench.do(name)
+                for kind in options.keys if name in SMALL else ["neighbours"]:
+                    bench.do(name, kind)
             elif options.worlds == [world]:
                 print(f"{world}: {name} is done on the fakes alone", flush=True)
         failed |= bench.failed
@@ -58,7 +66,10 @@ def arguments():
     parser.add_argument("--s3sync", help="the program of s3sync")
     parser.add_argument("--worlds", nargs="+", choices=servers.WORLDS, default=list(servers.WORLDS))
     parser.add_argument("--works", nargs="+", choices=WORKS["fakes"], help=f"what to do instead of {' '.join(PLAN)}")
-    parser.add_argument("--contenders", nargs="+", help="daemon, bare, bare-if, curl, rclone or s3sync")
+    contenders_help = f"{', '.join(contenders.DAEMONS)}, bare, bare-if, curl, rclone or s3sync"
+    parser.add_argument("--contenders", nargs="+", help=contenders_help)
+    parser.add_argument("--keys", nargs="+", choices=["neighbours", "random"], default=["neighbours", "random"], help="of small objects")
+    parser.add_argument("--others", type=int, help="how many other keys lie between random ones at both sides")
     parser.add_argument("--objects", type=int, help="for each work; without --works it is the small one")
     parser.add_argument("--bytes", type=count, help="of each object, as in 64MiB")
     parser.add_argument("--memory", help="the daemon's")
@@ -83,34 +94,38 @@ class Bench:
 
     def __init__(self, options, world):
         self.options, self.world, self.failed = options, world, False
-        # Objects a second of the daemon, if they were measured.
-        self.saturating = None
+        # Objects a second of each daemon by the kind of keys, if they were measured.
+        self.saturating = {}
 
-    def do(self, name):
-        work = self._sized(WORKS[self.world][name])
+    def do(self, name, kind):
+        work = self._sized(WORKS[self.world][name], kind)
         match name:
             case "small" | "large":
                 outcomes = contest.in_turn(self.options, self.world, work)
                 print(table.contest(self.world, work, outcomes), flush=True)
                 self._note(outcomes.values())
-                if name == "small" and "daemon" in outcomes and outcomes["daemon"].runs:
-                    self.saturating = table.Figures(work, outcomes["daemon"].runs).rate
+                if name == "small":
+                    self.saturating[kind] = rates(work, outcomes)
             case "pace":
-                self._pace(work)
+                self._pace(work, kind)
             case _:
                 self._scale(name, work)
 
-    def _pace(self, work):
-        rate = self.options.pace or (self.saturating or self._saturating(work)) / 2
-        outcome = contest.at_pace(self.options, self.world, work, rate)
-        print(table.pace(self.world, work, rate, outcome), flush=True)
-        self._note([outcome])
-
-    def _saturating(self, work):
-        outcome = contest.in_turn(self.options, self.world, work)["daemon"]
-        if not outcome.runs:
-            raise SystemExit(f"{self.world}: nothing to take half of: {outcome.failures}")
-        return table.Figures(work, outcome.runs).rate
+    def _pace(self, work, kind):
+        if self.options.pace:
+            known = dict.fromkeys(work.contenders, 2 * self.options.pace)
+        else:
+            known = self.saturating.get(kind, {})
+            lacking = tuple(name for name in work.contenders if name not in known)
+            if lacking:
+                asked = dataclasses.replace(work, contenders=lacking)
+                known = known | rates(asked, contest.in_turn(self.options, self.world, asked))
+        per_second = {name: known[name] / 2 for name in work.contenders if name in known}
+        self.failed |= len(per_second) < len(work.contenders)
+        work = dataclasses.replace(work, contenders=tuple(per_second))
+        outcomes = contest.at_pace(self.options, self.world, work, per_second)
+        print(table.pace(self.world, work, per_second, outcomes), flush=True)
+        self._note(outcomes.values())
 
     def _scale(self, name, work):
         try:
@@ -123,15 +138,23 @@ class Bench:
     def _note(self, outcomes):
         self.failed |= any(outcome.failures for outcome in outcomes)
 
-    def _sized(self, work):
+    def _sized(self, work, kind):
+        others = (self.options.others or OTHERS[self.world]) if kind == "random" else 0
         if self.options.quick:
             few, large = work.objects < 1000, work.bytes > MIB
             work = dataclasses.replace(
                 work, objects=work.objects if few else work.objects // 10, bytes=work.bytes // 8 if large else work.bytes,
                 runs=1, seconds=work.seconds // 5,
             )
-        asked = {name: getattr(self.options, name) for name in ("objects", "bytes", "memory", "runs", "contenders", "seconds")}
-        return dataclasses.replace(work, **{name: value for name, value in asked.items() if value})
+            others //= 10
+        names = ("objects", "bytes", "memory", "runs", "contenders", "seconds")
+        asked = {name: value for name in names if (value := getattr(self.options, name))}
+        return dataclasses.replace(work, others=others, **asked)
+
+
+def rates(work, outcomes):
+    """Returns how many objects a second each did."""
+    return {name: table.Figures(work, outcome.runs).rate for name, outcome in outcomes.items() if outcome.runs}
 
 
 if __name__ == "__main__":

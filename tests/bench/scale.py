@@ -1,6 +1,7 @@
 """How the daemon's cost goes with what there is to do: more messages, more destinations, more versions,
 larger objects than memory. All on the fakes."""
 
+import dataclasses
 import pathlib
 import tempfile
 import time
@@ -15,24 +16,27 @@ MIB = 1 << 20
 
 def fanout(options, work):
     """Every object goes to eight buckets, by one rule for each or by eight that share the objects."""
-    yield f"\nfakes: {work.objects} objects of {table.size(work.bytes)}"
+    yield f"\nfakes: {work.objects} objects of {table.size(work.bytes)}, {work.keys}"
     yield heading("rules x destinations", "replica")
-    for rules, destinations in ((1, 1), (8, 8), (64, 8)):
-        with Stage(options, work) as stage:
-            used = stage.run(1, "".join(rules_for(rules // destinations, destinations)))
-            yield stage.row(f"{rules} x {destinations}", used, work.objects * destinations)
+    for way in work.contenders:
+        for rules, destinations in ((1, 1), (8, 8), (64, 8)):
+            with Stage(options, work, destinations=destinations) as stage:
+                work_queues = stage.stage.servers.work_queues
+                used = stage.run(way, "".join(rules_for(way, work_queues, rules // destinations, destinations)))
+                yield stage.row(f"{way} {rules} x {destinations}", used, work.objects * destinations)
 
 
-def rules_for(each, destinations):
+def rules_for(way, work_queues, each, destinations):
     for destination in range(1, destinations + 1):
         bucket = "orders-replica" if destination == 1 else f"orders-replica-{destination}"
         for number in range(each):
             # The last one's filter overlaps with the others' as far as anyone can tell without trying.
-            yield contenders.rule(f"{destination}-{number}", bucket, f"priority = {number + 1}\n{part(number, each)}")
+            rest = f"priority = {number + 1}\n{part(number, each)}"
+            yield contenders.rule(f"{destination}-{number}", bucket, way, work_queues[destination - 1], rest)
 
 
 def part(number, of):
-    """Filters by the last digit of a key; the last rule takes the digits that are left."""
+    """Filters by the last digit of a key; the last rule takes what is left."""
     if of == 1:
         return ""
     if number < of - 1:
@@ -43,23 +47,27 @@ def part(number, of):
 
 def versions(options, work):
     """As many versions as objects were asked for, of fewer and fewer keys."""
-    yield f"\nfakes: {work.objects} versions of {table.size(work.bytes)}"
+    yield f"\nfakes: {work.objects} versions of {table.size(work.bytes)}, {work.keys}"
     yield heading("keys")
-    for keys in (work.objects, 100, 10, 1):
-        with Stage(options, work, keys) as stage:
-            used = stage.run(1)
-            yield stage.row(keys, used, work.objects)
+    for way in work.contenders:
+        # Few keys are neither near each other nor far.
+        for keys in (work.objects, 100) + (() if work.others else (10, 1)):
+            with Stage(options, work, keys) as stage:
+                yield stage.row(f"{way} {keys}", stage.run(way), work.objects)
 
 
 def backlog(options, work):
-    """What each tenth of a backlog costs."""
-    yield f"\nfakes: a backlog of {work.objects} messages, objects of {table.size(work.bytes)}"
-    yield f"{'messages':>12}{'objects/s':>11}{'CPU ms/object':>15}{'RSS MiB':>9}{'ledger bytes/key':>18}"
-    with Stage(options, work) as stage:
-        tenths = Tenths(work.objects, stage)
-        used = stage.run(1, is_done=tenths.look)
-        yield from tenths.lines
-        yield stage.row("all", used, work.objects)
+    """What each tenth of a backlog costs. With random keys it is a smaller one: it takes long."""
+    work = dataclasses.replace(work, objects=work.objects // 5) if work.others else work
+    for way in work.contenders:
+        yield f"\nfakes, {way}: a backlog of {work.objects} messages, objects of {table.size(work.bytes)}, {work.keys}"
+        yield f"{'messages':>12}{'objects/s':>11}{'CPU ms/object':>15}{'RSS MiB':>9}{'ledger bytes/key':>18}"
+        with Stage(options, work, is_one=True) as stage:
+            tenths = Tenths(work.objects, stage)
+            used = stage.run(way, is_done=tenths.look)
+            yield from tenths.lines
+            yield heading("")
+            yield stage.row("all", used, work.objects)
 
 
 def memory(options, work):
@@ -69,8 +77,8 @@ def memory(options, work):
     yield f"{'MiB/s':>8}{'slowest 10 s':>14}{'CPU s/GiB':>11}{'RSS MiB':>9}{'replicas':>10}"
     with Stage(options, work, is_one=True) as stage:
         spans = Spans(limit, stage)
-        used = stage.run(1, is_done=spans.look)
-        written, replicas = spans.written, stage.stage.tell("waiting")["replicas"]
+        used = stage.run("daemon", is_done=spans.look)
+        written, replicas = spans.written, stage.stage.progress()["replicas"]
         yield (
             f"{written / used.wall_seconds / MIB:>8.0f}{min(spans.rates) / MIB:>14.0f}"
             f"{used.cpu_seconds / written * (1 << 30):>11.2f}{used.peak_rss_mib:>9.0f}{replicas:>10}"
@@ -80,13 +88,17 @@ def memory(options, work):
 class Stage:
     """New fakes with work on them, and what a daemon needs beside them."""
 
-    def __init__(self, options, work, keys=None, is_one=False):
-        self.options, self.work, self.keys, self.is_one = options, work, keys, is_one
+    def __init__(self, options, work, keys=None, destinations=1, is_one=False):
+        self.options, self.work, self.is_one, self.destinations = options, work, is_one, destinations
+        self.keys = dataclasses.replace(work.keys, count=keys or work.objects)
 
     def __enter__(self):
         world, work = servers.FakeWorld(self.options), self.work
-        stage = world.stage_of_one(work.objects, work.bytes) if self.is_one else world.stage(work.objects, work.bytes, self.keys)
-        self.stage, self.folder = stage, tempfile.TemporaryDirectory()
+        if self.is_one:
+            self.stage = world.stage_of_one(self.keys, work.bytes)
+        else:
+            self.stage = world.stage(self.keys, work.bytes, work.objects, self.destinations)
+        self.folder = tempfile.TemporaryDirectory()
         self.stage.post(work.objects)
         return self
 
@@ -94,28 +106,27 @@ class Stage:
         self.stage.__exit__()
         self.folder.cleanup()
 
-    def run(self, count, rules=None, is_done=None):
+    def run(self, way, rules=None, is_done=None):
         binary = str(self.options.bin / "s3-replicator")
         place, memory = self.stage.servers, self.work.memory
-        fleet = [
-            contenders.daemon(binary, place, self.folder.name, servers.free_port(), memory, rules) for _ in range(count)
-        ]
-        return measure.run(fleet, is_done or (lambda _: self.stage.waiting() == 0))
+        one = contenders.daemon(binary, place, self.folder.name, servers.free_port(), way, memory, rules)
+        return measure.run([one], is_done or (lambda _: self.stage.waiting() == 0))
 
     def row(self, name, used, replicas):
-        stats, found = self.stage.stats(), self.stage.tell("waiting")["replicas"]
+        stats, found = self.stage.stats(), self.stage.progress()["replicas"]
         if found != replicas:
             raise measure.Failed(f"{found} replicas of {replicas}")
         asked = stats["requests"]
+        s3, sqs = (sum(asked.get(service, {}).values()) / replicas for service in ("S3", "SQS"))
         return (
-            f"{name:>20}{replicas / used.wall_seconds:>12.0f}{used.cpu_seconds / replicas * 1000:>15.3f}"
-            f"{used.peak_rss_mib:>9.0f}{sum(asked.values()) / replicas:>10.2f}"
-            f"{asked['GetObject'] / self.work.objects:>14.2f}{asked.get('ListObjectVersions', 0) / replicas:>8.2f}"
+            f"{name:>26}{replicas / used.wall_seconds:>12.0f}{used.cpu_seconds / replicas * 1000:>15.3f}"
+            f"{used.peak_rss_mib:>9.0f}{s3:>12.2f}{sqs:>13.2f}"
+            f"{asked['S3']['GetObject'] / self.work.objects:>14.2f}{asked['S3'].get('ListObjectVersions', 0) / replicas:>8.2f}"
         )
 
 
 def heading(first, what="object"):
-    return f"{first:>20}{what + 's/s':>12}{'CPU ms/' + what:>15}{'RSS MiB':>9}{'requests':>10}{'reads/object':>14}{'lists':>8}"
+    return f"{first:>26}{what + 's/s':>12}{'CPU ms/' + what:>15}{'RSS MiB':>9}{'S3/' + what:>12}{'SQS/' + what:>13}{'reads/object':>14}{'lists':>8}"
 
 
 class Tenths:

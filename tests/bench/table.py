@@ -4,6 +4,8 @@ import os
 import platform
 import statistics
 
+from contenders import DAEMONS
+
 MIB, GIB = 1 << 20, 1 << 30
 PEERS = ("rclone", "s3sync")
 
@@ -22,16 +24,28 @@ def contest(world, work, outcomes):
     """Returns the table of one kind of work in one world."""
     to = "replica" if world == "fakes" else "ack"
     lines = [
-        f"\n{world}: {work.objects} objects of {size(work.bytes)}, medians of the runs that count",
-        f"{'':<10}{'runs':>5}{'objects/s':>10}{'MiB/s':>7}{'CPU ms/object':>14}{'CPU s/GiB':>10}{'RSS MiB':>8}"
+        f"\n{world}: {work.objects} objects of {size(work.bytes)}, {work.keys}, medians of the runs that count",
+        f"{'':<20}{'runs':>5}{'objects/s':>10}{'MiB/s':>7}{'CPU ms/object':>14}{'CPU s/GiB':>10}{'RSS MiB':>8}"
         f"{'requests/object':>16}{'servers CPU ms/object':>22}{'event to ' + to + ' ms: p50':>25}{'p99':>7}{'max':>7}",
     ]
     for name, outcome in outcomes.items():
         counted = f"{len(outcome.runs)}/{work.runs}"
         if outcome.runs:
-            lines.append(f"{name:<10}{counted:>5}{row(name, work, outcome.runs)}")
-        lines += [f"{name:<10}{counted:>5}  FAILED: {line(failure)}" for failure in outcome.failures]
-    return "\n".join(lines + ratios(work, outcomes))
+            lines.append(f"{name:<20}{counted:>5}{row(name, work, outcome.runs)}")
+        lines += [f"{name:<20}{counted:>5}  FAILED: {line(failure)}" for failure in outcome.failures]
+    return "\n".join(lines + requests(work, outcomes) + ratios(work, outcomes))
+
+
+def requests(work, outcomes):
+    """Says what each asked for an object, by service and operation, where somebody counted it."""
+    lines = []
+    for name, outcome in outcomes.items():
+        counted = [run.requests for run in outcome.runs if run.requests is not None]
+        operations = sorted({operation for run in counted for operation in run})
+        median = {each: statistics.median(run.get(each, 0) for run in counted) / work.objects for each in operations}
+        if median:
+            lines.append(f"{name:<20}asked an object: " + ", ".join(f"{each} {share:.3f}" for each, share in median.items()))
+    return lines
 
 
 def row(name, work, runs):
@@ -66,42 +80,45 @@ class Figures:
         self.rss = median(lambda run: run.used.peak_rss_mib)
         self.servers = median(lambda run: run.cpu_of_servers) / work.objects
         known = all(run.requests is not None for run in runs)
-        self.requests = median(lambda run: run.requests) / work.objects if known else None
+        self.requests = median(lambda run: sum(run.requests.values())) / work.objects if known else None
 
 
 def ratios(work, outcomes):
     """Says what the daemon is beside the best peer in each respect, beside the bare loop and beside the curl pipe."""
     figures = {name: Figures(work, outcome.runs) for name, outcome in outcomes.items() if outcome.runs}
-    own = figures.get("daemon")
     peers = {name: found for name, found in figures.items() if name in PEERS}
-    if own is None:
-        return []
+    ways = {name: figures[name] for name in DAEMONS if name in figures}
+    return [line for way, own in ways.items() for line in ratios_of(way, own, peers, figures)]
+
+
+def ratios_of(way, own, peers, figures):
     lines = []
     if peers:
         rate = max(peers, key=lambda name: peers[name].rate)
         cpu, rss = (min(peers, key=lambda name: getattr(peers[name], what)) for what in ("cpu", "rss"))
         lines.append(
-            f"daemon / best peer: {own.rate / peers[rate].rate:.2f} x the rate ({rate}), "
+            f"{way} / best peer: {own.rate / peers[rate].rate:.2f} x the rate ({rate}), "
             f"{own.cpu / peers[cpu].cpu:.2f} x the CPU ({cpu}), {own.rss / peers[rss].rss:.2f} x the memory ({rss})"
         )
     for name, called in (("bare", "bare loop"), ("bare-if", "bare loop with If-None-Match"), ("curl", "curl pipe")):
         if other := figures.get(name):
-            lines.append(f"daemon / {called}: {own.rate / other.rate:.2f} x the rate, {own.cpu / other.cpu:.2f} x the CPU")
+            lines.append(f"{way} / {called}: {own.rate / other.rate:.2f} x the rate, {own.cpu / other.cpu:.2f} x the CPU")
     return lines
 
 
-def pace(world, work, per_second, outcome):
+def pace(world, work, per_second, outcomes):
     """Returns the table of events that come as time goes."""
     to = "replica" if world == "fakes" else "ack"
     lines = [
-        f"\n{world}: {work.objects} objects of {size(work.bytes)}, {per_second:.0f} events a second",
-        f"{'runs':>10}{'event to ' + to + ' ms: p50':>25}{'p99':>7}{'max':>7}{'CPU ms/object':>15}{'RSS MiB':>9}",
+        f"\n{world}: {work.objects} objects of {size(work.bytes)}, {work.keys}, events as time goes",
+        f"{'':<20}{'runs':>5}{'events/s':>10}{'event to ' + to + ' ms: p50':>25}{'p99':>7}{'max':>7}{'CPU ms/object':>15}{'RSS MiB':>9}",
     ]
-    counted = f"{len(outcome.runs)}/{work.runs}"
-    if outcome.runs:
-        figures = Figures(work, outcome.runs)
-        lines.append(f"{counted:>10}{latency(outcome.runs, 25)}{figures.cpu * 1000:>15.3f}{figures.rss:>9.0f}")
-    lines += [f"{counted:>10}  FAILED: {line(failure)}" for failure in outcome.failures]
+    for name, outcome in outcomes.items():
+        counted = f"{name:<20}{f'{len(outcome.runs)}/{work.runs}':>5}{per_second[name]:>10.0f}"
+        if outcome.runs:
+            figures = Figures(work, outcome.runs)
+            lines.append(f"{counted}{latency(outcome.runs, 25)}{figures.cpu * 1000:>15.3f}{figures.rss:>9.0f}")
+        lines += [f"{counted}  FAILED: {line(failure)}" for failure in outcome.failures]
     return "\n".join(lines)
 
 

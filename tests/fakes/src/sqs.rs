@@ -32,7 +32,7 @@ use queues::is_fifo;
 use refusal::Refusal;
 
 pub use message::Stage;
-pub use queue::Settings;
+pub use queue::{Deleted, Settings};
 pub use quirks::Quirks;
 
 /// A fake SQS; a handle, cheap to clone.
@@ -166,8 +166,8 @@ impl Fake {
         self.known(queue, |queue| queue.messages.iter().map(|stored| Message::of(stored, now)).collect())
     }
 
-    /// Returns the ids of a queue's messages that were deleted, and when.
-    pub fn deleted(&self, queue: &str) -> Vec<(String, Instant)> {
+    /// Returns a queue's messages that were deleted, in that order.
+    pub fn deleted(&self, queue: &str) -> Vec<Deleted> {
         self.known(queue, |queue| queue.deleted.clone())
     }
 

@@ -1,6 +1,9 @@
 //! The least that a client built on aws-sdk-s3 can do: GetObject, PutObject, so many in flight. What it moves is what
 //! the servers allow, and what the SDK's own request path costs.
 
+use std::fs;
+use std::path::PathBuf;
+
 use anyhow::Context;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{
@@ -20,8 +23,9 @@ struct Arguments {
     /// The bucket that they are written to.
     #[arg(long)]
     bucket: String,
+    /// The file of the keys to copy, one a line.
     #[arg(long)]
-    objects: usize,
+    keys: PathBuf,
     #[arg(long, default_value_t = 32)]
     in_flight: usize,
     /// Write only what is not there, as who must not overwrite another's object does.
@@ -34,21 +38,20 @@ async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let (source, destination) = (client(&arguments.source), client(&arguments.destination));
     let condition = arguments.if_none_match.then_some("*");
-    let copies = stream::iter(0..arguments.objects)
-        .map(|number| copy(&source, (&destination, &arguments.bucket), number, condition));
+    let keys = fs::read_to_string(&arguments.keys).context("the keys")?;
+    let copies = stream::iter(keys.lines()).map(|key| copy(&source, (&destination, &arguments.bucket), key, condition));
     copies.buffer_unordered(arguments.in_flight).try_collect().await
 }
 
 async fn copy(
     source: &Client,
     (destination, bucket): (&Client, &str),
-    number: usize,
+    key: &str,
     if_none_match: Option<&str>,
 ) -> anyhow::Result<()> {
-    let key = format!("bench/{number:08}");
-    let object = source.get_object().bucket("orders").key(&key).send().await.context("GetObject")?;
+    let object = source.get_object().bucket("orders").key(key).send().await.context("GetObject")?;
     let body = object.body.collect().await.context("the body")?.into_bytes();
-    let put = destination.put_object().bucket(bucket).key(&key).body(body.into());
+    let put = destination.put_object().bucket(bucket).key(key).body(body.into());
     put.set_if_none_match(if_none_match.map(str::to_owned)).send().await.context("PutObject")?;
     Ok(())
 }

@@ -49,10 +49,27 @@ pub(super) struct Queue {
     received: BTreeSet<(u32, u64)>,
     /// Its groups, if it is a FIFO queue.
     pub(super) fifo: Option<Fifo>,
-    /// The ids of those that were deleted, and when.
-    pub(super) deleted: Vec<(String, Instant)>,
+    /// Those that were deleted.
+    pub(super) deleted: Vec<Deleted>,
     /// What was said to those whose request, or an entry of it, was refused.
     pub(super) refused: Vec<String>,
+}
+
+/// What is known of a message that was deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deleted {
+    /// Its id.
+    pub id: String,
+    /// Its `MessageGroupId`, in a FIFO queue.
+    pub group: Option<String>,
+    /// When it was deleted.
+    pub at: Instant,
+}
+
+impl Deleted {
+    fn of(content: Content, at: Instant) -> Self {
+        Self { id: content.id, group: content.place.map(|place| place.group), at }
+    }
 }
 
 /// A message as a receiver gets it.
@@ -203,7 +220,7 @@ impl Queue {
             return Err(Refusal::expired(handle));
         }
         if is_newest {
-            let deleted = self.take_out(receipt.serial).map(|message| (message.content.id, now));
+            let deleted = self.take_out(receipt.serial).map(|message| Deleted::of(message.content, now));
             self.deleted.extend(deleted);
         }
         Ok(())
