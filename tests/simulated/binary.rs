@@ -122,7 +122,7 @@ async fn play(at: Failpoint, fate: Fate) -> (bool, Vec<String>) {
         }
         drop((again, second));
         let is_forgetful = died && (fate == Fate::DiskLost || at == fleet::NAMING);
-        let forgetful = [is_forgetful, false, false];
+        let forgetful = [is_forgetful, false, false, false];
         let expect = Expect { version_deletes: true, forgetful, hurried: true, ..Expect::IN_DOUBT };
         (died, judge::judge(&sim, expect))
     };

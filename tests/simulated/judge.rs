@@ -20,7 +20,7 @@ use crate::sim::{ARCHIVE, SOURCE, Sim};
 const STAMP: &str = "s3-replicator";
 
 /// More daemons than this share no queue here.
-pub(crate) const DAEMONS_MAX: usize = 3;
+pub(crate) const DAEMONS_MAX: usize = 4;
 
 /// What the rule and the world allow.
 #[derive(Debug, Clone, Copy)]

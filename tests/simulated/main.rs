@@ -71,4 +71,9 @@ mod uploads;
 // Requests, counted: duplicates, forgeries, events that mean nothing here.
 mod costs;
 mod counts;
+mod prices;
 mod together;
+// C, H, B: one key that never rests; many destinations, of which one is down; daemons that come and go.
+mod hot_key;
+mod eight;
+mod scaling;

@@ -136,7 +136,24 @@ fn dress(rng: &mut Rng, shape: Shape) -> Dress {
     }
 }
 
+impl Op {
+    /// Writes an object; a large one in two parts, and so large that it is replicated in parts.
+    pub(crate) fn put(key: &str, body: Body, is_large: bool) -> Self {
+        let key = key.to_owned();
+        match is_large {
+            true => Self::Upload { key, body: Body { len: LARGE_BYTES, ..body }, part_bytes: PART_BYTES, later: 0 },
+            false => Self::Put { key, body, dress: Dress::Plain },
+        }
+    }
+}
+
 impl Body {
+    /// Returns a small one; those of numbers that follow one another differ.
+    pub(crate) fn numbered(number: usize) -> Self {
+        let letter = (b'a'..=b'z').nth(number % 26).unwrap();
+        Self { letter, len: 3 }
+    }
+
     fn stream(self) -> ByteStream {
         ByteStream::from(vec![self.letter; self.len])
     }
