@@ -158,3 +158,19 @@ fn a_duplicate_that_comes_by_a_work_queue_costs_s3_nothing() {
         stage.end(std::iter::once("a".to_owned())).await;
     });
 }
+
+#[test]
+fn a_new_object_in_latest_mode_costs_a_read_and_a_write() {
+    for is_shared in [false, true] {
+        let near: Box<dyn Fn() -> Vec<String>> = Box::new(|| neighbours().collect());
+        let far: Box<dyn Fn() -> Vec<String>> = Box::new(|| scattered().collect());
+        for keys in [near, far] {
+            simulate(6, async |sim| {
+                let stage = Stage::new(sim, is_shared, "history = \"latest\"").await;
+                let price = stage.copy(keys().into_iter()).await;
+                assert!(price.s3 <= 2.1, "shared: {is_shared}, {price:#?}");
+                stage.end(keys().into_iter()).await;
+            });
+        }
+    }
+}
