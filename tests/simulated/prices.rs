@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
+use replicator_fakes::faults::{Effect, Fault, Place};
 use replicator_fakes::journal::{Entry, Service};
 use s3_replicator::pipeline::Daemon;
 
@@ -173,4 +174,33 @@ fn a_new_object_in_latest_mode_costs_a_read_and_a_write() {
             });
         }
     }
+}
+
+#[test]
+fn a_delete_marker_costs_a_list_a_head_and_a_delete() {
+    for is_shared in [false, true] {
+        simulate(5, async |sim| {
+            let stage = Stage::new(sim, is_shared, "").await;
+            stage.sim.put("a", b"one").await;
+            stage.announce().await;
+            stage.sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+            let asked = stage.announce().await.into_iter().filter(|entry| entry.call.service == Service::S3);
+            let mut operations: Vec<String> = asked.map(|entry| entry.call.operation).collect();
+            operations.sort_unstable();
+            assert_eq!(operations, ["DeleteObject", "HeadObject", "ListObjectVersions"], "shared: {is_shared}");
+            stage.end(std::iter::once("a".to_owned())).await;
+        });
+    }
+}
+
+#[test]
+fn a_message_costs_sqs_no_more_where_writes_take_long() {
+    simulate(7, async |sim| {
+        let stage = Stage::new(sim, true, "").await;
+        let slow = Place::s3("PutObject").bucket(ARCHIVE);
+        stage.sim.net.faults().add(Fault::new("slow", slow, Effect::Delay(Duration::from_secs(3))));
+        let price = stage.copy(scattered()).await;
+        assert!(price.sqs <= 0.7, "{price:#?}");
+        stage.end(scattered()).await;
+    });
 }
