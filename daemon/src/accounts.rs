@@ -43,6 +43,8 @@ pub(crate) struct Access {
     pub(crate) capabilities: Arc<Capabilities>,
     /// Whether the endpoint is AWS itself, whose documented behaviour can be relied on.
     pub(crate) is_aws: bool,
+    /// Whether a write with `If-None-Match: *` can be relied on: it is AWS, or the configuration says so.
+    pub(crate) keeps_conditions: bool,
     /// Whether TLS keeps what passes from changing on its way.
     pub(crate) is_tls: bool,
 }
@@ -158,6 +160,8 @@ impl Access {
             sqs: sqs(account, config, watch),
             capabilities: Arc::new(Capabilities::new(account.conditional_writes != ConditionalWrites::Off)),
             is_aws: account.endpoint_of(Service::S3).is_none(),
+            keeps_conditions: account.endpoint_of(Service::S3).is_none()
+                || account.conditional_writes == ConditionalWrites::On,
             is_tls: account.endpoint_of(Service::S3).is_none_or(|endpoint| endpoint.starts_with("https://")),
         }
     }

@@ -247,7 +247,8 @@ impl Dispatch {
             Ended::Stopped if self.engine.work_queues.are_used() && !self.halt.is_cancelled() => {
                 let tickets = self.with_rest_of_group(&lane, tickets);
                 self.hand.forget_lost(tickets.iter().filter_map(|ticket| ticket.message));
-                self.close(&tickets, |_| Disposal::Release(LANDING)).await;
+                // The next worker waits, because it is a redelivery.
+                self.close(&tickets, |_| Disposal::Release(Duration::ZERO)).await;
             }
             Ended::Stopped => self.stopped(&lane, tickets),
         }
@@ -319,6 +320,8 @@ impl Dispatch {
         }
         for message in left {
             let disposal = match cut_off.contains(&message.number) {
+                // Of a work queue the next worker waits, because it is a redelivery.
+                true if message.group.is_some() => Disposal::Release(Duration::ZERO),
                 true => Disposal::Release(LANDING),
                 false => message.given_back(Duration::ZERO),
             };

@@ -159,23 +159,39 @@ impl Leases {
         let _stopped = stop.run_until_cancelled(work).await;
     }
 
-    /// Extends leases of which one was not confirmed lately.
+    /// Extends leases of which one was not confirmed lately. Others that were not go along, as far as one request takes
+    /// them: their work will ask for that soon.
     async fn confirm(&self, numbers: &[u64]) -> Result<(), Failure> {
-        let held = || -> Option<Vec<(u64, Held)>> {
-            let registry = self.shared.registry();
-            numbers.iter().map(|number| Some((*number, registry.messages.get(number)?.clone()))).collect()
-        };
-        let is_fresh = |(_, held): &(u64, Held)| held.confirmed.elapsed() < CONFIRMED_WITHIN;
-        let are_fresh =
-            |all: &Vec<(u64, Held)>| all.iter().all(is_fresh) && !all.iter().any(|(_, held)| held.is_gone());
-        match held() {
+        let are_fresh = |all: &Vec<(u64, Held)>| all.iter().all(|(_, held)| held.is_fresh() && !held.is_gone());
+        match self.held(numbers) {
             Some(all) if are_fresh(&all) => return Ok(()),
-            Some(all) => drop(futures::future::join_all(all.chunks(BATCH_MAX).map(|batch| self.extend(batch))).await),
+            Some(all) => {
+                let all = self.with_others(all);
+                futures::future::join_all(all.chunks(BATCH_MAX).map(|batch| self.extend(batch))).await;
+            }
             None => {}
         }
         let unsure =
             || Failure::caused(Kind::LeaseUnsure, "ChangeMessageVisibility", "the message may be another worker's");
-        held().filter(are_fresh).map(drop).ok_or_else(unsure)
+        self.held(numbers).filter(are_fresh).map(drop).ok_or_else(unsure)
+    }
+
+    fn held(&self, numbers: &[u64]) -> Option<Vec<(u64, Held)>> {
+        let registry = self.shared.registry();
+        numbers.iter().map(|number| Some((*number, registry.messages.get(number)?.clone()))).collect()
+    }
+
+    fn with_others(&self, mut all: Vec<(u64, Held)>) -> Vec<(u64, Held)> {
+        let room = all.len().next_multiple_of(BATCH_MAX) - all.len();
+        let registry = self.shared.registry();
+        let is_stale = |(number, held): &(&u64, &Held)| {
+            !held.is_fresh() && !held.is_gone() && !all.iter().any(|(own, _)| own == *number)
+        };
+        let mut others: Vec<_> = registry.messages.iter().filter(is_stale).collect();
+        others.sort_by_key(|(_, held)| std::cmp::Reverse(held.confirmed.elapsed()));
+        let others: Vec<_> = others.into_iter().take(room).map(|(number, held)| (*number, held.clone())).collect();
+        all.extend(others);
+        all
     }
 
     async fn extend_due(&self) {
@@ -271,6 +287,10 @@ impl Held {
 
     fn is_over(&self, visibility: Duration, now: Moment) -> bool {
         self.expires.since(now) <= visibility / OVER_AT
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.confirmed.elapsed() < CONFIRMED_WITHIN
     }
 
     fn is_gone(&self) -> bool {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use replicator_core::deadline::LANDING;
 use replicator_core::failure::Reason;
 use tracing::debug;
 
@@ -26,7 +25,7 @@ impl Dispatch {
         let Delivery { message, notification } = delivery;
         if message.group.is_some() && message.lease.over().is_cancelled() {
             // Another one of its group went back, and may be another worker's by now.
-            return self.settle(Settlement { message, disposal: Disposal::Release(LANDING) }).await;
+            return self.settle(Settlement { message, disposal: Disposal::Release(Duration::ZERO) }).await;
         }
         let notification = match notification {
             Ok(notification) => notification,

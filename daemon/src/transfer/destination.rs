@@ -97,7 +97,7 @@ impl Shown {
 
 /// Reads what is current, and from the ledger how far it reaches. With `may_guess`, a key that was never
 /// written by this daemon is asked for by HEAD alone, or by a list that it shares with others, even of an endpoint whose
-/// 404 can mean a marker; and not at all of AWS: the condition of the write tells when there is an object. Some endpoints
+/// 404 can mean a marker; and not at all where a condition can be relied on, as at AWS: that of the write tells when there is an object. Some endpoints
 /// ignore it.
 pub(crate) async fn read(engine: &Engine, task: &Task, may_guess: bool) -> Result<Shown, Failure> {
     let access = engine.access(&task.lane.destination)?;
@@ -193,7 +193,7 @@ fn replica_of(top: &Top) -> Option<&VersionRef> {
 }
 
 fn may_rely_on_conditions(access: &Access) -> bool {
-    access.is_aws && access.capabilities.has(Ability::ConditionalPut)
+    access.keeps_conditions && access.capabilities.has(Ability::ConditionalPut)
 }
 
 /// Reads back every replica that the ledger lacks, by what the source lists.

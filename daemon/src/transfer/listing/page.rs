@@ -54,7 +54,7 @@ pub(super) fn doubt(entries: &[Listed]) -> Option<Doubt> {
 }
 
 // Of two writes at one moment either may bear the later second.
-const CLOCK_STEP: Duration = Duration::from_secs(1);
+pub(super) const CLOCK_STEP: Duration = Duration::from_secs(1);
 
 /// An answer that is not a list of versions.
 #[derive(Debug, Error)]

@@ -7,9 +7,9 @@ use std::time::Duration;
 use futures::FutureExt;
 use replicator_core::failure::{Failure, Kind as FailureKind, Party};
 use replicator_core::object::{Bucket, Key, Timestamp};
-use replicator_core::plan::{Kind, SourceVersion};
+use replicator_core::plan::SourceVersion;
 
-use super::page::{Listed, Page};
+use super::page::{CLOCK_STEP, Listed, Page};
 use super::{DURING, Listing, PAGE_ENTRIES, PAGE_ENTRIES_MAX};
 use crate::accounts::Access;
 use crate::accounts::refusal::Side;
@@ -82,8 +82,9 @@ async fn histories(access: &Access, bucket: &Bucket, keys: &[Key]) -> Vec<Shared
     let sorted = sorted(keys);
     let mut found: HashMap<&Key, Vec<SourceVersion>> = HashMap::new();
     let end = pages(access, (Side::Source, bucket), &sorted, |page, served| {
+        let is_interleaved = access.is_aws || page.interleaves();
         let mut entries = by_key(page);
-        let mut whole = |key| Some((key, history_of(entries.remove(key).unwrap_or_default())?));
+        let mut whole = |key| Some((key, history_of(entries.remove(key).unwrap_or_default(), is_interleaved)?));
         found.extend(served.iter().filter_map(|key| whole(*key)));
     });
     let otherwise = if end.await == End::Throttled { SharedHistory::Throttled } else { SharedHistory::Nothing };
@@ -211,10 +212,13 @@ fn by_key(page: Page) -> HashMap<Key, Vec<Listed>> {
 
 /// Returns a key's history; none where only the server can tell the order of its versions and markers, where the page
 /// contradicts itself, or has nothing of it.
-fn history_of(entries: Vec<Listed>) -> Option<Vec<SourceVersion>> {
-    let is_mixed = entries.iter().any(|one| one.entry.kind == Kind::Marker)
-        && entries.iter().any(|one| one.entry.kind == Kind::Object);
-    let is_plain = !is_mixed && !entries.is_empty() && super::page::doubt(&entries).is_none();
+fn history_of(entries: Vec<Listed>, is_interleaved: bool) -> Option<Vec<SourceVersion>> {
+    // A server that lists versions and markers apart has them in order where their times leave no other.
+    let is_told = |(above, below): (&Listed, &Listed)| {
+        above.entry.kind == below.entry.kind || above.time - below.time > CLOCK_STEP
+    };
+    let is_ordered = is_interleaved || entries.iter().zip(entries.iter().skip(1)).all(is_told);
+    let is_plain = is_ordered && !entries.is_empty() && super::page::doubt(&entries).is_none();
     is_plain.then(|| super::as_listed(entries))
 }
 
@@ -253,6 +257,28 @@ mod tests {
         assert_eq!(just_before("a\u{1}").as_deref(), Some("a"));
         assert_eq!(just_before("\u{1}"), None);
         assert_eq!(just_before(&"x".repeat(1024)), None);
+    }
+
+    #[test]
+    fn a_marker_is_in_its_place_where_its_time_leaves_no_other() {
+        let entry = |kind: &str, id: &str, second: u32, is_latest: bool| {
+            format!(
+                "<{kind}><Key>a</Key><VersionId>{id}</VersionId><IsLatest>{is_latest}</IsLatest>\
+                 <LastModified>2026-01-02T03:04:{second:02}Z</LastModified></{kind}>"
+            )
+        };
+        let read = |entries: &[String], is_interleaved| {
+            let text = format!("<ListVersionsResult>{}</ListVersionsResult>", entries.concat());
+            let page = Page::parse(&text, false).unwrap();
+            let history = history_of(page.entries.into_iter().map(|(_, listed)| listed).collect(), is_interleaved);
+            history.map(|history| history.iter().map(|entry| entry.version.id.to_string()).collect::<Vec<_>>())
+        };
+        let below = |second| [entry("DeleteMarker", "m", 9, true), entry("Version", "v", second, false)];
+        assert_eq!(read(&below(7), false).unwrap(), ["m", "v"]);
+        assert_eq!(read(&below(8), false), None, "which is the newer the server has to say");
+        assert_eq!(read(&below(8), true).unwrap(), ["m", "v"]);
+        let apart = [entry("DeleteMarker", "m", 5, false), entry("Version", "v", 9, true)];
+        assert_eq!(read(&apart, false), None);
     }
 
     #[test]
