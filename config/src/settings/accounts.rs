@@ -64,7 +64,7 @@ pub enum ConditionalWrites {
     /// Found out at run time, operation by operation.
     #[default]
     Auto,
-    /// It does; in this version the same as `Auto`.
+    /// It does, and that is relied on.
     On,
     /// It does not.
     Off,
