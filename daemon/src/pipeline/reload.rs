@@ -47,13 +47,13 @@ mod tests {
         let same = |rest: &str| rule("two", "replicas", &format!("work_queue = one.fifo\n{rest}"));
         let cases = [
             (one.clone(), one.clone(), None),
-            (one.clone(), format!("{one}{}", same("filter = { prefix = \"b/\" }")), None),
+            (one.clone(), format!("{one}{}", same("priority = 1")), None),
             (one.clone(), rule("one", "replicas", ""), Some("one")),
             (rule("one", "replicas", ""), one.clone(), Some("one")),
             (one.clone(), rule("one", "replicas", "work_queue = other.fifo"), Some("one")),
             (one.clone(), rule("one", "elsewhere", "work_queue = one.fifo"), Some("one")),
             (rule("one", "replicas", "enabled = false\nwork_queue = one.fifo"), one.clone(), Some("one")),
-            (one, String::new(), None),
+            (one, rule("one", "replicas", "enabled = false"), None),
         ];
         for (old, new, expected) in cases {
             assert_eq!(rerouted(&settings(&old), &settings(&new)), expected, "{old}{new}");
