@@ -1,7 +1,8 @@
 //! Leases keep messages hidden from other daemons while their work goes on. When an extension
 //! fails for good, the work is stopped: the message is about to be someone else's.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ struct Shared {
     visibility: Duration,
     metrics: Metrics,
     held: Mutex<Registry>,
+    /// Held by what sends confirmations.
+    turn: tokio::sync::Mutex<()>,
 }
 
 /// The messages of a queue that are hidden for this process.
@@ -46,6 +49,8 @@ struct Registry {
     messages: BTreeMap<u64, Held>,
     /// The message groups that they are of.
     groups: BTreeMap<String, Group>,
+    /// Those that wait to be confirmed.
+    asked: BTreeSet<u64>,
 }
 
 /// The messages of one group, which are held together: SQS gives out what shows again of a group, whatever else of it is
@@ -126,6 +131,7 @@ impl Leases {
             visibility: queue.visibility_timeout,
             metrics,
             held: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -159,18 +165,21 @@ impl Leases {
         let _stopped = stop.run_until_cancelled(work).await;
     }
 
-    /// Extends leases of which one was not confirmed lately. Others that were not go along, as far as one request takes
-    /// them: their work will ask for that soon.
+    /// Extends leases of which one was not confirmed lately. One request after the other does that, and others that were
+    /// not confirmed lately go along, those first that wait for it.
     async fn confirm(&self, numbers: &[u64]) -> Result<(), Failure> {
         let are_fresh = |all: &Vec<(u64, Held)>| all.iter().all(|(_, held)| held.is_fresh() && !held.is_gone());
-        match self.held(numbers) {
-            Some(all) if are_fresh(&all) => return Ok(()),
-            Some(all) => {
-                let all = self.with_others(all);
-                futures::future::join_all(all.chunks(BATCH_MAX).map(|batch| self.extend(batch))).await;
-            }
-            None => {}
+        if self.held(numbers).is_some_and(|all| are_fresh(&all)) {
+            return Ok(());
         }
+        self.shared.registry().asked.extend(numbers);
+        let turn = self.shared.turn.lock().await;
+        if let Some(all) = self.held(numbers).filter(|all| !are_fresh(all)) {
+            let all = self.with_others(all);
+            futures::future::join_all(all.chunks(BATCH_MAX).map(|batch| self.extend(batch))).await;
+        }
+        drop(turn);
+        self.shared.registry().asked.retain(|number| !numbers.contains(number));
         let unsure =
             || Failure::caused(Kind::LeaseUnsure, "ChangeMessageVisibility", "the message may be another worker's");
         self.held(numbers).filter(are_fresh).map(drop).ok_or_else(unsure)
@@ -188,7 +197,7 @@ impl Leases {
             !held.is_fresh() && !held.is_gone() && !all.iter().any(|(own, _)| own == *number)
         };
         let mut others: Vec<_> = registry.messages.iter().filter(is_stale).collect();
-        others.sort_by_key(|(_, held)| std::cmp::Reverse(held.confirmed.elapsed()));
+        others.sort_by_key(|(number, held)| (!registry.asked.contains(number), Reverse(held.confirmed.elapsed())));
         let others: Vec<_> = others.into_iter().take(room).map(|(number, held)| (*number, held.clone())).collect();
         all.extend(others);
         all
@@ -313,6 +322,7 @@ impl Group {
 impl Registry {
     /// Takes a message out, and its group with the last of it.
     fn remove(&mut self, number: u64) -> Option<Held> {
+        self.asked.remove(&number);
         let held = self.messages.remove(&number)?;
         if let Some(name) = &held.group
             && let Some(group) = self.groups.get_mut(name).filter(|_| !held.is_gone())
