@@ -47,7 +47,7 @@ async fn logs_as_json_are_json_on_every_line() {
         assert_eq!(names.count(), 0, "{line}");
         messages.extend(parsed.get("message").and_then(Value::as_str).map(str::to_owned));
     }
-    for wanted in ["settled", "undecodable message"] {
+    for wanted in ["settled", "message cannot be acted on, parking it"] {
         assert!(messages.iter().any(|message| message == wanted), "{wanted} is not among {messages:?}");
     }
     assert!(!log.contains(BODY), "a body is in the log");
