@@ -1,8 +1,9 @@
 //! Leases keep messages hidden from other daemons while their work goes on. When an extension
 //! fails for good, the work is stopped: the message is about to be someone else's.
 
+mod registry;
+
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tracing::warn;
 use crate::accounts::refusal;
 use crate::clock::Moment;
 use crate::metrics::{MessageOutcome, Metrics};
+use registry::Registry;
 
 /// Keeps the leases of one queue alive.
 #[derive(Debug, Clone)]
@@ -41,24 +43,6 @@ struct Shared {
     held: Mutex<Registry>,
     /// Held by what sends confirmations.
     turn: tokio::sync::Mutex<()>,
-}
-
-/// The messages of a queue that are hidden for this process.
-#[derive(Debug, Default)]
-struct Registry {
-    messages: BTreeMap<u64, Held>,
-    /// The message groups that they are of.
-    groups: BTreeMap<String, Group>,
-    /// Those that wait to be confirmed.
-    asked: BTreeSet<u64>,
-}
-
-/// The messages of one group, which are held together: SQS gives out what shows again of a group, whatever else of it is
-/// in flight.
-#[derive(Debug, Default)]
-struct Group {
-    messages: usize,
-    over: CancellationToken,
 }
 
 #[derive(Debug, Clone)]
@@ -309,38 +293,6 @@ impl Held {
     /// Returns the whole seconds that an extension may ask for.
     fn extension(&self, visibility: Duration, now: Moment) -> u64 {
         visibility.min(self.last.since(now)).as_secs()
-    }
-}
-
-impl Group {
-    fn joined(&mut self) -> CancellationToken {
-        self.messages += 1;
-        self.over.clone()
-    }
-}
-
-impl Registry {
-    /// Takes a message out, and its group with the last of it.
-    fn remove(&mut self, number: u64) -> Option<Held> {
-        self.asked.remove(&number);
-        let held = self.messages.remove(&number)?;
-        if let Some(name) = &held.group
-            && let Some(group) = self.groups.get_mut(name).filter(|_| !held.is_gone())
-        {
-            group.messages -= 1;
-            if group.messages == 0 {
-                self.groups.remove(name);
-            }
-        }
-        Some(held)
-    }
-
-    /// Ends what is held of a group together with a message; what is received of it from now on is held anew.
-    fn end_group(&mut self, held: &Held) {
-        if let Some(name) = held.group.as_ref().filter(|_| !held.is_gone()) {
-            self.groups.remove(name);
-        }
-        held.over.cancel();
     }
 }
 
