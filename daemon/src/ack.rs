@@ -82,6 +82,7 @@ impl Ack {
             delete.values().flatten().for_each(|message| message.lease.end_group());
             delete.clear();
         }
+        delete.values().flatten().for_each(|message| message.lease.settle());
         let deletes = delete.values().flat_map(|messages| messages.chunks(BATCH_MAX)).map(|batch| self.delete(batch));
         futures::future::join_all(deletes).await;
         let releases = release.values().flat_map(|all| all.chunks(BATCH_MAX)).map(|batch| self.release(batch));

@@ -22,7 +22,11 @@ pub(crate) struct AnotherDaemon {
 struct Seen {
     replicas: u64,
     told: Moment,
+    last: Moment,
 }
+
+// A second daemon that works is met again by then. A user may copy a replica once, its stamp included.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 
 // Each key says the same.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
@@ -50,17 +54,18 @@ impl AnotherDaemon {
         let is_due = seen.as_ref().is_none_or(|seen| seen.told.elapsed() > TOLD_EVERY);
         let replicas = seen.as_ref().map_or(0, |seen| seen.replicas) + 1;
         let told = seen.as_ref().filter(|_| !is_due).map_or_else(Moment::now, |seen| seen.told);
-        *seen = Some(Seen { replicas, told });
+        *seen = Some(Seen { replicas, told, last: Moment::now() });
         if is_due {
             let (bucket, key) = (lane.destination.bucket.as_str(), lane.key.as_str());
-            error!(bucket, key, replicas, advice = ADVICE, "another daemon writes replicas here");
+            error!(bucket, key, replicas, advice = ADVICE, "another daemon seems to write replicas here");
         }
     }
 
     /// Says what is wrong, if another daemon was seen.
     pub(crate) fn ailment(&self) -> Option<String> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let replicas = seen.as_ref()?.replicas;
-        Some(format!("another daemon writes replicas at the same keys ({replicas} seen): {ADVICE}"))
+        let seen = seen.as_ref().filter(|seen| seen.last.elapsed() < FORGOTTEN_AFTER)?;
+        let replicas = seen.replicas;
+        Some(format!("another daemon seems to write replicas at the same keys ({replicas} seen): {ADVICE}"))
     }
 }

@@ -51,6 +51,8 @@ pub(crate) struct Engine {
     tags_read: Lately,
     /// Destinations of which one list for many keys told little.
     pub(crate) asked_in_vain: Lately,
+    /// Destinations whose uploads cannot be told, and that this was said of.
+    pub(crate) uploads_untold: Lately,
     pub(crate) histories: Together<SharedHistory>,
     pub(crate) absences: Together<Absence>,
 }
@@ -131,6 +133,7 @@ impl Engine {
             versioned: Lately::new(VERSIONING_LOOKED_AT_EVERY),
             tags_read: Lately::new(TAGS_READ_EVERY),
             asked_in_vain: Lately::new(ASKED_TOGETHER_EVERY),
+            uploads_untold: Lately::new(ASKED_TOGETHER_EVERY),
             histories: Together::new(2),
             absences: Together::new(2),
         }

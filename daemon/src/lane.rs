@@ -41,6 +41,9 @@ pub(crate) enum Ended {
 /// A few tries outlast a hiccup; what lasts longer waits in the queue, where it holds nothing up.
 const ATTEMPTS_MAX: u32 = 5;
 
+/// So many deliveries of a message of a work queue, whoever had them, are enough for what fails for its key's own sake.
+const RECEIVED_MAX: u32 = 20;
+
 /// Other daemons' writes are behind refused conditions, and each of those means progress; more in
 /// a row than this means that something else is.
 const REREADS_MAX: u32 = 10;
@@ -162,7 +165,9 @@ async fn given_up((engine, task): (&Engine, &Task), route: &Route, failed: &Fail
         engine.retries.clear(&task.lane);
         return Ended::HandedBack(wait);
     }
-    match engine.retries.count_failure(&task.lane) {
+    // Other daemons had a share of the deliveries, and each counts only its own failures.
+    let is_received_often = engine.work_queues.are_used() && task.receive_count >= RECEIVED_MAX;
+    match engine.retries.count_failure(&task.lane) || is_received_often {
         true => refused(engine, task, Reason::RetriesExhausted, failure).await,
         false => Ended::HandedBack(wait),
     }

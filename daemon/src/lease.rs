@@ -56,6 +56,8 @@ struct Held {
     last: Moment,
     lost: CancellationToken,
     group: Option<String>,
+    /// Its work is done, and it is being deleted.
+    is_settled: bool,
     /// Fires when the message or another one of its group is lost, or goes back.
     over: CancellationToken,
 }
@@ -136,6 +138,7 @@ impl Leases {
             last: asked + HIDDEN_MAX - self.call_timeout(),
             lost: lost.clone(),
             group: group.cloned(),
+            is_settled: false,
             over: over.clone(),
         };
         registry.messages.insert(number, held);
@@ -178,7 +181,7 @@ impl Leases {
         let room = all.len().next_multiple_of(BATCH_MAX) - all.len();
         let registry = self.shared.registry();
         let is_stale = |(number, held): &(&u64, &Held)| {
-            !held.is_fresh() && !held.is_gone() && !all.iter().any(|(own, _)| own == *number)
+            !held.is_fresh() && !held.is_gone() && !held.is_settled && !all.iter().any(|(own, _)| own == *number)
         };
         let mut others: Vec<_> = registry.messages.iter().filter(is_stale).collect();
         others.sort_by_key(|(number, held)| (!registry.asked.contains(number), Reverse(held.confirmed.elapsed())));
@@ -303,7 +306,7 @@ impl Shared {
 
     fn give_up(&self, number: u64) {
         let mut registry = self.registry();
-        if let Some(held) = registry.remove(number) {
+        if let Some(held) = registry.remove(number).filter(|held| !held.is_settled) {
             registry.end_group(&held);
             self.metrics.message(&self.queue, MessageOutcome::LeaseLost);
             held.lost.cancel();
@@ -332,6 +335,13 @@ impl Lease {
         &self.over
     }
 
+    /// Takes note that the message is being deleted: that SQS knows its receipt no more then says nothing of its group.
+    pub(crate) fn settle(&self) {
+        if let Some(held) = self.shared.registry().messages.get_mut(&self.number) {
+            held.is_settled = true;
+        }
+    }
+
     /// Ends the work for all that is held of its group, because it goes back: SQS will give it out whatever else of the
     /// group is in flight.
     pub(crate) fn end_group(&self) {
@@ -357,8 +367,9 @@ mod tests {
 
     fn received(asked: Moment) -> Held {
         let (receipt, lost) = (String::new(), CancellationToken::new());
-        let (group, over) = (None, CancellationToken::new());
-        Held { receipt, expires: asked + VISIBILITY, confirmed: asked, last: asked + HIDDEN_MAX, lost, group, over }
+        let (group, over, is_settled) = (None, CancellationToken::new(), false);
+        let (expires, last) = (asked + VISIBILITY, asked + HIDDEN_MAX);
+        Held { receipt, expires, confirmed: asked, last, lost, group, is_settled, over }
     }
 
     /// Returns how long after the receipt something first holds, as often as it is looked at.

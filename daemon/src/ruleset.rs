@@ -60,6 +60,7 @@ impl Ruleset {
                 rules,
                 wishes: vec![wish.clone()],
                 redelivered: false,
+                receive_count: 0,
                 takes_over: None,
             })
             .collect()
@@ -106,6 +107,7 @@ impl Ruleset {
             rules,
             wishes: vec![wish],
             redelivered: true,
+            receive_count: 0,
             takes_over: None,
         })
     }

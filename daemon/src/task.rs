@@ -38,6 +38,8 @@ pub(crate) struct Task {
     pub(crate) wishes: Vec<Wish>,
     /// One of the messages was delivered before, so the ledger alone may not answer it.
     pub(crate) redelivered: bool,
+    /// How often the message was delivered that was delivered most often.
+    pub(crate) receive_count: u32,
     /// Since when no other worker is at the key, if one may have been: what it sent may be on its way.
     pub(crate) takes_over: Option<Moment>,
 }

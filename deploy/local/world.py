@@ -68,7 +68,8 @@ def build(url: str) -> World:
         Bucket=ORDERS,
         NotificationConfiguration={"QueueConfigurations": [{"QueueArn": queue_arn, "Events": EVENTS}]},
     )
-    fifo = {"FifoQueue": "true"}
+    # Work waits for as long as its destination is down.
+    fifo = {"FifoQueue": "true", "MessageRetentionPeriod": str(14 * 24 * 3600)}
     work_queues = {bucket: make_queue(url, f"{bucket}-work.fifo", fifo)[0] for bucket in (REPLICA, GOLD)}
     return World(
         url=url,

@@ -85,7 +85,7 @@ fn queue(written: &schema::Queue, accounts: &BTreeMap<String, Account>, problems
 }
 
 /// Requests are signed for the account's Region and sent there.
-fn refuse_elsewhere(url: &Field<String>, account: Option<&Account>, problems: &mut Problems<'_>) {
+pub(super) fn refuse_elsewhere(url: &Field<String>, account: Option<&Account>, problems: &mut Problems<'_>) {
     let Some(account) = account.filter(|account| account.endpoint_of(Service::Sqs).is_none()) else { return };
     let named = url.given().and_then(|url| names::queue_region(url));
     let Some(region) = named.filter(|region| *region != account.region && !account.region.is_empty()) else { return };

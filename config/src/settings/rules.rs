@@ -8,7 +8,7 @@ use replicator_core::object::Bucket;
 use replicator_core::rule::{Acl, Foreign, History, Limits, Place, Replicas, Rule, Verify};
 
 use super::accounts::{self, Account};
-use super::queues::Queue;
+use super::queues::{self, Queue};
 use super::{encryption, filter, topology, unavailable};
 use crate::names::{self, one_of};
 use crate::problem::Problems;
@@ -63,7 +63,7 @@ fn rule(
     let destination = written.destination.required("write destination = { account = \"…\", bucket = \"…\" }", problems);
     let source_place = source.and_then(|at| place(&at.account, &at.bucket, accounts, problems));
     let destination_place = destination.and_then(|at| place(&at.account, &at.bucket, accounts, problems));
-    let work_queue = work_queue(written, queues, problems);
+    let work_queue = work_queue(written, (accounts, queues), problems);
     Some(Rule {
         enabled: flag(&written.enabled, true),
         priority: written.priority.given().copied().unwrap_or(0),
@@ -98,9 +98,17 @@ fn rule(
     })
 }
 
-/// Returns the rule's own work queue, or else the one that all queues name.
-fn work_queue(written: &schema::Rule, queues: &[Queue], problems: &mut Problems<'_>) -> Option<String> {
-    if written.work_queue.given().is_some() {
+/// Returns the rule's own work queue, or else the one that all queues name. One of its own is reached as the queue that
+/// names it too, or else as the first.
+fn work_queue(
+    written: &schema::Rule,
+    (accounts, queues): (&BTreeMap<String, Account>, &[Queue]),
+    problems: &mut Problems<'_>,
+) -> Option<String> {
+    if let Some(own) = written.work_queue.given() {
+        let naming = queues.iter().find(|queue| queue.work_queue.as_ref() == Some(own)).or(queues.first());
+        let account = naming.and_then(|queue| accounts.get(&queue.account));
+        queues::refuse_elsewhere(&written.work_queue, account, problems);
         return written.work_queue.parsed(problems, |text| names::work_queue_url(text));
     }
     let (first, others) = queues.split_first()?;

@@ -63,7 +63,7 @@ impl Dispatch {
     }
 
     async fn take(&mut self, message: Message, disposal: Disposal, tasks: Vec<Task>) {
-        let (number, redelivered) = (message.number, message.redelivered());
+        let (number, redelivered, receive_count) = (message.number, message.redelivered(), message.receive_count);
         let parked = message.again.and_then(Again::parked);
         let (is_work, is_repeated) = (message.group.is_some(), message.is_repeated());
         let takes_over = redelivered.then_some(message.received);
@@ -72,7 +72,7 @@ impl Dispatch {
         for (mut task, delay) in tasks.into_iter().zip(delays) {
             if is_work {
                 task.wishes.iter_mut().for_each(|wish| wish.parked = parked);
-                self.enqueue(Some(number), Task { redelivered: is_repeated, takes_over, ..task });
+                self.enqueue(Some(number), Task { redelivered: is_repeated, receive_count, takes_over, ..task });
             } else if delay.is_zero() {
                 self.enqueue(Some(number), Task { redelivered, ..task });
             } else {

@@ -80,6 +80,7 @@ mod tests {
             rules: Rules { lead: Arc::new(rule), others: Vec::new() },
             wishes: vec![wish],
             redelivered: false,
+            receive_count: 0,
             takes_over: None,
         }
     }

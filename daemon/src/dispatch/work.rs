@@ -60,6 +60,7 @@ impl Work {
         let task = Task {
             wishes: tickets.iter().map(|ticket| ticket.wish.clone()).collect(),
             redelivered: tickets.iter().any(|ticket| ticket.task.redelivered),
+            receive_count: tickets.iter().map(|ticket| ticket.task.receive_count).max().unwrap_or_default(),
             takes_over: tickets.iter().filter_map(|ticket| ticket.task.takes_over).max(),
             ..newest.task.clone()
         };

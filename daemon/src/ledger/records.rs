@@ -6,6 +6,7 @@ use replicator_core::failure::Reason;
 use replicator_core::object::{ETag, Key, Timestamp, VersionId};
 use replicator_core::plan::{Kind, VersionRef};
 use replicator_core::rule::Place;
+use replicator_core::stamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -195,6 +196,12 @@ impl Record for Refuted {
 }
 
 impl Replica {
+    /// Says whether its source has this id. A compact stamp of a version that the source did not list told a digest of it.
+    pub(crate) fn is_of(&self, id: &VersionId) -> bool {
+        let version = VersionRef::new(id.clone(), self.source.last_modified, None);
+        self.source.id == *id || stamp::names(&self.source, &version)
+    }
+
     /// Returns the record of a version of which nothing more is known.
     pub(crate) fn new(source: VersionRef, kind: Kind, state: State) -> Self {
         let (destination_version, etag, reason) = (None, None, None);

@@ -22,7 +22,7 @@ pub(crate) struct Memory {
     /// What it said instead.
     why: String,
     since: Option<Moment>,
-    /// A write failed, and may be there all the same: not every refusal is the service's.
+    /// A write may be there that is not recorded: also one that was refused, because not every refusal is the service's.
     is_unsure: bool,
 }
 
@@ -87,6 +87,11 @@ impl Memory {
         self.read = true;
     }
 
+    /// Takes note that the last write is recorded.
+    pub(super) fn recorded(&mut self) {
+        self.is_unsure = false;
+    }
+
     /// Says whether a write of its own may be there unknown.
     pub(super) fn may_have_written(&self) -> bool {
         self.is_unsure
@@ -107,6 +112,8 @@ impl Memory {
         asked: Asked,
         result: Result<T, Failure>,
     ) -> Result<T, Failure> {
+        // It is known once it is recorded.
+        self.is_unsure = true;
         let failure = match result {
             Ok(value) => {
                 self.learn_success(destination, &asked);
@@ -114,7 +121,6 @@ impl Memory {
             }
             Err(failure) => failure,
         };
-        self.is_unsure = true;
         if destination.is_aws {
             return Err(failure);
         }

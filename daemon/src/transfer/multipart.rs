@@ -241,6 +241,8 @@ async fn complete(
     };
     let parts = CompletedMultipartUpload::builder().set_parts(Some(done.values().map(part).collect())).build();
     copy.engine.limits.request(copy.payer(true)).await;
+    // What that takes counts against the age of the reading.
+    lease::confirm().await?;
     if let Some(looked) = copy.basis.renew(copy.destination, copy.task).await? {
         remove::confirm(copy.source, copy.task, &copy.version.version.id, looked).await?;
     }

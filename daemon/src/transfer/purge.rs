@@ -27,7 +27,7 @@ pub(super) async fn carry_out(run: &mut Run<'_>) -> Result<bool, Failure> {
         if is_there(run, &id).await? {
             continue;
         }
-        let stands = |replica: &&Replica| replica.source.id == id && replica.state == State::Replicated;
+        let stands = |replica: &&Replica| replica.is_of(&id) && replica.state == State::Replicated;
         let Some(replica) = run.read.shown.replicas.iter().find(stands).cloned() else { continue };
         match heir(run, &replica) {
             Some(heir) => inherit(run, replica, heir)?,

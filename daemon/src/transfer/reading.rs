@@ -1,13 +1,13 @@
 //! What a plan is made from: the destination, then the source, read in this order, so that
 //! "absent" at the destination is older news than the list (protocol rule 2).
 
-use replicator_core::failure::Failure;
+use replicator_core::failure::{Failure, Kind as FailureKind};
 use replicator_core::object::Timestamp;
 use replicator_core::plan::{Kind, SourceVersion, VersionRef};
 use replicator_core::rule::{History, Rule};
 
 use super::destination::{self, Shown};
-use super::unlisted::{self, Opened};
+use super::unlisted::{self, Current, Opened};
 use super::{listing, part_bytes_preferred};
 use crate::accounts::refusal::Side;
 use crate::clock;
@@ -26,7 +26,7 @@ pub(super) struct Reading {
     /// The key's history in scope, oldest first.
     pub(super) history: Vec<SourceVersion>,
     /// The newest of it, where its body is on the way already.
-    pub(super) opened: Option<Opened>,
+    pub(super) opened: Option<Box<Opened>>,
 }
 
 impl Reading {
@@ -80,14 +80,24 @@ async fn first_look(
     engine: &Engine,
     task: &Task,
     reader: Option<&Reader>,
-) -> Result<(Vec<SourceVersion>, Option<Opened>), Failure> {
-    if let Some(reader) = reader.filter(|_| task.rules.lead.history == History::Latest)
-        && let Some((current, opened)) = unlisted::current(engine, task, reader).await?
-        && is_surely_taken(task, &current)
-    {
-        return Ok((vec![current], opened));
-    }
-    Ok((list(engine, task).await?, None))
+) -> Result<(Vec<SourceVersion>, Option<Box<Opened>>), Failure> {
+    let current = match reader.filter(|_| task.rules.lead.history == History::Latest) {
+        Some(reader) => unlisted::current(engine, task, reader).await?,
+        None => Current::Unknown,
+    };
+    let listed = match current {
+        Current::Told(current, opened) if is_surely_taken(task, &current) => return Ok((vec![current], opened)),
+        Current::Untold(id) => {
+            let listed = list(engine, task).await?;
+            if listed.first().is_none_or(|newest| newest.version.id != id) {
+                let lags = "the list and a read name different versions as the current one";
+                return Err(Failure::caused(FailureKind::Conflict, "ListObjectVersions", lags));
+            }
+            listed
+        }
+        Current::Told(..) | Current::Unknown => list(engine, task).await?,
+    };
+    Ok((listed, None))
 }
 
 /// Lists the source, newest first; in latest mode the newest entry is all that matters, unless it may be out of scope.

@@ -28,6 +28,8 @@ pub(crate) async fn mark(
         return Err(Failure::new(Kind::Conflict, "DeleteObject"));
     };
     engine.limits.request(task.payer()).await;
+    // What that takes counts against the age of the reading.
+    lease::confirm().await?;
     if let Some(looked) = basis.renew(access, task).await? {
         confirm(engine.access(&task.source)?, task, &source.version.id, looked).await?;
     }

@@ -25,7 +25,7 @@ use crate::metrics::Unproved;
 use crate::wire::{Call, Filled};
 
 /// Copies a version whose body fits into one part.
-pub(crate) async fn copy(copy: &Copy<'_>, opened: Option<Opened>) -> Result<Written, Failure> {
+pub(crate) async fn copy(copy: &Copy<'_>, opened: Option<Box<Opened>>) -> Result<Written, Failure> {
     let whole = Part { number: 1, offset: 0, len: copy.version.size_bytes };
     let (due, _share) = copy.admitted(whole, false).await;
     let (body, dress) = match due {
@@ -44,12 +44,12 @@ pub(crate) async fn copy(copy: &Copy<'_>, opened: Option<Opened>) -> Result<Writ
 /// has come.
 async fn read(
     copy: &Copy<'_>,
-    (whole, opened): (Part, Option<Opened>),
+    (whole, opened): (Part, Option<Box<Opened>>),
     mut lead: Lead<'_>,
     paid: Paid,
 ) -> Result<(Arc<Body>, Dress), Failure> {
     let original = copy.original();
-    let (head, body, read) = match opened {
+    let (head, body, read) = match opened.map(|opened| *opened) {
         Some(Opened { head, body, asked, .. }) => (head, body, asked),
         None => {
             let asked = Moment::now();
@@ -95,6 +95,8 @@ async fn prove(
 async fn put(copy: &Copy<'_>, dress: &Dress, body: &Body) -> Result<Written, Failure> {
     let (if_match, if_none_match) = copy.conditions();
     let checksum = copy.extras.checked.then(|| crc64_header(body.filled.crc64));
+    // What that takes counts against the age of the reading.
+    lease::confirm().await?;
     if let Some(looked) = copy.basis.renew(copy.destination, copy.task).await? {
         remove::confirm(copy.source, copy.task, &copy.version.version.id, looked).await?;
     }

@@ -27,6 +27,7 @@ impl Run<'_> {
         self.engine.check_written(&self.task.lane.destination, "DeleteObject", version.as_deref()).await?;
         let replica = self.written(source, version, None);
         self.commit(&replica, &Arc::clone(&self.task.rules.lead), 0).await?;
+        memory.recorded();
         self.wrote(&replica, sent);
         self.record(replica, Top::Marker);
         Ok(Progress::Done)
@@ -77,6 +78,7 @@ impl Run<'_> {
         self.pending = None;
         let replica = self.written(version, destination_version, Some(etag.clone()));
         self.commit(&replica, &rule, version.size_bytes).await?;
+        memory.recorded();
         if let Some(cause) = unproved {
             self.engine.metrics.unproved(&rule.id, cause);
         }

@@ -6,7 +6,7 @@
 use aws_sdk_s3::types::MultipartUpload;
 use replicator_core::deadline::{COMPLETE_TIMEOUT_MAX, LANDING};
 use replicator_core::failure::{Failure, Kind, chain};
-use tracing::debug;
+use tracing::warn;
 
 use super::pending::LOOK_EVERY;
 use super::{Memory, multipart};
@@ -27,8 +27,7 @@ pub(super) async fn settle_uploads(engine: &Engine, task: &Task, memory: &mut Me
             return Err(failure);
         }
         Err(failure) => {
-            let (key, error) = (task.lane.key.as_str(), chain(&failure));
-            debug!(key, error, "cannot tell what uploads there are, waiting as long as one may take");
+            tell(engine, task, &failure);
             false
         }
     };
@@ -37,6 +36,19 @@ pub(super) async fn settle_uploads(engine: &Engine, task: &Task, memory: &mut Me
         return Ok(());
     }
     Err(Failure::new(Kind::TooYoung(left.min(LOOK_EVERY)), "CompleteMultipartUpload"))
+}
+
+/// Each key of the destination says the same.
+fn tell(engine: &Engine, task: &Task, failure: &Failure) {
+    let place = &task.lane.destination;
+    if !engine.uploads_untold.holds(place) {
+        engine.uploads_untold.saw(place);
+        let (bucket, error) = (place.bucket.as_str(), chain(failure));
+        warn!(
+            bucket,
+            error, "cannot tell what uploads there are (s3:ListBucketMultipartUploads), keys wait ten minutes"
+        );
+    }
 }
 
 /// Says whether no upload is left that another worker may have sent the completion of.

@@ -25,17 +25,23 @@ pub(super) struct Opened {
     pub(super) asked: Moment,
 }
 
-/// Reads the version that is current. None where that is not one that a message tells of, which a list has to explain:
-/// a delete marker, a version that was overwritten since, an answer from a cache.
-pub(super) async fn current(
-    engine: &Engine,
-    task: &Task,
-    reader: &Reader,
-) -> Result<Option<(SourceVersion, Option<Opened>)>, Failure> {
+/// What is current, as far as a read tells.
+#[derive(Debug)]
+pub(super) enum Current {
+    /// A version that a message tells of.
+    Told(SourceVersion, Option<Box<Opened>>),
+    /// Another version, which a list has to bear out: it was overwritten since, or the answer is a cache's.
+    Untold(VersionId),
+    /// None that can be told, as behind a delete marker.
+    Unknown,
+}
+
+/// Reads the version that is current.
+pub(super) async fn current(engine: &Engine, task: &Task, reader: &Reader) -> Result<Current, Failure> {
     // A filter by tags may leave the current version out, and take one below it.
     let may_be_taken = task.rules.iter().any(|rule| rule.filter.tags.is_empty());
     if !may_be_taken || task.wishes.iter().any(|wish| wish.action != Action::Put) {
-        return Ok(None);
+        return Ok(Current::Unknown);
     }
     let (access, place) = (engine.access(&task.source)?, &task.source);
     // A body that several destinations want is read once for all of them, and a large one in parts.
@@ -48,12 +54,15 @@ pub(super) async fn current(
     let (head, body) = match access.send_for_checksums(ask).await {
         Ok(answer) => answer.split(),
         Err(refusal) if is_trouble(refusal.failure.kind) => return Err(refusal.into()),
-        Err(_) => return Ok(None),
+        Err(_) => return Ok(Current::Unknown),
     };
-    let Some(entry) = entry(&head) else { return Ok(None) };
+    let Some(entry) = entry(&head) else { return Ok(Current::Unknown) };
     let is_told = task.wishes.iter().any(|wish| wish.version.as_ref() == Some(&entry.version.id));
-    let opened = || Opened { version: entry.version.clone(), head, body, asked };
-    Ok(is_told.then(|| (entry.clone(), is_read.then(opened))))
+    if !is_told {
+        return Ok(Current::Untold(entry.version.id));
+    }
+    let opened = is_read.then(|| Box::new(Opened { version: entry.version.clone(), head, body, asked }));
+    Ok(Current::Told(entry, opened))
 }
 
 /// Says whether a list would meet with the same; what else is refused, a list can tell more of.

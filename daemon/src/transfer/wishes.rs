@@ -143,7 +143,7 @@ fn vanished(run: &Run<'_>) -> Outcome {
 /// Says what became of a version delete, which was carried out before.
 fn purged(run: &Run<'_>, wish: &Wish) -> Outcome {
     let Some(id) = &wish.version else { return Outcome::Skipped };
-    let removed = |replica: &Replica| replica.source.id == *id && replica.state == State::Removed;
+    let removed = |replica: &Replica| replica.is_of(id) && replica.state == State::Removed;
     match run.task.rules.lead.version_deletes && run.read.shown.replicas.iter().any(removed) {
         true => Outcome::Replicated,
         false => Outcome::Skipped,
@@ -173,7 +173,7 @@ async fn replica_version(run: &mut Run<'_>, id: &VersionId) -> Result<Option<Str
 fn find<'a>(replicas: &'a [Replica], id: Option<&VersionId>, listed: &[VersionRef]) -> Option<&'a Replica> {
     let id = id?;
     if !id.is_null() {
-        return replicas.iter().rfind(|replica| replica.source.id == *id);
+        return replicas.iter().rfind(|replica| replica.is_of(id));
     }
     let current = listed.iter().find(|version| version.id.is_null())?;
     replicas.iter().rfind(|replica| replica.source == *current)
