@@ -6,7 +6,7 @@ pub(crate) mod refusal;
 mod watch;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
@@ -41,6 +41,8 @@ pub(crate) struct Access {
     pub(crate) s3_once: aws_sdk_s3::Client,
     pub(crate) sqs: aws_sdk_sqs::Client,
     pub(crate) capabilities: Arc<Capabilities>,
+    /// The principal that begins its uploads, as their list names it, once that is known.
+    pub(crate) principal: Arc<OnceLock<String>>,
     /// Whether the endpoint is AWS itself, whose documented behaviour can be relied on.
     pub(crate) is_aws: bool,
     /// Whether a write with `If-None-Match: *` can be relied on: it is AWS, or the configuration says so.
@@ -159,6 +161,7 @@ impl Access {
             s3_once: s3(account, config, watch.clone(), RetryConfig::disabled()),
             sqs: sqs(account, config, watch),
             capabilities: Arc::new(Capabilities::new(account.conditional_writes != ConditionalWrites::Off)),
+            principal: Arc::default(),
             is_aws: account.endpoint_of(Service::S3).is_none(),
             keeps_conditions: account.endpoint_of(Service::S3).is_none()
                 || account.conditional_writes == ConditionalWrites::On,

@@ -56,24 +56,37 @@ async fn end_uploads(engine: &Engine, task: &Task) -> Result<bool, Failure> {
     let (lane, access) = (&task.lane, engine.access(&task.lane.destination)?);
     let known = engine.ledger.upload(lane)?.map(|(upload, _)| upload.upload_id);
     let unknown = |upload: &MultipartUpload| upload.upload_id() != known.as_deref();
-    let (listed, is_whole) = list(access, lane).await?;
+    let (listed, mut is_settled) = list(access, lane).await?;
     if !listed.iter().any(unknown) {
-        return Ok(is_whole);
+        return Ok(is_settled);
     }
-    let own = begin(access, lane).await?;
-    let listed = list(access, lane).await;
-    multipart::abort(engine, lane, &own).await?;
-    let (listed, mut is_settled) = listed?;
-    let is_own = |upload: &MultipartUpload| upload.upload_id() == Some(&own);
-    let principal = listed.iter().find(|upload| is_own(upload)).and_then(principal_of);
-    for upload in listed.iter().filter(|upload| unknown(upload) && !is_own(upload)) {
-        match (principal.as_ref().zip(principal_of(upload).as_ref()), upload.upload_id()) {
-            (Some((own, other)), Some(id)) if own == other => multipart::abort(engine, lane, id).await?,
+    learn_principal(engine, access, lane).await?;
+    let own = access.principal.get();
+    for upload in listed.iter().filter(|upload| unknown(upload)) {
+        match upload.upload_id().filter(|_| own.is_some() && own == principal_of(upload).as_ref()) {
+            Some(id) => multipart::abort(engine, lane, id).await?,
             // It may be a worker's that had another role.
-            _ => is_settled = false,
+            None => is_settled = false,
         }
     }
     Ok(is_settled)
+}
+
+/// Finds out by an upload what principal uploads are begun by here, once for each account. If that one cannot be aborted
+/// after all, the next look at the key aborts it as any other.
+async fn learn_principal(engine: &Engine, access: &Access, lane: &Lane) -> Result<(), Failure> {
+    if access.principal.get().is_some() {
+        return Ok(());
+    }
+    let own = begin(access, lane).await?;
+    let listed = list(access, lane).await;
+    let is_own = |upload: &&MultipartUpload| upload.upload_id() == Some(&own);
+    let begun = listed.as_ref().ok().and_then(|(listed, _)| listed.iter().find(is_own));
+    if let Some(principal) = begun.and_then(principal_of) {
+        let _known_already = access.principal.set(principal);
+    }
+    multipart::abort(engine, lane, &own).await?;
+    listed.map(drop)
 }
 
 /// Lists the uploads of a key, and says whether those are all.

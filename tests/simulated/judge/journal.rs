@@ -22,22 +22,11 @@ pub(super) fn judge(sim: &Sim, destination: &str, expect: Expect, wrong: &mut Ve
     for upload in sim.s3.open_uploads(destination) {
         let is_excused = is_named_to_nobody(&requests, &upload)
             || is_forgotten(expect, &upload)
-            || is_empty_and_kept(&requests, &upload)
             || expect.hurried && is_taken_over(&requests, destination, &upload);
         if upload.by.starts_with("daemon") && !is_excused {
             wrong.push(format!("an upload is left open: {upload:?}"));
         }
     }
-}
-
-/// Says whether an upload has no part, and its end was asked for and not granted: one that tells the daemon's own principal.
-/// The key's next takeover ends it.
-fn is_empty_and_kept(requests: &[Entry], upload: &OpenUpload) -> bool {
-    let is_end = |entry: &&Entry| {
-        entry.call.operation == "AbortMultipartUpload" && entry.call.upload.as_deref() == Some(&*upload.upload_id)
-    };
-    let asked: Vec<&Entry> = requests.iter().filter(is_end).collect();
-    upload.parts.is_empty() && !asked.is_empty()
 }
 
 /// Says what is wrong with a request. In latest mode a read may find out what is current.
