@@ -127,7 +127,7 @@ impl Leases {
         let lost = CancellationToken::new();
         let mut registry = self.shared.registry();
         let over = match group {
-            Some(group) => registry.groups.entry(group.clone()).or_default().joined(),
+            Some(group) => registry.join(group),
             None => CancellationToken::new(),
         };
         let held = Held {
@@ -349,6 +349,8 @@ impl Lease {
         if let Some(held) = registry.messages.get(&self.number).cloned() {
             registry.end_group(&held);
         }
+        // One that is being deleted may be held no more.
+        self.over.cancel();
     }
 }
 
@@ -422,6 +424,19 @@ mod tests {
         let beside = hold(5, &group);
         again.end_group();
         assert!(is_over(&beside) && !beside.lost().is_cancelled(), "it goes back with the other");
+    }
+
+    #[test]
+    fn a_message_that_is_being_deleted_takes_its_group_along_only_if_it_stays() {
+        let (leases, group) = (leases(), "group".to_owned());
+        let hold = |number| leases.hold(number, ("receipt", Some(&group)), Moment::now());
+        let (deleted, next) = (hold(1), hold(2));
+        deleted.settle();
+        leases.lose("1");
+        assert!(!next.over().is_cancelled(), "SQS knows its receipt no more");
+        deleted.end_group();
+        assert!(next.over().is_cancelled(), "it was not deleted after all");
+        assert!(!hold(3).over().is_cancelled(), "what is received later is held anew");
     }
 
     #[test]

@@ -24,14 +24,17 @@ pub(super) struct Group {
     over: CancellationToken,
 }
 
-impl Group {
-    pub(super) fn joined(&mut self) -> CancellationToken {
-        self.messages += 1;
-        self.over.clone()
-    }
-}
-
 impl Registry {
+    /// Takes a message into its group, and returns what fires when work for that has to end.
+    pub(super) fn join(&mut self, name: &str) -> CancellationToken {
+        let group = self.groups.entry(name.to_owned()).or_default();
+        if group.over.is_cancelled() {
+            *group = Group::default();
+        }
+        group.messages += 1;
+        group.over.clone()
+    }
+
     /// Takes a message out, and its group with the last of it.
     pub(super) fn remove(&mut self, number: u64) -> Option<Held> {
         self.asked.remove(&number);
