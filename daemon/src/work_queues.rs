@@ -5,8 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use aws_sdk_sqs::error::SdkError;
+use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sqs::types::{MessageAttributeValue, SendMessageBatchRequestEntry};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use replicator_config::Queue;
@@ -115,6 +116,8 @@ const BATCH_MAX: usize = 10;
 // half of it.
 const REQUESTS_MAX: usize = 100;
 
+const TURN_WITHIN: Duration = Duration::from_secs(5);
+
 // What is not taken by then is routed again when its event comes back.
 const ATTEMPTS_MAX: u32 = 4;
 
@@ -176,13 +179,15 @@ impl WorkQueues {
         of_queue.into_iter().flat_map(batches).collect()
     }
 
-    /// Sends a batch, what failed of it a few times; returns what was taken. A queue that has many under way takes none.
+    /// Sends a batch, what failed of it a few times; returns what was taken. A queue that has many under way, and goes on
+    /// with none of them, takes none.
     pub(crate) async fn send_batch(&self, items: &[WorkItem], batch: &Batch) -> Vec<usize> {
         let Some((access, turns)) = self.by_url.get(&batch.url) else {
             warn!(url = batch.url, "a rule's work queue is not one that the daemon was started with; restart it");
             return Vec::new();
         };
-        let Ok(_turn) = turns.try_acquire() else {
+        // One event may ask for more than has a turn at once.
+        let Ok(Ok(_turn)) = tokio::time::timeout(TURN_WITHIN, turns.acquire()).await else {
             warn!(queue = access.queue.name(), "the work queue takes messages too slowly, they are tried again later");
             return Vec::new();
         };
@@ -223,10 +228,7 @@ async fn try_send(access: &QueueAccess, items: &[WorkItem], batch: &[usize]) -> 
     let unbuilt = |words| Unsent { words, is_definite: true };
     let entries = entries.map(|(index, item)| entry(*index, item)).collect::<Result<Vec<_>, _>>().map_err(unbuilt)?;
     let request = access.client.send_message_batch().queue_url(&access.queue.url).set_entries(Some(entries));
-    let unsent = |error: SdkError<_, HttpResponse>| Unsent {
-        words: words(&error),
-        is_definite: error.raw_response().is_some_and(|answer| answer.status().is_client_error()),
-    };
+    let unsent = |error: SdkError<_, HttpResponse>| Unsent { words: words(&error), is_definite: is_refused(&error) };
     let answer = request.send().await.map_err(unsent)?;
     for failed in &answer.failed {
         let (code, detail) = (failed.code.as_str(), failed.message.as_deref().unwrap_or_default());
@@ -234,6 +236,12 @@ async fn try_send(access: &QueueAccess, items: &[WorkItem], batch: &[usize]) -> 
     }
     let taken = answer.successful.iter().filter_map(|taken| taken.id.parse().ok());
     Ok(taken.filter(|index| batch.contains(index)).collect())
+}
+
+/// Says whether a service refused a request, so that the same again is of no use. SQS tells to slow down by a 400 or 403, too.
+fn is_refused<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
+    let is_throttled = error.code().is_some_and(|code| code.contains("Throttl"));
+    error.raw_response().is_some_and(|answer| answer.status().is_client_error()) && !is_throttled
 }
 
 fn entry(index: usize, item: &WorkItem) -> Result<SendMessageBatchRequestEntry, String> {
