@@ -124,8 +124,7 @@ const LIST_EXAMPLES: &str = "Examples:
 const RETRY_EXAMPLES: &str = "Examples:
   s3-replicator failures retry --all
   s3-replicator failures retry --rule orders --reason DstPutObjectNotPermitted
-  s3-replicator failures retry --key s3://orders/invoices/1.pdf
-  s3-replicator failures retry --reason BucketUnknown    # messages that a new rule can act on";
+  s3-replicator failures retry --key s3://orders/invoices/1.pdf";
 
 #[derive(Debug, clap::Args)]
 struct Selection {
