@@ -112,3 +112,28 @@ fn two_daemons_without_a_work_queue_say_that_they_are_not_alone() {
         });
     }
 }
+
+#[test]
+fn what_fails_for_its_own_sake_is_parked_though_no_daemon_lives_long_enough_to_count() {
+    simulate(5, async |mut sim| {
+        sim.share();
+        sim.post_everything();
+        let place = Place::s3("GetObject").bucket(SOURCE).key("sick");
+        sim.net.faults().add(Fault::new("trouble", place, Effect::refuse(500, "InternalError")));
+        sim.put("sick", b"one").await;
+        for number in 0..100 {
+            let daemon = fleet::nth(&mut sim, "", AWS, number % 2).await;
+            // Others get on, so it is for its own sake.
+            for _ in 0..30 {
+                sim.put("well", b"one").await;
+                sim.pass(Duration::from_secs(30)).await;
+            }
+            let is_parked = !daemon.status().await.unwrap().parked.is_empty();
+            daemon.stop().await;
+            if is_parked {
+                return assert!(number > 5, "it was parked after {number} lives");
+            }
+        }
+        panic!("it is tried for ever: {:?}", sim.sqs.messages(WORK));
+    });
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 use aws_sdk_s3::types::{Tag, Tagging};
 
 use crate::fleet;
-use crate::sim::{ARCHIVE, AWS, SOURCE, simulate};
+use crate::sim::{ARCHIVE, AWS, QUEUE, SOURCE, simulate};
 
 #[test]
 fn of_two_replicas_of_one_version_the_one_that_is_shown_gets_the_tags() {
@@ -76,3 +76,33 @@ fn take_back(markers: usize) {
         assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 2, "what was hidden is not written once more");
     });
 }
+
+#[test]
+fn a_replica_with_little_room_for_its_stamp_follows_a_version_delete_that_is_heard_of_late() {
+    simulate(9, async |mut sim| {
+        let rule = "version_deletes = true";
+        sim.post_everything();
+        let put = sim.user().put_object().bucket(SOURCE).key("a").metadata("all", "x".repeat(1_980));
+        let goes = put.body(b"goes".to_vec().into()).send().await.unwrap().version_id.unwrap();
+        let daemon = fleet::lone(&mut sim, rule, AWS).await;
+        sim.drained().await;
+        daemon.stop().await;
+        std::fs::remove_dir_all(sim.dir.path().join("daemon-0")).unwrap();
+        sim.post_apart(SOURCE, APART);
+        sim.user().delete_object().bucket(SOURCE).key("a").version_id(goes).send().await.unwrap();
+        sim.put("a", b"stays").await;
+        let [deleted, created] = sim.sqs.messages(APART).try_into().unwrap();
+        // What was put is heard of first, by a ledger that only the stamp can tell what is there.
+        let daemon = fleet::lone(&mut sim, rule, AWS).await;
+        sim.sqs.send(QUEUE, created.body, Duration::ZERO);
+        sim.drained().await;
+        assert_eq!(sim.s3.history(ARCHIVE, "a").len(), 2);
+        sim.sqs.send(QUEUE, deleted.body, Duration::ZERO);
+        sim.drained().await;
+        daemon.stop().await;
+        assert_eq!(sim.s3.history(ARCHIVE, "a").len(), 1, "its original was deleted for good");
+        assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
+    });
+}
+
+const APART: &str = "events-apart";

@@ -161,3 +161,25 @@ fn a_store_that_lists_in_another_order_than_it_shows_is_believed_when_readers_se
         assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 2);
     });
 }
+
+#[test]
+fn a_list_that_lacks_what_a_read_shows_brings_nothing_older_back() {
+    simulate(8, async |mut sim| {
+        sim.put("a", b"one").await;
+        sim.post_everything();
+        sim.put("a", b"two").await;
+        let daemon = fleet::lone(&mut sim, "history = \"latest\"", NOT_AWS).await;
+        let newer = sim.sqs.messages(QUEUE).last().unwrap().body.clone();
+        sim.drained().await;
+        let versions: Vec<String> = sim.s3.history(SOURCE, "a").iter().map(|entry| entry.version_id.clone()).collect();
+        sim.s3.set_traits(Traits { lists_lag: true, ..Traits::aws() });
+        sim.sqs.send(QUEUE, newer.replace(&versions[1], &versions[0]), Duration::ZERO);
+        sim.pass(Duration::from_secs(60)).await;
+        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 1, "the list names an older version as the newest");
+        sim.s3.set_traits(Traits::aws());
+        sim.drained().await;
+        daemon.stop().await;
+        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 1);
+        assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
+    });
+}

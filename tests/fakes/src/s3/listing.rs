@@ -118,8 +118,11 @@ fn entries<'a>(state: &'a State, bucket: &'a Bucket, asked: &Asked) -> Vec<Liste
         matching = Box::new(all.into_iter());
     }
     let all = matching.flat_map(|(key, history)| {
-        let newest = history.entries.last().map(|entry| entry.id);
         let mut of_key = newest_first(history, &state.traits);
+        let newest = match state.traits.lists_lag {
+            true => of_key.first().map(|entry| entry.id),
+            false => history.entries.last().map(|entry| entry.id),
+        };
         if asked.key_marker.as_ref() == Some(key) {
             of_key = behind(state, of_key, asked.version_id_marker.as_deref());
         }
@@ -143,6 +146,9 @@ fn newest_first<'a>(history: &'a History, traits: &Traits) -> Vec<&'a Entry> {
     }
     if traits.lists_null_last {
         entries.sort_by_key(|entry| entry.version_id == "null");
+    }
+    if traits.lists_lag && entries.len() > 1 {
+        entries.remove(0);
     }
     entries
 }

@@ -77,6 +77,8 @@ pub struct Traits {
     pub lists_null_last: bool,
     /// Whether a page is filled folder by folder and sorted only then, so that it can leave out keys that belong on it.
     pub lists_by_folders: bool,
+    /// Whether listings lack the newest entry of each key that has several.
+    pub lists_lag: bool,
     /// Whether removing a version that is gone succeeds like the first time, or is a 400.
     pub removes_twice: bool,
     /// Whether aborting an upload that is gone succeeds like the first time, or is a 404.
@@ -124,6 +126,7 @@ impl Traits {
             lists_apart: false,
             lists_null_last: false,
             lists_by_folders: false,
+            lists_lag: false,
             removes_twice: true,
             aborts_twice: false,
             adds_checksums: true,
