@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build demo test soak bench lint
+.PHONY: help build demo test soak bench lint deny
 
 # Outside the checkout, so that a fresh clone finds RocksDB compiled.
 BUILD_DIR := $(abspath $(or $(S3_REPLICATOR_BUILD_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/s3-replicator))
@@ -48,3 +48,7 @@ lint:     ## formatting and clippy, warnings are errors
 	@deploy/local/setup build
 	@cargo fmt --all --check
 	@cargo clippy --release --workspace --all-targets -- -D warnings
+
+deny:     ## licences, sources, bans and advisories of the dependencies; CHECKS chooses
+	@deploy/local/setup lint
+	@$(BUILD_DIR)/tools/bin/cargo-deny --all-features check $(CHECKS)

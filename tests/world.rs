@@ -162,10 +162,10 @@ impl World {
         ARCHIVE.s3().head_object().bucket(&self.archive).key(key).send().await.is_ok()
     }
 
-    /// Prepares the workload: seeded operations on the source bucket. `REPLICATOR_SEED` is added to
+    /// Prepares the workload: seeded operations on the source bucket. `S3_REPLICATOR_SEED` is added to
     /// every test's own seed, so that a run can be another one.
     pub(crate) fn workload(&self, operations: u32, keys: u32, seed: u32) -> Script {
-        let shift: u32 = std::env::var("REPLICATOR_SEED").map_or(0, |text| text.parse().unwrap());
+        let shift: u64 = std::env::var("S3_REPLICATOR_SEED").map_or(0, |text| text.parse().unwrap());
         Script::new("workload.py")
             .option("endpoint", endpoint())
             .option("account", SOURCE.id)
@@ -174,7 +174,7 @@ impl World {
             .option("kms-key-arn", &self.source_key)
             .option("operations", operations)
             .option("keys", keys)
-            .option("seed", seed + shift)
+            .option("seed", shift.wrapping_add(seed.into()))
     }
 
     /// Waits until no event is on its way or at work any more.
