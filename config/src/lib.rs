@@ -2,9 +2,9 @@
 //!
 //! In the order data flows:
 //!
-//! - `reader` turns TOML into fields that know where they stand in the file
+//! - `reader` turns TOML into fields with their positions in the file
 //! - `schema` lists every table and key, as written
-//! - `units` reads what people write for sizes, rates, durations and moments
+//! - `units` reads sizes, rates, durations and moments as they are written
 //! - `names` recognises ARNs, URLs and the other names that AWS gives
 //! - `settings` is the file as used, with every default filled in
 //! - `problem` is what is wrong with a file: everything, in one go

@@ -1,5 +1,5 @@
-//! Turns TOML into fields that know where they stand. A wrong key or type is reported and the
-//! reading goes on, so that one pass finds them all.
+//! Turns TOML into fields with their positions. A wrong key or type is reported and the reading
+//! goes on, so that one pass finds them all.
 
 use std::collections::BTreeMap;
 
@@ -145,7 +145,7 @@ impl Read for Scalar {
     }
 }
 
-/// A list whose elements know where they stand. An element with an `id` is a rule.
+/// A list whose elements have positions. An element with an `id` is a rule.
 impl<T: Read> Read for Vec<Field<T>> {
     const KIND: &'static str = "a list";
 

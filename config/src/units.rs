@@ -1,4 +1,4 @@
-//! Reads what people write for sizes, rates, durations and moments.
+//! Reads sizes, rates, durations and moments as they are written.
 
 use std::num::NonZeroU64;
 use std::time::Duration;

@@ -1,9 +1,10 @@
-//! Whether to ask someone who does not answer: after some failures in a row nobody asks any more
-//! but one at a time, ever more seldom, until an answer comes. Time and jitter come in as arguments.
+//! Circuit breaker for one remote dependency: after several failures in a row no request is sent
+//! but one probe at a time, at growing intervals, until an answer comes. Time and jitter come in as
+//! arguments.
 
 use std::time::{Duration, Instant};
 
-/// The circuit to one party.
+/// The circuit breaker of one dependency.
 ///
 /// ```text
 ///           FAILURES_MAX in a row                its time is over, or early: one enters
@@ -22,21 +23,21 @@ pub struct Circuit {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Everyone may ask; so many failures came in a row.
+    /// Every request is admitted; so many failures came in a row.
     Closed { failures: u32 },
-    /// Nobody may ask before this moment; it opened so often since the last answer.
+    /// No request is admitted before this moment; the circuit opened so often since the last
+    /// answer.
     Open { times: u32, until: Instant },
-    /// One asks, the others wait for what comes of it; the time may not be over yet.
+    /// One probe is under way and the other requests wait for its result; `until` may lie ahead.
     Probed { times: u32, until: Instant },
 }
 
-/// How someone was let in.
+/// How a request was admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
-    /// Like everyone.
+    /// The circuit was closed.
     Plain,
-    /// As the one who finds out for the others; by its number, so that one who was overtaken by an
-    /// answer is not taken for a later one.
+    /// As a probe, by its number: a probe that an answer overtook is not taken for a later one.
     Probe(u64),
 }
 
@@ -46,7 +47,7 @@ pub(crate) const FAILURES_MAX: u32 = 5;
 // Soon enough that a restart at the other end costs little, and doubled each time.
 const OPEN_FIRST: Duration = Duration::from_secs(5);
 
-// One request a minute burdens nobody, and a recovered party is found again within that.
+// One request a minute is no load, and a recovered dependency is found within that time.
 const OPEN_MAX: Duration = Duration::from_secs(60);
 
 impl Default for Stage {
@@ -74,14 +75,15 @@ impl Circuit {
         }
     }
 
-    /// Lets one in while nobody is, whatever the time: it may know better than those that failed.
+    /// Admits a probe while none is under way, before the time is over: its key may succeed where
+    /// those that failed did not.
     pub fn enter_early(&mut self) -> Option<Entry> {
         let Stage::Open { times, until } = self.stage else { return None };
         *self = Self { stage: Stage::Probed { times, until }, probe: self.probe + 1 };
         Some(Entry::Probe(self.probe))
     }
 
-    /// Returns when the next may try, while nobody may.
+    /// Returns when the next probe may enter, while none may.
     pub fn opens_until(&self) -> Option<Instant> {
         match self.stage {
             Stage::Open { until, .. } => Some(until),
@@ -89,24 +91,24 @@ impl Circuit {
         }
     }
 
-    /// Says whether the party is taken for dead.
+    /// Says whether the dependency is considered unavailable.
     pub fn is_open(&self) -> bool {
         !matches!(self.stage, Stage::Closed { .. })
     }
 
-    /// Says whether someone is finding out.
+    /// Says whether a probe is under way.
     pub fn is_probed(&self) -> bool {
         matches!(self.stage, Stage::Probed { .. })
     }
 
-    /// Takes note of any answer, whoever got it: the party lives.
+    /// Records an answer to any request: the circuit closes.
     pub fn answered(&mut self) {
         self.stage = Stage::default();
     }
 
-    /// Takes note of a failure; one that is no news does not open it. While the circuit is open only
-    /// the probe's word counts: what others began before may fail long after. A probe that came early
-    /// leaves the time as it was.
+    /// Records a failure; one that is no news does not open the circuit. While it is open only the
+    /// probe's failure counts: requests that began before may fail long after. A probe that was
+    /// admitted early leaves the time as it was.
     pub fn failed(&mut self, entry: Entry, is_news: bool, (now, jitter): (Instant, f64)) {
         let open = |times| Stage::Open { times, until: now + open_time(times, jitter) };
         self.stage = match self.stage {
@@ -122,7 +124,8 @@ impl Circuit {
         };
     }
 
-    /// Takes note that one left without having learnt anything: if it was the probe, the next may try.
+    /// Records that a request ended without an answer or a failure: if it was the probe, the next
+    /// may enter.
     pub fn left(&mut self, entry: Entry) {
         if let Stage::Probed { times, until } = self.stage
             && entry == Entry::Probe(self.probe)
@@ -132,7 +135,7 @@ impl Circuit {
     }
 }
 
-/// Returns a time between half and all of what it doubles to: daemons that lost the same party
+/// Returns a time between half and all of what it doubles to: daemons that lost the same dependency
 /// together shall not come back together, nor at once.
 fn open_time(times: u32, jitter: f64) -> Duration {
     let jitter = if jitter.is_nan() { 1.0 } else { jitter.clamp(0.0, 1.0) };

@@ -19,7 +19,7 @@ use crate::sequencer::Sequencer;
 pub struct Notification {
     /// The keys to look at, in the order of the message.
     pub hints: Vec<Hint>,
-    /// The names of events that need no work, or that nobody here knows.
+    /// The names of events that need no work, or that this parser does not recognise.
     pub ignored: Vec<String>,
 }
 
@@ -49,7 +49,7 @@ pub enum Action {
     Put,
     /// The key became absent without losing a version that has an id.
     DeleteMarker,
-    /// A version or delete marker was removed for good.
+    /// A version or delete marker was removed permanently.
     VersionDelete,
     /// The tags changed.
     Tags,
@@ -157,7 +157,8 @@ pub struct Handshake {
     pub url: Option<String>,
 }
 
-/// Reads a message by which SNS asks whether the queue is to get its messages; none for all others.
+/// Reads a message in which SNS requests confirmation of a subscription, or confirms its end;
+/// `None` for every other message.
 pub fn handshake(body: &str) -> Option<Handshake> {
     envelope::handshake(body)
 }

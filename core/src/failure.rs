@@ -15,7 +15,7 @@ pub struct Failure {
     pub kind: Kind,
     /// The operation that failed, by its name in the service's API.
     pub during: &'static str,
-    /// Who has the trouble, where an answer, or none, told.
+    /// The dependency that failed, where an answer, or the lack of one, told.
     pub party: Option<Party>,
     /// The rule that it was for, where another than the leading one took the version.
     pub rule: Option<Box<str>>,
@@ -38,7 +38,7 @@ pub struct Answer {
     pub is_own: bool,
 }
 
-/// Who a request depends on.
+/// The remote dependency of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Party {
     /// The source bucket, its endpoint or its key.
@@ -52,9 +52,9 @@ pub enum Party {
 /// The kinds of trouble.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A condition was refused (412, or 404 on a conditional write): someone else wrote.
+    /// A precondition failed (412, or 404 on a conditional write): another client wrote.
     Conflict,
-    /// Someone else is writing at this moment (409).
+    /// Another client is writing at this moment (409).
     Contended,
     /// What is current is too young for a write that no condition protects; it is in so much time.
     TooYoung(Duration),
@@ -67,9 +67,9 @@ pub enum Kind {
     Unauthenticated,
     /// SQS did not confirm in time that the message is still this worker's: nothing is written until it does.
     LeaseUnsure,
-    /// The service asks for fewer requests.
+    /// The service throttles.
     Throttled,
-    /// A refusal that stays until someone changes something.
+    /// A refusal that stays until an operator changes something.
     Refused(Reason),
     /// The service says that the source has no such version.
     Gone,
@@ -77,7 +77,7 @@ pub enum Kind {
     Absent,
     /// A version that cannot be replicated, ever.
     Unsupported(Reason),
-    /// The service says that it does not implement what was asked of it.
+    /// The service does not implement the request.
     NotImplemented,
     /// The service does not implement something optional, and the next attempt goes without it.
     Adapted,
@@ -94,9 +94,9 @@ pub enum Verdict {
     HoldThenReread,
     /// Try again, later each time.
     Retry,
-    /// Try again, later: the service is asked too much.
+    /// Try again, later: the service throttles.
     Throttle,
-    /// Keep the task durably until someone acts.
+    /// Keep the task durably until an operator acts.
     Park(Reason),
     /// Record that the source lost the version before it was read.
     Gone,
@@ -138,7 +138,7 @@ reasons! {
     DstBucketInvalidRegion,
     /// The destination bucket does not exist.
     DstBucketNotFound,
-    /// The replica wants Object Lock and the destination bucket has none.
+    /// The replica needs Object Lock and the destination bucket has none.
     DstBucketObjectLockConfigMissing,
     /// The destination bucket keeps no versions.
     DstBucketUnversioned,
@@ -180,7 +180,8 @@ reasons! {
     SrcGetObjectNotPermitted,
     /// Reading its tags is not permitted.
     SrcGetTaggingNotPermitted,
-    /// The source has user metadata that no header can hold (`x-amz-missing-meta`), so nobody can read it by HTTP.
+    /// The source has user metadata that no header can hold (`x-amz-missing-meta`), so HTTP cannot
+    /// transfer it.
     SrcMetadataUnreadable,
     /// Listing the source's versions is not permitted.
     SrcListVersionsNotPermitted,
@@ -191,7 +192,7 @@ reasons! {
     /// The object is of a kind that cannot be replicated: archived, or encrypted with a key that
     /// only its owner has.
     SrcObjectNotEligible,
-    /// The object at the destination is not ours, and the rule says to keep it.
+    /// The replicator did not write the object at the destination, and the rule says to keep it.
     DstObjectForeign,
     /// A part of this object would not fit into the memory budget.
     MemoryBudgetTooSmall,
@@ -260,7 +261,7 @@ impl Failure {
         Self { source: Some(source.into()), ..Self::new(kind, during) }
     }
 
-    /// Says whose trouble it is.
+    /// Names the dependency that failed.
     #[must_use]
     pub fn of(self, party: Party) -> Self {
         Self { party: Some(party), ..self }
@@ -285,7 +286,7 @@ impl Failure {
         is_heard && self.kind != Kind::Unauthenticated
     }
 
-    /// Names the party that may be in trouble whatever it is asked, as far as this failure tells.
+    /// Names the dependency that may be failing for every request, as far as this failure tells.
     pub fn suspect(&self) -> Option<Party> {
         let is_trouble = matches!(self.kind, Kind::Unanswered | Kind::Transient | Kind::Unauthenticated);
         self.party.filter(|_| is_trouble && !self.is_answer())

@@ -13,9 +13,9 @@
 //! - `parts`: how an object is cut for a multipart upload
 //! - `failure`: what went wrong, and what to do about it
 //! - `retry`: how long to wait before trying again
-//! - `window`: how many may ask at once of someone who is asked too much
-//! - `circuit`: whether to ask someone who does not answer
-//! - `suspects`: which keys fail for their own sake
+//! - `window`: how many requests may be under way at a dependency that throttles
+//! - `circuit`: whether to send requests to a dependency that does not answer
+//! - `suspects`: which keys fail by themselves, while their bucket serves other keys
 
 pub mod object;
 pub mod sequencer;

@@ -71,7 +71,8 @@ macro_rules! name {
             }
         }
 
-        /// For people: a line break in a key makes no second line, and an escape moves no cursor.
+        /// For logs and reports: a line break in a key makes no second line, and an escape moves no
+        /// cursor.
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, "{}", printable(&self.0))

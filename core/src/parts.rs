@@ -17,7 +17,7 @@ pub const OBJECT_BYTES_MAX: u64 = PARTS_MAX as u64 * PART_BYTES_MAX;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("object of {size_bytes} bytes is larger than the {OBJECT_BYTES_MAX} bytes that S3 can hold")]
 pub struct TooLarge {
-    /// The size asked for.
+    /// The requested size.
     pub size_bytes: u64,
 }
 

@@ -66,7 +66,7 @@ pub enum Top {
     Object {
         /// Its entity tag, for conditions.
         etag: ETag,
-        /// The source version it is a replica of; `None` when it is not ours.
+        /// The source version it is a replica of; `None` when the replicator did not write it.
         replica_of: Option<VersionRef>,
     },
 }
@@ -147,8 +147,9 @@ pub fn next<'a>(source: &'a [SourceVersion], known: &Known, history: History) ->
         History::Latest => newest.filter(missing),
     };
     // What is on record and yet not below what is current was removed at the destination, or
-    // reordered there: only the newest state is written again. One that was left out is the newest state all the same,
-    // and nothing older is shown again: it may be the replica of what is current.
+    // reordered there: only the newest state is written again. A skipped version is the newest
+    // state all the same, and nothing older is shown again: it may be the replica of what is
+    // current.
     let hidden = match after.last() {
         Some(newest) => Some(newest).filter(|newest| live(newest) && !shows(&known.top, newest)),
         None => restore(before, known),
@@ -156,8 +157,9 @@ pub fn next<'a>(source: &'a [SourceVersion], known: &Known, history: History) ->
     wanted.or(hidden).map(|entry| append(entry, known))
 }
 
-/// Counts the oldest entries that no later step of this plan depends on: who has thousands of versions to write need not
-/// go through all that are written for each. A plan for the rest of `source` is the same.
+/// Counts the oldest entries that no later step of this plan depends on, so that a plan over
+/// thousands of pending versions need not scan the written ones at each step. A plan for the rest
+/// of `source` is the same.
 pub fn settled(source: &[SourceVersion], known: &Known) -> usize {
     let is_reached = |entry: &SourceVersion| known.reached.as_ref() == Some(&entry.version);
     let Some(at) = source.iter().position(is_reached) else { return 0 };
@@ -171,7 +173,8 @@ pub fn settled(source: &[SourceVersion], known: &Known) -> usize {
 /// Finds the source's marker that a marker of the destination stands for, when only its time is known:
 /// the first above what was reached that was there by then. Markers carry no stamp.
 pub fn marker_shown<'a>(source: &'a [SourceVersion], known: &Known, marked: Timestamp) -> Option<&'a VersionRef> {
-    // Nothing of ours is below, and over nothing no marker is ever written: it is someone else's.
+    // No replica is below, and the daemon never writes a marker over nothing: another client wrote
+    // it.
     known.reached.as_ref()?;
     let (_, after) = source.split_at_checked(first_after(source, known))?;
     // Servers state times by the second, or finer.
@@ -181,20 +184,20 @@ pub fn marker_shown<'a>(source: &'a [SourceVersion], known: &Known, marked: Time
 }
 
 impl Known {
-    /// Takes note that a step for `version` was done and `top` is what the destination shows now.
+    /// Records that a step for `version` was done and that `top` is what the destination shows now.
     pub fn advance(&mut self, version: &VersionRef, top: Top) {
         self.top = top;
         self.reached = Some(version.clone());
         self.replicated.insert(version.clone());
     }
 
-    /// Takes note that a marker is one with what is current.
+    /// Records that a marker is one with what is current.
     pub fn collapse(&mut self, version: &VersionRef) {
         self.reached = Some(version.clone());
         self.collapsed.insert(version.clone());
     }
 
-    /// Takes note that a version is not to be replicated.
+    /// Records that a version is not to be replicated.
     pub fn skip(&mut self, version: &VersionRef) {
         self.skipped.insert(version.clone());
     }
@@ -224,8 +227,9 @@ fn first_after(source: &[SourceVersion], known: &Known) -> usize {
     source.iter().rposition(is_before).map_or(0, |at| at + 1)
 }
 
-/// The same, without markers of the very second of what was reached and is gone: they may be older or newer. Below an
-/// object that goes on top they hide nothing, so they are taken for older.
+/// The same, without markers of the same second as the reached version where that is gone: they may
+/// be older or newer. Below an object that goes on top they hide nothing, so they are taken for
+/// older.
 fn first_to_write(source: &[SourceVersion], known: &Known) -> usize {
     let after = first_after(source, known);
     let Some(reached) = known.reached.as_ref().filter(|reached| !source.iter().any(|entry| entry.version == **reached))
@@ -241,15 +245,15 @@ fn first_to_write(source: &[SourceVersion], known: &Known) -> usize {
 }
 
 /// A marker below what was reached cannot be late: S3 creates it as the newest entry, so it was
-/// appended or collapsed in its turn. And what was reached is there, whoever wrote it.
+/// appended or collapsed in its turn. And what was reached is there, whichever client wrote it.
 fn is_late(entry: &SourceVersion, known: &Known) -> bool {
     entry.kind == Kind::Object
         && !known.replicated.contains(&entry.version)
         && known.reached.as_ref() != Some(&entry.version)
 }
 
-/// Finds the version that should be current but is hidden: by a stray marker, by an object that
-/// is not ours, or because someone removed it.
+/// Finds the version that should be current but is hidden: by a stray marker, by an object that the
+/// replicator did not write, or because its replica was removed.
 fn restore<'a>(before: &'a [SourceVersion], known: &Known) -> Option<&'a SourceVersion> {
     let newest = before.iter().rfind(|entry| !known.skipped.contains(&entry.version))?;
     if known.reached.as_ref() != Some(&newest.version) {

@@ -36,7 +36,7 @@ pub struct Rule {
     pub since: Option<Timestamp>,
     /// The FIFO queue that its work goes through, by its URL; without one its only daemon works from the events queue.
     pub work_queue: Option<String>,
-    /// What to do about objects at the destination that are not ours.
+    /// What to do about objects at the destination that the replicator did not write.
     pub foreign: Foreign,
     /// Whether delete markers are in scope.
     pub delete_markers: bool,
@@ -46,7 +46,7 @@ pub struct Rule {
     pub version_delete_delay: Duration,
     /// How many replicas version deletes may remove in an hour.
     pub version_deletes_per_hour: NonZeroU32,
-    /// Whose access control list a replica gets.
+    /// The access control list that a replica gets.
     pub acl: Acl,
     /// Whether objects that are themselves replicas are replicated on.
     pub replicas: Replicas,
@@ -97,7 +97,7 @@ pub enum History {
     Latest,
 }
 
-/// What to do about objects at the destination that are not ours.
+/// What to do about objects at the destination that the replicator did not write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Foreign {
     /// Write over them: they stay as older versions.
@@ -106,7 +106,7 @@ pub enum Foreign {
     Keep,
 }
 
-/// Whose access control list a replica gets.
+/// The access control list that a replica gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acl {
     /// The destination's owner has full control; nothing else is granted.
@@ -184,7 +184,7 @@ impl Filter {
         self.size_min.is_none_or(|min| size_bytes >= min) && self.size_max.is_none_or(|max| size_bytes <= max)
     }
 
-    /// Says whether all wanted tags are there.
+    /// Says whether all required tags are there.
     pub fn admits_tags(&self, tags: &BTreeMap<String, String>) -> bool {
         self.tags.iter().all(|(name, value)| tags.get(name) == Some(value))
     }

@@ -30,7 +30,7 @@ impl Sequencer {
     /// Says whether this event came before or after another of the same key: the shorter text is
     /// filled up with zeros on the right, then both are compared letter by letter, as
     /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html>
-    /// prescribes. Equal means that the source has to be asked.
+    /// prescribes. Equal means that only a request to the source can tell.
     pub fn compare(&self, other: &Self) -> Ordering {
         let width = self.0.len().max(other.0.len());
         self.filled(width).cmp(other.filled(width))

@@ -1,5 +1,5 @@
-//! The stamp: the origin of a replica in one short header of its user metadata, so that what the
-//! ledger knows can be read back from the destination. On a source object it proves nothing.
+//! The stamp: the origin of a replica in one short header of its user metadata, so that the
+//! ledger's record can be restored from the destination. On a source object it proves nothing.
 
 use crc_fast::CrcAlgorithm;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};

@@ -1,5 +1,6 @@
-//! Which keys fail for their own sake: those that failed while the same bucket answered others. A
-//! bucket in trouble fails every key, so a key that is known to fail alone says nothing of it.
+//! Which keys fail by themselves: those that failed while the same bucket served other keys. A
+//! bucket in trouble fails every key, so the failure of a key on this list proves nothing about the
+//! bucket.
 
 use std::collections::VecDeque;
 
@@ -32,7 +33,7 @@ pub enum Evidence {
 // one at a time, so they are few beside what an outage fails anyway.
 const FAILING_MAX: usize = 16;
 
-// As many keys as fail by themselves at a time; 8 KiB for each bucket.
+// As many keys as can fail by themselves at a time; 8 KiB for each bucket.
 const ALONE_MAX: usize = 1024;
 
 impl Suspects {
@@ -70,7 +71,7 @@ impl Suspects {
         self.alone.contains(&subject) || was_heard && !self.are_many()
     }
 
-    /// Says whether so many keys fail that it is hardly for their own sake.
+    /// Says whether so many keys fail that the bucket is the likelier cause.
     pub fn are_many(&self) -> bool {
         self.failing.len() >= FAILURES_MAX as usize
     }

@@ -1,12 +1,12 @@
-//! How many may ask at once of someone who said that they are asked too much. The window narrows
-//! for everyone together, and each success widens it again: additive increase, multiplicative
-//! decrease. Time and jitter come in as arguments.
+//! How many requests may be under way at a dependency that throttles. The window narrows for all
+//! requests together, and each success widens it again: additive increase, multiplicative decrease.
+//! Time and jitter come in as arguments.
 
 use std::time::Instant;
 
 use crate::retry;
 
-/// The width of the way to one party.
+/// The concurrency limit of one dependency.
 ///
 /// ```text
 /// open ──throttled──▶ narrow ──throttled──▶ narrower ─ … ─▶ one at a time ──throttled──▶ with pauses
@@ -15,7 +15,7 @@ use crate::retry;
 /// ```
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Window {
-    /// Absent while nobody asks for fewer.
+    /// Absent while the dependency does not throttle.
     width: Option<f64>,
     /// What it was when that was last too much.
     ceiling: f64,
@@ -26,7 +26,7 @@ pub struct Window {
     resume: Option<Instant>,
 }
 
-/// When someone entered: before or after the window last narrowed, and beside how many.
+/// The window when a request entered: how often it had narrowed, and how many were under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Round {
     number: u64,
@@ -36,20 +36,22 @@ pub struct Round {
 // Gentler than one half, so that the width stays near what is granted: the factor of RFC 9438 §4.6.
 const DECREASE: f64 = 0.7;
 
-// The first time nothing is known of what is granted, and it may be far less: as RFC 5681 §3.1 has it.
+// The first time the granted concurrency is unknown, and may be far less: as RFC 5681 §3.1 has it.
 const DECREASE_FIRST: f64 = 0.5;
 
-// From here to as far beyond, the last ceiling is felt for by small steps; below and above it is not in sight. The
-// idea of RFC 9438's cubic growth, without its clock.
+// From this share of the last ceiling to as far beyond it the window grows by small steps, because
+// the limit is likely near; below and above by whole ones. The idea of RFC 9438's cubic growth,
+// without its clock.
 const NEAR: f64 = 0.9;
 const NEAR_STEP: f64 = 0.1;
 
-// As wide as what one daemon has under way with one destination: from here on it limits nothing. A source or a KMS key of several
-// destinations may have more under way; one that takes more than this and less than that is felt for again and again.
+// As many as one daemon has under way with one destination: from here on the window limits nothing.
+// A source or a KMS key of several destinations may have more under way; if its real limit lies
+// above 128, the window opens, is throttled and narrows again and again.
 const WIDTH_MAX: f64 = 128.0;
 
 impl Window {
-    /// Returns what one who enters beside these remembers of the moment.
+    /// Returns the state of the window for a request that enters beside those under way.
     pub fn round(&self, under_way: u32) -> Round {
         Round { number: self.round, under_way: under_way + 1 }
     }
@@ -75,7 +77,7 @@ impl Window {
         self.pauses > 0
     }
 
-    /// Takes note that one of those under way, itself included, gave up because it was told to slow down.
+    /// Records that a request gave up because it was throttled; `under_way` includes it.
     pub fn throttled(&mut self, round: Round, under_way: u32, now: Instant, jitter: f64) {
         if round.number == self.round && !self.narrow(round, under_way) {
             self.pauses = self.pauses.saturating_add(1);
@@ -83,20 +85,20 @@ impl Window {
         }
     }
 
-    /// Takes note that one of those under way was told to slow down, and goes on a little later: at one at a time
-    /// that is all the slowing down there needs to be.
+    /// Records that a request was throttled and is sent again a little later: at one at a time that
+    /// is all the slowing down there needs to be.
     pub fn strained(&mut self, round: Round, under_way: u32) {
         if round.number == self.round {
             self.narrow(round, under_way);
         }
     }
 
-    /// Narrows the window; says whether it was wide enough for that. Only the first of a round does: the others met
-    /// the same crowd.
+    /// Narrows the window; says whether it was wide enough for that. Only the first of a round
+    /// does: the other requests met the same limit.
     fn narrow(&mut self, round: Round, under_way: u32) -> bool {
         self.round += 1;
-        // What is wider than its use proves nothing. Answers come in bursts: the last of a crowd may
-        // be alone by the time it hears of it.
+        // A width beyond its use proves nothing. Answers come in bursts: the last request of a
+        // burst may be the only one under way by the time its answer arrives.
         let crowd = f64::from(under_way.max(round.under_way));
         let used = self.width.unwrap_or(WIDTH_MAX).min(crowd);
         self.ceiling = used;
@@ -105,8 +107,8 @@ impl Window {
         used > 1.0
     }
 
-    /// Takes note of a success: after a whole window of them there is room for one more, or a tenth where one more
-    /// was too much before.
+    /// Records a success: after a whole window of them there is room for one more, or a tenth where
+    /// one more was too much before.
     pub fn succeeded(&mut self, round: Round) {
         let Some(width) = self.width.filter(|_| round.number == self.round) else { return };
         self.resume = None;

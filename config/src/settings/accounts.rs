@@ -16,7 +16,7 @@ pub struct Account {
     pub region: String,
     /// The role to assume, from the profile or the default credential chain.
     pub role_arn: Option<String>,
-    /// The external id that the role's trust policy asks for.
+    /// The external id that the role's trust policy requires.
     pub external_id: Option<String>,
     /// The profile of the shared configuration that signs.
     pub profile: Option<String>,
@@ -162,7 +162,7 @@ fn endpoints(
     }
 }
 
-/// Over plain HTTP bodies, keys and session tokens can be read and changed, and nobody notices.
+/// Over plain HTTP bodies, keys and session tokens can be read and changed without a trace.
 fn endpoint(text: &str, may_be_seen: bool) -> Result<String, String> {
     let endpoint = names::endpoint(text)?;
     if names::is_in_the_clear(&endpoint) && !may_be_seen {

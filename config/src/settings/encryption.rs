@@ -52,7 +52,7 @@ fn mode(written: &Field<String>, problems: &mut Problems<'_>) -> Option<Mode> {
     written.parsed(problems, |text| names::one_of(text, &MODES))
 }
 
-/// Refuses what a mode has no use for, and asks for what it needs.
+/// Refuses what a mode has no use for, and reports what it needs.
 fn refuse_strays(mode: Mode, written: &schema::Encryption, problems: &mut Problems<'_>) {
     if matches!(mode, Mode::Kms | Mode::Dsse) {
         written.key.required("give the ARN of the destination's key", problems);

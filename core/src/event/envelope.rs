@@ -17,8 +17,8 @@ pub(super) fn open(body: &str) -> Result<Notification, Undecodable> {
 
 const HANDSHAKES: [&str; 2] = ["SubscriptionConfirmation", "UnsubscribeConfirmation"];
 
-/// Reads what SNS says of its subscription. The message may be forged and its texts are for people, so only a topic's
-/// name and an address of AWS's own get through.
+/// Reads the SNS message about its subscription. It may be forged, and its texts are free-form, so
+/// only a topic's name and an address within AWS get through.
 pub(super) fn handshake(body: &str) -> Option<Handshake> {
     let json = json::parse(body, "message").ok()?;
     let fields = Fields::root(&json, "message").ok()?;

@@ -20,7 +20,7 @@ pub(super) fn read(event: &Fields<'_>) -> Result<Notification, Undecodable> {
     }
 }
 
-/// What the type of an event tells of what happened.
+/// What the type of an event says about the change.
 #[derive(Debug, Clone, Copy)]
 enum Family {
     Certain(Action),

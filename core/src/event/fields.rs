@@ -22,7 +22,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Says that this object is nothing we know.
+    /// Says that this object has no known format.
     pub(super) fn unknown(&self) -> Undecodable {
         Undecodable::Unknown { at: self.at.clone() }
     }

@@ -136,7 +136,7 @@ fn corpus() -> Vec<(String, String)> {
     found
 }
 
-/// The messages of the corpus that people wrote down, as services send them.
+/// The messages of the corpus that were written by hand, as services send them.
 fn real_messages() -> Vec<String> {
     let real: Vec<_> = corpus().into_iter().filter(|(name, _)| name.ends_with(".json")).map(|(_, body)| body).collect();
     assert!(real.len() > 20, "the corpus is elsewhere");

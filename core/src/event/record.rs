@@ -22,7 +22,7 @@ pub(super) fn read_all(notification: &Fields<'_>) -> Result<Notification, Undeco
     Ok(read)
 }
 
-/// What the name of an event tells of what happened.
+/// What the name of an event says about the change.
 #[derive(Debug, Clone, Copy)]
 enum Family {
     Certain(Action),

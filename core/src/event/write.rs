@@ -7,7 +7,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::{Action, Hint};
 
-// As S3 writes keys; all the rest is escaped, so that SQS takes any key.
+// As S3 writes keys; every other character is escaped, so that SQS takes any key.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'/');
 
 /// Writes a notification with one record, which reads as this hint.

@@ -1,5 +1,5 @@
-//! One bucket that is reached through two accounts: ledger, limits and pace know a bucket by the account's name, too, and
-//! would take it for two.
+//! One bucket that is reached through two accounts: ledger, limits and pace identify a bucket by
+//! the account's name, too, and would take it for two.
 
 use replicator_core::rule::Place;
 

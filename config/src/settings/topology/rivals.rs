@@ -25,7 +25,7 @@ pub(super) fn refuse(hop: &Hop<'_>, earlier: &[&Hop<'_>], problems: &mut Problem
     }
 }
 
-/// Says whether two rules may want the same key of one bucket for another.
+/// Says whether two rules may need the same key of one bucket for another.
 fn compete(one: &Hop<'_>, other: &Hop<'_>) -> bool {
     one.source == other.source
         && one.destination == other.destination

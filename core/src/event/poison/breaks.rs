@@ -169,7 +169,7 @@ fn paths(value: &Value, at: &str) -> Vec<String> {
     [at.to_owned()].into_iter().chain(within).collect()
 }
 
-/// Damage of the text that knows nothing of JSON.
+/// Damage to the text, regardless of the JSON syntax.
 #[derive(Debug, Clone)]
 enum Tear {
     Cut(Index),
