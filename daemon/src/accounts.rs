@@ -77,7 +77,7 @@ pub struct FarOffClock {
 
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Requests whose deadline no rule of the protocol rests on have this long to be answered.
+/// Requests whose deadline no rule of the protocol depends on have this long to be answered.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Returns a client's settings with another deadline for each attempt.
@@ -169,8 +169,8 @@ impl Access {
         }
     }
 
-    /// Sends a request for an object that asks for its checksums too, and one without where the endpoint does not know that
-    /// question.
+    /// Sends a request for an object with its checksums, and one without them where the endpoint
+    /// does not support that.
     pub(crate) async fn send_for_checksums<'a>(&self, call: impl Fn() -> Call<'a>) -> Result<Answer, Refusal> {
         if !self.capabilities.has(Ability::ChecksumRead) {
             return self.wire.send(call()).await;
@@ -191,7 +191,8 @@ fn minds_checksums(failure: &Failure) -> bool {
     failure.kind == Kind::NotImplemented && may_be
 }
 
-/// Finds who signs: the default chain or a profile, and the role assumed on top of it.
+/// Finds the credentials that sign: of the default chain or a profile, or of the role assumed with
+/// them.
 async fn credentials(account: &Account, client: SharedHttpClient) -> SdkConfig {
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .region(Region::new(account.region.clone()))

@@ -1,4 +1,4 @@
-//! Station 3: settled messages leave the queue, once everything they asked for is on disk.
+//! Station 3: settled messages leave the queue, once all the work of theirs is on disk.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ const BATCH_MAX: usize = 10;
 // One sync of the ledger serves this many messages.
 const ROUND_MAX: usize = 100;
 
-// Nobody waits for a message to be deleted, and each request and each sync costs.
+// No task waits for a message to be deleted, and each request and each sync costs.
 const LINGER: Duration = Duration::from_millis(50);
 
 const ATTEMPTS_MAX: u32 = 4;
@@ -212,12 +212,13 @@ impl Ack {
     }
 }
 
-/// Returns whole seconds, never fewer than asked for.
+/// Returns whole seconds, rounded up.
 fn seconds(delay: Duration) -> i32 {
     i32::try_from(delay.as_secs() + u64::from(delay.subsec_nanos() > 0)).unwrap_or(i32::MAX)
 }
 
-/// Sends a message to the dead-letter queue with the reason beside it; without it where that is more than a queue takes.
+/// Sends a message to the dead-letter queue with the reason beside it; without it where that is
+/// more than a queue takes.
 async fn send(message: &Message, reason: Reason) -> Result<(), String> {
     let QueueAccess { queue, client } = message.queue.as_ref();
     let attribute = MessageAttributeValue::builder().data_type("String").string_value(reason.as_str()).build();

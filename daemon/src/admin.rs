@@ -91,7 +91,7 @@ pub struct QueueStatus {
 }
 
 // Dispatch answers between two events. It is late when it waits for room at the ack station, and
-// whoever asked gets an answer before they give up themselves: scrapes do after 10 seconds.
+// the client gets an answer before it gives up itself: scrapes do after 10 seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 const SILENT: &str = "the dispatch does not answer";
@@ -112,7 +112,7 @@ impl Admin {
         Door { router, hosts }.serve(listener, stop).await;
     }
 
-    /// Asks the dispatch what is in hand; `None` when it does not answer in time.
+    /// Requests from the dispatch what is in hand; `None` when it does not answer in time.
     async fn board(&self) -> Option<Board> {
         let (answer, board) = oneshot::channel();
         let asked = async {
@@ -134,7 +134,8 @@ impl Admin {
     /// Gathers the figures.
     pub(crate) async fn status(&self) -> Result<Status, String> {
         let board = self.board().await.ok_or(SILENT)?;
-        // What cannot be read is in the ledger's condition, and no reason to say nothing of the rest.
+        // An unreadable count shows in the ledger's condition, and is no reason to withhold the
+        // rest.
         let counts = self.engine.ledger.parked_counts().unwrap_or_default();
         let answers = |poll: &Arc<Poll>| QueueStatus { queue: poll.queue.clone(), answers: poll.is_ready() };
         Ok(Status {
@@ -179,7 +180,7 @@ impl Admin {
         if let Some(ailment) = ledger.failing_for().filter(|time| *time > SILENT_AFTER).and_then(|_| ledger.ailment()) {
             return Some(ailment);
         }
-        // A dispatch that hangs settles nothing either: so it is asked only then.
+        // A dispatch that hangs settles nothing either: so it is questioned only then.
         let ailment = self.engine.pulse.ailment()?;
         match (self.board().await, ailment) {
             (Some(board), Ailment::Stalled(_))

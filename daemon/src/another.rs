@@ -38,17 +38,18 @@ impl AnotherDaemon {
         Self { sure_since: Mutex::new(Moment::now()), seen: Mutex::default() }
     }
 
-    /// Takes note that a task ended without knowing what became of its last write.
+    /// Records that a task ended without learning the outcome of its last write.
     pub(crate) fn is_unsure(&self) {
         *self.sure_since.lock().unwrap_or_else(PoisonError::into_inner) = Moment::now();
     }
 
-    /// Says whether a replica of this age, of which the ledger does not know, can be none of this daemon or its predecessor.
+    /// Says whether a replica of this age that is not in the ledger must be another daemon's: this
+    /// daemon and its predecessor cannot have written it.
     pub(crate) fn may_have_written(&self, age: Duration) -> bool {
         age + LANDING < self.sure_since.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
-    /// Takes note of a replica that another daemon wrote, and tells of it, though not of each.
+    /// Records a replica that another daemon wrote, and logs it, though not each.
     pub(crate) fn wrote(&self, lane: &Lane) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = seen.as_ref().is_none_or(|seen| seen.told.elapsed() > TOLD_EVERY);

@@ -56,8 +56,8 @@ const RESERVE_DIVISOR: u32 = 8;
 const RESERVE_DIVISOR_LITTLE: u32 = 16;
 const LITTLE_BYTES: u64 = 40 << 20;
 
-// Where there are several destinations, a quarter is out of reach for each: whoever hangs with all it could get leaves
-// that to the others.
+// Where there are several destinations, a quarter is out of reach for each: one that hangs with all
+// it could get leaves that quarter to the other destinations.
 const OTHERS_DIVISOR: u32 = 4;
 
 impl Budget {
@@ -81,8 +81,8 @@ impl Budget {
         }
     }
 
-    /// Waits until a payer's destination may have this much more; memory is still to be paid for. Nobody who has paid waits
-    /// for a share.
+    /// Waits until a payer's destination may have this much more; memory is still to be paid for. A
+    /// task never waits for a share once it has paid for memory.
     pub(crate) async fn share(&self, payer: Payer<'_>, bytes: u64) -> Paid {
         loop {
             let divided = self.divided.notified();
@@ -95,13 +95,13 @@ impl Budget {
         }
     }
 
-    /// Pays if so many bytes are free and nobody waits.
+    /// Pays if so many bytes are free and no payment waits.
     pub(crate) fn try_pay(&self, payer: Payer<'_>, bytes: u64) -> Option<Paid> {
         self.whole.try_pay(payer, bytes)
     }
 
-    /// Waits until `bytes` are free. Who waits holds a share at most, for which no payment waits: so the budget cannot lock
-    /// itself up. More than everything buys everything.
+    /// Waits until `bytes` are free. A waiting task holds a share at most, and no task that has
+    /// paid waits for a share: so the budget cannot deadlock. More than everything buys everything.
     pub(crate) async fn pay(&self, payer: Payer<'_>, bytes: u64) -> Paid {
         self.whole.pay(payer, bytes).await
     }
@@ -174,7 +174,7 @@ impl Pages {
         Arc::clone(&self.free).try_acquire_many_owned(count).ok()
     }
 
-    /// Waits for so many; nobody closes the semaphore, so they are always given.
+    /// Waits for so many; the semaphore is never closed, so they are always given.
     async fn take(&self, count: u32) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.free).acquire_many_owned(count).await.ok()
     }

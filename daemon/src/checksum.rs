@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha512};
 
-/// An algorithm whose checksums S3 states. Of xxHash, which S3 knows too, no library is here: those prove nothing.
+/// An algorithm whose checksums S3 states. Of xxHash, which S3 supports too, no library is here:
+/// those prove nothing.
 /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html>
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Algorithm {

@@ -1,4 +1,4 @@
-//! The one place that asks what time it is.
+//! The only module that reads the wall clock.
 
 use std::cell::Cell;
 use std::ops::{Add, Sub};
@@ -79,8 +79,8 @@ impl Sub<Duration> for Moment {
     }
 }
 
-/// Returns for how long the machine has slept since this was first asked, in whole seconds: the two clocks are read one after
-/// the other.
+/// Returns for how long the machine has slept since the first call, in whole seconds: the two
+/// clocks are read one after the other.
 fn slept() -> Duration {
     static AT_FIRST: OnceLock<Duration> = OnceLock::new();
     #[cfg(test)]

@@ -71,7 +71,7 @@ pub(crate) struct Channels {
     pub(crate) questions: mpsc::Receiver<Question>,
 }
 
-/// What others want of the loop.
+/// What other stations request of the loop.
 #[derive(Debug)]
 pub(crate) enum Question {
     /// What is in hand.
@@ -95,20 +95,21 @@ enum Event {
     Sent(Option<Sweep>),
     /// Something ended that has no consequences here.
     Idle,
-    /// The ledger was searched for uploads that nobody works on.
+    /// The ledger was searched for uploads that no lane works on.
     LeftOver(Result<LeftOver, Failure>),
 }
 
-/// Messages in hand at once, waiting ones included, of which each queue has its part; far below the 120,000 that SQS lets be
-/// in flight on a queue. What is beyond waits in SQS.
+/// Messages in hand at once, waiting ones included, of which each queue has its part; far below the
+/// 120,000 that SQS lets be in flight on a queue. Further messages wait in SQS.
 pub(crate) const MESSAGES_MAX: usize = 2000;
 
-/// Tasks in hand at once: a message may have several destinations, and whoever may write to the queue can put
-/// some ten thousand records into one. Beyond this comes one message at most.
+/// Tasks in hand at once: a message may have several destinations, and any client that may write to
+/// the queue can put some ten thousand records into one. Beyond this comes one message at most.
 const TASKS_MAX: usize = 4 * MESSAGES_MAX;
 
-/// What the bodies of messages in hand may have, which are kept for the dead-letter queue: a notification has about one KiB,
-/// and whoever may write to the queue can make it a thousand times that. Beyond this comes one message at most.
+/// The limit on the bodies of messages in hand, which are kept for the dead-letter queue: a
+/// notification has about one KiB, and any client that may write to the queue can make it a
+/// thousand times that. Beyond this comes one message at most.
 const BYTES_MAX: usize = 16 << 20;
 
 impl Dispatch {
@@ -131,13 +132,13 @@ impl Dispatch {
         }
     }
 
-    /// Works until deliveries end and nothing is in hand, or until halted; then hands back what
-    /// is left.
+    /// Works until deliveries end and nothing is in hand, or until halted; then gives back what is
+    /// left.
     pub(crate) async fn run(mut self) {
         let mut routine = tokio::time::interval(redrive::EVERY);
         let mut leftovers = leftover::every();
         let mut open = true;
-        // What kept a task parked may have been repaired while nobody ran.
+        // What kept a task parked may have been repaired while no daemon ran.
         self.sweeps.add(Sweep::of(Filter::default()));
         while open || !self.lanes.is_empty() {
             // In order: what is rare and must not wait, what makes room, what takes it.
@@ -177,7 +178,7 @@ impl Dispatch {
     /// Starts what waits at a lane, unless the lane is busy.
     fn start(&mut self, lane: &Lane) {
         let Some(work) = self.lanes.get_mut(lane) else { return };
-        // What was lost while it waited is someone else's work.
+        // Tickets whose lease was lost while they waited are another worker's.
         self.hand.forget_lost(work.waiting().iter().filter_map(|ticket| ticket.message));
         let Some(task) = work.begin(|ticket| ticket.message.is_none_or(|number| self.hand.holds(number))) else {
             if work.is_free() {
@@ -284,7 +285,8 @@ impl Dispatch {
         }
     }
 
-    /// Takes note of what is done of messages that want more, in case they have to go back for that.
+    /// Records what is done of messages that have more tasks, in case they have to go back for
+    /// those.
     fn note(&mut self, tickets: &[Ticket]) {
         for ticket in tickets {
             if let Some(id) = ticket.message.and_then(|number| self.hand.wants_more(number)) {

@@ -51,7 +51,7 @@ pub(crate) struct Engine {
     tags_read: Lately,
     /// Destinations of which one list for many keys told little.
     pub(crate) asked_in_vain: Lately,
-    /// Destinations whose uploads cannot be told, and that this was said of.
+    /// Destinations whose uploads cannot be listed, and about which that was logged.
     pub(crate) uploads_untold: Lately,
     pub(crate) histories: Together<SharedHistory>,
     pub(crate) absences: Together<Absence>,
@@ -66,7 +66,7 @@ pub(crate) enum Due<'a> {
     Read(Lead<'a>, Paid),
 }
 
-/// Of each bucket those who wait for a list, which has an answer for each key.
+/// For each bucket the tasks that wait for a list, which has an answer for each key.
 #[derive(Debug)]
 pub(crate) struct Together<A> {
     all: Mutex<HashMap<Place, Arc<Gather<Key, A>>>>,
@@ -80,7 +80,7 @@ pub(crate) enum SharedHistory {
     Whole(Vec<SourceVersion>),
     /// Not all of it, or it cannot tell: the key has to be listed alone.
     Nothing,
-    /// There was none, and to ask once more for each key would make it worse.
+    /// There was none because the bucket throttles: a request for each key would make it worse.
     Throttled,
 }
 
@@ -89,11 +89,11 @@ pub(crate) enum SharedHistory {
 pub(crate) enum Absence {
     /// It has no entry there; what time it was by the server's clock, if that said so.
     Nothing(Option<Timestamp>),
-    /// It has one, or the list cannot tell: to be asked of the key alone.
+    /// It has one, or the list cannot tell: the key has to be read alone.
     Unknown,
     /// The same, and the list told of too few others to be worth it.
     InVain,
-    /// There was none, and to ask once more for each key would make it worse.
+    /// There was none because the bucket throttles: a request for each key would make it worse.
     Throttled,
 }
 
@@ -147,9 +147,11 @@ impl Engine {
         })
     }
 
-    /// Waits until a rule may write a piece, and memory has room for it or has it. Who waits for the rule holds no
-    /// memory, and nobody else's reading up; and one at a time is let in to wait for a share, or many would hold one
-    /// and wait to send once it is there. One part of each object stands in line, so that objects take turns.
+    /// Waits until a rule may write a piece, and memory has room for it or has it. The limits come
+    /// before the memory, so that a task that waits for them holds no memory and blocks no shared
+    /// read; and one task at a time is let in to wait for a share, or many would hold one and wait
+    /// to send once it is there. One part of each object stands in line, so that objects take
+    /// turns.
     pub(crate) async fn admit<'a>(
         &self,
         (payer, lane): (Payer<'_>, &Lane),
@@ -215,14 +217,14 @@ impl Engine {
         }
     }
 
-    /// Says whether an answer without a count of tags means that there are none. S3 counts them only for who may read
-    /// them, so that has to have been seen a short while ago.
+    /// Says whether an answer without a count of tags means that there are none. S3 counts them
+    /// only for a principal that may read them, so that has to have been seen a short while ago.
     pub(crate) fn counts_tags(&self, place: &Place) -> bool {
         let counts = self.access(place).is_ok_and(|access| access.is_aws || access.capabilities.counts_tags());
         counts && self.tags_read.holds(place)
     }
 
-    /// Takes note that tags could be read at a place.
+    /// Records that tags could be read at a place.
     pub(crate) fn tags_were_read(&self, place: &Place) {
         self.tags_read.saw(place);
     }
@@ -251,7 +253,7 @@ impl<A: Send + 'static> Together<A> {
         Self { all: Mutex::default(), under_way_max }
     }
 
-    /// Returns those who wait for a list of a bucket.
+    /// Returns the tasks that wait for a list of a bucket.
     pub(crate) fn at(&self, place: &Place) -> Arc<Gather<Key, A>> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(all.entry(place.clone()).or_insert_with(|| Arc::new(Gather::new(self.under_way_max))))

@@ -13,7 +13,7 @@ pub const VARIABLE: &str = "S3_REPLICATOR_FAILPOINT";
 
 macro_rules! steps {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-        /// A step that changes the world, or that what changes the world rests on.
+        /// A step that changes the outside world, or that such a step depends on.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Step {
             $($(#[$doc])* $name,)*
@@ -56,7 +56,7 @@ steps! {
     Commit = "commit",
     /// A task is parked in the ledger.
     Park = "park",
-    /// The work that events ask for is sent to the work queues.
+    /// The work of events is sent to the work queues.
     Route = "route",
     /// A message is sent to the dead-letter queue.
     DeadLetter = "dead_letter",
@@ -73,7 +73,7 @@ steps! {
 pub enum Moment {
     /// Nothing has happened yet.
     Before,
-    /// It has happened, and nobody knows yet.
+    /// It has happened, and the answer was not used yet.
     After,
 }
 
@@ -103,8 +103,8 @@ struct Armed {
 pub struct Unknown(String);
 
 impl Failpoints {
-    /// Arms a place, or any place, for the n-th time it is passed: then `end` is called, and whoever
-    /// passes it goes no further.
+    /// Arms a place, or any place, for the n-th time it is passed: then `end` is called, and the
+    /// task that passes it goes no further.
     pub fn armed(at: Option<Failpoint>, nth: u32, end: impl Fn(Failpoint) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(Armed { at, left: AtomicU32::new(nth.max(1)), end: Box::new(end) })))
     }

@@ -1,5 +1,6 @@
-//! What several destinations want of one object is read once: who comes first reads, who comes by meanwhile waits for
-//! that, and for who is yet to come it is kept as long as nobody needs the memory.
+//! One read of an object serves several destinations: the first task that needs a piece reads it,
+//! tasks that need it meanwhile wait for that read, and for those yet to come it is kept as long as
+//! the memory is not needed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -14,7 +15,7 @@ use crate::clock::Moment;
 use crate::metrics::Unproved;
 use crate::wire::{Filled, Head};
 
-/// Who reads which object, and what of it is here.
+/// Which readers read which object, and which of its pieces are here.
 #[derive(Debug, Default)]
 pub(crate) struct Fanout {
     state: Mutex<State>,
@@ -33,8 +34,8 @@ pub(crate) struct Reader {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Piece {
     pub(crate) version: VersionRef,
-    /// Of a part the source is not asked for the checksum of the whole: it is not the same as a small object, even if it has
-    /// all its bytes.
+    /// For a part the source does not state the checksum of the whole: it is not the same as a
+    /// small object, even if it has all its bytes.
     pub(crate) is_part: bool,
     pub(crate) offset: u64,
     pub(crate) len: u64,
@@ -44,7 +45,7 @@ pub(crate) struct Piece {
 #[derive(Debug)]
 pub(crate) struct Body {
     pub(crate) head: Head,
-    /// When it was asked for.
+    /// When it was requested.
     pub(crate) read: Moment,
     pub(crate) filled: Filled,
     /// Why nothing proves that it is the source's, if it was read whole. Parts are proved together.
@@ -53,7 +54,7 @@ pub(crate) struct Body {
     pub(crate) paid: Paid,
 }
 
-/// What a reader gets who asks for a piece.
+/// What a reader gets for its claim to a piece.
 #[derive(Debug)]
 pub(crate) enum Claim<'a> {
     /// It is here.
@@ -62,15 +63,16 @@ pub(crate) enum Claim<'a> {
     Lead(Lead<'a>),
 }
 
-/// The right to read a piece for others too. Who lets go of it leaves it to one of them.
+/// The right to read a piece for other readers too. When it is dropped unfilled, one of the waiting
+/// readers gets it.
 #[derive(Debug)]
 pub(crate) struct Lead<'a> {
     reader: &'a Reader,
-    /// None if it is read for nobody else.
+    /// None if no other reader gets it.
     read: Option<(Piece, u64, DropGuard)>,
 }
 
-/// While one of these is held, nothing is kept for who is yet to come.
+/// While one of these is held, nothing is kept for readers yet to come.
 #[derive(Debug)]
 pub(crate) struct Shortage<'a>(&'a Fanout);
 
@@ -110,8 +112,8 @@ enum Stage {
 }
 
 impl Fanout {
-    /// Takes note that someone is about to read an object. What was read before is not for them: they may know of
-    /// changes to its tags that are younger.
+    /// Enrols a task that is about to read an object. Pieces that were read before are not for it:
+    /// its event may be of later changes to the tags.
     pub(crate) fn enrol(self: &Arc<Self>, source: &Place, key: &Key) -> Reader {
         let object = Arc::new((source.clone(), key.clone()));
         let mut state = self.state();
@@ -127,7 +129,7 @@ impl Fanout {
         Shortage(self)
     }
 
-    /// Lets go of the piece whose turn would come last. Returns false when nothing is kept.
+    /// Drops the piece whose turn would come last. Returns false when nothing is kept.
     pub(crate) fn let_go(&self) -> bool {
         let mut state = self.state();
         let Some((_, (object, piece))) = state.kept.pop_last() else { return false };
@@ -150,8 +152,8 @@ impl Drop for Shortage<'_> {
 }
 
 impl Reader {
-    /// Asks for a piece, and waits while someone else reads it. Not again and again for one who fails: then everyone reads
-    /// for oneself.
+    /// Claims a piece, and waits while another reader reads it. Not again and again for reads that
+    /// fail: then each reads for itself.
     pub(crate) async fn claim(&self, piece: &Piece) -> Claim<'_> {
         for _ in 0..WAITS_MAX {
             match self.look(piece) {
@@ -173,7 +175,7 @@ impl Reader {
         self.turn.lock().await
     }
 
-    /// Takes note that this reader has had a piece.
+    /// Records that this reader has had a piece.
     pub(crate) fn had(&self, piece: &Piece) {
         self.fanout.state().had(&self.object, piece, self.number);
     }
@@ -215,7 +217,7 @@ impl Drop for Reader {
 }
 
 impl Lead<'_> {
-    /// Gives what was read to those who wait for it.
+    /// Gives what was read to the readers that wait for it.
     pub(crate) fn share(mut self, body: Body) -> Arc<Body> {
         let body = Arc::new(body);
         if let Some((piece, number, _coming)) = self.read.take() {
@@ -224,7 +226,7 @@ impl Lead<'_> {
         body
     }
 
-    /// Reads on for oneself alone.
+    /// Reads on for this reader alone.
     pub(crate) fn step_aside(&mut self) {
         if let Some((piece, number, _coming)) = self.read.take() {
             self.reader.fanout.state().forget(&self.reader.object, &piece, number);

@@ -1,5 +1,6 @@
-//! Questions that one answer can serve: who asks while others are being answered shares the next answer with
-//! whoever else has come by then, and who finds nobody asking waits a moment for company.
+//! Batches of questions that one answer can serve: a question that comes while others are being
+//! answered goes into the next batch with all that have come by then, and a first one waits a
+//! moment for company.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,11 +9,11 @@ use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-/// Those who ask one party.
+/// The questions to one dependency.
 #[derive(Debug)]
 pub(crate) struct Gather<Q, A> {
     state: Mutex<State<Q, A>>,
-    /// Answers on their way, which outlive whoever asked first.
+    /// Answers on their way, which outlive the task that began them.
     work: Mutex<JoinSet<()>>,
     under_way_max: usize,
 }
@@ -23,21 +24,22 @@ struct State<Q, A> {
     waiting: Vec<(Q, oneshot::Sender<A>)>,
 }
 
-// Those who were told of by one message, or one batch of them, come within this.
+// Tasks of one message, or of one batch of them, come within this.
 const LINGER: Duration = Duration::from_millis(2);
 
 // Far more than a daemon has at work in one bucket.
 const TOGETHER_MAX: usize = 256;
 
 impl<Q: Send + 'static, A: Send + 'static> Gather<Q, A> {
-    /// With two answers under way at a time a slow one holds nobody up for long; with one, answers are fewer and each serves more.
+    /// With two answers under way at a time a slow one holds up few questions for long; with one,
+    /// answers are fewer and each serves more.
     pub(crate) fn new(under_way_max: usize) -> Self {
         let state = State { under_way: 0, waiting: Vec::new() };
         Self { state: Mutex::new(state), work: Mutex::default(), under_way_max }
     }
 
-    /// Asks, alone or together with others; `answer` gives one answer for each question, in their order. Returns
-    /// none when it did not.
+    /// Submits a question, to be answered alone or together with others; `answer` gives one answer
+    /// for each question, in their order. Returns none when it did not.
     pub(crate) async fn ask<F>(self: &Arc<Self>, question: Q, answer: F) -> Option<A>
     where
         F: Fn(Vec<Q>) -> BoxFuture<'static, Vec<A>> + Send + 'static,
@@ -59,7 +61,7 @@ impl<Q: Send + 'static, A: Send + 'static> Gather<Q, A> {
         told.await.ok()
     }
 
-    /// Answers until nobody waits.
+    /// Answers until no question waits.
     async fn answer_all<F>(&self, answer: F)
     where
         F: Fn(Vec<Q>) -> BoxFuture<'static, Vec<A>> + Send,
@@ -68,7 +70,7 @@ impl<Q: Send + 'static, A: Send + 'static> Gather<Q, A> {
             tokio::time::sleep(LINGER).await;
             let Some((questions, tell)) = self.next() else { return };
             for (tell, answer) in tell.into_iter().zip(answer(questions).await) {
-                // Who no longer waits needs no answer.
+                // A cancelled task needs no answer.
                 let _gone = tell.send(answer);
             }
         }

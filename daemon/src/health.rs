@@ -12,7 +12,7 @@ use crate::ledger::records::Lane;
 /// Work in hand and nothing settled for this long is not progress.
 pub(crate) const STALLED_AFTER: Duration = Duration::from_secs(300);
 
-/// A queue that could not be polled for this long is dead.
+/// A queue that could not be polled for this long counts as failed.
 pub(crate) const SILENT_AFTER: Duration = Duration::from_secs(120);
 
 // Longer than any request of ours may take: ten minutes for completing an upload, not quite three for a part, which is
@@ -48,8 +48,9 @@ struct Steps {
 pub(crate) enum Ailment {
     /// One lane hangs, whatever the others do.
     Stuck(Lane, Duration),
-    /// Nothing was settled for this long. To hand work back because its destination does not answer
-    /// is no standstill: nothing would be better after a restart, and the outage has its own figures.
+    /// Nothing was settled for this long. To give work back because its destination does not answer
+    /// is no standstill: nothing would be better after a restart, and the outage has its own
+    /// figures.
     Stalled(Duration),
 }
 
@@ -107,7 +108,8 @@ impl Pulse {
         }
     }
 
-    /// Work was handed back: to have nothing in hand is no rest now.
+    /// Records that work was given back to its queue: an empty dispatch does not mean then that all
+    /// work is done.
     pub(crate) fn give_up(&self) {
         self.lock().gave_up = Some(Instant::now());
     }
@@ -117,12 +119,14 @@ impl Pulse {
         self.lock().wake(Instant::now());
     }
 
-    /// Says whether work was handed back of late, and nothing has moved since: then an empty hand is no rest.
+    /// Says whether work was given back of late, and nothing has moved since: then an empty
+    /// dispatch does not mean that all work is done.
     pub(crate) fn gave_up_lately(&self) -> bool {
         self.lock().gave_up.is_some_and(|at| at.elapsed() < SAME_TROUBLE)
     }
 
-    /// Says what is wrong, if anything is; whether there is work in hand says the dispatch.
+    /// Says what is wrong, if anything is; whether there is work in hand, only the dispatch can
+    /// tell.
     pub(crate) fn ailment(&self) -> Option<Ailment> {
         self.lock().ailment(Instant::now())
     }

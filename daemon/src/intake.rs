@@ -96,8 +96,9 @@ type Room<'a> = (mpsc::PermitIterator<'a, Delivery>, Vec<OwnedSemaphorePermit>);
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html>
 pub(crate) const BATCH_MAX: usize = 10;
 
-/// SQS allows polls of 20 seconds. But one that is cut off goes on there, and what it finds is handed
-/// to nobody and stays hidden: so polls are let end, and a daemon that stops should not wait long.
+/// SQS allows polls of 20 seconds. But one that is cut off goes on there, and the messages it finds
+/// reach no receiver and stay hidden: so polls are let end, and a daemon that stops should not wait
+/// long.
 const POLL_MAX: Duration = Duration::from_secs(5);
 
 impl Intake {
@@ -149,7 +150,8 @@ impl Intake {
     async fn receive(&self, most: usize) -> Result<Vec<Message>, String> {
         let queue = &self.access.queue;
         let visibility = i32::try_from(queue.visibility_timeout.as_secs()).unwrap_or(i32::MAX);
-        // When in between the messages were hidden, only SQS knows: their leases count from here.
+        // SQS does not say at which moment in between the messages were hidden: their leases count
+        // from here.
         let asked = Moment::now();
         let answer = self
             .access
@@ -211,8 +213,8 @@ impl Intake {
         Delivery { message, notification }
     }
 
-    /// Says what to do about a message by which SNS asks, or tells, of its subscription: it is deleted as any that
-    /// needs no work, and no events come that way until someone acts.
+    /// Logs what to do about a message in which SNS requests, or ends, its subscription: it is
+    /// deleted as any that needs no work, and no events come that way until an operator acts.
     fn report_handshake(&self, message: &Message) {
         let Some(Handshake { kind, topic, url }) = event::handshake(&message.body) else { return };
         let (queue, message_id) = (self.name(), message.id.as_str());

@@ -27,12 +27,12 @@ use crate::transfer::{Memory, bring_up_to_date, is_bulk};
 pub(crate) enum Ended {
     /// Every wish has its outcome.
     Settled(Report),
-    /// Kept durably until someone acts.
+    /// Kept durably until an operator acts.
     Parked(Reason),
     /// The trouble lasts: the queue shall deliver again after this time.
     HandedBack(Duration),
-    /// The destination is left alone, or asks for less: the queue shall deliver again after this
-    /// time. That is in order, if not as wished.
+    /// The circuit of the destination is open, or it throttles: the queue shall deliver again after
+    /// this time. That counts as progress, unlike a failure.
     TurnedAway(Duration),
     /// The work was stopped because a lease was lost or the daemon stops.
     Stopped,
@@ -41,7 +41,8 @@ pub(crate) enum Ended {
 /// A few tries outlast a hiccup; what lasts longer waits in the queue, where it holds nothing up.
 const ATTEMPTS_MAX: u32 = 5;
 
-/// So many deliveries of a message of a work queue, whoever had them, are enough for what fails for its key's own sake.
+/// So many deliveries of a message of a work queue, whichever workers had them, are enough for what
+/// fails because of its key alone.
 const RECEIVED_MAX: u32 = 20;
 
 /// Other daemons' writes are behind refused conditions, and each of those means progress; more in
@@ -117,7 +118,7 @@ async fn attempt(engine: &Engine, task: &Task) -> Ended {
     }
 }
 
-/// Parks a task, unless its next message could come to a worker that knows nothing of its upload.
+/// Parks a task, unless its next message could come to a worker without a record of its upload.
 async fn refused(engine: &Engine, task: &Task, reason: Reason, failure: &Failure) -> Ended {
     match may_appear(engine, task) {
         false => park_on_schedule(engine, task, reason, failure).await,
@@ -125,7 +126,7 @@ async fn refused(engine: &Engine, task: &Task, reason: Reason, failure: &Failure
     }
 }
 
-/// An attempt that failed, and what that tells of those who were asked.
+/// An attempt that failed, and what that tells of the dependencies.
 struct Failed {
     failure: Failure,
     answer: Answer,
@@ -149,8 +150,9 @@ async fn try_once(
     result.map_err(|failure| Failed { failure, answer })
 }
 
-/// Trouble whose owner is known, and spared, is in order; other trouble may be our own. What fails, or is told to slow down,
-/// for the key's own sake for too long is parked: nothing else would ever end it.
+/// Trouble of a known dependency that is already limited counts as progress; other trouble may be
+/// the daemon's own. What fails, or is throttled, because of its key alone for too long is parked:
+/// nothing else would ever end it.
 async fn given_up((engine, task): (&Engine, &Task), route: &Route, failed: &Failed) -> Ended {
     let wait = retry::ceiling(ATTEMPTS_MAX * 2);
     let failure = &failed.failure;
@@ -180,7 +182,7 @@ fn turned_away(engine: &Engine, task: &Task, wait: Duration) -> Ended {
     if may_appear(engine, task) { Ended::HandedBack(wait) } else { Ended::TurnedAway(wait) }
 }
 
-/// Says whether the completion of an upload was sent, of which another worker would know nothing.
+/// Says whether the completion of an upload was sent, of which another worker would have no record.
 fn may_appear(engine: &Engine, task: &Task) -> bool {
     let is_known_settled = || engine.ledger.upload(&task.lane).is_ok_and(|upload| upload.is_none_or(is_settled));
     engine.work_queues.are_used() && !is_known_settled()

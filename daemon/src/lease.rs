@@ -1,5 +1,5 @@
-//! Leases keep messages hidden from other daemons while their work goes on. When an extension
-//! fails for good, the work is stopped: the message is about to be someone else's.
+//! Leases keep messages hidden from other daemons while their work goes on. When an extension fails
+//! permanently, the work is stopped: SQS is about to deliver the message to another worker.
 
 mod registry;
 
@@ -50,7 +50,7 @@ struct Held {
     receipt: String,
     /// When the message shows again unless it is extended.
     expires: Moment,
-    /// When SQS was last asked and said that it is ours.
+    /// When the last request that SQS confirmed the lease for was sent.
     confirmed: Moment,
     /// When SQS will extend no more.
     last: Moment,
@@ -62,7 +62,7 @@ struct Held {
     over: CancellationToken,
 }
 
-/// A worker's hold on a message, as the task that works for it knows it.
+/// A worker's hold on a message, as its task has it.
 #[derive(Debug, Clone)]
 pub(crate) struct Hold {
     number: u64,
@@ -79,10 +79,12 @@ pub(crate) async fn holding<T>(holds: Vec<Hold>, work: impl Future<Output = T>) 
     HOLDS.scope(holds, work).await
 }
 
-/// A write goes out only on leases that SQS confirmed so lately: who receives one of the messages again reckons with it.
+/// A write goes out only on leases that SQS confirmed so lately: a worker that receives one of the
+/// messages again counts on that.
 pub(crate) const CONFIRMED_WITHIN: Duration = Duration::from_secs(3);
 
-/// Makes sure that the task's messages are its own still, before a write. That asks nothing of SQS soon after a receipt.
+/// Makes sure that the leases of the task's messages are still held, before a write. Soon after a
+/// receipt that needs no request to SQS.
 pub(crate) async fn confirm() -> Result<(), Failure> {
     let Ok(holds) = HOLDS.try_with(Clone::clone) else { return Ok(()) };
     // They are all of one message group, and so of one queue.
@@ -98,9 +100,9 @@ const HIDDEN_MAX: Duration = Duration::from_secs(12 * 3600);
 // SQS takes at most ten entries a batch.
 const BATCH_MAX: usize = 10;
 
-// Leases are looked at, and calls have their answer, within a sixth of their time. One is extended when half of it is
-// left, or will have been before the next look, and given up when a sixth is: that is time for two calls, of which not
-// both take all of theirs.
+// Leases are looked at, and calls have their answer, within a sixth of their time. One is extended
+// when half of it is left, or will have been before the next look, and given up when a sixth is:
+// that is time for two calls, of which not both take all of theirs.
 const ROUNDS: u32 = 6;
 const DUE_AT: u32 = 2;
 const OVER_AT: u32 = 6;
@@ -122,7 +124,7 @@ impl Leases {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Takes over a message that was asked for at `asked`, so it is hidden since then or later.
+    /// Takes over a message that was requested at `asked`, so it is hidden since then or later.
     pub(crate) fn hold(&self, number: u64, (receipt, group): (&str, Option<&String>), asked: Moment) -> Lease {
         let lost = CancellationToken::new();
         let mut registry = self.shared.registry();
@@ -293,7 +295,7 @@ impl Held {
         self.over.is_cancelled()
     }
 
-    /// Returns the whole seconds that an extension may ask for.
+    /// Returns the whole seconds that an extension may request.
     fn extension(&self, visibility: Duration, now: Moment) -> u64 {
         visibility.min(self.last.since(now)).as_secs()
     }
@@ -325,7 +327,7 @@ impl Lease {
         drop(self.shared.registry().remove(self.number));
     }
 
-    /// Fires when the message may be someone else's.
+    /// Fires when the message may have gone to another worker.
     pub(crate) fn lost(&self) -> &CancellationToken {
         &self.lost
     }
@@ -335,7 +337,8 @@ impl Lease {
         &self.over
     }
 
-    /// Takes note that the message is being deleted: that SQS knows its receipt no more then says nothing of its group.
+    /// Records that the message is being deleted: that SQS rejects its receipt then says nothing of
+    /// its group.
     pub(crate) fn settle(&self) {
         if let Some(held) = self.shared.registry().messages.get_mut(&self.number) {
             held.is_settled = true;

@@ -154,12 +154,12 @@ impl Ledger {
         readable(self.visit(&from, &table, visit))
     }
 
-    /// Keeps a task until someone acts.
+    /// Keeps a task until an operator acts.
     pub(crate) fn park(&self, task: &ParkedTask) -> Result<(), Failure> {
         self.put(&task.address(), task)
     }
 
-    /// Returns what is parked already of what a task would be parked as.
+    /// Returns the record under which a task would be parked, if there is one already.
     pub(crate) fn parked_before(&self, task: &ParkedTask) -> Result<Option<ParkedTask>, Failure> {
         readable(self.get(&task.address()))
     }
@@ -259,7 +259,7 @@ impl Ledger {
     ) -> Result<(), Unread> {
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(prefix.clone().end().bytes());
-        // Filters tell at once that there is nothing of a lane; of a whole table they know nothing.
+        // Filters tell at once that a lane has no records; for a whole table they cannot.
         match records::has_lane(prefix.bytes()) {
             true => options.set_prefix_same_as_start(true),
             false => options.set_total_order_seek(true),

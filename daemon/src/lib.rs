@@ -2,7 +2,8 @@
 //!
 //! In the order data flows; each file uses only what stands at its own level or below:
 //!
-//! - `process`: what is asked of the system at the start; `pipeline`: the stations put together, and the order in which they stop; `signals`: what tells it to
+//! - `process`: what is set up with the operating system at the start; `pipeline`: the stations put
+//!   together, and the order in which they stop; `signals`: what tells it to
 //! - `status`, `failures`: what the running daemon says of itself and of what is parked, `admin`: how it says it
 //! - `intake`, `router`, `dispatch`, `ack`: the stations; `work_queues`: what the router sends to, and retries
 //! - `lane`: one task at work; `ruleset`: what a hint means; `parking`: when what is parked is tried again;

@@ -29,7 +29,7 @@ pub(crate) struct Limits {
 // Bodies that pass in less are settled often enough.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Whoever is limited.
+/// What can have a limit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Limited {
     Rule(String),
@@ -42,7 +42,7 @@ struct Limiters {
     requests: Option<Arc<Requests>>,
 }
 
-/// Who takes turns before the counters.
+/// The lines of requests before the counters.
 #[derive(Debug, Default)]
 struct Lines {
     /// Copies to be let in, and to get a share of the memory then.
@@ -75,8 +75,8 @@ impl Limits {
         *limiters = next;
     }
 
-    /// Waits until this many bytes may be read that no copy is made of. Who asks may hold memory, and so waits for nobody
-    /// who waits for some.
+    /// Waits until this many bytes may be read that no copy is made of. The caller may hold memory,
+    /// and so waits for no task that waits for some.
     pub(crate) async fn bytes(&self, payer: Payer<'_>, bytes: u64) {
         let _turn = self.lines.comparing.take(payer).await;
         self.pass_bytes(payer.rule, bytes).await;
@@ -90,9 +90,10 @@ impl Limits {
         self.bandwidths(rule).iter().map(|(_, bandwidth)| bandwidth.bytes_per_second()).min()
     }
 
-    /// Waits until this many bytes may move. Whoever comes first in a line goes first: among small bodies that take
-    /// what there is, a large one would wait for ever. Both limits are passed turn by turn: one after the other they
-    /// would add up. They are looked up anew for each, because they may change while one waits.
+    /// Waits until this many bytes may move. The first in a line goes first: among small bodies
+    /// that take what there is, a large one would wait for ever. Both limits are passed turn by
+    /// turn: one after the other they would add up. They are looked up anew for each turn, because
+    /// they may change while it waits.
     async fn pass_bytes(&self, rule: &Rule, bytes: u64) {
         if self.are_none() {
             return;
@@ -126,8 +127,8 @@ impl Limits {
         share.await
     }
 
-    /// Waits until a copy that was let in may send its request. Whoever waits at a destination has the leave of the
-    /// rule already, so of each line it is one at a time.
+    /// Waits until a copy that was let in may send its request. A copy that waits for its
+    /// destination has passed the limit of its rule already, so each line lets one at a time wait.
     pub(crate) async fn may_send(&self, payer: Payer<'_>) {
         if self.are_none() {
             return;
@@ -162,7 +163,8 @@ impl Limits {
         self.take(rule, |requests| &requests.let_in).await;
     }
 
-    /// Takes a request from a counter of both who limit a rule; again when the limit changes while one waits.
+    /// Takes a request from a counter of the rule and of the destination; again when a limit
+    /// changes meanwhile.
     async fn take(&self, rule: &Rule, counter: impl Fn(&Requests) -> &Counter) {
         for limited in Limited::by(rule) {
             let is_current =
@@ -173,7 +175,8 @@ impl Limits {
         }
     }
 
-    /// Says whether nobody has a limit, as most have none: then nothing is looked up for each of their copies.
+    /// Says whether no limit is set, as in most configurations: then nothing is looked up for each
+    /// copy.
     fn are_none(&self) -> bool {
         self.limiters.read().is_ok_and(|limiters| limiters.is_empty())
     }
@@ -184,7 +187,7 @@ impl Limits {
 }
 
 impl Limited {
-    /// Names both whose limits hold for a rule's copies.
+    /// Names the two whose limits hold for a rule's copies.
     fn by(rule: &Rule) -> [Self; 2] {
         [Self::Rule(rule.id.clone()), Self::Destination(rule.destination.clone())]
     }

@@ -236,8 +236,8 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
 }
 
-/// Logs go to standard error; the SDK's own stay out unless asked for, because they name access
-/// keys and, at the lower levels, hold headers.
+/// Logs go to standard error; the SDK's own stay out unless enabled, because they name access keys
+/// and, at the lower levels, hold headers.
 fn start_log(format: LogFormat, filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter).with_context(|| format!("log filter {filter:?} is not valid"))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| process::Log).with_target(false);

@@ -52,7 +52,7 @@ pub(crate) struct Delivery {
     pub(crate) notification: Result<Notification, Undecodable>,
 }
 
-/// A message that nobody works on any more, and what the queue shall do with it.
+/// A message whose work has ended, and what the queue shall do with it.
 #[derive(Debug)]
 pub(crate) struct Settlement {
     pub(crate) message: Message,
@@ -118,8 +118,8 @@ impl Message {
         }
     }
 
-    /// Returns the same message anew, for its own queue: it was in nobody's work when it is given out again. None where it
-    /// came from a queue that knows no groups.
+    /// Returns the same message anew, for its own queue: no worker holds it when it is given out
+    /// again. None where it came from a queue without message groups.
     pub(crate) fn afresh(&self) -> Option<WorkItem> {
         Some(WorkItem {
             url: self.queue.queue.url.clone(),

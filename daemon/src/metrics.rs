@@ -162,7 +162,8 @@ impl Metrics {
         })
     }
 
-    /// Lets what alerts ask for be there before it happens: of a counter that begins with 1, `increase` sees nothing.
+    /// Creates the series that alerts query before anything happens: of a counter that begins with
+    /// 1, `increase` sees nothing.
     pub(crate) fn expect<'a>(&self, queues: impl Iterator<Item = &'a str>, rules: impl Iterator<Item = &'a str>) {
         for queue in queues {
             for outcome in MessageOutcome::ALL {
@@ -290,7 +291,7 @@ impl Unproved {
     }
 }
 
-/// What nobody can mend is recorded and told by a counter alone.
+/// What no operator can mend is recorded and told by a counter alone.
 const RECORDED: [Reason; 4] =
     [Reason::SrcVersionNotFound, Reason::SrcObjectNotEligible, Reason::ArrivedLate, Reason::StampTooLarge];
 

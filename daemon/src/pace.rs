@@ -1,6 +1,6 @@
-//! Who may work where, and when: everyone who writes to a destination, or under a KMS key, slows
-//! down together when it is asked too much, and leaves it alone when it does not answer. A task
-//! that waits here holds nothing that others could use.
+//! How many tasks may work with a dependency, and when: all that write to a destination, or under a
+//! KMS key, slow down together when it throttles, and stop but for one probe at a time when it does
+//! not answer. A task that waits here holds nothing that other tasks could use.
 
 mod answer;
 mod gates;
@@ -23,7 +23,7 @@ use answer::{Heard, Trouble, described};
 pub(crate) use gates::Ailing;
 use gates::{Change, Entered, Gates, Lined};
 
-/// The gates of every party; clones share them.
+/// The gates of every dependency; clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Pace(Arc<Shared>);
 
@@ -37,7 +37,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     gates: Gates,
-    /// Whom to tell; each is in one of the gates' queues, and in hand at the dispatch.
+    /// The channel to each waiting task; each is in one of the gates' queues, and in hand at the
+    /// dispatch.
     waiting: BTreeMap<u64, oneshot::Sender<Told>>,
 }
 
@@ -71,7 +72,8 @@ pub(crate) struct Pass {
     answer: Answer,
 }
 
-/// The destination does not answer, and someone else finds out when it does: come back after this time.
+/// The destination does not answer, and another task finds out when it does: come back after this
+/// time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TurnedAway(pub(crate) Duration);
 
@@ -80,7 +82,7 @@ tokio::task_local! {
     static UNDER: Under;
 }
 
-/// A pass as requests know it.
+/// The pass of a task, for the requests that it sends.
 struct Under {
     pace: Pace,
     route: Arc<Route>,
@@ -88,13 +90,13 @@ struct Under {
     heard: Arc<Heard>,
 }
 
-/// Takes note that a party answered a request of the task.
+/// Records that a dependency answered a request of the task.
 pub(crate) fn heard(party: Party) {
     let _nobody = UNDER.try_with(|under| under.heard.hear(party));
 }
 
-/// Takes note that the task which sent a request was asked for less. The request may be sent again and the task end
-/// well; those who pace it hear of it now. Outside of a task nobody is paced.
+/// Records that a request of the task was throttled. The request may be sent again and the task end
+/// well; the dependency's window narrows now. Outside of a task nothing is paced.
 pub(crate) fn strained(party: Party) {
     let _nobody = UNDER.try_with(|under| under.pace.strained(&under.route, under.entered, party));
 }
@@ -107,7 +109,8 @@ impl Pace {
         self.0.changed.notify_waiters();
     }
 
-    /// Waits for the leave to work on a key of a route, unless its destination is left alone for now.
+    /// Waits until a task may work on a key of a route, unless the circuit of its destination is
+    /// open.
     pub(crate) async fn enter(&self, route: &Route, key: &Key) -> Result<Pass, TurnedAway> {
         let mut place = match self.line_up(route, subject(key)) {
             Ok(settled) => return settled,
@@ -118,7 +121,7 @@ impl Pace {
             let opens = self.lock().gates.wakes_at(route).map(Instant::from_std);
             let is_over = opens.is_some_and(|opens| opens <= Instant::now());
             if is_over {
-                // Nobody may have acted on it.
+                // No other task may have acted on it.
                 self.pump();
             }
             tokio::select! {
@@ -126,7 +129,7 @@ impl Pace {
                 told = &mut place.told => return match told {
                     Ok(Told::Enter(pass)) => Ok(pass),
                     Ok(Told::TurnedAway(away)) => Err(away),
-                    // Whoever is told is told something: this is a refusal to guess.
+                    // A waiting task always gets an answer: this is a refusal to guess.
                     Err(_) => Err(TurnedAway(Duration::ZERO)),
                 },
                 () = changed => {}
@@ -135,12 +138,12 @@ impl Pace {
         }
     }
 
-    /// Says whether a destination is left alone because it does not answer.
+    /// Says whether the circuit of a destination is open because it does not answer.
     pub(crate) fn leaves_alone(&self, destination: &Place) -> bool {
         self.lock().gates.leaves_alone(destination)
     }
 
-    /// Says whether a key failed for its own sake, and not because a party is in trouble.
+    /// Says whether a key failed by itself, and not because a dependency is in trouble.
     pub(crate) fn is_own(&self, route: &Route, key: &Key, answer: Answer) -> bool {
         match answer {
             Answer::Failed(trouble) => self.is_own_with(route, key, (trouble.party, trouble.was_heard)),
@@ -153,7 +156,7 @@ impl Pace {
         self.lock().gates.is_own(route, subject(key), heard)
     }
 
-    /// Lists the parties that are limited or left alone.
+    /// Lists the dependencies that are throttled or whose circuit is open.
     pub(crate) fn ailing(&self) -> Vec<Ailing> {
         self.lock().gates.ailing()
     }
@@ -171,7 +174,7 @@ impl Pace {
         }
     }
 
-    /// Lets in whoever may enter now.
+    /// Lets in every task that may enter now.
     fn pump(&self) {
         let told: Vec<_> = {
             let mut state = self.lock();
@@ -182,7 +185,7 @@ impl Pace {
         tell(told.into_iter().filter_map(|(tell, pass)| Some((tell?, Told::Enter(pass)))));
     }
 
-    /// Gives a pass back; returns whom that concerns.
+    /// Gives a pass back; tells the tasks whose turn that changes.
     fn leave(&self, pass: &Pass) {
         let (change, told) = {
             let mut state = self.lock();
@@ -228,7 +231,7 @@ async fn until(opens: Option<Instant>) {
     }
 }
 
-/// Tells without the lock: a pass that nobody takes is given back on the spot.
+/// Tells without the lock: a pass whose task is gone is given back on the spot.
 fn tell(told: impl Iterator<Item = (oneshot::Sender<Told>, Told)>) {
     for (tell, told) in told {
         let _taken = tell.send(told);

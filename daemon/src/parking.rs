@@ -1,4 +1,4 @@
-//! What is parked: when it is tried again, and which of it someone means.
+//! What is parked: when it is tried again, and which of it a filter selects.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -33,14 +33,14 @@ pub(crate) struct Object {
 pub(crate) struct Retried {
     /// Parked tasks that are tried again.
     pub(crate) tasks: u64,
-    /// Of the tasks, those that no rule of today wants.
+    /// Of the tasks, those that no rule of today takes.
     pub(crate) unwanted: u64,
 }
 
 /// The time before the first automatic try; it doubles with each.
 const TRY_FIRST: Duration = Duration::from_secs(5 * 60);
 
-/// What someone repaired is found again within an hour, without a command.
+/// A repair is found within an hour, without a command.
 const TRY_MAX: Duration = Duration::from_secs(3600);
 
 /// Returns when a task is to be tried for the next time, by a jitter from 0 to 1: what was parked

@@ -35,7 +35,7 @@ impl Predecessor {
         File::create(stopped(state_dir)).map(drop)
     }
 
-    /// Takes it that there is nobody to wait for.
+    /// For a start without a predecessor to wait for.
     pub(crate) fn none() -> Self {
         Self { since: None }
     }

@@ -1,5 +1,5 @@
-//! What the process asks of the system before it begins: files for its user alone, enough descriptors, and no core dumps; and how it
-//! writes its log.
+//! What the process sets up before it begins: files for its user alone, enough descriptors, and no
+//! core dumps; and how it writes its log.
 
 use std::io::{self, Write};
 

@@ -24,7 +24,7 @@ use crate::ruleset::Ruleset;
 use crate::task::Task;
 use crate::work_queues::{WorkItem, digest, group_of};
 
-/// Takes events and sends the work that they ask for.
+/// Takes events and sends their work to the work queues.
 #[derive(Debug)]
 pub(crate) struct Router {
     pub(crate) engine: Arc<Engine>,
@@ -36,8 +36,8 @@ pub(crate) struct Router {
 /// Events that are sent together, ten entries a request.
 const ROUND_MAX: usize = 100;
 
-/// Bytes of all events whose work is being sent. One event may have a MiB, and ask for a thousand times that many
-/// things.
+/// Bytes of all events whose work is being sent. One event may have a MiB, and a thousand times
+/// that many pieces of work.
 const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
 
 /// About what an entry of a work queue has.
@@ -112,7 +112,7 @@ impl Router {
         async move { send(&engine, &settlements, round).await }
     }
 
-    /// Lists the work that an event asks for, and says what is to become of the event then.
+    /// Lists the work of an event, and says what is to become of the event then.
     fn read(&self, rules: &Ruleset, Delivery { message, notification }: Delivery, away: &mut Away) -> Routed {
         let metrics = &self.engine.metrics;
         let hints = match notification {
@@ -136,7 +136,8 @@ impl Router {
             }
         }
         if !wait.is_zero() {
-            // The rest of it is sent again then, if more than one thing happened: a hint too many.
+            // What is left of it is sent again then, if more than one thing happened: a hint too
+            // many.
             disposal = away.disposal(&message, wait, metrics);
         }
         if disposal == Disposal::Delete && work.is_empty() {
@@ -181,7 +182,7 @@ async fn send(engine: &Engine, settlements: &mpsc::Sender<Settlement>, round: Ro
     }
 }
 
-/// Returns the work that a task asks for, or how long its event has to wait for that.
+/// Returns the work of a task, or how long its event has to wait for that.
 fn item(message: &Message, record: usize, hint: &Hint, task: &Task) -> Result<WorkItem, Duration> {
     let left = message.delay_left(task);
     if !left.is_zero() {

@@ -41,7 +41,7 @@ impl Ruleset {
         Some((Reason::DstKeyTooLong, format!("rule {:?} would write to an impossible key: {error}", rule.id)))
     }
 
-    /// Finds the tasks that a hint asks for: one for each key it may have at each destination.
+    /// Finds the tasks of a hint: one for each key it may have at each destination.
     pub(crate) fn tasks(&self, hint: &Hint) -> Vec<Task> {
         let wish = Wish {
             action: hint.action,
@@ -66,7 +66,7 @@ impl Ruleset {
             .collect()
     }
 
-    /// Makes a parked task anew under the rules of today; `None` when no rule wants it any more.
+    /// Makes a parked task anew under the rules of today; `None` when no rule takes it any more.
     pub(crate) fn revive(&self, parked: &ParkedTask) -> Option<Task> {
         let ParkedTask { lane, source, source_key, action, version, .. } = parked;
         let wish = Wish {
@@ -80,7 +80,8 @@ impl Ruleset {
         self.task_again((lane, source, source_key), wish)
     }
 
-    /// Makes the task that ends an upload, by completing it or not; `None` when no rule wants its key any more.
+    /// Makes the task that ends an upload, by completing it or not; `None` when no rule takes its
+    /// key any more.
     pub(crate) fn resume(&self, upload: &Upload) -> Option<Task> {
         let Whose { lane, source, source_key, size_bytes } = upload.whose.as_ref()?;
         // As the message told of it that may come again.

@@ -13,7 +13,7 @@ use crate::admin::{COMMAND, Status};
 // The daemon itself gives its stations 5 seconds to say how they are.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Asks the daemon of this configuration and returns what it says as text.
+/// Requests the status of the daemon of this configuration and returns it as text.
 pub async fn ask(settings: &Settings) -> anyhow::Result<String> {
     let answer = request(settings, "GET /status", PATIENCE).await?;
     let status: Status = serde_json::from_str(&answer).context("the answer is not a status")?;
@@ -46,7 +46,7 @@ async fn exchange(mut stream: TcpStream, what: &str) -> anyhow::Result<String> {
     }
 }
 
-/// Writes a status for people.
+/// Writes a status as text for a terminal.
 pub(crate) fn table(status: &Status) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.

@@ -45,12 +45,12 @@ pub(crate) struct Task {
 }
 
 impl Task {
-    /// Names whom a request without a body counts for.
+    /// Names the rule and line that a request without a body counts for.
     pub(crate) fn payer(&self) -> Payer<'_> {
         Payer { rule: &self.rules.lead, is_bulk: false }
     }
 
-    /// Returns what is kept of one wish while it waits for someone to act.
+    /// Returns what is kept of one wish while it waits for an operator to act.
     pub(crate) fn parked(&self, wish: &Wish, reason: Reason, now: Timestamp) -> ParkedTask {
         ParkedTask {
             lane: self.lane.clone(),

@@ -1,5 +1,5 @@
-//! Taking turns: of those who stand in one line only the first competes with the other lines, so that nobody gets more by
-//! sending many.
+//! Taking turns: of the copies in one line only the first competes with the other lines, so that no
+//! rule gets more by sending many.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,7 @@ pub(crate) struct Turns {
     lines: Mutex<HashMap<Line, Arc<tokio::sync::Mutex<()>>>>,
 }
 
-/// Whom a copy works for: the large objects of a rule stand in another line than its small ones.
+/// What a copy counts for: the large objects of a rule stand in another line than its small ones.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Payer<'a> {
     pub(crate) rule: &'a Rule,

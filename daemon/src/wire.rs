@@ -95,7 +95,7 @@ impl Wire {
             }
             let is_trouble = matches!(refusal.failure.kind, Kind::Transient | Kind::Unauthenticated);
             let is_passing = (is_throttled || is_trouble) && !call.leaves(&refusal);
-            // Who sends a body has memory, and is not to hold that for longer than it was given for.
+            // A request with a body holds memory, for no longer than its timeout allows.
             let is_held_up = call.body().is_some() && begun.elapsed() >= call.timeout;
             if !is_passing || attempt >= call.attempts_max || is_held_up {
                 return Err(Refusal { is_held_up, ..refusal });
@@ -121,8 +121,9 @@ impl Wire {
         Ok((head, lossy(text)))
     }
 
-    /// Finds out why something was refused. The refusal of a HEAD has no text, so it may be anybody's, or be about clocks
-    /// or credentials and pass by itself: the first byte is asked for instead, and what S3 says of that counts.
+    /// Finds out why something was refused. The refusal of a HEAD has no text, so it may come from
+    /// any server on the way, or be about clocks or credentials and pass by itself: the first byte
+    /// is requested instead, and what S3 says of that counts.
     async fn explained(&self, call: &Call<'_>, refusal: Refusal) -> Refusal {
         let Some(get) = call.of_first_byte().filter(|_| call.wants_reason(&refusal)) else {
             return refusal;
@@ -216,5 +217,5 @@ impl From<Refusal> for Failure {
     }
 }
 
-/// Requests whose deadline no rule of the protocol rests on have this long to be answered.
+/// Requests whose deadline no rule of the protocol depends on have this long to be answered.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);

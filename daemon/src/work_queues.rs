@@ -186,7 +186,7 @@ impl WorkQueues {
             warn!(url = batch.url, "a rule's work queue is not one that the daemon was started with; restart it");
             return Vec::new();
         };
-        // One event may ask for more than has a turn at once.
+        // One event may have more batches than are sent at once.
         let Ok(Ok(_turn)) = tokio::time::timeout(TURN_WITHIN, turns.acquire()).await else {
             warn!(queue = access.queue.name(), "the work queue takes messages too slowly, they are tried again later");
             return Vec::new();

@@ -25,7 +25,7 @@ pub(crate) enum Ability {
     ChecksumPut,
     /// The same on multipart uploads and their parts.
     ChecksumParts,
-    /// Stating the checksums of an object that is read, where that is asked for.
+    /// Stating the checksums of an object that is read, where the request enables it.
     ChecksumRead,
 }
 
@@ -52,7 +52,7 @@ impl Ability {
         }
     }
 
-    /// Says whether a request header asks for it.
+    /// Says whether a request header needs it.
     pub(crate) fn is_asked_by(self, header: &str) -> bool {
         match self {
             Self::ConditionalPut | Self::ConditionalComplete | Self::ConditionalDelete => {
@@ -177,7 +177,7 @@ impl Capabilities {
         capability.is_allowed && capability.lack().is_none()
     }
 
-    /// Gives an ability up for a while, loudly: order then rests on fewer guarantees.
+    /// Gives an ability up for a while, loudly: the order of writes then has fewer guarantees.
     pub(crate) fn withdraw(&self, ability: Ability, account: &str, why: &str) {
         let had = self.has(ability);
         *self.capability(ability).lack() = Some(Lack { until: Instant::now() + GIVEN_UP_FOR, why: why.to_owned() });
@@ -206,7 +206,7 @@ impl Capabilities {
         Ability::ALL.into_iter().filter_map(lacking).collect()
     }
 
-    /// Takes note of a refused condition that a fresh read says should have held.
+    /// Records a refused condition that a fresh read says should have held.
     pub(crate) fn contradicted(&self, ability: Ability, account: &str) {
         let earlier = self.capability(ability).contradictions.fetch_add(1, Ordering::Relaxed);
         if earlier + 1 >= CONTRADICTIONS_MAX {
@@ -214,12 +214,12 @@ impl Capabilities {
         }
     }
 
-    /// Takes note that a condition was met as it should be.
+    /// Records that a condition was met as it should be.
     pub(crate) fn kept(&self, ability: Ability) {
         self.capability(ability).contradictions.store(0, Ordering::Relaxed);
     }
 
-    /// Takes note that a HEAD of a deleted key named its delete marker.
+    /// Records that a HEAD of a deleted key named its delete marker.
     pub(crate) fn told_marker(&self) {
         self.tells_markers.store(true, Ordering::Relaxed);
     }
@@ -229,7 +229,7 @@ impl Capabilities {
         self.tells_markers.load(Ordering::Relaxed)
     }
 
-    /// Takes note that an answer said how many tags an object has.
+    /// Records that an answer said how many tags an object has.
     pub(crate) fn counted_tags(&self) {
         self.counts_tags.store(true, Ordering::Relaxed);
     }
@@ -239,7 +239,7 @@ impl Capabilities {
         self.counts_tags.load(Ordering::Relaxed)
     }
 
-    /// Takes note that the ETag of an upload in parts was the MD5 of its parts' MD5s.
+    /// Records that the ETag of an upload in parts was the MD5 of its parts' MD5s.
     pub(crate) fn hashed_parts(&self) {
         self.hashes_parts.store(true, Ordering::Relaxed);
     }
@@ -249,7 +249,7 @@ impl Capabilities {
         self.hashes_parts.load(Ordering::Relaxed)
     }
 
-    /// Takes note whether tags that were given were there afterwards.
+    /// Records whether tags that were given were there afterwards.
     pub(crate) fn saw_tags(&self, given: TagsGiven, are_there: bool, account: &str) {
         let is_news = self.keeps_tags.get(given as usize).is_some_and(|known| known.set(are_there).is_ok());
         if is_news && !are_there {

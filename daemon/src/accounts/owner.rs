@@ -1,5 +1,5 @@
-//! Whose buckets an account's requests are meant for: S3 refuses them where another account owns the bucket, as one may that
-//! was deleted and made anew under its name.
+//! The owner that an account's requests expect of their buckets: S3 refuses them where another
+//! account owns the bucket, as one may that was deleted and made anew under its name.
 //! <https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucket-owner-condition.html>
 
 use aws_smithy_runtime_api::box_error::BoxError;

@@ -30,7 +30,7 @@ pub(crate) enum Side {
 }
 
 impl Side {
-    /// Names who is asked.
+    /// Names the dependency that serves the request.
     pub(crate) fn party(self) -> Party {
         match self {
             Self::Source => Party::Source,
@@ -102,7 +102,8 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// Turns what kept a request from being sent into a failure; it passes, unless it is a role that is not ours.
+/// Turns what kept a request from being sent into a failure; it passes, unless the role was
+/// refused.
 pub(crate) fn unsent(side: Side, during: &'static str, error: BoxError) -> Failure {
     match RefusedRole::find(error.as_ref()) {
         Some(role) => unassumed(side, during, role),
@@ -110,8 +111,9 @@ pub(crate) fn unsent(side: Side, during: &'static str, error: BoxError) -> Failu
     }
 }
 
-/// Without its role a request was never sent. STS says no more than "access denied" of a role that is not
-/// there, does not trust us, or wants another external id: that stays until someone changes it.
+/// Without its role a request was never sent. STS says no more than "access denied" of a role that
+/// is not there, does not trust the daemon's principal, or requires another external id: that stays
+/// until an operator changes it.
 fn unassumed(side: Side, during: &'static str, role: RefusedRole) -> Failure {
     let kind = match role.code.as_str() {
         "AccessDenied" => Kind::Refused(Reason::AssumeRoleNotPermitted),

@@ -1,5 +1,5 @@
-//! What is parked, over HTTP: the list, and the command to try again. Whoever reaches `listen` may
-//! give it: it starts nothing but work that is owed anyway.
+//! What is parked, over HTTP: the list, and the command to try again. Any client that reaches
+//! `listen` may give it: it starts nothing but work that is owed anyway.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -22,7 +22,7 @@ use crate::failures::{Entry, Listing};
 use crate::ledger::Ledger;
 use crate::parking::{Filter, Object};
 
-/// Entries of one answer: some MiB, and more than anyone reads.
+/// Entries of one answer: some MiB, and more than a person reads.
 const LISTED_MAX: usize = 10_000;
 
 // The ledger is read once through before the answer: a minute is enough for some millions.

@@ -1,5 +1,6 @@
-//! Who is let in: so many connections at a time, each with little time and one request, that names this daemon as its own
-//! clients do. A connection that has not asked yet makes way for the next one, so that half-sent requests keep nobody out.
+//! The connections that are served: a bounded number at a time, each with little time and one
+//! request, that names this daemon as its own clients do. A connection that has sent no request yet
+//! makes way for the next one, so that half-sent requests keep no client out.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -38,11 +39,11 @@ pub(super) struct Door {
 #[derive(Debug, Default)]
 struct Connections {
     all: JoinSet<()>,
-    /// Those that had not asked when last looked at, oldest first.
+    /// Those that had sent no request when last looked at, oldest first.
     waiting: VecDeque<(AbortHandle, Arc<AtomicBool>)>,
 }
 
-// A scraper or two, a load balancer, and people.
+// A scraper or two, a load balancer, and operators.
 const CONNECTIONS_MAX: usize = 64;
 
 // Clients send their few lines at once.
@@ -58,7 +59,7 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 const PAUSE: Duration = Duration::from_millis(200);
 
 impl Door {
-    /// Serves until told to stop; who has asked by then is answered.
+    /// Serves until told to stop; requests that have arrived by then are answered.
     pub(super) async fn serve(self, listener: TcpListener, stop: CancellationToken) {
         let mut connections = Connections::default();
         while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
@@ -94,7 +95,7 @@ impl Door {
         http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES_MAX).keep_alive(false);
         let connection = http.serve_connection(TokioIo::new(stream), service);
         async {
-            // A client that breaks off, or takes too long, has nobody to hear about it.
+            // A client that breaks off, or takes too long, gets no answer and no log line.
             let _broken_off = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
         }
     }
@@ -106,13 +107,13 @@ impl Connections {
         while self.all.try_join_next().is_some() {}
         self.waiting.retain(|(connection, asked)| !connection.is_finished() && !asked.load(Ordering::Relaxed));
         while self.all.len() >= CONNECTIONS_MAX {
-            // Where all have asked, the first answer makes room.
+            // Where all have sent a request, the first answer makes room.
             self.evict();
             self.all.join_next().await;
         }
     }
 
-    /// Ends the oldest connection that has not asked yet; `false` says that there is none.
+    /// Ends the oldest connection that has sent no request yet; `false` says that there is none.
     fn evict(&mut self) -> bool {
         while let Some((connection, asked)) = self.waiting.pop_front() {
             if !asked.load(Ordering::Relaxed) {
@@ -124,8 +125,8 @@ impl Connections {
     }
 }
 
-/// Refuses what a browser sends for a page that is not ours: under a name of the page's own, which was made to lead here
-/// (DNS rebinding), or as a command.
+/// Refuses what a browser sends for a foreign page: under a name of the page's own, which was made
+/// to lead here (DNS rebinding), or as a command.
 fn refusal<B>(request: &Request<B>, hosts: &[String]) -> Option<Response> {
     let named = request.headers().get_all(HOST).iter().map(|host| host.to_str().unwrap_or_default());
     let mut named = named.chain(request.uri().authority().map(Authority::as_str));

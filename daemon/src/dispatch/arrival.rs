@@ -1,4 +1,4 @@
-//! A message arrives: what it asks for is taken in hand, or it goes back at once.
+//! A message arrives: its tasks are taken in hand, or it goes back at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +40,7 @@ impl Dispatch {
             Some((reason, detail)) => message.refused(&self.engine.metrics, reason, &detail),
             None => Disposal::Delete,
         };
-        // What is possible is done; the message is kept for the rest.
+        // What is possible is done; the message is kept for what is not.
         let mut tasks: Vec<Task> = notification.hints.iter().flat_map(|hint| rules.tasks(hint)).collect();
         if tasks.is_empty() && disposal == Disposal::Delete {
             self.engine.metrics.message(message.queue.queue.name(), MessageOutcome::Ignored);

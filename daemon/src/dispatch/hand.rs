@@ -46,12 +46,12 @@ impl Hand {
         self.messages.insert(message.number, InHand { message, tasks: open, open, disposal });
     }
 
-    /// Returns the id of a message that wants more than one thing done.
+    /// Returns the id of a message that has more than one task.
     pub(super) fn wants_more(&self, number: u64) -> Option<&str> {
         self.messages.get(&number).filter(|in_hand| in_hand.tasks > 1).map(|in_hand| in_hand.message.id.as_str())
     }
 
-    /// Says whether a message is in hand and surely ours.
+    /// Says whether a message is in hand and its lease surely held.
     pub(super) fn holds(&self, number: u64) -> bool {
         self.lost(number).is_some_and(|lost| !lost.is_cancelled())
     }
@@ -67,7 +67,7 @@ impl Hand {
         self.messages.get(&number).map(|in_hand| in_hand.message.lease.over())
     }
 
-    /// Returns what fires when a message may be someone else's.
+    /// Returns what fires when a message may have gone to another worker.
     fn lost(&self, number: u64) -> Option<&CancellationToken> {
         self.messages.get(&number).map(|in_hand| in_hand.message.lease.lost())
     }
@@ -86,14 +86,15 @@ impl Hand {
         self.remove(number).map(|InHand { message, disposal, .. }| Settlement { message, disposal })
     }
 
-    /// Lets go of a message that may be someone else's: what becomes of it is theirs to say.
+    /// Removes a message that may have gone to another worker, whose work decides what becomes of
+    /// it.
     pub(super) fn forget(&mut self, number: u64) {
         if let Some(forgotten) = self.remove(number) {
             self.open -= forgotten.open;
         }
     }
 
-    /// Lets go of those that may be someone else's.
+    /// Removes those that may have gone to another worker.
     pub(super) fn forget_lost(&mut self, numbers: impl Iterator<Item = u64>) {
         for number in numbers {
             if !self.holds(number) {

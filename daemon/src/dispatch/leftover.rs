@@ -1,5 +1,6 @@
-//! Uploads of lanes that have no work: begun here, while another daemon finished their key. No message may ever come for it
-//! again, and what was uploaded costs until someone ends it.
+//! Uploads of lanes that have no work: begun here, while another daemon finished their key. No
+//! message may ever come for it again, and the uploaded parts are billed until the upload is
+//! aborted.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -23,7 +24,7 @@ use crate::transfer;
 /// of an hour, and goes on with its upload.
 const EVERY: Duration = Duration::from_secs(20 * 60);
 
-/// So many are taken up by one search: few beside what messages and people ask for.
+/// So many are taken up by one search: few beside the work of messages and retry commands.
 const TAKEN_UP_MAX: usize = 25;
 
 /// What a search found.
@@ -76,7 +77,7 @@ impl Dispatch {
         }
     }
 
-    /// Tells which lanes have no work, and a destination that is not left alone.
+    /// Tells which lanes have no work, and a destination whose circuit is closed.
     pub(super) fn has_business(&self) -> impl Fn(&Lane) -> bool + Send + use<> {
         let busy: BTreeSet<Lane> = self.lanes.keys().cloned().collect();
         let engine = Arc::clone(&self.engine);

@@ -1,4 +1,4 @@
-//! What is parked comes back to the lanes, on schedule or because someone asks for it.
+//! What is parked comes back to the lanes, on schedule or by a retry command.
 
 use std::sync::Arc;
 

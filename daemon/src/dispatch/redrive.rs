@@ -22,10 +22,10 @@ pub(super) const EVERY: Duration = Duration::from_secs(60);
 /// messages that come in.
 pub(super) const LANES_MAX: usize = 100;
 
-/// Sweeps that wait for their turn: someone who sends more is told to wait.
+/// Sweeps that wait for their turn: a retry command beyond this is refused for now.
 pub(super) const SWEEPS_MAX: usize = 16;
 
-/// Who waits to hear what a retry comes to.
+/// Where the result of a retry command goes.
 pub(crate) type Asker = oneshot::Sender<Result<Retried, String>>;
 
 /// One way through all that is parked, lane by lane.
@@ -40,7 +40,7 @@ pub(super) struct Sweep {
 enum Chosen {
     /// What is due at this moment.
     Due(Timestamp),
-    /// What someone means.
+    /// Those that a filter selects.
     Meant(Filter),
 }
 
@@ -52,7 +52,7 @@ pub(super) struct Round {
     pub(super) rest: Option<Sweep>,
 }
 
-/// What is parked at one lane, and the task that it makes; none when no rule wants it any more.
+/// What is parked at one lane, and the task that it makes; none when no rule takes it any more.
 #[derive(Debug)]
 pub(super) struct Revived {
     pub(super) parked: Vec<ParkedTask>,
@@ -68,7 +68,7 @@ impl Sweep {
         Self { chosen: Chosen::Meant(filter), after: None }
     }
 
-    /// Says whether nobody is waiting for it.
+    /// Says whether the sweep is on schedule, and so no client waits for it.
     pub(super) fn is_routine(&self) -> bool {
         matches!(self.chosen, Chosen::Due(_))
     }

@@ -1,4 +1,5 @@
-//! Lanes that begin nothing for a while: their destination is left alone, or a write of theirs may yet land.
+//! Lanes that begin nothing for a while: the circuit of their destination is open, or a write of
+//! theirs may yet land.
 
 use std::time::Duration;
 

@@ -1,9 +1,10 @@
-//! What was done of a message that had to go back for the rest. One event may go to several
+//! What was done of a message that had to go back for its other tasks. One event may go to several
 //! destinations: while one of them is in trouble, its message comes again and again, and what the
-//! others have done already costs them nothing more.
+//! other destinations have done already costs them nothing more.
 //!
-//! This is known in memory only, and for sure: what is noted here ended well in this process, so no
-//! write of it can be on its way any more (protocol rule 7). A daemon that does not know asks.
+//! This is kept in memory only, and is certain: what is noted here ended well in this process, so
+//! no write of it can be on its way any more (protocol rule 7). A daemon without the note sends
+//! requests to find out.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -23,11 +24,11 @@ pub(super) struct Settled {
 
 type Done = (Lane, Action, Option<VersionId>);
 
-/// Some MiB. Who is forgotten costs a look at the destination.
+/// Some MiB. A forgotten message costs a look at the destination.
 const MESSAGES_MAX: usize = 20_000;
 
 impl Settled {
-    /// Takes note of a wish that is granted.
+    /// Records a wish that is granted.
     pub(super) fn note(&mut self, message: &str, task: &Task, wish: &Wish) {
         if !self.by_message.contains_key(message) {
             self.order.push_back(message.to_owned());

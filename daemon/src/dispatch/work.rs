@@ -27,7 +27,7 @@ enum Stage {
     Working(Vec<Ticket>),
     /// A task was cut off, and what it last wrote may yet land (protocol rule 7).
     Landing,
-    /// The destination is left alone for a while, and nothing is under way.
+    /// The circuit of the destination is open, and nothing is under way.
     Resting,
 }
 
@@ -48,8 +48,8 @@ impl Work {
         }
     }
 
-    /// Begins a task for all that waits and is wanted still, if the lane is free; it goes by the
-    /// newest rules that it was given.
+    /// Begins a task for every waiting ticket that is still needed, if the lane is free; it goes by
+    /// the newest rules that it was given.
     pub(super) fn begin(&mut self, is_wanted: impl Fn(&Ticket) -> bool) -> Option<Task> {
         if !self.is_free() {
             return None;
@@ -97,7 +97,7 @@ impl Work {
         matches!(self.stage, Stage::Resting)
     }
 
-    /// Says whether no message asks for any of it.
+    /// Says whether no message is behind any of it.
     pub(super) fn is_unbidden(&self) -> bool {
         self.tickets().all(|ticket| ticket.message.is_none())
     }
@@ -145,8 +145,10 @@ impl Work {
     }
 }
 
-/// Leaves of a task that was cut off what is held still, and once more the tags of each version, whosever message it is by
-/// then: no condition keeps those that were on their way from landing over newer ones, and who wrote those may be through.
+/// Of a task that was cut off, keeps the tickets whose message is still held, and adds the tags of
+/// each version once more, whichever worker has its message by then: PutObjectTagging has no
+/// precondition, so a request on its way may land over newer tags, and the task that wrote those
+/// may have ended.
 pub(super) fn left_of(tickets: Vec<Ticket>, is_held: impl Fn(u64) -> bool) -> Vec<Ticket> {
     let mut left: Vec<Ticket> = Vec::with_capacity(tickets.len());
     for ticket in &tickets {

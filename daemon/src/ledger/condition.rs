@@ -116,7 +116,7 @@ impl Condition {
     async fn until(&self, holds: impl Fn(&State) -> bool) {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
-            // What changes between the look and the wait is heard too.
+            // What changes between the look and the wait is noticed too.
             changed.as_mut().enable();
             if holds(&self.lock()) {
                 return;

@@ -77,7 +77,7 @@ impl Directory {
                 Some(entry.map_err(unreadable)?.path()).filter(|path| path.file_stem() == Some(LEDGER.as_ref())),
             );
         }
-        // Of both, what was repaired is the one to go on with.
+        // Of both, the repaired one is the one to go on with.
         left.sort_unstable();
         left.pop().map_or(Ok(()), |left| Err(OpenError::Repaired(ledger, left)))
     }

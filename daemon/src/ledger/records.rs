@@ -101,7 +101,7 @@ pub(crate) struct Upload {
     /// Whether that is by our clock.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) by_our_clock: bool,
-    /// Whose it is; older records do not say.
+    /// The lane that it belongs to; older records do not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) whose: Option<Whose>,
 }
@@ -129,7 +129,7 @@ pub(crate) struct UploadedPart {
     pub(crate) doubt: Option<Unproved>,
 }
 
-/// A task that waits for someone to act.
+/// A task that waits for an operator to act.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ParkedTask {
     pub(crate) lane: Lane,

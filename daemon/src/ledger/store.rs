@@ -53,7 +53,7 @@ struct Mark {
 const MEMTABLE_BYTES: usize = 8 << 20;
 const BLOCK_CACHE_BYTES: usize = 8 << 20;
 
-// A tenth of a memtable for the filter of what is in it.
+// A tenth of a memtable for the filter of its keys.
 const MEMTABLE_FILTER_SHARE: f64 = 0.1;
 
 const DURING: &str = "the ledger";

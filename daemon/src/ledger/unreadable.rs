@@ -1,5 +1,5 @@
-//! Uploads whose records are damaged: what each told of may appear until its time is over, and nothing says when that
-//! began. So it begins when the damage is seen.
+//! Uploads whose records are damaged: each may appear until its time is over, and the record no
+//! longer says when that began. So it begins when the damage is seen.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

@@ -9,8 +9,8 @@ use tokio::sync::watch;
 
 use super::Counter;
 
-/// Requests are counted twice: who is not let in yet holds no memory; and those who were, and waited together for a
-/// source or for memory, are not sent all at once.
+/// Requests are counted twice: one that is not let in yet holds no memory; and those that were let
+/// in, and waited together for a source or for memory, are not sent all at once.
 #[derive(Debug)]
 pub(super) struct Requests {
     pub(super) per_second: NonZeroU32,
@@ -22,7 +22,7 @@ pub(super) struct Requests {
 
 type Count = Arc<watch::Sender<u32>>;
 
-/// One who waits to be sent, until it is dropped.
+/// A request that waits to be sent, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Waiting(Count);
 

@@ -1,4 +1,4 @@
-//! What an attempt tells of those that it asked.
+//! What an attempt says about the dependencies of its requests.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,31 +8,31 @@ use replicator_core::failure::{Failure, Kind, Party};
 /// What a task's requests tell of those they went to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// Nothing was asked, or it ended before the destination could say anything.
+    /// No request was sent, or the attempt ended before the destination could say anything.
     None,
-    /// Everyone did what they were asked for; something was written, or not.
+    /// Every dependency served its requests; something was written, or not.
     Served { wrote: bool },
-    /// One party asks for less.
+    /// One dependency throttles.
     Throttled(Party),
-    /// A party did not answer, or had trouble of its own, as far as the one key tells.
+    /// A dependency did not answer, or had trouble of its own, as far as the one key tells.
     Failed(Trouble),
     /// The destination answered, if not as wished.
     Alive,
 }
 
-/// A failure that may be a party's.
+/// A failure that may be a dependency's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Trouble {
     pub(crate) party: Party,
-    /// What was asked, by its name in the service's API.
+    /// The request, by its name in the service's API.
     pub(super) operation: &'static str,
     /// What the answer was, if there was one.
     pub(super) status: Option<u16>,
-    /// The party answered something else in the same attempt.
+    /// The dependency answered something else in the same attempt.
     pub(super) was_heard: bool,
 }
 
-/// Who answered a request of one attempt.
+/// The dependencies that answered a request of one attempt.
 #[derive(Debug, Default)]
 pub(super) struct Heard {
     source: AtomicBool,
@@ -65,7 +65,7 @@ impl Answer {
         }
     }
 
-    /// Returns it as it is to be taken beside what else was heard.
+    /// Returns the answer completed by whether the failed dependency answered other requests.
     pub(super) fn given(self, heard: &Heard) -> Self {
         match self {
             Self::Failed(trouble) => Self::Failed(Trouble { was_heard: heard.has(trouble.party), ..trouble }),
@@ -82,7 +82,7 @@ impl Heard {
         }
     }
 
-    /// Says whether a party answered; that KMS did, nothing tells but a write.
+    /// Says whether a dependency answered; for KMS only a write would show it, so it never counts.
     pub(super) fn has(&self, party: Party) -> bool {
         match party {
             Party::Source => self.source.load(Ordering::Relaxed),
@@ -101,7 +101,8 @@ impl fmt::Display for Trouble {
     }
 }
 
-/// Says what a destination does that is left alone; one that throttles has no other trouble.
+/// Describes the trouble of a destination whose circuit is open; one that throttles has no other
+/// trouble.
 pub(super) fn described(trouble: Option<Trouble>) -> String {
     trouble.map_or_else(|| "asks for less than one task at a time".to_owned(), |trouble| trouble.to_string())
 }

@@ -1,5 +1,5 @@
-//! The gates themselves: counts, windows, circuits and queues. No clock and no waiting in here: each
-//! method is told what time it is.
+//! The gates themselves: counts, windows, circuits and queues. No clock and no waiting in here: the
+//! time comes in as an argument.
 
 mod party;
 
@@ -17,11 +17,11 @@ pub(crate) use party::Ailing;
 pub(super) use party::Change;
 use party::{Busy, Gate, Outlook, Site};
 
-/// Every party's gate, and who waits.
+/// The gate of every dependency, and the waiting tasks.
 #[derive(Debug, Default)]
 pub(super) struct Gates {
     parties: BTreeMap<Site, Gate>,
-    /// One queue a route, so that nobody waits for a party that is not theirs; never empty.
+    /// One queue a route, so that no task waits for a dependency of another route; never empty.
     queues: BTreeMap<Route, VecDeque<(u64, Subject)>>,
     /// How many rules each destination has.
     rules: BTreeMap<Place, u32>,
@@ -38,7 +38,7 @@ pub(super) struct Entered {
     key: Option<Round>,
 }
 
-/// What becomes of one who comes to the gates.
+/// What becomes of a task that comes to the gates.
 #[derive(Debug)]
 pub(super) enum Lined {
     In(Entered),
@@ -52,20 +52,21 @@ pub(super) enum Lined {
 // bounds the parts.
 const TASKS_MAX: u32 = 256;
 
-// Of those, what one destination may have: enough to hide the latency of small objects, and a share that
-// it gets whatever the others do. So whoever hangs holds up only its own.
+// Of those, what one destination may have: enough to hide the latency of small objects, and a share
+// that it gets whatever the other destinations do. So a destination that hangs holds up only its
+// own.
 const SHARE_MAX: u32 = 128;
 const SHARE_MIN: u32 = 8;
 
-// Large objects keep their places for long, and each has several parts on its way: three quarters of the places are
-// never theirs, so that small ones do not wait for them.
+// Large objects keep their places for long, and each has several parts on its way: three quarters
+// of the places are out of their reach, so that small ones do not wait for them.
 const BULK_DIVISOR: u32 = 4;
 
 // Of the places of a destination that rules share, a quarter is out of reach for each: one that has a limit, and waits
 // for it at all the places it could get, leaves that to the others.
 const OTHERS_DIVISOR: u32 = 4;
 
-// Where someone else finds out, to ask the queue again sooner costs receipts and gains nothing.
+// While another task probes the destination, an earlier delivery costs receipts and gains nothing.
 const AWAY_MIN: Duration = Duration::from_secs(10);
 
 impl Gates {
@@ -92,7 +93,8 @@ impl Gates {
         Lined::Waits(self.last)
     }
 
-    /// Takes over which rules there are. Whoever has nothing to do is forgotten unless there is trouble to remember.
+    /// Takes over which rules there are. A gate without tasks is removed unless there is trouble to
+    /// remember.
     pub(super) fn replace<'a>(&mut self, rules: impl Iterator<Item = &'a Rule>) {
         self.rules.clear();
         for rule in rules {
@@ -101,8 +103,8 @@ impl Gates {
         self.parties.retain(|_, gate| gate.under_way > 0 || gate.is_ailing());
     }
 
-    /// Lets in all who may enter: of those who wait for a destination first whose rule has the fewest places there, then
-    /// in the order they came.
+    /// Lets in all tasks that may enter: first those whose rule has the fewest places at its
+    /// destination, then in the order they came.
     pub(super) fn pump(&mut self, now: Instant) -> Vec<(u64, Route, Entered)> {
         let mut admitted = Vec::new();
         loop {
@@ -119,7 +121,7 @@ impl Gates {
         }
     }
 
-    /// Takes note of what one who leaves has to tell.
+    /// Records the result of a task that leaves.
     pub(super) fn leave(&mut self, route: &Route, entered: Entered, answer: Answer, at: (Instant, f64)) -> Change {
         let was = Outlook::of(&self.parties, route);
         self.learn(route, entered, answer, at);
@@ -130,7 +132,7 @@ impl Gates {
         Outlook::of(&self.parties, route).since(was)
     }
 
-    /// Takes note that a party asked one who is at work for less.
+    /// Records that a dependency throttled a task at work.
     pub(super) fn strained(&mut self, route: &Route, entered: Entered, party: Party) -> Change {
         let was = Outlook::of(&self.parties, route);
         let round = entered.round(party);
@@ -141,7 +143,7 @@ impl Gates {
         Outlook::of(&self.parties, route).since(was)
     }
 
-    /// Turns away who waits for a destination that is left alone, but for the one who came first.
+    /// Turns away the tasks that wait for a destination whose circuit is open, but for the first.
     pub(super) fn turn_away(&mut self, destination: &Place, now: Instant) -> Vec<(u64, Duration)> {
         if !self.leaves_alone(destination) {
             return Vec::new();
@@ -155,7 +157,7 @@ impl Gates {
         away
     }
 
-    /// Forgets one who waits no more.
+    /// Removes a task that waits no more.
     pub(super) fn forget(&mut self, number: u64) {
         // Each queue is in the order of its numbers.
         let place = self
@@ -173,19 +175,20 @@ impl Gates {
         Outlook::of(&self.parties, route).wakes
     }
 
-    /// Says whether a destination is left alone but for one task at a time.
+    /// Says whether the circuit of a destination is open.
     pub(super) fn leaves_alone(&self, destination: &Place) -> bool {
         let gate = self.parties.get(&Site::Destination(destination.clone()));
         gate.is_some_and(|gate| gate.circuit.is_open())
     }
 
-    /// Lists whoever is limited or left alone, and sources that fail whatever they are asked.
+    /// Lists the dependencies that are throttled or whose circuit is open, and sources that fail
+    /// every request.
     pub(super) fn ailing(&self) -> Vec<Ailing> {
         let ailing = self.parties.iter().filter(|(site, gate)| gate.is_ailing() || gate.has_source_trouble(site));
         ailing.map(|(site, gate)| gate.describe(site)).collect()
     }
 
-    /// Says whether a key failed for its own sake, where a party did not serve it.
+    /// Says whether a key failed by itself, where a dependency did not serve it.
     pub(super) fn is_own(&self, route: &Route, subject: Subject, (party, was_heard): (Party, bool)) -> bool {
         self.parties.get(&route.site(party)).is_some_and(|gate| gate.suspects.is_own(subject, was_heard))
     }
@@ -258,7 +261,8 @@ impl Gates {
         match answer {
             Answer::None | Answer::Throttled(Party::Source) => gate.circuit.left(entry),
             Answer::Failed(trouble) => self.failed(route, entered, trouble, at),
-            // Who throttles even one at a time might as well not answer.
+            // A dependency that throttles even one at a time is no better than one that does not
+            // answer.
             Answer::Throttled(Party::Destination) if gate.window.is_shut() => gate.circuit.failed(entry, true, at),
             Answer::Throttled(_) => gate.circuit.answered(),
             Answer::Alive => gate.answered(),
@@ -273,8 +277,8 @@ impl Gates {
         }
     }
 
-    /// Learns from one key's failure whether a party is in trouble. One that answers something may
-    /// fail the same key again and again.
+    /// Learns from one key's failure whether a dependency is in trouble. One that answers something
+    /// may fail the same key again and again.
     fn failed(&mut self, route: &Route, entered: Entered, trouble: Trouble, at: (Instant, f64)) {
         let gate = self.party(route, trouble.party);
         let evidence = gate.suspects.record_failure(entered.subject);
@@ -315,7 +319,7 @@ impl Gates {
         }
     }
 
-    /// Returns the gate of one who may ask for less.
+    /// Returns the gate of a dependency that may throttle.
     fn party(&mut self, route: &Route, party: Party) -> &mut Gate {
         self.gate(route.site(party))
     }
@@ -351,7 +355,7 @@ impl Gates {
 }
 
 impl Entered {
-    /// Returns what the task remembers of a party.
+    /// Returns what the task remembers of a dependency.
     fn round(&self, party: Party) -> Round {
         match party {
             Party::Source => self.source,

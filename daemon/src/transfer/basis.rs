@@ -1,4 +1,4 @@
-//! What a write rests on: which entry was current at the destination when it was planned, and how
+//! What a write depends on: which entry was current at the destination when it was planned, and how
 //! long ago that was read. A condition sees only an ETag; this sees whether it is the same entry.
 
 use std::fmt;
@@ -43,14 +43,14 @@ struct Clock {
 }
 
 impl Basis {
-    /// Takes note of what was just read by a request that was sent at this moment.
+    /// Makes the basis of what was just read by a request that was sent at this moment.
     pub(crate) fn read(current: Current, asked: Moment) -> Self {
         let Current { entry, date, .. } = current;
         Self { entry, read: asked, clock: Clock { date, asked, answered: Moment::now() } }
     }
 
-    /// Takes note of what a write made current that was sent at this moment. It stands there since the answer at
-    /// the latest, and may have been overwritten since it was sent.
+    /// Makes the basis of what a write made current that was sent at this moment. It stands there
+    /// since the answer at the latest, and may have been overwritten since it was sent.
     pub(super) fn written(&self, entry: Entry, sent: Moment) -> Self {
         Self { entry, read: sent, clock: self.clock }
     }
@@ -76,7 +76,7 @@ impl Basis {
         if agrees { Ok(()) } else { Err(Failure::new(Kind::Conflict, "ListObjectVersions")) }
     }
 
-    /// Reads again if the reading is too old for a write to rest on it: a stranger may have written since.
+    /// Reads again if the reading is too old for a write: another writer may have written since.
     /// Says when it did, so that the other side can be looked at again, too.
     pub(super) async fn renew(&self, access: &Access, task: &Task) -> Result<Option<Looked>, Failure> {
         let is_old = self.read.elapsed() > READING_AGE_MAX;
@@ -95,12 +95,12 @@ impl Basis {
     }
 }
 
-/// When what a write rests on was looked at last.
+/// When the basis of a write was looked at last.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Looked(Moment);
 
 impl Looked {
-    /// Makes sure that a write may still rest on it, whatever was asked since.
+    /// Makes sure that the look is fresh enough for a write, whatever requests came since.
     pub(super) fn is_fresh(self) -> Result<(), Failure> {
         if self.0.elapsed() <= READING_AGE_MAX { Ok(()) } else { Err(Failure::new(Kind::Conflict, LOOK)) }
     }

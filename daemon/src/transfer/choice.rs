@@ -1,5 +1,5 @@
 //! Which of the competing rules takes a version: the first, by priority, whose filter matches all
-//! of it. Tags are read only when a rule asks for them.
+//! of it. Tags are read only when a rule filters by them.
 
 use std::sync::Arc;
 

@@ -44,7 +44,7 @@ pub(crate) struct Copy<'a> {
     pub(crate) basis: &'a Basis,
     /// The version's tags, where choosing the rule needed them.
     pub(crate) tags: Option<Tags>,
-    /// What its writes ask for beyond the plain request.
+    /// What its writes need beyond the plain request.
     pub(crate) extras: Extras,
 }
 
@@ -68,7 +68,7 @@ pub(crate) struct Dress {
     pub(crate) attributes: Attributes,
     pub(crate) tags: Tags,
     pub(crate) encryption: Headers,
-    /// When the source was asked.
+    /// When the request to the source was sent.
     asked: Moment,
 }
 
@@ -78,7 +78,7 @@ impl Copy<'_> {
         Pinned::original(self.source, self.task, self.version)
     }
 
-    /// Names whom the limits count this for.
+    /// Names the rule and line that the limits count this for.
     pub(super) fn payer(&self, is_bulk: bool) -> Payer<'_> {
         Payer { rule: &self.rule, is_bulk }
     }
@@ -90,8 +90,8 @@ impl Copy<'_> {
         self.engine.admit((self.payer(is_bulk), &self.task.lane), self.reader, &piece).await
     }
 
-    /// Asks the source what the replica carries. Tags are counted by some endpoints for GET and not for HEAD, LocalStack
-    /// among them.
+    /// Reads from the source what the replica carries. Tags are counted by some endpoints for GET
+    /// and not for HEAD, LocalStack among them.
     pub(super) async fn dress_anew(&self) -> Result<Dress, Failure> {
         let asked = Moment::now();
         let head = self.original().head().await?;
@@ -173,7 +173,8 @@ impl Copy<'_> {
 }
 
 impl Dress {
-    /// Says whether it is too old to rest a write on, as any reading: nothing tells of a lock that changed.
+    /// Says whether it is too old for a write, as any reading: nothing tells of a lock that
+    /// changed.
     pub(super) fn is_old(&self) -> bool {
         self.asked.elapsed() > READING_AGE_MAX
     }

@@ -46,18 +46,20 @@ impl Current {
     }
 }
 
-/// What is likely there, which decides whom to ask first.
+/// What is likely there, which decides the first request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Likely {
     /// An object.
     Object,
     /// Nothing, or a marker.
     Hidden,
-    /// Nothing; where that is not proved, or cannot be told from a marker, whoever asks can do without knowing.
+    /// Nothing; where that is not proved, or cannot be told from a marker, the caller can do
+    /// without the difference.
     New,
 }
 
-/// Reads which entry is current of a key that is likely new, by one list for all neighbours that ask, if they are many.
+/// Reads which entry is current of a key that is likely new, by one list for all neighbours that
+/// wait, if they are many.
 pub(super) async fn current_of_new(engine: &Engine, access: &Access, task: &Task) -> Result<Current, Failure> {
     // What a list leaves out the condition of the write finds.
     let may_ask = access.is_aws || access.capabilities.always_had(Ability::ConditionalPut);
@@ -71,7 +73,7 @@ pub(super) async fn current_of_new(engine: &Engine, access: &Access, task: &Task
 pub(super) async fn current(access: &Access, task: &Task, likely: Likely) -> Result<Current, Failure> {
     let place = &task.lane.destination;
     let tells_markers = tells_markers(access);
-    // Where a 404 proves nothing, the list would have to be asked after it.
+    // Where a 404 proves nothing, a list would have to follow.
     if likely == Likely::Hidden
         && !tells_markers
         && let Some(entry) = listed(access, task).await?
@@ -119,7 +121,8 @@ fn appeared() -> Failure {
     Failure::caused(FailureKind::Conflict, DURING, "an entry appeared behind the 404")
 }
 
-/// Asks the list for what hides a key, where HEAD does not tell a marker from nothing; none if an object is there.
+/// Reads from the list what hides a key, where HEAD does not tell a marker from nothing; none if an
+/// object is there.
 async fn listed(access: &Access, task: &Task) -> Result<Option<Entry>, Failure> {
     let lane = &task.lane;
     let newest = listing::newest(access, Side::Destination, &lane.destination.bucket, &lane.key).await?;

@@ -23,13 +23,13 @@ use crate::task::Task;
 pub(crate) struct Shown {
     pub(crate) known: Known,
     pub(crate) replicas: Vec<Replica>,
-    /// What the next write rests on.
+    /// The basis of the next write.
     pub(crate) basis: Basis,
     /// Whether the nothing that is current may be a marker.
     pub(super) is_guess: bool,
     /// Which version an object that is current says it is the replica of, until that is judged.
     claim: Option<Claim>,
-    /// How long ago an object that is current, and no record knows, was written.
+    /// How long ago an object that is current, and on no record, was written.
     pub(super) unknown_age: Option<Duration>,
     /// Of the delete marker that is current, where its history had to be looked at.
     marker: Option<Hiding>,
@@ -95,10 +95,10 @@ impl Shown {
     }
 }
 
-/// Reads what is current, and from the ledger how far it reaches. With `may_guess`, a key that was never
-/// written by this daemon is asked for by HEAD alone, or by a list that it shares with others, even of an endpoint whose
-/// 404 can mean a marker; and not at all where a condition can be relied on, as at AWS: that of the write tells when there is an object. Some endpoints
-/// ignore it.
+/// Reads what is current, and from the ledger how far it reaches. With `may_guess`, a key that was
+/// never written by this daemon is read by HEAD alone, or by a list that it shares with others,
+/// even of an endpoint whose 404 can mean a marker; and not at all where a condition can be relied
+/// on, as at AWS: that of the write tells when there is an object. Some endpoints ignore it.
 pub(crate) async fn read(engine: &Engine, task: &Task, may_guess: bool) -> Result<Shown, Failure> {
     let access = engine.access(&task.lane.destination)?;
     let replicas = engine.ledger.replicas(&task.lane)?;
@@ -121,8 +121,8 @@ pub(crate) async fn read(engine: &Engine, task: &Task, may_guess: bool) -> Resul
     Ok(Shown { known, replicas, basis, is_guess, claim, unknown_age: None, marker: None })
 }
 
-/// Finds out from stamps how far the destination reaches, where the ledger does not know what is current. A stamp is
-/// judged by all that the source lists, so this comes after the list.
+/// Finds out from stamps how far the destination reaches, where the ledger has no record of what is
+/// current. A stamp is judged by all that the source lists, so this comes after the list.
 pub(super) async fn trace(
     engine: &Engine,
     task: &Task,
@@ -218,7 +218,8 @@ pub(crate) async fn rebuild(
     Ok(())
 }
 
-/// Nobody writes a marker over a marker (protocol rule 6): what stands so is one that was written twice, where that can be.
+/// The daemon never writes a marker over a marker (protocol rule 6): a row of them is one that was
+/// written twice, where that can be.
 fn hiding(entries: &[SourceVersion], may_be_doubled: bool, replicas: &[Replica]) -> Option<Hiding> {
     let markers: Vec<_> = entries.iter().take_while(|entry| entry.kind == Kind::Marker).collect();
     let (newest, oldest) = (markers.first()?, markers.last()?);

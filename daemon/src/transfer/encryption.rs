@@ -44,8 +44,9 @@ pub(crate) fn headers(rule: &Encryption, source: &Attributes) -> Headers {
         Encryption::Same { key_map } if source.is_kms() => {
             Headers { mode: source.encryption.clone(), kms_key: translated(source, key_map), bucket_key: None }
         }
-        // SSE-S3 is what every bucket encrypts with that has no other default, so nothing is asked for: AWS has encrypted
-        // every object since 2023, and stores without keys answer 500 or 501 to the header.
+        // SSE-S3 is what every bucket encrypts with that has no other default, so no header is
+        // sent: AWS has encrypted every object since 2023, and stores without keys answer 500 or
+        // 501 to the header.
         // https://docs.aws.amazon.com/AmazonS3/latest/userguide/default-encryption-faq.html
         Encryption::Same { .. } => Headers::default(),
     }

@@ -46,7 +46,7 @@ pub(crate) struct Extras {
 }
 
 impl Asked {
-    /// Lists the abilities that requests of an operation asked for.
+    /// Lists the abilities that requests of an operation needed.
     fn abilities(&self, operation: &str) -> BTreeSet<Ability> {
         let condition = Some(self.condition).filter(|_| self.extras.conditional);
         let checksum = self.condition.checksum().filter(|_| self.extras.checked);
@@ -67,12 +67,12 @@ impl Memory {
         !self.begun
     }
 
-    /// Returns how long ago the task first asked.
+    /// Returns how long ago the task sent its first request.
     pub(super) fn age(&mut self) -> Duration {
         self.since.get_or_insert_with(Moment::now).elapsed()
     }
 
-    /// Takes note that requests are about to be sent.
+    /// Records that requests are about to be sent.
     pub(super) fn begin(&mut self) {
         self.begun = true;
     }
@@ -82,12 +82,12 @@ impl Memory {
         !self.read
     }
 
-    /// Takes note that both sides were read.
+    /// Records that both sides were read.
     pub(super) fn read(&mut self) {
         self.read = true;
     }
 
-    /// Takes note that the last write is recorded.
+    /// Records that the last write is recorded.
     pub(super) fn recorded(&mut self) {
         self.is_unsure = false;
     }
@@ -97,7 +97,7 @@ impl Memory {
         self.is_unsure
     }
 
-    /// Decides what a write asks of the endpoint.
+    /// Decides which abilities of the endpoint a write uses.
     pub(super) fn ask(&self, destination: &Access, condition: Ability, over: &Entry) -> Asked {
         let wants = |ability| destination.capabilities.has(ability) && !self.left_out.contains(&ability);
         let extras = Extras { conditional: wants(condition), checked: condition.checksum().is_some_and(wants) };

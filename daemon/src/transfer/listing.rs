@@ -30,9 +30,10 @@ pub(crate) async fn of_source(engine: &Engine, task: &Task) -> Result<Vec<Source
     }
 }
 
-/// Lists a key's versions and delete markers, newest first. A list that contradicts itself is asked for again: a store
-/// that lists while it writes names a new entry before it names it the latest (SeaweedFS: 4 % of the lists of a key that
-/// is written to). The order of the entries is the order of the replicas, so nothing is put right by guessing.
+/// Lists a key's versions and delete markers, newest first. A list that contradicts itself is read
+/// again: a store that lists while it writes names a new entry before it names it the latest
+/// (SeaweedFS: 4 % of the lists of a key that is written to). The order of the entries is the order
+/// of the replicas, so nothing is put right by guessing.
 pub(crate) async fn history(
     access: &Access,
     side: Side,
@@ -105,7 +106,8 @@ impl Listing<'_> {
         let mut from: Option<(String, String)> = None;
         let mut seen = HashSet::new();
         for _page in 0..PAGES_MAX {
-            // Who has many may have as many again, and what comes along of neighbours is never more than that.
+            // A key with many entries may have as many again, and a page brings no more of its
+            // neighbours than that.
             let had = u32::try_from(entries.len()).unwrap_or(u32::MAX);
             let entries_max = had.clamp(PAGE_ENTRIES, PAGE_ENTRIES_MAX);
             let page = self.page(from.clone(), entries_max).await?;
@@ -173,9 +175,9 @@ impl Listing<'_> {
         Ok(entries.iter().position(is_shown))
     }
 
-    /// Restores the order between versions and markers where the server lists them apart. S3
-    /// states times by the second, so within one second only the server can tell: it is asked for
-    /// the entry that follows the marker.
+    /// Restores the order between versions and markers where the server lists them apart. S3 states
+    /// times by the second, so within one second only the server can tell: a request reads the
+    /// entry that follows the marker.
     async fn merge(&self, key: &Key, entries: Vec<Listed>) -> Result<Vec<Listed>, Failure> {
         let (markers, mut merged): (Vec<_>, Vec<_>) =
             entries.into_iter().partition(|listed| listed.entry.kind == Kind::Marker);
@@ -189,7 +191,7 @@ impl Listing<'_> {
         Ok(merged)
     }
 
-    /// Asks where a marker stands; `None` when the server's answer does not tell.
+    /// Reads from the server where a marker stands; `None` when the answer does not tell.
     async fn place_of(&self, key: &Key, marker: &Listed, merged: &[Listed]) -> Result<Option<usize>, Failure> {
         let after = (key.as_str().to_owned(), marker.entry.version.id.as_str().to_owned());
         let page = self.page(Some(after), 1).await?;
@@ -200,7 +202,7 @@ impl Listing<'_> {
         })
     }
 
-    /// Reads a page. XML cannot hold every character a key may have, so such a page is asked for
+    /// Reads a page. XML cannot hold every character a key may have, so such a page is requested
     /// again with its keys encoded; not at once, because not every server pages well over those.
     async fn page(&self, from: Option<(String, String)>, entries_max: u32) -> Result<Page, Failure> {
         // A text that cannot be read is gone before the next one comes: each may be long.

@@ -1,4 +1,5 @@
-//! Whose an entry of the destination's history is: known by the ledger, or else by its stamp, if the source bears that out.
+//! Which source version an entry of the destination's history is the replica of: by the ledger, or
+//! else by its stamp, if the source bears that out.
 
 use replicator_core::claim::{Belief, Claim, Doubt};
 use replicator_core::failure::{Failure, Kind as FailureKind, Reason};
@@ -30,8 +31,8 @@ pub(super) struct Lookup<'a> {
 }
 
 impl Lookup<'_> {
-    /// Says whether two daemons may write one marker twice: where deletes know no condition. Where versions are deleted for
-    /// good, what stood between two markers may have gone.
+    /// Says whether two daemons may write one marker twice: where deletes have no conditions. Where
+    /// versions are deleted permanently, what stood between two markers may have gone.
     pub(super) fn may_double_markers(&self) -> bool {
         let is_guarded = self.access.capabilities.always_had(Ability::ConditionalDelete);
         !is_guarded && !self.task.rules.lead.version_deletes
@@ -129,7 +130,7 @@ impl Lookup<'_> {
     }
 }
 
-/// Records a replica that the ledger did not know: another daemon wrote it, or the ledger was lost.
+/// Records a replica that the ledger did not have: another daemon wrote it, or the ledger was lost.
 pub(super) fn adopt(
     engine: &Engine,
     task: &Task,

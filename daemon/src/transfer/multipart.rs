@@ -58,7 +58,8 @@ pub(crate) async fn copy(copy: &Copy<'_>, part_bytes: u64) -> Result<Written, Fa
     }
 }
 
-/// Aborts the upload that the ledger knows for this key: only ever one of our own, and none that may appear yet.
+/// Aborts the upload that the ledger has for this key: only ever one of our own, and none that may
+/// appear yet.
 pub(super) async fn abandon(engine: &Engine, task: &Task, basis: &Basis) -> Result<(), Failure> {
     let Some((upload, _)) = engine.ledger.upload(&task.lane)? else { return Ok(()) };
     let access = engine.access(&task.lane.destination)?;
@@ -69,8 +70,8 @@ pub(super) async fn abandon(engine: &Engine, task: &Task, basis: &Basis) -> Resu
     engine.ledger.end_upload(&task.lane)
 }
 
-/// Ends the upload that the ledger knows for an idle key, whose work may be another worker's by now; not one that may
-/// appear yet, which the key's next task has to know of.
+/// Ends the upload that the ledger has for an idle key, whose work may be another worker's by now;
+/// not one that may appear yet, whose record the key's next task needs.
 pub(crate) async fn end_upload(engine: &Engine, task: &Task) -> Result<(), Failure> {
     let Some((upload, _)) = engine.ledger.upload(&task.lane)? else { return Ok(()) };
     if upload.appears_until.is_some_and(|until| until > clock::now()) {
@@ -132,8 +133,8 @@ fn layout(copy: &Copy<'_>, part_bytes: u64) -> Result<Layout, Failure> {
     Ok(layout)
 }
 
-/// Goes on with the upload that the ledger knows, if it is for this version and nothing was
-/// written since it began; otherwise begins a new one.
+/// Goes on with the upload that the ledger has, if it is for this version and nothing was written
+/// since it began; otherwise begins a new one.
 async fn begin(copy: &Copy<'_>, dress: &Dress, layout: &Layout) -> Result<(Upload, Parts), Failure> {
     let over = copy.basis.entry.to_string();
     // An upload that was begun with checksums goes on with them, and one without goes on without.

@@ -50,7 +50,7 @@ impl Copy<'_> {
         Ok(listed.into_iter().map(|entry| entry.version).find(|version| stamp::names(&stamp.version, version)))
     }
 
-    /// Asks the destination for a version, or for what is current; none if there is no object.
+    /// Reads a version of the destination, or what is current; none if there is no object.
     async fn look_up(&self, version: Option<&VersionId>) -> Result<Option<Head>, Failure> {
         let lane = &self.task.lane;
         let call = || {
@@ -128,5 +128,5 @@ impl Copy<'_> {
     }
 }
 
-// A user who overwrote an object more often between two replicas restores it without us.
+// A user that overwrote an object more often between two replicas restores it without the daemon.
 const LOOKS_MAX: usize = 100;

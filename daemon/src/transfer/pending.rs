@@ -1,5 +1,6 @@
-//! An upload whose completion got no answer. S3 may take minutes to put it together, and until then it may appear at its
-//! key whatever was written there meanwhile (protocol rule 7). The ledger knows until when, so a restart forgets nothing.
+//! An upload whose completion got no answer. S3 may take minutes to put it together, and until then
+//! it may appear at its key whatever was written there meanwhile (protocol rule 7). The ledger
+//! holds until when, so a restart forgets nothing.
 
 use std::time::Duration;
 
@@ -68,7 +69,8 @@ fn is_seen_since(upload: &Upload, shown: &Shown) -> bool {
     shown.replicas.iter().any(|replica| replica.source == upload.source && is_new(replica))
 }
 
-/// Says whether an upload can neither be completed nor aborted any more. Who may not ask has to wait.
+/// Says whether an upload can neither be completed nor aborted any more. Without the permission to
+/// list its parts it counts as alive, and the writes wait.
 async fn is_used_up(access: &Access, task: &Task, upload: &Upload) -> bool {
     let request = access
         .s3

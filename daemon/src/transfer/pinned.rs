@@ -45,7 +45,8 @@ impl<'a> Pinned<'a> {
         self.of_this(Call::get(self.side, self.bucket, self.key))
     }
 
-    /// Asks for this very version. The ETag says so if the server's `null` version is another one by now.
+    /// Names this very version. The ETag tells if the server's `null` version is another one by
+    /// now.
     fn of_this(&self, call: Call<'a>) -> Call<'a> {
         let SourceVersion { version, etag, size_bytes, .. } = self.version;
         call.version(version.id.as_str()).identified(etag.as_ref(), *size_bytes)
@@ -116,7 +117,8 @@ impl<'a> Pinned<'a> {
         Ok(filling.finish())
     }
 
-    /// Asks how large the parts are in which it was uploaded, if the first tells that all but the last are as large.
+    /// Reads how large the parts are in which it was uploaded, if the first tells that all but the
+    /// last are as large.
     pub(super) async fn uploaded_part_bytes(&self, count: u32) -> Result<Option<u64>, Failure> {
         let Some(head) = self.uploaded_part(1).await? else { return Ok(None) };
         let told: Option<u32> = head.header("x-amz-mp-parts-count").and_then(|count| count.parse().ok());
@@ -125,7 +127,8 @@ impl<'a> Pinned<'a> {
         Ok(part_bytes.filter(|part_bytes| *part_bytes > 0).filter(makes_the_whole))
     }
 
-    /// Asks whether all parts in which it was uploaded but the last have this size: a request for each, for rare doubts.
+    /// Reads whether all parts in which it was uploaded but the last have this size: a request for
+    /// each, for rare doubts.
     pub(super) async fn has_equal_parts(&self, part_bytes: u64, count: u32) -> Result<bool, Failure> {
         for number in 2..=count {
             let len = self.uploaded_part(number).await?.and_then(|head| head.content_length());
@@ -137,7 +140,7 @@ impl<'a> Pinned<'a> {
         Ok(true)
     }
 
-    /// Asks for a part in which it was uploaded; none where the store knows no such question.
+    /// Reads a part in which it was uploaded; none where the store does not support that.
     async fn uploaded_part(&self, number: u32) -> Result<Option<Head>, Failure> {
         let call = self.of_this(Call::head(self.side, self.bucket, self.key)).uploaded_part(number);
         match self.access.wire.send(call).await {

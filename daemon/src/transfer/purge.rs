@@ -1,5 +1,5 @@
-//! Versions that were deleted for good at the source go from the destination too, where the rule says so
-//! (protocol rule 10): by exact id, after asking the source.
+//! Versions that were deleted permanently at the source go from the destination too, where the rule
+//! says so (protocol rule 10): by exact id, after a read of the source.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +20,7 @@ pub(super) async fn carry_out(run: &mut Run<'_>) -> Result<bool, Failure> {
     if wanted.is_empty() {
         return Ok(false);
     }
-    // Another daemon may have written what this one only knows as lost, left out or removed.
+    // Another daemon may have written what is only on record here as lost, left out or removed.
     destination::rebuild(run.engine, run.task, &mut run.read.shown, &run.read.past).await?;
     wanted.extend(bared_marker(run));
     for id in wanted {
@@ -39,9 +39,10 @@ pub(super) async fn carry_out(run: &mut Run<'_>) -> Result<bool, Failure> {
     Ok(false)
 }
 
-/// Takes a delete marker that is on no record, where the source shows what is below it, for the replica of a version
-/// that was deleted for good and is on no record either, or only as one with that marker: a marker that was taken back.
-/// Else what it hides would be written once more on top of it.
+/// Takes a delete marker that is on no record, where the source shows what is below it, for the
+/// replica of a version that was deleted permanently and is on no record either, or only as one
+/// with that marker: a marker that was taken back. Else what it hides would be written once more on
+/// top of it.
 pub(super) async fn explain_marker(run: &mut Run<'_>) -> Result<(), Failure> {
     let shown = &run.read.shown;
     let newest = run.read.history.last().map(|newest| newest.version.clone());
@@ -69,7 +70,7 @@ async fn is_there(run: &Run<'_>, id: &VersionId) -> Result<bool, Failure> {
     Ok(is_listed || remove::source_has(run.source, run.task, id).await?)
 }
 
-/// Lists the versions that messages say were deleted for good.
+/// Lists the versions that messages say were deleted permanently.
 fn wanted(task: &Task) -> BTreeSet<VersionId> {
     let purges = task.wishes.iter().filter(|wish| wish.action == Action::VersionDelete);
     // `null` is overwritten in place: that name alone says of no version that it is gone.
@@ -77,8 +78,9 @@ fn wanted(task: &Task) -> BTreeSet<VersionId> {
     if task.rules.lead.version_deletes { named.collect() } else { BTreeSet::new() }
 }
 
-/// Finds a delete marker on record that hides what the source shows and that the source does not list: who heard that it
-/// is gone did not know it, and saw only what stood above it then.
+/// Finds a delete marker on record that hides what the source shows and that the source does not
+/// list: the daemon that handled its delete event had no record of it, and saw only the versions
+/// that covered it then.
 fn bared_marker(run: &Run<'_>) -> Option<VersionId> {
     let marker = run.read.shown.current().filter(|replica| replica.kind == Kind::Marker)?;
     let shows_object = run.read.past.last().is_some_and(|newest| newest.kind == Kind::Object);

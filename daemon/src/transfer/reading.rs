@@ -59,23 +59,25 @@ impl Reading {
     }
 }
 
-/// Says whether a key can do without knowing what hides it at the destination, as long as it has but one version, or one
-/// that counts. A marker would hide a replica of that version, or of one that is gone or does not count: either way the
-/// version goes on top of it.
-/// Only who follows version deletes, or wrote there before, has to know.
+/// Says whether a key can do without the entry that hides it at the destination, as long as it has
+/// but one version, or one that counts. A marker would hide a replica of that version, or of one
+/// that is gone or does not count: either way the version goes on top of it. Only a rule that
+/// follows version deletes, or a task that may have written there before, needs the entry.
 fn may_guess(task: &Task) -> bool {
     let lead = &task.rules.lead;
     !lead.version_deletes && !task.redelivered
 }
 
-/// Says whether all that can have to be done is one write that rests on no entry but on the absence of objects.
+/// Says whether all that can have to be done is one write that depends on no entry but on the
+/// absence of objects.
 fn is_one_write(engine: &Engine, task: &Task, listed: &[SourceVersion]) -> bool {
     let [only] = listed else { return false };
     let is_small = only.size_bytes <= part_bytes_preferred(engine, &task.rules.lead);
     only.kind == Kind::Object && !only.version.id.is_null() && is_small
 }
 
-/// Asks the source for what is current, where that alone counts, and lists it where that does not tell.
+/// Reads from the source what is current, where that alone counts, and lists it where that does not
+/// tell.
 async fn first_look(
     engine: &Engine,
     task: &Task,
@@ -155,8 +157,8 @@ fn oldest_seen(replicas: &[Replica]) -> Option<Timestamp> {
     seen.map(|replica| replica.source.last_modified).min()
 }
 
-/// Says whether the source holds versions older than what was reached of which the ledger knows
-/// nothing: it was lost, or another daemon wrote them.
+/// Says whether the source holds versions older than what was reached that are not in the ledger:
+/// it was lost, or another daemon wrote them.
 fn has_unknown_past(history: &[SourceVersion], shown: &Shown) -> bool {
     let known = &shown.known;
     let Some(reached) = &known.reached else { return false };

@@ -1,5 +1,5 @@
-//! What the destination's answer to a write says. What it leaves out is asked for: some stores name no ETag, or no version
-//! id. What it says is held against what was sent.
+//! What the destination's answer to a write says. A request reads what it leaves out: some stores
+//! name no ETag, or no version id. What it says is held against what was sent.
 //!
 //! A checksum that it states is believed. An ETag that looks like an MD5 is one at AWS, as documented; another store may
 //! make its ETags otherwise, so there a difference parks nothing: the replica is counted as unproved, or read back where
@@ -70,7 +70,8 @@ impl Receipt {
         Self { operation, etag, version: version.filter(|version| !version.is_empty()), sent }
     }
 
-    /// Asks for what the answer leaves out. That it was written is known, but where neither ETag nor version is named.
+    /// Reads what the answer leaves out. The write is known to have landed, but where neither ETag
+    /// nor version is named.
     pub(super) async fn completed(self, copy: &Copy<'_>) -> Result<Written, Failure> {
         let unknown = |cause: &str| Failure::caused(Kind::Unanswered, self.operation, cause);
         let lost = |failure: Failure| Failure::caused(Kind::Unanswered, self.operation, failure);

@@ -50,8 +50,8 @@ pub(crate) async fn mark(
     }
 }
 
-/// Asks for the id of a marker that was just written, where the answer does not name it. None is there where the bucket
-/// keeps no versions.
+/// Reads the id of a marker that was just written, where the answer does not name it. None is there
+/// where the bucket keeps no versions.
 async fn marker_id(access: &Access, task: &Task) -> Result<Option<String>, Failure> {
     let lost = |failure| Failure::caused(Kind::Unanswered, "DeleteObject", failure);
     match current(access, task, Likely::Hidden).await.map_err(lost)?.entry {
@@ -64,7 +64,7 @@ async fn marker_id(access: &Access, task: &Task) -> Result<Option<String>, Failu
     }
 }
 
-/// Removes one replica, because its source version was removed for good and the rule says so.
+/// Removes one replica, because its source version was removed permanently and the rule says so.
 /// Only an exact version id ever gets here, so no delete marker can come of it.
 pub(crate) async fn version(engine: &Engine, task: &Task, destination_version: &str) -> Result<(), Failure> {
     engine.limits.request(task.payer()).await;
@@ -81,9 +81,9 @@ pub(crate) async fn version(engine: &Engine, task: &Task, destination_version: &
     Ok(())
 }
 
-/// Makes sure that the source still has what is about to be written, where it would have to go again:
-/// who deletes it reckons with no write that rests on an older look. The answer may take long, and the look at the
-/// destination has to be fresh when the write is sent.
+/// Makes sure that the source still has what is about to be written, where it would have to go
+/// again: the task that deletes it expects no write from an older look. The answer may take long,
+/// and the look at the destination has to be fresh when the write is sent.
 pub(super) async fn confirm(access: &Access, task: &Task, version: &VersionId, looked: Looked) -> Result<(), Failure> {
     if !task.rules.lead.version_deletes {
         return Ok(());

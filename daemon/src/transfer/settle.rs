@@ -27,7 +27,7 @@ impl<'a> Settle<'a> {
         Self { engine, task, written: 0, bytes: 0 }
     }
 
-    /// Takes note of a replica that is at the destination.
+    /// Records a replica that is at the destination.
     pub(super) fn wrote(&mut self, replica: &Replica, rule: &Rule, bytes: u64) -> Result<(), Failure> {
         self.engine.ledger.put_replica(&self.task.lane, replica)?;
         self.engine.pulse.moved(&self.task.lane);
@@ -54,12 +54,12 @@ impl<'a> Settle<'a> {
         Ok(())
     }
 
-    /// Takes note of something that needed no write.
+    /// Records something that needed no write.
     pub(super) fn recorded(&self, replica: &Replica) -> Result<(), Failure> {
         self.engine.ledger.put_replica(&self.task.lane, replica)
     }
 
-    /// Takes note of a version that gets no replica, and under which rule.
+    /// Records a version that gets no replica, and under which rule.
     pub(super) fn skipped(&self, replica: &Replica, rule: &str) -> Result<Outcome, Failure> {
         self.recorded(replica)?;
         let outcome = match replica.state {
@@ -85,7 +85,7 @@ impl<'a> Settle<'a> {
         Ok(outcome)
     }
 
-    /// Takes note of what became of a wish that wrote no version.
+    /// Records what became of a wish that wrote no version.
     pub(super) fn granted(&self, action: Action, outcome: Outcome) {
         let rule = &self.task.rules.lead.id;
         self.engine.metrics.operation(rule, self.bucket(), action.as_str(), outcome);

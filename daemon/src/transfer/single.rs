@@ -40,8 +40,8 @@ pub(crate) async fn copy(copy: &Copy<'_>, opened: Option<Box<Opened>>) -> Result
     put(copy, &dress, &body).await
 }
 
-/// Reads the object, here and for whoever else has to write it. That it is not to be replicated is known before its body
-/// has come.
+/// Reads the object, here and for the other destinations that take it. That it is not to be
+/// replicated is known before its body has come.
 async fn read(
     copy: &Copy<'_>,
     (whole, opened): (Part, Option<Box<Opened>>),
@@ -59,7 +59,7 @@ async fn read(
     };
     let attributes = Attributes::from(&head);
     if copy.claimed_origin(&attributes).is_some() {
-        // The destination is asked first, and the others do not wait for that.
+        // A request to the destination comes first, and the other readers do not wait for that.
         lead.step_aside();
     }
     let dress = copy.dress(attributes, read, true).await?;

@@ -167,7 +167,7 @@ impl Run<'_> {
         Replica { destination_version, etag, written, ..replica(version, State::Replicated) }
     }
 
-    /// From now on the next write rests on this one.
+    /// From now on this write is the basis of the next.
     fn wrote(&mut self, replica: &Replica, sent: Moment) {
         if let Some(entry) = entry_of(replica) {
             self.read.shown.basis = self.read.shown.basis.written(entry, sent);

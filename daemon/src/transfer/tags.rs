@@ -144,11 +144,12 @@ impl Run<'_> {
         if let Some(shown) = shown.filter(|shown| *shown || given != TagsGiven::Apart) {
             abilities.saw_tags(given, shown, &self.destination.name);
         }
-        // Where nobody may look, the answer to a request that is about nothing else has to do.
+        // Without the permission to read tags, the answer to PutObjectTagging, which is about
+        // nothing else, has to do.
         Ok(shown.unwrap_or(given == TagsGiven::Apart))
     }
 
-    /// Says whether a replica has just these tags; none where that may not be asked.
+    /// Says whether a replica has just these tags; none without the permission to read them.
     async fn shows_tags(&self, replica: &str, tags: &Tags) -> Result<Option<bool>, Failure> {
         let (bucket, key) = self.replica_key();
         let refusal = match read(self.destination, Side::Destination, (bucket, key), replica).await {
@@ -181,7 +182,7 @@ impl Run<'_> {
     }
 }
 
-// Someone who changes tags in a loop must not hold a lane forever.
+// A client that changes tags in a loop must not hold a lane forever.
 const ROUNDS_MAX: u32 = 5;
 
 /// A store without tags, where the source has some.

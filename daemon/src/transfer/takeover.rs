@@ -16,13 +16,14 @@ use crate::engine::Engine;
 use crate::ledger::records::Lane;
 use crate::task::Task;
 
-/// Leaves no upload at the key that can be completed, but for the one that the ledger goes on with. Where it cannot be told
-/// whose an upload is, or what there is, waits as long as S3 may take to complete one.
+/// Leaves no upload at the key that can be completed, but for the one that the ledger goes on with.
+/// Where it cannot be told which daemon began an upload, or what there is, waits as long as S3 may
+/// take to complete one.
 pub(super) async fn settle_uploads(engine: &Engine, task: &Task, memory: &mut Memory) -> Result<(), Failure> {
     let age = memory.age();
     let settled = match end_uploads(engine, task).await {
         Ok(settled) => settled,
-        // These pass, and then it is asked again.
+        // These pass, and the next attempt lists again.
         Err(failure) if matches!(failure.kind, Kind::Transient | Kind::Throttled | Kind::Unauthenticated) => {
             return Err(failure);
         }

@@ -21,7 +21,7 @@ pub(super) struct Opened {
     pub(super) version: VersionRef,
     pub(super) head: Head,
     pub(super) body: SdkBody,
-    /// When it was asked for.
+    /// When it was requested.
     pub(super) asked: Moment,
 }
 
@@ -44,7 +44,7 @@ pub(super) async fn current(engine: &Engine, task: &Task, reader: &Reader) -> Re
         return Ok(Current::Unknown);
     }
     let (access, place) = (engine.access(&task.source)?, &task.source);
-    // A body that several destinations want is read once for all of them, and a large one in parts.
+    // A body that several destinations take is read once for all of them, and a large one in parts.
     let is_read = !is_bulk(engine, task) && reader.is_alone();
     let ask = || match is_read {
         true => Call::get(Side::Source, &place.bucket, &task.source_key),

@@ -14,7 +14,7 @@ use crate::metrics::Outcome;
 use crate::task::{Report, Task, Wish};
 
 /// Answers duplicates from the ledger, without a request. Not when a message was delivered before:
-/// then a write may have been lost on its way, and only the destination knows (protocol rule 7).
+/// then a write may have been lost on its way, and only the destination can tell (protocol rule 7).
 pub(super) fn answered_by_ledger(engine: &Engine, task: &Task) -> Result<Option<Report>, Failure> {
     let plain = |wish: &Wish| matches!(wish.action, Action::Put | Action::DeleteMarker);
     if task.redelivered || !task.wishes.iter().all(plain) {
@@ -39,8 +39,8 @@ pub(super) fn reconsider(task: &Task, known: &mut Known) {
     known.skipped.retain(|version| !retagged(version));
 }
 
-/// Says whether a run that ended well has done what was parked: everything that appends, and of the
-/// rest what it was asked for.
+/// Says whether a run that ended well has done what was parked: everything that appends, and
+/// otherwise what its wishes name.
 pub(super) fn is_done(run: &Run<'_>, parked: &ParkedTask) -> bool {
     let asked = |wish: &Wish| wish.action == parked.action && wish.version == parked.version;
     let is_left_over = run.is_over_quota && parked.action == Action::VersionDelete;
@@ -160,7 +160,7 @@ async fn replica_version(run: &mut Run<'_>, id: &VersionId) -> Result<Option<Str
     match find(&run.read.shown.replicas) {
         Some((State::Replicated, version)) => return Ok(version),
         Some((State::Removed, _)) => return Ok(None),
-        // Another daemon may have written what this one only knows as lost or left out.
+        // Another daemon may have written what is only on record here as lost or left out.
         Some(_) | None => {
             destination::rebuild(run.engine, run.task, &mut run.read.shown, &run.read.past).await?;
         }

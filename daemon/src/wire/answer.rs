@@ -27,7 +27,7 @@ pub(crate) struct Head {
 /// What the names of the user's metadata begin with.
 pub(crate) const USER: &str = "x-amz-meta-";
 
-/// A request that was not answered, or not with what it asked for.
+/// A request that got no answer, or another than it was for.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     pub(crate) failure: Failure,

@@ -1,12 +1,13 @@
-//! What a read asked for, held against what the answer says that it is. A cache, proxy or server that answers with another
-//! version, range or length has not answered, however well the answer parses.
+//! What a read requested, held against what the answer says that it is. A cache, proxy or server
+//! that answers with another version, range or length has not answered, however well the answer
+//! parses.
 
 use replicator_core::object::{ETag, printable};
 use replicator_core::parts::Part;
 
 use super::answer::Head;
 
-/// What a read asked for.
+/// What a read requested.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Asked {
     pub(super) version: Option<String>,
@@ -30,7 +31,7 @@ const OK: u16 = 200;
 const PARTIAL_CONTENT: u16 = 206;
 
 impl Asked {
-    /// Says in which way an answer is not what was asked for, if it is not.
+    /// Says in which way an answer is not what was requested, if it is not.
     pub(super) fn mismatch(&self, head: &Head) -> Option<String> {
         self.identity_mismatch(head).or_else(|| self.span_mismatch(head))
     }

@@ -134,7 +134,7 @@ impl Filling {
         Self { keeps: false, ..Self::new(Part { number: 1, offset: 0, len: 0 }) }
     }
 
-    /// Wants so many bytes more.
+    /// Raises the number of expected bytes.
     pub(crate) fn extend(&mut self, bytes: u64) {
         self.wanted += bytes;
     }
@@ -160,7 +160,8 @@ impl Filling {
     pub(crate) async fn read(&mut self, mut body: SdkBody) -> Result<(), Failure> {
         let broken = |error| Failure::caused(Kind::Transient, DURING, error);
         let (mut due, mut enough) = (Instant::now() + PACE_TIME, self.have() + PACE_BYTES);
-        // One piece beyond the length is enough to know, and all that is ever held.
+        // One piece beyond the length proves that the body is too long, and is all that is ever
+        // held.
         while self.have() <= self.wanted {
             let frame = tokio::time::timeout_at(due, body.frame()).await;
             let Some(frame) = frame.map_err(|_elapsed| broken(TOO_SLOW.into()))? else { break };

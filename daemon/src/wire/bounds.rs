@@ -60,7 +60,7 @@ const REFUSAL_BYTES_MAX: usize = 64 << 10;
 // A list of a thousand ordinary entries has less, and 256 tasks may each read one at a time.
 const SHORT_BYTES_MAX: usize = 512 << 10;
 
-// For each account, so that one whose services say too much holds up nobody else.
+// For each account, so that services that say too much hold up no other account.
 const LONG_TEXTS_MAX: usize = 3;
 
 // A clock that is wrong answers every request.
@@ -151,7 +151,7 @@ fn classify(error: BoxError) -> ConnectorError {
 struct Bounded<T> {
     inner: T,
     bounds: Bounds,
-    /// What asks the machine for credentials gives up soon, where there are none.
+    /// The client that fetches the machine's credentials gives up soon, where there are none.
     read_timeout: Option<Duration>,
 }
 

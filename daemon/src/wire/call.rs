@@ -1,4 +1,4 @@
-//! A request before it is signed: what is asked, of which object, and how long that may take.
+//! A request before it is signed: its operation, its object, and how long it may take.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ pub(crate) struct Page<'a> {
     pub(crate) is_encoded: bool,
 }
 
-/// What asks for the checksums of an object that is read.
+/// Requests the checksums of an object that is read.
 pub(crate) const CHECKSUM_MODE: &str = "x-amz-checksum-mode";
 
 const FIRST_BYTE: Part = Part { number: 1, offset: 0, len: 1 };
@@ -67,27 +67,27 @@ const VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 const PATH: &AsciiSet = &VALUE.remove(b'/');
 
 impl<'a> Call<'a> {
-    /// Asks for an object.
+    /// Requests an object.
     pub(crate) fn get(side: Side, bucket: &'a Bucket, key: &'a Key) -> Self {
         Self::new((side, "GetObject"), Method::GET, (bucket, Some(key))).query("x-id", "GetObject")
     }
 
-    /// Asks what is said of an object.
+    /// Requests the headers of an object.
     pub(crate) fn head(side: Side, bucket: &'a Bucket, key: &'a Key) -> Self {
         Self::new((side, "HeadObject"), Method::HEAD, (bucket, Some(key)))
     }
 
-    /// Asks for the first byte of an object: what is said of a refusal has a text then.
+    /// Requests the first byte of an object: unlike that of a HEAD, its refusal has a text.
     pub(crate) fn first_byte(side: Side, bucket: &'a Bucket, key: &'a Key) -> Self {
         Self::get(side, bucket, key).bytes(FIRST_BYTE)
     }
 
-    /// Asks for the tags of an object.
+    /// Requests the tags of an object.
     pub(crate) fn tags(side: Side, bucket: &'a Bucket, key: &'a Key) -> Self {
         Self::new((side, "GetObjectTagging"), Method::GET, (bucket, Some(key))).flag("tagging")
     }
 
-    /// Asks for a page of a bucket's versions.
+    /// Requests a page of a bucket's versions.
     pub(crate) fn list(side: Side, bucket: &'a Bucket, page: &Page<'_>) -> Self {
         let call = Self::new((side, "ListObjectVersions"), Method::GET, (bucket, None)).flag("versions");
         let maximum = page.entries_max.to_string();
@@ -125,7 +125,7 @@ impl<'a> Call<'a> {
         Self { asked: None, ..call.carrying(body) }
     }
 
-    /// Asks for the first byte of what a HEAD is about; none for other requests.
+    /// Returns the request for the first byte of what a HEAD is about; none for other requests.
     pub(super) fn of_first_byte(&self) -> Option<Self> {
         let (query, headers, asked) = (self.query.clone(), self.headers.clone(), self.asked.clone());
         let (unwritable, body) = (None, None);
@@ -135,7 +135,8 @@ impl<'a> Call<'a> {
         (self.method == Method::HEAD).then(|| if is_part { get } else { get.bytes(FIRST_BYTE) })
     }
 
-    /// Says whether a refusal leaves open who gave it, and why. That of too many requests does not get better by another.
+    /// Says whether a refusal leaves open which server gave it, and why. One for too many requests
+    /// does not get better by another.
     pub(super) fn wants_reason(&self, refusal: &Refusal) -> bool {
         let Some(Answered { status, is_own: false }) = refusal.failure.answer else { return false };
         ((400..500).contains(&status) || status == 501) && status != 429 && !self.leaves(refusal)
@@ -146,7 +147,7 @@ impl<'a> Call<'a> {
         self.leaves_404 && refusal.status() == Some(404)
     }
 
-    /// Names what it asks for beyond a plain request, its checksums and conditions.
+    /// Names the headers beyond a plain request, its checksums and conditions.
     pub(super) fn named_headers(&self) -> String {
         let is_plain = |name: &&str| {
             let plain = ["x-amz-meta-", "x-amz-checksum-", "x-amz-content-"];
@@ -196,18 +197,18 @@ impl<'a> Call<'a> {
         Self { timeout, ..self }
     }
 
-    /// Asks for one version.
+    /// Requests one version.
     pub(crate) fn version(self, id: &str) -> Self {
         self.asking(|asked| asked.version = Some(id.to_owned())).query("versionId", id)
     }
 
-    /// Asks for an object of this ETag, where it is known, and this size.
+    /// Requests an object of this ETag, where it is known, and this size.
     pub(crate) fn identified(self, etag: Option<&ETag>, size_bytes: u64) -> Self {
         let call = self.header("if-match", etag.map(ETag::quoted).as_deref());
         call.asking(|asked| (asked.etag, asked.size_bytes) = (etag.cloned(), Some(size_bytes)))
     }
 
-    /// Asks for some of the bytes; an empty object has no range to name.
+    /// Requests some of the bytes; an empty object has no range to name.
     pub(crate) fn bytes(self, part: Part) -> Self {
         if part.len == 0 {
             return self;
@@ -215,7 +216,7 @@ impl<'a> Call<'a> {
         self.asking(|asked| asked.span = Span::Bytes(part)).header("range", Some(&part.range()))
     }
 
-    /// Asks for one of the parts in which the object was uploaded.
+    /// Requests one of the parts in which the object was uploaded.
     pub(crate) fn uploaded_part(self, number: u32) -> Self {
         self.asking(|asked| asked.span = Span::UploadedPart).query("partNumber", &number.to_string())
     }
@@ -227,7 +228,7 @@ impl<'a> Call<'a> {
         self
     }
 
-    /// Says in which way an answer is not what was asked for, if it is not.
+    /// Says in which way an answer is not what was requested, if it is not.
     pub(super) fn mismatch(&self, head: &Head) -> Option<String> {
         self.asked.as_ref()?.mismatch(head)
     }
@@ -248,7 +249,7 @@ impl<'a> Call<'a> {
         self
     }
 
-    /// Asks for the checksums too.
+    /// Requests the checksums too.
     pub(crate) fn checksums(self) -> Self {
         self.header(CHECKSUM_MODE, Some("ENABLED"))
     }

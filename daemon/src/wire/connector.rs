@@ -134,7 +134,7 @@ impl Transport {
     }
 }
 
-/// Says what the SDK wants to know of an error: what is of input and output it tries again.
+/// Classifies an error for the SDK: what is of input and output it tries again.
 fn classify(error: legacy::Error) -> ConnectorError {
     if error.is_connect() {
         return ConnectorError::io(NotConnected(error).into()).never_connected();
@@ -173,7 +173,7 @@ impl Service<Uri> for Timely {
 #[derive(Debug, Clone)]
 struct Path {
     tcp: TcpConnector,
-    /// To a proxy, which may want TLS for itself.
+    /// To a proxy, which may require TLS itself.
     proxy: HttpsConnector<TcpConnector>,
     proxies: Arc<Matcher>,
 }
@@ -210,7 +210,7 @@ impl Service<Uri> for Path {
 #[derive(Debug)]
 struct Stream {
     io: MaybeHttpsStream<TokioIo<TcpStream>>,
-    /// A proxy reads the requests, and wants their whole URL.
+    /// A proxy reads the requests, and needs their whole URL.
     is_forwarded: bool,
 }
 

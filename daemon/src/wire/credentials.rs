@@ -1,4 +1,5 @@
-//! Who signs, for our requests and the SDK's: credentials are fetched once, and kept until shortly before they end.
+//! The credentials that sign, for our requests and the SDK's: fetched once, and kept until shortly
+//! before they end.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -17,14 +18,15 @@ use crate::clock;
 pub(crate) struct Keeper {
     provider: SharedCredentialsProvider,
     kept: Mutex<Option<Kept>>,
-    /// Whoever finds the credentials at their end asks for new ones; the others wait, and share a refusal.
+    /// The task that finds the credentials at their end fetches new ones; the other tasks wait, and
+    /// share a refusal.
     last: tokio::sync::Mutex<Option<Fetch>>,
 }
 
 #[derive(Debug, Clone)]
 struct Kept {
     credentials: Credentials,
-    /// From when on new ones are asked for; these are good for another while.
+    /// From when on new ones are fetched; these are good for another while.
     renewed_from: Option<SystemTime>,
 }
 
@@ -41,7 +43,7 @@ const RENEWED_BEFORE_END: Duration = Duration::from_secs(60);
 // Of credentials that live a few minutes or less, so much of their life is for that.
 const RENEWED_IN_LAST: u32 = 4;
 
-// Whatever they and the service say: who gives credentials is asked no more often.
+// Whatever they and the service say: the provider gets no more requests than that.
 const FETCHED_EVERY: Duration = Duration::from_secs(1);
 
 impl Keeper {
@@ -49,7 +51,8 @@ impl Keeper {
         Self { provider, kept: Mutex::default(), last: tokio::sync::Mutex::default() }
     }
 
-    /// Returns credentials that are good at this time, by the clock of whoever is to accept them.
+    /// Returns credentials that are good at this time, by the clock of the service that is to
+    /// accept them.
     pub(super) async fn credentials(&self, now: Timestamp) -> Result<Credentials, Arc<CredentialsError>> {
         let (now, asked) = (SystemTime::from(now), Instant::now());
         if let Some(fresh) = self.fresh(now) {

@@ -1,4 +1,4 @@
-//! Where a bucket's requests go: asked of the SDK's own resolver, once for each bucket.
+//! Where a bucket's requests go: the SDK's own resolver says it, once for each bucket.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -36,7 +36,8 @@ pub(crate) struct Endpoints {
 }
 
 impl Endpoints {
-    /// Makes an account's endpoints, by what its configuration says and how the machine's AWS settings want AWS reached.
+    /// Makes an account's endpoints, by what its configuration says and how the machine's AWS
+    /// settings reach AWS.
     pub(crate) fn new(account: &Account, sdk: &SdkConfig) -> Self {
         let params = Params::builder()
             .region(account.region.as_str())
@@ -48,7 +49,7 @@ impl Endpoints {
         Self { resolver, region, params, owner: Owner::of(account), known: RwLock::default() }
     }
 
-    /// Returns who has to own the buckets, if that matters.
+    /// Returns the account that has to own the buckets, if that matters.
     pub(super) fn owner(&self) -> Option<&Owner> {
         self.owner.as_ref()
     }

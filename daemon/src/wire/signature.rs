@@ -1,6 +1,8 @@
-//! AWS Signature Version 4 of a request that `call` wrote, whose path and query are encoded as the signature wants them:
-//! <https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html>. The SDK's signer takes any request apart
-//! and derives its key anew for each: docs/performance.md says what that cost.
+//! AWS Signature Version 4 of a request that `call` wrote, whose path and query are encoded as the
+//! signature requires:
+//! <https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html>. The SDK's
+//! signer takes any request apart and derives its key anew for each: docs/performance.md says what
+//! that cost.
 
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
@@ -15,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use super::signer::Error;
 
-/// The key of the day, as long as it is that of who signs.
+/// The signing key of the day, as long as credentials and Region stay the same.
 #[derive(Default)]
 pub(super) struct DayKey(Mutex<Option<(Scope, [u8; 32])>>);
 
@@ -26,7 +28,7 @@ struct Scope {
     region: String,
 }
 
-/// Who signs, for where, and when.
+/// The credentials, the Region and the moment of a signature.
 pub(super) struct Signing<'a> {
     pub(super) credentials: &'a Credentials,
     pub(super) region: &'a str,

@@ -36,7 +36,7 @@ impl Signer {
         Self { keeper, ahead: AtomicI64::new(0), day_key: DayKey::default() }
     }
 
-    /// Returns who signs.
+    /// Returns the credentials that sign.
     pub(super) async fn credentials(&self) -> Result<Credentials, Error> {
         let keeper = self.keeper.as_ref().ok_or("no credentials are configured")?;
         Ok(keeper.credentials(self.now()).await?)

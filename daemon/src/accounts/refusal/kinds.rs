@@ -36,7 +36,8 @@ fn by_code(side: Side, during: &str, said: &Said) -> Option<Kind> {
         "NoSuchKey" | "NoSuchVersion" if said.status == 404 && is_append(side, during) => Kind::Conflict,
         "NoSuchKey" | "NoSuchVersion" if said.status == 404 => absent(side),
         "MethodNotAllowed" if said.is_marker => absent(side),
-        // S3 never gave such an id to a version, so there is none of it; whoever may write to the queue can ask for it.
+        // S3 never gave such an id to a version, so there is none of it; any client that may write
+        // to the queue can name it.
         "InvalidArgument" if is_of_version(during) && message.contains("version id") => absent(side),
         "NoSuchUpload" => Kind::Absent,
         "ConditionalRequestConflict" | "OperationAborted" => Kind::Contended,
@@ -63,14 +64,16 @@ fn by_code(side: Side, during: &str, said: &Said) -> Option<Kind> {
     Some(kind)
 }
 
-/// Codes that stay until someone changes something, by the name that native replication has for it.
+/// Codes that stay until an operator changes something, by the name that native replication has for
+/// it.
 fn reason(side: Side, during: &str, said: &Said) -> Option<Reason> {
     let reason = match said.code.as_str() {
         "NoSuchBucket" => pick(side, Reason::SrcBucketNotFound, Reason::DstBucketNotFound),
         "PermanentRedirect" | "TemporaryRedirect" | "Redirect" | "IllegalLocationConstraintException" => region(side),
         // It is also what a malformed date is called.
         "AuthorizationHeaderMalformed" if said.elsewhere.is_some() => region(side),
-        // A key that the service does not know, or whose secret is another, permits nothing until someone changes it.
+        // A key that the service does not recognise, or whose secret is another, permits nothing
+        // until an operator changes it.
         "AccessDenied" | "AllAccessDisabled" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" => denied(side, during),
         "KMS.NotFoundException" => pick(side, Reason::SrcKmsKeyInvalidState, Reason::DstKmsKeyNotFound),
         other if other.starts_with("KMS.") => pick(side, Reason::SrcKmsKeyInvalidState, Reason::DstKmsKeyInvalidState),
@@ -79,7 +82,7 @@ fn reason(side: Side, during: &str, said: &Said) -> Option<Reason> {
     Some(reason)
 }
 
-/// Codes of which this knows nothing: the status says what class they are of.
+/// Codes that are not listed here: the status says what class they are of.
 fn by_class(side: Side, during: &str, status: u16) -> Kind {
     match status {
         401 | 403 => Kind::Refused(denied(side, during)),

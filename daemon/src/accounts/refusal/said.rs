@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::xml::{self, NotXml};
 
-/// An answer that is not what was asked for.
+/// An answer that is not what the request was for.
 #[derive(Debug, Default)]
 pub(crate) struct Said {
     pub(crate) status: u16,
@@ -52,7 +52,7 @@ impl Said {
         }
     }
 
-    /// Notes what was asked beyond a plain request.
+    /// Notes the headers of the request beyond a plain one.
     pub(crate) fn to(self, asked: String) -> Self {
         Self { asked, ..self }
     }
@@ -67,19 +67,19 @@ impl Said {
         matches!(self.status, 301 | 307) && self.elsewhere.is_some()
     }
 
-    /// Says whether it is refused that a header is there, or what it asks for.
+    /// Says whether the refusal is about a header, or about the feature that it needs.
     pub(super) fn minds_header(&self) -> bool {
         let message = self.message.to_ascii_lowercase();
         self.header.is_some() && UNSUPPORTED.iter().any(|words| message.contains(words))
     }
 }
 
-// "Unsupported header 'x-amz-…' received for this API call" (Backblaze B2), "Header 'x-amz-…' with value … not
-// implemented" (Cloudflare R2), "The algorithm type you specified in x-amz-checksum- header is invalid" (S3, of an
-// algorithm that it does not know).
+// "Unsupported header 'x-amz-…' received for this API call" (Backblaze B2), "Header 'x-amz-…' with
+// value … not implemented" (Cloudflare R2), "The algorithm type you specified in x-amz-checksum-
+// header is invalid" (S3, of an algorithm that it does not support).
 const UNSUPPORTED: [&str; 4] = ["unsupported", "not supported", "not implemented", "algorithm type"];
 
-// More of it says nothing of who answered.
+// A longer media type says no more about the server that answered.
 const MEDIA_CHARS_MAX: usize = 64;
 
 /// What the elements of an error document say.

@@ -1,4 +1,5 @@
-//! The parties of a route: how many work with each, what it takes, and whether it answers.
+//! The dependencies of a route: how many tasks work with each, how many it takes, and whether it
+//! answers.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::super::answer::{Trouble, described};
 use super::Route;
 
-/// A party by its name.
+/// A dependency by its name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Site {
     Source(Place),
@@ -30,26 +31,26 @@ pub(super) enum Site {
 pub(super) struct Gate {
     pub(super) under_way: u32,
     pub(super) window: Window,
-    /// Only destinations have one: who has no source has nothing to do anyway, and KMS answers
+    /// Only destinations have one: without its source a task can do nothing anyway, and KMS answers
     /// through S3.
     pub(super) circuit: Circuit,
-    /// Which keys fail here, and which of them for their own sake.
+    /// Which keys fail here, and which of them by themselves.
     pub(super) suspects: Suspects,
     /// What failed last.
     pub(super) trouble: Option<Trouble>,
 }
 
-/// A party that is limited, or left alone.
+/// A dependency that is throttled, or whose circuit is open.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ailing {
     /// A bucket or a key.
     pub name: String,
-    /// It is left alone but for one task at a time, because it fails whatever it is asked.
+    /// Its circuit is open: one task at a time may try, because it fails every request.
     pub is_left_alone: bool,
     /// What it does instead of answering.
     #[serde(default)]
     pub trouble: String,
-    /// How many tasks may work with it, if it asked for fewer.
+    /// How many tasks may work with it, if it throttled.
     pub width: Option<u32>,
     /// How many do.
     pub under_way: u32,
@@ -67,7 +68,7 @@ pub(in crate::pace) enum Change {
     Widened,
 }
 
-/// How a route looks to those who wait for it.
+/// What a route offers to the tasks that wait for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Outlook {
     is_open: bool,
@@ -132,7 +133,7 @@ impl Gate {
         self.under_way < share && self.window.has_room(self.under_way, now)
     }
 
-    /// Takes note of any answer, whoever got it.
+    /// Records an answer to any request.
     pub(super) fn answered(&mut self) {
         self.circuit.answered();
         self.suspects.record_answer();
@@ -165,7 +166,7 @@ impl Gate {
 }
 
 impl Route {
-    /// Names one of its parties.
+    /// Names one of its dependencies.
     pub(super) fn site(&self, party: Party) -> Site {
         match (party, &self.key) {
             (Party::Source, _) => Site::Source(self.source.clone()),

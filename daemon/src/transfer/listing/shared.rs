@@ -1,5 +1,6 @@
-//! One list for all neighbours that wait: their keys lie together, and a page has room for a thousand entries. Who
-//! gets nothing from it asks for its key alone; but not while the bucket is asked too much.
+//! One list for all neighbours that wait: their keys lie together, and a page has room for a
+//! thousand entries. A key that gets nothing from it is listed alone; but not while the bucket
+//! throttles.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -30,7 +31,8 @@ pub(super) async fn history(
         let (access, bucket, metrics) = (access.clone(), bucket.clone(), metrics.clone());
         async move {
             let listed = tokio::time::timeout(HISTORIES_TIMEOUT, histories(&access, &bucket, &keys));
-            // Who has nothing from it asks for its key alone, and only one that has the key panics then.
+            // A key that gets nothing from it is listed alone, and only the task whose key caused a
+            // panic panics then.
             let answer = contain_task(&metrics, listed).await.ok().and_then(Result::ok);
             answer.unwrap_or_else(|| vec![SharedHistory::Nothing; keys.len()])
         }
@@ -43,8 +45,8 @@ pub(super) async fn history(
     }
 }
 
-/// Asks together with neighbours whether a task's key has no entry at the destination; returns the server's time if so,
-/// and none where the key has to be asked for alone.
+/// Finds out together with neighbours whether a task's key has no entry at the destination; returns
+/// the server's time if so, and none where the key has to be read alone.
 pub(crate) async fn absence(
     engine: &Engine,
     destination: &Access,
@@ -155,10 +157,10 @@ async fn pages<'k>(
 // For AWS a list is as dear as twelve and a half of the requests that it stands for: <https://aws.amazon.com/s3/pricing/>
 const TOGETHER_MIN_AWS: usize = 13;
 const TOGETHER_MIN: usize = 3;
-// If it tells of fewer than one in so many, it is better not asked for some time.
+// If it tells of fewer than one in so many, it is not worth a request for some time.
 const WORTH_IT: usize = 4;
 const ABSENCES_TIMEOUT: Duration = Duration::from_secs(5);
-// One that hangs is to hold up nobody else for longer: each asks for its key alone then.
+// A list that hangs holds up other keys for no longer: each is listed alone then.
 const HISTORIES_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn sorted(keys: &[Key]) -> Vec<&Key> {
