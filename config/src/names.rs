@@ -110,7 +110,7 @@ pub(crate) fn work_queue_url(text: &str) -> Result<String, String> {
     }
 }
 
-/// Returns the Region in the URL of a queue at AWS; of others, none.
+/// Returns the Region in the URL of a queue at AWS; none for other URLs.
 /// <https://docs.aws.amazon.com/general/latest/gr/sqs-service.html>
 pub(crate) fn queue_region(url: &str) -> Option<&str> {
     let host = url.strip_prefix("https://")?.split('/').next()?;

@@ -303,7 +303,8 @@ mod tests {
                     (Happening::Leave, Some(one)) => circuit.left(inside.remove(one)),
                     (Happening::Answer | Happening::Fail | Happening::Leave, None) => {}
                 }
-                // Someone probes exactly when the circuit says so: nobody waits for nobody.
+                // A probe is under way exactly when the circuit says so: no request waits for a
+                // probe that is not there.
                 let probes = inside.iter().filter(|entry| **entry == Entry::Probe(circuit.probe)).count();
                 prop_assert!(probes <= 1);
                 prop_assert!(probes == 1 || !circuit.is_probed());
@@ -311,7 +312,7 @@ mod tests {
                     prop_assert!(until <= now + OPEN_MAX);
                 }
             }
-            // Whoever is inside leaves, and within a minute someone is let in.
+            // All requests inside leave, and within a minute one is let in.
             inside.into_iter().for_each(|entry| circuit.left(entry));
             prop_assert!(circuit.admits(now + OPEN_MAX));
         }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::parts::PART_BYTES_MIN;
 
-/// What was read of the destination is trusted for this long; then it is looked at again before a
-/// write goes out.
+/// What was read of the destination is trusted for this long; then it is read again before a write
+/// goes out.
 pub const READING_AGE_MAX: Duration = Duration::from_secs(15);
 
 /// What is cut off at its deadline may still land for this long, because the server has read it.

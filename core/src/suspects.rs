@@ -25,7 +25,7 @@ pub enum Evidence {
     New,
     /// A key fails that has failed since the last answer.
     Repeated,
-    /// A key fails that failed while others were answered: the trouble is its own.
+    /// A key fails that failed while other keys were served: the trouble is its own.
     Own,
 }
 
@@ -51,7 +51,7 @@ impl Suspects {
         Evidence::New
     }
 
-    /// Records that a key was written: the others that failed since the last answer fail alone.
+    /// Records that a key was written: the other keys that failed since the last answer fail alone.
     pub fn record_success(&mut self, subject: Subject) {
         self.alone.retain(|alone| *alone != subject);
         let failing = std::mem::take(&mut self.failing);
@@ -60,13 +60,13 @@ impl Suspects {
         self.alone.drain(..over);
     }
 
-    /// Records that a key was answered: that the bucket writes others does not follow.
+    /// Records that a key was answered: that the bucket can write other keys does not follow.
     pub fn record_answer(&mut self) {
         self.failing.clear();
     }
 
-    /// Says whether a key that fails does so for its own sake: others were answered meanwhile, or
-    /// few others fail of a bucket that answered something else of the same attempt.
+    /// Says whether a key fails by itself: other keys were served meanwhile, or few others fail of
+    /// a bucket that answered something else of the same attempt.
     pub fn is_own(&self, subject: Subject, was_heard: bool) -> bool {
         self.alone.contains(&subject) || was_heard && !self.are_many()
     }

@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     /// Clients without end press through a window at a server that serves so many at once and
-    /// throttles whoever comes beyond; answers take one to three ticks each.
+    /// throttles all beyond; answers take one to three ticks each.
     struct World {
         window: Window,
         now: Instant,

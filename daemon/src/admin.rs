@@ -323,7 +323,7 @@ mod tests {
         assert_eq!(told, red("s3://replicas/hangs is worked on and has not moved for 901 s"));
         assert_eq!(health(&admin).await, red(SILENT), "a dispatch that hangs as well is worse");
         drop(at_work);
-        // Nobody had to answer that, and it took its time.
+        // The second request waited for a dispatch that never answered, which took its time.
         admin.engine.pulse.beat();
         assert_eq!(health(&admin).await, green());
     }

@@ -1,5 +1,5 @@
-//! Events that wait in their queue for the delay of a version delete: so many at the most, because a queue that has
-//! 120,000 messages in flight gives out no others.
+//! Events that wait in their queue for the delay of a version delete: a bounded number, because a
+//! queue that has 120,000 messages in flight gives out no more.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

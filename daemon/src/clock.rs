@@ -37,13 +37,15 @@ pub(crate) fn is_near(time: Timestamp) -> bool {
     (now() - time).abs() <= ERROR_MAX
 }
 
-/// Returns a time so much later, or the last one that there is: what others state may be the end of all time.
+/// Returns a time so much later, or the last one that there is: a time that a server states may be
+/// the end of all time.
 pub(crate) fn later(time: Timestamp, by: Duration) -> Timestamp {
     time.saturating_add(time::Duration::try_from(by).unwrap_or(time::Duration::MAX))
 }
 
-/// A moment on the runtime's clock, to which the time is added that the machine slept: that clock stands still meanwhile,
-/// and the world does not. What others may do in the meantime is judged by this one.
+/// A moment on the runtime's clock, to which the time is added that the machine slept: that clock
+/// stands still meanwhile, and the world does not. What other daemons and clients may do in the
+/// meantime is judged by this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Moment(Instant);
 

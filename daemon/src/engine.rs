@@ -91,13 +91,13 @@ pub(crate) enum Absence {
     Nothing(Option<Timestamp>),
     /// It has one, or the list cannot tell: the key has to be read alone.
     Unknown,
-    /// The same, and the list told of too few others to be worth it.
+    /// The same, and the list told of too few other keys to be worth it.
     InVain,
     /// There was none because the bucket throttles: a request for each key would make it worse.
     Throttled,
 }
 
-// Versioning can be suspended behind our back: so often is it looked at again.
+// Versioning can be suspended without the daemon: so often is it read again.
 const VERSIONING_LOOKED_AT_EVERY: Duration = Duration::from_secs(300);
 
 // The permission to read tags can be taken away: so often is it looked for again.
@@ -182,7 +182,7 @@ impl Engine {
         }
         let _short = self.fanout.shortage();
         while self.fanout.let_go() {
-            // What is let go may be somebody else's by now.
+            // Another task may have paid for what was dropped by now.
             if let Some(paid) = self.budget.try_pay(payer, bytes) {
                 return paid;
             }

@@ -1,5 +1,6 @@
-//! Named places around every step that changes the world, at which a test can end the daemon's life.
-//! Off, which is how it starts unless told otherwise, a place costs one look at an empty pointer.
+//! Named places around every step that changes the outside world, at which a test can end the
+//! daemon. Off, which is how it starts unless told otherwise, a place costs one look at an empty
+//! pointer.
 
 use std::fmt;
 use std::str::FromStr;

@@ -170,7 +170,7 @@ impl Reader {
         state.objects.get(&self.object).is_none_or(|shared| shared.readers.len() <= 1)
     }
 
-    /// Waits until none of this reader's other pieces stands in line with those of others.
+    /// Waits until none of this reader's other pieces stands in line with those of other readers.
     pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.turn.lock().await
     }

@@ -46,7 +46,7 @@ struct Steps {
 /// What keeps the daemon from getting anywhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ailment {
-    /// One lane hangs, whatever the others do.
+    /// One lane hangs, whatever the other lanes do.
     Stuck(Lane, Duration),
     /// Nothing was settled for this long. To give work back because its destination does not answer
     /// is no standstill: nothing would be better after a restart, and the outage has its own
@@ -99,8 +99,9 @@ impl Pulse {
         Rests { pulse: self, lane }
     }
 
-    /// A limit lets a body pass for so long already that others need not have been settled meanwhile. To get here again and
-    /// again after work was handed back is no progress.
+    /// Records that a limit lets one body pass for so long already that other tasks need not have
+    /// been settled meanwhile. To get here again and again after work was given back is no
+    /// progress.
     pub(crate) fn passes(&self) {
         let mut beats = self.lock();
         if beats.gave_up.is_none() {

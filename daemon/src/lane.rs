@@ -52,8 +52,8 @@ const REREADS_MAX: u32 = 10;
 /// Works on a task until it ends, if by a panic. Then something may have been sent, as by a task that is cut off.
 pub(crate) async fn work(engine: &Engine, task: &Task) -> Ended {
     if let Some(since) = task.takes_over {
-        // By then the other one sends no write any more, and what it sent has landed, but for an upload that is being
-        // completed.
+        // By then the other worker sends no write any more, and what it sent has landed, but for an
+        // upload that is being completed.
         tokio::time::sleep((lease::CONFIRMED_WITHIN + LANDING).saturating_sub(since.elapsed())).await;
     }
     engine.predecessor.has_landed().await;
@@ -67,8 +67,8 @@ pub(crate) async fn work(engine: &Engine, task: &Task) -> Ended {
     }
 }
 
-/// Tries until there is an end. Between attempts, and while others are in the way, it holds
-/// nothing that others could use.
+/// Tries until there is an end. Between attempts, and while other tasks are in the way, it holds
+/// nothing that they could use.
 async fn attempt(engine: &Engine, task: &Task) -> Ended {
     let route = Route { is_bulk: is_bulk(engine, task), ..Route::of(&task.rules.lead) };
     let reader = engine.fanout.enrol(&task.source, &task.source_key);
@@ -175,8 +175,8 @@ async fn given_up((engine, task): (&Engine, &Task), route: &Route, failed: &Fail
     }
 }
 
-/// What the destination is spared for says nothing of the key. A message that is to wait for an upload counts as one
-/// that is delivered again.
+/// That the destination throttles or does not answer says nothing of the key, so its failures no
+/// longer count. A message that is to wait for an upload counts as one that is delivered again.
 fn turned_away(engine: &Engine, task: &Task, wait: Duration) -> Ended {
     engine.retries.clear(&task.lane);
     if may_appear(engine, task) { Ended::HandedBack(wait) } else { Ended::TurnedAway(wait) }

@@ -1,4 +1,4 @@
-//! What was seen of a place a short while ago, and need not be looked at again yet.
+//! What was seen of a place a short while ago, and need not be read again yet.
 
 use std::collections::HashMap;
 use std::sync::Mutex;

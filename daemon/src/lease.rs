@@ -70,7 +70,7 @@ pub(crate) struct Hold {
 }
 
 tokio::task_local! {
-    /// The messages that this task works for, where others wait for them.
+    /// The messages that this task works for, where messages of the same group wait for them.
     static HOLDS: Vec<Hold>;
 }
 

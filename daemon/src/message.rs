@@ -20,7 +20,7 @@ use crate::work_queues::{WorkItem, digest};
 // Hosts that keep their time are closer than this.
 const CLOCK_LEAD_MAX: Duration = Duration::from_secs(60);
 
-/// A message as it was received, hidden from others while it lives.
+/// A message as it was received, hidden from other workers while it lives.
 #[derive(Debug)]
 pub(crate) struct Message {
     /// Unique in this process.

@@ -1,6 +1,7 @@
-//! What a panic ends. It is a bug, and leaves half done what it happened in: where that is a piece of work that can be let
-//! go of by itself, as by a cut-off, the rest of the daemon goes on. Elsewhere the process ends like under kill -9, which it
-//! is made to survive, and the service manager starts it anew.
+//! What a panic ends. It is a bug, and leaves half done what it happened in: where that is a piece
+//! of work that can be dropped by itself, as by a cut-off, the rest of the daemon goes on.
+//! Elsewhere the process ends like under kill -9, which it is made to survive, and the service
+//! manager starts it anew.
 //!
 //! The ledger takes no harm: each write to it is one call to RocksDB, of a batch that is whole.
 
@@ -44,7 +45,7 @@ pub(crate) fn contain<T>(metrics: &Metrics, work: impl FnOnce() -> T) -> Result<
     })
 }
 
-/// Works until it is done or panics, and counts that. What it held is let go of.
+/// Works until it is done or panics, and counts that. What it held is dropped.
 pub(crate) async fn contain_task<T>(metrics: &Metrics, work: impl Future<Output = T>) -> Result<T, Panicked> {
     let mut work = pin!(work);
     std::future::poll_fn(|context| match contain(metrics, || work.as_mut().poll(context)) {

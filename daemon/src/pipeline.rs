@@ -87,7 +87,7 @@ pub struct Daemon {
     drain: CancellationToken,
     /// Stops the work in hand.
     halt: CancellationToken,
-    /// Stops what serves the others: leases and the status server.
+    /// Stops leases and the status server, which serve the stations.
     close: CancellationToken,
     intakes: JoinSet<()>,
     work: JoinSet<()>,

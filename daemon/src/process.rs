@@ -20,7 +20,7 @@ pub fn restrict_files() {
 /// Takes as many descriptors as the process may have; an error says that those do not suffice.
 pub fn raise_descriptors() -> anyhow::Result<()> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    // What fails here leaves the limit as it was, which is looked at next.
+    // What fails here leaves the limit as it was, which is read next.
     let _left = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     let limit = getrlimit(Resource::Nofile).current.or(current).unwrap_or(u64::MAX);
     if limit < DESCRIPTORS_MIN {

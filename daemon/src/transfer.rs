@@ -101,8 +101,8 @@ pub(crate) async fn bring_up_to_date(
 // To find what is settled costs as much as to plan, so it is done once for so many steps.
 const SETTLED_EVERY: u64 = 64;
 
-// A pass that changed nothing is followed by one more at most. A key that is written to all the time gives its place to
-// others after this many, and a mistake in here cannot spin forever.
+// A pass that changed nothing is followed by one more at most. A key that is written to all the
+// time gives its place to other keys after this many, and a mistake in here cannot spin forever.
 const PASSES_MAX: usize = 20;
 
 /// Whether the planner is through, or must look again before it goes on.
@@ -224,7 +224,8 @@ impl<'a> Run<'a> {
         Ok(Progress::Done)
     }
 
-    /// A replica that was read back with other bytes is no stranger, and makes room for a right one.
+    /// A replica that was read back with other bytes is not foreign, and makes room for a right
+    /// one.
     fn is_foreign_and_kept(&self) -> Result<bool, Failure> {
         let is_foreign = matches!(self.read.shown.known.top, Top::Object { replica_of: None, .. });
         match &self.read.shown.basis.entry {

@@ -24,7 +24,7 @@ pub(crate) struct Payer<'a> {
 type Line = (String, bool);
 
 impl Turns {
-    /// Waits for the turn in one's own line; it lasts until it is dropped.
+    /// Waits for the turn in the payer's own line; it lasts until it is dropped.
     pub(crate) async fn take(&self, payer: Payer<'_>) -> OwnedMutexGuard<()> {
         let line = (payer.rule.id.clone(), payer.is_bulk);
         let turn = {

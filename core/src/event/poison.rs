@@ -26,7 +26,7 @@ fn ten_thousand_poisoned_messages_are_read_or_refused_by_name() {
         Ok(())
     });
     outcome.unwrap();
-    // Poison that never gets past the first check proves nothing of the others.
+    // Poison that never gets past the first check proves nothing of the later ones.
     let expected = ["hints", "ignored", "json", "twice", "unknown", "missing", "wrong"];
     let expected = expected.into_iter().chain(["escape", "utf8", "version", "service"]);
     assert_eq!(seen.into_inner(), expected.collect());

@@ -55,7 +55,7 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(90);
 // A key has 1,024 bytes, which a query may have to write as three each.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 
-// Descriptors that ran out take others to come back.
+// Descriptors that ran out come back only as other connections end.
 const PAUSE: Duration = Duration::from_millis(200);
 
 impl Door {

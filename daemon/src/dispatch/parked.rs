@@ -70,8 +70,8 @@ impl Dispatch {
         });
     }
 
-    /// Tries what a sweep found. That it is tried is written down first: what then ends without being
-    /// parked anew must not keep the others from their turn.
+    /// Tries what a sweep found. That it is tried is written down first: a task that then ends
+    /// without being parked anew must not keep the others from their turn.
     pub(super) fn found(&mut self, round: Result<Round, Failure>) {
         let Round { lanes, rest } = match round {
             Ok(round) => round,

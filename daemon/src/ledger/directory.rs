@@ -38,7 +38,7 @@ const LOCK: &str = "lock";
 const LEDGER: &str = "ledger";
 const PROBE: &str = ".probe-";
 
-// What a name begins with that this program gave; `ledger repair` puts others beside the ledger.
+// The names that this program gives begin so; `ledger repair` puts others beside the ledger.
 const OURS: [&str; 4] = [LOCK, LEDGER, PROBE, "stopped"];
 
 impl Directory {

@@ -60,7 +60,7 @@ pub(crate) struct Replica {
     /// When this daemon found it there: another one wrote it, or a ledger that was lost knew it. By the same clock.
     #[serde(default, with = "time::serde::timestamp::milliseconds::option", skip_serializing_if = "Option::is_none")]
     pub(crate) found: Option<Timestamp>,
-    /// Whether the tags of a replica that was found were looked at.
+    /// Whether the tags of a replica that was found were read.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) tags_seen: bool,
 }
@@ -121,7 +121,7 @@ pub(crate) struct UploadedPart {
     pub(crate) number: u32,
     pub(crate) etag: ETag,
     pub(crate) crc64: u64,
-    /// The checksums by which the source's own is made, if they are others than that.
+    /// The checksums that make up the source's own, where that is no CRC-64/NVME.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) sums: Vec<Sum>,
     /// Why the answer does not prove that the destination has it.

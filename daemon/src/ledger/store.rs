@@ -262,7 +262,8 @@ fn options() -> Options {
     // belongs to a closed log is in the manifest too. Reads verify checksums, and a failed one stops writes, by default.
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_track_and_verify_wals_in_manifest(true);
-    // Most keys are new: that nothing is known of them costs no look at the records (docs/performance.md).
+    // Most keys are new: without a record of them nothing is read from the tables
+    // (docs/performance.md).
     options.set_prefix_extractor(SliceTransform::create("lane", records::lane_of, Some(records::has_lane)));
     options.set_memtable_prefix_bloom_ratio(MEMTABLE_FILTER_SHARE);
     options.set_max_total_wal_size(4 * MEMTABLE_BYTES as u64);

@@ -20,8 +20,8 @@ const UNIT_BYTES: u64 = 1024;
 
 const TURN_UNITS: NonZeroU32 = NonZeroU32::new(64).unwrap();
 
-// What was not used is good for a quarter of a second: enough to make up for other waits
-// between two bodies, and one part in forty of what passes in ten seconds.
+// Unused bandwidth can be made up for within a quarter of a second: enough for other waits between
+// two bodies, and one part in forty of what passes in ten seconds.
 const BURSTS_PER_SECOND: u32 = 4;
 
 impl Bandwidth {

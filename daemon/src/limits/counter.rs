@@ -35,8 +35,8 @@ impl Counter {
         Self { limiter, turn: Mutex::default() }
     }
 
-    /// Takes so many, what may go at once at most, once they are there and it is one's turn. Returns false, and takes
-    /// nothing, when this limit no longer holds.
+    /// Takes so many, what may go at once at most, once they are there and the turn has come.
+    /// Returns false, and takes nothing, when this limit no longer holds.
     pub(super) async fn take(&self, wanted: NonZeroU32, is_current: impl Fn() -> bool) -> bool {
         let _turn = self.turn.lock().await;
         while is_current() {

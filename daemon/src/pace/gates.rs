@@ -238,8 +238,9 @@ impl Gates {
         entered
     }
 
-    /// Returns what one destination may have: each that has work has the same, and those without work need nothing. When all
-    /// are taken by others it has at once what it would have if all had work.
+    /// Returns what one destination may have: each that has work has the same, and those without
+    /// work need nothing. When all places are taken it has at once what it would have if all had
+    /// work.
     fn share(&self, destination: &Place, busy: Busy) -> u32 {
         let gate = self.parties.get(&Site::Destination(destination.clone()));
         let is_new = gate.is_none_or(|gate| gate.under_way == 0);
@@ -254,7 +255,8 @@ impl Gates {
         if let Answer::Throttled(party) = answer
             && self.is_own(route, entered.subject, (party, false))
         {
-            // A key that is told to slow down while others are served tells nothing of how many may be.
+            // A key that is throttled while other keys are served tells nothing of how many tasks
+            // the destination takes.
             return self.destination(route).circuit.left(entry);
         }
         let gate = self.destination(route);

@@ -40,7 +40,7 @@ pub(super) async fn rule_for(engine: &Engine, task: &Task, version: &SourceVersi
 }
 
 /// Says whether this daemon wrote the source version itself, for another rule. The stamp on it
-/// would be no proof: anyone can write one.
+/// would be no proof: any client can write one.
 fn is_replica(engine: &Engine, task: &Task, version: &SourceVersion) -> Result<bool, Failure> {
     let lane = Lane { destination: task.source.clone(), key: task.source_key.clone() };
     let id = version.version.id.as_str();

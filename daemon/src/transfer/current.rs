@@ -140,7 +140,8 @@ fn object(head: &Head, task: &Task) -> Result<Current, Failure> {
     Ok(Current { entry, claim: claim(head, task), date: head.date(), is_guess: false })
 }
 
-/// Reads the stamp, and what it is to be judged by; one of another bucket or key makes the object a stranger.
+/// Reads the stamp, and what it is to be judged by; with one of another bucket or key the object
+/// counts as foreign.
 pub(super) fn claim(head: &Head, task: &Task) -> Option<Claim> {
     let stamp = Stamp::decode(head.user(NAME)?).ok()?;
     let written = || Timestamp::from_unix_timestamp(head.last_modified()?.secs()).ok();

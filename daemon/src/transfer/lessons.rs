@@ -30,8 +30,8 @@ pub(crate) struct Memory {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Asked {
     condition: Ability,
-    /// What the write was to go over. Its ETag would not do: that recurs, and between the two refusals there may have been
-    /// others.
+    /// The entry that the write was to go over. Its ETag would not do: that recurs, and between the
+    /// two refusals there may have been other entries.
     over: Entry,
     pub(super) extras: Extras,
 }

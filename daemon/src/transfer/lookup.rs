@@ -43,8 +43,8 @@ impl Lookup<'_> {
         Replica { found: self.now, ..replica(source, destination_version, etag) }
     }
 
-    /// Says which version an object is the replica of, if its stamp is borne out. Else it counts as a stranger, and that is
-    /// told: the destination's owner may take it for a replica.
+    /// Says which version an object is the replica of, if its stamp is borne out. Else it counts as
+    /// foreign, and that is logged: the destination's owner may take it for a replica.
     pub(super) async fn believed(&self, claim: Claim, id: Option<&str>) -> Result<Option<VersionRef>, Failure> {
         let claim = Claim { version: self.named(claim.version), ..claim };
         let belief = match claim.judge(self.listed) {

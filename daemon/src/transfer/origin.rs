@@ -1,5 +1,6 @@
-//! Objects of the source that are replicas themselves: of what is where they would go now. Two daemons in opposite directions
-//! would copy each of them back and forth without end.
+//! Objects of the source that are replicas themselves, of what is at the key that they would be
+//! copied to. Two daemons in opposite directions would copy each of them back and forth without
+//! end.
 
 use replicator_core::failure::{Failure, Kind, Reason};
 use replicator_core::object::VersionId;
@@ -114,7 +115,8 @@ impl Copy<'_> {
         Ok(original.crc64(self.engine, &self.rule, &self.task.lane).await? == own)
     }
 
-    /// Returns the stamp of what claims to come from where it would go now, if the rule minds.
+    /// Returns the stamp of what claims to come from where it would go now, unless the rule
+    /// replicates replicas.
     pub(super) fn claimed_origin(&self, attributes: &Attributes) -> Option<Stamp> {
         let is_minded = self.rule.replicas != Replicas::Replicate;
         let stamp = attributes.told.get(STAMP).filter(|_| is_minded)?;

@@ -43,7 +43,7 @@ pub(super) enum Answered {
     Silent,
     /// An MD5, which would cost too much to compute.
     LeftOut,
-    /// They are others.
+    /// The bytes differ.
     Differs { words: String, by: By },
 }
 

@@ -132,7 +132,8 @@ impl Run<'_> {
         }
     }
 
-    /// Says whether the destination keeps tags that are given in this way: AWS does, others are looked at once.
+    /// Says whether the destination keeps tags that are given in this way: AWS does, another
+    /// endpoint is checked once.
     async fn is_kept(&self, given: TagsGiven, replica: &str, tags: &Tags) -> Result<bool, Failure> {
         let abilities = &self.destination.capabilities;
         let known = if self.destination.is_aws { Some(true) } else { abilities.keeps_tags(given) };
@@ -140,7 +141,7 @@ impl Run<'_> {
             return Ok(keeps);
         }
         let shown = self.shows_tags(replica, tags).await?;
-        // Others, too, may have put tags since.
+        // Another client, too, may have put tags since.
         if let Some(shown) = shown.filter(|shown| *shown || given != TagsGiven::Apart) {
             abilities.saw_tags(given, shown, &self.destination.name);
         }

@@ -73,8 +73,8 @@ async fn end_uploads(engine: &Engine, task: &Task) -> Result<bool, Failure> {
     Ok(is_settled)
 }
 
-/// Finds out by an upload what principal uploads are begun by here, once for each account. If that one cannot be aborted
-/// after all, the next look at the key aborts it as any other.
+/// Finds out by an upload under which principal this daemon begins uploads, once for each account.
+/// If that one cannot be aborted after all, the next look at the key aborts it as any other.
 async fn learn_principal(engine: &Engine, access: &Access, lane: &Lane) -> Result<(), Failure> {
     if access.principal.get().is_some() {
         return Ok(());

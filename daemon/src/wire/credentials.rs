@@ -30,7 +30,7 @@ struct Kept {
     renewed_from: Option<SystemTime>,
 }
 
-/// How asking for new ones went.
+/// How the last fetch went.
 #[derive(Debug)]
 struct Fetch {
     at: Instant,

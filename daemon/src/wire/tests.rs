@@ -80,7 +80,7 @@ impl HttpClient for Tap {
     }
 }
 
-/// What the SDK says of itself is signed, and nobody needs it.
+/// What the SDK says of itself is signed, and no server needs it.
 #[derive(Debug)]
 struct Unadorned;
 

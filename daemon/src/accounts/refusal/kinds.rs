@@ -96,8 +96,8 @@ fn by_class(side: Side, during: &str, status: u16) -> Kind {
     }
 }
 
-/// Answers without a code: those to a HEAD have no text, and all others are not S3's. Nothing of them is definite but
-/// what headers say that S3 alone sends.
+/// Answers without a code: those to a HEAD have no text, and all others are not S3's. Nothing of
+/// them is definite but headers that S3 alone sends.
 fn by_status(side: Side, said: &Said) -> Kind {
     match said.status {
         _ if said.is_redirect() => Kind::Refused(region(side)),

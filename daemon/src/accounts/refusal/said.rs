@@ -20,7 +20,8 @@ pub(crate) struct Said {
     pub(super) elsewhere: Option<String>,
     /// The type of the answer's body.
     media: Option<String>,
-    /// Names of the request's headers beyond the plain ones, for a service that does not say what it minds.
+    /// Names of the request's headers beyond the plain ones, for a service that does not say which
+    /// one it refuses.
     asked: String,
 }
 

@@ -56,7 +56,7 @@ pub struct Ailing {
     pub under_way: u32,
 }
 
-/// What an answer changed for the others.
+/// What an answer changed for the waiting tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::pace) enum Change {
     None,

@@ -254,7 +254,7 @@ proptest! {
                 inside.push((route, entered));
             }
         }
-        // When everyone leaves, and time goes on, everyone who waits comes in.
+        // When all tasks leave, and time goes on, every waiting task comes in.
         while !inside.is_empty() || !waiting.is_empty() {
             for (route, entered) in inside.drain(..) {
                 gates.leave(&route, entered, Answer::Served { wrote: true }, (now, JITTER));

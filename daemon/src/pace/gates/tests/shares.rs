@@ -1,4 +1,4 @@
-//! Who may have how many of the places.
+//! How many of the places each destination and rule may have.
 
 use super::*;
 use crate::turns::tests::rule;
