@@ -1,5 +1,5 @@
-//! Bad input loses nothing and is named: it is counted, kept where someone can look at it, and the
-//! work beside it goes on.
+//! Bad input loses nothing and is named: it is counted, kept where an operator can look at it, and
+//! the work beside it goes on.
 
 use aws_sdk_s3::types::BucketVersioningStatus;
 use serde_json::json;

@@ -43,7 +43,7 @@ async fn broken_messages_change_nothing_and_are_accounted_for() {
     assert!(strange.is_empty(), "parked but never sent: {strange:?}");
     counted.add_up(sent.len(), parked.len());
 
-    // The same keys again, which much was claimed about, and one that nobody named.
+    // The same keys again, which much was claimed about, and one that no message named.
     for key in KEYS.into_iter().chain(["after"]) {
         let version = world.put(key, "after the poison").await;
         world.queue.send(created(&world.source, &key.replace('%', "%25"), &version)).await;

@@ -1,5 +1,6 @@
-//! Everything at once, for a while: the daemon on LocalStack, users who write, and all that can go wrong between, drawn by a
-//! seed. Once it is over all becomes quiet, both histories are equal, and the daemon is no larger than it was early on.
+//! Everything at once, for a while: the daemon on LocalStack, users that write, and all that can go
+//! wrong between, drawn by a seed. Once it is over all becomes quiet, both histories are equal, and
+//! the daemon is no larger than it was early on.
 //!
 //! `S3_REPLICATOR_SOAK_SECONDS` says for how long, `S3_REPLICATOR_SEED` what is drawn.
 

@@ -49,7 +49,7 @@ async fn an_unknown_queue_is_named_and_waited_for() {
 async fn a_state_directory_that_cannot_be_written_is_named() {
     let world = World::new().await;
     let mut config = world.config();
-    // Below a file nobody can make a directory, not even root.
+    // Below a file no user can make a directory, not even root.
     let file = config.path.with_extension("file");
     fs::write(&file, "").unwrap();
     config.state_dir = file.join("state");

@@ -1,5 +1,5 @@
-//! The rules that the source tree keeps: who may use whom, how long a file may be, how it begins,
-//! and that ARCHITECTURE.md names it.
+//! The rules that the source tree keeps: which parts may use which, how long a file may be, how it
+//! begins, and that ARCHITECTURE.md names it.
 
 use std::collections::BTreeSet;
 use std::fs;

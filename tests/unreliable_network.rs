@@ -1,4 +1,4 @@
-//! Requests are refused, dropped, answered in vain: the histories stay equal all the same.
+//! Requests are refused or dropped, or their answers lost: the histories stay equal all the same.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

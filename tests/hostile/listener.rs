@@ -1,4 +1,5 @@
-//! The status server among clients that mean harm: they keep nobody from work, read nothing and order nothing.
+//! The status server among clients that mean harm: they hold up no work, read nothing and order
+//! nothing.
 
 use std::time::Duration;
 

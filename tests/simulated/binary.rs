@@ -31,8 +31,8 @@ const HANG: Duration = Duration::from_secs(300);
 // How a failpoint ends its process.
 const SIGKILL: i32 = 9;
 
-// Each task asks three times, and five that get no answer in a row are enough to leave the destination alone; the rest
-// is for lists, and for those who find out when it is back.
+// Each task tries three times, and five failures in a row are enough to open the circuit of the
+// destination; the rest is for lists, and for the probes that find out when it is back.
 const DROPPED: u64 = 24;
 
 // Enough to see what a daemon waits for.
@@ -84,7 +84,7 @@ async fn play(at: Failpoint, fate: Fate) -> (bool, Vec<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let served = wire::serve(listener, sim.net.clone());
-    // The first write is refused for good, so that something is parked.
+    // The first write is refused permanently, so that something is parked.
     let refused = Fault::new(
         "refused",
         Place::s3("PutObject").bucket(ARCHIVE).key("parked"),
@@ -109,7 +109,8 @@ async fn play(at: Failpoint, fate: Fate) -> (bool, Vec<String>) {
                 Some(SIGKILL) => true,
                 other => return (false, vec![format!("ends by itself: signal {other:?}\n{}", logs(&sim))]),
             },
-            // Waited for: until it is gone it has its ledger locked, and whoever comes after cannot start.
+            // Waited for: until it is gone it has its ledger locked, and its successor cannot
+            // start.
             () = drained(&sim) => first.kill().await.map(|()| false).unwrap(),
         };
         if fate == Fate::DiskLost {

@@ -43,7 +43,8 @@ fn ways() -> Vec<Way> {
         way("what is completed last is current", Traits { order: Order::LastCompleted, ..aws() }, &[]),
         way("markers have no name", Traits { names_markers: false, marker_version: 404, ..aws() }, &[]),
         way("lists are apart", Traits { lists_apart: true, ..aws() }, &[]),
-        // It lists uploads by their beginning and shows what was completed last: which is the order, who knows?
+        // It lists uploads by their beginning and shows what was completed last; which of the two
+        // is the order, nothing says.
         way("like LocalStack", Traits { order: Order::LastCompleted, ..Traits::localstack() }, delete),
         way("like SeaweedFS", Traits::seaweedfs(), &[]),
         way("in no way", aws(), &[]),
@@ -87,7 +88,7 @@ fn one_daemon_that_is_told_to_use_no_conditions_keeps_every_promise() {
     }
 }
 
-/// Plays a workload with one daemon; takes note of the operations that went without a condition.
+/// Plays a workload with one daemon; adds the operations that went without a condition to `bare`.
 async fn play(mut sim: Sim, seed: u64, traits: &Traits, account: &str, bare: &mut BTreeSet<String>) -> Vec<String> {
     sim.s3.set_traits(traits.clone());
     sim.post_everything();

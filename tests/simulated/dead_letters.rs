@@ -101,7 +101,7 @@ fn batches_that_fail_in_part_lose_nothing_and_cost_no_second_write() {
     });
 }
 
-/// Sends messages that nobody can read.
+/// Sends messages that cannot be read.
 fn break_messages(sim: &Sim) -> BTreeSet<String> {
     let bodies = (0..BROKEN).map(|number| format!("{{\"Records\": {number}"));
     bodies.inspect(|body| drop(sim.sqs.send(QUEUE, body.clone(), Duration::ZERO))).collect()

@@ -1,5 +1,6 @@
-//! Eight destinations, each with a work queue of its own, of which one is down for an hour while much waits for it: nobody
-//! touches what waits, the others are as fast as ever, and then all of it arrives in order.
+//! Eight destinations, each with a work queue of its own, of which one is down for an hour while
+//! much waits for it: what waits stays untouched, the others are as fast as ever, and then all of
+//! it arrives in order.
 
 use std::time::Duration;
 

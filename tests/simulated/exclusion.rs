@@ -89,7 +89,7 @@ fn an_event_stays_in_its_queue_until_its_work_is_in_the_work_queue() {
             sim.net.faults().add(Fault::new("sent", sent, effect.clone()));
             sim.put("a", b"one").await;
             sim.pass(Duration::from_secs(5)).await;
-            // Nobody knows that it was taken, even where it was.
+            // The daemon is not told that it was taken, even where it was.
             assert_eq!(sim.sqs.messages(QUEUE).len(), 1, "{effect:?}: the event is gone");
             sim.net.faults().clear("sent");
             sim.drained().await;

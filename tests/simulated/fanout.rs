@@ -1,4 +1,5 @@
-//! One source, two destinations: what goes to both is read once, and the slow one holds nobody up.
+//! One source, two destinations: what goes to both is read once, and the slow one does not hold up
+//! the other.
 
 use std::time::Duration;
 

@@ -70,7 +70,7 @@ pub(crate) struct Fate {
 /// Within this time what is parked is tried again by itself: the longest pause between two tries, and a while.
 pub(crate) const TRIED_WITHIN: Duration = Duration::from_secs(3600 + 300);
 
-/// Where a daemon dies with the name of an upload that nobody else knows.
+/// Where a daemon dies with the only record of an upload's name.
 pub(crate) const NAMING: Failpoint = Failpoint { step: Step::CreateUpload, moment: Moment::After };
 
 impl Fate {

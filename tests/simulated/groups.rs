@@ -1,4 +1,5 @@
-//! Work that goes through queues of message groups: who does which part of it, and when a group's work ends.
+//! Work that goes through queues of message groups: which daemon does which part of it, and when a
+//! group's work ends.
 
 use std::time::Duration;
 

@@ -40,7 +40,7 @@ struct Batch {
     end: u64,
     until: Option<Instant>,
     clean: AtomicU64,
-    /// How often what befell anyone.
+    /// How often each trouble befell a daemon.
     befell: Mutex<BTreeMap<String, u64>>,
 }
 

@@ -1,5 +1,6 @@
-//! A destination that takes every request and answers none, with more to do than memory holds: the other
-//! destination goes on, nobody is told to restart the daemon, and all arrives in the end.
+//! A destination that takes every request and answers none, with more to do than memory holds: the
+//! other destination goes on, no operator is told to restart the daemon, and all arrives in the
+//! end.
 
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ fn a_destination_that_hangs_with_memory_full_of_its_bodies_holds_up_no_other() {
             let used = fleet::figure(&daemon, "memory_bytes", &["kind=\"used\""]).await;
             assert!(used <= MEMORY, "{used} bytes are in use");
         }
-        // It answers nobody, so a restart of the daemon would help nobody; who looks at the status sees it.
+        // It answers no request, so a restart of the daemon would not help; the status shows it.
         assert_eq!(told, None);
         assert!((0..KEYS).all(|number| sim.shown(ARCHIVE, &key(number)).is_none()));
         sim.put("small", b"after half an hour").await;
@@ -55,7 +56,7 @@ fn a_destination_that_hangs_with_memory_full_of_its_bodies_holds_up_no_other() {
     });
 }
 
-// A write that is not answered is given up after 46 s; nobody else waits for that.
+// A write that is not answered is given up after 46 s; no other task waits for that.
 const PATIENCE: Duration = Duration::from_secs(15);
 const STEP: Duration = Duration::from_secs(5);
 

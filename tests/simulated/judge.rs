@@ -29,7 +29,7 @@ pub(crate) struct Expect {
     pub(crate) latest: bool,
     /// Delete markers are replicated.
     pub(crate) markers: bool,
-    /// Versions that are deleted for good at the source are deleted at the destination.
+    /// Versions that are deleted permanently at the source are deleted at the destination.
     pub(crate) version_deletes: bool,
     /// Which of the daemons may have forgotten the name of an upload: they died as they learnt it, or lost their disk.
     pub(crate) forgetful: [bool; DAEMONS_MAX],
@@ -37,7 +37,7 @@ pub(crate) struct Expect {
     pub(crate) remembers: bool,
     /// One daemon did everything and never died, so that nothing of another life was on its way.
     pub(crate) alone: bool,
-    /// The world ended before anyone looked for uploads that another daemon made needless.
+    /// The world ended before any daemon looked for uploads that another daemon made needless.
     pub(crate) hurried: bool,
 }
 
@@ -66,7 +66,7 @@ struct Case<'a> {
     source_shown: Vec<Shown>,
     replicas: Vec<Arc<Entry>>,
     replicas_now: BTreeSet<String>,
-    /// When which version of either side was deleted for good.
+    /// When which version of either side was deleted permanently.
     removed: &'a BTreeMap<String, SystemTime>,
 }
 
@@ -112,7 +112,7 @@ pub(crate) fn judge_at(sim: &Sim, destination: &str, expect: Expect) -> Vec<Stri
     wrong
 }
 
-/// Says when each version was deleted for good, by its id.
+/// Says when each version was deleted permanently, by its id.
 fn removed(sim: &Sim) -> BTreeMap<String, SystemTime> {
     let began = sim.clock.now() - sim.net.journal().now();
     let mut removed = BTreeMap::new();
@@ -168,8 +168,9 @@ impl Case<'_> {
         later > place && since.is_some_and(|since| again.is_some_and(|again| since < again))
     }
 
-    /// Says whether a marker above this place was taken back, and someone may not know of it. Who does not know whose replica the marker of the
-    /// destination is may have written the place once more on top of it (docs/protocol.md).
+    /// Says whether a marker above this place was taken back, and a daemon may have no record of
+    /// it. A daemon that cannot tell which marker of the source the destination's is may have
+    /// written the place once more on top of it (docs/protocol.md).
     fn is_undeleted(&self, place: usize) -> bool {
         let is_taken_back = |later: usize| self.source[later].is_marker() && self.went_back(later, place, None);
         !self.expect.remembers && (place + 1..self.source.len()).any(is_taken_back)

@@ -1,5 +1,6 @@
-//! What comes so late that its reason has gone: a write that was planned minutes ago, a version that was deleted for
-//! good while it was copied. Each is told step by step, because chance meets it too seldom.
+//! What comes so late that its reason has gone: a write that was planned minutes ago, a version
+//! that was deleted permanently while it was copied. Each is told step by step, because chance
+//! meets it too seldom.
 
 mod purged;
 mod unanswered;

@@ -30,7 +30,7 @@ mod binary;
 mod fanout;
 // C, H, M on endpoints whose conditions are missing or wrong.
 mod contradictions;
-// B, and who is told: destinations that are down, queues that are dead.
+// B, and its reports: destinations that are down, queues that do not answer.
 mod outage;
 mod hung;
 mod throttled;
@@ -43,7 +43,7 @@ mod bugs;
 // D: messages that are broken, by the thousand.
 mod poison;
 mod dead_letters;
-// B: who holds a message keeps it.
+// B: a daemon that holds a message keeps it.
 mod groups;
 mod leases;
 mod refused;

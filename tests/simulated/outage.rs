@@ -59,8 +59,8 @@ async fn assert_within_budget(daemon: &Daemon) {
 
 #[test]
 fn a_backlog_for_a_destination_that_does_not_answer_leaves_the_hand_to_others() {
-    // The queue gives them all out first, and some twice. A write that is not answered is given up after 46 s; until five
-    // were, nobody knows.
+    // The queue gives them all out first, and some twice. A write that is not answered is given up
+    // after 46 s; until five were, the circuit stays closed.
     let hung = (Effect::Silence { lands: false }, 120);
     for (seed, (effect, patience)) in [(7, (Effect::Unreachable, 60)), (8, hung)] {
         simulate(seed, async |mut sim| {
@@ -130,7 +130,7 @@ fn a_lane_that_is_stuck_is_told_while_others_get_on_and_goes_on_after_a_restart(
     simulate(4, async |mut sim| {
         sim.post_everything();
         let member = fleet::members(&mut sim, &Plan::of_one("", AWS)).remove(0);
-        // Who comes there first never gets on.
+        // The first task that comes there never gets on.
         let at = Failpoint { step: Step::PutObject, moment: Moment::Before };
         let daemon = member.start(Failpoints::armed(Some(at), 1, |_| {})).await;
         sim.put("stuck", b"one").await;

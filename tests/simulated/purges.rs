@@ -1,4 +1,4 @@
-//! Version deletes that nobody may have made: any writer of the queue can tell of a version that is gone.
+//! Version deletes that may be forged: any writer of the queue can tell of a version that is gone.
 
 use std::time::Duration;
 

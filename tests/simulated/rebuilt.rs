@@ -18,7 +18,7 @@ fn of_two_replicas_of_one_version_the_one_that_is_shown_gets_the_tags() {
         daemon.stop().await;
         std::fs::remove_dir_all(sim.dir.path().join("daemon-0")).unwrap();
 
-        // Someone restores the replica from elsewhere, its stamp included.
+        // A user restores the replica from elsewhere, its stamp included.
         let replica = sim.user().head_object().bucket(ARCHIVE).key("a").send().await.unwrap();
         let again = sim.user().put_object().bucket(ARCHIVE).key("a").set_metadata(replica.metadata);
         again.body(b"two".to_vec().into()).send().await.unwrap();

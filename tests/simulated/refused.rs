@@ -1,5 +1,5 @@
-//! What is refused until someone acts is parked under its name, and what passes by itself is not. A HEAD that is refused
-//! has no text: what it would have said decides which of the two it is.
+//! What is refused until an operator acts is parked under its name, and what passes by itself is
+//! not. A HEAD that is refused has no text: what it would have said decides which of the two it is.
 
 use std::sync::Arc;
 use std::time::Duration;

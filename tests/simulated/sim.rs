@@ -36,7 +36,7 @@ pub(crate) const AWS: &str = "path_style = true";
 pub(crate) const NOT_AWS: &str = "path_style = true\nendpoints = { s3 = \"http://s3.other\" }\nallow_http = true";
 /// The destination bucket.
 pub(crate) const ARCHIVE: &str = "orders-replica";
-/// Another destination bucket, of those who ask for one.
+/// Another destination bucket, for the tests that need one.
 pub(crate) const MIRROR: &str = "orders-mirror";
 
 /// All that one simulation plays with.
@@ -119,7 +119,7 @@ impl Sim {
         Given { sdk: self.sdk(name), connector: self.net.connector(name) }
     }
 
-    /// Returns a client for whoever uses the buckets.
+    /// Returns a client for users of the buckets.
     pub(crate) fn user(&self) -> aws_sdk_s3::Client {
         let config = aws_sdk_s3::config::Builder::from(&self.sdk("user"));
         aws_sdk_s3::Client::from_conf(config.force_path_style(true).build())

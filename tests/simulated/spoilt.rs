@@ -1,5 +1,5 @@
-//! E: answers that say something else than is so. Bytes that changed on the way become no replica, an ETag that no object
-//! has leads nobody astray, and all is well once the way is.
+//! E: answers that say something else than is so. Bytes that changed on the way become no replica,
+//! an ETag that no object has misleads no daemon, and all is well once the way is.
 
 use std::time::Duration;
 

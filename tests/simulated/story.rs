@@ -1,4 +1,5 @@
-//! A story: what users do, how the post behaves, what breaks and who dies, all drawn from one seed.
+//! A story: what users do, how the queue behaves, what breaks and which daemons die, all drawn from
+//! one seed.
 
 mod strange;
 mod troubles;
@@ -33,9 +34,9 @@ pub(crate) struct Story {
     pub(crate) odd: bool,
     /// These kinds of answers that are not to be believed are given.
     pub(crate) strange: Vec<&'static str>,
-    /// So do some that leave tasks parked, until someone mends that.
+    /// So do some that leave tasks parked, until an operator mends that.
     pub(crate) parks: bool,
-    /// Some writes are refused for good, until then too.
+    /// Some writes are refused permanently, until then too.
     pub(crate) denied: bool,
     pub(crate) latest: bool,
 }
@@ -121,7 +122,8 @@ impl Story {
             denied: false,
             latest,
         };
-        // What is parked is on the disk, and in the dead-letter queue, which nobody here sends back.
+        // What is parked is on the disk, and in the dead-letter queue, which is never sent back
+        // here.
         story.parks &= story.plan.crashes == 0 || !story.plan.lose_disks;
         story.plan.mirrored = rng.u8(..4) == 0;
         // Drawn apart as well.
@@ -198,7 +200,7 @@ impl Story {
             // What readers see tells where a list contradicts itself.
             wrong.retain(|what| !what.starts_with("a read of the source without a version: HeadObject"));
         }
-        // What is parked waits for someone who changes something, and here nobody does.
+        // What is parked waits for an operator to change something, and here there is none.
         let parked = fates.iter().flat_map(|fate| &fate.status.parked);
         wrong.extend(parked.map(|parked| format!("{} tasks are parked: {}", parked.tasks, parked.reason)));
         sim.net.quiet().await;
@@ -214,7 +216,7 @@ impl Story {
     async fn work(&self, sim: &mut Sim, post: &mut Post) -> bool {
         let mut rng = fastrand::Rng::with_seed(self.seed ^ 0x5eed);
         let mut user = User::new(sim.user());
-        // An upload of someone else at the destination is nobody's business; the judge looks whether it stays.
+        // A foreign upload at the destination is out of scope; the judge looks whether it stays.
         sim.user().create_multipart_upload().bucket(ARCHIVE).key("a").send().await.unwrap();
         for (pause, op) in workload::draw(&mut rng, self.shape) {
             sim.pass(pause).await;
@@ -268,7 +270,7 @@ impl Story {
     }
 }
 
-/// Waits until the queue has been empty, and nobody at work, for a while.
+/// Waits until the queue has been empty, and no daemon at work, for a while.
 async fn settled(sim: &Sim, quiet: Duration) -> bool {
     let began = tokio::time::Instant::now();
     let (mut quiet_since, mut seen) = (began, 0);

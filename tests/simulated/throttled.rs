@@ -1,5 +1,5 @@
-//! Someone asks for less: S3 at a destination, or KMS for a key. The daemon finds out how much is granted and
-//! stays near it, and nobody else is slowed down.
+//! A dependency throttles: S3 at a destination, or KMS for a key. The daemon finds out how much is
+//! granted and stays near it, and no other destination is slowed down.
 
 use std::time::Duration;
 

@@ -47,7 +47,7 @@ fn new_keys_share_the_lists_of_both_sides() {
             let [histories, absences] = [SOURCE, ARCHIVE].map(|bucket| count(&sim, bucket, "ListObjectVersions"));
             assert!(histories < KEYS / 2, "{account}: {histories} lists of the source");
             let (heads, tags) = (count(&sim, ARCHIVE, "HeadObject"), count(&sim, SOURCE, "GetObjectTagging"));
-            // Of another store nobody knows yet that it counts them.
+            // Of another store it is not yet known that it counts them.
             assert!(tags < KEYS / 5 || account == NOT_AWS, "{tags} looks at tags that nobody has");
             let said = format!("{account}: {absences} lists and {heads} heads");
             match account == AWS {
@@ -206,7 +206,7 @@ fn a_key_whose_versions_do_not_fit_on_the_page_keeps_all_of_them() {
             sim.fill("bench/", 20, 7).await;
             versions(sim, SOURCE, "bench/1", 60).await;
         };
-        // Whoever believes AWS that nothing is there does not ask twice.
+        // A daemon that believes AWS that nothing is there does not look twice.
         told_at_once(&mut sim, AWS, write).await;
         assert_eq!(looks(&sim), WARM_UP, "keys were asked for alone");
         assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new());

@@ -1,4 +1,5 @@
-//! Uploads in parts: how many parts are on their way, and who ends an upload that nobody works on any more.
+//! Uploads in parts: how many parts are on their way, and which daemon ends an upload that no task
+//! works on any more.
 
 use std::time::Duration;
 
@@ -106,7 +107,7 @@ fn slow_parts(sim: &Sim, client: &str, by: Duration) {
     sim.net.faults().add(Fault::new("slow", parts, Effect::Delay(by)));
 }
 
-/// Names who began the uploads that are open.
+/// Names the clients that began the uploads that are open.
 fn left_open(sim: &Sim) -> Vec<String> {
     sim.s3.open_uploads(ARCHIVE).into_iter().map(|upload| upload.by).collect()
 }

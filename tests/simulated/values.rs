@@ -112,7 +112,8 @@ fn a_daemon_that_dies_between_a_write_and_its_tags_puts_them_when_it_comes_back(
         simulate(seed, async |mut sim| {
             sim.put("a", b"one").await;
             tag(&sim, &long_tags()).await;
-            // Only the newer version is announced: whoever brings it brings the older one first.
+            // Only the newer version is announced: the task that brings it brings the older one
+            // first.
             sim.post_everything();
             sim.put("a", b"two").await;
             let tagging = Place::s3("PutObjectTagging").bucket(ARCHIVE);

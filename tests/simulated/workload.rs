@@ -20,7 +20,7 @@ pub(crate) enum Op {
     Copy { from: String, to: String },
     /// Deletes, so that a delete marker hides what was there.
     Mark { key: String },
-    /// Deletes one version for good: the n-th from the newest.
+    /// Deletes one version permanently: the n-th from the newest.
     Purge { key: String, nth: usize },
     /// Changes the tags of a version, the n-th object from the newest, or takes them all away.
     Tag { key: String, nth: usize, value: Option<u8> },
@@ -49,7 +49,7 @@ pub(crate) enum Dress {
 pub(crate) struct Shape {
     pub(crate) keys: usize,
     pub(crate) ops: usize,
-    /// Versions are deleted for good.
+    /// Versions are deleted permanently.
     pub(crate) purges: bool,
     /// Tags change after the write.
     pub(crate) tags: bool,

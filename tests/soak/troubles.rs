@@ -129,7 +129,7 @@ fn lists() -> Vec<Kind> {
     ]
 }
 
-/// Bodies that are not what was asked for; and who asks, asks the source.
+/// Bodies that are not what was requested; the requests are reads of the source.
 fn bodies() -> Vec<(&'static str, Operations, Reply)> {
     let flipped = Reply::alter(|answer| {
         if let Some(byte) = fastrand::choice(&mut answer.body) {

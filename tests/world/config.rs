@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::localstack::{ARCHIVE, SOURCE};
 
-/// What the destination's account asks of whoever assumes its role.
+/// What the destination's account requires of a principal that assumes its role.
 pub(crate) const EXTERNAL_ID: &str = "orders-archive";
 /// The role that writes replicas.
 pub(crate) const ROLE: &str = "arn:aws:iam::222222222222:role/replicator";

@@ -101,7 +101,7 @@ impl Daemon {
         self
     }
 
-    /// Asks for a page and returns the status; `None` when nobody answers.
+    /// Requests a page and returns the status; `None` when there is no answer.
     pub(crate) async fn page(&self, path: &str) -> Option<u16> {
         let (status, _) = http::get(&format!("http://{}/{path}", self.listen)).await?;
         Some(status.as_u16())

@@ -26,7 +26,7 @@ pub(crate) enum Fault {
     AccessDenied,
     /// 503, as for too many requests.
     SlowDown,
-    /// 412, as if someone else had written in between.
+    /// 412, as if another client had written in between.
     PreconditionFailed,
     /// 200 with an error in the body, as S3 may answer a copy or a completed upload.
     ErrorInside,

@@ -6,7 +6,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
-/// Gets a page; `None` when nobody answers.
+/// Gets a page; `None` when there is no answer.
 pub(crate) async fn get(url: &str) -> Option<(StatusCode, String)> {
     answer(Request::get(url).body(Full::default()).unwrap()).await
 }

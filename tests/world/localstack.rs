@@ -1,6 +1,6 @@
 //! LocalStack: two accounts, and what a test needs in them. S3 and SQS are spoken through the SDK;
-//! the few calls to KMS and SNS are plain requests, for its account is named by the access key
-//! and nobody checks the signature.
+//! the few calls to KMS and SNS are plain requests, for its account is named by the access key and
+//! no signature is checked.
 
 use aws_sdk_sqs::types::QueueAttributeName;
 use std::env;

@@ -1,4 +1,5 @@
-//! A request as the journal keeps it: what it asked for, of whom, and in whose name.
+//! A request as the journal keeps it: its operation, its bucket and key, and the principal that
+//! sent it.
 
 use std::collections::BTreeMap;
 

@@ -78,7 +78,8 @@ const FIFO_LOGIC: &str =
 const GROUPS: &str = "https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/interleaving-multiple-ordered-message-groups.html";
 const EXACTLY_ONCE: &str = "https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/FIFO-queues-exactly-once-processing.html";
 const HANDLES_WRONG: &str = "https://repost.aws/knowledge-center/sqs-receipt-handle-error";
-// No document says it. Those who keep LocalStack ran their tests on AWS, and wrote down what came of them.
+// No document says it. LocalStack's maintainers ran their tests on AWS, and wrote down what came of
+// them.
 const FIFO_SEEN: &str = "https://github.com/localstack/localstack/blob/master/tests/aws/services/sqs/test_sqs.py";
 const SEND_MANY: &str =
     "https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html";

@@ -144,7 +144,7 @@ fn weed() -> PathBuf {
     PathBuf::from(python).with_file_name("weed")
 }
 
-/// Ports that nobody has at this moment.
+/// Ports that are free at this moment.
 fn free_ports() -> Vec<u16> {
     let probes: Vec<Probe> = (0..8).map(|_| Probe::bind("127.0.0.1:0").unwrap()).collect();
     probes.iter().map(|probe| probe.local_addr().unwrap().port()).collect()

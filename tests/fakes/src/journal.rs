@@ -1,5 +1,5 @@
-//! Every request in the order of its arrival: who asked for what, whether it was executed, and what
-//! became of the answer.
+//! Every request in the order of its arrival: which client sent it and for what, whether it was
+//! executed, and what became of the answer.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,7 +24,7 @@ pub struct Journal {
 pub struct Entry {
     /// Its place in the journal.
     pub number: usize,
-    /// Who sent it.
+    /// The client that sent it.
     pub client: String,
     /// Which host it was sent to.
     pub host: String,
@@ -60,9 +60,9 @@ pub struct Upload {
     pub bucket: String,
     /// The object's key.
     pub key: String,
-    /// Who began it; `None` when that is not in the journal.
+    /// The client that began it; `None` when that is not in the journal.
     pub begun_by: Option<String>,
-    /// Who asked for its end, and how, when that was answered with success.
+    /// The clients that requested its end, and how, when that was answered with success.
     pub ended: Vec<(String, String)>,
 }
 

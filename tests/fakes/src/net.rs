@@ -58,7 +58,7 @@ pub struct Latency {
 /// Why a client gets no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Broken {
-    /// There is nobody to connect to.
+    /// No connection can be made.
     Unreachable,
     /// The connection ends before the answer.
     Closed,
@@ -110,7 +110,7 @@ impl Net {
         self.shared.routes.lock().unwrap().push(route);
     }
 
-    /// Returns the HTTP client of a daemon or of whoever else takes part.
+    /// Returns the HTTP client of a daemon or of any other participant.
     pub fn client(&self, name: &str) -> SharedHttpClient {
         SharedHttpClient::new(connector::Client { net: self.clone(), name: name.to_owned() })
     }
@@ -140,7 +140,7 @@ impl Net {
         self.shared.lines.set(client, true);
     }
 
-    /// Ends that: answers that wait are delivered to those who still listen.
+    /// Ends that: answers that wait are delivered to the clients that still listen.
     pub fn heal(&self, client: &str) {
         self.shared.lines.set(client, false);
     }
@@ -155,7 +155,7 @@ impl Net {
         self.shared.connections.load(Ordering::Relaxed)
     }
 
-    /// Takes note of a connection.
+    /// Counts a connection.
     pub(crate) fn connected(&self) {
         self.shared.connections.fetch_add(1, Ordering::Relaxed);
     }

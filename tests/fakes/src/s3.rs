@@ -81,7 +81,7 @@ pub struct Fake {
     service: S3Service,
 }
 
-/// Who asks, and what of the request is read as it was sent.
+/// The caller, and the parts of the request that are read as they were sent.
 #[derive(Debug, Clone, Default)]
 struct Call {
     caller: String,
@@ -279,7 +279,7 @@ impl Fake {
         })
     }
 
-    /// The uploads that nobody has ended, in the order of their beginning.
+    /// The uploads that have not been ended, in the order of their beginning.
     pub fn open_uploads(&self, bucket: &str) -> Vec<OpenUpload> {
         let uploads = |state: &mut State| {
             let open: BTreeMap<u64, OpenUpload> = state.buckets.get(bucket)?.uploads.iter().map(open).collect();

@@ -46,7 +46,7 @@ struct Shared {
     endpoint: String,
     clock: Clock,
     state: Mutex<State>,
-    /// Tells those who poll that something may be there to receive.
+    /// Tells polling clients that something may be there to receive.
     changed: Notify,
 }
 
@@ -63,7 +63,7 @@ pub struct Depth {
     pub visible: usize,
     /// Those that somebody received and did not delete.
     pub hidden: usize,
-    /// Those that nobody could receive so far.
+    /// Those that were not visible so far.
     pub delayed: usize,
 }
 

@@ -86,8 +86,9 @@ fn is_late(case: &Case<'_>, place: usize) -> bool {
     (0..case.replicas.len()).any(|at| in_time(at) && is_of_newer(at))
 }
 
-/// C: both sides show the same. Without `version_deletes` a purge of what the source showed is nobody's business:
-/// the destination may go on to show what is gone, but nothing that is older than what is left.
+/// C: both sides show the same. Without `version_deletes` a purge of what the source showed is out
+/// of scope: the destination may go on to show what is gone, but nothing that is older than what is
+/// left.
 fn current(case: &Case<'_>, wrong: &mut Vec<String>) {
     let shown = |entries: &[Arc<Entry>], now: &BTreeSet<String>| {
         entries.iter().rposition(|entry| now.contains(&entry.version_id))

@@ -13,7 +13,7 @@ pub(super) fn judge(sim: &Sim, destination: &str, expect: Expect, wrong: &mut Ve
     let blind = sim.net.journal().blind_deletes(destination).into_iter().filter(is_daemons);
     wrong.extend(blind.map(|entry| format!("a delete without condition or version: {}", what(&entry.call))));
     for upload in sim.s3.uploads_ended(destination) {
-        // Who takes over a key ends what its predecessor began.
+        // A daemon that takes over a key ends what its predecessor began.
         let are_daemons = [&upload.ended_by, &upload.begun_by].iter().all(|client| client.starts_with("daemon"));
         if upload.entry.is_none() && upload.ended_by != upload.begun_by && !(are_daemons && sim.is_shared) {
             wrong.push(format!("{} aborted an upload of {}", upload.ended_by, upload.begun_by));
@@ -47,7 +47,7 @@ fn what(call: &Call) -> String {
     format!("{} {:?}", call.operation, call.key)
 }
 
-/// Says whether whoever began an upload was never told its name.
+/// Says whether the client that began an upload was never told its name.
 fn is_named_to_nobody(requests: &[Entry], upload: &OpenUpload) -> bool {
     let begins = |entry: &&Entry| {
         entry.call.operation == "CreateMultipartUpload" && entry.call.upload.as_ref() == Some(&upload.upload_id)
@@ -66,7 +66,8 @@ fn is_sought_in_vain(requests: &[Entry], upload: &OpenUpload) -> bool {
         && list.is_some_and(|list| !matches!(list.answer, Answer::Given(_, 200)))
 }
 
-/// Says whether whoever began an upload may have died with its name, or lost the disk that had it.
+/// Says whether the client that began an upload may have died with its name, or lost the disk that
+/// had it.
 fn is_forgotten(expect: Expect, upload: &OpenUpload) -> bool {
     let number = upload.by.strip_prefix("daemon-").and_then(|number| number.parse::<usize>().ok());
     number.and_then(|number| expect.forgetful.get(number).copied()).unwrap_or(false)

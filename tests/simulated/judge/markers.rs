@@ -49,8 +49,9 @@ fn is_over_purged(case: &Case<'_>, below: Option<&Entry>, marker: &Entry) -> boo
     between.iter().any(|entry| !entry.is_marker() && !case.is_kept(entry))
 }
 
-/// Says whether nobody could know that the marker does not belong above this version: that is gone, lists state times
-/// by the second, and the source showed a marker of its second when the plan was made.
+/// Says whether no daemon could tell that the marker does not belong above this version: that is
+/// gone, lists state times by the second, and the source showed a marker of its second when the
+/// plan was made.
 fn may_hide(case: &Case<'_>, place: usize, marker: &Entry) -> bool {
     let is_same = |entry: &Entry| entry.is_marker() && second(entry) == second(&case.source[place]);
     // In force is each state until the next one.
@@ -73,8 +74,8 @@ fn missing(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<St
         let next = objects.get(nth + 1);
         let to = next.map_or(case.source.len(), |next| kept[*next].1.unwrap());
         let has_marker = next.map_or(kept.len(), |next| *next) > at + 1;
-        // Nobody can know that the marker is the newer of two of one second, one of which is gone. Below an object it hides
-        // nothing.
+        // No daemon can tell that the marker is the newer of two of one second, one of which is
+        // gone. Below an object it hides nothing.
         let of = &case.source[from - 1];
         let may_be_older =
             |place: usize| next.is_some() && !case.has(from - 1) && second(&case.source[place]) == second(of);

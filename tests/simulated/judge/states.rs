@@ -39,7 +39,8 @@ fn candidates(case: &Case<'_>, entry: &Entry, written: Option<SystemTime>) -> im
     places.filter(move |place| is_of(*place)).chain(origin)
 }
 
-/// Says whether the source had gone back to this place: what was reached had been deleted there for good.
+/// Says whether the source had gone back to this place: what was reached had been deleted there
+/// permanently.
 fn went_back(case: &Case<'_>, reached: Option<usize>, place: usize, at: SystemTime) -> bool {
     reached.is_some_and(|reached| case.went_back(reached, place, Some(at)))
 }

@@ -16,7 +16,8 @@ pub(super) fn judge(case: &Case<'_>, source: &[Shown], replicas: &[Shown], wrong
         let (Some(object), Some(place)) = (&replica.object, case.origin(replica)) else { continue };
         let worn: Vec<&Shown> = source.iter().filter(|shown| shown.touched.id == case.source[place].id).collect();
         let since = reached.entry(replica.id).or_default();
-        // Tags have no condition: who read them before they changed, and is not alone, may write them for so long.
+        // Tags have no condition: a daemon that read them before they changed, and is not alone,
+        // may write them for so long.
         let is_late = |nth: usize| {
             let next = worn.get(nth + 1).map(|next| next.at);
             !case.expect.alone && next.is_none_or(|next| state.at <= next + PLAN_AGE_MAX)

@@ -13,9 +13,10 @@ const PAUSE: Duration = Duration::from_secs(120);
 
 const FOLLOWS_PURGES: Expect = Expect { version_deletes: true, ..Expect::IN_DOUBT };
 
-/// Plays a history and returns what the judge says. `a` puts an object of this content to the source, `M` a delete
-/// marker, `-2` deletes the second entry there ever was for good, `#2x` gives it the tag `x`. After `>` the same happens at
-/// the destination, where `>2` puts a replica of the source's second entry, and `>2!` one with other bytes.
+/// Plays a history and returns what the judge says. `a` puts an object of this content to the
+/// source, `M` a delete marker, `-2` deletes the second entry there ever was permanently, `#2x`
+/// gives it the tag `x`. After `>` the same happens at the destination, where `>2` puts a replica
+/// of the source's second entry, and `>2!` one with other bytes.
 fn verdict(history: &str, expect: Expect) -> Vec<String> {
     simulate(0, async |sim| {
         let user = sim.user();

@@ -1,4 +1,4 @@
-//! Versions that were deleted for good meanwhile.
+//! Versions that were deleted permanently meanwhile.
 
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ fn a_version_that_is_deleted_for_good_while_its_copy_is_on_the_way_does_not_stay
         let first = fleet::lone(&mut sim, rule, AWS).await;
         sim.put("a", b"stays").await;
         sim.drained().await;
-        // The answer is lost, and the write lands when its daemon waits for it and nobody else knows of it.
+        // The answer is lost, and the write lands when its daemon waits for it and no other daemon
+        // has a record of it.
         let place = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
         sim.net.faults().add(Fault::new("late", place, Effect::LandLate(Duration::from_secs(15))).times(1));
         sim.put("a", b"goes").await;
@@ -77,7 +78,8 @@ fn a_version_that_is_gone_before_a_marker_was_seen_does_not_stay() {
         sim.put("a", b"one").await;
         deafen(&sim, 0).await;
         assert_eq!(sim.net.faults().hits("slow"), 1);
-        // It is deleted for good, and the key as well. Who sees nothing of it has no need of a marker.
+        // It is deleted permanently, and the key as well. A daemon that sees nothing of it has no
+        // need of a marker.
         let gone = sim.s3.history(SOURCE, "a").last().unwrap().version_id.clone();
         sim.user().delete_object().bucket(SOURCE).key("a").version_id(gone).send().await.unwrap();
         sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
@@ -101,7 +103,8 @@ fn a_marker_that_a_removal_bares_does_not_hide_what_the_source_shows() {
         sim.put("a", b"two").await;
         sim.drained().await;
         knows.stop().await;
-        // Who hears that the marker was taken back did not write it, and sees what stands above it.
+        // The daemon that hears that the marker was taken back did not write it, and sees what
+        // stands above it.
         let hears = fleet::nth(&mut sim, rule, AWS, 1).await;
         sim.user().delete_object().bucket(SOURCE).key("a").set_version_id(marker.version_id).send().await.unwrap();
         sim.drained().await;

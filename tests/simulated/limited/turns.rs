@@ -1,4 +1,4 @@
-//! Who waits for a limit, or for memory beside one that does, gets a turn.
+//! A task that waits for a limit, or for memory beside one that does, gets a turn.
 
 use std::time::Duration;
 

@@ -100,7 +100,7 @@ fn silences() -> Vec<Trouble> {
     ]
 }
 
-/// What services say of a request, or of who sends it, that says nothing of the object.
+/// What services say of a request, or of its sender, that says nothing of the object.
 fn services() -> Vec<Trouble> {
     vec![
         ("bad digest", Place::s3("PutObject").or("UploadPart"), Effect::refuse(400, "BadDigest")),

@@ -66,7 +66,7 @@ fn odd() -> Vec<Trouble> {
     vec![
         ("short body", bodies(), Effect::Shorten(1)),
         ("corrupt upload", Place::s3("PutObject").or("UploadPart"), Effect::CorruptUpload(1)),
-        // Who stands in between sent it twice, and gives the answer to the second.
+        // A proxy in between sent it twice, and gives the answer to the second.
         ("412 to a write that lands", appends(), lands(412, "PreconditionFailed")),
         ("a stranger's 404", appends(), Effect::refuse(404, "")),
         ("no upload", parts, Effect::refuse(404, "NoSuchUpload")),

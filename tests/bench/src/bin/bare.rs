@@ -28,7 +28,7 @@ struct Arguments {
     keys: PathBuf,
     #[arg(long, default_value_t = 32)]
     in_flight: usize,
-    /// Write only what is not there, as who must not overwrite another's object does.
+    /// Write only what is not there, as a client that must not overwrite another's object does.
     #[arg(long)]
     if_none_match: bool,
 }

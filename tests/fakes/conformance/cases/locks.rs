@@ -20,7 +20,7 @@ pub(super) const CASES: &[Case] = &[
 // Of "x": Object Lock wants bodies proved.
 const CRC64: &str = "Lb1nAmRU5LE=";
 
-/// Half a minute from now: what a test locks for good it cannot clean up.
+/// Half a minute from now: what a test locks permanently it cannot clean up.
 fn soon() -> DateTime {
     #[allow(clippy::disallowed_methods, reason = "the stores read their own clocks")]
     let now = SystemTime::now();

@@ -25,7 +25,7 @@ pub enum Effect {
     },
     /// It is executed so much later, and answered then.
     Delay(Duration),
-    /// There is nobody to connect to.
+    /// No connection can be made.
     Unreachable,
     /// The connection dies and nothing is executed.
     Drop,

@@ -20,7 +20,7 @@ pub enum Service {
 /// A request, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
-    /// Whom it is for.
+    /// The service that it is for.
     pub service: Service,
     /// Its name in the service's API, or `Unknown`.
     pub operation: String,

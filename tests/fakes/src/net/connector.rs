@@ -54,7 +54,7 @@ impl HttpConnector for Connector {
 }
 
 impl Client {
-    /// Returns a connector that waits for as long as whoever uses it.
+    /// Returns a connector that waits for as long as its caller.
     pub(super) fn untimed(self) -> SharedHttpConnector {
         SharedHttpConnector::new(Connector { client: self, connect_timeout: None, read_timeout: None })
     }

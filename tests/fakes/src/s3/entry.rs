@@ -10,7 +10,7 @@ use http::HeaderValue;
 
 use super::checksums::Checksum;
 
-/// Names an entry in the whole fake, for good: it outlives the entry's removal.
+/// Names an entry in the whole fake, permanently: it outlives the entry's removal.
 pub type EntryId = u64;
 
 /// A version or a delete marker.
@@ -24,7 +24,7 @@ pub struct Entry {
     pub last_modified: SystemTime,
     /// When it became visible.
     pub landed: SystemTime,
-    /// Who wrote it.
+    /// The client that wrote it.
     pub by: String,
     /// The operation that wrote it.
     pub cause: &'static str,
@@ -142,7 +142,7 @@ pub struct Shown {
     pub touched: Arc<Entry>,
     /// The operation that changed the key, if not what it shows.
     pub cause: &'static str,
-    /// Who asked for it.
+    /// The client that requested it.
     pub caller: String,
 }
 
@@ -153,7 +153,7 @@ pub struct OpenUpload {
     pub upload_id: String,
     /// The key.
     pub key: String,
-    /// Who began it.
+    /// The client that began it.
     pub by: String,
     /// When.
     pub initiated: SystemTime,
@@ -170,9 +170,9 @@ pub struct EndedUpload {
     pub bucket: String,
     /// The key.
     pub key: String,
-    /// Who began it.
+    /// The client that began it.
     pub begun_by: String,
-    /// Who ended it.
+    /// The client that ended it.
     pub ended_by: String,
     /// How: `None` means that it was aborted.
     pub entry: Option<EntryId>,

@@ -19,7 +19,7 @@ pub(super) enum Happening {
     Created(&'static str),
     /// A delete marker was written.
     Marked,
-    /// A version or marker was removed for good.
+    /// A version or marker was removed permanently.
     Removed,
     /// Tags were set.
     Tagged,
@@ -106,7 +106,7 @@ fn record(state: &State, place: &Place, happening: Happening, object: Value) -> 
 }
 
 /// The next sequencer: sixteen digits that grow, and sometimes more behind them, which count only
-/// for whoever compares as prescribed. As a number the longer ones would always win.
+/// for a client that compares as prescribed. As a number the longer ones would always win.
 fn sequencer(state: &mut State) -> Option<String> {
     match state.traits.sequencers {
         Sequencers::Absent => None,

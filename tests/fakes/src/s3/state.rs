@@ -83,7 +83,7 @@ pub(super) struct Draft {
     pub(super) last_modified: SystemTime,
 }
 
-/// What is being done, and by whom.
+/// What is being done, and by which request.
 pub(super) struct Deed<'a> {
     pub(super) call: &'a Call,
     pub(super) cause: &'static str,
@@ -163,8 +163,8 @@ impl State {
         Draft { object, version_id, rank, begun: rank, last_modified: self.clock.now() }
     }
 
-    /// Makes an entry of a draft, at its rank. Where the bucket keeps no versions it takes the place
-    /// of the version `null`, unless that one is newer: then nobody ever sees it.
+    /// Makes an entry of a draft, at its rank. Where the bucket keeps no versions it takes the
+    /// place of the version `null`, unless that one is newer: then no client ever sees it.
     pub(super) fn land(&mut self, place: &Place, draft: Draft, deed: &Deed<'_>) -> S3Result<Arc<Entry>> {
         let landed = self.clock.now();
         let id = self.entries.len() as EntryId + 1;
@@ -199,7 +199,7 @@ impl State {
         Ok(entry)
     }
 
-    /// Removes an entry for good.
+    /// Removes an entry permanently.
     pub(super) fn remove(&mut self, place: &Place, entry: &Arc<Entry>, deed: &Deed<'_>) -> S3Result<()> {
         let rank = self.next_rank();
         let bucket = self.bucket_mut(&place.bucket)?;

@@ -1,13 +1,14 @@
 //! The fakes over TCP: buckets and queues that cost little, so that what a client costs shows. It is told what to do by
 //! lines on its standard input and answers each with one line of JSON. A FILE has keys, one a line.
 //!
-//! `seed FILE BYTES OBJECTS`: puts so many objects into the source, under these keys in turn. `repeat FILE BYTES`: the same
-//! object under each of these keys. `others FILE DESTINATIONS`: these keys are at the source and in so many destinations,
-//! and nobody is told of them. `hold`: the rest of the line is an event of an object that is elsewhere. `post N`: announces
-//! so many of what was put and held, as fast as they are received. `pace PER_SECOND`: announces the others as time goes.
-//! `waiting`: how many messages are left and how many replicas there are, which is cheap. `replicas`: the sizes of all
-//! versions that were written to the first destination, by key. `stats BUCKET`: what was asked and how far it is, as to
-//! one destination.
+//! `seed FILE BYTES OBJECTS`: puts so many objects into the source, under these keys in turn.
+//! `repeat FILE BYTES`: the same object under each of these keys. `others FILE DESTINATIONS`: these
+//! keys are at the source and in so many destinations, and no event is sent of them. `hold`: the
+//! rest of the line is an event of an object that is elsewhere. `post N`: announces so many of what
+//! was put and held, as fast as they are received. `pace PER_SECOND`: announces the others as time
+//! goes. `waiting`: how many messages are left and how many replicas there are, which is cheap.
+//! `replicas`: the sizes of all versions that were written to the first destination, by key. `stats
+//! BUCKET`: the requests and the progress so far, as to one destination.
 
 #![allow(
     clippy::expect_used,

@@ -22,10 +22,10 @@ const DESTINATION: &str = "orders-replica";
 const DESTINATIONS: usize = 8;
 const QUEUE: &str = "events";
 const DEAD: &str = "parked";
-/// Who prepares and checks, and is not counted.
+/// The client that prepares and checks, and is not counted.
 const USER: &str = "AKIDUSER";
 
-/// More than anyone receives between two looks.
+/// More than a daemon receives between two looks.
 const VISIBLE_MAX: usize = 2_000;
 
 #[derive(Clone)]
@@ -47,7 +47,7 @@ struct Seen {
     sent: BTreeMap<String, Instant>,
     announced: BTreeMap<String, Instant>,
     replicas: usize,
-    /// Keys that nobody is told of.
+    /// Keys of which no event is sent.
     others: HashSet<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Checksums: verified when sent, kept, and given back to those who ask.
+//! Checksums: verified when sent, kept, and given back on request.
 
 use super::*;
 use crate::s3::checksums::Algorithm;
