@@ -98,8 +98,9 @@ impl Claim {
     }
 }
 
-// Two stores that keep their clocks by NTP are a second apart at most, and each states times by the second. A stamp that is
-// refused wrongly costs one more copy; one that is believed wrongly makes as much of the source's history late.
+// Two stores that keep their clocks by NTP are a second apart at most, and each states times by the
+// second. A stamp that is refused wrongly costs one more copy; one that is accepted wrongly makes
+// as much of the source's history late.
 const CLOCKS_APART_MAX: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

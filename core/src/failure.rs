@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Something that did not work: what kind of trouble, in which operation, and why.
+/// An error: its kind, the operation that failed, and the cause.
 #[derive(Debug)]
 pub struct Failure {
-    /// The kind of trouble, which decides what happens next.
+    /// The kind of failure, which decides what happens next.
     pub kind: Kind,
     /// The operation that failed, by its name in the service's API.
     pub during: &'static str,
@@ -49,7 +49,7 @@ pub enum Party {
     DestinationKey,
 }
 
-/// The kinds of trouble.
+/// The kinds of failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A precondition failed (412, or 404 on a conditional write): another client wrote.

@@ -25,7 +25,7 @@ pub enum Evidence {
     New,
     /// A key fails that has failed since the last answer.
     Repeated,
-    /// A key fails that failed while other keys were served: the trouble is its own.
+    /// A key fails that failed while other keys were served: the cause is the key.
     Own,
 }
 

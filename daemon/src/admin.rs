@@ -55,7 +55,7 @@ pub struct Status {
     /// What was written without a proof, since the daemon was started.
     #[serde(default)]
     pub unproved: Vec<UnprovedCount>,
-    /// Buckets and keys that are spared for now.
+    /// Buckets and keys that are throttled, or whose circuit is open.
     pub ailing: Vec<Ailing>,
     /// What keeps the ledger from being relied on, if anything does; what is parked may then be more than is told.
     #[serde(default)]
@@ -155,7 +155,8 @@ impl Admin {
     /// Writes down every metric, the gauges as things are at this moment.
     pub(crate) async fn metrics(&self) -> Result<String, String> {
         let metrics = &self.engine.metrics;
-        // Without an answer the figures are absent, which alerts can see: old ones would look alive.
+        // Without an answer the figures are absent, which alerts can see: old ones would look
+        // current.
         let rules = self.board().await.map(|board| board.rules).unwrap_or_default();
         metrics.set_pending(rules.iter().map(|(rule, pending)| (rule.as_str(), pending.clone())));
         match self.engine.ledger.parked_counts() {

@@ -26,7 +26,7 @@ impl Away {
         }
     }
 
-    /// Records that one more is away for so long; says no if there are too many.
+    /// Records that one more is away for so long; returns false if there are too many.
     fn goes_for(&mut self, time: Duration) -> bool {
         let now = Instant::now();
         while self.0.peek().is_some_and(|Reverse(back)| *back <= now) {

@@ -28,8 +28,8 @@ pub(crate) fn now() -> Timestamp {
     }
 }
 
-// Services refuse what was signed a quarter of an hour from their time, and a time zone that is set wrong makes fourteen
-// hours. What is further off is no time but a broken clock, or a lie.
+// Services refuse what was signed a quarter of an hour from their time, and a time zone that is set
+// wrong makes fourteen hours. What is further off is a broken clock, or a forged date.
 const ERROR_MAX: time::Duration = time::Duration::DAY;
 
 /// Says whether a time that a service says it is now may be true.

@@ -19,8 +19,8 @@ pub(crate) const SILENT_AFTER: Duration = Duration::from_secs(120);
 // sent again only if it failed sooner. A lane that wrote nothing for so long hangs.
 const STUCK_AFTER: Duration = Duration::from_secs(900);
 
-// What was handed back returns within a quarter of an hour, or whenever its queue gets to it; what
-// comes later than this is another story.
+// Work that was given back returns within a quarter of an hour, or whenever its queue delivers it;
+// what comes later than this has another cause.
 const SAME_TROUBLE: Duration = Duration::from_secs(30 * 60);
 
 /// When something last moved, as a whole and at each lane.
@@ -30,7 +30,7 @@ pub(crate) struct Pulse(Mutex<Beats>);
 #[derive(Debug)]
 struct Beats {
     last: Instant,
-    /// When work was handed back last, if nothing has moved since.
+    /// When work was given back last, if nothing has moved since.
     gave_up: Option<Instant>,
     /// How each lane that is at work gets on.
     lanes: BTreeMap<Lane, Steps>,
@@ -75,7 +75,7 @@ impl Pulse {
         Self(Mutex::new(Beats::new(Instant::now())))
     }
 
-    /// Something was settled, or went back in good order.
+    /// Records that something was settled, or given back for a reason that counts as progress.
     pub(crate) fn beat(&self) {
         self.lock().beat(Instant::now());
     }

@@ -1,4 +1,4 @@
-//! One lane at work: a task is tried until it is settled, parked, or handed back to the queue.
+//! One lane at work: a task is tried until it is settled, parked, or given back to the queue.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(crate) enum Ended {
     Settled(Report),
     /// Kept durably until an operator acts.
     Parked(Reason),
-    /// The trouble lasts: the queue shall deliver again after this time.
+    /// The failure lasts: the queue shall deliver again after this time.
     HandedBack(Duration),
     /// The circuit of the destination is open, or it throttles: the queue shall deliver again after
     /// this time. That counts as progress, unlike a failure.
@@ -192,7 +192,7 @@ fn is_settled((upload, _): (Upload, Parts)) -> bool {
     upload.appears_until.is_none()
 }
 
-/// Parks a task where a test may end the daemon's life, to be tried again on schedule.
+/// Parks a task where a test may end the daemon, to be tried again on schedule.
 async fn park_on_schedule(engine: &Engine, task: &Task, reason: Reason, failure: &Failure) -> Ended {
     engine.failpoints.around(Step::Park, async { park(engine, task, reason, failure) }).await
 }

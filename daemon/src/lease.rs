@@ -18,7 +18,7 @@ use crate::clock::Moment;
 use crate::metrics::{MessageOutcome, Metrics};
 use registry::Registry;
 
-/// Keeps the leases of one queue alive.
+/// Extends the leases of one queue.
 #[derive(Debug, Clone)]
 pub(crate) struct Leases {
     shared: Arc<Shared>,
@@ -70,7 +70,7 @@ pub(crate) struct Hold {
 }
 
 tokio::task_local! {
-    /// The messages that this task works for, where messages of the same group wait for them.
+    /// The messages of a work queue that this task works for.
     static HOLDS: Vec<Hold>;
 }
 

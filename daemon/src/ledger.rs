@@ -215,7 +215,8 @@ impl Ledger {
         Ok(now)
     }
 
-    /// Counts one removal more by a rule's version deletes; says no if they have removed as many in this hour as they may.
+    /// Counts one removal more by a rule's version deletes; returns false if they have removed as
+    /// many in this hour as they may.
     pub(crate) fn count_removal(&self, rule: &str, per_hour: NonZeroU32, now: Timestamp) -> Result<bool, Failure> {
         let _one_at_a_time = self.removals.lock().unwrap_or_else(PoisonError::into_inner);
         let address = Removals::address(rule);

@@ -1,4 +1,4 @@
-//! A message's stages of life: received, in hand while its tasks work, settled.
+//! The states of a message: received, in hand while its tasks work, settled.
 
 use std::sync::Arc;
 use std::time::Duration;

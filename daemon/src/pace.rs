@@ -61,7 +61,7 @@ pub(crate) struct Route {
     pub(crate) is_bulk: bool,
 }
 
-/// The leave to work on a route; given back on drop.
+/// The permit to work on a route; given back on drop.
 #[must_use]
 #[derive(Debug)]
 pub(crate) struct Pass {

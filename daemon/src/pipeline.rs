@@ -68,7 +68,7 @@ pub async fn run(settings: Settings, config: PathBuf, role: Role) -> anyhow::Res
 pub struct Outside {
     /// Where it says how it is, if anywhere.
     pub listener: Option<TcpListener>,
-    /// Where its life ends before its time.
+    /// Where a test ends the daemon early.
     pub failpoints: Failpoints,
     /// How it reaches AWS: by the default credential chain and real connections, unless given.
     pub given: Option<Given>,

@@ -30,7 +30,7 @@ pub(crate) struct QueueAccess {
 /// Why a worker sent a message to its work queue, if one did. Something may have begun for it that is in no ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Again {
-    /// Its work was handed back.
+    /// Its work was given back.
     Released,
     /// Its task was parked, and is tried again.
     Parked(Parked),

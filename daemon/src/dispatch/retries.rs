@@ -1,5 +1,6 @@
-//! Retries of parked tasks where there are work queues: nothing acts on a key without its message, so each is sent to its
-//! work queue, and what is known of it goes along. From then on it is the queue's, and the ledger forgets it.
+//! Retries of parked tasks where there are work queues: nothing acts on a key without its message,
+//! so each is sent to its work queue, along with what is on record of it. From then on the queue
+//! holds it, and the ledger's record is removed.
 
 use std::sync::Arc;
 

@@ -31,7 +31,7 @@ pub(crate) struct Condition {
 struct State {
     /// Since when nothing can be written, and why.
     failing: Option<(Instant, String)>,
-    /// What is damaged; only a restart, after it was mended, takes that back.
+    /// What is damaged; only a restart, after a repair, takes that back.
     damage: Option<String>,
 }
 

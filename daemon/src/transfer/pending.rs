@@ -30,7 +30,7 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    /// Finds the one of a key, and forgets the one that has surely appeared.
+    /// Finds the one of a key, and removes the record of one that has surely appeared.
     pub(super) async fn at(engine: &Engine, task: &Task, shown: &Shown) -> Result<Option<Self>, Failure> {
         let Some((upload, _)) = engine.ledger.upload(&task.lane)? else { return Ok(None) };
         let access = engine.access(&task.lane.destination)?;

@@ -113,7 +113,7 @@ fn inherit(run: &mut Run<'_>, gone: Replica, heir: Replica) -> Result<(), Failur
     Ok(())
 }
 
-/// Removes a replica; says no if the rule has removed as many in this hour as it may.
+/// Removes a replica; returns false if the rule has removed as many in this hour as it may.
 async fn take_away(run: &mut Run<'_>, replica: Replica) -> Result<bool, Failure> {
     let Some(version) = &replica.destination_version else {
         return Err(Failure::caused(FailureKind::Transient, "version delete", "a replica without an id"));

@@ -38,8 +38,9 @@ const HEADERS_MAX: usize = 1200;
 // also the most that is read of a body at once.
 const HEAD_BYTES_MAX: usize = 128 << 10;
 
-// What stands between may forget an idle connection without a word (NAT gateways after minutes, some firewalls after half
-// of one), and what is sent on it then waits for its deadline. A task's own requests follow each other within a second.
+// A device in between may drop an idle connection without a word (NAT gateways after minutes, some
+// firewalls after half of one), and what is sent on it then waits for its deadline. A task's own
+// requests follow each other within a second.
 const IDLE_MAX: Duration = Duration::from_secs(5);
 
 // A connection on which nothing is acknowledged for so long is gone. The kernel finds out by probes where nothing is sent,

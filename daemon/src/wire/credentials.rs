@@ -40,7 +40,7 @@ struct Fetch {
 // New credentials take a moment to come, and a request signed with the old ones a moment to arrive.
 const RENEWED_BEFORE_END: Duration = Duration::from_secs(60);
 
-// Of credentials that live a few minutes or less, so much of their life is for that.
+// Of credentials that are good for a few minutes or less, so much of their time is for that.
 const RENEWED_IN_LAST: u32 = 4;
 
 // Whatever they and the service say: the provider gets no more requests than that.

@@ -1,7 +1,7 @@
 //! The network between the clients and the services: it writes down, delays, spoils and loses.
 //!
 //! Each request goes its way in a task of its own. A client that gives up, or dies, does not stop
-//! what it has sent: a write lands whether or not somebody waits for its answer.
+//! what it has sent: a write lands whether or not the client waits for its answer.
 
 use std::any::Any;
 use std::ops::RangeInclusive;

@@ -61,7 +61,7 @@ struct State {
 pub struct Depth {
     /// Those that can be received.
     pub visible: usize,
-    /// Those that somebody received and did not delete.
+    /// Those that were received and not deleted.
     pub hidden: usize,
     /// Those that were not visible so far.
     pub delayed: usize,

@@ -134,7 +134,7 @@ fn an_upload_that_did_not_land_and_is_gone_is_begun_anew_in_time() {
         while sim.net.faults().hits("lost") == 0 {
             sim.pass(Duration::from_millis(100)).await;
         }
-        // Somebody's lifecycle rule ends it.
+        // A user's lifecycle rule ends it.
         let upload = sim.s3.open_uploads(ARCHIVE).remove(0).upload_id;
         let abort = sim.user().abort_multipart_upload().bucket(ARCHIVE).key("a").upload_id(upload);
         abort.send().await.unwrap();

@@ -60,7 +60,7 @@ fn common() -> Vec<Trouble> {
     ]
 }
 
-/// What a store or somebody on the way to it says or does seldom, and what passes.
+/// What a store or a proxy before it says or does seldom, and what passes.
 fn odd() -> Vec<Trouble> {
     let parts = Place::s3("UploadPart").or("CompleteMultipartUpload");
     vec![

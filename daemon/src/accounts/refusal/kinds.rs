@@ -1,10 +1,10 @@
-//! Which kind of trouble a refusal is, by its code, and by its status where that is all there is.
+//! Which kind of failure a refusal is, by its code, and by its status where that is all there is.
 
 use replicator_core::failure::{Kind, Reason};
 
 use super::{Said, Side};
 
-/// Says what kind of trouble an answer is.
+/// Says which kind of failure an answer is.
 pub(super) fn kind(side: Side, during: &str, said: &Said) -> Kind {
     if said.code.is_empty() {
         return by_status(side, said);
