@@ -147,6 +147,8 @@ tables! {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use toml::de::DeTable;
 
     use super::*;
@@ -162,6 +164,44 @@ mod tests {
             let steps: Vec<&str> = key.split('.').skip(1).collect();
             assert!(has(&example, &steps), "the example lacks {key}");
         }
+    }
+
+    #[test]
+    fn the_documentation_has_every_key_and_no_other() {
+        let mut keys = Vec::new();
+        File::list_keys("", &mut keys);
+        let documented = documented(include_str!("../../docs/configuration.md"));
+        assert!(documented.contains(&(".rules.[].filter".to_owned(), "size_min".to_owned())));
+        let split = |key: &String| key.rsplit_once('.').map(|(table, key)| (table.to_owned(), key.to_owned()));
+        let schema: BTreeSet<_> = keys.iter().filter_map(split).collect();
+        assert_eq!(documented, schema);
+    }
+
+    /// Lists the keys of a page by their tables: headings name tables, and each key has a row.
+    fn documented(page: &str) -> BTreeSet<(String, String)> {
+        let mut table = None;
+        let mut keys = BTreeSet::new();
+        for line in page.lines() {
+            if let Some(heading) = line.strip_prefix("## ") {
+                table = path(heading);
+            }
+            let key = line.strip_prefix("| `").and_then(|rest| rest.split_once('`'));
+            keys.extend(table.clone().zip(key.map(|(key, _)| key.to_owned())));
+        }
+        keys
+    }
+
+    /// Returns the path of the table that a heading names, if it names one.
+    fn path(heading: &str) -> Option<String> {
+        if heading == "Top level" {
+            return Some(String::new());
+        }
+        let (name, fields) = heading.strip_prefix('[')?.rsplit_once(']')?;
+        let (name, fields) = match name.strip_prefix('[') {
+            Some(name) => (format!("{}.[]", name.trim_end_matches(']')), fields),
+            None => (name.replace("NAME", "*"), fields),
+        };
+        Some(format!(".{name}{fields}"))
     }
 
     /// Says whether a path leads somewhere; `[]` is any element and `*` any key.
