@@ -17,14 +17,14 @@ pub const LANDING: Duration = Duration::from_secs(20);
 pub const COMPLETE_TIMEOUT_MAX: Duration = Duration::from_secs(600);
 
 // A request has this long to be answered, beside the time that its body takes.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+const WRITE_TIMEOUT_MIN: Duration = Duration::from_secs(30);
 
 // Slower than this a body is not waited for: 1 Mbit/s for each of the bodies in flight.
 const BYTES_PER_SECOND_MIN: u64 = 128 << 10;
 
 /// Returns the deadline of a request with a body of this size.
 pub fn body_timeout(bytes: u64) -> Duration {
-    ANSWER_TIMEOUT + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN)
+    WRITE_TIMEOUT_MIN + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN)
 }
 
 /// Returns the deadline of the request that makes a multipart upload of this size visible.

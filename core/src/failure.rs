@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::operation::Operation;
+
 /// An error: its kind, the operation that failed, and the cause.
 #[derive(Debug)]
 pub struct Failure {
     /// The kind of failure, which decides what happens next.
     pub kind: Kind,
     /// The operation that failed, by its name in the service's API.
-    pub during: &'static str,
+    pub during: Operation,
     /// The dependency that failed, where an answer, or the lack of one, told.
     pub party: Option<Party>,
     /// The rule that it was for, where another than the leading one took the version.
@@ -251,13 +253,13 @@ impl Kind {
 
 impl Failure {
     /// Makes a failure without a deeper cause.
-    pub fn new(kind: Kind, during: &'static str) -> Self {
+    pub fn new(kind: Kind, during: Operation) -> Self {
         let (party, rule, answer, header, source) = (None, None, None, None, None);
         Self { kind, during, party, rule, answer, is_unreadable: false, header, source }
     }
 
     /// Makes a failure with its cause.
-    pub fn caused(kind: Kind, during: &'static str, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+    pub fn caused(kind: Kind, during: Operation, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { source: Some(source.into()), ..Self::new(kind, during) }
     }
 
@@ -386,13 +388,13 @@ mod tests {
 
     #[test]
     fn a_lost_answer_to_a_write_is_never_just_retried() {
-        assert_eq!(Failure::new(Kind::Unanswered, "PutObject").verdict(), Verdict::HoldThenReread);
+        assert_eq!(Failure::new(Kind::Unanswered, Operation::PutObject).verdict(), Verdict::HoldThenReread);
     }
 
     #[test]
     fn silence_and_500_are_the_partys_trouble_and_other_answers_the_requests() {
         let destination = Some(Party::Destination);
-        let silent = |kind| Failure::new(kind, "PutObject").of(Party::Destination);
+        let silent = |kind| Failure::new(kind, Operation::PutObject).of(Party::Destination);
         let told = |kind, status| Failure { answer: Some(Answer { status, is_own: true }), ..silent(kind) }.suspect();
         for kind in [Kind::Transient, Kind::Unanswered] {
             assert_eq!(silent(kind).suspect(), destination);
@@ -403,13 +405,14 @@ mod tests {
         }
         assert_eq!(told(Kind::Unauthenticated, 400), destination);
         assert_eq!(told(Kind::Refused(Reason::DstBucketNotFound), 404), None);
-        assert_eq!(Failure::new(Kind::Transient, "the ledger").suspect(), None);
+        assert_eq!(Failure::new(Kind::Transient, Operation::AccessLedger).suspect(), None);
     }
 
     #[test]
     fn what_a_service_says_is_kept_as_far_as_a_person_would_read() {
         let told = |length: usize| {
-            let failure = Failure::caused(Kind::Refused(Reason::RequestRefused), "PutObject", "ü".repeat(length));
+            let failure =
+                Failure::caused(Kind::Refused(Reason::RequestRefused), Operation::PutObject, "ü".repeat(length));
             chain(&failure)
         };
         assert_eq!(told(3), "PutObject was refused (RequestRefused): üüü");
@@ -422,7 +425,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_parked_with_native_replications_code() {
-        let failure = Failure::new(Kind::Refused(Reason::DstPutObjectNotPermitted), "PutObject");
+        let failure = Failure::new(Kind::Refused(Reason::DstPutObjectNotPermitted), Operation::PutObject);
         assert_eq!(failure.verdict(), Verdict::Park(Reason::DstPutObjectNotPermitted));
         assert_eq!(failure.to_string(), "PutObject was refused (DstPutObjectNotPermitted)");
     }

@@ -11,6 +11,7 @@
 //! - `stamp`: the origin of a replica, in its metadata
 //! - `claim`: how far a stamp is believed
 //! - `parts`: how an object is cut for a multipart upload
+//! - `operation`: the operations that can fail
 //! - `failure`: what went wrong, and what to do about it
 //! - `retry`: how long to wait before trying again
 //! - `window`: how many requests may be under way at a dependency that throttles
@@ -26,6 +27,7 @@ pub mod deadline;
 pub mod stamp;
 pub mod claim;
 pub mod parts;
+pub mod operation;
 pub mod failure;
 pub mod retry;
 pub mod window;

@@ -92,7 +92,7 @@ pub struct QueueStatus {
 
 // Dispatch answers between two events. It is late when it waits for room at the ack station, and
 // the client gets an answer before it gives up itself: scrapes do after 10 seconds.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+const DISPATCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 const SILENT: &str = "the dispatch does not answer";
 
@@ -119,7 +119,7 @@ impl Admin {
             self.questions.send(Question::Board(answer)).await.ok()?;
             board.await.ok()
         };
-        let board = tokio::time::timeout(ANSWER_TIMEOUT, asked).await.ok().flatten();
+        let board = tokio::time::timeout(DISPATCH_TIMEOUT, asked).await.ok().flatten();
         if board.is_none() {
             warn!("{SILENT}");
         }

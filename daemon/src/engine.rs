@@ -7,6 +7,7 @@ use std::time::Duration;
 use aws_sdk_s3::types::BucketVersioningStatus;
 use replicator_core::failure::{Failure, Kind, Reason};
 use replicator_core::object::{Key, Timestamp};
+use replicator_core::operation::Operation;
 use replicator_core::plan::SourceVersion;
 use replicator_core::rule::Place;
 
@@ -143,7 +144,11 @@ impl Engine {
     pub(crate) fn access(&self, place: &Place) -> Result<&Access, Failure> {
         // The configuration is checked before it gets here, so this is a refusal to guess.
         self.accounts.get(&place.account).ok_or_else(|| {
-            Failure::caused(Kind::Transient, "account", format!("account {:?} is not configured", place.account))
+            Failure::caused(
+                Kind::Transient,
+                Operation::FindAccount,
+                format!("account {:?} is not configured", place.account),
+            )
         })
     }
 
@@ -203,7 +208,7 @@ impl Engine {
             .bucket(place.bucket.as_str())
             .send()
             .await
-            .map_err(|error| failure(Side::Destination, "GetBucketVersioning", error))?;
+            .map_err(|error| failure(Side::Destination, Operation::GetBucketVersioning, error))?;
         match answer.status {
             Some(BucketVersioningStatus::Enabled) => {
                 self.versioned.saw(place);
@@ -212,7 +217,7 @@ impl Engine {
             other => {
                 let seen = other.as_ref().map_or("none", BucketVersioningStatus::as_str);
                 let cause = format!("the bucket's versioning is {seen}, not Enabled");
-                Err(Failure::caused(Kind::Refused(Reason::DstBucketUnversioned), "GetBucketVersioning", cause))
+                Err(Failure::caused(Kind::Refused(Reason::DstBucketUnversioned), Operation::GetBucketVersioning, cause))
             }
         }
     }
@@ -234,7 +239,7 @@ impl Engine {
     pub(crate) async fn check_written(
         &self,
         place: &Place,
-        during: &'static str,
+        during: Operation,
         version: Option<&str>,
     ) -> Result<(), Failure> {
         if version.is_some_and(|version| version != "null") {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use replicator_core::deadline::LANDING;
 use replicator_core::event::Action;
 use replicator_core::failure::{Failure, Kind, Reason, Verdict, chain};
+use replicator_core::operation::Operation;
 use replicator_core::retry;
 use tracing::{debug, warn};
 
@@ -60,7 +61,7 @@ pub(crate) async fn work(engine: &Engine, task: &Task) -> Ended {
     match contain_task(&engine.metrics, Box::pin(attempt(engine, task))).await {
         Ok(ended) => ended,
         Err(panicked) => {
-            let failure = Failure::caused(Kind::Refused(Reason::TaskPanicked), "task", panicked);
+            let failure = Failure::caused(Kind::Refused(Reason::TaskPanicked), Operation::RunTask, panicked);
             tokio::time::sleep(LANDING).await;
             park(engine, task, Reason::TaskPanicked, &failure)
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use aws_sdk_sqs::types::ChangeMessageVisibilityBatchRequestEntry;
 use replicator_core::failure::{Failure, Kind};
+use replicator_core::operation::Operation;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -169,8 +170,13 @@ impl Leases {
         }
         drop(turn);
         self.shared.registry().asked.retain(|number| !numbers.contains(number));
-        let unsure =
-            || Failure::caused(Kind::LeaseUnsure, "ChangeMessageVisibility", "the message may be another worker's");
+        let unsure = || {
+            Failure::caused(
+                Kind::LeaseUnsure,
+                Operation::ChangeMessageVisibility,
+                "the message may be another worker's",
+            )
+        };
         self.held(numbers).filter(are_fresh).map(drop).ok_or_else(unsure)
     }
 

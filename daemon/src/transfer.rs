@@ -33,6 +33,7 @@ mod wishes;
 use std::collections::HashSet;
 
 use replicator_core::failure::{Failure, Kind as FailureKind, Reason};
+use replicator_core::operation::Operation;
 use replicator_core::plan::{self, SourceVersion, Step, Top, VersionRef};
 use replicator_core::rule::{Foreign, Rule};
 
@@ -40,10 +41,9 @@ use crate::accounts::Access;
 use crate::engine::Engine;
 use crate::failpoint;
 use crate::fanout::Reader;
-use crate::ledger::records::State;
+use crate::ledger::records::{Entry, State};
 use crate::metrics::Outcome;
 use crate::task::{Report, Task};
-use basis::Entry;
 pub(crate) use lessons::Memory;
 pub(crate) use multipart::end_upload;
 use pending::Pending;
@@ -85,7 +85,7 @@ pub(crate) async fn bring_up_to_date(
         // A removal gets further each time.
         passes += usize::from(!is_through);
         if passes > PASSES_MAX {
-            return Err(Failure::caused(FailureKind::Transient, "catching up", "the key keeps changing"));
+            return Err(Failure::caused(FailureKind::Transient, Operation::Reconcile, "the key keeps changing"));
         }
         run.again().await?;
         run.look_for_another(memory)?;

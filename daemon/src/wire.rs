@@ -160,7 +160,7 @@ impl Wire {
         if result.as_ref().map_or_else(|refusal| refusal.failure.is_answer(), |_| true) {
             pace::heard(call.side.party());
         }
-        shared.metrics.request("s3", call.operation, &shared.account, status);
+        shared.metrics.request("s3", call.operation.as_str(), &shared.account, status);
         result
     }
 }
@@ -218,4 +218,4 @@ impl From<Refusal> for Failure {
 }
 
 /// Requests whose deadline no rule of the protocol depends on have this long to be answered.
-pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::wire::CHECKSUM_MODE;
+use replicator_core::operation::Operation;
 
 /// Something that not every S3-compatible endpoint does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,15 +41,18 @@ impl Ability {
     ];
 
     /// Says whether requests of an operation make use of it.
-    pub(crate) fn is_used_by(self, operation: &str) -> bool {
+    pub(crate) fn is_used_by(self, operation: Operation) -> bool {
         match self {
-            Self::ConditionalPut | Self::ChecksumPut => operation == "PutObject",
-            Self::ConditionalComplete => operation == "CompleteMultipartUpload",
-            Self::ConditionalDelete => operation == "DeleteObject",
+            Self::ConditionalPut | Self::ChecksumPut => operation == Operation::PutObject,
+            Self::ConditionalComplete => operation == Operation::CompleteMultipartUpload,
+            Self::ConditionalDelete => operation == Operation::DeleteObject,
             Self::ChecksumParts => {
-                matches!(operation, "CreateMultipartUpload" | "UploadPart" | "CompleteMultipartUpload")
+                matches!(
+                    operation,
+                    Operation::CreateMultipartUpload | Operation::UploadPart | Operation::CompleteMultipartUpload
+                )
             }
-            Self::ChecksumRead => matches!(operation, "GetObject" | "HeadObject"),
+            Self::ChecksumRead => matches!(operation, Operation::GetObject | Operation::HeadObject),
         }
     }
 

@@ -12,6 +12,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use replicator_core::failure::{Answer, Failure, Kind, Party, Reason, chain};
+use replicator_core::operation::Operation;
 
 use crate::wire::{Unread, is_unsent};
 pub(crate) use said::Said;
@@ -40,7 +41,7 @@ impl Side {
 }
 
 /// Turns an error of the SDK into a failure.
-pub(crate) fn failure<E>(side: Side, during: &'static str, error: SdkError<E, HttpResponse>) -> Failure
+pub(crate) fn failure<E>(side: Side, during: Operation, error: SdkError<E, HttpResponse>) -> Failure
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {
@@ -72,7 +73,7 @@ fn said_of<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Option
 }
 
 /// Turns a service's refusal into a failure.
-pub(crate) fn answered(side: Side, during: &'static str, said: Said) -> Failure {
+pub(crate) fn answered(side: Side, during: Operation, said: Said) -> Failure {
     let (kind, party) = (kinds::kind(side, during, &said), party(side, &said.code));
     let answer = Some(Answer { status: said.status, is_own: said.is_own() });
     let header = said.header.as_deref().map(Box::from);
@@ -80,14 +81,14 @@ pub(crate) fn answered(side: Side, during: &'static str, said: Said) -> Failure 
 }
 
 /// Turns the loss of an answer into a failure: the request may have been carried out.
-pub(crate) fn lost(side: Side, during: &'static str, error: BoxError) -> Failure {
+pub(crate) fn lost(side: Side, during: Operation, error: BoxError) -> Failure {
     let is_unreadable = is_unreadable(error.as_ref());
     let failure = Failure::caused(kinds::unanswered(side), during, Cause::Silent(error)).of(party(side, ""));
     Failure { is_unreadable, ..failure }
 }
 
 /// Turns a connection that could not be made, or ended before anything was sent on it, into a failure.
-pub(crate) fn unreached(side: Side, during: &'static str, error: BoxError) -> Failure {
+pub(crate) fn unreached(side: Side, during: Operation, error: BoxError) -> Failure {
     Failure::caused(Kind::Transient, during, Cause::Silent(error)).of(party(side, ""))
 }
 
@@ -104,7 +105,7 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 
 /// Turns what kept a request from being sent into a failure; it passes, unless the role was
 /// refused.
-pub(crate) fn unsent(side: Side, during: &'static str, error: BoxError) -> Failure {
+pub(crate) fn unsent(side: Side, during: Operation, error: BoxError) -> Failure {
     match RefusedRole::find(error.as_ref()) {
         Some(role) => unassumed(side, during, role),
         None => Failure::caused(Kind::Unauthenticated, during, Cause::Silent(error)).of(party(side, "")),
@@ -114,7 +115,7 @@ pub(crate) fn unsent(side: Side, during: &'static str, error: BoxError) -> Failu
 /// Without its role a request was never sent. STS says no more than "access denied" of a role that
 /// is not there, does not trust the daemon's principal, or requires another external id: that stays
 /// until an operator changes it.
-fn unassumed(side: Side, during: &'static str, role: RefusedRole) -> Failure {
+fn unassumed(side: Side, during: Operation, role: RefusedRole) -> Failure {
     let kind = match role.code.as_str() {
         "AccessDenied" => Kind::Refused(Reason::AssumeRoleNotPermitted),
         _ => Kind::Unauthenticated,
@@ -123,7 +124,7 @@ fn unassumed(side: Side, during: &'static str, role: RefusedRole) -> Failure {
 }
 
 /// Turns what kept a request from being built into a failure; it stays.
-pub(crate) fn unbuilt(side: Side, during: &'static str) -> Failure {
+pub(crate) fn unbuilt(side: Side, during: Operation) -> Failure {
     let kind = Kind::Refused(Reason::RequestRefused);
     Failure::caused(kind, during, Cause::Unbuilt).of(party(side, ""))
 }

@@ -82,6 +82,17 @@ pub(crate) enum State {
     Removed,
 }
 
+/// Which entry of a key is current.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Entry {
+    /// None, ever.
+    Nothing,
+    /// A delete marker, by its version id.
+    Marker(String),
+    /// An object; the bucket keeps versions, so the id is there unless the server hides it.
+    Object { version: Option<String>, etag: ETag },
+}
+
 /// A multipart upload in progress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Upload {
@@ -91,9 +102,9 @@ pub(crate) struct Upload {
     /// A digest of what the replica carries beside its bytes, which was given at the beginning.
     #[serde(default)]
     pub(crate) dress: u64,
-    /// What was current at the destination when the upload began, as its reader writes it.
-    #[serde(default)]
-    pub(crate) entry: String,
+    /// What was current at the destination when the upload began; older records do not say it in this way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) over: Option<Entry>,
     /// Until when it may appear: its completion was sent, and no refusal came. By the destination's clock, or ours where
     /// what was read of it had no date.
     #[serde(default, with = "time::serde::timestamp::milliseconds::option", skip_serializing_if = "Option::is_none")]

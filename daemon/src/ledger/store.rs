@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 
 use replicator_core::failure::{Failure, Kind};
+use replicator_core::operation::Operation;
 use rocksdb::{DB, DBRecoveryMode, ErrorKind, Options, SliceTransform};
 
 use super::condition::Condition;
@@ -56,7 +57,7 @@ const BLOCK_CACHE_BYTES: usize = 8 << 20;
 // A tenth of a memtable for the filter of its keys.
 const MEMTABLE_FILTER_SHARE: f64 = 0.1;
 
-const DURING: &str = "the ledger";
+const DURING: Operation = Operation::AccessLedger;
 
 impl Store {
     pub(super) fn open(state_dir: &Path) -> Result<Self, OpenError> {

@@ -11,7 +11,7 @@ use replicator_core::plan::Kind as EntryKind;
 use replicator_core::plan::VersionRef;
 use replicator_core::rule::Place;
 
-use super::records::State;
+use super::records::{Entry, State};
 use super::*;
 use crate::checksum::Sum;
 use crate::metrics::Unproved;
@@ -28,6 +28,16 @@ fn versions() -> impl Strategy<Value = VersionRef> {
         let time = Timestamp::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).unwrap();
         VersionRef::new(VersionId::try_from(id).unwrap(), time, ETag::try_from("e").ok().as_ref())
     })
+}
+
+fn over(id: &str, number: u32) -> Option<Entry> {
+    let etag = ETag::try_from(format!("e{number}")).unwrap();
+    match number % 4 {
+        0 => None,
+        1 => Some(Entry::Nothing),
+        2 => Some(Entry::Marker(id.to_owned())),
+        _ => Some(Entry::Object { version: Some(id.to_owned()), etag }),
+    }
 }
 
 fn reads_back<R: Record + Debug + PartialEq>(record: &R) -> Result<(), TestCaseError> {
@@ -53,7 +63,7 @@ proptest! {
             tags_seen: number.is_multiple_of(2),
         };
         reads_back(&replica)?;
-        reads_back(&Upload { upload_id: text.clone(), source: source.clone(), part_bytes: crc64, dress: crc64, entry: text.clone(), appears_until: Some(source.last_modified), by_our_clock: number.is_multiple_of(2), whose: None })?;
+        reads_back(&Upload { upload_id: text.clone(), source: source.clone(), part_bytes: crc64, dress: crc64, over: over(&text, number), appears_until: Some(source.last_modified), by_our_clock: number.is_multiple_of(2), whose: None })?;
         let sums = vec![Sum::of_crc64(crc64, u64::from(number))];
         let doubt = Some(Unproved::AnswerSilent);
         reads_back(&UploadedPart { number, etag, crc64, sums, doubt })?;
@@ -155,7 +165,7 @@ fn an_upload_survives_reopening_with_its_parts_and_is_forgotten_whole() {
         source: version(1),
         part_bytes: 5 << 20,
         dress: 9,
-        entry: "nothing".to_owned(),
+        over: Some(Entry::Nothing),
         appears_until: None,
         by_our_clock: false,
         whose: None,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use replicator_core::deadline::{COMPLETE_TIMEOUT_MAX, LANDING};
 use replicator_core::failure::{Failure, Kind};
+use replicator_core::operation::Operation;
 use tokio::time::Instant;
 
 use super::records::Lane;
@@ -25,7 +26,7 @@ impl Unreadable {
     /// Lets a key wait until nothing can appear there of which a damaged record told.
     pub(super) fn wait(&self, lane: &Lane) -> Result<(), Failure> {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let too_young = |left| Failure::new(Kind::TooYoung(left), "the ledger");
+        let too_young = |left| Failure::new(Kind::TooYoung(left), Operation::AccessLedger);
         if seen.len() >= LANES_MAX && !seen.contains_key(lane) {
             return Err(too_young(APPEARS_WITHIN));
         }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use replicator_core::failure::{Failure, Kind, Party};
+use replicator_core::operation::Operation;
 
 /// What a task's requests tell of those they went to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub(crate) enum Answer {
 pub(crate) struct Trouble {
     pub(crate) party: Party,
     /// The request, by its name in the service's API.
-    pub(super) operation: &'static str,
+    pub(super) operation: Operation,
     /// What the answer was, if there was one.
     pub(super) status: Option<u16>,
     /// The dependency answered something else in the same attempt.

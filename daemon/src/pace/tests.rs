@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use replicator_core::failure::{Kind, Reason};
 use replicator_core::object::Bucket;
+use replicator_core::operation::Operation;
 
 use super::answer::Trouble;
 use super::*;
@@ -31,21 +32,25 @@ pub(super) fn keyed(destination: &str, key: &str) -> Route {
 
 /// What a party in trouble says, or does not say.
 pub(super) fn trouble(party: Party, status: Option<u16>, was_heard: bool) -> Trouble {
-    Trouble { party, operation: "PutObject", status, was_heard }
+    Trouble { party, operation: Operation::PutObject, status, was_heard }
 }
 
-pub(super) const SILENCE: Answer =
-    Answer::Failed(Trouble { party: Party::Destination, operation: "PutObject", status: None, was_heard: false });
+pub(super) const SILENCE: Answer = Answer::Failed(Trouble {
+    party: Party::Destination,
+    operation: Operation::PutObject,
+    status: None,
+    was_heard: false,
+});
 
 #[test]
 fn a_failure_tells_of_whoever_it_is_about() {
-    let answer = |kind, party| Answer::of(&Failure::new(kind, "PutObject").of(party));
+    let answer = |kind, party| Answer::of(&Failure::new(kind, Operation::PutObject).of(party));
     assert_eq!(answer(Kind::Unanswered, Party::Destination), SILENCE);
     assert_eq!(answer(Kind::Unanswered, Party::Source), Answer::Failed(trouble(Party::Source, None, false)));
     assert_eq!(answer(Kind::Throttled, Party::Source), Answer::Throttled(Party::Source));
     assert_eq!(answer(Kind::Conflict, Party::DestinationKey), Answer::Alive);
     assert_eq!(answer(Kind::Refused(Reason::DstPutObjectNotPermitted), Party::Destination), Answer::Alive);
-    assert_eq!(Answer::of(&Failure::new(Kind::Transient, "the ledger")), Answer::None);
+    assert_eq!(Answer::of(&Failure::new(Kind::Transient, Operation::AccessLedger)), Answer::None);
 }
 
 #[test]

@@ -1,28 +1,17 @@
 //! What a write depends on: which entry was current at the destination when it was planned, and how
 //! long ago that was read. A condition sees only an ETag; this sees whether it is the same entry.
 
-use std::fmt;
-
 use replicator_core::deadline::READING_AGE_MAX;
 use replicator_core::failure::{Failure, Kind};
-use replicator_core::object::{ETag, Timestamp};
+use replicator_core::object::Timestamp;
+use replicator_core::operation::Operation;
 use replicator_core::plan::SourceVersion;
 
 use super::current::{Current, Likely, current};
 use crate::accounts::Access;
 use crate::clock::{self, Moment};
+use crate::ledger::records::Entry;
 use crate::task::Task;
-
-/// Which entry of a key is current.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Entry {
-    /// None, ever.
-    Nothing,
-    /// A delete marker, by its version id.
-    Marker(String),
-    /// An object; the bucket keeps versions, so the id is there unless the server hides it.
-    Object { version: Option<String>, etag: ETag },
-}
 
 /// An entry as it was read.
 #[derive(Debug, Clone)]
@@ -73,7 +62,7 @@ impl Basis {
             (Entry::Object { version: Some(id), .. }, first) => first == Some(id.as_str()),
             (Entry::Object { version: None, .. }, _) => true,
         };
-        if agrees { Ok(()) } else { Err(Failure::new(Kind::Conflict, "ListObjectVersions")) }
+        if agrees { Ok(()) } else { Err(Failure::new(Kind::Conflict, Operation::ListObjectVersions)) }
     }
 
     /// Reads again if the reading is too old for a write: another writer may have written since.
@@ -106,20 +95,10 @@ impl Looked {
     }
 }
 
-pub(super) const LOOK: &str = "look before the write";
+pub(super) const LOOK: Operation = Operation::HeadObject;
 
 impl Entry {
     fn likely(&self) -> Likely {
         if matches!(self, Self::Object { .. }) { Likely::Object } else { Likely::Hidden }
-    }
-}
-
-impl fmt::Display for Entry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Nothing => f.write_str("nothing"),
-            Self::Marker(id) => write!(f, "marker {id}"),
-            Self::Object { version, etag } => write!(f, "object {} {etag}", version.as_deref().unwrap_or("null")),
-        }
     }
 }

@@ -6,6 +6,7 @@ use http::{HeaderName, HeaderValue};
 use replicator_core::deadline::READING_AGE_MAX;
 use replicator_core::failure::{Failure, Kind, Reason};
 use replicator_core::object::ETag;
+use replicator_core::operation::Operation;
 use replicator_core::parts::Part;
 use replicator_core::plan::{Condition, SourceVersion};
 use replicator_core::rule::Rule;
@@ -51,7 +52,7 @@ pub(crate) struct Copy<'a> {
 /// A write that was answered.
 #[derive(Debug)]
 pub(crate) struct Written {
-    pub(crate) operation: &'static str,
+    pub(crate) operation: Operation,
     pub(crate) destination_version: Option<String>,
     pub(crate) etag: ETag,
     /// When it was sent.
@@ -108,16 +109,17 @@ impl Copy<'_> {
         self.check_origin(&attributes).await?;
         if attributes.is_partial {
             let cause = "the source has user metadata that it cannot put into headers (x-amz-missing-meta)";
-            return Err(Failure::caused(Kind::Refused(Reason::SrcMetadataUnreadable), "GetObject", cause));
+            return Err(Failure::caused(Kind::Refused(Reason::SrcMetadataUnreadable), Operation::GetObject, cause));
         }
         attributes.drop_past_retention(clock::now());
         if attributes.is_kms() && !self.rule.sse_kms_objects {
-            return Err(Failure::new(Kind::Unsupported(Reason::SrcObjectNotEligible), "encryption opt-in"));
+            return Err(Failure::new(Kind::Unsupported(Reason::SrcObjectNotEligible), Operation::CheckEncryption));
         }
         let tags = self.read_tags(&attributes, counts_tags).await?;
         let encryption = encryption::headers(&self.rule.encryption, &attributes);
         if let Some(class) = &self.rule.storage_class {
-            let invalid = |error| Failure::caused(Kind::Refused(Reason::RequestRefused), "storage class", error);
+            let invalid =
+                |error| Failure::caused(Kind::Refused(Reason::RequestRefused), Operation::SetStorageClass, error);
             attributes.kept.insert(STORAGE_CLASS, HeaderValue::try_from(class).map_err(invalid)?);
         }
         if self.destination.is_aws {

@@ -3,17 +3,18 @@
 use replicator_core::claim::Claim;
 use replicator_core::failure::{Failure, Kind as FailureKind};
 use replicator_core::object::Timestamp;
+use replicator_core::operation::Operation;
 use replicator_core::plan::Kind;
 use replicator_core::stamp::{NAME, Stamp};
 
 use super::attributes::KMS;
-use super::basis::Entry;
 use super::listing;
 use crate::accounts::Access;
 use crate::accounts::capabilities::Ability;
 use crate::accounts::refusal::Side;
 use crate::clock;
 use crate::engine::Engine;
+use crate::ledger::records::Entry;
 use crate::task::Task;
 use crate::wire::{Call, Head};
 
@@ -162,4 +163,4 @@ pub(super) fn has_own_key(head: &Head) -> bool {
     is_kms || head.header("x-amz-server-side-encryption-customer-algorithm").is_some()
 }
 
-const DURING: &str = "HeadObject";
+const DURING: Operation = Operation::HeadObject;

@@ -8,14 +8,14 @@ use replicator_core::failure::Failure;
 use replicator_core::object::Timestamp;
 use replicator_core::plan::{self, Kind, Known, SourceVersion, Top, VersionRef};
 
-use super::basis::{Basis, Entry};
+use super::basis::Basis;
 use super::current::{Current, Likely, current, current_of_new};
 use super::lookup::{Lookup, adopt, replica, replica_by_version};
 use crate::accounts::Access;
 use crate::accounts::capabilities::Ability;
 use crate::clock::Moment;
 use crate::engine::Engine;
-use crate::ledger::records::{Replica, State};
+use crate::ledger::records::{Entry, Replica, State};
 use crate::task::Task;
 
 /// What was read of a key at the destination.

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use replicator_core::failure::{Failure, Kind, chain};
+use replicator_core::operation::Operation;
 
-use super::basis::Entry;
 use crate::accounts::Access;
 use crate::accounts::capabilities::Ability;
 use crate::clock::Moment;
+use crate::ledger::records::Entry;
 
 /// What one attempt leaves for the next: that it was, the write that was refused last, and since
 /// when the destination is seen to show what it shows.
@@ -47,7 +48,7 @@ pub(crate) struct Extras {
 
 impl Asked {
     /// Lists the abilities that requests of an operation needed.
-    fn abilities(&self, operation: &str) -> BTreeSet<Ability> {
+    fn abilities(&self, operation: Operation) -> BTreeSet<Ability> {
         let condition = Some(self.condition).filter(|_| self.extras.conditional);
         let checksum = self.condition.checksum().filter(|_| self.extras.checked);
         condition.into_iter().chain(checksum).filter(|ability| ability.is_used_by(operation)).collect()
@@ -187,7 +188,7 @@ impl Memory {
     }
 
     /// Finds what else can be left out that makes another request of the one that was refused.
-    fn next_trial(&self, destination: &Access, asked: &Asked, operation: &str) -> Option<BTreeSet<Ability>> {
+    fn next_trial(&self, destination: &Access, asked: &Asked, operation: Operation) -> Option<BTreeSet<Ability>> {
         let all = Asked { extras: Extras { conditional: true, checked: true }, ..asked.clone() }.abilities(operation);
         let known: BTreeSet<Ability> =
             all.into_iter().filter(|ability| destination.capabilities.has(*ability)).collect();

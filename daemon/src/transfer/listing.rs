@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use replicator_core::deadline::LANDING;
 use replicator_core::failure::{Failure, Kind as FailureKind, Reason};
 use replicator_core::object::{Bucket, ETag, Key, Timestamp, VersionId};
+use replicator_core::operation::Operation;
 use replicator_core::plan::{Kind, SourceVersion, VersionRef};
 use replicator_core::retry;
 
@@ -239,4 +240,4 @@ impl Listing<'_> {
     }
 }
 
-const DURING: &str = "ListObjectVersions";
+const DURING: Operation = Operation::ListObjectVersions;

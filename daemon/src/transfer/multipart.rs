@@ -5,6 +5,7 @@ use aws_sdk_s3::types::{ChecksumType, CompletedMultipartUpload, CompletedPart};
 use replicator_core::deadline::complete_timeout;
 use replicator_core::failure::{Failure, Kind, Party, Reason, chain};
 use replicator_core::object::Timestamp;
+use replicator_core::operation::Operation;
 use replicator_core::parts::{self, Layout, Part};
 use tracing::warn;
 
@@ -93,7 +94,7 @@ pub(super) async fn abort(engine: &Engine, lane: &Lane, upload_id: &str) -> Resu
         .key(lane.key.as_str())
         .upload_id(upload_id);
     let aborted = engine.failpoints.around(Step::AbortUpload, Box::pin(request.send())).await;
-    match aborted.map_err(|error| failure(Side::Prepare, "AbortMultipartUpload", error)) {
+    match aborted.map_err(|error| failure(Side::Prepare, Operation::AbortMultipartUpload, error)) {
         // It was completed or aborted before.
         Ok(_) | Err(Failure { kind: Kind::Absent, .. }) => Ok(()),
         Err(failure) => Err(failure),
@@ -123,12 +124,13 @@ pub(super) fn begun(copy: &Copy<'_>) -> Result<Option<u64>, Failure> {
 }
 
 fn layout(copy: &Copy<'_>, part_bytes: u64) -> Result<Layout, Failure> {
-    let unsupported = |error| Failure::caused(Kind::Unsupported(Reason::SrcObjectNotEligible), "part layout", error);
+    let unsupported =
+        |error| Failure::caused(Kind::Unsupported(Reason::SrcObjectNotEligible), Operation::LayOutParts, error);
     let layout = parts::layout(copy.version.size_bytes, part_bytes).map_err(unsupported)?;
     if layout.part_bytes().min(copy.version.size_bytes) > copy.engine.budget.part_bytes_max() {
         let (part, most) = (layout.part_bytes(), copy.engine.budget.part_bytes_max());
         let detail = format!("a part has {part} bytes, and large objects have {most} of `memory`: raise it");
-        return Err(Failure::caused(Kind::Refused(Reason::MemoryBudgetTooSmall), "part layout", detail));
+        return Err(Failure::caused(Kind::Refused(Reason::MemoryBudgetTooSmall), Operation::LayOutParts, detail));
     }
     Ok(layout)
 }
@@ -136,11 +138,11 @@ fn layout(copy: &Copy<'_>, part_bytes: u64) -> Result<Layout, Failure> {
 /// Goes on with the upload that the ledger has, if it is for this version and nothing was written
 /// since it began; otherwise begins a new one.
 async fn begin(copy: &Copy<'_>, dress: &Dress, layout: &Layout) -> Result<(Upload, Parts), Failure> {
-    let over = copy.basis.entry.to_string();
+    let over = Some(copy.basis.entry.clone());
     // An upload that was begun with checksums goes on with them, and one without goes on without.
     let dress_digest = dress.digest() ^ u64::from(!copy.extras.checked);
     if let Some((upload, done)) = copy.engine.ledger.upload(&copy.task.lane)? {
-        let same = upload.source == copy.version.version && upload.entry == over;
+        let same = upload.source == copy.version.version && upload.over == over;
         if same && upload.part_bytes == layout.part_bytes() && upload.dress == dress_digest {
             return Ok((upload, done));
         }
@@ -151,7 +153,7 @@ async fn begin(copy: &Copy<'_>, dress: &Dress, layout: &Layout) -> Result<(Uploa
         source: copy.version.version.clone(),
         part_bytes: layout.part_bytes(),
         dress: dress_digest,
-        entry: over,
+        over,
         appears_until: None,
         by_our_clock: false,
         whose: Some(whose(copy.task, copy.version.size_bytes)),
@@ -185,13 +187,13 @@ async fn create(copy: &Copy<'_>, dress: &Dress) -> Result<String, Failure> {
         warn!(key = %copy.task.lane.key, error = %chain(&left), "an upload without a known id may be left open");
     }
     let unreadable = Kind::Refused(Reason::AnswerUnreadable);
-    Err(Failure::caused(unreadable, "CreateMultipartUpload", unnamed).of(Party::Destination))
+    Err(Failure::caused(unreadable, Operation::CreateMultipartUpload, unnamed).of(Party::Destination))
 }
 
 /// Aborts the uploads of a key that were begun since a moment of the destination's clock: its answer did not name the one
 /// that it may have begun, and each attempt would leave one more. Another daemon at the same key begins its own anew.
 async fn abort_unnamed(copy: &Copy<'_>, since: Option<Timestamp>) -> Result<(), Failure> {
-    let (lane, during) = (&copy.task.lane, "ListMultipartUploads");
+    let (lane, during) = (&copy.task.lane, Operation::ListMultipartUploads);
     let since =
         since.ok_or_else(|| Failure::caused(Kind::Transient, during, "the destination does not say when it is"))?;
     let request = copy.destination.s3.list_multipart_uploads();
@@ -265,7 +267,7 @@ async fn complete(
     let sent = Moment::now();
     pending::expect(copy, upload)?;
     let answer = copy.engine.failpoints.around(Step::CompleteUpload, Box::pin(request.send())).await;
-    let answer = answer.map_err(|error| failure(Side::Write, "CompleteMultipartUpload", error));
+    let answer = answer.map_err(|error| failure(Side::Write, Operation::CompleteMultipartUpload, error));
     // A refused one does not land; but one that was sent before and not answered may.
     if answer.as_ref().is_err_and(|failure| failure.kind != Kind::Unanswered) {
         copy.engine.ledger.put_upload(&copy.task.lane, upload)?;

@@ -4,6 +4,7 @@
 
 use replicator_core::failure::{Failure, Kind, Reason};
 use replicator_core::object::VersionId;
+use replicator_core::operation::Operation;
 use replicator_core::plan::{Kind as PlanKind, SourceVersion, VersionRef};
 use replicator_core::rule::Replicas;
 use replicator_core::stamp::{self, NAME, Stamp};
@@ -36,7 +37,7 @@ impl Copy<'_> {
             return Ok(());
         }
         match is_current || !self.is_restored(&version).await? {
-            true => Err(Failure::new(Kind::Unsupported(Reason::SrcObjectNotEligible), "replica of its destination")),
+            true => Err(Failure::new(Kind::Unsupported(Reason::SrcObjectNotEligible), Operation::CheckOrigin)),
             false => Ok(()),
         }
     }

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use replicator_core::deadline::{LANDING, complete_timeout};
 use replicator_core::failure::{Failure, Kind};
+use replicator_core::operation::Operation;
 use replicator_core::plan::VersionRef;
 
-use super::basis::{Basis, Entry};
+use super::basis::Basis;
 use super::copy::Copy;
 use super::destination::Shown;
 use crate::accounts::Access;
@@ -16,7 +17,7 @@ use crate::accounts::capabilities::Ability;
 use crate::accounts::refusal::{Side, failure};
 use crate::clock;
 use crate::engine::Engine;
-use crate::ledger::records::{Replica, Upload};
+use crate::ledger::records::{Entry, Replica, Upload};
 use crate::task::Task;
 
 // Looked at again this often: what is waited for may have appeared.
@@ -46,7 +47,7 @@ impl Pending {
         let until = upload.appears_until?;
         let may_land = !access.capabilities.always_had(Ability::ConditionalComplete)
             || !matches!(basis.entry, Entry::Object { .. })
-            || basis.entry.to_string() == upload.entry;
+            || upload.over.as_ref().is_none_or(|over| *over == basis.entry);
         let now = basis.now_or_before().filter(|_| !upload.by_our_clock).unwrap_or_else(clock::now);
         let left = Duration::try_from(until - now).unwrap_or_default();
         (may_land && !left.is_zero()).then(|| Self { version: upload.source.clone(), left })
@@ -56,7 +57,7 @@ impl Pending {
     pub(super) fn allows(&self, version: Option<&VersionRef>) -> Result<(), Failure> {
         match version == Some(&self.version) {
             true => Ok(()),
-            false => Err(Failure::new(Kind::TooYoung(self.left.min(LOOK_EVERY)), "CompleteMultipartUpload")),
+            false => Err(Failure::new(Kind::TooYoung(self.left.min(LOOK_EVERY)), Operation::CompleteMultipartUpload)),
         }
     }
 }
@@ -79,7 +80,7 @@ async fn is_used_up(access: &Access, task: &Task, upload: &Upload) -> bool {
         .key(task.lane.key.as_str())
         .upload_id(&upload.upload_id)
         .max_parts(1);
-    let answer = request.send().await.map_err(|error| failure(Side::Prepare, "ListParts", error));
+    let answer = request.send().await.map_err(|error| failure(Side::Prepare, Operation::ListParts, error));
     answer.is_err_and(|failure| failure.kind == Kind::Absent)
 }
 

@@ -3,6 +3,7 @@
 use aws_smithy_types::body::SdkBody;
 use replicator_core::failure::{Answer, Failure, Kind, Reason};
 use replicator_core::object::{Bucket, Key};
+use replicator_core::operation::Operation;
 use replicator_core::parts::{self, Part};
 use replicator_core::plan::SourceVersion;
 use replicator_core::retry;
@@ -100,7 +101,7 @@ impl<'a> Pinned<'a> {
         measure: Option<Measure>,
     ) -> Result<Filled, Failure> {
         let unsupported =
-            |error| Failure::caused(Kind::Unsupported(Reason::SrcObjectNotEligible), "part layout", error);
+            |error| Failure::caused(Kind::Unsupported(Reason::SrcObjectNotEligible), Operation::LayOutParts, error);
         let layout = parts::layout(self.version.size_bytes, part_bytes_preferred(engine, rule)).map_err(unsupported)?;
         let mut filling = Filling::passing().measuring(measure);
         for part in layout.parts() {

@@ -11,6 +11,7 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use replicator_core::failure::{Failure, Kind, Reason};
+use replicator_core::operation::Operation;
 use replicator_core::parts::PARTS_MAX;
 use replicator_core::rule::Verify;
 
@@ -237,7 +238,7 @@ impl Proof {
 }
 
 fn mismatch(words: String) -> Failure {
-    Failure::caused(Kind::Refused(Reason::ChecksumMismatch), "GetObject", words)
+    Failure::caused(Kind::Refused(Reason::ChecksumMismatch), Operation::GetObject, words)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use replicator_core::event::Action;
 use replicator_core::failure::{Failure, Kind as FailureKind, Reason};
 use replicator_core::object::VersionId;
+use replicator_core::operation::Operation;
 use replicator_core::plan::{Kind, VersionRef};
 
 use super::{Run, destination, remove};
@@ -116,10 +117,14 @@ fn inherit(run: &mut Run<'_>, gone: Replica, heir: Replica) -> Result<(), Failur
 /// Removes a replica; returns false if the rule has removed as many in this hour as it may.
 async fn take_away(run: &mut Run<'_>, replica: Replica) -> Result<bool, Failure> {
     let Some(version) = &replica.destination_version else {
-        return Err(Failure::caused(FailureKind::Transient, "version delete", "a replica without an id"));
+        return Err(Failure::caused(FailureKind::Transient, Operation::DeleteVersion, "a replica without an id"));
     };
     if run.removed.contains(version) {
-        return Err(Failure::caused(FailureKind::Transient, "version delete", "what was removed is still there"));
+        return Err(Failure::caused(
+            FailureKind::Transient,
+            Operation::DeleteVersion,
+            "what was removed is still there",
+        ));
     }
     let lead = &run.task.rules.lead;
     if !run.engine.ledger.count_removal(&lead.id, lead.version_deletes_per_hour, clock::now())? {
@@ -137,7 +142,7 @@ async fn take_away(run: &mut Run<'_>, replica: Replica) -> Result<bool, Failure>
 /// Parks what is left over; everything else of the task is done.
 pub(super) fn check_quota(run: &Run<'_>) -> Result<(), Failure> {
     match run.is_over_quota {
-        true => Err(Failure::new(FailureKind::Refused(Reason::VersionDeletesPerHour), "version delete")),
+        true => Err(Failure::new(FailureKind::Refused(Reason::VersionDeletesPerHour), Operation::DeleteVersion)),
         false => Ok(()),
     }
 }

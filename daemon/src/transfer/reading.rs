@@ -3,6 +3,7 @@
 
 use replicator_core::failure::{Failure, Kind as FailureKind};
 use replicator_core::object::Timestamp;
+use replicator_core::operation::Operation;
 use replicator_core::plan::{Kind, SourceVersion, VersionRef};
 use replicator_core::rule::{History, Rule};
 
@@ -93,7 +94,7 @@ async fn first_look(
             let listed = list(engine, task).await?;
             if listed.first().is_none_or(|newest| newest.version.id != id) {
                 let lags = "the list and a read name different versions as the current one";
-                return Err(Failure::caused(FailureKind::Conflict, "ListObjectVersions", lags));
+                return Err(Failure::caused(FailureKind::Conflict, Operation::ListObjectVersions, lags));
             }
             listed
         }

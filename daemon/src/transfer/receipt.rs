@@ -9,6 +9,7 @@
 use aws_sdk_s3::operation::complete_multipart_upload::CompleteMultipartUploadOutput;
 use replicator_core::failure::{Failure, Kind, Reason, chain};
 use replicator_core::object::{ETag, VersionId};
+use replicator_core::operation::Operation;
 use replicator_core::plan::{Kind as PlanKind, SourceVersion, VersionRef};
 use replicator_core::rule::Verify;
 use tracing::warn;
@@ -28,7 +29,7 @@ use crate::wire::{Call, Filled, Head};
 /// What a write's answer names.
 #[derive(Debug)]
 pub(super) struct Receipt {
-    operation: &'static str,
+    operation: Operation,
     etag: Option<ETag>,
     version: Option<String>,
     sent: Moment,
@@ -57,16 +58,16 @@ pub(super) enum By {
 impl Receipt {
     /// Reads the answer to a PutObject.
     pub(super) fn of_put(answer: &Head, sent: Moment) -> Self {
-        Self::new("PutObject", answer.etag(), answer.version_id(), sent)
+        Self::new(Operation::PutObject, answer.etag(), answer.version_id(), sent)
     }
 
     /// Reads the answer to a CompleteMultipartUpload.
     pub(super) fn of_complete(answer: &CompleteMultipartUploadOutput, sent: Moment) -> Self {
         let etag = answer.e_tag().and_then(|etag| ETag::try_from(etag).ok());
-        Self::new("CompleteMultipartUpload", etag, answer.version_id().map(str::to_owned), sent)
+        Self::new(Operation::CompleteMultipartUpload, etag, answer.version_id().map(str::to_owned), sent)
     }
 
-    fn new(operation: &'static str, etag: Option<ETag>, version: Option<String>, sent: Moment) -> Self {
+    fn new(operation: Operation, etag: Option<ETag>, version: Option<String>, sent: Moment) -> Self {
         Self { operation, etag, version: version.filter(|version| !version.is_empty()), sent }
     }
 
@@ -122,7 +123,7 @@ pub(super) async fn settle(
         Answered::Differs { words, by } => {
             let (key, operation) = (&copy.task.lane.key, written.operation);
             let version = written.destination_version.as_deref();
-            warn!(%key, version, operation, words, "the answer contradicts the write");
+            warn!(%key, version, %operation, words, "the answer contradicts the write");
             let is_read_back = by == By::Checksum || copy.destination.is_aws || is_demanded(copy);
             match version.filter(|_| is_read_back) {
                 Some(version) => read_back(copy, (operation, by), version, crc64).await?,
@@ -186,7 +187,7 @@ pub(super) fn is_demanded(copy: &Copy<'_>) -> bool {
 /// that fails for now, and a checksum contradicts it, it counts as refuted.
 async fn read_back(
     copy: &Copy<'_>,
-    (operation, by): (&'static str, By),
+    (operation, by): (Operation, By),
     version: &str,
     crc64: u64,
 ) -> Result<Option<Unproved>, Failure> {

@@ -3,9 +3,10 @@
 use replicator_core::deadline::body_timeout;
 use replicator_core::failure::{Failure, Kind, Party, Reason, chain};
 use replicator_core::object::VersionId;
+use replicator_core::operation::Operation;
 use replicator_core::plan::SourceVersion;
 
-use super::basis::{Basis, Entry, LOOK, Looked};
+use super::basis::{Basis, LOOK, Looked};
 use super::current::{Likely, current};
 use super::listing;
 use crate::accounts::refusal::{Side, failure};
@@ -13,6 +14,7 @@ use crate::accounts::{Access, deadline};
 use crate::engine::Engine;
 use crate::failpoint::Step;
 use crate::lease;
+use crate::ledger::records::Entry;
 use crate::task::Task;
 use crate::wire::Call;
 
@@ -25,7 +27,7 @@ pub(crate) async fn mark(
 ) -> Result<Option<String>, Failure> {
     let access = engine.access(&task.lane.destination)?;
     let Entry::Object { etag: over, .. } = &basis.entry else {
-        return Err(Failure::new(Kind::Conflict, "DeleteObject"));
+        return Err(Failure::new(Kind::Conflict, Operation::DeleteObject));
     };
     engine.limits.request(task.payer()).await;
     // What that takes counts against the age of the reading.
@@ -43,7 +45,7 @@ pub(crate) async fn mark(
         .customize()
         .config_override(deadline(body_timeout(0)));
     let answer = engine.failpoints.around(Step::DeleteMarker, Box::pin(request.send())).await;
-    let answer = answer.map_err(|error| failure(Side::Write, "DeleteObject", error))?;
+    let answer = answer.map_err(|error| failure(Side::Write, Operation::DeleteObject, error))?;
     match answer.version_id.filter(|id| !id.is_empty()) {
         Some(id) => Ok(Some(id)),
         None => marker_id(access, task).await,
@@ -53,13 +55,13 @@ pub(crate) async fn mark(
 /// Reads the id of a marker that was just written, where the answer does not name it. None is there
 /// where the bucket keeps no versions.
 async fn marker_id(access: &Access, task: &Task) -> Result<Option<String>, Failure> {
-    let lost = |failure| Failure::caused(Kind::Unanswered, "DeleteObject", failure);
+    let lost = |failure| Failure::caused(Kind::Unanswered, Operation::DeleteObject, failure);
     match current(access, task, Likely::Hidden).await.map_err(lost)?.entry {
         Entry::Marker(id) => Ok(Some(id)),
         Entry::Nothing => Ok(None),
         Entry::Object { .. } => {
             let words = "the answer names no version id, and an object is current";
-            Err(Failure::caused(Kind::Unanswered, "DeleteObject", words))
+            Err(Failure::caused(Kind::Unanswered, Operation::DeleteObject, words))
         }
     }
 }
@@ -77,7 +79,7 @@ pub(crate) async fn version(engine: &Engine, task: &Task, destination_version: &
         .key(task.lane.key.as_str())
         .version_id(destination_version);
     let removed = engine.failpoints.around(Step::DeleteVersion, Box::pin(request.send())).await;
-    removed.map_err(|error| failure(Side::Prepare, "DeleteObject", error))?;
+    removed.map_err(|error| failure(Side::Prepare, Operation::DeleteObject, error))?;
     Ok(())
 }
 

@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use replicator_core::failure::{Failure, Reason, Verdict};
 use replicator_core::object::ETag;
+use replicator_core::operation::Operation;
 use replicator_core::plan::{Condition, SourceVersion, Top};
 use replicator_core::rule::{History, Rule};
 
-use super::basis::Entry;
 use super::copy::{Copy, Written};
 use super::lessons::Extras;
 use super::{Memory, Progress, Run, choice, multipart, part_bytes_preferred, remove, single};
 use crate::accounts::capabilities::{Ability, TagsGiven};
 use crate::clock::Moment;
 use crate::failpoint;
-use crate::ledger::records::{Replica, State};
+use crate::ledger::records::{Entry, Replica, State};
 use crate::metrics::Outcome;
 
 impl Run<'_> {
@@ -24,7 +24,7 @@ impl Run<'_> {
         let (sent, conditional) = (Moment::now(), asked.extras.conditional);
         let marked = remove::mark(self.engine, self.task, source, (&self.read.shown.basis, conditional)).await;
         let version = memory.learn(self.destination, asked, marked)?;
-        self.engine.check_written(&self.task.lane.destination, "DeleteObject", version.as_deref()).await?;
+        self.engine.check_written(&self.task.lane.destination, Operation::DeleteObject, version.as_deref()).await?;
         let replica = self.written(source, version, None);
         self.commit(&replica, &Arc::clone(&self.task.rules.lead), 0).await?;
         memory.recorded();
@@ -72,7 +72,9 @@ impl Run<'_> {
         else {
             return Ok(self.after_refusal());
         };
-        self.engine.check_written(&self.task.lane.destination, "PutObject", destination_version.as_deref()).await?;
+        self.engine
+            .check_written(&self.task.lane.destination, Operation::PutObject, destination_version.as_deref())
+            .await?;
         let given = if part_bytes.is_some() { TagsGiven::WithUpload } else { TagsGiven::WithPut };
         self.ensure_tags(&version.version.id, destination_version.as_deref(), (&tags, given)).await?;
         self.pending = None;

@@ -8,6 +8,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use replicator_core::deadline::body_timeout;
 use replicator_core::failure::{Failure, Kind, Reason};
 use replicator_core::object::{Bucket, Key, VersionId};
+use replicator_core::operation::Operation;
 use replicator_core::plan;
 
 use super::{Run, remove};
@@ -48,7 +49,7 @@ impl Run<'_> {
         }
         match self.follow_tags(source, replica, Some(tags)).await? {
             Followed::Done | Followed::SourceGone => Ok(()),
-            Followed::ReplicaGone => Err(Failure::new(Kind::Conflict, "PutObjectTagging")),
+            Followed::ReplicaGone => Err(Failure::new(Kind::Conflict, Operation::PutObjectTagging)),
         }
     }
 
@@ -84,7 +85,9 @@ impl Run<'_> {
         }
         match is_ignored {
             true => Err(unsupported(Some("it was answered 200, and the tags are not there".into()))),
-            false => Err(Failure::caused(Kind::Transient, "PutObjectTagging", "the source's tags keep changing")),
+            false => {
+                Err(Failure::caused(Kind::Transient, Operation::PutObjectTagging, "the source's tags keep changing"))
+            }
         }
     }
 
@@ -159,7 +162,7 @@ impl Run<'_> {
         };
         match (refusal.status(), refusal.failure.kind) {
             (Some(401 | 403), Kind::Refused(_)) => Ok(None),
-            (_, Kind::Absent) => Err(Failure::new(Kind::Conflict, "GetObjectTagging")),
+            (_, Kind::Absent) => Err(Failure::new(Kind::Conflict, Operation::GetObjectTagging)),
             (_, Kind::NotImplemented) => Err(unsupported(refusal.failure.source)),
             _ => Err(refusal.into()),
         }
@@ -189,7 +192,7 @@ const ROUNDS_MAX: u32 = 5;
 /// A store without tags, where the source has some.
 fn unsupported(cause: Option<Box<dyn std::error::Error + Send + Sync>>) -> Failure {
     let cause = cause.unwrap_or_else(|| "the endpoint knows no tags".into());
-    Failure::caused(Kind::Refused(Reason::DstNotImplemented), "PutObjectTagging", cause)
+    Failure::caused(Kind::Refused(Reason::DstNotImplemented), Operation::PutObjectTagging, cause)
 }
 
 /// Reads the tags of a source version.
@@ -204,7 +207,7 @@ pub(super) async fn read_source(
 
 async fn read(access: &Access, side: Side, (bucket, key): (&Bucket, &Key), version: &str) -> Result<Tags, Refusal> {
     let (_, text) = access.wire.text(Call::tags(side, bucket, key).version(version)).await?;
-    let no_list = || Failure::caused(Kind::Transient, "GetObjectTagging", "the answer is no list of tags");
+    let no_list = || Failure::caused(Kind::Transient, Operation::GetObjectTagging, "the answer is no list of tags");
     Ok(listed(&text).ok_or_else(no_list)?)
 }
 
@@ -235,7 +238,7 @@ async fn write(access: &Access, (bucket, key): (&Bucket, &Key), version: &str, t
     let tag = |(name, value): (&String, &String)| Tag::builder().key(name).value(value).build();
     let set = tags.iter().map(tag).collect::<Result<Vec<_>, _>>();
     let tagging = set.and_then(|set| Tagging::builder().set_tag_set(Some(set)).build());
-    let tagging = tagging.map_err(|error| Failure::caused(Kind::Transient, "PutObjectTagging", error))?;
+    let tagging = tagging.map_err(|error| Failure::caused(Kind::Transient, Operation::PutObjectTagging, error))?;
     lease::confirm().await?;
     // Sent once: one whose answer was lost may land on top of the tags of a later one (protocol rule 7).
     access
@@ -249,7 +252,7 @@ async fn write(access: &Access, (bucket, key): (&Bucket, &Key), version: &str, t
         .config_override(deadline(body_timeout(0)))
         .send()
         .await
-        .map_err(|error| failure(Side::Write, "PutObjectTagging", error))?;
+        .map_err(|error| failure(Side::Write, Operation::PutObjectTagging, error))?;
     Ok(())
 }
 

@@ -6,6 +6,7 @@
 use aws_sdk_s3::types::MultipartUpload;
 use replicator_core::deadline::{COMPLETE_TIMEOUT_MAX, LANDING};
 use replicator_core::failure::{Failure, Kind, chain};
+use replicator_core::operation::Operation;
 use tracing::warn;
 
 use super::pending::LOOK_EVERY;
@@ -36,7 +37,7 @@ pub(super) async fn settle_uploads(engine: &Engine, task: &Task, memory: &mut Me
     if settled || left.is_zero() {
         return Ok(());
     }
-    Err(Failure::new(Kind::TooYoung(left.min(LOOK_EVERY)), "CompleteMultipartUpload"))
+    Err(Failure::new(Kind::TooYoung(left.min(LOOK_EVERY)), Operation::CompleteMultipartUpload))
 }
 
 /// Each key of the destination says the same.
@@ -94,7 +95,8 @@ async fn learn_principal(engine: &Engine, access: &Access, lane: &Lane) -> Resul
 async fn list(access: &Access, lane: &Lane) -> Result<(Vec<MultipartUpload>, bool), Failure> {
     let request = access.s3.list_multipart_uploads();
     let request = request.bucket(lane.destination.bucket.as_str()).prefix(lane.key.as_str());
-    let listed = request.send().await.map_err(|error| failure(Side::Destination, "ListMultipartUploads", error))?;
+    let listed =
+        request.send().await.map_err(|error| failure(Side::Destination, Operation::ListMultipartUploads, error))?;
     let is_own = |upload: &MultipartUpload| upload.key() == Some(lane.key.as_str());
     // AWS lists by key, and the key itself comes before all that begin with it: so it is on the first page, unless it fills
     // that alone.
@@ -107,8 +109,9 @@ async fn list(access: &Access, lane: &Lane) -> Result<(Vec<MultipartUpload>, boo
 async fn begin(access: &Access, lane: &Lane) -> Result<String, Failure> {
     let request = access.s3_once.create_multipart_upload();
     let request = request.bucket(lane.destination.bucket.as_str()).key(lane.key.as_str());
-    let begun = request.send().await.map_err(|error| failure(Side::Prepare, "CreateMultipartUpload", error))?;
-    let unnamed = || Failure::caused(Kind::Transient, "CreateMultipartUpload", "the answer has no upload id");
+    let begun =
+        request.send().await.map_err(|error| failure(Side::Prepare, Operation::CreateMultipartUpload, error))?;
+    let unnamed = || Failure::caused(Kind::Transient, Operation::CreateMultipartUpload, "the answer has no upload id");
     begun.upload_id.ok_or_else(unnamed)
 }
 

@@ -4,6 +4,7 @@ use futures::{StreamExt, stream};
 use replicator_core::deadline::body_timeout;
 use replicator_core::failure::{Failure, Kind};
 use replicator_core::object::ETag;
+use replicator_core::operation::Operation;
 use replicator_core::parts::Part;
 
 use super::abreast::{Abreast, WIDTH_MAX};
@@ -125,11 +126,11 @@ impl Uploading<'_> {
             .upload_id(&self.upload.upload_id)
             .part_number_marker((number - 1).to_string())
             .max_parts(1);
-        let listed = request.send().await.map_err(|error| failure(Side::Prepare, "ListParts", error))?;
+        let listed = request.send().await.map_err(|error| failure(Side::Prepare, Operation::ListParts, error))?;
         let part = listed.parts().iter().find(|part| part.part_number() == i32::try_from(number).ok());
         let etag = part.and_then(|part| ETag::try_from(part.e_tag()?).ok());
         let unknown = "neither the answer nor ListParts names the part's ETag";
-        etag.ok_or_else(|| Failure::caused(Kind::Transient, "UploadPart", unknown))
+        etag.ok_or_else(|| Failure::caused(Kind::Transient, Operation::UploadPart, unknown))
     }
 }
 
@@ -142,7 +143,7 @@ fn doubt(answered: Answered) -> Result<Option<Unproved>, Failure> {
         Answered::Differs { by: By::ETag, .. } => Ok(Some(Unproved::AnswerDiffers)),
         Answered::Differs { words, by: By::Checksum } => {
             let words = format!("the answer states {words}, which is not that of the part");
-            Err(Failure::caused(Kind::Transient, "UploadPart", words))
+            Err(Failure::caused(Kind::Transient, Operation::UploadPart, words))
         }
     }
 }

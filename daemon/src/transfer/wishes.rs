@@ -3,6 +3,7 @@
 use replicator_core::event::Action;
 use replicator_core::failure::{Failure, Kind as FailureKind, Reason};
 use replicator_core::object::VersionId;
+use replicator_core::operation::Operation;
 use replicator_core::plan::{Kind, Known, VersionRef};
 use replicator_core::rule::History;
 
@@ -105,7 +106,11 @@ async fn confirm_loss(run: &Run<'_>, id: &VersionId) -> Result<(), Failure> {
     if run.source.is_aws || is_listed || is_passed_over || !remove::source_has(run.source, run.task, id).await? {
         return Ok(());
     }
-    Err(Failure::caused(FailureKind::Transient, "ListObjectVersions", "the list lacks a version that is there"))
+    Err(Failure::caused(
+        FailureKind::Transient,
+        Operation::ListObjectVersions,
+        "the list lacks a version that is there",
+    ))
 }
 
 /// Records a version that the source lost before it was read.

@@ -13,6 +13,7 @@ use crc_fast::{CrcAlgorithm, Digest};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use replicator_core::failure::{Failure, Kind};
+use replicator_core::operation::Operation;
 use replicator_core::parts::Part;
 use tokio::time::Instant;
 
@@ -217,7 +218,7 @@ impl Filling {
     }
 }
 
-const DURING: &str = "GetObject";
+const DURING: Operation = Operation::GetObject;
 const TOO_SLOW: &str = "the body came at less than 8 KiB a second";
 
 /// The pieces as a request's body.

@@ -8,9 +8,10 @@ use http::{HeaderMap, Method, Request};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use replicator_core::failure::Answer as Answered;
 use replicator_core::object::{Bucket, ETag, Key};
+use replicator_core::operation::Operation;
 use replicator_core::parts::Part;
 
-use super::ANSWER_TIMEOUT;
+use super::REQUEST_TIMEOUT;
 use super::answer::{Head, Refusal};
 use super::asked::{Asked, Span};
 use super::body::{Chunks, Outgoing};
@@ -23,7 +24,7 @@ use crate::accounts::refusal::Side;
 pub(crate) struct Call<'a> {
     pub(super) side: Side,
     /// The operation by S3's own name.
-    pub(super) operation: &'static str,
+    pub(super) operation: Operation,
     pub(super) timeout: Duration,
     pub(super) attempts_max: u32,
     method: Method,
@@ -69,12 +70,12 @@ const PATH: &AsciiSet = &VALUE.remove(b'/');
 impl<'a> Call<'a> {
     /// Requests an object.
     pub(crate) fn get(side: Side, bucket: &'a Bucket, key: &'a Key) -> Self {
-        Self::new((side, "GetObject"), Method::GET, (bucket, Some(key))).query("x-id", "GetObject")
+        Self::new((side, Operation::GetObject), Method::GET, (bucket, Some(key))).query("x-id", "GetObject")
     }
 
     /// Requests the headers of an object.
     pub(crate) fn head(side: Side, bucket: &'a Bucket, key: &'a Key) -> Self {
-        Self::new((side, "HeadObject"), Method::HEAD, (bucket, Some(key)))
+        Self::new((side, Operation::HeadObject), Method::HEAD, (bucket, Some(key)))
     }
 
     /// Requests the first byte of an object: unlike that of a HEAD, its refusal has a text.
@@ -84,12 +85,12 @@ impl<'a> Call<'a> {
 
     /// Requests the tags of an object.
     pub(crate) fn tags(side: Side, bucket: &'a Bucket, key: &'a Key) -> Self {
-        Self::new((side, "GetObjectTagging"), Method::GET, (bucket, Some(key))).flag("tagging")
+        Self::new((side, Operation::GetObjectTagging), Method::GET, (bucket, Some(key))).flag("tagging")
     }
 
     /// Requests a page of a bucket's versions.
     pub(crate) fn list(side: Side, bucket: &'a Bucket, page: &Page<'_>) -> Self {
-        let call = Self::new((side, "ListObjectVersions"), Method::GET, (bucket, None)).flag("versions");
+        let call = Self::new((side, Operation::ListObjectVersions), Method::GET, (bucket, None)).flag("versions");
         let maximum = page.entries_max.to_string();
         let asked = [
             ("encoding-type", page.is_encoded.then_some("url")),
@@ -107,20 +108,21 @@ impl<'a> Call<'a> {
     /// Writes an object; sent once, because after a lost answer only a fresh read tells whether to send
     /// it again (protocol rule 7).
     pub(crate) fn put(bucket: &'a Bucket, key: &'a Key, body: Chunks) -> Self {
-        let call = Self::new((Side::Write, "PutObject"), Method::PUT, (bucket, Some(key))).query("x-id", "PutObject");
+        let call =
+            Self::new((Side::Write, Operation::PutObject), Method::PUT, (bucket, Some(key))).query("x-id", "PutObject");
         Self { attempts_max: 1, asked: None, ..call.carrying(body) }
     }
 
     /// Begins an upload; sent once, because one whose answer was lost stays open until a lifecycle rule ends it.
     pub(crate) fn create(bucket: &'a Bucket, key: &'a Key) -> Self {
-        let call = Self::new((Side::Prepare, "CreateMultipartUpload"), Method::POST, (bucket, Some(key)));
+        let call = Self::new((Side::Prepare, Operation::CreateMultipartUpload), Method::POST, (bucket, Some(key)));
         Self { attempts_max: 1, asked: None, ..call.flag("uploads") }
     }
 
     /// Uploads a part, which no reader sees: safe to repeat.
     pub(crate) fn part(bucket: &'a Bucket, key: &'a Key, (upload, number): (&str, u32), body: Chunks) -> Self {
-        let call =
-            Self::new((Side::Prepare, "UploadPart"), Method::PUT, (bucket, Some(key))).query("x-id", "UploadPart");
+        let call = Self::new((Side::Prepare, Operation::UploadPart), Method::PUT, (bucket, Some(key)))
+            .query("x-id", "UploadPart");
         let call = call.query("partNumber", &number.to_string()).query("uploadId", upload);
         Self { asked: None, ..call.carrying(body) }
     }
@@ -157,13 +159,9 @@ impl<'a> Call<'a> {
         names.join(", ")
     }
 
-    fn new(
-        (side, operation): (Side, &'static str),
-        method: Method,
-        (bucket, key): (&'a Bucket, Option<&'a Key>),
-    ) -> Self {
+    fn new((side, operation): (Side, Operation), method: Method, (bucket, key): (&'a Bucket, Option<&'a Key>)) -> Self {
         let headers = HeaderMap::from_iter([(USER_AGENT, AGENT)]);
-        let (timeout, attempts_max, query) = (ANSWER_TIMEOUT, ATTEMPTS_MAX, String::new());
+        let (timeout, attempts_max, query) = (REQUEST_TIMEOUT, ATTEMPTS_MAX, String::new());
         let (unwritable, body, asked, leaves_404) = (None, None, Some(Asked::default()), false);
         Self {
             side,

@@ -1,11 +1,12 @@
 //! Which kind of failure a refusal is, by its code, and by its status where that is all there is.
 
 use replicator_core::failure::{Kind, Reason};
+use replicator_core::operation::Operation;
 
 use super::{Said, Side};
 
 /// Says which kind of failure an answer is.
-pub(super) fn kind(side: Side, during: &str, said: &Said) -> Kind {
+pub(super) fn kind(side: Side, during: Operation, said: &Said) -> Kind {
     if said.code.is_empty() {
         return by_status(side, said);
     }
@@ -21,7 +22,7 @@ pub(super) fn unanswered(side: Side) -> Kind {
 }
 
 /// S3's error codes: <https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>
-fn by_code(side: Side, during: &str, said: &Said) -> Option<Kind> {
+fn by_code(side: Side, during: Operation, said: &Said) -> Option<Kind> {
     let (code, message) = (said.code.as_str(), said.message.as_str());
     let kind = match code {
         "SlowDown"
@@ -66,7 +67,7 @@ fn by_code(side: Side, during: &str, said: &Said) -> Option<Kind> {
 
 /// Codes that stay until an operator changes something, by the name that native replication has for
 /// it.
-fn reason(side: Side, during: &str, said: &Said) -> Option<Reason> {
+fn reason(side: Side, during: Operation, said: &Said) -> Option<Reason> {
     let reason = match said.code.as_str() {
         "NoSuchBucket" => pick(side, Reason::SrcBucketNotFound, Reason::DstBucketNotFound),
         "PermanentRedirect" | "TemporaryRedirect" | "Redirect" | "IllegalLocationConstraintException" => region(side),
@@ -83,7 +84,7 @@ fn reason(side: Side, during: &str, said: &Said) -> Option<Reason> {
 }
 
 /// Codes that are not listed here: the status says what class they are of.
-fn by_class(side: Side, during: &str, status: u16) -> Kind {
+fn by_class(side: Side, during: Operation, status: u16) -> Kind {
     match status {
         401 | 403 => Kind::Refused(denied(side, during)),
         409 => Kind::Contended,
@@ -118,33 +119,41 @@ fn absent(side: Side) -> Kind {
 }
 
 /// Says whether a request puts something on top of a key, and names nothing but what it goes over.
-fn is_append(side: Side, during: &str) -> bool {
-    side == Side::Write && matches!(during, "PutObject" | "CompleteMultipartUpload" | "DeleteObject")
+fn is_append(side: Side, during: Operation) -> bool {
+    side == Side::Write
+        && matches!(during, Operation::PutObject | Operation::CompleteMultipartUpload | Operation::DeleteObject)
 }
 
 /// Says whether a request names a version, as an event or a stamp may have told it.
-fn is_of_version(during: &str) -> bool {
-    matches!(during, "GetObject" | "HeadObject" | "GetObjectTagging" | "PutObjectTagging" | "DeleteObject")
+fn is_of_version(during: Operation) -> bool {
+    matches!(
+        during,
+        Operation::GetObject
+            | Operation::HeadObject
+            | Operation::GetObjectTagging
+            | Operation::PutObjectTagging
+            | Operation::DeleteObject
+    )
 }
 
 fn region(side: Side) -> Reason {
     pick(side, Reason::SrcBucketInvalidRegion, Reason::DstBucketInvalidRegion)
 }
 
-fn denied(side: Side, during: &str) -> Reason {
+fn denied(side: Side, during: Operation) -> Reason {
     match (side, during) {
-        (Side::Source, "GetObjectTagging") => Reason::SrcGetTaggingNotPermitted,
-        (Side::Source, "ListObjectVersions") => Reason::SrcListVersionsNotPermitted,
+        (Side::Source, Operation::GetObjectTagging) => Reason::SrcGetTaggingNotPermitted,
+        (Side::Source, Operation::ListObjectVersions) => Reason::SrcListVersionsNotPermitted,
         (Side::Source, _) => Reason::SrcGetObjectNotPermitted,
-        (_, "ListObjectVersions") => Reason::DstListVersionsNotPermitted,
-        (_, "GetBucketVersioning") => Reason::DstGetVersioningNotPermitted,
+        (_, Operation::ListObjectVersions) => Reason::DstListVersionsNotPermitted,
+        (_, Operation::GetBucketVersioning) => Reason::DstGetVersioningNotPermitted,
         (Side::Destination, _) => Reason::DstHeadObjectNotPermitted,
-        (_, "DeleteObject") => Reason::DstDelObjNotPermitted,
-        (_, "PutObjectTagging") => Reason::DstPutTaggingNotPermitted,
-        (_, "CreateMultipartUpload") => Reason::DstMultipartInitNotPermitted,
-        (_, "UploadPart") => Reason::DstMultipartUploadNotPermitted,
-        (_, "CompleteMultipartUpload") => Reason::DstMultipartCompleteNotPermitted,
-        (_, "AbortMultipartUpload") => Reason::DstMultipartAbortNotPermitted,
+        (_, Operation::DeleteObject) => Reason::DstDelObjNotPermitted,
+        (_, Operation::PutObjectTagging) => Reason::DstPutTaggingNotPermitted,
+        (_, Operation::CreateMultipartUpload) => Reason::DstMultipartInitNotPermitted,
+        (_, Operation::UploadPart) => Reason::DstMultipartUploadNotPermitted,
+        (_, Operation::CompleteMultipartUpload) => Reason::DstMultipartCompleteNotPermitted,
+        (_, Operation::AbortMultipartUpload) => Reason::DstMultipartAbortNotPermitted,
         (Side::Write | Side::Prepare, _) => Reason::DstPutObjectNotPermitted,
     }
 }

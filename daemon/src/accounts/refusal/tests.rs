@@ -9,6 +9,7 @@ use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::error::ErrorMetadata;
 
 use super::*;
+use replicator_core::operation::Operation::{self, *};
 
 const SIDES: [Side; 4] = [Side::Source, Side::Destination, Side::Write, Side::Prepare];
 
@@ -28,14 +29,14 @@ fn with(name: &'static str, value: &'static str) -> impl Fn(&str) -> Option<&'st
     move |asked| (asked == name).then_some(value)
 }
 
-fn kind(side: Side, during: &'static str, said: Said) -> Kind {
+fn kind(side: Side, during: Operation, said: Said) -> Kind {
     answered(side, during, said).kind
 }
 
 #[test]
 fn nothing_is_definite_without_the_services_own_code() {
-    let operations = ["GetObject", "GetObjectTagging", "HeadObject", "ListObjectVersions", "PutObject"];
-    let writes = ["PutObject", "PutObjectTagging", "DeleteObject", "CompleteMultipartUpload"];
+    let operations = [GetObject, GetObjectTagging, HeadObject, ListObjectVersions, PutObject];
+    let writes = [PutObject, PutObjectTagging, DeleteObject, CompleteMultipartUpload];
     for status in [200, 301, 302, 307, 400, 401, 403, 404, 405, 409, 411, 412, 416, 500, 501, 502, 504] {
         for during in operations {
             for side in [Side::Source, Side::Destination, Side::Prepare] {
@@ -47,38 +48,38 @@ fn nothing_is_definite_without_the_services_own_code() {
         }
     }
     // A HEAD is slowed down without a word; of a write nothing is known then.
-    assert_eq!(kind(Side::Source, "HeadObject", bare(503)), Kind::Throttled);
-    assert_eq!(kind(Side::Write, "PutObject", bare(503)), Kind::Unanswered);
-    assert_eq!(kind(Side::Write, "PutObject", bare(429)), Kind::Throttled);
+    assert_eq!(kind(Side::Source, HeadObject, bare(503)), Kind::Throttled);
+    assert_eq!(kind(Side::Write, PutObject, bare(503)), Kind::Unanswered);
+    assert_eq!(kind(Side::Write, PutObject, bare(429)), Kind::Throttled);
 }
 
 #[test]
 fn what_the_service_says_is_not_there_is_not_there() {
     for code in ["NoSuchKey", "NoSuchVersion"] {
-        for during in ["GetObject", "HeadObject", "GetObjectTagging"] {
+        for during in [GetObject, HeadObject, GetObjectTagging] {
             assert_eq!(kind(Side::Source, during, coded(404, code, "")), Kind::Gone, "{during} {code}");
             assert_eq!(kind(Side::Destination, during, coded(404, code, "")), Kind::Absent, "{during} {code}");
         }
         // What a condition was about is not there; and what a change or a removal names is not.
-        assert_eq!(kind(Side::Write, "PutObject", coded(404, code, "")), Kind::Conflict);
-        assert_eq!(kind(Side::Write, "DeleteObject", coded(404, code, "")), Kind::Conflict);
-        assert_eq!(kind(Side::Write, "PutObjectTagging", coded(404, code, "")), Kind::Absent);
-        assert_eq!(kind(Side::Prepare, "DeleteObject", coded(404, code, "")), Kind::Absent);
+        assert_eq!(kind(Side::Write, PutObject, coded(404, code, "")), Kind::Conflict);
+        assert_eq!(kind(Side::Write, DeleteObject, coded(404, code, "")), Kind::Conflict);
+        assert_eq!(kind(Side::Write, PutObjectTagging, coded(404, code, "")), Kind::Absent);
+        assert_eq!(kind(Side::Prepare, DeleteObject, coded(404, code, "")), Kind::Absent);
     }
-    assert_eq!(kind(Side::Prepare, "AbortMultipartUpload", coded(404, "NoSuchUpload", "")), Kind::Absent);
+    assert_eq!(kind(Side::Prepare, AbortMultipartUpload, coded(404, "NoSuchUpload", "")), Kind::Absent);
     // Another code of that status says nothing of a version.
-    assert_eq!(kind(Side::Source, "GetObject", coded(404, "NoSuchTagSet", "")), Kind::Transient);
+    assert_eq!(kind(Side::Source, GetObject, coded(404, "NoSuchTagSet", "")), Kind::Transient);
 }
 
 #[test]
 fn a_marker_is_known_by_the_headers_that_s3_alone_sends() {
     let marker = |status, text| Said::read(status, with("x-amz-delete-marker", "true"), text);
     let refused = "<Error><Code>MethodNotAllowed</Code></Error>";
-    assert_eq!(kind(Side::Source, "GetObject", marker(405, refused)), Kind::Gone);
-    assert_eq!(kind(Side::Destination, "HeadObject", marker(404, "")), Kind::Absent);
+    assert_eq!(kind(Side::Source, GetObject, marker(405, refused)), Kind::Gone);
+    assert_eq!(kind(Side::Destination, HeadObject, marker(404, "")), Kind::Absent);
     // It is also what the wrong method is answered with.
     let refusal = Kind::Refused(Reason::RequestRefused);
-    assert_eq!(kind(Side::Source, "GetObject", coded(405, "MethodNotAllowed", "")), refusal);
+    assert_eq!(kind(Side::Source, GetObject, coded(405, "MethodNotAllowed", "")), refusal);
 }
 
 #[test]
@@ -95,17 +96,17 @@ fn another_region_is_named() {
         Said::read(400, |_| None, region),
     ];
     for said in table {
-        let failure = answered(Side::Write, "PutObject", said);
+        let failure = answered(Side::Write, PutObject, said);
         assert_eq!(failure.kind, Kind::Refused(Reason::DstBucketInvalidRegion), "{failure:?}");
         assert!(chain(&failure).contains("the bucket is ") && chain(&failure).contains("eu-central-1"), "{failure:?}");
         assert!(failure.answer.is_some_and(|answer| answer.is_own));
     }
-    let source = answered(Side::Source, "HeadObject", Said::read(301, header, ""));
+    let source = answered(Side::Source, HeadObject, Said::read(301, header, ""));
     assert_eq!(source.kind, Kind::Refused(Reason::SrcBucketInvalidRegion));
     // Of a request that is refused for something else the header only says where the bucket is.
-    assert_eq!(kind(Side::Source, "HeadObject", Said::read(400, header, "")), Kind::Transient);
+    assert_eq!(kind(Side::Source, HeadObject, Said::read(400, header, "")), Kind::Transient);
     let date = coded(400, "AuthorizationHeaderMalformed", "the date is wrong");
-    assert_eq!(kind(Side::Source, "GetObject", date), Kind::Refused(Reason::RequestRefused));
+    assert_eq!(kind(Side::Source, GetObject, date), Kind::Refused(Reason::RequestRefused));
 }
 
 #[test]
@@ -129,24 +130,24 @@ fn what_a_store_does_not_implement_is_named_by_its_header() {
         ),
     ];
     for (said, header) in table {
-        let failure = answered(Side::Write, "PutObject", said);
+        let failure = answered(Side::Write, PutObject, said);
         assert_eq!((failure.kind, failure.header.as_deref()), (Kind::NotImplemented, header));
     }
     let other = coded(400, "InvalidArgument", "Invalid x-amz-storage-class");
-    assert_eq!(kind(Side::Write, "PutObject", other), Kind::Refused(Reason::RequestRefused));
+    assert_eq!(kind(Side::Write, PutObject, other), Kind::Refused(Reason::RequestRefused));
 }
 
 #[test]
 fn an_answer_decides_by_its_code_and_by_the_class_of_one_that_is_not_known() {
-    assert_eq!(kind(Side::Write, "PutObject", coded(503, "SlowDown", "")), Kind::Throttled);
-    assert_eq!(kind(Side::Write, "PutObject", coded(500, "InternalError", "")), Kind::Unanswered);
-    assert_eq!(kind(Side::Source, "GetObject", coded(500, "InternalError", "")), Kind::Transient);
-    assert_eq!(kind(Side::Write, "PutObject", coded(400, "XAmzContentSHA256Mismatch", "")), Kind::Transient);
-    assert_eq!(kind(Side::Write, "PutObject", coded(412, "PreconditionFailed", "")), Kind::Conflict);
-    assert_eq!(kind(Side::Write, "PutObject", coded(409, "BucketIsBusy", "")), Kind::Contended);
-    assert_eq!(kind(Side::Destination, "GetObject", coded(418, "Teapot", "")), Kind::Refused(Reason::RequestRefused));
+    assert_eq!(kind(Side::Write, PutObject, coded(503, "SlowDown", "")), Kind::Throttled);
+    assert_eq!(kind(Side::Write, PutObject, coded(500, "InternalError", "")), Kind::Unanswered);
+    assert_eq!(kind(Side::Source, GetObject, coded(500, "InternalError", "")), Kind::Transient);
+    assert_eq!(kind(Side::Write, PutObject, coded(400, "XAmzContentSHA256Mismatch", "")), Kind::Transient);
+    assert_eq!(kind(Side::Write, PutObject, coded(412, "PreconditionFailed", "")), Kind::Conflict);
+    assert_eq!(kind(Side::Write, PutObject, coded(409, "BucketIsBusy", "")), Kind::Contended);
+    assert_eq!(kind(Side::Destination, GetObject, coded(418, "Teapot", "")), Kind::Refused(Reason::RequestRefused));
     // Completed, or not, with an error in the body.
-    assert_eq!(kind(Side::Write, "CompleteMultipartUpload", coded(200, "Busy", "")), Kind::Unanswered);
+    assert_eq!(kind(Side::Write, CompleteMultipartUpload, coded(200, "Busy", "")), Kind::Unanswered);
 }
 
 #[test]
@@ -155,7 +156,7 @@ fn a_code_is_one_where_s3_writes_it_and_nowhere_else() {
     for text in
         [page, "<Error><Code>NoSuchKey</Code>", "<Code>NoSuchKey</Code>", "NoSuchKey", "", "{\"Code\":\"NoSuchKey\"}"]
     {
-        assert_eq!(kind(Side::Source, "GetObject", Said::read(404, |_| None, text)), Kind::Transient, "{text}");
+        assert_eq!(kind(Side::Source, GetObject, Said::read(404, |_| None, text)), Kind::Transient, "{text}");
     }
 }
 
@@ -170,16 +171,16 @@ fn words_name_the_operation_the_code_and_the_thing() {
     let words = |side, during, said| chain(&answered(side, during, said));
     let asked = coded(400, "InvalidArgument", "").to("x-amz-storage-class".to_owned());
     assert_eq!(
-        words(Side::Write, "PutObject", asked),
+        words(Side::Write, PutObject, asked),
         "PutObject was refused (RequestRefused): answered 400 InvalidArgument, without saying what it minds; the request \
          has x-amz-storage-class"
     );
     assert_eq!(
-        words(Side::Source, "GetObject", bare(404)),
+        words(Side::Source, GetObject, bare(404)),
         "GetObject failed for now: answered 404 with a body of type \"text/html\" that has no S3 error code"
     );
     assert_eq!(
-        words(Side::Destination, "ListObjectVersions", coded(403, "AccessDenied", "no")),
+        words(Side::Destination, ListObjectVersions, coded(403, "AccessDenied", "no")),
         "ListObjectVersions was refused (DstListVersionsNotPermitted): answered 403 AccessDenied: no"
     );
 }
@@ -188,7 +189,7 @@ fn words_name_the_operation_the_code_and_the_thing() {
 fn an_answer_that_cannot_be_read_is_no_refusal() {
     let response = HttpResponse::new(StatusCode::try_from(200).unwrap(), SdkBody::from("<html/>"));
     let error = SdkError::<GetBucketVersioningError, _>::response_error("Unhandled { dump }", response);
-    let failure = failure(Side::Destination, "GetBucketVersioning", error);
+    let failure = failure(Side::Destination, GetBucketVersioning, error);
     assert_eq!(failure.kind, Kind::Transient);
     assert_eq!(
         chain(&failure),
@@ -199,9 +200,9 @@ fn an_answer_that_cannot_be_read_is_no_refusal() {
 #[test]
 fn only_what_may_have_been_sent_can_have_been_carried_out() {
     let error = || "broken".into();
-    assert_eq!(lost(Side::Write, "PutObject", error()).kind, Kind::Unanswered);
-    assert_eq!(unsent(Side::Write, "PutObject", error()).kind, Kind::Unauthenticated);
-    assert_eq!(unbuilt(Side::Write, "PutObject").kind, Kind::Refused(Reason::RequestRefused));
+    assert_eq!(lost(Side::Write, PutObject, error()).kind, Kind::Unanswered);
+    assert_eq!(unsent(Side::Write, PutObject, error()).kind, Kind::Unauthenticated);
+    assert_eq!(unbuilt(Side::Write, PutObject).kind, Kind::Refused(Reason::RequestRefused));
 }
 
 #[test]
@@ -212,11 +213,11 @@ fn a_role_that_may_not_be_assumed_is_named_and_waits_for_someone_to_act() {
         CredentialsError::provider_error(SdkError::service_error(AssumeRoleError::generic(said), response))
     };
     let parked = Kind::Refused(Reason::AssumeRoleNotPermitted);
-    assert_eq!(unsent(Side::Write, "PutObject", refused("AccessDenied").into()).kind, parked);
-    assert_eq!(unsent(Side::Write, "PutObject", refused("ExpiredTokenException").into()).kind, Kind::Unauthenticated);
+    assert_eq!(unsent(Side::Write, PutObject, refused("AccessDenied").into()).kind, parked);
+    assert_eq!(unsent(Side::Write, PutObject, refused("ExpiredTokenException").into()).kind, Kind::Unauthenticated);
     let by_sdk = |code| ConnectorError::other(refused(code).into(), None);
     let error = |code| SdkError::<DeleteObjectError, _>::dispatch_failure(by_sdk(code));
-    let failure = |code| failure(Side::Write, "DeleteObject", error(code));
+    let failure = |code| failure(Side::Write, DeleteObject, error(code));
     assert_eq!(failure("Throttling").kind, Kind::Unauthenticated, "it was never sent");
     assert_eq!(failure("AccessDenied").kind, parked);
     let said = "AssumeRole answered AccessDenied: not authorized to perform: sts:AssumeRole";
@@ -235,27 +236,27 @@ fn trouble_is_laid_at_the_door_of_whoever_has_it() {
 #[test]
 fn an_object_under_a_customers_own_key_is_recorded_and_does_not_block_its_neighbours() {
     let message = "The object was stored using a form of Server Side Encryption.";
-    let kind = kind(Side::Source, "GetObject", coded(400, "InvalidRequest", message));
+    let kind = kind(Side::Source, GetObject, coded(400, "InvalidRequest", message));
     assert_eq!(kind, Kind::Unsupported(Reason::SrcObjectNotEligible));
 }
 
 #[test]
 fn a_refusal_names_the_permission_that_is_missing() {
     let cases = [
-        (Side::Source, "GetObject", Reason::SrcGetObjectNotPermitted),
-        (Side::Source, "HeadObject", Reason::SrcGetObjectNotPermitted),
-        (Side::Source, "GetObjectTagging", Reason::SrcGetTaggingNotPermitted),
-        (Side::Source, "ListObjectVersions", Reason::SrcListVersionsNotPermitted),
-        (Side::Destination, "HeadObject", Reason::DstHeadObjectNotPermitted),
-        (Side::Destination, "ListObjectVersions", Reason::DstListVersionsNotPermitted),
-        (Side::Destination, "GetBucketVersioning", Reason::DstGetVersioningNotPermitted),
-        (Side::Write, "PutObject", Reason::DstPutObjectNotPermitted),
-        (Side::Write, "PutObjectTagging", Reason::DstPutTaggingNotPermitted),
-        (Side::Write, "DeleteObject", Reason::DstDelObjNotPermitted),
-        (Side::Prepare, "CreateMultipartUpload", Reason::DstMultipartInitNotPermitted),
-        (Side::Prepare, "UploadPart", Reason::DstMultipartUploadNotPermitted),
-        (Side::Prepare, "AbortMultipartUpload", Reason::DstMultipartAbortNotPermitted),
-        (Side::Write, "CompleteMultipartUpload", Reason::DstMultipartCompleteNotPermitted),
+        (Side::Source, GetObject, Reason::SrcGetObjectNotPermitted),
+        (Side::Source, HeadObject, Reason::SrcGetObjectNotPermitted),
+        (Side::Source, GetObjectTagging, Reason::SrcGetTaggingNotPermitted),
+        (Side::Source, ListObjectVersions, Reason::SrcListVersionsNotPermitted),
+        (Side::Destination, HeadObject, Reason::DstHeadObjectNotPermitted),
+        (Side::Destination, ListObjectVersions, Reason::DstListVersionsNotPermitted),
+        (Side::Destination, GetBucketVersioning, Reason::DstGetVersioningNotPermitted),
+        (Side::Write, PutObject, Reason::DstPutObjectNotPermitted),
+        (Side::Write, PutObjectTagging, Reason::DstPutTaggingNotPermitted),
+        (Side::Write, DeleteObject, Reason::DstDelObjNotPermitted),
+        (Side::Prepare, CreateMultipartUpload, Reason::DstMultipartInitNotPermitted),
+        (Side::Prepare, UploadPart, Reason::DstMultipartUploadNotPermitted),
+        (Side::Prepare, AbortMultipartUpload, Reason::DstMultipartAbortNotPermitted),
+        (Side::Write, CompleteMultipartUpload, Reason::DstMultipartCompleteNotPermitted),
     ];
     for (side, during, reason) in cases {
         for code in ["AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden"] {
@@ -274,36 +275,36 @@ fn what_is_wrong_with_a_bucket_or_a_key_is_named_by_whose_it_is() {
         (400, "KMS.KMSInvalidStateException", Reason::SrcKmsKeyInvalidState, Reason::DstKmsKeyInvalidState),
     ];
     for (status, code, source, destination) in cases {
-        assert_eq!(kind(Side::Source, "GetObject", coded(status, code, "")), Kind::Refused(source), "{code}");
+        assert_eq!(kind(Side::Source, GetObject, coded(status, code, "")), Kind::Refused(source), "{code}");
         for side in [Side::Write, Side::Prepare] {
-            assert_eq!(kind(side, "PutObject", coded(status, code, "")), Kind::Refused(destination), "{code}");
+            assert_eq!(kind(side, PutObject, coded(status, code, "")), Kind::Refused(destination), "{code}");
         }
     }
     let lock = coded(400, "InvalidRequest", "Bucket is missing Object Lock Configuration");
     let unlocked = Kind::Refused(Reason::DstBucketObjectLockConfigMissing);
-    assert_eq!(kind(Side::Write, "PutObject", lock), unlocked);
+    assert_eq!(kind(Side::Write, PutObject, lock), unlocked);
     // KMS, too, has trouble that passes.
-    assert_eq!(kind(Side::Source, "GetObject", coded(500, "KMS.InternalException", "")), Kind::Transient);
-    assert_eq!(kind(Side::Write, "PutObject", coded(503, "KMS.DependencyTimeoutException", "")), Kind::Unanswered);
+    assert_eq!(kind(Side::Source, GetObject, coded(500, "KMS.InternalException", "")), Kind::Transient);
+    assert_eq!(kind(Side::Write, PutObject, coded(503, "KMS.DependencyTimeoutException", "")), Kind::Unanswered);
 }
 
 #[test]
 fn a_version_whose_name_is_none_is_not_there() {
     let kind = |side, during, message| kind(side, during, coded(400, "InvalidArgument", message));
-    assert_eq!(kind(Side::Source, "HeadObject", "Invalid version id specified"), Kind::Gone);
-    assert_eq!(kind(Side::Destination, "HeadObject", "Invalid version id specified"), Kind::Absent);
+    assert_eq!(kind(Side::Source, HeadObject, "Invalid version id specified"), Kind::Gone);
+    assert_eq!(kind(Side::Destination, HeadObject, "Invalid version id specified"), Kind::Absent);
     // All else stays a refusal: a wrong marker of a list, an argument that is another one.
     let refused = Kind::Refused(Reason::RequestRefused);
-    assert_eq!(kind(Side::Source, "ListObjectVersions", "Invalid version id specified"), refused);
-    assert_eq!(kind(Side::Write, "PutObject", "Invalid version id specified"), refused);
-    assert_eq!(kind(Side::Source, "HeadObject", "Invalid argument"), refused);
+    assert_eq!(kind(Side::Source, ListObjectVersions, "Invalid version id specified"), refused);
+    assert_eq!(kind(Side::Write, PutObject, "Invalid version id specified"), refused);
+    assert_eq!(kind(Side::Source, HeadObject, "Invalid argument"), refused);
 }
 
 #[test]
 fn clocks_and_tokens_that_ended_are_tried_again() {
     for code in ["ExpiredToken", "ExpiredTokenException", "InvalidToken", "RequestTimeTooSkewed"] {
         for side in SIDES {
-            assert_eq!(kind(side, "PutObject", coded(403, code, "")), Kind::Unauthenticated, "{code}");
+            assert_eq!(kind(side, PutObject, coded(403, code, "")), Kind::Unauthenticated, "{code}");
         }
     }
 }
@@ -315,7 +316,7 @@ fn no_refusal_makes_its_parser_panic_or_keeps_a_long_text() {
     crate::poison::feed(&[redirect, header, b"<html><h1>404</h1></html>"], |text| {
         let text = String::from_utf8_lossy(text);
         for status in [200, 301, 400, 404, 501, 503] {
-            let failure = answered(Side::Write, "PutObject", Said::read(status, |_| Some(&text), &text));
+            let failure = answered(Side::Write, PutObject, Said::read(status, |_| Some(&text), &text));
             assert!(chain(&failure).len() < 4096, "{failure:?}");
         }
     });

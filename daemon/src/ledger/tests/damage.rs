@@ -160,14 +160,14 @@ async fn a_damaged_upload_or_part_holds_its_key_up_for_a_while_only() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(directory.path()).unwrap();
     let damage = |address: &Address| ledger.store.opened().unwrap().db.put(address.bytes(), b"\x01{").unwrap();
-    let (source, entry) = (version(1), "nothing".to_owned());
+    let source = version(1);
     let upload = Upload {
         upload_id: "u".to_owned(),
         appears_until: Some(source.last_modified),
         source,
         part_bytes: 5 << 20,
         dress: 9,
-        entry,
+        over: Some(Entry::Nothing),
         by_our_clock: false,
         whose: None,
     };

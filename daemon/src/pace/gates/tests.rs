@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use replicator_core::failure::{Failure, Kind};
+use replicator_core::operation::Operation;
 
 use super::super::tests::{SILENCE, keyed, place, route, trouble};
 use super::*;
@@ -81,7 +82,7 @@ fn trouble_at_the_source_is_not_held_against_the_destination() {
     let (mut gates, now) = (Gates::default(), Instant::now());
     for _ in 0..20 {
         let Lined::In(entered) = gates.line_up(&route("well"), ONE, now) else { panic!("turned away") };
-        let failure = Failure::new(Kind::Transient, "GetObject").of(Party::Source);
+        let failure = Failure::new(Kind::Transient, Operation::GetObject).of(Party::Source);
         gates.leave(&route("well"), entered, Answer::of(&failure), (now, JITTER));
     }
     assert!(gates.ailing().iter().all(|ailing| ailing.name != "well"));
