@@ -57,7 +57,7 @@ fn every_metric_has_its_row() {
 fn the_judges_of_the_docs_see_what_is_wrong() {
     assert_eq!(links("see [a](b.md#c), [d](https://e.f) and ![g](h.png)"), ["b.md#c", "h.png"].map(String::from));
     assert!(headings("# A B\n## `check` what, exactly?\n").contains("check-what-exactly"));
-    assert_eq!(without_code("a `[b](c)` d\n```\n[e](f)\n```\ng").trim(), "a  d\n\ng");
+    assert_eq!(without_code("a `[b](c)` d\n```\n[e](f)\n```\ng").trim(), "a  d\n\n\n\ng");
     assert_eq!(variant("    DstKeyTooLong,"), Some("DstKeyTooLong"));
     assert_eq!(metrics("a: counter(\n \"b\", c), gauge(name)"), BTreeSet::from(["s3_replicator_b".to_owned()]));
     assert_eq!(rows("| `A` | b |\n| c | `D` |"), BTreeSet::from(["A".to_owned()]));

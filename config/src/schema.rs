@@ -92,7 +92,7 @@ tables! {
         history: String,
         since: Scalar,
         work_queue: String,
-        foreign: String,
+        unmanaged_objects: String,
         delete_markers: bool,
         version_deletes: bool,
         version_delete_delay: String,

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use replicator_config::{Account, ConditionalWrites, Endpoints, Queue, Service, Settings, load, parse};
 use replicator_core::object::{Bucket, Timestamp};
-use replicator_core::rule::{Acl, Encryption, Filter, Foreign, History, Limits, Place, Replicas, Rule, Verify};
+use replicator_core::rule::{
+    Acl, Encryption, Filter, History, Limits, Place, Replicas, Rule, UnmanagedObjects, Verify,
+};
 
 const EXAMPLE: &str = include_str!("../example.toml");
 
@@ -100,7 +102,7 @@ fn what_departs_from_the_defaults_arrives() {
 enabled = false
 priority = -7
 history = "latest"
-foreign = "keep"
+unmanaged_objects = "keep"
 delete_markers = true
 version_deletes = true
 version_delete_delay = "0s"
@@ -116,7 +118,7 @@ sse_kms_objects = true
         priority: -7,
         history: History::Latest,
         work_queue: None,
-        foreign: Foreign::Keep,
+        unmanaged_objects: UnmanagedObjects::Keep,
         delete_markers: true,
         version_deletes: true,
         version_delete_delay: Duration::ZERO,
@@ -198,7 +200,7 @@ fn rule(id: &str, source: Place, destination: Place) -> Rule {
         history: History::Exact,
         since: None,
         work_queue: None,
-        foreign: Foreign::Supersede,
+        unmanaged_objects: UnmanagedObjects::Overwrite,
         delete_markers: false,
         version_deletes: false,
         version_delete_delay: Duration::from_secs(900),

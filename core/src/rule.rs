@@ -37,7 +37,7 @@ pub struct Rule {
     /// The FIFO queue that its work goes through, by its URL; without one its only daemon works from the events queue.
     pub work_queue: Option<String>,
     /// What to do about objects at the destination that the replicator did not write.
-    pub foreign: Foreign,
+    pub unmanaged_objects: UnmanagedObjects,
     /// Whether delete markers are in scope.
     pub delete_markers: bool,
     /// Whether permanent deletes of versions travel too.
@@ -99,9 +99,9 @@ pub enum History {
 
 /// What to do about objects at the destination that the replicator did not write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Foreign {
+pub enum UnmanagedObjects {
     /// Write over them: they stay as older versions.
-    Supersede,
+    Overwrite,
     /// Leave the key alone and record why.
     Keep,
 }

@@ -35,7 +35,7 @@ use std::collections::HashSet;
 use replicator_core::failure::{Failure, Kind as FailureKind, Reason};
 use replicator_core::operation::Operation;
 use replicator_core::plan::{self, SourceVersion, Step, Top, VersionRef};
-use replicator_core::rule::{Foreign, Rule};
+use replicator_core::rule::{Rule, UnmanagedObjects};
 
 use crate::accounts::Access;
 use crate::engine::Engine;
@@ -229,7 +229,7 @@ impl<'a> Run<'a> {
     fn is_foreign_and_kept(&self) -> Result<bool, Failure> {
         let is_foreign = matches!(self.read.shown.known.top, Top::Object { replica_of: None, .. });
         match &self.read.shown.basis.entry {
-            _ if !is_foreign || self.task.rules.lead.foreign != Foreign::Keep => Ok(false),
+            _ if !is_foreign || self.task.rules.lead.unmanaged_objects != UnmanagedObjects::Keep => Ok(false),
             Entry::Object { version: Some(id), .. } => Ok(!self.engine.ledger.is_refuted(&self.task.lane, id)?),
             Entry::Nothing | Entry::Marker(_) | Entry::Object { version: None, .. } => Ok(true),
         }

@@ -128,7 +128,7 @@ fn contradict(operation: &str, bytes: usize, effect: &Effect, damage: Option<Rea
 
 #[test]
 fn a_replica_that_was_read_back_with_other_bytes_is_never_believed_whatever_it_says() {
-    for rule in ["", "foreign = \"keep\""] {
+    for rule in ["", "unmanaged_objects = \"keep\""] {
         simulate(15, async |mut sim| {
             // The bytes change on their way, and nothing goes along that tells.
             let put = || Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");

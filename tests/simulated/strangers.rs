@@ -11,9 +11,9 @@ use crate::sim::{ARCHIVE, AWS, NOT_AWS, QUEUE, SOURCE, Sim, simulate};
 
 #[test]
 fn a_replica_that_was_copied_to_another_key_is_no_replica_there() {
-    for (foreign, shown) in [("supersede", &b"of b"[..]), ("keep", b"of a")] {
+    for (unmanaged, shown) in [("overwrite", &b"of b"[..]), ("keep", b"of a")] {
         simulate(1, async |mut sim| {
-            let (rule, first) = (format!("foreign = \"{foreign}\""), "filter = { prefix = \"a\" }");
+            let (rule, first) = (format!("unmanaged_objects = \"{unmanaged}\""), "filter = { prefix = \"a\" }");
             sim.post_everything();
             sim.put("b", b"of b").await;
             let event = sim.sqs.messages(QUEUE).last().unwrap().body.clone();
@@ -28,7 +28,7 @@ fn a_replica_that_was_copied_to_another_key_is_no_replica_there() {
             sim.sqs.send(QUEUE, event, Duration::ZERO);
             sim.drained().await;
             daemon.stop().await;
-            assert_eq!(sim.shown(ARCHIVE, "b").as_deref(), Some(shown), "{foreign}");
+            assert_eq!(sim.shown(ARCHIVE, "b").as_deref(), Some(shown), "{unmanaged}");
         });
     }
 }

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use replicator_core::object::Bucket;
-use replicator_core::rule::{Acl, Foreign, History, Limits, Place, Replicas, Rule, Verify};
+use replicator_core::rule::{Acl, History, Limits, Place, Replicas, Rule, UnmanagedObjects, Verify};
 
 use super::accounts::{self, Account};
 use super::queues::{self, Queue};
@@ -73,7 +73,11 @@ fn rule(
         history: word(&written.history, &[("exact", History::Exact), ("latest", History::Latest)], problems),
         since: written.since.parsed(problems, |Scalar(text)| units::moment(text)),
         work_queue,
-        foreign: word(&written.foreign, &[("supersede", Foreign::Supersede), ("keep", Foreign::Keep)], problems),
+        unmanaged_objects: word(
+            &written.unmanaged_objects,
+            &[("overwrite", UnmanagedObjects::Overwrite), ("keep", UnmanagedObjects::Keep)],
+            problems,
+        ),
         delete_markers: flag(&written.delete_markers, false),
         version_deletes: flag(&written.version_deletes, false),
         version_delete_delay: written

@@ -198,7 +198,7 @@ fn rule(id: &str, priority: i64, destination: &str) -> Rule {
         history: History::Exact,
         since: None,
         work_queue: None,
-        foreign: Foreign::Supersede,
+        unmanaged_objects: UnmanagedObjects::Overwrite,
         delete_markers: false,
         version_deletes: false,
         version_delete_delay: Duration::ZERO,

@@ -52,7 +52,10 @@ struct Matter {
 const MATTERS: [Matter; 7] = [
     Matter { spot: |rule| &rule.history.spot, differs: |one, other| one.history != other.history },
     Matter { spot: |rule| &rule.since.spot, differs: |one, other| one.since != other.since },
-    Matter { spot: |rule| &rule.foreign.spot, differs: |one, other| one.foreign != other.foreign },
+    Matter {
+        spot: |rule| &rule.unmanaged_objects.spot,
+        differs: |one, other| one.unmanaged_objects != other.unmanaged_objects,
+    },
     Matter { spot: |rule| &rule.delete_markers.spot, differs: |one, other| one.delete_markers != other.delete_markers },
     Matter {
         spot: |rule| &rule.version_deletes.spot,
