@@ -1,5 +1,7 @@
-//! Events that wait in their queue for the delay of a version delete: a bounded number, because a
-//! queue that has 120,000 messages in flight gives out no more.
+//! Events that wait hidden in their queue, for the delay of a version delete or until a work queue
+//! takes messages: a bounded number, because a queue that has 120,000 messages in flight gives out
+//! no more.
+//! <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -15,7 +17,8 @@ use crate::metrics::Metrics;
 #[derive(Debug, Default)]
 pub(crate) struct Away(BinaryHeap<Reverse<Instant>>);
 
-const AWAY_MAX: usize = 20_000;
+// Several daemons receive from one queue, and each counts its own.
+const AWAY_MAX: usize = 10_000;
 
 impl Away {
     /// Says what becomes of an event that has to wait for so long.
@@ -27,7 +30,7 @@ impl Away {
     }
 
     /// Records that one more is away for so long; returns false if there are too many.
-    fn goes_for(&mut self, time: Duration) -> bool {
+    pub(crate) fn goes_for(&mut self, time: Duration) -> bool {
         let now = Instant::now();
         while self.0.peek().is_some_and(|Reverse(back)| *back <= now) {
             self.0.pop();

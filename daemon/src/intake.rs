@@ -46,6 +46,9 @@ pub(crate) struct Gate {
     destination: Option<(Pace, Place)>,
     in_flight: Arc<Semaphore>,
     in_flight_max: usize,
+    /// Places of redelivered messages, whose tasks begin by waiting for what a predecessor may have sent: it leaves the
+    /// others theirs.
+    redelivered: Arc<Semaphore>,
 }
 
 // How soon a poll follows after the destination answers again.
@@ -54,12 +57,21 @@ const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
 impl Gate {
     /// Bounds a queue of events.
     pub(crate) fn of_events(in_flight_max: usize) -> Self {
-        Self { destination: None, in_flight: Arc::new(Semaphore::new(in_flight_max)), in_flight_max }
+        let places = || Arc::new(Semaphore::new(in_flight_max));
+        Self { destination: None, in_flight: places(), in_flight_max, redelivered: places() }
     }
 
     /// Bounds a work queue.
     pub(crate) fn of_work(in_flight_max: usize, pace: Pace, destination: Place) -> Self {
         Self { destination: Some((pace, destination)), ..Self::of_events(in_flight_max) }
+    }
+
+    /// Returns the place of a message that was received in this one.
+    fn place_of(&self, message: &Message, place: OwnedSemaphorePermit) -> OwnedSemaphorePermit {
+        match message.group.is_some() && message.redelivered() {
+            true => Arc::clone(&self.redelivered).try_acquire_owned().unwrap_or(place),
+            false => place,
+        }
     }
 
     fn is_left_alone(&self) -> bool {
@@ -112,9 +124,8 @@ impl Intake {
                 Ok(messages) => {
                     self.recovered(std::mem::take(&mut failures));
                     let places = places.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
-                    let messages =
-                        messages.into_iter().zip(places).map(|(message, place)| Message { place, ..message });
-                    permits.zip(messages).for_each(|(permit, message)| permit.send(self.read(message)));
+                    let placed = messages.into_iter().zip(places).map(|(message, place)| self.place(message, place));
+                    permits.zip(placed).for_each(|(permit, message)| permit.send(self.read(message)));
                 }
                 Err(error) => {
                     drop(permits);
@@ -138,6 +149,11 @@ impl Intake {
         };
         let most = if self.gate.is_some() { places.len() } else { BATCH_MAX };
         Ok((self.deliveries.reserve_many(most).await?, places))
+    }
+
+    fn place(&self, message: Message, place: Option<OwnedSemaphorePermit>) -> Message {
+        let place = self.gate.as_ref().zip(place).map(|(gate, place)| gate.place_of(&message, place));
+        Message { place, ..message }
     }
 
     fn recovered(&self, failures: u32) {

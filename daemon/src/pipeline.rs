@@ -130,7 +130,8 @@ impl Daemon {
         let mut receiving = Receiving::new((&engine, &settings), (&drain, &close), &mut services);
         if let Some(events) = receiving.start(role, deliver) {
             let (engine, rules, settlements) = (Arc::clone(&engine), watched.clone(), settle.clone());
-            work.spawn(Router { engine, rules, deliveries: events, settlements }.run());
+            let router = Router { engine, rules, deliveries: events, settlements, draining: drain.clone() };
+            work.spawn(router.run());
         }
         let (intakes, polls) = receiving.done();
         let channels = Channels { rules: watched, deliveries, settlements: settle, questions };
@@ -197,7 +198,8 @@ impl Daemon {
         let synced = self.engine.ledger.sync();
         self.close.cancel();
         gone("services", &mut self.services).await;
-        if is_drained {
+        // With work queues a stop says nothing of the other daemons.
+        if is_drained && self.settings.work_queues.is_empty() {
             Predecessor::leave(&self.settings.state_dir).context("the state directory cannot be written")?;
         }
         synced.context("the ledger cannot be synced")

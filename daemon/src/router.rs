@@ -3,7 +3,7 @@
 //! what was sent before is told by its deduplication id, or is a hint too many.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -13,12 +13,13 @@ use replicator_core::failure::Reason;
 use replicator_core::retry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::away::Away;
 use crate::engine::Engine;
 use crate::failpoint::Step;
-use crate::message::{Delivery, Disposal, Message, Settlement};
+use crate::message::{Again, Delivery, Disposal, Message, Settlement};
 use crate::metrics::MessageOutcome;
 use crate::ruleset::Ruleset;
 use crate::task::Task;
@@ -31,6 +32,8 @@ pub(crate) struct Router {
     pub(crate) rules: watch::Receiver<Arc<Ruleset>>,
     pub(crate) deliveries: mpsc::Receiver<Delivery>,
     pub(crate) settlements: mpsc::Sender<Settlement>,
+    /// Fires when the daemon stops.
+    pub(crate) draining: CancellationToken,
 }
 
 /// Events that are sent together, ten entries a request.
@@ -39,6 +42,12 @@ const ROUND_MAX: usize = 100;
 /// Bytes of all events whose work is being sent. One event may have a MiB, and a thousand times
 /// that many pieces of work.
 const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
+
+/// A work queue was tried for some seconds by then.
+const REFUSED_FOR: Duration = Duration::from_secs(5);
+
+/// What is counted of an event whose work queue does not take its work.
+const NOT_ROUTED: &str = "NotRouted";
 
 /// About what an entry of a work queue has.
 const ENTRY_BYTES: usize = 1 << 10;
@@ -79,41 +88,53 @@ impl Router {
     /// each event is settled when its own work is sent: a work queue that takes nothing holds up no other.
     pub(crate) async fn run(mut self) {
         let room = Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX));
-        let (mut received, mut sending, mut away) = (Vec::with_capacity(ROUND_MAX), JoinSet::new(), Away::default());
+        let (mut received, mut sending) = (Vec::with_capacity(ROUND_MAX), JoinSet::new());
+        let away = Arc::new(Mutex::new(Away::default()));
         while self.deliveries.recv_many(&mut received, ROUND_MAX).await > 0 {
             while sending.try_join_next().is_some() {}
             let rules = Arc::clone(&self.rules.borrow());
-            let routed = received.drain(..).map(|delivery| self.read(&rules, delivery, &mut away)).collect();
-            self.route(routed, &room, &mut sending).await;
+            let routed = received.drain(..).map(|delivery| self.read(&rules, delivery, &away)).collect();
+            self.route(routed, (&room, &away), &mut sending).await;
         }
         while sending.join_next().await.is_some() {}
     }
 
     /// Sends the work of these events, as there is room.
-    async fn route(&self, routed: Vec<Routed>, room: &Arc<Semaphore>, sending: &mut JoinSet<()>) {
+    async fn route(
+        &self,
+        routed: Vec<Routed>,
+        (room, away): (&Arc<Semaphore>, &Arc<Mutex<Away>>),
+        sending: &mut JoinSet<()>,
+    ) {
         let mut round = Round::default();
         for routed in routed {
             let bytes = bytes_of(&routed);
             if room.available_permits() < bytes as usize {
                 // What is ahead of it has to be under way, to make room.
-                sending.spawn(self.sender(std::mem::take(&mut round)));
+                sending.spawn(self.sender(std::mem::take(&mut round), away));
             }
             // The semaphore is never closed.
             if let Ok(room) = Arc::clone(room).acquire_many_owned(bytes).await {
                 round.add(routed, room);
             }
         }
-        sending.spawn(self.sender(round));
+        sending.spawn(self.sender(round, away));
     }
 
     /// Returns what sends a round and settles its events.
-    fn sender(&self, round: Round) -> impl Future<Output = ()> + Send + use<> {
+    fn sender(&self, round: Round, away: &Arc<Mutex<Away>>) -> impl Future<Output = ()> + Send + use<> {
         let (engine, settlements) = (Arc::clone(&self.engine), self.settlements.clone());
-        async move { send(&engine, &settlements, round).await }
+        let (away, draining) = (Arc::clone(away), self.draining.clone());
+        async move {
+            let refused = send(&engine, &settlements, round).await;
+            let given_back =
+                refused.into_iter().map(|refused| give_back(&engine, (&settlements, &away, &draining), refused));
+            futures::future::join_all(given_back).await;
+        }
     }
 
     /// Lists the work of an event, and says what is to become of the event then.
-    fn read(&self, rules: &Ruleset, Delivery { message, notification }: Delivery, away: &mut Away) -> Routed {
+    fn read(&self, rules: &Ruleset, Delivery { message, notification }: Delivery, away: &Mutex<Away>) -> Routed {
         let metrics = &self.engine.metrics;
         let hints = match notification {
             Ok(notification) => notification.hints,
@@ -138,7 +159,7 @@ impl Router {
         if !wait.is_zero() {
             // What is left of it is sent again then, if more than one thing happened: a hint too
             // many.
-            disposal = away.disposal(&message, wait, metrics);
+            disposal = lock(away).disposal(&message, wait, metrics);
         }
         if disposal == Disposal::Delete && work.is_empty() {
             debug!(message_id = message.id, "nothing to do");
@@ -148,8 +169,12 @@ impl Router {
     }
 }
 
-/// Sends the work of a round, and settles each of its events as soon as all of its own is sent, or not all of it can be.
-async fn send(engine: &Engine, settlements: &mpsc::Sender<Settlement>, round: Round) {
+/// An event whose work queue does not take all of its work, and its room.
+type Refused = (Message, OwnedSemaphorePermit);
+
+/// Sends the work of a round, and settles each of its events as soon as all of its own is sent. Returns those that are not
+/// sent.
+async fn send(engine: &Engine, settlements: &mpsc::Sender<Settlement>, round: Round) -> Vec<Refused> {
     let Round { mut events, work } = round;
     let mut sent: Vec<Option<bool>> = vec![None; work.len()];
     let batches = engine.work_queues.batches(&work).into_iter();
@@ -160,12 +185,16 @@ async fn send(engine: &Engine, settlements: &mpsc::Sender<Settlement>, round: Ro
             (batch, taken)
         })
         .collect();
+    let mut refused = Vec::new();
     loop {
         let is_known =
             |event: &mut Sending| sent.get(event.work.clone()).is_none_or(|own| own.iter().all(Option::is_some));
         for Sending { message, disposal, work, room } in events.extract_if(.., is_known).collect::<Vec<_>>() {
             let is_sent = sent.get(work).is_some_and(|own| own.iter().all(|sent| *sent == Some(true)));
-            let disposal = if is_sent { disposal } else { Disposal::Release(message.patience(retry::ceiling(1))) };
+            if !is_sent {
+                refused.push((message, room));
+                continue;
+            }
             if disposal == Disposal::Delete {
                 engine.pulse.beat();
             }
@@ -180,6 +209,35 @@ async fn send(engine: &Engine, settlements: &mpsc::Sender<Settlement>, round: Ro
             }
         }
     }
+    refused
+}
+
+/// Gives an event back whose work queue does not take its work. It stays hidden meanwhile; where too many are, it keeps its
+/// room in the router, so that no more are received than that has room for.
+async fn give_back(
+    engine: &Engine,
+    (settlements, away, draining): (&mpsc::Sender<Settlement>, &Mutex<Away>, &CancellationToken),
+    (message, room): Refused,
+) {
+    engine.pulse.give_up();
+    engine.metrics.failure("", NOT_ROUTED);
+    let wait = message.patience(REFUSED_FOR);
+    let is_hidden = lock(away).goes_for(wait);
+    if !is_hidden {
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = message.lease.over().cancelled() => {}
+            () = draining.cancelled() => {}
+        }
+    }
+    let disposal = Disposal::Release(if is_hidden { wait } else { Duration::ZERO });
+    // The ack station outlives the router, which holds one of its senders.
+    let _sent = settlements.send(Settlement { message, disposal }).await;
+    drop(room);
+}
+
+fn lock(away: &Mutex<Away>) -> MutexGuard<'_, Away> {
+    away.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Returns the work of a task, or how long its event has to wait for that.
@@ -195,7 +253,9 @@ fn item(message: &Message, record: usize, hint: &Hint, task: &Task) -> Result<Wo
     };
     let group = group_of(&task.lane);
     let deduplication = digest([message.id.as_str(), &record.to_string(), &group]);
-    Ok(WorkItem { url, group, deduplication, body: event::notification_of(hint), again: None })
+    // One that was delivered before may have been half done by a daemon that worked from the events queue.
+    let again = message.redelivered().then_some(Again::Released);
+    Ok(WorkItem { url, group, deduplication, body: event::notification_of(hint), again })
 }
 
 /// What is charged for an event while it is on its way.

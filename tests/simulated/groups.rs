@@ -69,6 +69,61 @@ fn a_work_queue_that_hangs_holds_up_no_other() {
 }
 
 #[test]
+fn a_work_queue_that_takes_nothing_is_told_of_and_loses_nothing() {
+    simulate(6, async |mut sim| {
+        sim.share();
+        sim.post_everything();
+        let place = Place::sqs("SendMessageBatch").bucket(WORK);
+        sim.net.faults().add(Fault::new("denied", place, Effect::refuse(403, "AccessDenied")));
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        for number in 0..50 {
+            sim.put(&format!("key-{number}"), b"one").await;
+        }
+        sim.pass(Duration::from_secs(600)).await;
+        let (metrics, ailment) = (daemon.metrics().await.unwrap(), daemon.ailment().await);
+        assert!(metrics.contains("reason=\"NotRouted\""), "{metrics}");
+        assert!(ailment.is_some(), "nothing has moved for ten minutes");
+        sim.net.faults().clear("denied");
+        sim.drained().await;
+        assert_eq!(daemon.ailment().await, None);
+        daemon.stop().await;
+        assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn what_a_dead_worker_had_in_flight_does_not_delay_other_keys() {
+    simulate(7, async |mut sim| {
+        sim.share();
+        sim.post_everything();
+        let place = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
+        sim.net.faults().add(Fault::new("silence", place, Effect::Delay(Duration::from_secs(600))));
+        let first = fleet::lone(&mut sim, "", AWS).await;
+        for number in 0..600 {
+            sim.put(&format!("old/{number}"), b"one").await;
+        }
+        sim.pass(Duration::from_secs(3)).await;
+        drop(first);
+        let redelivered = sim.sqs.messages(WORK).iter().filter(|message| message.receives > 0).count();
+        assert!(redelivered >= 500, "{redelivered} fill all places of a worker");
+        sim.redeliver_hidden();
+        let second = fleet::nth(&mut sim, "", AWS, 1).await;
+        // The polls that the dead one left have ended by then.
+        sim.pass(Duration::from_secs(6)).await;
+        for number in 0..20 {
+            sim.put(&format!("new/{number}"), b"one").await;
+        }
+        sim.pass(Duration::from_secs(10)).await;
+        let arrived = |prefix: &str| sim.s3.keys(ARCHIVE).iter().filter(|key| key.starts_with(prefix)).count();
+        assert_eq!(arrived("new/"), 20, "they wait for no predecessor");
+        assert!(arrived("old/") < 600, "these do");
+        sim.drained().await;
+        second.stop().await;
+        assert_eq!(arrived("old/"), 600);
+    });
+}
+
+#[test]
 fn work_that_may_follow_a_crash_is_not_handed_back_as_fresh() {
     simulate(3, async |mut sim| {
         sim.share();
