@@ -73,13 +73,16 @@ pub(crate) async fn version(engine: &Engine, task: &Task, destination_version: &
     lease::confirm().await?;
     let request = engine
         .access(&task.lane.destination)?
-        .s3
+        .s3_once
         .delete_object()
         .bucket(task.lane.destination.bucket.as_str())
         .key(task.lane.key.as_str())
-        .version_id(destination_version);
+        .version_id(destination_version)
+        .customize()
+        .config_override(deadline(body_timeout(0)));
     let removed = engine.failpoints.around(Step::DeleteVersion, Box::pin(request.send())).await;
-    removed.map_err(|error| failure(Side::Prepare, Operation::DeleteObject, error))?;
+    // A delete without an answer may take effect until `LANDING` is over, and show again what was hidden meanwhile.
+    removed.map_err(|error| failure(Side::Write, Operation::DeleteObject, error))?;
     Ok(())
 }
 

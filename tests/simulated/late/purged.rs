@@ -119,3 +119,27 @@ fn a_marker_that_a_removal_bares_does_not_hide_what_the_source_shows() {
         assert_eq!(sim.s3.history(ARCHIVE, "a").len(), 1);
     });
 }
+
+#[test]
+fn a_version_delete_that_is_not_answered_is_waited_for() {
+    simulate(9, async |mut sim| {
+        sim.post_everything();
+        let daemon = fleet::lone(&mut sim, "version_deletes = true\nversion_delete_delay = \"0s\"", AWS).await;
+        sim.put("a", b"one").await;
+        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        sim.drained().await;
+        let place = Place::s3("DeleteObject").bucket(ARCHIVE);
+        sim.net.faults().add(Fault::new("late", place, Effect::LandLate(Duration::from_secs(15))).times(1));
+        let marker = sim.s3.history(SOURCE, "a").last().unwrap().version_id.clone();
+        sim.user().delete_object().bucket(SOURCE).key("a").version_id(marker).send().await.unwrap();
+        while sim.net.faults().hits("late") == 0 {
+            sim.pass(Duration::from_millis(100)).await;
+        }
+        // The marker is still there, and would pass for the replica of this one.
+        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        sim.drained().await;
+        daemon.stop().await;
+        sim.net.quiet().await;
+        assert_eq!(sim.shown(ARCHIVE, "a"), None, "the source shows nothing");
+    });
+}
