@@ -2,7 +2,7 @@
 //! "absent" at the destination is older news than the list (protocol rule 2).
 
 use replicator_core::failure::{Failure, Kind as FailureKind};
-use replicator_core::object::Timestamp;
+use replicator_core::object::{Timestamp, VersionId};
 use replicator_core::operation::Operation;
 use replicator_core::plan::{Kind, SourceVersion, VersionRef};
 use replicator_core::rule::{History, Rule};
@@ -34,10 +34,10 @@ impl Reading {
     /// Reads both sides; with a reader, which is the first time, with as few requests as will do.
     pub(super) async fn of(engine: &Engine, task: &Task, reader: Option<&Reader>) -> Result<Self, Failure> {
         let mut shown = destination::read(engine, task, reader.is_some() && may_guess(task)).await?;
-        let (mut listed, mut opened) = first_look(engine, task, reader).await?;
+        let FirstLook { mut listed, mut opened, seen } = first_look(engine, task, reader).await?;
         if shown.is_guess && !is_one_write(engine, task, &listed) {
             shown = destination::read(engine, task, false).await?;
-            (listed, opened) = (list(engine, task).await?, None);
+            (listed, opened) = (list_with(engine, task, seen.as_ref()).await?, None);
         }
         destination::trace(engine, task, &mut shown, &listed).await?;
         let start = scope_start(engine, task, &shown)?;
@@ -77,30 +77,51 @@ fn is_one_write(engine: &Engine, task: &Task, listed: &[SourceVersion]) -> bool 
     only.kind == Kind::Object && !only.version.id.is_null() && is_small
 }
 
+/// What the source was seen to have at first.
+struct FirstLook {
+    listed: Vec<SourceVersion>,
+    opened: Option<Box<Opened>>,
+    /// The version that a read without a list named as the current one.
+    seen: Option<VersionId>,
+}
+
 /// Reads from the source what is current, where that alone counts, and lists it where that does not
 /// tell.
-async fn first_look(
-    engine: &Engine,
-    task: &Task,
-    reader: Option<&Reader>,
-) -> Result<(Vec<SourceVersion>, Option<Box<Opened>>), Failure> {
+async fn first_look(engine: &Engine, task: &Task, reader: Option<&Reader>) -> Result<FirstLook, Failure> {
     let current = match reader.filter(|_| task.rules.lead.history == History::Latest) {
         Some(reader) => unlisted::current(engine, task, reader).await?,
         None => Current::Unknown,
     };
-    let listed = match current {
-        Current::Told(current, opened) if is_surely_taken(task, &current) => return Ok((vec![current], opened)),
-        Current::Untold(id) => {
-            let listed = list(engine, task).await?;
-            if listed.first().is_none_or(|newest| newest.version.id != id) {
-                let lags = "the list and a read name different versions as the current one";
-                return Err(Failure::caused(FailureKind::Conflict, Operation::ListObjectVersions, lags));
+    let seen = match current {
+        Current::Told(current, opened) => {
+            let seen = Some(current.version.id.clone());
+            if is_surely_taken(task, &current) {
+                return Ok(FirstLook { listed: vec![current], opened, seen });
             }
-            listed
+            seen
         }
-        Current::Told(..) | Current::Unknown => list(engine, task).await?,
+        Current::Untold(id) => Some(id),
+        Current::Unknown => None,
     };
-    Ok((listed, None))
+    let listed = list_with(engine, task, seen.as_ref()).await?;
+    Ok(FirstLook { listed, opened: None, seen })
+}
+
+/// Lists the source, and makes sure that the list has what was seen there before: one that lacks it lags. What is newer than
+/// that was written meanwhile.
+async fn list_with(engine: &Engine, task: &Task, seen: Option<&VersionId>) -> Result<Vec<SourceVersion>, Failure> {
+    let listed = list(engine, task).await?;
+    let Some(seen) = seen else { return Ok(listed) };
+    let has_seen = |listed: &[SourceVersion]| listed.iter().any(|entry| entry.version.id == *seen);
+    if has_seen(&listed) {
+        return Ok(listed);
+    }
+    let all = listing::of_source(engine, task).await?;
+    if has_seen(&all) {
+        return Ok(all);
+    }
+    let lags = "the list lacks the version that a read names as the current one";
+    Err(Failure::caused(FailureKind::Conflict, Operation::ListObjectVersions, lags))
 }
 
 /// Lists the source, newest first; in latest mode the newest entry is all that matters, unless it may be out of scope.
@@ -174,7 +195,6 @@ fn has_unknown_past(history: &[SourceVersion], shown: &Shown) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use replicator_core::object::VersionId;
     use time::macros::datetime;
 
     use super::*;
