@@ -60,9 +60,13 @@ impl Ack {
     async fn settle(&self, round: Vec<Settlement>) {
         let mut delete: BTreeMap<String, Vec<Message>> = BTreeMap::new();
         let mut release: BTreeMap<String, Vec<(Message, Duration)>> = BTreeMap::new();
-        for Settlement { message, disposal } in self.forward(round).await {
-            let url = message.queue.queue.url.clone();
+        // Beside each other: a dead-letter queue that hangs holds up one round, not each message in turn.
+        let parked = self.forward(round).await.into_iter().map(|Settlement { message, disposal }| async {
             let back_after = self.park(&message, disposal).await;
+            (message, back_after)
+        });
+        for (message, back_after) in futures::future::join_all(parked).await {
+            let url = message.queue.queue.url.clone();
             if back_after.is_some() {
                 message.lease.end_group();
             }
