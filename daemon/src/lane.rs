@@ -63,7 +63,7 @@ pub(crate) async fn work(engine: &Engine, task: &Task) -> Ended {
         Err(panicked) => {
             let failure = Failure::caused(Kind::Refused(Reason::TaskPanicked), Operation::RunTask, panicked);
             tokio::time::sleep(LANDING).await;
-            park(engine, task, Reason::TaskPanicked, &failure)
+            refused(engine, task, Reason::TaskPanicked, &failure).await
         }
     }
 }

@@ -268,7 +268,7 @@ impl Leases {
 
     fn lose(&self, id: &str) {
         if let Ok(number) = id.parse() {
-            self.shared.give_up(number);
+            self.shared.lose(number);
         }
     }
 
@@ -312,9 +312,20 @@ impl Shared {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Loses a message that SQS does not extend: one that is being deleted may be gone.
+    fn lose(&self, number: u64) {
+        let is_settled = self.registry().messages.get(&number).is_some_and(|held| held.is_settled);
+        if is_settled {
+            drop(self.registry().remove(number));
+        } else {
+            self.give_up(number);
+        }
+    }
+
+    /// Gives a message up that shows again, and its group with it.
     fn give_up(&self, number: u64) {
         let mut registry = self.registry();
-        if let Some(held) = registry.remove(number).filter(|held| !held.is_settled) {
+        if let Some(held) = registry.remove(number) {
             registry.end_group(&held);
             self.metrics.message(&self.queue, MessageOutcome::LeaseLost);
             held.lost.cancel();

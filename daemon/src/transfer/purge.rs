@@ -52,7 +52,7 @@ pub(super) async fn explain_marker(run: &mut Run<'_>) -> Result<(), Failure> {
         return Ok(());
     }
     for id in wanted(run.task) {
-        let record = run.read.shown.replicas.iter().find(|replica| replica.source.id == id);
+        let record = run.read.shown.replicas.iter().find(|replica| replica.is_of(&id));
         let (state, known) = (record.map(|replica| replica.state), record.map(|replica| replica.source.clone()));
         if matches!(state, None | Some(State::Collapsed)) && !is_there(run, &id).await? {
             // It is above what it hid, and below all that comes.
