@@ -68,6 +68,11 @@ impl Claim {
         }
     }
 
+    /// Says whether this was read of the same object, which an answer at another time says the same of.
+    pub fn is_of_same(&self, other: &Self) -> bool {
+        *self == Self { now: self.now, ..other.clone() }
+    }
+
     /// A `null` version is another one once it was overwritten.
     fn names(&self, entry: &SourceVersion) -> bool {
         entry.version == self.version || (entry.version.id == self.version.id && !entry.version.id.is_null())

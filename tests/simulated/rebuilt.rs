@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use aws_sdk_s3::types::{Tag, Tagging};
 
+use replicator_fakes::faults::{Effect, Fault, Place};
+
 use crate::fleet;
+use crate::judge::{Expect, judge};
 use crate::sim::{ARCHIVE, AWS, QUEUE, SOURCE, simulate};
 
 #[test]
@@ -43,6 +46,34 @@ fn a_marker_that_is_taken_back_goes_though_no_ledger_knows_whose_it_is() {
 #[test]
 fn of_two_markers_that_are_taken_back_the_second_counts_as_unknown_too() {
     take_back(2);
+}
+
+#[test]
+fn one_answer_with_a_wrong_etag_does_not_make_a_replica_foreign() {
+    for hide in [false, true] {
+        simulate(10, async move |mut sim| {
+            sim.post_everything();
+            sim.put("a", b"one").await;
+            let daemon = fleet::lone(&mut sim, "", AWS).await;
+            if hide {
+                sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+            }
+            sim.drained().await;
+            daemon.stop().await;
+            std::fs::remove_dir_all(sim.dir.path().join("daemon-0")).unwrap();
+            let place = Place::s3("HeadObject").bucket(ARCHIVE);
+            // Of a hidden object the second answer is the first that has an ETag.
+            let wrong = Fault::new("wrong", place, Effect::WrongETag).times(1 + u64::from(hide));
+            sim.net.faults().add(wrong);
+            sim.put("a", b"two").await;
+            let daemon = fleet::lone(&mut sim, "", AWS).await;
+            sim.drained().await;
+            daemon.stop().await;
+            assert!(sim.net.faults().hits("wrong") > 0);
+            assert_eq!(judge(&sim, Expect::IN_DOUBT), Vec::<String>::new());
+            assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), sim.s3.ever(SOURCE, "a").len());
+        });
+    }
 }
 
 /// Hides an object by so many markers, has the ledger lost, and takes the markers back one after the other.

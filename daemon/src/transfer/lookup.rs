@@ -4,6 +4,7 @@
 use replicator_core::claim::{Belief, Claim, Doubt};
 use replicator_core::failure::{Failure, Kind as FailureKind, Reason};
 use replicator_core::object::{ETag, Timestamp};
+use replicator_core::operation::Operation;
 use replicator_core::plan::{Kind, SourceVersion, VersionRef};
 use replicator_core::stamp;
 use tracing::warn;
@@ -17,7 +18,7 @@ use crate::accounts::refusal::Side;
 use crate::engine::Engine;
 use crate::ledger::records::{Replica, State};
 use crate::task::Task;
-use crate::wire::Call;
+use crate::wire::{Call, Head};
 
 /// What it takes to look an entry up.
 pub(super) struct Lookup<'a> {
@@ -46,6 +47,7 @@ impl Lookup<'_> {
     /// Says which version an object is the replica of, if its stamp is borne out. Else it counts as
     /// foreign, and that is logged: the destination's owner may take it for a replica.
     pub(super) async fn believed(&self, claim: Claim, id: Option<&str>) -> Result<Option<VersionRef>, Failure> {
+        let read = claim.clone();
         let claim = Claim { version: self.named(claim.version), ..claim };
         let belief = match claim.judge(self.listed) {
             // What was read of it counts more than what is said of it.
@@ -54,11 +56,37 @@ impl Lookup<'_> {
             belief => belief,
         };
         let Err(doubt) = belief else { return Ok(Some(claim.version)) };
+        self.read_again(&read, id).await?;
         let (rule, reason) = (&self.task.rules.lead.id, Reason::StampNotBorneOut.as_str());
         self.engine.metrics.failure(rule, reason);
         let (key, version, replica) = (&self.task.lane.key, &claim.version.id, id.unwrap_or("none"));
         warn!(rule, %key, %version, replica, reason, error = %doubt, "a stamp is not believed, its object is a stranger");
         Ok(None)
+    }
+
+    /// Makes sure that an object is as it was read: on one answer that something in between spoilt, its replica would be
+    /// overwritten as a foreign object.
+    async fn read_again(&self, read: &Claim, id: Option<&str>) -> Result<(), Failure> {
+        let Some(id) = id else { return Ok(()) };
+        let again = self.head(id).await?.and_then(|head| claim(&head, self.task));
+        match again.is_some_and(|again| again.is_of_same(read)) {
+            true => Ok(()),
+            false => {
+                let words = "two answers say different things of one version";
+                Err(Failure::caused(FailureKind::Transient, Operation::HeadObject, words))
+            }
+        }
+    }
+
+    /// Reads what is said of a version of the key; none if it is not there any more.
+    async fn head(&self, id: &str) -> Result<Option<Head>, Failure> {
+        let lane = &self.task.lane;
+        let call = Call::head(Side::Destination, &lane.destination.bucket, &lane.key).version(id);
+        match self.access.wire.send(call).await {
+            Ok(answer) => Ok(Some(answer.into_head())),
+            Err(refusal) if refusal.is_absent() => Ok(None),
+            Err(refusal) => Err(refusal.into()),
+        }
     }
 
     /// Returns the version that a stamp means. A compact one says of a version that the source has lost no more than its
@@ -111,14 +139,8 @@ impl Lookup<'_> {
         if entry.kind == Kind::Marker {
             return Ok(None);
         }
-        let lane = &self.task.lane;
-        let call = Call::head(Side::Destination, &lane.destination.bucket, &lane.key).version(id);
-        let head = match self.access.wire.send(call).await {
-            Ok(answer) => answer.into_head(),
-            // Removed since it was listed.
-            Err(refusal) if refusal.is_absent() => return Ok(None),
-            Err(refusal) => return Err(refusal.into()),
-        };
+        // Else it was removed since it was listed.
+        let Some(head) = self.head(id).await? else { return Ok(None) };
         let Some(claim) = claim(&head, self.task) else { return Ok(None) };
         let Some(source) = self.believed(claim, Some(id)).await? else { return Ok(None) };
         // Of two replicas of one version the newer is what readers see, and what tags have to go to.

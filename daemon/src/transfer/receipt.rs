@@ -11,6 +11,7 @@ use replicator_core::failure::{Failure, Kind, Reason, chain};
 use replicator_core::object::{ETag, VersionId};
 use replicator_core::operation::Operation;
 use replicator_core::plan::{Kind as PlanKind, SourceVersion, VersionRef};
+use replicator_core::retry;
 use replicator_core::rule::Verify;
 use tracing::warn;
 
@@ -183,6 +184,9 @@ pub(super) fn is_demanded(copy: &Copy<'_>) -> bool {
     copy.rule.verify == Verify::Always || !copy.destination.is_tls
 }
 
+// Twelve seconds at most, in which a hiccup passes.
+const READ_BACK_ATTEMPTS_MAX: u32 = 7;
+
 /// Reads a replica for its checksum. That it was written is known: where it may not be read it only stays unproved. Where
 /// that fails for now, and a checksum contradicts it, it counts as refuted.
 async fn read_back(
@@ -196,7 +200,7 @@ async fn read_back(
     let size_bytes = copy.version.size_bytes;
     let replica = SourceVersion { version: written, kind: PlanKind::Object, etag: None, size_bytes };
     let replica = Pinned::replica(copy.destination, copy.task, &replica);
-    match replica.crc64(copy.engine, &copy.rule, &copy.task.lane).await {
+    match read_patiently(copy, &replica).await {
         Ok(read) if read == crc64 => Ok(None),
         Ok(read) => {
             let algorithm = Algorithm::Crc64Nvme.header();
@@ -212,6 +216,20 @@ async fn read_back(
             }
             copy.engine.ledger.refute(&copy.task.lane, version, clock::now())?;
             Err(failure)
+        }
+    }
+}
+
+/// Tries for some seconds: a replica that counts as refuted is written once more.
+async fn read_patiently(copy: &Copy<'_>, replica: &Pinned<'_>) -> Result<u64, Failure> {
+    let mut attempt = 1;
+    loop {
+        match replica.crc64(copy.engine, &copy.rule, &copy.task.lane).await {
+            Err(failure) if attempt < READ_BACK_ATTEMPTS_MAX && !is_not_permitted(&failure) => {
+                tokio::time::sleep(retry::delay(attempt, fastrand::f64())).await;
+                attempt += 1;
+            }
+            read => return read,
         }
     }
 }
