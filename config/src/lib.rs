@@ -9,15 +9,15 @@
 //! - `settings` is the file as used, with every default filled in
 //! - `problem` is what is wrong with a file: everything, in one go
 
-mod names;
-mod problem;
+mod aws_names;
+mod diagnostics;
 mod reader;
 mod schema;
 mod settings;
 mod units;
 
-pub use names::suggest;
-pub use problem::{Invalid, Problem};
-pub use settings::accounts::{Account, ConditionalWrites, Endpoints, Service};
+pub use aws_names::suggest_nearest;
+pub use diagnostics::{Invalid, Problem};
+pub use settings::accounts::{Account, ConditionalWrites, ServiceEndpoints, Service};
 pub use settings::queues::Queue;
 pub use settings::{Settings, load, parse};

@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::names::suggest;
-use crate::problem::{Problems, Spot};
+use crate::aws_names::suggest_nearest;
+use crate::diagnostics::{Problems, Location};
 
 /// A key of a table, whether it is there or not.
 #[derive(Debug)]
 pub(crate) struct Field<T> {
     /// Where it stands, or where it is missing.
-    pub(crate) spot: Spot,
+    pub(crate) spot: Location,
     content: Content<T>,
 }
 
@@ -27,7 +27,7 @@ enum Content<T> {
 
 impl<T> Field<T> {
     /// Returns what was written, if it was.
-    pub(crate) fn given(&self) -> Option<&T> {
+    pub(crate) fn present_value(&self) -> Option<&T> {
         match &self.content {
             Content::Given(value) => Some(value),
             Content::Absent | Content::Broken => None,
@@ -35,26 +35,26 @@ impl<T> Field<T> {
     }
 
     /// Returns what was written, and reports its absence with the remedy.
-    pub(crate) fn required(&self, remedy: &str, problems: &mut Problems<'_>) -> Option<&T> {
+    pub(crate) fn require_present(&self, remedy: &str, problems: &mut Problems<'_>) -> Option<&T> {
         if self.is_absent() {
-            problems.report(&self.spot, format!("missing; {remedy}"));
+            problems.add_problem(&self.spot, format!("missing; {remedy}"));
         }
-        self.given()
+        self.present_value()
     }
 
     /// Parses what was written, if it was, and reports a failure here.
-    pub(crate) fn parsed<U>(
+    pub(crate) fn parse_with<U>(
         &self,
         problems: &mut Problems<'_>,
         parse: impl FnOnce(&T) -> Result<U, String>,
     ) -> Option<U> {
-        parse(self.given()?).map_err(|message| problems.report(&self.spot, message)).ok()
+        parse(self.present_value()?).map_err(|message| problems.add_problem(&self.spot, message)).ok()
     }
 
     /// Reports what was written, if it was, as having no place here.
-    pub(crate) fn refused(&self, problems: &mut Problems<'_>, message: &str) {
+    pub(crate) fn refuse_present(&self, problems: &mut Problems<'_>, message: &str) {
         if !self.is_absent() {
-            problems.report(&self.spot, message);
+            problems.add_problem(&self.spot, message);
         }
     }
 
@@ -65,29 +65,29 @@ impl<T> Field<T> {
 }
 
 /// Something that can stand in the file.
-pub(crate) trait Read: Sized {
+pub(crate) trait FromToml: Sized {
     /// What it is called in messages, with its article.
     const KIND: &'static str;
 
     /// Reads a value; `None` when its type is wrong.
-    fn read(value: &DeValue<'_>, spot: &Spot, problems: &mut Problems<'_>) -> Option<Self>;
+    fn read(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<Self>;
 
     /// Adds the path of every key that can stand below `path`.
     #[cfg(test)]
     fn list_keys(_path: &str, _keys: &mut Vec<String>) {}
 }
 
-impl<T: Read> Field<T> {
+impl<T: FromToml> Field<T> {
     /// Reads a key of a table that stands at `spot`.
-    pub(crate) fn of_table(table: &DeTable<'_>, key: &str, spot: &Spot, problems: &mut Problems<'_>) -> Self {
-        let spot = spot.key(key);
+    pub(crate) fn of_table(table: &DeTable<'_>, key: &str, spot: &Location, problems: &mut Problems<'_>) -> Self {
+        let spot = spot.at_key(key);
         match table.get(key) {
             Some(value) => Self::new(value, spot, problems),
             None => Self { spot, content: Content::Absent },
         }
     }
 
-    fn new(value: &Spanned<DeValue<'_>>, spot: Spot, problems: &mut Problems<'_>) -> Self {
+    fn new(value: &Spanned<DeValue<'_>>, spot: Location, problems: &mut Problems<'_>) -> Self {
         let spot = spot.at(value.span().start);
         let content = match T::read(value.get_ref(), &spot, problems) {
             Some(value) => Content::Given(value),
@@ -97,30 +97,30 @@ impl<T: Read> Field<T> {
     }
 }
 
-impl Read for String {
+impl FromToml for String {
     const KIND: &'static str = "a string";
 
-    fn read(value: &DeValue<'_>, spot: &Spot, problems: &mut Problems<'_>) -> Option<Self> {
-        value.as_str().map(str::to_owned).or_else(|| mistyped::<Self>(value, spot, problems))
+    fn read(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<Self> {
+        value.as_str().map(str::to_owned).or_else(|| report_mistyped::<Self>(value, spot, problems))
     }
 }
 
-impl Read for bool {
+impl FromToml for bool {
     const KIND: &'static str = "true or false";
 
-    fn read(value: &DeValue<'_>, spot: &Spot, problems: &mut Problems<'_>) -> Option<Self> {
-        value.as_bool().or_else(|| mistyped::<Self>(value, spot, problems))
+    fn read(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<Self> {
+        value.as_bool().or_else(|| report_mistyped::<Self>(value, spot, problems))
     }
 }
 
-impl Read for i64 {
+impl FromToml for i64 {
     const KIND: &'static str = "a whole number";
 
-    fn read(value: &DeValue<'_>, spot: &Spot, problems: &mut Problems<'_>) -> Option<Self> {
-        let Some(number) = value.as_integer() else { return mistyped::<Self>(value, spot, problems) };
+    fn read(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<Self> {
+        let Some(number) = value.as_integer() else { return report_mistyped::<Self>(value, spot, problems) };
         let parsed = Self::from_str_radix(number.as_str(), number.radix()).ok();
         if parsed.is_none() {
-            problems.report(spot, format!("{number} is too large"));
+            problems.add_problem(spot, format!("{number} is too large"));
         }
         parsed
     }
@@ -130,29 +130,29 @@ impl Read for i64 {
 #[derive(Debug)]
 pub(crate) struct Scalar(pub(crate) String);
 
-impl Read for Scalar {
+impl FromToml for Scalar {
     const KIND: &'static str = "a string";
 
-    fn read(value: &DeValue<'_>, spot: &Spot, problems: &mut Problems<'_>) -> Option<Self> {
+    fn read(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<Self> {
         match value {
             DeValue::String(text) => Some(Self(text.to_string())),
             DeValue::Integer(number) => Some(Self(number.to_string())),
             DeValue::Float(number) => Some(Self(number.to_string())),
             DeValue::Boolean(truth) => Some(Self(truth.to_string())),
             DeValue::Datetime(moment) => Some(Self(moment.to_string())),
-            DeValue::Array(_) | DeValue::Table(_) => mistyped(value, spot, problems),
+            DeValue::Array(_) | DeValue::Table(_) => report_mistyped(value, spot, problems),
         }
     }
 }
 
 /// A list whose elements have positions. An element with an `id` is a rule.
-impl<T: Read> Read for Vec<Field<T>> {
+impl<T: FromToml> FromToml for Vec<Field<T>> {
     const KIND: &'static str = "a list";
 
-    fn read(value: &DeValue<'_>, spot: &Spot, problems: &mut Problems<'_>) -> Option<Self> {
-        let Some(array) = value.as_array() else { return mistyped::<Self>(value, spot, problems) };
+    fn read(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<Self> {
+        let Some(array) = value.as_array() else { return report_mistyped::<Self>(value, spot, problems) };
         let elements = array.iter().enumerate().map(|(index, element)| {
-            let spot = spot.element(index);
+            let spot = spot.at_element(index);
             let id = element.get_ref().get("id").and_then(|id| id.get_ref().as_str());
             let spot = if let Some(id) = id { spot.of_rule(id) } else { spot };
             Field::new(element, spot, problems)
@@ -167,14 +167,14 @@ impl<T: Read> Read for Vec<Field<T>> {
 }
 
 /// A table whose keys are free.
-impl<T: Read> Read for BTreeMap<String, Field<T>> {
+impl<T: FromToml> FromToml for BTreeMap<String, Field<T>> {
     const KIND: &'static str = "a table";
 
-    fn read(value: &DeValue<'_>, spot: &Spot, problems: &mut Problems<'_>) -> Option<Self> {
-        let Some(table) = value.as_table() else { return mistyped::<Self>(value, spot, problems) };
+    fn read(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<Self> {
+        let Some(table) = value.as_table() else { return report_mistyped::<Self>(value, spot, problems) };
         let entries = table.iter().map(|(key, value)| {
             let key = key.get_ref().to_string();
-            let field = Field::new(value, spot.key(&key), problems);
+            let field = Field::new(value, spot.at_key(&key), problems);
             (key, field)
         });
         Some(entries.collect())
@@ -187,27 +187,27 @@ impl<T: Read> Read for BTreeMap<String, Field<T>> {
 }
 
 /// Opens a table and reports every key that it can't have.
-pub(crate) fn open<'v, 'i, T: Read>(
+pub(crate) fn open<'v, 'i, T: FromToml>(
     value: &'v DeValue<'i>,
     known: &[&str],
-    spot: &Spot,
+    spot: &Location,
     problems: &mut Problems<'_>,
 ) -> Option<&'v DeTable<'i>> {
     let Some(table) = value.as_table() else {
-        mistyped::<T>(value, spot, problems);
+        report_mistyped::<T>(value, spot, problems);
         return None;
     };
     for key in table.keys() {
         let name = key.get_ref().as_ref();
         if !known.contains(&name) {
-            let spot = spot.key(name).at(key.span().start);
-            problems.report(&spot, format!("unknown key; {}", suggest(name, known.iter().copied())));
+            let spot = spot.at_key(name).at(key.span().start);
+            problems.add_problem(&spot, format!("unknown key; {}", suggest_nearest(name, known.iter().copied())));
         }
     }
     Some(table)
 }
 
-fn mistyped<T: Read>(value: &DeValue<'_>, spot: &Spot, problems: &mut Problems<'_>) -> Option<T> {
+fn report_mistyped<T: FromToml>(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<T> {
     let found = match value {
         DeValue::String(_) => "a string",
         DeValue::Integer(_) => "a whole number",
@@ -217,6 +217,6 @@ fn mistyped<T: Read>(value: &DeValue<'_>, spot: &Spot, problems: &mut Problems<'
         DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a table",
     };
-    problems.report(spot, format!("must be {}, not {found}", T::KIND));
+    problems.add_problem(spot, format!("must be {}, not {found}", T::KIND));
     None
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use toml::de::DeValue;
 
-use crate::problem::{Problems, Spot};
-use crate::reader::{Field, Read, Scalar, open};
+use crate::diagnostics::{Problems, Location};
+use crate::reader::{Field, FromToml, Scalar, open};
 
 /// Declares tables: a struct of fields, and how it is read.
 macro_rules! tables {
@@ -17,10 +17,10 @@ macro_rules! tables {
             $(pub(crate) $key: Field<$kind>,)*
         }
 
-        impl Read for $name {
+        impl FromToml for $name {
             const KIND: &'static str = "a table";
 
-            fn read(value: &DeValue<'_>, spot: &Spot, problems: &mut Problems<'_>) -> Option<Self> {
+            fn read(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<Self> {
                 let table = open::<Self>(value, &[$(stringify!($key)),*], spot, problems)?;
                 Some(Self { $($key: Field::of_table(table, stringify!($key), spot, problems),)* })
             }

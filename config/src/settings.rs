@@ -18,9 +18,9 @@ use std::time::Duration;
 use replicator_core::rule::Rule;
 use toml::de::{DeTable, DeValue};
 
-use crate::names;
-use crate::problem::{Invalid, Problems, Spot, position};
-use crate::reader::{Field, Read, Scalar};
+use crate::aws_names;
+use crate::diagnostics::{Invalid, Problems, Location, line_and_column};
+use crate::reader::{Field, FromToml, Scalar};
 use crate::schema::File;
 use crate::units;
 use accounts::Account;
@@ -53,8 +53,8 @@ pub struct Settings {
 pub fn load(path: &Path) -> Result<Settings, Invalid> {
     fs::read_to_string(path)
         .map_err(|error| match error.kind() == ErrorKind::InvalidData {
-            true => Invalid::whole(None, "is not UTF-8, as TOML has to be; save it as UTF-8".to_owned()),
-            false => Invalid::whole(None, format!("can't be read: {error}; name another with --config FILE")),
+            true => Invalid::whole_file(None, "is not UTF-8, as TOML has to be; save it as UTF-8".to_owned()),
+            false => Invalid::whole_file(None, format!("can't be read: {error}; name another with --config FILE")),
         })
         .and_then(|text| parse(&text))
         .map_err(|invalid| invalid.in_file(path))
@@ -63,11 +63,11 @@ pub fn load(path: &Path) -> Result<Settings, Invalid> {
 /// Reads and checks the text of a configuration file.
 pub fn parse(text: &str) -> Result<Settings, Invalid> {
     let document = DeTable::parse(text).map_err(|error| {
-        let position = error.span().map(|span| position(text, span.start));
-        Invalid::whole(position, format!("not TOML: {}", error.message()))
+        let position = error.span().map(|span| line_and_column(text, span.start));
+        Invalid::whole_file(position, format!("not TOML: {}", error.message()))
     })?;
     let mut problems = Problems::new(text);
-    let file = File::read(&DeValue::Table(document.into_inner()), &Spot::default(), &mut problems);
+    let file = File::read(&DeValue::Table(document.into_inner()), &Location::default(), &mut problems);
     let settings = file.map(|file| settle(&file, &mut problems));
     problems.settle(settings)
 }
@@ -90,11 +90,11 @@ fn settle(file: &File, problems: &mut Problems<'_>) -> Settings {
     let queues = queues::settle(&file.queues, &accounts, problems);
     let rules = rules::settle(&file.rules, (&accounts, &queues), problems);
     Settings {
-        state_dir: file.state_dir.parsed(problems, state_dir).unwrap_or_else(|| STATE_DIR.into()),
-        listen: file.listen.parsed(problems, listen).unwrap_or(LISTEN),
+        state_dir: file.state_dir.parse_with(problems, state_dir).unwrap_or_else(|| STATE_DIR.into()),
+        listen: file.listen.parse_with(problems, listen).unwrap_or(LISTEN),
         listen_hosts: listen_hosts(&file.listen_hosts, problems),
-        memory_bytes: file.memory.parsed(problems, memory).unwrap_or(MEMORY_BYTES),
-        drain_timeout: file.drain_timeout.parsed(problems, |text| units::duration(text)).unwrap_or(DRAIN_TIMEOUT),
+        memory_bytes: file.memory.parse_with(problems, memory).unwrap_or(MEMORY_BYTES),
+        drain_timeout: file.drain_timeout.parse_with(problems, |text| units::parse_time_span(text)).unwrap_or(DRAIN_TIMEOUT),
         work_queues: queues::work_queues(&queues, &rules),
         queues,
         rules,
@@ -103,8 +103,8 @@ fn settle(file: &File, problems: &mut Problems<'_>) -> Settings {
 }
 
 fn at_least_one<T>(list: &Field<Vec<T>>, remedy: &str, problems: &mut Problems<'_>) {
-    if list.required(remedy, problems).is_some_and(Vec::is_empty) {
-        problems.report(&list.spot, format!("empty; {remedy}"));
+    if list.require_present(remedy, problems).is_some_and(Vec::is_empty) {
+        problems.add_problem(&list.spot, format!("empty; {remedy}"));
     }
 }
 
@@ -117,12 +117,12 @@ fn listen(text: &String) -> Result<SocketAddr, String> {
 }
 
 fn listen_hosts(written: &Field<Vec<Field<String>>>, problems: &mut Problems<'_>) -> Vec<String> {
-    let hosts = written.given().into_iter().flatten();
-    hosts.filter_map(|field| field.parsed(problems, |text| names::host(text))).collect()
+    let hosts = written.present_value().into_iter().flatten();
+    hosts.filter_map(|field| field.parse_with(problems, |text| aws_names::host(text))).collect()
 }
 
 fn memory(Scalar(text): &Scalar) -> Result<u64, String> {
-    let bytes = units::size(text)?;
+    let bytes = units::parse_size(text)?;
     if bytes < MEMORY_BYTES_MIN {
         return Err(format!("{text:?} is less than 16MiB, too little for the parts of one upload"));
     }

@@ -7,10 +7,10 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::path::Path;
 use std::time::Duration;
 
-use replicator_config::{Account, ConditionalWrites, Endpoints, Queue, Service, Settings, load, parse};
+use replicator_config::{Account, ConditionalWrites, ServiceEndpoints, Queue, Service, Settings, load, parse};
 use replicator_core::object::{Bucket, Timestamp};
 use replicator_core::rule::{
-    Acl, Encryption, Filter, History, Limits, Place, Replicas, Rule, UnmanagedObjects, Verify,
+    Acl, Encryption, Filter, History, RateLimits, BucketRef, Replicas, Rule, UnmanagedObjects, Verify,
 };
 
 const EXAMPLE: &str = include_str!("../example.toml");
@@ -69,11 +69,11 @@ fn what_the_example_says_arrives() {
             )]),
             bucket_key: true,
         },
-        limits: Limits {
+        limits: RateLimits {
             bandwidth_bytes_per_second: NonZeroU64::new(200 << 20),
             requests_per_second: NonZeroU32::new(800),
         },
-        destination_limits: Limits {
+        destination_limits: RateLimits {
             bandwidth_bytes_per_second: NonZeroU64::new(500 << 20),
             requests_per_second: NonZeroU32::new(2000),
         },
@@ -175,19 +175,19 @@ fn account(name: &str, region: &str) -> Account {
         external_id: None,
         profile: None,
         endpoint: None,
-        endpoints: Endpoints::default(),
+        endpoints: ServiceEndpoints::default(),
         path_style: false,
         conditional_writes: ConditionalWrites::Auto,
         owner: None,
     }
 }
 
-fn place(account: &str, bucket: &str) -> Place {
-    Place { account: account.to_owned(), bucket: Bucket::try_from(bucket).unwrap() }
+fn place(account: &str, bucket: &str) -> BucketRef {
+    BucketRef { account: account.to_owned(), bucket: Bucket::try_from(bucket).unwrap() }
 }
 
 /// A rule as it is when the file gives its id and places alone.
-fn rule(id: &str, source: Place, destination: Place) -> Rule {
+fn rule(id: &str, source: BucketRef, destination: BucketRef) -> Rule {
     Rule {
         id: id.to_owned(),
         enabled: true,
@@ -210,7 +210,7 @@ fn rule(id: &str, source: Place, destination: Place) -> Rule {
         verify: Verify::Auto,
         encryption: Encryption::Same { key_map: BTreeMap::new() },
         sse_kms_objects: false,
-        limits: Limits::default(),
-        destination_limits: Limits::default(),
+        limits: RateLimits::default(),
+        destination_limits: RateLimits::default(),
     }
 }

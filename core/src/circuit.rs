@@ -16,13 +16,13 @@ use std::time::{Duration, Instant};
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Circuit {
-    stage: Stage,
+    stage: CircuitState,
     /// The number of the last probe.
     probe: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum CircuitState {
     /// Every request is admitted; so many failures came in a row.
     Closed { failures: u32 },
     /// No request is admitted before this moment; the circuit opened so often since the last
@@ -34,9 +34,9 @@ enum Stage {
 
 /// How a request was admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Entry {
+pub enum Admission {
     /// The circuit was closed.
-    Plain,
+    Normal,
     /// As a probe, by its number: a probe that an answer overtook is not taken for a later one.
     Probe(u64),
 }
@@ -50,7 +50,7 @@ const OPEN_FIRST: Duration = Duration::from_secs(5);
 // One request a minute is no load, and a recovered dependency is found within that time.
 const OPEN_MAX: Duration = Duration::from_secs(60);
 
-impl Default for Stage {
+impl Default for CircuitState {
     fn default() -> Self {
         Self::Closed { failures: 0 }
     }
@@ -58,79 +58,79 @@ impl Default for Stage {
 
 impl Circuit {
     /// Says whether one would be let in now.
-    pub fn admits(&self, now: Instant) -> bool {
+    pub fn would_admit(&self, now: Instant) -> bool {
         match self.stage {
-            Stage::Closed { .. } => true,
-            Stage::Open { until, .. } => until <= now,
-            Stage::Probed { .. } => false,
+            CircuitState::Closed { .. } => true,
+            CircuitState::Open { until, .. } => until <= now,
+            CircuitState::Probed { .. } => false,
         }
     }
 
     /// Lets one in, if that is possible now.
-    pub fn enter(&mut self, now: Instant) -> Option<Entry> {
+    pub fn try_admit(&mut self, now: Instant) -> Option<Admission> {
         match self.stage {
-            Stage::Closed { .. } => Some(Entry::Plain),
-            Stage::Open { until, .. } if until <= now => self.enter_early(),
-            Stage::Open { .. } | Stage::Probed { .. } => None,
+            CircuitState::Closed { .. } => Some(Admission::Normal),
+            CircuitState::Open { until, .. } if until <= now => self.enter_early(),
+            CircuitState::Open { .. } | CircuitState::Probed { .. } => None,
         }
     }
 
     /// Admits a probe while none is under way, before the time is over: its key may succeed where
     /// those that failed did not.
-    pub fn enter_early(&mut self) -> Option<Entry> {
-        let Stage::Open { times, until } = self.stage else { return None };
-        *self = Self { stage: Stage::Probed { times, until }, probe: self.probe + 1 };
-        Some(Entry::Probe(self.probe))
+    pub fn enter_early(&mut self) -> Option<Admission> {
+        let CircuitState::Open { times, until } = self.stage else { return None };
+        *self = Self { stage: CircuitState::Probed { times, until }, probe: self.probe + 1 };
+        Some(Admission::Probe(self.probe))
     }
 
     /// Returns when the next probe may enter, while none may.
     pub fn opens_until(&self) -> Option<Instant> {
         match self.stage {
-            Stage::Open { until, .. } => Some(until),
-            Stage::Closed { .. } | Stage::Probed { .. } => None,
+            CircuitState::Open { until, .. } => Some(until),
+            CircuitState::Closed { .. } | CircuitState::Probed { .. } => None,
         }
     }
 
     /// Says whether the dependency is considered unavailable.
     pub fn is_open(&self) -> bool {
-        !matches!(self.stage, Stage::Closed { .. })
+        !matches!(self.stage, CircuitState::Closed { .. })
     }
 
     /// Says whether a probe is under way.
     pub fn is_probed(&self) -> bool {
-        matches!(self.stage, Stage::Probed { .. })
+        matches!(self.stage, CircuitState::Probed { .. })
     }
 
     /// Records an answer to any request: the circuit closes.
-    pub fn answered(&mut self) {
-        self.stage = Stage::default();
+    pub fn on_success(&mut self) {
+        self.stage = CircuitState::default();
     }
 
     /// Records a failure; one that is no news does not open the circuit. While it is open only the
     /// probe's failure counts: requests that began before may fail long after. A probe that was
     /// admitted early leaves the time as it was.
-    pub fn failed(&mut self, entry: Entry, is_news: bool, (now, jitter): (Instant, f64)) {
-        let open = |times| Stage::Open { times, until: now + open_time(times, jitter) };
+    pub fn on_failure(&mut self, entry: Admission, is_news: bool, (now, jitter): (Instant, f64)) {
+        let open = |times| CircuitState::Open { times, until: now + open_time(times, jitter) };
         self.stage = match self.stage {
-            Stage::Closed { failures } if failures + u32::from(is_news) < FAILURES_MAX => {
-                Stage::Closed { failures: failures + u32::from(is_news) }
+            CircuitState::Closed { failures } if failures + u32::from(is_news) < FAILURES_MAX => {
+                CircuitState::Closed { failures: failures + u32::from(is_news) }
             }
-            Stage::Closed { .. } => open(1),
-            Stage::Probed { times, until } if entry == Entry::Probe(self.probe) => match until <= now {
+            CircuitState::Closed { .. } => open(1),
+            CircuitState::Probed { times, until } if entry == Admission::Probe(self.probe) => match until <= now {
                 true => open(times.saturating_add(1)),
-                false => Stage::Open { times, until },
+                false => CircuitState::Open { times, until },
             },
-            unchanged @ (Stage::Open { .. } | Stage::Probed { .. }) => unchanged,
+            unchanged @ (CircuitState::Open { .. } | CircuitState::Probed { .. }) => unchanged,
         };
     }
 
     /// Records that a request ended without an answer or a failure: if it was the probe, the next
     /// may enter.
-    pub fn left(&mut self, entry: Entry) {
-        if let Stage::Probed { times, until } = self.stage
-            && entry == Entry::Probe(self.probe)
+    pub fn on_abandoned(&mut self, entry: Admission) {
+        if let CircuitState::Probed { times, until } = self.stage
+            && entry == Admission::Probe(self.probe)
         {
-            self.stage = Stage::Open { times, until };
+            self.stage = CircuitState::Open { times, until };
         }
     }
 }
@@ -152,7 +152,7 @@ mod tests {
     fn opened(now: Instant) -> Circuit {
         let mut circuit = Circuit::default();
         for _ in 0..FAILURES_MAX {
-            circuit.failed(Entry::Plain, true, (now, 1.0));
+            circuit.on_failure(Admission::Normal, true, (now, 1.0));
         }
         circuit
     }
@@ -161,9 +161,9 @@ mod tests {
     fn failures_in_a_row_open_it_and_an_answer_between_them_does_not() {
         let (mut circuit, now) = (Circuit::default(), Instant::now());
         for _ in 0..3 * FAILURES_MAX {
-            circuit.failed(Entry::Plain, true, (now, 1.0));
-            circuit.failed(Entry::Plain, true, (now, 1.0));
-            circuit.answered();
+            circuit.on_failure(Admission::Normal, true, (now, 1.0));
+            circuit.on_failure(Admission::Normal, true, (now, 1.0));
+            circuit.on_success();
         }
         assert!(!circuit.is_open());
         assert_eq!(opened(now).opens_until(), Some(now + OPEN_FIRST));
@@ -173,12 +173,12 @@ mod tests {
     fn one_probes_when_the_time_is_over_and_the_others_wait_for_it() {
         let now = Instant::now();
         let mut circuit = opened(now);
-        assert_eq!(circuit.enter(now), None);
+        assert_eq!(circuit.try_admit(now), None);
         let then = now + OPEN_FIRST;
-        assert_eq!(circuit.enter(then), Some(Entry::Probe(1)));
-        assert_eq!(circuit.enter(then + OPEN_MAX), None);
-        circuit.answered();
-        assert_eq!(circuit.enter(then), Some(Entry::Plain));
+        assert_eq!(circuit.try_admit(then), Some(Admission::Probe(1)));
+        assert_eq!(circuit.try_admit(then + OPEN_MAX), None);
+        circuit.on_success();
+        assert_eq!(circuit.try_admit(then), Some(Admission::Normal));
     }
 
     #[test]
@@ -190,8 +190,8 @@ mod tests {
             let until = circuit.opens_until().unwrap();
             times.push((until - now).as_secs());
             now = until;
-            let probe = circuit.enter(now).unwrap();
-            circuit.failed(probe, true, (now, 1.0));
+            let probe = circuit.try_admit(now).unwrap();
+            circuit.on_failure(probe, true, (now, 1.0));
         }
         assert_eq!(times, [5, 10, 20, 40, 60, 60]);
     }
@@ -201,11 +201,11 @@ mod tests {
         let now = Instant::now();
         let mut circuit = opened(now);
         let then = now + OPEN_FIRST;
-        assert_eq!(circuit.enter(then), Some(Entry::Probe(1)));
-        circuit.left(Entry::Plain);
-        assert_eq!(circuit.enter(then), None);
-        circuit.left(Entry::Probe(1));
-        assert_eq!(circuit.enter(then), Some(Entry::Probe(2)));
+        assert_eq!(circuit.try_admit(then), Some(Admission::Probe(1)));
+        circuit.on_abandoned(Admission::Normal);
+        assert_eq!(circuit.try_admit(then), None);
+        circuit.on_abandoned(Admission::Probe(1));
+        assert_eq!(circuit.try_admit(then), Some(Admission::Probe(2)));
     }
 
     #[test]
@@ -213,10 +213,10 @@ mod tests {
         let now = Instant::now();
         let mut circuit = opened(now);
         let before = circuit;
-        circuit.failed(Entry::Plain, true, (now + OPEN_MAX, 1.0));
+        circuit.on_failure(Admission::Normal, true, (now + OPEN_MAX, 1.0));
         assert_eq!(circuit, before);
-        assert_eq!(circuit.enter(now + OPEN_FIRST), Some(Entry::Probe(1)));
-        circuit.failed(Entry::Plain, true, (now + OPEN_MAX, 1.0));
+        assert_eq!(circuit.try_admit(now + OPEN_FIRST), Some(Admission::Probe(1)));
+        circuit.on_failure(Admission::Normal, true, (now + OPEN_MAX, 1.0));
         assert!(circuit.is_probed());
     }
 
@@ -224,22 +224,22 @@ mod tests {
     fn a_probe_that_an_answer_overtook_does_not_speak_for_a_later_one() {
         let now = Instant::now();
         let mut circuit = opened(now);
-        let overtaken = circuit.enter(now + OPEN_FIRST).unwrap();
-        circuit.answered();
-        (0..FAILURES_MAX).for_each(|_| circuit.failed(Entry::Plain, true, (now, 1.0)));
-        assert_eq!(circuit.enter(now + OPEN_FIRST), Some(Entry::Probe(2)));
-        circuit.failed(overtaken, true, (now + OPEN_FIRST, 1.0));
-        circuit.left(overtaken);
+        let overtaken = circuit.try_admit(now + OPEN_FIRST).unwrap();
+        circuit.on_success();
+        (0..FAILURES_MAX).for_each(|_| circuit.on_failure(Admission::Normal, true, (now, 1.0)));
+        assert_eq!(circuit.try_admit(now + OPEN_FIRST), Some(Admission::Probe(2)));
+        circuit.on_failure(overtaken, true, (now + OPEN_FIRST, 1.0));
+        circuit.on_abandoned(overtaken);
         assert!(circuit.is_probed());
     }
 
     #[test]
     fn failures_that_are_no_news_do_not_open_it() {
         let (mut circuit, now) = (Circuit::default(), Instant::now());
-        (1..FAILURES_MAX).for_each(|_| circuit.failed(Entry::Plain, true, (now, 1.0)));
-        (0..20).for_each(|_| circuit.failed(Entry::Plain, false, (now, 1.0)));
+        (1..FAILURES_MAX).for_each(|_| circuit.on_failure(Admission::Normal, true, (now, 1.0)));
+        (0..20).for_each(|_| circuit.on_failure(Admission::Normal, false, (now, 1.0)));
         assert!(!circuit.is_open());
-        circuit.failed(Entry::Plain, true, (now, 1.0));
+        circuit.on_failure(Admission::Normal, true, (now, 1.0));
         assert!(circuit.is_open());
     }
 
@@ -250,12 +250,12 @@ mod tests {
             let mut circuit = opened(now);
             let early = circuit.enter_early().unwrap();
             assert_eq!(circuit.enter_early(), None, "one at a time");
-            assert_eq!(circuit.enter(now + OPEN_MAX), None);
+            assert_eq!(circuit.try_admit(now + OPEN_MAX), None);
             if is_answered {
-                circuit.answered();
+                circuit.on_success();
                 assert!(!circuit.is_open());
             } else {
-                circuit.failed(early, true, (now, 1.0));
+                circuit.on_failure(early, true, (now, 1.0));
                 assert_eq!(circuit.opens_until(), Some(now + OPEN_FIRST));
             }
         }
@@ -288,24 +288,24 @@ mod tests {
         #[test]
         fn whatever_happens_there_is_one_probe_at_most_and_never_a_dead_end(all in happenings()) {
             let (mut circuit, mut now) = (Circuit::default(), Instant::now());
-            let mut inside: Vec<Entry> = Vec::new();
+            let mut inside: Vec<Admission> = Vec::new();
             for (happening, which, jitter) in all {
                 let one = (!inside.is_empty()).then(|| which % inside.len().max(1));
                 match (happening, one) {
-                    (Happening::Enter, _) => inside.extend(circuit.enter(now)),
+                    (Happening::Enter, _) => inside.extend(circuit.try_admit(now)),
                     (Happening::EnterEarly, _) => inside.extend(circuit.enter_early()),
                     (Happening::Wait(milliseconds), _) => now += Duration::from_millis(milliseconds),
                     (Happening::Answer, Some(one)) => {
                         inside.remove(one);
-                        circuit.answered();
+                        circuit.on_success();
                     }
-                    (Happening::Fail, Some(one)) => circuit.failed(inside.remove(one), which % 4 > 0, (now, jitter)),
-                    (Happening::Leave, Some(one)) => circuit.left(inside.remove(one)),
+                    (Happening::Fail, Some(one)) => circuit.on_failure(inside.remove(one), which % 4 > 0, (now, jitter)),
+                    (Happening::Leave, Some(one)) => circuit.on_abandoned(inside.remove(one)),
                     (Happening::Answer | Happening::Fail | Happening::Leave, None) => {}
                 }
                 // A probe is under way exactly when the circuit says so: no request waits for a
                 // probe that is not there.
-                let probes = inside.iter().filter(|entry| **entry == Entry::Probe(circuit.probe)).count();
+                let probes = inside.iter().filter(|entry| **entry == Admission::Probe(circuit.probe)).count();
                 prop_assert!(probes <= 1);
                 prop_assert!(probes == 1 || !circuit.is_probed());
                 if let Some(until) = circuit.opens_until() {
@@ -313,8 +313,8 @@ mod tests {
                 }
             }
             // All requests inside leave, and within a minute one is let in.
-            inside.into_iter().for_each(|entry| circuit.left(entry));
-            prop_assert!(circuit.admits(now + OPEN_MAX));
+            inside.into_iter().for_each(|entry| circuit.on_abandoned(entry));
+            prop_assert!(circuit.would_admit(now + OPEN_MAX));
         }
     }
 }

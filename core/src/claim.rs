@@ -6,11 +6,11 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::object::{ETag, Timestamp};
-use crate::plan::{Kind, SourceVersion, VersionRef};
+use crate::plan::{VersionKind, SourceVersion, VersionRef};
 
 /// An object of the destination whose stamp says that it is the replica of a source version.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
+pub struct OriginClaim {
     /// The version that the stamp names.
     pub version: VersionRef,
     /// The object's entity tag.
@@ -38,7 +38,7 @@ pub enum Belief {
 
 /// Why a stamp is not believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum Doubt {
+pub enum ClaimRejection {
     /// The source lists the version with another time.
     #[error("the source made the version that it names at another time")]
     Time,
@@ -59,11 +59,11 @@ pub enum Doubt {
     Undated,
 }
 
-impl Claim {
+impl OriginClaim {
     /// Compares a stamp with all that the source lists of the key, in any order.
-    pub fn judge(&self, listed: &[SourceVersion]) -> Result<Belief, Doubt> {
+    pub fn judge(&self, listed: &[SourceVersion]) -> Result<Belief, ClaimRejection> {
         match listed.iter().find(|entry| self.names(entry)) {
-            Some(original) => self.compare(original),
+            Some(original) => self.compare_with_original(original),
             None => self.place(),
         }
     }
@@ -78,16 +78,16 @@ impl Claim {
         entry.version == self.version || (entry.version.id == self.version.id && !entry.version.id.is_null())
     }
 
-    fn compare(&self, original: &SourceVersion) -> Result<Belief, Doubt> {
-        if original.kind == Kind::Marker {
-            return Err(Doubt::Marker);
+    fn compare_with_original(&self, original: &SourceVersion) -> Result<Belief, ClaimRejection> {
+        if original.kind == VersionKind::Marker {
+            return Err(ClaimRejection::Marker);
         }
         if original.version != self.version {
-            return Err(Doubt::Time);
+            return Err(ClaimRejection::Time);
         }
         // That the answer says nothing of it contradicts nothing.
         if self.size_bytes.is_some_and(|size_bytes| size_bytes != original.size_bytes) {
-            return Err(Doubt::Size);
+            return Err(ClaimRejection::Size);
         }
         let digests = self.etag.as_ref().zip(original.etag.as_ref());
         let differ = |(one, other): (&ETag, &ETag)| one.is_digest() && other.is_digest() && one != other;
@@ -96,10 +96,10 @@ impl Claim {
     }
 
     /// No replica is older than its original. Nothing else can be known of a version that the source has lost.
-    fn place(&self) -> Result<Belief, Doubt> {
-        let written = self.written.ok_or(Doubt::Undated)?;
+    fn place(&self) -> Result<Belief, ClaimRejection> {
+        let written = self.written.ok_or(ClaimRejection::Undated)?;
         let latest = self.now.map_or(written, |now| written.min(now));
-        if self.version.last_modified - latest > CLOCKS_APART_MAX { Err(Doubt::Younger) } else { Ok(Belief::Placed) }
+        if self.version.last_modified - latest > CLOCKS_APART_MAX { Err(ClaimRejection::Younger) } else { Ok(Belief::Placed) }
     }
 }
 
@@ -125,12 +125,12 @@ mod tests {
 
     fn original(id: &str, etag: &str) -> SourceVersion {
         let version = version(id, datetime!(2026-11-23 10:00 UTC), etag);
-        SourceVersion { version, kind: Kind::Object, etag: ETag::try_from(etag).ok(), size_bytes: 3 }
+        SourceVersion { version, kind: VersionKind::Object, etag: ETag::try_from(etag).ok(), size_bytes: 3 }
     }
 
     /// What the daemon's own replica of a version says.
-    fn replica(original: &SourceVersion, etag: &str) -> Claim {
-        Claim {
+    fn replica(original: &SourceVersion, etag: &str) -> OriginClaim {
+        OriginClaim {
             version: original.version.clone(),
             etag: ETag::try_from(etag).ok(),
             has_digest: true,
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn an_etag_that_is_no_digest_disproves_nothing() {
         let original = original("v1", ONE);
-        let under_kms = Claim { has_digest: false, ..replica(&original, TWO) };
+        let under_kms = OriginClaim { has_digest: false, ..replica(&original, TWO) };
         assert_eq!(under_kms.judge(std::slice::from_ref(&original)), Ok(Belief::Proved));
         // The list does not tell how the original is encrypted.
         assert_eq!(replica(&original, TWO).judge(&[original]), Ok(Belief::Undigested));
@@ -162,9 +162,9 @@ mod tests {
     fn what_is_not_said_of_a_replica_contradicts_nothing() {
         let listed = original("v1", ONE);
         for silent in [
-            Claim { size_bytes: None, ..replica(&listed, ONE) },
-            Claim { etag: None, ..replica(&listed, ONE) },
-            Claim { written: None, now: None, ..replica(&listed, ONE) },
+            OriginClaim { size_bytes: None, ..replica(&listed, ONE) },
+            OriginClaim { etag: None, ..replica(&listed, ONE) },
+            OriginClaim { written: None, now: None, ..replica(&listed, ONE) },
         ] {
             assert_eq!(silent.judge(std::slice::from_ref(&listed)), Ok(Belief::Proved), "{silent:?}");
         }
@@ -173,13 +173,13 @@ mod tests {
     #[test]
     fn what_the_list_contradicts_is_not_believed() {
         let listed = original("v1", ONE);
-        let marker = SourceVersion { kind: Kind::Marker, ..listed.clone() };
+        let marker = SourceVersion { kind: VersionKind::Marker, ..listed.clone() };
         let other_time = version("v1", datetime!(9999-12-31 23:59:59 UTC), ONE);
         let real = || replica(&listed, ONE);
         let cases = [
-            (Claim { size_bytes: Some(4), ..real() }, &listed, Doubt::Size),
-            (Claim { version: other_time, ..real() }, &listed, Doubt::Time),
-            (real(), &marker, Doubt::Marker),
+            (OriginClaim { size_bytes: Some(4), ..real() }, &listed, ClaimRejection::Size),
+            (OriginClaim { version: other_time, ..real() }, &listed, ClaimRejection::Time),
+            (real(), &marker, ClaimRejection::Marker),
         ];
         for (claim, entry, doubt) in cases {
             assert_eq!(claim.judge(std::slice::from_ref(entry)), Err(doubt));
@@ -189,16 +189,16 @@ mod tests {
     #[test]
     fn a_version_that_is_gone_keeps_its_place_in_time_if_its_replica_is_younger() {
         let gone = original("gone", ONE);
-        let at = |made| Claim { version: version("gone", made, ONE), ..replica(&gone, ONE) };
-        let future = Claim { written: Some(datetime!(9999-12-31 23:59:59 UTC)), ..at(datetime!(9999-12-31 23:00 UTC)) };
-        let undated = Claim { written: None, ..at(datetime!(2026-11-23 10:00 UTC)) };
+        let at = |made| OriginClaim { version: version("gone", made, ONE), ..replica(&gone, ONE) };
+        let future = OriginClaim { written: Some(datetime!(9999-12-31 23:59:59 UTC)), ..at(datetime!(9999-12-31 23:00 UTC)) };
+        let undated = OriginClaim { written: None, ..at(datetime!(2026-11-23 10:00 UTC)) };
         let cases = [
             (at(datetime!(2026-11-23 10:00 UTC)), Ok(Belief::Placed)),
             (at(datetime!(2026-11-23 10:01:30 UTC)), Ok(Belief::Placed)),
-            (at(datetime!(2026-11-23 10:02:01 UTC)), Err(Doubt::Younger)),
-            (at(datetime!(9999-12-31 23:59:59 UTC)), Err(Doubt::Younger)),
-            (future, Err(Doubt::Younger)),
-            (undated, Err(Doubt::Undated)),
+            (at(datetime!(2026-11-23 10:02:01 UTC)), Err(ClaimRejection::Younger)),
+            (at(datetime!(9999-12-31 23:59:59 UTC)), Err(ClaimRejection::Younger)),
+            (future, Err(ClaimRejection::Younger)),
+            (undated, Err(ClaimRejection::Undated)),
         ];
         for (claim, expected) in cases {
             assert_eq!(claim.judge(&[original("v1", TWO)]), expected, "{claim:?}");
@@ -220,7 +220,7 @@ mod tests {
             let at = |seconds| Timestamp::from_unix_timestamp(seconds).unwrap();
             let listed = original("v1", ONE);
             let id = if is_listed { "v1" } else { "gone" };
-            let claim = Claim {
+            let claim = OriginClaim {
                 version: version(id, at(made), ONE), written: Some(at(written)), now: now.map(at), ..replica(&listed, ONE)
             };
             let is_believed = claim.judge(std::slice::from_ref(&listed)).is_ok();

@@ -1,4 +1,4 @@
-//! What a queue message says happened. Its words are hints: they tell which key to look at, never
+//! What a queue message says happened. Its words are events: they tell which key to look at, never
 //! what to write. All three envelopes (plain S3, SNS, EventBridge) and the MinIO dialect end here.
 
 mod envelope;
@@ -18,14 +18,14 @@ use crate::sequencer::Sequencer;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Notification {
     /// The keys to look at, in the order of the message.
-    pub hints: Vec<Hint>,
+    pub events: Vec<Event>,
     /// The names of events that need no work, or that this parser does not recognise.
     pub ignored: Vec<String>,
 }
 
 /// A key to look at, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hint {
+pub struct Event {
     /// The bucket, untrusted: it may be one that no rule has.
     pub bucket: Bucket,
     /// The key, decoded.
@@ -33,7 +33,7 @@ pub struct Hint {
     /// The version concerned, where the event names one.
     pub version: Option<VersionId>,
     /// What happened.
-    pub action: Action,
+    pub action: EventKind,
     /// The order among PUT and DELETE events of this key; other events have none.
     pub sequencer: Option<Sequencer>,
     /// When S3 finished the request.
@@ -44,7 +44,7 @@ pub struct Hint {
 
 /// What happened to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Action {
+pub enum EventKind {
     /// A version was written.
     Put,
     /// The key became absent without losing a version that has an id.
@@ -61,7 +61,7 @@ pub enum Action {
 
 /// Why a message cannot be read, and where in it; what it contains is not repeated.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum Undecodable {
+pub enum DecodeError {
     /// Reading it met a bug.
     #[error("a bug in s3-replicator keeps it from being read")]
     Bug,
@@ -137,13 +137,13 @@ pub enum Undecodable {
 
 /// Reads a message as SQS delivered it. One record that cannot be read condemns the message, so
 /// that it is kept whole.
-pub fn parse(body: &str) -> Result<Notification, Undecodable> {
+pub fn parse_notification(body: &str) -> Result<Notification, DecodeError> {
     envelope::open(body)
 }
 
-/// Writes a notification that reads as one hint.
-pub fn notification_of(hint: &Hint) -> String {
-    write::notification(hint)
+/// Writes a notification that reads as one event.
+pub fn notification_of(event: &Event) -> String {
+    write::write_notification(event)
 }
 
 /// What SNS says of its own subscription instead of an event.
@@ -160,10 +160,10 @@ pub struct Handshake {
 /// Reads a message in which SNS requests confirmation of a subscription, or confirms its end;
 /// `None` for every other message.
 pub fn handshake(body: &str) -> Option<Handshake> {
-    envelope::handshake(body)
+    envelope::read_handshake(body)
 }
 
-impl Action {
+impl EventKind {
     /// Returns the name that metrics use.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -14,15 +14,15 @@ use crate::operation::Operation;
 #[derive(Debug)]
 pub struct Failure {
     /// The kind of failure, which decides what happens next.
-    pub kind: Kind,
+    pub kind: FailureKind,
     /// The operation that failed, by its name in the service's API.
-    pub during: Operation,
+    pub operation: Operation,
     /// The dependency that failed, where an answer, or the lack of one, told.
-    pub party: Option<Party>,
+    pub dependency: Option<Dependency>,
     /// The rule that it was for, where another than the leading one took the version.
     pub rule: Option<Box<str>>,
     /// What answered, if anything did.
-    pub answer: Option<Answer>,
+    pub answer: Option<ResponseInfo>,
     /// Bytes came back that cannot be read as an answer: the server is there.
     pub is_unreadable: bool,
     /// The request header that the service's refusal names, in lower case.
@@ -33,7 +33,7 @@ pub struct Failure {
 
 /// What kind of answer a failure comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Answer {
+pub struct ResponseInfo {
     /// The HTTP status.
     pub status: u16,
     /// Whether the service itself gave it, as its error code proves; else something in between may have.
@@ -42,7 +42,7 @@ pub struct Answer {
 
 /// The remote dependency of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Party {
+pub enum Dependency {
     /// The source bucket, its endpoint or its key.
     Source,
     /// The destination bucket or its endpoint.
@@ -53,15 +53,15 @@ pub enum Party {
 
 /// The kinds of failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FailureKind {
     /// A precondition failed (412, or 404 on a conditional write): another client wrote.
-    Conflict,
+    PreconditionFailed,
     /// Another client is writing at this moment (409).
-    Contended,
+    ConcurrentWrite,
     /// What is current is too young for a write that no condition protects; it is in so much time.
-    TooYoung(Duration),
+    MustWait(Duration),
     /// A write that may or may not have landed, or may yet land.
-    Unanswered,
+    OutcomeUnknown,
     /// The network, or the service's own trouble: a read that can simply be tried again.
     Transient,
     /// Credentials that ended, could not be had, or were signed by a wrong clock: they mend without
@@ -72,28 +72,28 @@ pub enum Kind {
     /// The service throttles.
     Throttled,
     /// A refusal that stays until an operator changes something.
-    Refused(Reason),
+    NeedsOperator(Reason),
     /// The service says that the source has no such version.
-    Gone,
+    SourceVersionMissing,
     /// The service says that the destination has no such key, version or upload.
-    Absent,
+    NotFound,
     /// A version that cannot be replicated, ever.
-    Unsupported(Reason),
+    Ineligible(Reason),
     /// The service does not implement the request.
     NotImplemented,
     /// The service does not implement something optional, and the next attempt goes without it.
-    Adapted,
+    FeatureDisabled,
 }
 
 /// What to do about a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Action {
     /// Read again and plan again.
-    Reread,
+    Replan,
     /// Wait this long, then read and plan again: nothing went wrong.
     Wait(Duration),
     /// Wait until the write can no longer land, then read and plan again.
-    HoldThenReread,
+    WaitThenReplan,
     /// Try again, later each time.
     Retry,
     /// Try again, later: the service throttles.
@@ -230,48 +230,48 @@ reasons! {
     BucketUnknown,
 }
 
-impl Kind {
+impl FailureKind {
     /// Returns the reason's code, or the kind's own name.
-    pub fn code(self) -> &'static str {
+    pub fn reason_code(self) -> &'static str {
         match self {
-            Self::Conflict => "Conflict",
-            Self::Contended => "Contended",
-            Self::TooYoung(_) => "TooYoung",
-            Self::Unanswered => "Unanswered",
+            Self::PreconditionFailed => "Conflict",
+            Self::ConcurrentWrite => "Contended",
+            Self::MustWait(_) => "TooYoung",
+            Self::OutcomeUnknown => "Unanswered",
             Self::Transient => "Transient",
             Self::Unauthenticated => "Unauthenticated",
             Self::LeaseUnsure => "LeaseUnsure",
             Self::Throttled => "Throttled",
-            Self::Refused(reason) | Self::Unsupported(reason) => reason.as_str(),
-            Self::Gone => Reason::SrcVersionNotFound.as_str(),
-            Self::Absent => "Absent",
+            Self::NeedsOperator(reason) | Self::Ineligible(reason) => reason.as_str(),
+            Self::SourceVersionMissing => Reason::SrcVersionNotFound.as_str(),
+            Self::NotFound => "Absent",
             Self::NotImplemented => "NotImplemented",
-            Self::Adapted => "Adapted",
+            Self::FeatureDisabled => "Adapted",
         }
     }
 }
 
 impl Failure {
     /// Makes a failure without a deeper cause.
-    pub fn new(kind: Kind, during: Operation) -> Self {
-        let (party, rule, answer, header, source) = (None, None, None, None, None);
-        Self { kind, during, party, rule, answer, is_unreadable: false, header, source }
+    pub fn new(kind: FailureKind, operation: Operation) -> Self {
+        let (dependency, rule, answer, header, source) = (None, None, None, None, None);
+        Self { kind, operation, dependency, rule, answer, is_unreadable: false, header, source }
     }
 
     /// Makes a failure with its cause.
-    pub fn caused(kind: Kind, during: Operation, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+    pub fn with_source(kind: FailureKind, during: Operation, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { source: Some(source.into()), ..Self::new(kind, during) }
     }
 
     /// Names the dependency that failed.
     #[must_use]
-    pub fn of(self, party: Party) -> Self {
-        Self { party: Some(party), ..self }
+    pub fn of(self, dependency: Dependency) -> Self {
+        Self { dependency: Some(dependency), ..self }
     }
 
     /// Says that bytes came back that cannot be read as an answer.
     #[must_use]
-    pub fn unreadable(self) -> Self {
+    pub fn with_unreadable_answer(self) -> Self {
         Self { is_unreadable: true, ..self }
     }
 
@@ -285,28 +285,28 @@ impl Failure {
     /// where it had trouble of its own, or did not take the credentials.
     pub fn is_answer(&self) -> bool {
         let is_heard = self.is_unreadable || self.answer.is_some_and(|answer| answer.status < 500);
-        is_heard && self.kind != Kind::Unauthenticated
+        is_heard && self.kind != FailureKind::Unauthenticated
     }
 
     /// Names the dependency that may be failing for every request, as far as this failure tells.
-    pub fn suspect(&self) -> Option<Party> {
-        let is_trouble = matches!(self.kind, Kind::Unanswered | Kind::Transient | Kind::Unauthenticated);
-        self.party.filter(|_| is_trouble && !self.is_answer())
+    pub fn suspected_party(&self) -> Option<Dependency> {
+        let is_trouble = matches!(self.kind, FailureKind::OutcomeUnknown | FailureKind::Transient | FailureKind::Unauthenticated);
+        self.dependency.filter(|_| is_trouble && !self.is_answer())
     }
 
     /// Says what to do.
-    pub fn verdict(&self) -> Verdict {
+    pub fn next_action(&self) -> Action {
         match self.kind {
-            Kind::Conflict | Kind::Contended | Kind::Absent | Kind::Adapted => Verdict::Reread,
-            Kind::NotImplemented if self.party == Some(Party::Source) => Verdict::Park(Reason::SrcNotImplemented),
-            Kind::NotImplemented => Verdict::Park(Reason::DstNotImplemented),
-            Kind::TooYoung(wait) => Verdict::Wait(wait),
-            Kind::Unanswered => Verdict::HoldThenReread,
-            Kind::Transient | Kind::Unauthenticated | Kind::LeaseUnsure => Verdict::Retry,
-            Kind::Throttled => Verdict::Throttle,
-            Kind::Refused(reason) => Verdict::Park(reason),
-            Kind::Gone => Verdict::Gone,
-            Kind::Unsupported(reason) => Verdict::Unsupported(reason),
+            FailureKind::PreconditionFailed | FailureKind::ConcurrentWrite | FailureKind::NotFound | FailureKind::FeatureDisabled => Action::Replan,
+            FailureKind::NotImplemented if self.dependency == Some(Dependency::Source) => Action::Park(Reason::SrcNotImplemented),
+            FailureKind::NotImplemented => Action::Park(Reason::DstNotImplemented),
+            FailureKind::MustWait(wait) => Action::Wait(wait),
+            FailureKind::OutcomeUnknown => Action::WaitThenReplan,
+            FailureKind::Transient | FailureKind::Unauthenticated | FailureKind::LeaseUnsure => Action::Retry,
+            FailureKind::Throttled => Action::Throttle,
+            FailureKind::NeedsOperator(reason) => Action::Park(reason),
+            FailureKind::SourceVersionMissing => Action::Gone,
+            FailureKind::Ineligible(reason) => Action::Unsupported(reason),
         }
     }
 }
@@ -314,22 +314,22 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
-            Kind::Conflict => write!(f, "{} found that someone else wrote", self.during),
-            Kind::Contended => write!(f, "{} met another write", self.during),
-            Kind::TooYoung(wait) => write!(f, "{} waits {wait:?} for what may yet land", self.during),
-            Kind::Unanswered => write!(f, "{} got no answer", self.during),
-            Kind::Transient => write!(f, "{} failed for now", self.during),
-            Kind::Unauthenticated => write!(f, "{} was not authenticated", self.during),
-            Kind::LeaseUnsure => write!(f, "{} did not confirm the lease in time", self.during),
-            Kind::Throttled => write!(f, "{} was told to slow down", self.during),
-            Kind::Refused(reason) => write!(f, "{} was refused ({})", self.during, reason.as_str()),
-            Kind::Gone => write!(f, "{} found the version gone", self.during),
-            Kind::Absent => write!(f, "{} found nothing of that name", self.during),
-            Kind::Unsupported(reason) => {
-                write!(f, "{} cannot replicate this version ({})", self.during, reason.as_str())
+            FailureKind::PreconditionFailed => write!(f, "{} found that someone else wrote", self.operation),
+            FailureKind::ConcurrentWrite => write!(f, "{} met another write", self.operation),
+            FailureKind::MustWait(wait) => write!(f, "{} waits {wait:?} for what may yet land", self.operation),
+            FailureKind::OutcomeUnknown => write!(f, "{} got no answer", self.operation),
+            FailureKind::Transient => write!(f, "{} failed for now", self.operation),
+            FailureKind::Unauthenticated => write!(f, "{} was not authenticated", self.operation),
+            FailureKind::LeaseUnsure => write!(f, "{} did not confirm the lease in time", self.operation),
+            FailureKind::Throttled => write!(f, "{} was told to slow down", self.operation),
+            FailureKind::NeedsOperator(reason) => write!(f, "{} was refused ({})", self.operation, reason.as_str()),
+            FailureKind::SourceVersionMissing => write!(f, "{} found the version gone", self.operation),
+            FailureKind::NotFound => write!(f, "{} found nothing of that name", self.operation),
+            FailureKind::Ineligible(reason) => {
+                write!(f, "{} cannot replicate this version ({})", self.operation, reason.as_str())
             }
-            Kind::NotImplemented => write!(f, "{} asked for what the endpoint does not implement", self.during),
-            Kind::Adapted => write!(f, "{} goes without what the endpoint does not implement", self.during),
+            FailureKind::NotImplemented => write!(f, "{} asked for what the endpoint does not implement", self.operation),
+            FailureKind::FeatureDisabled => write!(f, "{} goes without what the endpoint does not implement", self.operation),
         }
     }
 }
@@ -348,7 +348,7 @@ impl fmt::Display for Reason {
 
 /// Writes an error with everything that caused it, as far as a person would read: it is logged and kept for each key, and
 /// services can say anything.
-pub fn chain(error: &dyn Error) -> String {
+pub fn error_chain(error: &dyn Error) -> String {
     let mut text = Excerpt(String::new());
     let mut cause = Some(error);
     while let Some(error) = cause {
@@ -388,32 +388,32 @@ mod tests {
 
     #[test]
     fn a_lost_answer_to_a_write_is_never_just_retried() {
-        assert_eq!(Failure::new(Kind::Unanswered, Operation::PutObject).verdict(), Verdict::HoldThenReread);
+        assert_eq!(Failure::new(FailureKind::OutcomeUnknown, Operation::PutObject).next_action(), Action::WaitThenReplan);
     }
 
     #[test]
     fn silence_and_500_are_the_partys_trouble_and_other_answers_the_requests() {
-        let destination = Some(Party::Destination);
-        let silent = |kind| Failure::new(kind, Operation::PutObject).of(Party::Destination);
-        let told = |kind, status| Failure { answer: Some(Answer { status, is_own: true }), ..silent(kind) }.suspect();
-        for kind in [Kind::Transient, Kind::Unanswered] {
-            assert_eq!(silent(kind).suspect(), destination);
+        let destination = Some(Dependency::Destination);
+        let silent = |kind| Failure::new(kind, Operation::PutObject).of(Dependency::Destination);
+        let told = |kind, status| Failure { answer: Some(ResponseInfo { status, is_own: true }), ..silent(kind) }.suspected_party();
+        for kind in [FailureKind::Transient, FailureKind::OutcomeUnknown] {
+            assert_eq!(silent(kind).suspected_party(), destination);
             assert_eq!(told(kind, 500), destination);
             assert_eq!(told(kind, 400), None, "BadDigest, say");
             assert_eq!(told(kind, 200), None, "a body that is no XML");
-            assert_eq!(silent(kind).unreadable().suspect(), None, "too many headers");
+            assert_eq!(silent(kind).with_unreadable_answer().suspected_party(), None, "too many headers");
         }
-        assert_eq!(told(Kind::Unauthenticated, 400), destination);
-        assert_eq!(told(Kind::Refused(Reason::DstBucketNotFound), 404), None);
-        assert_eq!(Failure::new(Kind::Transient, Operation::AccessLedger).suspect(), None);
+        assert_eq!(told(FailureKind::Unauthenticated, 400), destination);
+        assert_eq!(told(FailureKind::NeedsOperator(Reason::DstBucketNotFound), 404), None);
+        assert_eq!(Failure::new(FailureKind::Transient, Operation::AccessLedger).suspected_party(), None);
     }
 
     #[test]
     fn what_a_service_says_is_kept_as_far_as_a_person_would_read() {
         let told = |length: usize| {
             let failure =
-                Failure::caused(Kind::Refused(Reason::RequestRefused), Operation::PutObject, "ü".repeat(length));
-            chain(&failure)
+                Failure::with_source(FailureKind::NeedsOperator(Reason::RequestRefused), Operation::PutObject, "ü".repeat(length));
+            error_chain(&failure)
         };
         assert_eq!(told(3), "PutObject was refused (RequestRefused): üüü");
         for length in (400..600).chain([60_000, 10 << 20]) {
@@ -425,8 +425,8 @@ mod tests {
 
     #[test]
     fn a_refusal_is_parked_with_native_replications_code() {
-        let failure = Failure::new(Kind::Refused(Reason::DstPutObjectNotPermitted), Operation::PutObject);
-        assert_eq!(failure.verdict(), Verdict::Park(Reason::DstPutObjectNotPermitted));
+        let failure = Failure::new(FailureKind::NeedsOperator(Reason::DstPutObjectNotPermitted), Operation::PutObject);
+        assert_eq!(failure.next_action(), Action::Park(Reason::DstPutObjectNotPermitted));
         assert_eq!(failure.to_string(), "PutObject was refused (DstPutObjectNotPermitted)");
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! - `object`: buckets, keys, versions, ETags
 //! - `sequencer`: the order among events of one key
-//! - `event`: messages become hints
+//! - `event`: messages become events
 //! - `rule`: which objects go where, and how
 //! - `plan`: the next thing to append at a destination
 //! - `deadline`: how long a request may take, and may take effect
@@ -30,6 +30,6 @@ pub mod parts;
 pub mod operation;
 pub mod failure;
 pub mod retry;
-pub mod window;
+pub mod concurrency_limit;
 pub mod circuit;
 pub mod suspects;

@@ -13,12 +13,12 @@ use time::format_description::well_known::Rfc3339;
 pub type Timestamp = time::OffsetDateTime;
 
 /// Reads a moment as RFC 3339 writes it; none where it is no year of four digits in UTC, by which moments are compared.
-pub fn moment(text: &str) -> Option<Timestamp> {
+pub fn parse_rfc3339(text: &str) -> Option<Timestamp> {
     Timestamp::parse(text, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)
 }
 
 /// Shows a text on one line, with what is no letter but a command to the terminal escaped.
-pub fn printable(text: &str) -> impl fmt::Display {
+pub fn escape_controls(text: &str) -> impl fmt::Display {
     fmt::from_fn(move |f| {
         text.chars()
             .try_for_each(|c| if is_command(c) { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") })
@@ -75,7 +75,7 @@ macro_rules! name {
         /// cursor.
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}", printable(&self.0))
+                write!(f, "{}", escape_controls(&self.0))
             }
         }
 
@@ -188,7 +188,7 @@ impl ETag {
     }
 
     /// Returns the tag as HTTP writes it, in quotes.
-    pub fn quoted(&self) -> String {
+    pub fn to_quoted(&self) -> String {
         format!("\"{}\"", self.0)
     }
 }
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn nothing_that_is_shown_commands_the_terminal() {
         let commands = "\u{1b}[31m\u{9b}31m\u{7f}\u{85}\u{202e}fdp.exe\u{2066}\u{61c}\u{200f}\u{2028}\r";
-        let (line, json) = (printable(commands).to_string(), without_commands(commands));
+        let (line, json) = (escape_controls(commands).to_string(), without_commands(commands));
         assert_eq!(line, "\\u{1b}[31m\\u{9b}31m\\u{7f}\\u{85}\\u{202e}fdp.exe\\u{2066}\\u{61c}\\u{200f}\\u{2028}\\r");
         assert_eq!(json, "\\u001b[31m\\u009b31m\\u007f\\u0085\\u202efdp.exe\\u2066\\u061c\\u200f\\u2028\\u000d");
         let text = "ünï 日本語 😀 עברית\nsecond line";

@@ -42,7 +42,7 @@ pub struct Part {
 
 /// Cuts an object into parts of the preferred size, or of a larger one where too many would be
 /// needed; always whole MiB, within what S3 allows. An empty object has no parts.
-pub fn layout(size_bytes: u64, part_bytes_preferred: u64) -> Result<Layout, TooLarge> {
+pub fn plan_layout(size_bytes: u64, part_bytes_preferred: u64) -> Result<Layout, TooLarge> {
     if size_bytes > OBJECT_BYTES_MAX {
         return Err(TooLarge { size_bytes });
     }
@@ -60,7 +60,7 @@ impl Layout {
     }
 
     /// Returns the number of parts.
-    pub fn count(&self) -> u32 {
+    pub fn part_count(&self) -> u32 {
         self.count
     }
 
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     fn shape(size_bytes: u64, preferred: u64) -> Option<(u64, u32)> {
-        layout(size_bytes, preferred).ok().map(|layout| (layout.part_bytes(), layout.count()))
+        plan_layout(size_bytes, preferred).ok().map(|layout| (layout.part_bytes(), layout.part_count()))
     }
 
     #[test]
@@ -112,8 +112,8 @@ mod tests {
         assert_eq!(OBJECT_BYTES_MAX, 53_687_091_200_000);
         assert_eq!(shape(OBJECT_BYTES_MAX, 8 * MIB), Some((PART_BYTES_MAX, PARTS_MAX)));
         let size_bytes = OBJECT_BYTES_MAX + 1;
-        assert_eq!(layout(size_bytes, 8 * MIB), Err(TooLarge { size_bytes }));
-        assert!(layout(u64::MAX, 0).is_err());
+        assert_eq!(plan_layout(size_bytes, 8 * MIB), Err(TooLarge { size_bytes }));
+        assert!(plan_layout(u64::MAX, 0).is_err());
     }
 
     #[test]
@@ -125,12 +125,12 @@ mod tests {
 
     #[test]
     fn an_empty_object_has_no_parts() {
-        assert_eq!(layout(0, 8 * MIB).map(|layout| layout.parts().count()), Ok(0));
+        assert_eq!(plan_layout(0, 8 * MIB).map(|layout| layout.parts().count()), Ok(0));
     }
 
     #[test]
     fn a_range_names_its_last_byte() {
-        let parts = layout(8 * MIB + 1, 8 * MIB).map(|layout| layout.parts().collect::<Vec<_>>());
+        let parts = plan_layout(8 * MIB + 1, 8 * MIB).map(|layout| layout.parts().collect::<Vec<_>>());
         let ranges = parts.map(|parts| parts.iter().map(Part::range).collect::<Vec<_>>());
         assert_eq!(ranges, Ok(vec!["bytes=0-8388607".to_owned(), "bytes=8388608-8388608".to_owned()]));
     }
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn only_numbers_from_one_to_the_count_have_a_part() {
         let numbers = [0, 1, 2, 3, u32::MAX];
-        let there = layout(10 * MIB, 5 * MIB).map(|layout| numbers.map(|number| layout.part(number).is_some()));
+        let there = plan_layout(10 * MIB, 5 * MIB).map(|layout| numbers.map(|number| layout.part(number).is_some()));
         assert_eq!(there, Ok([false, true, true, false, false]));
     }
 
@@ -165,7 +165,7 @@ mod tests {
     proptest! {
         #[test]
         fn parts_cover_the_object_without_gap_or_overlap(size in any_size(), preferred in any_preference()) {
-            let parts = layout(size, preferred)?.parts().collect::<Vec<_>>();
+            let parts = plan_layout(size, preferred)?.parts().collect::<Vec<_>>();
             let mut end = 0;
             for (number, part) in (1..).zip(&parts) {
                 prop_assert_eq!((part.number, part.offset), (number, end));
@@ -177,18 +177,18 @@ mod tests {
 
         #[test]
         fn every_limit_of_s3_is_kept(size in any_size(), preferred in any_preference()) {
-            let layout = layout(size, preferred)?;
-            prop_assert!(layout.count() <= PARTS_MAX);
+            let layout = plan_layout(size, preferred)?;
+            prop_assert!(layout.part_count() <= PARTS_MAX);
             prop_assert!((PART_BYTES_MIN..=PART_BYTES_MAX).contains(&layout.part_bytes()));
             prop_assert!(layout.part_bytes() % MIB == 0);
             prop_assert!(layout.part_bytes() >= preferred.min(PART_BYTES_MAX));
-            let whole = usize::try_from(layout.count().saturating_sub(1))?;
+            let whole = usize::try_from(layout.part_count().saturating_sub(1))?;
             prop_assert!(layout.parts().take(whole).all(|part| part.len == layout.part_bytes()));
         }
 
         #[test]
         fn parts_are_not_made_larger_than_they_need_to_be(size in any_size(), mib in 5..=5120u64) {
-            let layout = layout(size, mib * MIB)?;
+            let layout = plan_layout(size, mib * MIB)?;
             let smaller = layout.part_bytes() - MIB;
             let enough = layout.part_bytes() == mib * MIB || size.div_ceil(smaller) > u64::from(PARTS_MAX);
             prop_assert!(enough);

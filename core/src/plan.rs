@@ -35,7 +35,7 @@ impl VersionRef {
 
 /// Whether an entry of a key's history holds an object or hides one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Kind {
+pub enum VersionKind {
     /// An object version.
     Object,
     /// A delete marker.
@@ -48,7 +48,7 @@ pub struct SourceVersion {
     /// Which version it is.
     pub version: VersionRef,
     /// Object or marker.
-    pub kind: Kind,
+    pub kind: VersionKind,
     /// The entity tag of an object.
     pub etag: Option<ETag>,
     /// The size of an object.
@@ -57,7 +57,7 @@ pub struct SourceVersion {
 
 /// What a reader of the destination sees at the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Top {
+pub enum Current {
     /// Neither object nor marker, ever.
     Nothing,
     /// A delete marker.
@@ -73,9 +73,9 @@ pub enum Top {
 
 /// What is known of one key at one destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Known {
+pub struct DestinationState {
     /// What is current there.
-    pub top: Top,
+    pub top: Current,
     /// The newest source version that the destination's history holds.
     pub reached: Option<VersionRef>,
     /// Source versions that have a replica.
@@ -88,7 +88,7 @@ pub struct Known {
 
 /// What a write demands of the destination, checked there when it lands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Condition {
+pub enum Precondition {
     /// No object is current: `If-None-Match: *`.
     Absent,
     /// This very object is current: `If-Match`.
@@ -103,26 +103,26 @@ pub enum Step<'a> {
         /// The version to copy.
         source: &'a SourceVersion,
         /// What the write demands.
-        condition: Condition,
+        condition: Precondition,
     },
     /// Append a delete marker over this object.
-    Mark {
+    PutDeleteMarker {
         /// The source's marker.
         source: &'a SourceVersion,
         /// The object it hides.
         over: ETag,
     },
     /// Record this marker as one with what is current already (protocol rule 6).
-    Collapse(&'a SourceVersion),
+    CoalesceMarker(&'a SourceVersion),
     /// Record this version as arrived after a newer one was written.
-    Late(&'a SourceVersion),
+    SkipSuperseded(&'a SourceVersion),
 }
 
 impl Step<'_> {
     /// Returns the version that it is about.
     pub fn version(&self) -> &VersionRef {
         match self {
-            Self::Put { source, .. } | Self::Mark { source, .. } | Self::Collapse(source) | Self::Late(source) => {
+            Self::Put { source, .. } | Self::PutDeleteMarker { source, .. } | Self::CoalesceMarker(source) | Self::SkipSuperseded(source) => {
                 &source.version
             }
         }
@@ -131,7 +131,7 @@ impl Step<'_> {
 
 /// Decides the next step; `None` when the destination is up to date.
 /// `source` is the key's history in scope, oldest first.
-pub fn next<'a>(source: &'a [SourceVersion], known: &Known, history: History) -> Option<Step<'a>> {
+pub fn next<'a>(source: &'a [SourceVersion], known: &DestinationState, history: History) -> Option<Step<'a>> {
     let split = first_to_write(source, known);
     let (before, after) = source.split_at_checked(split).unwrap_or((source, &[]));
     let live = |entry: &&SourceVersion| !known.skipped.contains(&entry.version);
@@ -140,7 +140,7 @@ pub fn next<'a>(source: &'a [SourceVersion], known: &Known, history: History) ->
     let wanted = match history {
         History::Exact => {
             if let Some(late) = before.iter().filter(live).find(|entry| is_late(entry, known)) {
-                return Some(Step::Late(late));
+                return Some(Step::SkipSuperseded(late));
             }
             after.iter().find(missing)
         }
@@ -151,7 +151,7 @@ pub fn next<'a>(source: &'a [SourceVersion], known: &Known, history: History) ->
     // state all the same, and nothing older is shown again: it may be the replica of what is
     // current.
     let hidden = match after.last() {
-        Some(newest) => Some(newest).filter(|newest| live(newest) && !shows(&known.top, newest)),
+        Some(newest) => Some(newest).filter(|newest| live(newest) && !is_shown(&known.top, newest)),
         None => restore(before, known),
     };
     wanted.or(hidden).map(|entry| append(entry, known))
@@ -160,7 +160,7 @@ pub fn next<'a>(source: &'a [SourceVersion], known: &Known, history: History) ->
 /// Counts the oldest entries that no later step of this plan depends on, so that a plan over
 /// thousands of pending versions need not scan the written ones at each step. A plan for the rest
 /// of `source` is the same.
-pub fn settled(source: &[SourceVersion], known: &Known) -> usize {
+pub fn settled(source: &[SourceVersion], known: &DestinationState) -> usize {
     let is_reached = |entry: &SourceVersion| known.reached.as_ref() == Some(&entry.version);
     let Some(at) = source.iter().position(is_reached) else { return 0 };
     let Some(below) = source.get(..at) else { return 0 };
@@ -172,33 +172,33 @@ pub fn settled(source: &[SourceVersion], known: &Known) -> usize {
 
 /// Finds the source's marker that a marker of the destination stands for, when only its time is known:
 /// the first above what was reached that was there by then. Markers carry no stamp.
-pub fn marker_shown<'a>(source: &'a [SourceVersion], known: &Known, marked: Timestamp) -> Option<&'a VersionRef> {
+pub fn marker_shown<'a>(source: &'a [SourceVersion], known: &DestinationState, marked: Timestamp) -> Option<&'a VersionRef> {
     // No replica is below, and the daemon never writes a marker over nothing: another client wrote
     // it.
     known.reached.as_ref()?;
     let (_, after) = source.split_at_checked(first_after(source, known))?;
     // Servers state times by the second, or finer.
     let is_there = |entry: &SourceVersion| entry.version.last_modified.unix_timestamp() <= marked.unix_timestamp();
-    let may_be = |entry: &&SourceVersion| entry.kind == Kind::Marker && is_there(entry);
+    let may_be = |entry: &&SourceVersion| entry.kind == VersionKind::Marker && is_there(entry);
     after.iter().find(may_be).map(|entry| &entry.version)
 }
 
-impl Known {
+impl DestinationState {
     /// Records that a step for `version` was done and that `top` is what the destination shows now.
-    pub fn advance(&mut self, version: &VersionRef, top: Top) {
+    pub fn advance(&mut self, version: &VersionRef, top: Current) {
         self.top = top;
         self.reached = Some(version.clone());
         self.replicated.insert(version.clone());
     }
 
     /// Records that a marker is one with what is current.
-    pub fn collapse(&mut self, version: &VersionRef) {
+    pub fn record_coalesced(&mut self, version: &VersionRef) {
         self.reached = Some(version.clone());
         self.collapsed.insert(version.clone());
     }
 
     /// Records that a version is not to be replicated.
-    pub fn skip(&mut self, version: &VersionRef) {
+    pub fn record_skipped(&mut self, version: &VersionRef) {
         self.skipped.insert(version.clone());
     }
 }
@@ -206,13 +206,13 @@ impl Known {
 /// Says whether an entry above what was reached needs nothing. A marker was collapsed into nothing, or
 /// into a marker, but an upload that was begun before it may have appeared below it since: over an
 /// object it is as missing as any.
-fn is_done(entry: &SourceVersion, known: &Known) -> bool {
-    let is_covered = matches!(known.top, Top::Nothing | Top::Marker);
+fn is_done(entry: &SourceVersion, known: &DestinationState) -> bool {
+    let is_covered = matches!(known.top, Current::Nothing | Current::Marker);
     known.replicated.contains(&entry.version) || (is_covered && known.collapsed.contains(&entry.version))
 }
 
 /// Finds where the history that the destination lacks begins.
-fn first_after(source: &[SourceVersion], known: &Known) -> usize {
+fn first_after(source: &[SourceVersion], known: &DestinationState) -> usize {
     let Some(reached) = &known.reached else { return 0 };
     if let Some(at) = source.iter().position(|entry| entry.version == *reached) {
         return at + 1;
@@ -230,7 +230,7 @@ fn first_after(source: &[SourceVersion], known: &Known) -> usize {
 /// The same, without markers of the same second as the reached version where that is gone: they may
 /// be older or newer. Below an object that goes on top they hide nothing, so they are taken for
 /// older.
-fn first_to_write(source: &[SourceVersion], known: &Known) -> usize {
+fn first_to_write(source: &[SourceVersion], known: &DestinationState) -> usize {
     let after = first_after(source, known);
     let Some(reached) = known.reached.as_ref().filter(|reached| !source.iter().any(|entry| entry.version == **reached))
     else {
@@ -238,47 +238,47 @@ fn first_to_write(source: &[SourceVersion], known: &Known) -> usize {
     };
     let rest = source.get(after..).unwrap_or_default();
     let may_be_older =
-        |entry: &&SourceVersion| entry.kind == Kind::Marker && entry.version.last_modified == reached.last_modified;
+        |entry: &&SourceVersion| entry.kind == VersionKind::Marker && entry.version.last_modified == reached.last_modified;
     let ambiguous = rest.iter().take_while(may_be_older).count();
-    let is_written = |entry: &SourceVersion| entry.kind == Kind::Object && !known.skipped.contains(&entry.version);
+    let is_written = |entry: &SourceVersion| entry.kind == VersionKind::Object && !known.skipped.contains(&entry.version);
     if rest.iter().skip(ambiguous).any(is_written) { after + ambiguous } else { after }
 }
 
 /// A marker below what was reached cannot be late: S3 creates it as the newest entry, so it was
 /// appended or collapsed in its turn. And what was reached is there, whichever client wrote it.
-fn is_late(entry: &SourceVersion, known: &Known) -> bool {
-    entry.kind == Kind::Object
+fn is_late(entry: &SourceVersion, known: &DestinationState) -> bool {
+    entry.kind == VersionKind::Object
         && !known.replicated.contains(&entry.version)
         && known.reached.as_ref() != Some(&entry.version)
 }
 
 /// Finds the version that should be current but is hidden: by a stray marker, by an object that the
 /// replicator did not write, or because its replica was removed.
-fn restore<'a>(before: &'a [SourceVersion], known: &Known) -> Option<&'a SourceVersion> {
+fn restore<'a>(before: &'a [SourceVersion], known: &DestinationState) -> Option<&'a SourceVersion> {
     let newest = before.iter().rfind(|entry| !known.skipped.contains(&entry.version))?;
     if known.reached.as_ref() != Some(&newest.version) {
         return None;
     }
-    (!shows(&known.top, newest)).then_some(newest)
+    (!is_shown(&known.top, newest)).then_some(newest)
 }
 
 /// Says whether a reader of the destination sees this entry.
-fn shows(top: &Top, entry: &SourceVersion) -> bool {
+fn is_shown(top: &Current, entry: &SourceVersion) -> bool {
     match (top, entry.kind) {
-        (Top::Object { replica_of, .. }, Kind::Object) => replica_of.as_ref() == Some(&entry.version),
-        (Top::Object { .. }, Kind::Marker) | (Top::Nothing | Top::Marker, Kind::Object) => false,
-        (Top::Nothing | Top::Marker, Kind::Marker) => true,
+        (Current::Object { replica_of, .. }, VersionKind::Object) => replica_of.as_ref() == Some(&entry.version),
+        (Current::Object { .. }, VersionKind::Marker) | (Current::Nothing | Current::Marker, VersionKind::Object) => false,
+        (Current::Nothing | Current::Marker, VersionKind::Marker) => true,
     }
 }
 
-fn append<'a>(entry: &'a SourceVersion, known: &Known) -> Step<'a> {
+fn append<'a>(entry: &'a SourceVersion, known: &DestinationState) -> Step<'a> {
     match (entry.kind, &known.top) {
-        (Kind::Marker, Top::Object { etag, .. }) => Step::Mark { source: entry, over: etag.clone() },
-        (Kind::Marker, Top::Nothing | Top::Marker) => Step::Collapse(entry),
-        (Kind::Object, Top::Object { etag, .. }) => {
-            Step::Put { source: entry, condition: Condition::Over(etag.clone()) }
+        (VersionKind::Marker, Current::Object { etag, .. }) => Step::PutDeleteMarker { source: entry, over: etag.clone() },
+        (VersionKind::Marker, Current::Nothing | Current::Marker) => Step::CoalesceMarker(entry),
+        (VersionKind::Object, Current::Object { etag, .. }) => {
+            Step::Put { source: entry, condition: Precondition::Over(etag.clone()) }
         }
-        (Kind::Object, Top::Nothing | Top::Marker) => Step::Put { source: entry, condition: Condition::Absent },
+        (VersionKind::Object, Current::Nothing | Current::Marker) => Step::Put { source: entry, condition: Precondition::Absent },
     }
 }
 

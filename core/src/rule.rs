@@ -20,9 +20,9 @@ pub struct Rule {
     /// Decides between rules with the same destination bucket; higher wins.
     pub priority: i64,
     /// Where versions come from.
-    pub source: Place,
+    pub source: BucketRef,
     /// Where replicas go.
-    pub destination: Place,
+    pub destination: BucketRef,
     /// The storage class of replicas; the source's own when absent.
     pub storage_class: Option<String>,
     /// What the filter's prefix becomes at the destination; unchanged when absent.
@@ -57,14 +57,14 @@ pub struct Rule {
     /// Whether SSE-KMS encrypted sources are in scope.
     pub sse_kms_objects: bool,
     /// What the rule may use.
-    pub limits: Limits,
+    pub limits: RateLimits,
     /// What all rules together may use of the destination.
-    pub destination_limits: Limits,
+    pub destination_limits: RateLimits,
 }
 
 /// A bucket and the account whose credentials reach it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Place {
+pub struct BucketRef {
     /// A name from the `accounts` table of the configuration.
     pub account: String,
     /// The bucket.
@@ -163,7 +163,7 @@ pub enum Encryption {
 
 /// What a rule, or all for one destination, may use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Limits {
+pub struct RateLimits {
     /// Bytes of object bodies per second.
     pub bandwidth_bytes_per_second: Option<NonZeroU64>,
     /// Writing requests to the destination per second.
@@ -208,24 +208,24 @@ impl Rule {
 
 /// The rules that compete for one destination bucket, highest priority first.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Contest<'a> {
+pub struct DestinationMatch<'a> {
     /// Where the replicas would go.
-    pub destination: &'a Place,
+    pub destination: &'a BucketRef,
     /// Rules whose key filter matches, highest priority first.
     pub candidates: Vec<&'a Rule>,
 }
 
 /// Finds every destination an object's key may go to, each with its competing rules.
-pub fn contests<'a>(rules: &'a [Rule], source: &Bucket, key: &Key) -> Vec<Contest<'a>> {
+pub fn match_rules<'a>(rules: &'a [Rule], source: &Bucket, key: &Key) -> Vec<DestinationMatch<'a>> {
     let mut matching: Vec<&Rule> = rules
         .iter()
         .filter(|rule| rule.enabled && rule.source.bucket == *source && rule.filter.admits_key(key))
         .collect();
     matching.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.id.cmp(&b.id)));
-    let destinations: BTreeSet<&Place> = matching.iter().map(|rule| &rule.destination).collect();
+    let destinations: BTreeSet<&BucketRef> = matching.iter().map(|rule| &rule.destination).collect();
     destinations
         .into_iter()
-        .map(|destination| Contest {
+        .map(|destination| DestinationMatch {
             destination,
             candidates: matching.iter().copied().filter(|rule| rule.destination == *destination).collect(),
         })

@@ -2,8 +2,8 @@
 
 pub(crate) mod capabilities;
 pub(crate) mod owner;
-pub(crate) mod refusal;
-mod watch;
+pub(crate) mod error;
+mod request_counter;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -20,20 +20,20 @@ use replicator_config::{Account, ConditionalWrites, Service};
 use serde::{Deserialize, Serialize};
 
 use aws_config::SdkConfig;
-use replicator_core::failure::{Failure, Kind, chain};
+use replicator_core::failure::{Failure, FailureKind, error_chain};
 
 use crate::metrics::Metrics;
-use crate::wire::{self, Answer, Bounds, Call, Endpoints, Keeper, Refusal, Signer, Wire};
-use capabilities::{Ability, Capabilities, Lacking};
+use crate::s3_http::{self, S3Response, Bounds, S3Request, BucketEndpoints, Keeper, S3Error, Signer, S3Http};
+use capabilities::{Feature, Capabilities, Lacking};
 use owner::Owner;
-use watch::Watch;
+use request_counter::RequestCounter;
 
 /// An account's clients.
 #[derive(Debug, Clone)]
-pub(crate) struct Access {
+pub(crate) struct AccountClients {
     pub(crate) name: Arc<str>,
     /// For requests that come with every object.
-    pub(crate) wire: Wire,
+    pub(crate) wire: S3Http,
     /// For requests that are safe to repeat: the SDK retries them.
     pub(crate) s3: aws_sdk_s3::Client,
     /// For writes that readers see: sent once, because after a lost answer only a fresh read
@@ -53,7 +53,7 @@ pub(crate) struct Access {
 
 /// How every account reaches AWS, where it is not by the default credential chain and real connections.
 #[derive(Debug, Clone)]
-pub struct Given {
+pub struct AwsOverride {
     /// What the SDK uses.
     pub sdk: SdkConfig,
     /// What sends the requests that do not go through the SDK.
@@ -63,7 +63,7 @@ pub struct Given {
 /// Every account of the configuration by its name.
 #[derive(Debug, Clone)]
 pub(crate) struct Accounts {
-    by_name: BTreeMap<String, Access>,
+    by_name: BTreeMap<String, AccountClients>,
 }
 
 /// A clock that is so far from ours that its dates are not used.
@@ -81,7 +81,7 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Returns a client's settings with another deadline for each attempt.
-pub(crate) fn deadline(timeout: Duration) -> aws_sdk_s3::config::Builder {
+pub(crate) fn attempt_deadline(timeout: Duration) -> aws_sdk_s3::config::Builder {
     let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(timeout);
     aws_sdk_s3::config::Builder::new().timeout_config(timeouts.build())
 }
@@ -94,15 +94,15 @@ impl Accounts {
     pub(crate) async fn connect(
         accounts: &BTreeMap<String, Account>,
         metrics: &Metrics,
-        given: Option<&Given>,
-    ) -> Result<Self, wire::NoTls> {
-        let connector = given.map_or_else(wire::connect, |given| Ok(given.connector.clone()))?;
+        given: Option<&AwsOverride>,
+    ) -> Result<Self, s3_http::NoTls> {
+        let connector = given.map_or_else(s3_http::connect, |given| Ok(given.connector.clone()))?;
         let mut by_name = BTreeMap::new();
         for (name, account) in accounts {
             let bounds = Bounds::new(name);
             let config = match given {
                 Some(given) => {
-                    let client = given.sdk.http_client().map(|client| bounds.around(client));
+                    let client = given.sdk.http_client().map(|client| bounds.bound_client(client));
                     let region = Region::new(account.region.clone());
                     let mut config = given.sdk.to_builder().region(region);
                     config.set_http_client(client);
@@ -111,23 +111,23 @@ impl Accounts {
                 None => {
                     let connector = connector.clone();
                     let client = http_client_fn(move |_, _| connector.clone());
-                    Box::pin(credentials(account, bounds.around(client))).await
+                    Box::pin(credentials(account, bounds.bound_client(client))).await
                 }
             };
             let network = (connector.clone(), bounds);
-            by_name.insert(name.clone(), Access::connect(account, &config, network, metrics));
+            by_name.insert(name.clone(), AccountClients::connect(account, &config, network, metrics));
         }
         Ok(Self { by_name })
     }
 
     /// Lists the abilities that endpoints turned out to lack.
-    pub(crate) fn lacking(&self) -> Vec<Lacking> {
-        self.by_name.values().flat_map(|access| access.capabilities.lacking(&access.name)).collect()
+    pub(crate) fn missing_features(&self) -> Vec<Lacking> {
+        self.by_name.values().flat_map(|access| access.capabilities.missing_features(&access.name)).collect()
     }
 
     /// Lists the accounts whose services' clocks are too far from ours.
     pub(crate) fn far_off_clocks(&self) -> Vec<FarOffClock> {
-        let clock = |access: &Access| {
+        let clock = |access: &AccountClients| {
             let ahead_seconds = access.wire.far_off_clock()?;
             Some(FarOffClock { account: access.name.to_string(), ahead_seconds })
         };
@@ -135,30 +135,30 @@ impl Accounts {
     }
 
     /// Returns an account; the configuration was checked, so every rule's account is here.
-    pub(crate) fn get(&self, name: &str) -> Option<&Access> {
+    pub(crate) fn get(&self, name: &str) -> Option<&AccountClients> {
         self.by_name.get(name)
     }
 }
 
-impl Access {
+impl AccountClients {
     fn connect(
         account: &Account,
         config: &SdkConfig,
         network: (SharedHttpConnector, Bounds),
         metrics: &Metrics,
     ) -> Self {
-        let watch = Watch::new(&account.name, metrics);
+        let watch = RequestCounter::new(&account.name, metrics);
         let keeper = config.credentials_provider().map(|provider| Arc::new(Keeper::new(provider)));
         let kept = keeper.clone().map(|keeper| SharedCredentialsProvider::new(keeper as Arc<dyn ProvideCredentials>));
         let mut builder = config.to_builder();
         builder.set_credentials_provider(kept);
         let config = &builder.build();
-        let way = (Endpoints::new(account, config), Signer::new(keeper));
+        let way = (BucketEndpoints::new(account, config), Signer::new(keeper));
         Self {
             name: Arc::from(account.name.as_str()),
-            wire: Wire::new(&account.name, network, way, metrics),
-            s3: s3(account, config, watch.clone(), RetryConfig::standard().with_max_attempts(3)),
-            s3_once: s3(account, config, watch.clone(), RetryConfig::disabled()),
+            wire: S3Http::new(&account.name, network, way, metrics),
+            s3: s3_client(account, config, watch.clone(), RetryConfig::standard().with_max_attempts(3)),
+            s3_once: s3_client(account, config, watch.clone(), RetryConfig::disabled()),
             sqs: sqs(account, config, watch),
             capabilities: Arc::new(Capabilities::new(account.conditional_writes != ConditionalWrites::Off)),
             principal: Arc::default(),
@@ -171,8 +171,8 @@ impl Access {
 
     /// Sends a request for an object with its checksums, and one without them where the endpoint
     /// does not support that.
-    pub(crate) async fn send_for_checksums<'a>(&self, call: impl Fn() -> Call<'a>) -> Result<Answer, Refusal> {
-        if !self.capabilities.has(Ability::ChecksumRead) {
+    pub(crate) async fn send_for_checksums<'a>(&self, call: impl Fn() -> S3Request<'a>) -> Result<S3Response, S3Error> {
+        if !self.capabilities.has_feature(Feature::ChecksumRead) {
             return self.wire.send(call()).await;
         }
         let refusal = match self.wire.send(call().checksums()).await {
@@ -180,15 +180,15 @@ impl Access {
             sent => return sent,
         };
         let plain = self.wire.send(call()).await?;
-        self.capabilities.withdraw(Ability::ChecksumRead, &self.name, &chain(&refusal.failure));
+        self.capabilities.disable_feature(Feature::ChecksumRead, &self.name, &error_chain(&refusal.failure));
         Ok(plain)
     }
 }
 
 /// Says whether a refusal is of the question for checksums, or may be: nothing else that is optional goes with it.
 fn minds_checksums(failure: &Failure) -> bool {
-    let may_be = failure.header.as_deref().is_none_or(|header| Ability::ChecksumRead.is_asked_by(header));
-    failure.kind == Kind::NotImplemented && may_be
+    let may_be = failure.header.as_deref().is_none_or(|header| Feature::ChecksumRead.is_asked_by(header));
+    failure.kind == FailureKind::NotImplemented && may_be
 }
 
 /// Finds the credentials that sign: of the default chain or a profile, or of the role assumed with
@@ -223,7 +223,7 @@ async fn credentials(account: &Account, client: SharedHttpClient) -> SdkConfig {
 
 /// Checksums are ours to compute, once: the SDK adds none of its own, which some S3-compatible
 /// servers would even store as part of the body.
-fn s3(account: &Account, config: &SdkConfig, watch: Watch, retries: RetryConfig) -> aws_sdk_s3::Client {
+fn s3_client(account: &Account, config: &SdkConfig, watch: RequestCounter, retries: RetryConfig) -> aws_sdk_s3::Client {
     let mut builder = aws_sdk_s3::config::Builder::from(config)
         .force_path_style(account.path_style)
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
@@ -232,13 +232,13 @@ fn s3(account: &Account, config: &SdkConfig, watch: Watch, retries: RetryConfig)
         .interceptor(watch);
     // What the environment says of endpoints does not count: abilities are known by what the file says.
     builder.set_endpoint_url(account.endpoint_of(Service::S3).map(str::to_owned));
-    if let Some(owner) = Owner::of(account) {
+    if let Some(owner) = Owner::from_account(account) {
         builder = builder.interceptor(owner);
     }
     aws_sdk_s3::Client::from_conf(builder.build())
 }
 
-fn sqs(account: &Account, config: &SdkConfig, watch: Watch) -> aws_sdk_sqs::Client {
+fn sqs(account: &Account, config: &SdkConfig, watch: RequestCounter) -> aws_sdk_sqs::Client {
     let timeouts =
         TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(POLL_TIMEOUT).build();
     let mut builder = aws_sdk_sqs::config::Builder::from(config).timeout_config(timeouts).interceptor(watch);

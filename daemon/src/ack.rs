@@ -12,18 +12,18 @@ use replicator_core::retry;
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use crate::accounts::refusal::{is_never_taken, words};
+use crate::accounts::error::{is_never_taken, error_words};
 use crate::engine::Engine;
 use crate::failpoint::Step;
-use crate::message::{Disposal, Message, QueueAccess, Settlement};
+use crate::message::{AckAction, Message, QueueAccess, AckRequest};
 use crate::metrics::MessageOutcome;
-use replicator_core::failure::chain;
+use replicator_core::failure::error_chain;
 
 /// Deletes, parks and releases messages in batches.
 #[derive(Debug)]
 pub(crate) struct Ack {
     pub(crate) engine: Arc<Engine>,
-    pub(crate) settlements: mpsc::Receiver<Settlement>,
+    pub(crate) settlements: mpsc::Receiver<AckRequest>,
 }
 
 /// SQS takes at most ten entries a batch:
@@ -45,11 +45,11 @@ impl Ack {
         while self.settlements.recv_many(&mut round, ROUND_MAX).await > 0 {
             // More come soon; a full batch costs what one message does.
             let _full_or_late = tokio::time::timeout(LINGER, self.fill(&mut round)).await;
-            self.settle(std::mem::take(&mut round)).await;
+            self.settle_round(std::mem::take(&mut round)).await;
         }
     }
 
-    async fn fill(&mut self, round: &mut Vec<Settlement>) {
+    async fn fill(&mut self, round: &mut Vec<AckRequest>) {
         while round.len() < ROUND_MAX {
             if self.settlements.recv_many(round, ROUND_MAX - round.len()).await == 0 {
                 return;
@@ -57,12 +57,12 @@ impl Ack {
         }
     }
 
-    async fn settle(&self, round: Vec<Settlement>) {
+    async fn settle_round(&self, round: Vec<AckRequest>) {
         let mut delete: BTreeMap<String, Vec<Message>> = BTreeMap::new();
         let mut release: BTreeMap<String, Vec<(Message, Duration)>> = BTreeMap::new();
         // Beside each other: a dead-letter queue that hangs holds up one round, not each message in turn.
-        let parked = self.forward(round).await.into_iter().map(|Settlement { message, disposal }| async {
-            let back_after = self.park(&message, disposal).await;
+        let parked = self.forward(round).await.into_iter().map(|AckRequest { message, disposal }| async {
+            let back_after = self.dead_letter(&message, disposal).await;
             (message, back_after)
         });
         for (message, back_after) in futures::future::join_all(parked).await {
@@ -70,7 +70,7 @@ impl Ack {
             if back_after.is_some() {
                 message.lease.end_group();
             }
-            let is_lost = message.lease.lost().is_cancelled();
+            let is_lost = message.lease.lost_token().is_cancelled();
             match back_after {
                 // What another worker holds by now is not to be shown to a third; nor to be deleted, which would let the
                 // next of its group out beside that one.
@@ -82,11 +82,11 @@ impl Ack {
         }
         // Nothing is deleted before its record is on disk. If it cannot be, the messages come back.
         if let Err(failure) = self.engine.failpoints.around(Step::Sync, async { self.engine.ledger.sync() }).await {
-            warn!(error = chain(&failure), "the ledger cannot be synced, messages stay in their queues");
+            warn!(error = error_chain(&failure), "the ledger cannot be synced, messages stay in their queues");
             delete.values().flatten().for_each(|message| message.lease.end_group());
             delete.clear();
         }
-        delete.values().flatten().for_each(|message| message.lease.settle());
+        delete.values().flatten().for_each(|message| message.lease.mark_settled());
         let deletes = delete.values().flat_map(|messages| messages.chunks(BATCH_MAX)).map(|batch| self.delete(batch));
         futures::future::join_all(deletes).await;
         let releases = release.values().flat_map(|all| all.chunks(BATCH_MAX)).map(|batch| self.release(batch));
@@ -94,23 +94,23 @@ impl Ack {
     }
 
     /// Sends what is to be sent to work queues first; a message of which that failed comes again itself.
-    async fn forward(&self, mut round: Vec<Settlement>) -> Vec<Settlement> {
+    async fn forward(&self, mut round: Vec<AckRequest>) -> Vec<AckRequest> {
         let mut items = Vec::new();
-        for Settlement { disposal, .. } in &mut round {
-            if let Disposal::Forward(sent) = disposal {
+        for AckRequest { disposal, .. } in &mut round {
+            if let AckAction::Forward(sent) = disposal {
                 items.append(&mut sent.clone());
             }
         }
         if items.is_empty() {
             return round;
         }
-        let mut sent = self.engine.work_queues.send(&items).await.into_iter();
-        for Settlement { message, disposal } in &mut round {
-            if let Disposal::Forward(items) = disposal {
+        let mut sent = self.engine.work_queues.send_all(&items).await.into_iter();
+        for AckRequest { message, disposal } in &mut round {
+            if let AckAction::Forward(items) = disposal {
                 let is_sent = items.iter().fold(true, |all, _| sent.next().unwrap_or(false) && all);
                 *disposal = match is_sent {
-                    true => Disposal::Delete,
-                    false => Disposal::Release(message.patience(retry::ceiling(1))),
+                    true => AckAction::Delete,
+                    false => AckAction::ReturnAfter(message.redelivery_delay(retry::delay_ceiling(1))),
                 };
             }
         }
@@ -118,23 +118,23 @@ impl Ack {
     }
 
     /// Sends to the dead-letter queue what is to be kept there; returns a delay when the message is to be delivered again.
-    async fn park(&self, message: &Message, disposal: Disposal) -> Option<Duration> {
+    async fn dead_letter(&self, message: &Message, disposal: AckAction) -> Option<Duration> {
         let reason = match disposal {
-            Disposal::Delete | Disposal::Forward(_) => return None,
-            Disposal::Release(delay) => return Some(delay),
-            Disposal::Park(reason) => reason,
+            AckAction::Delete | AckAction::Forward(_) => return None,
+            AckAction::ReturnAfter(delay) => return Some(delay),
+            AckAction::DeadLetter(reason) => reason,
         };
         let name = message.queue.queue.name();
         let send = Box::pin(send(message, reason));
         match self.engine.failpoints.around(Step::DeadLetter, send).await {
             Ok(()) => {
-                self.engine.metrics.message(name, MessageOutcome::Parked);
+                self.engine.metrics.count_message(name, MessageOutcome::Parked);
                 None
             }
             Err(error) => {
                 let message_id = message.id.as_str();
                 warn!(queue = name, message_id, error, "the dead-letter queue does not take a message, it stays");
-                Some(message.patience(retry::ceiling(ATTEMPTS_MAX)))
+                Some(message.redelivery_delay(retry::delay_ceiling(ATTEMPTS_MAX)))
             }
         }
     }
@@ -148,13 +148,13 @@ impl Ack {
             let (failed, done): (Vec<&Message>, Vec<&Message>) =
                 left.into_iter().partition(|message| failed.contains(&message.number.to_string()));
             for message in done {
-                self.engine.metrics.message(message.queue.queue.name(), MessageOutcome::Deleted);
+                self.engine.metrics.count_message(message.queue.queue.name(), MessageOutcome::Deleted);
             }
             left = failed;
             if left.is_empty() {
                 return;
             }
-            tokio::time::sleep(retry::delay(attempt, 1.0)).await;
+            tokio::time::sleep(retry::jittered_delay(attempt, 1.0)).await;
         }
         for message in left {
             message.lease.end_group();
@@ -163,7 +163,7 @@ impl Ack {
                 message_id = message.id,
                 "cannot delete a message, it will return"
             );
-            self.engine.metrics.message(message.queue.queue.name(), MessageOutcome::DeleteFailed);
+            self.engine.metrics.count_message(message.queue.queue.name(), MessageOutcome::DeleteFailed);
         }
     }
 
@@ -183,7 +183,7 @@ impl Ack {
         match self.engine.failpoints.around(Step::Ack, Box::pin(request)).await {
             Ok(answer) => answer.failed.into_iter().map(|failed| failed.id).collect(),
             Err(error) => {
-                warn!(queue = first.queue.queue.name(), error = words(&error), "cannot delete messages for now");
+                warn!(queue = first.queue.queue.name(), error = error_words(&error), "cannot delete messages for now");
                 all()
             }
         }
@@ -197,7 +197,7 @@ impl Ack {
             ChangeMessageVisibilityBatchRequestEntry::builder()
                 .id(message.number.to_string())
                 .receipt_handle(&message.receipt)
-                .visibility_timeout(seconds(*delay))
+                .visibility_timeout(seconds_rounded_up(*delay))
                 .build()
         };
         let Ok(entries) = batch.iter().map(entry).collect::<Result<Vec<_>, _>>() else { return };
@@ -206,18 +206,18 @@ impl Ack {
         match self.engine.failpoints.around(Step::Release, Box::pin(request)).await {
             Ok(answer) => {
                 for _ in answer.successful {
-                    self.engine.metrics.message(first.queue.queue.name(), MessageOutcome::Released);
+                    self.engine.metrics.count_message(first.queue.queue.name(), MessageOutcome::Released);
                 }
             }
             Err(error) => {
-                warn!(queue = first.queue.queue.name(), error = words(&error), "cannot release messages, they wait");
+                warn!(queue = first.queue.queue.name(), error = error_words(&error), "cannot release messages, they wait");
             }
         }
     }
 }
 
 /// Returns whole seconds, rounded up.
-fn seconds(delay: Duration) -> i32 {
+fn seconds_rounded_up(delay: Duration) -> i32 {
     i32::try_from(delay.as_secs() + u64::from(delay.subsec_nanos() > 0)).unwrap_or(i32::MAX)
 }
 
@@ -229,8 +229,8 @@ async fn send(message: &Message, reason: Reason) -> Result<(), String> {
     let attribute = attribute.map_err(|error| error.to_string())?;
     let bare = client.send_message().queue_url(&queue.dead_letter_url).message_body(&message.body);
     match bare.clone().message_attributes("Reason", attribute).send().await {
-        Err(error) if is_never_taken(&error) => bare.send().await.map(drop).map_err(|error| words(&error)),
-        sent => sent.map(drop).map_err(|error| words(&error)),
+        Err(error) if is_never_taken(&error) => bare.send().await.map(drop).map_err(|error| error_words(&error)),
+        sent => sent.map(drop).map_err(|error| error_words(&error)),
     }
 }
 
@@ -240,6 +240,6 @@ mod tests {
 
     #[test]
     fn a_part_of_a_second_is_not_waited_short() {
-        assert_eq!([0, 1, 1000, 1001].map(|milliseconds| seconds(Duration::from_millis(milliseconds))), [0, 1, 1, 2]);
+        assert_eq!([0, 1, 1000, 1001].map(|milliseconds| seconds_rounded_up(Duration::from_millis(milliseconds))), [0, 1, 1, 2]);
     }
 }

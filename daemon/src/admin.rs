@@ -21,21 +21,21 @@ use tracing::warn;
 
 use crate::accounts::FarOffClock;
 use crate::accounts::capabilities::Lacking;
-use crate::dispatch::{Board, Question};
+use crate::dispatch::{InFlightStats, Command};
 use crate::engine::Engine;
-use crate::health::{Ailment, Poll, SILENT_AFTER};
+use crate::health::{LivenessFailure, PollStatus, SILENT_AFTER};
 pub use crate::metrics::{Unproved, UnprovedCount};
-use crate::pace::Ailing;
+use crate::concurrency::DegradedDependency;
 pub(crate) use listener::COMMAND;
 use listener::Door;
-use replicator_core::failure::chain;
+use replicator_core::failure::error_chain;
 
 /// What the answers are made from.
 #[derive(Debug, Clone)]
 pub(crate) struct Admin {
     pub(crate) engine: Arc<Engine>,
-    pub(crate) questions: mpsc::Sender<Question>,
-    pub(crate) polls: Arc<Vec<Arc<Poll>>>,
+    pub(crate) questions: mpsc::Sender<Command>,
+    pub(crate) polls: Arc<Vec<Arc<PollStatus>>>,
     pub(crate) draining: CancellationToken,
     /// Names under which clients may reach this.
     pub(crate) hosts: Arc<[String]>,
@@ -46,17 +46,17 @@ pub(crate) struct Admin {
 pub struct Status {
     /// Whether every queue answers and the daemon is not about to stop.
     pub ready: bool,
-    /// What is in hand.
-    pub board: Board,
+    /// What is in flight.
+    pub board: InFlightStats,
     /// What is parked, by rule and reason.
-    pub parked: Vec<Parked>,
+    pub parked: Vec<ParkedCount>,
     /// How polling goes.
     pub queues: Vec<QueueStatus>,
     /// What was written without a proof, since the daemon was started.
     #[serde(default)]
     pub unproved: Vec<UnprovedCount>,
     /// Buckets and keys that are throttled, or whose circuit is open.
-    pub ailing: Vec<Ailing>,
+    pub ailing: Vec<DegradedDependency>,
     /// What keeps the ledger from being relied on, if anything does; what is parked may then be more than is told.
     #[serde(default)]
     pub ledger: Option<String>,
@@ -72,7 +72,7 @@ pub struct Status {
 
 /// How many tasks of a rule are parked for one reason.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Parked {
+pub struct ParkedCount {
     /// The rule; empty for messages that fit none.
     pub rule: String,
     /// Why.
@@ -112,11 +112,11 @@ impl Admin {
         Door { router, hosts }.serve(listener, stop).await;
     }
 
-    /// Requests from the dispatch what is in hand; `None` when it does not answer in time.
-    async fn board(&self) -> Option<Board> {
+    /// Requests from the dispatch what is in flight; `None` when it does not answer in time.
+    async fn ask_board(&self) -> Option<InFlightStats> {
         let (answer, board) = oneshot::channel();
         let asked = async {
-            self.questions.send(Question::Board(answer)).await.ok()?;
+            self.questions.send(Command::Board(answer)).await.ok()?;
             board.await.ok()
         };
         let board = tokio::time::timeout(DISPATCH_TIMEOUT, asked).await.ok().flatten();
@@ -133,21 +133,21 @@ impl Admin {
 
     /// Gathers the figures.
     pub(crate) async fn status(&self) -> Result<Status, String> {
-        let board = self.board().await.ok_or(SILENT)?;
+        let board = self.ask_board().await.ok_or(SILENT)?;
         // An unreadable count shows in the ledger's condition, and is no reason to withhold the
         // rest.
         let counts = self.engine.ledger.parked_counts().unwrap_or_default();
-        let answers = |poll: &Arc<Poll>| QueueStatus { queue: poll.queue.clone(), answers: poll.is_ready() };
+        let answers = |poll: &Arc<PollStatus>| QueueStatus { queue: poll.queue.clone(), answers: poll.is_ready() };
         Ok(Status {
             ready: self.is_ready(),
             unproved: self.engine.metrics.unproved_counts(board.rules.keys().map(String::as_str)),
             board,
-            parked: counts.into_iter().map(|((rule, reason), tasks)| Parked { rule, reason, tasks }).collect(),
+            parked: counts.into_iter().map(|((rule, reason), tasks)| ParkedCount { rule, reason, tasks }).collect(),
             queues: self.polls.iter().map(answers).collect(),
-            ailing: self.engine.pace.ailing(),
+            ailing: self.engine.concurrency.ailing(),
             ledger: self.engine.ledger.condition().ailment(),
             another: self.engine.another.ailment(),
-            lacking: self.engine.accounts.lacking(),
+            lacking: self.engine.accounts.missing_features(),
             clocks: self.engine.accounts.far_off_clocks(),
         })
     }
@@ -157,16 +157,16 @@ impl Admin {
         let metrics = &self.engine.metrics;
         // Without an answer the figures are absent, which alerts can see: old ones would look
         // current.
-        let rules = self.board().await.map(|board| board.rules).unwrap_or_default();
+        let rules = self.ask_board().await.map(|board| board.rules).unwrap_or_default();
         metrics.set_pending(rules.iter().map(|(rule, pending)| (rule.as_str(), pending.clone())));
         match self.engine.ledger.parked_counts() {
             Ok(counts) => {
                 metrics.set_parked(counts.iter().map(|((rule, reason), count)| (rule.as_str(), *reason, *count)));
             }
-            Err(failure) => warn!(error = chain(&failure), "cannot count what is parked"),
+            Err(failure) => warn!(error = error_chain(&failure), "cannot count what is parked"),
         }
         let condition = self.engine.ledger.condition();
-        metrics.set_ledger(condition.ailment().is_none(), condition.counts());
+        metrics.set_ledger(condition.ailment().is_none(), condition.trouble_counts());
         metrics.set_memory("budget", self.engine.budget.total_bytes());
         metrics.set_memory("used", self.engine.budget.used_bytes());
         metrics.render().map_err(|error| error.to_string())
@@ -182,10 +182,10 @@ impl Admin {
             return Some(ailment);
         }
         // A dispatch that hangs settles nothing either: so it is questioned only then.
-        let ailment = self.engine.pulse.ailment()?;
-        match (self.board().await, ailment) {
-            (Some(board), Ailment::Stalled(_))
-                if board.messages == 0 && board.lanes == 0 && !self.engine.pulse.gave_up_lately() =>
+        let ailment = self.engine.watchdog.ailment()?;
+        match (self.ask_board().await, ailment) {
+            (Some(board), LivenessFailure::Stalled(_))
+                if board.messages == 0 && board.targets == 0 && !self.engine.watchdog.gave_up_lately() =>
             {
                 None
             }
@@ -224,7 +224,7 @@ async fn readyz(State(admin): State<Admin>) -> Response {
 
 async fn status(State(admin): State<Admin>) -> Response {
     match admin.status().await {
-        Ok(status) => failures::json(&status),
+        Ok(status) => failures::json_response(&status),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error).into_response(),
     }
 }
@@ -246,7 +246,7 @@ mod tests {
 
     use axum::body::to_bytes;
     use replicator_core::object::{Bucket, Key};
-    use replicator_core::rule::Place;
+    use replicator_core::rule::BucketRef;
     use tempfile::TempDir;
 
     use super::*;
@@ -254,13 +254,13 @@ mod tests {
     use crate::budget::Budget;
     use crate::failpoint::Failpoints;
     use crate::ledger::Ledger;
-    use crate::ledger::records::Lane;
+    use crate::ledger::records::TargetKey;
     use crate::metrics::Metrics;
     use crate::predecessor::Predecessor;
     use crate::work_queues::WorkQueues;
 
     /// Makes one of a daemon that has one queue, and what it asks the dispatch.
-    async fn admin(directory: &TempDir) -> (Admin, mpsc::Receiver<Question>) {
+    async fn admin(directory: &TempDir) -> (Admin, mpsc::Receiver<Command>) {
         let metrics = Metrics::new().unwrap();
         let accounts = Accounts::connect(&BTreeMap::new(), &metrics, None).await.unwrap();
         let ledger = Ledger::open(directory.path()).unwrap();
@@ -272,7 +272,7 @@ mod tests {
             Failpoints::default(),
         ));
         let (questions, asked) = mpsc::channel(1);
-        let polls = Arc::new(vec![Arc::new(Poll::new("events"))]);
+        let polls = Arc::new(vec![Arc::new(PollStatus::new("events"))]);
         (Admin { engine, questions, polls, draining: CancellationToken::new(), hosts: Arc::default() }, asked)
     }
 
@@ -284,10 +284,10 @@ mod tests {
         (status, String::from_utf8_lossy(&body).into_owned())
     }
 
-    /// Answers as a dispatch does that has nothing in hand.
-    async fn answer(asked: &mut mpsc::Receiver<Question>) {
-        let Some(Question::Board(asker)) = asked.recv().await else { panic!("nobody asked") };
-        asker.send(Board::default()).unwrap();
+    /// Answers as a dispatch does that has nothing in flight.
+    async fn answer(asked: &mut mpsc::Receiver<Command>) {
+        let Some(Command::Board(asker)) = asked.recv().await else { panic!("nobody asked") };
+        asker.send(InFlightStats::default()).unwrap();
     }
 
     fn red(text: &str) -> (StatusCode, String) {
@@ -302,12 +302,12 @@ mod tests {
     async fn a_dead_queue_turns_the_health_red_until_it_answers() {
         let directory = tempfile::tempdir().unwrap();
         let (admin, _asked) = admin(&directory).await;
-        admin.polls[0].failed();
+        admin.polls[0].poll_failed();
         tokio::time::advance(SILENT_AFTER).await;
         assert_eq!(health(&admin).await, green());
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(health(&admin).await, red("queue events cannot be polled"));
-        admin.polls[0].succeeded();
+        admin.polls[0].poll_succeeded();
         assert_eq!(health(&admin).await, green());
     }
 
@@ -315,17 +315,17 @@ mod tests {
     async fn a_lane_that_hangs_turns_the_health_red_though_others_get_on() {
         let directory = tempfile::tempdir().unwrap();
         let (admin, mut asked) = admin(&directory).await;
-        let destination = Place { account: "archive".to_owned(), bucket: Bucket::try_from("replicas").unwrap() };
-        let lane = Lane { destination, key: Key::try_from("hangs").unwrap() };
-        let at_work = admin.engine.pulse.at_work(&lane);
+        let destination = BucketRef { account: "archive".to_owned(), bucket: Bucket::try_from("replicas").unwrap() };
+        let target = TargetKey { destination, key: Key::try_from("hangs").unwrap() };
+        let at_work = admin.engine.watchdog.at_work(&target);
         tokio::time::advance(Duration::from_secs(901)).await;
-        admin.engine.pulse.beat();
+        admin.engine.watchdog.record_progress();
         let (told, ()) = tokio::join!(health(&admin), answer(&mut asked));
         assert_eq!(told, red("s3://replicas/hangs is worked on and has not moved for 901 s"));
         assert_eq!(health(&admin).await, red(SILENT), "a dispatch that hangs as well is worse");
         drop(at_work);
         // The second request waited for a dispatch that never answered, which took its time.
-        admin.engine.pulse.beat();
+        admin.engine.watchdog.record_progress();
         assert_eq!(health(&admin).await, green());
     }
 }

@@ -3,10 +3,10 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use replicator_core::rule::{Place, Rule};
+use replicator_core::rule::{BucketRef, Rule};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use crate::turns::{Payer, Turns};
+use crate::fair_queue::{Flow, Turns};
 
 /// Bytes that object bodies may occupy, shared by all transfers.
 #[derive(Debug, Clone)]
@@ -20,7 +20,7 @@ pub(crate) struct Budget {
 /// Bytes paid for; they return to where they are from on drop.
 #[must_use]
 #[derive(Debug)]
-pub(crate) struct Paid {
+pub(crate) struct MemoryPermit {
     #[expect(dead_code, reason = "held for its drop")]
     pages: [Option<OwnedSemaphorePermit>; 2],
 }
@@ -29,7 +29,7 @@ pub(crate) struct Paid {
 #[derive(Debug)]
 struct Shares {
     each: u32,
-    of: HashMap<Place, Arc<Lot>>,
+    of: HashMap<BucketRef, Arc<Lot>>,
 }
 
 /// Pages, of which large objects may not have all.
@@ -70,11 +70,11 @@ impl Budget {
     }
 
     /// Divides it among the destinations of a new set of rules. What was paid before is not counted again.
-    pub(crate) fn divide<'a>(&self, rules: impl Iterator<Item = &'a Rule>) {
-        let destinations: BTreeSet<&Place> = rules.map(|rule| &rule.destination).collect();
+    pub(crate) fn divide_shares<'a>(&self, rules: impl Iterator<Item = &'a Rule>) {
+        let destinations: BTreeSet<&BucketRef> = rules.map(|rule| &rule.destination).collect();
         let max = self.whole.all.max;
         let each = if destinations.len() > 1 { (max - max / OTHERS_DIVISOR).max(1) } else { max };
-        let mut shares = self.shares();
+        let mut shares = self.lock_shares();
         if shares.each != each {
             *shares = Shares { each, of: HashMap::new() };
             self.divided.notify_waiters();
@@ -83,27 +83,27 @@ impl Budget {
 
     /// Waits until a payer's destination may have this much more; memory is still to be paid for. A
     /// task never waits for a share once it has paid for memory.
-    pub(crate) async fn share(&self, payer: Payer<'_>, bytes: u64) -> Paid {
+    pub(crate) async fn share(&self, payer: Flow<'_>, bytes: u64) -> MemoryPermit {
         loop {
             let divided = self.divided.notified();
             let share = self.share_of(&payer.rule.destination);
             tokio::select! {
                 biased;
-                paid = share.pay(payer, bytes) => return paid,
+                paid = share.acquire_pages(payer, bytes) => return paid,
                 () = divided => {}
             }
         }
     }
 
     /// Pays if so many bytes are free and no payment waits.
-    pub(crate) fn try_pay(&self, payer: Payer<'_>, bytes: u64) -> Option<Paid> {
+    pub(crate) fn try_pay(&self, payer: Flow<'_>, bytes: u64) -> Option<MemoryPermit> {
         self.whole.try_pay(payer, bytes)
     }
 
     /// Waits until `bytes` are free. A waiting task holds a share at most, and no task that has
     /// paid waits for a share: so the budget cannot deadlock. More than everything buys everything.
-    pub(crate) async fn pay(&self, payer: Payer<'_>, bytes: u64) -> Paid {
-        self.whole.pay(payer, bytes).await
+    pub(crate) async fn acquire_memory(&self, payer: Flow<'_>, bytes: u64) -> MemoryPermit {
+        self.whole.acquire_pages(payer, bytes).await
     }
 
     /// Returns the size of the largest part that is paid for in full.
@@ -121,8 +121,8 @@ impl Budget {
         self.total_bytes() - self.whole.all.free.available_permits() as u64 * PAGE_BYTES
     }
 
-    fn share_of(&self, destination: &Place) -> Arc<Lot> {
-        let mut shares = self.shares();
+    fn share_of(&self, destination: &BucketRef) -> Arc<Lot> {
+        let mut shares = self.lock_shares();
         if let Some(share) = shares.of.get(destination) {
             return Arc::clone(share);
         }
@@ -131,7 +131,7 @@ impl Budget {
         share
     }
 
-    fn shares(&self) -> MutexGuard<'_, Shares> {
+    fn lock_shares(&self) -> MutexGuard<'_, Shares> {
         self.shares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -141,25 +141,25 @@ impl Lot {
         Self { all: Pages::new(max), bulk: Pages::new(max - reserve), lines: Turns::default() }
     }
 
-    fn try_pay(&self, payer: Payer<'_>, bytes: u64) -> Option<Paid> {
+    fn try_pay(&self, payer: Flow<'_>, bytes: u64) -> Option<MemoryPermit> {
         let count = self.count(payer, bytes);
         let bulk = if payer.is_bulk { Some(self.bulk.try_take(count)?) } else { None };
-        Some(Paid { pages: [bulk, Some(self.all.try_take(count)?)] })
+        Some(MemoryPermit { pages: [bulk, Some(self.all.try_take(count)?)] })
     }
 
     /// Of each rule's large objects one part at most is in line with the others'.
-    async fn pay(&self, payer: Payer<'_>, bytes: u64) -> Paid {
+    async fn acquire_pages(&self, payer: Flow<'_>, bytes: u64) -> MemoryPermit {
         let count = self.count(payer, bytes);
         if !payer.is_bulk {
-            return Paid { pages: [None, self.all.take(count).await] };
+            return MemoryPermit { pages: [None, self.all.take(count).await] };
         }
         let _turn = self.lines.take(payer).await;
         let bulk = self.bulk.take(count).await;
-        Paid { pages: [bulk, self.all.take(count).await] }
+        MemoryPermit { pages: [bulk, self.all.take(count).await] }
     }
 
     /// Counts the pages of so many bytes, or all that there are for such a payer.
-    fn count(&self, payer: Payer<'_>, bytes: u64) -> u32 {
+    fn count(&self, payer: Flow<'_>, bytes: u64) -> u32 {
         let max = if payer.is_bulk { self.bulk.max } else { self.all.max };
         u32::try_from(bytes.div_ceil(PAGE_BYTES)).unwrap_or(u32::MAX).min(max)
     }
@@ -188,16 +188,16 @@ mod tests {
     use tokio::time::{Instant, sleep};
 
     use super::*;
-    use crate::turns::tests::{rule, rules};
+    use crate::fair_queue::tests::{rule, rules};
 
     const ALL: u64 = 1 << 20;
 
     #[tokio::test]
     async fn a_body_larger_than_the_budget_takes_it_whole_instead_of_waiting_forever() {
         let (budget, rule) = (Budget::new(ALL), rule("orders"));
-        let all = budget.pay(Payer { rule: &rule, is_bulk: false }, 1 << 30).await;
+        let all = budget.acquire_memory(Flow { rule: &rule, is_bulk: false }, 1 << 30).await;
         assert_eq!(budget.used_bytes(), ALL);
-        assert!(budget.try_pay(Payer { rule: &rule, is_bulk: false }, 1).is_none());
+        assert!(budget.try_pay(Flow { rule: &rule, is_bulk: false }, 1).is_none());
         drop(all);
         assert_eq!(budget.used_bytes(), 0);
     }
@@ -205,10 +205,10 @@ mod tests {
     #[tokio::test]
     async fn large_objects_leave_some_memory_to_small_ones() {
         let (budget, rule) = (Budget::new(ALL), rule("orders"));
-        let bulk = Payer { rule: &rule, is_bulk: true };
-        let _all = budget.pay(bulk, 1 << 30).await;
+        let bulk = Flow { rule: &rule, is_bulk: true };
+        let _all = budget.acquire_memory(bulk, 1 << 30).await;
         assert!(budget.try_pay(bulk, 1).is_none());
-        assert!(budget.try_pay(Payer { rule: &rule, is_bulk: false }, ALL / 16).is_some());
+        assert!(budget.try_pay(Flow { rule: &rule, is_bulk: false }, ALL / 16).is_some());
     }
 
     #[tokio::test]
@@ -216,9 +216,9 @@ mod tests {
         let both = rules(&[("a", "orders", "one"), ("b", "orders", "other")]);
         // With 64 MiB a part has eight, and an object that is no larger is a small one.
         let budget = Budget::new(64 << 20);
-        budget.divide(both.iter());
-        let of = |is_bulk| Payer { rule: &both[0], is_bulk };
-        let _parts = (budget.share(of(true), 1 << 30).await, budget.pay(of(true), 1 << 30).await);
+        budget.divide_shares(both.iter());
+        let of = |is_bulk| Flow { rule: &both[0], is_bulk };
+        let _parts = (budget.share(of(true), 1 << 30).await, budget.acquire_memory(of(true), 1 << 30).await);
         let share = budget.share(of(false), 8 << 20).now_or_never();
         assert!(share.is_some() && budget.try_pay(of(false), 8 << 20).is_some());
     }
@@ -228,12 +228,12 @@ mod tests {
         let (budget, begun) = (Budget::new(ALL), Instant::now());
         let (many, one) = (rule("many"), rule("one"));
         let all = futures::future::join_all((0..10).map(|_| async {
-            let _paid = budget.pay(Payer { rule: &many, is_bulk: true }, ALL).await;
+            let _paid = budget.acquire_memory(Flow { rule: &many, is_bulk: true }, ALL).await;
             sleep(Duration::from_secs(10)).await;
         }));
         let other = async {
             sleep(Duration::from_secs(1)).await;
-            let _paid = budget.pay(Payer { rule: &one, is_bulk: true }, ALL).await;
+            let _paid = budget.acquire_memory(Flow { rule: &one, is_bulk: true }, ALL).await;
             begun.elapsed()
         };
         let (_, waited) = futures::join!(all, other);
@@ -244,26 +244,26 @@ mod tests {
     #[tokio::test]
     async fn of_several_destinations_none_gets_everything() {
         let (budget, both) = (Budget::new(ALL), rules(&[("a", "orders", "one"), ("b", "orders", "other")]));
-        let [one, other] = [&both[0], &both[1]].map(|rule| Payer { rule, is_bulk: false });
+        let [one, other] = [&both[0], &both[1]].map(|rule| Flow { rule, is_bulk: false });
         assert!(budget.share(one, ALL).now_or_never().is_some(), "while it is the only one");
-        budget.divide(both.iter());
+        budget.divide_shares(both.iter());
         let most = budget.share(one, ALL / 4 * 3).now_or_never();
         assert!(most.is_some());
         assert!(budget.share(one, 1).now_or_never().is_none(), "it has its share");
         assert!(budget.share(other, ALL / 4 * 3).now_or_never().is_some());
-        budget.divide(both.iter());
+        budget.divide_shares(both.iter());
         assert!(budget.share(one, 1).now_or_never().is_none(), "the same division changes nothing");
     }
 
     #[tokio::test]
     async fn who_waits_for_a_share_is_told_of_another_division() {
         let (budget, both) = (Budget::new(ALL), rules(&[("a", "orders", "one"), ("b", "orders", "other")]));
-        budget.divide(both.iter());
-        let one = Payer { rule: &both[0], is_bulk: false };
+        budget.divide_shares(both.iter());
+        let one = Flow { rule: &both[0], is_bulk: false };
         let _most = budget.share(one, ALL / 4 * 3).await;
         let mut waits = Box::pin(budget.share(one, 1));
         assert!(futures::poll!(waits.as_mut()).is_pending());
-        budget.divide(both[..1].iter());
+        budget.divide_shares(both[..1].iter());
         assert!(futures::poll!(waits.as_mut()).is_ready());
     }
 }

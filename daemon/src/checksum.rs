@@ -66,7 +66,7 @@ impl Algorithm {
         [Self::Crc64Nvme, Self::Crc32C, Self::Crc32, Self::Sha512, Self::Sha256, Self::Sha1, Self::Md5];
 
     /// Returns the header that states such a checksum.
-    pub(crate) fn header(self) -> &'static str {
+    pub(crate) fn checksum_header(self) -> &'static str {
         match self {
             Self::Crc64Nvme => CRC64_NVME,
             Self::Crc32 => "x-amz-checksum-crc32",
@@ -79,10 +79,10 @@ impl Algorithm {
     }
 
     /// Computes the checksum of these bytes.
-    pub(crate) fn of<'a>(self, pieces: impl IntoIterator<Item = &'a [u8]>) -> Sum {
-        let mut meter = Meter::new(Measure::whole(self), 0);
+    pub(crate) fn sum_of<'a>(self, pieces: impl IntoIterator<Item = &'a [u8]>) -> Sum {
+        let mut meter = Meter::new(Measure::whole_object(self), 0);
         pieces.into_iter().for_each(|piece| meter.update(piece));
-        meter.sum()
+        meter.current_sum()
     }
 
     /// Returns how many bytes such a checksum has.
@@ -98,7 +98,7 @@ impl Algorithm {
     }
 
     /// Returns the algorithm by which checksums of bytes in a row make the one of them all; only CRCs do.
-    fn joining(self) -> Option<CrcAlgorithm> {
+    fn joining_crc(self) -> Option<CrcAlgorithm> {
         match self {
             Self::Crc64Nvme => Some(CrcAlgorithm::Crc64Nvme),
             Self::Crc32 => Some(CrcAlgorithm::Crc32IsoHdlc),
@@ -110,14 +110,14 @@ impl Algorithm {
 
 impl Measure {
     /// Measures everything as one.
-    pub(crate) fn whole(algorithm: Algorithm) -> Self {
+    pub(crate) fn whole_object(algorithm: Algorithm) -> Self {
         Self { algorithm, part_bytes: u64::MAX }
     }
 
     /// Says whether what is computed of pieces of this size makes the checksums of the object's parts.
     pub(crate) fn fits_pieces(&self, piece_bytes: u64, size_bytes: u64) -> bool {
         let is_one_piece = size_bytes <= piece_bytes;
-        is_one_piece || self.algorithm.joining().is_some() || piece_bytes.is_multiple_of(self.part_bytes)
+        is_one_piece || self.algorithm.joining_crc().is_some() || piece_bytes.is_multiple_of(self.part_bytes)
     }
 }
 
@@ -138,7 +138,7 @@ impl Meter {
             self.len += now.len() as u64;
             self.left -= now.len() as u64;
             if self.left == 0 {
-                let sum = self.sum();
+                let sum = self.current_sum();
                 self.sums.push(sum);
                 (self.running, self.len) = (Running::new(self.measure.algorithm), 0);
                 self.left = self.measure.part_bytes;
@@ -150,13 +150,13 @@ impl Meter {
     /// Returns a checksum for each part of the object, or piece of one, that passed.
     pub(crate) fn finish(mut self) -> Vec<Sum> {
         if self.len > 0 || self.sums.is_empty() {
-            let last = self.sum();
+            let last = self.current_sum();
             self.sums.push(last);
         }
         self.sums
     }
 
-    fn sum(&self) -> Sum {
+    fn current_sum(&self) -> Sum {
         let value = self.running.clone().value();
         Sum { algorithm: self.measure.algorithm, value, len: self.len }
     }
@@ -209,7 +209,7 @@ impl Sum {
 
     /// Joins the checksums of bytes in a row; none where the algorithm does not allow that.
     fn joined(&self, next: &Self) -> Option<Self> {
-        let algorithm = self.algorithm.joining().filter(|_| self.algorithm == next.algorithm)?;
+        let algorithm = self.algorithm.joining_crc().filter(|_| self.algorithm == next.algorithm)?;
         let joined = crc_fast::checksum_combine(algorithm, self.number(), next.number(), next.len).to_be_bytes();
         let value = joined.get(joined.len() - self.value.len()..)?.to_vec();
         Some(Self { algorithm: self.algorithm, value, len: self.len + next.len })
@@ -241,14 +241,14 @@ pub(crate) fn of_parts<'a>(pieces: impl IntoIterator<Item = &'a Sum>, measure: M
     }
     parts.extend(open);
     if parts.is_empty() {
-        parts.push(measure.algorithm.of([]));
+        parts.push(measure.algorithm.sum_of([]));
     }
     Some(parts)
 }
 
 /// Computes the checksum of the parts' checksums, as `COMPOSITE` ones and ETags of uploads have it.
-pub(crate) fn composite(algorithm: Algorithm, parts: &[Sum]) -> Vec<u8> {
-    algorithm.of(parts.iter().map(|part| part.value.as_slice())).value
+pub(crate) fn composite_value(algorithm: Algorithm, parts: &[Sum]) -> Vec<u8> {
+    algorithm.sum_of(parts.iter().map(|part| part.value.as_slice())).value
 }
 
 /// Reads an MD5 as ETags write it.
@@ -263,7 +263,7 @@ pub(crate) fn md5_text(value: &[u8]) -> String {
 }
 
 /// Computes the checksum that goes along with every body.
-pub(crate) fn crc64(bytes: &[u8]) -> u64 {
+pub(crate) fn crc64_of(bytes: &[u8]) -> u64 {
     crc_fast::checksum(CrcAlgorithm::Crc64Nvme, bytes)
 }
 
@@ -330,7 +330,7 @@ mod tests {
             ),
         ];
         for (algorithm, bytes, wanted) in cases {
-            let sum = algorithm.of([bytes]);
+            let sum = algorithm.sum_of([bytes]);
             assert_eq!(hex(&sum), wanted, "{algorithm:?}");
             assert_eq!(sum.value.len(), algorithm.value_len());
         }
@@ -341,7 +341,7 @@ mod tests {
         assert_eq!(crc64_header(0xae8b_1486_0a79_9888), "rosUhgp5mIg=");
         assert_eq!(crc64_stated("rosUhgp5mIg="), Some(0xae8b_1486_0a79_9888));
         assert_eq!(crc64_stated("rosUhg=="), None);
-        let sum = Algorithm::Crc32.of([b"123456789".as_slice()]);
+        let sum = Algorithm::Crc32.sum_of([b"123456789".as_slice()]);
         let text = serde_json::to_string(&sum).unwrap();
         assert_eq!(text, r#"{"algorithm":"Crc32","value":"y/Q5Jg==","len":9}"#);
         assert_eq!(serde_json::from_str::<Sum>(&text).unwrap(), sum);
@@ -350,9 +350,9 @@ mod tests {
     #[test]
     fn an_empty_object_has_the_checksum_of_nothing() {
         for algorithm in Algorithm::ALL {
-            let measure = Measure::whole(algorithm);
+            let measure = Measure::whole_object(algorithm);
             let pieces = Meter::new(measure, 0).finish();
-            assert_eq!(of_parts(&pieces, measure), Some(vec![algorithm.of([])]));
+            assert_eq!(of_parts(&pieces, measure), Some(vec![algorithm.sum_of([])]));
         }
     }
 
@@ -376,8 +376,8 @@ mod tests {
             algorithm in proptest::sample::select(Algorithm::ALL.to_vec()),
         ) {
             let measure = Measure { algorithm, part_bytes: part_bytes as u64 };
-            let parts: Vec<Sum> = bytes.chunks(part_bytes).map(|part| algorithm.of([part])).collect();
-            let parts = if parts.is_empty() { vec![algorithm.of([])] } else { parts };
+            let parts: Vec<Sum> = bytes.chunks(part_bytes).map(|part| algorithm.sum_of([part])).collect();
+            let parts = if parts.is_empty() { vec![algorithm.sum_of([])] } else { parts };
             let pieces = measured(&bytes, piece_bytes, measure);
             match of_parts(&pieces, measure) {
                 Some(joined) => prop_assert_eq!(joined, parts),
@@ -391,19 +391,19 @@ mod tests {
             piece_bytes in 1_usize..90,
         ) {
             for algorithm in [Algorithm::Crc64Nvme, Algorithm::Crc32, Algorithm::Crc32C] {
-                let measure = Measure::whole(algorithm);
+                let measure = Measure::whole_object(algorithm);
                 let whole = of_parts(&measured(&bytes, piece_bytes, measure), measure);
-                prop_assert_eq!(whole, Some(vec![algorithm.of([bytes.as_slice()])]));
+                prop_assert_eq!(whole, Some(vec![algorithm.sum_of([bytes.as_slice()])]));
             }
             let (first, second) = bytes.split_at(bytes.len() / 3);
-            prop_assert_eq!(crc64_joined(crc64(first), crc64(second), second.len() as u64), crc64(&bytes));
+            prop_assert_eq!(crc64_joined(crc64_of(first), crc64_of(second), second.len() as u64), crc64_of(&bytes));
         }
 
         #[test]
         fn records_of_pieces_that_are_none_of_these_parts_are_not_joined(
             lens in proptest::collection::vec(1_u64..9, 1..5), part_bytes in 1_u64..9,
         ) {
-            let piece = |len: &u64| Sum { len: *len, ..Algorithm::Sha256.of([b"x".as_slice()]) };
+            let piece = |len: &u64| Sum { len: *len, ..Algorithm::Sha256.sum_of([b"x".as_slice()]) };
             let pieces: Vec<Sum> = lens.iter().map(piece).collect();
             let measure = Measure { algorithm: Algorithm::Sha256, part_bytes };
             let (last, before) = lens.split_last().unwrap();

@@ -39,7 +39,7 @@ pub(crate) fn is_near(time: Timestamp) -> bool {
 
 /// Returns a time so much later, or the last one that there is: a time that a server states may be
 /// the end of all time.
-pub(crate) fn later(time: Timestamp, by: Duration) -> Timestamp {
+pub(crate) fn saturating_later(time: Timestamp, by: Duration) -> Timestamp {
     time.saturating_add(time::Duration::try_from(by).unwrap_or(time::Duration::MAX))
 }
 
@@ -47,11 +47,11 @@ pub(crate) fn later(time: Timestamp, by: Duration) -> Timestamp {
 /// stands still meanwhile, and the world does not. What other daemons and clients may do in the
 /// meantime is judged by this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Moment(Instant);
+pub(crate) struct BootInstant(Instant);
 
-impl Moment {
+impl BootInstant {
     pub(crate) fn now() -> Self {
-        Self(Instant::now() + slept())
+        Self(Instant::now() + time_asleep())
     }
 
     /// Returns how long ago it was.
@@ -65,7 +65,7 @@ impl Moment {
     }
 }
 
-impl Add<Duration> for Moment {
+impl Add<Duration> for BootInstant {
     type Output = Self;
 
     fn add(self, by: Duration) -> Self {
@@ -73,7 +73,7 @@ impl Add<Duration> for Moment {
     }
 }
 
-impl Sub<Duration> for Moment {
+impl Sub<Duration> for BootInstant {
     type Output = Self;
 
     fn sub(self, by: Duration) -> Self {
@@ -83,7 +83,7 @@ impl Sub<Duration> for Moment {
 
 /// Returns for how long the machine has slept since the first call, in whole seconds: the two
 /// clocks are read one after the other.
-fn slept() -> Duration {
+fn time_asleep() -> Duration {
     static AT_FIRST: OnceLock<Duration> = OnceLock::new();
     #[cfg(test)]
     if let Some(slept) = SLEPT.get() {
@@ -109,7 +109,7 @@ thread_local! {
 /// Lets the machine have slept for so long, as this thread sees it.
 #[cfg(test)]
 pub(crate) fn sleep_through(time: Duration) {
-    SLEPT.set(Some(slept() + time));
+    SLEPT.set(Some(time_asleep() + time));
 }
 
 /// Returns the seconds from `past` until now, never negative: clocks of two hosts differ.
@@ -129,7 +129,7 @@ mod tests {
         #[test]
         fn no_time_and_no_distance_is_too_much(seconds in TIMES, by in any::<u64>(), nanos in 0..1_000_000_000_u32) {
             let time = Timestamp::from_unix_timestamp(seconds).unwrap();
-            let later = later(time, Duration::new(by, nanos));
+            let later = saturating_later(time, Duration::new(by, nanos));
             prop_assert!(later >= time);
             prop_assert_eq!(is_near(time), (now().unix_timestamp() - seconds).abs() <= 86_400);
             prop_assert!(seconds_since(later) >= 0.0);
@@ -143,13 +143,13 @@ mod tests {
             assert!(!is_near(end), "{end}");
         }
         let end = Timestamp::from_unix_timestamp(*TIMES.end()).unwrap();
-        assert_eq!(later(end, Duration::from_secs(1)).year(), 9999);
+        assert_eq!(saturating_later(end, Duration::from_secs(1)).year(), 9999);
         assert!(is_near(now()));
     }
 
     #[test]
     fn what_the_machine_slept_counts() {
-        let before = Moment::now();
+        let before = BootInstant::now();
         sleep_through(Duration::from_secs(3600));
         assert!(before.elapsed() >= Duration::from_secs(3600));
     }

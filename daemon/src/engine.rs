@@ -5,29 +5,29 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_s3::types::BucketVersioningStatus;
-use replicator_core::failure::{Failure, Kind, Reason};
+use replicator_core::failure::{Failure, FailureKind, Reason};
 use replicator_core::object::{Key, Timestamp};
 use replicator_core::operation::Operation;
 use replicator_core::plan::SourceVersion;
-use replicator_core::rule::Place;
+use replicator_core::rule::BucketRef;
 
-use crate::accounts::refusal::{Side, failure};
-use crate::accounts::{Access, Accounts};
-use crate::another::AnotherDaemon;
-use crate::budget::{Budget, Paid};
+use crate::accounts::error::{Side, from_sdk_error};
+use crate::accounts::{AccountClients, Accounts};
+use crate::second_daemon::AnotherDaemon;
+use crate::budget::{Budget, MemoryPermit};
 use crate::failpoint::Failpoints;
-use crate::fanout::{Body, Claim, Fanout, Lead, Piece, Reader};
-use crate::gather::Gather;
-use crate::health::Pulse;
-use crate::lately::Lately;
+use crate::single_flight::{Body, RangeClaim, SingleFlight, Leader, RangeKey, Subscriber};
+use crate::batcher::Batcher;
+use crate::health::ProgressWatchdog;
+use crate::ttl_set::TtlSet;
 use crate::ledger::Ledger;
-use crate::ledger::records::Lane;
+use crate::ledger::records::TargetKey;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::pace::Pace;
+use crate::concurrency::ConcurrencyControl;
 use crate::predecessor::Predecessor;
 use crate::retries::Retries;
-use crate::turns::Payer;
+use crate::fair_queue::Flow;
 use crate::work_queues::WorkQueues;
 
 /// The services that transfers share.
@@ -39,21 +39,21 @@ pub(crate) struct Engine {
     pub(crate) predecessor: Predecessor,
     pub(crate) another: AnotherDaemon,
     pub(crate) budget: Budget,
-    pub(crate) fanout: Arc<Fanout>,
+    pub(crate) single_flight: Arc<SingleFlight>,
     pub(crate) limits: Limits,
-    pub(crate) pace: Pace,
+    pub(crate) concurrency: ConcurrencyControl,
     pub(crate) retries: Retries,
     pub(crate) metrics: Metrics,
-    pub(crate) pulse: Arc<Pulse>,
+    pub(crate) watchdog: Arc<ProgressWatchdog>,
     pub(crate) failpoints: Failpoints,
     /// Which destinations keep versions.
-    versioned: Lately,
+    versioned: TtlSet,
     /// Where tags could be read.
-    tags_read: Lately,
+    tags_read: TtlSet,
     /// Destinations of which one list for many keys told little.
-    pub(crate) asked_in_vain: Lately,
+    pub(crate) asked_in_vain: TtlSet,
     /// Destinations whose uploads cannot be listed, and about which that was logged.
-    pub(crate) uploads_untold: Lately,
+    pub(crate) uploads_untold: TtlSet,
     pub(crate) histories: Together<SharedHistory>,
     pub(crate) absences: Together<Absence>,
 }
@@ -64,13 +64,13 @@ pub(crate) enum Due<'a> {
     /// To write what was read already.
     Have(Arc<Body>),
     /// To read, into memory that is paid for.
-    Read(Lead<'a>, Paid),
+    Read(Leader<'a>, MemoryPermit),
 }
 
 /// For each bucket the tasks that wait for a list, which has an answer for each key.
 #[derive(Debug)]
 pub(crate) struct Together<A> {
-    all: Mutex<HashMap<Place, Arc<Gather<Key, A>>>>,
+    all: Mutex<HashMap<BucketRef, Arc<Batcher<Key, A>>>>,
     under_way_max: usize,
 }
 
@@ -115,8 +115,8 @@ impl Engine {
         metrics: Metrics,
         failpoints: Failpoints,
     ) -> Self {
-        let (pace, fanout, pulse) = (Pace::default(), Arc::default(), Arc::new(Pulse::new()));
-        let limits = Limits::new(Arc::clone(&pulse));
+        let (concurrency, single_flight, watchdog) = (ConcurrencyControl::default(), Arc::default(), Arc::new(ProgressWatchdog::new()));
+        let limits = Limits::new(Arc::clone(&watchdog));
         Self {
             accounts,
             work_queues,
@@ -124,28 +124,28 @@ impl Engine {
             predecessor,
             another: AnotherDaemon::new(),
             budget,
-            fanout,
+            single_flight,
             limits,
-            pace,
+            concurrency,
             retries: Retries::default(),
             metrics,
-            pulse,
+            watchdog,
             failpoints,
-            versioned: Lately::new(VERSIONING_LOOKED_AT_EVERY),
-            tags_read: Lately::new(TAGS_READ_EVERY),
-            asked_in_vain: Lately::new(ASKED_TOGETHER_EVERY),
-            uploads_untold: Lately::new(ASKED_TOGETHER_EVERY),
+            versioned: TtlSet::new(VERSIONING_LOOKED_AT_EVERY),
+            tags_read: TtlSet::new(TAGS_READ_EVERY),
+            asked_in_vain: TtlSet::new(ASKED_TOGETHER_EVERY),
+            uploads_untold: TtlSet::new(ASKED_TOGETHER_EVERY),
             histories: Together::new(2),
             absences: Together::new(2),
         }
     }
 
     /// Returns the clients for a place.
-    pub(crate) fn access(&self, place: &Place) -> Result<&Access, Failure> {
+    pub(crate) fn access_to(&self, place: &BucketRef) -> Result<&AccountClients, Failure> {
         // The configuration is checked before it gets here, so this is a refusal to guess.
         self.accounts.get(&place.account).ok_or_else(|| {
-            Failure::caused(
-                Kind::Transient,
+            Failure::with_source(
+                FailureKind::Transient,
                 Operation::FindAccount,
                 format!("account {:?} is not configured", place.account),
             )
@@ -157,99 +157,99 @@ impl Engine {
     /// read; and one task at a time is let in to wait for a share, or many would hold one and wait
     /// to send once it is there. One part of each object stands in line, so that objects take
     /// turns.
-    pub(crate) async fn admit<'a>(
+    pub(crate) async fn admit_copy<'a>(
         &self,
-        (payer, lane): (Payer<'_>, &Lane),
-        reader: &'a Reader,
-        piece: &Piece,
-    ) -> (Due<'a>, Paid) {
+        (payer, target): (Flow<'_>, &TargetKey),
+        reader: &'a Subscriber,
+        piece: &RangeKey,
+    ) -> (Due<'a>, MemoryPermit) {
         let share = {
             let _turn = reader.turn().await;
-            let rests = self.pulse.rests(lane);
+            let rests = self.watchdog.lane_waits(target);
             let share = async {
                 drop(rests);
                 self.budget.share(payer, piece.len).await
             };
             self.limits.let_in(payer, piece.len, share).await
         };
-        let due = match reader.claim(piece).await {
-            Claim::Have(body) => Due::Have(body),
-            Claim::Lead(lead) => Due::Read(lead, self.pay(payer, piece.len).await),
+        let due = match reader.claim_piece(piece).await {
+            RangeClaim::Have(body) => Due::Have(body),
+            RangeClaim::Lead(lead) => Due::Read(lead, self.acquire_memory(payer, piece.len).await),
         };
-        reader.had(piece);
+        reader.piece_had(piece);
         (due, share)
     }
 
     /// Waits until memory has room for so many bytes; what is kept for later makes way.
-    pub(crate) async fn pay(&self, payer: Payer<'_>, bytes: u64) -> Paid {
+    pub(crate) async fn acquire_memory(&self, payer: Flow<'_>, bytes: u64) -> MemoryPermit {
         if let Some(paid) = self.budget.try_pay(payer, bytes) {
             return paid;
         }
-        let _short = self.fanout.shortage();
-        while self.fanout.let_go() {
+        let _short = self.single_flight.begin_shortage();
+        while self.single_flight.let_go() {
             // Another task may have paid for what was dropped by now.
             if let Some(paid) = self.budget.try_pay(payer, bytes) {
                 return paid;
             }
         }
-        self.budget.pay(payer, bytes).await
+        self.budget.acquire_memory(payer, bytes).await
     }
 
     /// Makes sure that a destination keeps versions: without them an overwrite would lose what it
     /// replaces.
-    pub(crate) async fn check_versioned(&self, place: &Place) -> Result<(), Failure> {
-        if self.versioned.holds(place) {
+    pub(crate) async fn check_versioned(&self, place: &BucketRef) -> Result<(), Failure> {
+        if self.versioned.seen_recently(place) {
             return Ok(());
         }
         let answer = self
-            .access(place)?
+            .access_to(place)?
             .s3
             .get_bucket_versioning()
             .bucket(place.bucket.as_str())
             .send()
             .await
-            .map_err(|error| failure(Side::Destination, Operation::GetBucketVersioning, error))?;
+            .map_err(|error| from_sdk_error(Side::Destination, Operation::GetBucketVersioning, error))?;
         match answer.status {
             Some(BucketVersioningStatus::Enabled) => {
-                self.versioned.saw(place);
+                self.versioned.mark_seen(place);
                 Ok(())
             }
             other => {
                 let seen = other.as_ref().map_or("none", BucketVersioningStatus::as_str);
                 let cause = format!("the bucket's versioning is {seen}, not Enabled");
-                Err(Failure::caused(Kind::Refused(Reason::DstBucketUnversioned), Operation::GetBucketVersioning, cause))
+                Err(Failure::with_source(FailureKind::NeedsOperator(Reason::DstBucketUnversioned), Operation::GetBucketVersioning, cause))
             }
         }
     }
 
     /// Says whether an answer without a count of tags means that there are none. S3 counts them
     /// only for a principal that may read them, so that has to have been seen a short while ago.
-    pub(crate) fn counts_tags(&self, place: &Place) -> bool {
-        let counts = self.access(place).is_ok_and(|access| access.is_aws || access.capabilities.counts_tags());
-        counts && self.tags_read.holds(place)
+    pub(crate) fn counts_tags(&self, place: &BucketRef) -> bool {
+        let counts = self.access_to(place).is_ok_and(|access| access.is_aws || access.capabilities.counts_tags());
+        counts && self.tags_read.seen_recently(place)
     }
 
     /// Records that tags could be read at a place.
-    pub(crate) fn tags_were_read(&self, place: &Place) {
-        self.tags_read.saw(place);
+    pub(crate) fn tags_were_read(&self, place: &BucketRef) {
+        self.tags_read.mark_seen(place);
     }
 
     /// Checks the id that a write was given. None, or `null`, may say that versioning was suspended in
     /// the meantime, and then nothing more may be written; or that the store has no versions of such a key.
     pub(crate) async fn check_written(
         &self,
-        place: &Place,
+        place: &BucketRef,
         during: Operation,
         version: Option<&str>,
     ) -> Result<(), Failure> {
         if version.is_some_and(|version| version != "null") {
             return Ok(());
         }
-        self.versioned.forget(place);
+        self.versioned.unmark_seen(place);
         self.check_versioned(place).await?;
         let seen = version.map_or("without a version id", |_| "with the version id null");
         let cause = format!("answered {seen}, though the bucket keeps versions: the store has none of such a key");
-        Err(Failure::caused(Kind::Refused(Reason::DstVersionIdMissing), during, cause))
+        Err(Failure::with_source(FailureKind::NeedsOperator(Reason::DstVersionIdMissing), during, cause))
     }
 }
 
@@ -259,8 +259,8 @@ impl<A: Send + 'static> Together<A> {
     }
 
     /// Returns the tasks that wait for a list of a bucket.
-    pub(crate) fn at(&self, place: &Place) -> Arc<Gather<Key, A>> {
+    pub(crate) fn at(&self, place: &BucketRef) -> Arc<Batcher<Key, A>> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(all.entry(place.clone()).or_insert_with(|| Arc::new(Gather::new(self.under_way_max))))
+        Arc::clone(all.entry(place.clone()).or_insert_with(|| Arc::new(Batcher::new(self.under_way_max))))
     }
 }

@@ -71,7 +71,7 @@ steps! {
 
 /// On which side of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Moment {
+pub enum Phase {
     /// Nothing has happened yet.
     Before,
     /// It has happened, and the answer was not used yet.
@@ -84,7 +84,7 @@ pub struct Failpoint {
     /// The step.
     pub step: Step,
     /// The side.
-    pub moment: Moment,
+    pub moment: Phase,
 }
 
 /// What is armed; clones share the count.
@@ -106,7 +106,7 @@ pub struct Unknown(String);
 impl Failpoints {
     /// Arms a place, or any place, for the n-th time it is passed: then `end` is called, and the
     /// task that passes it goes no further.
-    pub fn armed(at: Option<Failpoint>, nth: u32, end: impl Fn(Failpoint) + Send + Sync + 'static) -> Self {
+    pub fn armed_at(at: Option<Failpoint>, nth: u32, end: impl Fn(Failpoint) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(Armed { at, left: AtomicU32::new(nth.max(1)), end: Box::new(end) })))
     }
 
@@ -120,18 +120,18 @@ impl Failpoints {
         let unknown = || Unknown(text.clone());
         let nth = nth.parse().map_err(|_| unknown())?;
         let at = name.parse().map_err(|_| unknown())?;
-        Ok(Self::armed(Some(at), nth, |_| die()))
+        Ok(Self::armed_at(Some(at), nth, |_| die()))
     }
 
     /// Does a step with a place before and a place after it.
     pub(crate) async fn around<T>(&self, step: Step, work: impl Future<Output = T>) -> T {
-        self.pass(Failpoint { step, moment: Moment::Before }).await;
+        self.pass_place(Failpoint { step, moment: Phase::Before }).await;
         let done = work.await;
-        self.pass(Failpoint { step, moment: Moment::After }).await;
+        self.pass_place(Failpoint { step, moment: Phase::After }).await;
         done
     }
 
-    async fn pass(&self, here: Failpoint) {
+    async fn pass_place(&self, here: Failpoint) {
         let Some(armed) = &self.0 else { return };
         if armed.at.is_some_and(|at| at != here) {
             return;
@@ -154,16 +154,16 @@ fn names() -> String {
 
 impl Failpoint {
     /// Lists every place.
-    pub fn all() -> impl Iterator<Item = Self> {
-        Step::ALL.iter().flat_map(|step| [Moment::Before, Moment::After].map(|moment| Self { step: *step, moment }))
+    pub fn all_places() -> impl Iterator<Item = Self> {
+        Step::ALL.iter().flat_map(|step| [Phase::Before, Phase::After].map(|moment| Self { step: *step, moment }))
     }
 }
 
 impl fmt::Display for Failpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let moment = match self.moment {
-            Moment::Before => "before",
-            Moment::After => "after",
+            Phase::Before => "before",
+            Phase::After => "after",
         };
         write!(f, "{}.{moment}", self.step.as_str())
     }
@@ -173,7 +173,7 @@ impl FromStr for Failpoint {
     type Err = Unknown;
 
     fn from_str(text: &str) -> Result<Self, Unknown> {
-        Self::all().find(|place| place.to_string() == text).ok_or_else(|| Unknown(text.to_owned()))
+        Self::all_places().find(|place| place.to_string() == text).ok_or_else(|| Unknown(text.to_owned()))
     }
 }
 
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn every_place_reads_back_as_written() {
-        for place in Failpoint::all() {
+        for place in Failpoint::all_places() {
             assert_eq!(place.to_string().parse(), Ok(place));
         }
         assert!("put_object".parse::<Failpoint>().is_err());
@@ -203,8 +203,8 @@ mod tests {
     #[tokio::test]
     async fn the_nth_passing_ends_it_and_others_go_on() {
         let ended = Arc::new(AtomicBool::new(false));
-        let at = Failpoint { step: Step::Ack, moment: Moment::After };
-        let failpoints = Failpoints::armed(Some(at), 2, {
+        let at = Failpoint { step: Step::Ack, moment: Phase::After };
+        let failpoints = Failpoints::armed_at(Some(at), 2, {
             let ended = Arc::clone(&ended);
             move |_| ended.store(true, Ordering::Relaxed)
         });

@@ -6,15 +6,15 @@ use std::time::Duration;
 use anyhow::Context;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use replicator_config::Settings;
-use replicator_core::object::{Key, printable};
-use replicator_core::rule::Place;
+use replicator_core::object::{Key, escape_controls};
+use replicator_core::rule::BucketRef;
 use serde::{Deserialize, Serialize};
 use time::format_description::well_known::Rfc3339;
 
 use crate::clock;
 use crate::ledger::records::ParkedTask;
-use crate::parking::Retried;
-use crate::status::request;
+use crate::parking::RetrySummary;
+use crate::status::send_request;
 
 /// Which failures a command is about.
 #[derive(Debug, Clone, Default)]
@@ -29,15 +29,15 @@ pub struct Which {
 
 /// The answer to `GET /failures`.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Listing {
+pub(crate) struct FailureList {
     /// How many there are; the list may stop before.
     pub(crate) total: u64,
-    pub(crate) failures: Vec<Entry>,
+    pub(crate) failures: Vec<FailureRow>,
 }
 
 /// One parked task.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Entry {
+pub(crate) struct FailureRow {
     pub(crate) rule: String,
     pub(crate) source: String,
     pub(crate) destination: String,
@@ -56,19 +56,19 @@ const PATIENCE: Duration = Duration::from_secs(75);
 
 /// Lists what is parked, as a table or as JSON.
 pub async fn list(settings: &Settings, which: &Which, json: bool) -> anyhow::Result<String> {
-    let answer = request(settings, &format!("GET /failures{}", which.query("")), PATIENCE).await?;
+    let answer = send_request(settings, &format!("GET /failures{}", which.query("")), PATIENCE).await?;
     if json {
         return Ok(answer);
     }
-    let listing: Listing = serde_json::from_str(&answer).context("the answer is not a list of failures")?;
+    let listing: FailureList = serde_json::from_str(&answer).context("the answer is not a list of failures")?;
     Ok(table(&listing))
 }
 
 /// Tries again what is parked, and says how much that is.
 pub async fn retry(settings: &Settings, which: &Which) -> anyhow::Result<String> {
-    let answer = request(settings, &format!("POST /failures/retry{}", which.query("all")), PATIENCE).await?;
-    let retried: Retried = serde_json::from_str(&answer).context("the answer is not that of a retry")?;
-    Ok(summary(&retried))
+    let answer = send_request(settings, &format!("POST /failures/retry{}", which.query("all")), PATIENCE).await?;
+    let retried: RetrySummary = serde_json::from_str(&answer).context("the answer is not that of a retry")?;
+    Ok(retry_summary(&retried))
 }
 
 // What would end a value of a query, or the request line.
@@ -88,12 +88,12 @@ impl Which {
     }
 }
 
-impl Entry {
+impl FailureRow {
     pub(crate) fn of(task: &ParkedTask) -> Self {
         Self {
             rule: task.rule.clone(),
-            source: url(&task.source, &task.source_key),
-            destination: url(&task.lane.destination, &task.lane.key),
+            source: s3_url(&task.source, &task.source_key),
+            destination: s3_url(&task.target.destination, &task.target.key),
             key: task.source_key.as_str().to_owned(),
             version: task.version.as_ref().map(ToString::to_string),
             action: task.action.as_str().to_owned(),
@@ -112,11 +112,11 @@ impl Entry {
     }
 }
 
-fn url(place: &Place, key: &Key) -> String {
+fn s3_url(place: &BucketRef, key: &Key) -> String {
     format!("s3://{}/{}", place.bucket, key.as_str())
 }
 
-fn table(listing: &Listing) -> String {
+fn table(listing: &FailureList) -> String {
     if listing.total == 0 {
         return "nothing is parked that matches".to_owned();
     }
@@ -126,12 +126,12 @@ fn table(listing: &Listing) -> String {
     text
 }
 
-fn write_table(listing: &Listing, text: &mut String) -> std::fmt::Result {
+fn write_table(listing: &FailureList, text: &mut String) -> std::fmt::Result {
     writeln!(text, "{:<6} {:<24} {:<36} WHAT", "AGE", "RULE", "REASON")?;
     for entry in &listing.failures {
         let age = age(entry.age_seconds);
-        writeln!(text, "{age:<6} {:<24} {:<36} {}", entry.rule, entry.reason, printable(&entry.what()))?;
-        writeln!(text, "       {}", printable(&entry.detail))?;
+        writeln!(text, "{age:<6} {:<24} {:<36} {}", entry.rule, entry.reason, escape_controls(&entry.what()))?;
+        writeln!(text, "       {}", escape_controls(&entry.detail))?;
     }
     let left = listing.total - listing.failures.len() as u64;
     if left > 0 {
@@ -150,7 +150,7 @@ fn age(seconds: u64) -> String {
     }
 }
 
-fn summary(retried: &Retried) -> String {
+fn retry_summary(retried: &RetrySummary) -> String {
     if retried.tasks == 0 {
         return "nothing is parked that matches; `s3-replicator failures list` shows all".to_owned();
     }
@@ -175,9 +175,9 @@ mod tests {
 
     #[test]
     fn a_retry_that_matches_nothing_says_so() {
-        assert!(summary(&Retried::default()).starts_with("nothing is parked that matches"));
-        let some = Retried { tasks: 5, unwanted: 2 };
-        let lines: Vec<String> = summary(&some).lines().map(str::to_owned).collect();
+        assert!(retry_summary(&RetrySummary::default()).starts_with("nothing is parked that matches"));
+        let some = RetrySummary { tasks: 5, unwanted: 2 };
+        let lines: Vec<String> = retry_summary(&some).lines().map(str::to_owned).collect();
         assert_eq!(lines[0], "trying 3 parked tasks again");
         assert!(lines[1].starts_with("2 stay parked"));
     }

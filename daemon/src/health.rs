@@ -7,33 +7,33 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::ledger::records::Lane;
+use crate::ledger::records::TargetKey;
 
-/// Work in hand and nothing settled for this long is not progress.
+/// Work in flight and nothing settled for this long is not progress.
 pub(crate) const STALLED_AFTER: Duration = Duration::from_secs(300);
 
 /// A queue that could not be polled for this long counts as failed.
 pub(crate) const SILENT_AFTER: Duration = Duration::from_secs(120);
 
 // Longer than any request of ours may take: ten minutes for completing an upload, not quite three for a part, which is
-// sent again only if it failed sooner. A lane that wrote nothing for so long hangs.
+// sent again only if it failed sooner. A key that wrote nothing for so long hangs.
 const STUCK_AFTER: Duration = Duration::from_secs(900);
 
 // Work that was given back returns within a quarter of an hour, or whenever its queue delivers it;
 // what comes later than this has another cause.
 const SAME_TROUBLE: Duration = Duration::from_secs(30 * 60);
 
-/// When something last moved, as a whole and at each lane.
+/// When something last moved, as a whole and at each key.
 #[derive(Debug)]
-pub(crate) struct Pulse(Mutex<Beats>);
+pub(crate) struct ProgressWatchdog(Mutex<Beats>);
 
 #[derive(Debug)]
 struct Beats {
     last: Instant,
     /// When work was given back last, if nothing has moved since.
     gave_up: Option<Instant>,
-    /// How each lane that is at work gets on.
-    lanes: BTreeMap<Lane, Steps>,
+    /// How each key that is at work gets on.
+    targets: BTreeMap<TargetKey, Steps>,
 }
 
 #[derive(Debug)]
@@ -45,65 +45,65 @@ struct Steps {
 
 /// What keeps the daemon from getting anywhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Ailment {
-    /// One lane hangs, whatever the other lanes do.
-    Stuck(Lane, Duration),
+pub(crate) enum LivenessFailure {
+    /// One key hangs, whatever the other keys do.
+    Stuck(TargetKey, Duration),
     /// Nothing was settled for this long. To give work back because its destination does not answer
     /// is no standstill: nothing would be better after a restart, and the outage has its own
     /// figures.
     Stalled(Duration),
 }
 
-/// A lane is at work while this lives.
+/// A key is at work while this lives.
 #[must_use]
 #[derive(Debug)]
 pub(crate) struct AtWork<'a> {
-    pulse: &'a Pulse,
-    lane: &'a Lane,
+    watchdog: &'a ProgressWatchdog,
+    target: &'a TargetKey,
 }
 
-/// A lane that is at work waits for a limit while this lives.
+/// A key that is at work waits for a limit while this lives.
 #[must_use]
 #[derive(Debug)]
 pub(crate) struct Rests<'a> {
-    pulse: &'a Pulse,
-    lane: &'a Lane,
+    watchdog: &'a ProgressWatchdog,
+    target: &'a TargetKey,
 }
 
-impl Pulse {
+impl ProgressWatchdog {
     pub(crate) fn new() -> Self {
         Self(Mutex::new(Beats::new(Instant::now())))
     }
 
     /// Records that something was settled, or given back for a reason that counts as progress.
-    pub(crate) fn beat(&self) {
-        self.lock().beat(Instant::now());
+    pub(crate) fn record_progress(&self) {
+        self.lock_beats().progress_at(Instant::now());
     }
 
-    /// A lane got on: a version or a part is written.
-    pub(crate) fn moved(&self, lane: &Lane) {
-        self.lock().moved(lane, Instant::now());
+    /// A key got on: a version or a part is written.
+    pub(crate) fn record_lane_progress(&self, target: &TargetKey) {
+        self.lock_beats().lane_progress_at(target, Instant::now());
     }
 
-    /// A lane begins an attempt.
-    pub(crate) fn at_work<'a>(&'a self, lane: &'a Lane) -> AtWork<'a> {
-        self.lock().lanes.insert(lane.clone(), Steps { moved: Instant::now(), rests: 0 });
-        AtWork { pulse: self, lane }
+    /// A key begins an attempt.
+    pub(crate) fn at_work<'a>(&'a self, target: &'a TargetKey) -> AtWork<'a> {
+        self.lock_beats().targets.insert(target.clone(), Steps { moved: Instant::now(), rests: 0 });
+        AtWork { watchdog: self, target }
     }
 
-    /// A lane waits until a limit lets it go on: however long that takes, it does not hang.
-    pub(crate) fn rests<'a>(&'a self, lane: &'a Lane) -> Rests<'a> {
-        if let Some(steps) = self.lock().lanes.get_mut(lane) {
+    /// A key waits until a limit lets it go on: however long that takes, it does not hang.
+    pub(crate) fn lane_waits<'a>(&'a self, target: &'a TargetKey) -> Rests<'a> {
+        if let Some(steps) = self.lock_beats().targets.get_mut(target) {
             steps.rests += 1;
         }
-        Rests { pulse: self, lane }
+        Rests { watchdog: self, target }
     }
 
     /// Records that a limit lets one body pass for so long already that other tasks need not have
     /// been settled meanwhile. To get here again and again after work was given back is no
     /// progress.
     pub(crate) fn passes(&self) {
-        let mut beats = self.lock();
+        let mut beats = self.lock_beats();
         if beats.gave_up.is_none() {
             beats.last = Instant::now();
         }
@@ -112,34 +112,34 @@ impl Pulse {
     /// Records that work was given back to its queue: an empty dispatch does not mean then that all
     /// work is done.
     pub(crate) fn give_up(&self) {
-        self.lock().gave_up = Some(Instant::now());
+        self.lock_beats().gave_up = Some(Instant::now());
     }
 
     /// Work came in where there was none: until now nothing could move.
-    pub(crate) fn wake(&self) {
-        self.lock().wake(Instant::now());
+    pub(crate) fn work_arrived(&self) {
+        self.lock_beats().work_arrived_at(Instant::now());
     }
 
     /// Says whether work was given back of late, and nothing has moved since: then an empty
     /// dispatch does not mean that all work is done.
     pub(crate) fn gave_up_lately(&self) -> bool {
-        self.lock().gave_up.is_some_and(|at| at.elapsed() < SAME_TROUBLE)
+        self.lock_beats().gave_up.is_some_and(|at| at.elapsed() < SAME_TROUBLE)
     }
 
-    /// Says what is wrong, if anything is; whether there is work in hand, only the dispatch can
+    /// Says what is wrong, if anything is; whether there is work in flight, only the dispatch can
     /// tell.
-    pub(crate) fn ailment(&self) -> Option<Ailment> {
-        self.lock().ailment(Instant::now())
+    pub(crate) fn ailment(&self) -> Option<LivenessFailure> {
+        self.lock_beats().ailment(Instant::now())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Beats> {
+    fn lock_beats(&self) -> MutexGuard<'_, Beats> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Rests<'_> {
     fn drop(&mut self) {
-        if let Some(steps) = self.pulse.lock().lanes.get_mut(self.lane) {
+        if let Some(steps) = self.watchdog.lock_beats().targets.get_mut(self.target) {
             *steps = Steps { moved: Instant::now(), rests: steps.rests.saturating_sub(1) };
         }
     }
@@ -147,48 +147,48 @@ impl Drop for Rests<'_> {
 
 impl Drop for AtWork<'_> {
     fn drop(&mut self) {
-        self.pulse.lock().lanes.remove(self.lane);
+        self.watchdog.lock_beats().targets.remove(self.target);
     }
 }
 
 impl Beats {
     fn new(now: Instant) -> Self {
-        Self { last: now, gave_up: None, lanes: BTreeMap::new() }
+        Self { last: now, gave_up: None, targets: BTreeMap::new() }
     }
 
-    fn beat(&mut self, now: Instant) {
+    fn progress_at(&mut self, now: Instant) {
         (self.last, self.gave_up) = (now, None);
     }
 
-    fn moved(&mut self, lane: &Lane, now: Instant) {
-        self.beat(now);
-        if let Some(steps) = self.lanes.get_mut(lane) {
+    fn lane_progress_at(&mut self, target: &TargetKey, now: Instant) {
+        self.progress_at(now);
+        if let Some(steps) = self.targets.get_mut(target) {
             steps.moved = now;
         }
     }
 
-    fn wake(&mut self, now: Instant) {
+    fn work_arrived_at(&mut self, now: Instant) {
         let is_return = self.gave_up.is_some_and(|at| now.saturating_duration_since(at) < SAME_TROUBLE);
         if !is_return {
-            self.beat(now);
+            self.progress_at(now);
         }
     }
 
-    fn ailment(&self, now: Instant) -> Option<Ailment> {
+    fn ailment(&self, now: Instant) -> Option<LivenessFailure> {
         let silent = |since: &Instant| now.saturating_duration_since(*since);
-        let at_work = self.lanes.iter().filter(|(_, steps)| steps.rests == 0);
-        let (lane, steps) = at_work.min_by_key(|(_, steps)| steps.moved).unzip();
-        let stuck = lane.zip(steps.map(|steps| silent(&steps.moved))).filter(|(_, time)| *time > STUCK_AFTER);
-        let stalled = Some(silent(&self.last)).filter(|time| *time > STALLED_AFTER).map(Ailment::Stalled);
-        stuck.map(|(lane, time)| Ailment::Stuck(lane.clone(), time)).or(stalled)
+        let at_work = self.targets.iter().filter(|(_, steps)| steps.rests == 0);
+        let (target, steps) = at_work.min_by_key(|(_, steps)| steps.moved).unzip();
+        let stuck = target.zip(steps.map(|steps| silent(&steps.moved))).filter(|(_, time)| *time > STUCK_AFTER);
+        let stalled = Some(silent(&self.last)).filter(|time| *time > STALLED_AFTER).map(LivenessFailure::Stalled);
+        stuck.map(|(target, time)| LivenessFailure::Stuck(target.clone(), time)).or(stalled)
     }
 }
 
-impl fmt::Display for Ailment {
+impl fmt::Display for LivenessFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Stuck(lane, time) => {
-                let (bucket, key) = (&lane.destination.bucket, &lane.key);
+            Self::Stuck(target, time) => {
+                let (bucket, key) = (&target.destination.bucket, &target.key);
                 write!(f, "s3://{bucket}/{key} is worked on and has not moved for {} s", time.as_secs())
             }
             Self::Stalled(time) => write!(f, "there is work and nothing was settled for {} s", time.as_secs()),
@@ -198,25 +198,25 @@ impl fmt::Display for Ailment {
 
 /// How polling one queue goes.
 #[derive(Debug)]
-pub(crate) struct Poll {
+pub(crate) struct PollStatus {
     pub(crate) queue: String,
     last_success: Mutex<Option<Instant>>,
     failing_since: Mutex<Option<Instant>>,
 }
 
-impl Poll {
+impl PollStatus {
     pub(crate) fn new(queue: &str) -> Self {
         Self { queue: queue.to_owned(), last_success: Mutex::default(), failing_since: Mutex::default() }
     }
 
-    pub(crate) fn succeeded(&self) {
+    pub(crate) fn poll_succeeded(&self) {
         if let (Ok(mut last), Ok(mut failing)) = (self.last_success.lock(), self.failing_since.lock()) {
             *last = Some(Instant::now());
             *failing = None;
         }
     }
 
-    pub(crate) fn failed(&self) {
+    pub(crate) fn poll_failed(&self) {
         if let Ok(mut failing) = self.failing_since.lock() {
             failing.get_or_insert_with(Instant::now);
         }
@@ -236,20 +236,20 @@ impl Poll {
 #[cfg(test)]
 mod tests {
     use replicator_core::object::{Bucket, Key};
-    use replicator_core::rule::Place;
+    use replicator_core::rule::BucketRef;
 
     use super::*;
 
-    fn lane(key: &str) -> Lane {
-        let destination = Place { account: "archive".to_owned(), bucket: Bucket::try_from("replicas").unwrap() };
-        Lane { destination, key: Key::try_from(key).unwrap() }
+    fn target(key: &str) -> TargetKey {
+        let destination = BucketRef { account: "archive".to_owned(), bucket: Bucket::try_from("replicas").unwrap() };
+        TargetKey { destination, key: Key::try_from(key).unwrap() }
     }
 
     #[test]
     fn work_after_a_rest_is_given_its_time() {
         let began = Instant::now();
         let mut beats = Beats::new(began);
-        beats.wake(began + STALLED_AFTER * 2);
+        beats.work_arrived_at(began + STALLED_AFTER * 2);
         assert_eq!(beats.last, began + STALLED_AFTER * 2);
     }
 
@@ -257,9 +257,9 @@ mod tests {
     fn work_that_comes_back_is_no_news() {
         let began = Instant::now();
         let mut beats = Beats { gave_up: Some(began + STALLED_AFTER), ..Beats::new(began) };
-        beats.wake(began + STALLED_AFTER * 2);
+        beats.work_arrived_at(began + STALLED_AFTER * 2);
         assert_eq!(beats.last, began);
-        beats.wake(began + STALLED_AFTER + SAME_TROUBLE);
+        beats.work_arrived_at(began + STALLED_AFTER + SAME_TROUBLE);
         assert_eq!(beats.last, began + STALLED_AFTER + SAME_TROUBLE);
     }
 
@@ -269,8 +269,8 @@ mod tests {
         let mut beats = Beats::new(began);
         assert_eq!(beats.ailment(began + STALLED_AFTER), None);
         let late = STALLED_AFTER + Duration::from_secs(1);
-        assert_eq!(beats.ailment(began + late), Some(Ailment::Stalled(late)));
-        beats.beat(began + late);
+        assert_eq!(beats.ailment(began + late), Some(LivenessFailure::Stalled(late)));
+        beats.progress_at(began + late);
         assert_eq!(beats.ailment(began + late), None);
     }
 
@@ -278,24 +278,24 @@ mod tests {
     fn one_lane_that_hangs_is_seen_though_the_others_go_on() {
         let began = Instant::now();
         let mut beats = Beats::new(began);
-        beats.lanes.extend(
+        beats.targets.extend(
             ["hangs", "works", "rests"]
-                .map(|name| (lane(name), Steps { moved: began, rests: u32::from(name == "rests") })),
+                .map(|name| (target(name), Steps { moved: began, rests: u32::from(name == "rests") })),
         );
         let late = began + STUCK_AFTER + Duration::from_secs(1);
-        beats.moved(&lane("works"), late);
-        assert_eq!(beats.ailment(late), Some(Ailment::Stuck(lane("hangs"), late - began)));
-        beats.moved(&lane("hangs"), late);
+        beats.lane_progress_at(&target("works"), late);
+        assert_eq!(beats.ailment(late), Some(LivenessFailure::Stuck(target("hangs"), late - began)));
+        beats.lane_progress_at(&target("hangs"), late);
         assert_eq!(beats.ailment(late), None);
     }
 
     #[test]
     fn a_lane_that_ended_is_not_missed() {
-        let pulse = Pulse::new();
-        let lane = lane("ended");
-        let at_work = pulse.at_work(&lane);
-        assert_eq!(pulse.lock().lanes.len(), 1);
+        let watchdog = ProgressWatchdog::new();
+        let target = target("ended");
+        let at_work = watchdog.at_work(&target);
+        assert_eq!(watchdog.lock_beats().targets.len(), 1);
         drop(at_work);
-        assert!(pulse.lock().lanes.is_empty());
+        assert!(watchdog.lock_beats().targets.is_empty());
     }
 }

@@ -8,21 +8,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_sqs::types::ChangeMessageVisibilityBatchRequestEntry;
-use replicator_core::failure::{Failure, Kind};
+use replicator_core::failure::{Failure, FailureKind};
 use replicator_core::operation::Operation;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::accounts::refusal;
-use crate::clock::Moment;
+use crate::accounts::error;
+use crate::clock::BootInstant;
 use crate::metrics::{MessageOutcome, Metrics};
 use registry::Registry;
 
 /// Extends the leases of one queue.
 #[derive(Debug, Clone)]
 pub(crate) struct Leases {
-    shared: Arc<Shared>,
+    shared: Arc<LeaseQueue>,
 }
 
 /// A message is hidden while this lives.
@@ -31,11 +31,11 @@ pub(crate) struct Lease {
     number: u64,
     lost: CancellationToken,
     over: CancellationToken,
-    shared: Arc<Shared>,
+    shared: Arc<LeaseQueue>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct LeaseQueue {
     client: aws_sdk_sqs::Client,
     url: String,
     queue: String,
@@ -47,14 +47,14 @@ struct Shared {
 }
 
 #[derive(Debug, Clone)]
-struct Held {
+struct HeldMessage {
     receipt: String,
     /// When the message shows again unless it is extended.
-    expires: Moment,
+    expires: BootInstant,
     /// When the last request that SQS confirmed the lease for was sent.
-    confirmed: Moment,
+    confirmed: BootInstant,
     /// When SQS will extend no more.
-    last: Moment,
+    last: BootInstant,
     lost: CancellationToken,
     group: Option<String>,
     /// Its work is done, and it is being deleted.
@@ -86,7 +86,7 @@ pub(crate) const CONFIRMED_WITHIN: Duration = Duration::from_secs(3);
 
 /// Makes sure that the leases of the task's messages are still held, before a write. Soon after a
 /// receipt that needs no request to SQS.
-pub(crate) async fn confirm() -> Result<(), Failure> {
+pub(crate) async fn confirm_held() -> Result<(), Failure> {
     let Ok(holds) = HOLDS.try_with(Clone::clone) else { return Ok(()) };
     // They are all of one message group, and so of one queue.
     let Some(leases) = holds.first().map(|hold| &hold.leases) else { return Ok(()) };
@@ -113,7 +113,7 @@ const LOOKS: u32 = 24;
 
 impl Leases {
     pub(crate) fn new(client: aws_sdk_sqs::Client, queue: &replicator_config::Queue, metrics: Metrics) -> Self {
-        let shared = Shared {
+        let shared = LeaseQueue {
             client,
             url: queue.url.clone(),
             queue: queue.name().to_owned(),
@@ -126,14 +126,14 @@ impl Leases {
     }
 
     /// Takes over a message that was requested at `asked`, so it is hidden since then or later.
-    pub(crate) fn hold(&self, number: u64, (receipt, group): (&str, Option<&String>), asked: Moment) -> Lease {
+    pub(crate) fn hold(&self, number: u64, (receipt, group): (&str, Option<&String>), asked: BootInstant) -> Lease {
         let lost = CancellationToken::new();
-        let mut registry = self.shared.registry();
+        let mut registry = self.shared.lock_registry();
         let over = match group {
-            Some(group) => registry.join(group),
+            Some(group) => registry.join_group(group),
             None => CancellationToken::new(),
         };
-        let held = Held {
+        let held = HeldMessage {
             receipt: receipt.to_owned(),
             expires: asked + self.shared.visibility,
             confirmed: asked,
@@ -158,37 +158,37 @@ impl Leases {
     /// Extends leases of which one was not confirmed lately. One request after the other does that, and others that were
     /// not confirmed lately go along, those first that wait for it.
     async fn confirm(&self, numbers: &[u64]) -> Result<(), Failure> {
-        let are_fresh = |all: &Vec<(u64, Held)>| all.iter().all(|(_, held)| held.is_fresh() && !held.is_gone());
-        if self.held(numbers).is_some_and(|all| are_fresh(&all)) {
+        let are_fresh = |all: &Vec<(u64, HeldMessage)>| all.iter().all(|(_, held)| held.is_fresh() && !held.is_gone());
+        if self.held_messages(numbers).is_some_and(|all| are_fresh(&all)) {
             return Ok(());
         }
-        self.shared.registry().asked.extend(numbers);
+        self.shared.lock_registry().asked.extend(numbers);
         let turn = self.shared.turn.lock().await;
-        if let Some(all) = self.held(numbers).filter(|all| !are_fresh(all)) {
+        if let Some(all) = self.held_messages(numbers).filter(|all| !are_fresh(all)) {
             let all = self.with_others(all);
-            futures::future::join_all(all.chunks(BATCH_MAX).map(|batch| self.extend(batch))).await;
+            futures::future::join_all(all.chunks(BATCH_MAX).map(|batch| self.extend_batch(batch))).await;
         }
         drop(turn);
-        self.shared.registry().asked.retain(|number| !numbers.contains(number));
+        self.shared.lock_registry().asked.retain(|number| !numbers.contains(number));
         let unsure = || {
-            Failure::caused(
-                Kind::LeaseUnsure,
+            Failure::with_source(
+                FailureKind::LeaseUnsure,
                 Operation::ChangeMessageVisibility,
                 "the message may be another worker's",
             )
         };
-        self.held(numbers).filter(are_fresh).map(drop).ok_or_else(unsure)
+        self.held_messages(numbers).filter(are_fresh).map(drop).ok_or_else(unsure)
     }
 
-    fn held(&self, numbers: &[u64]) -> Option<Vec<(u64, Held)>> {
-        let registry = self.shared.registry();
+    fn held_messages(&self, numbers: &[u64]) -> Option<Vec<(u64, HeldMessage)>> {
+        let registry = self.shared.lock_registry();
         numbers.iter().map(|number| Some((*number, registry.messages.get(number)?.clone()))).collect()
     }
 
-    fn with_others(&self, mut all: Vec<(u64, Held)>) -> Vec<(u64, Held)> {
+    fn with_others(&self, mut all: Vec<(u64, HeldMessage)>) -> Vec<(u64, HeldMessage)> {
         let room = all.len().next_multiple_of(BATCH_MAX) - all.len();
-        let registry = self.shared.registry();
-        let is_stale = |(number, held): &(&u64, &Held)| {
+        let registry = self.shared.lock_registry();
+        let is_stale = |(number, held): &(&u64, &HeldMessage)| {
             !held.is_fresh() && !held.is_gone() && !held.is_settled && !all.iter().any(|(own, _)| own == *number)
         };
         let mut others: Vec<_> = registry.messages.iter().filter(is_stale).collect();
@@ -203,9 +203,9 @@ impl Leases {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            let due = self.due(Moment::now());
-            // All at once: what dispatch may have in hand makes some 200 batches at most.
-            futures::future::join_all(due.chunks(BATCH_MAX).map(|batch| self.extend(batch))).await;
+            let due = self.due(BootInstant::now());
+            // All at once: what dispatch may have in flight makes some 200 batches at most.
+            futures::future::join_all(due.chunks(BATCH_MAX).map(|batch| self.extend_batch(batch))).await;
         }
     }
 
@@ -214,7 +214,7 @@ impl Leases {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            self.drop_over(Moment::now());
+            self.drop_over(BootInstant::now());
         }
     }
 
@@ -222,19 +222,19 @@ impl Leases {
         self.shared.visibility / ROUNDS
     }
 
-    fn due(&self, now: Moment) -> Vec<(u64, Held)> {
-        let registry = self.shared.registry();
+    fn due(&self, now: BootInstant) -> Vec<(u64, HeldMessage)> {
+        let registry = self.shared.lock_registry();
         let due = registry.messages.iter().filter(|(_, held)| held.is_due(self.shared.visibility, now));
         due.map(|(number, held)| (*number, held.clone())).collect()
     }
 
-    async fn extend(&self, batch: &[(u64, Held)]) {
-        let now = Moment::now();
-        let entry = |(number, held): &(u64, Held)| {
+    async fn extend_batch(&self, batch: &[(u64, HeldMessage)]) {
+        let now = BootInstant::now();
+        let entry = |(number, held): &(u64, HeldMessage)| {
             ChangeMessageVisibilityBatchRequestEntry::builder()
                 .id(number.to_string())
                 .receipt_handle(&held.receipt)
-                .visibility_timeout(i32::try_from(held.extension(self.shared.visibility, now)).unwrap_or(i32::MAX))
+                .visibility_timeout(i32::try_from(held.extension_seconds(self.shared.visibility, now)).unwrap_or(i32::MAX))
                 .build()
         };
         let Ok(entries) = batch.iter().map(entry).collect::<Result<Vec<_>, _>>() else { return };
@@ -248,48 +248,48 @@ impl Leases {
                 }
                 // What SQS could not do it may do at the next round, as if the request had failed.
                 let refused = answer.failed.iter().filter(|failed| failed.sender_fault);
-                refused.for_each(|failed| self.lose(&failed.id));
+                refused.for_each(|failed| self.lose_message(&failed.id));
                 return;
             }
-            Ok(Err(error)) => refusal::words(&error),
+            Ok(Err(error)) => error::error_words(&error),
             Err(_elapsed) => "no answer in time".to_owned(),
         };
         // The next round tries again, as long as the leases have time left.
         warn!(queue = self.shared.queue, leases = batch.len(), error, "leases cannot be extended for now");
     }
 
-    fn extended(&self, id: &str, now: Moment) {
-        let mut registry = self.shared.registry();
+    fn extended(&self, id: &str, now: BootInstant) {
+        let mut registry = self.shared.lock_registry();
         if let Some(held) = id.parse().ok().and_then(|number: u64| registry.messages.get_mut(&number)) {
-            held.expires = now + Duration::from_secs(held.extension(self.shared.visibility, now));
+            held.expires = now + Duration::from_secs(held.extension_seconds(self.shared.visibility, now));
             held.confirmed = now;
         }
     }
 
-    fn lose(&self, id: &str) {
+    fn lose_message(&self, id: &str) {
         if let Ok(number) = id.parse() {
             self.shared.lose(number);
         }
     }
 
     /// Gives up what would show again before a call could be sure to prevent it.
-    fn drop_over(&self, now: Moment) {
-        let is_over = |held: &Held| held.is_over(self.shared.visibility, now);
+    fn drop_over(&self, now: BootInstant) {
+        let is_over = |held: &HeldMessage| held.is_over(self.shared.visibility, now);
         let over = |registry: &Registry| -> Vec<u64> {
             registry.messages.iter().filter(|(_, held)| is_over(held)).map(|(number, _)| *number).collect()
         };
-        let over = over(&self.shared.registry());
+        let over = over(&self.shared.lock_registry());
         over.into_iter().for_each(|number| self.shared.give_up(number));
     }
 }
 
-impl Held {
-    fn is_due(&self, visibility: Duration, now: Moment) -> bool {
+impl HeldMessage {
+    fn is_due(&self, visibility: Duration, now: BootInstant) -> bool {
         // Looks come a little early or late, and one that finds just more than half must not leave time for only one call.
         self.expires.since(now) < visibility / DUE_AT + visibility / ROUNDS / 2
     }
 
-    fn is_over(&self, visibility: Duration, now: Moment) -> bool {
+    fn is_over(&self, visibility: Duration, now: BootInstant) -> bool {
         self.expires.since(now) <= visibility / OVER_AT
     }
 
@@ -302,21 +302,21 @@ impl Held {
     }
 
     /// Returns the whole seconds that an extension may request.
-    fn extension(&self, visibility: Duration, now: Moment) -> u64 {
+    fn extension_seconds(&self, visibility: Duration, now: BootInstant) -> u64 {
         visibility.min(self.last.since(now)).as_secs()
     }
 }
 
-impl Shared {
-    fn registry(&self) -> MutexGuard<'_, Registry> {
+impl LeaseQueue {
+    fn lock_registry(&self) -> MutexGuard<'_, Registry> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Loses a message that SQS does not extend: one that is being deleted may be gone.
     fn lose(&self, number: u64) {
-        let is_settled = self.registry().messages.get(&number).is_some_and(|held| held.is_settled);
+        let is_settled = self.lock_registry().messages.get(&number).is_some_and(|held| held.is_settled);
         if is_settled {
-            drop(self.registry().remove(number));
+            drop(self.lock_registry().remove_message(number));
         } else {
             self.give_up(number);
         }
@@ -324,10 +324,10 @@ impl Shared {
 
     /// Gives a message up that shows again, and its group with it.
     fn give_up(&self, number: u64) {
-        let mut registry = self.registry();
-        if let Some(held) = registry.remove(number) {
+        let mut registry = self.lock_registry();
+        if let Some(held) = registry.remove_message(number) {
             registry.end_group(&held);
-            self.metrics.message(&self.queue, MessageOutcome::LeaseLost);
+            self.metrics.count_message(&self.queue, MessageOutcome::LeaseLost);
             held.lost.cancel();
         }
     }
@@ -341,23 +341,23 @@ impl Lease {
 
     /// Lets it run out: an extension would hide a message that goes back for another time than it is to wait.
     pub(crate) fn end(&self) {
-        drop(self.shared.registry().remove(self.number));
+        drop(self.shared.lock_registry().remove_message(self.number));
     }
 
     /// Fires when the message may have gone to another worker.
-    pub(crate) fn lost(&self) -> &CancellationToken {
+    pub(crate) fn lost_token(&self) -> &CancellationToken {
         &self.lost
     }
 
     /// Fires when work for the message has to end: it is lost, or another one of its group is lost or goes back.
-    pub(crate) fn over(&self) -> &CancellationToken {
+    pub(crate) fn over_token(&self) -> &CancellationToken {
         &self.over
     }
 
     /// Records that the message is being deleted: that SQS rejects its receipt then says nothing of
     /// its group.
-    pub(crate) fn settle(&self) {
-        if let Some(held) = self.shared.registry().messages.get_mut(&self.number) {
+    pub(crate) fn mark_settled(&self) {
+        if let Some(held) = self.shared.lock_registry().messages.get_mut(&self.number) {
             held.is_settled = true;
         }
     }
@@ -365,7 +365,7 @@ impl Lease {
     /// Ends the work for all that is held of its group, because it goes back: SQS will give it out whatever else of the
     /// group is in flight.
     pub(crate) fn end_group(&self) {
-        let mut registry = self.shared.registry();
+        let mut registry = self.shared.lock_registry();
         if let Some(held) = registry.messages.get(&self.number).cloned() {
             registry.end_group(&held);
         }
@@ -387,29 +387,29 @@ mod tests {
 
     const VISIBILITY: Duration = Duration::from_secs(120);
 
-    fn received(asked: Moment) -> Held {
+    fn received(asked: BootInstant) -> HeldMessage {
         let (receipt, lost) = (String::new(), CancellationToken::new());
         let (group, over, is_settled) = (None, CancellationToken::new(), false);
         let (expires, last) = (asked + VISIBILITY, asked + HIDDEN_MAX);
-        Held { receipt, expires, confirmed: asked, last, lost, group, is_settled, over }
+        HeldMessage { receipt, expires, confirmed: asked, last, lost, group, is_settled, over }
     }
 
     /// Returns how long after the receipt something first holds, as often as it is looked at.
-    fn first(every: Duration, holds: impl Fn(Moment) -> bool) -> Duration {
-        let began = Moment::now();
+    fn first(every: Duration, holds: impl Fn(BootInstant) -> bool) -> Duration {
+        let began = BootInstant::now();
         (0..).map(|looks| every * looks).find(|time| holds(began + *time)).unwrap()
     }
 
     #[test]
     fn a_lease_that_cannot_be_extended_is_given_up_while_the_message_is_hidden() {
-        let held = received(Moment::now());
+        let held = received(BootInstant::now());
         let given_up = first(VISIBILITY / LOOKS, |now| held.is_over(VISIBILITY, now));
         assert!(given_up <= VISIBILITY - VISIBILITY / 8, "{given_up:?}");
     }
 
     #[test]
     fn two_calls_fit_between_the_first_try_and_the_end() {
-        let (held, call) = (received(Moment::now() + Duration::from_millis(1)), VISIBILITY / ROUNDS);
+        let (held, call) = (received(BootInstant::now() + Duration::from_millis(1)), VISIBILITY / ROUNDS);
         let tried = first(call, |now| held.is_due(VISIBILITY, now));
         let given_up = first(VISIBILITY / LOOKS, |now| held.is_over(VISIBILITY, now));
         assert!(tried + 2 * call <= given_up, "{tried:?} {given_up:?}");
@@ -432,47 +432,47 @@ mod tests {
     #[test]
     fn what_loses_one_message_of_a_group_ends_the_work_for_all_of_it() {
         let (leases, group, other) = (leases(), "group".to_owned(), "other".to_owned());
-        let hold = |number, group| leases.hold(number, ("receipt", Some(group)), Moment::now());
+        let hold = |number, group| leases.hold(number, ("receipt", Some(group)), BootInstant::now());
         let (first, second, apart) = (hold(1, &group), hold(2, &group), hold(3, &other));
-        leases.lose("2");
-        assert!(second.lost().is_cancelled() && !first.lost().is_cancelled());
-        let is_over = |lease: &Lease| lease.over().is_cancelled();
+        leases.lose_message("2");
+        assert!(second.lost_token().is_cancelled() && !first.lost_token().is_cancelled());
+        let is_over = |lease: &Lease| lease.over_token().is_cancelled();
         assert_eq!([&first, &second, &apart].map(is_over), [true, true, false]);
         let again = hold(4, &group);
         assert!(!is_over(&again), "what is received later is held anew");
         drop((first, second));
         let beside = hold(5, &group);
         again.end_group();
-        assert!(is_over(&beside) && !beside.lost().is_cancelled(), "it goes back with the other");
+        assert!(is_over(&beside) && !beside.lost_token().is_cancelled(), "it goes back with the other");
     }
 
     #[test]
     fn a_message_that_is_being_deleted_takes_its_group_along_only_if_it_stays() {
         let (leases, group) = (leases(), "group".to_owned());
-        let hold = |number| leases.hold(number, ("receipt", Some(&group)), Moment::now());
+        let hold = |number| leases.hold(number, ("receipt", Some(&group)), BootInstant::now());
         let (deleted, next) = (hold(1), hold(2));
-        deleted.settle();
-        leases.lose("1");
-        assert!(!next.over().is_cancelled(), "SQS knows its receipt no more");
+        deleted.mark_settled();
+        leases.lose_message("1");
+        assert!(!next.over_token().is_cancelled(), "SQS knows its receipt no more");
         deleted.end_group();
-        assert!(next.over().is_cancelled(), "it was not deleted after all");
-        assert!(!hold(3).over().is_cancelled(), "what is received later is held anew");
+        assert!(next.over_token().is_cancelled(), "it was not deleted after all");
+        assert!(!hold(3).over_token().is_cancelled(), "what is received later is held anew");
     }
 
     #[test]
     fn a_lease_runs_out_while_the_machine_sleeps() {
-        let held = received(Moment::now());
-        assert!(!held.is_over(VISIBILITY, Moment::now()));
+        let held = received(BootInstant::now());
+        assert!(!held.is_over(VISIBILITY, BootInstant::now()));
         clock::sleep_through(VISIBILITY);
-        assert!(held.is_over(VISIBILITY, Moment::now()));
+        assert!(held.is_over(VISIBILITY, BootInstant::now()));
     }
 
     #[test]
     fn no_extension_reaches_beyond_what_sqs_allows() {
-        let asked = Moment::now();
+        let asked = BootInstant::now();
         let held = received(asked);
-        assert_eq!(held.extension(VISIBILITY, asked), 120);
+        assert_eq!(held.extension_seconds(VISIBILITY, asked), 120);
         let late = asked + HIDDEN_MAX - Duration::from_millis(30_500);
-        assert_eq!(held.extension(VISIBILITY, late), 30);
+        assert_eq!(held.extension_seconds(VISIBILITY, late), 30);
     }
 }

@@ -21,14 +21,14 @@ use rocksdb::{Direction, IteratorMode, ReadOptions, WriteBatch};
 use tokio_util::sync::CancellationToken;
 
 use crate::blocking;
-use condition::Condition;
+use condition::LedgerHealth;
 use records::{
-    Address, Lane, ParkedTask, Record, Refuted, Removals, Replica, RuleStart, Upload, UploadedPart, decode, encode,
+    DbKey, TargetKey, ParkedTask, Record, Refuted, Removals, Replica, RuleStart, Upload, UploadedPart, decode_record, encode,
 };
-use store::{Store, Unread};
-use unreadable::Unreadable;
+use store::{Store, ReadError};
+use unreadable::DamagedUploads;
 
-pub(crate) use condition::Trouble;
+pub(crate) use condition::LedgerTrouble;
 pub(crate) use directory::OpenError;
 
 /// Handle on the ledger; clones share it.
@@ -38,7 +38,7 @@ pub(crate) struct Ledger {
     /// Held while removals are counted.
     removals: Arc<Mutex<()>>,
     /// Uploads whose records are damaged.
-    unreadable: Arc<Unreadable>,
+    unreadable: Arc<DamagedUploads>,
 }
 
 /// The parts of an upload by number.
@@ -56,7 +56,7 @@ impl Ledger {
             loop {
                 self.store.condition.failing().await;
                 tokio::time::sleep(REOPENED_EVERY).await;
-                blocking::run(|| self.store.reopen());
+                blocking::run_blocking(|| self.store.reopen());
             }
         };
         let _stopped = stop.run_until_cancelled(tended).await;
@@ -64,133 +64,133 @@ impl Ledger {
 
     /// Waits until the ledger takes records.
     pub(crate) async fn works(&self) {
-        self.store.condition.working().await;
+        self.store.condition.wait_for_recovery().await;
     }
 
     /// Tells how the ledger is.
-    pub(crate) fn condition(&self) -> &Condition {
+    pub(crate) fn condition(&self) -> &LedgerHealth {
         &self.store.condition
     }
 
     /// Makes everything written so far survive a power cut.
     pub(crate) fn sync(&self) -> Result<(), Failure> {
-        blocking::run(|| self.store.sync())
+        blocking::run_blocking(|| self.store.sync_log())
     }
 
     /// Lists what is known of a key at a destination. Where a record is damaged that is nothing, as after a lost disk: it is
     /// read back from the destination.
-    pub(crate) fn replicas(&self, lane: &Lane) -> Result<Vec<Replica>, Failure> {
-        readable(self.scan(&Replica::prefix(lane)))
+    pub(crate) fn replicas_of(&self, target: &TargetKey) -> Result<Vec<Replica>, Failure> {
+        damaged_as_absent(self.scan_records(&Replica::key_prefix(target)))
     }
 
     /// Records what became of a version.
-    pub(crate) fn put_replica(&self, lane: &Lane, replica: &Replica) -> Result<(), Failure> {
-        self.put(&replica.address(lane), replica)
+    pub(crate) fn put_replica(&self, target: &TargetKey, replica: &Replica) -> Result<(), Failure> {
+        self.put(&replica.address(target), replica)
     }
 
     /// Records that a version of the destination holds other bytes than were sent, so that nothing it says is believed.
-    pub(crate) fn refute(&self, lane: &Lane, destination_version: &str, now: Timestamp) -> Result<(), Failure> {
-        self.put(&Refuted::address(lane, destination_version), &Refuted { since: now })
+    pub(crate) fn record_refuted(&self, target: &TargetKey, destination_version: &str, now: Timestamp) -> Result<(), Failure> {
+        self.put(&Refuted::db_key(target, destination_version), &Refuted { since: now })
     }
 
     /// Says whether a version of the destination is known to hold other bytes than were sent; it is if the record is damaged.
-    pub(crate) fn is_refuted(&self, lane: &Lane, destination_version: &str) -> Result<bool, Failure> {
-        match self.get::<Refuted>(&Refuted::address(lane, destination_version)) {
-            Err(Unread::Damaged(_)) => Ok(true),
+    pub(crate) fn is_refuted(&self, target: &TargetKey, destination_version: &str) -> Result<bool, Failure> {
+        match self.get_record::<Refuted>(&Refuted::db_key(target, destination_version)) {
+            Err(ReadError::Damaged(_)) => Ok(true),
             read => Ok(read?.is_some()),
         }
     }
 
     /// Returns the multipart upload in progress for a key, with its parts by number. Parts that cannot be read are uploaded
     /// again; a damaged record of the upload itself holds the key up as long as what it told of may appear.
-    pub(crate) fn upload(&self, lane: &Lane) -> Result<Option<(Upload, Parts)>, Failure> {
-        let upload = match self.get::<Upload>(&Upload::address(lane)) {
-            Err(Unread::Damaged(_)) => {
-                self.unreadable.wait(lane)?;
-                self.end_upload(lane)?;
+    pub(crate) fn upload_of(&self, target: &TargetKey) -> Result<Option<(Upload, Parts)>, Failure> {
+        let upload = match self.get_record::<Upload>(&Upload::db_key(target)) {
+            Err(ReadError::Damaged(_)) => {
+                self.unreadable.wait(target)?;
+                self.end_upload(target)?;
                 return Ok(None);
             }
             read => read?,
         };
         let Some(upload) = upload else { return Ok(None) };
-        let parts: Vec<UploadedPart> = readable(self.scan(&UploadedPart::prefix(lane)))?;
+        let parts: Vec<UploadedPart> = damaged_as_absent(self.scan_records(&UploadedPart::key_prefix(target)))?;
         Ok(Some((upload, parts.into_iter().map(|part| (part.number, part)).collect())))
     }
 
     /// Records a multipart upload in progress.
-    pub(crate) fn put_upload(&self, lane: &Lane, upload: &Upload) -> Result<(), Failure> {
-        self.put(&Upload::address(lane), upload)
+    pub(crate) fn put_upload(&self, target: &TargetKey, upload: &Upload) -> Result<(), Failure> {
+        self.put(&Upload::db_key(target), upload)
     }
 
     /// Records a part that is at the destination.
-    pub(crate) fn put_part(&self, lane: &Lane, part: &UploadedPart) -> Result<(), Failure> {
-        self.put(&part.address(lane), part)
+    pub(crate) fn put_part(&self, target: &TargetKey, part: &UploadedPart) -> Result<(), Failure> {
+        self.put(&part.address(target), part)
     }
 
     /// Forgets a multipart upload that was completed or aborted.
-    pub(crate) fn end_upload(&self, lane: &Lane) -> Result<(), Failure> {
+    pub(crate) fn end_upload(&self, target: &TargetKey) -> Result<(), Failure> {
         let mut batch = WriteBatch::default();
-        batch.delete(Upload::address(lane).bytes());
-        let parts = UploadedPart::prefix(lane);
-        match self.scan::<UploadedPart>(&parts) {
-            Ok(read) => read.iter().for_each(|part| batch.delete(part.address(lane).bytes())),
+        batch.delete(Upload::db_key(target).key_bytes());
+        let parts = UploadedPart::key_prefix(target);
+        match self.scan_records::<UploadedPart>(&parts) {
+            Ok(read) => read.iter().for_each(|part| batch.delete(part.address(target).key_bytes())),
             // Unread, which later reads pay for: so not always.
-            Err(Unread::Damaged(_)) => batch.delete_range(parts.bytes(), parts.clone().end().bytes()),
+            Err(ReadError::Damaged(_)) => batch.delete_range(parts.key_bytes(), parts.clone().end().key_bytes()),
             Err(failed) => return Err(failed.into()),
         }
         self.store.write(|db| db.write(batch))?;
-        self.unreadable.forget(lane);
+        self.unreadable.forget_lane(target);
         Ok(())
     }
 
-    /// Visits the multipart uploads in progress, from behind a lane's on.
+    /// Visits the multipart uploads in progress, from behind a key's on.
     pub(crate) fn visit_uploads(
         &self,
-        after: Option<&Lane>,
+        after: Option<&TargetKey>,
         visit: impl FnMut(Upload) -> ControlFlow<()>,
     ) -> Result<(), Failure> {
-        let table = Address::of(Upload::TABLE);
-        let from = after.map_or_else(|| table.clone(), |lane| Upload::address(lane).end());
-        readable(self.visit(&from, &table, visit))
+        let table = DbKey::of_table(Upload::TABLE);
+        let from = after.map_or_else(|| table.clone(), |target| Upload::db_key(target).end());
+        damaged_as_absent(self.visit_records(&from, &table, visit))
     }
 
     /// Keeps a task until an operator acts.
-    pub(crate) fn park(&self, task: &ParkedTask) -> Result<(), Failure> {
+    pub(crate) fn put_parked(&self, task: &ParkedTask) -> Result<(), Failure> {
         self.put(&task.address(), task)
     }
 
     /// Returns the record under which a task would be parked, if there is one already.
     pub(crate) fn parked_before(&self, task: &ParkedTask) -> Result<Option<ParkedTask>, Failure> {
-        readable(self.get(&task.address()))
+        damaged_as_absent(self.get_record(&task.address()))
     }
 
-    /// Says whether anything is parked of a lane.
-    pub(crate) fn has_parked(&self, lane: &Lane) -> Result<bool, Failure> {
-        let (prefix, mut has) = (ParkedTask::prefix(lane), false);
-        let visited = self.visit(&prefix, &prefix, |_: ParkedTask| {
+    /// Says whether anything is parked of a key.
+    pub(crate) fn has_parked(&self, target: &TargetKey) -> Result<bool, Failure> {
+        let (prefix, mut has) = (ParkedTask::key_prefix(target), false);
+        let visited = self.visit_records(&prefix, &prefix, |_: ParkedTask| {
             has = true;
             ControlFlow::Break(())
         });
-        readable(visited)?;
+        damaged_as_absent(visited)?;
         Ok(has)
     }
 
-    /// Visits parked tasks, those of one lane together, from behind a lane's on.
+    /// Visits parked tasks, those of one key together, from behind a key's on.
     pub(crate) fn visit_parked(
         &self,
-        after: Option<&Lane>,
+        after: Option<&TargetKey>,
         visit: impl FnMut(ParkedTask) -> ControlFlow<()>,
     ) -> Result<(), Failure> {
-        let table = Address::of(ParkedTask::TABLE);
-        let from = after.map_or_else(|| table.clone(), |lane| ParkedTask::prefix(lane).end());
-        readable(self.visit(&from, &table, visit))
+        let table = DbKey::of_table(ParkedTask::TABLE);
+        let from = after.map_or_else(|| table.clone(), |target| ParkedTask::key_prefix(target).end());
+        damaged_as_absent(self.visit_records(&from, &table, visit))
     }
 
     /// Forgets what was parked for a key and is done now.
-    pub(crate) fn unpark(&self, lane: &Lane, is_done: impl Fn(&ParkedTask) -> bool) -> Result<(), Failure> {
-        let parked: Vec<ParkedTask> = readable(self.scan(&ParkedTask::prefix(lane)))?;
+    pub(crate) fn remove_parked(&self, target: &TargetKey, is_done: impl Fn(&ParkedTask) -> bool) -> Result<(), Failure> {
+        let parked: Vec<ParkedTask> = damaged_as_absent(self.scan_records(&ParkedTask::key_prefix(target)))?;
         for task in parked.iter().filter(|task| is_done(task)) {
-            self.store.write(|db| db.delete(task.address().bytes()))?;
+            self.store.write(|db| db.delete(task.address().key_bytes()))?;
         }
         Ok(())
     }
@@ -208,7 +208,7 @@ impl Ledger {
     /// Returns when a rule was first loaded, which is `now` when it never was.
     pub(crate) fn rule_start(&self, rule: &str, now: Timestamp) -> Result<Timestamp, Failure> {
         let address = RuleStart::address(rule);
-        if let Some(start) = self.get::<RuleStart>(&address)? {
+        if let Some(start) = self.get_record::<RuleStart>(&address)? {
             return Ok(start.first_loaded);
         }
         self.put(&address, &RuleStart { first_loaded: now })?;
@@ -222,7 +222,7 @@ impl Ledger {
         let address = Removals::address(rule);
         // A clock that was set back by more than an hour begins a new one, too.
         let is_of_this_hour = |removals: &Removals| (now - removals.since).abs() < HOUR;
-        let removals = self.get::<Removals>(&address)?.filter(is_of_this_hour);
+        let removals = self.get_record::<Removals>(&address)?.filter(is_of_this_hour);
         let removals = removals.unwrap_or(Removals { since: now, count: 0 });
         if removals.count >= per_hour.get() {
             return Ok(false);
@@ -231,20 +231,20 @@ impl Ledger {
         Ok(true)
     }
 
-    fn get<R: Record>(&self, address: &Address) -> Result<Option<R>, Unread> {
-        let opened = self.store.opened()?;
-        let found = opened.db.get_pinned(address.bytes()).map_err(|error| self.store.unread(error))?;
-        found.map(|bytes| decode(&bytes).map_err(|error| self.store.undecoded(error))).transpose()
+    fn get_record<R: Record>(&self, address: &DbKey) -> Result<Option<R>, ReadError> {
+        let opened = self.store.open_db()?;
+        let found = opened.db.get_pinned(address.key_bytes()).map_err(|error| self.store.read_error(error))?;
+        found.map(|bytes| decode_record(&bytes).map_err(|error| self.store.decode_error(error))).transpose()
     }
 
-    fn put<R: Record>(&self, address: &Address, record: &R) -> Result<(), Failure> {
+    fn put<R: Record>(&self, address: &DbKey, record: &R) -> Result<(), Failure> {
         let bytes = encode(record).map_err(store::unwritable)?;
-        self.store.write(|db| db.put(address.bytes(), bytes))
+        self.store.write(|db| db.put(address.key_bytes(), bytes))
     }
 
-    fn scan<R: Record>(&self, prefix: &Address) -> Result<Vec<R>, Unread> {
+    fn scan_records<R: Record>(&self, prefix: &DbKey) -> Result<Vec<R>, ReadError> {
         let mut all = Vec::new();
-        self.visit(prefix, prefix, |record| {
+        self.visit_records(prefix, prefix, |record| {
             all.push(record);
             ControlFlow::Continue(())
         })?;
@@ -252,24 +252,24 @@ impl Ledger {
     }
 
     /// Reads record by record, because all of them may be more than memory holds.
-    fn visit<R: Record>(
+    fn visit_records<R: Record>(
         &self,
-        from: &Address,
-        prefix: &Address,
+        from: &DbKey,
+        prefix: &DbKey,
         mut visit: impl FnMut(R) -> ControlFlow<()>,
-    ) -> Result<(), Unread> {
+    ) -> Result<(), ReadError> {
         let mut options = ReadOptions::default();
-        options.set_iterate_upper_bound(prefix.clone().end().bytes());
-        // Filters tell at once that a lane has no records; for a whole table they cannot.
-        match records::has_lane(prefix.bytes()) {
+        options.set_iterate_upper_bound(prefix.clone().end().key_bytes());
+        // Filters tell at once that a key has no records; for a whole table they cannot.
+        match records::has_lane(prefix.key_bytes()) {
             true => options.set_prefix_same_as_start(true),
             false => options.set_total_order_seek(true),
         }
-        let opened = self.store.opened()?;
-        for entry in opened.db.iterator_opt(IteratorMode::From(from.bytes(), Direction::Forward), options) {
-            let (key, value) = entry.map_err(|error| self.store.unread(error))?;
-            let is_wanted = key.starts_with(prefix.bytes());
-            if !is_wanted || visit(decode(&value).map_err(|error| self.store.undecoded(error))?).is_break() {
+        let opened = self.store.open_db()?;
+        for entry in opened.db.iterator_opt(IteratorMode::From(from.key_bytes(), Direction::Forward), options) {
+            let (key, value) = entry.map_err(|error| self.store.read_error(error))?;
+            let is_wanted = key.starts_with(prefix.key_bytes());
+            if !is_wanted || visit(decode_record(&value).map_err(|error| self.store.decode_error(error))?).is_break() {
                 break;
             }
         }
@@ -284,9 +284,9 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// Takes what is damaged for absent. That is for records that are read back, or that a message in a queue stands
 /// behind, or for parts, which are uploaded again: no upload, which may yet appear, and no rule's beginning is among them.
-fn readable<T: Default>(read: Result<T, Unread>) -> Result<T, Failure> {
+fn damaged_as_absent<T: Default>(read: Result<T, ReadError>) -> Result<T, Failure> {
     match read {
-        Err(Unread::Damaged(_)) => Ok(T::default()),
+        Err(ReadError::Damaged(_)) => Ok(T::default()),
         read => Ok(read?),
     }
 }

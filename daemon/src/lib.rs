@@ -6,7 +6,7 @@
 //!   together, and the order in which they stop; `signals`: what tells it to
 //! - `status`, `failures`: what the running daemon says of itself and of what is parked, `admin`: how it says it
 //! - `intake`, `router`, `dispatch`, `ack`: the stations; `work_queues`: what the router sends to, and retries
-//! - `lane`: one task at work; `ruleset`: what a hint means; `parking`: when what is parked is tried again;
+//! - `key`: one task at work; `ruleset`: what a event means; `parking`: when what is parked is tried again;
 //!   `task`, `message`: what travels; `away`: what of it waits in its queue
 //! - `transfer`: bringing one key at one destination up to date
 //! - `engine`: what transfers share; `predecessor`: what a start has to wait for; `another`: a second daemon where there may be one only; `lease`, `ledger`, `limits`, `pace`, `fanout`, `budget`, `turns`, `gather`, `lately`, `accounts`, `wire`, `checksum`, `health`,
@@ -18,33 +18,33 @@ mod signals;
 pub mod status;
 pub mod failures;
 pub mod admin;
-mod intake;
+mod receiver;
 mod router;
 mod dispatch;
 mod ack;
-mod lane;
+mod runner;
 mod parking;
 mod ruleset;
-mod away;
+mod hidden_events;
 mod message;
 mod task;
-mod transfer;
+mod reconcile;
 mod engine;
 mod work_queues;
-mod another;
+mod second_daemon;
 mod predecessor;
 mod lease;
 pub mod ledger;
 mod limits;
-mod pace;
+mod concurrency;
 mod retries;
-mod fanout;
+mod single_flight;
 mod budget;
-mod turns;
-mod gather;
-mod lately;
+mod fair_queue;
+mod batcher;
+mod ttl_set;
 mod accounts;
-mod wire;
+mod s3_http;
 mod checksum;
 mod xml;
 pub mod failpoint;

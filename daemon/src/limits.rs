@@ -8,11 +8,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use replicator_core::rule::{self, Place, Rule};
+use replicator_core::rule::{self, BucketRef, Rule};
 use tokio::time::Instant;
 
-use crate::health::Pulse;
-use crate::turns::{Payer, Turns};
+use crate::health::ProgressWatchdog;
+use crate::fair_queue::{Flow, Turns};
 use bandwidth::Bandwidth;
 use counter::Counter;
 use requests::Requests;
@@ -23,7 +23,7 @@ pub(crate) struct Limits {
     limiters: RwLock<HashMap<Limited, Limiters>>,
     lines: Lines,
     /// That a body needs long to pass is no standstill.
-    pulse: Arc<Pulse>,
+    watchdog: Arc<ProgressWatchdog>,
 }
 
 // Bodies that pass in less are settled often enough.
@@ -33,7 +33,7 @@ const LONG: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Limited {
     Rule(String),
-    Destination(Place),
+    Destination(BucketRef),
 }
 
 #[derive(Debug, Clone, Default)]
@@ -56,8 +56,8 @@ struct Lines {
 }
 
 impl Limits {
-    pub(crate) fn new(pulse: Arc<Pulse>) -> Self {
-        Self { limiters: RwLock::default(), lines: Lines::default(), pulse }
+    pub(crate) fn new(watchdog: Arc<ProgressWatchdog>) -> Self {
+        Self { limiters: RwLock::default(), lines: Lines::default(), watchdog }
     }
 
     /// Takes over the limits of a new set of rules. A limit that did not change keeps its state.
@@ -65,11 +65,11 @@ impl Limits {
         let Ok(mut limiters) = self.limiters.write() else { return };
         let mut next = HashMap::new();
         for rule in rules {
-            let both = Limited::by(rule).into_iter().zip([rule.limits, rule.destination_limits]);
+            let both = Limited::scopes_of(rule).into_iter().zip([rule.limits, rule.destination_limits]);
             // What another rule says of the same destination holds for all.
-            for (limited, limits) in both.filter(|(_, limits)| *limits != rule::Limits::default()) {
+            for (limited, limits) in both.filter(|(_, limits)| *limits != rule::RateLimits::default()) {
                 let known = limiters.remove(&limited).unwrap_or_default();
-                next.entry(limited).or_insert_with(|| known.renewed(limits));
+                next.entry(limited).or_insert_with(|| known.renew_for(limits));
             }
         }
         *limiters = next;
@@ -77,7 +77,7 @@ impl Limits {
 
     /// Waits until this many bytes may be read that no copy is made of. The caller may hold memory,
     /// and so waits for no task that waits for some.
-    pub(crate) async fn bytes(&self, payer: Payer<'_>, bytes: u64) {
+    pub(crate) async fn acquire_bytes(&self, payer: Flow<'_>, bytes: u64) {
         let _turn = self.lines.comparing.take(payer).await;
         self.pass_bytes(payer.rule, bytes).await;
     }
@@ -87,7 +87,7 @@ impl Limits {
         if self.are_none() {
             return None;
         }
-        self.bandwidths(rule).iter().map(|(_, bandwidth)| bandwidth.bytes_per_second()).min()
+        self.bandwidths_of(rule).iter().map(|(_, bandwidth)| bandwidth.bytes_per_second()).min()
     }
 
     /// Waits until this many bytes may move. The first in a line goes first: among small bodies
@@ -100,41 +100,41 @@ impl Limits {
         }
         let (mut left, begun) = (bytes, Instant::now());
         while left > 0 {
-            let bandwidths = self.bandwidths(rule);
+            let bandwidths = self.bandwidths_of(rule);
             let turn = bandwidths.iter().map(|(_, bandwidth)| bandwidth.turn_bytes()).fold(left, u64::min);
             for (limited, bandwidth) in &bandwidths {
-                let is_current = || self.get(limited).bandwidth.is_some_and(|now| Arc::ptr_eq(&now, bandwidth));
-                bandwidth.pass(turn, is_current).await;
+                let is_current = || self.limiters_of(limited).bandwidth.is_some_and(|now| Arc::ptr_eq(&now, bandwidth));
+                bandwidth.acquire_turn(turn, is_current).await;
             }
             left = if bandwidths.is_empty() { 0 } else { left - turn };
             if begun.elapsed() > LONG {
-                self.pulse.passes();
+                self.watchdog.passes();
             }
         }
     }
 
-    fn bandwidths(&self, rule: &Rule) -> Vec<(Limited, Arc<Bandwidth>)> {
-        let both = Limited::by(rule).into_iter();
-        both.filter_map(|limited| self.get(&limited).bandwidth.map(|bandwidth| (limited, bandwidth))).collect()
+    fn bandwidths_of(&self, rule: &Rule) -> Vec<(Limited, Arc<Bandwidth>)> {
+        let both = Limited::scopes_of(rule).into_iter();
+        both.filter_map(|limited| self.limiters_of(&limited).bandwidth.map(|bandwidth| (limited, bandwidth))).collect()
     }
 
     /// Waits until a copy of so many bytes is let in, and until it has a share of the memory then: one at a time of each
     /// line, or many would be let in while memory is short, and move at once when it no longer is.
-    pub(crate) async fn let_in<T>(&self, payer: Payer<'_>, bytes: u64, share: impl Future<Output = T>) -> T {
+    pub(crate) async fn let_in<T>(&self, payer: Flow<'_>, bytes: u64, share: impl Future<Output = T>) -> T {
         let _turn = self.lines.copies.take(payer).await;
         self.pass_bytes(payer.rule, bytes).await;
-        self.pass(payer.rule).await;
+        self.acquire_admission(payer.rule).await;
         share.await
     }
 
     /// Waits until a copy that was let in may send its request. A copy that waits for its
     /// destination has passed the limit of its rule already, so each line lets one at a time wait.
-    pub(crate) async fn may_send(&self, payer: Payer<'_>) {
+    pub(crate) async fn may_send(&self, payer: Flow<'_>) {
         if self.are_none() {
             return;
         }
-        let limited = Limited::by(payer.rule);
-        let requests: Vec<Arc<Requests>> = limited.iter().filter_map(|limited| self.get(limited).requests).collect();
+        let limited = Limited::scopes_of(payer.rule);
+        let requests: Vec<Arc<Requests>> = limited.iter().filter_map(|limited| self.limiters_of(limited).requests).collect();
         if requests.is_empty() {
             return;
         }
@@ -144,20 +144,20 @@ impl Limits {
     }
 
     /// Waits until a request may be sent that needs no memory.
-    pub(crate) async fn request(&self, payer: Payer<'_>) {
+    pub(crate) async fn request(&self, payer: Flow<'_>) {
         {
             let _turn = self.lines.others.take(payer).await;
-            self.pass(payer.rule).await;
+            self.acquire_admission(payer.rule).await;
         }
         self.may_send(payer).await;
     }
 
     /// Waits until one more may be let in.
-    async fn pass(&self, rule: &Rule) {
+    async fn acquire_admission(&self, rule: &Rule) {
         if self.are_none() {
             return;
         }
-        for requests in Limited::by(rule).iter().filter_map(|limited| self.get(limited).requests) {
+        for requests in Limited::scopes_of(rule).iter().filter_map(|limited| self.limiters_of(limited).requests) {
             requests.caught_up(rule).await;
         }
         self.take(rule, |requests| &requests.let_in).await;
@@ -166,10 +166,10 @@ impl Limits {
     /// Takes a request from a counter of the rule and of the destination; again when a limit
     /// changes meanwhile.
     async fn take(&self, rule: &Rule, counter: impl Fn(&Requests) -> &Counter) {
-        for limited in Limited::by(rule) {
+        for limited in Limited::scopes_of(rule) {
             let is_current =
-                |taken: &Arc<Requests>| self.get(&limited).requests.is_some_and(|now| Arc::ptr_eq(&now, taken));
-            while let Some(requests) = self.get(&limited).requests
+                |taken: &Arc<Requests>| self.limiters_of(&limited).requests.is_some_and(|now| Arc::ptr_eq(&now, taken));
+            while let Some(requests) = self.limiters_of(&limited).requests
                 && !counter(&requests).take(requests::ONE, || is_current(&requests)).await
             {}
         }
@@ -181,21 +181,21 @@ impl Limits {
         self.limiters.read().is_ok_and(|limiters| limiters.is_empty())
     }
 
-    fn get(&self, limited: &Limited) -> Limiters {
+    fn limiters_of(&self, limited: &Limited) -> Limiters {
         self.limiters.read().ok().and_then(|limiters| limiters.get(limited).cloned()).unwrap_or_default()
     }
 }
 
 impl Limited {
     /// Names the two whose limits hold for a rule's copies.
-    fn by(rule: &Rule) -> [Self; 2] {
+    fn scopes_of(rule: &Rule) -> [Self; 2] {
         [Self::Rule(rule.id.clone()), Self::Destination(rule.destination.clone())]
     }
 }
 
 impl Limiters {
     /// Returns the limiters for other limits.
-    fn renewed(self, to: rule::Limits) -> Self {
+    fn renew_for(self, to: rule::RateLimits) -> Self {
         let bandwidth = to.bandwidth_bytes_per_second.map(|limit| {
             let known = self.bandwidth.filter(|known| known.is_of(limit));
             known.unwrap_or_else(|| Arc::new(Bandwidth::new(limit)))
@@ -216,12 +216,12 @@ mod tests {
 
     #[test]
     fn a_limit_that_did_not_change_keeps_its_state_when_the_other_changes() {
-        let limits = |bandwidth| rule::Limits {
+        let limits = |bandwidth| rule::RateLimits {
             bandwidth_bytes_per_second: NonZeroU64::new(bandwidth),
             requests_per_second: NonZeroU32::new(4),
         };
-        let before = Limiters::default().renewed(limits(1 << 20));
-        let after = before.clone().renewed(limits(1 << 21));
+        let before = Limiters::default().renew_for(limits(1 << 20));
+        let after = before.clone().renew_for(limits(1 << 21));
         assert!(Arc::ptr_eq(&before.requests.unwrap(), &after.requests.unwrap()));
         assert!(!Arc::ptr_eq(&before.bandwidth.unwrap(), &after.bandwidth.unwrap()));
     }

@@ -49,7 +49,7 @@ enum Verb {
         #[command(flatten)]
         file: ConfigFile,
     },
-    /// Shows what the running daemon has in hand and what is parked
+    /// Shows what the running daemon has in flight and what is parked
     #[command(after_help = "Example:\n  s3-replicator status --config /etc/s3-replicator/config.toml")]
     Status {
         #[command(flatten)]
@@ -60,7 +60,7 @@ enum Verb {
     Failures(Failures),
     /// The records in `state_dir`: whether they are whole, and a new ledger of those that are
     #[command(subcommand, after_help = LEDGER_EXAMPLES)]
-    Ledger(Ledger),
+    Ledger(LedgerCommand),
 }
 
 const LEDGER_EXAMPLES: &str = "Examples:
@@ -68,7 +68,7 @@ const LEDGER_EXAMPLES: &str = "Examples:
   systemctl stop s3-replicator && s3-replicator ledger repair";
 
 #[derive(Debug, Subcommand)]
-enum Ledger {
+enum LedgerCommand {
     /// Reads every record, beside a running daemon too; exit 65 when one is damaged
     #[command(after_help = "Example:\n  s3-replicator ledger check --config /etc/s3-replicator/config.toml")]
     Check {
@@ -193,11 +193,11 @@ fn command(command: Command) -> anyhow::Result<()> {
             process::raise_descriptors()?;
             process::forbid_core_dumps().context("cannot forbid core dumps")?;
             let role = role.map_or(Role::Both, RoleName::role);
-            runtime()?.block_on(pipeline::run(settings, file.config, role))
+            build_runtime()?.block_on(pipeline::run(settings, file.config, role))
         }
         Verb::Check { file } => {
             let settings = replicator_config::load(&file.config)?;
-            say(&format!(
+            print_text(&format!(
                 "{} is valid: {} rules, {} queues, {} accounts",
                 file.config.display(),
                 settings.rules.len(),
@@ -208,31 +208,31 @@ fn command(command: Command) -> anyhow::Result<()> {
         }
         Verb::Status { file } => {
             let settings = replicator_config::load(&file.config)?;
-            say(runtime()?.block_on(status::ask(&settings))?.trim_end());
+            print_text(build_runtime()?.block_on(status::ask(&settings))?.trim_end());
             Ok(())
         }
         Verb::Failures(Failures::List { file, which, json }) => {
             let settings = replicator_config::load(&file.config)?;
-            say(runtime()?.block_on(failures::list(&settings, &which.into(), json))?.trim_end());
+            print_text(build_runtime()?.block_on(failures::list(&settings, &which.into(), json))?.trim_end());
             Ok(())
         }
         Verb::Failures(Failures::Retry { file, all: _, which }) => {
             let settings = replicator_config::load(&file.config)?;
-            say(runtime()?.block_on(failures::retry(&settings, &which.into()))?.trim_end());
+            print_text(build_runtime()?.block_on(failures::retry(&settings, &which.into()))?.trim_end());
             Ok(())
         }
-        Verb::Ledger(Ledger::Check { file }) => {
-            say(&mend::check(&replicator_config::load(&file.config)?)?);
+        Verb::Ledger(LedgerCommand::Check { file }) => {
+            print_text(&mend::check(&replicator_config::load(&file.config)?)?);
             Ok(())
         }
-        Verb::Ledger(Ledger::Repair { file }) => {
-            say(&mend::repair(&replicator_config::load(&file.config)?)?);
+        Verb::Ledger(LedgerCommand::Repair { file }) => {
+            print_text(&mend::repair(&replicator_config::load(&file.config)?)?);
             Ok(())
         }
     }
 }
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+fn build_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
 }
 
@@ -249,7 +249,7 @@ fn start_log(format: LogFormat, filter: &str) -> anyhow::Result<()> {
 }
 
 #[allow(clippy::print_stdout, reason = "what a command was asked for goes to standard output")]
-fn say(text: &str) {
+fn print_text(text: &str) {
     println!("{}", without_commands(text));
 }
 

@@ -1,21 +1,21 @@
-//! The states of a message: received, in hand while its tasks work, settled.
+//! The states of a message: received, in flight while its tasks work, settled.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use replicator_core::event::{self, Action, Notification, Undecodable};
+use replicator_core::event::{self, EventKind, Notification, DecodeError};
 use replicator_core::failure::Reason;
 use replicator_core::object::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::warn;
 
-use crate::clock::{self, Moment};
+use crate::clock::{self, BootInstant};
 use crate::lease::Lease;
 use crate::metrics::{MessageOutcome, Metrics};
 use crate::panics;
 use crate::task::Task;
-pub(crate) use crate::work_queues::{Again, Parked, QueueAccess};
-use crate::work_queues::{WorkItem, digest};
+pub(crate) use crate::work_queues::{Again, ParkedBefore, QueueAccess};
+use crate::work_queues::{WorkItem, digest_words};
 
 // Hosts that keep their time are closer than this.
 const CLOCK_LEAD_MAX: Duration = Duration::from_secs(60);
@@ -35,7 +35,7 @@ pub(crate) struct Message {
     pub(crate) sent: Option<Timestamp>,
     pub(crate) lease: Lease,
     /// When it had come: since then at the latest it is ours.
-    pub(crate) received: Moment,
+    pub(crate) received: BootInstant,
     /// Its message group, if it came from a work queue.
     pub(crate) group: Option<String>,
     /// Why a worker sent it, if one did.
@@ -47,27 +47,27 @@ pub(crate) struct Message {
 
 /// A message and what it says, if that can be read.
 #[derive(Debug)]
-pub(crate) struct Delivery {
+pub(crate) struct ReceivedMessage {
     pub(crate) message: Message,
-    pub(crate) notification: Result<Notification, Undecodable>,
+    pub(crate) notification: Result<Notification, DecodeError>,
 }
 
 /// A message whose work has ended, and what the queue shall do with it.
 #[derive(Debug)]
-pub(crate) struct Settlement {
+pub(crate) struct AckRequest {
     pub(crate) message: Message,
-    pub(crate) disposal: Disposal,
+    pub(crate) disposal: AckAction,
 }
 
 /// What the queue shall do with a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Disposal {
+pub(crate) enum AckAction {
     /// Delete it: each of its tasks is settled.
     Delete,
     /// Send it to the dead-letter queue, then delete it: it cannot be acted on, or its tasks are parked in the ledger.
-    Park(Reason),
+    DeadLetter(Reason),
     /// Deliver it again after this time.
-    Release(Duration),
+    ReturnAfter(Duration),
     /// Send these to their work queues, then delete it.
     Forward(Vec<WorkItem>),
 }
@@ -77,32 +77,32 @@ pub(crate) enum Disposal {
 const DELAY_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// Reads what a message says. One that meets a bug is kept like any that cannot be read.
-pub(crate) fn parse_body(body: &str, metrics: &Metrics) -> Result<Notification, Undecodable> {
-    panics::contain(metrics, || event::parse(body)).unwrap_or(Err(Undecodable::Bug))
+pub(crate) fn parse_body(body: &str, metrics: &Metrics) -> Result<Notification, DecodeError> {
+    panics::contain(metrics, || event::parse_notification(body)).unwrap_or(Err(DecodeError::Bug))
 }
 
 impl Message {
     /// Says whether it was delivered before: then something may have begun that is not in the
     /// ledger. A server that does not count may have delivered it any number of times.
-    pub(crate) fn redelivered(&self) -> bool {
+    pub(crate) fn is_redelivered(&self) -> bool {
         self.receive_count != 1
     }
 
     /// Says whether the ledger alone may not answer it: this message was delivered before, or one that it stands for.
     pub(crate) fn is_repeated(&self) -> bool {
-        self.redelivered() || self.again.is_some()
+        self.is_redelivered() || self.again.is_some()
     }
 
     /// Returns how long a version delete has to wait in the events queue, where it blocks nothing: any writer of the queue
     /// can tell of a version that is gone, and there is to be time to notice.
     pub(crate) fn delay_left(&self, task: &Task) -> Duration {
-        let lead = &task.rules.lead;
-        let removes = lead.version_deletes && task.wishes.iter().any(|wish| wish.action == Action::VersionDelete);
+        let lead = &task.rules.primary;
+        let removes = lead.version_deletes && task.events.iter().any(|pending| pending.action == EventKind::VersionDelete);
         let delay = if removes { lead.version_delete_delay } else { Duration::ZERO };
         // Where the queue's clock does not tell the age, the second delivery tells that the delay is over.
         match self.age(clock::now()) {
             Some(age) => delay.saturating_sub(age),
-            None if self.redelivered() => Duration::ZERO,
+            None if self.is_redelivered() => Duration::ZERO,
             None => delay,
         }
     }
@@ -111,9 +111,9 @@ impl Message {
     /// over however often the message came. Where the queue does not say, a message that comes again has waited.
     fn age(&self, now: Timestamp) -> Option<Duration> {
         match self.sent {
-            Some(sent) if sent > clock::later(now, CLOCK_LEAD_MAX) => None,
+            Some(sent) if sent > clock::saturating_later(now, CLOCK_LEAD_MAX) => None,
             Some(sent) => Some(Duration::try_from(now - sent).unwrap_or_default()),
-            None if self.redelivered() => Some(Duration::MAX),
+            None if self.is_redelivered() => Some(Duration::MAX),
             None => Some(Duration::ZERO),
         }
     }
@@ -125,7 +125,7 @@ impl Message {
             url: self.queue.queue.url.clone(),
             group: self.group.clone()?,
             // A receipt is never given twice.
-            deduplication: digest([self.receipt.as_str(), &self.id]),
+            deduplication: digest_words([self.receipt.as_str(), &self.id]),
             body: self.body.clone(),
             again: Some(self.again.unwrap_or(Again::Released)),
         })
@@ -134,48 +134,48 @@ impl Message {
     /// Says what becomes of it when its work was not begun, or ended without anything on its way: a work queue gets it
     /// anew, because a redelivery would be taken for a crash; others show it again after a while. One that was delivered
     /// before may follow a crash, and says so to the next worker too.
-    pub(crate) fn given_back(&self, after: Duration) -> Disposal {
-        let anew = self.afresh().filter(|_| !self.redelivered());
-        anew.map_or(Disposal::Release(after), |item| Disposal::Forward(vec![item]))
+    pub(crate) fn given_back(&self, after: Duration) -> AckAction {
+        let anew = self.afresh().filter(|_| !self.is_redelivered());
+        anew.map_or(AckAction::ReturnAfter(after), |item| AckAction::Forward(vec![item]))
     }
 
     /// Tells that it cannot be acted on, and says what becomes of it.
-    pub(crate) fn refused(&self, metrics: &Metrics, reason: Reason, detail: &str) -> Disposal {
+    pub(crate) fn refuse_and_park(&self, metrics: &Metrics, reason: Reason, detail: &str) -> AckAction {
         let queue = self.queue.queue.name();
         let reason_code = reason.as_str();
         warn!(queue, message_id = self.id, reason = reason_code, detail, "message cannot be acted on, parking it");
-        metrics.failure("", reason_code);
+        metrics.count_failed("", reason_code);
         if reason == Reason::MessageUndecodable {
-            metrics.message(queue, MessageOutcome::Undecodable);
+            metrics.count_message(queue, MessageOutcome::Undecodable);
         } else if reason == Reason::BucketUnknown {
-            metrics.message(queue, MessageOutcome::UnknownBucket);
+            metrics.count_message(queue, MessageOutcome::UnknownBucket);
         }
-        Disposal::Park(reason)
+        AckAction::DeadLetter(reason)
     }
 
     /// Says what becomes of it when its work is parked. The dead-letter queue has a retry already.
-    pub(crate) fn parked(&self, reason: Reason) -> Disposal {
+    pub(crate) fn parked(&self, reason: Reason) -> AckAction {
         match self.again.and_then(Again::parked) {
-            Some(_) => Disposal::Delete,
-            None => Disposal::Park(reason),
+            Some(_) => AckAction::Delete,
+            None => AckAction::DeadLetter(reason),
         }
     }
 
     /// Returns how long a failed message shall wait for its next delivery, given how long it
     /// should have waited after its first: a while between half of that and all.
-    pub(crate) fn patience(&self, first: Duration) -> Duration {
-        spread(doubled(first, self.receive_count).min(DELAY_MAX), fastrand::f64())
+    pub(crate) fn redelivery_delay(&self, first: Duration) -> Duration {
+        equal_jitter(doubled_delay(first, self.receive_count).min(DELAY_MAX), fastrand::f64())
     }
 }
 
 /// What failed together shall not come back together; a jitter from nothing would bring some of it
 /// back at once, at the cost of a receipt.
-fn spread(delay: Duration, jitter: f64) -> Duration {
+fn equal_jitter(delay: Duration, jitter: f64) -> Duration {
     delay.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
 }
 
 /// Each delivery counts against the queue's maxReceiveCount, so each doubles the delay.
-fn doubled(first: Duration, receive_count: u32) -> Duration {
+fn doubled_delay(first: Duration, receive_count: u32) -> Duration {
     let doublings = receive_count.saturating_sub(1);
     first.saturating_mul(2_u32.saturating_pow(doublings))
 }
@@ -187,18 +187,18 @@ mod tests {
     #[test]
     fn each_delivery_doubles_the_delay_up_to_a_quarter_of_an_hour() {
         let delays =
-            [1, 2, 3, 4, 5, 6, u32::MAX].map(|count| doubled(Duration::from_secs(60), count).min(DELAY_MAX).as_secs());
+            [1, 2, 3, 4, 5, 6, u32::MAX].map(|count| doubled_delay(Duration::from_secs(60), count).min(DELAY_MAX).as_secs());
         assert_eq!(delays, [60, 120, 240, 480, 900, 900, 900]);
     }
 
     #[test]
     fn a_delay_is_spread_between_half_of_it_and_all() {
-        let spread = [0.0, 0.5, 1.0].map(|jitter| spread(DELAY_MAX, jitter).as_secs());
+        let spread = [0.0, 0.5, 1.0].map(|jitter| equal_jitter(DELAY_MAX, jitter).as_secs());
         assert_eq!(spread, [450, 675, 900]);
     }
 
     #[test]
     fn a_message_that_nobody_counts_waits_as_after_its_first_delivery() {
-        assert_eq!(doubled(Duration::from_secs(3), 0), Duration::from_secs(3));
+        assert_eq!(doubled_delay(Duration::from_secs(3), 0), Duration::from_secs(3));
     }
 }

@@ -7,7 +7,7 @@ use prometheus::{
 use replicator_core::failure::Reason;
 use serde::{Deserialize, Serialize};
 
-use crate::ledger::Trouble;
+use crate::ledger::LedgerTrouble;
 
 /// What was done, or would have been.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,9 +61,9 @@ pub struct UnprovedCount {
     pub replicas: u64,
 }
 
-/// What one rule has in hand.
+/// What one rule has in flight.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Pending {
+pub struct PendingFigures {
     /// Operations received and not yet settled.
     pub operations: i64,
     /// Bytes of their objects.
@@ -180,11 +180,11 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn operation(&self, rule: &str, destination: &str, operation: &str, outcome: Outcome) {
+    pub(crate) fn count_operation(&self, rule: &str, destination: &str, operation: &str, outcome: Outcome) {
         self.operations.with_label_values(&[rule, destination, operation, outcome.as_str()]).inc();
     }
 
-    pub(crate) fn copied(&self, rule: &str, bytes: u64) {
+    pub(crate) fn count_bytes(&self, rule: &str, bytes: u64) {
         self.bytes.with_label_values(&[rule]).inc_by(bytes);
     }
 
@@ -192,7 +192,7 @@ impl Metrics {
         self.latency.with_label_values(&[rule, operation]).observe(seconds);
     }
 
-    pub(crate) fn failure(&self, rule: &str, reason: &str) {
+    pub(crate) fn count_failed(&self, rule: &str, reason: &str) {
         self.failures.with_label_values(&[rule, reason]).inc();
     }
 
@@ -219,12 +219,12 @@ impl Metrics {
         self.task_panics.inc();
     }
 
-    pub(crate) fn message(&self, queue: &str, outcome: MessageOutcome) {
+    pub(crate) fn count_message(&self, queue: &str, outcome: MessageOutcome) {
         self.messages.with_label_values(&[queue, outcome.as_str()]).inc();
     }
 
     /// Replaces the pending figures of every rule.
-    pub(crate) fn set_pending<'a>(&self, all: impl Iterator<Item = (&'a str, Pending)>) {
+    pub(crate) fn set_pending<'a>(&self, all: impl Iterator<Item = (&'a str, PendingFigures)>) {
         self.operations_pending.reset();
         self.bytes_pending.reset();
         self.oldest_pending.reset();
@@ -244,7 +244,7 @@ impl Metrics {
     }
 
     /// Takes over how the ledger is, and how often each trouble was seen since the start.
-    pub(crate) fn set_ledger(&self, is_up: bool, troubles: impl Iterator<Item = (Trouble, u64)>) {
+    pub(crate) fn set_ledger(&self, is_up: bool, troubles: impl Iterator<Item = (LedgerTrouble, u64)>) {
         self.ledger_up.set(i64::from(is_up));
         for (trouble, seen) in troubles {
             let counter = self.ledger_failures.with_label_values(&[trouble.as_str()]);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use replicator_core::failure::{Failure, Reason};
 use replicator_core::object::Timestamp;
-use replicator_core::rule::Place;
+use replicator_core::rule::BucketRef;
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
@@ -15,7 +15,7 @@ use crate::ruleset::Ruleset;
 
 /// Which of the parked tasks are meant; what is absent leaves nothing out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Filter {
+pub(crate) struct ParkedFilter {
     pub(crate) rule: Option<String>,
     pub(crate) reason: Option<Reason>,
     pub(crate) object: Option<Object>,
@@ -30,7 +30,7 @@ pub(crate) struct Object {
 
 /// What came of a retry.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Retried {
+pub(crate) struct RetrySummary {
     /// Parked tasks that are tried again.
     pub(crate) tasks: u64,
     /// Of the tasks, those that no rule of today takes.
@@ -47,7 +47,7 @@ const TRY_MAX: Duration = Duration::from_secs(3600);
 /// together shall not come back together.
 pub(crate) fn next_try(now: Timestamp, tries: u32, jitter: f64) -> Timestamp {
     let longest = TRY_FIRST.saturating_mul(2_u32.saturating_pow(tries)).min(TRY_MAX);
-    clock::later(now, longest.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0))
+    clock::saturating_later(now, longest.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0))
 }
 
 /// Says whether it is a task's turn.
@@ -61,12 +61,12 @@ pub(crate) fn tried(task: ParkedTask, now: Timestamp) -> ParkedTask {
     ParkedTask { tries, due: Some(next_try(now, tries, fastrand::f64())), ..task }
 }
 
-impl Filter {
+impl ParkedFilter {
     /// Says whether a task is meant.
-    pub(crate) fn takes(&self, task: &ParkedTask) -> bool {
+    pub(crate) fn matches_task(&self, task: &ParkedTask) -> bool {
         let is_object = |object: &Object| {
-            let is_in = |place: &Place, key: &str| place.bucket.as_str() == object.bucket && key == object.key;
-            is_in(&task.source, task.source_key.as_str()) || is_in(&task.lane.destination, task.lane.key.as_str())
+            let is_in = |place: &BucketRef, key: &str| place.bucket.as_str() == object.bucket && key == object.key;
+            is_in(&task.source, task.source_key.as_str()) || is_in(&task.target.destination, task.target.key.as_str())
         };
         self.rule.as_ref().is_none_or(|rule| *rule == task.rule)
             && self.reason.is_none_or(|reason| reason == task.reason)
@@ -76,7 +76,7 @@ impl Filter {
 
 impl Object {
     /// Reads `s3://bucket/key`.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse_url(text: &str) -> Option<Self> {
         let (bucket, key) = text.strip_prefix("s3://")?.split_once('/')?;
         let is_whole = !bucket.is_empty() && !key.is_empty();
         is_whole.then(|| Self { bucket: bucket.to_owned(), key: key.to_owned() })
@@ -84,10 +84,10 @@ impl Object {
 }
 
 /// Counts what a filter means.
-pub(crate) fn count(ledger: &Ledger, rules: &Ruleset, filter: &Filter) -> Result<Retried, Failure> {
-    let mut retried = Retried::default();
+pub(crate) fn count(ledger: &Ledger, rules: &Ruleset, filter: &ParkedFilter) -> Result<RetrySummary, Failure> {
+    let mut retried = RetrySummary::default();
     ledger.visit_parked(None, |task| {
-        if filter.takes(&task) {
+        if filter.matches_task(&task) {
             retried.tasks += 1;
             retried.unwanted += u64::from(rules.revive(&task).is_none());
         }

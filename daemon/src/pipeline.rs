@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::accounts::Accounts;
-pub use crate::accounts::Given;
+pub use crate::accounts::AwsOverride;
 use crate::ack::Ack;
 use crate::admin::{Admin, Status};
 use crate::budget::Budget;
@@ -26,17 +26,17 @@ use crate::dispatch::{Channels, Dispatch};
 use crate::engine::Engine;
 use crate::failpoint::Failpoints;
 use crate::ledger::Ledger;
-use crate::message::{Delivery, Settlement};
+use crate::message::{ReceivedMessage, AckRequest};
 use crate::metrics::Metrics;
 use crate::predecessor::Predecessor;
 use crate::router::Router;
 use crate::ruleset::Ruleset;
-use crate::signals::{Signals, Told};
+use crate::signals::{Request, Signals};
 use crate::work_queues::WorkQueues;
 pub use receiving::Role;
 use receiving::{Receiving, access, deliveries_max};
 use replicator_core::deadline::LANDING;
-use replicator_core::failure::{Failure, chain};
+use replicator_core::failure::{Failure, error_chain};
 
 // Settled messages not yet acknowledged: a round of the ack station and one to come. An SQS that
 // does not answer fills this, and then the dispatch waits: that is back-pressure, since what is
@@ -55,7 +55,7 @@ pub async fn run(settings: Settings, config: PathBuf, role: Role) -> anyhow::Res
     let listener = TcpListener::bind(settings.listen)
         .await
         .with_context(|| format!("cannot listen on {}; is the port in use? change `listen`", settings.listen))?;
-    let outside = Outside { listener: Some(listener), failpoints: Failpoints::from_env()?, given: None, role };
+    let outside = Environment { listener: Some(listener), failpoints: Failpoints::from_env()?, given: None, role };
     let signals = Signals::new().context("cannot listen for signals")?;
     let daemon = Daemon::start(settings, outside).await?;
     daemon.live(signals, &config).await?;
@@ -65,13 +65,13 @@ pub async fn run(settings: Settings, config: PathBuf, role: Role) -> anyhow::Res
 
 /// What a daemon gets from the world around it.
 #[derive(Debug, Default)]
-pub struct Outside {
+pub struct Environment {
     /// Where it says how it is, if anywhere.
     pub listener: Option<TcpListener>,
     /// Where a test ends the daemon early.
     pub failpoints: Failpoints,
     /// How it reaches AWS: by the default credential chain and real connections, unless given.
-    pub given: Option<Given>,
+    pub given: Option<AwsOverride>,
     /// Which part of the work is its.
     pub role: Role,
 }
@@ -85,7 +85,7 @@ pub struct Daemon {
     admin: Admin,
     /// Stops the intakes: no new work.
     drain: CancellationToken,
-    /// Stops the work in hand.
+    /// Stops the work in flight.
     halt: CancellationToken,
     /// Stops leases and the status server, which serve the stations.
     close: CancellationToken,
@@ -96,7 +96,7 @@ pub struct Daemon {
 
 impl Daemon {
     /// Opens the ledger, makes the clients and sets every station to work.
-    pub async fn start(settings: Settings, outside: Outside) -> anyhow::Result<Self> {
+    pub async fn start(settings: Settings, outside: Environment) -> anyhow::Result<Self> {
         if outside.role != Role::Both && settings.work_queues.is_empty() {
             bail!("without a work_queue one daemon routes and works; name one in [[queues]], or start without --role");
         }
@@ -123,8 +123,8 @@ impl Daemon {
     ) -> Self {
         let (rules, watched) = watch::channel(Arc::new(rules));
         let (drain, halt, close) = <(CancellationToken, CancellationToken, CancellationToken)>::default();
-        let (deliver, deliveries) = mpsc::channel::<Delivery>(deliveries_max(&settings));
-        let (settle, settlements) = mpsc::channel::<Settlement>(SETTLEMENTS_MAX);
+        let (deliver, deliveries) = mpsc::channel::<ReceivedMessage>(deliveries_max(&settings));
+        let (settle, settlements) = mpsc::channel::<AckRequest>(SETTLEMENTS_MAX);
         let (ask, questions) = mpsc::channel(QUESTIONS_MAX);
         let (mut work, mut services) = <(JoinSet<()>, JoinSet<()>)>::default();
         let mut receiving = Receiving::new((&engine, &settings), (&drain, &close), &mut services);
@@ -168,9 +168,9 @@ impl Daemon {
 
     /// Lives until told to stop, then stops.
     async fn live(self, mut signals: Signals, config: &Path) -> anyhow::Result<()> {
-        while signals.next().await == Told::Reload {
+        while signals.next().await == Request::Reload {
             match replicator_config::load(config) {
-                Ok(settings) => self.reload(&settings),
+                Ok(settings) => self.reload_rules(&settings),
                 Err(invalid) => error!(%invalid, "the configuration is not valid, the old rules stay"),
             }
         }
@@ -184,11 +184,11 @@ impl Daemon {
         }
     }
 
-    /// Stops in this order: intakes, work in hand, ledger, what serves them.
+    /// Stops in this order: intakes, work in flight, ledger, what serves them.
     async fn end(mut self) -> anyhow::Result<()> {
         info!(timeout = ?self.settings.drain_timeout, "draining");
         self.drain.cancel();
-        let drained = async { tokio::join!(ended(&mut self.intakes), ended(&mut self.work)) };
+        let drained = async { tokio::join!(join_every(&mut self.intakes), join_every(&mut self.work)) };
         let is_drained = tokio::time::timeout(self.settings.drain_timeout, drained).await.is_ok();
         if !is_drained {
             warn!("drain timeout is over, handing the rest back");
@@ -205,8 +205,8 @@ impl Daemon {
         synced.context("the ledger cannot be synced")
     }
 
-    /// Takes over other rules; what is in hand goes on.
-    pub fn reload(&self, settings: &Settings) {
+    /// Takes over other rules; what is in flight goes on.
+    pub fn reload_rules(&self, settings: &Settings) {
         let stays = settings.accounts == self.settings.accounts && settings.queues == self.settings.queues;
         if !stays {
             return error!("accounts or queues changed, which needs a restart; the old rules stay");
@@ -227,14 +227,14 @@ impl Daemon {
                 info!(rules = settings.rules.len(), "rules reloaded");
                 self.rules.send_replace(Arc::new(rules));
             }
-            Err(failure) => error!(error = chain(&failure), "the rules cannot be recorded, the old ones stay"),
+            Err(failure) => error!(error = error_chain(&failure), "the rules cannot be recorded, the old ones stay"),
         }
     }
 }
 
 /// Finds out whether the last process may have left something on its way.
 fn predecessor(settings: &Settings) -> anyhow::Result<Predecessor> {
-    let predecessor = Predecessor::of(&settings.state_dir).context("the state directory cannot be written")?;
+    let predecessor = Predecessor::of_state_dir(&settings.state_dir).context("the state directory cannot be written")?;
     if !settings.work_queues.is_empty() {
         return Ok(Predecessor::none());
     }
@@ -253,19 +253,19 @@ fn adopt(engine: &Engine, settings: &Settings) -> Result<Ruleset, Failure> {
     let queues = settings.queues.iter().map(|queue| queue.name());
     engine.metrics.expect(queues, enabled().map(|rule| rule.id.as_str()));
     engine.limits.replace(enabled());
-    engine.budget.divide(enabled());
-    engine.pace.replace(enabled());
+    engine.budget.divide_shares(enabled());
+    engine.concurrency.replace(enabled());
     Ok(Ruleset::new(&settings.rules))
 }
 
 /// Waits until every task has ended.
-async fn ended(tasks: &mut JoinSet<()>) {
+async fn join_every(tasks: &mut JoinSet<()>) {
     while tasks.join_next().await.is_some() {}
 }
 
 /// Waits a moment for what was told to stop.
 async fn gone(what: &str, tasks: &mut JoinSet<()>) {
-    if tokio::time::timeout(STOP_TIMEOUT, ended(tasks)).await.is_err() {
+    if tokio::time::timeout(STOP_TIMEOUT, join_every(tasks)).await.is_err() {
         warn!(what, tasks = tasks.len(), "left behind, it does not stop");
     }
 }

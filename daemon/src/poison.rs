@@ -143,7 +143,7 @@ mod tests {
         let record = br#"{"Records":[{"eventVersion":"2.1","eventSource":"aws:s3","eventName":"ObjectCreated:Put","eventTime":"2026-01-02T03:04:05.678Z","s3":{"bucket":{"name":"orders"},"object":{"key":"a%2Bb+c","size":5,"versionId":"v1","sequencer":"0055AED6DCD90281E5"}}}]}"#;
         let bridge = br#"{"version":"0","detail-type":"Object Created","source":"aws.s3","time":"2026-01-02T03:04:05Z","detail":{"bucket":{"name":"orders"},"object":{"key":"a","size":5,"version-id":"v","sequencer":"00"},"reason":"PutObject"}}"#;
         feed(&[record, bridge], |body| {
-            if let Err(refusal) = event::parse(&String::from_utf8_lossy(body)) {
+            if let Err(refusal) = event::parse_notification(&String::from_utf8_lossy(body)) {
                 assert!(refusal.to_string().len() < 200, "{refusal}");
             }
         });
@@ -154,8 +154,8 @@ mod tests {
                 b"2;0000abcd;~00000000000000ff;7",
             ],
             |text| {
-                if let Ok(stamp) = Stamp::decode(&String::from_utf8_lossy(text)) {
-                    assert_eq!(Stamp::decode(&stamp.encode()).as_ref(), Ok(&stamp));
+                if let Ok(stamp) = Stamp::from_header(&String::from_utf8_lossy(text)) {
+                    assert_eq!(Stamp::from_header(&stamp.to_header()).as_ref(), Ok(&stamp));
                 }
             },
         );

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 
 use replicator_core::deadline::{COMPLETE_TIMEOUT_MAX, LANDING};
 
-use crate::clock::Moment;
+use crate::clock::BootInstant;
 
 /// The last user of a state directory.
 #[derive(Debug)]
 pub(crate) struct Predecessor {
     /// When this process began, unless the last one stopped cleanly.
-    since: Option<Moment>,
+    since: Option<BootInstant>,
 }
 
 /// There after a clean stop, until the next start.
@@ -22,10 +22,10 @@ const STOPPED: &str = "stopped";
 
 impl Predecessor {
     /// Finds out how the last user of a state directory ended, and that this one has not ended yet.
-    pub(crate) fn of(state_dir: &Path) -> io::Result<Self> {
+    pub(crate) fn of_state_dir(state_dir: &Path) -> io::Result<Self> {
         match fs::remove_file(stopped(state_dir)) {
             Ok(()) => File::open(state_dir)?.sync_all().map(|()| Self { since: None }),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self { since: Some(Moment::now()) }),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self { since: Some(BootInstant::now()) }),
             Err(error) => Err(error),
         }
     }
@@ -69,10 +69,10 @@ mod tests {
     #[test]
     fn only_the_start_after_a_clean_stop_waits_for_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(Predecessor::of(directory.path()).unwrap().may_write(), "the directory may have been lost");
-        assert!(Predecessor::of(directory.path()).unwrap().may_write(), "the last one was killed");
+        assert!(Predecessor::of_state_dir(directory.path()).unwrap().may_write(), "the directory may have been lost");
+        assert!(Predecessor::of_state_dir(directory.path()).unwrap().may_write(), "the last one was killed");
         Predecessor::leave(directory.path()).unwrap();
-        assert!(!Predecessor::of(directory.path()).unwrap().may_write());
-        assert!(Predecessor::of(directory.path()).unwrap().may_complete_uploads(), "the last one was killed");
+        assert!(!Predecessor::of_state_dir(directory.path()).unwrap().may_write());
+        assert!(Predecessor::of_state_dir(directory.path()).unwrap().may_complete_uploads(), "the last one was killed");
     }
 }

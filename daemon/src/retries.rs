@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::ledger::records::Lane;
+use crate::ledger::records::TargetKey;
 
 /// The keys that have failed since they last succeeded.
 #[derive(Debug, Default)]
-pub(crate) struct Retries(Mutex<HashMap<Lane, Failing>>);
+pub(crate) struct Retries(Mutex<HashMap<TargetKey, Failing>>);
 
 #[derive(Debug, Clone, Copy)]
 struct Failing {
@@ -35,12 +35,12 @@ const LANES_MAX: usize = 20_000;
 
 impl Retries {
     /// Counts a delivery that failed for the key's own sake; says whether retries are exhausted.
-    pub(crate) fn count_failure(&self, lane: &Lane) -> bool {
-        let (mut all, now) = (self.lock(), Instant::now());
-        if all.len() >= LANES_MAX && !all.contains_key(lane) {
+    pub(crate) fn count_failure(&self, target: &TargetKey) -> bool {
+        let (mut all, now) = (self.lock_all(), Instant::now());
+        if all.len() >= LANES_MAX && !all.contains_key(target) {
             forget_oldest(&mut all);
         }
-        let failing = all.entry(lane.clone()).or_insert(Failing { since: now, counted: now, deliveries: 1 });
+        let failing = all.entry(target.clone()).or_insert(Failing { since: now, counted: now, deliveries: 1 });
         // One failure now and one tomorrow are no day of failures.
         if failing.counted + TIME_MAX < now {
             *failing = Failing { since: now, counted: now, deliveries: 1 };
@@ -51,17 +51,17 @@ impl Retries {
     }
 
     /// Forgets a key that succeeded, or failed for another's sake.
-    pub(crate) fn clear(&self, lane: &Lane) {
-        self.lock().remove(lane);
+    pub(crate) fn clear(&self, target: &TargetKey) {
+        self.lock_all().remove(target);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Lane, Failing>> {
+    fn lock_all(&self) -> MutexGuard<'_, HashMap<TargetKey, Failing>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn forget_oldest(all: &mut HashMap<Lane, Failing>) {
-    let oldest = all.iter().min_by_key(|(_, failing)| failing.counted).map(|(lane, _)| lane.clone());
+fn forget_oldest(all: &mut HashMap<TargetKey, Failing>) {
+    let oldest = all.iter().min_by_key(|(_, failing)| failing.counted).map(|(target, _)| target.clone());
     if let Some(oldest) = oldest {
         all.remove(&oldest);
     }
@@ -70,32 +70,32 @@ fn forget_oldest(all: &mut HashMap<Lane, Failing>) {
 #[cfg(test)]
 mod tests {
     use replicator_core::object::{Bucket, Key};
-    use replicator_core::rule::Place;
+    use replicator_core::rule::BucketRef;
 
     use super::*;
 
-    fn lane(key: &str) -> Lane {
-        let destination = Place { account: "main".to_owned(), bucket: Bucket::try_from("replicas").unwrap() };
-        Lane { destination, key: Key::try_from(key).unwrap() }
+    fn target(key: &str) -> TargetKey {
+        let destination = BucketRef { account: "main".to_owned(), bucket: Bucket::try_from("replicas").unwrap() };
+        TargetKey { destination, key: Key::try_from(key).unwrap() }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_key_that_fails_for_an_hour_is_given_up() {
         let retries = Retries::default();
-        assert!(!retries.count_failure(&lane("a")));
+        assert!(!retries.count_failure(&target("a")));
         tokio::time::advance(TIME_MAX - Duration::from_secs(1)).await;
-        assert!(!retries.count_failure(&lane("a")));
-        assert!(!retries.count_failure(&lane("b")));
+        assert!(!retries.count_failure(&target("a")));
+        assert!(!retries.count_failure(&target("b")));
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(retries.count_failure(&lane("a")) && !retries.count_failure(&lane("b")));
-        assert!(retries.count_failure(&lane("a")), "what comes after it, too");
+        assert!(retries.count_failure(&target("a")) && !retries.count_failure(&target("b")));
+        assert!(retries.count_failure(&target("a")), "what comes after it, too");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_key_that_fails_again_and_again_is_given_up_sooner_but_not_within_minutes() {
         let retries = Retries::default();
         let mut waited = Duration::ZERO;
-        while !retries.count_failure(&lane("a")) {
+        while !retries.count_failure(&target("a")) {
             tokio::time::advance(Duration::from_secs(5)).await;
             waited += Duration::from_secs(5);
         }
@@ -106,7 +106,7 @@ mod tests {
     async fn failures_that_lie_a_day_apart_are_no_day_of_failures() {
         let retries = Retries::default();
         for _ in 0..2 * DELIVERIES_MAX {
-            assert!(!retries.count_failure(&lane("a")));
+            assert!(!retries.count_failure(&target("a")));
             tokio::time::advance(24 * TIME_MAX).await;
         }
     }
@@ -114,9 +114,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_key_that_succeeded_begins_anew() {
         let retries = Retries::default();
-        assert!(!retries.count_failure(&lane("a")));
+        assert!(!retries.count_failure(&target("a")));
         tokio::time::advance(TIME_MAX).await;
-        retries.clear(&lane("a"));
-        assert!(!retries.count_failure(&lane("a")));
+        retries.clear(&target("a"));
+        assert!(!retries.count_failure(&target("a")));
     }
 }

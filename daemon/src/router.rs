@@ -1,6 +1,6 @@
 //! The router: events leave their queue as one message for each destination key, sent to the work queue of their rule.
 //! An event is deleted once all of that is in the work queues. It keeps no state: what it did not finish comes again, and
-//! what was sent before is told by its deduplication id, or is a hint too many.
+//! what was sent before is told by its deduplication id, or is a event too many.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use replicator_core::event::{self, Hint};
+use replicator_core::event::{self, Event};
 use replicator_core::failure::Reason;
 use replicator_core::retry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -16,22 +16,22 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::away::Away;
+use crate::hidden_events::Away;
 use crate::engine::Engine;
 use crate::failpoint::Step;
-use crate::message::{Again, Delivery, Disposal, Message, Settlement};
+use crate::message::{Again, ReceivedMessage, AckAction, Message, AckRequest};
 use crate::metrics::MessageOutcome;
 use crate::ruleset::Ruleset;
 use crate::task::Task;
-use crate::work_queues::{WorkItem, digest, group_of};
+use crate::work_queues::{WorkItem, digest_words, group_of};
 
 /// Takes events and sends their work to the work queues.
 #[derive(Debug)]
 pub(crate) struct Router {
     pub(crate) engine: Arc<Engine>,
     pub(crate) rules: watch::Receiver<Arc<Ruleset>>,
-    pub(crate) deliveries: mpsc::Receiver<Delivery>,
-    pub(crate) settlements: mpsc::Sender<Settlement>,
+    pub(crate) deliveries: mpsc::Receiver<ReceivedMessage>,
+    pub(crate) settlements: mpsc::Sender<AckRequest>,
     /// Fires when the daemon stops.
     pub(crate) draining: CancellationToken,
 }
@@ -56,26 +56,26 @@ const ENTRY_BYTES: usize = 1 << 10;
 struct Routed {
     message: Message,
     /// What becomes of it once its work is in the work queues.
-    disposal: Disposal,
+    disposal: AckAction,
     work: Vec<WorkItem>,
 }
 
 /// An event that has room, and its work as a range of all that its round sends.
 struct Sending {
     message: Message,
-    disposal: Disposal,
+    disposal: AckAction,
     work: Range<usize>,
     room: OwnedSemaphorePermit,
 }
 
 /// Events that are sent together.
 #[derive(Default)]
-struct Round {
+struct SendRound {
     events: Vec<Sending>,
     work: Vec<WorkItem>,
 }
 
-impl Round {
+impl SendRound {
     fn add(&mut self, Routed { message, disposal, work }: Routed, room: OwnedSemaphorePermit) {
         let begin = self.work.len();
         self.work.extend(work);
@@ -94,19 +94,19 @@ impl Router {
             while sending.try_join_next().is_some() {}
             let rules = Arc::clone(&self.rules.borrow());
             let routed = received.drain(..).map(|delivery| self.read(&rules, delivery, &away)).collect();
-            self.route(routed, (&room, &away), &mut sending).await;
+            self.route_events(routed, (&room, &away), &mut sending).await;
         }
         while sending.join_next().await.is_some() {}
     }
 
     /// Sends the work of these events, as there is room.
-    async fn route(
+    async fn route_events(
         &self,
         routed: Vec<Routed>,
         (room, away): (&Arc<Semaphore>, &Arc<Mutex<Away>>),
         sending: &mut JoinSet<()>,
     ) {
-        let mut round = Round::default();
+        let mut round = SendRound::default();
         for routed in routed {
             let bytes = bytes_of(&routed);
             if room.available_permits() < bytes as usize {
@@ -122,7 +122,7 @@ impl Router {
     }
 
     /// Returns what sends a round and settles its events.
-    fn sender(&self, round: Round, away: &Arc<Mutex<Away>>) -> impl Future<Output = ()> + Send + use<> {
+    fn sender(&self, round: SendRound, away: &Arc<Mutex<Away>>) -> impl Future<Output = ()> + Send + use<> {
         let (engine, settlements) = (Arc::clone(&self.engine), self.settlements.clone());
         let (away, draining) = (Arc::clone(away), self.draining.clone());
         async move {
@@ -134,36 +134,36 @@ impl Router {
     }
 
     /// Lists the work of an event, and says what is to become of the event then.
-    fn read(&self, rules: &Ruleset, Delivery { message, notification }: Delivery, away: &Mutex<Away>) -> Routed {
+    fn read(&self, rules: &Ruleset, ReceivedMessage { message, notification }: ReceivedMessage, away: &Mutex<Away>) -> Routed {
         let metrics = &self.engine.metrics;
-        let hints = match notification {
-            Ok(notification) => notification.hints,
+        let events = match notification {
+            Ok(notification) => notification.events,
             Err(undecodable) => {
-                let disposal = message.refused(metrics, Reason::MessageUndecodable, &undecodable.to_string());
+                let disposal = message.refuse_and_park(metrics, Reason::MessageUndecodable, &undecodable.to_string());
                 return Routed { message, disposal, work: Vec::new() };
             }
         };
-        let mut disposal = match hints.iter().find_map(|hint| rules.refusal(hint)) {
-            Some((reason, detail)) => message.refused(metrics, reason, &detail),
-            None => Disposal::Delete,
+        let mut disposal = match events.iter().find_map(|event| rules.refusal(event)) {
+            Some((reason, detail)) => message.refuse_and_park(metrics, reason, &detail),
+            None => AckAction::Delete,
         };
         let (mut work, mut wait) = (Vec::new(), Duration::ZERO);
-        for (record, hint) in hints.iter().enumerate() {
-            for task in rules.tasks(hint) {
-                match item(&message, record, hint, &task) {
+        for (record, event) in events.iter().enumerate() {
+            for task in rules.tasks_for(event) {
+                match item(&message, record, event, &task) {
                     Ok(item) => work.push(item),
                     Err(left) => wait = wait.max(left),
                 }
             }
         }
         if !wait.is_zero() {
-            // What is left of it is sent again then, if more than one thing happened: a hint too
+            // What is left of it is sent again then, if more than one thing happened: a event too
             // many.
             disposal = lock(away).disposal(&message, wait, metrics);
         }
-        if disposal == Disposal::Delete && work.is_empty() {
+        if disposal == AckAction::Delete && work.is_empty() {
             debug!(message_id = message.id, "nothing to do");
-            metrics.message(message.queue.queue.name(), MessageOutcome::Ignored);
+            metrics.count_message(message.queue.queue.name(), MessageOutcome::Ignored);
         }
         Routed { message, disposal, work }
     }
@@ -174,8 +174,8 @@ type Refused = (Message, OwnedSemaphorePermit);
 
 /// Sends the work of a round, and settles each of its events as soon as all of its own is sent. Returns those that are not
 /// sent.
-async fn send(engine: &Engine, settlements: &mpsc::Sender<Settlement>, round: Round) -> Vec<Refused> {
-    let Round { mut events, work } = round;
+async fn send(engine: &Engine, settlements: &mpsc::Sender<AckRequest>, round: SendRound) -> Vec<Refused> {
+    let SendRound { mut events, work } = round;
     let mut sent: Vec<Option<bool>> = vec![None; work.len()];
     let batches = engine.work_queues.batches(&work).into_iter();
     let mut sending: FuturesUnordered<_> = batches
@@ -195,11 +195,11 @@ async fn send(engine: &Engine, settlements: &mpsc::Sender<Settlement>, round: Ro
                 refused.push((message, room));
                 continue;
             }
-            if disposal == Disposal::Delete {
-                engine.pulse.beat();
+            if disposal == AckAction::Delete {
+                engine.watchdog.record_progress();
             }
             // The ack station outlives the router, which holds one of its senders.
-            let _sent = settlements.send(Settlement { message, disposal }).await;
+            let _sent = settlements.send(AckRequest { message, disposal }).await;
             drop(room);
         }
         let Some((batch, taken)) = sending.next().await else { break };
@@ -216,23 +216,23 @@ async fn send(engine: &Engine, settlements: &mpsc::Sender<Settlement>, round: Ro
 /// room in the router, so that no more are received than that has room for.
 async fn give_back(
     engine: &Engine,
-    (settlements, away, draining): (&mpsc::Sender<Settlement>, &Mutex<Away>, &CancellationToken),
+    (settlements, away, draining): (&mpsc::Sender<AckRequest>, &Mutex<Away>, &CancellationToken),
     (message, room): Refused,
 ) {
-    engine.pulse.give_up();
-    engine.metrics.failure("", NOT_ROUTED);
-    let wait = message.patience(REFUSED_FOR);
+    engine.watchdog.give_up();
+    engine.metrics.count_failed("", NOT_ROUTED);
+    let wait = message.redelivery_delay(REFUSED_FOR);
     let is_hidden = lock(away).goes_for(wait);
     if !is_hidden {
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
-            () = message.lease.over().cancelled() => {}
+            () = message.lease.over_token().cancelled() => {}
             () = draining.cancelled() => {}
         }
     }
-    let disposal = Disposal::Release(if is_hidden { wait } else { Duration::ZERO });
+    let disposal = AckAction::ReturnAfter(if is_hidden { wait } else { Duration::ZERO });
     // The ack station outlives the router, which holds one of its senders.
-    let _sent = settlements.send(Settlement { message, disposal }).await;
+    let _sent = settlements.send(AckRequest { message, disposal }).await;
     drop(room);
 }
 
@@ -241,21 +241,21 @@ fn lock(away: &Mutex<Away>) -> MutexGuard<'_, Away> {
 }
 
 /// Returns the work of a task, or how long its event has to wait for that.
-fn item(message: &Message, record: usize, hint: &Hint, task: &Task) -> Result<WorkItem, Duration> {
+fn item(message: &Message, record: usize, event: &Event, task: &Task) -> Result<WorkItem, Duration> {
     let left = message.delay_left(task);
     if !left.is_zero() {
         return Err(left);
     }
-    let Some(url) = task.rules.lead.work_queue.clone() else {
+    let Some(url) = task.rules.primary.work_queue.clone() else {
         // Such a rule is refused beside those that have one, so this is a mistake in here, and costs no event.
-        warn!(rule = task.rules.lead.id, message_id = message.id, "the rule has no work queue, its event waits");
-        return Err(message.patience(retry::ceiling(1)));
+        warn!(rule = task.rules.primary.id, message_id = message.id, "the rule has no work queue, its event waits");
+        return Err(message.redelivery_delay(retry::delay_ceiling(1)));
     };
-    let group = group_of(&task.lane);
-    let deduplication = digest([message.id.as_str(), &record.to_string(), &group]);
+    let group = group_of(&task.target);
+    let deduplication = digest_words([message.id.as_str(), &record.to_string(), &group]);
     // One that was delivered before may have been half done by a daemon that worked from the events queue.
-    let again = message.redelivered().then_some(Again::Released);
-    Ok(WorkItem { url, group, deduplication, body: event::notification_of(hint), again })
+    let again = message.is_redelivered().then_some(Again::Released);
+    Ok(WorkItem { url, group, deduplication, body: event::notification_of(event), again })
 }
 
 /// What is charged for an event while it is on its way.

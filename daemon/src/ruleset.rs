@@ -1,15 +1,15 @@
-//! The rules in force, and what a hint means under them.
+//! The rules in force, and what a event means under them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use replicator_core::event::{Action, Hint};
+use replicator_core::event::{EventKind, Event};
 use replicator_core::failure::Reason;
 use replicator_core::object::{Bucket, Key};
-use replicator_core::rule::{Place, Rule, contests};
+use replicator_core::rule::{BucketRef, Rule, match_rules};
 
-use crate::ledger::records::{Lane, ParkedTask, Upload, Whose};
-use crate::task::{Rules, Task, Wish};
+use crate::ledger::records::{TargetKey, ParkedTask, Upload, UploadOwner};
+use crate::task::{Rules, Task, PendingEvent};
 
 /// The rules of a configuration; disabled ones too, so that their buckets are known.
 #[derive(Debug, Clone, Default)]
@@ -28,37 +28,37 @@ impl Ruleset {
         self.rules.iter()
     }
 
-    /// Says why a hint cannot be acted on, if it cannot: no rule has its bucket, or a rule would
+    /// Says why a event cannot be acted on, if it cannot: no rule has its bucket, or a rule would
     /// give its replica a key that S3 cannot hold.
-    pub(crate) fn refusal(&self, hint: &Hint) -> Option<(Reason, String)> {
-        if !self.rules.iter().any(|rule| rule.source.bucket == hint.bucket) {
-            return Some((Reason::BucketUnknown, format!("no rule has the source bucket {}", hint.bucket)));
+    pub(crate) fn refusal(&self, event: &Event) -> Option<(Reason, String)> {
+        if !self.rules.iter().any(|rule| rule.source.bucket == event.bucket) {
+            return Some((Reason::BucketUnknown, format!("no rule has the source bucket {}", event.bucket)));
         }
         let candidates =
-            contests(&self.rules, &hint.bucket, &hint.key).into_iter().flat_map(|contest| contest.candidates);
-        let impossible = |rule: &Rule| rule.destination_key(&hint.key).err();
+            match_rules(&self.rules, &event.bucket, &event.key).into_iter().flat_map(|contest| contest.candidates);
+        let impossible = |rule: &Rule| rule.destination_key(&event.key).err();
         let (rule, error) = candidates.into_iter().find_map(|rule| Some((rule, impossible(rule)?)))?;
         Some((Reason::DstKeyTooLong, format!("rule {:?} would write to an impossible key: {error}", rule.id)))
     }
 
-    /// Finds the tasks of a hint: one for each key it may have at each destination.
-    pub(crate) fn tasks(&self, hint: &Hint) -> Vec<Task> {
-        let wish = Wish {
-            action: hint.action,
-            version: hint.version.clone(),
-            sequencer: hint.sequencer.clone(),
-            time: hint.time,
-            size_bytes: hint.size_bytes.unwrap_or(0),
+    /// Finds the tasks of a event: one for each key it may have at each destination.
+    pub(crate) fn tasks_for(&self, event: &Event) -> Vec<Task> {
+        let pending = PendingEvent {
+            action: event.action,
+            version: event.version.clone(),
+            sequencer: event.sequencer.clone(),
+            time: event.time,
+            size_bytes: event.size_bytes.unwrap_or(0),
             parked: None,
         };
-        self.lanes(&hint.bucket, &hint.key)
+        self.targets(&event.bucket, &event.key)
             .into_iter()
-            .map(|(lane, source, rules)| Task {
-                lane,
+            .map(|(target, source, rules)| Task {
+                target,
                 source,
-                source_key: hint.key.clone(),
+                source_key: event.key.clone(),
                 rules,
-                wishes: vec![wish.clone()],
+                events: vec![pending.clone()],
                 redelivered: false,
                 receive_count: 0,
                 takes_over: None,
@@ -68,8 +68,8 @@ impl Ruleset {
 
     /// Makes a parked task anew under the rules of today; `None` when no rule takes it any more.
     pub(crate) fn revive(&self, parked: &ParkedTask) -> Option<Task> {
-        let ParkedTask { lane, source, source_key, action, version, .. } = parked;
-        let wish = Wish {
+        let ParkedTask { target, source, source_key, action, version, .. } = parked;
+        let pending = PendingEvent {
             action: *action,
             version: version.clone(),
             sequencer: None,
@@ -77,56 +77,56 @@ impl Ruleset {
             size_bytes: 0,
             parked: None,
         };
-        self.task_again((lane, source, source_key), wish)
+        self.task_again((target, source, source_key), pending)
     }
 
     /// Makes the task that ends an upload, by completing it or not; `None` when no rule takes its
     /// key any more.
     pub(crate) fn resume(&self, upload: &Upload) -> Option<Task> {
-        let Whose { lane, source, source_key, size_bytes } = upload.whose.as_ref()?;
+        let UploadOwner { target, source, source_key, size_bytes } = upload.owner.as_ref()?;
         // As the message told of it that may come again.
         let version = &upload.source;
-        let wish = Wish {
-            action: Action::Put,
+        let pending = PendingEvent {
+            action: EventKind::Put,
             version: Some(version.id.clone()),
             sequencer: None,
             time: Some(version.last_modified),
             size_bytes: *size_bytes,
             parked: None,
         };
-        self.task_again((lane, source, source_key), wish)
+        self.task_again((target, source, source_key), pending)
     }
 
-    fn task_again(&self, (lane, source, key): (&Lane, &Place, &Key), wish: Wish) -> Option<Task> {
-        let lanes = self.lanes(&source.bucket, key);
-        let (lane, source, rules) = lanes.into_iter().find(|(known, ..)| known == lane)?;
+    fn task_again(&self, (target, source, key): (&TargetKey, &BucketRef, &Key), pending: PendingEvent) -> Option<Task> {
+        let targets = self.targets(&source.bucket, key);
+        let (target, source, rules) = targets.into_iter().find(|(known, ..)| known == target)?;
         // It may have begun before: the ledger alone may not answer it.
         Some(Task {
-            lane,
+            target,
             source,
             source_key: key.clone(),
             rules,
-            wishes: vec![wish],
+            events: vec![pending],
             redelivered: true,
             receive_count: 0,
             takes_over: None,
         })
     }
 
-    /// Finds the lanes a key may take. All rules of a contest come along with each of them: one
-    /// that sends a version to another key takes it from this lane.
-    fn lanes(&self, bucket: &Bucket, key: &Key) -> Vec<(Lane, Place, Rules)> {
-        let mut lanes = Vec::new();
-        for contest in contests(&self.rules, bucket, key) {
+    /// Finds the keys a key may take. All rules of a contest come along with each of them: one
+    /// that sends a version to another key takes it from this key.
+    fn targets(&self, bucket: &Bucket, key: &Key) -> Vec<(TargetKey, BucketRef, Rules)> {
+        let mut targets = Vec::new();
+        for contest in match_rules(&self.rules, bucket, key) {
             let mut candidates = contest.candidates.iter().filter_map(|rule| self.shared.get(&rule.id)).cloned();
             let Some(lead) = candidates.next() else { continue };
-            let rules = Rules { lead, others: candidates.collect() };
+            let rules = Rules { primary: lead, fallbacks: candidates.collect() };
             for key in destination_keys(&rules, key) {
-                let lane = Lane { destination: contest.destination.clone(), key };
-                lanes.push((lane, rules.lead.source.clone(), rules.clone()));
+                let target = TargetKey { destination: contest.destination.clone(), key };
+                targets.push((target, rules.primary.source.clone(), rules.clone()));
             }
         }
-        lanes
+        targets
     }
 }
 
@@ -138,21 +138,21 @@ fn destination_keys(rules: &Rules, key: &Key) -> BTreeSet<Key> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    pub(crate) use crate::turns::tests::rules;
+    pub(crate) use crate::fair_queue::tests::rules;
 
     #[test]
     fn a_bucket_that_no_rule_has_is_refused_by_name() {
         let ruleset = Ruleset::new(&rules(&[("orders", "orders", "replicas")]));
-        let hint = |bucket: &str| Hint {
+        let event = |bucket: &str| Event {
             bucket: Bucket::try_from(bucket).unwrap(),
             key: Key::try_from("report").unwrap(),
             version: None,
-            action: replicator_core::event::Action::Put,
+            action: replicator_core::event::EventKind::Put,
             sequencer: None,
             time: None,
             size_bytes: None,
         };
-        assert_eq!(ruleset.refusal(&hint("orders")), None);
-        assert!(matches!(ruleset.refusal(&hint("others")), Some((Reason::BucketUnknown, _))));
+        assert_eq!(ruleset.refusal(&event("orders")), None);
+        assert!(matches!(ruleset.refusal(&event("others")), Some((Reason::BucketUnknown, _))));
     }
 }

@@ -15,13 +15,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Requests the status of the daemon of this configuration and returns it as text.
 pub async fn ask(settings: &Settings) -> anyhow::Result<String> {
-    let answer = request(settings, "GET /status", PATIENCE).await?;
+    let answer = send_request(settings, "GET /status", PATIENCE).await?;
     let status: Status = serde_json::from_str(&answer).context("the answer is not a status")?;
     Ok(table(&status))
 }
 
 /// Sends one request to the daemon of a configuration, and returns the body of the answer.
-pub(crate) async fn request(settings: &Settings, what: &str, patience: Duration) -> anyhow::Result<String> {
+pub(crate) async fn send_request(settings: &Settings, what: &str, patience: Duration) -> anyhow::Result<String> {
     let address = settings.listen;
     let stream = TcpStream::connect(address)
         .await
@@ -60,7 +60,7 @@ fn write_table(status: &Status, text: &mut String) -> std::fmt::Result {
         writeln!(text, "{ailment}")?;
     }
     writeln!(text, "messages in hand: {}", status.board.messages)?;
-    writeln!(text, "keys at work: {}", status.board.lanes)?;
+    writeln!(text, "keys at work: {}", status.board.targets)?;
     writeln!(text, "\n{:<24} {:>10} {:>14} {:>10} {:>8}", "RULE", "PENDING", "BYTES", "OLDEST", "PARKED")?;
     for (rule, pending) in &status.board.rules {
         let parked: i64 = status.parked.iter().filter(|parked| parked.rule == *rule).map(|parked| parked.tasks).sum();

@@ -17,8 +17,8 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use tracing::warn;
 
-use crate::accounts::refusal::words;
-use crate::ledger::records::Lane;
+use crate::accounts::error::error_words;
+use crate::ledger::records::TargetKey;
 
 /// A queue and the client that reaches it.
 #[derive(Debug, Clone)]
@@ -33,12 +33,12 @@ pub(crate) enum Again {
     /// Its work was given back.
     Released,
     /// Its task was parked, and is tried again.
-    Parked(Parked),
+    Parked(ParkedBefore),
 }
 
 /// What is known of a task that was parked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Parked {
+pub(crate) struct ParkedBefore {
     pub(crate) since: Timestamp,
     pub(crate) tries: u32,
 }
@@ -47,7 +47,7 @@ impl fmt::Display for Again {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Released => f.write_str(RELEASED),
-            Self::Parked(Parked { since, tries }) => write!(f, "parked {} {tries}", since.unix_timestamp()),
+            Self::Parked(ParkedBefore { since, tries }) => write!(f, "parked {} {tries}", since.unix_timestamp()),
         }
     }
 }
@@ -56,16 +56,16 @@ const RELEASED: &str = "released";
 
 impl Again {
     /// Reads what was written. Any other text says as much as that it was sent again.
-    pub(crate) fn parse(text: &str) -> Self {
+    pub(crate) fn parse_attribute(text: &str) -> Self {
         let parked = || {
             let (since, tries) = text.strip_prefix("parked ")?.split_once(' ')?;
             let since = Timestamp::from_unix_timestamp(since.parse().ok()?).ok()?;
-            Some(Parked { since, tries: tries.parse().ok()? })
+            Some(ParkedBefore { since, tries: tries.parse().ok()? })
         };
         parked().map_or(Self::Released, Self::Parked)
     }
 
-    pub(crate) fn parked(self) -> Option<Parked> {
+    pub(crate) fn parked(self) -> Option<ParkedBefore> {
         match self {
             Self::Released => None,
             Self::Parked(parked) => Some(parked),
@@ -124,13 +124,13 @@ const ATTEMPTS_MAX: u32 = 4;
 /// The message attribute of what a worker sent.
 pub(crate) const AGAIN: &str = "Again";
 
-/// Returns the message group of a lane. The account is left out, which only this configuration names so.
-pub(crate) fn group_of(lane: &Lane) -> String {
-    digest([lane.destination.bucket.as_str(), lane.key.as_str()])
+/// Returns the message group of a key. The account is left out, which only this configuration names so.
+pub(crate) fn group_of(target: &TargetKey) -> String {
+    digest_words([target.destination.bucket.as_str(), target.key.as_str()])
 }
 
 /// Returns an id that these words make, none of which has a NUL.
-pub(crate) fn digest<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn digest_words<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     let mut hash = Sha256::new();
     for word in words {
         hash.update(word.as_bytes());
@@ -160,7 +160,7 @@ impl WorkQueues {
     }
 
     /// Sends messages, and says of each whether its queue has it for sure.
-    pub(crate) async fn send(&self, items: &[WorkItem]) -> Vec<bool> {
+    pub(crate) async fn send_all(&self, items: &[WorkItem]) -> Vec<bool> {
         let batches = self.batches(items);
         let sent = futures::future::join_all(batches.iter().map(|batch| self.send_batch(items, batch))).await;
         let sent: BTreeSet<usize> = sent.into_iter().flatten().collect();
@@ -208,7 +208,7 @@ impl WorkQueues {
                 break;
             }
             if attempt < ATTEMPTS_MAX {
-                tokio::time::sleep(retry::delay(attempt, fastrand::f64())).await;
+                tokio::time::sleep(retry::jittered_delay(attempt, fastrand::f64())).await;
             }
         }
         sent
@@ -228,7 +228,7 @@ async fn try_send(access: &QueueAccess, items: &[WorkItem], batch: &[usize]) -> 
     let unbuilt = |words| Unsent { words, is_definite: true };
     let entries = entries.map(|(index, item)| entry(*index, item)).collect::<Result<Vec<_>, _>>().map_err(unbuilt)?;
     let request = access.client.send_message_batch().queue_url(&access.queue.url).set_entries(Some(entries));
-    let unsent = |error: SdkError<_, HttpResponse>| Unsent { words: words(&error), is_definite: is_refused(&error) };
+    let unsent = |error: SdkError<_, HttpResponse>| Unsent { words: error_words(&error), is_definite: is_refused(&error) };
     let answer = request.send().await.map_err(unsent)?;
     for failed in &answer.failed {
         let (code, detail) = (failed.code.as_str(), failed.message.as_deref().unwrap_or_default());
@@ -260,30 +260,30 @@ fn entry(index: usize, item: &WorkItem) -> Result<SendMessageBatchRequestEntry, 
 #[cfg(test)]
 mod tests {
     use replicator_core::object::{Bucket, Key};
-    use replicator_core::rule::Place;
+    use replicator_core::rule::BucketRef;
 
     use super::*;
 
     #[test]
     fn what_is_known_of_a_parked_task_goes_along_with_its_message() {
         let since = Timestamp::from_unix_timestamp(1_800_000_000).unwrap();
-        for again in [Again::Released, Again::Parked(Parked { since, tries: 3 })] {
-            assert_eq!(Again::parse(&again.to_string()), again);
+        for again in [Again::Released, Again::Parked(ParkedBefore { since, tries: 3 })] {
+            assert_eq!(Again::parse_attribute(&again.to_string()), again);
         }
-        assert_eq!(Again::parse("parked soon"), Again::Released);
+        assert_eq!(Again::parse_attribute("parked soon"), Again::Released);
     }
 
-    fn lane(account: &str, bucket: &str, key: &str) -> Lane {
-        let destination = Place { account: account.to_owned(), bucket: Bucket::try_from(bucket).unwrap() };
-        Lane { destination, key: Key::try_from(key).unwrap() }
+    fn target(account: &str, bucket: &str, key: &str) -> TargetKey {
+        let destination = BucketRef { account: account.to_owned(), bucket: Bucket::try_from(bucket).unwrap() };
+        TargetKey { destination, key: Key::try_from(key).unwrap() }
     }
 
     #[test]
     fn a_group_is_a_key_of_a_bucket_whatever_its_account_is_called() {
-        let group = group_of(&lane("a", "replicas", "report"));
-        assert_eq!(group, group_of(&lane("b", "replicas", "report")));
-        assert_ne!(group, group_of(&lane("a", "replicas", "report2")));
-        assert_ne!(group, group_of(&lane("a", "others", "report")));
+        let group = group_of(&target("a", "replicas", "report"));
+        assert_eq!(group, group_of(&target("b", "replicas", "report")));
+        assert_ne!(group, group_of(&target("a", "replicas", "report2")));
+        assert_ne!(group, group_of(&target("a", "others", "report")));
         // SQS takes 128 characters, letters and digits among them.
         assert!(group.len() == 64 && group.bytes().all(|byte| byte.is_ascii_hexdigit()), "{group}");
     }

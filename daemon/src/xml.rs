@@ -30,7 +30,7 @@ const NESTED_MAX: usize = 32;
 
 /// Calls `tell` at the end of each element with its path from the root on, and with its last text, which is the only one
 /// where it holds no elements.
-pub(crate) fn read<'t, E: From<NotXml>>(
+pub(crate) fn visit_elements<'t, E: From<NotXml>>(
     text: &'t str,
     mut tell: impl FnMut(&[&str], Cow<'t, str>) -> Result<(), E>,
 ) -> Result<(), E> {
@@ -65,9 +65,9 @@ pub(crate) fn read<'t, E: From<NotXml>>(
             Event::Text(more) if open.is_empty() && !more.iter().all(u8::is_ascii_whitespace) => {
                 return Err(NotXml::Shape.into());
             }
-            Event::Text(more) => append(&mut own, more.xml10_content().map_err(encoding)?),
-            Event::CData(more) => append(&mut own, more.xml10_content().map_err(encoding)?),
-            Event::GeneralRef(name) => append(&mut own, Cow::Owned(meant(&name)?)),
+            Event::Text(more) => append_content(&mut own, more.xml10_content().map_err(encoding)?),
+            Event::CData(more) => append_content(&mut own, more.xml10_content().map_err(encoding)?),
+            Event::GeneralRef(name) => append_content(&mut own, Cow::Owned(meant(&name)?)),
             Event::Comment(_) | Event::Decl(_) | Event::PI(_) => {}
         }
     }
@@ -85,7 +85,7 @@ fn tell_of<'t, E>(
     path.get(..open.len()).map_or(Ok(()), |path| tell(path, own))
 }
 
-fn append<'t>(own: &mut Cow<'t, str>, more: Cow<'t, str>) {
+fn append_content<'t>(own: &mut Cow<'t, str>, more: Cow<'t, str>) {
     if own.is_empty() {
         *own = more;
     } else {
@@ -121,7 +121,7 @@ mod tests {
 
     fn seen(text: &str) -> Result<Vec<(String, String)>, NotXml> {
         let mut seen = Vec::new();
-        read(text, |path, own| {
+        visit_elements(text, |path, own| {
             seen.push((path.join("/"), own.into_owned()));
             Ok::<_, NotXml>(())
         })?;

@@ -49,7 +49,7 @@ enum Fate {
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_9_at_any_place_breaks_no_promise() {
     let fates = [Fate::Alone, Fate::DiskLost, Fate::BesideAnother];
-    let all: Vec<(Failpoint, Fate)> = Failpoint::all().flat_map(|at| fates.map(|fate| (at, fate))).collect();
+    let all: Vec<(Failpoint, Fate)> = Failpoint::all_places().flat_map(|at| fates.map(|fate| (at, fate))).collect();
     let told: Vec<_> = stream::iter(all)
         .map(|(at, fate)| async move { (at, fate, Box::pin(play(at, fate)).await) })
         .buffer_unordered(WORLDS)
@@ -63,12 +63,12 @@ async fn kill_9_at_any_place_breaks_no_promise() {
     let died = |wanted: Fate| told.iter().filter(move |(_, fate, (died, _))| *fate == wanted && *died);
     for fate in [Fate::Alone, Fate::DiskLost] {
         let met: BTreeSet<String> = died(fate).map(|(at, ..)| at.to_string()).collect();
-        let lived = Failpoint::all().map(|at| at.to_string()).filter(|at| !met.contains(at)).collect::<Vec<_>>();
+        let lived = Failpoint::all_places().map(|at| at.to_string()).filter(|at| !met.contains(at)).collect::<Vec<_>>();
         assert!(lived.is_empty(), "{fate:?}: places that nobody died at: {lived:?}");
     }
     // Which of the two gets what is for the queue to say.
     let beside = died(Fate::BesideAnother).count();
-    assert!(beside * 4 > Failpoint::all().count(), "only {beside} died beside another");
+    assert!(beside * 4 > Failpoint::all_places().count(), "only {beside} died beside another");
 }
 
 /// Plays one life and what comes after it; says whether there was a death, and what is wrong.

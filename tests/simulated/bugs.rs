@@ -1,7 +1,7 @@
 //! B: a bug that one key meets is parked with that key; the others go on, and the key itself later.
 
 use replicator_core::failure::Reason;
-use s3_replicator::failpoint::{Failpoint, Failpoints, Moment, Step};
+use s3_replicator::failpoint::{Failpoint, Failpoints, Phase, Step};
 
 use crate::fleet::{self, Plan};
 use crate::judge::{Expect, judge};
@@ -12,7 +12,7 @@ const KEYS: [&str; 5] = ["one", "two", "three", "four", "five"];
 #[test]
 fn a_panic_parks_its_key_and_stops_no_other() {
     for (seed, step) in [(1, Step::Read), (2, Step::PutObject), (3, Step::Commit)] {
-        for moment in [Moment::Before, Moment::After] {
+        for moment in [Phase::Before, Phase::After] {
             panics_at(seed, Failpoint { step, moment });
         }
     }
@@ -22,7 +22,7 @@ fn panics_at(seed: u64, at: Failpoint) {
     simulate(seed, async |mut sim| {
         sim.post_everything();
         let member = fleet::members(&mut sim, &Plan::of_one("", AWS)).remove(0);
-        let daemon = member.start(Failpoints::armed(Some(at), 2, |at| panic!("a bug at {at}"))).await;
+        let daemon = member.start(Failpoints::armed_at(Some(at), 2, |at| panic!("a bug at {at}"))).await;
         for key in KEYS {
             sim.put(key, b"content").await;
         }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use replicator_fakes::journal::Entry;
-use s3_replicator::failpoint::{Failpoint, Moment, Step};
+use s3_replicator::failpoint::{Failpoint, Phase, Step};
 
 use crate::story::{Ending, Story};
 
@@ -17,7 +17,7 @@ const STORIES_MAX: u64 = 64;
 fn death_at_any_place_breaks_no_promise() {
     let mut wrong = Vec::new();
     let mut met = BTreeSet::new();
-    for at in Failpoint::all() {
+    for at in Failpoint::all_places() {
         for seed in 0..STORIES_MAX {
             if seed >= STORIES && met.contains(&at.to_string()) {
                 break;
@@ -33,12 +33,12 @@ fn death_at_any_place_breaks_no_promise() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    let missed: Vec<String> = Failpoint::all().map(|at| at.to_string()).filter(|at| !met.contains(at)).collect();
+    let missed: Vec<String> = Failpoint::all_places().map(|at| at.to_string()).filter(|at| !met.contains(at)).collect();
     assert!(missed.is_empty(), "places that nobody died at: {missed:?}");
 }
 
 /// Before the ledger is synced for the first time.
-const UNSYNCED: Failpoint = Failpoint { step: Step::Sync, moment: Moment::Before };
+const UNSYNCED: Failpoint = Failpoint { step: Step::Sync, moment: Phase::Before };
 
 /// Lists the messages that were deleted by a daemon that had made nothing durable: what a process writes outlives it
 /// even if it is not synced, so only the order of the requests can tell.

@@ -1,4 +1,4 @@
-//! Messages that say far more than one thing: what is in hand keeps its bound, and each goes when all of it is done.
+//! Messages that say far more than one thing: what is in flight keeps its bound, and each goes when all of it is done.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ const KEYS: usize = 50;
 const RECORDS: usize = 1_500;
 const MESSAGES: usize = 24;
 
-// What the daemon has in hand at the most, beside one message.
+// What the daemon has in flight at the most, beside one message.
 const TASKS_MAX: usize = 8_000;
 
 #[test]

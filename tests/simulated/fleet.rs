@@ -9,8 +9,8 @@ use fastrand::Rng;
 use replicator_config::Settings;
 use replicator_fakes::journal::Journal;
 use s3_replicator::admin::Status;
-use s3_replicator::failpoint::{Failpoint, Failpoints, Moment, Step};
-use s3_replicator::pipeline::{Daemon, Given, Outside, Role};
+use s3_replicator::failpoint::{Failpoint, Failpoints, Phase, Step};
+use s3_replicator::pipeline::{Daemon, AwsOverride, Environment, Role};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -47,7 +47,7 @@ impl Plan {
 pub(crate) struct Member {
     config: String,
     state_dir: PathBuf,
-    given: Given,
+    given: AwsOverride,
     journal: Journal,
     rng: Rng,
     plan: Plan,
@@ -71,7 +71,7 @@ pub(crate) struct Fate {
 pub(crate) const TRIED_WITHIN: Duration = Duration::from_secs(3600 + 300);
 
 /// Where a daemon dies with the only record of an upload's name.
-pub(crate) const NAMING: Failpoint = Failpoint { step: Step::CreateUpload, moment: Moment::After };
+pub(crate) const NAMING: Failpoint = Failpoint { step: Step::CreateUpload, moment: Phase::After };
 
 impl Fate {
     /// Says whether it may have forgotten an upload that it began.
@@ -170,7 +170,7 @@ impl Member {
     fn arm(&mut self, death: &Arc<Death>) -> Failpoints {
         let nth = if self.plan.at.is_some() { 1 } else { self.rng.u32(1..60) };
         let death = Arc::clone(death);
-        Failpoints::armed(self.plan.at, nth, move |at| {
+        Failpoints::armed_at(self.plan.at, nth, move |at| {
             *death.at.lock().unwrap() = Some(at);
             death.came.notify_one();
         })
@@ -188,7 +188,7 @@ impl Member {
     async fn start_on(&self, settings: Settings, failpoints: Failpoints) -> Daemon {
         for _ in 0..1_000 {
             let (failpoints, given) = (failpoints.clone(), Some(self.given.clone()));
-            let outside = Outside { listener: None, failpoints, given, role: self.role };
+            let outside = Environment { listener: None, failpoints, given, role: self.role };
             match Daemon::start(settings.clone(), outside).await {
                 Ok(daemon) => return daemon,
                 // What is dropped lets go of its files only when its tasks are.

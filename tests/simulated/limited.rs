@@ -51,7 +51,7 @@ fn another_limit_counts_at_once_for_what_waits_already_and_no_work_is_lost() {
         sim.pass(TEN_SECONDS).await;
         let slow = sim.net.journal().writes(ARCHIVE).len();
         assert!(slow <= 3, "{slow} writes in ten seconds");
-        daemon.reload(&fleet::settings(&mut sim, &limited("8MiB/s"), AWS));
+        daemon.reload_rules(&fleet::settings(&mut sim, &limited("8MiB/s"), AWS));
         sim.pass(TEN_SECONDS).await;
         assert_eq!(sim.net.journal().writes(ARCHIVE).len(), 120);
         sim.drained().await;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use replicator_fakes::faults::{Effect, Fault, Place};
-use s3_replicator::failpoint::{Failpoint, Failpoints, Moment, Step};
+use s3_replicator::failpoint::{Failpoint, Failpoints, Phase, Step};
 use s3_replicator::pipeline::Daemon;
 
 use crate::fleet::{self, Plan};
@@ -65,7 +65,7 @@ fn a_backlog_for_a_destination_that_does_not_answer_leaves_the_hand_to_others() 
     for (seed, (effect, patience)) in [(7, (Effect::Unreachable, 60)), (8, hung)] {
         simulate(seed, async |mut sim| {
             sim.post_everything();
-            // Half as many again as are in hand at once.
+            // Half as many again as are in flight at once.
             sim.fill("down/", 3000, 7).await;
             let place = Place::default().bucket(ARCHIVE).client("daemon-0");
             sim.net.faults().add(Fault::new("down", place, effect));
@@ -105,7 +105,7 @@ fn a_connection_that_hangs_is_told_and_forgiven() {
         let place = Place::s3("PutObject").bucket(ARCHIVE);
         let looks = health_follows(&mut sim, place, Effect::Silence { lands: false }, 1).await;
         assert!(looks.iter().any(|look| look.is_told), "half an hour of trouble and /healthz says nothing");
-        // Between two tries there is nothing in hand that a restart could help; that it does not answer is still known.
+        // Between two tries there is nothing in flight that a restart could help; that it does not answer is still known.
         let ailing: Vec<bool> = looks.iter().map(|look| look.is_ailing).collect();
         assert!(ailing[ailing.len() / 2] && ailing.is_sorted(), "forgotten while it hung: {ailing:?}");
     });
@@ -131,8 +131,8 @@ fn a_lane_that_is_stuck_is_told_while_others_get_on_and_goes_on_after_a_restart(
         sim.post_everything();
         let member = fleet::members(&mut sim, &Plan::of_one("", AWS)).remove(0);
         // The first task that comes there never gets on.
-        let at = Failpoint { step: Step::PutObject, moment: Moment::Before };
-        let daemon = member.start(Failpoints::armed(Some(at), 1, |_| {})).await;
+        let at = Failpoint { step: Step::PutObject, moment: Phase::Before };
+        let daemon = member.start(Failpoints::armed_at(Some(at), 1, |_| {})).await;
         sim.put("stuck", b"one").await;
         let mut waited = Duration::ZERO;
         while daemon.ailment().await.is_none() {

@@ -72,9 +72,9 @@ async fn poisoned(mut sim: Sim, rule: &str) {
 
 /// Says why the daemon must not act on a message: it cannot be read, or it names a bucket that no rule has.
 fn refusal(body: &str) -> Option<Reason> {
-    let refusal = match event::parse(body) {
+    let refusal = match event::parse_notification(body) {
         Err(_) => Some(Reason::MessageUndecodable),
-        Ok(read) => read.hints.iter().any(|hint| hint.bucket.as_str() != SOURCE).then_some(Reason::BucketUnknown),
+        Ok(read) => read.events.iter().any(|event| event.bucket.as_str() != SOURCE).then_some(Reason::BucketUnknown),
     };
     // So much is plain without the daemon's own reader.
     if !serde_json::from_str(body).is_ok_and(|message: Value| message.is_object()) {

@@ -1,4 +1,4 @@
-//! Daemons that come and go under load, one, four, one: what a daemon that stops has in hand goes on elsewhere, soon, and
+//! Daemons that come and go under load, one, four, one: what a daemon that stops has in flight goes on elsewhere, soon, and
 //! nothing is written twice.
 
 use std::collections::BTreeMap;
@@ -97,7 +97,7 @@ fn what_a_daemon_cannot_finish_while_it_drains_goes_on_elsewhere() {
         sim.share();
         sim.post_everything();
         let first = fleet::nth(&mut sim, "", AWS, 0).await;
-        // What the second writes hangs, so that its drain ends with work in hand.
+        // What the second writes hangs, so that its drain ends with work in flight.
         let hangs = Place::s3("PutObject").client("daemon-1");
         sim.net.faults().add(Fault::new("hangs", hangs, Effect::Silence { lands: false }));
         let user = User::new(sim.user());

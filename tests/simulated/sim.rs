@@ -16,7 +16,7 @@ use replicator_fakes::journal::Service;
 use replicator_fakes::net::{Latency, Net};
 use replicator_fakes::s3::entry::Versioning;
 use replicator_fakes::{s3, sqs};
-use s3_replicator::pipeline::Given;
+use s3_replicator::pipeline::AwsOverride;
 use tempfile::TempDir;
 
 /// The source bucket.
@@ -115,8 +115,8 @@ impl Sim {
     }
 
     /// Returns how a daemon of this name reaches the fakes.
-    pub(crate) fn given(&self, name: &str) -> Given {
-        Given { sdk: self.sdk(name), connector: self.net.connector(name) }
+    pub(crate) fn given(&self, name: &str) -> AwsOverride {
+        AwsOverride { sdk: self.sdk(name), connector: self.net.connector(name) }
     }
 
     /// Returns a client for users of the buckets.

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::names;
-use crate::problem::Problems;
+use crate::aws_names;
+use crate::diagnostics::Problems;
 use crate::reader::{Field, Scalar};
 use crate::schema;
 
@@ -23,7 +23,7 @@ pub struct Account {
     /// The endpoint of every service that `endpoints` does not name; AWS when absent.
     pub endpoint: Option<String>,
     /// Endpoints of single services.
-    pub endpoints: Endpoints,
+    pub endpoints: ServiceEndpoints,
     /// Whether the bucket stands in the path rather than in the host name.
     pub path_style: bool,
     /// Whether the S3 endpoint honours conditions on writes.
@@ -34,7 +34,7 @@ pub struct Account {
 
 /// Endpoints of single services.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Endpoints {
+pub struct ServiceEndpoints {
     /// Object storage.
     pub s3: Option<String>,
     /// Queues.
@@ -88,22 +88,22 @@ type Written = Field<BTreeMap<String, Field<schema::Account>>>;
 
 /// Checks every account; one with a problem is there all the same, so that it can be referred to.
 pub(super) fn settle(written: &Written, problems: &mut Problems<'_>) -> BTreeMap<String, Account> {
-    let entries = written.given().into_iter().flatten();
+    let entries = written.present_value().into_iter().flatten();
     entries.map(|(name, written)| (name.clone(), account(name, written, problems))).collect()
 }
 
 /// Checks that a queue or rule names an account that is there.
-pub(super) fn refer(
+pub(super) fn resolve_account_name(
     written: &Field<String>,
     accounts: &BTreeMap<String, Account>,
     problems: &mut Problems<'_>,
 ) -> Option<String> {
-    written.required("name one of the accounts", problems)?;
-    written.parsed(problems, |name| match accounts.get(name) {
+    written.require_present("name one of the accounts", problems)?;
+    written.parse_with(problems, |name| match accounts.get(name) {
         Some(account) => Ok(account.name.clone()),
         None if accounts.is_empty() => Err(format!("account {name:?} is not defined; add [accounts.{name}]")),
         None => {
-            let hint = names::suggest(name, accounts.keys().map(String::as_str));
+            let hint = aws_names::suggest_nearest(name, accounts.keys().map(String::as_str));
             Err(format!("account {name:?} is not defined; {hint}"))
         }
     })
@@ -111,23 +111,23 @@ pub(super) fn refer(
 
 fn account(name: &str, written: &Field<schema::Account>, problems: &mut Problems<'_>) -> Account {
     let mut account = blank(name);
-    let Some(written) = written.given() else { return account };
-    if written.region.required("name the Region to sign for, like \"eu-west-1\"", problems).is_some() {
-        account.region = written.region.parsed(problems, |text| region(text)).unwrap_or_default();
+    let Some(written) = written.present_value() else { return account };
+    if written.region.require_present("name the Region to sign for, like \"eu-west-1\"", problems).is_some() {
+        account.region = written.region.parse_with(problems, |text| region(text)).unwrap_or_default();
     }
-    account.role_arn = written.role_arn.parsed(problems, |text| names::role(text));
-    account.external_id = written.external_id.parsed(problems, |text| external_id(text));
-    account.profile = written.profile.parsed(problems, |text| profile(text));
-    let may_be_seen = written.allow_http.given().copied().unwrap_or_default();
-    let endpoint = |text: &String| endpoint(text, may_be_seen);
-    account.endpoint = written.endpoint.parsed(problems, endpoint);
+    account.role_arn = written.role_arn.parse_with(problems, |text| aws_names::parse_role_arn(text));
+    account.external_id = written.external_id.parse_with(problems, |text| external_id(text));
+    account.profile = written.profile.parse_with(problems, |text| profile(text));
+    let may_be_seen = written.allow_http.present_value().copied().unwrap_or_default();
+    let endpoint = |text: &String| check_endpoint(text, may_be_seen);
+    account.endpoint = written.endpoint.parse_with(problems, endpoint);
     account.endpoints = endpoints(&written.endpoints, endpoint, problems);
     account.path_style =
-        written.path_style.given().copied().unwrap_or_else(|| account.endpoint_of(Service::S3).is_some());
-    account.conditional_writes = written.conditional_writes.parsed(problems, conditional_writes).unwrap_or_default();
-    account.owner = written.owner.parsed(problems, |Scalar(text)| names::account_number(text));
+        written.path_style.present_value().copied().unwrap_or_else(|| account.endpoint_of(Service::S3).is_some());
+    account.conditional_writes = written.conditional_writes.parse_with(problems, conditional_writes).unwrap_or_default();
+    account.owner = written.owner.parse_with(problems, |Scalar(text)| aws_names::account_number(text));
     if written.role_arn.is_absent() {
-        written.external_id.refused(problems, "has no use without role_arn; add the role or leave it out");
+        written.external_id.refuse_present(problems, "has no use without role_arn; add the role or leave it out");
     }
     account
 }
@@ -140,7 +140,7 @@ fn blank(name: &str) -> Account {
         external_id: None,
         profile: None,
         endpoint: None,
-        endpoints: Endpoints::default(),
+        endpoints: ServiceEndpoints::default(),
         path_style: false,
         conditional_writes: ConditionalWrites::Auto,
         owner: None,
@@ -151,10 +151,10 @@ fn endpoints(
     written: &Field<schema::Endpoints>,
     parse: impl Fn(&String) -> Result<String, String>,
     problems: &mut Problems<'_>,
-) -> Endpoints {
-    let Some(written) = written.given() else { return Endpoints::default() };
-    let mut endpoint = |field: &Field<String>| field.parsed(problems, &parse);
-    Endpoints {
+) -> ServiceEndpoints {
+    let Some(written) = written.present_value() else { return ServiceEndpoints::default() };
+    let mut endpoint = |field: &Field<String>| field.parse_with(problems, &parse);
+    ServiceEndpoints {
         s3: endpoint(&written.s3),
         sqs: endpoint(&written.sqs),
         kms: endpoint(&written.kms),
@@ -163,9 +163,9 @@ fn endpoints(
 }
 
 /// Over plain HTTP bodies, keys and session tokens can be read and changed without a trace.
-fn endpoint(text: &str, may_be_seen: bool) -> Result<String, String> {
-    let endpoint = names::endpoint(text)?;
-    if names::is_in_the_clear(&endpoint) && !may_be_seen {
+fn check_endpoint(text: &str, may_be_seen: bool) -> Result<String, String> {
+    let endpoint = aws_names::parse_endpoint(text)?;
+    if aws_names::is_in_the_clear(&endpoint) && !may_be_seen {
         return Err(format!("{text:?} sends everything in the clear; use https://, or say allow_http = true here"));
     }
     Ok(endpoint)
@@ -197,5 +197,5 @@ fn profile(text: &str) -> Result<String, String> {
 
 fn conditional_writes(Scalar(text): &Scalar) -> Result<ConditionalWrites, String> {
     let words = [("auto", ConditionalWrites::Auto), ("true", ConditionalWrites::On), ("false", ConditionalWrites::Off)];
-    names::one_of(text, &words).map_err(|_| format!("{text:?} is not one of \"auto\", true, false"))
+    aws_names::one_of(text, &words).map_err(|_| format!("{text:?} is not one of \"auto\", true, false"))
 }

@@ -4,20 +4,20 @@ use std::collections::BTreeMap;
 
 use replicator_core::rule::Encryption;
 
-use crate::names;
-use crate::problem::Problems;
+use crate::aws_names;
+use crate::diagnostics::Problems;
 use crate::reader::Field;
 use crate::schema;
 
 /// Checks the encryption of a rule; without one, replicas are encrypted as their source is.
 pub(super) fn settle(written: &Field<schema::Encryption>, problems: &mut Problems<'_>) -> Encryption {
     let as_source = Encryption::Same { key_map: BTreeMap::new() };
-    let Some(written) = written.given() else { return as_source };
-    let key = written.key.parsed(problems, |text| names::kms_key_or_alias(text));
+    let Some(written) = written.present_value() else { return as_source };
+    let key = written.key.parse_with(problems, |text| aws_names::kms_key_or_alias(text));
     let key_map = key_map(&written.key_map, problems);
     let Some(mode) = mode(&written.mode, problems) else { return as_source };
     refuse_strays(mode, written, problems);
-    let bucket_key = written.bucket_key.given().copied().unwrap_or(true);
+    let bucket_key = written.bucket_key.present_value().copied().unwrap_or(true);
     match (mode, key) {
         (Mode::Same, _) => Encryption::Same { key_map },
         (Mode::BucketDefault, _) => Encryption::BucketDefault,
@@ -49,30 +49,30 @@ fn mode(written: &Field<String>, problems: &mut Problems<'_>) -> Option<Mode> {
     if written.is_absent() {
         return Some(Mode::Same);
     }
-    written.parsed(problems, |text| names::one_of(text, &MODES))
+    written.parse_with(problems, |text| aws_names::one_of(text, &MODES))
 }
 
 /// Refuses what a mode has no use for, and reports what it needs.
 fn refuse_strays(mode: Mode, written: &schema::Encryption, problems: &mut Problems<'_>) {
     if matches!(mode, Mode::Kms | Mode::Dsse) {
-        written.key.required("give the ARN of the destination's key", problems);
+        written.key.require_present("give the ARN of the destination's key", problems);
     } else {
-        written.key.refused(problems, "only modes \"kms\" and \"dsse\" take a key; change the mode or leave it out");
+        written.key.refuse_present(problems, "only modes \"kms\" and \"dsse\" take a key; change the mode or leave it out");
     }
     if !matches!(mode, Mode::Same | Mode::Kms) {
-        written.key_map.refused(problems, "only modes \"same\" and \"kms\" take a key_map; leave it out");
+        written.key_map.refuse_present(problems, "only modes \"same\" and \"kms\" take a key_map; leave it out");
     }
     if mode != Mode::Kms {
-        written.bucket_key.refused(problems, "only mode \"kms\" takes bucket_key; leave it out");
+        written.bucket_key.refuse_present(problems, "only mode \"kms\" takes bucket_key; leave it out");
     }
 }
 
 /// Sources are keys, because that is what S3 reports of an object; destinations may be aliases.
 fn key_map(written: &Field<BTreeMap<String, Field<String>>>, problems: &mut Problems<'_>) -> BTreeMap<String, String> {
     let mut map = BTreeMap::new();
-    for (source, destination) in written.given().into_iter().flatten() {
-        let source = names::kms_key(source).map_err(|message| problems.report(&destination.spot, message)).ok();
-        let destination = destination.parsed(problems, |text| names::kms_key_or_alias(text));
+    for (source, destination) in written.present_value().into_iter().flatten() {
+        let source = aws_names::kms_key(source).map_err(|message| problems.add_problem(&destination.spot, message)).ok();
+        let destination = destination.parse_with(problems, |text| aws_names::kms_key_or_alias(text));
         map.extend(source.zip(destination));
     }
     map

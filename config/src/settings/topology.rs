@@ -12,15 +12,15 @@ mod work_queues;
 
 use std::collections::BTreeMap;
 
-use replicator_core::rule::{Place, Rule};
+use replicator_core::rule::{BucketRef, Rule};
 
 use super::accounts::{Account, Service};
 use super::rules::Draft;
-use crate::problem::Problems;
+use crate::diagnostics::Problems;
 
 /// Checks rules against each other.
 pub(super) fn check(drafts: &[Draft<'_>], accounts: &BTreeMap<String, Account>, problems: &mut Problems<'_>) {
-    let hops: Vec<_> = drafts.iter().map(|draft| Hop::new(draft, accounts)).collect();
+    let hops: Vec<_> = drafts.iter().map(|draft| Edge::new(draft, accounts)).collect();
     cycles::refuse(&hops, problems);
     let enabled: Vec<_> = hops.iter().filter(|hop| hop.rule().enabled).collect();
     for (index, hop) in enabled.iter().enumerate() {
@@ -36,22 +36,22 @@ pub(super) fn check(drafts: &[Draft<'_>], accounts: &BTreeMap<String, Account>, 
 
 /// A rule as a step from bucket to bucket.
 #[derive(Debug)]
-struct Hop<'a> {
+struct Edge<'a> {
     draft: &'a Draft<'a>,
-    source: Site<'a>,
-    destination: Site<'a>,
+    source: BucketId<'a>,
+    destination: BucketId<'a>,
 }
 
 /// A bucket, whichever account reaches it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Site<'a> {
+struct BucketId<'a> {
     namespace: String,
     bucket: &'a str,
 }
 
-impl<'a> Hop<'a> {
+impl<'a> Edge<'a> {
     fn new(draft: &'a Draft<'a>, accounts: &BTreeMap<String, Account>) -> Self {
-        let site = |place: &'a Place| Site { namespace: namespace(place, accounts), bucket: place.bucket.as_str() };
+        let site = |place: &'a BucketRef| BucketId { namespace: namespace(place, accounts), bucket: place.bucket.as_str() };
         Self { draft, source: site(&draft.rule.source), destination: site(&draft.rule.destination) }
     }
 
@@ -62,7 +62,7 @@ impl<'a> Hop<'a> {
 
 /// Names the space in which a bucket's name is unique: an endpoint, or a partition of AWS.
 /// https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
-fn namespace(place: &Place, accounts: &BTreeMap<String, Account>) -> String {
+fn namespace(place: &BucketRef, accounts: &BTreeMap<String, Account>) -> String {
     let Some(account) = accounts.get(&place.account) else { return place.account.clone() };
     if let Some(endpoint) = account.endpoint_of(Service::S3) {
         return endpoint.to_lowercase();

@@ -1,17 +1,17 @@
 //! The envelopes a notification can arrive in: none, SNS, EventBridge, or EventBridge within SNS.
 
-use super::fields::Fields;
-use super::{Handshake, Notification, Undecodable, eventbridge, json, record};
+use super::fields::JsonObject;
+use super::{Handshake, Notification, DecodeError, eventbridge, json, record};
 
 /// Opens a message as SQS delivered it.
-pub(super) fn open(body: &str) -> Result<Notification, Undecodable> {
-    let json = json::parse(body, "message")?;
-    let fields = Fields::root(&json, "message")?;
+pub(super) fn open(body: &str) -> Result<Notification, DecodeError> {
+    let json = json::parse_strict(body, "message")?;
+    let fields = JsonObject::root_object(&json, "message")?;
     // https://docs.aws.amazon.com/sns/latest/dg/sns-message-and-json-formats.html
     match fields.text("Type") {
-        Some("Notification") => open_inner(fields.required("Message")?),
-        Some(kind) if HANDSHAKES.contains(&kind) => Ok(ignoring(kind)),
-        Some(_) | None => read(&fields),
+        Some("Notification") => open_inner(fields.required_text("Message")?),
+        Some(kind) if HANDSHAKES.contains(&kind) => Ok(ignored_notification(kind)),
+        Some(_) | None => read_notification(&fields),
     }
 }
 
@@ -19,9 +19,9 @@ const HANDSHAKES: [&str; 2] = ["SubscriptionConfirmation", "UnsubscribeConfirmat
 
 /// Reads the SNS message about its subscription. It may be forged, and its texts are free-form, so
 /// only a topic's name and an address within AWS get through.
-pub(super) fn handshake(body: &str) -> Option<Handshake> {
-    let json = json::parse(body, "message").ok()?;
-    let fields = Fields::root(&json, "message").ok()?;
+pub(super) fn read_handshake(body: &str) -> Option<Handshake> {
+    let json = json::parse_strict(body, "message").ok()?;
+    let fields = JsonObject::root_object(&json, "message").ok()?;
     let told = fields.text("Type")?;
     let kind = HANDSHAKES.into_iter().find(|kind| *kind == told)?;
     let topic = fields.text("TopicArn").filter(|arn| arn.starts_with("arn:aws") && is_plain(arn, 512));
@@ -44,12 +44,12 @@ fn is_plain(text: &str, bytes_max: usize) -> bool {
 }
 
 /// Opens what SNS wrapped; SNS never wraps twice.
-fn open_inner(message: &str) -> Result<Notification, Undecodable> {
-    let json = json::parse(message, "message.Message")?;
-    read(&Fields::root(&json, "message.Message")?)
+fn open_inner(message: &str) -> Result<Notification, DecodeError> {
+    let json = json::parse_strict(message, "message.Message")?;
+    read_notification(&JsonObject::root_object(&json, "message.Message")?)
 }
 
-fn read(fields: &Fields<'_>) -> Result<Notification, Undecodable> {
+fn read_notification(fields: &JsonObject<'_>) -> Result<Notification, DecodeError> {
     if fields.has("Records") {
         return record::read_all(fields);
     }
@@ -58,13 +58,13 @@ fn read(fields: &Fields<'_>) -> Result<Notification, Undecodable> {
     }
     match fields.text("Event") {
         // S3 sends it when the bucket's notifications are configured.
-        Some(event @ "s3:TestEvent") => Ok(ignoring(event)),
+        Some(event @ "s3:TestEvent") => Ok(ignored_notification(event)),
         Some(_) | None => Err(fields.unknown()),
     }
 }
 
-fn ignoring(event: &str) -> Notification {
-    Notification { hints: Vec::new(), ignored: vec![event.to_owned()] }
+fn ignored_notification(event: &str) -> Notification {
+    Notification { events: Vec::new(), ignored: vec![event.to_owned()] }
 }
 
 #[cfg(test)]
@@ -72,7 +72,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::event::{Action, parse};
+    use crate::event::{EventKind, parse_notification};
 
     const RECORDS: &str = r#"{"Records":[{"eventVersion":"2.1","eventSource":"aws:s3","eventName":"ObjectCreated:Put",
         "s3":{"bucket":{"name":"orders"},"object":{"key":"a+b"}}}]}"#;
@@ -83,24 +83,24 @@ mod tests {
 
     #[test]
     fn sns_may_stand_around_any_notification() {
-        for (body, key, action) in [(RECORDS, "a b", Action::Put), (EVENT, "a+b", Action::Tags)] {
-            let plain = parse(body).unwrap();
-            assert_eq!((plain.hints[0].key.as_str(), plain.hints[0].action), (key, action));
-            assert_eq!(parse(&sns("Notification", body)), Ok(plain));
+        for (body, key, action) in [(RECORDS, "a b", EventKind::Put), (EVENT, "a+b", EventKind::Tags)] {
+            let plain = parse_notification(body).unwrap();
+            assert_eq!((plain.events[0].key.as_str(), plain.events[0].action), (key, action));
+            assert_eq!(parse_notification(&sns("Notification", body)), Ok(plain));
         }
     }
 
     #[test]
     fn the_test_event_gives_no_hints() {
         for body in [TEST.to_owned(), sns("Notification", TEST)] {
-            assert_eq!(parse(&body), Ok(ignoring("s3:TestEvent")));
+            assert_eq!(parse_notification(&body), Ok(ignored_notification("s3:TestEvent")));
         }
     }
 
     #[test]
     fn what_sns_says_of_itself_is_ignored_by_name() {
         for kind in ["SubscriptionConfirmation", "UnsubscribeConfirmation"] {
-            assert_eq!(parse(&sns(kind, "You have chosen to subscribe")), Ok(ignoring(kind)));
+            assert_eq!(parse_notification(&sns(kind, "You have chosen to subscribe")), Ok(ignored_notification(kind)));
         }
     }
 
@@ -112,7 +112,7 @@ mod tests {
         };
         let (own, topic) =
             ("https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription&Token=t", "arn:aws:sns:x:1:orders");
-        let read = handshake(&told(own, topic)).unwrap();
+        let read = read_handshake(&told(own, topic)).unwrap();
         assert_eq!(
             (read.kind, read.topic.as_str(), read.url.as_deref()),
             ("SubscriptionConfirmation", topic, Some(own))
@@ -125,16 +125,16 @@ mod tests {
             "https://sns.eu-west-1.amazonaws.com/?\u{1b}[2J",
         ];
         for url in foreign {
-            let read = handshake(&told(url, "two words")).unwrap();
+            let read = read_handshake(&told(url, "two words")).unwrap();
             assert_eq!((read.topic.as_str(), read.url), ("unknown", None), "{url}");
         }
-        assert_eq!(handshake(&sns("Notification", RECORDS)), None);
-        assert_eq!(handshake("no JSON"), None);
+        assert_eq!(read_handshake(&sns("Notification", RECORDS)), None);
+        assert_eq!(read_handshake("no JSON"), None);
     }
 
     #[test]
     fn a_notification_without_records_gives_nothing() {
-        assert_eq!(parse(r#"{"Records":[]}"#), Ok(Notification::default()));
+        assert_eq!(parse_notification(r#"{"Records":[]}"#), Ok(Notification::default()));
     }
 
     #[test]
@@ -160,7 +160,7 @@ mod tests {
             ),
         ];
         for (body, expected) in table {
-            assert_eq!(parse(&body).unwrap_err().to_string(), expected, "{body}");
+            assert_eq!(parse_notification(&body).unwrap_err().to_string(), expected, "{body}");
         }
     }
 

@@ -2,65 +2,65 @@
 //! <https://docs.aws.amazon.com/AmazonS3/latest/userguide/ev-events.html>. Unlike in plain
 //! notifications, the key is not URL-encoded.
 
-use super::fields::{Fields, excerpt};
-use super::record::removal;
-use super::{Action, Hint, Notification, Undecodable};
+use super::fields::{JsonObject, truncate_for_error};
+use super::record::removal_kind;
+use super::{EventKind, Event, Notification, DecodeError};
 use crate::object::{Key, VersionId};
 
 /// Reads one event.
-pub(super) fn read(event: &Fields<'_>) -> Result<Notification, Undecodable> {
-    let service = event.required("source")?;
+pub(super) fn read(event: &JsonObject<'_>) -> Result<Notification, DecodeError> {
+    let service = event.required_text("source")?;
     if service != "aws.s3" {
-        return Err(Undecodable::Service { at: event.path("source"), service: excerpt(service) });
+        return Err(DecodeError::Service { at: event.field_path("source"), service: truncate_for_error(service) });
     }
-    let kind = event.required("detail-type")?;
+    let kind = event.required_text("detail-type")?;
     match family(kind) {
-        Some(family) => Ok(Notification { hints: vec![hint(event, family)?], ignored: Vec::new() }),
-        None => Ok(Notification { hints: Vec::new(), ignored: vec![kind.to_owned()] }),
+        Some(family) => Ok(Notification { events: vec![event_of_detail(event, family)?], ignored: Vec::new() }),
+        None => Ok(Notification { events: Vec::new(), ignored: vec![kind.to_owned()] }),
     }
 }
 
 /// What the type of an event says about the change.
 #[derive(Debug, Clone, Copy)]
-enum Family {
-    Certain(Action),
+enum DetailKind {
+    Certain(EventKind),
     /// The detail says which kind of deletion.
     Deletion,
 }
 
-fn family(kind: &str) -> Option<Family> {
+fn family(kind: &str) -> Option<DetailKind> {
     match kind {
-        "Object Created" => Some(Family::Certain(Action::Put)),
-        "Object Deleted" => Some(Family::Deletion),
-        "Object Tags Added" | "Object Tags Deleted" => Some(Family::Certain(Action::Tags)),
-        "Object ACL Updated" => Some(Family::Certain(Action::Acl)),
+        "Object Created" => Some(DetailKind::Certain(EventKind::Put)),
+        "Object Deleted" => Some(DetailKind::Deletion),
+        "Object Tags Added" | "Object Tags Deleted" => Some(DetailKind::Certain(EventKind::Tags)),
+        "Object ACL Updated" => Some(DetailKind::Certain(EventKind::Acl)),
         _ => None,
     }
 }
 
-fn hint(event: &Fields<'_>, family: Family) -> Result<Hint, Undecodable> {
-    let detail = event.object("detail")?;
-    let object = detail.object("object")?;
+fn event_of_detail(event: &JsonObject<'_>, family: DetailKind) -> Result<Event, DecodeError> {
+    let detail = event.required_object("detail")?;
+    let object = detail.required_object("object")?;
     let version = object.version("version-id")?;
-    Ok(Hint {
-        bucket: detail.object("bucket")?.bucket("name")?,
-        key: Key::try_from(object.required("key")?).map_err(|_| object.wrong("key", "an object key"))?,
+    Ok(Event {
+        bucket: detail.required_object("bucket")?.bucket("name")?,
+        key: Key::try_from(object.required_text("key")?).map_err(|_| object.invalid_field("key", "an object key"))?,
         action: match family {
-            Family::Certain(action) => action,
-            Family::Deletion => deletion(&detail, version.as_ref())?,
+            DetailKind::Certain(action) => action,
+            DetailKind::Deletion => deletion(&detail, version.as_ref())?,
         },
         version,
         sequencer: object.sequencer("sequencer"),
-        time: event.time("time"),
+        time: event.optional_time("time"),
         size_bytes: object.number("size"),
     })
 }
 
-fn deletion(detail: &Fields<'_>, version: Option<&VersionId>) -> Result<Action, Undecodable> {
-    match detail.required("deletion-type")? {
-        "Delete Marker Created" => Ok(Action::DeleteMarker),
-        "Permanently Deleted" => Ok(removal(version)),
-        _ => Err(detail.wrong("deletion-type", "a known kind of deletion")),
+fn deletion(detail: &JsonObject<'_>, version: Option<&VersionId>) -> Result<EventKind, DecodeError> {
+    match detail.required_text("deletion-type")? {
+        "Delete Marker Created" => Ok(EventKind::DeleteMarker),
+        "Permanently Deleted" => Ok(removal_kind(version)),
+        _ => Err(detail.invalid_field("deletion-type", "a known kind of deletion")),
     }
 }
 
@@ -70,53 +70,53 @@ mod tests {
     use time::macros::datetime;
 
     use super::*;
-    use crate::event::parse;
+    use crate::event::parse_notification;
     use crate::object::Bucket;
 
     #[test]
     fn a_documented_event_gives_all_it_says_and_its_key_is_not_decoded() {
-        let hint = Hint {
+        let expected = Event {
             bucket: Bucket::try_from("orders").unwrap(),
             key: Key::try_from("red+flower 100%25.jpg").unwrap(),
             version: VersionId::try_from("IYV3p45BT0ac8hjHg1houSdS1a.Mro8e").ok(),
-            action: Action::Put,
+            action: EventKind::Put,
             sequencer: "617f08299329d189".parse().ok(),
             time: Some(datetime!(2026-11-23 10:00:00 UTC)),
             size_bytes: Some(5),
         };
-        let read = parse(&event("Object Created", json!({ "reason": "PutObject" })));
-        assert_eq!(read, Ok(Notification { hints: vec![hint], ignored: vec![] }));
+        let read = parse_notification(&event("Object Created", json!({ "reason": "PutObject" })));
+        assert_eq!(read, Ok(Notification { events: vec![expected], ignored: vec![] }));
     }
 
     #[test]
     fn every_type_of_event_has_its_action() {
         let table = [
-            ("Object Created", Value::Null, Action::Put),
-            ("Object Deleted", json!("Delete Marker Created"), Action::DeleteMarker),
-            ("Object Deleted", json!("Permanently Deleted"), Action::VersionDelete),
-            ("Object Tags Added", Value::Null, Action::Tags),
-            ("Object Tags Deleted", Value::Null, Action::Tags),
-            ("Object ACL Updated", Value::Null, Action::Acl),
+            ("Object Created", Value::Null, EventKind::Put),
+            ("Object Deleted", json!("Delete Marker Created"), EventKind::DeleteMarker),
+            ("Object Deleted", json!("Permanently Deleted"), EventKind::VersionDelete),
+            ("Object Tags Added", Value::Null, EventKind::Tags),
+            ("Object Tags Deleted", Value::Null, EventKind::Tags),
+            ("Object ACL Updated", Value::Null, EventKind::Acl),
         ];
         for (kind, deletion, action) in table {
-            let read = parse(&event(kind, json!({ "deletion-type": deletion }))).unwrap();
-            assert_eq!(read.hints.iter().map(|hint| hint.action).collect::<Vec<_>>(), [action], "{kind}");
+            let read = parse_notification(&event(kind, json!({ "deletion-type": deletion }))).unwrap();
+            assert_eq!(read.events.iter().map(|event| event.action).collect::<Vec<_>>(), [action], "{kind}");
         }
     }
 
     #[test]
     fn types_without_work_are_named_and_need_no_object() {
         for kind in ["Object Restore Completed", "Object Storage Class Changed", "Something New"] {
-            let read = parse(&event(kind, json!({ "object": null })));
-            assert_eq!(read, Ok(Notification { hints: vec![], ignored: vec![kind.to_owned()] }));
+            let read = parse_notification(&event(kind, json!({ "object": null })));
+            assert_eq!(read, Ok(Notification { events: vec![], ignored: vec![kind.to_owned()] }));
         }
     }
 
     #[test]
     fn a_permanent_removal_that_names_no_version_is_an_absence() {
         let detail = json!({ "deletion-type": "Permanently Deleted", "object": { "key": "k", "version-id": "" } });
-        let hint = parse(&event("Object Deleted", detail)).unwrap().hints.remove(0);
-        assert_eq!((hint.action, hint.version, hint.sequencer), (Action::DeleteMarker, None, None));
+        let deleted = parse_notification(&event("Object Deleted", detail)).unwrap().events.remove(0);
+        assert_eq!((deleted.action, deleted.version, deleted.sequencer), (EventKind::DeleteMarker, None, None));
     }
 
     #[test]
@@ -135,7 +135,7 @@ mod tests {
             ),
         ];
         for (body, expected) in table {
-            assert_eq!(parse(&body).unwrap_err().to_string(), expected);
+            assert_eq!(parse_notification(&body).unwrap_err().to_string(), expected);
         }
     }
 

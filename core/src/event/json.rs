@@ -6,14 +6,14 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::Undecodable;
+use super::DecodeError;
 
 /// Reads the JSON of a part of a message.
-pub(super) fn parse(text: &str, at: &str) -> Result<Value, Undecodable> {
+pub(super) fn parse_strict(text: &str, at: &str) -> Result<Value, DecodeError> {
     // The parser's own words are dropped, since they can quote the text.
     let refuse = |error: serde_json::Error| {
         let (at, line, column) = (at.to_owned(), error.line(), error.column());
-        if error.is_data() { Undecodable::Twice { at, line, column } } else { Undecodable::Json { at, line, column } }
+        if error.is_data() { DecodeError::Twice { at, line, column } } else { DecodeError::Json { at, line, column } }
     };
     serde_json::from_str(text).map(|Unambiguous(value)| value).map_err(refuse)
 }
@@ -22,13 +22,13 @@ struct Unambiguous(Value);
 
 impl<'de> Deserialize<'de> for Unambiguous {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Reader).map(Self)
+        deserializer.deserialize_any(StrictVisitor).map(Self)
     }
 }
 
-struct Reader;
+struct StrictVisitor;
 
-impl<'de> Visitor<'de> for Reader {
+impl<'de> Visitor<'de> for StrictVisitor {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -96,22 +96,22 @@ mod tests {
             ("{\"b\":[\n{\"a\":1,\"\\u0061\":2}]}", "message has an object with the same name twice: line 2 column 18"),
         ];
         for (text, expected) in table {
-            assert_eq!(parse(text, "message").unwrap_err().to_string(), expected);
+            assert_eq!(parse_strict(text, "message").unwrap_err().to_string(), expected);
         }
-        assert_eq!(parse(r#"{"a":{"a":1},"b":{"a":1}}"#, "message"), Ok(json!({ "a": { "a": 1 }, "b": { "a": 1 } })));
+        assert_eq!(parse_strict(r#"{"a":{"a":1},"b":{"a":1}}"#, "message"), Ok(json!({ "a": { "a": 1 }, "b": { "a": 1 } })));
     }
 
     #[test]
     fn nesting_that_would_exhaust_the_stack_is_refused() {
         let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
-        assert!(parse(&deep(100), "message").is_ok());
-        assert!(matches!(parse(&deep(100_000), "message"), Err(Undecodable::Json { .. })));
+        assert!(parse_strict(&deep(100), "message").is_ok());
+        assert!(matches!(parse_strict(&deep(100_000), "message"), Err(DecodeError::Json { .. })));
     }
 
     proptest! {
         #[test]
         fn everything_else_is_read_as_it_stands(text in any_json()) {
-            prop_assert_eq!(parse(&text, "message").ok(), serde_json::from_str(&text).ok());
+            prop_assert_eq!(parse_strict(&text, "message").ok(), serde_json::from_str(&text).ok());
         }
     }
 

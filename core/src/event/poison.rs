@@ -42,8 +42,8 @@ fn the_corpus_is_read_or_refused_by_name() {
 #[test]
 fn the_real_messages_of_the_corpus_are_understood() {
     for body in real_messages() {
-        let read = parse(&body).unwrap_or_else(|error| panic!("{error}: {body}"));
-        assert_eq!(read.hints.len() + read.ignored.len(), entries(&body), "{body}");
+        let read = parse_notification(&body).unwrap_or_else(|error| panic!("{error}: {body}"));
+        assert_eq!(read.events.len() + read.ignored.len(), entries(&body), "{body}");
     }
 }
 
@@ -53,11 +53,11 @@ fn judge(body: &str) -> Result<&'static str, TestCaseError> {
         let shown = [Some(told.topic), told.url].into_iter().flatten();
         prop_assert!(shown.flat_map(String::into_bytes).all(|byte| byte.is_ascii_graphic()), "it can be shown");
     }
-    match parse(body) {
+    match parse_notification(body) {
         Ok(read) => {
-            prop_assert_eq!(read.hints.len() + read.ignored.len(), entries(body), "something is not accounted for");
-            read.hints.iter().try_for_each(judge_hint)?;
-            Ok(if read.hints.is_empty() { "ignored" } else { "hints" })
+            prop_assert_eq!(read.events.len() + read.ignored.len(), entries(body), "something is not accounted for");
+            read.events.iter().try_for_each(judge_hint)?;
+            Ok(if read.events.is_empty() { "ignored" } else { "hints" })
         }
         Err(refusal) => {
             let reason = refusal.to_string();
@@ -68,35 +68,35 @@ fn judge(body: &str) -> Result<&'static str, TestCaseError> {
     }
 }
 
-/// A hint holds nothing that S3 would not have said, and says the same when S3 says it again.
-fn judge_hint(hint: &Hint) -> Result<(), TestCaseError> {
+/// A event holds nothing that S3 would not have said, and says the same when S3 says it again.
+fn judge_hint(event: &Event) -> Result<(), TestCaseError> {
     let printable = |text: &str| text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
-    prop_assert!((3..=255).contains(&hint.bucket.as_str().len()) && printable(hint.bucket.as_str()));
-    prop_assert!((1..=1024).contains(&hint.key.as_str().len()));
-    prop_assert!(hint.version.as_ref().is_none_or(|id| printable(id.as_str()) && id.as_str().len() <= 1024));
-    prop_assert!(hint.sequencer.as_ref().is_none_or(|it| printable(it.as_str()) && it.as_str().len() <= 64));
-    prop_assert!(hint.time.is_none_or(|time| (2006..=9999).contains(&time.year())));
-    let again = parse(&record_of(hint).to_string())?;
-    prop_assert_eq!(again.hints.as_slice(), std::slice::from_ref(hint));
+    prop_assert!((3..=255).contains(&event.bucket.as_str().len()) && printable(event.bucket.as_str()));
+    prop_assert!((1..=1024).contains(&event.key.as_str().len()));
+    prop_assert!(event.version.as_ref().is_none_or(|id| printable(id.as_str()) && id.as_str().len() <= 1024));
+    prop_assert!(event.sequencer.as_ref().is_none_or(|it| printable(it.as_str()) && it.as_str().len() <= 64));
+    prop_assert!(event.time.is_none_or(|time| (2006..=9999).contains(&time.year())));
+    let again = parse_notification(&record_of(event).to_string())?;
+    prop_assert_eq!(again.events.as_slice(), std::slice::from_ref(event));
     Ok(())
 }
 
-/// Writes the record that S3 would send for a hint.
-fn record_of(hint: &Hint) -> Value {
-    let name = match hint.action {
-        Action::Put => "ObjectCreated:Put",
-        Action::DeleteMarker => "ObjectRemoved:DeleteMarkerCreated",
-        Action::VersionDelete => "ObjectRemoved:Delete",
-        Action::Tags => "ObjectTagging:Put",
-        Action::Acl => "ObjectAcl:Put",
-        Action::Lock => "ObjectRetention:Put",
+/// Writes the record that S3 would send for a event.
+fn record_of(event: &Event) -> Value {
+    let name = match event.action {
+        EventKind::Put => "ObjectCreated:Put",
+        EventKind::DeleteMarker => "ObjectRemoved:DeleteMarkerCreated",
+        EventKind::VersionDelete => "ObjectRemoved:Delete",
+        EventKind::Tags => "ObjectTagging:Put",
+        EventKind::Acl => "ObjectAcl:Put",
+        EventKind::Lock => "ObjectRetention:Put",
     };
-    let key: String = hint.key.as_str().bytes().map(|byte| format!("%{byte:02x}")).collect();
-    let time = hint.time.map(|time| time.format(&time::format_description::well_known::Rfc3339).unwrap());
+    let key: String = event.key.as_str().bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let time = event.time.map(|time| time.format(&time::format_description::well_known::Rfc3339).unwrap());
     json!({ "Records": [{
         "eventVersion": "2.1", "eventSource": "aws:s3", "eventName": name, "eventTime": time,
-        "s3": { "bucket": { "name": hint.bucket }, "object": {
-            "key": key, "versionId": hint.version, "sequencer": hint.sequencer, "size": hint.size_bytes,
+        "s3": { "bucket": { "name": event.bucket }, "object": {
+            "key": key, "versionId": event.version, "sequencer": event.sequencer, "size": event.size_bytes,
         } },
     }] })
 }
@@ -111,18 +111,18 @@ fn entries(body: &str) -> usize {
     notification["Records"].as_array().filter(|_| !confirmation).map_or(1, Vec::len)
 }
 
-fn name_of(refusal: &Undecodable) -> &'static str {
+fn name_of(refusal: &DecodeError) -> &'static str {
     match refusal {
-        Undecodable::Bug => "bug",
-        Undecodable::Json { .. } => "json",
-        Undecodable::Twice { .. } => "twice",
-        Undecodable::Unknown { .. } => "unknown",
-        Undecodable::Missing { .. } => "missing",
-        Undecodable::Wrong { .. } => "wrong",
-        Undecodable::Escape { .. } => "escape",
-        Undecodable::Utf8 { .. } => "utf8",
-        Undecodable::Version { .. } => "version",
-        Undecodable::Service { .. } => "service",
+        DecodeError::Bug => "bug",
+        DecodeError::Json { .. } => "json",
+        DecodeError::Twice { .. } => "twice",
+        DecodeError::Unknown { .. } => "unknown",
+        DecodeError::Missing { .. } => "missing",
+        DecodeError::Wrong { .. } => "wrong",
+        DecodeError::Escape { .. } => "escape",
+        DecodeError::Utf8 { .. } => "utf8",
+        DecodeError::Version { .. } => "version",
+        DecodeError::Service { .. } => "service",
     }
 }
 

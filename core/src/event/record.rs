@@ -3,19 +3,19 @@
 
 use percent_encoding::percent_decode_str;
 
-use super::fields::{Fields, excerpt};
-use super::{Action, Hint, Notification, Undecodable};
+use super::fields::{JsonObject, truncate_for_error};
+use super::{EventKind, Event, Notification, DecodeError};
 use crate::object::{Key, VersionId};
 
 /// Reads all records of a notification.
-pub(super) fn read_all(notification: &Fields<'_>) -> Result<Notification, Undecodable> {
+pub(super) fn read_all(notification: &JsonObject<'_>) -> Result<Notification, DecodeError> {
     let mut read = Notification::default();
     for record in notification.objects("Records")? {
         let record = record?;
         check_origin(&record)?;
-        let name = record.required("eventName")?;
+        let name = record.required_text("eventName")?;
         match family(name) {
-            Some(family) => read.hints.push(hint(&record, family)?),
+            Some(family) => read.events.push(event_of_record(&record, family)?),
             None => read.ignored.push(name.to_owned()),
         }
     }
@@ -24,78 +24,78 @@ pub(super) fn read_all(notification: &Fields<'_>) -> Result<Notification, Undeco
 
 /// What the name of an event says about the change.
 #[derive(Debug, Clone, Copy)]
-enum Family {
-    Certain(Action),
+enum RecordKind {
+    Certain(EventKind),
     /// A permanent removal if it names a version.
     Removal,
 }
 
 /// Refuses records that may mean other things by the same names. AWS says to compare the major
 /// version for equality and to accept any minor one.
-fn check_origin(record: &Fields<'_>) -> Result<(), Undecodable> {
-    let version = record.required("eventVersion")?;
+fn check_origin(record: &JsonObject<'_>) -> Result<(), DecodeError> {
+    let version = record.required_text("eventVersion")?;
     if version != "2" && !version.starts_with("2.") {
-        return Err(Undecodable::Version { at: record.path("eventVersion"), version: excerpt(version) });
+        return Err(DecodeError::Version { at: record.field_path("eventVersion"), version: truncate_for_error(version) });
     }
-    let service = record.required("eventSource")?;
+    let service = record.required_text("eventSource")?;
     if !service.ends_with(":s3") {
-        return Err(Undecodable::Service { at: record.path("eventSource"), service: excerpt(service) });
+        return Err(DecodeError::Service { at: record.field_path("eventSource"), service: truncate_for_error(service) });
     }
     Ok(())
 }
 
 /// Sorts an event name, with or without its prefix; unknown ones and those without work are none.
-fn family(name: &str) -> Option<Family> {
+fn family(name: &str) -> Option<RecordKind> {
     let (kind, detail) = name.strip_prefix("s3:").unwrap_or(name).split_once(':')?;
     let action = match (kind, detail) {
         // MinIO's names for what AWS calls ObjectTagging and ObjectRetention.
-        ("ObjectCreated", "PutTagging" | "DeleteTagging") => Action::Tags,
-        ("ObjectCreated", "PutRetention" | "PutLegalHold") => Action::Lock,
-        ("ObjectCreated", _) => Action::Put,
-        ("ObjectRemoved" | "LifecycleExpiration", "DeleteMarkerCreated") => Action::DeleteMarker,
-        ("ObjectRemoved" | "LifecycleExpiration", "Delete") => return Some(Family::Removal),
-        ("ObjectTagging", _) => Action::Tags,
-        ("ObjectAcl", _) => Action::Acl,
-        ("ObjectRetention", _) => Action::Lock,
+        ("ObjectCreated", "PutTagging" | "DeleteTagging") => EventKind::Tags,
+        ("ObjectCreated", "PutRetention" | "PutLegalHold") => EventKind::Lock,
+        ("ObjectCreated", _) => EventKind::Put,
+        ("ObjectRemoved" | "LifecycleExpiration", "DeleteMarkerCreated") => EventKind::DeleteMarker,
+        ("ObjectRemoved" | "LifecycleExpiration", "Delete") => return Some(RecordKind::Removal),
+        ("ObjectTagging", _) => EventKind::Tags,
+        ("ObjectAcl", _) => EventKind::Acl,
+        ("ObjectRetention", _) => EventKind::Lock,
         _ => return None,
     };
-    Some(Family::Certain(action))
+    Some(RecordKind::Certain(action))
 }
 
-fn hint(record: &Fields<'_>, family: Family) -> Result<Hint, Undecodable> {
-    let s3 = record.object("s3")?;
-    let object = s3.object("object")?;
+fn event_of_record(record: &JsonObject<'_>, family: RecordKind) -> Result<Event, DecodeError> {
+    let s3 = record.required_object("s3")?;
+    let object = s3.required_object("object")?;
     let version = object.version("versionId")?;
-    Ok(Hint {
-        bucket: s3.object("bucket")?.bucket("name")?,
+    Ok(Event {
+        bucket: s3.required_object("bucket")?.bucket("name")?,
         key: key(&object)?,
         action: match family {
-            Family::Certain(action) => action,
-            Family::Removal => removal(version.as_ref()),
+            RecordKind::Certain(action) => action,
+            RecordKind::Removal => removal_kind(version.as_ref()),
         },
         version,
         sequencer: object.sequencer("sequencer"),
-        time: record.time("eventTime"),
+        time: record.optional_time("eventTime"),
         size_bytes: object.number("size"),
     })
 }
 
 /// Decides what a removal is. One that names no version cannot have taken away one that has a
 /// replica of its own: the key is merely absent now.
-pub(super) fn removal(version: Option<&VersionId>) -> Action {
-    if version.is_some() { Action::VersionDelete } else { Action::DeleteMarker }
+pub(super) fn removal_kind(version: Option<&VersionId>) -> EventKind {
+    if version.is_some() { EventKind::VersionDelete } else { EventKind::DeleteMarker }
 }
 
 /// Decodes a key from the form style in which records carry it: a plus is a space.
-fn key(object: &Fields<'_>) -> Result<Key, Undecodable> {
-    let encoded = object.required("key")?;
+fn key(object: &JsonObject<'_>) -> Result<Key, DecodeError> {
+    let encoded = object.required_text("key")?;
     if !escapes_are_whole(encoded) {
-        return Err(Undecodable::Escape { at: object.path("key") });
+        return Err(DecodeError::Escape { at: object.field_path("key") });
     }
     let spaced = encoded.replace('+', " ");
     let decoded =
-        percent_decode_str(&spaced).decode_utf8().map_err(|_| Undecodable::Utf8 { at: object.path("key") })?;
-    Key::try_from(decoded.into_owned()).map_err(|_| object.wrong("key", "an object key"))
+        percent_decode_str(&spaced).decode_utf8().map_err(|_| DecodeError::Utf8 { at: object.field_path("key") })?;
+    Key::try_from(decoded.into_owned()).map_err(|_| object.invalid_field("key", "an object key"))
 }
 
 /// Says whether two hexadecimal digits follow every percent sign.

@@ -9,24 +9,24 @@ proptest! {
     #[test]
     fn any_key_survives_the_encoding_of_s3(text in any_key_text()) {
         let encoded = encode(&text);
-        let read = parse(&json!({ "Records": [record(&encoded)] }).to_string())?;
-        prop_assert_eq!(read.hints[0].key.as_str(), text);
+        let read = parse_notification(&json!({ "Records": [record(&encoded)] }).to_string())?;
+        prop_assert_eq!(read.events[0].key.as_str(), text);
     }
 
     #[test]
     fn any_key_survives_eventbridge_as_it_is(text in any_key_text()) {
-        let read = parse(&event(&text).to_string())?;
-        prop_assert_eq!(read.hints[0].key.as_str(), text);
+        let read = parse_notification(&event(&text).to_string())?;
+        prop_assert_eq!(read.events[0].key.as_str(), text);
     }
 
     #[test]
     fn arbitrary_text_never_panics(text in ".{0,200}") {
-        prop_assert!(parse(&text).is_err());
+        prop_assert!(parse_notification(&text).is_err());
     }
 
     #[test]
     fn a_key_is_refused_only_for_its_escapes(encoded in "[%+0-9A-Fa-fgé]{1,40}") {
-        let read = parse(&json!({ "Records": [record(&encoded)] }).to_string());
+        let read = parse_notification(&json!({ "Records": [record(&encoded)] }).to_string());
         prop_assert!(read.is_ok() || encoded.contains('%'));
     }
 
@@ -44,7 +44,7 @@ proptest! {
         let bare = message.to_string();
         let wrapped = json!({ "Type": "Notification", "Message": bare }).to_string();
         for body in [bare, wrapped] {
-            if let Err(error) = parse(&body) {
+            if let Err(error) = parse_notification(&body) {
                 prop_assert!(!error.to_string().contains("confidential beyond measure"));
             }
         }
@@ -59,16 +59,16 @@ proptest! {
         let letters: Vec<char> = base.to_string().chars().collect();
         let at = at.index(letters.len());
         let cut: String = letters[..at].iter().collect();
-        prop_assert!(parse(&cut).is_err());
+        prop_assert!(parse_notification(&cut).is_err());
         let damaged: String = letters[..at].iter().chain([&letter]).chain(&letters[at + 1..]).collect();
-        let _outcome = parse(&damaged);
+        let _outcome = parse_notification(&damaged);
     }
 }
 
 #[test]
 fn actions_have_the_names_of_the_metrics() {
-    use Action::{Acl, DeleteMarker, Lock, Put, Tags, VersionDelete};
-    let names = [Put, DeleteMarker, VersionDelete, Tags, Acl, Lock].map(Action::as_str);
+    use EventKind::{Acl, DeleteMarker, Lock, Put, Tags, VersionDelete};
+    let names = [Put, DeleteMarker, VersionDelete, Tags, Acl, Lock].map(EventKind::as_str);
     assert_eq!(names, ["put", "delete_marker", "version_delete", "tags", "acl", "lock"]);
 }
 

@@ -1,43 +1,43 @@
-//! A hint as a notification of its own, in the words of S3: what is sent to a work queue can be read there, and sent
+//! A event as a notification of its own, in the words of S3: what is sent to a work queue can be read there, and sent
 //! back to the events queue by an operator, like any event.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 use time::format_description::well_known::Rfc3339;
 
-use super::{Action, Hint};
+use super::{EventKind, Event};
 
 // As S3 writes keys; every other character is escaped, so that SQS takes any key.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'/');
 
-/// Writes a notification with one record, which reads as this hint.
-pub(super) fn notification(hint: &Hint) -> String {
+/// Writes a notification with one record, which reads as this event.
+pub(super) fn write_notification(event: &Event) -> String {
     let mut object = Map::new();
-    object.insert("key".to_owned(), utf8_percent_encode(hint.key.as_str(), ESCAPED).to_string().into());
+    object.insert("key".to_owned(), utf8_percent_encode(event.key.as_str(), ESCAPED).to_string().into());
     let mut insert = |name: &str, value: Option<Value>| value.and_then(|value| object.insert(name.to_owned(), value));
-    insert("size", hint.size_bytes.map(Value::from));
-    insert("versionId", hint.version.as_ref().map(|version| version.as_str().into()));
-    insert("sequencer", hint.sequencer.as_ref().map(|sequencer| sequencer.as_str().into()));
+    insert("size", event.size_bytes.map(Value::from));
+    insert("versionId", event.version.as_ref().map(|version| version.as_str().into()));
+    insert("sequencer", event.sequencer.as_ref().map(|sequencer| sequencer.as_str().into()));
     // An event without a time is understood, and so is a null for it.
     let record = json!({
         "eventVersion": "2.1",
         "eventSource": "aws:s3",
-        "eventTime": hint.time.and_then(|time| time.format(&Rfc3339).ok()),
-        "eventName": name(hint.action),
-        "s3": { "bucket": { "name": hint.bucket.as_str() }, "object": object },
+        "eventTime": event.time.and_then(|time| time.format(&Rfc3339).ok()),
+        "eventName": name(event.action),
+        "s3": { "bucket": { "name": event.bucket.as_str() }, "object": object },
     });
     json!({ "Records": [record] }).to_string()
 }
 
 /// Names an event that has this meaning.
-fn name(action: Action) -> &'static str {
+fn name(action: EventKind) -> &'static str {
     match action {
-        Action::Put => "ObjectCreated:Put",
-        Action::DeleteMarker => "ObjectRemoved:DeleteMarkerCreated",
-        Action::VersionDelete => "ObjectRemoved:Delete",
-        Action::Tags => "ObjectTagging:Put",
-        Action::Acl => "ObjectAcl:Put",
-        Action::Lock => "ObjectRetention:Put",
+        EventKind::Put => "ObjectCreated:Put",
+        EventKind::DeleteMarker => "ObjectRemoved:DeleteMarkerCreated",
+        EventKind::VersionDelete => "ObjectRemoved:Delete",
+        EventKind::Tags => "ObjectTagging:Put",
+        EventKind::Acl => "ObjectAcl:Put",
+        EventKind::Lock => "ObjectRetention:Put",
     }
 }
 
@@ -45,18 +45,18 @@ fn name(action: Action) -> &'static str {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{Notification, parse};
+    use super::super::{Notification, parse_notification};
     use super::*;
     use crate::object::{Bucket, Key, Timestamp, VersionId};
 
-    fn any_action() -> impl Strategy<Value = Action> {
+    fn any_action() -> impl Strategy<Value = EventKind> {
         prop::sample::select(vec![
-            Action::Put,
-            Action::DeleteMarker,
-            Action::VersionDelete,
-            Action::Tags,
-            Action::Acl,
-            Action::Lock,
+            EventKind::Put,
+            EventKind::DeleteMarker,
+            EventKind::VersionDelete,
+            EventKind::Tags,
+            EventKind::Acl,
+            EventKind::Lock,
         ])
     }
 
@@ -71,7 +71,7 @@ mod tests {
             size_bytes in prop::option::of(any::<u64>()),
         ) {
             // A removal that names no version is read as a marker.
-            let hint = Hint {
+            let event = Event {
                 bucket: Bucket::try_from("orders").unwrap(),
                 key: Key::try_from(key).unwrap(),
                 version: Some(VersionId::try_from(version.as_str()).unwrap()),
@@ -80,9 +80,9 @@ mod tests {
                 time: seconds.map(|seconds| Timestamp::from_unix_timestamp(seconds).unwrap()),
                 size_bytes,
             };
-            let written = notification(&hint);
+            let written = write_notification(&event);
             prop_assert!(written.is_ascii() && !written.contains(|c: char| c.is_ascii_control()), "{written}");
-            prop_assert_eq!(parse(&written), Ok(Notification { hints: vec![hint], ignored: Vec::new() }));
+            prop_assert_eq!(parse_notification(&written), Ok(Notification { events: vec![event], ignored: Vec::new() }));
         }
     }
 }

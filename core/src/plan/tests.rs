@@ -9,7 +9,7 @@ mod model;
 use model::{Destination, Entry, folded};
 
 fn wanted(source: &[SourceVersion]) -> Vec<Option<VersionRef>> {
-    folded(source.iter().map(|entry| (entry.kind == Kind::Object).then(|| entry.version.clone())))
+    folded(source.iter().map(|entry| (entry.kind == VersionKind::Object).then(|| entry.version.clone())))
 }
 
 fn tag(text: &str) -> ETag {
@@ -25,7 +25,7 @@ fn entry(n: usize, content: Option<u8>) -> SourceVersion {
             Timestamp::UNIX_EPOCH + time::Duration::seconds(second),
             None,
         ),
-        kind: if content.is_some() { Kind::Object } else { Kind::Marker },
+        kind: if content.is_some() { VersionKind::Object } else { VersionKind::Marker },
         // One of the contents is uploaded in parts.
         etag: content.map(|content| tag(&format!("etag{content}{}", if content == 2 { "-2" } else { "" }))),
         size_bytes: 1,
@@ -93,10 +93,10 @@ proptest! {
         let mut destination = Destination::default();
         let mut known = destination.known();
         destination.catch_up(&source, &mut known, History::Latest);
-        let newest = source.last().and_then(|entry| (entry.kind == Kind::Object).then(|| entry.version.clone()));
+        let newest = source.last().and_then(|entry| (entry.kind == VersionKind::Object).then(|| entry.version.clone()));
         let shown = match destination.top() {
-            Top::Object { replica_of, .. } => replica_of,
-            Top::Nothing | Top::Marker => None,
+            Current::Object { replica_of, .. } => replica_of,
+            Current::Nothing | Current::Marker => None,
         };
         prop_assert_eq!(shown, newest);
         prop_assert!(destination.entries.len() <= 1);
@@ -154,7 +154,7 @@ fn a_collapsed_marker_is_written_when_an_object_has_appeared_below_it() {
     destination.catch_up(&whole[1..2], &mut known, History::Exact);
     assert!(destination.entries.is_empty(), "a marker over nothing");
     let collapsed = known.collapsed;
-    let mut known = Known { collapsed, ..destination.known() };
+    let mut known = DestinationState { collapsed, ..destination.known() };
     destination.catch_up(&whole, &mut known, History::Exact);
     assert_eq!(destination.history(), wanted(&whole));
 }
@@ -174,7 +174,7 @@ fn what_is_current_is_never_late_even_when_only_its_stamp_knows_it() {
     let mut destination = Destination::default();
     let mut known = destination.known();
     destination.catch_up(&source, &mut known, History::Exact);
-    let mut known = Known { replicated: HashSet::new(), ..destination.known() };
+    let mut known = DestinationState { replicated: HashSet::new(), ..destination.known() };
     assert!(destination.catch_up(&source, &mut known, History::Exact).is_empty());
     assert_eq!(destination.entries.len(), 1);
 }
@@ -201,7 +201,7 @@ fn a_newer_version_that_is_left_out_does_not_bring_an_older_one_back() {
     destination.catch_up(&source[..1], &mut known, History::Exact);
     destination.entries.push(Entry::Object { of: None, etag: tag("theirs") });
     let mut known = destination.known();
-    known.skip(&source[1].version);
+    known.record_skipped(&source[1].version);
     destination.catch_up(&source, &mut known, History::Exact);
     assert_eq!(destination.entries.len(), 2);
 }
@@ -217,7 +217,7 @@ fn a_newer_version_that_is_left_out_does_not_bring_back_what_an_older_replica_hi
     destination.entries.push(copy);
     let mut known = destination.known();
     assert!(matches!(next(&source, &known, History::Exact), Some(Step::Put { source: v2, .. }) if *v2 == source[2]));
-    known.skip(&source[2].version);
+    known.record_skipped(&source[2].version);
     assert_eq!(next(&source, &known, History::Exact), None);
 }
 
@@ -231,7 +231,7 @@ fn a_marker_of_the_second_of_a_version_that_is_gone_is_not_written_above_it() {
     // One that stands there already can only be this one.
     assert_eq!(marker_shown(&source, &known, source[1].version.last_modified), Some(&source[0].version));
     // With nothing above it, or nothing that is written, it is what the source shows.
-    assert!(matches!(next(&source[..1], &known, History::Exact), Some(Step::Mark { .. })));
-    known.skip(&source[1].version);
-    assert!(matches!(next(&source, &known, History::Exact), Some(Step::Mark { .. })));
+    assert!(matches!(next(&source[..1], &known, History::Exact), Some(Step::PutDeleteMarker { .. })));
+    known.record_skipped(&source[1].version);
+    assert!(matches!(next(&source, &known, History::Exact), Some(Step::PutDeleteMarker { .. })));
 }

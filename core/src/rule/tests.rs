@@ -152,7 +152,7 @@ proptest! {
         let rules: Vec<Rule> = drawn.into_iter().enumerate().map(build).collect();
         let source = place("orders").bucket;
         let key = Key::try_from("k")?;
-        let contests = contests(&rules, &source, &key);
+        let contests = match_rules(&rules, &source, &key);
         let listed: Vec<&Rule> = contests.iter().flat_map(|contest| contest.candidates.clone()).collect();
         prop_assert_eq!(listed.len(), rules.iter().filter(|rule| rule.enabled).count());
         prop_assert!(contests.is_sorted_by(|a, b| a.destination < b.destination));
@@ -180,8 +180,8 @@ fn matches_by_definition(pattern: &str, text: &str) -> bool {
 
 fn winners<'a>(rules: &'a [Rule], text: &str) -> Vec<(&'a str, Vec<&'a str>)> {
     let source = place("orders").bucket;
-    let found = key(text).map(|key| contests(rules, &source, &key)).unwrap_or_default();
-    let ids = |contest: &Contest<'a>| contest.candidates.iter().map(|rule| rule.id.as_str()).collect();
+    let found = key(text).map(|key| match_rules(rules, &source, &key)).unwrap_or_default();
+    let ids = |contest: &DestinationMatch<'a>| contest.candidates.iter().map(|rule| rule.id.as_str()).collect();
     found.iter().map(|contest| (contest.destination.bucket.as_str(), ids(contest))).collect()
 }
 
@@ -208,8 +208,8 @@ fn rule(id: &str, priority: i64, destination: &str) -> Rule {
         verify: Verify::Auto,
         encryption: Encryption::BucketDefault,
         sse_kms_objects: false,
-        limits: Limits::default(),
-        destination_limits: Limits::default(),
+        limits: RateLimits::default(),
+        destination_limits: RateLimits::default(),
     }
 }
 
@@ -221,6 +221,6 @@ fn tags(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-fn place(bucket: &str) -> Place {
-    Place { account: "one".to_owned(), bucket: Bucket::try_from(bucket).expect("a bucket name") }
+fn place(bucket: &str) -> BucketRef {
+    BucketRef { account: "one".to_owned(), bucket: Bucket::try_from(bucket).expect("a bucket name") }
 }

@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::wire::CHECKSUM_MODE;
+use crate::s3_http::CHECKSUM_MODE;
 use replicator_core::operation::Operation;
 
 /// Something that not every S3-compatible endpoint does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Ability {
+pub(crate) enum Feature {
     /// `If-Match` and `If-None-Match` on PutObject.
     ConditionalPut,
     /// The same on CompleteMultipartUpload.
@@ -30,7 +30,7 @@ pub(crate) enum Ability {
     ChecksumRead,
 }
 
-impl Ability {
+impl Feature {
     const ALL: [Self; 6] = [
         Self::ConditionalPut,
         Self::ConditionalComplete,
@@ -70,7 +70,7 @@ impl Ability {
     }
 
     /// Returns the checksum that a write with this condition carries, too.
-    pub(crate) fn checksum(self) -> Option<Self> {
+    pub(crate) fn paired_checksum(self) -> Option<Self> {
         match self {
             Self::ConditionalPut => Some(Self::ChecksumPut),
             Self::ConditionalComplete => Some(Self::ChecksumParts),
@@ -170,21 +170,21 @@ impl Capabilities {
     }
 
     /// Says whether to make use of an ability.
-    pub(crate) fn has(&self, ability: Ability) -> bool {
-        let capability = self.capability(ability);
-        capability.is_allowed && capability.lack().as_ref().is_none_or(|lack| lack.until <= Instant::now())
+    pub(crate) fn has_feature(&self, ability: Feature) -> bool {
+        let capability = self.capability_of(ability);
+        capability.is_allowed && capability.lock_lack().as_ref().is_none_or(|lack| lack.until <= Instant::now())
     }
 
     /// Says whether every write since the start could make use of an ability: else one may be on its way without.
-    pub(crate) fn always_had(&self, ability: Ability) -> bool {
-        let capability = self.capability(ability);
-        capability.is_allowed && capability.lack().is_none()
+    pub(crate) fn always_had(&self, ability: Feature) -> bool {
+        let capability = self.capability_of(ability);
+        capability.is_allowed && capability.lock_lack().is_none()
     }
 
     /// Gives an ability up for a while, loudly: the order of writes then has fewer guarantees.
-    pub(crate) fn withdraw(&self, ability: Ability, account: &str, why: &str) {
-        let had = self.has(ability);
-        *self.capability(ability).lack() = Some(Lack { until: Instant::now() + GIVEN_UP_FOR, why: why.to_owned() });
+    pub(crate) fn disable_feature(&self, ability: Feature, account: &str, why: &str) {
+        let had = self.has_feature(ability);
+        *self.capability_of(ability).lock_lack() = Some(Lack { until: Instant::now() + GIVEN_UP_FOR, why: why.to_owned() });
         if had {
             warn!(
                 account,
@@ -196,9 +196,9 @@ impl Capabilities {
     }
 
     /// Lists the abilities that are given up now.
-    pub(crate) fn lacking(&self, account: &str) -> Vec<Lacking> {
-        let lacking = |ability: Ability| {
-            let lack = self.capability(ability).lack();
+    pub(crate) fn missing_features(&self, account: &str) -> Vec<Lacking> {
+        let lacking = |ability: Feature| {
+            let lack = self.capability_of(ability).lock_lack();
             let lack = lack.as_ref().filter(|lack| lack.until > Instant::now())?;
             Some(Lacking {
                 account: account.to_owned(),
@@ -207,20 +207,20 @@ impl Capabilities {
                 tried_again_in_seconds: lack.until.duration_since(Instant::now()).as_secs(),
             })
         };
-        Ability::ALL.into_iter().filter_map(lacking).collect()
+        Feature::ALL.into_iter().filter_map(lacking).collect()
     }
 
     /// Records a refused condition that a fresh read says should have held.
-    pub(crate) fn contradicted(&self, ability: Ability, account: &str) {
-        let earlier = self.capability(ability).contradictions.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn record_contradiction(&self, ability: Feature, account: &str) {
+        let earlier = self.capability_of(ability).contradictions.fetch_add(1, Ordering::Relaxed);
         if earlier + 1 >= CONTRADICTIONS_MAX {
-            self.withdraw(ability, account, "refused a condition twice that a fresh read says holds");
+            self.disable_feature(ability, account, "refused a condition twice that a fresh read says holds");
         }
     }
 
     /// Records that a condition was met as it should be.
-    pub(crate) fn kept(&self, ability: Ability) {
-        self.capability(ability).contradictions.store(0, Ordering::Relaxed);
+    pub(crate) fn record_condition_met(&self, ability: Feature) {
+        self.capability_of(ability).contradictions.store(0, Ordering::Relaxed);
     }
 
     /// Records that a HEAD of a deleted key named its delete marker.
@@ -266,14 +266,14 @@ impl Capabilities {
         self.keeps_tags.get(given as usize)?.get().copied()
     }
 
-    fn capability(&self, ability: Ability) -> &Capability {
+    fn capability_of(&self, ability: Feature) -> &Capability {
         match ability {
-            Ability::ConditionalPut => &self.put,
-            Ability::ConditionalComplete => &self.complete,
-            Ability::ConditionalDelete => &self.delete,
-            Ability::ChecksumPut => &self.checksum_put,
-            Ability::ChecksumParts => &self.checksum_parts,
-            Ability::ChecksumRead => &self.checksum_read,
+            Feature::ConditionalPut => &self.put,
+            Feature::ConditionalComplete => &self.complete,
+            Feature::ConditionalDelete => &self.delete,
+            Feature::ChecksumPut => &self.checksum_put,
+            Feature::ChecksumParts => &self.checksum_parts,
+            Feature::ChecksumRead => &self.checksum_read,
         }
     }
 }
@@ -283,7 +283,7 @@ impl Capability {
         Self { is_allowed, lack: Mutex::default(), contradictions: AtomicU32::new(0) }
     }
 
-    fn lack(&self) -> MutexGuard<'_, Option<Lack>> {
+    fn lock_lack(&self) -> MutexGuard<'_, Option<Lack>> {
         self.lack.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -316,8 +316,8 @@ mod tests {
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
         tracing::subscriber::with_default(subscriber, || {
             let known = Capabilities::new(true);
-            known.withdraw(Ability::ConditionalDelete, "archive", "answered 501 NotImplemented");
-            known.withdraw(Ability::ConditionalDelete, "archive", "answered 501 NotImplemented");
+            known.disable_feature(Feature::ConditionalDelete, "archive", "answered 501 NotImplemented");
+            known.disable_feature(Feature::ConditionalDelete, "archive", "answered 501 NotImplemented");
         });
         let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
         let lines: Vec<&str> = text.lines().collect();
@@ -330,24 +330,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_given_up_is_shown_and_tried_again_after_an_hour_and_never_rested_on() {
         let known = Capabilities::new(true);
-        known.withdraw(Ability::ConditionalPut, "archive", "answered 501 NotImplemented");
-        assert!(!known.has(Ability::ConditionalPut));
+        known.disable_feature(Feature::ConditionalPut, "archive", "answered 501 NotImplemented");
+        assert!(!known.has_feature(Feature::ConditionalPut));
         tokio::time::advance(Duration::from_secs(600)).await;
-        let [shown] = known.lacking("archive").try_into().unwrap();
+        let [shown] = known.missing_features("archive").try_into().unwrap();
         assert_eq!((shown.ability.as_str(), shown.tried_again_in_seconds), ("conditions on PutObject", 3000));
         tokio::time::advance(Duration::from_secs(3000)).await;
-        assert!(known.has(Ability::ConditionalPut) && known.lacking("archive").is_empty());
-        assert!(!known.always_had(Ability::ConditionalPut), "a write may have gone without");
-        assert!(known.always_had(Ability::ConditionalDelete));
+        assert!(known.has_feature(Feature::ConditionalPut) && known.missing_features("archive").is_empty());
+        assert!(!known.always_had(Feature::ConditionalPut), "a write may have gone without");
+        assert!(known.always_had(Feature::ConditionalDelete));
     }
 
     #[test]
     fn one_contradiction_is_forgiven_and_the_second_withdraws_the_ability() {
         let known = Capabilities::new(true);
-        known.contradicted(Ability::ConditionalPut, "archive");
-        assert!(known.has(Ability::ConditionalPut));
-        known.contradicted(Ability::ConditionalPut, "archive");
-        assert!(!known.has(Ability::ConditionalPut));
-        assert!(known.has(Ability::ConditionalComplete));
+        known.record_contradiction(Feature::ConditionalPut, "archive");
+        assert!(known.has_feature(Feature::ConditionalPut));
+        known.record_contradiction(Feature::ConditionalPut, "archive");
+        assert!(!known.has_feature(Feature::ConditionalPut));
+        assert!(known.has_feature(Feature::ConditionalComplete));
     }
 }

@@ -18,12 +18,12 @@ pub(crate) const EXPECTED_OWNER: &str = "x-amz-expected-bucket-owner";
 
 impl Owner {
     /// Returns the owner that the configuration names, if it does.
-    pub(crate) fn of(account: &Account) -> Option<Self> {
+    pub(crate) fn from_account(account: &Account) -> Option<Self> {
         // The configuration was checked: they are digits.
         account.owner.as_deref().and_then(|owner| HeaderValue::from_str(owner).ok()).map(Self)
     }
 
-    pub(crate) fn header(&self) -> HeaderValue {
+    pub(crate) fn header_value(&self) -> HeaderValue {
         self.0.clone()
     }
 }

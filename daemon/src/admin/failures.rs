@@ -9,18 +9,18 @@ use axum::extract::State;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use percent_encoding::percent_decode_str;
-use replicator_config::suggest;
-use replicator_core::failure::{Failure, Reason, chain};
+use replicator_config::suggest_nearest;
+use replicator_core::failure::{Failure, Reason, error_chain};
 use replicator_core::object::without_commands;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::{Admin, SILENT};
 use crate::blocking;
-use crate::dispatch::Question;
-use crate::failures::{Entry, Listing};
+use crate::dispatch::Command;
+use crate::failures::{FailureRow, FailureList};
 use crate::ledger::Ledger;
-use crate::parking::{Filter, Object};
+use crate::parking::{ParkedFilter, Object};
 
 /// Entries of one answer: some MiB, and more than a person reads.
 const LISTED_MAX: usize = 10_000;
@@ -29,29 +29,29 @@ const LISTED_MAX: usize = 10_000;
 const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(super) async fn list(State(admin): State<Admin>, uri: Uri) -> Response {
-    let filter = match filter(&admin, uri.query().unwrap_or_default()).await {
+    let filter = match parse_filter(&admin, uri.query().unwrap_or_default()).await {
         Ok((filter, _)) => filter,
         Err(refusal) => return refusal.into_response(),
     };
-    match blocking::run(|| listing(&admin.engine.ledger, &filter)) {
-        Ok(listing) => json(&listing),
-        Err(failure) => (StatusCode::INTERNAL_SERVER_ERROR, chain(&failure)).into_response(),
+    match blocking::run_blocking(|| listing(&admin.engine.ledger, &filter)) {
+        Ok(listing) => json_response(&listing),
+        Err(failure) => (StatusCode::INTERNAL_SERVER_ERROR, error_chain(&failure)).into_response(),
     }
 }
 
 pub(super) async fn retry(State(admin): State<Admin>, uri: Uri) -> Response {
-    let filter = match filter(&admin, uri.query().unwrap_or_default()).await {
-        Ok((filter, all)) if all || filter != Filter::default() => filter,
-        Ok(_) => return refused("say what to retry: all, or a rule, a reason or a key").into_response(),
+    let filter = match parse_filter(&admin, uri.query().unwrap_or_default()).await {
+        Ok((filter, all)) if all || filter != ParkedFilter::default() => filter,
+        Ok(_) => return bad_request("say what to retry: all, or a rule, a reason or a key").into_response(),
         Err(refusal) => return refusal.into_response(),
     };
     let (asker, answer) = oneshot::channel();
     let asked = async {
-        admin.questions.send(Question::Retry(filter, asker)).await.ok()?;
+        admin.questions.send(Command::Retry(filter, asker)).await.ok()?;
         answer.await.ok()
     };
     match tokio::time::timeout(RETRY_TIMEOUT, asked).await.ok().flatten() {
-        Some(Ok(retried)) => json(&retried),
+        Some(Ok(retried)) => json_response(&retried),
         Some(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, error).into_response(),
         None => (StatusCode::SERVICE_UNAVAILABLE, SILENT).into_response(),
     }
@@ -59,25 +59,25 @@ pub(super) async fn retry(State(admin): State<Admin>, uri: Uri) -> Response {
 
 type Refusal = (StatusCode, String);
 
-fn refused(why: impl Into<String>) -> Refusal {
+fn bad_request(why: impl Into<String>) -> Refusal {
     (StatusCode::BAD_REQUEST, why.into())
 }
 
 /// Reads a query such as `rule=orders&reason=DstBucketNotFound`; returns also whether it says `all`.
-async fn filter(admin: &Admin, query: &str) -> Result<(Filter, bool), Refusal> {
-    let (mut filter, mut all) = (Filter::default(), false);
+async fn parse_filter(admin: &Admin, query: &str) -> Result<(ParkedFilter, bool), Refusal> {
+    let (mut filter, mut all) = (ParkedFilter::default(), false);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let value = percent_decode_str(value).decode_utf8().map_err(|_| refused(format!("{name} is not UTF-8")))?;
+        let value = percent_decode_str(value).decode_utf8().map_err(|_| bad_request(format!("{name} is not UTF-8")))?;
         match name {
             "all" => all = true,
             "rule" => filter.rule = Some(known_rule(admin, &value).await?),
             "reason" => filter.reason = Some(known_reason(&value)?),
             "key" => {
-                let object = Object::parse(&value);
-                filter.object = Some(object.ok_or_else(|| refused(format!("{value:?} is not s3://bucket/key")))?);
+                let object = Object::parse_url(&value);
+                filter.object = Some(object.ok_or_else(|| bad_request(format!("{value:?} is not s3://bucket/key")))?);
             }
-            _ => return Err(refused(format!("{name:?} is not known here; all, rule, reason and key are"))),
+            _ => return Err(bad_request(format!("{name:?} is not known here; all, rule, reason and key are"))),
         }
     }
     Ok((filter, all))
@@ -86,31 +86,31 @@ async fn filter(admin: &Admin, query: &str) -> Result<(Filter, bool), Refusal> {
 /// A rule is known if it is in force, or something is parked under its name.
 async fn known_rule(admin: &Admin, name: &str) -> Result<String, Refusal> {
     let silent = || (StatusCode::SERVICE_UNAVAILABLE, SILENT.to_owned());
-    let mut known: BTreeSet<String> = admin.board().await.ok_or_else(silent)?.rules.into_keys().collect();
-    let counts = blocking::run(|| admin.engine.ledger.parked_counts());
-    let counts = counts.map_err(|failure| (StatusCode::INTERNAL_SERVER_ERROR, chain(&failure)))?;
+    let mut known: BTreeSet<String> = admin.ask_board().await.ok_or_else(silent)?.rules.into_keys().collect();
+    let counts = blocking::run_blocking(|| admin.engine.ledger.parked_counts());
+    let counts = counts.map_err(|failure| (StatusCode::INTERNAL_SERVER_ERROR, error_chain(&failure)))?;
     known.extend(counts.into_keys().map(|(rule, _)| rule));
     if known.contains(name) {
         return Ok(name.to_owned());
     }
-    let hint = suggest(name, known.iter().map(String::as_str));
-    Err(refused(format!("no rule is called {name:?}; {hint}")))
+    let hint = suggest_nearest(name, known.iter().map(String::as_str));
+    Err(bad_request(format!("no rule is called {name:?}; {hint}")))
 }
 
 fn known_reason(code: &str) -> Result<Reason, Refusal> {
     Reason::named(code).ok_or_else(|| {
-        let hint = suggest(code, Reason::ALL.iter().map(|reason| reason.as_str()));
-        refused(format!("no reason is called {code:?}; {hint}"))
+        let hint = suggest_nearest(code, Reason::ALL.iter().map(|reason| reason.as_str()));
+        bad_request(format!("no reason is called {code:?}; {hint}"))
     })
 }
 
-fn listing(ledger: &Ledger, filter: &Filter) -> Result<Listing, Failure> {
-    let mut listing = Listing::default();
+fn listing(ledger: &Ledger, filter: &ParkedFilter) -> Result<FailureList, Failure> {
+    let mut listing = FailureList::default();
     ledger.visit_parked(None, |task| {
-        if filter.takes(&task) {
+        if filter.matches_task(&task) {
             listing.total += 1;
             if listing.failures.len() < LISTED_MAX {
-                listing.failures.push(Entry::of(&task));
+                listing.failures.push(FailureRow::of(&task));
             }
         }
         ControlFlow::Continue(())
@@ -118,7 +118,7 @@ fn listing(ledger: &Ledger, filter: &Filter) -> Result<Listing, Failure> {
     Ok(listing)
 }
 
-pub(super) fn json(value: &impl Serialize) -> Response {
+pub(super) fn json_response(value: &impl Serialize) -> Response {
     match serde_json::to_string(value) {
         Ok(json) => {
             let json = without_commands(&json).into_owned();

@@ -74,7 +74,7 @@ impl Door {
             let talk = self.talk(stream, Arc::clone(&asked));
             connections.waiting.push_back((connections.all.spawn(talk), asked));
         }
-        while connections.evict() {}
+        while connections.evict_oldest() {}
         while connections.all.join_next().await.is_some() {}
     }
 
@@ -82,7 +82,7 @@ impl Door {
         let (hosts, router) = (Arc::clone(&self.hosts), TowerToHyperService::new(self.router.clone()));
         let service = service_fn(move |request: Request<Incoming>| {
             asked.store(true, Ordering::Relaxed);
-            let refusal = refusal(&request, &hosts);
+            let refusal = refuse_foreign(&request, &hosts);
             let answer = router.call(request);
             async move {
                 match refusal {
@@ -108,13 +108,13 @@ impl Connections {
         self.waiting.retain(|(connection, asked)| !connection.is_finished() && !asked.load(Ordering::Relaxed));
         while self.all.len() >= CONNECTIONS_MAX {
             // Where all have sent a request, the first answer makes room.
-            self.evict();
+            self.evict_oldest();
             self.all.join_next().await;
         }
     }
 
     /// Ends the oldest connection that has sent no request yet; `false` says that there is none.
-    fn evict(&mut self) -> bool {
+    fn evict_oldest(&mut self) -> bool {
         while let Some((connection, asked)) = self.waiting.pop_front() {
             if !asked.load(Ordering::Relaxed) {
                 connection.abort();
@@ -127,7 +127,7 @@ impl Connections {
 
 /// Refuses what a browser sends for a foreign page: under a name of the page's own, which was made
 /// to lead here (DNS rebinding), or as a command.
-fn refusal<B>(request: &Request<B>, hosts: &[String]) -> Option<Response> {
+fn refuse_foreign<B>(request: &Request<B>, hosts: &[String]) -> Option<Response> {
     let named = request.headers().get_all(HOST).iter().map(|host| host.to_str().unwrap_or_default());
     let mut named = named.chain(request.uri().authority().map(Authority::as_str));
     if let Some(host) = named.find(|host| !is_known(host, hosts)) {
@@ -156,7 +156,7 @@ mod tests {
 
     fn status(request: Builder) -> Option<StatusCode> {
         let hosts = ["replicator.internal".to_owned()];
-        refusal(&request.body(()).unwrap(), &hosts).map(|answer| answer.status())
+        refuse_foreign(&request.body(()).unwrap(), &hosts).map(|answer| answer.status())
     }
 
     #[test]

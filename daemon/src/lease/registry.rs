@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tokio_util::sync::CancellationToken;
 
-use super::Held;
+use super::HeldMessage;
 
 /// The messages of a queue that are hidden for this process.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
-    pub(super) messages: BTreeMap<u64, Held>,
+    pub(super) messages: BTreeMap<u64, HeldMessage>,
     /// The message groups that they are of.
     pub(super) groups: BTreeMap<String, Group>,
     /// Those that wait to be confirmed.
@@ -26,7 +26,7 @@ pub(super) struct Group {
 
 impl Registry {
     /// Takes a message into its group, and returns what fires when work for that has to end.
-    pub(super) fn join(&mut self, name: &str) -> CancellationToken {
+    pub(super) fn join_group(&mut self, name: &str) -> CancellationToken {
         let group = self.groups.entry(name.to_owned()).or_default();
         if group.over.is_cancelled() {
             *group = Group::default();
@@ -36,7 +36,7 @@ impl Registry {
     }
 
     /// Takes a message out, and its group with the last of it.
-    pub(super) fn remove(&mut self, number: u64) -> Option<Held> {
+    pub(super) fn remove_message(&mut self, number: u64) -> Option<HeldMessage> {
         self.asked.remove(&number);
         let held = self.messages.remove(&number)?;
         if let Some(name) = &held.group
@@ -51,7 +51,7 @@ impl Registry {
     }
 
     /// Ends what is held of a group together with a message; what is received of it from now on is held anew.
-    pub(super) fn end_group(&mut self, held: &Held) {
+    pub(super) fn end_group(&mut self, held: &HeldMessage) {
         if let Some(name) = held.group.as_ref().filter(|_| !held.is_gone()) {
             self.groups.remove(name);
         }

@@ -10,7 +10,7 @@ use tracing::{error, info};
 
 /// What went wrong with the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Trouble {
+pub(crate) enum LedgerTrouble {
     /// A record could not be written, or not be made durable.
     Write,
     /// A record could not be read.
@@ -21,14 +21,14 @@ pub(crate) enum Trouble {
 
 /// The condition of a ledger that is open.
 #[derive(Debug, Default)]
-pub(crate) struct Condition {
-    state: Mutex<State>,
-    counts: [AtomicU64; Trouble::ALL.len()],
+pub(crate) struct LedgerHealth {
+    state: Mutex<HealthState>,
+    counts: [AtomicU64; LedgerTrouble::ALL.len()],
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct HealthState {
     /// Since when nothing can be written, and why.
     failing: Option<(Instant, String)>,
     /// What is damaged; only a restart, after a repair, takes that back.
@@ -39,7 +39,7 @@ struct State {
 pub(super) const REMEDY: &str =
     "stop the daemon, then `s3-replicator ledger repair` keeps what can be read and the rest is read back";
 
-impl Trouble {
+impl LedgerTrouble {
     pub(crate) const ALL: [Self; 3] = [Self::Write, Self::Read, Self::Damage];
 
     pub(crate) fn as_str(self) -> &'static str {
@@ -51,33 +51,33 @@ impl Trouble {
     }
 }
 
-impl Condition {
+impl LedgerHealth {
     /// Says what keeps the ledger from being relied on, if anything does.
     pub(crate) fn ailment(&self) -> Option<String> {
-        let state = self.lock();
+        let state = self.lock_state();
         let failing = state.failing.as_ref().map(|(_, error)| format!("the ledger cannot be written: {error}"));
         failing.or_else(|| state.damage.as_ref().map(|error| format!("the ledger is damaged: {error}; {REMEDY}")))
     }
 
     /// Says for how long nothing could be written.
     pub(crate) fn failing_for(&self) -> Option<Duration> {
-        self.lock().failing.as_ref().map(|(since, _)| since.elapsed())
+        self.lock_state().failing.as_ref().map(|(since, _)| since.elapsed())
     }
 
     /// Returns how often each trouble was seen.
-    pub(crate) fn counts(&self) -> impl Iterator<Item = (Trouble, u64)> {
-        Trouble::ALL.into_iter().zip(&self.counts).map(|(trouble, count)| (trouble, count.load(Ordering::Relaxed)))
+    pub(crate) fn trouble_counts(&self) -> impl Iterator<Item = (LedgerTrouble, u64)> {
+        LedgerTrouble::ALL.into_iter().zip(&self.counts).map(|(trouble, count)| (trouble, count.load(Ordering::Relaxed)))
     }
 
     /// Records a failed read.
-    pub(super) fn unread(&self) {
-        self.count(Trouble::Read);
+    pub(super) fn record_unread(&self) {
+        self.count(LedgerTrouble::Read);
     }
 
     /// Records that nothing can be written. Of a hundred writes that fail for one cause the log has one line.
-    pub(super) fn unwritten(&self, why: &dyn std::fmt::Display) {
-        self.count(Trouble::Write);
-        let mut state = self.lock();
+    pub(super) fn record_unwritten(&self, why: &dyn std::fmt::Display) {
+        self.count(LedgerTrouble::Write);
+        let mut state = self.lock_state();
         if state.failing.is_none() {
             error!(error = %why, "the ledger cannot be written, it is opened again until it can be");
             state.failing = Some((Instant::now(), why.to_string()));
@@ -86,9 +86,9 @@ impl Condition {
     }
 
     /// Records damage.
-    pub(super) fn damaged(&self, why: &dyn std::fmt::Display) {
-        self.count(Trouble::Damage);
-        let mut state = self.lock();
+    pub(super) fn record_damage(&self, why: &dyn std::fmt::Display) {
+        self.count(LedgerTrouble::Damage);
+        let mut state = self.lock_state();
         if state.damage.is_none() {
             error!(error = %why, "the ledger is damaged; {REMEDY}");
             state.damage = Some(why.to_string());
@@ -97,7 +97,7 @@ impl Condition {
 
     /// Records that the ledger can be written again.
     pub(super) fn recovered(&self) {
-        if let Some((since, _)) = self.lock().failing.take() {
+        if let Some((since, _)) = self.lock_state().failing.take() {
             info!(seconds = since.elapsed().as_secs(), "the ledger can be written again");
             self.changed.notify_waiters();
         }
@@ -109,30 +109,30 @@ impl Condition {
     }
 
     /// Waits until records can be written.
-    pub(super) async fn working(&self) {
+    pub(super) async fn wait_for_recovery(&self) {
         self.until(|state| state.failing.is_none()).await;
     }
 
-    async fn until(&self, holds: impl Fn(&State) -> bool) {
+    async fn until(&self, holds: impl Fn(&HealthState) -> bool) {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             // What changes between the look and the wait is noticed too.
             changed.as_mut().enable();
-            if holds(&self.lock()) {
+            if holds(&self.lock_state()) {
                 return;
             }
             changed.await;
         }
     }
 
-    fn count(&self, trouble: Trouble) {
-        let counts = Trouble::ALL.into_iter().zip(&self.counts);
+    fn count(&self, trouble: LedgerTrouble) {
+        let counts = LedgerTrouble::ALL.into_iter().zip(&self.counts);
         for (_, count) in counts.filter(|(counted, _)| *counted == trouble) {
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock_state(&self) -> MutexGuard<'_, HealthState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

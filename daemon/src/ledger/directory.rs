@@ -43,10 +43,10 @@ const OURS: [&str; 4] = [LOCK, LEDGER, PROBE, "stopped"];
 
 impl Directory {
     /// Takes a state directory, which is made if it is not there.
-    pub(super) fn take(path: &Path) -> Result<Self, OpenError> {
+    pub(super) fn lock_directory(path: &Path) -> Result<Self, OpenError> {
         let unwritable = |error| OpenError::NotWritable(path.to_owned(), error);
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unwritable)?;
-        probe(path).map_err(unwritable)?;
+        probe_directory(path).map_err(unwritable)?;
         let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(path.join(LOCK));
         let lock = lock.map_err(unwritable)?;
         match lock.try_lock() {
@@ -61,13 +61,13 @@ impl Directory {
     }
 
     /// Returns where the ledger is.
-    pub(super) fn ledger(&self) -> PathBuf {
+    pub(super) fn ledger_path(&self) -> PathBuf {
         ledger_of(&self.path)
     }
 
     /// Makes sure that no repair ended between its two renames: what it left is the ledger, and a new one is empty.
     pub(super) fn check_repaired(&self) -> Result<(), OpenError> {
-        let (ledger, unreadable) = (self.ledger(), |error| OpenError::NotWritable(self.path.clone(), error));
+        let (ledger, unreadable) = (self.ledger_path(), |error| OpenError::NotWritable(self.path.clone(), error));
         if ledger.exists() {
             return Ok(());
         }
@@ -84,7 +84,7 @@ impl Directory {
 
     /// Says why nothing can be written, if that is so.
     pub(super) fn probe(&self) -> io::Result<()> {
-        probe(&self.path)
+        probe_directory(&self.path)
     }
 }
 
@@ -94,7 +94,7 @@ pub(super) fn ledger_of(state_dir: &Path) -> PathBuf {
 }
 
 /// Writes and removes a file: permission bits alone do not tell of a read-only or full disk.
-fn probe(state_dir: &Path) -> io::Result<()> {
+fn probe_directory(state_dir: &Path) -> io::Result<()> {
     let path = state_dir.join(format!("{PROBE}{}", std::process::id()));
     let written = fs::write(&path, b"s3-replicator");
     let removed = fs::remove_file(path);
@@ -108,7 +108,7 @@ fn close_to_others(state_dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(state_dir)? {
         let entry = entry?;
         match entry.file_name().to_str() {
-            Some(name) if OURS.iter().any(|ours| name.starts_with(ours)) => restrict(&entry.path())?,
+            Some(name) if OURS.iter().any(|ours| name.starts_with(ours)) => restrict_access(&entry.path())?,
             // What a new filesystem has of itself.
             Some("lost+found") => {}
             _ => is_ours_alone = false,
@@ -123,11 +123,11 @@ fn close_to_others(state_dir: &Path) -> io::Result<()> {
     }
 }
 
-fn restrict(path: &Path) -> io::Result<()> {
+fn restrict_access(path: &Path) -> io::Result<()> {
     let is_directory = fs::metadata(path)?.is_dir();
     fs::set_permissions(path, Permissions::from_mode(if is_directory { 0o700 } else { 0o600 }))?;
     if is_directory {
-        fs::read_dir(path)?.try_for_each(|entry| restrict(&entry?.path()))?;
+        fs::read_dir(path)?.try_for_each(|entry| restrict_access(&entry?.path()))?;
     }
     Ok(())
 }

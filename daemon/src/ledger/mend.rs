@@ -11,9 +11,9 @@ use rocksdb::{DB, DBIterator, IteratorMode, ReadOptions};
 
 use super::directory::{Directory, OpenError, ledger_of};
 use super::records::{
-    Address, ParkedTask, Refuted, Removals, Replica, RuleStart, Table, Unreadable, Upload, UploadedPart, decode,
+    DbKey, ParkedTask, Refuted, Removals, Replica, RuleStart, Table, RecordError, Upload, UploadedPart, decode_record,
 };
-use super::store::{self, Opened};
+use super::store::{self, OpenDb};
 use crate::clock;
 
 /// Reads every record; an error says what is damaged.
@@ -25,8 +25,8 @@ pub fn check(settings: &Settings) -> anyhow::Result<String> {
 
 /// Puts a damaged ledger aside, and in its place one of all records that can be read.
 pub fn repair(settings: &Settings) -> anyhow::Result<String> {
-    let directory = Directory::take(&settings.state_dir)?;
-    let path = directory.ledger();
+    let directory = Directory::lock_directory(&settings.state_dir)?;
+    let path = directory.ledger_path();
     match read_all(&path) {
         Ok(counts) => return Ok(format!("{} is whole, nothing was changed: {counts}", path.display())),
         Err(error) if exit_code(&error) == DAMAGED => {}
@@ -39,7 +39,7 @@ pub fn repair(settings: &Settings) -> anyhow::Result<String> {
     fs::rename(&new, &path).with_context(|| format!("cannot put {} in its place", new.display()))?;
     File::open(&settings.state_dir).and_then(|directory| directory.sync_all()).context("cannot sync `state_dir`")?;
     let since =
-        if counts.of(RULE_STARTS) == 0 { "; since when rules count is lost, so say `since` in each" } else { "" };
+        if counts.count_of(RULE_STARTS) == 0 { "; since when rules count is lost, so say `since` in each" } else { "" };
     Ok(format!("kept {counts}\nthe damaged ledger is now {}\n{LOST}{since}", old.display()))
 }
 
@@ -59,18 +59,18 @@ const LOST: &str = "records of replicas that are lost are read back from the des
                     what they had uploaded stays until a lifecycle rule ends it";
 
 /// A table, what its records are called, and how one of them is read.
-type Kind = (Table, &'static str, fn(&[u8]) -> Result<(), Unreadable>);
+type Kind = (Table, &'static str, fn(&[u8]) -> Result<(), RecordError>);
 
 const RULE_STARTS: &str = "rule starts";
 
 const KINDS: [Kind; 7] = [
-    (Table::Replica, "replicas", |bytes| decode::<Replica>(bytes).map(drop)),
-    (Table::Upload, "uploads", |bytes| decode::<Upload>(bytes).map(drop)),
-    (Table::UploadedPart, "parts", |bytes| decode::<UploadedPart>(bytes).map(drop)),
-    (Table::ParkedTask, "parked tasks", |bytes| decode::<ParkedTask>(bytes).map(drop)),
-    (Table::Removals, "counts of removals", |bytes| decode::<Removals>(bytes).map(drop)),
-    (Table::Refuted, "refuted replicas", |bytes| decode::<Refuted>(bytes).map(drop)),
-    (Table::RuleStart, RULE_STARTS, |bytes| decode::<RuleStart>(bytes).map(drop)),
+    (Table::Replica, "replicas", |bytes| decode_record::<Replica>(bytes).map(drop)),
+    (Table::Upload, "uploads", |bytes| decode_record::<Upload>(bytes).map(drop)),
+    (Table::UploadedPart, "parts", |bytes| decode_record::<UploadedPart>(bytes).map(drop)),
+    (Table::ParkedTask, "parked tasks", |bytes| decode_record::<ParkedTask>(bytes).map(drop)),
+    (Table::Removals, "counts of removals", |bytes| decode_record::<Removals>(bytes).map(drop)),
+    (Table::Refuted, "refuted replicas", |bytes| decode_record::<Refuted>(bytes).map(drop)),
+    (Table::RuleStart, RULE_STARTS, |bytes| decode_record::<RuleStart>(bytes).map(drop)),
 ];
 
 /// How many records there are of each kind.
@@ -78,7 +78,7 @@ const KINDS: [Kind; 7] = [
 struct Counts(BTreeMap<&'static str, u64>);
 
 impl Counts {
-    fn of(&self, name: &str) -> u64 {
+    fn count_of(&self, name: &str) -> u64 {
         self.0.get(name).copied().unwrap_or_default()
     }
 
@@ -89,7 +89,7 @@ impl Counts {
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let all = KINDS.iter().map(|(_, name, _)| format!("{} {name}", self.of(name)));
+        let all = KINDS.iter().map(|(_, name, _)| format!("{} {name}", self.count_of(name)));
         f.write_str(&all.collect::<Vec<String>>().join(", "))
     }
 }
@@ -102,11 +102,11 @@ fn read_all(path: &Path) -> anyhow::Result<Counts> {
     store::is_whole(path)?;
     let (db, mut counts) = (store::read_only(path)?, Counts::default());
     for (table, name, read) in KINDS {
-        for entry in entries(&db, table, IteratorMode::Start) {
+        for entry in table_entries(&db, table, IteratorMode::Start) {
             let (_, value) = entry.map_err(|error| damaged(error.into_string()))?;
             match read(&value) {
                 Ok(()) => counts.add(name),
-                Err(error @ Unreadable::Json(_)) => bail!(damaged(format!("one of the {name}: {error}"))),
+                Err(error @ RecordError::Json(_)) => bail!(damaged(format!("one of the {name}: {error}"))),
                 Err(error) => bail!(error),
             }
         }
@@ -121,7 +121,7 @@ fn salvage(damaged: &Path, new: &Path) -> anyhow::Result<Counts> {
     if new.exists() {
         fs::remove_dir_all(new).with_context(|| format!("cannot remove {}", new.display()))?;
     }
-    let (opened, mut counts) = (Opened::at(new)?, Counts::default());
+    let (opened, mut counts) = (OpenDb::open_at(new)?, Counts::default());
     let readable = store::read_only(damaged).or_else(|_| {
         store::rebuild_manifest(damaged)?;
         store::read_only(damaged).map_err(anyhow::Error::from)
@@ -139,11 +139,11 @@ fn copy((old, new): (&DB, &DB), (table, name, read): Kind, counts: &mut Counts) 
     for mode in [IteratorMode::Start, IteratorMode::End] {
         let reached = last.clone();
         // What cannot be read ends a direction, and so does what the other one had.
-        for (key, value) in entries(old, table, mode).map_while(Result::ok) {
+        for (key, value) in table_entries(old, table, mode).map_while(Result::ok) {
             if reached.as_ref().is_some_and(|reached| key <= *reached) {
                 break;
             }
-            if !matches!(read(&value), Err(Unreadable::Json(_))) {
+            if !matches!(read(&value), Err(RecordError::Json(_))) {
                 new.put(&key, &value).context("cannot write the new ledger")?;
                 counts.add(name);
             }
@@ -153,10 +153,10 @@ fn copy((old, new): (&DB, &DB), (table, name, read): Kind, counts: &mut Counts) 
     Ok(())
 }
 
-fn entries<'a>(db: &'a DB, table: Table, mode: IteratorMode<'_>) -> DBIterator<'a> {
-    let (mut options, start) = (ReadOptions::default(), Address::of(table));
-    options.set_iterate_lower_bound(start.bytes());
-    options.set_iterate_upper_bound(start.end().bytes());
+fn table_entries<'a>(db: &'a DB, table: Table, mode: IteratorMode<'_>) -> DBIterator<'a> {
+    let (mut options, start) = (ReadOptions::default(), DbKey::of_table(table));
+    options.set_iterate_lower_bound(start.key_bytes());
+    options.set_iterate_upper_bound(start.end().key_bytes());
     options.set_total_order_seek(true);
     options.fill_cache(false);
     db.iterator_opt(mode, options)

@@ -1,11 +1,11 @@
 //! Every record the ledger stores: its table's number, its address, its value. Numbers and field
 //! names are on disks out there: they are added to, never changed.
 
-use replicator_core::event::Action;
+use replicator_core::event::EventKind;
 use replicator_core::failure::Reason;
 use replicator_core::object::{ETag, Key, Timestamp, VersionId};
-use replicator_core::plan::{Kind, VersionRef};
-use replicator_core::rule::Place;
+use replicator_core::plan::{VersionKind, VersionRef};
+use replicator_core::rule::BucketRef;
 use replicator_core::stamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -35,8 +35,8 @@ pub(crate) trait Record: Serialize + DeserializeOwned {
 
 /// A key of a destination bucket: the unit of order.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) struct Lane {
-    pub(crate) destination: Place,
+pub(crate) struct TargetKey {
+    pub(crate) destination: BucketRef,
     pub(crate) key: Key,
 }
 
@@ -44,8 +44,8 @@ pub(crate) struct Lane {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Replica {
     pub(crate) source: VersionRef,
-    pub(crate) kind: Kind,
-    pub(crate) state: State,
+    pub(crate) kind: VersionKind,
+    pub(crate) state: ReplicaState,
     /// The id the destination gave; absent when nothing was written, or the bucket gave none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) destination_version: Option<String>,
@@ -67,24 +67,24 @@ pub(crate) struct Replica {
 
 /// How a version was settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum State {
+pub(crate) enum ReplicaState {
     /// It has a replica.
     Replicated,
     /// A marker that is one with the marker, or the nothing, before it.
-    Collapsed,
+    Coalesced,
     /// It is not in any rule's scope, or cannot be replicated.
     Skipped,
     /// It arrived after a newer version had been written.
-    Late,
+    Superseded,
     /// It was lost at the source before it was read.
-    Gone,
+    SourceMissing,
     /// Its replica was removed because the source version was, and the rule says so.
-    Removed,
+    Deleted,
 }
 
 /// Which entry of a key is current.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Entry {
+pub(crate) enum CurrentEntry {
     /// None, ever.
     Nothing,
     /// A delete marker, by its version id.
@@ -101,27 +101,27 @@ pub(crate) struct Upload {
     pub(crate) part_bytes: u64,
     /// A digest of what the replica carries beside its bytes, which was given at the beginning.
     #[serde(default)]
-    pub(crate) dress: u64,
+    pub(crate) headers_digest: u64,
     /// What was current at the destination when the upload began; older records do not say it in this way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) over: Option<Entry>,
+    pub(crate) begun_over: Option<CurrentEntry>,
     /// Until when it may appear: its completion was sent, and no refusal came. By the destination's clock, or ours where
     /// what was read of it had no date.
     #[serde(default, with = "time::serde::timestamp::milliseconds::option", skip_serializing_if = "Option::is_none")]
-    pub(crate) appears_until: Option<Timestamp>,
+    pub(crate) may_complete_until: Option<Timestamp>,
     /// Whether that is by our clock.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) by_our_clock: bool,
-    /// The lane that it belongs to; older records do not say.
+    /// The key that it belongs to; older records do not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) whose: Option<Whose>,
+    pub(crate) owner: Option<UploadOwner>,
 }
 
-/// A lane, the key that it brings up to date, and how large what is uploaded is.
+/// A key, the key that it brings up to date, and how large what is uploaded is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Whose {
-    pub(crate) lane: Lane,
-    pub(crate) source: Place,
+pub(crate) struct UploadOwner {
+    pub(crate) target: TargetKey,
+    pub(crate) source: BucketRef,
     pub(crate) source_key: Key,
     pub(crate) size_bytes: u64,
 }
@@ -143,11 +143,11 @@ pub(crate) struct UploadedPart {
 /// A task that waits for an operator to act.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ParkedTask {
-    pub(crate) lane: Lane,
+    pub(crate) target: TargetKey,
     pub(crate) rule: String,
-    pub(crate) source: Place,
+    pub(crate) source: BucketRef,
     pub(crate) source_key: Key,
-    pub(crate) action: Action,
+    pub(crate) action: EventKind,
     pub(crate) version: Option<VersionId>,
     pub(crate) reason: Reason,
     pub(crate) detail: String,
@@ -210,88 +210,88 @@ impl Replica {
     /// Says whether its source has this id. A compact stamp of a version that the source did not list told a digest of it.
     pub(crate) fn is_of(&self, id: &VersionId) -> bool {
         let version = VersionRef::new(id.clone(), self.source.last_modified, None);
-        self.source.id == *id || stamp::names(&self.source, &version)
+        self.source.id == *id || stamp::names_version(&self.source, &version)
     }
 
     /// Returns the record of a version of which nothing more is known.
-    pub(crate) fn new(source: VersionRef, kind: Kind, state: State) -> Self {
+    pub(crate) fn new(source: VersionRef, kind: VersionKind, state: ReplicaState) -> Self {
         let (destination_version, etag, reason) = (None, None, None);
         let (written, found, tags_seen) = (None, None, false);
         Self { source, kind, state, destination_version, etag, reason, written, found, tags_seen }
     }
 
-    pub(crate) fn prefix(lane: &Lane) -> Address {
-        Address::of(Table::Replica).lane(lane)
+    pub(crate) fn key_prefix(target: &TargetKey) -> DbKey {
+        DbKey::of_table(Table::Replica).target(target)
     }
 
-    pub(crate) fn address(&self, lane: &Lane) -> Address {
+    pub(crate) fn address(&self, target: &TargetKey) -> DbKey {
         let milliseconds = self.source.last_modified.unix_timestamp_nanos() / 1_000_000;
         let ordered = i64::try_from(milliseconds).unwrap_or(i64::MAX);
         let generation = self.source.generation.as_ref().map_or("", ETag::as_str);
-        Self::prefix(lane).number(ordered.unsigned_abs()).text(self.source.id.as_str()).text(generation)
+        Self::key_prefix(target).number(ordered.unsigned_abs()).text(self.source.id.as_str()).text(generation)
     }
 }
 
 impl Upload {
-    pub(crate) fn address(lane: &Lane) -> Address {
-        Address::of(Table::Upload).lane(lane)
+    pub(crate) fn db_key(target: &TargetKey) -> DbKey {
+        DbKey::of_table(Table::Upload).target(target)
     }
 }
 
 impl UploadedPart {
-    pub(crate) fn prefix(lane: &Lane) -> Address {
-        Address::of(Table::UploadedPart).lane(lane)
+    pub(crate) fn key_prefix(target: &TargetKey) -> DbKey {
+        DbKey::of_table(Table::UploadedPart).target(target)
     }
 
-    pub(crate) fn address(&self, lane: &Lane) -> Address {
-        Self::prefix(lane).number(u64::from(self.number))
+    pub(crate) fn address(&self, target: &TargetKey) -> DbKey {
+        Self::key_prefix(target).number(u64::from(self.number))
     }
 }
 
 impl ParkedTask {
-    pub(crate) fn prefix(lane: &Lane) -> Address {
-        Address::of(Table::ParkedTask).lane(lane)
+    pub(crate) fn key_prefix(target: &TargetKey) -> DbKey {
+        DbKey::of_table(Table::ParkedTask).target(target)
     }
 
-    pub(crate) fn address(&self) -> Address {
+    pub(crate) fn address(&self) -> DbKey {
         let version = self.version.as_ref().map_or("", VersionId::as_str);
-        Self::prefix(&self.lane).text(self.action.as_str()).text(version)
+        Self::key_prefix(&self.target).text(self.action.as_str()).text(version)
     }
 }
 
 impl RuleStart {
-    pub(crate) fn address(rule: &str) -> Address {
-        Address::of(Table::RuleStart).text(rule)
+    pub(crate) fn address(rule: &str) -> DbKey {
+        DbKey::of_table(Table::RuleStart).text(rule)
     }
 }
 
 impl Removals {
-    pub(crate) fn address(rule: &str) -> Address {
-        Address::of(Table::Removals).text(rule)
+    pub(crate) fn address(rule: &str) -> DbKey {
+        DbKey::of_table(Table::Removals).text(rule)
     }
 }
 
 impl Refuted {
-    pub(crate) fn address(lane: &Lane, destination_version: &str) -> Address {
-        Address::of(Table::Refuted).lane(lane).text(destination_version)
+    pub(crate) fn db_key(target: &TargetKey, destination_version: &str) -> DbKey {
+        DbKey::of_table(Table::Refuted).target(target).text(destination_version)
     }
 }
 
 /// Where a record is, as RocksDB orders it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Address(Vec<u8>);
+pub(crate) struct DbKey(Vec<u8>);
 
-impl Address {
-    pub(crate) fn of(table: Table) -> Self {
+impl DbKey {
+    pub(crate) fn of_table(table: Table) -> Self {
         Self(vec![table as u8])
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
+    pub(crate) fn key_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    fn lane(self, lane: &Lane) -> Self {
-        self.text(&lane.destination.account).text(lane.destination.bucket.as_str()).text(lane.key.as_str())
+    fn target(self, target: &TargetKey) -> Self {
+        self.text(&target.destination.account).text(target.destination.bucket.as_str()).text(target.key.as_str())
     }
 
     /// Appends a text so that no text is the beginning of another: a key may be a prefix of its
@@ -321,12 +321,12 @@ impl Address {
     }
 }
 
-/// Returns the beginning of an address that all of a table's records of one lane share.
+/// Returns the beginning of an address that all of a table's records of one key share.
 pub(crate) fn lane_of(address: &[u8]) -> &[u8] {
     lane_end(address).and_then(|end| address.get(..end)).unwrap_or(address)
 }
 
-/// Says whether the record at an address is of a lane.
+/// Says whether the record at an address is of a key.
 pub(crate) fn has_lane(address: &[u8]) -> bool {
     lane_end(address).is_some()
 }
@@ -342,7 +342,7 @@ const END: [u8; 2] = [0, 1];
 
 /// A record that this version of the program cannot read or write.
 #[derive(Debug, Error)]
-pub(crate) enum Unreadable {
+pub(crate) enum RecordError {
     #[error("record of format {0:?}, written by a newer version")]
     Format(Option<u8>),
     #[error("record does not decode")]
@@ -352,15 +352,15 @@ pub(crate) enum Unreadable {
 // Goes before every value, so that a later version may write another format beside this one.
 const FORMAT: u8 = 1;
 
-pub(crate) fn encode<R: Record>(record: &R) -> Result<Vec<u8>, Unreadable> {
+pub(crate) fn encode<R: Record>(record: &R) -> Result<Vec<u8>, RecordError> {
     let mut bytes = vec![FORMAT];
     serde_json::to_writer(&mut bytes, record)?;
     Ok(bytes)
 }
 
-pub(crate) fn decode<R: Record>(bytes: &[u8]) -> Result<R, Unreadable> {
+pub(crate) fn decode_record<R: Record>(bytes: &[u8]) -> Result<R, RecordError> {
     match bytes.split_first() {
         Some((&FORMAT, json)) => Ok(serde_json::from_slice(json)?),
-        other => Err(Unreadable::Format(other.map(|(format, _)| *format))),
+        other => Err(RecordError::Format(other.map(|(format, _)| *format))),
     }
 }

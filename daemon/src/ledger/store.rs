@@ -7,11 +7,11 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 
-use replicator_core::failure::{Failure, Kind};
+use replicator_core::failure::{Failure, FailureKind};
 use replicator_core::operation::Operation;
 use rocksdb::{DB, DBRecoveryMode, ErrorKind, Options, SliceTransform};
 
-use super::condition::Condition;
+use super::condition::LedgerHealth;
 use super::directory::{Directory, OpenError};
 use super::records;
 
@@ -19,20 +19,20 @@ use super::records;
 #[derive(Debug)]
 pub(super) struct Store {
     directory: Directory,
-    open: RwLock<Option<Arc<Opened>>>,
-    pub(super) condition: Condition,
+    open: RwLock<Option<Arc<OpenDb>>>,
+    pub(super) condition: LedgerHealth,
 }
 
 /// A database, and how far it was synced.
 #[derive(Debug)]
-pub(super) struct Opened {
+pub(super) struct OpenDb {
     pub(super) db: DB,
     mark: Mark,
 }
 
 /// Why a read has no answer.
 #[derive(Debug)]
-pub(super) enum Unread {
+pub(super) enum ReadError {
     /// What is there is not what was written.
     Damaged(Failure),
     /// It cannot be said what is there.
@@ -61,97 +61,97 @@ const DURING: Operation = Operation::AccessLedger;
 
 impl Store {
     pub(super) fn open(state_dir: &Path) -> Result<Self, OpenError> {
-        let directory = Directory::take(state_dir)?;
+        let directory = Directory::lock_directory(state_dir)?;
         directory.check_repaired()?;
-        let opened = Opened::at(&directory.ledger())?;
-        Ok(Self { directory, open: RwLock::new(Some(Arc::new(opened))), condition: Condition::default() })
+        let opened = OpenDb::open_at(&directory.ledger_path())?;
+        Ok(Self { directory, open: RwLock::new(Some(Arc::new(opened))), condition: LedgerHealth::default() })
     }
 
     /// Returns the database, if its disk does not fail at present.
-    pub(super) fn opened(&self) -> Result<Arc<Opened>, Failure> {
+    pub(super) fn open_db(&self) -> Result<Arc<OpenDb>, Failure> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        open.clone().ok_or_else(|| Failure::caused(Kind::Transient, DURING, "closed until its disk takes writes again"))
+        open.clone().ok_or_else(|| Failure::with_source(FailureKind::Transient, DURING, "closed until its disk takes writes again"))
     }
 
     pub(super) fn write(&self, write: impl FnOnce(&DB) -> Result<(), rocksdb::Error>) -> Result<(), Failure> {
-        write(&self.opened()?.db).map_err(|error| self.unwritten(error))
+        write(&self.open_db()?.db).map_err(|error| self.write_error(error))
     }
 
     /// Makes everything written so far survive a power cut.
-    pub(super) fn sync(&self) -> Result<(), Failure> {
-        let opened = self.opened()?;
+    pub(super) fn sync_log(&self) -> Result<(), Failure> {
+        let opened = self.open_db()?;
         let reached = opened.db.latest_sequence_number();
-        opened.db.flush_wal(true).map_err(|error| self.unwritten(error))?;
+        opened.db.flush_wal(true).map_err(|error| self.write_error(error))?;
         opened.mark.advance(reached).map_err(|error| {
-            self.condition.unwritten(&error);
-            broken(error)
+            self.condition.record_unwritten(&error);
+            transient_failure(error)
         })
     }
 
     /// Opens the database again. After one failed write RocksDB takes no other, even when there is room again; what it
     /// took before is in its log.
     pub(super) fn reopen(&self) {
-        let tried = self.directory.probe().map_err(|error| OpenError::NotWritable(self.directory.ledger(), error));
+        let tried = self.directory.probe().map_err(|error| OpenError::NotWritable(self.directory.ledger_path(), error));
         match tried.and_then(|()| self.replace()) {
             Ok(true) => self.condition.recovered(),
             Ok(false) => {}
-            Err(OpenError::Damaged(_, why)) => self.condition.damaged(&why),
+            Err(OpenError::Damaged(_, why)) => self.condition.record_damage(&why),
             Err(error) => tracing::debug!(%error, "the ledger cannot be opened yet"),
         }
     }
 
     /// Closes and opens the database; `false` says that a task still reads the old one.
     fn replace(&self) -> Result<bool, OpenError> {
-        let old = self.slot().take().map(Arc::try_unwrap);
+        let old = self.lock_slot().take().map(Arc::try_unwrap);
         if let Some(Err(read)) = old {
-            *self.slot() = Some(read);
+            *self.lock_slot() = Some(read);
             return Ok(false);
         }
         // RocksDB lets a directory be opened once.
         drop(old);
-        let opened = Arc::new(Opened::at(&self.directory.ledger())?);
-        *self.slot() = Some(opened);
+        let opened = Arc::new(OpenDb::open_at(&self.directory.ledger_path())?);
+        *self.lock_slot() = Some(opened);
         Ok(true)
     }
 
-    fn slot(&self) -> RwLockWriteGuard<'_, Option<Arc<Opened>>> {
+    fn lock_slot(&self) -> RwLockWriteGuard<'_, Option<Arc<OpenDb>>> {
         self.open.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says what a failed read means.
-    pub(super) fn unread(&self, error: rocksdb::Error) -> Unread {
+    pub(super) fn read_error(&self, error: rocksdb::Error) -> ReadError {
         if error.kind() == ErrorKind::Corruption {
-            self.condition.damaged(&error);
-            return Unread::Damaged(broken(error));
+            self.condition.record_damage(&error);
+            return ReadError::Damaged(transient_failure(error));
         }
-        self.condition.unread();
-        Unread::Failed(broken(error))
+        self.condition.record_unread();
+        ReadError::Failed(transient_failure(error))
     }
 
     /// Says what it means that a record does not decode: a newer version's are whole.
-    pub(super) fn undecoded(&self, error: records::Unreadable) -> Unread {
-        if let records::Unreadable::Json(_) = &error {
-            self.condition.damaged(&error);
-            return Unread::Damaged(broken(error));
+    pub(super) fn decode_error(&self, error: records::RecordError) -> ReadError {
+        if let records::RecordError::Json(_) = &error {
+            self.condition.record_damage(&error);
+            return ReadError::Damaged(transient_failure(error));
         }
-        self.condition.unread();
-        Unread::Failed(broken(error))
+        self.condition.record_unread();
+        ReadError::Failed(transient_failure(error))
     }
 
     /// Records a failed write. That of a record may fail because a compaction met damage.
-    fn unwritten(&self, error: rocksdb::Error) -> Failure {
+    fn write_error(&self, error: rocksdb::Error) -> Failure {
         if error.kind() == ErrorKind::Corruption {
-            self.condition.damaged(&error);
+            self.condition.record_damage(&error);
         }
-        self.condition.unwritten(&error);
-        broken(error)
+        self.condition.record_unwritten(&error);
+        transient_failure(error)
     }
 }
 
-impl Opened {
+impl OpenDb {
     /// Opens the database at a path, and first makes sure that it is whole: RocksDB throws away what it cannot replay.
-    pub(super) fn at(path: &Path) -> Result<Self, OpenError> {
-        let (mut options, refused) = (options(), |error| refusal(path, error));
+    pub(super) fn open_at(path: &Path) -> Result<Self, OpenError> {
+        let (mut options, refused) = (db_options(), |error| open_error(path, error));
         options.create_if_missing(!is_whole(path)?);
         let db = DB::open(&options, path).map_err(refused)?;
         let mark = Mark::write(path, db.latest_sequence_number());
@@ -179,15 +179,15 @@ pub(super) fn is_whole(path: &Path) -> Result<bool, OpenError> {
 
 /// Opens a ledger for reading alone, as far as its log makes sense.
 pub(super) fn read_only(path: &Path) -> Result<DB, OpenError> {
-    DB::open_for_read_only(&options(), path, false).map_err(|error| refusal(path, error))
+    DB::open_for_read_only(&db_options(), path, false).map_err(|error| open_error(path, error))
 }
 
 /// Lets RocksDB make a manifest of the tables and logs that it finds.
 pub(super) fn rebuild_manifest(path: &Path) -> Result<(), rocksdb::Error> {
-    DB::repair(&options(), path)
+    DB::repair(&db_options(), path)
 }
 
-fn refusal(path: &Path, error: rocksdb::Error) -> OpenError {
+fn open_error(path: &Path, error: rocksdb::Error) -> OpenError {
     match error.kind() == ErrorKind::Corruption {
         true => OpenError::Damaged(path.to_owned(), error.into_string()),
         false => OpenError::Unusable(path.to_owned(), error),
@@ -218,7 +218,7 @@ impl Mark {
             Self::create(ledger, &path, synced)?;
         }
         let file = OpenOptions::new().write(true).open(path)?;
-        file.write_all_at(text(synced).as_bytes(), 0)?;
+        file.write_all_at(mark_text(synced).as_bytes(), 0)?;
         Ok(Self { file, synced: Mutex::new(synced) })
     }
 
@@ -226,7 +226,7 @@ impl Mark {
     fn create(ledger: &Path, path: &Path, synced: u64) -> io::Result<()> {
         let unnamed = ledger.join(UNNAMED_MARK);
         let file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&unnamed)?;
-        file.write_all_at(text(synced).as_bytes(), 0)?;
+        file.write_all_at(mark_text(synced).as_bytes(), 0)?;
         file.sync_all()?;
         fs::rename(unnamed, path)?;
         File::open(ledger)?.sync_all()
@@ -235,7 +235,7 @@ impl Mark {
     fn advance(&self, reached: u64) -> io::Result<()> {
         let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
         if reached > *synced {
-            self.file.write_all_at(text(reached).as_bytes(), 0)?;
+            self.file.write_all_at(mark_text(reached).as_bytes(), 0)?;
             *synced = reached;
         }
         Ok(())
@@ -243,7 +243,7 @@ impl Mark {
 }
 
 /// The number twice, so that a mark that is damaged itself is no number.
-fn text(synced: u64) -> String {
+fn mark_text(synced: u64) -> String {
     format!("{synced:020} {synced:020}\n")
 }
 
@@ -252,7 +252,7 @@ fn parse(text: &[u8]) -> Option<u64> {
     one.parse().ok().filter(|_| one == other)
 }
 
-fn options() -> Options {
+fn db_options() -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.set_write_buffer_size(MEMTABLE_BYTES);
@@ -281,24 +281,24 @@ fn options() -> Options {
     options
 }
 
-fn broken(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
-    Failure::caused(Kind::Transient, DURING, error)
+fn transient_failure(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
+    Failure::with_source(FailureKind::Transient, DURING, error)
 }
 
-pub(super) fn unwritable(error: records::Unreadable) -> Failure {
-    broken(error)
+pub(super) fn unwritable(error: records::RecordError) -> Failure {
+    transient_failure(error)
 }
 
-impl From<Failure> for Unread {
+impl From<Failure> for ReadError {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
     }
 }
 
-impl From<Unread> for Failure {
-    fn from(unread: Unread) -> Self {
+impl From<ReadError> for Failure {
+    fn from(unread: ReadError) -> Self {
         match unread {
-            Unread::Damaged(failure) | Unread::Failed(failure) => failure,
+            ReadError::Damaged(failure) | ReadError::Failed(failure) => failure,
         }
     }
 }

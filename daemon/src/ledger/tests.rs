@@ -5,20 +5,20 @@ mod damage;
 use std::fmt::Debug;
 
 use proptest::prelude::*;
-use replicator_core::event::Action;
+use replicator_core::event::EventKind;
 use replicator_core::object::{Bucket, ETag, Key, VersionId};
-use replicator_core::plan::Kind as EntryKind;
+use replicator_core::plan::VersionKind;
 use replicator_core::plan::VersionRef;
-use replicator_core::rule::Place;
+use replicator_core::rule::BucketRef;
 
-use super::records::{Entry, State};
+use super::records::{CurrentEntry, ReplicaState};
 use super::*;
 use crate::checksum::Sum;
 use crate::metrics::Unproved;
 
-fn lanes() -> impl Strategy<Value = Lane> {
-    ("[a-c]{1,2}", "[a-c]{3,4}", "[a-b\\x00\\x01é]{1,3}").prop_map(|(account, bucket, key)| Lane {
-        destination: Place { account, bucket: Bucket::try_from(bucket).unwrap() },
+fn targets() -> impl Strategy<Value = TargetKey> {
+    ("[a-c]{1,2}", "[a-c]{3,4}", "[a-b\\x00\\x01é]{1,3}").prop_map(|(account, bucket, key)| TargetKey {
+        destination: BucketRef { account, bucket: Bucket::try_from(bucket).unwrap() },
         key: Key::try_from(key).unwrap(),
     })
 }
@@ -30,31 +30,31 @@ fn versions() -> impl Strategy<Value = VersionRef> {
     })
 }
 
-fn over(id: &str, number: u32) -> Option<Entry> {
+fn over(id: &str, number: u32) -> Option<CurrentEntry> {
     let etag = ETag::try_from(format!("e{number}")).unwrap();
     match number % 4 {
         0 => None,
-        1 => Some(Entry::Nothing),
-        2 => Some(Entry::Marker(id.to_owned())),
-        _ => Some(Entry::Object { version: Some(id.to_owned()), etag }),
+        1 => Some(CurrentEntry::Nothing),
+        2 => Some(CurrentEntry::Marker(id.to_owned())),
+        _ => Some(CurrentEntry::Object { version: Some(id.to_owned()), etag }),
     }
 }
 
 fn reads_back<R: Record + Debug + PartialEq>(record: &R) -> Result<(), TestCaseError> {
     let bytes = encode(record).map_err(|error| TestCaseError::fail(error.to_string()))?;
-    let back: R = decode(&bytes).map_err(|error| TestCaseError::fail(error.to_string()))?;
+    let back: R = decode_record(&bytes).map_err(|error| TestCaseError::fail(error.to_string()))?;
     prop_assert_eq!(&back, record);
     Ok(())
 }
 
 proptest! {
     #[test]
-    fn every_record_reads_back(lane in lanes(), source in versions(), text in ".{0,30}", number in any::<u32>(), crc64 in any::<u64>()) {
+    fn every_record_reads_back(target in targets(), source in versions(), text in ".{0,30}", number in any::<u32>(), crc64 in any::<u64>()) {
         let etag = ETag::try_from(format!("e{number}")).unwrap();
         let replica = Replica {
             source: source.clone(),
-            kind: EntryKind::Object,
-            state: State::Late,
+            kind: VersionKind::Object,
+            state: ReplicaState::Superseded,
             destination_version: Some(text.clone()),
             etag: Some(etag.clone()),
             reason: Some(Reason::ArrivedLate),
@@ -63,16 +63,16 @@ proptest! {
             tags_seen: number.is_multiple_of(2),
         };
         reads_back(&replica)?;
-        reads_back(&Upload { upload_id: text.clone(), source: source.clone(), part_bytes: crc64, dress: crc64, over: over(&text, number), appears_until: Some(source.last_modified), by_our_clock: number.is_multiple_of(2), whose: None })?;
+        reads_back(&Upload { upload_id: text.clone(), source: source.clone(), part_bytes: crc64, headers_digest: crc64, begun_over: over(&text, number), may_complete_until: Some(source.last_modified), by_our_clock: number.is_multiple_of(2), owner: None })?;
         let sums = vec![Sum::of_crc64(crc64, u64::from(number))];
         let doubt = Some(Unproved::AnswerSilent);
         reads_back(&UploadedPart { number, etag, crc64, sums, doubt })?;
         reads_back(&ParkedTask {
-            source: lane.destination.clone(),
-            source_key: lane.key.clone(),
-            lane,
+            source: target.destination.clone(),
+            source_key: target.key.clone(),
+            target,
             rule: text.clone(),
-            action: Action::Tags,
+            action: EventKind::Tags,
             version: Some(source.id),
             reason: Reason::DstKmsKeyNotFound,
             detail: text,
@@ -86,13 +86,13 @@ proptest! {
     }
 
     #[test]
-    fn the_records_of_one_key_are_never_those_of_another(one in lanes(), other in lanes(), version in versions()) {
-        let replica = |source| Replica::new(source, EntryKind::Object, State::Replicated);
+    fn the_records_of_one_key_are_never_those_of_another(one in targets(), other in targets(), version in versions()) {
+        let replica = |source| Replica::new(source, VersionKind::Object, ReplicaState::Replicated);
         let address = replica(version).address(&other);
-        let is_within = address.bytes().starts_with(Replica::prefix(&one).bytes());
+        let is_within = address.key_bytes().starts_with(Replica::key_prefix(&one).key_bytes());
         prop_assert_eq!(is_within, one == other);
-        let prefix = Replica::prefix(&other);
-        prop_assert_eq!(records::lane_of(address.bytes()), prefix.bytes());
+        let prefix = Replica::key_prefix(&other);
+        prop_assert_eq!(records::lane_of(address.key_bytes()), prefix.key_bytes());
     }
 }
 
@@ -100,42 +100,42 @@ proptest! {
 fn what_is_on_record_is_found_wherever_it_lies() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(directory.path()).unwrap();
-    let lane = |number: i64| Lane { key: Key::try_from(format!("{number}")).unwrap(), ..lane() };
-    let replica = |number: i64, nth| Replica::new(version(number * 10 + nth), EntryKind::Object, State::Replicated);
+    let target = |number: i64| TargetKey { key: Key::try_from(format!("{number}")).unwrap(), ..target() };
+    let replica = |number: i64, nth| Replica::new(version(number * 10 + nth), VersionKind::Object, ReplicaState::Replicated);
     // Some in files, of which the later one lies above the earlier, and some in memory; every second key has none.
     for nth in 0..3 {
         for number in (0..200).step_by(2) {
-            ledger.put_replica(&lane(number), &replica(number, nth)).unwrap();
+            ledger.put_replica(&target(number), &replica(number, nth)).unwrap();
         }
         if nth < 2 {
-            ledger.store.opened().unwrap().db.flush().unwrap();
+            ledger.store.open_db().unwrap().db.flush().unwrap();
         }
     }
     for number in 0..200 {
         let wanted = if number % 2 == 0 { (0..3).map(|nth| replica(number, nth)).collect() } else { Vec::new() };
-        assert_eq!(ledger.replicas(&lane(number)).unwrap(), wanted, "{number}");
+        assert_eq!(ledger.replicas_of(&target(number)).unwrap(), wanted, "{number}");
     }
-    let parked = |number: i64| ParkedTask { lane: lane(number), ..parked(number) };
-    (0..20).for_each(|number| ledger.park(&parked(number)).unwrap());
+    let parked = |number: i64| ParkedTask { target: target(number), ..parked(number) };
+    (0..20).for_each(|number| ledger.put_parked(&parked(number)).unwrap());
     let mut visited = Vec::new();
-    let after = lane(11);
+    let after = target(11);
     let visit = |task: ParkedTask| {
-        visited.push(task.lane);
+        visited.push(task.target);
         ControlFlow::Continue(())
     };
     ledger.visit_parked(Some(&after), visit).unwrap();
-    let behind: Vec<Lane> = (0..20).map(lane).filter(|lane| lane.key > after.key).collect();
+    let behind: Vec<TargetKey> = (0..20).map(target).filter(|target| target.key > after.key).collect();
     assert_eq!(visited.len(), behind.len());
-    assert!(behind.iter().all(|lane| visited.contains(lane)));
+    assert!(behind.iter().all(|target| visited.contains(target)));
 }
 
 fn parked(number: i64) -> ParkedTask {
     ParkedTask {
-        lane: lane(),
+        target: target(),
         rule: "orders".to_owned(),
-        source: lane().destination,
-        source_key: lane().key,
-        action: Action::Put,
+        source: target().destination,
+        source_key: target().key,
+        action: EventKind::Put,
         version: Some(version(number).id),
         reason: Reason::DstBucketNotFound,
         detail: String::new(),
@@ -149,9 +149,9 @@ fn version(n: i64) -> VersionRef {
     VersionRef::new(VersionId::try_from(format!("v{n}")).unwrap(), Timestamp::from_unix_timestamp(n).unwrap(), None)
 }
 
-fn lane() -> Lane {
-    Lane {
-        destination: Place { account: "archive".to_owned(), bucket: Bucket::try_from("replica").unwrap() },
+fn target() -> TargetKey {
+    TargetKey {
+        destination: BucketRef { account: "archive".to_owned(), bucket: Bucket::try_from("replica").unwrap() },
         key: Key::try_from("invoices/1").unwrap(),
     }
 }
@@ -164,24 +164,24 @@ fn an_upload_survives_reopening_with_its_parts_and_is_forgotten_whole() {
         upload_id: "u".to_owned(),
         source: version(1),
         part_bytes: 5 << 20,
-        dress: 9,
-        over: Some(Entry::Nothing),
-        appears_until: None,
+        headers_digest: 9,
+        begun_over: Some(CurrentEntry::Nothing),
+        may_complete_until: None,
         by_our_clock: false,
-        whose: None,
+        owner: None,
     };
-    ledger.put_upload(&lane(), &upload).unwrap();
+    ledger.put_upload(&target(), &upload).unwrap();
     for number in [2, 300, 1] {
         let etag = ETag::try_from("e").unwrap();
-        ledger.put_part(&lane(), &UploadedPart { number, etag, crc64: 7, sums: Vec::new(), doubt: None }).unwrap();
+        ledger.put_part(&target(), &UploadedPart { number, etag, crc64: 7, sums: Vec::new(), doubt: None }).unwrap();
     }
     drop(ledger);
     let ledger = Ledger::open(directory.path()).unwrap();
-    let (found, parts) = ledger.upload(&lane()).unwrap().unwrap();
+    let (found, parts) = ledger.upload_of(&target()).unwrap().unwrap();
     assert_eq!(found, upload);
     assert_eq!(parts.keys().copied().collect::<Vec<_>>(), [1, 2, 300]);
-    ledger.end_upload(&lane()).unwrap();
-    assert!(ledger.upload(&lane()).unwrap().is_none());
+    ledger.end_upload(&target()).unwrap();
+    assert!(ledger.upload_of(&target()).unwrap().is_none());
 }
 
 #[test]
@@ -218,8 +218,8 @@ fn a_rule_removes_so_many_in_an_hour_also_after_a_restart() {
 
 #[test]
 fn a_record_of_a_later_format_is_refused_and_not_misread() {
-    assert!(decode::<RuleStart>(b"\x02{}").is_err());
-    assert!(decode::<RuleStart>(b"").is_err());
+    assert!(decode_record::<RuleStart>(b"\x02{}").is_err());
+    assert!(decode_record::<RuleStart>(b"").is_err());
 }
 
 #[test]
@@ -234,10 +234,10 @@ fn no_record_makes_its_reader_panic() {
         "\u{1}{\"first_loaded\":9223372036854775807}".to_owned(),
     ];
     let real: Vec<&[u8]> = texts.iter().map(String::as_bytes).collect();
-    assert!(decode::<Replica>(real[0]).is_ok() && decode::<Upload>(real[1]).is_ok());
-    assert!(decode::<UploadedPart>(real[2]).is_ok());
+    assert!(decode_record::<Replica>(real[0]).is_ok() && decode_record::<Upload>(real[1]).is_ok());
+    assert!(decode_record::<UploadedPart>(real[2]).is_ok());
     crate::poison::feed(&real, |bytes| {
-        drop((decode::<Replica>(bytes), decode::<Upload>(bytes), decode::<UploadedPart>(bytes)));
-        drop((decode::<ParkedTask>(bytes), decode::<RuleStart>(bytes)));
+        drop((decode_record::<Replica>(bytes), decode_record::<Upload>(bytes), decode_record::<UploadedPart>(bytes)));
+        drop((decode_record::<ParkedTask>(bytes), decode_record::<RuleStart>(bytes)));
     });
 }

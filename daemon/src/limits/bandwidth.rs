@@ -26,7 +26,7 @@ const BURSTS_PER_SECOND: u32 = 4;
 
 impl Bandwidth {
     pub(super) fn new(bytes_per_second: NonZeroU64) -> Self {
-        let kibibytes_per_second = rate(bytes_per_second);
+        let kibibytes_per_second = kibibyte_rate(bytes_per_second);
         let burst = NonZeroU32::new(kibibytes_per_second.get() / BURSTS_PER_SECOND).unwrap_or(NonZeroU32::MIN);
         let turn = burst.min(TURN_UNITS);
         let kibibytes = Counter::new(kibibytes_per_second, burst);
@@ -35,7 +35,7 @@ impl Bandwidth {
 
     /// Says whether this is what such a limit comes to.
     pub(super) fn is_of(&self, bytes_per_second: NonZeroU64) -> bool {
-        self.kibibytes_per_second == rate(bytes_per_second)
+        self.kibibytes_per_second == kibibyte_rate(bytes_per_second)
     }
 
     /// Returns how many bytes pass in one turn.
@@ -48,14 +48,14 @@ impl Bandwidth {
     }
 
     /// Waits until so many bytes, those of a turn at most, have passed, or this limit no longer holds.
-    pub(super) async fn pass(&self, bytes: u64, is_current: impl Fn() -> bool) {
-        if let Some(units) = self.units(bytes) {
+    pub(super) async fn acquire_turn(&self, bytes: u64, is_current: impl Fn() -> bool) {
+        if let Some(units) = self.take_units(bytes) {
             let _passed = self.kibibytes.take(units, is_current).await;
         }
     }
 
     /// Returns how many units to take for so many bytes; what makes no unit is counted with the next.
-    fn units(&self, bytes: u64) -> Option<NonZeroU32> {
+    fn take_units(&self, bytes: u64) -> Option<NonZeroU32> {
         let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
         let all = *rest + bytes;
         let units = (all / UNIT_BYTES).min(u64::from(self.turn.get()));
@@ -64,7 +64,7 @@ impl Bandwidth {
     }
 }
 
-fn rate(bytes_per_second: NonZeroU64) -> NonZeroU32 {
+fn kibibyte_rate(bytes_per_second: NonZeroU64) -> NonZeroU32 {
     u32::try_from(bytes_per_second.get().div_ceil(UNIT_BYTES)).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX)
 }
 
@@ -76,7 +76,7 @@ mod tests {
     fn every_byte_is_counted_once_however_small_the_bodies() {
         let limit = Bandwidth::new(NonZeroU64::new(1 << 20).unwrap());
         for bytes in [1, 10, 1023, 1025, 1100, 64 << 10] {
-            let taken: u64 = (0..10_000).filter_map(|_| limit.units(bytes)).map(|units| u64::from(units.get())).sum();
+            let taken: u64 = (0..10_000).filter_map(|_| limit.take_units(bytes)).map(|units| u64::from(units.get())).sum();
             let rest = *limit.rest.lock().unwrap();
             assert!((taken * UNIT_BYTES).abs_diff(10_000 * bytes) <= UNIT_BYTES + rest, "{bytes}: {taken}");
             assert!(rest < UNIT_BYTES);

@@ -36,7 +36,7 @@ impl Requests {
 
     /// Begins to wait to be sent.
     pub(super) fn wait(&self, rule: &Rule) -> Waiting {
-        let waiting = self.waiting(rule);
+        let waiting = self.waiting_count(rule);
         waiting.send_modify(|waiting| *waiting += 1);
         Waiting(waiting)
     }
@@ -44,11 +44,11 @@ impl Requests {
     /// Waits until less than a second's worth of a rule waits to be sent. More is let in at the very rate at which it is
     /// sent: what once came together would wait, and hold memory, for as long as there is more.
     pub(super) async fn caught_up(&self, rule: &Rule) {
-        let mut waiting = self.waiting(rule).subscribe();
+        let mut waiting = self.waiting_count(rule).subscribe();
         let _sender_is_here = waiting.wait_for(|waiting| *waiting < self.per_second.get()).await;
     }
 
-    fn waiting(&self, rule: &Rule) -> Count {
+    fn waiting_count(&self, rule: &Rule) -> Count {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(waiting.entry(rule.id.clone()).or_insert_with(|| Arc::new(watch::Sender::new(0))))
     }

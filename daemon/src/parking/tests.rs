@@ -1,21 +1,21 @@
 //! When parked tasks come back, and which of them a filter means.
 
-use replicator_core::event::Action;
+use replicator_core::event::EventKind;
 use replicator_core::object::{Bucket, Key};
 
 use super::*;
-use crate::ledger::records::Lane;
+use crate::ledger::records::TargetKey;
 use crate::ruleset::tests::rules;
 
 fn parked(rule: &str, name: &str, reason: Reason) -> ParkedTask {
-    let place = |bucket: &str| Place { account: "main".to_owned(), bucket: Bucket::try_from(bucket).unwrap() };
+    let place = |bucket: &str| BucketRef { account: "main".to_owned(), bucket: Bucket::try_from(bucket).unwrap() };
     let key = |text: String| Key::try_from(text).unwrap();
     ParkedTask {
-        lane: Lane { destination: place("replicas"), key: key(format!("copies/{name}")) },
+        target: TargetKey { destination: place("replicas"), key: key(format!("copies/{name}")) },
         rule: rule.to_owned(),
         source: place("orders"),
         source_key: key(name.to_owned()),
-        action: Action::Put,
+        action: EventKind::Put,
         version: None,
         reason,
         detail: String::new(),
@@ -49,24 +49,24 @@ fn a_task_waits_for_its_turn_and_one_from_an_older_ledger_has_it_now() {
 #[test]
 fn a_filter_means_what_matches_all_of_it() {
     let task = parked("orders", "report", Reason::DstBucketNotFound);
-    let none = Filter::default();
-    assert!(none.takes(&task));
-    let rule = |rule: &str| Filter { rule: Some(rule.to_owned()), ..none.clone() };
-    assert!(rule("orders").takes(&task) && !rule("invoices").takes(&task));
-    let both = |reason| Filter { reason: Some(reason), ..rule("orders") };
-    assert!(both(Reason::DstBucketNotFound).takes(&task) && !both(Reason::SrcBucketNotFound).takes(&task));
-    let object = |url| Filter { object: Object::parse(url), ..none.clone() };
-    assert!(object("s3://orders/report").takes(&task));
-    assert!(object("s3://replicas/copies/report").takes(&task));
-    assert!(!object("s3://orders/copies/report").takes(&task));
+    let none = ParkedFilter::default();
+    assert!(none.matches_task(&task));
+    let rule = |rule: &str| ParkedFilter { rule: Some(rule.to_owned()), ..none.clone() };
+    assert!(rule("orders").matches_task(&task) && !rule("invoices").matches_task(&task));
+    let both = |reason| ParkedFilter { reason: Some(reason), ..rule("orders") };
+    assert!(both(Reason::DstBucketNotFound).matches_task(&task) && !both(Reason::SrcBucketNotFound).matches_task(&task));
+    let object = |url| ParkedFilter { object: Object::parse_url(url), ..none.clone() };
+    assert!(object("s3://orders/report").matches_task(&task));
+    assert!(object("s3://replicas/copies/report").matches_task(&task));
+    assert!(!object("s3://orders/copies/report").matches_task(&task));
 }
 
 #[test]
 fn an_object_is_named_by_bucket_and_key() {
-    let parsed = Object::parse("s3://orders/a//b").unwrap();
+    let parsed = Object::parse_url("s3://orders/a//b").unwrap();
     assert_eq!((parsed.bucket.as_str(), parsed.key.as_str()), ("orders", "a//b"));
     for wrong in ["orders/report", "s3://orders", "s3://orders/", "s3:///report", "https://orders/report"] {
-        assert_eq!(Object::parse(wrong), None, "{wrong}");
+        assert_eq!(Object::parse_url(wrong), None, "{wrong}");
     }
 }
 
@@ -74,8 +74,8 @@ fn an_object_is_named_by_bucket_and_key() {
 fn what_no_rule_wants_any_more_is_counted_apart() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(directory.path()).unwrap();
-    ledger.park(&parked("orders", "report", Reason::DstBucketNotFound)).unwrap();
+    ledger.put_parked(&parked("orders", "report", Reason::DstBucketNotFound)).unwrap();
     let ruleset = Ruleset::new(&rules(&[("orders", "orders", "elsewhere")]));
-    let retried = count(&ledger, &ruleset, &Filter::default()).unwrap();
-    assert_eq!(retried, Retried { tasks: 1, unwanted: 1 });
+    let retried = count(&ledger, &ruleset, &ParkedFilter::default()).unwrap();
+    assert_eq!(retried, RetrySummary { tasks: 1, unwanted: 1 });
 }

@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 use crate::accounts::Accounts;
 use crate::dispatch;
 use crate::engine::Engine;
-use crate::health::Poll;
-use crate::intake::{BATCH_MAX, Gate, Intake};
+use crate::health::PollStatus;
+use crate::receiver::{BATCH_MAX, PollGate, Receiver};
 use crate::lease::Leases;
-use crate::message::{Delivery, QueueAccess};
+use crate::message::{ReceivedMessage, QueueAccess};
 
 // Messages that each queue may have on the way to the dispatch: a poll holds room for one batch
 // while it waits, and another keeps the dispatch busy; more would only hide messages from daemons
@@ -50,7 +50,7 @@ pub(super) struct Receiving<'a> {
     close: &'a CancellationToken,
     services: &'a mut JoinSet<()>,
     intakes: JoinSet<()>,
-    polls: Vec<Arc<Poll>>,
+    polls: Vec<Arc<PollStatus>>,
 }
 
 impl<'a> Receiving<'a> {
@@ -65,9 +65,9 @@ impl<'a> Receiving<'a> {
 
     /// Starts an intake for each queue that this role receives from: of work queues they deliver to the dispatch, and so do
     /// those of events where there are none. Else events are for the router; returns where they come to.
-    pub(super) fn start(&mut self, role: Role, deliver: mpsc::Sender<Delivery>) -> Option<mpsc::Receiver<Delivery>> {
+    pub(super) fn start(&mut self, role: Role, deliver: mpsc::Sender<ReceivedMessage>) -> Option<mpsc::Receiver<ReceivedMessage>> {
         let work_queues = self.engine.work_queues.iter();
-        let gated: Vec<_> = work_queues.filter_map(|access| Some((access, self.gate(access)?))).collect();
+        let gated: Vec<_> = work_queues.filter_map(|access| Some((access, self.work_gate(access)?))).collect();
         if gated.is_empty() {
             let in_flight_max = part_of(dispatch::MESSAGES_MAX, self.settings.queues.len());
             self.start_events(&deliver, Some(in_flight_max));
@@ -95,25 +95,25 @@ impl<'a> Receiving<'a> {
     }
 
     /// Returns the intakes, and what their polls came to.
-    pub(super) fn done(self) -> (JoinSet<()>, Vec<Arc<Poll>>) {
+    pub(super) fn done(self) -> (JoinSet<()>, Vec<Arc<PollStatus>>) {
         (self.intakes, self.polls)
     }
 
     /// Starts the intakes of events, of each of which so many may be in flight, if that is to be bounded here.
-    fn start_events(&mut self, deliver: &mpsc::Sender<Delivery>, in_flight_max: Option<usize>) {
+    fn start_events(&mut self, deliver: &mpsc::Sender<ReceivedMessage>, in_flight_max: Option<usize>) {
         let queues = self.settings.queues.iter();
         for access in queues.filter_map(|queue| access(&self.engine.accounts, queue)) {
-            self.start_one(&access, deliver, in_flight_max.map(Gate::of_events));
+            self.start_one(&access, deliver, in_flight_max.map(PollGate::of_events));
         }
     }
 
     /// Starts the intake of a queue, and what keeps its messages hidden.
-    fn start_one(&mut self, access: &Arc<QueueAccess>, deliver: &mpsc::Sender<Delivery>, gate: Option<Gate>) {
+    fn start_one(&mut self, access: &Arc<QueueAccess>, deliver: &mpsc::Sender<ReceivedMessage>, gate: Option<PollGate>) {
         let leases = Leases::new(access.client.clone(), &access.queue, self.engine.metrics.clone());
-        let poll = Arc::new(Poll::new(access.queue.name()));
+        let poll = Arc::new(PollStatus::new(access.queue.name()));
         self.services.spawn(leases.clone().run(self.close.clone()));
         self.polls.push(Arc::clone(&poll));
-        let intake = Intake {
+        let intake = Receiver {
             access: Arc::clone(access),
             leases,
             deliveries: deliver.clone(),
@@ -128,11 +128,11 @@ impl<'a> Receiving<'a> {
     }
 
     /// Returns what holds a work queue back: it serves one destination, and has its part of the messages in flight.
-    fn gate(&self, access: &QueueAccess) -> Option<Gate> {
+    fn work_gate(&self, access: &QueueAccess) -> Option<PollGate> {
         let mut rules = self.settings.rules.iter().filter(|rule| rule.enabled);
         let rule = rules.find(|rule| rule.work_queue.as_ref() == Some(&access.queue.url))?;
         let in_flight_max = part_of(dispatch::MESSAGES_MAX, self.settings.work_queues.len()).min(IN_FLIGHT_MAX);
-        Some(Gate::of_work(in_flight_max, self.engine.pace.clone(), rule.destination.clone()))
+        Some(PollGate::of_work(in_flight_max, self.engine.concurrency.clone(), rule.destination.clone()))
     }
 }
 

@@ -12,7 +12,7 @@ use crate::sim::{ARCHIVE, Sim};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_that_come_one_after_the_other_share_a_few_connections() {
-    // Polls, deletions, and one each for what a lane asks of both sides; the rest is for chance.
+    // Polls, deletions, and one each for what a key asks of both sides; the rest is for chance.
     let opened = connections(100, 1, 1).await;
     assert!(opened <= 16, "{opened} connections");
 }

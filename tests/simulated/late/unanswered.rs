@@ -73,7 +73,7 @@ fn an_upload_that_may_appear_is_completed_again_and_not_written_whole_though_it_
         while sim.net.faults().hits("late") == 0 {
             sim.pass(Duration::from_millis(100)).await;
         }
-        daemon.reload(&fleet::settings(&mut sim, "", AWS));
+        daemon.reload_rules(&fleet::settings(&mut sim, "", AWS));
         sim.drained().await;
         sim.pass(Duration::from_secs(400)).await;
         daemon.stop().await;

@@ -108,7 +108,7 @@ fn an_upload_goes_on_after_its_limit_changed_the_size_of_parts() {
         let limited = |limit: &str| format!("limits = {{ bandwidth = \"{limit}\" }}");
         let daemon = fleet::lone(&mut sim, &limited("4MiB/s"), AWS).await;
         sim.pass(TEN_SECONDS).await;
-        daemon.reload(&fleet::settings(&mut sim, &limited("400MiB/s"), AWS));
+        daemon.reload_rules(&fleet::settings(&mut sim, &limited("400MiB/s"), AWS));
         let refused = Effect::Refuse { status: 500, code: "InternalError", lands: false };
         let place = Place::s3("UploadPart").client("daemon-0");
         sim.net.faults().add(Fault::new("broken", place, refused));

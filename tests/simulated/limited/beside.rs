@@ -61,7 +61,7 @@ fn large_objects_that_wait_for_their_rules_limit_take_no_other_rules_places() {
 fn a_backlog_that_would_fill_the_hand_leaves_room_for_what_comes_by_another_queue() {
     simulate(18, async |mut sim| {
         sim.post_everything();
-        // Twice what is in hand at once, and ten minutes' worth.
+        // Twice what is in flight at once, and ten minutes' worth.
         sim.fill("large/", 4000, 7).await;
         sim.post_apart(SOURCE, "apart");
         let rules = beside("limits = { requests_per_second = 7 }");

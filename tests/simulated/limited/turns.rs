@@ -134,7 +134,7 @@ fn deletes_take_turns_with_copies() {
         let daemon = fleet::lone(&mut sim, &limited(1000), AWS).await;
         sim.drained().await;
         sim.pass(Duration::from_secs(600)).await;
-        daemon.reload(&fleet::settings(&mut sim, &limited(2), AWS));
+        daemon.reload_rules(&fleet::settings(&mut sim, &limited(2), AWS));
         for number in 0..100 {
             sim.user().delete_object().bucket(SOURCE).key(format!("old-{number}")).send().await.unwrap();
         }

@@ -13,7 +13,7 @@ pub(super) struct Mapping<'a> {
 
 impl<'a> Mapping<'a> {
     /// Leaves out what stays, so that `a/` to `x/a/` equals `a/b/` to `x/a/b/`.
-    pub(super) fn of(rule: &'a Rule) -> Self {
+    pub(super) fn from_rule(rule: &'a Rule) -> Self {
         let (from, to) = (rule.filter.prefix.as_str(), destination_prefix(rule));
         let pairs = from.chars().rev().zip(to.chars().rev());
         let stays: usize = pairs.take_while(|(from, to)| from == to).map(|(c, _)| c.len_utf8()).sum();
@@ -40,7 +40,7 @@ impl<'a> Keys<'a> {
     }
 
     /// Says whether some key is in both.
-    pub(super) fn overlap(&self, other: &Self) -> bool {
+    pub(super) fn may_overlap(&self, other: &Self) -> bool {
         let starts = self.prefix.starts_with(other.prefix) || other.prefix.starts_with(self.prefix);
         let ends = self.suffix.ends_with(other.suffix) || other.suffix.ends_with(self.suffix);
         starts && ends
@@ -54,7 +54,7 @@ fn destination_prefix(rule: &Rule) -> &str {
 /// Returns what every replica's key ends with: nothing, when the suffix may reach into the part
 /// that is replaced.
 fn kept_suffix(rule: &Rule) -> &str {
-    let (suffix, replaced) = (rule.filter.suffix.as_str(), Mapping::of(rule).from);
+    let (suffix, replaced) = (rule.filter.suffix.as_str(), Mapping::from_rule(rule).from);
     let mut heads = suffix.char_indices().filter_map(|(at, c)| suffix.get(..at + c.len_utf8()));
     if heads.any(|head| replaced.ends_with(head)) { "" } else { suffix }
 }
@@ -90,14 +90,14 @@ mod tests {
     }
 
     fn check((replicas, rule): &(Replicas, Rule), (others, other): &(Replicas, Rule)) {
-        if !Keys::at_destination(rule).overlap(&Keys::at_destination(other)) {
+        if !Keys::at_destination(rule).may_overlap(&Keys::at_destination(other)) {
             let met = replicas.values().any(|key| others.values().any(|theirs| theirs == key));
             assert!(!met, "{rule:?} {other:?}");
         }
         for (source, key) in replicas {
             let Some(theirs) = others.get(source) else { continue };
-            assert!(Keys::at_source(rule).overlap(&Keys::at_source(other)), "{rule:?} {other:?}");
-            assert_eq!(key == theirs, Mapping::of(rule) == Mapping::of(other), "{source} {rule:?} {other:?}");
+            assert!(Keys::at_source(rule).may_overlap(&Keys::at_source(other)), "{rule:?} {other:?}");
+            assert_eq!(key == theirs, Mapping::from_rule(rule) == Mapping::from_rule(other), "{source} {rule:?} {other:?}");
         }
     }
 

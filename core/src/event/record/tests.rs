@@ -4,47 +4,47 @@ use serde_json::{Value, json};
 use time::macros::datetime;
 
 use super::*;
-use crate::event::parse;
+use crate::event::parse_notification;
 use crate::object::Bucket;
 
 #[test]
 fn a_documented_record_gives_all_it_says() {
     let message = records([record("ObjectCreated:Put", json!({}))]);
-    let hint = Hint {
+    let event = Event {
         bucket: Bucket::try_from("orders").unwrap(),
         key: Key::try_from("red flower.jpg").unwrap(),
         version: VersionId::try_from("096fKKXTRTtl3on89fVO.nfljtsv6qko").ok(),
-        action: Action::Put,
+        action: EventKind::Put,
         sequencer: "0055AED6DCD90281E5".parse().ok(),
         time: Some(datetime!(2026-11-23 10:00:00.123 UTC)),
         size_bytes: Some(1024),
     };
-    assert_eq!(parse(&message), Ok(Notification { hints: vec![hint], ignored: vec![] }));
+    assert_eq!(parse_notification(&message), Ok(Notification { events: vec![event], ignored: vec![] }));
 }
 
 #[test]
 fn every_event_family_has_its_action() {
     let table = [
-        ("ObjectCreated:Put", Action::Put),
-        ("ObjectCreated:Post", Action::Put),
-        ("ObjectCreated:Copy", Action::Put),
-        ("ObjectCreated:CompleteMultipartUpload", Action::Put),
-        ("ObjectRemoved:Delete", Action::VersionDelete),
-        ("ObjectRemoved:DeleteMarkerCreated", Action::DeleteMarker),
-        ("LifecycleExpiration:Delete", Action::VersionDelete),
-        ("LifecycleExpiration:DeleteMarkerCreated", Action::DeleteMarker),
-        ("ObjectTagging:Put", Action::Tags),
-        ("ObjectTagging:Delete", Action::Tags),
-        ("ObjectAcl:Put", Action::Acl),
-        ("ObjectRetention:Put", Action::Lock),
-        ("ObjectCreated:PutTagging", Action::Tags),
-        ("ObjectCreated:DeleteTagging", Action::Tags),
-        ("ObjectCreated:PutRetention", Action::Lock),
-        ("ObjectCreated:PutLegalHold", Action::Lock),
+        ("ObjectCreated:Put", EventKind::Put),
+        ("ObjectCreated:Post", EventKind::Put),
+        ("ObjectCreated:Copy", EventKind::Put),
+        ("ObjectCreated:CompleteMultipartUpload", EventKind::Put),
+        ("ObjectRemoved:Delete", EventKind::VersionDelete),
+        ("ObjectRemoved:DeleteMarkerCreated", EventKind::DeleteMarker),
+        ("LifecycleExpiration:Delete", EventKind::VersionDelete),
+        ("LifecycleExpiration:DeleteMarkerCreated", EventKind::DeleteMarker),
+        ("ObjectTagging:Put", EventKind::Tags),
+        ("ObjectTagging:Delete", EventKind::Tags),
+        ("ObjectAcl:Put", EventKind::Acl),
+        ("ObjectRetention:Put", EventKind::Lock),
+        ("ObjectCreated:PutTagging", EventKind::Tags),
+        ("ObjectCreated:DeleteTagging", EventKind::Tags),
+        ("ObjectCreated:PutRetention", EventKind::Lock),
+        ("ObjectCreated:PutLegalHold", EventKind::Lock),
     ];
     for (name, action) in table {
         for name in [name.to_owned(), format!("s3:{name}")] {
-            let read = parse(&records([record(&name, json!({}))])).unwrap();
+            let read = parse_notification(&records([record(&name, json!({}))])).unwrap();
             assert_eq!((actions(&read), read.ignored.len()), (vec![action], 0), "{name}");
         }
     }
@@ -64,16 +64,16 @@ fn events_without_work_are_named_and_need_no_object() {
         "SomethingNew",
     ];
     let message = records(names.map(|name| edited(record(name, json!({})), |it| it["s3"] = Value::Null)));
-    assert_eq!(parse(&message), Ok(Notification { hints: vec![], ignored: names.map(str::to_owned).to_vec() }));
+    assert_eq!(parse_notification(&message), Ok(Notification { events: vec![], ignored: names.map(str::to_owned).to_vec() }));
 }
 
 #[test]
 fn a_removal_that_names_no_version_is_an_absence() {
     for version in [Value::Null, json!("")] {
         let message = records([record("ObjectRemoved:Delete", json!({ "versionId": version }))]);
-        let read = parse(&message).unwrap();
-        assert_eq!(actions(&read), [Action::DeleteMarker]);
-        assert_eq!(read.hints[0].version, None);
+        let read = parse_notification(&message).unwrap();
+        assert_eq!(actions(&read), [EventKind::DeleteMarker]);
+        assert_eq!(read.events[0].version, None);
     }
 }
 
@@ -82,8 +82,8 @@ fn a_bad_sequencer_or_time_counts_as_missing() {
     for bad in [Value::Null, json!(""), json!("not hex"), json!(17), json!({})] {
         let record =
             edited(record("ObjectCreated:Put", json!({ "sequencer": bad })), |it| it["eventTime"] = bad.clone());
-        let read = parse(&records([record])).unwrap();
-        assert_eq!((&read.hints[0].sequencer, read.hints[0].time), (&None, None), "{bad}");
+        let read = parse_notification(&records([record])).unwrap();
+        assert_eq!((&read.events[0].sequencer, read.events[0].time), (&None, None), "{bad}");
     }
 }
 
@@ -91,21 +91,21 @@ fn a_bad_sequencer_or_time_counts_as_missing() {
 fn a_time_with_an_offset_is_turned_into_utc() {
     let record =
         edited(record("ObjectCreated:Put", json!({})), |it| it["eventTime"] = json!("2026-11-23T12:30:00+02:30"));
-    let time = parse(&records([record])).unwrap().hints[0].time.unwrap();
+    let time = parse_notification(&records([record])).unwrap().events[0].time.unwrap();
     assert_eq!((time, time.offset().is_utc()), (datetime!(2026-11-23 10:00 UTC), true));
 }
 
 #[test]
 fn any_minor_version_is_read_and_any_other_major_refused_by_name() {
     let parse_version = |version: &str| {
-        parse(&records([edited(record("ObjectCreated:Put", json!({})), |it| it["eventVersion"] = json!(version))]))
+        parse_notification(&records([edited(record("ObjectCreated:Put", json!({})), |it| it["eventVersion"] = json!(version))]))
     };
     for version in ["2.0", "2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "2.17", "2"] {
         assert!(parse_version(version).is_ok(), "{version}");
     }
     for version in ["1.0", "3.0", "20.1", "", "x"] {
         let at = "message.Records[0].eventVersion".to_owned();
-        assert_eq!(parse_version(version), Err(Undecodable::Version { at, version: version.to_owned() }));
+        assert_eq!(parse_version(version), Err(DecodeError::Version { at, version: version.to_owned() }));
     }
     let text = parse_version("3.0").unwrap_err().to_string();
     assert_eq!(text, "message.Records[0].eventVersion is \"3.0\", only 2.x is understood");
@@ -114,7 +114,7 @@ fn any_minor_version_is_read_and_any_other_major_refused_by_name() {
 #[test]
 fn records_of_another_service_are_refused() {
     let record = edited(record("ObjectCreated:Put", json!({})), |it| it["eventSource"] = json!("aws:ses"));
-    let refusal = parse(&records([record])).unwrap_err().to_string();
+    let refusal = parse_notification(&records([record])).unwrap_err().to_string();
     assert_eq!(refusal, "message.Records[0].eventSource is \"aws:ses\", not S3");
 }
 
@@ -138,8 +138,8 @@ fn keys_are_decoded_from_form_style() {
         ("", Err("message.Records[0].s3.object.key is not an object key")),
     ];
     for (encoded, expected) in table {
-        let read = parse(&records([record("ObjectCreated:Put", json!({ "key": encoded }))]));
-        let key = read.map(|read| read.hints[0].key.as_str().to_owned()).map_err(|error| error.to_string());
+        let read = parse_notification(&records([record("ObjectCreated:Put", json!({ "key": encoded }))]));
+        let key = read.map(|read| read.events[0].key.as_str().to_owned()).map_err(|error| error.to_string());
         assert_eq!(key, expected.map(str::to_owned).map_err(str::to_owned), "{encoded}");
     }
 }
@@ -158,7 +158,7 @@ fn one_bad_record_condemns_the_message_and_is_named() {
         (bad_version, "message.Records[1].s3.object.versionId is not a string"),
     ];
     for (bad, expected) in table {
-        let refusal = parse(&records([good(), bad, good()])).unwrap_err().to_string();
+        let refusal = parse_notification(&records([good(), bad, good()])).unwrap_err().to_string();
         assert_eq!(refusal, expected);
     }
 }
@@ -166,8 +166,8 @@ fn one_bad_record_condemns_the_message_and_is_named() {
 #[test]
 fn several_records_keep_their_order() {
     let names = ["ObjectCreated:Put", "ObjectRestore:Post", "ObjectRemoved:DeleteMarkerCreated"];
-    let read = parse(&records(names.map(|name| record(name, json!({}))))).unwrap();
-    assert_eq!(actions(&read), [Action::Put, Action::DeleteMarker]);
+    let read = parse_notification(&records(names.map(|name| record(name, json!({}))))).unwrap();
+    assert_eq!(actions(&read), [EventKind::Put, EventKind::DeleteMarker]);
     assert_eq!(read.ignored, ["ObjectRestore:Post"]);
 }
 
@@ -180,9 +180,9 @@ fn the_dialect_of_minio_is_read() {
             it["eventVersion"] = json!("2.0");
         })],
     });
-    let read = parse(&message.to_string()).unwrap();
-    assert_eq!((actions(&read), read.hints[0].key.as_str()), (vec![Action::Tags], "a b"));
-    assert_eq!(read.hints[0].version, None);
+    let read = parse_notification(&message.to_string()).unwrap();
+    assert_eq!((actions(&read), read.events[0].key.as_str()), (vec![EventKind::Tags], "a b"));
+    assert_eq!(read.events[0].version, None);
 }
 
 fn records<const N: usize>(records: [Value; N]) -> String {
@@ -220,6 +220,6 @@ fn edited(mut record: Value, edit: impl FnOnce(&mut Value)) -> Value {
     record
 }
 
-fn actions(read: &Notification) -> Vec<Action> {
-    read.hints.iter().map(|hint| hint.action).collect()
+fn actions(read: &Notification) -> Vec<EventKind> {
+    read.events.iter().map(|event| event.action).collect()
 }

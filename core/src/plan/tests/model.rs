@@ -15,21 +15,21 @@ pub(super) enum Entry {
 }
 
 impl Destination {
-    pub(super) fn top(&self) -> Top {
+    pub(super) fn top(&self) -> Current {
         match self.entries.last() {
-            None => Top::Nothing,
-            Some(Entry::Marker) => Top::Marker,
-            Some(Entry::Object { of, etag }) => Top::Object { etag: etag.clone(), replica_of: of.clone() },
+            None => Current::Nothing,
+            Some(Entry::Marker) => Current::Marker,
+            Some(Entry::Object { of, etag }) => Current::Object { etag: etag.clone(), replica_of: of.clone() },
         }
     }
 
     /// What a daemon without a ledger can read back.
-    pub(super) fn known(&self) -> Known {
+    pub(super) fn known(&self) -> DestinationState {
         let replicas = self.entries.iter().filter_map(|entry| match entry {
             Entry::Object { of, .. } => of.clone(),
             Entry::Marker => None,
         });
-        Known {
+        DestinationState {
             top: self.top(),
             reached: replicas.clone().next_back(),
             replicated: replicas.collect(),
@@ -42,7 +42,7 @@ impl Destination {
     pub(super) fn catch_up(
         &mut self,
         source: &[SourceVersion],
-        known: &mut Known,
+        known: &mut DestinationState,
         history: History,
     ) -> Vec<VersionRef> {
         let mut late = Vec::new();
@@ -56,15 +56,15 @@ impl Destination {
                     self.put(version);
                     known.advance(&version.version, self.top());
                 }
-                Step::Mark { source: version, over } => {
-                    self.check(&Condition::Over(over));
+                Step::PutDeleteMarker { source: version, over } => {
+                    self.check(&Precondition::Over(over));
                     self.entries.push(Entry::Marker);
                     known.advance(&version.version, self.top());
                 }
-                Step::Collapse(version) => known.collapse(&version.version),
-                Step::Late(version) => {
+                Step::CoalesceMarker(version) => known.record_coalesced(&version.version),
+                Step::SkipSuperseded(version) => {
                     late.push(version.version.clone());
-                    known.skip(&version.version);
+                    known.record_skipped(&version.version);
                 }
             }
         }
@@ -76,10 +76,10 @@ impl Destination {
         self.entries.push(Entry::Object { of: Some(version.version.clone()), etag });
     }
 
-    fn check(&self, condition: &Condition) {
+    fn check(&self, condition: &Precondition) {
         let holds = match (condition, self.top()) {
-            (Condition::Absent, Top::Nothing | Top::Marker) => true,
-            (Condition::Over(wanted), Top::Object { etag, .. }) => *wanted == etag,
+            (Precondition::Absent, Current::Nothing | Current::Marker) => true,
+            (Precondition::Over(wanted), Current::Object { etag, .. }) => *wanted == etag,
             _ => false,
         };
         assert!(holds, "{condition:?} refused at {:?}", self.top());

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::PathBuf;
 
 use replicator_config::Settings;
-use replicator_core::failure::Kind as FailureKind;
+use replicator_core::failure::FailureKind;
 use tempfile::TempDir;
 
 use super::super::mend;
@@ -19,8 +19,8 @@ const PARKED: i64 = 200;
 fn with_parked() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(directory.path()).unwrap();
-    (0..PARKED).for_each(|number| ledger.park(&parked(number)).unwrap());
-    ledger.store.sync().unwrap();
+    (0..PARKED).for_each(|number| ledger.put_parked(&parked(number)).unwrap());
+    ledger.store.sync_log().unwrap();
     directory
 }
 
@@ -114,7 +114,7 @@ fn a_torn_tail_of_what_was_not_synced_is_no_damage() {
     let synced = fs::metadata(file(&directory, "log")).unwrap().len();
     let ledger = Ledger::open(directory.path()).unwrap();
     // What was in the log is in a table now, and the log is a new one.
-    ledger.park(&parked(PARKED)).unwrap();
+    ledger.put_parked(&parked(PARKED)).unwrap();
     drop(ledger);
     let log = file(&directory, "log");
     let torn = fs::metadata(&log).unwrap().len() - 5;
@@ -127,27 +127,27 @@ fn a_torn_tail_of_what_was_not_synced_is_no_damage() {
 fn a_replica_whose_record_is_damaged_is_unknown_and_its_neighbours_are_not() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(directory.path()).unwrap();
-    let lane = |number: i64| Lane { key: Key::try_from(format!("{number:04}")).unwrap(), ..lane() };
-    let replica = |number| Replica::new(version(number), EntryKind::Object, State::Replicated);
-    (0..2000).for_each(|number| ledger.put_replica(&lane(number), &replica(number)).unwrap());
-    ledger.store.opened().unwrap().db.flush().unwrap();
+    let target = |number: i64| TargetKey { key: Key::try_from(format!("{number:04}")).unwrap(), ..target() };
+    let replica = |number| Replica::new(version(number), VersionKind::Object, ReplicaState::Replicated);
+    (0..2000).for_each(|number| ledger.put_replica(&target(number), &replica(number)).unwrap());
+    ledger.store.open_db().unwrap().db.flush().unwrap();
     drop(ledger);
     flip(&file(&directory, "sst"), 9000, 16);
     let ledger = Ledger::open(directory.path()).unwrap();
     assert_eq!(ledger.condition().ailment(), None, "nothing of it was read yet");
-    let known: Vec<i64> = (0..2000).filter(|number| !ledger.replicas(&lane(*number)).unwrap().is_empty()).collect();
+    let known: Vec<i64> = (0..2000).filter(|number| !ledger.replicas_of(&target(*number)).unwrap().is_empty()).collect();
     assert!((1500..2000).contains(&known.len()), "{}", known.len());
     let ailment = ledger.condition().ailment().unwrap();
     assert!(ailment.contains("damaged") && ailment.contains("s3-replicator ledger repair"), "{ailment}");
-    let told: Vec<u64> = ledger.condition().counts().map(|(_, seen)| seen).collect();
+    let told: Vec<u64> = ledger.condition().trouble_counts().map(|(_, seen)| seen).collect();
     assert_eq!(told, [0, 0, u64::try_from(2000 - known.len()).unwrap()]);
     // It can be written down anew, and everything else is as before.
-    ledger.put_replica(&lane(0), &replica(0)).unwrap();
+    ledger.put_replica(&target(0), &replica(0)).unwrap();
     drop(ledger);
     assert_eq!(mend::exit_code(&mend::check(&settings(&directory)).unwrap_err()), 65);
     mend::repair(&settings(&directory)).unwrap();
     let ledger = Ledger::open(directory.path()).unwrap();
-    let lost = |number: &&i64| ledger.replicas(&lane(**number)).unwrap() != [replica(**number)];
+    let lost = |number: &&i64| ledger.replicas_of(&target(**number)).unwrap() != [replica(**number)];
     let lost: Vec<&i64> = known.iter().filter(lost).collect();
     assert!(lost.len() <= 1, "{lost:?} were known before, and only the one behind the damage may be lost with it");
     assert_eq!(ledger.condition().ailment(), None);
@@ -159,34 +159,34 @@ fn a_replica_whose_record_is_damaged_is_unknown_and_its_neighbours_are_not() {
 async fn a_damaged_upload_or_part_holds_its_key_up_for_a_while_only() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(directory.path()).unwrap();
-    let damage = |address: &Address| ledger.store.opened().unwrap().db.put(address.bytes(), b"\x01{").unwrap();
+    let damage = |address: &DbKey| ledger.store.open_db().unwrap().db.put(address.key_bytes(), b"\x01{").unwrap();
     let source = version(1);
     let upload = Upload {
         upload_id: "u".to_owned(),
-        appears_until: Some(source.last_modified),
+        may_complete_until: Some(source.last_modified),
         source,
         part_bytes: 5 << 20,
-        dress: 9,
-        over: Some(Entry::Nothing),
+        headers_digest: 9,
+        begun_over: Some(CurrentEntry::Nothing),
         by_our_clock: false,
-        whose: None,
+        owner: None,
     };
     let part = |number| {
         let etag = ETag::try_from("e").unwrap();
         UploadedPart { number, etag, crc64: 7, sums: Vec::new(), doubt: None }
     };
-    ledger.put_upload(&lane(), &upload).unwrap();
-    (1..=3).for_each(|number| ledger.put_part(&lane(), &part(number)).unwrap());
-    damage(&part(2).address(&lane()));
-    assert_eq!(ledger.upload(&lane()).unwrap(), Some((upload, Parts::new())), "the parts are uploaded again");
-    damage(&Upload::address(&lane()));
-    let waits = || matches!(ledger.upload(&lane()), Err(Failure { kind: FailureKind::TooYoung(_), .. }));
+    ledger.put_upload(&target(), &upload).unwrap();
+    (1..=3).for_each(|number| ledger.put_part(&target(), &part(number)).unwrap());
+    damage(&part(2).address(&target()));
+    assert_eq!(ledger.upload_of(&target()).unwrap(), Some((upload, Parts::new())), "the parts are uploaded again");
+    damage(&Upload::db_key(&target()));
+    let waits = || matches!(ledger.upload_of(&target()), Err(Failure { kind: FailureKind::MustWait(_), .. }));
     assert!(waits());
     tokio::time::advance(APPEARS_WITHIN - Duration::from_secs(1)).await;
     assert!(waits(), "what it told of may appear yet");
     tokio::time::advance(Duration::from_secs(1)).await;
-    assert_eq!(ledger.upload(&lane()).unwrap(), None);
-    assert_eq!(ledger.scan::<UploadedPart>(&UploadedPart::prefix(&lane())).unwrap(), [], "nothing is left of it");
+    assert_eq!(ledger.upload_of(&target()).unwrap(), None);
+    assert_eq!(ledger.scan_records::<UploadedPart>(&UploadedPart::key_prefix(&target())).unwrap(), [], "nothing is left of it");
 }
 
 #[test]

@@ -1,0 +1,208 @@
+//! What an endpoint's answers to writes teach of its abilities.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use replicator_core::failure::{Failure, FailureKind, error_chain};
+use replicator_core::operation::Operation;
+
+use crate::accounts::AccountClients;
+use crate::accounts::capabilities::Feature;
+use crate::clock::BootInstant;
+use crate::ledger::records::CurrentEntry;
+
+/// What one attempt leaves for the next: that it was, the write that was refused last, and since
+/// when the destination is seen to show what it shows.
+#[derive(Debug, Default)]
+pub(crate) struct AttemptState {
+    refused: Option<ConditionalWrite>,
+    begun: bool,
+    read: bool,
+    /// What the next write goes without, on trial, because the endpoint did not say what it does not implement.
+    left_out: BTreeSet<Feature>,
+    /// What it said instead.
+    why: String,
+    since: Option<BootInstant>,
+    /// A write may be there that is not recorded: also one that was refused, because not every refusal is the service's.
+    is_unsure: bool,
+}
+
+/// What a write demands of the endpoint beyond the plain request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ConditionalWrite {
+    condition: Feature,
+    /// The entry that the write was to go over. Its ETag would not do: that recurs, and between the
+    /// two refusals there may have been other entries.
+    over: CurrentEntry,
+    pub(super) extras: Extras,
+}
+
+/// What can be left out of a write.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Extras {
+    /// It has a condition.
+    pub(crate) conditional: bool,
+    /// It has a CRC64NVME.
+    pub(crate) checked: bool,
+}
+
+impl ConditionalWrite {
+    /// Lists the abilities that requests of an operation needed.
+    fn asked_features(&self, operation: Operation) -> BTreeSet<Feature> {
+        let condition = Some(self.condition).filter(|_| self.extras.conditional);
+        let checksum = self.condition.paired_checksum().filter(|_| self.extras.checked);
+        condition.into_iter().chain(checksum).filter(|ability| ability.is_used_by(operation)).collect()
+    }
+
+    /// Lists what can be left out, in the order of trying: a checksum is missed less than a condition.
+    fn trials(&self) -> Vec<BTreeSet<Feature>> {
+        let (condition, checksum) = (Some(self.condition), self.condition.paired_checksum());
+        let trial = |left_out: [Option<Feature>; 2]| left_out.into_iter().flatten().collect();
+        vec![trial([checksum, None]), trial([condition, None]), trial([checksum, condition])]
+    }
+}
+
+impl AttemptState {
+    /// Says whether nothing was tried yet; afterwards the ledger alone answers nothing.
+    pub(crate) fn is_blank(&self) -> bool {
+        !self.begun
+    }
+
+    /// Returns how long ago the task sent its first request.
+    pub(super) fn age(&mut self) -> Duration {
+        self.since.get_or_insert_with(BootInstant::now).elapsed()
+    }
+
+    /// Records that requests are about to be sent.
+    pub(super) fn begin(&mut self) {
+        self.begun = true;
+    }
+
+    /// Says whether no attempt has come as far as to a plan, so that none has written anything.
+    pub(super) fn is_unread(&self) -> bool {
+        !self.read
+    }
+
+    /// Records that both sides were read.
+    pub(super) fn read(&mut self) {
+        self.read = true;
+    }
+
+    /// Records that the last write is recorded.
+    pub(super) fn mark_recorded(&mut self) {
+        self.is_unsure = false;
+    }
+
+    /// Says whether a write of its own may be there unknown.
+    pub(super) fn may_have_written(&self) -> bool {
+        self.is_unsure
+    }
+
+    /// Decides which abilities of the endpoint a write uses.
+    pub(super) fn ask(&self, destination: &AccountClients, condition: Feature, over: &CurrentEntry) -> ConditionalWrite {
+        let wants = |ability| destination.capabilities.has_feature(ability) && !self.left_out.contains(&ability);
+        let extras = Extras { conditional: wants(condition), checked: condition.paired_checksum().is_some_and(wants) };
+        ConditionalWrite { condition, over: over.clone(), extras }
+    }
+
+    /// Learns from the answer to a write what the endpoint cannot do, or gets wrong. AWS does all
+    /// of it: there a refusal is never the endpoint's fault.
+    pub(super) fn learn<T>(
+        &mut self,
+        destination: &AccountClients,
+        asked: ConditionalWrite,
+        result: Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        // It is known once it is recorded.
+        self.is_unsure = true;
+        let failure = match result {
+            Ok(value) => {
+                self.learn_success(destination, &asked);
+                return Ok(value);
+            }
+            Err(failure) => failure,
+        };
+        if destination.is_aws {
+            return Err(failure);
+        }
+        match failure.kind {
+            FailureKind::NotImplemented => return Err(self.adapt(destination, &asked, failure)),
+            FailureKind::PreconditionFailed if asked.condition.is_used_by(failure.operation) => {
+                // Between the two refusals lies a fresh read that found the same thing current.
+                if self.refused.as_ref() == Some(&asked) {
+                    destination.capabilities.record_contradiction(asked.condition, &destination.name);
+                } else {
+                    self.refused = Some(asked);
+                }
+            }
+            FailureKind::PreconditionFailed
+            | FailureKind::ConcurrentWrite
+            | FailureKind::MustWait(_)
+            | FailureKind::OutcomeUnknown
+            | FailureKind::Transient
+            | FailureKind::Unauthenticated
+            | FailureKind::LeaseUnsure
+            | FailureKind::Throttled
+            | FailureKind::NeedsOperator(_)
+            | FailureKind::SourceVersionMissing
+            | FailureKind::NotFound
+            | FailureKind::FeatureDisabled
+            | FailureKind::Ineligible(_) => {}
+        }
+        Err(failure)
+    }
+
+    /// What was left out on trial, and not missed, is what the endpoint lacks.
+    fn learn_success(&mut self, destination: &AccountClients, asked: &ConditionalWrite) {
+        let (abilities, account) = (&destination.capabilities, &destination.name);
+        abilities.record_condition_met(asked.condition);
+        self.refused = None;
+        let is_meant = |ability: &Feature| *ability == asked.condition || asked.condition.paired_checksum() == Some(*ability);
+        for ability in std::mem::take(&mut self.left_out).into_iter().filter(is_meant) {
+            abilities.disable_feature(ability, account, &self.why);
+        }
+    }
+
+    /// Goes on without what the endpoint says it does not implement, if that can be left out: by the header that it
+    /// names, or by trying, one after the other. What the replica needs stays a failure.
+    fn adapt(&mut self, destination: &AccountClients, asked: &ConditionalWrite, failure: Failure) -> Failure {
+        let sent = asked.asked_features(failure.operation);
+        if let Some(header) = failure.header.as_deref() {
+            let named = sent.into_iter().find(|ability| ability.is_asked_by(header));
+            named.iter().for_each(|ability| {
+                destination.capabilities.disable_feature(*ability, &destination.name, &error_chain(&failure));
+            });
+            return if named.is_some() { adapted(failure) } else { failure };
+        }
+        self.why = error_chain(&failure);
+        match self.next_trial(destination, asked, failure.operation) {
+            Some(trial) => {
+                self.left_out = trial;
+                adapted(failure)
+            }
+            None => {
+                self.left_out.clear();
+                failure
+            }
+        }
+    }
+
+    /// Finds what else can be left out that makes another request of the one that was refused.
+    fn next_trial(&self, destination: &AccountClients, asked: &ConditionalWrite, operation: Operation) -> Option<BTreeSet<Feature>> {
+        let all = ConditionalWrite { extras: Extras { conditional: true, checked: true }, ..asked.clone() }.asked_features(operation);
+        let known: BTreeSet<Feature> =
+            all.into_iter().filter(|ability| destination.capabilities.has_feature(*ability)).collect();
+        let sent = asked.asked_features(operation);
+        let trials = asked.trials();
+        let tried = trials.iter().position(|trial| *trial == self.left_out).map_or(0, |at| at + 1);
+        let differs = |trial: &BTreeSet<Feature>| {
+            let left: BTreeSet<Feature> = known.difference(trial).copied().collect();
+            left != known && left != sent
+        };
+        trials.into_iter().skip(tried).find(differs)
+    }
+}
+
+fn adapted(failure: Failure) -> Failure {
+    Failure { kind: FailureKind::FeatureDisabled, ..failure }
+}
