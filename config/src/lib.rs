@@ -18,6 +18,6 @@ mod units;
 
 pub use aws_names::suggest_nearest;
 pub use diagnostics::{Invalid, Problem};
-pub use settings::accounts::{Account, ConditionalWrites, ServiceEndpoints, Service};
+pub use settings::accounts::{Account, ConditionalWrites, Service, ServiceEndpoints};
 pub use settings::queues::Queue;
 pub use settings::{Settings, load, parse};

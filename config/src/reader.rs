@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::aws_names::suggest_nearest;
-use crate::diagnostics::{Problems, Location};
+use crate::diagnostics::{Location, Problems};
 
 /// A key of a table, whether it is there or not.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use toml::de::DeValue;
 
-use crate::diagnostics::{Problems, Location};
+use crate::diagnostics::{Location, Problems};
 use crate::reader::{Field, FromToml, Scalar, open};
 
 /// Declares tables: a struct of fields, and how it is read.

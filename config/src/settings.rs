@@ -19,7 +19,7 @@ use replicator_core::rule::Rule;
 use toml::de::{DeTable, DeValue};
 
 use crate::aws_names;
-use crate::diagnostics::{Invalid, Problems, Location, line_and_column};
+use crate::diagnostics::{Invalid, Location, Problems, line_and_column};
 use crate::reader::{Field, FromToml, Scalar};
 use crate::schema::File;
 use crate::units;
@@ -94,7 +94,10 @@ fn settle(file: &File, problems: &mut Problems<'_>) -> Settings {
         listen: file.listen.parse_with(problems, listen).unwrap_or(LISTEN),
         listen_hosts: listen_hosts(&file.listen_hosts, problems),
         memory_bytes: file.memory.parse_with(problems, memory).unwrap_or(MEMORY_BYTES),
-        drain_timeout: file.drain_timeout.parse_with(problems, |text| units::parse_time_span(text)).unwrap_or(DRAIN_TIMEOUT),
+        drain_timeout: file
+            .drain_timeout
+            .parse_with(problems, |text| units::parse_time_span(text))
+            .unwrap_or(DRAIN_TIMEOUT),
         work_queues: queues::work_queues(&queues, &rules),
         queues,
         rules,

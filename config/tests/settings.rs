@@ -7,10 +7,10 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::path::Path;
 use std::time::Duration;
 
-use replicator_config::{Account, ConditionalWrites, ServiceEndpoints, Queue, Service, Settings, load, parse};
+use replicator_config::{Account, ConditionalWrites, Queue, Service, ServiceEndpoints, Settings, load, parse};
 use replicator_core::object::{Bucket, Timestamp};
 use replicator_core::rule::{
-    Acl, Encryption, Filter, History, RateLimits, BucketRef, Replicas, Rule, UnmanagedObjects, Verify,
+    Acl, BucketRef, Encryption, Filter, History, RateLimits, Replicas, Rule, UnmanagedObjects, Verify,
 };
 
 const EXAMPLE: &str = include_str!("../example.toml");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::object::{ETag, Timestamp};
-use crate::plan::{VersionKind, SourceVersion, VersionRef};
+use crate::plan::{SourceVersion, VersionKind, VersionRef};
 
 /// An object of the destination whose stamp says that it is the replica of a source version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,7 +99,11 @@ impl OriginClaim {
     fn place(&self) -> Result<Belief, ClaimRejection> {
         let written = self.written.ok_or(ClaimRejection::Undated)?;
         let latest = self.now.map_or(written, |now| written.min(now));
-        if self.version.last_modified - latest > CLOCKS_APART_MAX { Err(ClaimRejection::Younger) } else { Ok(Belief::Placed) }
+        if self.version.last_modified - latest > CLOCKS_APART_MAX {
+            Err(ClaimRejection::Younger)
+        } else {
+            Ok(Belief::Placed)
+        }
     }
 }
 
@@ -190,7 +194,8 @@ mod tests {
     fn a_version_that_is_gone_keeps_its_place_in_time_if_its_replica_is_younger() {
         let gone = original("gone", ONE);
         let at = |made| OriginClaim { version: version("gone", made, ONE), ..replica(&gone, ONE) };
-        let future = OriginClaim { written: Some(datetime!(9999-12-31 23:59:59 UTC)), ..at(datetime!(9999-12-31 23:00 UTC)) };
+        let future =
+            OriginClaim { written: Some(datetime!(9999-12-31 23:59:59 UTC)), ..at(datetime!(9999-12-31 23:00 UTC)) };
         let undated = OriginClaim { written: None, ..at(datetime!(2026-11-23 10:00 UTC)) };
         let cases = [
             (at(datetime!(2026-11-23 10:00 UTC)), Ok(Belief::Placed)),

@@ -290,15 +290,21 @@ impl Failure {
 
     /// Names the dependency that may be failing for every request, as far as this failure tells.
     pub fn suspected_party(&self) -> Option<Dependency> {
-        let is_trouble = matches!(self.kind, FailureKind::OutcomeUnknown | FailureKind::Transient | FailureKind::Unauthenticated);
+        let is_trouble =
+            matches!(self.kind, FailureKind::OutcomeUnknown | FailureKind::Transient | FailureKind::Unauthenticated);
         self.dependency.filter(|_| is_trouble && !self.is_answer())
     }
 
     /// Says what to do.
     pub fn next_action(&self) -> Action {
         match self.kind {
-            FailureKind::PreconditionFailed | FailureKind::ConcurrentWrite | FailureKind::NotFound | FailureKind::FeatureDisabled => Action::Replan,
-            FailureKind::NotImplemented if self.dependency == Some(Dependency::Source) => Action::Park(Reason::SrcNotImplemented),
+            FailureKind::PreconditionFailed
+            | FailureKind::ConcurrentWrite
+            | FailureKind::NotFound
+            | FailureKind::FeatureDisabled => Action::Replan,
+            FailureKind::NotImplemented if self.dependency == Some(Dependency::Source) => {
+                Action::Park(Reason::SrcNotImplemented)
+            }
             FailureKind::NotImplemented => Action::Park(Reason::DstNotImplemented),
             FailureKind::MustWait(wait) => Action::Wait(wait),
             FailureKind::OutcomeUnknown => Action::WaitThenReplan,
@@ -328,8 +334,12 @@ impl fmt::Display for Failure {
             FailureKind::Ineligible(reason) => {
                 write!(f, "{} cannot replicate this version ({})", self.operation, reason.as_str())
             }
-            FailureKind::NotImplemented => write!(f, "{} asked for what the endpoint does not implement", self.operation),
-            FailureKind::FeatureDisabled => write!(f, "{} goes without what the endpoint does not implement", self.operation),
+            FailureKind::NotImplemented => {
+                write!(f, "{} asked for what the endpoint does not implement", self.operation)
+            }
+            FailureKind::FeatureDisabled => {
+                write!(f, "{} goes without what the endpoint does not implement", self.operation)
+            }
         }
     }
 }
@@ -388,14 +398,19 @@ mod tests {
 
     #[test]
     fn a_lost_answer_to_a_write_is_never_just_retried() {
-        assert_eq!(Failure::new(FailureKind::OutcomeUnknown, Operation::PutObject).next_action(), Action::WaitThenReplan);
+        assert_eq!(
+            Failure::new(FailureKind::OutcomeUnknown, Operation::PutObject).next_action(),
+            Action::WaitThenReplan
+        );
     }
 
     #[test]
     fn silence_and_500_are_the_partys_trouble_and_other_answers_the_requests() {
         let destination = Some(Dependency::Destination);
         let silent = |kind| Failure::new(kind, Operation::PutObject).of(Dependency::Destination);
-        let told = |kind, status| Failure { answer: Some(ResponseInfo { status, is_own: true }), ..silent(kind) }.suspected_party();
+        let told = |kind, status| {
+            Failure { answer: Some(ResponseInfo { status, is_own: true }), ..silent(kind) }.suspected_party()
+        };
         for kind in [FailureKind::Transient, FailureKind::OutcomeUnknown] {
             assert_eq!(silent(kind).suspected_party(), destination);
             assert_eq!(told(kind, 500), destination);
@@ -411,8 +426,11 @@ mod tests {
     #[test]
     fn what_a_service_says_is_kept_as_far_as_a_person_would_read() {
         let told = |length: usize| {
-            let failure =
-                Failure::with_source(FailureKind::NeedsOperator(Reason::RequestRefused), Operation::PutObject, "ü".repeat(length));
+            let failure = Failure::with_source(
+                FailureKind::NeedsOperator(Reason::RequestRefused),
+                Operation::PutObject,
+                "ü".repeat(length),
+            );
             error_chain(&failure)
         };
         assert_eq!(told(3), "PutObject was refused (RequestRefused): üüü");

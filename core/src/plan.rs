@@ -122,9 +122,10 @@ impl Step<'_> {
     /// Returns the version that it is about.
     pub fn version(&self) -> &VersionRef {
         match self {
-            Self::Put { source, .. } | Self::PutDeleteMarker { source, .. } | Self::CoalesceMarker(source) | Self::SkipSuperseded(source) => {
-                &source.version
-            }
+            Self::Put { source, .. }
+            | Self::PutDeleteMarker { source, .. }
+            | Self::CoalesceMarker(source)
+            | Self::SkipSuperseded(source) => &source.version,
         }
     }
 }
@@ -172,7 +173,11 @@ pub fn settled(source: &[SourceVersion], known: &DestinationState) -> usize {
 
 /// Finds the source's marker that a marker of the destination stands for, when only its time is known:
 /// the first above what was reached that was there by then. Markers carry no stamp.
-pub fn marker_shown<'a>(source: &'a [SourceVersion], known: &DestinationState, marked: Timestamp) -> Option<&'a VersionRef> {
+pub fn marker_shown<'a>(
+    source: &'a [SourceVersion],
+    known: &DestinationState,
+    marked: Timestamp,
+) -> Option<&'a VersionRef> {
     // No replica is below, and the daemon never writes a marker over nothing: another client wrote
     // it.
     known.reached.as_ref()?;
@@ -237,10 +242,12 @@ fn first_to_write(source: &[SourceVersion], known: &DestinationState) -> usize {
         return after;
     };
     let rest = source.get(after..).unwrap_or_default();
-    let may_be_older =
-        |entry: &&SourceVersion| entry.kind == VersionKind::Marker && entry.version.last_modified == reached.last_modified;
+    let may_be_older = |entry: &&SourceVersion| {
+        entry.kind == VersionKind::Marker && entry.version.last_modified == reached.last_modified
+    };
     let ambiguous = rest.iter().take_while(may_be_older).count();
-    let is_written = |entry: &SourceVersion| entry.kind == VersionKind::Object && !known.skipped.contains(&entry.version);
+    let is_written =
+        |entry: &SourceVersion| entry.kind == VersionKind::Object && !known.skipped.contains(&entry.version);
     if rest.iter().skip(ambiguous).any(is_written) { after + ambiguous } else { after }
 }
 
@@ -266,19 +273,25 @@ fn restore<'a>(before: &'a [SourceVersion], known: &DestinationState) -> Option<
 fn is_shown(top: &Current, entry: &SourceVersion) -> bool {
     match (top, entry.kind) {
         (Current::Object { replica_of, .. }, VersionKind::Object) => replica_of.as_ref() == Some(&entry.version),
-        (Current::Object { .. }, VersionKind::Marker) | (Current::Nothing | Current::Marker, VersionKind::Object) => false,
+        (Current::Object { .. }, VersionKind::Marker) | (Current::Nothing | Current::Marker, VersionKind::Object) => {
+            false
+        }
         (Current::Nothing | Current::Marker, VersionKind::Marker) => true,
     }
 }
 
 fn append<'a>(entry: &'a SourceVersion, known: &DestinationState) -> Step<'a> {
     match (entry.kind, &known.top) {
-        (VersionKind::Marker, Current::Object { etag, .. }) => Step::PutDeleteMarker { source: entry, over: etag.clone() },
+        (VersionKind::Marker, Current::Object { etag, .. }) => {
+            Step::PutDeleteMarker { source: entry, over: etag.clone() }
+        }
         (VersionKind::Marker, Current::Nothing | Current::Marker) => Step::CoalesceMarker(entry),
         (VersionKind::Object, Current::Object { etag, .. }) => {
             Step::Put { source: entry, condition: Precondition::Over(etag.clone()) }
         }
-        (VersionKind::Object, Current::Nothing | Current::Marker) => Step::Put { source: entry, condition: Precondition::Absent },
+        (VersionKind::Object, Current::Nothing | Current::Marker) => {
+            Step::Put { source: entry, condition: Precondition::Absent }
+        }
     }
 }
 

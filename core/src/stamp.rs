@@ -58,7 +58,9 @@ impl OriginKey {
     fn to_compact(&self) -> Self {
         match self {
             // CRC-64 spreads over all its bits, so half of it is as good a digest of 32.
-            Self::Full(bucket, key) => Self::Compact((digest_fields(&[bucket.as_str(), &key.to_string()]) >> 32) as u32),
+            Self::Full(bucket, key) => {
+                Self::Compact((digest_fields(&[bucket.as_str(), &key.to_string()]) >> 32) as u32)
+            }
             Self::Compact(_) => self.clone(),
         }
     }
@@ -68,7 +70,9 @@ impl Stamp {
     /// Returns the same with digests for names: about half as long, for replicas whose metadata has no room for the full one.
     pub fn to_compact(&self) -> Self {
         match self.place {
-            OriginKey::Full(..) => Self { place: self.place.to_compact(), version: by_digest(&self.version), sequencer: None },
+            OriginKey::Full(..) => {
+                Self { place: self.place.to_compact(), version: by_digest(&self.version), sequencer: None }
+            }
             OriginKey::Compact(_) => self.clone(),
         }
     }
@@ -82,7 +86,8 @@ impl Stamp {
             OriginKey::Compact(key) => format!("2;{key:08x};{version};{milliseconds}"),
             OriginKey::Full(bucket, key) => {
                 let sequencer = self.sequencer.as_ref().map(ToString::to_string).unwrap_or_default();
-                let generation = self.version.generation.as_ref().map(|etag| percent_encoded(etag.as_str()).to_string());
+                let generation =
+                    self.version.generation.as_ref().map(|etag| percent_encoded(etag.as_str()).to_string());
                 let generation = generation.unwrap_or_default();
                 format!("1;{bucket};{version};{milliseconds};{sequencer};{generation};{key:016x}")
             }
@@ -215,10 +220,15 @@ mod tests {
             assert!(!names_version(&compact.version, &other.version), "{other:?}");
         }
         let (null, overwritten) = (stamp("null", 1_000, "x"), stamp("null", 1_000, "y"));
-        assert!(names_version(&null.to_compact().version, &null.version) && !names_version(&null.to_compact().version, &overwritten.version));
+        assert!(
+            names_version(&null.to_compact().version, &null.version)
+                && !names_version(&null.to_compact().version, &overwritten.version)
+        );
         for stamp in [&one, &compact] {
             assert!(stamp.place.is_key(&bucket("orders"), &key("a")));
-            assert!(!stamp.place.is_key(&bucket("orders"), &key("b")) && !stamp.place.is_key(&bucket("others"), &key("a")));
+            assert!(
+                !stamp.place.is_key(&bucket("orders"), &key("b")) && !stamp.place.is_key(&bucket("others"), &key("a"))
+            );
         }
     }
 }

@@ -23,8 +23,8 @@ use aws_config::SdkConfig;
 use replicator_core::failure::{Failure, FailureKind, error_chain};
 
 use crate::metrics::Metrics;
-use crate::s3_http::{self, S3Response, Bounds, S3Request, BucketEndpoints, Keeper, S3Error, Signer, S3Http};
-use capabilities::{Feature, Capabilities, Lacking};
+use crate::s3_http::{self, Bounds, BucketEndpoints, Keeper, S3Error, S3Http, S3Request, S3Response, Signer};
+use capabilities::{Capabilities, Feature, Lacking};
 use owner::Owner;
 use request_counter::RequestCounter;
 

@@ -12,10 +12,10 @@ use replicator_core::retry;
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use crate::accounts::error::{is_never_taken, error_words};
+use crate::accounts::error::{error_words, is_never_taken};
 use crate::engine::Engine;
 use crate::failpoint::Step;
-use crate::message::{AckAction, Message, QueueAccess, AckRequest};
+use crate::message::{AckAction, AckRequest, Message, QueueAccess};
 use crate::metrics::MessageOutcome;
 use replicator_core::failure::error_chain;
 
@@ -210,7 +210,11 @@ impl Ack {
                 }
             }
             Err(error) => {
-                warn!(queue = first.queue.queue.name(), error = error_words(&error), "cannot release messages, they wait");
+                warn!(
+                    queue = first.queue.queue.name(),
+                    error = error_words(&error),
+                    "cannot release messages, they wait"
+                );
             }
         }
     }
@@ -240,6 +244,9 @@ mod tests {
 
     #[test]
     fn a_part_of_a_second_is_not_waited_short() {
-        assert_eq!([0, 1, 1000, 1001].map(|milliseconds| seconds_rounded_up(Duration::from_millis(milliseconds))), [0, 1, 1, 2]);
+        assert_eq!(
+            [0, 1, 1000, 1001].map(|milliseconds| seconds_rounded_up(Duration::from_millis(milliseconds))),
+            [0, 1, 1, 2]
+        );
     }
 }

@@ -21,11 +21,11 @@ use tracing::warn;
 
 use crate::accounts::FarOffClock;
 use crate::accounts::capabilities::Lacking;
-use crate::dispatch::{InFlightStats, Command};
+use crate::concurrency::DegradedDependency;
+use crate::dispatch::{Command, InFlightStats};
 use crate::engine::Engine;
 use crate::health::{LivenessFailure, PollStatus, SILENT_AFTER};
 pub use crate::metrics::{Unproved, UnprovedCount};
-use crate::concurrency::DegradedDependency;
 pub(crate) use listener::COMMAND;
 use listener::Door;
 use replicator_core::failure::error_chain;

@@ -10,18 +10,18 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use replicator_core::failure::{Failure, Dependency};
+use replicator_core::failure::{Dependency, Failure};
 use replicator_core::object::Key;
-use replicator_core::rule::{Encryption, BucketRef, Rule};
+use replicator_core::rule::{BucketRef, Encryption, Rule};
 use replicator_core::suspects::Subject;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 pub(crate) use feedback::Feedback;
-use feedback::{Heard, DependencyFailure, described};
+use feedback::{DependencyFailure, Heard, described};
 pub(crate) use scheduler::DegradedDependency;
-use scheduler::{Change, Entered, Scheduler, Lined};
+use scheduler::{Change, Entered, Lined, Scheduler};
 
 /// The gates of every dependency; clones share them.
 #[derive(Debug, Clone, Default)]
@@ -194,7 +194,9 @@ impl ConcurrencyControl {
             let away = state.gates.turn_away(&pass.route.destination, now);
             let told: Vec<_> = away
                 .into_iter()
-                .filter_map(|(number, wait)| Some((state.waiting.remove(&number)?, AdmissionResult::TurnedAway(Unavailable(wait)))))
+                .filter_map(|(number, wait)| {
+                    Some((state.waiting.remove(&number)?, AdmissionResult::TurnedAway(Unavailable(wait))))
+                })
                 .collect();
             (change, told)
         };
@@ -215,7 +217,13 @@ impl ConcurrencyControl {
     }
 
     fn pass(&self, route: Route, entered: Entered) -> TaskPermit {
-        TaskPermit { concurrency: self.clone(), route: Arc::new(route), entered, heard: Arc::default(), answer: Feedback::None }
+        TaskPermit {
+            concurrency: self.clone(),
+            route: Arc::new(route),
+            entered,
+            heard: Arc::default(),
+            answer: Feedback::None,
+        }
     }
 
     fn lock_state(&self) -> MutexGuard<'_, ControlState> {

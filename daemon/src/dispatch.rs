@@ -23,24 +23,24 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use crate::hidden_events::Away;
 use crate::clock;
 use crate::engine::Engine;
-use crate::runner::{self, TaskResult};
+use crate::hidden_events::Away;
 use crate::lease;
 use crate::ledger::records::TargetKey;
-use crate::message::{ReceivedMessage, AckAction, Message, AckRequest};
+use crate::message::{AckAction, AckRequest, Message, ReceivedMessage};
 use crate::parking::ParkedFilter;
 use crate::ruleset::Ruleset;
+use crate::runner::{self, TaskResult};
 use crate::task::Task;
-pub(crate) use stats::InFlightStats;
+use completed::CompletedTasks;
 use in_flight::InFlight;
+use key_queue::{KeyQueue, QueuedEvent};
 use orphaned_uploads::OrphanedUploads;
 use parked::Counted;
 pub(crate) use retry_scan::Asker;
-use retry_scan::{ScanPage, RetryScan, ScanQueue};
-use completed::CompletedTasks;
-use key_queue::{QueuedEvent, KeyQueue};
+use retry_scan::{RetryScan, ScanPage, ScanQueue};
+pub(crate) use stats::InFlightStats;
 
 /// Hands tasks to keys and messages to the ack station.
 #[derive(Debug)]
@@ -186,7 +186,8 @@ impl Dispatch {
             }
             return;
         };
-        let over = work.working_tickets().iter().filter_map(|ticket| self.hand.over_token(ticket.message?)).cloned().collect();
+        let over =
+            work.working_tickets().iter().filter_map(|ticket| self.hand.over_token(ticket.message?)).cloned().collect();
         let holds = work.working_tickets().iter().filter_map(|ticket| self.hand.to_hold(ticket.message?)).collect();
         let (engine, halt) = (Arc::clone(&self.engine), self.halt.clone());
         self.running.spawn(async move {

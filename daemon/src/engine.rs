@@ -13,21 +13,21 @@ use replicator_core::rule::BucketRef;
 
 use crate::accounts::error::{Side, from_sdk_error};
 use crate::accounts::{AccountClients, Accounts};
-use crate::second_daemon::AnotherDaemon;
-use crate::budget::{Budget, MemoryPermit};
-use crate::failpoint::Failpoints;
-use crate::single_flight::{Body, RangeClaim, SingleFlight, Leader, RangeKey, Subscriber};
 use crate::batcher::Batcher;
+use crate::budget::{Budget, MemoryPermit};
+use crate::concurrency::ConcurrencyControl;
+use crate::failpoint::Failpoints;
+use crate::fair_queue::Flow;
 use crate::health::ProgressWatchdog;
-use crate::ttl_set::TtlSet;
 use crate::ledger::Ledger;
 use crate::ledger::records::TargetKey;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::concurrency::ConcurrencyControl;
 use crate::predecessor::Predecessor;
 use crate::retries::Retries;
-use crate::fair_queue::Flow;
+use crate::second_daemon::AnotherDaemon;
+use crate::single_flight::{Body, Leader, RangeClaim, RangeKey, SingleFlight, Subscriber};
+use crate::ttl_set::TtlSet;
 use crate::work_queues::WorkQueues;
 
 /// The services that transfers share.
@@ -115,7 +115,8 @@ impl Engine {
         metrics: Metrics,
         failpoints: Failpoints,
     ) -> Self {
-        let (concurrency, single_flight, watchdog) = (ConcurrencyControl::default(), Arc::default(), Arc::new(ProgressWatchdog::new()));
+        let (concurrency, single_flight, watchdog) =
+            (ConcurrencyControl::default(), Arc::default(), Arc::new(ProgressWatchdog::new()));
         let limits = Limits::new(Arc::clone(&watchdog));
         Self {
             accounts,
@@ -217,7 +218,11 @@ impl Engine {
             other => {
                 let seen = other.as_ref().map_or("none", BucketVersioningStatus::as_str);
                 let cause = format!("the bucket's versioning is {seen}, not Enabled");
-                Err(Failure::with_source(FailureKind::NeedsOperator(Reason::DstBucketUnversioned), Operation::GetBucketVersioning, cause))
+                Err(Failure::with_source(
+                    FailureKind::NeedsOperator(Reason::DstBucketUnversioned),
+                    Operation::GetBucketVersioning,
+                    cause,
+                ))
             }
         }
     }

@@ -25,7 +25,9 @@ impl Away {
     pub(crate) fn disposal(&mut self, message: &Message, wait: Duration, metrics: &Metrics) -> AckAction {
         match self.goes_for(wait) {
             true => AckAction::ReturnAfter(wait),
-            false => message.refuse_and_park(metrics, Reason::VersionDeletesPerHour, "too many of them wait for their delay"),
+            false => {
+                message.refuse_and_park(metrics, Reason::VersionDeletesPerHour, "too many of them wait for their delay")
+            }
         }
     }
 

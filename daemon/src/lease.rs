@@ -234,7 +234,9 @@ impl Leases {
             ChangeMessageVisibilityBatchRequestEntry::builder()
                 .id(number.to_string())
                 .receipt_handle(&held.receipt)
-                .visibility_timeout(i32::try_from(held.extension_seconds(self.shared.visibility, now)).unwrap_or(i32::MAX))
+                .visibility_timeout(
+                    i32::try_from(held.extension_seconds(self.shared.visibility, now)).unwrap_or(i32::MAX),
+                )
                 .build()
         };
         let Ok(entries) = batch.iter().map(entry).collect::<Result<Vec<_>, _>>() else { return };

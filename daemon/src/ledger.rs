@@ -23,9 +23,10 @@ use tokio_util::sync::CancellationToken;
 use crate::blocking;
 use condition::LedgerHealth;
 use records::{
-    DbKey, TargetKey, ParkedTask, Record, Refuted, Removals, Replica, RuleStart, Upload, UploadedPart, decode_record, encode,
+    DbKey, ParkedTask, Record, Refuted, Removals, Replica, RuleStart, TargetKey, Upload, UploadedPart, decode_record,
+    encode,
 };
-use store::{Store, ReadError};
+use store::{ReadError, Store};
 use unreadable::DamagedUploads;
 
 pub(crate) use condition::LedgerTrouble;
@@ -89,7 +90,12 @@ impl Ledger {
     }
 
     /// Records that a version of the destination holds other bytes than were sent, so that nothing it says is believed.
-    pub(crate) fn record_refuted(&self, target: &TargetKey, destination_version: &str, now: Timestamp) -> Result<(), Failure> {
+    pub(crate) fn record_refuted(
+        &self,
+        target: &TargetKey,
+        destination_version: &str,
+        now: Timestamp,
+    ) -> Result<(), Failure> {
         self.put(&Refuted::db_key(target, destination_version), &Refuted { since: now })
     }
 
@@ -187,7 +193,11 @@ impl Ledger {
     }
 
     /// Forgets what was parked for a key and is done now.
-    pub(crate) fn remove_parked(&self, target: &TargetKey, is_done: impl Fn(&ParkedTask) -> bool) -> Result<(), Failure> {
+    pub(crate) fn remove_parked(
+        &self,
+        target: &TargetKey,
+        is_done: impl Fn(&ParkedTask) -> bool,
+    ) -> Result<(), Failure> {
         let parked: Vec<ParkedTask> = damaged_as_absent(self.scan_records(&ParkedTask::key_prefix(target)))?;
         for task in parked.iter().filter(|task| is_done(task)) {
             self.store.write(|db| db.delete(task.address().key_bytes()))?;

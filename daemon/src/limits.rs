@@ -11,8 +11,8 @@ use std::time::Duration;
 use replicator_core::rule::{self, BucketRef, Rule};
 use tokio::time::Instant;
 
-use crate::health::ProgressWatchdog;
 use crate::fair_queue::{Flow, Turns};
+use crate::health::ProgressWatchdog;
 use bandwidth::Bandwidth;
 use counter::Counter;
 use requests::Requests;
@@ -134,7 +134,8 @@ impl Limits {
             return;
         }
         let limited = Limited::scopes_of(payer.rule);
-        let requests: Vec<Arc<Requests>> = limited.iter().filter_map(|limited| self.limiters_of(limited).requests).collect();
+        let requests: Vec<Arc<Requests>> =
+            limited.iter().filter_map(|limited| self.limiters_of(limited).requests).collect();
         if requests.is_empty() {
             return;
         }

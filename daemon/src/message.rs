@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use replicator_core::event::{self, EventKind, Notification, DecodeError};
+use replicator_core::event::{self, DecodeError, EventKind, Notification};
 use replicator_core::failure::Reason;
 use replicator_core::object::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
@@ -97,7 +97,8 @@ impl Message {
     /// can tell of a version that is gone, and there is to be time to notice.
     pub(crate) fn delay_left(&self, task: &Task) -> Duration {
         let lead = &task.rules.primary;
-        let removes = lead.version_deletes && task.events.iter().any(|pending| pending.action == EventKind::VersionDelete);
+        let removes =
+            lead.version_deletes && task.events.iter().any(|pending| pending.action == EventKind::VersionDelete);
         let delay = if removes { lead.version_delete_delay } else { Duration::ZERO };
         // Where the queue's clock does not tell the age, the second delivery tells that the delay is over.
         match self.age(clock::now()) {
@@ -186,8 +187,8 @@ mod tests {
 
     #[test]
     fn each_delivery_doubles_the_delay_up_to_a_quarter_of_an_hour() {
-        let delays =
-            [1, 2, 3, 4, 5, 6, u32::MAX].map(|count| doubled_delay(Duration::from_secs(60), count).min(DELAY_MAX).as_secs());
+        let delays = [1, 2, 3, 4, 5, 6, u32::MAX]
+            .map(|count| doubled_delay(Duration::from_secs(60), count).min(DELAY_MAX).as_secs());
         assert_eq!(delays, [60, 120, 240, 480, 900, 900, 900]);
     }
 

@@ -26,7 +26,7 @@ use crate::dispatch::{Channels, Dispatch};
 use crate::engine::Engine;
 use crate::failpoint::Failpoints;
 use crate::ledger::Ledger;
-use crate::message::{ReceivedMessage, AckRequest};
+use crate::message::{AckRequest, ReceivedMessage};
 use crate::metrics::Metrics;
 use crate::predecessor::Predecessor;
 use crate::router::Router;
@@ -234,7 +234,8 @@ impl Daemon {
 
 /// Finds out whether the last process may have left something on its way.
 fn predecessor(settings: &Settings) -> anyhow::Result<Predecessor> {
-    let predecessor = Predecessor::of_state_dir(&settings.state_dir).context("the state directory cannot be written")?;
+    let predecessor =
+        Predecessor::of_state_dir(&settings.state_dir).context("the state directory cannot be written")?;
     if !settings.work_queues.is_empty() {
         return Ok(Predecessor::none());
     }

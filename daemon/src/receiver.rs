@@ -15,12 +15,12 @@ use tracing::{debug, info, warn};
 
 use crate::accounts::error;
 use crate::clock::BootInstant;
+use crate::concurrency::ConcurrencyControl;
 use crate::health::PollStatus;
 use crate::lease::Leases;
 use crate::ledger::Ledger;
-use crate::message::{self, Again, ReceivedMessage, Message, QueueAccess};
+use crate::message::{self, Again, Message, QueueAccess, ReceivedMessage};
 use crate::metrics::{MessageOutcome, Metrics};
-use crate::concurrency::ConcurrencyControl;
 use crate::work_queues::AGAIN;
 
 /// Receives from one queue.

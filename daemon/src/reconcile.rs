@@ -34,21 +34,21 @@ use std::collections::HashSet;
 
 use replicator_core::failure::{Failure, FailureKind, Reason};
 use replicator_core::operation::Operation;
-use replicator_core::plan::{self, SourceVersion, Step, Current, VersionRef};
+use replicator_core::plan::{self, Current, SourceVersion, Step, VersionRef};
 use replicator_core::rule::{Rule, UnmanagedObjects};
 
 use crate::accounts::AccountClients;
 use crate::engine::Engine;
 use crate::failpoint;
-use crate::single_flight::Subscriber;
 use crate::ledger::records::{CurrentEntry, ReplicaState};
 use crate::metrics::Outcome;
+use crate::single_flight::Subscriber;
 use crate::task::{Report, Task};
 pub(crate) use attempt::AttemptState;
 pub(crate) use multipart::end_upload;
-use unconfirmed::UnconfirmedUpload;
 use observe::Observation;
 use outcome::OutcomeRecorder;
+use unconfirmed::UnconfirmedUpload;
 
 /// Brings a key up to date. A failure leaves everything as safe as it was; calling again goes on
 /// from what is there.
@@ -213,7 +213,12 @@ impl<'a> Reconciler<'a> {
                     Progress::Done
                 }
                 Step::SkipSuperseded(source) => {
-                    self.skip_version(source, ReplicaState::Superseded, Some(Reason::ArrivedLate), &self.task.rules.primary.id)?;
+                    self.skip_version(
+                        source,
+                        ReplicaState::Superseded,
+                        Some(Reason::ArrivedLate),
+                        &self.task.rules.primary.id,
+                    )?;
                     Progress::Done
                 }
             };
@@ -230,15 +235,24 @@ impl<'a> Reconciler<'a> {
         let is_foreign = matches!(self.observed.destination.known.top, Current::Object { replica_of: None, .. });
         match &self.observed.destination.basis.entry {
             _ if !is_foreign || self.task.rules.primary.unmanaged_objects != UnmanagedObjects::Keep => Ok(false),
-            CurrentEntry::Object { version: Some(id), .. } => Ok(!self.engine.ledger.is_refuted(&self.task.target, id)?),
+            CurrentEntry::Object { version: Some(id), .. } => {
+                Ok(!self.engine.ledger.is_refuted(&self.task.target, id)?)
+            }
             CurrentEntry::Nothing | CurrentEntry::Marker(_) | CurrentEntry::Object { version: None, .. } => Ok(true),
         }
     }
 
     fn keep_foreign(&mut self) -> Result<Progress, Failure> {
         let newest = self.observed.history.last().cloned();
-        if let Some(version) = newest.filter(|version| !self.observed.destination.known.skipped.contains(&version.version)) {
-            self.skip_version(&version, ReplicaState::Skipped, Some(Reason::DstObjectForeign), &self.task.rules.primary.id)?;
+        if let Some(version) =
+            newest.filter(|version| !self.observed.destination.known.skipped.contains(&version.version))
+        {
+            self.skip_version(
+                &version,
+                ReplicaState::Skipped,
+                Some(Reason::DstObjectForeign),
+                &self.task.rules.primary.id,
+            )?;
         }
         Ok(Progress::Done)
     }

@@ -16,10 +16,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::hidden_events::Away;
 use crate::engine::Engine;
 use crate::failpoint::Step;
-use crate::message::{Again, ReceivedMessage, AckAction, Message, AckRequest};
+use crate::hidden_events::Away;
+use crate::message::{AckAction, AckRequest, Again, Message, ReceivedMessage};
 use crate::metrics::MessageOutcome;
 use crate::ruleset::Ruleset;
 use crate::task::Task;
@@ -134,7 +134,12 @@ impl Router {
     }
 
     /// Lists the work of an event, and says what is to become of the event then.
-    fn read(&self, rules: &Ruleset, ReceivedMessage { message, notification }: ReceivedMessage, away: &Mutex<Away>) -> Routed {
+    fn read(
+        &self,
+        rules: &Ruleset,
+        ReceivedMessage { message, notification }: ReceivedMessage,
+        away: &Mutex<Away>,
+    ) -> Routed {
         let metrics = &self.engine.metrics;
         let events = match notification {
             Ok(notification) => notification.events,

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use replicator_core::event::{EventKind, Event};
+use replicator_core::event::{Event, EventKind};
 use replicator_core::failure::Reason;
 use replicator_core::object::{Bucket, Key};
 use replicator_core::rule::{BucketRef, Rule, match_rules};
 
-use crate::ledger::records::{TargetKey, ParkedTask, Upload, UploadOwner};
-use crate::task::{Rules, Task, PendingEvent};
+use crate::ledger::records::{ParkedTask, TargetKey, Upload, UploadOwner};
+use crate::task::{PendingEvent, Rules, Task};
 
 /// The rules of a configuration; disabled ones too, so that their buckets are known.
 #[derive(Debug, Clone, Default)]

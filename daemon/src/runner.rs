@@ -4,24 +4,24 @@ use std::time::Duration;
 
 use replicator_core::deadline::LANDING;
 use replicator_core::event::EventKind;
-use replicator_core::failure::{Failure, FailureKind, Reason, Action, error_chain};
+use replicator_core::failure::{Action, Failure, FailureKind, Reason, error_chain};
 use replicator_core::operation::Operation;
 use replicator_core::retry;
 use tracing::{debug, warn};
 
 use crate::clock;
+use crate::concurrency::{Feedback, Route, TaskPermit, Unavailable};
 use crate::engine::Engine;
 use crate::failpoint::Step;
-use crate::single_flight::Subscriber;
 use crate::lease;
 use crate::ledger::Parts;
 use crate::ledger::records::{ParkedTask, Upload};
 use crate::metrics::Outcome;
-use crate::concurrency::{Feedback, TaskPermit, Route, Unavailable};
 use crate::panics::contain_task;
 use crate::parking;
-use crate::task::{Report, Task, PendingEvent};
 use crate::reconcile::{AttemptState, bring_up_to_date, is_bulk};
+use crate::single_flight::Subscriber;
+use crate::task::{PendingEvent, Report, Task};
 
 /// How a task ended.
 #[derive(Debug)]
@@ -61,7 +61,8 @@ pub(crate) async fn work(engine: &Engine, task: &Task) -> TaskResult {
     match contain_task(&engine.metrics, Box::pin(attempt(engine, task))).await {
         Ok(ended) => ended,
         Err(panicked) => {
-            let failure = Failure::with_source(FailureKind::NeedsOperator(Reason::TaskPanicked), Operation::RunTask, panicked);
+            let failure =
+                Failure::with_source(FailureKind::NeedsOperator(Reason::TaskPanicked), Operation::RunTask, panicked);
             tokio::time::sleep(LANDING).await;
             park_or_release(engine, task, Reason::TaskPanicked, &failure).await
         }

@@ -29,20 +29,20 @@ use replicator_core::failure::{Failure, FailureKind, Reason};
 use replicator_core::retry;
 use tokio::time::Instant;
 
-use crate::accounts::owner::EXPECTED_OWNER;
 use crate::accounts::error::{self, ErrorBody};
-use crate::metrics::Metrics;
+use crate::accounts::owner::EXPECTED_OWNER;
 use crate::concurrency;
+use crate::metrics::Metrics;
 
-pub(crate) use response::{S3Response, ResponseHead, S3Error, USER};
 #[cfg(test)]
 pub(crate) use body::BodyChunks;
-pub(crate) use body::{Filled, BodyReader};
+pub(crate) use body::{BodyReader, Filled};
 pub(crate) use bounds::{Bounds, TruncatedAnswer};
-pub(crate) use request::{CHECKSUM_MODE, S3Request, PageRequest};
 pub(crate) use connector::{NoTls, connect, is_unsent};
 pub(crate) use credentials::Keeper;
 pub(crate) use endpoint::BucketEndpoints;
+pub(crate) use request::{CHECKSUM_MODE, PageRequest, S3Request};
+pub(crate) use response::{ResponseHead, S3Error, S3Response, USER};
 use signer::Error as BoxError;
 pub(crate) use signer::Signer;
 
@@ -78,9 +78,12 @@ impl S3Http {
     pub(crate) async fn send(&self, call: S3Request<'_>) -> Result<S3Response, S3Error> {
         if let Some(name) = call.unwritable() {
             let kind = FailureKind::NeedsOperator(Reason::RequestRefused);
-            return Err(
-                Failure::with_source(kind, call.operation, format!("no header can hold what {name} is to say")).into()
-            );
+            return Err(Failure::with_source(
+                kind,
+                call.operation,
+                format!("no header can hold what {name} is to say"),
+            )
+            .into());
         }
         let mut attempt = 1;
         loop {
@@ -117,7 +120,9 @@ impl S3Http {
         let text = tokio::time::timeout(timeout, self.shared.bounds.read_text(body)).await;
         let text = text.map_err(BoxError::from).flatten();
         // The head of it came.
-        let text = text.map_err(|error| S3Error::without_answer(error::from_lost_answer(side, operation, error).with_unreadable_answer()))?;
+        let text = text.map_err(|error| {
+            S3Error::without_answer(error::from_lost_answer(side, operation, error).with_unreadable_answer())
+        })?;
         Ok((head, lossy(text)))
     }
 
@@ -178,8 +183,8 @@ impl S3HttpShared {
         };
         let mut answer = self.connector.call(request).await.map_err(lost)?;
         self.bounds.check_date(&mut answer);
-        let answer =
-            S3Response::from_response(answer).map_err(|error| S3Error::without_answer(error::from_lost_answer(call.side, call.operation, error)))?;
+        let answer = S3Response::from_response(answer)
+            .map_err(|error| S3Error::without_answer(error::from_lost_answer(call.side, call.operation, error)))?;
         let mismatch = call.mismatch(answer.head()).filter(|_| answer.is_success());
         if answer.is_success() && mismatch.is_none() {
             return Ok(answer);
@@ -187,11 +192,14 @@ impl S3HttpShared {
         let (head, body) = answer.split();
         if let Some(mismatch) = mismatch {
             // It is an answer, if not to this question: no silence of the endpoint's.
-            let failure = Failure::with_source(FailureKind::Transient, call.operation, mismatch).of(call.side.asked_party()).with_unreadable_answer();
+            let failure = Failure::with_source(FailureKind::Transient, call.operation, mismatch)
+                .of(call.side.asked_party())
+                .with_unreadable_answer();
             return Err(S3Error { failure, answer: Some(Box::new(head)), is_held_up: false });
         }
         let text = lossy(self.bounds.read_refusal(body).await);
-        let said = ErrorBody::parse_refusal(head.status(), |name| head.header(name), &text).with_request(call.named_headers());
+        let said =
+            ErrorBody::parse_refusal(head.status(), |name| head.header(name), &text).with_request(call.named_headers());
         self.signer.learn(&said, head.date(), signed_by);
         Err(S3Error {
             failure: error::from_refusal(call.side, call.operation, said),

@@ -10,9 +10,9 @@ use replicator_core::rule::{BucketRef, Rule};
 use replicator_core::sequencer::Sequencer;
 
 use crate::clock::BootInstant;
-use crate::ledger::records::{TargetKey, ParkedTask};
-use crate::metrics::Outcome;
 use crate::fair_queue::Flow;
+use crate::ledger::records::{ParkedTask, TargetKey};
+use crate::metrics::Outcome;
 use crate::work_queues::ParkedBefore;
 
 /// What a message says about a key, without saying which.

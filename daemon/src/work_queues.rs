@@ -228,7 +228,8 @@ async fn try_send(access: &QueueAccess, items: &[WorkItem], batch: &[usize]) -> 
     let unbuilt = |words| Unsent { words, is_definite: true };
     let entries = entries.map(|(index, item)| entry(*index, item)).collect::<Result<Vec<_>, _>>().map_err(unbuilt)?;
     let request = access.client.send_message_batch().queue_url(&access.queue.url).set_entries(Some(entries));
-    let unsent = |error: SdkError<_, HttpResponse>| Unsent { words: error_words(&error), is_definite: is_refused(&error) };
+    let unsent =
+        |error: SdkError<_, HttpResponse>| Unsent { words: error_words(&error), is_definite: is_refused(&error) };
     let answer = request.send().await.map_err(unsent)?;
     for failed in &answer.failed {
         let (code, detail) = (failed.code.as_str(), failed.message.as_deref().unwrap_or_default());

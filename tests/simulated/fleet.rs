@@ -10,7 +10,7 @@ use replicator_config::Settings;
 use replicator_fakes::journal::Journal;
 use s3_replicator::admin::Status;
 use s3_replicator::failpoint::{Failpoint, Failpoints, Phase, Step};
-use s3_replicator::pipeline::{Daemon, AwsOverride, Environment, Role};
+use s3_replicator::pipeline::{AwsOverride, Daemon, Environment, Role};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 

@@ -124,7 +124,8 @@ fn account(name: &str, written: &Field<schema::Account>, problems: &mut Problems
     account.endpoints = endpoints(&written.endpoints, endpoint, problems);
     account.path_style =
         written.path_style.present_value().copied().unwrap_or_else(|| account.endpoint_of(Service::S3).is_some());
-    account.conditional_writes = written.conditional_writes.parse_with(problems, conditional_writes).unwrap_or_default();
+    account.conditional_writes =
+        written.conditional_writes.parse_with(problems, conditional_writes).unwrap_or_default();
     account.owner = written.owner.parse_with(problems, |Scalar(text)| aws_names::account_number(text));
     if written.role_arn.is_absent() {
         written.external_id.refuse_present(problems, "has no use without role_arn; add the role or leave it out");

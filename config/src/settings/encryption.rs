@@ -57,7 +57,9 @@ fn refuse_strays(mode: Mode, written: &schema::Encryption, problems: &mut Proble
     if matches!(mode, Mode::Kms | Mode::Dsse) {
         written.key.require_present("give the ARN of the destination's key", problems);
     } else {
-        written.key.refuse_present(problems, "only modes \"kms\" and \"dsse\" take a key; change the mode or leave it out");
+        written
+            .key
+            .refuse_present(problems, "only modes \"kms\" and \"dsse\" take a key; change the mode or leave it out");
     }
     if !matches!(mode, Mode::Same | Mode::Kms) {
         written.key_map.refuse_present(problems, "only modes \"same\" and \"kms\" take a key_map; leave it out");
@@ -71,7 +73,8 @@ fn refuse_strays(mode: Mode, written: &schema::Encryption, problems: &mut Proble
 fn key_map(written: &Field<BTreeMap<String, Field<String>>>, problems: &mut Problems<'_>) -> BTreeMap<String, String> {
     let mut map = BTreeMap::new();
     for (source, destination) in written.present_value().into_iter().flatten() {
-        let source = aws_names::kms_key(source).map_err(|message| problems.add_problem(&destination.spot, message)).ok();
+        let source =
+            aws_names::kms_key(source).map_err(|message| problems.add_problem(&destination.spot, message)).ok();
         let destination = destination.parse_with(problems, |text| aws_names::kms_key_or_alias(text));
         map.extend(source.zip(destination));
     }

@@ -65,8 +65,10 @@ fn pattern(text: &str) -> Result<String, String> {
 fn tags(written: &Field<BTreeMap<String, Field<String>>>, problems: &mut Problems<'_>) -> BTreeMap<String, String> {
     let Some(tags) = written.present_value() else { return BTreeMap::new() };
     if tags.len() > TAGS_MAX {
-        problems
-            .add_problem(&written.spot, format!("has {} tags, and an object has {TAGS_MAX} at most; drop some", tags.len()));
+        problems.add_problem(
+            &written.spot,
+            format!("has {} tags, and an object has {TAGS_MAX} at most; drop some", tags.len()),
+        );
     }
     tags.iter().filter_map(|(key, value)| Some((key.clone(), tag(key, value, problems)?))).collect()
 }

@@ -68,7 +68,9 @@ fn queue(written: &schema::Queue, accounts: &BTreeMap<String, Account>, problems
     let account = accounts::resolve_account_name(&written.account, accounts, problems);
     let visibility_timeout = written.visibility_timeout.parse_with(problems, |text| visibility_timeout(text));
     // It is written to by the same client.
-    written.dead_letter_url.require_present("give the URL of a queue that keeps what can't be routed or done", problems);
+    written
+        .dead_letter_url
+        .require_present("give the URL of a queue that keeps what can't be routed or done", problems);
     let dead_letter_url = written.dead_letter_url.parse_with(problems, |text| aws_names::queue_url(text));
     let work_queue = written.work_queue.parse_with(problems, |text| aws_names::work_queue_url(text));
     let reached = account.as_ref().and_then(|name| accounts.get(name));
@@ -112,7 +114,8 @@ fn refuse_shared_urls(queues: &[&schema::Queue], problems: &mut Problems<'_>) {
         }
         let parked = url(&queue.dead_letter_url);
         if parked.is_some() && queues.iter().any(|other| url(&other.url) == parked) {
-            problems.add_problem(&queue.dead_letter_url.spot, "is a queue that events come from; name a queue of its own");
+            problems
+                .add_problem(&queue.dead_letter_url.spot, "is a queue that events come from; name a queue of its own");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use replicator_core::object::Bucket;
-use replicator_core::rule::{Acl, History, RateLimits, BucketRef, Replicas, Rule, UnmanagedObjects, Verify};
+use replicator_core::rule::{Acl, BucketRef, History, RateLimits, Replicas, Rule, UnmanagedObjects, Verify};
 
 use super::accounts::{self, Account};
 use super::queues::{self, Queue};
@@ -45,8 +45,10 @@ fn refuse_shared_ids(rules: &[&schema::Rule], problems: &mut Problems<'_>) {
     for (index, rule) in rules.iter().enumerate() {
         let Some(id) = rule.id.present_value() else { continue };
         if rules.iter().take(index).any(|other| other.id.present_value() == Some(id)) {
-            problems
-                .add_problem(&rule.id.spot, format!("another rule has the id {id:?}; the ledger tells them apart by it"));
+            problems.add_problem(
+                &rule.id.spot,
+                format!("another rule has the id {id:?}; the ledger tells them apart by it"),
+            );
         }
     }
 }
@@ -60,14 +62,16 @@ fn rule(
     unavailable::refuse(written, problems);
     written.id.require_present("give the rule a name of its own", problems);
     let source = written.source.require_present("write source = { account = \"…\", bucket = \"…\" }", problems);
-    let destination = written.destination.require_present("write destination = { account = \"…\", bucket = \"…\" }", problems);
+    let destination =
+        written.destination.require_present("write destination = { account = \"…\", bucket = \"…\" }", problems);
     let source_place = source.and_then(|at| resolve_bucket(&at.account, &at.bucket, accounts, problems));
     let destination_place = destination.and_then(|at| resolve_bucket(&at.account, &at.bucket, accounts, problems));
     let work_queue = work_queue(written, (accounts, queues), problems);
     Some(Rule {
         enabled: flag(&written.enabled, true),
         priority: written.priority.present_value().copied().unwrap_or(0),
-        storage_class: destination.and_then(|at| at.storage_class.parse_with(problems, |text| aws_names::storage_class(text))),
+        storage_class: destination
+            .and_then(|at| at.storage_class.parse_with(problems, |text| aws_names::storage_class(text))),
         rewrite: destination.and_then(|at| at.prefix.parse_with(problems, |text| rewrite(text))),
         filter: filter::settle(&written.filter, problems),
         history: word_or_default(&written.history, &[("exact", History::Exact), ("latest", History::Latest)], problems),
@@ -88,8 +92,16 @@ fn rule(
             .version_deletes_per_hour
             .parse_with(problems, |number| per_hour(*number))
             .unwrap_or(VERSION_DELETES_PER_HOUR_DEFAULT),
-        acl: word_or_default(&written.acl, &[("destination-owner", Acl::DestinationOwner), ("copy", Acl::Copy)], problems),
-        replicas: word_or_default(&written.replicas, &[("skip", Replicas::Skip), ("replicate", Replicas::Replicate)], problems),
+        acl: word_or_default(
+            &written.acl,
+            &[("destination-owner", Acl::DestinationOwner), ("copy", Acl::Copy)],
+            problems,
+        ),
+        replicas: word_or_default(
+            &written.replicas,
+            &[("skip", Replicas::Skip), ("replicate", Replicas::Replicate)],
+            problems,
+        ),
         verify: word_or_default(&written.verify, &[("auto", Verify::Auto), ("always", Verify::Always)], problems),
         encryption: encryption::settle(&written.encryption, problems),
         sse_kms_objects: flag(&written.sse_kms_objects, false),

@@ -51,7 +51,8 @@ struct BucketId<'a> {
 
 impl<'a> Edge<'a> {
     fn new(draft: &'a Draft<'a>, accounts: &BTreeMap<String, Account>) -> Self {
-        let site = |place: &'a BucketRef| BucketId { namespace: namespace(place, accounts), bucket: place.bucket.as_str() };
+        let site =
+            |place: &'a BucketRef| BucketId { namespace: namespace(place, accounts), bucket: place.bucket.as_str() };
         Self { draft, source: site(&draft.rule.source), destination: site(&draft.rule.destination) }
     }
 

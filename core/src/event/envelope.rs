@@ -1,7 +1,7 @@
 //! The envelopes a notification can arrive in: none, SNS, EventBridge, or EventBridge within SNS.
 
 use super::fields::JsonObject;
-use super::{Handshake, Notification, DecodeError, eventbridge, json, record};
+use super::{DecodeError, Handshake, Notification, eventbridge, json, record};
 
 /// Opens a message as SQS delivered it.
 pub(super) fn open(body: &str) -> Result<Notification, DecodeError> {

@@ -4,7 +4,7 @@
 
 use super::fields::{JsonObject, truncate_for_error};
 use super::record::removal_kind;
-use super::{EventKind, Event, Notification, DecodeError};
+use super::{DecodeError, Event, EventKind, Notification};
 use crate::object::{Key, VersionId};
 
 /// Reads one event.

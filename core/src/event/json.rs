@@ -98,7 +98,10 @@ mod tests {
         for (text, expected) in table {
             assert_eq!(parse_strict(text, "message").unwrap_err().to_string(), expected);
         }
-        assert_eq!(parse_strict(r#"{"a":{"a":1},"b":{"a":1}}"#, "message"), Ok(json!({ "a": { "a": 1 }, "b": { "a": 1 } })));
+        assert_eq!(
+            parse_strict(r#"{"a":{"a":1},"b":{"a":1}}"#, "message"),
+            Ok(json!({ "a": { "a": 1 }, "b": { "a": 1 } }))
+        );
     }
 
     #[test]

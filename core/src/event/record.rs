@@ -4,7 +4,7 @@
 use percent_encoding::percent_decode_str;
 
 use super::fields::{JsonObject, truncate_for_error};
-use super::{EventKind, Event, Notification, DecodeError};
+use super::{DecodeError, Event, EventKind, Notification};
 use crate::object::{Key, VersionId};
 
 /// Reads all records of a notification.
@@ -35,11 +35,17 @@ enum RecordKind {
 fn check_origin(record: &JsonObject<'_>) -> Result<(), DecodeError> {
     let version = record.required_text("eventVersion")?;
     if version != "2" && !version.starts_with("2.") {
-        return Err(DecodeError::Version { at: record.field_path("eventVersion"), version: truncate_for_error(version) });
+        return Err(DecodeError::Version {
+            at: record.field_path("eventVersion"),
+            version: truncate_for_error(version),
+        });
     }
     let service = record.required_text("eventSource")?;
     if !service.ends_with(":s3") {
-        return Err(DecodeError::Service { at: record.field_path("eventSource"), service: truncate_for_error(service) });
+        return Err(DecodeError::Service {
+            at: record.field_path("eventSource"),
+            service: truncate_for_error(service),
+        });
     }
     Ok(())
 }

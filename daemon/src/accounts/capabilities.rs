@@ -184,7 +184,8 @@ impl Capabilities {
     /// Gives an ability up for a while, loudly: the order of writes then has fewer guarantees.
     pub(crate) fn disable_feature(&self, ability: Feature, account: &str, why: &str) {
         let had = self.has_feature(ability);
-        *self.capability_of(ability).lock_lack() = Some(Lack { until: Instant::now() + GIVEN_UP_FOR, why: why.to_owned() });
+        *self.capability_of(ability).lock_lack() =
+            Some(Lack { until: Instant::now() + GIVEN_UP_FOR, why: why.to_owned() });
         if had {
             warn!(
                 account,

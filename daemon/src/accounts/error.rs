@@ -11,7 +11,7 @@ use std::fmt;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use replicator_core::failure::{ResponseInfo, Failure, FailureKind, Dependency, Reason, error_chain};
+use replicator_core::failure::{Dependency, Failure, FailureKind, Reason, ResponseInfo, error_chain};
 use replicator_core::operation::Operation;
 
 use crate::s3_http::{TruncatedAnswer, is_unsent};
@@ -83,7 +83,8 @@ pub(crate) fn from_refusal(side: Side, during: Operation, said: ErrorBody) -> Fa
 /// Turns the loss of an answer into a failure: the request may have been carried out.
 pub(crate) fn from_lost_answer(side: Side, during: Operation, error: BoxError) -> Failure {
     let is_unreadable = is_unreadable(error.as_ref());
-    let failure = Failure::with_source(kinds::lost_answer_kind(side), during, Cause::Silent(error)).of(responsible_party(side, ""));
+    let failure = Failure::with_source(kinds::lost_answer_kind(side), during, Cause::Silent(error))
+        .of(responsible_party(side, ""));
     Failure { is_unreadable, ..failure }
 }
 
@@ -108,7 +109,8 @@ fn error_causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'
 pub(crate) fn unsent(side: Side, during: Operation, error: BoxError) -> Failure {
     match RefusedRole::find_in_causes(error.as_ref()) {
         Some(role) => from_refused_role(side, during, role),
-        None => Failure::with_source(FailureKind::Unauthenticated, during, Cause::Silent(error)).of(responsible_party(side, "")),
+        None => Failure::with_source(FailureKind::Unauthenticated, during, Cause::Silent(error))
+            .of(responsible_party(side, "")),
     }
 }
 

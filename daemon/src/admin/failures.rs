@@ -18,9 +18,9 @@ use tokio::sync::oneshot;
 use super::{Admin, SILENT};
 use crate::blocking;
 use crate::dispatch::Command;
-use crate::failures::{FailureRow, FailureList};
+use crate::failures::{FailureList, FailureRow};
 use crate::ledger::Ledger;
-use crate::parking::{ParkedFilter, Object};
+use crate::parking::{Object, ParkedFilter};
 
 /// Entries of one answer: some MiB, and more than a person reads.
 const LISTED_MAX: usize = 10_000;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use replicator_core::failure::{Failure, FailureKind, Dependency};
+use replicator_core::failure::{Dependency, Failure, FailureKind};
 use replicator_core::operation::Operation;
 
 /// What a task's requests tell of those they went to.
@@ -69,7 +69,9 @@ impl Feedback {
     /// Returns the answer completed by whether the failed dependency answered other requests.
     pub(super) fn given(self, heard: &Heard) -> Self {
         match self {
-            Self::Failed(trouble) => Self::Failed(DependencyFailure { was_heard: heard.has(trouble.dependency), ..trouble }),
+            Self::Failed(trouble) => {
+                Self::Failed(DependencyFailure { was_heard: heard.has(trouble.dependency), ..trouble })
+            }
             unchanged @ (Self::None | Self::Served { .. } | Self::Throttled(_) | Self::Reachable) => unchanged,
         }
     }

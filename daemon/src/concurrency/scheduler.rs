@@ -7,15 +7,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use replicator_core::circuit::Admission;
+use replicator_core::concurrency_limit::Epoch;
 use replicator_core::failure::Dependency;
 use replicator_core::rule::{BucketRef, Rule};
 use replicator_core::suspects::{Evidence, Subject};
-use replicator_core::concurrency_limit::Epoch;
 
-use super::{Feedback, Route, DependencyFailure};
-pub(crate) use limiter::DegradedDependency;
+use super::{DependencyFailure, Feedback, Route};
 pub(super) use limiter::Change;
-use limiter::{Busy, Limiter, HealthView, LimitKey};
+pub(crate) use limiter::DegradedDependency;
+use limiter::{Busy, HealthView, LimitKey, Limiter};
 
 /// The gate of every dependency, and the waiting tasks.
 #[derive(Debug, Default)]
@@ -122,7 +122,13 @@ impl Scheduler {
     }
 
     /// Records the result of a task that leaves.
-    pub(super) fn record_leave(&mut self, route: &Route, entered: Entered, answer: Feedback, at: (Instant, f64)) -> Change {
+    pub(super) fn record_leave(
+        &mut self,
+        route: &Route,
+        entered: Entered,
+        answer: Feedback,
+        at: (Instant, f64),
+    ) -> Change {
         let was = HealthView::of_route(&self.dependencies, route);
         self.learn(route, entered, answer, at);
         for site in route.all_sites() {
@@ -265,7 +271,9 @@ impl Scheduler {
             Feedback::Failed(trouble) => self.learn_failure(route, entered, trouble, at),
             // A dependency that throttles even one at a time is no better than one that does not
             // answer.
-            Feedback::Throttled(Dependency::Destination) if gate.window.is_shut() => gate.circuit.on_failure(entry, true, at),
+            Feedback::Throttled(Dependency::Destination) if gate.window.is_shut() => {
+                gate.circuit.on_failure(entry, true, at)
+            }
             Feedback::Throttled(_) => gate.circuit.on_success(),
             Feedback::Reachable => gate.record_answered(),
             Feedback::Served { wrote } => self.served(route, entered, wrote),
@@ -290,7 +298,9 @@ impl Scheduler {
         let is_silent = trouble.status.is_none() || !trouble.was_heard;
         let gate = self.destination_gate(route);
         match (trouble.dependency, evidence) {
-            (Dependency::Source, _) | (Dependency::Destination, Evidence::Own) => gate.circuit.on_abandoned(entered.entry),
+            (Dependency::Source, _) | (Dependency::Destination, Evidence::Own) => {
+                gate.circuit.on_abandoned(entered.entry)
+            }
             (Dependency::Destination, Evidence::New) => gate.circuit.on_failure(entered.entry, true, at),
             (Dependency::Destination, Evidence::Repeated) => gate.circuit.on_failure(entered.entry, is_silent, at),
             // KMS speaks through the destination.

@@ -46,10 +46,16 @@ pub(super) const SILENCE: Feedback = Feedback::Failed(DependencyFailure {
 fn a_failure_tells_of_whoever_it_is_about() {
     let answer = |kind, dependency| Feedback::from_failure(&Failure::new(kind, Operation::PutObject).of(dependency));
     assert_eq!(answer(FailureKind::OutcomeUnknown, Dependency::Destination), SILENCE);
-    assert_eq!(answer(FailureKind::OutcomeUnknown, Dependency::Source), Feedback::Failed(trouble(Dependency::Source, None, false)));
+    assert_eq!(
+        answer(FailureKind::OutcomeUnknown, Dependency::Source),
+        Feedback::Failed(trouble(Dependency::Source, None, false))
+    );
     assert_eq!(answer(FailureKind::Throttled, Dependency::Source), Feedback::Throttled(Dependency::Source));
     assert_eq!(answer(FailureKind::PreconditionFailed, Dependency::DestinationKey), Feedback::Reachable);
-    assert_eq!(answer(FailureKind::NeedsOperator(Reason::DstPutObjectNotPermitted), Dependency::Destination), Feedback::Reachable);
+    assert_eq!(
+        answer(FailureKind::NeedsOperator(Reason::DstPutObjectNotPermitted), Dependency::Destination),
+        Feedback::Reachable
+    );
     assert_eq!(Feedback::from_failure(&Failure::new(FailureKind::Transient, Operation::AccessLedger)), Feedback::None);
 }
 

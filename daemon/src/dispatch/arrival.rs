@@ -7,7 +7,7 @@ use replicator_core::failure::Reason;
 use tracing::debug;
 
 use super::Dispatch;
-use crate::message::{Again, ReceivedMessage, AckAction, Message, AckRequest};
+use crate::message::{AckAction, AckRequest, Again, Message, ReceivedMessage};
 use crate::metrics::MessageOutcome;
 use crate::task::Task;
 use crate::work_queues::{WorkItem, digest_words, group_of};
@@ -25,7 +25,9 @@ impl Dispatch {
         let ReceivedMessage { message, notification } = delivery;
         if message.group.is_some() && message.lease.over_token().is_cancelled() {
             // Another one of its group went back, and may be another worker's by now.
-            return self.send_settlement(AckRequest { message, disposal: AckAction::ReturnAfter(Duration::ZERO) }).await;
+            return self
+                .send_settlement(AckRequest { message, disposal: AckAction::ReturnAfter(Duration::ZERO) })
+                .await;
         }
         let notification = match notification {
             Ok(notification) => notification,

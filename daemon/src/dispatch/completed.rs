@@ -12,7 +12,7 @@ use replicator_core::event::EventKind;
 use replicator_core::object::VersionId;
 
 use crate::ledger::records::TargetKey;
-use crate::task::{Task, PendingEvent};
+use crate::task::{PendingEvent, Task};
 
 /// What was done, by the messages' ids.
 #[derive(Debug, Default)]

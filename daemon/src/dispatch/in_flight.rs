@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tokio_util::sync::CancellationToken;
 
 use crate::lease::Hold;
-use crate::message::{AckAction, Message, AckRequest};
+use crate::message::{AckAction, AckRequest, Message};
 
 /// The messages whose tasks are not all closed, by their numbers.
 #[derive(Debug, Default)]

@@ -2,7 +2,7 @@
 
 use replicator_core::event::EventKind;
 
-use crate::task::{Task, PendingEvent};
+use crate::task::{PendingEvent, Task};
 
 /// A key that has work.
 ///
@@ -200,7 +200,8 @@ mod tests {
         ];
         let left = left_of(cut_off, |number| number == 2);
         let told = |left: &[QueuedEvent]| -> Vec<_> {
-            let told = |ticket: &QueuedEvent| (ticket.message, ticket.pending.action, ticket.pending.version.clone().unwrap());
+            let told =
+                |ticket: &QueuedEvent| (ticket.message, ticket.pending.action, ticket.pending.version.clone().unwrap());
             left.iter().map(told).map(|(message, action, version)| (message, action, version.to_string())).collect()
         };
         let version = |text: &str| text.to_owned();

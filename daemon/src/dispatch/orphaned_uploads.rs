@@ -11,14 +11,14 @@ use replicator_core::failure::{Failure, error_chain};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tracing::{info, warn};
 
-use super::{Dispatch, Completion};
+use super::{Completion, Dispatch};
 use crate::blocking;
 use crate::engine::Engine;
 use crate::ledger::Ledger;
 use crate::ledger::records::TargetKey;
+use crate::reconcile;
 use crate::ruleset::Ruleset;
 use crate::task::Task;
-use crate::reconcile;
 
 /// The time between two searches, and before the first. What waits in its queue for another try comes back within a quarter
 /// of an hour, and goes on with its upload.
@@ -47,8 +47,9 @@ impl Dispatch {
     pub(super) fn search_leftovers(&mut self) {
         let (rules, is_idle) = (Arc::clone(&self.rules.borrow()), self.has_business());
         let (ledger, after) = (self.engine.ledger.clone(), self.leftovers_after.take());
-        self.running
-            .spawn(async move { Completion::LeftOver(blocking::run_blocking(|| search(&ledger, &rules, after.as_ref(), is_idle))) });
+        self.running.spawn(async move {
+            Completion::LeftOver(blocking::run_blocking(|| search(&ledger, &rules, after.as_ref(), is_idle)))
+        });
     }
 
     /// Brings their keys up to date once more, which ends the uploads one way or the other.

@@ -6,8 +6,8 @@ use replicator_core::failure::{Failure, error_chain};
 use replicator_core::object::Timestamp;
 use tracing::{info, warn};
 
-use super::retry_scan::{Asker, LANES_MAX, RetryCandidate, ScanPage, RetryScan};
-use super::{Dispatch, Completion, Command, KeyQueue};
+use super::retry_scan::{Asker, LANES_MAX, RetryCandidate, RetryScan, ScanPage};
+use super::{Command, Completion, Dispatch, KeyQueue};
 use crate::ledger::records::ParkedTask;
 use crate::parking::{self, ParkedFilter, RetrySummary};
 use crate::{blocking, clock};

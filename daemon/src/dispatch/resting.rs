@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::key_queue::QueuedEvent;
-use super::{Dispatch, Completion};
+use super::{Completion, Dispatch};
 use crate::ledger::records::TargetKey;
 
 impl Dispatch {

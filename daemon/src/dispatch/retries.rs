@@ -10,7 +10,7 @@ use replicator_core::object::Timestamp;
 use tracing::warn;
 
 use super::retry_scan::{RetryCandidate, RetryScan};
-use super::{Dispatch, Completion};
+use super::{Completion, Dispatch};
 use crate::engine::Engine;
 use crate::ledger::records::ParkedTask;
 use crate::message::{Again, ParkedBefore};

@@ -10,7 +10,7 @@ use replicator_core::object::Timestamp;
 use tokio::sync::oneshot;
 
 use crate::ledger::Ledger;
-use crate::ledger::records::{TargetKey, ParkedTask};
+use crate::ledger::records::{ParkedTask, TargetKey};
 use crate::parking::{ParkedFilter, RetrySummary, is_due};
 use crate::ruleset::Ruleset;
 use crate::task::Task;
@@ -102,7 +102,8 @@ impl RetryScan {
         })?;
         let after = found.last().map(|(target, _)| target.clone());
         let rest = (!is_over).then_some(Self { after, ..self });
-        let targets = found.into_iter().map(|(_, parked)| RetryCandidate { task: revive(rules, &parked), parked }).collect();
+        let targets =
+            found.into_iter().map(|(_, parked)| RetryCandidate { task: revive(rules, &parked), parked }).collect();
         Ok(ScanPage { targets, rest })
     }
 
@@ -221,8 +222,13 @@ mod tests {
 
     #[test]
     fn a_sweep_comes_to_every_lane_once_and_to_all_of_its_tasks_at_a_time() {
-        let tasks =
-            [("a", EventKind::Put), ("a", EventKind::Tags), ("ab", EventKind::Put), ("b", EventKind::Put), ("c", EventKind::Put)];
+        let tasks = [
+            ("a", EventKind::Put),
+            ("a", EventKind::Tags),
+            ("ab", EventKind::Put),
+            ("b", EventKind::Put),
+            ("c", EventKind::Put),
+        ];
         let tasks = tasks.map(|(key, action)| parked(key, action, 0));
         let rounds = sweep(&tasks, all(), 2, "");
         assert_eq!(rounds, [vec![one("a", 2), one("ab", 1)], vec![one("b", 1), one("c", 1)]]);
@@ -232,7 +238,8 @@ mod tests {
 
     #[test]
     fn routine_takes_what_is_due_and_leaves_alone_what_has_no_business() {
-        let tasks = [parked("busy", EventKind::Put, 0), parked("due", EventKind::Put, 10), parked("early", EventKind::Put, 11)];
+        let tasks =
+            [parked("busy", EventKind::Put, 0), parked("due", EventKind::Put, 10), parked("early", EventKind::Put, 11)];
         let due = RetryScan::due_at(Timestamp::from_unix_timestamp(10).unwrap());
         assert_eq!(sweep(&tasks, due, 100, "busy"), [vec![one("due", 1)]]);
         let meant = sweep(&tasks, all(), 100, "busy");

@@ -66,7 +66,10 @@ impl LedgerHealth {
 
     /// Returns how often each trouble was seen.
     pub(crate) fn trouble_counts(&self) -> impl Iterator<Item = (LedgerTrouble, u64)> {
-        LedgerTrouble::ALL.into_iter().zip(&self.counts).map(|(trouble, count)| (trouble, count.load(Ordering::Relaxed)))
+        LedgerTrouble::ALL
+            .into_iter()
+            .zip(&self.counts)
+            .map(|(trouble, count)| (trouble, count.load(Ordering::Relaxed)))
     }
 
     /// Records a failed read.

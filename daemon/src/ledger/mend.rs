@@ -11,7 +11,7 @@ use rocksdb::{DB, DBIterator, IteratorMode, ReadOptions};
 
 use super::directory::{Directory, OpenError, ledger_of};
 use super::records::{
-    DbKey, ParkedTask, Refuted, Removals, Replica, RuleStart, Table, RecordError, Upload, UploadedPart, decode_record,
+    DbKey, ParkedTask, RecordError, Refuted, Removals, Replica, RuleStart, Table, Upload, UploadedPart, decode_record,
 };
 use super::store::{self, OpenDb};
 use crate::clock;

@@ -70,7 +70,9 @@ impl Store {
     /// Returns the database, if its disk does not fail at present.
     pub(super) fn open_db(&self) -> Result<Arc<OpenDb>, Failure> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        open.clone().ok_or_else(|| Failure::with_source(FailureKind::Transient, DURING, "closed until its disk takes writes again"))
+        open.clone().ok_or_else(|| {
+            Failure::with_source(FailureKind::Transient, DURING, "closed until its disk takes writes again")
+        })
     }
 
     pub(super) fn write(&self, write: impl FnOnce(&DB) -> Result<(), rocksdb::Error>) -> Result<(), Failure> {

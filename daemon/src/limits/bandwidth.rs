@@ -76,7 +76,8 @@ mod tests {
     fn every_byte_is_counted_once_however_small_the_bodies() {
         let limit = Bandwidth::new(NonZeroU64::new(1 << 20).unwrap());
         for bytes in [1, 10, 1023, 1025, 1100, 64 << 10] {
-            let taken: u64 = (0..10_000).filter_map(|_| limit.take_units(bytes)).map(|units| u64::from(units.get())).sum();
+            let taken: u64 =
+                (0..10_000).filter_map(|_| limit.take_units(bytes)).map(|units| u64::from(units.get())).sum();
             let rest = *limit.rest.lock().unwrap();
             assert!((taken * UNIT_BYTES).abs_diff(10_000 * bytes) <= UNIT_BYTES + rest, "{bytes}: {taken}");
             assert!(rest < UNIT_BYTES);

@@ -54,7 +54,9 @@ fn a_filter_means_what_matches_all_of_it() {
     let rule = |rule: &str| ParkedFilter { rule: Some(rule.to_owned()), ..none.clone() };
     assert!(rule("orders").matches_task(&task) && !rule("invoices").matches_task(&task));
     let both = |reason| ParkedFilter { reason: Some(reason), ..rule("orders") };
-    assert!(both(Reason::DstBucketNotFound).matches_task(&task) && !both(Reason::SrcBucketNotFound).matches_task(&task));
+    assert!(
+        both(Reason::DstBucketNotFound).matches_task(&task) && !both(Reason::SrcBucketNotFound).matches_task(&task)
+    );
     let object = |url| ParkedFilter { object: Object::parse_url(url), ..none.clone() };
     assert!(object("s3://orders/report").matches_task(&task));
     assert!(object("s3://replicas/copies/report").matches_task(&task));

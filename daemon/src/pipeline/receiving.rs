@@ -12,9 +12,9 @@ use crate::accounts::Accounts;
 use crate::dispatch;
 use crate::engine::Engine;
 use crate::health::PollStatus;
-use crate::receiver::{BATCH_MAX, PollGate, Receiver};
 use crate::lease::Leases;
-use crate::message::{ReceivedMessage, QueueAccess};
+use crate::message::{QueueAccess, ReceivedMessage};
+use crate::receiver::{BATCH_MAX, PollGate, Receiver};
 
 // Messages that each queue may have on the way to the dispatch: a poll holds room for one batch
 // while it waits, and another keeps the dispatch busy; more would only hide messages from daemons
@@ -65,7 +65,11 @@ impl<'a> Receiving<'a> {
 
     /// Starts an intake for each queue that this role receives from: of work queues they deliver to the dispatch, and so do
     /// those of events where there are none. Else events are for the router; returns where they come to.
-    pub(super) fn start(&mut self, role: Role, deliver: mpsc::Sender<ReceivedMessage>) -> Option<mpsc::Receiver<ReceivedMessage>> {
+    pub(super) fn start(
+        &mut self,
+        role: Role,
+        deliver: mpsc::Sender<ReceivedMessage>,
+    ) -> Option<mpsc::Receiver<ReceivedMessage>> {
         let work_queues = self.engine.work_queues.iter();
         let gated: Vec<_> = work_queues.filter_map(|access| Some((access, self.work_gate(access)?))).collect();
         if gated.is_empty() {
@@ -108,7 +112,12 @@ impl<'a> Receiving<'a> {
     }
 
     /// Starts the intake of a queue, and what keeps its messages hidden.
-    fn start_one(&mut self, access: &Arc<QueueAccess>, deliver: &mpsc::Sender<ReceivedMessage>, gate: Option<PollGate>) {
+    fn start_one(
+        &mut self,
+        access: &Arc<QueueAccess>,
+        deliver: &mpsc::Sender<ReceivedMessage>,
+        gate: Option<PollGate>,
+    ) {
         let leases = Leases::new(access.client.clone(), &access.queue, self.engine.metrics.clone());
         let poll = Arc::new(PollStatus::new(access.queue.name()));
         self.services.spawn(leases.clone().run(self.close.clone()));

@@ -99,7 +99,12 @@ impl AttemptState {
     }
 
     /// Decides which abilities of the endpoint a write uses.
-    pub(super) fn ask(&self, destination: &AccountClients, condition: Feature, over: &CurrentEntry) -> ConditionalWrite {
+    pub(super) fn ask(
+        &self,
+        destination: &AccountClients,
+        condition: Feature,
+        over: &CurrentEntry,
+    ) -> ConditionalWrite {
         let wants = |ability| destination.capabilities.has_feature(ability) && !self.left_out.contains(&ability);
         let extras = Extras { conditional: wants(condition), checked: condition.paired_checksum().is_some_and(wants) };
         ConditionalWrite { condition, over: over.clone(), extras }
@@ -157,7 +162,8 @@ impl AttemptState {
         let (abilities, account) = (&destination.capabilities, &destination.name);
         abilities.record_condition_met(asked.condition);
         self.refused = None;
-        let is_meant = |ability: &Feature| *ability == asked.condition || asked.condition.paired_checksum() == Some(*ability);
+        let is_meant =
+            |ability: &Feature| *ability == asked.condition || asked.condition.paired_checksum() == Some(*ability);
         for ability in std::mem::take(&mut self.left_out).into_iter().filter(is_meant) {
             abilities.disable_feature(ability, account, &self.why);
         }
@@ -188,8 +194,14 @@ impl AttemptState {
     }
 
     /// Finds what else can be left out that makes another request of the one that was refused.
-    fn next_trial(&self, destination: &AccountClients, asked: &ConditionalWrite, operation: Operation) -> Option<BTreeSet<Feature>> {
-        let all = ConditionalWrite { extras: Extras { conditional: true, checked: true }, ..asked.clone() }.asked_features(operation);
+    fn next_trial(
+        &self,
+        destination: &AccountClients,
+        asked: &ConditionalWrite,
+        operation: Operation,
+    ) -> Option<BTreeSet<Feature>> {
+        let all = ConditionalWrite { extras: Extras { conditional: true, checked: true }, ..asked.clone() }
+            .asked_features(operation);
         let known: BTreeSet<Feature> =
             all.into_iter().filter(|ability| destination.capabilities.has_feature(*ability)).collect();
         let sent = asked.asked_features(operation);

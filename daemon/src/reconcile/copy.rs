@@ -13,22 +13,22 @@ use replicator_core::rule::Rule;
 use replicator_core::stamp::{OriginKey, Stamp};
 use tracing::warn;
 
-use super::attributes::{Attributes, STAMP, STORAGE_CLASS, encoded_words};
-use super::snapshot::Snapshot;
-use super::encryption::{self, Headers};
 use super::attempt::Extras;
-use super::version_reader::VersionReader;
+use super::attributes::{Attributes, STAMP, STORAGE_CLASS, encoded_words};
+use super::encryption::{self, Headers};
+use super::snapshot::Snapshot;
 use super::tags::{self, Tags};
+use super::version_reader::VersionReader;
 use crate::accounts::AccountClients;
 use crate::budget::MemoryPermit;
 use crate::checksum::crc64_of;
 use crate::clock::{self, BootInstant};
 use crate::engine::{Due, Engine};
-use crate::single_flight::{RangeKey, Subscriber};
-use crate::metrics::Unproved;
-use crate::task::Task;
 use crate::fair_queue::Flow;
+use crate::metrics::Unproved;
 use crate::s3_http::S3Request;
+use crate::single_flight::{RangeKey, Subscriber};
+use crate::task::Task;
 
 /// One version on its way to one destination.
 #[derive(Debug)]
@@ -109,17 +109,29 @@ impl CopyJob<'_> {
         self.check_origin(&attributes).await?;
         if attributes.is_partial {
             let cause = "the source has user metadata that it cannot put into headers (x-amz-missing-meta)";
-            return Err(Failure::with_source(FailureKind::NeedsOperator(Reason::SrcMetadataUnreadable), Operation::GetObject, cause));
+            return Err(Failure::with_source(
+                FailureKind::NeedsOperator(Reason::SrcMetadataUnreadable),
+                Operation::GetObject,
+                cause,
+            ));
         }
         attributes.drop_past_retention(clock::now());
         if attributes.is_kms() && !self.rule.sse_kms_objects {
-            return Err(Failure::new(FailureKind::Ineligible(Reason::SrcObjectNotEligible), Operation::CheckEncryption));
+            return Err(Failure::new(
+                FailureKind::Ineligible(Reason::SrcObjectNotEligible),
+                Operation::CheckEncryption,
+            ));
         }
         let tags = self.read_tags(&attributes, counts_tags).await?;
         let encryption = encryption::choose_headers(&self.rule.encryption, &attributes);
         if let Some(class) = &self.rule.storage_class {
-            let invalid =
-                |error| Failure::with_source(FailureKind::NeedsOperator(Reason::RequestRefused), Operation::SetStorageClass, error);
+            let invalid = |error| {
+                Failure::with_source(
+                    FailureKind::NeedsOperator(Reason::RequestRefused),
+                    Operation::SetStorageClass,
+                    error,
+                )
+            };
             attributes.kept.insert(STORAGE_CLASS, HeaderValue::try_from(class).map_err(invalid)?);
         }
         if self.destination.is_aws {

@@ -1,22 +1,22 @@
 //! Delete markers, and the permanent delete of one exact replica.
 
 use replicator_core::deadline::body_timeout;
-use replicator_core::failure::{Failure, FailureKind, Dependency, Reason, error_chain};
+use replicator_core::failure::{Dependency, Failure, FailureKind, Reason, error_chain};
 use replicator_core::object::VersionId;
 use replicator_core::operation::Operation;
 use replicator_core::plan::SourceVersion;
 
-use super::snapshot::{Snapshot, LOOK, VerifiedAt};
 use super::head::{Expected, read_current};
 use super::listing;
+use super::snapshot::{LOOK, Snapshot, VerifiedAt};
 use crate::accounts::error::{Side, from_sdk_error};
 use crate::accounts::{AccountClients, attempt_deadline};
 use crate::engine::Engine;
 use crate::failpoint::Step;
 use crate::lease;
 use crate::ledger::records::CurrentEntry;
-use crate::task::Task;
 use crate::s3_http::S3Request;
+use crate::task::Task;
 
 /// Hides the object that is current under a delete marker; returns the marker's version id.
 pub(crate) async fn mark(
@@ -89,7 +89,12 @@ pub(crate) async fn version(engine: &Engine, task: &Task, destination_version: &
 /// Makes sure that the source still has what is about to be written, where it would have to go
 /// again: the task that deletes it expects no write from an older look. The answer may take long,
 /// and the look at the destination has to be fresh when the write is sent.
-pub(super) async fn confirm_source(access: &AccountClients, task: &Task, version: &VersionId, looked: VerifiedAt) -> Result<(), Failure> {
+pub(super) async fn confirm_source(
+    access: &AccountClients,
+    task: &Task,
+    version: &VersionId,
+    looked: VerifiedAt,
+) -> Result<(), Failure> {
     if !task.rules.primary.version_deletes {
         return Ok(());
     }
@@ -111,7 +116,10 @@ pub(super) async fn confirm_gone(
         return Ok(());
     }
     let cause = format!("{}, and ListObjectVersions shows the version", error_chain(told));
-    Err(Failure { answer: told.answer, ..Failure::with_source(FailureKind::Transient, told.operation, cause).of(Dependency::Source) })
+    Err(Failure {
+        answer: told.answer,
+        ..Failure::with_source(FailureKind::Transient, told.operation, cause).of(Dependency::Source)
+    })
 }
 
 /// Says whether the source still has a version; only what S3 itself says counts as "no".

@@ -6,11 +6,11 @@ use std::time::Duration;
 use replicator_core::claim::OriginClaim;
 use replicator_core::failure::Failure;
 use replicator_core::object::Timestamp;
-use replicator_core::plan::{self, VersionKind, DestinationState, SourceVersion, Current, VersionRef};
+use replicator_core::plan::{self, Current, DestinationState, SourceVersion, VersionKind, VersionRef};
 
+use super::head::{Expected, HeadResult, current_of_new, read_current};
+use super::lookup::{Lookup, adopt_replica, replica_by_version, replicated_record};
 use super::snapshot::Snapshot;
-use super::head::{HeadResult, Expected, read_current, current_of_new};
-use super::lookup::{Lookup, adopt_replica, replicated_record, replica_by_version};
 use crate::accounts::AccountClients;
 use crate::accounts::capabilities::Feature;
 use crate::clock::BootInstant;
@@ -239,6 +239,8 @@ fn known_from(top: Current, reached: Option<VersionRef>, replicas: &[Replica]) -
         reached,
         replicated: of(|state| matches!(state, ReplicaState::Replicated | ReplicaState::Deleted)),
         collapsed: of(|state| state == ReplicaState::Coalesced),
-        skipped: of(|state| matches!(state, ReplicaState::Skipped | ReplicaState::Superseded | ReplicaState::SourceMissing)),
+        skipped: of(|state| {
+            matches!(state, ReplicaState::Skipped | ReplicaState::Superseded | ReplicaState::SourceMissing)
+        }),
     }
 }

@@ -4,15 +4,15 @@ use replicator_core::event::EventKind;
 use replicator_core::failure::{Failure, FailureKind, Reason};
 use replicator_core::object::VersionId;
 use replicator_core::operation::Operation;
-use replicator_core::plan::{VersionKind, DestinationState, VersionRef};
+use replicator_core::plan::{DestinationState, VersionKind, VersionRef};
 use replicator_core::rule::History;
 
 use super::tags::Followed;
-use super::{Reconciler, destination, delete};
+use super::{Reconciler, delete, destination};
 use crate::engine::Engine;
 use crate::ledger::records::{ParkedTask, Replica, ReplicaState};
 use crate::metrics::Outcome;
-use crate::task::{Report, Task, PendingEvent};
+use crate::task::{PendingEvent, Report, Task};
 
 /// Answers duplicates from the ledger, without a request. Not when a message was delivered before:
 /// then a write may have been lost on its way, and only the destination can tell (protocol rule 7).
@@ -22,7 +22,9 @@ pub(super) fn answered_by_ledger(engine: &Engine, task: &Task) -> Result<Option<
         return Ok(None);
     }
     let replicas = engine.ledger.replicas_of(&task.target)?;
-    let known = |pending: &PendingEvent| find_record(&replicas, pending.version.as_ref(), &[]).map(|replica| outcome_of(replica.state));
+    let known = |pending: &PendingEvent| {
+        find_record(&replicas, pending.version.as_ref(), &[]).map(|replica| outcome_of(replica.state))
+    };
     let outcomes: Option<Vec<Outcome>> = task.events.iter().map(known).collect();
     let Some(outcomes) = outcomes else { return Ok(None) };
     let settle = super::OutcomeRecorder::new(engine, task);
@@ -35,7 +37,9 @@ pub(super) fn answered_by_ledger(engine: &Engine, task: &Task) -> Result<Option<
 /// A change of tags can bring a version into a rule's scope that was out of it.
 pub(super) fn reconsider(task: &Task, known: &mut DestinationState) {
     let retagged = |version: &VersionRef| {
-        task.events.iter().any(|pending| pending.action == EventKind::Tags && pending.version.as_ref() == Some(&version.id))
+        task.events
+            .iter()
+            .any(|pending| pending.action == EventKind::Tags && pending.version.as_ref() == Some(&version.id))
     };
     known.skipped.retain(|version| !retagged(version));
 }
@@ -167,7 +171,8 @@ async fn replica_version(run: &mut Reconciler<'_>, id: &VersionId) -> Result<Opt
         Some((ReplicaState::Deleted, _)) => return Ok(None),
         // Another daemon may have written what is only on record here as lost or left out.
         Some(_) | None => {
-            destination::rebuild_records(run.engine, run.task, &mut run.observed.destination, &run.observed.past).await?;
+            destination::rebuild_records(run.engine, run.task, &mut run.observed.destination, &run.observed.past)
+                .await?;
         }
     }
     Ok(find(&run.observed.destination.replicas).and_then(|(_, version)| version))

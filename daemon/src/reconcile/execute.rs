@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
-use replicator_core::failure::{Failure, Reason, Action};
+use replicator_core::failure::{Action, Failure, Reason};
 use replicator_core::object::ETag;
 use replicator_core::operation::Operation;
-use replicator_core::plan::{Precondition, SourceVersion, Current};
+use replicator_core::plan::{Current, Precondition, SourceVersion};
 use replicator_core::rule::{History, Rule};
 
-use super::copy::{CopyJob, Written};
 use super::attempt::Extras;
-use super::{AttemptState, Progress, Reconciler, select_rule, multipart, part_bytes_preferred, delete, put};
+use super::copy::{CopyJob, Written};
+use super::{AttemptState, Progress, Reconciler, delete, multipart, part_bytes_preferred, put, select_rule};
 use crate::accounts::capabilities::{Feature, TagsGiven};
 use crate::clock::BootInstant;
 use crate::failpoint;
@@ -19,10 +19,15 @@ use crate::ledger::records::{CurrentEntry, Replica, ReplicaState};
 use crate::metrics::Outcome;
 
 impl Reconciler<'_> {
-    pub(super) async fn mark(&mut self, source: &SourceVersion, memory: &mut AttemptState) -> Result<Progress, Failure> {
+    pub(super) async fn mark(
+        &mut self,
+        source: &SourceVersion,
+        memory: &mut AttemptState,
+    ) -> Result<Progress, Failure> {
         let asked = memory.ask(self.destination, Feature::ConditionalDelete, &self.observed.destination.basis.entry);
         let (sent, conditional) = (BootInstant::now(), asked.extras.conditional);
-        let marked = delete::mark(self.engine, self.task, source, (&self.observed.destination.basis, conditional)).await;
+        let marked =
+            delete::mark(self.engine, self.task, source, (&self.observed.destination.basis, conditional)).await;
         let version = memory.learn(self.destination, asked, marked)?;
         self.engine.check_written(&self.task.target.destination, Operation::DeleteObject, version.as_deref()).await?;
         let replica = self.written(source, version, None);
@@ -182,7 +187,11 @@ impl Reconciler<'_> {
         }
         match replica.state {
             ReplicaState::Coalesced => self.observed.destination.known.record_coalesced(&replica.source),
-            ReplicaState::Replicated | ReplicaState::Skipped | ReplicaState::Superseded | ReplicaState::SourceMissing | ReplicaState::Deleted => {
+            ReplicaState::Replicated
+            | ReplicaState::Skipped
+            | ReplicaState::Superseded
+            | ReplicaState::SourceMissing
+            | ReplicaState::Deleted => {
                 self.observed.destination.known.advance(&replica.source, top);
             }
         }
@@ -200,6 +209,13 @@ fn entry_of(replica: &Replica) -> Option<CurrentEntry> {
     match (replica.state, &replica.etag) {
         (ReplicaState::Replicated, Some(etag)) => Some(CurrentEntry::Object { version, etag: etag.clone() }),
         (ReplicaState::Replicated, None) => version.map(CurrentEntry::Marker),
-        (ReplicaState::Coalesced | ReplicaState::Skipped | ReplicaState::Superseded | ReplicaState::SourceMissing | ReplicaState::Deleted, _) => None,
+        (
+            ReplicaState::Coalesced
+            | ReplicaState::Skipped
+            | ReplicaState::Superseded
+            | ReplicaState::SourceMissing
+            | ReplicaState::Deleted,
+            _,
+        ) => None,
     }
 }

@@ -15,8 +15,8 @@ use crate::accounts::error::Side;
 use crate::clock;
 use crate::engine::Engine;
 use crate::ledger::records::CurrentEntry;
+use crate::s3_http::{ResponseHead, S3Request};
 use crate::task::Task;
-use crate::s3_http::{S3Request, ResponseHead};
 
 /// What is said of the current entry.
 #[derive(Debug)]
@@ -61,7 +61,11 @@ pub(super) enum Expected {
 
 /// Reads which entry is current of a key that is likely new, by one list for all neighbours that
 /// wait, if they are many.
-pub(super) async fn current_of_new(engine: &Engine, access: &AccountClients, task: &Task) -> Result<HeadResult, Failure> {
+pub(super) async fn current_of_new(
+    engine: &Engine,
+    access: &AccountClients,
+    task: &Task,
+) -> Result<HeadResult, Failure> {
     // What a list leaves out the condition of the write finds.
     let may_ask = access.is_aws || access.capabilities.always_had(Feature::ConditionalPut);
     match if may_ask { listing::absence(engine, access, task).await? } else { None } {
@@ -71,7 +75,11 @@ pub(super) async fn current_of_new(engine: &Engine, access: &AccountClients, tas
 }
 
 /// Reads which entry is current.
-pub(super) async fn read_current(access: &AccountClients, task: &Task, likely: Expected) -> Result<HeadResult, Failure> {
+pub(super) async fn read_current(
+    access: &AccountClients,
+    task: &Task,
+    likely: Expected,
+) -> Result<HeadResult, Failure> {
     let place = &task.target.destination;
     let tells_markers = tells_markers(access);
     // Where a 404 proves nothing, a list would have to follow.
@@ -129,7 +137,9 @@ async fn listed(access: &AccountClients, task: &Task) -> Result<Option<CurrentEn
     let newest = listing::newest(access, Side::Destination, &target.destination.bucket, &target.key).await?;
     Ok(match newest {
         None => Some(CurrentEntry::Nothing),
-        Some(entry) if entry.kind == VersionKind::Marker => Some(CurrentEntry::Marker(entry.version.id.as_str().to_owned())),
+        Some(entry) if entry.kind == VersionKind::Marker => {
+            Some(CurrentEntry::Marker(entry.version.id.as_str().to_owned()))
+        }
         Some(_) => None,
     })
 }

@@ -5,15 +5,15 @@ use aws_smithy_types::body::SdkBody;
 use replicator_core::event::EventKind;
 use replicator_core::failure::{Failure, FailureKind};
 use replicator_core::object::{Timestamp, VersionId};
-use replicator_core::plan::{VersionKind, SourceVersion, VersionRef};
+use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 
 use super::is_bulk;
 use crate::accounts::error::Side;
 use crate::clock::BootInstant;
 use crate::engine::Engine;
+use crate::s3_http::{ResponseHead, S3Request};
 use crate::single_flight::Subscriber;
 use crate::task::Task;
-use crate::s3_http::{S3Request, ResponseHead};
 
 /// A GET of the current version that was answered, its body on the way.
 #[derive(Debug)]

@@ -7,14 +7,14 @@ use replicator_core::deadline::LANDING;
 use replicator_core::failure::{Failure, FailureKind, Reason};
 use replicator_core::object::{Bucket, ETag, Key, Timestamp, VersionId};
 use replicator_core::operation::Operation;
-use replicator_core::plan::{VersionKind, SourceVersion, VersionRef};
+use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::retry;
 
 use crate::accounts::AccountClients;
 use crate::accounts::error::Side;
 use crate::engine::Engine;
+use crate::s3_http::{self, ResponseHead, S3Request};
 use crate::task::Task;
-use crate::s3_http::{self, S3Request, ResponseHead};
 
 mod page;
 mod shared;

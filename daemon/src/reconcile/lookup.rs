@@ -1,15 +1,15 @@
 //! Which source version an entry of the destination's history is the replica of: by the ledger, or
 //! else by its stamp, if the source bears that out.
 
-use replicator_core::claim::{Belief, OriginClaim, ClaimRejection};
+use replicator_core::claim::{Belief, ClaimRejection, OriginClaim};
 use replicator_core::failure::{Failure, FailureKind, Reason};
 use replicator_core::object::{ETag, Timestamp};
 use replicator_core::operation::Operation;
-use replicator_core::plan::{VersionKind, SourceVersion, VersionRef};
+use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::stamp;
 use tracing::warn;
 
-use super::head::{read_claim, has_own_key};
+use super::head::{has_own_key, read_claim};
 use super::listing;
 use super::version_reader::VersionReader;
 use crate::accounts::AccountClients;
@@ -17,8 +17,8 @@ use crate::accounts::capabilities::Feature;
 use crate::accounts::error::Side;
 use crate::engine::Engine;
 use crate::ledger::records::{Replica, ReplicaState};
+use crate::s3_http::{ResponseHead, S3Request};
 use crate::task::Task;
-use crate::s3_http::{S3Request, ResponseHead};
 
 /// What it takes to look an entry up.
 pub(super) struct Lookup<'a> {
@@ -40,7 +40,12 @@ impl Lookup<'_> {
     }
 
     /// Returns the record of a replica that is found there.
-    pub(super) fn found_replica(&self, source: VersionRef, destination_version: Option<String>, etag: Option<ETag>) -> Replica {
+    pub(super) fn found_replica(
+        &self,
+        source: VersionRef,
+        destination_version: Option<String>,
+        etag: Option<ETag>,
+    ) -> Replica {
         Replica { found: self.now, ..replicated_record(source, destination_version, etag) }
     }
 
@@ -112,7 +117,8 @@ impl Lookup<'_> {
             Ok(head) => Ok(!has_own_key(&head)),
             // Under a customer's key it cannot be read, and has no replica.
             Err(Failure {
-                kind: FailureKind::Ineligible(_) | FailureKind::NeedsOperator(Reason::RequestRefused), ..
+                kind: FailureKind::Ineligible(_) | FailureKind::NeedsOperator(Reason::RequestRefused),
+                ..
             }) => Ok(true),
             Err(failure) => Err(failure),
         }
@@ -165,13 +171,17 @@ pub(super) fn adopt_replica(
     Ok(())
 }
 
-pub(super) fn replicated_record(source: VersionRef, destination_version: Option<String>, etag: Option<ETag>) -> Replica {
+pub(super) fn replicated_record(
+    source: VersionRef,
+    destination_version: Option<String>,
+    etag: Option<ETag>,
+) -> Replica {
     Replica { destination_version, etag, ..Replica::new(source, VersionKind::Object, ReplicaState::Replicated) }
 }
 
 pub(super) fn replica_by_version<'a>(replicas: &'a [Replica], version: Option<&str>) -> Option<&'a Replica> {
     let version = version?;
-    replicas
-        .iter()
-        .find(|replica| replica.state == ReplicaState::Replicated && replica.destination_version.as_deref() == Some(version))
+    replicas.iter().find(|replica| {
+        replica.state == ReplicaState::Replicated && replica.destination_version.as_deref() == Some(version)
+    })
 }

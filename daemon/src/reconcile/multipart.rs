@@ -3,30 +3,30 @@
 
 use aws_sdk_s3::types::{ChecksumType, CompletedMultipartUpload, CompletedPart};
 use replicator_core::deadline::complete_timeout;
-use replicator_core::failure::{Failure, FailureKind, Dependency, Reason, error_chain};
+use replicator_core::failure::{Dependency, Failure, FailureKind, Reason, error_chain};
 use replicator_core::object::Timestamp;
 use replicator_core::operation::Operation;
 use replicator_core::parts::{self, Layout, Part};
 use tracing::warn;
 
-use super::snapshot::Snapshot;
 use super::copy::{CopyJob, ReplicaHeaders, Written};
-use super::unconfirmed::{self, UnconfirmedUpload};
+use super::delete;
 use super::proof::{self, Choice, Proof, Way};
 use super::receipt::{self, Receipt};
-use super::delete;
+use super::snapshot::Snapshot;
+use super::unconfirmed::{self, UnconfirmedUpload};
 use super::uploading::Uploading;
 use crate::accounts::attempt_deadline;
 use crate::accounts::error::{Side, from_sdk_error};
-use crate::checksum::{Algorithm, Measure, Sum, crc64_of, crc64_header, crc64_joined};
+use crate::checksum::{Algorithm, Measure, Sum, crc64_header, crc64_joined, crc64_of};
 use crate::clock::{self, BootInstant};
 use crate::engine::Engine;
 use crate::failpoint::Step;
 use crate::lease;
 use crate::ledger::Parts;
-use crate::ledger::records::{TargetKey, Upload, UploadedPart, UploadOwner};
-use crate::task::Task;
+use crate::ledger::records::{TargetKey, Upload, UploadOwner, UploadedPart};
 use crate::s3_http::S3Request;
+use crate::task::Task;
 use crate::xml::{self, NotXml};
 
 /// Copies a version in parts.
@@ -104,10 +104,16 @@ pub(super) async fn abort_upload(engine: &Engine, target: &TargetKey, upload_id:
 /// An upload is kept for another try unless it can never be completed.
 fn is_final(failure: &Failure) -> bool {
     match failure.kind {
-        FailureKind::PreconditionFailed | FailureKind::ConcurrentWrite | FailureKind::SourceVersionMissing | FailureKind::NotFound | FailureKind::Ineligible(_) => true,
+        FailureKind::PreconditionFailed
+        | FailureKind::ConcurrentWrite
+        | FailureKind::SourceVersionMissing
+        | FailureKind::NotFound
+        | FailureKind::Ineligible(_) => true,
         FailureKind::NotImplemented | FailureKind::FeatureDisabled => true,
         FailureKind::NeedsOperator(reason) => matches!(reason, Reason::ChecksumMismatch | Reason::RequestRefused),
-        FailureKind::OutcomeUnknown | FailureKind::Transient | FailureKind::Throttled | FailureKind::MustWait(_) => false,
+        FailureKind::OutcomeUnknown | FailureKind::Transient | FailureKind::Throttled | FailureKind::MustWait(_) => {
+            false
+        }
         FailureKind::Unauthenticated | FailureKind::LeaseUnsure => false,
     }
 }
@@ -124,13 +130,18 @@ pub(super) fn begun(copy: &CopyJob<'_>) -> Result<Option<u64>, Failure> {
 }
 
 fn layout(copy: &CopyJob<'_>, part_bytes: u64) -> Result<Layout, Failure> {
-    let unsupported =
-        |error| Failure::with_source(FailureKind::Ineligible(Reason::SrcObjectNotEligible), Operation::LayOutParts, error);
+    let unsupported = |error| {
+        Failure::with_source(FailureKind::Ineligible(Reason::SrcObjectNotEligible), Operation::LayOutParts, error)
+    };
     let layout = parts::plan_layout(copy.version.size_bytes, part_bytes).map_err(unsupported)?;
     if layout.part_bytes().min(copy.version.size_bytes) > copy.engine.budget.part_bytes_max() {
         let (part, most) = (layout.part_bytes(), copy.engine.budget.part_bytes_max());
         let detail = format!("a part has {part} bytes, and large objects have {most} of `memory`: raise it");
-        return Err(Failure::with_source(FailureKind::NeedsOperator(Reason::MemoryBudgetTooSmall), Operation::LayOutParts, detail));
+        return Err(Failure::with_source(
+            FailureKind::NeedsOperator(Reason::MemoryBudgetTooSmall),
+            Operation::LayOutParts,
+            detail,
+        ));
     }
     Ok(layout)
 }
@@ -194,8 +205,9 @@ async fn create(copy: &CopyJob<'_>, dress: &ReplicaHeaders) -> Result<String, Fa
 /// that it may have begun, and each attempt would leave one more. Another daemon at the same key begins its own anew.
 async fn abort_unnamed(copy: &CopyJob<'_>, since: Option<Timestamp>) -> Result<(), Failure> {
     let (target, during) = (&copy.task.target, Operation::ListMultipartUploads);
-    let since =
-        since.ok_or_else(|| Failure::with_source(FailureKind::Transient, during, "the destination does not say when it is"))?;
+    let since = since.ok_or_else(|| {
+        Failure::with_source(FailureKind::Transient, during, "the destination does not say when it is")
+    })?;
     let request = copy.destination.s3.list_multipart_uploads();
     let request = request.bucket(target.destination.bucket.as_str()).prefix(target.key.as_str());
     let listed = request.send().await.map_err(|error| from_sdk_error(Side::Destination, during, error))?;

@@ -4,7 +4,7 @@
 use replicator_core::failure::{Failure, FailureKind};
 use replicator_core::object::{Timestamp, VersionId};
 use replicator_core::operation::Operation;
-use replicator_core::plan::{VersionKind, SourceVersion, VersionRef};
+use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::rule::{History, Rule};
 
 use super::destination::{self, DestinationView};
@@ -13,8 +13,8 @@ use super::{listing, part_bytes_preferred};
 use crate::accounts::error::Side;
 use crate::clock;
 use crate::engine::Engine;
-use crate::single_flight::Subscriber;
 use crate::ledger::records::{Replica, ReplicaState};
+use crate::single_flight::Subscriber;
 use crate::task::Task;
 
 /// Both sides of a key.

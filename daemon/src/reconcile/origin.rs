@@ -5,18 +5,18 @@
 use replicator_core::failure::{Failure, FailureKind, Reason};
 use replicator_core::object::VersionId;
 use replicator_core::operation::Operation;
-use replicator_core::plan::{VersionKind, SourceVersion, VersionRef};
+use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::rule::Replicas;
 use replicator_core::stamp::{self, NAME, Stamp};
 
 use super::attributes::{Attributes, STAMP};
 use super::copy::CopyJob;
 use super::listing;
-use super::version_reader::VersionReader;
 use super::proof::Stated;
+use super::version_reader::VersionReader;
 use crate::accounts::error::Side;
 use crate::checksum::{CRC64_NVME, crc64_stated};
-use crate::s3_http::{S3Request, ResponseHead, S3Error};
+use crate::s3_http::{ResponseHead, S3Error, S3Request};
 
 impl CopyJob<'_> {
     /// Refuses a replica of what the destination holds. Its stamp alone proves nothing, so the original is looked up; and
@@ -48,7 +48,8 @@ impl CopyJob<'_> {
             return Ok(Some(stamp.version.clone()));
         }
         let target = &self.task.target;
-        let listed = listing::list_history(self.destination, Side::Destination, &target.destination.bucket, &target.key).await?;
+        let listed =
+            listing::list_history(self.destination, Side::Destination, &target.destination.bucket, &target.key).await?;
         Ok(listed.into_iter().map(|entry| entry.version).find(|version| stamp::names_version(&stamp.version, version)))
     }
 
@@ -62,7 +63,10 @@ impl CopyJob<'_> {
         match self.destination.send_for_checksums(call).await {
             Ok(answer) => Ok(Some(answer.into_head())),
             // Not there, or under a customer's key.
-            Err(refusal) if refusal.is_absent() || refusal.failure.kind == FailureKind::NeedsOperator(Reason::RequestRefused) => {
+            Err(refusal)
+                if refusal.is_absent()
+                    || refusal.failure.kind == FailureKind::NeedsOperator(Reason::RequestRefused) =>
+            {
                 Ok(None)
             }
             Err(refusal) => Err(refusal.into()),
@@ -79,7 +83,11 @@ impl CopyJob<'_> {
             let head = match VersionReader::pin_source(self.source, self.task, entry).head().await {
                 Ok(head) => head,
                 // Removed since it was listed, or under a customer's key: no replica.
-                Err(S3Error { failure, .. }) if matches!(failure.kind, FailureKind::SourceVersionMissing | FailureKind::PreconditionFailed) => continue,
+                Err(S3Error { failure, .. })
+                    if matches!(failure.kind, FailureKind::SourceVersionMissing | FailureKind::PreconditionFailed) =>
+                {
+                    continue;
+                }
                 Err(S3Error { failure, .. }) if matches!(failure.kind, FailureKind::Ineligible(_)) => continue,
                 Err(refusal) => return Err(refusal.into()),
             };
@@ -97,7 +105,12 @@ impl CopyJob<'_> {
     }
 
     /// Compares with what this may be a replica of, by what both sides state; where they state nothing, by the bytes.
-    async fn is_same(&self, attributes: &Attributes, version: &VersionRef, original: &ResponseHead) -> Result<bool, Failure> {
+    async fn is_same(
+        &self,
+        attributes: &Attributes,
+        version: &VersionRef,
+        original: &ResponseHead,
+    ) -> Result<bool, Failure> {
         let (etag, size_bytes) = (original.etag(), original.content_length());
         if size_bytes != Some(self.version.size_bytes) {
             return Ok(false);

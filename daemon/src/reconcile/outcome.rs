@@ -65,7 +65,9 @@ impl<'a> OutcomeRecorder<'a> {
         let outcome = match replica.state {
             ReplicaState::SourceMissing => Outcome::Gone,
             ReplicaState::Superseded => Outcome::Superseded,
-            ReplicaState::Replicated | ReplicaState::Coalesced | ReplicaState::Skipped | ReplicaState::Deleted => Outcome::Skipped,
+            ReplicaState::Replicated | ReplicaState::Coalesced | ReplicaState::Skipped | ReplicaState::Deleted => {
+                Outcome::Skipped
+            }
         };
         let operation = operation(replica.kind);
         if let Some(reason) = replica.reason {

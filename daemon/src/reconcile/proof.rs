@@ -212,7 +212,11 @@ impl Proof {
         }
     }
 
-    async fn compare(&self, original: &VersionReader<'_>, computed: Option<Vec<u8>>) -> Result<Option<Unproved>, Failure> {
+    async fn compare(
+        &self,
+        original: &VersionReader<'_>,
+        computed: Option<Vec<u8>>,
+    ) -> Result<Option<Unproved>, Failure> {
         let Some(computed) = computed else { return Ok(Some(Unproved::PartsUnknown)) };
         let (access, is_etag_of_parts) = (original.access, self.stated.is_etag() && self.stated.parts.is_some());
         if computed == self.stated.value {

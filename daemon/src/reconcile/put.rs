@@ -9,20 +9,20 @@ use replicator_core::parts::Part;
 
 use super::attributes::Attributes;
 use super::copy::{CopyJob, ReplicaHeaders, Written};
-use super::version_reader::VersionReader;
-use super::proof::{self, Choice, Proof, Way};
-use super::receipt::{self, Receipt};
 use super::delete;
 use super::latest::StartedGet;
+use super::proof::{self, Choice, Proof, Way};
+use super::receipt::{self, Receipt};
+use super::version_reader::VersionReader;
 use crate::budget::MemoryPermit;
 use crate::checksum::{CRC64_NVME, crc64_header};
 use crate::clock::BootInstant;
 use crate::engine::Due;
 use crate::failpoint::Step;
-use crate::single_flight::{Body, Leader};
 use crate::lease;
 use crate::metrics::Unproved;
-use crate::s3_http::{S3Request, Filled};
+use crate::s3_http::{Filled, S3Request};
+use crate::single_flight::{Body, Leader};
 
 /// Copies a version whose body fits into one part.
 pub(crate) async fn copy(copy: &CopyJob<'_>, opened: Option<Box<StartedGet>>) -> Result<Written, Failure> {

@@ -10,22 +10,22 @@ use aws_sdk_s3::operation::complete_multipart_upload::CompleteMultipartUploadOut
 use replicator_core::failure::{Failure, FailureKind, Reason, error_chain};
 use replicator_core::object::{ETag, VersionId};
 use replicator_core::operation::Operation;
-use replicator_core::plan::{VersionKind, SourceVersion, VersionRef};
+use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::retry;
 use replicator_core::rule::Verify;
 use tracing::warn;
 
 use super::copy::{CopyJob, Written};
 use super::head::read_claim;
-use super::version_reader::VersionReader;
 use super::proof;
 use super::tags::Tags;
+use super::version_reader::VersionReader;
 use crate::accounts::error::Side;
 use crate::checksum::{Algorithm, Sum, composite_value, crc64_header, md5_digits, md5_text};
 use crate::clock::{self, BootInstant};
 use crate::ledger::Parts;
 use crate::metrics::Unproved;
-use crate::s3_http::{S3Request, Filled, ResponseHead};
+use crate::s3_http::{Filled, ResponseHead, S3Request};
 
 /// What a write's answer names.
 #[derive(Debug)]
@@ -258,7 +258,8 @@ mod tests {
         let body = Filled::for_tests(BodyChunks::from(Bytes::from_static(b"abc")));
         let (right, wrong) = ("\"900150983cd24fb0d6963f7d28e17f72\"", "\"00000000000000000000000000000bad\"");
         let crc64 = crc64_header(body.crc64);
-        let compare = |headers: &[(&str, &str)], may_hash| compare_answer(&ResponseHead::for_tests(headers), &body, may_hash);
+        let compare =
+            |headers: &[(&str, &str)], may_hash| compare_answer(&ResponseHead::for_tests(headers), &body, may_hash);
         let by = |answered| match answered {
             Answered::Differs { by, .. } => Some(by),
             Answered::Equal | Answered::Silent | Answered::LeftOut => None,

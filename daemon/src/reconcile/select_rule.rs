@@ -9,7 +9,7 @@ use replicator_core::rule::{Replicas, Rule};
 
 use super::tags::{self, Tags};
 use crate::engine::Engine;
-use crate::ledger::records::{TargetKey, ReplicaState};
+use crate::ledger::records::{ReplicaState, TargetKey};
 use crate::task::Task;
 
 /// The rule that takes a version, and the tags where they had to be read.
@@ -19,7 +19,11 @@ pub(super) struct SelectedRule {
 }
 
 /// Chooses; `None` when no rule takes the version.
-pub(super) async fn rule_for(engine: &Engine, task: &Task, version: &SourceVersion) -> Result<Option<SelectedRule>, Failure> {
+pub(super) async fn rule_for(
+    engine: &Engine,
+    task: &Task,
+    version: &SourceVersion,
+) -> Result<Option<SelectedRule>, Failure> {
     let mut tags = None;
     for rule in task.rules.iter().filter(|rule| rule.filter.admits_size(version.size_bytes)) {
         if !rule.filter.tags.is_empty() && tags.is_none() {

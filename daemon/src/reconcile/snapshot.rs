@@ -7,7 +7,7 @@ use replicator_core::object::Timestamp;
 use replicator_core::operation::Operation;
 use replicator_core::plan::SourceVersion;
 
-use super::head::{HeadResult, Expected, read_current};
+use super::head::{Expected, HeadResult, read_current};
 use crate::accounts::AccountClients;
 use crate::clock::{self, BootInstant};
 use crate::ledger::records::CurrentEntry;
@@ -67,7 +67,11 @@ impl Snapshot {
 
     /// Reads again if the reading is too old for a write: another writer may have written since.
     /// Says when it did, so that the other side can be looked at again, too.
-    pub(super) async fn renew_if_old(&self, access: &AccountClients, task: &Task) -> Result<Option<VerifiedAt>, Failure> {
+    pub(super) async fn renew_if_old(
+        &self,
+        access: &AccountClients,
+        task: &Task,
+    ) -> Result<Option<VerifiedAt>, Failure> {
         let is_old = self.read.elapsed() > READING_AGE_MAX;
         if is_old { self.verify(access, task).await.map(Some) } else { Ok(None) }
     }
@@ -91,7 +95,11 @@ pub(super) struct VerifiedAt(BootInstant);
 impl VerifiedAt {
     /// Makes sure that the look is fresh enough for a write, whatever requests came since.
     pub(super) fn is_fresh(self) -> Result<(), Failure> {
-        if self.0.elapsed() <= READING_AGE_MAX { Ok(()) } else { Err(Failure::new(FailureKind::PreconditionFailed, LOOK)) }
+        if self.0.elapsed() <= READING_AGE_MAX {
+            Ok(())
+        } else {
+            Err(Failure::new(FailureKind::PreconditionFailed, LOOK))
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::accounts::{AccountClients, attempt_deadline};
 use crate::failpoint::Step;
 use crate::lease;
 use crate::ledger::records::{Replica, ReplicaState};
-use crate::s3_http::{S3Request, S3Error};
+use crate::s3_http::{S3Error, S3Request};
 use crate::xml::{self, NotXml};
 
 /// The tags of an object version.
@@ -85,9 +85,11 @@ impl Reconciler<'_> {
         }
         match is_ignored {
             true => Err(tags_unsupported(Some("it was answered 200, and the tags are not there".into()))),
-            false => {
-                Err(Failure::with_source(FailureKind::Transient, Operation::PutObjectTagging, "the source's tags keep changing"))
-            }
+            false => Err(Failure::with_source(
+                FailureKind::Transient,
+                Operation::PutObjectTagging,
+                "the source's tags keep changing",
+            )),
         }
     }
 
@@ -95,7 +97,8 @@ impl Reconciler<'_> {
     /// between the write and the tags, its messages come again.
     pub(super) async fn look_at_tags(&mut self) -> Result<(), Failure> {
         for at in 0..self.observed.destination.replicas.len() {
-            let Some(replica) = self.observed.destination.replicas.get(at).filter(|replica| self.may_lack_tags(replica)).cloned()
+            let Some(replica) =
+                self.observed.destination.replicas.get(at).filter(|replica| self.may_lack_tags(replica)).cloned()
             else {
                 continue;
             };
@@ -111,8 +114,9 @@ impl Reconciler<'_> {
     }
 
     fn may_lack_tags(&self, replica: &Replica) -> bool {
-        let is_found =
-            replica.state == ReplicaState::Replicated && replica.kind == plan::VersionKind::Object && replica.written.is_none();
+        let is_found = replica.state == ReplicaState::Replicated
+            && replica.kind == plan::VersionKind::Object
+            && replica.written.is_none();
         // `null` is overwritten in place.
         let is_there = !replica.source.id.is_null() || self.observed.listed.contains(&replica.source);
         self.is_repeated && is_found && is_there && !replica.tags_seen
@@ -162,7 +166,9 @@ impl Reconciler<'_> {
         };
         match (refusal.status(), refusal.failure.kind) {
             (Some(401 | 403), FailureKind::NeedsOperator(_)) => Ok(None),
-            (_, FailureKind::NotFound) => Err(Failure::new(FailureKind::PreconditionFailed, Operation::GetObjectTagging)),
+            (_, FailureKind::NotFound) => {
+                Err(Failure::new(FailureKind::PreconditionFailed, Operation::GetObjectTagging))
+            }
             (_, FailureKind::NotImplemented) => Err(tags_unsupported(refusal.failure.source)),
             _ => Err(refusal.into()),
         }
@@ -205,9 +211,15 @@ pub(super) async fn read_source(
     Ok(read(access, Side::Source, (bucket, key), version.as_str()).await?)
 }
 
-async fn read(access: &AccountClients, side: Side, (bucket, key): (&Bucket, &Key), version: &str) -> Result<Tags, S3Error> {
+async fn read(
+    access: &AccountClients,
+    side: Side,
+    (bucket, key): (&Bucket, &Key),
+    version: &str,
+) -> Result<Tags, S3Error> {
     let (_, text) = access.wire.text(S3Request::tags(side, bucket, key).version(version)).await?;
-    let no_list = || Failure::with_source(FailureKind::Transient, Operation::GetObjectTagging, "the answer is no list of tags");
+    let no_list =
+        || Failure::with_source(FailureKind::Transient, Operation::GetObjectTagging, "the answer is no list of tags");
     Ok(parse_tags(&text).ok_or_else(no_list)?)
 }
 
@@ -234,11 +246,17 @@ fn parse_tags(text: &str) -> Option<Tags> {
 }
 
 /// Replaces the tags of a replica, named by its exact version.
-async fn write(access: &AccountClients, (bucket, key): (&Bucket, &Key), version: &str, tags: &Tags) -> Result<(), Failure> {
+async fn write(
+    access: &AccountClients,
+    (bucket, key): (&Bucket, &Key),
+    version: &str,
+    tags: &Tags,
+) -> Result<(), Failure> {
     let tag = |(name, value): (&String, &String)| Tag::builder().key(name).value(value).build();
     let set = tags.iter().map(tag).collect::<Result<Vec<_>, _>>();
     let tagging = set.and_then(|set| Tagging::builder().set_tag_set(Some(set)).build());
-    let tagging = tagging.map_err(|error| Failure::with_source(FailureKind::Transient, Operation::PutObjectTagging, error))?;
+    let tagging =
+        tagging.map_err(|error| Failure::with_source(FailureKind::Transient, Operation::PutObjectTagging, error))?;
     lease::confirm_held().await?;
     // Sent once: one whose answer was lost may land on top of the tags of a later one (protocol rule 7).
     access

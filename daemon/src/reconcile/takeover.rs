@@ -25,7 +25,12 @@ pub(super) async fn settle_uploads(engine: &Engine, task: &Task, memory: &mut At
     let settled = match end_uploads(engine, task).await {
         Ok(settled) => settled,
         // These pass, and the next attempt lists again.
-        Err(failure) if matches!(failure.kind, FailureKind::Transient | FailureKind::Throttled | FailureKind::Unauthenticated) => {
+        Err(failure)
+            if matches!(
+                failure.kind,
+                FailureKind::Transient | FailureKind::Throttled | FailureKind::Unauthenticated
+            ) =>
+        {
             return Err(failure);
         }
         Err(failure) => {
@@ -95,8 +100,10 @@ async fn learn_principal(engine: &Engine, access: &AccountClients, target: &Targ
 async fn list(access: &AccountClients, target: &TargetKey) -> Result<(Vec<MultipartUpload>, bool), Failure> {
     let request = access.s3.list_multipart_uploads();
     let request = request.bucket(target.destination.bucket.as_str()).prefix(target.key.as_str());
-    let listed =
-        request.send().await.map_err(|error| from_sdk_error(Side::Destination, Operation::ListMultipartUploads, error))?;
+    let listed = request
+        .send()
+        .await
+        .map_err(|error| from_sdk_error(Side::Destination, Operation::ListMultipartUploads, error))?;
     let is_own = |upload: &MultipartUpload| upload.key() == Some(target.key.as_str());
     // AWS lists by key, and the key itself comes before all that begin with it: so it is on the first page, unless it fills
     // that alone.
@@ -111,7 +118,9 @@ async fn begin(access: &AccountClients, target: &TargetKey) -> Result<String, Fa
     let request = request.bucket(target.destination.bucket.as_str()).key(target.key.as_str());
     let begun =
         request.send().await.map_err(|error| from_sdk_error(Side::Prepare, Operation::CreateMultipartUpload, error))?;
-    let unnamed = || Failure::with_source(FailureKind::Transient, Operation::CreateMultipartUpload, "the answer has no upload id");
+    let unnamed = || {
+        Failure::with_source(FailureKind::Transient, Operation::CreateMultipartUpload, "the answer has no upload id")
+    };
     begun.upload_id.ok_or_else(unnamed)
 }
 

@@ -9,9 +9,9 @@ use replicator_core::failure::{Failure, FailureKind};
 use replicator_core::operation::Operation;
 use replicator_core::plan::VersionRef;
 
-use super::snapshot::Snapshot;
 use super::copy::CopyJob;
 use super::destination::DestinationView;
+use super::snapshot::Snapshot;
 use crate::accounts::AccountClients;
 use crate::accounts::capabilities::Feature;
 use crate::accounts::error::{Side, from_sdk_error};
@@ -57,7 +57,9 @@ impl UnconfirmedUpload {
     pub(super) fn allows(&self, version: Option<&VersionRef>) -> Result<(), Failure> {
         match version == Some(&self.version) {
             true => Ok(()),
-            false => Err(Failure::new(FailureKind::MustWait(self.left.min(LOOK_EVERY)), Operation::CompleteMultipartUpload)),
+            false => {
+                Err(Failure::new(FailureKind::MustWait(self.left.min(LOOK_EVERY)), Operation::CompleteMultipartUpload))
+            }
         }
     }
 }
@@ -66,7 +68,9 @@ impl UnconfirmedUpload {
 fn is_seen_since(upload: &Upload, shown: &DestinationView) -> bool {
     let size_bytes = upload.owner.as_ref().map(|whose| whose.size_bytes);
     let Some((until, size_bytes)) = upload.may_complete_until.zip(size_bytes) else { return false };
-    let is_new = |replica: &Replica| replica.found.is_some_and(|found| clock::saturating_later(found, life(size_bytes)) >= until);
+    let is_new = |replica: &Replica| {
+        replica.found.is_some_and(|found| clock::saturating_later(found, life(size_bytes)) >= until)
+    };
     shown.replicas.iter().any(|replica| replica.source == upload.source && is_new(replica))
 }
 

@@ -7,19 +7,19 @@ use replicator_core::object::ETag;
 use replicator_core::operation::Operation;
 use replicator_core::parts::Part;
 
-use super::part_concurrency::{PartConcurrency, WIDTH_MAX};
 use super::copy::CopyJob;
+use super::part_concurrency::{PartConcurrency, WIDTH_MAX};
 use super::receipt::{self, Answered, By};
 use crate::accounts::error::{Side, from_sdk_error};
 use crate::checksum::{CRC64_NVME, Measure, crc64_header};
 use crate::clock::BootInstant;
 use crate::engine::Due;
 use crate::failpoint::Step;
-use crate::single_flight::Body;
 use crate::ledger::Parts;
 use crate::ledger::records::{Upload, UploadedPart};
 use crate::metrics::Unproved;
-use crate::s3_http::{S3Request, ResponseHead, S3Error};
+use crate::s3_http::{ResponseHead, S3Error, S3Request};
+use crate::single_flight::Body;
 
 // A connection that breaks costs one part, a few times, before the whole task waits.
 const PART_ATTEMPTS: u32 = 3;
@@ -67,7 +67,8 @@ impl Uploading<'_> {
                 // Where the last one was not answered in all its time, neither is the next, and its memory is lacking
                 // elsewhere.
                 Err(S3Error { failure, is_held_up: false, .. })
-                    if matches!(failure.kind, FailureKind::Transient | FailureKind::Unauthenticated) && attempts_left > 0 => {}
+                    if matches!(failure.kind, FailureKind::Transient | FailureKind::Unauthenticated)
+                        && attempts_left > 0 => {}
                 // An answer that changed on its way does not do so twice; a store whose ETags are no MD5 does not change.
                 Ok(Some(UploadedPart { doubt: Some(Unproved::AnswerDiffers), .. }))
                     if !is_doubted && attempts_left > 0 =>
@@ -126,7 +127,8 @@ impl Uploading<'_> {
             .upload_id(&self.upload.upload_id)
             .part_number_marker((number - 1).to_string())
             .max_parts(1);
-        let listed = request.send().await.map_err(|error| from_sdk_error(Side::Prepare, Operation::ListParts, error))?;
+        let listed =
+            request.send().await.map_err(|error| from_sdk_error(Side::Prepare, Operation::ListParts, error))?;
         let part = listed.parts().iter().find(|part| part.part_number() == i32::try_from(number).ok());
         let etag = part.and_then(|part| ETag::try_from(part.e_tag()?).ok());
         let unknown = "neither the answer nor ListParts names the part's ETag";

@@ -9,7 +9,7 @@ use replicator_core::object::VersionId;
 use replicator_core::operation::Operation;
 use replicator_core::plan::{VersionKind, VersionRef};
 
-use super::{Reconciler, destination, delete};
+use super::{Reconciler, delete, destination};
 use crate::clock;
 use crate::ledger::records::{Replica, ReplicaState};
 use crate::task::Task;
@@ -97,8 +97,9 @@ fn heir(run: &Reconciler<'_>, marker: &Replica) -> Option<Replica> {
         let (below, above) = past.split_at_checked(at)?;
         let is_marker = |entry: &&replicator_core::plan::SourceVersion| entry.kind == VersionKind::Marker;
         let neighbours = above.iter().take_while(is_marker).chain(below.iter().rev().take_while(is_marker));
-        let collapsed =
-            neighbours.map(|entry| &entry.version).find(|version| run.observed.destination.known.collapsed.contains(version))?;
+        let collapsed = neighbours
+            .map(|entry| &entry.version)
+            .find(|version| run.observed.destination.known.collapsed.contains(version))?;
         return run.observed.destination.replicas.iter().find(|replica| replica.source == *collapsed).cloned();
     }
     None
@@ -106,7 +107,8 @@ fn heir(run: &Reconciler<'_>, marker: &Replica) -> Option<Replica> {
 
 /// Lets a marker of the destination stand for another one of its run.
 fn inherit(run: &mut Reconciler<'_>, gone: Replica, heir: Replica) -> Result<(), Failure> {
-    let heir = Replica { state: ReplicaState::Replicated, destination_version: gone.destination_version.clone(), ..heir };
+    let heir =
+        Replica { state: ReplicaState::Replicated, destination_version: gone.destination_version.clone(), ..heir };
     let gone = Replica { state: ReplicaState::Deleted, destination_version: None, ..gone };
     for replica in [heir, gone] {
         record(run, replica)?;

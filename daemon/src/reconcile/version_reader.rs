@@ -1,7 +1,7 @@
 //! One version of an object, read by its id: whatever is written meanwhile, it is this one.
 
 use aws_smithy_types::body::SdkBody;
-use replicator_core::failure::{ResponseInfo, Failure, FailureKind, Reason};
+use replicator_core::failure::{Failure, FailureKind, Reason, ResponseInfo};
 use replicator_core::object::{Bucket, Key};
 use replicator_core::operation::Operation;
 use replicator_core::parts::{self, Part};
@@ -14,10 +14,10 @@ use crate::accounts::AccountClients;
 use crate::accounts::error::Side;
 use crate::checksum::Measure;
 use crate::engine::Engine;
-use crate::ledger::records::TargetKey;
-use crate::task::Task;
 use crate::fair_queue::Flow;
-use crate::s3_http::{S3Request, Filled, BodyReader, ResponseHead, S3Error};
+use crate::ledger::records::TargetKey;
+use crate::s3_http::{BodyReader, Filled, ResponseHead, S3Error, S3Request};
+use crate::task::Task;
 
 /// A version and where it is.
 #[derive(Debug)]
@@ -100,9 +100,11 @@ impl<'a> VersionReader<'a> {
         (engine, rule, target): (&Engine, &Rule, &TargetKey),
         measure: Option<Measure>,
     ) -> Result<Filled, Failure> {
-        let unsupported =
-            |error| Failure::with_source(FailureKind::Ineligible(Reason::SrcObjectNotEligible), Operation::LayOutParts, error);
-        let layout = parts::plan_layout(self.version.size_bytes, part_bytes_preferred(engine, rule)).map_err(unsupported)?;
+        let unsupported = |error| {
+            Failure::with_source(FailureKind::Ineligible(Reason::SrcObjectNotEligible), Operation::LayOutParts, error)
+        };
+        let layout =
+            parts::plan_layout(self.version.size_bytes, part_bytes_preferred(engine, rule)).map_err(unsupported)?;
         let mut filling = BodyReader::passing().with_measure(measure);
         for part in layout.parts() {
             let payer = Flow { rule, is_bulk: true };

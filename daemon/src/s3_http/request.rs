@@ -12,10 +12,10 @@ use replicator_core::operation::Operation;
 use replicator_core::parts::Part;
 
 use super::REQUEST_TIMEOUT;
-use super::response::{ResponseHead, S3Error};
-use super::expected::{ExpectedObject, Span};
 use super::body::{BodyChunks, Outgoing};
 use super::endpoint::Endpoint;
+use super::expected::{ExpectedObject, Span};
+use super::response::{ResponseHead, S3Error};
 use super::signer::Error;
 use crate::accounts::error::Side;
 

@@ -32,8 +32,8 @@ use replicator_config::{Account, Service};
 use replicator_core::object::{Bucket, Key};
 
 use super::*;
-use crate::accounts::owner::Owner;
 use crate::accounts::error::Side;
+use crate::accounts::owner::Owner;
 use crate::clock;
 
 /// Keeps every request and answers it with nothing.
@@ -183,7 +183,8 @@ impl Both {
         let request = self.sdk.get_object().bucket(bucket).key(key).version_id("a+/=b").if_match("\"e\"");
         let request = request.range("bytes=5-9").checksum_mode(ChecksumMode::Enabled);
         let (bucket, key) = (Bucket::try_from(bucket).unwrap(), Key::try_from(key).unwrap());
-        let call = S3Request::get_object(Side::Source, &bucket, &key).version("a+/=b").header("if-match", Some("\"e\""));
+        let call =
+            S3Request::get_object(Side::Source, &bucket, &key).version("a+/=b").header("if-match", Some("\"e\""));
         self.send(request.send(), call.header("range", Some("bytes=5-9")).checksums())
     }
 

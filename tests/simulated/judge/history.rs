@@ -95,7 +95,11 @@ fn is_late(case: &Case<'_>, place: usize) -> bool {
         false => case.origin(&case.replicas[at]).is_some_and(is_newer),
     };
     let in_time = |at: usize| case.replicas[at].landed <= landed + PLAN_AGE_MAX;
-    (0..case.replicas.len()).any(|at| in_time(at) && is_of_newer(at))
+    // A marker over nothing is replicated by nothing.
+    let is_bare = !(0..case.replicas.len()).any(in_time);
+    let is_newer_marker = |at: usize| is_newer(at) && case.source[at].is_marker();
+    let is_hidden = is_bare && (place..case.source.len()).any(is_newer_marker);
+    is_hidden || (0..case.replicas.len()).any(|at| in_time(at) && is_of_newer(at))
 }
 
 /// C: both sides show the same. Without `version_deletes` a purge of what the source showed is out

@@ -33,7 +33,8 @@ pub(super) fn judge(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &m
         let is_taken_back = below == Some(above) && case.is_undeleted(above);
         let is_ambiguous = below.is_some_and(|below| may_hide(case, below, entry));
         let explaining = (from..above).filter(|at| case.source[*at].is_marker()).count();
-        if run.len() > explaining && !is_taken_back && !is_ambiguous {
+        let is_explained = is_taken_back || is_ambiguous || is_of_hidden_upload(case, above, entry);
+        if run.len() > explaining && !is_explained {
             wrong.push(format!("H: a marker above {below:?} that the source never had"));
         }
     }
@@ -47,6 +48,18 @@ fn is_over_purged(case: &Case<'_>, below: Option<&Entry>, marker: &Entry) -> boo
     let at = |entry: &Entry| case.replicas.iter().position(|other| other.id == entry.id).unwrap_or_default();
     let between = &case.replicas[below.map_or(0, |below| at(below) + 1)..at(marker)];
     between.iter().any(|entry| !entry.is_marker() && !case.is_kept(entry))
+}
+
+/// Says whether a marker is of one that stood where the object above it is now, which appeared later: an upload in parts that
+/// was begun before the marker, and completed before that was taken back.
+fn is_of_hidden_upload(case: &Case<'_>, above: usize, marker: &Entry) -> bool {
+    let Some(upload) = case.source.get(above) else { return false };
+    let is_original = |at: usize| {
+        let original = &case.source[at];
+        let came_first = original.landed <= marker.landed && original.landed < upload.landed;
+        original.is_marker() && !case.has(at) && came_first
+    };
+    (above..case.source.len()).any(is_original)
 }
 
 /// Says whether no daemon could tell that the marker does not belong above this version: that is

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::{Edge, BucketId};
+use super::{BucketId, Edge};
 use crate::aws_names::join_quoted;
 use crate::diagnostics::Problems;
 

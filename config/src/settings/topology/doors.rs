@@ -3,14 +3,15 @@
 
 use replicator_core::rule::BucketRef;
 
-use super::{Edge, BucketId};
-use crate::diagnostics::{Problems, Location};
+use super::{BucketId, Edge};
+use crate::diagnostics::{Location, Problems};
 
 /// Reports each bucket of a rule that an earlier rule reaches through another account.
 pub(super) fn refuse(hop: &Edge<'_>, earlier: &[&Edge<'_>], problems: &mut Problems<'_>) {
     for (site, place, spot) in both_ends(hop) {
-        let other =
-            |other: &&Edge<'_>| both_ends(other).into_iter().any(|(own, at, _)| own == site && at.account != place.account);
+        let other = |other: &&Edge<'_>| {
+            both_ends(other).into_iter().any(|(own, at, _)| own == site && at.account != place.account)
+        };
         let Some(other) = earlier.iter().find(|hop| other(hop)) else { continue };
         let message = format!(
             "rule {:?} reaches the same bucket through another account; use one of them in both",

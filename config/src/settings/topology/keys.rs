@@ -97,7 +97,11 @@ mod tests {
         for (source, key) in replicas {
             let Some(theirs) = others.get(source) else { continue };
             assert!(Keys::at_source(rule).may_overlap(&Keys::at_source(other)), "{rule:?} {other:?}");
-            assert_eq!(key == theirs, Mapping::from_rule(rule) == Mapping::from_rule(other), "{source} {rule:?} {other:?}");
+            assert_eq!(
+                key == theirs,
+                Mapping::from_rule(rule) == Mapping::from_rule(other),
+                "{source} {rule:?} {other:?}"
+            );
         }
     }
 

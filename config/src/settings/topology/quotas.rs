@@ -3,7 +3,7 @@
 use replicator_core::rule::RateLimits;
 
 use super::Edge;
-use crate::diagnostics::{Problems, Location};
+use crate::diagnostics::{Location, Problems};
 
 /// Reports a rule that states other limits of its destination than the first that states any.
 pub(super) fn refuse(hop: &Edge<'_>, earlier: &[&Edge<'_>], problems: &mut Problems<'_>) {

@@ -5,7 +5,7 @@ use replicator_core::rule::Rule;
 
 use super::Edge;
 use super::keys::Keys;
-use crate::diagnostics::{Problems, Location};
+use crate::diagnostics::{Location, Problems};
 use crate::schema;
 
 /// Reports a rule that ties with an earlier one over the same keys, or disagrees on them.

@@ -64,7 +64,10 @@ fn events_without_work_are_named_and_need_no_object() {
         "SomethingNew",
     ];
     let message = records(names.map(|name| edited(record(name, json!({})), |it| it["s3"] = Value::Null)));
-    assert_eq!(parse_notification(&message), Ok(Notification { events: vec![], ignored: names.map(str::to_owned).to_vec() }));
+    assert_eq!(
+        parse_notification(&message),
+        Ok(Notification { events: vec![], ignored: names.map(str::to_owned).to_vec() })
+    );
 }
 
 #[test]
@@ -98,7 +101,9 @@ fn a_time_with_an_offset_is_turned_into_utc() {
 #[test]
 fn any_minor_version_is_read_and_any_other_major_refused_by_name() {
     let parse_version = |version: &str| {
-        parse_notification(&records([edited(record("ObjectCreated:Put", json!({})), |it| it["eventVersion"] = json!(version))]))
+        parse_notification(&records([edited(record("ObjectCreated:Put", json!({})), |it| {
+            it["eventVersion"] = json!(version)
+        })]))
     };
     for version in ["2.0", "2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "2.17", "2"] {
         assert!(parse_version(version).is_ok(), "{version}");

@@ -34,7 +34,9 @@ fn by_code(side: Side, during: Operation, said: &ErrorBody) -> Option<FailureKin
         | "TooManyRequestsException" => FailureKind::Throttled,
         "PreconditionFailed" => FailureKind::PreconditionFailed,
         // What the write was to go over is not there any more.
-        "NoSuchKey" | "NoSuchVersion" if said.status == 404 && is_append(side, during) => FailureKind::PreconditionFailed,
+        "NoSuchKey" | "NoSuchVersion" if said.status == 404 && is_append(side, during) => {
+            FailureKind::PreconditionFailed
+        }
         "NoSuchKey" | "NoSuchVersion" if said.status == 404 => absence_kind(side),
         "MethodNotAllowed" if said.is_marker => absence_kind(side),
         // S3 never gave such an id to a version, so there is none of it; any client that may write
@@ -49,8 +51,12 @@ fn by_code(side: Side, during: Operation, said: &ErrorBody) -> Option<FailureKin
             lost_answer_kind(side)
         }
         // Clocks and tokens mend without the task's doing.
-        "ExpiredToken" | "RequestTimeTooSkewed" | "InvalidToken" | "ExpiredTokenException" => FailureKind::Unauthenticated,
-        "BadDigest" | "InvalidDigest" | "XAmzContentChecksumMismatch" | "XAmzContentSHA256Mismatch" => FailureKind::Transient,
+        "ExpiredToken" | "RequestTimeTooSkewed" | "InvalidToken" | "ExpiredTokenException" => {
+            FailureKind::Unauthenticated
+        }
+        "BadDigest" | "InvalidDigest" | "XAmzContentChecksumMismatch" | "XAmzContentSHA256Mismatch" => {
+            FailureKind::Transient
+        }
         // The object is not as long as it was listed, or begins anew.
         "InvalidRange" => lost_answer_kind(side),
         "InvalidObjectState" if side == Side::Source => FailureKind::Ineligible(Reason::SrcObjectNotEligible),
@@ -58,7 +64,9 @@ fn by_code(side: Side, during: Operation, said: &ErrorBody) -> Option<FailureKin
         "InvalidRequest" if side == Side::Source && message.contains("Server Side Encryption") => {
             FailureKind::Ineligible(Reason::SrcObjectNotEligible)
         }
-        "InvalidRequest" if message.contains("Object Lock") => FailureKind::NeedsOperator(Reason::DstBucketObjectLockConfigMissing),
+        "InvalidRequest" if message.contains("Object Lock") => {
+            FailureKind::NeedsOperator(Reason::DstBucketObjectLockConfigMissing)
+        }
         "InvalidArgument" | "InvalidRequest" if said.minds_header() => FailureKind::NotImplemented,
         _ => FailureKind::NeedsOperator(reason(side, during, said)?),
     };
@@ -70,14 +78,20 @@ fn by_code(side: Side, during: Operation, said: &ErrorBody) -> Option<FailureKin
 fn reason(side: Side, during: Operation, said: &ErrorBody) -> Option<Reason> {
     let reason = match said.code.as_str() {
         "NoSuchBucket" => pick_by_side(side, Reason::SrcBucketNotFound, Reason::DstBucketNotFound),
-        "PermanentRedirect" | "TemporaryRedirect" | "Redirect" | "IllegalLocationConstraintException" => region_reason(side),
+        "PermanentRedirect" | "TemporaryRedirect" | "Redirect" | "IllegalLocationConstraintException" => {
+            region_reason(side)
+        }
         // It is also what a malformed date is called.
         "AuthorizationHeaderMalformed" if said.elsewhere.is_some() => region_reason(side),
         // A key that the service does not recognise, or whose secret is another, permits nothing
         // until an operator changes it.
-        "AccessDenied" | "AllAccessDisabled" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" => denied_reason(side, during),
+        "AccessDenied" | "AllAccessDisabled" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" => {
+            denied_reason(side, during)
+        }
         "KMS.NotFoundException" => pick_by_side(side, Reason::SrcKmsKeyInvalidState, Reason::DstKmsKeyNotFound),
-        other if other.starts_with("KMS.") => pick_by_side(side, Reason::SrcKmsKeyInvalidState, Reason::DstKmsKeyInvalidState),
+        other if other.starts_with("KMS.") => {
+            pick_by_side(side, Reason::SrcKmsKeyInvalidState, Reason::DstKmsKeyInvalidState)
+        }
         _ => return None,
     };
     Some(reason)

@@ -57,7 +57,11 @@ fn nothing_is_definite_without_the_services_own_code() {
 fn what_the_service_says_is_not_there_is_not_there() {
     for code in ["NoSuchKey", "NoSuchVersion"] {
         for during in [GetObject, HeadObject, GetObjectTagging] {
-            assert_eq!(kind(Side::Source, during, coded(404, code, "")), FailureKind::SourceVersionMissing, "{during} {code}");
+            assert_eq!(
+                kind(Side::Source, during, coded(404, code, "")),
+                FailureKind::SourceVersionMissing,
+                "{during} {code}"
+            );
             assert_eq!(kind(Side::Destination, during, coded(404, code, "")), FailureKind::NotFound, "{during} {code}");
         }
         // What a condition was about is not there; and what a change or a removal names is not.
@@ -98,7 +102,10 @@ fn another_region_is_named() {
     for said in table {
         let failure = from_refusal(Side::Write, PutObject, said);
         assert_eq!(failure.kind, FailureKind::NeedsOperator(Reason::DstBucketInvalidRegion), "{failure:?}");
-        assert!(error_chain(&failure).contains("the bucket is ") && error_chain(&failure).contains("eu-central-1"), "{failure:?}");
+        assert!(
+            error_chain(&failure).contains("the bucket is ") && error_chain(&failure).contains("eu-central-1"),
+            "{failure:?}"
+        );
         assert!(failure.answer.is_some_and(|answer| answer.is_own));
     }
     let source = from_refusal(Side::Source, HeadObject, ErrorBody::parse_refusal(301, header, ""));
@@ -145,7 +152,10 @@ fn an_answer_decides_by_its_code_and_by_the_class_of_one_that_is_not_known() {
     assert_eq!(kind(Side::Write, PutObject, coded(400, "XAmzContentSHA256Mismatch", "")), FailureKind::Transient);
     assert_eq!(kind(Side::Write, PutObject, coded(412, "PreconditionFailed", "")), FailureKind::PreconditionFailed);
     assert_eq!(kind(Side::Write, PutObject, coded(409, "BucketIsBusy", "")), FailureKind::ConcurrentWrite);
-    assert_eq!(kind(Side::Destination, GetObject, coded(418, "Teapot", "")), FailureKind::NeedsOperator(Reason::RequestRefused));
+    assert_eq!(
+        kind(Side::Destination, GetObject, coded(418, "Teapot", "")),
+        FailureKind::NeedsOperator(Reason::RequestRefused)
+    );
     // Completed, or not, with an error in the body.
     assert_eq!(kind(Side::Write, CompleteMultipartUpload, coded(200, "Busy", "")), FailureKind::OutcomeUnknown);
 }
@@ -156,7 +166,11 @@ fn a_code_is_one_where_s3_writes_it_and_nowhere_else() {
     for text in
         [page, "<Error><Code>NoSuchKey</Code>", "<Code>NoSuchKey</Code>", "NoSuchKey", "", "{\"Code\":\"NoSuchKey\"}"]
     {
-        assert_eq!(kind(Side::Source, GetObject, ErrorBody::parse_refusal(404, |_| None, text)), FailureKind::Transient, "{text}");
+        assert_eq!(
+            kind(Side::Source, GetObject, ErrorBody::parse_refusal(404, |_| None, text)),
+            FailureKind::Transient,
+            "{text}"
+        );
     }
 }
 
@@ -214,14 +228,20 @@ fn a_role_that_may_not_be_assumed_is_named_and_waits_for_someone_to_act() {
     };
     let parked = FailureKind::NeedsOperator(Reason::AssumeRoleNotPermitted);
     assert_eq!(unsent(Side::Write, PutObject, refused("AccessDenied").into()).kind, parked);
-    assert_eq!(unsent(Side::Write, PutObject, refused("ExpiredTokenException").into()).kind, FailureKind::Unauthenticated);
+    assert_eq!(
+        unsent(Side::Write, PutObject, refused("ExpiredTokenException").into()).kind,
+        FailureKind::Unauthenticated
+    );
     let by_sdk = |code| ConnectorError::other(refused(code).into(), None);
     let error = |code| SdkError::<DeleteObjectError, _>::dispatch_failure(by_sdk(code));
     let failure = |code| from_sdk_error(Side::Write, DeleteObject, error(code));
     assert_eq!(failure("Throttling").kind, FailureKind::Unauthenticated, "it was never sent");
     assert_eq!(failure("AccessDenied").kind, parked);
     let said = "AssumeRole answered AccessDenied: not authorized to perform: sts:AssumeRole";
-    assert_eq!(error_chain(&failure("AccessDenied")), format!("DeleteObject was refused (AssumeRoleNotPermitted): {said}"));
+    assert_eq!(
+        error_chain(&failure("AccessDenied")),
+        format!("DeleteObject was refused (AssumeRoleNotPermitted): {said}")
+    );
     assert_eq!(error_words(&error("AccessDenied")), said);
 }
 
@@ -275,9 +295,17 @@ fn what_is_wrong_with_a_bucket_or_a_key_is_named_by_whose_it_is() {
         (400, "KMS.KMSInvalidStateException", Reason::SrcKmsKeyInvalidState, Reason::DstKmsKeyInvalidState),
     ];
     for (status, code, source, destination) in cases {
-        assert_eq!(kind(Side::Source, GetObject, coded(status, code, "")), FailureKind::NeedsOperator(source), "{code}");
+        assert_eq!(
+            kind(Side::Source, GetObject, coded(status, code, "")),
+            FailureKind::NeedsOperator(source),
+            "{code}"
+        );
         for side in [Side::Write, Side::Prepare] {
-            assert_eq!(kind(side, PutObject, coded(status, code, "")), FailureKind::NeedsOperator(destination), "{code}");
+            assert_eq!(
+                kind(side, PutObject, coded(status, code, "")),
+                FailureKind::NeedsOperator(destination),
+                "{code}"
+            );
         }
     }
     let lock = coded(400, "InvalidRequest", "Bucket is missing Object Lock Configuration");
@@ -285,7 +313,10 @@ fn what_is_wrong_with_a_bucket_or_a_key_is_named_by_whose_it_is() {
     assert_eq!(kind(Side::Write, PutObject, lock), unlocked);
     // KMS, too, has trouble that passes.
     assert_eq!(kind(Side::Source, GetObject, coded(500, "KMS.InternalException", "")), FailureKind::Transient);
-    assert_eq!(kind(Side::Write, PutObject, coded(503, "KMS.DependencyTimeoutException", "")), FailureKind::OutcomeUnknown);
+    assert_eq!(
+        kind(Side::Write, PutObject, coded(503, "KMS.DependencyTimeoutException", "")),
+        FailureKind::OutcomeUnknown
+    );
 }
 
 #[test]
@@ -316,7 +347,8 @@ fn no_refusal_makes_its_parser_panic_or_keeps_a_long_text() {
     crate::poison::feed(&[redirect, header, b"<html><h1>404</h1></html>"], |text| {
         let text = String::from_utf8_lossy(text);
         for status in [200, 301, 400, 404, 501, 503] {
-            let failure = from_refusal(Side::Write, PutObject, ErrorBody::parse_refusal(status, |_| Some(&text), &text));
+            let failure =
+                from_refusal(Side::Write, PutObject, ErrorBody::parse_refusal(status, |_| Some(&text), &text));
             assert!(error_chain(&failure).len() < 4096, "{failure:?}");
         }
     });

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use replicator_core::circuit::Circuit;
+use replicator_core::concurrency_limit::{ConcurrencyLimit, Epoch};
 use replicator_core::failure::Dependency;
 use replicator_core::rule::BucketRef;
 use replicator_core::suspects::Suspects;
-use replicator_core::concurrency_limit::{Epoch, ConcurrencyLimit};
 use serde::{Deserialize, Serialize};
 
 use super::super::feedback::{DependencyFailure, described};
@@ -80,11 +80,14 @@ pub(super) struct HealthView {
 impl HealthView {
     pub(super) fn of_route(dependencies: &BTreeMap<LimitKey, Limiter>, route: &Route) -> Self {
         let at = |dependency| dependencies.get(&route.site_of(dependency));
-        let is_limited = |dependency: &Dependency| at(*dependency).is_some_and(|gate| gate.window.current_limit().is_some());
+        let is_limited =
+            |dependency: &Dependency| at(*dependency).is_some_and(|gate| gate.window.current_limit().is_some());
         let gates = route.all_sites().filter_map(|site| dependencies.get(&site));
         Self {
             is_open: at(Dependency::Destination).is_some_and(|gate| gate.circuit.is_open()),
-            limited: [Dependency::Destination, Dependency::DestinationKey, Dependency::Source].into_iter().find(is_limited),
+            limited: [Dependency::Destination, Dependency::DestinationKey, Dependency::Source]
+                .into_iter()
+                .find(is_limited),
             wakes: gates.flat_map(|gate| [gate.window.paused_until(), gate.circuit.opens_until()]).flatten().max(),
         }
     }
@@ -172,7 +175,9 @@ impl Route {
             (Dependency::Source, _) => LimitKey::Source(self.source.clone()),
             (Dependency::DestinationKey, Some(key)) => LimitKey::Key(key.clone()),
             // A key that the rule does not name is the destination's own affair.
-            (Dependency::Destination | Dependency::DestinationKey, _) => LimitKey::Destination(self.destination.clone()),
+            (Dependency::Destination | Dependency::DestinationKey, _) => {
+                LimitKey::Destination(self.destination.clone())
+            }
         }
     }
 

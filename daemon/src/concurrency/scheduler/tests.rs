@@ -155,7 +155,11 @@ fn a_key_that_is_throttled_while_others_are_served_narrows_nothing() {
     let (mut gates, well, now) = (Scheduler::default(), route("well"), Instant::now());
     let [Lined::In(one), Lined::In(other)] = [1, 2].map(|subject| gates.line_up(&well, subject, now)) else { panic!() };
     let throttled = Feedback::Throttled(Dependency::Source);
-    assert_eq!(gates.record_leave(&well, one, throttled, (now, JITTER)), Change::Narrowed(Dependency::Source), "it may be any key");
+    assert_eq!(
+        gates.record_leave(&well, one, throttled, (now, JITTER)),
+        Change::Narrowed(Dependency::Source),
+        "it may be any key"
+    );
     gates.record_leave(&well, other, Feedback::Served { wrote: true }, (now, JITTER));
     for _ in 0..10 {
         let Lined::In(one) = gates.line_up(&well, 1, now) else { panic!("there is room") };
@@ -169,7 +173,12 @@ fn a_throttled_destination_narrows_for_all_its_routes_together() {
     let inside = fill(&mut gates, &route("slow"), now);
     let mut changes = Vec::new();
     for entered in inside {
-        changes.push(gates.record_leave(&route("slow"), entered, Feedback::Throttled(Dependency::Destination), (now, JITTER)));
+        changes.push(gates.record_leave(
+            &route("slow"),
+            entered,
+            Feedback::Throttled(Dependency::Destination),
+            (now, JITTER),
+        ));
     }
     assert_eq!(changes[0], Change::Narrowed(Dependency::Destination));
     assert_eq!(fill(&mut gates, &keyed("slow", "k"), now).len() + fill(&mut gates, &route("slow"), now).len(), 64);

@@ -135,7 +135,8 @@ fn a_replica_whose_record_is_damaged_is_unknown_and_its_neighbours_are_not() {
     flip(&file(&directory, "sst"), 9000, 16);
     let ledger = Ledger::open(directory.path()).unwrap();
     assert_eq!(ledger.condition().ailment(), None, "nothing of it was read yet");
-    let known: Vec<i64> = (0..2000).filter(|number| !ledger.replicas_of(&target(*number)).unwrap().is_empty()).collect();
+    let known: Vec<i64> =
+        (0..2000).filter(|number| !ledger.replicas_of(&target(*number)).unwrap().is_empty()).collect();
     assert!((1500..2000).contains(&known.len()), "{}", known.len());
     let ailment = ledger.condition().ailment().unwrap();
     assert!(ailment.contains("damaged") && ailment.contains("s3-replicator ledger repair"), "{ailment}");
@@ -186,7 +187,11 @@ async fn a_damaged_upload_or_part_holds_its_key_up_for_a_while_only() {
     assert!(waits(), "what it told of may appear yet");
     tokio::time::advance(Duration::from_secs(1)).await;
     assert_eq!(ledger.upload_of(&target()).unwrap(), None);
-    assert_eq!(ledger.scan_records::<UploadedPart>(&UploadedPart::key_prefix(&target())).unwrap(), [], "nothing is left of it");
+    assert_eq!(
+        ledger.scan_records::<UploadedPart>(&UploadedPart::key_prefix(&target())).unwrap(),
+        [],
+        "nothing is left of it"
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 use replicator_core::object::{self, Timestamp};
 use thiserror::Error;
 
-use super::{ETag, Key, VersionKind, PAGE_ENTRIES_MAX, SourceVersion, VersionId, VersionRef};
+use super::{ETag, Key, PAGE_ENTRIES_MAX, SourceVersion, VersionId, VersionKind, VersionRef};
 use crate::xml::{self, NotXml};
 
 /// The entries of one page, each with its key.
@@ -196,7 +196,10 @@ mod tests {
         let seen: Vec<_> =
             page.entries.iter().map(|(key, e)| (key.as_str(), e.entry.version.id.as_str(), e.entry.kind)).collect();
         let key = "red flower+.jpg";
-        assert_eq!(seen, [(key, "c", VersionKind::Object), (key, "b", VersionKind::Marker), (key, "a", VersionKind::Object)]);
+        assert_eq!(
+            seen,
+            [(key, "c", VersionKind::Object), (key, "b", VersionKind::Marker), (key, "a", VersionKind::Object)]
+        );
         assert!(page.mixes_kinds());
         assert_eq!(page.next, Some((key.to_owned(), "a".to_owned())));
     }

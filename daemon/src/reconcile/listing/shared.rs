@@ -6,12 +6,12 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use futures::FutureExt;
-use replicator_core::failure::{Failure, FailureKind, Dependency};
+use replicator_core::failure::{Dependency, Failure, FailureKind};
 use replicator_core::object::{Bucket, Key, Timestamp};
 use replicator_core::plan::SourceVersion;
 
 use super::page::{CLOCK_STEP, Listed, VersionPage};
-use super::{DURING, VersionLister, PAGE_ENTRIES, PAGE_ENTRIES_MAX};
+use super::{DURING, PAGE_ENTRIES, PAGE_ENTRIES_MAX, VersionLister};
 use crate::accounts::AccountClients;
 use crate::accounts::error::Side;
 use crate::engine::{Absence, Engine, SharedHistory};

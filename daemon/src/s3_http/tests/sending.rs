@@ -40,7 +40,10 @@ async fn a_write_is_not_sent_after_its_deadline_however_long_the_credentials_tak
     let tap = Tap::default();
     let wire = lone(None, Slow, SharedHttpConnector::new(tap.clone()));
     let (bucket, key) = (Bucket::try_from("orders-2026").unwrap(), Key::try_from("a").unwrap());
-    let put = || S3Request::put_object(&bucket, &key, BodyChunks::from(Bytes::from_static(b"one"))).with_timeout(Duration::from_secs(30));
+    let put = || {
+        S3Request::put_object(&bucket, &key, BodyChunks::from(Bytes::from_static(b"one")))
+            .with_timeout(Duration::from_secs(30))
+    };
     let refusal = wire.send(put()).await.unwrap_err();
     assert_eq!(refusal.failure.kind, FailureKind::OutcomeUnknown);
     tokio::time::sleep(Duration::from_secs(200)).await;

@@ -80,7 +80,10 @@ fn a_place_goes_to_the_rule_that_has_the_fewest() {
 #[test]
 fn places_are_divided_among_destinations_that_have_work() {
     let (mut gates, now) = (
-        Scheduler { rules: (0..32).map(|number| (place(&format!("known-{number}")), 1)).collect(), ..Scheduler::default() },
+        Scheduler {
+            rules: (0..32).map(|number| (place(&format!("known-{number}")), 1)).collect(),
+            ..Scheduler::default()
+        },
         Instant::now(),
     );
     for number in 0..8 {
