@@ -234,19 +234,19 @@ impl FailureKind {
     /// Returns the reason's code, or the kind's own name.
     pub fn reason_code(self) -> &'static str {
         match self {
-            Self::PreconditionFailed => "Conflict",
-            Self::ConcurrentWrite => "Contended",
-            Self::MustWait(_) => "TooYoung",
-            Self::OutcomeUnknown => "Unanswered",
+            Self::PreconditionFailed => "PreconditionFailed",
+            Self::ConcurrentWrite => "ConcurrentWrite",
+            Self::MustWait(_) => "MustWait",
+            Self::OutcomeUnknown => "OutcomeUnknown",
             Self::Transient => "Transient",
             Self::Unauthenticated => "Unauthenticated",
             Self::LeaseUnsure => "LeaseUnsure",
             Self::Throttled => "Throttled",
             Self::NeedsOperator(reason) | Self::Ineligible(reason) => reason.as_str(),
             Self::SourceVersionMissing => Reason::SrcVersionNotFound.as_str(),
-            Self::NotFound => "Absent",
+            Self::NotFound => "NotFound",
             Self::NotImplemented => "NotImplemented",
-            Self::FeatureDisabled => "Adapted",
+            Self::FeatureDisabled => "FeatureDisabled",
         }
     }
 }
@@ -320,9 +320,9 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
-            FailureKind::PreconditionFailed => write!(f, "{} found that someone else wrote", self.operation),
+            FailureKind::PreconditionFailed => write!(f, "{} was refused: the precondition failed", self.operation),
             FailureKind::ConcurrentWrite => write!(f, "{} met another write", self.operation),
-            FailureKind::MustWait(wait) => write!(f, "{} waits {wait:?} for what may yet land", self.operation),
+            FailureKind::MustWait(wait) => write!(f, "{} waits {wait:?} for a write that may still take effect", self.operation),
             FailureKind::OutcomeUnknown => write!(f, "{} got no answer", self.operation),
             FailureKind::Transient => write!(f, "{} failed for now", self.operation),
             FailureKind::Unauthenticated => write!(f, "{} was not authenticated", self.operation),

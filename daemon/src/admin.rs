@@ -47,7 +47,7 @@ pub struct Status {
     /// Whether every queue answers and the daemon is not about to stop.
     pub ready: bool,
     /// What is in flight.
-    pub board: InFlightStats,
+    pub in_flight: InFlightStats,
     /// What is parked, by rule and reason.
     pub parked: Vec<ParkedCount>,
     /// How polling goes.
@@ -56,18 +56,18 @@ pub struct Status {
     #[serde(default)]
     pub unproved: Vec<UnprovedCount>,
     /// Buckets and keys that are throttled, or whose circuit is open.
-    pub ailing: Vec<DegradedDependency>,
+    pub degraded: Vec<DegradedDependency>,
     /// What keeps the ledger from being relied on, if anything does; what is parked may then be more than is told.
     #[serde(default)]
     pub ledger: Option<String>,
     /// What is wrong with the set-up, if another daemon was seen where there may be one only.
     #[serde(default)]
-    pub another: Option<String>,
+    pub second_daemon: Option<String>,
     /// What endpoints turned out not to implement.
-    pub lacking: Vec<Lacking>,
+    pub disabled_features: Vec<Lacking>,
     /// Clocks of endpoints that are not used, because they, or ours, are wrong.
     #[serde(default)]
-    pub clocks: Vec<FarOffClock>,
+    pub clock_skew: Vec<FarOffClock>,
 }
 
 /// How many tasks of a rule are parked for one reason.
@@ -141,14 +141,14 @@ impl Admin {
         Ok(Status {
             ready: self.is_ready(),
             unproved: self.engine.metrics.unproved_counts(board.rules.keys().map(String::as_str)),
-            board,
+            in_flight: board,
             parked: counts.into_iter().map(|((rule, reason), tasks)| ParkedCount { rule, reason, tasks }).collect(),
             queues: self.polls.iter().map(answers).collect(),
-            ailing: self.engine.concurrency.ailing(),
+            degraded: self.engine.concurrency.ailing(),
             ledger: self.engine.ledger.condition().ailment(),
-            another: self.engine.another.ailment(),
-            lacking: self.engine.accounts.missing_features(),
-            clocks: self.engine.accounts.far_off_clocks(),
+            second_daemon: self.engine.second_daemon.ailment(),
+            disabled_features: self.engine.accounts.missing_features(),
+            clock_skew: self.engine.accounts.far_off_clocks(),
         })
     }
 
@@ -185,7 +185,7 @@ impl Admin {
         let ailment = self.engine.watchdog.ailment()?;
         match (self.ask_board().await, ailment) {
             (Some(board), LivenessFailure::Stalled(_))
-                if board.messages == 0 && board.targets == 0 && !self.engine.watchdog.gave_up_lately() =>
+                if board.messages == 0 && board.keys == 0 && !self.engine.watchdog.gave_up_lately() =>
             {
                 None
             }

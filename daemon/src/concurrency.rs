@@ -252,10 +252,10 @@ fn report(change: Change, route: &Route, answer: Feedback) {
         Change::None | Change::Later => {}
         Change::Opened => {
             let trouble = described(answer.trouble());
-            warn!(destination = bucket, trouble, "destination is left alone, its work goes back to the queue");
+            warn!(destination = bucket, trouble, "circuit opened, messages return to their queue");
         }
         Change::Closed => info!(destination = bucket, "destination answers again"),
-        Change::Narrowed(dependency) => warn!(destination = bucket, ?dependency, "asked too much, slowing down"),
+        Change::Narrowed(dependency) => warn!(destination = bucket, ?dependency, "throttled, reducing concurrency"),
         Change::Widened => info!(destination = bucket, "no longer slowed down"),
     }
 }

@@ -224,12 +224,12 @@ impl Dispatch {
         let Some(work) = self.targets.get_mut(&target) else { return };
         let tickets = work.end();
         if !matches!(ended, TaskResult::Done(_)) {
-            self.engine.another.is_unsure();
+            self.engine.second_daemon.is_unsure();
         }
         match ended {
             TaskResult::Done(report) => {
                 self.engine.watchdog.record_progress();
-                debug!(key = target.key.as_str(), written = report.written, bytes = report.bytes, outcomes = ?report.outcomes, "lane is up to date");
+                debug!(key = target.key.as_str(), written = report.written, bytes = report.bytes, outcomes = ?report.outcomes, "key is up to date");
                 self.note(&tickets);
                 self.close(&tickets, |_| AckAction::Delete).await;
             }
@@ -319,7 +319,7 @@ impl Dispatch {
             left.push(message);
         }
         if !left.is_empty() {
-            info!(messages = left.len(), "handing unfinished messages back");
+            info!(messages = left.len(), "returning unfinished messages to their queues");
         }
         for message in left {
             let disposal = match cut_off.contains(&message.number) {

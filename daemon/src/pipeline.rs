@@ -191,7 +191,7 @@ impl Daemon {
         let drained = async { tokio::join!(join_every(&mut self.intakes), join_every(&mut self.work)) };
         let is_drained = tokio::time::timeout(self.settings.drain_timeout, drained).await.is_ok();
         if !is_drained {
-            warn!("drain timeout is over, handing the rest back");
+            warn!("drain timeout reached, returning messages to their queues");
             self.halt.cancel();
             gone("work", &mut self.work).await;
         }
@@ -214,7 +214,7 @@ impl Daemon {
         if let Some(rule) = reload::rerouted(&self.settings, settings) {
             return error!(
                 rule,
-                "the work of the rule would go another way than the daemon was started for, which needs a restart; \
+                "the work queue or destination of the rule changed, which needs a restart; \
                  the old rules stay"
             );
         }
@@ -267,6 +267,6 @@ async fn join_every(tasks: &mut JoinSet<()>) {
 /// Waits a moment for what was told to stop.
 async fn gone(what: &str, tasks: &mut JoinSet<()>) {
     if tokio::time::timeout(STOP_TIMEOUT, join_every(tasks)).await.is_err() {
-        warn!(what, tasks = tasks.len(), "left behind, it does not stop");
+        warn!(what, tasks = tasks.len(), "tasks did not stop in time, abandoned");
     }
 }

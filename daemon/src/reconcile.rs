@@ -162,11 +162,11 @@ impl<'a> Reconciler<'a> {
     /// Tells of a replica that only another daemon can have written, where there is to be one alone.
     fn look_for_another(&self, memory: &AttemptState) -> Result<(), Failure> {
         let (engine, task) = (self.engine, self.task);
-        let is_recent = self.observed.destination.unknown_age.is_some_and(|age| engine.another.may_have_written(age));
+        let is_recent = self.observed.destination.unknown_age.is_some_and(|age| engine.second_daemon.may_have_written(age));
         let may_be_own = task.redelivered || memory.may_have_written() || engine.work_queues.are_used();
         if is_recent && !may_be_own && !engine.ledger.has_parked(&task.target)? {
             engine.metrics.count_failed(&task.rules.primary.id, Reason::AnotherDaemonWrites.as_str());
-            engine.another.wrote(&task.target);
+            engine.second_daemon.wrote(&task.target);
         }
         Ok(())
     }

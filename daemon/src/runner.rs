@@ -91,7 +91,7 @@ async fn attempt(engine: &Engine, task: &Task) -> TaskResult {
         let wait = match failure.next_action() {
             Action::Replan if rereads < REREADS_MAX => {
                 rereads += 1;
-                debug!(key = task.target.key.as_str(), error = error_chain(&failure), "reading again");
+                debug!(key = task.target.key.as_str(), error = error_chain(&failure), "planning again");
                 retry::jittered_delay(rereads, fastrand::f64())
             }
             // Nothing went wrong, and time passes as it should.

@@ -56,13 +56,13 @@ pub(crate) fn table(status: &Status) -> String {
 
 fn write_table(status: &Status, text: &mut String) -> std::fmt::Result {
     writeln!(text, "ready: {}", if status.ready { "yes" } else { "no" })?;
-    for ailment in [&status.ledger, &status.another].into_iter().flatten() {
+    for ailment in [&status.ledger, &status.second_daemon].into_iter().flatten() {
         writeln!(text, "{ailment}")?;
     }
-    writeln!(text, "messages in hand: {}", status.board.messages)?;
-    writeln!(text, "keys at work: {}", status.board.targets)?;
+    writeln!(text, "messages in flight: {}", status.in_flight.messages)?;
+    writeln!(text, "active keys: {}", status.in_flight.keys)?;
     writeln!(text, "\n{:<24} {:>10} {:>14} {:>10} {:>8}", "RULE", "PENDING", "BYTES", "OLDEST", "PARKED")?;
-    for (rule, pending) in &status.board.rules {
+    for (rule, pending) in &status.in_flight.rules {
         let parked: i64 = status.parked.iter().filter(|parked| parked.rule == *rule).map(|parked| parked.tasks).sum();
         let oldest = format!("{:.0}s", pending.oldest_seconds);
         writeln!(text, "{rule:<24} {:>10} {:>14} {oldest:>10} {parked:>8}", pending.operations, pending.bytes)?;
@@ -80,15 +80,15 @@ fn write_table(status: &Status, text: &mut String) -> std::fmt::Result {
     for unproved in &status.unproved {
         writeln!(text, "{:<24} {:<40} {:>8}", unproved.rule, unproved.cause.as_str(), unproved.replicas)?;
     }
-    for ailing in &status.ailing {
-        let state = match (ailing.is_left_alone, ailing.width) {
-            (true, _) => format!("{}: left alone but for one task at a time", ailing.trouble),
-            (false, Some(width)) => format!("asks for less: {width} tasks at a time, {} at work", ailing.under_way),
+    for ailing in &status.degraded {
+        let state = match (ailing.is_circuit_open, ailing.concurrency_limit) {
+            (true, _) => format!("{}: circuit open, one task at a time probes", ailing.trouble),
+            (false, Some(width)) => format!("throttled: at most {width} tasks at a time, {} active", ailing.under_way),
             (false, None) => ailing.trouble.clone(),
         };
         writeln!(text, "\n{}: {state}", ailing.name)?;
     }
-    for lacking in &status.lacking {
+    for lacking in &status.disabled_features {
         let minutes = lacking.tried_again_in_seconds.div_ceil(60);
         writeln!(
             text,
@@ -96,7 +96,7 @@ fn write_table(status: &Status, text: &mut String) -> std::fmt::Result {
             lacking.account, lacking.ability, lacking.why
         )?;
     }
-    for clock in &status.clocks {
+    for clock in &status.clock_skew {
         let (hours, way) =
             (clock.ahead_seconds.unsigned_abs() / 3600, if clock.ahead_seconds < 0 { "behind" } else { "ahead of" });
         writeln!(

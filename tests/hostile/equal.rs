@@ -89,6 +89,6 @@ async fn a_completed_upload_whose_answer_has_an_empty_etag_is_known_by_its_versi
     world.replicated("a").await;
     world.drained().await;
     assert_eq!(world.hits(), 1, "it was completed once");
-    assert_eq!(daemon.metrics().await.sum("failures_total", &[("reason", "Unanswered")]), 0.0);
+    assert_eq!(daemon.metrics().await.sum("failures_total", &[("reason", "OutcomeUnknown")]), 0.0);
     assert_eq!(world.s3.ever(ARCHIVE, "a").len(), 1);
 }

@@ -80,7 +80,7 @@ fn what_the_answer_to_a_write_leaves_out_is_asked_for() {
                 change(&sim, Duration::from_secs(1)).await;
                 sim.drained().await;
                 assert!(sim.net.faults().hits("spoilt") > 0, "{what}");
-                assert_eq!(fleet::figure(&daemon, "failures_total", &["Unanswered"]).await, 0.0, "{what}");
+                assert_eq!(fleet::figure(&daemon, "failures_total", &["OutcomeUnknown"]).await, 0.0, "{what}");
                 assert!(daemon.status().await.unwrap().parked.is_empty(), "{what}");
                 daemon.stop().await;
                 assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new(), "{what}");
@@ -185,11 +185,11 @@ fn a_clock_that_is_far_off_is_shown_until_it_is_right() {
         sim.drained().await;
         let now = i64::try_from(sim.clock.now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap();
         let status = daemon.status().await.unwrap();
-        let [clock] = status.clocks.as_slice() else { panic!("{:?}", status.clocks) };
+        let [clock] = status.clock_skew.as_slice() else { panic!("{:?}", status.clock_skew) };
         assert!((clock.ahead_seconds + now).abs() < 60, "{clock:?}");
         sim.net.faults().clear("wrong");
         sim.pass(Duration::from_secs(3600)).await;
-        assert_eq!(daemon.status().await.unwrap().clocks, []);
+        assert_eq!(daemon.status().await.unwrap().clock_skew, []);
         daemon.stop().await;
     });
 }

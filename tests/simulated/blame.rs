@@ -42,7 +42,7 @@ fn keys_that_always_fail_delay_no_other_and_are_parked_by_name() {
             let daemon = fleet::lone(&mut sim, "", NOT_AWS).await;
             healthy_keys_arrive(&sim, &what).await;
             assert_eq!(parked(&daemon).await, [(Reason::RetriesExhausted, 8)], "{what}");
-            assert!(daemon.status().await.unwrap().ailing.is_empty(), "{what}");
+            assert!(daemon.status().await.unwrap().degraded.is_empty(), "{what}");
             assert_eq!((sim.waiting(), sim.sqs.messages(DEAD).len()), (0, BAD), "{what}");
             sim.net.faults().clear("bad");
             all_arrives(&sim, &daemon).await;

@@ -29,7 +29,7 @@ fn a_message_of_thousands_of_records_is_worked_off_within_bounds() {
         let daemon = fleet::lone(&mut sim, "", AWS).await;
         let mut most = 0;
         while sim.waiting() > 0 {
-            let board = daemon.status().await.unwrap().board;
+            let board = daemon.status().await.unwrap().in_flight;
             let operations: i64 = board.rules.values().map(|pending| pending.operations).sum();
             most = most.max(usize::try_from(operations).unwrap());
             sim.pass(Duration::from_millis(20)).await;

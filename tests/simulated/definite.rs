@@ -165,7 +165,7 @@ fn an_ability_is_not_given_up_because_of_what_something_in_between_says() {
                 sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
                 sim.drained().await;
                 assert_eq!(sim.net.faults().hits("in between"), 2, "{operation}");
-                assert!(daemon.status().await.unwrap().lacking.is_empty(), "{operation} {status}");
+                assert!(daemon.status().await.unwrap().disabled_features.is_empty(), "{operation} {status}");
                 daemon.stop().await;
                 let is_bare = |write: &&Entry| write.client == "daemon-0" && write.call.conditions.is_empty();
                 assert_eq!(sim.net.journal().writes(ARCHIVE).iter().filter(is_bare).count(), 0, "{operation} {status}");

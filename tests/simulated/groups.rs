@@ -161,7 +161,7 @@ fn two_daemons_without_a_work_queue_say_that_they_are_not_alone() {
             sim.drained().await;
             let mut told = Vec::new();
             for daemon in daemons {
-                told.extend(daemon.status().await.unwrap().another);
+                told.extend(daemon.status().await.unwrap().second_daemon);
                 daemon.stop().await;
             }
             assert!(told.iter().any(|told| told.contains("work_queue")), "{account}: {told:?}");

@@ -36,7 +36,7 @@ fn an_hour_without_one_destination_holds_up_no_other_and_loses_nothing() {
             }
             assert!(sim.s3.keys(ARCHIVE).is_empty());
         }
-        let in_hand = daemon.status().await.unwrap().board.messages;
+        let in_hand = daemon.status().await.unwrap().in_flight.messages;
         assert!(in_hand < 200, "what cannot be done waits in the queue, not here: {in_hand}");
         sim.net.faults().clear("down");
         while sim.waiting() > 0 {
@@ -174,14 +174,14 @@ async fn health_follows(sim: &mut Sim, place: Place, effect: Effect, keys: usize
     let mut looks = Vec::new();
     for _ in 0..60 {
         sim.pass(Duration::from_secs(30)).await;
-        let is_ailing = !daemon.status().await.unwrap().ailing.is_empty();
+        let is_ailing = !daemon.status().await.unwrap().degraded.is_empty();
         looks.push(Look { is_told: daemon.ailment().await.is_some(), is_ailing });
     }
     sim.net.faults().clear("trouble");
     sim.drained().await;
     sim.pass(Duration::from_secs(60)).await;
     assert_eq!(daemon.ailment().await, None, "the trouble is over");
-    assert!(daemon.status().await.unwrap().ailing.is_empty(), "the trouble is over");
+    assert!(daemon.status().await.unwrap().degraded.is_empty(), "the trouble is over");
     daemon.stop().await;
     assert_eq!(sim.s3.keys(ARCHIVE), sim.s3.keys(SOURCE));
     looks

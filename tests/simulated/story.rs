@@ -207,7 +207,7 @@ impl Story {
         wrong.extend((!settled).then(|| "the queue never became empty".to_owned()));
         let (mut hits, journal) = (sim.net.faults().all_hits(), sim.net.journal().clone());
         hits.extend(troubles::refused(&sim.sqs.refused(QUEUE)));
-        let company = fates.iter().filter_map(|fate| fate.status.another.as_ref()).filter(|_| self.plan.daemons == 1);
+        let company = fates.iter().filter_map(|fate| fate.status.second_daemon.as_ref()).filter(|_| self.plan.daemons == 1);
         wrong.extend(company.map(|told| format!("it is alone: {told}")));
         Ending { fates, wrong, hits, lasted: began.elapsed(), journal }
     }

@@ -191,7 +191,7 @@ impl Capabilities {
                 account,
                 ability = ability.as_str(),
                 why,
-                "endpoint lacks an ability, going on without it for an hour"
+                "feature not supported by the endpoint, disabled for an hour"
             );
         }
     }

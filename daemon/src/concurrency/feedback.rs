@@ -107,5 +107,5 @@ impl fmt::Display for DependencyFailure {
 /// Describes the trouble of a destination whose circuit is open; one that throttles has no other
 /// trouble.
 pub(super) fn described(trouble: Option<DependencyFailure>) -> String {
-    trouble.map_or_else(|| "asks for less than one task at a time".to_owned(), |trouble| trouble.to_string())
+    trouble.map_or_else(|| "throttles even one task at a time".to_owned(), |trouble| trouble.to_string())
 }

@@ -100,7 +100,7 @@ impl Scheduler {
         for rule in rules {
             *self.rules.entry(rule.destination.clone()).or_default() += 1;
         }
-        self.dependencies.retain(|_, gate| gate.under_way > 0 || gate.is_ailing());
+        self.dependencies.retain(|_, gate| gate.in_flight > 0 || gate.is_ailing());
     }
 
     /// Lets in all tasks that may enter: first those whose rule has the fewest places at its
@@ -133,7 +133,7 @@ impl Scheduler {
         self.learn(route, entered, answer, at);
         for site in route.all_sites() {
             let gate = self.dependencies.entry(site).or_default();
-            gate.under_way = gate.under_way.saturating_sub(1);
+            gate.in_flight = gate.in_flight.saturating_sub(1);
         }
         HealthView::of_route(&self.dependencies, route).change_since(was)
     }
@@ -144,7 +144,7 @@ impl Scheduler {
         let round = entered.epoch_of(dependency);
         let gate = self.party_gate(route, dependency);
         if !gate.suspects.is_own(entered.subject, false) {
-            gate.window.strained(round, gate.under_way);
+            gate.window.strained(round, gate.in_flight);
         }
         HealthView::of_route(&self.dependencies, route).change_since(was)
     }
@@ -222,7 +222,7 @@ impl Scheduler {
 
     fn places_of_rule(&self, route: &Route) -> u32 {
         let site = LimitKey::Rule(route.destination.clone(), route.rule.clone());
-        self.dependencies.get(&site).map_or(0, |gate| gate.under_way)
+        self.dependencies.get(&site).map_or(0, |gate| gate.in_flight)
     }
 
     fn admit(&mut self, route: &Route, subject: Subject, now: Instant) -> Entered {
@@ -239,7 +239,7 @@ impl Scheduler {
             key: route.key.is_some().then(|| self.party_gate(route, Dependency::DestinationKey).enter_epoch()),
         };
         for site in route.all_sites() {
-            self.gate_at(site).under_way += 1;
+            self.gate_at(site).in_flight += 1;
         }
         entered
     }
@@ -249,7 +249,7 @@ impl Scheduler {
     /// work.
     fn destination_share(&self, destination: &BucketRef, busy: Busy) -> u32 {
         let gate = self.dependencies.get(&LimitKey::Destination(destination.clone()));
-        let is_new = gate.is_none_or(|gate| gate.under_way == 0);
+        let is_new = gate.is_none_or(|gate| gate.in_flight == 0);
         let with_work = busy.destinations + u32::from(is_new);
         let all = u32::try_from(self.rules.len()).unwrap_or(u32::MAX);
         let among = if busy.tasks < TASKS_MAX { with_work } else { with_work.max(all) };
@@ -281,9 +281,9 @@ impl Scheduler {
         if let Feedback::Throttled(dependency) = answer {
             let round = entered.epoch_of(dependency);
             let gate = self.party_gate(route, dependency);
-            gate.window.on_throttled(round, gate.under_way, at.0, at.1);
+            gate.window.on_throttled(round, gate.in_flight, at.0, at.1);
             gate.suspects.record_failure(entered.subject);
-            gate.trouble = None;
+            gate.error = None;
         }
     }
 
@@ -293,7 +293,7 @@ impl Scheduler {
         let gate = self.party_gate(route, trouble.dependency);
         let evidence = gate.suspects.record_failure(entered.subject);
         if trouble.dependency == Dependency::Source && gate.suspects.are_many() {
-            gate.trouble = Some(trouble);
+            gate.error = Some(trouble);
         }
         let is_silent = trouble.status.is_none() || !trouble.was_heard;
         let gate = self.destination_gate(route);
@@ -307,7 +307,7 @@ impl Scheduler {
             (Dependency::DestinationKey, _) => gate.circuit.on_success(),
         }
         if trouble.dependency == Dependency::Destination {
-            gate.trouble = Some(trouble);
+            gate.error = Some(trouble);
         }
     }
 
@@ -315,7 +315,7 @@ impl Scheduler {
     fn served(&mut self, route: &Route, entered: Entered, wrote: bool) {
         let source = self.gate_at(LimitKey::Source(route.source.clone()));
         source.window.on_success(entered.source);
-        source.trouble = None;
+        source.error = None;
         if !wrote {
             return self.destination_gate(route).record_answered();
         }
@@ -349,7 +349,7 @@ impl Scheduler {
 
     fn may_tell(&self, destination: &BucketRef, subject: Subject) -> bool {
         let gate = self.dependencies.get(&LimitKey::Destination(destination.clone()));
-        let fails = |gate: &&Limiter| gate.trouble.is_some() && !gate.circuit.is_probed();
+        let fails = |gate: &&Limiter| gate.error.is_some() && !gate.circuit.is_probed();
         gate.filter(fails).is_some_and(|gate| gate.suspects.may_tell(subject))
     }
 

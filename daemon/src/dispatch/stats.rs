@@ -17,7 +17,7 @@ pub struct InFlightStats {
     /// Messages whose tasks are not all settled.
     pub messages: usize,
     /// Keys that have work.
-    pub targets: usize,
+    pub keys: usize,
 }
 
 impl InFlightStats {
@@ -35,6 +35,6 @@ impl InFlightStats {
             let age = ticket.pending.time.map_or(0.0, clock::seconds_since);
             pending.oldest_seconds = pending.oldest_seconds.max(age);
         }
-        Self { rules, messages: dispatch.hand.len(), targets: dispatch.targets.len() }
+        Self { rules, messages: dispatch.hand.len(), keys: dispatch.targets.len() }
     }
 }

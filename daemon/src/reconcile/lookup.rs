@@ -65,7 +65,7 @@ impl Lookup<'_> {
         let (rule, reason) = (&self.task.rules.primary.id, Reason::StampNotBorneOut.as_str());
         self.engine.metrics.count_failed(rule, reason);
         let (key, version, replica) = (&self.task.target.key, &claim.version.id, id.unwrap_or("none"));
-        warn!(rule, %key, %version, replica, reason, error = %doubt, "a stamp is not believed, its object is a stranger");
+        warn!(rule, %key, %version, replica, reason, error = %doubt, "the stamp is not confirmed, the object counts as unmanaged");
         Ok(None)
     }
 

@@ -89,7 +89,7 @@ fn work_that_only_fails_is_told_though_a_limit_lets_it_pass() {
         for _ in 0..40 {
             sim.pass(Duration::from_secs(30)).await;
             let status = daemon.status().await.unwrap();
-            told = told.or(daemon.ailment().await).or(status.ailing.first().map(|ailing| format!("{ailing:?}")));
+            told = told.or(daemon.ailment().await).or(status.degraded.first().map(|ailing| format!("{ailing:?}")));
             told = told.or(status.parked.first().map(|parked| parked.reason.to_string()));
         }
         assert!(told.is_some(), "nothing was written for twenty minutes");

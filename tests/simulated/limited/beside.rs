@@ -75,7 +75,7 @@ fn a_backlog_that_would_fill_the_hand_leaves_room_for_what_comes_by_another_queu
         sim.fill("small/", 10, 7).await;
         sim.pass(TEN_SECONDS).await;
         assert_eq!(arrived(&sim, "small/"), 10);
-        let board = daemon.status().await.unwrap().board;
+        let board = daemon.status().await.unwrap().in_flight;
         assert!((900..=1000).contains(&board.messages), "{} messages are in hand", board.messages);
         assert!(arrived(&sim, "large/") < 200, "the hand is full of those");
         sim.drained().await;

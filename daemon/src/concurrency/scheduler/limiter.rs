@@ -29,7 +29,7 @@ pub(super) enum LimitKey {
 
 #[derive(Debug, Default)]
 pub(super) struct Limiter {
-    pub(super) under_way: u32,
+    pub(super) in_flight: u32,
     pub(super) window: ConcurrencyLimit,
     /// Only destinations have one: without its source a task can do nothing anyway, and KMS answers
     /// through S3.
@@ -37,7 +37,7 @@ pub(super) struct Limiter {
     /// Which keys fail here, and which of them by themselves.
     pub(super) suspects: Suspects,
     /// What failed last.
-    pub(super) trouble: Option<DependencyFailure>,
+    pub(super) error: Option<DependencyFailure>,
 }
 
 /// A dependency that is throttled, or whose circuit is open.
@@ -46,12 +46,12 @@ pub struct DegradedDependency {
     /// A bucket or a key.
     pub name: String,
     /// Its circuit is open: one task at a time may try, because it fails every request.
-    pub is_left_alone: bool,
+    pub is_circuit_open: bool,
     /// What it does instead of answering.
     #[serde(default)]
     pub trouble: String,
     /// How many tasks may work with it, if it throttled.
-    pub width: Option<u32>,
+    pub concurrency_limit: Option<u32>,
     /// How many do.
     pub under_way: u32,
 }
@@ -117,10 +117,10 @@ pub(super) struct Busy {
 impl Busy {
     pub(super) fn among_parties(dependencies: &BTreeMap<LimitKey, Limiter>) -> Self {
         let mut busy = Self { destinations: 0, tasks: 0 };
-        for (site, gate) in dependencies.iter().filter(|(_, gate)| gate.under_way > 0) {
+        for (site, gate) in dependencies.iter().filter(|(_, gate)| gate.in_flight > 0) {
             if let LimitKey::Destination(_) = site {
                 busy.destinations += 1;
-                busy.tasks += gate.under_way;
+                busy.tasks += gate.in_flight;
             }
         }
         busy
@@ -129,18 +129,18 @@ impl Busy {
 
 impl Limiter {
     pub(super) fn enter_epoch(&self) -> Epoch {
-        self.window.current_epoch(self.under_way)
+        self.window.current_epoch(self.in_flight)
     }
 
     pub(super) fn has_room(&self, share: u32, now: Instant) -> bool {
-        self.under_way < share && self.window.has_room(self.under_way, now)
+        self.in_flight < share && self.window.has_room(self.in_flight, now)
     }
 
     /// Records an answer to any request.
     pub(super) fn record_answered(&mut self) {
         self.circuit.on_success();
         self.suspects.record_answer();
-        self.trouble = None;
+        self.error = None;
     }
 
     pub(super) fn is_ailing(&self) -> bool {
@@ -148,7 +148,7 @@ impl Limiter {
     }
 
     pub(super) fn has_source_trouble(&self, site: &LimitKey) -> bool {
-        matches!(site, LimitKey::Source(_)) && self.trouble.is_some()
+        matches!(site, LimitKey::Source(_)) && self.error.is_some()
     }
 
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a width is from 1 to 128")]
@@ -159,12 +159,12 @@ impl Limiter {
         };
         let width = self.window.current_limit().map(|width| width as u32);
         let is_left_alone = self.circuit.is_open();
-        let trouble = match (site, self.trouble) {
+        let trouble = match (site, self.error) {
             (LimitKey::Source(_), Some(trouble)) => trouble.to_string(),
             (_, trouble) if is_left_alone => described(trouble),
             _ => String::new(),
         };
-        DegradedDependency { name, is_left_alone, trouble, width, under_way: self.under_way }
+        DegradedDependency { name, is_circuit_open: is_left_alone, trouble, concurrency_limit: width, under_way: self.in_flight }
     }
 }
 

@@ -182,7 +182,7 @@ fn a_throttled_destination_narrows_for_all_its_routes_together() {
     }
     assert_eq!(changes[0], Change::Narrowed(Dependency::Destination));
     assert_eq!(fill(&mut gates, &keyed("slow", "k"), now).len() + fill(&mut gates, &route("slow"), now).len(), 64);
-    assert_eq!(gates.ailing()[0].width, Some(64));
+    assert_eq!(gates.ailing()[0].concurrency_limit, Some(64));
 }
 
 #[test]
