@@ -1,5 +1,5 @@
-//! The judges, judged: the comparer's own tests damage a destination in every way it must see, and the
-//! protocol's model, without one of its rules, must find what that rule prevents.
+//! The judges, judged: the comparer's own tests damage a destination in every way it must see, and
+//! the protocol's model, without one of its rules, must find what that rule prevents.
 
 use crate::world::oracle::Script;
 

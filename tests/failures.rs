@@ -1,5 +1,5 @@
-//! Parked work is listed with its reason and tried again by command; what is in the dead-letter queue counts again once
-//! it is redriven.
+//! Parked work is listed with its reason and tried again by command; what is in the dead-letter
+//! queue counts again once it is redriven.
 
 use crate::bad_input::created;
 use crate::world::config::Config;

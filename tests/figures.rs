@@ -1,4 +1,5 @@
-//! What Prometheus and a load balancer see: every metric of the interface, and the two health pages.
+//! What Prometheus and a load balancer see: every metric of the interface, and the two health
+//! pages.
 
 use crate::world::daemon::Daemon;
 use crate::world::faults::{Fault, Faults};

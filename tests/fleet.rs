@@ -1,4 +1,5 @@
-//! Several daemons share a work queue: one of them at a time works on a key, whatever becomes of the others.
+//! Several daemons share a work queue: one of them at a time works on a key, whatever becomes of
+//! the others.
 
 use std::fs;
 use std::time::Duration;

@@ -1,5 +1,6 @@
-//! Servers, disks and clients that are hostile or merely broken, as the real binary meets them: over TCP, on real files,
-//! at a real listener. Nothing is believed that was not proved, and nothing outside stops the daemon.
+//! Servers, disks and clients that are hostile or merely broken, as the real binary meets them:
+//! over TCP, on real files, at a real listener. Nothing is believed that was not proved, and
+//! nothing outside stops the daemon.
 
 mod belief;
 mod blame;

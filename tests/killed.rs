@@ -1,4 +1,5 @@
-//! Durable: kill -9 at any instant and a lost disk lose nothing, double nothing, and turn nothing around.
+//! Durable: kill -9 at any instant and a lost disk lose nothing, double nothing, and turn nothing
+//! around.
 
 use std::fs;
 

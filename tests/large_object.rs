@@ -1,4 +1,5 @@
-//! Bounded: memory stays under the budget whatever the size of an object, and what arrives is equal.
+//! Bounded: memory stays under the budget whatever the size of an object, and what arrives is
+//! equal.
 
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};

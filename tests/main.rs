@@ -45,7 +45,8 @@ mod logs;
 mod starting;
 mod stopping;
 
-// The judges, judged: the comparer sees damage, the docs lead somewhere, and the source tree keeps its own rules.
+// The judges, judged: the comparer sees damage, the docs lead somewhere, and the source tree keeps
+// its own rules.
 mod comparer;
 mod docs;
 mod tidy;

@@ -106,8 +106,8 @@ impl Counted {
         }
     }
 
-    /// Every message sent was received and deleted once; every one deleted was parked with a reason,
-    /// ignored, or looked into, which counts an operation at least.
+    /// Every message sent was received and deleted once; every one deleted was parked with a
+    /// reason, ignored, or looked into, which counts an operation at least.
     #[track_caller]
     fn add_up(&self, sent: usize, parked: usize) {
         let exact = |count: usize| f64::from(u32::try_from(count).unwrap());

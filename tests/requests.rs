@@ -1,5 +1,5 @@
-//! What the daemon asks of the servers, read from a journal of its requests: reads are pinned, writes
-//! are conditional and checked, versions are never deleted, and the right account asks.
+//! What the daemon asks of the servers, read from a journal of its requests: reads are pinned,
+//! writes are conditional and checked, versions are never deleted, and the right account asks.
 
 use std::collections::BTreeMap;
 

@@ -34,7 +34,8 @@ const STRUCK_MIN: usize = 4;
 // A message that failed again and again is back within a quarter of an hour.
 const QUIET_WITHIN: Duration = Duration::from_secs(20 * 60);
 
-// Bodies under way have up to 40 MiB at any time, and the ledger its buffers; what grows without an end has passed that within minutes.
+// Bodies under way have up to 40 MiB at any time, and the ledger its buffers; what grows without an
+// end has passed that within minutes.
 const GROWTH_MAX: u64 = 64 << 20;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,7 +101,8 @@ impl Memory {
     }
 }
 
-/// What is drawn is the same at every test run; at a soak it is another each time, unless it is said.
+/// What is drawn is the same at every test run; at a soak it is another each time, unless it is
+/// said.
 fn seed() -> u64 {
     let is_soak = env::var_os("S3_REPLICATOR_SOAK_SECONDS").is_some();
     number("S3_REPLICATOR_SEED").unwrap_or_else(|| if is_soak { fastrand::u64(..) } else { 1 })

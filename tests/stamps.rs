@@ -1,5 +1,5 @@
-//! Whole history: metadata that leave little room for the stamp, or none, cost no version its replica; and none gets two,
-//! where a compact stamp has room.
+//! Whole history: metadata that leave little room for the stamp, or none, cost no version its
+//! replica; and none gets two, where a compact stamp has room.
 
 use std::fs;
 
@@ -75,7 +75,8 @@ async fn recognised_after_a_lost_answer(operation: &'static str, write: impl Asy
     assert_eq!(faults.hits(Fault::LoseAnswer), 1);
 }
 
-/// Writes versions of one key: nothing is a delete marker, and what is plain has room for a full stamp.
+/// Writes versions of one key: nothing is a delete marker, and what is plain has room for a full
+/// stamp.
 async fn write(world: &World, bodies: &[&str]) {
     for body in bodies {
         match *body {
@@ -109,7 +110,8 @@ async fn upload(bucket: &str) {
     request.multipart_upload(done.build()).send().await.unwrap();
 }
 
-/// Makes a client that sends a CRC32 with every body, as most do; without one S3 makes its own, a CRC64NVME.
+/// Makes a client that sends a CRC32 with every body, as most do; without one S3 makes its own, a
+/// CRC64NVME.
 fn stating_crc32() -> Client {
     let config = SOURCE.s3().config().to_builder();
     Client::from_conf(config.request_checksum_calculation(RequestChecksumCalculation::WhenSupported).build())

@@ -1,4 +1,5 @@
-//! A start that cannot succeed says why, by name, and ends; one that can succeed later keeps trying.
+//! A start that cannot succeed says why, by name, and ends; one that can succeed later keeps
+//! trying.
 
 use std::fs;
 use std::net::TcpListener;

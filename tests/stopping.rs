@@ -70,7 +70,8 @@ async fn sighup_brings_new_rules_and_a_bad_file_keeps_the_old_ones() {
     assert_eq!(daemon.page("readyz").await, Some(200));
 }
 
-/// Writes new objects until one of them is replicated: when exactly new rules begin is not promised.
+/// Writes new objects until one of them is replicated: when exactly new rules begin is not
+/// promised.
 async fn arrives_sooner_or_later(world: &World, prefix: &str) {
     let mut number = 0;
     eventually("an object of the prefix arrives", async || {

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use crate::world::oracle::root;
 
-/// The stations and services of the daemon, from the top down: a file uses what is in its own layer or below.
+/// The stations and services of the daemon, from the top down: a file uses what is in its own layer
+/// or below.
 const LAYERS: &[&[&str]] = &[
     &["main", "lib"],
     &["pipeline", "signals", "process"],

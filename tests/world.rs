@@ -1,5 +1,5 @@
-//! A world: two buckets in two accounts, a KMS key in each, a queue with a place for parked messages,
-//! and the way in which events get from the source bucket to the queue.
+//! A world: two buckets in two accounts, a KMS key in each, a queue with a place for parked
+//! messages, and the way in which events get from the source bucket to the queue.
 
 pub(crate) mod config;
 pub(crate) mod daemon;
@@ -162,8 +162,8 @@ impl World {
         ARCHIVE.s3().head_object().bucket(&self.archive).key(key).send().await.is_ok()
     }
 
-    /// Prepares the workload: seeded operations on the source bucket. `S3_REPLICATOR_SEED` is added to
-    /// every test's own seed, so that a run can be another one.
+    /// Prepares the workload: seeded operations on the source bucket. `S3_REPLICATOR_SEED` is added
+    /// to every test's own seed, so that a run can be another one.
     pub(crate) fn workload(&self, operations: u32, keys: u32, seed: u32) -> Script {
         let shift: u64 = std::env::var("S3_REPLICATOR_SEED").map_or(0, |text| text.parse().unwrap());
         Script::new("workload.py")
@@ -182,7 +182,8 @@ impl World {
         let mut progress = (f64::NAN, f64::NAN, 0);
         let mut moved = Instant::now();
         let mut quiet = 0;
-        // S3 sends its events after it has answered: only a while of quiet means that none is coming.
+        // S3 sends its events after it has answered: only a while of quiet means that none is
+        // coming.
         while quiet < 10 {
             sleep(PAUSE).await;
             let metrics = daemon.metrics().await;
@@ -256,7 +257,8 @@ impl World {
     }
 }
 
-/// Makes a state directory as a daemon leaves it that was stopped: the next one need not wait for it.
+/// Makes a state directory as a daemon leaves it that was stopped: the next one need not wait for
+/// it.
 pub(crate) fn stopped(state_dir: PathBuf) -> PathBuf {
     if !state_dir.exists() {
         fs::create_dir(&state_dir).unwrap();

@@ -51,7 +51,8 @@ pub(crate) fn parse_endpoint(text: &str) -> Result<String, String> {
     }
 }
 
-/// Says whether what is sent to an endpoint can be read on its way, which it cannot be within this machine.
+/// Says whether what is sent to an endpoint can be read on its way, which it cannot be within this
+/// machine.
 pub(crate) fn is_in_the_clear(endpoint: &str) -> bool {
     let Some(rest) = endpoint.strip_prefix("http://") else { return false };
     let authority = rest.split('/').next().unwrap_or_default();

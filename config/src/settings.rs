@@ -43,7 +43,8 @@ pub struct Settings {
     pub accounts: BTreeMap<String, Account>,
     /// Where events come from; at least one.
     pub queues: Vec<Queue>,
-    /// The queues that the work of the enabled rules goes through; none where one daemon does all of it.
+    /// The queues that the work of the enabled rules goes through; none where one daemon does all
+    /// of it.
     pub work_queues: Vec<Queue>,
     /// What goes where, in the order of the file; at least one.
     pub rules: Vec<Rule>,

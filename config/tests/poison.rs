@@ -17,7 +17,8 @@ const FILES: u32 = 10_000;
 
 #[test]
 fn ten_thousand_poisoned_files_are_used_or_refused_with_places() {
-    // What fails is printed whole and belongs into the corpus: a seed means nothing once that has grown.
+    // What fails is printed whole and belongs into the corpus: a seed means nothing once that has
+    // grown.
     let config = ProptestConfig { cases: FILES, failure_persistence: None, ..ProptestConfig::default() };
     let seen = RefCell::new(BTreeSet::new());
     let outcome = TestRunner::new(config).run(&any_poison(), |text| {

@@ -1,5 +1,6 @@
-//! How far a stamp is believed. It is a text that any writer can give an object, and that a copy of the object takes along;
-//! so it counts as far as the source's list, and what both servers state of the two objects, bear it out.
+//! How far a stamp is believed. It is a text that any writer can give an object, and that a copy of
+//! the object takes along; so it counts as far as the source's list, and what both servers state of
+//! the two objects, bear it out.
 
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ pub struct OriginClaim {
     pub version: VersionRef,
     /// The object's entity tag.
     pub etag: Option<ETag>,
-    /// Whether the tag can be a digest of the content: it is none under KMS and under a customer's key.
+    /// Whether the tag can be a digest of the content: it is none under KMS and under a customer's
+    /// key.
     pub has_digest: bool,
     /// The object's size.
     pub size_bytes: Option<u64>,
@@ -32,7 +34,8 @@ pub enum Belief {
     Proved,
     /// The same but for the ETags: they prove other content, unless the original's is no digest.
     Undigested,
-    /// The source has lost the version. The stamp still tells a place in time, and one that is possible.
+    /// The source has lost the version. The stamp still tells a place in time, and one that is
+    /// possible.
     Placed,
 }
 
@@ -68,7 +71,8 @@ impl OriginClaim {
         }
     }
 
-    /// Says whether this was read of the same object, which an answer at another time says the same of.
+    /// Says whether this was read of the same object, which an answer at another time says the same
+    /// of.
     pub fn is_of_same(&self, other: &Self) -> bool {
         *self == Self { now: self.now, ..other.clone() }
     }
@@ -95,7 +99,8 @@ impl OriginClaim {
         Ok(if is_other { Belief::Undigested } else { Belief::Proved })
     }
 
-    /// No replica is older than its original. Nothing else can be known of a version that the source has lost.
+    /// No replica is older than its original. Nothing else can be known of a version that the
+    /// source has lost.
     fn place(&self) -> Result<Belief, ClaimRejection> {
         let written = self.written.ok_or(ClaimRejection::Undated)?;
         let latest = self.now.map_or(written, |now| written.min(now));

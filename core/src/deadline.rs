@@ -1,5 +1,5 @@
-//! How long requests may take, and how long after its sender stopped one may still take effect: what the next writer of a
-//! key has to wait for.
+//! How long requests may take, and how long after its sender stopped one may still take effect:
+//! what the next writer of a key has to wait for.
 
 use std::time::Duration;
 

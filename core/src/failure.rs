@@ -36,7 +36,8 @@ pub struct Failure {
 pub struct ResponseInfo {
     /// The HTTP status.
     pub status: u16,
-    /// Whether the service itself gave it, as its error code proves; else something in between may have.
+    /// Whether the service itself gave it, as its error code proves; else something in between may
+    /// have.
     pub is_own: bool,
 }
 
@@ -67,7 +68,8 @@ pub enum FailureKind {
     /// Credentials that ended, could not be had, or were signed by a wrong clock: they mend without
     /// the task's doing, and no request is answered until then.
     Unauthenticated,
-    /// SQS did not confirm in time that the message is still this worker's: nothing is written until it does.
+    /// SQS did not confirm in time that the message is still this worker's: nothing is written
+    /// until it does.
     LeaseUnsure,
     /// The service throttles.
     Throttled,
@@ -214,7 +216,8 @@ reasons! {
     RetriesExhausted,
     /// The stamp has no room beside the user's own metadata.
     StampTooLarge,
-    /// The stamp of an object at the destination is contradicted by its original, its date or its content.
+    /// The stamp of an object at the destination is contradicted by its original, its date or its
+    /// content.
     StampNotBorneOut,
     /// A replica is there that this daemon did not write, though it is the only one that may.
     AnotherDaemonWrites,
@@ -322,7 +325,9 @@ impl fmt::Display for Failure {
         match self.kind {
             FailureKind::PreconditionFailed => write!(f, "{} was refused: the precondition failed", self.operation),
             FailureKind::ConcurrentWrite => write!(f, "{} met another write", self.operation),
-            FailureKind::MustWait(wait) => write!(f, "{} waits {wait:?} for a write that may still take effect", self.operation),
+            FailureKind::MustWait(wait) => {
+                write!(f, "{} waits {wait:?} for a write that may still take effect", self.operation)
+            }
             FailureKind::OutcomeUnknown => write!(f, "{} got no answer", self.operation),
             FailureKind::Transient => write!(f, "{} failed for now", self.operation),
             FailureKind::Unauthenticated => write!(f, "{} was not authenticated", self.operation),
@@ -356,8 +361,8 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Writes an error with everything that caused it, as far as a person would read: it is logged and kept for each key, and
-/// services can say anything.
+/// Writes an error with everything that caused it, as far as a person would read: it is logged and
+/// kept for each key, and services can say anything.
 pub fn error_chain(error: &dyn Error) -> String {
     let mut text = Excerpt(String::new());
     let mut cause = Some(error);

@@ -14,7 +14,7 @@
 //! - `operation`: the operations that can fail
 //! - `failure`: what went wrong, and what to do about it
 //! - `retry`: how long to wait before trying again
-//! - `window`: how many requests may be under way at a dependency that throttles
+//! - `concurrency_limit`: how many requests may be under way at a dependency that throttles
 //! - `circuit`: whether to send requests to a dependency that does not answer
 //! - `suspects`: which keys fail by themselves, while their bucket serves other keys
 

@@ -12,7 +12,8 @@ use time::format_description::well_known::Rfc3339;
 /// A moment in UTC, as S3 and SQS state it.
 pub type Timestamp = time::OffsetDateTime;
 
-/// Reads a moment as RFC 3339 writes it; none where it is no year of four digits in UTC, by which moments are compared.
+/// Reads a moment as RFC 3339 writes it; none where it is no year of four digits in UTC, by which
+/// moments are compared.
 pub fn parse_rfc3339(text: &str) -> Option<Timestamp> {
     Timestamp::parse(text, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)
 }
@@ -25,7 +26,8 @@ pub fn escape_controls(text: &str) -> impl fmt::Display {
     })
 }
 
-/// Escapes, as JSON does, all commands to the terminal but line breaks. What JSON means stays the same.
+/// Escapes, as JSON does, all commands to the terminal but line breaks. What JSON means stays the
+/// same.
 pub fn without_commands(text: &str) -> Cow<'_, str> {
     let is_escaped = |c: char| is_command(c) && c != '\n';
     if !text.contains(is_escaped) {
@@ -41,8 +43,9 @@ pub fn without_commands(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Says whether a character moves the cursor, ends a line, or turns the text around that follows (C0, C1, Unicode's line
-/// separators and its bidirectional controls: <https://www.unicode.org/reports/tr9/#Directional_Formatting_Characters>).
+/// Says whether a character moves the cursor, ends a line, or turns the text around that follows
+/// (C0, C1, Unicode's line separators and its bidirectional controls:
+/// <https://www.unicode.org/reports/tr9/#Directional_Formatting_Characters>).
 fn is_command(c: char) -> bool {
     let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}')
@@ -176,12 +179,14 @@ impl VersionId {
 }
 
 impl ETag {
-    /// Says whether the tag is that of an object uploaded in parts, and so no digest of its content.
+    /// Says whether the tag is that of an object uploaded in parts, and so no digest of its
+    /// content.
     pub fn has_parts(&self) -> bool {
         self.0.contains('-')
     }
 
-    /// Says whether the tag reads like the MD5 of the content, which it is unless a key of KMS or the customer is in play:
+    /// Says whether the tag reads like the MD5 of the content, which it is unless a key of KMS or
+    /// the customer is in play:
     /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html>
     pub fn is_digest(&self) -> bool {
         self.0.len() == 32 && self.0.bytes().all(|byte| byte.is_ascii_hexdigit())

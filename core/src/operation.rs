@@ -1,4 +1,5 @@
-//! What a task was doing when something failed: an operation of a service's API, or a step of the daemon's own.
+//! What a task was doing when something failed: an operation of a service's API, or a step of the
+//! daemon's own.
 
 use std::fmt;
 
@@ -11,7 +12,8 @@ macro_rules! operations {
         }
 
         impl Operation {
-            /// Returns the name that people read: the one in the service's API reference, if it has one.
+            /// Returns the name that people read: the one in the service's API reference, if it has
+            /// one.
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$name => $text,)*

@@ -27,7 +27,8 @@ impl VersionRef {
     /// Identifies a version; the ETag counts only where the id is none.
     pub fn new(id: VersionId, last_modified: Timestamp, etag: Option<&ETag>) -> Self {
         let generation = if id.is_null() { etag.cloned() } else { None };
-        // Headers state times by the second, and so do the lists of AWS. A list that is finer speaks of the same version.
+        // Headers state times by the second, and so do the lists of AWS. A list that is finer
+        // speaks of the same version.
         let last_modified = last_modified.truncate_to_second();
         Self { id, last_modified, generation }
     }
@@ -171,8 +172,8 @@ pub fn settled(source: &[SourceVersion], known: &DestinationState) -> usize {
     at
 }
 
-/// Finds the source's marker that a marker of the destination stands for, when only its time is known:
-/// the first above what was reached that was there by then. Markers carry no stamp.
+/// Finds the source's marker that a marker of the destination stands for, when only its time is
+/// known: the first above what was reached that was there by then. Markers carry no stamp.
 pub fn marker_shown<'a>(
     source: &'a [SourceVersion],
     known: &DestinationState,
@@ -208,9 +209,9 @@ impl DestinationState {
     }
 }
 
-/// Says whether an entry above what was reached needs nothing. A marker was collapsed into nothing, or
-/// into a marker, but an upload that was begun before it may have appeared below it since: over an
-/// object it is as missing as any.
+/// Says whether an entry above what was reached needs nothing. A marker was collapsed into nothing,
+/// or into a marker, but an upload that was begun before it may have appeared below it since: over
+/// an object it is as missing as any.
 fn is_done(entry: &SourceVersion, known: &DestinationState) -> bool {
     let is_covered = matches!(known.top, Current::Nothing | Current::Marker);
     known.replicated.contains(&entry.version) || (is_covered && known.collapsed.contains(&entry.version))

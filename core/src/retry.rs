@@ -1,5 +1,6 @@
 //! How long to wait before trying again: full jitter, so that failures that began together do not
-//! come back together. <https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/>
+//! come back together.
+//! <https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/>
 
 use std::time::Duration;
 

@@ -34,7 +34,8 @@ pub struct Rule {
     /// Versions created before this moment are out of scope; when absent, before the moment
     /// the rule was first loaded.
     pub since: Option<Timestamp>,
-    /// The FIFO queue that its work goes through, by its URL; without one its only daemon works from the events queue.
+    /// The FIFO queue that its work goes through, by its URL; without one its only daemon works
+    /// from the events queue.
     pub work_queue: Option<String>,
     /// What to do about objects at the destination that the replicator did not write.
     pub unmanaged_objects: UnmanagedObjects,

@@ -21,13 +21,15 @@ pub const USER_METADATA_BYTES_MAX: usize = 2048;
 pub struct Stamp {
     /// The key of the original.
     pub place: OriginKey,
-    /// The version of the original. A compact stamp names it by a digest, in place of the version id ([`names`]).
+    /// The version of the original. A compact stamp names it by a digest, in place of the version
+    /// id ([`names`]).
     pub version: VersionRef,
     /// The sequencer of the event, where one told.
     pub sequencer: Option<Sequencer>,
 }
 
-/// Which key of which bucket. A replica that is copied to another key takes its metadata along, so the key is part of it.
+/// Which key of which bucket. A replica that is copied to another key takes its metadata along, so
+/// the key is part of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OriginKey {
     /// The bucket by its name, the key by a digest.
@@ -67,7 +69,8 @@ impl OriginKey {
 }
 
 impl Stamp {
-    /// Returns the same with digests for names: about half as long, for replicas whose metadata has no room for the full one.
+    /// Returns the same with digests for names: about half as long, for replicas whose metadata has
+    /// no room for the full one.
     pub fn to_compact(&self) -> Self {
         match self.place {
             OriginKey::Full(..) => {
@@ -77,8 +80,8 @@ impl Stamp {
         }
     }
 
-    /// Writes the stamp as a header value, `1;bucket;version;milliseconds;sequencer;etag;key` with the ETag only for a `null`
-    /// version, or `2;key;version;milliseconds`.
+    /// Writes the stamp as a header value, `1;bucket;version;milliseconds;sequencer;etag;key` with
+    /// the ETag only for a `null` version, or `2;key;version;milliseconds`.
     pub fn to_header(&self) -> String {
         let milliseconds = self.version.last_modified.unix_timestamp_nanos() / 1_000_000;
         let version = percent_encoded(self.version.id.as_str());

@@ -29,8 +29,8 @@ pub enum Evidence {
     Own,
 }
 
-// More keys than these are beyond doubt; and they are let in before its time to a bucket that fails,
-// one at a time, so they are few beside what an outage fails anyway.
+// More keys than these are beyond doubt; and they are let in before its time to a bucket that
+// fails, one at a time, so they are few beside what an outage fails anyway.
 const FAILING_MAX: usize = 16;
 
 // As many keys as can fail by themselves at a time; 8 KiB for each bucket.
@@ -76,7 +76,8 @@ impl Suspects {
         self.failing.len() >= FAILURES_MAX as usize
     }
 
-    /// Says whether a key could tell more of a bucket that fails: it did not fail itself, and few did.
+    /// Says whether a key could tell more of a bucket that fails: it did not fail itself, and few
+    /// did.
     pub fn may_tell(&self, subject: Subject) -> bool {
         self.failing.len() < FAILING_MAX && !self.failing.contains(&subject) && !self.alone.contains(&subject)
     }

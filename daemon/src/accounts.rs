@@ -45,13 +45,15 @@ pub(crate) struct AccountClients {
     pub(crate) principal: Arc<OnceLock<String>>,
     /// Whether the endpoint is AWS itself, whose documented behaviour can be relied on.
     pub(crate) is_aws: bool,
-    /// Whether a write with `If-None-Match: *` can be relied on: it is AWS, or the configuration says so.
+    /// Whether a write with `If-None-Match: *` can be relied on: it is AWS, or the configuration
+    /// says so.
     pub(crate) keeps_conditions: bool,
     /// Whether TLS keeps what passes from changing on its way.
     pub(crate) is_tls: bool,
 }
 
-/// How every account reaches AWS, where it is not by the default credential chain and real connections.
+/// How every account reaches AWS, where it is not by the default credential chain and real
+/// connections.
 #[derive(Debug, Clone)]
 pub struct AwsOverride {
     /// What the SDK uses.
@@ -185,7 +187,8 @@ impl AccountClients {
     }
 }
 
-/// Says whether a refusal is of the question for checksums, or may be: nothing else that is optional goes with it.
+/// Says whether a refusal is of the question for checksums, or may be: nothing else that is
+/// optional goes with it.
 fn minds_checksums(failure: &Failure) -> bool {
     let may_be = failure.header.as_deref().is_none_or(|header| Feature::ChecksumRead.is_asked_by(header));
     failure.kind == FailureKind::NotImplemented && may_be
@@ -230,7 +233,8 @@ fn s3_client(account: &Account, config: &SdkConfig, watch: RequestCounter, retri
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
         .retry_config(retries)
         .interceptor(watch);
-    // What the environment says of endpoints does not count: abilities are known by what the file says.
+    // What the environment says of endpoints does not count: abilities are known by what the file
+    // says.
     builder.set_endpoint_url(account.endpoint_of(Service::S3).map(str::to_owned));
     if let Some(owner) = Owner::from_account(account) {
         builder = builder.interceptor(owner);

@@ -60,7 +60,8 @@ impl Ack {
     async fn settle_round(&self, round: Vec<AckRequest>) {
         let mut delete: BTreeMap<String, Vec<Message>> = BTreeMap::new();
         let mut release: BTreeMap<String, Vec<(Message, Duration)>> = BTreeMap::new();
-        // Beside each other: a dead-letter queue that hangs holds up one round, not each message in turn.
+        // Beside each other: a dead-letter queue that hangs holds up one round, not each message in
+        // turn.
         let parked = self.forward(round).await.into_iter().map(|AckRequest { message, disposal }| async {
             let back_after = self.dead_letter(&message, disposal).await;
             (message, back_after)
@@ -72,8 +73,8 @@ impl Ack {
             }
             let is_lost = message.lease.lost_token().is_cancelled();
             match back_after {
-                // What another worker holds by now is not to be shown to a third; nor to be deleted, which would let the
-                // next of its group out beside that one.
+                // What another worker holds by now is not to be shown to a third; nor to be
+                // deleted, which would let the next of its group out beside that one.
                 Some(_) if is_lost => {}
                 None if is_lost && message.group.is_some() => {}
                 Some(delay) => release.entry(url).or_default().push((message, delay)),
@@ -93,7 +94,8 @@ impl Ack {
         futures::future::join_all(releases).await;
     }
 
-    /// Sends what is to be sent to work queues first; a message of which that failed comes again itself.
+    /// Sends what is to be sent to work queues first; a message of which that failed comes again
+    /// itself.
     async fn forward(&self, mut round: Vec<AckRequest>) -> Vec<AckRequest> {
         let mut items = Vec::new();
         for AckRequest { disposal, .. } in &mut round {
@@ -117,7 +119,8 @@ impl Ack {
         round
     }
 
-    /// Sends to the dead-letter queue what is to be kept there; returns a delay when the message is to be delivered again.
+    /// Sends to the dead-letter queue what is to be kept there; returns a delay when the message is
+    /// to be delivered again.
     async fn dead_letter(&self, message: &Message, disposal: AckAction) -> Option<Duration> {
         let reason = match disposal {
             AckAction::Delete | AckAction::Forward(_) => return None,

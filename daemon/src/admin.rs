@@ -57,7 +57,8 @@ pub struct Status {
     pub unproved: Vec<UnprovedCount>,
     /// Buckets and keys that are throttled, or whose circuit is open.
     pub degraded: Vec<DegradedDependency>,
-    /// What keeps the ledger from being relied on, if anything does; what is parked may then be more than is told.
+    /// What keeps the ledger from being relied on, if anything does; what is parked may then be
+    /// more than is told.
     #[serde(default)]
     pub ledger: Option<String>,
     /// What is wrong with the set-up, if another daemon was seen where there may be one only.

@@ -49,9 +49,10 @@ struct Pages {
 // The semaphore counts in u32, so bytes are bought by the page: 4 KiB reach 16 TiB.
 const PAGE_BYTES: u64 = 4096;
 
-// An eighth is never lent to large objects, so that small ones find room beside their parts. That is the size of a part or more,
-// and no small object is larger. With less than this a part is larger than an eighth, and three of 5 MiB, the least that
-// S3 takes, have to fit into 16 MiB where there is one destination: there it is a sixteenth.
+// An eighth is never lent to large objects, so that small ones find room beside their parts. That
+// is the size of a part or more, and no small object is larger. With less than this a part is
+// larger than an eighth, and three of 5 MiB, the least that S3 takes, have to fit into 16 MiB where
+// there is one destination: there it is a sixteenth.
 const RESERVE_DIVISOR: u32 = 8;
 const RESERVE_DIVISOR_LITTLE: u32 = 16;
 const LITTLE_BYTES: u64 = 40 << 20;
@@ -69,7 +70,8 @@ impl Budget {
         Self { whole: Arc::new(Lot::new(max, reserve)), shares: Arc::new(Mutex::new(shares)), divided: Arc::default() }
     }
 
-    /// Divides it among the destinations of a new set of rules. What was paid before is not counted again.
+    /// Divides it among the destinations of a new set of rules. What was paid before is not counted
+    /// again.
     pub(crate) fn divide_shares<'a>(&self, rules: impl Iterator<Item = &'a Rule>) {
         let destinations: BTreeSet<&BucketRef> = rules.map(|rule| &rule.destination).collect();
         let max = self.whole.all.max;

@@ -1,5 +1,5 @@
-//! Checksums as S3 states them: computed as bytes pass, cut where the object's own parts end, joined again, and written as
-//! the headers have them.
+//! Checksums as S3 states them: computed as bytes pass, cut where the object's own parts end,
+//! joined again, and written as the headers have them.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -32,7 +32,8 @@ pub(crate) struct Sum {
     pub(crate) len: u64,
 }
 
-/// What to compute of an object: the checksum of each of its parts, all but the last of which are of this size.
+/// What to compute of an object: the checksum of each of its parts, all but the last of which are
+/// of this size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Measure {
     pub(crate) algorithm: Algorithm,
@@ -97,7 +98,8 @@ impl Algorithm {
         }
     }
 
-    /// Returns the algorithm by which checksums of bytes in a row make the one of them all; only CRCs do.
+    /// Returns the algorithm by which checksums of bytes in a row make the one of them all; only
+    /// CRCs do.
     fn joining_crc(self) -> Option<CrcAlgorithm> {
         match self {
             Self::Crc64Nvme => Some(CrcAlgorithm::Crc64Nvme),
@@ -114,7 +116,8 @@ impl Measure {
         Self { algorithm, part_bytes: u64::MAX }
     }
 
-    /// Says whether what is computed of pieces of this size makes the checksums of the object's parts.
+    /// Says whether what is computed of pieces of this size makes the checksums of the object's
+    /// parts.
     pub(crate) fn fits_pieces(&self, piece_bytes: u64, size_bytes: u64) -> bool {
         let is_one_piece = size_bytes <= piece_bytes;
         is_one_piece || self.algorithm.joining_crc().is_some() || piece_bytes.is_multiple_of(self.part_bytes)
@@ -220,8 +223,8 @@ impl Sum {
     }
 }
 
-/// Joins the checksums of an object's pieces, in their order, to those of its parts. None where a part's would have to be
-/// joined from pieces and cannot be, or a piece is in more than one part.
+/// Joins the checksums of an object's pieces, in their order, to those of its parts. None where a
+/// part's would have to be joined from pieces and cannot be, or a piece is in more than one part.
 pub(crate) fn of_parts<'a>(pieces: impl IntoIterator<Item = &'a Sum>, measure: Measure) -> Option<Vec<Sum>> {
     let mut parts: Vec<Sum> = Vec::new();
     let mut open: Option<Sum> = None;

@@ -13,8 +13,8 @@ thread_local! {
     static SIMULATED: Cell<Option<(Timestamp, Instant)>> = const { Cell::new(None) };
 }
 
-/// Lets the time of this thread be `beginning` now, and go with the runtime's clock from here on. For
-/// simulations, whose clock stands still and jumps.
+/// Lets the time of this thread be `beginning` now, and go with the runtime's clock from here on.
+/// For simulations, whose clock stands still and jumps.
 pub fn simulate(beginning: Timestamp) {
     SIMULATED.set(Some((beginning, Instant::now())));
 }

@@ -85,7 +85,8 @@ pub(crate) enum Command {
 enum Completion {
     /// The task of a key ended.
     Ended(TargetKey, TaskResult),
-    /// What a stopped key last wrote has landed, or never will; or one that was turned away has rested.
+    /// What a stopped key last wrote has landed, or never will; or one that was turned away has
+    /// rested.
     Landed(TargetKey),
     /// What a command to try again means was counted.
     Counted(Counted),
@@ -99,12 +100,12 @@ enum Completion {
     LeftOver(Result<OrphanedUploads, Failure>),
 }
 
-/// Messages in flight at once, waiting ones included, of which each queue has its part; far below the
-/// 120,000 that SQS lets be in flight on a queue. Further messages wait in SQS.
+/// Messages in flight at once, waiting ones included, of which each queue has its part; far below
+/// the 120,000 that SQS lets be in flight on a queue. Further messages wait in SQS.
 pub(crate) const MESSAGES_MAX: usize = 2000;
 
-/// Tasks in flight at once: a message may have several destinations, and any client that may write to
-/// the queue can put some ten thousand records into one. Beyond this comes one message at most.
+/// Tasks in flight at once: a message may have several destinations, and any client that may write
+/// to the queue can put some ten thousand records into one. Beyond this comes one message at most.
 const TASKS_MAX: usize = 4 * MESSAGES_MAX;
 
 /// The limit on the bodies of messages in flight, which are kept for the dead-letter queue: a
@@ -132,8 +133,8 @@ impl Dispatch {
         }
     }
 
-    /// Works until deliveries end and nothing is in flight, or until halted; then gives back what is
-    /// left.
+    /// Works until deliveries end and nothing is in flight, or until halted; then gives back what
+    /// is left.
     pub(crate) async fn run(mut self) {
         let mut routine = tokio::time::interval(retry_scan::EVERY);
         let mut leftovers = orphaned_uploads::every();
@@ -257,8 +258,9 @@ impl Dispatch {
         self.start(&target);
     }
 
-    /// Adds what waits at a key of a work queue: while one message of a group is hidden for a while, or lost, SQS gives it
-    /// out again whatever else of the group is in work here. So none is.
+    /// Adds what waits at a key of a work queue: while one message of a group is hidden for a
+    /// while, or lost, SQS gives it out again whatever else of the group is in work here. So none
+    /// is.
     fn with_rest_of_group(&mut self, target: &TargetKey, mut tickets: Vec<QueuedEvent>) -> Vec<QueuedEvent> {
         if self.engine.work_queues.are_used()
             && let Some(work) = self.targets.get_mut(target)
@@ -268,7 +270,8 @@ impl Dispatch {
         tickets
     }
 
-    /// Lets go of messages that are lost; what is left goes on when the key's last write can no longer land.
+    /// Lets go of messages that are lost; what is left goes on when the key's last write can no
+    /// longer land.
     fn stopped(&mut self, target: &TargetKey, tickets: Vec<QueuedEvent>) {
         self.hand.forget_lost(tickets.iter().filter_map(|ticket| ticket.message));
         let kept = key_queue::left_of(tickets, |number| self.hand.holds_lease(number));

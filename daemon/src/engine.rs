@@ -239,8 +239,9 @@ impl Engine {
         self.tags_read.mark_seen(place);
     }
 
-    /// Checks the id that a write was given. None, or `null`, may say that versioning was suspended in
-    /// the meantime, and then nothing more may be written; or that the store has no versions of such a key.
+    /// Checks the id that a write was given. None, or `null`, may say that versioning was suspended
+    /// in the meantime, and then nothing more may be written; or that the store has no versions of
+    /// such a key.
     pub(crate) async fn check_written(
         &self,
         place: &BucketRef,

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use thiserror::Error;
 
-/// Arms a place of a binary that was built with the feature `failpoints`, as `put_object.after` or, for its third time, `put_object.after=3`.
+/// Arms a place of a binary that was built with the feature `failpoints`, as `put_object.after` or,
+/// for its third time, `put_object.after=3`.
 pub const VARIABLE: &str = "S3_REPLICATOR_FAILPOINT";
 
 macro_rules! steps {

@@ -15,8 +15,9 @@ pub(crate) const STALLED_AFTER: Duration = Duration::from_secs(300);
 /// A queue that could not be polled for this long counts as failed.
 pub(crate) const SILENT_AFTER: Duration = Duration::from_secs(120);
 
-// Longer than any request of ours may take: ten minutes for completing an upload, not quite three for a part, which is
-// sent again only if it failed sooner. A key that wrote nothing for so long hangs.
+// Longer than any request of ours may take: ten minutes for completing an upload, not quite three
+// for a part, which is sent again only if it failed sooner. A key that wrote nothing for so long
+// hangs.
 const STUCK_AFTER: Duration = Duration::from_secs(900);
 
 // Work that was given back returns within a quarter of an hour, or whenever its queue delivers it;

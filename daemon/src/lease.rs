@@ -95,7 +95,8 @@ pub(crate) async fn confirm_held() -> Result<(), Failure> {
 }
 
 /// SQS hides a message for at most 12 hours from its receipt, and an extension beyond that is an
-/// error: <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ChangeMessageVisibility.html>
+/// error:
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ChangeMessageVisibility.html>
 const HIDDEN_MAX: Duration = Duration::from_secs(12 * 3600);
 
 // SQS takes at most ten entries a batch.
@@ -155,8 +156,8 @@ impl Leases {
         let _stopped = stop.run_until_cancelled(work).await;
     }
 
-    /// Extends leases of which one was not confirmed lately. One request after the other does that, and others that were
-    /// not confirmed lately go along, those first that wait for it.
+    /// Extends leases of which one was not confirmed lately. One request after the other does that,
+    /// and others that were not confirmed lately go along, those first that wait for it.
     async fn confirm(&self, numbers: &[u64]) -> Result<(), Failure> {
         let are_fresh = |all: &Vec<(u64, HeldMessage)>| all.iter().all(|(_, held)| held.is_fresh() && !held.is_gone());
         if self.held_messages(numbers).is_some_and(|all| are_fresh(&all)) {
@@ -287,7 +288,8 @@ impl Leases {
 
 impl HeldMessage {
     fn is_due(&self, visibility: Duration, now: BootInstant) -> bool {
-        // Looks come a little early or late, and one that finds just more than half must not leave time for only one call.
+        // Looks come a little early or late, and one that finds just more than half must not leave
+        // time for only one call.
         self.expires.since(now) < visibility / DUE_AT + visibility / ROUNDS / 2
     }
 
@@ -341,7 +343,8 @@ impl Lease {
         Hold { number: self.number, leases: Leases { shared: Arc::clone(&self.shared) } }
     }
 
-    /// Lets it run out: an extension would hide a message that goes back for another time than it is to wait.
+    /// Lets it run out: an extension would hide a message that goes back for another time than it
+    /// is to wait.
     pub(crate) fn end(&self) {
         drop(self.shared.lock_registry().remove_message(self.number));
     }
@@ -351,7 +354,8 @@ impl Lease {
         &self.lost
     }
 
-    /// Fires when work for the message has to end: it is lost, or another one of its group is lost or goes back.
+    /// Fires when work for the message has to end: it is lost, or another one of its group is lost
+    /// or goes back.
     pub(crate) fn over_token(&self) -> &CancellationToken {
         &self.over
     }
@@ -364,8 +368,8 @@ impl Lease {
         }
     }
 
-    /// Ends the work for all that is held of its group, because it goes back: SQS will give it out whatever else of the
-    /// group is in flight.
+    /// Ends the work for all that is held of its group, because it goes back: SQS will give it out
+    /// whatever else of the group is in flight.
     pub(crate) fn end_group(&self) {
         let mut registry = self.shared.lock_registry();
         if let Some(held) = registry.messages.get(&self.number).cloned() {

@@ -78,8 +78,8 @@ impl Ledger {
         blocking::run_blocking(|| self.store.sync_log())
     }
 
-    /// Lists what is known of a key at a destination. Where a record is damaged that is nothing, as after a lost disk: it is
-    /// read back from the destination.
+    /// Lists what is known of a key at a destination. Where a record is damaged that is nothing, as
+    /// after a lost disk: it is read back from the destination.
     pub(crate) fn replicas_of(&self, target: &TargetKey) -> Result<Vec<Replica>, Failure> {
         damaged_as_absent(self.scan_records(&Replica::key_prefix(target)))
     }
@@ -89,7 +89,8 @@ impl Ledger {
         self.put(&replica.address(target), replica)
     }
 
-    /// Records that a version of the destination holds other bytes than were sent, so that nothing it says is believed.
+    /// Records that a version of the destination holds other bytes than were sent, so that nothing
+    /// it says is believed.
     pub(crate) fn record_refuted(
         &self,
         target: &TargetKey,
@@ -99,7 +100,8 @@ impl Ledger {
         self.put(&Refuted::db_key(target, destination_version), &Refuted { since: now })
     }
 
-    /// Says whether a version of the destination is known to hold other bytes than were sent; it is if the record is damaged.
+    /// Says whether a version of the destination is known to hold other bytes than were sent; it is
+    /// if the record is damaged.
     pub(crate) fn is_refuted(&self, target: &TargetKey, destination_version: &str) -> Result<bool, Failure> {
         match self.get_record::<Refuted>(&Refuted::db_key(target, destination_version)) {
             Err(ReadError::Damaged(_)) => Ok(true),
@@ -107,8 +109,9 @@ impl Ledger {
         }
     }
 
-    /// Returns the multipart upload in progress for a key, with its parts by number. Parts that cannot be read are uploaded
-    /// again; a damaged record of the upload itself holds the key up as long as what it told of may appear.
+    /// Returns the multipart upload in progress for a key, with its parts by number. Parts that
+    /// cannot be read are uploaded again; a damaged record of the upload itself holds the key up as
+    /// long as what it told of may appear.
     pub(crate) fn upload_of(&self, target: &TargetKey) -> Result<Option<(Upload, Parts)>, Failure> {
         let upload = match self.get_record::<Upload>(&Upload::db_key(target)) {
             Err(ReadError::Damaged(_)) => {
@@ -292,8 +295,9 @@ const REOPENED_EVERY: Duration = Duration::from_secs(5);
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Takes what is damaged for absent. That is for records that are read back, or that a message in a queue stands
-/// behind, or for parts, which are uploaded again: no upload, which may yet appear, and no rule's beginning is among them.
+/// Takes what is damaged for absent. That is for records that are read back, or that a message in a
+/// queue stands behind, or for parts, which are uploaded again: no upload, which may yet appear,
+/// and no rule's beginning is among them.
 fn damaged_as_absent<T: Default>(read: Result<T, ReadError>) -> Result<T, Failure> {
     match read {
         Err(ReadError::Damaged(_)) => Ok(T::default()),

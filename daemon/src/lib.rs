@@ -4,13 +4,17 @@
 //!
 //! - `process`: what is set up with the operating system at the start; `pipeline`: the stations put
 //!   together, and the order in which they stop; `signals`: what tells it to
-//! - `status`, `failures`: what the running daemon says of itself and of what is parked, `admin`: how it says it
-//! - `intake`, `router`, `dispatch`, `ack`: the stations; `work_queues`: what the router sends to, and retries
-//! - `key`: one task at work; `ruleset`: what a event means; `parking`: when what is parked is tried again;
-//!   `task`, `message`: what travels; `away`: what of it waits in its queue
-//! - `transfer`: bringing one key at one destination up to date
-//! - `engine`: what transfers share; `predecessor`: what a start has to wait for; `another`: a second daemon where there may be one only; `lease`, `ledger`, `limits`, `pace`, `fanout`, `budget`, `turns`, `gather`, `lately`, `accounts`, `wire`, `checksum`, `health`,
-//!   `metrics`, `clock`, `blocking`, `failpoint`, `panics`, `xml`: the services
+//! - `status`, `failures`: what the running daemon says of itself and of what is parked, `admin`:
+//!   how it says it
+//! - `receiver`, `router`, `dispatch`, `ack`: the stations; `work_queues`: what the router sends to,
+//!   and retries
+//! - `runner`: one task at work; `ruleset`: what an event means; `parking`: when what is parked is
+//!   tried again; `task`, `message`: what travels; `hidden_events`: what of it waits in its queue
+//! - `reconcile`: bringing one key at one destination up to date
+//! - `engine`: what tasks share; `predecessor`: what a start has to wait for; `second_daemon`: a
+//!   second daemon where there may be one only; `lease`, `ledger`, `limits`, `concurrency`, `single_flight`,
+//!   `budget`, `fair_queue`, `batcher`, `ttl_set`, `accounts`, `s3_http`, `checksum`, `health`, `metrics`,
+//!   `clock`, `blocking`, `failpoint`, `panics`, `xml`: the services
 
 pub mod process;
 pub mod pipeline;

@@ -118,8 +118,9 @@ impl Limits {
         both.filter_map(|limited| self.limiters_of(&limited).bandwidth.map(|bandwidth| (limited, bandwidth))).collect()
     }
 
-    /// Waits until a copy of so many bytes is let in, and until it has a share of the memory then: one at a time of each
-    /// line, or many would be let in while memory is short, and move at once when it no longer is.
+    /// Waits until a copy of so many bytes is let in, and until it has a share of the memory then:
+    /// one at a time of each line, or many would be let in while memory is short, and move at once
+    /// when it no longer is.
     pub(crate) async fn let_in<T>(&self, payer: Flow<'_>, bytes: u64, share: impl Future<Output = T>) -> T {
         let _turn = self.lines.copies.take(payer).await;
         self.pass_bytes(payer.rule, bytes).await;

@@ -13,8 +13,8 @@ use s3_replicator::{panics, pipeline, process, status};
 use tikv_jemallocator::Jemalloc;
 use tracing_subscriber::EnvFilter;
 
-/// A request is many small allocations, and the C library's allocator was a fifth of all that an object cost
-/// (docs/performance.md).
+/// A request is many small allocations, and the C library's allocator was a fifth of all that an
+/// object cost (docs/performance.md).
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
@@ -75,7 +75,8 @@ enum LedgerCommand {
         #[command(flatten)]
         file: ConfigFile,
     },
-    /// Puts a damaged ledger aside, and in its place one of all that can be read; the daemon has to be stopped
+    /// Puts a damaged ledger aside, and in its place one of all that can be read; the daemon has to
+    /// be stopped
     #[command(after_help = "Example:\n  s3-replicator ledger repair --config /etc/s3-replicator/config.toml")]
     Repair {
         #[command(flatten)]
@@ -83,7 +84,8 @@ enum LedgerCommand {
     },
 }
 
-// What `aws_config` warns of ends in dumps of the SDK's structures; each of it is told in a line of ours, too.
+// What `aws_config` warns of ends in dumps of the SDK's structures; each of it is told in a line of
+// ours, too.
 const LOG_DEFAULT: &str = "warn,aws_config=error,s3_replicator=info";
 
 const FAILURES_EXAMPLES: &str = "Examples:

@@ -64,7 +64,8 @@ pub(crate) struct AckRequest {
 pub(crate) enum AckAction {
     /// Delete it: each of its tasks is settled.
     Delete,
-    /// Send it to the dead-letter queue, then delete it: it cannot be acted on, or its tasks are parked in the ledger.
+    /// Send it to the dead-letter queue, then delete it: it cannot be acted on, or its tasks are
+    /// parked in the ledger.
     DeadLetter(Reason),
     /// Deliver it again after this time.
     ReturnAfter(Duration),
@@ -88,19 +89,22 @@ impl Message {
         self.receive_count != 1
     }
 
-    /// Says whether the ledger alone may not answer it: this message was delivered before, or one that it stands for.
+    /// Says whether the ledger alone may not answer it: this message was delivered before, or one
+    /// that it stands for.
     pub(crate) fn is_repeated(&self) -> bool {
         self.is_redelivered() || self.again.is_some()
     }
 
-    /// Returns how long a version delete has to wait in the events queue, where it blocks nothing: any writer of the queue
-    /// can tell of a version that is gone, and there is to be time to notice.
+    /// Returns how long a version delete has to wait in the events queue, where it blocks nothing:
+    /// any writer of the queue can tell of a version that is gone, and there is to be time to
+    /// notice.
     pub(crate) fn delay_left(&self, task: &Task) -> Duration {
         let lead = &task.rules.primary;
         let removes =
             lead.version_deletes && task.events.iter().any(|pending| pending.action == EventKind::VersionDelete);
         let delay = if removes { lead.version_delete_delay } else { Duration::ZERO };
-        // Where the queue's clock does not tell the age, the second delivery tells that the delay is over.
+        // Where the queue's clock does not tell the age, the second delivery tells that the delay
+        // is over.
         match self.age(clock::now()) {
             Some(age) => delay.saturating_sub(age),
             None if self.is_redelivered() => Duration::ZERO,
@@ -108,8 +112,9 @@ impl Message {
         }
     }
 
-    /// Returns how long ago it was sent; `None` where the queue's clock is so far ahead of ours that the time would not be
-    /// over however often the message came. Where the queue does not say, a message that comes again has waited.
+    /// Returns how long ago it was sent; `None` where the queue's clock is so far ahead of ours
+    /// that the time would not be over however often the message came. Where the queue does not
+    /// say, a message that comes again has waited.
     fn age(&self, now: Timestamp) -> Option<Duration> {
         match self.sent {
             Some(sent) if sent > clock::saturating_later(now, CLOCK_LEAD_MAX) => None,
@@ -132,9 +137,10 @@ impl Message {
         })
     }
 
-    /// Says what becomes of it when its work was not begun, or ended without anything on its way: a work queue gets it
-    /// anew, because a redelivery would be taken for a crash; others show it again after a while. One that was delivered
-    /// before may follow a crash, and says so to the next worker too.
+    /// Says what becomes of it when its work was not begun, or ended without anything on its way: a
+    /// work queue gets it anew, because a redelivery would be taken for a crash; others show it
+    /// again after a while. One that was delivered before may follow a crash, and says so to the
+    /// next worker too.
     pub(crate) fn given_back(&self, after: Duration) -> AckAction {
         let anew = self.afresh().filter(|_| !self.is_redelivered());
         anew.map_or(AckAction::ReturnAfter(after), |item| AckAction::Forward(vec![item]))

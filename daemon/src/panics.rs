@@ -22,8 +22,8 @@ thread_local! {
     static IS_CONTAINED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Lets a panic abort the process, unless it happens in a piece of work that is contained. The one at the start of the
-/// process.
+/// Lets a panic abort the process, unless it happens in a piece of work that is contained. The one
+/// at the start of the process.
 pub fn abort_unless_contained() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

@@ -1,5 +1,6 @@
 //! Poison for parsers of foreign bytes, in tests: real inputs, each broken somewhere, as often as
-//! `S3_REPLICATOR_FUZZ_EXECUTIONS` says (20,000 if it says nothing). The seed is printed when a parser panics.
+//! `S3_REPLICATOR_FUZZ_EXECUTIONS` says (20,000 if it says nothing). The seed is printed when a
+//! parser panics.
 
 use std::env;
 

@@ -8,8 +8,8 @@ use replicator_core::object::without_commands;
 use rustix::fs::Mode;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask};
 
-// Two connections for each of 256 tasks at work, those of the status server, and the ledger's files, with as many again
-// for uploads that have several parts on their way.
+// Two connections for each of 256 tasks at work, those of the status server, and the ledger's
+// files, with as many again for uploads that have several parts on their way.
 const DESCRIPTORS_MIN: u64 = 1024;
 
 /// Lets what this process creates be read by its own user alone: the ledger names keys.
@@ -32,15 +32,16 @@ pub fn raise_descriptors() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Lets no memory be written to a core file: credentials are in it. The kernel dumps no process that is not dumpable, to a
-/// pipe neither; the limit says so where it is looked at.
+/// Lets no memory be written to a core file: credentials are in it. The kernel dumps no process
+/// that is not dumpable, to a pipe neither; the limit says so where it is looked at.
 pub fn forbid_core_dumps() -> io::Result<()> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
-/// Standard error, as the log is written to it. Keys and messages of services are in there, and are no commands to the
-/// terminal that shows them. A log that takes nothing, as on a full disk, is no reason to end.
+/// Standard error, as the log is written to it. Keys and messages of services are in there, and are
+/// no commands to the terminal that shows them. A log that takes nothing, as on a full disk, is no
+/// reason to end.
 #[derive(Debug, Clone, Copy)]
 pub struct Log;
 

@@ -39,15 +39,15 @@ pub(crate) struct Receiver {
     pub(crate) gate: Option<PollGate>,
 }
 
-/// What keeps a queue from being polled: its bound of messages in flight, and the destination of a work queue, when that
-/// does not answer.
+/// What keeps a queue from being polled: its bound of messages in flight, and the destination of a
+/// work queue, when that does not answer.
 #[derive(Debug)]
 pub(crate) struct PollGate {
     destination: Option<(ConcurrencyControl, BucketRef)>,
     in_flight: Arc<Semaphore>,
     in_flight_max: usize,
-    /// Places of redelivered messages, whose tasks begin by waiting for what a predecessor may have sent: it leaves the
-    /// others theirs.
+    /// Places of redelivered messages, whose tasks begin by waiting for what a predecessor may have
+    /// sent: it leaves the others theirs.
     redelivered: Arc<Semaphore>,
 }
 
@@ -78,8 +78,8 @@ impl PollGate {
         self.destination.as_ref().is_some_and(|(concurrency, place)| concurrency.leaves_alone(place))
     }
 
-    /// Waits until messages may be received, and returns a place for each. While the destination does not answer there is
-    /// one at most, whose task finds out when it does.
+    /// Waits until messages may be received, and returns a place for each. While the destination
+    /// does not answer there is one at most, whose task finds out when it does.
     async fn opens(&self) -> Vec<OwnedSemaphorePermit> {
         loop {
             let is_idle = self.in_flight.available_permits() == self.in_flight_max;
@@ -114,9 +114,9 @@ pub(crate) const BATCH_MAX: usize = 10;
 const POLL_MAX: Duration = Duration::from_secs(5);
 
 impl Receiver {
-    /// Receives until told to stop, and lets the last poll end. A full dispatch grants no permits, so nothing is polled: the
-    /// queue keeps the messages. A permit is held for each message that may come, so what came is
-    /// passed on without waiting.
+    /// Receives until told to stop, and lets the last poll end. A full dispatch grants no permits,
+    /// so nothing is polled: the queue keeps the messages. A permit is held for each message that
+    /// may come, so what came is passed on without waiting.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut failures = 0;
         while let Some(Ok((permits, places))) = stop.run_until_cancelled(self.room()).await {
@@ -139,8 +139,8 @@ impl Receiver {
         }
     }
 
-    /// Waits until messages can be taken. What a ledger that takes no records would let fail stays in the queue, and is
-    /// not counted as received there.
+    /// Waits until messages can be taken. What a ledger that takes no records would let fail stays
+    /// in the queue, and is not counted as received there.
     async fn room(&self) -> Result<Room<'_>, mpsc::error::SendError<()>> {
         self.ledger.works().await;
         let places = match &self.gate {

@@ -21,11 +21,12 @@ struct Failing {
     deliveries: u32,
 }
 
-// Seven or eight deliveries of one message, which come ever more seldom: what a server stumbles over
-// for so long is no hiccup, and a person has yet to find it.
+// Seven or eight deliveries of one message, which come ever more seldom: what a server stumbles
+// over for so long is no hiccup, and a person has yet to find it.
 const TIME_MAX: Duration = Duration::from_secs(3600);
 
-// A key with many messages gets there sooner, but not within minutes: its deliveries count once a minute.
+// A key with many messages gets there sooner, but not within minutes: its deliveries count once a
+// minute.
 const DELIVERIES_MAX: u32 = 10;
 const COUNTED_EVERY: Duration = Duration::from_secs(60);
 

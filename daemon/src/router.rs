@@ -1,6 +1,7 @@
-//! The router: events leave their queue as one message for each destination key, sent to the work queue of their rule.
-//! An event is deleted once all of that is in the work queues. It keeps no state: what it did not finish comes again, and
-//! what was sent before is told by its deduplication id, or is a event too many.
+//! The router: events leave their queue as one message for each destination key, sent to the work
+//! queue of their rule. An event is deleted once all of that is in the work queues. It keeps no
+//! state: what it did not finish comes again, and what was sent before is told by its deduplication
+//! id, or is an event too many.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -84,8 +85,9 @@ impl SendRound {
 }
 
 impl Router {
-    /// Routes until the intakes have ended and all that they received is on its way. Rounds are sent beside each other, and
-    /// each event is settled when its own work is sent: a work queue that takes nothing holds up no other.
+    /// Routes until the intakes have ended and all that they received is on its way. Rounds are
+    /// sent beside each other, and each event is settled when its own work is sent: a work queue
+    /// that takes nothing holds up no other.
     pub(crate) async fn run(mut self) {
         let room = Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX));
         let (mut received, mut sending) = (Vec::with_capacity(ROUND_MAX), JoinSet::new());
@@ -162,7 +164,7 @@ impl Router {
             }
         }
         if !wait.is_zero() {
-            // What is left of it is sent again then, if more than one thing happened: a event too
+            // What is left of it is sent again then, if more than one thing happened: an event too
             // many.
             disposal = lock(away).disposal(&message, wait, metrics);
         }
@@ -177,8 +179,8 @@ impl Router {
 /// An event whose work queue does not take all of its work, and its room.
 type Refused = (Message, OwnedSemaphorePermit);
 
-/// Sends the work of a round, and settles each of its events as soon as all of its own is sent. Returns those that are not
-/// sent.
+/// Sends the work of a round, and settles each of its events as soon as all of its own is sent.
+/// Returns those that are not sent.
 async fn send(engine: &Engine, settlements: &mpsc::Sender<AckRequest>, round: SendRound) -> Vec<Refused> {
     let SendRound { mut events, work } = round;
     let mut sent: Vec<Option<bool>> = vec![None; work.len()];
@@ -217,8 +219,9 @@ async fn send(engine: &Engine, settlements: &mpsc::Sender<AckRequest>, round: Se
     refused
 }
 
-/// Gives an event back whose work queue does not take its work. It stays hidden meanwhile; where too many are, it keeps its
-/// room in the router, so that no more are received than that has room for.
+/// Gives an event back whose work queue does not take its work. It stays hidden meanwhile; where
+/// too many are, it keeps its room in the router, so that no more are received than that has room
+/// for.
 async fn give_back(
     engine: &Engine,
     (settlements, away, draining): (&mpsc::Sender<AckRequest>, &Mutex<Away>, &CancellationToken),
@@ -252,13 +255,15 @@ fn item(message: &Message, record: usize, event: &Event, task: &Task) -> Result<
         return Err(left);
     }
     let Some(url) = task.rules.primary.work_queue.clone() else {
-        // Such a rule is refused beside those that have one, so this is a mistake in here, and costs no event.
+        // Such a rule is refused beside those that have one, so this is a mistake in here, and
+        // costs no event.
         warn!(rule = task.rules.primary.id, message_id = message.id, "the rule has no work queue, its event waits");
         return Err(message.redelivery_delay(retry::delay_ceiling(1)));
     };
     let group = group_of(&task.target);
     let deduplication = digest_words([message.id.as_str(), &record.to_string(), &group]);
-    // One that was delivered before may have been half done by a daemon that worked from the events queue.
+    // One that was delivered before may have been half done by a daemon that worked from the events
+    // queue.
     let again = message.is_redelivered().then_some(Again::Released);
     Ok(WorkItem { url, group, deduplication, body: event::notification_of(event), again })
 }

@@ -1,4 +1,4 @@
-//! The rules in force, and what a event means under them.
+//! The rules in force, and what an event means under them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ impl Ruleset {
         self.rules.iter()
     }
 
-    /// Says why a event cannot be acted on, if it cannot: no rule has its bucket, or a rule would
+    /// Says why an event cannot be acted on, if it cannot: no rule has its bucket, or a rule would
     /// give its replica a key that S3 cannot hold.
     pub(crate) fn refusal(&self, event: &Event) -> Option<(Reason, String)> {
         if !self.rules.iter().any(|rule| rule.source.bucket == event.bucket) {
@@ -41,7 +41,7 @@ impl Ruleset {
         Some((Reason::DstKeyTooLong, format!("rule {:?} would write to an impossible key: {error}", rule.id)))
     }
 
-    /// Finds the tasks of a event: one for each key it may have at each destination.
+    /// Finds the tasks of an event: one for each key it may have at each destination.
     pub(crate) fn tasks_for(&self, event: &Event) -> Vec<Task> {
         let pending = PendingEvent {
             action: event.action,

@@ -50,7 +50,8 @@ const RECEIVED_MAX: u32 = 20;
 /// a row than this means that something else is.
 const REREADS_MAX: u32 = 10;
 
-/// Works on a task until it ends, if by a panic. Then something may have been sent, as by a task that is cut off.
+/// Works on a task until it ends, if by a panic. Then something may have been sent, as by a task
+/// that is cut off.
 pub(crate) async fn work(engine: &Engine, task: &Task) -> TaskResult {
     if let Some(since) = task.takes_over {
         // By then the other worker sends no write any more, and what it sent has landed, but for an
@@ -218,7 +219,8 @@ fn park_task(engine: &Engine, task: &Task, reason: Reason, failure: &Failure) ->
     TaskResult::Parked(reason)
 }
 
-/// Says whether a refusal is about a event: a quota of version deletes is told of when everything else is done.
+/// Says whether a refusal is about an event: a quota of version deletes is told of when everything
+/// else is done.
 fn is_refused(reason: Reason, pending: &PendingEvent) -> bool {
     reason != Reason::VersionDeletesPerHour || pending.action == EventKind::VersionDelete
 }
@@ -242,14 +244,16 @@ fn report_failure(engine: &Engine, task: &Task, failure: &Failure) {
     engine.metrics.count_failed(rule, failure.kind.reason_code());
 }
 
-/// Names the rule that a failure is booked on: the one that took the version, or the leading one if it came to no choice.
+/// Names the rule that a failure is booked on: the one that took the version, or the leading one if
+/// it came to no choice.
 fn blamed_rule<'a>(task: &'a Task, failure: &'a Failure) -> &'a str {
     failure.rule.as_deref().unwrap_or(&task.rules.primary.id)
 }
 
 /// After a lost answer nothing is known until the write can no longer land (protocol rule 7). An
-/// answer of the server itself, if only to say 500, leaves it little to finish. A large upload may be put together
-/// for minutes yet: it is completed again by the same id, and an upload appears once however often it is completed.
+/// answer of the server itself, if only to say 500, leaves it little to finish. A large upload may
+/// be put together for minutes yet: it is completed again by the same id, and an upload appears
+/// once however often it is completed.
 async fn hold(failure: &Failure) {
     if failure.next_action() != Action::WaitThenReplan {
         return;

@@ -1,9 +1,10 @@
 //! The requests that come with every object, sent without the SDK's machinery: GET, HEAD, PUT and
 //! UploadPart. Most of a small object's cost is the client's, and most of that was the SDK's
-//! (docs/performance.md). CreateMultipartUpload too, whose headers need not be UTF-8, as the SDK's have to be;
-//! everything rarer goes through the SDK.
+//! (docs/performance.md). CreateMultipartUpload too, whose headers need not be UTF-8, as the SDK's
+//! have to be; everything rarer goes through the SDK.
 //!
-//! What is sent is what the SDK would send, down to the signature (`tests` compares them), to where the SDK's own resolver says.
+//! What is sent is what the SDK would send, down to the signature (`tests` compares them), to where
+//! the SDK's own resolver says.
 
 mod response;
 mod expected;
@@ -73,8 +74,8 @@ impl S3Http {
         Self { shared: Arc::new(S3HttpShared { account, connector, bounds, endpoints, signer, metrics }) }
     }
 
-    /// Sends a request, as often as it may be sent, until it is answered with something else than trouble
-    /// that passes by itself.
+    /// Sends a request, as often as it may be sent, until it is answered with something else than
+    /// trouble that passes by itself.
     pub(crate) async fn send(&self, call: S3Request<'_>) -> Result<S3Response, S3Error> {
         if let Some(name) = call.unwritable() {
             let kind = FailureKind::NeedsOperator(Reason::RequestRefused);
@@ -108,7 +109,8 @@ impl S3Http {
         }
     }
 
-    /// Says by how many seconds the clock of the account's services is ahead of ours, or behind, if that is too far.
+    /// Says by how many seconds the clock of the account's services is ahead of ours, or behind, if
+    /// that is too far.
     pub(crate) fn far_off_clock(&self) -> Option<i64> {
         self.shared.bounds.far_off()
     }
@@ -144,7 +146,8 @@ impl S3Http {
         let unsent = |error| S3Error::without_answer(error::unsent(call.side, call.operation, error));
         let unbuilt = |_error: BoxError| S3Error::without_answer(error::from_unbuilt(call.side, call.operation));
         let endpoint = shared.endpoints.of(call.bucket()).await.map_err(unbuilt)?;
-        // Nothing may hold a write up beyond its deadline, new credentials neither (protocol rule 5).
+        // Nothing may hold a write up beyond its deadline, new credentials neither (protocol rule
+        // 5).
         let exchange = tokio::time::timeout(call.timeout, async {
             let credentials = shared.signer.credentials().await.map_err(unsent)?;
             let mut request = call.request(&endpoint).map_err(unbuilt)?;

@@ -1,5 +1,6 @@
-//! Another daemon at work on the same keys. Without a work queue one daemon alone keeps a key's versions in order, so a
-//! second one is a mistake in the set-up. It shows in replicas that this one neither wrote nor can have found at its start.
+//! Another daemon at work on the same keys. Without a work queue one daemon alone keeps a key's
+//! versions in order, so a second one is a mistake in the set-up. It shows in replicas that this
+//! one neither wrote nor can have found at its start.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -25,7 +26,8 @@ struct Seen {
     last: BootInstant,
 }
 
-// A second daemon that works is met again by then. A user may copy a replica once, its stamp included.
+// A second daemon that works is met again by then. A user may copy a replica once, its stamp
+// included.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 
 // Each key says the same.

@@ -40,7 +40,8 @@ pub(crate) struct Task {
     pub(crate) redelivered: bool,
     /// How often the message was delivered that was delivered most often.
     pub(crate) receive_count: u32,
-    /// Since when no other worker is at the key, if one may have been: what it sent may be on its way.
+    /// Since when no other worker is at the key, if one may have been: what it sent may be on its
+    /// way.
     pub(crate) takes_over: Option<BootInstant>,
 }
 

@@ -1,5 +1,6 @@
-//! The FIFO queues that work goes through. A message group is all that is to be done at one destination key, and SQS
-//! gives out no message of a group while another of it is in flight: so one worker in the whole fleet is at a key.
+//! The FIFO queues that work goes through. A message group is all that is to be done at one
+//! destination key, and SQS gives out no message of a group while another of it is in flight: so
+//! one worker in the whole fleet is at a key.
 //! <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/using-messagegroupid-property.html>
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +28,8 @@ pub(crate) struct QueueAccess {
     pub(crate) client: aws_sdk_sqs::Client,
 }
 
-/// Why a worker sent a message to its work queue, if one did. Something may have begun for it that is in no ledger.
+/// Why a worker sent a message to its work queue, if one did. Something may have begun for it that
+/// is in no ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Again {
     /// Its work was given back.
@@ -112,8 +114,8 @@ pub(crate) struct WorkItem {
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>
 const BATCH_MAX: usize = 10;
 
-// Requests that may be under way to one queue: what one that is slow, or hangs, may hold of the router's room is less than
-// half of it.
+// Requests that may be under way to one queue: what one that is slow, or hangs, may hold of the
+// router's room is less than half of it.
 const REQUESTS_MAX: usize = 100;
 
 const TURN_WITHIN: Duration = Duration::from_secs(5);
@@ -124,7 +126,8 @@ const ATTEMPTS_MAX: u32 = 4;
 /// The message attribute of what a worker sent.
 pub(crate) const AGAIN: &str = "Again";
 
-/// Returns the message group of a key. The account is left out, which only this configuration names so.
+/// Returns the message group of a key. The account is left out, which only this configuration names
+/// so.
 pub(crate) fn group_of(target: &TargetKey) -> String {
     digest_words([target.destination.bucket.as_str(), target.key.as_str()])
 }
@@ -179,8 +182,8 @@ impl WorkQueues {
         of_queue.into_iter().flat_map(batches).collect()
     }
 
-    /// Sends a batch, what failed of it a few times; returns what was taken. A queue that has many under way, and goes on
-    /// with none of them, takes none.
+    /// Sends a batch, what failed of it a few times; returns what was taken. A queue that has many
+    /// under way, and goes on with none of them, takes none.
     pub(crate) async fn send_batch(&self, items: &[WorkItem], batch: &Batch) -> Vec<usize> {
         let Some((access, turns)) = self.by_url.get(&batch.url) else {
             warn!(url = batch.url, "a rule's work queue is not one that the daemon was started with; restart it");
@@ -222,7 +225,8 @@ struct Unsent {
     is_definite: bool,
 }
 
-/// Sends a batch once. The answer is 200 even when entries failed: what it does not name as taken was not.
+/// Sends a batch once. The answer is 200 even when entries failed: what it does not name as taken
+/// was not.
 async fn try_send(access: &QueueAccess, items: &[WorkItem], batch: &[usize]) -> Result<Vec<usize>, Unsent> {
     let entries = batch.iter().filter_map(|index| Some((index, items.get(*index)?)));
     let unbuilt = |words| Unsent { words, is_definite: true };
@@ -239,7 +243,8 @@ async fn try_send(access: &QueueAccess, items: &[WorkItem], batch: &[usize]) -> 
     Ok(taken.filter(|index| batch.contains(index)).collect())
 }
 
-/// Says whether a service refused a request, so that the same again is of no use. SQS tells to slow down by a 400 or 403, too.
+/// Says whether a service refused a request, so that the same again is of no use. SQS tells to slow
+/// down by a 400 or 403, too.
 fn is_refused<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
     let is_throttled = error.code().is_some_and(|code| code.contains("Throttl"));
     error.raw_response().is_some_and(|answer| answer.status().is_client_error()) && !is_throttled

@@ -25,11 +25,12 @@ pub(crate) enum NotXml {
 // The deepest that anything of interest lies.
 const DEPTH: usize = 4;
 
-// What services answer has five levels at most, and each that is open takes some 30 times the three bytes that open it.
+// What services answer has five levels at most, and each that is open takes some 30 times the three
+// bytes that open it.
 const NESTED_MAX: usize = 32;
 
-/// Calls `tell` at the end of each element with its path from the root on, and with its last text, which is the only one
-/// where it holds no elements.
+/// Calls `tell` at the end of each element with its path from the root on, and with its last text,
+/// which is the only one where it holds no elements.
 pub(crate) fn visit_elements<'t, E: From<NotXml>>(
     text: &'t str,
     mut tell: impl FnMut(&[&str], Cow<'t, str>) -> Result<(), E>,

@@ -1,5 +1,5 @@
-//! Keys that a destination refuses, or answers in a way that cannot be read: their trouble is their own, and other keys
-//! arrive as if nothing was.
+//! Keys that a destination refuses, or answers in a way that cannot be read: their trouble is their
+//! own, and other keys arrive as if nothing was.
 
 use crate::world::daemon::Daemon;
 use crate::world::eventually;
@@ -31,7 +31,8 @@ async fn keys_that_always_get_500_let_others_pass_and_are_called_what_they_are()
     assert!(told.iter().all(|line| line.contains("answers 500 to PutObject")), "{told:?}");
 }
 
-/// Fails some keys' requests until there were so many tries for each, and then sees that others arrive beside them.
+/// Fails some keys' requests until there were so many tries for each, and then sees that others
+/// arrive beside them.
 async fn innocents_arrive(operation: &'static str, reply: Reply, tries: usize) -> (Hostile, Daemon) {
     let world = Hostile::new().await;
     world.answer(move |seen| seen.is(ARCHIVE, operation) && seen.key.starts_with("bad-"), reply);

@@ -1,5 +1,5 @@
-//! B: answers without an end or in crumbs, dates that cannot be true, bodies that drip, connections that fall silent. None
-//! takes more memory than a daemon has, and none keeps others waiting.
+//! B: answers without an end or in crumbs, dates that cannot be true, bodies that drip, connections
+//! that fall silent. None takes more memory than a daemon has, and none keeps others waiting.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -210,7 +210,8 @@ async fn a_hundred_and_twenty_entries_of_metadata_arrive() {
     assert_eq!(metadata(ARCHIVE), metadata(SOURCE));
 }
 
-/// Passes bytes on, until the connections that are open fall silent: they stay open, and nothing comes through.
+/// Passes bytes on, until the connections that are open fall silent: they stay open, and nothing
+/// comes through.
 struct Relay {
     address: String,
     silent: watch::Sender<usize>,

@@ -1,4 +1,5 @@
-//! What something in between says, and what the service itself says: only the latter settles, parks or gives up anything.
+//! What something in between says, and what the service itself says: only the latter settles, parks
+//! or gives up anything.
 
 use std::time::Duration;
 
@@ -59,7 +60,8 @@ async fn a_page_that_says_404_does_not_make_a_replica_absent() {
     for key in ["a", "b"] {
         world.replicated(key).await;
     }
-    // The look after this marker tells that the endpoint's 404 names markers, so that one without means nothing at all.
+    // The look after this marker tells that the endpoint's 404 names markers, so that one without
+    // means nothing at all.
     delete("b").await;
     world.replicated("b").await;
     world.drained().await;

@@ -1,4 +1,5 @@
-//! The ledger's disk: full for a while, or damaged. Neither is passed over, and neither loses what was promised.
+//! The ledger's disk: full for a while, or damaged. Neither is passed over, and neither loses what
+//! was promised.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -11,8 +12,8 @@ use crate::world::daemon::{Daemon, printed, run};
 use crate::world::eventually;
 use crate::world::hostile::{ARCHIVE, Hostile, Reply};
 
-/// Lets the daemon's files grow no more, or again: to a process that has `SIGXFSZ` ignored that is a full disk, for which
-/// no one needs to be root.
+/// Lets the daemon's files grow no more, or again: to a process that has `SIGXFSZ` ignored that is
+/// a full disk, for which no one needs to be root.
 fn set_full(daemon: &Daemon, is_full: bool) {
     let limit = Rlimit { current: is_full.then_some(0), maximum: None };
     prlimit(Some(daemon.process()), Resource::Fsize, limit).unwrap();

@@ -1,5 +1,6 @@
-//! What is told of an object in headers, over real connections: bytes that are no text, more entries than clients
-//! like, metadata that no header can hold, and requests that say how long they are.
+//! What is told of an object in headers, over real connections: bytes that are no text, more
+//! entries than clients like, metadata that no header can hold, and requests that say how long they
+//! are.
 
 use bytes::Bytes;
 use http::{HeaderValue, Request};

@@ -1,5 +1,5 @@
-//! The real binary, over TCP and in real time, killed by kill -9 at every place around every step: with
-//! its disk, without it, and beside a second daemon that goes on.
+//! The real binary, over TCP and in real time, killed by kill -9 at every place around every step:
+//! with its disk, without it, and beside a second daemon that goes on.
 
 mod connections;
 
@@ -96,7 +96,8 @@ async fn play(at: Failpoint, fate: Fate) -> (bool, Vec<String>) {
     let conflict = Effect::refuse(409, "ConditionalRequestConflict");
     sim.net.faults().add(Fault::new("conflict", complete, conflict).times(1));
     if at.step == Step::Release {
-        // The destination does not answer for a moment: what waits for it is given back to the queue.
+        // The destination does not answer for a moment: what waits for it is given back to the
+        // queue.
         let looks = Place::s3("HeadObject").or("ListObjectVersions").bucket(ARCHIVE).client("daemon-0");
         sim.net.faults().add(Fault::new("hiccup", looks, Effect::Drop).times(DROPPED));
     }
@@ -154,7 +155,8 @@ async fn use_the_source(sim: &Sim) {
     user.delete_object().bucket(SOURCE).key("b").version_id(purged.version_id.unwrap()).send().await.unwrap();
 }
 
-/// Waits for all work to be done, and sends back what was parked, as an operator does after the cause has gone.
+/// Waits for all work to be done, and sends back what was parked, as an operator does after the
+/// cause has gone.
 async fn redriven(sim: &Sim) {
     drained(sim).await;
     for message in sim.sqs.messages(DEAD) {

@@ -1,5 +1,6 @@
-//! Whose trouble it is: keys that fail for their own sake close no destination for others and are parked by name in the
-//! end; what fails because a bucket is down is never parked, however long that takes.
+//! Whose trouble it is: keys that fail for their own sake close no destination for others and are
+//! parked by name in the end; what fails because a bucket is down is never parked, however long
+//! that takes.
 
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use crate::sim::{ARCHIVE, AWS, DEAD, NOT_AWS, SOURCE, Sim, simulate};
 
 const BAD: usize = 8;
 
-// What fails is tried for an hour, and what is tried then was handed back for a quarter of one at most.
+// What fails is tried for an hour, and what is tried then was handed back for a quarter of one at
+// most.
 const PARKED_WITHIN: Duration = Duration::from_secs(3600 + 900 + 600);
 
 // Alone an object is there within a second or two.
@@ -131,7 +133,8 @@ fn a_source_that_knows_no_ranges_is_not_read_for_ever() {
         assert_eq!(parked(&daemon).await.len(), 1);
         let before = sim.net.faults().hits("whole");
         sim.pass(Duration::from_secs(4 * 3600)).await;
-        // Two tries an hour at most; each has five attempts at two parts, and each part is asked for nine times.
+        // Two tries an hour at most; each has five attempts at two parts, and each part is asked
+        // for nine times.
         let asked = sim.net.faults().hits("whole") - before;
         assert!(asked <= 4 * 2 * (5 * 2 * 9), "read {asked} times in four hours");
         sim.net.faults().clear("whole");

@@ -1,5 +1,5 @@
-//! What a destination bucket has to be: one that keeps versions, and can lock what is locked. One that is not parks what it
-//! would spoil, and takes it when it is.
+//! What a destination bucket has to be: one that keeps versions, and can lock what is locked. One
+//! that is not parks what it would spoil, and takes it when it is.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Endpoints whose conditions are missing or wrong, each in its way: no livelock, no lie. One daemon alone
-//! needs none of them, so with one daemon every promise holds all the same.
+//! Endpoints whose conditions are missing or wrong, each in its way: no livelock, no lie. One
+//! daemon alone needs none of them, so with one daemon every promise holds all the same.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,7 +18,8 @@ use crate::workload::{self, Shape, User};
 struct Way {
     name: &'static str,
     traits: Traits,
-    /// The operations that the daemon finds out to know no conditions, or wrong ones: those it goes on without.
+    /// The operations that the daemon finds out to know no conditions, or wrong ones: those it goes
+    /// on without.
     bare: &'static [&'static str],
 }
 
@@ -127,7 +128,8 @@ fn without_conditional_deletes_two_daemons_remove_nothing_and_end_with_what_is_c
             }
             judge(&sim, Expect::IN_DOUBT)
         });
-        // A marker can be doubled, and what is hidden written once more; but nothing is left out for that.
+        // A marker can be doubled, and what is hidden written once more; but nothing is left out
+        // for that.
         let holds =
             |what: &String| ["C:", "S:"].iter().any(|of| what.starts_with(of)) || what.ends_with("has no replica");
         let broken: Vec<String> = wrong.iter().filter(|what| holds(what)).cloned().collect();
@@ -135,8 +137,8 @@ fn without_conditional_deletes_two_daemons_remove_nothing_and_end_with_what_is_c
     }
 }
 
-/// Does in the source what this seed says, after what meets every condition there is: an object in one piece and one in
-/// parts, over a delete marker and over each other.
+/// Does in the source what this seed says, after what meets every condition there is: an object in
+/// one piece and one in parts, over a delete marker and over each other.
 async fn work(sim: &Sim, seed: u64) {
     let put = |bytes: usize| {
         let put = sim.user().put_object().bucket(SOURCE).key("first");
@@ -190,7 +192,8 @@ fn who_is_overtaken_by_the_same_content_again_and_again_does_not_blame_the_endpo
         sim.put("a", b"ours").await;
         let daemon = fleet::lone(&mut sim, "", NOT_AWS).await;
         for round in 1..=4 {
-            // What the write goes over is covered, and once it is refused there is another with the same ETag.
+            // What the write goes over is covered, and once it is refused there is another with the
+            // same ETag.
             writes(&sim, round, false).await;
             write("other").await;
             writes(&sim, round, true).await;

@@ -1,4 +1,5 @@
-//! Requests, counted: what many objects, a large one, a broken connection and a long history cost, and no more.
+//! Requests, counted: what many objects, a large one, a broken connection and a long history cost,
+//! and no more.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -199,8 +200,8 @@ fn a_history_of_more_than_a_page_costs_two_requests_a_version_and_few_lists() {
         let counts = counts(&asked(&sim, Service::S3));
         assert_eq!(sim.s3.history(ARCHIVE, "a").len(), VERSIONS + 1);
         assert_eq!((counts["GetObject"], counts["PutObject at the destination"]), (VERSIONS + 1, VERSIONS + 1));
-        // Before all and after, and each time: with the neighbours, whose page is too short for it, then alone, in pages of
-        // 100, 100, 200, 400 and 800.
+        // Before all and after, and each time: with the neighbours, whose page is too short for it,
+        // then alone, in pages of 100, 100, 200, 400 and 800.
         assert_eq!(counts["ListObjectVersions"], 2 * (1 + 5));
         assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new());
     });

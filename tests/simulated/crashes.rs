@@ -1,5 +1,5 @@
-//! Death at every place around every step that changes the world, with the disk and without, alone and
-//! beside another daemon.
+//! Death at every place around every step that changes the world, with the disk and without, alone
+//! and beside another daemon.
 
 use std::collections::BTreeSet;
 
@@ -8,8 +8,8 @@ use s3_replicator::failpoint::{Failpoint, Phase, Step};
 
 use crate::story::{Ending, Story};
 
-// So many stories for every place, and more for one that none of them came to: which those are is for the
-// seeds to say.
+// So many stories for every place, and more for one that none of them came to: which those are is
+// for the seeds to say.
 const STORIES: u64 = 8;
 const STORIES_MAX: u64 = 64;
 
@@ -40,8 +40,8 @@ fn death_at_any_place_breaks_no_promise() {
 /// Before the ledger is synced for the first time.
 const UNSYNCED: Failpoint = Failpoint { step: Step::Sync, moment: Phase::Before };
 
-/// Lists the messages that were deleted by a daemon that had made nothing durable: what a process writes outlives it
-/// even if it is not synced, so only the order of the requests can tell.
+/// Lists the messages that were deleted by a daemon that had made nothing durable: what a process
+/// writes outlives it even if it is not synced, so only the order of the requests can tell.
 fn acked_unsynced(ending: &Ending) -> impl Iterator<Item = String> {
     let deletes = ending.journal.select(|entry| entry.call.operation == "DeleteMessageBatch");
     ending.fates.iter().enumerate().flat_map(move |(number, fate)| {

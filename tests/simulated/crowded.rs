@@ -1,4 +1,5 @@
-//! Messages that say far more than one thing: what is in flight keeps its bound, and each goes when all of it is done.
+//! Messages that say far more than one thing: what is in flight keeps its bound, and each goes when
+//! all of it is done.
 
 use std::time::Duration;
 
@@ -7,7 +8,8 @@ use crate::judge::{Expect, judge};
 use crate::sim::{ARCHIVE, AWS, QUEUE, simulate};
 
 const KEYS: usize = 50;
-// About as many as fit into the MiB that SQS takes; ten larger messages would be more than it ever answers with.
+// About as many as fit into the MiB that SQS takes; ten larger messages would be more than it ever
+// answers with.
 const RECORDS: usize = 1_500;
 const MESSAGES: usize = 24;
 

@@ -1,5 +1,6 @@
-//! A queue that does what it is told only in part: batches of which some entries fail, a dead-letter queue that
-//! takes nothing for a while. No message is lost, and none goes before what it is about is safe.
+//! A queue that does what it is told only in part: batches of which some entries fail, a
+//! dead-letter queue that takes nothing for a while. No message is lost, and none goes before what
+//! it is about is safe.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Definite is what S3 itself says, by its codes. What something in between answers passes, and until it does nothing is
-//! settled, nothing parked and nothing given up.
+//! Definite is what S3 itself says, by its codes. What something in between answers passes, and
+//! until it does nothing is settled, nothing parked and nothing given up.
 
 use std::time::Duration;
 

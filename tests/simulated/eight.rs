@@ -13,7 +13,8 @@ use crate::judge::{Expect, judge};
 use crate::sim::{ARCHIVE, AWS, QUEUE, SOURCE, Sim, WORK, simulate};
 
 const DESTINATIONS: usize = 8;
-/// Events for the one that is down, of keys that have several versions: as many as a test has time for.
+/// Events for the one that is down, of keys that have several versions: as many as a test has time
+/// for.
 const BACKLOG: usize = 2_000;
 const BACKLOG_KEYS: usize = 500;
 /// Objects that go everywhere, one after the other all the time.
@@ -55,8 +56,8 @@ fn receives(sim: &Sim, queue: &str) -> u32 {
     sim.sqs.messages(queue).iter().map(|message| message.receives).sum()
 }
 
-/// Puts objects that go everywhere for an hour, and those for the first destination alone at its beginning; looks now
-/// and then.
+/// Puts objects that go everywhere for an hour, and those for the first destination alone at its
+/// beginning; looks now and then.
 async fn an_hour(sim: &Sim, mut look: impl FnMut(&Sim, Duration)) {
     for number in 0..BACKLOG {
         let body = format!("{number}").into_bytes();
@@ -71,7 +72,8 @@ async fn an_hour(sim: &Sim, mut look: impl FnMut(&Sim, Duration)) {
     }
 }
 
-/// Returns how long it took until what goes everywhere was at the destinations that are not down, shortest first.
+/// Returns how long it took until what goes everywhere was at the destinations that are not down,
+/// shortest first.
 fn latencies(sim: &Sim) -> Vec<Duration> {
     let mut all = Vec::new();
     for number in 0..LIVE {
@@ -90,7 +92,8 @@ fn p99(sorted: &[Duration]) -> Duration {
     sorted[sorted.len() * 99 / 100]
 }
 
-/// Lives through the hour, with the first destination down or not; returns how long it took to reach the others.
+/// Lives through the hour, with the first destination down or not; returns how long it took to
+/// reach the others.
 fn live_through(is_down: bool) -> Vec<Duration> {
     simulate(1, async |mut sim| {
         sim.post_everything();
@@ -115,7 +118,8 @@ fn live_through(is_down: bool) -> Vec<Duration> {
     })
 }
 
-/// Sees that what waits is not received, but for the message that finds out whether the destination is back.
+/// Sees that what waits is not received, but for the message that finds out whether the destination
+/// is back.
 fn assert_untouched(sim: &Sim, seen: &[(Duration, u32)]) {
     let (began, before) = seen.iter().find(|(since, _)| *since > NOTICED_WITHIN).unwrap();
     let (ended, after) = seen.last().unwrap();

@@ -1,5 +1,5 @@
-//! A message group is a destination key: what is in work at one holds up no other, and nothing is done at a key without a
-//! message of its group.
+//! A message group is a destination key: what is in work at one holds up no other, and nothing is
+//! done at a key without a message of its group.
 
 use std::time::Duration;
 

@@ -67,7 +67,8 @@ pub(crate) struct Fate {
     pub(crate) lost_disks: u32,
 }
 
-/// Within this time what is parked is tried again by itself: the longest pause between two tries, and a while.
+/// Within this time what is parked is tried again by itself: the longest pause between two tries,
+/// and a while.
 pub(crate) const TRIED_WITHIN: Duration = Duration::from_secs(3600 + 300);
 
 /// Where a daemon dies with the only record of an upload's name.
@@ -208,7 +209,8 @@ struct Death {
     at: std::sync::Mutex<Option<Failpoint>>,
 }
 
-/// Makes a state directory as a clean stop leaves it, so that the first daemon need not wait for another.
+/// Makes a state directory as a clean stop leaves it, so that the first daemon need not wait for
+/// another.
 pub(crate) fn leave_as_stopped(state_dir: &Path) {
     if !state_dir.exists() {
         std::fs::create_dir(state_dir).unwrap();
@@ -252,7 +254,8 @@ dead_letter_url = "{dead}"
     )
 }
 
-/// Writes a rule for everything in the source; for its delete markers, too, unless the rest says something of them.
+/// Writes a rule for everything in the source; for its delete markers, too, unless the rest says
+/// something of them.
 pub(crate) fn rule_text(id: &str, bucket: &str, rest: &str) -> String {
     let own = rest.split("[[rules]]").next().unwrap();
     let since = if own.contains("since") { "" } else { "since = \"2020-01-01T00:00:00Z\"" };
@@ -274,7 +277,8 @@ destination = {{ account = "archive", bucket = "{bucket}" }}
     )
 }
 
-/// Writes the rest of the first rule, and a second rule that brings everything to the mirror as well.
+/// Writes the rest of the first rule, and a second rule that brings everything to the mirror as
+/// well.
 pub(crate) fn mirrored(rest: &str) -> String {
     format!("{rest}\n{}", rule_text("mirror", MIRROR, ""))
 }

@@ -1,6 +1,6 @@
 //! Random histories × random delivery × random faults × one to three daemons × crashes anywhere ×
-//! lost disks: after quiescence the destination's history is the source's, and no state that it ever
-//! showed was older than the one before.
+//! lost disks: after quiescence the destination's history is the source's, and no state that it
+//! ever showed was older than the one before.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;

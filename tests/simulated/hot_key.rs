@@ -1,5 +1,5 @@
-//! One key that is put and deleted hundreds of times in a row, now and then in parts: its destination keeps up, and has
-//! every version and marker once and in order.
+//! One key that is put and deleted hundreds of times in a row, now and then in parts: its
+//! destination keeps up, and has every version and marker once and in order.
 
 use std::time::Duration;
 

@@ -31,7 +31,8 @@ pub(crate) struct Expect {
     pub(crate) markers: bool,
     /// Versions that are deleted permanently at the source are deleted at the destination.
     pub(crate) version_deletes: bool,
-    /// Which of the daemons may have forgotten the name of an upload: they died as they learnt it, or lost their disk.
+    /// Which of the daemons may have forgotten the name of an upload: they died as they learnt it,
+    /// or lost their disk.
     pub(crate) forgetful: [bool; DAEMONS_MAX],
     /// One daemon did everything, learnt what became of it, and never lost its ledger.
     pub(crate) remembers: bool,
@@ -57,7 +58,8 @@ impl Expect {
     pub(crate) const IN_DOUBT: Self = Self { remembers: false, alone: false, ..Self::EXACT };
 }
 
-/// One key on both sides: every entry that was ever there, in the order of its bucket, and what is left.
+/// One key on both sides: every entry that was ever there, in the order of its bucket, and what is
+/// left.
 struct Case<'a> {
     key: &'a str,
     expect: Expect,
@@ -133,7 +135,8 @@ impl Case<'_> {
                 let version = stamp.split(';').nth(2)?;
                 self.source.iter().position(|entry| entry.version_id == version)
             }
-            // A compact stamp: the one with the same content, of which the workload makes no second.
+            // A compact stamp: the one with the same content, of which the workload makes no
+            // second.
             Some(_) | None => {
                 self.source.iter().position(|entry| entry.object.as_ref().is_some_and(|other| is_twin(object, other)))
             }
@@ -155,8 +158,8 @@ impl Case<'_> {
         self.replicas_now.contains(&entry.version_id)
     }
 
-    /// Says whether the source itself showed this place again after a later one that is gone now, until then
-    /// or ever.
+    /// Says whether the source itself showed this place again after a later one that is gone now,
+    /// until then or ever.
     fn went_back(&self, later: usize, place: usize, until: Option<SystemTime>) -> bool {
         let shows = |at: usize| {
             let id = self.source[at].id;

@@ -1,5 +1,5 @@
-//! Stores that lack something: what can be left out is left out, shown, and tried again; what a replica needs is parked
-//! under a name that says so.
+//! Stores that lack something: what can be left out is left out, shown, and tried again; what a
+//! replica needs is parked under a name that says so.
 
 use std::time::Duration;
 

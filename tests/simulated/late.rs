@@ -32,7 +32,8 @@ fn a_plan_that_had_to_wait_is_not_carried_out_over_what_came_meanwhile() {
         let two = sim.user().put_object().bucket(SOURCE).key("a").tagging("tier=gold").body(b"two".to_vec().into());
         two.send().await.unwrap();
         deafen(&sim, 0).await;
-        // Meanwhile another one brings the key up to date, and what is current looks as it did before.
+        // Meanwhile another one brings the key up to date, and what is current looks as it did
+        // before.
         let quick = fleet::nth(&mut sim, "", AWS, 1).await;
         sim.put("a", b"one").await;
         sim.drained().await;
@@ -57,7 +58,8 @@ fn what_a_marker_hides_and_is_written_once_more_does_not_stay_over_a_marker_that
             sim.drained().await;
             undo_a_delete(&sim).await;
             knows.stop().await;
-            // Another one finds the object hidden by a marker that it does not know, and its write takes long.
+            // Another one finds the object hidden by a marker that it does not know, and its write
+            // takes long.
             let place = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
             sim.net.faults().add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(25))).times(1));
             let slow = fleet::lone(&mut sim, "", account).await;

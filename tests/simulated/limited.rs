@@ -75,7 +75,8 @@ filter = {{ prefix = "small/" }}
     )
 }
 
-/// Replicates so many objects of a size under a rule, and adds up what the writes of ten seconds used.
+/// Replicates so many objects of a size under a rule, and adds up what the writes of ten seconds
+/// used.
 async fn used(sim: &mut Sim, rule: &str, (objects, bytes): (usize, usize), of: impl Fn(&Entry) -> usize) -> usize {
     sim.post_everything();
     sim.fill("", objects, bytes).await;
@@ -85,7 +86,8 @@ async fn used(sim: &mut Sim, rule: &str, (objects, bytes): (usize, usize), of: i
     in_ten_seconds(sim, objects).iter().map(of).sum()
 }
 
-/// Returns the writes of ten seconds, from the third second on: at first a second's worth of requests goes through at once.
+/// Returns the writes of ten seconds, from the third second on: at first a second's worth of
+/// requests goes through at once.
 fn in_ten_seconds(sim: &Sim, objects: usize) -> Vec<Entry> {
     let mut writes = sim.net.journal().writes(ARCHIVE);
     assert_eq!(writes.len(), objects);

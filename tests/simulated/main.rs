@@ -73,7 +73,8 @@ mod costs;
 mod counts;
 mod prices;
 mod together;
-// H, M, B: what message groups are for; one key that never rests; many destinations, of which one is down; daemons that come and go.
+// H, M, B: what message groups are for; one key that never rests; many destinations, of which one
+// is down; daemons that come and go.
 mod exclusion;
 mod hot_key;
 mod eight;

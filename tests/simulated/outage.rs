@@ -1,5 +1,5 @@
-//! A destination that is down, a queue that is dead, a connection that hangs: the others go on, what can
-//! tell says so, and everything arrives when the cause has gone.
+//! A destination that is down, a queue that is dead, a connection that hangs: the others go on,
+//! what can tell says so, and everything arrives when the cause has gone.
 
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use crate::fleet::{self, Plan};
 use crate::judge::{Expect, judge};
 use crate::sim::{ARCHIVE, AWS, MIRROR, SOURCE, Sim, simulate};
 
-// What comes in a minute, beside two keys that change: more in an hour than the 64 MiB of the daemon hold.
+// What comes in a minute, beside two keys that change: more in an hour than the 64 MiB of the
+// daemon hold.
 const SMALL_A_MINUTE: usize = 24;
 const LARGE_A_MINUTE: usize = 2;
 const LARGE_BYTES: usize = 1 << 20;
@@ -105,7 +106,8 @@ fn a_connection_that_hangs_is_told_and_forgiven() {
         let place = Place::s3("PutObject").bucket(ARCHIVE);
         let looks = health_follows(&mut sim, place, Effect::Silence { lands: false }, 1).await;
         assert!(looks.iter().any(|look| look.is_told), "half an hour of trouble and /healthz says nothing");
-        // Between two tries there is nothing in flight that a restart could help; that it does not answer is still known.
+        // Between two tries there is nothing in flight that a restart could help; that it does not
+        // answer is still known.
         let ailing: Vec<bool> = looks.iter().map(|look| look.is_ailing).collect();
         assert!(ailing[ailing.len() / 2] && ailing.is_sorted(), "forgotten while it hung: {ailing:?}");
     });
@@ -162,7 +164,8 @@ struct Look {
     is_ailing: bool,
 }
 
-/// Lets something break for half an hour and sees the health come back by itself; returns what was said meanwhile.
+/// Lets something break for half an hour and sees the health come back by itself; returns what was
+/// said meanwhile.
 async fn health_follows(sim: &mut Sim, place: Place, effect: Effect, keys: usize) -> Vec<Look> {
     sim.post_everything();
     let daemon = fleet::lone(sim, "", AWS).await;

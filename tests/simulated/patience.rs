@@ -1,4 +1,5 @@
-//! B: trouble that lasts is asked about ever more seldom, and work whose lease is lost ends. Both are in the journal.
+//! B: trouble that lasts is asked about ever more seldom, and work whose lease is lost ends. Both
+//! are in the journal.
 
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use crate::sim::{ARCHIVE, AWS, NOT_AWS, SOURCE, Sim, simulate};
 // A delivery is tried five times, and each try asks three times.
 const ASKED_A_DELIVERY_MAX: usize = 5 * 3;
 
-// What lies between two tries of one delivery is shorter, and what lies between two deliveries is longer.
+// What lies between two tries of one delivery is shorter, and what lies between two deliveries is
+// longer.
 const REST_MIN: Duration = Duration::from_secs(20);
 
 #[test]
@@ -39,7 +41,8 @@ fn what_fails_for_hours_is_tried_ever_more_seldom_and_parked_after_one() {
         let rests: Vec<Duration> = deliveries.windows(2).map(|pair| pair[1][0] - pair[0][pair[0].len() - 1]).collect();
         let handed_back = deliveries.iter().filter(|delivery| delivery[0] < parked).count() - 1;
         let (before, after) = rests.split_at(handed_back);
-        // Doubled each time, and no less than half of that: in an hour from half a minute to a quarter of an hour.
+        // Doubled each time, and no less than half of that: in an hour from half a minute to a
+        // quarter of an hour.
         let (growing, longest) = before.split_at(4);
         assert!(growing.windows(2).all(|pair| pair[0] < pair[1]), "{rests:?}");
         let whole = Duration::from_secs(15 * 60);

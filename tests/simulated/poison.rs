@@ -1,5 +1,6 @@
-//! Poison at scale: ten thousand broken messages through a whole daemon. Each ends in the dead-letter
-//! queue with its reason or is found to ask for nothing, none is acted on, and the honest ones among them are served.
+//! Poison at scale: ten thousand broken messages through a whole daemon. Each ends in the
+//! dead-letter queue with its reason or is found to ask for nothing, none is acted on, and the
+//! honest ones among them are served.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +17,8 @@ use crate::sim::{ARCHIVE, AWS, DEAD, QUEUE, SOURCE, Sim, simulate};
 
 const MESSAGES: usize = 10_000;
 
-/// The keys of the real messages: their objects are there, so that to take a message at its word would show.
+/// The keys of the real messages: their objects are there, so that to take a message at its word
+/// would show.
 const KEYS: [&str; 3] = ["invoices/2026/11/report final.pdf", "invoices/report final 100%.pdf", "one"];
 
 #[test]
@@ -70,7 +72,8 @@ async fn poisoned(mut sim: Sim, rule: &str) {
     assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new());
 }
 
-/// Says why the daemon must not act on a message: it cannot be read, or it names a bucket that no rule has.
+/// Says why the daemon must not act on a message: it cannot be read, or it names a bucket that no
+/// rule has.
 fn refusal(body: &str) -> Option<Reason> {
     let refusal = match event::parse_notification(body) {
         Err(_) => Some(Reason::MessageUndecodable),

@@ -1,5 +1,5 @@
-//! What an object costs, by the journal: requests to S3 and SQS for each of several hundred new ones, under keys that lie
-//! far apart among many others, and under neighbours.
+//! What an object costs, by the journal: requests to S3 and SQS for each of several hundred new
+//! ones, under keys that lie far apart among many others, and under neighbours.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -45,7 +45,8 @@ impl Stage {
         stage
     }
 
-    /// Tells the daemon of all that happened, one event a message, and returns what it asked for meanwhile.
+    /// Tells the daemon of all that happened, one event a message, and returns what it asked for
+    /// meanwhile.
     async fn announce(&self) -> Vec<Entry> {
         let before = self.sim.net.journal().len();
         for event in std::mem::take(&mut *self.told.lock().unwrap()) {

@@ -1,4 +1,5 @@
-//! E: whatever the source states of its bytes proves a replica, and what nothing proves is counted by its cause.
+//! E: whatever the source states of its bytes proves a replica, and what nothing proves is counted
+//! by its cause.
 
 use aws_sdk_s3::config::RequestChecksumCalculation;
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
@@ -44,7 +45,8 @@ fn bytes_that_changed_on_their_way_from_the_source_become_no_replica() {
         (6 << 20, Parts(5, None), "", AWS),
         (6 << 20, Parts(5, Some("SHA256")), "", AWS),
         (SMALL, Parts(5, Some("CRC32")), "", AWS),
-        // The checksums of parts join to that of the whole, or of the source's own parts wherever those end.
+        // The checksums of parts join to that of the whole, or of the source's own parts wherever
+        // those end.
         (LARGE, With("CRC64NVME"), "", AWS),
         (LARGE, With("CRC32"), "", AWS),
         (LARGE, With("CRC32C"), "", AWS),
@@ -99,7 +101,8 @@ fn what_is_written_without_a_proof_is_counted_by_its_cause() {
         });
     }
     for (operation, bucket, effect, written, cause) in [
-        // A store that knows no parts of objects, and one whose first part tells nothing of the others.
+        // A store that knows no parts of objects, and one whose first part tells nothing of the
+        // others.
         ("HeadObject", SOURCE, Effect::Answer("x-amz-mp-parts-count", None), Parts(5, None), Unproved::PartsUnknown),
         (
             "HeadObject",

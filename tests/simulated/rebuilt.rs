@@ -76,7 +76,8 @@ fn one_answer_with_a_wrong_etag_does_not_make_a_replica_foreign() {
     }
 }
 
-/// Hides an object by so many markers, has the ledger lost, and takes the markers back one after the other.
+/// Hides an object by so many markers, has the ledger lost, and takes the markers back one after
+/// the other.
 fn take_back(markers: usize) {
     simulate(8, async move |mut sim| {
         let rule = "version_deletes = true";

@@ -1,5 +1,5 @@
-//! Daemons that come and go under load, one, four, one: what a daemon that stops has in flight goes on elsewhere, soon, and
-//! nothing is written twice.
+//! Daemons that come and go under load, one, four, one: what a daemon that stops has in flight goes
+//! on elsewhere, soon, and nothing is written twice.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,8 +17,8 @@ const KEYS: usize = 40;
 const OPS: usize = 800;
 /// The default of `drain_timeout`.
 const DRAIN: Duration = Duration::from_secs(30);
-/// For what hangs from the beginning until a drain ends: the drain, until its message shows again, and what its next
-/// worker waits for what was cut off.
+/// For what hangs from the beginning until a drain ends: the drain, until its message shows again,
+/// and what its next worker waits for what was cut off.
 const PATIENCE: Duration = Duration::from_secs(5 + 30 + 20 + 23 + 10);
 
 /// Changes keys all the time, now and then in parts.

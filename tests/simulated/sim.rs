@@ -131,8 +131,8 @@ impl Sim {
         self.s3.notify(SOURCE, Arc::new(move |event| drop(sqs.send(QUEUE, event, Duration::ZERO))));
     }
 
-    /// Puts every event of a bucket into a queue of its own as it comes, and nowhere else. No daemon reads it unless it is
-    /// told to.
+    /// Puts every event of a bucket into a queue of its own as it comes, and nowhere else. No
+    /// daemon reads it unless it is told to.
     pub(crate) fn post_apart(&self, bucket: &str, queue: &'static str) {
         self.s3.silence(bucket);
         self.sqs.create(queue);

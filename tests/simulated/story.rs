@@ -58,7 +58,8 @@ pub(crate) struct Ending {
 // Nothing is late by more than minutes, so what is not settled by then never will be.
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
-// Uploads that another daemon made needless are looked for every twenty minutes, and may have to wait for what may appear.
+// Uploads that another daemon made needless are looked for every twenty minutes, and may have to
+// wait for what may appear.
 const LEFTOVERS_WITHIN: Duration = Duration::from_secs(60 * 60);
 
 // Few stories have each kind of it, so that it has to strike there.
@@ -134,8 +135,8 @@ impl Story {
         story
     }
 
-    /// Draws a story in which each daemon dies at this place, if it ever gets there. There are uploads in
-    /// parts, tags, version deletes and refusals, so that every place is passed.
+    /// Draws a story in which each daemon dies at this place, if it ever gets there. There are
+    /// uploads in parts, tags, version deletes and refusals, so that every place is passed.
     pub(crate) fn of_deaths(seed: u64, at: Failpoint) -> Self {
         let mut story = Self::draw(seed);
         let version_deletes = seed.is_multiple_of(2);
@@ -207,7 +208,8 @@ impl Story {
         wrong.extend((!settled).then(|| "the queue never became empty".to_owned()));
         let (mut hits, journal) = (sim.net.faults().all_hits(), sim.net.journal().clone());
         hits.extend(troubles::refused(&sim.sqs.refused(QUEUE)));
-        let company = fates.iter().filter_map(|fate| fate.status.second_daemon.as_ref()).filter(|_| self.plan.daemons == 1);
+        let company =
+            fates.iter().filter_map(|fate| fate.status.second_daemon.as_ref()).filter(|_| self.plan.daemons == 1);
         wrong.extend(company.map(|told| format!("it is alone: {told}")));
         Ending { fates, wrong, hits, lasted: began.elapsed(), journal }
     }
@@ -227,7 +229,8 @@ impl Story {
         post.finish(sim);
         sim.pass(Duration::from_secs(rng.u64(..600))).await;
         sim.net.faults().clear_all();
-        // So does the queues' trouble end: a successor's wait begins anew with each lease that is lost.
+        // So does the queues' trouble end: a successor's wait begins anew with each lease that is
+        // lost.
         for queue in QUEUES {
             sim.sqs.quirks(queue, Quirks::default());
             sim.sqs.settings(queue, Settings::default());
@@ -252,8 +255,8 @@ impl Story {
         if self.strange.contains(&what) { STRANGE } else { self.faults }
     }
 
-    /// Writes the faults into the script. The user's own requests all work: what happened at the source
-    /// is never in doubt.
+    /// Writes the faults into the script. The user's own requests all work: what happened at the
+    /// source is never in doubt.
     fn script(&self, sim: &Sim) {
         for daemon in (0..self.plan.daemons).filter(|_| self.faults > 0.0) {
             let name = format!("daemon-{daemon}");

@@ -68,7 +68,8 @@ fn a_replica_does_not_go_back_to_where_it_came_from_whatever_checksum_its_origin
     }
 }
 
-/// Writes an object at the destination that bears the stamp of the one that is current there, with some of it changed.
+/// Writes an object at the destination that bears the stamp of the one that is current there, with
+/// some of it changed.
 async fn forge(sim: &Sim, body: &'static [u8], change: impl Fn(&mut Vec<String>)) {
     let replica = sim.user().head_object().bucket(ARCHIVE).key("a").send().await.unwrap();
     let stamp = replica.metadata.unwrap()["s3-replicator"].clone();
@@ -94,8 +95,8 @@ fn a_stamp_from_the_year_9999_makes_nothing_late() {
     }
 }
 
-/// Writes over a replica what says that it is one of the year 9999: of the same version, or of another one. The store may
-/// date itself, and the object, so.
+/// Writes over a replica what says that it is one of the year 9999: of the same version, or of
+/// another one. The store may date itself, and the object, so.
 fn claim_the_future((version, is_disk_lost): (&str, bool), is_dated_so: bool, account: &str) {
     simulate(3, async |mut sim| {
         sim.post_everything();

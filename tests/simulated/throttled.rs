@@ -30,7 +30,8 @@ fn a_destination_gets_what_it_grants_and_little_more() {
         let refused = asked.iter().filter(|entry| is_refused(entry)).count();
         assert!(refused > 0, "the limit was never reached");
         assert!(refused * 3 < asked.len(), "{refused} of {} requests were refused", asked.len());
-        // A message that went back meanwhile would cost a look at the destination when it comes again.
+        // A message that went back meanwhile would cost a look at the destination when it comes
+        // again.
         assert!(asked.len() < 11 * KEYS / 5, "{} requests for {KEYS} keys", asked.len());
         let least = (asked.len() - refused) as f64 / GRANTED;
         let took = finished(&sim, ARCHIVE).as_secs_f64();

@@ -1,4 +1,5 @@
-//! What is asked of many keys at once: the source's histories, and whether the destination has anything of a new key.
+//! What is asked of many keys at once: the source's histories, and whether the destination has
+//! anything of a new key.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! What a list does not say: a store may fill a page before it sorts it, and answer 404 to a HEAD of a delete marker.
+//! What a list does not say: a store may fill a page before it sorts it, and answer 404 to a HEAD
+//! of a delete marker.
 
 use std::time::Duration;
 

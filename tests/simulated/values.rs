@@ -1,5 +1,5 @@
-//! E: what a replica carries beside its bytes. Values are bytes, not text; tags may be too much for a header, and a store
-//! may drop them; whatever cannot be carried is parked by name.
+//! E: what a replica carries beside its bytes. Values are bytes, not text; tags may be too much for
+//! a header, and a store may drop them; whatever cannot be carried is parked by name.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,7 +25,8 @@ fn other() -> Traits {
 
 #[test]
 fn values_arrive_byte_for_byte() {
-    // What a value may have, after RFC 9110: blanks, tabs, whatever is visible, and whatever is above.
+    // What a value may have, after RFC 9110: blanks, tabs, whatever is visible, and whatever is
+    // above.
     let all: Vec<u8> = [0x09].into_iter().chain(0x20..=0x7e).chain(0x80..=0xff).collect();
     let all = [b"<", &all[..], b">"].concat();
     let headers: &[(&str, &[u8])] = &[
@@ -181,7 +182,8 @@ fn tags_that_are_refused_stay_parked_though_a_newer_version_comes() {
 fn tags_that_a_store_drops_are_put_afterwards_and_it_is_looked_at_once_only() {
     let dropping_uploads = Traits { keeps_tags_uploaded: false, ..other() };
     let dropping_puts = Traits { keeps_tags_put: false, ..other() };
-    // By what happens to them: how often the destination is asked for tags, and told them, for three objects.
+    // By what happens to them: how often the destination is asked for tags, and told them, for
+    // three objects.
     let all = [
         (SMALL, other(), (1, 0)),
         (LARGE, other(), (1, 0)),

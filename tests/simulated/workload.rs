@@ -59,10 +59,12 @@ pub(crate) struct Shape {
     pub(crate) full: bool,
 }
 
-// The largest object that travels in one part: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
+// The largest object that travels in one part:
+// https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 const PART_BYTES: usize = 5 << 20;
 
-// The smallest object that the daemons here replicate in parts: of their 64 MiB an eighth is a part.
+// The smallest object that the daemons here replicate in parts: of their 64 MiB an eighth is a
+// part.
 const LARGE_BYTES: usize = (8 << 20) + 1;
 
 // More than comes in one piece from a socket.

@@ -1,5 +1,5 @@
-//! All that can go wrong between the daemon and LocalStack: what is said in its stead, what is not what was asked for, what
-//! never ends or never comes.
+//! All that can go wrong between the daemon and LocalStack: what is said in its stead, what is not
+//! what was asked for, what never ends or never comes.
 
 use std::time::Duration;
 

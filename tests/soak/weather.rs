@@ -1,4 +1,5 @@
-//! What goes wrong on the way to LocalStack: a few kinds at a time, others every few seconds, drawn by a seed.
+//! What goes wrong on the way to LocalStack: a few kinds at a time, others every few seconds, drawn
+//! by a seed.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

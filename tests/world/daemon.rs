@@ -121,7 +121,8 @@ impl Daemon {
     /// Sends it a signal, by name.
     pub(crate) async fn signal(&self, name: &str) {
         let id = self.child.id().expect("the daemon runs");
-        // The shell has `kill` built in, so nothing needs to be installed, and no unsafe code either.
+        // The shell has `kill` built in, so nothing needs to be installed, and no unsafe code
+        // either.
         let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {id}")).status().await.unwrap();
         assert!(sent.success());
     }
@@ -137,7 +138,8 @@ impl Daemon {
         timeout(HANG, self.child.wait()).await.expect("the daemon ends").unwrap()
     }
 
-    /// Returns what it wrote to its log so far, in this life and earlier ones on the same configuration.
+    /// Returns what it wrote to its log so far, in this life and earlier ones on the same
+    /// configuration.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }

@@ -166,7 +166,8 @@ impl Shared {
                 return Err(Dropped);
             }
             Some(refusal) => {
-                // A server reads what it refuses; a client that is cut off while it writes sees no answer.
+                // A server reads what it refuses; a client that is cut off while it writes sees no
+                // answer.
                 drop(request.into_body().collect().await);
                 refuse(refusal, head)
             }

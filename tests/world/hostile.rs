@@ -1,5 +1,5 @@
-//! A hostile world: the fakes behind TCP, and in front of them a proxy that by script answers in their stead with
-//! whatever bytes a test wants, alters what they say, drips, or never answers.
+//! A hostile world: the fakes behind TCP, and in front of them a proxy that by script answers in
+//! their stead with whatever bytes a test wants, alters what they say, drips, or never answers.
 
 #![allow(dead_code, reason = "a script has more ways to answer than the tests of today use")]
 
@@ -122,13 +122,15 @@ impl Hostile {
         aws_sdk_s3::Client::from_conf(config.build())
     }
 
-    /// Writes an object to the source bucket, without a checksum header, and returns its version id.
+    /// Writes an object to the source bucket, without a checksum header, and returns its version
+    /// id.
     pub(crate) async fn put(&self, key: &str, body: impl Into<Vec<u8>>) -> String {
         let put = self.user().put_object().bucket(SOURCE).key(key).body(body.into().into());
         put.send().await.unwrap().version_id.unwrap()
     }
 
-    /// Answers every request for which the condition holds with a reply; of several scripts the first that fits.
+    /// Answers every request for which the condition holds with a reply; of several scripts the
+    /// first that fits.
     pub(crate) fn answer(&self, when: impl Fn(&Seen) -> bool + Send + 'static, reply: Reply) {
         self.answer_times(usize::MAX, when, reply);
     }

@@ -15,7 +15,8 @@ impl Metrics {
         self.samples(name).next().is_some()
     }
 
-    /// Says whether a metric (without its prefix) has a sample with this label that nothing was counted in yet.
+    /// Says whether a metric (without its prefix) has a sample with this label that nothing was
+    /// counted in yet.
     pub(crate) fn begins(&self, name: &str, label: (&str, &str)) -> bool {
         let (name_of, value) = label;
         self.samples(name).any(|rest| rest.contains(&format!("{name_of}=\"{value}\"")) && rest.ends_with(" 0"))

@@ -44,8 +44,8 @@ pub(super) fn settle(
     queues
 }
 
-/// Returns the work queues of the enabled rules, each once. One that a queue names is reached as that queue is, others
-/// as the first one.
+/// Returns the work queues of the enabled rules, each once. One that a queue names is reached as
+/// that queue is, others as the first one.
 pub(super) fn work_queues(queues: &[Queue], rules: &[Rule]) -> Vec<Queue> {
     let urls: BTreeSet<&String> =
         rules.iter().filter(|rule| rule.enabled).filter_map(|rule| rule.work_queue.as_ref()).collect();

@@ -114,8 +114,8 @@ fn rule(
     })
 }
 
-/// Returns the rule's own work queue, or else the one that all queues name. One of its own is reached as the queue that
-/// names it too, or else as the first.
+/// Returns the rule's own work queue, or else the one that all queues name. One of its own is
+/// reached as the queue that names it too, or else as the first.
 fn work_queue(
     written: &schema::Rule,
     (accounts, queues): (&BTreeMap<String, Account>, &[Queue]),

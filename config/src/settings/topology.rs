@@ -1,5 +1,6 @@
-//! What only shows between rules: replicas that come back to where they started, rules that
-//! compete for the same keys without agreeing on them, sources that meet under one key, and buckets with two names.
+//! What only shows between rules: replicas that come back to where they started, rules that compete
+//! for the same keys without agreeing on them, sources that meet under one key, and buckets with
+//! two names.
 
 mod cycles;
 mod doors;

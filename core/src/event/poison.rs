@@ -18,7 +18,8 @@ const MESSAGES: u32 = 10_000;
 
 #[test]
 fn ten_thousand_poisoned_messages_are_read_or_refused_by_name() {
-    // What fails is printed whole and belongs into the corpus: a seed means nothing once that has grown.
+    // What fails is printed whole and belongs into the corpus: a seed means nothing once that has
+    // grown.
     let config = ProptestConfig { cases: MESSAGES, failure_persistence: None, ..ProptestConfig::default() };
     let seen = RefCell::new(BTreeSet::new());
     let outcome = TestRunner::new(config).run(&breaks::any_poison(real_messages()), |body| {
@@ -81,7 +82,7 @@ fn judge_hint(event: &Event) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// Writes the record that S3 would send for a event.
+/// Writes the record that S3 would send for an event.
 fn record_of(event: &Event) -> Value {
     let name = match event.action {
         EventKind::Put => "ObjectCreated:Put",

@@ -1,5 +1,5 @@
-//! A event as a notification of its own, in the words of S3: what is sent to a work queue can be read there, and sent
-//! back to the events queue by an operator, like any event.
+//! A event as a notification of its own, in the words of S3: what is sent to a work queue can be
+//! read there, and sent back to the events queue by an operator, like any event.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};

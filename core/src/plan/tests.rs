@@ -181,7 +181,8 @@ fn what_is_current_is_never_late_even_when_only_its_stamp_knows_it() {
 
 #[test]
 fn a_version_on_record_that_the_destination_shows_in_another_place_is_not_written_twice() {
-    // A multipart upload that was begun before v1 and completed after it: the source lists it first.
+    // A multipart upload that was begun before v1 and completed after it: the source lists it
+    // first.
     let mut source = history([Some(0), Some(1)]);
     let mut destination = Destination::default();
     let mut known = destination.known();
@@ -208,7 +209,8 @@ fn a_newer_version_that_is_left_out_does_not_bring_an_older_one_back() {
 
 #[test]
 fn a_newer_version_that_is_left_out_does_not_bring_back_what_an_older_replica_hides() {
-    // A user of the other side copied the replica of v0 over that of v1, and the source has that as v2 already.
+    // A user of the other side copied the replica of v0 over that of v1, and the source has that as
+    // v2 already.
     let source = history([Some(0), Some(1), Some(0)]);
     let mut destination = Destination::default();
     let mut known = destination.known();
@@ -223,7 +225,8 @@ fn a_newer_version_that_is_left_out_does_not_bring_back_what_an_older_replica_hi
 
 #[test]
 fn a_marker_of_the_second_of_a_version_that_is_gone_is_not_written_above_it() {
-    // v0 was a marker and v1 an object of the same second, which is replicated and gone from the source.
+    // v0 was a marker and v1 an object of the same second, which is replicated and gone from the
+    // source.
     let source = [entry(0, None), entry(4, Some(1))];
     let gone = Entry::Object { of: Some(entry(1, Some(0)).version), etag: tag("etag0") };
     let mut known = Destination { entries: vec![gone] }.known();

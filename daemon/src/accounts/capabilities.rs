@@ -1,5 +1,5 @@
-//! What an endpoint can do, per operation: found out rather than assumed, given up when the endpoint itself says that it
-//! can't or contradicts itself, and tried again after a while.
+//! What an endpoint can do, per operation: found out rather than assumed, given up when the
+//! endpoint itself says that it can't or contradicts itself, and tried again after a while.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -148,8 +148,8 @@ pub struct Lacking {
 // second in a row on the same reading is the endpoint's own fault.
 const CONTRADICTIONS_MAX: u32 = 2;
 
-// An endpoint that was upgraded is found out as soon as one whose parked tasks are tried again (`parking`), and one that
-// was not refuses a few requests an hour.
+// An endpoint that was upgraded is found out as soon as one whose parked tasks are tried again
+// (`parking`), and one that was not refuses a few requests an hour.
 const GIVEN_UP_FOR: Duration = Duration::from_secs(3600);
 
 impl Capabilities {
@@ -175,7 +175,8 @@ impl Capabilities {
         capability.is_allowed && capability.lock_lack().as_ref().is_none_or(|lack| lack.until <= Instant::now())
     }
 
-    /// Says whether every write since the start could make use of an ability: else one may be on its way without.
+    /// Says whether every write since the start could make use of an ability: else one may be on
+    /// its way without.
     pub(crate) fn always_had(&self, ability: Feature) -> bool {
         let capability = self.capability_of(ability);
         capability.is_allowed && capability.lock_lack().is_none()
@@ -249,7 +250,8 @@ impl Capabilities {
         self.hashes_parts.store(true, Ordering::Relaxed);
     }
 
-    /// Says whether the endpoint is known to make ETags of uploads in parts from the MD5s of the parts.
+    /// Says whether the endpoint is known to make ETags of uploads in parts from the MD5s of the
+    /// parts.
     pub(crate) fn hashes_parts(&self) -> bool {
         self.hashes_parts.load(Ordering::Relaxed)
     }

@@ -1,6 +1,7 @@
-//! The only place that reads what services say when they refuse, and the SDK's errors: each becomes a
-//! failure that says what to do. Definite is what the service's own error code says, or headers that S3
-//! alone sends; any other answer may come from something in between and is trouble that may pass.
+//! The only place that reads what services say when they refuse, and the SDK's errors: each becomes
+//! a failure that says what to do. Definite is what the service's own error code says, or headers
+//! that S3 alone sends; any other answer may come from something in between and is trouble that may
+//! pass.
 
 mod kinds;
 mod error_body;
@@ -88,7 +89,8 @@ pub(crate) fn from_lost_answer(side: Side, during: Operation, error: BoxError) -
     Failure { is_unreadable, ..failure }
 }
 
-/// Turns a connection that could not be made, or ended before anything was sent on it, into a failure.
+/// Turns a connection that could not be made, or ended before anything was sent on it, into a
+/// failure.
 pub(crate) fn from_no_connection(side: Side, during: Operation, error: BoxError) -> Failure {
     Failure::with_source(FailureKind::Transient, during, Cause::Silent(error)).of(responsible_party(side, ""))
 }
@@ -140,7 +142,8 @@ fn responsible_party(side: Side, code: &str) -> Dependency {
     }
 }
 
-/// Says in one line why the SDK got no answer, or which: its own texts end in dumps of its structures.
+/// Says in one line why the SDK got no answer, or which: its own texts end in dumps of its
+/// structures.
 pub(crate) fn error_words<E>(error: &SdkError<E, HttpResponse>) -> String
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
@@ -151,8 +154,9 @@ where
     RefusedRole::find_in_causes(error).map_or_else(|| error_chain(error), |role| role.to_string())
 }
 
-/// Says whether a queue will never take a message, however often it is sent: too long, or with characters
-/// that it refuses. <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>
+/// Says whether a queue will never take a message, however often it is sent: too long, or with
+/// characters that it refuses.
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>
 pub(crate) fn is_never_taken<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
     let codes = ["InvalidParameterValue", "InvalidMessageContents"];
     error.code().is_some_and(|code| codes.iter().any(|start| code.starts_with(start)))

@@ -1,4 +1,5 @@
-//! Counts every request that leaves the daemon, by the answer it got, and has those that bring no body say so.
+//! Counts every request that leaves the daemon, by the answer it got, and has those that bring no
+//! body say so.
 
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::interceptors::Intercept;
@@ -30,8 +31,8 @@ impl Intercept for RequestCounter {
         "Watch"
     }
 
-    /// Some stores answer 411 to a DELETE or POST without a length. It comes after the signature: something in between may
-    /// drop what says nothing.
+    /// Some stores answer 411 to a DELETE or POST without a length. It comes after the signature:
+    /// something in between may drop what says nothing.
     fn modify_before_transmit(
         &self,
         context: &mut BeforeTransmitInterceptorContextMut<'_>,

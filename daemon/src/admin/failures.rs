@@ -63,7 +63,8 @@ fn bad_request(why: impl Into<String>) -> Refusal {
     (StatusCode::BAD_REQUEST, why.into())
 }
 
-/// Reads a query such as `rule=orders&reason=DstBucketNotFound`; returns also whether it says `all`.
+/// Reads a query such as `rule=orders&reason=DstBucketNotFound`; returns also whether it says
+/// `all`.
 async fn parse_filter(admin: &Admin, query: &str) -> Result<(ParkedFilter, bool), Refusal> {
     let (mut filter, mut all) = (ParkedFilter::default(), false);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {

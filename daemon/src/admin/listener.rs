@@ -24,7 +24,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-/// The header that every POST has to have. A web page can make a browser send it nowhere but to the page's own server.
+/// The header that every POST has to have. A web page can make a browser send it nowhere but to the
+/// page's own server.
 pub(crate) const COMMAND: &str = "x-s3-replicator";
 
 /// Takes connections and answers their requests.
@@ -49,7 +50,8 @@ const CONNECTIONS_MAX: usize = 64;
 // Clients send their few lines at once.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-// The longest answer, to a retry, is given up after a minute; the rest is for a slow reader of a long list.
+// The longest answer, to a retry, is given up after a minute; the rest is for a slow reader of a
+// long list.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(90);
 
 // A key has 1,024 bytes, which a query may have to write as three each.

@@ -46,10 +46,10 @@ pub(super) enum Lined {
     Waits(u64),
 }
 
-// Tasks that work at the same time. While destinations that had all of them make room for others there are as many again at
-// most, or eight for each destination if those are more. Each has one request on its way or two, so that is few enough for
-// the sockets of one process, which may have 1024 by default, up to some sixty destinations. Of large objects the memory
-// bounds the parts.
+// Tasks that work at the same time. While destinations that had all of them make room for others
+// there are as many again at most, or eight for each destination if those are more. Each has one
+// request on its way or two, so that is few enough for the sockets of one process, which may have
+// 1024 by default, up to some sixty destinations. Of large objects the memory bounds the parts.
 const TASKS_MAX: u32 = 256;
 
 // Of those, what one destination may have: enough to hide the latency of small objects, and a share
@@ -62,8 +62,8 @@ const SHARE_MIN: u32 = 8;
 // of the places are out of their reach, so that small ones do not wait for them.
 const BULK_DIVISOR: u32 = 4;
 
-// Of the places of a destination that rules share, a quarter is out of reach for each: one that has a limit, and waits
-// for it at all the places it could get, leaves that to the others.
+// Of the places of a destination that rules share, a quarter is out of reach for each: one that has
+// a limit, and waits for it at all the places it could get, leaves that to the others.
 const OTHERS_DIVISOR: u32 = 4;
 
 // While another task probes the destination, an earlier delivery costs receipts and gains nothing.
@@ -272,7 +272,7 @@ impl Scheduler {
             // A dependency that throttles even one at a time is no better than one that does not
             // answer.
             Feedback::Throttled(Dependency::Destination) if gate.window.is_shut() => {
-                gate.circuit.on_failure(entry, true, at)
+                gate.circuit.on_failure(entry, true, at);
             }
             Feedback::Throttled(_) => gate.circuit.on_success(),
             Feedback::Reachable => gate.record_answered(),
@@ -299,7 +299,7 @@ impl Scheduler {
         let gate = self.destination_gate(route);
         match (trouble.dependency, evidence) {
             (Dependency::Source, _) | (Dependency::Destination, Evidence::Own) => {
-                gate.circuit.on_abandoned(entered.entry)
+                gate.circuit.on_abandoned(entered.entry);
             }
             (Dependency::Destination, Evidence::New) => gate.circuit.on_failure(entered.entry, true, at),
             (Dependency::Destination, Evidence::Repeated) => gate.circuit.on_failure(entered.entry, is_silent, at),

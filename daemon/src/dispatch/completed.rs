@@ -28,7 +28,7 @@ type Done = (TargetKey, EventKind, Option<VersionId>);
 const MESSAGES_MAX: usize = 20_000;
 
 impl CompletedTasks {
-    /// Records a event that is granted.
+    /// Records an event that is granted.
     pub(super) fn note(&mut self, message: &str, task: &Task, pending: &PendingEvent) {
         if !self.by_message.contains_key(message) {
             self.order.push_back(message.to_owned());

@@ -31,7 +31,8 @@ enum KeyState {
     Paused,
 }
 
-/// One event of one message; it has none where a parked task is tried again, or an upload or tags are seen to.
+/// One event of one message; it has none where a parked task is tried again, or an upload or tags
+/// are seen to.
 #[derive(Debug, Clone)]
 pub(super) struct QueuedEvent {
     pub(super) message: Option<u64>,

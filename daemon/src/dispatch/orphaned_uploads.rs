@@ -20,8 +20,8 @@ use crate::reconcile;
 use crate::ruleset::Ruleset;
 use crate::task::Task;
 
-/// The time between two searches, and before the first. What waits in its queue for another try comes back within a quarter
-/// of an hour, and goes on with its upload.
+/// The time between two searches, and before the first. What waits in its queue for another try
+/// comes back within a quarter of an hour, and goes on with its upload.
 const EVERY: Duration = Duration::from_secs(20 * 60);
 
 /// So many are taken up by one search: few beside the work of messages and retry commands.
@@ -95,7 +95,8 @@ async fn end(engine: &Engine, tasks: Vec<Task>) {
     }
 }
 
-/// Makes the tasks that end uploads of idle keys. What is parked is tried again by itself, and its upload with it.
+/// Makes the tasks that end uploads of idle keys. What is parked is tried again by itself, and its
+/// upload with it.
 fn search(
     ledger: &Ledger,
     rules: &Ruleset,

@@ -8,8 +8,8 @@ use super::{Completion, Dispatch};
 use crate::ledger::records::TargetKey;
 
 impl Dispatch {
-    /// Gives back what can't be worked on for now, or keeps it for so long where it came from a work queue: one that gets a
-    /// message anew shows it at once.
+    /// Gives back what can't be worked on for now, or keeps it for so long where it came from a
+    /// work queue: one that gets a message anew shows it at once.
     pub(super) async fn turned_away(&mut self, target: &TargetKey, tickets: Vec<QueuedEvent>, delay: Duration) {
         let is_kept = self.engine.work_queues.are_used() && !self.deliveries.is_closed();
         match self.targets.get_mut(target).filter(|_| is_kept) {

@@ -1,5 +1,5 @@
-//! What is in flight at this moment, for the metrics and `status`: read from the dispatch's own state
-//! on request, so that it cannot drift.
+//! What is in flight at this moment, for the metrics and `status`: read from the dispatch's own
+//! state on request, so that it cannot drift.
 
 use std::collections::BTreeMap;
 

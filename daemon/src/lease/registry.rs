@@ -16,8 +16,8 @@ pub(super) struct Registry {
     pub(super) asked: BTreeSet<u64>,
 }
 
-/// The messages of one group, which are held together: SQS gives out what shows again of a group, whatever else of it is
-/// in flight.
+/// The messages of one group, which are held together: SQS gives out what shows again of a group,
+/// whatever else of it is in flight.
 #[derive(Debug, Default)]
 pub(super) struct Group {
     messages: usize,
@@ -50,7 +50,8 @@ impl Registry {
         Some(held)
     }
 
-    /// Ends what is held of a group together with a message; what is received of it from now on is held anew.
+    /// Ends what is held of a group together with a message; what is received of it from now on is
+    /// held anew.
     pub(super) fn end_group(&mut self, held: &HeldMessage) {
         if let Some(name) = held.group.as_ref().filter(|_| !held.is_gone()) {
             self.groups.remove(name);

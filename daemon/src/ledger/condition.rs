@@ -1,4 +1,5 @@
-//! How the ledger is: whether its disk fails at present, whether records are damaged, and how often either was seen.
+//! How the ledger is: whether its disk fails at present, whether records are damaged, and how often
+//! either was seen.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -77,7 +78,8 @@ impl LedgerHealth {
         self.count(LedgerTrouble::Read);
     }
 
-    /// Records that nothing can be written. Of a hundred writes that fail for one cause the log has one line.
+    /// Records that nothing can be written. Of a hundred writes that fail for one cause the log has
+    /// one line.
     pub(super) fn record_unwritten(&self, why: &dyn std::fmt::Display) {
         self.count(LedgerTrouble::Write);
         let mut state = self.lock_state();

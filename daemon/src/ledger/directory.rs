@@ -65,7 +65,8 @@ impl Directory {
         ledger_of(&self.path)
     }
 
-    /// Makes sure that no repair ended between its two renames: what it left is the ledger, and a new one is empty.
+    /// Makes sure that no repair ended between its two renames: what it left is the ledger, and a
+    /// new one is empty.
     pub(super) fn check_repaired(&self) -> Result<(), OpenError> {
         let (ledger, unreadable) = (self.ledger_path(), |error| OpenError::NotWritable(self.path.clone(), error));
         if ledger.exists() {
@@ -101,8 +102,9 @@ fn probe_directory(state_dir: &Path) -> io::Result<()> {
     written.and(removed)
 }
 
-/// Takes other users' access away: keys, and what services said of them, are in there. A directory that holds other
-/// things too, such as `/var/lib` itself, keeps its mode, and only what is ours is closed.
+/// Takes other users' access away: keys, and what services said of them, are in there. A directory
+/// that holds other things too, such as `/var/lib` itself, keeps its mode, and only what is ours is
+/// closed.
 fn close_to_others(state_dir: &Path) -> io::Result<()> {
     let mut is_ours_alone = true;
     for entry in fs::read_dir(state_dir)? {

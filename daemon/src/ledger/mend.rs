@@ -1,4 +1,5 @@
-//! `s3-replicator ledger check` and `ledger repair`: whether all records can be read, and a new ledger of those that can.
+//! `s3-replicator ledger check` and `ledger repair`: whether all records can be read, and a new
+//! ledger of those that can.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -43,8 +44,8 @@ pub fn repair(settings: &Settings) -> anyhow::Result<String> {
     Ok(format!("kept {counts}\nthe damaged ledger is now {}\n{LOST}{since}", old.display()))
 }
 
-/// Returns what the process exits with for an error: 65 for a damaged ledger, which is `EX_DATAERR` of sysexits.h,
-/// and 1 for all else.
+/// Returns what the process exits with for an error: 65 for a damaged ledger, which is `EX_DATAERR`
+/// of sysexits.h, and 1 for all else.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
     let is_damage = |cause: &(dyn std::error::Error + 'static)| {
         matches!(cause.downcast_ref::<OpenError>(), Some(OpenError::Damaged(..)))
@@ -114,9 +115,9 @@ fn read_all(path: &Path) -> anyhow::Result<Counts> {
     Ok(counts)
 }
 
-/// Copies what can be read. Where a block is damaged its neighbours are reached from the other side, but for the first: on
-/// its way back RocksDB looks one record ahead. Between two damaged blocks nothing is read, and so no older record shows
-/// in the place of one that is lost.
+/// Copies what can be read. Where a block is damaged its neighbours are reached from the other
+/// side, but for the first: on its way back RocksDB looks one record ahead. Between two damaged
+/// blocks nothing is read, and so no older record shows in the place of one that is lost.
 fn salvage(damaged: &Path, new: &Path) -> anyhow::Result<Counts> {
     if new.exists() {
         fs::remove_dir_all(new).with_context(|| format!("cannot remove {}", new.display()))?;

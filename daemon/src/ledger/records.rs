@@ -14,7 +14,8 @@ use thiserror::Error;
 use crate::checksum::Sum;
 use crate::metrics::Unproved;
 
-/// A kind of record. Number 5 was given once, to parked messages, and is not given again: an older ledger may have some.
+/// A kind of record. Number 5 was given once, to parked messages, and is not given again: an older
+/// ledger may have some.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Table {
@@ -57,7 +58,8 @@ pub(crate) struct Replica {
     /// When this daemon was told that it had landed, by the destination's clock.
     #[serde(default, with = "time::serde::timestamp::milliseconds::option", skip_serializing_if = "Option::is_none")]
     pub(crate) written: Option<Timestamp>,
-    /// When this daemon found it there: another one wrote it, or a ledger that was lost knew it. By the same clock.
+    /// When this daemon found it there: another one wrote it, or a ledger that was lost knew it. By
+    /// the same clock.
     #[serde(default, with = "time::serde::timestamp::milliseconds::option", skip_serializing_if = "Option::is_none")]
     pub(crate) found: Option<Timestamp>,
     /// Whether the tags of a replica that was found were read.
@@ -102,11 +104,12 @@ pub(crate) struct Upload {
     /// A digest of what the replica carries beside its bytes, which was given at the beginning.
     #[serde(default)]
     pub(crate) headers_digest: u64,
-    /// What was current at the destination when the upload began; older records do not say it in this way.
+    /// What was current at the destination when the upload began; older records do not say it in
+    /// this way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) begun_over: Option<CurrentEntry>,
-    /// Until when it may appear: its completion was sent, and no refusal came. By the destination's clock, or ours where
-    /// what was read of it had no date.
+    /// Until when it may appear: its completion was sent, and no refusal came. By the destination's
+    /// clock, or ours where what was read of it had no date.
     #[serde(default, with = "time::serde::timestamp::milliseconds::option", skip_serializing_if = "Option::is_none")]
     pub(crate) may_complete_until: Option<Timestamp>,
     /// Whether that is by our clock.
@@ -207,7 +210,8 @@ impl Record for Refuted {
 }
 
 impl Replica {
-    /// Says whether its source has this id. A compact stamp of a version that the source did not list told a digest of it.
+    /// Says whether its source has this id. A compact stamp of a version that the source did not
+    /// list told a digest of it.
     pub(crate) fn is_of(&self, id: &VersionId) -> bool {
         let version = VersionRef::new(id.clone(), self.source.last_modified, None);
         self.source.id == *id || stamp::names_version(&self.source, &version)

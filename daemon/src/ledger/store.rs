@@ -1,5 +1,5 @@
-//! RocksDB as the ledger uses it: opened only if all that was ever synced is there, and opened again after a disk
-//! that was full or failed.
+//! RocksDB as the ledger uses it: opened only if all that was ever synced is there, and opened
+//! again after a disk that was full or failed.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -39,10 +39,11 @@ pub(super) enum ReadError {
     Failed(Failure),
 }
 
-/// The sequence number up to which the log was synced, in a file beside RocksDB's own. RocksDB itself cannot tell a log
-/// that ends early from one that a crash cut short: it takes both for the end. What was synced was promised, so a ledger
-/// that has less is damaged; what came after, a crash may take. The mark is written after the log is on disk. A new one gets
-/// its name when it is on disk itself; later ones need no sync: after a power cut an older one is as true.
+/// The sequence number up to which the log was synced, in a file beside RocksDB's own. RocksDB
+/// itself cannot tell a log that ends early from one that a crash cut short: it takes both for the
+/// end. What was synced was promised, so a ledger that has less is damaged; what came after, a
+/// crash may take. The mark is written after the log is on disk. A new one gets its name when it is
+/// on disk itself; later ones need no sync: after a power cut an older one is as true.
 #[derive(Debug)]
 struct Mark {
     file: File,
@@ -90,8 +91,8 @@ impl Store {
         })
     }
 
-    /// Opens the database again. After one failed write RocksDB takes no other, even when there is room again; what it
-    /// took before is in its log.
+    /// Opens the database again. After one failed write RocksDB takes no other, even when there is
+    /// room again; what it took before is in its log.
     pub(super) fn reopen(&self) {
         let tried = self.directory.probe().map_err(|error| OpenError::NotWritable(self.directory.ledger_path(), error));
         match tried.and_then(|()| self.replace()) {
@@ -151,7 +152,8 @@ impl Store {
 }
 
 impl OpenDb {
-    /// Opens the database at a path, and first makes sure that it is whole: RocksDB throws away what it cannot replay.
+    /// Opens the database at a path, and first makes sure that it is whole: RocksDB throws away
+    /// what it cannot replay.
     pub(super) fn open_at(path: &Path) -> Result<Self, OpenError> {
         let (mut options, refused) = (db_options(), |error| open_error(path, error));
         options.create_if_missing(!is_whole(path)?);
@@ -162,8 +164,8 @@ impl OpenDb {
     }
 }
 
-/// Makes sure, without changing anything, that a ledger has all that was synced; `false` says that there is none, or one
-/// of a version that kept no mark.
+/// Makes sure, without changing anything, that a ledger has all that was synced; `false` says that
+/// there is none, or one of a version that kept no mark.
 pub(super) fn is_whole(path: &Path) -> Result<bool, OpenError> {
     let Some(synced) = Mark::read(path)? else { return Ok(false) };
     let damaged = |why: &str| OpenError::Damaged(path.to_owned(), why.to_owned());
@@ -224,7 +226,8 @@ impl Mark {
         Ok(Self { file, synced: Mutex::new(synced) })
     }
 
-    /// Makes the file under another name first: one that a kill or a power cut left empty would be a damaged mark.
+    /// Makes the file under another name first: one that a kill or a power cut left empty would be
+    /// a damaged mark.
     fn create(ledger: &Path, path: &Path, synced: u64) -> io::Result<()> {
         let unnamed = ledger.join(UNNAMED_MARK);
         let file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&unnamed)?;
@@ -261,8 +264,9 @@ fn db_options() -> Options {
     options.set_max_write_buffer_number(2);
     options.set_compression_type(rocksdb::DBCompressionType::Lz4);
     options.set_keep_log_file_num(2);
-    // The log is read up to where it stops making sense, and `Mark` says whether it may stop there. What was synced and
-    // belongs to a closed log is in the manifest too. Reads verify checksums, and a failed one stops writes, by default.
+    // The log is read up to where it stops making sense, and `Mark` says whether it may stop there.
+    // What was synced and belongs to a closed log is in the manifest too. Reads verify checksums,
+    // and a failed one stops writes, by default.
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_track_and_verify_wals_in_manifest(true);
     // Most keys are new: without a record of them nothing is read from the tables
@@ -273,8 +277,9 @@ fn db_options() -> Options {
     let mut table = rocksdb::BlockBasedOptions::default();
     table.set_block_cache(&rocksdb::Cache::new_lru_cache(BLOCK_CACHE_BYTES));
     table.set_bloom_filter(10.0, false);
-    // What leads to the blocks is in the cache too, piece by piece: else it is all in memory, and grows with the keys on
-    // record (https://github.com/facebook/rocksdb/wiki/Partitioned-Index-Filters).
+    // What leads to the blocks is in the cache too, piece by piece: else it is all in memory, and
+    // grows with the keys on record
+    // (https://github.com/facebook/rocksdb/wiki/Partitioned-Index-Filters).
     table.set_index_type(rocksdb::BlockBasedIndexType::TwoLevelIndexSearch);
     table.set_partition_filters(true);
     table.set_cache_index_and_filter_blocks(true);

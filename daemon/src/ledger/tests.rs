@@ -103,7 +103,8 @@ fn what_is_on_record_is_found_wherever_it_lies() {
     let target = |number: i64| TargetKey { key: Key::try_from(format!("{number}")).unwrap(), ..target() };
     let replica =
         |number: i64, nth| Replica::new(version(number * 10 + nth), VersionKind::Object, ReplicaState::Replicated);
-    // Some in files, of which the later one lies above the earlier, and some in memory; every second key has none.
+    // Some in files, of which the later one lies above the earlier, and some in memory; every
+    // second key has none.
     for nth in 0..3 {
         for number in (0..200).step_by(2) {
             ledger.put_replica(&target(number), &replica(number, nth)).unwrap();

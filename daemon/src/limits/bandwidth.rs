@@ -9,13 +9,15 @@ use super::Counter;
 pub(super) struct Bandwidth {
     kibibytes: Counter,
     kibibytes_per_second: NonZeroU32,
-    /// How many are taken in one turn: a large body lets small ones pass many times before it is through.
+    /// How many are taken in one turn: a large body lets small ones pass many times before it is
+    /// through.
     turn: NonZeroU32,
     /// Bytes that have passed and make no KiB yet.
     rest: Mutex<u64>,
 }
 
-// The limiter counts in u32, and a time by the nanosecond for each: by the KiB that is exact to 0.1 % up to 1 GiB/s.
+// The limiter counts in u32, and a time by the nanosecond for each: by the KiB that is exact to 0.1
+// % up to 1 GiB/s.
 const UNIT_BYTES: u64 = 1024;
 
 const TURN_UNITS: NonZeroU32 = NonZeroU32::new(64).unwrap();
@@ -47,14 +49,16 @@ impl Bandwidth {
         u64::from(self.kibibytes_per_second.get()) * UNIT_BYTES
     }
 
-    /// Waits until so many bytes, those of a turn at most, have passed, or this limit no longer holds.
+    /// Waits until so many bytes, those of a turn at most, have passed, or this limit no longer
+    /// holds.
     pub(super) async fn acquire_turn(&self, bytes: u64, is_current: impl Fn() -> bool) {
         if let Some(units) = self.take_units(bytes) {
             let _passed = self.kibibytes.take(units, is_current).await;
         }
     }
 
-    /// Returns how many units to take for so many bytes; what makes no unit is counted with the next.
+    /// Returns how many units to take for so many bytes; what makes no unit is counted with the
+    /// next.
     fn take_units(&self, bytes: u64) -> Option<NonZeroU32> {
         let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
         let all = *rest + bytes;

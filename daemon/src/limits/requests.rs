@@ -41,8 +41,9 @@ impl Requests {
         Waiting(waiting)
     }
 
-    /// Waits until less than a second's worth of a rule waits to be sent. More is let in at the very rate at which it is
-    /// sent: what once came together would wait, and hold memory, for as long as there is more.
+    /// Waits until less than a second's worth of a rule waits to be sent. More is let in at the
+    /// very rate at which it is sent: what once came together would wait, and hold memory, for as
+    /// long as there is more.
     pub(super) async fn caught_up(&self, rule: &Rule) {
         let mut waiting = self.waiting_count(rule).subscribe();
         let _sender_is_here = waiting.wait_for(|waiting| *waiting < self.per_second.get()).await;

@@ -21,12 +21,12 @@ use crate::receiver::{BATCH_MAX, PollGate, Receiver};
 // that are free.
 const DELIVERIES_MAX: usize = 2 * BATCH_MAX;
 
-// Messages of one work queue in flight, at the most: what one daemon gets done in some seconds. What is beyond is for other
-// daemons.
+// Messages of one work queue in flight, at the most: what one daemon gets done in some seconds.
+// What is beyond is for other daemons.
 const IN_FLIGHT_MAX: usize = 500;
 
-// With fewer a queue would leave places of its destination empty (`SHARE_MAX` of the gates). Of many queues all together
-// may have more messages then, whose tasks and bytes the dispatch bounds.
+// With fewer a queue would leave places of its destination empty (`SHARE_MAX` of the gates). Of
+// many queues all together may have more messages then, whose tasks and bytes the dispatch bounds.
 const PART_MIN: usize = 128;
 
 /// Which part of the work a daemon does, where there are work queues.
@@ -63,8 +63,9 @@ impl<'a> Receiving<'a> {
         Self { engine, settings, numbers, drain, close, services, intakes, polls }
     }
 
-    /// Starts an intake for each queue that this role receives from: of work queues they deliver to the dispatch, and so do
-    /// those of events where there are none. Else events are for the router; returns where they come to.
+    /// Starts an intake for each queue that this role receives from: of work queues they deliver to
+    /// the dispatch, and so do those of events where there are none. Else events are for the
+    /// router; returns where they come to.
     pub(super) fn start(
         &mut self,
         role: Role,
@@ -103,7 +104,8 @@ impl<'a> Receiving<'a> {
         (self.intakes, self.polls)
     }
 
-    /// Starts the intakes of events, of each of which so many may be in flight, if that is to be bounded here.
+    /// Starts the intakes of events, of each of which so many may be in flight, if that is to be
+    /// bounded here.
     fn start_events(&mut self, deliver: &mpsc::Sender<ReceivedMessage>, in_flight_max: Option<usize>) {
         let queues = self.settings.queues.iter();
         for access in queues.filter_map(|queue| access(&self.engine.accounts, queue)) {
@@ -136,7 +138,8 @@ impl<'a> Receiving<'a> {
         self.intakes.spawn(intake.run(self.drain.clone()));
     }
 
-    /// Returns what holds a work queue back: it serves one destination, and has its part of the messages in flight.
+    /// Returns what holds a work queue back: it serves one destination, and has its part of the
+    /// messages in flight.
     fn work_gate(&self, access: &QueueAccess) -> Option<PollGate> {
         let mut rules = self.settings.rules.iter().filter(|rule| rule.enabled);
         let rule = rules.find(|rule| rule.work_queue.as_ref() == Some(&access.queue.url))?;
@@ -155,7 +158,8 @@ pub(super) fn deliveries_max(settings: &Settings) -> usize {
     DELIVERIES_MAX * settings.queues.len().max(settings.work_queues.len()).max(1)
 }
 
-/// Returns a queue and the client that reaches it. The configuration was checked: its account is there.
+/// Returns a queue and the client that reaches it. The configuration was checked: its account is
+/// there.
 pub(super) fn access(accounts: &Accounts, queue: &Queue) -> Option<Arc<QueueAccess>> {
     let client = accounts.get(&queue.account)?.sqs.clone();
     Some(Arc::new(QueueAccess { queue: queue.clone(), client }))

@@ -1,10 +1,12 @@
-//! What a reload may not change: the way that a key's work goes, of which there is one in the whole fleet.
+//! What a reload may not change: the way that a key's work goes, of which there is one in the whole
+//! fleet.
 
 use replicator_config::Settings;
 use replicator_core::rule::Rule;
 
-/// Finds a rule whose work would go through no work queue instead of one or the other way around, through one that is not
-/// polled, through another one than before, or to another bucket than that is polled for.
+/// Finds a rule whose work would go through no work queue instead of one or the other way around,
+/// through one that is not polled, through another one than before, or to another bucket than that
+/// is polled for.
 pub(super) fn rerouted<'a>(old: &Settings, new: &'a Settings) -> Option<&'a str> {
     let had_queues = !old.work_queues.is_empty();
     let is_polled = |rule: &Rule| {

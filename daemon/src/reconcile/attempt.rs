@@ -18,12 +18,14 @@ pub(crate) struct AttemptState {
     refused: Option<ConditionalWrite>,
     begun: bool,
     read: bool,
-    /// What the next write goes without, on trial, because the endpoint did not say what it does not implement.
+    /// What the next write goes without, on trial, because the endpoint did not say what it does
+    /// not implement.
     left_out: BTreeSet<Feature>,
     /// What it said instead.
     why: String,
     since: Option<BootInstant>,
-    /// A write may be there that is not recorded: also one that was refused, because not every refusal is the service's.
+    /// A write may be there that is not recorded: also one that was refused, because not every
+    /// refusal is the service's.
     is_unsure: bool,
 }
 
@@ -54,7 +56,8 @@ impl ConditionalWrite {
         condition.into_iter().chain(checksum).filter(|ability| ability.is_used_by(operation)).collect()
     }
 
-    /// Lists what can be left out, in the order of trying: a checksum is missed less than a condition.
+    /// Lists what can be left out, in the order of trying: a checksum is missed less than a
+    /// condition.
     fn trials(&self) -> Vec<BTreeSet<Feature>> {
         let (condition, checksum) = (Some(self.condition), self.condition.paired_checksum());
         let trial = |left_out: [Option<Feature>; 2]| left_out.into_iter().flatten().collect();
@@ -169,8 +172,9 @@ impl AttemptState {
         }
     }
 
-    /// Goes on without what the endpoint says it does not implement, if that can be left out: by the header that it
-    /// names, or by trying, one after the other. What the replica needs stays a failure.
+    /// Goes on without what the endpoint says it does not implement, if that can be left out: by
+    /// the header that it names, or by trying, one after the other. What the replica needs stays a
+    /// failure.
     fn adapt(&mut self, destination: &AccountClients, asked: &ConditionalWrite, failure: Failure) -> Failure {
         let sent = asked.asked_features(failure.operation);
         if let Some(header) = failure.header.as_deref() {

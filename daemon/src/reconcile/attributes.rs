@@ -1,5 +1,6 @@
-//! What a replica carries beside its bytes: system headers, user metadata, storage class, Object Lock.
-//! Everything is given with the write itself, byte for byte: a replica is never seen without it.
+//! What a replica carries beside its bytes: system headers, user metadata, storage class, Object
+//! Lock. Everything is given with the write itself, byte for byte: a replica is never seen without
+//! it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,8 +12,8 @@ use replicator_core::stamp::{Stamp, USER_METADATA_BYTES_MAX};
 use super::proof::{self, Stated};
 use crate::s3_http::{ResponseHead, USER};
 
-/// What the source says of a version. A value of a header is bytes, not text: Latin-1 from old clients, dates that
-/// nothing can read and storage classes unknown here are passed on as they are.
+/// What the source says of a version. A value of a header is bytes, not text: Latin-1 from old
+/// clients, dates that nothing can read and storage classes unknown here are passed on as they are.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Attributes {
     /// What readers of a replica are told: system headers and the user's metadata.
@@ -58,13 +59,15 @@ const RETAIN_UNTIL: HeaderName = HeaderName::from_static("x-amz-object-lock-reta
 const LEGAL_HOLD: HeaderName = HeaderName::from_static("x-amz-object-lock-legal-hold");
 const REDIRECT: HeaderName = HeaderName::from_static("x-amz-website-redirect-location");
 
-// Those of PutObject and CreateMultipartUpload: https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html
+// Those of PutObject and CreateMultipartUpload:
+// https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html
 static TOLD: [HeaderName; 6] = [CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LANGUAGE, CONTENT_TYPE, EXPIRES, REDIRECT];
 static KEPT: [HeaderName; 4] = [STORAGE_CLASS, LOCK_MODE, RETAIN_UNTIL, LEGAL_HOLD];
 
 impl Attributes {
-    /// Puts the stamp in, in full or compact, as there is room; says whether there is any beside the user's own metadata.
-    /// A stamp that the source object carries is overwritten: it is a claim of another writer.
+    /// Puts the stamp in, in full or compact, as there is room; says whether there is any beside
+    /// the user's own metadata. A stamp that the source object carries is overwritten: it is a
+    /// claim of another writer.
     pub(crate) fn stamp(&mut self, stamp: &Stamp) -> bool {
         self.told.remove(STAMP);
         let room = USER_METADATA_BYTES_MAX.saturating_sub(self.user_bytes() + STAMP.as_str().len() - USER.len());
@@ -109,8 +112,8 @@ fn without_framing(encoding: HeaderValue) -> Option<HeaderValue> {
     HeaderValue::try_from(kept.join(", ")).ok().filter(|_| !kept.is_empty())
 }
 
-/// Writes what is not ASCII as encoded words (RFC 2047), which AWS decodes before it stores a value, and answers with. Raw
-/// bytes it takes for Latin-1, and finds the signature wrong:
+/// Writes what is not ASCII as encoded words (RFC 2047), which AWS decodes before it stores a
+/// value, and answers with. Raw bytes it takes for Latin-1, and finds the signature wrong:
 /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html>
 pub(super) fn encoded_words(value: &HeaderValue) -> HeaderValue {
     if value.as_bytes().is_ascii() {

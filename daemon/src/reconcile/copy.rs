@@ -99,7 +99,8 @@ impl CopyJob<'_> {
         self.dress_from(Attributes::from(&head), asked, self.source.is_aws).await
     }
 
-    /// Decides from what the source said what the replica carries, or that the version is not to be replicated.
+    /// Decides from what the source said what the replica carries, or that the version is not to be
+    /// replicated.
     pub(super) async fn dress_from(
         &self,
         mut attributes: Attributes,
@@ -207,7 +208,8 @@ impl ReplicaHeaders {
         crc64_of(&lines.collect::<Vec<_>>().concat())
     }
 
-    /// Puts on a request everything that a write carries beside the body, its checksum and its conditions.
+    /// Puts on a request everything that a write carries beside the body, its checksum and its
+    /// conditions.
     pub(crate) fn on<'a>(&self, call: S3Request<'a>) -> S3Request<'a> {
         let call = call.headers(self.carried().map(|(name, value)| (name.clone(), value.clone())).collect());
         let own = self.encryption.named().into_iter().chain([(TAGGING, tags::tags_header(&self.tags))]);

@@ -81,7 +81,8 @@ pub(crate) async fn version(engine: &Engine, task: &Task, destination_version: &
         .customize()
         .config_override(attempt_deadline(body_timeout(0)));
     let removed = engine.failpoints.around(Step::DeleteVersion, Box::pin(request.send())).await;
-    // A delete without an answer may take effect until `LANDING` is over, and show again what was hidden meanwhile.
+    // A delete without an answer may take effect until `LANDING` is over, and show again what was
+    // hidden meanwhile.
     removed.map_err(|error| from_sdk_error(Side::Write, Operation::DeleteObject, error))?;
     Ok(())
 }
@@ -104,7 +105,8 @@ pub(super) async fn confirm_source(
     }
 }
 
-/// Makes sure that a version is gone of which a request was told so: one that the source lists is not.
+/// Makes sure that a version is gone of which a request was told so: one that the source lists is
+/// not.
 pub(super) async fn confirm_gone(
     engine: &Engine,
     task: &Task,

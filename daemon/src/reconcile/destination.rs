@@ -59,8 +59,8 @@ impl DestinationView {
         matches!(self.basis.entry, CurrentEntry::Marker(_)) && self.current().is_none()
     }
 
-    /// Takes a delete marker that is on no record for the one that it repeats, or else for the one of the source that it
-    /// can be at the earliest.
+    /// Takes a delete marker that is on no record for the one that it repeats, or else for the one
+    /// of the source that it can be at the earliest.
     pub(super) fn explain_marker(
         &mut self,
         engine: &Engine,
@@ -149,7 +149,8 @@ pub(super) async fn trace(
     let is_replica = reached.is_some();
     if !is_replica {
         let entries = lookup.history().await?;
-        // Listed later than what is current was read: only if both agree do they speak of one moment.
+        // Listed later than what is current was read: only if both agree do they speak of one
+        // moment.
         shown.basis.agree(entries.first())?;
         for entry in entries.into_iter().skip(usize::from(is_judged)) {
             reached = lookup.identify(entry, &mut shown.replicas, &[]).await?;

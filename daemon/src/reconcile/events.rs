@@ -79,7 +79,7 @@ pub(super) async fn grant(run: &mut Reconciler<'_>) -> Result<Vec<Outcome>, Fail
     Ok(outcomes)
 }
 
-/// Returns what this very run has already reported of the version that a event is about.
+/// Returns what this very run has already reported of the version that an event is about.
 fn told(run: &Reconciler<'_>, pending: &PendingEvent) -> Option<Outcome> {
     let id = pending.version.as_ref()?;
     run.told.iter().find(|(version, _)| version.id == *id).map(|(_, outcome)| *outcome)
@@ -102,8 +102,9 @@ async fn appended(run: &mut Reconciler<'_>, pending: &PendingEvent) -> Result<Ou
     lost(run, pending, id)
 }
 
-/// Makes sure that a version is gone which the list lacks. S3 lists in the order of keys; a server that fills a page
-/// before it sorts it can leave out a key whose name others begin with, and nothing in its answer says so.
+/// Makes sure that a version is gone which the list lacks. S3 lists in the order of keys; a server
+/// that fills a page before it sorts it can leave out a key whose name others begin with, and
+/// nothing in its answer says so.
 async fn confirm_loss(run: &Reconciler<'_>, id: &VersionId) -> Result<(), Failure> {
     let is_listed = run.observed.listed.iter().any(|version| version.id == *id);
     let is_passed_over = run.task.rules.primary.history == History::Latest && !run.observed.past.is_empty();

@@ -94,8 +94,9 @@ impl Reconciler<'_> {
         Ok(Progress::Done)
     }
 
-    /// Returns the size of the parts in which a version goes, if it goes in parts: those of an upload that was begun,
-    /// whatever would be preferred by now. Beside one that may appear nothing is written whole (protocol rule 7).
+    /// Returns the size of the parts in which a version goes, if it goes in parts: those of an
+    /// upload that was begun, whatever would be preferred by now. Beside one that may appear
+    /// nothing is written whole (protocol rule 7).
     fn part_bytes(&self, copy: &CopyJob<'_>) -> Result<Option<u64>, Failure> {
         let preferred = part_bytes_preferred(self.engine, &copy.rule);
         let is_large = copy.version.size_bytes > preferred;
@@ -106,7 +107,8 @@ impl Reconciler<'_> {
         Ok(part_bytes)
     }
 
-    /// In latest mode nothing older stands in for what could not be replicated: that shows in a fresh reading.
+    /// In latest mode nothing older stands in for what could not be replicated: that shows in a
+    /// fresh reading.
     fn after_refusal(&self) -> Progress {
         match self.task.rules.primary.history {
             History::Exact => Progress::Done,

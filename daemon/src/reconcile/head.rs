@@ -1,4 +1,5 @@
-//! Which entry of a key is current at the destination, by HEAD, and by the list where HEAD does not tell.
+//! Which entry of a key is current at the destination, by HEAD, and by the list where HEAD does not
+//! tell.
 
 use replicator_core::claim::OriginClaim;
 use replicator_core::failure::{Failure, FailureKind};
@@ -26,7 +27,8 @@ pub(super) struct HeadResult {
     pub(super) claim: Option<OriginClaim>,
     /// What time it is by the server's clock.
     pub(super) date: Option<Timestamp>,
-    /// Whether "nothing" may be a marker, which the endpoint's 404 does not tell from it, or was not proved.
+    /// Whether "nothing" may be a marker, which the endpoint's 404 does not tell from it, or was
+    /// not proved.
     pub(super) is_guess: bool,
 }
 
@@ -36,8 +38,8 @@ impl HeadResult {
         Self { is_guess: true, ..Self::hidden_by(CurrentEntry::Nothing, None) }
     }
 
-    /// Takes what a list told: that the key has no entry. A server that fills a page before it sorts it can leave one out,
-    /// and then that is as good as a guess.
+    /// Takes what a list told: that the key has no entry. A server that fills a page before it
+    /// sorts it can leave one out, and then that is as good as a guess.
     fn absent(date: Option<Timestamp>, is_sure: bool) -> Self {
         Self { is_guess: !is_sure, ..Self::hidden_by(CurrentEntry::Nothing, date) }
     }
@@ -113,7 +115,8 @@ fn tells_markers(access: &AccountClients) -> bool {
     access.is_aws || access.capabilities.tells_markers()
 }
 
-/// Makes sure that nothing is there after a HEAD said so: it has no text, so something in between may have answered.
+/// Makes sure that nothing is there after a HEAD said so: it has no text, so something in between
+/// may have answered.
 async fn absent(access: &AccountClients, task: &Task) -> Result<HeadResult, Failure> {
     let look = S3Request::first_byte(Side::Destination, &task.target.destination.bucket, &task.target.key);
     match access.wire.send(look).await {
@@ -167,7 +170,8 @@ pub(super) fn read_claim(head: &ResponseHead, task: &Task) -> Option<OriginClaim
     })
 }
 
-/// Says whether an object is encrypted with a key of KMS or of a customer, so that its ETag is no digest.
+/// Says whether an object is encrypted with a key of KMS or of a customer, so that its ETag is no
+/// digest.
 pub(super) fn has_own_key(head: &ResponseHead) -> bool {
     let is_kms = head.header("x-amz-server-side-encryption").is_some_and(|mode| mode.starts_with(KMS));
     is_kms || head.header("x-amz-server-side-encryption-customer-algorithm").is_some()

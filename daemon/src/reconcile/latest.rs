@@ -1,5 +1,5 @@
-//! What is current at the source without a list: where only the newest state counts, reading it tells which version it
-//! is. Its id pins all that is read of it from then on.
+//! What is current at the source without a list: where only the newest state counts, reading it
+//! tells which version it is. Its id pins all that is read of it from then on.
 
 use aws_smithy_types::body::SdkBody;
 use replicator_core::event::EventKind;
@@ -30,7 +30,8 @@ pub(super) struct StartedGet {
 pub(super) enum SourceCurrent {
     /// A version that a message tells of.
     Told(SourceVersion, Option<Box<StartedGet>>),
-    /// Another version, which a list has to bear out: it was overwritten since, or the answer is a cache's.
+    /// Another version, which a list has to bear out: it was overwritten since, or the answer is a
+    /// cache's.
     Untold(VersionId),
     /// None that can be told, as behind a delete marker.
     Unknown,

@@ -22,7 +22,8 @@ mod shared;
 use page::{ListContradiction, Listed, VersionPage};
 pub(crate) use shared::absence;
 
-/// Lists the source's history of a task's key, newest first: from one list for all neighbours that wait, or alone.
+/// Lists the source's history of a task's key, newest first: from one list for all neighbours that
+/// wait, or alone.
 pub(crate) async fn of_source(engine: &Engine, task: &Task) -> Result<Vec<SourceVersion>, Failure> {
     let source = engine.access_to(&task.source)?;
     match shared::history(engine, source, task).await? {
@@ -54,14 +55,16 @@ pub(crate) async fn list_history(
     }
 }
 
-// 200, 400 and 800 ms apart: longer than a store takes between writing an entry and naming it the latest.
+// 200, 400 and 800 ms apart: longer than a store takes between writing an entry and naming it the
+// latest.
 const LISTS_MAX: u32 = 4;
 
 fn as_listed(entries: Vec<Listed>) -> Vec<SourceVersion> {
     entries.into_iter().map(|listed| listed.entry).collect()
 }
 
-/// Returns only the newest entry. A server that fills a page before it sorts it may have put another key's there.
+/// Returns only the newest entry. A server that fills a page before it sorts it may have put
+/// another key's there.
 pub(crate) async fn newest(
     access: &AccountClients,
     side: Side,
@@ -79,11 +82,12 @@ pub(crate) async fn newest(
     }
 }
 
-// Each is kept while the key is brought up to date, with some 250 bytes, and all are listed again for each. What is overwritten
-// every minute has as many after two months.
+// Each is kept while the key is brought up to date, with some 250 bytes, and all are listed again
+// for each. What is overwritten every minute has as many after two months.
 const VERSIONS_MAX: usize = 100_000;
 
-// A page that is full has a thousand, and one that is not is followed by more of the key: a list of so many ends nowhere.
+// A page that is full has a thousand, and one that is not is followed by more of the key: a list of
+// so many ends nowhere.
 const PAGES_MAX: u32 = 1000;
 
 // Most keys have few versions, and a prefix brings the neighbours along.
@@ -100,7 +104,8 @@ struct VersionLister<'a> {
 }
 
 impl VersionLister<'_> {
-    /// Reads all that the bucket has of a key, in its order, and what time it is by the server's clock.
+    /// Reads all that the bucket has of a key, in its order, and what time it is by the server's
+    /// clock.
     async fn entries(&self, key: &Key) -> Result<(Vec<Listed>, Option<Timestamp>), Failure> {
         let mut entries = Vec::new();
         let mut interleaved = false;
@@ -134,8 +139,9 @@ impl VersionLister<'_> {
         if interleaved { Ok(entries) } else { self.merge(key, entries).await }
     }
 
-    /// Believes a list that goes on contradicting itself as far as the server bears it out: some stores list in another
-    /// order than they show (LocalStack an upload by its beginning, SeaweedFS the version `null` last).
+    /// Believes a list that goes on contradicting itself as far as the server bears it out: some
+    /// stores list in another order than they show (LocalStack an upload by its beginning,
+    /// SeaweedFS the version `null` last).
     async fn settle(
         &self,
         key: &Key,
@@ -157,7 +163,8 @@ impl VersionLister<'_> {
         Ok(as_listed(entries))
     }
 
-    /// Finds the entry that readers of the key see, unless the list names another one as the latest.
+    /// Finds the entry that readers of the key see, unless the list names another one as the
+    /// latest.
     async fn shown(&self, key: &Key, entries: &[Listed]) -> Result<Option<usize>, Failure> {
         let (id, is_marker) = match self.access.wire.send(S3Request::head_object(self.side, self.bucket, key)).await {
             Ok(answer) => (answer.into_head().version_id(), false),

@@ -69,8 +69,8 @@ impl Lookup<'_> {
         Ok(None)
     }
 
-    /// Makes sure that an object is as it was read: on one answer that something in between spoilt, its replica would be
-    /// overwritten as a foreign object.
+    /// Makes sure that an object is as it was read: on one answer that something in between spoilt,
+    /// its replica would be overwritten as a foreign object.
     async fn read_again(&self, read: &OriginClaim, id: Option<&str>) -> Result<(), Failure> {
         let Some(id) = id else { return Ok(()) };
         let again = self.head(id).await?.and_then(|head| read_claim(&head, self.task));
@@ -94,8 +94,8 @@ impl Lookup<'_> {
         }
     }
 
-    /// Returns the version that a stamp means. A compact one says of a version that the source has lost no more than its
-    /// time, unless a message is about it.
+    /// Returns the version that a stamp means. A compact one says of a version that the source has
+    /// lost no more than its time, unless a message is about it.
     fn named(&self, said: VersionRef) -> VersionRef {
         if let Some(entry) = self.listed.iter().find(|entry| stamp::names_version(&said, &entry.version)) {
             return entry.version.clone();
@@ -109,7 +109,8 @@ impl Lookup<'_> {
         id.map_or(Ok(false), |id| self.engine.ledger.is_refuted(&self.task.target, id))
     }
 
-    /// Says whether the ETag of a version of the source is a digest of its content, which no list tells.
+    /// Says whether the ETag of a version of the source is a digest of its content, which no list
+    /// tells.
     async fn original_has_digest(&self, version: &VersionRef) -> Result<bool, Failure> {
         let Some(entry) = self.listed.iter().find(|entry| entry.version == *version) else { return Ok(false) };
         let source = self.engine.access_to(&self.task.source)?;
@@ -131,7 +132,8 @@ impl Lookup<'_> {
     }
 
     /// Says which source version an entry of the destination is the replica of, and records what
-    /// only its stamp knew, unless a newer entry is a replica of the same; `None` when it cannot be one.
+    /// only its stamp knew, unless a newer entry is a replica of the same; `None` when it cannot be
+    /// one.
     pub(super) async fn identify(
         &self,
         entry: SourceVersion,
@@ -149,7 +151,8 @@ impl Lookup<'_> {
         let Some(head) = self.head(id).await? else { return Ok(None) };
         let Some(claim) = read_claim(&head, self.task) else { return Ok(None) };
         let Some(source) = self.believed(claim, Some(id)).await? else { return Ok(None) };
-        // Of two replicas of one version the newer is what readers see, and what tags have to go to.
+        // Of two replicas of one version the newer is what readers see, and what tags have to go
+        // to.
         if !newer.contains(&source) {
             let found = self.found_replica(source.clone(), Some(id.to_owned()), entry.etag.clone());
             adopt_replica(self.engine, self.task, found, replicas)?;

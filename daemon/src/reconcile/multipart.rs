@@ -118,8 +118,8 @@ fn is_final(failure: &Failure) -> bool {
     }
 }
 
-/// Returns the size of the parts of an upload that can be gone on with: what is preferred may have changed since, with a
-/// limit.
+/// Returns the size of the parts of an upload that can be gone on with: what is preferred may have
+/// changed since, with a limit.
 pub(super) fn begun(copy: &CopyJob<'_>) -> Result<Option<u64>, Failure> {
     let known = copy.engine.ledger.upload_of(&copy.task.target)?;
     let fits = |upload: &Upload| upload.part_bytes <= copy.engine.budget.part_bytes_max();
@@ -201,8 +201,9 @@ async fn create(copy: &CopyJob<'_>, dress: &ReplicaHeaders) -> Result<String, Fa
     Err(Failure::with_source(unreadable, Operation::CreateMultipartUpload, unnamed).of(Dependency::Destination))
 }
 
-/// Aborts the uploads of a key that were begun since a moment of the destination's clock: its answer did not name the one
-/// that it may have begun, and each attempt would leave one more. Another daemon at the same key begins its own anew.
+/// Aborts the uploads of a key that were begun since a moment of the destination's clock: its
+/// answer did not name the one that it may have begun, and each attempt would leave one more.
+/// Another daemon at the same key begins its own anew.
 async fn abort_unnamed(copy: &CopyJob<'_>, since: Option<Timestamp>) -> Result<(), Failure> {
     let (target, during) = (&copy.task.target, Operation::ListMultipartUploads);
     let since = since.ok_or_else(|| {
@@ -291,7 +292,8 @@ async fn complete(
     Box::pin(receipt::settle(copy, written, answered, (crc64, unproved))).await
 }
 
-/// Lists the checksums by which the source's own is made; what an older version of the program uploaded has none.
+/// Lists the checksums by which the source's own is made; what an older version of the program
+/// uploaded has none.
 fn pieces(parts: &[Part], done: &Parts, measure: Measure) -> Vec<Sum> {
     let uploaded = parts.iter().zip(done.values());
     match measure == Measure::whole_object(Algorithm::Crc64Nvme) {

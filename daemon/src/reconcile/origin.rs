@@ -19,9 +19,10 @@ use crate::checksum::{CRC64_NVME, crc64_stated};
 use crate::s3_http::{ResponseHead, S3Error, S3Request};
 
 impl CopyJob<'_> {
-    /// Refuses a replica of what the destination holds. Its stamp alone proves nothing, so the original is looked up; and
-    /// because a restore (CopyObject of an older version) takes the stamp along, the original has to be current, or the
-    /// object to stand where the replica of that original stands.
+    /// Refuses a replica of what the destination holds. Its stamp alone proves nothing, so the
+    /// original is looked up; and because a restore (CopyObject of an older version) takes the
+    /// stamp along, the original has to be current, or the object to stand where the replica of
+    /// that original stands.
     pub(super) async fn check_origin(&self, attributes: &Attributes) -> Result<(), Failure> {
         let Some(stamp) = self.claimed_origin(attributes) else { return Ok(()) };
         let Some(version) = self.version_of(&stamp).await? else { return Ok(()) };
@@ -42,7 +43,8 @@ impl CopyJob<'_> {
         }
     }
 
-    /// Finds the version that a stamp names; a compact one tells it only beside the destination's list.
+    /// Finds the version that a stamp names; a compact one tells it only beside the destination's
+    /// list.
     async fn version_of(&self, stamp: &Stamp) -> Result<Option<VersionRef>, Failure> {
         if matches!(stamp.place, stamp::OriginKey::Full(..)) {
             return Ok(Some(stamp.version.clone()));
@@ -73,8 +75,9 @@ impl CopyJob<'_> {
         }
     }
 
-    /// Says whether the source had a replica of the same version, or of a newer one, before this object. Replicas are
-    /// written in the order of their originals, so this one is a copy that a user of the source made of an older one.
+    /// Says whether the source had a replica of the same version, or of a newer one, before this
+    /// object. Replicas are written in the order of their originals, so this one is a copy that a
+    /// user of the source made of an older one.
     async fn is_restored(&self, own: &VersionRef) -> Result<bool, Failure> {
         let (bucket, key) = (&self.task.source.bucket, &self.task.source_key);
         let history = listing::list_history(self.source, Side::Source, bucket, key).await?;
@@ -104,7 +107,8 @@ impl CopyJob<'_> {
         Ok(false)
     }
 
-    /// Compares with what this may be a replica of, by what both sides state; where they state nothing, by the bytes.
+    /// Compares with what this may be a replica of, by what both sides state; where they state
+    /// nothing, by the bytes.
     async fn is_same(
         &self,
         attributes: &Attributes,

@@ -87,7 +87,7 @@ impl<'a> OutcomeRecorder<'a> {
         Ok(outcome)
     }
 
-    /// Records what became of a event that wrote no version.
+    /// Records what became of an event that wrote no version.
     pub(super) fn granted(&self, action: EventKind, outcome: Outcome) {
         let rule = &self.task.rules.primary.id;
         self.engine.metrics.count_operation(rule, self.destination_bucket(), action.as_str(), outcome);
@@ -101,7 +101,8 @@ impl<'a> OutcomeRecorder<'a> {
         );
     }
 
-    /// Returns when it happened. A message is no proof: no event is older than the version that it announces.
+    /// Returns when it happened. A message is no proof: no event is older than the version that it
+    /// announces.
     fn event_time(&self, replica: &Replica) -> Timestamp {
         let pending = self.task.events.iter().find(|pending| pending.version.as_ref() == Some(&replica.source.id));
         let made = replica.source.last_modified;

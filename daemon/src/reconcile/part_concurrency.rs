@@ -1,5 +1,5 @@
-//! How many parts of one object are on their way at a time: few at first, and more while each needs little of its time. What
-//! the whole daemon has on its way is for the memory budget to say.
+//! How many parts of one object are on their way at a time: few at first, and more while each needs
+//! little of its time. What the whole daemon has on its way is for the memory budget to say.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -24,7 +24,8 @@ const WIDTH_FIRST: usize = 4;
 /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance-guidelines.html>
 pub(super) const WIDTH_MAX: usize = 16;
 
-// Four times as many take four times as long where the line is full, and still half of their time is left.
+// Four times as many take four times as long where the line is full, and still half of their time
+// is left.
 const SWIFT: u32 = 8;
 
 impl PartConcurrency {
@@ -45,7 +46,8 @@ impl PartConcurrency {
         }
     }
 
-    /// Lets none begin any more. Those that are on their way go on: what they carry counts with the next try.
+    /// Lets none begin any more. Those that are on their way go on: what they carry counts with the
+    /// next try.
     pub(super) fn end(&self) {
         self.room.close();
         self.over.cancel();

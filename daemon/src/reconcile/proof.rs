@@ -1,10 +1,12 @@
-//! Whether what was read is what the source states that it holds, by the best proof that it states: a checksum of the whole,
-//! one of its parts' checksums where their boundaries are known, or the MD5 that an ETag is.
+//! Whether what was read is what the source states that it holds, by the best proof that it states:
+//! a checksum of the whole, one of its parts' checksums where their boundaries are known, or the
+//! MD5 that an ETag is.
 //!
-//! `verify = "auto"` leaves out what costs a second read of the body, and the MD5 of what is copied in parts: at 600 MB/s a
-//! core it would be the largest part of such a copy's processor time. Over plain HTTP, where only this tells of a bit that
-//! changed, and with `verify = "always"` nothing is left out. A plain `http://` on this machine is no exception: what
-//! listens there may be a tunnel or a proxy.
+//! `verify = "auto"` leaves out what costs a second read of the body, and the MD5 of what is copied
+//! in parts: at 600 MB/s a core it would be the largest part of such a copy's processor time. Over
+//! plain HTTP, where only this tells of a bit that changed, and with `verify = "always"` nothing is
+//! left out. A plain `http://` on this machine is no exception: what listens there may be a tunnel
+//! or a proxy.
 
 use std::fmt;
 
@@ -53,8 +55,8 @@ pub(super) struct Way {
     pub(super) is_demanded: bool,
 }
 
-/// Lists what an answer states of the whole object, the best first: what needs no boundaries before what does, and the
-/// ETag last.
+/// Lists what an answer states of the whole object, the best first: what needs no boundaries before
+/// what does, and the ETag last.
 pub(super) fn stated_checksums(head: &ResponseHead) -> Vec<Stated> {
     let of_header = |algorithm: Algorithm| {
         let (value, parts) = split(head.header(algorithm.checksum_header())?)?;
@@ -98,7 +100,8 @@ impl Stated {
         Some(u64::from_be_bytes(self.value.as_slice().try_into().ok().filter(|_| is_crc64)?))
     }
 
-    /// Says whether these bytes have this checksum of the whole; none if that cannot be told from them.
+    /// Says whether these bytes have this checksum of the whole; none if that cannot be told from
+    /// them.
     pub(super) fn is_of(&self, body: &Filled) -> Option<bool> {
         let sum = body.sum(self.algorithm).filter(|_| self.parts.is_none())?;
         Some(sum.value == self.value)
@@ -178,8 +181,8 @@ impl Proof {
         self.compare(original, computed).await
     }
 
-    /// Holds a body that was read in pieces, whose CRC-64/NVME is this, against what is stated; reads it once more where
-    /// the pieces' checksums do not make what is stated of the whole.
+    /// Holds a body that was read in pieces, whose CRC-64/NVME is this, against what is stated;
+    /// reads it once more where the pieces' checksums do not make what is stated of the whole.
     pub(super) async fn conclude(
         &self,
         copy: &CopyJob<'_>,
@@ -225,11 +228,13 @@ impl Proof {
             }
             return Ok(None);
         }
-        // No standard says what such an ETag is: a store that was not seen to make it of MD5s may make it of something else.
+        // No standard says what such an ETag is: a store that was not seen to make it of MD5s may
+        // make it of something else.
         if is_etag_of_parts && !access.is_aws && !access.capabilities.hashes_parts() {
             return Ok(Some(Unproved::NothingStated));
         }
-        // That all parts but the last are as large as the first was assumed: a difference may come of that.
+        // That all parts but the last are as large as the first was assumed: a difference may come
+        // of that.
         let count = self.stated.parts.filter(|count| *count > 1);
         if let Some(count) = count
             && !original.has_equal_parts(self.measure.part_bytes, count).await?

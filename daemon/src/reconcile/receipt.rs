@@ -1,10 +1,11 @@
 //! What the destination's answer to a write says. A request reads what it leaves out: some stores
 //! name no ETag, or no version id. What it says is held against what was sent.
 //!
-//! A checksum that it states is believed. An ETag that looks like an MD5 is one at AWS, as documented; another store may
-//! make its ETags otherwise, so there a difference parks nothing: the replica is counted as unproved, or read back where
-//! `verify` demands it. Read back as well is what contradicts a checksum, or an ETag of AWS; other bytes than were sent are
-//! a refusal that names the version.
+//! A checksum that it states is believed. An ETag that looks like an MD5 is one at AWS, as
+//! documented; another store may make its ETags otherwise, so there a difference parks nothing: the
+//! replica is counted as unproved, or read back where `verify` demands it. Read back as well is
+//! what contradicts a checksum, or an ETag of AWS; other bytes than were sent are a refusal that
+//! names the version.
 
 use aws_sdk_s3::operation::complete_multipart_upload::CompleteMultipartUploadOutput;
 use replicator_core::failure::{Failure, FailureKind, Reason, error_chain};
@@ -109,8 +110,8 @@ impl Receipt {
     }
 }
 
-/// Settles what the answer to a write says of its bytes, whose CRC-64/NVME is this. `before` is why the source could not
-/// prove them.
+/// Settles what the answer to a write says of its bytes, whose CRC-64/NVME is this. `before` is why
+/// the source could not prove them.
 pub(super) async fn settle(
     copy: &CopyJob<'_>,
     written: Written,
@@ -187,8 +188,8 @@ pub(super) fn is_demanded(copy: &CopyJob<'_>) -> bool {
 // Twelve seconds at most, in which a hiccup passes.
 const READ_BACK_ATTEMPTS_MAX: u32 = 7;
 
-/// Reads a replica for its checksum. That it was written is known: where it may not be read it only stays unproved. Where
-/// that fails for now, and a checksum contradicts it, it counts as refuted.
+/// Reads a replica for its checksum. That it was written is known: where it may not be read it only
+/// stays unproved. Where that fails for now, and a checksum contradicts it, it counts as refuted.
 async fn read_back(
     copy: &CopyJob<'_>,
     (operation, by): (Operation, By),
@@ -239,7 +240,8 @@ fn is_not_permitted(failure: &Failure) -> bool {
     matches!((failure.kind, status), (FailureKind::NeedsOperator(_), Some(401 | 403)))
 }
 
-/// Returns the ETag of an upload from those of its parts; none where they are no MD5 of their content.
+/// Returns the ETag of an upload from those of its parts; none where they are no MD5 of their
+/// content.
 fn etag_of_parts<'a>(parts: impl Iterator<Item = &'a ETag>) -> Option<ETag> {
     let sum = |etag: &ETag| Some(Sum { algorithm: Algorithm::Md5, value: md5_digits(etag.as_str())?.to_vec(), len: 0 });
     let sums = parts.map(sum).collect::<Option<Vec<Sum>>>()?;

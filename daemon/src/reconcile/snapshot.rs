@@ -44,7 +44,8 @@ impl Snapshot {
         Self { entry, read: sent, clock: self.clock }
     }
 
-    /// Returns what time it is by the server's clock, or less, if it said so. Ours may be wrong, and jump.
+    /// Returns what time it is by the server's clock, or less, if it said so. Ours may be wrong,
+    /// and jump.
     pub(super) fn now_or_before(&self) -> Option<Timestamp> {
         Some(clock::saturating_later(self.clock.date?, self.clock.answered.elapsed()))
     }

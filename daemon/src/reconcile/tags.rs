@@ -1,5 +1,6 @@
-//! The tags of a version. They go with the write where a header has room for them and the store keeps them, and are put on
-//! the very replica where not; a version is settled only when its replica has them.
+//! The tags of a version. They go with the write where a header has room for them and the store
+//! keeps them, and are put on the very replica where not; a version is settled only when its
+//! replica has them.
 
 use std::collections::BTreeMap;
 
@@ -93,8 +94,8 @@ impl Reconciler<'_> {
         }
     }
 
-    /// Looks at the tags of replicas that were found rather than written. Where an attempt, or another daemon's, ended
-    /// between the write and the tags, its messages come again.
+    /// Looks at the tags of replicas that were found rather than written. Where an attempt, or
+    /// another daemon's, ended between the write and the tags, its messages come again.
     pub(super) async fn look_at_tags(&mut self) -> Result<(), Failure> {
         for at in 0..self.observed.destination.replicas.len() {
             let Some(replica) =
@@ -258,7 +259,8 @@ async fn write(
     let tagging =
         tagging.map_err(|error| Failure::with_source(FailureKind::Transient, Operation::PutObjectTagging, error))?;
     lease::confirm_held().await?;
-    // Sent once: one whose answer was lost may land on top of the tags of a later one (protocol rule 7).
+    // Sent once: one whose answer was lost may land on top of the tags of a later one (protocol
+    // rule 7).
     access
         .s3_once
         .put_object_tagging()
@@ -274,7 +276,8 @@ async fn write(
     Ok(())
 }
 
-/// Writes tags as the `x-amz-tagging` header has them; none where there are none, or too much of them for it.
+/// Writes tags as the `x-amz-tagging` header has them; none where there are none, or too much of
+/// them for it.
 pub(crate) fn tags_header(tags: &Tags) -> Option<String> {
     let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
     let pairs: Vec<String> = tags.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect();
@@ -282,7 +285,8 @@ pub(crate) fn tags_header(tags: &Tags) -> Option<String> {
 }
 
 // The headers of a PUT have 8 KB together, 2 KB of which may be the user's and 2 KB the system's:
-// https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html. Ten tags of plain letters have less than this.
+// https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html. Ten tags of plain
+// letters have less than this.
 const HEADER_BYTES_MAX: usize = 4096;
 
 #[cfg(test)]

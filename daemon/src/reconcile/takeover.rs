@@ -1,6 +1,7 @@
-//! What a predecessor at the key may have left on its way: requests have landed by the time that its successor begins,
-//! but for CompleteMultipartUpload, which S3 may take minutes for. An upload that is no longer listed has been completed or
-//! aborted, and one that was aborted cannot be completed any more.
+//! What a predecessor at the key may have left on its way: requests have landed by the time that
+//! its successor begins, but for CompleteMultipartUpload, which S3 may take minutes for. An upload
+//! that is no longer listed has been completed or aborted, and one that was aborted cannot be
+//! completed any more.
 //! <https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html>
 
 use aws_sdk_s3::types::MultipartUpload;
@@ -105,8 +106,8 @@ async fn list(access: &AccountClients, target: &TargetKey) -> Result<(Vec<Multip
         .await
         .map_err(|error| from_sdk_error(Side::Destination, Operation::ListMultipartUploads, error))?;
     let is_own = |upload: &MultipartUpload| upload.key() == Some(target.key.as_str());
-    // AWS lists by key, and the key itself comes before all that begin with it: so it is on the first page, unless it fills
-    // that alone.
+    // AWS lists by key, and the key itself comes before all that begin with it: so it is on the
+    // first page, unless it fills that alone.
     let goes_on = listed.uploads().last().is_some_and(is_own) || !access.is_aws;
     let is_whole = !(listed.is_truncated.unwrap_or(false) && goes_on);
     Ok((listed.uploads.unwrap_or_default().into_iter().filter(is_own).collect(), is_whole))

@@ -53,7 +53,8 @@ impl UnconfirmedUpload {
         (may_land && !left.is_zero()).then(|| Self { version: upload.source.clone(), left })
     }
 
-    /// Lets nothing be done but complete it again, which makes it appear once however often that is done.
+    /// Lets nothing be done but complete it again, which makes it appear once however often that is
+    /// done.
     pub(super) fn allows(&self, version: Option<&VersionRef>) -> Result<(), Failure> {
         match version == Some(&self.version) {
             true => Ok(()),
@@ -64,7 +65,8 @@ impl UnconfirmedUpload {
     }
 }
 
-/// Says whether a replica of the upload's version is known that was not when the upload was completed.
+/// Says whether a replica of the upload's version is known that was not when the upload was
+/// completed.
 fn is_seen_since(upload: &Upload, shown: &DestinationView) -> bool {
     let size_bytes = upload.owner.as_ref().map(|whose| whose.size_bytes);
     let Some((until, size_bytes)) = upload.may_complete_until.zip(size_bytes) else { return false };

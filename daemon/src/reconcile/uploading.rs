@@ -1,4 +1,5 @@
-//! Parts on their way from the source to an upload, several at a time, each written down when it is there.
+//! Parts on their way from the source to an upload, several at a time, each written down when it is
+//! there.
 
 use futures::{StreamExt, stream};
 use replicator_core::deadline::body_timeout;
@@ -34,8 +35,8 @@ pub(super) struct Uploading<'a> {
 }
 
 impl Uploading<'_> {
-    /// Uploads parts, and writes each down. After a failure none begins, but those on their way come to their end: they are
-    /// not to be sent again.
+    /// Uploads parts, and writes each down. After a failure none begins, but those on their way
+    /// come to their end: they are not to be sent again.
     pub(super) async fn upload_all(self, missing: Vec<Part>, done: &mut Parts) -> Result<(), Failure> {
         let (copy, abreast) = (self.copy, PartConcurrency::new());
         let mut copies = stream::iter(missing).map(|part| self.upload_part(part, &abreast)).buffer_unordered(WIDTH_MAX);
@@ -64,12 +65,13 @@ impl Uploading<'_> {
         loop {
             attempts_left -= 1;
             match self.try_part(part, abreast).await {
-                // Where the last one was not answered in all its time, neither is the next, and its memory is lacking
-                // elsewhere.
+                // Where the last one was not answered in all its time, neither is the next, and its
+                // memory is lacking elsewhere.
                 Err(S3Error { failure, is_held_up: false, .. })
                     if matches!(failure.kind, FailureKind::Transient | FailureKind::Unauthenticated)
                         && attempts_left > 0 => {}
-                // An answer that changed on its way does not do so twice; a store whose ETags are no MD5 does not change.
+                // An answer that changed on its way does not do so twice; a store whose ETags are
+                // no MD5 does not change.
                 Ok(Some(UploadedPart { doubt: Some(Unproved::AnswerDiffers), .. }))
                     if !is_doubted && attempts_left > 0 =>
                 {
@@ -136,7 +138,8 @@ impl Uploading<'_> {
     }
 }
 
-/// Says why an answer proves nothing of a part; one that contradicts its checksum is none, and the part is sent again.
+/// Says why an answer proves nothing of a part; one that contradicts its checksum is none, and the
+/// part is sent again.
 fn doubt(answered: Answered) -> Result<Option<Unproved>, Failure> {
     match answered {
         Answered::Equal => Ok(None),

@@ -64,8 +64,8 @@ pub(super) async fn explain_marker(run: &mut Reconciler<'_>) -> Result<(), Failu
     Ok(())
 }
 
-/// Says whether the source still has a version. What it has just listed is there, whatever a HEAD says: some stores
-/// answer 404 to that of a delete marker.
+/// Says whether the source still has a version. What it has just listed is there, whatever a HEAD
+/// says: some stores answer 404 to that of a delete marker.
 async fn is_there(run: &Reconciler<'_>, id: &VersionId) -> Result<bool, Failure> {
     let is_listed = run.observed.listed.iter().any(|version| version.id == *id);
     Ok(is_listed || delete::source_has(run.source, run.task, id).await?)

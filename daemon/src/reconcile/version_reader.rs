@@ -72,7 +72,8 @@ impl<'a> VersionReader<'a> {
         Ok(filling.finish())
     }
 
-    /// Reads a body to its end, and when the connection breaks what is left of it by another request.
+    /// Reads a body to its end, and when the connection breaks what is left of it by another
+    /// request.
     async fn fill(&self, filling: &mut BodyReader, body: SdkBody) -> Result<(), Failure> {
         let mut read = filling.read(body).await;
         for attempt in 1..RESUMED_MAX {
@@ -93,8 +94,8 @@ impl<'a> VersionReader<'a> {
         Ok(self.read_through((engine, rule, target), None).await?.crc64)
     }
 
-    /// Reads everything, part by part, for its checksums. Nothing is kept, so nothing is paid for: the caller may hold
-    /// memory already.
+    /// Reads everything, part by part, for its checksums. Nothing is kept, so nothing is paid for:
+    /// the caller may hold memory already.
     pub(super) async fn read_through(
         &self,
         (engine, rule, target): (&Engine, &Rule, &TargetKey),

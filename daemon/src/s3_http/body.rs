@@ -1,5 +1,5 @@
-//! The bytes of an object on their way through: kept in the pieces they came in, never copied together unless they came
-//! in crumbs, their checksums computed as they come.
+//! The bytes of an object on their way through: kept in the pieces they came in, never copied
+//! together unless they came in crumbs, their checksums computed as they come.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -50,14 +50,15 @@ pub(crate) struct BodyReader {
     meter: Option<(Measure, Meter)>,
 }
 
-// A body that brings less than this in such a time is given up: it holds memory that others wait for. At this pace, 8 KiB a
-// second, a line of 8 Mbit/s serves all 128 bodies that one destination may wait for; and where nothing comes at all, the
-// SDK waits as long.
+// A body that brings less than this in such a time is given up: it holds memory that others wait
+// for. At this pace, 8 KiB a second, a line of 8 Mbit/s serves all 128 bodies that one destination
+// may wait for; and where nothing comes at all, the SDK waits as long.
 const PACE_TIME: Duration = Duration::from_secs(20);
 const PACE_BYTES: u64 = 160 << 10;
 
-// A piece keeps all of the buffer that it was read into, 8 KiB or more, and takes a place in a list: smaller ones cost many
-// times what they hold. TLS and TCP give larger ones, except for the last of each chunk.
+// A piece keeps all of the buffer that it was read into, 8 KiB or more, and takes a place in a
+// list: smaller ones cost many times what they hold. TLS and TCP give larger ones, except for the
+// last of each chunk.
 const PIECE_BYTES_MIN: usize = 4 << 10;
 const CRUMBS_BYTES: usize = 64 << 10;
 
@@ -103,8 +104,8 @@ impl Filled {
 }
 
 impl Filled {
-    /// Returns the checksums of the object's parts, or pieces of them, that these bytes are; they begin at this offset of
-    /// the object. What was not computed as they came is computed now.
+    /// Returns the checksums of the object's parts, or pieces of them, that these bytes are; they
+    /// begin at this offset of the object. What was not computed as they came is computed now.
     pub(crate) fn part_sums(&self, measure: Measure, offset: u64) -> Vec<Sum> {
         if measure == Measure::whole_object(Algorithm::Crc64Nvme) {
             return vec![Sum::of_crc64(self.crc64, self.chunks.len)];
@@ -288,7 +289,8 @@ mod tests {
         BodyReader::new(Part { number: 1, offset: 0, len })
     }
 
-    /// Reads a body that came in pieces of these lengths, and returns how long those are that are kept.
+    /// Reads a body that came in pieces of these lengths, and returns how long those are that are
+    /// kept.
     async fn kept(lengths: &[usize]) -> Vec<usize> {
         let whole: Bytes = (0..lengths.iter().sum()).map(|at| at.to_le_bytes()[0]).collect();
         let mut rest = whole.clone();

@@ -1,5 +1,5 @@
-//! What one account's services may answer: texts are read whole, the SDK's too, and no more of them than a service would
-//! ever say; and a date that cannot be true is none.
+//! What one account's services may answer: texts are read whole, the SDK's too, and no more of them
+//! than a service would ever say; and a date that cannot be true is none.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -49,8 +49,8 @@ struct TooLong(usize);
 #[error("the answer cannot be read to its end")]
 pub(crate) struct TruncatedAnswer(#[source] BoxError);
 
-/// The longest answer: ten messages of a MiB of quotation marks each, which JSON writes as two characters; a list of a
-/// thousand keys of the longest, all escapes, has a third of that.
+/// The longest answer: ten messages of a MiB of quotation marks each, which JSON writes as two
+/// characters; a list of a thousand keys of the longest, all escapes, has a third of that.
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>
 const BYTES_MAX: usize = 24 << 20;
 
@@ -77,7 +77,8 @@ impl Bounds {
         self.read_up_to(BYTES_MAX, body).await
     }
 
-    /// Reads what was said of a refusal. A text that breaks off, or never ends, says nothing; the status is there.
+    /// Reads what was said of a refusal. A text that breaks off, or never ends, says nothing; the
+    /// status is there.
     pub(super) async fn read_refusal(&self, body: SdkBody) -> Vec<u8> {
         self.read_up_to(REFUSAL_BYTES_MAX, body).await.unwrap_or_default()
     }
@@ -99,8 +100,8 @@ impl Bounds {
         Ok(text)
     }
 
-    /// Takes away a date that is far from ours: by the one or the other nothing can be signed, and nothing is as old as they
-    /// say together. Where ours is the wrong one, that is said, too.
+    /// Takes away a date that is far from ours: by the one or the other nothing can be signed, and
+    /// nothing is as old as they say together. Where ours is the wrong one, that is said, too.
     pub(super) fn check_date(&self, answer: &mut HttpResponse) {
         let date = answer.headers().get("date").and_then(response::date);
         let Some(date) = date.filter(|date| !clock::is_near(*date)) else { return };
@@ -116,7 +117,8 @@ impl Bounds {
         }
     }
 
-    /// Says by how many seconds an endpoint's clock was ahead of ours, or behind, if that was too far of late.
+    /// Says by how many seconds an endpoint's clock was ahead of ours, or behind, if that was too
+    /// far of late.
     pub(super) fn far_off(&self) -> Option<i64> {
         let far_off = *self.far_off.lock().unwrap_or_else(PoisonError::into_inner);
         far_off.filter(|far_off| far_off.seen.elapsed() < WARNED_EVERY).map(|far_off| far_off.by_seconds)

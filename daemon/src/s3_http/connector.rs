@@ -1,5 +1,6 @@
-//! The way out of every request, the SDK's too: HTTP/1.1 over TCP and TLS, with the machine's own certificates and the
-//! proxies that the environment names. The SDK's own connector would do, but for its limits: it takes a hundred headers.
+//! The way out of every request, the SDK's too: HTTP/1.1 over TCP and TLS, with the machine's own
+//! certificates and the proxies that the environment names. The SDK's own connector would do, but
+//! for its limits: it takes a hundred headers.
 
 use std::error::Error;
 use std::io::{self, IoSlice};
@@ -30,12 +31,13 @@ use tracing::warn;
 use super::signer::Error as BoxError;
 use crate::accounts::CONNECT_TIMEOUT;
 
-// User metadata has 2 KB: a thousand entries of two bytes, beside what S3 itself says of an object. More is no S3 speaking.
+// User metadata has 2 KB: a thousand entries of two bytes, beside what S3 itself says of an object.
+// More is no S3 speaking.
 // <https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html>
 const HEADERS_MAX: usize = 1200;
 
-// A thousand short entries, each with its `x-amz-meta-`, have 20 KB, and other stores take somewhat more metadata. It is
-// also the most that is read of a body at once.
+// A thousand short entries, each with its `x-amz-meta-`, have 20 KB, and other stores take somewhat
+// more metadata. It is also the most that is read of a body at once.
 const HEAD_BYTES_MAX: usize = 128 << 10;
 
 // A device in between may drop an idle connection without a word (NAT gateways after minutes, some
@@ -43,8 +45,8 @@ const HEAD_BYTES_MAX: usize = 128 << 10;
 // requests follow each other within a second.
 const IDLE_MAX: Duration = Duration::from_secs(5);
 
-// A connection on which nothing is acknowledged for so long is gone. The kernel finds out by probes where nothing is sent,
-// and by TCP_USER_TIMEOUT where something is: `man 7 tcp`.
+// A connection on which nothing is acknowledged for so long is gone. The kernel finds out by probes
+// where nothing is sent, and by TCP_USER_TIMEOUT where something is: `man 7 tcp`.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(20);
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 

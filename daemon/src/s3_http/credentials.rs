@@ -178,7 +178,8 @@ mod tests {
         assert_eq!(giver.asked(), 2, "who comes later asks anew");
     }
 
-    /// Sends ten requests a second with credentials that live so long, and returns how often those were fetched.
+    /// Sends ten requests a second with credentials that live so long, and returns how often those
+    /// were fetched.
     async fn fetches(life: u64, seconds: u64) -> u32 {
         let (giver, keeper) = Giver::new(Some(Duration::from_secs(life)));
         for _request in 0..seconds * 10 {

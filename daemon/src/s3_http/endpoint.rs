@@ -19,8 +19,8 @@ use crate::accounts::owner::Owner;
 pub(crate) struct Endpoint {
     url: String,
     region: String,
-    /// Whether bodies go unsigned: TLS protects them, or they do not leave the machine. Their checksum goes
-    /// along anyway.
+    /// Whether bodies go unsigned: TLS protects them, or they do not leave the machine. Their
+    /// checksum goes along anyway.
     is_private: bool,
 }
 

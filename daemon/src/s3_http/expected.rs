@@ -36,7 +36,8 @@ impl ExpectedObject {
         self.identity_mismatch(head).or_else(|| self.span_mismatch(head))
     }
 
-    /// Compares version and ETag, as far as both sides state them. A store may leave out one of them, but not both.
+    /// Compares version and ETag, as far as both sides state them. A store may leave out one of
+    /// them, but not both.
     fn identity_mismatch(&self, head: &ResponseHead) -> Option<String> {
         let (version, etag) = (head.header("x-amz-version-id"), head.etag());
         if let (Some(asked), Some(told)) = (&self.version, version)
@@ -73,7 +74,8 @@ impl ExpectedObject {
         let size = self.size_bytes.map(|bytes| bytes.to_string());
         let rest = told.and_then(|told| told.strip_prefix(&asked));
         let is_same = rest.is_some_and(|rest| size.as_deref().is_none_or(|size| size == rest));
-        // A range of everything may be answered like no range: https://www.rfc-editor.org/rfc/rfc9110#section-14.2
+        // A range of everything may be answered like no range:
+        // https://www.rfc-editor.org/rfc/rfc9110#section-14.2
         let is_all = part.offset == 0 && self.size_bytes == Some(part.len);
         match head.status() {
             PARTIAL_CONTENT if is_same => None,

@@ -105,15 +105,16 @@ impl<'a> S3Request<'a> {
             .fold(call, |call, (name, value)| call.query(name, value))
     }
 
-    /// Writes an object; sent once, because after a lost answer only a fresh read tells whether to send
-    /// it again (protocol rule 7).
+    /// Writes an object; sent once, because after a lost answer only a fresh read tells whether to
+    /// send it again (protocol rule 7).
     pub(crate) fn put_object(bucket: &'a Bucket, key: &'a Key, body: BodyChunks) -> Self {
         let call =
             Self::new((Side::Write, Operation::PutObject), Method::PUT, (bucket, Some(key))).query("x-id", "PutObject");
         Self { attempts_max: 1, asked: None, ..call.carrying(body) }
     }
 
-    /// Begins an upload; sent once, because one whose answer was lost stays open until a lifecycle rule ends it.
+    /// Begins an upload; sent once, because one whose answer was lost stays open until a lifecycle
+    /// rule ends it.
     pub(crate) fn create_multipart_upload(bucket: &'a Bucket, key: &'a Key) -> Self {
         let call = Self::new((Side::Prepare, Operation::CreateMultipartUpload), Method::POST, (bucket, Some(key)));
         Self { attempts_max: 1, asked: None, ..call.add_flag("uploads") }
@@ -265,7 +266,8 @@ impl<'a> S3Request<'a> {
         named
     }
 
-    /// Names a header that cannot hold what it was given: without it the request would be another one.
+    /// Names a header that cannot hold what it was given: without it the request would be another
+    /// one.
     pub(super) fn unwritable(&self) -> Option<&str> {
         self.unwritable.as_deref()
     }

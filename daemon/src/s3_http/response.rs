@@ -156,12 +156,14 @@ impl S3Error {
         matches!(self.failure.kind, FailureKind::SourceVersionMissing | FailureKind::NotFound)
     }
 
-    /// Says whether S3 itself says that a delete marker is there; nothing else answers with its header.
+    /// Says whether S3 itself says that a delete marker is there; nothing else answers with its
+    /// header.
     pub(crate) fn is_marker(&self) -> bool {
         self.header("x-amz-delete-marker") == Some("true")
     }
 
-    /// Says whether it has the mark that S3 and its like put on every answer, also on those without a text:
+    /// Says whether it has the mark that S3 and its like put on every answer, also on those without
+    /// a text:
     /// <https://docs.aws.amazon.com/AmazonS3/latest/API/RESTCommonResponseHeaders.html>
     pub(crate) fn is_signed(&self) -> bool {
         self.header("x-amz-request-id").is_some()

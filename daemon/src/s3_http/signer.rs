@@ -57,7 +57,8 @@ impl Signer {
         };
         let signing = Signing { credentials, region: endpoint.region(), now: self.now(), payload: &payload };
         self.day_key.sign(&mut request, &signing)?;
-        // Some stores answer 411 without it. It is not signed: something in between may drop what says nothing.
+        // Some stores answer 411 without it. It is not signed: something in between may drop what
+        // says nothing.
         if body.is_none() && !request.method().is_safe() {
             request.headers_mut().insert(CONTENT_LENGTH, 0.into());
         }

@@ -26,8 +26,8 @@ pub(crate) struct Case {
     pub(crate) run: fn(Ground) -> Outcome,
 }
 
-/// Runs all cases about what the store has, and fails if one comes to neither what AWS says nor what is listed for the store,
-/// or no longer to what is listed.
+/// Runs all cases about what the store has, and fails if one comes to neither what AWS says nor
+/// what is listed for the store, or no longer to what is listed.
 pub(crate) async fn run(ground: &Ground, listed: &[Listed]) {
     let mut wrong = Vec::new();
     let cases = ground.way.services.iter().flat_map(|service| crate::cases::about(*service));

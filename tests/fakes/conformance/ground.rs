@@ -1,4 +1,5 @@
-//! Where a case plays: a store with buckets of each kind, and a corner in them that no other case uses.
+//! Where a case plays: a store with buckets of each kind, and a corner in them that no other case
+//! uses.
 
 mod fifo;
 mod keys;
@@ -109,7 +110,8 @@ impl Ground {
         answer.version_id.unwrap_or_default()
     }
 
-    /// Keys in each state that a condition can meet: `nothing`, `object` of one byte, `marker` over it.
+    /// Keys in each state that a condition can meet: `nothing`, `object` of one byte, `marker` over
+    /// it.
     pub(crate) async fn three_states(&self) -> Written {
         self.put("marker", 1).await;
         self.mark("marker").await;

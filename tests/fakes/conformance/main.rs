@@ -1,6 +1,6 @@
-//! Do the fakes do what S3, SQS and KMS do? The same cases run against them, LocalStack and, as to S3, SeaweedFS.
-//! What each case must come to is what the documents of AWS say; where a store differs, `differences` says how,
-//! and nowhere else may it. `docs/conformance.md` shows both.
+//! Do the fakes do what S3, SQS and KMS do? The same cases run against them, LocalStack and, as to
+//! S3, SeaweedFS. What each case must come to is what the documents of AWS say; where a store
+//! differs, `differences` says how, and nowhere else may it. `docs/conformance.md` shows both.
 
 #![allow(
     clippy::unwrap_used,
@@ -42,8 +42,8 @@ async fn seaweedfs_differs_only_where_it_is_listed() {
     run(&store.ground().await, SEAWEEDFS).await;
 }
 
-// What a store does and the fake can do too, it does when told to: so worlds can be played where the
-// endpoint is not AWS.
+// What a store does and the fake can do too, it does when told to: so worlds can be played where
+// the endpoint is not AWS.
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_fake_plays_localstack() {

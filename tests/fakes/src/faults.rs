@@ -48,7 +48,8 @@ enum When {
     Nth(u64),
     Every(u64),
     Chance(f64),
-    /// Those for which a bucket that fills with so many tokens a second, and holds as many, has none left.
+    /// Those for which a bucket that fills with so many tokens a second, and holds as many, has
+    /// none left.
     Beyond(f64),
 }
 
@@ -143,7 +144,8 @@ impl Fault {
         Self { when: When::Chance(chance), ..self }
     }
 
-    /// Only on what comes beyond so many requests a second; as many at once are let through after a rest.
+    /// Only on what comes beyond so many requests a second; as many at once are let through after a
+    /// rest.
     #[must_use]
     pub fn beyond(self, per_second: f64) -> Self {
         Self { when: When::Beyond(per_second), ..self }

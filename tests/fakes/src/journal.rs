@@ -34,7 +34,8 @@ pub struct Entry {
     pub sent: Duration,
     /// When it arrived.
     pub arrived: Duration,
-    /// When a service executed it, and the status that the service gave; `None` while or if it did not.
+    /// When a service executed it, and the status that the service gave; `None` while or if it did
+    /// not.
     pub executed: Option<(Duration, u16)>,
     /// What the client got.
     pub answer: Answer,
@@ -155,7 +156,8 @@ impl Journal {
         })
     }
 
-    /// Returns the DELETEs of a bucket's objects that have neither a condition nor an exact version.
+    /// Returns the DELETEs of a bucket's objects that have neither a condition nor an exact
+    /// version.
     pub fn blind_deletes(&self, bucket: &str) -> Vec<Entry> {
         self.select(|Entry { call, .. }| {
             call.bucket.as_deref() == Some(bucket)

@@ -16,7 +16,8 @@ pub struct Keys {
     states: Arc<Mutex<BTreeMap<String, State>>>,
 }
 
-/// What can be said of a key: <https://docs.aws.amazon.com/kms/latest/developerguide/key-state.html>
+/// What can be said of a key:
+/// <https://docs.aws.amazon.com/kms/latest/developerguide/key-state.html>
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// It can be used.

@@ -1,8 +1,8 @@
-//! The services that the daemon talks to, in one process: whole enough to be believed, deterministic
-//! for a seed, and able to misbehave by script.
+//! The services that the daemon talks to, in one process: whole enough to be believed,
+//! deterministic for a seed, and able to misbehave by script.
 //!
-//! Nothing here asks the system for time or randomness: time is tokio's, which a test may pause, and
-//! randomness comes from a seed. Only `net` spawns, and only `wire` opens sockets.
+//! Nothing here asks the system for time or randomness: time is tokio's, which a test may pause,
+//! and randomness comes from a seed. Only `net` spawns, and only `wire` opens sockets.
 
 #![allow(
     clippy::unwrap_used,

@@ -46,7 +46,8 @@ pub struct Net {
     shared: Arc<Shared>,
 }
 
-/// How long requests and answers are on their way; each draws its own time, so they overtake each other.
+/// How long requests and answers are on their way; each draws its own time, so they overtake each
+/// other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Latency {
     /// From the client to the service.

@@ -171,7 +171,8 @@ impl Fake {
         self.shared.locked(|state| state.buckets.insert(name.to_owned(), Bucket::new(versioning)));
     }
 
-    /// Puts what a key shows under other keys too, as if each had been put; the content is held once.
+    /// Puts what a key shows under other keys too, as if each had been put; the content is held
+    /// once.
     pub fn repeat(&self, bucket: &str, key: &str, others: impl Iterator<Item = String>) {
         let call = Call::default();
         self.shared.locked(|state| {

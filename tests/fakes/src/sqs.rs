@@ -195,7 +195,8 @@ impl Fake {
         }
     }
 
-    /// Sends a message; returns its id, or that of the one it repeats, and in a FIFO queue its sequence number.
+    /// Sends a message; returns its id, or that of the one it repeats, and in a FIFO queue its
+    /// sequence number.
     fn put(&self, queue: &str, sending: Sending) -> Result<(String, Option<u64>), Refusal> {
         let moment = self.moment();
         let mut state = self.shared.state.lock().unwrap();

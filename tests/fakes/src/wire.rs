@@ -30,7 +30,8 @@ pub async fn serve(listener: TcpListener, net: Net) -> Infallible {
     }
 }
 
-// The 2 KB of metadata that S3 allows have room for more entries than the 100 headers that hyper allows by itself.
+// The 2 KB of metadata that S3 allows have room for more entries than the 100 headers that hyper
+// allows by itself.
 const HEADERS_MAX: usize = 1_000;
 
 /// Why a connection ends without an answer.
@@ -70,7 +71,8 @@ async fn answer(request: Request<Incoming>, net: Net, resets: Arc<AtomicBool>) -
     }
 }
 
-/// The access key of `Authorization: AWS4-HMAC-SHA256 Credential=key/date/region/service/aws4_request, …`
+/// The access key of `Authorization: AWS4-HMAC-SHA256
+/// Credential=key/date/region/service/aws4_request, …`
 fn client(headers: &HeaderMap) -> String {
     let signed = headers.get(header::AUTHORIZATION).and_then(|signed| signed.to_str().ok());
     let credential = signed.and_then(|signed| signed.split_once("Credential=")?.1.split_once('/'));

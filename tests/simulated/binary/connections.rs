@@ -1,4 +1,5 @@
-//! Connections over TCP serve one request after the other: what they are counted by is how much goes on at once.
+//! Connections over TCP serve one request after the other: what they are counted by is how much
+//! goes on at once.
 
 use std::time::Duration;
 
@@ -26,7 +27,8 @@ async fn many_objects_at_once_open_no_more_connections_than_there_are_tasks() {
 // What one destination is asked for at once; each task has one request on its way.
 const TASKS: usize = 128;
 
-/// Replicates what so many users write at once, so many times, and counts the connections that the daemon opened for all of it.
+/// Replicates what so many users write at once, so many times, and counts the connections that the
+/// daemon opened for all of it.
 async fn connections(rounds: usize, users: usize, objects: usize) -> usize {
     let sim = Sim::in_real_time();
     sim.post_everything();

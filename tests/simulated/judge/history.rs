@@ -47,7 +47,7 @@ fn order(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<Stri
             None => wrong.push(format!("H: {} is the replica of nothing", entry.version_id)),
             Some(place) if last == Some(*place) => wrong.push(format!("H: v{place} has two replicas")),
             Some(place) if last.is_some_and(|last| last > *place && is_untold(case, *place, last)) => {
-                last = Some(*place)
+                last = Some(*place);
             }
             Some(place) if last > Some(*place) => wrong.push(format!("H: v{place} stands above {last:?}")),
             Some(place) => {
@@ -61,8 +61,8 @@ fn order(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<Stri
     }
 }
 
-/// Says whether nothing told that a version belongs below another one: S3 states times by the second, and the one above was
-/// gone before the one below appeared, so no list had both.
+/// Says whether nothing told that a version belongs below another one: S3 states times by the
+/// second, and the one above was gone before the one below appeared, so no list had both.
 fn is_untold(case: &Case<'_>, below: usize, above: usize) -> bool {
     let (below, above) = (&case.source[below], &case.source[above]);
     let second =
@@ -85,8 +85,8 @@ fn completeness(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut V
     }
 }
 
-/// Says whether a version appeared below one that was there already, when the destination had that one or was about
-/// to: an upload in parts that was begun first and completed last.
+/// Says whether a version appeared below one that was there already, when the destination had that
+/// one or was about to: an upload in parts that was begun first and completed last.
 fn is_late(case: &Case<'_>, place: usize) -> bool {
     let landed = case.source[place].landed;
     let is_newer = |at: usize| at > place && case.source[at].landed < landed;
@@ -152,8 +152,8 @@ fn same_tags(original: &Entry, replica: &Entry, place: usize, case: &Case<'_>, w
     }
 }
 
-/// Lists what an object carries, but the stamp. `binary/octet-stream` is what S3 says of an object whose
-/// writer said nothing.
+/// Lists what an object carries, but the stamp. `binary/octet-stream` is what S3 says of an object
+/// whose writer said nothing.
 pub(super) fn headers(object: &Object) -> Vec<(&String, &http::HeaderValue)> {
     let stamp = format!("x-amz-meta-{STAMP}");
     let said = |(name, value): &(&String, &http::HeaderValue)| **name != stamp && *value != "binary/octet-stream";

@@ -56,7 +56,8 @@ fn is_named_to_nobody(requests: &[Entry], upload: &OpenUpload) -> bool {
         || is_sought_in_vain(requests, upload)
 }
 
-/// Says whether the list that was to tell the name, because the answer held none, was refused as well.
+/// Says whether the list that was to tell the name, because the answer held none, was refused as
+/// well.
 fn is_sought_in_vain(requests: &[Entry], upload: &OpenUpload) -> bool {
     let of_upload = |entry: &&Entry| entry.call.upload.as_ref() == Some(&upload.upload_id);
     let Some(begun) = requests.iter().find(of_upload) else { return false };
@@ -73,8 +74,8 @@ fn is_forgotten(expect: Expect, upload: &OpenUpload) -> bool {
     number.and_then(|number| expect.forgetful.get(number).copied()).unwrap_or(false)
 }
 
-/// Says whether another daemon worked at the key since. Then the one that began the upload knows it still, and looks for it
-/// later.
+/// Says whether another daemon worked at the key since. Then the one that began the upload knows it
+/// still, and looks for it later.
 fn is_taken_over(requests: &[Entry], destination: &str, upload: &OpenUpload) -> bool {
     let mut since = requests.iter().skip_while(|entry| entry.call.upload.as_ref() != Some(&upload.upload_id));
     since.any(|Entry { client, call, .. }| {

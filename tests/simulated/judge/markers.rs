@@ -1,5 +1,5 @@
-//! H of delete markers, which nothing tells apart: each stands between the objects that the source has it between,
-//! a run of them counts as one, and none stands over nothing.
+//! H of delete markers, which nothing tells apart: each stands between the objects that the source
+//! has it between, a run of them counts as one, and none stands over nothing.
 
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
@@ -43,15 +43,17 @@ pub(super) fn judge(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &m
     }
 }
 
-/// Says whether between this marker and the one below, or nothing, there was an object that was removed.
+/// Says whether between this marker and the one below, or nothing, there was an object that was
+/// removed.
 fn is_over_purged(case: &Case<'_>, below: Option<&Entry>, marker: &Entry) -> bool {
     let at = |entry: &Entry| case.replicas.iter().position(|other| other.id == entry.id).unwrap_or_default();
     let between = &case.replicas[below.map_or(0, |below| at(below) + 1)..at(marker)];
     between.iter().any(|entry| !entry.is_marker() && !case.is_kept(entry))
 }
 
-/// Says whether a marker is of one that stood where the object above it is now, which appeared later: an upload in parts that
-/// was begun before the marker, and completed before that was taken back.
+/// Says whether a marker is of one that stood where the object above it is now, which appeared
+/// later: an upload in parts that was begun before the marker, and completed before that was taken
+/// back.
 fn is_of_hidden_upload(case: &Case<'_>, above: usize, marker: &Entry) -> bool {
     let Some(upload) = case.source.get(above) else { return false };
     let is_original = |at: usize| {
@@ -79,7 +81,8 @@ fn second(entry: &Entry) -> Option<u64> {
     entry.last_modified.duration_since(SystemTime::UNIX_EPOCH).map(|time| time.as_secs()).ok()
 }
 
-/// Between two objects that follow each other at the destination there is a marker if the source has one.
+/// Between two objects that follow each other at the destination there is a marker if the source
+/// has one.
 fn missing(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<String>) {
     let objects: Vec<usize> = (0..kept.len()).filter(|at| !kept[*at].0.is_marker() && kept[*at].1.is_some()).collect();
     for (nth, at) in objects.iter().enumerate() {
@@ -99,8 +102,8 @@ fn missing(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<St
     }
 }
 
-/// Lists the places of the source that a marker of the destination can stand for: above the object below it, and
-/// below the one above.
+/// Lists the places of the source that a marker of the destination can stand for: above the object
+/// below it, and below the one above.
 pub(super) fn span(case: &Case<'_>, at: usize) -> Range<usize> {
     let below = case.replicas[..at].iter().rev().find_map(|entry| case.origin(entry));
     let above = case.replicas[at..].iter().find_map(|entry| case.origin(entry));

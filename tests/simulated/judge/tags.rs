@@ -8,8 +8,8 @@ use super::Case;
 use super::markers::PLAN_AGE_MAX;
 
 pub(super) fn judge(case: &Case<'_>, source: &[Shown], replicas: &[Shown], wrong: &mut Vec<String>) {
-    // By replica: which of its original's tags explain what it had. Those that come back are taken for the earliest
-    // that they can be.
+    // By replica: which of its original's tags explain what it had. Those that come back are taken
+    // for the earliest that they can be.
     let mut reached: BTreeMap<EntryId, usize> = BTreeMap::new();
     for state in replicas {
         let replica = &state.touched;

@@ -1,4 +1,5 @@
-//! The judge before histories whose verdict is plain: what it lets pass here, no story would ever find.
+//! The judge before histories whose verdict is plain: what it lets pass here, no story would ever
+//! find.
 
 use std::time::Duration;
 

@@ -32,8 +32,8 @@ fn of_the_rules_and_the_destinations_the_smaller_one_holds_and_they_do_not_add_u
     }
 }
 
-/// Replicates so many objects of a size under the bandwidths of a rule and of its destination, and looks at the ten seconds
-/// from each request on, as long as there are more.
+/// Replicates so many objects of a size under the bandwidths of a rule and of its destination, and
+/// looks at the ten seconds from each request on, as long as there are more.
 fn keeps_to(limits: (Option<u64>, Option<u64>), (objects, bytes): (usize, usize), operation: &str) {
     simulate(21, async |mut sim| {
         sim.post_everything();

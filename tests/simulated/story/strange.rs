@@ -1,5 +1,5 @@
-//! What is not to be believed, or comes from something in between: a story has a few kinds of it at a time, since under all
-//! of them at once nothing would ever arrive.
+//! What is not to be believed, or comes from something in between: a story has a few kinds of it at
+//! a time, since under all of them at once nothing would ever arrive.
 
 use std::time::Duration;
 
@@ -35,7 +35,8 @@ fn s3() -> Place {
     Place::service(Service::S3)
 }
 
-/// What a proxy or a load balancer says with S3's status, but not with its code; and codes about what the list shows.
+/// What a proxy or a load balancer says with S3's status, but not with its code; and codes about
+/// what the list shows.
 fn pages() -> Vec<Trouble> {
     let page = |status| Effect::refuse(status, "");
     let tags = || Place::s3("GetObjectTagging").or("PutObjectTagging");

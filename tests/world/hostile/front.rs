@@ -27,7 +27,8 @@ impl Front {
         Self { url, proxy, _server: server }
     }
 
-    /// Answers every request for which the condition holds with a reply; of several scripts the first that fits.
+    /// Answers every request for which the condition holds with a reply; of several scripts the
+    /// first that fits.
     pub(crate) fn answer(&self, when: impl Fn(&Seen) -> bool + Send + 'static, reply: Reply) {
         let line = Line { when: Box::new(when), reply, times: usize::MAX };
         self.proxy.script.lock().unwrap().push(line);

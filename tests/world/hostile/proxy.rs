@@ -23,7 +23,8 @@ pub(crate) enum Reply {
     Raw(Vec<u8>),
     /// The fakes' own answer, altered.
     Alter(Arc<dyn Fn(&mut Answer) + Send + Sync>),
-    /// These bytes, and then a piece so many times, each after a pause; then the connection is closed.
+    /// These bytes, and then a piece so many times, each after a pause; then the connection is
+    /// closed.
     Drip { head: Vec<u8>, piece: Vec<u8>, every: Duration, times: usize },
     /// Nothing, on a connection that stays open.
     Hang,
@@ -35,7 +36,8 @@ pub(crate) enum Reply {
     Late(Duration),
 }
 
-/// An answer that the proxy can alter. `Content-Length` is written anew from the body, unless the headers have one.
+/// An answer that the proxy can alter. `Content-Length` is written anew from the body, unless the
+/// headers have one.
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -52,7 +54,8 @@ impl Reply {
         Self::Raw([head.as_bytes(), body].concat())
     }
 
-    /// Makes what a proxy says that found nothing behind it: a page for people, with S3's status but not its code.
+    /// Makes what a proxy says that found nothing behind it: a page for people, with S3's status
+    /// but not its code.
     pub(crate) fn page(status: &str) -> Self {
         Self::whole(status, "content-type: text/html\r\n", format!("<html><body>{status}</body></html>"))
     }

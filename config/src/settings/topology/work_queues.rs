@@ -1,11 +1,12 @@
-//! Work queues: one daemon at a time works on a key only if all that is to be done there goes through one queue.
+//! Work queues: one daemon at a time works on a key only if all that is to be done there goes
+//! through one queue.
 
 use super::Edge;
 use super::keys::Keys;
 use crate::diagnostics::Problems;
 
-/// Reports a rule that goes through no work queue beside one that does, through the queue of another bucket, or through
-/// another queue than a rule that can write to the same keys.
+/// Reports a rule that goes through no work queue beside one that does, through the queue of
+/// another bucket, or through another queue than a rule that can write to the same keys.
 pub(super) fn refuse(hop: &Edge<'_>, earlier: &[&Edge<'_>], problems: &mut Problems<'_>) {
     let own = &hop.rule().work_queue;
     let wrong = earlier.iter().find_map(|other| Some((other.rule(), wrong(hop, other)?)));

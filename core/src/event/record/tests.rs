@@ -102,7 +102,7 @@ fn a_time_with_an_offset_is_turned_into_utc() {
 fn any_minor_version_is_read_and_any_other_major_refused_by_name() {
     let parse_version = |version: &str| {
         parse_notification(&records([edited(record("ObjectCreated:Put", json!({})), |it| {
-            it["eventVersion"] = json!(version)
+            it["eventVersion"] = json!(version);
         })]))
     };
     for version in ["2.0", "2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "2.17", "2"] {

@@ -8,8 +8,8 @@ use crate::xml::{self, NotXml};
 #[derive(Debug, Default)]
 pub(crate) struct ErrorBody {
     pub(crate) status: u16,
-    /// The service's own error code. It is empty where the answer has none: that to a HEAD, and what something in
-    /// between answers.
+    /// The service's own error code. It is empty where the answer has none: that to a HEAD, and
+    /// what something in between answers.
     pub(crate) code: String,
     pub(crate) message: String,
     /// The request header that it is about, in lower case.
@@ -107,7 +107,8 @@ impl Words {
     }
 }
 
-/// Returns as much of a text as a service has to say; it is kept, and logged, with each task that it is about.
+/// Returns as much of a text as a service has to say; it is kept, and logged, with each task that
+/// it is about.
 fn shorten_text(text: &str) -> String {
     text.trim().chars().take(TEXT_CHARS_MAX).collect()
 }
@@ -119,7 +120,8 @@ fn named_header(message: &str) -> Option<String> {
     message.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').find_map(header_name)
 }
 
-/// Returns the name of a header that a request of ours may carry; a message may end in the middle of one.
+/// Returns the name of a header that a request of ours may carry; a message may end in the middle
+/// of one.
 fn header_name(text: &str) -> Option<String> {
     let name = text.trim().to_ascii_lowercase();
     let is_header = name.starts_with("x-amz-") || matches!(name.as_str(), "if-match" | "if-none-match");

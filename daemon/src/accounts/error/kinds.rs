@@ -60,7 +60,8 @@ fn by_code(side: Side, during: Operation, said: &ErrorBody) -> Option<FailureKin
         // The object is not as long as it was listed, or begins anew.
         "InvalidRange" => lost_answer_kind(side),
         "InvalidObjectState" if side == Side::Source => FailureKind::Ineligible(Reason::SrcObjectNotEligible),
-        // SSE-C: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/ServerSideEncryptionCustomerKeys.html>
+        // SSE-C:
+        // <https://docs.aws.amazon.com/AmazonS3/latest/userguide/ServerSideEncryptionCustomerKeys.html>
         "InvalidRequest" if side == Side::Source && message.contains("Server Side Encryption") => {
             FailureKind::Ineligible(Reason::SrcObjectNotEligible)
         }
@@ -118,7 +119,8 @@ fn by_status(side: Side, said: &ErrorBody) -> FailureKind {
         _ if said.is_redirect() => FailureKind::NeedsOperator(region_reason(side)),
         404 | 405 if said.is_marker => absence_kind(side),
         429 => FailureKind::Throttled,
-        // A HEAD is slowed down without a word; of a write that something in between answers nothing is known.
+        // A HEAD is slowed down without a word; of a write that something in between answers
+        // nothing is known.
         503 if side != Side::Write => FailureKind::Throttled,
         _ => lost_answer_kind(side),
     }

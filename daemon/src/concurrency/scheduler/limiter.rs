@@ -164,7 +164,13 @@ impl Limiter {
             (_, trouble) if is_left_alone => described(trouble),
             _ => String::new(),
         };
-        DegradedDependency { name, is_circuit_open: is_left_alone, trouble, concurrency_limit: width, under_way: self.in_flight }
+        DegradedDependency {
+            name,
+            is_circuit_open: is_left_alone,
+            trouble,
+            concurrency_limit: width,
+            under_way: self.in_flight,
+        }
     }
 }
 

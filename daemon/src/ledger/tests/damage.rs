@@ -1,5 +1,5 @@
-//! A ledger is whole, or says that it is not: whatever is flipped, cut off or gone, only what was never synced is lost
-//! without a word, and a repair keeps what can be read.
+//! A ledger is whole, or says that it is not: whatever is flipped, cut off or gone, only what was
+//! never synced is lost without a word, and a repair keeps what can be read.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};

@@ -18,8 +18,8 @@ use crate::engine::{Absence, Engine, SharedHistory};
 use crate::panics::contain_task;
 use crate::task::Task;
 
-/// Lists the source's history of a task's key together with those of its neighbours. It begins after this is called,
-/// so after the destination was read (protocol rule 2).
+/// Lists the source's history of a task's key together with those of its neighbours. It begins
+/// after this is called, so after the destination was read (protocol rule 2).
 pub(super) async fn history(
     engine: &Engine,
     source: &AccountClients,
@@ -125,8 +125,9 @@ enum End {
     Throttled,
 }
 
-/// Lists what is between the first of the keys and the last, in a few pages at most: what lies before the first key that
-/// the last page does not serve is passed over. Each page is told of with the keys of which it has all that there is.
+/// Lists what is between the first of the keys and the last, in a few pages at most: what lies
+/// before the first key that the last page does not serve is passed over. Each page is told of with
+/// the keys of which it has all that there is.
 async fn pages<'k>(
     access: &AccountClients,
     (side, bucket): (Side, &Bucket),
@@ -143,7 +144,8 @@ async fn pages<'k>(
         let count = rest.iter().take_while(|key| page.has_all_of(key)).count();
         // A key that has more than a page is passed over.
         let (served, beyond) = (rest.get(..count).unwrap_or_default(), rest.get(count.max(1)..).unwrap_or_default());
-        // Far apart: each alone costs less than pages full of others. One key may be far from all others, a late one.
+        // Far apart: each alone costs less than pages full of others. One key may be far from all
+        // others, a late one.
         let is_sparse = nth > 1 && (keys.len() - beyond.len()) * SPARSE < keys.len();
         tell(page, served);
         rest = beyond;
@@ -154,7 +156,8 @@ async fn pages<'k>(
     End::Through
 }
 
-// For AWS a list is as dear as twelve and a half of the requests that it stands for: <https://aws.amazon.com/s3/pricing/>
+// For AWS a list is as dear as twelve and a half of the requests that it stands for:
+// <https://aws.amazon.com/s3/pricing/>
 const TOGETHER_MIN_AWS: usize = 13;
 const TOGETHER_MIN: usize = 3;
 // If it tells of fewer than one in so many, it is not worth a request for some time.
@@ -170,13 +173,15 @@ fn sorted(keys: &[Key]) -> Vec<&Key> {
     sorted
 }
 
-// Of a bucket whose keys lie so far apart that a page serves fewer than one in so many, the others are listed alone.
+// Of a bucket whose keys lie so far apart that a page serves fewer than one in so many, the others
+// are listed alone.
 const SPARSE: usize = 8;
 const PAGES_MAX: u32 = 4;
-// Some servers read a file for each entry (SeaweedFS 4.48: 0.1 to 0.2 ms of CPU), so a page too long costs more than
-// another page.
+// Some servers read a file for each entry (SeaweedFS 4.48: 0.1 to 0.2 ms of CPU), so a page too
+// long costs more than another page.
 const PAGE_ENTRIES_MIN: u32 = 16;
-// Most keys that wait are new and next to each other. Where they are not, later pages make up for it.
+// Most keys that wait are new and next to each other. Where they are not, later pages make up for
+// it.
 const ENTRIES_A_KEY_LATER: u32 = 2;
 
 /// Reads the page that begins with the first of the keys; none where no list can begin there.
@@ -190,7 +195,8 @@ async fn read_page_from(
     let prefix = common_prefix(first.as_str(), last.as_str());
     let is_alone = first == last;
     let listing = VersionLister { access, side, bucket, prefix };
-    // What begins with the first key begins there; and some stores take no marker that lies outside of the prefix.
+    // What begins with the first key begins there; and some stores take no marker that lies outside
+    // of the prefix.
     let starts = first.as_str() == prefix;
     let before = just_before(first.as_str()).filter(|_| !starts).map(|before| (before, String::new()));
     if before.is_none() && !starts {
@@ -212,10 +218,11 @@ fn by_key(page: VersionPage) -> HashMap<Key, Vec<Listed>> {
     all
 }
 
-/// Returns a key's history; none where only the server can tell the order of its versions and markers, where the page
-/// contradicts itself, or has nothing of it.
+/// Returns a key's history; none where only the server can tell the order of its versions and
+/// markers, where the page contradicts itself, or has nothing of it.
 fn history_of(entries: Vec<Listed>, is_interleaved: bool) -> Option<Vec<SourceVersion>> {
-    // A server that lists versions and markers apart has them in order where their times leave no other.
+    // A server that lists versions and markers apart has them in order where their times leave no
+    // other.
     let is_told = |(above, below): (&Listed, &Listed)| {
         above.entry.kind == below.entry.kind || above.time - below.time > CLOCK_STEP
     };
@@ -230,8 +237,9 @@ fn common_prefix<'a>(first: &'a str, last: &str) -> &'a str {
     first.get(..end).unwrap_or_default()
 }
 
-/// Returns a text that hardly any key lies between and this one; a list begins behind it. None where a key is so
-/// long that S3 would not take the text: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html>
+/// Returns a text that hardly any key lies between and this one; a list begins behind it. None
+/// where a key is so long that S3 would not take the text:
+/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html>
 fn just_before(key: &str) -> Option<String> {
     let last = key.chars().next_back()?;
     let rest = key.strip_suffix(last)?;

@@ -1,4 +1,5 @@
-//! What goes along with writes: whose bucket is meant, that there is no body, that none is signed where TLS protects it.
+//! What goes along with writes: whose bucket is meant, that there is no body, that none is signed
+//! where TLS protects it.
 
 use super::*;
 

@@ -1,5 +1,5 @@
-//! The least that a client built on aws-sdk-s3 can do: GetObject, PutObject, so many in flight. What it moves is what
-//! the servers allow, and what the SDK's own request path costs.
+//! The least that a client built on aws-sdk-s3 can do: GetObject, PutObject, so many in flight.
+//! What it moves is what the servers allow, and what the SDK's own request path costs.
 
 use std::fs;
 use std::path::PathBuf;

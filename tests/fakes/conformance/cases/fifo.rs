@@ -1,4 +1,5 @@
-//! FIFO queues: what they take, what they take once, what comes with a message, and what an old receipt handle may do.
+//! FIFO queues: what they take, what they take once, what comes with a message, and what an old
+//! receipt handle may do.
 
 use std::collections::HashMap;
 use std::time::Duration;

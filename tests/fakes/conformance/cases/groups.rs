@@ -1,4 +1,5 @@
-//! Groups of FIFO queues: what comes together and in which order, and what has to wait for what is in flight.
+//! Groups of FIFO queues: what comes together and in which order, and what has to wait for what is
+//! in flight.
 
 use std::collections::HashMap;
 use std::time::Duration;

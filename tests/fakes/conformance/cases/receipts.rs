@@ -1,4 +1,5 @@
-//! Receipt handles: what an old one may do, one whose time is over, one of a message that is gone, and one that never was.
+//! Receipt handles: what an old one may do, one whose time is over, one of a message that is gone,
+//! and one that never was.
 
 use super::*;
 use crate::ground::{Queue, receipt};

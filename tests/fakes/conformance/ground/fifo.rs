@@ -1,4 +1,5 @@
-//! FIFO queues of a case's own, and messages told by their words: the first letter of a word is its group.
+//! FIFO queues of a case's own, and messages told by their words: the first letter of a word is its
+//! group.
 
 use std::collections::HashMap;
 
@@ -25,7 +26,8 @@ impl Ground {
 }
 
 impl Queue {
-    /// Sends each word to the group that is its first letter, with itself as `MessageDeduplicationId`.
+    /// Sends each word to the group that is its first letter, with itself as
+    /// `MessageDeduplicationId`.
     pub(crate) async fn work(&self, words: &[&str]) {
         for word in words {
             self.post(Some(&word[..1]), Some(word), None).await.unwrap();
@@ -49,7 +51,8 @@ impl Queue {
         self.take_for(count_max, LONG, PATIENCE).await
     }
 
-    /// Receives up to so many messages and hides them for so many seconds; waits so long for the first.
+    /// Receives up to so many messages and hides them for so many seconds; waits so long for the
+    /// first.
     pub(crate) async fn take_for(&self, count_max: i32, hidden: i32, wait: i32) -> Vec<Message> {
         let ask = self.sqs.receive_message().queue_url(&self.url).max_number_of_messages(count_max);
         let ask = ask.message_system_attribute_names(MessageSystemAttributeName::All).wait_time_seconds(wait);

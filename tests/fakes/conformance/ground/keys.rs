@@ -1,5 +1,5 @@
-//! Keys of KMS in each state that they can be in. KMS is spoken in plain requests: a whole SDK for four of them would
-//! be too much.
+//! Keys of KMS in each state that they can be in. KMS is spoken in plain requests: a whole SDK for
+//! four of them would be too much.
 
 use aws_sdk_s3::types::ServerSideEncryption;
 use bytes::Bytes;

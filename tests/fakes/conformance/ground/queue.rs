@@ -145,7 +145,8 @@ fn told<'a>(done: impl Iterator<Item = &'a str>, failed: impl Iterator<Item = (&
     done.chain(failed.map(|(id, code)| format!("{id}: {}", plain(code)))).collect::<Vec<_>>().join(", ")
 }
 
-/// An error's name as both protocols of SQS have it: the older one puts something before, the newer one behind.
+/// An error's name as both protocols of SQS have it: the older one puts something before, the newer
+/// one behind.
 fn plain(name: &str) -> String {
     let name = name.replace("AWS.SimpleQueueService.", "");
     name.strip_suffix("Exception").map(str::to_owned).unwrap_or(name)

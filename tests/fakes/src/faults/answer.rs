@@ -8,7 +8,8 @@ use super::{Header, Spoil};
 use crate::journal::{Call, Service};
 use crate::net::Delivery;
 
-/// Returns an error in the way the service writes it; without a code it is what something in between says, to people.
+/// Returns an error in the way the service writes it; without a code it is what something in
+/// between says, to people.
 pub(crate) fn refusal(call: &Call, status: u16, code: &str) -> Response<Bytes> {
     let response = Response::builder().status(StatusCode::from_u16(status).unwrap());
     let (response, body) = match call.service {
@@ -94,7 +95,8 @@ pub(crate) fn replace_header(headers: &mut HeaderMap, (name, value): &Header) {
     }
 }
 
-/// Replaces the first `ETag` of an XML document: of a copy or a completed upload it is the object's.
+/// Replaces the first `ETag` of an XML document: of a copy or a completed upload it is the
+/// object's.
 fn mistag(body: &Bytes, etag: &str) -> Bytes {
     let Ok(text) = std::str::from_utf8(body) else { return body.clone() };
     let (open, close) = ("<ETag>", "</ETag>");
@@ -111,7 +113,8 @@ fn without(body: &Bytes, name: &str) -> Bytes {
     Bytes::from(format!("{before}{after}"))
 }
 
-/// Names the second entry of each key of a list as the latest, in place of the first; none where that is alone.
+/// Names the second entry of each key of a list as the latest, in place of the first; none where
+/// that is alone.
 fn misnamed(body: &Bytes) -> Bytes {
     let Ok(text) = std::str::from_utf8(body) else { return body.clone() };
     let (latest, other) = ("<IsLatest>true", "<IsLatest>false");

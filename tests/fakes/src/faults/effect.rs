@@ -53,8 +53,8 @@ pub enum Effect {
     CorruptUpload(usize),
     /// The answer names an `ETag` that the object does not have.
     WrongETag,
-    /// A list of versions names of each key the second entry as the latest, if it has one, as SeaweedFS does between
-    /// writing an entry and naming it.
+    /// A list of versions names of each key the second entry as the latest, if it has one, as
+    /// SeaweedFS does between writing an entry and naming it.
     LateLatest,
     /// The answer names no `ETag`, or an empty one where a document has to have one.
     NoETag,

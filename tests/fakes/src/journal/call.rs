@@ -134,7 +134,8 @@ enum Level {
 /// The marker in the query that makes an operation another one; the empty one is always there.
 type Row = (&'static str, Level, &'static str, &'static str);
 
-/// S3's operations: <https://docs.aws.amazon.com/AmazonS3/latest/API/API_Operations_Amazon_Simple_Storage_Service.html>.
+/// S3's operations:
+/// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_Operations_Amazon_Simple_Storage_Service.html>.
 /// The first row that fits is it.
 const OPERATIONS: &[Row] = &[
     ("GET", Level::Service, "", "ListBuckets"),

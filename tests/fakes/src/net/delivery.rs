@@ -37,7 +37,8 @@ impl Delivery {
         Self::of(body, None)
     }
 
-    /// Makes a body that ends as told; one that is not longer than where it should break stays whole.
+    /// Makes a body that ends as told; one that is not longer than where it should break stays
+    /// whole.
     pub(crate) fn of(body: Bytes, end: Option<Break>) -> Self {
         let (at, ending) = match end {
             Some(Break::Reset(at)) => (at, Ending::Reset),

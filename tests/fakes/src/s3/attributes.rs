@@ -87,7 +87,8 @@ pub(super) fn retention(
     Ok(S3Response::new(GetObjectRetentionOutput { retention: Some(retention) }))
 }
 
-/// Answers PutObjectRetention: what is locked can be locked for longer, and for less only by bypass.
+/// Answers PutObjectRetention: what is locked can be locked for longer, and for less only by
+/// bypass.
 pub(super) fn retain(
     state: &mut State,
     call: &Call,

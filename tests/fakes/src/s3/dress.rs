@@ -1,5 +1,5 @@
-//! What comes with an object's content: metadata, tags, encryption, class and lock, from the headers
-//! of a write and back into those of a read.
+//! What comes with an object's content: metadata, tags, encryption, class and lock, from the
+//! headers of a write and back into those of a read.
 
 use std::collections::BTreeMap;
 

@@ -20,7 +20,8 @@ pub struct Entry {
     pub id: EntryId,
     /// Its name on the wire; `null` where the bucket keeps no versions.
     pub version_id: String,
-    /// The time the endpoint shows: of a multipart upload's beginning, where that decides the order.
+    /// The time the endpoint shows: of a multipart upload's beginning, where that decides the
+    /// order.
     pub last_modified: SystemTime,
     /// When it became visible.
     pub landed: SystemTime,

@@ -206,7 +206,8 @@ fn put(text: &mut String, name: &str, value: &str) {
     text.push_str(&format!("<{name}>{value}</{name}>"));
 }
 
-/// Escapes as S3 does: characters that XML has no place for too, by number, so that readers stumble.
+/// Escapes as S3 does: characters that XML has no place for too, by number, so that readers
+/// stumble.
 fn escaped(text: &str) -> String {
     text.chars()
         .map(|letter| match letter {

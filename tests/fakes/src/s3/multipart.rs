@@ -183,7 +183,8 @@ fn keep_part(
     Ok(part)
 }
 
-/// Parts come with the checksum that was announced; where it is one of the whole S3 adds what lacks.
+/// Parts come with the checksum that was announced; where it is one of the whole S3 adds what
+/// lacks.
 fn fits(asked: Algorithm, full: bool, sent: Option<&Checksum>) -> S3Result<()> {
     let sent = sent.map(|checksum| checksum.algorithm);
     if sent == Some(asked) || sent.is_none() && full {

@@ -137,8 +137,8 @@ impl State {
         self.buckets.get_mut(name).ok_or_else(no_such_bucket)
     }
 
-    /// Returns what is there already, if it is the same: of many large objects of one content, as the benchmark has
-    /// them, the memory is needed once.
+    /// Returns what is there already, if it is the same: of many large objects of one content, as
+    /// the benchmark has them, the memory is needed once.
     pub(super) fn held_once(&self, etag: &str, bytes: Bytes) -> Bytes {
         if bytes.len() < SHARED_BYTES_MIN {
             return bytes;

@@ -65,17 +65,20 @@ pub struct Traits {
     pub order: Order,
     /// The status of an `If-Match` over nothing, or of a write over a delete marker.
     pub match_over_nothing: u16,
-    /// Whether a Complete with `If-None-Match: *` ends in 409 when the key was deleted since the upload began.
+    /// Whether a Complete with `If-None-Match: *` ends in 409 when the key was deleted since the
+    /// upload began.
     pub conflicts_after_delete: bool,
     /// Whether the 404 of a deleted key says that a delete marker is there, and which.
     pub names_markers: bool,
-    /// The status of a GET or HEAD of a delete marker by its version id: 405, or 404 as if it were nothing.
+    /// The status of a GET or HEAD of a delete marker by its version id: 405, or 404 as if it were
+    /// nothing.
     pub marker_version: u16,
     /// Whether listings give all delete markers of a page first and then all its versions.
     pub lists_apart: bool,
     /// Whether listings give the version `null` behind all others of its key, whichever is current.
     pub lists_null_last: bool,
-    /// Whether a page is filled folder by folder and sorted only then, so that it can leave out keys that belong on it.
+    /// Whether a page is filled folder by folder and sorted only then, so that it can leave out
+    /// keys that belong on it.
     pub lists_by_folders: bool,
     /// Whether listings lack the newest entry of each key that has several.
     pub lists_lag: bool,

@@ -51,7 +51,8 @@ fn acceptable(parts: &Parts, traits: &Traits) -> S3Result<()> {
         let message = "Your request header section exceeds the maximum allowed size";
         return Err(bad_request("RequestHeaderSectionTooLarge", message));
     }
-    // AWS reads them as Latin-1 and signs them as UTF-8: https://github.com/Automattic/knox/issues/223
+    // AWS reads them as Latin-1 and signs them as UTF-8:
+    // https://github.com/Automattic/knox/issues/223
     if !traits.takes_raw_values && headers().any(|(_, value)| !value.is_ascii()) {
         let message = "The request signature we calculated does not match the signature you provided.";
         return Err(refuse(StatusCode::FORBIDDEN, "SignatureDoesNotMatch", message));
@@ -84,7 +85,8 @@ fn read_by_us(headers: &HeaderMap) -> Vec<HeaderName> {
     found
 }
 
-/// Reads a body in chunks: <https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming-trailers.html>.
+/// Reads a body in chunks:
+/// <https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming-trailers.html>.
 fn unchunked(body: &[u8]) -> Option<(Bytes, HeaderMap)> {
     let mut content = BytesMut::new();
     let mut rest = body;

@@ -13,7 +13,8 @@ use super::refusal::not_implemented;
 use super::state::{Place, State};
 use super::times::whole_seconds;
 
-// Both list at most a thousand at a time: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
+// Both list at most a thousand at a time:
+// https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 const PAGE_MAX: i32 = 1000;
 
 /// Answers ListParts.

@@ -1,5 +1,5 @@
-//! What makes a queue a FIFO one: groups, of which nothing passes a message that is in flight, and the memory of what was
-//! accepted lately, so that it is not delivered again.
+//! What makes a queue a FIFO one: groups, of which nothing passes a message that is in flight, and
+//! the memory of what was accepted lately, so that it is not delivered again.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -135,8 +135,8 @@ impl Fifo {
         }
     }
 
-    /// Returns the positions of what can be handed out: as many of one group as there are, then those of the next.
-    /// Which group comes first is no promise, so with dice it is left to them.
+    /// Returns the positions of what can be handed out: as many of one group as there are, then
+    /// those of the next. Which group comes first is no promise, so with dice it is left to them.
     pub(super) fn choose(
         &self,
         messages: &VecDeque<Stored>,
@@ -158,8 +158,9 @@ impl Fifo {
         }
     }
 
-    /// Returns the positions of a group's messages up to the first that is not visible. So one in flight holds back all
-    /// that was sent after it; what was sent before it and shows again comes all the same, as it does on AWS:
+    /// Returns the positions of a group's messages up to the first that is not visible. So one in
+    /// flight holds back all that was sent after it; what was sent before it and shows again comes
+    /// all the same, as it does on AWS:
     /// <https://github.com/localstack/localstack/blob/master/tests/aws/services/sqs/test_sqs.py>
     fn ready(&self, group: &str, messages: &VecDeque<Stored>, now: Instant) -> impl Iterator<Item = usize> {
         let serials = self.groups.get(group).into_iter().flatten();

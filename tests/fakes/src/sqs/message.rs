@@ -123,7 +123,8 @@ mod tests {
     fn digests_are_md5() {
         assert_eq!(body_digest("This is a test message"), "fafb00f5732ab283681e124bf8747ed1");
         assert_eq!(attributes_digest(&Attributes::new()), None);
-        // md5 of 00000001 "a" 00000006 "String" 01 00000001 "b", from an independent implementation.
+        // md5 of 00000001 "a" 00000006 "String" 01 00000001 "b", from an independent
+        // implementation.
         let attribute =
             Attribute { data_type: "String".to_owned(), string_value: Some("b".to_owned()), binary_value: None };
         let digest = attributes_digest(&Attributes::from([("a".to_owned(), attribute)]));

@@ -95,7 +95,8 @@ impl Queue {
         Self { fifo: Some(Fifo::new(habits)), ..Self::new(name) }
     }
 
-    /// Says what becomes of a message that is sent: it is refused, or its place in a FIFO queue, or the one it repeats.
+    /// Says what becomes of a message that is sent: it is refused, or its place in a FIFO queue, or
+    /// the one it repeats.
     pub(super) fn admit(&mut self, sending: &Sending, now: Instant) -> Result<Admission, Refusal> {
         match &mut self.fifo {
             Some(fifo) => {
@@ -141,8 +142,9 @@ impl Queue {
         spent.into_iter().filter_map(|serial| self.take_out(serial)).map(|message| message.content).collect()
     }
 
-    /// Hides up to so many messages and hands them out. Of what is in flight only a standard queue tells that it is too
-    /// much: <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-fifo.html>
+    /// Hides up to so many messages and hands them out. Of what is in flight only a standard queue
+    /// tells that it is too much:
+    /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-fifo.html>
     pub(super) fn receive(
         &mut self,
         count_max: usize,
@@ -159,8 +161,8 @@ impl Queue {
         Ok(chosen.into_iter().map(|at| self.hand_out(at, hidden, moment)).collect())
     }
 
-    /// Returns how many of those that are wanted may be in flight besides those that are. Those are only counted where
-    /// what was received does not tell.
+    /// Returns how many of those that are wanted may be in flight besides those that are. Those are
+    /// only counted where what was received does not tell.
     fn room(&self, wanted: usize, now: Instant) -> usize {
         let most = self.settings.in_flight_max;
         if self.received.len() + wanted <= most {
@@ -208,7 +210,8 @@ impl Queue {
         self.messages.iter().map(|message| message.visible_at).filter(|at| *at > now).min()
     }
 
-    /// Deletes a message. With a receipt that is not its newest nothing happens, and that is no error:
+    /// Deletes a message. With a receipt that is not its newest nothing happens, and that is no
+    /// error:
     /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_DeleteMessage.html>,
     /// except in a FIFO queue, where a receipt is worth nothing once the visibility is over:
     /// <https://repost.aws/knowledge-center/sqs-receipt-handle-error>
@@ -253,7 +256,8 @@ impl Queue {
         self.show(now, |_| true);
     }
 
-    /// Shows the message of a receipt again, by chance, and says that the receipt is worth nothing any more.
+    /// Shows the message of a receipt again, by chance, and says that the receipt is worth nothing
+    /// any more.
     pub(super) fn expire(&mut self, handle: &str, now: Instant, dice: &mut Dice) -> Result<(), Refusal> {
         if !dice.falls(self.quirks.expired) {
             return Ok(());

@@ -1,4 +1,5 @@
-//! The errors of SQS: <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/CommonErrors.html>
+//! The errors of SQS:
+//! <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/CommonErrors.html>
 
 use bytes::Bytes;
 use http::{Response, header};

@@ -1,5 +1,6 @@
-//! The fakes over TCP: buckets and queues that cost little, so that what a client costs shows. It is told what to do by
-//! lines on its standard input and answers each with one line of JSON. A FILE has keys, one a line.
+//! The fakes over TCP: buckets and queues that cost little, so that what a client costs shows. It
+//! is told what to do by lines on its standard input and answers each with one line of JSON. A FILE
+//! has keys, one a line.
 //!
 //! `seed FILE BYTES OBJECTS`: puts so many objects into the source, under these keys in turn.
 //! `repeat FILE BYTES`: the same object under each of these keys. `others FILE DESTINATIONS`: these

@@ -117,7 +117,8 @@ impl World {
         for (number, key) in keys.iter().cycle().take(objects).enumerate() {
             let mut body = number.to_le_bytes().to_vec();
             body.resize(bytes, b'x');
-            // Some have a tag, as everywhere: then each daemon gets to know that the endpoint counts tags.
+            // Some have a tag, as everywhere: then each daemon gets to know that the endpoint
+            // counts tags.
             let tag = (number % 100 == 0).then(|| "tier=gold".to_owned());
             let put = user.put_object().bucket(SOURCE).key(key).set_tagging(tag);
             put.body(body.into()).send().await.context("seeding")?;
@@ -125,7 +126,8 @@ impl World {
         Ok(())
     }
 
-    /// Seeding takes long with much to hash, and memory for all of it, so one object stands for all.
+    /// Seeding takes long with much to hash, and memory for all of it, so one object stands for
+    /// all.
     pub(crate) async fn repeat(&self, keys: &[String], bytes: usize) -> anyhow::Result<()> {
         let [first, others @ ..] = keys else { return Ok(()) };
         self.seed(std::slice::from_ref(first), bytes, 1).await?;
@@ -147,8 +149,9 @@ impl World {
         Ok(())
     }
 
-    /// Keeps the queues full until all is sent. The fake looks at each of its messages at each receipt, and a million of
-    /// them would be what is measured. All count from the first: they are the backlog of that moment.
+    /// Keeps the queues full until all is sent. The fake looks at each of its messages at each
+    /// receipt, and a million of them would be what is measured. All count from the first: they are
+    /// the backlog of that moment.
     pub(crate) async fn post(self, count: usize) {
         let (mut left, now) = (count, Instant::now());
         loop {
@@ -231,8 +234,8 @@ impl World {
         })
     }
 
-    /// Returns how long it took until what was to be done at a destination was done: the message in its work queue is
-    /// deleted, or where none came by a work queue the event.
+    /// Returns how long it took until what was to be done at a destination was done: the message in
+    /// its work queue is deleted, or where none came by a work queue the event.
     fn acknowledged(&self, bucket: &str) -> Vec<Duration> {
         let seen = self.seen();
         let work_queue =
