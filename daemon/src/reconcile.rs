@@ -159,10 +159,12 @@ impl<'a> Reconciler<'a> {
         })
     }
 
-    /// Tells of a replica that only another daemon can have written, where there is to be one alone.
+    /// Tells of a replica that only another daemon can have written, where there is to be one
+    /// alone.
     fn look_for_another(&self, memory: &AttemptState) -> Result<(), Failure> {
         let (engine, task) = (self.engine, self.task);
-        let is_recent = self.observed.destination.unknown_age.is_some_and(|age| engine.second_daemon.may_have_written(age));
+        let is_recent =
+            self.observed.destination.unknown_age.is_some_and(|age| engine.second_daemon.may_have_written(age));
         let may_be_own = task.redelivered || memory.may_have_written() || engine.work_queues.are_used();
         if is_recent && !may_be_own && !engine.ledger.has_parked(&task.target)? {
             engine.metrics.count_failed(&task.rules.primary.id, Reason::AnotherDaemonWrites.as_str());
@@ -204,6 +206,9 @@ impl<'a> Reconciler<'a> {
             }
             let progress = match step {
                 Step::Put { source, condition } => self.put(source, condition, memory).await?,
+                Step::PutDeleteMarker { .. } if self.observed.is_too_old_for_markers(&self.task.rules.primary) => {
+                    Progress::Reread
+                }
                 Step::PutDeleteMarker { source, .. } => self.mark(source, memory).await?,
                 Step::CoalesceMarker(source) => {
                     let replica = execute::replica_record(source, ReplicaState::Coalesced);
@@ -269,8 +274,9 @@ pub(crate) fn is_bulk(engine: &Engine, task: &Task) -> bool {
 }
 
 /// Small parts waste throughput, large ones memory: 16 MiB measured best across Regions
-/// (docs/benchmark.md of skyplane), less when the budget is small, so that several are in flight. A part moves at once when its
-/// bytes have passed a limit of bandwidth, so it is half a second's worth of that, if S3 allows so little.
+/// (docs/benchmark.md of skyplane), less when the budget is small, so that several are in flight. A
+/// part moves at once when its bytes have passed a limit of bandwidth, so it is half a second's
+/// worth of that, if S3 allows so little.
 fn part_bytes_preferred(engine: &Engine, rule: &Rule) -> u64 {
     const MIB: u64 = 1 << 20;
     let limited = engine.limits.bandwidth(rule).map_or(u64::MAX, |bandwidth| bandwidth / 2);

@@ -1,6 +1,7 @@
 //! What a plan is made from: the destination, then the source, read in this order, so that
 //! "absent" at the destination is older news than the list (protocol rule 2).
 
+use replicator_core::deadline::READING_AGE_MAX;
 use replicator_core::failure::{Failure, FailureKind};
 use replicator_core::object::{Timestamp, VersionId};
 use replicator_core::operation::Operation;
@@ -11,7 +12,7 @@ use super::destination::{self, DestinationView};
 use super::latest::{self, SourceCurrent, StartedGet};
 use super::{listing, part_bytes_preferred};
 use crate::accounts::error::Side;
-use crate::clock;
+use crate::clock::{self, BootInstant};
 use crate::engine::Engine;
 use crate::ledger::records::{Replica, ReplicaState};
 use crate::single_flight::Subscriber;
@@ -28,11 +29,14 @@ pub(super) struct Observation {
     pub(super) history: Vec<SourceVersion>,
     /// The newest of it, where its body is on the way already.
     pub(super) opened: Option<Box<StartedGet>>,
+    /// When it began to be read.
+    begun: BootInstant,
 }
 
 impl Observation {
     /// Reads both sides; with a reader, which is the first time, with as few requests as will do.
     pub(super) async fn of(engine: &Engine, task: &Task, reader: Option<&Subscriber>) -> Result<Self, Failure> {
+        let begun = BootInstant::now();
         let mut shown = destination::read(engine, task, reader.is_some() && may_guess(task)).await?;
         let FirstLook { mut listed, mut opened, seen } = first_look(engine, task, reader).await?;
         if shown.is_guess && !is_one_write(engine, task, &listed) {
@@ -56,7 +60,13 @@ impl Observation {
             destination::rebuild_records(engine, task, &mut shown, &past).await?;
         }
         shown.explain_marker(engine, task, &history)?;
-        Ok(Self { destination: shown, listed: versions, past, history, opened })
+        Ok(Self { destination: shown, listed: versions, past, history, opened, begun })
+    }
+
+    /// Says whether a delete marker of the source may have been taken back since it was listed, which no request of a write
+    /// tells, as GetObject does of a version.
+    pub(super) fn is_too_old_for_markers(&self, rule: &Rule) -> bool {
+        rule.version_deletes && self.begun.elapsed() > READING_AGE_MAX
     }
 }
 
@@ -107,8 +117,8 @@ async fn first_look(engine: &Engine, task: &Task, reader: Option<&Subscriber>) -
     Ok(FirstLook { listed, opened: None, seen })
 }
 
-/// Lists the source, and makes sure that the list has what was seen there before: one that lacks it lags. What is newer than
-/// that was written meanwhile.
+/// Lists the source, and makes sure that the list has what was seen there before: one that lacks it
+/// lags. What is newer than that was written meanwhile.
 async fn list_with(engine: &Engine, task: &Task, seen: Option<&VersionId>) -> Result<Vec<SourceVersion>, Failure> {
     let listed = list_source(engine, task).await?;
     let Some(seen) = seen else { return Ok(listed) };
@@ -124,7 +134,8 @@ async fn list_with(engine: &Engine, task: &Task, seen: Option<&VersionId>) -> Re
     Err(Failure::with_source(FailureKind::PreconditionFailed, Operation::ListObjectVersions, lags))
 }
 
-/// Lists the source, newest first; in latest mode the newest entry is all that matters, unless it may be out of scope.
+/// Lists the source, newest first; in latest mode the newest entry is all that matters, unless it
+/// may be out of scope.
 async fn list_source(engine: &Engine, task: &Task) -> Result<Vec<SourceVersion>, Failure> {
     let (source, bucket, key) = (engine.access_to(&task.source)?, &task.source.bucket, &task.source_key);
     if task.rules.primary.history == History::Exact {
@@ -145,7 +156,8 @@ fn is_surely_taken(task: &Task, entry: &SourceVersion) -> bool {
     }
 }
 
-/// Leaves out what is below a version that could not be replicated: it is the newest state all the same.
+/// Leaves out what is below a version that could not be replicated: it is the newest state all the
+/// same.
 fn above_refused(mut history: Vec<SourceVersion>, shown: &DestinationView) -> Vec<SourceVersion> {
     let is_refused = |entry: &SourceVersion| {
         let refused = |replica: &Replica| replica.state == ReplicaState::Skipped && replica.reason.is_some();
@@ -157,8 +169,9 @@ fn above_refused(mut history: Vec<SourceVersion>, shown: &DestinationView) -> Ve
     }
 }
 
-/// Versions in scope are those created since the rule began. When only the ledger knew when that was, and it was lost, the
-/// oldest replica of the key tells. What a message says widens nothing: any writer of the queue can name any version.
+/// Versions in scope are those created since the rule began. When only the ledger knew when that
+/// was, and it was lost, the oldest replica of the key tells. What a message says widens nothing:
+/// any writer of the queue can name any version.
 fn scope_start(engine: &Engine, task: &Task, shown: &DestinationView) -> Result<Timestamp, Failure> {
     let lead: &Rule = &task.rules.primary;
     if let Some(since) = lead.since {
@@ -172,8 +185,8 @@ fn scope_start(engine: &Engine, task: &Task, shown: &DestinationView) -> Result<
     Ok([oldest_replica, reached].into_iter().flatten().fold(loaded, Timestamp::min))
 }
 
-/// Returns when the oldest version on record was made, as the source told. Of one that was gone before it was
-/// read only a message told, and a message must not draw anything into scope.
+/// Returns when the oldest version on record was made, as the source told. Of one that was gone
+/// before it was read only a message told, and a message must not draw anything into scope.
 fn oldest_seen(replicas: &[Replica]) -> Option<Timestamp> {
     let seen = replicas.iter().filter(|replica| replica.state != ReplicaState::SourceMissing);
     seen.map(|replica| replica.source.last_modified).min()

@@ -42,8 +42,8 @@ fn a_write_does_not_rest_on_a_look_from_before_its_source_was_asked() {
         sim.share();
         let rule = "version_deletes = true";
         sim.post_everything();
-        // List and body together take so long that the destination is looked at again, and then the source takes long to say
-        // whether it still has the version.
+        // List and body together take so long that the destination is looked at again, and then the
+        // source takes long to say whether it still has the version.
         let slow =
             [("list", "ListObjectVersions", 8, 1), ("body", "GetObject", 10, 1), ("question", "HeadObject", 70, 2)];
         for (name, operation, seconds, times) in slow {
@@ -141,5 +141,26 @@ fn a_version_delete_that_is_not_answered_is_waited_for() {
         daemon.stop().await;
         sim.net.quiet().await;
         assert_eq!(sim.shown(ARCHIVE, "a"), None, "the source shows nothing");
+    });
+}
+
+#[test]
+fn a_marker_that_is_taken_back_while_the_version_below_is_copied_is_not_written() {
+    simulate(11, async |mut sim| {
+        sim.post_everything();
+        sim.put("a", b"one").await;
+        let marked = sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        let place = Place::s3("GetObject").bucket(SOURCE);
+        sim.net.faults().add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(20))).times(1));
+        let daemon = fleet::lone(&mut sim, "version_deletes = true", AWS).await;
+        while sim.net.faults().hits("slow") == 0 {
+            sim.pass(Duration::from_millis(100)).await;
+        }
+        let marker = marked.version_id.unwrap();
+        sim.user().delete_object().bucket(SOURCE).key("a").version_id(marker).send().await.unwrap();
+        sim.drained().await;
+        daemon.stop().await;
+        assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
+        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 1, "the marker was gone when it was to be written");
     });
 }
