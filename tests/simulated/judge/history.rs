@@ -63,7 +63,7 @@ fn order(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<Stri
 
 /// Says whether nothing told that a version belongs below another one: S3 states times by the
 /// second, and the one above was gone before the one below appeared, so no list had both.
-fn is_untold(case: &Case<'_>, below: usize, above: usize) -> bool {
+pub(super) fn is_untold(case: &Case<'_>, below: usize, above: usize) -> bool {
     let (below, above) = (&case.source[below], &case.source[above]);
     let second =
         |entry: &Entry| entry.last_modified.duration_since(SystemTime::UNIX_EPOCH).map(|time| time.as_secs()).ok();

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use replicator_fakes::s3::entry::{Entry, Shown};
 
 use super::Case;
+use super::history::is_untold;
 use super::markers::PLAN_AGE_MAX;
 
 pub(super) fn judge(case: &Case<'_>, states: &[Shown], wrong: &mut Vec<String>) {
@@ -20,7 +21,10 @@ pub(super) fn judge(case: &Case<'_>, states: &[Shown], wrong: &mut Vec<String>) 
         let is_new = !seen.contains(&current.id);
         seen.push(current.id);
         let mut candidates = candidates(case, current, is_new.then_some(state.at));
-        let is_right = |place: &usize| Some(*place) >= reached || went_back(case, reached, *place, state.at);
+        let is_right = |place: &usize| {
+            let is_untold = reached.is_some_and(|reached| is_untold(case, *place, reached));
+            Some(*place) >= reached || is_untold || went_back(case, reached, *place, state.at)
+        };
         match candidates.find(is_right) {
             Some(place) => reached = Some(place),
             None => wrong.push(format!("M: {} shows {} after {reached:?}", state.caller, case.name(current))),
