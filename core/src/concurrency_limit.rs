@@ -87,7 +87,7 @@ impl ConcurrencyLimit {
 
     /// Records that a request was throttled and is sent again a little later: at one at a time that
     /// is all the slowing down there needs to be.
-    pub fn strained(&mut self, round: Epoch, under_way: u32) {
+    pub fn on_throttled_retrying(&mut self, round: Epoch, under_way: u32) {
         if round.number == self.round {
             self.decrease_limit(round, under_way);
         }
@@ -259,7 +259,7 @@ mod tests {
     fn who_is_strained_alone_goes_on_without_a_pause() {
         let (mut window, now) = (ConcurrencyLimit::default(), Instant::now());
         for _ in 0..5 {
-            window.strained(window.current_epoch(1), 2);
+            window.on_throttled_retrying(window.current_epoch(1), 2);
         }
         assert_eq!(window.current_limit(), Some(1.0));
         assert!(window.has_room(0, now) && !window.is_shut());

@@ -292,7 +292,7 @@ impl Failure {
     }
 
     /// Names the dependency that may be failing for every request, as far as this failure tells.
-    pub fn suspected_party(&self) -> Option<Dependency> {
+    pub fn suspected_dependency(&self) -> Option<Dependency> {
         let is_trouble =
             matches!(self.kind, FailureKind::OutcomeUnknown | FailureKind::Transient | FailureKind::Unauthenticated);
         self.dependency.filter(|_| is_trouble && !self.is_answer())
@@ -414,18 +414,18 @@ mod tests {
         let destination = Some(Dependency::Destination);
         let silent = |kind| Failure::new(kind, Operation::PutObject).of(Dependency::Destination);
         let told = |kind, status| {
-            Failure { answer: Some(ResponseInfo { status, is_own: true }), ..silent(kind) }.suspected_party()
+            Failure { answer: Some(ResponseInfo { status, is_own: true }), ..silent(kind) }.suspected_dependency()
         };
         for kind in [FailureKind::Transient, FailureKind::OutcomeUnknown] {
-            assert_eq!(silent(kind).suspected_party(), destination);
+            assert_eq!(silent(kind).suspected_dependency(), destination);
             assert_eq!(told(kind, 500), destination);
             assert_eq!(told(kind, 400), None, "BadDigest, say");
             assert_eq!(told(kind, 200), None, "a body that is no XML");
-            assert_eq!(silent(kind).with_unreadable_answer().suspected_party(), None, "too many headers");
+            assert_eq!(silent(kind).with_unreadable_answer().suspected_dependency(), None, "too many headers");
         }
         assert_eq!(told(FailureKind::Unauthenticated, 400), destination);
         assert_eq!(told(FailureKind::NeedsOperator(Reason::DstBucketNotFound), 404), None);
-        assert_eq!(Failure::new(FailureKind::Transient, Operation::AccessLedger).suspected_party(), None);
+        assert_eq!(Failure::new(FailureKind::Transient, Operation::AccessLedger).suspected_dependency(), None);
     }
 
     #[test]

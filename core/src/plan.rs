@@ -76,7 +76,7 @@ pub enum Current {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DestinationState {
     /// What is current there.
-    pub top: Current,
+    pub current: Current,
     /// The newest source version that the destination's history holds.
     pub reached: Option<VersionRef>,
     /// Source versions that have a replica.
@@ -153,7 +153,7 @@ pub fn next<'a>(source: &'a [SourceVersion], known: &DestinationState, history: 
     // state all the same, and nothing older is shown again: it may be the replica of what is
     // current.
     let hidden = match after.last() {
-        Some(newest) => Some(newest).filter(|newest| live(newest) && !is_shown(&known.top, newest)),
+        Some(newest) => Some(newest).filter(|newest| live(newest) && !is_shown(&known.current, newest)),
         None => restore(before, known),
     };
     wanted.or(hidden).map(|entry| append(entry, known))
@@ -192,7 +192,7 @@ pub fn marker_shown<'a>(
 impl DestinationState {
     /// Records that a step for `version` was done and that `top` is what the destination shows now.
     pub fn advance(&mut self, version: &VersionRef, top: Current) {
-        self.top = top;
+        self.current = top;
         self.reached = Some(version.clone());
         self.replicated.insert(version.clone());
     }
@@ -213,7 +213,7 @@ impl DestinationState {
 /// or into a marker, but an upload that was begun before it may have appeared below it since: over
 /// an object it is as missing as any.
 fn is_done(entry: &SourceVersion, known: &DestinationState) -> bool {
-    let is_covered = matches!(known.top, Current::Nothing | Current::Marker);
+    let is_covered = matches!(known.current, Current::Nothing | Current::Marker);
     known.replicated.contains(&entry.version) || (is_covered && known.collapsed.contains(&entry.version))
 }
 
@@ -267,7 +267,7 @@ fn restore<'a>(before: &'a [SourceVersion], known: &DestinationState) -> Option<
     if known.reached.as_ref() != Some(&newest.version) {
         return None;
     }
-    (!is_shown(&known.top, newest)).then_some(newest)
+    (!is_shown(&known.current, newest)).then_some(newest)
 }
 
 /// Says whether a reader of the destination sees this entry.
@@ -282,7 +282,7 @@ fn is_shown(top: &Current, entry: &SourceVersion) -> bool {
 }
 
 fn append<'a>(entry: &'a SourceVersion, known: &DestinationState) -> Step<'a> {
-    match (entry.kind, &known.top) {
+    match (entry.kind, &known.current) {
         (VersionKind::Marker, Current::Object { etag, .. }) => {
             Step::PutDeleteMarker { source: entry, over: etag.clone() }
         }

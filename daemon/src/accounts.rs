@@ -24,7 +24,7 @@ use replicator_core::failure::{Failure, FailureKind, error_chain};
 
 use crate::metrics::Metrics;
 use crate::s3_http::{self, Bounds, BucketEndpoints, Keeper, S3Error, S3Http, S3Request, S3Response, Signer};
-use capabilities::{Capabilities, Feature, Lacking};
+use capabilities::{Capabilities, DisabledFeature, Feature};
 use owner::Owner;
 use request_counter::RequestCounter;
 
@@ -37,7 +37,7 @@ pub(crate) struct AccountClients {
     /// For requests that are safe to repeat: the SDK retries them.
     pub(crate) s3: aws_sdk_s3::Client,
     /// For writes that readers see: sent once, because after a lost answer only a fresh read
-    /// tells whether to send again (protocol rule 7).
+    /// tells whether to send again (protocol rule 5).
     pub(crate) s3_once: aws_sdk_s3::Client,
     pub(crate) sqs: aws_sdk_sqs::Client,
     pub(crate) capabilities: Arc<Capabilities>,
@@ -122,8 +122,8 @@ impl Accounts {
         Ok(Self { by_name })
     }
 
-    /// Lists the abilities that endpoints turned out to lack.
-    pub(crate) fn missing_features(&self) -> Vec<Lacking> {
+    /// Lists the features that endpoints turned out to lack.
+    pub(crate) fn missing_features(&self) -> Vec<DisabledFeature> {
         self.by_name.values().flat_map(|access| access.capabilities.missing_features(&access.name)).collect()
     }
 
@@ -233,7 +233,7 @@ fn s3_client(account: &Account, config: &SdkConfig, watch: RequestCounter, retri
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
         .retry_config(retries)
         .interceptor(watch);
-    // What the environment says of endpoints does not count: abilities are known by what the file
+    // What the environment says of endpoints does not count: features are known by what the file
     // says.
     builder.set_endpoint_url(account.endpoint_of(Service::S3).map(str::to_owned));
     if let Some(owner) = Owner::from_account(account) {

@@ -62,7 +62,7 @@ impl Ack {
         let mut release: BTreeMap<String, Vec<(Message, Duration)>> = BTreeMap::new();
         // Beside each other: a dead-letter queue that hangs holds up one round, not each message in
         // turn.
-        let parked = self.forward(round).await.into_iter().map(|AckRequest { message, disposal }| async {
+        let parked = self.forward(round).await.into_iter().map(|AckRequest { message, action: disposal }| async {
             let back_after = self.dead_letter(&message, disposal).await;
             (message, back_after)
         });
@@ -98,7 +98,7 @@ impl Ack {
     /// itself.
     async fn forward(&self, mut round: Vec<AckRequest>) -> Vec<AckRequest> {
         let mut items = Vec::new();
-        for AckRequest { disposal, .. } in &mut round {
+        for AckRequest { action: disposal, .. } in &mut round {
             if let AckAction::Forward(sent) = disposal {
                 items.append(&mut sent.clone());
             }
@@ -107,7 +107,7 @@ impl Ack {
             return round;
         }
         let mut sent = self.engine.work_queues.send_all(&items).await.into_iter();
-        for AckRequest { message, disposal } in &mut round {
+        for AckRequest { message, action: disposal } in &mut round {
             if let AckAction::Forward(items) = disposal {
                 let is_sent = items.iter().fold(true, |all, _| sent.next().unwrap_or(false) && all);
                 *disposal = match is_sent {

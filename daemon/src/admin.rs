@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::accounts::FarOffClock;
-use crate::accounts::capabilities::Lacking;
+use crate::accounts::capabilities::DisabledFeature;
 use crate::concurrency::DegradedDependency;
 use crate::dispatch::{Command, InFlightStats};
 use crate::engine::Engine;
@@ -65,7 +65,7 @@ pub struct Status {
     #[serde(default)]
     pub second_daemon: Option<String>,
     /// What endpoints turned out not to implement.
-    pub disabled_features: Vec<Lacking>,
+    pub disabled_features: Vec<DisabledFeature>,
     /// Clocks of endpoints that are not used, because they, or ours, are wrong.
     #[serde(default)]
     pub clock_skew: Vec<FarOffClock>,
@@ -117,7 +117,7 @@ impl Admin {
     async fn ask_board(&self) -> Option<InFlightStats> {
         let (answer, board) = oneshot::channel();
         let asked = async {
-            self.questions.send(Command::Board(answer)).await.ok()?;
+            self.questions.send(Command::Stats(answer)).await.ok()?;
             board.await.ok()
         };
         let board = tokio::time::timeout(DISPATCH_TIMEOUT, asked).await.ok().flatten();
@@ -145,7 +145,7 @@ impl Admin {
             in_flight: board,
             parked: counts.into_iter().map(|((rule, reason), tasks)| ParkedCount { rule, reason, tasks }).collect(),
             queues: self.polls.iter().map(answers).collect(),
-            degraded: self.engine.concurrency.ailing(),
+            degraded: self.engine.concurrency.degraded_dependencies(),
             ledger: self.engine.ledger.condition().ailment(),
             second_daemon: self.engine.second_daemon.ailment(),
             disabled_features: self.engine.accounts.missing_features(),
@@ -287,7 +287,7 @@ mod tests {
 
     /// Answers as a dispatch does that has nothing in flight.
     async fn answer(asked: &mut mpsc::Receiver<Command>) {
-        let Some(Command::Board(asker)) = asked.recv().await else { panic!("nobody asked") };
+        let Some(Command::Stats(asker)) = asked.recv().await else { panic!("nobody asked") };
         asker.send(InFlightStats::default()).unwrap();
     }
 

@@ -111,7 +111,7 @@ impl ConcurrencyControl {
 
     /// Waits until a task may work on a key of a route, unless the circuit of its destination is
     /// open.
-    pub(crate) async fn acquire_pass(&self, route: &Route, key: &Key) -> Result<TaskPermit, Unavailable> {
+    pub(crate) async fn acquire_permit(&self, route: &Route, key: &Key) -> Result<TaskPermit, Unavailable> {
         let mut place = match self.line_up(route, subject(key)) {
             Ok(settled) => return settled,
             Err(place) => place,
@@ -139,7 +139,7 @@ impl ConcurrencyControl {
     }
 
     /// Says whether the circuit of a destination is open because it does not answer.
-    pub(crate) fn leaves_alone(&self, destination: &BucketRef) -> bool {
+    pub(crate) fn is_circuit_open(&self, destination: &BucketRef) -> bool {
         self.lock_state().gates.leaves_alone(destination)
     }
 
@@ -157,8 +157,8 @@ impl ConcurrencyControl {
     }
 
     /// Lists the dependencies that are throttled or whose circuit is open.
-    pub(crate) fn ailing(&self) -> Vec<DegradedDependency> {
-        self.lock_state().gates.ailing()
+    pub(crate) fn degraded_dependencies(&self) -> Vec<DegradedDependency> {
+        self.lock_state().gates.degraded_dependencies()
     }
 
     fn line_up(&self, route: &Route, subject: Subject) -> Result<Result<TaskPermit, Unavailable>, InLine> {

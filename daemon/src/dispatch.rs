@@ -25,7 +25,7 @@ use tracing::{debug, info};
 
 use crate::clock;
 use crate::engine::Engine;
-use crate::hidden_events::Away;
+use crate::hidden_events::HiddenEvents;
 use crate::lease;
 use crate::ledger::records::TargetKey;
 use crate::message::{AckAction, AckRequest, Message, ReceivedMessage};
@@ -38,7 +38,7 @@ use in_flight::InFlight;
 use key_queue::{KeyQueue, QueuedEvent};
 use orphaned_uploads::OrphanedUploads;
 use parked::Counted;
-pub(crate) use retry_scan::Asker;
+pub(crate) use retry_scan::Requester;
 use retry_scan::{RetryScan, ScanPage, ScanQueue};
 pub(crate) use stats::InFlightStats;
 
@@ -52,7 +52,7 @@ pub(crate) struct Dispatch {
     questions: mpsc::Receiver<Command>,
     targets: BTreeMap<TargetKey, KeyQueue>,
     hand: InFlight,
-    away: Away,
+    away: HiddenEvents,
     /// What of the messages that went back was done already.
     settled: CompletedTasks,
     sweeps: ScanQueue,
@@ -75,9 +75,9 @@ pub(crate) struct Channels {
 #[derive(Debug)]
 pub(crate) enum Command {
     /// What is in flight.
-    Board(oneshot::Sender<InFlightStats>),
+    Stats(oneshot::Sender<InFlightStats>),
     /// To try again what is parked, as far as it is meant.
-    Retry(ParkedFilter, Asker),
+    Retry(ParkedFilter, Requester),
 }
 
 /// What runs beside the loop comes back as one of these.
@@ -87,7 +87,7 @@ enum Completion {
     Ended(TargetKey, TaskResult),
     /// What a stopped key last wrote has landed, or never will; or one that was turned away has
     /// rested.
-    Landed(TargetKey),
+    Drained(TargetKey),
     /// What a command to try again means was counted.
     Counted(Counted),
     /// The ledger was searched for parked tasks.
@@ -124,7 +124,7 @@ impl Dispatch {
             questions,
             targets: BTreeMap::new(),
             hand: InFlight::default(),
-            away: Away::default(),
+            away: HiddenEvents::default(),
             settled: CompletedTasks::default(),
             sweeps: ScanQueue::default(),
             leftovers_after: None,
@@ -205,7 +205,7 @@ impl Dispatch {
     async fn happened(&mut self, event: Result<Completion, JoinError>) {
         match event {
             Ok(Completion::Ended(target, ended)) => self.ended(target, ended).await,
-            Ok(Completion::Landed(target)) => {
+            Ok(Completion::Drained(target)) => {
                 if let Some(work) = self.targets.get_mut(&target) {
                     work.landed();
                 }
@@ -300,7 +300,7 @@ impl Dispatch {
     }
 
     async fn send_settlement(&mut self, settlement: AckRequest) {
-        if !matches!(settlement.disposal, AckAction::ReturnAfter(_)) {
+        if !matches!(settlement.action, AckAction::ReturnAfter(_)) {
             self.settled.forget_message(&settlement.message.id);
         }
         // The ack station outlives this loop, which holds one of its senders.
@@ -308,7 +308,7 @@ impl Dispatch {
     }
 
     /// Stops the work and gives every message in flight back to its queue: at once, or when the
-    /// writes that were cut off can no longer land (protocol rule 7).
+    /// writes that were cut off can no longer land (protocol rule 5).
     async fn hand_back(&mut self) {
         let cut_off = self.targets.values().flat_map(KeyQueue::in_flight);
         let cut_off: BTreeSet<u64> = cut_off.filter_map(|ticket| ticket.message).collect();
@@ -331,7 +331,7 @@ impl Dispatch {
                 true => AckAction::ReturnAfter(LANDING),
                 false => message.given_back(Duration::ZERO),
             };
-            self.send_settlement(AckRequest { message, disposal }).await;
+            self.send_settlement(AckRequest { message, action: disposal }).await;
         }
     }
 }

@@ -166,7 +166,7 @@ impl Engine {
     ) -> (Due<'a>, MemoryPermit) {
         let share = {
             let _turn = reader.turn().await;
-            let rests = self.watchdog.lane_waits(target);
+            let rests = self.watchdog.key_waits(target);
             let share = async {
                 drop(rests);
                 self.budget.share(payer, piece.len).await

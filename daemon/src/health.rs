@@ -82,8 +82,8 @@ impl ProgressWatchdog {
     }
 
     /// A key got on: a version or a part is written.
-    pub(crate) fn record_lane_progress(&self, target: &TargetKey) {
-        self.lock_beats().lane_progress_at(target, Instant::now());
+    pub(crate) fn record_key_progress(&self, target: &TargetKey) {
+        self.lock_beats().key_progress_at(target, Instant::now());
     }
 
     /// A key begins an attempt.
@@ -93,7 +93,7 @@ impl ProgressWatchdog {
     }
 
     /// A key waits until a limit lets it go on: however long that takes, it does not hang.
-    pub(crate) fn lane_waits<'a>(&'a self, target: &'a TargetKey) -> Rests<'a> {
+    pub(crate) fn key_waits<'a>(&'a self, target: &'a TargetKey) -> Rests<'a> {
         if let Some(steps) = self.lock_beats().targets.get_mut(target) {
             steps.rests += 1;
         }
@@ -161,7 +161,7 @@ impl Beats {
         (self.last, self.gave_up) = (now, None);
     }
 
-    fn lane_progress_at(&mut self, target: &TargetKey, now: Instant) {
+    fn key_progress_at(&mut self, target: &TargetKey, now: Instant) {
         self.progress_at(now);
         if let Some(steps) = self.targets.get_mut(target) {
             steps.moved = now;
@@ -284,9 +284,9 @@ mod tests {
                 .map(|name| (target(name), Steps { moved: began, rests: u32::from(name == "rests") })),
         );
         let late = began + STUCK_AFTER + Duration::from_secs(1);
-        beats.lane_progress_at(&target("works"), late);
+        beats.key_progress_at(&target("works"), late);
         assert_eq!(beats.ailment(late), Some(LivenessFailure::Stuck(target("hangs"), late - began)));
-        beats.lane_progress_at(&target("hangs"), late);
+        beats.key_progress_at(&target("hangs"), late);
         assert_eq!(beats.ailment(late), None);
     }
 

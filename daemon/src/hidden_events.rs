@@ -15,12 +15,12 @@ use crate::metrics::Metrics;
 
 /// When they come back.
 #[derive(Debug, Default)]
-pub(crate) struct Away(BinaryHeap<Reverse<Instant>>);
+pub(crate) struct HiddenEvents(BinaryHeap<Reverse<Instant>>);
 
 // Several daemons receive from one queue, and each counts its own.
 const AWAY_MAX: usize = 10_000;
 
-impl Away {
+impl HiddenEvents {
     /// Says what becomes of an event that has to wait for so long.
     pub(crate) fn disposal(&mut self, message: &Message, wait: Duration, metrics: &Metrics) -> AckAction {
         match self.goes_for(wait) {
@@ -51,7 +51,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_so_many_are_away_at_once() {
-        let (mut away, delay) = (Away::default(), Duration::from_secs(900));
+        let (mut away, delay) = (HiddenEvents::default(), Duration::from_secs(900));
         assert!((0..AWAY_MAX).all(|_| away.goes_for(delay)));
         assert!(!away.goes_for(delay));
         tokio::time::advance(delay).await;

@@ -56,7 +56,7 @@ pub(crate) struct ReceivedMessage {
 #[derive(Debug)]
 pub(crate) struct AckRequest {
     pub(crate) message: Message,
-    pub(crate) disposal: AckAction,
+    pub(crate) action: AckAction,
 }
 
 /// What the queue shall do with a message.

@@ -74,8 +74,8 @@ impl PollGate {
         }
     }
 
-    fn is_left_alone(&self) -> bool {
-        self.destination.as_ref().is_some_and(|(concurrency, place)| concurrency.leaves_alone(place))
+    fn is_circuit_open(&self) -> bool {
+        self.destination.as_ref().is_some_and(|(concurrency, place)| concurrency.is_circuit_open(place))
     }
 
     /// Waits until messages may be received, and returns a place for each. While the destination
@@ -83,7 +83,7 @@ impl PollGate {
     async fn opens(&self) -> Vec<OwnedSemaphorePermit> {
         loop {
             let is_idle = self.in_flight.available_permits() == self.in_flight_max;
-            if is_idle || !self.is_left_alone() {
+            if is_idle || !self.is_circuit_open() {
                 break;
             }
             tokio::time::sleep(LOOKED_AT_EVERY).await;
@@ -92,7 +92,7 @@ impl PollGate {
         // The semaphore is never closed.
         places.extend(Arc::clone(&self.in_flight).acquire_owned().await.ok());
         while places.len() < BATCH_MAX
-            && !self.is_left_alone()
+            && !self.is_circuit_open()
             && let Ok(place) = Arc::clone(&self.in_flight).try_acquire_owned()
         {
             places.push(place);

@@ -79,7 +79,7 @@ pub(crate) async fn bring_up_to_date(
         if is_through {
             run.awaits_upload(None)?;
         }
-        if is_through && !version_delete::carry_out(&mut run).await? {
+        if is_through && !version_delete::apply_version_deletes(&mut run).await? {
             break;
         }
         // A removal gets further each time.
@@ -90,7 +90,7 @@ pub(crate) async fn bring_up_to_date(
         run.again().await?;
         run.look_for_another(memory)?;
     }
-    multipart::abandon_upload(engine, task, &run.observed.destination.basis).await?;
+    multipart::abandon_upload(engine, task, &run.observed.destination.snapshot).await?;
     run.look_at_tags().await?;
     let outcomes = events::grant(&mut run).await?;
     engine.ledger.remove_parked(&task.target, |parked| events::is_done(&run, parked))?;
@@ -173,7 +173,7 @@ impl<'a> Reconciler<'a> {
         Ok(())
     }
 
-    /// Lets nothing be done beside an upload that may appear yet (protocol rule 7).
+    /// Lets nothing be done beside an upload that may appear yet (protocol rule 5).
     fn awaits_upload(&self, version: Option<&VersionRef>) -> Result<(), Failure> {
         self.pending.as_ref().map_or(Ok(()), |pending| pending.allows(version))
     }
@@ -186,8 +186,8 @@ impl<'a> Reconciler<'a> {
     }
 
     async fn catch_up(&mut self, memory: &mut AttemptState) -> Result<Progress, Failure> {
-        if self.is_foreign_and_kept()? {
-            return self.keep_foreign();
+        if self.keeps_unmanaged_object()? {
+            return self.skip_unmanaged_object();
         }
         let history = std::mem::take(&mut self.observed.history);
         let result = self.follow(&history, memory).await;
@@ -213,7 +213,7 @@ impl<'a> Reconciler<'a> {
                 Step::CoalesceMarker(source) => {
                     let replica = execute::replica_record(source, ReplicaState::Coalesced);
                     self.settle.record_only(&replica)?;
-                    let top = self.observed.destination.known.top.clone();
+                    let top = self.observed.destination.known.current.clone();
                     self.record(replica, top);
                     Progress::Done
                 }
@@ -236,9 +236,9 @@ impl<'a> Reconciler<'a> {
 
     /// A replica that was read back with other bytes is not foreign, and makes room for a right
     /// one.
-    fn is_foreign_and_kept(&self) -> Result<bool, Failure> {
-        let is_foreign = matches!(self.observed.destination.known.top, Current::Object { replica_of: None, .. });
-        match &self.observed.destination.basis.entry {
+    fn keeps_unmanaged_object(&self) -> Result<bool, Failure> {
+        let is_foreign = matches!(self.observed.destination.known.current, Current::Object { replica_of: None, .. });
+        match &self.observed.destination.snapshot.entry {
             _ if !is_foreign || self.task.rules.primary.unmanaged_objects != UnmanagedObjects::Keep => Ok(false),
             CurrentEntry::Object { version: Some(id), .. } => {
                 Ok(!self.engine.ledger.is_refuted(&self.task.target, id)?)
@@ -247,7 +247,7 @@ impl<'a> Reconciler<'a> {
         }
     }
 
-    fn keep_foreign(&mut self) -> Result<Progress, Failure> {
+    fn skip_unmanaged_object(&mut self) -> Result<Progress, Failure> {
         let newest = self.observed.history.last().cloned();
         if let Some(version) =
             newest.filter(|version| !self.observed.destination.known.skipped.contains(&version.version))

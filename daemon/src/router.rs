@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 
 use crate::engine::Engine;
 use crate::failpoint::Step;
-use crate::hidden_events::Away;
+use crate::hidden_events::HiddenEvents;
 use crate::message::{AckAction, AckRequest, Again, Message, ReceivedMessage};
 use crate::metrics::MessageOutcome;
 use crate::ruleset::Ruleset;
@@ -91,7 +91,7 @@ impl Router {
     pub(crate) async fn run(mut self) {
         let room = Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX));
         let (mut received, mut sending) = (Vec::with_capacity(ROUND_MAX), JoinSet::new());
-        let away = Arc::new(Mutex::new(Away::default()));
+        let away = Arc::new(Mutex::new(HiddenEvents::default()));
         while self.deliveries.recv_many(&mut received, ROUND_MAX).await > 0 {
             while sending.try_join_next().is_some() {}
             let rules = Arc::clone(&self.rules.borrow());
@@ -105,7 +105,7 @@ impl Router {
     async fn route_events(
         &self,
         routed: Vec<Routed>,
-        (room, away): (&Arc<Semaphore>, &Arc<Mutex<Away>>),
+        (room, away): (&Arc<Semaphore>, &Arc<Mutex<HiddenEvents>>),
         sending: &mut JoinSet<()>,
     ) {
         let mut round = SendRound::default();
@@ -124,7 +124,7 @@ impl Router {
     }
 
     /// Returns what sends a round and settles its events.
-    fn sender(&self, round: SendRound, away: &Arc<Mutex<Away>>) -> impl Future<Output = ()> + Send + use<> {
+    fn sender(&self, round: SendRound, away: &Arc<Mutex<HiddenEvents>>) -> impl Future<Output = ()> + Send + use<> {
         let (engine, settlements) = (Arc::clone(&self.engine), self.settlements.clone());
         let (away, draining) = (Arc::clone(away), self.draining.clone());
         async move {
@@ -140,7 +140,7 @@ impl Router {
         &self,
         rules: &Ruleset,
         ReceivedMessage { message, notification }: ReceivedMessage,
-        away: &Mutex<Away>,
+        away: &Mutex<HiddenEvents>,
     ) -> Routed {
         let metrics = &self.engine.metrics;
         let events = match notification {
@@ -206,7 +206,7 @@ async fn send(engine: &Engine, settlements: &mpsc::Sender<AckRequest>, round: Se
                 engine.watchdog.record_progress();
             }
             // The ack station outlives the router, which holds one of its senders.
-            let _sent = settlements.send(AckRequest { message, disposal }).await;
+            let _sent = settlements.send(AckRequest { message, action: disposal }).await;
             drop(room);
         }
         let Some((batch, taken)) = sending.next().await else { break };
@@ -224,7 +224,7 @@ async fn send(engine: &Engine, settlements: &mpsc::Sender<AckRequest>, round: Se
 /// for.
 async fn give_back(
     engine: &Engine,
-    (settlements, away, draining): (&mpsc::Sender<AckRequest>, &Mutex<Away>, &CancellationToken),
+    (settlements, away, draining): (&mpsc::Sender<AckRequest>, &Mutex<HiddenEvents>, &CancellationToken),
     (message, room): Refused,
 ) {
     engine.watchdog.give_up();
@@ -240,11 +240,11 @@ async fn give_back(
     }
     let disposal = AckAction::ReturnAfter(if is_hidden { wait } else { Duration::ZERO });
     // The ack station outlives the router, which holds one of its senders.
-    let _sent = settlements.send(AckRequest { message, disposal }).await;
+    let _sent = settlements.send(AckRequest { message, action: disposal }).await;
     drop(room);
 }
 
-fn lock(away: &Mutex<Away>) -> MutexGuard<'_, Away> {
+fn lock(away: &Mutex<HiddenEvents>) -> MutexGuard<'_, HiddenEvents> {
     away.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

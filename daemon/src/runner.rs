@@ -78,7 +78,7 @@ async fn attempt(engine: &Engine, task: &Task) -> TaskResult {
     let mut memory = AttemptState::default();
     let (mut attempt, mut rereads) = (1, 0);
     loop {
-        let pass = match engine.concurrency.acquire_pass(&route, &task.target.key).await {
+        let pass = match engine.concurrency.acquire_permit(&route, &task.target.key).await {
             Ok(pass) => pass,
             Err(Unavailable(wait)) => return turned_away(engine, task, wait),
         };
@@ -163,7 +163,7 @@ async fn given_up((engine, task): (&Engine, &Task), route: &Route, failed: &Fail
         return TaskResult::Returned(wait);
     }
     let is_own = engine.concurrency.is_own(route, &task.target.key, failed.answer);
-    if failure.next_action() == Action::Throttle && !is_own || engine.concurrency.leaves_alone(&route.destination) {
+    if failure.next_action() == Action::Throttle && !is_own || engine.concurrency.is_circuit_open(&route.destination) {
         return turned_away(engine, task, wait);
     }
     if !is_own {
@@ -250,7 +250,7 @@ fn blamed_rule<'a>(task: &'a Task, failure: &'a Failure) -> &'a str {
     failure.rule.as_deref().unwrap_or(&task.rules.primary.id)
 }
 
-/// After a lost answer nothing is known until the write can no longer land (protocol rule 7). An
+/// After a lost answer nothing is known until the write can no longer land (protocol rule 5). An
 /// answer of the server itself, if only to say 500, leaves it little to finish. A large upload may
 /// be put together for minutes yet: it is completed again by the same id, and an upload appears
 /// once however often it is completed.

@@ -166,7 +166,7 @@ impl S3Http {
             Err(refusal) => refusal.status().unwrap_or(0),
         };
         if result.as_ref().map_or_else(|refusal| refusal.failure.is_answer(), |_| true) {
-            concurrency::heard(call.side.asked_party());
+            concurrency::heard(call.side.asked_dependency());
         }
         shared.metrics.request("s3", call.operation.as_str(), &shared.account, status);
         result
@@ -196,7 +196,7 @@ impl S3HttpShared {
         if let Some(mismatch) = mismatch {
             // It is an answer, if not to this question: no silence of the endpoint's.
             let failure = Failure::with_source(FailureKind::Transient, call.operation, mismatch)
-                .of(call.side.asked_party())
+                .of(call.side.asked_dependency())
                 .with_unreadable_answer();
             return Err(S3Error { failure, answer: Some(Box::new(head)), is_held_up: false });
         }

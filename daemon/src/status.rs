@@ -93,7 +93,7 @@ fn write_table(status: &Status, text: &mut String) -> std::fmt::Result {
         writeln!(
             text,
             "\naccount {}: goes without {} for {minutes} min: {}",
-            lacking.account, lacking.ability, lacking.why
+            lacking.account, lacking.feature, lacking.why
         )?;
     }
     for clock in &status.clock_skew {

@@ -26,7 +26,7 @@ async fn parked(daemon: &Daemon) -> Vec<&'static str> {
 }
 
 async fn lacking(daemon: &Daemon) -> Vec<String> {
-    daemon.status().await.unwrap().disabled_features.into_iter().map(|lacking| lacking.ability).collect()
+    daemon.status().await.unwrap().disabled_features.into_iter().map(|lacking| lacking.feature).collect()
 }
 
 /// Counts the daemon's writes that went without a condition.

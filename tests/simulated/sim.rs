@@ -32,7 +32,7 @@ pub(crate) const MIRROR_WORK: &str = "mirror-work.fifo";
 pub(crate) const DEAD: &str = "parked";
 /// Keys of an account at AWS, as the configuration has them.
 pub(crate) const AWS: &str = "path_style = true";
-/// Those of another store, whose abilities have to be found out.
+/// Those of another store, whose features have to be found out.
 pub(crate) const NOT_AWS: &str = "path_style = true\nendpoints = { s3 = \"http://s3.other\" }\nallow_http = true";
 /// The destination bucket.
 pub(crate) const ARCHIVE: &str = "orders-replica";

@@ -124,20 +124,20 @@ struct Capability {
     contradictions: AtomicU32,
 }
 
-/// That an ability was given up, now or before.
+/// That an feature was given up, now or before.
 #[derive(Debug)]
 struct Lack {
     until: Instant,
     why: String,
 }
 
-/// An ability that the daemon goes without.
+/// An feature that the daemon goes without.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Lacking {
+pub struct DisabledFeature {
     /// The account whose endpoint it is.
     pub account: String,
     /// What the endpoint lacks.
-    pub ability: String,
+    pub feature: String,
     /// What it said.
     pub why: String,
     /// When it is tried again.
@@ -169,42 +169,42 @@ impl Capabilities {
         }
     }
 
-    /// Says whether to make use of an ability.
-    pub(crate) fn has_feature(&self, ability: Feature) -> bool {
-        let capability = self.capability_of(ability);
+    /// Says whether to make use of an feature.
+    pub(crate) fn has_feature(&self, feature: Feature) -> bool {
+        let capability = self.capability_of(feature);
         capability.is_allowed && capability.lock_lack().as_ref().is_none_or(|lack| lack.until <= Instant::now())
     }
 
-    /// Says whether every write since the start could make use of an ability: else one may be on
+    /// Says whether every write since the start could make use of an feature: else one may be on
     /// its way without.
-    pub(crate) fn always_had(&self, ability: Feature) -> bool {
-        let capability = self.capability_of(ability);
+    pub(crate) fn always_had(&self, feature: Feature) -> bool {
+        let capability = self.capability_of(feature);
         capability.is_allowed && capability.lock_lack().is_none()
     }
 
-    /// Gives an ability up for a while, loudly: the order of writes then has fewer guarantees.
-    pub(crate) fn disable_feature(&self, ability: Feature, account: &str, why: &str) {
-        let had = self.has_feature(ability);
-        *self.capability_of(ability).lock_lack() =
+    /// Gives an feature up for a while, loudly: the order of writes then has fewer guarantees.
+    pub(crate) fn disable_feature(&self, feature: Feature, account: &str, why: &str) {
+        let had = self.has_feature(feature);
+        *self.capability_of(feature).lock_lack() =
             Some(Lack { until: Instant::now() + GIVEN_UP_FOR, why: why.to_owned() });
         if had {
             warn!(
                 account,
-                ability = ability.as_str(),
+                feature = feature.as_str(),
                 why,
                 "feature not supported by the endpoint, disabled for an hour"
             );
         }
     }
 
-    /// Lists the abilities that are given up now.
-    pub(crate) fn missing_features(&self, account: &str) -> Vec<Lacking> {
-        let lacking = |ability: Feature| {
-            let lack = self.capability_of(ability).lock_lack();
+    /// Lists the features that are given up now.
+    pub(crate) fn missing_features(&self, account: &str) -> Vec<DisabledFeature> {
+        let lacking = |feature: Feature| {
+            let lack = self.capability_of(feature).lock_lack();
             let lack = lack.as_ref().filter(|lack| lack.until > Instant::now())?;
-            Some(Lacking {
+            Some(DisabledFeature {
                 account: account.to_owned(),
-                ability: ability.as_str().to_owned(),
+                feature: feature.as_str().to_owned(),
                 why: lack.why.clone(),
                 tried_again_in_seconds: lack.until.duration_since(Instant::now()).as_secs(),
             })
@@ -213,16 +213,16 @@ impl Capabilities {
     }
 
     /// Records a refused condition that a fresh read says should have held.
-    pub(crate) fn record_contradiction(&self, ability: Feature, account: &str) {
-        let earlier = self.capability_of(ability).contradictions.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn record_contradiction(&self, feature: Feature, account: &str) {
+        let earlier = self.capability_of(feature).contradictions.fetch_add(1, Ordering::Relaxed);
         if earlier + 1 >= CONTRADICTIONS_MAX {
-            self.disable_feature(ability, account, "refused a condition twice that a fresh read says holds");
+            self.disable_feature(feature, account, "refused a condition twice that a fresh read says holds");
         }
     }
 
     /// Records that a condition was met as it should be.
-    pub(crate) fn record_condition_met(&self, ability: Feature) {
-        self.capability_of(ability).contradictions.store(0, Ordering::Relaxed);
+    pub(crate) fn record_condition_met(&self, feature: Feature) {
+        self.capability_of(feature).contradictions.store(0, Ordering::Relaxed);
     }
 
     /// Records that a HEAD of a deleted key named its delete marker.
@@ -269,8 +269,8 @@ impl Capabilities {
         self.keeps_tags.get(given as usize)?.get().copied()
     }
 
-    fn capability_of(&self, ability: Feature) -> &Capability {
-        match ability {
+    fn capability_of(&self, feature: Feature) -> &Capability {
+        match feature {
             Feature::ConditionalPut => &self.put,
             Feature::ConditionalComplete => &self.complete,
             Feature::ConditionalDelete => &self.delete,
@@ -337,7 +337,7 @@ mod tests {
         assert!(!known.has_feature(Feature::ConditionalPut));
         tokio::time::advance(Duration::from_secs(600)).await;
         let [shown] = known.missing_features("archive").try_into().unwrap();
-        assert_eq!((shown.ability.as_str(), shown.tried_again_in_seconds), ("conditions on PutObject", 3000));
+        assert_eq!((shown.feature.as_str(), shown.tried_again_in_seconds), ("conditions on PutObject", 3000));
         tokio::time::advance(Duration::from_secs(3000)).await;
         assert!(known.has_feature(Feature::ConditionalPut) && known.missing_features("archive").is_empty());
         assert!(!known.always_had(Feature::ConditionalPut), "a write may have gone without");

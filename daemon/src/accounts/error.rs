@@ -33,7 +33,7 @@ pub(crate) enum Side {
 
 impl Side {
     /// Names the dependency that serves the request.
-    pub(crate) fn asked_party(self) -> Dependency {
+    pub(crate) fn asked_dependency(self) -> Dependency {
         match self {
             Self::Source => Dependency::Source,
             Self::Destination | Self::Write | Self::Prepare => Dependency::Destination,

@@ -47,7 +47,7 @@ impl Feedback {
         if let FailureKind::MustWait(_) = failure.kind {
             return Self::Reachable;
         }
-        if let Some(dependency) = failure.suspected_party() {
+        if let Some(dependency) = failure.suspected_dependency() {
             let (operation, status) = (failure.operation, failure.answer.map(|answer| answer.status));
             return Self::Failed(DependencyFailure { dependency, operation, status, was_heard: false });
         }

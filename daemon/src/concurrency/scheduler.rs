@@ -77,15 +77,16 @@ impl Scheduler {
         let is_open = self.leaves_alone(&route.destination);
         if is_open
             && self.may_tell(&route.destination, subject)
-            && self.has_room(route, Busy::among_parties(&self.dependencies), now)
+            && self.has_room(route, Busy::among_dependencies(&self.dependencies), now)
         {
-            let early = self.destination_gate(route).circuit.enter_early();
+            let early = self.destination_limiter(route).circuit.enter_early();
             return Lined::In(self.admit_as(early.unwrap_or(Admission::Normal), route, subject));
         }
         if is_open && (self.is_tried(&route.destination) || self.has_waiting(&route.destination)) {
             return Lined::Away(self.away(&route.destination, now));
         }
-        if !self.queues.contains_key(route) && self.may_admit(route, Busy::among_parties(&self.dependencies), now) {
+        if !self.queues.contains_key(route) && self.may_admit(route, Busy::among_dependencies(&self.dependencies), now)
+        {
             return Lined::In(self.admit(route, subject, now));
         }
         self.last += 1;
@@ -100,7 +101,7 @@ impl Scheduler {
         for rule in rules {
             *self.rules.entry(rule.destination.clone()).or_default() += 1;
         }
-        self.dependencies.retain(|_, gate| gate.in_flight > 0 || gate.is_ailing());
+        self.dependencies.retain(|_, gate| gate.in_flight > 0 || gate.is_degraded());
     }
 
     /// Lets in all tasks that may enter: first those whose rule has the fewest places at its
@@ -108,7 +109,7 @@ impl Scheduler {
     pub(super) fn admit_waiting(&mut self, now: Instant) -> Vec<(u64, Route, Entered)> {
         let mut admitted = Vec::new();
         loop {
-            let busy = Busy::among_parties(&self.dependencies);
+            let busy = Busy::among_dependencies(&self.dependencies);
             let heads = self.queues.iter().filter_map(|(route, queue)| Some((*queue.front()?, route)));
             let heads = heads.filter(|(_, route)| self.may_admit(route, busy, now));
             let first = heads.map(|(head, route)| (self.places_of_rule(route), head, route)).min();
@@ -142,9 +143,9 @@ impl Scheduler {
     pub(super) fn strained(&mut self, route: &Route, entered: Entered, dependency: Dependency) -> Change {
         let was = HealthView::of_route(&self.dependencies, route);
         let round = entered.epoch_of(dependency);
-        let gate = self.party_gate(route, dependency);
+        let gate = self.dependency_limiter(route, dependency);
         if !gate.suspects.is_own(entered.subject, false) {
-            gate.window.strained(round, gate.in_flight);
+            gate.window.on_throttled_retrying(round, gate.in_flight);
         }
         HealthView::of_route(&self.dependencies, route).change_since(was)
     }
@@ -189,8 +190,9 @@ impl Scheduler {
 
     /// Lists the dependencies that are throttled or whose circuit is open, and sources that fail
     /// every request.
-    pub(super) fn ailing(&self) -> Vec<DegradedDependency> {
-        let ailing = self.dependencies.iter().filter(|(site, gate)| gate.is_ailing() || gate.has_source_trouble(site));
+    pub(super) fn degraded_dependencies(&self) -> Vec<DegradedDependency> {
+        let ailing =
+            self.dependencies.iter().filter(|(site, gate)| gate.is_degraded() || gate.has_source_trouble(site));
         ailing.map(|(site, gate)| gate.describe(site)).collect()
     }
 
@@ -226,7 +228,7 @@ impl Scheduler {
     }
 
     fn admit(&mut self, route: &Route, subject: Subject, now: Instant) -> Entered {
-        let entry = self.destination_gate(route).circuit.try_admit(now).unwrap_or(Admission::Normal);
+        let entry = self.destination_limiter(route).circuit.try_admit(now).unwrap_or(Admission::Normal);
         self.admit_as(entry, route, subject)
     }
 
@@ -234,12 +236,12 @@ impl Scheduler {
         let entered = Entered {
             subject,
             entry,
-            source: self.party_gate(route, Dependency::Source).enter_epoch(),
-            destination: self.party_gate(route, Dependency::Destination).enter_epoch(),
-            key: route.key.is_some().then(|| self.party_gate(route, Dependency::DestinationKey).enter_epoch()),
+            source: self.dependency_limiter(route, Dependency::Source).enter_epoch(),
+            destination: self.dependency_limiter(route, Dependency::Destination).enter_epoch(),
+            key: route.key.is_some().then(|| self.dependency_limiter(route, Dependency::DestinationKey).enter_epoch()),
         };
         for site in route.all_sites() {
-            self.gate_at(site).in_flight += 1;
+            self.limiter_at(site).in_flight += 1;
         }
         entered
     }
@@ -263,9 +265,9 @@ impl Scheduler {
         {
             // A key that is throttled while other keys are served tells nothing of how many tasks
             // the destination takes.
-            return self.destination_gate(route).circuit.on_abandoned(entry);
+            return self.destination_limiter(route).circuit.on_abandoned(entry);
         }
-        let gate = self.destination_gate(route);
+        let gate = self.destination_limiter(route);
         match answer {
             Feedback::None | Feedback::Throttled(Dependency::Source) => gate.circuit.on_abandoned(entry),
             Feedback::Failed(trouble) => self.learn_failure(route, entered, trouble, at),
@@ -280,7 +282,7 @@ impl Scheduler {
         }
         if let Feedback::Throttled(dependency) = answer {
             let round = entered.epoch_of(dependency);
-            let gate = self.party_gate(route, dependency);
+            let gate = self.dependency_limiter(route, dependency);
             gate.window.on_throttled(round, gate.in_flight, at.0, at.1);
             gate.suspects.record_failure(entered.subject);
             gate.error = None;
@@ -290,13 +292,13 @@ impl Scheduler {
     /// Learns from one key's failure whether a dependency is in trouble. One that answers something
     /// may fail the same key again and again.
     fn learn_failure(&mut self, route: &Route, entered: Entered, trouble: DependencyFailure, at: (Instant, f64)) {
-        let gate = self.party_gate(route, trouble.dependency);
+        let gate = self.dependency_limiter(route, trouble.dependency);
         let evidence = gate.suspects.record_failure(entered.subject);
         if trouble.dependency == Dependency::Source && gate.suspects.are_many() {
             gate.error = Some(trouble);
         }
         let is_silent = trouble.status.is_none() || !trouble.was_heard;
-        let gate = self.destination_gate(route);
+        let gate = self.destination_limiter(route);
         match (trouble.dependency, evidence) {
             (Dependency::Source, _) | (Dependency::Destination, Evidence::Own) => {
                 gate.circuit.on_abandoned(entered.entry);
@@ -313,27 +315,27 @@ impl Scheduler {
 
     /// Widens what may be widened. What only read tells nothing of how much may be written.
     fn served(&mut self, route: &Route, entered: Entered, wrote: bool) {
-        let source = self.gate_at(LimitKey::Source(route.source.clone()));
+        let source = self.limiter_at(LimitKey::Source(route.source.clone()));
         source.window.on_success(entered.source);
         source.error = None;
         if !wrote {
-            return self.destination_gate(route).record_answered();
+            return self.destination_limiter(route).record_answered();
         }
         source.suspects.record_success(entered.subject);
-        let destination = self.destination_gate(route);
+        let destination = self.destination_limiter(route);
         destination.window.on_success(entered.destination);
         destination.suspects.record_success(entered.subject);
         destination.record_answered();
         if let (Some(key), Some(round)) = (&route.key, entered.key) {
-            let key = self.gate_at(LimitKey::Key(key.clone()));
+            let key = self.limiter_at(LimitKey::Key(key.clone()));
             key.window.on_success(round);
             key.suspects.record_success(entered.subject);
         }
     }
 
     /// Returns the gate of a dependency that may throttle.
-    fn party_gate(&mut self, route: &Route, dependency: Dependency) -> &mut Limiter {
-        self.gate_at(route.site_of(dependency))
+    fn dependency_limiter(&mut self, route: &Route, dependency: Dependency) -> &mut Limiter {
+        self.limiter_at(route.site_of(dependency))
     }
 
     fn away(&self, destination: &BucketRef, now: Instant) -> Duration {
@@ -357,11 +359,11 @@ impl Scheduler {
         self.queues.keys().any(|route| route.destination == *destination)
     }
 
-    fn destination_gate(&mut self, route: &Route) -> &mut Limiter {
-        self.gate_at(LimitKey::Destination(route.destination.clone()))
+    fn destination_limiter(&mut self, route: &Route) -> &mut Limiter {
+        self.limiter_at(LimitKey::Destination(route.destination.clone()))
     }
 
-    fn gate_at(&mut self, site: LimitKey) -> &mut Limiter {
+    fn limiter_at(&mut self, site: LimitKey) -> &mut Limiter {
         self.dependencies.entry(site).or_default()
     }
 }

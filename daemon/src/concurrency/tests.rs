@@ -75,11 +75,11 @@ fn a_place_that_is_given_back_goes_to_who_came_first_and_still_waits() {
         let (concurrency, busy) = (ConcurrencyControl::default(), route("busy"));
         let mut inside = Vec::new();
         for _ in 0..128 {
-            inside.push(concurrency.acquire_pass(&busy, &A).await.unwrap());
+            inside.push(concurrency.acquire_permit(&busy, &A).await.unwrap());
         }
-        let mut gone = Box::pin(concurrency.acquire_pass(&busy, &A));
-        let mut first = Box::pin(concurrency.acquire_pass(&busy, &A));
-        let mut second = Box::pin(concurrency.acquire_pass(&busy, &A));
+        let mut gone = Box::pin(concurrency.acquire_permit(&busy, &A));
+        let mut first = Box::pin(concurrency.acquire_permit(&busy, &A));
+        let mut second = Box::pin(concurrency.acquire_permit(&busy, &A));
         for waiting in [&mut gone, &mut first, &mut second] {
             assert!(futures::poll!(waiting.as_mut()).is_pending());
         }
@@ -96,13 +96,13 @@ fn a_place_that_was_granted_to_one_who_is_gone_is_not_lost() {
         let (concurrency, busy) = (ConcurrencyControl::default(), route("busy"));
         let mut inside = Vec::new();
         for _ in 0..128 {
-            inside.push(concurrency.acquire_pass(&busy, &A).await.unwrap());
+            inside.push(concurrency.acquire_permit(&busy, &A).await.unwrap());
         }
-        let mut granted = Box::pin(concurrency.acquire_pass(&busy, &A));
+        let mut granted = Box::pin(concurrency.acquire_permit(&busy, &A));
         assert!(futures::poll!(granted.as_mut()).is_pending());
         drop(inside.pop());
         drop(granted);
-        assert!(futures::poll!(Box::pin(concurrency.acquire_pass(&busy, &A))).is_ready());
+        assert!(futures::poll!(Box::pin(concurrency.acquire_permit(&busy, &A))).is_ready());
     });
 }
 
@@ -111,15 +111,15 @@ fn the_one_who_waits_for_a_dead_destination_may_go_and_the_next_takes_the_place(
     runtime().block_on(async {
         let (concurrency, sick) = (ConcurrencyControl::default(), route("sick"));
         for _ in 0..5 {
-            concurrency.acquire_pass(&sick, &A).await.unwrap().leave_with(SILENCE);
+            concurrency.acquire_permit(&sick, &A).await.unwrap().leave_with(SILENCE);
         }
-        assert!(concurrency.leaves_alone(&sick.destination));
-        let mut first = Box::pin(concurrency.acquire_pass(&sick, &A));
+        assert!(concurrency.is_circuit_open(&sick.destination));
+        let mut first = Box::pin(concurrency.acquire_permit(&sick, &A));
         assert!(futures::poll!(first.as_mut()).is_pending());
-        assert!(concurrency.acquire_pass(&sick, &A).await.is_err());
-        assert!(futures::poll!(Box::pin(concurrency.acquire_pass(&sick, &B))).is_ready(), "it may be answered");
+        assert!(concurrency.acquire_permit(&sick, &A).await.is_err());
+        assert!(futures::poll!(Box::pin(concurrency.acquire_permit(&sick, &B))).is_ready(), "it may be answered");
         drop(first);
-        assert!(futures::poll!(Box::pin(concurrency.acquire_pass(&sick, &A))).is_pending());
+        assert!(futures::poll!(Box::pin(concurrency.acquire_permit(&sick, &A))).is_pending());
     });
 }
 
@@ -127,14 +127,14 @@ fn the_one_who_waits_for_a_dead_destination_may_go_and_the_next_takes_the_place(
 async fn who_hears_of_a_change_at_the_very_time_that_opens_the_way_does_not_sleep_on() {
     let (concurrency, sick) = (ConcurrencyControl::default(), route("sick"));
     for _ in 0..5 {
-        concurrency.acquire_pass(&sick, &A).await.unwrap().leave_with(SILENCE);
+        concurrency.acquire_permit(&sick, &A).await.unwrap().leave_with(SILENCE);
     }
     let opens = Instant::from_std(concurrency.lock_state().gates.wakes_at(&sick).unwrap());
     let change = async {
         tokio::time::sleep_until(opens).await;
         concurrency.0.changed.notify_waiters();
     };
-    let entered = tokio::time::timeout_at(opens + Duration::from_secs(600), concurrency.acquire_pass(&sick, &A));
+    let entered = tokio::time::timeout_at(opens + Duration::from_secs(600), concurrency.acquire_permit(&sick, &A));
     let ((), entered) = futures::join!(change, entered);
     assert!(matches!(entered, Ok(Ok(_))), "it waits for nobody");
 }

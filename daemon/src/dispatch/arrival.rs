@@ -25,16 +25,14 @@ impl Dispatch {
         let ReceivedMessage { message, notification } = delivery;
         if message.group.is_some() && message.lease.over_token().is_cancelled() {
             // Another one of its group went back, and may be another worker's by now.
-            return self
-                .send_settlement(AckRequest { message, disposal: AckAction::ReturnAfter(Duration::ZERO) })
-                .await;
+            return self.send_settlement(AckRequest { message, action: AckAction::ReturnAfter(Duration::ZERO) }).await;
         }
         let notification = match notification {
             Ok(notification) => notification,
             Err(undecodable) => {
                 let (metrics, detail) = (&self.engine.metrics, undecodable.to_string());
                 let disposal = message.refuse_and_park(metrics, Reason::MessageUndecodable, &detail);
-                return self.send_settlement(AckRequest { message, disposal }).await;
+                return self.send_settlement(AckRequest { message, action: disposal }).await;
             }
         };
         let rules = Arc::clone(&self.rules.borrow());
@@ -52,14 +50,14 @@ impl Dispatch {
             tasks.retain(|task| group_of(&task.target) == *group);
             if tasks.is_empty() && !others.is_empty() {
                 // The rules have changed since it was routed: its work is at another key now.
-                return self.send_settlement(AckRequest { message, disposal: AckAction::Forward(others) }).await;
+                return self.send_settlement(AckRequest { message, action: AckAction::Forward(others) }).await;
             }
         }
         tasks.retain(|task| !self.settled.has_done(&message.id, task));
         if tasks.is_empty() {
             debug!(message_id = message.id, ignored = ?notification.ignored, "nothing to do");
             self.engine.watchdog.record_progress();
-            return self.send_settlement(AckRequest { message, disposal }).await;
+            return self.send_settlement(AckRequest { message, action: disposal }).await;
         }
         self.take(message, disposal, tasks).await;
     }

@@ -3,7 +3,7 @@
 //! other destinations have done already costs them nothing more.
 //!
 //! This is kept in memory only, and is certain: what is noted here ended well in this process, so
-//! no write of it can be on its way any more (protocol rule 7). A daemon without the note sends
+//! no write of it can be on its way any more (protocol rule 5). A daemon without the note sends
 //! requests to find out.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

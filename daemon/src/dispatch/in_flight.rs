@@ -10,7 +10,7 @@ use crate::message::{AckAction, AckRequest, Message};
 /// The messages whose tasks are not all closed, by their numbers.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
-    messages: BTreeMap<u64, InHand>,
+    messages: BTreeMap<u64, InFlightMessage>,
     /// Tasks of theirs that are not closed.
     open: usize,
     /// What their bodies have.
@@ -18,7 +18,7 @@ pub(super) struct InFlight {
 }
 
 #[derive(Debug)]
-struct InHand {
+struct InFlightMessage {
     message: Message,
     tasks: usize,
     open: usize,
@@ -43,7 +43,7 @@ impl InFlight {
     pub(super) fn take(&mut self, message: Message, disposal: AckAction, open: usize) {
         self.open += open;
         self.bytes += message.body.len();
-        self.messages.insert(message.number, InHand { message, tasks: open, open, disposal });
+        self.messages.insert(message.number, InFlightMessage { message, tasks: open, open, disposal });
     }
 
     /// Returns the id of a message that has more than one task.
@@ -83,7 +83,8 @@ impl InFlight {
         if in_hand.open > 0 {
             return None;
         }
-        self.remove_message(number).map(|InHand { message, disposal, .. }| AckRequest { message, disposal })
+        self.remove_message(number)
+            .map(|InFlightMessage { message, disposal, .. }| AckRequest { message, action: disposal })
     }
 
     /// Removes a message that may have gone to another worker, whose work decides what becomes of
@@ -103,7 +104,7 @@ impl InFlight {
         }
     }
 
-    fn remove_message(&mut self, number: u64) -> Option<InHand> {
+    fn remove_message(&mut self, number: u64) -> Option<InFlightMessage> {
         let removed = self.messages.remove(&number)?;
         self.bytes -= removed.message.body.len();
         Some(removed)

@@ -13,7 +13,7 @@ use crate::task::{PendingEvent, Task};
 /// ```
 #[derive(Debug, Default)]
 pub(super) struct KeyQueue {
-    stage: KeyState,
+    state: KeyState,
     /// It all goes into the next task.
     waiting: Vec<QueuedEvent>,
 }
@@ -25,7 +25,7 @@ enum KeyState {
     Free,
     /// A task works on these.
     Working(Vec<QueuedEvent>),
-    /// A task was cut off, and what it last wrote may yet land (protocol rule 7).
+    /// A task was cut off, and what it last wrote may yet land (protocol rule 5).
     Draining,
     /// The circuit of the destination is open, and nothing is under way.
     Paused,
@@ -65,13 +65,13 @@ impl KeyQueue {
             takes_over: tickets.iter().filter_map(|ticket| ticket.task.takes_over).max(),
             ..newest.task.clone()
         };
-        self.stage = KeyState::Working(tickets);
+        self.state = KeyState::Working(tickets);
         Some(task)
     }
 
     /// Ends the task and returns what it was about.
     pub(super) fn end(&mut self) -> Vec<QueuedEvent> {
-        match std::mem::take(&mut self.stage) {
+        match std::mem::take(&mut self.state) {
             KeyState::Working(tickets) => tickets,
             KeyState::Free | KeyState::Draining | KeyState::Paused => Vec::new(),
         }
@@ -79,7 +79,7 @@ impl KeyQueue {
 
     /// Holds the key after its task was cut off; what is kept of it is first to go on.
     pub(super) fn hold(&mut self, kept: Vec<QueuedEvent>) {
-        self.stage = KeyState::Draining;
+        self.state = KeyState::Draining;
         // A write may have been on its way: the ledger alone may not answer these any more.
         let begun = kept.into_iter().map(|mut ticket| {
             ticket.task.redelivered = true;
@@ -90,16 +90,16 @@ impl KeyQueue {
 
     /// Lets a task begin again later for the same, and what comes meanwhile.
     pub(super) fn rest_with(&mut self, tickets: Vec<QueuedEvent>) {
-        self.stage = KeyState::Paused;
+        self.state = KeyState::Paused;
         self.waiting.splice(0..0, tickets);
     }
 
     pub(super) fn is_resting(&self) -> bool {
-        matches!(self.stage, KeyState::Paused)
+        matches!(self.state, KeyState::Paused)
     }
 
     /// Says whether no message is behind any of it.
-    pub(super) fn is_unbidden(&self) -> bool {
+    pub(super) fn is_background(&self) -> bool {
         self.tickets().all(|ticket| ticket.message.is_none())
     }
 
@@ -115,13 +115,13 @@ impl KeyQueue {
 
     /// Frees the key: what was written has landed, or never will, or it has rested.
     pub(super) fn landed(&mut self) {
-        if matches!(self.stage, KeyState::Draining | KeyState::Paused) {
-            self.stage = KeyState::Free;
+        if matches!(self.state, KeyState::Draining | KeyState::Paused) {
+            self.state = KeyState::Free;
         }
     }
 
     pub(super) fn is_free(&self) -> bool {
-        matches!(self.stage, KeyState::Free)
+        matches!(self.state, KeyState::Free)
     }
 
     pub(super) fn tickets(&self) -> impl Iterator<Item = &QueuedEvent> {
@@ -130,7 +130,7 @@ impl KeyQueue {
 
     /// Lists what the task at work is about.
     pub(super) fn working_tickets(&self) -> &[QueuedEvent] {
-        match &self.stage {
+        match &self.state {
             KeyState::Working(tickets) => tickets,
             KeyState::Free | KeyState::Draining | KeyState::Paused => &[],
         }
@@ -138,7 +138,7 @@ impl KeyQueue {
 
     /// Lists what may have a write on its way.
     pub(super) fn in_flight(&self) -> &[QueuedEvent] {
-        match &self.stage {
+        match &self.state {
             KeyState::Working(tickets) => tickets,
             KeyState::Draining => &self.waiting,
             KeyState::Free | KeyState::Paused => &[],

@@ -82,7 +82,7 @@ impl Dispatch {
     pub(super) fn has_business(&self) -> impl Fn(&TargetKey) -> bool + Send + use<> {
         let busy: BTreeSet<TargetKey> = self.targets.keys().cloned().collect();
         let engine = Arc::clone(&self.engine);
-        move |target| !busy.contains(target) && !engine.concurrency.leaves_alone(&target.destination)
+        move |target| !busy.contains(target) && !engine.concurrency.is_circuit_open(&target.destination)
     }
 }
 

@@ -6,7 +6,7 @@ use replicator_core::failure::{Failure, error_chain};
 use replicator_core::object::Timestamp;
 use tracing::{info, warn};
 
-use super::retry_scan::{Asker, LANES_MAX, RetryCandidate, RetryScan, ScanPage};
+use super::retry_scan::{LANES_MAX, Requester, RetryCandidate, RetryScan, ScanPage};
 use super::{Command, Completion, Dispatch, KeyQueue};
 use crate::ledger::records::ParkedTask;
 use crate::parking::{self, ParkedFilter, RetrySummary};
@@ -16,14 +16,14 @@ use crate::{blocking, clock};
 #[derive(Debug)]
 pub(super) struct Counted {
     filter: ParkedFilter,
-    asker: Asker,
+    asker: Requester,
     result: Result<RetrySummary, Failure>,
 }
 
 impl Dispatch {
     pub(super) fn answer(&mut self, question: Command) {
         match question {
-            Command::Board(asker) => {
+            Command::Stats(asker) => {
                 let _asker_may_be_gone = asker.send(super::InFlightStats::of(self));
             }
             Command::Retry(filter, asker) => self.retry(filter, asker),
@@ -31,7 +31,7 @@ impl Dispatch {
     }
 
     /// Tries all that is meant again. There may be much to count, so not in this loop.
-    fn retry(&mut self, filter: ParkedFilter, asker: Asker) {
+    fn retry(&mut self, filter: ParkedFilter, asker: Requester) {
         if self.sweeps.is_full() || self.deliveries.is_closed() {
             let busy = "the daemon is stopping, or has many retries before this one; try again later";
             let _asker_may_be_gone = asker.send(Err(busy.to_owned()));
@@ -60,7 +60,7 @@ impl Dispatch {
         if self.sweeps.is_idle() || self.deliveries.is_closed() {
             return;
         }
-        let unbidden = self.targets.values().filter(|work| KeyQueue::is_unbidden(work)).count();
+        let unbidden = self.targets.values().filter(|work| KeyQueue::is_background(work)).count();
         let Some(lanes_max) = LANES_MAX.checked_sub(unbidden).filter(|room| *room > 0) else { return };
         let Some(sweep) = self.sweeps.next() else { return };
         let (ledger, rules) = (self.engine.ledger.clone(), Arc::clone(&self.rules.borrow()));

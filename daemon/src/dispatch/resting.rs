@@ -32,7 +32,7 @@ impl Dispatch {
         let (target, halt) = (target.clone(), self.halt.clone());
         self.running.spawn(async move {
             let _halted = halt.run_until_cancelled(tokio::time::sleep(delay)).await;
-            Completion::Landed(target)
+            Completion::Drained(target)
         });
     }
 }

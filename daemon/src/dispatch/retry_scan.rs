@@ -26,7 +26,7 @@ pub(super) const LANES_MAX: usize = 100;
 pub(super) const SWEEPS_MAX: usize = 16;
 
 /// Where the result of a retry command goes.
-pub(crate) type Asker = oneshot::Sender<Result<RetrySummary, String>>;
+pub(crate) type Requester = oneshot::Sender<Result<RetrySummary, String>>;
 
 /// One way through all that is parked, key by key.
 #[derive(Debug, Clone)]

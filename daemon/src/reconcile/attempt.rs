@@ -1,4 +1,4 @@
-//! What an endpoint's answers to writes teach of its abilities.
+//! What an endpoint's answers to writes teach of its features.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -49,11 +49,11 @@ pub(crate) struct Extras {
 }
 
 impl ConditionalWrite {
-    /// Lists the abilities that requests of an operation needed.
+    /// Lists the features that requests of an operation needed.
     fn asked_features(&self, operation: Operation) -> BTreeSet<Feature> {
         let condition = Some(self.condition).filter(|_| self.extras.conditional);
         let checksum = self.condition.paired_checksum().filter(|_| self.extras.checked);
-        condition.into_iter().chain(checksum).filter(|ability| ability.is_used_by(operation)).collect()
+        condition.into_iter().chain(checksum).filter(|feature| feature.is_used_by(operation)).collect()
     }
 
     /// Lists what can be left out, in the order of trying: a checksum is missed less than a
@@ -101,14 +101,14 @@ impl AttemptState {
         self.is_unsure
     }
 
-    /// Decides which abilities of the endpoint a write uses.
+    /// Decides which features of the endpoint a write uses.
     pub(super) fn ask(
         &self,
         destination: &AccountClients,
         condition: Feature,
         over: &CurrentEntry,
     ) -> ConditionalWrite {
-        let wants = |ability| destination.capabilities.has_feature(ability) && !self.left_out.contains(&ability);
+        let wants = |feature| destination.capabilities.has_feature(feature) && !self.left_out.contains(&feature);
         let extras = Extras { conditional: wants(condition), checked: condition.paired_checksum().is_some_and(wants) };
         ConditionalWrite { condition, over: over.clone(), extras }
     }
@@ -162,13 +162,13 @@ impl AttemptState {
 
     /// What was left out on trial, and not missed, is what the endpoint lacks.
     fn learn_success(&mut self, destination: &AccountClients, asked: &ConditionalWrite) {
-        let (abilities, account) = (&destination.capabilities, &destination.name);
-        abilities.record_condition_met(asked.condition);
+        let (features, account) = (&destination.capabilities, &destination.name);
+        features.record_condition_met(asked.condition);
         self.refused = None;
         let is_meant =
-            |ability: &Feature| *ability == asked.condition || asked.condition.paired_checksum() == Some(*ability);
-        for ability in std::mem::take(&mut self.left_out).into_iter().filter(is_meant) {
-            abilities.disable_feature(ability, account, &self.why);
+            |feature: &Feature| *feature == asked.condition || asked.condition.paired_checksum() == Some(*feature);
+        for feature in std::mem::take(&mut self.left_out).into_iter().filter(is_meant) {
+            features.disable_feature(feature, account, &self.why);
         }
     }
 
@@ -178,9 +178,9 @@ impl AttemptState {
     fn adapt(&mut self, destination: &AccountClients, asked: &ConditionalWrite, failure: Failure) -> Failure {
         let sent = asked.asked_features(failure.operation);
         if let Some(header) = failure.header.as_deref() {
-            let named = sent.into_iter().find(|ability| ability.is_asked_by(header));
-            named.iter().for_each(|ability| {
-                destination.capabilities.disable_feature(*ability, &destination.name, &error_chain(&failure));
+            let named = sent.into_iter().find(|feature| feature.is_asked_by(header));
+            named.iter().for_each(|feature| {
+                destination.capabilities.disable_feature(*feature, &destination.name, &error_chain(&failure));
             });
             return if named.is_some() { adapted(failure) } else { failure };
         }
@@ -207,7 +207,7 @@ impl AttemptState {
         let all = ConditionalWrite { extras: Extras { conditional: true, checked: true }, ..asked.clone() }
             .asked_features(operation);
         let known: BTreeSet<Feature> =
-            all.into_iter().filter(|ability| destination.capabilities.has_feature(*ability)).collect();
+            all.into_iter().filter(|feature| destination.capabilities.has_feature(*feature)).collect();
         let sent = asked.asked_features(operation);
         let trials = asked.trials();
         let tried = trials.iter().position(|trial| *trial == self.left_out).map_or(0, |at| at + 1);

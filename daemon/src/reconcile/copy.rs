@@ -93,15 +93,15 @@ impl CopyJob<'_> {
 
     /// Reads from the source what the replica carries. Tags are counted by some endpoints for GET
     /// and not for HEAD, LocalStack among them.
-    pub(super) async fn dress_anew(&self) -> Result<ReplicaHeaders, Failure> {
+    pub(super) async fn read_headers_again(&self) -> Result<ReplicaHeaders, Failure> {
         let asked = BootInstant::now();
         let head = self.original().head().await?;
-        self.dress_from(Attributes::from(&head), asked, self.source.is_aws).await
+        self.headers_from(Attributes::from(&head), asked, self.source.is_aws).await
     }
 
     /// Decides from what the source said what the replica carries, or that the version is not to be
     /// replicated.
-    pub(super) async fn dress_from(
+    pub(super) async fn headers_from(
         &self,
         mut attributes: Attributes,
         asked: BootInstant,

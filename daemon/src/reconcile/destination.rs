@@ -1,5 +1,5 @@
 //! What the destination shows of a key, and how far its history reaches. It is read before the
-//! source is listed, so that "absent" is always something seen (protocol rule 2).
+//! source is listed, so that "absent" is always something seen (protocol rule 3).
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub(crate) struct DestinationView {
     pub(crate) known: DestinationState,
     pub(crate) replicas: Vec<Replica>,
     /// The basis of the next write.
-    pub(crate) basis: Snapshot,
+    pub(crate) snapshot: Snapshot,
     /// Whether the nothing that is current may be a marker.
     pub(super) is_guess: bool,
     /// Which version an object that is current says it is the replica of, until that is judged.
@@ -47,7 +47,7 @@ struct Hiding {
 impl DestinationView {
     /// Returns what is on record of the entry that is current.
     pub(super) fn current(&self) -> Option<&Replica> {
-        match &self.basis.entry {
+        match &self.snapshot.entry {
             CurrentEntry::Nothing => None,
             CurrentEntry::Marker(id) => replica_by_version(&self.replicas, Some(id)),
             CurrentEntry::Object { version, .. } => replica_by_version(&self.replicas, version.as_deref()),
@@ -55,8 +55,8 @@ impl DestinationView {
     }
 
     /// Says whether a delete marker is current that is on no record.
-    pub(super) fn is_hidden_by_stranger(&self) -> bool {
-        matches!(self.basis.entry, CurrentEntry::Marker(_)) && self.current().is_none()
+    pub(super) fn is_hidden_by_unknown_marker(&self) -> bool {
+        matches!(self.snapshot.entry, CurrentEntry::Marker(_)) && self.current().is_none()
     }
 
     /// Takes a delete marker that is on no record for the one that it repeats, or else for the one
@@ -67,8 +67,8 @@ impl DestinationView {
         task: &Task,
         history: &[SourceVersion],
     ) -> Result<(), Failure> {
-        let (CurrentEntry::Marker(id), Some(hiding)) = (&self.basis.entry, &self.marker) else { return Ok(()) };
-        if !self.is_hidden_by_stranger() {
+        let (CurrentEntry::Marker(id), Some(hiding)) = (&self.snapshot.entry, &self.marker) else { return Ok(()) };
+        if !self.is_hidden_by_unknown_marker() {
             return Ok(());
         }
         let first = || plan::marker_shown(history, &self.known, hiding.since);
@@ -84,7 +84,7 @@ impl DestinationView {
         task: &Task,
         gone: VersionRef,
     ) -> Result<(), Failure> {
-        let CurrentEntry::Marker(id) = &self.basis.entry else { return Ok(()) };
+        let CurrentEntry::Marker(id) = &self.snapshot.entry else { return Ok(()) };
         let marker = Replica { kind: VersionKind::Marker, ..replicated_record(gone, Some(id.clone()), None) };
         self.explained(engine, task, marker)
     }
@@ -118,7 +118,7 @@ pub(crate) async fn read(engine: &Engine, task: &Task, may_guess: bool) -> Resul
         CurrentEntry::Nothing | CurrentEntry::Object { .. } => replica_of(&top).cloned(),
     };
     let known = known_from(top, reached, &replicas);
-    Ok(DestinationView { known, replicas, basis, is_guess, claim, unknown_age: None, marker: None })
+    Ok(DestinationView { known, replicas, snapshot: basis, is_guess, claim, unknown_age: None, marker: None })
 }
 
 /// Finds out from stamps how far the destination reaches, where the ledger has no record of what is
@@ -129,16 +129,16 @@ pub(super) async fn trace(
     shown: &mut DestinationView,
     listed: &[SourceVersion],
 ) -> Result<(), Failure> {
-    if shown.basis.entry == CurrentEntry::Nothing || shown.known.reached.is_some() {
+    if shown.snapshot.entry == CurrentEntry::Nothing || shown.known.reached.is_some() {
         return Ok(());
     }
     let access = engine.access_to(&task.target.destination)?;
-    let lookup = Lookup { engine, task, access, listed, now: shown.basis.now_or_after() };
+    let lookup = Lookup { engine, task, access, listed, now: shown.snapshot.now_or_after() };
     let claim = shown.claim.take();
     let is_judged = claim.is_some();
     let written = claim.as_ref().and_then(|claim| claim.written);
     let mut reached = None;
-    if let (Some(claim), CurrentEntry::Object { etag, version }) = (claim, &shown.basis.entry)
+    if let (Some(claim), CurrentEntry::Object { etag, version }) = (claim, &shown.snapshot.entry)
         && let Some(source) = lookup.believed(claim, version.as_deref()).await?
     {
         let found = lookup.found_replica(source.clone(), version.clone(), Some(etag.clone()));
@@ -151,7 +151,7 @@ pub(super) async fn trace(
         let entries = lookup.history().await?;
         // Listed later than what is current was read: only if both agree do they speak of one
         // moment.
-        shown.basis.agree(entries.first())?;
+        shown.snapshot.agree(entries.first())?;
         for entry in entries.into_iter().skip(usize::from(is_judged)) {
             reached = lookup.identify(entry, &mut shown.replicas, &[]).await?;
             if reached.is_some() {
@@ -159,7 +159,7 @@ pub(super) async fn trace(
             }
         }
     }
-    let mut top = top(&shown.basis.entry, &shown.replicas);
+    let mut top = top(&shown.snapshot.entry, &shown.replicas);
     if let Current::Object { replica_of, .. } = &mut top
         && is_replica
     {
@@ -205,11 +205,11 @@ pub(crate) async fn rebuild_records(
     listed: &[SourceVersion],
 ) -> Result<(), Failure> {
     let access = engine.access_to(&task.target.destination)?;
-    let lookup = Lookup { engine, task, access, listed, now: shown.basis.now_or_after() };
+    let lookup = Lookup { engine, task, access, listed, now: shown.snapshot.now_or_after() };
     let mut seen = Vec::new();
     let entries = lookup.history().await?;
     // Listed later than what is current was read: only if both agree do they speak of one moment.
-    shown.basis.agree(entries.first())?;
+    shown.snapshot.agree(entries.first())?;
     shown.marker = hiding(&entries, lookup.may_double_markers(), &shown.replicas);
     for entry in entries {
         seen.extend(lookup.identify(entry, &mut shown.replicas, &seen).await?);
@@ -236,7 +236,7 @@ fn known_from(top: Current, reached: Option<VersionRef>, replicas: &[Replica]) -
         replicas.iter().filter(|replica| wanted(replica.state)).map(|replica| replica.source.clone()).collect()
     };
     DestinationState {
-        top,
+        current: top,
         reached,
         replicated: of(|state| matches!(state, ReplicaState::Replicated | ReplicaState::Deleted)),
         collapsed: of(|state| state == ReplicaState::Coalesced),

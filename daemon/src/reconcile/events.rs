@@ -15,7 +15,7 @@ use crate::metrics::Outcome;
 use crate::task::{PendingEvent, Report, Task};
 
 /// Answers duplicates from the ledger, without a request. Not when a message was delivered before:
-/// then a write may have been lost on its way, and only the destination can tell (protocol rule 7).
+/// then a write may have been lost on its way, and only the destination can tell (protocol rule 4).
 pub(super) fn answered_by_ledger(engine: &Engine, task: &Task) -> Result<Option<Report>, Failure> {
     let plain = |pending: &PendingEvent| matches!(pending.action, EventKind::Put | EventKind::DeleteMarker);
     if task.redelivered || !task.events.iter().all(plain) {

@@ -24,10 +24,10 @@ impl Reconciler<'_> {
         source: &SourceVersion,
         memory: &mut AttemptState,
     ) -> Result<Progress, Failure> {
-        let asked = memory.ask(self.destination, Feature::ConditionalDelete, &self.observed.destination.basis.entry);
+        let asked = memory.ask(self.destination, Feature::ConditionalDelete, &self.observed.destination.snapshot.entry);
         let (sent, conditional) = (BootInstant::now(), asked.extras.conditional);
         let marked =
-            delete::mark(self.engine, self.task, source, (&self.observed.destination.basis, conditional)).await;
+            delete::mark(self.engine, self.task, source, (&self.observed.destination.snapshot, conditional)).await;
         let version = memory.learn(self.destination, asked, marked)?;
         self.engine.check_written(&self.task.target.destination, Operation::DeleteObject, version.as_deref()).await?;
         let replica = self.written(source, version, None);
@@ -59,13 +59,13 @@ impl Reconciler<'_> {
             rule: Arc::clone(&rule),
             version,
             condition: &condition,
-            basis: &self.observed.destination.basis,
+            basis: &self.observed.destination.snapshot,
             tags,
             extras: Extras::default(),
         };
         let part_bytes = self.part_bytes(&copy)?;
-        let ability = if part_bytes.is_some() { Feature::ConditionalComplete } else { Feature::ConditionalPut };
-        let asked = memory.ask(self.destination, ability, &self.observed.destination.basis.entry);
+        let feature = if part_bytes.is_some() { Feature::ConditionalComplete } else { Feature::ConditionalPut };
+        let asked = memory.ask(self.destination, feature, &self.observed.destination.snapshot.entry);
         copy.extras = asked.extras;
         let written = match part_bytes {
             Some(part_bytes) => multipart::copy(&copy, part_bytes).await,
@@ -96,7 +96,7 @@ impl Reconciler<'_> {
 
     /// Returns the size of the parts in which a version goes, if it goes in parts: those of an
     /// upload that was begun, whatever would be preferred by now. Beside one that may appear
-    /// nothing is written whole (protocol rule 7).
+    /// nothing is written whole (protocol rule 5).
     fn part_bytes(&self, copy: &CopyJob<'_>) -> Result<Option<u64>, Failure> {
         let preferred = part_bytes_preferred(self.engine, &copy.rule);
         let is_large = copy.version.size_bytes > preferred;
@@ -172,14 +172,14 @@ impl Reconciler<'_> {
 
     /// Returns the record of what was just written.
     fn written(&self, version: &SourceVersion, destination_version: Option<String>, etag: Option<ETag>) -> Replica {
-        let written = self.observed.destination.basis.now_or_after();
+        let written = self.observed.destination.snapshot.now_or_after();
         Replica { destination_version, etag, written, ..replica_record(version, ReplicaState::Replicated) }
     }
 
     /// From now on this write is the basis of the next.
     fn wrote(&mut self, replica: &Replica, sent: BootInstant) {
         if let Some(entry) = entry_of(replica) {
-            self.observed.destination.basis = self.observed.destination.basis.written(entry, sent);
+            self.observed.destination.snapshot = self.observed.destination.snapshot.written(entry, sent);
         }
     }
 

@@ -31,7 +31,7 @@ use crate::xml::{self, NotXml};
 
 /// Copies a version in parts.
 pub(crate) async fn copy(copy: &CopyJob<'_>, part_bytes: u64) -> Result<Written, Failure> {
-    let dress = copy.dress_anew().await?;
+    let dress = copy.read_headers_again().await?;
     let layout = layout(copy, part_bytes)?;
     let parts = parts_of(&layout);
     let way = Way { piece_bytes: layout.part_bytes(), is_demanded: proof::is_demanded(copy) };

@@ -1,5 +1,5 @@
 //! What a plan is made from: the destination, then the source, read in this order, so that
-//! "absent" at the destination is older news than the list (protocol rule 2).
+//! "absent" at the destination is older news than the list (protocol rule 3).
 
 use replicator_core::deadline::READING_AGE_MAX;
 use replicator_core::failure::{Failure, FailureKind};
@@ -56,7 +56,7 @@ impl Observation {
             .collect();
         let history = if lead.history == History::Latest { above_refused(history, &shown) } else { history };
         let is_whole = lead.history == History::Exact;
-        if shown.is_hidden_by_stranger() || (is_whole && has_unknown_past(&history, &shown)) {
+        if shown.is_hidden_by_unknown_marker() || (is_whole && has_unknown_past(&history, &shown)) {
             destination::rebuild_records(engine, task, &mut shown, &past).await?;
         }
         shown.explain_marker(engine, task, &history)?;

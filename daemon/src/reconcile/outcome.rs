@@ -30,7 +30,7 @@ impl<'a> OutcomeRecorder<'a> {
     /// Records a replica that is at the destination.
     pub(super) fn wrote(&mut self, replica: &Replica, rule: &Rule, bytes: u64) -> Result<(), Failure> {
         self.engine.ledger.put_replica(&self.task.target, replica)?;
-        self.engine.watchdog.record_lane_progress(&self.task.target);
+        self.engine.watchdog.record_key_progress(&self.task.target);
         self.written += 1;
         self.bytes += bytes;
         let operation = operation(replica.kind);

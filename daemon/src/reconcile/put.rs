@@ -30,13 +30,13 @@ pub(crate) async fn copy(copy: &CopyJob<'_>, opened: Option<Box<StartedGet>>) ->
     let (due, _share) = copy.admitted(whole, false).await;
     let (body, dress) = match due {
         Due::Have(body) => {
-            let dress = copy.dress_from(Attributes::from(&body.head), body.read, true).await?;
+            let dress = copy.headers_from(Attributes::from(&body.head), body.read, true).await?;
             (body, dress)
         }
         Due::Read(lead, paid) => read(copy, (whole, opened), lead, paid).await?,
     };
     copy.engine.limits.may_send(copy.payer_for(false)).await;
-    let dress = if dress.is_old() { copy.dress_anew().await? } else { dress };
+    let dress = if dress.is_old() { copy.read_headers_again().await? } else { dress };
     put(copy, &dress, &body).await
 }
 
@@ -62,7 +62,7 @@ async fn read(
         // A request to the destination comes first, and the other readers do not wait for that.
         lead.step_aside();
     }
-    let dress = copy.dress_from(attributes, read, true).await?;
+    let dress = copy.headers_from(attributes, read, true).await?;
     let way = Way { piece_bytes: whole.len, is_demanded: proof::is_demanded(copy) };
     let choice = Proof::choose(&original, &dress.attributes.stated, way).await?;
     let (filled, unproved) = match prove(&original, whole, body, &choice).await {

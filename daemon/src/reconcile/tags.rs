@@ -124,10 +124,10 @@ impl Reconciler<'_> {
     }
 
     async fn mend_tags(&self, replica: &Replica, tags: &Tags) -> Result<(), Failure> {
-        let abilities = &self.destination.capabilities;
+        let features = &self.destination.capabilities;
         let given = [TagsGiven::WithPut, TagsGiven::WithUpload];
         let is_kept =
-            self.destination.is_aws || given.into_iter().all(|given| abilities.keeps_tags(given) == Some(true));
+            self.destination.is_aws || given.into_iter().all(|given| features.keeps_tags(given) == Some(true));
         let Some(version) = replica.destination_version.as_deref() else { return Ok(()) };
         if tags_header(tags).is_some() && is_kept {
             return Ok(());
@@ -143,15 +143,15 @@ impl Reconciler<'_> {
     /// Says whether the destination keeps tags that are given in this way: AWS does, another
     /// endpoint is checked once.
     async fn is_kept(&self, given: TagsGiven, replica: &str, tags: &Tags) -> Result<bool, Failure> {
-        let abilities = &self.destination.capabilities;
-        let known = if self.destination.is_aws { Some(true) } else { abilities.keeps_tags(given) };
+        let features = &self.destination.capabilities;
+        let known = if self.destination.is_aws { Some(true) } else { features.keeps_tags(given) };
         if let Some(keeps) = known {
             return Ok(keeps);
         }
         let shown = self.shows_tags(replica, tags).await?;
         // Another client, too, may have put tags since.
         if let Some(shown) = shown.filter(|shown| *shown || given != TagsGiven::Apart) {
-            abilities.saw_tags(given, shown, &self.destination.name);
+            features.saw_tags(given, shown, &self.destination.name);
         }
         // Without the permission to read tags, the answer to PutObjectTagging, which is about
         // nothing else, has to do.
@@ -260,7 +260,7 @@ async fn write(
         tagging.map_err(|error| Failure::with_source(FailureKind::Transient, Operation::PutObjectTagging, error))?;
     lease::confirm_held().await?;
     // Sent once: one whose answer was lost may land on top of the tags of a later one (protocol
-    // rule 7).
+    // rule 5).
     access
         .s3_once
         .put_object_tagging()

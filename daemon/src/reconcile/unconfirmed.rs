@@ -1,5 +1,5 @@
 //! An upload whose completion got no answer. S3 may take minutes to put it together, and until then
-//! it may appear at its key whatever was written there meanwhile (protocol rule 7). The ledger
+//! it may appear at its key whatever was written there meanwhile (protocol rule 5). The ledger
 //! holds until when, so a restart forgets nothing.
 
 use std::time::Duration;
@@ -39,7 +39,7 @@ impl UnconfirmedUpload {
             engine.ledger.end_upload(&task.target)?;
             return Ok(None);
         }
-        Ok(Self::of(&upload, access, &shown.basis))
+        Ok(Self::of(&upload, access, &shown.snapshot))
     }
 
     /// Tells by what is current: over another object its condition does not hold, where it has one.

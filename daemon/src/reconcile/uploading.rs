@@ -46,7 +46,7 @@ impl Uploading<'_> {
                 Ok(Some(part)) => {
                     copy.engine.ledger.put_part(&copy.task.target, &part)?;
                     done.insert(part.number, part);
-                    copy.engine.watchdog.record_lane_progress(&copy.task.target);
+                    copy.engine.watchdog.record_key_progress(&copy.task.target);
                 }
                 Ok(None) => {}
                 Err(failure) => {

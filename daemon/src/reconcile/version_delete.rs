@@ -1,5 +1,5 @@
 //! Versions that were deleted permanently at the source go from the destination too, where the rule
-//! says so (protocol rule 10): by exact id, after a read of the source.
+//! says so (protocol rule 7): by exact id, after a read of the source.
 
 use std::collections::BTreeSet;
 
@@ -16,23 +16,23 @@ use crate::task::Task;
 
 /// Removes one replica whose source is gone, if there is any; then everything has to be read again,
 /// because another entry is current perhaps, and another replica of the same version.
-pub(super) async fn carry_out(run: &mut Reconciler<'_>) -> Result<bool, Failure> {
+pub(super) async fn apply_version_deletes(run: &mut Reconciler<'_>) -> Result<bool, Failure> {
     let mut wanted = wanted(run.task);
     if wanted.is_empty() {
         return Ok(false);
     }
     // Another daemon may have written what is only on record here as lost, left out or removed.
     destination::rebuild_records(run.engine, run.task, &mut run.observed.destination, &run.observed.past).await?;
-    wanted.extend(bared_marker(run));
+    wanted.extend(exposed_marker(run));
     for id in wanted {
         if is_there(run, &id).await? {
             continue;
         }
         let stands = |replica: &&Replica| replica.is_of(&id) && replica.state == ReplicaState::Replicated;
         let Some(replica) = run.observed.destination.replicas.iter().find(stands).cloned() else { continue };
-        match heir(run, &replica) {
-            Some(heir) => inherit(run, replica, heir)?,
-            None if take_away(run, replica).await? => return Ok(true),
+        match equivalent_version(run, &replica) {
+            Some(heir) => reassign_replica(run, replica, heir)?,
+            None if delete_replica(run, replica).await? => return Ok(true),
             // The rule has removed enough in this hour.
             None => run.is_over_quota = true,
         }
@@ -48,7 +48,7 @@ pub(super) async fn explain_marker(run: &mut Reconciler<'_>) -> Result<(), Failu
     let shown = &run.observed.destination;
     let newest = run.observed.history.last().map(|newest| newest.version.clone());
     let Some(newest) = newest.filter(|newest| shown.known.reached.as_ref() == Some(newest)) else { return Ok(()) };
-    if !shown.is_hidden_by_stranger() {
+    if !shown.is_hidden_by_unknown_marker() {
         return Ok(());
     }
     for id in wanted(run.task) {
@@ -82,7 +82,7 @@ fn wanted(task: &Task) -> BTreeSet<VersionId> {
 /// Finds a delete marker on record that hides what the source shows and that the source does not
 /// list: the daemon that handled its delete event had no record of it, and saw only the versions
 /// that covered it then.
-fn bared_marker(run: &Reconciler<'_>) -> Option<VersionId> {
+fn exposed_marker(run: &Reconciler<'_>) -> Option<VersionId> {
     let marker = run.observed.destination.current().filter(|replica| replica.kind == VersionKind::Marker)?;
     let shows_object = run.observed.past.last().is_some_and(|newest| newest.kind == VersionKind::Object);
     let is_listed = run.observed.listed.contains(&marker.source);
@@ -90,7 +90,7 @@ fn bared_marker(run: &Reconciler<'_>) -> Option<VersionId> {
 }
 
 /// Finds another marker of the run that this one stands for at the destination.
-fn heir(run: &Reconciler<'_>, marker: &Replica) -> Option<Replica> {
+fn equivalent_version(run: &Reconciler<'_>, marker: &Replica) -> Option<Replica> {
     if marker.kind != VersionKind::Object {
         let (past, time) = (&run.observed.past, marker.source.last_modified);
         let at = past.partition_point(|entry| entry.version.last_modified <= time);
@@ -106,7 +106,7 @@ fn heir(run: &Reconciler<'_>, marker: &Replica) -> Option<Replica> {
 }
 
 /// Lets a marker of the destination stand for another one of its run.
-fn inherit(run: &mut Reconciler<'_>, gone: Replica, heir: Replica) -> Result<(), Failure> {
+fn reassign_replica(run: &mut Reconciler<'_>, gone: Replica, heir: Replica) -> Result<(), Failure> {
     let heir =
         Replica { state: ReplicaState::Replicated, destination_version: gone.destination_version.clone(), ..heir };
     let gone = Replica { state: ReplicaState::Deleted, destination_version: None, ..gone };
@@ -117,7 +117,7 @@ fn inherit(run: &mut Reconciler<'_>, gone: Replica, heir: Replica) -> Result<(),
 }
 
 /// Removes a replica; returns false if the rule has removed as many in this hour as it may.
-async fn take_away(run: &mut Reconciler<'_>, replica: Replica) -> Result<bool, Failure> {
+async fn delete_replica(run: &mut Reconciler<'_>, replica: Replica) -> Result<bool, Failure> {
     let Some(version) = &replica.destination_version else {
         return Err(Failure::with_source(FailureKind::Transient, Operation::DeleteVersion, "a replica without an id"));
     };

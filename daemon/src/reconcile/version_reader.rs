@@ -110,7 +110,7 @@ impl<'a> VersionReader<'a> {
         for part in layout.parts() {
             let payer = Flow { rule, is_bulk: true };
             {
-                let _rests = engine.watchdog.lane_waits(target);
+                let _rests = engine.watchdog.key_waits(target);
                 engine.limits.acquire_bytes(payer, part.len).await;
             }
             let (_, body) = self.access.wire.send(self.get_call().bytes(part)).await?.split();

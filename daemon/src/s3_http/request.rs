@@ -106,7 +106,7 @@ impl<'a> S3Request<'a> {
     }
 
     /// Writes an object; sent once, because after a lost answer only a fresh read tells whether to
-    /// send it again (protocol rule 7).
+    /// send it again (protocol rule 5).
     pub(crate) fn put_object(bucket: &'a Bucket, key: &'a Key, body: BodyChunks) -> Self {
         let call =
             Self::new((Side::Write, Operation::PutObject), Method::PUT, (bucket, Some(key))).query("x-id", "PutObject");

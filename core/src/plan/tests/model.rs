@@ -30,7 +30,7 @@ impl Destination {
             Entry::Marker => None,
         });
         DestinationState {
-            top: self.top(),
+            current: self.top(),
             reached: replicas.clone().next_back(),
             replicated: replicas.collect(),
             collapsed: HashSet::new(),

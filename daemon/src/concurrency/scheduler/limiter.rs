@@ -115,7 +115,7 @@ pub(super) struct Busy {
 }
 
 impl Busy {
-    pub(super) fn among_parties(dependencies: &BTreeMap<LimitKey, Limiter>) -> Self {
+    pub(super) fn among_dependencies(dependencies: &BTreeMap<LimitKey, Limiter>) -> Self {
         let mut busy = Self { destinations: 0, tasks: 0 };
         for (site, gate) in dependencies.iter().filter(|(_, gate)| gate.in_flight > 0) {
             if let LimitKey::Destination(_) = site {
@@ -143,7 +143,7 @@ impl Limiter {
         self.error = None;
     }
 
-    pub(super) fn is_ailing(&self) -> bool {
+    pub(super) fn is_degraded(&self) -> bool {
         self.circuit.is_open() || self.window.current_limit().is_some()
     }
 

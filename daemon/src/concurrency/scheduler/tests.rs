@@ -85,7 +85,7 @@ fn trouble_at_the_source_is_not_held_against_the_destination() {
         let failure = Failure::new(FailureKind::Transient, Operation::GetObject).of(Dependency::Source);
         gates.record_leave(&route("well"), entered, Feedback::from_failure(&failure), (now, JITTER));
     }
-    assert!(gates.ailing().iter().all(|ailing| ailing.name != "well"));
+    assert!(gates.degraded_dependencies().iter().all(|ailing| ailing.name != "well"));
 }
 
 /// Lets a key in, which fails with 500 though it got other answers.
@@ -182,7 +182,7 @@ fn a_throttled_destination_narrows_for_all_its_routes_together() {
     }
     assert_eq!(changes[0], Change::Narrowed(Dependency::Destination));
     assert_eq!(fill(&mut gates, &keyed("slow", "k"), now).len() + fill(&mut gates, &route("slow"), now).len(), 64);
-    assert_eq!(gates.ailing()[0].concurrency_limit, Some(64));
+    assert_eq!(gates.degraded_dependencies()[0].concurrency_limit, Some(64));
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::panics::contain_task;
 use crate::task::Task;
 
 /// Lists the source's history of a task's key together with those of its neighbours. It begins
-/// after this is called, so after the destination was read (protocol rule 2).
+/// after this is called, so after the destination was read (protocol rule 3).
 pub(super) async fn history(
     engine: &Engine,
     source: &AccountClients,
