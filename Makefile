@@ -22,13 +22,13 @@ build:    ## the release binary; the last line is its path
 
 demo:     ## the daemon at work between two local accounts; ARGS=--keep leaves it running to play with
 	@deploy/local/setup
-	@cargo build --release --workspace --quiet
+	@cargo build --release --workspace
 	@$(PYTHON) deploy/local/demo.py $(ARGS)
 
 # With failpoints, which the binary of `make build` does not have: the daemon's own crate is compiled twice for that.
 test:     ## all tests, with a LocalStack beside them; ARGS go to the runner
 	@deploy/local/setup
-	@cargo build --release --workspace --features s3-replicator/failpoints --quiet
+	@cargo build --release --workspace --features s3-replicator/failpoints
 	@$(PYTHON) deploy/local/stack.py run -- cargo $(RUNNER) --release --workspace $(ARGS)
 
 soak:     ## random histories in the simulator, then the binary on LocalStack, SECONDS=600 each; seeds are printed
