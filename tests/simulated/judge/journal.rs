@@ -57,14 +57,17 @@ fn is_named_to_nobody(requests: &[Entry], upload: &OpenUpload) -> bool {
 }
 
 /// Says whether the list that was to tell the name, because the answer held none, was refused as
-/// well.
+/// well, or the abort of what it told.
 fn is_sought_in_vain(requests: &[Entry], upload: &OpenUpload) -> bool {
     let of_upload = |entry: &&Entry| entry.call.upload.as_ref() == Some(&upload.upload_id);
     let Some(begun) = requests.iter().find(of_upload) else { return false };
     let is_next = |entry: &&Entry| entry.number > begun.number && entry.client == begun.client;
     let list = requests.iter().filter(is_next).find(|entry| entry.call.operation == "ListMultipartUploads");
-    begun.faults.iter().any(|name| name == "cut name of an upload")
-        && list.is_some_and(|list| !matches!(list.answer, Answer::Given(_, 200)))
+    let is_abort = |entry: &&Entry| entry.call.operation == "AbortMultipartUpload" && of_upload(entry);
+    let abort = requests.iter().filter(is_next).find(is_abort);
+    let is_list_refused = list.is_some_and(|list| !matches!(list.answer, Answer::Given(_, 200)));
+    let is_abort_refused = abort.is_some_and(|abort| !matches!(abort.answer, Answer::Given(_, 204)));
+    begun.faults.iter().any(|name| name == "cut name of an upload") && (is_list_refused || is_abort_refused)
 }
 
 /// Says whether the client that began an upload may have died with its name, or lost the disk that
