@@ -30,6 +30,7 @@ const OPERATIONS_A_SECOND: u64 = 3;
 
 // Fewer would prove little; the seed of every test run draws more.
 const STRUCK_MIN: usize = 4;
+const ROUNDS_MAX: u32 = 6;
 
 // A message that failed again and again is back within a quarter of an hour.
 const QUIET_WITHIN: Duration = Duration::from_secs(20 * 60);
@@ -56,6 +57,15 @@ async fn all_becomes_quiet_and_equal_once_nothing_is_wrong_any_more() {
         _done = async { tokio::join!(workload.summary(), weather.change(time)) } => {}
         () = memory.watch(&daemon, time / 3) => {}
     }
+    // On a machine that is slow, few requests meet a kind of trouble before it passes.
+    for round in 1..ROUNDS_MAX {
+        if struck(&weather) >= STRUCK_MIN {
+            break;
+        }
+        let more = world.workload(60, 60, u32::try_from(seed % 1_000_000).unwrap() + round);
+        let more = more.option("seconds", time.as_secs());
+        tokio::join!(more.summary(), weather.change(time));
+    }
     front.clear();
     quiet(&world, &daemon).await;
     let parked = parked(&config).await;
@@ -65,13 +75,18 @@ async fn all_becomes_quiet_and_equal_once_nothing_is_wrong_any_more() {
     let [early, peak, end] = [memory.early, memory.peak, late].map(|bytes| format!("{} MiB", bytes >> 20));
     eprintln!("struck: {:?}\nparked: {parked:?}", weather.hits());
     eprintln!("memory: {early} in the first third, {peak} at most, {end} at the end");
-    let struck = weather.hits().values().filter(|hits| **hits > 0).count();
+    let struck = struck(&weather);
     assert!(struck >= STRUCK_MIN, "only {struck} kinds of trouble struck");
     world.assert_equal().await;
     let metrics = daemon.metrics().await;
     assert_eq!(metrics.sum("task_panics_total", &[]), 0.0, "{}", daemon.log());
     assert_eq!((daemon.page("healthz").await, daemon.page("readyz").await), (Some(200), Some(200)));
     assert!(late <= memory.early + GROWTH_MAX, "it grows");
+}
+
+/// Counts the kinds of trouble that something met.
+fn struck(weather: &Weather) -> usize {
+    weather.hits().values().filter(|hits| **hits > 0).count()
 }
 
 /// How much memory the daemon had, in bytes.

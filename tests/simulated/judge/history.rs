@@ -46,7 +46,7 @@ fn order(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<Stri
             }
             None => wrong.push(format!("H: {} is the replica of nothing", entry.version_id)),
             Some(place) if last == Some(*place) => wrong.push(format!("H: v{place} has two replicas")),
-            Some(place) if last.is_some_and(|last| last > *place && is_untold(case, *place, last)) => {
+            Some(place) if last.is_some_and(|last| last > *place && is_untold(case, *place, last, entry.landed)) => {
                 last = Some(*place);
             }
             Some(place) if last > Some(*place) => wrong.push(format!("H: v{place} stands above {last:?}")),
@@ -61,13 +61,13 @@ fn order(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<Stri
     }
 }
 
-/// Says whether nothing told that a version belongs below another one: S3 states times by the
-/// second, and the one above was gone before the one below appeared, so no list had both.
-pub(super) fn is_untold(case: &Case<'_>, below: usize, above: usize) -> bool {
+/// Says whether nothing told, when a replica was written, that its version belongs below another
+/// one: S3 states times by the second, and the one above was gone.
+pub(super) fn is_untold(case: &Case<'_>, below: usize, above: usize, written: SystemTime) -> bool {
     let (below, above) = (&case.source[below], &case.source[above]);
     let second =
         |entry: &Entry| entry.last_modified.duration_since(SystemTime::UNIX_EPOCH).map(|time| time.as_secs()).ok();
-    second(below) == second(above) && case.removed.get(&above.version_id).is_some_and(|gone| *gone <= below.landed)
+    second(below) == second(above) && case.removed.get(&above.version_id).is_some_and(|gone| *gone <= written)
 }
 
 /// Says whether a second replica is right: a marker lies between that was taken back at the source.

@@ -22,7 +22,7 @@ pub(super) fn judge(case: &Case<'_>, states: &[Shown], wrong: &mut Vec<String>) 
         seen.push(current.id);
         let mut candidates = candidates(case, current, is_new.then_some(state.at));
         let is_right = |place: &usize| {
-            let is_untold = reached.is_some_and(|reached| is_untold(case, *place, reached));
+            let is_untold = reached.is_some_and(|reached| is_untold(case, *place, reached, state.at));
             Some(*place) >= reached || is_untold || went_back(case, reached, *place, state.at)
         };
         match candidates.find(is_right) {
