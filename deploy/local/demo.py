@@ -198,10 +198,10 @@ def purge(world: World, doomed: Act, acts: list[Act], watch: compare.Watch, daem
     wait_until_drained(world, daemons)
     if problems := compare.pair(acts, watch.replicas())[1]:
         raise Failed("after the permanent delete:\n  " + "\n  ".join(problems))
-    print(f"{doomed.key} was deleted for good at the source: its replica stays, safe from malicious deletes.")
+    print(f"{doomed.key} was permanently deleted at the source: its replica stays, safe from malicious deletes.")
     for act in acts:
         if not act.destinations:
-            print(f"{act.key} was left alone: {act.what}.")
+            print(f"{act.key} was not replicated: {act.what}.")
 
 
 def wait_until_drained(world: World, daemons: list[Daemon]) -> None:
