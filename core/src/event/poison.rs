@@ -10,7 +10,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::*;
 
@@ -77,29 +77,9 @@ fn judge_hint(event: &Event) -> Result<(), TestCaseError> {
     prop_assert!(event.version.as_ref().is_none_or(|id| printable(id.as_str()) && id.as_str().len() <= 1024));
     prop_assert!(event.sequencer.as_ref().is_none_or(|it| printable(it.as_str()) && it.as_str().len() <= 64));
     prop_assert!(event.time.is_none_or(|time| (2006..=9999).contains(&time.year())));
-    let again = parse_notification(&record_of(event).to_string())?;
+    let again = parse_notification(&notification_of(event))?;
     prop_assert_eq!(again.events.as_slice(), std::slice::from_ref(event));
     Ok(())
-}
-
-/// Writes the record that S3 would send for an event.
-fn record_of(event: &Event) -> Value {
-    let name = match event.action {
-        EventKind::Put => "ObjectCreated:Put",
-        EventKind::DeleteMarker => "ObjectRemoved:DeleteMarkerCreated",
-        EventKind::VersionDelete => "ObjectRemoved:Delete",
-        EventKind::Tags => "ObjectTagging:Put",
-        EventKind::Acl => "ObjectAcl:Put",
-        EventKind::Lock => "ObjectRetention:Put",
-    };
-    let key: String = event.key.as_str().bytes().map(|byte| format!("%{byte:02x}")).collect();
-    let time = event.time.map(|time| time.format(&time::format_description::well_known::Rfc3339).unwrap());
-    json!({ "Records": [{
-        "eventVersion": "2.1", "eventSource": "aws:s3", "eventName": name, "eventTime": time,
-        "s3": { "bucket": { "name": event.bucket }, "object": {
-            "key": key, "versionId": event.version, "sequencer": event.sequencer, "size": event.size_bytes,
-        } },
-    }] })
 }
 
 /// Counts what a readable message has to account for.
