@@ -34,7 +34,13 @@ async fn every_metric_of_the_interface_tells_of_the_work() {
     world.drained(&daemon).await;
     eventually("a task is parked", async || daemon.metrics().await.sum("parked", &[]) > 0.0).await;
     let metrics = daemon.metrics().await;
-    let alerted = [("failures_total", ("reason", "ArrivedLate")), ("queue_messages_total", ("outcome", "lease_lost"))];
+    let alerted = [
+        ("failures_total", ("reason", "ArrivedLate")),
+        ("failures_total", ("reason", "StampNotBorneOut")),
+        ("failures_total", ("reason", "AnotherDaemonWrites")),
+        ("failures_total", ("reason", "NotRouted")),
+        ("queue_messages_total", ("outcome", "lease_lost")),
+    ];
     for (name, label) in alerted {
         assert!(metrics.begins(name, label), "an alert would miss the first of {name} {label:?}");
     }

@@ -170,6 +170,7 @@ impl Metrics {
                 self.messages.with_label_values(&[queue, outcome.as_str()]);
             }
         }
+        self.failures.with_label_values(&["", NOT_ROUTED]);
         for rule in rules {
             for reason in RECORDED {
                 self.failures.with_label_values(&[rule, reason.as_str()]);
@@ -291,9 +292,19 @@ impl Unproved {
     }
 }
 
-/// What no operator can mend is recorded and told by a counter alone.
-const RECORDED: [Reason; 4] =
-    [Reason::SrcVersionNotFound, Reason::SrcObjectNotEligible, Reason::ArrivedLate, Reason::StampTooLarge];
+/// What is counted of an event whose work queue does not take its work.
+pub(crate) const NOT_ROUTED: &str = "NotRouted";
+
+/// What is told by a counter alone, or before it parks anything.
+const RECORDED: [Reason; 7] = [
+    Reason::SrcVersionNotFound,
+    Reason::SrcObjectNotEligible,
+    Reason::ArrivedLate,
+    Reason::StampTooLarge,
+    Reason::StampNotBorneOut,
+    Reason::AnotherDaemonWrites,
+    Reason::DstObjectForeign,
+];
 
 impl MessageOutcome {
     const ALL: [Self; 9] = [

@@ -251,7 +251,7 @@ fn adopt(engine: &Engine, settings: &Settings) -> Result<Ruleset, Failure> {
     for rule in enabled() {
         engine.ledger.rule_start(&rule.id, clock::now())?;
     }
-    let queues = settings.queues.iter().map(|queue| queue.name());
+    let queues = settings.queues.iter().chain(&settings.work_queues).map(|queue| queue.name());
     engine.metrics.expect(queues, enabled().map(|rule| rule.id.as_str()));
     engine.limits.replace(enabled());
     engine.budget.divide_shares(enabled());

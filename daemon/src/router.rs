@@ -21,7 +21,7 @@ use crate::engine::Engine;
 use crate::failpoint::Step;
 use crate::hidden_events::HiddenEvents;
 use crate::message::{AckAction, AckRequest, Again, Message, ReceivedMessage};
-use crate::metrics::MessageOutcome;
+use crate::metrics::{MessageOutcome, NOT_ROUTED};
 use crate::ruleset::Ruleset;
 use crate::task::Task;
 use crate::work_queues::{WorkItem, digest_words, group_of};
@@ -46,9 +46,6 @@ const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
 
 /// A work queue was tried for some seconds by then.
 const REFUSED_FOR: Duration = Duration::from_secs(5);
-
-/// What is counted of an event whose work queue does not take its work.
-const NOT_ROUTED: &str = "NotRouted";
 
 /// About what an entry of a work queue has.
 const ENTRY_BYTES: usize = 1 << 10;
