@@ -252,11 +252,11 @@ fn report(change: Change, route: &Route, answer: Feedback) {
         Change::None | Change::Later => {}
         Change::Opened => {
             let trouble = described(answer.trouble());
-            warn!(destination = bucket, trouble, "circuit opened, messages return to their queue");
+            warn!(destination = bucket, trouble, "circuit opened, tasks wait until the destination answers");
         }
         Change::Closed => info!(destination = bucket, "destination answers again"),
         Change::Narrowed(dependency) => warn!(destination = bucket, ?dependency, "throttled, reducing concurrency"),
-        Change::Widened => info!(destination = bucket, "no longer slowed down"),
+        Change::Widened => info!(destination = bucket, "no longer throttled"),
     }
 }
 

@@ -156,7 +156,7 @@ fn retry_summary(retried: &RetrySummary) -> String {
     }
     let mut text = format!("trying {} parked tasks again", retried.tasks - retried.unwanted);
     if retried.unwanted > 0 {
-        text.push_str(&format!("\n{} stay parked: no rule wants them any more", retried.unwanted));
+        text.push_str(&format!("\n{} stay parked: no rule matches them any more", retried.unwanted));
     }
     text
 }

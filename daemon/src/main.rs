@@ -65,7 +65,7 @@ enum Verb {
 
 const LEDGER_EXAMPLES: &str = "Examples:
   s3-replicator ledger check
-  systemctl stop s3-replicator && s3-replicator ledger repair";
+  sudo systemctl stop s3-replicator && sudo -u s3-replicator s3-replicator ledger repair";
 
 #[derive(Debug, Subcommand)]
 enum LedgerCommand {

@@ -1,6 +1,7 @@
 //! What Prometheus scrapes: one method per thing that happens, and gauges that are derived from
 //! state at scrape, never counted up and down.
 
+use prometheus::core::Collector;
 use prometheus::{
     Error, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
@@ -105,27 +106,19 @@ impl Metrics {
             "replication_latency_seconds",
             "Seconds from the event's time to the replica being durable at the destination.",
         );
-        let latency = HistogramVec::new(latency.buckets(LATENCY_BUCKETS_SECONDS.to_vec()), &["rule", "operation"])?;
+        let latency = HistogramVec::new(latency.buckets(LATENCY_BUCKETS_SECONDS.to_vec()), &["rule", "operation"]);
         let oldest_pending = prometheus::GaugeVec::new(
             Opts::new("oldest_pending_seconds", "Age in seconds of the oldest event not yet settled."),
             &["rule"],
-        )?;
-        registry.register(Box::new(latency.clone()))?;
-        let task_panics = IntCounter::new("task_panics_total", "Pieces of work that a bug in the daemon ended.")?;
-        registry.register(Box::new(oldest_pending.clone()))?;
-        registry.register(Box::new(task_panics.clone()))?;
-        let counter = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, Error> {
-            let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(counter.clone()))?;
-            Ok(counter)
+        );
+        let task_panics = IntCounter::new("task_panics_total", "Tasks that a bug in the daemon ended.");
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            register(&registry, IntCounterVec::new(Opts::new(name, help), labels))
         };
-        let gauge = |name: &str, help: &str, labels: &[&str]| -> Result<IntGaugeVec, Error> {
-            let gauge = IntGaugeVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok(gauge)
+        let gauge = |name: &str, help: &str, labels: &[&str]| {
+            register(&registry, IntGaugeVec::new(Opts::new(name, help), labels))
         };
-        let ledger_up = IntGauge::new("ledger_up", "1 while the ledger takes records and none of it is damaged.")?;
-        registry.register(Box::new(ledger_up.clone()))?;
+        let ledger_up = IntGauge::new("ledger_up", "1 while the ledger takes records and none of it is damaged.");
         Ok(Self {
             operations: counter(
                 "operations_total",
@@ -135,8 +128,12 @@ impl Metrics {
             bytes: counter("bytes_total", "Bytes of object bodies replicated.", &["rule"])?,
             operations_pending: gauge("operations_pending", "Operations received and not yet settled.", &["rule"])?,
             bytes_pending: gauge("bytes_pending", "Bytes of object bodies not yet replicated.", &["rule"])?,
-            failures: counter("failures_total", "Failed attempts by reason.", &["rule", "reason"])?,
-            parked: gauge("parked", "Tasks kept until someone acts, by reason.", &["rule", "reason"])?,
+            failures: counter(
+                "failures_total",
+                "Refusals, losses and failed attempts, by reason.",
+                &["rule", "reason"],
+            )?,
+            parked: gauge("parked", "Parked tasks by reason; they are retried on a schedule.", &["rule", "reason"])?,
             requests: counter(
                 "requests_total",
                 "Requests sent, by the status of the answer; 0 when none came.",
@@ -154,10 +151,10 @@ impl Metrics {
                 &["rule", "cause"],
             )?,
             messages: counter("queue_messages_total", "Messages by what became of them.", &["queue", "outcome"])?,
-            latency,
-            oldest_pending,
-            ledger_up,
-            task_panics,
+            latency: register(&registry, latency)?,
+            oldest_pending: register(&registry, oldest_pending)?,
+            ledger_up: register(&registry, ledger_up)?,
+            task_panics: register(&registry, task_panics)?,
             registry,
         })
     }
@@ -290,6 +287,13 @@ impl Unproved {
             Self::AnswerDiffers => "answer_differs",
         }
     }
+}
+
+/// Registers a metric, if it could be made.
+fn register<M: Collector + Clone + 'static>(registry: &Registry, metric: Result<M, Error>) -> Result<M, Error> {
+    let metric = metric?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
 }
 
 /// What is counted of an event whose work queue does not take its work.

@@ -80,19 +80,21 @@ fn write_table(status: &Status, text: &mut String) -> std::fmt::Result {
     for unproved in &status.unproved {
         writeln!(text, "{:<24} {:<40} {:>8}", unproved.rule, unproved.cause.as_str(), unproved.replicas)?;
     }
-    for ailing in &status.degraded {
-        let state = match (ailing.is_circuit_open, ailing.concurrency_limit) {
-            (true, _) => format!("{}: circuit open, one task at a time probes", ailing.trouble),
-            (false, Some(width)) => format!("throttled: at most {width} tasks at a time, {} active", ailing.under_way),
-            (false, None) => ailing.trouble.clone(),
+    for degraded in &status.degraded {
+        let state = match (degraded.is_circuit_open, degraded.concurrency_limit) {
+            (true, _) => format!("{}: circuit open, one task at a time probes", degraded.error),
+            (false, Some(width)) => {
+                format!("throttled: at most {width} tasks at a time, {} active", degraded.in_flight)
+            }
+            (false, None) => degraded.error.clone(),
         };
-        writeln!(text, "\n{}: {state}", ailing.name)?;
+        writeln!(text, "\n{}: {state}", degraded.name)?;
     }
     for lacking in &status.disabled_features {
         let minutes = lacking.tried_again_in_seconds.div_ceil(60);
         writeln!(
             text,
-            "\naccount {}: goes without {} for {minutes} min: {}",
+            "\naccount {}: {} disabled for {minutes} min: {}",
             lacking.account, lacking.feature, lacking.why
         )?;
     }

@@ -260,7 +260,7 @@ impl Capabilities {
     pub(crate) fn saw_tags(&self, given: TagsGiven, are_there: bool, account: &str) {
         let is_news = self.keeps_tags.get(given as usize).is_some_and(|known| known.set(are_there).is_ok());
         if is_news && !are_there {
-            warn!(account, ?given, "endpoint drops tags that are given so");
+            warn!(account, ?given, "endpoint ignores tags sent with this write, they are sent afterwards");
         }
     }
 

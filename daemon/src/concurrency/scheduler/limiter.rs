@@ -47,13 +47,13 @@ pub struct DegradedDependency {
     pub name: String,
     /// Its circuit is open: one task at a time may try, because it fails every request.
     pub is_circuit_open: bool,
-    /// What it does instead of answering.
+    /// The last error, while its circuit is open or the source fails.
     #[serde(default)]
-    pub trouble: String,
+    pub error: String,
     /// How many tasks may work with it, if it throttled.
     pub concurrency_limit: Option<u32>,
     /// How many do.
-    pub under_way: u32,
+    pub in_flight: u32,
 }
 
 /// What an answer changed for the waiting tasks.
@@ -159,7 +159,7 @@ impl Limiter {
         };
         let width = self.window.current_limit().map(|width| width as u32);
         let is_left_alone = self.circuit.is_open();
-        let trouble = match (site, self.error) {
+        let error = match (site, self.error) {
             (LimitKey::Source(_), Some(trouble)) => trouble.to_string(),
             (_, trouble) if is_left_alone => described(trouble),
             _ => String::new(),
@@ -167,9 +167,9 @@ impl Limiter {
         DegradedDependency {
             name,
             is_circuit_open: is_left_alone,
-            trouble,
+            error,
             concurrency_limit: width,
-            under_way: self.in_flight,
+            in_flight: self.in_flight,
         }
     }
 }
