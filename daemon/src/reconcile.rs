@@ -75,6 +75,7 @@ pub(crate) async fn bring_up_to_date(
     let mut passes = 0;
     loop {
         version_delete::explain_marker(&mut run).await?;
+        let told = run.told.len();
         let is_through = run.catch_up(memory).await? == Progress::Done;
         if is_through {
             run.awaits_upload(None)?;
@@ -82,8 +83,8 @@ pub(crate) async fn bring_up_to_date(
         if is_through && !version_delete::apply_version_deletes(&mut run).await? {
             break;
         }
-        // A removal gets further each time.
-        passes += usize::from(!is_through);
+        // A removal gets further each time, and so does a pass that recorded something.
+        passes += usize::from(!is_through && run.told.len() == told);
         if passes > PASSES_MAX {
             return Err(Failure::with_source(FailureKind::Transient, Operation::Reconcile, "the key keeps changing"));
         }
@@ -197,7 +198,7 @@ impl<'a> Reconciler<'a> {
 
     async fn follow(&mut self, history: &[SourceVersion], memory: &mut AttemptState) -> Result<Progress, Failure> {
         let mode = self.task.rules.primary.history;
-        let mut rest = history;
+        let (mut rest, before) = (history, self.steps);
         while let Some(step) = plan::next(rest, &self.observed.destination.known, mode) {
             self.awaits_upload(Some(step.version()))?;
             self.steps += 1;
@@ -206,7 +207,9 @@ impl<'a> Reconciler<'a> {
             }
             let progress = match step {
                 Step::Put { source, condition } => self.put(source, condition, memory).await?,
-                Step::PutDeleteMarker { .. } if self.observed.is_too_old_for_markers(&self.task.rules.primary) => {
+                Step::PutDeleteMarker { .. }
+                    if self.steps > before + 1 && self.observed.is_too_old_for_markers(&self.task.rules.primary) =>
+                {
                     Progress::Reread
                 }
                 Step::PutDeleteMarker { source, .. } => self.mark(source, memory).await?,
