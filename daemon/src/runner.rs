@@ -192,7 +192,7 @@ fn may_appear(engine: &Engine, task: &Task) -> bool {
 }
 
 fn is_settled((upload, _): (Upload, Parts)) -> bool {
-    upload.may_complete_until.is_none()
+    upload.may_complete_until.is_none_or(|until| until <= clock::now())
 }
 
 /// Parks a task where a test may end the daemon, to be tried again on schedule.
