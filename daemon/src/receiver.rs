@@ -82,7 +82,9 @@ impl PollGate {
     /// does not answer there is one at most, whose task finds out when it does.
     async fn opens(&self) -> Vec<OwnedSemaphorePermit> {
         loop {
-            let is_idle = self.in_flight.available_permits() == self.in_flight_max;
+            let is_idle = [&self.in_flight, &self.redelivered]
+                .iter()
+                .all(|places| places.available_permits() == self.in_flight_max);
             if is_idle || !self.is_circuit_open() {
                 break;
             }
