@@ -88,11 +88,13 @@ impl Router {
     pub(crate) async fn run(mut self) {
         let room = Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX));
         let (mut received, mut sending) = (Vec::with_capacity(ROUND_MAX), JoinSet::new());
-        let away = Arc::new(Mutex::new(HiddenEvents::default()));
+        // Those that wait for a delay leave those that a work queue refuses their part, and the other
+        // way round.
+        let (mut delayed, away) = (HiddenEvents::default(), Arc::new(Mutex::new(HiddenEvents::default())));
         while self.deliveries.recv_many(&mut received, ROUND_MAX).await > 0 {
             while sending.try_join_next().is_some() {}
             let rules = Arc::clone(&self.rules.borrow());
-            let routed = received.drain(..).map(|delivery| self.read(&rules, delivery, &away)).collect();
+            let routed = received.drain(..).map(|delivery| self.read(&rules, delivery, &mut delayed)).collect();
             self.route_events(routed, (&room, &away), &mut sending).await;
         }
         while sending.join_next().await.is_some() {}
@@ -137,7 +139,7 @@ impl Router {
         &self,
         rules: &Ruleset,
         ReceivedMessage { message, notification }: ReceivedMessage,
-        away: &Mutex<HiddenEvents>,
+        delayed: &mut HiddenEvents,
     ) -> Routed {
         let metrics = &self.engine.metrics;
         let events = match notification {
@@ -163,7 +165,7 @@ impl Router {
         if !wait.is_zero() {
             // What is left of it is sent again then, if more than one thing happened: an event too
             // many.
-            disposal = lock(away).disposal(&message, wait, metrics);
+            disposal = delayed.disposal(&message, wait, metrics);
         }
         if disposal == AckAction::Delete && work.is_empty() {
             debug!(message_id = message.id, "nothing to do");
