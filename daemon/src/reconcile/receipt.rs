@@ -226,7 +226,7 @@ async fn read_patiently(copy: &CopyJob<'_>, replica: &VersionReader<'_>) -> Resu
     let mut attempt = 1;
     loop {
         match replica.crc64(copy.engine, &copy.rule, &copy.task.target).await {
-            Err(failure) if attempt < READ_BACK_ATTEMPTS_MAX && !is_not_permitted(&failure) => {
+            Err(failure) if attempt < READ_BACK_ATTEMPTS_MAX && failure.kind == FailureKind::Transient => {
                 tokio::time::sleep(retry::jittered_delay(attempt, fastrand::f64())).await;
                 attempt += 1;
             }
