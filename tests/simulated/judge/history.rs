@@ -62,12 +62,17 @@ fn order(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<Stri
 }
 
 /// Says whether nothing told, when a replica was written, that its version belongs below another
-/// one: S3 states times by the second, and the one above was gone.
+/// one: S3 states times by the second, the one above was gone, and it had its replica before the one
+/// below appeared, so that no list that was planned by had both.
 pub(super) fn is_untold(case: &Case<'_>, below: usize, above: usize, written: SystemTime) -> bool {
-    let (below, above) = (&case.source[below], &case.source[above]);
+    let (lower, upper) = (&case.source[below], &case.source[above]);
     let second =
         |entry: &Entry| entry.last_modified.duration_since(SystemTime::UNIX_EPOCH).map(|time| time.as_secs()).ok();
-    second(below) == second(above) && case.removed.get(&above.version_id).is_some_and(|gone| *gone <= written)
+    let came_later = |at: usize| case.replicas[at].landed > lower.landed;
+    let is_of_above = |at: &usize| case.origin(&case.replicas[*at]) == Some(above);
+    let is_after_both = (0..case.replicas.len()).filter(is_of_above).any(came_later);
+    let is_gone = case.removed.get(&upper.version_id).is_some_and(|gone| *gone <= written);
+    second(lower) == second(upper) && is_gone && !is_after_both
 }
 
 /// Says whether a second replica is right: a marker lies between that was taken back at the source.
