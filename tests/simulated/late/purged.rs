@@ -164,3 +164,21 @@ fn a_marker_that_is_taken_back_while_the_version_below_is_copied_is_not_written(
         assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 1, "the marker was gone when it was to be written");
     });
 }
+
+#[test]
+fn a_marker_is_written_though_every_list_takes_longer_than_a_reading_may_be_old() {
+    simulate(12, async |mut sim| {
+        sim.post_everything();
+        let place = Place::s3("ListObjectVersions").bucket(SOURCE);
+        sim.net.faults().add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(16))));
+        sim.put("a", b"one").await;
+        let daemon = fleet::lone(&mut sim, "version_deletes = true", AWS).await;
+        sim.drained().await;
+        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        sim.drained().await;
+        let parked = daemon.status().await.unwrap().parked;
+        daemon.stop().await;
+        assert!(parked.is_empty(), "{parked:?}");
+        assert_eq!(sim.shown(ARCHIVE, "a"), None, "the source shows nothing");
+    });
+}
