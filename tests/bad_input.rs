@@ -31,7 +31,8 @@ async fn messages_that_cannot_be_read_are_parked_and_counted() {
     let daemon = world.start().await;
     let mut unreadable = vec![
         "no json at all".to_owned(),
-        r#"{"Records": [{"eventSource": "aws:s3", "eventName": "ObjectCreated:Put", "s3": {}}]}"#.to_owned(),
+        r#"{"Records": [{"eventSource": "aws:s3", "eventName": "ObjectCreated:Put", "s3": {}}]}"#
+            .to_owned(),
         r#"["a", "list"]"#.to_owned(),
     ];
     for body in &unreadable {
@@ -40,7 +41,10 @@ async fn messages_that_cannot_be_read_are_parked_and_counted() {
     world.put("report", "readable").await;
     world.drained(&daemon).await;
     world.assert_equal().await;
-    let counted = daemon.metrics().await.sum("queue_messages_total", &[("outcome", "undecodable")]);
+    let counted = daemon
+        .metrics()
+        .await
+        .sum("queue_messages_total", &[("outcome", "undecodable")]);
     assert!(counted >= 3.0, "{counted} were counted");
     assert_parked(world.parked.take().await, &mut unreadable);
 }
@@ -54,7 +58,10 @@ async fn an_event_for_a_bucket_that_no_rule_has_is_parked_and_counted() {
     world.put("report", "ours").await;
     world.drained(&daemon).await;
     world.assert_equal().await;
-    let counted = daemon.metrics().await.sum("queue_messages_total", &[("outcome", "unknown_bucket")]);
+    let counted = daemon
+        .metrics()
+        .await
+        .sum("queue_messages_total", &[("outcome", "unknown_bucket")]);
     assert!(counted >= 1.0, "{counted} were counted");
     assert_parked(world.parked.take().await, &mut stray);
 }
@@ -64,14 +71,26 @@ async fn a_version_that_is_gone_before_it_was_read_is_recorded_as_gone() {
     let world = World::new().await;
     world.put("report", "kept").await;
     let version = world.put("report", "lost").await;
-    let delete = SOURCE.s3().delete_object().bucket(&world.source).key("report").version_id(version);
+    let delete = SOURCE
+        .s3()
+        .delete_object()
+        .bucket(&world.source)
+        .key("report")
+        .version_id(version);
     delete.send().await.unwrap();
     let daemon = world.start().await;
     world.drained(&daemon).await;
     world.assert_equal().await;
-    let gone = daemon.metrics().await.sum("operations_total", &[("outcome", "gone")]);
+    let gone = daemon
+        .metrics()
+        .await
+        .sum("operations_total", &[("outcome", "gone")]);
     assert!(gone >= 1.0, "{gone} operations were gone");
-    assert_eq!(world.parked.depth().await, 0, "there is nothing left to retry");
+    assert_eq!(
+        world.parked.depth().await,
+        0,
+        "there is nothing left to retry"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,7 +100,10 @@ async fn a_key_with_plus_signs_for_spaces_means_spaces() {
     SOURCE.silence(&world.source).await;
     let version = world.put("a b+c/ü", "spaced").await;
     let daemon = world.start().await;
-    world.queue.send(created(&world.source, "a+b%2Bc/%C3%BC", &version)).await;
+    world
+        .queue
+        .send(created(&world.source, "a+b%2Bc/%C3%BC", &version))
+        .await;
     world.drained(&daemon).await;
     let compared = world.assert_equal().await;
     assert_eq!(compared["replicas"], 1);
@@ -94,11 +116,15 @@ async fn several_records_in_one_message_all_count() {
     let mut records = Vec::new();
     for key in ["one", "two", "three"] {
         let version = world.put(key, key).await;
-        let event: serde_json::Value = serde_json::from_str(&created(&world.source, key, &version)).unwrap();
+        let event: serde_json::Value =
+            serde_json::from_str(&created(&world.source, key, &version)).unwrap();
         records.push(event["Records"][0].clone());
     }
     let daemon = world.start().await;
-    world.queue.send(json!({ "Records": records }).to_string()).await;
+    world
+        .queue
+        .send(json!({ "Records": records }).to_string())
+        .await;
     world.drained(&daemon).await;
     let compared = world.assert_equal().await;
     assert_eq!(compared["replicas"], 3);
@@ -108,13 +134,21 @@ async fn several_records_in_one_message_all_count() {
 async fn a_destination_without_versioning_is_named() {
     let world = World::new().await;
     let daemon = Daemon::spawn(&world.config()).ready().await;
-    let suspended = aws_sdk_s3::types::VersioningConfiguration::builder().status(BucketVersioningStatus::Suspended);
+    let suspended = aws_sdk_s3::types::VersioningConfiguration::builder()
+        .status(BucketVersioningStatus::Suspended);
     let archive = crate::world::localstack::ARCHIVE.s3();
-    let request = archive.put_bucket_versioning().bucket(&world.archive).versioning_configuration(suspended.build());
+    let request = archive
+        .put_bucket_versioning()
+        .bucket(&world.archive)
+        .versioning_configuration(suspended.build());
     request.send().await.unwrap();
     world.put("report", "first").await;
     eventually("the reason is counted", async || {
-        daemon.metrics().await.sum("failures_total", &[("reason", "DstBucketUnversioned")]) > 0.0
+        daemon
+            .metrics()
+            .await
+            .sum("failures_total", &[("reason", "DstBucketUnversioned")])
+            > 0.0
     })
     .await;
 }
@@ -124,7 +158,12 @@ fn assert_parked(parked: Vec<String>, expected: &mut Vec<String>) {
     expected.retain(|body| {
         let quoted = serde_json::to_string(body).unwrap();
         let inner = &quoted[1..quoted.len() - 1];
-        !parked.iter().any(|found| found.contains(body.as_str()) || found.contains(inner))
+        !parked
+            .iter()
+            .any(|found| found.contains(body.as_str()) || found.contains(inner))
     });
-    assert!(expected.is_empty(), "not parked: {expected:?}; parked: {parked:?}");
+    assert!(
+        expected.is_empty(),
+        "not parked: {expected:?}; parked: {parked:?}"
+    );
 }

@@ -39,13 +39,26 @@ async fn a_configuration_with_five_mistakes_gets_five_messages() {
     let output = run(&["check"], &file).await;
     assert_eq!(output.status.code(), Some(1));
     let text = printed(&output);
-    let mistakes = ["memory", "surprise", "queues[0].account", "rules[0].destination", "rules[1].limits.bandwidth"];
+    let mistakes = [
+        "memory",
+        "surprise",
+        "queues[0].account",
+        "rules[0].destination",
+        "rules[1].limits.bandwidth",
+    ];
     for mistake in mistakes {
         // Every message begins with its place and then the path of the mistake.
-        let lines = text.lines().filter(|line| line.contains(&format!(": {mistake}"))).count();
+        let lines = text
+            .lines()
+            .filter(|line| line.contains(&format!(": {mistake}")))
+            .count();
         assert_eq!(lines, 1, "{mistake} in\n{text}");
     }
-    assert_eq!(text.lines().filter(|line| line.contains("line ")).count(), 5, "{text}");
+    assert_eq!(
+        text.lines().filter(|line| line.contains("line ")).count(),
+        5,
+        "{text}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,5 +80,10 @@ async fn status_shows_the_figures_of_the_running_daemon() {
     assert!(printed(&output).contains("orders"), "{}", printed(&output));
     daemon.kill().await;
     let output = run(&["status"], &config.path).await;
-    assert_ne!(output.status.code(), Some(0), "no daemon answers: {}", printed(&output));
+    assert_ne!(
+        output.status.code(),
+        Some(0),
+        "no daemon answers: {}",
+        printed(&output)
+    );
 }

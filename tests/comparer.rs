@@ -17,6 +17,13 @@ async fn assert_passes(script: Script, tests_min: u64) {
     let output = script.run().await;
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");
-    let count = text.split("Ran ").nth(1).and_then(|rest| rest.split(' ').next()).and_then(|count| count.parse().ok());
-    assert!(count.is_some_and(|count: u64| count >= tests_min), "tests are missing: {text}");
+    let count = text
+        .split("Ran ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next())
+        .and_then(|count| count.parse().ok());
+    assert!(
+        count.is_some_and(|count: u64| count >= tests_min),
+        "tests are missing: {text}"
+    );
 }

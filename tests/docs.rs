@@ -15,7 +15,11 @@ fn every_relative_link_leads_to_a_file_and_a_heading() {
     for page in pages() {
         for link in links(&without_code(&read(&page))) {
             let (file, heading) = link.split_once('#').unwrap_or((&link, ""));
-            let target = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+            let target = if file.is_empty() {
+                page.clone()
+            } else {
+                page.parent().unwrap().join(file)
+            };
             let is_found = match target.is_file() && !heading.is_empty() {
                 true => headings(&read(&target)).contains(heading),
                 false => target.exists() && heading.is_empty(),
@@ -37,17 +41,36 @@ fn the_readme_is_read_in_five_minutes() {
 #[test]
 fn every_reason_has_its_row() {
     let code = read(&root().join("core/src/failure.rs"));
-    let list = code.split_once("\nreasons! {").and_then(|(_, rest)| rest.split_once("\n}")).unwrap().0;
-    let reasons: BTreeSet<String> = list.lines().filter_map(variant).map(str::to_owned).collect();
+    let list = code
+        .split_once("\nreasons! {")
+        .and_then(|(_, rest)| rest.split_once("\n}"))
+        .unwrap()
+        .0;
+    let reasons: BTreeSet<String> = list
+        .lines()
+        .filter_map(variant)
+        .map(str::to_owned)
+        .collect();
     assert!(reasons.len() > 30, "{reasons:?}");
     let page = read(&root().join("docs/operations.md"));
-    let section = page.split_once("\n## Reason codes").unwrap().1.split_once("\n## ").unwrap().0;
+    let section = page
+        .split_once("\n## Reason codes")
+        .unwrap()
+        .1
+        .split_once("\n## ")
+        .unwrap()
+        .0;
     assert_eq!(rows(section), reasons);
 }
 
 #[test]
 fn every_metric_has_its_row() {
-    let page = rows(read(&root().join("docs/metrics.md")).split_once("\n## ").unwrap().0);
+    let page = rows(
+        read(&root().join("docs/metrics.md"))
+            .split_once("\n## ")
+            .unwrap()
+            .0,
+    );
     let metrics = metrics(&read(&root().join("daemon/src/metrics.rs")));
     assert!(metrics.len() > 10, "{metrics:?}");
     assert_eq!(page, metrics);
@@ -55,17 +78,34 @@ fn every_metric_has_its_row() {
 
 #[test]
 fn the_judges_of_the_docs_see_what_is_wrong() {
-    assert_eq!(links("see [a](b.md#c), [d](https://e.f) and ![g](h.png)"), ["b.md#c", "h.png"].map(String::from));
+    assert_eq!(
+        links("see [a](b.md#c), [d](https://e.f) and ![g](h.png)"),
+        ["b.md#c", "h.png"].map(String::from)
+    );
     assert!(headings("# A B\n## `check` what, exactly?\n").contains("check-what-exactly"));
-    assert_eq!(without_code("a `[b](c)` d\n```\n[e](f)\n```\ng").trim(), "a  d\n\n\n\ng");
+    assert_eq!(
+        without_code("a `[b](c)` d\n```\n[e](f)\n```\ng").trim(),
+        "a  d\n\n\n\ng"
+    );
     assert_eq!(variant("    DstKeyTooLong,"), Some("DstKeyTooLong"));
-    assert_eq!(metrics("a: counter(\n \"b\", c), gauge(name)"), BTreeSet::from(["s3_replicator_b".to_owned()]));
-    assert_eq!(rows("| `A` | b |\n| c | `D` |"), BTreeSet::from(["A".to_owned()]));
+    assert_eq!(
+        metrics("a: counter(\n \"b\", c), gauge(name)"),
+        BTreeSet::from(["s3_replicator_b".to_owned()])
+    );
+    assert_eq!(
+        rows("| `A` | b |\n| c | `D` |"),
+        BTreeSet::from(["A".to_owned()])
+    );
 }
 
 /// Every page that people read.
 fn pages() -> Vec<PathBuf> {
-    let of = |folder: PathBuf| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let of = |folder: PathBuf| {
+        fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect::<Vec<_>>()
+    };
     let mut found = [of(root().to_path_buf()), of(root().join("docs"))].concat();
     found.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
     found.sort();
@@ -94,36 +134,65 @@ fn without_code(text: &str) -> String {
 
 /// The targets of links, but for those to other sites.
 fn links(text: &str) -> Vec<String> {
-    let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target.to_owned());
-    targets.filter(|target| !target.contains("://") && !target.starts_with("mailto:")).collect()
+    let targets = text
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split_once(')'))
+        .map(|(target, _)| target.to_owned());
+    targets
+        .filter(|target| !target.contains("://") && !target.starts_with("mailto:"))
+        .collect()
 }
 
 /// The anchors of a page's headings, as GitHub makes them.
 fn headings(text: &str) -> BTreeSet<String> {
     let lines = text.lines().filter(|line| line.starts_with('#'));
-    lines.map(|line| anchor(line.trim_start_matches('#').trim())).collect()
+    lines
+        .map(|line| anchor(line.trim_start_matches('#').trim()))
+        .collect()
 }
 
 fn anchor(heading: &str) -> String {
-    let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
-    kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect()
+    let kept = heading
+        .chars()
+        .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| {
+        if c == ' ' {
+            '-'
+        } else {
+            c.to_ascii_lowercase()
+        }
+    })
+    .collect()
 }
 
 /// The code in the first cell of each row of the tables of a text.
 fn rows(text: &str) -> BTreeSet<String> {
-    let cells = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    let cells = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
     cells.map(|(name, _)| name.to_owned()).collect()
 }
 
 /// The names of the metrics that some code registers.
 fn metrics(code: &str) -> BTreeSet<String> {
-    let calls = ["counter(", "gauge(", "Counter::new(", "Gauge::new(", "Opts::new("];
+    let calls = [
+        "counter(",
+        "gauge(",
+        "Counter::new(",
+        "Gauge::new(",
+        "Opts::new(",
+    ];
     let arguments = calls.iter().flat_map(|call| code.split(call).skip(1));
     let names = arguments.filter_map(|rest| rest.trim_start().strip_prefix('"')?.split_once('"'));
-    names.map(|(name, _)| format!("s3_replicator_{name}")).collect()
+    names
+        .map(|(name, _)| format!("s3_replicator_{name}"))
+        .collect()
 }
 
 fn variant(line: &str) -> Option<&str> {
     let name = line.trim().strip_suffix(',')?;
-    name.chars().all(|c| c.is_ascii_alphanumeric()).then_some(name)
+    name.chars()
+        .all(|c| c.is_ascii_alphanumeric())
+        .then_some(name)
 }

@@ -26,13 +26,18 @@ async fn every_metric_of_the_interface_tells_of_the_work() {
     let mut config = world.config();
     config.endpoint.clone_from(&faults.url);
     let archive = world.archive.clone();
-    let refused = move |seen: &crate::world::request::Seen| seen.is(&archive, "PutObject") && seen.key == "refused";
+    let refused = move |seen: &crate::world::request::Seen| {
+        seen.is(&archive, "PutObject") && seen.key == "refused"
+    };
     faults.script(Fault::AccessDenied, usize::MAX, refused);
     let daemon = Daemon::spawn(&config).ready().await;
     world.put("refused", "body").await;
     world.put("report", "twelve bytes").await;
     world.drained(&daemon).await;
-    eventually("a task is parked", async || daemon.metrics().await.sum("parked", &[]) > 0.0).await;
+    eventually("a task is parked", async || {
+        daemon.metrics().await.sum("parked", &[]) > 0.0
+    })
+    .await;
     let metrics = daemon.metrics().await;
     let alerted = [
         ("failures_total", ("reason", "ArrivedLate")),
@@ -42,15 +47,36 @@ async fn every_metric_of_the_interface_tells_of_the_work() {
         ("queue_messages_total", ("outcome", "lease_lost")),
     ];
     for (name, label) in alerted {
-        assert!(metrics.begins(name, label), "an alert would miss the first of {name} {label:?}");
+        assert!(
+            metrics.begins(name, label),
+            "an alert would miss the first of {name} {label:?}"
+        );
     }
-    let missing: Vec<&str> = METRICS.into_iter().filter(|name| !metrics.has(name)).collect();
+    let missing: Vec<&str> = METRICS
+        .into_iter()
+        .filter(|name| !metrics.has(name))
+        .collect();
     assert!(missing.is_empty(), "{missing:?} are not in {metrics:?}");
-    let replicated = [("rule", "orders"), ("operation", "put"), ("outcome", "replicated")];
+    let replicated = [
+        ("rule", "orders"),
+        ("operation", "put"),
+        ("outcome", "replicated"),
+    ];
     assert_eq!(metrics.sum("operations_total", &replicated), 1.0);
     assert_eq!(metrics.sum("bytes_total", &[("rule", "orders")]), 12.0);
-    assert_eq!(metrics.sum("parked", &[("rule", "orders"), ("reason", "DstPutObjectNotPermitted")]), 1.0);
-    assert!(metrics.sum("requests_total", &[("operation", "PutObject"), ("status", "403")]) > 0.0);
+    assert_eq!(
+        metrics.sum(
+            "parked",
+            &[("rule", "orders"), ("reason", "DstPutObjectNotPermitted")]
+        ),
+        1.0
+    );
+    assert!(
+        metrics.sum(
+            "requests_total",
+            &[("operation", "PutObject"), ("status", "403")]
+        ) > 0.0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

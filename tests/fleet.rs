@@ -16,12 +16,19 @@ const DAEMONS: usize = 3;
 async fn three_daemons_replicate_exactly() {
     let world = World::shared().await;
     let daemons = start(&configs(&world)).await;
-    world.workload(1_000, 150, 31).option("seconds", 50).summary().await;
+    world
+        .workload(1_000, 150, 31)
+        .option("seconds", 50)
+        .summary()
+        .await;
     world.all_drained(&daemons).await;
     compare(&world).await;
     let mut busy = 0;
     for daemon in &daemons {
-        let replicated = daemon.metrics().await.sum("operations_total", &[("outcome", "replicated")]);
+        let replicated = daemon
+            .metrics()
+            .await
+            .sum("operations_total", &[("outcome", "replicated")]);
         busy += usize::from(replicated > 0.0);
     }
     assert_eq!(busy, DAEMONS, "all of them had work");
@@ -74,7 +81,10 @@ fn lose_every_other_disk(config: &Config, kill: usize) {
 }
 
 fn configs(world: &World) -> Vec<Config> {
-    let config = |number| Config { visibility_timeout: "30s", ..world.config_of(number) };
+    let config = |number| Config {
+        visibility_timeout: "30s",
+        ..world.config_of(number)
+    };
     (0..DAEMONS).map(config).collect()
 }
 

@@ -31,10 +31,19 @@ async fn an_honest_proxy_changes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scripted_proxy_is_heard() {
     let world = Hostile::new().await;
-    world.answer(|seen| seen.is(ARCHIVE, "PutObject"), Reply::refusal("403 Forbidden", "AccessDenied", "scripted"));
+    world.answer(
+        |seen| seen.is(ARCHIVE, "PutObject"),
+        Reply::refusal("403 Forbidden", "AccessDenied", "scripted"),
+    );
     world.put("a", b"one".to_vec()).await;
     let daemon = Daemon::spawn(&world.config()).ready().await;
     world.drained().await;
-    assert_eq!(daemon.metrics().await.sum("parked", &[("reason", "DstPutObjectNotPermitted")]), 1.0);
+    assert_eq!(
+        daemon
+            .metrics()
+            .await
+            .sum("parked", &[("reason", "DstPutObjectNotPermitted")]),
+        1.0
+    );
     assert!(world.hits() > 0 && world.shown(ARCHIVE, "a").is_none());
 }

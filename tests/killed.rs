@@ -30,11 +30,16 @@ async fn a_message_outlives_the_daemon_that_dies_in_the_middle_of_its_copy() {
     let mut config = world.config();
     config.endpoint.clone_from(&faults.url);
     let archive = world.archive.clone();
-    faults.script(Fault::Hang, usize::MAX, move |seen| seen.is(&archive, "PutObject"));
+    faults.script(Fault::Hang, usize::MAX, move |seen| {
+        seen.is(&archive, "PutObject")
+    });
     let daemon = Daemon::spawn(&config).ready().await;
     world.put("report", "first").await;
     eventually("the copy has begun", async || faults.hits(Fault::Hang) > 0).await;
-    assert!(world.queue.depth().await > 0, "the message was deleted before its task was settled");
+    assert!(
+        world.queue.depth().await > 0,
+        "the message was deleted before its task was settled"
+    );
     daemon.kill().await;
     faults.clear();
     let daemon = Daemon::spawn(&config).ready().await;
@@ -49,11 +54,20 @@ async fn a_redelivered_message_is_answered_without_a_second_replica() {
     let version = world.put("report", "first").await;
     world.drained(&daemon).await;
     for _ in 0..3 {
-        world.queue.send(crate::bad_input::created(&world.source, "report", &version)).await;
+        world
+            .queue
+            .send(crate::bad_input::created(&world.source, "report", &version))
+            .await;
     }
     world.drained(&daemon).await;
     world.assert_equal().await;
-    assert!(daemon.metrics().await.sum("operations_total", &[("outcome", "duplicate")]) > 0.0);
+    assert!(
+        daemon
+            .metrics()
+            .await
+            .sum("operations_total", &[("outcome", "duplicate")])
+            > 0.0
+    );
 }
 
 /// Runs a workload through ten daemons of which each is killed in the middle of its work, and an
@@ -67,8 +81,10 @@ async fn survive(seed: u32, between: impl Fn(&Config, u32)) {
             let daemon = Daemon::spawn(&config).ready().await;
             // The count that ends each life differs, so that kills meet different moments.
             let enough = f64::from(20 + kill * 17 % 41);
-            eventually("the daemon has work", async || daemon.metrics().await.sum("operations_total", &[]) >= enough)
-                .await;
+            eventually("the daemon has work", async || {
+                daemon.metrics().await.sum("operations_total", &[]) >= enough
+            })
+            .await;
             daemon.kill().await;
             between(&config, kill);
         }

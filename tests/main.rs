@@ -30,8 +30,8 @@ mod rules;
 // Nothing is dropped in silence.
 mod bad_input;
 mod failures;
-mod poison;
 mod permissions;
+mod poison;
 // E, S, B: what is not to be believed, and what must not stop it.
 mod hostile;
 // All of that at once.

@@ -28,13 +28,20 @@ async fn replicate(feed: Feed, seed: u32, operations: u32) {
     let world = World::fed_by(feed).await;
     let daemon = world.start().await;
     // At twenty a second the daemon is in the middle of things nearly all the time.
-    world.workload(operations, 150, seed).option("seconds", operations / 20).summary().await;
+    world
+        .workload(operations, 150, seed)
+        .option("seconds", operations / 20)
+        .summary()
+        .await;
     world.drained(&daemon).await;
     let compared = world.assert_equal().await;
     let count = |name: &str| compared[name].as_u64().unwrap();
     // Two empty buckets would be equal too.
     let operations = u64::from(operations);
-    assert!(count("versions") > operations / 2 && count("markers") > operations / 15, "{compared}");
+    assert!(
+        count("versions") > operations / 2 && count("markers") > operations / 15,
+        "{compared}"
+    );
     // Where the source's metadata leave little room, by a digest.
     assert_eq!(count("stamped"), count("replicas"), "{compared}");
     assert_eq!(compared["open_uploads"], 0, "{compared}");

@@ -25,25 +25,48 @@ async fn parks_and_recovers(operation: &'static str, at_source: bool, reason: &s
     let faults = Faults::open().await;
     let mut config = world.config();
     config.endpoint.clone_from(&faults.url);
-    let bucket = if at_source { world.source.clone() } else { world.archive.clone() };
-    faults.script(Fault::AccessDenied, usize::MAX, move |seen| seen.is(&bucket, operation));
+    let bucket = if at_source {
+        world.source.clone()
+    } else {
+        world.archive.clone()
+    };
+    faults.script(Fault::AccessDenied, usize::MAX, move |seen| {
+        seen.is(&bucket, operation)
+    });
     let daemon = Daemon::spawn(&config).ready().await;
     put_tagged(&world, "first").await;
     eventually("the task is parked", async || {
-        daemon.metrics().await.sum("operations_total", &[("outcome", "parked")]) > 0.0
+        daemon
+            .metrics()
+            .await
+            .sum("operations_total", &[("outcome", "parked")])
+            > 0.0
     })
     .await;
     world.drained(&daemon).await;
     let metrics = daemon.metrics().await;
-    assert!(metrics.sum("failures_total", &[("reason", reason)]) > 0.0, "{metrics:?}");
-    assert_eq!(metrics.sum("parked", &[("reason", reason)]), 1.0, "{metrics:?}");
+    assert!(
+        metrics.sum("failures_total", &[("reason", reason)]) > 0.0,
+        "{metrics:?}"
+    );
+    assert_eq!(
+        metrics.sum("parked", &[("reason", reason)]),
+        1.0,
+        "{metrics:?}"
+    );
     assert_eq!(world.parked.depth().await, 1);
-    assert!(!world.replica_exists("report").await, "a refusal was read as something else");
+    assert!(
+        !world.replica_exists("report").await,
+        "a refusal was read as something else"
+    );
     faults.clear();
     daemon.kill().await;
     let daemon = Daemon::spawn(&config).ready().await;
     // What the ledger keeps is tried again at every start, without any event.
-    eventually("the parked task is done", async || world.replica_exists("report").await).await;
+    eventually("the parked task is done", async || {
+        world.replica_exists("report").await
+    })
+    .await;
     arrives_with_the_next_event(&world, &daemon).await;
 }
 
@@ -57,6 +80,15 @@ async fn arrives_with_the_next_event(world: &World, daemon: &Daemon) {
 
 async fn put_tagged(world: &World, body: &'static str) {
     let body = aws_sdk_s3::primitives::ByteStream::from_static(body.as_bytes());
-    let request = crate::world::localstack::SOURCE.s3().put_object().bucket(&world.source).key("report");
-    request.body(body).tagging("tier=gold").send().await.unwrap();
+    let request = crate::world::localstack::SOURCE
+        .s3()
+        .put_object()
+        .bucket(&world.source)
+        .key("report");
+    request
+        .body(body)
+        .tagging("tier=gold")
+        .send()
+        .await
+        .unwrap();
 }

@@ -14,12 +14,19 @@ use crate::world::{World, eventually};
 
 /// The keys of the real messages; their objects are there, so that a message taken at its word
 /// would do harm.
-const KEYS: [&str; 3] = ["invoices/2026/11/report final.pdf", "invoices/report final 100%.pdf", "one"];
+const KEYS: [&str; 3] = [
+    "invoices/2026/11/report final.pdf",
+    "invoices/report final 100%.pdf",
+    "one",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn broken_messages_change_nothing_and_are_accounted_for() {
     let world = World::new().await;
-    let config = crate::world::config::Config { visibility_timeout: "60s", ..world.config() };
+    let config = crate::world::config::Config {
+        visibility_timeout: "60s",
+        ..world.config()
+    };
     let daemon = Daemon::spawn(&config).ready().await;
     for key in KEYS {
         world.put(key, key).await;
@@ -35,7 +42,11 @@ async fn broken_messages_change_nothing_and_are_accounted_for() {
         world.queue.send_batch(batch).await;
     }
     world.drained(&daemon).await;
-    assert_eq!(versions(&world).await, before.0, "a message was taken at its word");
+    assert_eq!(
+        versions(&world).await,
+        before.0,
+        "a message was taken at its word"
+    );
     assert_eq!(world.queue.depth().await, 0, "messages are left");
     let counted = Counted::between(&before.1, &daemon.metrics().await);
     let parked = world.parked.take().await;
@@ -46,9 +57,15 @@ async fn broken_messages_change_nothing_and_are_accounted_for() {
     // The same keys again, which much was claimed about, and one that no message named.
     for key in KEYS.into_iter().chain(["after"]) {
         let version = world.put(key, "after the poison").await;
-        world.queue.send(created(&world.source, &key.replace('%', "%25"), &version)).await;
+        world
+            .queue
+            .send(created(&world.source, &key.replace('%', "%25"), &version))
+            .await;
     }
-    eventually("the daemon goes on", async || world.replica_exists("after").await).await;
+    eventually("the daemon goes on", async || {
+        world.replica_exists("after").await
+    })
+    .await;
     world.drained(&daemon).await;
     world.assert_equal().await;
 }
@@ -60,12 +77,24 @@ async fn a_message_too_long_for_the_dead_letter_queue_stays_in_its_own_and_is_to
     let daemon = world.start().await;
     world.queue.send("no json, and long ".repeat(100)).await;
     let refused = [("rule", ""), ("reason", "MessageUndecodable")];
-    eventually("it is told of", async || daemon.metrics().await.sum("failures_total", &refused) > 0.0).await;
+    eventually("it is told of", async || {
+        daemon.metrics().await.sum("failures_total", &refused) > 0.0
+    })
+    .await;
     world.put("report", "beside it").await;
-    eventually("others arrive", async || world.replica_exists("report").await).await;
+    eventually("others arrive", async || {
+        world.replica_exists("report").await
+    })
+    .await;
     eventually("it alone is left", async || world.queue.depth().await == 1).await;
     assert_eq!(world.parked.depth().await, 0);
-    assert_eq!(daemon.metrics().await.sum("queue_messages_total", &[("outcome", "parked")]), 0.0);
+    assert_eq!(
+        daemon
+            .metrics()
+            .await
+            .sum("queue_messages_total", &[("outcome", "parked")]),
+        0.0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,7 +122,8 @@ struct Counted {
 
 impl Counted {
     fn between(before: &Metrics, after: &Metrics) -> Self {
-        let grown = |name, labels: &[(&str, &str)]| after.sum(name, labels) - before.sum(name, labels);
+        let grown =
+            |name, labels: &[(&str, &str)]| after.sum(name, labels) - before.sum(name, labels);
         let messages = |outcome| grown("queue_messages_total", &[("outcome", outcome)]);
         Self {
             received: messages("received"),
@@ -111,37 +141,77 @@ impl Counted {
     #[track_caller]
     fn add_up(&self, sent: usize, parked: usize) {
         let exact = |count: usize| f64::from(u32::try_from(count).unwrap());
-        assert_eq!((self.received, self.deleted), (exact(sent), exact(sent)), "{self:?}");
+        assert_eq!(
+            (self.received, self.deleted),
+            (exact(sent), exact(sent)),
+            "{self:?}"
+        );
         assert_eq!(self.parked, exact(parked), "{self:?}");
-        assert_eq!(self.parked, self.undecodable + self.unknown_bucket, "{self:?}");
+        assert_eq!(
+            self.parked,
+            self.undecodable + self.unknown_bucket,
+            "{self:?}"
+        );
         let looked_into = self.deleted - self.parked - self.ignored;
-        assert!(looked_into > 0.0 && self.operations >= looked_into, "{self:?}");
-        assert!(self.undecodable > 100.0 && self.unknown_bucket > 10.0 && self.ignored > 10.0, "{self:?}");
+        assert!(
+            looked_into > 0.0 && self.operations >= looked_into,
+            "{self:?}"
+        );
+        assert!(
+            self.undecodable > 100.0 && self.unknown_bucket > 10.0 && self.ignored > 10.0,
+            "{self:?}"
+        );
     }
 }
 
 /// Every version and delete marker of the destination, with what is current.
 async fn versions(world: &World) -> Vec<String> {
-    let listed = ARCHIVE.s3().list_object_versions().bucket(&world.archive).send().await.unwrap();
+    let listed = ARCHIVE
+        .s3()
+        .list_object_versions()
+        .bucket(&world.archive)
+        .send()
+        .await
+        .unwrap();
     let versions = listed.versions.unwrap_or_default().into_iter();
     let markers = listed.delete_markers.unwrap_or_default().into_iter();
-    let versions = versions.map(|it| format!("{:?} {:?} {:?} {:?}", it.key, it.version_id, it.e_tag, it.is_latest));
-    versions.chain(markers.map(|it| format!("{:?} {:?} {:?}", it.key, it.version_id, it.is_latest))).collect()
+    let versions = versions.map(|it| {
+        format!(
+            "{:?} {:?} {:?} {:?}",
+            it.key, it.version_id, it.e_tag, it.is_latest
+        )
+    });
+    versions
+        .chain(markers.map(|it| format!("{:?} {:?} {:?}", it.key, it.version_id, it.is_latest)))
+        .collect()
 }
 
 /// Breaks each real message in each way.
 fn poison(bucket: &str) -> Vec<String> {
     let folder = root().join("tests/fuzz/corpus/event");
-    let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+    let mut paths: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.retain(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "json")
+    });
     paths.sort();
     let mut sent = Vec::new();
     for path in paths {
         let real = fs::read_to_string(path).unwrap();
         let real = real.replace(r#""name":"orders""#, &format!(r#""name":"{bucket}""#));
-        let real = real.replace(r#"\"name\":\"orders\""#, &format!(r#"\"name\":\"{bucket}\""#));
+        let real = real.replace(
+            r#"\"name\":\"orders\""#,
+            &format!(r#"\"name\":\"{bucket}\""#),
+        );
         sent.extend(BREAKS.iter().map(|(name, junk)| broken(&real, name, junk)));
-        sent.extend((1..4).map(|quarter| real.chars().take(real.chars().count() * quarter / 4).collect()));
+        sent.extend((1..4).map(|quarter| {
+            real.chars()
+                .take(real.chars().count() * quarter / 4)
+                .collect()
+        }));
         sent.push(real.replacen(':', ";", 7));
     }
     sent
@@ -162,7 +232,10 @@ const BREAKS: [(&str, &str); 19] = [
     ("eventVersion", r#""3.0""#),
     ("source", r#""aws.s4""#),
     ("size", "18446744073709551615"),
-    ("sequencer", r#""FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF""#),
+    (
+        "sequencer",
+        r#""FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF""#,
+    ),
     ("eventTime", r#""9999-12-31T23:59:59-23:59""#),
     ("eventTime", r#""9998-01-01T00:00:00Z""#),
     ("versionId", r#""never-existed""#),
@@ -173,7 +246,10 @@ const BREAKS: [(&str, &str); 19] = [
 /// Gives every field of a name another value, within what SNS wrapped too.
 fn broken(real: &str, name: &str, junk: &str) -> String {
     let mut message: Value = serde_json::from_str(real).unwrap();
-    if let Some(inner) = message["Message"].as_str().filter(|inner| inner.starts_with('{')) {
+    if let Some(inner) = message["Message"]
+        .as_str()
+        .filter(|inner| inner.starts_with('{'))
+    {
         message["Message"] = json!(broken(inner, name, junk));
         return message.to_string();
     }
@@ -185,7 +261,11 @@ fn put(value: &mut Value, name: &str) {
     match value {
         Value::Object(map) => {
             for (key, value) in map {
-                if key == name { *value = json!("@@hole@@") } else { put(value, name) }
+                if key == name {
+                    *value = json!("@@hole@@");
+                } else {
+                    put(value, name);
+                }
             }
         }
         Value::Array(list) => list.iter_mut().for_each(|value| put(value, name)),

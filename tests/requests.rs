@@ -17,11 +17,16 @@ async fn requests_keep_the_protocol() {
     let mut config = world.config();
     config.endpoint.clone_from(&faults.url);
     let daemon = Daemon::spawn(&config).ready().await;
-    world.workload(150, 40, 4).option("seconds", 5).summary().await;
+    world
+        .workload(150, 40, 4)
+        .option("seconds", 5)
+        .summary()
+        .await;
     world.drained(&daemon).await;
     world.assert_equal().await;
     let journal = faults.journal();
-    let (source, archive): (Vec<&Seen>, Vec<&Seen>) = (on(&journal, &world.source), on(&journal, &world.archive));
+    let (source, archive): (Vec<&Seen>, Vec<&Seen>) =
+        (on(&journal, &world.source), on(&journal, &world.archive));
     assert_all_kinds_were_seen(&source, &archive);
     reads_are_pinned_to_a_version(&source);
     nothing_is_written_to_the_source(&source);
@@ -32,26 +37,48 @@ async fn requests_keep_the_protocol() {
 }
 
 fn on<'a>(journal: &'a [Seen], bucket: &str) -> Vec<&'a Seen> {
-    journal.iter().filter(|seen| seen.service == "s3" && seen.bucket == bucket).collect()
+    journal
+        .iter()
+        .filter(|seen| seen.service == "s3" && seen.bucket == bucket)
+        .collect()
 }
 
 /// A rule about requests that never came would hold.
 fn assert_all_kinds_were_seen(source: &[&Seen], archive: &[&Seen]) {
     for (bucket, operations) in [
-        (source, ["GetObject", "ListObjectVersions", "GetObjectTagging"].as_slice()),
-        (archive, ["PutObject", "UploadPart", "CompleteMultipartUpload", "DeleteObject"].as_slice()),
+        (
+            source,
+            ["GetObject", "ListObjectVersions", "GetObjectTagging"].as_slice(),
+        ),
+        (
+            archive,
+            [
+                "PutObject",
+                "UploadPart",
+                "CompleteMultipartUpload",
+                "DeleteObject",
+            ]
+            .as_slice(),
+        ),
     ] {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for seen in bucket {
             *counts.entry(seen.operation()).or_default() += 1;
         }
         eprintln!("{counts:?}");
-        assert!(operations.iter().all(|operation| counts.contains_key(operation)), "{counts:?}");
+        assert!(
+            operations
+                .iter()
+                .all(|operation| counts.contains_key(operation)),
+            "{counts:?}"
+        );
     }
 }
 
 fn reads_are_pinned_to_a_version(source: &[&Seen]) {
-    let reads = source.iter().filter(|seen| !seen.key.is_empty() && ["GET", "HEAD"].contains(&seen.method.as_str()));
+    let reads = source
+        .iter()
+        .filter(|seen| !seen.key.is_empty() && ["GET", "HEAD"].contains(&seen.method.as_str()));
     for read in reads {
         assert!(read.query.contains_key("versionId"), "not pinned: {read:?}");
     }
@@ -59,46 +86,76 @@ fn reads_are_pinned_to_a_version(source: &[&Seen]) {
 
 fn nothing_is_written_to_the_source(source: &[&Seen]) {
     for seen in source {
-        assert!(["GET", "HEAD"].contains(&seen.method.as_str()), "written to the source: {seen:?}");
+        assert!(
+            ["GET", "HEAD"].contains(&seen.method.as_str()),
+            "written to the source: {seen:?}"
+        );
     }
 }
 
 fn writes_are_conditional(archive: &[&Seen]) {
-    let conditional = |seen: &Seen| !seen.header("if-match").is_empty() || !seen.header("if-none-match").is_empty();
+    let conditional = |seen: &Seen| {
+        !seen.header("if-match").is_empty() || !seen.header("if-none-match").is_empty()
+    };
     for seen in archive {
         if ["PutObject", "CompleteMultipartUpload"].contains(&seen.operation()) {
             assert!(conditional(seen), "unconditional: {seen:?}");
         }
     }
     // LocalStack answers 501 to the condition of a delete. That is found out by trying.
-    let first = archive.iter().find(|seen| seen.operation() == "DeleteObject").unwrap();
+    let first = archive
+        .iter()
+        .find(|seen| seen.operation() == "DeleteObject")
+        .unwrap();
     assert!(conditional(first), "unconditional: {first:?}");
 }
 
 fn bodies_carry_checksums(archive: &[&Seen]) {
-    for seen in archive.iter().filter(|seen| ["PutObject", "UploadPart"].contains(&seen.operation())) {
-        let checksum =
-            |name: &str| name.starts_with("x-amz-checksum-") || name == "content-md5" || name == "x-amz-trailer";
-        assert!(seen.headers.keys().any(|name| checksum(name.as_str())), "unchecked: {seen:?}");
+    for seen in archive
+        .iter()
+        .filter(|seen| ["PutObject", "UploadPart"].contains(&seen.operation()))
+    {
+        let checksum = |name: &str| {
+            name.starts_with("x-amz-checksum-") || name == "content-md5" || name == "x-amz-trailer"
+        };
+        assert!(
+            seen.headers.keys().any(|name| checksum(name.as_str())),
+            "unchecked: {seen:?}"
+        );
     }
 }
 
 fn versions_are_never_deleted(archive: &[&Seen]) {
     for seen in archive {
-        assert!(seen.method != "DELETE" || !seen.query.contains_key("versionId"), "a version was deleted: {seen:?}");
-        assert!(!seen.query.contains_key("delete"), "deleted in bulk: {seen:?}");
+        assert!(
+            seen.method != "DELETE" || !seen.query.contains_key("versionId"),
+            "a version was deleted: {seen:?}"
+        );
+        assert!(
+            !seen.query.contains_key("delete"),
+            "deleted in bulk: {seen:?}"
+        );
     }
 }
 
 fn the_destination_is_reached_by_the_assumed_role(journal: &[Seen], archive: &[&Seen]) {
     for seen in archive {
         assert_ne!(seen.signer, SOURCE.id, "not by the role: {seen:?}");
-        assert!(!seen.header("x-amz-security-token").is_empty(), "not by the role: {seen:?}");
+        assert!(
+            !seen.header("x-amz-security-token").is_empty(),
+            "not by the role: {seen:?}"
+        );
     }
-    let assumed: Vec<&Seen> = journal.iter().filter(|seen| seen.service == "sts").collect();
+    let assumed: Vec<&Seen> = journal
+        .iter()
+        .filter(|seen| seen.service == "sts")
+        .collect();
     assert!(!assumed.is_empty());
     for seen in assumed {
         assert_eq!(seen.signer, SOURCE.id);
-        assert_eq!((seen.form("RoleArn"), seen.form("ExternalId")), (ROLE.to_owned(), EXTERNAL_ID.to_owned()));
+        assert_eq!(
+            (seen.form("RoleArn"), seen.form("ExternalId")),
+            (ROLE.to_owned(), EXTERNAL_ID.to_owned())
+        );
     }
 }

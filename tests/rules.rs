@@ -14,13 +14,23 @@ async fn a_rule_with_a_prefix_rewrites_it_and_leaves_other_keys_alone() {
     config.rules[0] = world.rule("orders", "invoices/");
     config.rules[0].rewrite = Some("copies/of ");
     let daemon = Daemon::spawn(&config).ready().await;
-    for key in ["invoices/", "invoices/2026/a b", "invoices", "other/invoices/x"] {
+    for key in [
+        "invoices/",
+        "invoices/2026/a b",
+        "invoices",
+        "other/invoices/x",
+    ] {
         world.put(key, key).await;
     }
     delete(&world, "invoices/2026/a b", None).await;
     world.put("invoices/2026/a b", "again").await;
     world.drained(&daemon).await;
-    world.comparison().option("source-prefix", "invoices/").option("destination-prefix", "copies/of ").summary().await;
+    world
+        .comparison()
+        .option("source-prefix", "invoices/")
+        .option("destination-prefix", "copies/of ")
+        .summary()
+        .await;
     assert_eq!(world.replicas().await, ["copies/of ", "copies/of 2026/a b"]);
 }
 
@@ -31,10 +41,18 @@ async fn a_rule_with_tags_takes_only_objects_that_carry_them() {
     config.rules[0].filter = "tags = { tier = \"gold\", team = \"a b\" }".to_owned();
     config.rules[0].delete_markers = false;
     let daemon = Daemon::spawn(&config).ready().await;
-    for (key, tags) in
-        [("both", "tier=gold&team=a%20b&more=1"), ("one", "tier=gold"), ("other", "tier=silver"), ("none", "")]
-    {
-        let request = SOURCE.s3().put_object().bucket(&world.source).key(key).body(ByteStream::from_static(b"tagged"));
+    for (key, tags) in [
+        ("both", "tier=gold&team=a%20b&more=1"),
+        ("one", "tier=gold"),
+        ("other", "tier=silver"),
+        ("none", ""),
+    ] {
+        let request = SOURCE
+            .s3()
+            .put_object()
+            .bucket(&world.source)
+            .key(key)
+            .body(ByteStream::from_static(b"tagged"));
         request.tagging(tags).send().await.unwrap();
     }
     world.drained(&daemon).await;
@@ -56,7 +74,13 @@ async fn without_delete_markers_a_deleted_object_stays_at_the_destination() {
 async fn a_version_that_is_deleted_for_good_stays_at_the_destination() {
     let world = World::new().await;
     let daemon = replicate_two_versions(&world, &world.config()).await;
-    let versions = SOURCE.s3().list_object_versions().bucket(&world.source).send().await.unwrap();
+    let versions = SOURCE
+        .s3()
+        .list_object_versions()
+        .bucket(&world.source)
+        .send()
+        .await
+        .unwrap();
     for version in versions.versions.unwrap_or_default() {
         delete(&world, "report", version.version_id.as_deref()).await;
     }
@@ -64,7 +88,11 @@ async fn a_version_that_is_deleted_for_good_stays_at_the_destination() {
     let output = world.comparison().run().await;
     let text = String::from_utf8_lossy(&output.stdout);
     // The source is empty now, and the destination has both versions still.
-    assert_eq!(text.matches("at the destination is extra").count(), 2, "{text}");
+    assert_eq!(
+        text.matches("at the destination is extra").count(),
+        2,
+        "{text}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,8 +101,18 @@ async fn with_version_deletes_a_replica_goes_with_its_version_and_no_other_does(
     let mut config = world.config();
     config.rules[0].version_deletes = true;
     let daemon = replicate_two_versions(&world, &config).await;
-    let versions = SOURCE.s3().list_object_versions().bucket(&world.source).send().await.unwrap();
-    let older = versions.versions.unwrap_or_default().into_iter().find(|version| version.is_latest != Some(true));
+    let versions = SOURCE
+        .s3()
+        .list_object_versions()
+        .bucket(&world.source)
+        .send()
+        .await
+        .unwrap();
+    let older = versions
+        .versions
+        .unwrap_or_default()
+        .into_iter()
+        .find(|version| version.is_latest != Some(true));
     delete(&world, "report", older.unwrap().version_id.as_deref()).await;
     world.drained(&daemon).await;
     assert_eq!(world.assert_equal().await["replicas"], 1);
@@ -82,7 +120,13 @@ async fn with_version_deletes_a_replica_goes_with_its_version_and_no_other_does(
     delete(&world, "report", None).await;
     world.drained(&daemon).await;
     assert_eq!(world.replicas().await, [""; 0]);
-    let marked = SOURCE.s3().list_object_versions().bucket(&world.source).send().await.unwrap();
+    let marked = SOURCE
+        .s3()
+        .list_object_versions()
+        .bucket(&world.source)
+        .send()
+        .await
+        .unwrap();
     let marker = marked.delete_markers.unwrap_or_default().remove(0);
     delete(&world, "report", marker.version_id.as_deref()).await;
     world.drained(&daemon).await;
@@ -107,8 +151,18 @@ async fn latest_history_ends_with_the_newest_state_of_every_key() {
     world.drained(&daemon).await;
     assert_eq!(world.replicas().await, ["kept", "restored"]);
     for (key, wanted) in [("kept", "kept 3"), ("restored", "once more")] {
-        let object = ARCHIVE.s3().get_object().bucket(&world.archive).key(key).send().await.unwrap();
-        assert_eq!(object.body.collect().await.unwrap().into_bytes(), wanted.as_bytes());
+        let object = ARCHIVE
+            .s3()
+            .get_object()
+            .bucket(&world.archive)
+            .key(key)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(
+            object.body.collect().await.unwrap().into_bytes(),
+            wanted.as_bytes()
+        );
     }
 }
 
@@ -124,7 +178,14 @@ async fn equal_content_in_a_row_keeps_its_versions_apart() {
     world.workload(120, 20, 1).summary().await;
     world.drained(&daemon).await;
     world.comparison_under_any_key().summary().await;
-    let listed = ARCHIVE.s3().list_object_versions().bucket(&world.archive).prefix("same").send().await.unwrap();
+    let listed = ARCHIVE
+        .s3()
+        .list_object_versions()
+        .bucket(&world.archive)
+        .prefix("same")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(listed.versions.unwrap_or_default().len(), 4);
 }
 
@@ -137,7 +198,13 @@ async fn a_key_that_the_source_never_had_gets_no_delete_marker() {
     world.drained(&daemon).await;
     let output = world.comparison().run().await;
     assert!(output.status.success());
-    let listed = ARCHIVE.s3().list_object_versions().bucket(&world.archive).send().await.unwrap();
+    let listed = ARCHIVE
+        .s3()
+        .list_object_versions()
+        .bucket(&world.archive)
+        .send()
+        .await
+        .unwrap();
     assert_eq!(listed.delete_markers, None);
 }
 
@@ -152,5 +219,9 @@ async fn replicate_two_versions(world: &World, config: &Config) -> Daemon {
 
 async fn delete(world: &World, key: &str, version: Option<&str>) {
     let request = SOURCE.s3().delete_object().bucket(&world.source).key(key);
-    request.set_version_id(version.map(str::to_owned)).send().await.unwrap();
+    request
+        .set_version_id(version.map(str::to_owned))
+        .send()
+        .await
+        .unwrap();
 }

@@ -41,16 +41,30 @@ const GROWTH_MAX: u64 = 64 << 20;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_becomes_quiet_and_equal_once_nothing_is_wrong_any_more() {
-    let (time, seed) = (Duration::from_secs(number("S3_REPLICATOR_SOAK_SECONDS").unwrap_or(SECONDS)), seed());
+    let (time, seed) = (
+        Duration::from_secs(number("S3_REPLICATOR_SOAK_SECONDS").unwrap_or(SECONDS)),
+        seed(),
+    );
     eprintln!("S3_REPLICATOR_SEED={seed} draws the same again");
     let world = World::new().await;
     let front = Front::before(&endpoint()).await;
-    let config = Config { endpoint: front.url.clone(), memory: "40MiB", ..world.config() };
-    let buckets = Buckets { source: world.source.clone(), archive: world.archive.clone() };
+    let config = Config {
+        endpoint: front.url.clone(),
+        memory: "40MiB",
+        ..world.config()
+    };
+    let buckets = Buckets {
+        source: world.source.clone(),
+        archive: world.archive.clone(),
+    };
     let daemon = Daemon::spawn(&config).ready().await;
     let weather = Weather::over(&front, troubles::all(&buckets), seed);
     let operations = u32::try_from(time.as_secs() * OPERATIONS_A_SECOND).unwrap();
-    let workload = world.workload(operations.max(60), 60, u32::try_from(seed % 1_000_000).unwrap());
+    let workload = world.workload(
+        operations.max(60),
+        60,
+        u32::try_from(seed % 1_000_000).unwrap(),
+    );
     let workload = workload.option("seconds", time.as_secs());
     let mut memory = Memory::default();
     tokio::select! {
@@ -72,15 +86,27 @@ async fn all_becomes_quiet_and_equal_once_nothing_is_wrong_any_more() {
     retry(&config, &daemon).await;
     quiet(&world, &daemon).await;
     let late = daemon.memory_bytes();
-    let [early, peak, end] = [memory.early, memory.peak, late].map(|bytes| format!("{} MiB", bytes >> 20));
+    let [early, peak, end] =
+        [memory.early, memory.peak, late].map(|bytes| format!("{} MiB", bytes >> 20));
     eprintln!("struck: {:?}\nparked: {parked:?}", weather.hits());
     eprintln!("memory: {early} in the first third, {peak} at most, {end} at the end");
     let struck = struck(&weather);
-    assert!(struck >= STRUCK_MIN, "only {struck} kinds of trouble struck");
+    assert!(
+        struck >= STRUCK_MIN,
+        "only {struck} kinds of trouble struck"
+    );
     world.assert_equal().await;
     let metrics = daemon.metrics().await;
-    assert_eq!(metrics.sum("task_panics_total", &[]), 0.0, "{}", daemon.log());
-    assert_eq!((daemon.page("healthz").await, daemon.page("readyz").await), (Some(200), Some(200)));
+    assert_eq!(
+        metrics.sum("task_panics_total", &[]),
+        0.0,
+        "{}",
+        daemon.log()
+    );
+    assert_eq!(
+        (daemon.page("healthz").await, daemon.page("readyz").await),
+        (Some(200), Some(200))
+    );
     assert!(late <= memory.early + GROWTH_MAX, "it grows");
 }
 
@@ -124,7 +150,10 @@ fn seed() -> u64 {
 }
 
 fn number(variable: &str) -> Option<u64> {
-    env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
+    env::var(variable).ok().map(|text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable} is a number"))
+    })
 }
 
 /// Waits until no message is left and nothing is at work.
@@ -139,7 +168,12 @@ async fn quiet(world: &World, daemon: &Daemon) {
         }
     };
     let is_quiet = timeout(QUIET_WITHIN, is_quiet).await;
-    assert!(is_quiet.is_ok(), "{} messages are left:\n{}", world.queue.depth().await, daemon.log());
+    assert!(
+        is_quiet.is_ok(),
+        "{} messages are left:\n{}",
+        world.queue.depth().await,
+        daemon.log()
+    );
 }
 
 /// Counts what is parked by its reasons.
@@ -148,7 +182,9 @@ async fn parked(config: &Config) -> BTreeMap<String, usize> {
     let listed: Value = serde_json::from_str(&listed).unwrap_or_else(|_| panic!("{listed}"));
     let mut reasons = BTreeMap::new();
     for failure in listed["failures"].as_array().unwrap() {
-        *reasons.entry(failure["reason"].as_str().unwrap().to_owned()).or_default() += 1;
+        *reasons
+            .entry(failure["reason"].as_str().unwrap().to_owned())
+            .or_default() += 1;
     }
     reasons
 }

@@ -24,7 +24,10 @@ async fn a_replica_with_little_room_for_the_stamp_is_recognised_after_its_answer
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_in_parts_with_little_room_is_recognised_after_its_answer_was_lost() {
-    recognised_after_a_lost_answer("CompleteMultipartUpload", async |bucket| upload(bucket).await).await;
+    recognised_after_a_lost_answer("CompleteMultipartUpload", async |bucket| {
+        upload(bucket).await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,8 +44,15 @@ async fn a_lost_disk_doubles_none_of_a_history() {
     write(&world, &["b", "plain"]).await;
     world.drained(&daemon).await;
     let compared = world.assert_equal().await;
-    assert_eq!((&compared["replicas"], &compared["stamped"]), (&10.into(), &10.into()), "{compared}");
-    let late = daemon.metrics().await.sum("operations_total", &[("outcome", "superseded")]);
+    assert_eq!(
+        (&compared["replicas"], &compared["stamped"]),
+        (&10.into(), &10.into()),
+        "{compared}"
+    );
+    let late = daemon
+        .metrics()
+        .await
+        .sum("operations_total", &[("outcome", "superseded")]);
     assert_eq!(late, 0.0, "a replica that was there was not seen");
 }
 
@@ -50,13 +60,35 @@ async fn a_lost_disk_doubles_none_of_a_history() {
 async fn a_replica_without_room_for_any_stamp_is_told_of() {
     let world = World::new().await;
     let daemon = world.start().await;
-    let put = SOURCE.s3().put_object().bucket(&world.source).key("brimful").metadata("all", "x".repeat(2_040));
-    put.body(ByteStream::from_static(b"body")).send().await.unwrap();
+    let put = SOURCE
+        .s3()
+        .put_object()
+        .bucket(&world.source)
+        .key("brimful")
+        .metadata("all", "x".repeat(2_040));
+    put.body(ByteStream::from_static(b"body"))
+        .send()
+        .await
+        .unwrap();
     world.drained(&daemon).await;
     let compared = world.assert_equal().await;
-    assert_eq!((&compared["replicas"], &compared["stamped"]), (&1.into(), &0.into()), "{compared}");
-    assert_eq!(daemon.metrics().await.sum("failures_total", &[("reason", "StampTooLarge")]), 1.0);
-    assert!(daemon.log().contains("no room for the stamp"), "{}", daemon.log());
+    assert_eq!(
+        (&compared["replicas"], &compared["stamped"]),
+        (&1.into(), &0.into()),
+        "{compared}"
+    );
+    assert_eq!(
+        daemon
+            .metrics()
+            .await
+            .sum("failures_total", &[("reason", "StampTooLarge")]),
+        1.0
+    );
+    assert!(
+        daemon.log().contains("no room for the stamp"),
+        "{}",
+        daemon.log()
+    );
 }
 
 /// Has the answer to the write of one replica lost, and finds that one replica at the end.
@@ -66,12 +98,18 @@ async fn recognised_after_a_lost_answer(operation: &'static str, write: impl Asy
     let mut config = world.config();
     config.endpoint.clone_from(&faults.url);
     let archive = world.archive.clone();
-    faults.script(Fault::LoseAnswer, 1, move |seen| seen.is(&archive, operation));
+    faults.script(Fault::LoseAnswer, 1, move |seen| {
+        seen.is(&archive, operation)
+    });
     let daemon = Daemon::spawn(&config).ready().await;
     write(&world.source).await;
     world.drained(&daemon).await;
     let compared = world.assert_equal().await;
-    assert_eq!((&compared["replicas"], &compared["stamped"]), (&1.into(), &1.into()), "{compared}");
+    assert_eq!(
+        (&compared["replicas"], &compared["stamped"]),
+        (&1.into(), &1.into()),
+        "{compared}"
+    );
     assert_eq!(faults.hits(Fault::LoseAnswer), 1);
 }
 
@@ -80,7 +118,16 @@ async fn recognised_after_a_lost_answer(operation: &'static str, write: impl Asy
 async fn write(world: &World, bodies: &[&str]) {
     for body in bodies {
         match *body {
-            "" => drop(SOURCE.s3().delete_object().bucket(&world.source).key("full").send().await.unwrap()),
+            "" => drop(
+                SOURCE
+                    .s3()
+                    .delete_object()
+                    .bucket(&world.source)
+                    .key("full")
+                    .send()
+                    .await
+                    .unwrap(),
+            ),
             "plain" => drop(world.put("full", "plain").await),
             body => drop(put(&SOURCE.s3(), &world.source, body).send().await.unwrap()),
         }
@@ -90,23 +137,48 @@ async fn write(world: &World, bodies: &[&str]) {
 /// Prepares a write whose metadata leave little of the 2 KB that S3 takes.
 fn put(s3: &Client, bucket: &str, body: &str) -> PutObjectFluentBuilder {
     let body = ByteStream::from(body.as_bytes().to_vec());
-    s3.put_object().bucket(bucket).key("full").metadata("all", full()).body(body)
+    s3.put_object()
+        .bucket(bucket)
+        .key("full")
+        .metadata("all", full())
+        .body(body)
 }
 
 /// Uploads 40 MiB in parts, so that the source states a checksum of checksums.
 async fn upload(bucket: &str) {
     let s3 = stating_crc32();
-    let request = s3.create_multipart_upload().bucket(bucket).key("full").metadata("all", full());
-    let upload = request.checksum_algorithm(ChecksumAlgorithm::Crc32).send().await.unwrap().upload_id.unwrap();
+    let request = s3
+        .create_multipart_upload()
+        .bucket(bucket)
+        .key("full")
+        .metadata("all", full());
+    let upload = request
+        .checksum_algorithm(ChecksumAlgorithm::Crc32)
+        .send()
+        .await
+        .unwrap()
+        .upload_id
+        .unwrap();
     let mut done = CompletedMultipartUpload::builder();
     for number in 1..=5 {
         let body = ByteStream::from(vec![u8::try_from(number).unwrap(); 8 << 20]);
-        let request = s3.upload_part().bucket(bucket).key("full").upload_id(&upload).part_number(number);
+        let request = s3
+            .upload_part()
+            .bucket(bucket)
+            .key("full")
+            .upload_id(&upload)
+            .part_number(number);
         let answer = request.body(body).send().await.unwrap();
-        let part = CompletedPart::builder().part_number(number).set_e_tag(answer.e_tag);
+        let part = CompletedPart::builder()
+            .part_number(number)
+            .set_e_tag(answer.e_tag);
         done = done.parts(part.set_checksum_crc32(answer.checksum_crc32).build());
     }
-    let request = s3.complete_multipart_upload().bucket(bucket).key("full").upload_id(upload);
+    let request = s3
+        .complete_multipart_upload()
+        .bucket(bucket)
+        .key("full")
+        .upload_id(upload);
     request.multipart_upload(done.build()).send().await.unwrap();
 }
 
@@ -114,7 +186,11 @@ async fn upload(bucket: &str) {
 /// CRC64NVME.
 fn stating_crc32() -> Client {
     let config = SOURCE.s3().config().to_builder();
-    Client::from_conf(config.request_checksum_calculation(RequestChecksumCalculation::WhenSupported).build())
+    Client::from_conf(
+        config
+            .request_checksum_calculation(RequestChecksumCalculation::WhenSupported)
+            .build(),
+    )
 }
 
 fn full() -> String {

@@ -21,11 +21,22 @@ async fn an_endpoint_that_appears_later_is_waited_for() {
     config.endpoint = format!("http://{address}");
     world.put("report", "early").await;
     let daemon = Daemon::spawn(&config);
-    eventually("the daemon answers", async || daemon.page("readyz").await.is_some()).await;
-    assert_eq!(daemon.page("readyz").await, Some(503), "ready without its queue");
+    eventually("the daemon answers", async || {
+        daemon.page("readyz").await.is_some()
+    })
+    .await;
+    assert_eq!(
+        daemon.page("readyz").await,
+        Some(503),
+        "ready without its queue"
+    );
     // Any number of failed attempts may pass; a second of them is more than one.
     sleep(Duration::from_secs(1)).await;
-    assert_eq!(daemon.page("readyz").await, Some(503), "ready without its queue");
+    assert_eq!(
+        daemon.page("readyz").await,
+        Some(503),
+        "ready without its queue"
+    );
     let _endpoint = Faults::open_at(&address).await;
     let daemon = daemon.ready().await;
     world.drained(&daemon).await;
@@ -37,11 +48,23 @@ async fn an_unknown_queue_is_named_and_waited_for() {
     let world = World::new().await;
     let mut config = world.config();
     let name = unique("not-yet");
-    config.queue_url = config.queue_url.replace(config.queue_url.rsplit('/').next().unwrap(), &name);
+    config.queue_url = config
+        .queue_url
+        .replace(config.queue_url.rsplit('/').next().unwrap(), &name);
     let daemon = Daemon::spawn(&config);
-    eventually("the log names the queue", async || daemon.log().contains(&name)).await;
-    eventually("the daemon answers", async || daemon.page("readyz").await.is_some()).await;
-    assert_eq!(daemon.page("readyz").await, Some(503), "ready without its queue");
+    eventually("the log names the queue", async || {
+        daemon.log().contains(&name)
+    })
+    .await;
+    eventually("the daemon answers", async || {
+        daemon.page("readyz").await.is_some()
+    })
+    .await;
+    assert_eq!(
+        daemon.page("readyz").await,
+        Some(503),
+        "ready without its queue"
+    );
     assert_eq!(SOURCE.create_queue(&name).await, config.queue_url);
     daemon.ready().await;
 }
@@ -88,7 +111,9 @@ async fn a_second_daemon_on_the_same_queue_shares_the_work() {
     config.state_dir = config.state_dir.with_file_name("second");
     let second = Daemon::spawn(&config).ready().await;
     for number in 0..40 {
-        world.put(&format!("report {number}"), format!("body {number}")).await;
+        world
+            .put(&format!("report {number}"), format!("body {number}"))
+            .await;
     }
     world.drained(&first).await;
     world.drained(&second).await;

@@ -11,13 +11,21 @@ async fn sigterm_finishes_what_is_at_work_and_exits_0() {
     let world = World::new().await;
     let mut daemon = world.start().await;
     for number in 0..40 {
-        world.put(&format!("report {number}"), vec![b'x'; 200_000]).await;
+        world
+            .put(&format!("report {number}"), vec![b'x'; 200_000])
+            .await;
     }
-    eventually("the daemon is at work", async || daemon.metrics().await.sum("operations_total", &[]) > 2.0).await;
+    eventually("the daemon is at work", async || {
+        daemon.metrics().await.sum("operations_total", &[]) > 2.0
+    })
+    .await;
     daemon.signal("TERM").await;
     let status = daemon.exit().await;
     assert_eq!(status.code(), Some(0), "{status}");
-    assert!(!daemon.log().contains("drain timeout is over"), "what was at work was not finished");
+    assert!(
+        !daemon.log().contains("drain timeout is over"),
+        "what was at work was not finished"
+    );
     let daemon = world.start().await;
     world.drained(&daemon).await;
     world.assert_equal().await;
@@ -33,7 +41,9 @@ async fn sigterm_releases_what_it_cannot_finish() {
     // If the message were not released it would stay hidden for longer than the test waits.
     config.visibility_timeout = "30m";
     let archive = world.archive.clone();
-    faults.script(Fault::Hang, usize::MAX, move |seen| seen.is(&archive, "PutObject"));
+    faults.script(Fault::Hang, usize::MAX, move |seen| {
+        seen.is(&archive, "PutObject")
+    });
     let mut daemon = Daemon::spawn(&config).ready().await;
     world.put("report", "first").await;
     eventually("the copy has begun", async || faults.hits(Fault::Hang) > 0).await;
@@ -62,7 +72,10 @@ async fn sighup_brings_new_rules_and_a_bad_file_keeps_the_old_ones() {
     fs::write(&config.path, "rules = \"none\"\nsurprise = 1\n").unwrap();
     daemon.signal("HUP").await;
     let new_lines = || daemon.log().lines().skip(lines).collect::<String>();
-    eventually("the log says what is wrong", async || new_lines().contains("surprise")).await;
+    eventually("the log says what is wrong", async || {
+        new_lines().contains("surprise")
+    })
+    .await;
     arrives_sooner_or_later(&world, "reports").await;
     arrives_sooner_or_later(&world, "images").await;
 
@@ -76,9 +89,14 @@ async fn arrives_sooner_or_later(world: &World, prefix: &str) {
     let mut number = 0;
     eventually("an object of the prefix arrives", async || {
         number += 1;
-        world.put(&format!("{prefix}/{}-{number}", world.archive), "new").await;
+        world
+            .put(&format!("{prefix}/{}-{number}", world.archive), "new")
+            .await;
         for written in 1..=number {
-            if world.replica_exists(&format!("{prefix}/{}-{written}", world.archive)).await {
+            if world
+                .replica_exists(&format!("{prefix}/{}-{written}", world.archive))
+                .await
+            {
                 return true;
             }
         }

@@ -53,34 +53,61 @@ const PACKAGES: &[(&str, &str)] = &[
 ];
 
 /// All that the core may use: nothing that does I/O, knows the time, or rolls dice.
-const CORE_DEPENDENCIES: &[&str] = &["crc-fast", "percent-encoding", "serde", "serde_json", "thiserror", "time"];
+const CORE_DEPENDENCIES: &[&str] = &[
+    "crc-fast",
+    "percent-encoding",
+    "serde",
+    "serde_json",
+    "thiserror",
+    "time",
+];
 
-const CODE_LINES_MAX: usize = 300;
+/// Under rustfmt's defaults a file of this many code lines is read in one go; tests, which are read
+/// one by one, may have more.
+const CODE_LINES_MAX: usize = 400;
+const TEST_LINES_MAX: usize = 600;
 
 #[test]
 fn packages_use_only_those_below_them() {
     for (at, (folder, _)) in PACKAGES.iter().enumerate() {
-        let used = dependencies(folder, &["dependencies", "dev-dependencies", "build-dependencies"]);
+        let used = dependencies(
+            folder,
+            &["dependencies", "dev-dependencies", "build-dependencies"],
+        );
         for (_, above) in &PACKAGES[at..] {
             assert!(!used.contains(*above), "{folder} uses {above}");
         }
     }
     let fakes = dependencies("tests/fakes", &["dependencies", "dev-dependencies"]);
-    assert!(PACKAGES.iter().all(|(_, package)| !fakes.contains(*package)), "the fakes know nothing of what they judge");
+    assert!(
+        PACKAGES
+            .iter()
+            .all(|(_, package)| !fakes.contains(*package)),
+        "the fakes know nothing of what they judge"
+    );
 }
 
 #[test]
 fn only_the_simulator_reaches_into_the_daemon() {
-    let outside =
-        files(&root().join("tests"), "rs").into_iter().filter(|path| !path.starts_with(root().join("tests/simulated")));
-    let inside: Vec<PathBuf> = outside.filter(|path| code(path).contains(concat!("s3_", "replicator::"))).collect();
-    assert!(inside.is_empty(), "the tests drive the daemon from outside: {inside:?}");
+    let outside = files(&root().join("tests"), "rs")
+        .into_iter()
+        .filter(|path| !path.starts_with(root().join("tests/simulated")));
+    let inside: Vec<PathBuf> = outside
+        .filter(|path| code(path).contains(concat!("s3_", "replicator::")))
+        .collect();
+    assert!(
+        inside.is_empty(),
+        "the tests drive the daemon from outside: {inside:?}"
+    );
 }
 
 #[test]
 fn the_core_depends_on_an_allowed_few() {
     let allowed: BTreeSet<String> = CORE_DEPENDENCIES.iter().map(ToString::to_string).collect();
-    assert_eq!(dependencies("core", &["dependencies", "build-dependencies"]), allowed);
+    assert_eq!(
+        dependencies("core", &["dependencies", "build-dependencies"]),
+        allowed
+    );
 }
 
 #[test]
@@ -88,12 +115,19 @@ fn stations_of_the_daemon_use_only_those_below_them() {
     let mut wrong = Vec::new();
     for path in files(&root().join("daemon/src"), "rs") {
         let station = station_of(&path);
-        let layer = layer_of(&station).unwrap_or_else(|| panic!("{station} has no place in LAYERS"));
+        let layer =
+            layer_of(&station).unwrap_or_else(|| panic!("{station} has no place in LAYERS"));
         for used in used_stations(&code(&path)) {
             match layer_of(&used) {
                 Some(below) if below >= layer => {}
-                Some(_) => wrong.push(format!("{} uses crate::{used}, which is above it", path.display())),
-                None => wrong.push(format!("{} uses crate::{used}, which has no place in LAYERS", path.display())),
+                Some(_) => wrong.push(format!(
+                    "{} uses crate::{used}, which is above it",
+                    path.display()
+                )),
+                None => wrong.push(format!(
+                    "{} uses crate::{used}, which has no place in LAYERS",
+                    path.display()
+                )),
             }
         }
     }
@@ -107,12 +141,25 @@ fn files_are_short_and_say_what_they_are_for() {
         let text = fs::read_to_string(&path).unwrap();
         let rust = path.extension().is_some_and(|extension| extension == "rs");
         let opens = if rust { "//! " } else { "\"\"\"" };
-        let first = text.lines().find(|line| !line.starts_with("#!")).unwrap_or_default();
+        let first = text
+            .lines()
+            .find(|line| !line.starts_with("#!"))
+            .unwrap_or_default();
         if !first.starts_with(opens) {
             wrong.push(format!("{} opens with {first:?}", path.display()));
         }
         let lines = code_lines(&code(&path));
-        if lines > CODE_LINES_MAX {
+        let is_test = path.starts_with(root().join("tests"))
+            || path
+                .iter()
+                .any(|step| step == "tests" || step == "tests.rs");
+        if lines
+            > if is_test {
+                TEST_LINES_MAX
+            } else {
+                CODE_LINES_MAX
+            }
+        {
             wrong.push(format!("{} has {lines} code lines", path.display()));
         }
     }
@@ -122,15 +169,20 @@ fn files_are_short_and_say_what_they_are_for() {
 #[test]
 fn the_architecture_names_every_part_of_the_daemon() {
     let text = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
-    let mut missing: Vec<String> =
-        files(&root().join("daemon/src"), "rs").iter().map(|path| station_of(path)).collect();
+    let mut missing: Vec<String> = files(&root().join("daemon/src"), "rs")
+        .iter()
+        .map(|path| station_of(path))
+        .collect();
     missing.retain(|station| !names(&text, station));
     assert!(missing.is_empty(), "not in ARCHITECTURE.md: {missing:?}");
 }
 
 #[test]
 fn the_rules_above_can_be_broken() {
-    assert_eq!(used_stations("use crate::intake::Message;\ncrate::ack::x()"), ["intake", "ack"].map(String::from));
+    assert_eq!(
+        used_stations("use crate::intake::Message;\ncrate::ack::x()"),
+        ["intake", "ack"].map(String::from)
+    );
     assert_eq!(
         used_stations("use crate::{\n    budget::{Budget, Share},\n    ledger,\n};"),
         ["budget", "ledger"].map(String::from)
@@ -143,17 +195,23 @@ fn the_rules_above_can_be_broken() {
 /// Every Rust and Python file of the repository that people wrote.
 fn sources() -> Vec<PathBuf> {
     let folders = ["core", "config", "daemon", "tests", "deploy"].map(|folder| root().join(folder));
-    let found: Vec<PathBuf> =
-        folders.iter().flat_map(|folder| [files(folder, "rs"), files(folder, "py")].concat()).collect();
+    let found: Vec<PathBuf> = folders
+        .iter()
+        .flat_map(|folder| [files(folder, "rs"), files(folder, "py")].concat())
+        .collect();
     assert!(found.len() > 20, "the sources are elsewhere: {found:?}");
     found
 }
 
 fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+    for entry in
+        fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+    {
         let path = entry.unwrap().path();
-        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(['.', '_']));
+        let hidden = path
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with(['.', '_']));
         if path.is_dir() && !hidden && !path.ends_with("target") {
             found.extend(files(&path, extension));
         } else if path.extension().is_some_and(|found| found == extension) {
@@ -167,18 +225,31 @@ fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
 /// What a file does, without the tests at its end.
 fn code(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
-    text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned()
+    text.split("#[cfg(test)]\nmod tests")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn code_lines(text: &str) -> usize {
-    let comment = |line: &str| line.starts_with("//") || line.starts_with('#') && !line.starts_with("#[");
-    text.lines().map(str::trim).filter(|line| !line.is_empty() && !comment(line)).count()
+    let comment =
+        |line: &str| line.starts_with("//") || line.starts_with('#') && !line.starts_with("#[");
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !comment(line))
+        .count()
 }
 
 /// The first step of a file's path below `src`: its own name, or the folder it is in.
 fn station_of(path: &Path) -> String {
     let below = path.strip_prefix(root().join("daemon/src")).unwrap();
-    below.iter().next().unwrap().to_string_lossy().trim_end_matches(".rs").to_owned()
+    below
+        .iter()
+        .next()
+        .unwrap()
+        .to_string_lossy()
+        .trim_end_matches(".rs")
+        .to_owned()
 }
 
 fn layer_of(station: &str) -> Option<usize> {
@@ -216,17 +287,23 @@ fn outermost(list: &str) -> Vec<String> {
 }
 
 fn first_word(text: &str) -> String {
-    text.trim().chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+    text.trim()
+        .chars()
+        .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
+        .collect()
 }
 
 fn names(text: &str, station: &str) -> bool {
-    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| word == station)
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .any(|word| word == station)
 }
 
 /// The names in some dependency tables of a package.
 fn dependencies(folder: &str, tables: &[&str]) -> BTreeSet<String> {
     let text = fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap();
     let manifest: toml::Table = text.parse().unwrap();
-    let listed = tables.iter().filter_map(|table| manifest.get(*table)?.as_table());
+    let listed = tables
+        .iter()
+        .filter_map(|table| manifest.get(*table)?.as_table());
     listed.flat_map(|table| table.keys().cloned()).collect()
 }

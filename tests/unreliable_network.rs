@@ -13,24 +13,80 @@ async fn refused_dropped_and_unanswered_requests_change_nothing() {
     let faults = Faults::open().await;
     let mut config = world.config();
     config.endpoint.clone_from(&faults.url);
-    every(&faults, 5, Fault::SlowDown, &world.source, &["GetObject", "ListObjectVersions", "GetObjectTagging"]);
-    every(&faults, 7, Fault::Drop, &world.source, &["GetObject", "ListObjectVersions"]);
-    every(&faults, 6, Fault::SlowDown, &world.archive, &["PutObject", "UploadPart", "CreateMultipartUpload"]);
+    every(
+        &faults,
+        5,
+        Fault::SlowDown,
+        &world.source,
+        &["GetObject", "ListObjectVersions", "GetObjectTagging"],
+    );
+    every(
+        &faults,
+        7,
+        Fault::Drop,
+        &world.source,
+        &["GetObject", "ListObjectVersions"],
+    );
+    every(
+        &faults,
+        6,
+        Fault::SlowDown,
+        &world.archive,
+        &["PutObject", "UploadPart", "CreateMultipartUpload"],
+    );
     // Before the next, which would take some of the few uploads that there are.
-    every(&faults, 2, Fault::ErrorInside, &world.archive, &["CompleteMultipartUpload"]);
-    every(&faults, 2, Fault::LoseAnswer, &world.archive, &["CompleteMultipartUpload"]);
-    every(&faults, 9, Fault::LoseAnswer, &world.archive, &["PutObject"]);
-    every(&faults, 11, Fault::PreconditionFailed, &world.archive, &["PutObject"]);
+    every(
+        &faults,
+        2,
+        Fault::ErrorInside,
+        &world.archive,
+        &["CompleteMultipartUpload"],
+    );
+    every(
+        &faults,
+        2,
+        Fault::LoseAnswer,
+        &world.archive,
+        &["CompleteMultipartUpload"],
+    );
+    every(
+        &faults,
+        9,
+        Fault::LoseAnswer,
+        &world.archive,
+        &["PutObject"],
+    );
+    every(
+        &faults,
+        11,
+        Fault::PreconditionFailed,
+        &world.archive,
+        &["PutObject"],
+    );
     let daemon = Daemon::spawn(&config).ready().await;
-    world.workload(150, 50, 3).option("seconds", 8).summary().await;
+    world
+        .workload(150, 50, 3)
+        .option("seconds", 8)
+        .summary()
+        .await;
     world.drained(&daemon).await;
     world.assert_equal().await;
-    for fault in [Fault::SlowDown, Fault::Drop, Fault::LoseAnswer, Fault::PreconditionFailed, Fault::ErrorInside] {
+    for fault in [
+        Fault::SlowDown,
+        Fault::Drop,
+        Fault::LoseAnswer,
+        Fault::PreconditionFailed,
+        Fault::ErrorInside,
+    ] {
         assert!(faults.hits(fault) > 0, "{fault:?} was never tried");
     }
-    let is_lost_upload =
-        |seen: &Seen| seen.fault == Some(Fault::LoseAnswer) && seen.operation() == "CompleteMultipartUpload";
-    assert!(faults.journal().iter().any(is_lost_upload), "no upload was completed without an answer");
+    let is_lost_upload = |seen: &Seen| {
+        seen.fault == Some(Fault::LoseAnswer) && seen.operation() == "CompleteMultipartUpload"
+    };
+    assert!(
+        faults.journal().iter().any(is_lost_upload),
+        "no upload was completed without an answer"
+    );
 }
 
 /// Makes a fault happen to every n-th of some operations on a bucket.

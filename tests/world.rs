@@ -74,7 +74,10 @@ impl World {
     /// Makes a world that several daemons can share.
     pub(crate) async fn shared() -> Self {
         let world = Self::new().await;
-        Self { work: Some(Queue::create_fifo("work").await), ..world }
+        Self {
+            work: Some(Queue::create_fifo("work").await),
+            ..world
+        }
     }
 
     /// Makes a world with another way of the events.
@@ -95,12 +98,27 @@ impl World {
         let mut bridge = None;
         let target = match feed {
             Feed::Direct => queue.arn(),
-            Feed::Sns | Feed::SnsRaw => SOURCE.create_topic(&unique("events"), &queue.url, feed == Feed::SnsRaw).await,
+            Feed::Sns | Feed::SnsRaw => {
+                SOURCE
+                    .create_topic(&unique("events"), &queue.url, feed == Feed::SnsRaw)
+                    .await
+            }
             Feed::EventBridge => bridge.insert(Bridge::open(queue.clone()).await).inlet.arn(),
         };
         SOURCE.notify(&source, &target).await;
         let dir = tempfile::tempdir().unwrap();
-        Self { source, archive, queue, parked, work: None, source_key, archive_key, bridge, dir, _permit: permit }
+        Self {
+            source,
+            archive,
+            queue,
+            parked,
+            work: None,
+            source_key,
+            archive_key,
+            bridge,
+            dir,
+            _permit: permit,
+        }
     }
 
     /// Returns a configuration with one rule that replicates everything.
@@ -127,7 +145,11 @@ impl World {
     pub(crate) fn config_of(&self, number: usize) -> Config {
         let own = self.dir.path().join(format!("daemon-{number}"));
         fs::create_dir_all(&own).unwrap();
-        Config { path: own.join("config.toml"), state_dir: stopped(own.join("state")), ..self.config() }
+        Config {
+            path: own.join("config.toml"),
+            state_dir: stopped(own.join("state")),
+            ..self.config()
+        }
     }
 
     /// Returns a rule for the keys with a prefix.
@@ -154,18 +176,36 @@ impl World {
     /// Writes an object to the source bucket and returns its version id.
     pub(crate) async fn put(&self, key: &str, body: impl Into<Vec<u8>>) -> String {
         let body = ByteStream::from(body.into());
-        SOURCE.s3().put_object().bucket(&self.source).key(key).body(body).send().await.unwrap().version_id.unwrap()
+        SOURCE
+            .s3()
+            .put_object()
+            .bucket(&self.source)
+            .key(key)
+            .body(body)
+            .send()
+            .await
+            .unwrap()
+            .version_id
+            .unwrap()
     }
 
     /// Says whether a key has a current version at the destination.
     pub(crate) async fn replica_exists(&self, key: &str) -> bool {
-        ARCHIVE.s3().head_object().bucket(&self.archive).key(key).send().await.is_ok()
+        ARCHIVE
+            .s3()
+            .head_object()
+            .bucket(&self.archive)
+            .key(key)
+            .send()
+            .await
+            .is_ok()
     }
 
     /// Prepares the workload: seeded operations on the source bucket. `S3_REPLICATOR_SEED` is added
     /// to every test's own seed, so that a run can be another one.
     pub(crate) fn workload(&self, operations: u32, keys: u32, seed: u32) -> Script {
-        let shift: u64 = std::env::var("S3_REPLICATOR_SEED").map_or(0, |text| text.parse().unwrap());
+        let shift: u64 =
+            std::env::var("S3_REPLICATOR_SEED").map_or(0, |text| text.parse().unwrap());
         Script::new("workload.py")
             .option("endpoint", endpoint())
             .option("account", SOURCE.id)
@@ -195,7 +235,10 @@ impl World {
             if now != progress {
                 (progress, moved) = (now, Instant::now());
             }
-            assert!(moved.elapsed() < HANG, "no progress: {pending} operations and {waiting} messages pending");
+            assert!(
+                moved.elapsed() < HANG,
+                "no progress: {pending} operations and {waiting} messages pending"
+            );
         }
     }
 
@@ -216,7 +259,10 @@ impl World {
             if now != left {
                 (left, moved) = (now, Instant::now());
             }
-            assert!(moved.elapsed() < HANG, "no progress: {left} messages and operations pending");
+            assert!(
+                moved.elapsed() < HANG,
+                "no progress: {left} messages and operations pending"
+            );
         }
     }
 
@@ -234,7 +280,8 @@ impl World {
 
     /// Prepares the comparison of both buckets.
     pub(crate) fn comparison(&self) -> Script {
-        self.comparison_under_any_key().option("kms-key-arn", &self.archive_key)
+        self.comparison_under_any_key()
+            .option("kms-key-arn", &self.archive_key)
     }
 
     /// Prepares the comparison of a rule whose replicas are not under the archive's key.
@@ -252,8 +299,19 @@ impl World {
 
     /// Lists the keys that the destination shows, that is, not hidden by a delete marker.
     pub(crate) async fn replicas(&self) -> Vec<String> {
-        let listed = ARCHIVE.s3().list_objects_v2().bucket(&self.archive).send().await.unwrap();
-        listed.contents.unwrap_or_default().into_iter().filter_map(|object| object.key).collect()
+        let listed = ARCHIVE
+            .s3()
+            .list_objects_v2()
+            .bucket(&self.archive)
+            .send()
+            .await
+            .unwrap();
+        listed
+            .contents
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|object| object.key)
+            .collect()
     }
 }
 

@@ -33,12 +33,23 @@ impl Invalid {
 
     /// Makes an error of one problem with the file as a whole.
     pub(crate) fn whole_file(position: Option<(usize, usize)>, message: String) -> Self {
-        Self { file: None, problems: vec![Problem { path: String::new(), rule: None, position, message }] }
+        Self {
+            file: None,
+            problems: vec![Problem {
+                path: String::new(),
+                rule: None,
+                position,
+                message,
+            }],
+        }
     }
 
     /// Names the file the text came from.
     pub(crate) fn in_file(self, path: &Path) -> Self {
-        Self { file: Some(path.to_owned()), ..self }
+        Self {
+            file: Some(path.to_owned()),
+            ..self
+        }
     }
 }
 
@@ -47,12 +58,18 @@ impl Error for Invalid {}
 impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = self.problems.len();
-        write!(f, "{count} {} in ", if count == 1 { "problem" } else { "problems" })?;
+        write!(
+            f,
+            "{count} {} in ",
+            if count == 1 { "problem" } else { "problems" }
+        )?;
         match &self.file {
             Some(file) => write!(f, "{}", file.display())?,
             None => f.write_str("the configuration")?,
         }
-        self.problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+        self.problems
+            .iter()
+            .try_for_each(|problem| write!(f, "\n  {problem}"))
     }
 }
 
@@ -84,24 +101,44 @@ impl Location {
     /// Returns the spot of a key below this one; it stands where this one does until it is found.
     pub(crate) fn at_key(&self, key: &str) -> Self {
         let bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-        let key = if !key.is_empty() && key.chars().all(bare) { key.to_owned() } else { format!("{key:?}") };
-        let path = if self.path.is_empty() { key } else { format!("{}.{key}", self.path) };
-        Self { path, ..self.clone() }
+        let key = if !key.is_empty() && key.chars().all(bare) {
+            key.to_owned()
+        } else {
+            format!("{key:?}")
+        };
+        let path = if self.path.is_empty() {
+            key
+        } else {
+            format!("{}.{key}", self.path)
+        };
+        Self {
+            path,
+            ..self.clone()
+        }
     }
 
     /// Returns the spot of an element of the list that stands here.
     pub(crate) fn at_element(&self, index: usize) -> Self {
-        Self { path: format!("{}[{index}]", self.path), ..self.clone() }
+        Self {
+            path: format!("{}[{index}]", self.path),
+            ..self.clone()
+        }
     }
 
     /// Returns this spot as found at a byte offset.
     pub(crate) fn at(self, offset: usize) -> Self {
-        Self { offset: Some(offset), ..self }
+        Self {
+            offset: Some(offset),
+            ..self
+        }
     }
 
     /// Returns this spot as part of a rule.
     pub(crate) fn of_rule(self, id: &str) -> Self {
-        Self { rule: Some(id.to_owned()), ..self }
+        Self {
+            rule: Some(id.to_owned()),
+            ..self
+        }
     }
 }
 
@@ -115,7 +152,10 @@ pub(crate) struct Problems<'a> {
 impl<'a> Problems<'a> {
     /// Starts without problems.
     pub(crate) fn new(text: &'a str) -> Self {
-        Self { text, found: Vec::new() }
+        Self {
+            text,
+            found: Vec::new(),
+        }
     }
 
     /// Adds one.
@@ -128,14 +168,18 @@ impl<'a> Problems<'a> {
         if let (Some(value), true) = (value, self.found.is_empty()) {
             return Ok(value);
         }
-        self.found.sort_by_key(|(spot, _)| spot.offset.unwrap_or(usize::MAX));
+        self.found
+            .sort_by_key(|(spot, _)| spot.offset.unwrap_or(usize::MAX));
         let problems = self.found.into_iter().map(|(spot, message)| Problem {
             position: spot.offset.map(|offset| line_and_column(self.text, offset)),
             path: spot.path,
             rule: spot.rule,
             message,
         });
-        Err(Invalid { file: None, problems: problems.collect() })
+        Err(Invalid {
+            file: None,
+            problems: problems.collect(),
+        })
     }
 }
 
@@ -160,7 +204,11 @@ mod tests {
 
     #[test]
     fn keys_that_are_not_bare_are_quoted_in_paths() {
-        let spot = Location::default().at_key("rules").at_element(2).at_key("filter").at_key("a b");
+        let spot = Location::default()
+            .at_key("rules")
+            .at_element(2)
+            .at_key("filter")
+            .at_key("a b");
         assert_eq!(spot.path, "rules[2].filter.\"a b\"");
     }
 }

@@ -48,7 +48,9 @@ impl<T> Field<T> {
         problems: &mut Problems<'_>,
         parse: impl FnOnce(&T) -> Result<U, String>,
     ) -> Option<U> {
-        parse(self.present_value()?).map_err(|message| problems.add_problem(&self.spot, message)).ok()
+        parse(self.present_value()?)
+            .map_err(|message| problems.add_problem(&self.spot, message))
+            .ok()
     }
 
     /// Reports what was written, if it was, as having no place here.
@@ -79,11 +81,19 @@ pub(crate) trait FromToml: Sized {
 
 impl<T: FromToml> Field<T> {
     /// Reads a key of a table that stands at `spot`.
-    pub(crate) fn of_table(table: &DeTable<'_>, key: &str, spot: &Location, problems: &mut Problems<'_>) -> Self {
+    pub(crate) fn of_table(
+        table: &DeTable<'_>,
+        key: &str,
+        spot: &Location,
+        problems: &mut Problems<'_>,
+    ) -> Self {
         let spot = spot.at_key(key);
         match table.get(key) {
             Some(value) => Self::new(value, spot, problems),
-            None => Self { spot, content: Content::Absent },
+            None => Self {
+                spot,
+                content: Content::Absent,
+            },
         }
     }
 
@@ -101,7 +111,10 @@ impl FromToml for String {
     const KIND: &'static str = "a string";
 
     fn read(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<Self> {
-        value.as_str().map(str::to_owned).or_else(|| report_mistyped::<Self>(value, spot, problems))
+        value
+            .as_str()
+            .map(str::to_owned)
+            .or_else(|| report_mistyped::<Self>(value, spot, problems))
     }
 }
 
@@ -109,7 +122,9 @@ impl FromToml for bool {
     const KIND: &'static str = "true or false";
 
     fn read(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<Self> {
-        value.as_bool().or_else(|| report_mistyped::<Self>(value, spot, problems))
+        value
+            .as_bool()
+            .or_else(|| report_mistyped::<Self>(value, spot, problems))
     }
 }
 
@@ -117,7 +132,9 @@ impl FromToml for i64 {
     const KIND: &'static str = "a whole number";
 
     fn read(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<Self> {
-        let Some(number) = value.as_integer() else { return report_mistyped::<Self>(value, spot, problems) };
+        let Some(number) = value.as_integer() else {
+            return report_mistyped::<Self>(value, spot, problems);
+        };
         let parsed = Self::from_str_radix(number.as_str(), number.radix()).ok();
         if parsed.is_none() {
             problems.add_problem(spot, format!("{number} is too large"));
@@ -150,11 +167,20 @@ impl<T: FromToml> FromToml for Vec<Field<T>> {
     const KIND: &'static str = "a list";
 
     fn read(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<Self> {
-        let Some(array) = value.as_array() else { return report_mistyped::<Self>(value, spot, problems) };
+        let Some(array) = value.as_array() else {
+            return report_mistyped::<Self>(value, spot, problems);
+        };
         let elements = array.iter().enumerate().map(|(index, element)| {
             let spot = spot.at_element(index);
-            let id = element.get_ref().get("id").and_then(|id| id.get_ref().as_str());
-            let spot = if let Some(id) = id { spot.of_rule(id) } else { spot };
+            let id = element
+                .get_ref()
+                .get("id")
+                .and_then(|id| id.get_ref().as_str());
+            let spot = if let Some(id) = id {
+                spot.of_rule(id)
+            } else {
+                spot
+            };
             Field::new(element, spot, problems)
         });
         Some(elements.collect())
@@ -171,7 +197,9 @@ impl<T: FromToml> FromToml for BTreeMap<String, Field<T>> {
     const KIND: &'static str = "a table";
 
     fn read(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<Self> {
-        let Some(table) = value.as_table() else { return report_mistyped::<Self>(value, spot, problems) };
+        let Some(table) = value.as_table() else {
+            return report_mistyped::<Self>(value, spot, problems);
+        };
         let entries = table.iter().map(|(key, value)| {
             let key = key.get_ref().to_string();
             let field = Field::new(value, spot.at_key(&key), problems);
@@ -201,13 +229,23 @@ pub(crate) fn open<'v, 'i, T: FromToml>(
         let name = key.get_ref().as_ref();
         if !known.contains(&name) {
             let spot = spot.at_key(name).at(key.span().start);
-            problems.add_problem(&spot, format!("unknown key; {}", suggest_nearest(name, known.iter().copied())));
+            problems.add_problem(
+                &spot,
+                format!(
+                    "unknown key; {}",
+                    suggest_nearest(name, known.iter().copied())
+                ),
+            );
         }
     }
     Some(table)
 }
 
-fn report_mistyped<T: FromToml>(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<T> {
+fn report_mistyped<T: FromToml>(
+    value: &DeValue<'_>,
+    spot: &Location,
+    problems: &mut Problems<'_>,
+) -> Option<T> {
     let found = match value {
         DeValue::String(_) => "a string",
         DeValue::Integer(_) => "a whole number",

@@ -155,7 +155,9 @@ mod tests {
 
     #[test]
     fn the_example_has_every_key() {
-        let document = DeTable::parse(include_str!("../example.toml")).unwrap().into_inner();
+        let document = DeTable::parse(include_str!("../example.toml"))
+            .unwrap()
+            .into_inner();
         let example = DeValue::Table(document);
         let mut keys = Vec::new();
         File::list_keys("", &mut keys);
@@ -172,7 +174,10 @@ mod tests {
         File::list_keys("", &mut keys);
         let documented = documented(include_str!("../../docs/configuration.md"));
         assert!(documented.contains(&(".rules.[].filter".to_owned(), "size_min".to_owned())));
-        let split = |key: &String| key.rsplit_once('.').map(|(table, key)| (table.to_owned(), key.to_owned()));
+        let split = |key: &String| {
+            key.rsplit_once('.')
+                .map(|(table, key)| (table.to_owned(), key.to_owned()))
+        };
         let schema: BTreeSet<_> = keys.iter().filter_map(split).collect();
         assert_eq!(documented, schema);
     }
@@ -185,7 +190,9 @@ mod tests {
             if let Some(heading) = line.strip_prefix("## ") {
                 table = path(heading);
             }
-            let key = line.strip_prefix("| `").and_then(|rest| rest.split_once('`'));
+            let key = line
+                .strip_prefix("| `")
+                .and_then(|rest| rest.split_once('`'));
             keys.extend(table.clone().zip(key.map(|(key, _)| key.to_owned())));
         }
         keys
@@ -206,11 +213,17 @@ mod tests {
 
     /// Says whether a path leads somewhere; `[]` is any element and `*` any key.
     fn has(value: &DeValue<'_>, steps: &[&str]) -> bool {
-        let Some((step, rest)) = steps.split_first() else { return true };
+        let Some((step, rest)) = steps.split_first() else {
+            return true;
+        };
         match (value, *step) {
-            (DeValue::Array(elements), "[]") => elements.iter().any(|element| has(element.get_ref(), rest)),
+            (DeValue::Array(elements), "[]") => {
+                elements.iter().any(|element| has(element.get_ref(), rest))
+            }
             (DeValue::Table(table), "*") => table.values().any(|value| has(value.get_ref(), rest)),
-            (value, key) => value.get(key).is_some_and(|value| has(value.get_ref(), rest)),
+            (value, key) => value
+                .get(key)
+                .is_some_and(|value| has(value.get_ref(), rest)),
         }
     }
 }

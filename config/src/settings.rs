@@ -54,8 +54,14 @@ pub struct Settings {
 pub fn load(path: &Path) -> Result<Settings, Invalid> {
     fs::read_to_string(path)
         .map_err(|error| match error.kind() == ErrorKind::InvalidData {
-            true => Invalid::whole_file(None, "is not UTF-8, as TOML has to be; save it as UTF-8".to_owned()),
-            false => Invalid::whole_file(None, format!("can't be read: {error}; name another with --config FILE")),
+            true => Invalid::whole_file(
+                None,
+                "is not UTF-8, as TOML has to be; save it as UTF-8".to_owned(),
+            ),
+            false => Invalid::whole_file(
+                None,
+                format!("can't be read: {error}; name another with --config FILE"),
+            ),
         })
         .and_then(|text| parse(&text))
         .map_err(|invalid| invalid.in_file(path))
@@ -68,13 +74,18 @@ pub fn parse(text: &str) -> Result<Settings, Invalid> {
         Invalid::whole_file(position, format!("not TOML: {}", error.message()))
     })?;
     let mut problems = Problems::new(text);
-    let file = File::read(&DeValue::Table(document.into_inner()), &Location::default(), &mut problems);
+    let file = File::read(
+        &DeValue::Table(document.into_inner()),
+        &Location::default(),
+        &mut problems,
+    );
     let settings = file.map(|file| settle(&file, &mut problems));
     problems.settle(settings)
 }
 
 const STATE_DIR: &str = "/var/lib/s3-replicator";
-const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9478);
+const LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9478);
 const MEMORY_BYTES: u64 = 256 << 20;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -86,15 +97,29 @@ const MEMORY_BYTES_MIN: u64 = 16 << 20;
 /// default, so that the checks across tables still see the rest.
 fn settle(file: &File, problems: &mut Problems<'_>) -> Settings {
     let accounts = accounts::settle(&file.accounts, problems);
-    at_least_one(&file.queues, "add [[queues]] with url and account", problems);
-    at_least_one(&file.rules, "add [[rules]] with id, source and destination", problems);
+    at_least_one(
+        &file.queues,
+        "add [[queues]] with url and account",
+        problems,
+    );
+    at_least_one(
+        &file.rules,
+        "add [[rules]] with id, source and destination",
+        problems,
+    );
     let queues = queues::settle(&file.queues, &accounts, problems);
     let rules = rules::settle(&file.rules, (&accounts, &queues), problems);
     Settings {
-        state_dir: file.state_dir.parse_with(problems, state_dir).unwrap_or_else(|| STATE_DIR.into()),
+        state_dir: file
+            .state_dir
+            .parse_with(problems, state_dir)
+            .unwrap_or_else(|| STATE_DIR.into()),
         listen: file.listen.parse_with(problems, listen).unwrap_or(LISTEN),
         listen_hosts: listen_hosts(&file.listen_hosts, problems),
-        memory_bytes: file.memory.parse_with(problems, memory).unwrap_or(MEMORY_BYTES),
+        memory_bytes: file
+            .memory
+            .parse_with(problems, memory)
+            .unwrap_or(MEMORY_BYTES),
         drain_timeout: file
             .drain_timeout
             .parse_with(problems, |text| units::parse_time_span(text))
@@ -107,28 +132,41 @@ fn settle(file: &File, problems: &mut Problems<'_>) -> Settings {
 }
 
 fn at_least_one<T>(list: &Field<Vec<T>>, remedy: &str, problems: &mut Problems<'_>) {
-    if list.require_present(remedy, problems).is_some_and(Vec::is_empty) {
+    if list
+        .require_present(remedy, problems)
+        .is_some_and(Vec::is_empty)
+    {
         problems.add_problem(&list.spot, format!("empty; {remedy}"));
     }
 }
 
 fn state_dir(text: &String) -> Result<PathBuf, String> {
-    if text.is_empty() { Err(format!("empty; name a directory, like {STATE_DIR:?}")) } else { Ok(text.into()) }
+    if text.is_empty() {
+        Err(format!("empty; name a directory, like {STATE_DIR:?}"))
+    } else {
+        Ok(text.into())
+    }
 }
 
 fn listen(text: &String) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| format!("{text:?} is not an IP address with a port; write it like \"{LISTEN}\""))
+    text.parse().map_err(|_| {
+        format!("{text:?} is not an IP address with a port; write it like \"{LISTEN}\"")
+    })
 }
 
 fn listen_hosts(written: &Field<Vec<Field<String>>>, problems: &mut Problems<'_>) -> Vec<String> {
     let hosts = written.present_value().into_iter().flatten();
-    hosts.filter_map(|field| field.parse_with(problems, |text| aws_names::host(text))).collect()
+    hosts
+        .filter_map(|field| field.parse_with(problems, |text| aws_names::host(text)))
+        .collect()
 }
 
 fn memory(Scalar(text): &Scalar) -> Result<u64, String> {
     let bytes = units::parse_size(text)?;
     if bytes < MEMORY_BYTES_MIN {
-        return Err(format!("{text:?} is less than 16MiB, too little for the parts of one upload"));
+        return Err(format!(
+            "{text:?} is less than 16MiB, too little for the parts of one upload"
+        ));
     }
     Ok(bytes)
 }

@@ -1,7 +1,12 @@
 //! Poison: ten thousand samples, each broken somewhere, and the corpus that fuzzing found. A file
 //! is used or refused, never a panic, and each problem says where it is.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that can't go on should stop")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that can't go on should stop"
+)]
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -19,7 +24,11 @@ const FILES: u32 = 10_000;
 fn ten_thousand_poisoned_files_are_used_or_refused_with_places() {
     // What fails is printed whole and belongs into the corpus: a seed means nothing once that has
     // grown.
-    let config = ProptestConfig { cases: FILES, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig {
+        cases: FILES,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
     let seen = RefCell::new(BTreeSet::new());
     let outcome = TestRunner::new(config).run(&any_poison(), |text| {
         seen.borrow_mut().insert(judge(&text)?);
@@ -27,7 +36,10 @@ fn ten_thousand_poisoned_files_are_used_or_refused_with_places() {
     });
     outcome.unwrap();
     // Poison that never gets past the TOML parser proves nothing of what comes after.
-    assert_eq!(seen.into_inner(), BTreeSet::from(["used", "not TOML", "refused"]));
+    assert_eq!(
+        seen.into_inner(),
+        BTreeSet::from(["used", "not TOML", "refused"])
+    );
 }
 
 #[test]
@@ -43,34 +55,53 @@ fn nesting_that_would_exhaust_the_stack_is_refused() {
     let keys = vec!["a"; deep].join(".");
     let lists = format!("rules = {}{}", "[".repeat(deep), "]".repeat(deep));
     let tables = format!("accounts = {}{}", "{a=".repeat(deep), "}".repeat(deep));
-    for text in [format!("{keys} = 1"), format!("[{keys}]"), format!("[[{keys}]]"), lists, tables] {
+    for text in [
+        format!("{keys} = 1"),
+        format!("[{keys}]"),
+        format!("[[{keys}]]"),
+        lists,
+        tables,
+    ] {
         assert!(parse(&text).unwrap_err().to_string().contains("not TOML"));
     }
 }
 
 /// Checks all that must hold of any file, and names what became of it.
 fn judge(text: &str) -> Result<&'static str, TestCaseError> {
-    let Err(invalid) = parse(text) else { return Ok("used") };
+    let Err(invalid) = parse(text) else {
+        return Ok("used");
+    };
     let lines: Vec<&str> = text.split('\n').collect();
     prop_assert!(!invalid.problems().is_empty());
     for problem in invalid.problems() {
         match problem.position {
             Some((line, column)) => {
                 prop_assert!((1..=lines.len()).contains(&line), "{problem}");
-                prop_assert!((1..=lines[line - 1].chars().count() + 1).contains(&column), "{problem}");
+                prop_assert!(
+                    (1..=lines[line - 1].chars().count() + 1).contains(&column),
+                    "{problem}"
+                );
             }
             // What is nowhere in the file has no place in it, but a path.
-            None => prop_assert!(problem.message.starts_with("missing") && !problem.path.is_empty(), "{problem}"),
+            None => prop_assert!(
+                problem.message.starts_with("missing") && !problem.path.is_empty(),
+                "{problem}"
+            ),
         }
         prop_assert!(!problem.message.is_empty());
     }
-    let broken = invalid.problems().iter().any(|problem| problem.message.starts_with("not TOML"));
+    let broken = invalid
+        .problems()
+        .iter()
+        .any(|problem| problem.message.starts_with("not TOML"));
     Ok(if broken { "not TOML" } else { "refused" })
 }
 
 fn texts(folder: &str) -> Vec<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
-    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let paths = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
     let mut texts: Vec<_> = paths.map(|path| lossy(&fs::read(path).unwrap())).collect();
     assert!(!texts.is_empty());
     texts.sort();
@@ -86,7 +117,8 @@ fn any_poison() -> impl Strategy<Value = String> {
     let mut samples = [texts("samples/valid"), texts("samples/invalid")].concat();
     samples.push(include_str!("../example.toml").to_owned());
     let broken = (select(samples), prop::collection::vec(any_break(), 1..5));
-    let broken = broken.prop_map(|(text, breaks)| breaks.iter().fold(text, |text, it| it.apply(&text)));
+    let broken =
+        broken.prop_map(|(text, breaks)| breaks.iter().fold(text, |text, it| it.apply(&text)));
     let noise = prop::collection::vec(any::<u8>(), 0..400).prop_map(|bytes| lossy(&bytes));
     prop_oneof![9 => broken, 1 => noise]
 }
@@ -176,7 +208,9 @@ impl Break {
         let replaced: String;
         match self {
             Self::Value(at, junk) => {
-                let assignments: Vec<usize> = (0..count).filter(|line| lines[*line].contains('=')).collect();
+                let assignments: Vec<usize> = (0..count)
+                    .filter(|line| lines[*line].contains('='))
+                    .collect();
                 if assignments.is_empty() {
                     return junk.clone();
                 }

@@ -1,7 +1,11 @@
 //! The samples are the tests: every file in `samples/valid` loads, and every file in
 //! `samples/invalid` has exactly the problems that its first lines say.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on should stop")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that can't go on should stop"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +24,12 @@ fn valid_samples_load() {
 #[test]
 fn invalid_samples_have_exactly_the_problems_they_expect() {
     for file in samples("invalid") {
-        let found: Vec<String> = load(&file).unwrap_err().problems().iter().map(line).collect();
+        let found: Vec<String> = load(&file)
+            .unwrap_err()
+            .problems()
+            .iter()
+            .map(line)
+            .collect();
         assert_eq!(expected(&file), found, "{}", file.display());
     }
 }
@@ -41,15 +50,24 @@ fn a_problem_says_where_it_is() {
 fn a_file_that_is_not_there_is_one_problem() {
     let invalid = load(Path::new("/nowhere/config.toml")).unwrap_err();
     assert_eq!(invalid.problems().len(), 1);
-    assert!(invalid.to_string().starts_with("1 problem in /nowhere/config.toml\n  can't be read: "));
+    assert!(
+        invalid
+            .to_string()
+            .starts_with("1 problem in /nowhere/config.toml\n  can't be read: ")
+    );
 }
 
 fn folder(kind: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("samples").join(kind)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("samples")
+        .join(kind)
 }
 
 fn samples(kind: &str) -> Vec<PathBuf> {
-    let files: Vec<_> = fs::read_dir(folder(kind)).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let files: Vec<_> = fs::read_dir(folder(kind))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     assert!(!files.is_empty());
     files
 }
@@ -57,7 +75,10 @@ fn samples(kind: &str) -> Vec<PathBuf> {
 /// The problems that a sample's own comments announce, in the order of the file.
 fn expected(file: &Path) -> Vec<String> {
     let text = fs::read_to_string(file).unwrap();
-    text.lines().filter_map(|line| line.strip_prefix("# expect: ")).map(str::to_owned).collect()
+    text.lines()
+        .filter_map(|line| line.strip_prefix("# expect: "))
+        .map(str::to_owned)
+        .collect()
 }
 
 fn line(problem: &Problem) -> String {

@@ -7,10 +7,13 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::path::Path;
 use std::time::Duration;
 
-use replicator_config::{Account, ConditionalWrites, Queue, Service, ServiceEndpoints, Settings, load, parse};
+use replicator_config::{
+    Account, ConditionalWrites, Queue, Service, ServiceEndpoints, Settings, load, parse,
+};
 use replicator_core::object::{Bucket, Timestamp};
 use replicator_core::rule::{
-    Acl, BucketRef, Encryption, Filter, History, RateLimits, Replicas, Rule, UnmanagedObjects, Verify,
+    Acl, BucketRef, Encryption, Filter, History, RateLimits, Replicas, Rule, UnmanagedObjects,
+    Verify,
 };
 
 const EXAMPLE: &str = include_str!("../example.toml");
@@ -33,7 +36,11 @@ fn the_least_file_has_every_default() {
             work_queue: None,
         }],
         work_queues: Vec::new(),
-        rules: vec![rule("all", place("here", "orders"), place("here", "orders-replica"))],
+        rules: vec![rule(
+            "all",
+            place("here", "orders"),
+            place("here", "orders-replica"),
+        )],
     };
     assert_eq!(settings, expected);
 }
@@ -41,7 +48,10 @@ fn the_least_file_has_every_default() {
 #[test]
 fn lines_of_the_example_that_show_defaults_change_nothing() {
     let shows_default = |line: &&str| line.trim_end().ends_with("# default");
-    let rest: Vec<&str> = EXAMPLE.lines().filter(|line| !shows_default(line)).collect();
+    let rest: Vec<&str> = EXAMPLE
+        .lines()
+        .filter(|line| !shows_default(line))
+        .collect();
     assert!(EXAMPLE.lines().filter(shows_default).count() > 15);
     assert_eq!(parse(EXAMPLE).unwrap(), parse(&rest.join("\n")).unwrap());
 }
@@ -62,9 +72,11 @@ fn what_the_example_says_arrives() {
         },
         since: Some(Timestamp::from_unix_timestamp(1_767_225_600).unwrap()),
         encryption: Encryption::Kms {
-            key: "arn:aws:kms:us-east-1:222222222222:key/1234abcd-12ab-34cd-56ef-1234567890ab".to_owned(),
+            key: "arn:aws:kms:us-east-1:222222222222:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+                .to_owned(),
             key_map: BTreeMap::from([(
-                "arn:aws:kms:eu-west-1:111111111111:key/0987dcba-09fe-87dc-65ba-ab0987654321".to_owned(),
+                "arn:aws:kms:eu-west-1:111111111111:key/0987dcba-09fe-87dc-65ba-ab0987654321"
+                    .to_owned(),
                 "arn:aws:kms:us-east-1:222222222222:alias/gold".to_owned(),
             )]),
             bucket_key: true,
@@ -77,8 +89,14 @@ fn what_the_example_says_arrives() {
             bandwidth_bytes_per_second: NonZeroU64::new(500 << 20),
             requests_per_second: NonZeroU32::new(2000),
         },
-        work_queue: Some("https://sqs.eu-west-1.amazonaws.com/111111111111/orders-work.fifo".to_owned()),
-        ..rule("orders", place("source", "orders"), place("archive", "orders-replica"))
+        work_queue: Some(
+            "https://sqs.eu-west-1.amazonaws.com/111111111111/orders-work.fifo".to_owned(),
+        ),
+        ..rule(
+            "orders",
+            place("source", "orders"),
+            place("archive", "orders-replica"),
+        )
     };
     assert_eq!(settings.rules.last(), Some(&expected));
     let archive = Account {
@@ -91,7 +109,10 @@ fn what_the_example_says_arrives() {
     assert_eq!(settings.accounts.get("archive"), Some(&archive));
     let queue = settings.queues.first().unwrap();
     assert_eq!(queue.name(), "orders-events");
-    assert_eq!(queue.dead_letter_url, "https://sqs.eu-west-1.amazonaws.com/111111111111/orders-parked");
+    assert_eq!(
+        queue.dead_letter_url,
+        "https://sqs.eu-west-1.amazonaws.com/111111111111/orders-parked"
+    );
 }
 
 #[test]
@@ -127,7 +148,11 @@ sse_kms_objects = true
         verify: Verify::Always,
         encryption: Encryption::BucketDefault,
         sse_kms_objects: true,
-        ..rule("all", place("here", "orders"), place("here", "orders-replica"))
+        ..rule(
+            "all",
+            place("here", "orders"),
+            place("here", "orders-replica"),
+        )
     };
     assert_eq!(parse(&text).unwrap().rules, [expected]);
 }
@@ -137,10 +162,21 @@ fn what_may_be_written_in_more_than_one_way_means_the_same() {
     let settings = sample("ways_of_writing.toml");
     assert_eq!(settings.memory_bytes, 16 << 20);
     assert_eq!(settings.drain_timeout, Duration::from_secs(90));
-    let [first, second] = settings.rules.as_slice() else { panic!("two rules") };
-    assert_eq!(first.since, Some(Timestamp::from_unix_timestamp(1_767_225_600).unwrap()));
-    assert_eq!(second.since, first.since.map(|since| since + Duration::from_millis(500)));
-    assert_eq!((first.filter.size_min, first.filter.size_max), (Some(0), Some(1_500_000_000)));
+    let [first, second] = settings.rules.as_slice() else {
+        panic!("two rules")
+    };
+    assert_eq!(
+        first.since,
+        Some(Timestamp::from_unix_timestamp(1_767_225_600).unwrap())
+    );
+    assert_eq!(
+        second.since,
+        first.since.map(|since| since + Duration::from_millis(500))
+    );
+    assert_eq!(
+        (first.filter.size_min, first.filter.size_max),
+        (Some(0), Some(1_500_000_000))
+    );
     let key = "arn:aws-us-gov:kms:us-gov-west-1:111111111111:key/1234".to_owned();
     assert_eq!(second.encryption, Encryption::Dsse { key });
 }
@@ -149,12 +185,18 @@ fn what_may_be_written_in_more_than_one_way_means_the_same() {
 fn an_endpoint_serves_every_service_that_has_none_of_its_own() {
     let settings = sample("fan_out_and_chain.toml");
     let store = settings.accounts.get("garage").unwrap();
-    assert_eq!(store.endpoint_of(Service::Kms), Some("http://10.0.0.7:3900"));
+    assert_eq!(
+        store.endpoint_of(Service::Kms),
+        Some("http://10.0.0.7:3900")
+    );
     assert!(store.path_style);
     assert_eq!(store.conditional_writes, ConditionalWrites::Off);
     let settings = sample("ways_of_writing.toml");
     let here = settings.accounts.get("here").unwrap();
-    assert_eq!(here.endpoint_of(Service::Sqs), Some("http://localhost:9324"));
+    assert_eq!(
+        here.endpoint_of(Service::Sqs),
+        Some("http://localhost:9324")
+    );
     assert_eq!(here.endpoint_of(Service::S3), None);
     assert!(!here.path_style);
     assert_eq!(here.conditional_writes, ConditionalWrites::On);
@@ -163,7 +205,12 @@ fn an_endpoint_serves_every_service_that_has_none_of_its_own() {
 }
 
 fn sample(name: &str) -> Settings {
-    load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("samples/valid").join(name)).unwrap()
+    load(
+        &Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("samples/valid")
+            .join(name),
+    )
+    .unwrap()
 }
 
 /// An account as it is when the file gives its Region alone.
@@ -183,7 +230,10 @@ fn account(name: &str, region: &str) -> Account {
 }
 
 fn place(account: &str, bucket: &str) -> BucketRef {
-    BucketRef { account: account.to_owned(), bucket: Bucket::try_from(bucket).unwrap() }
+    BucketRef {
+        account: account.to_owned(),
+        bucket: Bucket::try_from(bucket).unwrap(),
+    }
 }
 
 /// A rule as it is when the file gives its id and places alone.
@@ -208,7 +258,9 @@ fn rule(id: &str, source: BucketRef, destination: BucketRef) -> Rule {
         acl: Acl::DestinationOwner,
         replicas: Replicas::Skip,
         verify: Verify::Auto,
-        encryption: Encryption::Same { key_map: BTreeMap::new() },
+        encryption: Encryption::Same {
+            key_map: BTreeMap::new(),
+        },
         sse_kms_objects: false,
         limits: RateLimits::default(),
         destination_limits: RateLimits::default(),

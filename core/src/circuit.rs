@@ -78,8 +78,13 @@ impl Circuit {
     /// Admits a probe while none is under way, before the time is over: its key may succeed where
     /// those that failed did not.
     pub fn enter_early(&mut self) -> Option<Admission> {
-        let CircuitState::Open { times, until } = self.stage else { return None };
-        *self = Self { stage: CircuitState::Probed { times, until }, probe: self.probe + 1 };
+        let CircuitState::Open { times, until } = self.stage else {
+            return None;
+        };
+        *self = Self {
+            stage: CircuitState::Probed { times, until },
+            probe: self.probe + 1,
+        };
         Some(Admission::Probe(self.probe))
     }
 
@@ -110,16 +115,23 @@ impl Circuit {
     /// probe's failure counts: requests that began before may fail long after. A probe that was
     /// admitted early leaves the time as it was.
     pub fn on_failure(&mut self, entry: Admission, is_news: bool, (now, jitter): (Instant, f64)) {
-        let open = |times| CircuitState::Open { times, until: now + open_time(times, jitter) };
+        let open = |times| CircuitState::Open {
+            times,
+            until: now + open_time(times, jitter),
+        };
         self.stage = match self.stage {
             CircuitState::Closed { failures } if failures + u32::from(is_news) < FAILURES_MAX => {
-                CircuitState::Closed { failures: failures + u32::from(is_news) }
+                CircuitState::Closed {
+                    failures: failures + u32::from(is_news),
+                }
             }
             CircuitState::Closed { .. } => open(1),
-            CircuitState::Probed { times, until } if entry == Admission::Probe(self.probe) => match until <= now {
-                true => open(times.saturating_add(1)),
-                false => CircuitState::Open { times, until },
-            },
+            CircuitState::Probed { times, until } if entry == Admission::Probe(self.probe) => {
+                match until <= now {
+                    true => open(times.saturating_add(1)),
+                    false => CircuitState::Open { times, until },
+                }
+            }
             unchanged @ (CircuitState::Open { .. } | CircuitState::Probed { .. }) => unchanged,
         };
     }
@@ -138,8 +150,14 @@ impl Circuit {
 /// Returns a time between half and all of what it doubles to: daemons that lost the same dependency
 /// together shall not come back together, nor at once.
 fn open_time(times: u32, jitter: f64) -> Duration {
-    let jitter = if jitter.is_nan() { 1.0 } else { jitter.clamp(0.0, 1.0) };
-    let ceiling = OPEN_FIRST.saturating_mul(2_u32.saturating_pow(times.saturating_sub(1))).min(OPEN_MAX);
+    let jitter = if jitter.is_nan() {
+        1.0
+    } else {
+        jitter.clamp(0.0, 1.0)
+    };
+    let ceiling = OPEN_FIRST
+        .saturating_mul(2_u32.saturating_pow(times.saturating_sub(1)))
+        .min(OPEN_MAX);
     ceiling.mul_f64(0.5 + jitter / 2.0)
 }
 
@@ -215,7 +233,10 @@ mod tests {
         let before = circuit;
         circuit.on_failure(Admission::Normal, true, (now + OPEN_MAX, 1.0));
         assert_eq!(circuit, before);
-        assert_eq!(circuit.try_admit(now + OPEN_FIRST), Some(Admission::Probe(1)));
+        assert_eq!(
+            circuit.try_admit(now + OPEN_FIRST),
+            Some(Admission::Probe(1))
+        );
         circuit.on_failure(Admission::Normal, true, (now + OPEN_MAX, 1.0));
         assert!(circuit.is_probed());
     }
@@ -227,7 +248,10 @@ mod tests {
         let overtaken = circuit.try_admit(now + OPEN_FIRST).unwrap();
         circuit.on_success();
         (0..FAILURES_MAX).for_each(|_| circuit.on_failure(Admission::Normal, true, (now, 1.0)));
-        assert_eq!(circuit.try_admit(now + OPEN_FIRST), Some(Admission::Probe(2)));
+        assert_eq!(
+            circuit.try_admit(now + OPEN_FIRST),
+            Some(Admission::Probe(2))
+        );
         circuit.on_failure(overtaken, true, (now + OPEN_FIRST, 1.0));
         circuit.on_abandoned(overtaken);
         assert!(circuit.is_probed());
@@ -259,7 +283,11 @@ mod tests {
                 assert_eq!(circuit.opens_until(), Some(now + OPEN_FIRST));
             }
         }
-        assert_eq!(Circuit::default().enter_early(), None, "nothing to find out");
+        assert_eq!(
+            Circuit::default().enter_early(),
+            None,
+            "nothing to find out"
+        );
     }
 
     #[derive(Debug, Clone, Copy)]

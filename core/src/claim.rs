@@ -74,12 +74,17 @@ impl OriginClaim {
     /// Says whether this was read of the same object, which an answer at another time says the same
     /// of.
     pub fn is_of_same(&self, other: &Self) -> bool {
-        *self == Self { now: self.now, ..other.clone() }
+        *self
+            == Self {
+                now: self.now,
+                ..other.clone()
+            }
     }
 
     /// A `null` version is another one once it was overwritten.
     fn names(&self, entry: &SourceVersion) -> bool {
-        entry.version == self.version || (entry.version.id == self.version.id && !entry.version.id.is_null())
+        entry.version == self.version
+            || (entry.version.id == self.version.id && !entry.version.id.is_null())
     }
 
     fn compare_with_original(&self, original: &SourceVersion) -> Result<Belief, ClaimRejection> {
@@ -90,13 +95,21 @@ impl OriginClaim {
             return Err(ClaimRejection::Time);
         }
         // That the answer says nothing of it contradicts nothing.
-        if self.size_bytes.is_some_and(|size_bytes| size_bytes != original.size_bytes) {
+        if self
+            .size_bytes
+            .is_some_and(|size_bytes| size_bytes != original.size_bytes)
+        {
             return Err(ClaimRejection::Size);
         }
         let digests = self.etag.as_ref().zip(original.etag.as_ref());
-        let differ = |(one, other): (&ETag, &ETag)| one.is_digest() && other.is_digest() && one != other;
+        let differ =
+            |(one, other): (&ETag, &ETag)| one.is_digest() && other.is_digest() && one != other;
         let is_other = self.has_digest && digests.is_some_and(differ);
-        Ok(if is_other { Belief::Undigested } else { Belief::Proved })
+        Ok(if is_other {
+            Belief::Undigested
+        } else {
+            Belief::Proved
+        })
     }
 
     /// No replica is older than its original. Nothing else can be known of a version that the
@@ -129,12 +142,21 @@ mod tests {
     const TWO: &str = "b8a9f715dbb64fd5c56e7783c6820a61";
 
     fn version(id: &str, made: Timestamp, etag: &str) -> VersionRef {
-        VersionRef::new(VersionId::try_from(id).unwrap(), made, ETag::try_from(etag).ok().as_ref())
+        VersionRef::new(
+            VersionId::try_from(id).unwrap(),
+            made,
+            ETag::try_from(etag).ok().as_ref(),
+        )
     }
 
     fn original(id: &str, etag: &str) -> SourceVersion {
         let version = version(id, datetime!(2026-11-23 10:00 UTC), etag);
-        SourceVersion { version, kind: VersionKind::Object, etag: ETag::try_from(etag).ok(), size_bytes: 3 }
+        SourceVersion {
+            version,
+            kind: VersionKind::Object,
+            etag: ETag::try_from(etag).ok(),
+            size_bytes: 3,
+        }
     }
 
     /// What the daemon's own replica of a version says.
@@ -151,43 +173,92 @@ mod tests {
 
     #[test]
     fn a_real_replica_is_proved_by_the_sources_list() {
-        let cases = [("v1", ONE, ONE), ("v1", "abc-3", "def-5"), ("v1", ONE, "abc-1"), ("null", ONE, ONE)];
+        let cases = [
+            ("v1", ONE, ONE),
+            ("v1", "abc-3", "def-5"),
+            ("v1", ONE, "abc-1"),
+            ("null", ONE, ONE),
+        ];
         for (id, etag, replicas) in cases {
             let original = original(id, etag);
-            assert_eq!(replica(&original, replicas).judge(&[original]), Ok(Belief::Proved), "{id} {etag} {replicas}");
+            assert_eq!(
+                replica(&original, replicas).judge(&[original]),
+                Ok(Belief::Proved),
+                "{id} {etag} {replicas}"
+            );
         }
     }
 
     #[test]
     fn an_etag_that_is_no_digest_disproves_nothing() {
         let original = original("v1", ONE);
-        let under_kms = OriginClaim { has_digest: false, ..replica(&original, TWO) };
-        assert_eq!(under_kms.judge(std::slice::from_ref(&original)), Ok(Belief::Proved));
+        let under_kms = OriginClaim {
+            has_digest: false,
+            ..replica(&original, TWO)
+        };
+        assert_eq!(
+            under_kms.judge(std::slice::from_ref(&original)),
+            Ok(Belief::Proved)
+        );
         // The list does not tell how the original is encrypted.
-        assert_eq!(replica(&original, TWO).judge(&[original]), Ok(Belief::Undigested));
+        assert_eq!(
+            replica(&original, TWO).judge(&[original]),
+            Ok(Belief::Undigested)
+        );
     }
 
     #[test]
     fn what_is_not_said_of_a_replica_contradicts_nothing() {
         let listed = original("v1", ONE);
         for silent in [
-            OriginClaim { size_bytes: None, ..replica(&listed, ONE) },
-            OriginClaim { etag: None, ..replica(&listed, ONE) },
-            OriginClaim { written: None, now: None, ..replica(&listed, ONE) },
+            OriginClaim {
+                size_bytes: None,
+                ..replica(&listed, ONE)
+            },
+            OriginClaim {
+                etag: None,
+                ..replica(&listed, ONE)
+            },
+            OriginClaim {
+                written: None,
+                now: None,
+                ..replica(&listed, ONE)
+            },
         ] {
-            assert_eq!(silent.judge(std::slice::from_ref(&listed)), Ok(Belief::Proved), "{silent:?}");
+            assert_eq!(
+                silent.judge(std::slice::from_ref(&listed)),
+                Ok(Belief::Proved),
+                "{silent:?}"
+            );
         }
     }
 
     #[test]
     fn what_the_list_contradicts_is_not_believed() {
         let listed = original("v1", ONE);
-        let marker = SourceVersion { kind: VersionKind::Marker, ..listed.clone() };
+        let marker = SourceVersion {
+            kind: VersionKind::Marker,
+            ..listed.clone()
+        };
         let other_time = version("v1", datetime!(9999-12-31 23:59:59 UTC), ONE);
         let real = || replica(&listed, ONE);
         let cases = [
-            (OriginClaim { size_bytes: Some(4), ..real() }, &listed, ClaimRejection::Size),
-            (OriginClaim { version: other_time, ..real() }, &listed, ClaimRejection::Time),
+            (
+                OriginClaim {
+                    size_bytes: Some(4),
+                    ..real()
+                },
+                &listed,
+                ClaimRejection::Size,
+            ),
+            (
+                OriginClaim {
+                    version: other_time,
+                    ..real()
+                },
+                &listed,
+                ClaimRejection::Time,
+            ),
             (real(), &marker, ClaimRejection::Marker),
         ];
         for (claim, entry, doubt) in cases {
@@ -198,15 +269,29 @@ mod tests {
     #[test]
     fn a_version_that_is_gone_keeps_its_place_in_time_if_its_replica_is_younger() {
         let gone = original("gone", ONE);
-        let at = |made| OriginClaim { version: version("gone", made, ONE), ..replica(&gone, ONE) };
-        let future =
-            OriginClaim { written: Some(datetime!(9999-12-31 23:59:59 UTC)), ..at(datetime!(9999-12-31 23:00 UTC)) };
-        let undated = OriginClaim { written: None, ..at(datetime!(2026-11-23 10:00 UTC)) };
+        let at = |made| OriginClaim {
+            version: version("gone", made, ONE),
+            ..replica(&gone, ONE)
+        };
+        let future = OriginClaim {
+            written: Some(datetime!(9999-12-31 23:59:59 UTC)),
+            ..at(datetime!(9999-12-31 23:00 UTC))
+        };
+        let undated = OriginClaim {
+            written: None,
+            ..at(datetime!(2026-11-23 10:00 UTC))
+        };
         let cases = [
             (at(datetime!(2026-11-23 10:00 UTC)), Ok(Belief::Placed)),
             (at(datetime!(2026-11-23 10:01:30 UTC)), Ok(Belief::Placed)),
-            (at(datetime!(2026-11-23 10:02:01 UTC)), Err(ClaimRejection::Younger)),
-            (at(datetime!(9999-12-31 23:59:59 UTC)), Err(ClaimRejection::Younger)),
+            (
+                at(datetime!(2026-11-23 10:02:01 UTC)),
+                Err(ClaimRejection::Younger),
+            ),
+            (
+                at(datetime!(9999-12-31 23:59:59 UTC)),
+                Err(ClaimRejection::Younger),
+            ),
             (future, Err(ClaimRejection::Younger)),
             (undated, Err(ClaimRejection::Undated)),
         ];
@@ -218,7 +303,10 @@ mod tests {
     #[test]
     fn a_null_version_that_was_overwritten_is_not_the_one_that_is_listed() {
         let overwritten = original("null", ONE);
-        assert_eq!(replica(&overwritten, ONE).judge(&[original("null", TWO)]), Ok(Belief::Placed));
+        assert_eq!(
+            replica(&overwritten, ONE).judge(&[original("null", TWO)]),
+            Ok(Belief::Placed)
+        );
     }
 
     proptest! {

@@ -53,13 +53,19 @@ const WIDTH_MAX: f64 = 128.0;
 impl ConcurrencyLimit {
     /// Returns the state of the window for a request that enters beside those under way.
     pub fn current_epoch(&self, under_way: u32) -> Epoch {
-        Epoch { number: self.round, under_way: under_way + 1 }
+        Epoch {
+            number: self.round,
+            under_way: under_way + 1,
+        }
     }
 
     /// Says whether one more may enter beside those under way.
     pub fn has_room(&self, under_way: u32, now: Instant) -> bool {
         let is_resumed = self.resume.is_none_or(|resume| resume <= now);
-        is_resumed && self.width.is_none_or(|width| under_way == 0 || f64::from(under_way) + 1.0 <= width)
+        is_resumed
+            && self
+                .width
+                .is_none_or(|width| under_way == 0 || f64::from(under_way) + 1.0 <= width)
     }
 
     /// Returns when the pause ends, if there is one.
@@ -102,7 +108,11 @@ impl ConcurrencyLimit {
         let crowd = f64::from(under_way.max(round.under_way));
         let used = self.width.unwrap_or(WIDTH_MAX).min(crowd);
         self.ceiling = used;
-        let decrease = if self.width.is_none() { DECREASE_FIRST } else { DECREASE };
+        let decrease = if self.width.is_none() {
+            DECREASE_FIRST
+        } else {
+            DECREASE
+        };
         self.width = Some((used * decrease).max(1.0));
         used > 1.0
     }
@@ -110,7 +120,9 @@ impl ConcurrencyLimit {
     /// Records a success: after a whole window of them there is room for one more, or a tenth where
     /// one more was too much before.
     pub fn on_success(&mut self, round: Epoch) {
-        let Some(width) = self.width.filter(|_| round.number == self.round) else { return };
+        let Some(width) = self.width.filter(|_| round.number == self.round) else {
+            return;
+        };
         self.resume = None;
         if self.pauses > 0 {
             self.pauses -= 1;
@@ -157,7 +169,16 @@ mod tests {
     impl World {
         fn new(limit: u32, durations: Vec<u32>) -> Self {
             let (window, now) = (ConcurrencyLimit::default(), Instant::now());
-            Self { window, now, limit, under_way: VecDeque::new(), durations, serving: 0, served: 0, throttled: 0 }
+            Self {
+                window,
+                now,
+                limit,
+                under_way: VecDeque::new(),
+                durations,
+                serving: 0,
+                served: 0,
+                throttled: 0,
+            }
         }
 
         fn tick(&mut self) {
@@ -179,7 +200,9 @@ mod tests {
 
         /// Lets the request that is first in line get on by a tick.
         fn advance(&mut self) {
-            let Some(mut request) = self.under_way.pop_front() else { return };
+            let Some(mut request) = self.under_way.pop_front() else {
+                return;
+            };
             request.ticks_left -= 1;
             if request.ticks_left > 0 {
                 self.under_way.push_back(request);
@@ -188,7 +211,8 @@ mod tests {
                 self.window.on_success(request.round);
             } else {
                 self.throttled += 1;
-                self.window.on_throttled(request.round, self.count() + 1, self.now, 0.5);
+                self.window
+                    .on_throttled(request.round, self.count() + 1, self.now, 0.5);
             }
         }
 

@@ -29,7 +29,11 @@ pub fn body_timeout(bytes: u64) -> Duration {
 
 /// Returns the deadline of the request that makes a multipart upload of this size visible.
 pub fn complete_timeout(bytes: u64) -> Duration {
-    if bytes > PART_BYTES_MIN { COMPLETE_TIMEOUT_MAX } else { body_timeout(bytes) }
+    if bytes > PART_BYTES_MIN {
+        COMPLETE_TIMEOUT_MAX
+    } else {
+        body_timeout(bytes)
+    }
 }
 
 #[cfg(test)]
@@ -40,7 +44,10 @@ mod tests {
     fn a_large_body_has_the_time_that_a_slow_line_needs() {
         assert_eq!(body_timeout(0), Duration::from_secs(30));
         assert_eq!(body_timeout(1 << 20), Duration::from_secs(38));
-        assert_eq!(complete_timeout(PART_BYTES_MIN), body_timeout(PART_BYTES_MIN));
+        assert_eq!(
+            complete_timeout(PART_BYTES_MIN),
+            body_timeout(PART_BYTES_MIN)
+        );
         assert_eq!(complete_timeout(PART_BYTES_MIN + 1), COMPLETE_TIMEOUT_MAX);
     }
 }

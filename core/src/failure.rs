@@ -258,30 +258,55 @@ impl Failure {
     /// Makes a failure without a deeper cause.
     pub fn new(kind: FailureKind, operation: Operation) -> Self {
         let (dependency, rule, answer, header, source) = (None, None, None, None, None);
-        Self { kind, operation, dependency, rule, answer, is_unreadable: false, header, source }
+        Self {
+            kind,
+            operation,
+            dependency,
+            rule,
+            answer,
+            is_unreadable: false,
+            header,
+            source,
+        }
     }
 
     /// Makes a failure with its cause.
-    pub fn with_source(kind: FailureKind, during: Operation, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { source: Some(source.into()), ..Self::new(kind, during) }
+    pub fn with_source(
+        kind: FailureKind,
+        during: Operation,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        Self {
+            source: Some(source.into()),
+            ..Self::new(kind, during)
+        }
     }
 
     /// Names the dependency that failed.
     #[must_use]
     pub fn of(self, dependency: Dependency) -> Self {
-        Self { dependency: Some(dependency), ..self }
+        Self {
+            dependency: Some(dependency),
+            ..self
+        }
     }
 
     /// Says that bytes came back that cannot be read as an answer.
     #[must_use]
     pub fn with_unreadable_answer(self) -> Self {
-        Self { is_unreadable: true, ..self }
+        Self {
+            is_unreadable: true,
+            ..self
+        }
     }
 
     /// Says which rule it was for.
     #[must_use]
     pub fn under(self, rule: &str) -> Self {
-        Self { rule: Some(rule.into()), ..self }
+        Self {
+            rule: Some(rule.into()),
+            ..self
+        }
     }
 
     /// Says whether the other side answered: what it says then is about this request alone. Not
@@ -293,8 +318,10 @@ impl Failure {
 
     /// Names the dependency that may be failing for every request, as far as this failure tells.
     pub fn suspected_dependency(&self) -> Option<Dependency> {
-        let is_trouble =
-            matches!(self.kind, FailureKind::OutcomeUnknown | FailureKind::Transient | FailureKind::Unauthenticated);
+        let is_trouble = matches!(
+            self.kind,
+            FailureKind::OutcomeUnknown | FailureKind::Transient | FailureKind::Unauthenticated
+        );
         self.dependency.filter(|_| is_trouble && !self.is_answer())
     }
 
@@ -311,7 +338,9 @@ impl Failure {
             FailureKind::NotImplemented => Action::Park(Reason::DstNotImplemented),
             FailureKind::MustWait(wait) => Action::Wait(wait),
             FailureKind::OutcomeUnknown => Action::WaitThenReplan,
-            FailureKind::Transient | FailureKind::Unauthenticated | FailureKind::LeaseUnsure => Action::Retry,
+            FailureKind::Transient | FailureKind::Unauthenticated | FailureKind::LeaseUnsure => {
+                Action::Retry
+            }
             FailureKind::Throttled => Action::Throttle,
             FailureKind::NeedsOperator(reason) => Action::Park(reason),
             FailureKind::SourceVersionMissing => Action::Gone,
@@ -323,27 +352,52 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
-            FailureKind::PreconditionFailed => write!(f, "{} was refused: the precondition failed", self.operation),
+            FailureKind::PreconditionFailed => {
+                write!(f, "{} was refused: the precondition failed", self.operation)
+            }
             FailureKind::ConcurrentWrite => write!(f, "{} met another write", self.operation),
             FailureKind::MustWait(wait) => {
-                write!(f, "{} waits {wait:?} for a write that may still take effect", self.operation)
+                write!(
+                    f,
+                    "{} waits {wait:?} for a write that may still take effect",
+                    self.operation
+                )
             }
             FailureKind::OutcomeUnknown => write!(f, "{} got no answer", self.operation),
             FailureKind::Transient => write!(f, "{} failed for now", self.operation),
             FailureKind::Unauthenticated => write!(f, "{} was not authenticated", self.operation),
-            FailureKind::LeaseUnsure => write!(f, "{} did not confirm the lease in time", self.operation),
+            FailureKind::LeaseUnsure => {
+                write!(f, "{} did not confirm the lease in time", self.operation)
+            }
             FailureKind::Throttled => write!(f, "{} was told to slow down", self.operation),
-            FailureKind::NeedsOperator(reason) => write!(f, "{} was refused ({})", self.operation, reason.as_str()),
-            FailureKind::SourceVersionMissing => write!(f, "{} found the version gone", self.operation),
+            FailureKind::NeedsOperator(reason) => {
+                write!(f, "{} was refused ({})", self.operation, reason.as_str())
+            }
+            FailureKind::SourceVersionMissing => {
+                write!(f, "{} found the version gone", self.operation)
+            }
             FailureKind::NotFound => write!(f, "{} found nothing of that name", self.operation),
             FailureKind::Ineligible(reason) => {
-                write!(f, "{} cannot replicate this version ({})", self.operation, reason.as_str())
+                write!(
+                    f,
+                    "{} cannot replicate this version ({})",
+                    self.operation,
+                    reason.as_str()
+                )
             }
             FailureKind::NotImplemented => {
-                write!(f, "{} asked for what the endpoint does not implement", self.operation)
+                write!(
+                    f,
+                    "{} asked for what the endpoint does not implement",
+                    self.operation
+                )
             }
             FailureKind::FeatureDisabled => {
-                write!(f, "{} goes without what the endpoint does not implement", self.operation)
+                write!(
+                    f,
+                    "{} goes without what the endpoint does not implement",
+                    self.operation
+                )
             }
         }
     }
@@ -351,7 +405,9 @@ impl fmt::Display for Failure {
 
 impl Error for Failure {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source.as_deref().map(|cause| cause as &(dyn Error + 'static))
+        self.source
+            .as_deref()
+            .map(|cause| cause as &(dyn Error + 'static))
     }
 }
 
@@ -391,7 +447,10 @@ impl fmt::Write for Excerpt {
             self.0.push_str(more);
             return Ok(());
         }
-        self.0.push_str(more.get(..more.floor_char_boundary(room)).unwrap_or_default());
+        self.0.push_str(
+            more.get(..more.floor_char_boundary(room))
+                .unwrap_or_default(),
+        );
         self.0.push_str(CUT);
         Err(fmt::Error)
     }
@@ -414,18 +473,35 @@ mod tests {
         let destination = Some(Dependency::Destination);
         let silent = |kind| Failure::new(kind, Operation::PutObject).of(Dependency::Destination);
         let told = |kind, status| {
-            Failure { answer: Some(ResponseInfo { status, is_own: true }), ..silent(kind) }.suspected_dependency()
+            Failure {
+                answer: Some(ResponseInfo {
+                    status,
+                    is_own: true,
+                }),
+                ..silent(kind)
+            }
+            .suspected_dependency()
         };
         for kind in [FailureKind::Transient, FailureKind::OutcomeUnknown] {
             assert_eq!(silent(kind).suspected_dependency(), destination);
             assert_eq!(told(kind, 500), destination);
             assert_eq!(told(kind, 400), None, "BadDigest, say");
             assert_eq!(told(kind, 200), None, "a body that is no XML");
-            assert_eq!(silent(kind).with_unreadable_answer().suspected_dependency(), None, "too many headers");
+            assert_eq!(
+                silent(kind).with_unreadable_answer().suspected_dependency(),
+                None,
+                "too many headers"
+            );
         }
         assert_eq!(told(FailureKind::Unauthenticated, 400), destination);
-        assert_eq!(told(FailureKind::NeedsOperator(Reason::DstBucketNotFound), 404), None);
-        assert_eq!(Failure::new(FailureKind::Transient, Operation::AccessLedger).suspected_dependency(), None);
+        assert_eq!(
+            told(FailureKind::NeedsOperator(Reason::DstBucketNotFound), 404),
+            None
+        );
+        assert_eq!(
+            Failure::new(FailureKind::Transient, Operation::AccessLedger).suspected_dependency(),
+            None
+        );
     }
 
     #[test]
@@ -441,15 +517,27 @@ mod tests {
         assert_eq!(told(3), "PutObject was refused (RequestRefused): üüü");
         for length in (400..600).chain([60_000, 10 << 20]) {
             let told = told(length);
-            assert!(told.len() <= CHAIN_BYTES_MAX && (told.ends_with(CUT) || told.ends_with('ü')), "{length}: {told}");
+            assert!(
+                told.len() <= CHAIN_BYTES_MAX && (told.ends_with(CUT) || told.ends_with('ü')),
+                "{length}: {told}"
+            );
         }
         assert!(told(60_000).len() > CHAIN_BYTES_MAX - 4);
     }
 
     #[test]
     fn a_refusal_is_parked_with_native_replications_code() {
-        let failure = Failure::new(FailureKind::NeedsOperator(Reason::DstPutObjectNotPermitted), Operation::PutObject);
-        assert_eq!(failure.next_action(), Action::Park(Reason::DstPutObjectNotPermitted));
-        assert_eq!(failure.to_string(), "PutObject was refused (DstPutObjectNotPermitted)");
+        let failure = Failure::new(
+            FailureKind::NeedsOperator(Reason::DstPutObjectNotPermitted),
+            Operation::PutObject,
+        );
+        assert_eq!(
+            failure.next_action(),
+            Action::Park(Reason::DstPutObjectNotPermitted)
+        );
+        assert_eq!(
+            failure.to_string(),
+            "PutObject was refused (DstPutObjectNotPermitted)"
+        );
     }
 }

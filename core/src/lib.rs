@@ -18,18 +18,18 @@
 //! - `circuit`: whether to send requests to a dependency that does not answer
 //! - `suspects`: which keys fail by themselves, while their bucket serves other keys
 
-pub mod object;
-pub mod sequencer;
-pub mod event;
-pub mod rule;
-pub mod plan;
-pub mod deadline;
-pub mod stamp;
-pub mod claim;
-pub mod parts;
-pub mod operation;
-pub mod failure;
-pub mod retry;
-pub mod concurrency_limit;
 pub mod circuit;
+pub mod claim;
+pub mod concurrency_limit;
+pub mod deadline;
+pub mod event;
+pub mod failure;
+pub mod object;
+pub mod operation;
+pub mod parts;
+pub mod plan;
+pub mod retry;
+pub mod rule;
+pub mod sequencer;
+pub mod stamp;
 pub mod suspects;

@@ -15,14 +15,21 @@ pub type Timestamp = time::OffsetDateTime;
 /// Reads a moment as RFC 3339 writes it; none where it is no year of four digits in UTC, by which
 /// moments are compared.
 pub fn parse_rfc3339(text: &str) -> Option<Timestamp> {
-    Timestamp::parse(text, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)
+    Timestamp::parse(text, &Rfc3339)
+        .ok()?
+        .checked_to_offset(UtcOffset::UTC)
 }
 
 /// Shows a text on one line, with what is no letter but a command to the terminal escaped.
 pub fn escape_controls(text: &str) -> impl fmt::Display {
     fmt::from_fn(move |f| {
-        text.chars()
-            .try_for_each(|c| if is_command(c) { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") })
+        text.chars().try_for_each(|c| {
+            if is_command(c) {
+                write!(f, "{}", c.escape_default())
+            } else {
+                write!(f, "{c}")
+            }
+        })
     })
 }
 
@@ -129,7 +136,11 @@ impl TryFrom<String> for Bucket {
         } else {
             return Ok(Self(value));
         };
-        Err(NameError { what: "bucket name", value, problem })
+        Err(NameError {
+            what: "bucket name",
+            value,
+            problem,
+        })
     }
 }
 
@@ -141,7 +152,11 @@ impl TryFrom<String> for Key {
         if (1..=1024).contains(&value.len()) {
             return Ok(Self(value));
         }
-        Err(NameError { what: "object key", value, problem: "is not 1 to 1024 bytes long" })
+        Err(NameError {
+            what: "object key",
+            value,
+            problem: "is not 1 to 1024 bytes long",
+        })
     }
 }
 
@@ -154,7 +169,11 @@ impl TryFrom<String> for VersionId {
         if (1..=1024).contains(&value.len()) && value.bytes().all(printable) {
             return Ok(Self(value));
         }
-        Err(NameError { what: "version id", value, problem: "is not 1 to 1024 printable ASCII characters long" })
+        Err(NameError {
+            what: "version id",
+            value,
+            problem: "is not 1 to 1024 printable ASCII characters long",
+        })
     }
 }
 
@@ -165,7 +184,11 @@ impl TryFrom<String> for ETag {
         let bare = value.trim_matches('"');
         // S3's have 38 characters at most; they are kept with every version.
         if !(1..=1024).contains(&bare.len()) {
-            return Err(NameError { what: "ETag", value, problem: "is not 1 to 1024 bytes long" });
+            return Err(NameError {
+                what: "ETag",
+                value,
+                problem: "is not 1 to 1024 bytes long",
+            });
         }
         Ok(Self(bare.to_owned()))
     }
@@ -206,7 +229,10 @@ mod tests {
     fn an_etag_means_the_same_with_and_without_quotes() {
         let bare = ETag::try_from("9b2cf535f27731c974343645a3985328").ok();
         assert!(bare.is_some());
-        assert_eq!(bare, ETag::try_from("\"9b2cf535f27731c974343645a3985328\"").ok());
+        assert_eq!(
+            bare,
+            ETag::try_from("\"9b2cf535f27731c974343645a3985328\"").ok()
+        );
     }
 
     #[test]
@@ -218,10 +244,20 @@ mod tests {
 
     #[test]
     fn nothing_that_is_shown_commands_the_terminal() {
-        let commands = "\u{1b}[31m\u{9b}31m\u{7f}\u{85}\u{202e}fdp.exe\u{2066}\u{61c}\u{200f}\u{2028}\r";
-        let (line, json) = (escape_controls(commands).to_string(), without_commands(commands));
-        assert_eq!(line, "\\u{1b}[31m\\u{9b}31m\\u{7f}\\u{85}\\u{202e}fdp.exe\\u{2066}\\u{61c}\\u{200f}\\u{2028}\\r");
-        assert_eq!(json, "\\u001b[31m\\u009b31m\\u007f\\u0085\\u202efdp.exe\\u2066\\u061c\\u200f\\u2028\\u000d");
+        let commands =
+            "\u{1b}[31m\u{9b}31m\u{7f}\u{85}\u{202e}fdp.exe\u{2066}\u{61c}\u{200f}\u{2028}\r";
+        let (line, json) = (
+            escape_controls(commands).to_string(),
+            without_commands(commands),
+        );
+        assert_eq!(
+            line,
+            "\\u{1b}[31m\\u{9b}31m\\u{7f}\\u{85}\\u{202e}fdp.exe\\u{2066}\\u{61c}\\u{200f}\\u{2028}\\r"
+        );
+        assert_eq!(
+            json,
+            "\\u001b[31m\\u009b31m\\u007f\\u0085\\u202efdp.exe\\u2066\\u061c\\u200f\\u2028\\u000d"
+        );
         let text = "ünï 日本語 😀 עברית\nsecond line";
         assert_eq!(without_commands(text), text);
     }

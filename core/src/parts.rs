@@ -15,7 +15,9 @@ pub const OBJECT_BYTES_MAX: u64 = PARTS_MAX as u64 * PART_BYTES_MAX;
 
 /// An object larger than S3 can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("object of {size_bytes} bytes is larger than the {OBJECT_BYTES_MAX} bytes that S3 can hold")]
+#[error(
+    "object of {size_bytes} bytes is larger than the {OBJECT_BYTES_MAX} bytes that S3 can hold"
+)]
 pub struct TooLarge {
     /// The requested size.
     pub size_bytes: u64,
@@ -49,8 +51,13 @@ pub fn plan_layout(size_bytes: u64, part_bytes_preferred: u64) -> Result<Layout,
     let needed = size_bytes.div_ceil(u64::from(PARTS_MAX));
     let wanted = part_bytes_preferred.clamp(PART_BYTES_MIN, PART_BYTES_MAX);
     let part_bytes = wanted.max(needed).next_multiple_of(MIB);
-    let count = u32::try_from(size_bytes.div_ceil(part_bytes)).map_err(|_| TooLarge { size_bytes })?;
-    Ok(Layout { size_bytes, part_bytes, count })
+    let count =
+        u32::try_from(size_bytes.div_ceil(part_bytes)).map_err(|_| TooLarge { size_bytes })?;
+    Ok(Layout {
+        size_bytes,
+        part_bytes,
+        count,
+    })
 }
 
 impl Layout {
@@ -77,14 +84,22 @@ impl Layout {
         }
         let offset = u64::from(number.checked_sub(1)?) * self.part_bytes;
         let len = self.part_bytes.min(self.size_bytes - offset);
-        Some(Part { number, offset, len })
+        Some(Part {
+            number,
+            offset,
+            len,
+        })
     }
 }
 
 impl Part {
     /// Returns the part as an HTTP range, which names the last byte, not the one after it.
     pub fn range(&self) -> String {
-        format!("bytes={}-{}", self.offset, (self.offset + self.len).saturating_sub(1))
+        format!(
+            "bytes={}-{}",
+            self.offset,
+            (self.offset + self.len).saturating_sub(1)
+        )
     }
 }
 
@@ -97,7 +112,9 @@ mod tests {
     use super::*;
 
     fn shape(size_bytes: u64, preferred: u64) -> Option<(u64, u32)> {
-        plan_layout(size_bytes, preferred).ok().map(|layout| (layout.part_bytes(), layout.part_count()))
+        plan_layout(size_bytes, preferred)
+            .ok()
+            .map(|layout| (layout.part_bytes(), layout.part_count()))
     }
 
     #[test]
@@ -110,9 +127,15 @@ mod tests {
     #[test]
     fn the_largest_object_fits_and_one_byte_more_does_not() {
         assert_eq!(OBJECT_BYTES_MAX, 53_687_091_200_000);
-        assert_eq!(shape(OBJECT_BYTES_MAX, 8 * MIB), Some((PART_BYTES_MAX, PARTS_MAX)));
+        assert_eq!(
+            shape(OBJECT_BYTES_MAX, 8 * MIB),
+            Some((PART_BYTES_MAX, PARTS_MAX))
+        );
         let size_bytes = OBJECT_BYTES_MAX + 1;
-        assert_eq!(plan_layout(size_bytes, 8 * MIB), Err(TooLarge { size_bytes }));
+        assert_eq!(
+            plan_layout(size_bytes, 8 * MIB),
+            Err(TooLarge { size_bytes })
+        );
         assert!(plan_layout(u64::MAX, 0).is_err());
     }
 
@@ -120,25 +143,39 @@ mod tests {
     fn an_unfit_preference_is_moved_to_the_nearest_that_s3_allows() {
         assert_eq!(shape(20 * MIB, 0), Some((5 * MIB, 4)));
         assert_eq!(shape(20 * MIB, 8 * MIB - 1), Some((8 * MIB, 3)));
-        assert_eq!(shape(OBJECT_BYTES_MAX, u64::MAX), Some((PART_BYTES_MAX, PARTS_MAX)));
+        assert_eq!(
+            shape(OBJECT_BYTES_MAX, u64::MAX),
+            Some((PART_BYTES_MAX, PARTS_MAX))
+        );
     }
 
     #[test]
     fn an_empty_object_has_no_parts() {
-        assert_eq!(plan_layout(0, 8 * MIB).map(|layout| layout.parts().count()), Ok(0));
+        assert_eq!(
+            plan_layout(0, 8 * MIB).map(|layout| layout.parts().count()),
+            Ok(0)
+        );
     }
 
     #[test]
     fn a_range_names_its_last_byte() {
-        let parts = plan_layout(8 * MIB + 1, 8 * MIB).map(|layout| layout.parts().collect::<Vec<_>>());
+        let parts =
+            plan_layout(8 * MIB + 1, 8 * MIB).map(|layout| layout.parts().collect::<Vec<_>>());
         let ranges = parts.map(|parts| parts.iter().map(Part::range).collect::<Vec<_>>());
-        assert_eq!(ranges, Ok(vec!["bytes=0-8388607".to_owned(), "bytes=8388608-8388608".to_owned()]));
+        assert_eq!(
+            ranges,
+            Ok(vec![
+                "bytes=0-8388607".to_owned(),
+                "bytes=8388608-8388608".to_owned()
+            ])
+        );
     }
 
     #[test]
     fn only_numbers_from_one_to_the_count_have_a_part() {
         let numbers = [0, 1, 2, 3, u32::MAX];
-        let there = plan_layout(10 * MIB, 5 * MIB).map(|layout| numbers.map(|number| layout.part(number).is_some()));
+        let there = plan_layout(10 * MIB, 5 * MIB)
+            .map(|layout| numbers.map(|number| layout.part(number).is_some()));
         assert_eq!(there, Ok([false, true, true, false, false]));
     }
 
@@ -152,14 +189,24 @@ mod tests {
             Just(u64::from(PARTS_MAX) * MIB),
             Just(OBJECT_BYTES_MAX),
         ];
-        let boundary = (unit, 0..=u64::from(PARTS_MAX), 0..3u64)
-            .prop_map(|(unit, times, nudge)| (unit * times + nudge).saturating_sub(1).min(OBJECT_BYTES_MAX));
-        let magnitude = (0..64u32, any::<u64>()).prop_map(|(shift, bits)| (bits >> shift).min(OBJECT_BYTES_MAX));
+        let boundary =
+            (unit, 0..=u64::from(PARTS_MAX), 0..3u64).prop_map(|(unit, times, nudge)| {
+                (unit * times + nudge)
+                    .saturating_sub(1)
+                    .min(OBJECT_BYTES_MAX)
+            });
+        let magnitude = (0..64u32, any::<u64>())
+            .prop_map(|(shift, bits)| (bits >> shift).min(OBJECT_BYTES_MAX));
         prop_oneof![boundary, magnitude, 0..=OBJECT_BYTES_MAX]
     }
 
     fn any_preference() -> impl Strategy<Value = u64> {
-        prop_oneof![Just(0), Just(u64::MAX), 0..=2 * PART_BYTES_MAX, (1..=5120u64).prop_map(|mib| mib * MIB)]
+        prop_oneof![
+            Just(0),
+            Just(u64::MAX),
+            0..=2 * PART_BYTES_MAX,
+            (1..=5120u64).prop_map(|mib| mib * MIB)
+        ]
     }
 
     proptest! {

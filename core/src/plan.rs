@@ -30,7 +30,11 @@ impl VersionRef {
         // Headers state times by the second, and so do the lists of AWS. A list that is finer
         // speaks of the same version.
         let last_modified = last_modified.truncate_to_second();
-        Self { id, last_modified, generation }
+        Self {
+            id,
+            last_modified,
+            generation,
+        }
     }
 }
 
@@ -133,7 +137,11 @@ impl Step<'_> {
 
 /// Decides the next step; `None` when the destination is up to date.
 /// `source` is the key's history in scope, oldest first.
-pub fn next<'a>(source: &'a [SourceVersion], known: &DestinationState, history: History) -> Option<Step<'a>> {
+pub fn next<'a>(
+    source: &'a [SourceVersion],
+    known: &DestinationState,
+    history: History,
+) -> Option<Step<'a>> {
     let split = first_to_write(source, known);
     let (before, after) = source.split_at_checked(split).unwrap_or((source, &[]));
     let live = |entry: &&SourceVersion| !known.skipped.contains(&entry.version);
@@ -141,7 +149,11 @@ pub fn next<'a>(source: &'a [SourceVersion], known: &DestinationState, history: 
     let newest = after.iter().rfind(live);
     let wanted = match history {
         History::Exact => {
-            if let Some(late) = before.iter().filter(live).find(|entry| is_late(entry, known)) {
+            if let Some(late) = before
+                .iter()
+                .filter(live)
+                .find(|entry| is_late(entry, known))
+            {
                 return Some(Step::SkipSuperseded(late));
             }
             after.iter().find(missing)
@@ -153,7 +165,9 @@ pub fn next<'a>(source: &'a [SourceVersion], known: &DestinationState, history: 
     // state all the same, and nothing older is shown again: it may be the replica of what is
     // current.
     let hidden = match after.last() {
-        Some(newest) => Some(newest).filter(|newest| live(newest) && !is_shown(&known.current, newest)),
+        Some(newest) => {
+            Some(newest).filter(|newest| live(newest) && !is_shown(&known.current, newest))
+        }
         None => restore(before, known),
     };
     wanted.or(hidden).map(|entry| append(entry, known))
@@ -164,9 +178,16 @@ pub fn next<'a>(source: &'a [SourceVersion], known: &DestinationState, history: 
 /// of `source` is the same.
 pub fn settled(source: &[SourceVersion], known: &DestinationState) -> usize {
     let is_reached = |entry: &SourceVersion| known.reached.as_ref() == Some(&entry.version);
-    let Some(at) = source.iter().position(is_reached) else { return 0 };
-    let Some(below) = source.get(..at) else { return 0 };
-    if below.iter().any(|entry| is_late(entry, known) && !known.skipped.contains(&entry.version)) {
+    let Some(at) = source.iter().position(is_reached) else {
+        return 0;
+    };
+    let Some(below) = source.get(..at) else {
+        return 0;
+    };
+    if below
+        .iter()
+        .any(|entry| is_late(entry, known) && !known.skipped.contains(&entry.version))
+    {
         return 0;
     }
     at
@@ -184,7 +205,9 @@ pub fn marker_shown<'a>(
     known.reached.as_ref()?;
     let (_, after) = source.split_at_checked(first_after(source, known))?;
     // Servers state times by the second, or finer.
-    let is_there = |entry: &SourceVersion| entry.version.last_modified.unix_timestamp() <= marked.unix_timestamp();
+    let is_there = |entry: &SourceVersion| {
+        entry.version.last_modified.unix_timestamp() <= marked.unix_timestamp()
+    };
     let may_be = |entry: &&SourceVersion| entry.kind == VersionKind::Marker && is_there(entry);
     after.iter().find(may_be).map(|entry| &entry.version)
 }
@@ -214,12 +237,15 @@ impl DestinationState {
 /// an object it is as missing as any.
 fn is_done(entry: &SourceVersion, known: &DestinationState) -> bool {
     let is_covered = matches!(known.current, Current::Nothing | Current::Marker);
-    known.replicated.contains(&entry.version) || (is_covered && known.collapsed.contains(&entry.version))
+    known.replicated.contains(&entry.version)
+        || (is_covered && known.collapsed.contains(&entry.version))
 }
 
 /// Finds where the history that the destination lacks begins.
 fn first_after(source: &[SourceVersion], known: &DestinationState) -> usize {
-    let Some(reached) = &known.reached else { return 0 };
+    let Some(reached) = &known.reached else {
+        return 0;
+    };
     if let Some(at) = source.iter().position(|entry| entry.version == *reached) {
         return at + 1;
     }
@@ -227,7 +253,8 @@ fn first_after(source: &[SourceVersion], known: &DestinationState) -> usize {
     // times by the second: of versions in that second, those on record are before it.
     let is_before = |entry: &SourceVersion| {
         let time = entry.version.last_modified;
-        let on_record = known.replicated.contains(&entry.version) || known.collapsed.contains(&entry.version);
+        let on_record =
+            known.replicated.contains(&entry.version) || known.collapsed.contains(&entry.version);
         time < reached.last_modified || (time == reached.last_modified && on_record)
     };
     source.iter().rposition(is_before).map_or(0, |at| at + 1)
@@ -238,7 +265,10 @@ fn first_after(source: &[SourceVersion], known: &DestinationState) -> usize {
 /// older.
 fn first_to_write(source: &[SourceVersion], known: &DestinationState) -> usize {
     let after = first_after(source, known);
-    let Some(reached) = known.reached.as_ref().filter(|reached| !source.iter().any(|entry| entry.version == **reached))
+    let Some(reached) = known
+        .reached
+        .as_ref()
+        .filter(|reached| !source.iter().any(|entry| entry.version == **reached))
     else {
         return after;
     };
@@ -247,9 +277,14 @@ fn first_to_write(source: &[SourceVersion], known: &DestinationState) -> usize {
         entry.kind == VersionKind::Marker && entry.version.last_modified == reached.last_modified
     };
     let ambiguous = rest.iter().take_while(may_be_older).count();
-    let is_written =
-        |entry: &SourceVersion| entry.kind == VersionKind::Object && !known.skipped.contains(&entry.version);
-    if rest.iter().skip(ambiguous).any(is_written) { after + ambiguous } else { after }
+    let is_written = |entry: &SourceVersion| {
+        entry.kind == VersionKind::Object && !known.skipped.contains(&entry.version)
+    };
+    if rest.iter().skip(ambiguous).any(is_written) {
+        after + ambiguous
+    } else {
+        after
+    }
 }
 
 /// A marker below what was reached cannot be late: S3 creates it as the newest entry, so it was
@@ -263,7 +298,9 @@ fn is_late(entry: &SourceVersion, known: &DestinationState) -> bool {
 /// Finds the version that should be current but is hidden: by a stray marker, by an object that the
 /// replicator did not write, or because its replica was removed.
 fn restore<'a>(before: &'a [SourceVersion], known: &DestinationState) -> Option<&'a SourceVersion> {
-    let newest = before.iter().rfind(|entry| !known.skipped.contains(&entry.version))?;
+    let newest = before
+        .iter()
+        .rfind(|entry| !known.skipped.contains(&entry.version))?;
     if known.reached.as_ref() != Some(&newest.version) {
         return None;
     }
@@ -273,26 +310,30 @@ fn restore<'a>(before: &'a [SourceVersion], known: &DestinationState) -> Option<
 /// Says whether a reader of the destination sees this entry.
 fn is_shown(top: &Current, entry: &SourceVersion) -> bool {
     match (top, entry.kind) {
-        (Current::Object { replica_of, .. }, VersionKind::Object) => replica_of.as_ref() == Some(&entry.version),
-        (Current::Object { .. }, VersionKind::Marker) | (Current::Nothing | Current::Marker, VersionKind::Object) => {
-            false
+        (Current::Object { replica_of, .. }, VersionKind::Object) => {
+            replica_of.as_ref() == Some(&entry.version)
         }
+        (Current::Object { .. }, VersionKind::Marker)
+        | (Current::Nothing | Current::Marker, VersionKind::Object) => false,
         (Current::Nothing | Current::Marker, VersionKind::Marker) => true,
     }
 }
 
 fn append<'a>(entry: &'a SourceVersion, known: &DestinationState) -> Step<'a> {
     match (entry.kind, &known.current) {
-        (VersionKind::Marker, Current::Object { etag, .. }) => {
-            Step::PutDeleteMarker { source: entry, over: etag.clone() }
-        }
+        (VersionKind::Marker, Current::Object { etag, .. }) => Step::PutDeleteMarker {
+            source: entry,
+            over: etag.clone(),
+        },
         (VersionKind::Marker, Current::Nothing | Current::Marker) => Step::CoalesceMarker(entry),
-        (VersionKind::Object, Current::Object { etag, .. }) => {
-            Step::Put { source: entry, condition: Precondition::Over(etag.clone()) }
-        }
-        (VersionKind::Object, Current::Nothing | Current::Marker) => {
-            Step::Put { source: entry, condition: Precondition::Absent }
-        }
+        (VersionKind::Object, Current::Object { etag, .. }) => Step::Put {
+            source: entry,
+            condition: Precondition::Over(etag.clone()),
+        },
+        (VersionKind::Object, Current::Nothing | Current::Marker) => Step::Put {
+            source: entry,
+            condition: Precondition::Absent,
+        },
     }
 }
 

@@ -7,7 +7,11 @@ use std::time::Duration;
 /// Returns the wait before the attempt after this one: a point, chosen by a jitter from 0 to 1,
 /// between a few milliseconds and the ceiling. Attempts count from 1.
 pub fn jittered_delay(attempt: u32, jitter: f64) -> Duration {
-    let jitter = if jitter.is_nan() { 1.0 } else { jitter.clamp(0.0, 1.0) };
+    let jitter = if jitter.is_nan() {
+        1.0
+    } else {
+        jitter.clamp(0.0, 1.0)
+    };
     let ceiling = delay_ceiling(attempt);
     (FLOOR + (ceiling - FLOOR).mul_f64(jitter)).min(ceiling)
 }
@@ -15,7 +19,9 @@ pub fn jittered_delay(attempt: u32, jitter: f64) -> Duration {
 /// Returns the longest wait after an attempt; it doubles with each until the cap.
 pub fn delay_ceiling(attempt: u32) -> Duration {
     let doublings = attempt.saturating_sub(1);
-    FIRST.saturating_mul(2_u32.saturating_pow(doublings)).min(CAP)
+    FIRST
+        .saturating_mul(2_u32.saturating_pow(doublings))
+        .min(CAP)
 }
 
 // A wait of nothing would be a busy loop for the unlucky; this is about a round trip in a Region.
@@ -33,8 +39,12 @@ mod tests {
 
     #[test]
     fn the_ceiling_doubles_from_200_ms_to_a_minute() {
-        let ceilings = [1, 2, 3, 8, 9, 10, 11, u32::MAX].map(|attempt| delay_ceiling(attempt).as_millis());
-        assert_eq!(ceilings, [200, 400, 800, 25_600, 51_200, 60_000, 60_000, 60_000]);
+        let ceilings =
+            [1, 2, 3, 8, 9, 10, 11, u32::MAX].map(|attempt| delay_ceiling(attempt).as_millis());
+        assert_eq!(
+            ceilings,
+            [200, 400, 800, 25_600, 51_200, 60_000, 60_000, 60_000]
+        );
         assert_eq!(delay_ceiling(0), delay_ceiling(1));
     }
 

@@ -177,17 +177,23 @@ impl Filter {
         let key = key.as_str();
         key.starts_with(&self.prefix)
             && key.ends_with(&self.suffix)
-            && !self.exclude.iter().any(|pattern| matches_pattern(pattern, key))
+            && !self
+                .exclude
+                .iter()
+                .any(|pattern| matches_pattern(pattern, key))
     }
 
     /// Says whether a size is within the bounds.
     pub fn admits_size(&self, size_bytes: u64) -> bool {
-        self.size_min.is_none_or(|min| size_bytes >= min) && self.size_max.is_none_or(|max| size_bytes <= max)
+        self.size_min.is_none_or(|min| size_bytes >= min)
+            && self.size_max.is_none_or(|max| size_bytes <= max)
     }
 
     /// Says whether all required tags are there.
     pub fn admits_tags(&self, tags: &BTreeMap<String, String>) -> bool {
-        self.tags.iter().all(|(name, value)| tags.get(name) == Some(value))
+        self.tags
+            .iter()
+            .all(|(name, value)| tags.get(name) == Some(value))
     }
 }
 
@@ -195,8 +201,13 @@ impl Rule {
     /// Returns the key a replica has at the destination; a rewritten key can be one that S3
     /// cannot hold.
     pub fn destination_key(&self, key: &Key) -> Result<Key, NameError> {
-        let Some(rewrite) = &self.rewrite else { return Ok(key.clone()) };
-        let rest = key.as_str().strip_prefix(self.filter.prefix.as_str()).unwrap_or(key.as_str());
+        let Some(rewrite) = &self.rewrite else {
+            return Ok(key.clone());
+        };
+        let rest = key
+            .as_str()
+            .strip_prefix(self.filter.prefix.as_str())
+            .unwrap_or(key.as_str());
         Key::try_from(format!("{rewrite}{rest}"))
     }
 
@@ -223,12 +234,17 @@ pub fn match_rules<'a>(rules: &'a [Rule], source: &Bucket, key: &Key) -> Vec<Des
         .filter(|rule| rule.enabled && rule.source.bucket == *source && rule.filter.admits_key(key))
         .collect();
     matching.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.id.cmp(&b.id)));
-    let destinations: BTreeSet<&BucketRef> = matching.iter().map(|rule| &rule.destination).collect();
+    let destinations: BTreeSet<&BucketRef> =
+        matching.iter().map(|rule| &rule.destination).collect();
     destinations
         .into_iter()
         .map(|destination| DestinationMatch {
             destination,
-            candidates: matching.iter().copied().filter(|rule| rule.destination == *destination).collect(),
+            candidates: matching
+                .iter()
+                .copied()
+                .filter(|rule| rule.destination == *destination)
+                .collect(),
         })
         .collect()
 }
@@ -236,12 +252,20 @@ pub fn match_rules<'a>(rules: &'a [Rule], source: &Bucket, key: &Key) -> Vec<Des
 /// Matches a pattern in which `*` stands for any run of characters, `/` included.
 fn matches_pattern(pattern: &str, text: &str) -> bool {
     let mut pieces = pattern.split('*');
-    let Some(first) = pieces.next() else { return text.is_empty() };
-    let Some(mut rest) = text.strip_prefix(first) else { return false };
+    let Some(first) = pieces.next() else {
+        return text.is_empty();
+    };
+    let Some(mut rest) = text.strip_prefix(first) else {
+        return false;
+    };
     let mut pieces: Vec<&str> = pieces.collect();
-    let Some(last) = pieces.pop() else { return rest.is_empty() };
+    let Some(last) = pieces.pop() else {
+        return rest.is_empty();
+    };
     for piece in pieces {
-        let Some(at) = rest.find(piece) else { return false };
+        let Some(at) = rest.find(piece) else {
+            return false;
+        };
         rest = rest.get(at + piece.len()..).unwrap_or_default();
     }
     rest.len() >= last.len() && rest.ends_with(last)

@@ -64,7 +64,9 @@ impl FromStr for Sequencer {
     type Err = SequencerError;
 
     fn from_str(text: &str) -> Result<Self, SequencerError> {
-        if !(1..=DIGITS_MAX).contains(&text.len()) || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        if !(1..=DIGITS_MAX).contains(&text.len())
+            || !text.bytes().all(|byte| byte.is_ascii_hexdigit())
+        {
             return Err(SequencerError);
         }
         Ok(Self(text.to_ascii_uppercase()))
@@ -106,10 +108,22 @@ mod tests {
 
     #[test]
     fn the_shorter_one_is_filled_up_on_the_right() {
-        assert_eq!(compare("0055AED6DCD90281E5", "0055AED6DCD90281E6"), Some(Ordering::Less));
-        assert_eq!(compare("0055AED6DCD9", "0055AED6DCD90281E5"), Some(Ordering::Less));
-        assert_eq!(compare("0055AED6DCD9", "0055AED6DCD9000000"), Some(Ordering::Equal));
-        assert_eq!(compare("617f08299329d189", "617F08299329D189"), Some(Ordering::Equal));
+        assert_eq!(
+            compare("0055AED6DCD90281E5", "0055AED6DCD90281E6"),
+            Some(Ordering::Less)
+        );
+        assert_eq!(
+            compare("0055AED6DCD9", "0055AED6DCD90281E5"),
+            Some(Ordering::Less)
+        );
+        assert_eq!(
+            compare("0055AED6DCD9", "0055AED6DCD9000000"),
+            Some(Ordering::Equal)
+        );
+        assert_eq!(
+            compare("617f08299329d189", "617F08299329D189"),
+            Some(Ordering::Equal)
+        );
     }
 
     #[test]
@@ -135,7 +149,11 @@ mod tests {
     fn it_is_stored_as_text_and_checked_when_read_back() {
         let read = serde_json::from_str::<Sequencer>("\"00ab\"").ok();
         assert_eq!(read.as_ref().map(Sequencer::as_str), Some("00AB"));
-        assert_eq!(read.and_then(|it| serde_json::to_string(&it).ok()).as_deref(), Some("\"00AB\""));
+        assert_eq!(
+            read.and_then(|it| serde_json::to_string(&it).ok())
+                .as_deref(),
+            Some("\"00AB\"")
+        );
         assert!(serde_json::from_str::<Sequencer>("\"\"").is_err());
         assert!(serde_json::from_str::<Sequencer>("7").is_err());
     }

@@ -73,9 +73,11 @@ impl Stamp {
     /// no room for the full one.
     pub fn to_compact(&self) -> Self {
         match self.place {
-            OriginKey::Full(..) => {
-                Self { place: self.place.to_compact(), version: by_digest(&self.version), sequencer: None }
-            }
+            OriginKey::Full(..) => Self {
+                place: self.place.to_compact(),
+                version: by_digest(&self.version),
+                sequencer: None,
+            },
             OriginKey::Compact(_) => self.clone(),
         }
     }
@@ -88,9 +90,16 @@ impl Stamp {
         match &self.place {
             OriginKey::Compact(key) => format!("2;{key:08x};{version};{milliseconds}"),
             OriginKey::Full(bucket, key) => {
-                let sequencer = self.sequencer.as_ref().map(ToString::to_string).unwrap_or_default();
-                let generation =
-                    self.version.generation.as_ref().map(|etag| percent_encoded(etag.as_str()).to_string());
+                let sequencer = self
+                    .sequencer
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                let generation = self
+                    .version
+                    .generation
+                    .as_ref()
+                    .map(|etag| percent_encoded(etag.as_str()).to_string());
                 let generation = generation.unwrap_or_default();
                 format!("1;{bucket};{version};{milliseconds};{sequencer};{generation};{key:016x}")
             }
@@ -109,14 +118,19 @@ impl Stamp {
     }
 
     fn full(fields: &[&str]) -> Option<Self> {
-        let [bucket, version, milliseconds, sequencer, generation, key] = fields else { return None };
+        let [bucket, version, milliseconds, sequencer, generation, key] = fields else {
+            return None;
+        };
         let id = VersionId::try_from(percent_decoded(version)?).ok()?;
         let generation = match percent_decoded(generation)?.as_str() {
             "" => None,
             etag => Some(ETag::try_from(etag.to_owned()).ok()?),
         };
         Some(Self {
-            place: OriginKey::Full(Bucket::try_from(*bucket).ok()?, u64::from_str_radix(key, 16).ok()?),
+            place: OriginKey::Full(
+                Bucket::try_from(*bucket).ok()?,
+                u64::from_str_radix(key, 16).ok()?,
+            ),
             version: VersionRef::new(id, parse_milliseconds(milliseconds)?, generation.as_ref()),
             sequencer: Sequencer::try_from(*sequencer).ok(),
         })
@@ -135,13 +149,22 @@ impl Stamp {
 /// Says whether a stamp that has `said` for its version means this one.
 pub fn names_version(said: &VersionRef, version: &VersionRef) -> bool {
     let is_digest = said.id.as_str().starts_with(BY_DIGEST);
-    said == version || (is_digest && said.last_modified == version.last_modified && *said == by_digest(version))
+    said == version
+        || (is_digest && said.last_modified == version.last_modified && *said == by_digest(version))
 }
 
 fn by_digest(version: &VersionRef) -> VersionRef {
-    let generation = version.generation.as_ref().map(ETag::as_str).unwrap_or_default();
+    let generation = version
+        .generation
+        .as_ref()
+        .map(ETag::as_str)
+        .unwrap_or_default();
     let id = digest_id(digest_fields(&[version.id.as_str(), generation]));
-    VersionRef { id: id.unwrap_or_else(|| version.id.clone()), last_modified: version.last_modified, generation: None }
+    VersionRef {
+        id: id.unwrap_or_else(|| version.id.clone()),
+        last_modified: version.last_modified,
+        generation: None,
+    }
 }
 
 fn digest_id(digest: u64) -> Option<VersionId> {
@@ -169,8 +192,14 @@ fn percent_decoded(text: &str) -> Option<String> {
 }
 
 // Version ids of other vendors may hold anything printable; these need no escape in a header.
-const PLAIN: &AsciiSet =
-    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'+').remove(b'/').remove(b'=').remove(b'~');
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'+')
+    .remove(b'/')
+    .remove(b'=')
+    .remove(b'~');
 
 #[cfg(test)]
 mod tests {
@@ -179,8 +208,12 @@ mod tests {
     use super::*;
 
     fn stamp(version: &str, milliseconds: i64, etag: &str) -> Stamp {
-        let last_modified = Timestamp::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).unwrap();
-        let (id, etag) = (VersionId::try_from(version).unwrap(), ETag::try_from(etag).ok());
+        let last_modified =
+            Timestamp::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).unwrap();
+        let (id, etag) = (
+            VersionId::try_from(version).unwrap(),
+            ETag::try_from(etag).ok(),
+        );
         Stamp {
             place: OriginKey::of_key(&bucket("orders"), &key("a")),
             version: VersionRef::new(id, last_modified, etag.as_ref()),
@@ -219,8 +252,15 @@ mod tests {
         let one = stamp("v1", 1_000, "x");
         let compact = one.to_compact();
         assert!(compact.to_header().len() <= 41, "{}", compact.to_header());
-        for other in [stamp("v2", 1_000, "x"), stamp("v1", 2_000, "x"), stamp("null", 1_000, "x")] {
-            assert!(!names_version(&compact.version, &other.version), "{other:?}");
+        for other in [
+            stamp("v2", 1_000, "x"),
+            stamp("v1", 2_000, "x"),
+            stamp("null", 1_000, "x"),
+        ] {
+            assert!(
+                !names_version(&compact.version, &other.version),
+                "{other:?}"
+            );
         }
         let (null, overwritten) = (stamp("null", 1_000, "x"), stamp("null", 1_000, "y"));
         assert!(
@@ -230,7 +270,8 @@ mod tests {
         for stamp in [&one, &compact] {
             assert!(stamp.place.is_key(&bucket("orders"), &key("a")));
             assert!(
-                !stamp.place.is_key(&bucket("orders"), &key("b")) && !stamp.place.is_key(&bucket("others"), &key("a"))
+                !stamp.place.is_key(&bucket("orders"), &key("b"))
+                    && !stamp.place.is_key(&bucket("others"), &key("a"))
             );
         }
     }

@@ -55,7 +55,8 @@ impl Suspects {
     pub fn record_success(&mut self, subject: Subject) {
         self.alone.retain(|alone| *alone != subject);
         let failing = std::mem::take(&mut self.failing);
-        self.alone.extend(failing.into_iter().filter(|failing| *failing != subject));
+        self.alone
+            .extend(failing.into_iter().filter(|failing| *failing != subject));
         let over = self.alone.len().saturating_sub(ALONE_MAX);
         self.alone.drain(..over);
     }
@@ -79,7 +80,9 @@ impl Suspects {
     /// Says whether a key could tell more of a bucket that fails: it did not fail itself, and few
     /// did.
     pub fn may_tell(&self, subject: Subject) -> bool {
-        self.failing.len() < FAILING_MAX && !self.failing.contains(&subject) && !self.alone.contains(&subject)
+        self.failing.len() < FAILING_MAX
+            && !self.failing.contains(&subject)
+            && !self.alone.contains(&subject)
     }
 }
 
@@ -127,7 +130,10 @@ mod tests {
         (1..16).for_each(|subject| assert_eq!(suspects.record_failure(subject), Evidence::New));
         assert!(!suspects.may_tell(16));
         suspects.record_success(16);
-        assert!(suspects.may_tell(16) && !suspects.may_tell(3), "it fails alone");
+        assert!(
+            suspects.may_tell(16) && !suspects.may_tell(3),
+            "it fails alone"
+        );
     }
 
     #[test]

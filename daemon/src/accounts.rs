@@ -1,8 +1,8 @@
 //! Clients of each account's services, and what each endpoint turned out to be able to do.
 
 pub(crate) mod capabilities;
-pub(crate) mod owner;
 pub(crate) mod error;
+pub(crate) mod owner;
 mod request_counter;
 
 use std::collections::BTreeMap;
@@ -14,7 +14,9 @@ use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::provider::ProvideCredentials;
-use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation, SharedCredentialsProvider};
+use aws_sdk_s3::config::{
+    RequestChecksumCalculation, ResponseChecksumValidation, SharedCredentialsProvider,
+};
 use aws_smithy_runtime_api::client::http::{SharedHttpClient, SharedHttpConnector, http_client_fn};
 use replicator_config::{Account, ConditionalWrites, Service};
 use serde::{Deserialize, Serialize};
@@ -23,7 +25,9 @@ use aws_config::SdkConfig;
 use replicator_core::failure::{Failure, FailureKind, error_chain};
 
 use crate::metrics::Metrics;
-use crate::s3_http::{self, Bounds, BucketEndpoints, Keeper, S3Error, S3Http, S3Request, S3Response, Signer};
+use crate::s3_http::{
+    self, Bounds, BucketEndpoints, Keeper, S3Error, S3Http, S3Request, S3Response, Signer,
+};
 use capabilities::{Capabilities, DisabledFeature, Feature};
 use owner::Owner;
 use request_counter::RequestCounter;
@@ -84,7 +88,9 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Returns a client's settings with another deadline for each attempt.
 pub(crate) fn attempt_deadline(timeout: Duration) -> aws_sdk_s3::config::Builder {
-    let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(timeout);
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .operation_attempt_timeout(timeout);
     aws_sdk_s3::config::Builder::new().timeout_config(timeouts.build())
 }
 
@@ -104,7 +110,10 @@ impl Accounts {
             let bounds = Bounds::new(name);
             let config = match given {
                 Some(given) => {
-                    let client = given.sdk.http_client().map(|client| bounds.bound_client(client));
+                    let client = given
+                        .sdk
+                        .http_client()
+                        .map(|client| bounds.bound_client(client));
                     let region = Region::new(account.region.clone());
                     let mut config = given.sdk.to_builder().region(region);
                     config.set_http_client(client);
@@ -117,21 +126,30 @@ impl Accounts {
                 }
             };
             let network = (connector.clone(), bounds);
-            by_name.insert(name.clone(), AccountClients::connect(account, &config, network, metrics));
+            by_name.insert(
+                name.clone(),
+                AccountClients::connect(account, &config, network, metrics),
+            );
         }
         Ok(Self { by_name })
     }
 
     /// Lists the features that endpoints turned out to lack.
     pub(crate) fn missing_features(&self) -> Vec<DisabledFeature> {
-        self.by_name.values().flat_map(|access| access.capabilities.missing_features(&access.name)).collect()
+        self.by_name
+            .values()
+            .flat_map(|access| access.capabilities.missing_features(&access.name))
+            .collect()
     }
 
     /// Lists the accounts whose services' clocks are too far from ours.
     pub(crate) fn far_off_clocks(&self) -> Vec<FarOffClock> {
         let clock = |access: &AccountClients| {
             let ahead_seconds = access.wire.far_off_clock()?;
-            Some(FarOffClock { account: access.name.to_string(), ahead_seconds })
+            Some(FarOffClock {
+                account: access.name.to_string(),
+                ahead_seconds,
+            })
         };
         self.by_name.values().filter_map(clock).collect()
     }
@@ -150,8 +168,12 @@ impl AccountClients {
         metrics: &Metrics,
     ) -> Self {
         let watch = RequestCounter::new(&account.name, metrics);
-        let keeper = config.credentials_provider().map(|provider| Arc::new(Keeper::new(provider)));
-        let kept = keeper.clone().map(|keeper| SharedCredentialsProvider::new(keeper as Arc<dyn ProvideCredentials>));
+        let keeper = config
+            .credentials_provider()
+            .map(|provider| Arc::new(Keeper::new(provider)));
+        let kept = keeper
+            .clone()
+            .map(|keeper| SharedCredentialsProvider::new(keeper as Arc<dyn ProvideCredentials>));
         let mut builder = config.to_builder();
         builder.set_credentials_provider(kept);
         let config = &builder.build();
@@ -159,21 +181,33 @@ impl AccountClients {
         Self {
             name: Arc::from(account.name.as_str()),
             wire: S3Http::new(&account.name, network, way, metrics),
-            s3: s3_client(account, config, watch.clone(), RetryConfig::standard().with_max_attempts(3)),
+            s3: s3_client(
+                account,
+                config,
+                watch.clone(),
+                RetryConfig::standard().with_max_attempts(3),
+            ),
             s3_once: s3_client(account, config, watch.clone(), RetryConfig::disabled()),
             sqs: sqs(account, config, watch),
-            capabilities: Arc::new(Capabilities::new(account.conditional_writes != ConditionalWrites::Off)),
+            capabilities: Arc::new(Capabilities::new(
+                account.conditional_writes != ConditionalWrites::Off,
+            )),
             principal: Arc::default(),
             is_aws: account.endpoint_of(Service::S3).is_none(),
             keeps_conditions: account.endpoint_of(Service::S3).is_none()
                 || account.conditional_writes == ConditionalWrites::On,
-            is_tls: account.endpoint_of(Service::S3).is_none_or(|endpoint| endpoint.starts_with("https://")),
+            is_tls: account
+                .endpoint_of(Service::S3)
+                .is_none_or(|endpoint| endpoint.starts_with("https://")),
         }
     }
 
     /// Sends a request for an object with its checksums, and one without them where the endpoint
     /// does not support that.
-    pub(crate) async fn send_for_checksums<'a>(&self, call: impl Fn() -> S3Request<'a>) -> Result<S3Response, S3Error> {
+    pub(crate) async fn send_for_checksums<'a>(
+        &self,
+        call: impl Fn() -> S3Request<'a>,
+    ) -> Result<S3Response, S3Error> {
         if !self.capabilities.has_feature(Feature::ChecksumRead) {
             return self.wire.send(call()).await;
         }
@@ -182,7 +216,11 @@ impl AccountClients {
             sent => return sent,
         };
         let plain = self.wire.send(call()).await?;
-        self.capabilities.disable_feature(Feature::ChecksumRead, &self.name, &error_chain(&refusal.failure));
+        self.capabilities.disable_feature(
+            Feature::ChecksumRead,
+            &self.name,
+            &error_chain(&refusal.failure),
+        );
         Ok(plain)
     }
 }
@@ -190,7 +228,10 @@ impl AccountClients {
 /// Says whether a refusal is of the question for checksums, or may be: nothing else that is
 /// optional goes with it.
 fn minds_checksums(failure: &Failure) -> bool {
-    let may_be = failure.header.as_deref().is_none_or(|header| Feature::ChecksumRead.is_asked_by(header));
+    let may_be = failure
+        .header
+        .as_deref()
+        .is_none_or(|header| Feature::ChecksumRead.is_asked_by(header));
     failure.kind == FailureKind::NotImplemented && may_be
 }
 
@@ -211,22 +252,33 @@ async fn credentials(account: &Account, client: SharedHttpClient) -> SdkConfig {
         loader = loader.profile_name(profile);
     }
     let base = loader.load().await;
-    let Some(role) = &account.role_arn else { return base };
+    let Some(role) = &account.role_arn else {
+        return base;
+    };
     let sts = match account.endpoint_of(Service::Sts) {
         Some(endpoint) => base.to_builder().endpoint_url(endpoint).build(),
         None => base.clone(),
     };
-    let mut assume = AssumeRoleProvider::builder(role).session_name("s3-replicator").configure(&sts);
+    let mut assume = AssumeRoleProvider::builder(role)
+        .session_name("s3-replicator")
+        .configure(&sts);
     if let Some(external_id) = &account.external_id {
         assume = assume.external_id(external_id);
     }
     let provider = assume.build().await;
-    base.to_builder().credentials_provider(SharedCredentialsProvider::new(provider)).build()
+    base.to_builder()
+        .credentials_provider(SharedCredentialsProvider::new(provider))
+        .build()
 }
 
 /// Checksums are ours to compute, once: the SDK adds none of its own, which some S3-compatible
 /// servers would even store as part of the body.
-fn s3_client(account: &Account, config: &SdkConfig, watch: RequestCounter, retries: RetryConfig) -> aws_sdk_s3::Client {
+fn s3_client(
+    account: &Account,
+    config: &SdkConfig,
+    watch: RequestCounter,
+    retries: RetryConfig,
+) -> aws_sdk_s3::Client {
     let mut builder = aws_sdk_s3::config::Builder::from(config)
         .force_path_style(account.path_style)
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
@@ -243,9 +295,13 @@ fn s3_client(account: &Account, config: &SdkConfig, watch: RequestCounter, retri
 }
 
 fn sqs(account: &Account, config: &SdkConfig, watch: RequestCounter) -> aws_sdk_sqs::Client {
-    let timeouts =
-        TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(POLL_TIMEOUT).build();
-    let mut builder = aws_sdk_sqs::config::Builder::from(config).timeout_config(timeouts).interceptor(watch);
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .operation_attempt_timeout(POLL_TIMEOUT)
+        .build();
+    let mut builder = aws_sdk_sqs::config::Builder::from(config)
+        .timeout_config(timeouts)
+        .interceptor(watch);
     builder.set_endpoint_url(account.endpoint_of(Service::Sqs).map(str::to_owned));
     aws_sdk_sqs::Client::from_conf(builder.build())
 }

@@ -51,7 +51,12 @@ impl Ack {
 
     async fn fill(&mut self, round: &mut Vec<AckRequest>) {
         while round.len() < ROUND_MAX {
-            if self.settlements.recv_many(round, ROUND_MAX - round.len()).await == 0 {
+            if self
+                .settlements
+                .recv_many(round, ROUND_MAX - round.len())
+                .await
+                == 0
+            {
                 return;
             }
         }
@@ -62,10 +67,15 @@ impl Ack {
         let mut release: BTreeMap<String, Vec<(Message, Duration)>> = BTreeMap::new();
         // Beside each other: a dead-letter queue that hangs holds up one round, not each message in
         // turn.
-        let parked = self.forward(round).await.into_iter().map(|AckRequest { message, action: disposal }| async {
-            let back_after = self.dead_letter(&message, disposal).await;
-            (message, back_after)
-        });
+        let parked = self.forward(round).await.into_iter().map(
+            |AckRequest {
+                 message,
+                 action: disposal,
+             }| async {
+                let back_after = self.dead_letter(&message, disposal).await;
+                (message, back_after)
+            },
+        );
         for (message, back_after) in futures::future::join_all(parked).await {
             let url = message.queue.queue.url.clone();
             if back_after.is_some() {
@@ -82,15 +92,35 @@ impl Ack {
             }
         }
         // Nothing is deleted before its record is on disk. If it cannot be, the messages come back.
-        if let Err(failure) = self.engine.failpoints.around(Step::Sync, async { self.engine.ledger.sync() }).await {
-            warn!(error = error_chain(&failure), "the ledger cannot be synced, messages stay in their queues");
-            delete.values().flatten().for_each(|message| message.lease.end_group());
+        if let Err(failure) = self
+            .engine
+            .failpoints
+            .around(Step::Sync, async { self.engine.ledger.sync() })
+            .await
+        {
+            warn!(
+                error = error_chain(&failure),
+                "the ledger cannot be synced, messages stay in their queues"
+            );
+            delete
+                .values()
+                .flatten()
+                .for_each(|message| message.lease.end_group());
             delete.clear();
         }
-        delete.values().flatten().for_each(|message| message.lease.mark_settled());
-        let deletes = delete.values().flat_map(|messages| messages.chunks(BATCH_MAX)).map(|batch| self.delete(batch));
+        delete
+            .values()
+            .flatten()
+            .for_each(|message| message.lease.mark_settled());
+        let deletes = delete
+            .values()
+            .flat_map(|messages| messages.chunks(BATCH_MAX))
+            .map(|batch| self.delete(batch));
         futures::future::join_all(deletes).await;
-        let releases = release.values().flat_map(|all| all.chunks(BATCH_MAX)).map(|batch| self.release(batch));
+        let releases = release
+            .values()
+            .flat_map(|all| all.chunks(BATCH_MAX))
+            .map(|batch| self.release(batch));
         futures::future::join_all(releases).await;
     }
 
@@ -98,7 +128,10 @@ impl Ack {
     /// itself.
     async fn forward(&self, mut round: Vec<AckRequest>) -> Vec<AckRequest> {
         let mut items = Vec::new();
-        for AckRequest { action: disposal, .. } in &mut round {
+        for AckRequest {
+            action: disposal, ..
+        } in &mut round
+        {
             if let AckAction::Forward(sent) = disposal {
                 items.append(&mut sent.clone());
             }
@@ -107,12 +140,20 @@ impl Ack {
             return round;
         }
         let mut sent = self.engine.work_queues.send_all(&items).await.into_iter();
-        for AckRequest { message, action: disposal } in &mut round {
+        for AckRequest {
+            message,
+            action: disposal,
+        } in &mut round
+        {
             if let AckAction::Forward(items) = disposal {
-                let is_sent = items.iter().fold(true, |all, _| sent.next().unwrap_or(false) && all);
+                let is_sent = items
+                    .iter()
+                    .fold(true, |all, _| sent.next().unwrap_or(false) && all);
                 *disposal = match is_sent {
                     true => AckAction::Delete,
-                    false => AckAction::ReturnAfter(message.redelivery_delay(retry::delay_ceiling(1))),
+                    false => {
+                        AckAction::ReturnAfter(message.redelivery_delay(retry::delay_ceiling(1)))
+                    }
                 };
             }
         }
@@ -131,12 +172,17 @@ impl Ack {
         let send = Box::pin(send(message, reason));
         match self.engine.failpoints.around(Step::DeadLetter, send).await {
             Ok(()) => {
-                self.engine.metrics.count_message(name, MessageOutcome::Parked);
+                self.engine
+                    .metrics
+                    .count_message(name, MessageOutcome::Parked);
                 None
             }
             Err(error) => {
                 let message_id = message.id.as_str();
-                warn!(queue = name, message_id, error, "the dead-letter queue does not take a message, it stays");
+                warn!(
+                    queue = name,
+                    message_id, error, "the dead-letter queue does not take a message, it stays"
+                );
                 Some(message.redelivery_delay(retry::delay_ceiling(ATTEMPTS_MAX)))
             }
         }
@@ -148,10 +194,13 @@ impl Ack {
         let mut left: Vec<&Message> = batch.iter().collect();
         for attempt in 1..=ATTEMPTS_MAX {
             let failed = self.try_delete(&left).await;
-            let (failed, done): (Vec<&Message>, Vec<&Message>) =
-                left.into_iter().partition(|message| failed.contains(&message.number.to_string()));
+            let (failed, done): (Vec<&Message>, Vec<&Message>) = left
+                .into_iter()
+                .partition(|message| failed.contains(&message.number.to_string()));
             for message in done {
-                self.engine.metrics.count_message(message.queue.queue.name(), MessageOutcome::Deleted);
+                self.engine
+                    .metrics
+                    .count_message(message.queue.queue.name(), MessageOutcome::Deleted);
             }
             left = failed;
             if left.is_empty() {
@@ -166,27 +215,51 @@ impl Ack {
                 message_id = message.id,
                 "cannot delete a message, it will return"
             );
-            self.engine.metrics.count_message(message.queue.queue.name(), MessageOutcome::DeleteFailed);
+            self.engine
+                .metrics
+                .count_message(message.queue.queue.name(), MessageOutcome::DeleteFailed);
         }
     }
 
     /// Returns the ids of the entries that were not deleted.
     async fn try_delete(&self, batch: &[&Message]) -> Vec<String> {
-        let all = || batch.iter().map(|message| message.number.to_string()).collect();
+        let all = || {
+            batch
+                .iter()
+                .map(|message| message.number.to_string())
+                .collect()
+        };
         let entry = |message: &&Message| {
             DeleteMessageBatchRequestEntry::builder()
                 .id(message.number.to_string())
                 .receipt_handle(&message.receipt)
                 .build()
         };
-        let Some(first) = batch.first() else { return Vec::new() };
-        let Ok(entries) = batch.iter().map(entry).collect::<Result<Vec<_>, _>>() else { return all() };
-        let request = first.queue.client.delete_message_batch().queue_url(&first.queue.queue.url);
+        let Some(first) = batch.first() else {
+            return Vec::new();
+        };
+        let Ok(entries) = batch.iter().map(entry).collect::<Result<Vec<_>, _>>() else {
+            return all();
+        };
+        let request = first
+            .queue
+            .client
+            .delete_message_batch()
+            .queue_url(&first.queue.queue.url);
         let request = request.set_entries(Some(entries)).send();
-        match self.engine.failpoints.around(Step::Ack, Box::pin(request)).await {
+        match self
+            .engine
+            .failpoints
+            .around(Step::Ack, Box::pin(request))
+            .await
+        {
             Ok(answer) => answer.failed.into_iter().map(|failed| failed.id).collect(),
             Err(error) => {
-                warn!(queue = first.queue.queue.name(), error = error_words(&error), "cannot delete messages for now");
+                warn!(
+                    queue = first.queue.queue.name(),
+                    error = error_words(&error),
+                    "cannot delete messages for now"
+                );
                 all()
             }
         }
@@ -194,7 +267,9 @@ impl Ack {
 
     /// Gives messages back. If that fails they show again when their visibility runs out.
     async fn release(&self, batch: &[(Message, Duration)]) {
-        let Some((first, _)) = batch.first() else { return };
+        let Some((first, _)) = batch.first() else {
+            return;
+        };
         batch.iter().for_each(|(message, _)| message.lease.end());
         let entry = |(message, delay): &(Message, Duration)| {
             ChangeMessageVisibilityBatchRequestEntry::builder()
@@ -203,13 +278,26 @@ impl Ack {
                 .visibility_timeout(seconds_rounded_up(*delay))
                 .build()
         };
-        let Ok(entries) = batch.iter().map(entry).collect::<Result<Vec<_>, _>>() else { return };
-        let request = first.queue.client.change_message_visibility_batch().queue_url(&first.queue.queue.url);
+        let Ok(entries) = batch.iter().map(entry).collect::<Result<Vec<_>, _>>() else {
+            return;
+        };
+        let request = first
+            .queue
+            .client
+            .change_message_visibility_batch()
+            .queue_url(&first.queue.queue.url);
         let request = request.set_entries(Some(entries)).send();
-        match self.engine.failpoints.around(Step::Release, Box::pin(request)).await {
+        match self
+            .engine
+            .failpoints
+            .around(Step::Release, Box::pin(request))
+            .await
+        {
             Ok(answer) => {
                 for _ in answer.successful {
-                    self.engine.metrics.count_message(first.queue.queue.name(), MessageOutcome::Released);
+                    self.engine
+                        .metrics
+                        .count_message(first.queue.queue.name(), MessageOutcome::Released);
                 }
             }
             Err(error) => {
@@ -232,11 +320,26 @@ fn seconds_rounded_up(delay: Duration) -> i32 {
 /// more than a queue takes.
 async fn send(message: &Message, reason: Reason) -> Result<(), String> {
     let QueueAccess { queue, client } = message.queue.as_ref();
-    let attribute = MessageAttributeValue::builder().data_type("String").string_value(reason.as_str()).build();
+    let attribute = MessageAttributeValue::builder()
+        .data_type("String")
+        .string_value(reason.as_str())
+        .build();
     let attribute = attribute.map_err(|error| error.to_string())?;
-    let bare = client.send_message().queue_url(&queue.dead_letter_url).message_body(&message.body);
-    match bare.clone().message_attributes("Reason", attribute).send().await {
-        Err(error) if is_never_taken(&error) => bare.send().await.map(drop).map_err(|error| error_words(&error)),
+    let bare = client
+        .send_message()
+        .queue_url(&queue.dead_letter_url)
+        .message_body(&message.body);
+    match bare
+        .clone()
+        .message_attributes("Reason", attribute)
+        .send()
+        .await
+    {
+        Err(error) if is_never_taken(&error) => bare
+            .send()
+            .await
+            .map(drop)
+            .map_err(|error| error_words(&error)),
         sent => sent.map(drop).map_err(|error| error_words(&error)),
     }
 }
@@ -248,7 +351,8 @@ mod tests {
     #[test]
     fn a_part_of_a_second_is_not_waited_short() {
         assert_eq!(
-            [0, 1, 1000, 1001].map(|milliseconds| seconds_rounded_up(Duration::from_millis(milliseconds))),
+            [0, 1, 1000, 1001]
+                .map(|milliseconds| seconds_rounded_up(Duration::from_millis(milliseconds))),
             [0, 1, 1, 2]
         );
     }

@@ -120,7 +120,10 @@ impl Admin {
             self.questions.send(Command::Stats(answer)).await.ok()?;
             board.await.ok()
         };
-        let board = tokio::time::timeout(DISPATCH_TIMEOUT, asked).await.ok().flatten();
+        let board = tokio::time::timeout(DISPATCH_TIMEOUT, asked)
+            .await
+            .ok()
+            .flatten();
         if board.is_none() {
             warn!("{SILENT}");
         }
@@ -129,7 +132,9 @@ impl Admin {
 
     fn is_ready(&self) -> bool {
         let is_polling = self.polls.iter().all(|poll| poll.is_ready());
-        is_polling && !self.draining.is_cancelled() && self.engine.ledger.condition().ailment().is_none()
+        is_polling
+            && !self.draining.is_cancelled()
+            && self.engine.ledger.condition().ailment().is_none()
     }
 
     /// Gathers the figures.
@@ -138,12 +143,25 @@ impl Admin {
         // An unreadable count shows in the ledger's condition, and is no reason to withhold the
         // rest.
         let counts = self.engine.ledger.parked_counts().unwrap_or_default();
-        let answers = |poll: &Arc<PollStatus>| QueueStatus { queue: poll.queue.clone(), answers: poll.is_ready() };
+        let answers = |poll: &Arc<PollStatus>| QueueStatus {
+            queue: poll.queue.clone(),
+            answers: poll.is_ready(),
+        };
         Ok(Status {
             ready: self.is_ready(),
-            unproved: self.engine.metrics.unproved_counts(board.rules.keys().map(String::as_str)),
+            unproved: self
+                .engine
+                .metrics
+                .unproved_counts(board.rules.keys().map(String::as_str)),
             in_flight: board,
-            parked: counts.into_iter().map(|((rule, reason), tasks)| ParkedCount { rule, reason, tasks }).collect(),
+            parked: counts
+                .into_iter()
+                .map(|((rule, reason), tasks)| ParkedCount {
+                    rule,
+                    reason,
+                    tasks,
+                })
+                .collect(),
             queues: self.polls.iter().map(answers).collect(),
             degraded: self.engine.concurrency.degraded_dependencies(),
             ledger: self.engine.ledger.condition().ailment(),
@@ -158,11 +176,23 @@ impl Admin {
         let metrics = &self.engine.metrics;
         // Without an answer the figures are absent, which alerts can see: old ones would look
         // current.
-        let rules = self.ask_board().await.map(|board| board.rules).unwrap_or_default();
-        metrics.set_pending(rules.iter().map(|(rule, pending)| (rule.as_str(), pending.clone())));
+        let rules = self
+            .ask_board()
+            .await
+            .map(|board| board.rules)
+            .unwrap_or_default();
+        metrics.set_pending(
+            rules
+                .iter()
+                .map(|(rule, pending)| (rule.as_str(), pending.clone())),
+        );
         match self.engine.ledger.parked_counts() {
             Ok(counts) => {
-                metrics.set_parked(counts.iter().map(|((rule, reason), count)| (rule.as_str(), *reason, *count)));
+                metrics.set_parked(
+                    counts
+                        .iter()
+                        .map(|((rule, reason), count)| (rule.as_str(), *reason, *count)),
+                );
             }
             Err(failure) => warn!(error = error_chain(&failure), "cannot count what is parked"),
         }
@@ -175,18 +205,28 @@ impl Admin {
 
     /// Says what keeps the daemon from getting anywhere, if anything does.
     pub(crate) async fn ailment(&self) -> Option<String> {
-        if let Some(poll) = self.polls.iter().find(|poll| poll.failing_for().is_some_and(|time| time > SILENT_AFTER)) {
+        if let Some(poll) = self
+            .polls
+            .iter()
+            .find(|poll| poll.failing_for().is_some_and(|time| time > SILENT_AFTER))
+        {
             return Some(format!("queue {} cannot be polled", poll.queue));
         }
         let ledger = self.engine.ledger.condition();
-        if let Some(ailment) = ledger.failing_for().filter(|time| *time > SILENT_AFTER).and_then(|_| ledger.ailment()) {
+        if let Some(ailment) = ledger
+            .failing_for()
+            .filter(|time| *time > SILENT_AFTER)
+            .and_then(|_| ledger.ailment())
+        {
             return Some(ailment);
         }
         // A dispatch that hangs settles nothing either: so it is questioned only then.
         let ailment = self.engine.watchdog.ailment()?;
         match (self.ask_board().await, ailment) {
             (Some(board), LivenessFailure::Stalled(_))
-                if board.messages == 0 && board.keys == 0 && !self.engine.watchdog.gave_up_lately() =>
+                if board.messages == 0
+                    && board.keys == 0
+                    && !self.engine.watchdog.gave_up_lately() =>
             {
                 None
             }
@@ -214,11 +254,18 @@ async fn readyz(State(admin): State<Admin>) -> Response {
     if admin.is_ready() {
         return "ready\n".into_response();
     }
-    let waiting = admin.polls.iter().filter(|poll| !poll.is_ready()).map(|poll| poll.queue.as_str());
+    let waiting = admin
+        .polls
+        .iter()
+        .filter(|poll| !poll.is_ready())
+        .map(|poll| poll.queue.as_str());
     let text = match admin.engine.ledger.condition().ailment() {
         _ if admin.draining.is_cancelled() => "draining\n".to_owned(),
         Some(ailment) => format!("{ailment}\n"),
-        None => format!("not polling yet: {}\n", waiting.collect::<Vec<_>>().join(", ")),
+        None => format!(
+            "not polling yet: {}\n",
+            waiting.collect::<Vec<_>>().join(", ")
+        ),
     };
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
@@ -234,8 +281,13 @@ async fn page(State(admin): State<Admin>) -> Response {
     match admin.status().await {
         Ok(status) => {
             let text = crate::status::table(&status);
-            let text = without_commands(&text).replace('&', "&amp;").replace('<', "&lt;");
-            Html(format!("<!doctype html><title>s3-replicator</title><pre>{text}</pre>")).into_response()
+            let text = without_commands(&text)
+                .replace('&', "&amp;")
+                .replace('<', "&lt;");
+            Html(format!(
+                "<!doctype html><title>s3-replicator</title><pre>{text}</pre>"
+            ))
+            .into_response()
         }
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error).into_response(),
     }
@@ -263,7 +315,9 @@ mod tests {
     /// Makes one of a daemon that has one queue, and what it asks the dispatch.
     async fn admin(directory: &TempDir) -> (Admin, mpsc::Receiver<Command>) {
         let metrics = Metrics::new().unwrap();
-        let accounts = Accounts::connect(&BTreeMap::new(), &metrics, None).await.unwrap();
+        let accounts = Accounts::connect(&BTreeMap::new(), &metrics, None)
+            .await
+            .unwrap();
         let ledger = Ledger::open(directory.path()).unwrap();
         let engine = Arc::new(Engine::new(
             (accounts, WorkQueues::default()),
@@ -274,7 +328,16 @@ mod tests {
         ));
         let (questions, asked) = mpsc::channel(1);
         let polls = Arc::new(vec![Arc::new(PollStatus::new("events"))]);
-        (Admin { engine, questions, polls, draining: CancellationToken::new(), hosts: Arc::default() }, asked)
+        (
+            Admin {
+                engine,
+                questions,
+                polls,
+                draining: CancellationToken::new(),
+                hosts: Arc::default(),
+            },
+            asked,
+        )
     }
 
     /// Asks as a load balancer does.
@@ -287,7 +350,9 @@ mod tests {
 
     /// Answers as a dispatch does that has nothing in flight.
     async fn answer(asked: &mut mpsc::Receiver<Command>) {
-        let Some(Command::Stats(asker)) = asked.recv().await else { panic!("nobody asked") };
+        let Some(Command::Stats(asker)) = asked.recv().await else {
+            panic!("nobody asked")
+        };
         asker.send(InFlightStats::default()).unwrap();
     }
 
@@ -316,14 +381,27 @@ mod tests {
     async fn a_lane_that_hangs_turns_the_health_red_though_others_get_on() {
         let directory = tempfile::tempdir().unwrap();
         let (admin, mut asked) = admin(&directory).await;
-        let destination = BucketRef { account: "archive".to_owned(), bucket: Bucket::try_from("replicas").unwrap() };
-        let target = TargetKey { destination, key: Key::try_from("hangs").unwrap() };
+        let destination = BucketRef {
+            account: "archive".to_owned(),
+            bucket: Bucket::try_from("replicas").unwrap(),
+        };
+        let target = TargetKey {
+            destination,
+            key: Key::try_from("hangs").unwrap(),
+        };
         let at_work = admin.engine.watchdog.at_work(&target);
         tokio::time::advance(Duration::from_secs(901)).await;
         admin.engine.watchdog.record_progress();
         let (told, ()) = tokio::join!(health(&admin), answer(&mut asked));
-        assert_eq!(told, red("s3://replicas/hangs is worked on and has not moved for 901 s"));
-        assert_eq!(health(&admin).await, red(SILENT), "a dispatch that hangs as well is worse");
+        assert_eq!(
+            told,
+            red("s3://replicas/hangs is worked on and has not moved for 901 s")
+        );
+        assert_eq!(
+            health(&admin).await,
+            red(SILENT),
+            "a dispatch that hangs as well is worse"
+        );
         drop(at_work);
         // The second request waited for a dispatch that never answered, which took its time.
         admin.engine.watchdog.record_progress();

@@ -34,8 +34,15 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
     /// With two answers under way at a time a slow one holds up few questions for long; with one,
     /// answers are fewer and each serves more.
     pub(crate) fn new(under_way_max: usize) -> Self {
-        let state = BatchState { under_way: 0, waiting: Vec::new() };
-        Self { state: Mutex::new(state), work: Mutex::default(), under_way_max }
+        let state = BatchState {
+            under_way: 0,
+            waiting: Vec::new(),
+        };
+        Self {
+            state: Mutex::new(state),
+            work: Mutex::default(),
+            under_way_max,
+        }
     }
 
     /// Submits a question, to be answered alone or together with others; `answer` gives one answer
@@ -68,7 +75,9 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
     {
         loop {
             tokio::time::sleep(LINGER).await;
-            let Some((questions, tell)) = self.next() else { return };
+            let Some((questions, tell)) = self.next() else {
+                return;
+            };
             for (tell, answer) in tell.into_iter().zip(answer(questions).await) {
                 // A cancelled task needs no answer.
                 let _gone = tell.send(answer);
@@ -99,20 +108,31 @@ mod tests {
     fn slowly(questions: Vec<u32>) -> BoxFuture<'static, Vec<(u32, usize)>> {
         Box::pin(async move {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            questions.iter().map(|question| (*question, questions.len())).collect()
+            questions
+                .iter()
+                .map(|question| (*question, questions.len()))
+                .collect()
         })
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_asks_meanwhile_shares_the_next_answer() {
         let batcher = Arc::new(Batcher::new(2));
-        let answers = futures::future::join_all((0..10).map(|question| batcher.ask_together(question, slowly))).await;
+        let answers = futures::future::join_all(
+            (0..10).map(|question| batcher.ask_together(question, slowly)),
+        )
+        .await;
         let company: Vec<_> = answers.into_iter().map(Option::unwrap).collect();
-        assert_eq!(company[..3], [(0, 10), (1, 10), (2, 10)], "all had asked before the first answer began");
+        assert_eq!(
+            company[..3],
+            [(0, 10), (1, 10), (2, 10)],
+            "all had asked before the first answer began"
+        );
         let first = batcher.ask_together(0, slowly);
         let later = async {
             tokio::time::sleep(Duration::from_millis(500)).await;
-            futures::future::join_all((1..4).map(|question| batcher.ask_together(question, slowly))).await
+            futures::future::join_all((1..4).map(|question| batcher.ask_together(question, slowly)))
+                .await
         };
         let (first, later) = futures::join!(first, later);
         assert_eq!(first, Some((0, 1)));
@@ -122,10 +142,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_gives_up_strands_nobody() {
         let batcher = Arc::new(Batcher::new(2));
-        let first = tokio::time::timeout(Duration::from_millis(10), batcher.ask_together(0, slowly));
+        let first =
+            tokio::time::timeout(Duration::from_millis(10), batcher.ask_together(0, slowly));
         let (first, second) = futures::join!(first, batcher.ask_together(1, slowly));
         assert!(first.is_err());
         assert_eq!(second, Some((1, 2)));
-        assert_eq!(batcher.ask_together(2, slowly).await, Some((2, 1)), "nothing is held");
+        assert_eq!(
+            batcher.ask_together(2, slowly).await,
+            Some((2, 1)),
+            "nothing is held"
+        );
     }
 }

@@ -65,9 +65,21 @@ impl Budget {
     /// Makes a budget of this many bytes.
     pub(crate) fn new(bytes: u64) -> Self {
         let max = u32::try_from(bytes / PAGE_BYTES).unwrap_or(u32::MAX).max(1);
-        let reserve = max / if bytes < LITTLE_BYTES { RESERVE_DIVISOR_LITTLE } else { RESERVE_DIVISOR };
-        let shares = Shares { each: max, of: HashMap::new() };
-        Self { whole: Arc::new(Lot::new(max, reserve)), shares: Arc::new(Mutex::new(shares)), divided: Arc::default() }
+        let reserve = max
+            / if bytes < LITTLE_BYTES {
+                RESERVE_DIVISOR_LITTLE
+            } else {
+                RESERVE_DIVISOR
+            };
+        let shares = Shares {
+            each: max,
+            of: HashMap::new(),
+        };
+        Self {
+            whole: Arc::new(Lot::new(max, reserve)),
+            shares: Arc::new(Mutex::new(shares)),
+            divided: Arc::default(),
+        }
     }
 
     /// Divides it among the destinations of a new set of rules. What was paid before is not counted
@@ -75,10 +87,17 @@ impl Budget {
     pub(crate) fn divide_shares<'a>(&self, rules: impl Iterator<Item = &'a Rule>) {
         let destinations: BTreeSet<&BucketRef> = rules.map(|rule| &rule.destination).collect();
         let max = self.whole.all.max;
-        let each = if destinations.len() > 1 { (max - max / OTHERS_DIVISOR).max(1) } else { max };
+        let each = if destinations.len() > 1 {
+            (max - max / OTHERS_DIVISOR).max(1)
+        } else {
+            max
+        };
         let mut shares = self.lock_shares();
         if shares.each != each {
-            *shares = Shares { each, of: HashMap::new() };
+            *shares = Shares {
+                each,
+                of: HashMap::new(),
+            };
             self.divided.notify_waiters();
         }
     }
@@ -128,7 +147,10 @@ impl Budget {
         if let Some(share) = shares.of.get(destination) {
             return Arc::clone(share);
         }
-        let share = Arc::new(Lot::new(shares.each, self.whole.all.max - self.whole.bulk.max));
+        let share = Arc::new(Lot::new(
+            shares.each,
+            self.whole.all.max - self.whole.bulk.max,
+        ));
         shares.of.insert(destination.clone(), Arc::clone(&share));
         share
     }
@@ -140,36 +162,59 @@ impl Budget {
 
 impl Lot {
     fn new(max: u32, reserve: u32) -> Self {
-        Self { all: Pages::new(max), bulk: Pages::new(max - reserve), lines: Turns::default() }
+        Self {
+            all: Pages::new(max),
+            bulk: Pages::new(max - reserve),
+            lines: Turns::default(),
+        }
     }
 
     fn try_pay(&self, payer: Flow<'_>, bytes: u64) -> Option<MemoryPermit> {
         let count = self.count(payer, bytes);
-        let bulk = if payer.is_bulk { Some(self.bulk.try_take(count)?) } else { None };
-        Some(MemoryPermit { pages: [bulk, Some(self.all.try_take(count)?)] })
+        let bulk = if payer.is_bulk {
+            Some(self.bulk.try_take(count)?)
+        } else {
+            None
+        };
+        Some(MemoryPermit {
+            pages: [bulk, Some(self.all.try_take(count)?)],
+        })
     }
 
     /// Of each rule's large objects one part at most is in line with the others'.
     async fn acquire_pages(&self, payer: Flow<'_>, bytes: u64) -> MemoryPermit {
         let count = self.count(payer, bytes);
         if !payer.is_bulk {
-            return MemoryPermit { pages: [None, self.all.take(count).await] };
+            return MemoryPermit {
+                pages: [None, self.all.take(count).await],
+            };
         }
         let _turn = self.lines.take(payer).await;
         let bulk = self.bulk.take(count).await;
-        MemoryPermit { pages: [bulk, self.all.take(count).await] }
+        MemoryPermit {
+            pages: [bulk, self.all.take(count).await],
+        }
     }
 
     /// Counts the pages of so many bytes, or all that there are for such a payer.
     fn count(&self, payer: Flow<'_>, bytes: u64) -> u32 {
-        let max = if payer.is_bulk { self.bulk.max } else { self.all.max };
-        u32::try_from(bytes.div_ceil(PAGE_BYTES)).unwrap_or(u32::MAX).min(max)
+        let max = if payer.is_bulk {
+            self.bulk.max
+        } else {
+            self.all.max
+        };
+        u32::try_from(bytes.div_ceil(PAGE_BYTES))
+            .unwrap_or(u32::MAX)
+            .min(max)
     }
 }
 
 impl Pages {
     fn new(max: u32) -> Self {
-        Self { free: Arc::new(Semaphore::new(max as usize)), max }
+        Self {
+            free: Arc::new(Semaphore::new(max as usize)),
+            max,
+        }
     }
 
     fn try_take(&self, count: u32) -> Option<OwnedSemaphorePermit> {
@@ -197,9 +242,27 @@ mod tests {
     #[tokio::test]
     async fn a_body_larger_than_the_budget_takes_it_whole_instead_of_waiting_forever() {
         let (budget, rule) = (Budget::new(ALL), rule("orders"));
-        let all = budget.acquire_memory(Flow { rule: &rule, is_bulk: false }, 1 << 30).await;
+        let all = budget
+            .acquire_memory(
+                Flow {
+                    rule: &rule,
+                    is_bulk: false,
+                },
+                1 << 30,
+            )
+            .await;
         assert_eq!(budget.used_bytes(), ALL);
-        assert!(budget.try_pay(Flow { rule: &rule, is_bulk: false }, 1).is_none());
+        assert!(
+            budget
+                .try_pay(
+                    Flow {
+                        rule: &rule,
+                        is_bulk: false
+                    },
+                    1
+                )
+                .is_none()
+        );
         drop(all);
         assert_eq!(budget.used_bytes(), 0);
     }
@@ -207,10 +270,23 @@ mod tests {
     #[tokio::test]
     async fn large_objects_leave_some_memory_to_small_ones() {
         let (budget, rule) = (Budget::new(ALL), rule("orders"));
-        let bulk = Flow { rule: &rule, is_bulk: true };
+        let bulk = Flow {
+            rule: &rule,
+            is_bulk: true,
+        };
         let _all = budget.acquire_memory(bulk, 1 << 30).await;
         assert!(budget.try_pay(bulk, 1).is_none());
-        assert!(budget.try_pay(Flow { rule: &rule, is_bulk: false }, ALL / 16).is_some());
+        assert!(
+            budget
+                .try_pay(
+                    Flow {
+                        rule: &rule,
+                        is_bulk: false
+                    },
+                    ALL / 16
+                )
+                .is_some()
+        );
     }
 
     #[tokio::test]
@@ -219,8 +295,14 @@ mod tests {
         // With 64 MiB a part has eight, and an object that is no larger is a small one.
         let budget = Budget::new(64 << 20);
         budget.divide_shares(both.iter());
-        let of = |is_bulk| Flow { rule: &both[0], is_bulk };
-        let _parts = (budget.share(of(true), 1 << 30).await, budget.acquire_memory(of(true), 1 << 30).await);
+        let of = |is_bulk| Flow {
+            rule: &both[0],
+            is_bulk,
+        };
+        let _parts = (
+            budget.share(of(true), 1 << 30).await,
+            budget.acquire_memory(of(true), 1 << 30).await,
+        );
         let share = budget.share(of(false), 8 << 20).now_or_never();
         assert!(share.is_some() && budget.try_pay(of(false), 8 << 20).is_some());
     }
@@ -230,12 +312,28 @@ mod tests {
         let (budget, begun) = (Budget::new(ALL), Instant::now());
         let (many, one) = (rule("many"), rule("one"));
         let all = futures::future::join_all((0..10).map(|_| async {
-            let _paid = budget.acquire_memory(Flow { rule: &many, is_bulk: true }, ALL).await;
+            let _paid = budget
+                .acquire_memory(
+                    Flow {
+                        rule: &many,
+                        is_bulk: true,
+                    },
+                    ALL,
+                )
+                .await;
             sleep(Duration::from_secs(10)).await;
         }));
         let other = async {
             sleep(Duration::from_secs(1)).await;
-            let _paid = budget.acquire_memory(Flow { rule: &one, is_bulk: true }, ALL).await;
+            let _paid = budget
+                .acquire_memory(
+                    Flow {
+                        rule: &one,
+                        is_bulk: true,
+                    },
+                    ALL,
+                )
+                .await;
             begun.elapsed()
         };
         let (_, waited) = futures::join!(all, other);
@@ -245,23 +343,44 @@ mod tests {
 
     #[tokio::test]
     async fn of_several_destinations_none_gets_everything() {
-        let (budget, both) = (Budget::new(ALL), rules(&[("a", "orders", "one"), ("b", "orders", "other")]));
-        let [one, other] = [&both[0], &both[1]].map(|rule| Flow { rule, is_bulk: false });
-        assert!(budget.share(one, ALL).now_or_never().is_some(), "while it is the only one");
+        let (budget, both) = (
+            Budget::new(ALL),
+            rules(&[("a", "orders", "one"), ("b", "orders", "other")]),
+        );
+        let [one, other] = [&both[0], &both[1]].map(|rule| Flow {
+            rule,
+            is_bulk: false,
+        });
+        assert!(
+            budget.share(one, ALL).now_or_never().is_some(),
+            "while it is the only one"
+        );
         budget.divide_shares(both.iter());
         let most = budget.share(one, ALL / 4 * 3).now_or_never();
         assert!(most.is_some());
-        assert!(budget.share(one, 1).now_or_never().is_none(), "it has its share");
+        assert!(
+            budget.share(one, 1).now_or_never().is_none(),
+            "it has its share"
+        );
         assert!(budget.share(other, ALL / 4 * 3).now_or_never().is_some());
         budget.divide_shares(both.iter());
-        assert!(budget.share(one, 1).now_or_never().is_none(), "the same division changes nothing");
+        assert!(
+            budget.share(one, 1).now_or_never().is_none(),
+            "the same division changes nothing"
+        );
     }
 
     #[tokio::test]
     async fn who_waits_for_a_share_is_told_of_another_division() {
-        let (budget, both) = (Budget::new(ALL), rules(&[("a", "orders", "one"), ("b", "orders", "other")]));
+        let (budget, both) = (
+            Budget::new(ALL),
+            rules(&[("a", "orders", "one"), ("b", "orders", "other")]),
+        );
         budget.divide_shares(both.iter());
-        let one = Flow { rule: &both[0], is_bulk: false };
+        let one = Flow {
+            rule: &both[0],
+            is_bulk: false,
+        };
         let _most = budget.share(one, ALL / 4 * 3).await;
         let mut waits = Box::pin(budget.share(one, 1));
         assert!(futures::poll!(waits.as_mut()).is_pending());

@@ -63,8 +63,15 @@ enum Running {
 
 impl Algorithm {
     /// Every algorithm; first those whose checksums of parts can be joined, then the stronger ones.
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Crc64Nvme, Self::Crc32C, Self::Crc32, Self::Sha512, Self::Sha256, Self::Sha1, Self::Md5];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Crc64Nvme,
+        Self::Crc32C,
+        Self::Crc32,
+        Self::Sha512,
+        Self::Sha256,
+        Self::Sha1,
+        Self::Md5,
+    ];
 
     /// Returns the header that states such a checksum.
     pub(crate) fn checksum_header(self) -> &'static str {
@@ -113,29 +120,45 @@ impl Algorithm {
 impl Measure {
     /// Measures everything as one.
     pub(crate) fn whole_object(algorithm: Algorithm) -> Self {
-        Self { algorithm, part_bytes: u64::MAX }
+        Self {
+            algorithm,
+            part_bytes: u64::MAX,
+        }
     }
 
     /// Says whether what is computed of pieces of this size makes the checksums of the object's
     /// parts.
     pub(crate) fn fits_pieces(&self, piece_bytes: u64, size_bytes: u64) -> bool {
         let is_one_piece = size_bytes <= piece_bytes;
-        is_one_piece || self.algorithm.joining_crc().is_some() || piece_bytes.is_multiple_of(self.part_bytes)
+        is_one_piece
+            || self.algorithm.joining_crc().is_some()
+            || piece_bytes.is_multiple_of(self.part_bytes)
     }
 }
 
 impl Meter {
     /// Begins at an offset in the object.
     pub(crate) fn new(measure: Measure, offset: u64) -> Self {
-        let measure = Measure { part_bytes: measure.part_bytes.max(1), ..measure };
+        let measure = Measure {
+            part_bytes: measure.part_bytes.max(1),
+            ..measure
+        };
         let left = measure.part_bytes - offset % measure.part_bytes;
-        Self { measure, running: Running::new(measure.algorithm), len: 0, left, sums: Vec::new() }
+        Self {
+            measure,
+            running: Running::new(measure.algorithm),
+            len: 0,
+            left,
+            sums: Vec::new(),
+        }
     }
 
     /// Takes the next bytes.
     pub(crate) fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
+            let most = usize::try_from(self.left)
+                .unwrap_or(usize::MAX)
+                .min(bytes.len());
             let (now, rest) = bytes.split_at_checked(most).unwrap_or((bytes, &[]));
             self.running.update(now);
             self.len += now.len() as u64;
@@ -161,7 +184,11 @@ impl Meter {
 
     fn current_sum(&self) -> Sum {
         let value = self.running.clone().value();
-        Sum { algorithm: self.measure.algorithm, value, len: self.len }
+        Sum {
+            algorithm: self.measure.algorithm,
+            value,
+            len: self.len,
+        }
     }
 }
 
@@ -207,25 +234,42 @@ impl Running {
 impl Sum {
     /// Takes a CRC-64/NVME of so many bytes.
     pub(crate) fn of_crc64(crc64: u64, len: u64) -> Self {
-        Self { algorithm: Algorithm::Crc64Nvme, value: crc64.to_be_bytes().to_vec(), len }
+        Self {
+            algorithm: Algorithm::Crc64Nvme,
+            value: crc64.to_be_bytes().to_vec(),
+            len,
+        }
     }
 
     /// Joins the checksums of bytes in a row; none where the algorithm does not allow that.
     fn joined(&self, next: &Self) -> Option<Self> {
-        let algorithm = self.algorithm.joining_crc().filter(|_| self.algorithm == next.algorithm)?;
-        let joined = crc_fast::checksum_combine(algorithm, self.number(), next.number(), next.len).to_be_bytes();
+        let algorithm = self
+            .algorithm
+            .joining_crc()
+            .filter(|_| self.algorithm == next.algorithm)?;
+        let joined = crc_fast::checksum_combine(algorithm, self.number(), next.number(), next.len)
+            .to_be_bytes();
         let value = joined.get(joined.len() - self.value.len()..)?.to_vec();
-        Some(Self { algorithm: self.algorithm, value, len: self.len + next.len })
+        Some(Self {
+            algorithm: self.algorithm,
+            value,
+            len: self.len + next.len,
+        })
     }
 
     fn number(&self) -> u64 {
-        self.value.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+        self.value
+            .iter()
+            .fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
 }
 
 /// Joins the checksums of an object's pieces, in their order, to those of its parts. None where a
 /// part's would have to be joined from pieces and cannot be, or a piece is in more than one part.
-pub(crate) fn of_parts<'a>(pieces: impl IntoIterator<Item = &'a Sum>, measure: Measure) -> Option<Vec<Sum>> {
+pub(crate) fn of_parts<'a>(
+    pieces: impl IntoIterator<Item = &'a Sum>,
+    measure: Measure,
+) -> Option<Vec<Sum>> {
     let mut parts: Vec<Sum> = Vec::new();
     let mut open: Option<Sum> = None;
     for piece in pieces.into_iter().filter(|piece| piece.len > 0) {
@@ -251,13 +295,18 @@ pub(crate) fn of_parts<'a>(pieces: impl IntoIterator<Item = &'a Sum>, measure: M
 
 /// Computes the checksum of the parts' checksums, as `COMPOSITE` ones and ETags of uploads have it.
 pub(crate) fn composite_value(algorithm: Algorithm, parts: &[Sum]) -> Vec<u8> {
-    algorithm.sum_of(parts.iter().map(|part| part.value.as_slice())).value
+    algorithm
+        .sum_of(parts.iter().map(|part| part.value.as_slice()))
+        .value
 }
 
 /// Reads an MD5 as ETags write it.
 pub(crate) fn md5_digits(text: &str) -> Option<[u8; 16]> {
     let is_md5 = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    u128::from_str_radix(text, 16).ok().filter(|_| is_md5).map(u128::to_be_bytes)
+    u128::from_str_radix(text, 16)
+        .ok()
+        .filter(|_| is_md5)
+        .map(u128::to_be_bytes)
 }
 
 /// Writes an MD5 as ETags do.
@@ -299,8 +348,12 @@ mod base64_text {
         serializer.serialize_str(&STANDARD.encode(value))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-        STANDARD.decode(String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<u8>, D::Error> {
+        STANDARD
+            .decode(String::deserialize(deserializer)?)
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -323,8 +376,16 @@ mod tests {
             (Algorithm::Crc32, b"123456789", "cbf43926"),
             (Algorithm::Crc32C, b"123456789", "e3069283"),
             (Algorithm::Md5, b"abc", "900150983cd24fb0d6963f7d28e17f72"),
-            (Algorithm::Sha1, b"abc", "a9993e364706816aba3e25717850c26c9cd0d89d"),
-            (Algorithm::Sha256, b"abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+            (
+                Algorithm::Sha1,
+                b"abc",
+                "a9993e364706816aba3e25717850c26c9cd0d89d",
+            ),
+            (
+                Algorithm::Sha256,
+                b"abc",
+                "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+            ),
             (
                 Algorithm::Sha512,
                 b"abc",
@@ -367,7 +428,11 @@ mod tests {
             piece.chunks(7).for_each(|some| meter.update(some));
             meter.finish()
         };
-        bytes.chunks(piece_bytes).enumerate().flat_map(piece).collect()
+        bytes
+            .chunks(piece_bytes)
+            .enumerate()
+            .flat_map(piece)
+            .collect()
     }
 
     proptest! {

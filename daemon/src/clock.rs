@@ -20,7 +20,10 @@ pub fn simulate(beginning: Timestamp) {
 }
 
 /// Returns the current time.
-#[allow(clippy::disallowed_methods, reason = "every other file gets the time from here")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "every other file gets the time from here"
+)]
 pub(crate) fn now() -> Timestamp {
     match SIMULATED.get() {
         Some((beginning, since)) => beginning + since.elapsed(),
@@ -93,12 +96,19 @@ fn time_asleep() -> Duration {
         return Duration::ZERO;
     }
     let apart = since_boot(ClockId::Boottime).saturating_sub(since_boot(ClockId::Monotonic));
-    Duration::from_secs(apart.saturating_sub(*AT_FIRST.get_or_init(|| apart)).as_secs())
+    Duration::from_secs(
+        apart
+            .saturating_sub(*AT_FIRST.get_or_init(|| apart))
+            .as_secs(),
+    )
 }
 
 fn since_boot(clock: ClockId) -> Duration {
     let Timespec { tv_sec, tv_nsec } = clock_gettime(clock);
-    Duration::new(u64::try_from(tv_sec).unwrap_or(0), u32::try_from(tv_nsec).unwrap_or(0))
+    Duration::new(
+        u64::try_from(tv_sec).unwrap_or(0),
+        u32::try_from(tv_nsec).unwrap_or(0),
+    )
 }
 
 #[cfg(test)]

@@ -98,7 +98,11 @@ pub(crate) fn heard(dependency: Dependency) {
 /// Records that a request of the task was throttled. The request may be sent again and the task end
 /// well; the dependency's window narrows now. Outside of a task nothing is paced.
 pub(crate) fn strained(dependency: Dependency) {
-    let _nobody = UNDER.try_with(|under| under.concurrency.strained(&under.route, under.entered, dependency));
+    let _nobody = UNDER.try_with(|under| {
+        under
+            .concurrency
+            .strained(&under.route, under.entered, dependency);
+    });
 }
 
 impl ConcurrencyControl {
@@ -111,14 +115,22 @@ impl ConcurrencyControl {
 
     /// Waits until a task may work on a key of a route, unless the circuit of its destination is
     /// open.
-    pub(crate) async fn acquire_permit(&self, route: &Route, key: &Key) -> Result<TaskPermit, Unavailable> {
+    pub(crate) async fn acquire_permit(
+        &self,
+        route: &Route,
+        key: &Key,
+    ) -> Result<TaskPermit, Unavailable> {
         let mut place = match self.line_up(route, subject(key)) {
             Ok(settled) => return settled,
             Err(place) => place,
         };
         loop {
             let changed = self.0.changed.notified();
-            let opens = self.lock_state().gates.wakes_at(route).map(Instant::from_std);
+            let opens = self
+                .lock_state()
+                .gates
+                .wakes_at(route)
+                .map(Instant::from_std);
             let is_over = opens.is_some_and(|opens| opens <= Instant::now());
             if is_over {
                 // No other task may have acted on it.
@@ -146,7 +158,9 @@ impl ConcurrencyControl {
     /// Says whether a key failed by itself, and not because a dependency is in trouble.
     pub(crate) fn is_own(&self, route: &Route, key: &Key, answer: Feedback) -> bool {
         match answer {
-            Feedback::Failed(trouble) => self.is_own_with(route, key, (trouble.dependency, trouble.was_heard)),
+            Feedback::Failed(trouble) => {
+                self.is_own_with(route, key, (trouble.dependency, trouble.was_heard))
+            }
             Feedback::Throttled(dependency) => self.is_own_with(route, key, (dependency, false)),
             Feedback::None | Feedback::Served { .. } | Feedback::Reachable => true,
         }
@@ -161,7 +175,11 @@ impl ConcurrencyControl {
         self.lock_state().gates.degraded_dependencies()
     }
 
-    fn line_up(&self, route: &Route, subject: Subject) -> Result<Result<TaskPermit, Unavailable>, InLine> {
+    fn line_up(
+        &self,
+        route: &Route,
+        subject: Subject,
+    ) -> Result<Result<TaskPermit, Unavailable>, InLine> {
         let mut state = self.lock_state();
         match state.gates.line_up(route, subject, now()) {
             Lined::In(entered) => Ok(Ok(self.pass(route.clone(), entered))),
@@ -169,7 +187,11 @@ impl ConcurrencyControl {
             Lined::Waits(number) => {
                 let (tell, told) = oneshot::channel();
                 state.waiting.insert(number, tell);
-                Err(InLine { concurrency: self.clone(), number, told })
+                Err(InLine {
+                    concurrency: self.clone(),
+                    number,
+                    told,
+                })
             }
         }
     }
@@ -179,10 +201,15 @@ impl ConcurrencyControl {
         let told: Vec<_> = {
             let mut state = self.lock_state();
             let admitted = state.gates.admit_waiting(now());
-            let told = |(number, route, entered)| (state.waiting.remove(&number), self.pass(route, entered));
+            let told = |(number, route, entered)| {
+                (state.waiting.remove(&number), self.pass(route, entered))
+            };
             admitted.into_iter().map(told).collect()
         };
-        tell(told.into_iter().filter_map(|(tell, pass)| Some((tell?, AdmissionResult::Enter(pass)))));
+        tell(
+            told.into_iter()
+                .filter_map(|(tell, pass)| Some((tell?, AdmissionResult::Enter(pass)))),
+        );
     }
 
     /// Gives a pass back; tells the tasks whose turn that changes.
@@ -190,12 +217,18 @@ impl ConcurrencyControl {
         let (change, told) = {
             let mut state = self.lock_state();
             let (now, jitter) = (now(), fastrand::f64());
-            let change = state.gates.record_leave(&pass.route, pass.entered, pass.answer, (now, jitter));
+            let change =
+                state
+                    .gates
+                    .record_leave(&pass.route, pass.entered, pass.answer, (now, jitter));
             let away = state.gates.turn_away(&pass.route.destination, now);
             let told: Vec<_> = away
                 .into_iter()
                 .filter_map(|(number, wait)| {
-                    Some((state.waiting.remove(&number)?, AdmissionResult::TurnedAway(Unavailable(wait))))
+                    Some((
+                        state.waiting.remove(&number)?,
+                        AdmissionResult::TurnedAway(Unavailable(wait)),
+                    ))
                 })
                 .collect();
             (change, told)
@@ -252,10 +285,17 @@ fn report(change: Change, route: &Route, answer: Feedback) {
         Change::None | Change::Later => {}
         Change::Opened => {
             let trouble = described(answer.trouble());
-            warn!(destination = bucket, trouble, "circuit opened, tasks wait until the destination answers");
+            warn!(
+                destination = bucket,
+                trouble, "circuit opened, tasks wait until the destination answers"
+            );
         }
         Change::Closed => info!(destination = bucket, "destination answers again"),
-        Change::Narrowed(dependency) => warn!(destination = bucket, ?dependency, "throttled, reducing concurrency"),
+        Change::Narrowed(dependency) => warn!(
+            destination = bucket,
+            ?dependency,
+            "throttled, reducing concurrency"
+        ),
         Change::Widened => info!(destination = bucket, "no longer throttled"),
     }
 }
@@ -291,7 +331,12 @@ impl TaskPermit {
     /// Does some work under this pass.
     pub(crate) async fn over<T>(&self, work: impl Future<Output = T>) -> T {
         let (route, heard) = (Arc::clone(&self.route), Arc::clone(&self.heard));
-        let under = Under { concurrency: self.concurrency.clone(), route, entered: self.entered, heard };
+        let under = Under {
+            concurrency: self.concurrency.clone(),
+            route,
+            entered: self.entered,
+            heard,
+        };
         UNDER.scope(under, work).await
     }
 
@@ -321,7 +366,13 @@ impl Route {
             Encryption::Same { .. } | Encryption::BucketDefault | Encryption::S3 => None,
         };
         let (source, destination) = (rule.source.clone(), rule.destination.clone());
-        Self { source, destination, key, rule: rule.id.clone(), is_bulk: false }
+        Self {
+            source,
+            destination,
+            key,
+            rule: rule.id.clone(),
+            is_bulk: false,
+        }
     }
 }
 

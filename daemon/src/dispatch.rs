@@ -2,15 +2,15 @@
 //! messages in flight: `select` chooses what happens, the methods change the state.
 
 mod arrival;
-mod stats;
+mod completed;
 mod in_flight;
+mod key_queue;
 mod orphaned_uploads;
 mod parked;
-mod retry_scan;
 mod resting;
 mod retries;
-mod completed;
-mod key_queue;
+mod retry_scan;
+mod stats;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -115,7 +115,12 @@ const BYTES_MAX: usize = 16 << 20;
 
 impl Dispatch {
     pub(crate) fn new(engine: Arc<Engine>, channels: Channels, halt: CancellationToken) -> Self {
-        let Channels { rules, deliveries, settlements, questions } = channels;
+        let Channels {
+            rules,
+            deliveries,
+            settlements,
+            questions,
+        } = channels;
         Self {
             engine,
             rules,
@@ -140,7 +145,8 @@ impl Dispatch {
         let mut leftovers = orphaned_uploads::every();
         let mut open = true;
         // What kept a task parked may have been repaired while no daemon ran.
-        self.sweeps.add(RetryScan::of_filter(ParkedFilter::default()));
+        self.sweeps
+            .add(RetryScan::of_filter(ParkedFilter::default()));
         while open || !self.targets.is_empty() {
             // In order: what is rare and must not wait, what makes room, what takes it.
             tokio::select! {
@@ -172,24 +178,45 @@ impl Dispatch {
             self.engine.watchdog.work_arrived();
         }
         let target = task.target.clone();
-        self.targets.entry(target.clone()).or_default().add(message, task);
+        self.targets
+            .entry(target.clone())
+            .or_default()
+            .add(message, task);
         self.start(&target);
     }
 
     /// Starts what waits at a key, unless the key is busy.
     fn start(&mut self, target: &TargetKey) {
-        let Some(work) = self.targets.get_mut(target) else { return };
+        let Some(work) = self.targets.get_mut(target) else {
+            return;
+        };
         // Tickets whose lease was lost while they waited are another worker's.
-        self.hand.forget_lost(work.waiting_tickets().iter().filter_map(|ticket| ticket.message));
-        let Some(task) = work.begin(|ticket| ticket.message.is_none_or(|number| self.hand.holds_lease(number))) else {
+        self.hand.forget_lost(
+            work.waiting_tickets()
+                .iter()
+                .filter_map(|ticket| ticket.message),
+        );
+        let Some(task) = work.begin(|ticket| {
+            ticket
+                .message
+                .is_none_or(|number| self.hand.holds_lease(number))
+        }) else {
             if work.is_free() {
                 self.targets.remove(target);
             }
             return;
         };
-        let over =
-            work.working_tickets().iter().filter_map(|ticket| self.hand.over_token(ticket.message?)).cloned().collect();
-        let holds = work.working_tickets().iter().filter_map(|ticket| self.hand.to_hold(ticket.message?)).collect();
+        let over = work
+            .working_tickets()
+            .iter()
+            .filter_map(|ticket| self.hand.over_token(ticket.message?))
+            .cloned()
+            .collect();
+        let holds = work
+            .working_tickets()
+            .iter()
+            .filter_map(|ticket| self.hand.to_hold(ticket.message?))
+            .collect();
         let (engine, halt) = (Arc::clone(&self.engine), self.halt.clone());
         self.running.spawn(async move {
             let ended = tokio::select! {
@@ -222,7 +249,9 @@ impl Dispatch {
     }
 
     async fn ended(&mut self, target: TargetKey, ended: TaskResult) {
-        let Some(work) = self.targets.get_mut(&target) else { return };
+        let Some(work) = self.targets.get_mut(&target) else {
+            return;
+        };
         let tickets = work.end();
         if !matches!(ended, TaskResult::Done(_)) {
             self.engine.second_daemon.is_unsure();
@@ -241,17 +270,24 @@ impl Dispatch {
             TaskResult::Returned(delay) => {
                 self.engine.watchdog.give_up();
                 let tickets = self.with_rest_of_group(&target, tickets);
-                self.close(&tickets, |message| AckAction::ReturnAfter(message.redelivery_delay(delay))).await;
+                self.close(&tickets, |message| {
+                    AckAction::ReturnAfter(message.redelivery_delay(delay))
+                })
+                .await;
             }
             TaskResult::Unavailable(delay) => {
                 self.engine.watchdog.record_progress();
                 self.turned_away(&target, tickets, delay).await;
             }
-            TaskResult::Cancelled if self.engine.work_queues.are_used() && !self.halt.is_cancelled() => {
+            TaskResult::Cancelled
+                if self.engine.work_queues.are_used() && !self.halt.is_cancelled() =>
+            {
                 let tickets = self.with_rest_of_group(&target, tickets);
-                self.hand.forget_lost(tickets.iter().filter_map(|ticket| ticket.message));
+                self.hand
+                    .forget_lost(tickets.iter().filter_map(|ticket| ticket.message));
                 // The next worker waits, because it is a redelivery.
-                self.close(&tickets, |_| AckAction::ReturnAfter(Duration::ZERO)).await;
+                self.close(&tickets, |_| AckAction::ReturnAfter(Duration::ZERO))
+                    .await;
             }
             TaskResult::Cancelled => self.stopped(&target, tickets),
         }
@@ -261,7 +297,11 @@ impl Dispatch {
     /// Adds what waits at a key of a work queue: while one message of a group is hidden for a
     /// while, or lost, SQS gives it out again whatever else of the group is in work here. So none
     /// is.
-    fn with_rest_of_group(&mut self, target: &TargetKey, mut tickets: Vec<QueuedEvent>) -> Vec<QueuedEvent> {
+    fn with_rest_of_group(
+        &mut self,
+        target: &TargetKey,
+        mut tickets: Vec<QueuedEvent>,
+    ) -> Vec<QueuedEvent> {
         if self.engine.work_queues.are_used()
             && let Some(work) = self.targets.get_mut(target)
         {
@@ -273,9 +313,12 @@ impl Dispatch {
     /// Lets go of messages that are lost; what is left goes on when the key's last write can no
     /// longer land.
     fn stopped(&mut self, target: &TargetKey, tickets: Vec<QueuedEvent>) {
-        self.hand.forget_lost(tickets.iter().filter_map(|ticket| ticket.message));
+        self.hand
+            .forget_lost(tickets.iter().filter_map(|ticket| ticket.message));
         let kept = key_queue::left_of(tickets, |number| self.hand.holds_lease(number));
-        let Some(work) = self.targets.get_mut(target) else { return };
+        let Some(work) = self.targets.get_mut(target) else {
+            return;
+        };
         work.hold(kept);
         self.wake_after(target, LANDING);
     }
@@ -293,7 +336,10 @@ impl Dispatch {
     /// those.
     fn note(&mut self, tickets: &[QueuedEvent]) {
         for ticket in tickets {
-            if let Some(id) = ticket.message.and_then(|number| self.hand.wants_more(number)) {
+            if let Some(id) = ticket
+                .message
+                .and_then(|number| self.hand.wants_more(number))
+            {
                 self.settled.note(id, &ticket.task, &ticket.pending);
             }
         }
@@ -314,7 +360,10 @@ impl Dispatch {
         let cut_off: BTreeSet<u64> = cut_off.filter_map(|ticket| ticket.message).collect();
         self.halt.cancel();
         let grace = async { while self.running.join_next().await.is_some() {} };
-        if tokio::time::timeout(Duration::from_secs(1), grace).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(1), grace)
+            .await
+            .is_err()
+        {
             self.running.abort_all();
         }
         let mut left = self.hand.empty();
@@ -322,7 +371,10 @@ impl Dispatch {
             left.push(message);
         }
         if !left.is_empty() {
-            info!(messages = left.len(), "returning unfinished messages to their queues");
+            info!(
+                messages = left.len(),
+                "returning unfinished messages to their queues"
+            );
         }
         for message in left {
             let disposal = match cut_off.contains(&message.number) {
@@ -331,7 +383,11 @@ impl Dispatch {
                 true => AckAction::ReturnAfter(LANDING),
                 false => message.given_back(Duration::ZERO),
             };
-            self.send_settlement(AckRequest { message, action: disposal }).await;
+            self.send_settlement(AckRequest {
+                message,
+                action: disposal,
+            })
+            .await;
         }
     }
 }
@@ -341,6 +397,8 @@ async fn any(over: Vec<CancellationToken>) {
     if over.is_empty() {
         return std::future::pending().await;
     }
-    let each = over.into_iter().map(|token| Box::pin(token.cancelled_owned()));
+    let each = over
+        .into_iter()
+        .map(|token| Box::pin(token.cancelled_owned()));
     futures::future::select_all(each).await;
 }

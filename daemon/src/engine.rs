@@ -115,8 +115,11 @@ impl Engine {
         metrics: Metrics,
         failpoints: Failpoints,
     ) -> Self {
-        let (concurrency, single_flight, watchdog) =
-            (ConcurrencyControl::default(), Arc::default(), Arc::new(ProgressWatchdog::new()));
+        let (concurrency, single_flight, watchdog) = (
+            ConcurrencyControl::default(),
+            Arc::default(),
+            Arc::new(ProgressWatchdog::new()),
+        );
         let limits = Limits::new(Arc::clone(&watchdog));
         Self {
             accounts,
@@ -209,14 +212,18 @@ impl Engine {
             .bucket(place.bucket.as_str())
             .send()
             .await
-            .map_err(|error| from_sdk_error(Side::Destination, Operation::GetBucketVersioning, error))?;
+            .map_err(|error| {
+                from_sdk_error(Side::Destination, Operation::GetBucketVersioning, error)
+            })?;
         match answer.status {
             Some(BucketVersioningStatus::Enabled) => {
                 self.versioned.mark_seen(place);
                 Ok(())
             }
             other => {
-                let seen = other.as_ref().map_or("none", BucketVersioningStatus::as_str);
+                let seen = other
+                    .as_ref()
+                    .map_or("none", BucketVersioningStatus::as_str);
                 let cause = format!("the bucket's versioning is {seen}, not Enabled");
                 Err(Failure::with_source(
                     FailureKind::NeedsOperator(Reason::DstBucketUnversioned),
@@ -230,7 +237,9 @@ impl Engine {
     /// Says whether an answer without a count of tags means that there are none. S3 counts them
     /// only for a principal that may read them, so that has to have been seen a short while ago.
     pub(crate) fn counts_tags(&self, place: &BucketRef) -> bool {
-        let counts = self.access_to(place).is_ok_and(|access| access.is_aws || access.capabilities.counts_tags());
+        let counts = self
+            .access_to(place)
+            .is_ok_and(|access| access.is_aws || access.capabilities.counts_tags());
         counts && self.tags_read.seen_recently(place)
     }
 
@@ -254,19 +263,31 @@ impl Engine {
         self.versioned.unmark_seen(place);
         self.check_versioned(place).await?;
         let seen = version.map_or("without a version id", |_| "with the version id null");
-        let cause = format!("answered {seen}, though the bucket keeps versions: the store has none of such a key");
-        Err(Failure::with_source(FailureKind::NeedsOperator(Reason::DstVersionIdMissing), during, cause))
+        let cause = format!(
+            "answered {seen}, though the bucket keeps versions: the store has none of such a key"
+        );
+        Err(Failure::with_source(
+            FailureKind::NeedsOperator(Reason::DstVersionIdMissing),
+            during,
+            cause,
+        ))
     }
 }
 
 impl<A: Send + 'static> Together<A> {
     fn new(under_way_max: usize) -> Self {
-        Self { all: Mutex::default(), under_way_max }
+        Self {
+            all: Mutex::default(),
+            under_way_max,
+        }
     }
 
     /// Returns the tasks that wait for a list of a bucket.
     pub(crate) fn at(&self, place: &BucketRef) -> Arc<Batcher<Key, A>> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(all.entry(place.clone()).or_insert_with(|| Arc::new(Batcher::new(self.under_way_max))))
+        Arc::clone(
+            all.entry(place.clone())
+                .or_insert_with(|| Arc::new(Batcher::new(self.under_way_max))),
+        )
     }
 }

@@ -107,8 +107,16 @@ pub struct Unknown(String);
 impl Failpoints {
     /// Arms a place, or any place, for the n-th time it is passed: then `end` is called, and the
     /// task that passes it goes no further.
-    pub fn armed_at(at: Option<Failpoint>, nth: u32, end: impl Fn(Failpoint) + Send + Sync + 'static) -> Self {
-        Self(Some(Arc::new(Armed { at, left: AtomicU32::new(nth.max(1)), end: Box::new(end) })))
+    pub fn armed_at(
+        at: Option<Failpoint>,
+        nth: u32,
+        end: impl Fn(Failpoint) + Send + Sync + 'static,
+    ) -> Self {
+        Self(Some(Arc::new(Armed {
+            at,
+            left: AtomicU32::new(nth.max(1)),
+            end: Box::new(end),
+        })))
     }
 
     /// Arms what the environment names: there this process dies as by kill -9. Only test builds do.
@@ -116,7 +124,9 @@ impl Failpoints {
         if !cfg!(feature = "failpoints") {
             return Ok(Self::default());
         }
-        let Ok(text) = std::env::var(VARIABLE) else { return Ok(Self::default()) };
+        let Ok(text) = std::env::var(VARIABLE) else {
+            return Ok(Self::default());
+        };
         let (name, nth) = text.split_once('=').unwrap_or((&text, "1"));
         let unknown = || Unknown(text.clone());
         let nth = nth.parse().map_err(|_| unknown())?;
@@ -126,9 +136,17 @@ impl Failpoints {
 
     /// Does a step with a place before and a place after it.
     pub(crate) async fn around<T>(&self, step: Step, work: impl Future<Output = T>) -> T {
-        self.pass_place(Failpoint { step, moment: Phase::Before }).await;
+        self.pass_place(Failpoint {
+            step,
+            moment: Phase::Before,
+        })
+        .await;
         let done = work.await;
-        self.pass_place(Failpoint { step, moment: Phase::After }).await;
+        self.pass_place(Failpoint {
+            step,
+            moment: Phase::After,
+        })
+        .await;
         done
     }
 
@@ -137,7 +155,13 @@ impl Failpoints {
         if armed.at.is_some_and(|at| at != here) {
             return;
         }
-        if armed.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)) == Ok(1) {
+        if armed
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(1)
+            })
+            == Ok(1)
+        {
             (armed.end)(here);
             std::future::pending::<()>().await;
         }
@@ -146,17 +170,27 @@ impl Failpoints {
 
 fn die() {
     // The signal cannot be caught, so an error could only mean that the process is gone already.
-    let _gone = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    let _gone =
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
 }
 
 fn names() -> String {
-    Step::ALL.iter().map(|step| step.as_str()).collect::<Vec<_>>().join(", ")
+    Step::ALL
+        .iter()
+        .map(|step| step.as_str())
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 impl Failpoint {
     /// Lists every place.
     pub fn all_places() -> impl Iterator<Item = Self> {
-        Step::ALL.iter().flat_map(|step| [Phase::Before, Phase::After].map(|moment| Self { step: *step, moment }))
+        Step::ALL.iter().flat_map(|step| {
+            [Phase::Before, Phase::After].map(|moment| Self {
+                step: *step,
+                moment,
+            })
+        })
     }
 }
 
@@ -174,7 +208,9 @@ impl FromStr for Failpoint {
     type Err = Unknown;
 
     fn from_str(text: &str) -> Result<Self, Unknown> {
-        Self::all_places().find(|place| place.to_string() == text).ok_or_else(|| Unknown(text.to_owned()))
+        Self::all_places()
+            .find(|place| place.to_string() == text)
+            .ok_or_else(|| Unknown(text.to_owned()))
     }
 }
 
@@ -204,7 +240,10 @@ mod tests {
     #[tokio::test]
     async fn the_nth_passing_ends_it_and_others_go_on() {
         let ended = Arc::new(AtomicBool::new(false));
-        let at = Failpoint { step: Step::Ack, moment: Phase::After };
+        let at = Failpoint {
+            step: Step::Ack,
+            moment: Phase::After,
+        };
         let failpoints = Failpoints::armed_at(Some(at), 2, {
             let ended = Arc::clone(&ended);
             move |_| ended.store(true, Ordering::Relaxed)

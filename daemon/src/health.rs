@@ -88,8 +88,17 @@ impl ProgressWatchdog {
 
     /// A key begins an attempt.
     pub(crate) fn at_work<'a>(&'a self, target: &'a TargetKey) -> AtWork<'a> {
-        self.lock_beats().targets.insert(target.clone(), Steps { moved: Instant::now(), rests: 0 });
-        AtWork { watchdog: self, target }
+        self.lock_beats().targets.insert(
+            target.clone(),
+            Steps {
+                moved: Instant::now(),
+                rests: 0,
+            },
+        );
+        AtWork {
+            watchdog: self,
+            target,
+        }
     }
 
     /// A key waits until a limit lets it go on: however long that takes, it does not hang.
@@ -97,7 +106,10 @@ impl ProgressWatchdog {
         if let Some(steps) = self.lock_beats().targets.get_mut(target) {
             steps.rests += 1;
         }
-        Rests { watchdog: self, target }
+        Rests {
+            watchdog: self,
+            target,
+        }
     }
 
     /// Records that a limit lets one body pass for so long already that other tasks need not have
@@ -124,7 +136,9 @@ impl ProgressWatchdog {
     /// Says whether work was given back of late, and nothing has moved since: then an empty
     /// dispatch does not mean that all work is done.
     pub(crate) fn gave_up_lately(&self) -> bool {
-        self.lock_beats().gave_up.is_some_and(|at| at.elapsed() < SAME_TROUBLE)
+        self.lock_beats()
+            .gave_up
+            .is_some_and(|at| at.elapsed() < SAME_TROUBLE)
     }
 
     /// Says what is wrong, if anything is; whether there is work in flight, only the dispatch can
@@ -141,7 +155,10 @@ impl ProgressWatchdog {
 impl Drop for Rests<'_> {
     fn drop(&mut self) {
         if let Some(steps) = self.watchdog.lock_beats().targets.get_mut(self.target) {
-            *steps = Steps { moved: Instant::now(), rests: steps.rests.saturating_sub(1) };
+            *steps = Steps {
+                moved: Instant::now(),
+                rests: steps.rests.saturating_sub(1),
+            };
         }
     }
 }
@@ -154,7 +171,11 @@ impl Drop for AtWork<'_> {
 
 impl Beats {
     fn new(now: Instant) -> Self {
-        Self { last: now, gave_up: None, targets: BTreeMap::new() }
+        Self {
+            last: now,
+            gave_up: None,
+            targets: BTreeMap::new(),
+        }
     }
 
     fn progress_at(&mut self, now: Instant) {
@@ -169,7 +190,9 @@ impl Beats {
     }
 
     fn work_arrived_at(&mut self, now: Instant) {
-        let is_return = self.gave_up.is_some_and(|at| now.saturating_duration_since(at) < SAME_TROUBLE);
+        let is_return = self
+            .gave_up
+            .is_some_and(|at| now.saturating_duration_since(at) < SAME_TROUBLE);
         if !is_return {
             self.progress_at(now);
         }
@@ -179,9 +202,15 @@ impl Beats {
         let silent = |since: &Instant| now.saturating_duration_since(*since);
         let at_work = self.targets.iter().filter(|(_, steps)| steps.rests == 0);
         let (target, steps) = at_work.min_by_key(|(_, steps)| steps.moved).unzip();
-        let stuck = target.zip(steps.map(|steps| silent(&steps.moved))).filter(|(_, time)| *time > STUCK_AFTER);
-        let stalled = Some(silent(&self.last)).filter(|time| *time > STALLED_AFTER).map(LivenessFailure::Stalled);
-        stuck.map(|(target, time)| LivenessFailure::Stuck(target.clone(), time)).or(stalled)
+        let stuck = target
+            .zip(steps.map(|steps| silent(&steps.moved)))
+            .filter(|(_, time)| *time > STUCK_AFTER);
+        let stalled = Some(silent(&self.last))
+            .filter(|time| *time > STALLED_AFTER)
+            .map(LivenessFailure::Stalled);
+        stuck
+            .map(|(target, time)| LivenessFailure::Stuck(target.clone(), time))
+            .or(stalled)
     }
 }
 
@@ -190,9 +219,17 @@ impl fmt::Display for LivenessFailure {
         match self {
             Self::Stuck(target, time) => {
                 let (bucket, key) = (&target.destination.bucket, &target.key);
-                write!(f, "s3://{bucket}/{key} is worked on and has not moved for {} s", time.as_secs())
+                write!(
+                    f,
+                    "s3://{bucket}/{key} is worked on and has not moved for {} s",
+                    time.as_secs()
+                )
             }
-            Self::Stalled(time) => write!(f, "there is work and nothing was settled for {} s", time.as_secs()),
+            Self::Stalled(time) => write!(
+                f,
+                "there is work and nothing was settled for {} s",
+                time.as_secs()
+            ),
         }
     }
 }
@@ -207,11 +244,17 @@ pub(crate) struct PollStatus {
 
 impl PollStatus {
     pub(crate) fn new(queue: &str) -> Self {
-        Self { queue: queue.to_owned(), last_success: Mutex::default(), failing_since: Mutex::default() }
+        Self {
+            queue: queue.to_owned(),
+            last_success: Mutex::default(),
+            failing_since: Mutex::default(),
+        }
     }
 
     pub(crate) fn poll_succeeded(&self) {
-        if let (Ok(mut last), Ok(mut failing)) = (self.last_success.lock(), self.failing_since.lock()) {
+        if let (Ok(mut last), Ok(mut failing)) =
+            (self.last_success.lock(), self.failing_since.lock())
+        {
             *last = Some(Instant::now());
             *failing = None;
         }
@@ -242,8 +285,14 @@ mod tests {
     use super::*;
 
     fn target(key: &str) -> TargetKey {
-        let destination = BucketRef { account: "archive".to_owned(), bucket: Bucket::try_from("replicas").unwrap() };
-        TargetKey { destination, key: Key::try_from(key).unwrap() }
+        let destination = BucketRef {
+            account: "archive".to_owned(),
+            bucket: Bucket::try_from("replicas").unwrap(),
+        };
+        TargetKey {
+            destination,
+            key: Key::try_from(key).unwrap(),
+        }
     }
 
     #[test]
@@ -257,7 +306,10 @@ mod tests {
     #[test]
     fn work_that_comes_back_is_no_news() {
         let began = Instant::now();
-        let mut beats = Beats { gave_up: Some(began + STALLED_AFTER), ..Beats::new(began) };
+        let mut beats = Beats {
+            gave_up: Some(began + STALLED_AFTER),
+            ..Beats::new(began)
+        };
         beats.work_arrived_at(began + STALLED_AFTER * 2);
         assert_eq!(beats.last, began);
         beats.work_arrived_at(began + STALLED_AFTER + SAME_TROUBLE);
@@ -270,7 +322,10 @@ mod tests {
         let mut beats = Beats::new(began);
         assert_eq!(beats.ailment(began + STALLED_AFTER), None);
         let late = STALLED_AFTER + Duration::from_secs(1);
-        assert_eq!(beats.ailment(began + late), Some(LivenessFailure::Stalled(late)));
+        assert_eq!(
+            beats.ailment(began + late),
+            Some(LivenessFailure::Stalled(late))
+        );
         beats.progress_at(began + late);
         assert_eq!(beats.ailment(began + late), None);
     }
@@ -279,13 +334,23 @@ mod tests {
     fn one_lane_that_hangs_is_seen_though_the_others_go_on() {
         let began = Instant::now();
         let mut beats = Beats::new(began);
-        beats.targets.extend(
-            ["hangs", "works", "rests"]
-                .map(|name| (target(name), Steps { moved: began, rests: u32::from(name == "rests") })),
-        );
+        beats
+            .targets
+            .extend(["hangs", "works", "rests"].map(|name| {
+                (
+                    target(name),
+                    Steps {
+                        moved: began,
+                        rests: u32::from(name == "rests"),
+                    },
+                )
+            }));
         let late = began + STUCK_AFTER + Duration::from_secs(1);
         beats.key_progress_at(&target("works"), late);
-        assert_eq!(beats.ailment(late), Some(LivenessFailure::Stuck(target("hangs"), late - began)));
+        assert_eq!(
+            beats.ailment(late),
+            Some(LivenessFailure::Stuck(target("hangs"), late - began))
+        );
         beats.key_progress_at(&target("hangs"), late);
         assert_eq!(beats.ailment(late), None);
     }

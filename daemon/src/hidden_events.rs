@@ -22,12 +22,19 @@ const AWAY_MAX: usize = 10_000;
 
 impl HiddenEvents {
     /// Says what becomes of an event that has to wait for so long.
-    pub(crate) fn disposal(&mut self, message: &Message, wait: Duration, metrics: &Metrics) -> AckAction {
+    pub(crate) fn disposal(
+        &mut self,
+        message: &Message,
+        wait: Duration,
+        metrics: &Metrics,
+    ) -> AckAction {
         match self.goes_for(wait) {
             true => AckAction::ReturnAfter(wait),
-            false => {
-                message.refuse_and_park(metrics, Reason::VersionDeletesPerHour, "too many of them wait for their delay")
-            }
+            false => message.refuse_and_park(
+                metrics,
+                Reason::VersionDeletesPerHour,
+                "too many of them wait for their delay",
+            ),
         }
     }
 

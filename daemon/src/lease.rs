@@ -87,9 +87,13 @@ pub(crate) const CONFIRMED_WITHIN: Duration = Duration::from_secs(3);
 /// Makes sure that the leases of the task's messages are still held, before a write. Soon after a
 /// receipt that needs no request to SQS.
 pub(crate) async fn confirm_held() -> Result<(), Failure> {
-    let Ok(holds) = HOLDS.try_with(Clone::clone) else { return Ok(()) };
+    let Ok(holds) = HOLDS.try_with(Clone::clone) else {
+        return Ok(());
+    };
     // They are all of one message group, and so of one queue.
-    let Some(leases) = holds.first().map(|hold| &hold.leases) else { return Ok(()) };
+    let Some(leases) = holds.first().map(|hold| &hold.leases) else {
+        return Ok(());
+    };
     let numbers: Vec<u64> = holds.iter().map(|hold| hold.number).collect();
     leases.confirm(&numbers).await
 }
@@ -113,7 +117,11 @@ const OVER_AT: u32 = 6;
 const LOOKS: u32 = 24;
 
 impl Leases {
-    pub(crate) fn new(client: aws_sdk_sqs::Client, queue: &replicator_config::Queue, metrics: Metrics) -> Self {
+    pub(crate) fn new(
+        client: aws_sdk_sqs::Client,
+        queue: &replicator_config::Queue,
+        metrics: Metrics,
+    ) -> Self {
         let shared = LeaseQueue {
             client,
             url: queue.url.clone(),
@@ -123,11 +131,18 @@ impl Leases {
             held: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
         };
-        Self { shared: Arc::new(shared) }
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     /// Takes over a message that was requested at `asked`, so it is hidden since then or later.
-    pub(crate) fn hold(&self, number: u64, (receipt, group): (&str, Option<&String>), asked: BootInstant) -> Lease {
+    pub(crate) fn hold(
+        &self,
+        number: u64,
+        (receipt, group): (&str, Option<&String>),
+        asked: BootInstant,
+    ) -> Lease {
         let lost = CancellationToken::new();
         let mut registry = self.shared.lock_registry();
         let over = match group {
@@ -146,7 +161,12 @@ impl Leases {
             over: over.clone(),
         };
         registry.messages.insert(number, held);
-        Lease { number, lost, over, shared: Arc::clone(&self.shared) }
+        Lease {
+            number,
+            lost,
+            over,
+            shared: Arc::clone(&self.shared),
+        }
     }
 
     /// Extends what is due and gives up what is over, until told to stop.
@@ -159,18 +179,28 @@ impl Leases {
     /// Extends leases of which one was not confirmed lately. One request after the other does that,
     /// and others that were not confirmed lately go along, those first that wait for it.
     async fn confirm(&self, numbers: &[u64]) -> Result<(), Failure> {
-        let are_fresh = |all: &Vec<(u64, HeldMessage)>| all.iter().all(|(_, held)| held.is_fresh() && !held.is_gone());
-        if self.held_messages(numbers).is_some_and(|all| are_fresh(&all)) {
+        let are_fresh = |all: &Vec<(u64, HeldMessage)>| {
+            all.iter()
+                .all(|(_, held)| held.is_fresh() && !held.is_gone())
+        };
+        if self
+            .held_messages(numbers)
+            .is_some_and(|all| are_fresh(&all))
+        {
             return Ok(());
         }
         self.shared.lock_registry().asked.extend(numbers);
         let turn = self.shared.turn.lock().await;
         if let Some(all) = self.held_messages(numbers).filter(|all| !are_fresh(all)) {
             let all = self.with_others(all);
-            futures::future::join_all(all.chunks(BATCH_MAX).map(|batch| self.extend_batch(batch))).await;
+            futures::future::join_all(all.chunks(BATCH_MAX).map(|batch| self.extend_batch(batch)))
+                .await;
         }
         drop(turn);
-        self.shared.lock_registry().asked.retain(|number| !numbers.contains(number));
+        self.shared
+            .lock_registry()
+            .asked
+            .retain(|number| !numbers.contains(number));
         let unsure = || {
             Failure::with_source(
                 FailureKind::LeaseUnsure,
@@ -178,23 +208,41 @@ impl Leases {
                 "the message may be another worker's",
             )
         };
-        self.held_messages(numbers).filter(are_fresh).map(drop).ok_or_else(unsure)
+        self.held_messages(numbers)
+            .filter(are_fresh)
+            .map(drop)
+            .ok_or_else(unsure)
     }
 
     fn held_messages(&self, numbers: &[u64]) -> Option<Vec<(u64, HeldMessage)>> {
         let registry = self.shared.lock_registry();
-        numbers.iter().map(|number| Some((*number, registry.messages.get(number)?.clone()))).collect()
+        numbers
+            .iter()
+            .map(|number| Some((*number, registry.messages.get(number)?.clone())))
+            .collect()
     }
 
     fn with_others(&self, mut all: Vec<(u64, HeldMessage)>) -> Vec<(u64, HeldMessage)> {
         let room = all.len().next_multiple_of(BATCH_MAX) - all.len();
         let registry = self.shared.lock_registry();
         let is_stale = |(number, held): &(&u64, &HeldMessage)| {
-            !held.is_fresh() && !held.is_gone() && !held.is_settled && !all.iter().any(|(own, _)| own == *number)
+            !held.is_fresh()
+                && !held.is_gone()
+                && !held.is_settled
+                && !all.iter().any(|(own, _)| own == *number)
         };
         let mut others: Vec<_> = registry.messages.iter().filter(is_stale).collect();
-        others.sort_by_key(|(number, held)| (!registry.asked.contains(number), Reverse(held.confirmed.elapsed())));
-        let others: Vec<_> = others.into_iter().take(room).map(|(number, held)| (*number, held.clone())).collect();
+        others.sort_by_key(|(number, held)| {
+            (
+                !registry.asked.contains(number),
+                Reverse(held.confirmed.elapsed()),
+            )
+        });
+        let others: Vec<_> = others
+            .into_iter()
+            .take(room)
+            .map(|(number, held)| (*number, held.clone()))
+            .collect();
         all.extend(others);
         all
     }
@@ -206,7 +254,8 @@ impl Leases {
             tick.tick().await;
             let due = self.due(BootInstant::now());
             // All at once: what dispatch may have in flight makes some 200 batches at most.
-            futures::future::join_all(due.chunks(BATCH_MAX).map(|batch| self.extend_batch(batch))).await;
+            futures::future::join_all(due.chunks(BATCH_MAX).map(|batch| self.extend_batch(batch)))
+                .await;
         }
     }
 
@@ -225,7 +274,10 @@ impl Leases {
 
     fn due(&self, now: BootInstant) -> Vec<(u64, HeldMessage)> {
         let registry = self.shared.lock_registry();
-        let due = registry.messages.iter().filter(|(_, held)| held.is_due(self.shared.visibility, now));
+        let due = registry
+            .messages
+            .iter()
+            .filter(|(_, held)| held.is_due(self.shared.visibility, now));
         due.map(|(number, held)| (*number, held.clone())).collect()
     }
 
@@ -236,18 +288,32 @@ impl Leases {
                 .id(number.to_string())
                 .receipt_handle(&held.receipt)
                 .visibility_timeout(
-                    i32::try_from(held.extension_seconds(self.shared.visibility, now)).unwrap_or(i32::MAX),
+                    i32::try_from(held.extension_seconds(self.shared.visibility, now))
+                        .unwrap_or(i32::MAX),
                 )
                 .build()
         };
-        let Ok(entries) = batch.iter().map(entry).collect::<Result<Vec<_>, _>>() else { return };
-        let request =
-            self.shared.client.change_message_visibility_batch().queue_url(&self.shared.url).set_entries(Some(entries));
+        let Ok(entries) = batch.iter().map(entry).collect::<Result<Vec<_>, _>>() else {
+            return;
+        };
+        let request = self
+            .shared
+            .client
+            .change_message_visibility_batch()
+            .queue_url(&self.shared.url)
+            .set_entries(Some(entries));
         let error = match tokio::time::timeout(self.call_timeout(), request.send()).await {
             Ok(Ok(answer)) => {
-                answer.successful.iter().for_each(|done| self.extended(&done.id, now));
+                answer
+                    .successful
+                    .iter()
+                    .for_each(|done| self.extended(&done.id, now));
                 for failed in &answer.failed {
-                    warn!(queue = self.shared.queue, code = failed.code, "a lease cannot be extended");
+                    warn!(
+                        queue = self.shared.queue,
+                        code = failed.code,
+                        "a lease cannot be extended"
+                    );
                 }
                 // What SQS could not do it may do at the next round, as if the request had failed.
                 let refused = answer.failed.iter().filter(|failed| failed.sender_fault);
@@ -258,13 +324,23 @@ impl Leases {
             Err(_elapsed) => "no answer in time".to_owned(),
         };
         // The next round tries again, as long as the leases have time left.
-        warn!(queue = self.shared.queue, leases = batch.len(), error, "leases cannot be extended for now");
+        warn!(
+            queue = self.shared.queue,
+            leases = batch.len(),
+            error,
+            "leases cannot be extended for now"
+        );
     }
 
     fn extended(&self, id: &str, now: BootInstant) {
         let mut registry = self.shared.lock_registry();
-        if let Some(held) = id.parse().ok().and_then(|number: u64| registry.messages.get_mut(&number)) {
-            held.expires = now + Duration::from_secs(held.extension_seconds(self.shared.visibility, now));
+        if let Some(held) = id
+            .parse()
+            .ok()
+            .and_then(|number: u64| registry.messages.get_mut(&number))
+        {
+            held.expires =
+                now + Duration::from_secs(held.extension_seconds(self.shared.visibility, now));
             held.confirmed = now;
         }
     }
@@ -279,10 +355,16 @@ impl Leases {
     fn drop_over(&self, now: BootInstant) {
         let is_over = |held: &HeldMessage| held.is_over(self.shared.visibility, now);
         let over = |registry: &Registry| -> Vec<u64> {
-            registry.messages.iter().filter(|(_, held)| is_over(held)).map(|(number, _)| *number).collect()
+            registry
+                .messages
+                .iter()
+                .filter(|(_, held)| is_over(held))
+                .map(|(number, _)| *number)
+                .collect()
         };
         let over = over(&self.shared.lock_registry());
-        over.into_iter().for_each(|number| self.shared.give_up(number));
+        over.into_iter()
+            .for_each(|number| self.shared.give_up(number));
     }
 }
 
@@ -318,7 +400,11 @@ impl LeaseQueue {
 
     /// Loses a message that SQS does not extend: one that is being deleted may be gone.
     fn lose(&self, number: u64) {
-        let is_settled = self.lock_registry().messages.get(&number).is_some_and(|held| held.is_settled);
+        let is_settled = self
+            .lock_registry()
+            .messages
+            .get(&number)
+            .is_some_and(|held| held.is_settled);
         if is_settled {
             drop(self.lock_registry().remove_message(number));
         } else {
@@ -331,7 +417,8 @@ impl LeaseQueue {
         let mut registry = self.lock_registry();
         if let Some(held) = registry.remove_message(number) {
             registry.end_group(&held);
-            self.metrics.count_message(&self.queue, MessageOutcome::LeaseLost);
+            self.metrics
+                .count_message(&self.queue, MessageOutcome::LeaseLost);
             held.lost.cancel();
         }
     }
@@ -340,7 +427,12 @@ impl LeaseQueue {
 impl Lease {
     /// Returns what its task holds on to.
     pub(crate) fn to_hold(&self) -> Hold {
-        Hold { number: self.number, leases: Leases { shared: Arc::clone(&self.shared) } }
+        Hold {
+            number: self.number,
+            leases: Leases {
+                shared: Arc::clone(&self.shared),
+            },
+        }
     }
 
     /// Lets it run out: an extension would hide a message that goes back for another time than it
@@ -397,13 +489,25 @@ mod tests {
         let (receipt, lost) = (String::new(), CancellationToken::new());
         let (group, over, is_settled) = (None, CancellationToken::new(), false);
         let (expires, last) = (asked + VISIBILITY, asked + HIDDEN_MAX);
-        HeldMessage { receipt, expires, confirmed: asked, last, lost, group, is_settled, over }
+        HeldMessage {
+            receipt,
+            expires,
+            confirmed: asked,
+            last,
+            lost,
+            group,
+            is_settled,
+            over,
+        }
     }
 
     /// Returns how long after the receipt something first holds, as often as it is looked at.
     fn first(every: Duration, holds: impl Fn(BootInstant) -> bool) -> Duration {
         let began = BootInstant::now();
-        (0..).map(|looks| every * looks).find(|time| holds(began + *time)).unwrap()
+        (0..)
+            .map(|looks| every * looks)
+            .find(|time| holds(began + *time))
+            .unwrap()
     }
 
     #[test]
@@ -415,7 +519,10 @@ mod tests {
 
     #[test]
     fn two_calls_fit_between_the_first_try_and_the_end() {
-        let (held, call) = (received(BootInstant::now() + Duration::from_millis(1)), VISIBILITY / ROUNDS);
+        let (held, call) = (
+            received(BootInstant::now() + Duration::from_millis(1)),
+            VISIBILITY / ROUNDS,
+        );
         let tried = first(call, |now| held.is_due(VISIBILITY, now));
         let given_up = first(VISIBILITY / LOOKS, |now| held.is_over(VISIBILITY, now));
         assert!(tried + 2 * call <= given_up, "{tried:?} {given_up:?}");
@@ -424,7 +531,11 @@ mod tests {
     /// Keeps leases of a queue that is never asked.
     fn leases() -> Leases {
         let version = aws_sdk_sqs::config::BehaviorVersion::latest();
-        let client = aws_sdk_sqs::Client::from_conf(aws_sdk_sqs::Config::builder().behavior_version(version).build());
+        let client = aws_sdk_sqs::Client::from_conf(
+            aws_sdk_sqs::Config::builder()
+                .behavior_version(version)
+                .build(),
+        );
         let queue = replicator_config::Queue {
             url: "https://sqs.eu-west-1.amazonaws.com/111111111111/work.fifo".to_owned(),
             account: "source".to_owned(),
@@ -438,7 +549,8 @@ mod tests {
     #[test]
     fn what_loses_one_message_of_a_group_ends_the_work_for_all_of_it() {
         let (leases, group, other) = (leases(), "group".to_owned(), "other".to_owned());
-        let hold = |number, group| leases.hold(number, ("receipt", Some(group)), BootInstant::now());
+        let hold =
+            |number, group| leases.hold(number, ("receipt", Some(group)), BootInstant::now());
         let (first, second, apart) = (hold(1, &group), hold(2, &group), hold(3, &other));
         leases.lose_message("2");
         assert!(second.lost_token().is_cancelled() && !first.lost_token().is_cancelled());
@@ -449,7 +561,10 @@ mod tests {
         drop((first, second));
         let beside = hold(5, &group);
         again.end_group();
-        assert!(is_over(&beside) && !beside.lost_token().is_cancelled(), "it goes back with the other");
+        assert!(
+            is_over(&beside) && !beside.lost_token().is_cancelled(),
+            "it goes back with the other"
+        );
     }
 
     #[test]
@@ -459,10 +574,19 @@ mod tests {
         let (deleted, next) = (hold(1), hold(2));
         deleted.mark_settled();
         leases.lose_message("1");
-        assert!(!next.over_token().is_cancelled(), "SQS knows its receipt no more");
+        assert!(
+            !next.over_token().is_cancelled(),
+            "SQS knows its receipt no more"
+        );
         deleted.end_group();
-        assert!(next.over_token().is_cancelled(), "it was not deleted after all");
-        assert!(!hold(3).over_token().is_cancelled(), "what is received later is held anew");
+        assert!(
+            next.over_token().is_cancelled(),
+            "it was not deleted after all"
+        );
+        assert!(
+            !hold(3).over_token().is_cancelled(),
+            "what is received later is held anew"
+        );
     }
 
     #[test]

@@ -23,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 use crate::blocking;
 use condition::LedgerHealth;
 use records::{
-    DbKey, ParkedTask, Record, Refuted, Removals, Replica, RuleStart, TargetKey, Upload, UploadedPart, decode_record,
-    encode,
+    DbKey, ParkedTask, Record, Refuted, Removals, Replica, RuleStart, TargetKey, Upload,
+    UploadedPart, decode_record, encode,
 };
 use store::{ReadError, Store};
 use unreadable::DamagedUploads;
@@ -48,7 +48,11 @@ pub(crate) type Parts = BTreeMap<u32, UploadedPart>;
 impl Ledger {
     /// Opens the ledger, alone: a second daemon on the same directory is refused.
     pub(crate) fn open(state_dir: &Path) -> Result<Self, OpenError> {
-        Ok(Self { store: Arc::new(Store::open(state_dir)?), removals: Arc::default(), unreadable: Arc::default() })
+        Ok(Self {
+            store: Arc::new(Store::open(state_dir)?),
+            removals: Arc::default(),
+            unreadable: Arc::default(),
+        })
     }
 
     /// Opens the ledger again whenever its disk fails, until told to stop.
@@ -97,12 +101,19 @@ impl Ledger {
         destination_version: &str,
         now: Timestamp,
     ) -> Result<(), Failure> {
-        self.put(&Refuted::db_key(target, destination_version), &Refuted { since: now })
+        self.put(
+            &Refuted::db_key(target, destination_version),
+            &Refuted { since: now },
+        )
     }
 
     /// Says whether a version of the destination is known to hold other bytes than were sent; it is
     /// if the record is damaged.
-    pub(crate) fn is_refuted(&self, target: &TargetKey, destination_version: &str) -> Result<bool, Failure> {
+    pub(crate) fn is_refuted(
+        &self,
+        target: &TargetKey,
+        destination_version: &str,
+    ) -> Result<bool, Failure> {
         match self.get_record::<Refuted>(&Refuted::db_key(target, destination_version)) {
             Err(ReadError::Damaged(_)) => Ok(true),
             read => Ok(read?.is_some()),
@@ -121,9 +132,15 @@ impl Ledger {
             }
             read => read?,
         };
-        let Some(upload) = upload else { return Ok(None) };
-        let parts: Vec<UploadedPart> = damaged_as_absent(self.scan_records(&UploadedPart::key_prefix(target)))?;
-        Ok(Some((upload, parts.into_iter().map(|part| (part.number, part)).collect())))
+        let Some(upload) = upload else {
+            return Ok(None);
+        };
+        let parts: Vec<UploadedPart> =
+            damaged_as_absent(self.scan_records(&UploadedPart::key_prefix(target)))?;
+        Ok(Some((
+            upload,
+            parts.into_iter().map(|part| (part.number, part)).collect(),
+        )))
     }
 
     /// Records a multipart upload in progress.
@@ -142,9 +159,13 @@ impl Ledger {
         batch.delete(Upload::db_key(target).key_bytes());
         let parts = UploadedPart::key_prefix(target);
         match self.scan_records::<UploadedPart>(&parts) {
-            Ok(read) => read.iter().for_each(|part| batch.delete(part.address(target).key_bytes())),
+            Ok(read) => read
+                .iter()
+                .for_each(|part| batch.delete(part.address(target).key_bytes())),
             // Unread, which later reads pay for: so not always.
-            Err(ReadError::Damaged(_)) => batch.delete_range(parts.key_bytes(), parts.clone().end().key_bytes()),
+            Err(ReadError::Damaged(_)) => {
+                batch.delete_range(parts.key_bytes(), parts.clone().end().key_bytes());
+            }
             Err(failed) => return Err(failed.into()),
         }
         self.store.write(|db| db.write(batch))?;
@@ -191,7 +212,10 @@ impl Ledger {
         visit: impl FnMut(ParkedTask) -> ControlFlow<()>,
     ) -> Result<(), Failure> {
         let table = DbKey::of_table(ParkedTask::TABLE);
-        let from = after.map_or_else(|| table.clone(), |target| ParkedTask::key_prefix(target).end());
+        let from = after.map_or_else(
+            || table.clone(),
+            |target| ParkedTask::key_prefix(target).end(),
+        );
         damaged_as_absent(self.visit_records(&from, &table, visit))
     }
 
@@ -201,9 +225,11 @@ impl Ledger {
         target: &TargetKey,
         is_done: impl Fn(&ParkedTask) -> bool,
     ) -> Result<(), Failure> {
-        let parked: Vec<ParkedTask> = damaged_as_absent(self.scan_records(&ParkedTask::key_prefix(target)))?;
+        let parked: Vec<ParkedTask> =
+            damaged_as_absent(self.scan_records(&ParkedTask::key_prefix(target)))?;
         for task in parked.iter().filter(|task| is_done(task)) {
-            self.store.write(|db| db.delete(task.address().key_bytes()))?;
+            self.store
+                .write(|db| db.delete(task.address().key_bytes()))?;
         }
         Ok(())
     }
@@ -230,24 +256,45 @@ impl Ledger {
 
     /// Counts one removal more by a rule's version deletes; returns false if they have removed as
     /// many in this hour as they may.
-    pub(crate) fn count_removal(&self, rule: &str, per_hour: NonZeroU32, now: Timestamp) -> Result<bool, Failure> {
+    pub(crate) fn count_removal(
+        &self,
+        rule: &str,
+        per_hour: NonZeroU32,
+        now: Timestamp,
+    ) -> Result<bool, Failure> {
         let _one_at_a_time = self.removals.lock().unwrap_or_else(PoisonError::into_inner);
         let address = Removals::address(rule);
         // A clock that was set back by more than an hour begins a new one, too.
         let is_of_this_hour = |removals: &Removals| (now - removals.since).abs() < HOUR;
-        let removals = self.get_record::<Removals>(&address)?.filter(is_of_this_hour);
-        let removals = removals.unwrap_or(Removals { since: now, count: 0 });
+        let removals = self
+            .get_record::<Removals>(&address)?
+            .filter(is_of_this_hour);
+        let removals = removals.unwrap_or(Removals {
+            since: now,
+            count: 0,
+        });
         if removals.count >= per_hour.get() {
             return Ok(false);
         }
-        self.put(&address, &Removals { count: removals.count + 1, ..removals })?;
+        self.put(
+            &address,
+            &Removals {
+                count: removals.count + 1,
+                ..removals
+            },
+        )?;
         Ok(true)
     }
 
     fn get_record<R: Record>(&self, address: &DbKey) -> Result<Option<R>, ReadError> {
         let opened = self.store.open_db()?;
-        let found = opened.db.get_pinned(address.key_bytes()).map_err(|error| self.store.read_error(error))?;
-        found.map(|bytes| decode_record(&bytes).map_err(|error| self.store.decode_error(error))).transpose()
+        let found = opened
+            .db
+            .get_pinned(address.key_bytes())
+            .map_err(|error| self.store.read_error(error))?;
+        found
+            .map(|bytes| decode_record(&bytes).map_err(|error| self.store.decode_error(error)))
+            .transpose()
     }
 
     fn put<R: Record>(&self, address: &DbKey, record: &R) -> Result<(), Failure> {
@@ -279,10 +326,16 @@ impl Ledger {
             false => options.set_total_order_seek(true),
         }
         let opened = self.store.open_db()?;
-        for entry in opened.db.iterator_opt(IteratorMode::From(from.key_bytes(), Direction::Forward), options) {
+        for entry in opened.db.iterator_opt(
+            IteratorMode::From(from.key_bytes(), Direction::Forward),
+            options,
+        ) {
             let (key, value) = entry.map_err(|error| self.store.read_error(error))?;
             let is_wanted = key.starts_with(prefix.key_bytes());
-            if !is_wanted || visit(decode_record(&value).map_err(|error| self.store.decode_error(error))?).is_break() {
+            if !is_wanted
+                || visit(decode_record(&value).map_err(|error| self.store.decode_error(error))?)
+                    .is_break()
+            {
                 break;
             }
         }

@@ -57,19 +57,30 @@ struct Lines {
 
 impl Limits {
     pub(crate) fn new(watchdog: Arc<ProgressWatchdog>) -> Self {
-        Self { limiters: RwLock::default(), lines: Lines::default(), watchdog }
+        Self {
+            limiters: RwLock::default(),
+            lines: Lines::default(),
+            watchdog,
+        }
     }
 
     /// Takes over the limits of a new set of rules. A limit that did not change keeps its state.
     pub(crate) fn replace<'a>(&self, rules: impl Iterator<Item = &'a Rule>) {
-        let Ok(mut limiters) = self.limiters.write() else { return };
+        let Ok(mut limiters) = self.limiters.write() else {
+            return;
+        };
         let mut next = HashMap::new();
         for rule in rules {
-            let both = Limited::scopes_of(rule).into_iter().zip([rule.limits, rule.destination_limits]);
+            let both = Limited::scopes_of(rule)
+                .into_iter()
+                .zip([rule.limits, rule.destination_limits]);
             // What another rule says of the same destination holds for all.
-            for (limited, limits) in both.filter(|(_, limits)| *limits != rule::RateLimits::default()) {
+            for (limited, limits) in
+                both.filter(|(_, limits)| *limits != rule::RateLimits::default())
+            {
                 let known = limiters.remove(&limited).unwrap_or_default();
-                next.entry(limited).or_insert_with(|| known.renew_for(limits));
+                next.entry(limited)
+                    .or_insert_with(|| known.renew_for(limits));
             }
         }
         *limiters = next;
@@ -87,7 +98,10 @@ impl Limits {
         if self.are_none() {
             return None;
         }
-        self.bandwidths_of(rule).iter().map(|(_, bandwidth)| bandwidth.bytes_per_second()).min()
+        self.bandwidths_of(rule)
+            .iter()
+            .map(|(_, bandwidth)| bandwidth.bytes_per_second())
+            .min()
     }
 
     /// Waits until this many bytes may move. The first in a line goes first: among small bodies
@@ -101,12 +115,23 @@ impl Limits {
         let (mut left, begun) = (bytes, Instant::now());
         while left > 0 {
             let bandwidths = self.bandwidths_of(rule);
-            let turn = bandwidths.iter().map(|(_, bandwidth)| bandwidth.turn_bytes()).fold(left, u64::min);
+            let turn = bandwidths
+                .iter()
+                .map(|(_, bandwidth)| bandwidth.turn_bytes())
+                .fold(left, u64::min);
             for (limited, bandwidth) in &bandwidths {
-                let is_current = || self.limiters_of(limited).bandwidth.is_some_and(|now| Arc::ptr_eq(&now, bandwidth));
+                let is_current = || {
+                    self.limiters_of(limited)
+                        .bandwidth
+                        .is_some_and(|now| Arc::ptr_eq(&now, bandwidth))
+                };
                 bandwidth.acquire_turn(turn, is_current).await;
             }
-            left = if bandwidths.is_empty() { 0 } else { left - turn };
+            left = if bandwidths.is_empty() {
+                0
+            } else {
+                left - turn
+            };
             if begun.elapsed() > LONG {
                 self.watchdog.passes();
             }
@@ -115,13 +140,23 @@ impl Limits {
 
     fn bandwidths_of(&self, rule: &Rule) -> Vec<(Limited, Arc<Bandwidth>)> {
         let both = Limited::scopes_of(rule).into_iter();
-        both.filter_map(|limited| self.limiters_of(&limited).bandwidth.map(|bandwidth| (limited, bandwidth))).collect()
+        both.filter_map(|limited| {
+            self.limiters_of(&limited)
+                .bandwidth
+                .map(|bandwidth| (limited, bandwidth))
+        })
+        .collect()
     }
 
     /// Waits until a copy of so many bytes is let in, and until it has a share of the memory then:
     /// one at a time of each line, or many would be let in while memory is short, and move at once
     /// when it no longer is.
-    pub(crate) async fn let_in<T>(&self, payer: Flow<'_>, bytes: u64, share: impl Future<Output = T>) -> T {
+    pub(crate) async fn let_in<T>(
+        &self,
+        payer: Flow<'_>,
+        bytes: u64,
+        share: impl Future<Output = T>,
+    ) -> T {
         let _turn = self.lines.copies.take(payer).await;
         self.pass_bytes(payer.rule, bytes).await;
         self.acquire_admission(payer.rule).await;
@@ -135,12 +170,17 @@ impl Limits {
             return;
         }
         let limited = Limited::scopes_of(payer.rule);
-        let requests: Vec<Arc<Requests>> =
-            limited.iter().filter_map(|limited| self.limiters_of(limited).requests).collect();
+        let requests: Vec<Arc<Requests>> = limited
+            .iter()
+            .filter_map(|limited| self.limiters_of(limited).requests)
+            .collect();
         if requests.is_empty() {
             return;
         }
-        let _waiting: Vec<_> = requests.iter().map(|requests| requests.wait(payer.rule)).collect();
+        let _waiting: Vec<_> = requests
+            .iter()
+            .map(|requests| requests.wait(payer.rule))
+            .collect();
         let _turn = self.lines.sending.take(payer).await;
         self.take(payer.rule, |requests| &requests.sent).await;
     }
@@ -159,7 +199,10 @@ impl Limits {
         if self.are_none() {
             return;
         }
-        for requests in Limited::scopes_of(rule).iter().filter_map(|limited| self.limiters_of(limited).requests) {
+        for requests in Limited::scopes_of(rule)
+            .iter()
+            .filter_map(|limited| self.limiters_of(limited).requests)
+        {
             requests.caught_up(rule).await;
         }
         self.take(rule, |requests| &requests.let_in).await;
@@ -169,10 +212,15 @@ impl Limits {
     /// changes meanwhile.
     async fn take(&self, rule: &Rule, counter: impl Fn(&Requests) -> &Counter) {
         for limited in Limited::scopes_of(rule) {
-            let is_current =
-                |taken: &Arc<Requests>| self.limiters_of(&limited).requests.is_some_and(|now| Arc::ptr_eq(&now, taken));
+            let is_current = |taken: &Arc<Requests>| {
+                self.limiters_of(&limited)
+                    .requests
+                    .is_some_and(|now| Arc::ptr_eq(&now, taken))
+            };
             while let Some(requests) = self.limiters_of(&limited).requests
-                && !counter(&requests).take(requests::ONE, || is_current(&requests)).await
+                && !counter(&requests)
+                    .take(requests::ONE, || is_current(&requests))
+                    .await
             {}
         }
     }
@@ -180,18 +228,27 @@ impl Limits {
     /// Says whether no limit is set, as in most configurations: then nothing is looked up for each
     /// copy.
     fn are_none(&self) -> bool {
-        self.limiters.read().is_ok_and(|limiters| limiters.is_empty())
+        self.limiters
+            .read()
+            .is_ok_and(|limiters| limiters.is_empty())
     }
 
     fn limiters_of(&self, limited: &Limited) -> Limiters {
-        self.limiters.read().ok().and_then(|limiters| limiters.get(limited).cloned()).unwrap_or_default()
+        self.limiters
+            .read()
+            .ok()
+            .and_then(|limiters| limiters.get(limited).cloned())
+            .unwrap_or_default()
     }
 }
 
 impl Limited {
     /// Names the two whose limits hold for a rule's copies.
     fn scopes_of(rule: &Rule) -> [Self; 2] {
-        [Self::Rule(rule.id.clone()), Self::Destination(rule.destination.clone())]
+        [
+            Self::Rule(rule.id.clone()),
+            Self::Destination(rule.destination.clone()),
+        ]
     }
 }
 
@@ -206,7 +263,10 @@ impl Limiters {
             let known = self.requests.filter(|known| known.per_second == limit);
             known.unwrap_or_else(|| Arc::new(Requests::new(limit)))
         });
-        Self { bandwidth, requests }
+        Self {
+            bandwidth,
+            requests,
+        }
     }
 }
 
@@ -224,7 +284,13 @@ mod tests {
         };
         let before = Limiters::default().renew_for(limits(1 << 20));
         let after = before.clone().renew_for(limits(1 << 21));
-        assert!(Arc::ptr_eq(&before.requests.unwrap(), &after.requests.unwrap()));
-        assert!(!Arc::ptr_eq(&before.bandwidth.unwrap(), &after.bandwidth.unwrap()));
+        assert!(Arc::ptr_eq(
+            &before.requests.unwrap(),
+            &after.requests.unwrap()
+        ));
+        assert!(!Arc::ptr_eq(
+            &before.bandwidth.unwrap(),
+            &after.bandwidth.unwrap()
+        ));
     }
 }

@@ -50,7 +50,9 @@ enum Verb {
         file: ConfigFile,
     },
     /// Shows what the running daemon has in flight and what is parked
-    #[command(after_help = "Example:\n  s3-replicator status --config /etc/s3-replicator/config.toml")]
+    #[command(
+        after_help = "Example:\n  s3-replicator status --config /etc/s3-replicator/config.toml"
+    )]
     Status {
         #[command(flatten)]
         file: ConfigFile,
@@ -70,14 +72,18 @@ const LEDGER_EXAMPLES: &str = "Examples:
 #[derive(Debug, Subcommand)]
 enum LedgerCommand {
     /// Reads every record, beside a running daemon too; exit 65 when one is damaged
-    #[command(after_help = "Example:\n  s3-replicator ledger check --config /etc/s3-replicator/config.toml")]
+    #[command(
+        after_help = "Example:\n  s3-replicator ledger check --config /etc/s3-replicator/config.toml"
+    )]
     Check {
         #[command(flatten)]
         file: ConfigFile,
     },
     /// Puts a damaged ledger aside, and in its place one of all that can be read; the daemon has to
     /// be stopped
-    #[command(after_help = "Example:\n  s3-replicator ledger repair --config /etc/s3-replicator/config.toml")]
+    #[command(
+        after_help = "Example:\n  s3-replicator ledger repair --config /etc/s3-replicator/config.toml"
+    )]
     Repair {
         #[command(flatten)]
         file: ConfigFile,
@@ -150,7 +156,11 @@ impl From<Selection> for Which {
 #[derive(Debug, clap::Args)]
 struct ConfigFile {
     /// The configuration file
-    #[arg(long, value_name = "FILE", default_value = "/etc/s3-replicator/config.toml")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/s3-replicator/config.toml"
+    )]
     config: PathBuf,
 }
 
@@ -189,7 +199,12 @@ fn main() -> ExitCode {
 
 fn command(command: Command) -> anyhow::Result<()> {
     match command.verb {
-        Verb::Run { file, log_format, log, role } => {
+        Verb::Run {
+            file,
+            log_format,
+            log,
+            role,
+        } => {
             start_log(log_format, &log)?;
             let settings = replicator_config::load(&file.config)?;
             process::raise_descriptors()?;
@@ -210,17 +225,33 @@ fn command(command: Command) -> anyhow::Result<()> {
         }
         Verb::Status { file } => {
             let settings = replicator_config::load(&file.config)?;
-            print_text(build_runtime()?.block_on(status::ask(&settings))?.trim_end());
+            print_text(
+                build_runtime()?
+                    .block_on(status::ask(&settings))?
+                    .trim_end(),
+            );
             Ok(())
         }
         Verb::Failures(Failures::List { file, which, json }) => {
             let settings = replicator_config::load(&file.config)?;
-            print_text(build_runtime()?.block_on(failures::list(&settings, &which.into(), json))?.trim_end());
+            print_text(
+                build_runtime()?
+                    .block_on(failures::list(&settings, &which.into(), json))?
+                    .trim_end(),
+            );
             Ok(())
         }
-        Verb::Failures(Failures::Retry { file, all: _, which }) => {
+        Verb::Failures(Failures::Retry {
+            file,
+            all: _,
+            which,
+        }) => {
             let settings = replicator_config::load(&file.config)?;
-            print_text(build_runtime()?.block_on(failures::retry(&settings, &which.into()))?.trim_end());
+            print_text(
+                build_runtime()?
+                    .block_on(failures::retry(&settings, &which.into()))?
+                    .trim_end(),
+            );
             Ok(())
         }
         Verb::Ledger(LedgerCommand::Check { file }) => {
@@ -235,14 +266,21 @@ fn command(command: Command) -> anyhow::Result<()> {
 }
 
 fn build_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
 }
 
 /// Logs go to standard error; the SDK's own stay out unless enabled, because they name access keys
 /// and, at the lower levels, hold headers.
 fn start_log(format: LogFormat, filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter).with_context(|| format!("log filter {filter:?} is not valid"))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| process::Log).with_target(false);
+    let filter = EnvFilter::try_new(filter)
+        .with_context(|| format!("log filter {filter:?} is not valid"))?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(|| process::Log)
+        .with_target(false);
     match format {
         LogFormat::Text => log.with_ansi(false).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
@@ -250,12 +288,18 @@ fn start_log(format: LogFormat, filter: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[allow(clippy::print_stdout, reason = "what a command was asked for goes to standard output")]
+#[allow(
+    clippy::print_stdout,
+    reason = "what a command was asked for goes to standard output"
+)]
 fn print_text(text: &str) {
     println!("{}", without_commands(text));
 }
 
-#[allow(clippy::print_stderr, reason = "a command that fails says why on standard error")]
+#[allow(
+    clippy::print_stderr,
+    reason = "a command that fails says why on standard error"
+)]
 fn say_error(error: &anyhow::Error) {
     eprintln!("{}", without_commands(&format!("s3-replicator: {error:#}")));
 }

@@ -100,9 +100,16 @@ impl Message {
     /// notice.
     pub(crate) fn delay_left(&self, task: &Task) -> Duration {
         let lead = &task.rules.primary;
-        let removes =
-            lead.version_deletes && task.events.iter().any(|pending| pending.action == EventKind::VersionDelete);
-        let delay = if removes { lead.version_delete_delay } else { Duration::ZERO };
+        let removes = lead.version_deletes
+            && task
+                .events
+                .iter()
+                .any(|pending| pending.action == EventKind::VersionDelete);
+        let delay = if removes {
+            lead.version_delete_delay
+        } else {
+            Duration::ZERO
+        };
         // Where the queue's clock does not tell the age, the second delivery tells that the delay
         // is over.
         match self.age(clock::now()) {
@@ -143,14 +150,27 @@ impl Message {
     /// next worker too.
     pub(crate) fn given_back(&self, after: Duration) -> AckAction {
         let anew = self.afresh().filter(|_| !self.is_redelivered());
-        anew.map_or(AckAction::ReturnAfter(after), |item| AckAction::Forward(vec![item]))
+        anew.map_or(AckAction::ReturnAfter(after), |item| {
+            AckAction::Forward(vec![item])
+        })
     }
 
     /// Tells that it cannot be acted on, and says what becomes of it.
-    pub(crate) fn refuse_and_park(&self, metrics: &Metrics, reason: Reason, detail: &str) -> AckAction {
+    pub(crate) fn refuse_and_park(
+        &self,
+        metrics: &Metrics,
+        reason: Reason,
+        detail: &str,
+    ) -> AckAction {
         let queue = self.queue.queue.name();
         let reason_code = reason.as_str();
-        warn!(queue, message_id = self.id, reason = reason_code, detail, "message cannot be acted on, parking it");
+        warn!(
+            queue,
+            message_id = self.id,
+            reason = reason_code,
+            detail,
+            "message cannot be acted on, parking it"
+        );
         metrics.count_failed("", reason_code);
         if reason == Reason::MessageUndecodable {
             metrics.count_message(queue, MessageOutcome::Undecodable);
@@ -171,7 +191,10 @@ impl Message {
     /// Returns how long a failed message shall wait for its next delivery, given how long it
     /// should have waited after its first: a while between half of that and all.
     pub(crate) fn redelivery_delay(&self, first: Duration) -> Duration {
-        equal_jitter(doubled_delay(first, self.receive_count).min(DELAY_MAX), fastrand::f64())
+        equal_jitter(
+            doubled_delay(first, self.receive_count).min(DELAY_MAX),
+            fastrand::f64(),
+        )
     }
 }
 
@@ -193,8 +216,11 @@ mod tests {
 
     #[test]
     fn each_delivery_doubles_the_delay_up_to_a_quarter_of_an_hour() {
-        let delays = [1, 2, 3, 4, 5, 6, u32::MAX]
-            .map(|count| doubled_delay(Duration::from_secs(60), count).min(DELAY_MAX).as_secs());
+        let delays = [1, 2, 3, 4, 5, 6, u32::MAX].map(|count| {
+            doubled_delay(Duration::from_secs(60), count)
+                .min(DELAY_MAX)
+                .as_secs()
+        });
         assert_eq!(delays, [60, 120, 240, 480, 900, 900, 900]);
     }
 
@@ -206,6 +232,9 @@ mod tests {
 
     #[test]
     fn a_message_that_nobody_counts_waits_as_after_its_first_delivery() {
-        assert_eq!(doubled_delay(Duration::from_secs(3), 0), Duration::from_secs(3));
+        assert_eq!(
+            doubled_delay(Duration::from_secs(3), 0),
+            Duration::from_secs(3)
+        );
     }
 }

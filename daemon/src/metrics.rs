@@ -3,7 +3,8 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    Error, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Error, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 use replicator_core::failure::Reason;
 use serde::{Deserialize, Serialize};
@@ -95,8 +96,9 @@ pub(crate) struct Metrics {
 }
 
 // From a tenth of a second to native replication's threshold of 15 minutes and beyond.
-const LATENCY_BUCKETS_SECONDS: &[f64] =
-    &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0];
+const LATENCY_BUCKETS_SECONDS: &[f64] = &[
+    0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0,
+];
 
 impl Metrics {
     /// Registers every metric.
@@ -106,34 +108,60 @@ impl Metrics {
             "replication_latency_seconds",
             "Seconds from the event's time to the replica being durable at the destination.",
         );
-        let latency = HistogramVec::new(latency.buckets(LATENCY_BUCKETS_SECONDS.to_vec()), &["rule", "operation"]);
+        let latency = HistogramVec::new(
+            latency.buckets(LATENCY_BUCKETS_SECONDS.to_vec()),
+            &["rule", "operation"],
+        );
         let oldest_pending = prometheus::GaugeVec::new(
-            Opts::new("oldest_pending_seconds", "Age in seconds of the oldest event not yet settled."),
+            Opts::new(
+                "oldest_pending_seconds",
+                "Age in seconds of the oldest event not yet settled.",
+            ),
             &["rule"],
         );
-        let task_panics = IntCounter::new("task_panics_total", "Tasks that a bug in the daemon ended.");
+        let task_panics =
+            IntCounter::new("task_panics_total", "Tasks that a bug in the daemon ended.");
         let counter = |name: &str, help: &str, labels: &[&str]| {
             register(&registry, IntCounterVec::new(Opts::new(name, help), labels))
         };
         let gauge = |name: &str, help: &str, labels: &[&str]| {
             register(&registry, IntGaugeVec::new(Opts::new(name, help), labels))
         };
-        let ledger_up = IntGauge::new("ledger_up", "1 while the ledger takes records and none of it is damaged.");
+        let ledger_up = IntGauge::new(
+            "ledger_up",
+            "1 while the ledger takes records and none of it is damaged.",
+        );
         Ok(Self {
             operations: counter(
                 "operations_total",
                 "Operations by what became of them.",
                 &["rule", "destination", "operation", "outcome"],
             )?,
-            bytes: counter("bytes_total", "Bytes of object bodies replicated.", &["rule"])?,
-            operations_pending: gauge("operations_pending", "Operations received and not yet settled.", &["rule"])?,
-            bytes_pending: gauge("bytes_pending", "Bytes of object bodies not yet replicated.", &["rule"])?,
+            bytes: counter(
+                "bytes_total",
+                "Bytes of object bodies replicated.",
+                &["rule"],
+            )?,
+            operations_pending: gauge(
+                "operations_pending",
+                "Operations received and not yet settled.",
+                &["rule"],
+            )?,
+            bytes_pending: gauge(
+                "bytes_pending",
+                "Bytes of object bodies not yet replicated.",
+                &["rule"],
+            )?,
             failures: counter(
                 "failures_total",
                 "Refusals, losses and failed attempts, by reason.",
                 &["rule", "reason"],
             )?,
-            parked: gauge("parked", "Parked tasks by reason; they are retried on a schedule.", &["rule", "reason"])?,
+            parked: gauge(
+                "parked",
+                "Parked tasks by reason; they are retried on a schedule.",
+                &["rule", "reason"],
+            )?,
             requests: counter(
                 "requests_total",
                 "Requests sent, by the status of the answer; 0 when none came.",
@@ -144,13 +172,21 @@ impl Metrics {
                 "Reads and writes of the ledger that failed.",
                 &["kind"],
             )?,
-            memory: gauge("memory_bytes", "Memory of object bodies: budget and use.", &["kind"])?,
+            memory: gauge(
+                "memory_bytes",
+                "Memory of object bodies: budget and use.",
+                &["kind"],
+            )?,
             unproved: counter(
                 "unproved_total",
                 "Replicas written without a proof that they hold the source's bytes, by cause.",
                 &["rule", "cause"],
             )?,
-            messages: counter("queue_messages_total", "Messages by what became of them.", &["queue", "outcome"])?,
+            messages: counter(
+                "queue_messages_total",
+                "Messages by what became of them.",
+                &["queue", "outcome"],
+            )?,
             latency: register(&registry, latency)?,
             oldest_pending: register(&registry, oldest_pending)?,
             ledger_up: register(&registry, ledger_up)?,
@@ -161,7 +197,11 @@ impl Metrics {
 
     /// Creates the series that alerts query before anything happens: of a counter that begins with
     /// 1, `increase` sees nothing.
-    pub(crate) fn expect<'a>(&self, queues: impl Iterator<Item = &'a str>, rules: impl Iterator<Item = &'a str>) {
+    pub(crate) fn expect<'a>(
+        &self,
+        queues: impl Iterator<Item = &'a str>,
+        rules: impl Iterator<Item = &'a str>,
+    ) {
         for queue in queues {
             for outcome in MessageOutcome::ALL {
                 self.messages.with_label_values(&[queue, outcome.as_str()]);
@@ -178,8 +218,16 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn count_operation(&self, rule: &str, destination: &str, operation: &str, outcome: Outcome) {
-        self.operations.with_label_values(&[rule, destination, operation, outcome.as_str()]).inc();
+    pub(crate) fn count_operation(
+        &self,
+        rule: &str,
+        destination: &str,
+        operation: &str,
+        outcome: Outcome,
+    ) {
+        self.operations
+            .with_label_values(&[rule, destination, operation, outcome.as_str()])
+            .inc();
     }
 
     pub(crate) fn count_bytes(&self, rule: &str, bytes: u64) {
@@ -187,7 +235,9 @@ impl Metrics {
     }
 
     pub(crate) fn latency(&self, rule: &str, operation: &str, seconds: f64) {
-        self.latency.with_label_values(&[rule, operation]).observe(seconds);
+        self.latency
+            .with_label_values(&[rule, operation])
+            .observe(seconds);
     }
 
     pub(crate) fn count_failed(&self, rule: &str, reason: &str) {
@@ -195,22 +245,32 @@ impl Metrics {
     }
 
     pub(crate) fn unproved(&self, rule: &str, cause: Unproved) {
-        self.unproved.with_label_values(&[rule, cause.as_str()]).inc();
+        self.unproved
+            .with_label_values(&[rule, cause.as_str()])
+            .inc();
     }
 
     /// Lists what was written without a proof.
-    pub(crate) fn unproved_counts<'a>(&self, rules: impl Iterator<Item = &'a str>) -> Vec<UnprovedCount> {
+    pub(crate) fn unproved_counts<'a>(
+        &self,
+        rules: impl Iterator<Item = &'a str>,
+    ) -> Vec<UnprovedCount> {
         let count = |rule: &str, cause: Unproved| UnprovedCount {
             rule: rule.to_owned(),
             cause,
-            replicas: self.unproved.with_label_values(&[rule, cause.as_str()]).get(),
+            replicas: self
+                .unproved
+                .with_label_values(&[rule, cause.as_str()])
+                .get(),
         };
         let counts = rules.flat_map(|rule| Unproved::ALL.map(|cause| count(rule, cause)));
         counts.filter(|count| count.replicas > 0).collect()
     }
 
     pub(crate) fn request(&self, service: &str, operation: &str, account: &str, status: u16) {
-        self.requests.with_label_values(&[service, operation, account, &status.to_string()]).inc();
+        self.requests
+            .with_label_values(&[service, operation, account, &status.to_string()])
+            .inc();
     }
 
     pub(crate) fn task_panicked(&self) {
@@ -218,7 +278,9 @@ impl Metrics {
     }
 
     pub(crate) fn count_message(&self, queue: &str, outcome: MessageOutcome) {
-        self.messages.with_label_values(&[queue, outcome.as_str()]).inc();
+        self.messages
+            .with_label_values(&[queue, outcome.as_str()])
+            .inc();
     }
 
     /// Replaces the pending figures of every rule.
@@ -227,9 +289,15 @@ impl Metrics {
         self.bytes_pending.reset();
         self.oldest_pending.reset();
         for (rule, pending) in all {
-            self.operations_pending.with_label_values(&[rule]).set(pending.operations);
-            self.bytes_pending.with_label_values(&[rule]).set(pending.bytes);
-            self.oldest_pending.with_label_values(&[rule]).set(pending.oldest_seconds);
+            self.operations_pending
+                .with_label_values(&[rule])
+                .set(pending.operations);
+            self.bytes_pending
+                .with_label_values(&[rule])
+                .set(pending.bytes);
+            self.oldest_pending
+                .with_label_values(&[rule])
+                .set(pending.oldest_seconds);
         }
     }
 
@@ -237,12 +305,18 @@ impl Metrics {
     pub(crate) fn set_parked<'a>(&self, all: impl Iterator<Item = (&'a str, Reason, i64)>) {
         self.parked.reset();
         for (rule, reason, count) in all {
-            self.parked.with_label_values(&[rule, reason.as_str()]).set(count);
+            self.parked
+                .with_label_values(&[rule, reason.as_str()])
+                .set(count);
         }
     }
 
     /// Takes over how the ledger is, and how often each trouble was seen since the start.
-    pub(crate) fn set_ledger(&self, is_up: bool, troubles: impl Iterator<Item = (LedgerTrouble, u64)>) {
+    pub(crate) fn set_ledger(
+        &self,
+        is_up: bool,
+        troubles: impl Iterator<Item = (LedgerTrouble, u64)>,
+    ) {
         self.ledger_up.set(i64::from(is_up));
         for (trouble, seen) in troubles {
             let counter = self.ledger_failures.with_label_values(&[trouble.as_str()]);
@@ -251,7 +325,9 @@ impl Metrics {
     }
 
     pub(crate) fn set_memory(&self, kind: &str, bytes: u64) {
-        self.memory.with_label_values(&[kind]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.memory
+            .with_label_values(&[kind])
+            .set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// Writes all metrics in Prometheus' text format.
@@ -274,8 +350,13 @@ impl Outcome {
 }
 
 impl Unproved {
-    const ALL: [Self; 5] =
-        [Self::NothingStated, Self::PartsUnknown, Self::CostsTooMuch, Self::AnswerSilent, Self::AnswerDiffers];
+    const ALL: [Self; 5] = [
+        Self::NothingStated,
+        Self::PartsUnknown,
+        Self::CostsTooMuch,
+        Self::AnswerSilent,
+        Self::AnswerDiffers,
+    ];
 
     /// Returns its label, which is also how records have it.
     pub fn as_str(self) -> &'static str {
@@ -290,7 +371,10 @@ impl Unproved {
 }
 
 /// Registers a metric, if it could be made.
-fn register<M: Collector + Clone + 'static>(registry: &Registry, metric: Result<M, Error>) -> Result<M, Error> {
+fn register<M: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: Result<M, Error>,
+) -> Result<M, Error> {
     let metric = metric?;
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)

@@ -46,19 +46,25 @@ pub(crate) fn contain<T>(metrics: &Metrics, work: impl FnOnce() -> T) -> Result<
 }
 
 /// Works until it is done or panics, and counts that. What it held is dropped.
-pub(crate) async fn contain_task<T>(metrics: &Metrics, work: impl Future<Output = T>) -> Result<T, Panicked> {
+pub(crate) async fn contain_task<T>(
+    metrics: &Metrics,
+    work: impl Future<Output = T>,
+) -> Result<T, Panicked> {
     let mut work = pin!(work);
-    std::future::poll_fn(|context| match contain(metrics, || work.as_mut().poll(context)) {
-        Ok(Poll::Pending) => Poll::Pending,
-        Ok(Poll::Ready(done)) => Poll::Ready(Ok(done)),
-        Err(panicked) => Poll::Ready(Err(panicked)),
-    })
+    std::future::poll_fn(
+        |context| match contain(metrics, || work.as_mut().poll(context)) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(done)) => Poll::Ready(Ok(done)),
+            Err(panicked) => Poll::Ready(Err(panicked)),
+        },
+    )
     .await
 }
 
 fn said(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
 }
 
 #[cfg(test)]
@@ -75,12 +81,22 @@ mod tests {
     #[tokio::test]
     async fn a_panic_ends_what_it_happens_in_and_nothing_else() {
         let metrics = Metrics::new().unwrap();
-        assert_eq!(contain_task(&metrics, async { IS_CONTAINED.get() }).await, Ok(true));
+        assert_eq!(
+            contain_task(&metrics, async { IS_CONTAINED.get() }).await,
+            Ok(true)
+        );
         let held = Rc::new(());
-        let panicked = contain_task(&metrics, stumble(Rc::clone(&held))).await.unwrap_err();
+        let panicked = contain_task(&metrics, stumble(Rc::clone(&held)))
+            .await
+            .unwrap_err();
         assert!(panicked.to_string().contains("seven"), "{panicked}");
         assert_eq!(Rc::strong_count(&held), 1);
         assert!(!IS_CONTAINED.get(), "what comes after it is not");
-        assert!(metrics.render().unwrap().contains("s3_replicator_task_panics_total 1\n"));
+        assert!(
+            metrics
+                .render()
+                .unwrap()
+                .contains("s3_replicator_task_panics_total 1\n")
+        );
     }
 }

@@ -46,7 +46,9 @@ const TRY_MAX: Duration = Duration::from_secs(3600);
 /// Returns when a task is to be tried for the next time, by a jitter from 0 to 1: what was parked
 /// together shall not come back together.
 pub(crate) fn next_try(now: Timestamp, tries: u32, jitter: f64) -> Timestamp {
-    let longest = TRY_FIRST.saturating_mul(2_u32.saturating_pow(tries)).min(TRY_MAX);
+    let longest = TRY_FIRST
+        .saturating_mul(2_u32.saturating_pow(tries))
+        .min(TRY_MAX);
     clock::saturating_later(now, longest.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0))
 }
 
@@ -58,15 +60,22 @@ pub(crate) fn is_due(task: &ParkedTask, now: Timestamp) -> bool {
 /// Returns a task as it is kept while it is tried once more.
 pub(crate) fn tried(task: ParkedTask, now: Timestamp) -> ParkedTask {
     let tries = task.tries.saturating_add(1);
-    ParkedTask { tries, due: Some(next_try(now, tries, fastrand::f64())), ..task }
+    ParkedTask {
+        tries,
+        due: Some(next_try(now, tries, fastrand::f64())),
+        ..task
+    }
 }
 
 impl ParkedFilter {
     /// Says whether a task is meant.
     pub(crate) fn matches_task(&self, task: &ParkedTask) -> bool {
         let is_object = |object: &Object| {
-            let is_in = |place: &BucketRef, key: &str| place.bucket.as_str() == object.bucket && key == object.key;
-            is_in(&task.source, task.source_key.as_str()) || is_in(&task.target.destination, task.target.key.as_str())
+            let is_in = |place: &BucketRef, key: &str| {
+                place.bucket.as_str() == object.bucket && key == object.key
+            };
+            is_in(&task.source, task.source_key.as_str())
+                || is_in(&task.target.destination, task.target.key.as_str())
         };
         self.rule.as_ref().is_none_or(|rule| *rule == task.rule)
             && self.reason.is_none_or(|reason| reason == task.reason)
@@ -79,12 +88,19 @@ impl Object {
     pub(crate) fn parse_url(text: &str) -> Option<Self> {
         let (bucket, key) = text.strip_prefix("s3://")?.split_once('/')?;
         let is_whole = !bucket.is_empty() && !key.is_empty();
-        is_whole.then(|| Self { bucket: bucket.to_owned(), key: key.to_owned() })
+        is_whole.then(|| Self {
+            bucket: bucket.to_owned(),
+            key: key.to_owned(),
+        })
     }
 }
 
 /// Counts what a filter means.
-pub(crate) fn count(ledger: &Ledger, rules: &Ruleset, filter: &ParkedFilter) -> Result<RetrySummary, Failure> {
+pub(crate) fn count(
+    ledger: &Ledger,
+    rules: &Ruleset,
+    filter: &ParkedFilter,
+) -> Result<RetrySummary, Failure> {
     let mut retried = RetrySummary::default();
     ledger.visit_parked(None, |task| {
         if filter.matches_task(&task) {

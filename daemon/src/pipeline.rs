@@ -52,10 +52,18 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs the daemon until it is told to stop by SIGTERM or SIGINT.
 pub async fn run(settings: Settings, config: PathBuf, role: Role) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(settings.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}; is the port in use? change `listen`", settings.listen))?;
-    let outside = Environment { listener: Some(listener), failpoints: Failpoints::from_env()?, given: None, role };
+    let listener = TcpListener::bind(settings.listen).await.with_context(|| {
+        format!(
+            "cannot listen on {}; is the port in use? change `listen`",
+            settings.listen
+        )
+    })?;
+    let outside = Environment {
+        listener: Some(listener),
+        failpoints: Failpoints::from_env()?,
+        given: None,
+        role,
+    };
     let signals = Signals::new().context("cannot listen for signals")?;
     let daemon = Daemon::start(settings, outside).await?;
     daemon.live(signals, &config).await?;
@@ -98,21 +106,40 @@ impl Daemon {
     /// Opens the ledger, makes the clients and sets every station to work.
     pub async fn start(settings: Settings, outside: Environment) -> anyhow::Result<Self> {
         if outside.role != Role::Both && settings.work_queues.is_empty() {
-            bail!("without a work_queue one daemon routes and works; name one in [[queues]], or start without --role");
+            bail!(
+                "without a work_queue one daemon routes and works; name one in [[queues]], or start without --role"
+            );
         }
         let metrics = Metrics::new().context("cannot register metrics")?;
         let ledger = Ledger::open(&settings.state_dir)?;
-        let accounts = Accounts::connect(&settings.accounts, &metrics, outside.given.as_ref()).await;
+        let accounts =
+            Accounts::connect(&settings.accounts, &metrics, outside.given.as_ref()).await;
         let accounts = accounts.context("cannot set up TLS")?;
         let budget = Budget::new(settings.memory_bytes);
-        let work_queues = WorkQueues::new(settings.work_queues.iter().filter_map(|queue| access(&accounts, queue)));
+        let work_queues = WorkQueues::new(
+            settings
+                .work_queues
+                .iter()
+                .filter_map(|queue| access(&accounts, queue)),
+        );
         let predecessor = predecessor(&settings)?;
         let failpoints = outside.failpoints;
-        let engine = Engine::new((accounts, work_queues), (ledger, predecessor), budget, metrics, failpoints);
+        let engine = Engine::new(
+            (accounts, work_queues),
+            (ledger, predecessor),
+            budget,
+            metrics,
+            failpoints,
+        );
         let engine = Arc::new(engine);
         let rules = adopt(&engine, &settings).context("cannot write to the ledger")?;
         info!(listen = %settings.listen, rules = settings.rules.len(), queues = settings.queues.len(), "started");
-        Ok(Self::build(engine, settings, rules, (outside.listener, outside.role)))
+        Ok(Self::build(
+            engine,
+            settings,
+            rules,
+            (outside.listener, outside.role),
+        ))
     }
 
     fn build(
@@ -122,20 +149,39 @@ impl Daemon {
         (listener, role): (Option<TcpListener>, Role),
     ) -> Self {
         let (rules, watched) = watch::channel(Arc::new(rules));
-        let (drain, halt, close) = <(CancellationToken, CancellationToken, CancellationToken)>::default();
+        let (drain, halt, close) =
+            <(CancellationToken, CancellationToken, CancellationToken)>::default();
         let (deliver, deliveries) = mpsc::channel::<ReceivedMessage>(deliveries_max(&settings));
         let (settle, settlements) = mpsc::channel::<AckRequest>(SETTLEMENTS_MAX);
         let (ask, questions) = mpsc::channel(QUESTIONS_MAX);
         let (mut work, mut services) = <(JoinSet<()>, JoinSet<()>)>::default();
         let mut receiving = Receiving::new((&engine, &settings), (&drain, &close), &mut services);
         if let Some(events) = receiving.start(role, deliver) {
-            let (engine, rules, settlements) = (Arc::clone(&engine), watched.clone(), settle.clone());
-            let router = Router { engine, rules, deliveries: events, settlements, draining: drain.clone() };
+            let (engine, rules, settlements) =
+                (Arc::clone(&engine), watched.clone(), settle.clone());
+            let router = Router {
+                engine,
+                rules,
+                deliveries: events,
+                settlements,
+                draining: drain.clone(),
+            };
             work.spawn(router.run());
         }
         let (intakes, polls) = receiving.done();
-        let channels = Channels { rules: watched, deliveries, settlements: settle, questions };
-        work.spawn(Ack { engine: Arc::clone(&engine), settlements }.run());
+        let channels = Channels {
+            rules: watched,
+            deliveries,
+            settlements: settle,
+            questions,
+        };
+        work.spawn(
+            Ack {
+                engine: Arc::clone(&engine),
+                settlements,
+            }
+            .run(),
+        );
         work.spawn(Dispatch::new(Arc::clone(&engine), channels, halt.clone()).run());
         services.spawn(engine.ledger.clone().tend(close.clone()));
         let admin = Admin {
@@ -148,7 +194,18 @@ impl Daemon {
         if let Some(listener) = listener {
             services.spawn(admin.clone().run(listener, close.clone()));
         }
-        Self { engine, settings, rules, admin, drain, halt, close, intakes, work, services }
+        Self {
+            engine,
+            settings,
+            rules,
+            admin,
+            drain,
+            halt,
+            close,
+            intakes,
+            work,
+            services,
+        }
     }
 
     /// Says how the daemon is; an error says why it cannot.
@@ -171,7 +228,9 @@ impl Daemon {
         while signals.next().await == Request::Reload {
             match replicator_config::load(config) {
                 Ok(settings) => self.reload_rules(&settings),
-                Err(invalid) => error!(%invalid, "the configuration is not valid, the old rules stay"),
+                Err(invalid) => {
+                    error!(%invalid, "the configuration is not valid, the old rules stay");
+                }
             }
         }
         self.end().await
@@ -188,8 +247,11 @@ impl Daemon {
     async fn end(mut self) -> anyhow::Result<()> {
         info!(timeout = ?self.settings.drain_timeout, "draining");
         self.drain.cancel();
-        let drained = async { tokio::join!(join_every(&mut self.intakes), join_every(&mut self.work)) };
-        let is_drained = tokio::time::timeout(self.settings.drain_timeout, drained).await.is_ok();
+        let drained =
+            async { tokio::join!(join_every(&mut self.intakes), join_every(&mut self.work)) };
+        let is_drained = tokio::time::timeout(self.settings.drain_timeout, drained)
+            .await
+            .is_ok();
         if !is_drained {
             warn!("drain timeout reached, returning messages to their queues");
             self.halt.cancel();
@@ -200,14 +262,16 @@ impl Daemon {
         gone("services", &mut self.services).await;
         // With work queues a stop says nothing of the other daemons.
         if is_drained && self.settings.work_queues.is_empty() {
-            Predecessor::leave(&self.settings.state_dir).context("the state directory cannot be written")?;
+            Predecessor::leave(&self.settings.state_dir)
+                .context("the state directory cannot be written")?;
         }
         synced.context("the ledger cannot be synced")
     }
 
     /// Takes over other rules; what is in flight goes on.
     pub fn reload_rules(&self, settings: &Settings) {
-        let stays = settings.accounts == self.settings.accounts && settings.queues == self.settings.queues;
+        let stays =
+            settings.accounts == self.settings.accounts && settings.queues == self.settings.queues;
         if !stays {
             return error!("accounts or queues changed, which needs a restart; the old rules stay");
         }
@@ -219,7 +283,11 @@ impl Daemon {
             );
         }
         // All but the rules is as it was.
-        if (Settings { rules: self.settings.rules.clone(), ..settings.clone() }) != self.settings {
+        if (Settings {
+            rules: self.settings.rules.clone(),
+            ..settings.clone()
+        }) != self.settings
+        {
             warn!("only rules are reloaded; the other changes need a restart");
         }
         match adopt(&self.engine, settings) {
@@ -227,15 +295,18 @@ impl Daemon {
                 info!(rules = settings.rules.len(), "rules reloaded");
                 self.rules.send_replace(Arc::new(rules));
             }
-            Err(failure) => error!(error = error_chain(&failure), "the rules cannot be recorded, the old ones stay"),
+            Err(failure) => error!(
+                error = error_chain(&failure),
+                "the rules cannot be recorded, the old ones stay"
+            ),
         }
     }
 }
 
 /// Finds out whether the last process may have left something on its way.
 fn predecessor(settings: &Settings) -> anyhow::Result<Predecessor> {
-    let predecessor =
-        Predecessor::of_state_dir(&settings.state_dir).context("the state directory cannot be written")?;
+    let predecessor = Predecessor::of_state_dir(&settings.state_dir)
+        .context("the state directory cannot be written")?;
     if !settings.work_queues.is_empty() {
         return Ok(Predecessor::none());
     }
@@ -251,8 +322,14 @@ fn adopt(engine: &Engine, settings: &Settings) -> Result<Ruleset, Failure> {
     for rule in enabled() {
         engine.ledger.rule_start(&rule.id, clock::now())?;
     }
-    let queues = settings.queues.iter().chain(&settings.work_queues).map(|queue| queue.name());
-    engine.metrics.expect(queues, enabled().map(|rule| rule.id.as_str()));
+    let queues = settings
+        .queues
+        .iter()
+        .chain(&settings.work_queues)
+        .map(|queue| queue.name());
+    engine
+        .metrics
+        .expect(queues, enabled().map(|rule| rule.id.as_str()));
     engine.limits.replace(enabled());
     engine.budget.divide_shares(enabled());
     engine.concurrency.replace(enabled());
@@ -266,7 +343,14 @@ async fn join_every(tasks: &mut JoinSet<()>) {
 
 /// Waits a moment for what was told to stop.
 async fn gone(what: &str, tasks: &mut JoinSet<()>) {
-    if tokio::time::timeout(STOP_TIMEOUT, join_every(tasks)).await.is_err() {
-        warn!(what, tasks = tasks.len(), "tasks did not stop in time, abandoned");
+    if tokio::time::timeout(STOP_TIMEOUT, join_every(tasks))
+        .await
+        .is_err()
+    {
+        warn!(
+            what,
+            tasks = tasks.len(),
+            "tasks did not stop in time, abandoned"
+        );
     }
 }

@@ -15,7 +15,10 @@ pub(crate) fn feed(real: &[&[u8]], parse: impl Fn(&[u8])) {
     }
     for seed in first..first + executions {
         let input = broken(real, &mut Rng::with_seed(seed));
-        let told = Told { seed, len: input.len() };
+        let told = Told {
+            seed,
+            len: input.len(),
+        };
         parse(&input);
         std::mem::forget(told);
     }
@@ -28,9 +31,15 @@ struct Told {
 }
 
 impl Drop for Told {
-    #[expect(clippy::print_stderr, reason = "a test that fails says which input it was")]
+    #[expect(
+        clippy::print_stderr,
+        reason = "a test that fails says which input it was"
+    )]
     fn drop(&mut self) {
-        eprintln!("the parser panicked at S3_REPLICATOR_SEED={} ({} bytes)", self.seed, self.len);
+        eprintln!(
+            "the parser panicked at S3_REPLICATOR_SEED={} ({} bytes)",
+            self.seed, self.len
+        );
     }
 }
 
@@ -49,7 +58,16 @@ fn broken(real: &[&[u8]], rng: &mut Rng) -> Vec<u8> {
             2 => drop(bytes.drain(from..to)),
             3 => bytes.truncate(to),
             4 => drop(bytes.splice(from..to, noise(rng))),
-            5 => drop(bytes.splice(from..to, rng.choice(WORDS).copied().unwrap_or_default().iter().copied())),
+            5 => drop(
+                bytes.splice(
+                    from..to,
+                    rng.choice(WORDS)
+                        .copied()
+                        .unwrap_or_default()
+                        .iter()
+                        .copied(),
+                ),
+            ),
             6 => drop(bytes.splice(from..from, piece(real, rng))),
             7 if to - from < 100 => {
                 let repeated = bytes[from..to].repeat(rng.usize(1..200));
@@ -65,7 +83,11 @@ fn broken(real: &[&[u8]], rng: &mut Rng) -> Vec<u8> {
 /// Chooses a range, mostly a short one.
 fn range(len: usize, rng: &mut Rng) -> (usize, usize) {
     let from = rng.usize(0..=len);
-    let longest = if rng.u8(0..4) == 0 { len - from } else { (len - from).min(16) };
+    let longest = if rng.u8(0..4) == 0 {
+        len - from
+    } else {
+        (len - from).min(16)
+    };
     let to = from + rng.usize(0..=longest);
     (from, to.max(usize::from(len > 0)))
 }
@@ -132,11 +154,16 @@ mod tests {
     #[test]
     fn inputs_are_broken_in_many_ways_and_the_same_again_by_their_seed() {
         let real: &[&[u8]] = &[b"<a><b>1</b></a>", b"{\"a\":1}"];
-        let all: Vec<Vec<u8>> = (0..1_000).map(|seed| broken(real, &mut Rng::with_seed(seed))).collect();
+        let all: Vec<Vec<u8>> = (0..1_000)
+            .map(|seed| broken(real, &mut Rng::with_seed(seed)))
+            .collect();
         assert_eq!(all[7], broken(real, &mut Rng::with_seed(7)));
         let distinct: std::collections::HashSet<_> = all.iter().collect();
         assert!(distinct.len() > 800, "{}", distinct.len());
-        assert!(all.iter().any(|input| input.len() > 1_000) && all.iter().all(|input| input.len() <= INPUT_BYTES_MAX));
+        assert!(
+            all.iter().any(|input| input.len() > 1_000)
+                && all.iter().all(|input| input.len() <= INPUT_BYTES_MAX)
+        );
     }
 
     #[test]

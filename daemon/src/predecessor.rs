@@ -25,8 +25,12 @@ impl Predecessor {
     /// Finds out how the last user of a state directory ended, and that this one has not ended yet.
     pub(crate) fn of_state_dir(state_dir: &Path) -> io::Result<Self> {
         match fs::remove_file(stopped(state_dir)) {
-            Ok(()) => File::open(state_dir)?.sync_all().map(|()| Self { since: None }),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self { since: Some(BootInstant::now()) }),
+            Ok(()) => File::open(state_dir)?
+                .sync_all()
+                .map(|()| Self { since: None }),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self {
+                since: Some(BootInstant::now()),
+            }),
             Err(error) => Err(error),
         }
     }
@@ -48,14 +52,18 @@ impl Predecessor {
 
     /// Waits until all that it sent has landed or never will, but for uploads that it completed.
     pub(crate) async fn has_landed(&self) {
-        if let Some(left) = self.since.map(|since| LANDING.saturating_sub(since.elapsed())) {
+        if let Some(left) = self
+            .since
+            .map(|since| LANDING.saturating_sub(since.elapsed()))
+        {
             tokio::time::sleep(left).await;
         }
     }
 
     /// Says whether S3 may still put an upload together that it completed.
     pub(crate) fn may_complete_uploads(&self) -> bool {
-        self.since.is_some_and(|since| since.elapsed() < COMPLETE_TIMEOUT_MAX + LANDING)
+        self.since
+            .is_some_and(|since| since.elapsed() < COMPLETE_TIMEOUT_MAX + LANDING)
     }
 }
 
@@ -70,10 +78,29 @@ mod tests {
     #[test]
     fn only_the_start_after_a_clean_stop_waits_for_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(Predecessor::of_state_dir(directory.path()).unwrap().may_write(), "the directory may have been lost");
-        assert!(Predecessor::of_state_dir(directory.path()).unwrap().may_write(), "the last one was killed");
+        assert!(
+            Predecessor::of_state_dir(directory.path())
+                .unwrap()
+                .may_write(),
+            "the directory may have been lost"
+        );
+        assert!(
+            Predecessor::of_state_dir(directory.path())
+                .unwrap()
+                .may_write(),
+            "the last one was killed"
+        );
         Predecessor::leave(directory.path()).unwrap();
-        assert!(!Predecessor::of_state_dir(directory.path()).unwrap().may_write());
-        assert!(Predecessor::of_state_dir(directory.path()).unwrap().may_complete_uploads(), "the last one was killed");
+        assert!(
+            !Predecessor::of_state_dir(directory.path())
+                .unwrap()
+                .may_write()
+        );
+        assert!(
+            Predecessor::of_state_dir(directory.path())
+                .unwrap()
+                .may_complete_uploads(),
+            "the last one was killed"
+        );
     }
 }

@@ -6,7 +6,9 @@ use std::io::{self, Write};
 use anyhow::bail;
 use replicator_core::object::without_commands;
 use rustix::fs::Mode;
-use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask,
+};
 
 // Two connections for each of 256 tasks at work, those of the status server, and the ledger's
 // files, with as many again for uploads that have several parts on their way.
@@ -21,8 +23,17 @@ pub fn restrict_files() {
 pub fn raise_descriptors() -> anyhow::Result<()> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     // What fails here leaves the limit as it was, which is read next.
-    let _left = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-    let limit = getrlimit(Resource::Nofile).current.or(current).unwrap_or(u64::MAX);
+    let _left = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    );
+    let limit = getrlimit(Resource::Nofile)
+        .current
+        .or(current)
+        .unwrap_or(u64::MAX);
     if limit < DESCRIPTORS_MIN {
         bail!(
             "at most {limit} files and connections may be open, and {DESCRIPTORS_MIN} are needed; raise the hard limit: \
@@ -35,7 +46,13 @@ pub fn raise_descriptors() -> anyhow::Result<()> {
 /// Lets no memory be written to a core file: credentials are in it. The kernel dumps no process
 /// that is not dumpable, to a pipe neither; the limit says so where it is looked at.
 pub fn forbid_core_dumps() -> io::Result<()> {
-    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    setrlimit(
+        Resource::Core,
+        Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        },
+    )?;
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 

@@ -58,24 +58,40 @@ impl PollGate {
     /// Bounds a queue of events.
     pub(crate) fn of_events(in_flight_max: usize) -> Self {
         let places = || Arc::new(Semaphore::new(in_flight_max));
-        Self { destination: None, in_flight: places(), in_flight_max, redelivered: places() }
+        Self {
+            destination: None,
+            in_flight: places(),
+            in_flight_max,
+            redelivered: places(),
+        }
     }
 
     /// Bounds a work queue.
-    pub(crate) fn of_work(in_flight_max: usize, concurrency: ConcurrencyControl, destination: BucketRef) -> Self {
-        Self { destination: Some((concurrency, destination)), ..Self::of_events(in_flight_max) }
+    pub(crate) fn of_work(
+        in_flight_max: usize,
+        concurrency: ConcurrencyControl,
+        destination: BucketRef,
+    ) -> Self {
+        Self {
+            destination: Some((concurrency, destination)),
+            ..Self::of_events(in_flight_max)
+        }
     }
 
     /// Returns the place of a message that was received in this one.
     fn place_of(&self, message: &Message, place: OwnedSemaphorePermit) -> OwnedSemaphorePermit {
         match message.group.is_some() && message.is_redelivered() {
-            true => Arc::clone(&self.redelivered).try_acquire_owned().unwrap_or(place),
+            true => Arc::clone(&self.redelivered)
+                .try_acquire_owned()
+                .unwrap_or(place),
             false => place,
         }
     }
 
     fn is_circuit_open(&self) -> bool {
-        self.destination.as_ref().is_some_and(|(concurrency, place)| concurrency.is_circuit_open(place))
+        self.destination
+            .as_ref()
+            .is_some_and(|(concurrency, place)| concurrency.is_circuit_open(place))
     }
 
     /// Waits until messages may be received, and returns a place for each. While the destination
@@ -104,7 +120,10 @@ impl PollGate {
 }
 
 /// Places in the dispatch, and in the queue's bound.
-type Room<'a> = (mpsc::PermitIterator<'a, ReceivedMessage>, Vec<OwnedSemaphorePermit>);
+type Room<'a> = (
+    mpsc::PermitIterator<'a, ReceivedMessage>,
+    Vec<OwnedSemaphorePermit>,
+);
 
 /// The most messages that SQS gives at once:
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html>
@@ -125,15 +144,26 @@ impl Receiver {
             match self.receive(permits.len()).await {
                 Ok(messages) => {
                     self.recovered(std::mem::take(&mut failures));
-                    let places = places.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
-                    let placed = messages.into_iter().zip(places).map(|(message, place)| self.place(message, place));
-                    permits.zip(placed).for_each(|(permit, message)| permit.send(self.read(message)));
+                    let places = places
+                        .into_iter()
+                        .map(Some)
+                        .chain(std::iter::repeat_with(|| None));
+                    let placed = messages
+                        .into_iter()
+                        .zip(places)
+                        .map(|(message, place)| self.place(message, place));
+                    permits
+                        .zip(placed)
+                        .for_each(|(permit, message)| permit.send(self.read(message)));
                 }
                 Err(error) => {
                     drop(permits);
                     failures += 1;
                     self.poll.poll_failed();
-                    warn!(queue = self.queue_name(), failures, error, "cannot receive, trying again");
+                    warn!(
+                        queue = self.queue_name(),
+                        failures, error, "cannot receive, trying again"
+                    );
                     let pause = tokio::time::sleep(retry::jittered_delay(failures, 1.0));
                     let _stopped = stop.run_until_cancelled(pause).await;
                 }
@@ -149,12 +179,20 @@ impl Receiver {
             Some(gate) => gate.opens().await,
             None => Vec::new(),
         };
-        let most = if self.gate.is_some() { places.len() } else { BATCH_MAX };
+        let most = if self.gate.is_some() {
+            places.len()
+        } else {
+            BATCH_MAX
+        };
         Ok((self.deliveries.reserve_many(most).await?, places))
     }
 
     fn place(&self, message: Message, place: Option<OwnedSemaphorePermit>) -> Message {
-        let place = self.gate.as_ref().zip(place).map(|(gate, place)| gate.place_of(&message, place));
+        let place = self
+            .gate
+            .as_ref()
+            .zip(place)
+            .map(|(gate, place)| gate.place_of(&message, place));
         Message { place, ..message }
     }
 
@@ -184,13 +222,22 @@ impl Receiver {
             .send()
             .await
             .map_err(|error| error::error_words(&error))?;
-        Ok(answer.messages().iter().filter_map(|message| self.to_message(message, asked)).collect())
+        Ok(answer
+            .messages()
+            .iter()
+            .filter_map(|message| self.to_message(message, asked))
+            .collect())
     }
 
     fn attributes(&self) -> Vec<MessageSystemAttributeName> {
-        let mut names =
-            vec![MessageSystemAttributeName::ApproximateReceiveCount, MessageSystemAttributeName::SentTimestamp];
-        names.extend(self.is_of_work().then_some(MessageSystemAttributeName::MessageGroupId));
+        let mut names = vec![
+            MessageSystemAttributeName::ApproximateReceiveCount,
+            MessageSystemAttributeName::SentTimestamp,
+        ];
+        names.extend(
+            self.is_of_work()
+                .then_some(MessageSystemAttributeName::MessageGroupId),
+        );
         names
     }
 
@@ -199,10 +246,13 @@ impl Receiver {
         let receipt = raw.receipt_handle()?.to_owned();
         let attribute = |name| raw.attributes().and_then(|all| all.get(&name));
         let number_of = |name| attribute(name)?.parse::<u64>().ok();
-        let again = raw.message_attributes().and_then(|all| all.get(AGAIN)?.string_value());
+        let again = raw
+            .message_attributes()
+            .and_then(|all| all.get(AGAIN)?.string_value());
         let count = number_of(MessageSystemAttributeName::ApproximateReceiveCount);
         let sent = number_of(MessageSystemAttributeName::SentTimestamp);
-        let group = attribute(MessageSystemAttributeName::MessageGroupId).filter(|_| self.is_of_work());
+        let group =
+            attribute(MessageSystemAttributeName::MessageGroupId).filter(|_| self.is_of_work());
         Some(Message {
             number,
             queue: Arc::clone(&self.access),
@@ -211,7 +261,9 @@ impl Receiver {
             received: BootInstant::now(),
             receipt,
             body: raw.body().unwrap_or_default().to_owned(),
-            receive_count: count.and_then(|count| u32::try_from(count).ok()).unwrap_or(0),
+            receive_count: count
+                .and_then(|count| u32::try_from(count).ok())
+                .unwrap_or(0),
             sent: sent.and_then(|milliseconds| {
                 Timestamp::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).ok()
             }),
@@ -222,26 +274,47 @@ impl Receiver {
     }
 
     fn read(&self, message: Message) -> ReceivedMessage {
-        self.metrics.count_message(self.queue_name(), MessageOutcome::Received);
+        self.metrics
+            .count_message(self.queue_name(), MessageOutcome::Received);
         let notification = message::parse_body(&message.body, &self.metrics);
         if let Ok(Notification { events, .. }) = &notification {
-            debug!(queue = self.queue_name(), message_id = message.id, events = events.len(), "received");
+            debug!(
+                queue = self.queue_name(),
+                message_id = message.id,
+                events = events.len(),
+                "received"
+            );
             self.report_handshake(&message);
         }
-        ReceivedMessage { message, notification }
+        ReceivedMessage {
+            message,
+            notification,
+        }
     }
 
     /// Logs what to do about a message in which SNS requests, or ends, its subscription: it is
     /// deleted as any that needs no work, and no events come that way until an operator acts.
     fn report_handshake(&self, message: &Message) {
-        let Some(Handshake { kind, topic, url }) = event::handshake(&message.body) else { return };
+        let Some(Handshake { kind, topic, url }) = event::handshake(&message.body) else {
+            return;
+        };
         let (queue, message_id) = (self.queue_name(), message.id.as_str());
         let advice = match url {
             Some(_) => "open its URL, or give its Token to `aws sns confirm-subscription`",
-            None => "subscribe the queue to the topic again with `aws sns subscribe`, as the topic's owner",
+            None => {
+                "subscribe the queue to the topic again with `aws sns subscribe`, as the topic's owner"
+            }
         };
         let url = url.as_deref().unwrap_or("none that is AWS's");
-        warn!(queue, message_id, kind, topic, url, advice, "SNS sends no events until its subscription is confirmed");
+        warn!(
+            queue,
+            message_id,
+            kind,
+            topic,
+            url,
+            advice,
+            "SNS sends no events until its subscription is confirmed"
+        );
     }
 
     /// A poll takes at most a third of the time that its messages are hidden for, because it counts
@@ -252,7 +325,9 @@ impl Receiver {
     }
 
     fn is_of_work(&self) -> bool {
-        self.gate.as_ref().is_some_and(|gate| gate.destination.is_some())
+        self.gate
+            .as_ref()
+            .is_some_and(|gate| gate.destination.is_some())
     }
 
     fn queue_name(&self) -> &str {

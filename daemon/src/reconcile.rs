@@ -1,34 +1,34 @@
 //! Bringing one key at one destination up to date: read the destination, list the source, and do
 //! the planner's steps until it has none left.
 
-mod part_concurrency;
+mod attempt;
 mod attributes;
-mod snapshot;
-mod select_rule;
 mod copy;
-mod head;
+mod delete;
 mod destination;
 mod encryption;
+mod events;
+mod execute;
+mod head;
+mod latest;
 mod listing;
-mod attempt;
 mod lookup;
 mod multipart;
-mod origin;
-mod unconfirmed;
-mod version_reader;
-mod proof;
-mod version_delete;
-mod receipt;
 mod observe;
-mod delete;
+mod origin;
 mod outcome;
+mod part_concurrency;
+mod proof;
 mod put;
-mod execute;
+mod receipt;
+mod select_rule;
+mod snapshot;
 mod tags;
 mod takeover;
-mod latest;
+mod unconfirmed;
 mod uploading;
-mod events;
+mod version_delete;
+mod version_reader;
 
 use std::collections::HashSet;
 
@@ -63,7 +63,8 @@ pub(crate) async fn bring_up_to_date(
     {
         return Ok(report);
     }
-    if memory.is_blank() && (task.takes_over.is_some() || engine.predecessor.may_complete_uploads()) {
+    if memory.is_blank() && (task.takes_over.is_some() || engine.predecessor.may_complete_uploads())
+    {
         takeover::settle_uploads(engine, task, memory).await?;
     }
     memory.begin();
@@ -86,7 +87,11 @@ pub(crate) async fn bring_up_to_date(
         // A removal gets further each time, and so does a pass that recorded something.
         passes += usize::from(!is_through && run.told.len() == told);
         if passes > PASSES_MAX {
-            return Err(Failure::with_source(FailureKind::Transient, Operation::Reconcile, "the key keeps changing"));
+            return Err(Failure::with_source(
+                FailureKind::Transient,
+                Operation::Reconcile,
+                "the key keeps changing",
+            ));
         }
         run.again().await?;
         run.look_for_another(memory)?;
@@ -94,9 +99,15 @@ pub(crate) async fn bring_up_to_date(
     multipart::abandon_upload(engine, task, &run.observed.destination.snapshot).await?;
     run.look_at_tags().await?;
     let outcomes = events::grant(&mut run).await?;
-    engine.ledger.remove_parked(&task.target, |parked| events::is_done(&run, parked))?;
+    engine
+        .ledger
+        .remove_parked(&task.target, |parked| events::is_done(&run, parked))?;
     version_delete::check_quota(&run)?;
-    Ok(Report { outcomes, written: run.settle.written, bytes: run.settle.bytes })
+    Ok(Report {
+        outcomes,
+        written: run.settle.written,
+        bytes: run.settle.bytes,
+    })
 }
 
 // To find what is settled costs as much as to plan, so it is done once for so many steps.
@@ -164,11 +175,17 @@ impl<'a> Reconciler<'a> {
     /// alone.
     fn look_for_another(&self, memory: &AttemptState) -> Result<(), Failure> {
         let (engine, task) = (self.engine, self.task);
-        let is_recent =
-            self.observed.destination.unknown_age.is_some_and(|age| engine.second_daemon.may_have_written(age));
-        let may_be_own = task.redelivered || memory.may_have_written() || engine.work_queues.are_used();
+        let is_recent = self
+            .observed
+            .destination
+            .unknown_age
+            .is_some_and(|age| engine.second_daemon.may_have_written(age));
+        let may_be_own =
+            task.redelivered || memory.may_have_written() || engine.work_queues.are_used();
         if is_recent && !may_be_own && !engine.ledger.has_parked(&task.target)? {
-            engine.metrics.count_failed(&task.rules.primary.id, Reason::AnotherDaemonWrites.as_str());
+            engine
+                .metrics
+                .count_failed(&task.rules.primary.id, Reason::AnotherDaemonWrites.as_str());
             engine.second_daemon.wrote(&task.target);
         }
         Ok(())
@@ -176,13 +193,16 @@ impl<'a> Reconciler<'a> {
 
     /// Lets nothing be done beside an upload that may appear yet (protocol rule 5).
     fn awaits_upload(&self, version: Option<&VersionRef>) -> Result<(), Failure> {
-        self.pending.as_ref().map_or(Ok(()), |pending| pending.allows(version))
+        self.pending
+            .as_ref()
+            .map_or(Ok(()), |pending| pending.allows(version))
     }
 
     /// Reads everything once more and keeps what was done.
     async fn again(&mut self) -> Result<(), Failure> {
         self.observed = read(self.engine, self.task, None).await?;
-        self.pending = UnconfirmedUpload::at(self.engine, self.task, &self.observed.destination).await?;
+        self.pending =
+            UnconfirmedUpload::at(self.engine, self.task, &self.observed.destination).await?;
         Ok(())
     }
 
@@ -196,19 +216,28 @@ impl<'a> Reconciler<'a> {
         result
     }
 
-    async fn follow(&mut self, history: &[SourceVersion], memory: &mut AttemptState) -> Result<Progress, Failure> {
+    async fn follow(
+        &mut self,
+        history: &[SourceVersion],
+        memory: &mut AttemptState,
+    ) -> Result<Progress, Failure> {
         let mode = self.task.rules.primary.history;
         let (mut rest, before) = (history, self.steps);
         while let Some(step) = plan::next(rest, &self.observed.destination.known, mode) {
             self.awaits_upload(Some(step.version()))?;
             self.steps += 1;
             if self.steps.is_multiple_of(SETTLED_EVERY) {
-                rest = rest.get(plan::settled(rest, &self.observed.destination.known)..).unwrap_or(rest);
+                rest = rest
+                    .get(plan::settled(rest, &self.observed.destination.known)..)
+                    .unwrap_or(rest);
             }
             let progress = match step {
                 Step::Put { source, condition } => self.put(source, condition, memory).await?,
                 Step::PutDeleteMarker { .. }
-                    if self.steps > before + 1 && self.observed.is_too_old_for_markers(&self.task.rules.primary) =>
+                    if self.steps > before + 1
+                        && self
+                            .observed
+                            .is_too_old_for_markers(&self.task.rules.primary) =>
                 {
                     Progress::Reread
                 }
@@ -240,21 +269,38 @@ impl<'a> Reconciler<'a> {
     /// A replica that was read back with other bytes is not foreign, and makes room for a right
     /// one.
     fn keeps_unmanaged_object(&self) -> Result<bool, Failure> {
-        let is_foreign = matches!(self.observed.destination.known.current, Current::Object { replica_of: None, .. });
-        match &self.observed.destination.snapshot.entry {
-            _ if !is_foreign || self.task.rules.primary.unmanaged_objects != UnmanagedObjects::Keep => Ok(false),
-            CurrentEntry::Object { version: Some(id), .. } => {
-                Ok(!self.engine.ledger.is_refuted(&self.task.target, id)?)
+        let is_foreign = matches!(
+            self.observed.destination.known.current,
+            Current::Object {
+                replica_of: None,
+                ..
             }
-            CurrentEntry::Nothing | CurrentEntry::Marker(_) | CurrentEntry::Object { version: None, .. } => Ok(true),
+        );
+        match &self.observed.destination.snapshot.entry {
+            _ if !is_foreign
+                || self.task.rules.primary.unmanaged_objects != UnmanagedObjects::Keep =>
+            {
+                Ok(false)
+            }
+            CurrentEntry::Object {
+                version: Some(id), ..
+            } => Ok(!self.engine.ledger.is_refuted(&self.task.target, id)?),
+            CurrentEntry::Nothing
+            | CurrentEntry::Marker(_)
+            | CurrentEntry::Object { version: None, .. } => Ok(true),
         }
     }
 
     fn skip_unmanaged_object(&mut self) -> Result<Progress, Failure> {
         let newest = self.observed.history.last().cloned();
-        if let Some(version) =
-            newest.filter(|version| !self.observed.destination.known.skipped.contains(&version.version))
-        {
+        if let Some(version) = newest.filter(|version| {
+            !self
+                .observed
+                .destination
+                .known
+                .skipped
+                .contains(&version.version)
+        }) {
             self.skip_version(
                 &version,
                 ReplicaState::Skipped,
@@ -267,13 +313,25 @@ impl<'a> Reconciler<'a> {
 }
 
 /// Reads both sides.
-async fn read(engine: &Engine, task: &Task, reader: Option<&Subscriber>) -> Result<Observation, Failure> {
-    engine.failpoints.around(failpoint::Step::Read, Box::pin(Observation::of(engine, task, reader))).await
+async fn read(
+    engine: &Engine,
+    task: &Task,
+    reader: Option<&Subscriber>,
+) -> Result<Observation, Failure> {
+    engine
+        .failpoints
+        .around(
+            failpoint::Step::Read,
+            Box::pin(Observation::of(engine, task, reader)),
+        )
+        .await
 }
 
 /// Says whether a task is about an object that goes in parts, as far as its messages tell.
 pub(crate) fn is_bulk(engine: &Engine, task: &Task) -> bool {
-    task.events.iter().any(|pending| pending.size_bytes > part_bytes_preferred(engine, &task.rules.primary))
+    task.events
+        .iter()
+        .any(|pending| pending.size_bytes > part_bytes_preferred(engine, &task.rules.primary))
 }
 
 /// Small parts waste throughput, large ones memory: 16 MiB measured best across Regions
@@ -282,6 +340,13 @@ pub(crate) fn is_bulk(engine: &Engine, task: &Task) -> bool {
 /// worth of that, if S3 allows so little.
 fn part_bytes_preferred(engine: &Engine, rule: &Rule) -> u64 {
     const MIB: u64 = 1 << 20;
-    let limited = engine.limits.bandwidth(rule).map_or(u64::MAX, |bandwidth| bandwidth / 2);
-    (engine.budget.total_bytes() / 8).min(limited).clamp(5 * MIB, 16 * MIB) / MIB * MIB
+    let limited = engine
+        .limits
+        .bandwidth(rule)
+        .map_or(u64::MAX, |bandwidth| bandwidth / 2);
+    (engine.budget.total_bytes() / 8)
+        .min(limited)
+        .clamp(5 * MIB, 16 * MIB)
+        / MIB
+        * MIB
 }

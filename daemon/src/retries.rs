@@ -41,10 +41,18 @@ impl Retries {
         if all.len() >= LANES_MAX && !all.contains_key(target) {
             forget_oldest(&mut all);
         }
-        let failing = all.entry(target.clone()).or_insert(Failing { since: now, counted: now, deliveries: 1 });
+        let failing = all.entry(target.clone()).or_insert(Failing {
+            since: now,
+            counted: now,
+            deliveries: 1,
+        });
         // One failure now and one tomorrow are no day of failures.
         if failing.counted + TIME_MAX < now {
-            *failing = Failing { since: now, counted: now, deliveries: 1 };
+            *failing = Failing {
+                since: now,
+                counted: now,
+                deliveries: 1,
+            };
         } else if failing.counted + COUNTED_EVERY <= now {
             (failing.counted, failing.deliveries) = (now, failing.deliveries + 1);
         }
@@ -62,7 +70,10 @@ impl Retries {
 }
 
 fn forget_oldest(all: &mut HashMap<TargetKey, Failing>) {
-    let oldest = all.iter().min_by_key(|(_, failing)| failing.counted).map(|(target, _)| target.clone());
+    let oldest = all
+        .iter()
+        .min_by_key(|(_, failing)| failing.counted)
+        .map(|(target, _)| target.clone());
     if let Some(oldest) = oldest {
         all.remove(&oldest);
     }
@@ -76,8 +87,14 @@ mod tests {
     use super::*;
 
     fn target(key: &str) -> TargetKey {
-        let destination = BucketRef { account: "main".to_owned(), bucket: Bucket::try_from("replicas").unwrap() };
-        TargetKey { destination, key: Key::try_from(key).unwrap() }
+        let destination = BucketRef {
+            account: "main".to_owned(),
+            bucket: Bucket::try_from("replicas").unwrap(),
+        };
+        TargetKey {
+            destination,
+            key: Key::try_from(key).unwrap(),
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -89,7 +106,10 @@ mod tests {
         assert!(!retries.count_failure(&target("b")));
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(retries.count_failure(&target("a")) && !retries.count_failure(&target("b")));
-        assert!(retries.count_failure(&target("a")), "what comes after it, too");
+        assert!(
+            retries.count_failure(&target("a")),
+            "what comes after it, too"
+        );
     }
 
     #[tokio::test(start_paused = true)]

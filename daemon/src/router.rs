@@ -74,10 +74,23 @@ struct SendRound {
 }
 
 impl SendRound {
-    fn add(&mut self, Routed { message, disposal, work }: Routed, room: OwnedSemaphorePermit) {
+    fn add(
+        &mut self,
+        Routed {
+            message,
+            disposal,
+            work,
+        }: Routed,
+        room: OwnedSemaphorePermit,
+    ) {
         let begin = self.work.len();
         self.work.extend(work);
-        self.events.push(Sending { message, disposal, work: begin..self.work.len(), room });
+        self.events.push(Sending {
+            message,
+            disposal,
+            work: begin..self.work.len(),
+            room,
+        });
     }
 }
 
@@ -90,12 +103,19 @@ impl Router {
         let (mut received, mut sending) = (Vec::with_capacity(ROUND_MAX), JoinSet::new());
         // Those that wait for a delay leave those that a work queue refuses their part, and the other
         // way round.
-        let (mut delayed, away) = (HiddenEvents::default(), Arc::new(Mutex::new(HiddenEvents::default())));
+        let (mut delayed, away) = (
+            HiddenEvents::default(),
+            Arc::new(Mutex::new(HiddenEvents::default())),
+        );
         while self.deliveries.recv_many(&mut received, ROUND_MAX).await > 0 {
             while sending.try_join_next().is_some() {}
             let rules = Arc::clone(&self.rules.borrow());
-            let routed = received.drain(..).map(|delivery| self.read(&rules, delivery, &mut delayed)).collect();
-            self.route_events(routed, (&room, &away), &mut sending).await;
+            let routed = received
+                .drain(..)
+                .map(|delivery| self.read(&rules, delivery, &mut delayed))
+                .collect();
+            self.route_events(routed, (&room, &away), &mut sending)
+                .await;
         }
         while sending.join_next().await.is_some() {}
     }
@@ -123,13 +143,18 @@ impl Router {
     }
 
     /// Returns what sends a round and settles its events.
-    fn sender(&self, round: SendRound, away: &Arc<Mutex<HiddenEvents>>) -> impl Future<Output = ()> + Send + use<> {
+    fn sender(
+        &self,
+        round: SendRound,
+        away: &Arc<Mutex<HiddenEvents>>,
+    ) -> impl Future<Output = ()> + Send + use<> {
         let (engine, settlements) = (Arc::clone(&self.engine), self.settlements.clone());
         let (away, draining) = (Arc::clone(away), self.draining.clone());
         async move {
             let refused = send(&engine, &settlements, round).await;
-            let given_back =
-                refused.into_iter().map(|refused| give_back(&engine, (&settlements, &away, &draining), refused));
+            let given_back = refused
+                .into_iter()
+                .map(|refused| give_back(&engine, (&settlements, &away, &draining), refused));
             futures::future::join_all(given_back).await;
         }
     }
@@ -138,15 +163,26 @@ impl Router {
     fn read(
         &self,
         rules: &Ruleset,
-        ReceivedMessage { message, notification }: ReceivedMessage,
+        ReceivedMessage {
+            message,
+            notification,
+        }: ReceivedMessage,
         delayed: &mut HiddenEvents,
     ) -> Routed {
         let metrics = &self.engine.metrics;
         let events = match notification {
             Ok(notification) => notification.events,
             Err(undecodable) => {
-                let disposal = message.refuse_and_park(metrics, Reason::MessageUndecodable, &undecodable.to_string());
-                return Routed { message, disposal, work: Vec::new() };
+                let disposal = message.refuse_and_park(
+                    metrics,
+                    Reason::MessageUndecodable,
+                    &undecodable.to_string(),
+                );
+                return Routed {
+                    message,
+                    disposal,
+                    work: Vec::new(),
+                };
             }
         };
         let mut disposal = match events.iter().find_map(|event| rules.refusal(event)) {
@@ -171,7 +207,11 @@ impl Router {
             debug!(message_id = message.id, "nothing to do");
             metrics.count_message(message.queue.queue.name(), MessageOutcome::Ignored);
         }
-        Routed { message, disposal, work }
+        Routed {
+            message,
+            disposal,
+            work,
+        }
     }
 }
 
@@ -180,7 +220,11 @@ type Refused = (Message, OwnedSemaphorePermit);
 
 /// Sends the work of a round, and settles each of its events as soon as all of its own is sent.
 /// Returns those that are not sent.
-async fn send(engine: &Engine, settlements: &mpsc::Sender<AckRequest>, round: SendRound) -> Vec<Refused> {
+async fn send(
+    engine: &Engine,
+    settlements: &mpsc::Sender<AckRequest>,
+    round: SendRound,
+) -> Vec<Refused> {
     let SendRound { mut events, work } = round;
     let mut sent: Vec<Option<bool>> = vec![None; work.len()];
     let batches = engine.work_queues.batches(&work).into_iter();
@@ -193,10 +237,20 @@ async fn send(engine: &Engine, settlements: &mpsc::Sender<AckRequest>, round: Se
         .collect();
     let mut refused = Vec::new();
     loop {
-        let is_known =
-            |event: &mut Sending| sent.get(event.work.clone()).is_none_or(|own| own.iter().all(Option::is_some));
-        for Sending { message, disposal, work, room } in events.extract_if(.., is_known).collect::<Vec<_>>() {
-            let is_sent = sent.get(work).is_some_and(|own| own.iter().all(|sent| *sent == Some(true)));
+        let is_known = |event: &mut Sending| {
+            sent.get(event.work.clone())
+                .is_none_or(|own| own.iter().all(Option::is_some))
+        };
+        for Sending {
+            message,
+            disposal,
+            work,
+            room,
+        } in events.extract_if(.., is_known).collect::<Vec<_>>()
+        {
+            let is_sent = sent
+                .get(work)
+                .is_some_and(|own| own.iter().all(|sent| *sent == Some(true)));
             if !is_sent {
                 refused.push((message, room));
                 continue;
@@ -205,10 +259,17 @@ async fn send(engine: &Engine, settlements: &mpsc::Sender<AckRequest>, round: Se
                 engine.watchdog.record_progress();
             }
             // The ack station outlives the router, which holds one of its senders.
-            let _sent = settlements.send(AckRequest { message, action: disposal }).await;
+            let _sent = settlements
+                .send(AckRequest {
+                    message,
+                    action: disposal,
+                })
+                .await;
             drop(room);
         }
-        let Some((batch, taken)) = sending.next().await else { break };
+        let Some((batch, taken)) = sending.next().await else {
+            break;
+        };
         for index in batch.items() {
             if let Some(sent) = sent.get_mut(*index) {
                 *sent = Some(taken.contains(index));
@@ -223,7 +284,11 @@ async fn send(engine: &Engine, settlements: &mpsc::Sender<AckRequest>, round: Se
 /// for.
 async fn give_back(
     engine: &Engine,
-    (settlements, away, draining): (&mpsc::Sender<AckRequest>, &Mutex<HiddenEvents>, &CancellationToken),
+    (settlements, away, draining): (
+        &mpsc::Sender<AckRequest>,
+        &Mutex<HiddenEvents>,
+        &CancellationToken,
+    ),
     (message, room): Refused,
 ) {
     engine.watchdog.give_up();
@@ -239,7 +304,12 @@ async fn give_back(
     }
     let disposal = AckAction::ReturnAfter(if is_hidden { wait } else { Duration::ZERO });
     // The ack station outlives the router, which holds one of its senders.
-    let _sent = settlements.send(AckRequest { message, action: disposal }).await;
+    let _sent = settlements
+        .send(AckRequest {
+            message,
+            action: disposal,
+        })
+        .await;
     drop(room);
 }
 
@@ -248,7 +318,12 @@ fn lock(away: &Mutex<HiddenEvents>) -> MutexGuard<'_, HiddenEvents> {
 }
 
 /// Returns the work of a task, or how long its event has to wait for that.
-fn item(message: &Message, record: usize, event: &Event, task: &Task) -> Result<WorkItem, Duration> {
+fn item(
+    message: &Message,
+    record: usize,
+    event: &Event,
+    task: &Task,
+) -> Result<WorkItem, Duration> {
     let left = message.delay_left(task);
     if !left.is_zero() {
         return Err(left);
@@ -256,7 +331,11 @@ fn item(message: &Message, record: usize, event: &Event, task: &Task) -> Result<
     let Some(url) = task.rules.primary.work_queue.clone() else {
         // Such a rule is refused beside those that have one, so this is a mistake in here, and
         // costs no event.
-        warn!(rule = task.rules.primary.id, message_id = message.id, "the rule has no work queue, its event waits");
+        warn!(
+            rule = task.rules.primary.id,
+            message_id = message.id,
+            "the rule has no work queue, its event waits"
+        );
         return Err(message.redelivery_delay(retry::delay_ceiling(1)));
     };
     let group = group_of(&task.target);
@@ -264,11 +343,21 @@ fn item(message: &Message, record: usize, event: &Event, task: &Task) -> Result<
     // One that was delivered before may have been half done by a daemon that worked from the events
     // queue.
     let again = message.is_redelivered().then_some(Again::Released);
-    Ok(WorkItem { url, group, deduplication, body: event::notification_of(event), again })
+    Ok(WorkItem {
+        url,
+        group,
+        deduplication,
+        body: event::notification_of(event),
+        again,
+    })
 }
 
 /// What is charged for an event while it is on its way.
 fn bytes_of(Routed { message, work, .. }: &Routed) -> u32 {
-    let bytes = message.body.len().max(work.len() * ENTRY_BYTES).clamp(1, IN_FLIGHT_BYTES_MAX);
+    let bytes = message
+        .body
+        .len()
+        .max(work.len() * ENTRY_BYTES)
+        .clamp(1, IN_FLIGHT_BYTES_MAX);
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }

@@ -20,8 +20,14 @@ pub(crate) struct Ruleset {
 
 impl Ruleset {
     pub(crate) fn new(rules: &[Rule]) -> Self {
-        let shared = rules.iter().map(|rule| (rule.id.clone(), Arc::new(rule.clone()))).collect();
-        Self { rules: rules.to_vec(), shared }
+        let shared = rules
+            .iter()
+            .map(|rule| (rule.id.clone(), Arc::new(rule.clone())))
+            .collect();
+        Self {
+            rules: rules.to_vec(),
+            shared,
+        }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Rule> {
@@ -31,14 +37,30 @@ impl Ruleset {
     /// Says why an event cannot be acted on, if it cannot: no rule has its bucket, or a rule would
     /// give its replica a key that S3 cannot hold.
     pub(crate) fn refusal(&self, event: &Event) -> Option<(Reason, String)> {
-        if !self.rules.iter().any(|rule| rule.source.bucket == event.bucket) {
-            return Some((Reason::BucketUnknown, format!("no rule has the source bucket {}", event.bucket)));
+        if !self
+            .rules
+            .iter()
+            .any(|rule| rule.source.bucket == event.bucket)
+        {
+            return Some((
+                Reason::BucketUnknown,
+                format!("no rule has the source bucket {}", event.bucket),
+            ));
         }
-        let candidates =
-            match_rules(&self.rules, &event.bucket, &event.key).into_iter().flat_map(|contest| contest.candidates);
+        let candidates = match_rules(&self.rules, &event.bucket, &event.key)
+            .into_iter()
+            .flat_map(|contest| contest.candidates);
         let impossible = |rule: &Rule| rule.destination_key(&event.key).err();
-        let (rule, error) = candidates.into_iter().find_map(|rule| Some((rule, impossible(rule)?)))?;
-        Some((Reason::DstKeyTooLong, format!("rule {:?} would write to an impossible key: {error}", rule.id)))
+        let (rule, error) = candidates
+            .into_iter()
+            .find_map(|rule| Some((rule, impossible(rule)?)))?;
+        Some((
+            Reason::DstKeyTooLong,
+            format!(
+                "rule {:?} would write to an impossible key: {error}",
+                rule.id
+            ),
+        ))
     }
 
     /// Finds the tasks of an event: one for each key it may have at each destination.
@@ -68,7 +90,14 @@ impl Ruleset {
 
     /// Makes a parked task anew under the rules of today; `None` when no rule takes it any more.
     pub(crate) fn revive(&self, parked: &ParkedTask) -> Option<Task> {
-        let ParkedTask { target, source, source_key, action, version, .. } = parked;
+        let ParkedTask {
+            target,
+            source,
+            source_key,
+            action,
+            version,
+            ..
+        } = parked;
         let pending = PendingEvent {
             action: *action,
             version: version.clone(),
@@ -83,7 +112,12 @@ impl Ruleset {
     /// Makes the task that ends an upload, by completing it or not; `None` when no rule takes its
     /// key any more.
     pub(crate) fn resume(&self, upload: &Upload) -> Option<Task> {
-        let UploadOwner { target, source, source_key, size_bytes } = upload.owner.as_ref()?;
+        let UploadOwner {
+            target,
+            source,
+            source_key,
+            size_bytes,
+        } = upload.owner.as_ref()?;
         // As the message told of it that may come again.
         let version = &upload.source;
         let pending = PendingEvent {
@@ -97,7 +131,11 @@ impl Ruleset {
         self.task_again((target, source, source_key), pending)
     }
 
-    fn task_again(&self, (target, source, key): (&TargetKey, &BucketRef, &Key), pending: PendingEvent) -> Option<Task> {
+    fn task_again(
+        &self,
+        (target, source, key): (&TargetKey, &BucketRef, &Key),
+        pending: PendingEvent,
+    ) -> Option<Task> {
         let targets = self.targets(&source.bucket, key);
         let (target, source, rules) = targets.into_iter().find(|(known, ..)| known == target)?;
         // It may have begun before: the ledger alone may not answer it.
@@ -118,11 +156,23 @@ impl Ruleset {
     fn targets(&self, bucket: &Bucket, key: &Key) -> Vec<(TargetKey, BucketRef, Rules)> {
         let mut targets = Vec::new();
         for contest in match_rules(&self.rules, bucket, key) {
-            let mut candidates = contest.candidates.iter().filter_map(|rule| self.shared.get(&rule.id)).cloned();
-            let Some(lead) = candidates.next() else { continue };
-            let rules = Rules { primary: lead, fallbacks: candidates.collect() };
+            let mut candidates = contest
+                .candidates
+                .iter()
+                .filter_map(|rule| self.shared.get(&rule.id))
+                .cloned();
+            let Some(lead) = candidates.next() else {
+                continue;
+            };
+            let rules = Rules {
+                primary: lead,
+                fallbacks: candidates.collect(),
+            };
             for key in destination_keys(&rules, key) {
-                let target = TargetKey { destination: contest.destination.clone(), key };
+                let target = TargetKey {
+                    destination: contest.destination.clone(),
+                    key,
+                };
                 targets.push((target, rules.primary.source.clone(), rules.clone()));
             }
         }
@@ -132,7 +182,10 @@ impl Ruleset {
 
 /// Lists the keys that replicas may get; one that is impossible was refused before.
 fn destination_keys(rules: &Rules, key: &Key) -> BTreeSet<Key> {
-    rules.iter().filter_map(|rule| rule.destination_key(key).ok()).collect()
+    rules
+        .iter()
+        .filter_map(|rule| rule.destination_key(key).ok())
+        .collect()
 }
 
 #[cfg(test)]
@@ -153,6 +206,9 @@ pub(crate) mod tests {
             size_bytes: None,
         };
         assert_eq!(ruleset.refusal(&event("orders")), None);
-        assert!(matches!(ruleset.refusal(&event("others")), Some((Reason::BucketUnknown, _))));
+        assert!(matches!(
+            ruleset.refusal(&event("others")),
+            Some((Reason::BucketUnknown, _))
+        ));
     }
 }

@@ -56,14 +56,18 @@ pub(crate) async fn work(engine: &Engine, task: &Task) -> TaskResult {
     if let Some(since) = task.takes_over {
         // By then the other worker sends no write any more, and what it sent has landed, but for an
         // upload that is being completed.
-        tokio::time::sleep((lease::CONFIRMED_WITHIN + LANDING).saturating_sub(since.elapsed())).await;
+        tokio::time::sleep((lease::CONFIRMED_WITHIN + LANDING).saturating_sub(since.elapsed()))
+            .await;
     }
     engine.predecessor.has_landed().await;
     match contain_task(&engine.metrics, Box::pin(attempt(engine, task))).await {
         Ok(ended) => ended,
         Err(panicked) => {
-            let failure =
-                Failure::with_source(FailureKind::NeedsOperator(Reason::TaskPanicked), Operation::RunTask, panicked);
+            let failure = Failure::with_source(
+                FailureKind::NeedsOperator(Reason::TaskPanicked),
+                Operation::RunTask,
+                panicked,
+            );
             tokio::time::sleep(LANDING).await;
             park_or_release(engine, task, Reason::TaskPanicked, &failure).await
         }
@@ -73,32 +77,48 @@ pub(crate) async fn work(engine: &Engine, task: &Task) -> TaskResult {
 /// Tries until there is an end. Between attempts, and while other tasks are in the way, it holds
 /// nothing that they could use.
 async fn attempt(engine: &Engine, task: &Task) -> TaskResult {
-    let route = Route { is_bulk: is_bulk(engine, task), ..Route::of(&task.rules.primary) };
+    let route = Route {
+        is_bulk: is_bulk(engine, task),
+        ..Route::of(&task.rules.primary)
+    };
     let reader = engine.single_flight.enrol(&task.source, &task.source_key);
     let mut memory = AttemptState::default();
     let (mut attempt, mut rereads) = (1, 0);
     loop {
-        let pass = match engine.concurrency.acquire_permit(&route, &task.target.key).await {
+        let pass = match engine
+            .concurrency
+            .acquire_permit(&route, &task.target.key)
+            .await
+        {
             Ok(pass) => pass,
             Err(Unavailable(wait)) => return turned_away(engine, task, wait),
         };
-        let Failed { failure, answer } = match try_once((engine, task, &reader), &mut memory, pass).await {
-            Ok(report) => {
-                engine.retries.clear(&task.target);
-                return TaskResult::Done(report);
-            }
-            Err(failed) => failed,
-        };
+        let Failed { failure, answer } =
+            match try_once((engine, task, &reader), &mut memory, pass).await {
+                Ok(report) => {
+                    engine.retries.clear(&task.target);
+                    return TaskResult::Done(report);
+                }
+                Err(failed) => failed,
+            };
         let wait = match failure.next_action() {
             Action::Replan if rereads < REREADS_MAX => {
                 rereads += 1;
-                debug!(key = task.target.key.as_str(), error = error_chain(&failure), "planning again");
+                debug!(
+                    key = task.target.key.as_str(),
+                    error = error_chain(&failure),
+                    "planning again"
+                );
                 retry::jittered_delay(rereads, fastrand::f64())
             }
             // Nothing went wrong, and time passes as it should.
             Action::Wait(wait) => {
                 engine.watchdog.record_progress();
-                debug!(key = task.target.key.as_str(), ?wait, "waiting for what may yet land");
+                debug!(
+                    key = task.target.key.as_str(),
+                    ?wait,
+                    "waiting for what may yet land"
+                );
                 wait
             }
             Action::Park(reason) => return park_or_release(engine, task, reason, &failure).await,
@@ -122,7 +142,12 @@ async fn attempt(engine: &Engine, task: &Task) -> TaskResult {
 }
 
 /// Parks a task, unless its next message could come to a worker without a record of its upload.
-async fn park_or_release(engine: &Engine, task: &Task, reason: Reason, failure: &Failure) -> TaskResult {
+async fn park_or_release(
+    engine: &Engine,
+    task: &Task,
+    reason: Reason,
+    failure: &Failure,
+) -> TaskResult {
     match may_appear(engine, task) {
         false => park_on_schedule(engine, task, reason, failure).await,
         true => TaskResult::Returned(retry::delay_ceiling(ATTEMPTS_MAX * 2)),
@@ -141,12 +166,16 @@ async fn try_once(
     pass: TaskPermit,
 ) -> Result<Report, Failed> {
     let at_work = engine.watchdog.at_work(&task.target);
-    let result = pass.over(Box::pin(bring_up_to_date(engine, task, reader, memory))).await;
+    let result = pass
+        .over(Box::pin(bring_up_to_date(engine, task, reader, memory)))
+        .await;
     drop(at_work);
     let answer = match &result {
         // The ledger alone answered.
         Ok(_) if memory.is_blank() => Feedback::None,
-        Ok(report) => Feedback::Served { wrote: report.written > 0 },
+        Ok(report) => Feedback::Served {
+            wrote: report.written > 0,
+        },
         Err(failure) => pass.told_by(failure),
     };
     pass.leave_with(answer);
@@ -162,8 +191,12 @@ async fn given_up((engine, task): (&Engine, &Task), route: &Route, failed: &Fail
     if failure.kind == FailureKind::LeaseUnsure {
         return TaskResult::Returned(wait);
     }
-    let is_own = engine.concurrency.is_own(route, &task.target.key, failed.answer);
-    if failure.next_action() == Action::Throttle && !is_own || engine.concurrency.is_circuit_open(&route.destination) {
+    let is_own = engine
+        .concurrency
+        .is_own(route, &task.target.key, failed.answer);
+    if failure.next_action() == Action::Throttle && !is_own
+        || engine.concurrency.is_circuit_open(&route.destination)
+    {
         return turned_away(engine, task, wait);
     }
     if !is_own {
@@ -182,39 +215,80 @@ async fn given_up((engine, task): (&Engine, &Task), route: &Route, failed: &Fail
 /// longer count. A message that is to wait for an upload counts as one that is delivered again.
 fn turned_away(engine: &Engine, task: &Task, wait: Duration) -> TaskResult {
     engine.retries.clear(&task.target);
-    if may_appear(engine, task) { TaskResult::Returned(wait) } else { TaskResult::Unavailable(wait) }
+    if may_appear(engine, task) {
+        TaskResult::Returned(wait)
+    } else {
+        TaskResult::Unavailable(wait)
+    }
 }
 
 /// Says whether the completion of an upload was sent, of which another worker would have no record.
 fn may_appear(engine: &Engine, task: &Task) -> bool {
-    let is_known_settled = || engine.ledger.upload_of(&task.target).is_ok_and(|upload| upload.is_none_or(is_settled));
+    let is_known_settled = || {
+        engine
+            .ledger
+            .upload_of(&task.target)
+            .is_ok_and(|upload| upload.is_none_or(is_settled))
+    };
     engine.work_queues.are_used() && !is_known_settled()
 }
 
 fn is_settled((upload, _): (Upload, Parts)) -> bool {
-    upload.may_complete_until.is_none_or(|until| until <= clock::now())
+    upload
+        .may_complete_until
+        .is_none_or(|until| until <= clock::now())
 }
 
 /// Parks a task where a test may end the daemon, to be tried again on schedule.
-async fn park_on_schedule(engine: &Engine, task: &Task, reason: Reason, failure: &Failure) -> TaskResult {
-    engine.failpoints.around(Step::Park, async { park_task(engine, task, reason, failure) }).await
+async fn park_on_schedule(
+    engine: &Engine,
+    task: &Task,
+    reason: Reason,
+    failure: &Failure,
+) -> TaskResult {
+    engine
+        .failpoints
+        .around(Step::Park, async {
+            park_task(engine, task, reason, failure)
+        })
+        .await
 }
 
 /// A refusal is written down before the message may go.
 fn park_task(engine: &Engine, task: &Task, reason: Reason, failure: &Failure) -> TaskResult {
     let rule = blamed_rule(task, failure);
     let detail = error_chain(failure);
-    warn!(rule, key = task.target.key.as_str(), reason = reason.as_str(), error = detail, "parked");
+    warn!(
+        rule,
+        key = task.target.key.as_str(),
+        reason = reason.as_str(),
+        error = detail,
+        "parked"
+    );
     engine.metrics.count_failed(rule, reason.as_str());
-    for pending in task.events.iter().filter(|pending| is_refused(reason, pending)) {
+    for pending in task
+        .events
+        .iter()
+        .filter(|pending| is_refused(reason, pending))
+    {
         let blank = task.parked(pending, reason, clock::now());
-        let parked = ParkedTask { rule: rule.to_owned(), detail: detail.clone(), ..blank };
+        let parked = ParkedTask {
+            rule: rule.to_owned(),
+            detail: detail.clone(),
+            ..blank
+        };
         if let Err(failure) = keep(engine, parked) {
-            warn!(rule, error = error_chain(&failure), "cannot write to the ledger");
+            warn!(
+                rule,
+                error = error_chain(&failure),
+                "cannot write to the ledger"
+            );
             return TaskResult::Returned(retry::delay_ceiling(ATTEMPTS_MAX));
         }
         let bucket = task.target.destination.bucket.as_str();
-        engine.metrics.count_operation(rule, bucket, pending.action.as_str(), Outcome::Parked);
+        engine
+            .metrics
+            .count_operation(rule, bucket, pending.action.as_str(), Outcome::Parked);
     }
     TaskResult::Parked(reason)
 }
@@ -235,13 +309,25 @@ fn keep(engine: &Engine, parked: ParkedTask) -> Result<(), Failure> {
             (parked.since, parked.tries, Some(due))
         }
     };
-    engine.ledger.put_parked(&ParkedTask { since, tries, due, ..parked })
+    engine.ledger.put_parked(&ParkedTask {
+        since,
+        tries,
+        due,
+        ..parked
+    })
 }
 
 fn report_failure(engine: &Engine, task: &Task, failure: &Failure) {
     let rule = blamed_rule(task, failure);
-    warn!(rule, key = task.target.key.as_str(), error = error_chain(failure), "attempt failed");
-    engine.metrics.count_failed(rule, failure.kind.reason_code());
+    warn!(
+        rule,
+        key = task.target.key.as_str(),
+        error = error_chain(failure),
+        "attempt failed"
+    );
+    engine
+        .metrics
+        .count_failed(rule, failure.kind.reason_code());
 }
 
 /// Names the rule that a failure is booked on: the one that took the version, or the leading one if

@@ -6,14 +6,14 @@
 //! What is sent is what the SDK would send, down to the signature (`tests` compares them), to where
 //! the SDK's own resolver says.
 
-mod response;
-mod expected;
 mod body;
 mod bounds;
-mod request;
 mod connector;
 mod credentials;
 mod endpoint;
+mod expected;
+mod request;
+mod response;
 mod signature;
 mod signer;
 #[cfg(test)]
@@ -71,7 +71,16 @@ impl S3Http {
         metrics: &Metrics,
     ) -> Self {
         let (account, metrics) = (account.to_owned(), metrics.clone());
-        Self { shared: Arc::new(S3HttpShared { account, connector, bounds, endpoints, signer, metrics }) }
+        Self {
+            shared: Arc::new(S3HttpShared {
+                account,
+                connector,
+                bounds,
+                endpoints,
+                signer,
+                metrics,
+            }),
+        }
     }
 
     /// Sends a request, as often as it may be sent, until it is answered with something else than
@@ -97,12 +106,18 @@ impl S3Http {
             if let Some(dependency) = refusal.failure.dependency.filter(|_| is_throttled) {
                 concurrency::strained(dependency);
             }
-            let is_trouble = matches!(refusal.failure.kind, FailureKind::Transient | FailureKind::Unauthenticated);
+            let is_trouble = matches!(
+                refusal.failure.kind,
+                FailureKind::Transient | FailureKind::Unauthenticated
+            );
             let is_passing = (is_throttled || is_trouble) && !call.leaves(&refusal);
             // A request with a body holds memory, for no longer than its timeout allows.
             let is_held_up = call.body().is_some() && begun.elapsed() >= call.timeout;
             if !is_passing || attempt >= call.attempts_max || is_held_up {
-                return Err(S3Error { is_held_up, ..refusal });
+                return Err(S3Error {
+                    is_held_up,
+                    ..refusal
+                });
             }
             tokio::time::sleep(retry::jittered_delay(attempt, fastrand::f64())).await;
             attempt += 1;
@@ -116,14 +131,19 @@ impl S3Http {
     }
 
     /// Sends a request whose answer is a text.
-    pub(crate) async fn text(&self, call: S3Request<'_>) -> Result<(ResponseHead, String), S3Error> {
+    pub(crate) async fn text(
+        &self,
+        call: S3Request<'_>,
+    ) -> Result<(ResponseHead, String), S3Error> {
         let (side, operation, timeout) = (call.side, call.operation, call.timeout);
         let (head, body) = self.send(call).await?.split();
         let text = tokio::time::timeout(timeout, self.shared.bounds.read_text(body)).await;
         let text = text.map_err(BoxError::from).flatten();
         // The head of it came.
         let text = text.map_err(|error| {
-            S3Error::without_answer(error::from_lost_answer(side, operation, error).with_unreadable_answer())
+            S3Error::without_answer(
+                error::from_lost_answer(side, operation, error).with_unreadable_answer(),
+            )
         })?;
         Ok((head, lossy(text)))
     }
@@ -136,15 +156,21 @@ impl S3Http {
             return refusal;
         };
         match self.attempt(&get).await {
-            Err(told) if told.status() == refusal.status() => S3Error { failure: told.failure, ..refusal },
+            Err(told) if told.status() == refusal.status() => S3Error {
+                failure: told.failure,
+                ..refusal
+            },
             Ok(_) | Err(_) => refusal,
         }
     }
 
     async fn attempt(&self, call: &S3Request<'_>) -> Result<S3Response, S3Error> {
         let shared = &*self.shared;
-        let unsent = |error| S3Error::without_answer(error::unsent(call.side, call.operation, error));
-        let unbuilt = |_error: BoxError| S3Error::without_answer(error::from_unbuilt(call.side, call.operation));
+        let unsent =
+            |error| S3Error::without_answer(error::unsent(call.side, call.operation, error));
+        let unbuilt = |_error: BoxError| {
+            S3Error::without_answer(error::from_unbuilt(call.side, call.operation))
+        };
         let endpoint = shared.endpoints.of(call.bucket()).await.map_err(unbuilt)?;
         // Nothing may hold a write up beyond its deadline, new credentials neither (protocol rule
         // 5).
@@ -152,23 +178,37 @@ impl S3Http {
             let credentials = shared.signer.credentials().await.map_err(unsent)?;
             let mut request = call.request(&endpoint).map_err(unbuilt)?;
             if let Some(owner) = shared.endpoints.owner() {
-                request.headers_mut().insert(EXPECTED_OWNER, owner.header_value());
+                request
+                    .headers_mut()
+                    .insert(EXPECTED_OWNER, owner.header_value());
             }
-            let request = shared.signer.sign(request, call.body(), &endpoint, &credentials).map_err(unbuilt)?;
+            let request = shared
+                .signer
+                .sign(request, call.body(), &endpoint, &credentials)
+                .map_err(unbuilt)?;
             shared.exchange(call, request, &credentials).await
         });
         let result = Box::pin(exchange).await.unwrap_or_else(|_elapsed| {
             let error = format!("no answer within {:?}", call.timeout);
-            Err(S3Error::without_answer(error::from_lost_answer(call.side, call.operation, error.into())))
+            Err(S3Error::without_answer(error::from_lost_answer(
+                call.side,
+                call.operation,
+                error.into(),
+            )))
         });
         let status = match &result {
             Ok(answer) => answer.status(),
             Err(refusal) => refusal.status().unwrap_or(0),
         };
-        if result.as_ref().map_or_else(|refusal| refusal.failure.is_answer(), |_| true) {
+        if result
+            .as_ref()
+            .map_or_else(|refusal| refusal.failure.is_answer(), |_| true)
+        {
             concurrency::heard(call.side.asked_dependency());
         }
-        shared.metrics.request("s3", call.operation.as_str(), &shared.account, status);
+        shared
+            .metrics
+            .request("s3", call.operation.as_str(), &shared.account, status);
         result
     }
 }
@@ -181,13 +221,18 @@ impl S3HttpShared {
         signed_by: &Credentials,
     ) -> Result<S3Response, S3Error> {
         let lost = |error: ConnectorError| {
-            let fail = if is_unsent(&error) { error::from_no_connection } else { error::from_lost_answer };
+            let fail = if is_unsent(&error) {
+                error::from_no_connection
+            } else {
+                error::from_lost_answer
+            };
             S3Error::without_answer(fail(call.side, call.operation, error.into()))
         };
         let mut answer = self.connector.call(request).await.map_err(lost)?;
         self.bounds.check_date(&mut answer);
-        let answer = S3Response::from_response(answer)
-            .map_err(|error| S3Error::without_answer(error::from_lost_answer(call.side, call.operation, error)))?;
+        let answer = S3Response::from_response(answer).map_err(|error| {
+            S3Error::without_answer(error::from_lost_answer(call.side, call.operation, error))
+        })?;
         let mismatch = call.mismatch(answer.head()).filter(|_| answer.is_success());
         if answer.is_success() && mismatch.is_none() {
             return Ok(answer);
@@ -198,11 +243,15 @@ impl S3HttpShared {
             let failure = Failure::with_source(FailureKind::Transient, call.operation, mismatch)
                 .of(call.side.asked_dependency())
                 .with_unreadable_answer();
-            return Err(S3Error { failure, answer: Some(Box::new(head)), is_held_up: false });
+            return Err(S3Error {
+                failure,
+                answer: Some(Box::new(head)),
+                is_held_up: false,
+            });
         }
         let text = lossy(self.bounds.read_refusal(body).await);
-        let said =
-            ErrorBody::parse_refusal(head.status(), |name| head.header(name), &text).with_request(call.named_headers());
+        let said = ErrorBody::parse_refusal(head.status(), |name| head.header(name), &text)
+            .with_request(call.named_headers());
         self.signer.learn(&said, head.date(), signed_by);
         Err(S3Error {
             failure: error::from_refusal(call.side, call.operation, said),
@@ -213,7 +262,8 @@ impl S3HttpShared {
 }
 
 fn lossy(text: Vec<u8>) -> String {
-    String::from_utf8(text).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+    String::from_utf8(text)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 impl From<Failure> for S3Error {

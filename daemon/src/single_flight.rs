@@ -108,7 +108,10 @@ struct SharedRead {
 #[derive(Debug)]
 enum ReadStage {
     Coming(CancellationToken),
-    Here { body: Weak<Body>, kept: Option<Arc<Body>> },
+    Here {
+        body: Weak<Body>,
+        kept: Option<Arc<Body>>,
+    },
 }
 
 impl SingleFlight {
@@ -118,9 +121,19 @@ impl SingleFlight {
         let object = Arc::new((source.clone(), key.clone()));
         let mut state = self.lock_state();
         let number = state.number();
-        state.objects.entry(Arc::clone(&object)).or_default().readers.insert(number);
+        state
+            .objects
+            .entry(Arc::clone(&object))
+            .or_default()
+            .readers
+            .insert(number);
         drop(state);
-        Subscriber { single_flight: Arc::clone(self), object, number, turn: tokio::sync::Mutex::default() }
+        Subscriber {
+            single_flight: Arc::clone(self),
+            object,
+            number,
+            turn: tokio::sync::Mutex::default(),
+        }
     }
 
     /// Begins a time in which memory is short.
@@ -132,9 +145,18 @@ impl SingleFlight {
     /// Drops the piece whose turn would come last. Returns false when nothing is kept.
     pub(crate) fn let_go(&self) -> bool {
         let mut state = self.lock_state();
-        let Some((_, (object, piece))) = state.kept.pop_last() else { return false };
-        let read = state.objects.get_mut(&object).and_then(|shared| shared.reads.get_mut(&piece));
-        if let Some(SharedRead { stage: ReadStage::Here { kept, .. }, .. }) = read {
+        let Some((_, (object, piece))) = state.kept.pop_last() else {
+            return false;
+        };
+        let read = state
+            .objects
+            .get_mut(&object)
+            .and_then(|shared| shared.reads.get_mut(&piece));
+        if let Some(SharedRead {
+            stage: ReadStage::Here { kept, .. },
+            ..
+        }) = read
+        {
             *kept = None;
         }
         true
@@ -161,13 +183,17 @@ impl Subscriber {
                 Err(coming) => coming.cancelled().await,
             }
         }
-        self.look_up_piece(piece).unwrap_or_else(|_coming| self.claim_alone())
+        self.look_up_piece(piece)
+            .unwrap_or_else(|_coming| self.claim_alone())
     }
 
     /// Says whether nothing else is about to read the object.
     pub(crate) fn is_alone(&self) -> bool {
         let state = self.single_flight.lock_state();
-        state.objects.get(&self.object).is_none_or(|shared| shared.readers.len() <= 1)
+        state
+            .objects
+            .get(&self.object)
+            .is_none_or(|shared| shared.readers.len() <= 1)
     }
 
     /// Waits until none of this reader's other pieces stands in line with those of other readers.
@@ -177,42 +203,71 @@ impl Subscriber {
 
     /// Records that this reader has had a piece.
     pub(crate) fn piece_had(&self, piece: &RangeKey) {
-        self.single_flight.lock_state().reader_had(&self.object, piece, self.number);
+        self.single_flight
+            .lock_state()
+            .reader_had(&self.object, piece, self.number);
     }
 
     fn look_up_piece(&self, piece: &RangeKey) -> Result<RangeClaim<'_>, CancellationToken> {
         let mut state = self.single_flight.lock_state();
         let number = state.next;
-        let Some(shared) = state.objects.get_mut(&self.object) else { return Ok(self.claim_alone()) };
+        let Some(shared) = state.objects.get_mut(&self.object) else {
+            return Ok(self.claim_alone());
+        };
         match shared.reads.get(piece) {
             Some(read) if read.number < self.number => return Ok(self.claim_alone()),
-            Some(SharedRead { stage: ReadStage::Coming(token), .. }) => return Err(token.clone()),
-            Some(SharedRead { stage: ReadStage::Here { body, .. }, .. }) => {
+            Some(SharedRead {
+                stage: ReadStage::Coming(token),
+                ..
+            }) => return Err(token.clone()),
+            Some(SharedRead {
+                stage: ReadStage::Here { body, .. },
+                ..
+            }) => {
                 if let Some(body) = body.upgrade() {
                     return Ok(RangeClaim::Have(body));
                 }
             }
             None => {}
         }
-        let awaited_by: BTreeSet<u64> =
-            shared.readers.iter().copied().filter(|reader| *reader != self.number).collect();
+        let awaited_by: BTreeSet<u64> = shared
+            .readers
+            .iter()
+            .copied()
+            .filter(|reader| *reader != self.number)
+            .collect();
         if awaited_by.is_empty() {
             return Ok(self.claim_alone());
         }
         let coming = CancellationToken::new();
-        shared.reads.insert(piece.clone(), SharedRead { number, stage: ReadStage::Coming(coming.clone()), awaited_by });
+        shared.reads.insert(
+            piece.clone(),
+            SharedRead {
+                number,
+                stage: ReadStage::Coming(coming.clone()),
+                awaited_by,
+            },
+        );
         state.number();
-        Ok(RangeClaim::Lead(Leader { reader: self, read: Some((piece.clone(), number, coming.drop_guard())) }))
+        Ok(RangeClaim::Lead(Leader {
+            reader: self,
+            read: Some((piece.clone(), number, coming.drop_guard())),
+        }))
     }
 
     fn claim_alone(&self) -> RangeClaim<'_> {
-        RangeClaim::Lead(Leader { reader: self, read: None })
+        RangeClaim::Lead(Leader {
+            reader: self,
+            read: None,
+        })
     }
 }
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
-        self.single_flight.lock_state().reader_left(&self.object, self.number);
+        self.single_flight
+            .lock_state()
+            .reader_left(&self.object, self.number);
     }
 }
 
@@ -221,7 +276,12 @@ impl Leader<'_> {
     pub(crate) fn share(mut self, body: Body) -> Arc<Body> {
         let body = Arc::new(body);
         if let Some((piece, number, _coming)) = self.read.take() {
-            self.reader.single_flight.lock_state().arrived(&self.reader.object, piece, number, &body);
+            self.reader.single_flight.lock_state().arrived(
+                &self.reader.object,
+                piece,
+                number,
+                &body,
+            );
         }
         body
     }
@@ -229,7 +289,10 @@ impl Leader<'_> {
     /// Reads on for this reader alone.
     pub(crate) fn step_aside(&mut self) {
         if let Some((piece, number, _coming)) = self.read.take() {
-            self.reader.single_flight.lock_state().forget_read(&self.reader.object, &piece, number);
+            self.reader
+                .single_flight
+                .lock_state()
+                .forget_read(&self.reader.object, &piece, number);
         }
     }
 }
@@ -249,18 +312,28 @@ impl FlightState {
 
     fn arrived(&mut self, object: &Object, piece: RangeKey, number: u64, body: &Arc<Body>) {
         let is_short = self.shortages > 0;
-        let Some(read) = self.read(object, &piece).filter(|read| read.number == number) else { return };
+        let Some(read) = self
+            .read(object, &piece)
+            .filter(|read| read.number == number)
+        else {
+            return;
+        };
         if read.awaited_by.is_empty() {
             return self.forget_read(object, &piece, number);
         }
-        read.stage = ReadStage::Here { body: Arc::downgrade(body), kept: (!is_short).then(|| Arc::clone(body)) };
+        read.stage = ReadStage::Here {
+            body: Arc::downgrade(body),
+            kept: (!is_short).then(|| Arc::clone(body)),
+        };
         if !is_short {
             self.kept.insert(number, (Arc::clone(object), piece));
         }
     }
 
     fn reader_had(&mut self, object: &Object, piece: &RangeKey, reader: u64) {
-        let Some(read) = self.read(object, piece) else { return };
+        let Some(read) = self.read(object, piece) else {
+            return;
+        };
         read.awaited_by.remove(&reader);
         if read.awaited_by.is_empty() {
             let number = read.number;
@@ -269,12 +342,15 @@ impl FlightState {
     }
 
     fn reader_left(&mut self, object: &Object, reader: u64) {
-        let Some(shared) = self.objects.get_mut(object) else { return };
+        let Some(shared) = self.objects.get_mut(object) else {
+            return;
+        };
         shared.readers.remove(&reader);
         let kept = &mut self.kept;
         shared.reads.retain(|_, read| {
             read.awaited_by.remove(&reader);
-            let is_over = read.awaited_by.is_empty() && matches!(read.stage, ReadStage::Here { .. });
+            let is_over =
+                read.awaited_by.is_empty() && matches!(read.stage, ReadStage::Here { .. });
             if is_over {
                 kept.remove(&read.number);
             }
@@ -287,7 +363,10 @@ impl FlightState {
 
     /// Forgets a read, unless it is another one by now.
     fn forget_read(&mut self, object: &Object, piece: &RangeKey, number: u64) {
-        if self.read(object, piece).is_none_or(|read| read.number != number) {
+        if self
+            .read(object, piece)
+            .is_none_or(|read| read.number != number)
+        {
             return;
         }
         self.kept.remove(&number);

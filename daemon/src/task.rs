@@ -48,11 +48,19 @@ pub(crate) struct Task {
 impl Task {
     /// Names the rule and line that a request without a body counts for.
     pub(crate) fn small_payer(&self) -> Flow<'_> {
-        Flow { rule: &self.rules.primary, is_bulk: false }
+        Flow {
+            rule: &self.rules.primary,
+            is_bulk: false,
+        }
     }
 
     /// Returns what is kept of one event while it waits for an operator to act.
-    pub(crate) fn parked(&self, pending: &PendingEvent, reason: Reason, now: Timestamp) -> ParkedTask {
+    pub(crate) fn parked(
+        &self,
+        pending: &PendingEvent,
+        reason: Reason,
+        now: Timestamp,
+    ) -> ParkedTask {
         ParkedTask {
             target: self.target.clone(),
             rule: self.rules.primary.id.clone(),

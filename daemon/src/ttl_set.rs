@@ -17,7 +17,10 @@ pub(crate) struct TtlSet {
 impl TtlSet {
     /// Begins with nothing seen; what is seen holds for so long.
     pub(crate) fn new(holds: Duration) -> Self {
-        Self { holds, seen: Mutex::default() }
+        Self {
+            holds,
+            seen: Mutex::default(),
+        }
     }
 
     pub(crate) fn mark_seen(&self, place: &BucketRef) {
@@ -28,7 +31,9 @@ impl TtlSet {
 
     /// Says whether it was seen and still holds.
     pub(crate) fn seen_recently(&self, place: &BucketRef) -> bool {
-        self.seen.lock().is_ok_and(|seen| seen.get(place).is_some_and(|at| at.elapsed() < self.holds))
+        self.seen
+            .lock()
+            .is_ok_and(|seen| seen.get(place).is_some_and(|at| at.elapsed() < self.holds))
     }
 
     pub(crate) fn unmark_seen(&self, place: &BucketRef) {

@@ -49,7 +49,9 @@ impl fmt::Display for Again {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Released => f.write_str(RELEASED),
-            Self::Parked(ParkedBefore { since, tries }) => write!(f, "parked {} {tries}", since.unix_timestamp()),
+            Self::Parked(ParkedBefore { since, tries }) => {
+                write!(f, "parked {} {tries}", since.unix_timestamp())
+            }
         }
     }
 }
@@ -62,7 +64,10 @@ impl Again {
         let parked = || {
             let (since, tries) = text.strip_prefix("parked ")?.split_once(' ')?;
             let since = Timestamp::from_unix_timestamp(since.parse().ok()?).ok()?;
-            Some(ParkedBefore { since, tries: tries.parse().ok()? })
+            Some(ParkedBefore {
+                since,
+                tries: tries.parse().ok()?,
+            })
         };
         parked().map_or(Self::Released, Self::Parked)
     }
@@ -148,9 +153,15 @@ fn hex(bytes: &[u8]) -> String {
 
 impl WorkQueues {
     pub(crate) fn new(queues: impl IntoIterator<Item = Arc<QueueAccess>>) -> Self {
-        let by_url =
-            queues.into_iter().map(|access| (access.queue.url.clone(), (access, Semaphore::new(REQUESTS_MAX))));
-        Self { by_url: by_url.collect() }
+        let by_url = queues.into_iter().map(|access| {
+            (
+                access.queue.url.clone(),
+                (access, Semaphore::new(REQUESTS_MAX)),
+            )
+        });
+        Self {
+            by_url: by_url.collect(),
+        }
     }
 
     /// Says whether work goes through queues of its own.
@@ -165,9 +176,13 @@ impl WorkQueues {
     /// Sends messages, and says of each whether its queue has it for sure.
     pub(crate) async fn send_all(&self, items: &[WorkItem]) -> Vec<bool> {
         let batches = self.batches(items);
-        let sent = futures::future::join_all(batches.iter().map(|batch| self.send_batch(items, batch))).await;
+        let sent =
+            futures::future::join_all(batches.iter().map(|batch| self.send_batch(items, batch)))
+                .await;
         let sent: BTreeSet<usize> = sent.into_iter().flatten().collect();
-        (0..items.len()).map(|index| sent.contains(&index)).collect()
+        (0..items.len())
+            .map(|index| sent.contains(&index))
+            .collect()
     }
 
     /// Parts messages into those that one request takes.
@@ -177,7 +192,12 @@ impl WorkQueues {
             of_queue.entry(&item.url).or_default().push(index);
         }
         let batches = |(url, all): (&str, Vec<usize>)| -> Vec<Batch> {
-            all.chunks(BATCH_MAX).map(|items| Batch { url: url.to_owned(), items: items.to_vec() }).collect()
+            all.chunks(BATCH_MAX)
+                .map(|items| Batch {
+                    url: url.to_owned(),
+                    items: items.to_vec(),
+                })
+                .collect()
         };
         of_queue.into_iter().flat_map(batches).collect()
     }
@@ -186,12 +206,18 @@ impl WorkQueues {
     /// under way, and goes on with none of them, takes none.
     pub(crate) async fn send_batch(&self, items: &[WorkItem], batch: &Batch) -> Vec<usize> {
         let Some((access, turns)) = self.by_url.get(&batch.url) else {
-            warn!(url = batch.url, "a rule's work queue is not one that the daemon was started with; restart it");
+            warn!(
+                url = batch.url,
+                "a rule's work queue is not one that the daemon was started with; restart it"
+            );
             return Vec::new();
         };
         // One event may have more batches than are sent at once.
         let Ok(Ok(_turn)) = tokio::time::timeout(TURN_WITHIN, turns.acquire()).await else {
-            warn!(queue = access.queue.name(), "the work queue takes messages too slowly, they are tried again later");
+            warn!(
+                queue = access.queue.name(),
+                "the work queue takes messages too slowly, they are tried again later"
+            );
             return Vec::new();
         };
         let (mut left, mut sent) = (batch.items.clone(), Vec::new());
@@ -203,7 +229,11 @@ impl WorkQueues {
                     false
                 }
                 Err(Unsent { words, is_definite }) => {
-                    warn!(queue = access.queue.name(), error = words, "cannot send to the work queue for now");
+                    warn!(
+                        queue = access.queue.name(),
+                        error = words,
+                        "cannot send to the work queue for now"
+                    );
                     is_definite
                 }
             };
@@ -227,19 +257,46 @@ struct Unsent {
 
 /// Sends a batch once. The answer is 200 even when entries failed: what it does not name as taken
 /// was not.
-async fn try_send(access: &QueueAccess, items: &[WorkItem], batch: &[usize]) -> Result<Vec<usize>, Unsent> {
-    let entries = batch.iter().filter_map(|index| Some((index, items.get(*index)?)));
-    let unbuilt = |words| Unsent { words, is_definite: true };
-    let entries = entries.map(|(index, item)| entry(*index, item)).collect::<Result<Vec<_>, _>>().map_err(unbuilt)?;
-    let request = access.client.send_message_batch().queue_url(&access.queue.url).set_entries(Some(entries));
-    let unsent =
-        |error: SdkError<_, HttpResponse>| Unsent { words: error_words(&error), is_definite: is_refused(&error) };
+async fn try_send(
+    access: &QueueAccess,
+    items: &[WorkItem],
+    batch: &[usize],
+) -> Result<Vec<usize>, Unsent> {
+    let entries = batch
+        .iter()
+        .filter_map(|index| Some((index, items.get(*index)?)));
+    let unbuilt = |words| Unsent {
+        words,
+        is_definite: true,
+    };
+    let entries = entries
+        .map(|(index, item)| entry(*index, item))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(unbuilt)?;
+    let request = access
+        .client
+        .send_message_batch()
+        .queue_url(&access.queue.url)
+        .set_entries(Some(entries));
+    let unsent = |error: SdkError<_, HttpResponse>| Unsent {
+        words: error_words(&error),
+        is_definite: is_refused(&error),
+    };
     let answer = request.send().await.map_err(unsent)?;
     for failed in &answer.failed {
-        let (code, detail) = (failed.code.as_str(), failed.message.as_deref().unwrap_or_default());
-        warn!(queue = access.queue.name(), code, detail, "the work queue refused a message");
+        let (code, detail) = (
+            failed.code.as_str(),
+            failed.message.as_deref().unwrap_or_default(),
+        );
+        warn!(
+            queue = access.queue.name(),
+            code, detail, "the work queue refused a message"
+        );
     }
-    let taken = answer.successful.iter().filter_map(|taken| taken.id.parse().ok());
+    let taken = answer
+        .successful
+        .iter()
+        .filter_map(|taken| taken.id.parse().ok());
     Ok(taken.filter(|index| batch.contains(index)).collect())
 }
 
@@ -247,7 +304,10 @@ async fn try_send(access: &QueueAccess, items: &[WorkItem], batch: &[usize]) -> 
 /// down by a 400 or 403, too.
 fn is_refused<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
     let is_throttled = error.code().is_some_and(|code| code.contains("Throttl"));
-    error.raw_response().is_some_and(|answer| answer.status().is_client_error()) && !is_throttled
+    error
+        .raw_response()
+        .is_some_and(|answer| answer.status().is_client_error())
+        && !is_throttled
 }
 
 fn entry(index: usize, item: &WorkItem) -> Result<SendMessageBatchRequestEntry, String> {
@@ -257,7 +317,10 @@ fn entry(index: usize, item: &WorkItem) -> Result<SendMessageBatchRequestEntry, 
         .message_deduplication_id(&item.deduplication)
         .message_body(&item.body);
     if let Some(again) = &item.again {
-        let value = MessageAttributeValue::builder().data_type("String").string_value(again.to_string()).build();
+        let value = MessageAttributeValue::builder()
+            .data_type("String")
+            .string_value(again.to_string())
+            .build();
         entry = entry.message_attributes(AGAIN, value.map_err(|error| error.to_string())?);
     }
     entry.build().map_err(|error| error.to_string())
@@ -273,15 +336,24 @@ mod tests {
     #[test]
     fn what_is_known_of_a_parked_task_goes_along_with_its_message() {
         let since = Timestamp::from_unix_timestamp(1_800_000_000).unwrap();
-        for again in [Again::Released, Again::Parked(ParkedBefore { since, tries: 3 })] {
+        for again in [
+            Again::Released,
+            Again::Parked(ParkedBefore { since, tries: 3 }),
+        ] {
             assert_eq!(Again::parse_attribute(&again.to_string()), again);
         }
         assert_eq!(Again::parse_attribute("parked soon"), Again::Released);
     }
 
     fn target(account: &str, bucket: &str, key: &str) -> TargetKey {
-        let destination = BucketRef { account: account.to_owned(), bucket: Bucket::try_from(bucket).unwrap() };
-        TargetKey { destination, key: Key::try_from(key).unwrap() }
+        let destination = BucketRef {
+            account: account.to_owned(),
+            bucket: Bucket::try_from(bucket).unwrap(),
+        };
+        TargetKey {
+            destination,
+            key: Key::try_from(key).unwrap(),
+        }
     }
 
     #[test]
@@ -291,6 +363,9 @@ mod tests {
         assert_ne!(group, group_of(&target("a", "replicas", "report2")));
         assert_ne!(group, group_of(&target("a", "others", "report")));
         // SQS takes 128 characters, letters and digits among them.
-        assert!(group.len() == 64 && group.bytes().all(|byte| byte.is_ascii_hexdigit()), "{group}");
+        assert!(
+            group.len() == 64 && group.bytes().all(|byte| byte.is_ascii_hexdigit()),
+            "{group}"
+        );
     }
 }

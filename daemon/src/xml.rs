@@ -83,7 +83,8 @@ fn tell_of<'t, E>(
     for (name, start) in path.iter_mut().zip(open) {
         *name = std::str::from_utf8(start.local_name().into_inner()).unwrap_or_default();
     }
-    path.get(..open.len()).map_or(Ok(()), |path| tell(path, own))
+    path.get(..open.len())
+        .map_or(Ok(()), |path| tell(path, own))
 }
 
 fn append_content<'t>(own: &mut Cow<'t, str>, more: Cow<'t, str>) {
@@ -97,11 +98,15 @@ fn append_content<'t>(own: &mut Cow<'t, str>, more: Cow<'t, str>) {
 /// Returns what a reference stands for: a character, or one of the five that XML has names for.
 fn meant(name: &BytesRef<'_>) -> Result<String, NotXml> {
     match name.resolve_char_ref()? {
-        Some(character) if u8::try_from(character).is_ok_and(is_forbidden) => Err(NotXml::Character),
+        Some(character) if u8::try_from(character).is_ok_and(is_forbidden) => {
+            Err(NotXml::Character)
+        }
         Some(character) => Ok(character.to_string()),
         None => {
             let name = name.decode().map_err(encoding)?;
-            resolve_xml_entity(&name).map(str::to_owned).ok_or(NotXml::Name)
+            resolve_xml_entity(&name)
+                .map(str::to_owned)
+                .ok_or(NotXml::Name)
         }
     }
 }
@@ -133,13 +138,19 @@ mod tests {
     fn elements_are_told_of_where_they_end_and_texts_mean_what_they_stand_for() {
         let text = "<?xml version=\"1.0\"?><!-- no --><s:a xmlns:s=\"urn\"> x <b>1 &amp;&#x31;&quot;</b><c/><d><![CDATA[<]]> </d></s:a>";
         let all = [("a/b", "1 &1\""), ("a/c", ""), ("a/d", "< "), ("a", "")];
-        assert_eq!(seen(text).unwrap(), all.map(|(path, own)| (path.to_owned(), own.to_owned())));
+        assert_eq!(
+            seen(text).unwrap(),
+            all.map(|(path, own)| (path.to_owned(), own.to_owned()))
+        );
     }
 
     #[test]
     fn what_lies_too_deep_is_passed_over() {
-        let paths: Vec<String> =
-            seen("<a><b><c><d>4<e>5</e></d></c></b></a>").unwrap().into_iter().map(|(path, _)| path).collect();
+        let paths: Vec<String> = seen("<a><b><c><d>4<e>5</e></d></c></b></a>")
+            .unwrap()
+            .into_iter()
+            .map(|(path, _)| path)
+            .collect();
         assert_eq!(paths, ["a/b/c/d", "a/b/c", "a/b", "a"]);
     }
 
@@ -152,8 +163,17 @@ mod tests {
 
     #[test]
     fn what_is_no_xml_is_an_error() {
-        for text in ["", "text", "<a>", "<a><b></a></b>", "<a>&unknown;</a>", "<a>&#1;</a>", "<a>\u{1}</a>", "<a", "{}"]
-        {
+        for text in [
+            "",
+            "text",
+            "<a>",
+            "<a><b></a></b>",
+            "<a>&unknown;</a>",
+            "<a>&#1;</a>",
+            "<a>\u{1}</a>",
+            "<a",
+            "{}",
+        ] {
             assert!(seen(text).is_err(), "{text:?}");
         }
     }

@@ -23,7 +23,14 @@ async fn a_page_that_says_404_or_405_does_not_make_a_listed_version_gone() {
         world.put("a", b"one".to_vec()).await;
         let daemon = Daemon::spawn(&world.config()).ready().await;
         was_tried(&world).await;
-        assert_eq!(daemon.metrics().await.sum("operations_total", &[("outcome", "gone")]), 0.0, "{status}");
+        assert_eq!(
+            daemon
+                .metrics()
+                .await
+                .sum("operations_total", &[("outcome", "gone")]),
+            0.0,
+            "{status}"
+        );
         world.clear();
         world.replicated("a").await;
         world.drained().await;
@@ -37,14 +44,35 @@ async fn a_page_that_says_404_does_not_settle_a_change_of_tags() {
     let _daemon = Daemon::spawn(&world.config()).ready().await;
     world.replicated("a").await;
     world.drained().await;
-    world.answer(|seen| seen.is(SOURCE, "GetObjectTagging"), Reply::page("404 Not Found"));
+    world.answer(
+        |seen| seen.is(SOURCE, "GetObjectTagging"),
+        Reply::page("404 Not Found"),
+    );
     let tag = Tag::builder().key("tier").value("gold").build().unwrap();
     let tagging = Tagging::builder().tag_set(tag).build().unwrap();
-    world.user().put_object_tagging().bucket(SOURCE).key("a").tagging(tagging).send().await.unwrap();
+    world
+        .user()
+        .put_object_tagging()
+        .bucket(SOURCE)
+        .key("a")
+        .tagging(tagging)
+        .send()
+        .await
+        .unwrap();
     was_tried(&world).await;
     world.clear();
-    let tags = |bucket| world.s3.history(bucket, "a")[0].object.as_ref().unwrap().tags.clone();
-    eventually("the replica has the tags", async || tags(ARCHIVE) == tags(SOURCE)).await;
+    let tags = |bucket| {
+        world.s3.history(bucket, "a")[0]
+            .object
+            .as_ref()
+            .unwrap()
+            .tags
+            .clone()
+    };
+    eventually("the replica has the tags", async || {
+        tags(ARCHIVE) == tags(SOURCE)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,7 +80,18 @@ async fn a_page_that_says_404_does_not_make_a_replica_absent() {
     let world = Hostile::new().await;
     let mut config = world.config();
     config.rules[0].history = "latest";
-    let delete = async |key: &str| drop(world.user().delete_object().bucket(SOURCE).key(key).send().await.unwrap());
+    let delete = async |key: &str| {
+        drop(
+            world
+                .user()
+                .delete_object()
+                .bucket(SOURCE)
+                .key(key)
+                .send()
+                .await
+                .unwrap(),
+        );
+    };
     for key in ["a", "b"] {
         world.put(key, b"one".to_vec()).await;
     }
@@ -65,7 +104,10 @@ async fn a_page_that_says_404_does_not_make_a_replica_absent() {
     delete("b").await;
     world.replicated("b").await;
     world.drained().await;
-    world.answer(|seen| seen.is(ARCHIVE, "HeadObject") && seen.key == "a", Reply::page("404 Not Found"));
+    world.answer(
+        |seen| seen.is(ARCHIVE, "HeadObject") && seen.key == "a",
+        Reply::page("404 Not Found"),
+    );
     delete("a").await;
     was_tried(&world).await;
     world.clear();
@@ -76,34 +118,64 @@ async fn a_page_that_says_404_does_not_make_a_replica_absent() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_page_that_says_501_gives_no_condition_up() {
     let world = Hostile::new().await;
-    world.answer_times(1, |seen| seen.is(ARCHIVE, "PutObject"), Reply::page("501 Not Implemented"));
+    world.answer_times(
+        1,
+        |seen| seen.is(ARCHIVE, "PutObject"),
+        Reply::page("501 Not Implemented"),
+    );
     world.put("a", b"one".to_vec()).await;
     let daemon = Daemon::spawn(&world.config()).ready().await;
     world.replicated("a").await;
     world.put("b", b"two".to_vec()).await;
     world.replicated("b").await;
     assert_eq!(world.hits(), 1);
-    let writes = world.journal().into_iter().filter(|seen| seen.is(ARCHIVE, "PutObject"));
-    let bare: Vec<_> = writes.filter(|seen| seen.header("if-none-match").is_empty()).collect();
+    let writes = world
+        .journal()
+        .into_iter()
+        .filter(|seen| seen.is(ARCHIVE, "PutObject"));
+    let bare: Vec<_> = writes
+        .filter(|seen| seen.header("if-none-match").is_empty())
+        .collect();
     assert!(bare.is_empty(), "{bare:?}");
-    assert!(!daemon.log().contains("lacks an ability"), "{}", daemon.log());
+    assert!(
+        !daemon.log().contains("lacks an ability"),
+        "{}",
+        daemon.log()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redirect_is_parked_with_the_region_that_it_names() {
-    for (bucket, reason) in [(SOURCE, "SrcBucketInvalidRegion"), (ARCHIVE, "DstBucketInvalidRegion")] {
+    for (bucket, reason) in [
+        (SOURCE, "SrcBucketInvalidRegion"),
+        (ARCHIVE, "DstBucketInvalidRegion"),
+    ] {
         let world = Hostile::new().await;
         let headers = "content-type: application/xml\r\nx-amz-bucket-region: eu-central-1\r\n";
         let refusal = "<Error><Code>PermanentRedirect</Code><Message>Use the other endpoint.</Message></Error>";
         let redirect = Reply::whole("301 Moved Permanently", headers, refusal);
-        world.answer(move |seen| seen.service == "s3" && seen.bucket == bucket, redirect);
+        world.answer(
+            move |seen| seen.service == "s3" && seen.bucket == bucket,
+            redirect,
+        );
         world.put("two words", b"one".to_vec()).await;
         let daemon = Daemon::spawn(&world.config()).ready().await;
         world.drained().await;
-        assert_eq!(daemon.metrics().await.sum("parked", &[("reason", reason)]), 1.0, "{reason}");
+        assert_eq!(
+            daemon.metrics().await.sum("parked", &[("reason", reason)]),
+            1.0,
+            "{reason}"
+        );
         let log = daemon.log();
-        let parked = log.lines().find(|line| line.contains("parked")).unwrap_or_else(|| panic!("{log}"));
-        for said in ["301 PermanentRedirect", "the bucket is in Region eu-central-1", "key=\"two words\""] {
+        let parked = log
+            .lines()
+            .find(|line| line.contains("parked"))
+            .unwrap_or_else(|| panic!("{log}"));
+        for said in [
+            "301 PermanentRedirect",
+            "the bucket is in Region eu-central-1",
+            "key=\"two words\"",
+        ] {
             assert!(parked.contains(said), "{parked}");
         }
     }
@@ -122,10 +194,17 @@ async fn a_subscription_that_waits_for_its_confirmation_is_told_of() {
     world.sqs.send(QUEUE, message.to_string(), Duration::ZERO);
     world.drained().await;
     let log = daemon.log();
-    let told = log.lines().find(|line| line.contains("SNS")).unwrap_or_else(|| panic!("{log}"));
-    for said in
-        ["WARN", "SubscriptionConfirmation", "arn:aws:sns:eu-west-1:111111111111:orders", url, "confirm-subscription"]
-    {
+    let told = log
+        .lines()
+        .find(|line| line.contains("SNS"))
+        .unwrap_or_else(|| panic!("{log}"));
+    for said in [
+        "WARN",
+        "SubscriptionConfirmation",
+        "arn:aws:sns:eu-west-1:111111111111:orders",
+        url,
+        "confirm-subscription",
+    ] {
         assert!(told.contains(said), "{told}");
     }
 }

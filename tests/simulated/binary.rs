@@ -49,7 +49,9 @@ enum Fate {
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_9_at_any_place_breaks_no_promise() {
     let fates = [Fate::Alone, Fate::DiskLost, Fate::BesideAnother];
-    let all: Vec<(Failpoint, Fate)> = Failpoint::all_places().flat_map(|at| fates.map(|fate| (at, fate))).collect();
+    let all: Vec<(Failpoint, Fate)> = Failpoint::all_places()
+        .flat_map(|at| fates.map(|fate| (at, fate)))
+        .collect();
     let told: Vec<_> = stream::iter(all)
         .map(|(at, fate)| async move { (at, fate, Box::pin(play(at, fate)).await) })
         .buffer_unordered(WORLDS)
@@ -57,18 +59,34 @@ async fn kill_9_at_any_place_breaks_no_promise() {
         .await;
     let wrong: Vec<String> = told
         .iter()
-        .flat_map(|(at, fate, (_, wrong))| wrong.iter().map(move |what| format!("{at} {fate:?}: {what}")))
+        .flat_map(|(at, fate, (_, wrong))| {
+            wrong
+                .iter()
+                .map(move |what| format!("{at} {fate:?}: {what}"))
+        })
         .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    let died = |wanted: Fate| told.iter().filter(move |(_, fate, (died, _))| *fate == wanted && *died);
+    let died = |wanted: Fate| {
+        told.iter()
+            .filter(move |(_, fate, (died, _))| *fate == wanted && *died)
+    };
     for fate in [Fate::Alone, Fate::DiskLost] {
         let met: BTreeSet<String> = died(fate).map(|(at, ..)| at.to_string()).collect();
-        let lived = Failpoint::all_places().map(|at| at.to_string()).filter(|at| !met.contains(at)).collect::<Vec<_>>();
-        assert!(lived.is_empty(), "{fate:?}: places that nobody died at: {lived:?}");
+        let lived = Failpoint::all_places()
+            .map(|at| at.to_string())
+            .filter(|at| !met.contains(at))
+            .collect::<Vec<_>>();
+        assert!(
+            lived.is_empty(),
+            "{fate:?}: places that nobody died at: {lived:?}"
+        );
     }
     // Which of the two gets what is for the queue to say.
     let beside = died(Fate::BesideAnother).count();
-    assert!(beside * 4 > Failpoint::all_places().count(), "only {beside} died beside another");
+    assert!(
+        beside * 4 > Failpoint::all_places().count(),
+        "only {beside} died beside another"
+    );
 }
 
 /// Plays one life and what comes after it; says whether there was a death, and what is wrong.
@@ -94,16 +112,24 @@ async fn play(at: Failpoint, fate: Fate) -> (bool, Vec<String>) {
     // The first upload cannot be completed, so that it is given up.
     let complete = Place::s3("CompleteMultipartUpload").bucket(ARCHIVE);
     let conflict = Effect::refuse(409, "ConditionalRequestConflict");
-    sim.net.faults().add(Fault::new("conflict", complete, conflict).times(1));
+    sim.net
+        .faults()
+        .add(Fault::new("conflict", complete, conflict).times(1));
     if at.step == Step::Release {
         // The destination does not answer for a moment: what waits for it is given back to the
         // queue.
-        let looks = Place::s3("HeadObject").or("ListObjectVersions").bucket(ARCHIVE).client("daemon-0");
-        sim.net.faults().add(Fault::new("hiccup", looks, Effect::Drop).times(DROPPED));
+        let looks = Place::s3("HeadObject")
+            .or("ListObjectVersions")
+            .bucket(ARCHIVE)
+            .client("daemon-0");
+        sim.net
+            .faults()
+            .add(Fault::new("hiccup", looks, Effect::Drop).times(DROPPED));
     }
     let told = async {
         let mut first = spawn(&sim, "daemon-0", &endpoint, Some(at));
-        let second = (fate == Fate::BesideAnother).then(|| spawn(&sim, "daemon-1", &endpoint, None));
+        let second =
+            (fate == Fate::BesideAnother).then(|| spawn(&sim, "daemon-1", &endpoint, None));
         use_the_source(&sim).await;
         let died = tokio::select! {
             ended = first.wait() => match ended.unwrap().signal() {
@@ -125,7 +151,12 @@ async fn play(at: Failpoint, fate: Fate) -> (bool, Vec<String>) {
         drop((again, second));
         let is_forgetful = died && (fate == Fate::DiskLost || at == fleet::NAMING);
         let forgetful = [is_forgetful, false, false, false];
-        let expect = Expect { version_deletes: true, forgetful, hurried: true, ..Expect::IN_DOUBT };
+        let expect = Expect {
+            version_deletes: true,
+            forgetful,
+            hurried: true,
+            ..Expect::IN_DOUBT
+        };
         (died, judge::judge(&sim, expect))
     };
     tokio::select! {
@@ -143,16 +174,53 @@ async fn use_the_source(sim: &Sim) {
     sim.put("a", b"one").await;
     sim.put("a", b"two").await;
     sim.put("a", b"two").await;
-    user.delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+    user.delete_object()
+        .bucket(SOURCE)
+        .key("a")
+        .send()
+        .await
+        .unwrap();
     sim.put("a", b"three").await;
-    user.put_object().bucket(SOURCE).key("large").body(vec![b'x'; (8 << 20) + 1].into()).send().await.unwrap();
-    let purged = user.put_object().bucket(SOURCE).key("b").body(b"gone".to_vec().into()).send().await.unwrap();
+    user.put_object()
+        .bucket(SOURCE)
+        .key("large")
+        .body(vec![b'x'; (8 << 20) + 1].into())
+        .send()
+        .await
+        .unwrap();
+    let purged = user
+        .put_object()
+        .bucket(SOURCE)
+        .key("b")
+        .body(b"gone".to_vec().into())
+        .send()
+        .await
+        .unwrap();
     sim.put("b", b"kept").await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let tag = aws_sdk_s3::types::Tag::builder().key("tier").value("gold").build().unwrap();
-    let tagging = aws_sdk_s3::types::Tagging::builder().tag_set(tag).build().unwrap();
-    user.put_object_tagging().bucket(SOURCE).key("b").tagging(tagging).send().await.unwrap();
-    user.delete_object().bucket(SOURCE).key("b").version_id(purged.version_id.unwrap()).send().await.unwrap();
+    let tag = aws_sdk_s3::types::Tag::builder()
+        .key("tier")
+        .value("gold")
+        .build()
+        .unwrap();
+    let tagging = aws_sdk_s3::types::Tagging::builder()
+        .tag_set(tag)
+        .build()
+        .unwrap();
+    user.put_object_tagging()
+        .bucket(SOURCE)
+        .key("b")
+        .tagging(tagging)
+        .send()
+        .await
+        .unwrap();
+    user.delete_object()
+        .bucket(SOURCE)
+        .key("b")
+        .version_id(purged.version_id.unwrap())
+        .send()
+        .await
+        .unwrap();
 }
 
 /// Waits for all work to be done, and sends back what was parked, as an operator does after the
@@ -174,22 +242,43 @@ async fn drained(sim: &Sim) {
 }
 
 fn spawn(sim: &Sim, name: &str, endpoint: &str, at: Option<Failpoint>) -> Child {
-    let binary = std::env::var("S3_REPLICATOR_BIN").expect("S3_REPLICATOR_BIN is not set: run `make test`");
+    let binary =
+        std::env::var("S3_REPLICATOR_BIN").expect("S3_REPLICATOR_BIN is not set: run `make test`");
     let mut command = Command::new(binary);
-    command.arg("run").arg("--config").arg(config(sim, name, endpoint)).env_clear();
-    command.env("AWS_ACCESS_KEY_ID", name).env("AWS_SECRET_ACCESS_KEY", "secret");
+    command
+        .arg("run")
+        .arg("--config")
+        .arg(config(sim, name, endpoint))
+        .env_clear();
+    command
+        .env("AWS_ACCESS_KEY_ID", name)
+        .env("AWS_SECRET_ACCESS_KEY", "secret");
     command.env("AWS_EC2_METADATA_DISABLED", "true");
     command.envs(at.map(|at| (failpoint::VARIABLE, at.to_string())));
-    let log = File::options().create(true).append(true).open(sim.dir.path().join(format!("{name}.log"))).unwrap();
-    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).kill_on_drop(true).spawn().unwrap()
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(sim.dir.path().join(format!("{name}.log")))
+        .unwrap();
+    command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
 }
 
 /// Returns the end of what each daemon told.
 fn logs(sim: &Sim) -> String {
     let told = ["daemon-0", "daemon-1"].map(|name| {
-        let text = std::fs::read_to_string(sim.dir.path().join(format!("{name}.log"))).unwrap_or_default();
+        let text =
+            std::fs::read_to_string(sim.dir.path().join(format!("{name}.log"))).unwrap_or_default();
         let skipped = text.lines().count().saturating_sub(LOG_LINES);
-        text.lines().skip(skipped).map(|line| format!("  {name}: {line}\n")).collect::<String>()
+        text.lines()
+            .skip(skipped)
+            .map(|line| format!("  {name}: {line}\n"))
+            .collect::<String>()
     });
     told.concat()
 }
@@ -197,7 +286,11 @@ fn logs(sim: &Sim) -> String {
 fn config(sim: &Sim, name: &str, endpoint: &str) -> PathBuf {
     let path = sim.dir.path().join(format!("{name}.toml"));
     let account = format!("region = \"eu-west-1\"\nendpoint = \"{endpoint}\"\npath_style = true\n");
-    let work = if sim.is_shared { format!("work_queue = \"{endpoint}/000000000000/{WORK}\"\n") } else { String::new() };
+    let work = if sim.is_shared {
+        format!("work_queue = \"{endpoint}/000000000000/{WORK}\"\n")
+    } else {
+        String::new()
+    };
     let text = format!(
         "state_dir = \"{}\"\nlisten = \"127.0.0.1:0\"\nmemory = \"64MiB\"\n\n[accounts.source]\n{account}\n[accounts.archive]\n{account}\n\
          [[queues]]\nurl = \"{endpoint}/000000000000/{QUEUE}\"\naccount = \"source\"\nvisibility_timeout = \"6s\"\n\

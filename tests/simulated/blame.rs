@@ -26,26 +26,47 @@ const HEALTHY_EVERY: Duration = Duration::from_secs(10);
 // Two parts.
 const LARGE: usize = 12 << 20;
 
-const INTERNAL: Effect = Effect::Refuse { status: 500, code: "InternalError", lands: false };
+const INTERNAL: Effect = Effect::Refuse {
+    status: 500,
+    code: "InternalError",
+    lands: false,
+};
 
 #[test]
 fn keys_that_always_fail_delay_no_other_and_are_parked_by_name() {
     let bad_digest = Effect::refuse(400, "BadDigest");
-    let all = [("PutObject", INTERNAL), ("PutObject", bad_digest), ("PutObject", Effect::Drop)];
+    let all = [
+        ("PutObject", INTERNAL),
+        ("PutObject", bad_digest),
+        ("PutObject", Effect::Drop),
+    ];
     for (seed, (operation, effect)) in (1..).zip(all) {
         simulate(seed, async |mut sim| {
             let what = format!("{operation} {effect:?}");
             sim.post_everything();
             for number in 0..BAD {
-                let place = Place::s3(operation).bucket(ARCHIVE).key(&format!("bad-{number}")).client("daemon-0");
-                sim.net.faults().add(Fault::new("bad", place, effect.clone()));
+                let place = Place::s3(operation)
+                    .bucket(ARCHIVE)
+                    .key(&format!("bad-{number}"))
+                    .client("daemon-0");
+                sim.net
+                    .faults()
+                    .add(Fault::new("bad", place, effect.clone()));
             }
             sim.fill("bad-", BAD, 100).await;
             let daemon = fleet::lone(&mut sim, "", NOT_AWS).await;
             healthy_keys_arrive(&sim, &what).await;
-            assert_eq!(parked(&daemon).await, [(Reason::RetriesExhausted, 8)], "{what}");
+            assert_eq!(
+                parked(&daemon).await,
+                [(Reason::RetriesExhausted, 8)],
+                "{what}"
+            );
             assert!(daemon.status().await.unwrap().degraded.is_empty(), "{what}");
-            assert_eq!((sim.waiting(), sim.sqs.messages(DEAD).len()), (0, BAD), "{what}");
+            assert_eq!(
+                (sim.waiting(), sim.sqs.messages(DEAD).len()),
+                (0, BAD),
+                "{what}"
+            );
             sim.net.faults().clear("bad");
             all_arrives(&sim, &daemon).await;
             daemon.stop().await;
@@ -71,13 +92,22 @@ fn keys_that_are_always_told_to_slow_down_while_others_are_served_are_parked_by_
         simulate(seed, async |mut sim| {
             sim.post_everything();
             for number in 0..BAD {
-                let place = Place::s3(operation).bucket(bucket).key(&format!("bad-{number}")).client("daemon-0");
-                sim.net.faults().add(Fault::new("bad", place, Effect::slow_down()));
+                let place = Place::s3(operation)
+                    .bucket(bucket)
+                    .key(&format!("bad-{number}"))
+                    .client("daemon-0");
+                sim.net
+                    .faults()
+                    .add(Fault::new("bad", place, Effect::slow_down()));
             }
             sim.fill("bad-", BAD, 100).await;
             let daemon = fleet::lone(&mut sim, "", AWS).await;
             healthy_keys_arrive(&sim, operation).await;
-            assert_eq!(parked(&daemon).await, [(Reason::RetriesExhausted, 8)], "{operation}");
+            assert_eq!(
+                parked(&daemon).await,
+                [(Reason::RetriesExhausted, 8)],
+                "{operation}"
+            );
             sim.net.faults().clear("bad");
             all_arrives(&sim, &daemon).await;
             daemon.stop().await;
@@ -94,7 +124,10 @@ fn an_hour_of_a_bucket_that_is_down_parks_nothing() {
         (archive(), INTERNAL),
         (archive().or("PutObject"), INTERNAL),
         (archive().or("PutObject"), Effect::Silence { lands: false }),
-        (archive().or("HeadObject").or("GetObject"), Effect::refuse(400, "ExpiredToken")),
+        (
+            archive().or("HeadObject").or("GetObject"),
+            Effect::refuse(400, "ExpiredToken"),
+        ),
         (archive().or("PutObject"), Effect::slow_down()),
         (source().or("GetObject"), Effect::slow_down()),
         (source(), Effect::Unreachable),
@@ -125,7 +158,9 @@ fn an_hour_of_a_bucket_that_is_down_parks_nothing() {
 fn a_source_that_knows_no_ranges_is_not_read_for_ever() {
     simulate(21, async |mut sim| {
         let reads = Place::s3("GetObject").bucket(SOURCE).client("daemon-0");
-        sim.net.faults().add(Fault::new("whole", reads, Effect::Ask("range", None)));
+        sim.net
+            .faults()
+            .add(Fault::new("whole", reads, Effect::Ask("range", None)));
         sim.post_everything();
         put_large(&sim).await;
         let daemon = fleet::lone(&mut sim, "", AWS).await;
@@ -136,7 +171,10 @@ fn a_source_that_knows_no_ranges_is_not_read_for_ever() {
         // Two tries an hour at most; each has five attempts at two parts, and each part is asked
         // for nine times.
         let asked = sim.net.faults().hits("whole") - before;
-        assert!(asked <= 4 * 2 * (5 * 2 * 9), "read {asked} times in four hours");
+        assert!(
+            asked <= 4 * 2 * (5 * 2 * 9),
+            "read {asked} times in four hours"
+        );
         sim.net.faults().clear("whole");
         all_arrives(&sim, &daemon).await;
         daemon.stop().await;
@@ -146,14 +184,29 @@ fn a_source_that_knows_no_ranges_is_not_read_for_ever() {
 #[test]
 fn uploads_whose_ids_never_come_are_not_left_open() {
     use Effect::{Shorten, TruncateAt};
-    let all = [(Shorten(0), true), (Shorten(20), true), (TruncateAt(20), true), (Shorten(20), false)];
+    let all = [
+        (Shorten(0), true),
+        (Shorten(20), true),
+        (TruncateAt(20), true),
+        (Shorten(20), false),
+    ];
     for (garbled, is_listed) in all {
         simulate(22, async |mut sim| {
-            let begins = Place::s3("CreateMultipartUpload").bucket(ARCHIVE).client("daemon-0");
-            sim.net.faults().add(Fault::new("garbled", begins, garbled.clone()));
+            let begins = Place::s3("CreateMultipartUpload")
+                .bucket(ARCHIVE)
+                .client("daemon-0");
+            sim.net
+                .faults()
+                .add(Fault::new("garbled", begins, garbled.clone()));
             if !is_listed {
-                let lists = Place::s3("ListMultipartUploads").bucket(ARCHIVE).client("daemon-0");
-                sim.net.faults().add(Fault::new("denied", lists, Effect::refuse(403, "AccessDenied")));
+                let lists = Place::s3("ListMultipartUploads")
+                    .bucket(ARCHIVE)
+                    .client("daemon-0");
+                sim.net.faults().add(Fault::new(
+                    "denied",
+                    lists,
+                    Effect::refuse(403, "AccessDenied"),
+                ));
             }
             sim.post_everything();
             put_large(&sim).await;
@@ -168,7 +221,10 @@ fn uploads_whose_ids_never_come_are_not_left_open() {
             sim.net.faults().clear_all();
             sim.pass(fleet::TRIED_WITHIN).await;
             assert_eq!(sim.shown(ARCHIVE, "large"), sim.shown(SOURCE, "large"));
-            assert_eq!((parked(&daemon).await, sim.s3.open_uploads(ARCHIVE).len()), (vec![], open));
+            assert_eq!(
+                (parked(&daemon).await, sim.s3.open_uploads(ARCHIVE).len()),
+                (vec![], open)
+            );
             daemon.stop().await;
         });
     }
@@ -177,7 +233,10 @@ fn uploads_whose_ids_never_come_are_not_left_open() {
 #[test]
 fn a_key_that_the_list_never_shows_is_parked_by_name() {
     simulate(23, async |mut sim| {
-        sim.s3.set_traits(Traits { lists_by_folders: true, ..Traits::aws() });
+        sim.s3.set_traits(Traits {
+            lists_by_folders: true,
+            ..Traits::aws()
+        });
         for number in 0..150 {
             sim.put(&format!("a!{number:03}/x"), b"entry").await;
         }
@@ -195,7 +254,14 @@ fn a_key_that_the_list_never_shows_is_parked_by_name() {
 
 /// Lists what is parked: why, and how much of it.
 async fn parked(daemon: &Daemon) -> Vec<(Reason, i64)> {
-    daemon.status().await.unwrap().parked.iter().map(|parked| (parked.reason, parked.tasks)).collect()
+    daemon
+        .status()
+        .await
+        .unwrap()
+        .parked
+        .iter()
+        .map(|parked| (parked.reason, parked.tasks))
+        .collect()
 }
 
 /// Sees that everything is as it should be once the cause is gone, without a command.
@@ -208,5 +274,8 @@ async fn all_arrives(sim: &Sim, daemon: &Daemon) {
 
 async fn put_large(sim: &Sim) {
     let put = sim.user().put_object().bucket(SOURCE).key("large");
-    put.body(ByteStream::from(vec![7; LARGE])).send().await.unwrap();
+    put.body(ByteStream::from(vec![7; LARGE]))
+        .send()
+        .await
+        .unwrap();
 }

@@ -32,21 +32,106 @@ fn ways() -> Vec<Way> {
     let complete: &[&str] = &["CompleteMultipartUpload"];
     let delete: &[&str] = &["DeleteObject"];
     vec![
-        way("puts ignore conditions", Traits { put_conditions: Ignored, ..aws() }, &[]),
-        way("puts know no conditions", Traits { put_conditions: NotImplemented, ..aws() }, put),
-        way("puts are refused over markers", Traits { put_conditions: RefusedOverMarker, ..aws() }, put),
-        way("completes ignore conditions", Traits { complete_conditions: Ignored, ..aws() }, &[]),
-        way("completes know no conditions", Traits { complete_conditions: NotImplemented, ..aws() }, complete),
-        way("completes are refused over markers", Traits { complete_conditions: RefusedOverMarker, ..aws() }, complete),
-        way("deletes ignore conditions", Traits { delete_conditions: Ignored, ..aws() }, &[]),
-        way("deletes know no conditions", Traits { delete_conditions: NotImplemented, ..aws() }, delete),
+        way(
+            "puts ignore conditions",
+            Traits {
+                put_conditions: Ignored,
+                ..aws()
+            },
+            &[],
+        ),
+        way(
+            "puts know no conditions",
+            Traits {
+                put_conditions: NotImplemented,
+                ..aws()
+            },
+            put,
+        ),
+        way(
+            "puts are refused over markers",
+            Traits {
+                put_conditions: RefusedOverMarker,
+                ..aws()
+            },
+            put,
+        ),
+        way(
+            "completes ignore conditions",
+            Traits {
+                complete_conditions: Ignored,
+                ..aws()
+            },
+            &[],
+        ),
+        way(
+            "completes know no conditions",
+            Traits {
+                complete_conditions: NotImplemented,
+                ..aws()
+            },
+            complete,
+        ),
+        way(
+            "completes are refused over markers",
+            Traits {
+                complete_conditions: RefusedOverMarker,
+                ..aws()
+            },
+            complete,
+        ),
+        way(
+            "deletes ignore conditions",
+            Traits {
+                delete_conditions: Ignored,
+                ..aws()
+            },
+            &[],
+        ),
+        way(
+            "deletes know no conditions",
+            Traits {
+                delete_conditions: NotImplemented,
+                ..aws()
+            },
+            delete,
+        ),
         way("nothing knows conditions", without_conditions(), ALL),
-        way("what is completed last is current", Traits { order: Order::LastCompleted, ..aws() }, &[]),
-        way("markers have no name", Traits { names_markers: false, marker_version: 404, ..aws() }, &[]),
-        way("lists are apart", Traits { lists_apart: true, ..aws() }, &[]),
+        way(
+            "what is completed last is current",
+            Traits {
+                order: Order::LastCompleted,
+                ..aws()
+            },
+            &[],
+        ),
+        way(
+            "markers have no name",
+            Traits {
+                names_markers: false,
+                marker_version: 404,
+                ..aws()
+            },
+            &[],
+        ),
+        way(
+            "lists are apart",
+            Traits {
+                lists_apart: true,
+                ..aws()
+            },
+            &[],
+        ),
         // It lists uploads by their beginning and shows what was completed last; which of the two
         // is the order, nothing says.
-        way("like LocalStack", Traits { order: Order::LastCompleted, ..Traits::localstack() }, delete),
+        way(
+            "like LocalStack",
+            Traits {
+                order: Order::LastCompleted,
+                ..Traits::localstack()
+            },
+            delete,
+        ),
         way("like SeaweedFS", Traits::seaweedfs(), &[]),
         way("in no way", aws(), &[]),
     ]
@@ -59,7 +144,12 @@ const ALL: &[&str] = &["PutObject", "CompleteMultipartUpload", "DeleteObject"];
 
 fn without_conditions() -> Traits {
     let none = Conditions::NotImplemented;
-    Traits { put_conditions: none, complete_conditions: none, delete_conditions: none, ..Traits::aws() }
+    Traits {
+        put_conditions: none,
+        complete_conditions: none,
+        delete_conditions: none,
+        ..Traits::aws()
+    }
 }
 
 #[test]
@@ -68,10 +158,19 @@ fn endpoints_that_contradict_themselves_neither_stop_nor_fool_the_daemon() {
     for way in ways() {
         let mut bare = BTreeSet::new();
         for seed in 0..6 {
-            let said = simulate(seed, async |sim| play(sim, seed, &way.traits, NOT_AWS, &mut bare).await);
-            wrong.extend(said.into_iter().map(|what| format!("{}, seed {seed}: {what}", way.name)));
+            let said = simulate(seed, async |sim| {
+                play(sim, seed, &way.traits, NOT_AWS, &mut bare).await
+            });
+            wrong.extend(
+                said.into_iter()
+                    .map(|what| format!("{}, seed {seed}: {what}", way.name)),
+            );
         }
-        let expected: BTreeSet<String> = way.bare.iter().map(|&operation| operation.to_owned()).collect();
+        let expected: BTreeSet<String> = way
+            .bare
+            .iter()
+            .map(|&operation| operation.to_owned())
+            .collect();
         if bare != expected {
             wrong.push(format!("{}: {bare:?} went without conditions", way.name));
         }
@@ -84,13 +183,21 @@ fn one_daemon_that_is_told_to_use_no_conditions_keeps_every_promise() {
     let account = format!("{NOT_AWS}\nconditional_writes = false");
     for seed in 0..6 {
         let mut bare = BTreeSet::new();
-        let said = simulate(seed, async |sim| play(sim, seed, &without_conditions(), &account, &mut bare).await);
+        let said = simulate(seed, async |sim| {
+            play(sim, seed, &without_conditions(), &account, &mut bare).await
+        });
         assert_eq!(said, Vec::<String>::new(), "seed {seed}");
     }
 }
 
 /// Plays a workload with one daemon; adds the operations that went without a condition to `bare`.
-async fn play(mut sim: Sim, seed: u64, traits: &Traits, account: &str, bare: &mut BTreeSet<String>) -> Vec<String> {
+async fn play(
+    mut sim: Sim,
+    seed: u64,
+    traits: &Traits,
+    account: &str,
+    bare: &mut BTreeSet<String>,
+) -> Vec<String> {
     sim.s3.set_traits(traits.clone());
     sim.post_everything();
     let daemon = fleet::lone(&mut sim, "", account).await;
@@ -99,27 +206,44 @@ async fn play(mut sim: Sim, seed: u64, traits: &Traits, account: &str, bare: &mu
     let parked = daemon.status().await.unwrap().parked;
     daemon.stop().await;
     let is_bare = |write: &Entry| write.call.conditions.is_empty() && write.call.version.is_none();
-    let writes = sim.net.journal().writes(ARCHIVE).into_iter().filter(|write| write.client == "daemon-0");
+    let writes = sim
+        .net
+        .journal()
+        .writes(ARCHIVE)
+        .into_iter()
+        .filter(|write| write.client == "daemon-0");
     let operations = writes.filter(is_bare).map(|write| write.call.operation);
     bare.extend(operations.filter(|operation| ALL.contains(&operation.as_str())));
     let mut wrong = judge(&sim, Expect::EXACT);
     // Which these may be, each way says.
-    wrong.retain(|what| !what.starts_with("a write without") && !what.starts_with("a delete without"));
+    wrong.retain(|what| {
+        !what.starts_with("a write without") && !what.starts_with("a delete without")
+    });
     // What readers see tells where a list contradicts itself.
     wrong.retain(|what| !what.starts_with("a read of the source without a version: HeadObject"));
-    wrong.extend(parked.iter().map(|parked| format!("parked: {}", parked.reason)));
+    wrong.extend(
+        parked
+            .iter()
+            .map(|parked| format!("parked: {}", parked.reason)),
+    );
     wrong
 }
 
 #[test]
 fn without_conditional_deletes_two_daemons_remove_nothing_and_end_with_what_is_current() {
     for seed in 0..12 {
-        let traits = Traits { delete_conditions: Conditions::NotImplemented, ..Traits::aws() };
+        let traits = Traits {
+            delete_conditions: Conditions::NotImplemented,
+            ..Traits::aws()
+        };
         let wrong = simulate(seed, async |mut sim| {
             sim.share();
             sim.s3.set_traits(traits);
             sim.post_everything();
-            let daemons = [fleet::lone(&mut sim, "", NOT_AWS).await, fleet::nth(&mut sim, "", NOT_AWS, 1).await];
+            let daemons = [
+                fleet::lone(&mut sim, "", NOT_AWS).await,
+                fleet::nth(&mut sim, "", NOT_AWS, 1).await,
+            ];
             work(&sim, seed).await;
             sim.drained().await;
             for daemon in daemons {
@@ -130,8 +254,9 @@ fn without_conditional_deletes_two_daemons_remove_nothing_and_end_with_what_is_c
         });
         // A marker can be doubled, and what is hidden written once more; but nothing is left out
         // for that.
-        let holds =
-            |what: &String| ["C:", "S:"].iter().any(|of| what.starts_with(of)) || what.ends_with("has no replica");
+        let holds = |what: &String| {
+            ["C:", "S:"].iter().any(|of| what.starts_with(of)) || what.ends_with("has no replica")
+        };
         let broken: Vec<String> = wrong.iter().filter(|what| holds(what)).cloned().collect();
         assert!(broken.is_empty(), "seed {seed}: {wrong:#?}");
     }
@@ -149,12 +274,25 @@ async fn work(sim: &Sim, seed: u64) {
             for bytes in sizes {
                 put(bytes).await.unwrap();
             }
-            sim.user().delete_object().bucket(SOURCE).key("first").send().await.unwrap();
+            sim.user()
+                .delete_object()
+                .bucket(SOURCE)
+                .key("first")
+                .send()
+                .await
+                .unwrap();
         }
     }
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut user = User::new(sim.user());
-    let shape = Shape { keys: 2, ops: 14, purges: false, tags: true, large: true, full: false };
+    let shape = Shape {
+        keys: 2,
+        ops: 14,
+        purges: false,
+        tags: true,
+        large: true,
+        full: false,
+    };
     for (pause, op) in workload::draw(&mut rng, shape) {
         sim.pass(pause.min(Duration::from_secs(60))).await;
         user.act(&op).await;
@@ -181,11 +319,19 @@ async fn writes(sim: &Sim, count: usize, is_executed: bool) {
 fn who_is_overtaken_by_the_same_content_again_and_again_does_not_blame_the_endpoint() {
     simulate(1, async |mut sim| {
         let put = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
-        sim.net.faults().add(Fault::new("slow", put, Effect::Delay(Duration::from_secs(2))));
+        sim.net.faults().add(Fault::new(
+            "slow",
+            put,
+            Effect::Delay(Duration::from_secs(2)),
+        ));
         sim.post_everything();
         let stranger = sim.user();
         let write = async |body: &'static str| {
-            let put = stranger.put_object().bucket(ARCHIVE).key("a").body(ByteStream::from_static(body.as_bytes()));
+            let put = stranger
+                .put_object()
+                .bucket(ARCHIVE)
+                .key("a")
+                .body(ByteStream::from_static(body.as_bytes()));
             put.send().await.unwrap();
         };
         write("same").await;
@@ -201,9 +347,18 @@ fn who_is_overtaken_by_the_same_content_again_and_again_does_not_blame_the_endpo
         }
         sim.drained().await;
         daemon.stop().await;
-        let all = sim.net.journal().writes(ARCHIVE).into_iter().filter(|write| write.client == "daemon-0");
-        let (kept, given_up): (Vec<_>, Vec<_>) = all.partition(|write| write.call.conditions.contains_key("if-match"));
-        let refused = kept.iter().filter(|write| write.executed.is_some_and(|(_, status)| status == 412)).count();
+        let all = sim
+            .net
+            .journal()
+            .writes(ARCHIVE)
+            .into_iter()
+            .filter(|write| write.client == "daemon-0");
+        let (kept, given_up): (Vec<_>, Vec<_>) =
+            all.partition(|write| write.call.conditions.contains_key("if-match"));
+        let refused = kept
+            .iter()
+            .filter(|write| write.executed.is_some_and(|(_, status)| status == 412))
+            .count();
         assert!(refused >= 3, "{refused} were overtaken");
         assert!(given_up.is_empty(), "{given_up:?}");
     });

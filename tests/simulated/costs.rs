@@ -15,7 +15,12 @@ fn writes(sim: &Sim) -> usize {
 
 fn requests(sim: &Sim) -> Vec<String> {
     let daemons = |entry: &Entry| entry.client == "daemon-0" && entry.call.service == Service::S3;
-    sim.net.journal().select(daemons).into_iter().map(|entry| entry.call.operation).collect()
+    sim.net
+        .journal()
+        .select(daemons)
+        .into_iter()
+        .map(|entry| entry.call.operation)
+        .collect()
 }
 
 #[test]
@@ -32,7 +37,11 @@ fn a_duplicate_event_costs_no_request_and_a_redelivery_no_write() {
             sim.sqs.send(QUEUE, event.clone(), Duration::ZERO);
         }
         sim.drained().await;
-        assert_eq!((writes(&sim), requests(&sim)), (wrote, asked), "the ledger answers a duplicate");
+        assert_eq!(
+            (writes(&sim), requests(&sim)),
+            (wrote, asked),
+            "the ledger answers a duplicate"
+        );
         sim.sqs.send(QUEUE, event.clone(), Duration::ZERO);
         sim.pass(Duration::from_millis(100)).await;
         sim.sqs.redeliver_hidden(QUEUE);
@@ -62,7 +71,11 @@ fn a_small_new_object_costs_what_the_protocol_says() {
         let before = requests(&sim).len();
         sim.put("b", b"one").await;
         sim.drained().await;
-        assert!(requests(&sim).split_off(before).contains(&"GetObjectTagging".to_owned()));
+        assert!(
+            requests(&sim)
+                .split_off(before)
+                .contains(&"GetObjectTagging".to_owned())
+        );
         daemon.stop().await;
     });
 }
@@ -70,17 +83,35 @@ fn a_small_new_object_costs_what_the_protocol_says() {
 #[test]
 fn a_new_object_costs_no_list_of_a_destination_that_does_not_tell_markers() {
     simulate(5, async |mut sim| {
-        sim.s3.set_traits(Traits { names_markers: false, ..Traits::aws() });
+        sim.s3.set_traits(Traits {
+            names_markers: false,
+            ..Traits::aws()
+        });
         sim.post_everything();
         sim.put("old", b"one").await;
         let daemon = fleet::lone(&mut sim, "", NOT_AWS).await;
         sim.drained().await;
-        let lists = || sim.net.journal().select(|entry| entry.call.operation == "ListObjectVersions");
-        let of_archive = || lists().iter().filter(|entry| entry.call.bucket.as_deref() == Some(ARCHIVE)).count();
+        let lists = || {
+            sim.net
+                .journal()
+                .select(|entry| entry.call.operation == "ListObjectVersions")
+        };
+        let of_archive = || {
+            lists()
+                .iter()
+                .filter(|entry| entry.call.bucket.as_deref() == Some(ARCHIVE))
+                .count()
+        };
         assert_eq!((lists().len(), of_archive()), (1, 0));
         // With a history there is more to know than that one version is new.
         sim.put("b", b"one").await;
-        sim.user().delete_object().bucket(SOURCE).key("b").send().await.unwrap();
+        sim.user()
+            .delete_object()
+            .bucket(SOURCE)
+            .key("b")
+            .send()
+            .await
+            .unwrap();
         sim.drained().await;
         assert!(of_archive() > 0);
         daemon.stop().await;
@@ -92,7 +123,10 @@ fn a_new_object_costs_no_list_of_a_destination_that_does_not_tell_markers() {
 fn a_daemon_that_lost_its_ledger_writes_nothing_twice() {
     for (account, put_conditions) in [(AWS, Conditions::Honoured), (NOT_AWS, Conditions::Ignored)] {
         simulate(7, async |mut sim| {
-            sim.s3.set_traits(Traits { put_conditions, ..Traits::aws() });
+            sim.s3.set_traits(Traits {
+                put_conditions,
+                ..Traits::aws()
+            });
             sim.post_everything();
             sim.put("a", b"one").await;
             let event = sim.sqs.messages(QUEUE).first().unwrap().body.clone();
@@ -114,11 +148,16 @@ fn an_event_about_what_no_rule_has_does_nothing() {
         sim.post_everything();
         sim.put("outside/a", b"one").await;
         let outside = sim.sqs.messages(QUEUE).first().unwrap().body.clone();
-        sim.sqs.send(QUEUE, outside.replace(SOURCE, "payroll"), Duration::ZERO);
+        sim.sqs
+            .send(QUEUE, outside.replace(SOURCE, "payroll"), Duration::ZERO);
         let daemon = fleet::lone(&mut sim, "filter = { prefix = \"inside/\" }", AWS).await;
         sim.drained().await;
         assert_eq!(requests(&sim), Vec::<String>::new());
-        let reasons = sim.sqs.messages(DEAD).into_iter().map(|message| message.attributes["Reason"].clone());
+        let reasons = sim
+            .sqs
+            .messages(DEAD)
+            .into_iter()
+            .map(|message| message.attributes["Reason"].clone());
         assert_eq!(reasons.collect::<Vec<_>>(), ["BucketUnknown"]);
         daemon.stop().await;
     });
@@ -131,12 +170,22 @@ fn a_forged_stamp_on_a_source_object_hides_nothing() {
         sim.put("a", b"one").await;
         let daemon = fleet::lone(&mut sim, "", AWS).await;
         sim.drained().await;
-        let genuine =
-            sim.s3.history(ARCHIVE, "a")[0].object.as_ref().unwrap().user("s3-replicator").unwrap().to_owned();
+        let genuine = sim.s3.history(ARCHIVE, "a")[0]
+            .object
+            .as_ref()
+            .unwrap()
+            .user("s3-replicator")
+            .unwrap()
+            .to_owned();
         let to_and_fro = genuine.replace(SOURCE, ARCHIVE);
         assert_ne!(genuine, to_and_fro);
         for stamp in [genuine, to_and_fro, "1;;;;;;".to_owned()] {
-            let put = sim.user().put_object().bucket(SOURCE).key("a").metadata("s3-replicator", stamp);
+            let put = sim
+                .user()
+                .put_object()
+                .bucket(SOURCE)
+                .key("a")
+                .metadata("s3-replicator", stamp);
             put.body(b"two".to_vec().into()).send().await.unwrap();
         }
         sim.drained().await;
@@ -150,7 +199,11 @@ fn a_forged_stamp_on_a_source_object_hides_nothing() {
 fn a_history_longer_than_a_page_is_copied_whole_and_in_order() {
     simulate(5, async |mut sim| {
         sim.post_everything();
-        for body in [b"one".as_slice(), b"two", b"three"].into_iter().cycle().take(130) {
+        for body in [b"one".as_slice(), b"two", b"three"]
+            .into_iter()
+            .cycle()
+            .take(130)
+        {
             sim.put("a", body).await;
         }
         let daemon = fleet::lone(&mut sim, "", AWS).await;

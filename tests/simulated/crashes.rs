@@ -27,27 +27,51 @@ fn death_at_any_place_breaks_no_promise() {
             let deaths = ending.fates.iter().flat_map(|fate| &fate.deaths);
             met.extend(deaths.map(ToString::to_string));
             if at == UNSYNCED {
-                wrong.extend(acked_unsynced(&ending).map(|what| format!("{at} seed {seed}: {what}")));
+                wrong.extend(
+                    acked_unsynced(&ending).map(|what| format!("{at} seed {seed}: {what}")),
+                );
             }
-            wrong.extend(ending.wrong.iter().map(|what| format!("{at} seed {seed}: {what}")));
+            wrong.extend(
+                ending
+                    .wrong
+                    .iter()
+                    .map(|what| format!("{at} seed {seed}: {what}")),
+            );
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    let missed: Vec<String> = Failpoint::all_places().map(|at| at.to_string()).filter(|at| !met.contains(at)).collect();
+    let missed: Vec<String> = Failpoint::all_places()
+        .map(|at| at.to_string())
+        .filter(|at| !met.contains(at))
+        .collect();
     assert!(missed.is_empty(), "places that nobody died at: {missed:?}");
 }
 
 /// Before the ledger is synced for the first time.
-const UNSYNCED: Failpoint = Failpoint { step: Step::Sync, moment: Phase::Before };
+const UNSYNCED: Failpoint = Failpoint {
+    step: Step::Sync,
+    moment: Phase::Before,
+};
 
 /// Lists the messages that were deleted by a daemon that had made nothing durable: what a process
 /// writes outlives it even if it is not synced, so only the order of the requests can tell.
 fn acked_unsynced(ending: &Ending) -> impl Iterator<Item = String> {
-    let deletes = ending.journal.select(|entry| entry.call.operation == "DeleteMessageBatch");
-    ending.fates.iter().enumerate().flat_map(move |(number, fate)| {
-        let is_early = move |entry: &&Entry| {
-            entry.client == format!("daemon-{number}") && fate.died_first.is_some_and(|died| entry.sent < died)
-        };
-        deletes.iter().filter(is_early).map(ToString::to_string).collect::<Vec<_>>()
-    })
+    let deletes = ending
+        .journal
+        .select(|entry| entry.call.operation == "DeleteMessageBatch");
+    ending
+        .fates
+        .iter()
+        .enumerate()
+        .flat_map(move |(number, fate)| {
+            let is_early = move |entry: &&Entry| {
+                entry.client == format!("daemon-{number}")
+                    && fate.died_first.is_some_and(|died| entry.sent < died)
+            };
+            deletes
+                .iter()
+                .filter(is_early)
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+        })
 }

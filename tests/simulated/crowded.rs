@@ -23,9 +23,21 @@ fn a_message_of_thousands_of_records_is_worked_off_within_bounds() {
         for number in 0..KEYS {
             sim.put(&format!("key-{number}"), b"content").await;
         }
-        let told = |body: &str| serde_json::from_str::<serde_json::Value>(body).unwrap()["Records"][0].to_string();
-        let events: Vec<String> = sim.sqs.messages(QUEUE).iter().map(|message| told(&message.body)).collect();
-        let records: Vec<&str> = events.iter().cycle().take(RECORDS).map(String::as_str).collect();
+        let told = |body: &str| {
+            serde_json::from_str::<serde_json::Value>(body).unwrap()["Records"][0].to_string()
+        };
+        let events: Vec<String> = sim
+            .sqs
+            .messages(QUEUE)
+            .iter()
+            .map(|message| told(&message.body))
+            .collect();
+        let records: Vec<&str> = events
+            .iter()
+            .cycle()
+            .take(RECORDS)
+            .map(String::as_str)
+            .collect();
         let message = format!(r#"{{"Records":[{}]}}"#, records.join(","));
         (0..MESSAGES).for_each(|_| drop(sim.sqs.send(QUEUE, message.clone(), Duration::ZERO)));
         let daemon = fleet::lone(&mut sim, "", AWS).await;

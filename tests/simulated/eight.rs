@@ -26,11 +26,19 @@ const NOTICED_WITHIN: Duration = Duration::from_secs(300);
 const LOOKS_EVERY: Duration = Duration::from_secs(60);
 
 fn bucket(number: usize) -> String {
-    if number == 0 { ARCHIVE.to_owned() } else { format!("orders-replica-{number}") }
+    if number == 0 {
+        ARCHIVE.to_owned()
+    } else {
+        format!("orders-replica-{number}")
+    }
 }
 
 fn queue(number: usize) -> String {
-    if number == 0 { WORK.to_owned() } else { format!("work-{number}.fifo") }
+    if number == 0 {
+        WORK.to_owned()
+    } else {
+        format!("work-{number}.fifo")
+    }
 }
 
 /// Makes the other seven; returns the rest of the first rule, and theirs.
@@ -46,14 +54,22 @@ fn others(sim: &mut Sim) -> String {
 }
 
 fn waiting(sim: &Sim) -> usize {
-    let queues = (0..DESTINATIONS).map(queue).chain(std::iter::once(QUEUE.to_owned()));
+    let queues = (0..DESTINATIONS)
+        .map(queue)
+        .chain(std::iter::once(QUEUE.to_owned()));
     let depths = queues.map(|queue| sim.sqs.depth(&queue));
-    depths.map(|depth| depth.visible + depth.hidden + depth.delayed).sum()
+    depths
+        .map(|depth| depth.visible + depth.hidden + depth.delayed)
+        .sum()
 }
 
 /// How often messages of a queue were received so far, by those that are left.
 fn receives(sim: &Sim, queue: &str) -> u32 {
-    sim.sqs.messages(queue).iter().map(|message| message.receives).sum()
+    sim.sqs
+        .messages(queue)
+        .iter()
+        .map(|message| message.receives)
+        .sum()
 }
 
 /// Puts objects that go everywhere for an hour, and those for the first destination alone at its
@@ -61,7 +77,11 @@ fn receives(sim: &Sim, queue: &str) -> u32 {
 async fn an_hour(sim: &Sim, mut look: impl FnMut(&Sim, Duration)) {
     for number in 0..BACKLOG {
         let body = format!("{number}").into_bytes();
-        let put = sim.user().put_object().bucket(SOURCE).key(format!("backlog/{}", number % BACKLOG_KEYS));
+        let put = sim
+            .user()
+            .put_object()
+            .bucket(SOURCE)
+            .key(format!("backlog/{}", number % BACKLOG_KEYS));
         put.body(body.into()).send().await.unwrap();
     }
     let began = tokio::time::Instant::now();
@@ -79,7 +99,8 @@ fn latencies(sim: &Sim) -> Vec<Duration> {
     for number in 0..LIVE {
         let key = format!("live/{number}");
         let put = sim.s3.history(SOURCE, &key)[0].landed;
-        let replicas = (1..DESTINATIONS).map(|number| sim.s3.history(&bucket(number), &key)[0].landed);
+        let replicas =
+            (1..DESTINATIONS).map(|number| sim.s3.history(&bucket(number), &key)[0].landed);
         all.extend(replicas.map(|landed| landed.duration_since(put).unwrap()));
         let versions = (1..DESTINATIONS).map(|number| sim.s3.history(&bucket(number), &key).len());
         assert!(versions.eq([1; DESTINATIONS - 1]), "{key}");
@@ -100,7 +121,11 @@ fn live_through(is_down: bool) -> Vec<Duration> {
         let rules = others(&mut sim);
         let daemon = fleet::lone(&mut sim, &rules, AWS).await;
         if is_down {
-            sim.net.faults().add(Fault::new("down", Place::default().bucket(ARCHIVE), Effect::Unreachable));
+            sim.net.faults().add(Fault::new(
+                "down",
+                Place::default().bucket(ARCHIVE),
+                Effect::Unreachable,
+            ));
         }
         let mut seen = Vec::new();
         an_hour(&sim, |sim, since| seen.push((since, receives(sim, WORK)))).await;
@@ -121,19 +146,42 @@ fn live_through(is_down: bool) -> Vec<Duration> {
 /// Sees that what waits is not received, but for the message that finds out whether the destination
 /// is back.
 fn assert_untouched(sim: &Sim, seen: &[(Duration, u32)]) {
-    let (began, before) = seen.iter().find(|(since, _)| *since > NOTICED_WITHIN).unwrap();
+    let (began, before) = seen
+        .iter()
+        .find(|(since, _)| *since > NOTICED_WITHIN)
+        .unwrap();
     let (ended, after) = seen.last().unwrap();
     let looks = u32::try_from((*ended - *began).as_secs() / LOOKS_EVERY.as_secs()).unwrap();
-    assert!(after - before <= looks, "{} receipts in {:?}", after - before, *ended - *began);
-    let touched = sim.sqs.messages(WORK).iter().filter(|message| message.receives > 0).count();
+    assert!(
+        after - before <= looks,
+        "{} receipts in {:?}",
+        after - before,
+        *ended - *began
+    );
+    let touched = sim
+        .sqs
+        .messages(WORK)
+        .iter()
+        .filter(|message| message.receives > 0)
+        .count();
     assert!(touched < BACKLOG / 10, "{touched} messages were received");
-    let polls = |entry: &Entry| entry.call.operation == "ReceiveMessage" && entry.call.bucket.as_deref() == Some(WORK);
+    let polls = |entry: &Entry| {
+        entry.call.operation == "ReceiveMessage" && entry.call.bucket.as_deref() == Some(WORK)
+    };
     let polls = sim.net.journal().select(polls).len();
-    assert!(polls < BACKLOG / 10, "{polls} polls of a queue that nobody can work for");
+    assert!(
+        polls < BACKLOG / 10,
+        "{polls} polls of a queue that nobody can work for"
+    );
 }
 
 #[test]
 fn one_of_eight_destinations_that_is_down_is_left_alone_and_slows_nobody_down() {
     let (with, without) = (live_through(true), live_through(false));
-    assert!(p99(&with) <= p99(&without) * 11 / 10, "{:?} instead of {:?}", p99(&with), p99(&without));
+    assert!(
+        p99(&with) <= p99(&without) * 11 / 10,
+        "{:?} instead of {:?}",
+        p99(&with),
+        p99(&without)
+    );
 }

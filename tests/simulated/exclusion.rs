@@ -21,11 +21,21 @@ const INVOICES: &str = "invoices";
 fn with_invoices(sim: &Sim) -> String {
     sim.s3.create_bucket(INVOICES, Versioning::Enabled);
     let sqs = sim.sqs.clone();
-    sim.s3.notify(INVOICES, std::sync::Arc::new(move |event| drop(sqs.send(QUEUE, event, Duration::ZERO))));
-    let rest = format!("work_queue = \"{}\"\nfilter = {{ prefix = \"same/\" }}", sim.sqs.url(WORK));
-    let rule = rule_text(INVOICES, ARCHIVE, &rest).replace(&format!("\"{SOURCE}\""), &format!("\"{INVOICES}\""));
+    sim.s3.notify(
+        INVOICES,
+        std::sync::Arc::new(move |event| drop(sqs.send(QUEUE, event, Duration::ZERO))),
+    );
+    let rest = format!(
+        "work_queue = \"{}\"\nfilter = {{ prefix = \"same/\" }}",
+        sim.sqs.url(WORK)
+    );
+    let rule = rule_text(INVOICES, ARCHIVE, &rest)
+        .replace(&format!("\"{SOURCE}\""), &format!("\"{INVOICES}\""));
     let destination = format!("\"{ARCHIVE}\"");
-    let rule = rule.replace(&destination, &format!("{destination}, prefix = \"invoices/\""));
+    let rule = rule.replace(
+        &destination,
+        &format!("{destination}, prefix = \"invoices/\""),
+    );
     format!("filter = {{ prefix = \"same/\" }}\n{rule}")
 }
 
@@ -37,10 +47,17 @@ fn a_key_that_hangs_holds_up_no_key_of_the_same_name_from_another_bucket() {
         let rules = with_invoices(&sim);
         let daemon = fleet::lone(&mut sim, &rules, AWS).await;
         let hung = Place::s3("PutObject").bucket(ARCHIVE).key("same/a");
-        sim.net.faults().add(Fault::new("hung", hung, Effect::Silence { lands: false }));
+        sim.net
+            .faults()
+            .add(Fault::new("hung", hung, Effect::Silence { lands: false }));
         sim.put("same/a", b"order").await;
         sim.pass(Duration::from_secs(2)).await;
-        let put = sim.user().put_object().bucket(INVOICES).key("same/a").body(ByteStream::from_static(b"invoice"));
+        let put = sim
+            .user()
+            .put_object()
+            .bucket(INVOICES)
+            .key("same/a")
+            .body(ByteStream::from_static(b"invoice"));
         put.send().await.unwrap();
         sim.pass(Duration::from_secs(5)).await;
         assert_eq!(sim.s3.keys(ARCHIVE), ["invoices/a"]);
@@ -58,16 +75,25 @@ fn what_is_parked_is_tried_again_by_a_message_alone() {
         sim.post_everything();
         let daemon = fleet::lone(&mut sim, "", AWS).await;
         let denied = Place::s3("PutObject").bucket(ARCHIVE);
-        sim.net.faults().add(Fault::new("denied", denied, Effect::refuse(403, "AccessDenied")));
+        sim.net.faults().add(Fault::new(
+            "denied",
+            denied,
+            Effect::refuse(403, "AccessDenied"),
+        ));
         sim.put("a", b"one").await;
         sim.drained().await;
         assert_eq!(daemon.status().await.unwrap().parked.len(), 1);
         sim.net.faults().clear("denied");
         // Another daemon could have the group in work: this one is given nothing.
         let given = Place::sqs("ReceiveMessage").bucket(WORK);
-        sim.net.faults().add(Fault::new("nothing", given, Effect::Unreachable));
+        sim.net
+            .faults()
+            .add(Fault::new("nothing", given, Effect::Unreachable));
         sim.pass(fleet::TRIED_WITHIN).await;
-        assert!(sim.s3.keys(ARCHIVE).is_empty(), "a key was written to without its message");
+        assert!(
+            sim.s3.keys(ARCHIVE).is_empty(),
+            "a key was written to without its message"
+        );
         assert_eq!(sim.sqs.messages(WORK).len(), 1, "a message asks for it");
         sim.net.faults().clear("nothing");
         sim.drained().await;
@@ -86,15 +112,25 @@ fn an_event_stays_in_its_queue_until_its_work_is_in_the_work_queue() {
             sim.post_everything();
             let daemon = fleet::lone(&mut sim, "", AWS).await;
             let sent = Place::sqs("SendMessageBatch").bucket(WORK);
-            sim.net.faults().add(Fault::new("sent", sent, effect.clone()));
+            sim.net
+                .faults()
+                .add(Fault::new("sent", sent, effect.clone()));
             sim.put("a", b"one").await;
             sim.pass(Duration::from_secs(5)).await;
             // The daemon is not told that it was taken, even where it was.
-            assert_eq!(sim.sqs.messages(QUEUE).len(), 1, "{effect:?}: the event is gone");
+            assert_eq!(
+                sim.sqs.messages(QUEUE).len(),
+                1,
+                "{effect:?}: the event is gone"
+            );
             sim.net.faults().clear("sent");
             sim.drained().await;
             daemon.stop().await;
-            assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new(), "{effect:?}");
+            assert_eq!(
+                judge(&sim, Expect::EXACT),
+                Vec::<String>::new(),
+                "{effect:?}"
+            );
         });
     }
 }
@@ -102,21 +138,40 @@ fn an_event_stays_in_its_queue_until_its_work_is_in_the_work_queue() {
 #[test]
 fn whoever_takes_a_message_over_waits_for_what_its_last_worker_sent() {
     let small = (b"one".to_vec(), "PutObject", Duration::from_secs(15));
-    let large = (vec![1; (8 << 20) + 1], "CompleteMultipartUpload", Duration::from_secs(300));
+    let large = (
+        vec![1; (8 << 20) + 1],
+        "CompleteMultipartUpload",
+        Duration::from_secs(300),
+    );
     for (seed, (body, operation, late)) in [(6, small), (7, large)] {
         simulate(seed, async |mut sim| {
             sim.share();
             sim.post_everything();
             let first = fleet::nth(&mut sim, "", UNCONDITIONAL, 0).await;
             let write = Place::s3(operation).client("daemon-0");
-            sim.net.faults().add(Fault::new("late", write, Effect::LandLate(late)));
-            sim.user().put_object().bucket(SOURCE).key("a").body(body.into()).send().await.unwrap();
+            sim.net
+                .faults()
+                .add(Fault::new("late", write, Effect::LandLate(late)));
+            sim.user()
+                .put_object()
+                .bucket(SOURCE)
+                .key("a")
+                .body(body.into())
+                .send()
+                .await
+                .unwrap();
             while sim.net.faults().hits("late") == 0 {
                 sim.pass(Duration::from_millis(10)).await;
             }
             // As kill -9 does, while the write is on its way.
             drop(first);
-            sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+            sim.user()
+                .delete_object()
+                .bucket(SOURCE)
+                .key("a")
+                .send()
+                .await
+                .unwrap();
             let second = fleet::nth(&mut sim, "", UNCONDITIONAL, 1).await;
             // The poll that the dead one left takes what shows first.
             for _ in 0..2 {
@@ -127,11 +182,23 @@ fn whoever_takes_a_message_over_waits_for_what_its_last_worker_sent() {
             second.stop().await;
             sim.net.quiet().await;
             assert_eq!(sim.shown(ARCHIVE, "a"), None, "{operation}");
-            let wrong = judge(&sim, Expect { forgetful: [true; DAEMONS_MAX], ..Expect::IN_DOUBT }).into_iter();
+            let wrong = judge(
+                &sim,
+                Expect {
+                    forgetful: [true; DAEMONS_MAX],
+                    ..Expect::IN_DOUBT
+                },
+            )
+            .into_iter();
             // As the account has it.
-            let wrong =
-                wrong.filter(|what| !what.contains(" without a condition") && !what.contains(" without condition"));
-            assert_eq!(wrong.collect::<Vec<_>>(), Vec::<String>::new(), "{operation}");
+            let wrong = wrong.filter(|what| {
+                !what.contains(" without a condition") && !what.contains(" without condition")
+            });
+            assert_eq!(
+                wrong.collect::<Vec<_>>(),
+                Vec::<String>::new(),
+                "{operation}"
+            );
         });
     }
 }

@@ -16,7 +16,14 @@ use crate::sim::{ARCHIVE, AWS, MIRROR, SOURCE, Sim, simulate};
 async fn put_all(sim: &Sim, objects: usize, bytes: usize) {
     for number in 0..objects {
         let body = ByteStream::from(vec![u8::try_from(number % 251).unwrap(); bytes]);
-        sim.user().put_object().bucket(SOURCE).key(format!("{number}")).body(body).send().await.unwrap();
+        sim.user()
+            .put_object()
+            .bucket(SOURCE)
+            .key(format!("{number}"))
+            .body(body)
+            .send()
+            .await
+            .unwrap();
     }
 }
 
@@ -24,7 +31,9 @@ async fn put_all(sim: &Sim, objects: usize, bytes: usize) {
 fn reads(sim: &Sim) -> usize {
     let of_daemons = |entry: &Entry| {
         let call = &entry.call;
-        entry.client == "daemon-0" && call.operation == "GetObject" && call.bucket.as_deref() == Some(SOURCE)
+        entry.client == "daemon-0"
+            && call.operation == "GetObject"
+            && call.bucket.as_deref() == Some(SOURCE)
     };
     sim.net.journal().select(of_daemons).len()
 }
@@ -37,7 +46,10 @@ fn written(sim: &Sim, bucket: &str) -> usize {
 fn check(sim: &Sim, objects: usize) {
     for bucket in [ARCHIVE, MIRROR] {
         assert_eq!(sim.s3.keys_ever(bucket).len(), objects, "{bucket}");
-        assert_eq!(judge_at(sim, bucket, Expect::IN_DOUBT), Vec::<String>::new());
+        assert_eq!(
+            judge_at(sim, bucket, Expect::IN_DOUBT),
+            Vec::<String>::new()
+        );
     }
 }
 
@@ -51,7 +63,14 @@ fn an_object_for_two_destinations_is_read_once() {
         assert_eq!(reads(&sim), 60);
         // With this memory a part has eight MiB.
         let body = ByteStream::from(vec![1; 20 << 20]);
-        sim.user().put_object().bucket(SOURCE).key("large").body(body).send().await.unwrap();
+        sim.user()
+            .put_object()
+            .bucket(SOURCE)
+            .key("large")
+            .body(body)
+            .send()
+            .await
+            .unwrap();
         sim.drained().await;
         assert_eq!(reads(&sim), 60 + 3, "each part of a large one too");
         daemon.stop().await;
@@ -63,7 +82,11 @@ fn an_object_for_two_destinations_is_read_once() {
 fn a_slow_destination_holds_no_other_up_and_has_kept_for_it_what_memory_has_room_for() {
     simulate(2, async |mut sim| {
         let slow = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
-        sim.net.faults().add(Fault::new("slow", slow, Effect::Delay(Duration::from_secs(10))));
+        sim.net.faults().add(Fault::new(
+            "slow",
+            slow,
+            Effect::Delay(Duration::from_secs(10)),
+        ));
         sim.post_everything();
         put_all(&sim, 600, 10_000).await;
         let daemon = fleet::lone(&mut sim, &fleet::mirrored(""), AWS).await;
@@ -82,13 +105,21 @@ fn what_memory_has_no_room_for_is_read_again() {
     simulate(3, async |mut sim| {
         // A quarter of it fits.
         let slow = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
-        sim.net.faults().add(Fault::new("slow", slow, Effect::Delay(Duration::from_secs(2))));
+        sim.net.faults().add(Fault::new(
+            "slow",
+            slow,
+            Effect::Delay(Duration::from_secs(2)),
+        ));
         sim.post_everything();
         put_all(&sim, 64, 4 << 20).await;
         let limited = fleet::mirrored("limits = { requests_per_second = 2 }");
         let daemon = fleet::lone(&mut sim, &limited, AWS).await;
         sim.pass(Duration::from_secs(15)).await;
-        assert_eq!(written(&sim, MIRROR), 64, "nothing that is kept is in the way");
+        assert_eq!(
+            written(&sim, MIRROR),
+            64,
+            "nothing that is kept is in the way"
+        );
         sim.drained().await;
         let reads = reads(&sim);
         assert!((65..=2 * 64).contains(&reads), "{reads} reads");
@@ -101,8 +132,12 @@ fn what_memory_has_no_room_for_is_read_again() {
 fn a_reading_that_fails_harms_neither() {
     simulate(4, async |mut sim| {
         let body = || Place::s3("GetObject").bucket(SOURCE).client("daemon-0");
-        sim.net.faults().add(Fault::new("500", body(), Effect::refuse(500, "InternalError")).every(3));
-        sim.net.faults().add(Fault::new("torn", body(), Effect::TruncateAt(100)).every(5));
+        sim.net
+            .faults()
+            .add(Fault::new("500", body(), Effect::refuse(500, "InternalError")).every(3));
+        sim.net
+            .faults()
+            .add(Fault::new("torn", body(), Effect::TruncateAt(100)).every(5));
         sim.post_everything();
         put_all(&sim, 60, 10_000).await;
         let daemon = fleet::lone(&mut sim, &fleet::mirrored(""), AWS).await;
@@ -122,13 +157,24 @@ fn a_lock_that_changed_while_a_body_was_kept_is_copied_as_it_is_now() {
         }
         sim.post_everything();
         put_all(&sim, 30, 10).await;
-        let daemon = fleet::lone(&mut sim, &fleet::mirrored("limits = { requests_per_second = 1 }"), AWS).await;
+        let daemon = fleet::lone(
+            &mut sim,
+            &fleet::mirrored("limits = { requests_per_second = 1 }"),
+            AWS,
+        )
+        .await;
         // All are kept for the slow one, and no event tells of this.
         sim.pass(Duration::from_secs(5)).await;
         assert_eq!(written(&sim, MIRROR), 30);
         for number in 0..30 {
-            let hold = ObjectLockLegalHold::builder().status(ObjectLockLegalHoldStatus::On).build();
-            let put = sim.user().put_object_legal_hold().bucket(SOURCE).key(format!("{number}"));
+            let hold = ObjectLockLegalHold::builder()
+                .status(ObjectLockLegalHoldStatus::On)
+                .build();
+            let put = sim
+                .user()
+                .put_object_legal_hold()
+                .bucket(SOURCE)
+                .key(format!("{number}"));
             put.legal_hold(hold).send().await.unwrap();
         }
         sim.drained().await;
@@ -136,7 +182,14 @@ fn a_lock_that_changed_while_a_body_was_kept_is_copied_as_it_is_now() {
         assert_eq!(reads(&sim), 30);
         let mut held = 0;
         for number in 0..30 {
-            let head = sim.user().head_object().bucket(ARCHIVE).key(format!("{number}")).send().await.unwrap();
+            let head = sim
+                .user()
+                .head_object()
+                .bucket(ARCHIVE)
+                .key(format!("{number}"))
+                .send()
+                .await
+                .unwrap();
             held += usize::from(head.object_lock_legal_hold_status().is_some());
         }
         // What was read in the last fifteen seconds is as good as new.
@@ -151,7 +204,12 @@ fn a_body_that_was_kept_never_gets_the_metadata_of_what_took_its_place() {
         sim.s3.set_versioning(SOURCE, Versioning::Suspended);
         sim.post_everything();
         put_named(&sim, "old").await;
-        let daemon = fleet::lone(&mut sim, &fleet::mirrored("limits = { requests_per_second = 1 }"), AWS).await;
+        let daemon = fleet::lone(
+            &mut sim,
+            &fleet::mirrored("limits = { requests_per_second = 1 }"),
+            AWS,
+        )
+        .await;
         sim.pass(Duration::from_secs(5)).await;
         assert_eq!(written(&sim, MIRROR), 40);
         put_named(&sim, "new").await;
@@ -162,9 +220,17 @@ fn a_body_that_was_kept_never_gets_the_metadata_of_what_took_its_place() {
         let mut bodies = Vec::new();
         for number in 0..40 {
             for version in versions(&sim, &format!("{number}")).await {
-                let get = sim.user().get_object().bucket(ARCHIVE).key(format!("{number}")).version_id(version);
+                let get = sim
+                    .user()
+                    .get_object()
+                    .bucket(ARCHIVE)
+                    .key(format!("{number}"))
+                    .version_id(version);
                 let answer = get.send().await.unwrap();
-                let named = answer.metadata().and_then(|metadata| metadata.get("body")).cloned();
+                let named = answer
+                    .metadata()
+                    .and_then(|metadata| metadata.get("body"))
+                    .cloned();
                 let body = answer.body.collect().await.unwrap().to_vec();
                 assert_eq!(named.as_ref().map(String::as_bytes), Some(body.as_slice()));
                 bodies.extend(named);
@@ -172,21 +238,45 @@ fn a_body_that_was_kept_never_gets_the_metadata_of_what_took_its_place() {
         }
         let count = |wanted: &str| bodies.iter().filter(|body| *body == wanted).count();
         assert_eq!(count("new"), 40);
-        assert!(count("old") < 30, "{} were written before they were gone", count("old"));
+        assert!(
+            count("old") < 30,
+            "{} were written before they were gone",
+            count("old")
+        );
     });
 }
 
 /// Puts objects whose metadata says what their body is.
 async fn put_named(sim: &Sim, body: &'static str) {
     for number in 0..40 {
-        let put = sim.user().put_object().bucket(SOURCE).key(format!("{number}")).metadata("body", body);
-        put.body(ByteStream::from_static(body.as_bytes())).send().await.unwrap();
+        let put = sim
+            .user()
+            .put_object()
+            .bucket(SOURCE)
+            .key(format!("{number}"))
+            .metadata("body", body);
+        put.body(ByteStream::from_static(body.as_bytes()))
+            .send()
+            .await
+            .unwrap();
     }
 }
 
 /// Lists the versions of a replica.
 async fn versions(sim: &Sim, key: &str) -> Vec<String> {
-    let list = sim.user().list_object_versions().bucket(ARCHIVE).prefix(key).send().await.unwrap();
-    let of_key = list.versions().iter().filter(|version| version.key() == Some(key));
-    of_key.filter_map(|version| version.version_id().map(str::to_owned)).collect()
+    let list = sim
+        .user()
+        .list_object_versions()
+        .bucket(ARCHIVE)
+        .prefix(key)
+        .send()
+        .await
+        .unwrap();
+    let of_key = list
+        .versions()
+        .iter()
+        .filter(|version| version.key() == Some(key));
+    of_key
+        .filter_map(|version| version.version_id().map(str::to_owned))
+        .collect()
 }

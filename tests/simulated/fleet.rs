@@ -38,7 +38,15 @@ impl Plan {
     /// One daemon that nothing befalls.
     pub(crate) fn of_one(rule: &str, account: &str) -> Self {
         let (rule, account) = (rule.to_owned(), account.to_owned());
-        Self { daemons: 1, crashes: 0, at: None, lose_disks: false, rule, mirrored: false, account }
+        Self {
+            daemons: 1,
+            crashes: 0,
+            at: None,
+            lose_disks: false,
+            rule,
+            mirrored: false,
+            account,
+        }
     }
 }
 
@@ -72,7 +80,10 @@ pub(crate) struct Fate {
 pub(crate) const TRIED_WITHIN: Duration = Duration::from_secs(3600 + 300);
 
 /// Where a daemon dies with the only record of an upload's name.
-pub(crate) const NAMING: Failpoint = Failpoint { step: Step::CreateUpload, moment: Phase::After };
+pub(crate) const NAMING: Failpoint = Failpoint {
+    step: Step::CreateUpload,
+    moment: Phase::After,
+};
 
 impl Fate {
     /// Says whether it may have forgotten an upload that it began.
@@ -83,7 +94,9 @@ impl Fate {
 
 /// Prepares the daemons.
 pub(crate) fn members(sim: &mut Sim, plan: &Plan) -> Vec<Member> {
-    (0..plan.daemons).map(|number| Member::new(sim, plan, number)).collect()
+    (0..plan.daemons)
+        .map(|number| Member::new(sim, plan, number))
+        .collect()
 }
 
 /// Starts one daemon that nothing befalls.
@@ -94,7 +107,9 @@ pub(crate) async fn lone(sim: &mut Sim, rule: &str, account: &str) -> Daemon {
 /// Starts the one of this number.
 pub(crate) async fn nth(sim: &mut Sim, rule: &str, account: &str, number: usize) -> Daemon {
     let plan = Plan::of_one(rule, account);
-    Member::new(sim, &plan, number).start(Failpoints::default()).await
+    Member::new(sim, &plan, number)
+        .start(Failpoints::default())
+        .await
 }
 
 /// Starts the one of this number for a part of the work.
@@ -104,12 +119,21 @@ pub(crate) async fn nth_as(sim: &mut Sim, role: Role, number: usize) -> Daemon {
 }
 
 /// Starts one daemon, on other settings than those of its file.
-pub(crate) async fn lone_with(sim: &mut Sim, rule: &str, change: impl FnOnce(&mut Settings)) -> Daemon {
+pub(crate) async fn lone_with(
+    sim: &mut Sim,
+    rule: &str,
+    change: impl FnOnce(&mut Settings),
+) -> Daemon {
     nth_with(sim, rule, 0, change).await
 }
 
 /// The same for the one of this number.
-pub(crate) async fn nth_with(sim: &mut Sim, rule: &str, number: usize, change: impl FnOnce(&mut Settings)) -> Daemon {
+pub(crate) async fn nth_with(
+    sim: &mut Sim,
+    rule: &str,
+    number: usize,
+    change: impl FnOnce(&mut Settings),
+) -> Daemon {
     let plan = Plan::of_one(rule, AWS);
     let member = Member::new(sim, &plan, number);
     let mut settings = member.settings();
@@ -125,7 +149,12 @@ pub(crate) fn settings(sim: &mut Sim, rule: &str, account: &str) -> Settings {
 
 /// Lets the daemons live until told to stop.
 pub(crate) async fn live(members: Vec<Member>, stop: CancellationToken) -> Vec<Fate> {
-    futures::future::join_all(members.into_iter().map(|member| Box::pin(member.live(stop.clone())))).await
+    futures::future::join_all(
+        members
+            .into_iter()
+            .map(|member| Box::pin(member.live(stop.clone()))),
+    )
+    .await
 }
 
 impl Member {
@@ -135,9 +164,22 @@ impl Member {
         leave_as_stopped(&state_dir);
         let work = [WORK, MIRROR_WORK].map(|queue| sim.is_shared.then(|| sim.sqs.url(queue)));
         let (events, dead) = (sim.sqs.url(QUEUE), sim.sqs.url(DEAD));
-        let config = config(&state_dir.display().to_string(), [&events, &dead], &work, plan);
+        let config = config(
+            &state_dir.display().to_string(),
+            [&events, &dead],
+            &work,
+            plan,
+        );
         let (given, journal) = (sim.given(&name), sim.net.journal().clone());
-        Self { config, state_dir, given, journal, rng: sim.rng.fork(), plan: plan.clone(), role: Role::Both }
+        Self {
+            config,
+            state_dir,
+            given,
+            journal,
+            rng: sim.rng.fork(),
+            plan: plan.clone(),
+            role: Role::Both,
+        }
     }
 
     async fn live(mut self, stop: CancellationToken) -> Fate {
@@ -145,7 +187,11 @@ impl Member {
         let mut left = self.plan.crashes;
         loop {
             let death = Arc::new(Death::default());
-            let failpoints = if left > 0 { self.arm(&death) } else { Failpoints::default() };
+            let failpoints = if left > 0 {
+                self.arm(&death)
+            } else {
+                Failpoints::default()
+            };
             let daemon = self.start(failpoints).await;
             tokio::select! {
                 biased;
@@ -169,7 +215,11 @@ impl Member {
     }
 
     fn arm(&mut self, death: &Arc<Death>) -> Failpoints {
-        let nth = if self.plan.at.is_some() { 1 } else { self.rng.u32(1..60) };
+        let nth = if self.plan.at.is_some() {
+            1
+        } else {
+            self.rng.u32(1..60)
+        };
         let death = Arc::clone(death);
         Failpoints::armed_at(self.plan.at, nth, move |at| {
             *death.at.lock().unwrap() = Some(at);
@@ -189,11 +239,20 @@ impl Member {
     async fn start_on(&self, settings: Settings, failpoints: Failpoints) -> Daemon {
         for _ in 0..1_000 {
             let (failpoints, given) = (failpoints.clone(), Some(self.given.clone()));
-            let outside = Environment { listener: None, failpoints, given, role: self.role };
+            let outside = Environment {
+                listener: None,
+                failpoints,
+                given,
+                role: self.role,
+            };
             match Daemon::start(settings.clone(), outside).await {
                 Ok(daemon) => return daemon,
                 // What is dropped lets go of its files only when its tasks are.
-                Err(error) if ["in use", "lock hold"].iter().any(|held| format!("{error:#}").contains(held)) => {
+                Err(error)
+                    if ["in use", "lock hold"]
+                        .iter()
+                        .any(|held| format!("{error:#}").contains(held)) =>
+                {
                     tokio::task::yield_now().await;
                 }
                 Err(error) => panic!("{error:#}"),
@@ -222,12 +281,24 @@ fn config(
     state_dir: &str,
     [queue, dead]: [&str; 2],
     work: &[Option<String>; 2],
-    Plan { rule, mirrored, account, .. }: &Plan,
+    Plan {
+        rule,
+        mirrored,
+        account,
+        ..
+    }: &Plan,
 ) -> String {
-    let [work, mirror_work] =
-        work.each_ref().map(|url| url.iter().map(|url| format!("work_queue = \"{url}\"\n")).collect::<String>());
+    let [work, mirror_work] = work.each_ref().map(|url| {
+        url.iter()
+            .map(|url| format!("work_queue = \"{url}\"\n"))
+            .collect::<String>()
+    });
     let mirror_rule = format!("{mirror_work}{rule}");
-    let mirror = if *mirrored { rule_text("mirror", MIRROR, &mirror_rule) } else { String::new() };
+    let mirror = if *mirrored {
+        rule_text("mirror", MIRROR, &mirror_rule)
+    } else {
+        String::new()
+    };
     format!(
         r#"
 state_dir = "{state_dir}"
@@ -258,11 +329,23 @@ dead_letter_url = "{dead}"
 /// something of them.
 pub(crate) fn rule_text(id: &str, bucket: &str, rest: &str) -> String {
     let own = rest.split("[[rules]]").next().unwrap();
-    let since = if own.contains("since") { "" } else { "since = \"2020-01-01T00:00:00Z\"" };
+    let since = if own.contains("since") {
+        ""
+    } else {
+        "since = \"2020-01-01T00:00:00Z\""
+    };
     // What a delay is for has tests of its own.
     let is_late = own.contains("version_deletes = true") && !own.contains("version_delete_delay");
-    let delay = if is_late { "version_delete_delay = \"0s\"" } else { "" };
-    let markers = if own.contains("delete_markers") { "" } else { "delete_markers = true" };
+    let delay = if is_late {
+        "version_delete_delay = \"0s\""
+    } else {
+        ""
+    };
+    let markers = if own.contains("delete_markers") {
+        ""
+    } else {
+        "delete_markers = true"
+    };
     format!(
         r#"
 [[rules]]
@@ -287,6 +370,10 @@ pub(crate) fn mirrored(rest: &str) -> String {
 pub(crate) async fn figure(daemon: &Daemon, name: &str, labels: &[&str]) -> f64 {
     let text = daemon.metrics().await.unwrap();
     let begins = format!("s3_replicator_{name}{{");
-    let is_meant = |line: &&str| line.starts_with(&begins) && labels.iter().all(|label| line.contains(label));
-    text.lines().filter(is_meant).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    let is_meant =
+        |line: &&str| line.starts_with(&begins) && labels.iter().all(|label| line.contains(label));
+    text.lines()
+        .filter(is_meant)
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum()
 }

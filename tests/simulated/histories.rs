@@ -24,14 +24,32 @@ fn random_histories_keep_every_promise() {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let failures: Vec<String> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(|| batch.play())).collect();
-        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap())
+            .collect()
     });
-    eprintln!("{} histories ran clean", batch.clean.load(Ordering::Relaxed));
-    assert!(failures.is_empty(), "{} histories broke a promise:\n{}", failures.len(), failures.join("\n"));
+    eprintln!(
+        "{} histories ran clean",
+        batch.clean.load(Ordering::Relaxed)
+    );
+    assert!(
+        failures.is_empty(),
+        "{} histories broke a promise:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
     // What never struck was not tested. One story need not have everything.
     let unmet = batch.befell.into_inner().unwrap();
-    let unmet: Vec<&String> = unmet.iter().filter(|(_, times)| **times == 0).map(|(what, _)| what).collect();
-    assert!(batch.end != STORIES || unmet.is_empty(), "never happened in any history: {unmet:?}");
+    let unmet: Vec<&String> = unmet
+        .iter()
+        .filter(|(_, times)| **times == 0)
+        .map(|(what, _)| what)
+        .collect();
+    assert!(
+        batch.end != STORIES || unmet.is_empty(),
+        "never happened in any history: {unmet:?}"
+    );
 }
 
 /// Seeds that several threads take one by one.
@@ -61,9 +79,18 @@ impl Batch {
 
     /// The same stories at every test run; at a soak others each time, for as long as it says.
     fn of_env() -> Self {
-        let Ok(seconds) = std::env::var("S3_REPLICATOR_SOAK_SECONDS") else { return Self::new(0..STORIES, None) };
-        let seconds = Duration::from_secs(seconds.parse().expect("S3_REPLICATOR_SOAK_SECONDS is a number"));
-        Self::new(fastrand::u64(STORIES..u64::MAX / 2)..u64::MAX, Some(Instant::now() + seconds))
+        let Ok(seconds) = std::env::var("S3_REPLICATOR_SOAK_SECONDS") else {
+            return Self::new(0..STORIES, None);
+        };
+        let seconds = Duration::from_secs(
+            seconds
+                .parse()
+                .expect("S3_REPLICATOR_SOAK_SECONDS is a number"),
+        );
+        Self::new(
+            fastrand::u64(STORIES..u64::MAX / 2)..u64::MAX,
+            Some(Instant::now() + seconds),
+        )
     }
 
     fn play(&self) -> Vec<String> {
@@ -91,7 +118,10 @@ impl Batch {
             add("death", fate.deaths.len() as u64);
             add("lost disk", u64::from(fate.lost_disks));
         }
-        ending.hits.iter().for_each(|(what, times)| add(what, *times));
+        ending
+            .hits
+            .iter()
+            .for_each(|(what, times)| add(what, *times));
     }
 
     fn take(&self) -> Option<u64> {
@@ -106,9 +136,22 @@ fn a_seed_plays_the_same_again() {
     for seed in 0..5 {
         let story = Story::draw(seed);
         let (one, other) = (story.tell(), story.tell());
-        assert_eq!(one.journal.to_string(), other.journal.to_string(), "seed {seed}");
-        let told = |Ending { fates, wrong, hits, lasted, .. }: &Ending| {
-            let fates: Vec<_> = fates.iter().map(|fate| (&fate.status, &fate.deaths, fate.lost_disks)).collect();
+        assert_eq!(
+            one.journal.to_string(),
+            other.journal.to_string(),
+            "seed {seed}"
+        );
+        let told = |Ending {
+                        fates,
+                        wrong,
+                        hits,
+                        lasted,
+                        ..
+                    }: &Ending| {
+            let fates: Vec<_> = fates
+                .iter()
+                .map(|fate| (&fate.status, &fate.deaths, fate.lost_disks))
+                .collect();
             format!("{fates:?} {wrong:?} {hits:?} {lasted:?}")
         };
         assert_eq!(told(&one), told(&other), "seed {seed}");
@@ -119,7 +162,11 @@ fn report(story: &Story, ending: &Ending) -> String {
     format!(
         "S3_REPLICATOR_SEED={} plays it again\n{story:#?}\n  deaths {:?}, took {:?}, faults {:?}\n  {}\n",
         story.seed,
-        ending.fates.iter().map(|fate| (&fate.deaths, fate.lost_disks)).collect::<Vec<_>>(),
+        ending
+            .fates
+            .iter()
+            .map(|fate| (&fate.deaths, fate.lost_disks))
+            .collect::<Vec<_>>(),
         ending.lasted,
         ending.hits,
         ending.wrong.join("\n  ")

@@ -26,11 +26,15 @@ async fn heat(sim: &Sim) {
     let mut user = User::new(sim.user());
     for number in 0..TIMES {
         let is_large = number % LARGE_EVERY == LARGE_EVERY - 1;
-        user.act(&Op::put(KEY, Body::numbered(number), is_large)).await;
+        user.act(&Op::put(KEY, Body::numbered(number), is_large))
+            .await;
         user.finish().await;
         sim.pass(PAUSE).await;
         if number + 1 < TIMES {
-            user.act(&Op::Mark { key: KEY.to_owned() }).await;
+            user.act(&Op::Mark {
+                key: KEY.to_owned(),
+            })
+            .await;
             sim.pass(PAUSE).await;
         }
     }
@@ -44,12 +48,21 @@ fn a_key_that_comes_and_goes_all_the_time_is_up_to_date_seconds_after_its_last_e
                 sim.share();
             }
             sim.post_everything();
-            sim.sqs.quirks(QUEUE, Quirks { reorder: true, ..Quirks::default() });
+            sim.sqs.quirks(
+                QUEUE,
+                Quirks {
+                    reorder: true,
+                    ..Quirks::default()
+                },
+            );
             let daemon = fleet::lone(&mut sim, "", AWS).await;
             heat(&sim).await;
             let mut waited = 0;
             while sim.shown(ARCHIVE, KEY) != sim.shown(SOURCE, KEY) {
-                assert!(waited < SECONDS, "shared: {is_shared}, the last state is not there after {waited} s");
+                assert!(
+                    waited < SECONDS,
+                    "shared: {is_shared}, the last state is not there after {waited} s"
+                );
                 sim.pass(Duration::from_secs(1)).await;
                 waited += 1;
             }

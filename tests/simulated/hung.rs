@@ -23,7 +23,9 @@ fn a_destination_that_hangs_with_memory_full_of_its_bodies_holds_up_no_other() {
     simulate(1, async |mut sim| {
         sim.post_everything();
         let place = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
-        sim.net.faults().add(Fault::new("hung", place, Effect::Silence { lands: false }));
+        sim.net
+            .faults()
+            .add(Fault::new("hung", place, Effect::Silence { lands: false }));
         let daemon = fleet::lone(&mut sim, &fleet::mirrored(""), AWS).await;
         for number in 0..KEYS {
             put_large(&sim, number).await;
@@ -31,7 +33,10 @@ fn a_destination_that_hangs_with_memory_full_of_its_bodies_holds_up_no_other() {
         let mut told = None;
         let mut waited = Duration::ZERO;
         while (0..KEYS).any(|number| sim.shown(MIRROR, &key(number)).is_none()) {
-            assert!(waited < PATIENCE, "the other destination still waits after {waited:?}");
+            assert!(
+                waited < PATIENCE,
+                "the other destination still waits after {waited:?}"
+            );
             sim.pass(STEP).await;
             waited += STEP;
         }
@@ -46,13 +51,23 @@ fn a_destination_that_hangs_with_memory_full_of_its_bodies_holds_up_no_other() {
         assert!((0..KEYS).all(|number| sim.shown(ARCHIVE, &key(number)).is_none()));
         sim.put("small", b"after half an hour").await;
         sim.pass(Duration::from_secs(10)).await;
-        assert!(sim.shown(MIRROR, "small").is_some(), "the other destination lags");
+        assert!(
+            sim.shown(MIRROR, "small").is_some(),
+            "the other destination lags"
+        );
         sim.net.faults().clear("hung");
         sim.drained().await;
-        assert_eq!(fleet::figure(&daemon, "memory_bytes", &["kind=\"used\""]).await, 0.0, "all is paid back");
+        assert_eq!(
+            fleet::figure(&daemon, "memory_bytes", &["kind=\"used\""]).await,
+            0.0,
+            "all is paid back"
+        );
         daemon.stop().await;
         assert_eq!(judge(&sim, Expect::IN_DOUBT), Vec::<String>::new());
-        assert!((0..KEYS).all(|number| sim.shown(ARCHIVE, &key(number)) == sim.shown(SOURCE, &key(number))));
+        assert!(
+            (0..KEYS)
+                .all(|number| sim.shown(ARCHIVE, &key(number)) == sim.shown(SOURCE, &key(number)))
+        );
     });
 }
 
@@ -66,23 +81,49 @@ fn key(number: usize) -> String {
 
 async fn put_large(sim: &Sim, number: usize) {
     let body = ByteStream::from(vec![u8::try_from(number % 256).unwrap(); BYTES]);
-    sim.user().put_object().bucket(SOURCE).key(key(number)).body(body).send().await.unwrap();
+    sim.user()
+        .put_object()
+        .bucket(SOURCE)
+        .key(key(number))
+        .body(body)
+        .send()
+        .await
+        .unwrap();
 }
 
 #[test]
 fn a_question_to_a_bucket_that_is_not_answered_is_asked_again() {
-    for operation in ["GetBucketVersioning", "GetObjectTagging", "CreateMultipartUpload"] {
+    for operation in [
+        "GetBucketVersioning",
+        "GetObjectTagging",
+        "CreateMultipartUpload",
+    ] {
         simulate(2, async |mut sim| {
             sim.post_everything();
             let place = Place::s3(operation).client("daemon-0");
-            sim.net.faults().add(Fault::new("hung", place, Effect::Silence { lands: false }).times(1));
+            sim.net
+                .faults()
+                .add(Fault::new("hung", place, Effect::Silence { lands: false }).times(1));
             let daemon = fleet::lone(&mut sim, "", AWS).await;
-            let put = sim.user().put_object().bucket(SOURCE).key("a").body(ByteStream::from(vec![1; 9 << 20]));
+            let put = sim
+                .user()
+                .put_object()
+                .bucket(SOURCE)
+                .key("a")
+                .body(ByteStream::from(vec![1; 9 << 20]));
             put.tagging("tier=gold").send().await.unwrap();
             sim.pass(Duration::from_secs(300)).await;
-            assert_eq!((sim.net.faults().hits("hung"), sim.waiting()), (1, 0), "{operation}");
+            assert_eq!(
+                (sim.net.faults().hits("hung"), sim.waiting()),
+                (1, 0),
+                "{operation}"
+            );
             daemon.stop().await;
-            assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"), "{operation}");
+            assert_eq!(
+                sim.shown(ARCHIVE, "a"),
+                sim.shown(SOURCE, "a"),
+                "{operation}"
+            );
         });
     }
 }

@@ -55,7 +55,11 @@ impl Expect {
     };
 
     /// Answers may be lost, or daemons die.
-    pub(crate) const IN_DOUBT: Self = Self { remembers: false, alone: false, ..Self::EXACT };
+    pub(crate) const IN_DOUBT: Self = Self {
+        remembers: false,
+        alone: false,
+        ..Self::EXACT
+    };
 }
 
 /// One key on both sides: every entry that was ever there, in the order of its bucket, and what is
@@ -81,14 +85,28 @@ pub(crate) fn judge(sim: &Sim, expect: Expect) -> Vec<String> {
 pub(crate) fn judge_at(sim: &Sim, destination: &str, expect: Expect) -> Vec<String> {
     let mut wrong = Vec::new();
     let removed = removed(sim);
-    let keys: BTreeSet<String> = [SOURCE, destination].iter().flat_map(|bucket| sim.s3.keys_ever(bucket)).collect();
+    let keys: BTreeSet<String> = [SOURCE, destination]
+        .iter()
+        .flat_map(|bucket| sim.s3.keys_ever(bucket))
+        .collect();
     for key in &keys {
-        let now = |bucket| sim.s3.history(bucket, key).iter().map(|entry| entry.version_id.clone()).collect();
+        let now = |bucket| {
+            sim.s3
+                .history(bucket, key)
+                .iter()
+                .map(|entry| entry.version_id.clone())
+                .collect()
+        };
         let in_scope = |entry: &Entry| expect.markers || !entry.is_marker();
         let case = Case {
             key,
             expect,
-            source: sim.s3.ever(SOURCE, key).into_iter().filter(|entry| in_scope(entry)).collect(),
+            source: sim
+                .s3
+                .ever(SOURCE, key)
+                .into_iter()
+                .filter(|entry| in_scope(entry))
+                .collect(),
             source_now: now(SOURCE),
             source_shown: sim
                 .s3
@@ -133,13 +151,18 @@ impl Case<'_> {
         match object.user(STAMP) {
             Some(stamp) if stamp.starts_with("1;") => {
                 let version = stamp.split(';').nth(2)?;
-                self.source.iter().position(|entry| entry.version_id == version)
+                self.source
+                    .iter()
+                    .position(|entry| entry.version_id == version)
             }
             // A compact stamp: the one with the same content, of which the workload makes no
             // second.
-            Some(_) | None => {
-                self.source.iter().position(|entry| entry.object.as_ref().is_some_and(|other| is_twin(object, other)))
-            }
+            Some(_) | None => self.source.iter().position(|entry| {
+                entry
+                    .object
+                    .as_ref()
+                    .is_some_and(|other| is_twin(object, other))
+            }),
         }
     }
 
@@ -150,7 +173,9 @@ impl Case<'_> {
 
     /// Says whether the source had lost by then what stood at this place.
     fn had_lost(&self, place: usize, by: SystemTime) -> bool {
-        self.removed.get(&self.source[place].version_id).is_some_and(|at| *at <= by)
+        self.removed
+            .get(&self.source[place].version_id)
+            .is_some_and(|at| *at <= by)
     }
 
     /// Says whether an entry of the destination is still there.
@@ -164,7 +189,13 @@ impl Case<'_> {
         let shows = |at: usize| {
             let id = self.source[at].id;
             let in_time = move |at: SystemTime| until.is_none_or(|until| at <= until);
-            move |shown: &Shown| in_time(shown.at) && shown.current.as_ref().is_some_and(|current| current.id == id)
+            move |shown: &Shown| {
+                in_time(shown.at)
+                    && shown
+                        .current
+                        .as_ref()
+                        .is_some_and(|current| current.id == id)
+            }
         };
         let since = self.source_shown.iter().position(shows(later));
         let again = self.source_shown.iter().rposition(shows(place));
@@ -175,7 +206,8 @@ impl Case<'_> {
     /// it. A daemon that cannot tell which marker of the source the destination's is may have
     /// written the place once more on top of it (docs/protocol.md).
     fn is_undeleted(&self, place: usize) -> bool {
-        let is_taken_back = |later: usize| self.source[later].is_marker() && self.went_back(later, place, None);
+        let is_taken_back =
+            |later: usize| self.source[later].is_marker() && self.went_back(later, place, None);
         !self.expect.remembers && (place + 1..self.source.len()).any(is_taken_back)
     }
 
@@ -190,13 +222,14 @@ impl Case<'_> {
 
     /// Draws both histories, oldest first; what is gone is in brackets.
     fn picture(&self) -> String {
-        let draw = |entries: &[Arc<Entry>], now: &BTreeSet<String>, name: &dyn Fn(&Entry) -> String| {
-            let one = |entry: &Arc<Entry>| match now.contains(&entry.version_id) {
-                true => name(entry),
-                false => format!("[{}]", name(entry)),
+        let draw =
+            |entries: &[Arc<Entry>], now: &BTreeSet<String>, name: &dyn Fn(&Entry) -> String| {
+                let one = |entry: &Arc<Entry>| match now.contains(&entry.version_id) {
+                    true => name(entry),
+                    false => format!("[{}]", name(entry)),
+                };
+                entries.iter().map(one).collect::<Vec<_>>().join(" ")
             };
-            entries.iter().map(one).collect::<Vec<_>>().join(" ")
-        };
         let place = |entry: &Entry| self.source.iter().position(|other| other.id == entry.id);
         let source = |entry: &Entry| label(entry, place(entry));
         let replica = |entry: &Entry| format!("{}@{}", label(entry, self.origin(entry)), entry.by);

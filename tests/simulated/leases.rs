@@ -16,15 +16,32 @@ fn a_lease_that_sqs_fails_to_extend_once_is_extended_with_the_next_try() {
         // Both take longer than the message has left when its lease is to be extended first.
         for operation in ["GetObject", "PutObject"] {
             let place = Place::s3(operation).client("daemon-0");
-            sim.net.faults().add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(25))).times(1));
+            sim.net
+                .faults()
+                .add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(25))).times(1));
         }
         let daemon = fleet::lone(&mut sim, "", AWS).await;
         sim.put("a", b"one").await;
         let mut seconds = 0;
         while sim.waiting() > 0 {
-            let batch_failures = if (20..41).contains(&seconds) { 1.0 } else { 0.0 };
-            sim.sqs.quirks(QUEUE, Quirks { batch_failures, ..Quirks::default() });
-            let receives = sim.sqs.messages(QUEUE).iter().map(|message| message.receives).max();
+            let batch_failures = if (20..41).contains(&seconds) {
+                1.0
+            } else {
+                0.0
+            };
+            sim.sqs.quirks(
+                QUEUE,
+                Quirks {
+                    batch_failures,
+                    ..Quirks::default()
+                },
+            );
+            let receives = sim
+                .sqs
+                .messages(QUEUE)
+                .iter()
+                .map(|message| message.receives)
+                .max();
             assert!(receives <= Some(1), "delivered again after {seconds} s");
             sim.pass(Duration::from_secs(1)).await;
             seconds += 1;
@@ -50,14 +67,36 @@ fn work_that_takes_longer_than_sqs_hides_a_message_goes_on_when_it_comes_again()
     for (hidden_max, rate, is_told) in [(None, "1KiB/s", false), (Some(3 * HOUR), "4KiB/s", true)] {
         simulate(5, async |mut sim| {
             sim.post_everything();
-            sim.sqs.quirks(QUEUE, Quirks { hidden_max, ..Quirks::default() });
-            let daemon = fleet::lone(&mut sim, &format!("limits = {{ bandwidth = \"{rate}\" }}"), AWS).await;
+            sim.sqs.quirks(
+                QUEUE,
+                Quirks {
+                    hidden_max,
+                    ..Quirks::default()
+                },
+            );
+            let daemon = fleet::lone(
+                &mut sim,
+                &format!("limits = {{ bandwidth = \"{rate}\" }}"),
+                AWS,
+            )
+            .await;
             sim.fill("large-", 1, 50 << 20).await;
             let took = settled(&sim, 24 * HOUR).await;
-            assert!(took > hidden_max.unwrap_or(12 * HOUR) && took < 24 * HOUR, "{rate}: it took {took:?}");
-            let lost = fleet::figure(&daemon, "queue_messages_total", &["outcome=\"lease_lost\""]).await;
+            assert!(
+                took > hidden_max.unwrap_or(12 * HOUR) && took < 24 * HOUR,
+                "{rate}: it took {took:?}"
+            );
+            let lost =
+                fleet::figure(&daemon, "queue_messages_total", &["outcome=\"lease_lost\""]).await;
             let said = sim.sqs.refused(QUEUE);
-            assert_eq!((lost, said.iter().any(|said| said.contains("beyond the limit"))), (1.0, is_told), "{said:?}");
+            assert_eq!(
+                (
+                    lost,
+                    said.iter().any(|said| said.contains("beyond the limit"))
+                ),
+                (1.0, is_told),
+                "{said:?}"
+            );
             daemon.stop().await;
             assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new());
         });

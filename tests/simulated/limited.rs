@@ -19,7 +19,10 @@ fn requests_are_as_many_as_the_rule_says_within_5_percent_over_ten_seconds() {
     simulate(2, async |mut sim| {
         let rule = "limits = { requests_per_second = 20 }";
         let requests = used(&mut sim, rule, (600, 10), |_| 1).await;
-        assert!(requests.abs_diff(200) <= 10, "{requests} writes in ten seconds instead of 200");
+        assert!(
+            requests.abs_diff(200) <= 10,
+            "{requests} writes in ten seconds instead of 200"
+        );
     });
 }
 
@@ -29,14 +32,22 @@ fn what_a_destination_may_be_asked_holds_for_all_rules_together() {
         sim.post_everything();
         for number in 0..600 {
             let prefix = if number % 3 == 0 { "small" } else { "large" };
-            let put = sim.user().put_object().bucket(SOURCE).key(format!("{prefix}/{number}"));
+            let put = sim
+                .user()
+                .put_object()
+                .bucket(SOURCE)
+                .key(format!("{prefix}/{number}"));
             put.body(b"some".to_vec().into()).send().await.unwrap();
         }
         let daemon = fleet::lone(&mut sim, &sharing("requests_per_second = 20"), AWS).await;
         sim.drained().await;
         daemon.stop().await;
         let writes = in_ten_seconds(&sim, 600);
-        assert!(writes.len().abs_diff(200) <= 10, "{} writes in ten seconds instead of 200", writes.len());
+        assert!(
+            writes.len().abs_diff(200) <= 10,
+            "{} writes in ten seconds instead of 200",
+            writes.len()
+        );
     });
 }
 
@@ -77,7 +88,12 @@ filter = {{ prefix = "small/" }}
 
 /// Replicates so many objects of a size under a rule, and adds up what the writes of ten seconds
 /// used.
-async fn used(sim: &mut Sim, rule: &str, (objects, bytes): (usize, usize), of: impl Fn(&Entry) -> usize) -> usize {
+async fn used(
+    sim: &mut Sim,
+    rule: &str,
+    (objects, bytes): (usize, usize),
+    of: impl Fn(&Entry) -> usize,
+) -> usize {
     sim.post_everything();
     sim.fill("", objects, bytes).await;
     let daemon = fleet::lone(sim, rule, AWS).await;

@@ -24,37 +24,37 @@ mod judge;
 // C, M, H, S, D: random histories, deliveries, faults and crashes.
 mod histories;
 // D: death at each place in turn.
-mod crashes;
 mod binary;
+mod crashes;
 // Throughput: what goes to several destinations is read once.
 mod fanout;
 // C, H, M on endpoints whose conditions are missing or wrong.
 mod contradictions;
 // B, and its reports: destinations that are down, queues that do not answer.
-mod outage;
-mod hung;
-mod throttled;
-mod limited;
 mod crowded;
+mod hung;
+mod limited;
+mod outage;
 mod patience;
+mod throttled;
 // B: whose trouble it is, and what is parked for it.
 mod blame;
 mod bugs;
 // D: messages that are broken, by the thousand.
-mod poison;
 mod dead_letters;
+mod poison;
 // B: a daemon that holds a message keeps it.
+mod buckets;
 mod groups;
 mod leases;
 mod refused;
-mod buckets;
 // S: what something in between says proves nothing, and what a store lacks is not what it refuses.
 mod definite;
 mod lacking;
 // E: bytes, ETags and answers that are not what they should be, and what proves that they are.
-mod spoilt;
-mod proofs;
 mod answers;
+mod proofs;
+mod spoilt;
 mod values;
 // C: what a new ledger makes of what it finds.
 mod rebuilt;
@@ -75,7 +75,7 @@ mod prices;
 mod together;
 // H, M, B: what message groups are for; one key that never rests; many destinations, of which one
 // is down; daemons that come and go.
+mod eight;
 mod exclusion;
 mod hot_key;
-mod eight;
 mod scaling;

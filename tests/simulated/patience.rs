@@ -20,8 +20,15 @@ const REST_MIN: Duration = Duration::from_secs(20);
 fn what_fails_for_hours_is_tried_ever_more_seldom_and_parked_after_one() {
     simulate(1, async |mut sim| {
         sim.post_everything();
-        let place = Place::s3("GetObject").bucket(SOURCE).key("sick").client("daemon-0");
-        sim.net.faults().add(Fault::new("trouble", place, Effect::refuse(500, "InternalError")));
+        let place = Place::s3("GetObject")
+            .bucket(SOURCE)
+            .key("sick")
+            .client("daemon-0");
+        sim.net.faults().add(Fault::new(
+            "trouble",
+            place,
+            Effect::refuse(500, "InternalError"),
+        ));
         let daemon = fleet::lone(&mut sim, "", NOT_AWS).await;
         sim.put("sick", b"one").await;
         let mut parked = None;
@@ -34,19 +41,42 @@ fn what_fails_for_hours_is_tried_ever_more_seldom_and_parked_after_one() {
             }
         }
         let parked = parked.unwrap();
-        assert!(parked > Duration::from_secs(3600) && parked < Duration::from_secs(3600 + 900 + 120), "{parked:?}");
+        assert!(
+            parked > Duration::from_secs(3600) && parked < Duration::from_secs(3600 + 900 + 120),
+            "{parked:?}"
+        );
         let deliveries = deliveries(&sim);
         let asked: Vec<usize> = deliveries.iter().map(Vec::len).collect();
-        assert!(asked.iter().all(|asked| (2..=ASKED_A_DELIVERY_MAX).contains(asked)), "{asked:?}");
-        let rests: Vec<Duration> = deliveries.windows(2).map(|pair| pair[1][0] - pair[0][pair[0].len() - 1]).collect();
-        let handed_back = deliveries.iter().filter(|delivery| delivery[0] < parked).count() - 1;
+        assert!(
+            asked
+                .iter()
+                .all(|asked| (2..=ASKED_A_DELIVERY_MAX).contains(asked)),
+            "{asked:?}"
+        );
+        let rests: Vec<Duration> = deliveries
+            .windows(2)
+            .map(|pair| pair[1][0] - pair[0][pair[0].len() - 1])
+            .collect();
+        let handed_back = deliveries
+            .iter()
+            .filter(|delivery| delivery[0] < parked)
+            .count()
+            - 1;
         let (before, after) = rests.split_at(handed_back);
         // Doubled each time, and no less than half of that: in an hour from half a minute to a
         // quarter of an hour.
         let (growing, longest) = before.split_at(4);
-        assert!(growing.windows(2).all(|pair| pair[0] < pair[1]), "{rests:?}");
+        assert!(
+            growing.windows(2).all(|pair| pair[0] < pair[1]),
+            "{rests:?}"
+        );
         let whole = Duration::from_secs(15 * 60);
-        assert!(longest.iter().all(|rest| *rest > whole / 2 - REST_MIN && *rest < whole + REST_MIN), "{rests:?}");
+        assert!(
+            longest
+                .iter()
+                .all(|rest| *rest > whole / 2 - REST_MIN && *rest < whole + REST_MIN),
+            "{rests:?}"
+        );
         assert!(longest.len() >= 2, "{rests:?}");
         // What is parked is tried after 5, 10, 20, 40 minutes, or half of that.
         assert!((2..=6).contains(&after.len()), "{rests:?}");
@@ -60,8 +90,15 @@ fn what_fails_for_hours_is_tried_ever_more_seldom_and_parked_after_one() {
 /// Lists when the key in trouble was asked for, delivery by delivery.
 fn deliveries(sim: &Sim) -> Vec<Vec<Duration>> {
     let mut deliveries: Vec<Vec<Duration>> = Vec::new();
-    for asked in sim.net.journal().select(|entry| entry.faults.iter().any(|name| name == "trouble")) {
-        match deliveries.last_mut().filter(|last| asked.sent - last[last.len() - 1] < REST_MIN) {
+    for asked in sim
+        .net
+        .journal()
+        .select(|entry| entry.faults.iter().any(|name| name == "trouble"))
+    {
+        match deliveries
+            .last_mut()
+            .filter(|last| asked.sent - last[last.len() - 1] < REST_MIN)
+        {
             Some(delivery) => delivery.push(asked.sent),
             None => deliveries.push(vec![asked.sent]),
         }
@@ -75,23 +112,40 @@ fn a_lane_whose_lease_is_lost_ends_before_another_may_have_its_message() {
         sim.share();
         sim.post_everything();
         let leases = Place::sqs("ChangeMessageVisibilityBatch").client("daemon-0");
-        sim.net.faults().add(Fault::new("unreachable", leases, Effect::Unreachable));
+        sim.net
+            .faults()
+            .add(Fault::new("unreachable", leases, Effect::Unreachable));
         // The message is hidden for a minute, of which this leaves a moment.
         let reads = Place::s3("GetObject").client("daemon-0");
-        sim.net.faults().add(Fault::new("slow", reads, Effect::Delay(Duration::from_secs(55))));
+        sim.net.faults().add(Fault::new(
+            "slow",
+            reads,
+            Effect::Delay(Duration::from_secs(55)),
+        ));
         let slow = fleet::lone(&mut sim, "", AWS).await;
         sim.put("a", b"one").await;
         while sim.net.faults().hits("slow") == 0 {
             sim.pass(Duration::from_millis(100)).await;
         }
         let polls = Place::sqs("ReceiveMessage").client("daemon-0");
-        sim.net.faults().add(Fault::new("deaf", polls, Effect::Unreachable));
+        sim.net
+            .faults()
+            .add(Fault::new("deaf", polls, Effect::Unreachable));
         let quick = fleet::nth(&mut sim, "", AWS, 1).await;
         sim.drained().await;
         sim.pass(Duration::from_secs(120)).await;
-        let writers: Vec<String> = sim.net.journal().writes(ARCHIVE).into_iter().map(|write| write.client).collect();
+        let writers: Vec<String> = sim
+            .net
+            .journal()
+            .writes(ARCHIVE)
+            .into_iter()
+            .map(|write| write.client)
+            .collect();
         assert_eq!(writers, ["daemon-1"]);
-        assert_eq!(fleet::figure(&slow, "queue_messages_total", &["outcome=\"lease_lost\""]).await, 1.0);
+        assert_eq!(
+            fleet::figure(&slow, "queue_messages_total", &["outcome=\"lease_lost\""]).await,
+            1.0
+        );
         slow.stop().await;
         quick.stop().await;
         assert_eq!(judge(&sim, Expect::IN_DOUBT), Vec::<String>::new());

@@ -19,7 +19,11 @@ const MESSAGES: usize = 10_000;
 
 /// The keys of the real messages: their objects are there, so that to take a message at its word
 /// would show.
-const KEYS: [&str; 3] = ["invoices/2026/11/report final.pdf", "invoices/report final 100%.pdf", "one"];
+const KEYS: [&str; 3] = [
+    "invoices/2026/11/report final.pdf",
+    "invoices/report final 100%.pdf",
+    "one",
+];
 
 #[test]
 fn ten_thousand_poisoned_messages_change_nothing_and_each_is_accounted_for() {
@@ -40,34 +44,62 @@ async fn poisoned(mut sim: Sim, rule: &str) {
     assert_eq!(sim.net.journal().writes(ARCHIVE).len(), KEYS.len());
 
     let mut to_be_parked = BTreeMap::new();
-    let real: Vec<String> = real_messages().into_iter().chain(forged.iter().cloned()).collect();
+    let real: Vec<String> = real_messages()
+        .into_iter()
+        .chain(forged.iter().cloned())
+        .collect();
     for number in 0..MESSAGES {
         let is_forged = number % 10 == 0;
-        let body = if is_forged { sim.rng.choice(&forged).unwrap().clone() } else { poison(&real, &mut sim.rng) };
+        let body = if is_forged {
+            sim.rng.choice(&forged).unwrap().clone()
+        } else {
+            poison(&real, &mut sim.rng)
+        };
         if let Some(reason) = refusal(&body) {
             assert!(!is_forged, "it reads well: {body}");
-            *to_be_parked.entry((body.clone(), reason.as_str().to_owned())).or_insert(0) += 1;
+            *to_be_parked
+                .entry((body.clone(), reason.as_str().to_owned()))
+                .or_insert(0) += 1;
         }
-        sim.sqs.send(QUEUE, body, Duration::from_millis(number as u64));
+        sim.sqs
+            .send(QUEUE, body, Duration::from_millis(number as u64));
         if number % 1000 == 0 {
             sim.put("honest", b"in between").await;
         }
     }
     sim.drained().await;
 
-    assert!((1_000..MESSAGES - 1_000).contains(&to_be_parked.values().sum()), "poison of one kind only");
+    assert!(
+        (1_000..MESSAGES - 1_000).contains(&to_be_parked.values().sum()),
+        "poison of one kind only"
+    );
     let mut parked = BTreeMap::new();
     for message in sim.sqs.messages(DEAD) {
-        let reason = message.attributes.get("Reason").cloned().unwrap_or_default();
+        let reason = message
+            .attributes
+            .get("Reason")
+            .cloned()
+            .unwrap_or_default();
         *parked.entry((message.body.clone(), reason)).or_insert(0) += 1;
     }
     assert_eq!(parked, to_be_parked);
     let written = sim.net.journal().writes(ARCHIVE);
     // That tags changed may be true: what is written then are the source's.
-    let is_meant = |call: &Call| call.operation == "PutObjectTagging" || call.key.as_deref() == Some("honest");
-    let strange: Vec<_> = written.iter().skip(KEYS.len()).filter(|it| !is_meant(&it.call)).collect();
-    assert!(strange.is_empty(), "a message was taken at its word: {strange:?}");
-    assert_eq!(sim.s3.history(ARCHIVE, "honest").len(), sim.s3.history(SOURCE, "honest").len());
+    let is_meant =
+        |call: &Call| call.operation == "PutObjectTagging" || call.key.as_deref() == Some("honest");
+    let strange: Vec<_> = written
+        .iter()
+        .skip(KEYS.len())
+        .filter(|it| !is_meant(&it.call))
+        .collect();
+    assert!(
+        strange.is_empty(),
+        "a message was taken at its word: {strange:?}"
+    );
+    assert_eq!(
+        sim.s3.history(ARCHIVE, "honest").len(),
+        sim.s3.history(SOURCE, "honest").len()
+    );
     daemon.stop().await;
     assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new());
 }
@@ -77,7 +109,11 @@ async fn poisoned(mut sim: Sim, rule: &str) {
 fn refusal(body: &str) -> Option<Reason> {
     let refusal = match event::parse_notification(body) {
         Err(_) => Some(Reason::MessageUndecodable),
-        Ok(read) => read.events.iter().any(|event| event.bucket.as_str() != SOURCE).then_some(Reason::BucketUnknown),
+        Ok(read) => read
+            .events
+            .iter()
+            .any(|event| event.bucket.as_str() != SOURCE)
+            .then_some(Reason::BucketUnknown),
     };
     // So much is plain without the daemon's own reader.
     if !serde_json::from_str(body).is_ok_and(|message: Value| message.is_object()) {
@@ -90,26 +126,51 @@ fn refusal(body: &str) -> Option<Reason> {
 fn forged(sim: &Sim) -> Vec<String> {
     let deletes = ["ObjectRemoved:Delete", "ObjectRemoved:DeleteMarkerCreated"];
     let forge = |body: &str| deletes.map(|delete| body.replace("ObjectCreated:Put", delete));
-    let forged: Vec<String> = sim.sqs.messages(QUEUE).iter().flat_map(|message| forge(&message.body)).collect();
-    let says_so = |body: &String| deletes.iter().any(|delete| body.contains(&format!("\"{delete}\"")));
-    assert!(forged.len() == 2 * KEYS.len() && forged.iter().all(says_so), "{forged:?}");
+    let forged: Vec<String> = sim
+        .sqs
+        .messages(QUEUE)
+        .iter()
+        .flat_map(|message| forge(&message.body))
+        .collect();
+    let says_so = |body: &String| {
+        deletes
+            .iter()
+            .any(|delete| body.contains(&format!("\"{delete}\"")))
+    };
+    assert!(
+        forged.len() == 2 * KEYS.len() && forged.iter().all(says_so),
+        "{forged:?}"
+    );
     forged
 }
 
 /// The messages that people wrote down as services send them.
 fn real_messages() -> Vec<String> {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/event");
-    let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+    let mut paths: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.retain(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "json")
+    });
     paths.sort();
     assert!(paths.len() > 20, "the corpus is elsewhere");
-    paths.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect()
+    paths
+        .iter()
+        .map(|path| std::fs::read_to_string(path).unwrap())
+        .collect()
 }
 
 /// Breaks a real message: a value that is another, or text that was torn.
 fn poison(real: &[String], rng: &mut Rng) -> String {
     let body = rng.choice(real).unwrap();
-    if rng.f64() < 0.3 { torn(body, rng) } else { broken(body, rng) }
+    if rng.f64() < 0.3 {
+        torn(body, rng)
+    } else {
+        broken(body, rng)
+    }
 }
 
 fn torn(body: &str, rng: &mut Rng) -> String {
@@ -134,7 +195,9 @@ fn broken(body: &str, rng: &mut Rng) -> String {
     let mut message: Value = serde_json::from_str(body).unwrap();
     for _ in 0..rng.usize(1..4) {
         let places = places(&message);
-        let Some(place) = rng.choice(&places) else { break };
+        let Some(place) = rng.choice(&places) else {
+            break;
+        };
         *message.pointer_mut(place).unwrap() = junk(rng);
     }
     message.to_string()
@@ -145,11 +208,20 @@ fn places(value: &Value) -> Vec<String> {
     let within = |name: &str, inner: &Value| {
         let name = name.replace('~', "~0").replace('/', "~1");
         let below = places(inner).into_iter();
-        std::iter::once(format!("/{name}")).chain(below.map(move |rest| format!("/{name}{rest}"))).collect::<Vec<_>>()
+        std::iter::once(format!("/{name}"))
+            .chain(below.map(move |rest| format!("/{name}{rest}")))
+            .collect::<Vec<_>>()
     };
     match value {
-        Value::Object(map) => map.iter().flat_map(|(name, inner)| within(name, inner)).collect(),
-        Value::Array(list) => list.iter().enumerate().flat_map(|(at, inner)| within(&at.to_string(), inner)).collect(),
+        Value::Object(map) => map
+            .iter()
+            .flat_map(|(name, inner)| within(name, inner))
+            .collect(),
+        Value::Array(list) => list
+            .iter()
+            .enumerate()
+            .flat_map(|(at, inner)| within(&at.to_string(), inner))
+            .collect(),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Vec::new(),
     }
 }

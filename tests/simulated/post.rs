@@ -42,10 +42,23 @@ impl Post {
         let inlet = Arc::clone(&outbox);
         for queue in QUEUES {
             sim.sqs.quirks(queue, manners.quirks);
-            sim.sqs.settings(queue, Settings { in_flight_max: manners.in_flight_max, ..Settings::default() });
+            sim.sqs.settings(
+                queue,
+                Settings {
+                    in_flight_max: manners.in_flight_max,
+                    ..Settings::default()
+                },
+            );
         }
-        sim.s3.notify(SOURCE, Arc::new(move |event: String| inlet.lock().unwrap().push(event)));
-        Self { manners, outbox, kept: BTreeMap::new() }
+        sim.s3.notify(
+            SOURCE,
+            Arc::new(move |event: String| inlet.lock().unwrap().push(event)),
+        );
+        Self {
+            manners,
+            outbox,
+            kept: BTreeMap::new(),
+        }
     }
 
     /// Sends what has happened since the last time.
@@ -73,7 +86,11 @@ impl Post {
     }
 
     fn send(&self, sim: &mut Sim, event: &str) {
-        let copies = if sim.rng.f64() < self.manners.twice { 2 } else { 1 };
+        let copies = if sim.rng.f64() < self.manners.twice {
+            2
+        } else {
+            1
+        };
         for _ in 0..copies {
             let delay = self.manners.delay_max.mul_f64(sim.rng.f64());
             sim.sqs.send(QUEUE, event, delay);

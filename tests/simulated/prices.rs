@@ -28,13 +28,25 @@ impl Stage {
     /// A daemon that has looked around, and others' keys in both buckets.
     async fn new(mut sim: Sim, is_shared: bool, rule: &str) -> Self {
         for bucket in [SOURCE, ARCHIVE] {
-            let put = sim.user().put_object().bucket(bucket).key(key("other", 0)).body(b"other".to_vec().into());
+            let put = sim
+                .user()
+                .put_object()
+                .bucket(bucket)
+                .key(key("other", 0))
+                .body(b"other".to_vec().into());
             put.send().await.unwrap();
-            sim.s3.repeat(bucket, &key("other", 0), (1..OTHERS).map(|number| key("other", number)));
+            sim.s3.repeat(
+                bucket,
+                &key("other", 0),
+                (1..OTHERS).map(|number| key("other", number)),
+            );
         }
         let told: Arc<Mutex<Vec<String>>> = Arc::default();
         let inlet = Arc::clone(&told);
-        sim.s3.notify(SOURCE, Arc::new(move |event: String| inlet.lock().unwrap().push(event)));
+        sim.s3.notify(
+            SOURCE,
+            Arc::new(move |event: String| inlet.lock().unwrap().push(event)),
+        );
         if is_shared {
             sim.share();
         }
@@ -53,7 +65,10 @@ impl Stage {
             self.sim.sqs.send(QUEUE, event, Duration::ZERO);
         }
         self.sim.drained().await;
-        self.sim.net.journal().select(|entry| entry.number >= before && entry.client == "daemon-0")
+        self.sim
+            .net
+            .journal()
+            .select(|entry| entry.number >= before && entry.client == "daemon-0")
     }
 
     /// Puts small objects and returns what they cost.
@@ -102,13 +117,29 @@ struct Price {
 impl Price {
     fn of(asked: &[Entry]) -> Self {
         let share = |count: usize| count as f64 / OBJECTS as f64;
-        let of = |service| share(asked.iter().filter(|entry| entry.call.service == service).count());
+        let of = |service| {
+            share(
+                asked
+                    .iter()
+                    .filter(|entry| entry.call.service == service)
+                    .count(),
+            )
+        };
         let mut operations = BTreeMap::new();
         for Entry { call, .. } in asked {
-            *operations.entry(format!("{} {}", call.operation, call.bucket.as_deref().unwrap_or("-"))).or_default() +=
-                share(1);
+            *operations
+                .entry(format!(
+                    "{} {}",
+                    call.operation,
+                    call.bucket.as_deref().unwrap_or("-")
+                ))
+                .or_default() += share(1);
         }
-        Self { s3: of(Service::S3), sqs: of(Service::Sqs), operations }
+        Self {
+            s3: of(Service::S3),
+            sqs: of(Service::Sqs),
+            operations,
+        }
     }
 }
 
@@ -155,7 +186,10 @@ fn a_duplicate_that_comes_by_a_work_queue_costs_s3_nothing() {
         stage.announce().await;
         stage.told.lock().unwrap().extend([event.clone(), event]);
         let asked = stage.announce().await;
-        let of_s3: Vec<&Entry> = asked.iter().filter(|entry| entry.call.service == Service::S3).collect();
+        let of_s3: Vec<&Entry> = asked
+            .iter()
+            .filter(|entry| entry.call.service == Service::S3)
+            .collect();
         assert!(of_s3.is_empty(), "{of_s3:?}");
         stage.end(std::iter::once("a".to_owned())).await;
     });
@@ -184,11 +218,27 @@ fn a_delete_marker_costs_a_list_a_head_and_a_delete() {
             let stage = Stage::new(sim, is_shared, "").await;
             stage.sim.put("a", b"one").await;
             stage.announce().await;
-            stage.sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
-            let asked = stage.announce().await.into_iter().filter(|entry| entry.call.service == Service::S3);
+            stage
+                .sim
+                .user()
+                .delete_object()
+                .bucket(SOURCE)
+                .key("a")
+                .send()
+                .await
+                .unwrap();
+            let asked = stage
+                .announce()
+                .await
+                .into_iter()
+                .filter(|entry| entry.call.service == Service::S3);
             let mut operations: Vec<String> = asked.map(|entry| entry.call.operation).collect();
             operations.sort_unstable();
-            assert_eq!(operations, ["DeleteObject", "HeadObject", "ListObjectVersions"], "shared: {is_shared}");
+            assert_eq!(
+                operations,
+                ["DeleteObject", "HeadObject", "ListObjectVersions"],
+                "shared: {is_shared}"
+            );
             stage.end(std::iter::once("a".to_owned())).await;
         });
     }
@@ -199,7 +249,11 @@ fn a_message_costs_sqs_no_more_where_writes_take_long() {
     simulate(7, async |sim| {
         let stage = Stage::new(sim, true, "").await;
         let slow = Place::s3("PutObject").bucket(ARCHIVE);
-        stage.sim.net.faults().add(Fault::new("slow", slow, Effect::Delay(Duration::from_secs(3))));
+        stage.sim.net.faults().add(Fault::new(
+            "slow",
+            slow,
+            Effect::Delay(Duration::from_secs(3)),
+        ));
         let price = stage.copy(scattered()).await;
         assert!(price.sqs <= 0.7, "{price:#?}");
         stage.end(scattered()).await;

@@ -68,9 +68,19 @@ fn bytes_that_changed_on_their_way_from_the_source_become_no_replica() {
             let daemon = fleet::lone(&mut sim, rule, account).await;
             sim.drained().await;
             let parked = daemon.status().await.unwrap().parked;
-            assert_eq!(parked.iter().map(|it| it.reason).collect::<Vec<_>>(), [Reason::ChecksumMismatch], "{what}");
-            assert!(sim.s3.ever(ARCHIVE, "a").is_empty(), "{what}: they are at the destination");
-            assert!(sim.s3.open_uploads(ARCHIVE).is_empty(), "{what}: an upload is left");
+            assert_eq!(
+                parked.iter().map(|it| it.reason).collect::<Vec<_>>(),
+                [Reason::ChecksumMismatch],
+                "{what}"
+            );
+            assert!(
+                sim.s3.ever(ARCHIVE, "a").is_empty(),
+                "{what}: they are at the destination"
+            );
+            assert!(
+                sim.s3.open_uploads(ARCHIVE).is_empty(),
+                "{what}: an upload is left"
+            );
             sim.net.faults().clear("spoilt");
             sim.pass(fleet::TRIED_WITHIN).await;
             assert!(daemon.status().await.unwrap().parked.is_empty(), "{what}");
@@ -103,7 +113,13 @@ fn what_is_written_without_a_proof_is_counted_by_its_cause() {
     for (operation, bucket, effect, written, cause) in [
         // A store that knows no parts of objects, and one whose first part tells nothing of the
         // others.
-        ("HeadObject", SOURCE, Effect::Answer("x-amz-mp-parts-count", None), Parts(5, None), Unproved::PartsUnknown),
+        (
+            "HeadObject",
+            SOURCE,
+            Effect::Answer("x-amz-mp-parts-count", None),
+            Parts(5, None),
+            Unproved::PartsUnknown,
+        ),
         (
             "HeadObject",
             SOURCE,
@@ -118,14 +134,29 @@ fn what_is_written_without_a_proof_is_counted_by_its_cause() {
             Plain,
             Unproved::NothingStated,
         ),
-        ("PutObject", ARCHIVE, Effect::Answer(CRC64, None), With("CRC32"), Unproved::AnswerSilent),
+        (
+            "PutObject",
+            ARCHIVE,
+            Effect::Answer(CRC64, None),
+            With("CRC32"),
+            Unproved::AnswerSilent,
+        ),
     ] {
         simulate(9, async |mut sim| {
-            let bytes = if matches!(written, Parts(..)) { 6 << 20 } else { SMALL };
+            let bytes = if matches!(written, Parts(..)) {
+                6 << 20
+            } else {
+                SMALL
+            };
             spoil(&sim, operation, bucket, effect.clone());
             if cause == Unproved::AnswerSilent {
                 // Under a key of KMS an ETag is no MD5.
-                spoil(&sim, operation, bucket, Effect::Answer("x-amz-server-side-encryption", Some("aws:kms")));
+                spoil(
+                    &sim,
+                    operation,
+                    bucket,
+                    Effect::Answer("x-amz-server-side-encryption", Some("aws:kms")),
+                );
             }
             write(&sim, bytes, written).await;
             let daemon = fleet::lone(&mut sim, "encryption.mode = \"bucket-default\"", AWS).await;
@@ -142,7 +173,9 @@ fn what_something_in_between_says_of_a_part_leaves_nothing_unproved() {
     for status in [400, 405, 416, 501] {
         simulate(20, async |mut sim| {
             let heads = Place::s3("HeadObject").bucket(SOURCE).client("daemon-0");
-            sim.net.faults().add(Fault::new("in between", heads, Effect::refuse(status, "")).times(2));
+            sim.net
+                .faults()
+                .add(Fault::new("in between", heads, Effect::refuse(status, "")).times(2));
             write(&sim, 6 << 20, Written::Parts(5, None)).await;
             let daemon = fleet::lone(&mut sim, "", AWS).await;
             sim.drained().await;
@@ -167,7 +200,14 @@ fn an_etag_of_parts_is_believed_of_a_store_that_was_seen_to_make_it_of_their_md5
             spoil(&sim, "GetObject", SOURCE, Effect::Corrupt(50));
             write(&sim, LARGE, Written::Parts(6, None)).await;
             sim.drained().await;
-            let reasons: Vec<Reason> = daemon.status().await.unwrap().parked.iter().map(|it| it.reason).collect();
+            let reasons: Vec<Reason> = daemon
+                .status()
+                .await
+                .unwrap()
+                .parked
+                .iter()
+                .map(|it| it.reason)
+                .collect();
             match is_known {
                 true => assert_eq!(reasons, [Reason::ChecksumMismatch]),
                 false => assert_unproved(&daemon, &[Unproved::NothingStated]).await,
@@ -193,55 +233,120 @@ fn a_bit_that_changed_once_is_read_again_at_once() {
 /// Says why nothing proves the one replica of the rule.
 async fn assert_unproved(daemon: &Daemon, causes: &[Unproved]) {
     let counts = daemon.status().await.unwrap().unproved;
-    assert_eq!(counts.iter().map(|count| count.cause).collect::<Vec<_>>(), causes);
+    assert_eq!(
+        counts.iter().map(|count| count.cause).collect::<Vec<_>>(),
+        causes
+    );
     for count in counts {
-        let labels = ["rule=\"orders\"", &format!("cause=\"{}\"", count.cause.as_str())];
-        assert_eq!((count.replicas, fleet::figure(daemon, "unproved_total", &labels).await), (1, 1.0));
+        let labels = [
+            "rule=\"orders\"",
+            &format!("cause=\"{}\"", count.cause.as_str()),
+        ];
+        assert_eq!(
+            (
+                count.replicas,
+                fleet::figure(daemon, "unproved_total", &labels).await
+            ),
+            (1, 1.0)
+        );
     }
 }
 
 /// Spoils one answer.
 fn spoil_once(sim: &Sim, operation: &str, bucket: &str, effect: Effect) {
     let place = Place::s3(operation).bucket(bucket).client("daemon-0");
-    sim.net.faults().add(Fault::new("spoilt", place, effect).times(1));
+    sim.net
+        .faults()
+        .add(Fault::new("spoilt", place, effect).times(1));
 }
 
 /// Writes such an object so that the source states no more of it than told.
 pub(crate) async fn write(sim: &Sim, bytes: usize, written: Written) {
-    sim.s3.set_traits(Traits { adds_checksums: false, ..Traits::aws() });
+    sim.s3.set_traits(Traits {
+        adds_checksums: false,
+        ..Traits::aws()
+    });
     match written {
         Written::With(checksum) => put(sim, bytes, ChecksumAlgorithm::from(checksum)).await,
         Written::Plain => {
             sim.post_everything();
-            let put = bare(sim).put_object().bucket(SOURCE).key("a").body(body(bytes).into());
+            let put = bare(sim)
+                .put_object()
+                .bucket(SOURCE)
+                .key("a")
+                .body(body(bytes).into());
             put.send().await.unwrap();
         }
         Written::Parts(part_mib, checksum) => {
             sim.post_everything();
-            upload(sim, body(bytes).chunks(part_mib << 20), checksum.map(ChecksumAlgorithm::from)).await;
+            upload(
+                sim,
+                body(bytes).chunks(part_mib << 20),
+                checksum.map(ChecksumAlgorithm::from),
+            )
+            .await;
         }
         Written::Unequal(checksum) => {
             sim.post_everything();
             let body = body(bytes);
-            let parts = [&body[..5 << 20], &body[5 << 20..11 << 20], &body[11 << 20..]];
-            upload(sim, parts.into_iter(), Some(ChecksumAlgorithm::from(checksum))).await;
+            let parts = [
+                &body[..5 << 20],
+                &body[5 << 20..11 << 20],
+                &body[11 << 20..],
+            ];
+            upload(
+                sim,
+                parts.into_iter(),
+                Some(ChecksumAlgorithm::from(checksum)),
+            )
+            .await;
         }
     }
 }
 
-async fn upload<'a>(sim: &Sim, all: impl Iterator<Item = &'a [u8]>, checksum: Option<ChecksumAlgorithm>) {
-    let user = if checksum.is_some() { sim.user() } else { bare(sim) };
-    let create = user.create_multipart_upload().bucket(SOURCE).key("a").set_checksum_algorithm(checksum.clone());
+async fn upload<'a>(
+    sim: &Sim,
+    all: impl Iterator<Item = &'a [u8]>,
+    checksum: Option<ChecksumAlgorithm>,
+) {
+    let user = if checksum.is_some() {
+        sim.user()
+    } else {
+        bare(sim)
+    };
+    let create = user
+        .create_multipart_upload()
+        .bucket(SOURCE)
+        .key("a")
+        .set_checksum_algorithm(checksum.clone());
     let upload = create.send().await.unwrap().upload_id.unwrap();
     let mut parts = Vec::new();
     for (number, part) in (1..).zip(all) {
-        let call = user.upload_part().bucket(SOURCE).key("a").upload_id(&upload).part_number(number);
-        let call = call.set_checksum_algorithm(checksum.clone()).body(part.to_vec().into());
+        let call = user
+            .upload_part()
+            .bucket(SOURCE)
+            .key("a")
+            .upload_id(&upload)
+            .part_number(number);
+        let call = call
+            .set_checksum_algorithm(checksum.clone())
+            .body(part.to_vec().into());
         let etag = call.send().await.unwrap().e_tag.unwrap();
-        parts.push(CompletedPart::builder().part_number(number).e_tag(etag).build());
+        parts.push(
+            CompletedPart::builder()
+                .part_number(number)
+                .e_tag(etag)
+                .build(),
+        );
     }
-    let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
-    let complete = user.complete_multipart_upload().bucket(SOURCE).key("a").upload_id(upload);
+    let parts = CompletedMultipartUpload::builder()
+        .set_parts(Some(parts))
+        .build();
+    let complete = user
+        .complete_multipart_upload()
+        .bucket(SOURCE)
+        .key("a")
+        .upload_id(upload);
     complete.multipart_upload(parts).send().await.unwrap();
 }
 

@@ -14,12 +14,23 @@ async fn put_twice(sim: &Sim, key: &str) {
 /// Removes the older version of a key at the source.
 async fn remove_older(sim: &Sim, key: &str) {
     let older = sim.s3.history(SOURCE, key)[0].version_id.clone();
-    sim.user().delete_object().bucket(SOURCE).key(key).version_id(older).send().await.unwrap();
+    sim.user()
+        .delete_object()
+        .bucket(SOURCE)
+        .key(key)
+        .version_id(older)
+        .send()
+        .await
+        .unwrap();
 }
 
 /// Counts the keys whose older replica is gone.
 fn removed(sim: &Sim) -> usize {
-    sim.s3.keys(ARCHIVE).iter().filter(|key| sim.s3.history(ARCHIVE, key).len() == 1).count()
+    sim.s3
+        .keys(ARCHIVE)
+        .iter()
+        .filter(|key| sim.s3.history(ARCHIVE, key).len() == 1)
+        .count()
 }
 
 #[test]
@@ -39,12 +50,20 @@ fn a_version_delete_waits_so_long_that_the_daemon_can_be_stopped() {
         sim.sqs.send(QUEUE, forged, Duration::ZERO);
         sim.put("a", b"three").await;
         sim.pass(Duration::from_secs(59 * 60)).await;
-        assert_eq!(sim.s3.history(ARCHIVE, "a").len(), 3, "what else happens to the key does not wait");
+        assert_eq!(
+            sim.s3.history(ARCHIVE, "a").len(),
+            3,
+            "what else happens to the key does not wait"
+        );
         daemon.stop().await;
         let daemon = fleet::lone(&mut sim, "", AWS).await;
         sim.drained().await;
         daemon.stop().await;
-        assert_eq!(sim.s3.history(ARCHIVE, "a").len(), 3, "the rule was changed in time");
+        assert_eq!(
+            sim.s3.history(ARCHIVE, "a").len(),
+            3,
+            "the rule was changed in time"
+        );
     });
 }
 
@@ -53,7 +72,12 @@ fn a_version_delete_that_has_waited_is_carried_out() {
     simulate(2, async |mut sim| {
         sim.post_everything();
         put_twice(&sim, "a").await;
-        let daemon = fleet::lone(&mut sim, "version_deletes = true\nversion_delete_delay = \"1h\"", AWS).await;
+        let daemon = fleet::lone(
+            &mut sim,
+            "version_deletes = true\nversion_delete_delay = \"1h\"",
+            AWS,
+        )
+        .await;
         sim.drained().await;
         remove_older(&sim, "a").await;
         sim.drained().await;
@@ -120,7 +144,8 @@ fn version_deletes_beyond_the_quota_of_an_hour_wait_where_they_are_seen_and_none
             assert_eq!(fleet::figure(&daemon, "parked", parked).await, 0.0);
             daemon.stop().await;
             for key in keys {
-                let [source, replica] = [SOURCE, ARCHIVE].map(|bucket| sim.s3.history(bucket, key).len());
+                let [source, replica] =
+                    [SOURCE, ARCHIVE].map(|bucket| sim.s3.history(bucket, key).len());
                 assert_eq!(source, replica, "{key}");
             }
         });
@@ -137,17 +162,29 @@ fn only_an_event_of_a_version_that_was_deleted_removes_a_replica() {
         sim.drained().await;
         sim.post_apart(SOURCE, "unread");
         remove_older(&sim, "a").await;
-        for kind in ["ObjectRemoved:DeleteMarkerCreated", "ObjectTagging:Delete", "ObjectCreated:Put", "ObjectAcl:Put"]
-        {
+        for kind in [
+            "ObjectRemoved:DeleteMarkerCreated",
+            "ObjectTagging:Delete",
+            "ObjectCreated:Put",
+            "ObjectAcl:Put",
+        ] {
             let forged = created.replace("ObjectCreated:Put", kind);
             assert!(forged.contains(kind), "{forged}");
             sim.sqs.send(QUEUE, forged, Duration::ZERO);
         }
         sim.drained().await;
         assert_eq!(removed(&sim), 0);
-        sim.sqs.send(QUEUE, created.replace("ObjectCreated:Put", "LifecycleExpiration:Delete"), Duration::ZERO);
+        sim.sqs.send(
+            QUEUE,
+            created.replace("ObjectCreated:Put", "LifecycleExpiration:Delete"),
+            Duration::ZERO,
+        );
         sim.drained().await;
         daemon.stop().await;
-        assert_eq!(removed(&sim), 1, "lifecycle's deletes travel where the bucket notifies of them");
+        assert_eq!(
+            removed(&sim),
+            1,
+            "lifecycle's deletes travel where the bucket notifies of them"
+        );
     });
 }

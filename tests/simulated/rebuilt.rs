@@ -22,19 +22,49 @@ fn of_two_replicas_of_one_version_the_one_that_is_shown_gets_the_tags() {
         std::fs::remove_dir_all(sim.dir.path().join("daemon-0")).unwrap();
 
         // A user restores the replica from elsewhere, its stamp included.
-        let replica = sim.user().head_object().bucket(ARCHIVE).key("a").send().await.unwrap();
-        let again = sim.user().put_object().bucket(ARCHIVE).key("a").set_metadata(replica.metadata);
+        let replica = sim
+            .user()
+            .head_object()
+            .bucket(ARCHIVE)
+            .key("a")
+            .send()
+            .await
+            .unwrap();
+        let again = sim
+            .user()
+            .put_object()
+            .bucket(ARCHIVE)
+            .key("a")
+            .set_metadata(replica.metadata);
         again.body(b"two".to_vec().into()).send().await.unwrap();
         let tag = Tag::builder().key("tier").value("gold").build().unwrap();
         let tagging = Tagging::builder().tag_set(tag.clone()).build().unwrap();
-        sim.user().put_object_tagging().bucket(SOURCE).key("a").tagging(tagging).send().await.unwrap();
+        sim.user()
+            .put_object_tagging()
+            .bucket(SOURCE)
+            .key("a")
+            .tagging(tagging)
+            .send()
+            .await
+            .unwrap();
 
         let daemon = fleet::lone(&mut sim, "", AWS).await;
         sim.drained().await;
         daemon.stop().await;
-        let shown = sim.user().get_object_tagging().bucket(ARCHIVE).key("a").send().await.unwrap();
+        let shown = sim
+            .user()
+            .get_object_tagging()
+            .bucket(ARCHIVE)
+            .key("a")
+            .send()
+            .await
+            .unwrap();
         assert_eq!(shown.tag_set, [tag]);
-        assert_eq!(sim.s3.history(ARCHIVE, "a").len(), 3, "nothing had to be written");
+        assert_eq!(
+            sim.s3.history(ARCHIVE, "a").len(),
+            3,
+            "nothing had to be written"
+        );
     });
 }
 
@@ -56,7 +86,13 @@ fn one_answer_with_a_wrong_etag_does_not_make_a_replica_foreign() {
             sim.put("a", b"one").await;
             let daemon = fleet::lone(&mut sim, "", AWS).await;
             if hide {
-                sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+                sim.user()
+                    .delete_object()
+                    .bucket(SOURCE)
+                    .key("a")
+                    .send()
+                    .await
+                    .unwrap();
             }
             sim.drained().await;
             daemon.stop().await;
@@ -71,7 +107,10 @@ fn one_answer_with_a_wrong_etag_does_not_make_a_replica_foreign() {
             daemon.stop().await;
             assert!(sim.net.faults().hits("wrong") > 0);
             assert_eq!(judge(&sim, Expect::IN_DOUBT), Vec::<String>::new());
-            assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), sim.s3.ever(SOURCE, "a").len());
+            assert_eq!(
+                sim.s3.ever(ARCHIVE, "a").len(),
+                sim.s3.ever(SOURCE, "a").len()
+            );
         });
     }
 }
@@ -86,7 +125,14 @@ fn take_back(markers: usize) {
         let daemon = fleet::lone(&mut sim, rule, AWS).await;
         let mut marked = Vec::new();
         for _ in 0..markers {
-            let marker = sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+            let marker = sim
+                .user()
+                .delete_object()
+                .bucket(SOURCE)
+                .key("a")
+                .send()
+                .await
+                .unwrap();
             marked.extend(marker.version_id);
             // The next is younger than the one at the destination, and cannot be taken for it.
             sim.drained().await;
@@ -99,13 +145,22 @@ fn take_back(markers: usize) {
 
         let daemon = fleet::lone(&mut sim, rule, AWS).await;
         for marker in marked {
-            let undelete = sim.user().delete_object().bucket(SOURCE).key("a").version_id(marker);
+            let undelete = sim
+                .user()
+                .delete_object()
+                .bucket(SOURCE)
+                .key("a")
+                .version_id(marker);
             undelete.send().await.unwrap();
             sim.drained().await;
         }
         daemon.stop().await;
         assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
-        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 2, "what was hidden is not written once more");
+        assert_eq!(
+            sim.s3.ever(ARCHIVE, "a").len(),
+            2,
+            "what was hidden is not written once more"
+        );
     });
 }
 
@@ -114,14 +169,32 @@ fn a_replica_with_little_room_for_its_stamp_follows_a_version_delete_that_is_hea
     simulate(9, async |mut sim| {
         let rule = "version_deletes = true";
         sim.post_everything();
-        let put = sim.user().put_object().bucket(SOURCE).key("a").metadata("all", "x".repeat(1_980));
-        let goes = put.body(b"goes".to_vec().into()).send().await.unwrap().version_id.unwrap();
+        let put = sim
+            .user()
+            .put_object()
+            .bucket(SOURCE)
+            .key("a")
+            .metadata("all", "x".repeat(1_980));
+        let goes = put
+            .body(b"goes".to_vec().into())
+            .send()
+            .await
+            .unwrap()
+            .version_id
+            .unwrap();
         let daemon = fleet::lone(&mut sim, rule, AWS).await;
         sim.drained().await;
         daemon.stop().await;
         std::fs::remove_dir_all(sim.dir.path().join("daemon-0")).unwrap();
         sim.post_apart(SOURCE, APART);
-        sim.user().delete_object().bucket(SOURCE).key("a").version_id(goes).send().await.unwrap();
+        sim.user()
+            .delete_object()
+            .bucket(SOURCE)
+            .key("a")
+            .version_id(goes)
+            .send()
+            .await
+            .unwrap();
         sim.put("a", b"stays").await;
         let [deleted, created] = sim.sqs.messages(APART).try_into().unwrap();
         // What was put is heard of first, by a ledger that only the stamp can tell what is there.
@@ -132,7 +205,11 @@ fn a_replica_with_little_room_for_its_stamp_follows_a_version_delete_that_is_hea
         sim.sqs.send(QUEUE, deleted.body, Duration::ZERO);
         sim.drained().await;
         daemon.stop().await;
-        assert_eq!(sim.s3.history(ARCHIVE, "a").len(), 1, "its original was deleted for good");
+        assert_eq!(
+            sim.s3.history(ARCHIVE, "a").len(),
+            1,
+            "its original was deleted for good"
+        );
         assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
     });
 }

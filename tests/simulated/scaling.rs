@@ -28,7 +28,14 @@ async fn load(mut user: User) {
         let key = format!("key-{}", rng.usize(..KEYS));
         match rng.u8(..8) {
             0 => user.act(&Op::Mark { key }).await,
-            kind => user.act(&Op::put(&key, Body::numbered(number), kind == 1 && number % 20 == 0)).await,
+            kind => {
+                user.act(&Op::put(
+                    &key,
+                    Body::numbered(number),
+                    kind == 1 && number % 20 == 0,
+                ))
+                .await;
+            }
         }
         user.finish().await;
     }
@@ -50,8 +57,15 @@ fn latencies(sim: &Sim) -> Vec<(Duration, String)> {
     let mut all = Vec::new();
     for key in sim.s3.keys(SOURCE) {
         // A run of markers is one, so entries are not pairs; objects are.
-        let objects = |bucket| sim.s3.history(bucket, &key).into_iter().filter(|entry| !entry.is_marker());
-        let took = objects(SOURCE).zip(objects(ARCHIVE)).map(|(one, other)| other.landed.duration_since(one.landed));
+        let objects = |bucket| {
+            sim.s3
+                .history(bucket, &key)
+                .into_iter()
+                .filter(|entry| !entry.is_marker())
+        };
+        let took = objects(SOURCE)
+            .zip(objects(ARCHIVE))
+            .map(|(one, other)| other.landed.duration_since(one.landed));
         all.extend(took.map(|took| (took.unwrap(), key.clone())));
     }
     all.sort_unstable();
@@ -69,8 +83,22 @@ fn written(sim: &Sim) -> BTreeMap<String, usize> {
 }
 
 fn assert_exact(sim: &Sim) {
-    assert_eq!(written(sim).len(), DAEMONS, "all of them had work: {:?}", written(sim));
-    assert_eq!(judge(sim, Expect { alone: false, ..Expect::EXACT }), Vec::<String>::new());
+    assert_eq!(
+        written(sim).len(),
+        DAEMONS,
+        "all of them had work: {:?}",
+        written(sim)
+    );
+    assert_eq!(
+        judge(
+            sim,
+            Expect {
+                alone: false,
+                ..Expect::EXACT
+            }
+        ),
+        Vec::<String>::new()
+    );
 }
 
 #[test]
@@ -99,7 +127,9 @@ fn what_a_daemon_cannot_finish_while_it_drains_goes_on_elsewhere() {
         let first = fleet::nth(&mut sim, "", AWS, 0).await;
         // What the second writes hangs, so that its drain ends with work in flight.
         let hangs = Place::s3("PutObject").client("daemon-1");
-        sim.net.faults().add(Fault::new("hangs", hangs, Effect::Silence { lands: false }));
+        sim.net
+            .faults()
+            .add(Fault::new("hangs", hangs, Effect::Silence { lands: false }));
         let user = User::new(sim.user());
         let scaled = async {
             let second = fleet::nth(&mut sim, "", AWS, 1).await;

@@ -23,7 +23,11 @@ fn in_latest_mode_the_newest_version_in_scope_is_copied_whatever_is_above_it() {
             let daemon = fleet::lone(&mut sim, &format!("history = \"latest\"\n{rule}"), AWS).await;
             sim.drained().await;
             daemon.stop().await;
-            assert_eq!(sim.shown(ARCHIVE, "a").as_deref(), Some(&b"two"[..]), "{rule}");
+            assert_eq!(
+                sim.shown(ARCHIVE, "a").as_deref(),
+                Some(&b"two"[..]),
+                "{rule}"
+            );
             assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 1, "{rule}");
         });
     }
@@ -31,7 +35,13 @@ fn in_latest_mode_the_newest_version_in_scope_is_copied_whatever_is_above_it() {
 
 async fn put_above(sim: &Sim, what: &str) {
     if what == "marker" {
-        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        sim.user()
+            .delete_object()
+            .bucket(SOURCE)
+            .key("a")
+            .send()
+            .await
+            .unwrap();
     } else if what == "large" {
         sim.put("a", b"too large").await;
     }
@@ -42,18 +52,35 @@ fn in_latest_mode_nothing_older_stands_in_for_what_cannot_be_replicated() {
     simulate(2, async |mut sim| {
         sim.post_everything();
         sim.put("a", b"older").await;
-        let encrypted = sim.user().put_object().bucket(SOURCE).key("a").body(b"newer".to_vec().into());
-        encrypted.server_side_encryption(ServerSideEncryption::AwsKms).send().await.unwrap();
+        let encrypted = sim
+            .user()
+            .put_object()
+            .bucket(SOURCE)
+            .key("a")
+            .body(b"newer".to_vec().into());
+        encrypted
+            .server_side_encryption(ServerSideEncryption::AwsKms)
+            .send()
+            .await
+            .unwrap();
         let daemon = fleet::lone(&mut sim, "history = \"latest\"", AWS).await;
         sim.drained().await;
         daemon.stop().await;
-        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 0, "the rule takes nothing that KMS encrypts");
+        assert_eq!(
+            sim.s3.ever(ARCHIVE, "a").len(),
+            0,
+            "the rule takes nothing that KMS encrypts"
+        );
     });
 }
 
 #[test]
 fn no_message_draws_a_version_into_scope_that_is_older_than_the_rule() {
-    for rule in ["# No since.", "# No since.\nhistory = \"latest\"", "# No since.\nversion_deletes = true"] {
+    for rule in [
+        "# No since.",
+        "# No since.\nhistory = \"latest\"",
+        "# No since.\nversion_deletes = true",
+    ] {
         simulate(3, async |mut sim| {
             sim.post_apart(SOURCE, "unread");
             sim.put("a", b"old").await;
@@ -69,7 +96,11 @@ fn no_message_draws_a_version_into_scope_that_is_older_than_the_rule() {
             sim.drained().await;
             daemon.stop().await;
             assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"), "{rule}");
-            assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 1, "{rule}: the old one is not the rule's");
+            assert_eq!(
+                sim.s3.ever(ARCHIVE, "a").len(),
+                1,
+                "{rule}: the old one is not the rule's"
+            );
         });
     }
 }

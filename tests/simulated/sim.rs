@@ -33,7 +33,8 @@ pub(crate) const DEAD: &str = "parked";
 /// Keys of an account at AWS, as the configuration has them.
 pub(crate) const AWS: &str = "path_style = true";
 /// Those of another store, whose features have to be found out.
-pub(crate) const NOT_AWS: &str = "path_style = true\nendpoints = { s3 = \"http://s3.other\" }\nallow_http = true";
+pub(crate) const NOT_AWS: &str =
+    "path_style = true\nendpoints = { s3 = \"http://s3.other\" }\nallow_http = true";
 /// The destination bucket.
 pub(crate) const ARCHIVE: &str = "orders-replica";
 /// Another destination bucket, for the tests that need one.
@@ -60,7 +61,11 @@ const BEGINNING_UNIX_SECONDS: u64 = 1_800_000_000;
 pub(crate) fn simulate<T>(seed: u64, scenario: impl AsyncFnOnce(Sim) -> T) -> T {
     // What the daemon and the SDK draw for their jitter comes from this thread's generator.
     fastrand::seed(seed);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
     runtime.block_on(async { scenario(Sim::new(seed)).await })
 }
 
@@ -70,7 +75,10 @@ impl Sim {
     }
 
     /// Returns a world that has the time of the processes beside it.
-    #[allow(clippy::disallowed_methods, reason = "processes beside it have no other time")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "processes beside it have no other time"
+    )]
     pub(crate) fn in_real_time() -> Self {
         Self::starting_at(0, Clock::starting_at(std::time::SystemTime::now()))
     }
@@ -83,7 +91,10 @@ impl Sim {
         net.route("s3", Service::S3, s3.clone());
         net.route("sqs", Service::Sqs, sqs.clone());
         let milliseconds = |from, to| Duration::from_millis(from)..=Duration::from_millis(to);
-        net.latency(Latency { there: milliseconds(1, 60), back: milliseconds(1, 60) });
+        net.latency(Latency {
+            there: milliseconds(1, 60),
+            back: milliseconds(1, 60),
+        });
         sqs.create(QUEUE);
         sqs.create_fifo(WORK);
         sqs.create_fifo(MIRROR_WORK);
@@ -93,15 +104,30 @@ impl Sim {
         }
         // The ledger syncs all the time, and what a crash leaves is not the disk's doing here.
         let memory = std::path::Path::new("/dev/shm");
-        let dir = if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() }.unwrap();
-        Self { rng: fastrand::Rng::with_seed(seed), clock, s3, sqs, net, dir, is_shared: false }
+        let dir = if memory.is_dir() {
+            TempDir::new_in(memory)
+        } else {
+            TempDir::new()
+        }
+        .unwrap();
+        Self {
+            rng: fastrand::Rng::with_seed(seed),
+            clock,
+            s3,
+            sqs,
+            net,
+            dir,
+            is_shared: false,
+        }
     }
 
     /// Returns how a client of this name reaches the fakes.
     pub(crate) fn sdk(&self, name: &str) -> SdkConfig {
         let credentials = Credentials::new("AKIDSIMULATED", "secret", None, None, "simulation");
         // As long as the daemon gives its own.
-        let timeouts = TimeoutConfig::builder().operation_attempt_timeout(Duration::from_secs(60)).build();
+        let timeouts = TimeoutConfig::builder()
+            .operation_attempt_timeout(Duration::from_secs(60))
+            .build();
         SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new("eu-west-1"))
@@ -116,7 +142,10 @@ impl Sim {
 
     /// Returns how a daemon of this name reaches the fakes.
     pub(crate) fn given(&self, name: &str) -> AwsOverride {
-        AwsOverride { sdk: self.sdk(name), connector: self.net.connector(name) }
+        AwsOverride {
+            sdk: self.sdk(name),
+            connector: self.net.connector(name),
+        }
     }
 
     /// Returns a client for users of the buckets.
@@ -128,7 +157,10 @@ impl Sim {
     /// Puts every event of the source bucket into the queue as it comes.
     pub(crate) fn post_everything(&self) {
         let sqs = self.sqs.clone();
-        self.s3.notify(SOURCE, Arc::new(move |event| drop(sqs.send(QUEUE, event, Duration::ZERO))));
+        self.s3.notify(
+            SOURCE,
+            Arc::new(move |event| drop(sqs.send(QUEUE, event, Duration::ZERO))),
+        );
     }
 
     /// Puts every event of a bucket into a queue of its own as it comes, and nowhere else. No
@@ -137,12 +169,20 @@ impl Sim {
         self.s3.silence(bucket);
         self.sqs.create(queue);
         let sqs = self.sqs.clone();
-        self.s3.notify(bucket, Arc::new(move |event| drop(sqs.send(queue, event, Duration::ZERO))));
+        self.s3.notify(
+            bucket,
+            Arc::new(move |event| drop(sqs.send(queue, event, Duration::ZERO))),
+        );
     }
 
     /// Writes a small object.
     pub(crate) async fn put(&self, key: &str, body: &'static [u8]) {
-        let put = self.user().put_object().bucket(SOURCE).key(key).body(ByteStream::from_static(body));
+        let put = self
+            .user()
+            .put_object()
+            .bucket(SOURCE)
+            .key(key)
+            .body(ByteStream::from_static(body));
         put.send().await.unwrap();
     }
 
@@ -150,15 +190,25 @@ impl Sim {
     pub(crate) async fn fill(&self, prefix: &str, objects: usize, bytes: usize) {
         let body = Bytes::from(vec![1; bytes]);
         for number in 0..objects {
-            let put = self.user().put_object().bucket(SOURCE).key(format!("{prefix}{number}"));
-            put.body(ByteStream::from(body.clone())).send().await.unwrap();
+            let put = self
+                .user()
+                .put_object()
+                .bucket(SOURCE)
+                .key(format!("{prefix}{number}"));
+            put.body(ByteStream::from(body.clone()))
+                .send()
+                .await
+                .unwrap();
         }
     }
 
     /// Returns what a bucket shows at a key.
     pub(crate) fn shown(&self, bucket: &str, key: &str) -> Option<Bytes> {
         let history = self.s3.history(bucket, key);
-        history.last().and_then(|entry| entry.object.as_ref()).map(|object| object.bytes.clone())
+        history
+            .last()
+            .and_then(|entry| entry.object.as_ref())
+            .map(|object| object.bytes.clone())
     }
 
     /// Lets all daemons from now on share their work.
@@ -168,13 +218,18 @@ impl Sim {
 
     /// Shows again what is hidden, before its time.
     pub(crate) fn redeliver_hidden(&self) {
-        QUEUES.into_iter().for_each(|queue| self.sqs.redeliver_hidden(queue));
+        QUEUES
+            .into_iter()
+            .for_each(|queue| self.sqs.redeliver_hidden(queue));
     }
 
     /// Counts the messages that are not deleted.
     pub(crate) fn waiting(&self) -> usize {
         let depths = QUEUES.map(|queue| self.sqs.depth(queue));
-        depths.into_iter().map(|depth| depth.visible + depth.hidden + depth.delayed).sum()
+        depths
+            .into_iter()
+            .map(|depth| depth.visible + depth.hidden + depth.delayed)
+            .sum()
     }
 
     /// Waits until the queue is empty.
@@ -185,7 +240,11 @@ impl Sim {
                 return;
             }
         }
-        panic!("the queues never become empty: {:?} {:?}", self.sqs.depth(QUEUE), self.sqs.depth(WORK));
+        panic!(
+            "the queues never become empty: {:?} {:?}",
+            self.sqs.depth(QUEUE),
+            self.sqs.depth(WORK)
+        );
     }
 
     /// Waits some of the world's time.

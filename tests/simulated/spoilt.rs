@@ -27,7 +27,10 @@ fn bytes_that_changed_become_no_replica_where_the_same_content_again_goes_in_a_p
         put(&sim, SMALL, ChecksumAlgorithm::Crc32).await;
         sim.drained().await;
         let parked = daemon.status().await.unwrap().parked;
-        assert_eq!(parked.iter().map(|it| it.reason).collect::<Vec<_>>(), [Reason::ChecksumMismatch]);
+        assert_eq!(
+            parked.iter().map(|it| it.reason).collect::<Vec<_>>(),
+            [Reason::ChecksumMismatch]
+        );
         assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 1);
         sim.net.faults().clear("spoilt");
         sim.pass(fleet::TRIED_WITHIN).await;
@@ -46,7 +49,10 @@ fn a_body_that_is_shorter_than_its_object_becomes_no_replica() {
             let daemon = fleet::lone(&mut sim, "", AWS).await;
             sim.pass(Duration::from_secs(600)).await;
             assert!(sim.net.faults().hits("spoilt") > 0);
-            assert!(sim.s3.ever(ARCHIVE, "a").is_empty(), "{bytes} bytes: what came of them is at the destination");
+            assert!(
+                sim.s3.ever(ARCHIVE, "a").is_empty(),
+                "{bytes} bytes: what came of them is at the destination"
+            );
             sim.net.faults().clear("spoilt");
             sim.drained().await;
             sim.pass(fleet::TRIED_WITHIN).await;
@@ -68,12 +74,17 @@ fn bytes_that_changed_on_their_way_to_the_destination_are_sent_again() {
     for (operation, bytes, account) in all {
         simulate(3, async |mut sim| {
             let place = Place::s3(operation).bucket(ARCHIVE).client("daemon-0");
-            sim.net.faults().add(Fault::new("spoilt", place, Effect::CorruptUpload(50)).times(4));
+            sim.net
+                .faults()
+                .add(Fault::new("spoilt", place, Effect::CorruptUpload(50)).times(4));
             put(&sim, bytes, ChecksumAlgorithm::Crc32).await;
             let daemon = fleet::lone(&mut sim, "", account).await;
             sim.drained().await;
             assert_eq!(sim.net.faults().hits("spoilt"), 4, "{operation}");
-            assert!(daemon.status().await.unwrap().parked.is_empty(), "{operation}");
+            assert!(
+                daemon.status().await.unwrap().parked.is_empty(),
+                "{operation}"
+            );
             arrived_once(&sim);
             daemon.stop().await;
         });
@@ -82,11 +93,20 @@ fn bytes_that_changed_on_their_way_to_the_destination_are_sent_again() {
 
 #[test]
 fn an_etag_that_no_object_has_leads_nobody_astray() {
-    for operation in ["HeadObject", "PutObject", "UploadPart", "CompleteMultipartUpload"] {
+    for operation in [
+        "HeadObject",
+        "PutObject",
+        "UploadPart",
+        "CompleteMultipartUpload",
+    ] {
         for (seed, every) in [(4, 1), (5, 2), (6, 3)] {
             simulate(seed, async |mut sim| {
                 let place = Place::s3(operation).bucket(ARCHIVE).client("daemon-0");
-                sim.net.faults().add(Fault::new("wrong", place, Effect::WrongETag).every(every).times(3));
+                sim.net.faults().add(
+                    Fault::new("wrong", place, Effect::WrongETag)
+                        .every(every)
+                        .times(3),
+                );
                 sim.post_everything();
                 let daemon = fleet::lone(&mut sim, "", AWS).await;
                 change(&sim, Duration::from_secs(seed)).await;
@@ -106,9 +126,22 @@ pub(crate) async fn change(sim: &Sim, pause: Duration) {
     for body in ["one", "two", "one"] {
         sim.put("a", body.as_bytes()).await;
         let large = ByteStream::from(vec![1; LARGE]);
-        sim.user().put_object().bucket(SOURCE).key("a").body(large).send().await.unwrap();
+        sim.user()
+            .put_object()
+            .bucket(SOURCE)
+            .key("a")
+            .body(large)
+            .send()
+            .await
+            .unwrap();
         sim.pass(pause).await;
-        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        sim.user()
+            .delete_object()
+            .bucket(SOURCE)
+            .key("a")
+            .send()
+            .await
+            .unwrap();
     }
     sim.put("a", b"the last").await;
 }
@@ -122,12 +155,19 @@ pub(crate) fn spoil(sim: &Sim, operation: &str, bucket: &str, effect: Effect) {
 /// Writes an object of so many bytes, no two parts of which are alike.
 pub(crate) async fn put(sim: &Sim, bytes: usize, checksum: ChecksumAlgorithm) {
     sim.post_everything();
-    let put = sim.user().put_object().bucket(SOURCE).key("a").checksum_algorithm(checksum);
+    let put = sim
+        .user()
+        .put_object()
+        .bucket(SOURCE)
+        .key("a")
+        .checksum_algorithm(checksum);
     put.body(body(bytes).into()).send().await.unwrap();
 }
 
 pub(crate) fn body(bytes: usize) -> Bytes {
-    (0..bytes).map(|at| u8::try_from(at / 7 % 251).unwrap()).collect()
+    (0..bytes)
+        .map(|at| u8::try_from(at / 7 % 251).unwrap())
+        .collect()
 }
 
 pub(crate) fn arrived_once(sim: &Sim) {

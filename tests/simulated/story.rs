@@ -145,7 +145,14 @@ impl Story {
         story.faults = [0.05, 0.2][usize::from(seed % 4 == 1)];
         story.denied = seed % 4 >= 2;
         story.parks = story.denied;
-        story.shape = Shape { ops: 14, purges: version_deletes, tags: true, large: true, full: false, ..story.shape };
+        story.shape = Shape {
+            ops: 14,
+            purges: version_deletes,
+            tags: true,
+            large: true,
+            full: false,
+            ..story.shape
+        };
         story.manners.lossy = false;
         story.plan = Plan {
             daemons: 1 + usize::from(seed.is_multiple_of(3)),
@@ -165,7 +172,10 @@ impl Story {
 
     async fn play(&self, mut sim: Sim) -> Ending {
         let began = tokio::time::Instant::now();
-        sim.s3.set_traits(Traits { names_markers: !self.mute, ..Traits::aws() });
+        sim.s3.set_traits(Traits {
+            names_markers: !self.mute,
+            ..Traits::aws()
+        });
         self.script(&sim);
         let mut post = Post::open(&sim, self.manners);
         let stop = CancellationToken::new();
@@ -180,12 +190,17 @@ impl Story {
             settled
         };
         let (settled, fates) = tokio::join!(work, daemons);
-        let has_doubts = fates.iter().any(|fate| fate.lost_disks > 0 || !fate.deaths.is_empty()) || self.faults > 0.0;
+        let has_doubts = fates
+            .iter()
+            .any(|fate| fate.lost_disks > 0 || !fate.deaths.is_empty())
+            || self.faults > 0.0;
         let expect = Expect {
             latest: self.latest,
             markers: !self.plan.rule.contains("delete_markers = false"),
             version_deletes: self.plan.rule.contains("version_deletes = true"),
-            forgetful: std::array::from_fn(|at| fates.get(at).is_some_and(Fate::may_forget_uploads)),
+            forgetful: std::array::from_fn(|at| {
+                fates.get(at).is_some_and(Fate::may_forget_uploads)
+            }),
             remembers: !has_doubts && self.plan.daemons == 1,
             hurried: false,
             alone: self.plan.daemons == 1 && fates.iter().all(|fate| fate.deaths.is_empty()),
@@ -199,19 +214,31 @@ impl Story {
         }
         if self.strange.contains(&strange::LAGS) {
             // What readers see tells where a list contradicts itself.
-            wrong.retain(|what| !what.starts_with("a read of the source without a version: HeadObject"));
+            wrong.retain(|what| {
+                !what.starts_with("a read of the source without a version: HeadObject")
+            });
         }
         // What is parked waits for an operator to change something, and here there is none.
         let parked = fates.iter().flat_map(|fate| &fate.status.parked);
-        wrong.extend(parked.map(|parked| format!("{} tasks are parked: {}", parked.tasks, parked.reason)));
+        wrong.extend(
+            parked.map(|parked| format!("{} tasks are parked: {}", parked.tasks, parked.reason)),
+        );
         sim.net.quiet().await;
         wrong.extend((!settled).then(|| "the queue never became empty".to_owned()));
         let (mut hits, journal) = (sim.net.faults().all_hits(), sim.net.journal().clone());
         hits.extend(troubles::refused(&sim.sqs.refused(QUEUE)));
-        let company =
-            fates.iter().filter_map(|fate| fate.status.second_daemon.as_ref()).filter(|_| self.plan.daemons == 1);
+        let company = fates
+            .iter()
+            .filter_map(|fate| fate.status.second_daemon.as_ref())
+            .filter(|_| self.plan.daemons == 1);
         wrong.extend(company.map(|told| format!("it is alone: {told}")));
-        Ending { fates, wrong, hits, lasted: began.elapsed(), journal }
+        Ending {
+            fates,
+            wrong,
+            hits,
+            lasted: began.elapsed(),
+            journal,
+        }
     }
 
     /// Does what users do, and waits until everything is settled; says whether it was.
@@ -219,7 +246,13 @@ impl Story {
         let mut rng = fastrand::Rng::with_seed(self.seed ^ 0x5eed);
         let mut user = User::new(sim.user());
         // A foreign upload at the destination is out of scope; the judge looks whether it stays.
-        sim.user().create_multipart_upload().bucket(ARCHIVE).key("a").send().await.unwrap();
+        sim.user()
+            .create_multipart_upload()
+            .bucket(ARCHIVE)
+            .key("a")
+            .send()
+            .await
+            .unwrap();
         for (pause, op) in workload::draw(&mut rng, self.shape) {
             sim.pass(pause).await;
             user.act(&op).await;
@@ -236,7 +269,15 @@ impl Story {
             sim.sqs.settings(queue, Settings::default());
         }
         let may_be_parked = self.denied || troubles::park(sim.net.faults());
-        let settled_first = settled(sim, if may_be_parked { fleet::TRIED_WITHIN } else { QUIET }).await;
+        let settled_first = settled(
+            sim,
+            if may_be_parked {
+                fleet::TRIED_WITHIN
+            } else {
+                QUIET
+            },
+        )
+        .await;
         if !Self::leaves_uploads(sim) {
             return settled_first;
         }
@@ -246,13 +287,20 @@ impl Story {
 
     /// Says whether a daemon began an upload that is open.
     fn leaves_uploads(sim: &Sim) -> bool {
-        let open = [ARCHIVE, MIRROR].into_iter().flat_map(|bucket| sim.s3.open_uploads(bucket));
-        open.into_iter().any(|upload| upload.by.starts_with("daemon"))
+        let open = [ARCHIVE, MIRROR]
+            .into_iter()
+            .flat_map(|bucket| sim.s3.open_uploads(bucket));
+        open.into_iter()
+            .any(|upload| upload.by.starts_with("daemon"))
     }
 
     /// How likely a fault strikes.
     fn chance(&self, what: &str) -> f64 {
-        if self.strange.contains(&what) { STRANGE } else { self.faults }
+        if self.strange.contains(&what) {
+            STRANGE
+        } else {
+            self.faults
+        }
     }
 
     /// Writes the faults into the script. The user's own requests all work: what happened at the
@@ -265,8 +313,11 @@ impl Story {
                 sim.net.faults().add(fault);
             }
             if self.denied {
-                let denied =
-                    Fault::new("denied", Place::s3("PutObject").client(&name), Effect::refuse(403, "AccessDenied"));
+                let denied = Fault::new(
+                    "denied",
+                    Place::s3("PutObject").client(&name),
+                    Effect::refuse(403, "AccessDenied"),
+                );
                 sim.net.faults().add(denied.every(3));
             }
         }
@@ -281,7 +332,9 @@ async fn settled(sim: &Sim, quiet: Duration) -> bool {
         sim.pass(Duration::from_secs(5)).await;
         let journal = sim.net.journal();
         // What was parked and waits for its turn has no message.
-        let works = !journal.select(|entry| entry.number >= seen && entry.call.service == Service::S3).is_empty();
+        let works = !journal
+            .select(|entry| entry.number >= seen && entry.call.service == Service::S3)
+            .is_empty();
         seen = journal.len();
         if works || sim.waiting() > 0 {
             quiet_since = tokio::time::Instant::now();

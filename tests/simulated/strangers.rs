@@ -13,7 +13,10 @@ use crate::sim::{ARCHIVE, AWS, NOT_AWS, QUEUE, SOURCE, Sim, simulate};
 fn a_replica_that_was_copied_to_another_key_is_no_replica_there() {
     for (unmanaged, shown) in [("overwrite", &b"of b"[..]), ("keep", b"of a")] {
         simulate(1, async |mut sim| {
-            let (rule, first) = (format!("unmanaged_objects = \"{unmanaged}\""), "filter = { prefix = \"a\" }");
+            let (rule, first) = (
+                format!("unmanaged_objects = \"{unmanaged}\""),
+                "filter = { prefix = \"a\" }",
+            );
             sim.post_everything();
             sim.put("b", b"of b").await;
             let event = sim.sqs.messages(QUEUE).last().unwrap().body.clone();
@@ -22,13 +25,22 @@ fn a_replica_that_was_copied_to_another_key_is_no_replica_there() {
             let daemon = fleet::lone(&mut sim, first, AWS).await;
             sim.drained().await;
             daemon.stop().await;
-            let copy = sim.user().copy_object().bucket(ARCHIVE).key("b").copy_source(format!("{ARCHIVE}/a"));
+            let copy = sim
+                .user()
+                .copy_object()
+                .bucket(ARCHIVE)
+                .key("b")
+                .copy_source(format!("{ARCHIVE}/a"));
             copy.send().await.unwrap();
             let daemon = fleet::lone(&mut sim, &rule, AWS).await;
             sim.sqs.send(QUEUE, event, Duration::ZERO);
             sim.drained().await;
             daemon.stop().await;
-            assert_eq!(sim.shown(ARCHIVE, "b").as_deref(), Some(shown), "{unmanaged}");
+            assert_eq!(
+                sim.shown(ARCHIVE, "b").as_deref(),
+                Some(shown),
+                "{unmanaged}"
+            );
         });
     }
 }
@@ -46,7 +58,12 @@ fn a_replica_does_not_go_back_to_where_it_came_from_whatever_checksum_its_origin
     for bytes in [3, 20 << 20] {
         simulate(2, async |mut sim| {
             sim.post_everything();
-            let put = sim.user().put_object().bucket(SOURCE).key("a").checksum_algorithm(ChecksumAlgorithm::Crc32);
+            let put = sim
+                .user()
+                .put_object()
+                .bucket(SOURCE)
+                .key("a")
+                .checksum_algorithm(ChecksumAlgorithm::Crc32);
             put.body(vec![1; bytes].into()).send().await.unwrap();
             let event = sim.sqs.messages(QUEUE).last().unwrap().body.clone();
             let forth = fleet::lone(&mut sim, "", AWS).await;
@@ -56,9 +73,20 @@ fn a_replica_does_not_go_back_to_where_it_came_from_whatever_checksum_its_origin
             // Its event is lost; the one that comes is that of the replica.
             let original = sim.s3.history(SOURCE, "a")[0].clone();
             let replica = sim.s3.history(ARCHIVE, "a")[0].clone();
-            let checksum = |entry: &Entry| entry.object.as_ref().unwrap().checksum.as_ref().unwrap().algorithm;
+            let checksum = |entry: &Entry| {
+                entry
+                    .object
+                    .as_ref()
+                    .unwrap()
+                    .checksum
+                    .as_ref()
+                    .unwrap()
+                    .algorithm
+            };
             assert_ne!(checksum(&original), checksum(&replica));
-            let told = event.replace(&original.version_id, &replica.version_id).replace(SOURCE, ARCHIVE);
+            let told = event
+                .replace(&original.version_id, &replica.version_id)
+                .replace(SOURCE, ARCHIVE);
             let back = fleet::nth(&mut sim, &rule_back(), AWS, 1).await;
             sim.sqs.send(QUEUE, told, Duration::ZERO);
             sim.drained().await;
@@ -71,11 +99,23 @@ fn a_replica_does_not_go_back_to_where_it_came_from_whatever_checksum_its_origin
 /// Writes an object at the destination that bears the stamp of the one that is current there, with
 /// some of it changed.
 async fn forge(sim: &Sim, body: &'static [u8], change: impl Fn(&mut Vec<String>)) {
-    let replica = sim.user().head_object().bucket(ARCHIVE).key("a").send().await.unwrap();
+    let replica = sim
+        .user()
+        .head_object()
+        .bucket(ARCHIVE)
+        .key("a")
+        .send()
+        .await
+        .unwrap();
     let stamp = replica.metadata.unwrap()["s3-replicator"].clone();
     let mut fields: Vec<String> = stamp.split(';').map(str::to_owned).collect();
     change(&mut fields);
-    let put = sim.user().put_object().bucket(ARCHIVE).key("a").metadata("s3-replicator", fields.join(";"));
+    let put = sim
+        .user()
+        .put_object()
+        .bucket(ARCHIVE)
+        .key("a")
+        .metadata("s3-replicator", fields.join(";"));
     put.body(body.to_vec().into()).send().await.unwrap();
 }
 
@@ -113,7 +153,9 @@ fn claim_the_future((version, is_disk_lost): (&str, bool), is_dated_so: bool, ac
             let head = Place::s3("HeadObject").bucket(ARCHIVE).client("daemon-0");
             for name in ["date", "last-modified"] {
                 let future = Effect::Answer(name, Some("Fri, 31 Dec 9999 23:59:59 GMT"));
-                sim.net.faults().add(Fault::new("future", head.clone(), future));
+                sim.net
+                    .faults()
+                    .add(Fault::new("future", head.clone(), future));
             }
         }
         if is_disk_lost {
@@ -123,10 +165,19 @@ fn claim_the_future((version, is_disk_lost): (&str, bool), is_dated_so: bool, ac
         for body in [b"two", b"six"] {
             sim.put("a", body).await;
             sim.drained().await;
-            assert_eq!(sim.shown(ARCHIVE, "a").as_deref(), Some(&body[..]), "{version} {is_disk_lost} {is_dated_so}");
+            assert_eq!(
+                sim.shown(ARCHIVE, "a").as_deref(),
+                Some(&body[..]),
+                "{version} {is_disk_lost} {is_dated_so}"
+            );
         }
-        assert!(fleet::figure(&daemon, "failures_total", &["reason=\"StampNotBorneOut\""]).await > 0.0);
-        assert_eq!(fleet::figure(&daemon, "failures_total", &["reason=\"ArrivedLate\""]).await, 0.0);
+        assert!(
+            fleet::figure(&daemon, "failures_total", &["reason=\"StampNotBorneOut\""]).await > 0.0
+        );
+        assert_eq!(
+            fleet::figure(&daemon, "failures_total", &["reason=\"ArrivedLate\""]).await,
+            0.0
+        );
         daemon.stop().await;
     });
 }
@@ -170,8 +221,16 @@ fn read_back(rule: &str, encryption: Option<ServerSideEncryption>, bytes: usize,
     simulate(5, async |mut sim| {
         sim.post_everything();
         for byte in 0..3 {
-            let put = sim.user().put_object().bucket(SOURCE).key("a").body(vec![byte; bytes].into());
-            put.set_server_side_encryption(encryption.clone()).send().await.unwrap();
+            let put = sim
+                .user()
+                .put_object()
+                .bucket(SOURCE)
+                .key("a")
+                .body(vec![byte; bytes].into());
+            put.set_server_side_encryption(encryption.clone())
+                .send()
+                .await
+                .unwrap();
             sim.pass(Duration::from_secs(2)).await;
         }
         let event = sim.sqs.messages(QUEUE).last().unwrap().body.clone();
@@ -179,16 +238,34 @@ fn read_back(rule: &str, encryption: Option<ServerSideEncryption>, bytes: usize,
         sim.drained().await;
         daemon.stop().await;
         if is_gone {
-            let newest = sim.s3.history(SOURCE, "a").last().unwrap().version_id.clone();
-            sim.user().delete_object().bucket(SOURCE).key("a").version_id(newest).send().await.unwrap();
+            let newest = sim
+                .s3
+                .history(SOURCE, "a")
+                .last()
+                .unwrap()
+                .version_id
+                .clone();
+            sim.user()
+                .delete_object()
+                .bucket(SOURCE)
+                .key("a")
+                .version_id(newest)
+                .send()
+                .await
+                .unwrap();
         }
         lose_disk(&sim);
         let daemon = fleet::lone(&mut sim, rule, AWS).await;
         sim.sqs.send(QUEUE, event, Duration::ZERO);
         sim.drained().await;
-        let doubted = fleet::figure(&daemon, "failures_total", &["reason=\"StampNotBorneOut\""]).await;
+        let doubted =
+            fleet::figure(&daemon, "failures_total", &["reason=\"StampNotBorneOut\""]).await;
         daemon.stop().await;
-        assert_eq!((sim.s3.ever(ARCHIVE, "a").len(), doubted), (3, 0.0), "{rule} {bytes} {is_gone}");
+        assert_eq!(
+            (sim.s3.ever(ARCHIVE, "a").len(), doubted),
+            (3, 0.0),
+            "{rule} {bytes} {is_gone}"
+        );
     });
 }
 
@@ -214,16 +291,27 @@ fn an_older_version_that_is_restored_on_one_side_is_shown_on_both() {
             sim.post_apart(ARCHIVE, BACK);
             let url = sim.sqs.url(BACK);
             let forth = fleet::lone(&mut sim, "", AWS).await;
-            let back = fleet::nth_with(&mut sim, &rule_back(), 1, |settings| settings.queues[0].url = url).await;
+            let back = fleet::nth_with(&mut sim, &rule_back(), 1, |settings| {
+                settings.queues[0].url = url;
+            })
+            .await;
             for body in [&b"one"[..], b"two"] {
                 sim.put("a", body).await;
                 both_drained(&sim).await;
             }
             assert_eq!(sim.s3.ever(SOURCE, "a").len(), 2, "no replica goes back");
             let history = sim.s3.history(ARCHIVE, "a");
-            let replica = history.iter().find(|entry| entry.object.as_ref().unwrap().bytes == shown).unwrap();
+            let replica = history
+                .iter()
+                .find(|entry| entry.object.as_ref().unwrap().bytes == shown)
+                .unwrap();
             let from = format!("{ARCHIVE}/a?versionId={}", replica.version_id);
-            let restore = sim.user().copy_object().bucket(ARCHIVE).key("a").copy_source(from);
+            let restore = sim
+                .user()
+                .copy_object()
+                .bucket(ARCHIVE)
+                .key("a")
+                .copy_source(from);
             restore.send().await.unwrap();
             both_drained(&sim).await;
             for daemon in [&forth, &back] {
@@ -232,8 +320,15 @@ fn an_older_version_that_is_restored_on_one_side_is_shown_on_both() {
             forth.stop().await;
             back.stop().await;
             for bucket in [SOURCE, ARCHIVE] {
-                assert_eq!(sim.shown(bucket, "a").as_deref(), Some(shown.as_bytes()), "{bucket}");
-                assert!(sim.s3.ever(bucket, "a").len() <= 3, "nothing goes back and forth");
+                assert_eq!(
+                    sim.shown(bucket, "a").as_deref(),
+                    Some(shown.as_bytes()),
+                    "{bucket}"
+                );
+                assert!(
+                    sim.s3.ever(bucket, "a").len() <= 3,
+                    "nothing goes back and forth"
+                );
             }
         });
     }
@@ -251,12 +346,19 @@ fn a_replica_that_is_overtaken_before_its_event_is_read_does_not_go_back() {
         }
         sim.drained().await;
         let url = sim.sqs.url(BACK);
-        let back = fleet::nth_with(&mut sim, &rule_back(), 1, |settings| settings.queues[0].url = url).await;
+        let back = fleet::nth_with(&mut sim, &rule_back(), 1, |settings| {
+            settings.queues[0].url = url;
+        })
+        .await;
         both_drained(&sim).await;
         forth.stop().await;
         back.stop().await;
         let bodies = |bucket| -> Vec<_> {
-            sim.s3.ever(bucket, "a").iter().map(|entry| entry.object.as_ref().unwrap().bytes.clone()).collect()
+            sim.s3
+                .ever(bucket, "a")
+                .iter()
+                .map(|entry| entry.object.as_ref().unwrap().bytes.clone())
+                .collect()
         };
         assert_eq!(bodies(SOURCE), [&b"one"[..], b"two", b"six"]);
         assert_eq!(bodies(ARCHIVE), bodies(SOURCE));

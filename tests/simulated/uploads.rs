@@ -37,7 +37,9 @@ fn who_lost_a_lease_ends_the_upload_later() {
         sim.share();
         slow_parts(&sim, "daemon-0", Duration::from_secs(100));
         let lease = Place::sqs("ChangeMessageVisibilityBatch").client("daemon-0");
-        sim.net.faults().add(Fault::new("lost lease", lease, Effect::Drop));
+        sim.net
+            .faults()
+            .add(Fault::new("lost lease", lease, Effect::Drop));
         sim.post_everything();
         sim.fill("", 1, 5 * PART).await;
         let first = fleet::lone(&mut sim, "", AWS).await;
@@ -78,8 +80,14 @@ fn who_is_left_of_many_gets_what_the_others_had() {
         sim.drained().await;
         daemon.stop().await;
         let long = parts(&sim, "long-0");
-        let others = (0..3).flat_map(|number| parts(&sim, &format!("short-{number}"))).map(|part| part.sent).max();
-        let after: Vec<Entry> = long.into_iter().filter(|part| Some(part.sent) > others).collect();
+        let others = (0..3)
+            .flat_map(|number| parts(&sim, &format!("short-{number}")))
+            .map(|part| part.sent)
+            .max();
+        let after: Vec<Entry> = long
+            .into_iter()
+            .filter(|part| Some(part.sent) > others)
+            .collect();
         assert_eq!(most_at_once(&after), 7);
     });
 }
@@ -88,13 +96,19 @@ fn who_is_left_of_many_gets_what_the_others_had() {
 fn a_part_that_fails_leaves_the_others_to_finish_and_none_of_them_is_sent_again() {
     simulate(5, async |mut sim| {
         let denied = Place::s3("UploadPart").client("daemon-0");
-        sim.net.faults().add(Fault::new("denied", denied, Effect::refuse(403, "AccessDenied")).times(1));
+        sim.net
+            .faults()
+            .add(Fault::new("denied", denied, Effect::refuse(403, "AccessDenied")).times(1));
         slow_parts(&sim, "daemon-0", Duration::from_secs(10));
         sim.post_everything();
         sim.fill("", 1, 9 * PART).await;
         let daemon = fleet::lone(&mut sim, "", AWS).await;
         sim.pass(Duration::from_secs(60)).await;
-        assert_eq!(parts(&sim, "0").len(), 4, "none begins after one has failed");
+        assert_eq!(
+            parts(&sim, "0").len(),
+            4,
+            "none begins after one has failed"
+        );
         sim.pass(fleet::TRIED_WITHIN).await;
         daemon.stop().await;
         assert_eq!(sim.s3.history(ARCHIVE, "0").len(), 1);
@@ -104,16 +118,24 @@ fn a_part_that_fails_leaves_the_others_to_finish_and_none_of_them_is_sent_again(
 
 fn slow_parts(sim: &Sim, client: &str, by: Duration) {
     let parts = Place::s3("UploadPart").client(client);
-    sim.net.faults().add(Fault::new("slow", parts, Effect::Delay(by)));
+    sim.net
+        .faults()
+        .add(Fault::new("slow", parts, Effect::Delay(by)));
 }
 
 /// Names the clients that began the uploads that are open.
 fn left_open(sim: &Sim) -> Vec<String> {
-    sim.s3.open_uploads(ARCHIVE).into_iter().map(|upload| upload.by).collect()
+    sim.s3
+        .open_uploads(ARCHIVE)
+        .into_iter()
+        .map(|upload| upload.by)
+        .collect()
 }
 
 fn parts(sim: &Sim, key: &str) -> Vec<Entry> {
-    let is_part = |entry: &Entry| entry.call.operation == "UploadPart" && entry.call.key.as_deref() == Some(key);
+    let is_part = |entry: &Entry| {
+        entry.call.operation == "UploadPart" && entry.call.key.as_deref() == Some(key)
+    };
     sim.net.journal().select(is_part)
 }
 
@@ -121,7 +143,10 @@ fn parts(sim: &Sim, key: &str) -> Vec<Entry> {
 fn most_at_once(parts: &[Entry]) -> usize {
     let from = |first: &Entry| {
         let until = first.sent + Duration::from_secs(10);
-        parts.iter().filter(|part| (first.sent..until).contains(&part.sent)).count()
+        parts
+            .iter()
+            .filter(|part| (first.sent..until).contains(&part.sent))
+            .count()
     };
     parts.iter().map(from).max().unwrap_or_default()
 }

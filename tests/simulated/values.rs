@@ -20,14 +20,21 @@ const LARGE: usize = 12 << 20;
 
 /// Another store, which takes any bytes.
 fn other() -> Traits {
-    Traits { takes_raw_values: true, ..Traits::aws() }
+    Traits {
+        takes_raw_values: true,
+        ..Traits::aws()
+    }
 }
 
 #[test]
 fn values_arrive_byte_for_byte() {
     // What a value may have, after RFC 9110: blanks, tabs, whatever is visible, and whatever is
     // above.
-    let all: Vec<u8> = [0x09].into_iter().chain(0x20..=0x7e).chain(0x80..=0xff).collect();
+    let all: Vec<u8> = [0x09]
+        .into_iter()
+        .chain(0x20..=0x7e)
+        .chain(0x80..=0xff)
+        .collect();
     let all = [b"<", &all[..], b">"].concat();
     let headers: &[(&str, &[u8])] = &[
         ("x-amz-meta-all", &all),
@@ -37,7 +44,10 @@ fn values_arrive_byte_for_byte() {
         ("x-amz-meta-blank", b""),
         ("x-amz-meta-spaces", b"a   b \t  c"),
         ("x-amz-meta-list", b"a, \"b,c\" ;d"),
-        ("content-disposition", b"attachment; filename=\"caf\xe9  1.txt\""),
+        (
+            "content-disposition",
+            b"attachment; filename=\"caf\xe9  1.txt\"",
+        ),
         ("content-language", b"fr, \xe9"),
         ("cache-control", b"no-store,\t max-age=\"0\""),
         ("expires", b"never, or \xe9"),
@@ -79,9 +89,16 @@ fn aws_is_told_in_encoded_words_what_is_not_ascii() {
             sim.drained().await;
             daemon.stop().await;
             let replica = visible(&object(&sim, ARCHIVE, 0));
-            let values: Vec<&str> = replica.values().map(|value| value.to_str().unwrap()).collect();
+            let values: Vec<&str> = replica
+                .values()
+                .map(|value| value.to_str().unwrap())
+                .collect();
             let word = "=?UTF-8?B?w6k=?=";
-            assert_eq!(values, [word, "text/plain", word, "a   b", word], "{bytes} bytes");
+            assert_eq!(
+                values,
+                [word, "text/plain", word, "a   b", word],
+                "{bytes} bytes"
+            );
         });
     }
 }
@@ -90,7 +107,12 @@ fn aws_is_told_in_encoded_words_what_is_not_ascii() {
 fn tags_that_no_header_holds_are_put_afterwards_and_hold_nothing_up() {
     for bytes in [SMALL, LARGE] {
         simulate(3, async |mut sim| {
-            let put = sim.user().put_object().bucket(SOURCE).key("a").body(vec![1; bytes].into());
+            let put = sim
+                .user()
+                .put_object()
+                .bucket(SOURCE)
+                .key("a")
+                .body(vec![1; bytes].into());
             put.send().await.unwrap();
             tag(&sim, &long_tags()).await;
             // No event tells of the tags.
@@ -118,7 +140,9 @@ fn a_daemon_that_dies_between_a_write_and_its_tags_puts_them_when_it_comes_back(
             sim.post_everything();
             sim.put("a", b"two").await;
             let tagging = Place::s3("PutObjectTagging").bucket(ARCHIVE);
-            sim.net.faults().add(Fault::new("down", tagging, Effect::Drop));
+            sim.net
+                .faults()
+                .add(Fault::new("down", tagging, Effect::Drop));
             let daemon = fleet::lone(&mut sim, "", AWS).await;
             sim.pass(Duration::from_secs(5)).await;
             assert!(sim.net.faults().hits("down") > 0);
@@ -132,7 +156,11 @@ fn a_daemon_that_dies_between_a_write_and_its_tags_puts_them_when_it_comes_back(
             sim.drained().await;
             daemon.stop().await;
             assert_eq!(sim.s3.history(ARCHIVE, "a").len(), 2);
-            assert_eq!(object(&sim, ARCHIVE, 0).tags, long_tags(), "the disk was lost: {loses_disk}");
+            assert_eq!(
+                object(&sim, ARCHIVE, 0).tags,
+                long_tags(),
+                "the disk was lost: {loses_disk}"
+            );
         });
     }
 }
@@ -145,7 +173,9 @@ fn tags_that_fail_for_a_while_are_put_by_the_next_attempt() {
         sim.post_everything();
         sim.put("a", b"two").await;
         let tagging = Place::s3("PutObjectTagging").bucket(ARCHIVE);
-        sim.net.faults().add(Fault::new("down", tagging, Effect::refuse(500, "InternalError")).times(2));
+        sim.net
+            .faults()
+            .add(Fault::new("down", tagging, Effect::refuse(500, "InternalError")).times(2));
         let daemon = fleet::lone(&mut sim, "", AWS).await;
         sim.drained().await;
         daemon.stop().await;
@@ -160,14 +190,22 @@ fn tags_that_are_refused_stay_parked_though_a_newer_version_comes() {
         sim.put("a", b"one").await;
         tag(&sim, &long_tags()).await;
         let tagging = Place::s3("PutObjectTagging").bucket(ARCHIVE);
-        sim.net.faults().add(Fault::new("refused", tagging, Effect::refuse(403, "AccessDenied")));
+        sim.net.faults().add(Fault::new(
+            "refused",
+            tagging,
+            Effect::refuse(403, "AccessDenied"),
+        ));
         // No event tells of the tags.
         sim.post_everything();
         let daemon = fleet::lone(&mut sim, "", AWS).await;
         for body in [b"two", b"six"] {
             sim.put("a", body).await;
             sim.drained().await;
-            assert_eq!(reasons(&daemon).await, ["DstPutTaggingNotPermitted"], "{body:?}");
+            assert_eq!(
+                reasons(&daemon).await,
+                ["DstPutTaggingNotPermitted"],
+                "{body:?}"
+            );
         }
         sim.net.faults().clear("refused");
         sim.pass(fleet::TRIED_WITHIN).await;
@@ -180,8 +218,14 @@ fn tags_that_are_refused_stay_parked_though_a_newer_version_comes() {
 
 #[test]
 fn tags_that_a_store_drops_are_put_afterwards_and_it_is_looked_at_once_only() {
-    let dropping_uploads = Traits { keeps_tags_uploaded: false, ..other() };
-    let dropping_puts = Traits { keeps_tags_put: false, ..other() };
+    let dropping_uploads = Traits {
+        keeps_tags_uploaded: false,
+        ..other()
+    };
+    let dropping_puts = Traits {
+        keeps_tags_put: false,
+        ..other()
+    };
     // By what happens to them: how often the destination is asked for tags, and told them, for
     // three objects.
     let all = [
@@ -198,16 +242,27 @@ fn tags_that_a_store_drops_are_put_afterwards_and_it_is_looked_at_once_only() {
                 put_tagged(&sim, key, bytes).await;
             }
             sim.s3.set_traits(traits.clone());
-            let daemon = fleet::lone(&mut sim, "limits = { requests_per_second = 10 }", NOT_AWS).await;
+            let daemon =
+                fleet::lone(&mut sim, "limits = { requests_per_second = 10 }", NOT_AWS).await;
             sim.drained().await;
             daemon.stop().await;
             for key in ["a", "b", "c"] {
                 let history = sim.s3.history(ARCHIVE, key);
                 let tags = &history[0].object.as_ref().unwrap().tags;
-                assert_eq!(tags.get("tier").map(String::as_str), Some("gold"), "{key} of {bytes} bytes");
+                assert_eq!(
+                    tags.get("tier").map(String::as_str),
+                    Some("gold"),
+                    "{key} of {bytes} bytes"
+                );
             }
-            let (looked, put) = (asked(&sim, "GetObjectTagging"), asked(&sim, "PutObjectTagging"));
-            assert!(looked <= looks + 2 && put == puts, "{bytes} bytes, {traits:?}: {looked} looks, {put} puts");
+            let (looked, put) = (
+                asked(&sim, "GetObjectTagging"),
+                asked(&sim, "PutObjectTagging"),
+            );
+            assert!(
+                looked <= looks + 2 && put == puts,
+                "{bytes} bytes, {traits:?}: {looked} looks, {put} puts"
+            );
         });
     }
 }
@@ -218,7 +273,11 @@ fn a_store_that_keeps_no_tags_at_all_parks_what_has_some_by_name() {
         sim.post_everything();
         put_tagged(&sim, "a", SMALL).await;
         sim.put("b", b"has none").await;
-        sim.s3.set_traits(Traits { keeps_tags_put: false, keeps_tags_apart: false, ..other() });
+        sim.s3.set_traits(Traits {
+            keeps_tags_put: false,
+            keeps_tags_apart: false,
+            ..other()
+        });
         let daemon = fleet::lone(&mut sim, "", NOT_AWS).await;
         sim.drained().await;
         assert_eq!(reasons(&daemon).await, ["DstNotImplemented"]);
@@ -226,7 +285,13 @@ fn a_store_that_keeps_no_tags_at_all_parks_what_has_some_by_name() {
         sim.s3.set_traits(other());
         sim.pass(fleet::TRIED_WITHIN).await;
         assert!(reasons(&daemon).await.is_empty());
-        assert_eq!(object(&sim, ARCHIVE, 0).tags.get("tier").map(String::as_str), Some("gold"));
+        assert_eq!(
+            object(&sim, ARCHIVE, 0)
+                .tags
+                .get("tier")
+                .map(String::as_str),
+            Some("gold")
+        );
         assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 1, "it was written before");
         daemon.stop().await;
     });
@@ -240,15 +305,32 @@ fn tags_that_keep_changing_are_no_tags_that_a_store_ignores() {
         sim.post_everything();
         sim.put("a", b"two").await;
         // The first look does not find them, and then the source says other ones each time.
-        let tags = |bucket| Place::s3("GetObjectTagging").bucket(bucket).client("daemon-0");
-        sim.net.faults().add(Fault::new("unseen", tags(ARCHIVE), Effect::Without("Tag")).nth(1));
+        let tags = |bucket| {
+            Place::s3("GetObjectTagging")
+                .bucket(bucket)
+                .client("daemon-0")
+        };
+        sim.net
+            .faults()
+            .add(Fault::new("unseen", tags(ARCHIVE), Effect::Without("Tag")).nth(1));
         for nth in [5, 7, 9, 11] {
-            sim.net.faults().add(Fault::new("changing", tags(SOURCE), Effect::Without("Tag")).nth(nth));
+            sim.net
+                .faults()
+                .add(Fault::new("changing", tags(SOURCE), Effect::Without("Tag")).nth(nth));
         }
         let daemon = fleet::lone(&mut sim, "", NOT_AWS).await;
         sim.drained().await;
-        assert_eq!((sim.net.faults().hits("unseen"), sim.net.faults().hits("changing")), (1, 4));
-        assert_eq!(fleet::figure(&daemon, "failures_total", &["DstNotImplemented"]).await, 0.0);
+        assert_eq!(
+            (
+                sim.net.faults().hits("unseen"),
+                sim.net.faults().hits("changing")
+            ),
+            (1, 4)
+        );
+        assert_eq!(
+            fleet::figure(&daemon, "failures_total", &["DstNotImplemented"]).await,
+            0.0
+        );
         assert!(reasons(&daemon).await.is_empty());
         daemon.stop().await;
         assert_eq!(object(&sim, ARCHIVE, 0).tags, long_tags());
@@ -260,12 +342,24 @@ fn a_store_that_insists_on_lengths_gets_them() {
     simulate(10, async |mut sim| {
         sim.post_everything();
         sim.fill("", 1, LARGE).await;
-        sim.s3.set_traits(Traits { wants_lengths: true, ..Traits::aws() });
+        sim.s3.set_traits(Traits {
+            wants_lengths: true,
+            ..Traits::aws()
+        });
         let daemon = fleet::lone(&mut sim, "", AWS).await;
         sim.drained().await;
         sim.s3.set_traits(Traits::aws());
-        sim.user().delete_object().bucket(SOURCE).key("0").send().await.unwrap();
-        sim.s3.set_traits(Traits { wants_lengths: true, ..Traits::aws() });
+        sim.user()
+            .delete_object()
+            .bucket(SOURCE)
+            .key("0")
+            .send()
+            .await
+            .unwrap();
+        sim.s3.set_traits(Traits {
+            wants_lengths: true,
+            ..Traits::aws()
+        });
         sim.drained().await;
         daemon.stop().await;
         assert_eq!(sim.s3.history(ARCHIVE, "0").len(), 2);
@@ -278,25 +372,48 @@ async fn put_raw(sim: &Sim, bytes: usize, headers: &[(&str, &[u8])]) {
     for (name, value) in headers {
         put = put.header(*name, HeaderValue::from_bytes(value).unwrap());
     }
-    let answer = sim.s3.call(put.body(Bytes::from(vec![1; bytes])).unwrap(), "user").await;
+    let answer = sim
+        .s3
+        .call(put.body(Bytes::from(vec![1; bytes])).unwrap(), "user")
+        .await;
     assert_eq!(answer.status(), 200, "{answer:?}");
 }
 
 async fn put_tagged(sim: &Sim, key: &str, bytes: usize) {
-    let put = sim.user().put_object().bucket(SOURCE).key(key).tagging("tier=gold").body(vec![1; bytes].into());
+    let put = sim
+        .user()
+        .put_object()
+        .bucket(SOURCE)
+        .key(key)
+        .tagging("tier=gold")
+        .body(vec![1; bytes].into());
     put.send().await.unwrap();
 }
 
 /// Gives the source's object tags.
 async fn tag(sim: &Sim, tags: &BTreeMap<String, String>) {
-    let tags = tags.iter().map(|(name, value)| Tag::builder().key(name).value(value).build().unwrap());
-    let tagging = Tagging::builder().set_tag_set(Some(tags.collect())).build().unwrap();
-    sim.user().put_object_tagging().bucket(SOURCE).key("a").tagging(tagging).send().await.unwrap();
+    let tags = tags
+        .iter()
+        .map(|(name, value)| Tag::builder().key(name).value(value).build().unwrap());
+    let tagging = Tagging::builder()
+        .set_tag_set(Some(tags.collect()))
+        .build()
+        .unwrap();
+    sim.user()
+        .put_object_tagging()
+        .bucket(SOURCE)
+        .key("a")
+        .tagging(tagging)
+        .send()
+        .await
+        .unwrap();
 }
 
 /// As much as ten tags can have.
 fn long_tags() -> BTreeMap<String, String> {
-    (0..10).map(|number| (format!("{number}{}", "é".repeat(127)), "é".repeat(256))).collect()
+    (0..10)
+        .map(|number| (format!("{number}{}", "é".repeat(127)), "é".repeat(256)))
+        .collect()
 }
 
 fn object(sim: &Sim, bucket: &str, nth: usize) -> Object {
@@ -306,17 +423,28 @@ fn object(sim: &Sim, bucket: &str, nth: usize) -> Object {
 /// Returns what is not the daemon's own.
 fn visible(object: &Object) -> BTreeMap<String, HeaderValue> {
     let mut headers = object.headers.clone();
-    headers.remove("x-amz-meta-s3-replicator").expect("every replica has a stamp");
+    headers
+        .remove("x-amz-meta-s3-replicator")
+        .expect("every replica has a stamp");
     headers
 }
 
 /// Counts what the daemon asked the destination.
 fn asked(sim: &Sim, operation: &str) -> usize {
     let of_archive = sim.net.journal().of(operation).into_iter();
-    of_archive.filter(|entry| entry.call.bucket.as_deref() == Some(ARCHIVE)).count()
+    of_archive
+        .filter(|entry| entry.call.bucket.as_deref() == Some(ARCHIVE))
+        .count()
 }
 
 /// Lists why things are parked.
 async fn reasons(daemon: &s3_replicator::pipeline::Daemon) -> Vec<&'static str> {
-    daemon.status().await.unwrap().parked.iter().map(|parked| parked.reason.as_str()).collect()
+    daemon
+        .status()
+        .await
+        .unwrap()
+        .parked
+        .iter()
+        .map(|parked| parked.reason.as_str())
+        .collect()
 }

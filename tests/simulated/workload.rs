@@ -13,9 +13,18 @@ use crate::sim::SOURCE;
 #[derive(Debug, Clone)]
 pub(crate) enum Op {
     /// Writes an object in one piece.
-    Put { key: String, body: Body, dress: Dress },
+    Put {
+        key: String,
+        body: Body,
+        dress: Dress,
+    },
     /// Begins an upload in parts of this size; it is completed after so many more operations.
-    Upload { key: String, body: Body, part_bytes: usize, later: usize },
+    Upload {
+        key: String,
+        body: Body,
+        part_bytes: usize,
+        later: usize,
+    },
     /// Copies what is current at one key to another.
     Copy { from: String, to: String },
     /// Deletes, so that a delete marker hides what was there.
@@ -23,7 +32,11 @@ pub(crate) enum Op {
     /// Deletes one version permanently: the n-th from the newest.
     Purge { key: String, nth: usize },
     /// Changes the tags of a version, the n-th object from the newest, or takes them all away.
-    Tag { key: String, nth: usize, value: Option<u8> },
+    Tag {
+        key: String,
+        nth: usize,
+        value: Option<u8>,
+    },
 }
 
 /// What an object holds: a letter, so many times.
@@ -72,7 +85,9 @@ const MEDIUM_BYTES: usize = 100_000;
 
 /// Draws a workload: each operation with the pause before it.
 pub(crate) fn draw(rng: &mut Rng, shape: Shape) -> Vec<(Duration, Op)> {
-    (0..shape.ops).map(|_| (pause(rng), op(rng, shape))).collect()
+    (0..shape.ops)
+        .map(|_| (pause(rng), op(rng, shape)))
+        .collect()
 }
 
 /// Mostly in quick succession, sometimes after minutes.
@@ -87,13 +102,27 @@ fn pause(rng: &mut Rng) -> Duration {
 fn op(rng: &mut Rng, shape: Shape) -> Op {
     let key = key(rng, shape);
     match rng.u8(..20) {
-        0..=8 => Op::Put { key, body: body(rng, shape), dress: dress(rng, shape) },
+        0..=8 => Op::Put {
+            key,
+            body: body(rng, shape),
+            dress: dress(rng, shape),
+        },
         9..=13 => Op::Mark { key },
         14 => upload(rng, shape, key),
-        15 => Op::Copy { from: key.clone(), to: self::key(rng, shape) },
-        16 | 17 if shape.purges => Op::Purge { key, nth: rng.usize(..3) },
+        15 => Op::Copy {
+            from: key.clone(),
+            to: self::key(rng, shape),
+        },
+        16 | 17 if shape.purges => Op::Purge {
+            key,
+            nth: rng.usize(..3),
+        },
         18 | 19 if shape.tags => tag(rng.u8(..4), rng, key),
-        _ => Op::Put { key, body: body(rng, shape), dress: Dress::Plain },
+        _ => Op::Put {
+            key,
+            body: body(rng, shape),
+            dress: Dress::Plain,
+        },
     }
 }
 
@@ -101,7 +130,11 @@ fn op(rng: &mut Rng, shape: Shape) -> Op {
 fn tag(value: u8, rng: &Rng, key: String) -> Op {
     let mut apart = Rng::with_seed(!rng.get_seed());
     let nth = [0, 0, 0, 1, 1, 2][apart.usize(..6)];
-    Op::Tag { key, nth, value: (apart.u8(..6) > 0).then_some(value) }
+    Op::Tag {
+        key,
+        nth,
+        value: (apart.u8(..6) > 0).then_some(value),
+    }
 }
 
 /// The same content comes in one part and in two, as it also comes without an upload.
@@ -111,12 +144,20 @@ fn upload(rng: &mut Rng, shape: Shape, key: String) -> Op {
         body.len = LARGE_BYTES;
     }
     let part_bytes = [PART_BYTES, LARGE_BYTES][rng.usize(..2)];
-    Op::Upload { key, body, part_bytes, later: rng.usize(..4) }
+    Op::Upload {
+        key,
+        body,
+        part_bytes,
+        later: rng.usize(..4),
+    }
 }
 
 fn key(rng: &mut Rng, shape: Shape) -> String {
     // One of them is the beginning of another, and one needs every kind of escape.
-    ["a", "a/b", "c d+e%20ü\"'"].get(rng.usize(..shape.keys)).unwrap().to_string()
+    ["a", "a/b", "c d+e%20ü\"'"]
+        .get(rng.usize(..shape.keys))
+        .unwrap()
+        .to_string()
 }
 
 fn body(rng: &mut Rng, shape: Shape) -> Body {
@@ -127,7 +168,10 @@ fn body(rng: &mut Rng, shape: Shape) -> Body {
         3 => MEDIUM_BYTES,
         _ => 3,
     };
-    Body { letter: b'a' + rng.u8(..3), len }
+    Body {
+        letter: b'a' + rng.u8(..3),
+        len,
+    }
 }
 
 fn dress(rng: &mut Rng, shape: Shape) -> Dress {
@@ -143,8 +187,20 @@ impl Op {
     pub(crate) fn put(key: &str, body: Body, is_large: bool) -> Self {
         let key = key.to_owned();
         match is_large {
-            true => Self::Upload { key, body: Body { len: LARGE_BYTES, ..body }, part_bytes: PART_BYTES, later: 0 },
-            false => Self::Put { key, body, dress: Dress::Plain },
+            true => Self::Upload {
+                key,
+                body: Body {
+                    len: LARGE_BYTES,
+                    ..body
+                },
+                part_bytes: PART_BYTES,
+                later: 0,
+            },
+            false => Self::Put {
+                key,
+                body,
+                dress: Dress::Plain,
+            },
         }
     }
 }
@@ -179,25 +235,41 @@ struct Begun {
 
 impl User {
     pub(crate) fn new(client: Client) -> Self {
-        Self { client, begun: Vec::new() }
+        Self {
+            client,
+            begun: Vec::new(),
+        }
     }
 
     /// Does one thing, and completes the uploads whose time has come.
     pub(crate) async fn act(&mut self, op: &Op) {
         match op {
             Op::Put { key, body, dress } => self.put(key, *body, *dress).await,
-            Op::Upload { key, body, part_bytes, later } => {
+            Op::Upload {
+                key,
+                body,
+                part_bytes,
+                later,
+            } => {
                 let begun = self.begin(key, *body, *part_bytes).await;
                 self.begun.push((*later + 1, begun));
             }
             Op::Copy { from, to } => self.copy(from, to).await,
             Op::Mark { key } => {
-                self.client.delete_object().bucket(SOURCE).key(key).send().await.unwrap();
+                self.client
+                    .delete_object()
+                    .bucket(SOURCE)
+                    .key(key)
+                    .send()
+                    .await
+                    .unwrap();
             }
             Op::Purge { key, nth } => self.purge(key, *nth).await,
             Op::Tag { key, nth, value } => self.tag(key, *nth, *value).await,
         }
-        self.begun.iter_mut().for_each(|(left, _)| *left = left.saturating_sub(1));
+        self.begun
+            .iter_mut()
+            .for_each(|(left, _)| *left = left.saturating_sub(1));
         self.complete(|left| left == 0).await;
     }
 
@@ -207,7 +279,12 @@ impl User {
     }
 
     async fn put(&self, key: &str, body: Body, dress: Dress) {
-        let put = self.client.put_object().bucket(SOURCE).key(key).body(body.stream());
+        let put = self
+            .client
+            .put_object()
+            .bucket(SOURCE)
+            .key(key)
+            .body(body.stream());
         let put = match dress {
             Dress::Plain => put,
             Dress::Rich => put
@@ -215,68 +292,183 @@ impl User {
                 .cache_control("max-age=3")
                 .metadata("owner", "=?UTF-8?B?w7w=?=")
                 .tagging("tier=gold&n=%2B"),
-            Dress::Full(number) => put.metadata("all", format!("{number:010}{}", "x".repeat(1_970))),
+            Dress::Full(number) => {
+                put.metadata("all", format!("{number:010}{}", "x".repeat(1_970)))
+            }
         };
         put.send().await.unwrap();
     }
 
     async fn begin(&self, key: &str, body: Body, part_bytes: usize) -> Begun {
-        let created = self.client.create_multipart_upload().bucket(SOURCE).key(key).send().await.unwrap();
+        let created = self
+            .client
+            .create_multipart_upload()
+            .bucket(SOURCE)
+            .key(key)
+            .send()
+            .await
+            .unwrap();
         let upload = created.upload_id.unwrap();
         let mut parts = Vec::new();
         // An object without bytes has one part all the same.
         for from in (0..body.len.max(1)).step_by(part_bytes) {
             let len = part_bytes.min(body.len - from);
             let number = i32::try_from(parts.len()).unwrap() + 1;
-            let part = self.client.upload_part().bucket(SOURCE).key(key).upload_id(&upload).part_number(number);
-            let etag = part.body(Body { len, ..body }.stream()).send().await.unwrap().e_tag.unwrap();
-            parts.push(CompletedPart::builder().part_number(number).e_tag(etag).build());
+            let part = self
+                .client
+                .upload_part()
+                .bucket(SOURCE)
+                .key(key)
+                .upload_id(&upload)
+                .part_number(number);
+            let etag = part
+                .body(Body { len, ..body }.stream())
+                .send()
+                .await
+                .unwrap()
+                .e_tag
+                .unwrap();
+            parts.push(
+                CompletedPart::builder()
+                    .part_number(number)
+                    .e_tag(etag)
+                    .build(),
+            );
         }
-        Begun { key: key.to_owned(), upload, parts }
+        Begun {
+            key: key.to_owned(),
+            upload,
+            parts,
+        }
     }
 
     async fn complete(&mut self, is_due: impl Fn(usize) -> bool) {
-        let due = self.begun.extract_if(.., |(left, _)| is_due(*left)).map(|(_, begun)| begun).collect::<Vec<_>>();
+        let due = self
+            .begun
+            .extract_if(.., |(left, _)| is_due(*left))
+            .map(|(_, begun)| begun)
+            .collect::<Vec<_>>();
         for Begun { key, upload, parts } in due {
-            let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
-            let complete = self.client.complete_multipart_upload().bucket(SOURCE).key(key).upload_id(upload);
+            let parts = CompletedMultipartUpload::builder()
+                .set_parts(Some(parts))
+                .build();
+            let complete = self
+                .client
+                .complete_multipart_upload()
+                .bucket(SOURCE)
+                .key(key)
+                .upload_id(upload);
             complete.multipart_upload(parts).send().await.unwrap();
         }
     }
 
     /// Copies what is there; a key that shows nothing cannot be copied.
     async fn copy(&self, from: &str, to: &str) {
-        let Ok(head) = self.client.head_object().bucket(SOURCE).key(from).send().await else { return };
+        let Ok(head) = self
+            .client
+            .head_object()
+            .bucket(SOURCE)
+            .key(from)
+            .send()
+            .await
+        else {
+            return;
+        };
         let version = head.version_id.unwrap();
         // Of an object that nothing but its content tells apart there is only one.
-        if head.metadata.is_some_and(|metadata| metadata.contains_key("all")) {
+        if head
+            .metadata
+            .is_some_and(|metadata| metadata.contains_key("all"))
+        {
             return;
         }
         let from = percent_encoding::utf8_percent_encode(from, percent_encoding::NON_ALPHANUMERIC);
         let source = format!("{SOURCE}/{from}?versionId={version}");
-        self.client.copy_object().bucket(SOURCE).key(to).copy_source(source).send().await.unwrap();
+        self.client
+            .copy_object()
+            .bucket(SOURCE)
+            .key(to)
+            .copy_source(source)
+            .send()
+            .await
+            .unwrap();
     }
 
     async fn purge(&self, key: &str, nth: usize) {
-        let list = self.client.list_object_versions().bucket(SOURCE).prefix(key).send().await.unwrap();
-        let versions = list.versions().iter().map(|version| (version.key(), version.version_id()));
-        let markers = list.delete_markers().iter().map(|marker| (marker.key(), marker.version_id()));
-        let of_key = versions.chain(markers).filter(|(found, _)| *found == Some(key));
-        let Some(id) = of_key.filter_map(|(_, id)| id).nth(nth) else { return };
-        self.client.delete_object().bucket(SOURCE).key(key).version_id(id).send().await.unwrap();
+        let list = self
+            .client
+            .list_object_versions()
+            .bucket(SOURCE)
+            .prefix(key)
+            .send()
+            .await
+            .unwrap();
+        let versions = list
+            .versions()
+            .iter()
+            .map(|version| (version.key(), version.version_id()));
+        let markers = list
+            .delete_markers()
+            .iter()
+            .map(|marker| (marker.key(), marker.version_id()));
+        let of_key = versions
+            .chain(markers)
+            .filter(|(found, _)| *found == Some(key));
+        let Some(id) = of_key.filter_map(|(_, id)| id).nth(nth) else {
+            return;
+        };
+        self.client
+            .delete_object()
+            .bucket(SOURCE)
+            .key(key)
+            .version_id(id)
+            .send()
+            .await
+            .unwrap();
     }
 
     async fn tag(&self, key: &str, nth: usize, value: Option<u8>) {
-        let list = self.client.list_object_versions().bucket(SOURCE).prefix(key).send().await.unwrap();
-        let of_key = list.versions().iter().filter(|version| version.key() == Some(key));
-        let Some(id) = of_key.filter_map(|version| version.version_id()).nth(nth) else { return };
-        let Some(value) = value else {
-            self.client.delete_object_tagging().bucket(SOURCE).key(key).version_id(id).send().await.unwrap();
+        let list = self
+            .client
+            .list_object_versions()
+            .bucket(SOURCE)
+            .prefix(key)
+            .send()
+            .await
+            .unwrap();
+        let of_key = list
+            .versions()
+            .iter()
+            .filter(|version| version.key() == Some(key));
+        let Some(id) = of_key.filter_map(|version| version.version_id()).nth(nth) else {
             return;
         };
-        let tag = aws_sdk_s3::types::Tag::builder().key("tier").value(value.to_string()).build().unwrap();
-        let tagging = aws_sdk_s3::types::Tagging::builder().tag_set(tag).build().unwrap();
-        let put = self.client.put_object_tagging().bucket(SOURCE).key(key).version_id(id);
+        let Some(value) = value else {
+            self.client
+                .delete_object_tagging()
+                .bucket(SOURCE)
+                .key(key)
+                .version_id(id)
+                .send()
+                .await
+                .unwrap();
+            return;
+        };
+        let tag = aws_sdk_s3::types::Tag::builder()
+            .key("tier")
+            .value(value.to_string())
+            .build()
+            .unwrap();
+        let tagging = aws_sdk_s3::types::Tagging::builder()
+            .tag_set(tag)
+            .build()
+            .unwrap();
+        let put = self
+            .client
+            .put_object_tagging()
+            .bucket(SOURCE)
+            .key(key)
+            .version_id(id);
         put.tagging(tagging).send().await.unwrap();
     }
 }

@@ -25,12 +25,22 @@ pub(super) fn all(buckets: &Buckets) -> Vec<Trouble> {
     let Buckets { source, archive } = buckets;
     let mut all = [pages(), refusals(), lists(), silences(), endless()].concat();
     all.extend(
-        bodies().into_iter().map(|(name, operation, reply)| (name, Where::In(source.clone(), operation), reply)),
+        bodies()
+            .into_iter()
+            .map(|(name, operation, reply)| (name, Where::In(source.clone(), operation), reply)),
     );
     all.extend(
-        receipts().into_iter().map(|(name, operation, reply)| (name, Where::In(archive.clone(), operation), reply)),
+        receipts()
+            .into_iter()
+            .map(|(name, operation, reply)| (name, Where::In(archive.clone(), operation), reply)),
     );
-    all.into_iter().map(|(name, place, reply)| Trouble { name, when: place.condition(), reply }).collect()
+    all.into_iter()
+        .map(|(name, place, reply)| Trouble {
+            name,
+            when: place.condition(),
+            reply,
+        })
+        .collect()
 }
 
 type Kind = (&'static str, Where, Reply);
@@ -51,9 +61,9 @@ impl Where {
     fn condition(self) -> Box<dyn Fn(&Seen) -> bool + Send> {
         match self {
             Self::Any(operations) => Box::new(move |seen| operations.contains(&seen.operation())),
-            Self::In(bucket, operations) => {
-                Box::new(move |seen| seen.bucket == bucket && operations.contains(&seen.operation()))
-            }
+            Self::In(bucket, operations) => Box::new(move |seen| {
+                seen.bucket == bucket && operations.contains(&seen.operation())
+            }),
             Self::Service(service) => Box::new(move |seen| seen.service == service),
         }
     }
@@ -63,31 +73,75 @@ const GET: Operations = &["GetObject"];
 const READS: Operations = &["GetObject", "HeadObject"];
 const LIST: Operations = &["ListObjectVersions"];
 const TAGS: Operations = &["GetObjectTagging", "PutObjectTagging"];
-const UPLOADS: Operations = &["CreateMultipartUpload", "UploadPart", "AbortMultipartUpload"];
+const UPLOADS: Operations = &[
+    "CreateMultipartUpload",
+    "UploadPart",
+    "AbortMultipartUpload",
+];
 const APPENDS: Operations = &["PutObject", "CompleteMultipartUpload", "DeleteObject"];
 const COMPLETE: Operations = &["CompleteMultipartUpload"];
 const SENT: Operations = &["PutObject", "UploadPart"];
-const QUEUE: Operations = &["ReceiveMessage", "DeleteMessageBatch", "ChangeMessageVisibilityBatch"];
+const QUEUE: Operations = &[
+    "ReceiveMessage",
+    "DeleteMessageBatch",
+    "ChangeMessageVisibilityBatch",
+];
 
 /// What a proxy or a load balancer says, with S3's status and not with its code.
 fn pages() -> Vec<Kind> {
     vec![
-        ("404 for a body", Where::Any(GET), Reply::page("404 Not Found")),
-        ("405 for a body", Where::Any(GET), Reply::page("405 Method Not Allowed")),
+        (
+            "404 for a body",
+            Where::Any(GET),
+            Reply::page("404 Not Found"),
+        ),
+        (
+            "405 for a body",
+            Where::Any(GET),
+            Reply::page("405 Method Not Allowed"),
+        ),
         (
             "404 for a look",
             Where::Any(&["HeadObject"]),
             Reply::whole("404 Not Found", "content-type: text/html\r\n", ""),
         ),
-        ("404 for a list", Where::Any(LIST), Reply::page("404 Not Found")),
-        ("404 for tags", Where::Any(TAGS), Reply::page("404 Not Found")),
-        ("404 for a write", Where::Any(APPENDS), Reply::page("404 Not Found")),
-        ("404 for an upload", Where::Any(UPLOADS), Reply::page("404 Not Found")),
-        ("501 for a write", Where::Any(APPENDS), Reply::page("501 Not Implemented")),
+        (
+            "404 for a list",
+            Where::Any(LIST),
+            Reply::page("404 Not Found"),
+        ),
+        (
+            "404 for tags",
+            Where::Any(TAGS),
+            Reply::page("404 Not Found"),
+        ),
+        (
+            "404 for a write",
+            Where::Any(APPENDS),
+            Reply::page("404 Not Found"),
+        ),
+        (
+            "404 for an upload",
+            Where::Any(UPLOADS),
+            Reply::page("404 Not Found"),
+        ),
+        (
+            "501 for a write",
+            Where::Any(APPENDS),
+            Reply::page("501 Not Implemented"),
+        ),
         ("400", Where::Service("s3"), Reply::page("400 Bad Request")),
         ("502", Where::Service("s3"), Reply::page("502 Bad Gateway")),
-        ("502 of the queue", Where::Service("sqs"), Reply::page("502 Bad Gateway")),
-        ("200 for a write", Where::Any(&["PutObject", "DeleteObject"]), Reply::page("200 OK")),
+        (
+            "502 of the queue",
+            Where::Service("sqs"),
+            Reply::page("502 Bad Gateway"),
+        ),
+        (
+            "200 for a write",
+            Where::Any(&["PutObject", "DeleteObject"]),
+            Reply::page("200 OK"),
+        ),
         ("200 for a body", Where::Any(GET), Reply::page("200 OK")),
     ]
 }
@@ -97,15 +151,47 @@ fn refusals() -> Vec<Kind> {
     let says = |status: &str, code: &str| Reply::refusal(status, code, "scripted");
     let much = Reply::refusal("403 Forbidden", "AccessDenied", &"no ".repeat(20_000));
     vec![
-        ("slow down", Where::Service("s3"), says("503 Slow Down", "SlowDown")),
-        ("500", Where::Service("s3"), says("500 Internal Server Error", "InternalError")),
-        ("500 that lands", Where::Any(APPENDS), Reply::alter(|answer| answer.status = 500)),
-        ("bad digest", Where::Any(SENT), says("400 Bad Request", "BadDigest")),
-        ("conflict", Where::Any(APPENDS), says("409 Conflict", "ConditionalRequestConflict")),
-        ("error inside", Where::Any(COMPLETE), says("200 OK", "InternalError")),
-        ("denied", Where::Any(SENT), says("403 Forbidden", "AccessDenied")),
+        (
+            "slow down",
+            Where::Service("s3"),
+            says("503 Slow Down", "SlowDown"),
+        ),
+        (
+            "500",
+            Where::Service("s3"),
+            says("500 Internal Server Error", "InternalError"),
+        ),
+        (
+            "500 that lands",
+            Where::Any(APPENDS),
+            Reply::alter(|answer| answer.status = 500),
+        ),
+        (
+            "bad digest",
+            Where::Any(SENT),
+            says("400 Bad Request", "BadDigest"),
+        ),
+        (
+            "conflict",
+            Where::Any(APPENDS),
+            says("409 Conflict", "ConditionalRequestConflict"),
+        ),
+        (
+            "error inside",
+            Where::Any(COMPLETE),
+            says("200 OK", "InternalError"),
+        ),
+        (
+            "denied",
+            Where::Any(SENT),
+            says("403 Forbidden", "AccessDenied"),
+        ),
         ("denied in many words", Where::Any(GET), much),
-        ("no such version", Where::Any(GET), says("404 Not Found", "NoSuchVersion")),
+        (
+            "no such version",
+            Where::Any(GET),
+            says("404 Not Found", "NoSuchVersion"),
+        ),
     ]
 }
 
@@ -118,14 +204,28 @@ fn lists() -> Vec<Kind> {
     };
     let lagging = text(|list| {
         let (latest, other) = ("<IsLatest>true", "<IsLatest>false");
-        list.replacen(other, "<IsLatest>", 1).replace(latest, other).replacen("<IsLatest><", &format!("{latest}<"), 1)
+        list.replacen(other, "<IsLatest>", 1)
+            .replace(latest, other)
+            .replacen("<IsLatest><", &format!("{latest}<"), 1)
     });
     vec![
         ("list that lags", Where::Any(LIST), lagging),
-        ("cut list", Where::Any(LIST), text(|list| list.chars().take(300).collect())),
+        (
+            "cut list",
+            Where::Any(LIST),
+            text(|list| list.chars().take(300).collect()),
+        ),
         ("empty list", Where::Any(LIST), text(|_| String::new())),
-        ("cut name of an upload", Where::Any(&["CreateMultipartUpload"]), text(|name| name.chars().take(60).collect())),
-        ("cut receipts", Where::Any(QUEUE), text(|said| said.chars().take(40).collect())),
+        (
+            "cut name of an upload",
+            Where::Any(&["CreateMultipartUpload"]),
+            text(|name| name.chars().take(60).collect()),
+        ),
+        (
+            "cut receipts",
+            Where::Any(QUEUE),
+            text(|said| said.chars().take(40).collect()),
+        ),
     ]
 }
 
@@ -144,15 +244,33 @@ fn bodies() -> Vec<(&'static str, Operations, Reply)> {
         answer.remove("content-range");
         answer.status = 200;
     });
-    let crowded = Reply::alter(|answer| (0..2_000).for_each(|number| answer.set(&format!("x-more-{number}"), "more")));
+    let crowded = Reply::alter(|answer| {
+        (0..2_000).for_each(|number| answer.set(&format!("x-more-{number}"), "more"));
+    });
     vec![
         ("flipped bit", GET, flipped),
         ("stalled body", GET, stalled),
-        ("shorter body", GET, Reply::alter(|answer| answer.body.truncate(answer.body.len() / 2))),
+        (
+            "shorter body",
+            GET,
+            Reply::alter(|answer| answer.body.truncate(answer.body.len() / 2)),
+        ),
         ("no range", GET, ignored),
-        ("wrong range", GET, Reply::alter(|answer| answer.set("content-range", "bytes 0-0/1"))),
-        ("another version", READS, Reply::alter(|answer| answer.set("x-amz-version-id", "other"))),
-        ("another object", READS, Reply::alter(|answer| answer.set("etag", "\"0cc175b9c0f1b6a831c399e269772661\""))),
+        (
+            "wrong range",
+            GET,
+            Reply::alter(|answer| answer.set("content-range", "bytes 0-0/1")),
+        ),
+        (
+            "another version",
+            READS,
+            Reply::alter(|answer| answer.set("x-amz-version-id", "other")),
+        ),
+        (
+            "another object",
+            READS,
+            Reply::alter(|answer| answer.set("etag", "\"0cc175b9c0f1b6a831c399e269772661\"")),
+        ),
         ("many headers", READS, crowded),
     ]
 }
@@ -161,14 +279,24 @@ fn bodies() -> Vec<(&'static str, Operations, Reply)> {
 fn receipts() -> Vec<(&'static str, Operations, Reply)> {
     let nameless = Reply::alter(|answer| {
         let text = String::from_utf8_lossy(&answer.body).into_owned();
-        if let Some((before, (_, after))) = text.split_once("<ETag>").zip(text.split_once("</ETag>")) {
+        if let Some((before, (_, after))) =
+            text.split_once("<ETag>").zip(text.split_once("</ETag>"))
+        {
             answer.body = format!("{}<ETag></ETag>{after}", before.0).into_bytes();
         }
     });
     vec![
-        ("no ETag", SENT, Reply::alter(|answer| answer.remove("etag"))),
+        (
+            "no ETag",
+            SENT,
+            Reply::alter(|answer| answer.remove("etag")),
+        ),
         ("empty ETag", COMPLETE, nameless),
-        ("no version", APPENDS, Reply::alter(|answer| answer.remove("x-amz-version-id"))),
+        (
+            "no version",
+            APPENDS,
+            Reply::alter(|answer| answer.remove("x-amz-version-id")),
+        ),
     ]
 }
 
@@ -180,8 +308,16 @@ fn silences() -> Vec<Kind> {
         ("lost answer of the queue", Where::Any(QUEUE), Reply::Lose),
         ("hang", Where::Service("s3"), Reply::Hang),
         ("hang of the queue", Where::Any(QUEUE), Reply::Hang),
-        ("late", Where::Service("s3"), Reply::Late(Duration::from_secs(2))),
-        ("no HTTP", Where::Service("s3"), Reply::Raw(b"220 mail.example.org ESMTP\r\n".to_vec())),
+        (
+            "late",
+            Where::Service("s3"),
+            Reply::Late(Duration::from_secs(2)),
+        ),
+        (
+            "no HTTP",
+            Where::Service("s3"),
+            Reply::Raw(b"220 mail.example.org ESMTP\r\n".to_vec()),
+        ),
         (
             "the end of time",
             Where::Service("s3"),
@@ -192,7 +328,9 @@ fn silences() -> Vec<Kind> {
 
 /// Answers without an end, and such as come in drops.
 fn endless() -> Vec<Kind> {
-    let head = |more: &str| format!("HTTP/1.1 200 OK\r\ncontent-type: application/xml\r\n{more}\r\n").into_bytes();
+    let head = |more: &str| {
+        format!("HTTP/1.1 200 OK\r\ncontent-type: application/xml\r\n{more}\r\n").into_bytes()
+    };
     let flood = |piece: &str| Reply::Drip {
         head: head(""),
         piece: piece.repeat((1 << 20) / piece.len()).into_bytes(),
@@ -206,9 +344,21 @@ fn endless() -> Vec<Kind> {
         times: usize::MAX,
     };
     vec![
-        ("endless list", Where::Any(LIST), flood("<Version></Version>")),
-        ("endless name", Where::Any(&["CreateMultipartUpload", "CompleteMultipartUpload"]), flood("<a>")),
-        ("endless messages", Where::Any(&["ReceiveMessage"]), flood("{")),
+        (
+            "endless list",
+            Where::Any(LIST),
+            flood("<Version></Version>"),
+        ),
+        (
+            "endless name",
+            Where::Any(&["CreateMultipartUpload", "CompleteMultipartUpload"]),
+            flood("<a>"),
+        ),
+        (
+            "endless messages",
+            Where::Any(&["ReceiveMessage"]),
+            flood("{"),
+        ),
         ("endless body", Where::Any(GET), flood(" ")),
         ("drops", Where::Any(GET), drip),
     ]

@@ -32,7 +32,11 @@ impl Weather {
     /// Writes everything that can go wrong into the script of a proxy; nothing does yet.
     pub(super) fn over(front: &Front, troubles: Vec<Trouble>, seed: u64) -> Self {
         let hits = troubles.iter().map(|trouble| (trouble.name, 0)).collect();
-        let weather = Self(Arc::new(Mutex::new(Sky { rng: Rng::with_seed(seed), now: BTreeMap::new(), hits })));
+        let weather = Self(Arc::new(Mutex::new(Sky {
+            rng: Rng::with_seed(seed),
+            now: BTreeMap::new(),
+            hits,
+        })));
         for Trouble { name, when, reply } in troubles {
             let weather = weather.clone();
             front.answer(move |seen| when(seen) && weather.strikes(name), reply);
@@ -58,7 +62,10 @@ impl Weather {
     fn draw(&self) {
         let Sky { rng, now, hits } = &mut *self.0.lock().unwrap();
         let drawn = rng.choose_multiple(hits.keys().copied().collect::<Vec<_>>(), KINDS);
-        *now = drawn.into_iter().map(|name| (name, *rng.choice(&[0.02, 0.1, 0.3]).unwrap())).collect();
+        *now = drawn
+            .into_iter()
+            .map(|name| (name, *rng.choice(&[0.02, 0.1, 0.3]).unwrap()))
+            .collect();
     }
 
     fn strikes(&self, name: &'static str) -> bool {

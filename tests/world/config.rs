@@ -62,7 +62,15 @@ impl Config {
     }
 
     fn text(&self) -> String {
-        let Self { listen, memory, drain_timeout, endpoint, queue_url, visibility_timeout, .. } = self;
+        let Self {
+            listen,
+            memory,
+            drain_timeout,
+            endpoint,
+            queue_url,
+            visibility_timeout,
+            ..
+        } = self;
         let dead_letter_url = &self.dead_letter_url;
         let (settings, account_keys) = (&self.settings, &self.account_keys);
         let role = if self.assumes_role {
@@ -71,7 +79,11 @@ impl Config {
             String::new()
         };
         let state_dir = self.state_dir.display();
-        let work_queue: String = self.work_queue.iter().map(|url| format!("work_queue = \"{url}\"\n")).collect();
+        let work_queue: String = self
+            .work_queue
+            .iter()
+            .map(|url| format!("work_queue = \"{url}\"\n"))
+            .collect();
         let rules: String = self.rules.iter().map(Rule::text).collect();
         format!(
             r#"
@@ -107,9 +119,26 @@ dead_letter_url = "{dead_letter_url}"
 
 impl Rule {
     fn text(&self) -> String {
-        let Self { id, source, destination, rewrite, filter, delete_markers, .. } = self;
-        let Self { history, version_deletes, encryption, more, .. } = self;
-        let rewrite: String = rewrite.iter().map(|prefix| format!(", prefix = \"{prefix}\"")).collect();
+        let Self {
+            id,
+            source,
+            destination,
+            rewrite,
+            filter,
+            delete_markers,
+            ..
+        } = self;
+        let Self {
+            history,
+            version_deletes,
+            encryption,
+            more,
+            ..
+        } = self;
+        let rewrite: String = rewrite
+            .iter()
+            .map(|prefix| format!(", prefix = \"{prefix}\""))
+            .collect();
         format!(
             r#"
 [[rules]]
@@ -132,5 +161,9 @@ encryption = {{ {encryption} }}
 
 /// Finds a port that is free now.
 pub(crate) fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string()
 }

@@ -36,9 +36,15 @@ fn command(subcommand: &[&str], config: &Path) -> Command {
 }
 
 fn prepared(mut command: Command, subcommand: &[&str], config: &Path) -> Command {
-    command.args(subcommand).arg("--config").arg(config).stdin(Stdio::null()).kill_on_drop(true);
+    command
+        .args(subcommand)
+        .arg("--config")
+        .arg(config)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
     // What the developer's own shell says about AWS must not reach the daemon.
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_") || name.starts_with("S3_REPLICATOR_"))
+    for (name, _) in std::env::vars()
+        .filter(|(name, _)| name.starts_with("AWS_") || name.starts_with("S3_REPLICATOR_"))
     {
         command.env_remove(name);
     }
@@ -78,23 +84,42 @@ impl Daemon {
     /// Starts the daemon from a shell that was told something before, such as a limit.
     pub(crate) fn spawn_under(before: &str, config: &Config) -> Self {
         let mut shell = Command::new("sh");
-        shell.arg("-c").arg(format!("{before} && exec \"$0\" \"$@\"")).arg(binary());
+        shell
+            .arg("-c")
+            .arg(format!("{before} && exec \"$0\" \"$@\""))
+            .arg(binary());
         Self::start(prepared(shell, &["run"], config.write()), config)
     }
 
     fn start(mut command: Command, config: &Config) -> Self {
         let log = config.path.with_extension("log");
-        let file = || -> File { OpenOptions::new().create(true).append(true).open(&log).unwrap() };
+        let file = || -> File {
+            OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(&log)
+                .unwrap()
+        };
         command.stdout(file()).stderr(file());
-        let child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", binary()));
-        Self { child, listen: config.listen.clone(), log }
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", binary()));
+        Self {
+            child,
+            listen: config.listen.clone(),
+            log,
+        }
     }
 
     /// Waits until the daemon says that it is ready.
     pub(crate) async fn ready(mut self) -> Self {
         eventually("the daemon is ready", async || {
             let exited = self.child.try_wait().unwrap();
-            assert!(exited.is_none(), "the daemon ended with {exited:?}:\n{}", self.log());
+            assert!(
+                exited.is_none(),
+                "the daemon ended with {exited:?}:\n{}",
+                self.log()
+            );
             self.page("readyz").await == Some(200)
         })
         .await;
@@ -123,7 +148,12 @@ impl Daemon {
         let id = self.child.id().expect("the daemon runs");
         // The shell has `kill` built in, so nothing needs to be installed, and no unsafe code
         // either.
-        let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {id}")).status().await.unwrap();
+        let sent = Command::new("sh")
+            .arg("-c")
+            .arg(format!("kill -{name} {id}"))
+            .status()
+            .await
+            .unwrap();
         assert!(sent.success());
     }
 
@@ -135,7 +165,10 @@ impl Daemon {
 
     /// Waits until it ends by itself.
     pub(crate) async fn exit(&mut self) -> ExitStatus {
-        timeout(HANG, self.child.wait()).await.expect("the daemon ends").unwrap()
+        timeout(HANG, self.child.wait())
+            .await
+            .expect("the daemon ends")
+            .unwrap()
     }
 
     /// Returns what it wrote to its log so far, in this life and earlier ones on the same
@@ -146,7 +179,11 @@ impl Daemon {
 
     /// Reads what the kernel says of it.
     pub(crate) fn proc(&self, file: &str) -> String {
-        fs::read_to_string(format!("/proc/{}/{file}", self.child.id().expect("the daemon runs"))).unwrap()
+        fs::read_to_string(format!(
+            "/proc/{}/{file}",
+            self.child.id().expect("the daemon runs")
+        ))
+        .unwrap()
     }
 
     /// Returns the most memory that it ever had in RAM.
@@ -161,7 +198,10 @@ impl Daemon {
 
     fn status_bytes(&self, name: &str) -> u64 {
         let status = self.proc("status");
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("Linux");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .expect("Linux");
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 }
@@ -171,7 +211,11 @@ impl Drop for Daemon {
         if std::thread::panicking() {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
-            eprintln!("--- {}, last lines\n{}", self.log.display(), lines[lines.len().saturating_sub(60)..].join("\n"));
+            eprintln!(
+                "--- {}, last lines\n{}",
+                self.log.display(),
+                lines[lines.len().saturating_sub(60)..].join("\n")
+            );
         }
     }
 }

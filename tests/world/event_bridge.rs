@@ -30,13 +30,22 @@ impl Bridge {
 async fn pump_all(inlet: Queue, outlet: Queue) {
     let sqs = SOURCE.sqs();
     loop {
-        let request = sqs.receive_message().queue_url(&inlet.url).max_number_of_messages(10).wait_time_seconds(5);
+        let request = sqs
+            .receive_message()
+            .queue_url(&inlet.url)
+            .max_number_of_messages(10)
+            .wait_time_seconds(5);
         for message in request.send().await.unwrap().messages.unwrap_or_default() {
             for envelope in envelopes(&message) {
                 outlet.send(envelope.to_string()).await;
             }
             let handle = message.receipt_handle.unwrap();
-            sqs.delete_message().queue_url(&inlet.url).receipt_handle(handle).send().await.unwrap();
+            sqs.delete_message()
+                .queue_url(&inlet.url)
+                .receipt_handle(handle)
+                .send()
+                .await
+                .unwrap();
         }
     }
 }
@@ -44,14 +53,22 @@ async fn pump_all(inlet: Queue, outlet: Queue) {
 /// Makes an envelope of each record; the test event that S3 sends first has none.
 fn envelopes(message: &Message) -> Vec<Value> {
     let notification: Value = serde_json::from_str(message.body().unwrap_or_default()).unwrap();
-    notification["Records"].as_array().into_iter().flatten().filter_map(envelope).collect()
+    notification["Records"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(envelope)
+        .collect()
 }
 
 // https://docs.aws.amazon.com/AmazonS3/latest/userguide/ev-events.html
 fn envelope(record: &Value) -> Option<Value> {
     let object = &record["s3"]["object"];
     let bucket = &record["s3"]["bucket"];
-    let key = percent_decode_str(object["key"].as_str()?).decode_utf8().ok()?.into_owned();
+    let key = percent_decode_str(object["key"].as_str()?)
+        .decode_utf8()
+        .ok()?
+        .into_owned();
     let (detail_type, extra) = kind(record["eventName"].as_str()?)?;
     let mut detail = json!({
         "version": "0",
@@ -61,7 +78,11 @@ fn envelope(record: &Value) -> Option<Value> {
         "requester": SOURCE.id,
         "source-ip-address": "127.0.0.1",
     });
-    for (ours, theirs) in [("size", "size"), ("eTag", "etag"), ("sequencer", "sequencer")] {
+    for (ours, theirs) in [
+        ("size", "size"),
+        ("eTag", "etag"),
+        ("sequencer", "sequencer"),
+    ] {
         if !object[ours].is_null() {
             detail["object"][theirs] = object[ours].clone();
         }
@@ -88,13 +109,24 @@ fn kind(event_name: &str) -> Option<Kind> {
     Some(match event_name {
         "ObjectCreated:Put" => ("Object Created", vec![("reason", "PutObject")]),
         "ObjectCreated:Copy" => ("Object Created", vec![("reason", "CopyObject")]),
-        "ObjectCreated:CompleteMultipartUpload" => ("Object Created", vec![("reason", "CompleteMultipartUpload")]),
-        "ObjectRemoved:DeleteMarkerCreated" => {
-            ("Object Deleted", vec![("reason", "DeleteObject"), ("deletion-type", "Delete Marker Created")])
-        }
-        "ObjectRemoved:Delete" => {
-            ("Object Deleted", vec![("reason", "DeleteObject"), ("deletion-type", "Permanently Deleted")])
-        }
+        "ObjectCreated:CompleteMultipartUpload" => (
+            "Object Created",
+            vec![("reason", "CompleteMultipartUpload")],
+        ),
+        "ObjectRemoved:DeleteMarkerCreated" => (
+            "Object Deleted",
+            vec![
+                ("reason", "DeleteObject"),
+                ("deletion-type", "Delete Marker Created"),
+            ],
+        ),
+        "ObjectRemoved:Delete" => (
+            "Object Deleted",
+            vec![
+                ("reason", "DeleteObject"),
+                ("deletion-type", "Permanently Deleted"),
+            ],
+        ),
         "ObjectTagging:Put" => ("Object Tags Added", vec![]),
         "ObjectTagging:Delete" => ("Object Tags Deleted", vec![]),
         "ObjectAcl:Put" => ("Object ACL Updated", vec![]),

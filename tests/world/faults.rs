@@ -84,12 +84,25 @@ impl Faults {
         });
         let mut server = JoinSet::new();
         server.spawn(accept(listener, Arc::clone(&shared)));
-        Self { url, shared, _server: server }
+        Self {
+            url,
+            shared,
+            _server: server,
+        }
     }
 
     /// Makes a fault happen to the next so many requests for which the condition holds.
-    pub(crate) fn script(&self, fault: Fault, times: usize, when: impl Fn(&Seen) -> bool + Send + 'static) {
-        self.shared.script.lock().unwrap().push(Line { when: Box::new(when), fault, times });
+    pub(crate) fn script(
+        &self,
+        fault: Fault,
+        times: usize,
+        when: impl Fn(&Seen) -> bool + Send + 'static,
+    ) {
+        self.shared.script.lock().unwrap().push(Line {
+            when: Box::new(when),
+            fault,
+            times,
+        });
     }
 
     /// Ends all faults.
@@ -104,13 +117,21 @@ impl Faults {
 
     /// Counts the requests that met a fault.
     pub(crate) fn hits(&self, fault: Fault) -> usize {
-        self.shared.journal.lock().unwrap().iter().filter(|seen| seen.fault == Some(fault)).count()
+        self.shared
+            .journal
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|seen| seen.fault == Some(fault))
+            .count()
     }
 }
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("upstream", &self.upstream).finish_non_exhaustive()
+        f.debug_struct("Shared")
+            .field("upstream", &self.upstream)
+            .finish_non_exhaustive()
     }
 }
 
@@ -136,7 +157,11 @@ async fn converse(stream: TcpStream, shared: Arc<Shared>) {
         async move { shared.answer(request).await }
     });
     // A client that goes away, or a scripted drop, ends the conversation with an error: as meant.
-    drop(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await);
+    drop(
+        hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), answer)
+            .await,
+    );
 }
 
 impl Shared {
@@ -178,13 +203,18 @@ impl Shared {
 
     fn fault_for(&self, seen: &Seen) -> Option<Fault> {
         let mut script = self.script.lock().unwrap();
-        let line = script.iter_mut().find(|line| line.times > 0 && (line.when)(seen))?;
+        let line = script
+            .iter_mut()
+            .find(|line| line.times > 0 && (line.when)(seen))?;
         line.times -= 1;
         Some(line.fault)
     }
 
     async fn forward(&self, mut request: Request<Body>) -> Result<Response<Body>, Dropped> {
-        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        let path = request
+            .uri()
+            .path_and_query()
+            .map_or("/", |path| path.as_str());
         let upstream = format!("{}{path}", self.upstream.trim_end_matches('/'));
         *request.uri_mut() = upstream.parse().map_err(|_| Dropped)?;
         request.headers_mut().remove(header::EXPECT);
@@ -206,11 +236,19 @@ fn refuse(fault: Fault, head: bool) -> Response<Body> {
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>scripted</Message>\
          <RequestId>SCRIPTED</RequestId></Error>"
     );
-    let body = if head { Bytes::new() } else { Bytes::from(text) };
-    let response = Response::builder().status(status).header("content-type", "application/xml");
+    let body = if head {
+        Bytes::new()
+    } else {
+        Bytes::from(text)
+    };
+    let response = Response::builder()
+        .status(status)
+        .header("content-type", "application/xml");
     response.body(whole(body)).unwrap()
 }
 
 fn whole(body: Bytes) -> Body {
-    Full::new(body).map_err(|never: Infallible| match never {}).boxed()
+    Full::new(body)
+        .map_err(|never: Infallible| match never {})
+        .boxed()
 }

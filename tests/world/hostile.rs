@@ -1,7 +1,10 @@
 //! A hostile world: the fakes behind TCP, and in front of them a proxy that by script answers in
 //! their stead with whatever bytes a test wants, alters what they say, drips, or never answers.
 
-#![allow(dead_code, reason = "a script has more ways to answer than the tests of today use")]
+#![allow(
+    dead_code,
+    reason = "a script has more ways to answer than the tests of today use"
+)]
 
 mod front;
 mod proxy;
@@ -54,7 +57,10 @@ impl Hostile {
     /// Makes a world whose source bucket sends its events to the queue.
     pub(crate) async fn new() -> Self {
         let clock = Clock::starting_at(now());
-        let (s3, sqs) = (s3::Fake::new(clock.clone(), 1), sqs::Fake::new("http://sqs.invalid", clock, 1));
+        let (s3, sqs) = (
+            s3::Fake::new(clock.clone(), 1),
+            sqs::Fake::new("http://sqs.invalid", clock, 1),
+        );
         let net = Net::new(1);
         net.route("s3", Service::S3, s3.clone());
         net.route("sqs", Service::Sqs, sqs.clone());
@@ -65,7 +71,10 @@ impl Hostile {
             s3.create_bucket(bucket, Versioning::Enabled);
         }
         let events = sqs.clone();
-        s3.notify(SOURCE, Arc::new(move |event| drop(events.send(QUEUE, event, Duration::ZERO))));
+        s3.notify(
+            SOURCE,
+            Arc::new(move |event| drop(events.send(QUEUE, event, Duration::ZERO))),
+        );
         let (fakes, direct) = listen().await;
         let (front, url) = listen().await;
         let proxy = Arc::new(Proxy::to(&direct));
@@ -75,7 +84,16 @@ impl Hostile {
             async move { match wire::serve(fakes, net).await {} }
         });
         servers.spawn(accept(front, Arc::clone(&proxy)));
-        Self { s3, sqs, net, url, direct, proxy, dir: tempfile::tempdir().unwrap(), _servers: servers }
+        Self {
+            s3,
+            sqs,
+            net,
+            url,
+            direct,
+            proxy,
+            dir: tempfile::tempdir().unwrap(),
+            _servers: servers,
+        }
     }
 
     /// Returns a configuration with one rule that replicates everything.
@@ -111,7 +129,9 @@ impl Hostile {
 
     /// Returns a client that reaches the fakes without the proxy.
     pub(crate) fn user(&self) -> aws_sdk_s3::Client {
-        use aws_sdk_s3::config::{BehaviorVersion, Builder, Credentials, Region, RequestChecksumCalculation};
+        use aws_sdk_s3::config::{
+            BehaviorVersion, Builder, Credentials, Region, RequestChecksumCalculation,
+        };
         let config = Builder::new()
             .behavior_version(BehaviorVersion::latest())
             .endpoint_url(&self.direct)
@@ -125,7 +145,12 @@ impl Hostile {
     /// Writes an object to the source bucket, without a checksum header, and returns its version
     /// id.
     pub(crate) async fn put(&self, key: &str, body: impl Into<Vec<u8>>) -> String {
-        let put = self.user().put_object().bucket(SOURCE).key(key).body(body.into().into());
+        let put = self
+            .user()
+            .put_object()
+            .bucket(SOURCE)
+            .key(key)
+            .body(body.into().into());
         put.send().await.unwrap().version_id.unwrap()
     }
 
@@ -136,8 +161,17 @@ impl Hostile {
     }
 
     /// The same for so many requests.
-    pub(crate) fn answer_times(&self, times: usize, when: impl Fn(&Seen) -> bool + Send + 'static, reply: Reply) {
-        self.proxy.script.lock().unwrap().push(Line { when: Box::new(when), reply, times });
+    pub(crate) fn answer_times(
+        &self,
+        times: usize,
+        when: impl Fn(&Seen) -> bool + Send + 'static,
+        reply: Reply,
+    ) {
+        self.proxy.script.lock().unwrap().push(Line {
+            when: Box::new(when),
+            reply,
+            times,
+        });
     }
 
     /// Ends all scripts.
@@ -158,7 +192,10 @@ impl Hostile {
     /// Returns the bytes that a bucket shows at a key.
     pub(crate) fn shown(&self, bucket: &str, key: &str) -> Option<Bytes> {
         let history = self.s3.history(bucket, key);
-        history.last().and_then(|entry| entry.object.as_ref()).map(|object| object.bytes.clone())
+        history
+            .last()
+            .and_then(|entry| entry.object.as_ref())
+            .map(|object| object.bytes.clone())
     }
 
     /// Counts the messages of the queue that are not deleted.
@@ -170,7 +207,10 @@ impl Hostile {
     /// Waits until a key shows at the destination what it shows at the source.
     pub(crate) async fn replicated(&self, key: &str) {
         let what = format!("{key} is at the destination as it is at the source");
-        eventually(&what, async || self.shown(ARCHIVE, key) == self.shown(SOURCE, key)).await;
+        eventually(&what, async || {
+            self.shown(ARCHIVE, key) == self.shown(SOURCE, key)
+        })
+        .await;
     }
 
     /// Waits until every message is deleted.
@@ -185,7 +225,10 @@ async fn listen() -> (TcpListener, String) {
     (listener, url)
 }
 
-#[allow(clippy::disallowed_methods, reason = "the real binary goes by the real clock, and so do the fakes beside it")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the real binary goes by the real clock, and so do the fakes beside it"
+)]
 fn now() -> SystemTime {
     SystemTime::now()
 }

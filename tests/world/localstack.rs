@@ -7,8 +7,8 @@ use std::env;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aws_sdk_s3::types::{
-    BucketLocationConstraint, BucketVersioningStatus, CreateBucketConfiguration, Event, NotificationConfiguration,
-    QueueConfiguration, TopicConfiguration, VersioningConfiguration,
+    BucketLocationConstraint, BucketVersioningStatus, CreateBucketConfiguration, Event,
+    NotificationConfiguration, QueueConfiguration, TopicConfiguration, VersioningConfiguration,
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
@@ -23,28 +23,46 @@ pub(crate) struct Account {
 }
 
 /// Where objects are written.
-pub(crate) const SOURCE: Account = Account { id: "111111111111", region: "eu-west-1" };
+pub(crate) const SOURCE: Account = Account {
+    id: "111111111111",
+    region: "eu-west-1",
+};
 /// Where replicas go.
-pub(crate) const ARCHIVE: Account = Account { id: "222222222222", region: "us-east-1" };
+pub(crate) const ARCHIVE: Account = Account {
+    id: "222222222222",
+    region: "us-east-1",
+};
 
 // Everything that can change what replication must bring about.
-const EVENTS: [&str; 4] = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*", "s3:ObjectTagging:*", "s3:ObjectAcl:Put"];
+const EVENTS: [&str; 4] = [
+    "s3:ObjectCreated:*",
+    "s3:ObjectRemoved:*",
+    "s3:ObjectTagging:*",
+    "s3:ObjectAcl:Put",
+];
 
 /// Returns LocalStack's address; there is nothing to test without it.
 pub(crate) fn endpoint() -> String {
-    env::var("REPLICATOR_LOCALSTACK_URL").expect("REPLICATOR_LOCALSTACK_URL is not set: run `make test`")
+    env::var("REPLICATOR_LOCALSTACK_URL")
+        .expect("REPLICATOR_LOCALSTACK_URL is not set: run `make test`")
 }
 
 /// Returns a name that no other test uses.
 pub(crate) fn unique(what: &str) -> String {
     static COUNTER: AtomicUsize = AtomicUsize::new(0);
-    format!("{what}-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))
+    format!(
+        "{what}-{}-{}",
+        std::process::id(),
+        COUNTER.fetch_add(1, Ordering::Relaxed)
+    )
 }
 
 impl Account {
     /// Returns a client of the account's S3.
     pub(crate) fn s3(self) -> aws_sdk_s3::Client {
-        use aws_sdk_s3::config::{BehaviorVersion, Builder, Credentials, Region, RequestChecksumCalculation};
+        use aws_sdk_s3::config::{
+            BehaviorVersion, Builder, Credentials, Region, RequestChecksumCalculation,
+        };
         let config = Builder::new()
             .behavior_version(BehaviorVersion::latest())
             .endpoint_url(endpoint())
@@ -70,17 +88,38 @@ impl Account {
     pub(crate) async fn create_bucket(self, name: &str) {
         let location = (self.region != "us-east-1").then(|| {
             let region = BucketLocationConstraint::from(self.region);
-            CreateBucketConfiguration::builder().location_constraint(region).build()
+            CreateBucketConfiguration::builder()
+                .location_constraint(region)
+                .build()
         });
         let s3 = self.s3();
-        s3.create_bucket().bucket(name).set_create_bucket_configuration(location).send().await.unwrap();
-        let enabled = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
-        s3.put_bucket_versioning().bucket(name).versioning_configuration(enabled).send().await.unwrap();
+        s3.create_bucket()
+            .bucket(name)
+            .set_create_bucket_configuration(location)
+            .send()
+            .await
+            .unwrap();
+        let enabled = VersioningConfiguration::builder()
+            .status(BucketVersioningStatus::Enabled)
+            .build();
+        s3.put_bucket_versioning()
+            .bucket(name)
+            .versioning_configuration(enabled)
+            .send()
+            .await
+            .unwrap();
     }
 
     /// Makes a queue and returns its URL.
     pub(crate) async fn create_queue(self, name: &str) -> String {
-        self.sqs().create_queue().queue_name(name).send().await.unwrap().queue_url.unwrap()
+        self.sqs()
+            .create_queue()
+            .queue_name(name)
+            .send()
+            .await
+            .unwrap()
+            .queue_url
+            .unwrap()
     }
 
     /// Makes a FIFO queue and returns its URL.
@@ -94,7 +133,8 @@ impl Account {
     pub(crate) async fn create_key(self) -> String {
         let mut request = self.request("kms", "application/x-amz-json-1.1");
         request = request.header("x-amz-target", "TrentService.CreateKey");
-        let answer: Value = serde_json::from_str(&http::send(request.body("{}".into()).unwrap()).await).unwrap();
+        let answer: Value =
+            serde_json::from_str(&http::send(request.body("{}".into()).unwrap()).await).unwrap();
         answer["KeyMetadata"]["Arn"].as_str().unwrap().to_owned()
     }
 
@@ -108,7 +148,10 @@ impl Account {
             ("Protocol", "sqs"),
             ("Endpoint", &self.queue_arn(queue_url)),
             ("Attributes.entry.1.key", "RawMessageDelivery"),
-            ("Attributes.entry.1.value", if raw { "true" } else { "false" }),
+            (
+                "Attributes.entry.1.value",
+                if raw { "true" } else { "false" },
+            ),
         ];
         self.sns(&subscription).await;
         topic
@@ -119,40 +162,74 @@ impl Account {
         let events = || EVENTS.iter().map(|event| Event::from(*event)).collect();
         let configuration = NotificationConfiguration::builder();
         let configuration = if arn.contains(":sqs:") {
-            let queue = QueueConfiguration::builder().queue_arn(arn).set_events(Some(events())).build().unwrap();
+            let queue = QueueConfiguration::builder()
+                .queue_arn(arn)
+                .set_events(Some(events()))
+                .build()
+                .unwrap();
             configuration.queue_configurations(queue)
         } else {
-            let topic = TopicConfiguration::builder().topic_arn(arn).set_events(Some(events())).build().unwrap();
+            let topic = TopicConfiguration::builder()
+                .topic_arn(arn)
+                .set_events(Some(events()))
+                .build()
+                .unwrap();
             configuration.topic_configurations(topic)
         };
-        let request = self.s3().put_bucket_notification_configuration().bucket(bucket);
-        request.notification_configuration(configuration.build()).send().await.unwrap();
+        let request = self
+            .s3()
+            .put_bucket_notification_configuration()
+            .bucket(bucket);
+        request
+            .notification_configuration(configuration.build())
+            .send()
+            .await
+            .unwrap();
     }
 
     /// Ends a bucket's events.
     pub(crate) async fn silence(self, bucket: &str) {
         let nothing = NotificationConfiguration::builder().build();
-        let request = self.s3().put_bucket_notification_configuration().bucket(bucket);
-        request.notification_configuration(nothing).send().await.unwrap();
+        let request = self
+            .s3()
+            .put_bucket_notification_configuration()
+            .bucket(bucket);
+        request
+            .notification_configuration(nothing)
+            .send()
+            .await
+            .unwrap();
     }
 
     /// Returns the ARN of a queue of this account.
     pub(crate) fn queue_arn(self, url: &str) -> String {
-        format!("arn:aws:sqs:{}:{}:{}", self.region, self.id, url.rsplit('/').next().unwrap())
+        format!(
+            "arn:aws:sqs:{}:{}:{}",
+            self.region,
+            self.id,
+            url.rsplit('/').next().unwrap()
+        )
     }
 
     async fn sns(self, parameters: &[(&str, &str)]) -> String {
         let mut form = "Version=2010-03-31".to_owned();
         for (name, value) in parameters {
-            form.push_str(&format!("&{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)));
+            form.push_str(&format!(
+                "&{name}={}",
+                utf8_percent_encode(value, NON_ALPHANUMERIC)
+            ));
         }
         let request = self.request("sns", "application/x-www-form-urlencoded");
         http::send(request.body(form.into()).unwrap()).await
     }
 
     fn request(self, service: &str, content_type: &str) -> http::request::Builder {
-        let scope = format!("{}/20260101/{}/{service}/aws4_request", self.id, self.region);
-        let authorization = format!("AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=none");
+        let scope = format!(
+            "{}/20260101/{}/{service}/aws4_request",
+            self.id, self.region
+        );
+        let authorization =
+            format!("AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=none");
         http::Request::post(endpoint())
             .header("authorization", authorization)
             .header("x-amz-date", "20260101T000000Z")
@@ -161,6 +238,8 @@ impl Account {
 }
 
 fn between<'a>(text: &'a str, start: &str, end: &str) -> &'a str {
-    let (_, rest) = text.split_once(start).unwrap_or_else(|| panic!("no {start} in {text}"));
+    let (_, rest) = text
+        .split_once(start)
+        .unwrap_or_else(|| panic!("no {start} in {text}"));
     rest.split_once(end).unwrap().0
 }

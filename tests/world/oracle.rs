@@ -10,7 +10,10 @@ use tokio::process::Command;
 
 /// Returns the repository's root.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
 }
 
 /// A script in Python, with its arguments.
@@ -25,9 +28,14 @@ impl Script {
 
     /// Names a script of another folder.
     pub(crate) fn of(folder: &str, name: &str) -> Self {
-        let python = env::var("REPLICATOR_PYTHON").expect("REPLICATOR_PYTHON is not set: run `make test`");
+        let python =
+            env::var("REPLICATOR_PYTHON").expect("REPLICATOR_PYTHON is not set: run `make test`");
         let mut command = Command::new(python);
-        command.arg("-B").arg(name).current_dir(root().join(folder)).kill_on_drop(true);
+        command
+            .arg("-B")
+            .arg(name)
+            .current_dir(root().join(folder))
+            .kill_on_drop(true);
         Self(command)
     }
 
@@ -42,15 +50,30 @@ impl Script {
         let output = self.run().await;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{}\n{}\n{errors}", output.status, shortened(&text));
+        assert!(
+            output.status.success(),
+            "{}\n{}\n{errors}",
+            output.status,
+            shortened(&text)
+        );
         eprintln!("{}", text.trim_end());
-        serde_json::from_str(text.lines().last().unwrap_or_default()).expect("the last line is JSON")
+        serde_json::from_str(text.lines().last().unwrap_or_default())
+            .expect("the last line is JSON")
     }
 
     /// Runs it to its end, good or bad.
     pub(crate) async fn run(mut self) -> Output {
-        let child = self.0.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        child.expect("python starts").wait_with_output().await.unwrap()
+        let child = self
+            .0
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        child
+            .expect("python starts")
+            .wait_with_output()
+            .await
+            .unwrap()
     }
 }
 

@@ -13,12 +13,16 @@ pub(crate) struct Queue {
 impl Queue {
     /// Makes a queue with a name of its own.
     pub(crate) async fn create(what: &str) -> Self {
-        Self { url: SOURCE.create_queue(&unique(what)).await }
+        Self {
+            url: SOURCE.create_queue(&unique(what)).await,
+        }
     }
 
     /// Makes a FIFO queue with a name of its own.
     pub(crate) async fn create_fifo(what: &str) -> Self {
-        Self { url: SOURCE.create_fifo_queue(&unique(what)).await }
+        Self {
+            url: SOURCE.create_fifo_queue(&unique(what)).await,
+        }
     }
 
     /// Returns the queue's ARN.
@@ -28,16 +32,31 @@ impl Queue {
 
     /// Sends a message.
     pub(crate) async fn send(&self, body: impl Into<String>) {
-        SOURCE.sqs().send_message().queue_url(&self.url).message_body(body).send().await.unwrap();
+        SOURCE
+            .sqs()
+            .send_message()
+            .queue_url(&self.url)
+            .message_body(body)
+            .send()
+            .await
+            .unwrap();
     }
 
     /// Sends at most ten messages.
     pub(crate) async fn send_batch(&self, bodies: &[String]) {
         let entry = |(at, body): (usize, &String)| {
-            SendMessageBatchRequestEntry::builder().id(at.to_string()).message_body(body).build().unwrap()
+            SendMessageBatchRequestEntry::builder()
+                .id(at.to_string())
+                .message_body(body)
+                .build()
+                .unwrap()
         };
         let entries = bodies.iter().enumerate().map(entry).collect();
-        let request = SOURCE.sqs().send_message_batch().queue_url(&self.url).set_entries(Some(entries));
+        let request = SOURCE
+            .sqs()
+            .send_message_batch()
+            .queue_url(&self.url)
+            .set_entries(Some(entries));
         let refused = request.send().await.unwrap().failed;
         assert!(refused.is_empty(), "{refused:?}");
     }
@@ -45,19 +64,34 @@ impl Queue {
     /// Makes the queue refuse longer messages, attributes included.
     pub(crate) async fn limit_message_bytes(&self, bytes: u32) {
         let request = SOURCE.sqs().set_queue_attributes().queue_url(&self.url);
-        request.attributes(QueueAttributeName::MaximumMessageSize, bytes.to_string()).send().await.unwrap();
+        request
+            .attributes(QueueAttributeName::MaximumMessageSize, bytes.to_string())
+            .send()
+            .await
+            .unwrap();
     }
 
     /// Counts all messages: waiting, hidden by a receiver, delayed.
     pub(crate) async fn depth(&self) -> i64 {
         use QueueAttributeName::{
-            ApproximateNumberOfMessages, ApproximateNumberOfMessagesDelayed, ApproximateNumberOfMessagesNotVisible,
+            ApproximateNumberOfMessages, ApproximateNumberOfMessagesDelayed,
+            ApproximateNumberOfMessagesNotVisible,
         };
-        let counts =
-            [ApproximateNumberOfMessages, ApproximateNumberOfMessagesDelayed, ApproximateNumberOfMessagesNotVisible];
-        let request = SOURCE.sqs().get_queue_attributes().queue_url(&self.url).set_attribute_names(Some(counts.into()));
+        let counts = [
+            ApproximateNumberOfMessages,
+            ApproximateNumberOfMessagesDelayed,
+            ApproximateNumberOfMessagesNotVisible,
+        ];
+        let request = SOURCE
+            .sqs()
+            .get_queue_attributes()
+            .queue_url(&self.url)
+            .set_attribute_names(Some(counts.into()));
         let attributes = request.send().await.unwrap().attributes.unwrap_or_default();
-        attributes.values().filter_map(|count| count.parse::<i64>().ok()).sum()
+        attributes
+            .values()
+            .filter_map(|count| count.parse::<i64>().ok())
+            .sum()
     }
 
     /// Takes all messages that wait, and returns their bodies.
@@ -65,7 +99,11 @@ impl Queue {
         let sqs = SOURCE.sqs();
         let mut bodies = Vec::new();
         loop {
-            let request = sqs.receive_message().queue_url(&self.url).max_number_of_messages(10).wait_time_seconds(1);
+            let request = sqs
+                .receive_message()
+                .queue_url(&self.url)
+                .max_number_of_messages(10)
+                .wait_time_seconds(1);
             let messages = request.send().await.unwrap().messages.unwrap_or_default();
             if messages.is_empty() {
                 return bodies;
@@ -73,7 +111,12 @@ impl Queue {
             for message in messages {
                 bodies.push(message.body.unwrap_or_default());
                 let handle = message.receipt_handle.unwrap();
-                sqs.delete_message().queue_url(&self.url).receipt_handle(handle).send().await.unwrap();
+                sqs.delete_message()
+                    .queue_url(&self.url)
+                    .receipt_handle(handle)
+                    .send()
+                    .await
+                    .unwrap();
             }
         }
     }

@@ -69,7 +69,9 @@ impl Seen {
             "PUT" if with("partNumber") && copies => "UploadPartCopy",
             "PUT" if with("partNumber") => "UploadPart",
             "PUT" if copies => "CopyObject",
-            "PUT" if !self.key.is_empty() && self.query.keys().all(|name| name == "x-id") => "PutObject",
+            "PUT" if !self.key.is_empty() && self.query.keys().all(|name| name == "x-id") => {
+                "PutObject"
+            }
             "POST" if with("uploads") => "CreateMultipartUpload",
             "POST" if with("uploadId") => "CompleteMultipartUpload",
             "DELETE" if with("tagging") => "DeleteObjectTagging",
@@ -81,10 +83,17 @@ impl Seen {
 
     /// Names the SQS operations that the daemon uses.
     fn queue_operation(&self) -> &'static str {
-        let all =
-            ["ReceiveMessage", "DeleteMessageBatch", "ChangeMessageVisibilityBatch", "SendMessageBatch", "SendMessage"];
+        let all = [
+            "ReceiveMessage",
+            "DeleteMessageBatch",
+            "ChangeMessageVisibilityBatch",
+            "SendMessageBatch",
+            "SendMessage",
+        ];
         let target = self.header("x-amz-target");
-        all.into_iter().find(|name| target.strip_prefix("AmazonSQS.") == Some(*name)).unwrap_or("other")
+        all.into_iter()
+            .find(|name| target.strip_prefix("AmazonSQS.") == Some(*name))
+            .unwrap_or("other")
     }
 
     /// Says whether this asks a bucket for an operation.
@@ -99,7 +108,10 @@ impl Seen {
 
     /// Returns a header's value, empty when absent.
     pub(crate) fn header(&self, name: &str) -> &str {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
     }
 }
 
@@ -109,14 +121,30 @@ fn decoded(text: &str) -> String {
 
 fn query(text: &str) -> BTreeMap<String, String> {
     let pairs = text.split('&').filter(|pair| !pair.is_empty());
-    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(k, v)| (decoded(k), decoded(v))).collect()
+    pairs
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .map(|(k, v)| (decoded(k), decoded(v)))
+        .collect()
 }
 
 /// Reads `Credential=KEY/DATE/REGION/SERVICE/aws4_request`; an SigV4A scope has no Region.
 fn scope(headers: &HeaderMap) -> (String, String) {
-    let authorization = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let credential = authorization.split_once("Credential=").map_or("", |(_, rest)| rest);
-    let fields: Vec<&str> = credential.split(',').next().unwrap_or_default().split('/').collect();
+    let authorization = headers
+        .get("authorization")
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let credential = authorization
+        .split_once("Credential=")
+        .map_or("", |(_, rest)| rest);
+    let fields: Vec<&str> = credential
+        .split(',')
+        .next()
+        .unwrap_or_default()
+        .split('/')
+        .collect();
     let service = fields.iter().rev().nth(1).copied().unwrap_or_default();
-    (fields.first().copied().unwrap_or_default().to_owned(), service.to_owned())
+    (
+        fields.first().copied().unwrap_or_default().to_owned(),
+        service.to_owned(),
+    )
 }

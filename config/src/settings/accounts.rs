@@ -89,7 +89,9 @@ type Written = Field<BTreeMap<String, Field<schema::Account>>>;
 /// Checks every account; one with a problem is there all the same, so that it can be referred to.
 pub(super) fn settle(written: &Written, problems: &mut Problems<'_>) -> BTreeMap<String, Account> {
     let entries = written.present_value().into_iter().flatten();
-    entries.map(|(name, written)| (name.clone(), account(name, written, problems))).collect()
+    entries
+        .map(|(name, written)| (name.clone(), account(name, written, problems)))
+        .collect()
 }
 
 /// Checks that a queue or rule names an account that is there.
@@ -101,7 +103,9 @@ pub(super) fn resolve_account_name(
     written.require_present("name one of the accounts", problems)?;
     written.parse_with(problems, |name| match accounts.get(name) {
         Some(account) => Ok(account.name.clone()),
-        None if accounts.is_empty() => Err(format!("account {name:?} is not defined; add [accounts.{name}]")),
+        None if accounts.is_empty() => Err(format!(
+            "account {name:?} is not defined; add [accounts.{name}]"
+        )),
         None => {
             let hint = aws_names::suggest_nearest(name, accounts.keys().map(String::as_str));
             Err(format!("account {name:?} is not defined; {hint}"))
@@ -111,24 +115,51 @@ pub(super) fn resolve_account_name(
 
 fn account(name: &str, written: &Field<schema::Account>, problems: &mut Problems<'_>) -> Account {
     let mut account = blank(name);
-    let Some(written) = written.present_value() else { return account };
-    if written.region.require_present("name the Region to sign for, like \"eu-west-1\"", problems).is_some() {
-        account.region = written.region.parse_with(problems, |text| region(text)).unwrap_or_default();
+    let Some(written) = written.present_value() else {
+        return account;
+    };
+    if written
+        .region
+        .require_present("name the Region to sign for, like \"eu-west-1\"", problems)
+        .is_some()
+    {
+        account.region = written
+            .region
+            .parse_with(problems, |text| region(text))
+            .unwrap_or_default();
     }
-    account.role_arn = written.role_arn.parse_with(problems, |text| aws_names::parse_role_arn(text));
-    account.external_id = written.external_id.parse_with(problems, |text| external_id(text));
+    account.role_arn = written
+        .role_arn
+        .parse_with(problems, |text| aws_names::parse_role_arn(text));
+    account.external_id = written
+        .external_id
+        .parse_with(problems, |text| external_id(text));
     account.profile = written.profile.parse_with(problems, |text| profile(text));
-    let may_be_seen = written.allow_http.present_value().copied().unwrap_or_default();
+    let may_be_seen = written
+        .allow_http
+        .present_value()
+        .copied()
+        .unwrap_or_default();
     let endpoint = |text: &String| check_endpoint(text, may_be_seen);
     account.endpoint = written.endpoint.parse_with(problems, endpoint);
     account.endpoints = endpoints(&written.endpoints, endpoint, problems);
-    account.path_style =
-        written.path_style.present_value().copied().unwrap_or_else(|| account.endpoint_of(Service::S3).is_some());
-    account.conditional_writes =
-        written.conditional_writes.parse_with(problems, conditional_writes).unwrap_or_default();
-    account.owner = written.owner.parse_with(problems, |Scalar(text)| aws_names::account_number(text));
+    account.path_style = written
+        .path_style
+        .present_value()
+        .copied()
+        .unwrap_or_else(|| account.endpoint_of(Service::S3).is_some());
+    account.conditional_writes = written
+        .conditional_writes
+        .parse_with(problems, conditional_writes)
+        .unwrap_or_default();
+    account.owner = written
+        .owner
+        .parse_with(problems, |Scalar(text)| aws_names::account_number(text));
     if written.role_arn.is_absent() {
-        written.external_id.refuse_present(problems, "has no use without role_arn; add the role or leave it out");
+        written.external_id.refuse_present(
+            problems,
+            "has no use without role_arn; add the role or leave it out",
+        );
     }
     account
 }
@@ -153,7 +184,9 @@ fn endpoints(
     parse: impl Fn(&String) -> Result<String, String>,
     problems: &mut Problems<'_>,
 ) -> ServiceEndpoints {
-    let Some(written) = written.present_value() else { return ServiceEndpoints::default() };
+    let Some(written) = written.present_value() else {
+        return ServiceEndpoints::default();
+    };
     let mut endpoint = |field: &Field<String>| field.parse_with(problems, &parse);
     ServiceEndpoints {
         s3: endpoint(&written.s3),
@@ -167,7 +200,9 @@ fn endpoints(
 fn check_endpoint(text: &str, may_be_seen: bool) -> Result<String, String> {
     let endpoint = aws_names::parse_endpoint(text)?;
     if aws_names::is_in_the_clear(&endpoint) && !may_be_seen {
-        return Err(format!("{text:?} sends everything in the clear; use https://, or say allow_http = true here"));
+        return Err(format!(
+            "{text:?} sends everything in the clear; use https://, or say allow_http = true here"
+        ));
     }
     Ok(endpoint)
 }
@@ -177,7 +212,9 @@ fn region(text: &str) -> Result<String, String> {
     if !text.is_empty() && text.chars().all(legal) {
         return Ok(text.to_owned());
     }
-    Err(format!("{text:?} is not a Region; write it like \"eu-west-1\""))
+    Err(format!(
+        "{text:?} is not a Region; write it like \"eu-west-1\""
+    ))
 }
 
 // https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html
@@ -186,17 +223,26 @@ fn external_id(text: &str) -> Result<String, String> {
     if (2..=1224).contains(&text.len()) && text.chars().all(legal) {
         return Ok(text.to_owned());
     }
-    Err(format!("{text:?} is not 2 to 1,224 letters, digits and _+=,.@:/- long; copy it from the role's trust policy"))
+    Err(format!(
+        "{text:?} is not 2 to 1,224 letters, digits and _+=,.@:/- long; copy it from the role's trust policy"
+    ))
 }
 
 fn profile(text: &str) -> Result<String, String> {
     if text.is_empty() {
-        return Err("empty; name a profile, or leave it out for the default credential chain".to_owned());
+        return Err(
+            "empty; name a profile, or leave it out for the default credential chain".to_owned(),
+        );
     }
     Ok(text.to_owned())
 }
 
 fn conditional_writes(Scalar(text): &Scalar) -> Result<ConditionalWrites, String> {
-    let words = [("auto", ConditionalWrites::Auto), ("true", ConditionalWrites::On), ("false", ConditionalWrites::Off)];
-    aws_names::one_of(text, &words).map_err(|_| format!("{text:?} is not one of \"auto\", true, false"))
+    let words = [
+        ("auto", ConditionalWrites::Auto),
+        ("true", ConditionalWrites::On),
+        ("false", ConditionalWrites::Off),
+    ];
+    aws_names::one_of(text, &words)
+        .map_err(|_| format!("{text:?} is not one of \"auto\", true, false"))
 }

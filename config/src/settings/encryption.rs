@@ -10,19 +10,34 @@ use crate::reader::Field;
 use crate::schema;
 
 /// Checks the encryption of a rule; without one, replicas are encrypted as their source is.
-pub(super) fn settle(written: &Field<schema::Encryption>, problems: &mut Problems<'_>) -> Encryption {
-    let as_source = Encryption::Same { key_map: BTreeMap::new() };
-    let Some(written) = written.present_value() else { return as_source };
-    let key = written.key.parse_with(problems, |text| aws_names::kms_key_or_alias(text));
+pub(super) fn settle(
+    written: &Field<schema::Encryption>,
+    problems: &mut Problems<'_>,
+) -> Encryption {
+    let as_source = Encryption::Same {
+        key_map: BTreeMap::new(),
+    };
+    let Some(written) = written.present_value() else {
+        return as_source;
+    };
+    let key = written
+        .key
+        .parse_with(problems, |text| aws_names::kms_key_or_alias(text));
     let key_map = key_map(&written.key_map, problems);
-    let Some(mode) = mode(&written.mode, problems) else { return as_source };
+    let Some(mode) = mode(&written.mode, problems) else {
+        return as_source;
+    };
     refuse_strays(mode, written, problems);
     let bucket_key = written.bucket_key.present_value().copied().unwrap_or(true);
     match (mode, key) {
         (Mode::Same, _) => Encryption::Same { key_map },
         (Mode::BucketDefault, _) => Encryption::BucketDefault,
         (Mode::S3, _) => Encryption::S3,
-        (Mode::Kms, Some(key)) => Encryption::Kms { key, key_map, bucket_key },
+        (Mode::Kms, Some(key)) => Encryption::Kms {
+            key,
+            key_map,
+            bucket_key,
+        },
         (Mode::Dsse, Some(key)) => Encryption::Dsse { key },
         (Mode::Kms | Mode::Dsse, None) => as_source,
     }
@@ -55,27 +70,40 @@ fn mode(written: &Field<String>, problems: &mut Problems<'_>) -> Option<Mode> {
 /// Refuses what a mode has no use for, and reports what it needs.
 fn refuse_strays(mode: Mode, written: &schema::Encryption, problems: &mut Problems<'_>) {
     if matches!(mode, Mode::Kms | Mode::Dsse) {
-        written.key.require_present("give the ARN of the destination's key", problems);
-    } else {
         written
             .key
-            .refuse_present(problems, "only modes \"kms\" and \"dsse\" take a key; change the mode or leave it out");
+            .require_present("give the ARN of the destination's key", problems);
+    } else {
+        written.key.refuse_present(
+            problems,
+            "only modes \"kms\" and \"dsse\" take a key; change the mode or leave it out",
+        );
     }
     if !matches!(mode, Mode::Same | Mode::Kms) {
-        written.key_map.refuse_present(problems, "only modes \"same\" and \"kms\" take a key_map; leave it out");
+        written.key_map.refuse_present(
+            problems,
+            "only modes \"same\" and \"kms\" take a key_map; leave it out",
+        );
     }
     if mode != Mode::Kms {
-        written.bucket_key.refuse_present(problems, "only mode \"kms\" takes bucket_key; leave it out");
+        written
+            .bucket_key
+            .refuse_present(problems, "only mode \"kms\" takes bucket_key; leave it out");
     }
 }
 
 /// Sources are keys, because that is what S3 reports of an object; destinations may be aliases.
-fn key_map(written: &Field<BTreeMap<String, Field<String>>>, problems: &mut Problems<'_>) -> BTreeMap<String, String> {
+fn key_map(
+    written: &Field<BTreeMap<String, Field<String>>>,
+    problems: &mut Problems<'_>,
+) -> BTreeMap<String, String> {
     let mut map = BTreeMap::new();
     for (source, destination) in written.present_value().into_iter().flatten() {
-        let source =
-            aws_names::kms_key(source).map_err(|message| problems.add_problem(&destination.spot, message)).ok();
-        let destination = destination.parse_with(problems, |text| aws_names::kms_key_or_alias(text));
+        let source = aws_names::kms_key(source)
+            .map_err(|message| problems.add_problem(&destination.spot, message))
+            .ok();
+        let destination =
+            destination.parse_with(problems, |text| aws_names::kms_key_or_alias(text));
         map.extend(source.zip(destination));
     }
     map

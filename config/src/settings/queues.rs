@@ -38,8 +38,16 @@ pub(super) fn settle(
     accounts: &BTreeMap<String, Account>,
     problems: &mut Problems<'_>,
 ) -> Vec<Queue> {
-    let written: Vec<_> = written.present_value().into_iter().flatten().filter_map(Field::present_value).collect();
-    let queues = written.iter().filter_map(|written| queue(written, accounts, problems)).collect();
+    let written: Vec<_> = written
+        .present_value()
+        .into_iter()
+        .flatten()
+        .filter_map(Field::present_value)
+        .collect();
+    let queues = written
+        .iter()
+        .filter_map(|written| queue(written, accounts, problems))
+        .collect();
     refuse_shared_urls(&written, problems);
     queues
 }
@@ -47,11 +55,26 @@ pub(super) fn settle(
 /// Returns the work queues of the enabled rules, each once. One that a queue names is reached as
 /// that queue is, others as the first one.
 pub(super) fn work_queues(queues: &[Queue], rules: &[Rule]) -> Vec<Queue> {
-    let urls: BTreeSet<&String> =
-        rules.iter().filter(|rule| rule.enabled).filter_map(|rule| rule.work_queue.as_ref()).collect();
-    let naming = |url: &String| queues.iter().find(|queue| queue.work_queue.as_ref() == Some(url));
-    let reached = urls.into_iter().filter_map(|url| Some((url, naming(url).or(queues.first())?)));
-    reached.map(|(url, queue)| Queue { url: url.clone(), work_queue: None, ..queue.clone() }).collect()
+    let urls: BTreeSet<&String> = rules
+        .iter()
+        .filter(|rule| rule.enabled)
+        .filter_map(|rule| rule.work_queue.as_ref())
+        .collect();
+    let naming = |url: &String| {
+        queues
+            .iter()
+            .find(|queue| queue.work_queue.as_ref() == Some(url))
+    };
+    let reached = urls
+        .into_iter()
+        .filter_map(|url| Some((url, naming(url).or(queues.first())?)));
+    reached
+        .map(|(url, queue)| Queue {
+            url: url.clone(),
+            work_queue: None,
+            ..queue.clone()
+        })
+        .collect()
 }
 
 const VISIBILITY_TIMEOUT: Duration = Duration::from_secs(120);
@@ -62,17 +85,32 @@ const VISIBILITY_TIMEOUT_MIN: Duration = Duration::from_secs(5);
 // https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ChangeMessageVisibility.html
 const VISIBILITY_TIMEOUT_MAX: Duration = Duration::from_secs(12 * 60 * 60);
 
-fn queue(written: &schema::Queue, accounts: &BTreeMap<String, Account>, problems: &mut Problems<'_>) -> Option<Queue> {
-    written.url.require_present("give the URL of the queue", problems);
-    let url = written.url.parse_with(problems, |text| aws_names::queue_url(text));
-    let account = accounts::resolve_account_name(&written.account, accounts, problems);
-    let visibility_timeout = written.visibility_timeout.parse_with(problems, |text| visibility_timeout(text));
-    // It is written to by the same client.
+fn queue(
+    written: &schema::Queue,
+    accounts: &BTreeMap<String, Account>,
+    problems: &mut Problems<'_>,
+) -> Option<Queue> {
     written
+        .url
+        .require_present("give the URL of the queue", problems);
+    let url = written
+        .url
+        .parse_with(problems, |text| aws_names::queue_url(text));
+    let account = accounts::resolve_account_name(&written.account, accounts, problems);
+    let visibility_timeout = written
+        .visibility_timeout
+        .parse_with(problems, |text| visibility_timeout(text));
+    // It is written to by the same client.
+    written.dead_letter_url.require_present(
+        "give the URL of a queue that keeps what can't be routed or done",
+        problems,
+    );
+    let dead_letter_url = written
         .dead_letter_url
-        .require_present("give the URL of a queue that keeps what can't be routed or done", problems);
-    let dead_letter_url = written.dead_letter_url.parse_with(problems, |text| aws_names::queue_url(text));
-    let work_queue = written.work_queue.parse_with(problems, |text| aws_names::work_queue_url(text));
+        .parse_with(problems, |text| aws_names::queue_url(text));
+    let work_queue = written
+        .work_queue
+        .parse_with(problems, |text| aws_names::work_queue_url(text));
     let reached = account.as_ref().and_then(|name| accounts.get(name));
     for field in [&written.url, &written.dead_letter_url, &written.work_queue] {
         refuse_elsewhere(field, reached, problems);
@@ -87,12 +125,26 @@ fn queue(written: &schema::Queue, accounts: &BTreeMap<String, Account>, problems
 }
 
 /// Requests are signed for the account's Region and sent there.
-pub(super) fn refuse_elsewhere(url: &Field<String>, account: Option<&Account>, problems: &mut Problems<'_>) {
-    let Some(account) = account.filter(|account| account.endpoint_of(Service::Sqs).is_none()) else { return };
-    let named = url.present_value().and_then(|url| aws_names::queue_region(url));
-    let Some(region) = named.filter(|region| *region != account.region && !account.region.is_empty()) else { return };
+pub(super) fn refuse_elsewhere(
+    url: &Field<String>,
+    account: Option<&Account>,
+    problems: &mut Problems<'_>,
+) {
+    let Some(account) = account.filter(|account| account.endpoint_of(Service::Sqs).is_none())
+    else {
+        return;
+    };
+    let named = url
+        .present_value()
+        .and_then(|url| aws_names::queue_region(url));
+    let Some(region) =
+        named.filter(|region| *region != account.region && !account.region.is_empty())
+    else {
+        return;
+    };
     let (name, own) = (&account.name, &account.region);
-    let message = format!("is in {region}, and account {name:?} in {own}; name an account of that Region");
+    let message =
+        format!("is in {region}, and account {name:?} in {own}; name an account of that Region");
     problems.add_problem(&url.spot, message);
 }
 
@@ -101,21 +153,37 @@ fn visibility_timeout(text: &str) -> Result<Duration, String> {
     if (VISIBILITY_TIMEOUT_MIN..=VISIBILITY_TIMEOUT_MAX).contains(&timeout) {
         return Ok(timeout);
     }
-    Err(format!("{text:?} is outside 5s to 12h, which is what SQS and the renewal of leases allow"))
+    Err(format!(
+        "{text:?} is outside 5s to 12h, which is what SQS and the renewal of leases allow"
+    ))
 }
 
 /// A queue is read once, and what is parked must not come back as news.
 fn refuse_shared_urls(queues: &[&schema::Queue], problems: &mut Problems<'_>) {
-    let url = |field: &Field<String>| field.present_value().map(|url| url.trim_end_matches('/').to_owned());
+    let url = |field: &Field<String>| {
+        field
+            .present_value()
+            .map(|url| url.trim_end_matches('/').to_owned())
+    };
     for (index, queue) in queues.iter().enumerate() {
         let own = url(&queue.url);
-        if own.is_some() && queues.iter().take(index).any(|other| url(&other.url) == own) {
-            problems.add_problem(&queue.url.spot, "another queue has the same url; remove one of them");
+        if own.is_some()
+            && queues
+                .iter()
+                .take(index)
+                .any(|other| url(&other.url) == own)
+        {
+            problems.add_problem(
+                &queue.url.spot,
+                "another queue has the same url; remove one of them",
+            );
         }
         let parked = url(&queue.dead_letter_url);
         if parked.is_some() && queues.iter().any(|other| url(&other.url) == parked) {
-            problems
-                .add_problem(&queue.dead_letter_url.spot, "is a queue that events come from; name a queue of its own");
+            problems.add_problem(
+                &queue.dead_letter_url.spot,
+                "is a queue that events come from; name a queue of its own",
+            );
         }
     }
 }

@@ -5,7 +5,9 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use replicator_core::object::Bucket;
-use replicator_core::rule::{Acl, BucketRef, History, RateLimits, Replicas, Rule, UnmanagedObjects, Verify};
+use replicator_core::rule::{
+    Acl, BucketRef, History, RateLimits, Replicas, Rule, UnmanagedObjects, Verify,
+};
 
 use super::accounts::{self, Account};
 use super::queues::{self, Queue};
@@ -28,11 +30,21 @@ pub(super) fn settle(
     (accounts, queues): (&BTreeMap<String, Account>, &[Queue]),
     problems: &mut Problems<'_>,
 ) -> Vec<Rule> {
-    let written: Vec<_> = written.present_value().into_iter().flatten().filter_map(Field::present_value).collect();
+    let written: Vec<_> = written
+        .present_value()
+        .into_iter()
+        .flatten()
+        .filter_map(Field::present_value)
+        .collect();
     refuse_shared_ids(&written, problems);
     let drafts: Vec<_> = written
         .into_iter()
-        .filter_map(|written| Some(Draft { written, rule: rule(written, (accounts, queues), problems)? }))
+        .filter_map(|written| {
+            Some(Draft {
+                written,
+                rule: rule(written, (accounts, queues), problems)?,
+            })
+        })
         .collect();
     topology::check(&drafts, accounts, problems);
     drafts.into_iter().map(|draft| draft.rule).collect()
@@ -43,8 +55,14 @@ const ID_CHARS_MAX: usize = 255;
 
 fn refuse_shared_ids(rules: &[&schema::Rule], problems: &mut Problems<'_>) {
     for (index, rule) in rules.iter().enumerate() {
-        let Some(id) = rule.id.present_value() else { continue };
-        if rules.iter().take(index).any(|other| other.id.present_value() == Some(id)) {
+        let Some(id) = rule.id.present_value() else {
+            continue;
+        };
+        if rules
+            .iter()
+            .take(index)
+            .any(|other| other.id.present_value() == Some(id))
+        {
             problems.add_problem(
                 &rule.id.spot,
                 format!("another rule has the id {id:?}; the ledger tells them apart by it"),
@@ -60,26 +78,46 @@ fn rule(
     problems: &mut Problems<'_>,
 ) -> Option<Rule> {
     unavailable::refuse(written, problems);
-    written.id.require_present("give the rule a name of its own", problems);
-    let source = written.source.require_present("write source = { account = \"…\", bucket = \"…\" }", problems);
-    let destination =
-        written.destination.require_present("write destination = { account = \"…\", bucket = \"…\" }", problems);
-    let source_place = source.and_then(|at| resolve_bucket(&at.account, &at.bucket, accounts, problems));
-    let destination_place = destination.and_then(|at| resolve_bucket(&at.account, &at.bucket, accounts, problems));
+    written
+        .id
+        .require_present("give the rule a name of its own", problems);
+    let source = written.source.require_present(
+        "write source = { account = \"…\", bucket = \"…\" }",
+        problems,
+    );
+    let destination = written.destination.require_present(
+        "write destination = { account = \"…\", bucket = \"…\" }",
+        problems,
+    );
+    let source_place =
+        source.and_then(|at| resolve_bucket(&at.account, &at.bucket, accounts, problems));
+    let destination_place =
+        destination.and_then(|at| resolve_bucket(&at.account, &at.bucket, accounts, problems));
     let work_queue = work_queue(written, (accounts, queues), problems);
     Some(Rule {
         enabled: flag(&written.enabled, true),
         priority: written.priority.present_value().copied().unwrap_or(0),
-        storage_class: destination
-            .and_then(|at| at.storage_class.parse_with(problems, |text| aws_names::storage_class(text))),
+        storage_class: destination.and_then(|at| {
+            at.storage_class
+                .parse_with(problems, |text| aws_names::storage_class(text))
+        }),
         rewrite: destination.and_then(|at| at.prefix.parse_with(problems, |text| rewrite(text))),
         filter: filter::settle(&written.filter, problems),
-        history: word_or_default(&written.history, &[("exact", History::Exact), ("latest", History::Latest)], problems),
-        since: written.since.parse_with(problems, |Scalar(text)| units::parse_moment(text)),
+        history: word_or_default(
+            &written.history,
+            &[("exact", History::Exact), ("latest", History::Latest)],
+            problems,
+        ),
+        since: written
+            .since
+            .parse_with(problems, |Scalar(text)| units::parse_moment(text)),
         work_queue,
         unmanaged_objects: word_or_default(
             &written.unmanaged_objects,
-            &[("overwrite", UnmanagedObjects::Overwrite), ("keep", UnmanagedObjects::Keep)],
+            &[
+                ("overwrite", UnmanagedObjects::Overwrite),
+                ("keep", UnmanagedObjects::Keep),
+            ],
             problems,
         ),
         delete_markers: flag(&written.delete_markers, false),
@@ -94,7 +132,10 @@ fn rule(
             .unwrap_or(VERSION_DELETES_PER_HOUR_DEFAULT),
         acl: word_or_default(
             &written.acl,
-            &[("destination-owner", Acl::DestinationOwner), ("copy", Acl::Copy)],
+            &[
+                ("destination-owner", Acl::DestinationOwner),
+                ("copy", Acl::Copy),
+            ],
             problems,
         ),
         replicas: word_or_default(
@@ -102,11 +143,17 @@ fn rule(
             &[("skip", Replicas::Skip), ("replicate", Replicas::Replicate)],
             problems,
         ),
-        verify: word_or_default(&written.verify, &[("auto", Verify::Auto), ("always", Verify::Always)], problems),
+        verify: word_or_default(
+            &written.verify,
+            &[("auto", Verify::Auto), ("always", Verify::Always)],
+            problems,
+        ),
         encryption: encryption::settle(&written.encryption, problems),
         sse_kms_objects: flag(&written.sse_kms_objects, false),
         limits: resolve_limits(&written.limits, problems),
-        destination_limits: destination.map_or_else(RateLimits::default, |at| resolve_limits(&at.limits, problems)),
+        destination_limits: destination.map_or_else(RateLimits::default, |at| {
+            resolve_limits(&at.limits, problems)
+        }),
         // Last, so that what is missing here keeps nothing above from being checked.
         id: written.id.parse_with(problems, |text| id(text))?,
         source: source_place?,
@@ -122,13 +169,21 @@ fn work_queue(
     problems: &mut Problems<'_>,
 ) -> Option<String> {
     if let Some(own) = written.work_queue.present_value() {
-        let naming = queues.iter().find(|queue| queue.work_queue.as_ref() == Some(own)).or(queues.first());
+        let naming = queues
+            .iter()
+            .find(|queue| queue.work_queue.as_ref() == Some(own))
+            .or(queues.first());
         let account = naming.and_then(|queue| accounts.get(&queue.account));
         queues::refuse_elsewhere(&written.work_queue, account, problems);
-        return written.work_queue.parse_with(problems, |text| aws_names::work_queue_url(text));
+        return written
+            .work_queue
+            .parse_with(problems, |text| aws_names::work_queue_url(text));
     }
     let (first, others) = queues.split_first()?;
-    if others.iter().any(|queue| queue.work_queue != first.work_queue) {
+    if others
+        .iter()
+        .any(|queue| queue.work_queue != first.work_queue)
+    {
         let message = "the queues name different work queues; name the one that this rule's work goes through";
         problems.add_problem(&written.work_queue.spot, message);
     }
@@ -144,31 +199,45 @@ fn resolve_bucket(
     let account = accounts::resolve_account_name(account, accounts, problems);
     bucket.require_present("name the bucket", problems);
     let bucket = bucket.parse_with(problems, |text| {
-        Bucket::try_from(text.as_str()).map_err(|error| format!("{error}; write the bare name, without s3:// or arn:"))
+        Bucket::try_from(text.as_str())
+            .map_err(|error| format!("{error}; write the bare name, without s3:// or arn:"))
     });
-    Some(BucketRef { account: account?, bucket: bucket? })
+    Some(BucketRef {
+        account: account?,
+        bucket: bucket?,
+    })
 }
 
 fn id(text: &str) -> Result<String, String> {
     match text.chars().count() {
         0 => Err("empty; give the rule a name of its own".to_owned()),
         1..=ID_CHARS_MAX => Ok(text.to_owned()),
-        long => Err(format!("has {long} characters, and {ID_CHARS_MAX} is the most; shorten it")),
+        long => Err(format!(
+            "has {long} characters, and {ID_CHARS_MAX} is the most; shorten it"
+        )),
     }
 }
 
 fn rewrite(text: &str) -> Result<String, String> {
     if text.chars().any(char::is_control) {
-        return Err(format!("{text:?} has a control character, which S3 can't list; remove it"));
+        return Err(format!(
+            "{text:?} has a control character, which S3 can't list; remove it"
+        ));
     }
     filter::key_part(text)
 }
 
 fn resolve_limits(written: &Field<schema::Limits>, problems: &mut Problems<'_>) -> RateLimits {
-    let Some(written) = written.present_value() else { return RateLimits::default() };
+    let Some(written) = written.present_value() else {
+        return RateLimits::default();
+    };
     RateLimits {
-        bandwidth_bytes_per_second: written.bandwidth.parse_with(problems, |text| units::parse_bandwidth(text)),
-        requests_per_second: written.requests_per_second.parse_with(problems, |number| requests(*number)),
+        bandwidth_bytes_per_second: written
+            .bandwidth
+            .parse_with(problems, |text| units::parse_bandwidth(text)),
+        requests_per_second: written
+            .requests_per_second
+            .parse_with(problems, |number| requests(*number)),
     }
 }
 
@@ -185,12 +254,17 @@ const VERSION_DELETES_PER_HOUR_DEFAULT: NonZeroU32 = NonZeroU32::MIN.saturating_
 fn delay(text: &str) -> Result<Duration, String> {
     units::parse_time_span(text).and_then(|delay| match delay <= VERSION_DELETE_DELAY_MAX {
         true => Ok(delay),
-        false => Err(format!("{text:?} is more than 11h, and SQS hides no message for longer; shorten it")),
+        false => Err(format!(
+            "{text:?} is more than 11h, and SQS hides no message for longer; shorten it"
+        )),
     })
 }
 
 fn per_hour(number: i64) -> Result<NonZeroU32, String> {
-    positive_u32(number, "zero would remove nothing; write version_deletes = false for that")
+    positive_u32(
+        number,
+        "zero would remove nothing; write version_deletes = false for that",
+    )
 }
 
 fn requests(number: i64) -> Result<NonZeroU32, String> {
@@ -198,7 +272,8 @@ fn requests(number: i64) -> Result<NonZeroU32, String> {
 }
 
 fn positive_u32(number: i64, zero: &str) -> Result<NonZeroU32, String> {
-    let number = u32::try_from(number).map_err(|_| format!("{number} is outside 1 to {}", u32::MAX))?;
+    let number =
+        u32::try_from(number).map_err(|_| format!("{number} is outside 1 to {}", u32::MAX))?;
     NonZeroU32::new(number).ok_or_else(|| zero.to_owned())
 }
 
@@ -207,7 +282,13 @@ fn flag(written: &Field<bool>, default: bool) -> bool {
 }
 
 /// Picks what a word stands for; the first is the default.
-fn word_or_default<T: Clone>(written: &Field<String>, words: &[(&str, T); 2], problems: &mut Problems<'_>) -> T {
+fn word_or_default<T: Clone>(
+    written: &Field<String>,
+    words: &[(&str, T); 2],
+    problems: &mut Problems<'_>,
+) -> T {
     let [(_, default), _] = words;
-    written.parse_with(problems, |text| one_of(text, words)).unwrap_or_else(|| default.clone())
+    written
+        .parse_with(problems, |text| one_of(text, words))
+        .unwrap_or_else(|| default.clone())
 }

@@ -20,8 +20,15 @@ use super::rules::Draft;
 use crate::diagnostics::Problems;
 
 /// Checks rules against each other.
-pub(super) fn check(drafts: &[Draft<'_>], accounts: &BTreeMap<String, Account>, problems: &mut Problems<'_>) {
-    let hops: Vec<_> = drafts.iter().map(|draft| Edge::new(draft, accounts)).collect();
+pub(super) fn check(
+    drafts: &[Draft<'_>],
+    accounts: &BTreeMap<String, Account>,
+    problems: &mut Problems<'_>,
+) {
+    let hops: Vec<_> = drafts
+        .iter()
+        .map(|draft| Edge::new(draft, accounts))
+        .collect();
     cycles::refuse(&hops, problems);
     let enabled: Vec<_> = hops.iter().filter(|hop| hop.rule().enabled).collect();
     for (index, hop) in enabled.iter().enumerate() {
@@ -52,9 +59,15 @@ struct BucketId<'a> {
 
 impl<'a> Edge<'a> {
     fn new(draft: &'a Draft<'a>, accounts: &BTreeMap<String, Account>) -> Self {
-        let site =
-            |place: &'a BucketRef| BucketId { namespace: namespace(place, accounts), bucket: place.bucket.as_str() };
-        Self { draft, source: site(&draft.rule.source), destination: site(&draft.rule.destination) }
+        let site = |place: &'a BucketRef| BucketId {
+            namespace: namespace(place, accounts),
+            bucket: place.bucket.as_str(),
+        };
+        Self {
+            draft,
+            source: site(&draft.rule.source),
+            destination: site(&draft.rule.destination),
+        }
     }
 
     fn rule(&self) -> &'a Rule {
@@ -65,10 +78,14 @@ impl<'a> Edge<'a> {
 /// Names the space in which a bucket's name is unique: an endpoint, or a partition of AWS.
 /// https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
 fn namespace(place: &BucketRef, accounts: &BTreeMap<String, Account>) -> String {
-    let Some(account) = accounts.get(&place.account) else { return place.account.clone() };
+    let Some(account) = accounts.get(&place.account) else {
+        return place.account.clone();
+    };
     if let Some(endpoint) = account.endpoint_of(Service::S3) {
         return endpoint.to_lowercase();
     }
-    let partition = ["cn-", "us-gov-"].into_iter().find(|partition| account.region.starts_with(partition));
+    let partition = ["cn-", "us-gov-"]
+        .into_iter()
+        .find(|partition| account.region.starts_with(partition));
     partition.unwrap_or("aws").to_owned()
 }

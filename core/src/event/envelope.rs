@@ -24,22 +24,42 @@ pub(super) fn read_handshake(body: &str) -> Option<Handshake> {
     let fields = JsonObject::root_object(&json, "message").ok()?;
     let told = fields.text("Type")?;
     let kind = HANDSHAKES.into_iter().find(|kind| *kind == told)?;
-    let topic = fields.text("TopicArn").filter(|arn| arn.starts_with("arn:aws") && is_plain(arn, 512));
-    let url = fields.text("SubscribeURL").filter(|url| is_of_sns(url) && is_plain(url, 2048));
-    Some(Handshake { kind, topic: topic.unwrap_or("unknown").to_owned(), url: url.map(str::to_owned) })
+    let topic = fields
+        .text("TopicArn")
+        .filter(|arn| arn.starts_with("arn:aws") && is_plain(arn, 512));
+    let url = fields
+        .text("SubscribeURL")
+        .filter(|url| is_of_sns(url) && is_plain(url, 2048));
+    Some(Handshake {
+        kind,
+        topic: topic.unwrap_or("unknown").to_owned(),
+        url: url.map(str::to_owned),
+    })
 }
 
 /// Says whether an address is one of SNS, in any partition of AWS.
 fn is_of_sns(url: &str) -> bool {
-    let host = url.strip_prefix("https://sns.").and_then(|rest| rest.split_once("/?")).map(|(host, _)| host);
-    let is_label = |label: &str| label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let host = url
+        .strip_prefix("https://sns.")
+        .and_then(|rest| rest.split_once("/?"))
+        .map(|(host, _)| host);
+    let is_label = |label: &str| {
+        label
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
     let domains = [".amazonaws.com", ".amazonaws.com.cn"];
-    host.is_some_and(|host| domains.iter().any(|domain| host.strip_suffix(domain).is_some_and(is_label)))
+    host.is_some_and(|host| {
+        domains
+            .iter()
+            .any(|domain| host.strip_suffix(domain).is_some_and(is_label))
+    })
 }
 
 /// Says whether a text can be shown as it is.
 fn is_plain(text: &str, bytes_max: usize) -> bool {
-    let is_harmless = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\'' | b'`' | b'\\');
+    let is_harmless =
+        |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\'' | b'`' | b'\\');
     text.len() <= bytes_max && text.bytes().all(is_harmless)
 }
 
@@ -64,7 +84,10 @@ fn read_notification(fields: &JsonObject<'_>) -> Result<Notification, DecodeErro
 }
 
 fn ignored_notification(event: &str) -> Notification {
-    Notification { events: Vec::new(), ignored: vec![event.to_owned()] }
+    Notification {
+        events: Vec::new(),
+        ignored: vec![event.to_owned()],
+    }
 }
 
 #[cfg(test)]
@@ -83,9 +106,15 @@ mod tests {
 
     #[test]
     fn sns_may_stand_around_any_notification() {
-        for (body, key, action) in [(RECORDS, "a b", EventKind::Put), (EVENT, "a+b", EventKind::Tags)] {
+        for (body, key, action) in [
+            (RECORDS, "a b", EventKind::Put),
+            (EVENT, "a+b", EventKind::Tags),
+        ] {
             let plain = parse_notification(body).unwrap();
-            assert_eq!((plain.events[0].key.as_str(), plain.events[0].action), (key, action));
+            assert_eq!(
+                (plain.events[0].key.as_str(), plain.events[0].action),
+                (key, action)
+            );
             assert_eq!(parse_notification(&sns("Notification", body)), Ok(plain));
         }
     }
@@ -93,14 +122,20 @@ mod tests {
     #[test]
     fn the_test_event_gives_no_hints() {
         for body in [TEST.to_owned(), sns("Notification", TEST)] {
-            assert_eq!(parse_notification(&body), Ok(ignored_notification("s3:TestEvent")));
+            assert_eq!(
+                parse_notification(&body),
+                Ok(ignored_notification("s3:TestEvent"))
+            );
         }
     }
 
     #[test]
     fn what_sns_says_of_itself_is_ignored_by_name() {
         for kind in ["SubscriptionConfirmation", "UnsubscribeConfirmation"] {
-            assert_eq!(parse_notification(&sns(kind, "You have chosen to subscribe")), Ok(ignored_notification(kind)));
+            assert_eq!(
+                parse_notification(&sns(kind, "You have chosen to subscribe")),
+                Ok(ignored_notification(kind))
+            );
         }
     }
 
@@ -110,8 +145,10 @@ mod tests {
             json!({ "Type": "SubscriptionConfirmation", "TopicArn": topic, "SubscribeURL": url, "Token": "t" })
                 .to_string()
         };
-        let (own, topic) =
-            ("https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription&Token=t", "arn:aws:sns:x:1:orders");
+        let (own, topic) = (
+            "https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription&Token=t",
+            "arn:aws:sns:x:1:orders",
+        );
         let read = read_handshake(&told(own, topic)).unwrap();
         assert_eq!(
             (read.kind, read.topic.as_str(), read.url.as_deref()),
@@ -134,25 +171,51 @@ mod tests {
 
     #[test]
     fn a_notification_without_records_gives_nothing() {
-        assert_eq!(parse_notification(r#"{"Records":[]}"#), Ok(Notification::default()));
+        assert_eq!(
+            parse_notification(r#"{"Records":[]}"#),
+            Ok(Notification::default())
+        );
     }
 
     #[test]
     fn what_is_no_notification_is_refused_with_its_place_and_without_its_text() {
-        let unknown = |at: &str| format!("{at} is no S3 notification, nor an SNS or EventBridge envelope of one");
+        let unknown = |at: &str| {
+            format!("{at} is no S3 notification, nor an SNS or EventBridge envelope of one")
+        };
         let table = [
-            ("".to_owned(), "message is not JSON: line 1 column 0".to_owned()),
-            ("secret".to_owned(), "message is not JSON: line 1 column 1".to_owned()),
-            ("{\"Records\":[\n}".to_owned(), "message is not JSON: line 2 column 1".to_owned()),
+            (
+                "".to_owned(),
+                "message is not JSON: line 1 column 0".to_owned(),
+            ),
+            (
+                "secret".to_owned(),
+                "message is not JSON: line 1 column 1".to_owned(),
+            ),
+            (
+                "{\"Records\":[\n}".to_owned(),
+                "message is not JSON: line 2 column 1".to_owned(),
+            ),
             ("[]".to_owned(), unknown("message")),
             ("\"secret\"".to_owned(), unknown("message")),
             ("{}".to_owned(), unknown("message")),
             (r#"{"Event":"s3:Secret"}"#.to_owned(), unknown("message")),
-            (r#"{"Records":{}}"#.to_owned(), "message.Records is not a list".to_owned()),
-            (r#"{"Type":"Notification"}"#.to_owned(), "message.Message is missing".to_owned()),
-            (sns("Notification", "secret"), "message.Message is not JSON: line 1 column 1".to_owned()),
+            (
+                r#"{"Records":{}}"#.to_owned(),
+                "message.Records is not a list".to_owned(),
+            ),
+            (
+                r#"{"Type":"Notification"}"#.to_owned(),
+                "message.Message is missing".to_owned(),
+            ),
+            (
+                sns("Notification", "secret"),
+                "message.Message is not JSON: line 1 column 1".to_owned(),
+            ),
             (sns("Notification", "7"), unknown("message.Message")),
-            (sns("Notification", &sns("Notification", RECORDS)), unknown("message.Message")),
+            (
+                sns("Notification", &sns("Notification", RECORDS)),
+                unknown("message.Message"),
+            ),
             (sns("Secret", RECORDS), unknown("message")),
             (
                 sns("Notification", &RECORDS.replace("key", "kee")),
@@ -160,7 +223,11 @@ mod tests {
             ),
         ];
         for (body, expected) in table {
-            assert_eq!(parse_notification(&body).unwrap_err().to_string(), expected, "{body}");
+            assert_eq!(
+                parse_notification(&body).unwrap_err().to_string(),
+                expected,
+                "{body}"
+            );
         }
     }
 

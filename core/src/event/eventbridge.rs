@@ -11,12 +11,21 @@ use crate::object::{Key, VersionId};
 pub(super) fn read(event: &JsonObject<'_>) -> Result<Notification, DecodeError> {
     let service = event.required_text("source")?;
     if service != "aws.s3" {
-        return Err(DecodeError::Service { at: event.field_path("source"), service: truncate_for_error(service) });
+        return Err(DecodeError::Service {
+            at: event.field_path("source"),
+            service: truncate_for_error(service),
+        });
     }
     let kind = event.required_text("detail-type")?;
     match family(kind) {
-        Some(family) => Ok(Notification { events: vec![event_of_detail(event, family)?], ignored: Vec::new() }),
-        None => Ok(Notification { events: Vec::new(), ignored: vec![kind.to_owned()] }),
+        Some(family) => Ok(Notification {
+            events: vec![event_of_detail(event, family)?],
+            ignored: Vec::new(),
+        }),
+        None => Ok(Notification {
+            events: Vec::new(),
+            ignored: vec![kind.to_owned()],
+        }),
     }
 }
 
@@ -44,7 +53,8 @@ fn event_of_detail(event: &JsonObject<'_>, family: DetailKind) -> Result<Event, 
     let version = object.version("version-id")?;
     Ok(Event {
         bucket: detail.required_object("bucket")?.bucket("name")?,
-        key: Key::try_from(object.required_text("key")?).map_err(|_| object.invalid_field("key", "an object key"))?,
+        key: Key::try_from(object.required_text("key")?)
+            .map_err(|_| object.invalid_field("key", "an object key"))?,
         action: match family {
             DetailKind::Certain(action) => action,
             DetailKind::Deletion => deletion(&detail, version.as_ref())?,
@@ -56,7 +66,10 @@ fn event_of_detail(event: &JsonObject<'_>, family: DetailKind) -> Result<Event, 
     })
 }
 
-fn deletion(detail: &JsonObject<'_>, version: Option<&VersionId>) -> Result<EventKind, DecodeError> {
+fn deletion(
+    detail: &JsonObject<'_>,
+    version: Option<&VersionId>,
+) -> Result<EventKind, DecodeError> {
     match detail.required_text("deletion-type")? {
         "Delete Marker Created" => Ok(EventKind::DeleteMarker),
         "Permanently Deleted" => Ok(removal_kind(version)),
@@ -85,50 +98,97 @@ mod tests {
             size_bytes: Some(5),
         };
         let read = parse_notification(&event("Object Created", json!({ "reason": "PutObject" })));
-        assert_eq!(read, Ok(Notification { events: vec![expected], ignored: vec![] }));
+        assert_eq!(
+            read,
+            Ok(Notification {
+                events: vec![expected],
+                ignored: vec![]
+            })
+        );
     }
 
     #[test]
     fn every_type_of_event_has_its_action() {
         let table = [
             ("Object Created", Value::Null, EventKind::Put),
-            ("Object Deleted", json!("Delete Marker Created"), EventKind::DeleteMarker),
-            ("Object Deleted", json!("Permanently Deleted"), EventKind::VersionDelete),
+            (
+                "Object Deleted",
+                json!("Delete Marker Created"),
+                EventKind::DeleteMarker,
+            ),
+            (
+                "Object Deleted",
+                json!("Permanently Deleted"),
+                EventKind::VersionDelete,
+            ),
             ("Object Tags Added", Value::Null, EventKind::Tags),
             ("Object Tags Deleted", Value::Null, EventKind::Tags),
             ("Object ACL Updated", Value::Null, EventKind::Acl),
         ];
         for (kind, deletion, action) in table {
-            let read = parse_notification(&event(kind, json!({ "deletion-type": deletion }))).unwrap();
-            assert_eq!(read.events.iter().map(|event| event.action).collect::<Vec<_>>(), [action], "{kind}");
+            let read =
+                parse_notification(&event(kind, json!({ "deletion-type": deletion }))).unwrap();
+            assert_eq!(
+                read.events
+                    .iter()
+                    .map(|event| event.action)
+                    .collect::<Vec<_>>(),
+                [action],
+                "{kind}"
+            );
         }
     }
 
     #[test]
     fn types_without_work_are_named_and_need_no_object() {
-        for kind in ["Object Restore Completed", "Object Storage Class Changed", "Something New"] {
+        for kind in [
+            "Object Restore Completed",
+            "Object Storage Class Changed",
+            "Something New",
+        ] {
             let read = parse_notification(&event(kind, json!({ "object": null })));
-            assert_eq!(read, Ok(Notification { events: vec![], ignored: vec![kind.to_owned()] }));
+            assert_eq!(
+                read,
+                Ok(Notification {
+                    events: vec![],
+                    ignored: vec![kind.to_owned()]
+                })
+            );
         }
     }
 
     #[test]
     fn a_permanent_removal_that_names_no_version_is_an_absence() {
         let detail = json!({ "deletion-type": "Permanently Deleted", "object": { "key": "k", "version-id": "" } });
-        let deleted = parse_notification(&event("Object Deleted", detail)).unwrap().events.remove(0);
-        assert_eq!((deleted.action, deleted.version, deleted.sequencer), (EventKind::DeleteMarker, None, None));
+        let deleted = parse_notification(&event("Object Deleted", detail))
+            .unwrap()
+            .events
+            .remove(0);
+        assert_eq!(
+            (deleted.action, deleted.version, deleted.sequencer),
+            (EventKind::DeleteMarker, None, None)
+        );
     }
 
     #[test]
     fn what_is_wrong_is_named_with_its_place() {
         let table = [
-            (event("Object Deleted", json!({})), "message.detail.deletion-type is missing"),
+            (
+                event("Object Deleted", json!({})),
+                "message.detail.deletion-type is missing",
+            ),
             (
                 event("Object Deleted", json!({ "deletion-type": "Shredded" })),
                 "message.detail.deletion-type is not a known kind of deletion",
             ),
-            (event("Object Created", json!({ "object": {} })), "message.detail.object.key is missing"),
-            (event("Object Created", json!({ "bucket": "orders" })), "message.detail.bucket is not an object"),
+            (
+                event("Object Created", json!({ "object": {} })),
+                "message.detail.object.key is missing",
+            ),
+            (
+                event("Object Created", json!({ "bucket": "orders" })),
+                "message.detail.bucket is not an object",
+            ),
             (
                 event("Object Created", json!({})).replace("aws.s3", "aws.events"),
                 "message.source is \"aws.events\", not S3",

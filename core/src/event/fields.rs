@@ -17,19 +17,27 @@ impl<'a> JsonObject<'a> {
     /// Takes the outermost value of a message, which has to be an object.
     pub(super) fn root_object(value: &'a Value, at: &str) -> Result<Self, DecodeError> {
         match value.as_object() {
-            Some(map) => Ok(Self { map, at: at.to_owned() }),
+            Some(map) => Ok(Self {
+                map,
+                at: at.to_owned(),
+            }),
             None => Err(DecodeError::Unknown { at: at.to_owned() }),
         }
     }
 
     /// Says that this object has no known format.
     pub(super) fn unknown(&self) -> DecodeError {
-        DecodeError::Unknown { at: self.at.clone() }
+        DecodeError::Unknown {
+            at: self.at.clone(),
+        }
     }
 
     /// Says that a field does not hold what it should.
     pub(super) fn invalid_field(&self, name: &str, wanted: &'static str) -> DecodeError {
-        DecodeError::Wrong { at: self.field_path(name), wanted }
+        DecodeError::Wrong {
+            at: self.field_path(name),
+            wanted,
+        }
     }
 
     /// Returns the path of a field.
@@ -44,25 +52,42 @@ impl<'a> JsonObject<'a> {
 
     /// Returns an object that must be there.
     pub(super) fn required_object(&self, name: &str) -> Result<Self, DecodeError> {
-        let map = self.required_value(name)?.as_object().ok_or_else(|| self.invalid_field(name, "an object"))?;
-        Ok(Self { map, at: self.field_path(name) })
+        let map = self
+            .required_value(name)?
+            .as_object()
+            .ok_or_else(|| self.invalid_field(name, "an object"))?;
+        Ok(Self {
+            map,
+            at: self.field_path(name),
+        })
     }
 
     /// Returns a list of objects that must be there; the path of each has its index.
-    pub(super) fn objects(&self, name: &str) -> Result<impl Iterator<Item = Result<Self, DecodeError>>, DecodeError> {
-        let values = self.required_value(name)?.as_array().ok_or_else(|| self.invalid_field(name, "a list"))?;
+    pub(super) fn objects(
+        &self,
+        name: &str,
+    ) -> Result<impl Iterator<Item = Result<Self, DecodeError>>, DecodeError> {
+        let values = self
+            .required_value(name)?
+            .as_array()
+            .ok_or_else(|| self.invalid_field(name, "a list"))?;
         Ok(values.iter().enumerate().map(move |(index, value)| {
             let at = format!("{}[{index}]", self.field_path(name));
             match value.as_object() {
                 Some(map) => Ok(Self { map, at }),
-                None => Err(DecodeError::Wrong { at, wanted: "an object" }),
+                None => Err(DecodeError::Wrong {
+                    at,
+                    wanted: "an object",
+                }),
             }
         }))
     }
 
     /// Returns a text that must be there.
     pub(super) fn required_text(&self, name: &str) -> Result<&'a str, DecodeError> {
-        self.required_value(name)?.as_str().ok_or_else(|| self.invalid_field(name, "a string"))
+        self.required_value(name)?
+            .as_str()
+            .ok_or_else(|| self.invalid_field(name, "a string"))
     }
 
     /// Returns a text if there is one.
@@ -72,7 +97,8 @@ impl<'a> JsonObject<'a> {
 
     /// Returns the bucket's name.
     pub(super) fn bucket(&self, name: &str) -> Result<Bucket, DecodeError> {
-        Bucket::try_from(self.required_text(name)?).map_err(|_| self.invalid_field(name, "a bucket name"))
+        Bucket::try_from(self.required_text(name)?)
+            .map_err(|_| self.invalid_field(name, "a bucket name"))
     }
 
     /// Returns a version id; an empty one means that the bucket keeps no versions.
@@ -83,7 +109,9 @@ impl<'a> JsonObject<'a> {
         }
         match self.required_text(name)? {
             "" => Ok(None),
-            text => VersionId::try_from(text).map(Some).map_err(|_| self.invalid_field(name, "a version id")),
+            text => VersionId::try_from(text)
+                .map(Some)
+                .map_err(|_| self.invalid_field(name, "a version id")),
         }
     }
 
@@ -105,7 +133,9 @@ impl<'a> JsonObject<'a> {
     }
 
     fn required_value(&self, name: &str) -> Result<&'a Value, DecodeError> {
-        self.map.get(name).ok_or_else(|| DecodeError::Missing { at: self.field_path(name) })
+        self.map.get(name).ok_or_else(|| DecodeError::Missing {
+            at: self.field_path(name),
+        })
     }
 }
 

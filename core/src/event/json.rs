@@ -13,9 +13,15 @@ pub(super) fn parse_strict(text: &str, at: &str) -> Result<Value, DecodeError> {
     // The parser's own words are dropped, since they can quote the text.
     let refuse = |error: serde_json::Error| {
         let (at, line, column) = (at.to_owned(), error.line(), error.column());
-        if error.is_data() { DecodeError::Twice { at, line, column } } else { DecodeError::Json { at, line, column } }
+        if error.is_data() {
+            DecodeError::Twice { at, line, column }
+        } else {
+            DecodeError::Json { at, line, column }
+        }
     };
-    serde_json::from_str(text).map(|Unambiguous(value)| value).map_err(refuse)
+    serde_json::from_str(text)
+        .map(|Unambiguous(value)| value)
+        .map_err(refuse)
 }
 
 struct Unambiguous(Value);
@@ -92,11 +98,20 @@ mod tests {
     #[test]
     fn a_name_that_stands_twice_is_refused_at_any_depth_and_with_its_place() {
         let table = [
-            (r#"{"a":1,"a":1}"#, "message has an object with the same name twice: line 1 column 13"),
-            ("{\"b\":[\n{\"a\":1,\"\\u0061\":2}]}", "message has an object with the same name twice: line 2 column 18"),
+            (
+                r#"{"a":1,"a":1}"#,
+                "message has an object with the same name twice: line 1 column 13",
+            ),
+            (
+                "{\"b\":[\n{\"a\":1,\"\\u0061\":2}]}",
+                "message has an object with the same name twice: line 2 column 18",
+            ),
         ];
         for (text, expected) in table {
-            assert_eq!(parse_strict(text, "message").unwrap_err().to_string(), expected);
+            assert_eq!(
+                parse_strict(text, "message").unwrap_err().to_string(),
+                expected
+            );
         }
         assert_eq!(
             parse_strict(r#"{"a":{"a":1},"b":{"a":1}}"#, "message"),
@@ -108,7 +123,10 @@ mod tests {
     fn nesting_that_would_exhaust_the_stack_is_refused() {
         let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
         assert!(parse_strict(&deep(100), "message").is_ok());
-        assert!(matches!(parse_strict(&deep(100_000), "message"), Err(DecodeError::Json { .. })));
+        assert!(matches!(
+            parse_strict(&deep(100_000), "message"),
+            Err(DecodeError::Json { .. })
+        ));
     }
 
     proptest! {
@@ -134,6 +152,12 @@ mod tests {
                     .prop_map(|map| Value::Object(map.into_iter().collect())),
             ]
         });
-        (value, any::<bool>()).prop_map(|(value, pretty)| if pretty { format!("{value:#}") } else { value.to_string() })
+        (value, any::<bool>()).prop_map(|(value, pretty)| {
+            if pretty {
+                format!("{value:#}")
+            } else {
+                value.to_string()
+            }
+        })
     }
 }

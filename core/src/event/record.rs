@@ -89,25 +89,37 @@ fn event_of_record(record: &JsonObject<'_>, family: RecordKind) -> Result<Event,
 /// Decides what a removal is. One that names no version cannot have taken away one that has a
 /// replica of its own: the key is merely absent now.
 pub(super) fn removal_kind(version: Option<&VersionId>) -> EventKind {
-    if version.is_some() { EventKind::VersionDelete } else { EventKind::DeleteMarker }
+    if version.is_some() {
+        EventKind::VersionDelete
+    } else {
+        EventKind::DeleteMarker
+    }
 }
 
 /// Decodes a key from the form style in which records carry it: a plus is a space.
 fn key(object: &JsonObject<'_>) -> Result<Key, DecodeError> {
     let encoded = object.required_text("key")?;
     if !escapes_are_whole(encoded) {
-        return Err(DecodeError::Escape { at: object.field_path("key") });
+        return Err(DecodeError::Escape {
+            at: object.field_path("key"),
+        });
     }
     let spaced = encoded.replace('+', " ");
-    let decoded =
-        percent_decode_str(&spaced).decode_utf8().map_err(|_| DecodeError::Utf8 { at: object.field_path("key") })?;
+    let decoded = percent_decode_str(&spaced)
+        .decode_utf8()
+        .map_err(|_| DecodeError::Utf8 {
+            at: object.field_path("key"),
+        })?;
     Key::try_from(decoded.into_owned()).map_err(|_| object.invalid_field("key", "an object key"))
 }
 
 /// Says whether two hexadecimal digits follow every percent sign.
 fn escapes_are_whole(encoded: &str) -> bool {
     let is_hexadecimal = |digits: &str| digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-    encoded.split('%').skip(1).all(|rest| rest.get(..2).is_some_and(is_hexadecimal))
+    encoded
+        .split('%')
+        .skip(1)
+        .all(|rest| rest.get(..2).is_some_and(is_hexadecimal))
 }
 
 #[cfg(test)]

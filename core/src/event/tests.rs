@@ -69,7 +69,17 @@ proptest! {
 fn actions_have_the_names_of_the_metrics() {
     use EventKind::{Acl, DeleteMarker, Lock, Put, Tags, VersionDelete};
     let names = [Put, DeleteMarker, VersionDelete, Tags, Acl, Lock].map(EventKind::as_str);
-    assert_eq!(names, ["put", "delete_marker", "version_delete", "tags", "acl", "lock"]);
+    assert_eq!(
+        names,
+        [
+            "put",
+            "delete_marker",
+            "version_delete",
+            "tags",
+            "acl",
+            "lock"
+        ]
+    );
 }
 
 // All of Unicode, and the characters that encodings stumble over.
@@ -82,7 +92,10 @@ fn any_key_text() -> impl Strategy<Value = String> {
 }
 
 fn any_message() -> impl Strategy<Value = Value> {
-    prop_oneof![Just(json!({ "Records": [record("a+b"), record("c")] })), Just(event("a b"))]
+    prop_oneof![
+        Just(json!({ "Records": [record("a+b"), record("c")] })),
+        Just(event("a b"))
+    ]
 }
 
 fn any_junk() -> impl Strategy<Value = Value> {
@@ -101,8 +114,15 @@ fn any_junk() -> impl Strategy<Value = Value> {
 /// Lists the JSON pointers of a value and of everything in it.
 fn paths(value: &Value, at: &str) -> Vec<String> {
     let within: Vec<String> = match value {
-        Value::Object(map) => map.iter().flat_map(|(name, value)| paths(value, &format!("{at}/{name}"))).collect(),
-        Value::Array(list) => list.iter().zip(0..).flat_map(|(value, n)| paths(value, &format!("{at}/{n}"))).collect(),
+        Value::Object(map) => map
+            .iter()
+            .flat_map(|(name, value)| paths(value, &format!("{at}/{name}")))
+            .collect(),
+        Value::Array(list) => list
+            .iter()
+            .zip(0..)
+            .flat_map(|(value, n)| paths(value, &format!("{at}/{n}")))
+            .collect(),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Vec::new(),
     };
     [at.to_owned()].into_iter().chain(within).collect()
@@ -112,7 +132,9 @@ fn paths(value: &Value, at: &str) -> Vec<String> {
 fn encode(text: &str) -> String {
     let letter = |byte: u8| match byte {
         b' ' => "+".to_owned(),
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' | b'*' | b'_' | b'/' => char::from(byte).to_string(),
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' | b'*' | b'_' | b'/' => {
+            char::from(byte).to_string()
+        }
         _ => format!("%{byte:02X}"),
     };
     text.bytes().map(letter).collect()

@@ -8,16 +8,39 @@ use time::format_description::well_known::Rfc3339;
 use super::{Event, EventKind};
 
 // As S3 writes keys; every other character is escaped, so that SQS takes any key.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'/');
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'/');
 
 /// Writes a notification with one record, which reads as this event.
 pub(super) fn write_notification(event: &Event) -> String {
     let mut object = Map::new();
-    object.insert("key".to_owned(), utf8_percent_encode(event.key.as_str(), ESCAPED).to_string().into());
-    let mut insert = |name: &str, value: Option<Value>| value.and_then(|value| object.insert(name.to_owned(), value));
+    object.insert(
+        "key".to_owned(),
+        utf8_percent_encode(event.key.as_str(), ESCAPED)
+            .to_string()
+            .into(),
+    );
+    let mut insert = |name: &str, value: Option<Value>| {
+        value.and_then(|value| object.insert(name.to_owned(), value))
+    };
     insert("size", event.size_bytes.map(Value::from));
-    insert("versionId", event.version.as_ref().map(|version| version.as_str().into()));
-    insert("sequencer", event.sequencer.as_ref().map(|sequencer| sequencer.as_str().into()));
+    insert(
+        "versionId",
+        event
+            .version
+            .as_ref()
+            .map(|version| version.as_str().into()),
+    );
+    insert(
+        "sequencer",
+        event
+            .sequencer
+            .as_ref()
+            .map(|sequencer| sequencer.as_str().into()),
+    );
     // An event without a time is understood, and so is a null for it.
     let record = json!({
         "eventVersion": "2.1",

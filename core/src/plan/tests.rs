@@ -9,7 +9,11 @@ mod model;
 use model::{Destination, Entry, folded};
 
 fn wanted(source: &[SourceVersion]) -> Vec<Option<VersionRef>> {
-    folded(source.iter().map(|entry| (entry.kind == VersionKind::Object).then(|| entry.version.clone())))
+    folded(
+        source
+            .iter()
+            .map(|entry| (entry.kind == VersionKind::Object).then(|| entry.version.clone())),
+    )
 }
 
 fn tag(text: &str) -> ETag {
@@ -25,9 +29,18 @@ fn entry(n: usize, content: Option<u8>) -> SourceVersion {
             Timestamp::UNIX_EPOCH + time::Duration::seconds(second),
             None,
         ),
-        kind: if content.is_some() { VersionKind::Object } else { VersionKind::Marker },
+        kind: if content.is_some() {
+            VersionKind::Object
+        } else {
+            VersionKind::Marker
+        },
         // One of the contents is uploaded in parts.
-        etag: content.map(|content| tag(&format!("etag{content}{}", if content == 2 { "-2" } else { "" }))),
+        etag: content.map(|content| {
+            tag(&format!(
+                "etag{content}{}",
+                if content == 2 { "-2" } else { "" }
+            ))
+        }),
         size_bytes: 1,
     }
 }
@@ -38,7 +51,11 @@ fn contents() -> impl Strategy<Value = Vec<Option<u8>>> {
 }
 
 fn history(contents: impl IntoIterator<Item = Option<u8>>) -> Vec<SourceVersion> {
-    contents.into_iter().enumerate().map(|(n, content)| entry(n, content)).collect()
+    contents
+        .into_iter()
+        .enumerate()
+        .map(|(n, content)| entry(n, content))
+        .collect()
 }
 
 fn histories() -> impl Strategy<Value = Vec<SourceVersion>> {
@@ -142,7 +159,9 @@ fn a_stray_marker_over_the_current_object_is_answered_by_the_object() {
     destination.entries.push(Entry::Marker);
     let mut known = destination.known();
     destination.catch_up(&source, &mut known, History::Exact);
-    assert!(matches!(destination.entries.last(), Some(Entry::Object { of: Some(of), .. }) if *of == source[0].version));
+    assert!(
+        matches!(destination.entries.last(), Some(Entry::Object { of: Some(of), .. }) if *of == source[0].version)
+    );
 }
 
 #[test]
@@ -154,7 +173,10 @@ fn a_collapsed_marker_is_written_when_an_object_has_appeared_below_it() {
     destination.catch_up(&whole[1..2], &mut known, History::Exact);
     assert!(destination.entries.is_empty(), "a marker over nothing");
     let collapsed = known.collapsed;
-    let mut known = DestinationState { collapsed, ..destination.known() };
+    let mut known = DestinationState {
+        collapsed,
+        ..destination.known()
+    };
     destination.catch_up(&whole, &mut known, History::Exact);
     assert_eq!(destination.history(), wanted(&whole));
 }
@@ -162,7 +184,12 @@ fn a_collapsed_marker_is_written_when_an_object_has_appeared_below_it() {
 #[test]
 fn an_object_that_is_not_ours_is_superseded() {
     let source = [entry(0, Some(1))];
-    let mut destination = Destination { entries: vec![Entry::Object { of: None, etag: tag("foreign") }] };
+    let mut destination = Destination {
+        entries: vec![Entry::Object {
+            of: None,
+            etag: tag("foreign"),
+        }],
+    };
     let mut known = destination.known();
     destination.catch_up(&source, &mut known, History::Exact);
     assert_eq!(destination.entries.len(), 2);
@@ -174,8 +201,15 @@ fn what_is_current_is_never_late_even_when_only_its_stamp_knows_it() {
     let mut destination = Destination::default();
     let mut known = destination.known();
     destination.catch_up(&source, &mut known, History::Exact);
-    let mut known = DestinationState { replicated: HashSet::new(), ..destination.known() };
-    assert!(destination.catch_up(&source, &mut known, History::Exact).is_empty());
+    let mut known = DestinationState {
+        replicated: HashSet::new(),
+        ..destination.known()
+    };
+    assert!(
+        destination
+            .catch_up(&source, &mut known, History::Exact)
+            .is_empty()
+    );
     assert_eq!(destination.entries.len(), 1);
 }
 
@@ -200,7 +234,10 @@ fn a_newer_version_that_is_left_out_does_not_bring_an_older_one_back() {
     let mut destination = Destination::default();
     let mut known = destination.known();
     destination.catch_up(&source[..1], &mut known, History::Exact);
-    destination.entries.push(Entry::Object { of: None, etag: tag("theirs") });
+    destination.entries.push(Entry::Object {
+        of: None,
+        etag: tag("theirs"),
+    });
     let mut known = destination.known();
     known.record_skipped(&source[1].version);
     destination.catch_up(&source, &mut known, History::Exact);
@@ -218,7 +255,9 @@ fn a_newer_version_that_is_left_out_does_not_bring_back_what_an_older_replica_hi
     let copy = destination.entries[0].clone();
     destination.entries.push(copy);
     let mut known = destination.known();
-    assert!(matches!(next(&source, &known, History::Exact), Some(Step::Put { source: v2, .. }) if *v2 == source[2]));
+    assert!(
+        matches!(next(&source, &known, History::Exact), Some(Step::Put { source: v2, .. }) if *v2 == source[2])
+    );
     known.record_skipped(&source[2].version);
     assert_eq!(next(&source, &known, History::Exact), None);
 }
@@ -228,13 +267,31 @@ fn a_marker_of_the_second_of_a_version_that_is_gone_is_not_written_above_it() {
     // v0 was a marker and v1 an object of the same second, which is replicated and gone from the
     // source.
     let source = [entry(0, None), entry(4, Some(1))];
-    let gone = Entry::Object { of: Some(entry(1, Some(0)).version), etag: tag("etag0") };
-    let mut known = Destination { entries: vec![gone] }.known();
-    assert!(matches!(next(&source, &known, History::Exact), Some(Step::Put { .. })));
+    let gone = Entry::Object {
+        of: Some(entry(1, Some(0)).version),
+        etag: tag("etag0"),
+    };
+    let mut known = Destination {
+        entries: vec![gone],
+    }
+    .known();
+    assert!(matches!(
+        next(&source, &known, History::Exact),
+        Some(Step::Put { .. })
+    ));
     // One that stands there already can only be this one.
-    assert_eq!(marker_shown(&source, &known, source[1].version.last_modified), Some(&source[0].version));
+    assert_eq!(
+        marker_shown(&source, &known, source[1].version.last_modified),
+        Some(&source[0].version)
+    );
     // With nothing above it, or nothing that is written, it is what the source shows.
-    assert!(matches!(next(&source[..1], &known, History::Exact), Some(Step::PutDeleteMarker { .. })));
+    assert!(matches!(
+        next(&source[..1], &known, History::Exact),
+        Some(Step::PutDeleteMarker { .. })
+    ));
     known.record_skipped(&source[1].version);
-    assert!(matches!(next(&source, &known, History::Exact), Some(Step::PutDeleteMarker { .. })));
+    assert!(matches!(
+        next(&source, &known, History::Exact),
+        Some(Step::PutDeleteMarker { .. })
+    ));
 }

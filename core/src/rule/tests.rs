@@ -6,14 +6,28 @@ use super::*;
 
 #[test]
 fn every_destination_gets_the_object() {
-    let rules = [rule("a", 1, "tokyo"), rule("b", 2, "paris"), rule("c", 3, "tokyo")];
-    assert_eq!(winners(&rules, "k"), [("paris", vec!["b"]), ("tokyo", vec!["c", "a"])]);
+    let rules = [
+        rule("a", 1, "tokyo"),
+        rule("b", 2, "paris"),
+        rule("c", 3, "tokyo"),
+    ];
+    assert_eq!(
+        winners(&rules, "k"),
+        [("paris", vec!["b"]), ("tokyo", vec!["c", "a"])]
+    );
 }
 
 #[test]
 fn priority_decides_only_between_rules_of_one_destination() {
-    let rules = [rule("low", -5, "tokyo"), rule("high", 1_000, "paris"), rule("middle", 10, "tokyo")];
-    assert_eq!(winners(&rules, "k"), [("paris", vec!["high"]), ("tokyo", vec!["middle", "low"])]);
+    let rules = [
+        rule("low", -5, "tokyo"),
+        rule("high", 1_000, "paris"),
+        rule("middle", 10, "tokyo"),
+    ];
+    assert_eq!(
+        winners(&rules, "k"),
+        [("paris", vec!["high"]), ("tokyo", vec!["middle", "low"])]
+    );
 }
 
 #[test]
@@ -26,21 +40,39 @@ fn equal_priorities_are_decided_by_id_whatever_the_order_of_the_file() {
 
 #[test]
 fn a_disabled_rule_takes_no_part_however_high_its_priority() {
-    let rules = [Rule { enabled: false, ..rule("off", 99, "tokyo") }, rule("on", 1, "tokyo")];
+    let rules = [
+        Rule {
+            enabled: false,
+            ..rule("off", 99, "tokyo")
+        },
+        rule("on", 1, "tokyo"),
+    ];
     assert_eq!(winners(&rules, "k"), [("tokyo", vec!["on"])]);
     assert_eq!(winners(&rules[..1], "k"), []);
 }
 
 #[test]
 fn a_rule_is_about_its_own_source_bucket_only() {
-    let other = Rule { source: place("other-orders"), ..rule("a", 1, "tokyo") };
+    let other = Rule {
+        source: place("other-orders"),
+        ..rule("a", 1, "tokyo")
+    };
     assert_eq!(winners(&[other], "k"), []);
 }
 
 #[test]
 fn a_rule_whose_filter_refuses_the_key_leaves_the_destination_to_the_next() {
-    let logs = Filter { prefix: "logs/".to_owned(), ..Filter::default() };
-    let rules = [Rule { filter: logs, ..rule("logs", 9, "tokyo") }, rule("all", 1, "tokyo")];
+    let logs = Filter {
+        prefix: "logs/".to_owned(),
+        ..Filter::default()
+    };
+    let rules = [
+        Rule {
+            filter: logs,
+            ..rule("logs", 9, "tokyo")
+        },
+        rule("all", 1, "tokyo"),
+    ];
     assert_eq!(winners(&rules, "logs/1"), [("tokyo", vec!["logs", "all"])]);
     assert_eq!(winners(&rules, "invoices/1"), [("tokyo", vec!["all"])]);
 }
@@ -63,27 +95,44 @@ fn every_given_part_of_a_filter_must_match() {
         ("in/x/_shown.csv", true),
     ];
     for (text, admitted) in table {
-        assert_eq!(key(text).map(|key| filter.admits_key(&key)), Some(admitted), "{text}");
+        assert_eq!(
+            key(text).map(|key| filter.admits_key(&key)),
+            Some(admitted),
+            "{text}"
+        );
     }
 }
 
 #[test]
 fn an_empty_filter_admits_everything() {
     let filter = Filter::default();
-    assert_eq!(key("any/thing").map(|key| filter.admits_key(&key)), Some(true));
+    assert_eq!(
+        key("any/thing").map(|key| filter.admits_key(&key)),
+        Some(true)
+    );
     assert!(filter.admits_size(0) && filter.admits_size(u64::MAX));
     assert!(filter.admits_tags(&tags(&[])) && filter.admits_tags(&tags(&[("tier", "gold")])));
 }
 
 #[test]
 fn both_bounds_of_a_size_are_inclusive() {
-    let filter = Filter { size_min: Some(10), size_max: Some(20), ..Filter::default() };
-    assert_eq!([9, 10, 20, 21].map(|size| filter.admits_size(size)), [false, true, true, false]);
+    let filter = Filter {
+        size_min: Some(10),
+        size_max: Some(20),
+        ..Filter::default()
+    };
+    assert_eq!(
+        [9, 10, 20, 21].map(|size| filter.admits_size(size)),
+        [false, true, true, false]
+    );
 }
 
 #[test]
 fn all_wanted_tags_must_be_there_with_their_values() {
-    let filter = Filter { tags: tags(&[("tier", "gold"), ("team", "ops")]), ..Filter::default() };
+    let filter = Filter {
+        tags: tags(&[("tier", "gold"), ("team", "ops")]),
+        ..Filter::default()
+    };
     assert!(filter.admits_tags(&tags(&[("tier", "gold"), ("team", "ops"), ("more", "1")])));
     assert!(!filter.admits_tags(&tags(&[("tier", "gold")])));
     assert!(!filter.admits_tags(&tags(&[("tier", "gold"), ("team", "dev")])));
@@ -94,7 +143,13 @@ fn all_wanted_tags_must_be_there_with_their_values() {
 fn markers_need_the_opt_in_as_natively() {
     let silent = rule("a", 1, "tokyo");
     assert!(!silent.admits_marker());
-    assert!(Rule { delete_markers: true, ..silent }.admits_marker());
+    assert!(
+        Rule {
+            delete_markers: true,
+            ..silent
+        }
+        .admits_marker()
+    );
 }
 
 #[test]
@@ -124,14 +179,29 @@ fn a_pattern_is_anchored_at_both_ends_and_its_star_crosses_slashes() {
 #[test]
 fn a_rewritten_key_exchanges_the_prefix_of_the_filter() {
     let rewritten = |prefix: &str, rewrite: Option<&str>, text: &str| {
-        let filter = Filter { prefix: prefix.to_owned(), ..Filter::default() };
-        let rule = Rule { filter, rewrite: rewrite.map(str::to_owned), ..rule("a", 1, "tokyo") };
-        key(text).and_then(|key| rule.destination_key(&key).ok()).map(|key| key.to_string())
+        let filter = Filter {
+            prefix: prefix.to_owned(),
+            ..Filter::default()
+        };
+        let rule = Rule {
+            filter,
+            rewrite: rewrite.map(str::to_owned),
+            ..rule("a", 1, "tokyo")
+        };
+        key(text)
+            .and_then(|key| rule.destination_key(&key).ok())
+            .map(|key| key.to_string())
     };
     assert_eq!(rewritten("in/", None, "in/a").as_deref(), Some("in/a"));
-    assert_eq!(rewritten("in/", Some("out/"), "in/in/a").as_deref(), Some("out/in/a"));
+    assert_eq!(
+        rewritten("in/", Some("out/"), "in/in/a").as_deref(),
+        Some("out/in/a")
+    );
     assert_eq!(rewritten("in/", Some(""), "in/a").as_deref(), Some("a"));
-    assert_eq!(rewritten("", Some("all/"), "in/a").as_deref(), Some("all/in/a"));
+    assert_eq!(
+        rewritten("", Some("all/"), "in/a").as_deref(),
+        Some("all/in/a")
+    );
 }
 
 proptest! {
@@ -167,11 +237,16 @@ proptest! {
 fn matches_by_definition(pattern: &str, text: &str) -> bool {
     match pattern.chars().next() {
         None => text.is_empty(),
-        Some('*') => {
-            text.char_indices().map(|(at, _)| at).chain([text.len()]).any(|at| {
-                matches_by_definition(pattern.get(1..).unwrap_or_default(), text.get(at..).unwrap_or_default())
-            })
-        }
+        Some('*') => text
+            .char_indices()
+            .map(|(at, _)| at)
+            .chain([text.len()])
+            .any(|at| {
+                matches_by_definition(
+                    pattern.get(1..).unwrap_or_default(),
+                    text.get(at..).unwrap_or_default(),
+                )
+            }),
         Some(letter) => text
             .strip_prefix(letter)
             .is_some_and(|rest| matches_by_definition(pattern.get(1..).unwrap_or_default(), rest)),
@@ -180,9 +255,20 @@ fn matches_by_definition(pattern: &str, text: &str) -> bool {
 
 fn winners<'a>(rules: &'a [Rule], text: &str) -> Vec<(&'a str, Vec<&'a str>)> {
     let source = place("orders").bucket;
-    let found = key(text).map(|key| match_rules(rules, &source, &key)).unwrap_or_default();
-    let ids = |contest: &DestinationMatch<'a>| contest.candidates.iter().map(|rule| rule.id.as_str()).collect();
-    found.iter().map(|contest| (contest.destination.bucket.as_str(), ids(contest))).collect()
+    let found = key(text)
+        .map(|key| match_rules(rules, &source, &key))
+        .unwrap_or_default();
+    let ids = |contest: &DestinationMatch<'a>| {
+        contest
+            .candidates
+            .iter()
+            .map(|rule| rule.id.as_str())
+            .collect()
+    };
+    found
+        .iter()
+        .map(|contest| (contest.destination.bucket.as_str(), ids(contest)))
+        .collect()
 }
 
 fn rule(id: &str, priority: i64, destination: &str) -> Rule {
@@ -218,9 +304,15 @@ fn key(text: &str) -> Option<Key> {
 }
 
 fn tags(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
 }
 
 fn place(bucket: &str) -> BucketRef {
-    BucketRef { account: "one".to_owned(), bucket: Bucket::try_from(bucket).expect("a bucket name") }
+    BucketRef {
+        account: "one".to_owned(),
+        bucket: Bucket::try_from(bucket).expect("a bucket name"),
+    }
 }

@@ -49,7 +49,9 @@ impl Feature {
             Self::ChecksumParts => {
                 matches!(
                     operation,
-                    Operation::CreateMultipartUpload | Operation::UploadPart | Operation::CompleteMultipartUpload
+                    Operation::CreateMultipartUpload
+                        | Operation::UploadPart
+                        | Operation::CompleteMultipartUpload
                 )
             }
             Self::ChecksumRead => matches!(operation, Operation::GetObject | Operation::HeadObject),
@@ -74,7 +76,10 @@ impl Feature {
         match self {
             Self::ConditionalPut => Some(Self::ChecksumPut),
             Self::ConditionalComplete => Some(Self::ChecksumParts),
-            Self::ConditionalDelete | Self::ChecksumPut | Self::ChecksumParts | Self::ChecksumRead => None,
+            Self::ConditionalDelete
+            | Self::ChecksumPut
+            | Self::ChecksumParts
+            | Self::ChecksumRead => None,
         }
     }
 
@@ -172,7 +177,11 @@ impl Capabilities {
     /// Says whether to make use of an feature.
     pub(crate) fn has_feature(&self, feature: Feature) -> bool {
         let capability = self.capability_of(feature);
-        capability.is_allowed && capability.lock_lack().as_ref().is_none_or(|lack| lack.until <= Instant::now())
+        capability.is_allowed
+            && capability
+                .lock_lack()
+                .as_ref()
+                .is_none_or(|lack| lack.until <= Instant::now())
     }
 
     /// Says whether every write since the start could make use of an feature: else one may be on
@@ -185,8 +194,10 @@ impl Capabilities {
     /// Gives an feature up for a while, loudly: the order of writes then has fewer guarantees.
     pub(crate) fn disable_feature(&self, feature: Feature, account: &str, why: &str) {
         let had = self.has_feature(feature);
-        *self.capability_of(feature).lock_lack() =
-            Some(Lack { until: Instant::now() + GIVEN_UP_FOR, why: why.to_owned() });
+        *self.capability_of(feature).lock_lack() = Some(Lack {
+            until: Instant::now() + GIVEN_UP_FOR,
+            why: why.to_owned(),
+        });
         if had {
             warn!(
                 account,
@@ -214,15 +225,24 @@ impl Capabilities {
 
     /// Records a refused condition that a fresh read says should have held.
     pub(crate) fn record_contradiction(&self, feature: Feature, account: &str) {
-        let earlier = self.capability_of(feature).contradictions.fetch_add(1, Ordering::Relaxed);
+        let earlier = self
+            .capability_of(feature)
+            .contradictions
+            .fetch_add(1, Ordering::Relaxed);
         if earlier + 1 >= CONTRADICTIONS_MAX {
-            self.disable_feature(feature, account, "refused a condition twice that a fresh read says holds");
+            self.disable_feature(
+                feature,
+                account,
+                "refused a condition twice that a fresh read says holds",
+            );
         }
     }
 
     /// Records that a condition was met as it should be.
     pub(crate) fn record_condition_met(&self, feature: Feature) {
-        self.capability_of(feature).contradictions.store(0, Ordering::Relaxed);
+        self.capability_of(feature)
+            .contradictions
+            .store(0, Ordering::Relaxed);
     }
 
     /// Records that a HEAD of a deleted key named its delete marker.
@@ -258,9 +278,16 @@ impl Capabilities {
 
     /// Records whether tags that were given were there afterwards.
     pub(crate) fn saw_tags(&self, given: TagsGiven, are_there: bool, account: &str) {
-        let is_news = self.keeps_tags.get(given as usize).is_some_and(|known| known.set(are_there).is_ok());
+        let is_news = self
+            .keeps_tags
+            .get(given as usize)
+            .is_some_and(|known| known.set(are_there).is_ok());
         if is_news && !are_there {
-            warn!(account, ?given, "endpoint ignores tags sent with this write, they are sent afterwards");
+            warn!(
+                account,
+                ?given,
+                "endpoint ignores tags sent with this write, they are sent afterwards"
+            );
         }
     }
 
@@ -283,7 +310,11 @@ impl Capabilities {
 
 impl Capability {
     fn new(is_allowed: bool) -> Self {
-        Self { is_allowed, lack: Mutex::default(), contradictions: AtomicU32::new(0) }
+        Self {
+            is_allowed,
+            lack: Mutex::default(),
+            contradictions: AtomicU32::new(0),
+        }
     }
 
     fn lock_lack(&self) -> MutexGuard<'_, Option<Lack>> {
@@ -316,16 +347,34 @@ mod tests {
     fn an_ability_is_given_up_aloud_and_once() {
         let log = Log::default();
         let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
         tracing::subscriber::with_default(subscriber, || {
             let known = Capabilities::new(true);
-            known.disable_feature(Feature::ConditionalDelete, "archive", "answered 501 NotImplemented");
-            known.disable_feature(Feature::ConditionalDelete, "archive", "answered 501 NotImplemented");
+            known.disable_feature(
+                Feature::ConditionalDelete,
+                "archive",
+                "answered 501 NotImplemented",
+            );
+            known.disable_feature(
+                Feature::ConditionalDelete,
+                "archive",
+                "answered 501 NotImplemented",
+            );
         });
         let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
         let lines: Vec<&str> = text.lines().collect();
-        let [line] = lines.as_slice() else { panic!("{lines:?}") };
-        for said in ["WARN", "archive", "conditions on DeleteObject", "answered 501 NotImplemented"] {
+        let [line] = lines.as_slice() else {
+            panic!("{lines:?}")
+        };
+        for said in [
+            "WARN",
+            "archive",
+            "conditions on DeleteObject",
+            "answered 501 NotImplemented",
+        ] {
             assert!(line.contains(said), "{line}");
         }
     }
@@ -333,14 +382,27 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_given_up_is_shown_and_tried_again_after_an_hour_and_never_rested_on() {
         let known = Capabilities::new(true);
-        known.disable_feature(Feature::ConditionalPut, "archive", "answered 501 NotImplemented");
+        known.disable_feature(
+            Feature::ConditionalPut,
+            "archive",
+            "answered 501 NotImplemented",
+        );
         assert!(!known.has_feature(Feature::ConditionalPut));
         tokio::time::advance(Duration::from_secs(600)).await;
         let [shown] = known.missing_features("archive").try_into().unwrap();
-        assert_eq!((shown.feature.as_str(), shown.tried_again_in_seconds), ("conditions on PutObject", 3000));
+        assert_eq!(
+            (shown.feature.as_str(), shown.tried_again_in_seconds),
+            ("conditions on PutObject", 3000)
+        );
         tokio::time::advance(Duration::from_secs(3000)).await;
-        assert!(known.has_feature(Feature::ConditionalPut) && known.missing_features("archive").is_empty());
-        assert!(!known.always_had(Feature::ConditionalPut), "a write may have gone without");
+        assert!(
+            known.has_feature(Feature::ConditionalPut)
+                && known.missing_features("archive").is_empty()
+        );
+        assert!(
+            !known.always_had(Feature::ConditionalPut),
+            "a write may have gone without"
+        );
         assert!(known.always_had(Feature::ConditionalDelete));
     }
 

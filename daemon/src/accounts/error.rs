@@ -3,8 +3,8 @@
 //! that S3 alone sends; any other answer may come from something in between and is trouble that may
 //! pass.
 
-mod kinds;
 mod error_body;
+mod kinds;
 
 use std::error::Error;
 use std::fmt;
@@ -12,7 +12,9 @@ use std::fmt;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use replicator_core::failure::{Dependency, Failure, FailureKind, Reason, ResponseInfo, error_chain};
+use replicator_core::failure::{
+    Dependency, Failure, FailureKind, Reason, ResponseInfo, error_chain,
+};
 use replicator_core::operation::Operation;
 
 use crate::s3_http::{TruncatedAnswer, is_unsent};
@@ -42,7 +44,11 @@ impl Side {
 }
 
 /// Turns an error of the SDK into a failure.
-pub(crate) fn from_sdk_error<E>(side: Side, during: Operation, error: SdkError<E, HttpResponse>) -> Failure
+pub(crate) fn from_sdk_error<E>(
+    side: Side,
+    during: Operation,
+    error: SdkError<E, HttpResponse>,
+) -> Failure
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {
@@ -65,7 +71,8 @@ fn said_of<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Option
     let response = error.raw_response()?;
     let text = String::from_utf8_lossy(response.body().bytes().unwrap_or_default());
     let headers = response.headers();
-    let mut said = ErrorBody::parse_refusal(response.status().as_u16(), |name| headers.get(name), &text);
+    let mut said =
+        ErrorBody::parse_refusal(response.status().as_u16(), |name| headers.get(name), &text);
     if said.code.is_empty() {
         said.code = error.code().unwrap_or_default().to_owned();
         said.message = error.message().unwrap_or_default().to_owned();
@@ -75,10 +82,20 @@ fn said_of<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Option
 
 /// Turns a service's refusal into a failure.
 pub(crate) fn from_refusal(side: Side, during: Operation, said: ErrorBody) -> Failure {
-    let (kind, dependency) = (kinds::kind(side, during, &said), responsible_party(side, &said.code));
-    let answer = Some(ResponseInfo { status: said.status, is_own: said.is_own() });
+    let (kind, dependency) = (
+        kinds::kind(side, during, &said),
+        responsible_party(side, &said.code),
+    );
+    let answer = Some(ResponseInfo {
+        status: said.status,
+        is_own: said.is_own(),
+    });
     let header = said.header.as_deref().map(Box::from);
-    Failure { answer, header, ..Failure::with_source(kind, during, Cause::Answered(said)).of(dependency) }
+    Failure {
+        answer,
+        header,
+        ..Failure::with_source(kind, during, Cause::Answered(said)).of(dependency)
+    }
 }
 
 /// Turns the loss of an answer into a failure: the request may have been carried out.
@@ -86,23 +103,32 @@ pub(crate) fn from_lost_answer(side: Side, during: Operation, error: BoxError) -
     let is_unreadable = is_unreadable(error.as_ref());
     let failure = Failure::with_source(kinds::lost_answer_kind(side), during, Cause::Silent(error))
         .of(responsible_party(side, ""));
-    Failure { is_unreadable, ..failure }
+    Failure {
+        is_unreadable,
+        ..failure
+    }
 }
 
 /// Turns a connection that could not be made, or ended before anything was sent on it, into a
 /// failure.
 pub(crate) fn from_no_connection(side: Side, during: Operation, error: BoxError) -> Failure {
-    Failure::with_source(FailureKind::Transient, during, Cause::Silent(error)).of(responsible_party(side, ""))
+    Failure::with_source(FailureKind::Transient, during, Cause::Silent(error))
+        .of(responsible_party(side, ""))
 }
 
 /// Says whether bytes came that are no HTTP, or more of it than is read: more headers, say.
 fn is_unreadable(error: &(dyn Error + 'static)) -> bool {
-    let is_no_http =
-        |cause: &(dyn Error + 'static)| cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse);
+    let is_no_http = |cause: &(dyn Error + 'static)| {
+        cause
+            .downcast_ref::<hyper::Error>()
+            .is_some_and(hyper::Error::is_parse)
+    };
     error_causes(error).any(|cause| is_no_http(cause) || cause.is::<TruncatedAnswer>())
 }
 
-fn error_causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+fn error_causes<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())
 }
 
@@ -159,7 +185,9 @@ where
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>
 pub(crate) fn is_never_taken<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
     let codes = ["InvalidParameterValue", "InvalidMessageContents"];
-    error.code().is_some_and(|code| codes.iter().any(|start| code.starts_with(start)))
+    error
+        .code()
+        .is_some_and(|code| codes.iter().any(|start| code.starts_with(start)))
 }
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -183,7 +211,9 @@ impl fmt::Display for Cause {
             Self::Answered(said) => said.fmt(f),
             Self::Role(role) => role.fmt(f),
             Self::Unbuilt => f.write_str("cannot be written as a request"),
-            Self::Silent(error) if is_unreadable(error.as_ref()) => f.write_str("an answer that cannot be read"),
+            Self::Silent(error) if is_unreadable(error.as_ref()) => {
+                f.write_str("an answer that cannot be read")
+            }
             Self::Silent(_) => f.write_str("no answer"),
         }
     }
@@ -209,9 +239,13 @@ struct RefusedRole {
 impl RefusedRole {
     /// Looks for it among the causes of an error.
     fn find_in_causes(error: &(dyn Error + 'static)) -> Option<Self> {
-        let refusal = error_causes(error).find_map(|cause| cause.downcast_ref::<AssumeRoleError>())?;
+        let refusal =
+            error_causes(error).find_map(|cause| cause.downcast_ref::<AssumeRoleError>())?;
         let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
-        Some(Self { code: text(refusal.code()), message: text(refusal.message()) })
+        Some(Self {
+            code: text(refusal.code()),
+            message: text(refusal.message()),
+        })
     }
 }
 

@@ -20,7 +20,11 @@ impl Owner {
     /// Returns the owner that the configuration names, if it does.
     pub(crate) fn from_account(account: &Account) -> Option<Self> {
         // The configuration was checked: they are digits.
-        account.owner.as_deref().and_then(|owner| HeaderValue::from_str(owner).ok()).map(Self)
+        account
+            .owner
+            .as_deref()
+            .and_then(|owner| HeaderValue::from_str(owner).ok())
+            .map(Self)
     }
 
     pub(crate) fn header_value(&self) -> HeaderValue {
@@ -40,7 +44,10 @@ impl Intercept for Owner {
         _components: &RuntimeComponents,
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        context.request_mut().headers_mut().try_insert(EXPECTED_OWNER, self.0.to_str()?.to_owned())?;
+        context
+            .request_mut()
+            .headers_mut()
+            .try_insert(EXPECTED_OWNER, self.0.to_str()?.to_owned())?;
         Ok(())
     }
 }

@@ -21,7 +21,10 @@ pub(super) struct RequestCounter {
 
 impl RequestCounter {
     pub(super) fn new(account: &str, metrics: &Metrics) -> Self {
-        Self { account: account.to_owned(), metrics: metrics.clone() }
+        Self {
+            account: account.to_owned(),
+            metrics: metrics.clone(),
+        }
     }
 }
 
@@ -53,10 +56,13 @@ impl Intercept for RequestCounter {
         _components: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let status = context.response().map_or(0, |response| response.status().as_u16());
+        let status = context
+            .response()
+            .map_or(0, |response| response.status().as_u16());
         if let Some(request) = config.load::<Metadata>() {
             let service = request.service().to_ascii_lowercase();
-            self.metrics.request(&service, request.name(), &self.account, status);
+            self.metrics
+                .request(&service, request.name(), &self.account, status);
         }
         Ok(())
     }

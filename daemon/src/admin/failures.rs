@@ -42,15 +42,26 @@ pub(super) async fn list(State(admin): State<Admin>, uri: Uri) -> Response {
 pub(super) async fn retry(State(admin): State<Admin>, uri: Uri) -> Response {
     let filter = match parse_filter(&admin, uri.query().unwrap_or_default()).await {
         Ok((filter, all)) if all || filter != ParkedFilter::default() => filter,
-        Ok(_) => return bad_request("say what to retry: all, or a rule, a reason or a key").into_response(),
+        Ok(_) => {
+            return bad_request("say what to retry: all, or a rule, a reason or a key")
+                .into_response();
+        }
         Err(refusal) => return refusal.into_response(),
     };
     let (asker, answer) = oneshot::channel();
     let asked = async {
-        admin.questions.send(Command::Retry(filter, asker)).await.ok()?;
+        admin
+            .questions
+            .send(Command::Retry(filter, asker))
+            .await
+            .ok()?;
         answer.await.ok()
     };
-    match tokio::time::timeout(RETRY_TIMEOUT, asked).await.ok().flatten() {
+    match tokio::time::timeout(RETRY_TIMEOUT, asked)
+        .await
+        .ok()
+        .flatten()
+    {
         Some(Ok(retried)) => json_response(&retried),
         Some(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, error).into_response(),
         None => (StatusCode::SERVICE_UNAVAILABLE, SILENT).into_response(),
@@ -69,16 +80,25 @@ async fn parse_filter(admin: &Admin, query: &str) -> Result<(ParkedFilter, bool)
     let (mut filter, mut all) = (ParkedFilter::default(), false);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let value = percent_decode_str(value).decode_utf8().map_err(|_| bad_request(format!("{name} is not UTF-8")))?;
+        let value = percent_decode_str(value)
+            .decode_utf8()
+            .map_err(|_| bad_request(format!("{name} is not UTF-8")))?;
         match name {
             "all" => all = true,
             "rule" => filter.rule = Some(known_rule(admin, &value).await?),
             "reason" => filter.reason = Some(known_reason(&value)?),
             "key" => {
                 let object = Object::parse_url(&value);
-                filter.object = Some(object.ok_or_else(|| bad_request(format!("{value:?} is not s3://bucket/key")))?);
+                filter.object = Some(
+                    object
+                        .ok_or_else(|| bad_request(format!("{value:?} is not s3://bucket/key")))?,
+                );
             }
-            _ => return Err(bad_request(format!("{name:?} is not known here; all, rule, reason and key are"))),
+            _ => {
+                return Err(bad_request(format!(
+                    "{name:?} is not known here; all, rule, reason and key are"
+                )));
+            }
         }
     }
     Ok((filter, all))
@@ -87,9 +107,16 @@ async fn parse_filter(admin: &Admin, query: &str) -> Result<(ParkedFilter, bool)
 /// A rule is known if it is in force, or something is parked under its name.
 async fn known_rule(admin: &Admin, name: &str) -> Result<String, Refusal> {
     let silent = || (StatusCode::SERVICE_UNAVAILABLE, SILENT.to_owned());
-    let mut known: BTreeSet<String> = admin.ask_board().await.ok_or_else(silent)?.rules.into_keys().collect();
+    let mut known: BTreeSet<String> = admin
+        .ask_board()
+        .await
+        .ok_or_else(silent)?
+        .rules
+        .into_keys()
+        .collect();
     let counts = blocking::run_blocking(|| admin.engine.ledger.parked_counts());
-    let counts = counts.map_err(|failure| (StatusCode::INTERNAL_SERVER_ERROR, error_chain(&failure)))?;
+    let counts =
+        counts.map_err(|failure| (StatusCode::INTERNAL_SERVER_ERROR, error_chain(&failure)))?;
     known.extend(counts.into_keys().map(|(rule, _)| rule));
     if known.contains(name) {
         return Ok(name.to_owned());
@@ -135,9 +162,15 @@ mod tests {
 
     #[test]
     fn a_reason_that_does_not_exist_is_answered_with_the_nearest() {
-        assert_eq!(known_reason("DstBucketNotFound").unwrap(), Reason::DstBucketNotFound);
+        assert_eq!(
+            known_reason("DstBucketNotFound").unwrap(),
+            Reason::DstBucketNotFound
+        );
         let (status, text) = known_reason("dstbucketnotfond").unwrap_err();
         assert_eq!(status, StatusCode::BAD_REQUEST);
-        assert!(text.contains("did you mean \"DstBucketNotFound\"?"), "{text}");
+        assert!(
+            text.contains("did you mean \"DstBucketNotFound\"?"),
+            "{text}"
+        );
     }
 }

@@ -65,23 +65,34 @@ impl Door {
     pub(super) async fn serve(self, listener: TcpListener, stop: CancellationToken) {
         let mut connections = Connections::default();
         while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
-            let Ok((stream, _)) = accepted.inspect_err(|error| warn!(%error, "cannot take a connection")) else {
+            let Ok((stream, _)) =
+                accepted.inspect_err(|error| warn!(%error, "cannot take a connection"))
+            else {
                 tokio::time::sleep(PAUSE).await;
                 continue;
             };
-            if stop.run_until_cancelled(connections.make_room()).await.is_none() {
+            if stop
+                .run_until_cancelled(connections.make_room())
+                .await
+                .is_none()
+            {
                 break;
             }
             let asked = Arc::<AtomicBool>::default();
             let talk = self.talk(stream, Arc::clone(&asked));
-            connections.waiting.push_back((connections.all.spawn(talk), asked));
+            connections
+                .waiting
+                .push_back((connections.all.spawn(talk), asked));
         }
         while connections.evict_oldest() {}
         while connections.all.join_next().await.is_some() {}
     }
 
     fn talk(&self, stream: TcpStream, asked: Arc<AtomicBool>) -> impl Future<Output = ()> + use<> {
-        let (hosts, router) = (Arc::clone(&self.hosts), TowerToHyperService::new(self.router.clone()));
+        let (hosts, router) = (
+            Arc::clone(&self.hosts),
+            TowerToHyperService::new(self.router.clone()),
+        );
         let service = service_fn(move |request: Request<Incoming>| {
             asked.store(true, Ordering::Relaxed);
             let refusal = refuse_foreign(&request, &hosts);
@@ -94,7 +105,10 @@ impl Door {
             }
         });
         let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES_MAX).keep_alive(false);
+        http.timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .keep_alive(false);
         let connection = http.serve_connection(TokioIo::new(stream), service);
         async {
             // A client that breaks off, or takes too long, gets no answer and no log line.
@@ -107,7 +121,9 @@ impl Connections {
     /// Waits until there is room for one more.
     async fn make_room(&mut self) {
         while self.all.try_join_next().is_some() {}
-        self.waiting.retain(|(connection, asked)| !connection.is_finished() && !asked.load(Ordering::Relaxed));
+        self.waiting.retain(|(connection, asked)| {
+            !connection.is_finished() && !asked.load(Ordering::Relaxed)
+        });
         while self.all.len() >= CONNECTIONS_MAX {
             // Where all have sent a request, the first answer makes room.
             self.evict_oldest();
@@ -130,22 +146,40 @@ impl Connections {
 /// Refuses what a browser sends for a foreign page: under a name of the page's own, which was made
 /// to lead here (DNS rebinding), or as a command.
 fn refuse_foreign<B>(request: &Request<B>, hosts: &[String]) -> Option<Response> {
-    let named = request.headers().get_all(HOST).iter().map(|host| host.to_str().unwrap_or_default());
+    let named = request
+        .headers()
+        .get_all(HOST)
+        .iter()
+        .map(|host| host.to_str().unwrap_or_default());
     let mut named = named.chain(request.uri().authority().map(Authority::as_str));
     if let Some(host) = named.find(|host| !is_known(host, hosts)) {
-        let text = format!("host {host:?} is not served here; if your clients say so, add it to `listen_hosts`\n");
+        let text = format!(
+            "host {host:?} is not served here; if your clients say so, add it to `listen_hosts`\n"
+        );
         return Some((StatusCode::MISDIRECTED_REQUEST, text).into_response());
     }
     if request.method() == Method::POST && !request.headers().contains_key(COMMAND) {
-        return Some((StatusCode::FORBIDDEN, format!("a POST needs the header {COMMAND}: 1\n")).into_response());
+        return Some(
+            (
+                StatusCode::FORBIDDEN,
+                format!("a POST needs the header {COMMAND}: 1\n"),
+            )
+                .into_response(),
+        );
     }
     None
 }
 
 /// An address is nothing that a name was made to lead to.
 fn is_known(host: &str, hosts: &[String]) -> bool {
-    let Ok(authority) = host.parse::<Authority>() else { return false };
-    let name = authority.host().trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
+    let Ok(authority) = host.parse::<Authority>() else {
+        return false;
+    };
+    let name = authority
+        .host()
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .trim_end_matches('.');
     let name = name.to_ascii_lowercase();
     name.parse::<IpAddr>().is_ok() || name == "localhost" || hosts.contains(&name)
 }
@@ -173,24 +207,51 @@ mod tests {
             "replicator.INTERNAL.",
         ];
         for host in ours {
-            assert_eq!(status(Request::get("/status").header(HOST, host)), None, "{host}");
+            assert_eq!(
+                status(Request::get("/status").header(HOST, host)),
+                None,
+                "{host}"
+            );
         }
-        let others =
-            ["evil.example", "evil.example:9478", "127.0.0.1.evil.example", "localhost.evil.example", "", "a b", "@"];
+        let others = [
+            "evil.example",
+            "evil.example:9478",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "",
+            "a b",
+            "@",
+        ];
         for host in others {
             let refused = Some(StatusCode::MISDIRECTED_REQUEST);
-            assert_eq!(status(Request::get("/status").header(HOST, host)), refused, "{host}");
-            let second = Request::get("/status").header(HOST, "localhost").header(HOST, host);
+            assert_eq!(
+                status(Request::get("/status").header(HOST, host)),
+                refused,
+                "{host}"
+            );
+            let second = Request::get("/status")
+                .header(HOST, "localhost")
+                .header(HOST, host);
             assert_eq!(status(second), refused, "{host}, after another");
         }
-        assert_eq!(status(Request::get("/status")), None, "browsers always say one");
+        assert_eq!(
+            status(Request::get("/status")),
+            None,
+            "browsers always say one"
+        );
         let absolute = Request::get("http://evil.example/status").header(HOST, "localhost");
         assert_eq!(status(absolute), Some(StatusCode::MISDIRECTED_REQUEST));
     }
 
     #[test]
     fn a_command_has_a_header_that_no_foreign_page_can_send() {
-        assert_eq!(status(Request::post("/failures/retry?all")), Some(StatusCode::FORBIDDEN));
-        assert_eq!(status(Request::post("/failures/retry?all").header(COMMAND, "1")), None);
+        assert_eq!(
+            status(Request::post("/failures/retry?all")),
+            Some(StatusCode::FORBIDDEN)
+        );
+        assert_eq!(
+            status(Request::post("/failures/retry?all").header(COMMAND, "1")),
+            None
+        );
     }
 }

@@ -48,8 +48,16 @@ impl Feedback {
             return Self::Reachable;
         }
         if let Some(dependency) = failure.suspected_dependency() {
-            let (operation, status) = (failure.operation, failure.answer.map(|answer| answer.status));
-            return Self::Failed(DependencyFailure { dependency, operation, status, was_heard: false });
+            let (operation, status) = (
+                failure.operation,
+                failure.answer.map(|answer| answer.status),
+            );
+            return Self::Failed(DependencyFailure {
+                dependency,
+                operation,
+                status,
+                was_heard: false,
+            });
         }
         match (failure.kind, failure.dependency) {
             (FailureKind::Throttled, Some(dependency)) => Self::Throttled(dependency),
@@ -69,10 +77,14 @@ impl Feedback {
     /// Returns the answer completed by whether the failed dependency answered other requests.
     pub(super) fn given(self, heard: &Heard) -> Self {
         match self {
-            Self::Failed(trouble) => {
-                Self::Failed(DependencyFailure { was_heard: heard.has(trouble.dependency), ..trouble })
-            }
-            unchanged @ (Self::None | Self::Served { .. } | Self::Throttled(_) | Self::Reachable) => unchanged,
+            Self::Failed(trouble) => Self::Failed(DependencyFailure {
+                was_heard: heard.has(trouble.dependency),
+                ..trouble
+            }),
+            unchanged @ (Self::None
+            | Self::Served { .. }
+            | Self::Throttled(_)
+            | Self::Reachable) => unchanged,
         }
     }
 }
@@ -81,7 +93,9 @@ impl Heard {
     pub(super) fn hear(&self, dependency: Dependency) {
         match dependency {
             Dependency::Source => self.source.store(true, Ordering::Relaxed),
-            Dependency::Destination | Dependency::DestinationKey => self.destination.store(true, Ordering::Relaxed),
+            Dependency::Destination | Dependency::DestinationKey => {
+                self.destination.store(true, Ordering::Relaxed);
+            }
         }
     }
 
@@ -107,5 +121,8 @@ impl fmt::Display for DependencyFailure {
 /// Describes the trouble of a destination whose circuit is open; one that throttles has no other
 /// trouble.
 pub(super) fn described(trouble: Option<DependencyFailure>) -> String {
-    trouble.map_or_else(|| "throttles even one task at a time".to_owned(), |trouble| trouble.to_string())
+    trouble.map_or_else(
+        || "throttles even one task at a time".to_owned(),
+        |trouble| trouble.to_string(),
+    )
 }

@@ -85,12 +85,16 @@ impl Scheduler {
         if is_open && (self.is_tried(&route.destination) || self.has_waiting(&route.destination)) {
             return Lined::Away(self.away(&route.destination, now));
         }
-        if !self.queues.contains_key(route) && self.may_admit(route, Busy::among_dependencies(&self.dependencies), now)
+        if !self.queues.contains_key(route)
+            && self.may_admit(route, Busy::among_dependencies(&self.dependencies), now)
         {
             return Lined::In(self.admit(route, subject, now));
         }
         self.last += 1;
-        self.queues.entry(route.clone()).or_default().push_back((self.last, subject));
+        self.queues
+            .entry(route.clone())
+            .or_default()
+            .push_back((self.last, subject));
         Lined::Waits(self.last)
     }
 
@@ -101,7 +105,8 @@ impl Scheduler {
         for rule in rules {
             *self.rules.entry(rule.destination.clone()).or_default() += 1;
         }
-        self.dependencies.retain(|_, gate| gate.in_flight > 0 || gate.is_degraded());
+        self.dependencies
+            .retain(|_, gate| gate.in_flight > 0 || gate.is_degraded());
     }
 
     /// Lets in all tasks that may enter: first those whose rule has the fewest places at its
@@ -110,10 +115,17 @@ impl Scheduler {
         let mut admitted = Vec::new();
         loop {
             let busy = Busy::among_dependencies(&self.dependencies);
-            let heads = self.queues.iter().filter_map(|(route, queue)| Some((*queue.front()?, route)));
+            let heads = self
+                .queues
+                .iter()
+                .filter_map(|(route, queue)| Some((*queue.front()?, route)));
             let heads = heads.filter(|(_, route)| self.may_admit(route, busy, now));
-            let first = heads.map(|(head, route)| (self.places_of_rule(route), head, route)).min();
-            let Some(((number, subject), route)) = first.map(|(_, head, route)| (head, route.clone())) else {
+            let first = heads
+                .map(|(head, route)| (self.places_of_rule(route), head, route))
+                .min();
+            let Some(((number, subject), route)) =
+                first.map(|(_, head, route)| (head, route.clone()))
+            else {
                 return admitted;
             };
             self.forget(number);
@@ -140,7 +152,12 @@ impl Scheduler {
     }
 
     /// Records that a dependency throttled a task at work.
-    pub(super) fn strained(&mut self, route: &Route, entered: Entered, dependency: Dependency) -> Change {
+    pub(super) fn strained(
+        &mut self,
+        route: &Route,
+        entered: Entered,
+        dependency: Dependency,
+    ) -> Change {
         let was = HealthView::of_route(&self.dependencies, route);
         let round = entered.epoch_of(dependency);
         let gate = self.dependency_limiter(route, dependency);
@@ -151,15 +168,29 @@ impl Scheduler {
     }
 
     /// Turns away the tasks that wait for a destination whose circuit is open, but for the first.
-    pub(super) fn turn_away(&mut self, destination: &BucketRef, now: Instant) -> Vec<(u64, Duration)> {
+    pub(super) fn turn_away(
+        &mut self,
+        destination: &BucketRef,
+        now: Instant,
+    ) -> Vec<(u64, Duration)> {
         if !self.leaves_alone(destination) {
             return Vec::new();
         }
-        let queues = self.queues.iter().filter(|(route, _)| route.destination == *destination);
-        let mut waiting: Vec<u64> = queues.flat_map(|(_, queue)| queue).map(|(number, _)| *number).collect();
+        let queues = self
+            .queues
+            .iter()
+            .filter(|(route, _)| route.destination == *destination);
+        let mut waiting: Vec<u64> = queues
+            .flat_map(|(_, queue)| queue)
+            .map(|(number, _)| *number)
+            .collect();
         waiting.sort_unstable();
         let wait = self.away(destination, now);
-        let away: Vec<(u64, Duration)> = waiting.into_iter().skip(1).map(|number| (number, wait)).collect();
+        let away: Vec<(u64, Duration)> = waiting
+            .into_iter()
+            .skip(1)
+            .map(|number| (number, wait))
+            .collect();
         away.iter().for_each(|(number, _)| self.forget(*number));
         away
     }
@@ -167,10 +198,14 @@ impl Scheduler {
     /// Removes a task that waits no more.
     pub(super) fn forget(&mut self, number: u64) {
         // Each queue is in the order of its numbers.
-        let place = self
-            .queues
-            .values_mut()
-            .find_map(|queue| Some((queue.binary_search_by_key(&number, |(number, _)| *number).ok()?, queue)));
+        let place = self.queues.values_mut().find_map(|queue| {
+            Some((
+                queue
+                    .binary_search_by_key(&number, |(number, _)| *number)
+                    .ok()?,
+                queue,
+            ))
+        });
         if let Some((at, queue)) = place {
             queue.remove(at);
             self.queues.retain(|_, queue| !queue.is_empty());
@@ -184,32 +219,55 @@ impl Scheduler {
 
     /// Says whether the circuit of a destination is open.
     pub(super) fn leaves_alone(&self, destination: &BucketRef) -> bool {
-        let gate = self.dependencies.get(&LimitKey::Destination(destination.clone()));
+        let gate = self
+            .dependencies
+            .get(&LimitKey::Destination(destination.clone()));
         gate.is_some_and(|gate| gate.circuit.is_open())
     }
 
     /// Lists the dependencies that are throttled or whose circuit is open, and sources that fail
     /// every request.
     pub(super) fn degraded_dependencies(&self) -> Vec<DegradedDependency> {
-        let ailing =
-            self.dependencies.iter().filter(|(site, gate)| gate.is_degraded() || gate.has_source_trouble(site));
+        let ailing = self
+            .dependencies
+            .iter()
+            .filter(|(site, gate)| gate.is_degraded() || gate.has_source_trouble(site));
         ailing.map(|(site, gate)| gate.describe(site)).collect()
     }
 
     /// Says whether a key failed by itself, where a dependency did not serve it.
-    pub(super) fn is_own(&self, route: &Route, subject: Subject, (dependency, was_heard): (Dependency, bool)) -> bool {
-        self.dependencies.get(&route.site_of(dependency)).is_some_and(|gate| gate.suspects.is_own(subject, was_heard))
+    pub(super) fn is_own(
+        &self,
+        route: &Route,
+        subject: Subject,
+        (dependency, was_heard): (Dependency, bool),
+    ) -> bool {
+        self.dependencies
+            .get(&route.site_of(dependency))
+            .is_some_and(|gate| gate.suspects.is_own(subject, was_heard))
     }
 
     fn may_admit(&self, route: &Route, busy: Busy, now: Instant) -> bool {
-        let destination = self.dependencies.get(&LimitKey::Destination(route.destination.clone()));
-        destination.is_none_or(|gate| gate.circuit.would_admit(now)) && self.has_room(route, busy, now)
+        let destination = self
+            .dependencies
+            .get(&LimitKey::Destination(route.destination.clone()));
+        destination.is_none_or(|gate| gate.circuit.would_admit(now))
+            && self.has_room(route, busy, now)
     }
 
     fn has_room(&self, route: &Route, busy: Busy, now: Instant) -> bool {
         let share = self.destination_share(&route.destination, busy);
-        let is_shared = self.rules.get(&route.destination).is_some_and(|rules| *rules > 1);
-        let of_rule = |all: u32| if is_shared { (all - all.div_ceil(OTHERS_DIVISOR)).max(1) } else { all };
+        let is_shared = self
+            .rules
+            .get(&route.destination)
+            .is_some_and(|rules| *rules > 1);
+        let of_rule = |all: u32| {
+            if is_shared {
+                (all - all.div_ceil(OTHERS_DIVISOR)).max(1)
+            } else {
+                all
+            }
+        };
         route.all_sites().all(|site| {
             let limit = match site {
                 LimitKey::Destination(_) => share,
@@ -218,17 +276,25 @@ impl Scheduler {
                 LimitKey::RuleBulk(..) => of_rule(share / BULK_DIVISOR),
                 LimitKey::Source(_) | LimitKey::Key(_) => u32::MAX,
             };
-            self.dependencies.get(&site).is_none_or(|gate| gate.has_room(limit, now))
+            self.dependencies
+                .get(&site)
+                .is_none_or(|gate| gate.has_room(limit, now))
         })
     }
 
     fn places_of_rule(&self, route: &Route) -> u32 {
         let site = LimitKey::Rule(route.destination.clone(), route.rule.clone());
-        self.dependencies.get(&site).map_or(0, |gate| gate.in_flight)
+        self.dependencies
+            .get(&site)
+            .map_or(0, |gate| gate.in_flight)
     }
 
     fn admit(&mut self, route: &Route, subject: Subject, now: Instant) -> Entered {
-        let entry = self.destination_limiter(route).circuit.try_admit(now).unwrap_or(Admission::Normal);
+        let entry = self
+            .destination_limiter(route)
+            .circuit
+            .try_admit(now)
+            .unwrap_or(Admission::Normal);
         self.admit_as(entry, route, subject)
     }
 
@@ -236,9 +302,16 @@ impl Scheduler {
         let entered = Entered {
             subject,
             entry,
-            source: self.dependency_limiter(route, Dependency::Source).enter_epoch(),
-            destination: self.dependency_limiter(route, Dependency::Destination).enter_epoch(),
-            key: route.key.is_some().then(|| self.dependency_limiter(route, Dependency::DestinationKey).enter_epoch()),
+            source: self
+                .dependency_limiter(route, Dependency::Source)
+                .enter_epoch(),
+            destination: self
+                .dependency_limiter(route, Dependency::Destination)
+                .enter_epoch(),
+            key: route.key.is_some().then(|| {
+                self.dependency_limiter(route, Dependency::DestinationKey)
+                    .enter_epoch()
+            }),
         };
         for site in route.all_sites() {
             self.limiter_at(site).in_flight += 1;
@@ -250,11 +323,17 @@ impl Scheduler {
     /// work need nothing. When all places are taken it has at once what it would have if all had
     /// work.
     fn destination_share(&self, destination: &BucketRef, busy: Busy) -> u32 {
-        let gate = self.dependencies.get(&LimitKey::Destination(destination.clone()));
+        let gate = self
+            .dependencies
+            .get(&LimitKey::Destination(destination.clone()));
         let is_new = gate.is_none_or(|gate| gate.in_flight == 0);
         let with_work = busy.destinations + u32::from(is_new);
         let all = u32::try_from(self.rules.len()).unwrap_or(u32::MAX);
-        let among = if busy.tasks < TASKS_MAX { with_work } else { with_work.max(all) };
+        let among = if busy.tasks < TASKS_MAX {
+            with_work
+        } else {
+            with_work.max(all)
+        };
         (TASKS_MAX / among).clamp(SHARE_MIN, SHARE_MAX)
     }
 
@@ -269,7 +348,9 @@ impl Scheduler {
         }
         let gate = self.destination_limiter(route);
         match answer {
-            Feedback::None | Feedback::Throttled(Dependency::Source) => gate.circuit.on_abandoned(entry),
+            Feedback::None | Feedback::Throttled(Dependency::Source) => {
+                gate.circuit.on_abandoned(entry);
+            }
             Feedback::Failed(trouble) => self.learn_failure(route, entered, trouble, at),
             // A dependency that throttles even one at a time is no better than one that does not
             // answer.
@@ -291,7 +372,13 @@ impl Scheduler {
 
     /// Learns from one key's failure whether a dependency is in trouble. One that answers something
     /// may fail the same key again and again.
-    fn learn_failure(&mut self, route: &Route, entered: Entered, trouble: DependencyFailure, at: (Instant, f64)) {
+    fn learn_failure(
+        &mut self,
+        route: &Route,
+        entered: Entered,
+        trouble: DependencyFailure,
+        at: (Instant, f64),
+    ) {
         let gate = self.dependency_limiter(route, trouble.dependency);
         let evidence = gate.suspects.record_failure(entered.subject);
         if trouble.dependency == Dependency::Source && gate.suspects.are_many() {
@@ -303,8 +390,12 @@ impl Scheduler {
             (Dependency::Source, _) | (Dependency::Destination, Evidence::Own) => {
                 gate.circuit.on_abandoned(entered.entry);
             }
-            (Dependency::Destination, Evidence::New) => gate.circuit.on_failure(entered.entry, true, at),
-            (Dependency::Destination, Evidence::Repeated) => gate.circuit.on_failure(entered.entry, is_silent, at),
+            (Dependency::Destination, Evidence::New) => {
+                gate.circuit.on_failure(entered.entry, true, at);
+            }
+            (Dependency::Destination, Evidence::Repeated) => {
+                gate.circuit.on_failure(entered.entry, is_silent, at);
+            }
             // KMS speaks through the destination.
             (Dependency::DestinationKey, _) => gate.circuit.on_success(),
         }
@@ -339,24 +430,35 @@ impl Scheduler {
     }
 
     fn away(&self, destination: &BucketRef, now: Instant) -> Duration {
-        let gate = self.dependencies.get(&LimitKey::Destination(destination.clone()));
+        let gate = self
+            .dependencies
+            .get(&LimitKey::Destination(destination.clone()));
         let until = gate.and_then(|gate| gate.circuit.opens_until());
-        until.map_or(AWAY_MIN, |until| until.saturating_duration_since(now).max(AWAY_MIN))
+        until.map_or(AWAY_MIN, |until| {
+            until.saturating_duration_since(now).max(AWAY_MIN)
+        })
     }
 
     fn is_tried(&self, destination: &BucketRef) -> bool {
-        let gate = self.dependencies.get(&LimitKey::Destination(destination.clone()));
+        let gate = self
+            .dependencies
+            .get(&LimitKey::Destination(destination.clone()));
         gate.is_some_and(|gate| gate.circuit.is_probed())
     }
 
     fn may_tell(&self, destination: &BucketRef, subject: Subject) -> bool {
-        let gate = self.dependencies.get(&LimitKey::Destination(destination.clone()));
+        let gate = self
+            .dependencies
+            .get(&LimitKey::Destination(destination.clone()));
         let fails = |gate: &&Limiter| gate.error.is_some() && !gate.circuit.is_probed();
-        gate.filter(fails).is_some_and(|gate| gate.suspects.may_tell(subject))
+        gate.filter(fails)
+            .is_some_and(|gate| gate.suspects.may_tell(subject))
     }
 
     fn has_waiting(&self, destination: &BucketRef) -> bool {
-        self.queues.keys().any(|route| route.destination == *destination)
+        self.queues
+            .keys()
+            .any(|route| route.destination == *destination)
     }
 
     fn destination_limiter(&mut self, route: &Route) -> &mut Limiter {

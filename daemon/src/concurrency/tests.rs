@@ -10,7 +10,10 @@ use super::feedback::DependencyFailure;
 use super::*;
 
 pub(super) fn place(bucket: &str) -> BucketRef {
-    BucketRef { account: "main".to_owned(), bucket: Bucket::try_from(bucket).unwrap() }
+    BucketRef {
+        account: "main".to_owned(),
+        bucket: Bucket::try_from(bucket).unwrap(),
+    }
 }
 
 pub(super) fn route(destination: &str) -> Route {
@@ -27,12 +30,24 @@ static A: LazyLock<Key> = LazyLock::new(|| Key::try_from("a").unwrap());
 static B: LazyLock<Key> = LazyLock::new(|| Key::try_from("b").unwrap());
 
 pub(super) fn keyed(destination: &str, key: &str) -> Route {
-    Route { key: Some(key.to_owned()), ..route(destination) }
+    Route {
+        key: Some(key.to_owned()),
+        ..route(destination)
+    }
 }
 
 /// What a dependency in trouble says, or does not say.
-pub(super) fn trouble(dependency: Dependency, status: Option<u16>, was_heard: bool) -> DependencyFailure {
-    DependencyFailure { dependency, operation: Operation::PutObject, status, was_heard }
+pub(super) fn trouble(
+    dependency: Dependency,
+    status: Option<u16>,
+    was_heard: bool,
+) -> DependencyFailure {
+    DependencyFailure {
+        dependency,
+        operation: Operation::PutObject,
+        status,
+        was_heard,
+    }
 }
 
 pub(super) const SILENCE: Feedback = Feedback::Failed(DependencyFailure {
@@ -44,29 +59,58 @@ pub(super) const SILENCE: Feedback = Feedback::Failed(DependencyFailure {
 
 #[test]
 fn a_failure_tells_of_whoever_it_is_about() {
-    let answer = |kind, dependency| Feedback::from_failure(&Failure::new(kind, Operation::PutObject).of(dependency));
-    assert_eq!(answer(FailureKind::OutcomeUnknown, Dependency::Destination), SILENCE);
+    let answer = |kind, dependency| {
+        Feedback::from_failure(&Failure::new(kind, Operation::PutObject).of(dependency))
+    };
+    assert_eq!(
+        answer(FailureKind::OutcomeUnknown, Dependency::Destination),
+        SILENCE
+    );
     assert_eq!(
         answer(FailureKind::OutcomeUnknown, Dependency::Source),
         Feedback::Failed(trouble(Dependency::Source, None, false))
     );
-    assert_eq!(answer(FailureKind::Throttled, Dependency::Source), Feedback::Throttled(Dependency::Source));
-    assert_eq!(answer(FailureKind::PreconditionFailed, Dependency::DestinationKey), Feedback::Reachable);
     assert_eq!(
-        answer(FailureKind::NeedsOperator(Reason::DstPutObjectNotPermitted), Dependency::Destination),
+        answer(FailureKind::Throttled, Dependency::Source),
+        Feedback::Throttled(Dependency::Source)
+    );
+    assert_eq!(
+        answer(FailureKind::PreconditionFailed, Dependency::DestinationKey),
         Feedback::Reachable
     );
-    assert_eq!(Feedback::from_failure(&Failure::new(FailureKind::Transient, Operation::AccessLedger)), Feedback::None);
+    assert_eq!(
+        answer(
+            FailureKind::NeedsOperator(Reason::DstPutObjectNotPermitted),
+            Dependency::Destination
+        ),
+        Feedback::Reachable
+    );
+    assert_eq!(
+        Feedback::from_failure(&Failure::new(
+            FailureKind::Transient,
+            Operation::AccessLedger
+        )),
+        Feedback::None
+    );
 }
 
 #[test]
 fn what_a_destination_does_is_said_as_it_is() {
-    assert_eq!(trouble(Dependency::Destination, Some(500), true).to_string(), "answers 500 to PutObject");
-    assert_eq!(trouble(Dependency::Destination, None, true).to_string(), "does not answer PutObject");
+    assert_eq!(
+        trouble(Dependency::Destination, Some(500), true).to_string(),
+        "answers 500 to PutObject"
+    );
+    assert_eq!(
+        trouble(Dependency::Destination, None, true).to_string(),
+        "does not answer PutObject"
+    );
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap()
 }
 
 #[test]
@@ -84,7 +128,10 @@ fn a_place_that_is_given_back_goes_to_who_came_first_and_still_waits() {
             assert!(futures::poll!(waiting.as_mut()).is_pending());
         }
         drop(gone);
-        inside.pop().unwrap().leave_with(Feedback::Served { wrote: true });
+        inside
+            .pop()
+            .unwrap()
+            .leave_with(Feedback::Served { wrote: true });
         assert!(futures::poll!(second.as_mut()).is_pending());
         assert!(futures::poll!(first.as_mut()).is_ready());
     });
@@ -111,13 +158,20 @@ fn the_one_who_waits_for_a_dead_destination_may_go_and_the_next_takes_the_place(
     runtime().block_on(async {
         let (concurrency, sick) = (ConcurrencyControl::default(), route("sick"));
         for _ in 0..5 {
-            concurrency.acquire_permit(&sick, &A).await.unwrap().leave_with(SILENCE);
+            concurrency
+                .acquire_permit(&sick, &A)
+                .await
+                .unwrap()
+                .leave_with(SILENCE);
         }
         assert!(concurrency.is_circuit_open(&sick.destination));
         let mut first = Box::pin(concurrency.acquire_permit(&sick, &A));
         assert!(futures::poll!(first.as_mut()).is_pending());
         assert!(concurrency.acquire_permit(&sick, &A).await.is_err());
-        assert!(futures::poll!(Box::pin(concurrency.acquire_permit(&sick, &B))).is_ready(), "it may be answered");
+        assert!(
+            futures::poll!(Box::pin(concurrency.acquire_permit(&sick, &B))).is_ready(),
+            "it may be answered"
+        );
         drop(first);
         assert!(futures::poll!(Box::pin(concurrency.acquire_permit(&sick, &A))).is_pending());
     });
@@ -127,14 +181,21 @@ fn the_one_who_waits_for_a_dead_destination_may_go_and_the_next_takes_the_place(
 async fn who_hears_of_a_change_at_the_very_time_that_opens_the_way_does_not_sleep_on() {
     let (concurrency, sick) = (ConcurrencyControl::default(), route("sick"));
     for _ in 0..5 {
-        concurrency.acquire_permit(&sick, &A).await.unwrap().leave_with(SILENCE);
+        concurrency
+            .acquire_permit(&sick, &A)
+            .await
+            .unwrap()
+            .leave_with(SILENCE);
     }
     let opens = Instant::from_std(concurrency.lock_state().gates.wakes_at(&sick).unwrap());
     let change = async {
         tokio::time::sleep_until(opens).await;
         concurrency.0.changed.notify_waiters();
     };
-    let entered = tokio::time::timeout_at(opens + Duration::from_secs(600), concurrency.acquire_permit(&sick, &A));
+    let entered = tokio::time::timeout_at(
+        opens + Duration::from_secs(600),
+        concurrency.acquire_permit(&sick, &A),
+    );
     let ((), entered) = futures::join!(change, entered);
     assert!(matches!(entered, Ok(Ok(_))), "it waits for nobody");
 }

@@ -38,16 +38,24 @@ impl CompletedTasks {
                 self.by_message.remove(&oldest);
             }
             if self.order.len() > 2 * MESSAGES_MAX {
-                self.order.retain(|id| self.by_message.contains_key(id) || id == message);
+                self.order
+                    .retain(|id| self.by_message.contains_key(id) || id == message);
             }
         }
-        self.by_message.entry(message.to_owned()).or_default().insert(done_key(task, pending));
+        self.by_message
+            .entry(message.to_owned())
+            .or_default()
+            .insert(done_key(task, pending));
     }
 
     /// Says whether all of a task was done when its message came before.
     pub(super) fn has_done(&self, message: &str, task: &Task) -> bool {
-        let Some(known) = self.by_message.get(message) else { return false };
-        task.events.iter().all(|pending| known.contains(&done_key(task, pending)))
+        let Some(known) = self.by_message.get(message) else {
+            return false;
+        };
+        task.events
+            .iter()
+            .all(|pending| known.contains(&done_key(task, pending)))
     }
 
     /// Forgets a message that does not come again.
@@ -73,12 +81,25 @@ mod tests {
     fn task(bucket: &str, action: EventKind) -> Task {
         let rule = rules(&[("orders", "orders", bucket)]).remove(0);
         let key = Key::try_from("report").unwrap();
-        let pending = PendingEvent { action, version: None, sequencer: None, time: None, size_bytes: 0, parked: None };
+        let pending = PendingEvent {
+            action,
+            version: None,
+            sequencer: None,
+            time: None,
+            size_bytes: 0,
+            parked: None,
+        };
         Task {
-            target: TargetKey { destination: rule.destination.clone(), key: key.clone() },
+            target: TargetKey {
+                destination: rule.destination.clone(),
+                key: key.clone(),
+            },
             source: rule.source.clone(),
             source_key: key,
-            rules: Rules { primary: Arc::new(rule), fallbacks: Vec::new() },
+            rules: Rules {
+                primary: Arc::new(rule),
+                fallbacks: Vec::new(),
+            },
             events: vec![pending],
             redelivered: false,
             receive_count: 0,

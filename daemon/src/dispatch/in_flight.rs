@@ -43,17 +43,29 @@ impl InFlight {
     pub(super) fn take(&mut self, message: Message, disposal: AckAction, open: usize) {
         self.open += open;
         self.bytes += message.body.len();
-        self.messages.insert(message.number, InFlightMessage { message, tasks: open, open, disposal });
+        self.messages.insert(
+            message.number,
+            InFlightMessage {
+                message,
+                tasks: open,
+                open,
+                disposal,
+            },
+        );
     }
 
     /// Returns the id of a message that has more than one task.
     pub(super) fn wants_more(&self, number: u64) -> Option<&str> {
-        self.messages.get(&number).filter(|in_hand| in_hand.tasks > 1).map(|in_hand| in_hand.message.id.as_str())
+        self.messages
+            .get(&number)
+            .filter(|in_hand| in_hand.tasks > 1)
+            .map(|in_hand| in_hand.message.id.as_str())
     }
 
     /// Says whether a message is in flight and its lease surely held.
     pub(super) fn holds_lease(&self, number: u64) -> bool {
-        self.lost_token(number).is_some_and(|lost| !lost.is_cancelled())
+        self.lost_token(number)
+            .is_some_and(|lost| !lost.is_cancelled())
     }
 
     /// Returns the hold on a message of a work queue.
@@ -64,27 +76,44 @@ impl InFlight {
 
     /// Returns what fires when work for a message has to end.
     pub(super) fn over_token(&self, number: u64) -> Option<&CancellationToken> {
-        self.messages.get(&number).map(|in_hand| in_hand.message.lease.over_token())
+        self.messages
+            .get(&number)
+            .map(|in_hand| in_hand.message.lease.over_token())
     }
 
     /// Returns what fires when a message may have gone to another worker.
     fn lost_token(&self, number: u64) -> Option<&CancellationToken> {
-        self.messages.get(&number).map(|in_hand| in_hand.message.lease.lost_token())
+        self.messages
+            .get(&number)
+            .map(|in_hand| in_hand.message.lease.lost_token())
     }
 
     /// Closes one task of a message; the last one settles it. Of several disposals the most
     /// careful wins.
-    pub(super) fn close(&mut self, number: u64, disposal: impl FnOnce(&Message) -> AckAction) -> Option<AckRequest> {
+    pub(super) fn close(
+        &mut self,
+        number: u64,
+        disposal: impl FnOnce(&Message) -> AckAction,
+    ) -> Option<AckRequest> {
         let in_hand = self.messages.get_mut(&number)?;
         let disposal = disposal(&in_hand.message);
         let closed = in_hand.open.min(1);
         (in_hand.open, self.open) = (in_hand.open - closed, self.open - closed);
-        in_hand.disposal = more_careful(std::mem::replace(&mut in_hand.disposal, AckAction::Delete), disposal);
+        in_hand.disposal = more_careful(
+            std::mem::replace(&mut in_hand.disposal, AckAction::Delete),
+            disposal,
+        );
         if in_hand.open > 0 {
             return None;
         }
-        self.remove_message(number)
-            .map(|InFlightMessage { message, disposal, .. }| AckRequest { message, action: disposal })
+        self.remove_message(number).map(
+            |InFlightMessage {
+                 message, disposal, ..
+             }| AckRequest {
+                message,
+                action: disposal,
+            },
+        )
     }
 
     /// Removes a message that may have gone to another worker, whose work decides what becomes of
@@ -112,7 +141,11 @@ impl InFlight {
 
     /// Gives away every message.
     pub(super) fn empty(&mut self) -> Vec<Message> {
-        std::mem::take(self).messages.into_values().map(|in_hand| in_hand.message).collect()
+        std::mem::take(self)
+            .messages
+            .into_values()
+            .map(|in_hand| in_hand.message)
+            .collect()
     }
 }
 
@@ -124,7 +157,11 @@ fn more_careful(one: AckAction, other: AckAction) -> AckAction {
         AckAction::Forward(_) => (2, None),
         AckAction::ReturnAfter(delay) => (3, Some(*delay)),
     };
-    if care(&other) > care(&one) { other } else { one }
+    if care(&other) > care(&one) {
+        other
+    } else {
+        one
+    }
 }
 
 #[cfg(test)]
@@ -147,7 +184,8 @@ mod tests {
 
     #[test]
     fn a_message_of_two_tasks_waits_for_the_one_that_needs_longer() {
-        let [soon, late] = [1, 60].map(|seconds| AckAction::ReturnAfter(Duration::from_secs(seconds)));
+        let [soon, late] =
+            [1, 60].map(|seconds| AckAction::ReturnAfter(Duration::from_secs(seconds)));
         assert_eq!(more_careful(soon.clone(), late.clone()), late);
         assert_eq!(more_careful(late.clone(), soon), late);
     }

@@ -45,7 +45,11 @@ impl KeyQueue {
     /// Lets every event of a task wait.
     pub(super) fn add(&mut self, message: Option<u64>, mut task: Task) {
         for pending in std::mem::take(&mut task.events) {
-            self.waiting.push(QueuedEvent { message, task: task.clone(), pending });
+            self.waiting.push(QueuedEvent {
+                message,
+                task: task.clone(),
+                pending,
+            });
         }
     }
 
@@ -59,10 +63,20 @@ impl KeyQueue {
         tickets.retain(is_wanted);
         let newest = tickets.last()?;
         let task = Task {
-            events: tickets.iter().map(|ticket| ticket.pending.clone()).collect(),
+            events: tickets
+                .iter()
+                .map(|ticket| ticket.pending.clone())
+                .collect(),
             redelivered: tickets.iter().any(|ticket| ticket.task.redelivered),
-            receive_count: tickets.iter().map(|ticket| ticket.task.receive_count).max().unwrap_or_default(),
-            takes_over: tickets.iter().filter_map(|ticket| ticket.task.takes_over).max(),
+            receive_count: tickets
+                .iter()
+                .map(|ticket| ticket.task.receive_count)
+                .max()
+                .unwrap_or_default(),
+            takes_over: tickets
+                .iter()
+                .filter_map(|ticket| ticket.task.takes_over)
+                .max(),
             ..newest.task.clone()
         };
         self.state = KeyState::Working(tickets);
@@ -150,12 +164,18 @@ impl KeyQueue {
 /// each version once more, whichever worker has its message by then: PutObjectTagging has no
 /// precondition, so a request on its way may land over newer tags, and the task that wrote those
 /// may have ended.
-pub(super) fn left_of(tickets: Vec<QueuedEvent>, is_held: impl Fn(u64) -> bool) -> Vec<QueuedEvent> {
+pub(super) fn left_of(
+    tickets: Vec<QueuedEvent>,
+    is_held: impl Fn(u64) -> bool,
+) -> Vec<QueuedEvent> {
     let mut left: Vec<QueuedEvent> = Vec::with_capacity(tickets.len());
     for ticket in &tickets {
         let is_same = |other: &QueuedEvent| other.pending.version == ticket.pending.version;
         if ticket.pending.action == EventKind::Tags && !left.iter().any(is_same) {
-            left.push(QueuedEvent { message: None, ..ticket.clone() });
+            left.push(QueuedEvent {
+                message: None,
+                ..ticket.clone()
+            });
         }
     }
     let is_kept = |ticket: &QueuedEvent| match ticket.message {
@@ -185,9 +205,15 @@ mod tests {
             time: None,
             size_bytes: None,
         };
-        let mut task = Ruleset::new(&rules(&[("orders", "orders", "replicas")])).tasks_for(&event).remove(0);
+        let mut task = Ruleset::new(&rules(&[("orders", "orders", "replicas")]))
+            .tasks_for(&event)
+            .remove(0);
         let pending = task.events.remove(0);
-        QueuedEvent { message, task, pending }
+        QueuedEvent {
+            message,
+            task,
+            pending,
+        }
     }
 
     #[test]
@@ -201,9 +227,17 @@ mod tests {
         ];
         let left = left_of(cut_off, |number| number == 2);
         let told = |left: &[QueuedEvent]| -> Vec<_> {
-            let told =
-                |ticket: &QueuedEvent| (ticket.message, ticket.pending.action, ticket.pending.version.clone().unwrap());
-            left.iter().map(told).map(|(message, action, version)| (message, action, version.to_string())).collect()
+            let told = |ticket: &QueuedEvent| {
+                (
+                    ticket.message,
+                    ticket.pending.action,
+                    ticket.pending.version.clone().unwrap(),
+                )
+            };
+            left.iter()
+                .map(told)
+                .map(|(message, action, version)| (message, action, version.to_string()))
+                .collect()
         };
         let version = |text: &str| text.to_owned();
         let tags = |message, text| (message, EventKind::Tags, version(text));
@@ -217,7 +251,11 @@ mod tests {
         assert_eq!(told(&left), wanted);
         assert_eq!(
             told(&left_of(left, |_| false)),
-            [tags(None, "a"), tags(None, "b"), (None, EventKind::Put, version("c"))]
+            [
+                tags(None, "a"),
+                tags(None, "b"),
+                (None, EventKind::Put, version("c"))
+            ]
         );
     }
 }

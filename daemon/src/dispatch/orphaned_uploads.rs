@@ -48,7 +48,9 @@ impl Dispatch {
         let (rules, is_idle) = (Arc::clone(&self.rules.borrow()), self.has_business());
         let (ledger, after) = (self.engine.ledger.clone(), self.leftovers_after.take());
         self.running.spawn(async move {
-            Completion::LeftOver(blocking::run_blocking(|| search(&ledger, &rules, after.as_ref(), is_idle)))
+            Completion::LeftOver(blocking::run_blocking(|| {
+                search(&ledger, &rules, after.as_ref(), is_idle)
+            }))
         });
     }
 
@@ -56,7 +58,12 @@ impl Dispatch {
     pub(super) fn found_leftovers(&mut self, found: Result<OrphanedUploads, Failure>) {
         let OrphanedUploads { mut tasks, rest } = match found {
             Ok(found) => found,
-            Err(failure) => return warn!(error = error_chain(&failure), "cannot read what is uploaded"),
+            Err(failure) => {
+                return warn!(
+                    error = error_chain(&failure),
+                    "cannot read what is uploaded"
+                );
+            }
         };
         self.leftovers_after = rest;
         // A message may have come meanwhile.
@@ -82,7 +89,9 @@ impl Dispatch {
     pub(super) fn has_business(&self) -> impl Fn(&TargetKey) -> bool + Send + use<> {
         let busy: BTreeSet<TargetKey> = self.targets.keys().cloned().collect();
         let engine = Arc::clone(&self.engine);
-        move |target| !busy.contains(target) && !engine.concurrency.is_circuit_open(&target.destination)
+        move |target| {
+            !busy.contains(target) && !engine.concurrency.is_circuit_open(&target.destination)
+        }
     }
 }
 
@@ -90,7 +99,11 @@ impl Dispatch {
 async fn end(engine: &Engine, tasks: Vec<Task>) {
     for task in tasks {
         if let Err(failure) = reconcile::end_upload(engine, &task).await {
-            warn!(key = task.target.key.as_str(), error = error_chain(&failure), "upload not aborted");
+            warn!(
+                key = task.target.key.as_str(),
+                error = error_chain(&failure),
+                "upload not aborted"
+            );
         }
     }
 }

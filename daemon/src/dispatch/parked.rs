@@ -33,18 +33,30 @@ impl Dispatch {
     /// Tries all that is meant again. There may be much to count, so not in this loop.
     fn retry(&mut self, filter: ParkedFilter, asker: Requester) {
         if self.sweeps.is_full() || self.deliveries.is_closed() {
-            let busy = "the daemon is stopping, or has many retries before this one; try again later";
+            let busy =
+                "the daemon is stopping, or has many retries before this one; try again later";
             let _asker_may_be_gone = asker.send(Err(busy.to_owned()));
             return;
         }
         let (ledger, rules) = (self.engine.ledger.clone(), Arc::clone(&self.rules.borrow()));
         self.running.spawn(async move {
             let result = blocking::run_blocking(|| parking::count(&ledger, &rules, &filter));
-            Completion::Counted(Counted { filter, asker, result })
+            Completion::Counted(Counted {
+                filter,
+                asker,
+                result,
+            })
         });
     }
 
-    pub(super) fn counted(&mut self, Counted { filter, asker, result }: Counted) {
+    pub(super) fn counted(
+        &mut self,
+        Counted {
+            filter,
+            asker,
+            result,
+        }: Counted,
+    ) {
         let answer = result.map_err(|failure| error_chain(&failure));
         match &answer {
             Ok(retried) => info!(tasks = retried.tasks, "trying parked tasks again"),
@@ -60,13 +72,23 @@ impl Dispatch {
         if self.sweeps.is_idle() || self.deliveries.is_closed() {
             return;
         }
-        let unbidden = self.targets.values().filter(|work| KeyQueue::is_background(work)).count();
-        let Some(lanes_max) = LANES_MAX.checked_sub(unbidden).filter(|room| *room > 0) else { return };
-        let Some(sweep) = self.sweeps.next() else { return };
+        let unbidden = self
+            .targets
+            .values()
+            .filter(|work| KeyQueue::is_background(work))
+            .count();
+        let Some(lanes_max) = LANES_MAX.checked_sub(unbidden).filter(|room| *room > 0) else {
+            return;
+        };
+        let Some(sweep) = self.sweeps.next() else {
+            return;
+        };
         let (ledger, rules) = (self.engine.ledger.clone(), Arc::clone(&self.rules.borrow()));
         let has_business = self.has_business();
         self.running.spawn(async move {
-            Completion::Found(blocking::run_blocking(|| sweep.next_round(&ledger, &rules, lanes_max, has_business)))
+            Completion::Found(blocking::run_blocking(|| {
+                sweep.next_round(&ledger, &rules, lanes_max, has_business)
+            }))
         });
     }
 
@@ -89,7 +111,10 @@ impl Dispatch {
         }
         let now = clock::now();
         for RetryCandidate { parked, task } in targets {
-            if let Err(failure) = parked.into_iter().try_for_each(|parked| self.count_try(parked, now)) {
+            if let Err(failure) = parked
+                .into_iter()
+                .try_for_each(|parked| self.count_try(parked, now))
+            {
                 warn!(error = error_chain(&failure), "cannot write to the ledger");
             }
             if let Some(task) = task {

@@ -32,7 +32,9 @@ async fn send(engine: &Engine, targets: Vec<RetryCandidate>) {
     let now = clock::now();
     let (mut items, mut parked) = (Vec::new(), Vec::new());
     for revived in targets {
-        let url = revived.task.and_then(|task| task.rules.primary.work_queue.clone());
+        let url = revived
+            .task
+            .and_then(|task| task.rules.primary.work_queue.clone());
         for task in revived.parked {
             if let Some(url) = &url {
                 items.push(item(url, &task, now));
@@ -41,9 +43,17 @@ async fn send(engine: &Engine, targets: Vec<RetryCandidate>) {
         }
     }
     let sent = engine.work_queues.send_all(&items).await;
-    let sent: Vec<ParkedTask> = parked.into_iter().zip(sent).filter_map(|(task, sent)| sent.then_some(task)).collect();
+    let sent: Vec<ParkedTask> = parked
+        .into_iter()
+        .zip(sent)
+        .filter_map(|(task, sent)| sent.then_some(task))
+        .collect();
     for task in sent {
-        let forgotten = blocking::run_blocking(|| engine.ledger.remove_parked(&task.target, |parked| *parked == task));
+        let forgotten = blocking::run_blocking(|| {
+            engine
+                .ledger
+                .remove_parked(&task.target, |parked| *parked == task)
+        });
         if let Err(failure) = forgotten {
             warn!(error = error_chain(&failure), "cannot write to the ledger");
         }
@@ -62,9 +72,17 @@ fn item(url: &str, task: &ParkedTask, now: Timestamp) -> WorkItem {
     };
     let group = group_of(&task.target);
     let version = task.version.as_ref().map_or("", |version| version.as_str());
-    let deduplication =
-        digest_words(["retry", &group, task.action.as_str(), version, &now.unix_timestamp_nanos().to_string()]);
-    let parked = ParkedBefore { since: task.since, tries: task.tries.saturating_add(1) };
+    let deduplication = digest_words([
+        "retry",
+        &group,
+        task.action.as_str(),
+        version,
+        &now.unix_timestamp_nanos().to_string(),
+    ]);
+    let parked = ParkedBefore {
+        since: task.since,
+        tries: task.tries.saturating_add(1),
+    };
     WorkItem {
         url: url.to_owned(),
         group,

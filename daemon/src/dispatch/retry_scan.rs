@@ -61,11 +61,17 @@ pub(super) struct RetryCandidate {
 
 impl RetryScan {
     pub(super) fn due_at(now: Timestamp) -> Self {
-        Self { chosen: ScanSelection::Due(now), after: None }
+        Self {
+            chosen: ScanSelection::Due(now),
+            after: None,
+        }
     }
 
     pub(super) fn of_filter(filter: ParkedFilter) -> Self {
-        Self { chosen: ScanSelection::Meant(filter), after: None }
+        Self {
+            chosen: ScanSelection::Meant(filter),
+            after: None,
+        }
     }
 
     /// Says whether the sweep is on schedule, and so no client waits for it.
@@ -102,8 +108,13 @@ impl RetryScan {
         })?;
         let after = found.last().map(|(target, _)| target.clone());
         let rest = (!is_over).then_some(Self { after, ..self });
-        let targets =
-            found.into_iter().map(|(_, parked)| RetryCandidate { task: revive(rules, &parked), parked }).collect();
+        let targets = found
+            .into_iter()
+            .map(|(_, parked)| RetryCandidate {
+                task: revive(rules, &parked),
+                parked,
+            })
+            .collect();
         Ok(ScanPage { targets, rest })
     }
 
@@ -117,10 +128,13 @@ impl RetryScan {
 
 /// Makes one task of all that is parked at a key.
 fn revive(rules: &Ruleset, parked: &[ParkedTask]) -> Option<Task> {
-    parked.iter().filter_map(|parked| rules.revive(parked)).reduce(|mut all, task| {
-        all.events.extend(task.events);
-        all
-    })
+    parked
+        .iter()
+        .filter_map(|parked| rules.revive(parked))
+        .reduce(|mut all, task| {
+            all.events.extend(task.events);
+            all
+        })
 }
 
 /// The sweeps that are under way, one after the other.
@@ -151,7 +165,11 @@ impl ScanQueue {
         if self.is_searching {
             return None;
         }
-        let command = self.waiting.iter().position(|sweep| !sweep.is_routine()).unwrap_or(0);
+        let command = self
+            .waiting
+            .iter()
+            .position(|sweep| !sweep.is_routine())
+            .unwrap_or(0);
         let sweep = self.waiting.remove(command)?;
         self.is_searching = true;
         Some(sweep)
@@ -177,10 +195,16 @@ mod tests {
     use crate::ruleset::tests::rules;
 
     fn parked(key: &str, action: EventKind, due_seconds: i64) -> ParkedTask {
-        let place = |bucket: &str| BucketRef { account: "main".to_owned(), bucket: Bucket::try_from(bucket).unwrap() };
+        let place = |bucket: &str| BucketRef {
+            account: "main".to_owned(),
+            bucket: Bucket::try_from(bucket).unwrap(),
+        };
         let since = Timestamp::from_unix_timestamp(0).unwrap();
         ParkedTask {
-            target: TargetKey { destination: place("replicas"), key: Key::try_from(key).unwrap() },
+            target: TargetKey {
+                destination: place("replicas"),
+                key: Key::try_from(key).unwrap(),
+            },
             rule: "orders".to_owned(),
             source: place("orders"),
             source_key: Key::try_from(key).unwrap(),
@@ -195,15 +219,28 @@ mod tests {
     }
 
     /// Goes through a sweep and returns the keys of each round, with the number of tasks.
-    fn sweep(tasks: &[ParkedTask], mut sweep: RetryScan, lanes_max: usize, busy: &str) -> Vec<Vec<(String, usize)>> {
+    fn sweep(
+        tasks: &[ParkedTask],
+        mut sweep: RetryScan,
+        lanes_max: usize,
+        busy: &str,
+    ) -> Vec<Vec<(String, usize)>> {
         let directory = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(directory.path()).unwrap();
-        tasks.iter().for_each(|task| ledger.put_parked(task).unwrap());
+        tasks
+            .iter()
+            .for_each(|task| ledger.put_parked(task).unwrap());
         let ruleset = Ruleset::new(&rules(&[("orders", "orders", "replicas")]));
         let mut rounds = Vec::new();
         loop {
-            let round = sweep.next_round(&ledger, &ruleset, lanes_max, |target| target.key.as_str() != busy).unwrap();
-            let key = |target: &RetryCandidate| (target.parked[0].target.key.to_string(), target.parked.len());
+            let round = sweep
+                .next_round(&ledger, &ruleset, lanes_max, |target| {
+                    target.key.as_str() != busy
+                })
+                .unwrap();
+            let key = |target: &RetryCandidate| {
+                (target.parked[0].target.key.to_string(), target.parked.len())
+            };
             rounds.push(round.targets.iter().map(key).collect());
             match round.rest {
                 Some(rest) => sweep = rest,
@@ -231,19 +268,31 @@ mod tests {
         ];
         let tasks = tasks.map(|(key, action)| parked(key, action, 0));
         let rounds = sweep(&tasks, all(), 2, "");
-        assert_eq!(rounds, [vec![one("a", 2), one("ab", 1)], vec![one("b", 1), one("c", 1)]]);
+        assert_eq!(
+            rounds,
+            [
+                vec![one("a", 2), one("ab", 1)],
+                vec![one("b", 1), one("c", 1)]
+            ]
+        );
         assert_eq!(sweep(&tasks, all(), 1, "").len(), 4);
         assert_eq!(sweep(&tasks, all(), 100, "").len(), 1);
     }
 
     #[test]
     fn routine_takes_what_is_due_and_leaves_alone_what_has_no_business() {
-        let tasks =
-            [parked("busy", EventKind::Put, 0), parked("due", EventKind::Put, 10), parked("early", EventKind::Put, 11)];
+        let tasks = [
+            parked("busy", EventKind::Put, 0),
+            parked("due", EventKind::Put, 10),
+            parked("early", EventKind::Put, 11),
+        ];
         let due = RetryScan::due_at(Timestamp::from_unix_timestamp(10).unwrap());
         assert_eq!(sweep(&tasks, due, 100, "busy"), [vec![one("due", 1)]]);
         let meant = sweep(&tasks, all(), 100, "busy");
-        assert_eq!(meant, [vec![one("busy", 1), one("due", 1), one("early", 1)]]);
+        assert_eq!(
+            meant,
+            [vec![one("busy", 1), one("due", 1), one("early", 1)]]
+        );
     }
 
     #[test]

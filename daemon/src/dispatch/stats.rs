@@ -27,7 +27,9 @@ impl InFlightStats {
             rules.insert(rule.id.clone(), PendingFigures::default());
         }
         for ticket in dispatch.targets.values().flat_map(KeyQueue::tickets) {
-            let pending = rules.entry(ticket.task.rules.primary.id.clone()).or_default();
+            let pending = rules
+                .entry(ticket.task.rules.primary.id.clone())
+                .or_default();
             pending.operations += 1;
             // The size is what a message claims.
             let size = i64::try_from(ticket.pending.size_bytes).unwrap_or(i64::MAX);
@@ -35,6 +37,10 @@ impl InFlightStats {
             let age = ticket.pending.time.map_or(0.0, clock::seconds_since);
             pending.oldest_seconds = pending.oldest_seconds.max(age);
         }
-        Self { rules, messages: dispatch.hand.len(), keys: dispatch.targets.len() }
+        Self {
+            rules,
+            messages: dispatch.hand.len(),
+            keys: dispatch.targets.len(),
+        }
     }
 }

@@ -37,8 +37,7 @@ struct HealthState {
 }
 
 /// What to do about damage; the command is in the README.
-pub(super) const REMEDY: &str =
-    "stop the daemon, then `s3-replicator ledger repair` keeps what can be read and the rest is read back";
+pub(super) const REMEDY: &str = "stop the daemon, then `s3-replicator ledger repair` keeps what can be read and the rest is read back";
 
 impl LedgerTrouble {
     pub(crate) const ALL: [Self; 3] = [Self::Write, Self::Read, Self::Damage];
@@ -56,13 +55,24 @@ impl LedgerHealth {
     /// Says what keeps the ledger from being relied on, if anything does.
     pub(crate) fn ailment(&self) -> Option<String> {
         let state = self.lock_state();
-        let failing = state.failing.as_ref().map(|(_, error)| format!("the ledger cannot be written: {error}"));
-        failing.or_else(|| state.damage.as_ref().map(|error| format!("the ledger is damaged: {error}; {REMEDY}")))
+        let failing = state
+            .failing
+            .as_ref()
+            .map(|(_, error)| format!("the ledger cannot be written: {error}"));
+        failing.or_else(|| {
+            state
+                .damage
+                .as_ref()
+                .map(|error| format!("the ledger is damaged: {error}; {REMEDY}"))
+        })
     }
 
     /// Says for how long nothing could be written.
     pub(crate) fn failing_for(&self) -> Option<Duration> {
-        self.lock_state().failing.as_ref().map(|(since, _)| since.elapsed())
+        self.lock_state()
+            .failing
+            .as_ref()
+            .map(|(since, _)| since.elapsed())
     }
 
     /// Returns how often each trouble was seen.
@@ -103,7 +113,10 @@ impl LedgerHealth {
     /// Records that the ledger can be written again.
     pub(super) fn recovered(&self) {
         if let Some((since, _)) = self.lock_state().failing.take() {
-            info!(seconds = since.elapsed().as_secs(), "the ledger can be written again");
+            info!(
+                seconds = since.elapsed().as_secs(),
+                "the ledger can be written again"
+            );
             self.changed.notify_waiters();
         }
     }

@@ -13,9 +13,13 @@ use super::condition::REMEDY;
 /// The state directory cannot be used.
 #[derive(Debug, Error)]
 pub(crate) enum OpenError {
-    #[error("state directory {0} is in use by another s3-replicator; give each daemon a `state_dir` of its own")]
+    #[error(
+        "state directory {0} is in use by another s3-replicator; give each daemon a `state_dir` of its own"
+    )]
     Locked(PathBuf),
-    #[error("state directory {0} cannot be written; check that it exists, has room and belongs to the daemon's user")]
+    #[error(
+        "state directory {0} cannot be written; check that it exists, has room and belongs to the daemon's user"
+    )]
     NotWritable(PathBuf, #[source] io::Error),
     #[error("ledger {0} cannot be opened; `s3-replicator ledger check` reads all of it")]
     Unusable(PathBuf, #[source] rocksdb::Error),
@@ -45,9 +49,17 @@ impl Directory {
     /// Takes a state directory, which is made if it is not there.
     pub(super) fn lock_directory(path: &Path) -> Result<Self, OpenError> {
         let unwritable = |error| OpenError::NotWritable(path.to_owned(), error);
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unwritable)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(unwritable)?;
         probe_directory(path).map_err(unwritable)?;
-        let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(path.join(LOCK));
+        let lock = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(path.join(LOCK));
         let lock = lock.map_err(unwritable)?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -57,7 +69,10 @@ impl Directory {
         if let Err(error) = close_to_others(path) {
             warn!(path = %path.display(), %error, "other users' access to the state directory cannot be taken away");
         }
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self {
+            path: path.to_owned(),
+            _lock: lock,
+        })
     }
 
     /// Returns where the ledger is.
@@ -68,19 +83,23 @@ impl Directory {
     /// Makes sure that no repair ended between its two renames: what it left is the ledger, and a
     /// new one is empty.
     pub(super) fn check_repaired(&self) -> Result<(), OpenError> {
-        let (ledger, unreadable) = (self.ledger_path(), |error| OpenError::NotWritable(self.path.clone(), error));
+        let (ledger, unreadable) = (self.ledger_path(), |error| {
+            OpenError::NotWritable(self.path.clone(), error)
+        });
         if ledger.exists() {
             return Ok(());
         }
         let mut left = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(unreadable)? {
             left.extend(
-                Some(entry.map_err(unreadable)?.path()).filter(|path| path.file_stem() == Some(LEDGER.as_ref())),
+                Some(entry.map_err(unreadable)?.path())
+                    .filter(|path| path.file_stem() == Some(LEDGER.as_ref())),
             );
         }
         // Of both, the repaired one is the one to go on with.
         left.sort_unstable();
-        left.pop().map_or(Ok(()), |left| Err(OpenError::Repaired(ledger, left)))
+        left.pop()
+            .map_or(Ok(()), |left| Err(OpenError::Repaired(ledger, left)))
     }
 
     /// Says why nothing can be written, if that is so.
@@ -110,7 +129,9 @@ fn close_to_others(state_dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(state_dir)? {
         let entry = entry?;
         match entry.file_name().to_str() {
-            Some(name) if OURS.iter().any(|ours| name.starts_with(ours)) => restrict_access(&entry.path())?,
+            Some(name) if OURS.iter().any(|ours| name.starts_with(ours)) => {
+                restrict_access(&entry.path())?;
+            }
             // What a new filesystem has of itself.
             Some("lost+found") => {}
             _ => is_ours_alone = false,
@@ -127,7 +148,10 @@ fn close_to_others(state_dir: &Path) -> io::Result<()> {
 
 fn restrict_access(path: &Path) -> io::Result<()> {
     let is_directory = fs::metadata(path)?.is_dir();
-    fs::set_permissions(path, Permissions::from_mode(if is_directory { 0o700 } else { 0o600 }))?;
+    fs::set_permissions(
+        path,
+        Permissions::from_mode(if is_directory { 0o700 } else { 0o600 }),
+    )?;
     if is_directory {
         fs::read_dir(path)?.try_for_each(|entry| restrict_access(&entry?.path()))?;
     }

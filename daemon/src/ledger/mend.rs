@@ -12,7 +12,8 @@ use rocksdb::{DB, DBIterator, IteratorMode, ReadOptions};
 
 use super::directory::{Directory, OpenError, ledger_of};
 use super::records::{
-    DbKey, ParkedTask, RecordError, Refuted, Removals, Replica, RuleStart, Table, Upload, UploadedPart, decode_record,
+    DbKey, ParkedTask, RecordError, Refuted, Removals, Replica, RuleStart, Table, Upload,
+    UploadedPart, decode_record,
 };
 use super::store::{self, OpenDb};
 use crate::clock;
@@ -29,7 +30,12 @@ pub fn repair(settings: &Settings) -> anyhow::Result<String> {
     let directory = Directory::lock_directory(&settings.state_dir)?;
     let path = directory.ledger_path();
     match read_all(&path) {
-        Ok(counts) => return Ok(format!("{} is whole, nothing was changed: {counts}", path.display())),
+        Ok(counts) => {
+            return Ok(format!(
+                "{} is whole, nothing was changed: {counts}",
+                path.display()
+            ));
+        }
         Err(error) if exit_code(&error) == DAMAGED => {}
         Err(error) => return Err(error),
     }
@@ -37,20 +43,36 @@ pub fn repair(settings: &Settings) -> anyhow::Result<String> {
     let old = path.with_extension(format!("damaged-{}", clock::now().unix_timestamp()));
     let counts = salvage(&path, &new)?;
     fs::rename(&path, &old).with_context(|| format!("cannot put {} aside", path.display()))?;
-    fs::rename(&new, &path).with_context(|| format!("cannot put {} in its place", new.display()))?;
-    File::open(&settings.state_dir).and_then(|directory| directory.sync_all()).context("cannot sync `state_dir`")?;
-    let since =
-        if counts.count_of(RULE_STARTS) == 0 { "; since when rules count is lost, so say `since` in each" } else { "" };
-    Ok(format!("kept {counts}\nthe damaged ledger is now {}\n{LOST}{since}", old.display()))
+    fs::rename(&new, &path)
+        .with_context(|| format!("cannot put {} in its place", new.display()))?;
+    File::open(&settings.state_dir)
+        .and_then(|directory| directory.sync_all())
+        .context("cannot sync `state_dir`")?;
+    let since = if counts.count_of(RULE_STARTS) == 0 {
+        "; since when rules count is lost, so say `since` in each"
+    } else {
+        ""
+    };
+    Ok(format!(
+        "kept {counts}\nthe damaged ledger is now {}\n{LOST}{since}",
+        old.display()
+    ))
 }
 
 /// Returns what the process exits with for an error: 65 for a damaged ledger, which is `EX_DATAERR`
 /// of sysexits.h, and 1 for all else.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
     let is_damage = |cause: &(dyn std::error::Error + 'static)| {
-        matches!(cause.downcast_ref::<OpenError>(), Some(OpenError::Damaged(..)))
+        matches!(
+            cause.downcast_ref::<OpenError>(),
+            Some(OpenError::Damaged(..))
+        )
     };
-    if error.chain().any(is_damage) { DAMAGED } else { 1 }
+    if error.chain().any(is_damage) {
+        DAMAGED
+    } else {
+        1
+    }
 }
 
 const DAMAGED: u8 = 65;
@@ -65,13 +87,27 @@ type Kind = (Table, &'static str, fn(&[u8]) -> Result<(), RecordError>);
 const RULE_STARTS: &str = "rule starts";
 
 const KINDS: [Kind; 7] = [
-    (Table::Replica, "replicas", |bytes| decode_record::<Replica>(bytes).map(drop)),
-    (Table::Upload, "uploads", |bytes| decode_record::<Upload>(bytes).map(drop)),
-    (Table::UploadedPart, "parts", |bytes| decode_record::<UploadedPart>(bytes).map(drop)),
-    (Table::ParkedTask, "parked tasks", |bytes| decode_record::<ParkedTask>(bytes).map(drop)),
-    (Table::Removals, "counts of removals", |bytes| decode_record::<Removals>(bytes).map(drop)),
-    (Table::Refuted, "refuted replicas", |bytes| decode_record::<Refuted>(bytes).map(drop)),
-    (Table::RuleStart, RULE_STARTS, |bytes| decode_record::<RuleStart>(bytes).map(drop)),
+    (Table::Replica, "replicas", |bytes| {
+        decode_record::<Replica>(bytes).map(drop)
+    }),
+    (Table::Upload, "uploads", |bytes| {
+        decode_record::<Upload>(bytes).map(drop)
+    }),
+    (Table::UploadedPart, "parts", |bytes| {
+        decode_record::<UploadedPart>(bytes).map(drop)
+    }),
+    (Table::ParkedTask, "parked tasks", |bytes| {
+        decode_record::<ParkedTask>(bytes).map(drop)
+    }),
+    (Table::Removals, "counts of removals", |bytes| {
+        decode_record::<Removals>(bytes).map(drop)
+    }),
+    (Table::Refuted, "refuted replicas", |bytes| {
+        decode_record::<Refuted>(bytes).map(drop)
+    }),
+    (Table::RuleStart, RULE_STARTS, |bytes| {
+        decode_record::<RuleStart>(bytes).map(drop)
+    }),
 ];
 
 /// How many records there are of each kind.
@@ -90,7 +126,9 @@ impl Counts {
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let all = KINDS.iter().map(|(_, name, _)| format!("{} {name}", self.count_of(name)));
+        let all = KINDS
+            .iter()
+            .map(|(_, name, _)| format!("{} {name}", self.count_of(name)));
         f.write_str(&all.collect::<Vec<String>>().join(", "))
     }
 }
@@ -107,7 +145,9 @@ fn read_all(path: &Path) -> anyhow::Result<Counts> {
             let (_, value) = entry.map_err(|error| damaged(error.into_string()))?;
             match read(&value) {
                 Ok(()) => counts.add(name),
-                Err(error @ RecordError::Json(_)) => bail!(damaged(format!("one of the {name}: {error}"))),
+                Err(error @ RecordError::Json(_)) => {
+                    bail!(damaged(format!("one of the {name}: {error}")))
+                }
                 Err(error) => bail!(error),
             }
         }
@@ -135,7 +175,11 @@ fn salvage(damaged: &Path, new: &Path) -> anyhow::Result<Counts> {
     Ok(counts)
 }
 
-fn copy((old, new): (&DB, &DB), (table, name, read): Kind, counts: &mut Counts) -> anyhow::Result<()> {
+fn copy(
+    (old, new): (&DB, &DB),
+    (table, name, read): Kind,
+    counts: &mut Counts,
+) -> anyhow::Result<()> {
     let mut last = None;
     for mode in [IteratorMode::Start, IteratorMode::End] {
         let reached = last.clone();
@@ -145,7 +189,8 @@ fn copy((old, new): (&DB, &DB), (table, name, read): Kind, counts: &mut Counts) 
                 break;
             }
             if !matches!(read(&value), Err(RecordError::Json(_))) {
-                new.put(&key, &value).context("cannot write the new ledger")?;
+                new.put(&key, &value)
+                    .context("cannot write the new ledger")?;
                 counts.add(name);
             }
             last = Some(key);

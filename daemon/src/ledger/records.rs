@@ -56,11 +56,19 @@ pub(crate) struct Replica {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<Reason>,
     /// When this daemon was told that it had landed, by the destination's clock.
-    #[serde(default, with = "time::serde::timestamp::milliseconds::option", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        with = "time::serde::timestamp::milliseconds::option",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub(crate) written: Option<Timestamp>,
     /// When this daemon found it there: another one wrote it, or a ledger that was lost knew it. By
     /// the same clock.
-    #[serde(default, with = "time::serde::timestamp::milliseconds::option", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        with = "time::serde::timestamp::milliseconds::option",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub(crate) found: Option<Timestamp>,
     /// Whether the tags of a replica that was found were read.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -110,7 +118,11 @@ pub(crate) struct Upload {
     pub(crate) begun_over: Option<CurrentEntry>,
     /// Until when it may appear: its completion was sent, and no refusal came. By the destination's
     /// clock, or ours where what was read of it had no date.
-    #[serde(default, with = "time::serde::timestamp::milliseconds::option", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        with = "time::serde::timestamp::milliseconds::option",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub(crate) may_complete_until: Option<Timestamp>,
     /// Whether that is by our clock.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -221,7 +233,17 @@ impl Replica {
     pub(crate) fn new(source: VersionRef, kind: VersionKind, state: ReplicaState) -> Self {
         let (destination_version, etag, reason) = (None, None, None);
         let (written, found, tags_seen) = (None, None, false);
-        Self { source, kind, state, destination_version, etag, reason, written, found, tags_seen }
+        Self {
+            source,
+            kind,
+            state,
+            destination_version,
+            etag,
+            reason,
+            written,
+            found,
+            tags_seen,
+        }
     }
 
     pub(crate) fn key_prefix(target: &TargetKey) -> DbKey {
@@ -232,7 +254,10 @@ impl Replica {
         let milliseconds = self.source.last_modified.unix_timestamp_nanos() / 1_000_000;
         let ordered = i64::try_from(milliseconds).unwrap_or(i64::MAX);
         let generation = self.source.generation.as_ref().map_or("", ETag::as_str);
-        Self::key_prefix(target).number(ordered.unsigned_abs()).text(self.source.id.as_str()).text(generation)
+        Self::key_prefix(target)
+            .number(ordered.unsigned_abs())
+            .text(self.source.id.as_str())
+            .text(generation)
     }
 }
 
@@ -259,7 +284,9 @@ impl ParkedTask {
 
     pub(crate) fn address(&self) -> DbKey {
         let version = self.version.as_ref().map_or("", VersionId::as_str);
-        Self::key_prefix(&self.target).text(self.action.as_str()).text(version)
+        Self::key_prefix(&self.target)
+            .text(self.action.as_str())
+            .text(version)
     }
 }
 
@@ -277,7 +304,9 @@ impl Removals {
 
 impl Refuted {
     pub(crate) fn db_key(target: &TargetKey, destination_version: &str) -> DbKey {
-        DbKey::of_table(Table::Refuted).target(target).text(destination_version)
+        DbKey::of_table(Table::Refuted)
+            .target(target)
+            .text(destination_version)
     }
 }
 
@@ -295,7 +324,9 @@ impl DbKey {
     }
 
     fn target(self, target: &TargetKey) -> Self {
-        self.text(&target.destination.account).text(target.destination.bucket.as_str()).text(target.key.as_str())
+        self.text(&target.destination.account)
+            .text(target.destination.bucket.as_str())
+            .text(target.key.as_str())
     }
 
     /// Appends a text so that no text is the beginning of another: a key may be a prefix of its
@@ -327,7 +358,9 @@ impl DbKey {
 
 /// Returns the beginning of an address that all of a table's records of one key share.
 pub(crate) fn lane_of(address: &[u8]) -> &[u8] {
-    lane_end(address).and_then(|end| address.get(..end)).unwrap_or(address)
+    lane_end(address)
+        .and_then(|end| address.get(..end))
+        .unwrap_or(address)
 }
 
 /// Says whether the record at an address is of a key.
@@ -337,7 +370,10 @@ pub(crate) fn has_lane(address: &[u8]) -> bool {
 
 /// Finds where the third text ends: account, bucket, key.
 fn lane_end(address: &[u8]) -> Option<usize> {
-    let ends = address.windows(END.len()).enumerate().filter(|(_, pair)| *pair == END);
+    let ends = address
+        .windows(END.len())
+        .enumerate()
+        .filter(|(_, pair)| *pair == END);
     ends.map(|(at, _)| at + END.len()).nth(2)
 }
 

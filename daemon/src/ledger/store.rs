@@ -65,18 +65,29 @@ impl Store {
         let directory = Directory::lock_directory(state_dir)?;
         directory.check_repaired()?;
         let opened = OpenDb::open_at(&directory.ledger_path())?;
-        Ok(Self { directory, open: RwLock::new(Some(Arc::new(opened))), condition: LedgerHealth::default() })
+        Ok(Self {
+            directory,
+            open: RwLock::new(Some(Arc::new(opened))),
+            condition: LedgerHealth::default(),
+        })
     }
 
     /// Returns the database, if its disk does not fail at present.
     pub(super) fn open_db(&self) -> Result<Arc<OpenDb>, Failure> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
         open.clone().ok_or_else(|| {
-            Failure::with_source(FailureKind::Transient, DURING, "closed until its disk takes writes again")
+            Failure::with_source(
+                FailureKind::Transient,
+                DURING,
+                "closed until its disk takes writes again",
+            )
         })
     }
 
-    pub(super) fn write(&self, write: impl FnOnce(&DB) -> Result<(), rocksdb::Error>) -> Result<(), Failure> {
+    pub(super) fn write(
+        &self,
+        write: impl FnOnce(&DB) -> Result<(), rocksdb::Error>,
+    ) -> Result<(), Failure> {
         write(&self.open_db()?.db).map_err(|error| self.write_error(error))
     }
 
@@ -84,7 +95,10 @@ impl Store {
     pub(super) fn sync_log(&self) -> Result<(), Failure> {
         let opened = self.open_db()?;
         let reached = opened.db.latest_sequence_number();
-        opened.db.flush_wal(true).map_err(|error| self.write_error(error))?;
+        opened
+            .db
+            .flush_wal(true)
+            .map_err(|error| self.write_error(error))?;
         opened.mark.advance(reached).map_err(|error| {
             self.condition.record_unwritten(&error);
             transient_failure(error)
@@ -94,7 +108,10 @@ impl Store {
     /// Opens the database again. After one failed write RocksDB takes no other, even when there is
     /// room again; what it took before is in its log.
     pub(super) fn reopen(&self) {
-        let tried = self.directory.probe().map_err(|error| OpenError::NotWritable(self.directory.ledger_path(), error));
+        let tried = self
+            .directory
+            .probe()
+            .map_err(|error| OpenError::NotWritable(self.directory.ledger_path(), error));
         match tried.and_then(|()| self.replace()) {
             Ok(true) => self.condition.recovered(),
             Ok(false) => {}
@@ -167,16 +184,21 @@ impl OpenDb {
 /// Makes sure, without changing anything, that a ledger has all that was synced; `false` says that
 /// there is none, or one of a version that kept no mark.
 pub(super) fn is_whole(path: &Path) -> Result<bool, OpenError> {
-    let Some(synced) = Mark::read(path)? else { return Ok(false) };
+    let Some(synced) = Mark::read(path)? else {
+        return Ok(false);
+    };
     let damaged = |why: &str| OpenError::Damaged(path.to_owned(), why.to_owned());
-    let current = fs::read_to_string(path.join("CURRENT")).map_err(|_| damaged("file CURRENT is gone"))?;
+    let current =
+        fs::read_to_string(path.join("CURRENT")).map_err(|_| damaged("file CURRENT is gone"))?;
     if !path.join(current.trim_end()).is_file() {
         return Err(damaged("the file that CURRENT names is gone"));
     }
     let db = read_only(path)?;
     let reached = db.latest_sequence_number();
     if reached < synced {
-        return Err(damaged(&format!("its log ends at record {reached}, and {synced} were synced")));
+        return Err(damaged(&format!(
+            "its log ends at record {reached}, and {synced} were synced"
+        )));
     }
     Ok(true)
 }
@@ -211,8 +233,9 @@ impl Mark {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(OpenError::NotWritable(ledger.to_owned(), error)),
         };
-        let synced =
-            parse(&text).ok_or_else(|| OpenError::Damaged(ledger.to_owned(), format!("file {MARK} is damaged")));
+        let synced = parse(&text).ok_or_else(|| {
+            OpenError::Damaged(ledger.to_owned(), format!("file {MARK} is damaged"))
+        });
         synced.map(Some)
     }
 
@@ -223,14 +246,22 @@ impl Mark {
         }
         let file = OpenOptions::new().write(true).open(path)?;
         file.write_all_at(mark_text(synced).as_bytes(), 0)?;
-        Ok(Self { file, synced: Mutex::new(synced) })
+        Ok(Self {
+            file,
+            synced: Mutex::new(synced),
+        })
     }
 
     /// Makes the file under another name first: one that a kill or a power cut left empty would be
     /// a damaged mark.
     fn create(ledger: &Path, path: &Path, synced: u64) -> io::Result<()> {
         let unnamed = ledger.join(UNNAMED_MARK);
-        let file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&unnamed)?;
+        let file = OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&unnamed)?;
         file.write_all_at(mark_text(synced).as_bytes(), 0)?;
         file.sync_all()?;
         fs::rename(unnamed, path)?;
@@ -271,7 +302,11 @@ fn db_options() -> Options {
     options.set_track_and_verify_wals_in_manifest(true);
     // Most keys are new: without a record of them nothing is read from the tables
     // (docs/performance.md).
-    options.set_prefix_extractor(SliceTransform::create("lane", records::lane_of, Some(records::has_lane)));
+    options.set_prefix_extractor(SliceTransform::create(
+        "lane",
+        records::lane_of,
+        Some(records::has_lane),
+    ));
     options.set_memtable_prefix_bloom_ratio(MEMTABLE_FILTER_SHARE);
     options.set_max_total_wal_size(4 * MEMTABLE_BYTES as u64);
     let mut table = rocksdb::BlockBasedOptions::default();

@@ -17,16 +17,26 @@ use crate::checksum::Sum;
 use crate::metrics::Unproved;
 
 fn targets() -> impl Strategy<Value = TargetKey> {
-    ("[a-c]{1,2}", "[a-c]{3,4}", "[a-b\\x00\\x01é]{1,3}").prop_map(|(account, bucket, key)| TargetKey {
-        destination: BucketRef { account, bucket: Bucket::try_from(bucket).unwrap() },
-        key: Key::try_from(key).unwrap(),
+    ("[a-c]{1,2}", "[a-c]{3,4}", "[a-b\\x00\\x01é]{1,3}").prop_map(|(account, bucket, key)| {
+        TargetKey {
+            destination: BucketRef {
+                account,
+                bucket: Bucket::try_from(bucket).unwrap(),
+            },
+            key: Key::try_from(key).unwrap(),
+        }
     })
 }
 
 fn versions() -> impl Strategy<Value = VersionRef> {
     ("[ -~]{1,12}|null", 0i64..4_000_000_000_000).prop_map(|(id, milliseconds)| {
-        let time = Timestamp::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).unwrap();
-        VersionRef::new(VersionId::try_from(id).unwrap(), time, ETag::try_from("e").ok().as_ref())
+        let time =
+            Timestamp::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).unwrap();
+        VersionRef::new(
+            VersionId::try_from(id).unwrap(),
+            time,
+            ETag::try_from("e").ok().as_ref(),
+        )
     })
 }
 
@@ -36,7 +46,10 @@ fn over(id: &str, number: u32) -> Option<CurrentEntry> {
         0 => None,
         1 => Some(CurrentEntry::Nothing),
         2 => Some(CurrentEntry::Marker(id.to_owned())),
-        _ => Some(CurrentEntry::Object { version: Some(id.to_owned()), etag }),
+        _ => Some(CurrentEntry::Object {
+            version: Some(id.to_owned()),
+            etag,
+        }),
     }
 }
 
@@ -100,24 +113,45 @@ proptest! {
 fn what_is_on_record_is_found_wherever_it_lies() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(directory.path()).unwrap();
-    let target = |number: i64| TargetKey { key: Key::try_from(format!("{number}")).unwrap(), ..target() };
-    let replica =
-        |number: i64, nth| Replica::new(version(number * 10 + nth), VersionKind::Object, ReplicaState::Replicated);
+    let target = |number: i64| TargetKey {
+        key: Key::try_from(format!("{number}")).unwrap(),
+        ..target()
+    };
+    let replica = |number: i64, nth| {
+        Replica::new(
+            version(number * 10 + nth),
+            VersionKind::Object,
+            ReplicaState::Replicated,
+        )
+    };
     // Some in files, of which the later one lies above the earlier, and some in memory; every
     // second key has none.
     for nth in 0..3 {
         for number in (0..200).step_by(2) {
-            ledger.put_replica(&target(number), &replica(number, nth)).unwrap();
+            ledger
+                .put_replica(&target(number), &replica(number, nth))
+                .unwrap();
         }
         if nth < 2 {
             ledger.store.open_db().unwrap().db.flush().unwrap();
         }
     }
     for number in 0..200 {
-        let wanted = if number % 2 == 0 { (0..3).map(|nth| replica(number, nth)).collect() } else { Vec::new() };
-        assert_eq!(ledger.replicas_of(&target(number)).unwrap(), wanted, "{number}");
+        let wanted = if number % 2 == 0 {
+            (0..3).map(|nth| replica(number, nth)).collect()
+        } else {
+            Vec::new()
+        };
+        assert_eq!(
+            ledger.replicas_of(&target(number)).unwrap(),
+            wanted,
+            "{number}"
+        );
     }
-    let parked = |number: i64| ParkedTask { target: target(number), ..parked(number) };
+    let parked = |number: i64| ParkedTask {
+        target: target(number),
+        ..parked(number)
+    };
     (0..20).for_each(|number| ledger.put_parked(&parked(number)).unwrap());
     let mut visited = Vec::new();
     let after = target(11);
@@ -126,7 +160,10 @@ fn what_is_on_record_is_found_wherever_it_lies() {
         ControlFlow::Continue(())
     };
     ledger.visit_parked(Some(&after), visit).unwrap();
-    let behind: Vec<TargetKey> = (0..20).map(target).filter(|target| target.key > after.key).collect();
+    let behind: Vec<TargetKey> = (0..20)
+        .map(target)
+        .filter(|target| target.key > after.key)
+        .collect();
     assert_eq!(visited.len(), behind.len());
     assert!(behind.iter().all(|target| visited.contains(target)));
 }
@@ -148,12 +185,19 @@ fn parked(number: i64) -> ParkedTask {
 }
 
 fn version(n: i64) -> VersionRef {
-    VersionRef::new(VersionId::try_from(format!("v{n}")).unwrap(), Timestamp::from_unix_timestamp(n).unwrap(), None)
+    VersionRef::new(
+        VersionId::try_from(format!("v{n}")).unwrap(),
+        Timestamp::from_unix_timestamp(n).unwrap(),
+        None,
+    )
 }
 
 fn target() -> TargetKey {
     TargetKey {
-        destination: BucketRef { account: "archive".to_owned(), bucket: Bucket::try_from("replica").unwrap() },
+        destination: BucketRef {
+            account: "archive".to_owned(),
+            bucket: Bucket::try_from("replica").unwrap(),
+        },
         key: Key::try_from("invoices/1").unwrap(),
     }
 }
@@ -175,7 +219,18 @@ fn an_upload_survives_reopening_with_its_parts_and_is_forgotten_whole() {
     ledger.put_upload(&target(), &upload).unwrap();
     for number in [2, 300, 1] {
         let etag = ETag::try_from("e").unwrap();
-        ledger.put_part(&target(), &UploadedPart { number, etag, crc64: 7, sums: Vec::new(), doubt: None }).unwrap();
+        ledger
+            .put_part(
+                &target(),
+                &UploadedPart {
+                    number,
+                    etag,
+                    crc64: 7,
+                    sums: Vec::new(),
+                    doubt: None,
+                },
+            )
+            .unwrap();
     }
     drop(ledger);
     let ledger = Ledger::open(directory.path()).unwrap();
@@ -210,11 +265,19 @@ fn a_rule_removes_so_many_in_an_hour_also_after_a_restart() {
     let begun = version(1).last_modified;
     let may_remove = |rule: &str, after: u64| {
         let ledger = Ledger::open(directory.path()).unwrap();
-        ledger.count_removal(rule, two, begun + Duration::from_secs(after)).unwrap()
+        ledger
+            .count_removal(rule, two, begun + Duration::from_secs(after))
+            .unwrap()
     };
-    assert_eq!([0, 1, 2, 3599].map(|after| may_remove("orders", after)), [true, true, false, false]);
+    assert_eq!(
+        [0, 1, 2, 3599].map(|after| may_remove("orders", after)),
+        [true, true, false, false]
+    );
     assert!(may_remove("invoices", 3), "each rule has its own");
-    assert_eq!([3600, 3601, 3602].map(|after| may_remove("orders", after)), [true, true, false]);
+    assert_eq!(
+        [3600, 3601, 3602].map(|after| may_remove("orders", after)),
+        [true, true, false]
+    );
     assert!(may_remove("orders", 0), "the clock was set back by an hour");
 }
 
@@ -228,7 +291,9 @@ fn a_record_of_a_later_format_is_refused_and_not_misread() {
 fn no_record_makes_its_reader_panic() {
     let version = r#"{"id":"v","last_modified":1700000000000}"#;
     let texts = [
-        format!("\u{1}{{\"source\":{version},\"kind\":\"Object\",\"state\":\"Replicated\",\"written\":1700000000000}}"),
+        format!(
+            "\u{1}{{\"source\":{version},\"kind\":\"Object\",\"state\":\"Replicated\",\"written\":1700000000000}}"
+        ),
         format!(
             "\u{1}{{\"upload_id\":\"u\",\"source\":{version},\"part_bytes\":5242880,\"appears_until\":1700000000000}}"
         ),
@@ -239,7 +304,14 @@ fn no_record_makes_its_reader_panic() {
     assert!(decode_record::<Replica>(real[0]).is_ok() && decode_record::<Upload>(real[1]).is_ok());
     assert!(decode_record::<UploadedPart>(real[2]).is_ok());
     crate::poison::feed(&real, |bytes| {
-        drop((decode_record::<Replica>(bytes), decode_record::<Upload>(bytes), decode_record::<UploadedPart>(bytes)));
-        drop((decode_record::<ParkedTask>(bytes), decode_record::<RuleStart>(bytes)));
+        drop((
+            decode_record::<Replica>(bytes),
+            decode_record::<Upload>(bytes),
+            decode_record::<UploadedPart>(bytes),
+        ));
+        drop((
+            decode_record::<ParkedTask>(bytes),
+            decode_record::<RuleStart>(bytes),
+        ));
     });
 }

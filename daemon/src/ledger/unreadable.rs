@@ -32,10 +32,17 @@ impl DamagedUploads {
         }
         let since = *seen.entry(target.clone()).or_insert_with(Instant::now);
         let left = APPEARS_WITHIN.saturating_sub(since.elapsed());
-        if left.is_zero() { Ok(()) } else { Err(too_young(left)) }
+        if left.is_zero() {
+            Ok(())
+        } else {
+            Err(too_young(left))
+        }
     }
 
     pub(super) fn forget_lane(&self, target: &TargetKey) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(target);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(target);
     }
 }

@@ -29,10 +29,16 @@ const BURSTS_PER_SECOND: u32 = 4;
 impl Bandwidth {
     pub(super) fn new(bytes_per_second: NonZeroU64) -> Self {
         let kibibytes_per_second = kibibyte_rate(bytes_per_second);
-        let burst = NonZeroU32::new(kibibytes_per_second.get() / BURSTS_PER_SECOND).unwrap_or(NonZeroU32::MIN);
+        let burst = NonZeroU32::new(kibibytes_per_second.get() / BURSTS_PER_SECOND)
+            .unwrap_or(NonZeroU32::MIN);
         let turn = burst.min(TURN_UNITS);
         let kibibytes = Counter::new(kibibytes_per_second, burst);
-        Self { kibibytes, kibibytes_per_second, turn, rest: Mutex::default() }
+        Self {
+            kibibytes,
+            kibibytes_per_second,
+            turn,
+            rest: Mutex::default(),
+        }
     }
 
     /// Says whether this is what such a limit comes to.
@@ -69,7 +75,10 @@ impl Bandwidth {
 }
 
 fn kibibyte_rate(bytes_per_second: NonZeroU64) -> NonZeroU32 {
-    u32::try_from(bytes_per_second.get().div_ceil(UNIT_BYTES)).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX)
+    u32::try_from(bytes_per_second.get().div_ceil(UNIT_BYTES))
+        .ok()
+        .and_then(NonZeroU32::new)
+        .unwrap_or(NonZeroU32::MAX)
 }
 
 #[cfg(test)]
@@ -80,10 +89,15 @@ mod tests {
     fn every_byte_is_counted_once_however_small_the_bodies() {
         let limit = Bandwidth::new(NonZeroU64::new(1 << 20).unwrap());
         for bytes in [1, 10, 1023, 1025, 1100, 64 << 10] {
-            let taken: u64 =
-                (0..10_000).filter_map(|_| limit.take_units(bytes)).map(|units| u64::from(units.get())).sum();
+            let taken: u64 = (0..10_000)
+                .filter_map(|_| limit.take_units(bytes))
+                .map(|units| u64::from(units.get()))
+                .sum();
             let rest = *limit.rest.lock().unwrap();
-            assert!((taken * UNIT_BYTES).abs_diff(10_000 * bytes) <= UNIT_BYTES + rest, "{bytes}: {taken}");
+            assert!(
+                (taken * UNIT_BYTES).abs_diff(10_000 * bytes) <= UNIT_BYTES + rest,
+                "{bytes}: {taken}"
+            );
             assert!(rest < UNIT_BYTES);
         }
     }

@@ -32,7 +32,10 @@ impl Counter {
     pub(super) fn new(per_second: NonZeroU32, burst: NonZeroU32) -> Self {
         let quota = Quota::per_second(per_second).allow_burst(burst);
         let limiter = RateLimiter::direct_with_clock(quota, RuntimeClock);
-        Self { limiter, turn: Mutex::default() }
+        Self {
+            limiter,
+            turn: Mutex::default(),
+        }
     }
 
     /// Takes so many, what may go at once at most, once they are there and the turn has come.
@@ -40,7 +43,9 @@ impl Counter {
     pub(super) async fn take(&self, wanted: NonZeroU32, is_current: impl Fn() -> bool) -> bool {
         let _turn = self.turn.lock().await;
         while is_current() {
-            let Ok(Err(early)) = self.limiter.check_n(wanted) else { return true };
+            let Ok(Err(early)) = self.limiter.check_n(wanted) else {
+                return true;
+            };
             tokio::time::sleep(early.wait_time_from(RuntimeClock.now())).await;
         }
         false

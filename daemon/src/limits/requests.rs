@@ -31,7 +31,12 @@ pub(super) const ONE: NonZeroU32 = NonZeroU32::MIN;
 impl Requests {
     pub(super) fn new(per_second: NonZeroU32) -> Self {
         let [let_in, sent] = [(); 2].map(|()| Counter::new(per_second, per_second));
-        Self { per_second, let_in, sent, waiting: Mutex::default() }
+        Self {
+            per_second,
+            let_in,
+            sent,
+            waiting: Mutex::default(),
+        }
     }
 
     /// Begins to wait to be sent.
@@ -46,12 +51,18 @@ impl Requests {
     /// long as there is more.
     pub(super) async fn caught_up(&self, rule: &Rule) {
         let mut waiting = self.waiting_count(rule).subscribe();
-        let _sender_is_here = waiting.wait_for(|waiting| *waiting < self.per_second.get()).await;
+        let _sender_is_here = waiting
+            .wait_for(|waiting| *waiting < self.per_second.get())
+            .await;
     }
 
     fn waiting_count(&self, rule: &Rule) -> Count {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(waiting.entry(rule.id.clone()).or_insert_with(|| Arc::new(watch::Sender::new(0))))
+        Arc::clone(
+            waiting
+                .entry(rule.id.clone())
+                .or_insert_with(|| Arc::new(watch::Sender::new(0))),
+        )
     }
 }
 

@@ -8,10 +8,16 @@ use crate::ledger::records::TargetKey;
 use crate::ruleset::tests::rules;
 
 fn parked(rule: &str, name: &str, reason: Reason) -> ParkedTask {
-    let place = |bucket: &str| BucketRef { account: "main".to_owned(), bucket: Bucket::try_from(bucket).unwrap() };
+    let place = |bucket: &str| BucketRef {
+        account: "main".to_owned(),
+        bucket: Bucket::try_from(bucket).unwrap(),
+    };
     let key = |text: String| Key::try_from(text).unwrap();
     ParkedTask {
-        target: TargetKey { destination: place("replicas"), key: key(format!("copies/{name}")) },
+        target: TargetKey {
+            destination: place("replicas"),
+            key: key(format!("copies/{name}")),
+        },
         rule: rule.to_owned(),
         source: place("orders"),
         source_key: key(name.to_owned()),
@@ -31,8 +37,10 @@ fn moment(seconds: i64) -> Timestamp {
 
 #[test]
 fn each_try_doubles_the_time_to_the_next_up_to_an_hour() {
-    let minutes =
-        |jitter| [0, 1, 2, 3, 4, 40].map(|tries| (next_try(moment(0), tries, jitter) - moment(0)).whole_minutes());
+    let minutes = |jitter| {
+        [0, 1, 2, 3, 4, 40]
+            .map(|tries| (next_try(moment(0), tries, jitter) - moment(0)).whole_minutes())
+    };
     assert_eq!(minutes(1.0), [5, 10, 20, 40, 60, 60]);
     assert_eq!(minutes(0.0), [2, 5, 10, 20, 30, 30]);
 }
@@ -51,13 +59,23 @@ fn a_filter_means_what_matches_all_of_it() {
     let task = parked("orders", "report", Reason::DstBucketNotFound);
     let none = ParkedFilter::default();
     assert!(none.matches_task(&task));
-    let rule = |rule: &str| ParkedFilter { rule: Some(rule.to_owned()), ..none.clone() };
+    let rule = |rule: &str| ParkedFilter {
+        rule: Some(rule.to_owned()),
+        ..none.clone()
+    };
     assert!(rule("orders").matches_task(&task) && !rule("invoices").matches_task(&task));
-    let both = |reason| ParkedFilter { reason: Some(reason), ..rule("orders") };
+    let both = |reason| ParkedFilter {
+        reason: Some(reason),
+        ..rule("orders")
+    };
     assert!(
-        both(Reason::DstBucketNotFound).matches_task(&task) && !both(Reason::SrcBucketNotFound).matches_task(&task)
+        both(Reason::DstBucketNotFound).matches_task(&task)
+            && !both(Reason::SrcBucketNotFound).matches_task(&task)
     );
-    let object = |url| ParkedFilter { object: Object::parse_url(url), ..none.clone() };
+    let object = |url| ParkedFilter {
+        object: Object::parse_url(url),
+        ..none.clone()
+    };
     assert!(object("s3://orders/report").matches_task(&task));
     assert!(object("s3://replicas/copies/report").matches_task(&task));
     assert!(!object("s3://orders/copies/report").matches_task(&task));
@@ -66,8 +84,17 @@ fn a_filter_means_what_matches_all_of_it() {
 #[test]
 fn an_object_is_named_by_bucket_and_key() {
     let parsed = Object::parse_url("s3://orders/a//b").unwrap();
-    assert_eq!((parsed.bucket.as_str(), parsed.key.as_str()), ("orders", "a//b"));
-    for wrong in ["orders/report", "s3://orders", "s3://orders/", "s3:///report", "https://orders/report"] {
+    assert_eq!(
+        (parsed.bucket.as_str(), parsed.key.as_str()),
+        ("orders", "a//b")
+    );
+    for wrong in [
+        "orders/report",
+        "s3://orders",
+        "s3://orders/",
+        "s3:///report",
+        "https://orders/report",
+    ] {
         assert_eq!(Object::parse_url(wrong), None, "{wrong}");
     }
 }
@@ -76,8 +103,16 @@ fn an_object_is_named_by_bucket_and_key() {
 fn what_no_rule_wants_any_more_is_counted_apart() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(directory.path()).unwrap();
-    ledger.put_parked(&parked("orders", "report", Reason::DstBucketNotFound)).unwrap();
+    ledger
+        .put_parked(&parked("orders", "report", Reason::DstBucketNotFound))
+        .unwrap();
     let ruleset = Ruleset::new(&rules(&[("orders", "orders", "elsewhere")]));
     let retried = count(&ledger, &ruleset, &ParkedFilter::default()).unwrap();
-    assert_eq!(retried, RetrySummary { tasks: 1, unwanted: 1 });
+    assert_eq!(
+        retried,
+        RetrySummary {
+            tasks: 1,
+            unwanted: 1
+        }
+    );
 }

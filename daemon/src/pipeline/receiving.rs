@@ -60,7 +60,16 @@ impl<'a> Receiving<'a> {
         services: &'a mut JoinSet<()>,
     ) -> Self {
         let (intakes, polls, numbers) = (JoinSet::new(), Vec::new(), Arc::new(AtomicU64::new(1)));
-        Self { engine, settings, numbers, drain, close, services, intakes, polls }
+        Self {
+            engine,
+            settings,
+            numbers,
+            drain,
+            close,
+            services,
+            intakes,
+            polls,
+        }
     }
 
     /// Starts an intake for each queue that this role receives from: of work queues they deliver to
@@ -72,7 +81,9 @@ impl<'a> Receiving<'a> {
         deliver: mpsc::Sender<ReceivedMessage>,
     ) -> Option<mpsc::Receiver<ReceivedMessage>> {
         let work_queues = self.engine.work_queues.iter();
-        let gated: Vec<_> = work_queues.filter_map(|access| Some((access, self.work_gate(access)?))).collect();
+        let gated: Vec<_> = work_queues
+            .filter_map(|access| Some((access, self.work_gate(access)?)))
+            .collect();
         if gated.is_empty() {
             let in_flight_max = part_of(dispatch::MESSAGES_MAX, self.settings.queues.len());
             self.start_events(&deliver, Some(in_flight_max));
@@ -85,7 +96,9 @@ impl<'a> Receiving<'a> {
         });
         match role {
             Role::Both | Role::Worker => {
-                gated.into_iter().for_each(|(access, gate)| self.start_one(access, &deliver, Some(gate)));
+                gated
+                    .into_iter()
+                    .for_each(|(access, gate)| self.start_one(access, &deliver, Some(gate)));
             }
             Role::Router => {
                 // The dispatch has nothing to do, and answers until the drain how it is.
@@ -106,7 +119,11 @@ impl<'a> Receiving<'a> {
 
     /// Starts the intakes of events, of each of which so many may be in flight, if that is to be
     /// bounded here.
-    fn start_events(&mut self, deliver: &mpsc::Sender<ReceivedMessage>, in_flight_max: Option<usize>) {
+    fn start_events(
+        &mut self,
+        deliver: &mpsc::Sender<ReceivedMessage>,
+        in_flight_max: Option<usize>,
+    ) {
         let queues = self.settings.queues.iter();
         for access in queues.filter_map(|queue| access(&self.engine.accounts, queue)) {
             self.start_one(&access, deliver, in_flight_max.map(PollGate::of_events));
@@ -120,7 +137,11 @@ impl<'a> Receiving<'a> {
         deliver: &mpsc::Sender<ReceivedMessage>,
         gate: Option<PollGate>,
     ) {
-        let leases = Leases::new(access.client.clone(), &access.queue, self.engine.metrics.clone());
+        let leases = Leases::new(
+            access.client.clone(),
+            &access.queue,
+            self.engine.metrics.clone(),
+        );
         let poll = Arc::new(PollStatus::new(access.queue.name()));
         self.services.spawn(leases.clone().run(self.close.clone()));
         self.polls.push(Arc::clone(&poll));
@@ -143,8 +164,13 @@ impl<'a> Receiving<'a> {
     fn work_gate(&self, access: &QueueAccess) -> Option<PollGate> {
         let mut rules = self.settings.rules.iter().filter(|rule| rule.enabled);
         let rule = rules.find(|rule| rule.work_queue.as_ref() == Some(&access.queue.url))?;
-        let in_flight_max = part_of(dispatch::MESSAGES_MAX, self.settings.work_queues.len()).min(IN_FLIGHT_MAX);
-        Some(PollGate::of_work(in_flight_max, self.engine.concurrency.clone(), rule.destination.clone()))
+        let in_flight_max =
+            part_of(dispatch::MESSAGES_MAX, self.settings.work_queues.len()).min(IN_FLIGHT_MAX);
+        Some(PollGate::of_work(
+            in_flight_max,
+            self.engine.concurrency.clone(),
+            rule.destination.clone(),
+        ))
     }
 }
 
@@ -162,5 +188,8 @@ pub(super) fn deliveries_max(settings: &Settings) -> usize {
 /// there.
 pub(super) fn access(accounts: &Accounts, queue: &Queue) -> Option<Arc<QueueAccess>> {
     let client = accounts.get(&queue.account)?.sqs.clone();
-    Some(Arc::new(QueueAccess { queue: queue.clone(), client }))
+    Some(Arc::new(QueueAccess {
+        queue: queue.clone(),
+        client,
+    }))
 }

@@ -52,8 +52,15 @@ impl ConditionalWrite {
     /// Lists the features that requests of an operation needed.
     fn asked_features(&self, operation: Operation) -> BTreeSet<Feature> {
         let condition = Some(self.condition).filter(|_| self.extras.conditional);
-        let checksum = self.condition.paired_checksum().filter(|_| self.extras.checked);
-        condition.into_iter().chain(checksum).filter(|feature| feature.is_used_by(operation)).collect()
+        let checksum = self
+            .condition
+            .paired_checksum()
+            .filter(|_| self.extras.checked);
+        condition
+            .into_iter()
+            .chain(checksum)
+            .filter(|feature| feature.is_used_by(operation))
+            .collect()
     }
 
     /// Lists what can be left out, in the order of trying: a checksum is missed less than a
@@ -61,7 +68,11 @@ impl ConditionalWrite {
     fn trials(&self) -> Vec<BTreeSet<Feature>> {
         let (condition, checksum) = (Some(self.condition), self.condition.paired_checksum());
         let trial = |left_out: [Option<Feature>; 2]| left_out.into_iter().flatten().collect();
-        vec![trial([checksum, None]), trial([condition, None]), trial([checksum, condition])]
+        vec![
+            trial([checksum, None]),
+            trial([condition, None]),
+            trial([checksum, condition]),
+        ]
     }
 }
 
@@ -108,9 +119,18 @@ impl AttemptState {
         condition: Feature,
         over: &CurrentEntry,
     ) -> ConditionalWrite {
-        let wants = |feature| destination.capabilities.has_feature(feature) && !self.left_out.contains(&feature);
-        let extras = Extras { conditional: wants(condition), checked: condition.paired_checksum().is_some_and(wants) };
-        ConditionalWrite { condition, over: over.clone(), extras }
+        let wants = |feature| {
+            destination.capabilities.has_feature(feature) && !self.left_out.contains(&feature)
+        };
+        let extras = Extras {
+            conditional: wants(condition),
+            checked: condition.paired_checksum().is_some_and(wants),
+        };
+        ConditionalWrite {
+            condition,
+            over: over.clone(),
+            extras,
+        }
     }
 
     /// Learns from the answer to a write what the endpoint cannot do, or gets wrong. AWS does all
@@ -138,7 +158,9 @@ impl AttemptState {
             FailureKind::PreconditionFailed if asked.condition.is_used_by(failure.operation) => {
                 // Between the two refusals lies a fresh read that found the same thing current.
                 if self.refused.as_ref() == Some(&asked) {
-                    destination.capabilities.record_contradiction(asked.condition, &destination.name);
+                    destination
+                        .capabilities
+                        .record_contradiction(asked.condition, &destination.name);
                 } else {
                     self.refused = Some(asked);
                 }
@@ -165,9 +187,13 @@ impl AttemptState {
         let (features, account) = (&destination.capabilities, &destination.name);
         features.record_condition_met(asked.condition);
         self.refused = None;
-        let is_meant =
-            |feature: &Feature| *feature == asked.condition || asked.condition.paired_checksum() == Some(*feature);
-        for feature in std::mem::take(&mut self.left_out).into_iter().filter(is_meant) {
+        let is_meant = |feature: &Feature| {
+            *feature == asked.condition || asked.condition.paired_checksum() == Some(*feature)
+        };
+        for feature in std::mem::take(&mut self.left_out)
+            .into_iter()
+            .filter(is_meant)
+        {
             features.disable_feature(feature, account, &self.why);
         }
     }
@@ -175,14 +201,27 @@ impl AttemptState {
     /// Goes on without what the endpoint says it does not implement, if that can be left out: by
     /// the header that it names, or by trying, one after the other. What the replica needs stays a
     /// failure.
-    fn adapt(&mut self, destination: &AccountClients, asked: &ConditionalWrite, failure: Failure) -> Failure {
+    fn adapt(
+        &mut self,
+        destination: &AccountClients,
+        asked: &ConditionalWrite,
+        failure: Failure,
+    ) -> Failure {
         let sent = asked.asked_features(failure.operation);
         if let Some(header) = failure.header.as_deref() {
             let named = sent.into_iter().find(|feature| feature.is_asked_by(header));
             named.iter().for_each(|feature| {
-                destination.capabilities.disable_feature(*feature, &destination.name, &error_chain(&failure));
+                destination.capabilities.disable_feature(
+                    *feature,
+                    &destination.name,
+                    &error_chain(&failure),
+                );
             });
-            return if named.is_some() { adapted(failure) } else { failure };
+            return if named.is_some() {
+                adapted(failure)
+            } else {
+                failure
+            };
         }
         self.why = error_chain(&failure);
         match self.next_trial(destination, asked, failure.operation) {
@@ -204,13 +243,24 @@ impl AttemptState {
         asked: &ConditionalWrite,
         operation: Operation,
     ) -> Option<BTreeSet<Feature>> {
-        let all = ConditionalWrite { extras: Extras { conditional: true, checked: true }, ..asked.clone() }
-            .asked_features(operation);
-        let known: BTreeSet<Feature> =
-            all.into_iter().filter(|feature| destination.capabilities.has_feature(*feature)).collect();
+        let all = ConditionalWrite {
+            extras: Extras {
+                conditional: true,
+                checked: true,
+            },
+            ..asked.clone()
+        }
+        .asked_features(operation);
+        let known: BTreeSet<Feature> = all
+            .into_iter()
+            .filter(|feature| destination.capabilities.has_feature(*feature))
+            .collect();
         let sent = asked.asked_features(operation);
         let trials = asked.trials();
-        let tried = trials.iter().position(|trial| *trial == self.left_out).map_or(0, |at| at + 1);
+        let tried = trials
+            .iter()
+            .position(|trial| *trial == self.left_out)
+            .map_or(0, |at| at + 1);
         let differs = |trial: &BTreeSet<Feature>| {
             let left: BTreeSet<Feature> = known.difference(trial).copied().collect();
             left != known && left != sent
@@ -220,5 +270,8 @@ impl AttemptState {
 }
 
 fn adapted(failure: Failure) -> Failure {
-    Failure { kind: FailureKind::FeatureDisabled, ..failure }
+    Failure {
+        kind: FailureKind::FeatureDisabled,
+        ..failure
+    }
 }

@@ -4,7 +4,9 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, EXPIRES};
+use http::header::{
+    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, EXPIRES,
+};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use replicator_core::object::{self, Timestamp};
 use replicator_core::stamp::{Stamp, USER_METADATA_BYTES_MAX};
@@ -33,7 +35,11 @@ pub(crate) struct Attributes {
 impl From<&ResponseHead> for Attributes {
     fn from(head: &ResponseHead) -> Self {
         let named = |name: &HeaderName| Some((name.clone(), head.value(name)?));
-        let mut told: HeaderMap = TOLD.iter().chain(head.user_names()).filter_map(named).collect();
+        let mut told: HeaderMap = TOLD
+            .iter()
+            .chain(head.user_names())
+            .filter_map(named)
+            .collect();
         if let Some(encoding) = head.value(&CONTENT_ENCODING).and_then(without_framing) {
             told.insert(CONTENT_ENCODING, encoding);
         }
@@ -44,7 +50,9 @@ impl From<&ResponseHead> for Attributes {
             kms_key: head.text("x-amz-server-side-encryption-aws-kms-key-id"),
             stated: proof::stated_checksums(head),
             tag_count: head.text("x-amz-tagging-count"),
-            is_partial: head.text("x-amz-missing-meta").is_some_and(|count| count != "0"),
+            is_partial: head
+                .text("x-amz-missing-meta")
+                .is_some_and(|count| count != "0"),
         }
     }
 }
@@ -61,7 +69,14 @@ const REDIRECT: HeaderName = HeaderName::from_static("x-amz-website-redirect-loc
 
 // Those of PutObject and CreateMultipartUpload:
 // https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html
-static TOLD: [HeaderName; 6] = [CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LANGUAGE, CONTENT_TYPE, EXPIRES, REDIRECT];
+static TOLD: [HeaderName; 6] = [
+    CACHE_CONTROL,
+    CONTENT_DISPOSITION,
+    CONTENT_LANGUAGE,
+    CONTENT_TYPE,
+    EXPIRES,
+    REDIRECT,
+];
 static KEPT: [HeaderName; 4] = [STORAGE_CLASS, LOCK_MODE, RETAIN_UNTIL, LEGAL_HOLD];
 
 impl Attributes {
@@ -70,24 +85,34 @@ impl Attributes {
     /// claim of another writer.
     pub(crate) fn stamp(&mut self, stamp: &Stamp) -> bool {
         self.told.remove(STAMP);
-        let room = USER_METADATA_BYTES_MAX.saturating_sub(self.user_bytes() + STAMP.as_str().len() - USER.len());
+        let room = USER_METADATA_BYTES_MAX
+            .saturating_sub(self.user_bytes() + STAMP.as_str().len() - USER.len());
         let forms = [stamp.to_header(), stamp.to_compact().to_header()];
-        let Some(form) = forms.into_iter().find(|form| form.len() <= room) else { return false };
-        let Ok(value) = HeaderValue::try_from(form) else { return false };
+        let Some(form) = forms.into_iter().find(|form| form.len() <= room) else {
+            return false;
+        };
+        let Ok(value) = HeaderValue::try_from(form) else {
+            return false;
+        };
         self.told.insert(STAMP, value);
         true
     }
 
     /// Returns how much of the room for the user's metadata is taken.
     fn user_bytes(&self) -> usize {
-        let bytes =
-            |(name, value): (&HeaderName, &HeaderValue)| Some(name.as_str().strip_prefix(USER)?.len() + value.len());
+        let bytes = |(name, value): (&HeaderName, &HeaderValue)| {
+            Some(name.as_str().strip_prefix(USER)?.len() + value.len())
+        };
         self.told.iter().filter_map(bytes).sum()
     }
 
     /// Takes out a retention that is over: S3 refuses to begin one in the past.
     pub(crate) fn drop_past_retention(&mut self, now: Timestamp) {
-        let until = self.kept.get(RETAIN_UNTIL).and_then(|until| until.to_str().ok()).and_then(object::parse_rfc3339);
+        let until = self
+            .kept
+            .get(RETAIN_UNTIL)
+            .and_then(|until| until.to_str().ok())
+            .and_then(object::parse_rfc3339);
         if until.is_some_and(|until| until <= now) {
             self.kept.remove(LOCK_MODE);
             self.kept.remove(RETAIN_UNTIL);
@@ -96,7 +121,9 @@ impl Attributes {
 
     /// Says whether the version is encrypted under a KMS key.
     pub(crate) fn is_kms(&self) -> bool {
-        self.encryption.as_deref().is_some_and(|mode| mode.starts_with(KMS))
+        self.encryption
+            .as_deref()
+            .is_some_and(|mode| mode.starts_with(KMS))
     }
 }
 
@@ -104,12 +131,20 @@ impl Attributes {
 /// <https://github.com/rclone/rclone/issues/8724>
 fn without_framing(encoding: HeaderValue) -> Option<HeaderValue> {
     let is_framing = |one: &&str| one.trim().eq_ignore_ascii_case("aws-chunked");
-    let Ok(text) = encoding.to_str() else { return Some(encoding) };
+    let Ok(text) = encoding.to_str() else {
+        return Some(encoding);
+    };
     if !text.split(',').any(|one| is_framing(&one)) {
         return Some(encoding);
     }
-    let kept: Vec<&str> = text.split(',').filter(|one| !is_framing(one)).map(str::trim).collect();
-    HeaderValue::try_from(kept.join(", ")).ok().filter(|_| !kept.is_empty())
+    let kept: Vec<&str> = text
+        .split(',')
+        .filter(|one| !is_framing(one))
+        .map(str::trim)
+        .collect();
+    HeaderValue::try_from(kept.join(", "))
+        .ok()
+        .filter(|_| !kept.is_empty())
 }
 
 /// Writes what is not ASCII as encoded words (RFC 2047), which AWS decodes before it stores a
@@ -130,7 +165,10 @@ pub(super) fn encoded_words(value: &HeaderValue) -> HeaderValue {
             _ => words.push(char.to_string()),
         }
     }
-    let words: Vec<String> = words.iter().map(|word| format!("=?UTF-8?B?{}?=", STANDARD.encode(word))).collect();
+    let words: Vec<String> = words
+        .iter()
+        .map(|word| format!("=?UTF-8?B?{}?=", STANDARD.encode(word)))
+        .collect();
     // Blanks between encoded words are none of the text. These are ASCII, as every header may be.
     HeaderValue::try_from(words.join(" ")).unwrap_or_else(|_| value.clone())
 }
@@ -148,8 +186,15 @@ mod tests {
 
     fn stamp() -> Stamp {
         Stamp {
-            place: OriginKey::of_key(&Bucket::try_from("orders").unwrap(), &Key::try_from("a").unwrap()),
-            version: VersionRef::new(VersionId::try_from("v1").unwrap(), Timestamp::UNIX_EPOCH, None),
+            place: OriginKey::of_key(
+                &Bucket::try_from("orders").unwrap(),
+                &Key::try_from("a").unwrap(),
+            ),
+            version: VersionRef::new(
+                VersionId::try_from("v1").unwrap(),
+                Timestamp::UNIX_EPOCH,
+                None,
+            ),
             sequencer: None,
         }
     }
@@ -166,7 +211,10 @@ mod tests {
             let mut attributes = told(&[("x-amz-meta-a", &"x".repeat(taken))]);
             let is_stamped = attributes.stamp(&stamp());
             assert_eq!(is_stamped, attributes.told.contains_key(STAMP));
-            attributes.told.get(STAMP).map(|value| value.to_str().unwrap().to_owned())
+            attributes
+                .told
+                .get(STAMP)
+                .map(|value| value.to_str().unwrap().to_owned())
         };
         assert_eq!(stamped(full.len()), Some(full.clone()));
         assert_eq!(stamped(full.len() - 1), Some(compact.clone()));
@@ -184,39 +232,67 @@ mod tests {
 
     #[test]
     fn several_headers_of_one_name_are_one_list() {
-        let attributes = told(&[("x-amz-meta-a", "b"), ("x-amz-meta-a", "c"), ("cache-control", "no-store")]);
+        let attributes = told(&[
+            ("x-amz-meta-a", "b"),
+            ("x-amz-meta-a", "c"),
+            ("cache-control", "no-store"),
+        ]);
         assert_eq!(attributes.told["x-amz-meta-a"], "b,c");
         assert_eq!(attributes.told.len(), 2);
     }
 
     #[test]
     fn metadata_that_no_header_can_hold_is_noticed() {
-        for (count, is_partial) in [("0", false), ("1", true), ("12", true), ("é", true), ("", true)] {
-            assert_eq!(told(&[("x-amz-missing-meta", count)]).is_partial, is_partial, "{count}");
+        for (count, is_partial) in [
+            ("0", false),
+            ("1", true),
+            ("12", true),
+            ("é", true),
+            ("", true),
+        ] {
+            assert_eq!(
+                told(&[("x-amz-missing-meta", count)]).is_partial,
+                is_partial,
+                "{count}"
+            );
         }
         assert!(!told(&[]).is_partial);
     }
 
     #[test]
     fn an_encoding_is_kept_without_what_framed_the_upload() {
-        let kept = |encoding: &str| without_framing(HeaderValue::from_bytes(encoding.as_bytes()).unwrap());
+        let kept =
+            |encoding: &str| without_framing(HeaderValue::from_bytes(encoding.as_bytes()).unwrap());
         assert_eq!(kept("aws-chunked"), None);
         assert_eq!(kept("gzip, aws-chunked").unwrap(), "gzip");
         assert_eq!(kept("gzip,br").unwrap(), "gzip,br");
-        assert_eq!(kept("gzip, \u{e9}").unwrap().as_bytes(), "gzip, \u{e9}".as_bytes());
+        assert_eq!(
+            kept("gzip, \u{e9}").unwrap().as_bytes(),
+            "gzip, \u{e9}".as_bytes()
+        );
     }
 
     #[test]
     fn aws_gets_encoded_words_and_only_where_it_needs_them() {
         let encoded = |bytes: &[u8]| encoded_words(&HeaderValue::from_bytes(bytes).unwrap());
-        assert_eq!(encoded(b"plain \t ascii  =?UTF-8?B?w6k=?="), "plain \t ascii  =?UTF-8?B?w6k=?=");
+        assert_eq!(
+            encoded(b"plain \t ascii  =?UTF-8?B?w6k=?="),
+            "plain \t ascii  =?UTF-8?B?w6k=?="
+        );
         assert_eq!(encoded("é".as_bytes()), "=?UTF-8?B?w6k=?=");
         // Latin-1 is no UTF-8.
         assert_eq!(encoded(b"\xe9"), "=?UTF-8?B?w6k=?=");
         let long = encoded("é".repeat(100).as_bytes());
         let words: Vec<&str> = long.to_str().unwrap().split(' ').collect();
         assert!(words.iter().all(|word| word.len() <= 75));
-        let decoded = |word: &&str| STANDARD.decode(&word["=?UTF-8?B?".len()..word.len() - 2]).unwrap();
-        assert_eq!(words.iter().flat_map(decoded).collect::<Vec<u8>>(), "é".repeat(100).into_bytes());
+        let decoded = |word: &&str| {
+            STANDARD
+                .decode(&word["=?UTF-8?B?".len()..word.len() - 2])
+                .unwrap()
+        };
+        assert_eq!(
+            words.iter().flat_map(decoded).collect::<Vec<u8>>(),
+            "é".repeat(100).into_bytes()
+        );
     }
 }

@@ -81,14 +81,28 @@ impl CopyJob<'_> {
 
     /// Names the rule and line that the limits count this for.
     pub(super) fn payer_for(&self, is_bulk: bool) -> Flow<'_> {
-        Flow { rule: &self.rule, is_bulk }
+        Flow {
+            rule: &self.rule,
+            is_bulk,
+        }
     }
 
     /// Waits until a part may be written; the only one of a small object, or one of a large.
     pub(super) async fn admitted(&self, part: Part, is_bulk: bool) -> (Due<'_>, MemoryPermit) {
         let version = self.version.version.clone();
-        let piece = RangeKey { version, is_part: is_bulk, offset: part.offset, len: part.len };
-        self.engine.admit_copy((self.payer_for(is_bulk), &self.task.target), self.reader, &piece).await
+        let piece = RangeKey {
+            version,
+            is_part: is_bulk,
+            offset: part.offset,
+            len: part.len,
+        };
+        self.engine
+            .admit_copy(
+                (self.payer_for(is_bulk), &self.task.target),
+                self.reader,
+                &piece,
+            )
+            .await
     }
 
     /// Reads from the source what the replica carries. Tags are counted by some endpoints for GET
@@ -96,7 +110,8 @@ impl CopyJob<'_> {
     pub(super) async fn read_headers_again(&self) -> Result<ReplicaHeaders, Failure> {
         let asked = BootInstant::now();
         let head = self.original().head().await?;
-        self.headers_from(Attributes::from(&head), asked, self.source.is_aws).await
+        self.headers_from(Attributes::from(&head), asked, self.source.is_aws)
+            .await
     }
 
     /// Decides from what the source said what the replica carries, or that the version is not to be
@@ -109,7 +124,8 @@ impl CopyJob<'_> {
     ) -> Result<ReplicaHeaders, Failure> {
         self.check_origin(&attributes).await?;
         if attributes.is_partial {
-            let cause = "the source has user metadata that it cannot put into headers (x-amz-missing-meta)";
+            let cause =
+                "the source has user metadata that it cannot put into headers (x-amz-missing-meta)";
             return Err(Failure::with_source(
                 FailureKind::NeedsOperator(Reason::SrcMetadataUnreadable),
                 Operation::GetObject,
@@ -133,10 +149,16 @@ impl CopyJob<'_> {
                     error,
                 )
             };
-            attributes.kept.insert(STORAGE_CLASS, HeaderValue::try_from(class).map_err(invalid)?);
+            attributes.kept.insert(
+                STORAGE_CLASS,
+                HeaderValue::try_from(class).map_err(invalid)?,
+            );
         }
         if self.destination.is_aws {
-            attributes.told.values_mut().for_each(|value| *value = encoded_words(value));
+            attributes
+                .told
+                .values_mut()
+                .for_each(|value| *value = encoded_words(value));
         }
         let stamp = Stamp {
             place: OriginKey::of_key(&self.task.source.bucket, &self.task.source_key),
@@ -144,14 +166,21 @@ impl CopyJob<'_> {
             sequencer: self.sequencer(),
         };
         if !attributes.stamp(&stamp) {
-            self.engine.metrics.count_failed(&self.rule.id, Reason::StampTooLarge.as_str());
+            self.engine
+                .metrics
+                .count_failed(&self.rule.id, Reason::StampTooLarge.as_str());
             warn!(
                 rule = self.rule.id,
                 key = self.task.source_key.as_str(),
                 "no room for the stamp beside the user's metadata"
             );
         }
-        Ok(ReplicaHeaders { attributes, tags, encryption, asked })
+        Ok(ReplicaHeaders {
+            attributes,
+            tags,
+            encryption,
+            asked,
+        })
     }
 
     /// Returns the condition as the two headers `If-Match` and `If-None-Match`.
@@ -182,7 +211,11 @@ impl CopyJob<'_> {
 
     fn sequencer(&self) -> Option<replicator_core::sequencer::Sequencer> {
         let id = &self.version.version.id;
-        let pending = self.task.events.iter().find(|pending| pending.version.as_ref() == Some(id))?;
+        let pending = self
+            .task
+            .events
+            .iter()
+            .find(|pending| pending.version.as_ref() == Some(id))?;
         pending.sequencer.clone()
     }
 }
@@ -201,19 +234,32 @@ impl ReplicaHeaders {
         let own = own.filter_map(|(name, value)| Some((name.to_owned(), value?.into_bytes())));
         // The stamp may name the sequencer of whichever event woke the task.
         let carried = self.carried().filter(|(name, _)| **name != STAMP);
-        let carried = carried.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_owned()));
+        let carried =
+            carried.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_owned()));
         let mut lines: Vec<(String, Vec<u8>)> = own.chain(carried).collect();
         lines.sort_unstable();
-        let lines = lines.into_iter().map(|(name, value)| [name.as_bytes(), b":", &value, b"\n"].concat());
+        let lines = lines
+            .into_iter()
+            .map(|(name, value)| [name.as_bytes(), b":", &value, b"\n"].concat());
         crc64_of(&lines.collect::<Vec<_>>().concat())
     }
 
     /// Puts on a request everything that a write carries beside the body, its checksum and its
     /// conditions.
     pub(crate) fn on<'a>(&self, call: S3Request<'a>) -> S3Request<'a> {
-        let call = call.headers(self.carried().map(|(name, value)| (name.clone(), value.clone())).collect());
-        let own = self.encryption.named().into_iter().chain([(TAGGING, tags::tags_header(&self.tags))]);
-        own.fold(call, |call, (name, value)| call.header(name, value.as_deref()))
+        let call = call.headers(
+            self.carried()
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
+        );
+        let own = self
+            .encryption
+            .named()
+            .into_iter()
+            .chain([(TAGGING, tags::tags_header(&self.tags))]);
+        own.fold(call, |call, (name, value)| {
+            call.header(name, value.as_deref())
+        })
     }
 
     fn carried(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {

@@ -27,13 +27,22 @@ pub(crate) async fn mark(
 ) -> Result<Option<String>, Failure> {
     let access = engine.access_to(&task.target.destination)?;
     let CurrentEntry::Object { etag: over, .. } = &basis.entry else {
-        return Err(Failure::new(FailureKind::PreconditionFailed, Operation::DeleteObject));
+        return Err(Failure::new(
+            FailureKind::PreconditionFailed,
+            Operation::DeleteObject,
+        ));
     };
     engine.limits.request(task.small_payer()).await;
     // What that takes counts against the age of the reading.
     lease::confirm_held().await?;
     if let Some(looked) = basis.renew_if_old(access, task).await? {
-        confirm_source(engine.access_to(&task.source)?, task, &source.version.id, looked).await?;
+        confirm_source(
+            engine.access_to(&task.source)?,
+            task,
+            &source.version.id,
+            looked,
+        )
+        .await?;
     }
     lease::confirm_held().await?;
     let request = access
@@ -44,8 +53,12 @@ pub(crate) async fn mark(
         .set_if_match(conditional.then(|| over.to_quoted()))
         .customize()
         .config_override(attempt_deadline(body_timeout(0)));
-    let answer = engine.failpoints.around(Step::DeleteMarker, Box::pin(request.send())).await;
-    let answer = answer.map_err(|error| from_sdk_error(Side::Write, Operation::DeleteObject, error))?;
+    let answer = engine
+        .failpoints
+        .around(Step::DeleteMarker, Box::pin(request.send()))
+        .await;
+    let answer =
+        answer.map_err(|error| from_sdk_error(Side::Write, Operation::DeleteObject, error))?;
     match answer.version_id.filter(|id| !id.is_empty()) {
         Some(id) => Ok(Some(id)),
         None => marker_id(access, task).await,
@@ -55,20 +68,38 @@ pub(crate) async fn mark(
 /// Reads the id of a marker that was just written, where the answer does not name it. None is there
 /// where the bucket keeps no versions.
 async fn marker_id(access: &AccountClients, task: &Task) -> Result<Option<String>, Failure> {
-    let lost = |failure| Failure::with_source(FailureKind::OutcomeUnknown, Operation::DeleteObject, failure);
-    match read_current(access, task, Expected::Hidden).await.map_err(lost)?.entry {
+    let lost = |failure| {
+        Failure::with_source(
+            FailureKind::OutcomeUnknown,
+            Operation::DeleteObject,
+            failure,
+        )
+    };
+    match read_current(access, task, Expected::Hidden)
+        .await
+        .map_err(lost)?
+        .entry
+    {
         CurrentEntry::Marker(id) => Ok(Some(id)),
         CurrentEntry::Nothing => Ok(None),
         CurrentEntry::Object { .. } => {
             let words = "the answer names no version id, and an object is current";
-            Err(Failure::with_source(FailureKind::OutcomeUnknown, Operation::DeleteObject, words))
+            Err(Failure::with_source(
+                FailureKind::OutcomeUnknown,
+                Operation::DeleteObject,
+                words,
+            ))
         }
     }
 }
 
 /// Removes one replica, because its source version was removed permanently and the rule says so.
 /// Only an exact version id ever gets here, so no delete marker can come of it.
-pub(crate) async fn version(engine: &Engine, task: &Task, destination_version: &str) -> Result<(), Failure> {
+pub(crate) async fn version(
+    engine: &Engine,
+    task: &Task,
+    destination_version: &str,
+) -> Result<(), Failure> {
     engine.limits.request(task.small_payer()).await;
     lease::confirm_held().await?;
     let request = engine
@@ -80,7 +111,10 @@ pub(crate) async fn version(engine: &Engine, task: &Task, destination_version: &
         .version_id(destination_version)
         .customize()
         .config_override(attempt_deadline(body_timeout(0)));
-    let removed = engine.failpoints.around(Step::DeleteVersion, Box::pin(request.send())).await;
+    let removed = engine
+        .failpoints
+        .around(Step::DeleteVersion, Box::pin(request.send()))
+        .await;
     // A delete without an answer may take effect until `LANDING` is over, and show again what was
     // hidden meanwhile.
     removed.map_err(|error| from_sdk_error(Side::Write, Operation::DeleteObject, error))?;
@@ -117,7 +151,10 @@ pub(super) async fn confirm_gone(
     if !listed.iter().any(|entry| entry.version.id == *version) {
         return Ok(());
     }
-    let cause = format!("{}, and ListObjectVersions shows the version", error_chain(told));
+    let cause = format!(
+        "{}, and ListObjectVersions shows the version",
+        error_chain(told)
+    );
     Err(Failure {
         answer: told.answer,
         ..Failure::with_source(FailureKind::Transient, told.operation, cause).of(Dependency::Source)
@@ -125,16 +162,29 @@ pub(super) async fn confirm_gone(
 }
 
 /// Says whether the source still has a version; only what S3 itself says counts as "no".
-pub(crate) async fn source_has(access: &AccountClients, task: &Task, version: &VersionId) -> Result<bool, Failure> {
-    let call = S3Request::head_object(Side::Source, &task.source.bucket, &task.source_key).version(version.as_str());
-    let Err(refusal) = access.wire.send(call).await else { return Ok(true) };
+pub(crate) async fn source_has(
+    access: &AccountClients,
+    task: &Task,
+    version: &VersionId,
+) -> Result<bool, Failure> {
+    let call = S3Request::head_object(Side::Source, &task.source.bucket, &task.source_key)
+        .version(version.as_str());
+    let Err(refusal) = access.wire.send(call).await else {
+        return Ok(true);
+    };
     // A delete marker can't be read, so it is there.
     if refusal.is_marker() {
         return Ok(true);
     }
     match refusal.into() {
-        Failure { kind: FailureKind::SourceVersionMissing, .. } => Ok(false),
-        Failure { kind: FailureKind::Ineligible(Reason::SrcObjectNotEligible), .. } => Ok(true),
+        Failure {
+            kind: FailureKind::SourceVersionMissing,
+            ..
+        } => Ok(false),
+        Failure {
+            kind: FailureKind::Ineligible(Reason::SrcObjectNotEligible),
+            ..
+        } => Ok(true),
         failure => Err(failure),
     }
 }

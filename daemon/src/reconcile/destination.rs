@@ -6,7 +6,9 @@ use std::time::Duration;
 use replicator_core::claim::OriginClaim;
 use replicator_core::failure::Failure;
 use replicator_core::object::Timestamp;
-use replicator_core::plan::{self, Current, DestinationState, SourceVersion, VersionKind, VersionRef};
+use replicator_core::plan::{
+    self, Current, DestinationState, SourceVersion, VersionKind, VersionRef,
+};
 
 use super::head::{Expected, HeadResult, current_of_new, read_current};
 use super::lookup::{Lookup, adopt_replica, replica_by_version, replicated_record};
@@ -50,7 +52,9 @@ impl DestinationView {
         match &self.snapshot.entry {
             CurrentEntry::Nothing => None,
             CurrentEntry::Marker(id) => replica_by_version(&self.replicas, Some(id)),
-            CurrentEntry::Object { version, .. } => replica_by_version(&self.replicas, version.as_deref()),
+            CurrentEntry::Object { version, .. } => {
+                replica_by_version(&self.replicas, version.as_deref())
+            }
         }
     }
 
@@ -67,13 +71,20 @@ impl DestinationView {
         task: &Task,
         history: &[SourceVersion],
     ) -> Result<(), Failure> {
-        let (CurrentEntry::Marker(id), Some(hiding)) = (&self.snapshot.entry, &self.marker) else { return Ok(()) };
+        let (CurrentEntry::Marker(id), Some(hiding)) = (&self.snapshot.entry, &self.marker) else {
+            return Ok(());
+        };
         if !self.is_hidden_by_unknown_marker() {
             return Ok(());
         }
         let first = || plan::marker_shown(history, &self.known, hiding.since);
-        let Some(source) = hiding.repeats.as_ref().or_else(first).cloned() else { return Ok(()) };
-        let marker = Replica { kind: VersionKind::Marker, ..replicated_record(source, Some(id.clone()), None) };
+        let Some(source) = hiding.repeats.as_ref().or_else(first).cloned() else {
+            return Ok(());
+        };
+        let marker = Replica {
+            kind: VersionKind::Marker,
+            ..replicated_record(source, Some(id.clone()), None)
+        };
         self.explained(engine, task, marker)
     }
 
@@ -84,8 +95,13 @@ impl DestinationView {
         task: &Task,
         gone: VersionRef,
     ) -> Result<(), Failure> {
-        let CurrentEntry::Marker(id) = &self.snapshot.entry else { return Ok(()) };
-        let marker = Replica { kind: VersionKind::Marker, ..replicated_record(gone, Some(id.clone()), None) };
+        let CurrentEntry::Marker(id) = &self.snapshot.entry else {
+            return Ok(());
+        };
+        let marker = Replica {
+            kind: VersionKind::Marker,
+            ..replicated_record(gone, Some(id.clone()), None)
+        };
         self.explained(engine, task, marker)
     }
 
@@ -99,7 +115,11 @@ impl DestinationView {
 /// never written by this daemon is read by HEAD alone, or by a list that it shares with others,
 /// even of an endpoint whose 404 can mean a marker; and not at all where a condition can be relied
 /// on, as at AWS: that of the write tells when there is an object. Some endpoints ignore it.
-pub(crate) async fn read(engine: &Engine, task: &Task, may_guess: bool) -> Result<DestinationView, Failure> {
+pub(crate) async fn read(
+    engine: &Engine,
+    task: &Task,
+    may_guess: bool,
+) -> Result<DestinationView, Failure> {
     let access = engine.access_to(&task.target.destination)?;
     let replicas = engine.ledger.replicas_of(&task.target)?;
     let asked = BootInstant::now();
@@ -114,11 +134,21 @@ pub(crate) async fn read(engine: &Engine, task: &Task, may_guess: bool) -> Resul
     let basis = Snapshot::read(current, asked);
     let top = top(&basis.entry, &replicas);
     let reached = match &basis.entry {
-        CurrentEntry::Marker(id) => replica_by_version(&replicas, Some(id)).map(|replica| replica.source.clone()),
+        CurrentEntry::Marker(id) => {
+            replica_by_version(&replicas, Some(id)).map(|replica| replica.source.clone())
+        }
         CurrentEntry::Nothing | CurrentEntry::Object { .. } => replica_of(&top).cloned(),
     };
     let known = known_from(top, reached, &replicas);
-    Ok(DestinationView { known, replicas, snapshot: basis, is_guess, claim, unknown_age: None, marker: None })
+    Ok(DestinationView {
+        known,
+        replicas,
+        snapshot: basis,
+        is_guess,
+        claim,
+        unknown_age: None,
+        marker: None,
+    })
 }
 
 /// Finds out from stamps how far the destination reaches, where the ledger has no record of what is
@@ -133,7 +163,13 @@ pub(super) async fn trace(
         return Ok(());
     }
     let access = engine.access_to(&task.target.destination)?;
-    let lookup = Lookup { engine, task, access, listed, now: shown.snapshot.now_or_after() };
+    let lookup = Lookup {
+        engine,
+        task,
+        access,
+        listed,
+        now: shown.snapshot.now_or_after(),
+    };
     let claim = shown.claim.take();
     let is_judged = claim.is_some();
     let written = claim.as_ref().and_then(|claim| claim.written);
@@ -181,7 +217,10 @@ fn top(entry: &CurrentEntry, replicas: &[Replica]) -> Current {
         CurrentEntry::Marker(_) => Current::Marker,
         CurrentEntry::Object { etag, version } => {
             let replica = replica_by_version(replicas, version.as_deref());
-            Current::Object { etag: etag.clone(), replica_of: replica.map(|replica| replica.source.clone()) }
+            Current::Object {
+                etag: etag.clone(),
+                replica_of: replica.map(|replica| replica.source.clone()),
+            }
         }
     }
 }
@@ -205,7 +244,13 @@ pub(crate) async fn rebuild_records(
     listed: &[SourceVersion],
 ) -> Result<(), Failure> {
     let access = engine.access_to(&task.target.destination)?;
-    let lookup = Lookup { engine, task, access, listed, now: shown.snapshot.now_or_after() };
+    let lookup = Lookup {
+        engine,
+        task,
+        access,
+        listed,
+        now: shown.snapshot.now_or_after(),
+    };
     let mut seen = Vec::new();
     let entries = lookup.history().await?;
     // Listed later than what is current was read: only if both agree do they speak of one moment.
@@ -222,18 +267,33 @@ pub(crate) async fn rebuild_records(
 /// The daemon never writes a marker over a marker (protocol rule 6): a row of them is one that was
 /// written twice, where that can be.
 fn hiding(entries: &[SourceVersion], may_be_doubled: bool, replicas: &[Replica]) -> Option<Hiding> {
-    let markers: Vec<_> = entries.iter().take_while(|entry| entry.kind == VersionKind::Marker).collect();
+    let markers: Vec<_> = entries
+        .iter()
+        .take_while(|entry| entry.kind == VersionKind::Marker)
+        .collect();
     let (newest, oldest) = (markers.first()?, markers.last()?);
     if !may_be_doubled {
-        return Some(Hiding { since: newest.version.last_modified, repeats: None });
+        return Some(Hiding {
+            since: newest.version.last_modified,
+            repeats: None,
+        });
     }
-    let known = markers.iter().find_map(|entry| replica_by_version(replicas, Some(entry.version.id.as_str())));
-    Some(Hiding { since: oldest.version.last_modified, repeats: known.map(|replica| replica.source.clone()) })
+    let known = markers
+        .iter()
+        .find_map(|entry| replica_by_version(replicas, Some(entry.version.id.as_str())));
+    Some(Hiding {
+        since: oldest.version.last_modified,
+        repeats: known.map(|replica| replica.source.clone()),
+    })
 }
 
 fn known_from(top: Current, reached: Option<VersionRef>, replicas: &[Replica]) -> DestinationState {
     let of = |wanted: fn(ReplicaState) -> bool| {
-        replicas.iter().filter(|replica| wanted(replica.state)).map(|replica| replica.source.clone()).collect()
+        replicas
+            .iter()
+            .filter(|replica| wanted(replica.state))
+            .map(|replica| replica.source.clone())
+            .collect()
     };
     DestinationState {
         current: top,
@@ -241,7 +301,10 @@ fn known_from(top: Current, reached: Option<VersionRef>, replicas: &[Replica]) -
         replicated: of(|state| matches!(state, ReplicaState::Replicated | ReplicaState::Deleted)),
         collapsed: of(|state| state == ReplicaState::Coalesced),
         skipped: of(|state| {
-            matches!(state, ReplicaState::Skipped | ReplicaState::Superseded | ReplicaState::SourceMissing)
+            matches!(
+                state,
+                ReplicaState::Skipped | ReplicaState::Superseded | ReplicaState::SourceMissing
+            )
         }),
     }
 }

@@ -20,8 +20,14 @@ impl Headers {
     pub(crate) fn named(&self) -> [(&'static str, Option<String>); 3] {
         [
             ("x-amz-server-side-encryption", self.mode.clone()),
-            ("x-amz-server-side-encryption-aws-kms-key-id", self.kms_key.clone()),
-            ("x-amz-server-side-encryption-bucket-key-enabled", self.bucket_key.map(|enabled| enabled.to_string())),
+            (
+                "x-amz-server-side-encryption-aws-kms-key-id",
+                self.kms_key.clone(),
+            ),
+            (
+                "x-amz-server-side-encryption-bucket-key-enabled",
+                self.bucket_key.map(|enabled| enabled.to_string()),
+            ),
         ]
     }
 }
@@ -30,20 +36,31 @@ impl Headers {
 pub(crate) fn choose_headers(rule: &Encryption, source: &Attributes) -> Headers {
     match rule {
         Encryption::BucketDefault => Headers::default(),
-        Encryption::S3 => Headers { mode: Some("AES256".to_owned()), ..Headers::default() },
-        Encryption::Kms { key, key_map, bucket_key } => Headers {
+        Encryption::S3 => Headers {
+            mode: Some("AES256".to_owned()),
+            ..Headers::default()
+        },
+        Encryption::Kms {
+            key,
+            key_map,
+            bucket_key,
+        } => Headers {
             mode: Some(KMS.to_owned()),
             kms_key: Some(translated(source, key_map).unwrap_or_else(|| key.clone())),
             bucket_key: Some(*bucket_key),
         },
-        Encryption::Dsse { key } => {
-            Headers { mode: Some(format!("{KMS}:dsse")), kms_key: Some(key.clone()), bucket_key: None }
-        }
+        Encryption::Dsse { key } => Headers {
+            mode: Some(format!("{KMS}:dsse")),
+            kms_key: Some(key.clone()),
+            bucket_key: None,
+        },
         // A source key means nothing in another account or Region: without a translation the
         // destination account's own default key for S3 is used, by naming none.
-        Encryption::Same { key_map } if source.is_kms() => {
-            Headers { mode: source.encryption.clone(), kms_key: translated(source, key_map), bucket_key: None }
-        }
+        Encryption::Same { key_map } if source.is_kms() => Headers {
+            mode: source.encryption.clone(),
+            kms_key: translated(source, key_map),
+            bucket_key: None,
+        },
         // SSE-S3 is what every bucket encrypts with that has no other default, so no header is
         // sent: AWS has encrypted every object since 2023, and stores without keys answer 500 or
         // 501 to the header.
@@ -62,9 +79,23 @@ mod tests {
 
     #[test]
     fn what_every_bucket_encrypts_with_by_itself_is_not_asked_for() {
-        let source = Attributes { encryption: Some("AES256".to_owned()), ..Attributes::default() };
-        assert_eq!(choose_headers(&Encryption::Same { key_map: BTreeMap::new() }, &source), Headers::default());
-        assert_eq!(choose_headers(&Encryption::S3, &source).mode.as_deref(), Some("AES256"));
+        let source = Attributes {
+            encryption: Some("AES256".to_owned()),
+            ..Attributes::default()
+        };
+        assert_eq!(
+            choose_headers(
+                &Encryption::Same {
+                    key_map: BTreeMap::new()
+                },
+                &source
+            ),
+            Headers::default()
+        );
+        assert_eq!(
+            choose_headers(&Encryption::S3, &source).mode.as_deref(),
+            Some("AES256")
+        );
     }
 
     #[test]
@@ -77,7 +108,15 @@ mod tests {
         let map = BTreeMap::from([("arn:source".to_owned(), "arn:destination".to_owned())]);
         let same = choose_headers(&Encryption::Same { key_map: map }, &source);
         assert_eq!(same.kms_key.as_deref(), Some("arn:destination"));
-        let unmapped = choose_headers(&Encryption::Same { key_map: BTreeMap::new() }, &source);
-        assert_eq!((unmapped.mode, unmapped.kms_key), (Some(KMS.to_owned()), None));
+        let unmapped = choose_headers(
+            &Encryption::Same {
+                key_map: BTreeMap::new(),
+            },
+            &source,
+        );
+        assert_eq!(
+            (unmapped.mode, unmapped.kms_key),
+            (Some(KMS.to_owned()), None)
+        );
     }
 }

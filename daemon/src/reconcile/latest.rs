@@ -38,10 +38,19 @@ pub(super) enum SourceCurrent {
 }
 
 /// Reads the version that is current.
-pub(super) async fn current(engine: &Engine, task: &Task, reader: &Subscriber) -> Result<SourceCurrent, Failure> {
+pub(super) async fn current(
+    engine: &Engine,
+    task: &Task,
+    reader: &Subscriber,
+) -> Result<SourceCurrent, Failure> {
     // A filter by tags may leave the current version out, and take one below it.
     let may_be_taken = task.rules.iter().any(|rule| rule.filter.tags.is_empty());
-    if !may_be_taken || task.events.iter().any(|pending| pending.action != EventKind::Put) {
+    if !may_be_taken
+        || task
+            .events
+            .iter()
+            .any(|pending| pending.action != EventKind::Put)
+    {
         return Ok(SourceCurrent::Unknown);
     }
     let (access, place) = (engine.access_to(&task.source)?, &task.source);
@@ -57,18 +66,33 @@ pub(super) async fn current(engine: &Engine, task: &Task, reader: &Subscriber) -
         Err(refusal) if is_trouble(refusal.failure.kind) => return Err(refusal.into()),
         Err(_) => return Ok(SourceCurrent::Unknown),
     };
-    let Some(entry) = entry(&head) else { return Ok(SourceCurrent::Unknown) };
-    let is_told = task.events.iter().any(|pending| pending.version.as_ref() == Some(&entry.version.id));
+    let Some(entry) = entry(&head) else {
+        return Ok(SourceCurrent::Unknown);
+    };
+    let is_told = task
+        .events
+        .iter()
+        .any(|pending| pending.version.as_ref() == Some(&entry.version.id));
     if !is_told {
         return Ok(SourceCurrent::Untold(entry.version.id));
     }
-    let opened = is_read.then(|| Box::new(StartedGet { version: entry.version.clone(), head, body, asked }));
+    let opened = is_read.then(|| {
+        Box::new(StartedGet {
+            version: entry.version.clone(),
+            head,
+            body,
+            asked,
+        })
+    });
     Ok(SourceCurrent::Told(entry, opened))
 }
 
 /// Says whether a list would meet with the same; what else is refused, a list can tell more of.
 fn is_trouble(kind: FailureKind) -> bool {
-    matches!(kind, FailureKind::Transient | FailureKind::Unauthenticated | FailureKind::Throttled)
+    matches!(
+        kind,
+        FailureKind::Transient | FailureKind::Unauthenticated | FailureKind::Throttled
+    )
 }
 
 /// Reads which version an answer is about; none where it does not say all of it.
@@ -77,5 +101,10 @@ fn entry(head: &ResponseHead) -> Option<SourceVersion> {
     let time = Timestamp::from_unix_timestamp(head.last_modified()?.secs()).ok()?;
     let etag = Some(head.etag()?);
     let version = VersionRef::new(id, time, etag.as_ref());
-    Some(SourceVersion { version, kind: VersionKind::Object, etag, size_bytes: head.content_length()? })
+    Some(SourceVersion {
+        version,
+        kind: VersionKind::Object,
+        etag,
+        size_bytes: head.content_length()?,
+    })
 }

@@ -42,11 +42,18 @@ pub(crate) async fn list_history(
     bucket: &Bucket,
     key: &Key,
 ) -> Result<Vec<SourceVersion>, Failure> {
-    let listing = VersionLister { access, side, bucket, prefix: key.as_str() };
+    let listing = VersionLister {
+        access,
+        side,
+        bucket,
+        prefix: key.as_str(),
+    };
     let mut attempt = 1;
     loop {
         let (entries, date) = listing.entries(key).await?;
-        let Some(doubt) = page::find_doubt(&entries) else { return Ok(as_listed(entries)) };
+        let Some(doubt) = page::find_doubt(&entries) else {
+            return Ok(as_listed(entries));
+        };
         if attempt >= LISTS_MAX {
             return listing.settle(key, entries, doubt, date).await;
         }
@@ -71,14 +78,22 @@ pub(crate) async fn newest(
     bucket: &Bucket,
     key: &Key,
 ) -> Result<Option<SourceVersion>, Failure> {
-    let listing = VersionLister { access, side, bucket, prefix: key.as_str() };
+    let listing = VersionLister {
+        access,
+        side,
+        bucket,
+        prefix: key.as_str(),
+    };
     let page = listing.page(None, 1).await?;
     let is_empty = page.entries.is_empty() && page.next.is_none();
     match page.entries.into_iter().find(|(other, _)| other == key) {
         Some((_, listed)) if listed.is_latest => Ok(Some(listed.entry)),
         None if is_empty => Ok(None),
         // A server may list first what is not current, for a moment or always.
-        Some(_) | None => Ok(list_history(access, side, bucket, key).await?.into_iter().next()),
+        Some(_) | None => Ok(list_history(access, side, bucket, key)
+            .await?
+            .into_iter()
+            .next()),
     }
 }
 
@@ -119,24 +134,48 @@ impl VersionLister<'_> {
             let page = self.page(from.clone(), entries_max).await?;
             interleaved |= page.mixes_kinds();
             let ended = page.passed(key);
-            entries.extend(page.entries.into_iter().filter(|(other, _)| other == key).map(|(_, entry)| entry));
+            entries.extend(
+                page.entries
+                    .into_iter()
+                    .filter(|(other, _)| other == key)
+                    .map(|(_, entry)| entry),
+            );
             if ended || page.next.is_none() {
                 return Ok((self.in_order(key, entries, interleaved).await?, page.date));
             }
             if !seen.insert(page.next.clone()) {
-                return Err(Failure::with_source(FailureKind::Transient, DURING, "the server's pages go in a circle"));
+                return Err(Failure::with_source(
+                    FailureKind::Transient,
+                    DURING,
+                    "the server's pages go in a circle",
+                ));
             }
             from = page.next;
             if entries.len() > VERSIONS_MAX {
                 break;
             }
         }
-        let detail = format!("the key has more than {VERSIONS_MAX} versions, or its list more than {PAGES_MAX} pages");
-        Err(Failure::with_source(FailureKind::NeedsOperator(Reason::KeyVersionsTooMany), DURING, detail))
+        let detail = format!(
+            "the key has more than {VERSIONS_MAX} versions, or its list more than {PAGES_MAX} pages"
+        );
+        Err(Failure::with_source(
+            FailureKind::NeedsOperator(Reason::KeyVersionsTooMany),
+            DURING,
+            detail,
+        ))
     }
 
-    async fn in_order(&self, key: &Key, entries: Vec<Listed>, interleaved: bool) -> Result<Vec<Listed>, Failure> {
-        if interleaved { Ok(entries) } else { self.merge(key, entries).await }
+    async fn in_order(
+        &self,
+        key: &Key,
+        entries: Vec<Listed>,
+        interleaved: bool,
+    ) -> Result<Vec<Listed>, Failure> {
+        if interleaved {
+            Ok(entries)
+        } else {
+            self.merge(key, entries).await
+        }
     }
 
     /// Believes a list that goes on contradicting itself as far as the server bears it out: some
@@ -155,9 +194,17 @@ impl VersionLister<'_> {
         }
         let newest = entries.iter().map(|listed| listed.time).max();
         // A younger entry may yet become the latest.
-        let is_settled = date.zip(newest).is_some_and(|(date, newest)| date - newest >= LANDING);
-        let shown = if is_settled { self.shown(key, &entries).await? } else { None };
-        let Some(at) = shown else { return Err(Failure::with_source(FailureKind::Transient, DURING, doubt)) };
+        let is_settled = date
+            .zip(newest)
+            .is_some_and(|(date, newest)| date - newest >= LANDING);
+        let shown = if is_settled {
+            self.shown(key, &entries).await?
+        } else {
+            None
+        };
+        let Some(at) = shown else {
+            return Err(Failure::with_source(FailureKind::Transient, DURING, doubt));
+        };
         let latest = entries.remove(at);
         entries.insert(0, latest);
         Ok(as_listed(entries))
@@ -166,9 +213,16 @@ impl VersionLister<'_> {
     /// Finds the entry that readers of the key see, unless the list names another one as the
     /// latest.
     async fn shown(&self, key: &Key, entries: &[Listed]) -> Result<Option<usize>, Failure> {
-        let (id, is_marker) = match self.access.wire.send(S3Request::head_object(self.side, self.bucket, key)).await {
+        let (id, is_marker) = match self
+            .access
+            .wire
+            .send(S3Request::head_object(self.side, self.bucket, key))
+            .await
+        {
             Ok(answer) => (answer.into_head().version_id(), false),
-            Err(refusal) if refusal.is_absent() => (refusal.header("x-amz-version-id").map(str::to_owned), true),
+            Err(refusal) if refusal.is_absent() => {
+                (refusal.header("x-amz-version-id").map(str::to_owned), true)
+            }
             Err(refusal) => return Err(refusal.into()),
         };
         let names_any = entries.iter().any(|listed| listed.is_latest);
@@ -178,7 +232,9 @@ impl VersionLister<'_> {
                 // Some servers do not say which marker it is.
                 None => is_marker || listed.entry.version.id.is_null(),
             };
-            has_id && (listed.is_latest || !names_any) && (listed.entry.kind == VersionKind::Marker) == is_marker
+            has_id
+                && (listed.is_latest || !names_any)
+                && (listed.entry.kind == VersionKind::Marker) == is_marker
         };
         Ok(entries.iter().position(is_shown))
     }
@@ -187,32 +243,51 @@ impl VersionLister<'_> {
     /// times by the second, so within one second only the server can tell: a request reads the
     /// entry that follows the marker.
     async fn merge(&self, key: &Key, entries: Vec<Listed>) -> Result<Vec<Listed>, Failure> {
-        let (markers, mut merged): (Vec<_>, Vec<_>) =
-            entries.into_iter().partition(|listed| listed.entry.kind == VersionKind::Marker);
+        let (markers, mut merged): (Vec<_>, Vec<_>) = entries
+            .into_iter()
+            .partition(|listed| listed.entry.kind == VersionKind::Marker);
         for marker in markers.into_iter().rev() {
             let time = marker.time;
             let newer = merged.iter().take_while(|other| other.time > time).count();
             let tied = merged.iter().skip(newer).any(|other| other.time == time);
-            let at = if tied { self.place_of(key, &marker, &merged).await?.unwrap_or(newer) } else { newer };
+            let at = if tied {
+                self.place_of(key, &marker, &merged).await?.unwrap_or(newer)
+            } else {
+                newer
+            };
             merged.insert(at.min(merged.len()), marker);
         }
         Ok(merged)
     }
 
     /// Reads from the server where a marker stands; `None` when the answer does not tell.
-    async fn place_of(&self, key: &Key, marker: &Listed, merged: &[Listed]) -> Result<Option<usize>, Failure> {
-        let after = (key.as_str().to_owned(), marker.entry.version.id.as_str().to_owned());
+    async fn place_of(
+        &self,
+        key: &Key,
+        marker: &Listed,
+        merged: &[Listed],
+    ) -> Result<Option<usize>, Failure> {
+        let after = (
+            key.as_str().to_owned(),
+            marker.entry.version.id.as_str().to_owned(),
+        );
         let page = self.page(Some(after), 1).await?;
         let next = page.entries.into_iter().find(|(other, _)| other == key);
         Ok(match next {
-            Some((_, next)) => merged.iter().position(|other| other.entry.version.id == next.entry.version.id),
+            Some((_, next)) => merged
+                .iter()
+                .position(|other| other.entry.version.id == next.entry.version.id),
             None => Some(merged.len()),
         })
     }
 
     /// Reads a page. XML cannot hold every character a key may have, so such a page is requested
     /// again with its keys encoded; not at once, because not every server pages well over those.
-    async fn page(&self, from: Option<(String, String)>, entries_max: u32) -> Result<VersionPage, Failure> {
+    async fn page(
+        &self,
+        from: Option<(String, String)>,
+        entries_max: u32,
+    ) -> Result<VersionPage, Failure> {
         // A text that cannot be read is gone before the next one comes: each may be long.
         let (date, plain) = {
             let (head, text) = self.text(from.clone(), entries_max, false).await?;
@@ -239,11 +314,17 @@ impl VersionLister<'_> {
         let page = s3_http::PageRequest {
             prefix: Some(self.prefix).filter(|prefix| !prefix.is_empty()),
             key_marker: key_marker.as_deref(),
-            version_marker: version_marker.as_deref().filter(|marker| !marker.is_empty()),
+            version_marker: version_marker
+                .as_deref()
+                .filter(|marker| !marker.is_empty()),
             entries_max,
             is_encoded,
         };
-        Ok(self.access.wire.text(S3Request::list(self.side, self.bucket, &page)).await?)
+        Ok(self
+            .access
+            .wire
+            .text(S3Request::list(self.side, self.bucket, &page))
+            .await?)
     }
 }
 

@@ -35,7 +35,10 @@ impl Lookup<'_> {
     /// Says whether two daemons may write one marker twice: where deletes have no conditions. Where
     /// versions are deleted permanently, what stood between two markers may have gone.
     pub(super) fn may_double_markers(&self) -> bool {
-        let is_guarded = self.access.capabilities.always_had(Feature::ConditionalDelete);
+        let is_guarded = self
+            .access
+            .capabilities
+            .always_had(Feature::ConditionalDelete);
         !is_guarded && !self.task.rules.primary.version_deletes
     }
 
@@ -46,25 +49,46 @@ impl Lookup<'_> {
         destination_version: Option<String>,
         etag: Option<ETag>,
     ) -> Replica {
-        Replica { found: self.now, ..replicated_record(source, destination_version, etag) }
+        Replica {
+            found: self.now,
+            ..replicated_record(source, destination_version, etag)
+        }
     }
 
     /// Says which version an object is the replica of, if its stamp is borne out. Else it counts as
     /// foreign, and that is logged: the destination's owner may take it for a replica.
-    pub(super) async fn believed(&self, claim: OriginClaim, id: Option<&str>) -> Result<Option<VersionRef>, Failure> {
+    pub(super) async fn believed(
+        &self,
+        claim: OriginClaim,
+        id: Option<&str>,
+    ) -> Result<Option<VersionRef>, Failure> {
         let read = claim.clone();
-        let claim = OriginClaim { version: self.named(claim.version), ..claim };
+        let claim = OriginClaim {
+            version: self.named(claim.version),
+            ..claim
+        };
         let belief = match claim.judge(self.listed) {
             // What was read of it counts more than what is said of it.
             Ok(_) if self.is_refuted(id)? => Err(ClaimRejection::Content),
-            Ok(Belief::Undigested) if self.original_has_digest(&claim.version).await? => Err(ClaimRejection::Content),
+            Ok(Belief::Undigested) if self.original_has_digest(&claim.version).await? => {
+                Err(ClaimRejection::Content)
+            }
             belief => belief,
         };
-        let Err(doubt) = belief else { return Ok(Some(claim.version)) };
+        let Err(doubt) = belief else {
+            return Ok(Some(claim.version));
+        };
         self.read_again(&read, id).await?;
-        let (rule, reason) = (&self.task.rules.primary.id, Reason::StampNotBorneOut.as_str());
+        let (rule, reason) = (
+            &self.task.rules.primary.id,
+            Reason::StampNotBorneOut.as_str(),
+        );
         self.engine.metrics.count_failed(rule, reason);
-        let (key, version, replica) = (&self.task.target.key, &claim.version.id, id.unwrap_or("none"));
+        let (key, version, replica) = (
+            &self.task.target.key,
+            &claim.version.id,
+            id.unwrap_or("none"),
+        );
         warn!(rule, %key, %version, replica, reason, error = %doubt, "the stamp is not confirmed, the object counts as unmanaged");
         Ok(None)
     }
@@ -73,12 +97,19 @@ impl Lookup<'_> {
     /// its replica would be overwritten as a foreign object.
     async fn read_again(&self, read: &OriginClaim, id: Option<&str>) -> Result<(), Failure> {
         let Some(id) = id else { return Ok(()) };
-        let again = self.head(id).await?.and_then(|head| read_claim(&head, self.task));
+        let again = self
+            .head(id)
+            .await?
+            .and_then(|head| read_claim(&head, self.task));
         match again.is_some_and(|again| again.is_of_same(read)) {
             true => Ok(()),
             false => {
                 let words = "two answers say different things of one version";
-                Err(Failure::with_source(FailureKind::Transient, Operation::HeadObject, words))
+                Err(Failure::with_source(
+                    FailureKind::Transient,
+                    Operation::HeadObject,
+                    words,
+                ))
             }
         }
     }
@@ -86,7 +117,9 @@ impl Lookup<'_> {
     /// Reads what is said of a version of the key; none if it is not there any more.
     async fn head(&self, id: &str) -> Result<Option<ResponseHead>, Failure> {
         let target = &self.task.target;
-        let call = S3Request::head_object(Side::Destination, &target.destination.bucket, &target.key).version(id);
+        let call =
+            S3Request::head_object(Side::Destination, &target.destination.bucket, &target.key)
+                .version(id);
         match self.access.wire.send(call).await {
             Ok(answer) => Ok(Some(answer.into_head())),
             Err(refusal) if refusal.is_absent() => Ok(None),
@@ -97,28 +130,46 @@ impl Lookup<'_> {
     /// Returns the version that a stamp means. A compact one says of a version that the source has
     /// lost no more than its time, unless a message is about it.
     fn named(&self, said: VersionRef) -> VersionRef {
-        if let Some(entry) = self.listed.iter().find(|entry| stamp::names_version(&said, &entry.version)) {
+        if let Some(entry) = self
+            .listed
+            .iter()
+            .find(|entry| stamp::names_version(&said, &entry.version))
+        {
             return entry.version.clone();
         }
-        let told = self.task.events.iter().filter_map(|pending| pending.version.clone());
+        let told = self
+            .task
+            .events
+            .iter()
+            .filter_map(|pending| pending.version.clone());
         let mut told = told.map(|id| VersionRef::new(id, said.last_modified, None));
-        told.find(|version| stamp::names_version(&said, version)).unwrap_or(said)
+        told.find(|version| stamp::names_version(&said, version))
+            .unwrap_or(said)
     }
 
     fn is_refuted(&self, id: Option<&str>) -> Result<bool, Failure> {
-        id.map_or(Ok(false), |id| self.engine.ledger.is_refuted(&self.task.target, id))
+        id.map_or(Ok(false), |id| {
+            self.engine.ledger.is_refuted(&self.task.target, id)
+        })
     }
 
     /// Says whether the ETag of a version of the source is a digest of its content, which no list
     /// tells.
     async fn original_has_digest(&self, version: &VersionRef) -> Result<bool, Failure> {
-        let Some(entry) = self.listed.iter().find(|entry| entry.version == *version) else { return Ok(false) };
+        let Some(entry) = self.listed.iter().find(|entry| entry.version == *version) else {
+            return Ok(false);
+        };
         let source = self.engine.access_to(&self.task.source)?;
-        match VersionReader::pin_source(source, self.task, entry).head().await.map_err(Failure::from) {
+        match VersionReader::pin_source(source, self.task, entry)
+            .head()
+            .await
+            .map_err(Failure::from)
+        {
             Ok(head) => Ok(!has_own_key(&head)),
             // Under a customer's key it cannot be read, and has no replica.
             Err(Failure {
-                kind: FailureKind::Ineligible(_) | FailureKind::NeedsOperator(Reason::RequestRefused),
+                kind:
+                    FailureKind::Ineligible(_) | FailureKind::NeedsOperator(Reason::RequestRefused),
                 ..
             }) => Ok(true),
             Err(failure) => Err(failure),
@@ -128,7 +179,13 @@ impl Lookup<'_> {
     /// Lists the destination's versions of the key, newest first.
     pub(super) async fn history(&self) -> Result<Vec<SourceVersion>, Failure> {
         let target = &self.task.target;
-        listing::list_history(self.access, Side::Destination, &target.destination.bucket, &target.key).await
+        listing::list_history(
+            self.access,
+            Side::Destination,
+            &target.destination.bucket,
+            &target.key,
+        )
+        .await
     }
 
     /// Says which source version an entry of the destination is the replica of, and records what
@@ -148,9 +205,15 @@ impl Lookup<'_> {
             return Ok(None);
         }
         // Else it was removed since it was listed.
-        let Some(head) = self.head(id).await? else { return Ok(None) };
-        let Some(claim) = read_claim(&head, self.task) else { return Ok(None) };
-        let Some(source) = self.believed(claim, Some(id)).await? else { return Ok(None) };
+        let Some(head) = self.head(id).await? else {
+            return Ok(None);
+        };
+        let Some(claim) = read_claim(&head, self.task) else {
+            return Ok(None);
+        };
+        let Some(source) = self.believed(claim, Some(id)).await? else {
+            return Ok(None);
+        };
         // Of two replicas of one version the newer is what readers see, and what tags have to go
         // to.
         if !newer.contains(&source) {
@@ -179,12 +242,20 @@ pub(super) fn replicated_record(
     destination_version: Option<String>,
     etag: Option<ETag>,
 ) -> Replica {
-    Replica { destination_version, etag, ..Replica::new(source, VersionKind::Object, ReplicaState::Replicated) }
+    Replica {
+        destination_version,
+        etag,
+        ..Replica::new(source, VersionKind::Object, ReplicaState::Replicated)
+    }
 }
 
-pub(super) fn replica_by_version<'a>(replicas: &'a [Replica], version: Option<&str>) -> Option<&'a Replica> {
+pub(super) fn replica_by_version<'a>(
+    replicas: &'a [Replica],
+    version: Option<&str>,
+) -> Option<&'a Replica> {
     let version = version?;
     replicas.iter().find(|replica| {
-        replica.state == ReplicaState::Replicated && replica.destination_version.as_deref() == Some(version)
+        replica.state == ReplicaState::Replicated
+            && replica.destination_version.as_deref() == Some(version)
     })
 }

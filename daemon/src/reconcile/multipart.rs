@@ -34,35 +34,66 @@ pub(crate) async fn copy(copy: &CopyJob<'_>, part_bytes: u64) -> Result<Written,
     let dress = copy.read_headers_again().await?;
     let layout = layout(copy, part_bytes)?;
     let parts = parts_of(&layout);
-    let way = Way { piece_bytes: layout.part_bytes(), is_demanded: proof::is_demanded(copy) };
+    let way = Way {
+        piece_bytes: layout.part_bytes(),
+        is_demanded: proof::is_demanded(copy),
+    };
     let choice = Proof::choose(&copy.original(), &dress.attributes.stated, way).await?;
     let (upload, mut done) = begin(copy, &dress, &layout).await?;
-    let missing: Vec<Part> = parts.iter().filter(|part| !done.contains_key(&part.number)).copied().collect();
-    let uploading = Uploading { copy, upload: &upload, measure: choice.as_ref().ok().and_then(Proof::passing) };
+    let missing: Vec<Part> = parts
+        .iter()
+        .filter(|part| !done.contains_key(&part.number))
+        .copied()
+        .collect();
+    let uploading = Uploading {
+        copy,
+        upload: &upload,
+        measure: choice.as_ref().ok().and_then(Proof::passing),
+    };
     let copied = uploading.upload_all(missing, &mut done).await;
     let finished = match copied {
         Ok(()) => complete(copy, &upload, &parts, &done, &choice).await,
         Err(failure) => Err(failure),
     };
     match finished {
-        Ok(written) => Ok(Written { tags: dress.tags, ..written }),
-        Err(failure) if is_final(&failure) => match abandon_upload(copy.engine, copy.task, copy.basis).await {
-            Ok(()) => Err(failure),
-            Err(wait @ Failure { kind: FailureKind::MustWait(_), .. }) => Err(wait),
-            Err(left) => {
-                // The ledger still has the upload: the key's next task ends it.
-                warn!(key = copy.task.target.key.as_str(), error = error_chain(&left), "upload not aborted");
-                Err(failure)
+        Ok(written) => Ok(Written {
+            tags: dress.tags,
+            ..written
+        }),
+        Err(failure) if is_final(&failure) => {
+            match abandon_upload(copy.engine, copy.task, copy.basis).await {
+                Ok(()) => Err(failure),
+                Err(
+                    wait @ Failure {
+                        kind: FailureKind::MustWait(_),
+                        ..
+                    },
+                ) => Err(wait),
+                Err(left) => {
+                    // The ledger still has the upload: the key's next task ends it.
+                    warn!(
+                        key = copy.task.target.key.as_str(),
+                        error = error_chain(&left),
+                        "upload not aborted"
+                    );
+                    Err(failure)
+                }
             }
-        },
+        }
         Err(failure) => Err(failure),
     }
 }
 
 /// Aborts the upload that the ledger has for this key: only ever one of our own, and none that may
 /// appear yet.
-pub(super) async fn abandon_upload(engine: &Engine, task: &Task, basis: &Snapshot) -> Result<(), Failure> {
-    let Some((upload, _)) = engine.ledger.upload_of(&task.target)? else { return Ok(()) };
+pub(super) async fn abandon_upload(
+    engine: &Engine,
+    task: &Task,
+    basis: &Snapshot,
+) -> Result<(), Failure> {
+    let Some((upload, _)) = engine.ledger.upload_of(&task.target)? else {
+        return Ok(());
+    };
     let access = engine.access_to(&task.target.destination)?;
     if let Some(pending) = UnconfirmedUpload::of(&upload, access, basis) {
         pending.allows(None)?;
@@ -74,18 +105,31 @@ pub(super) async fn abandon_upload(engine: &Engine, task: &Task, basis: &Snapsho
 /// Ends the upload that the ledger has for an idle key, whose work may be another worker's by now;
 /// not one that may appear yet, whose record the key's next task needs.
 pub(crate) async fn end_upload(engine: &Engine, task: &Task) -> Result<(), Failure> {
-    let Some((upload, _)) = engine.ledger.upload_of(&task.target)? else { return Ok(()) };
-    if upload.may_complete_until.is_some_and(|until| until > clock::now()) {
+    let Some((upload, _)) = engine.ledger.upload_of(&task.target)? else {
+        return Ok(());
+    };
+    if upload
+        .may_complete_until
+        .is_some_and(|until| until > clock::now())
+    {
         return Ok(());
     }
     abort_upload(engine, &task.target, &upload.upload_id).await?;
     // A message may have come meanwhile, and its task have begun another one.
     let known = engine.ledger.upload_of(&task.target)?;
     let is_same = known.is_some_and(|(known, _)| known.upload_id == upload.upload_id);
-    if is_same { engine.ledger.end_upload(&task.target) } else { Ok(()) }
+    if is_same {
+        engine.ledger.end_upload(&task.target)
+    } else {
+        Ok(())
+    }
 }
 
-pub(super) async fn abort_upload(engine: &Engine, target: &TargetKey, upload_id: &str) -> Result<(), Failure> {
+pub(super) async fn abort_upload(
+    engine: &Engine,
+    target: &TargetKey,
+    upload_id: &str,
+) -> Result<(), Failure> {
     let access = engine.access_to(&target.destination)?;
     let request = access
         .s3
@@ -93,10 +137,19 @@ pub(super) async fn abort_upload(engine: &Engine, target: &TargetKey, upload_id:
         .bucket(target.destination.bucket.as_str())
         .key(target.key.as_str())
         .upload_id(upload_id);
-    let aborted = engine.failpoints.around(Step::AbortUpload, Box::pin(request.send())).await;
-    match aborted.map_err(|error| from_sdk_error(Side::Prepare, Operation::AbortMultipartUpload, error)) {
+    let aborted = engine
+        .failpoints
+        .around(Step::AbortUpload, Box::pin(request.send()))
+        .await;
+    match aborted
+        .map_err(|error| from_sdk_error(Side::Prepare, Operation::AbortMultipartUpload, error))
+    {
         // It was completed or aborted before.
-        Ok(_) | Err(Failure { kind: FailureKind::NotFound, .. }) => Ok(()),
+        Ok(_)
+        | Err(Failure {
+            kind: FailureKind::NotFound,
+            ..
+        }) => Ok(()),
         Err(failure) => Err(failure),
     }
 }
@@ -110,10 +163,13 @@ fn is_final(failure: &Failure) -> bool {
         | FailureKind::NotFound
         | FailureKind::Ineligible(_) => true,
         FailureKind::NotImplemented | FailureKind::FeatureDisabled => true,
-        FailureKind::NeedsOperator(reason) => matches!(reason, Reason::ChecksumMismatch | Reason::RequestRefused),
-        FailureKind::OutcomeUnknown | FailureKind::Transient | FailureKind::Throttled | FailureKind::MustWait(_) => {
-            false
+        FailureKind::NeedsOperator(reason) => {
+            matches!(reason, Reason::ChecksumMismatch | Reason::RequestRefused)
         }
+        FailureKind::OutcomeUnknown
+        | FailureKind::Transient
+        | FailureKind::Throttled
+        | FailureKind::MustWait(_) => false,
         FailureKind::Unauthenticated | FailureKind::LeaseUnsure => false,
     }
 }
@@ -131,12 +187,17 @@ pub(super) fn begun(copy: &CopyJob<'_>) -> Result<Option<u64>, Failure> {
 
 fn layout(copy: &CopyJob<'_>, part_bytes: u64) -> Result<Layout, Failure> {
     let unsupported = |error| {
-        Failure::with_source(FailureKind::Ineligible(Reason::SrcObjectNotEligible), Operation::LayOutParts, error)
+        Failure::with_source(
+            FailureKind::Ineligible(Reason::SrcObjectNotEligible),
+            Operation::LayOutParts,
+            error,
+        )
     };
     let layout = parts::plan_layout(copy.version.size_bytes, part_bytes).map_err(unsupported)?;
     if layout.part_bytes().min(copy.version.size_bytes) > copy.engine.budget.part_bytes_max() {
         let (part, most) = (layout.part_bytes(), copy.engine.budget.part_bytes_max());
-        let detail = format!("a part has {part} bytes, and large objects have {most} of `memory`: raise it");
+        let detail =
+            format!("a part has {part} bytes, and large objects have {most} of `memory`: raise it");
         return Err(Failure::with_source(
             FailureKind::NeedsOperator(Reason::MemoryBudgetTooSmall),
             Operation::LayOutParts,
@@ -148,13 +209,18 @@ fn layout(copy: &CopyJob<'_>, part_bytes: u64) -> Result<Layout, Failure> {
 
 /// Goes on with the upload that the ledger has, if it is for this version and nothing was written
 /// since it began; otherwise begins a new one.
-async fn begin(copy: &CopyJob<'_>, dress: &ReplicaHeaders, layout: &Layout) -> Result<(Upload, Parts), Failure> {
+async fn begin(
+    copy: &CopyJob<'_>,
+    dress: &ReplicaHeaders,
+    layout: &Layout,
+) -> Result<(Upload, Parts), Failure> {
     let over = Some(copy.basis.entry.clone());
     // An upload that was begun with checksums goes on with them, and one without goes on without.
     let dress_digest = dress.digest() ^ u64::from(!copy.extras.checked);
     if let Some((upload, done)) = copy.engine.ledger.upload_of(&copy.task.target)? {
         let same = upload.source == copy.version.version && upload.begun_over == over;
-        if same && upload.part_bytes == layout.part_bytes() && upload.headers_digest == dress_digest {
+        if same && upload.part_bytes == layout.part_bytes() && upload.headers_digest == dress_digest
+        {
             return Ok((upload, done));
         }
         abandon_upload(copy.engine, copy.task, copy.basis).await?;
@@ -174,8 +240,17 @@ async fn begin(copy: &CopyJob<'_>, dress: &ReplicaHeaders, layout: &Layout) -> R
 }
 
 fn whose(task: &Task, size_bytes: u64) -> UploadOwner {
-    let (target, source, source_key) = (task.target.clone(), task.source.clone(), task.source_key.clone());
-    UploadOwner { target, source, source_key, size_bytes }
+    let (target, source, source_key) = (
+        task.target.clone(),
+        task.source.clone(),
+        task.source_key.clone(),
+    );
+    UploadOwner {
+        target,
+        source,
+        source_key,
+        size_bytes,
+    }
 }
 
 async fn create(copy: &CopyJob<'_>, dress: &ReplicaHeaders) -> Result<String, Failure> {
@@ -187,8 +262,15 @@ async fn create(copy: &CopyJob<'_>, dress: &ReplicaHeaders) -> Result<String, Fa
         .header("x-amz-checksum-type", checked.then_some("FULL_OBJECT"));
     let request = Box::pin(copy.destination.wire.text(dress.on(call)));
     let since = copy.basis.now_or_before();
-    let answer = copy.engine.failpoints.around(Step::CreateUpload, request).await;
-    let unnamed = match answer.map(|(_, text)| upload_id(&text)).map_err(Failure::from) {
+    let answer = copy
+        .engine
+        .failpoints
+        .around(Step::CreateUpload, request)
+        .await;
+    let unnamed = match answer
+        .map(|(_, text)| upload_id(&text))
+        .map_err(Failure::from)
+    {
         Ok(Some(id)) => return Ok(id),
         Ok(None) => "the answer has no upload id".into(),
         Err(failure) if failure.is_unreadable => error_chain(&failure),
@@ -198,7 +280,10 @@ async fn create(copy: &CopyJob<'_>, dress: &ReplicaHeaders) -> Result<String, Fa
         warn!(key = %copy.task.target.key, error = %error_chain(&left), "an upload without a known id may be left open");
     }
     let unreadable = FailureKind::NeedsOperator(Reason::AnswerUnreadable);
-    Err(Failure::with_source(unreadable, Operation::CreateMultipartUpload, unnamed).of(Dependency::Destination))
+    Err(
+        Failure::with_source(unreadable, Operation::CreateMultipartUpload, unnamed)
+            .of(Dependency::Destination),
+    )
 }
 
 /// Aborts the uploads of a key that were begun since a moment of the destination's clock: its
@@ -207,13 +292,24 @@ async fn create(copy: &CopyJob<'_>, dress: &ReplicaHeaders) -> Result<String, Fa
 async fn abort_unnamed(copy: &CopyJob<'_>, since: Option<Timestamp>) -> Result<(), Failure> {
     let (target, during) = (&copy.task.target, Operation::ListMultipartUploads);
     let since = since.ok_or_else(|| {
-        Failure::with_source(FailureKind::Transient, during, "the destination does not say when it is")
+        Failure::with_source(
+            FailureKind::Transient,
+            during,
+            "the destination does not say when it is",
+        )
     })?;
     let request = copy.destination.s3.list_multipart_uploads();
-    let request = request.bucket(target.destination.bucket.as_str()).prefix(target.key.as_str());
-    let listed = request.send().await.map_err(|error| from_sdk_error(Side::Destination, during, error))?;
+    let request = request
+        .bucket(target.destination.bucket.as_str())
+        .prefix(target.key.as_str());
+    let listed = request
+        .send()
+        .await
+        .map_err(|error| from_sdk_error(Side::Destination, during, error))?;
     for upload in listed.uploads() {
-        let is_new = upload.initiated().is_some_and(|at| at.secs() >= since.unix_timestamp());
+        let is_new = upload
+            .initiated()
+            .is_some_and(|at| at.secs() >= since.unix_timestamp());
         let is_ours = is_new && upload.key() == Some(target.key.as_str());
         if let Some(id) = upload.upload_id().filter(|_| is_ours) {
             abort_upload(copy.engine, target, id).await?;
@@ -243,7 +339,11 @@ async fn complete(
 ) -> Result<Written, Failure> {
     let crc64 = joined(parts, done);
     let unproved = match choice {
-        Ok(proof) => proof.conclude(copy, (&pieces(parts, done, proof.measure()), crc64)).await?,
+        Ok(proof) => {
+            proof
+                .conclude(copy, (&pieces(parts, done, proof.measure()), crc64))
+                .await?
+        }
         Err(cause) => Some(*cause),
     };
     let (if_match, if_none_match) = copy.conditions();
@@ -255,7 +355,9 @@ async fn complete(
             .set_checksum_crc64_nvme(checked.then(|| crc64_header(part.crc64)))
             .build()
     };
-    let parts = CompletedMultipartUpload::builder().set_parts(Some(done.values().map(part).collect())).build();
+    let parts = CompletedMultipartUpload::builder()
+        .set_parts(Some(done.values().map(part).collect()))
+        .build();
     copy.engine.limits.request(copy.payer_for(true)).await;
     // What that takes counts against the age of the reading.
     lease::confirm_held().await?;
@@ -279,10 +381,18 @@ async fn complete(
     lease::confirm_held().await?;
     let sent = BootInstant::now();
     unconfirmed::expect(copy, upload)?;
-    let answer = copy.engine.failpoints.around(Step::CompleteUpload, Box::pin(request.send())).await;
-    let answer = answer.map_err(|error| from_sdk_error(Side::Write, Operation::CompleteMultipartUpload, error));
+    let answer = copy
+        .engine
+        .failpoints
+        .around(Step::CompleteUpload, Box::pin(request.send()))
+        .await;
+    let answer = answer
+        .map_err(|error| from_sdk_error(Side::Write, Operation::CompleteMultipartUpload, error));
     // A refused one does not land; but one that was sent before and not answered may.
-    if answer.as_ref().is_err_and(|failure| failure.kind != FailureKind::OutcomeUnknown) {
+    if answer
+        .as_ref()
+        .is_err_and(|failure| failure.kind != FailureKind::OutcomeUnknown)
+    {
         copy.engine.ledger.put_upload(&copy.task.target, upload)?;
     }
     let answer = answer?;
@@ -297,18 +407,34 @@ async fn complete(
 fn pieces(parts: &[Part], done: &Parts, measure: Measure) -> Vec<Sum> {
     let uploaded = parts.iter().zip(done.values());
     match measure == Measure::whole_object(Algorithm::Crc64Nvme) {
-        true => uploaded.map(|(part, uploaded)| Sum::of_crc64(uploaded.crc64, part.len)).collect(),
-        false => uploaded.flat_map(|(_, uploaded)| uploaded.sums.clone()).collect(),
+        true => uploaded
+            .map(|(part, uploaded)| Sum::of_crc64(uploaded.crc64, part.len))
+            .collect(),
+        false => uploaded
+            .flat_map(|(_, uploaded)| uploaded.sums.clone())
+            .collect(),
     }
 }
 
 fn joined(parts: &[Part], done: &Parts) -> u64 {
     let lengths = parts.iter().map(|part| part.len);
-    done.values().zip(lengths).fold(crc64_of(&[]), |whole, (part, len)| crc64_joined(whole, part.crc64, len))
+    done.values()
+        .zip(lengths)
+        .fold(crc64_of(&[]), |whole, (part, len)| {
+            crc64_joined(whole, part.crc64, len)
+        })
 }
 
 /// Lists the parts; an empty object that must be uploaded in parts has one, which is empty.
 fn parts_of(layout: &Layout) -> Vec<Part> {
     let parts: Vec<Part> = layout.parts().collect();
-    if parts.is_empty() { vec![Part { number: 1, offset: 0, len: 0 }] } else { parts }
+    if parts.is_empty() {
+        vec![Part {
+            number: 1,
+            offset: 0,
+            len: 0,
+        }]
+    } else {
+        parts
+    }
 }

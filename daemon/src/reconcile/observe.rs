@@ -35,10 +35,19 @@ pub(super) struct Observation {
 
 impl Observation {
     /// Reads both sides; with a reader, which is the first time, with as few requests as will do.
-    pub(super) async fn of(engine: &Engine, task: &Task, reader: Option<&Subscriber>) -> Result<Self, Failure> {
+    pub(super) async fn of(
+        engine: &Engine,
+        task: &Task,
+        reader: Option<&Subscriber>,
+    ) -> Result<Self, Failure> {
         let begun = BootInstant::now();
-        let mut shown = destination::read(engine, task, reader.is_some() && may_guess(task)).await?;
-        let FirstLook { mut listed, mut opened, seen } = first_look(engine, task, reader).await?;
+        let mut shown =
+            destination::read(engine, task, reader.is_some() && may_guess(task)).await?;
+        let FirstLook {
+            mut listed,
+            mut opened,
+            seen,
+        } = first_look(engine, task, reader).await?;
         if shown.is_guess && !is_one_write(engine, task, &listed) {
             shown = destination::read(engine, task, false).await?;
             (listed, opened) = (list_with(engine, task, seen.as_ref()).await?, None);
@@ -54,13 +63,24 @@ impl Observation {
             .filter(|entry| entry.kind == VersionKind::Object || lead.admits_marker())
             .cloned()
             .collect();
-        let history = if lead.history == History::Latest { above_refused(history, &shown) } else { history };
+        let history = if lead.history == History::Latest {
+            above_refused(history, &shown)
+        } else {
+            history
+        };
         let is_whole = lead.history == History::Exact;
         if shown.is_hidden_by_unknown_marker() || (is_whole && has_unknown_past(&history, &shown)) {
             destination::rebuild_records(engine, task, &mut shown, &past).await?;
         }
         shown.explain_marker(engine, task, &history)?;
-        Ok(Self { destination: shown, listed: versions, past, history, opened, begun })
+        Ok(Self {
+            destination: shown,
+            listed: versions,
+            past,
+            history,
+            opened,
+            begun,
+        })
     }
 
     /// Says whether a delete marker of the source may have been taken back since it was listed, which no request of a write
@@ -97,7 +117,11 @@ struct FirstLook {
 
 /// Reads from the source what is current, where that alone counts, and lists it where that does not
 /// tell.
-async fn first_look(engine: &Engine, task: &Task, reader: Option<&Subscriber>) -> Result<FirstLook, Failure> {
+async fn first_look(
+    engine: &Engine,
+    task: &Task,
+    reader: Option<&Subscriber>,
+) -> Result<FirstLook, Failure> {
     let current = match reader.filter(|_| task.rules.primary.history == History::Latest) {
         Some(reader) => latest::current(engine, task, reader).await?,
         None => SourceCurrent::Unknown,
@@ -106,7 +130,11 @@ async fn first_look(engine: &Engine, task: &Task, reader: Option<&Subscriber>) -
         SourceCurrent::Told(current, opened) => {
             let seen = Some(current.version.id.clone());
             if is_surely_taken(task, &current) {
-                return Ok(FirstLook { listed: vec![current], opened, seen });
+                return Ok(FirstLook {
+                    listed: vec![current],
+                    opened,
+                    seen,
+                });
             }
             seen
         }
@@ -114,12 +142,20 @@ async fn first_look(engine: &Engine, task: &Task, reader: Option<&Subscriber>) -
         SourceCurrent::Unknown => None,
     };
     let listed = list_with(engine, task, seen.as_ref()).await?;
-    Ok(FirstLook { listed, opened: None, seen })
+    Ok(FirstLook {
+        listed,
+        opened: None,
+        seen,
+    })
 }
 
 /// Lists the source, and makes sure that the list has what was seen there before: one that lacks it
 /// lags. What is newer than that was written meanwhile.
-async fn list_with(engine: &Engine, task: &Task, seen: Option<&VersionId>) -> Result<Vec<SourceVersion>, Failure> {
+async fn list_with(
+    engine: &Engine,
+    task: &Task,
+    seen: Option<&VersionId>,
+) -> Result<Vec<SourceVersion>, Failure> {
     let listed = list_source(engine, task).await?;
     let Some(seen) = seen else { return Ok(listed) };
     let has_seen = |listed: &[SourceVersion]| listed.iter().any(|entry| entry.version.id == *seen);
@@ -131,13 +167,21 @@ async fn list_with(engine: &Engine, task: &Task, seen: Option<&VersionId>) -> Re
         return Ok(all);
     }
     let lags = "the list lacks the version that a read names as the current one";
-    Err(Failure::with_source(FailureKind::PreconditionFailed, Operation::ListObjectVersions, lags))
+    Err(Failure::with_source(
+        FailureKind::PreconditionFailed,
+        Operation::ListObjectVersions,
+        lags,
+    ))
 }
 
 /// Lists the source, newest first; in latest mode the newest entry is all that matters, unless it
 /// may be out of scope.
 async fn list_source(engine: &Engine, task: &Task) -> Result<Vec<SourceVersion>, Failure> {
-    let (source, bucket, key) = (engine.access_to(&task.source)?, &task.source.bucket, &task.source_key);
+    let (source, bucket, key) = (
+        engine.access_to(&task.source)?,
+        &task.source.bucket,
+        &task.source_key,
+    );
     if task.rules.primary.history == History::Exact {
         return listing::of_source(engine, task).await;
     }
@@ -149,7 +193,8 @@ async fn list_source(engine: &Engine, task: &Task) -> Result<Vec<SourceVersion>,
 
 /// Says whether an entry is in scope, as far as can be told without its tags.
 fn is_surely_taken(task: &Task, entry: &SourceVersion) -> bool {
-    let takes = |rule: &Rule| rule.filter.tags.is_empty() && rule.filter.admits_size(entry.size_bytes);
+    let takes =
+        |rule: &Rule| rule.filter.tags.is_empty() && rule.filter.admits_size(entry.size_bytes);
     match entry.kind {
         VersionKind::Marker => task.rules.primary.admits_marker(),
         VersionKind::Object => task.rules.iter().any(|rule| takes(rule)),
@@ -160,8 +205,12 @@ fn is_surely_taken(task: &Task, entry: &SourceVersion) -> bool {
 /// same.
 fn above_refused(mut history: Vec<SourceVersion>, shown: &DestinationView) -> Vec<SourceVersion> {
     let is_refused = |entry: &SourceVersion| {
-        let refused = |replica: &Replica| replica.state == ReplicaState::Skipped && replica.reason.is_some();
-        shown.replicas.iter().any(|replica| replica.source == entry.version && refused(replica))
+        let refused =
+            |replica: &Replica| replica.state == ReplicaState::Skipped && replica.reason.is_some();
+        shown
+            .replicas
+            .iter()
+            .any(|replica| replica.source == entry.version && refused(replica))
     };
     match history.iter().rposition(is_refused) {
         Some(at) => history.split_off(at + 1),
@@ -172,7 +221,11 @@ fn above_refused(mut history: Vec<SourceVersion>, shown: &DestinationView) -> Ve
 /// Versions in scope are those created since the rule began. When only the ledger knew when that
 /// was, and it was lost, the oldest replica of the key tells. What a message says widens nothing:
 /// any writer of the queue can name any version.
-fn scope_start(engine: &Engine, task: &Task, shown: &DestinationView) -> Result<Timestamp, Failure> {
+fn scope_start(
+    engine: &Engine,
+    task: &Task,
+    shown: &DestinationView,
+) -> Result<Timestamp, Failure> {
     let lead: &Rule = &task.rules.primary;
     if let Some(since) = lead.since {
         return Ok(since);
@@ -181,14 +234,23 @@ fn scope_start(engine: &Engine, task: &Task, shown: &DestinationView) -> Result<
     // S3 states times by the second.
     let loaded = loaded.replace_nanosecond(0).unwrap_or(loaded);
     let oldest_replica = oldest_seen(&shown.replicas);
-    let reached = shown.known.reached.as_ref().map(|version| version.last_modified);
-    Ok([oldest_replica, reached].into_iter().flatten().fold(loaded, Timestamp::min))
+    let reached = shown
+        .known
+        .reached
+        .as_ref()
+        .map(|version| version.last_modified);
+    Ok([oldest_replica, reached]
+        .into_iter()
+        .flatten()
+        .fold(loaded, Timestamp::min))
 }
 
 /// Returns when the oldest version on record was made, as the source told. Of one that was gone
 /// before it was read only a message told, and a message must not draw anything into scope.
 fn oldest_seen(replicas: &[Replica]) -> Option<Timestamp> {
-    let seen = replicas.iter().filter(|replica| replica.state != ReplicaState::SourceMissing);
+    let seen = replicas
+        .iter()
+        .filter(|replica| replica.state != ReplicaState::SourceMissing);
     seen.map(|replica| replica.source.last_modified).min()
 }
 
@@ -196,7 +258,9 @@ fn oldest_seen(replicas: &[Replica]) -> Option<Timestamp> {
 /// it was lost, or another daemon wrote them.
 fn has_unknown_past(history: &[SourceVersion], shown: &DestinationView) -> bool {
     let known = &shown.known;
-    let Some(reached) = &known.reached else { return false };
+    let Some(reached) = &known.reached else {
+        return false;
+    };
     history.iter().any(|entry| {
         entry.kind == VersionKind::Object
             && entry.version.last_modified <= reached.last_modified
@@ -218,9 +282,20 @@ mod tests {
             let source = VersionRef::new(VersionId::try_from(id).unwrap(), last_modified, None);
             Replica::new(source, VersionKind::Object, state)
         };
-        let told = replica("told", ReplicaState::SourceMissing, datetime!(2007-01-01 0:00 UTC));
-        let seen = replica("seen", ReplicaState::Replicated, datetime!(2026-11-23 10:00 UTC));
-        assert_eq!(oldest_seen(&[told.clone(), seen]), Some(datetime!(2026-11-23 10:00 UTC)));
+        let told = replica(
+            "told",
+            ReplicaState::SourceMissing,
+            datetime!(2007-01-01 0:00 UTC),
+        );
+        let seen = replica(
+            "seen",
+            ReplicaState::Replicated,
+            datetime!(2026-11-23 10:00 UTC),
+        );
+        assert_eq!(
+            oldest_seen(&[told.clone(), seen]),
+            Some(datetime!(2026-11-23 10:00 UTC))
+        );
         assert_eq!(oldest_seen(&[told]), None);
     }
 }

@@ -24,21 +24,37 @@ impl CopyJob<'_> {
     /// stamp along, the original has to be current, or the object to stand where the replica of
     /// that original stands.
     pub(super) async fn check_origin(&self, attributes: &Attributes) -> Result<(), Failure> {
-        let Some(stamp) = self.claimed_origin(attributes) else { return Ok(()) };
-        let Some(version) = self.version_of(&stamp).await? else { return Ok(()) };
+        let Some(stamp) = self.claimed_origin(attributes) else {
+            return Ok(());
+        };
+        let Some(version) = self.version_of(&stamp).await? else {
+            return Ok(());
+        };
         let id = &version.id;
         let current = self.look_up(None).await?;
-        let is_current =
-            current.as_ref().is_some_and(|head| head.version_id().as_deref().unwrap_or("null") == id.as_str());
-        let original = if is_current { current } else { self.look_up(Some(id)).await? };
-        let Some(original) = original else { return Ok(()) };
+        let is_current = current
+            .as_ref()
+            .is_some_and(|head| head.version_id().as_deref().unwrap_or("null") == id.as_str());
+        let original = if is_current {
+            current
+        } else {
+            self.look_up(Some(id)).await?
+        };
+        let Some(original) = original else {
+            return Ok(());
+        };
         // The same bytes, made when the stamp says: then nothing is lost by not copying them back.
-        let made = original.last_modified().is_some_and(|made| made.secs() == version.last_modified.unix_timestamp());
+        let made = original
+            .last_modified()
+            .is_some_and(|made| made.secs() == version.last_modified.unix_timestamp());
         if !made || !self.is_same(attributes, &version, &original).await? {
             return Ok(());
         }
         match is_current || !self.is_restored(&version).await? {
-            true => Err(Failure::new(FailureKind::Ineligible(Reason::SrcObjectNotEligible), Operation::CheckOrigin)),
+            true => Err(Failure::new(
+                FailureKind::Ineligible(Reason::SrcObjectNotEligible),
+                Operation::CheckOrigin,
+            )),
             false => Ok(()),
         }
     }
@@ -50,24 +66,38 @@ impl CopyJob<'_> {
             return Ok(Some(stamp.version.clone()));
         }
         let target = &self.task.target;
-        let listed =
-            listing::list_history(self.destination, Side::Destination, &target.destination.bucket, &target.key).await?;
-        Ok(listed.into_iter().map(|entry| entry.version).find(|version| stamp::names_version(&stamp.version, version)))
+        let listed = listing::list_history(
+            self.destination,
+            Side::Destination,
+            &target.destination.bucket,
+            &target.key,
+        )
+        .await?;
+        Ok(listed
+            .into_iter()
+            .map(|entry| entry.version)
+            .find(|version| stamp::names_version(&stamp.version, version)))
     }
 
     /// Reads a version of the destination, or what is current; none if there is no object.
     async fn look_up(&self, version: Option<&VersionId>) -> Result<Option<ResponseHead>, Failure> {
         let target = &self.task.target;
         let call = || {
-            let call = S3Request::head_object(Side::Destination, &target.destination.bucket, &target.key);
-            if let Some(version) = version { call.version(version.as_str()) } else { call }
+            let call =
+                S3Request::head_object(Side::Destination, &target.destination.bucket, &target.key);
+            if let Some(version) = version {
+                call.version(version.as_str())
+            } else {
+                call
+            }
         };
         match self.destination.send_for_checksums(call).await {
             Ok(answer) => Ok(Some(answer.into_head())),
             // Not there, or under a customer's key.
             Err(refusal)
                 if refusal.is_absent()
-                    || refusal.failure.kind == FailureKind::NeedsOperator(Reason::RequestRefused) =>
+                    || refusal.failure.kind
+                        == FailureKind::NeedsOperator(Reason::RequestRefused) =>
             {
                 Ok(None)
             }
@@ -81,20 +111,38 @@ impl CopyJob<'_> {
     async fn is_restored(&self, own: &VersionRef) -> Result<bool, Failure> {
         let (bucket, key) = (&self.task.source.bucket, &self.task.source_key);
         let history = listing::list_history(self.source, Side::Source, bucket, key).await?;
-        let below = history.iter().skip_while(|entry| entry.version != self.version.version).skip(1);
-        for entry in below.filter(|entry| entry.kind == VersionKind::Object).take(LOOKS_MAX) {
-            let head = match VersionReader::pin_source(self.source, self.task, entry).head().await {
+        let below = history
+            .iter()
+            .skip_while(|entry| entry.version != self.version.version)
+            .skip(1);
+        for entry in below
+            .filter(|entry| entry.kind == VersionKind::Object)
+            .take(LOOKS_MAX)
+        {
+            let head = match VersionReader::pin_source(self.source, self.task, entry)
+                .head()
+                .await
+            {
                 Ok(head) => head,
                 // Removed since it was listed, or under a customer's key: no replica.
                 Err(S3Error { failure, .. })
-                    if matches!(failure.kind, FailureKind::SourceVersionMissing | FailureKind::PreconditionFailed) =>
+                    if matches!(
+                        failure.kind,
+                        FailureKind::SourceVersionMissing | FailureKind::PreconditionFailed
+                    ) =>
                 {
                     continue;
                 }
-                Err(S3Error { failure, .. }) if matches!(failure.kind, FailureKind::Ineligible(_)) => continue,
+                Err(S3Error { failure, .. })
+                    if matches!(failure.kind, FailureKind::Ineligible(_)) =>
+                {
+                    continue;
+                }
                 Err(refusal) => return Err(refusal.into()),
             };
-            let Some(other) = head.user(NAME).and_then(|text| self.origin_in(text)) else { continue };
+            let Some(other) = head.user(NAME).and_then(|text| self.origin_in(text)) else {
+                continue;
+            };
             let other = other.version;
             if stamp::names_version(&other, own) || other.last_modified > own.last_modified {
                 return Ok(true);
@@ -123,14 +171,24 @@ impl CopyJob<'_> {
         if etag.is_some() && etag == self.version.etag {
             return Ok(true);
         }
-        let Some(own) = attributes.stated.iter().find_map(Stated::crc64) else { return Ok(false) };
+        let Some(own) = attributes.stated.iter().find_map(Stated::crc64) else {
+            return Ok(false);
+        };
         if let Some(stated) = original.header(CRC64_NVME) {
             return Ok(crc64_stated(stated) == Some(own));
         }
         let size_bytes = self.version.size_bytes;
-        let version = SourceVersion { version: version.clone(), kind: VersionKind::Object, etag, size_bytes };
+        let version = SourceVersion {
+            version: version.clone(),
+            kind: VersionKind::Object,
+            etag,
+            size_bytes,
+        };
         let original = VersionReader::replica(self.destination, self.task, &version);
-        Ok(original.crc64(self.engine, &self.rule, &self.task.target).await? == own)
+        Ok(original
+            .crc64(self.engine, &self.rule, &self.task.target)
+            .await?
+            == own)
     }
 
     /// Returns the stamp of what claims to come from where it would go now, unless the rule
@@ -144,7 +202,9 @@ impl CopyJob<'_> {
     /// Reads a stamp that names a version of the destination's key.
     fn origin_in(&self, text: &str) -> Option<Stamp> {
         let target = &self.task.target;
-        Stamp::from_header(text).ok().filter(|stamp| stamp.place.is_key(&target.destination.bucket, &target.key))
+        Stamp::from_header(text)
+            .ok()
+            .filter(|stamp| stamp.place.is_key(&target.destination.bucket, &target.key))
     }
 }
 

@@ -24,11 +24,21 @@ pub(super) struct OutcomeRecorder<'a> {
 
 impl<'a> OutcomeRecorder<'a> {
     pub(super) fn new(engine: &'a Engine, task: &'a Task) -> Self {
-        Self { engine, task, written: 0, bytes: 0 }
+        Self {
+            engine,
+            task,
+            written: 0,
+            bytes: 0,
+        }
     }
 
     /// Records a replica that is at the destination.
-    pub(super) fn wrote(&mut self, replica: &Replica, rule: &Rule, bytes: u64) -> Result<(), Failure> {
+    pub(super) fn wrote(
+        &mut self,
+        replica: &Replica,
+        rule: &Rule,
+        bytes: u64,
+    ) -> Result<(), Failure> {
         self.engine.ledger.put_replica(&self.task.target, replica)?;
         self.engine.watchdog.record_key_progress(&self.task.target);
         self.written += 1;
@@ -38,7 +48,12 @@ impl<'a> OutcomeRecorder<'a> {
         let metrics = &self.engine.metrics;
         metrics.count_bytes(&rule.id, bytes);
         metrics.latency(&rule.id, operation.as_str(), seconds);
-        metrics.count_operation(&rule.id, self.destination_bucket(), operation.as_str(), Outcome::Replicated);
+        metrics.count_operation(
+            &rule.id,
+            self.destination_bucket(),
+            operation.as_str(),
+            Outcome::Replicated,
+        );
         info!(
             rule = rule.id,
             destination = self.destination_bucket(),
@@ -65,15 +80,21 @@ impl<'a> OutcomeRecorder<'a> {
         let outcome = match replica.state {
             ReplicaState::SourceMissing => Outcome::Gone,
             ReplicaState::Superseded => Outcome::Superseded,
-            ReplicaState::Replicated | ReplicaState::Coalesced | ReplicaState::Skipped | ReplicaState::Deleted => {
-                Outcome::Skipped
-            }
+            ReplicaState::Replicated
+            | ReplicaState::Coalesced
+            | ReplicaState::Skipped
+            | ReplicaState::Deleted => Outcome::Skipped,
         };
         let operation = operation(replica.kind);
         if let Some(reason) = replica.reason {
             self.engine.metrics.count_failed(rule, reason.as_str());
         }
-        self.engine.metrics.count_operation(rule, self.destination_bucket(), operation.as_str(), outcome);
+        self.engine.metrics.count_operation(
+            rule,
+            self.destination_bucket(),
+            operation.as_str(),
+            outcome,
+        );
         info!(
             rule,
             destination = self.destination_bucket(),
@@ -90,7 +111,12 @@ impl<'a> OutcomeRecorder<'a> {
     /// Records what became of an event that wrote no version.
     pub(super) fn granted(&self, action: EventKind, outcome: Outcome) {
         let rule = &self.task.rules.primary.id;
-        self.engine.metrics.count_operation(rule, self.destination_bucket(), action.as_str(), outcome);
+        self.engine.metrics.count_operation(
+            rule,
+            self.destination_bucket(),
+            action.as_str(),
+            outcome,
+        );
         info!(
             rule,
             destination = self.destination_bucket(),
@@ -104,9 +130,15 @@ impl<'a> OutcomeRecorder<'a> {
     /// Returns when it happened. A message is no proof: no event is older than the version that it
     /// announces.
     fn event_time(&self, replica: &Replica) -> Timestamp {
-        let pending = self.task.events.iter().find(|pending| pending.version.as_ref() == Some(&replica.source.id));
+        let pending = self
+            .task
+            .events
+            .iter()
+            .find(|pending| pending.version.as_ref() == Some(&replica.source.id));
         let made = replica.source.last_modified;
-        pending.and_then(|pending| pending.time).map_or(made, |told| told.max(made))
+        pending
+            .and_then(|pending| pending.time)
+            .map_or(made, |told| told.max(made))
     }
 
     fn destination_bucket(&self) -> &str {

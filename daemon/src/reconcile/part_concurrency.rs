@@ -30,7 +30,11 @@ const SWIFT: u32 = 8;
 
 impl PartConcurrency {
     pub(super) fn new() -> Self {
-        Self { room: Semaphore::new(WIDTH_FIRST), width: AtomicUsize::new(WIDTH_FIRST), over: CancellationToken::new() }
+        Self {
+            room: Semaphore::new(WIDTH_FIRST),
+            width: AtomicUsize::new(WIDTH_FIRST),
+            over: CancellationToken::new(),
+        }
     }
 
     /// Waits until one more may be on its way; none when no more are to begin.
@@ -63,7 +67,11 @@ impl PartConcurrency {
 mod tests {
     use super::*;
 
-    const PART: Part = Part { number: 1, offset: 0, len: 16 << 20 };
+    const PART: Part = Part {
+        number: 1,
+        offset: 0,
+        len: 16 << 20,
+    };
 
     #[test]
     fn swift_parts_make_room_for_more_up_to_a_bound_and_slow_ones_for_none() {

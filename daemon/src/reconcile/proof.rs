@@ -60,8 +60,16 @@ pub(super) struct Way {
 pub(super) fn stated_checksums(head: &ResponseHead) -> Vec<Stated> {
     let of_header = |algorithm: Algorithm| {
         let (value, parts) = split(head.header(algorithm.checksum_header())?)?;
-        let value = STANDARD.decode(value).ok().filter(|value| value.len() == algorithm.value_len())?;
-        Some(Stated { algorithm, value, parts, header: algorithm.checksum_header() })
+        let value = STANDARD
+            .decode(value)
+            .ok()
+            .filter(|value| value.len() == algorithm.value_len())?;
+        Some(Stated {
+            algorithm,
+            value,
+            parts,
+            header: algorithm.checksum_header(),
+        })
     };
     // Of a type that is stated and a text that says otherwise, neither is believed.
     let is_composite = head.header("x-amz-checksum-type") == Some("COMPOSITE");
@@ -74,12 +82,21 @@ pub(super) fn stated_checksums(head: &ResponseHead) -> Vec<Stated> {
 /// Reads an ETag that is an MD5, as it is not under a key of KMS or of a customer.
 /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html>
 fn of_etag(head: &ResponseHead) -> Option<Stated> {
-    let is_kept_apart = head.header("x-amz-server-side-encryption").is_some_and(|mode| mode != "AES256")
-        || head.header("x-amz-server-side-encryption-customer-algorithm").is_some();
+    let is_kept_apart = head
+        .header("x-amz-server-side-encryption")
+        .is_some_and(|mode| mode != "AES256")
+        || head
+            .header("x-amz-server-side-encryption-customer-algorithm")
+            .is_some();
     let etag = head.etag().filter(|_| !is_kept_apart)?;
     let (value, parts) = split(etag.as_str())?;
     let value = checksum::md5_digits(value)?.to_vec();
-    Some(Stated { algorithm: Algorithm::Md5, value, parts, header: ETAG })
+    Some(Stated {
+        algorithm: Algorithm::Md5,
+        value,
+        parts,
+        header: ETAG,
+    })
 }
 
 /// Parts a value from the number of parts behind a dash.
@@ -87,7 +104,10 @@ fn split(text: &str) -> Option<(&str, Option<u32>)> {
     match text.split_once('-') {
         None => Some((text, None)),
         Some((value, parts)) => {
-            let parts = parts.parse().ok().filter(|parts| (1..=PARTS_MAX).contains(parts))?;
+            let parts = parts
+                .parse()
+                .ok()
+                .filter(|parts| (1..=PARTS_MAX).contains(parts))?;
             Some((value, Some(parts)))
         }
     }
@@ -97,7 +117,9 @@ impl Stated {
     /// Returns the CRC-64/NVME of the whole, if that is what is stated.
     pub(super) fn crc64(&self) -> Option<u64> {
         let is_crc64 = self.algorithm == Algorithm::Crc64Nvme && self.parts.is_none();
-        Some(u64::from_be_bytes(self.value.as_slice().try_into().ok().filter(|_| is_crc64)?))
+        Some(u64::from_be_bytes(
+            self.value.as_slice().try_into().ok().filter(|_| is_crc64)?,
+        ))
     }
 
     /// Says whether these bytes have this checksum of the whole; none if that cannot be told from
@@ -119,8 +141,13 @@ impl Stated {
 
     /// Writes a value of this checksum as it is stated.
     fn text(&self, value: &[u8]) -> String {
-        let text = if self.is_etag() { checksum::md5_text(value) } else { STANDARD.encode(value) };
-        self.parts.map_or(text.clone(), |parts| format!("{text}-{parts}"))
+        let text = if self.is_etag() {
+            checksum::md5_text(value)
+        } else {
+            STANDARD.encode(value)
+        };
+        self.parts
+            .map_or(text.clone(), |parts| format!("{text}-{parts}"))
     }
 }
 
@@ -139,7 +166,11 @@ pub(super) fn is_demanded(copy: &CopyJob<'_>) -> bool {
 
 impl Proof {
     /// Chooses among what is stated the best that can be had.
-    pub(super) async fn choose(original: &VersionReader<'_>, all: &[Stated], way: Way) -> Result<Choice, Failure> {
+    pub(super) async fn choose(
+        original: &VersionReader<'_>,
+        all: &[Stated],
+        way: Way,
+    ) -> Result<Choice, Failure> {
         let (size_bytes, mut left) = (original.size_bytes(), None);
         let is_whole = size_bytes <= way.piece_bytes;
         for stated in all {
@@ -155,10 +186,18 @@ impl Proof {
                 left = left.or(Some(Unproved::PartsUnknown));
                 continue;
             };
-            let measure = Measure { algorithm: stated.algorithm, part_bytes };
+            let measure = Measure {
+                algorithm: stated.algorithm,
+                part_bytes,
+            };
             let passes = measure.fits_pieces(way.piece_bytes, size_bytes);
             if passes || way.is_demanded {
-                return Ok(Ok(Self { stated: stated.clone(), measure, size_bytes, passes }));
+                return Ok(Ok(Self {
+                    stated: stated.clone(),
+                    measure,
+                    size_bytes,
+                    passes,
+                }));
             }
             left = left.or(Some(Unproved::CostsTooMuch));
         }
@@ -176,7 +215,11 @@ impl Proof {
     }
 
     /// Holds a body that was read in one piece against what is stated.
-    pub(super) async fn check(&self, original: &VersionReader<'_>, body: &Filled) -> Result<Option<Unproved>, Failure> {
+    pub(super) async fn check(
+        &self,
+        original: &VersionReader<'_>,
+        body: &Filled,
+    ) -> Result<Option<Unproved>, Failure> {
         let computed = self.computed_value(&body.part_sums(self.measure, 0));
         self.compare(original, computed).await
     }
@@ -195,17 +238,29 @@ impl Proof {
         if !is_demanded(copy) {
             return Ok(Some(Unproved::CostsTooMuch));
         }
-        let again = original.read_through((copy.engine, &copy.rule, &copy.task.target), Some(self.measure)).await?;
+        let again = original
+            .read_through(
+                (copy.engine, &copy.rule, &copy.task.target),
+                Some(self.measure),
+            )
+            .await?;
         if again.crc64 != crc64 {
-            return Err(mismatch("two reads of the version gave different bytes".to_owned()));
+            return Err(mismatch(
+                "two reads of the version gave different bytes".to_owned(),
+            ));
         }
-        self.compare(&original, self.computed_value(&again.part_sums(self.measure, 0))).await
+        self.compare(
+            &original,
+            self.computed_value(&again.part_sums(self.measure, 0)),
+        )
+        .await
     }
 
     fn computed_value(&self, pieces: &[Sum]) -> Option<Vec<u8>> {
         // What was uploaded by an older version, or is read once more, has no checksums yet.
         let measured: u64 = pieces.iter().map(|piece| piece.len).sum();
-        let parts = checksum::of_parts(pieces, self.measure).filter(|_| measured == self.size_bytes)?;
+        let parts =
+            checksum::of_parts(pieces, self.measure).filter(|_| measured == self.size_bytes)?;
         match (self.stated.parts, parts.as_slice()) {
             (None, [whole]) => Some(whole.value.clone()),
             (Some(count), parts) if u32::try_from(parts.len()) == Ok(count) => {
@@ -220,8 +275,13 @@ impl Proof {
         original: &VersionReader<'_>,
         computed: Option<Vec<u8>>,
     ) -> Result<Option<Unproved>, Failure> {
-        let Some(computed) = computed else { return Ok(Some(Unproved::PartsUnknown)) };
-        let (access, is_etag_of_parts) = (original.access, self.stated.is_etag() && self.stated.parts.is_some());
+        let Some(computed) = computed else {
+            return Ok(Some(Unproved::PartsUnknown));
+        };
+        let (access, is_etag_of_parts) = (
+            original.access,
+            self.stated.is_etag() && self.stated.parts.is_some(),
+        );
         if computed == self.stated.value {
             if is_etag_of_parts {
                 access.capabilities.hashed_parts();
@@ -237,17 +297,26 @@ impl Proof {
         // of that.
         let count = self.stated.parts.filter(|count| *count > 1);
         if let Some(count) = count
-            && !original.has_equal_parts(self.measure.part_bytes, count).await?
+            && !original
+                .has_equal_parts(self.measure.part_bytes, count)
+                .await?
         {
             return Ok(Some(Unproved::PartsUnknown));
         }
         let found = self.stated.text(&computed);
-        Err(mismatch(format!("the source states {}, and the bytes that came have {found}", self.stated)))
+        Err(mismatch(format!(
+            "the source states {}, and the bytes that came have {found}",
+            self.stated
+        )))
     }
 }
 
 fn mismatch(words: String) -> Failure {
-    Failure::with_source(FailureKind::NeedsOperator(Reason::ChecksumMismatch), Operation::GetObject, words)
+    Failure::with_source(
+        FailureKind::NeedsOperator(Reason::ChecksumMismatch),
+        Operation::GetObject,
+        words,
+    )
 }
 
 #[cfg(test)]
@@ -260,31 +329,63 @@ mod tests {
     const CRC32: &str = "x-amz-checksum-crc32";
 
     fn of(all: &[(&str, &str)]) -> Vec<(Algorithm, Option<u32>)> {
-        stated_checksums(&ResponseHead::for_tests(all)).iter().map(|stated| (stated.algorithm, stated.parts)).collect()
+        stated_checksums(&ResponseHead::for_tests(all))
+            .iter()
+            .map(|stated| (stated.algorithm, stated.parts))
+            .collect()
     }
 
     #[test]
     fn the_best_of_what_is_stated_comes_first_and_what_cannot_be_one_does_not_count() {
         let md5 = ("etag", "\"900150983cd24fb0d6963f7d28e17f72\"");
-        let (crc32, crc64) = ((CRC32, "y/Q5Jg=="), ("x-amz-checksum-crc64nvme", "rosUhgp5mIg="));
+        let (crc32, crc64) = (
+            (CRC32, "y/Q5Jg=="),
+            ("x-amz-checksum-crc64nvme", "rosUhgp5mIg="),
+        );
         assert_eq!(
             of(&[md5, crc32, crc64]),
-            [(Algorithm::Crc64Nvme, None), (Algorithm::Crc32, None), (Algorithm::Md5, None)]
+            [
+                (Algorithm::Crc64Nvme, None),
+                (Algorithm::Crc32, None),
+                (Algorithm::Md5, None)
+            ]
         );
-        assert_eq!(of(&[(CRC32, "y/Q5Jg==-3"), crc64]), [(Algorithm::Crc64Nvme, None), (Algorithm::Crc32, Some(3))]);
-        assert_eq!(of(&[("etag", "\"900150983cd24fb0d6963f7d28e17f72-2\"")]), [(Algorithm::Md5, Some(2))]);
+        assert_eq!(
+            of(&[(CRC32, "y/Q5Jg==-3"), crc64]),
+            [(Algorithm::Crc64Nvme, None), (Algorithm::Crc32, Some(3))]
+        );
+        assert_eq!(
+            of(&[("etag", "\"900150983cd24fb0d6963f7d28e17f72-2\"")]),
+            [(Algorithm::Md5, Some(2))]
+        );
         for none in ["y/Q5", "y/Q5Jg==-0", "y/Q5Jg==-10001", "y/Q5Jg==-", "?", ""] {
             assert!(of(&[(CRC32, none)]).is_empty(), "{none:?}");
         }
         assert!(of(&[crc32, ("x-amz-checksum-type", "COMPOSITE")]).is_empty());
-        for none in ["\"opaque\"", "\"+00150983cd24fb0d6963f7d28e17f72\"", "\"900150983cd24fb0d6963f7d28e17f7\""] {
+        for none in [
+            "\"opaque\"",
+            "\"+00150983cd24fb0d6963f7d28e17f72\"",
+            "\"900150983cd24fb0d6963f7d28e17f7\"",
+        ] {
             assert!(of(&[("etag", none)]).is_empty(), "{none}");
         }
         for mode in ["aws:kms", "aws:kms:dsse", "aws:fsx"] {
-            assert!(of(&[md5, ("x-amz-server-side-encryption", mode)]).is_empty(), "{mode}");
+            assert!(
+                of(&[md5, ("x-amz-server-side-encryption", mode)]).is_empty(),
+                "{mode}"
+            );
         }
-        assert!(of(&[md5, ("x-amz-server-side-encryption-customer-algorithm", "AES256")]).is_empty());
-        assert_eq!(of(&[md5, ("x-amz-server-side-encryption", "AES256")]), [(Algorithm::Md5, None)]);
+        assert!(
+            of(&[
+                md5,
+                ("x-amz-server-side-encryption-customer-algorithm", "AES256")
+            ])
+            .is_empty()
+        );
+        assert_eq!(
+            of(&[md5, ("x-amz-server-side-encryption", "AES256")]),
+            [(Algorithm::Md5, None)]
+        );
     }
 
     #[test]
@@ -292,8 +393,13 @@ mod tests {
         let (right, wrong) = (b"123456789".as_slice(), b"123456780".as_slice());
         for algorithm in Algorithm::ALL {
             let text = STANDARD.encode(algorithm.sum_of([right]).value);
-            let all = stated_checksums(&ResponseHead::for_tests(&[(algorithm.checksum_header(), &text)]));
-            let [stated] = all.as_slice() else { panic!("{algorithm:?}: {all:?}") };
+            let all = stated_checksums(&ResponseHead::for_tests(&[(
+                algorithm.checksum_header(),
+                &text,
+            )]));
+            let [stated] = all.as_slice() else {
+                panic!("{algorithm:?}: {all:?}")
+            };
             for (bytes, is_right) in [(right, true), (wrong, false)] {
                 let body = Filled::for_tests(BodyChunks::from(Bytes::from_static(bytes)));
                 assert_eq!(stated.is_of(&body), Some(is_right), "{algorithm:?}");
@@ -306,17 +412,50 @@ mod tests {
         // What S3 states of an upload in two parts, "123456789" twice.
         let part = Algorithm::Crc32.sum_of([b"123456789".as_slice()]);
         let value = checksum::composite_value(Algorithm::Crc32, &[part.clone(), part.clone()]);
-        let stated = Stated { algorithm: Algorithm::Crc32, value, parts: Some(2), header: CRC32 };
-        let measure = Measure { algorithm: Algorithm::Crc32, part_bytes: 9 };
-        let proof = Proof { stated, measure, size_bytes: 18, passes: true };
+        let stated = Stated {
+            algorithm: Algorithm::Crc32,
+            value,
+            parts: Some(2),
+            header: CRC32,
+        };
+        let measure = Measure {
+            algorithm: Algorithm::Crc32,
+            part_bytes: 9,
+        };
+        let proof = Proof {
+            stated,
+            measure,
+            size_bytes: 18,
+            passes: true,
+        };
         let small = |bytes: &'static [u8]| Algorithm::Crc32.sum_of([bytes]);
-        let pieces = [small(b"1234"), small(b"56789"), small(b"1234567"), small(b"89")];
-        assert_eq!(proof.computed_value(&pieces), Some(proof.stated.value.clone()));
+        let pieces = [
+            small(b"1234"),
+            small(b"56789"),
+            small(b"1234567"),
+            small(b"89"),
+        ];
+        assert_eq!(
+            proof.computed_value(&pieces),
+            Some(proof.stated.value.clone())
+        );
         assert_eq!(proof.computed_value(&[part]), None, "one part is lacking");
         assert_eq!(proof.computed_value(&[]), None, "nothing was measured");
-        let whole = Stated { parts: None, ..proof.stated };
+        let whole = Stated {
+            parts: None,
+            ..proof.stated
+        };
         let measure = Measure::whole_object(Algorithm::Md5);
-        let unmeasured = Proof { stated: whole, measure, size_bytes: 18, passes: false };
-        assert_eq!(unmeasured.computed_value(&[]), None, "that is not the checksum of nothing");
+        let unmeasured = Proof {
+            stated: whole,
+            measure,
+            size_bytes: 18,
+            passes: false,
+        };
+        assert_eq!(
+            unmeasured.computed_value(&[]),
+            None,
+            "that is not the checksum of nothing"
+        );
     }
 }

@@ -25,18 +25,31 @@ use crate::s3_http::{Filled, S3Request};
 use crate::single_flight::{Body, Leader};
 
 /// Copies a version whose body fits into one part.
-pub(crate) async fn copy(copy: &CopyJob<'_>, opened: Option<Box<StartedGet>>) -> Result<Written, Failure> {
-    let whole = Part { number: 1, offset: 0, len: copy.version.size_bytes };
+pub(crate) async fn copy(
+    copy: &CopyJob<'_>,
+    opened: Option<Box<StartedGet>>,
+) -> Result<Written, Failure> {
+    let whole = Part {
+        number: 1,
+        offset: 0,
+        len: copy.version.size_bytes,
+    };
     let (due, _share) = copy.admitted(whole, false).await;
     let (body, dress) = match due {
         Due::Have(body) => {
-            let dress = copy.headers_from(Attributes::from(&body.head), body.read, true).await?;
+            let dress = copy
+                .headers_from(Attributes::from(&body.head), body.read, true)
+                .await?;
             (body, dress)
         }
         Due::Read(lead, paid) => read(copy, (whole, opened), lead, paid).await?,
     };
     copy.engine.limits.may_send(copy.payer_for(false)).await;
-    let dress = if dress.is_old() { copy.read_headers_again().await? } else { dress };
+    let dress = if dress.is_old() {
+        copy.read_headers_again().await?
+    } else {
+        dress
+    };
     put(copy, &dress, &body).await
 }
 
@@ -50,10 +63,16 @@ async fn read(
 ) -> Result<(Arc<Body>, ReplicaHeaders), Failure> {
     let original = copy.original();
     let (head, body, read) = match opened.map(|opened| *opened) {
-        Some(StartedGet { head, body, asked, .. }) => (head, body, asked),
+        Some(StartedGet {
+            head, body, asked, ..
+        }) => (head, body, asked),
         None => {
             let asked = BootInstant::now();
-            let (head, body) = copy.source.send_for_checksums(|| original.get_call()).await?.split();
+            let (head, body) = copy
+                .source
+                .send_for_checksums(|| original.get_call())
+                .await?
+                .split();
             (head, body, asked)
         }
     };
@@ -63,17 +82,32 @@ async fn read(
         lead.step_aside();
     }
     let dress = copy.headers_from(attributes, read, true).await?;
-    let way = Way { piece_bytes: whole.len, is_demanded: proof::is_demanded(copy) };
+    let way = Way {
+        piece_bytes: whole.len,
+        is_demanded: proof::is_demanded(copy),
+    };
     let choice = Proof::choose(&original, &dress.attributes.stated, way).await?;
     let (filled, unproved) = match prove(&original, whole, body, &choice).await {
         // A bit that changed on its way may come right the next time.
-        Err(Failure { kind: FailureKind::NeedsOperator(Reason::ChecksumMismatch), .. }) => {
+        Err(Failure {
+            kind: FailureKind::NeedsOperator(Reason::ChecksumMismatch),
+            ..
+        }) => {
             let (_, body) = copy.source.wire.send(original.get_call()).await?.split();
             prove(&original, whole, body, &choice).await?
         }
         proved => proved?,
     };
-    Ok((lead.share(Body { head, read, filled, unproved, paid }), dress))
+    Ok((
+        lead.share(Body {
+            head,
+            read,
+            filled,
+            unproved,
+            paid,
+        }),
+        dress,
+    ))
 }
 
 /// Reads a body to its end, and holds it against what the source states.
@@ -102,17 +136,34 @@ async fn put(copy: &CopyJob<'_>, dress: &ReplicaHeaders, body: &Body) -> Result<
     }
     lease::confirm_held().await?;
     let target = &copy.task.target;
-    let call = S3Request::put_object(&target.destination.bucket, &target.key, body.filled.chunks.clone())
-        .with_timeout(body_timeout(copy.version.size_bytes))
-        .header("if-match", if_match.as_deref())
-        .header("if-none-match", if_none_match.as_deref())
-        .header(CRC64_NVME, checksum.as_deref());
+    let call = S3Request::put_object(
+        &target.destination.bucket,
+        &target.key,
+        body.filled.chunks.clone(),
+    )
+    .with_timeout(body_timeout(copy.version.size_bytes))
+    .header("if-match", if_match.as_deref())
+    .header("if-none-match", if_none_match.as_deref())
+    .header(CRC64_NVME, checksum.as_deref());
     let sent = BootInstant::now();
     let request = Box::pin(copy.destination.wire.send(dress.on(call)));
-    let answer = copy.engine.failpoints.around(Step::PutObject, request).await?;
+    let answer = copy
+        .engine
+        .failpoints
+        .around(Step::PutObject, request)
+        .await?;
     let answer = answer.into_head();
     let answered = receipt::compare_answer(&answer, &body.filled, true);
     let written = Box::pin(Receipt::of_put(&answer, sent).completed(copy)).await?;
-    let written = Written { tags: dress.tags.clone(), ..written };
-    Box::pin(receipt::settle(copy, written, answered, (body.filled.crc64, body.unproved))).await
+    let written = Written {
+        tags: dress.tags.clone(),
+        ..written
+    };
+    Box::pin(receipt::settle(
+        copy,
+        written,
+        answered,
+        (body.filled.crc64, body.unproved),
+    ))
+    .await
 }

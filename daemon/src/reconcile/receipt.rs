@@ -60,27 +60,57 @@ pub(super) enum By {
 impl Receipt {
     /// Reads the answer to a PutObject.
     pub(super) fn of_put(answer: &ResponseHead, sent: BootInstant) -> Self {
-        Self::new(Operation::PutObject, answer.etag(), answer.version_id(), sent)
+        Self::new(
+            Operation::PutObject,
+            answer.etag(),
+            answer.version_id(),
+            sent,
+        )
     }
 
     /// Reads the answer to a CompleteMultipartUpload.
     pub(super) fn of_complete(answer: &CompleteMultipartUploadOutput, sent: BootInstant) -> Self {
         let etag = answer.e_tag().and_then(|etag| ETag::try_from(etag).ok());
-        Self::new(Operation::CompleteMultipartUpload, etag, answer.version_id().map(str::to_owned), sent)
+        Self::new(
+            Operation::CompleteMultipartUpload,
+            etag,
+            answer.version_id().map(str::to_owned),
+            sent,
+        )
     }
 
-    fn new(operation: Operation, etag: Option<ETag>, version: Option<String>, sent: BootInstant) -> Self {
-        Self { operation, etag, version: version.filter(|version| !version.is_empty()), sent }
+    fn new(
+        operation: Operation,
+        etag: Option<ETag>,
+        version: Option<String>,
+        sent: BootInstant,
+    ) -> Self {
+        Self {
+            operation,
+            etag,
+            version: version.filter(|version| !version.is_empty()),
+            sent,
+        }
     }
 
     /// Reads what the answer leaves out. The write is known to have landed, but where neither ETag
     /// nor version is named.
     pub(super) async fn completed(self, copy: &CopyJob<'_>) -> Result<Written, Failure> {
-        let unknown = |cause: &str| Failure::with_source(FailureKind::OutcomeUnknown, self.operation, cause);
-        let lost = |failure: Failure| Failure::with_source(FailureKind::OutcomeUnknown, self.operation, failure);
+        let unknown =
+            |cause: &str| Failure::with_source(FailureKind::OutcomeUnknown, self.operation, cause);
+        let lost = |failure: Failure| {
+            Failure::with_source(FailureKind::OutcomeUnknown, self.operation, failure)
+        };
         let target = &copy.task.target;
-        let current = || S3Request::head_object(Side::Destination, &target.destination.bucket, &target.key);
-        let ask = async |call| copy.destination.wire.send(call).await.map_err(|refusal| lost(refusal.into()));
+        let current =
+            || S3Request::head_object(Side::Destination, &target.destination.bucket, &target.key);
+        let ask = async |call| {
+            copy.destination
+                .wire
+                .send(call)
+                .await
+                .map_err(|refusal| lost(refusal.into()))
+        };
         let (destination_version, etag) = match (self.etag, self.version) {
             (Some(etag), Some(version)) => (Some(version), etag),
             (None, None) => return Err(unknown("the answer names neither ETag nor version id")),
@@ -92,9 +122,12 @@ impl Receipt {
             // Another daemon may have written on top meanwhile.
             (Some(etag), None) => {
                 let head = ask(current()).await?.into_head();
-                let is_ours = read_claim(&head, copy.task).is_none_or(|claim| claim.version == copy.version.version);
+                let is_ours = read_claim(&head, copy.task)
+                    .is_none_or(|claim| claim.version == copy.version.version);
                 if head.etag().as_ref() != Some(&etag) || !is_ours {
-                    return Err(unknown("the answer names no version id, and another object is current"));
+                    return Err(unknown(
+                        "the answer names no version id, and another object is current",
+                    ));
                 }
                 (head.version_id(), etag)
             }
@@ -133,7 +166,10 @@ pub(super) async fn settle(
             }
         }
     };
-    Ok(Written { unproved: before.or(doubt), ..written })
+    Ok(Written {
+        unproved: before.or(doubt),
+        ..written
+    })
 }
 
 /// Compares what the answer to a body says with what was sent; the MD5 only if it may be computed.
@@ -142,10 +178,19 @@ pub(super) fn compare_answer(answer: &ResponseHead, body: &Filled, may_hash: boo
         if stated.is_dear() && !may_hash {
             return Answered::LeftOut;
         }
-        let by = if stated.is_etag() { By::ETag } else { By::Checksum };
+        let by = if stated.is_etag() {
+            By::ETag
+        } else {
+            By::Checksum
+        };
         match stated.is_of(body) {
             Some(true) => return Answered::Equal,
-            Some(false) => return Answered::Differs { words: stated.to_string(), by },
+            Some(false) => {
+                return Answered::Differs {
+                    words: stated.to_string(),
+                    by,
+                };
+            }
             None => {}
         }
     }
@@ -153,28 +198,50 @@ pub(super) fn compare_answer(answer: &ResponseHead, body: &Filled, may_hash: boo
 }
 
 /// Compares what the answer to a completed upload says with its parts.
-pub(super) fn compare_complete(answer: &CompleteMultipartUploadOutput, crc64: u64, done: &Parts) -> Answered {
+pub(super) fn compare_complete(
+    answer: &CompleteMultipartUploadOutput,
+    crc64: u64,
+    done: &Parts,
+) -> Answered {
     let (sent, by) = (crc64_header(crc64), By::Checksum);
-    match answer.checksum_crc64_nvme().filter(|stated| !stated.is_empty()) {
+    match answer
+        .checksum_crc64_nvme()
+        .filter(|stated| !stated.is_empty())
+    {
         Some(stated) if stated == sent => return Answered::Equal,
-        Some(stated) => return Answered::Differs { words: format!("sent {sent}, and it has {stated}"), by },
+        Some(stated) => {
+            return Answered::Differs {
+                words: format!("sent {sent}, and it has {stated}"),
+                by,
+            };
+        }
         None => {}
     }
-    let is_plain = answer.server_side_encryption().is_none_or(|mode| mode.as_str() == "AES256");
-    let etag = answer.e_tag().and_then(|etag| ETag::try_from(etag).ok()).filter(|_| is_plain);
-    let (Some(etag), Some(expected)) = (etag, etag_of_parts(done.values().map(|part| &part.etag))) else {
+    let is_plain = answer
+        .server_side_encryption()
+        .is_none_or(|mode| mode.as_str() == "AES256");
+    let etag = answer
+        .e_tag()
+        .and_then(|etag| ETag::try_from(etag).ok())
+        .filter(|_| is_plain);
+    let (Some(etag), Some(expected)) = (etag, etag_of_parts(done.values().map(|part| &part.etag)))
+    else {
         return Answered::Silent;
     };
     let doubt = done.values().find_map(|part| part.doubt);
     match doubt {
         _ if etag != expected => {
             let words = format!("its parts make the ETag {expected}, and it has {etag}");
-            Answered::Differs { words, by: By::ETag }
+            Answered::Differs {
+                words,
+                by: By::ETag,
+            }
         }
         None => Answered::Equal,
-        Some(Unproved::AnswerDiffers) => {
-            Answered::Differs { words: "a part got an ETag that is not its MD5".to_owned(), by: By::ETag }
-        }
+        Some(Unproved::AnswerDiffers) => Answered::Differs {
+            words: "a part got an ETag that is not its MD5".to_owned(),
+            by: By::ETag,
+        },
         Some(Unproved::CostsTooMuch) => Answered::LeftOut,
         Some(_) => Answered::Silent,
     }
@@ -196,26 +263,43 @@ async fn read_back(
     version: &str,
     crc64: u64,
 ) -> Result<Option<Unproved>, Failure> {
-    let Ok(id) = VersionId::try_from(version) else { return Ok(Some(Unproved::AnswerDiffers)) };
+    let Ok(id) = VersionId::try_from(version) else {
+        return Ok(Some(Unproved::AnswerDiffers));
+    };
     let written = VersionRef::new(id, copy.version.version.last_modified, None);
     let size_bytes = copy.version.size_bytes;
-    let replica = SourceVersion { version: written, kind: VersionKind::Object, etag: None, size_bytes };
+    let replica = SourceVersion {
+        version: written,
+        kind: VersionKind::Object,
+        etag: None,
+        size_bytes,
+    };
     let replica = VersionReader::replica(copy.destination, copy.task, &replica);
     match read_patiently(copy, &replica).await {
         Ok(read) if read == crc64 => Ok(None),
         Ok(read) => {
             let algorithm = Algorithm::Crc64Nvme.checksum_header();
             let (sent, read) = (crc64_header(crc64), crc64_header(read));
-            let words = format!("version {version} holds other bytes than were sent: {algorithm} {read}, not {sent}");
-            copy.engine.ledger.record_refuted(&copy.task.target, version, clock::now())?;
-            Err(Failure::with_source(FailureKind::NeedsOperator(Reason::ChecksumMismatch), operation, words))
+            let words = format!(
+                "version {version} holds other bytes than were sent: {algorithm} {read}, not {sent}"
+            );
+            copy.engine
+                .ledger
+                .record_refuted(&copy.task.target, version, clock::now())?;
+            Err(Failure::with_source(
+                FailureKind::NeedsOperator(Reason::ChecksumMismatch),
+                operation,
+                words,
+            ))
         }
         Err(failure) => {
             warn!(key = %copy.task.target.key, version, error = error_chain(&failure), "cannot read the replica back");
             if by == By::ETag || is_not_permitted(&failure) {
                 return Ok(Some(Unproved::AnswerDiffers));
             }
-            copy.engine.ledger.record_refuted(&copy.task.target, version, clock::now())?;
+            copy.engine
+                .ledger
+                .record_refuted(&copy.task.target, version, clock::now())?;
             Err(failure)
         }
     }
@@ -225,8 +309,13 @@ async fn read_back(
 async fn read_patiently(copy: &CopyJob<'_>, replica: &VersionReader<'_>) -> Result<u64, Failure> {
     let mut attempt = 1;
     loop {
-        match replica.crc64(copy.engine, &copy.rule, &copy.task.target).await {
-            Err(failure) if attempt < READ_BACK_ATTEMPTS_MAX && failure.kind == FailureKind::Transient => {
+        match replica
+            .crc64(copy.engine, &copy.rule, &copy.task.target)
+            .await
+        {
+            Err(failure)
+                if attempt < READ_BACK_ATTEMPTS_MAX && failure.kind == FailureKind::Transient =>
+            {
                 tokio::time::sleep(retry::jittered_delay(attempt, fastrand::f64())).await;
                 attempt += 1;
             }
@@ -237,15 +326,29 @@ async fn read_patiently(copy: &CopyJob<'_>, replica: &VersionReader<'_>) -> Resu
 
 fn is_not_permitted(failure: &Failure) -> bool {
     let status = failure.answer.map(|answer| answer.status);
-    matches!((failure.kind, status), (FailureKind::NeedsOperator(_), Some(401 | 403)))
+    matches!(
+        (failure.kind, status),
+        (FailureKind::NeedsOperator(_), Some(401 | 403))
+    )
 }
 
 /// Returns the ETag of an upload from those of its parts; none where they are no MD5 of their
 /// content.
 fn etag_of_parts<'a>(parts: impl Iterator<Item = &'a ETag>) -> Option<ETag> {
-    let sum = |etag: &ETag| Some(Sum { algorithm: Algorithm::Md5, value: md5_digits(etag.as_str())?.to_vec(), len: 0 });
+    let sum = |etag: &ETag| {
+        Some(Sum {
+            algorithm: Algorithm::Md5,
+            value: md5_digits(etag.as_str())?.to_vec(),
+            len: 0,
+        })
+    };
     let sums = parts.map(sum).collect::<Option<Vec<Sum>>>()?;
-    ETag::try_from(format!("{}-{}", md5_text(&composite_value(Algorithm::Md5, &sums)), sums.len())).ok()
+    ETag::try_from(format!(
+        "{}-{}",
+        md5_text(&composite_value(Algorithm::Md5, &sums)),
+        sums.len()
+    ))
+    .ok()
 }
 
 #[cfg(test)]
@@ -258,10 +361,14 @@ mod tests {
     #[test]
     fn an_answer_is_held_against_the_bytes_that_were_sent() {
         let body = Filled::for_tests(BodyChunks::from(Bytes::from_static(b"abc")));
-        let (right, wrong) = ("\"900150983cd24fb0d6963f7d28e17f72\"", "\"00000000000000000000000000000bad\"");
+        let (right, wrong) = (
+            "\"900150983cd24fb0d6963f7d28e17f72\"",
+            "\"00000000000000000000000000000bad\"",
+        );
         let crc64 = crc64_header(body.crc64);
-        let compare =
-            |headers: &[(&str, &str)], may_hash| compare_answer(&ResponseHead::for_tests(headers), &body, may_hash);
+        let compare = |headers: &[(&str, &str)], may_hash| {
+            compare_answer(&ResponseHead::for_tests(headers), &body, may_hash)
+        };
         let by = |answered| match answered {
             Answered::Differs { by, .. } => Some(by),
             Answered::Equal | Answered::Silent | Answered::LeftOut => None,
@@ -269,11 +376,25 @@ mod tests {
         let checksum = ("x-amz-checksum-crc64nvme", crc64.as_str());
         assert_eq!(compare(&[("etag", right)], true), Answered::Equal);
         assert_eq!(compare(&[("etag", right)], false), Answered::LeftOut);
-        assert_eq!(compare(&[("etag", wrong), checksum], true), Answered::Equal, "a checksum tells more");
+        assert_eq!(
+            compare(&[("etag", wrong), checksum], true),
+            Answered::Equal,
+            "a checksum tells more"
+        );
         assert_eq!(by(compare(&[("etag", wrong)], true)), Some(By::ETag));
-        assert_eq!(by(compare(&[("etag", right), ("x-amz-checksum-crc32", "AAAAAA==")], true)), Some(By::Checksum));
+        assert_eq!(
+            by(compare(
+                &[("etag", right), ("x-amz-checksum-crc32", "AAAAAA==")],
+                true
+            )),
+            Some(By::Checksum)
+        );
         for silent in ["\"opaque\"", "\"00000000000000000000000000000bad-1\""] {
-            assert_eq!(compare(&[("etag", silent)], true), Answered::Silent, "{silent}");
+            assert_eq!(
+                compare(&[("etag", silent)], true),
+                Answered::Silent,
+                "{silent}"
+            );
         }
         let kms = ("x-amz-server-side-encryption", "aws:kms");
         assert_eq!(compare(&[("etag", wrong), kms], true), Answered::Silent);

@@ -35,24 +35,42 @@ impl Snapshot {
     /// Makes the basis of what was just read by a request that was sent at this moment.
     pub(crate) fn read(current: HeadResult, asked: BootInstant) -> Self {
         let HeadResult { entry, date, .. } = current;
-        Self { entry, read: asked, clock: Clock { date, asked, answered: BootInstant::now() } }
+        Self {
+            entry,
+            read: asked,
+            clock: Clock {
+                date,
+                asked,
+                answered: BootInstant::now(),
+            },
+        }
     }
 
     /// Makes the basis of what a write made current that was sent at this moment. It stands there
     /// since the answer at the latest, and may have been overwritten since it was sent.
     pub(super) fn written(&self, entry: CurrentEntry, sent: BootInstant) -> Self {
-        Self { entry, read: sent, clock: self.clock }
+        Self {
+            entry,
+            read: sent,
+            clock: self.clock,
+        }
     }
 
     /// Returns what time it is by the server's clock, or less, if it said so. Ours may be wrong,
     /// and jump.
     pub(super) fn now_or_before(&self) -> Option<Timestamp> {
-        Some(clock::saturating_later(self.clock.date?, self.clock.answered.elapsed()))
+        Some(clock::saturating_later(
+            self.clock.date?,
+            self.clock.answered.elapsed(),
+        ))
     }
 
     /// Returns what time it is by the server's clock, or more.
     pub(super) fn now_or_after(&self) -> Option<Timestamp> {
-        Some(clock::saturating_later(self.clock.date?, self.clock.asked.elapsed()))
+        Some(clock::saturating_later(
+            self.clock.date?,
+            self.clock.asked.elapsed(),
+        ))
     }
 
     /// Makes sure that what a list names first is the entry that was read.
@@ -60,10 +78,22 @@ impl Snapshot {
         let agrees = match (&self.entry, first.map(|entry| entry.version.id.as_str())) {
             (CurrentEntry::Nothing, first) => first.is_none(),
             (CurrentEntry::Marker(id), first) => first == Some(id.as_str()),
-            (CurrentEntry::Object { version: Some(id), .. }, first) => first == Some(id.as_str()),
+            (
+                CurrentEntry::Object {
+                    version: Some(id), ..
+                },
+                first,
+            ) => first == Some(id.as_str()),
             (CurrentEntry::Object { version: None, .. }, _) => true,
         };
-        if agrees { Ok(()) } else { Err(Failure::new(FailureKind::PreconditionFailed, Operation::ListObjectVersions)) }
+        if agrees {
+            Ok(())
+        } else {
+            Err(Failure::new(
+                FailureKind::PreconditionFailed,
+                Operation::ListObjectVersions,
+            ))
+        }
     }
 
     /// Reads again if the reading is too old for a write: another writer may have written since.
@@ -74,11 +104,19 @@ impl Snapshot {
         task: &Task,
     ) -> Result<Option<VerifiedAt>, Failure> {
         let is_old = self.read.elapsed() > READING_AGE_MAX;
-        if is_old { self.verify(access, task).await.map(Some) } else { Ok(None) }
+        if is_old {
+            self.verify(access, task).await.map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     /// Makes sure that the entry is still current; returns when that was.
-    pub(super) async fn verify(&self, access: &AccountClients, task: &Task) -> Result<VerifiedAt, Failure> {
+    pub(super) async fn verify(
+        &self,
+        access: &AccountClients,
+        task: &Task,
+    ) -> Result<VerifiedAt, Failure> {
         let asked = BootInstant::now();
         let now = read_current(access, task, self.entry.likely()).await?;
         if now.entry != self.entry {
@@ -108,6 +146,10 @@ pub(super) const LOOK: Operation = Operation::HeadObject;
 
 impl CurrentEntry {
     fn likely(&self) -> Expected {
-        if matches!(self, Self::Object { .. }) { Expected::Object } else { Expected::Hidden }
+        if matches!(self, Self::Object { .. }) {
+            Expected::Object
+        } else {
+            Expected::Hidden
+        }
     }
 }

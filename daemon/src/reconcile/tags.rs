@@ -44,13 +44,18 @@ impl Reconciler<'_> {
         replica: Option<&str>,
         (tags, given): (&Tags, TagsGiven),
     ) -> Result<(), Failure> {
-        let Some(replica) = replica.filter(|_| !tags.is_empty()) else { return Ok(()) };
+        let Some(replica) = replica.filter(|_| !tags.is_empty()) else {
+            return Ok(());
+        };
         if tags_header(tags).is_some() && self.is_kept(given, replica, tags).await? {
             return Ok(());
         }
         match self.follow_tags(source, replica, Some(tags)).await? {
             Followed::Done | Followed::SourceGone => Ok(()),
-            Followed::ReplicaGone => Err(Failure::new(FailureKind::PreconditionFailed, Operation::PutObjectTagging)),
+            Followed::ReplicaGone => Err(Failure::new(
+                FailureKind::PreconditionFailed,
+                Operation::PutObjectTagging,
+            )),
         }
     }
 
@@ -70,9 +75,21 @@ impl Reconciler<'_> {
                 return Ok(Followed::SourceGone);
             };
             let write = write(self.destination, self.replica_key(), replica, &wanted);
-            match self.engine.failpoints.around(Step::PutTags, Box::pin(write)).await {
-                Err(Failure { kind: FailureKind::NotFound, .. }) => return Ok(Followed::ReplicaGone),
-                Err(Failure { kind: FailureKind::NotImplemented, source, .. }) => return Err(tags_unsupported(source)),
+            match self
+                .engine
+                .failpoints
+                .around(Step::PutTags, Box::pin(write))
+                .await
+            {
+                Err(Failure {
+                    kind: FailureKind::NotFound,
+                    ..
+                }) => return Ok(Followed::ReplicaGone),
+                Err(Failure {
+                    kind: FailureKind::NotImplemented,
+                    source,
+                    ..
+                }) => return Err(tags_unsupported(source)),
                 result => result?,
             }
             if self.tags_of(source).await?.is_some_and(|now| now != wanted) {
@@ -85,7 +102,9 @@ impl Reconciler<'_> {
             is_ignored = true;
         }
         match is_ignored {
-            true => Err(tags_unsupported(Some("it was answered 200, and the tags are not there".into()))),
+            true => Err(tags_unsupported(Some(
+                "it was answered 200, and the tags are not there".into(),
+            ))),
             false => Err(Failure::with_source(
                 FailureKind::Transient,
                 Operation::PutObjectTagging,
@@ -98,18 +117,33 @@ impl Reconciler<'_> {
     /// another daemon's, ended between the write and the tags, its messages come again.
     pub(super) async fn look_at_tags(&mut self) -> Result<(), Failure> {
         for at in 0..self.observed.destination.replicas.len() {
-            let Some(replica) =
-                self.observed.destination.replicas.get(at).filter(|replica| self.may_lack_tags(replica)).cloned()
+            let Some(replica) = self
+                .observed
+                .destination
+                .replicas
+                .get(at)
+                .filter(|replica| self.may_lack_tags(replica))
+                .cloned()
             else {
                 continue;
             };
-            if let Some(tags) = self.tags_of(&replica.source.id).await?.filter(|tags| !tags.is_empty()) {
+            if let Some(tags) = self
+                .tags_of(&replica.source.id)
+                .await?
+                .filter(|tags| !tags.is_empty())
+            {
                 self.mend_tags(&replica, &tags).await?;
             }
-            let replica = Replica { tags_seen: true, ..replica };
+            let replica = Replica {
+                tags_seen: true,
+                ..replica
+            };
             self.settle.record_only(&replica)?;
             self.engine.watchdog.record_progress();
-            self.observed.destination.replicas.splice(at..=at, [replica]);
+            self.observed
+                .destination
+                .replicas
+                .splice(at..=at, [replica]);
         }
         Ok(())
     }
@@ -119,23 +153,35 @@ impl Reconciler<'_> {
             && replica.kind == plan::VersionKind::Object
             && replica.written.is_none();
         // `null` is overwritten in place.
-        let is_there = !replica.source.id.is_null() || self.observed.listed.contains(&replica.source);
+        let is_there =
+            !replica.source.id.is_null() || self.observed.listed.contains(&replica.source);
         self.is_repeated && is_found && is_there && !replica.tags_seen
     }
 
     async fn mend_tags(&self, replica: &Replica, tags: &Tags) -> Result<(), Failure> {
         let features = &self.destination.capabilities;
         let given = [TagsGiven::WithPut, TagsGiven::WithUpload];
-        let is_kept =
-            self.destination.is_aws || given.into_iter().all(|given| features.keeps_tags(given) == Some(true));
-        let Some(version) = replica.destination_version.as_deref() else { return Ok(()) };
+        let is_kept = self.destination.is_aws
+            || given
+                .into_iter()
+                .all(|given| features.keeps_tags(given) == Some(true));
+        let Some(version) = replica.destination_version.as_deref() else {
+            return Ok(());
+        };
         if tags_header(tags).is_some() && is_kept {
             return Ok(());
         }
         match self.shows_tags(version, tags).await {
             // One that was removed lacks nothing.
-            Ok(Some(true)) | Err(Failure { kind: FailureKind::PreconditionFailed, .. }) => Ok(()),
-            Ok(_) => self.follow_tags(&replica.source.id, version, Some(tags)).await.map(drop),
+            Ok(Some(true))
+            | Err(Failure {
+                kind: FailureKind::PreconditionFailed,
+                ..
+            }) => Ok(()),
+            Ok(_) => self
+                .follow_tags(&replica.source.id, version, Some(tags))
+                .await
+                .map(drop),
             Err(failure) => Err(failure),
         }
     }
@@ -144,7 +190,11 @@ impl Reconciler<'_> {
     /// endpoint is checked once.
     async fn is_kept(&self, given: TagsGiven, replica: &str, tags: &Tags) -> Result<bool, Failure> {
         let features = &self.destination.capabilities;
-        let known = if self.destination.is_aws { Some(true) } else { features.keeps_tags(given) };
+        let known = if self.destination.is_aws {
+            Some(true)
+        } else {
+            features.keeps_tags(given)
+        };
         if let Some(keeps) = known {
             return Ok(keeps);
         }
@@ -161,15 +211,17 @@ impl Reconciler<'_> {
     /// Says whether a replica has just these tags; none without the permission to read them.
     async fn shows_tags(&self, replica: &str, tags: &Tags) -> Result<Option<bool>, Failure> {
         let (bucket, key) = self.replica_key();
-        let refusal = match read(self.destination, Side::Destination, (bucket, key), replica).await {
+        let refusal = match read(self.destination, Side::Destination, (bucket, key), replica).await
+        {
             Ok(there) => return Ok(Some(there == *tags)),
             Err(refusal) => refusal,
         };
         match (refusal.status(), refusal.failure.kind) {
             (Some(401 | 403), FailureKind::NeedsOperator(_)) => Ok(None),
-            (_, FailureKind::NotFound) => {
-                Err(Failure::new(FailureKind::PreconditionFailed, Operation::GetObjectTagging))
-            }
+            (_, FailureKind::NotFound) => Err(Failure::new(
+                FailureKind::PreconditionFailed,
+                Operation::GetObjectTagging,
+            )),
             (_, FailureKind::NotImplemented) => Err(tags_unsupported(refusal.failure.source)),
             _ => Err(refusal.into()),
         }
@@ -199,7 +251,11 @@ const ROUNDS_MAX: u32 = 5;
 /// A store without tags, where the source has some.
 fn tags_unsupported(cause: Option<Box<dyn std::error::Error + Send + Sync>>) -> Failure {
     let cause = cause.unwrap_or_else(|| "the endpoint knows no tags".into());
-    Failure::with_source(FailureKind::NeedsOperator(Reason::DstNotImplemented), Operation::PutObjectTagging, cause)
+    Failure::with_source(
+        FailureKind::NeedsOperator(Reason::DstNotImplemented),
+        Operation::PutObjectTagging,
+        cause,
+    )
 }
 
 /// Reads the tags of a source version.
@@ -218,9 +274,17 @@ async fn read(
     (bucket, key): (&Bucket, &Key),
     version: &str,
 ) -> Result<Tags, S3Error> {
-    let (_, text) = access.wire.text(S3Request::tags(side, bucket, key).version(version)).await?;
-    let no_list =
-        || Failure::with_source(FailureKind::Transient, Operation::GetObjectTagging, "the answer is no list of tags");
+    let (_, text) = access
+        .wire
+        .text(S3Request::tags(side, bucket, key).version(version))
+        .await?;
+    let no_list = || {
+        Failure::with_source(
+            FailureKind::Transient,
+            Operation::GetObjectTagging,
+            "the answer is no list of tags",
+        )
+    };
     Ok(parse_tags(&text).ok_or_else(no_list)?)
 }
 
@@ -256,8 +320,9 @@ async fn write(
     let tag = |(name, value): (&String, &String)| Tag::builder().key(name).value(value).build();
     let set = tags.iter().map(tag).collect::<Result<Vec<_>, _>>();
     let tagging = set.and_then(|set| Tagging::builder().set_tag_set(Some(set)).build());
-    let tagging =
-        tagging.map_err(|error| Failure::with_source(FailureKind::Transient, Operation::PutObjectTagging, error))?;
+    let tagging = tagging.map_err(|error| {
+        Failure::with_source(FailureKind::Transient, Operation::PutObjectTagging, error)
+    })?;
     lease::confirm_held().await?;
     // Sent once: one whose answer was lost may land on top of the tags of a later one (protocol
     // rule 5).
@@ -280,7 +345,10 @@ async fn write(
 /// them for it.
 pub(crate) fn tags_header(tags: &Tags) -> Option<String> {
     let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
-    let pairs: Vec<String> = tags.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect();
+    let pairs: Vec<String> = tags
+        .iter()
+        .map(|(name, value)| format!("{}={}", encode(name), encode(value)))
+        .collect();
     Some(pairs.join("&")).filter(|text| (1..=HEADER_BYTES_MAX).contains(&text.len()))
 }
 
@@ -297,19 +365,33 @@ mod tests {
     fn tags_are_read_as_they_are_listed() {
         let text = "<Tagging xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><TagSet><Tag><Key>a &amp; b</Key>\
             <Value/></Tag><Tag><Key>z</Key><Value> é </Value></Tag></TagSet></Tagging>";
-        let tags = [("a & b", ""), ("z", " é ")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let tags =
+            [("a & b", ""), ("z", " é ")].map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(parse_tags(text), Some(Tags::from(tags)));
-        assert_eq!(parse_tags("<Tagging><TagSet/></Tagging>"), Some(Tags::new()));
+        assert_eq!(
+            parse_tags("<Tagging><TagSet/></Tagging>"),
+            Some(Tags::new())
+        );
         assert_eq!(parse_tags("<Error/>"), None);
         assert_eq!(parse_tags(&text.replace("<Value/>", "")), None);
     }
 
     #[test]
     fn tags_are_written_as_the_header_wants_them_while_they_fit() {
-        let tags = Tags::from([("a b".to_owned(), "c&d=é".to_owned()), ("z".to_owned(), String::new())]);
-        assert_eq!(tags_header(&tags).as_deref(), Some("a%20b=c%26d%3D%C3%A9&z="));
+        let tags = Tags::from([
+            ("a b".to_owned(), "c&d=é".to_owned()),
+            ("z".to_owned(), String::new()),
+        ]);
+        assert_eq!(
+            tags_header(&tags).as_deref(),
+            Some("a%20b=c%26d%3D%C3%A9&z=")
+        );
         assert_eq!(tags_header(&Tags::new()), None);
-        let ten = |letter: &str| (0..10).map(|n| (format!("{n}{}", letter.repeat(127)), letter.repeat(256))).collect();
+        let ten = |letter: &str| {
+            (0..10)
+                .map(|n| (format!("{n}{}", letter.repeat(127)), letter.repeat(256)))
+                .collect()
+        };
         assert!(tags_header(&ten("a")).is_some());
         assert_eq!(tags_header(&ten("é")), None);
     }
@@ -318,7 +400,9 @@ mod tests {
     fn no_text_makes_the_parser_of_tags_panic() {
         let real = b"<Tagging><TagSet><Tag><Key>a &amp; b</Key><Value/></Tag><Tag><Key>z</Key><Value>1</Value></Tag></TagSet></Tagging>";
         crate::poison::feed(&[real, b"<Tagging><TagSet/></Tagging>"], |text| {
-            let Some(tags) = parse_tags(&String::from_utf8_lossy(text)) else { return };
+            let Some(tags) = parse_tags(&String::from_utf8_lossy(text)) else {
+                return;
+            };
             assert!(tags_header(&tags).is_none_or(|header| header.len() <= HEADER_BYTES_MAX));
         });
     }

@@ -32,8 +32,14 @@ pub(super) struct UnconfirmedUpload {
 
 impl UnconfirmedUpload {
     /// Finds the one of a key, and removes the record of one that has surely appeared.
-    pub(super) async fn at(engine: &Engine, task: &Task, shown: &DestinationView) -> Result<Option<Self>, Failure> {
-        let Some((upload, _)) = engine.ledger.upload_of(&task.target)? else { return Ok(None) };
+    pub(super) async fn at(
+        engine: &Engine,
+        task: &Task,
+        shown: &DestinationView,
+    ) -> Result<Option<Self>, Failure> {
+        let Some((upload, _)) = engine.ledger.upload_of(&task.target)? else {
+            return Ok(None);
+        };
         let access = engine.access_to(&task.target.destination)?;
         if is_seen_since(&upload, shown) && is_used_up(access, task, &upload).await {
             engine.ledger.end_upload(&task.target)?;
@@ -47,10 +53,19 @@ impl UnconfirmedUpload {
         let until = upload.may_complete_until?;
         let may_land = !access.capabilities.always_had(Feature::ConditionalComplete)
             || !matches!(basis.entry, CurrentEntry::Object { .. })
-            || upload.begun_over.as_ref().is_none_or(|over| *over == basis.entry);
-        let now = basis.now_or_before().filter(|_| !upload.by_our_clock).unwrap_or_else(clock::now);
+            || upload
+                .begun_over
+                .as_ref()
+                .is_none_or(|over| *over == basis.entry);
+        let now = basis
+            .now_or_before()
+            .filter(|_| !upload.by_our_clock)
+            .unwrap_or_else(clock::now);
         let left = Duration::try_from(until - now).unwrap_or_default();
-        (may_land && !left.is_zero()).then(|| Self { version: upload.source.clone(), left })
+        (may_land && !left.is_zero()).then(|| Self {
+            version: upload.source.clone(),
+            left,
+        })
     }
 
     /// Lets nothing be done but complete it again, which makes it appear once however often that is
@@ -58,9 +73,10 @@ impl UnconfirmedUpload {
     pub(super) fn allows(&self, version: Option<&VersionRef>) -> Result<(), Failure> {
         match version == Some(&self.version) {
             true => Ok(()),
-            false => {
-                Err(Failure::new(FailureKind::MustWait(self.left.min(LOOK_EVERY)), Operation::CompleteMultipartUpload))
-            }
+            false => Err(Failure::new(
+                FailureKind::MustWait(self.left.min(LOOK_EVERY)),
+                Operation::CompleteMultipartUpload,
+            )),
         }
     }
 }
@@ -69,11 +85,18 @@ impl UnconfirmedUpload {
 /// completed.
 fn is_seen_since(upload: &Upload, shown: &DestinationView) -> bool {
     let size_bytes = upload.owner.as_ref().map(|whose| whose.size_bytes);
-    let Some((until, size_bytes)) = upload.may_complete_until.zip(size_bytes) else { return false };
-    let is_new = |replica: &Replica| {
-        replica.found.is_some_and(|found| clock::saturating_later(found, life(size_bytes)) >= until)
+    let Some((until, size_bytes)) = upload.may_complete_until.zip(size_bytes) else {
+        return false;
     };
-    shown.replicas.iter().any(|replica| replica.source == upload.source && is_new(replica))
+    let is_new = |replica: &Replica| {
+        replica
+            .found
+            .is_some_and(|found| clock::saturating_later(found, life(size_bytes)) >= until)
+    };
+    shown
+        .replicas
+        .iter()
+        .any(|replica| replica.source == upload.source && is_new(replica))
 }
 
 /// Says whether an upload can neither be completed nor aborted any more. Without the permission to
@@ -86,15 +109,25 @@ async fn is_used_up(access: &AccountClients, task: &Task, upload: &Upload) -> bo
         .key(task.target.key.as_str())
         .upload_id(&upload.upload_id)
         .max_parts(1);
-    let answer = request.send().await.map_err(|error| from_sdk_error(Side::Prepare, Operation::ListParts, error));
+    let answer = request
+        .send()
+        .await
+        .map_err(|error| from_sdk_error(Side::Prepare, Operation::ListParts, error));
     answer.is_err_and(|failure| failure.kind == FailureKind::NotFound)
 }
 
 /// Writes down until when an upload may appear that is about to be completed.
 pub(super) fn expect(copy: &CopyJob<'_>, upload: &Upload) -> Result<(), Failure> {
     let now = copy.basis.now_or_after();
-    let appears_until = Some(clock::saturating_later(now.unwrap_or_else(clock::now), life(copy.version.size_bytes)));
-    let upload = Upload { may_complete_until: appears_until, by_our_clock: now.is_none(), ..upload.clone() };
+    let appears_until = Some(clock::saturating_later(
+        now.unwrap_or_else(clock::now),
+        life(copy.version.size_bytes),
+    ));
+    let upload = Upload {
+        may_complete_until: appears_until,
+        by_our_clock: now.is_none(),
+        ..upload.clone()
+    };
     copy.engine.ledger.put_upload(&copy.task.target, &upload)
 }
 

@@ -31,14 +31,34 @@ pub(super) struct VersionReader<'a> {
 
 impl<'a> VersionReader<'a> {
     /// Names a version of the source.
-    pub(super) fn pin_source(access: &'a AccountClients, task: &'a Task, version: &'a SourceVersion) -> Self {
-        Self { access, side: Side::Source, bucket: &task.source.bucket, key: &task.source_key, version }
+    pub(super) fn pin_source(
+        access: &'a AccountClients,
+        task: &'a Task,
+        version: &'a SourceVersion,
+    ) -> Self {
+        Self {
+            access,
+            side: Side::Source,
+            bucket: &task.source.bucket,
+            key: &task.source_key,
+            version,
+        }
     }
 
     /// Names a version of the destination.
-    pub(super) fn replica(access: &'a AccountClients, task: &'a Task, version: &'a SourceVersion) -> Self {
+    pub(super) fn replica(
+        access: &'a AccountClients,
+        task: &'a Task,
+        version: &'a SourceVersion,
+    ) -> Self {
         let target = &task.target;
-        Self { access, side: Side::Destination, bucket: &target.destination.bucket, key: &target.key, version }
+        Self {
+            access,
+            side: Side::Destination,
+            bucket: &target.destination.bucket,
+            key: &target.key,
+            version,
+        }
     }
 
     /// Begins a GET.
@@ -49,8 +69,14 @@ impl<'a> VersionReader<'a> {
     /// Names this very version. The ETag tells if the server's `null` version is another one by
     /// now.
     fn of_this(&self, call: S3Request<'a>) -> S3Request<'a> {
-        let SourceVersion { version, etag, size_bytes, .. } = self.version;
-        call.version(version.id.as_str()).identified(etag.as_ref(), *size_bytes)
+        let SourceVersion {
+            version,
+            etag,
+            size_bytes,
+            ..
+        } = self.version;
+        call.version(version.id.as_str())
+            .identified(etag.as_ref(), *size_bytes)
     }
 
     /// Reads what is said of it, the checksums too.
@@ -60,13 +86,27 @@ impl<'a> VersionReader<'a> {
     }
 
     /// Reads a part, and what is said of it, into memory that was paid for.
-    pub(super) async fn part(&self, part: Part, measure: Option<Measure>) -> Result<(ResponseHead, Filled), Failure> {
-        let (head, body) = self.access.wire.send(self.get_call().bytes(part)).await?.split();
+    pub(super) async fn part(
+        &self,
+        part: Part,
+        measure: Option<Measure>,
+    ) -> Result<(ResponseHead, Filled), Failure> {
+        let (head, body) = self
+            .access
+            .wire
+            .send(self.get_call().bytes(part))
+            .await?
+            .split();
         Ok((head, self.finish(part, body, measure).await?))
     }
 
     /// Reads a body to its end, into memory that was paid for, and computes what is to be measured.
-    pub(super) async fn finish(&self, part: Part, body: SdkBody, measure: Option<Measure>) -> Result<Filled, Failure> {
+    pub(super) async fn finish(
+        &self,
+        part: Part,
+        body: SdkBody,
+        measure: Option<Measure>,
+    ) -> Result<Filled, Failure> {
         let mut filling = BodyReader::new(part).with_measure(measure);
         self.fill(&mut filling, body).await?;
         Ok(filling.finish())
@@ -83,14 +123,24 @@ impl<'a> VersionReader<'a> {
                 return Err(broken);
             }
             tokio::time::sleep(retry::jittered_delay(attempt, fastrand::f64())).await;
-            let (_, body) = self.access.wire.send(self.get_call().bytes(rest)).await?.split();
+            let (_, body) = self
+                .access
+                .wire
+                .send(self.get_call().bytes(rest))
+                .await?
+                .split();
             read = filling.read(body).await;
         }
         read
     }
 
     /// Reads everything, part by part, for the checksum of the whole.
-    pub(super) async fn crc64(&self, engine: &Engine, rule: &Rule, target: &TargetKey) -> Result<u64, Failure> {
+    pub(super) async fn crc64(
+        &self,
+        engine: &Engine,
+        rule: &Rule,
+        target: &TargetKey,
+    ) -> Result<u64, Failure> {
         Ok(self.read_through((engine, rule, target), None).await?.crc64)
     }
 
@@ -102,18 +152,31 @@ impl<'a> VersionReader<'a> {
         measure: Option<Measure>,
     ) -> Result<Filled, Failure> {
         let unsupported = |error| {
-            Failure::with_source(FailureKind::Ineligible(Reason::SrcObjectNotEligible), Operation::LayOutParts, error)
+            Failure::with_source(
+                FailureKind::Ineligible(Reason::SrcObjectNotEligible),
+                Operation::LayOutParts,
+                error,
+            )
         };
         let layout =
-            parts::plan_layout(self.version.size_bytes, part_bytes_preferred(engine, rule)).map_err(unsupported)?;
+            parts::plan_layout(self.version.size_bytes, part_bytes_preferred(engine, rule))
+                .map_err(unsupported)?;
         let mut filling = BodyReader::passing().with_measure(measure);
         for part in layout.parts() {
-            let payer = Flow { rule, is_bulk: true };
+            let payer = Flow {
+                rule,
+                is_bulk: true,
+            };
             {
                 let _rests = engine.watchdog.key_waits(target);
                 engine.limits.acquire_bytes(payer, part.len).await;
             }
-            let (_, body) = self.access.wire.send(self.get_call().bytes(part)).await?.split();
+            let (_, body) = self
+                .access
+                .wire
+                .send(self.get_call().bytes(part))
+                .await?
+                .split();
             filling.want_more(part.len);
             self.fill(&mut filling, body).await?;
             engine.watchdog.record_progress();
@@ -124,20 +187,41 @@ impl<'a> VersionReader<'a> {
     /// Reads how large the parts are in which it was uploaded, if the first tells that all but the
     /// last are as large.
     pub(super) async fn uploaded_part_bytes(&self, count: u32) -> Result<Option<u64>, Failure> {
-        let Some(head) = self.uploaded_part(1).await? else { return Ok(None) };
-        let told: Option<u32> = head.header("x-amz-mp-parts-count").and_then(|count| count.parse().ok());
+        let Some(head) = self.uploaded_part(1).await? else {
+            return Ok(None);
+        };
+        let told: Option<u32> = head
+            .header("x-amz-mp-parts-count")
+            .and_then(|count| count.parse().ok());
         let part_bytes = head.content_length().filter(|_| told == Some(count));
-        let makes_the_whole = |part_bytes: &u64| self.version.size_bytes.div_ceil(*part_bytes) == u64::from(count);
-        Ok(part_bytes.filter(|part_bytes| *part_bytes > 0).filter(makes_the_whole))
+        let makes_the_whole =
+            |part_bytes: &u64| self.version.size_bytes.div_ceil(*part_bytes) == u64::from(count);
+        Ok(part_bytes
+            .filter(|part_bytes| *part_bytes > 0)
+            .filter(makes_the_whole))
     }
 
     /// Reads whether all parts in which it was uploaded but the last have this size: a request for
     /// each, for rare doubts.
-    pub(super) async fn has_equal_parts(&self, part_bytes: u64, count: u32) -> Result<bool, Failure> {
+    pub(super) async fn has_equal_parts(
+        &self,
+        part_bytes: u64,
+        count: u32,
+    ) -> Result<bool, Failure> {
         for number in 2..=count {
-            let len = self.uploaded_part(number).await?.and_then(|head| head.content_length());
+            let len = self
+                .uploaded_part(number)
+                .await?
+                .and_then(|head| head.content_length());
             let before = u64::from(number - 1) * part_bytes;
-            if len != Some(self.version.size_bytes.saturating_sub(before).min(part_bytes)) {
+            if len
+                != Some(
+                    self.version
+                        .size_bytes
+                        .saturating_sub(before)
+                        .min(part_bytes),
+                )
+            {
                 return Ok(false);
             }
         }
@@ -146,11 +230,21 @@ impl<'a> VersionReader<'a> {
 
     /// Reads a part in which it was uploaded; none where the store does not support that.
     async fn uploaded_part(&self, number: u32) -> Result<Option<ResponseHead>, Failure> {
-        let call = self.of_this(S3Request::head_object(self.side, self.bucket, self.key)).uploaded_part(number);
+        let call = self
+            .of_this(S3Request::head_object(self.side, self.bucket, self.key))
+            .uploaded_part(number);
         match self.access.wire.send(call).await {
             Ok(answer) => Ok(Some(answer.into_head())),
             Err(S3Error {
-                failure: Failure { answer: Some(ResponseInfo { status: 400 | 405 | 416 | 501, is_own: true }), .. },
+                failure:
+                    Failure {
+                        answer:
+                            Some(ResponseInfo {
+                                status: 400 | 405 | 416 | 501,
+                                is_own: true,
+                            }),
+                        ..
+                    },
                 ..
             }) => Ok(None),
             Err(refusal) => Err(refusal.into()),

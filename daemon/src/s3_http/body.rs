@@ -99,7 +99,11 @@ impl Filled {
     pub(crate) fn for_tests(chunks: BodyChunks) -> Self {
         let mut digest = Digest::new(CrcAlgorithm::Crc64Nvme);
         chunks.pieces().for_each(|piece| digest.update(piece));
-        Self { chunks, crc64: digest.finalize(), measured: None }
+        Self {
+            chunks,
+            crc64: digest.finalize(),
+            measured: None,
+        }
     }
 }
 
@@ -110,7 +114,11 @@ impl Filled {
         if measure == Measure::whole_object(Algorithm::Crc64Nvme) {
             return vec![Sum::of_crc64(self.crc64, self.chunks.len)];
         }
-        if let Some((_, sums)) = self.measured.as_ref().filter(|(measured, _)| *measured == measure) {
+        if let Some((_, sums)) = self
+            .measured
+            .as_ref()
+            .filter(|(measured, _)| *measured == measure)
+        {
             return sums.clone();
         }
         let mut meter = Meter::new(measure, offset);
@@ -128,12 +136,27 @@ impl BodyReader {
     /// Begins to read a part.
     pub(crate) fn new(part: Part) -> Self {
         let (chunks, digest) = (BodyChunks::default(), Digest::new(CrcAlgorithm::Crc64Nvme));
-        Self { chunks, crumbs: Vec::new(), keeps: true, offset: part.offset, wanted: part.len, digest, meter: None }
+        Self {
+            chunks,
+            crumbs: Vec::new(),
+            keeps: true,
+            offset: part.offset,
+            wanted: part.len,
+            digest,
+            meter: None,
+        }
     }
 
     /// Begins to read an object for its checksums alone: none of its bytes is kept.
     pub(crate) fn passing() -> Self {
-        Self { keeps: false, ..Self::new(Part { number: 1, offset: 0, len: 0 }) }
+        Self {
+            keeps: false,
+            ..Self::new(Part {
+                number: 1,
+                offset: 0,
+                len: 0,
+            })
+        }
     }
 
     /// Raises the number of expected bytes.
@@ -143,7 +166,8 @@ impl BodyReader {
 
     /// Lets other checksums be computed, too.
     pub(crate) fn with_measure(self, measure: Option<Measure>) -> Self {
-        let measure = measure.filter(|measure| *measure != Measure::whole_object(Algorithm::Crc64Nvme));
+        let measure =
+            measure.filter(|measure| *measure != Measure::whole_object(Algorithm::Crc64Nvme));
         let meter = measure.map(|measure| (measure, Meter::new(measure, self.offset)));
         Self { meter, ..self }
     }
@@ -151,7 +175,11 @@ impl BodyReader {
     /// Returns the bytes that are yet to come.
     pub(crate) fn rest(&self) -> Part {
         let have = self.bytes_read();
-        Part { number: 1, offset: self.offset + have, len: self.wanted.saturating_sub(have) }
+        Part {
+            number: 1,
+            offset: self.offset + have,
+            len: self.wanted.saturating_sub(have),
+        }
     }
 
     fn bytes_read(&self) -> u64 {
@@ -166,7 +194,9 @@ impl BodyReader {
         // held.
         while self.bytes_read() <= self.wanted {
             let frame = tokio::time::timeout_at(due, body.frame()).await;
-            let Some(frame) = frame.map_err(|_elapsed| broken(TOO_SLOW.into()))? else { break };
+            let Some(frame) = frame.map_err(|_elapsed| broken(TOO_SLOW.into()))? else {
+                break;
+            };
             if let Ok(piece) = frame.map_err(broken)?.into_data() {
                 self.take(piece);
             }
@@ -215,7 +245,11 @@ impl BodyReader {
     pub(crate) fn finish(mut self) -> Filled {
         self.sweep_crumbs();
         let measured = self.meter.map(|(measure, meter)| (measure, meter.finish()));
-        Filled { chunks: self.chunks, crc64: self.digest.finalize(), measured }
+        Filled {
+            chunks: self.chunks,
+            crc64: self.digest.finalize(),
+            measured,
+        }
     }
 }
 
@@ -231,7 +265,10 @@ pub(super) struct Outgoing {
 
 impl From<&BodyChunks> for Outgoing {
     fn from(chunks: &BodyChunks) -> Self {
-        Self { pieces: chunks.pieces.iter().cloned().collect(), left: chunks.len }
+        Self {
+            pieces: chunks.pieces.iter().cloned().collect(),
+            left: chunks.len,
+        }
     }
 }
 
@@ -239,7 +276,10 @@ impl Body for Outgoing {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let piece = self.pieces.pop_front();
         self.left -= piece.as_ref().map_or(0, |piece| piece.len() as u64);
         Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
@@ -262,41 +302,72 @@ mod tests {
     use super::*;
 
     fn body(pieces: &[&'static [u8]]) -> SdkBody {
-        let chunks: BodyChunks = pieces.iter().map(|piece| Bytes::from_static(piece)).collect();
+        let chunks: BodyChunks = pieces
+            .iter()
+            .map(|piece| Bytes::from_static(piece))
+            .collect();
         SdkBody::from_body_1_x(Outgoing::from(&chunks))
     }
 
     #[tokio::test]
     async fn a_body_that_breaks_off_goes_on_with_the_rest_and_has_the_checksum_of_the_whole() {
         let whole = Measure::whole_object(Algorithm::Crc32);
-        let mut filling = BodyReader::new(Part { number: 1, offset: 0, len: 9 }).with_measure(Some(whole));
+        let mut filling = BodyReader::new(Part {
+            number: 1,
+            offset: 0,
+            len: 9,
+        })
+        .with_measure(Some(whole));
         assert!(filling.read(body(&[b"123", b"45"])).await.is_err());
-        assert_eq!(filling.rest(), Part { number: 1, offset: 5, len: 4 });
+        assert_eq!(
+            filling.rest(),
+            Part {
+                number: 1,
+                offset: 5,
+                len: 4
+            }
+        );
         filling.read(body(&[b"6789"])).await.unwrap();
         let filled = filling.finish();
         assert_eq!(filled.chunks.len(), 9);
         // https://reveng.sourceforge.io/crc-catalogue/17plus.htm
         assert_eq!(filled.crc64, 0xae8b_1486_0a79_9888);
-        assert_eq!(filled.sum(Algorithm::Crc64Nvme), Some(Algorithm::Crc64Nvme.sum_of([b"123456789".as_slice()])));
+        assert_eq!(
+            filled.sum(Algorithm::Crc64Nvme),
+            Some(Algorithm::Crc64Nvme.sum_of([b"123456789".as_slice()]))
+        );
         // As it came, and of what is kept.
         for algorithm in [Algorithm::Crc32, Algorithm::Md5] {
-            assert_eq!(filled.sum(algorithm), Some(algorithm.sum_of([b"123456789".as_slice()])), "{algorithm:?}");
+            assert_eq!(
+                filled.sum(algorithm),
+                Some(algorithm.sum_of([b"123456789".as_slice()])),
+                "{algorithm:?}"
+            );
         }
     }
 
     /// Begins to read so many bytes from the first on.
     fn first(len: u64) -> BodyReader {
-        BodyReader::new(Part { number: 1, offset: 0, len })
+        BodyReader::new(Part {
+            number: 1,
+            offset: 0,
+            len,
+        })
     }
 
     /// Reads a body that came in pieces of these lengths, and returns how long those are that are
     /// kept.
     async fn kept(lengths: &[usize]) -> Vec<usize> {
-        let whole: Bytes = (0..lengths.iter().sum()).map(|at| at.to_le_bytes()[0]).collect();
+        let whole: Bytes = (0..lengths.iter().sum())
+            .map(|at| at.to_le_bytes()[0])
+            .collect();
         let mut rest = whole.clone();
         let chunks: BodyChunks = lengths.iter().map(|len| rest.split_to(*len)).collect();
         let mut filling = first(chunks.len());
-        filling.read(SdkBody::from_body_1_x(Outgoing::from(&chunks))).await.unwrap();
+        filling
+            .read(SdkBody::from_body_1_x(Outgoing::from(&chunks)))
+            .await
+            .unwrap();
         let Filled { chunks, crc64, .. } = filling.finish();
         assert_eq!(chunks.pieces().flatten().copied().collect::<Bytes>(), whole);
         assert_eq!(crc64, crc_fast::checksum(CrcAlgorithm::Crc64Nvme, &whole));
@@ -307,7 +378,10 @@ mod tests {
     async fn crumbs_are_put_together_and_whole_pieces_stay_as_they_are() {
         assert_eq!(kept(&[1; 3 * CRUMBS_BYTES]).await, [CRUMBS_BYTES; 3]);
         let whole = PIECE_BYTES_MIN;
-        assert_eq!(kept(&[whole, 2 * whole, 1, 2, whole, 3]).await, [whole, 2 * whole, 3, whole, 3]);
+        assert_eq!(
+            kept(&[whole, 2 * whole, 1, 2, whole, 3]).await,
+            [whole, 2 * whole, 3, whole, 3]
+        );
         assert!(kept(&[]).await.is_empty());
     }
 
@@ -339,7 +413,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_is_longer_than_it_should_be_is_no_body() {
-        let mut filling = BodyReader::new(Part { number: 1, offset: 0, len: 3 });
+        let mut filling = BodyReader::new(Part {
+            number: 1,
+            offset: 0,
+            len: 3,
+        });
         assert!(filling.read(body(&[b"123", b"4"])).await.is_err());
     }
 }

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
+    SharedHttpConnector,
 };
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
@@ -69,7 +70,11 @@ const WARNED_EVERY: Duration = Duration::from_secs(3600);
 impl Bounds {
     pub(crate) fn new(account: &str) -> Self {
         let long_texts = Arc::new(Semaphore::new(LONG_TEXTS_MAX));
-        Self { account: Arc::from(account), long_texts, far_off: Arc::default() }
+        Self {
+            account: Arc::from(account),
+            long_texts,
+            far_off: Arc::default(),
+        }
     }
 
     /// Reads an answer to its end.
@@ -80,14 +85,18 @@ impl Bounds {
     /// Reads what was said of a refusal. A text that breaks off, or never ends, says nothing; the
     /// status is there.
     pub(super) async fn read_refusal(&self, body: SdkBody) -> Vec<u8> {
-        self.read_up_to(REFUSAL_BYTES_MAX, body).await.unwrap_or_default()
+        self.read_up_to(REFUSAL_BYTES_MAX, body)
+            .await
+            .unwrap_or_default()
     }
 
     async fn read_up_to(&self, bytes_max: usize, mut body: SdkBody) -> Result<Vec<u8>, BoxError> {
         let mut text = Vec::new();
         let mut permit = None;
         while let Some(frame) = body.frame().await {
-            let Ok(piece) = frame?.into_data() else { continue };
+            let Ok(piece) = frame?.into_data() else {
+                continue;
+            };
             let len = text.len() + piece.len();
             if len > bytes_max {
                 return Err(TooLong(bytes_max).into());
@@ -104,13 +113,21 @@ impl Bounds {
     /// nothing is as old as they say together. Where ours is the wrong one, that is said, too.
     pub(super) fn check_date(&self, answer: &mut HttpResponse) {
         let date = answer.headers().get("date").and_then(response::date);
-        let Some(date) = date.filter(|date| !clock::is_near(*date)) else { return };
+        let Some(date) = date.filter(|date| !clock::is_near(*date)) else {
+            return;
+        };
         answer.headers_mut().remove("date");
         let mut far_off = self.far_off.lock().unwrap_or_else(PoisonError::into_inner);
         let (ours, seen) = (clock::now(), Instant::now());
-        let recently = far_off.map(|before| before.warned).filter(|at| at.elapsed() < WARNED_EVERY);
+        let recently = far_off
+            .map(|before| before.warned)
+            .filter(|at| at.elapsed() < WARNED_EVERY);
         let by_seconds = date.unix_timestamp() - ours.unix_timestamp();
-        *far_off = Some(FarOff { by_seconds, seen, warned: recently.unwrap_or(seen) });
+        *far_off = Some(FarOff {
+            by_seconds,
+            seen,
+            warned: recently.unwrap_or(seen),
+        });
         if recently.is_none() {
             let account = &*self.account;
             warn!(account, %date, %ours, "the endpoint's clock and this host's are more than a day apart: its dates are not used; set the clock that is wrong");
@@ -121,12 +138,18 @@ impl Bounds {
     /// far of late.
     pub(super) fn far_off(&self) -> Option<i64> {
         let far_off = *self.far_off.lock().unwrap_or_else(PoisonError::into_inner);
-        far_off.filter(|far_off| far_off.seen.elapsed() < WARNED_EVERY).map(|far_off| far_off.by_seconds)
+        far_off
+            .filter(|far_off| far_off.seen.elapsed() < WARNED_EVERY)
+            .map(|far_off| far_off.by_seconds)
     }
 
     /// Keeps what a client of the SDK is answered within these bounds.
     pub(crate) fn bound_client(&self, client: SharedHttpClient) -> SharedHttpClient {
-        SharedHttpClient::new(Bounded { inner: client, bounds: self.clone(), read_timeout: None })
+        SharedHttpClient::new(Bounded {
+            inner: client,
+            bounds: self.clone(),
+            read_timeout: None,
+        })
     }
 
     async fn apply(&self, mut answer: HttpResponse) -> Result<HttpResponse, ConnectorError> {
@@ -145,7 +168,11 @@ impl Bounds {
 fn classify(error: BoxError) -> ConnectorError {
     let is_too_long = error.is::<TooLong>();
     let unread = TruncatedAnswer(error).into();
-    if is_too_long { ConnectorError::other(unread, None) } else { ConnectorError::io(unread) }
+    if is_too_long {
+        ConnectorError::other(unread, None)
+    } else {
+        ConnectorError::io(unread)
+    }
 }
 
 /// A client, or a connector, of the SDK that is answered within bounds.
@@ -158,9 +185,20 @@ struct Bounded<T> {
 }
 
 impl HttpClient for Bounded<SharedHttpClient> {
-    fn http_connector(&self, settings: &HttpConnectorSettings, parts: &RuntimeComponents) -> SharedHttpConnector {
-        let (inner, read_timeout) = (self.inner.http_connector(settings, parts), settings.read_timeout());
-        SharedHttpConnector::new(Bounded { inner, bounds: self.bounds.clone(), read_timeout })
+    fn http_connector(
+        &self,
+        settings: &HttpConnectorSettings,
+        parts: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        let (inner, read_timeout) = (
+            self.inner.http_connector(settings, parts),
+            settings.read_timeout(),
+        );
+        SharedHttpConnector::new(Bounded {
+            inner,
+            bounds: self.bounds.clone(),
+            read_timeout,
+        })
     }
 }
 
@@ -190,14 +228,17 @@ mod tests {
     /// A body that never ends, in pieces of this size.
     fn endless(bytes: usize) -> SdkBody {
         let piece = Bytes::from(vec![b' '; bytes]);
-        let frames = futures::stream::repeat_with(move || Ok::<_, Infallible>(Frame::data(piece.clone())));
+        let frames =
+            futures::stream::repeat_with(move || Ok::<_, Infallible>(Frame::data(piece.clone())));
         SdkBody::from_body_1_x(StreamBody::new(frames))
     }
 
     /// A body of which this much comes and then nothing.
     fn hung(bytes: usize) -> SdkBody {
         let piece = Ok::<_, Infallible>(Frame::data(Bytes::from(vec![0; bytes])));
-        SdkBody::from_body_1_x(StreamBody::new(futures::stream::iter([piece]).chain(futures::stream::pending())))
+        SdkBody::from_body_1_x(StreamBody::new(
+            futures::stream::iter([piece]).chain(futures::stream::pending()),
+        ))
     }
 
     #[tokio::test]
@@ -208,18 +249,34 @@ mod tests {
             assert_eq!(bounds.read_refusal(endless(bytes)).await, b"");
         }
         let whole = vec![b'a'; BYTES_MAX];
-        assert_eq!(bounds.read_text(SdkBody::from(whole.clone())).await.unwrap(), whole);
-        assert_eq!(bounds.read_refusal(SdkBody::from("<Error/>")).await, b"<Error/>");
+        assert_eq!(
+            bounds
+                .read_text(SdkBody::from(whole.clone()))
+                .await
+                .unwrap(),
+            whole
+        );
+        assert_eq!(
+            bounds.read_refusal(SdkBody::from("<Error/>")).await,
+            b"<Error/>"
+        );
     }
 
     #[tokio::test]
     async fn few_long_texts_are_read_at_once_and_short_ones_pass_them() {
         let bounds = Bounds::new("archive");
-        let mut all: Vec<_> = (0..LONG_TEXTS_MAX).map(|_| Box::pin(bounds.read_text(hung(1 << 20)))).collect();
+        let mut all: Vec<_> = (0..LONG_TEXTS_MAX)
+            .map(|_| Box::pin(bounds.read_text(hung(1 << 20))))
+            .collect();
         assert!(all.iter_mut().all(|one| one.now_or_never().is_none()));
         let long = || bounds.read_text(SdkBody::from(vec![b'a'; 1 << 20]));
         assert!(long().now_or_never().is_none());
-        assert!(bounds.read_text(SdkBody::from("short")).now_or_never().is_some());
+        assert!(
+            bounds
+                .read_text(SdkBody::from("short"))
+                .now_or_never()
+                .is_some()
+        );
         all.pop();
         assert!(long().now_or_never().is_some());
     }
@@ -232,11 +289,16 @@ mod tests {
             Bounds::new("archive").check_date(&mut answer);
             answer.headers().get("date").map(str::to_owned)
         };
-        for odd in ["Fri, 31 Dec 9999 23:59:59 GMT", "Thu, 01 Jan 1970 00:00:00 GMT"] {
+        for odd in [
+            "Fri, 31 Dec 9999 23:59:59 GMT",
+            "Thu, 01 Jan 1970 00:00:00 GMT",
+        ] {
             assert_eq!(answered(odd), None, "{odd}");
         }
         let now = aws_smithy_types::DateTime::from_secs(clock::now().unix_timestamp());
-        let now = now.fmt(aws_smithy_types::date_time::Format::HttpDate).unwrap();
+        let now = now
+            .fmt(aws_smithy_types::date_time::Format::HttpDate)
+            .unwrap();
         assert_eq!(answered(&now), Some(now));
     }
 }

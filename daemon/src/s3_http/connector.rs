@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector};
+use aws_smithy_runtime_api::client::http::{
+    HttpConnector, HttpConnectorFuture, SharedHttpConnector,
+};
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_types::body::SdkBody;
@@ -65,9 +67,19 @@ fn connect_through(proxies: Matcher) -> Result<SharedHttpConnector, NoTls> {
     tcp.set_keepalive_interval(Some(PROBE_EVERY));
     tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX));
     let tls = tls()?;
-    let proxy = HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http().enable_http1();
-    let path = Path { proxy: proxy.wrap_connector(tcp.clone()), tcp, proxies: Arc::clone(&proxies) };
-    let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
+    let proxy = HttpsConnectorBuilder::new()
+        .with_tls_config(tls.clone())
+        .https_or_http()
+        .enable_http1();
+    let path = Path {
+        proxy: proxy.wrap_connector(tcp.clone()),
+        tcp,
+        proxies: Arc::clone(&proxies),
+    };
+    let https = HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
+        .https_or_http()
+        .enable_http1();
     let client = Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_MAX)
@@ -86,7 +98,8 @@ fn tls() -> Result<ClientConfig, NoTls> {
         warn!(errors = ?found.errors, "this machine has no CA certificates: no TLS connection will be trusted");
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let config =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
@@ -100,7 +113,8 @@ struct NotConnected(#[source] legacy::Error);
 
 /// Says whether an error means that nothing was sent.
 pub(crate) fn is_unsent(error: &(dyn Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |&error| error.source()).any(|error| error.is::<NotConnected>())
+    std::iter::successors(Some(error), |&error| error.source())
+        .any(|error| error.is::<NotConnected>())
 }
 
 #[derive(Debug)]
@@ -113,13 +127,16 @@ impl HttpConnector for Transport {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let mut request = match request.try_into_http1x() {
             Ok(request) => request,
-            Err(error) => return HttpConnectorFuture::ready(Err(ConnectorError::user(error.into()))),
+            Err(error) => {
+                return HttpConnectorFuture::ready(Err(ConnectorError::user(error.into())));
+            }
         };
         self.authorize_proxy(&mut request);
         let answer = self.client.request(request);
         HttpConnectorFuture::new(async move {
             let answer = answer.await.map_err(classify)?.map(SdkBody::from_body_1_x);
-            HttpResponse::try_from(answer).map_err(|error| ConnectorError::other(error.into(), None))
+            HttpResponse::try_from(answer)
+                .map_err(|error| ConnectorError::other(error.into(), None))
         })
     }
 }
@@ -132,7 +149,9 @@ impl Transport {
         }
         let proxy = self.proxies.intercept(request.uri());
         if let Some(password) = proxy.as_ref().and_then(|proxy| proxy.basic_auth()) {
-            request.headers_mut().insert(PROXY_AUTHORIZATION, password.clone());
+            request
+                .headers_mut()
+                .insert(PROXY_AUTHORIZATION, password.clone());
         }
     }
 }
@@ -142,7 +161,9 @@ fn classify(error: legacy::Error) -> ConnectorError {
     if error.is_connect() {
         return ConnectorError::io(NotConnected(error).into()).never_connected();
     }
-    let cause = error.source().and_then(|cause| cause.downcast_ref::<hyper::Error>());
+    let cause = error
+        .source()
+        .and_then(|cause| cause.downcast_ref::<hyper::Error>());
     match cause {
         // The same answer would come again: too many headers, or no HTTP at all.
         Some(cause) if cause.is_parse() => ConnectorError::other(error.into(), None),
@@ -168,7 +189,11 @@ impl Service<Uri> for Timely {
 
     fn call(&mut self, to: Uri) -> Self::Future {
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, self.0.call(to));
-        Box::pin(async { connected.await.map_err(|_elapsed| format!("not within {CONNECT_TIMEOUT:?}"))? })
+        Box::pin(async {
+            connected
+                .await
+                .map_err(|_elapsed| format!("not within {CONNECT_TIMEOUT:?}"))?
+        })
     }
 }
 
@@ -193,7 +218,12 @@ impl Service<Uri> for Path {
     fn call(&mut self, to: Uri) -> Self::Future {
         let Some(proxy) = self.proxies.intercept(&to) else {
             let tcp = self.tcp.call(to);
-            return Box::pin(async { Ok(Stream { io: MaybeHttpsStream::Http(tcp.await?), is_forwarded: false }) });
+            return Box::pin(async {
+                Ok(Stream {
+                    io: MaybeHttpsStream::Http(tcp.await?),
+                    is_forwarded: false,
+                })
+            });
         };
         if to.scheme() == Some(&Scheme::HTTPS) {
             let tunnel = Tunnel::new(proxy.uri().clone(), self.proxy.clone());
@@ -202,10 +232,20 @@ impl Service<Uri> for Path {
                 None => tunnel,
             };
             let tunnel = tunnel.call(to);
-            return Box::pin(async { Ok(Stream { io: tunnel.await?, is_forwarded: false }) });
+            return Box::pin(async {
+                Ok(Stream {
+                    io: tunnel.await?,
+                    is_forwarded: false,
+                })
+            });
         }
         let proxy = self.proxy.call(proxy.uri().clone());
-        Box::pin(async { Ok(Stream { io: proxy.await?, is_forwarded: true }) })
+        Box::pin(async {
+            Ok(Stream {
+                io: proxy.await?,
+                is_forwarded: true,
+            })
+        })
     }
 }
 
@@ -234,7 +274,11 @@ impl Read for Stream {
 }
 
 impl Write for Stream {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(context, bytes)
     }
 
@@ -279,20 +323,33 @@ mod tests {
     }
 
     /// Asks for a URL, of this host or through a proxy at it, and returns what the host was asked.
-    async fn ask(url: Option<&str>, answer: &[u8]) -> (Result<HttpResponse, ConnectorError>, String) {
+    async fn ask(
+        url: Option<&str>,
+        answer: &[u8],
+    ) -> (Result<HttpResponse, ConnectorError>, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (url, proxies) = match url {
             None => (format!("http://{address}/a"), Matcher::builder().build()),
-            Some(url) => (url.to_owned(), Matcher::builder().all(format!("http://user:word@{address}")).build()),
+            Some(url) => (
+                url.to_owned(),
+                Matcher::builder()
+                    .all(format!("http://user:word@{address}"))
+                    .build(),
+            ),
         };
         let connector = connect_through(proxies).unwrap();
         let request = Request::builder().uri(url).body(SdkBody::empty()).unwrap();
-        futures::join!(connector.call(request.try_into().unwrap()), serve(listener, answer))
+        futures::join!(
+            connector.call(request.try_into().unwrap()),
+            serve(listener, answer)
+        )
     }
 
     fn with_headers(count: usize, value: &str) -> Vec<u8> {
-        let headers: String = (0..count).map(|number| format!("x-amz-meta-{number}: {value}\r\n")).collect();
+        let headers: String = (0..count)
+            .map(|number| format!("x-amz-meta-{number}: {value}\r\n"))
+            .collect();
         format!("HTTP/1.1 200 OK\r\n{headers}content-length: 0\r\n\r\n").into_bytes()
     }
 
@@ -310,11 +367,27 @@ mod tests {
     async fn plain_requests_are_forwarded_by_the_proxy_and_others_tunnelled() {
         let (answer, asked) = ask(Some("http://store.example/a?b"), &with_headers(0, "")).await;
         assert!(answer.unwrap().status().is_success());
-        assert!(asked.starts_with("GET http://store.example/a?b HTTP/1.1\r\n"), "{asked}");
-        assert!(asked.to_lowercase().contains("proxy-authorization: basic "), "{asked}");
-        let (answer, asked) = ask(Some("https://store.example/a"), b"HTTP/1.1 403 Forbidden\r\n\r\n").await;
+        assert!(
+            asked.starts_with("GET http://store.example/a?b HTTP/1.1\r\n"),
+            "{asked}"
+        );
+        assert!(
+            asked.to_lowercase().contains("proxy-authorization: basic "),
+            "{asked}"
+        );
+        let (answer, asked) = ask(
+            Some("https://store.example/a"),
+            b"HTTP/1.1 403 Forbidden\r\n\r\n",
+        )
+        .await;
         assert!(is_unsent(&answer.unwrap_err()));
-        assert!(asked.starts_with("CONNECT store.example:443 HTTP/1.1\r\n"), "{asked}");
-        assert!(asked.to_lowercase().contains("proxy-authorization: basic "), "{asked}");
+        assert!(
+            asked.starts_with("CONNECT store.example:443 HTTP/1.1\r\n"),
+            "{asked}"
+        );
+        assert!(
+            asked.to_lowercase().contains("proxy-authorization: basic "),
+            "{asked}"
+        );
     }
 }

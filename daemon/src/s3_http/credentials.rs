@@ -48,12 +48,19 @@ const FETCHED_EVERY: Duration = Duration::from_secs(1);
 
 impl Keeper {
     pub(crate) fn new(provider: SharedCredentialsProvider) -> Self {
-        Self { provider, kept: Mutex::default(), last: tokio::sync::Mutex::default() }
+        Self {
+            provider,
+            kept: Mutex::default(),
+            last: tokio::sync::Mutex::default(),
+        }
     }
 
     /// Returns credentials that are good at this time, by the clock of the service that is to
     /// accept them.
-    pub(super) async fn credentials(&self, now: Timestamp) -> Result<Credentials, Arc<CredentialsError>> {
+    pub(super) async fn credentials(
+        &self,
+        now: Timestamp,
+    ) -> Result<Credentials, Arc<CredentialsError>> {
         let (now, asked) = (SystemTime::from(now), Instant::now());
         if let Some(fresh) = self.fresh(now) {
             return Ok(fresh);
@@ -62,20 +69,31 @@ impl Keeper {
         if let Some(fresh) = self.fresh(now) {
             return Ok(fresh);
         }
-        if let Some(last) = last.as_ref().filter(|last| last.at > asked || last.at.elapsed() < FETCHED_EVERY) {
+        if let Some(last) = last
+            .as_ref()
+            .filter(|last| last.at > asked || last.at.elapsed() < FETCHED_EVERY)
+        {
             match (&last.refusal, self.newest()) {
-                (Some(refusal), newest) => return unless_over(newest, now).ok_or_else(|| Arc::clone(refusal)),
+                (Some(refusal), newest) => {
+                    return unless_over(newest, now).ok_or_else(|| Arc::clone(refusal));
+                }
                 // They ended before they came, by our clock; the service's may be another.
                 (None, Some(newest)) => return Ok(newest),
                 (None, None) => tokio::time::sleep_until(last.at + FETCHED_EVERY).await,
             }
         }
         let fetched = self.provider.provide_credentials().await.map_err(Arc::new);
-        *last = Some(Fetch { at: Instant::now(), refusal: fetched.as_ref().err().cloned() });
+        *last = Some(Fetch {
+            at: Instant::now(),
+            refusal: fetched.as_ref().err().cloned(),
+        });
         match fetched {
             Ok(credentials) => {
                 let renewed_from = credentials.expiry().map(|end| renewed_from(end, now));
-                *self.kept() = Some(Kept { credentials: credentials.clone(), renewed_from });
+                *self.kept() = Some(Kept {
+                    credentials: credentials.clone(),
+                    renewed_from,
+                });
                 Ok(credentials)
             }
             Err(refusal) => unless_over(self.newest(), now).ok_or(refusal),
@@ -85,14 +103,20 @@ impl Keeper {
     /// Forgets credentials that a service refused; meanwhile there may be newer ones.
     pub(super) fn forget(&self, refused: &Credentials) {
         let id = |credentials: &Credentials| {
-            (credentials.access_key_id().to_owned(), credentials.session_token().map(str::to_owned))
+            (
+                credentials.access_key_id().to_owned(),
+                credentials.session_token().map(str::to_owned),
+            )
         };
-        self.kept().take_if(|kept| id(&kept.credentials) == id(refused));
+        self.kept()
+            .take_if(|kept| id(&kept.credentials) == id(refused));
     }
 
     fn fresh(&self, now: SystemTime) -> Option<Credentials> {
         let kept = self.kept();
-        let kept = kept.as_ref().filter(|kept| kept.renewed_from.is_none_or(|from| now < from))?;
+        let kept = kept
+            .as_ref()
+            .filter(|kept| kept.renewed_from.is_none_or(|from| now < from))?;
         Some(kept.credentials.clone())
     }
 
@@ -148,9 +172,17 @@ mod tests {
             let number = self.asked.fetch_add(1, Ordering::Relaxed);
             future::ProvideCredentials::new(async move {
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                let life = self.life.ok_or_else(|| CredentialsError::provider_error("refused"))?;
+                let life = self
+                    .life
+                    .ok_or_else(|| CredentialsError::provider_error("refused"))?;
                 let end = Some(SystemTime::from(clock::now()) + life);
-                Ok(Credentials::new(format!("AKID{number}"), "secret", None, end, "test"))
+                Ok(Credentials::new(
+                    format!("AKID{number}"),
+                    "secret",
+                    None,
+                    end,
+                    "test",
+                ))
             })
         }
     }
@@ -158,8 +190,14 @@ mod tests {
     impl Giver {
         fn new(life: Option<Duration>) -> (Self, Keeper) {
             clock::simulate(Timestamp::UNIX_EPOCH);
-            let giver = Self { life, ..Self::default() };
-            (giver.clone(), Keeper::new(SharedCredentialsProvider::new(giver)))
+            let giver = Self {
+                life,
+                ..Self::default()
+            };
+            (
+                giver.clone(),
+                Keeper::new(SharedCredentialsProvider::new(giver)),
+            )
         }
 
         fn asked(&self) -> u32 {
@@ -170,7 +208,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_waits_for_credentials_shares_the_refusal() {
         let (giver, keeper) = Giver::new(None);
-        let all = futures::future::join_all((0..100).map(|_| keeper.credentials(clock::now()))).await;
+        let all =
+            futures::future::join_all((0..100).map(|_| keeper.credentials(clock::now()))).await;
         assert!(all.iter().all(Result::is_err));
         assert_eq!(giver.asked(), 1);
         tokio::time::advance(FETCHED_EVERY).await;
@@ -193,9 +232,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn short_lives_are_used_and_not_fetched_for_each_request() {
-        for (life, seconds, most) in
-            [(3600, 3500, 1), (60, 600, 14), (30, 300, 14), (4, 40, 16), (1, 60, 62), (0, 60, 62)]
-        {
+        for (life, seconds, most) in [
+            (3600, 3500, 1),
+            (60, 600, 14),
+            (30, 300, 14),
+            (4, 40, 16),
+            (1, 60, 62),
+            (0, 60, 62),
+        ] {
             let fetches = fetches(life, seconds).await;
             assert!(fetches <= most, "{life}: {fetches}");
         }
@@ -207,7 +251,14 @@ mod tests {
         let old = keeper.credentials(clock::now()).await.unwrap();
         for _refused in 0..100 {
             keeper.forget(&old);
-            assert_eq!(keeper.credentials(clock::now()).await.unwrap().access_key_id(), "AKID1");
+            assert_eq!(
+                keeper
+                    .credentials(clock::now())
+                    .await
+                    .unwrap()
+                    .access_key_id(),
+                "AKID1"
+            );
         }
         assert_eq!(giver.asked(), 2);
     }

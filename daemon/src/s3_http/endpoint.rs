@@ -46,7 +46,13 @@ impl BucketEndpoints {
             .set_use_fips(sdk.use_fips())
             .set_use_dual_stack(sdk.use_dual_stack());
         let (resolver, region) = (DefaultResolver::new(), account.region.clone());
-        Self { resolver, region, params, owner: Owner::from_account(account), known: RwLock::default() }
+        Self {
+            resolver,
+            region,
+            params,
+            owner: Owner::from_account(account),
+            known: RwLock::default(),
+        }
     }
 
     /// Returns the account that has to own the buckets, if that matters.
@@ -56,7 +62,12 @@ impl BucketEndpoints {
 
     /// Returns where a bucket is.
     pub(super) async fn of(&self, bucket: &Bucket) -> Result<Arc<Endpoint>, Error> {
-        if let Some(endpoint) = self.known.read().ok().and_then(|known| known.get(bucket).cloned()) {
+        if let Some(endpoint) = self
+            .known
+            .read()
+            .ok()
+            .and_then(|known| known.get(bucket).cloned())
+        {
             return Ok(endpoint);
         }
         let endpoint = Arc::new(self.resolve(bucket).await?);
@@ -70,13 +81,21 @@ impl BucketEndpoints {
         let params = self.params.clone().bucket(bucket.as_str()).build()?;
         let resolved = self.resolver.resolve_endpoint(&params).await?;
         let scheme = first_scheme(resolved.properties().get("authSchemes"));
-        let told = |name| scheme.and_then(|scheme| scheme.get(name)).and_then(Document::as_string);
+        let told = |name| {
+            scheme
+                .and_then(|scheme| scheme.get(name))
+                .and_then(Document::as_string)
+        };
         if told("name").is_some_and(|name| name != "sigv4") {
             return Err(format!("bucket {bucket} wants another signature than SigV4").into());
         }
         let region = told("signingRegion").unwrap_or(&self.region).to_owned();
         let url = resolved.url().trim_end_matches('/').to_owned();
-        Ok(Endpoint { is_private: is_private(&url), url, region })
+        Ok(Endpoint {
+            is_private: is_private(&url),
+            url,
+            region,
+        })
     }
 }
 
@@ -99,9 +118,16 @@ fn first_scheme(schemes: Option<&Document>) -> Option<&HashMap<String, Document>
 }
 
 fn is_private(url: &str) -> bool {
-    let Ok(uri) = url.parse::<Uri>() else { return false };
+    let Ok(uri) = url.parse::<Uri>() else {
+        return false;
+    };
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    let is_loopback = || host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    let is_loopback = || {
+        host == "localhost"
+            || host
+                .parse::<IpAddr>()
+                .is_ok_and(|address| address.is_loopback())
+    };
     uri.scheme_str() == Some("https") || is_loopback()
 }
 
@@ -111,10 +137,25 @@ mod tests {
 
     #[test]
     fn bodies_go_unsigned_only_where_nobody_can_change_them() {
-        let private = ["https://b.s3.eu-west-1.amazonaws.com", "http://127.0.0.1:4566/b", "http://[::1]:9000/b"];
-        assert!(private.into_iter().chain(["http://localhost:8333/b"]).all(is_private));
+        let private = [
+            "https://b.s3.eu-west-1.amazonaws.com",
+            "http://127.0.0.1:4566/b",
+            "http://[::1]:9000/b",
+        ];
         assert!(
-            !["http://minio:9000/b", "http://10.0.0.7/b", "http://localhost.example.com/b"].into_iter().any(is_private)
+            private
+                .into_iter()
+                .chain(["http://localhost:8333/b"])
+                .all(is_private)
+        );
+        assert!(
+            ![
+                "http://minio:9000/b",
+                "http://10.0.0.7/b",
+                "http://localhost.example.com/b"
+            ]
+            .into_iter()
+            .any(is_private)
         );
     }
 }

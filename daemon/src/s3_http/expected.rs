@@ -33,7 +33,8 @@ const PARTIAL_CONTENT: u16 = 206;
 impl ExpectedObject {
     /// Says in which way an answer is not what was requested, if it is not.
     pub(super) fn mismatch(&self, head: &ResponseHead) -> Option<String> {
-        self.identity_mismatch(head).or_else(|| self.span_mismatch(head))
+        self.identity_mismatch(head)
+            .or_else(|| self.span_mismatch(head))
     }
 
     /// Compares version and ETag, as far as both sides state them. A store may leave out one of
@@ -43,15 +44,18 @@ impl ExpectedObject {
         if let (Some(asked), Some(told)) = (&self.version, version)
             && asked != told
         {
-            return Some(format!("asked for version {asked}, and the answer is version {}", escape_controls(told)));
+            return Some(format!(
+                "asked for version {asked}, and the answer is version {}",
+                escape_controls(told)
+            ));
         }
         match (&self.etag, &etag) {
-            (Some(asked), Some(told)) if asked != told => {
-                Some(format!("asked for ETag {asked}, and the answer has ETag {told}"))
-            }
-            (Some(asked), None) if version.is_none() => {
-                Some(format!("asked for ETag {asked}, and the answer names neither version nor ETag"))
-            }
+            (Some(asked), Some(told)) if asked != told => Some(format!(
+                "asked for ETag {asked}, and the answer has ETag {told}"
+            )),
+            (Some(asked), None) if version.is_none() => Some(format!(
+                "asked for ETag {asked}, and the answer names neither version nor ETag"
+            )),
             _ => None,
         }
     }
@@ -59,11 +63,14 @@ impl ExpectedObject {
     fn span_mismatch(&self, head: &ResponseHead) -> Option<String> {
         match self.span {
             Span::UploadedPart => None,
-            Span::Whole if head.status() != OK => {
-                Some(format!("asked for the whole, and was answered {}", head.status()))
-            }
+            Span::Whole if head.status() != OK => Some(format!(
+                "asked for the whole, and was answered {}",
+                head.status()
+            )),
             Span::Whole => length_mismatch(self.size_bytes, head),
-            Span::Bytes(part) => self.range_mismatch(part, head).or_else(|| length_mismatch(Some(part.len), head)),
+            Span::Bytes(part) => self
+                .range_mismatch(part, head)
+                .or_else(|| length_mismatch(Some(part.len), head)),
         }
     }
 
@@ -81,7 +88,10 @@ impl ExpectedObject {
             PARTIAL_CONTENT if is_same => None,
             OK if is_all => None,
             status => {
-                let told = told.map_or_else(|| "no Content-Range".to_owned(), |told| escape_controls(told).to_string());
+                let told = told.map_or_else(
+                    || "no Content-Range".to_owned(),
+                    |told| escape_controls(told).to_string(),
+                );
                 Some(format!(
                     "asked for {asked}{}, and was answered {status} with {told}",
                     size.as_deref().unwrap_or("*")
@@ -101,15 +111,27 @@ fn length_mismatch(asked: Option<u64>, head: &ResponseHead) -> Option<String> {
 mod tests {
     use super::*;
 
-    const MIDDLE: Part = Part { number: 2, offset: 10, len: 5 };
+    const MIDDLE: Part = Part {
+        number: 2,
+        offset: 10,
+        len: 5,
+    };
 
     fn asked(span: Span) -> ExpectedObject {
         let etag = ETag::try_from("\"e\"").ok();
-        ExpectedObject { version: Some("v1".to_owned()), etag, size_bytes: Some(20), span }
+        ExpectedObject {
+            version: Some("v1".to_owned()),
+            etag,
+            size_bytes: Some(20),
+            span,
+        }
     }
 
     fn answer(status: u16, headers: &[(&str, &str)]) -> ResponseHead {
-        ResponseHead::with_status(status, &[&[("x-amz-version-id", "v1"), ("etag", "\"e\"")], headers].concat())
+        ResponseHead::with_status(
+            status,
+            &[&[("x-amz-version-id", "v1"), ("etag", "\"e\"")], headers].concat(),
+        )
     }
 
     #[test]
@@ -118,12 +140,34 @@ mod tests {
         for (span, answer) in [
             (Span::Whole, answer(200, &[])),
             (Span::Whole, answer(200, &[("content-length", "20")])),
-            (Span::Whole, ResponseHead::with_status(200, &[("etag", "\"e\"")])),
-            (Span::Whole, ResponseHead::with_status(200, &[("x-amz-version-id", "v1")])),
+            (
+                Span::Whole,
+                ResponseHead::with_status(200, &[("etag", "\"e\"")]),
+            ),
+            (
+                Span::Whole,
+                ResponseHead::with_status(200, &[("x-amz-version-id", "v1")]),
+            ),
             (Span::Bytes(MIDDLE), answer(206, &[range])),
-            (Span::Bytes(MIDDLE), answer(206, &[range, ("content-length", "5")])),
-            (Span::Bytes(Part { number: 1, offset: 0, len: 20 }), answer(200, &[("content-length", "20")])),
-            (Span::UploadedPart, answer(206, &[("content-range", "bytes 0-7/20"), ("content-length", "8")])),
+            (
+                Span::Bytes(MIDDLE),
+                answer(206, &[range, ("content-length", "5")]),
+            ),
+            (
+                Span::Bytes(Part {
+                    number: 1,
+                    offset: 0,
+                    len: 20,
+                }),
+                answer(200, &[("content-length", "20")]),
+            ),
+            (
+                Span::UploadedPart,
+                answer(
+                    206,
+                    &[("content-range", "bytes 0-7/20"), ("content-length", "8")],
+                ),
+            ),
         ] {
             assert_eq!(asked(span).mismatch(&answer), None, "{answer:?}");
         }
@@ -133,20 +177,60 @@ mod tests {
     fn each_way_of_being_something_else_is_named() {
         let ranged = |told| answer(206, &[("content-range", told)]);
         for (span, answer, words) in [
-            (Span::Whole, answer(200, &[("x-amz-version-id", "v2")]), "version v2"),
-            (Span::Whole, answer(200, &[("etag", "\"other\"")]), "ETag other"),
+            (
+                Span::Whole,
+                answer(200, &[("x-amz-version-id", "v2")]),
+                "version v2",
+            ),
+            (
+                Span::Whole,
+                answer(200, &[("etag", "\"other\"")]),
+                "ETag other",
+            ),
             (Span::Whole, answer(200, &[("etag", "W/\"e\"")]), "ETag W/"),
-            (Span::Whole, ResponseHead::with_status(200, &[]), "neither version nor ETag"),
+            (
+                Span::Whole,
+                ResponseHead::with_status(200, &[]),
+                "neither version nor ETag",
+            ),
             (Span::Whole, answer(206, &[]), "206"),
             (Span::Whole, answer(203, &[]), "203"),
-            (Span::Whole, answer(200, &[("content-length", "19")]), "has 19"),
-            (Span::Bytes(MIDDLE), answer(200, &[]), "answered 200 with no Content-Range"),
-            (Span::Bytes(MIDDLE), answer(206, &[]), "answered 206 with no Content-Range"),
+            (
+                Span::Whole,
+                answer(200, &[("content-length", "19")]),
+                "has 19",
+            ),
+            (
+                Span::Bytes(MIDDLE),
+                answer(200, &[]),
+                "answered 200 with no Content-Range",
+            ),
+            (
+                Span::Bytes(MIDDLE),
+                answer(206, &[]),
+                "answered 206 with no Content-Range",
+            ),
             (Span::Bytes(MIDDLE), ranged("bytes 0-4/20"), "bytes 0-4/20"),
-            (Span::Bytes(MIDDLE), ranged("bytes 10-14/21"), "bytes 10-14/21"),
-            (Span::Bytes(MIDDLE), ranged("bytes 10-14/*"), "bytes 10-14/*"),
-            (Span::Bytes(MIDDLE), ranged("bytes 10-149/20"), "bytes 10-149/20"),
-            (Span::UploadedPart, answer(206, &[("x-amz-version-id", "v2")]), "version v2"),
+            (
+                Span::Bytes(MIDDLE),
+                ranged("bytes 10-14/21"),
+                "bytes 10-14/21",
+            ),
+            (
+                Span::Bytes(MIDDLE),
+                ranged("bytes 10-14/*"),
+                "bytes 10-14/*",
+            ),
+            (
+                Span::Bytes(MIDDLE),
+                ranged("bytes 10-149/20"),
+                "bytes 10-149/20",
+            ),
+            (
+                Span::UploadedPart,
+                answer(206, &[("x-amz-version-id", "v2")]),
+                "version v2",
+            ),
         ] {
             let told = asked(span).mismatch(&answer).unwrap_or_default();
             assert!(told.contains(words), "{told:?} has no {words:?}");

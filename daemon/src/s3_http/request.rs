@@ -56,26 +56,44 @@ pub(crate) struct PageRequest<'a> {
 /// Requests the checksums of an object that is read.
 pub(crate) const CHECKSUM_MODE: &str = "x-amz-checksum-mode";
 
-const FIRST_BYTE: Part = Part { number: 1, offset: 0, len: 1 };
+const FIRST_BYTE: Part = Part {
+    number: 1,
+    offset: 0,
+    len: 1,
+};
 
 // The first try and two more, as the SDK's.
 const ATTEMPTS_MAX: u32 = 3;
 
-const AGENT: HeaderValue = HeaderValue::from_static(concat!("s3-replicator/", env!("CARGO_PKG_VERSION")));
+const AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("s3-replicator/", env!("CARGO_PKG_VERSION")));
 
 // What RFC 3986 calls unreserved stays as it is.
-const VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const VALUE: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 const PATH: &AsciiSet = &VALUE.remove(b'/');
 
 impl<'a> S3Request<'a> {
     /// Requests an object.
     pub(crate) fn get_object(side: Side, bucket: &'a Bucket, key: &'a Key) -> Self {
-        Self::new((side, Operation::GetObject), Method::GET, (bucket, Some(key))).query("x-id", "GetObject")
+        Self::new(
+            (side, Operation::GetObject),
+            Method::GET,
+            (bucket, Some(key)),
+        )
+        .query("x-id", "GetObject")
     }
 
     /// Requests the headers of an object.
     pub(crate) fn head_object(side: Side, bucket: &'a Bucket, key: &'a Key) -> Self {
-        Self::new((side, Operation::HeadObject), Method::HEAD, (bucket, Some(key)))
+        Self::new(
+            (side, Operation::HeadObject),
+            Method::HEAD,
+            (bucket, Some(key)),
+        )
     }
 
     /// Requests the first byte of an object: unlike that of a HEAD, its refusal has a text.
@@ -85,12 +103,22 @@ impl<'a> S3Request<'a> {
 
     /// Requests the tags of an object.
     pub(crate) fn tags(side: Side, bucket: &'a Bucket, key: &'a Key) -> Self {
-        Self::new((side, Operation::GetObjectTagging), Method::GET, (bucket, Some(key))).add_flag("tagging")
+        Self::new(
+            (side, Operation::GetObjectTagging),
+            Method::GET,
+            (bucket, Some(key)),
+        )
+        .add_flag("tagging")
     }
 
     /// Requests a page of a bucket's versions.
     pub(crate) fn list(side: Side, bucket: &'a Bucket, page: &PageRequest<'_>) -> Self {
-        let call = Self::new((side, Operation::ListObjectVersions), Method::GET, (bucket, None)).add_flag("versions");
+        let call = Self::new(
+            (side, Operation::ListObjectVersions),
+            Method::GET,
+            (bucket, None),
+        )
+        .add_flag("versions");
         let maximum = page.entries_max.to_string();
         let asked = [
             ("encoding-type", page.is_encoded.then_some("url")),
@@ -108,40 +136,89 @@ impl<'a> S3Request<'a> {
     /// Writes an object; sent once, because after a lost answer only a fresh read tells whether to
     /// send it again (protocol rule 5).
     pub(crate) fn put_object(bucket: &'a Bucket, key: &'a Key, body: BodyChunks) -> Self {
-        let call =
-            Self::new((Side::Write, Operation::PutObject), Method::PUT, (bucket, Some(key))).query("x-id", "PutObject");
-        Self { attempts_max: 1, asked: None, ..call.carrying(body) }
+        let call = Self::new(
+            (Side::Write, Operation::PutObject),
+            Method::PUT,
+            (bucket, Some(key)),
+        )
+        .query("x-id", "PutObject");
+        Self {
+            attempts_max: 1,
+            asked: None,
+            ..call.carrying(body)
+        }
     }
 
     /// Begins an upload; sent once, because one whose answer was lost stays open until a lifecycle
     /// rule ends it.
     pub(crate) fn create_multipart_upload(bucket: &'a Bucket, key: &'a Key) -> Self {
-        let call = Self::new((Side::Prepare, Operation::CreateMultipartUpload), Method::POST, (bucket, Some(key)));
-        Self { attempts_max: 1, asked: None, ..call.add_flag("uploads") }
+        let call = Self::new(
+            (Side::Prepare, Operation::CreateMultipartUpload),
+            Method::POST,
+            (bucket, Some(key)),
+        );
+        Self {
+            attempts_max: 1,
+            asked: None,
+            ..call.add_flag("uploads")
+        }
     }
 
     /// Uploads a part, which no reader sees: safe to repeat.
-    pub(crate) fn part(bucket: &'a Bucket, key: &'a Key, (upload, number): (&str, u32), body: BodyChunks) -> Self {
-        let call = Self::new((Side::Prepare, Operation::UploadPart), Method::PUT, (bucket, Some(key)))
-            .query("x-id", "UploadPart");
-        let call = call.query("partNumber", &number.to_string()).query("uploadId", upload);
-        Self { asked: None, ..call.carrying(body) }
+    pub(crate) fn part(
+        bucket: &'a Bucket,
+        key: &'a Key,
+        (upload, number): (&str, u32),
+        body: BodyChunks,
+    ) -> Self {
+        let call = Self::new(
+            (Side::Prepare, Operation::UploadPart),
+            Method::PUT,
+            (bucket, Some(key)),
+        )
+        .query("x-id", "UploadPart");
+        let call = call
+            .query("partNumber", &number.to_string())
+            .query("uploadId", upload);
+        Self {
+            asked: None,
+            ..call.carrying(body)
+        }
     }
 
     /// Returns the request for the first byte of what a HEAD is about; none for other requests.
     pub(super) fn of_first_byte(&self) -> Option<Self> {
-        let (query, headers, asked) = (self.query.clone(), self.headers.clone(), self.asked.clone());
+        let (query, headers, asked) =
+            (self.query.clone(), self.headers.clone(), self.asked.clone());
         let (unwritable, body) = (None, None);
-        let get = Self { query, headers, asked, unwritable, body, attempts_max: 1, method: Method::GET, ..*self };
+        let get = Self {
+            query,
+            headers,
+            asked,
+            unwritable,
+            body,
+            attempts_max: 1,
+            method: Method::GET,
+            ..*self
+        };
         // S3 takes no range beside the number of a part.
-        let is_part = get.asked.as_ref().is_some_and(|asked| matches!(asked.span, Span::UploadedPart));
+        let is_part = get
+            .asked
+            .as_ref()
+            .is_some_and(|asked| matches!(asked.span, Span::UploadedPart));
         (self.method == Method::HEAD).then(|| if is_part { get } else { get.bytes(FIRST_BYTE) })
     }
 
     /// Says whether a refusal leaves open which server gave it, and why. One for too many requests
     /// does not get better by another.
     pub(super) fn wants_reason(&self, refusal: &S3Error) -> bool {
-        let Some(Answered { status, is_own: false }) = refusal.failure.answer else { return false };
+        let Some(Answered {
+            status,
+            is_own: false,
+        }) = refusal.failure.answer
+        else {
+            return false;
+        };
         ((400..500).contains(&status) || status == 501) && status != 429 && !self.leaves(refusal)
     }
 
@@ -156,14 +233,24 @@ impl<'a> S3Request<'a> {
             let plain = ["x-amz-meta-", "x-amz-checksum-", "x-amz-content-"];
             !name.starts_with("x-amz-") || plain.iter().any(|plain| name.starts_with(plain))
         };
-        let names: Vec<&str> = self.headers.keys().map(HeaderName::as_str).filter(|name| !is_plain(name)).collect();
+        let names: Vec<&str> = self
+            .headers
+            .keys()
+            .map(HeaderName::as_str)
+            .filter(|name| !is_plain(name))
+            .collect();
         names.join(", ")
     }
 
-    fn new((side, operation): (Side, Operation), method: Method, (bucket, key): (&'a Bucket, Option<&'a Key>)) -> Self {
+    fn new(
+        (side, operation): (Side, Operation),
+        method: Method,
+        (bucket, key): (&'a Bucket, Option<&'a Key>),
+    ) -> Self {
         let headers = HeaderMap::from_iter([(USER_AGENT, AGENT)]);
         let (timeout, attempts_max, query) = (REQUEST_TIMEOUT, ATTEMPTS_MAX, String::new());
-        let (unwritable, body, asked, leaves_404) = (None, None, Some(ExpectedObject::default()), false);
+        let (unwritable, body, asked, leaves_404) =
+            (None, None, Some(ExpectedObject::default()), false);
         Self {
             side,
             operation,
@@ -183,12 +270,18 @@ impl<'a> S3Request<'a> {
 
     fn carrying(mut self, body: BodyChunks) -> Self {
         self.headers.insert(CONTENT_LENGTH, body.len().into());
-        Self { body: Some(body), ..self }
+        Self {
+            body: Some(body),
+            ..self
+        }
     }
 
     /// Leaves it to the sender to prove a 404.
     pub(crate) fn leaving_404(self) -> Self {
-        Self { leaves_404: true, ..self }
+        Self {
+            leaves_404: true,
+            ..self
+        }
     }
 
     /// Gives it another time to be answered.
@@ -198,7 +291,8 @@ impl<'a> S3Request<'a> {
 
     /// Requests one version.
     pub(crate) fn version(self, id: &str) -> Self {
-        self.with_asked(|asked| asked.version = Some(id.to_owned())).query("versionId", id)
+        self.with_asked(|asked| asked.version = Some(id.to_owned()))
+            .query("versionId", id)
     }
 
     /// Requests an object of this ETag, where it is known, and this size.
@@ -212,12 +306,14 @@ impl<'a> S3Request<'a> {
         if part.len == 0 {
             return self;
         }
-        self.with_asked(|asked| asked.span = Span::Bytes(part)).header("range", Some(&part.range()))
+        self.with_asked(|asked| asked.span = Span::Bytes(part))
+            .header("range", Some(&part.range()))
     }
 
     /// Requests one of the parts in which the object was uploaded.
     pub(crate) fn uploaded_part(self, number: u32) -> Self {
-        self.with_asked(|asked| asked.span = Span::UploadedPart).query("partNumber", &number.to_string())
+        self.with_asked(|asked| asked.span = Span::UploadedPart)
+            .query("partNumber", &number.to_string())
     }
 
     fn with_asked(mut self, ask: impl FnOnce(&mut ExpectedObject)) -> Self {
@@ -235,7 +331,10 @@ impl<'a> S3Request<'a> {
     /// Adds a header, if there is one.
     pub(crate) fn header(mut self, name: &str, value: Option<&str>) -> Self {
         let Some(value) = value else { return self };
-        match (HeaderName::try_from(name), HeaderValue::from_bytes(value.as_bytes())) {
+        match (
+            HeaderName::try_from(name),
+            HeaderValue::from_bytes(value.as_bytes()),
+        ) {
             (Ok(name), Ok(value)) => drop(self.headers.insert(name, value)),
             _ => self.unwritable = Some(name.to_owned()),
         }
@@ -254,7 +353,8 @@ impl<'a> S3Request<'a> {
     }
 
     fn add_flag(mut self, name: &str) -> Self {
-        self.query.push(if self.query.is_empty() { '?' } else { '&' });
+        self.query
+            .push(if self.query.is_empty() { '?' } else { '&' });
         self.query.push_str(name);
         self
     }
@@ -283,13 +383,19 @@ impl<'a> S3Request<'a> {
     /// Writes it down, to be signed.
     pub(super) fn request(&self, endpoint: &Endpoint) -> Result<Request<SdkBody>, Error> {
         let key = self.key.map_or("", Key::as_str);
-        let mut uri = String::with_capacity(endpoint.url().len() + self.query.len() + 2 * key.len());
+        let mut uri =
+            String::with_capacity(endpoint.url().len() + self.query.len() + 2 * key.len());
         uri.push_str(endpoint.url());
         uri.push('/');
         uri.extend(utf8_percent_encode(key, PATH));
         uri.push_str(&self.query);
-        let body = self.body.as_ref().map_or_else(SdkBody::empty, |body| SdkBody::from_body_1_x(Outgoing::from(body)));
-        let mut request = Request::builder().method(self.method.clone()).uri(uri).body(body)?;
+        let body = self.body.as_ref().map_or_else(SdkBody::empty, |body| {
+            SdkBody::from_body_1_x(Outgoing::from(body))
+        });
+        let mut request = Request::builder()
+            .method(self.method.clone())
+            .uri(uri)
+            .body(body)?;
         *request.headers_mut() = self.headers.clone();
         Ok(request)
     }

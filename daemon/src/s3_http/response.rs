@@ -40,7 +40,13 @@ pub(crate) struct S3Error {
 impl S3Response {
     pub(super) fn from_response(response: HttpResponse) -> Result<Self, Error> {
         let (parts, body) = response.try_into_http1x()?.into_parts();
-        Ok(Self { head: ResponseHead { status: parts.status.as_u16(), headers: parts.headers }, body })
+        Ok(Self {
+            head: ResponseHead {
+                status: parts.status.as_u16(),
+                headers: parts.headers,
+            },
+            body,
+        })
     }
 
     pub(super) fn is_success(&self) -> bool {
@@ -71,10 +77,16 @@ impl ResponseHead {
     #[cfg(test)]
     pub(crate) fn for_tests(all: &[(&str, &str)]) -> Self {
         let header = |(name, value): &(&str, &str)| {
-            (HeaderName::try_from(*name).unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap())
+            (
+                HeaderName::try_from(*name).unwrap(),
+                HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+            )
         };
         // Two of a name are both there.
-        Self { status: 200, headers: all.iter().map(header).collect() }
+        Self {
+            status: 200,
+            headers: all.iter().map(header).collect(),
+        }
     }
 
     /// Makes one of these headers; of two of a name the later one counts.
@@ -82,7 +94,10 @@ impl ResponseHead {
     pub(crate) fn with_status(status: u16, all: &[(&str, &str)]) -> Self {
         let mut headers = HeaderMap::new();
         for (name, value) in all {
-            headers.insert(HeaderName::try_from(*name).unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap());
+            headers.insert(
+                HeaderName::try_from(*name).unwrap(),
+                HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+            );
         }
         Self { status, headers }
     }
@@ -103,14 +118,25 @@ impl ResponseHead {
 
     /// Returns a header byte for byte; several of one name are one list (RFC 9110, section 5.3).
     pub(crate) fn value(&self, name: &HeaderName) -> Option<HeaderValue> {
-        let values: Vec<&[u8]> = self.headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+        let values: Vec<&[u8]> = self
+            .headers
+            .get_all(name)
+            .iter()
+            .map(HeaderValue::as_bytes)
+            .collect();
         // What was a header's can be joined into one.
-        if values.is_empty() { None } else { HeaderValue::from_bytes(&values.join(&b","[..])).ok() }
+        if values.is_empty() {
+            None
+        } else {
+            HeaderValue::from_bytes(&values.join(&b","[..])).ok()
+        }
     }
 
     /// Lists the names of the user's metadata, each with its prefix.
     pub(crate) fn user_names(&self) -> impl Iterator<Item = &HeaderName> {
-        self.headers.keys().filter(|name| name.as_str().starts_with(USER))
+        self.headers
+            .keys()
+            .filter(|name| name.as_str().starts_with(USER))
     }
 
     /// Returns a value of the user's metadata.
@@ -143,7 +169,11 @@ impl ResponseHead {
 impl S3Error {
     /// A request that was never answered.
     pub(super) fn without_answer(failure: Failure) -> Self {
-        Self { failure, answer: None, is_held_up: false }
+        Self {
+            failure,
+            answer: None,
+            is_held_up: false,
+        }
     }
 
     /// Returns the status of the answer, if there was one.
@@ -153,7 +183,10 @@ impl S3Error {
 
     /// Says whether S3 itself says that there is no such key or version, or no object of it.
     pub(crate) fn is_absent(&self) -> bool {
-        matches!(self.failure.kind, FailureKind::SourceVersionMissing | FailureKind::NotFound)
+        matches!(
+            self.failure.kind,
+            FailureKind::SourceVersionMissing | FailureKind::NotFound
+        )
     }
 
     /// Says whether S3 itself says that a delete marker is there; nothing else answers with its
@@ -199,15 +232,35 @@ mod tests {
             b"bytes 0-4/5",
         ];
         crate::poison::feed(real, |value| {
-            let Ok(value) = HeaderValue::from_bytes(value) else { return };
-            let names =
-                ["date", "last-modified", "etag", "content-length", "x-amz-version-id", "x-amz-meta-s3-replicator"];
+            let Ok(value) = HeaderValue::from_bytes(value) else {
+                return;
+            };
+            let names = [
+                "date",
+                "last-modified",
+                "etag",
+                "content-length",
+                "x-amz-version-id",
+                "x-amz-meta-s3-replicator",
+            ];
             let head = ResponseHead {
                 status: 200,
-                headers: names.into_iter().map(|name| (HeaderName::from_static(name), value.clone())).collect(),
+                headers: names
+                    .into_iter()
+                    .map(|name| (HeaderName::from_static(name), value.clone()))
+                    .collect(),
             };
-            drop((head.last_modified(), head.etag(), head.content_length(), head.version_id(), head.text("date")));
-            assert_eq!(head.value(&HeaderName::from_static("etag")).as_ref(), Some(&value));
+            drop((
+                head.last_modified(),
+                head.etag(),
+                head.content_length(),
+                head.version_id(),
+                head.text("date"),
+            ));
+            assert_eq!(
+                head.value(&HeaderName::from_static("etag")).as_ref(),
+                Some(&value)
+            );
         });
     }
 }

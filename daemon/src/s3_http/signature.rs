@@ -49,10 +49,24 @@ impl std::fmt::Debug for DayKey {
 
 impl DayKey {
     /// Signs a request.
-    pub(super) fn sign<B>(&self, request: &mut Request<B>, signing: &Signing<'_>) -> Result<(), Error> {
+    pub(super) fn sign<B>(
+        &self,
+        request: &mut Request<B>,
+        signing: &Signing<'_>,
+    ) -> Result<(), Error> {
         let now = signing.now;
-        let day = format!("{:04}{:02}{:02}", now.year(), u8::from(now.month()), now.day());
-        let moment = format!("{day}T{:02}{:02}{:02}Z", now.hour(), now.minute(), now.second());
+        let day = format!(
+            "{:04}{:02}{:02}",
+            now.year(),
+            u8::from(now.month()),
+            now.day()
+        );
+        let moment = format!(
+            "{day}T{:02}{:02}{:02}Z",
+            now.hour(),
+            now.minute(),
+            now.second()
+        );
         let headers = request.headers_mut();
         headers.insert(DATE, HeaderValue::try_from(&moment)?);
         headers.insert(PAYLOAD, HeaderValue::try_from(signing.payload)?);
@@ -66,8 +80,9 @@ impl DayKey {
         let text = format!("AWS4-HMAC-SHA256\n{moment}\n{scope}\n{digest}");
         let signature = calculate_signature(self.of(day, signing)?, text.as_bytes());
         let who = signing.credentials.access_key_id();
-        let authorization =
-            format!("AWS4-HMAC-SHA256 Credential={who}/{scope}, SignedHeaders={names}, Signature={signature}");
+        let authorization = format!(
+            "AWS4-HMAC-SHA256 Credential={who}/{scope}, SignedHeaders={names}, Signature={signature}"
+        );
         let mut authorization = HeaderValue::try_from(authorization)?;
         authorization.set_sensitive(true);
         request.headers_mut().insert(AUTHORIZATION, authorization);
@@ -75,17 +90,30 @@ impl DayKey {
     }
 
     fn of(&self, day: String, signing: &Signing<'_>) -> Result<[u8; 32], Error> {
-        let Signing { credentials, region, now, .. } = signing;
+        let Signing {
+            credentials,
+            region,
+            now,
+            ..
+        } = signing;
         let secret = credentials.secret_access_key();
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_good = |scope: &Scope| {
-            scope.day == day && scope.region == *region && scope.credentials.secret_access_key() == secret
+            scope.day == day
+                && scope.region == *region
+                && scope.credentials.secret_access_key() == secret
         };
         if let Some((_, key)) = kept.as_ref().filter(|(scope, _)| is_good(scope)) {
             return Ok(*key);
         }
-        let key = generate_signing_key(secret, (*now).into(), region, "s3").as_ref().try_into()?;
-        let scope = Scope { credentials: Credentials::clone(credentials), day, region: (*region).to_owned() };
+        let key = generate_signing_key(secret, (*now).into(), region, "s3")
+            .as_ref()
+            .try_into()?;
+        let scope = Scope {
+            credentials: Credentials::clone(credentials),
+            day,
+            region: (*region).to_owned(),
+        };
         *kept = Some((scope, key));
         Ok(key)
     }
@@ -121,9 +149,17 @@ fn canonical<B>(request: &Request<B>, payload: &str) -> Result<(String, String),
 /// Returns the host as the connection says it.
 fn host(uri: &Uri) -> Result<&str, Error> {
     let authority = uri.authority().ok_or("a URL without a host")?;
-    let usual = if uri.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 };
+    let usual = if uri.scheme() == Some(&Scheme::HTTPS) {
+        443
+    } else {
+        80
+    };
     let is_usual = authority.port_u16() == Some(usual);
-    Ok(if is_usual { authority.host() } else { Authority::as_str(authority) })
+    Ok(if is_usual {
+        authority.host()
+    } else {
+        Authority::as_str(authority)
+    })
 }
 
 /// Lists the headers in the order of their names; all but one that a proxy may change.
@@ -140,7 +176,9 @@ fn signed<'a>(headers: &'a HeaderMap, host: &'a [u8]) -> Vec<(&'a str, &'a [u8])
 
 /// Passes on a value without blanks around it, and with one for several in a row.
 fn trimmed(value: &[u8], mut pass: impl FnMut(&[u8])) {
-    let mut words = value.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
+    let mut words = value
+        .split(|byte| *byte == b' ')
+        .filter(|word| !word.is_empty());
     if let Some(first) = words.next() {
         pass(first);
     }
@@ -171,7 +209,10 @@ fn query(uri: &Uri) -> String {
 pub(super) fn hex(digest: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digits = digest.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits.filter_map(|digit| DIGITS.get(usize::from(digit))).map(|digit| char::from(*digit)).collect()
+    digits
+        .filter_map(|digit| DIGITS.get(usize::from(digit)))
+        .map(|digit| char::from(*digit))
+        .collect()
 }
 
 #[cfg(test)]
@@ -192,10 +233,21 @@ mod tests {
         settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
         settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
         let identity = signing.credentials.clone().into();
-        let params = SigningParams::builder().identity(&identity).region(signing.region).name("s3");
-        let params = params.time(signing.now.into()).settings(settings).build().unwrap().into();
+        let params = SigningParams::builder()
+            .identity(&identity)
+            .region(signing.region)
+            .name("s3");
+        let params = params
+            .time(signing.now.into())
+            .settings(settings)
+            .build()
+            .unwrap()
+            .into();
         let body = SignableBody::Precomputed(signing.payload.to_owned());
-        let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap()));
+        let headers = request
+            .headers()
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.to_str().unwrap()));
         let uri = request.uri().to_string();
         let signable = SignableRequest::new(request.method().as_str(), uri, headers, body).unwrap();
         let (instructions, _) = sign(signable, &params).unwrap().into_parts();
@@ -224,10 +276,19 @@ mod tests {
     #[test]
     fn the_key_follows_the_day_the_region_and_the_secret() {
         let who = |secret: &str, token: Option<&str>| {
-            Credentials::new("AKIDEXAMPLE", secret, token.map(str::to_owned), None, "test")
+            Credentials::new(
+                "AKIDEXAMPLE",
+                secret,
+                token.map(str::to_owned),
+                None,
+                "test",
+            )
         };
         let (one, other) = (who("secret", None), who("other", Some("token")));
-        let (day, next) = (datetime!(2026-11-28 23:59:59 UTC), datetime!(2026-11-29 00:00 UTC));
+        let (day, next) = (
+            datetime!(2026-11-28 23:59:59 UTC),
+            datetime!(2026-11-29 00:00 UTC),
+        );
         let key = DayKey::default();
         for (credentials, region, now) in [
             (&one, "eu-west-1", day),
@@ -243,13 +304,27 @@ mod tests {
                 "http://[::1]:9000/b/a?x-id=PutObject&versionId=v%3D",
             ] {
                 let payload = "UNSIGNED-PAYLOAD";
-                let signing = Signing { credentials, region, now, payload };
-                let request = Request::put(uri).header("user-agent", "us").header("x-amz-meta-a", " b   c ");
-                let mut request =
-                    request.header("content-length", "7").header("x-amz-meta-empty", "").body(()).unwrap();
+                let signing = Signing {
+                    credentials,
+                    region,
+                    now,
+                    payload,
+                };
+                let request = Request::put(uri)
+                    .header("user-agent", "us")
+                    .header("x-amz-meta-a", " b   c ");
+                let mut request = request
+                    .header("content-length", "7")
+                    .header("x-amz-meta-empty", "")
+                    .body(())
+                    .unwrap();
                 let wanted = by_aws(&request, &signing);
                 key.sign(&mut request, &signing).unwrap();
-                assert_eq!(request.headers()[AUTHORIZATION], wanted, "{uri} {now} {region}");
+                assert_eq!(
+                    request.headers()[AUTHORIZATION],
+                    wanted,
+                    "{uri} {now} {region}"
+                );
             }
         }
     }

@@ -33,12 +33,19 @@ pub(crate) struct Signer {
 
 impl Signer {
     pub(crate) fn new(keeper: Option<Arc<Keeper>>) -> Self {
-        Self { keeper, ahead: AtomicI64::new(0), day_key: DayKey::default() }
+        Self {
+            keeper,
+            ahead: AtomicI64::new(0),
+            day_key: DayKey::default(),
+        }
     }
 
     /// Returns the credentials that sign.
     pub(super) async fn credentials(&self) -> Result<Credentials, Error> {
-        let keeper = self.keeper.as_ref().ok_or("no credentials are configured")?;
+        let keeper = self
+            .keeper
+            .as_ref()
+            .ok_or("no credentials are configured")?;
         Ok(keeper.credentials(self.now()).await?)
     }
 
@@ -55,7 +62,12 @@ impl Signer {
             Some(_) if endpoint.is_private() => "UNSIGNED-PAYLOAD".into(),
             Some(body) => Cow::from(sha256(body)),
         };
-        let signing = Signing { credentials, region: endpoint.region(), now: self.now(), payload: &payload };
+        let signing = Signing {
+            credentials,
+            region: endpoint.region(),
+            now: self.now(),
+            payload: &payload,
+        };
         self.day_key.sign(&mut request, &signing)?;
         // Some stores answer 411 without it. It is not signed: something in between may drop what
         // says nothing.
@@ -70,12 +82,15 @@ impl Signer {
         match said.code.as_str() {
             "RequestTimeTooSkewed" => {
                 if let Some(date) = date {
-                    self.ahead.store((date - clock::now()).whole_seconds(), Ordering::Relaxed);
+                    self.ahead
+                        .store((date - clock::now()).whole_seconds(), Ordering::Relaxed);
                 }
             }
             // A key that is not known may have been replaced where it comes from.
             "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" | "InvalidAccessKeyId" => {
-                self.keeper.iter().for_each(|keeper| keeper.forget(signed_by));
+                self.keeper
+                    .iter()
+                    .for_each(|keeper| keeper.forget(signed_by));
             }
             _ => {}
         }

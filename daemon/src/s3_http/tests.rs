@@ -12,7 +12,8 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::{
-    BehaviorVersion, Intercept, Region, RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents,
+    BehaviorVersion, Intercept, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    RuntimeComponents,
 };
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ChecksumType, EncodingType};
@@ -50,32 +51,61 @@ struct Seen {
 
 impl Seen {
     fn header(&self, name: &str) -> Option<&str> {
-        self.bytes(name).and_then(|value| std::str::from_utf8(value).ok())
+        self.bytes(name)
+            .and_then(|value| std::str::from_utf8(value).ok())
     }
 
     fn bytes(&self, name: &str) -> Option<&[u8]> {
-        self.headers.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_slice())
+        self.headers
+            .iter()
+            .find(|(given, _)| given == name)
+            .map(|(_, value)| value.as_slice())
     }
 }
 
 impl HttpConnector for Tap {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let ignored = ["user-agent", "x-amz-user-agent", "amz-sdk-invocation-id", "amz-sdk-request"];
-        let headers = request.headers().iter_bytes().filter(|(name, _)| !ignored.contains(name));
-        let mut headers: Vec<_> = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let ignored = [
+            "user-agent",
+            "x-amz-user-agent",
+            "amz-sdk-invocation-id",
+            "amz-sdk-request",
+        ];
+        let headers = request
+            .headers()
+            .iter_bytes()
+            .filter(|(name, _)| !ignored.contains(name));
+        let mut headers: Vec<_> = headers
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
         headers.sort();
         let (method, uri) = (request.method().to_owned(), request.uri().to_owned());
         let seen = Arc::clone(&self.0);
         HttpConnectorFuture::new(async move {
-            let body = request.into_body().collect().await.unwrap().to_bytes().to_vec();
-            seen.lock().unwrap().push(Seen { method, uri, headers, body });
+            let body = request
+                .into_body()
+                .collect()
+                .await
+                .unwrap()
+                .to_bytes()
+                .to_vec();
+            seen.lock().unwrap().push(Seen {
+                method,
+                uri,
+                headers,
+                body,
+            });
             Ok(HttpResponse::new(200.try_into().unwrap(), SdkBody::empty()))
         })
     }
 }
 
 impl HttpClient for Tap {
-    fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
+    fn http_connector(
+        &self,
+        _: &HttpConnectorSettings,
+        _: &RuntimeComponents,
+    ) -> SharedHttpConnector {
         SharedHttpConnector::new(self.clone())
     }
 }
@@ -122,7 +152,11 @@ fn account(endpoint: Option<&str>, path_style: bool) -> Account {
         destination = {{ account = "source", bucket = "orders-replica" }}
         "#
     );
-    replicator_config::parse(&file).unwrap().accounts.remove("source").unwrap()
+    replicator_config::parse(&file)
+        .unwrap()
+        .accounts
+        .remove("source")
+        .unwrap()
 }
 
 /// The same account for both.
@@ -141,9 +175,21 @@ impl Both {
     }
 
     fn by(account: Account, given: &SdkConfig) -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let (tap, now) = (Tap::default(), time::macros::datetime!(2026-11-26 12:00 UTC));
-        let credentials = Credentials::new("AKIDEXAMPLE", "secret", Some("token".to_owned()), None, "test");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        let (tap, now) = (
+            Tap::default(),
+            time::macros::datetime!(2026-11-26 12:00 UTC),
+        );
+        let credentials = Credentials::new(
+            "AKIDEXAMPLE",
+            "secret",
+            Some("token".to_owned()),
+            None,
+            "test",
+        );
         let credentials = SharedCredentialsProvider::new(credentials);
         let mut config = aws_sdk_s3::config::Builder::from(given)
             .behavior_version(BehaviorVersion::latest())
@@ -163,8 +209,19 @@ impl Both {
         let signer = Signer::new(Some(Arc::new(Keeper::new(credentials))));
         let way = (BucketEndpoints::new(&account, given), signer);
         let connector = SharedHttpConnector::new(tap.clone());
-        let wire = S3Http::new("source", (connector, Bounds::new("source")), way, &Metrics::new().unwrap());
-        Self { sdk: aws_sdk_s3::Client::from_conf(config.build()), tap, wire, runtime, signs_bodies: true }
+        let wire = S3Http::new(
+            "source",
+            (connector, Bounds::new("source")),
+            way,
+            &Metrics::new().unwrap(),
+        );
+        Self {
+            sdk: aws_sdk_s3::Client::from_conf(config.build()),
+            tap,
+            wire,
+            runtime,
+            signs_bodies: true,
+        }
     }
 
     /// Sends the same request both ways.
@@ -175,26 +232,59 @@ impl Both {
             self.wire.send(call).await.unwrap();
             said
         });
-        let seen: Result<[Seen; 2], _> = std::mem::take(&mut *self.tap.0.lock().unwrap()).try_into();
+        let seen: Result<[Seen; 2], _> =
+            std::mem::take(&mut *self.tap.0.lock().unwrap()).try_into();
         seen.unwrap_or_else(|seen| panic!("{seen:?} were sent, and the SDK said {said:?}"))
     }
 
     fn get(&self, bucket: &str, key: &str) -> [Seen; 2] {
-        let request = self.sdk.get_object().bucket(bucket).key(key).version_id("a+/=b").if_match("\"e\"");
-        let request = request.range("bytes=5-9").checksum_mode(ChecksumMode::Enabled);
-        let (bucket, key) = (Bucket::try_from(bucket).unwrap(), Key::try_from(key).unwrap());
-        let call =
-            S3Request::get_object(Side::Source, &bucket, &key).version("a+/=b").header("if-match", Some("\"e\""));
-        self.send(request.send(), call.header("range", Some("bytes=5-9")).checksums())
+        let request = self
+            .sdk
+            .get_object()
+            .bucket(bucket)
+            .key(key)
+            .version_id("a+/=b")
+            .if_match("\"e\"");
+        let request = request
+            .range("bytes=5-9")
+            .checksum_mode(ChecksumMode::Enabled);
+        let (bucket, key) = (
+            Bucket::try_from(bucket).unwrap(),
+            Key::try_from(key).unwrap(),
+        );
+        let call = S3Request::get_object(Side::Source, &bucket, &key)
+            .version("a+/=b")
+            .header("if-match", Some("\"e\""));
+        self.send(
+            request.send(),
+            call.header("range", Some("bytes=5-9")).checksums(),
+        )
     }
 
     /// Puts an object that carries a text of its user in each way there is.
     fn put(&self, text: &str) -> [Seen; 2] {
-        let put = self.sdk.put_object().bucket("archive").key("a b").if_none_match("*").checksum_crc64_nvme("AAAA");
-        let put = put.content_type("text/plain").cache_control(text).metadata("owner", text).tagging("a=b%20c");
+        let put = self
+            .sdk
+            .put_object()
+            .bucket("archive")
+            .key("a b")
+            .if_none_match("*")
+            .checksum_crc64_nvme("AAAA");
+        let put = put
+            .content_type("text/plain")
+            .cache_control(text)
+            .metadata("owner", text)
+            .tagging("a=b%20c");
         let put = put.body(ByteStream::from_static(CONTENT)).customize();
-        let put = if self.signs_bodies { put } else { put.disable_payload_signing() };
-        let (bucket, key) = (Bucket::try_from("archive").unwrap(), Key::try_from("a b").unwrap());
+        let put = if self.signs_bodies {
+            put
+        } else {
+            put.disable_payload_signing()
+        };
+        let (bucket, key) = (
+            Bucket::try_from("archive").unwrap(),
+            Key::try_from("a b").unwrap(),
+        );
         let call = S3Request::put_object(&bucket, &key, content())
             .header("if-none-match", Some("*"))
             .header("x-amz-checksum-crc64nvme", Some("AAAA"))
@@ -207,9 +297,19 @@ impl Both {
 
     /// Begins an upload that carries a text of its user.
     fn create(&self, text: &str) -> [Seen; 2] {
-        let create = self.sdk.create_multipart_upload().bucket("archive").key("a b").metadata("owner", text);
-        let create = create.checksum_algorithm(ChecksumAlgorithm::Crc64Nvme).checksum_type(ChecksumType::FullObject);
-        let (bucket, key) = (Bucket::try_from("archive").unwrap(), Key::try_from("a b").unwrap());
+        let create = self
+            .sdk
+            .create_multipart_upload()
+            .bucket("archive")
+            .key("a b")
+            .metadata("owner", text);
+        let create = create
+            .checksum_algorithm(ChecksumAlgorithm::Crc64Nvme)
+            .checksum_type(ChecksumType::FullObject);
+        let (bucket, key) = (
+            Bucket::try_from("archive").unwrap(),
+            Key::try_from("a b").unwrap(),
+        );
         let call = S3Request::create_multipart_upload(&bucket, &key)
             .header("x-amz-checksum-algorithm", Some("CRC64NVME"))
             .header("x-amz-checksum-type", Some("FULL_OBJECT"))
@@ -219,14 +319,33 @@ impl Both {
 
     /// Uploads a part.
     fn part(&self) -> [Seen; 2] {
-        let part = self.sdk.upload_part().bucket("archive").key("a b").upload_id("u/1+").part_number(7);
-        let part = part.checksum_crc64_nvme("AAAA").body(ByteStream::from_static(CONTENT)).customize();
-        let part = if self.signs_bodies { part } else { part.disable_payload_signing() };
-        let (bucket, key) = (Bucket::try_from("archive").unwrap(), Key::try_from("a b").unwrap());
+        let part = self
+            .sdk
+            .upload_part()
+            .bucket("archive")
+            .key("a b")
+            .upload_id("u/1+")
+            .part_number(7);
+        let part = part
+            .checksum_crc64_nvme("AAAA")
+            .body(ByteStream::from_static(CONTENT))
+            .customize();
+        let part = if self.signs_bodies {
+            part
+        } else {
+            part.disable_payload_signing()
+        };
+        let (bucket, key) = (
+            Bucket::try_from("archive").unwrap(),
+            Key::try_from("a b").unwrap(),
+        );
         let call = S3Request::part(&bucket, &key, ("u/1+", 7), content());
         let call = call.header("x-amz-checksum-crc64nvme", Some("AAAA"));
         // The SDK says so of every body; of a part it means nothing.
-        self.send(part.send(), call.header("content-type", Some("application/octet-stream")))
+        self.send(
+            part.send(),
+            call.header("content-type", Some("application/octet-stream")),
+        )
     }
 }
 
@@ -235,22 +354,43 @@ const CONTENT: &[u8] = b"content";
 /// A body in two pieces.
 fn content() -> BodyChunks {
     let (first, second) = CONTENT.split_at(3);
-    [first, second].into_iter().map(Bytes::from_static).collect()
+    [first, second]
+        .into_iter()
+        .map(Bytes::from_static)
+        .collect()
 }
 
-const KEYS: &[&str] =
-    &["a/b c+d%41.txt", "..//x/../", "ключ/é", "a?b=c&d#e", "~-._!$'()*,;:@", "\u{1}\u{7f}", "a\\b^c`d{e|f}", "/"];
+const KEYS: &[&str] = &[
+    "a/b c+d%41.txt",
+    "..//x/../",
+    "ключ/é",
+    "a?b=c&d#e",
+    "~-._!$'()*,;:@",
+    "\u{1}\u{7f}",
+    "a\\b^c`d{e|f}",
+    "/",
+];
 
 #[test]
 fn reads_are_what_the_sdk_sends() {
-    for (endpoint, path_style) in [(None, false), (Some("http://store.example:9000/s3"), true), (None, true)] {
+    for (endpoint, path_style) in [
+        (None, false),
+        (Some("http://store.example:9000/s3"), true),
+        (None, true),
+    ] {
         let both = Both::new(endpoint, path_style);
         for key in KEYS {
             let [sdk, wire] = both.get("orders-2026", key);
             assert_eq!(sdk, wire, "{key}");
             let request = both.sdk.head_object().bucket("orders-2026").key(*key);
-            let (bucket, key) = (Bucket::try_from("orders-2026").unwrap(), Key::try_from(*key).unwrap());
-            let [sdk, wire] = both.send(request.send(), S3Request::head_object(Side::Destination, &bucket, &key));
+            let (bucket, key) = (
+                Bucket::try_from("orders-2026").unwrap(),
+                Key::try_from(*key).unwrap(),
+            );
+            let [sdk, wire] = both.send(
+                request.send(),
+                S3Request::head_object(Side::Destination, &bucket, &key),
+            );
             assert_eq!(sdk, wire, "{key}");
         }
     }
@@ -260,15 +400,40 @@ fn reads_are_what_the_sdk_sends() {
 fn lists_and_tags_are_asked_for_as_the_sdk_does() {
     for (endpoint, path_style) in [(None, false), (Some("http://store.example:9000"), true)] {
         let both = Both::new(endpoint, path_style);
-        let (bucket, key) = (Bucket::try_from("orders-2026").unwrap(), Key::try_from("a b").unwrap());
-        let list = both.sdk.list_object_versions().bucket("orders-2026").prefix("a/ b").max_keys(7);
-        let list = list.key_marker("a/+").version_id_marker("v=").encoding_type(EncodingType::Url);
+        let (bucket, key) = (
+            Bucket::try_from("orders-2026").unwrap(),
+            Key::try_from("a b").unwrap(),
+        );
+        let list = both
+            .sdk
+            .list_object_versions()
+            .bucket("orders-2026")
+            .prefix("a/ b")
+            .max_keys(7);
+        let list = list
+            .key_marker("a/+")
+            .version_id_marker("v=")
+            .encoding_type(EncodingType::Url);
         let (prefix, key_marker, version_marker) = (Some("a/ b"), Some("a/+"), Some("v="));
-        let page = PageRequest { prefix, key_marker, version_marker, entries_max: 7, is_encoded: true };
+        let page = PageRequest {
+            prefix,
+            key_marker,
+            version_marker,
+            entries_max: 7,
+            is_encoded: true,
+        };
         let [sdk, wire] = both.send(list.send(), S3Request::list(Side::Source, &bucket, &page));
         assert_eq!(sdk, wire);
-        let tags = both.sdk.get_object_tagging().bucket("orders-2026").key("a b").version_id("v=");
-        let [sdk, wire] = both.send(tags.send(), S3Request::tags(Side::Source, &bucket, &key).version("v="));
+        let tags = both
+            .sdk
+            .get_object_tagging()
+            .bucket("orders-2026")
+            .key("a b")
+            .version_id("v=");
+        let [sdk, wire] = both.send(
+            tags.send(),
+            S3Request::tags(Side::Source, &bucket, &key).version("v="),
+        );
         assert_eq!(sdk, wire);
     }
 }
@@ -281,11 +446,18 @@ fn a_bucket_whose_name_is_no_host_name_is_addressed_by_path() {
 
 #[test]
 fn the_machines_settings_for_aws_hold_for_both() {
-    let given = SdkConfig::builder().use_fips(true).use_dual_stack(true).build();
+    let given = SdkConfig::builder()
+        .use_fips(true)
+        .use_dual_stack(true)
+        .build();
     let both = Both::by(account(None, false), &given);
     let [sdk, wire] = both.get("orders-2026", "a");
     assert_eq!(sdk, wire);
-    assert!(wire.uri.contains("s3-fips.dualstack.eu-west-1"), "{}", wire.uri);
+    assert!(
+        wire.uri.contains("s3-fips.dualstack.eu-west-1"),
+        "{}",
+        wire.uri
+    );
 }
 
 #[test]

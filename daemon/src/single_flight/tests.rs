@@ -14,13 +14,25 @@ use crate::s3_http::BodyChunks;
 const PAGE: u64 = 4096;
 
 fn enrol(single_flight: &Arc<SingleFlight>) -> Subscriber {
-    let place = BucketRef { account: "main".to_owned(), bucket: Bucket::try_from("orders").unwrap() };
+    let place = BucketRef {
+        account: "main".to_owned(),
+        bucket: Bucket::try_from("orders").unwrap(),
+    };
     single_flight.enrol(&place, &Key::try_from("k").unwrap())
 }
 
 fn piece(id: &str) -> RangeKey {
-    let version = VersionRef::new(VersionId::try_from(id).unwrap(), Timestamp::UNIX_EPOCH, None);
-    RangeKey { version, is_part: false, offset: 0, len: PAGE }
+    let version = VersionRef::new(
+        VersionId::try_from(id).unwrap(),
+        Timestamp::UNIX_EPOCH,
+        None,
+    );
+    RangeKey {
+        version,
+        is_part: false,
+        offset: 0,
+        len: PAGE,
+    }
 }
 
 async fn body(budget: &Budget) -> Body {
@@ -30,7 +42,15 @@ async fn body(budget: &Budget) -> Body {
         read: BootInstant::now(),
         filled,
         unproved: None,
-        paid: budget.acquire_memory(Flow { rule: &rule("orders"), is_bulk: false }, PAGE).await,
+        paid: budget
+            .acquire_memory(
+                Flow {
+                    rule: &rule("orders"),
+                    is_bulk: false,
+                },
+                PAGE,
+            )
+            .await,
     }
 }
 
@@ -149,7 +169,10 @@ async fn nothing_is_kept_for_who_is_alone_or_has_left_or_while_memory_is_short()
 async fn a_part_with_all_the_bytes_is_not_the_whole() {
     let (single_flight, budget) = (Arc::new(SingleFlight::default()), Budget::new(1 << 20));
     let [first, second] = [(); 2].map(|()| enrol(&single_flight));
-    let part = RangeKey { is_part: true, ..piece("1") };
+    let part = RangeKey {
+        is_part: true,
+        ..piece("1")
+    };
     drop(lead(first.claim_piece(&part).now_or_never()).share(body(&budget).await));
     drop(lead(second.claim_piece(&piece("1")).now_or_never()));
 }

@@ -30,13 +30,22 @@ pub(crate) struct Case {
 /// what is listed for the store, or no longer to what is listed.
 pub(crate) async fn run(ground: &Ground, listed: &[Listed]) {
     let mut wrong = Vec::new();
-    let cases = ground.way.services.iter().flat_map(|service| crate::cases::about(*service));
+    let cases = ground
+        .way
+        .services
+        .iter()
+        .flat_map(|service| crate::cases::about(*service));
     for (number, case) in cases.enumerate() {
-        let found = AssertUnwindSafe((case.run)(ground.of_case(number))).catch_unwind().await;
+        let found = AssertUnwindSafe((case.run)(ground.of_case(number)))
+            .catch_unwind()
+            .await;
         let found = found.unwrap_or_else(|_| "the preparation is refused".to_owned());
         let expected = outcome(listed, case.name).unwrap_or(case.aws);
         if found != case.aws {
-            eprintln!("{}: {}: {found} (AWS: {})", ground.store, case.name, case.aws);
+            eprintln!(
+                "{}: {}: {found} (AWS: {})",
+                ground.store, case.name, case.aws
+            );
         }
         if found != expected {
             wrong.push(format!("{}: {found} instead of {expected}", case.name));
@@ -46,13 +55,20 @@ pub(crate) async fn run(ground: &Ground, listed: &[Listed]) {
 }
 
 /// Says how a request went: `ok`, or status and code.
-pub(crate) fn word<T, E: ProvideErrorMetadata>(result: &Result<T, SdkError<E, HttpResponse>>) -> String {
+pub(crate) fn word<T, E: ProvideErrorMetadata>(
+    result: &Result<T, SdkError<E, HttpResponse>>,
+) -> String {
     match result {
         Ok(_) => "ok".to_owned(),
         Err(error) => {
-            let status = error.raw_response().map_or(0, |answer| answer.status().as_u16());
+            let status = error
+                .raw_response()
+                .map_or(0, |answer| answer.status().as_u16());
             // An answer to HEAD has no body to name a code; the SDK makes this one up.
-            let code = error.code().filter(|code| *code != "NotFound").unwrap_or_default();
+            let code = error
+                .code()
+                .filter(|code| *code != "NotFound")
+                .unwrap_or_default();
             format!("{status} {code}").trim().to_owned()
         }
     }

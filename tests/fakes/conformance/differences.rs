@@ -12,7 +12,10 @@ pub(crate) struct Listed {
 
 /// What the case comes to at a store that differs.
 pub(crate) fn outcome(listed: &[Listed], case: &str) -> Option<&'static str> {
-    listed.iter().find(|listed| listed.case == case).map(|listed| listed.outcome)
+    listed
+        .iter()
+        .find(|listed| listed.case == case)
+        .map(|listed| listed.outcome)
 }
 
 /// LocalStack 4.9.2.
@@ -32,7 +35,11 @@ pub(crate) const LOCALSTACK: &[Listed] = &[
         outcome: "501 NotImplemented, current: 1",
         played: true,
     },
-    Listed { case: "DeleteObject If-Match: the current ETag", outcome: "501 NotImplemented, history: 1", played: true },
+    Listed {
+        case: "DeleteObject If-Match: the current ETag",
+        outcome: "501 NotImplemented, history: 1",
+        played: true,
+    },
     Listed {
         case: "DeleteObject If-Match: * over an object, a delete marker",
         outcome: "501 NotImplemented, 501 NotImplemented, history of the latter: - 1",
@@ -53,7 +60,11 @@ pub(crate) const LOCALSTACK: &[Listed] = &[
         outcome: "- - 3 2 1",
         played: true,
     },
-    Listed { case: "exactly the newest entry is the latest", outcome: "false true false", played: true },
+    Listed {
+        case: "exactly the newest entry is the latest",
+        outcome: "false true false",
+        played: true,
+    },
     Listed {
         case: "a key with a space, a plus and a control character, encoded",
         outcome: "a%20b%2B%01",
@@ -74,31 +85,71 @@ pub(crate) const LOCALSTACK: &[Listed] = &[
         outcome: "current: 1, history: 2 1",
         played: true,
     },
-    Listed { case: "an Expires that is no date", outcome: "500 InternalError", played: false },
-    Listed { case: "HeadObject counts tags", outcome: "none", played: false },
-    Listed { case: "CopyObject of an older version onto its own key", outcome: "400 InvalidRequest", played: false },
-    Listed { case: "retention where the bucket has no Object Lock", outcome: "ok", played: false },
-    Listed { case: "MaxNumberOfMessages 0, 11", outcome: "ok, 400 InvalidParameterValue", played: false },
-    Listed { case: "VisibilityTimeout 43201 at ReceiveMessage", outcome: "ok", played: false },
-    Listed { case: "DelaySeconds 901", outcome: "ok", played: false },
+    Listed {
+        case: "an Expires that is no date",
+        outcome: "500 InternalError",
+        played: false,
+    },
+    Listed {
+        case: "HeadObject counts tags",
+        outcome: "none",
+        played: false,
+    },
+    Listed {
+        case: "CopyObject of an older version onto its own key",
+        outcome: "400 InvalidRequest",
+        played: false,
+    },
+    Listed {
+        case: "retention where the bucket has no Object Lock",
+        outcome: "ok",
+        played: false,
+    },
+    Listed {
+        case: "MaxNumberOfMessages 0, 11",
+        outcome: "ok, 400 InvalidParameterValue",
+        played: false,
+    },
+    Listed {
+        case: "VisibilityTimeout 43201 at ReceiveMessage",
+        outcome: "ok",
+        played: false,
+    },
+    Listed {
+        case: "DelaySeconds 901",
+        outcome: "ok",
+        played: false,
+    },
     Listed {
         case: "DeleteMessage by a receipt handle that is not the newest",
         outcome: "ok, 0 visible, 0 hidden, 0 delayed",
         played: false,
     },
-    Listed { case: "ChangeMessageVisibility by a receipt handle that is not the newest", outcome: "ok", played: false },
+    Listed {
+        case: "ChangeMessageVisibility by a receipt handle that is not the newest",
+        outcome: "ok",
+        played: false,
+    },
     Listed {
         case: "ChangeMessageVisibility when the visibility is over",
         outcome: "ok, 1 visible, 0 hidden, 0 delayed",
         played: false,
     },
-    Listed { case: "ChangeMessageVisibility to -1, 43201, 40000, 0 seconds", outcome: "ok, ok, ok, ok", played: false },
+    Listed {
+        case: "ChangeMessageVisibility to -1, 43201, 40000, 0 seconds",
+        outcome: "ok, ok, ok, ok",
+        played: false,
+    },
     Listed {
         case: "ChangeMessageVisibility to 12 hours from now, a second after the receipt",
         outcome: "ok",
         played: false,
     },
-    Listed { case: "of two in flight the second is shown: it waits for the first", outcome: "a2 (2)", played: false },
+    Listed {
+        case: "of two in flight the second is shown: it waits for the first",
+        outcome: "a2 (2)",
+        played: false,
+    },
     Listed {
         case: "DeleteMessage in a FIFO queue by a receipt handle that is not the newest",
         outcome: "ok, 0 visible, 0 hidden, 0 delayed",
@@ -109,7 +160,11 @@ pub(crate) const LOCALSTACK: &[Listed] = &[
         outcome: "ok, ok",
         played: false,
     },
-    Listed { case: "the ETag of what a key encrypts is not the MD5", outcome: "the same", played: false },
+    Listed {
+        case: "the ETag of what a key encrypts is not the MD5",
+        outcome: "the same",
+        played: false,
+    },
 ];
 
 /// SeaweedFS 4.48.
@@ -184,17 +239,41 @@ pub(crate) const SEAWEEDFS: &[Listed] = &[
         outcome: "current: 1, history: 1 2",
         played: true,
     },
-    Listed { case: "AbortMultipartUpload twice", outcome: "ok, ok", played: true },
-    Listed { case: "an Expires that is no date", outcome: "400 MalformedDate", played: false },
-    Listed { case: "an object without a type", outcome: "application/octet-stream", played: false },
-    Listed { case: "HeadObject tells a checksum to those who ask", outcome: "Lb1nAmRU5LE= none", played: false },
-    Listed { case: "HeadObject tells the checksum that S3 adds by itself", outcome: "none none", played: true },
+    Listed {
+        case: "AbortMultipartUpload twice",
+        outcome: "ok, ok",
+        played: true,
+    },
+    Listed {
+        case: "an Expires that is no date",
+        outcome: "400 MalformedDate",
+        played: false,
+    },
+    Listed {
+        case: "an object without a type",
+        outcome: "application/octet-stream",
+        played: false,
+    },
+    Listed {
+        case: "HeadObject tells a checksum to those who ask",
+        outcome: "Lb1nAmRU5LE= none",
+        played: false,
+    },
+    Listed {
+        case: "HeadObject tells the checksum that S3 adds by itself",
+        outcome: "none none",
+        played: true,
+    },
     Listed {
         case: "CopyObject keeps metadata and tags but not the storage class",
         outcome: "a=1 tags=1 STANDARD_IA",
         played: false,
     },
-    Listed { case: "CopyObject onto itself without a change", outcome: "ok", played: false },
+    Listed {
+        case: "CopyObject onto itself without a change",
+        outcome: "ok",
+        played: false,
+    },
     Listed {
         case: "removing a version under GOVERNANCE, without and with bypass",
         outcome: "403 AccessDenied, 403 AccessDenied",

@@ -52,7 +52,11 @@ pub(crate) fn check() {
         fs::write(&path, text()).unwrap();
     }
     let found = fs::read_to_string(&path).unwrap_or_default();
-    assert!(found == text(), "{} is not what the tables say: see its head for how to write it anew", path.display());
+    assert!(
+        found == text(),
+        "{} is not what the tables say: see its head for how to write it anew",
+        path.display()
+    );
 }
 
 fn path() -> PathBuf {
@@ -61,7 +65,11 @@ fn path() -> PathBuf {
 
 fn text() -> String {
     let mut text = HEAD.to_owned();
-    table(&mut text, Service::S3, &[("LocalStack", LOCALSTACK), ("SeaweedFS", SEAWEEDFS)]);
+    table(
+        &mut text,
+        Service::S3,
+        &[("LocalStack", LOCALSTACK), ("SeaweedFS", SEAWEEDFS)],
+    );
     text.push_str(SQS);
     table(&mut text, Service::Sqs, &[("LocalStack", LOCALSTACK)]);
     text.push_str(KMS);
@@ -70,12 +78,26 @@ fn text() -> String {
 }
 
 fn table(text: &mut String, service: Service, stores: &[(&str, &[Listed])]) {
-    let head: String = stores.iter().map(|(name, _)| format!(" {name} |")).collect();
-    writeln!(text, "| case | AWS |{head}\n|---|---|{}", "---|".repeat(stores.len())).unwrap();
+    let head: String = stores
+        .iter()
+        .map(|(name, _)| format!(" {name} |"))
+        .collect();
+    writeln!(
+        text,
+        "| case | AWS |{head}\n|---|---|{}",
+        "---|".repeat(stores.len())
+    )
+    .unwrap();
     for case in cases::about(service) {
-        let differs =
-            |(_, listed): &(&str, &[Listed])| format!(" {} |", outcome(listed, case.name).unwrap_or_default());
+        let differs = |(_, listed): &(&str, &[Listed])| {
+            format!(" {} |", outcome(listed, case.name).unwrap_or_default())
+        };
         let cells: String = stores.iter().map(differs).collect();
-        writeln!(text, "| {} | [{}]({}) |{cells}", case.name, case.aws, case.document).unwrap();
+        writeln!(
+            text,
+            "| {} | [{}]({}) |{cells}",
+            case.name, case.aws, case.document
+        )
+        .unwrap();
     }
 }

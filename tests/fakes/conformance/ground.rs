@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex};
 
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
-    BucketVersioningStatus, CompletedMultipartUpload, CompletedPart, EncodingType, VersioningConfiguration,
+    BucketVersioningStatus, CompletedMultipartUpload, CompletedPart, EncodingType,
+    VersioningConfiguration,
 };
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::interceptors::Intercept;
@@ -58,17 +59,32 @@ impl Ground {
             corner: String::new(),
         };
         for bucket in [&ground.bucket, &ground.unversioned] {
-            ground.s3.create_bucket().bucket(bucket).send().await.unwrap();
+            ground
+                .s3
+                .create_bucket()
+                .bucket(bucket)
+                .send()
+                .await
+                .unwrap();
         }
-        ground.set_versioning(&ground.bucket, BucketVersioningStatus::Enabled).await;
-        let lockable = ground.s3.create_bucket().bucket(&ground.locked).object_lock_enabled_for_bucket(true);
+        ground
+            .set_versioning(&ground.bucket, BucketVersioningStatus::Enabled)
+            .await;
+        let lockable = ground
+            .s3
+            .create_bucket()
+            .bucket(&ground.locked)
+            .object_lock_enabled_for_bucket(true);
         lockable.send().await.unwrap();
         ground
     }
 
     /// The corner of a case.
     pub(crate) fn of_case(&self, number: usize) -> Self {
-        Self { corner: format!("case-{number}/"), ..self.clone() }
+        Self {
+            corner: format!("case-{number}/"),
+            ..self.clone()
+        }
     }
 
     /// A name of the case's own.
@@ -85,7 +101,11 @@ impl Ground {
 
     pub(crate) async fn set_versioning(&self, bucket: &str, status: BucketVersioningStatus) {
         let configuration = VersioningConfiguration::builder().status(status).build();
-        let request = self.s3.put_bucket_versioning().bucket(bucket).versioning_configuration(configuration);
+        let request = self
+            .s3
+            .put_bucket_versioning()
+            .bucket(bucket)
+            .versioning_configuration(configuration);
         request.send().await.unwrap();
     }
 
@@ -96,7 +116,11 @@ impl Ground {
 
     /// Puts so many bytes, which tell the object from others.
     pub(crate) async fn put(&self, name: &str, bytes: usize) -> Written {
-        let request = self.s3.put_object().bucket(&self.bucket).key(self.key(name));
+        let request = self
+            .s3
+            .put_object()
+            .bucket(&self.bucket)
+            .key(self.key(name));
         let answer = request.body(content(bytes)).send().await.unwrap();
         Written {
             version: answer.version_id.clone().unwrap_or_default(),
@@ -106,7 +130,14 @@ impl Ground {
 
     /// Writes a delete marker.
     pub(crate) async fn mark(&self, name: &str) -> String {
-        let answer = self.s3.delete_object().bucket(&self.bucket).key(self.key(name)).send().await.unwrap();
+        let answer = self
+            .s3
+            .delete_object()
+            .bucket(&self.bucket)
+            .key(self.key(name))
+            .send()
+            .await
+            .unwrap();
         answer.version_id.unwrap_or_default()
     }
 
@@ -120,49 +151,108 @@ impl Ground {
 
     /// Begins an upload.
     pub(crate) async fn begin(&self, name: &str) -> String {
-        let request = self.s3.create_multipart_upload().bucket(&self.bucket).key(self.key(name));
+        let request = self
+            .s3
+            .create_multipart_upload()
+            .bucket(&self.bucket)
+            .key(self.key(name));
         request.send().await.unwrap().upload_id.unwrap()
     }
 
     /// Uploads a part of so many bytes.
-    pub(crate) async fn part(&self, name: &str, upload: &str, number: i32, bytes: usize) -> CompletedPart {
-        let request = self.s3.upload_part().bucket(&self.bucket).key(self.key(name));
-        let request = request.upload_id(upload).part_number(number).body(content(bytes));
+    pub(crate) async fn part(
+        &self,
+        name: &str,
+        upload: &str,
+        number: i32,
+        bytes: usize,
+    ) -> CompletedPart {
+        let request = self
+            .s3
+            .upload_part()
+            .bucket(&self.bucket)
+            .key(self.key(name));
+        let request = request
+            .upload_id(upload)
+            .part_number(number)
+            .body(content(bytes));
         let etag = request.send().await.unwrap().e_tag.unwrap();
-        CompletedPart::builder().part_number(number).e_tag(etag).build()
+        CompletedPart::builder()
+            .part_number(number)
+            .e_tag(etag)
+            .build()
     }
 
     /// Begins an upload of one part.
-    pub(crate) async fn upload(&self, name: &str, bytes: usize) -> (String, CompletedMultipartUpload) {
+    pub(crate) async fn upload(
+        &self,
+        name: &str,
+        bytes: usize,
+    ) -> (String, CompletedMultipartUpload) {
         let upload = self.begin(name).await;
         let part = self.part(name, &upload, 1, bytes).await;
-        (upload, CompletedMultipartUpload::builder().parts(part).build())
+        (
+            upload,
+            CompletedMultipartUpload::builder().parts(part).build(),
+        )
     }
 
     /// Completes an upload without a condition.
-    pub(crate) async fn complete(&self, name: &str, (upload, parts): (String, CompletedMultipartUpload)) {
-        let request = self.s3.complete_multipart_upload().bucket(&self.bucket).key(self.key(name));
-        request.upload_id(upload).multipart_upload(parts).send().await.unwrap();
+    pub(crate) async fn complete(
+        &self,
+        name: &str,
+        (upload, parts): (String, CompletedMultipartUpload),
+    ) {
+        let request = self
+            .s3
+            .complete_multipart_upload()
+            .bucket(&self.bucket)
+            .key(self.key(name));
+        request
+            .upload_id(upload)
+            .multipart_upload(parts)
+            .send()
+            .await
+            .unwrap();
     }
 
     /// The history of a key, newest first: sizes, and a dash for each marker.
     pub(crate) async fn history(&self, name: &str) -> String {
-        let page = self.page(&self.bucket, &self.key(name), &Page::default()).await;
-        page.iter().map(|entry| entry.what.clone()).collect::<Vec<_>>().join(" ")
+        let page = self
+            .page(&self.bucket, &self.key(name), &Page::default())
+            .await;
+        page.iter()
+            .map(|entry| entry.what.clone())
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     /// What is current: its size, a dash for a marker, or nothing.
     pub(crate) async fn current(&self, name: &str) -> String {
-        let head = self.s3.head_object().bucket(&self.bucket).key(self.key(name)).send().await;
-        head.map_or("-".to_owned(), |head| head.content_length.unwrap_or(0).to_string())
+        let head = self
+            .s3
+            .head_object()
+            .bucket(&self.bucket)
+            .key(self.key(name))
+            .send()
+            .await;
+        head.map_or("-".to_owned(), |head| {
+            head.content_length.unwrap_or(0).to_string()
+        })
     }
 
     /// Entries below a prefix, in the order of the answer's text.
     pub(crate) async fn page(&self, bucket: &str, prefix: &str, page: &Page) -> Vec<Entry> {
         let text = self.page_text(bucket, prefix, page).await;
-        let marked = text.replace("<Version>", "\u{1}v").replace("<DeleteMarker>", "\u{1}m");
+        let marked = text
+            .replace("<Version>", "\u{1}v")
+            .replace("<DeleteMarker>", "\u{1}m");
         let entry = |text: &str| Entry {
-            what: if text.starts_with('v') { element(text, "Size") } else { "-".to_owned() },
+            what: if text.starts_with('v') {
+                element(text, "Size")
+            } else {
+                "-".to_owned()
+            },
             key: element(text, "Key"),
             is_latest: element(text, "IsLatest") == "true",
         };
@@ -171,12 +261,23 @@ impl Ground {
 
     pub(crate) async fn page_text(&self, bucket: &str, prefix: &str, page: &Page) -> String {
         let capture = Capture::default();
-        let request = self.s3.list_object_versions().bucket(bucket).prefix(prefix).set_max_keys(page.max);
+        let request = self
+            .s3
+            .list_object_versions()
+            .bucket(bucket)
+            .prefix(prefix)
+            .set_max_keys(page.max);
         let request = request.set_key_marker(page.from.clone().map(|from| from.0));
         let request = request.set_version_id_marker(page.from.clone().map(|from| from.1));
         let request = request.set_encoding_type(page.encoded.then_some(EncodingType::Url));
         // The SDK may stumble over a text that is not XML; the text is there all the same.
-        drop(request.customize().interceptor(capture.clone()).send().await);
+        drop(
+            request
+                .customize()
+                .interceptor(capture.clone())
+                .send()
+                .await,
+        );
         let text = capture.text.lock().unwrap().clone();
         String::from_utf8_lossy(&text).into_owned()
     }
@@ -206,7 +307,8 @@ pub(crate) fn content(bytes: usize) -> ByteStream {
 /// The text of an element.
 pub(crate) fn element(text: &str, name: &str) -> String {
     let rest = text.split_once(&format!("<{name}>"));
-    rest.and_then(|(_, rest)| rest.split_once("</")).map_or(String::new(), |(text, _)| text.to_owned())
+    rest.and_then(|(_, rest)| rest.split_once("</"))
+        .map_or(String::new(), |(text, _)| text.to_owned())
 }
 
 /// Keeps the text of an answer: the SDK parts versions from markers and loses their order.
@@ -227,7 +329,12 @@ impl Intercept for Capture {
         _components: &RuntimeComponents,
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        *self.text.lock().unwrap() = context.response().body().bytes().unwrap_or_default().to_vec();
+        *self.text.lock().unwrap() = context
+            .response()
+            .body()
+            .bytes()
+            .unwrap_or_default()
+            .to_vec();
         Ok(())
     }
 }

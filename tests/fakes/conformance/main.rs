@@ -57,7 +57,11 @@ async fn the_fake_plays_seaweedfs() {
 
 async fn plays(name: &'static str, traits: Traits, listed: &[Listed]) {
     let fake = stores::Fake::start(traits).await;
-    let played: Vec<Listed> = listed.iter().filter(|listed| listed.played).copied().collect();
+    let played: Vec<Listed> = listed
+        .iter()
+        .filter(|listed| listed.played)
+        .copied()
+        .collect();
     run(&fake.ground(name).await, &played).await;
     assert!(!played.is_empty(), "{name} plays nothing");
 }
@@ -65,7 +69,9 @@ async fn plays(name: &'static str, traits: Traits, listed: &[Listed]) {
 #[test]
 fn every_listed_difference_is_about_a_case_and_is_one() {
     for listed in LOCALSTACK.iter().chain(SEAWEEDFS) {
-        let case = cases::all().into_iter().find(|case| case.name == listed.case);
+        let case = cases::all()
+            .into_iter()
+            .find(|case| case.name == listed.case);
         let case = case.unwrap_or_else(|| panic!("no case {:?}", listed.case));
         assert_ne!(case.aws, listed.outcome, "{}", listed.case);
     }

@@ -56,7 +56,10 @@ impl Serve for Served {
 
 impl Fake {
     pub(crate) async fn start(traits: Traits) -> Self {
-        #[allow(clippy::disallowed_methods, reason = "the SDK signs with this time too")]
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "the SDK signs with this time too"
+        )]
         let clock = Clock::starting_at(SystemTime::now());
         let (fake, keys) = (s3::Fake::new(clock.clone(), 1), kms::Keys::default());
         fake.set_traits(traits);
@@ -69,11 +72,21 @@ impl Fake {
         net.route("kms.sim", Service::Kms, keys);
         let mut server = JoinSet::new();
         server.spawn(wire::serve(listener, net));
-        Self { url, _server: server }
+        Self {
+            url,
+            _server: server,
+        }
     }
 
     pub(crate) async fn ground(&self, name: &'static str) -> Ground {
-        Ground::prepare(name, Way { url: self.url.clone(), services: ALL }).await
+        Ground::prepare(
+            name,
+            Way {
+                url: self.url.clone(),
+                services: ALL,
+            },
+        )
+        .await
     }
 }
 
@@ -81,8 +94,8 @@ const ALL: &[Service] = &[Service::S3, Service::Sqs, Service::Kms];
 
 /// LocalStack, which other tests use at the same time.
 pub(crate) async fn localstack() -> Ground {
-    let url =
-        std::env::var("REPLICATOR_LOCALSTACK_URL").expect("REPLICATOR_LOCALSTACK_URL is not set: run `make test`");
+    let url = std::env::var("REPLICATOR_LOCALSTACK_URL")
+        .expect("REPLICATOR_LOCALSTACK_URL is not set: run `make test`");
     Ground::prepare("LocalStack", Way { url, services: ALL }).await
 }
 
@@ -100,8 +113,19 @@ impl SeaweedFs {
         let ports = free_ports();
         let option = |name: &str, port: usize| format!("-{name}={}", ports[port]);
         let process = Command::new(weed())
-            .args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-s3.iam=false", "-volume.max=50"])
-            .args(["-master.volumeSizeLimitMB=64", "-s3.port.iceberg=0", "-s3.port.lance=0"])
+            .args([
+                "server",
+                "-ip=127.0.0.1",
+                "-ip.bind=127.0.0.1",
+                "-s3",
+                "-s3.iam=false",
+                "-volume.max=50",
+            ])
+            .args([
+                "-master.volumeSizeLimitMB=64",
+                "-s3.port.iceberg=0",
+                "-s3.port.lance=0",
+            ])
             .args([option("master.port", 0), option("master.port.grpc", 1)])
             .args([option("volume.port", 2), option("volume.port.grpc", 3)])
             .args([option("filer.port", 4), option("filer.port.grpc", 5)])
@@ -115,12 +139,19 @@ impl SeaweedFs {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        Self { url: format!("http://127.0.0.1:{}", ports[6]), _process: process, _folder: folder }
+        Self {
+            url: format!("http://127.0.0.1:{}", ports[6]),
+            _process: process,
+            _folder: folder,
+        }
     }
 
     /// Waits until it answers, then prepares it.
     pub(crate) async fn ground(&self) -> Ground {
-        let way = Way { url: self.url.clone(), services: &[Service::S3] };
+        let way = Way {
+            url: self.url.clone(),
+            services: &[Service::S3],
+        };
         let s3 = way.s3();
         let ready = async {
             while s3.list_buckets().send().await.is_err() {
@@ -128,7 +159,13 @@ impl SeaweedFs {
             }
             // It answers a little before it can store anything.
             while s3.create_bucket().bucket("ready").send().await.is_err()
-                || s3.put_object().bucket("ready").key("ready").send().await.is_err()
+                || s3
+                    .put_object()
+                    .bucket("ready")
+                    .key("ready")
+                    .send()
+                    .await
+                    .is_err()
             {
                 sleep(Duration::from_millis(200)).await;
             }
@@ -140,14 +177,20 @@ impl SeaweedFs {
 
 /// It is installed beside the Python that `make test` uses.
 fn weed() -> PathBuf {
-    let python = std::env::var("REPLICATOR_PYTHON").expect("REPLICATOR_PYTHON is not set: run `make test`");
+    let python =
+        std::env::var("REPLICATOR_PYTHON").expect("REPLICATOR_PYTHON is not set: run `make test`");
     PathBuf::from(python).with_file_name("weed")
 }
 
 /// Ports that are free at this moment.
 fn free_ports() -> Vec<u16> {
-    let probes: Vec<Probe> = (0..8).map(|_| Probe::bind("127.0.0.1:0").unwrap()).collect();
-    probes.iter().map(|probe| probe.local_addr().unwrap().port()).collect()
+    let probes: Vec<Probe> = (0..8)
+        .map(|_| Probe::bind("127.0.0.1:0").unwrap())
+        .collect();
+    probes
+        .iter()
+        .map(|probe| probe.local_addr().unwrap().port())
+        .collect()
 }
 
 impl Way {

@@ -14,7 +14,10 @@ pub struct Clock {
 impl Clock {
     /// Starts a clock that shows `base` now.
     pub fn starting_at(base: SystemTime) -> Self {
-        Self { base, start: Instant::now() }
+        Self {
+            base,
+            start: Instant::now(),
+        }
     }
 
     /// Starts a clock that shows so many seconds since 1970 now.
@@ -37,7 +40,10 @@ mod tests {
         let clock = Clock::starting_at_unix(1_700_000_000);
         let before = clock.now();
         tokio::time::advance(Duration::from_secs(90)).await;
-        assert_eq!(clock.now().duration_since(before).unwrap(), Duration::from_secs(90));
+        assert_eq!(
+            clock.now().duration_since(before).unwrap(),
+            Duration::from_secs(90)
+        );
         assert_eq!(before, UNIX_EPOCH + Duration::from_secs(1_700_000_000));
     }
 }

@@ -72,7 +72,10 @@ struct Line {
 impl Place {
     /// Every request for a service.
     pub fn service(service: Service) -> Self {
-        Self { service: Some(service), ..Self::default() }
+        Self {
+            service: Some(service),
+            ..Self::default()
+        }
     }
 
     /// An operation of S3.
@@ -95,23 +98,34 @@ impl Place {
     /// Only in this bucket, or of this queue.
     #[must_use]
     pub fn bucket(self, bucket: &str) -> Self {
-        Self { bucket: Some(bucket.to_owned()), ..self }
+        Self {
+            bucket: Some(bucket.to_owned()),
+            ..self
+        }
     }
 
     /// Only this key.
     #[must_use]
     pub fn key(self, key: &str) -> Self {
-        Self { key: Some(key.to_owned()), ..self }
+        Self {
+            key: Some(key.to_owned()),
+            ..self
+        }
     }
 
     /// Only from this client.
     #[must_use]
     pub fn client(self, client: &str) -> Self {
-        Self { client: Some(client.to_owned()), ..self }
+        Self {
+            client: Some(client.to_owned()),
+            ..self
+        }
     }
 
     fn holds(&self, client: &str, call: &Call) -> bool {
-        let fits = |wanted: &Option<String>, found: Option<&str>| wanted.is_none() || wanted.as_deref() == found;
+        let fits = |wanted: &Option<String>, found: Option<&str>| {
+            wanted.is_none() || wanted.as_deref() == found
+        };
         self.service.is_none_or(|service| service == call.service)
             && (self.operations.is_empty() || self.operations.contains(&call.operation))
             && fits(&self.bucket, call.bucket.as_deref())
@@ -123,32 +137,50 @@ impl Place {
 impl Fault {
     /// An effect on every request of a place, until it is cleared.
     pub fn new(name: &str, place: Place, effect: Effect) -> Self {
-        Self { name: name.to_owned(), place, when: When::Each, times_max: u64::MAX, effect }
+        Self {
+            name: name.to_owned(),
+            place,
+            when: When::Each,
+            times_max: u64::MAX,
+            effect,
+        }
     }
 
     /// Only on one request of the place; the first is 1.
     #[must_use]
     pub fn nth(self, nth: u64) -> Self {
-        Self { when: When::Nth(nth), ..self }
+        Self {
+            when: When::Nth(nth),
+            ..self
+        }
     }
 
     /// Only on each so-manieth request of the place.
     #[must_use]
     pub fn every(self, every: u64) -> Self {
-        Self { when: When::Every(every.max(1)), ..self }
+        Self {
+            when: When::Every(every.max(1)),
+            ..self
+        }
     }
 
     /// Only by chance, from 0 for never to 1 for always.
     #[must_use]
     pub fn chance(self, chance: f64) -> Self {
-        Self { when: When::Chance(chance), ..self }
+        Self {
+            when: When::Chance(chance),
+            ..self
+        }
     }
 
     /// Only on what comes beyond so many requests a second; as many at once are let through after a
     /// rest.
     #[must_use]
     pub fn beyond(self, per_second: f64) -> Self {
-        Self { when: When::Beyond(per_second), ..self }
+        Self {
+            when: When::Beyond(per_second),
+            ..self
+        }
     }
 
     /// At most so many times.
@@ -161,42 +193,76 @@ impl Fault {
 impl Faults {
     /// Starts with no fault; the seed decides on chances.
     pub fn new(seed: u64) -> Self {
-        Self { script: Arc::new(Mutex::new(Script { rng: Rng::with_seed(seed), lines: Vec::new() })) }
+        Self {
+            script: Arc::new(Mutex::new(Script {
+                rng: Rng::with_seed(seed),
+                lines: Vec::new(),
+            })),
+        }
     }
 
     /// Adds a fault.
     pub fn add(&self, fault: Fault) {
-        self.script.lock().unwrap().lines.push(Line { fault, on: true, met: 0, hits: 0, bucket: None });
+        self.script.lock().unwrap().lines.push(Line {
+            fault,
+            on: true,
+            met: 0,
+            hits: 0,
+            bucket: None,
+        });
     }
 
     /// Ends the faults of a name; their hits stay counted.
     pub fn clear(&self, name: &str) {
         let mut script = self.script.lock().unwrap();
-        script.lines.iter_mut().filter(|line| line.fault.name == name).for_each(|line| line.on = false);
+        script
+            .lines
+            .iter_mut()
+            .filter(|line| line.fault.name == name)
+            .for_each(|line| line.on = false);
     }
 
     /// Ends all faults; their hits stay counted.
     pub fn clear_all(&self) {
-        self.script.lock().unwrap().lines.iter_mut().for_each(|line| line.on = false);
+        self.script
+            .lock()
+            .unwrap()
+            .lines
+            .iter_mut()
+            .for_each(|line| line.on = false);
     }
 
     /// Returns how many requests the faults of a name have struck.
     pub fn hits(&self, name: &str) -> u64 {
         let script = self.script.lock().unwrap();
-        script.lines.iter().filter(|line| line.fault.name == name).map(|line| line.hits).sum()
+        script
+            .lines
+            .iter()
+            .filter(|line| line.fault.name == name)
+            .map(|line| line.hits)
+            .sum()
     }
 
     /// Returns every fault's name with its hits, in the order of the script: those without any
     /// tested nothing.
     pub fn all_hits(&self) -> Vec<(String, u64)> {
-        self.script.lock().unwrap().lines.iter().map(|line| (line.fault.name.clone(), line.hits)).collect()
+        self.script
+            .lock()
+            .unwrap()
+            .lines
+            .iter()
+            .map(|line| (line.fault.name.clone(), line.hits))
+            .collect()
     }
 
     /// Decides what happens to a request.
     pub(crate) fn judge(&self, client: &str, call: &Call) -> Verdict {
         let mut verdict = Verdict::default();
         let Script { rng, lines } = &mut *self.script.lock().unwrap();
-        for line in lines.iter_mut().filter(|line| line.on && line.fault.place.holds(client, call)) {
+        for line in lines
+            .iter_mut()
+            .filter(|line| line.on && line.fault.place.holds(client, call))
+        {
             if line.strikes(rng) {
                 verdict.add(&line.fault.name, &line.fault.effect);
             }
@@ -238,13 +304,17 @@ mod tests {
     use super::*;
 
     fn put(path: &str) -> Call {
-        let request = Request::builder().method("PUT").uri(format!("http://s3.sim{path}"));
+        let request = Request::builder()
+            .method("PUT")
+            .uri(format!("http://s3.sim{path}"));
         Call::of(&request.body(Bytes::new()).unwrap())
     }
 
     /// Says for each of so many requests whether it was struck.
     fn struck(faults: &Faults, requests: usize) -> Vec<bool> {
-        (0..requests).map(|_| !faults.judge("one", &put("/dst/k")).names.is_empty()).collect()
+        (0..requests)
+            .map(|_| !faults.judge("one", &put("/dst/k")).names.is_empty())
+            .collect()
     }
 
     fn faults(fault: Fault) -> Faults {
@@ -259,10 +329,22 @@ mod tests {
 
     #[test]
     fn a_fault_strikes_the_nth_or_every_nth_or_so_many_times() {
-        assert_eq!(struck(&faults(lost().nth(2)), 4), [false, true, false, false]);
-        assert_eq!(struck(&faults(lost().every(2)), 4), [false, true, false, true]);
-        assert_eq!(struck(&faults(lost().times(2)), 4), [true, true, false, false]);
-        assert_eq!(struck(&faults(lost().every(2).times(1)), 4), [false, true, false, false]);
+        assert_eq!(
+            struck(&faults(lost().nth(2)), 4),
+            [false, true, false, false]
+        );
+        assert_eq!(
+            struck(&faults(lost().every(2)), 4),
+            [false, true, false, true]
+        );
+        assert_eq!(
+            struck(&faults(lost().times(2)), 4),
+            [true, true, false, false]
+        );
+        assert_eq!(
+            struck(&faults(lost().every(2).times(1)), 4),
+            [false, true, false, false]
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -287,7 +369,11 @@ mod tests {
 
     #[test]
     fn a_place_holds_for_exactly_what_it_names() {
-        let place = Place::s3("GetObject").or("PutObject").bucket("dst").key("k").client("one");
+        let place = Place::s3("GetObject")
+            .or("PutObject")
+            .bucket("dst")
+            .key("k")
+            .client("one");
         assert!(place.holds("one", &put("/dst/k")));
         assert!(!place.holds("two", &put("/dst/k")));
         assert!(!place.holds("one", &put("/src/k")));
@@ -302,6 +388,9 @@ mod tests {
         struck(&faults, 3);
         faults.clear("lost");
         assert_eq!(struck(&faults, 1), [false]);
-        assert_eq!((faults.hits("lost"), faults.all_hits()), (3, vec![("lost".to_owned(), 3)]));
+        assert_eq!(
+            (faults.hits("lost"), faults.all_hits()),
+            (3, vec![("lost".to_owned(), 3)])
+        );
     }
 }

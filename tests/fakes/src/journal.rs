@@ -69,13 +69,21 @@ pub struct Upload {
 
 impl fmt::Display for Journal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.entries().iter().try_for_each(|entry| writeln!(f, "{entry}"))
+        self.entries()
+            .iter()
+            .try_for_each(|entry| writeln!(f, "{entry}"))
     }
 }
 
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { client, call, sent, faults, .. } = self;
+        let Self {
+            client,
+            call,
+            sent,
+            faults,
+            ..
+        } = self;
         let or_none = |text: &Option<String>| text.as_deref().unwrap_or("-").to_owned();
         write!(
             f,
@@ -99,15 +107,25 @@ impl fmt::Display for Entry {
             Answer::Given(at, status) => write!(f, " answered {:.3} {status}", at.as_secs_f64())?,
             Answer::Lost => write!(f, " lost")?,
         }
-        if faults.is_empty() { Ok(()) } else { write!(f, " faults {faults:?}") }
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            write!(f, " faults {faults:?}")
+        }
     }
 }
 
 impl Journal {
     /// Starts an empty journal now.
-    #[allow(clippy::new_without_default, reason = "it reads tokio's clock, so it is made at a time")]
+    #[allow(
+        clippy::new_without_default,
+        reason = "it reads tokio's clock, so it is made at a time"
+    )]
     pub fn new() -> Self {
-        Self { start: Instant::now(), entries: Arc::default() }
+        Self {
+            start: Instant::now(),
+            entries: Arc::default(),
+        }
     }
 
     /// Returns the time since the start, as entries have it.
@@ -132,7 +150,13 @@ impl Journal {
 
     /// Returns the entries for which something holds.
     pub fn select(&self, holds: impl Fn(&Entry) -> bool) -> Vec<Entry> {
-        self.entries.lock().unwrap().iter().filter(|entry| holds(entry)).cloned().collect()
+        self.entries
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|entry| holds(entry))
+            .cloned()
+            .collect()
     }
 
     /// Returns the requests for an operation of S3.
@@ -173,7 +197,13 @@ impl Journal {
     pub fn uploads(&self) -> BTreeMap<String, Upload> {
         let mut all = BTreeMap::new();
         for entry in self.entries() {
-            let Call { operation, bucket, key, upload, .. } = entry.call;
+            let Call {
+                operation,
+                bucket,
+                key,
+                upload,
+                ..
+            } = entry.call;
             let Some(id) = upload else { continue };
             let upload = all.entry(id).or_insert_with(|| Upload {
                 bucket: bucket.unwrap_or_default(),
@@ -200,7 +230,17 @@ impl Journal {
         let number = entries.len();
         let (client, host) = (client.to_owned(), host.to_owned());
         let (executed, answer, faults) = (None, Answer::Waiting, Vec::new());
-        entries.push(Entry { number, client, host, call, sent, arrived, executed, answer, faults });
+        entries.push(Entry {
+            number,
+            client,
+            host,
+            call,
+            sent,
+            arrived,
+            executed,
+            answer,
+            faults,
+        });
         number
     }
 
@@ -234,7 +274,9 @@ mod tests {
     use super::*;
 
     fn write_down(journal: &Journal, method: &str, path: &str, condition: Option<&str>) -> usize {
-        let mut request = Request::builder().method(method).uri(format!("http://s3.sim{path}"));
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("http://s3.sim{path}"));
         if let Some(etag) = condition {
             request = request.header("if-match", etag);
         }
@@ -253,7 +295,8 @@ mod tests {
         write_down(&journal, "DELETE", "/dst/k?versionId=v", None);
         write_down(&journal, "DELETE", "/dst/k", Some("e"));
         let blind = write_down(&journal, "DELETE", "/dst/k", None);
-        let numbers = |found: Vec<Entry>| found.iter().map(|entry| entry.number).collect::<Vec<_>>();
+        let numbers =
+            |found: Vec<Entry>| found.iter().map(|entry| entry.number).collect::<Vec<_>>();
         assert_eq!(numbers(journal.unpinned_reads("src")), [unpinned]);
         assert_eq!(numbers(journal.blind_deletes("dst")), [blind]);
         assert_eq!(journal.writes("dst").len(), 3);
@@ -270,7 +313,13 @@ mod tests {
         assert!(journal.uploads()["u"].ended.is_empty());
         write_down(&journal, "DELETE", "/dst/k?uploadId=u", None);
         let upload = &journal.uploads()["u"];
-        assert_eq!((upload.begun_by.as_deref(), upload.key.as_str()), (Some("one"), "k"));
-        assert_eq!(upload.ended, [("one".to_owned(), "AbortMultipartUpload".to_owned())]);
+        assert_eq!(
+            (upload.begun_by.as_deref(), upload.key.as_str()),
+            (Some("one"), "k")
+        );
+        assert_eq!(
+            upload.ended,
+            [("one".to_owned(), "AbortMultipartUpload".to_owned())]
+        );
     }
 }

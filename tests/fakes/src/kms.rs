@@ -50,15 +50,22 @@ impl Keys {
 
     /// Answers a request of the JSON protocol.
     pub fn call(&self, request: &Request<Bytes>) -> Response<Bytes> {
-        let target = request.headers().get("x-amz-target").and_then(|target| target.to_str().ok());
-        let operation = target.and_then(|target| target.strip_prefix("TrentService.")).unwrap_or("no target");
+        let target = request
+            .headers()
+            .get("x-amz-target")
+            .and_then(|target| target.to_str().ok());
+        let operation = target
+            .and_then(|target| target.strip_prefix("TrentService."))
+            .unwrap_or("no target");
         let asked: Value = serde_json::from_slice(request.body()).unwrap_or_default();
         match (operation, asked["KeyId"].as_str()) {
             ("CreateKey", _) => self.create(),
             ("DescribeKey", Some(key)) => self.describe(key),
             ("DisableKey", Some(key)) => self.turn(key, State::Disabled),
             ("ScheduleKeyDeletion", Some(key)) => self.turn(key, State::PendingDeletion),
-            ("DescribeKey" | "DisableKey" | "ScheduleKeyDeletion", None) => refused("ValidationException", "no KeyId"),
+            ("DescribeKey" | "DisableKey" | "ScheduleKeyDeletion", None) => {
+                refused("ValidationException", "no KeyId")
+            }
             (other, _) => refused("UnknownOperationException", other),
         }
     }
@@ -74,16 +81,22 @@ impl Keys {
     }
 
     fn turn(&self, key: &str, state: State) -> Response<Bytes> {
-        let Some((arn, _)) = self.find(key) else { return self.describe(key) };
+        let Some((arn, _)) = self.find(key) else {
+            return self.describe(key);
+        };
         self.set(&arn, state);
         answer(200, &json!({ "KeyId": arn }))
     }
 
     fn describe(&self, key: &str) -> Response<Bytes> {
         let refusal = match self.find(key) {
-            None | Some((_, State::Unknown)) => ("NotFoundException", format!("Key '{key}' does not exist")),
+            None | Some((_, State::Unknown)) => {
+                ("NotFoundException", format!("Key '{key}' does not exist"))
+            }
             Some((_, State::Throttled)) => ("ThrottlingException", "Rate exceeded".to_owned()),
-            Some((_, State::Denied)) => ("AccessDeniedException", format!("kms:DescribeKey on {key}")),
+            Some((_, State::Denied)) => {
+                ("AccessDeniedException", format!("kms:DescribeKey on {key}"))
+            }
             Some((arn, State::Enabled)) => return described(&arn, "Enabled"),
             Some((arn, State::Disabled)) => return described(&arn, "Disabled"),
             Some((arn, State::PendingDeletion)) => return described(&arn, "PendingDeletion"),
@@ -93,7 +106,9 @@ impl Keys {
 
     fn find(&self, key: &str) -> Option<(String, State)> {
         let states = self.states.lock().unwrap();
-        let found = states.get_key_value(key).or_else(|| states.iter().find(|(arn, _)| id(arn) == key));
+        let found = states
+            .get_key_value(key)
+            .or_else(|| states.iter().find(|(arn, _)| id(arn) == key));
         found.map(|(arn, state)| (arn.clone(), *state))
     }
 }
@@ -121,7 +136,8 @@ impl KeyRing for Keys {
     }
 
     fn full_name(&self, key: &str) -> String {
-        self.find(key).map_or_else(|| key.to_owned(), |(arn, _)| arn)
+        self.find(key)
+            .map_or_else(|| key.to_owned(), |(arn, _)| arn)
     }
 }
 
@@ -155,7 +171,9 @@ fn refused(kind: &str, message: &str) -> Response<Bytes> {
 }
 
 fn answer(status: u16, body: &Value) -> Response<Bytes> {
-    let response = Response::builder().status(status).header(header::CONTENT_TYPE, "application/x-amz-json-1.1");
+    let response = Response::builder()
+        .status(status)
+        .header(header::CONTENT_TYPE, "application/x-amz-json-1.1");
     response.body(Bytes::from(body.to_string())).unwrap()
 }
 
@@ -194,14 +212,27 @@ mod tests {
         keys.set(ARN, State::PendingDeletion);
         let ask = |key: &str| {
             let request = Request::builder().header("x-amz-target", "TrentService.DescribeKey");
-            let response = keys.call(&request.body(Bytes::from(json!({ "KeyId": key }).to_string())).unwrap());
-            (response.status().as_u16(), serde_json::from_slice::<Value>(response.body()).unwrap())
+            let response = keys.call(
+                &request
+                    .body(Bytes::from(json!({ "KeyId": key }).to_string()))
+                    .unwrap(),
+            );
+            (
+                response.status().as_u16(),
+                serde_json::from_slice::<Value>(response.body()).unwrap(),
+            )
         };
         for key in [ARN, "one"] {
             let (status, body) = ask(key);
             assert_eq!((status, &body["KeyMetadata"]["Arn"]), (200, &json!(ARN)));
             assert_eq!(body["KeyMetadata"]["KeyState"], "PendingDeletion");
         }
-        assert_eq!(ask("two"), (400, json!({ "__type": "NotFoundException", "message": "Key 'two' does not exist" })));
+        assert_eq!(
+            ask("two"),
+            (
+                400,
+                json!({ "__type": "NotFoundException", "message": "Key 'two' does not exist" })
+            )
+        );
     }
 }

@@ -24,9 +24,9 @@ use crate::journal::{Journal, Service};
 mod connector;
 mod delivery;
 mod line;
-mod travel;
 #[cfg(test)]
 pub(crate) mod tests;
+mod travel;
 
 pub use delivery::Delivery;
 use travel::Travel;
@@ -101,24 +101,37 @@ impl Net {
             on_way: watch::Sender::new(0),
             connections: AtomicUsize::new(0),
         };
-        Self { shared: Arc::new(shared) }
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     /// Sends a host's requests to a service. A host that no route has is answered by the first
     /// route to the service that the request is for.
     pub fn route(&self, host: &str, service: Service, server: impl Serve + 'static) {
-        let route = Route { host: host.to_owned(), service, server: Arc::new(server) };
+        let route = Route {
+            host: host.to_owned(),
+            service,
+            server: Arc::new(server),
+        };
         self.shared.routes.lock().unwrap().push(route);
     }
 
     /// Returns the HTTP client of a daemon or of any other participant.
     pub fn client(&self, name: &str) -> SharedHttpClient {
-        SharedHttpClient::new(connector::Client { net: self.clone(), name: name.to_owned() })
+        SharedHttpClient::new(connector::Client {
+            net: self.clone(),
+            name: name.to_owned(),
+        })
     }
 
     /// Returns the same for requests that do not go through the SDK.
     pub fn connector(&self, name: &str) -> SharedHttpConnector {
-        connector::Client { net: self.clone(), name: name.to_owned() }.untimed()
+        connector::Client {
+            net: self.clone(),
+            name: name.to_owned(),
+        }
+        .untimed()
     }
 
     /// Returns the record of all requests.
@@ -225,7 +238,10 @@ impl Latency {
 
     /// Anything between nothing and so much, both ways.
     pub fn up_to(most: Duration) -> Self {
-        Self { there: Duration::ZERO..=most, back: Duration::ZERO..=most }
+        Self {
+            there: Duration::ZERO..=most,
+            back: Duration::ZERO..=most,
+        }
     }
 }
 
@@ -238,9 +254,14 @@ impl Shared {
 
     fn server(&self, host: &str, service: Service) -> Arc<dyn Serve> {
         let routes = self.routes.lock().unwrap();
-        let exact = routes.iter().find(|route| route.host == host && route.service == service);
+        let exact = routes
+            .iter()
+            .find(|route| route.host == host && route.service == service);
         let found = exact.or_else(|| routes.iter().find(|route| route.service == service));
-        found.map_or_else(|| panic!("no route to {service:?} at {host}"), |route| Arc::clone(&route.server))
+        found.map_or_else(
+            || panic!("no route to {service:?} at {host}"),
+            |route| Arc::clone(&route.server),
+        )
     }
 }
 
@@ -252,7 +273,11 @@ fn between(rng: &mut Rng, range: &RangeInclusive<Duration>) -> Duration {
 /// The host with its port, as the URL or the `Host` header has it.
 fn host(request: &Request<Bytes>) -> String {
     let header = || request.headers().get(http::header::HOST)?.to_str().ok();
-    let host = request.uri().authority().map(http::uri::Authority::as_str).or_else(header);
+    let host = request
+        .uri()
+        .authority()
+        .map(http::uri::Authority::as_str)
+        .or_else(header);
     host.unwrap_or_default().to_owned()
 }
 
@@ -274,6 +299,8 @@ impl Drop for UnderWay {
 
 impl std::fmt::Debug for Net {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Net").field("on_way", &self.on_way()).finish_non_exhaustive()
+        f.debug_struct("Net")
+            .field("on_way", &self.on_way())
+            .finish_non_exhaustive()
     }
 }

@@ -114,10 +114,19 @@ impl Fake {
     /// Makes an endpoint without buckets. The seed decides its version ids and all else that looks
     /// random, so endpoints of one world want different ones.
     pub fn new(clock: Clock, seed: u64) -> Self {
-        let shared = Arc::new(Shared { state: Mutex::new(State::new(clock, seed, Arc::new(AnyKey))) });
-        let mut builder = S3ServiceBuilder::new(service::Service { shared: Arc::clone(&shared) });
-        builder.set_route(listing::Versions { shared: Arc::clone(&shared) });
-        Self { shared, service: builder.build() }
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State::new(clock, seed, Arc::new(AnyKey))),
+        });
+        let mut builder = S3ServiceBuilder::new(service::Service {
+            shared: Arc::clone(&shared),
+        });
+        builder.set_route(listing::Versions {
+            shared: Arc::clone(&shared),
+        });
+        Self {
+            shared,
+            service: builder.build(),
+        }
     }
 
     /// Answers a request; `caller` names the client in the records.
@@ -146,11 +155,23 @@ impl Fake {
     /// Adds what every answer has.
     async fn finished(&self, answer: Response<Body>, head: bool) -> Response<Bytes> {
         let (mut parts, body) = answer.into_parts();
-        let bytes = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-        let (now, id) = self.shared.locked(|state| (state.clock.now(), state.mint.next()));
-        state::set(&mut parts.headers, "x-amz-request-id", &format!("{id:016X}"));
+        let bytes = body
+            .collect()
+            .await
+            .map(http_body_util::Collected::to_bytes)
+            .unwrap_or_default();
+        let (now, id) = self
+            .shared
+            .locked(|state| (state.clock.now(), state.mint.next()));
+        state::set(
+            &mut parts.headers,
+            "x-amz-request-id",
+            &format!("{id:016X}"),
+        );
         state::set(&mut parts.headers, "date", &times::http_date(now));
-        parts.headers.insert(SERVER, HeaderValue::from_static("AmazonS3"));
+        parts
+            .headers
+            .insert(SERVER, HeaderValue::from_static("AmazonS3"));
         if head && parts.status == StatusCode::OK && parts.headers.contains_key(CONTENT_RANGE) {
             parts.status = StatusCode::PARTIAL_CONTENT;
         }
@@ -158,7 +179,9 @@ impl Fake {
             return Response::from_parts(parts, Bytes::new());
         }
         if parts.status != StatusCode::NO_CONTENT {
-            parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+            parts
+                .headers
+                .insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
         }
         Response::from_parts(parts, bytes)
     }
@@ -168,7 +191,11 @@ impl Fake {
 impl Fake {
     /// Makes a bucket.
     pub fn create_bucket(&self, name: &str, versioning: Versioning) {
-        self.shared.locked(|state| state.buckets.insert(name.to_owned(), Bucket::new(versioning)));
+        self.shared.locked(|state| {
+            state
+                .buckets
+                .insert(name.to_owned(), Bucket::new(versioning))
+        });
     }
 
     /// Puts what a key shows under other keys too, as if each had been put; the content is held
@@ -176,11 +203,25 @@ impl Fake {
     pub fn repeat(&self, bucket: &str, key: &str, others: impl Iterator<Item = String>) {
         let call = Call::default();
         self.shared.locked(|state| {
-            let current = state.buckets.get(bucket).and_then(|bucket| bucket.current(key)).cloned();
+            let current = state
+                .buckets
+                .get(bucket)
+                .and_then(|bucket| bucket.current(key))
+                .cloned();
             for other in others {
                 let draft = state.draft(current.as_ref().and_then(|entry| entry.object.clone()));
-                let landed = state.land(&Place::new(bucket, &other), draft, &Deed { call: &call, cause: "PutObject" });
-                debug_assert!(landed.is_ok(), "the bucket is there, or it would show nothing");
+                let landed = state.land(
+                    &Place::new(bucket, &other),
+                    draft,
+                    &Deed {
+                        call: &call,
+                        cause: "PutObject",
+                    },
+                );
+                debug_assert!(
+                    landed.is_ok(),
+                    "the bucket is there, or it would show nothing"
+                );
             }
         });
     }
@@ -227,11 +268,13 @@ impl Fake {
 
     /// Answers the next conditional writes of a key with 409.
     pub fn conflict_next(&self, bucket: &str, key: &str, times: u32) {
-        self.shared.locked(|state| state.conflicts.insert(Place::new(bucket, key), times));
+        self.shared
+            .locked(|state| state.conflicts.insert(Place::new(bucket, key), times));
     }
 
     fn with_bucket(&self, name: &str, change: impl FnOnce(&mut Bucket)) {
-        self.shared.locked(|state| state.buckets.get_mut(name).map(change));
+        self.shared
+            .locked(|state| state.buckets.get_mut(name).map(change));
     }
 }
 
@@ -239,7 +282,8 @@ impl Fake {
 impl Fake {
     /// The entries of a key, oldest first.
     pub fn history(&self, bucket: &str, key: &str) -> Vec<Arc<Entry>> {
-        let entries = |state: &mut State| Some(state.buckets.get(bucket)?.keys.get(key)?.entries.clone());
+        let entries =
+            |state: &mut State| Some(state.buckets.get(bucket)?.keys.get(key)?.entries.clone());
         self.shared.locked(entries).unwrap_or_default()
     }
 
@@ -247,7 +291,11 @@ impl Fake {
     pub fn ever(&self, bucket: &str, key: &str) -> Vec<Arc<Entry>> {
         let entries = |state: &mut State| {
             let ever = &state.buckets.get(bucket)?.keys.get(key)?.ever;
-            let mut entries: Vec<_> = ever.iter().filter_map(|id| state.entries.get(id)).cloned().collect();
+            let mut entries: Vec<_> = ever
+                .iter()
+                .filter_map(|id| state.entries.get(id))
+                .cloned()
+                .collect();
             entries.sort_by_key(|entry| entry.rank);
             Some(entries)
         };
@@ -257,14 +305,18 @@ impl Fake {
     /// The keys that ever had an entry.
     pub fn keys_ever(&self, bucket: &str) -> Vec<String> {
         self.shared.locked(|state| {
-            state.buckets.get(bucket).map_or(Vec::new(), |bucket| bucket.keys.keys().cloned().collect())
+            state
+                .buckets
+                .get(bucket)
+                .map_or(Vec::new(), |bucket| bucket.keys.keys().cloned().collect())
         })
     }
 
     /// Everything a key ever showed, in the order of the requests that changed it.
     pub fn shown(&self, bucket: &str, key: &str) -> Vec<Shown> {
         let of_key = |shown: &&Shown| shown.bucket == bucket && shown.key == key;
-        self.shared.locked(|state| state.shown.iter().filter(of_key).cloned().collect())
+        self.shared
+            .locked(|state| state.shown.iter().filter(of_key).cloned().collect())
     }
 
     /// An entry, though it may be removed by now.
@@ -275,15 +327,28 @@ impl Fake {
     /// The keys that have any entry.
     pub fn keys(&self, bucket: &str) -> Vec<String> {
         self.shared.locked(|state| {
-            let keys = state.buckets.get(bucket).map(|bucket| bucket.keys.iter()).into_iter().flatten();
-            keys.filter(|(_, history)| !history.entries.is_empty()).map(|(key, _)| key.clone()).collect()
+            let keys = state
+                .buckets
+                .get(bucket)
+                .map(|bucket| bucket.keys.iter())
+                .into_iter()
+                .flatten();
+            keys.filter(|(_, history)| !history.entries.is_empty())
+                .map(|(key, _)| key.clone())
+                .collect()
         })
     }
 
     /// The uploads that have not been ended, in the order of their beginning.
     pub fn open_uploads(&self, bucket: &str) -> Vec<OpenUpload> {
         let uploads = |state: &mut State| {
-            let open: BTreeMap<u64, OpenUpload> = state.buckets.get(bucket)?.uploads.iter().map(open).collect();
+            let open: BTreeMap<u64, OpenUpload> = state
+                .buckets
+                .get(bucket)?
+                .uploads
+                .iter()
+                .map(open)
+                .collect();
             Some(open.into_values().collect())
         };
         self.shared.locked(uploads).unwrap_or_default()
@@ -292,7 +357,8 @@ impl Fake {
     /// The uploads that came to an end, in that order.
     pub fn uploads_ended(&self, bucket: &str) -> Vec<EndedUpload> {
         let of_bucket = |ended: &&EndedUpload| ended.bucket == bucket;
-        self.shared.locked(|state| state.ended.iter().filter(of_bucket).cloned().collect())
+        self.shared
+            .locked(|state| state.ended.iter().filter(of_bucket).cloned().collect())
     }
 }
 
@@ -302,7 +368,11 @@ fn open((upload_id, upload): (&String, &multipart::Upload)) -> (u64, OpenUpload)
         key: upload.key.clone(),
         by: upload.by.clone(),
         initiated: upload.initiated,
-        parts: upload.parts.keys().filter_map(|number| u32::try_from(*number).ok()).collect(),
+        parts: upload
+            .parts
+            .keys()
+            .filter_map(|number| u32::try_from(*number).ok())
+            .collect(),
     };
     (upload.rank, open)
 }
@@ -316,6 +386,8 @@ impl Serve for Fake {
 
 impl fmt::Debug for Fake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fake").field("shared", &self.shared).finish_non_exhaustive()
+        f.debug_struct("Fake")
+            .field("shared", &self.shared)
+            .finish_non_exhaustive()
     }
 }

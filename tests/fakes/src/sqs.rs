@@ -92,10 +92,20 @@ const ACCOUNT: &str = "000000000000";
 impl Fake {
     /// Makes a fake without queues whose URLs begin with `endpoint`; the seed decides on chances.
     pub fn new(endpoint: &str, clock: Clock, seed: u64) -> Self {
-        let state = State { queues: BTreeMap::new(), dice: Dice::new(seed) };
+        let state = State {
+            queues: BTreeMap::new(),
+            dice: Dice::new(seed),
+        };
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         let (state, changed) = (Mutex::new(state), Notify::new());
-        Self { shared: Arc::new(Shared { endpoint, clock, state, changed }) }
+        Self {
+            shared: Arc::new(Shared {
+                endpoint,
+                clock,
+                state,
+                changed,
+            }),
+        }
     }
 
     /// Makes a queue, unless it is there; returns its URL.
@@ -133,15 +143,38 @@ impl Fake {
 
     /// Sends a message; returns its id.
     pub fn send(&self, queue: &str, body: impl Into<String>, delay: Duration) -> String {
-        let sent = self.put(queue, Sending { body: body.into(), delay, ..Sending::default() });
-        sent.unwrap_or_else(|refusal| panic!("{queue}: {}", refusal.message)).0
+        let sent = self.put(
+            queue,
+            Sending {
+                body: body.into(),
+                delay,
+                ..Sending::default()
+            },
+        );
+        sent.unwrap_or_else(|refusal| panic!("{queue}: {}", refusal.message))
+            .0
     }
 
     /// Sends a message of a group to a FIFO queue; returns its id, or that of the one it repeats.
-    pub fn send_fifo(&self, queue: &str, group: &str, deduplication: &str, body: impl Into<String>) -> String {
+    pub fn send_fifo(
+        &self,
+        queue: &str,
+        group: &str,
+        deduplication: &str,
+        body: impl Into<String>,
+    ) -> String {
         let (group, deduplication) = (Some(group.to_owned()), Some(deduplication.to_owned()));
-        let sent = self.put(queue, Sending { body: body.into(), group, deduplication, ..Sending::default() });
-        sent.unwrap_or_else(|refusal| panic!("{queue}: {}", refusal.message)).0
+        let sent = self.put(
+            queue,
+            Sending {
+                body: body.into(),
+                group,
+                deduplication,
+                ..Sending::default()
+            },
+        );
+        sent.unwrap_or_else(|refusal| panic!("{queue}: {}", refusal.message))
+            .0
     }
 
     /// Counts a queue's messages.
@@ -163,7 +196,13 @@ impl Fake {
     /// Returns a queue's messages in the order in which they were sent.
     pub fn messages(&self, queue: &str) -> Vec<Message> {
         let now = Instant::now();
-        self.known(queue, |queue| queue.messages.iter().map(|stored| Message::of(stored, now)).collect())
+        self.known(queue, |queue| {
+            queue
+                .messages
+                .iter()
+                .map(|stored| Message::of(stored, now))
+                .collect()
+        })
     }
 
     /// Returns a queue's messages that were deleted, in that order.
@@ -184,11 +223,18 @@ impl Fake {
 
     /// Answers a request of the JSON protocol.
     pub async fn call(&self, request: Request<Bytes>) -> Response<Bytes> {
-        let target = request.headers().get("x-amz-target").and_then(|target| target.to_str().ok());
-        match self.perform(target.unwrap_or_default(), request.body()).await {
+        let target = request
+            .headers()
+            .get("x-amz-target")
+            .and_then(|target| target.to_str().ok());
+        match self
+            .perform(target.unwrap_or_default(), request.body())
+            .await
+        {
             Ok(answer) => {
                 self.shared.changed.notify_waiters();
-                let response = Response::builder().header(header::CONTENT_TYPE, "application/x-amz-json-1.0");
+                let response =
+                    Response::builder().header(header::CONTENT_TYPE, "application/x-amz-json-1.0");
                 response.body(Bytes::from(answer.to_string())).unwrap()
             }
             Err(refusal) => refusal.response(),
@@ -207,7 +253,12 @@ impl Fake {
             Admission::Repeated(first) => return Ok((first.id, Some(first.place.sequence))),
         };
         let (id, sequence) = (dice.id(), place.as_ref().map(|place| place.sequence));
-        let content = Content { id: id.clone(), body: sending.body, attributes: sending.attributes, place };
+        let content = Content {
+            id: id.clone(),
+            body: sending.body,
+            attributes: sending.attributes,
+            place,
+        };
         found.send(content, moment, sending.delay, dice);
         drop(state);
         self.shared.changed.notify_waiters();
@@ -215,16 +266,27 @@ impl Fake {
     }
 
     /// Receives at once; what was received too often goes to the dead-letter queue instead.
-    fn receive(&self, queue: &str, count_max: usize, hidden: Option<Duration>) -> Result<Vec<Received>, Refusal> {
+    fn receive(
+        &self,
+        queue: &str,
+        count_max: usize,
+        hidden: Option<Duration>,
+    ) -> Result<Vec<Received>, Refusal> {
         let moment = self.moment();
         let State { queues, dice } = &mut *self.shared.state.lock().unwrap();
         let found = queues.get_mut(queue).ok_or_else(|| Refusal::queue(queue))?;
         let spent = found.give_up(moment.now);
         let hidden = hidden.unwrap_or(found.settings.visibility);
         let received = found.receive(count_max, hidden, moment, dice);
-        let target = found.settings.redrive.as_ref().map(|(target, _)| target.clone());
+        let target = found
+            .settings
+            .redrive
+            .as_ref()
+            .map(|(target, _)| target.clone());
         if let Some(dead) = target.and_then(|target| queues.get_mut(&target)) {
-            spent.into_iter().for_each(|content| dead.send(content, moment, Duration::ZERO, dice));
+            spent
+                .into_iter()
+                .for_each(|content| dead.send(content, moment, Duration::ZERO, dice));
             self.shared.changed.notify_waiters();
         }
         received
@@ -246,16 +308,29 @@ impl Fake {
 
     fn queue<T>(&self, name: &str, act: impl FnOnce(&mut Queue) -> T) -> Result<T, Refusal> {
         let mut state = self.shared.state.lock().unwrap();
-        state.queues.get_mut(name).map(act).ok_or_else(|| Refusal::queue(name))
+        state
+            .queues
+            .get_mut(name)
+            .map(act)
+            .ok_or_else(|| Refusal::queue(name))
     }
 
     fn known<T>(&self, name: &str, act: impl FnOnce(&mut Queue) -> T) -> T {
-        self.queue(name, act).unwrap_or_else(|_| panic!("no queue {name}"))
+        self.queue(name, act)
+            .unwrap_or_else(|_| panic!("no queue {name}"))
     }
 
     fn moment(&self) -> Moment {
-        let wall = self.shared.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Moment { now: Instant::now(), wall_ms: wall.as_millis() }
+        let wall = self
+            .shared
+            .clock
+            .now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Moment {
+            now: Instant::now(),
+            wall_ms: wall.as_millis(),
+        }
     }
 }
 
@@ -269,15 +344,24 @@ impl Serve for Fake {
 impl Message {
     fn of(stored: &message::Stored, now: Instant) -> Self {
         let given = stored.content.attributes.iter();
-        let attributes = given.filter_map(|(name, value)| Some((name.clone(), value.string_value.clone()?)));
+        let attributes =
+            given.filter_map(|(name, value)| Some((name.clone(), value.string_value.clone()?)));
         Self {
             id: stored.content.id.clone(),
             body: stored.content.body.clone(),
             attributes: attributes.collect(),
             receives: stored.receives,
             stage: stored.stage(now),
-            group: stored.content.place.as_ref().map(|place| place.group.clone()),
-            deduplication: stored.content.place.as_ref().map(|place| place.deduplication.clone()),
+            group: stored
+                .content
+                .place
+                .as_ref()
+                .map(|place| place.group.clone()),
+            deduplication: stored
+                .content
+                .place
+                .as_ref()
+                .map(|place| place.deduplication.clone()),
         }
     }
 }

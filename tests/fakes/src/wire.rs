@@ -44,7 +44,9 @@ async fn converse(stream: TcpStream, net: Net) {
         let resets = Arc::clone(&resets);
         move |request| Box::pin(answer(request, net.clone(), Arc::clone(&resets)))
     });
-    let mut connection = http1::Builder::new().max_headers(HEADERS_MAX).serve_connection(TokioIo::new(stream), answer);
+    let mut connection = http1::Builder::new()
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioIo::new(stream), answer);
     let ended = poll_fn(|context| connection.poll_without_shutdown(context)).await;
     if ended.is_err() && resets.load(Ordering::Relaxed) {
         // Closed like this a socket says RST instead of FIN.
@@ -52,13 +54,20 @@ async fn converse(stream: TcpStream, net: Net) {
     }
 }
 
-async fn answer(request: Request<Incoming>, net: Net, resets: Arc<AtomicBool>) -> Result<Response<Delivery>, Ended> {
+async fn answer(
+    request: Request<Incoming>,
+    net: Net,
+    resets: Arc<AtomicBool>,
+) -> Result<Response<Delivery>, Ended> {
     let (mut parts, body) = request.into_parts();
     let body = body.collect().await.map_err(|_| Ended)?.to_bytes();
     // The body is here: hyper has asked the client to go on with it.
     parts.headers.remove(header::EXPECT);
     let client = client(&parts.headers);
-    match net.exchange(&client, Request::from_parts(parts, body)).await {
+    match net
+        .exchange(&client, Request::from_parts(parts, body))
+        .await
+    {
         Ok(response) => {
             resets.store(response.body().resets(), Ordering::Relaxed);
             Ok(response)
@@ -74,7 +83,9 @@ async fn answer(request: Request<Incoming>, net: Net, resets: Arc<AtomicBool>) -
 /// The access key of `Authorization: AWS4-HMAC-SHA256
 /// Credential=key/date/region/service/aws4_request, …`
 fn client(headers: &HeaderMap) -> String {
-    let signed = headers.get(header::AUTHORIZATION).and_then(|signed| signed.to_str().ok());
+    let signed = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|signed| signed.to_str().ok());
     let credential = signed.and_then(|signed| signed.split_once("Credential=")?.1.split_once('/'));
     credential.map_or("anonymous", |(key, _)| key).to_owned()
 }
@@ -107,15 +118,32 @@ mod tests {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let mut server = JoinSet::new();
         server.spawn(serve(listener, net.clone()));
-        (net, Client::from_conf(config().endpoint_url(url).build()), server)
+        (
+            net,
+            Client::from_conf(config().endpoint_url(url).build()),
+            server,
+        )
     }
 
     async fn put(client: &Client, bytes: usize) -> bool {
-        client.put_object().bucket("b").key("k").body(vec![7; bytes].into()).send().await.is_ok()
+        client
+            .put_object()
+            .bucket("b")
+            .key("k")
+            .body(vec![7; bytes].into())
+            .send()
+            .await
+            .is_ok()
     }
 
     async fn get(client: &Client) -> Result<usize, io::ErrorKind> {
-        let answer = client.get_object().bucket("b").key("k").send().await.unwrap();
+        let answer = client
+            .get_object()
+            .bucket("b")
+            .key("k")
+            .send()
+            .await
+            .unwrap();
         let mut body = answer.body.into_async_read();
         let mut bytes = Vec::new();
         let read = tokio::io::AsyncReadExt::read_to_end(&mut body, &mut bytes).await;
@@ -124,7 +152,8 @@ mod tests {
 
     /// Returns what the socket said, which lies below what hyper and the SDK say.
     fn find(error: &io::Error) -> Option<io::ErrorKind> {
-        let mut next: Option<&(dyn std::error::Error + 'static)> = error.get_ref().map(|inner| inner as _);
+        let mut next: Option<&(dyn std::error::Error + 'static)> =
+            error.get_ref().map(|inner| inner as _);
         while let Some(error) = next {
             if let Some(found) = error.downcast_ref::<io::Error>() {
                 return Some(found.kind());
@@ -140,10 +169,23 @@ mod tests {
         // Above 2 MiB the SDK asks to go on before it sends the body.
         assert!(put(&client, 3 << 20).await);
         assert_eq!(get(&client).await, Ok(3 << 20));
-        let head = client.head_object().bucket("b").key("k").send().await.unwrap();
+        let head = client
+            .head_object()
+            .bucket("b")
+            .key("k")
+            .send()
+            .await
+            .unwrap();
         assert_eq!(head.content_length, Some(3 << 20));
         let entry = &net.journal().of("PutObject")[0];
-        assert_eq!((entry.client.as_str(), entry.call.bytes, entry.call.key.as_deref()), ("one", 3 << 20, Some("k")));
+        assert_eq!(
+            (
+                entry.client.as_str(),
+                entry.call.bytes,
+                entry.call.key.as_deref()
+            ),
+            ("one", 3 << 20, Some("k"))
+        );
     }
 
     #[tokio::test]
@@ -155,10 +197,12 @@ mod tests {
             (Effect::TruncateAt(50_000), io::ErrorKind::UnexpectedEof),
         ];
         for (effect, expected) in cases {
-            net.faults().add(Fault::new("broken", Place::s3("GetObject"), effect.clone()).times(1));
+            net.faults()
+                .add(Fault::new("broken", Place::s3("GetObject"), effect.clone()).times(1));
             assert_eq!(get(&client).await, Err(expected), "{effect:?}");
         }
-        net.faults().add(Fault::new("short", Place::s3("GetObject"), Effect::Shorten(50_000)).times(1));
+        net.faults()
+            .add(Fault::new("short", Place::s3("GetObject"), Effect::Shorten(50_000)).times(1));
         assert_eq!(get(&client).await, Ok(50_000));
     }
 
@@ -166,23 +210,41 @@ mod tests {
     async fn a_body_stalls_on_the_socket() {
         let (net, client, _server) = world().await;
         put(&client, 100_000).await;
-        net.faults().add(Fault::new("stalled", Place::s3("GetObject"), Effect::StallAt(50_000)));
-        let answer = client.get_object().bucket("b").key("k").send().await.unwrap();
+        net.faults().add(Fault::new(
+            "stalled",
+            Place::s3("GetObject"),
+            Effect::StallAt(50_000),
+        ));
+        let answer = client
+            .get_object()
+            .bucket("b")
+            .key("k")
+            .send()
+            .await
+            .unwrap();
         let (mut body, mut bytes) = (answer.body, 0);
         while bytes < 50_000 {
             bytes += body.try_next().await.unwrap().unwrap().len();
         }
-        assert!(tokio::time::timeout(Duration::from_millis(300), body.try_next()).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_millis(300), body.try_next())
+                .await
+                .is_err()
+        );
         assert_eq!(bytes, 50_000);
     }
 
     #[tokio::test]
     async fn an_answer_is_lost_on_the_socket_and_the_write_lands() {
         let (net, client, _server) = world().await;
-        net.faults().add(Fault::new("lost", Place::s3("PutObject"), Effect::LoseAnswer).times(1));
+        net.faults()
+            .add(Fault::new("lost", Place::s3("PutObject"), Effect::LoseAnswer).times(1));
         assert!(!put(&client, 5).await);
         let entry = &net.journal().of("PutObject")[0];
-        assert_eq!((entry.answer, entry.executed.map(|(_, status)| status)), (Answer::Lost, Some(200)));
+        assert_eq!(
+            (entry.answer, entry.executed.map(|(_, status)| status)),
+            (Answer::Lost, Some(200))
+        );
         assert_eq!(get(&client).await, Ok(5));
     }
 }

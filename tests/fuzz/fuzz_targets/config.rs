@@ -8,7 +8,10 @@ fuzz_target!(|text: &str| {
     if let Err(invalid) = replicator_config::parse(text) {
         assert!(!invalid.problems().is_empty());
         for problem in invalid.problems() {
-            assert!(problem.position.is_some() || problem.message.starts_with("missing"), "{problem}");
+            assert!(
+                problem.position.is_some() || problem.message.starts_with("missing"),
+                "{problem}"
+            );
         }
     }
 });

@@ -8,6 +8,9 @@ use replicator_core::event;
 fuzz_target!(|body: &str| {
     if let Err(refusal) = event::parse(body) {
         let reason = refusal.to_string();
-        assert!(reason.starts_with("message") && reason.len() < 200, "{reason}");
+        assert!(
+            reason.starts_with("message") && reason.len() < 200,
+            "{reason}"
+        );
     }
 });

@@ -25,7 +25,11 @@ pub(super) fn judge(case: &Case<'_>, wrong: &mut Vec<String>) {
 /// Lists what the destination still holds, each object with the place of its original.
 fn kept<'a>(case: &'a Case<'_>) -> Vec<(&'a Entry, Option<usize>)> {
     let still = |entry: &&Arc<Entry>| case.is_kept(entry);
-    case.replicas.iter().filter(still).map(|entry| (&**entry, case.origin(entry))).collect()
+    case.replicas
+        .iter()
+        .filter(still)
+        .map(|entry| (&**entry, case.origin(entry)))
+        .collect()
 }
 
 /// E: of all that ever was shown, also of what was removed since.
@@ -39,21 +43,36 @@ fn equality(case: &Case<'_>, wrong: &mut Vec<String>) {
 
 fn order(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<String>) {
     let mut last = None;
-    for (at, (entry, place)) in kept.iter().enumerate().filter(|(_, (entry, _))| !entry.is_marker()) {
+    for (at, (entry, place)) in kept
+        .iter()
+        .enumerate()
+        .filter(|(_, (entry, _))| !entry.is_marker())
+    {
         match place {
             Some(place) if last == Some(*place) && is_written_again(case, kept, at, *place) => {
                 same_tags(&case.source[*place], entry, *place, case, wrong);
             }
             None => wrong.push(format!("H: {} is the replica of nothing", entry.version_id)),
-            Some(place) if last == Some(*place) => wrong.push(format!("H: v{place} has two replicas")),
-            Some(place) if last.is_some_and(|last| last > *place && is_untold(case, *place, last, entry.landed)) => {
+            Some(place) if last == Some(*place) => {
+                wrong.push(format!("H: v{place} has two replicas"));
+            }
+            Some(place)
+                if last.is_some_and(|last| {
+                    last > *place && is_untold(case, *place, last, entry.landed)
+                }) =>
+            {
                 last = Some(*place);
             }
-            Some(place) if last > Some(*place) => wrong.push(format!("H: v{place} stands above {last:?}")),
+            Some(place) if last > Some(*place) => {
+                wrong.push(format!("H: v{place} stands above {last:?}"));
+            }
             Some(place) => {
                 last = Some(*place);
                 // Of two, the newer is what readers see, and what tags go to.
-                if !kept[at + 1..].iter().any(|(_, other)| other == &Some(*place)) {
+                if !kept[at + 1..]
+                    .iter()
+                    .any(|(_, other)| other == &Some(*place))
+                {
                     same_tags(&case.source[*place], entry, *place, case, wrong);
                 }
             }
@@ -66,17 +85,30 @@ fn order(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<Stri
 /// below appeared, so that no list that was planned by had both.
 pub(super) fn is_untold(case: &Case<'_>, below: usize, above: usize, written: SystemTime) -> bool {
     let (lower, upper) = (&case.source[below], &case.source[above]);
-    let second =
-        |entry: &Entry| entry.last_modified.duration_since(SystemTime::UNIX_EPOCH).map(|time| time.as_secs()).ok();
+    let second = |entry: &Entry| {
+        entry
+            .last_modified
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map(|time| time.as_secs())
+            .ok()
+    };
     let came_later = |at: usize| case.replicas[at].landed > lower.landed;
     let is_of_above = |at: &usize| case.origin(&case.replicas[*at]) == Some(above);
     let is_after_both = (0..case.replicas.len()).filter(is_of_above).any(came_later);
-    let is_gone = case.removed.get(&upper.version_id).is_some_and(|gone| *gone <= written);
+    let is_gone = case
+        .removed
+        .get(&upper.version_id)
+        .is_some_and(|gone| *gone <= written);
     second(lower) == second(upper) && is_gone && !is_after_both
 }
 
 /// Says whether a second replica is right: a marker lies between that was taken back at the source.
-fn is_written_again(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], at: usize, place: usize) -> bool {
+fn is_written_again(
+    case: &Case<'_>,
+    kept: &[(&Entry, Option<usize>)],
+    at: usize,
+    place: usize,
+) -> bool {
     let is_over_marker = at > 0 && kept[at - 1].0.is_marker();
     is_over_marker && case.is_undeleted(place)
 }
@@ -84,7 +116,11 @@ fn is_written_again(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], at: usize
 fn completeness(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<String>) {
     for (place, entry) in case.source.iter().enumerate() {
         let is_there = case.source_now.contains(&entry.version_id);
-        if is_there && !entry.is_marker() && !kept.iter().any(|(_, of)| *of == Some(place)) && !is_late(case, place) {
+        if is_there
+            && !entry.is_marker()
+            && !kept.iter().any(|(_, of)| *of == Some(place))
+            && !is_late(case, place)
+        {
             wrong.push(format!("H: v{place} has no replica"));
         }
     }
@@ -112,21 +148,34 @@ fn is_late(case: &Case<'_>, place: usize) -> bool {
 /// left.
 fn current(case: &Case<'_>, wrong: &mut Vec<String>) {
     let shown = |entries: &[Arc<Entry>], now: &BTreeSet<String>| {
-        entries.iter().rposition(|entry| now.contains(&entry.version_id))
+        entries
+            .iter()
+            .rposition(|entry| now.contains(&entry.version_id))
     };
     let source = shown(&case.source, &case.source_now);
     let replica = shown(&case.replicas, &case.replicas_now).map(|at| &case.replicas[at]);
     let from = source.map_or(0, |at| at + 1);
-    if !case.expect.version_deletes && replica.is_some_and(|replica| is_of_gone(case, replica, from)) {
+    if !case.expect.version_deletes
+        && replica.is_some_and(|replica| is_of_gone(case, replica, from))
+    {
         return;
     }
     let original = source.and_then(|at| case.source[at].object.as_ref());
-    match (original, replica.and_then(|replica| replica.object.as_ref())) {
+    match (
+        original,
+        replica.and_then(|replica| replica.object.as_ref()),
+    ) {
         (None, None) => {}
-        (Some(_), None) => wrong.push("C: the source shows an object, the destination none".to_owned()),
-        (None, Some(_)) => wrong.push("C: the destination shows an object, the source none".to_owned()),
+        (Some(_), None) => {
+            wrong.push("C: the source shows an object, the destination none".to_owned());
+        }
+        (None, Some(_)) => {
+            wrong.push("C: the destination shows an object, the source none".to_owned());
+        }
         (Some(one), Some(other)) if one.bytes == other.bytes => {}
-        (Some(_), Some(_)) => wrong.push("C: the destination shows another object than the source".to_owned()),
+        (Some(_), Some(_)) => {
+            wrong.push("C: the destination shows another object than the source".to_owned());
+        }
     }
 }
 
@@ -140,20 +189,37 @@ fn is_of_gone(case: &Case<'_>, replica: &Entry, from: usize) -> bool {
 }
 
 fn equal(original: &Entry, replica: &Entry, place: usize, wrong: &mut Vec<String>) {
-    let (Some(one), Some(other)) = (&original.object, &replica.object) else { return };
+    let (Some(one), Some(other)) = (&original.object, &replica.object) else {
+        return;
+    };
     if one.bytes != other.bytes {
         wrong.push(format!("E: the replica of v{place} has other bytes"));
     }
     if headers(one) != headers(other) {
-        wrong.push(format!("E: the replica of v{place} has other metadata: {:?} {:?}", headers(one), headers(other)));
+        wrong.push(format!(
+            "E: the replica of v{place} has other metadata: {:?} {:?}",
+            headers(one),
+            headers(other)
+        ));
     }
 }
 
 /// Tags of a version that is gone are not followed any more.
-fn same_tags(original: &Entry, replica: &Entry, place: usize, case: &Case<'_>, wrong: &mut Vec<String>) {
-    let (Some(one), Some(other)) = (&original.object, &replica.object) else { return };
+fn same_tags(
+    original: &Entry,
+    replica: &Entry,
+    place: usize,
+    case: &Case<'_>,
+    wrong: &mut Vec<String>,
+) {
+    let (Some(one), Some(other)) = (&original.object, &replica.object) else {
+        return;
+    };
     if case.source_now.contains(&original.version_id) && one.tags != other.tags {
-        wrong.push(format!("E: the replica of v{place} has the tags {:?} and not {:?}", other.tags, one.tags));
+        wrong.push(format!(
+            "E: the replica of v{place} has the tags {:?} and not {:?}",
+            other.tags, one.tags
+        ));
     }
 }
 
@@ -161,22 +227,39 @@ fn same_tags(original: &Entry, replica: &Entry, place: usize, case: &Case<'_>, w
 /// whose writer said nothing.
 pub(super) fn headers(object: &Object) -> Vec<(&String, &http::HeaderValue)> {
     let stamp = format!("x-amz-meta-{STAMP}");
-    let said = |(name, value): &(&String, &http::HeaderValue)| **name != stamp && *value != "binary/octet-stream";
+    let said = |(name, value): &(&String, &http::HeaderValue)| {
+        **name != stamp && *value != "binary/octet-stream"
+    };
     object.headers.iter().filter(said).collect()
 }
 
 /// S: nothing goes from the destination unless the rule says so and the source has lost it too.
 fn removals(case: &Case<'_>, wrong: &mut Vec<String>) {
-    for (at, entry) in case.replicas.iter().enumerate().filter(|(_, entry)| !case.is_kept(entry)) {
-        let by = case.removed.get(&entry.version_id).copied().unwrap_or(SystemTime::UNIX_EPOCH);
+    for (at, entry) in case
+        .replicas
+        .iter()
+        .enumerate()
+        .filter(|(_, entry)| !case.is_kept(entry))
+    {
+        let by = case
+            .removed
+            .get(&entry.version_id)
+            .copied()
+            .unwrap_or(SystemTime::UNIX_EPOCH);
         let is_lost = match entry.is_marker() {
-            true => markers::span(case, at).any(|place| case.source[place].is_marker() && case.had_lost(place, by)),
-            false => case.origin(entry).is_some_and(|place| case.had_lost(place, by)),
+            true => markers::span(case, at)
+                .any(|place| case.source[place].is_marker() && case.had_lost(place, by)),
+            false => case
+                .origin(entry)
+                .is_some_and(|place| case.had_lost(place, by)),
         };
         if !case.expect.version_deletes {
             wrong.push(format!("S: {} was removed", case.name(entry)));
         } else if !is_lost {
-            wrong.push(format!("S: {} was removed, which the source had", case.name(entry)));
+            wrong.push(format!(
+                "S: {} was removed, which the source had",
+                case.name(entry)
+            ));
         }
     }
 }

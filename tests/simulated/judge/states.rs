@@ -14,7 +14,9 @@ pub(super) fn judge(case: &Case<'_>, states: &[Shown], wrong: &mut Vec<String>) 
     let mut reached: Option<usize> = None;
     let mut seen = Vec::new();
     for state in states {
-        let Some(current) = &state.current else { continue };
+        let Some(current) = &state.current else {
+            continue;
+        };
         if seen.last() == Some(&current.id) {
             continue;
         }
@@ -22,24 +24,39 @@ pub(super) fn judge(case: &Case<'_>, states: &[Shown], wrong: &mut Vec<String>) 
         seen.push(current.id);
         let mut candidates = candidates(case, current, is_new.then_some(state.at));
         let is_right = |place: &usize| {
-            let is_untold = reached.is_some_and(|reached| is_untold(case, *place, reached, state.at));
+            let is_untold =
+                reached.is_some_and(|reached| is_untold(case, *place, reached, state.at));
             Some(*place) >= reached || is_untold || went_back(case, reached, *place, state.at)
         };
         match candidates.find(is_right) {
             Some(place) => reached = Some(place),
-            None => wrong.push(format!("M: {} shows {} after {reached:?}", state.caller, case.name(current))),
+            None => wrong.push(format!(
+                "M: {} shows {} after {reached:?}",
+                state.caller,
+                case.name(current)
+            )),
         }
     }
 }
 
 /// Lists the places of the source that an entry can be of, if it was written at this time.
-fn candidates(case: &Case<'_>, entry: &Entry, written: Option<SystemTime>) -> impl Iterator<Item = usize> {
+fn candidates(
+    case: &Case<'_>,
+    entry: &Entry,
+    written: Option<SystemTime>,
+) -> impl Iterator<Item = usize> {
     let is_planned = move |place: usize| {
-        written.is_none_or(|at| case.source[place].landed <= at && !case.had_lost(place, at - PLAN_AGE_MAX))
+        written.is_none_or(|at| {
+            case.source[place].landed <= at && !case.had_lost(place, at - PLAN_AGE_MAX)
+        })
     };
     let origin = case.origin(entry);
     let is_of = move |place: usize| case.source[place].is_marker() && is_planned(place);
-    let places = if entry.is_marker() { 0..case.source.len() } else { 0..0 };
+    let places = if entry.is_marker() {
+        0..case.source.len()
+    } else {
+        0..0
+    };
     places.filter(move |place| is_of(*place)).chain(origin)
 }
 

@@ -12,7 +12,10 @@ use crate::sim::simulate;
 // Longer than any plan lives, so that each step knows of those before it.
 const PAUSE: Duration = Duration::from_secs(120);
 
-const FOLLOWS_PURGES: Expect = Expect { version_deletes: true, ..Expect::IN_DOUBT };
+const FOLLOWS_PURGES: Expect = Expect {
+    version_deletes: true,
+    ..Expect::IN_DOUBT
+};
 
 /// Plays a history and returns what the judge says. `a` puts an object of this content to the
 /// source, `M` a delete marker, `-2` deletes the second entry there ever was permanently, `#2x`
@@ -33,31 +36,63 @@ fn verdict(history: &str, expect: Expect) -> Vec<String> {
 }
 
 async fn play(sim: &Sim, user: &Client, bucket: &str, step: &str) {
-    let nth = |bucket: &str, nth: &str| sim.s3.ever(bucket, "k")[nth.parse::<usize>().unwrap() - 1].clone();
+    let nth = |bucket: &str, nth: &str| {
+        sim.s3.ever(bucket, "k")[nth.parse::<usize>().unwrap() - 1].clone()
+    };
     let put = user.put_object().bucket(bucket).key("k");
-    if let Some((place, value)) = step.strip_prefix('#').and_then(|tags| tags.split_at_checked(1)) {
+    if let Some((place, value)) = step
+        .strip_prefix('#')
+        .and_then(|tags| tags.split_at_checked(1))
+    {
         let tag = Tag::builder().key("tier").value(value).build().unwrap();
         let tagging = Tagging::builder().tag_set(tag).build().unwrap();
         let version = nth(bucket, place).version_id.clone();
-        let put = user.put_object_tagging().bucket(bucket).key("k").version_id(version).tagging(tagging);
+        let put = user
+            .put_object_tagging()
+            .bucket(bucket)
+            .key("k")
+            .version_id(version)
+            .tagging(tagging);
         return drop(put.send().await.unwrap());
     }
     match (step, step.strip_prefix('-')) {
-        ("M", _) => drop(user.delete_object().bucket(bucket).key("k").send().await.unwrap()),
+        ("M", _) => drop(
+            user.delete_object()
+                .bucket(bucket)
+                .key("k")
+                .send()
+                .await
+                .unwrap(),
+        ),
         (_, Some(place)) => {
             let version = nth(bucket, place).version_id.clone();
-            user.delete_object().bucket(bucket).key("k").version_id(version).send().await.unwrap();
+            user.delete_object()
+                .bucket(bucket)
+                .key("k")
+                .version_id(version)
+                .send()
+                .await
+                .unwrap();
         }
         (content, None) if bucket == SOURCE => {
-            put.body(content.as_bytes().to_vec().into()).send().await.unwrap();
+            put.body(content.as_bytes().to_vec().into())
+                .send()
+                .await
+                .unwrap();
         }
         (place, None) => {
-            let (place, is_spoilt) = place.strip_suffix('!').map_or((place, false), |place| (place, true));
+            let (place, is_spoilt) = place
+                .strip_suffix('!')
+                .map_or((place, false), |place| (place, true));
             let original = nth(SOURCE, place);
             let stamp = format!("1;{SOURCE};{}", original.version_id);
             let body = original.object.as_ref().unwrap().bytes.clone();
             let body = if is_spoilt { "spoilt".into() } else { body };
-            put.metadata(STAMP, stamp).body(body.into()).send().await.unwrap();
+            put.metadata(STAMP, stamp)
+                .body(body.into())
+                .send()
+                .await
+                .unwrap();
         }
     }
 }
@@ -69,31 +104,55 @@ fn what_is_wrong_is_said() {
         ("a b >2 >1", "H: v0 stands above"),
         ("a b >2", "H: v0 has no replica"),
         ("a M b >1 >3", "H: the marker above v0 is missing"),
-        ("a M b c -4 >1 >3 >4 >-3", "H: the marker above v0 is missing"),
+        (
+            "a M b c -4 >1 >3 >4 >-3",
+            "H: the marker above v0 is missing",
+        ),
         ("a M b M -3 >1 >M >M", "H: two markers in a row"),
         ("a M >1 >M >M", "H: two markers in a row"),
         ("M >M", "H: a marker over nothing"),
         ("a M -1 >M", "H: a marker over nothing"),
-        ("a >1 >M", "H: a marker above Some(0) that the source never had"),
-        ("a M b -3 >1 >M >3 >M >-3", "H: a marker above Some(0) that the source never had"),
+        (
+            "a >1 >M",
+            "H: a marker above Some(0) that the source never had",
+        ),
+        (
+            "a M b -3 >1 >M >3 >M >-3",
+            "H: a marker above Some(0) that the source never had",
+        ),
         ("a M >1", "C: the destination shows an object"),
         ("a >1 >M", "C: the source shows an object"),
         ("a b >1 >2 >-1", "S: v0 was removed, which the source had"),
-        ("a M >1 >M >-2 >M", "S: a marker was removed, which the source had"),
+        (
+            "a M >1 >M >-2 >M",
+            "S: a marker was removed, which the source had",
+        ),
         ("a M >1 >M >-2 >M", "M: user shows v0"),
-        ("a M >1 >M >-2 -2", "S: a marker was removed, which the source had"),
+        (
+            "a M >1 >M >-2 -2",
+            "S: a marker was removed, which the source had",
+        ),
         ("a M b >1 >M >3 >M -3", "M: user shows a marker"),
         ("a b >1 >2!", "E: the replica of v1 has other bytes"),
         ("a b -1 >1! >-1 >2", "E: the replica of v0 has other bytes"),
         ("a >1 #1x #1y >#1y >#1x >#1y", "M: user gives v0 the tags"),
-        ("a b #1x #1y >1 >2 >#1y >#1x >#1y", "M: user gives v0 the tags"),
+        (
+            "a b #1x #1y >1 >2 >#1y >#1x >#1y",
+            "M: user gives v0 the tags",
+        ),
         ("a >1 >#1x #1x", "M: user gives v0 the tags"),
         ("a #1x >1 >#1x #1y", "E: the replica of v0 has the tags"),
-        ("a #1x >1 >#1x b >2 #1y", "E: the replica of v0 has the tags"),
+        (
+            "a #1x >1 >#1x b >2 #1y",
+            "E: the replica of v0 has the tags",
+        ),
     ];
     for (history, complaint) in table {
         let said = verdict(history, FOLLOWS_PURGES);
-        assert!(said.iter().any(|said| said.starts_with(complaint)), "{history}: {said:?}");
+        assert!(
+            said.iter().any(|said| said.starts_with(complaint)),
+            "{history}: {said:?}"
+        );
     }
 }
 
@@ -111,7 +170,10 @@ fn what_is_wrong_is_said_where_purges_are_not_followed() {
     ];
     for (history, complaint) in table {
         let said = verdict(history, Expect::IN_DOUBT);
-        assert!(said.iter().any(|said| said.starts_with(complaint)), "{history}: {said:?}");
+        assert!(
+            said.iter().any(|said| said.starts_with(complaint)),
+            "{history}: {said:?}"
+        );
     }
 }
 

@@ -20,18 +20,35 @@ fn a_version_that_is_deleted_for_good_while_its_copy_is_on_the_way_does_not_stay
         // The answer is lost, and the write lands when its daemon waits for it and no other daemon
         // has a record of it.
         let place = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
-        sim.net.faults().add(Fault::new("late", place, Effect::LandLate(Duration::from_secs(15))).times(1));
+        sim.net
+            .faults()
+            .add(Fault::new("late", place, Effect::LandLate(Duration::from_secs(15))).times(1));
         sim.put("a", b"goes").await;
         deafen(&sim, 0).await;
         assert_eq!(sim.net.faults().hits("late"), 1);
         let second = fleet::nth(&mut sim, rule, AWS, 1).await;
-        let goes = sim.s3.history(SOURCE, "a").last().unwrap().version_id.clone();
-        let delete = sim.user().delete_object().bucket(SOURCE).key("a").version_id(goes);
+        let goes = sim
+            .s3
+            .history(SOURCE, "a")
+            .last()
+            .unwrap()
+            .version_id
+            .clone();
+        let delete = sim
+            .user()
+            .delete_object()
+            .bucket(SOURCE)
+            .key("a")
+            .version_id(goes);
         delete.send().await.unwrap();
         sim.drained().await;
         first.stop().await;
         second.stop().await;
-        assert_eq!(sim.s3.history(ARCHIVE, "a").len(), 1, "the version is gone at the source");
+        assert_eq!(
+            sim.s3.history(ARCHIVE, "a").len(),
+            1,
+            "the version is gone at the source"
+        );
         assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
     });
 }
@@ -44,11 +61,16 @@ fn a_write_does_not_rest_on_a_look_from_before_its_source_was_asked() {
         sim.post_everything();
         // List and body together take so long that the destination is looked at again, and then the
         // source takes long to say whether it still has the version.
-        let slow =
-            [("list", "ListObjectVersions", 8, 1), ("body", "GetObject", 10, 1), ("question", "HeadObject", 70, 2)];
+        let slow = [
+            ("list", "ListObjectVersions", 8, 1),
+            ("body", "GetObject", 10, 1),
+            ("question", "HeadObject", 70, 2),
+        ];
         for (name, operation, seconds, times) in slow {
             let place = Place::s3(operation).bucket(SOURCE).client("daemon-0");
-            sim.net.faults().add(Fault::new(name, place, Effect::Delay(Duration::from_secs(seconds))).times(times));
+            sim.net.faults().add(
+                Fault::new(name, place, Effect::Delay(Duration::from_secs(seconds))).times(times),
+            );
         }
         sim.put("a", b"one").await;
         let event = sim.sqs.messages(QUEUE).last().unwrap().body.clone();
@@ -58,12 +80,28 @@ fn a_write_does_not_rest_on_a_look_from_before_its_source_was_asked() {
         assert_eq!(sim.net.faults().hits("question"), 1);
         let quick = fleet::nth(&mut sim, rule, AWS, 1).await;
         sim.sqs.send(QUEUE, event, Duration::ZERO);
-        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        sim.user()
+            .delete_object()
+            .bucket(SOURCE)
+            .key("a")
+            .send()
+            .await
+            .unwrap();
         sim.drained().await;
-        assert_eq!((sim.net.faults().hits("body"), sim.net.faults().hits("question")), (1, 2));
+        assert_eq!(
+            (
+                sim.net.faults().hits("body"),
+                sim.net.faults().hits("question")
+            ),
+            (1, 2)
+        );
         slow.stop().await;
         quick.stop().await;
-        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 2, "one object and the marker that hides it");
+        assert_eq!(
+            sim.s3.ever(ARCHIVE, "a").len(),
+            2,
+            "one object and the marker that hides it"
+        );
     });
 }
 
@@ -73,16 +111,37 @@ fn a_version_that_is_gone_before_a_marker_was_seen_does_not_stay() {
         sim.share();
         sim.post_everything();
         let place = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
-        sim.net.faults().add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(20))).times(1));
+        sim.net
+            .faults()
+            .add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(20))).times(1));
         let slow = fleet::lone(&mut sim, "", AWS).await;
         sim.put("a", b"one").await;
         deafen(&sim, 0).await;
         assert_eq!(sim.net.faults().hits("slow"), 1);
         // It is deleted permanently, and the key as well. A daemon that sees nothing of it has no
         // need of a marker.
-        let gone = sim.s3.history(SOURCE, "a").last().unwrap().version_id.clone();
-        sim.user().delete_object().bucket(SOURCE).key("a").version_id(gone).send().await.unwrap();
-        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        let gone = sim
+            .s3
+            .history(SOURCE, "a")
+            .last()
+            .unwrap()
+            .version_id
+            .clone();
+        sim.user()
+            .delete_object()
+            .bucket(SOURCE)
+            .key("a")
+            .version_id(gone)
+            .send()
+            .await
+            .unwrap();
+        sim.user()
+            .delete_object()
+            .bucket(SOURCE)
+            .key("a")
+            .send()
+            .await
+            .unwrap();
         let quick = fleet::nth(&mut sim, "", AWS, 1).await;
         sim.drained().await;
         slow.stop().await;
@@ -99,20 +158,51 @@ fn a_marker_that_a_removal_bares_does_not_hide_what_the_source_shows() {
         let rule = "version_deletes = true";
         let knows = fleet::lone(&mut sim, rule, AWS).await;
         sim.put("a", b"one").await;
-        let marker = sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        let marker = sim
+            .user()
+            .delete_object()
+            .bucket(SOURCE)
+            .key("a")
+            .send()
+            .await
+            .unwrap();
         sim.put("a", b"two").await;
         sim.drained().await;
         knows.stop().await;
         // The daemon that hears that the marker was taken back did not write it, and sees what
         // stands above it.
         let hears = fleet::nth(&mut sim, rule, AWS, 1).await;
-        sim.user().delete_object().bucket(SOURCE).key("a").set_version_id(marker.version_id).send().await.unwrap();
+        sim.user()
+            .delete_object()
+            .bucket(SOURCE)
+            .key("a")
+            .set_version_id(marker.version_id)
+            .send()
+            .await
+            .unwrap();
         sim.drained().await;
         hears.stop().await;
-        assert_eq!(sim.s3.history(ARCHIVE, "a").len(), 3, "nobody knew which entry the marker was");
+        assert_eq!(
+            sim.s3.history(ARCHIVE, "a").len(),
+            3,
+            "nobody knew which entry the marker was"
+        );
         let knows = fleet::lone(&mut sim, rule, AWS).await;
-        let two = sim.s3.history(SOURCE, "a").last().unwrap().version_id.clone();
-        sim.user().delete_object().bucket(SOURCE).key("a").version_id(two).send().await.unwrap();
+        let two = sim
+            .s3
+            .history(SOURCE, "a")
+            .last()
+            .unwrap()
+            .version_id
+            .clone();
+        sim.user()
+            .delete_object()
+            .bucket(SOURCE)
+            .key("a")
+            .version_id(two)
+            .send()
+            .await
+            .unwrap();
         sim.drained().await;
         knows.stop().await;
         assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
@@ -124,19 +214,51 @@ fn a_marker_that_a_removal_bares_does_not_hide_what_the_source_shows() {
 fn a_version_delete_that_is_not_answered_is_waited_for() {
     simulate(9, async |mut sim| {
         sim.post_everything();
-        let daemon = fleet::lone(&mut sim, "version_deletes = true\nversion_delete_delay = \"0s\"", AWS).await;
+        let daemon = fleet::lone(
+            &mut sim,
+            "version_deletes = true\nversion_delete_delay = \"0s\"",
+            AWS,
+        )
+        .await;
         sim.put("a", b"one").await;
-        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        sim.user()
+            .delete_object()
+            .bucket(SOURCE)
+            .key("a")
+            .send()
+            .await
+            .unwrap();
         sim.drained().await;
         let place = Place::s3("DeleteObject").bucket(ARCHIVE);
-        sim.net.faults().add(Fault::new("late", place, Effect::LandLate(Duration::from_secs(15))).times(1));
-        let marker = sim.s3.history(SOURCE, "a").last().unwrap().version_id.clone();
-        sim.user().delete_object().bucket(SOURCE).key("a").version_id(marker).send().await.unwrap();
+        sim.net
+            .faults()
+            .add(Fault::new("late", place, Effect::LandLate(Duration::from_secs(15))).times(1));
+        let marker = sim
+            .s3
+            .history(SOURCE, "a")
+            .last()
+            .unwrap()
+            .version_id
+            .clone();
+        sim.user()
+            .delete_object()
+            .bucket(SOURCE)
+            .key("a")
+            .version_id(marker)
+            .send()
+            .await
+            .unwrap();
         while sim.net.faults().hits("late") == 0 {
             sim.pass(Duration::from_millis(100)).await;
         }
         // The marker is still there, and would pass for the replica of this one.
-        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        sim.user()
+            .delete_object()
+            .bucket(SOURCE)
+            .key("a")
+            .send()
+            .await
+            .unwrap();
         sim.drained().await;
         daemon.stop().await;
         sim.net.quiet().await;
@@ -149,19 +271,39 @@ fn a_marker_that_is_taken_back_while_the_version_below_is_copied_is_not_written(
     simulate(11, async |mut sim| {
         sim.post_everything();
         sim.put("a", b"one").await;
-        let marked = sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        let marked = sim
+            .user()
+            .delete_object()
+            .bucket(SOURCE)
+            .key("a")
+            .send()
+            .await
+            .unwrap();
         let place = Place::s3("GetObject").bucket(SOURCE);
-        sim.net.faults().add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(20))).times(1));
+        sim.net
+            .faults()
+            .add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(20))).times(1));
         let daemon = fleet::lone(&mut sim, "version_deletes = true", AWS).await;
         while sim.net.faults().hits("slow") == 0 {
             sim.pass(Duration::from_millis(100)).await;
         }
         let marker = marked.version_id.unwrap();
-        sim.user().delete_object().bucket(SOURCE).key("a").version_id(marker).send().await.unwrap();
+        sim.user()
+            .delete_object()
+            .bucket(SOURCE)
+            .key("a")
+            .version_id(marker)
+            .send()
+            .await
+            .unwrap();
         sim.drained().await;
         daemon.stop().await;
         assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
-        assert_eq!(sim.s3.ever(ARCHIVE, "a").len(), 1, "the marker was gone when it was to be written");
+        assert_eq!(
+            sim.s3.ever(ARCHIVE, "a").len(),
+            1,
+            "the marker was gone when it was to be written"
+        );
     });
 }
 
@@ -170,11 +312,21 @@ fn a_marker_is_written_though_every_list_takes_longer_than_a_reading_may_be_old(
     simulate(12, async |mut sim| {
         sim.post_everything();
         let place = Place::s3("ListObjectVersions").bucket(SOURCE);
-        sim.net.faults().add(Fault::new("slow", place, Effect::Delay(Duration::from_secs(16))));
+        sim.net.faults().add(Fault::new(
+            "slow",
+            place,
+            Effect::Delay(Duration::from_secs(16)),
+        ));
         sim.put("a", b"one").await;
         let daemon = fleet::lone(&mut sim, "version_deletes = true", AWS).await;
         sim.drained().await;
-        sim.user().delete_object().bucket(SOURCE).key("a").send().await.unwrap();
+        sim.user()
+            .delete_object()
+            .bucket(SOURCE)
+            .key("a")
+            .send()
+            .await
+            .unwrap();
         sim.drained().await;
         let parked = daemon.status().await.unwrap().parked;
         daemon.stop().await;

@@ -28,7 +28,11 @@ fn whatever_bodies_are_like_every_ten_seconds_have_what_the_rule_says_within_5_p
 fn of_the_rules_and_the_destinations_the_smaller_one_holds_and_they_do_not_add_up() {
     for (own, destinations) in [(8, 8), (8, 16), (16, 8)] {
         // Each is more than what may go at once.
-        keeps_to((Some(own * MIB), Some(destinations * MIB)), (40, 3 << 20), "PutObject");
+        keeps_to(
+            (Some(own * MIB), Some(destinations * MIB)),
+            (40, 3 << 20),
+            "PutObject",
+        );
     }
 }
 
@@ -46,18 +50,26 @@ fn keeps_to(limits: (Option<u64>, Option<u64>), (objects, bytes): (usize, usize)
         .await;
         sim.drained().await;
         daemon.stop().await;
-        let is_meant = |entry: &Entry| entry.client == "daemon-0" && entry.call.operation == operation;
+        let is_meant =
+            |entry: &Entry| entry.client == "daemon-0" && entry.call.operation == operation;
         let all = sim.net.journal().select(is_meant);
         let windows = all.iter().map(|entry| entry.sent..entry.sent + TEN_SECONDS);
         let windows = windows.take_while(|window| window.end < all.last().unwrap().sent);
         let passed = |window: Range<Duration>| -> usize {
-            all.iter().filter(|entry| window.contains(&entry.sent)).map(|entry| entry.call.bytes).sum()
+            all.iter()
+                .filter(|entry| window.contains(&entry.sent))
+                .map(|entry| entry.call.bytes)
+                .sum()
         };
         let passed: Vec<usize> = windows.map(passed).collect();
-        let granted = usize::try_from(10 * limits.0.into_iter().chain(limits.1).min().unwrap()).unwrap();
+        let granted =
+            usize::try_from(10 * limits.0.into_iter().chain(limits.1).min().unwrap()).unwrap();
         assert!(!passed.is_empty());
         let is_near = |passed: &usize| passed.abs_diff(granted) * 20 <= granted;
-        assert!(passed.iter().all(is_near), "{passed:?} bytes in ten seconds instead of {granted} under {limits:?}");
+        assert!(
+            passed.iter().all(is_near),
+            "{passed:?} bytes in ten seconds instead of {granted} under {limits:?}"
+        );
     });
 }
 
@@ -82,15 +94,28 @@ fn work_that_only_fails_is_told_though_a_limit_lets_it_pass() {
     simulate(27, async |mut sim| {
         sim.post_everything();
         sim.fill("", 20, 1 << 20).await;
-        let refused = Effect::Refuse { status: 500, code: "InternalError", lands: false };
-        sim.net.faults().add(Fault::new("broken", Place::s3("GetObject").client("daemon-0"), refused));
+        let refused = Effect::Refuse {
+            status: 500,
+            code: "InternalError",
+            lands: false,
+        };
+        sim.net.faults().add(Fault::new(
+            "broken",
+            Place::s3("GetObject").client("daemon-0"),
+            refused,
+        ));
         let daemon = fleet::lone(&mut sim, "limits = { bandwidth = \"64KiB/s\" }", AWS).await;
         let mut told = None;
         for _ in 0..40 {
             sim.pass(Duration::from_secs(30)).await;
             let status = daemon.status().await.unwrap();
-            told = told.or(daemon.ailment().await).or(status.degraded.first().map(|ailing| format!("{ailing:?}")));
-            told = told.or(status.parked.first().map(|parked| parked.reason.to_string()));
+            told = told
+                .or(daemon.ailment().await)
+                .or(status.degraded.first().map(|ailing| format!("{ailing:?}")));
+            told = told.or(status
+                .parked
+                .first()
+                .map(|parked| parked.reason.to_string()));
         }
         assert!(told.is_some(), "nothing was written for twenty minutes");
         sim.net.faults().clear("broken");
@@ -109,7 +134,11 @@ fn an_upload_goes_on_after_its_limit_changed_the_size_of_parts() {
         let daemon = fleet::lone(&mut sim, &limited("4MiB/s"), AWS).await;
         sim.pass(TEN_SECONDS).await;
         daemon.reload_rules(&fleet::settings(&mut sim, &limited("400MiB/s"), AWS));
-        let refused = Effect::Refuse { status: 500, code: "InternalError", lands: false };
+        let refused = Effect::Refuse {
+            status: 500,
+            code: "InternalError",
+            lands: false,
+        };
         let place = Place::s3("UploadPart").client("daemon-0");
         sim.net.faults().add(Fault::new("broken", place, refused));
         sim.pass(Duration::from_secs(30)).await;
@@ -117,6 +146,10 @@ fn an_upload_goes_on_after_its_limit_changed_the_size_of_parts() {
         sim.drained().await;
         daemon.stop().await;
         let begun = |entry: &Entry| entry.call.operation == "CreateMultipartUpload";
-        assert_eq!(sim.net.journal().select(begun).len(), 1, "it was begun anew");
+        assert_eq!(
+            sim.net.journal().select(begun).len(),
+            1,
+            "it was begun anew"
+        );
     });
 }

@@ -17,7 +17,11 @@ fn beside(limits: &str) -> String {
 }
 
 fn arrived(sim: &Sim, prefix: &str) -> usize {
-    sim.s3.keys_ever(ARCHIVE).iter().filter(|key| key.starts_with(prefix)).count()
+    sim.s3
+        .keys_ever(ARCHIVE)
+        .iter()
+        .filter(|key| key.starts_with(prefix))
+        .count()
 }
 
 /// Counts receipts of messages.
@@ -31,7 +35,12 @@ fn a_backlog_that_waits_for_its_rules_limit_takes_no_other_rules_places() {
         sim.post_everything();
         // More than there are places.
         sim.fill("large/", 400, 7).await;
-        let daemon = fleet::lone(&mut sim, &beside("limits = { requests_per_second = 1 }"), AWS).await;
+        let daemon = fleet::lone(
+            &mut sim,
+            &beside("limits = { requests_per_second = 1 }"),
+            AWS,
+        )
+        .await;
         sim.pass(TEN_SECONDS).await;
         sim.fill("small/", 100, 7).await;
         sim.pass(Duration::from_secs(5)).await;
@@ -48,7 +57,12 @@ fn large_objects_that_wait_for_their_rules_limit_take_no_other_rules_places() {
     simulate(17, async |mut sim| {
         sim.post_everything();
         sim.fill("large/", 40, 9 << 20).await;
-        let daemon = fleet::lone(&mut sim, &beside("limits = { bandwidth = \"256KiB/s\" }"), AWS).await;
+        let daemon = fleet::lone(
+            &mut sim,
+            &beside("limits = { bandwidth = \"256KiB/s\" }"),
+            AWS,
+        )
+        .await;
         sim.pass(TEN_SECONDS).await;
         sim.fill("small/", 2, 9 << 20).await;
         sim.pass(TEN_SECONDS).await;
@@ -77,7 +91,11 @@ fn a_backlog_that_would_fill_the_hand_leaves_room_for_what_comes_by_another_queu
         sim.pass(TEN_SECONDS).await;
         assert_eq!(arrived(&sim, "small/"), 10);
         let board = daemon.status().await.unwrap().in_flight;
-        assert!((900..=1000).contains(&board.messages), "{} messages are in hand", board.messages);
+        assert!(
+            (900..=1000).contains(&board.messages),
+            "{} messages are in hand",
+            board.messages
+        );
         assert!(arrived(&sim, "large/") < 200, "the hand is full of those");
         sim.drained().await;
         let received = received(&daemon).await;
@@ -93,7 +111,13 @@ fn a_key_that_changes_all_the_time_leaves_room_for_others() {
         sim.post_everything();
         for _ in 0..600 {
             sim.put("lock", b"mine").await;
-            sim.user().delete_object().bucket(SOURCE).key("lock").send().await.unwrap();
+            sim.user()
+                .delete_object()
+                .bucket(SOURCE)
+                .key("lock")
+                .send()
+                .await
+                .unwrap();
         }
         let daemon = fleet::lone(&mut sim, "", AWS).await;
         sim.fill("other-", 10, 7).await;

@@ -13,7 +13,9 @@ fn requests_are_not_saved_up_while_memory_is_short() {
     simulate(6, async |mut sim| {
         // Memory has room for sixteen, and the first sixteen take long.
         let slow = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
-        sim.net.faults().add(Fault::new("slow", slow, Effect::Delay(Duration::from_secs(20))).times(16));
+        sim.net
+            .faults()
+            .add(Fault::new("slow", slow, Effect::Delay(Duration::from_secs(20))).times(16));
         sim.post_everything();
         sim.fill("", 60, 4 << 20).await;
         let daemon = fleet::lone(&mut sim, "limits = { requests_per_second = 4 }", AWS).await;
@@ -30,7 +32,9 @@ fn requests_are_not_saved_up_while_the_source_is_slow() {
     simulate(11, async |mut sim| {
         // All that wait for these are let in meanwhile.
         let slow = Place::s3("GetObject").bucket(SOURCE).client("daemon-0");
-        sim.net.faults().add(Fault::new("slow", slow, Effect::Delay(Duration::from_secs(30))).times(60));
+        sim.net
+            .faults()
+            .add(Fault::new("slow", slow, Effect::Delay(Duration::from_secs(30))).times(60));
         sim.post_everything();
         sim.fill("", 60, 7).await;
         let limited = fleet::mirrored("limits = { requests_per_second = 4 }");
@@ -47,7 +51,9 @@ fn requests_are_not_saved_up_while_the_source_is_slow() {
 fn a_source_that_was_slow_leaves_no_bodies_that_hold_memory_for_as_long_as_there_is_more() {
     simulate(13, async |mut sim| {
         let slow = Place::s3("GetObject").bucket(SOURCE).client("daemon-0");
-        sim.net.faults().add(Fault::new("slow", slow, Effect::Delay(Duration::from_secs(14))).times(56));
+        sim.net
+            .faults()
+            .add(Fault::new("slow", slow, Effect::Delay(Duration::from_secs(14))).times(56));
         sim.post_everything();
         sim.fill("", 400, 7).await;
         let daemon = fleet::lone(&mut sim, "limits = { requests_per_second = 4 }", AWS).await;
@@ -56,7 +62,8 @@ fn a_source_that_was_slow_leaves_no_bodies_that_hold_memory_for_as_long_as_there
             let is_source = entry.call.bucket.as_deref() == Some(SOURCE);
             is_source && entry.client == "daemon-0" && entry.call.operation == "GetObject"
         };
-        let held = sim.net.journal().select(is_read).len() - sim.net.journal().writes(ARCHIVE).len();
+        let held =
+            sim.net.journal().select(is_read).len() - sim.net.journal().writes(ARCHIVE).len();
         sim.drained().await;
         daemon.stop().await;
         assert!(held <= 8, "{held} bodies are held");
@@ -65,8 +72,17 @@ fn a_source_that_was_slow_leaves_no_bodies_that_hold_memory_for_as_long_as_there
 
 /// Counts the writes of the second that had most.
 fn most_in_a_second(sim: &Sim) -> usize {
-    let sent: Vec<Duration> = sim.net.journal().writes(ARCHIVE).iter().map(|write| write.sent).collect();
-    let from =
-        |first: &Duration| sent.iter().filter(|sent| (*first..*first + Duration::from_secs(1)).contains(*sent)).count();
+    let sent: Vec<Duration> = sim
+        .net
+        .journal()
+        .writes(ARCHIVE)
+        .iter()
+        .map(|write| write.sent)
+        .collect();
+    let from = |first: &Duration| {
+        sent.iter()
+            .filter(|sent| (*first..*first + Duration::from_secs(1)).contains(*sent))
+            .count()
+    };
     sent.iter().map(from).max().unwrap_or_default()
 }

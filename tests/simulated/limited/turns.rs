@@ -19,12 +19,23 @@ fn a_rule_with_large_objects_shares_a_destinations_bandwidth_with_one_that_has_s
         sim.fill("small/", 60, 16 << 10).await;
         sim.pass(TEN_SECONDS).await;
         // Those are as much as goes through in a second.
-        let small = sim.s3.keys_ever(ARCHIVE).iter().filter(|key| key.starts_with("small/")).count();
+        let small = sim
+            .s3
+            .keys_ever(ARCHIVE)
+            .iter()
+            .filter(|key| key.starts_with("small/"))
+            .count();
         assert_eq!(small, 60);
         sim.drained().await;
         daemon.stop().await;
-        let bytes: usize = in_ten_seconds(&sim, 100).iter().map(|write| write.call.bytes).sum();
-        assert!(bytes.abs_diff(10 << 20) <= 5 << 20, "{bytes} bytes in ten seconds");
+        let bytes: usize = in_ten_seconds(&sim, 100)
+            .iter()
+            .map(|write| write.call.bytes)
+            .sum();
+        assert!(
+            bytes.abs_diff(10 << 20) <= 5 << 20,
+            "{bytes} bytes in ten seconds"
+        );
     });
 }
 
@@ -34,7 +45,12 @@ fn a_rule_that_waits_for_its_requests_holds_no_memory_that_another_needs() {
     simulate(4, async |mut sim| {
         sim.post_everything();
         sim.fill("", 60, 4 << 20).await;
-        let daemon = fleet::lone(&mut sim, &fleet::mirrored("limits = { requests_per_second = 1 }"), AWS).await;
+        let daemon = fleet::lone(
+            &mut sim,
+            &fleet::mirrored("limits = { requests_per_second = 1 }"),
+            AWS,
+        )
+        .await;
         sim.pass(TEN_SECONDS).await;
         assert_eq!(sim.net.journal().writes(MIRROR).len(), 60);
         assert!(sim.net.journal().writes(ARCHIVE).len() < 20);
@@ -50,15 +66,26 @@ fn a_large_body_gets_its_turn_among_small_ones_of_the_same_rule() {
         sim.post_everything();
         for number in 0..120 {
             let bytes = if number == 10 { 4 << 20 } else { 256 << 10 };
-            let put = sim.user().put_object().bucket(SOURCE).key(format!("{number}"));
+            let put = sim
+                .user()
+                .put_object()
+                .bucket(SOURCE)
+                .key(format!("{number}"));
             put.body(vec![1; bytes].into()).send().await.unwrap();
         }
         let daemon = fleet::lone(&mut sim, "limits = { bandwidth = \"1MiB/s\" }", AWS).await;
         sim.drained().await;
         daemon.stop().await;
         let writes = sim.net.journal().writes(ARCHIVE);
-        let large = writes.iter().position(|write| write.call.key.as_deref() == Some("10")).unwrap();
-        assert!(large < 60, "{large} of {} others went first", writes.len() - 1);
+        let large = writes
+            .iter()
+            .position(|write| write.call.key.as_deref() == Some("10"))
+            .unwrap();
+        assert!(
+            large < 60,
+            "{large} of {} others went first",
+            writes.len() - 1
+        );
     });
 }
 
@@ -67,10 +94,17 @@ fn large_objects_do_not_hold_up_the_small_ones_of_any_rule() {
     simulate(7, async |mut sim| {
         // Memory has room for eight parts, and a round of them takes twenty seconds.
         let slow = Place::s3("UploadPart").client("daemon-0");
-        sim.net.faults().add(Fault::new("slow", slow, Effect::Delay(Duration::from_secs(20))));
+        sim.net.faults().add(Fault::new(
+            "slow",
+            slow,
+            Effect::Delay(Duration::from_secs(20)),
+        ));
         sim.post_everything();
         sim.fill("large/", 24, 9 << 20).await;
-        let rule = format!("{}filter = {{ prefix = \"small/\" }}", fleet::rule_text("mirror", MIRROR, ""));
+        let rule = format!(
+            "{}filter = {{ prefix = \"small/\" }}",
+            fleet::rule_text("mirror", MIRROR, "")
+        );
         let daemon = fleet::lone(&mut sim, &rule, AWS).await;
         sim.pass(Duration::from_secs(10)).await;
         sim.put("small/1", b"small").await;
@@ -78,7 +112,10 @@ fn large_objects_do_not_hold_up_the_small_ones_of_any_rule() {
         for bucket in [ARCHIVE, MIRROR] {
             assert!(sim.shown(bucket, "small/1").is_some(), "not in {bucket}");
         }
-        assert!(sim.s3.keys_ever(ARCHIVE).len() < 20, "the large ones take their time");
+        assert!(
+            sim.s3.keys_ever(ARCHIVE).len() < 20,
+            "the large ones take their time"
+        );
         sim.drained().await;
         daemon.stop().await;
         assert_eq!(sim.s3.keys_ever(ARCHIVE).len(), 25);
@@ -96,8 +133,15 @@ fn the_parts_of_a_large_object_get_their_turn_among_the_requests_of_small_ones()
         sim.drained().await;
         daemon.stop().await;
         let writes = sim.net.journal().writes(ARCHIVE);
-        let large = writes.iter().position(|write| write.call.key.as_deref() == Some("0")).unwrap();
-        assert!(large < 100, "{large} of {} others went first", writes.len() - 1);
+        let large = writes
+            .iter()
+            .position(|write| write.call.key.as_deref() == Some("0"))
+            .unwrap();
+        assert!(
+            large < 100,
+            "{large} of {} others went first",
+            writes.len() - 1
+        );
     });
 }
 
@@ -106,7 +150,9 @@ fn who_was_let_in_and_waits_holds_up_no_other_rule_of_the_destination() {
     simulate(14, async |mut sim| {
         // The mirror's reading of all of them comes at one moment.
         let slow = Place::s3("GetObject").bucket(SOURCE).client("daemon-0");
-        sim.net.faults().add(Fault::new("slow", slow, Effect::Delay(Duration::from_secs(30))).times(120));
+        sim.net
+            .faults()
+            .add(Fault::new("slow", slow, Effect::Delay(Duration::from_secs(30))).times(120));
         sim.post_everything();
         sim.fill("small/", 120, 7).await;
         let rules = fleet::mirrored(&sharing("requests_per_second = 4"));
@@ -116,7 +162,16 @@ fn who_was_let_in_and_waits_holds_up_no_other_rule_of_the_destination() {
         sim.pass(TEN_SECONDS).await;
         let of = |prefix: &str| {
             let writes = sim.net.journal().writes(ARCHIVE);
-            writes.iter().filter(|write| write.call.key.as_deref().is_some_and(|key| key.starts_with(prefix))).count()
+            writes
+                .iter()
+                .filter(|write| {
+                    write
+                        .call
+                        .key
+                        .as_deref()
+                        .is_some_and(|key| key.starts_with(prefix))
+                })
+                .count()
         };
         assert!(of("small/") < 60, "all that waited were sent");
         assert_eq!(of("large/"), 10);
@@ -136,7 +191,13 @@ fn deletes_take_turns_with_copies() {
         sim.pass(Duration::from_secs(600)).await;
         daemon.reload_rules(&fleet::settings(&mut sim, &limited(2), AWS));
         for number in 0..100 {
-            sim.user().delete_object().bucket(SOURCE).key(format!("old-{number}")).send().await.unwrap();
+            sim.user()
+                .delete_object()
+                .bucket(SOURCE)
+                .key(format!("old-{number}"))
+                .send()
+                .await
+                .unwrap();
         }
         sim.pass(Duration::from_secs(2)).await;
         sim.fill("new-", 10, 7).await;
@@ -147,6 +208,9 @@ fn deletes_take_turns_with_copies() {
         assert_eq!(writes.iter().filter(|write| is_put(write)).count(), 110);
         let last = writes.iter().rposition(is_put).unwrap();
         let after = writes.len() - 1 - last;
-        assert!((51..100).contains(&after), "{after} of 100 deletes were left");
+        assert!(
+            (51..100).contains(&after),
+            "{after} of 100 deletes were left"
+        );
     });
 }

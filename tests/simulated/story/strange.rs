@@ -28,7 +28,9 @@ pub(super) fn draw(rng: &mut fastrand::Rng) -> Vec<&'static str> {
 pub(super) const LAGS: &str = "list that lags";
 
 fn uploads() -> Place {
-    Place::s3("CreateMultipartUpload").or("UploadPart").or("AbortMultipartUpload")
+    Place::s3("CreateMultipartUpload")
+        .or("UploadPart")
+        .or("AbortMultipartUpload")
 }
 
 fn s3() -> Place {
@@ -43,15 +45,31 @@ fn pages() -> Vec<Trouble> {
     vec![
         ("404 for a body", bodies(), page(404)),
         ("405 for a body", bodies(), page(405)),
-        ("no such version", bodies(), Effect::refuse(404, "NoSuchVersion")),
+        (
+            "no such version",
+            bodies(),
+            Effect::refuse(404, "NoSuchVersion"),
+        ),
         ("404 for a look", Place::s3("HeadObject"), page(404)),
         ("405 for a look", Place::s3("HeadObject"), page(405)),
         ("404 for a list", Place::s3("ListObjectVersions"), page(404)),
         ("404 for tags", tags(), page(404)),
-        ("no tags", Place::s3("GetObjectTagging").bucket(SOURCE), Effect::refuse(404, "NoSuchVersion")),
+        (
+            "no tags",
+            Place::s3("GetObjectTagging").bucket(SOURCE),
+            Effect::refuse(404, "NoSuchVersion"),
+        ),
         ("404 for an upload", uploads(), page(404)),
-        ("412 from in between", appends().or("PutObjectTagging"), page(412)),
-        ("501 from in between", appends().or("CreateMultipartUpload").or("UploadPart"), page(501)),
+        (
+            "412 from in between",
+            appends().or("PutObjectTagging"),
+            page(412),
+        ),
+        (
+            "501 from in between",
+            appends().or("CreateMultipartUpload").or("UploadPart"),
+            page(501),
+        ),
         ("400 from in between", s3(), page(400)),
         ("403 from in between", bodies(), page(403)),
         ("502", s3(), page(502)),
@@ -68,25 +86,60 @@ fn lists() -> Vec<Trouble> {
         ("cut list", lists(), Effect::Shorten(300)),
         ("empty list", lists(), Effect::Shorten(0)),
         ("list that breaks off", lists(), Effect::ResetAt(100)),
-        ("error for a list", lists(), Effect::ErrorInside { code: "InternalError", lands: false }),
+        (
+            "error for a list",
+            lists(),
+            Effect::ErrorInside {
+                code: "InternalError",
+                lands: false,
+            },
+        ),
     ]
 }
 
 /// Answers to another question, and such as leave out or contradict what they are about.
 fn answers() -> Vec<Trouble> {
     let reads = || Place::s3("GetObject").or("HeadObject").bucket(SOURCE);
-    let written = || Place::s3("PutObject").or("UploadPart").or("CompleteMultipartUpload");
+    let written = || {
+        Place::s3("PutObject")
+            .or("UploadPart")
+            .or("CompleteMultipartUpload")
+    };
     vec![
         ("no range", bodies(), Effect::Ask("range", None)),
-        ("wrong range", bodies(), Effect::Ask("range", Some("bytes=0-0"))),
-        ("another version", reads(), Effect::Answer("x-amz-version-id", Some("other"))),
+        (
+            "wrong range",
+            bodies(),
+            Effect::Ask("range", Some("bytes=0-0")),
+        ),
+        (
+            "another version",
+            reads(),
+            Effect::Answer("x-amz-version-id", Some("other")),
+        ),
         ("another object", reads(), Effect::WrongETag),
-        ("another length", Place::s3("HeadObject").bucket(SOURCE), Effect::Answer("content-length", Some("99"))),
+        (
+            "another length",
+            Place::s3("HeadObject").bucket(SOURCE),
+            Effect::Answer("content-length", Some("99")),
+        ),
         ("no ETag", written(), Effect::NoETag),
-        ("no version", appends(), Effect::Answer("x-amz-version-id", None)),
-        ("another checksum", Place::s3("PutObject").bucket(ARCHIVE), Effect::Answer(CRC64, Some("AAAAAAAAAAA="))),
+        (
+            "no version",
+            appends(),
+            Effect::Answer("x-amz-version-id", None),
+        ),
+        (
+            "another checksum",
+            Place::s3("PutObject").bucket(ARCHIVE),
+            Effect::Answer(CRC64, Some("AAAAAAAAAAA=")),
+        ),
         ("no checksum", written(), Effect::Answer(CRC64, None)),
-        ("the end of time", s3(), Effect::Answer("date", Some("Fri, 31 Dec 9999 23:59:59 GMT"))),
+        (
+            "the end of time",
+            s3(),
+            Effect::Answer("date", Some("Fri, 31 Dec 9999 23:59:59 GMT")),
+        ),
     ]
 }
 
@@ -96,7 +149,11 @@ fn silences() -> Vec<Trouble> {
         ("unreachable", s3(), Effect::Unreachable),
         ("dropped", s3(), Effect::Drop),
         ("silence", s3(), Effect::Silence { lands: false }),
-        ("silence of a write that lands", appends(), Effect::Silence { lands: true }),
+        (
+            "silence of a write that lands",
+            appends(),
+            Effect::Silence { lands: true },
+        ),
         ("slow", s3(), Effect::Delay(Duration::from_secs(5))),
     ]
 }
@@ -104,7 +161,11 @@ fn silences() -> Vec<Trouble> {
 /// What services say of a request, or of its sender, that says nothing of the object.
 fn services() -> Vec<Trouble> {
     vec![
-        ("bad digest", Place::s3("PutObject").or("UploadPart"), Effect::refuse(400, "BadDigest")),
+        (
+            "bad digest",
+            Place::s3("PutObject").or("UploadPart"),
+            Effect::refuse(400, "BadDigest"),
+        ),
         ("skewed", s3(), Effect::refuse(403, "RequestTimeTooSkewed")),
         ("expired", s3(), Effect::refuse(400, "ExpiredToken")),
         (
@@ -112,8 +173,20 @@ fn services() -> Vec<Trouble> {
             Place::s3("PutObject").or("CreateMultipartUpload"),
             Effect::refuse(400, "KMS.ThrottlingException"),
         ),
-        ("cut receipt", Place::sqs("ReceiveMessage"), Effect::Shorten(40)),
-        ("cut receipt of a batch", Place::sqs("DeleteMessageBatch"), Effect::Shorten(5)),
-        ("unreachable queue", Place::service(Service::Sqs), Effect::Unreachable),
+        (
+            "cut receipt",
+            Place::sqs("ReceiveMessage"),
+            Effect::Shorten(40),
+        ),
+        (
+            "cut receipt of a batch",
+            Place::sqs("DeleteMessageBatch"),
+            Effect::Shorten(5),
+        ),
+        (
+            "unreachable queue",
+            Place::service(Service::Sqs),
+            Effect::Unreachable,
+        ),
     ]
 }

@@ -19,13 +19,19 @@ pub(super) fn of(story: &Story) -> Vec<Trouble> {
     // An endpoint that is taken at its word when it contradicts itself loses its conditions.
     all.extend(lies().into_iter().filter(|_| story.odd && !story.mute));
     all.extend(parking().into_iter().filter(|_| story.parks));
-    all.extend(strange::passing().into_iter().filter(|(what, ..)| story.strange.contains(what)));
+    all.extend(
+        strange::passing()
+            .into_iter()
+            .filter(|(what, ..)| story.strange.contains(what)),
+    );
     all
 }
 
 /// Writes that readers see.
 pub(super) fn appends() -> Place {
-    Place::s3("PutObject").or("CompleteMultipartUpload").or("DeleteObject")
+    Place::s3("PutObject")
+        .or("CompleteMultipartUpload")
+        .or("DeleteObject")
 }
 
 /// Objects on their way.
@@ -34,29 +40,92 @@ pub(super) fn bodies() -> Place {
 }
 
 fn common() -> Vec<Trouble> {
-    let uploads = || Place::s3("CreateMultipartUpload").or("UploadPart").or("AbortMultipartUpload");
-    let writes = || uploads().or("PutObject").or("CompleteMultipartUpload").or("DeleteObject").or("PutObjectTagging");
-    let reads = Place::s3("GetObject").or("HeadObject").or("ListObjectVersions");
+    let uploads = || {
+        Place::s3("CreateMultipartUpload")
+            .or("UploadPart")
+            .or("AbortMultipartUpload")
+    };
+    let writes = || {
+        uploads()
+            .or("PutObject")
+            .or("CompleteMultipartUpload")
+            .or("DeleteObject")
+            .or("PutObjectTagging")
+    };
+    let reads = Place::s3("GetObject")
+        .or("HeadObject")
+        .or("ListObjectVersions");
     let complete = Place::s3("CompleteMultipartUpload");
     vec![
-        ("slow down", Place::service(Service::S3), Effect::slow_down()),
+        (
+            "slow down",
+            Place::service(Service::S3),
+            Effect::slow_down(),
+        ),
         ("500", reads, Effect::refuse(500, "InternalError")),
-        ("500 to a write", writes(), Effect::refuse(500, "InternalError")),
-        ("500 to a write that lands", writes(), lands(500, "InternalError")),
+        (
+            "500 to a write",
+            writes(),
+            Effect::refuse(500, "InternalError"),
+        ),
+        (
+            "500 to a write that lands",
+            writes(),
+            lands(500, "InternalError"),
+        ),
         ("lost answer", appends(), Effect::LoseAnswer),
-        ("late landing", appends(), Effect::LandLate(Duration::from_secs(15))),
-        ("late upload", complete.clone(), Effect::LandLate(Duration::from_secs(40))),
-        ("late tags", Place::s3("PutObjectTagging"), Effect::LandLate(Duration::from_secs(15))),
-        ("conflict", appends(), Effect::refuse(409, "ConditionalRequestConflict")),
+        (
+            "late landing",
+            appends(),
+            Effect::LandLate(Duration::from_secs(15)),
+        ),
+        (
+            "late upload",
+            complete.clone(),
+            Effect::LandLate(Duration::from_secs(40)),
+        ),
+        (
+            "late tags",
+            Place::s3("PutObjectTagging"),
+            Effect::LandLate(Duration::from_secs(15)),
+        ),
+        (
+            "conflict",
+            appends(),
+            Effect::refuse(409, "ConditionalRequestConflict"),
+        ),
         ("lost upload", uploads(), Effect::LoseAnswer),
         ("reset", bodies(), Effect::ResetAt(1)),
         ("truncated", bodies(), Effect::TruncateAt(1)),
         ("stalled", bodies(), Effect::StallAt(1)),
-        ("lost receipt", Place::sqs("ReceiveMessage"), Effect::LoseAnswer),
-        ("lost delete", Place::sqs("DeleteMessageBatch"), Effect::LoseAnswer),
-        ("lost lease", Place::sqs("ChangeMessageVisibilityBatch"), Effect::Drop),
-        ("over limit", Place::sqs("ReceiveMessage"), Effect::refuse(403, "OverLimit")),
-        ("error inside", complete, Effect::ErrorInside { code: "InternalError", lands: true }),
+        (
+            "lost receipt",
+            Place::sqs("ReceiveMessage"),
+            Effect::LoseAnswer,
+        ),
+        (
+            "lost delete",
+            Place::sqs("DeleteMessageBatch"),
+            Effect::LoseAnswer,
+        ),
+        (
+            "lost lease",
+            Place::sqs("ChangeMessageVisibilityBatch"),
+            Effect::Drop,
+        ),
+        (
+            "over limit",
+            Place::sqs("ReceiveMessage"),
+            Effect::refuse(403, "OverLimit"),
+        ),
+        (
+            "error inside",
+            complete,
+            Effect::ErrorInside {
+                code: "InternalError",
+                lands: true,
+            },
+        ),
     ]
 }
 
@@ -65,9 +134,17 @@ fn odd() -> Vec<Trouble> {
     let parts = Place::s3("UploadPart").or("CompleteMultipartUpload");
     vec![
         ("short body", bodies(), Effect::Shorten(1)),
-        ("corrupt upload", Place::s3("PutObject").or("UploadPart"), Effect::CorruptUpload(1)),
+        (
+            "corrupt upload",
+            Place::s3("PutObject").or("UploadPart"),
+            Effect::CorruptUpload(1),
+        ),
         // A proxy in between sent it twice, and gives the answer to the second.
-        ("412 to a write that lands", appends(), lands(412, "PreconditionFailed")),
+        (
+            "412 to a write that lands",
+            appends(),
+            lands(412, "PreconditionFailed"),
+        ),
         ("a stranger's 404", appends(), Effect::refuse(404, "")),
         ("no upload", parts, Effect::refuse(404, "NoSuchUpload")),
     ]
@@ -75,11 +152,21 @@ fn odd() -> Vec<Trouble> {
 
 /// What is not so.
 fn lies() -> Vec<Trouble> {
-    let written = Place::s3("PutObject").or("UploadPart").or("CompleteMultipartUpload");
+    let written = Place::s3("PutObject")
+        .or("UploadPart")
+        .or("CompleteMultipartUpload");
     vec![
         ("412", appends(), Effect::refuse(412, "PreconditionFailed")),
-        ("no key to write over", appends(), Effect::refuse(404, "NoSuchKey")),
-        ("wrong ETag", Place::s3("HeadObject").bucket(ARCHIVE), Effect::WrongETag),
+        (
+            "no key to write over",
+            appends(),
+            Effect::refuse(404, "NoSuchKey"),
+        ),
+        (
+            "wrong ETag",
+            Place::s3("HeadObject").bucket(ARCHIVE),
+            Effect::WrongETag,
+        ),
         ("wrong ETag of a write", written, Effect::WrongETag),
     ]
 }
@@ -88,17 +175,41 @@ fn lies() -> Vec<Trouble> {
 fn parking() -> Vec<Trouble> {
     vec![
         ("corrupt body", bodies(), Effect::Corrupt(1)),
-        ("401", Place::s3("HeadObject"), Effect::refuse(401, "Unauthorized")),
-        ("403", Place::service(Service::S3), Effect::refuse(403, "AccessDenied")),
+        (
+            "401",
+            Place::s3("HeadObject"),
+            Effect::refuse(401, "Unauthorized"),
+        ),
+        (
+            "403",
+            Place::service(Service::S3),
+            Effect::refuse(403, "AccessDenied"),
+        ),
         ("no bucket", appends(), Effect::refuse(404, "NoSuchBucket")),
-        ("moved", Place::service(Service::S3), Effect::refuse(301, "PermanentRedirect")),
-        ("no key", Place::s3("PutObject").or("CreateMultipartUpload"), Effect::refuse(400, "KMS.NotFoundException")),
-        ("cut name of an upload", Place::s3("CreateMultipartUpload"), Effect::Shorten(20)),
+        (
+            "moved",
+            Place::service(Service::S3),
+            Effect::refuse(301, "PermanentRedirect"),
+        ),
+        (
+            "no key",
+            Place::s3("PutObject").or("CreateMultipartUpload"),
+            Effect::refuse(400, "KMS.NotFoundException"),
+        ),
+        (
+            "cut name of an upload",
+            Place::s3("CreateMultipartUpload"),
+            Effect::Shorten(20),
+        ),
     ]
 }
 
 fn lands(status: u16, code: &'static str) -> Effect {
-    Effect::Refuse { status, code, lands: true }
+    Effect::Refuse {
+        status,
+        code,
+        lands: true,
+    }
 }
 
 /// Says whether something struck that leaves tasks parked.
@@ -135,5 +246,10 @@ pub(super) fn refused(said: &[String]) -> [(String, u64); 3] {
         ("hidden for too long", "beyond the limit"),
         ("full queue", "Too many messages in flight"),
     ];
-    reasons.map(|(what, words)| (what.to_owned(), said.iter().filter(|said| said.contains(words)).count() as u64))
+    reasons.map(|(what, words)| {
+        (
+            what.to_owned(),
+            said.iter().filter(|said| said.contains(words)).count() as u64,
+        )
+    })
 }

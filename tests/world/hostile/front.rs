@@ -24,13 +24,21 @@ impl Front {
         let proxy = Arc::new(Proxy::to(upstream).without_journal());
         let mut server = JoinSet::new();
         server.spawn(accept(listener, Arc::clone(&proxy)));
-        Self { url, proxy, _server: server }
+        Self {
+            url,
+            proxy,
+            _server: server,
+        }
     }
 
     /// Answers every request for which the condition holds with a reply; of several scripts the
     /// first that fits.
     pub(crate) fn answer(&self, when: impl Fn(&Seen) -> bool + Send + 'static, reply: Reply) {
-        let line = Line { when: Box::new(when), reply, times: usize::MAX };
+        let line = Line {
+            when: Box::new(when),
+            reply,
+            times: usize::MAX,
+        };
         self.proxy.script.lock().unwrap().push(line);
     }
 

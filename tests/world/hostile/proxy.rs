@@ -25,7 +25,12 @@ pub(crate) enum Reply {
     Alter(Arc<dyn Fn(&mut Answer) + Send + Sync>),
     /// These bytes, and then a piece so many times, each after a pause; then the connection is
     /// closed.
-    Drip { head: Vec<u8>, piece: Vec<u8>, every: Duration, times: usize },
+    Drip {
+        head: Vec<u8>,
+        piece: Vec<u8>,
+        every: Duration,
+        times: usize,
+    },
     /// Nothing, on a connection that stays open.
     Hang,
     /// The end of the connection.
@@ -50,14 +55,21 @@ impl Reply {
     /// Makes a whole answer of a status, more header lines (each ended by `\r\n`) and a body.
     pub(crate) fn whole(status: &str, headers: &str, body: impl AsRef<[u8]>) -> Self {
         let body = body.as_ref();
-        let head = format!("HTTP/1.1 {status}\r\n{headers}content-length: {}\r\nconnection: close\r\n\r\n", body.len());
+        let head = format!(
+            "HTTP/1.1 {status}\r\n{headers}content-length: {}\r\nconnection: close\r\n\r\n",
+            body.len()
+        );
         Self::Raw([head.as_bytes(), body].concat())
     }
 
     /// Makes what a proxy says that found nothing behind it: a page for people, with S3's status
     /// but not its code.
     pub(crate) fn page(status: &str) -> Self {
-        Self::whole(status, "content-type: text/html\r\n", format!("<html><body>{status}</body></html>"))
+        Self::whole(
+            status,
+            "content-type: text/html\r\n",
+            format!("<html><body>{status}</body></html>"),
+        )
     }
 
     /// Makes S3's refusal.
@@ -83,7 +95,8 @@ impl Answer {
     /// Sets a header, in place of the one that there may be.
     pub(crate) fn set(&mut self, name: &str, value: impl AsRef<[u8]>) {
         self.remove(name);
-        self.headers.push((name.to_owned(), value.as_ref().to_vec()));
+        self.headers
+            .push((name.to_owned(), value.as_ref().to_vec()));
     }
 
     /// Takes a header away.
@@ -112,7 +125,9 @@ pub(super) struct Line {
 
 impl std::fmt::Debug for Proxy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Proxy").field("upstream", &self.upstream).finish_non_exhaustive()
+        f.debug_struct("Proxy")
+            .field("upstream", &self.upstream)
+            .finish_non_exhaustive()
     }
 }
 
@@ -130,14 +145,26 @@ pub(super) async fn accept(listener: TcpListener, proxy: Arc<Proxy>) {
 impl Proxy {
     /// Makes a proxy to an address.
     pub(super) fn to(upstream: &str) -> Self {
-        let client = Client::builder(TokioExecutor::new()).http1_max_headers(HEADERS_MAX).build_http();
+        let client = Client::builder(TokioExecutor::new())
+            .http1_max_headers(HEADERS_MAX)
+            .build_http();
         let (script, journal, hits) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { upstream: upstream.trim_end_matches('/').to_owned(), client, script, journal, hits, has_journal: true }
+        Self {
+            upstream: upstream.trim_end_matches('/').to_owned(),
+            client,
+            script,
+            journal,
+            hits,
+            has_journal: true,
+        }
     }
 
     /// Writes no request down: of a long run they would fill the memory.
     pub(super) fn without_journal(self) -> Self {
-        Self { has_journal: false, ..self }
+        Self {
+            has_journal: false,
+            ..self
+        }
     }
 
     async fn converse(&self, mut stream: TcpStream) -> std::io::Result<()> {
@@ -149,7 +176,9 @@ impl Proxy {
             if let Some(reply) = reply.as_ref().filter(|reply| reply.is_instead()) {
                 return play(&mut stream, reply).await;
             }
-            let Some(mut answer) = self.forward(request).await else { return Ok(()) };
+            let Some(mut answer) = self.forward(request).await else {
+                return Ok(());
+            };
             match reply {
                 Some(Reply::Alter(alter)) => alter(&mut answer),
                 Some(Reply::Lose) => return Ok(()),
@@ -163,7 +192,9 @@ impl Proxy {
 
     fn reply_to(&self, seen: Seen) -> Option<Reply> {
         let mut script = self.script.lock().unwrap();
-        let line = script.iter_mut().find(|line| line.times > 0 && (line.when)(&seen));
+        let line = script
+            .iter_mut()
+            .find(|line| line.times > 0 && (line.when)(&seen));
         if self.has_journal {
             self.journal.lock().unwrap().push(seen);
         }
@@ -174,17 +205,27 @@ impl Proxy {
     }
 
     async fn forward(&self, mut request: Request<Full<Bytes>>) -> Option<Answer> {
-        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        let path = request
+            .uri()
+            .path_and_query()
+            .map_or("/", |path| path.as_str());
         *request.uri_mut() = format!("{}{path}", self.upstream).parse().ok()?;
         let (head, body) = self.client.request(request).await.ok()?.into_parts();
         let body = body.collect().await.ok()?.to_bytes().to_vec();
         // The length of what a HEAD does not have is kept, the others are told by the body.
         let is_kept = |name: &http::HeaderName| {
-            *name != header::TRANSFER_ENCODING && (*name != header::CONTENT_LENGTH || body.is_empty())
+            *name != header::TRANSFER_ENCODING
+                && (*name != header::CONTENT_LENGTH || body.is_empty())
         };
         let headers = head.headers.iter().filter(|(name, _)| is_kept(name));
-        let headers = headers.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect();
-        Some(Answer { status: head.status.as_u16(), headers, body })
+        let headers = headers
+            .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
+            .collect();
+        Some(Answer {
+            status: head.status.as_u16(),
+            headers,
+            body,
+        })
     }
 }
 
@@ -192,7 +233,12 @@ impl Proxy {
 async fn play(stream: &mut TcpStream, reply: &Reply) -> std::io::Result<()> {
     match reply {
         Reply::Raw(bytes) => stream.write_all(bytes).await,
-        Reply::Drip { head, piece, every, times } => {
+        Reply::Drip {
+            head,
+            piece,
+            every,
+            times,
+        } => {
             stream.write_all(head).await?;
             for _ in 0..*times {
                 // Even no time at all is a millisecond to a timer.
@@ -217,7 +263,11 @@ fn written(answer: &Answer, is_head: bool) -> Vec<u8> {
     for (name, value) in &answer.headers {
         bytes.extend([name.as_bytes(), b": ", value, b"\r\n"].concat());
     }
-    if answer.headers.iter().all(|(name, _)| name != "content-length") {
+    if answer
+        .headers
+        .iter()
+        .all(|(name, _)| name != "content-length")
+    {
         bytes.extend(format!("content-length: {}\r\n", answer.body.len()).as_bytes());
     }
     bytes.extend(b"\r\n");
@@ -228,7 +278,10 @@ fn written(answer: &Answer, is_head: bool) -> Vec<u8> {
 }
 
 /// Reads a whole request; what came after it stays for the next one.
-async fn receive(stream: &mut TcpStream, read: &mut Vec<u8>) -> std::io::Result<Option<Request<Full<Bytes>>>> {
+async fn receive(
+    stream: &mut TcpStream,
+    read: &mut Vec<u8>,
+) -> std::io::Result<Option<Request<Full<Bytes>>>> {
     let end = loop {
         if let Some(at) = read.windows(4).position(|four| four == b"\r\n\r\n") {
             break at + 4;
@@ -240,8 +293,14 @@ async fn receive(stream: &mut TcpStream, read: &mut Vec<u8>) -> std::io::Result<
     let head = String::from_utf8_lossy(&read[..end]).into_owned();
     let length = head.lines().filter_map(|line| line.split_once(':'));
     let length = length.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-    let length = length.map(|(_, value)| value.trim().parse::<usize>().unwrap()).next().unwrap_or(0);
-    if head.to_ascii_lowercase().contains("\r\nexpect: 100-continue") {
+    let length = length
+        .map(|(_, value)| value.trim().parse::<usize>().unwrap())
+        .next()
+        .unwrap_or(0);
+    if head
+        .to_ascii_lowercase()
+        .contains("\r\nexpect: 100-continue")
+    {
         stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
     }
     while read.len() < end + length {
@@ -249,17 +308,24 @@ async fn receive(stream: &mut TcpStream, read: &mut Vec<u8>) -> std::io::Result<
             return Ok(None);
         }
     }
-    let request = parsed(&read[..end], Bytes::copy_from_slice(&read[end..end + length]));
+    let request = parsed(
+        &read[..end],
+        Bytes::copy_from_slice(&read[end..end + length]),
+    );
     read.drain(..end + length);
     Ok(Some(request))
 }
 
 /// Headers may have any bytes, so the head is no text.
 fn parsed(head: &[u8], body: Bytes) -> Request<Full<Bytes>> {
-    let mut lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let mut lines = head
+        .split(|byte| *byte == b'\n')
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let first = String::from_utf8_lossy(lines.next().unwrap_or_default()).into_owned();
     let mut words = first.split(' ');
-    let mut request = Request::builder().method(words.next().unwrap_or("GET")).uri(words.next().unwrap_or("/"));
+    let mut request = Request::builder()
+        .method(words.next().unwrap_or("GET"))
+        .uri(words.next().unwrap_or("/"));
     for line in lines.filter(|line| !line.is_empty()) {
         let colon = line.iter().position(|byte| *byte == b':').unwrap();
         let name = String::from_utf8_lossy(&line[..colon]).to_ascii_lowercase();

@@ -26,7 +26,11 @@ pub(super) fn refuse(hops: &[Edge<'_>], problems: &mut Problems<'_>) {
 }
 
 /// Finds the shortest way from one bucket to another.
-fn trail<'h, 'a>(hops: &[&'h Edge<'a>], from: &'h BucketId<'a>, to: &BucketId<'a>) -> Option<Vec<&'h Edge<'a>>> {
+fn trail<'h, 'a>(
+    hops: &[&'h Edge<'a>],
+    from: &'h BucketId<'a>,
+    to: &BucketId<'a>,
+) -> Option<Vec<&'h Edge<'a>>> {
     let mut reached = BTreeSet::from([from]);
     let mut waiting = VecDeque::from([(from, Vec::new())]);
     while let Some((site, trail)) = waiting.pop_front() {
@@ -44,7 +48,13 @@ fn trail<'h, 'a>(hops: &[&'h Edge<'a>], from: &'h BucketId<'a>, to: &BucketId<'a
 
 fn cycle_message(cycle: &[&Edge<'_>]) -> String {
     let start = cycle.first().map(|hop| hop.source.bucket);
-    let buckets: Vec<_> = start.into_iter().chain(cycle.iter().map(|hop| hop.destination.bucket)).collect();
+    let buckets: Vec<_> = start
+        .into_iter()
+        .chain(cycle.iter().map(|hop| hop.destination.bucket))
+        .collect();
     let rules = join_quoted(cycle.iter().map(|hop| hop.rule().id.as_str()));
-    format!("closes the cycle {} (rules {rules}); disable or remove one of them", buckets.join(" -> "))
+    format!(
+        "closes the cycle {} (rules {rules}); disable or remove one of them",
+        buckets.join(" -> ")
+    )
 }

@@ -10,9 +10,13 @@ use crate::diagnostics::{Location, Problems};
 pub(super) fn refuse(hop: &Edge<'_>, earlier: &[&Edge<'_>], problems: &mut Problems<'_>) {
     for (site, place, spot) in both_ends(hop) {
         let other = |other: &&Edge<'_>| {
-            both_ends(other).into_iter().any(|(own, at, _)| own == site && at.account != place.account)
+            both_ends(other)
+                .into_iter()
+                .any(|(own, at, _)| own == site && at.account != place.account)
         };
-        let Some(other) = earlier.iter().find(|hop| other(hop)) else { continue };
+        let Some(other) = earlier.iter().find(|hop| other(hop)) else {
+            continue;
+        };
         let message = format!(
             "rule {:?} reaches the same bucket through another account; use one of them in both",
             other.rule().id
@@ -25,6 +29,10 @@ fn both_ends<'h>(hop: &'h Edge<'_>) -> [(&'h BucketId<'h>, &'h BucketRef, &'h Lo
     let (rule, written) = (hop.rule(), hop.draft.written);
     [
         (&hop.source, &rule.source, &written.source.spot),
-        (&hop.destination, &rule.destination, &written.destination.spot),
+        (
+            &hop.destination,
+            &rule.destination,
+            &written.destination.spot,
+        ),
     ]
 }

@@ -16,8 +16,14 @@ impl<'a> Mapping<'a> {
     pub(super) fn from_rule(rule: &'a Rule) -> Self {
         let (from, to) = (rule.filter.prefix.as_str(), destination_prefix(rule));
         let pairs = from.chars().rev().zip(to.chars().rev());
-        let stays: usize = pairs.take_while(|(from, to)| from == to).map(|(c, _)| c.len_utf8()).sum();
-        Self { from: without_end(from, stays), to: without_end(to, stays) }
+        let stays: usize = pairs
+            .take_while(|(from, to)| from == to)
+            .map(|(c, _)| c.len_utf8())
+            .sum();
+        Self {
+            from: without_end(from, stays),
+            to: without_end(to, stays),
+        }
     }
 }
 
@@ -31,12 +37,18 @@ pub(super) struct Keys<'a> {
 impl<'a> Keys<'a> {
     /// Returns the keys that a rule takes.
     pub(super) fn at_source(rule: &'a Rule) -> Self {
-        Self { prefix: &rule.filter.prefix, suffix: &rule.filter.suffix }
+        Self {
+            prefix: &rule.filter.prefix,
+            suffix: &rule.filter.suffix,
+        }
     }
 
     /// Returns the keys that a rule's replicas have.
     pub(super) fn at_destination(rule: &'a Rule) -> Self {
-        Self { prefix: destination_prefix(rule), suffix: kept_suffix(rule) }
+        Self {
+            prefix: destination_prefix(rule),
+            suffix: kept_suffix(rule),
+        }
     }
 
     /// Says whether some key is in both.
@@ -55,8 +67,14 @@ fn destination_prefix(rule: &Rule) -> &str {
 /// that is replaced.
 fn kept_suffix(rule: &Rule) -> &str {
     let (suffix, replaced) = (rule.filter.suffix.as_str(), Mapping::from_rule(rule).from);
-    let mut heads = suffix.char_indices().filter_map(|(at, c)| suffix.get(..at + c.len_utf8()));
-    if heads.any(|head| replaced.ends_with(head)) { "" } else { suffix }
+    let mut heads = suffix
+        .char_indices()
+        .filter_map(|(at, c)| suffix.get(..at + c.len_utf8()));
+    if heads.any(|head| replaced.ends_with(head)) {
+        ""
+    } else {
+        suffix
+    }
 }
 
 fn without_end(text: &str, bytes: usize) -> &str {
@@ -91,12 +109,19 @@ mod tests {
 
     fn check((replicas, rule): &(Replicas, Rule), (others, other): &(Replicas, Rule)) {
         if !Keys::at_destination(rule).may_overlap(&Keys::at_destination(other)) {
-            let met = replicas.values().any(|key| others.values().any(|theirs| theirs == key));
+            let met = replicas
+                .values()
+                .any(|key| others.values().any(|theirs| theirs == key));
             assert!(!met, "{rule:?} {other:?}");
         }
         for (source, key) in replicas {
-            let Some(theirs) = others.get(source) else { continue };
-            assert!(Keys::at_source(rule).may_overlap(&Keys::at_source(other)), "{rule:?} {other:?}");
+            let Some(theirs) = others.get(source) else {
+                continue;
+            };
+            assert!(
+                Keys::at_source(rule).may_overlap(&Keys::at_source(other)),
+                "{rule:?} {other:?}"
+            );
             assert_eq!(
                 key == theirs,
                 Mapping::from_rule(rule) == Mapping::from_rule(other),
@@ -110,23 +135,40 @@ mod tests {
 
     /// The destination key of every short key that a rule takes.
     fn replicas(rule: &Rule) -> Replicas {
-        let short = PARTS.iter().flat_map(|start| PARTS.map(|end| format!("{start}{end}")));
-        let taken = short.filter_map(|key| Key::try_from(key).ok()).filter(|key| rule.filter.admits_key(key));
+        let short = PARTS
+            .iter()
+            .flat_map(|start| PARTS.map(|end| format!("{start}{end}")));
+        let taken = short
+            .filter_map(|key| Key::try_from(key).ok())
+            .filter(|key| rule.filter.admits_key(key));
         taken
-            .map(|key| (key.clone(), rule.destination_key(&key).map(|to| to.to_string()).unwrap_or_default()))
+            .map(|key| {
+                (
+                    key.clone(),
+                    rule.destination_key(&key)
+                        .map(|to| to.to_string())
+                        .unwrap_or_default(),
+                )
+            })
             .collect()
     }
 
     fn every_rule() -> impl Iterator<Item = Rule> {
-        let prefixes = PARTS.iter().flat_map(|prefix| PARTS.map(|suffix| (prefix, suffix)));
+        let prefixes = PARTS
+            .iter()
+            .flat_map(|prefix| PARTS.map(|suffix| (prefix, suffix)));
         let rewrites = || PARTS.iter().copied().map(Some).chain([None]);
-        prefixes.flat_map(move |(prefix, suffix)| rewrites().map(move |to| rule(prefix, suffix, to)))
+        prefixes
+            .flat_map(move |(prefix, suffix)| rewrites().map(move |to| rule(prefix, suffix, to)))
     }
 
     fn rule(prefix: &str, suffix: &str, rewrite: Option<&str>) -> Rule {
         let settings = crate::parse(include_str!("../../../samples/valid/minimal.toml")).unwrap();
         let mut rule = settings.rules.into_iter().next().unwrap();
         (rule.filter.prefix, rule.filter.suffix) = (prefix.to_owned(), suffix.to_owned());
-        Rule { rewrite: rewrite.map(str::to_owned), ..rule }
+        Rule {
+            rewrite: rewrite.map(str::to_owned),
+            ..rule
+        }
     }
 }

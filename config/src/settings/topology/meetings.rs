@@ -7,7 +7,12 @@ use crate::diagnostics::Problems;
 /// Reports a rule whose replicas can land on the keys of an earlier one that takes them from
 /// elsewhere.
 pub(super) fn refuse(hop: &Edge<'_>, earlier: &[&Edge<'_>], problems: &mut Problems<'_>) {
-    let Some((other, why)) = earlier.iter().find_map(|other| Some((other, meeting(hop, other)?))) else { return };
+    let Some((other, why)) = earlier
+        .iter()
+        .find_map(|other| Some((other, meeting(hop, other)?)))
+    else {
+        return;
+    };
     let message = format!(
         "replicas can get the same keys as those of rule {:?}, {why}; two histories under one key can't both be kept in order, so give one of the rules a destination prefix of its own",
         other.rule().id
@@ -26,5 +31,6 @@ fn meeting(one: &Edge<'_>, other: &Edge<'_>) -> Option<&'static str> {
     if one.source != other.source {
         return Some("which come from another bucket");
     }
-    (Mapping::from_rule(rule) != Mapping::from_rule(others)).then_some("which come from other keys of the bucket")
+    (Mapping::from_rule(rule) != Mapping::from_rule(others))
+        .then_some("which come from other keys of the bucket")
 }

@@ -10,13 +10,19 @@ use crate::schema;
 
 /// Reports a rule that ties with an earlier one over the same keys, or disagrees on them.
 pub(super) fn refuse(hop: &Edge<'_>, earlier: &[&Edge<'_>], problems: &mut Problems<'_>) {
-    let rivals: Vec<_> = earlier.iter().copied().filter(|other| compete(hop, other)).collect();
+    let rivals: Vec<_> = earlier
+        .iter()
+        .copied()
+        .filter(|other| compete(hop, other))
+        .collect();
     if let Some(other) = rivals.first() {
         refuse_tie(hop, other, problems);
     }
     for matter in &MATTERS {
         let differs = |other: &&&Edge<'_>| (matter.differs)(hop.rule(), other.rule());
-        let Some(other) = rivals.iter().find(differs) else { continue };
+        let Some(other) = rivals.iter().find(differs) else {
+            continue;
+        };
         let message = format!(
             "not the same as in rule {:?}, which competes for the same keys; it belongs to the key, whichever rule takes a version, so say the same in both",
             other.rule().id
@@ -50,13 +56,22 @@ struct Matter {
 }
 
 const MATTERS: [Matter; 7] = [
-    Matter { spot: |rule| &rule.history.spot, differs: |one, other| one.history != other.history },
-    Matter { spot: |rule| &rule.since.spot, differs: |one, other| one.since != other.since },
+    Matter {
+        spot: |rule| &rule.history.spot,
+        differs: |one, other| one.history != other.history,
+    },
+    Matter {
+        spot: |rule| &rule.since.spot,
+        differs: |one, other| one.since != other.since,
+    },
     Matter {
         spot: |rule| &rule.unmanaged_objects.spot,
         differs: |one, other| one.unmanaged_objects != other.unmanaged_objects,
     },
-    Matter { spot: |rule| &rule.delete_markers.spot, differs: |one, other| one.delete_markers != other.delete_markers },
+    Matter {
+        spot: |rule| &rule.delete_markers.spot,
+        differs: |one, other| one.delete_markers != other.delete_markers,
+    },
     Matter {
         spot: |rule| &rule.version_deletes.spot,
         differs: |one, other| one.version_deletes != other.version_deletes,

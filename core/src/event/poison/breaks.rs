@@ -6,8 +6,13 @@ use serde_json::{Value, json};
 
 /// A real message, broken once to three times where JSON has a joint, then perhaps in its text.
 pub(super) fn any_poison(real: Vec<String>) -> impl Strategy<Value = String> {
-    let shape = (prop::sample::select(real), prop::collection::vec(any_break(), 1..4));
-    let broken = shape.prop_map(|(body, breaks)| breaks.iter().fold(body, |body, it| it.apply(&body))).boxed();
+    let shape = (
+        prop::sample::select(real),
+        prop::collection::vec(any_break(), 1..4),
+    );
+    let broken = shape
+        .prop_map(|(body, breaks)| breaks.iter().fold(body, |body, it| it.apply(&body)))
+        .boxed();
     let torn = (broken.clone(), prop::collection::vec(any_tear(), 1..4));
     let torn = torn.prop_map(|(body, tears)| tears.iter().fold(body, |body, it| it.apply(&body)));
     let noise = prop::collection::vec(any::<u8>(), 0..400).prop_map(|bytes| text(&bytes));
@@ -28,9 +33,29 @@ enum Break {
 }
 
 fn any_break() -> impl Strategy<Value = Break> {
-    let names = vec!["eventVersion", "eventSource", "eventName", "eventTime", "key", "name", "versionId"];
-    let names =
-        [names, vec!["time", "version-id", "sequencer", "size", "source", "detail-type", "Type", "Message"]].concat();
+    let names = vec![
+        "eventVersion",
+        "eventSource",
+        "eventName",
+        "eventTime",
+        "key",
+        "name",
+        "versionId",
+    ];
+    let names = [
+        names,
+        vec![
+            "time",
+            "version-id",
+            "sequencer",
+            "size",
+            "source",
+            "detail-type",
+            "Type",
+            "Message",
+        ],
+    ]
+    .concat();
     prop_oneof![
         4 => (any::<Index>(), any_junk()).prop_map(|(at, junk)| Break::Exchange(at, junk)),
         6 => (prop::sample::select(names), any_junk()).prop_map(|(name, junk)| Break::Exchanges(name, junk)),
@@ -99,7 +124,9 @@ fn any_junk() -> impl Strategy<Value = String> {
 impl Break {
     /// Breaks a message; one that is no JSON any more is broken enough.
     fn apply(&self, body: &str) -> String {
-        let Ok(mut message) = serde_json::from_str::<Value>(body) else { return body.to_owned() };
+        let Ok(mut message) = serde_json::from_str::<Value>(body) else {
+            return body.to_owned();
+        };
         let paths = paths(&message, "");
         let pick = |at: &Index| paths[at.index(paths.len())].clone();
         match self {
@@ -121,20 +148,36 @@ impl Break {
                 let path = pick(at);
                 let (parent, name) = path.rsplit_once('/').unwrap_or_default();
                 match message.pointer_mut(parent) {
-                    Some(Value::Object(map)) if map.contains_key(name) => map.insert(HOLE.to_owned(), json!(HOLE)),
+                    Some(Value::Object(map)) if map.contains_key(name) => {
+                        map.insert(HOLE.to_owned(), json!(HOLE))
+                    }
                     Some(_) | None => return body.to_owned(),
                 };
                 let name = json!(name).to_string();
-                message.to_string().replacen(&quoted_hole(), &name, 1).replacen(&quoted_hole(), junk, 1)
+                message
+                    .to_string()
+                    .replacen(&quoted_hole(), &name, 1)
+                    .replacen(&quoted_hole(), junk, 1)
             }
             Self::Nest(at, depth) => {
                 let path = pick(at);
-                exchange(&message, &path, &format!("{}{}", "[".repeat(*depth), "]".repeat(*depth)))
+                exchange(
+                    &message,
+                    &path,
+                    &format!("{}{}", "[".repeat(*depth), "]".repeat(*depth)),
+                )
             }
             Self::Repeat(at, times) => {
                 let path = pick(at);
-                let value = message.pointer(&path).map(Value::to_string).unwrap_or_default();
-                exchange(&message, &path, &format!("[{}]", vec![value; *times].join(",")))
+                let value = message
+                    .pointer(&path)
+                    .map(Value::to_string)
+                    .unwrap_or_default();
+                exchange(
+                    &message,
+                    &path,
+                    &format!("[{}]", vec![value; *times].join(",")),
+                )
             }
             Self::Wrap => json!({ "Type": "Notification", "Message": body }).to_string(),
         }
@@ -160,10 +203,15 @@ fn exchange(message: &Value, path: &str, junk: &str) -> String {
 fn paths(value: &Value, at: &str) -> Vec<String> {
     let escape = |name: &str| name.replace('~', "~0").replace('/', "~1");
     let within: Vec<String> = match value {
-        Value::Object(map) => {
-            map.iter().flat_map(|(name, value)| paths(value, &format!("{at}/{}", escape(name)))).collect()
-        }
-        Value::Array(list) => list.iter().zip(0..).flat_map(|(value, n)| paths(value, &format!("{at}/{n}"))).collect(),
+        Value::Object(map) => map
+            .iter()
+            .flat_map(|(name, value)| paths(value, &format!("{at}/{}", escape(name))))
+            .collect(),
+        Value::Array(list) => list
+            .iter()
+            .zip(0..)
+            .flat_map(|(value, n)| paths(value, &format!("{at}/{n}")))
+            .collect(),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Vec::new(),
     };
     [at.to_owned()].into_iter().chain(within).collect()

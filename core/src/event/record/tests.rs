@@ -19,7 +19,13 @@ fn a_documented_record_gives_all_it_says() {
         time: Some(datetime!(2026-11-23 10:00:00.123 UTC)),
         size_bytes: Some(1024),
     };
-    assert_eq!(parse_notification(&message), Ok(Notification { events: vec![event], ignored: vec![] }));
+    assert_eq!(
+        parse_notification(&message),
+        Ok(Notification {
+            events: vec![event],
+            ignored: vec![]
+        })
+    );
 }
 
 #[test]
@@ -32,7 +38,10 @@ fn every_event_family_has_its_action() {
         ("ObjectRemoved:Delete", EventKind::VersionDelete),
         ("ObjectRemoved:DeleteMarkerCreated", EventKind::DeleteMarker),
         ("LifecycleExpiration:Delete", EventKind::VersionDelete),
-        ("LifecycleExpiration:DeleteMarkerCreated", EventKind::DeleteMarker),
+        (
+            "LifecycleExpiration:DeleteMarkerCreated",
+            EventKind::DeleteMarker,
+        ),
         ("ObjectTagging:Put", EventKind::Tags),
         ("ObjectTagging:Delete", EventKind::Tags),
         ("ObjectAcl:Put", EventKind::Acl),
@@ -45,7 +54,11 @@ fn every_event_family_has_its_action() {
     for (name, action) in table {
         for name in [name.to_owned(), format!("s3:{name}")] {
             let read = parse_notification(&records([record(&name, json!({}))])).unwrap();
-            assert_eq!((actions(&read), read.ignored.len()), (vec![action], 0), "{name}");
+            assert_eq!(
+                (actions(&read), read.ignored.len()),
+                (vec![action], 0),
+                "{name}"
+            );
         }
     }
 }
@@ -63,17 +76,24 @@ fn events_without_work_are_named_and_need_no_object() {
         "ObjectRemoved:NewKindOfRemoval",
         "SomethingNew",
     ];
-    let message = records(names.map(|name| edited(record(name, json!({})), |it| it["s3"] = Value::Null)));
+    let message =
+        records(names.map(|name| edited(record(name, json!({})), |it| it["s3"] = Value::Null)));
     assert_eq!(
         parse_notification(&message),
-        Ok(Notification { events: vec![], ignored: names.map(str::to_owned).to_vec() })
+        Ok(Notification {
+            events: vec![],
+            ignored: names.map(str::to_owned).to_vec()
+        })
     );
 }
 
 #[test]
 fn a_removal_that_names_no_version_is_an_absence() {
     for version in [Value::Null, json!("")] {
-        let message = records([record("ObjectRemoved:Delete", json!({ "versionId": version }))]);
+        let message = records([record(
+            "ObjectRemoved:Delete",
+            json!({ "versionId": version }),
+        )]);
         let read = parse_notification(&message).unwrap();
         assert_eq!(actions(&read), [EventKind::DeleteMarker]);
         assert_eq!(read.events[0].version, None);
@@ -82,45 +102,82 @@ fn a_removal_that_names_no_version_is_an_absence() {
 
 #[test]
 fn a_bad_sequencer_or_time_counts_as_missing() {
-    for bad in [Value::Null, json!(""), json!("not hex"), json!(17), json!({})] {
-        let record =
-            edited(record("ObjectCreated:Put", json!({ "sequencer": bad })), |it| it["eventTime"] = bad.clone());
+    for bad in [
+        Value::Null,
+        json!(""),
+        json!("not hex"),
+        json!(17),
+        json!({}),
+    ] {
+        let record = edited(
+            record("ObjectCreated:Put", json!({ "sequencer": bad })),
+            |it| it["eventTime"] = bad.clone(),
+        );
         let read = parse_notification(&records([record])).unwrap();
-        assert_eq!((&read.events[0].sequencer, read.events[0].time), (&None, None), "{bad}");
+        assert_eq!(
+            (&read.events[0].sequencer, read.events[0].time),
+            (&None, None),
+            "{bad}"
+        );
     }
 }
 
 #[test]
 fn a_time_with_an_offset_is_turned_into_utc() {
-    let record =
-        edited(record("ObjectCreated:Put", json!({})), |it| it["eventTime"] = json!("2026-11-23T12:30:00+02:30"));
-    let time = parse_notification(&records([record])).unwrap().events[0].time.unwrap();
-    assert_eq!((time, time.offset().is_utc()), (datetime!(2026-11-23 10:00 UTC), true));
+    let record = edited(record("ObjectCreated:Put", json!({})), |it| {
+        it["eventTime"] = json!("2026-11-23T12:30:00+02:30");
+    });
+    let time = parse_notification(&records([record])).unwrap().events[0]
+        .time
+        .unwrap();
+    assert_eq!(
+        (time, time.offset().is_utc()),
+        (datetime!(2026-11-23 10:00 UTC), true)
+    );
 }
 
 #[test]
 fn any_minor_version_is_read_and_any_other_major_refused_by_name() {
     let parse_version = |version: &str| {
-        parse_notification(&records([edited(record("ObjectCreated:Put", json!({})), |it| {
-            it["eventVersion"] = json!(version);
-        })]))
+        parse_notification(&records([edited(
+            record("ObjectCreated:Put", json!({})),
+            |it| {
+                it["eventVersion"] = json!(version);
+            },
+        )]))
     };
     for version in ["2.0", "2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "2.17", "2"] {
         assert!(parse_version(version).is_ok(), "{version}");
     }
     for version in ["1.0", "3.0", "20.1", "", "x"] {
         let at = "message.Records[0].eventVersion".to_owned();
-        assert_eq!(parse_version(version), Err(DecodeError::Version { at, version: version.to_owned() }));
+        assert_eq!(
+            parse_version(version),
+            Err(DecodeError::Version {
+                at,
+                version: version.to_owned()
+            })
+        );
     }
     let text = parse_version("3.0").unwrap_err().to_string();
-    assert_eq!(text, "message.Records[0].eventVersion is \"3.0\", only 2.x is understood");
+    assert_eq!(
+        text,
+        "message.Records[0].eventVersion is \"3.0\", only 2.x is understood"
+    );
 }
 
 #[test]
 fn records_of_another_service_are_refused() {
-    let record = edited(record("ObjectCreated:Put", json!({})), |it| it["eventSource"] = json!("aws:ses"));
-    let refusal = parse_notification(&records([record])).unwrap_err().to_string();
-    assert_eq!(refusal, "message.Records[0].eventSource is \"aws:ses\", not S3");
+    let record = edited(record("ObjectCreated:Put", json!({})), |it| {
+        it["eventSource"] = json!("aws:ses");
+    });
+    let refusal = parse_notification(&records([record]))
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        refusal,
+        "message.Records[0].eventSource is \"aws:ses\", not S3"
+    );
 }
 
 #[test]
@@ -134,18 +191,48 @@ fn keys_are_decoded_from_form_style() {
         ("dir%2Ffile", Ok("dir/file")),
         ("%00%0A%7F", Ok("\0\n\u{7f}")),
         ("plain-Ünïcode", Ok("plain-Ünïcode")),
-        ("100%", Err("message.Records[0].s3.object.key has a broken percent escape")),
-        ("%2", Err("message.Records[0].s3.object.key has a broken percent escape")),
-        ("%+1", Err("message.Records[0].s3.object.key has a broken percent escape")),
-        ("%ü", Err("message.Records[0].s3.object.key has a broken percent escape")),
-        ("%C3%28", Err("message.Records[0].s3.object.key is not UTF-8 when decoded")),
-        ("%E2%82", Err("message.Records[0].s3.object.key is not UTF-8 when decoded")),
-        ("", Err("message.Records[0].s3.object.key is not an object key")),
+        (
+            "100%",
+            Err("message.Records[0].s3.object.key has a broken percent escape"),
+        ),
+        (
+            "%2",
+            Err("message.Records[0].s3.object.key has a broken percent escape"),
+        ),
+        (
+            "%+1",
+            Err("message.Records[0].s3.object.key has a broken percent escape"),
+        ),
+        (
+            "%ü",
+            Err("message.Records[0].s3.object.key has a broken percent escape"),
+        ),
+        (
+            "%C3%28",
+            Err("message.Records[0].s3.object.key is not UTF-8 when decoded"),
+        ),
+        (
+            "%E2%82",
+            Err("message.Records[0].s3.object.key is not UTF-8 when decoded"),
+        ),
+        (
+            "",
+            Err("message.Records[0].s3.object.key is not an object key"),
+        ),
     ];
     for (encoded, expected) in table {
-        let read = parse_notification(&records([record("ObjectCreated:Put", json!({ "key": encoded }))]));
-        let key = read.map(|read| read.events[0].key.as_str().to_owned()).map_err(|error| error.to_string());
-        assert_eq!(key, expected.map(str::to_owned).map_err(str::to_owned), "{encoded}");
+        let read = parse_notification(&records([record(
+            "ObjectCreated:Put",
+            json!({ "key": encoded }),
+        )]));
+        let key = read
+            .map(|read| read.events[0].key.as_str().to_owned())
+            .map_err(|error| error.to_string());
+        assert_eq!(
+            key,
+            expected.map(str::to_owned).map_err(str::to_owned),
+            "{encoded}"
+        );
     }
 }
 
@@ -158,19 +245,31 @@ fn one_bad_record_condemns_the_message_and_is_named() {
     let bad_version = record("ObjectRemoved:Delete", json!({ "versionId": 7 }));
     let table = [
         (no_key, "message.Records[1].s3.object.key is missing"),
-        (no_bucket, "message.Records[1].s3.bucket.name is not a bucket name"),
+        (
+            no_bucket,
+            "message.Records[1].s3.bucket.name is not a bucket name",
+        ),
         (no_record, "message.Records[1] is not an object"),
-        (bad_version, "message.Records[1].s3.object.versionId is not a string"),
+        (
+            bad_version,
+            "message.Records[1].s3.object.versionId is not a string",
+        ),
     ];
     for (bad, expected) in table {
-        let refusal = parse_notification(&records([good(), bad, good()])).unwrap_err().to_string();
+        let refusal = parse_notification(&records([good(), bad, good()]))
+            .unwrap_err()
+            .to_string();
         assert_eq!(refusal, expected);
     }
 }
 
 #[test]
 fn several_records_keep_their_order() {
-    let names = ["ObjectCreated:Put", "ObjectRestore:Post", "ObjectRemoved:DeleteMarkerCreated"];
+    let names = [
+        "ObjectCreated:Put",
+        "ObjectRestore:Post",
+        "ObjectRemoved:DeleteMarkerCreated",
+    ];
     let read = parse_notification(&records(names.map(|name| record(name, json!({}))))).unwrap();
     assert_eq!(actions(&read), [EventKind::Put, EventKind::DeleteMarker]);
     assert_eq!(read.ignored, ["ObjectRestore:Post"]);
@@ -186,7 +285,10 @@ fn the_dialect_of_minio_is_read() {
         })],
     });
     let read = parse_notification(&message.to_string()).unwrap();
-    assert_eq!((actions(&read), read.events[0].key.as_str()), (vec![EventKind::Tags], "a b"));
+    assert_eq!(
+        (actions(&read), read.events[0].key.as_str()),
+        (vec![EventKind::Tags], "a b")
+    );
     assert_eq!(read.events[0].version, None);
 }
 

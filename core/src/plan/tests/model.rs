@@ -19,7 +19,10 @@ impl Destination {
         match self.entries.last() {
             None => Current::Nothing,
             Some(Entry::Marker) => Current::Marker,
-            Some(Entry::Object { of, etag }) => Current::Object { etag: etag.clone(), replica_of: of.clone() },
+            Some(Entry::Object { of, etag }) => Current::Object {
+                etag: etag.clone(),
+                replica_of: of.clone(),
+            },
         }
     }
 
@@ -48,15 +51,27 @@ impl Destination {
         let mut late = Vec::new();
         for _ in 0..=2 * source.len() + 2 {
             let rest = &source[settled(source, known)..];
-            assert_eq!(next(rest, known, history), next(source, known, history), "{source:?} {known:?}");
-            let Some(step) = next(source, known, history) else { return late };
+            assert_eq!(
+                next(rest, known, history),
+                next(source, known, history),
+                "{source:?} {known:?}"
+            );
+            let Some(step) = next(source, known, history) else {
+                return late;
+            };
             match step {
-                Step::Put { source: version, condition } => {
+                Step::Put {
+                    source: version,
+                    condition,
+                } => {
                     self.check(&condition);
                     self.put(version);
                     known.advance(&version.version, self.top());
                 }
-                Step::PutDeleteMarker { source: version, over } => {
+                Step::PutDeleteMarker {
+                    source: version,
+                    over,
+                } => {
                     self.check(&Precondition::Over(over));
                     self.entries.push(Entry::Marker);
                     known.advance(&version.version, self.top());
@@ -73,7 +88,10 @@ impl Destination {
 
     fn put(&mut self, version: &SourceVersion) {
         let etag = version.etag.clone().expect("objects have one");
-        self.entries.push(Entry::Object { of: Some(version.version.clone()), etag });
+        self.entries.push(Entry::Object {
+            of: Some(version.version.clone()),
+            etag,
+        });
     }
 
     fn check(&self, condition: &Precondition) {

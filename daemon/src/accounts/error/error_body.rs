@@ -27,7 +27,11 @@ pub(crate) struct ErrorBody {
 
 impl ErrorBody {
     /// Reads a refusal: <https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>
-    pub(crate) fn parse_refusal<'h>(status: u16, header: impl Fn(&str) -> Option<&'h str>, text: &str) -> Self {
+    pub(crate) fn parse_refusal<'h>(
+        status: u16,
+        header: impl Fn(&str) -> Option<&'h str>,
+        text: &str,
+    ) -> Self {
         let mut words = Words::default();
         let read = xml::visit_elements(text, |path, text| {
             if let [.., "Error", name] = path {
@@ -38,15 +42,26 @@ impl ErrorBody {
         // Half a document is not what a service says.
         let words = read.map_or_else(|_| Words::default(), |()| words);
         let is_redirect = matches!(status, 301 | 307);
-        let region = header("x-amz-bucket-region").filter(|_| is_redirect).or(words.region.as_deref());
-        let elsewhere = region.filter(|region| is_name(region)).map(|region| format!("in Region {region}"));
-        let endpoint = words.endpoint.as_deref().filter(|endpoint| is_name(endpoint));
+        let region = header("x-amz-bucket-region")
+            .filter(|_| is_redirect)
+            .or(words.region.as_deref());
+        let elsewhere = region
+            .filter(|region| is_name(region))
+            .map(|region| format!("in Region {region}"));
+        let endpoint = words
+            .endpoint
+            .as_deref()
+            .filter(|endpoint| is_name(endpoint));
         Self {
             status,
-            header: words.header.clone().or_else(|| named_header(&words.message)),
+            header: words
+                .header
+                .clone()
+                .or_else(|| named_header(&words.message)),
             is_marker: header("x-amz-delete-marker") == Some("true"),
             elsewhere: elsewhere.or_else(|| endpoint.map(|endpoint| format!("at {endpoint}"))),
-            media: header("content-type").map(|media| media.chars().take(MEDIA_CHARS_MAX).collect()),
+            media: header("content-type")
+                .map(|media| media.chars().take(MEDIA_CHARS_MAX).collect()),
             code: words.code,
             message: words.message,
             asked: String::new(),
@@ -78,7 +93,12 @@ impl ErrorBody {
 // "Unsupported header 'x-amz-…' received for this API call" (Backblaze B2), "Header 'x-amz-…' with
 // value … not implemented" (Cloudflare R2), "The algorithm type you specified in x-amz-checksum-
 // header is invalid" (S3, of an algorithm that it does not support).
-const UNSUPPORTED: [&str; 4] = ["unsupported", "not supported", "not implemented", "algorithm type"];
+const UNSUPPORTED: [&str; 4] = [
+    "unsupported",
+    "not supported",
+    "not implemented",
+    "algorithm type",
+];
 
 // A longer media type says no more about the server that answered.
 const MEDIA_CHARS_MAX: usize = 64;
@@ -117,20 +137,26 @@ const TEXT_CHARS_MAX: usize = 512;
 
 /// Finds the header that a message names.
 fn named_header(message: &str) -> Option<String> {
-    message.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').find_map(header_name)
+    message
+        .split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
+        .find_map(header_name)
 }
 
 /// Returns the name of a header that a request of ours may carry; a message may end in the middle
 /// of one.
 fn header_name(text: &str) -> Option<String> {
     let name = text.trim().to_ascii_lowercase();
-    let is_header = name.starts_with("x-amz-") || matches!(name.as_str(), "if-match" | "if-none-match");
+    let is_header =
+        name.starts_with("x-amz-") || matches!(name.as_str(), "if-match" | "if-none-match");
     is_header.then_some(name)
 }
 
 /// Says whether a text can be the name of a Region or a host.
 fn is_name(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:".contains(&b))
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-.:".contains(&b))
 }
 
 impl fmt::Display for ErrorBody {
@@ -140,7 +166,11 @@ impl fmt::Display for ErrorBody {
             ("", _) if self.is_own() => {}
             ("", media) => {
                 let media = media.unwrap_or("unknown");
-                let lack = if (200..300).contains(&self.status) { "cannot be read" } else { "has no S3 error code" };
+                let lack = if (200..300).contains(&self.status) {
+                    "cannot be read"
+                } else {
+                    "has no S3 error code"
+                };
                 write!(f, " with a body of type {media:?} that {lack}")?;
             }
             (code, _) => write!(f, " {code}")?,
@@ -150,6 +180,8 @@ impl fmt::Display for ErrorBody {
             ("", asked) => write!(f, ", without saying what it minds; the request has {asked}")?,
             (message, _) => write!(f, ": {message}")?,
         }
-        self.elsewhere.as_ref().map_or(Ok(()), |elsewhere| write!(f, " (the bucket is {elsewhere})"))
+        self.elsewhere.as_ref().map_or(Ok(()), |elsewhere| {
+            write!(f, " (the bucket is {elsewhere})")
+        })
     }
 }

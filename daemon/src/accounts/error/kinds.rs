@@ -41,25 +41,31 @@ fn by_code(side: Side, during: Operation, said: &ErrorBody) -> Option<FailureKin
         "MethodNotAllowed" if said.is_marker => absence_kind(side),
         // S3 never gave such an id to a version, so there is none of it; any client that may write
         // to the queue can name it.
-        "InvalidArgument" if is_of_version(during) && message.contains("version id") => absence_kind(side),
+        "InvalidArgument" if is_of_version(during) && message.contains("version id") => {
+            absence_kind(side)
+        }
         "NoSuchUpload" => FailureKind::NotFound,
         "ConditionalRequestConflict" | "OperationAborted" => FailureKind::ConcurrentWrite,
         // The upload's parts are not what the ledger holds of them: it is begun anew.
         "InvalidPart" | "InvalidPartOrder" | "EntityTooSmall" => FailureKind::ConcurrentWrite,
         "NotImplemented" => FailureKind::NotImplemented,
-        "RequestTimeout" | "InternalError" | "KMS.InternalException" | "KMS.DependencyTimeoutException" => {
-            lost_answer_kind(side)
-        }
+        "RequestTimeout"
+        | "InternalError"
+        | "KMS.InternalException"
+        | "KMS.DependencyTimeoutException" => lost_answer_kind(side),
         // Clocks and tokens mend without the task's doing.
         "ExpiredToken" | "RequestTimeTooSkewed" | "InvalidToken" | "ExpiredTokenException" => {
             FailureKind::Unauthenticated
         }
-        "BadDigest" | "InvalidDigest" | "XAmzContentChecksumMismatch" | "XAmzContentSHA256Mismatch" => {
-            FailureKind::Transient
-        }
+        "BadDigest"
+        | "InvalidDigest"
+        | "XAmzContentChecksumMismatch"
+        | "XAmzContentSHA256Mismatch" => FailureKind::Transient,
         // The object is not as long as it was listed, or begins anew.
         "InvalidRange" => lost_answer_kind(side),
-        "InvalidObjectState" if side == Side::Source => FailureKind::Ineligible(Reason::SrcObjectNotEligible),
+        "InvalidObjectState" if side == Side::Source => {
+            FailureKind::Ineligible(Reason::SrcObjectNotEligible)
+        }
         // SSE-C:
         // <https://docs.aws.amazon.com/AmazonS3/latest/userguide/ServerSideEncryptionCustomerKeys.html>
         "InvalidRequest" if side == Side::Source && message.contains("Server Side Encryption") => {
@@ -79,9 +85,10 @@ fn by_code(side: Side, during: Operation, said: &ErrorBody) -> Option<FailureKin
 fn reason(side: Side, during: Operation, said: &ErrorBody) -> Option<Reason> {
     let reason = match said.code.as_str() {
         "NoSuchBucket" => pick_by_side(side, Reason::SrcBucketNotFound, Reason::DstBucketNotFound),
-        "PermanentRedirect" | "TemporaryRedirect" | "Redirect" | "IllegalLocationConstraintException" => {
-            region_reason(side)
-        }
+        "PermanentRedirect"
+        | "TemporaryRedirect"
+        | "Redirect"
+        | "IllegalLocationConstraintException" => region_reason(side),
         // It is also what a malformed date is called.
         "AuthorizationHeaderMalformed" if said.elsewhere.is_some() => region_reason(side),
         // A key that the service does not recognise, or whose secret is another, permits nothing
@@ -89,10 +96,16 @@ fn reason(side: Side, during: Operation, said: &ErrorBody) -> Option<Reason> {
         "AccessDenied" | "AllAccessDisabled" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" => {
             denied_reason(side, during)
         }
-        "KMS.NotFoundException" => pick_by_side(side, Reason::SrcKmsKeyInvalidState, Reason::DstKmsKeyNotFound),
-        other if other.starts_with("KMS.") => {
-            pick_by_side(side, Reason::SrcKmsKeyInvalidState, Reason::DstKmsKeyInvalidState)
-        }
+        "KMS.NotFoundException" => pick_by_side(
+            side,
+            Reason::SrcKmsKeyInvalidState,
+            Reason::DstKmsKeyNotFound,
+        ),
+        other if other.starts_with("KMS.") => pick_by_side(
+            side,
+            Reason::SrcKmsKeyInvalidState,
+            Reason::DstKmsKeyInvalidState,
+        ),
         _ => return None,
     };
     Some(reason)
@@ -137,7 +150,10 @@ fn absence_kind(side: Side) -> FailureKind {
 /// Says whether a request puts something on top of a key, and names nothing but what it goes over.
 fn is_append(side: Side, during: Operation) -> bool {
     side == Side::Write
-        && matches!(during, Operation::PutObject | Operation::CompleteMultipartUpload | Operation::DeleteObject)
+        && matches!(
+            during,
+            Operation::PutObject | Operation::CompleteMultipartUpload | Operation::DeleteObject
+        )
 }
 
 /// Says whether a request names a version, as an event or a stamp may have told it.
@@ -153,7 +169,11 @@ fn is_of_version(during: Operation) -> bool {
 }
 
 fn region_reason(side: Side) -> Reason {
-    pick_by_side(side, Reason::SrcBucketInvalidRegion, Reason::DstBucketInvalidRegion)
+    pick_by_side(
+        side,
+        Reason::SrcBucketInvalidRegion,
+        Reason::DstBucketInvalidRegion,
+    )
 }
 
 fn denied_reason(side: Side, during: Operation) -> Reason {

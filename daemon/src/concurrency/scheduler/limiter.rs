@@ -80,15 +80,23 @@ pub(super) struct HealthView {
 impl HealthView {
     pub(super) fn of_route(dependencies: &BTreeMap<LimitKey, Limiter>, route: &Route) -> Self {
         let at = |dependency| dependencies.get(&route.site_of(dependency));
-        let is_limited =
-            |dependency: &Dependency| at(*dependency).is_some_and(|gate| gate.window.current_limit().is_some());
+        let is_limited = |dependency: &Dependency| {
+            at(*dependency).is_some_and(|gate| gate.window.current_limit().is_some())
+        };
         let gates = route.all_sites().filter_map(|site| dependencies.get(&site));
         Self {
             is_open: at(Dependency::Destination).is_some_and(|gate| gate.circuit.is_open()),
-            limited: [Dependency::Destination, Dependency::DestinationKey, Dependency::Source]
-                .into_iter()
-                .find(is_limited),
-            wakes: gates.flat_map(|gate| [gate.window.paused_until(), gate.circuit.opens_until()]).flatten().max(),
+            limited: [
+                Dependency::Destination,
+                Dependency::DestinationKey,
+                Dependency::Source,
+            ]
+            .into_iter()
+            .find(is_limited),
+            wakes: gates
+                .flat_map(|gate| [gate.window.paused_until(), gate.circuit.opens_until()])
+                .flatten()
+                .max(),
         }
     }
 
@@ -116,7 +124,10 @@ pub(super) struct Busy {
 
 impl Busy {
     pub(super) fn among_dependencies(dependencies: &BTreeMap<LimitKey, Limiter>) -> Self {
-        let mut busy = Self { destinations: 0, tasks: 0 };
+        let mut busy = Self {
+            destinations: 0,
+            tasks: 0,
+        };
         for (site, gate) in dependencies.iter().filter(|(_, gate)| gate.in_flight > 0) {
             if let LimitKey::Destination(_) = site {
                 busy.destinations += 1;
@@ -151,11 +162,19 @@ impl Limiter {
         matches!(site, LimitKey::Source(_)) && self.error.is_some()
     }
 
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a width is from 1 to 128")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a width is from 1 to 128"
+    )]
     pub(super) fn describe(&self, site: &LimitKey) -> DegradedDependency {
         let name = match site {
-            LimitKey::Source(place) | LimitKey::Destination(place) | LimitKey::Bulk(place) => place.bucket.to_string(),
-            LimitKey::Key(name) | LimitKey::Rule(_, name) | LimitKey::RuleBulk(_, name) => name.clone(),
+            LimitKey::Source(place) | LimitKey::Destination(place) | LimitKey::Bulk(place) => {
+                place.bucket.to_string()
+            }
+            LimitKey::Key(name) | LimitKey::Rule(_, name) | LimitKey::RuleBulk(_, name) => {
+                name.clone()
+            }
         };
         let width = self.window.current_limit().map(|width| width as u32);
         let is_left_alone = self.circuit.is_open();
@@ -194,8 +213,13 @@ impl Route {
             LimitKey::Destination(destination.clone()),
             LimitKey::Rule(destination.clone(), rule.clone()),
         ];
-        let bulk = [LimitKey::Bulk(destination.clone()), LimitKey::RuleBulk(destination.clone(), rule.clone())];
+        let bulk = [
+            LimitKey::Bulk(destination.clone()),
+            LimitKey::RuleBulk(destination.clone(), rule.clone()),
+        ];
         let bulk = self.is_bulk.then_some(bulk).into_iter().flatten();
-        all.into_iter().chain(bulk).chain(self.key.clone().map(LimitKey::Key))
+        all.into_iter()
+            .chain(bulk)
+            .chain(self.key.clone().map(LimitKey::Key))
     }
 }

@@ -34,7 +34,9 @@ fn fill(gates: &mut Scheduler, route: &Route, now: Instant) -> Vec<Entered> {
 fn fail(gates: &mut Scheduler, route: &Route, times: u32, now: Instant) -> Change {
     let mut change = Change::None;
     for _ in 0..times {
-        let Lined::In(entered) = gates.line_up(route, ONE, now) else { return change };
+        let Lined::In(entered) = gates.line_up(route, ONE, now) else {
+            return change;
+        };
         change = gates.record_leave(route, entered, SILENCE, (now, JITTER));
     }
     change
@@ -44,17 +46,36 @@ fn fail(gates: &mut Scheduler, route: &Route, times: u32, now: Instant) -> Chang
 fn a_destination_that_does_not_answer_keeps_one_task_and_the_others_keep_theirs() {
     let (mut gates, now) = (Scheduler::default(), Instant::now());
     assert_eq!(fail(&mut gates, &route("sick"), 5, now), Change::Opened);
-    assert!(matches!(gates.line_up(&route("sick"), ONE, now), Lined::Waits(_)), "one waits to try");
-    let Lined::Away(wait) = gates.line_up(&route("sick"), ONE, now) else { panic!("one is enough") };
+    assert!(
+        matches!(gates.line_up(&route("sick"), ONE, now), Lined::Waits(_)),
+        "one waits to try"
+    );
+    let Lined::Away(wait) = gates.line_up(&route("sick"), ONE, now) else {
+        panic!("one is enough")
+    };
     assert!(wait >= Duration::from_secs(10));
-    assert!(matches!(gates.line_up(&route("well"), ONE, now), Lined::In(_)));
+    assert!(matches!(
+        gates.line_up(&route("well"), ONE, now),
+        Lined::In(_)
+    ));
     let then = gates.wakes_at(&route("sick")).unwrap();
     let admitted = gates.admit_waiting(then);
     assert_eq!(admitted.len(), 1);
-    assert!(matches!(gates.line_up(&route("sick"), ONE, then), Lined::Away(_)), "while one tries, too");
-    let change = gates.record_leave(&route("sick"), admitted[0].2, Feedback::Reachable, (then, JITTER));
+    assert!(
+        matches!(gates.line_up(&route("sick"), ONE, then), Lined::Away(_)),
+        "while one tries, too"
+    );
+    let change = gates.record_leave(
+        &route("sick"),
+        admitted[0].2,
+        Feedback::Reachable,
+        (then, JITTER),
+    );
     assert_eq!(change, Change::Closed);
-    assert!(matches!(gates.line_up(&route("sick"), ONE, then), Lined::In(_)));
+    assert!(matches!(
+        gates.line_up(&route("sick"), ONE, then),
+        Lined::In(_)
+    ));
 }
 
 #[test]
@@ -68,36 +89,73 @@ fn who_waits_when_a_destination_falls_silent_is_turned_away_but_for_the_first() 
             Lined::In(_) | Lined::Away(_) => None,
         })
         .collect();
-    let changes: Vec<Change> =
-        inside.into_iter().map(|entered| gates.record_leave(&sick, entered, SILENCE, (now, JITTER))).collect();
-    assert_eq!(changes.iter().filter(|change| **change == Change::Opened).count(), 1);
-    let away: Vec<u64> = gates.turn_away(&sick.destination, now).into_iter().map(|(number, _)| number).collect();
+    let changes: Vec<Change> = inside
+        .into_iter()
+        .map(|entered| gates.record_leave(&sick, entered, SILENCE, (now, JITTER)))
+        .collect();
+    assert_eq!(
+        changes
+            .iter()
+            .filter(|change| **change == Change::Opened)
+            .count(),
+        1
+    );
+    let away: Vec<u64> = gates
+        .turn_away(&sick.destination, now)
+        .into_iter()
+        .map(|(number, _)| number)
+        .collect();
     assert_eq!(away, waiting[1..]);
     assert!(gates.admit_waiting(now).is_empty());
-    assert_eq!(gates.admit_waiting(gates.wakes_at(&sick).unwrap())[0].0, waiting[0]);
+    assert_eq!(
+        gates.admit_waiting(gates.wakes_at(&sick).unwrap())[0].0,
+        waiting[0]
+    );
 }
 
 #[test]
 fn trouble_at_the_source_is_not_held_against_the_destination() {
     let (mut gates, now) = (Scheduler::default(), Instant::now());
     for _ in 0..20 {
-        let Lined::In(entered) = gates.line_up(&route("well"), ONE, now) else { panic!("turned away") };
-        let failure = Failure::new(FailureKind::Transient, Operation::GetObject).of(Dependency::Source);
-        gates.record_leave(&route("well"), entered, Feedback::from_failure(&failure), (now, JITTER));
+        let Lined::In(entered) = gates.line_up(&route("well"), ONE, now) else {
+            panic!("turned away")
+        };
+        let failure =
+            Failure::new(FailureKind::Transient, Operation::GetObject).of(Dependency::Source);
+        gates.record_leave(
+            &route("well"),
+            entered,
+            Feedback::from_failure(&failure),
+            (now, JITTER),
+        );
     }
-    assert!(gates.degraded_dependencies().iter().all(|ailing| ailing.name != "well"));
+    assert!(
+        gates
+            .degraded_dependencies()
+            .iter()
+            .all(|ailing| ailing.name != "well")
+    );
 }
 
 /// Lets a key in, which fails with 500 though it got other answers.
 fn refuse(gates: &mut Scheduler, subject: Subject, now: Instant) {
-    let Lined::In(entered) = gates.line_up(&route("well"), subject, now) else { panic!("{subject} is turned away") };
+    let Lined::In(entered) = gates.line_up(&route("well"), subject, now) else {
+        panic!("{subject} is turned away")
+    };
     let answer = Feedback::Failed(trouble(Dependency::Destination, Some(500), true));
     gates.record_leave(&route("well"), entered, answer, (now, JITTER));
 }
 
 fn write(gates: &mut Scheduler, subject: Subject, now: Instant) -> Change {
-    let Lined::In(entered) = gates.line_up(&route("well"), subject, now) else { panic!("{subject} is turned away") };
-    gates.record_leave(&route("well"), entered, Feedback::Served { wrote: true }, (now, JITTER))
+    let Lined::In(entered) = gates.line_up(&route("well"), subject, now) else {
+        panic!("{subject} is turned away")
+    };
+    gates.record_leave(
+        &route("well"),
+        entered,
+        Feedback::Served { wrote: true },
+        (now, JITTER),
+    )
 }
 
 #[test]
@@ -113,8 +171,13 @@ fn few_keys_that_fail_however_often_close_no_destination() {
 fn many_keys_that_fail_hold_up_no_key_that_would_be_written_and_not_once_more() {
     let (mut gates, now) = (Scheduler::default(), Instant::now());
     (0..8).for_each(|subject| refuse(&mut gates, subject, now));
-    assert!(gates.leaves_alone(&place("well")), "they may be all there is");
-    let Lined::Waits(number) = gates.line_up(&route("well"), 7, now) else { panic!("it has failed") };
+    assert!(
+        gates.leaves_alone(&place("well")),
+        "they may be all there is"
+    );
+    let Lined::Waits(number) = gates.line_up(&route("well"), 7, now) else {
+        panic!("it has failed")
+    };
     assert_eq!(write(&mut gates, 100, now), Change::Closed);
     gates.forget(number);
     for _ in 0..20 {
@@ -123,14 +186,21 @@ fn many_keys_that_fail_hold_up_no_key_that_would_be_written_and_not_once_more() 
     assert!(!gates.leaves_alone(&place("well")), "they fail alone");
     let is_own = |subject| gates.is_own(&route("well"), subject, (Dependency::Destination, true));
     assert!((0..8).all(is_own));
-    assert_eq!(fail(&mut gates, &route("well"), 5, now), Change::None, "one of them, whatever it meets");
+    assert_eq!(
+        fail(&mut gates, &route("well"), 5, now),
+        Change::None,
+        "one of them, whatever it meets"
+    );
 }
 
 #[test]
 fn a_destination_that_fails_every_key_is_to_blame() {
     let (mut gates, mut now) = (Scheduler::default(), Instant::now());
     (0..16).for_each(|subject| refuse(&mut gates, subject, now));
-    assert!(matches!(gates.line_up(&route("well"), 100, now), Lined::Waits(_)), "it would fail as well");
+    assert!(
+        matches!(gates.line_up(&route("well"), 100, now), Lined::Waits(_)),
+        "it would fail as well"
+    );
     let is_own = |subject| gates.is_own(&route("well"), subject, (Dependency::Destination, true));
     assert!(!(0..16).any(is_own));
     now = gates.wakes_at(&route("well")).unwrap();
@@ -143,27 +213,50 @@ fn a_throttled_key_slows_down_all_who_use_it_and_nobody_else() {
     let (one, other) = (keyed("tokyo", "hot"), keyed("paris", "hot"));
     let inside = fill(&mut gates, &one, now);
     for entered in inside {
-        gates.record_leave(&one, entered, Feedback::Throttled(Dependency::DestinationKey), (now, JITTER));
+        gates.record_leave(
+            &one,
+            entered,
+            Feedback::Throttled(Dependency::DestinationKey),
+            (now, JITTER),
+        );
     }
     assert_eq!(fill(&mut gates, &other, now).len(), 64, "half of 128");
     assert_eq!(fill(&mut gates, &one, now).len(), 0);
-    assert_eq!(fill(&mut gates, &keyed("paris", "cool"), now).len(), 64, "what is left of its share");
+    assert_eq!(
+        fill(&mut gates, &keyed("paris", "cool"), now).len(),
+        64,
+        "what is left of its share"
+    );
 }
 
 #[test]
 fn a_key_that_is_throttled_while_others_are_served_narrows_nothing() {
     let (mut gates, well, now) = (Scheduler::default(), route("well"), Instant::now());
-    let [Lined::In(one), Lined::In(other)] = [1, 2].map(|subject| gates.line_up(&well, subject, now)) else { panic!() };
+    let [Lined::In(one), Lined::In(other)] =
+        [1, 2].map(|subject| gates.line_up(&well, subject, now))
+    else {
+        panic!()
+    };
     let throttled = Feedback::Throttled(Dependency::Source);
     assert_eq!(
         gates.record_leave(&well, one, throttled, (now, JITTER)),
         Change::Narrowed(Dependency::Source),
         "it may be any key"
     );
-    gates.record_leave(&well, other, Feedback::Served { wrote: true }, (now, JITTER));
+    gates.record_leave(
+        &well,
+        other,
+        Feedback::Served { wrote: true },
+        (now, JITTER),
+    );
     for _ in 0..10 {
-        let Lined::In(one) = gates.line_up(&well, 1, now) else { panic!("there is room") };
-        assert_eq!(gates.record_leave(&well, one, throttled, (now, JITTER)), Change::None);
+        let Lined::In(one) = gates.line_up(&well, 1, now) else {
+            panic!("there is room")
+        };
+        assert_eq!(
+            gates.record_leave(&well, one, throttled, (now, JITTER)),
+            Change::None
+        );
     }
 }
 
@@ -181,7 +274,11 @@ fn a_throttled_destination_narrows_for_all_its_routes_together() {
         ));
     }
     assert_eq!(changes[0], Change::Narrowed(Dependency::Destination));
-    assert_eq!(fill(&mut gates, &keyed("slow", "k"), now).len() + fill(&mut gates, &route("slow"), now).len(), 64);
+    assert_eq!(
+        fill(&mut gates, &keyed("slow", "k"), now).len()
+            + fill(&mut gates, &route("slow"), now).len(),
+        64
+    );
     assert_eq!(gates.degraded_dependencies()[0].concurrency_limit, Some(64));
 }
 
@@ -192,7 +289,12 @@ fn who_throttles_even_one_at_a_time_is_left_alone_in_the_end() {
     while !gates.leaves_alone(&place("slow")) {
         assert!(asked < 20, "asked again and again");
         if let Lined::In(entered) = gates.line_up(&route("slow"), ONE, now) {
-            gates.record_leave(&route("slow"), entered, Feedback::Throttled(Dependency::Destination), (now, JITTER));
+            gates.record_leave(
+                &route("slow"),
+                entered,
+                Feedback::Throttled(Dependency::Destination),
+                (now, JITTER),
+            );
             asked += 1;
         } else {
             panic!("nobody else is there");

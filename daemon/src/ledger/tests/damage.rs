@@ -30,13 +30,21 @@ fn count(ledger: &Ledger) -> i64 {
 
 /// Finds the largest file of a kind.
 fn file(directory: &TempDir, extension: &str) -> PathBuf {
-    let files = fs::read_dir(directory.path().join("ledger")).unwrap().map(|entry| entry.unwrap().path());
+    let files = fs::read_dir(directory.path().join("ledger"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
     let of_kind = files.filter(|path| path.extension().is_some_and(|found| found == extension));
-    of_kind.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap()
+    of_kind
+        .max_by_key(|path| fs::metadata(path).unwrap().len())
+        .unwrap()
 }
 
 fn flip(path: &PathBuf, from: u64, bytes: usize) {
-    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
     let mut found = vec![0; bytes];
     file.read_exact_at(&mut found, from).unwrap();
     found.iter_mut().for_each(|byte| *byte ^= 0xff);
@@ -56,11 +64,20 @@ fn assert_damaged(directory: &TempDir, what: &str) {
     for _ in 0..2 {
         // A refused start changes nothing, so that the next one is refused as well.
         let refused = Ledger::open(directory.path());
-        let Err(error @ OpenError::Damaged(..)) = refused else { panic!("{what}: {refused:?}") };
-        assert!(error.to_string().contains("s3-replicator ledger repair"), "{error}");
+        let Err(error @ OpenError::Damaged(..)) = refused else {
+            panic!("{what}: {refused:?}")
+        };
+        assert!(
+            error.to_string().contains("s3-replicator ledger repair"),
+            "{error}"
+        );
         assert_eq!(mend::exit_code(&error.into()), 65);
     }
-    assert_eq!(mend::exit_code(&mend::check(&settings(directory)).unwrap_err()), 65, "{what}");
+    assert_eq!(
+        mend::exit_code(&mend::check(&settings(directory)).unwrap_err()),
+        65,
+        "{what}"
+    );
 }
 
 #[test]
@@ -85,10 +102,20 @@ fn a_log_that_is_cut_or_zeroed_or_gone_is_seen() {
     let directory = with_parked();
     let log = file(&directory, "log");
     let (cut, zeroed) = (fs::metadata(&log).unwrap().len() / 2, [0; 4096]);
-    OpenOptions::new().write(true).open(&log).unwrap().set_len(cut).unwrap();
+    OpenOptions::new()
+        .write(true)
+        .open(&log)
+        .unwrap()
+        .set_len(cut)
+        .unwrap();
     assert_damaged(&directory, "cut");
     let directory = with_parked();
-    OpenOptions::new().write(true).open(file(&directory, "log")).unwrap().write_all_at(&zeroed, 8192).unwrap();
+    OpenOptions::new()
+        .write(true)
+        .open(file(&directory, "log"))
+        .unwrap()
+        .write_all_at(&zeroed, 8192)
+        .unwrap();
     assert_damaged(&directory, "zeroed");
     let directory = with_parked();
     fs::remove_file(file(&directory, "log")).unwrap();
@@ -99,12 +126,23 @@ fn a_log_that_is_cut_or_zeroed_or_gone_is_seen() {
 fn what_names_the_other_files_is_missed() {
     for name in ["CURRENT", "MANIFEST"] {
         let directory = with_parked();
-        let all = fs::read_dir(directory.path().join("ledger")).unwrap().map(|entry| entry.unwrap().path());
-        let mut named = all.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(name));
+        let all = fs::read_dir(directory.path().join("ledger"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let mut named = all.filter(|path| {
+            path.file_name()
+                .unwrap()
+                .to_string_lossy()
+                .starts_with(name)
+        });
         fs::remove_file(named.next().unwrap()).unwrap();
         assert_damaged(&directory, name);
         mend::repair(&settings(&directory)).unwrap();
-        assert_eq!(count(&Ledger::open(directory.path()).unwrap()), PARKED, "all of it is in files that are whole");
+        assert_eq!(
+            count(&Ledger::open(directory.path()).unwrap()),
+            PARKED,
+            "all of it is in files that are whole"
+        );
     }
 }
 
@@ -119,7 +157,12 @@ fn a_torn_tail_of_what_was_not_synced_is_no_damage() {
     let log = file(&directory, "log");
     let torn = fs::metadata(&log).unwrap().len() - 5;
     assert!(torn > 0 && synced > torn);
-    OpenOptions::new().write(true).open(&log).unwrap().set_len(torn).unwrap();
+    OpenOptions::new()
+        .write(true)
+        .open(&log)
+        .unwrap()
+        .set_len(torn)
+        .unwrap();
     assert_eq!(count(&Ledger::open(directory.path()).unwrap()), PARKED);
 }
 
@@ -127,40 +170,84 @@ fn a_torn_tail_of_what_was_not_synced_is_no_damage() {
 fn a_replica_whose_record_is_damaged_is_unknown_and_its_neighbours_are_not() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(directory.path()).unwrap();
-    let target = |number: i64| TargetKey { key: Key::try_from(format!("{number:04}")).unwrap(), ..target() };
-    let replica = |number| Replica::new(version(number), VersionKind::Object, ReplicaState::Replicated);
-    (0..2000).for_each(|number| ledger.put_replica(&target(number), &replica(number)).unwrap());
+    let target = |number: i64| TargetKey {
+        key: Key::try_from(format!("{number:04}")).unwrap(),
+        ..target()
+    };
+    let replica = |number| {
+        Replica::new(
+            version(number),
+            VersionKind::Object,
+            ReplicaState::Replicated,
+        )
+    };
+    (0..2000).for_each(|number| {
+        ledger
+            .put_replica(&target(number), &replica(number))
+            .unwrap();
+    });
     ledger.store.open_db().unwrap().db.flush().unwrap();
     drop(ledger);
     flip(&file(&directory, "sst"), 9000, 16);
     let ledger = Ledger::open(directory.path()).unwrap();
-    assert_eq!(ledger.condition().ailment(), None, "nothing of it was read yet");
-    let known: Vec<i64> =
-        (0..2000).filter(|number| !ledger.replicas_of(&target(*number)).unwrap().is_empty()).collect();
+    assert_eq!(
+        ledger.condition().ailment(),
+        None,
+        "nothing of it was read yet"
+    );
+    let known: Vec<i64> = (0..2000)
+        .filter(|number| !ledger.replicas_of(&target(*number)).unwrap().is_empty())
+        .collect();
     assert!((1500..2000).contains(&known.len()), "{}", known.len());
     let ailment = ledger.condition().ailment().unwrap();
-    assert!(ailment.contains("damaged") && ailment.contains("s3-replicator ledger repair"), "{ailment}");
-    let told: Vec<u64> = ledger.condition().trouble_counts().map(|(_, seen)| seen).collect();
+    assert!(
+        ailment.contains("damaged") && ailment.contains("s3-replicator ledger repair"),
+        "{ailment}"
+    );
+    let told: Vec<u64> = ledger
+        .condition()
+        .trouble_counts()
+        .map(|(_, seen)| seen)
+        .collect();
     assert_eq!(told, [0, 0, u64::try_from(2000 - known.len()).unwrap()]);
     // It can be written down anew, and everything else is as before.
     ledger.put_replica(&target(0), &replica(0)).unwrap();
     drop(ledger);
-    assert_eq!(mend::exit_code(&mend::check(&settings(&directory)).unwrap_err()), 65);
+    assert_eq!(
+        mend::exit_code(&mend::check(&settings(&directory)).unwrap_err()),
+        65
+    );
     mend::repair(&settings(&directory)).unwrap();
     let ledger = Ledger::open(directory.path()).unwrap();
-    let lost = |number: &&i64| ledger.replicas_of(&target(**number)).unwrap() != [replica(**number)];
+    let lost =
+        |number: &&i64| ledger.replicas_of(&target(**number)).unwrap() != [replica(**number)];
     let lost: Vec<&i64> = known.iter().filter(lost).collect();
-    assert!(lost.len() <= 1, "{lost:?} were known before, and only the one behind the damage may be lost with it");
+    assert!(
+        lost.len() <= 1,
+        "{lost:?} were known before, and only the one behind the damage may be lost with it"
+    );
     assert_eq!(ledger.condition().ailment(), None);
     drop(ledger);
-    assert!(mend::repair(&settings(&directory)).unwrap().contains("nothing was changed"));
+    assert!(
+        mend::repair(&settings(&directory))
+            .unwrap()
+            .contains("nothing was changed")
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_damaged_upload_or_part_holds_its_key_up_for_a_while_only() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(directory.path()).unwrap();
-    let damage = |address: &DbKey| ledger.store.open_db().unwrap().db.put(address.key_bytes(), b"\x01{").unwrap();
+    let damage = |address: &DbKey| {
+        ledger
+            .store
+            .open_db()
+            .unwrap()
+            .db
+            .put(address.key_bytes(), b"\x01{")
+            .unwrap();
+    };
     let source = version(1);
     let upload = Upload {
         upload_id: "u".to_owned(),
@@ -174,21 +261,41 @@ async fn a_damaged_upload_or_part_holds_its_key_up_for_a_while_only() {
     };
     let part = |number| {
         let etag = ETag::try_from("e").unwrap();
-        UploadedPart { number, etag, crc64: 7, sums: Vec::new(), doubt: None }
+        UploadedPart {
+            number,
+            etag,
+            crc64: 7,
+            sums: Vec::new(),
+            doubt: None,
+        }
     };
     ledger.put_upload(&target(), &upload).unwrap();
     (1..=3).for_each(|number| ledger.put_part(&target(), &part(number)).unwrap());
     damage(&part(2).address(&target()));
-    assert_eq!(ledger.upload_of(&target()).unwrap(), Some((upload, Parts::new())), "the parts are uploaded again");
+    assert_eq!(
+        ledger.upload_of(&target()).unwrap(),
+        Some((upload, Parts::new())),
+        "the parts are uploaded again"
+    );
     damage(&Upload::db_key(&target()));
-    let waits = || matches!(ledger.upload_of(&target()), Err(Failure { kind: FailureKind::MustWait(_), .. }));
+    let waits = || {
+        matches!(
+            ledger.upload_of(&target()),
+            Err(Failure {
+                kind: FailureKind::MustWait(_),
+                ..
+            })
+        )
+    };
     assert!(waits());
     tokio::time::advance(APPEARS_WITHIN - Duration::from_secs(1)).await;
     assert!(waits(), "what it told of may appear yet");
     tokio::time::advance(Duration::from_secs(1)).await;
     assert_eq!(ledger.upload_of(&target()).unwrap(), None);
     assert_eq!(
-        ledger.scan_records::<UploadedPart>(&UploadedPart::key_prefix(&target())).unwrap(),
+        ledger
+            .scan_records::<UploadedPart>(&UploadedPart::key_prefix(&target()))
+            .unwrap(),
         [],
         "nothing is left of it"
     );
@@ -197,7 +304,9 @@ async fn a_damaged_upload_or_part_holds_its_key_up_for_a_while_only() {
 #[test]
 fn a_start_that_was_killed_while_it_made_the_mark_damages_nothing() {
     let directory = with_parked();
-    let (mark, unnamed) = ["ledger/SYNCED", "ledger/SYNCED.new"].map(|name| directory.path().join(name)).into();
+    let (mark, unnamed) = ["ledger/SYNCED", "ledger/SYNCED.new"]
+        .map(|name| directory.path().join(name))
+        .into();
     fs::remove_file(&mark).unwrap();
     fs::write(&unnamed, "").unwrap();
     assert_eq!(count(&Ledger::open(directory.path()).unwrap()), PARKED);
@@ -221,27 +330,54 @@ fn a_repair_that_ended_between_its_renames_leaves_no_empty_ledger() {
     fs::rename(&ledger, &repaired).unwrap();
     fs::create_dir(&damaged).unwrap();
     let refused = Ledger::open(directory.path());
-    assert!(matches!(&refused, Err(OpenError::Repaired(_, left)) if *left == repaired), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(OpenError::Repaired(_, left)) if *left == repaired),
+        "{refused:?}"
+    );
     fs::rename(&repaired, &ledger).unwrap();
     assert_eq!(count(&Ledger::open(directory.path()).unwrap()), PARKED);
     fs::remove_dir_all(&ledger).unwrap();
-    assert!(matches!(Ledger::open(directory.path()), Err(OpenError::Repaired(_, left)) if left == damaged));
+    assert!(
+        matches!(Ledger::open(directory.path()), Err(OpenError::Repaired(_, left)) if left == damaged)
+    );
     fs::remove_dir_all(&damaged).unwrap();
-    assert_eq!(count(&Ledger::open(directory.path()).unwrap()), 0, "a new one");
+    assert_eq!(
+        count(&Ledger::open(directory.path()).unwrap()),
+        0,
+        "a new one"
+    );
 }
 
 #[test]
 fn other_users_lose_their_access() {
     let directory = with_parked();
-    let mode = |path: &str| fs::metadata(directory.path().join(path)).unwrap().permissions().mode() & 0o777;
-    let open = |path: &str, mode| {
-        fs::set_permissions(directory.path().join(path), fs::Permissions::from_mode(mode)).unwrap();
+    let mode = |path: &str| {
+        fs::metadata(directory.path().join(path))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777
     };
-    for (path, mode) in [("", 0o755), ("ledger", 0o755), ("ledger/LOCK", 0o644), ("ledger/SYNCED", 0o664)] {
+    let open = |path: &str, mode| {
+        fs::set_permissions(
+            directory.path().join(path),
+            fs::Permissions::from_mode(mode),
+        )
+        .unwrap();
+    };
+    for (path, mode) in [
+        ("", 0o755),
+        ("ledger", 0o755),
+        ("ledger/LOCK", 0o644),
+        ("ledger/SYNCED", 0o664),
+    ] {
         open(path, mode);
     }
     drop(Ledger::open(directory.path()).unwrap());
-    assert_eq!(["", "ledger", "ledger/LOCK", "ledger/SYNCED", "lock"].map(mode), [0o700, 0o700, 0o600, 0o600, 0o600]);
+    assert_eq!(
+        ["", "ledger", "ledger/LOCK", "ledger/SYNCED", "lock"].map(mode),
+        [0o700, 0o700, 0o600, 0o600, 0o600]
+    );
     // A directory of others keeps its mode.
     open("", 0o755);
     File::create(directory.path().join("theirs")).unwrap();

@@ -50,7 +50,11 @@ pub(super) fn find_doubt(entries: &[Listed]) -> Option<ListContradiction> {
     if !first.is_latest {
         return Some(ListContradiction::First);
     }
-    entries.iter().zip(entries.iter().skip(1)).any(is_reversed).then_some(ListContradiction::Times)
+    entries
+        .iter()
+        .zip(entries.iter().skip(1))
+        .any(is_reversed)
+        .then_some(ListContradiction::Times)
 }
 
 // Of two writes at one moment either may bear the later second.
@@ -78,7 +82,8 @@ impl VersionPage {
     pub(super) fn parse_page(text: &str, encoded: bool) -> Result<Self, NotAPage> {
         let mut entries = Vec::new();
         let mut fields = EntryFields::default();
-        let (mut is_truncated, mut next_key, mut next_version) = (false, String::new(), String::new());
+        let (mut is_truncated, mut next_key, mut next_version) =
+            (false, String::new(), String::new());
         let mut is_page = false;
         xml::visit_elements(text, |path, text| {
             match path {
@@ -87,8 +92,12 @@ impl VersionPage {
                     return Err(NotAPage::Long);
                 }
                 [_, "Version" | "DeleteMarker", name] => fields.set(name, text),
-                [_, "Version"] => entries.push(std::mem::take(&mut fields).entry(VersionKind::Object, encoded)?),
-                [_, "DeleteMarker"] => entries.push(std::mem::take(&mut fields).entry(VersionKind::Marker, encoded)?),
+                [_, "Version"] => {
+                    entries.push(std::mem::take(&mut fields).entry(VersionKind::Object, encoded)?);
+                }
+                [_, "DeleteMarker"] => {
+                    entries.push(std::mem::take(&mut fields).entry(VersionKind::Marker, encoded)?);
+                }
                 [_, "IsTruncated"] => is_truncated = text == "true",
                 [_, "NextKeyMarker"] => next_key = decoded(text, encoded),
                 [_, "NextVersionIdMarker"] => next_version = text.into_owned(),
@@ -102,24 +111,37 @@ impl VersionPage {
         if next_key.len().max(next_version.len()) > MARKER_BYTES_MAX {
             return Err(NotAPage::Field("marker"));
         }
-        Ok(Self { entries, next: is_truncated.then_some((next_key, next_version)), date: None })
+        Ok(Self {
+            entries,
+            next: is_truncated.then_some((next_key, next_version)),
+            date: None,
+        })
     }
 
     /// Says whether the page proves that the server mixes versions and markers as the bucket has
     /// them. One that lists them apart changes from one kind to the other once at most.
     pub(super) fn mixes_kinds(&self) -> bool {
         let kinds = self.entries.iter().map(|(_, listed)| listed.entry.kind);
-        kinds.clone().zip(kinds.skip(1)).filter(|(one, other)| one != other).count() > 1
+        kinds
+            .clone()
+            .zip(kinds.skip(1))
+            .filter(|(one, other)| one != other)
+            .count()
+            > 1
     }
 
     /// Says whether all that the bucket has of a key is on the page, if the page begins before it.
     pub(super) fn has_all_of(&self, key: &Key) -> bool {
-        self.next.as_ref().is_none_or(|(next, _)| next.as_str() > key.as_str())
+        self.next
+            .as_ref()
+            .is_none_or(|(next, _)| next.as_str() > key.as_str())
     }
 
     /// Says whether the page goes beyond a key, so that later pages hold nothing of it.
     pub(super) fn passed(&self, key: &Key) -> bool {
-        self.next.as_ref().is_some_and(|(next, _)| next.as_str() > key.as_str())
+        self.next
+            .as_ref()
+            .is_some_and(|(next, _)| next.as_str() > key.as_str())
     }
 }
 
@@ -149,9 +171,18 @@ impl<'t> EntryFields<'t> {
     }
 
     fn entry(self, kind: VersionKind, encoded: bool) -> Result<(Key, Listed), NotAPage> {
-        let key = self.key.map(|key| decoded(key, encoded)).and_then(|key| Key::try_from(key).ok());
-        let id = self.version_id.as_deref().filter(|id| !id.is_empty()).unwrap_or("null");
-        let time = self.last_modified.and_then(|time| object::parse_rfc3339(&time));
+        let key = self
+            .key
+            .map(|key| decoded(key, encoded))
+            .and_then(|key| Key::try_from(key).ok());
+        let id = self
+            .version_id
+            .as_deref()
+            .filter(|id| !id.is_empty())
+            .unwrap_or("null");
+        let time = self
+            .last_modified
+            .and_then(|time| object::parse_rfc3339(&time));
         let etag = self.etag.and_then(|etag| ETag::try_from(&*etag).ok());
         let id = VersionId::try_from(id).map_err(|_| NotAPage::Field("VersionId"))?;
         let time = time.ok_or(NotAPage::Field("LastModified"))?;
@@ -162,7 +193,14 @@ impl<'t> EntryFields<'t> {
             size_bytes: self.size.and_then(|size| size.parse().ok()).unwrap_or(0),
         };
         let is_latest = self.is_latest.as_deref() == Some("true");
-        Ok((key.ok_or(NotAPage::Field("Key"))?, Listed { entry, is_latest, time }))
+        Ok((
+            key.ok_or(NotAPage::Field("Key"))?,
+            Listed {
+                entry,
+                is_latest,
+                time,
+            },
+        ))
     }
 }
 
@@ -171,7 +209,9 @@ fn decoded(text: Cow<'_, str>, encoded: bool) -> String {
     if !encoded {
         return text.into_owned();
     }
-    percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
+    percent_decode_str(&text.replace('+', " "))
+        .decode_utf8_lossy()
+        .into_owned()
 }
 
 #[cfg(test)]
@@ -193,12 +233,19 @@ mod tests {
     #[test]
     fn entries_keep_the_order_of_the_answer_and_keys_are_decoded() {
         let page = VersionPage::parse_page(MIXED, true).unwrap();
-        let seen: Vec<_> =
-            page.entries.iter().map(|(key, e)| (key.as_str(), e.entry.version.id.as_str(), e.entry.kind)).collect();
+        let seen: Vec<_> = page
+            .entries
+            .iter()
+            .map(|(key, e)| (key.as_str(), e.entry.version.id.as_str(), e.entry.kind))
+            .collect();
         let key = "red flower+.jpg";
         assert_eq!(
             seen,
-            [(key, "c", VersionKind::Object), (key, "b", VersionKind::Marker), (key, "a", VersionKind::Object)]
+            [
+                (key, "c", VersionKind::Object),
+                (key, "b", VersionKind::Marker),
+                (key, "a", VersionKind::Object)
+            ]
         );
         assert!(page.mixes_kinds());
         assert_eq!(page.next, Some((key.to_owned(), "a".to_owned())));
@@ -207,17 +254,39 @@ mod tests {
     #[test]
     fn a_page_without_end_is_an_error() {
         let marker = "<DeleteMarker><Key>a</Key><LastModified>2026-01-02T03:04:05Z</LastModified></DeleteMarker>";
-        let page = |count| format!("<ListVersionsResult>{}</ListVersionsResult>", marker.repeat(count));
-        assert_eq!(VersionPage::parse_page(&page(1000), false).unwrap().entries.len(), 1000);
-        assert!(matches!(VersionPage::parse_page(&page(1001), false), Err(NotAPage::Long)));
+        let page = |count| {
+            format!(
+                "<ListVersionsResult>{}</ListVersionsResult>",
+                marker.repeat(count)
+            )
+        };
+        assert_eq!(
+            VersionPage::parse_page(&page(1000), false)
+                .unwrap()
+                .entries
+                .len(),
+            1000
+        );
+        assert!(matches!(
+            VersionPage::parse_page(&page(1001), false),
+            Err(NotAPage::Long)
+        ));
     }
 
     #[test]
     fn what_is_no_list_is_an_error_and_not_an_empty_list() {
-        for text in ["<html><body/></html>", "<Error><Code>SlowDown</Code></Error>"] {
+        for text in [
+            "<html><body/></html>",
+            "<Error><Code>SlowDown</Code></Error>",
+        ] {
             assert!(VersionPage::parse_page(text, false).is_err(), "{text}");
         }
-        assert!(VersionPage::parse_page("<ListVersionsResult/>", false).unwrap().entries.is_empty());
+        assert!(
+            VersionPage::parse_page("<ListVersionsResult/>", false)
+                .unwrap()
+                .entries
+                .is_empty()
+        );
     }
 
     /// Reads entries, newest first, each with its flag and the second it was written in.
@@ -244,7 +313,10 @@ mod tests {
             (vec![(true, 9), (true, 3)], Some(ListContradiction::Latest)),
             (vec![(false, 9), (true, 3)], Some(ListContradiction::First)),
             (vec![(true, 3), (false, 9)], Some(ListContradiction::Times)),
-            (vec![(true, 9), (false, 3), (false, 5)], Some(ListContradiction::Times)),
+            (
+                vec![(true, 9), (false, 3), (false, 5)],
+                Some(ListContradiction::Times),
+            ),
         ];
         for (entries, expected) in cases {
             assert_eq!(find_doubt(&listed(&entries)), expected, "{entries:?}");
@@ -253,25 +325,45 @@ mod tests {
 
     #[test]
     fn an_empty_version_id_is_none() {
-        let page = VersionPage::parse_page(&MIXED.replace("<VersionId>c</VersionId>", "<VersionId/>"), true).unwrap();
+        let page = VersionPage::parse_page(
+            &MIXED.replace("<VersionId>c</VersionId>", "<VersionId/>"),
+            true,
+        )
+        .unwrap();
         assert!(page.entries[0].1.entry.version.id.is_null());
     }
 
     #[test]
     fn an_entry_without_a_time_is_an_error_and_not_a_guess() {
         for time in ["yesterday", "9999-12-31T23:59:59-23:59", ""] {
-            assert!(VersionPage::parse_page(&MIXED.replace("2026-01-02T03:04:05.000Z", time), true).is_err(), "{time}");
+            assert!(
+                VersionPage::parse_page(&MIXED.replace("2026-01-02T03:04:05.000Z", time), true)
+                    .is_err(),
+                "{time}"
+            );
         }
     }
 
     #[test]
     fn no_list_makes_its_parser_panic_or_keep_more_than_it_was_given() {
-        let real: &[&[u8]] = &[MIXED.as_bytes(), b"<ListVersionsResult/>", b"<Error><Code>SlowDown</Code></Error>"];
+        let real: &[&[u8]] = &[
+            MIXED.as_bytes(),
+            b"<ListVersionsResult/>",
+            b"<Error><Code>SlowDown</Code></Error>",
+        ];
         crate::poison::feed(real, |text| {
             let text = String::from_utf8_lossy(text);
             for is_encoded in [false, true] {
-                let entries = VersionPage::parse_page(&text, is_encoded).map(|page| page.entries).unwrap_or_default();
-                assert!(entries.iter().map(|(key, _)| key.as_str().len()).sum::<usize>() <= text.len());
+                let entries = VersionPage::parse_page(&text, is_encoded)
+                    .map(|page| page.entries)
+                    .unwrap_or_default();
+                assert!(
+                    entries
+                        .iter()
+                        .map(|(key, _)| key.as_str().len())
+                        .sum::<usize>()
+                        <= text.len()
+                );
             }
         });
     }

@@ -25,15 +25,23 @@ pub(super) async fn history(
     source: &AccountClients,
     task: &Task,
 ) -> Result<Option<Vec<SourceVersion>>, Failure> {
-    let (access, bucket, metrics) = (source.clone(), task.source.bucket.clone(), engine.metrics.clone());
+    let (access, bucket, metrics) = (
+        source.clone(),
+        task.source.bucket.clone(),
+        engine.metrics.clone(),
+    );
     let together = engine.histories.at(&task.source);
     let answer = together.ask_together(task.source_key.clone(), move |keys| {
         let (access, bucket, metrics) = (access.clone(), bucket.clone(), metrics.clone());
         async move {
-            let listed = tokio::time::timeout(HISTORIES_TIMEOUT, histories(&access, &bucket, &keys));
+            let listed =
+                tokio::time::timeout(HISTORIES_TIMEOUT, histories(&access, &bucket, &keys));
             // A key that gets nothing from it is listed alone, and only the task whose key caused a
             // panic panics then.
-            let answer = contain_task(&metrics, listed).await.ok().and_then(Result::ok);
+            let answer = contain_task(&metrics, listed)
+                .await
+                .ok()
+                .and_then(Result::ok);
             answer.unwrap_or_else(|| vec![SharedHistory::Nothing; keys.len()])
         }
         .boxed()
@@ -56,7 +64,11 @@ pub(crate) async fn absence(
     if engine.asked_in_vain.seen_recently(place) {
         return Ok(None);
     }
-    let (access, bucket, metrics) = (destination.clone(), place.bucket.clone(), engine.metrics.clone());
+    let (access, bucket, metrics) = (
+        destination.clone(),
+        place.bucket.clone(),
+        engine.metrics.clone(),
+    );
     let together = engine.absences.at(place);
     let answer = together.ask_together(task.target.key.clone(), move |keys| {
         let (access, bucket, metrics) = (access.clone(), bucket.clone(), metrics.clone());
@@ -86,35 +98,64 @@ async fn histories(access: &AccountClients, bucket: &Bucket, keys: &[Key]) -> Ve
     let end = pages(access, (Side::Source, bucket), &sorted, |page, served| {
         let is_interleaved = access.is_aws || page.mixes_kinds();
         let mut entries = by_key(page);
-        let mut whole = |key| Some((key, history_of(entries.remove(key).unwrap_or_default(), is_interleaved)?));
+        let mut whole = |key| {
+            Some((
+                key,
+                history_of(entries.remove(key).unwrap_or_default(), is_interleaved)?,
+            ))
+        };
         found.extend(served.iter().filter_map(|key| whole(*key)));
     });
-    let otherwise = if end.await == End::Throttled { SharedHistory::Throttled } else { SharedHistory::Nothing };
-    keys.iter().map(|key| found.get(key).cloned().map_or_else(|| otherwise.clone(), SharedHistory::Whole)).collect()
+    let otherwise = if end.await == End::Throttled {
+        SharedHistory::Throttled
+    } else {
+        SharedHistory::Nothing
+    };
+    keys.iter()
+        .map(|key| {
+            found
+                .get(key)
+                .cloned()
+                .map_or_else(|| otherwise.clone(), SharedHistory::Whole)
+        })
+        .collect()
 }
 
 /// Lists which of the keys the destination has no entry of, if they are many.
 async fn absences(access: &AccountClients, bucket: &Bucket, keys: &[Key]) -> Vec<Absence> {
     let sorted = sorted(keys);
-    let together_min = if access.is_aws { TOGETHER_MIN_AWS } else { TOGETHER_MIN };
+    let together_min = if access.is_aws {
+        TOGETHER_MIN_AWS
+    } else {
+        TOGETHER_MIN
+    };
     if sorted.len() < together_min {
         return vec![Absence::Unknown; keys.len()];
     }
     let mut absent: HashMap<&Key, Option<Timestamp>> = HashMap::new();
-    let end = pages(access, (Side::Destination, bucket), &sorted, |page, served| {
-        let there: HashSet<&Key> = page.entries.iter().map(|(key, _)| key).collect();
-        let missing = served.iter().filter(|key| !there.contains(*key));
-        absent.extend(missing.map(|key| (*key, page.date)));
-    });
+    let end = pages(
+        access,
+        (Side::Destination, bucket),
+        &sorted,
+        |page, served| {
+            let there: HashSet<&Key> = page.entries.iter().map(|(key, _)| key).collect();
+            let missing = served.iter().filter(|key| !there.contains(*key));
+            absent.extend(missing.map(|key| (*key, page.date)));
+        },
+    );
     // It is only to save requests: what hangs tells nothing.
-    let end = tokio::time::timeout(ABSENCES_TIMEOUT, end).await.unwrap_or(End::Broken);
+    let end = tokio::time::timeout(ABSENCES_TIMEOUT, end)
+        .await
+        .unwrap_or(End::Broken);
     let is_vain = end == End::Broken || absent.len() * WORTH_IT < sorted.len();
     let otherwise = match end {
         End::Throttled => Absence::Throttled,
         End::Through | End::Broken if is_vain => Absence::InVain,
         End::Through | End::Broken => Absence::Unknown,
     };
-    keys.iter().map(|key| absent.get(key).copied().map_or(otherwise, Absence::Nothing)).collect()
+    keys.iter()
+        .map(|key| absent.get(key).copied().map_or(otherwise, Absence::Nothing))
+        .collect()
 }
 
 /// How far pages went.
@@ -143,7 +184,10 @@ async fn pages<'k>(
         };
         let count = rest.iter().take_while(|key| page.has_all_of(key)).count();
         // A key that has more than a page is passed over.
-        let (served, beyond) = (rest.get(..count).unwrap_or_default(), rest.get(count.max(1)..).unwrap_or_default());
+        let (served, beyond) = (
+            rest.get(..count).unwrap_or_default(),
+            rest.get(count.max(1)..).unwrap_or_default(),
+        );
         // Far apart: each alone costs less than pages full of others. One key may be far from all
         // others, a late one.
         let is_sparse = nth > 1 && (keys.len() - beyond.len()) * SPARSE < keys.len();
@@ -191,22 +235,38 @@ async fn read_page_from(
     keys: &[&Key],
     nth: u32,
 ) -> Result<Option<VersionPage>, Failure> {
-    let (Some(first), Some(last)) = (keys.first(), keys.last()) else { return Ok(None) };
+    let (Some(first), Some(last)) = (keys.first(), keys.last()) else {
+        return Ok(None);
+    };
     let prefix = common_prefix(first.as_str(), last.as_str());
     let is_alone = first == last;
-    let listing = VersionLister { access, side, bucket, prefix };
+    let listing = VersionLister {
+        access,
+        side,
+        bucket,
+        prefix,
+    };
     // What begins with the first key begins there; and some stores take no marker that lies outside
     // of the prefix.
     let starts = first.as_str() == prefix;
-    let before = just_before(first.as_str()).filter(|_| !starts).map(|before| (before, String::new()));
+    let before = just_before(first.as_str())
+        .filter(|_| !starts)
+        .map(|before| (before, String::new()));
     if before.is_none() && !starts {
         return Ok(None);
     }
     // What else a page has is read for nothing.
     let keys_len = u32::try_from(keys.len()).unwrap_or(u32::MAX);
-    let wanted =
-        if nth == 1 { keys_len.saturating_add(keys_len / 4) } else { keys_len.saturating_mul(ENTRIES_A_KEY_LATER) };
-    let entries_max = if is_alone { PAGE_ENTRIES } else { wanted.clamp(PAGE_ENTRIES_MIN, PAGE_ENTRIES_MAX) };
+    let wanted = if nth == 1 {
+        keys_len.saturating_add(keys_len / 4)
+    } else {
+        keys_len.saturating_mul(ENTRIES_A_KEY_LATER)
+    };
+    let entries_max = if is_alone {
+        PAGE_ENTRIES
+    } else {
+        wanted.clamp(PAGE_ENTRIES_MIN, PAGE_ENTRIES_MAX)
+    };
     listing.page(before, entries_max).await.map(Some)
 }
 
@@ -232,7 +292,10 @@ fn history_of(entries: Vec<Listed>, is_interleaved: bool) -> Option<Vec<SourceVe
 }
 
 fn common_prefix<'a>(first: &'a str, last: &str) -> &'a str {
-    let common = first.char_indices().zip(last.chars()).find(|((_, one), other)| one != other);
+    let common = first
+        .char_indices()
+        .zip(last.chars())
+        .find(|((_, one), other)| one != other);
     let end = common.map_or(first.len().min(last.len()), |((at, _), _)| at);
     first.get(..end).unwrap_or_default()
 }
@@ -244,8 +307,9 @@ fn just_before(key: &str) -> Option<String> {
     let last = key.chars().next_back()?;
     let rest = key.strip_suffix(last)?;
     let lower = (0..u32::from(last)).rev().find_map(char::from_u32);
-    let text =
-        lower.filter(|lower| !lower.is_control()).map_or(rest.to_owned(), |lower| format!("{rest}{lower}{HIGHEST}"));
+    let text = lower
+        .filter(|lower| !lower.is_control())
+        .map_or(rest.to_owned(), |lower| format!("{rest}{lower}{HIGHEST}"));
     (!text.is_empty() && text.len() <= KEY_BYTES_MAX).then_some(text)
 }
 
@@ -278,16 +342,39 @@ mod tests {
             )
         };
         let read = |entries: &[String], is_interleaved| {
-            let text = format!("<ListVersionsResult>{}</ListVersionsResult>", entries.concat());
+            let text = format!(
+                "<ListVersionsResult>{}</ListVersionsResult>",
+                entries.concat()
+            );
             let page = VersionPage::parse_page(&text, false).unwrap();
-            let history = history_of(page.entries.into_iter().map(|(_, listed)| listed).collect(), is_interleaved);
-            history.map(|history| history.iter().map(|entry| entry.version.id.to_string()).collect::<Vec<_>>())
+            let history = history_of(
+                page.entries.into_iter().map(|(_, listed)| listed).collect(),
+                is_interleaved,
+            );
+            history.map(|history| {
+                history
+                    .iter()
+                    .map(|entry| entry.version.id.to_string())
+                    .collect::<Vec<_>>()
+            })
         };
-        let below = |second| [entry("DeleteMarker", "m", 9, true), entry("Version", "v", second, false)];
+        let below = |second| {
+            [
+                entry("DeleteMarker", "m", 9, true),
+                entry("Version", "v", second, false),
+            ]
+        };
         assert_eq!(read(&below(7), false).unwrap(), ["m", "v"]);
-        assert_eq!(read(&below(8), false), None, "which is the newer the server has to say");
+        assert_eq!(
+            read(&below(8), false),
+            None,
+            "which is the newer the server has to say"
+        );
         assert_eq!(read(&below(8), true).unwrap(), ["m", "v"]);
-        let apart = [entry("DeleteMarker", "m", 5, false), entry("Version", "v", 9, true)];
+        let apart = [
+            entry("DeleteMarker", "m", 5, false),
+            entry("Version", "v", 9, true),
+        ];
         assert_eq!(read(&apart, false), None);
     }
 

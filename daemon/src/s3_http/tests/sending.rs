@@ -2,10 +2,21 @@
 
 use super::*;
 
-fn lone(endpoint: Option<&str>, provider: impl ProvideCredentials + 'static, way: SharedHttpConnector) -> S3Http {
-    let signer = Signer::new(Some(Arc::new(Keeper::new(SharedCredentialsProvider::new(provider)))));
+fn lone(
+    endpoint: Option<&str>,
+    provider: impl ProvideCredentials + 'static,
+    way: SharedHttpConnector,
+) -> S3Http {
+    let signer = Signer::new(Some(Arc::new(Keeper::new(SharedCredentialsProvider::new(
+        provider,
+    )))));
     let endpoints = BucketEndpoints::new(&account(endpoint, true), &SdkConfig::builder().build());
-    S3Http::new("source", (way, Bounds::new("source")), (endpoints, signer), &Metrics::new().unwrap())
+    S3Http::new(
+        "source",
+        (way, Bounds::new("source")),
+        (endpoints, signer),
+        &Metrics::new().unwrap(),
+    )
 }
 
 #[tokio::test]
@@ -14,9 +25,20 @@ async fn what_could_not_be_sent_cannot_have_been_carried_out() {
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
     let wire = lone(Some(&url), Credentials::for_tests(), connect().unwrap());
-    let (bucket, key) = (Bucket::try_from("orders-2026").unwrap(), Key::try_from("a").unwrap());
-    let refusal = wire.send(S3Request::put_object(&bucket, &key, content())).await.unwrap_err();
-    assert_eq!(refusal.failure.kind, FailureKind::Transient, "{:?}", refusal.failure);
+    let (bucket, key) = (
+        Bucket::try_from("orders-2026").unwrap(),
+        Key::try_from("a").unwrap(),
+    );
+    let refusal = wire
+        .send(S3Request::put_object(&bucket, &key, content()))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        refusal.failure.kind,
+        FailureKind::Transient,
+        "{:?}",
+        refusal.failure
+    );
 }
 
 /// Credentials that take long to come.
@@ -39,7 +61,10 @@ impl ProvideCredentials for Slow {
 async fn a_write_is_not_sent_after_its_deadline_however_long_the_credentials_take() {
     let tap = Tap::default();
     let wire = lone(None, Slow, SharedHttpConnector::new(tap.clone()));
-    let (bucket, key) = (Bucket::try_from("orders-2026").unwrap(), Key::try_from("a").unwrap());
+    let (bucket, key) = (
+        Bucket::try_from("orders-2026").unwrap(),
+        Key::try_from("a").unwrap(),
+    );
     let put = || {
         S3Request::put_object(&bucket, &key, BodyChunks::from(Bytes::from_static(b"one")))
             .with_timeout(Duration::from_secs(30))

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use anyhow::Context;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{
-    BehaviorVersion, Builder, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    BehaviorVersion, Builder, Credentials, Region, RequestChecksumCalculation,
+    ResponseChecksumValidation,
 };
 use clap::Parser;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -39,8 +40,12 @@ async fn main() -> anyhow::Result<()> {
     let (source, destination) = (client(&arguments.source), client(&arguments.destination));
     let condition = arguments.if_none_match.then_some("*");
     let keys = fs::read_to_string(&arguments.keys).context("the keys")?;
-    let copies = stream::iter(keys.lines()).map(|key| copy(&source, (&destination, &arguments.bucket), key, condition));
-    copies.buffer_unordered(arguments.in_flight).try_collect().await
+    let copies = stream::iter(keys.lines())
+        .map(|key| copy(&source, (&destination, &arguments.bucket), key, condition));
+    copies
+        .buffer_unordered(arguments.in_flight)
+        .try_collect()
+        .await
 }
 
 async fn copy(
@@ -49,10 +54,28 @@ async fn copy(
     key: &str,
     if_none_match: Option<&str>,
 ) -> anyhow::Result<()> {
-    let object = source.get_object().bucket("orders").key(key).send().await.context("GetObject")?;
-    let body = object.body.collect().await.context("the body")?.into_bytes();
-    let put = destination.put_object().bucket(bucket).key(key).body(body.into());
-    put.set_if_none_match(if_none_match.map(str::to_owned)).send().await.context("PutObject")?;
+    let object = source
+        .get_object()
+        .bucket("orders")
+        .key(key)
+        .send()
+        .await
+        .context("GetObject")?;
+    let body = object
+        .body
+        .collect()
+        .await
+        .context("the body")?
+        .into_bytes();
+    let put = destination
+        .put_object()
+        .bucket(bucket)
+        .key(key)
+        .body(body.into());
+    put.set_if_none_match(if_none_match.map(str::to_owned))
+        .send()
+        .await
+        .context("PutObject")?;
     Ok(())
 }
 

@@ -22,7 +22,12 @@ pub(super) const CASES: &[Case] = &[
         hide_partly,
         "a: ok, b: ReceiptHandleIsInvalid, c: InvalidParameterValue"
     ),
-    case!("a batch of ten", FORGET_MANY, ten, "0 visible, 0 hidden, 0 delayed"),
+    case!(
+        "a batch of ten",
+        FORGET_MANY,
+        ten,
+        "0 visible, 0 hidden, 0 delayed"
+    ),
     case!(
         "a batch of eleven: DeleteMessageBatch, ChangeMessageVisibilityBatch",
         FORGET_MANY,
@@ -41,7 +46,12 @@ pub(super) const CASES: &[Case] = &[
         one_id,
         "400 BatchEntryIdsNotDistinct, 400 BatchEntryIdsNotDistinct"
     ),
-    case!("an entry whose id has a space", FORGET_MANY, wrong_id, "400 InvalidBatchEntryId"),
+    case!(
+        "an entry whose id has a space",
+        FORGET_MANY,
+        wrong_id,
+        "400 InvalidBatchEntryId"
+    ),
 ];
 
 // As many as may be, and one.
@@ -60,32 +70,45 @@ async fn received(ground: &Ground, messages: usize) -> (Queue, Vec<String>) {
 
 async fn delete_partly(ground: Ground) -> String {
     let (queue, handles) = received(&ground, 2).await;
-    let told = queue.delete_all(&[("a", &handles[0]), ("b", "nonsense")]).await;
+    let told = queue
+        .delete_all(&[("a", &handles[0]), ("b", "nonsense")])
+        .await;
     format!("{told}, {}", queue.counts().await)
 }
 
 async fn delete_again(ground: Ground) -> String {
     let (queue, handles) = received(&ground, 2).await;
     queue.delete(&handles[1]).await;
-    let told = queue.delete_all(&[("a", &handles[0]), ("b", &handles[1])]).await;
+    let told = queue
+        .delete_all(&[("a", &handles[0]), ("b", &handles[1])])
+        .await;
     format!("{told}, {}", queue.counts().await)
 }
 
 async fn hide_partly(ground: Ground) -> String {
     let (queue, handles) = received(&ground, 2).await;
     queue.delete(&handles[1]).await;
-    queue.hide_all(&[("a", &handles[0]), ("b", "nonsense"), ("c", &handles[1])]).await
+    queue
+        .hide_all(&[("a", &handles[0]), ("b", "nonsense"), ("c", &handles[1])])
+        .await
 }
 
 async fn ten(ground: Ground) -> String {
     let (queue, handles) = received(&ground, 10).await;
-    let batch: Vec<(&str, &str)> = IDS.into_iter().zip(handles.iter().map(String::as_str)).collect();
+    let batch: Vec<(&str, &str)> = IDS
+        .into_iter()
+        .zip(handles.iter().map(String::as_str))
+        .collect();
     queue.delete_all(&batch).await;
     queue.counts().await
 }
 
 async fn both(queue: &Queue, batch: &[(&str, &str)]) -> String {
-    format!("{}, {}", queue.delete_all(batch).await, queue.hide_all(batch).await)
+    format!(
+        "{}, {}",
+        queue.delete_all(batch).await,
+        queue.hide_all(batch).await
+    )
 }
 
 async fn eleven(ground: Ground) -> String {

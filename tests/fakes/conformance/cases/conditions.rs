@@ -17,8 +17,18 @@ pub(super) const CASES: &[Case] = &[
         put_over_another,
         "404 NoSuchKey, 412 PreconditionFailed, 404 NoSuchKey"
     ),
-    case!("PutObject If-Match: the current ETag", WRITES, put_over_this, "ok"),
-    case!("PutObject If-Match: the ETag of an older version", WRITES, put_over_older, "412 PreconditionFailed"),
+    case!(
+        "PutObject If-Match: the current ETag",
+        WRITES,
+        put_over_this,
+        "ok"
+    ),
+    case!(
+        "PutObject If-Match: the ETag of an older version",
+        WRITES,
+        put_over_older,
+        "412 PreconditionFailed"
+    ),
     case!(
         "CompleteMultipartUpload If-None-Match: * over nothing, an object, a delete marker",
         WRITES,
@@ -31,7 +41,12 @@ pub(super) const CASES: &[Case] = &[
         complete_over_another,
         "404 NoSuchKey, 412 PreconditionFailed, 404 NoSuchKey"
     ),
-    case!("CompleteMultipartUpload If-Match: the current ETag", WRITES, complete_over_this, "ok"),
+    case!(
+        "CompleteMultipartUpload If-Match: the current ETag",
+        WRITES,
+        complete_over_this,
+        "ok"
+    ),
     case!(
         "CompleteMultipartUpload If-None-Match: * when the object was deleted since the upload began",
         WRITES,
@@ -62,7 +77,12 @@ pub(super) const CASES: &[Case] = &[
         delete_another,
         "412 PreconditionFailed, current: 1"
     ),
-    case!("DeleteObject If-Match: the current ETag", DELETES, delete_this, "ok, history: - 1"),
+    case!(
+        "DeleteObject If-Match: the current ETag",
+        DELETES,
+        delete_this,
+        "ok, history: - 1"
+    ),
     case!(
         "DeleteObject If-Match: * over an object, a delete marker",
         DELETES,
@@ -101,8 +121,19 @@ async fn puts(ground: Ground, condition: Condition) -> String {
     let mut words = Vec::new();
     for state in STATES {
         let (over, first) = condition.headers();
-        let request = ground.s3.put_object().bucket(&ground.bucket).key(ground.key(state)).body(content(2));
-        words.push(word(&request.set_if_match(over).set_if_none_match(first).send().await));
+        let request = ground
+            .s3
+            .put_object()
+            .bucket(&ground.bucket)
+            .key(ground.key(state))
+            .body(content(2));
+        words.push(word(
+            &request
+                .set_if_match(over)
+                .set_if_none_match(first)
+                .send()
+                .await,
+        ));
     }
     words.join(", ")
 }
@@ -117,22 +148,46 @@ async fn put_over_another(ground: Ground) -> String {
 
 async fn put_over_this(ground: Ground) -> String {
     let etag = ground.put("key", 1).await.etag;
-    let request = ground.s3.put_object().bucket(&ground.bucket).key(ground.key("key")).body(content(2));
+    let request = ground
+        .s3
+        .put_object()
+        .bucket(&ground.bucket)
+        .key(ground.key("key"))
+        .body(content(2));
     word(&request.if_match(etag).send().await)
 }
 
 async fn put_over_older(ground: Ground) -> String {
     let etag = ground.put("key", 1).await.etag;
     ground.put("key", 2).await;
-    let request = ground.s3.put_object().bucket(&ground.bucket).key(ground.key("key")).body(content(3));
+    let request = ground
+        .s3
+        .put_object()
+        .bucket(&ground.bucket)
+        .key(ground.key("key"))
+        .body(content(3));
     word(&request.if_match(etag).send().await)
 }
 
-async fn complete_one(ground: &Ground, key: &str, condition: (Option<String>, Option<String>)) -> String {
+async fn complete_one(
+    ground: &Ground,
+    key: &str,
+    condition: (Option<String>, Option<String>),
+) -> String {
     let (upload, parts) = ground.upload(key, 2).await;
-    let request = ground.s3.complete_multipart_upload().bucket(&ground.bucket).key(ground.key(key));
+    let request = ground
+        .s3
+        .complete_multipart_upload()
+        .bucket(&ground.bucket)
+        .key(ground.key(key));
     let request = request.upload_id(upload).multipart_upload(parts);
-    word(&request.set_if_match(condition.0).set_if_none_match(condition.1).send().await)
+    word(
+        &request
+            .set_if_match(condition.0)
+            .set_if_none_match(condition.1)
+            .send()
+            .await,
+    )
 }
 
 async fn completes(ground: Ground, condition: Condition) -> String {
@@ -161,8 +216,19 @@ async fn complete_after_delete(ground: Ground) -> String {
     ground.put("key", 1).await;
     let (upload, parts) = ground.upload("key", 2).await;
     ground.mark("key").await;
-    let request = ground.s3.complete_multipart_upload().bucket(&ground.bucket).key(ground.key("key"));
-    word(&request.upload_id(upload).multipart_upload(parts).if_none_match("*").send().await)
+    let request = ground
+        .s3
+        .complete_multipart_upload()
+        .bucket(&ground.bucket)
+        .key(ground.key("key"));
+    word(
+        &request
+            .upload_id(upload)
+            .multipart_upload(parts)
+            .if_none_match("*")
+            .send()
+            .await,
+    )
 }
 
 async fn copies(ground: Ground, condition: Condition) -> String {
@@ -172,8 +238,19 @@ async fn copies(ground: Ground, condition: Condition) -> String {
     let mut words = Vec::new();
     for state in STATES {
         let (over, first) = condition.headers();
-        let request = ground.s3.copy_object().bucket(&ground.bucket).key(ground.key(state)).copy_source(&source);
-        words.push(word(&request.set_if_match(over).set_if_none_match(first).send().await));
+        let request = ground
+            .s3
+            .copy_object()
+            .bucket(&ground.bucket)
+            .key(ground.key(state))
+            .copy_source(&source);
+        words.push(word(
+            &request
+                .set_if_match(over)
+                .set_if_none_match(first)
+                .send()
+                .await,
+        ));
     }
     words.join(", ")
 }
@@ -191,14 +268,23 @@ async fn copy_from(ground: Ground) -> String {
     let source = format!("{}/{}", ground.bucket, ground.key("from"));
     let mut words = Vec::new();
     for etag in [etag.as_str(), ANOTHER] {
-        let request = ground.s3.copy_object().bucket(&ground.bucket).key(ground.key("to")).copy_source(&source);
+        let request = ground
+            .s3
+            .copy_object()
+            .bucket(&ground.bucket)
+            .key(ground.key("to"))
+            .copy_source(&source);
         words.push(word(&request.copy_source_if_match(etag).send().await));
     }
     words.join(", ")
 }
 
 async fn delete_if(ground: &Ground, key: &str, etag: &str) -> String {
-    let request = ground.s3.delete_object().bucket(&ground.bucket).key(ground.key(key));
+    let request = ground
+        .s3
+        .delete_object()
+        .bucket(&ground.bucket)
+        .key(ground.key(key));
     word(&request.if_match(etag).send().await)
 }
 
@@ -216,13 +302,29 @@ async fn delete_this(ground: Ground) -> String {
 
 async fn delete_any(ground: Ground) -> String {
     ground.three_states().await;
-    let words = [delete_if(&ground, "object", "*").await, delete_if(&ground, "marker", "*").await];
-    format!("{}, history of the latter: {}", words.join(", "), ground.history("marker").await)
+    let words = [
+        delete_if(&ground, "object", "*").await,
+        delete_if(&ground, "marker", "*").await,
+    ];
+    format!(
+        "{}, history of the latter: {}",
+        words.join(", "),
+        ground.history("marker").await
+    )
 }
 
 async fn read(ground: Ground) -> String {
     let etag = ground.put("key", 1).await.etag;
-    let get = || ground.s3.get_object().bucket(&ground.bucket).key(ground.key("key"));
-    let words = [word(&get().if_match(ANOTHER).send().await), word(&get().if_none_match(etag).send().await)];
+    let get = || {
+        ground
+            .s3
+            .get_object()
+            .bucket(&ground.bucket)
+            .key(ground.key("key"))
+    };
+    let words = [
+        word(&get().if_match(ANOTHER).send().await),
+        word(&get().if_none_match(etag).send().await),
+    ];
     words.join(", ")
 }

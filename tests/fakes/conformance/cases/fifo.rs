@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use aws_sdk_sqs::operation::send_message::SendMessageOutput;
-use aws_sdk_sqs::types::{MessageSystemAttributeName, QueueAttributeName, SendMessageBatchRequestEntry};
+use aws_sdk_sqs::types::{
+    MessageSystemAttributeName, QueueAttributeName, SendMessageBatchRequestEntry,
+};
 
 use super::*;
 use crate::ground::{Queue, receipt, said, system, words};
@@ -59,8 +61,18 @@ pub(super) const CASES: &[Case] = &[
         wrong_group,
         "400 InvalidParameterValue, 400 InvalidParameterValue, ok"
     ),
-    case!("a MessageDeduplicationId for a standard queue", SEND, standard, "400 InvalidParameterValue"),
-    case!("SendMessageBatch with a message that repeats another in it", SEND_MANY, batch, "x: ok, y: ok, then x"),
+    case!(
+        "a MessageDeduplicationId for a standard queue",
+        SEND,
+        standard,
+        "400 InvalidParameterValue"
+    ),
+    case!(
+        "SendMessageBatch with a message that repeats another in it",
+        SEND_MANY,
+        batch,
+        "x: ok, y: ok, then x"
+    ),
     case!(
         "SendMessageBatch with an entry without MessageGroupId",
         FIFO_SEEN,
@@ -85,19 +97,31 @@ pub(super) const CASES: &[Case] = &[
         delete_by_old,
         "400 InvalidParameterValue, 0 visible, 1 hidden, 0 delayed"
     ),
-    case!("DeleteMessage in a FIFO queue twice", FORGET, delete_twice, "ok, ok, 0 visible, 0 hidden, 0 delayed"),
+    case!(
+        "DeleteMessage in a FIFO queue twice",
+        FORGET,
+        delete_twice,
+        "ok, ok, 0 visible, 0 hidden, 0 delayed"
+    ),
 ];
 
 async fn wrong_name(ground: Ground) -> String {
     let make = |name: &str| ground.way.sqs().create_queue().queue_name(name);
     let without = make("conformance-wrong.fifo").send().await;
-    let with = make("conformance-wrong").attributes(QueueAttributeName::FifoQueue, "true").send().await;
+    let with = make("conformance-wrong")
+        .attributes(QueueAttributeName::FifoQueue, "true")
+        .send()
+        .await;
     format!("{}, {}", said(&without), said(&with))
 }
 
 async fn told(ground: Ground) -> String {
     let queue = ground.fifo().await;
-    let ask = queue.sqs.get_queue_attributes().queue_url(&queue.url).attribute_names(QueueAttributeName::All);
+    let ask = queue
+        .sqs
+        .get_queue_attributes()
+        .queue_url(&queue.url)
+        .attribute_names(QueueAttributeName::All);
     let all = ask.send().await.unwrap().attributes.unwrap_or_default();
     let names = [
         QueueAttributeName::FifoQueue,
@@ -111,7 +135,11 @@ async fn told(ground: Ground) -> String {
 
 /// Says whether two requests to send made one message.
 fn same(first: &SendMessageOutput, second: &SendMessageOutput) -> &'static str {
-    if first.message_id == second.message_id { "the same message" } else { "another message" }
+    if first.message_id == second.message_id {
+        "the same message"
+    } else {
+        "another message"
+    }
 }
 
 async fn send(queue: &Queue, group: &str, deduplication: Option<&str>) -> SendMessageOutput {
@@ -120,13 +148,24 @@ async fn send(queue: &Queue, group: &str, deduplication: Option<&str>) -> SendMe
 
 async fn repeated(ground: Ground) -> String {
     let queue = ground.fifo().await;
-    let (first, second) = (send(&queue, "a", Some("a1")).await, send(&queue, "a", Some("a1")).await);
+    let (first, second) = (
+        send(&queue, "a", Some("a1")).await,
+        send(&queue, "a", Some("a1")).await,
+    );
     let came = queue.take(10).await;
     queue.delete(receipt(&came[0])).await;
     let then = words(&queue.take(10).await);
     let third = send(&queue, "a", Some("a1")).await;
-    let told = format!("{}, then {}, then {then}", same(&first, &second), words(&came));
-    format!("{told}, {}, then {}", same(&first, &third), words(&queue.take(10).await))
+    let told = format!(
+        "{}, then {}, then {then}",
+        same(&first, &second),
+        words(&came)
+    );
+    format!(
+        "{told}, {}, then {}",
+        same(&first, &third),
+        words(&queue.take(10).await)
+    )
 }
 
 async fn repeated_elsewhere(ground: Ground) -> String {
@@ -136,21 +175,33 @@ async fn repeated_elsewhere(ground: Ground) -> String {
 async fn scoped(ground: Ground) -> String {
     let attributes = HashMap::from([
         (QueueAttributeName::FifoQueue, "true".to_owned()),
-        (QueueAttributeName::DeduplicationScope, "messageGroup".to_owned()),
-        (QueueAttributeName::FifoThroughputLimit, "perMessageGroupId".to_owned()),
+        (
+            QueueAttributeName::DeduplicationScope,
+            "messageGroup".to_owned(),
+        ),
+        (
+            QueueAttributeName::FifoThroughputLimit,
+            "perMessageGroupId".to_owned(),
+        ),
     ]);
     in_two_groups(&ground.queue_of("scoped.fifo", attributes).await).await
 }
 
 async fn in_two_groups(queue: &Queue) -> String {
-    let (first, second) = (send(queue, "a", Some("1")).await, send(queue, "b", Some("1")).await);
+    let (first, second) = (
+        send(queue, "a", Some("1")).await,
+        send(queue, "b", Some("1")).await,
+    );
     format!("{}, {}", same(&first, &second), queue.counts().await)
 }
 
 async fn by_content(ground: Ground) -> String {
     let attributes = HashMap::from([
         (QueueAttributeName::FifoQueue, "true".to_owned()),
-        (QueueAttributeName::ContentBasedDeduplication, "true".to_owned()),
+        (
+            QueueAttributeName::ContentBasedDeduplication,
+            "true".to_owned(),
+        ),
     ]);
     let queue = ground.queue_of("content.fifo", attributes).await;
     let (first, second) = (send(&queue, "a", None).await, send(&queue, "a", None).await);
@@ -181,21 +232,39 @@ async fn standard(ground: Ground) -> String {
 }
 
 fn entry(id: &str, group: Option<&str>) -> SendMessageBatchRequestEntry {
-    let entry = SendMessageBatchRequestEntry::builder().id(id).message_body(id).message_deduplication_id("same");
-    entry.set_message_group_id(group.map(str::to_owned)).build().unwrap()
+    let entry = SendMessageBatchRequestEntry::builder()
+        .id(id)
+        .message_body(id)
+        .message_deduplication_id("same");
+    entry
+        .set_message_group_id(group.map(str::to_owned))
+        .build()
+        .unwrap()
 }
 
 async fn batch(ground: Ground) -> String {
     let queue = ground.fifo().await;
-    let ask = queue.sqs.send_message_batch().queue_url(&queue.url).entries(entry("x", Some("a")));
+    let ask = queue
+        .sqs
+        .send_message_batch()
+        .queue_url(&queue.url)
+        .entries(entry("x", Some("a")));
     let answer = ask.entries(entry("y", Some("a"))).send().await.unwrap();
-    let sent: Vec<String> = answer.successful.iter().map(|sent| format!("{}: ok", sent.id)).collect();
+    let sent: Vec<String> = answer
+        .successful
+        .iter()
+        .map(|sent| format!("{}: ok", sent.id))
+        .collect();
     format!("{}, then {}", sent.join(", "), words(&queue.take(10).await))
 }
 
 async fn batch_without_group(ground: Ground) -> String {
     let queue = ground.fifo().await;
-    let ask = queue.sqs.send_message_batch().queue_url(&queue.url).entries(entry("x", Some("a")));
+    let ask = queue
+        .sqs
+        .send_message_batch()
+        .queue_url(&queue.url)
+        .entries(entry("x", Some("a")));
     let answer = said(&ask.entries(entry("y", None)).send().await);
     format!("{answer}, then {}", words(&queue.take(10).await))
 }
@@ -206,9 +275,15 @@ async fn attributes(ground: Ground) -> String {
     let came = queue.take(1).await;
     let told = |name| system(&came[0], &name);
     let sequence = told(MessageSystemAttributeName::SequenceNumber);
-    let is = if sent.sequence_number == Some(sequence) { "the" } else { "not the" };
-    let (group, deduplication) =
-        (told(MessageSystemAttributeName::MessageGroupId), told(MessageSystemAttributeName::MessageDeduplicationId));
+    let is = if sent.sequence_number == Some(sequence) {
+        "the"
+    } else {
+        "not the"
+    };
+    let (group, deduplication) = (
+        told(MessageSystemAttributeName::MessageGroupId),
+        told(MessageSystemAttributeName::MessageDeduplicationId),
+    );
     format!("{group}, {deduplication}, {is} sequence number that SendMessage told")
 }
 
@@ -236,6 +311,9 @@ async fn delete_twice(ground: Ground) -> String {
     let queue = ground.fifo().await;
     queue.work(&["a1"]).await;
     let held = queue.take(1).await;
-    let (first, second) = (queue.delete(receipt(&held[0])).await, queue.delete(receipt(&held[0])).await);
+    let (first, second) = (
+        queue.delete(receipt(&held[0])).await,
+        queue.delete(receipt(&held[0])).await,
+    );
     format!("{first}, {second}, {}", queue.counts().await)
 }

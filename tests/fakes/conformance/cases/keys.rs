@@ -25,10 +25,30 @@ pub(super) const CASES: &[Case] = &[
         get,
         "ok, 400 KMS.DisabledException, 400 KMS.KMSInvalidStateException"
     ),
-    case!("HeadObject of what a disabled key encrypted, without and with its checksums", HEAD, head, "ok, 400"),
-    case!("PutObject under KMS that names no key, and what is told of it", SSE, unnamed, "ok, aws:kms"),
-    case!("the ETag of what a key encrypts is not the MD5", OBJECT, etag, "another"),
-    case!("a key that is given by its id is told by its ARN", SSE, told, "its ARN"),
+    case!(
+        "HeadObject of what a disabled key encrypted, without and with its checksums",
+        HEAD,
+        head,
+        "ok, 400"
+    ),
+    case!(
+        "PutObject under KMS that names no key, and what is told of it",
+        SSE,
+        unnamed,
+        "ok, aws:kms"
+    ),
+    case!(
+        "the ETag of what a key encrypts is not the MD5",
+        OBJECT,
+        etag,
+        "another"
+    ),
+    case!(
+        "a key that is given by its id is told by its ARN",
+        SSE,
+        told,
+        "its ARN"
+    ),
     case!(
         "DescribeKey of a key that is enabled, disabled, pending deletion, unknown",
         KEY_STATES,
@@ -38,7 +58,11 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 // What lies encrypted under a key that never was cannot be.
-const ONCE_USABLE: [KeyState; 3] = [KeyState::Enabled, KeyState::Disabled, KeyState::PendingDeletion];
+const ONCE_USABLE: [KeyState; 3] = [
+    KeyState::Enabled,
+    KeyState::Disabled,
+    KeyState::PendingDeletion,
+];
 
 async fn put(ground: Ground) -> String {
     let mut words = Vec::new();
@@ -52,9 +76,18 @@ async fn put(ground: Ground) -> String {
 async fn begin(ground: Ground) -> String {
     let mut words = Vec::new();
     for state in KeyState::ALL {
-        let request = ground.s3.create_multipart_upload().bucket(&ground.bucket).key(ground.key("key"));
+        let request = ground
+            .s3
+            .create_multipart_upload()
+            .bucket(&ground.bucket)
+            .key(ground.key("key"));
         let request = request.server_side_encryption(ServerSideEncryption::AwsKms);
-        words.push(word(&request.ssekms_key_id(ground.key_in(state).await).send().await));
+        words.push(word(
+            &request
+                .ssekms_key_id(ground.key_in(state).await)
+                .send()
+                .await,
+        ));
     }
     words.join(", ")
 }
@@ -65,7 +98,15 @@ async fn get(ground: Ground) -> String {
         let key = ground.key_in(KeyState::Enabled).await;
         ground.put_under("key", &key).await;
         ground.turn(&key, state).await;
-        words.push(word(&ground.s3.get_object().bucket(&ground.bucket).key(ground.key("key")).send().await));
+        words.push(word(
+            &ground
+                .s3
+                .get_object()
+                .bucket(&ground.bucket)
+                .key(ground.key("key"))
+                .send()
+                .await,
+        ));
     }
     words.join(", ")
 }
@@ -74,31 +115,88 @@ async fn head(ground: Ground) -> String {
     let key = ground.key_in(KeyState::Enabled).await;
     ground.put_under("key", &key).await;
     ground.turn(&key, KeyState::Disabled).await;
-    let head = || ground.s3.head_object().bucket(&ground.bucket).key(ground.key("key"));
+    let head = || {
+        ground
+            .s3
+            .head_object()
+            .bucket(&ground.bucket)
+            .key(ground.key("key"))
+    };
     let asking = head().checksum_mode(ChecksumMode::Enabled);
-    format!("{}, {}", word(&head().send().await), word(&asking.send().await))
+    format!(
+        "{}, {}",
+        word(&head().send().await),
+        word(&asking.send().await)
+    )
 }
 
 async fn unnamed(ground: Ground) -> String {
-    let put = ground.s3.put_object().bucket(&ground.bucket).key(ground.key("key")).body(content(1));
-    let put = word(&put.server_side_encryption(ServerSideEncryption::AwsKms).send().await);
-    let head = ground.s3.head_object().bucket(&ground.bucket).key(ground.key("key")).send().await.unwrap();
-    format!("{put}, {}", head.server_side_encryption.map(|told| told.to_string()).unwrap_or_default())
+    let put = ground
+        .s3
+        .put_object()
+        .bucket(&ground.bucket)
+        .key(ground.key("key"))
+        .body(content(1));
+    let put = word(
+        &put.server_side_encryption(ServerSideEncryption::AwsKms)
+            .send()
+            .await,
+    );
+    let head = ground
+        .s3
+        .head_object()
+        .bucket(&ground.bucket)
+        .key(ground.key("key"))
+        .send()
+        .await
+        .unwrap();
+    format!(
+        "{put}, {}",
+        head.server_side_encryption
+            .map(|told| told.to_string())
+            .unwrap_or_default()
+    )
 }
 
 async fn etag(ground: Ground) -> String {
     let plain = ground.put("plain", 1).await.etag;
     let key = ground.key_in(KeyState::Enabled).await;
     ground.put_under("key", &key).await;
-    let head = ground.s3.head_object().bucket(&ground.bucket).key(ground.key("key")).send().await.unwrap();
-    if head.e_tag == Some(plain) { "the same" } else { "another" }.to_owned()
+    let head = ground
+        .s3
+        .head_object()
+        .bucket(&ground.bucket)
+        .key(ground.key("key"))
+        .send()
+        .await
+        .unwrap();
+    if head.e_tag == Some(plain) {
+        "the same"
+    } else {
+        "another"
+    }
+    .to_owned()
 }
 
 async fn told(ground: Ground) -> String {
     let arn = ground.key_in(KeyState::Enabled).await;
-    ground.put_under("key", arn.rsplit('/').next().unwrap()).await;
-    let head = ground.s3.head_object().bucket(&ground.bucket).key(ground.key("key")).send().await.unwrap();
-    if head.ssekms_key_id == Some(arn) { "its ARN" } else { "otherwise" }.to_owned()
+    ground
+        .put_under("key", arn.rsplit('/').next().unwrap())
+        .await;
+    let head = ground
+        .s3
+        .head_object()
+        .bucket(&ground.bucket)
+        .key(ground.key("key"))
+        .send()
+        .await
+        .unwrap();
+    if head.ssekms_key_id == Some(arn) {
+        "its ARN"
+    } else {
+        "otherwise"
+    }
+    .to_owned()
 }
 
 async fn describe(ground: Ground) -> String {

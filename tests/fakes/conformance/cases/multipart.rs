@@ -25,12 +25,42 @@ pub(super) const CASES: &[Case] = &[
         two_uploads,
         "current: 2, history: 2 1"
     ),
-    case!("the ETag of an upload of one part", CHECKSUMS, etag, "9affad555af89da9b0bfcd5e45bc93da-1"),
-    case!("CompleteMultipartUpload with a wrong ETag of a part", COMPLETE, wrong_part, "400 InvalidPart"),
-    case!("CompleteMultipartUpload with parts in descending order", COMPLETE, wrong_order, "400 InvalidPartOrder"),
-    case!("CompleteMultipartUpload with a small part before the last", COMPLETE, small_part, "400 EntityTooSmall"),
-    case!("AbortMultipartUpload twice", ABORT, abort_twice, "ok, 404 NoSuchUpload"),
-    case!("CompleteMultipartUpload of an aborted upload", COMPLETE, complete_aborted, "404 NoSuchUpload"),
+    case!(
+        "the ETag of an upload of one part",
+        CHECKSUMS,
+        etag,
+        "9affad555af89da9b0bfcd5e45bc93da-1"
+    ),
+    case!(
+        "CompleteMultipartUpload with a wrong ETag of a part",
+        COMPLETE,
+        wrong_part,
+        "400 InvalidPart"
+    ),
+    case!(
+        "CompleteMultipartUpload with parts in descending order",
+        COMPLETE,
+        wrong_order,
+        "400 InvalidPartOrder"
+    ),
+    case!(
+        "CompleteMultipartUpload with a small part before the last",
+        COMPLETE,
+        small_part,
+        "400 EntityTooSmall"
+    ),
+    case!(
+        "AbortMultipartUpload twice",
+        ABORT,
+        abort_twice,
+        "ok, 404 NoSuchUpload"
+    ),
+    case!(
+        "CompleteMultipartUpload of an aborted upload",
+        COMPLETE,
+        complete_aborted,
+        "404 NoSuchUpload"
+    ),
     case!(
         "CompleteMultipartUpload with the CRC64NVME of the whole, right and wrong",
         CHECKSUMS,
@@ -44,7 +74,11 @@ const CRC64: &str = "Lb1nAmRU5LE=";
 
 /// The state of a key after all.
 async fn told(ground: &Ground) -> String {
-    format!("current: {}, history: {}", ground.current("key").await, ground.history("key").await)
+    format!(
+        "current: {}, history: {}",
+        ground.current("key").await,
+        ground.history("key").await
+    )
 }
 
 async fn below_put(ground: Ground) -> String {
@@ -73,20 +107,42 @@ async fn two_uploads(ground: Ground) -> String {
 async fn etag(ground: Ground) -> String {
     let upload = ground.upload("key", 1).await;
     ground.complete("key", upload).await;
-    let head = ground.s3.head_object().bucket(&ground.bucket).key(ground.key("key")).send().await.unwrap();
+    let head = ground
+        .s3
+        .head_object()
+        .bucket(&ground.bucket)
+        .key(ground.key("key"))
+        .send()
+        .await
+        .unwrap();
     head.e_tag.unwrap().trim_matches('"').to_owned()
 }
 
 async fn complete(ground: &Ground, upload: &str, parts: Vec<CompletedPart>) -> String {
-    let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
-    let request = ground.s3.complete_multipart_upload().bucket(&ground.bucket).key(ground.key("key"));
-    word(&request.upload_id(upload).multipart_upload(parts).send().await)
+    let parts = CompletedMultipartUpload::builder()
+        .set_parts(Some(parts))
+        .build();
+    let request = ground
+        .s3
+        .complete_multipart_upload()
+        .bucket(&ground.bucket)
+        .key(ground.key("key"));
+    word(
+        &request
+            .upload_id(upload)
+            .multipart_upload(parts)
+            .send()
+            .await,
+    )
 }
 
 async fn wrong_part(ground: Ground) -> String {
     let upload = ground.begin("key").await;
     ground.part("key", &upload, 1, 1).await;
-    let part = CompletedPart::builder().part_number(1).e_tag("\"d41d8cd98f00b204e9800998ecf8427e\"").build();
+    let part = CompletedPart::builder()
+        .part_number(1)
+        .e_tag("\"d41d8cd98f00b204e9800998ecf8427e\"")
+        .build();
     complete(&ground, &upload, vec![part]).await
 }
 
@@ -105,7 +161,11 @@ async fn small_part(ground: Ground) -> String {
 }
 
 async fn abort(ground: &Ground, upload: &str) -> String {
-    let request = ground.s3.abort_multipart_upload().bucket(&ground.bucket).key(ground.key("key"));
+    let request = ground
+        .s3
+        .abort_multipart_upload()
+        .bucket(&ground.bucket)
+        .key(ground.key("key"));
     word(&request.upload_id(upload).send().await)
 }
 
@@ -124,15 +184,43 @@ async fn complete_aborted(ground: Ground) -> String {
 async fn whole_checksum(ground: Ground) -> String {
     let mut words = Vec::new();
     for checksum in [CRC64, "AAAAAAAAAAA="] {
-        let request = ground.s3.create_multipart_upload().bucket(&ground.bucket).key(ground.key("key"));
-        let request = request.checksum_algorithm(ChecksumAlgorithm::Crc64Nvme).checksum_type(ChecksumType::FullObject);
+        let request = ground
+            .s3
+            .create_multipart_upload()
+            .bucket(&ground.bucket)
+            .key(ground.key("key"));
+        let request = request
+            .checksum_algorithm(ChecksumAlgorithm::Crc64Nvme)
+            .checksum_type(ChecksumType::FullObject);
         let upload = request.send().await.unwrap().upload_id.unwrap();
-        let request = ground.s3.upload_part().bucket(&ground.bucket).key(ground.key("key")).upload_id(&upload);
-        let part = request.part_number(1).body(content(1)).checksum_crc64_nvme(CRC64).send().await.unwrap();
-        let part = CompletedPart::builder().part_number(1).checksum_crc64_nvme(CRC64).set_e_tag(part.e_tag).build();
+        let request = ground
+            .s3
+            .upload_part()
+            .bucket(&ground.bucket)
+            .key(ground.key("key"))
+            .upload_id(&upload);
+        let part = request
+            .part_number(1)
+            .body(content(1))
+            .checksum_crc64_nvme(CRC64)
+            .send()
+            .await
+            .unwrap();
+        let part = CompletedPart::builder()
+            .part_number(1)
+            .checksum_crc64_nvme(CRC64)
+            .set_e_tag(part.e_tag)
+            .build();
         let parts = CompletedMultipartUpload::builder().parts(part).build();
-        let request = ground.s3.complete_multipart_upload().bucket(&ground.bucket).key(ground.key("key"));
-        let request = request.upload_id(upload).multipart_upload(parts).checksum_type(ChecksumType::FullObject);
+        let request = ground
+            .s3
+            .complete_multipart_upload()
+            .bucket(&ground.bucket)
+            .key(ground.key("key"));
+        let request = request
+            .upload_id(upload)
+            .multipart_upload(parts)
+            .checksum_type(ChecksumType::FullObject);
         words.push(word(&request.checksum_crc64_nvme(checksum).send().await));
     }
     words.join(", ")

@@ -5,7 +5,12 @@ use super::*;
 use crate::ground::{Queue, receipt};
 
 pub(super) const CASES: &[Case] = &[
-    case!("DeleteMessage twice", FORGET, twice, "ok, ok, 0 visible, 0 hidden, 0 delayed"),
+    case!(
+        "DeleteMessage twice",
+        FORGET,
+        twice,
+        "ok, ok, 0 visible, 0 hidden, 0 delayed"
+    ),
     case!(
         "DeleteMessage by a receipt handle that is not the newest",
         FORGET,
@@ -18,7 +23,12 @@ pub(super) const CASES: &[Case] = &[
         delete_by_expired,
         "ok, 0 visible, 0 hidden, 0 delayed"
     ),
-    case!("DeleteMessage by no receipt handle at all", FORGET, delete_by_nonsense, "400 ReceiptHandleIsInvalid"),
+    case!(
+        "DeleteMessage by no receipt handle at all",
+        FORGET,
+        delete_by_nonsense,
+        "400 ReceiptHandleIsInvalid"
+    ),
     case!(
         "ChangeMessageVisibility by a receipt handle that is not the newest",
         HIDE,
@@ -31,8 +41,18 @@ pub(super) const CASES: &[Case] = &[
         hide_by_expired,
         "400 MessageNotInflight, 1 visible, 0 hidden, 0 delayed"
     ),
-    case!("ChangeMessageVisibility of a deleted message", HIDE, hide_deleted, "400 InvalidParameterValue"),
-    case!("ChangeMessageVisibility by no receipt handle at all", HIDE, hide_by_nonsense, "400 ReceiptHandleIsInvalid"),
+    case!(
+        "ChangeMessageVisibility of a deleted message",
+        HIDE,
+        hide_deleted,
+        "400 InvalidParameterValue"
+    ),
+    case!(
+        "ChangeMessageVisibility by no receipt handle at all",
+        HIDE,
+        hide_by_nonsense,
+        "400 ReceiptHandleIsInvalid"
+    ),
     case!(
         "ChangeMessageVisibility to -1, 43201, 40000, 0 seconds",
         HIDE,
@@ -81,7 +101,11 @@ async fn twice(ground: Ground) -> String {
     let queue = ground.queue().await;
     queue.send(&["a"]).await;
     let handle = receipt(&queue.receive().await).to_owned();
-    let words = [queue.delete(&handle).await, queue.delete(&handle).await, queue.counts().await];
+    let words = [
+        queue.delete(&handle).await,
+        queue.delete(&handle).await,
+        queue.counts().await,
+    ];
     words.join(", ")
 }
 
@@ -106,7 +130,11 @@ async fn hide_by_old(ground: Ground) -> String {
 
 async fn hide_by_expired(ground: Ground) -> String {
     let (queue, handle) = expired(&ground).await;
-    format!("{}, {}", queue.hide(&handle, 60).await, queue.counts().await)
+    format!(
+        "{}, {}",
+        queue.hide(&handle, 60).await,
+        queue.counts().await
+    )
 }
 
 async fn hide_deleted(ground: Ground) -> String {

@@ -35,10 +35,23 @@ impl Queue {
     }
 
     /// Sends a message that may lack what a FIFO queue asks for.
-    pub(crate) async fn post(&self, group: Option<&str>, deduplication: Option<&str>, delay: Option<i32>) -> Sent {
-        let ask = self.sqs.send_message().queue_url(&self.url).message_body(deduplication.unwrap_or("a"));
-        let ask = ask.set_message_group_id(group.map(str::to_owned)).set_delay_seconds(delay);
-        ask.set_message_deduplication_id(deduplication.map(str::to_owned)).send().await
+    pub(crate) async fn post(
+        &self,
+        group: Option<&str>,
+        deduplication: Option<&str>,
+        delay: Option<i32>,
+    ) -> Sent {
+        let ask = self
+            .sqs
+            .send_message()
+            .queue_url(&self.url)
+            .message_body(deduplication.unwrap_or("a"));
+        let ask = ask
+            .set_message_group_id(group.map(str::to_owned))
+            .set_delay_seconds(delay);
+        ask.set_message_deduplication_id(deduplication.map(str::to_owned))
+            .send()
+            .await
     }
 
     /// Receives up to so many messages at once, and hides them for long.
@@ -54,9 +67,20 @@ impl Queue {
     /// Receives up to so many messages and hides them for so many seconds; waits so long for the
     /// first.
     pub(crate) async fn take_for(&self, count_max: i32, hidden: i32, wait: i32) -> Vec<Message> {
-        let ask = self.sqs.receive_message().queue_url(&self.url).max_number_of_messages(count_max);
-        let ask = ask.message_system_attribute_names(MessageSystemAttributeName::All).wait_time_seconds(wait);
-        ask.visibility_timeout(hidden).send().await.unwrap().messages.unwrap_or_default()
+        let ask = self
+            .sqs
+            .receive_message()
+            .queue_url(&self.url)
+            .max_number_of_messages(count_max);
+        let ask = ask
+            .message_system_attribute_names(MessageSystemAttributeName::All)
+            .wait_time_seconds(wait);
+        ask.visibility_timeout(hidden)
+            .send()
+            .await
+            .unwrap()
+            .messages
+            .unwrap_or_default()
     }
 }
 
@@ -64,15 +88,29 @@ impl Queue {
 pub(crate) fn words(messages: &[Message]) -> String {
     let word = |message: &Message| {
         let body = message.body.clone().unwrap_or_default();
-        match system(message, &MessageSystemAttributeName::ApproximateReceiveCount).as_str() {
+        match system(
+            message,
+            &MessageSystemAttributeName::ApproximateReceiveCount,
+        )
+        .as_str()
+        {
             "1" => body,
             times => format!("{body} ({times})"),
         }
     };
-    if messages.is_empty() { "nothing".to_owned() } else { messages.iter().map(word).collect::<Vec<_>>().join(" ") }
+    if messages.is_empty() {
+        "nothing".to_owned()
+    } else {
+        messages.iter().map(word).collect::<Vec<_>>().join(" ")
+    }
 }
 
 /// A system attribute.
 pub(crate) fn system(message: &Message, name: &MessageSystemAttributeName) -> String {
-    message.attributes.as_ref().and_then(|attributes| attributes.get(name)).cloned().unwrap_or_default()
+    message
+        .attributes
+        .as_ref()
+        .and_then(|attributes| attributes.get(name))
+        .cloned()
+        .unwrap_or_default()
 }

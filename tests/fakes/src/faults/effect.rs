@@ -69,7 +69,11 @@ pub enum Effect {
 impl Effect {
     /// An error answer to a request that is not executed.
     pub fn refuse(status: u16, code: &'static str) -> Self {
-        Self::Refuse { status, code, lands: false }
+        Self::Refuse {
+            status,
+            code,
+            lands: false,
+        }
     }
 
     /// Too many requests, as S3 says it.
@@ -141,8 +145,20 @@ impl Verdict {
         let course = match effect.clone() {
             Effect::Delay(delay) => return self.delay += delay,
             Effect::CorruptUpload(byte) => return self.uploads.push(byte),
-            Effect::Refuse { status, code, lands } => Course::Refuse { status, code, lands },
-            Effect::ErrorInside { code, lands } => Course::Refuse { status: 200, code, lands },
+            Effect::Refuse {
+                status,
+                code,
+                lands,
+            } => Course::Refuse {
+                status,
+                code,
+                lands,
+            },
+            Effect::ErrorInside { code, lands } => Course::Refuse {
+                status: 200,
+                code,
+                lands,
+            },
             Effect::Unreachable => Course::Unreachable,
             Effect::Drop => Course::Drop,
             Effect::LoseAnswer => Course::LoseAnswer,
@@ -174,10 +190,18 @@ mod tests {
     fn delays_add_up_and_the_first_course_stands() {
         let mut verdict = Verdict::default();
         let second = Duration::from_secs(1);
-        for effect in [Effect::Delay(second), Effect::LoseAnswer, Effect::Delay(second), Effect::Drop] {
+        for effect in [
+            Effect::Delay(second),
+            Effect::LoseAnswer,
+            Effect::Delay(second),
+            Effect::Drop,
+        ] {
             verdict.add("it", &effect);
         }
-        assert_eq!((verdict.delay, verdict.course), (2 * second, Course::LoseAnswer));
+        assert_eq!(
+            (verdict.delay, verdict.course),
+            (2 * second, Course::LoseAnswer)
+        );
         assert_eq!(verdict.names.len(), 4);
     }
 }

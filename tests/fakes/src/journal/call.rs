@@ -47,7 +47,11 @@ pub struct Call {
 impl Call {
     /// Reads a request in path style, or in JSON with its operation in `X-Amz-Target`.
     pub fn of(request: &Request<Bytes>) -> Self {
-        match request.headers().get("x-amz-target").and_then(|target| target.to_str().ok()) {
+        match request
+            .headers()
+            .get("x-amz-target")
+            .and_then(|target| target.to_str().ok())
+        {
             Some(target) => Self::json(target, request.body()),
             None => Self::s3(request),
         }
@@ -71,8 +75,14 @@ impl Call {
         let (service, operation) = target.split_once('.').unwrap_or(("", target));
         let asked: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
         let text = |name: &str| asked.get(name).and_then(|value| value.as_str());
-        let queue = text("QueueUrl").and_then(|url| url.rsplit('/').next()).or_else(|| text("QueueName"));
-        let service = if service == "TrentService" { Service::Kms } else { Service::Sqs };
+        let queue = text("QueueUrl")
+            .and_then(|url| url.rsplit('/').next())
+            .or_else(|| text("QueueName"));
+        let service = if service == "TrentService" {
+            Service::Kms
+        } else {
+            Service::Sqs
+        };
         Self {
             bucket: queue.map(str::to_owned),
             key: text("KeyId").map(str::to_owned),
@@ -98,7 +108,9 @@ impl Call {
             key,
             version: query.value("versionId"),
             upload: query.value("uploadId"),
-            part: query.value("partNumber").and_then(|number| number.parse().ok()),
+            part: query
+                .value("partNumber")
+                .and_then(|number| number.parse().ok()),
             copy_source,
             range: text(request.headers(), "range"),
             conditions: conditions(request.headers()),
@@ -143,17 +155,42 @@ const OPERATIONS: &[Row] = &[
     ("GET", Level::Bucket, "uploads", "ListMultipartUploads"),
     ("GET", Level::Bucket, "versioning", "GetBucketVersioning"),
     ("GET", Level::Bucket, "location", "GetBucketLocation"),
-    ("GET", Level::Bucket, "object-lock", "GetObjectLockConfiguration"),
-    ("GET", Level::Bucket, "notification", "GetBucketNotificationConfiguration"),
+    (
+        "GET",
+        Level::Bucket,
+        "object-lock",
+        "GetObjectLockConfiguration",
+    ),
+    (
+        "GET",
+        Level::Bucket,
+        "notification",
+        "GetBucketNotificationConfiguration",
+    ),
     ("GET", Level::Bucket, "encryption", "GetBucketEncryption"),
     ("GET", Level::Bucket, "policy", "GetBucketPolicy"),
-    ("GET", Level::Bucket, "ownershipControls", "GetBucketOwnershipControls"),
+    (
+        "GET",
+        Level::Bucket,
+        "ownershipControls",
+        "GetBucketOwnershipControls",
+    ),
     ("GET", Level::Bucket, "list-type", "ListObjectsV2"),
     ("GET", Level::Bucket, "", "ListObjects"),
     ("HEAD", Level::Bucket, "", "HeadBucket"),
     ("PUT", Level::Bucket, "versioning", "PutBucketVersioning"),
-    ("PUT", Level::Bucket, "object-lock", "PutObjectLockConfiguration"),
-    ("PUT", Level::Bucket, "notification", "PutBucketNotificationConfiguration"),
+    (
+        "PUT",
+        Level::Bucket,
+        "object-lock",
+        "PutObjectLockConfiguration",
+    ),
+    (
+        "PUT",
+        Level::Bucket,
+        "notification",
+        "PutBucketNotificationConfiguration",
+    ),
     ("PUT", Level::Bucket, "encryption", "PutBucketEncryption"),
     ("PUT", Level::Bucket, "policy", "PutBucketPolicy"),
     ("PUT", Level::Bucket, "", "CreateBucket"),
@@ -182,7 +219,9 @@ const OPERATIONS: &[Row] = &[
 ];
 
 fn operation(method: &Method, level: Level, query: &Query, copies: bool) -> &'static str {
-    let fits = |row: &&Row| row.0 == method.as_str() && row.1 == level && (row.2.is_empty() || query.has(row.2));
+    let fits = |row: &&Row| {
+        row.0 == method.as_str() && row.1 == level && (row.2.is_empty() || query.has(row.2))
+    };
     match OPERATIONS.iter().find(fits).map_or("Unknown", |row| row.3) {
         "PutObject" if copies => "CopyObject",
         "UploadPart" if copies => "UploadPartCopy",
@@ -196,7 +235,12 @@ struct Query(Vec<(String, String)>);
 impl Query {
     fn of(text: &str) -> Self {
         let pairs = text.split('&').filter(|pair| !pair.is_empty());
-        Self(pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(n, v)| (plain(n), plain(v))).collect())
+        Self(
+            pairs
+                .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+                .map(|(n, v)| (plain(n), plain(v)))
+                .collect(),
+        )
     }
 
     fn has(&self, name: &str) -> bool {
@@ -204,7 +248,10 @@ impl Query {
     }
 
     fn value(&self, name: &str) -> Option<String> {
-        self.0.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone())
+        self.0
+            .iter()
+            .find(|(found, _)| found == name)
+            .map(|(_, value)| value.clone())
     }
 }
 
@@ -217,14 +264,18 @@ fn plain(text: &str) -> String {
 }
 
 fn text(headers: &HeaderMap, name: &str) -> Option<String> {
-    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+    headers
+        .get(name)
+        .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
 }
 
 fn conditions(headers: &HeaderMap) -> BTreeMap<String, String> {
     let conditional = ["if-", "x-amz-if-", "x-amz-copy-source-if-"];
     let names = headers.keys().map(http::HeaderName::as_str);
     let names = names.filter(|name| conditional.iter().any(|prefix| name.starts_with(prefix)));
-    names.filter_map(|name| Some((name.to_owned(), text(headers, name)?))).collect()
+    names
+        .filter_map(|name| Some((name.to_owned(), text(headers, name)?)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -232,7 +283,9 @@ mod tests {
     use super::*;
 
     fn call(method: &str, path: &str, headers: &[(&str, &str)]) -> Call {
-        let mut request = Request::builder().method(method).uri(format!("http://s3.sim{path}"));
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("http://s3.sim{path}"));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -243,7 +296,11 @@ mod tests {
     fn an_operation_is_known_by_method_level_and_query() {
         let cases = [
             ("GET", "/", "ListBuckets"),
-            ("GET", "/b?versions&prefix=a%26uploads", "ListObjectVersions"),
+            (
+                "GET",
+                "/b?versions&prefix=a%26uploads",
+                "ListObjectVersions",
+            ),
             ("GET", "/b/?list-type=2", "ListObjectsV2"),
             ("GET", "/b?versioning", "GetBucketVersioning"),
             ("HEAD", "/b", "HeadBucket"),
@@ -260,16 +317,27 @@ mod tests {
             ("PATCH", "/b/k", "Unknown"),
         ];
         for (method, path, expected) in cases {
-            assert_eq!(call(method, path, &[]).operation, expected, "{method} {path}");
+            assert_eq!(
+                call(method, path, &[]).operation,
+                expected,
+                "{method} {path}"
+            );
         }
         let copy = [("x-amz-copy-source", "a/b%20c?versionId=v")];
         assert_eq!(call("PUT", "/b/k", &copy).operation, "CopyObject");
-        assert_eq!(call("PUT", "/b/k?partNumber=1&uploadId=u", &copy).operation, "UploadPartCopy");
+        assert_eq!(
+            call("PUT", "/b/k?partNumber=1&uploadId=u", &copy).operation,
+            "UploadPartCopy"
+        );
     }
 
     #[test]
     fn keys_are_decoded_exactly() {
-        let seen = call("GET", "/b/a%2Fb/%2B+%20%C3%A4/%25%3F//x?versionId=a%2Bb", &[]);
+        let seen = call(
+            "GET",
+            "/b/a%2Fb/%2B+%20%C3%A4/%25%3F//x?versionId=a%2Bb",
+            &[],
+        );
         assert_eq!(seen.bucket.as_deref(), Some("b"));
         assert_eq!(seen.key.as_deref(), Some("a/b/++ ä/%?//x"));
         assert_eq!(seen.version.as_deref(), Some("a+b"));
@@ -277,9 +345,16 @@ mod tests {
 
     #[test]
     fn parts_and_conditions_are_read() {
-        let headers = [("If-None-Match", "*"), ("x-amz-copy-source-if-match", "e"), ("x-amz-meta-if", "no")];
+        let headers = [
+            ("If-None-Match", "*"),
+            ("x-amz-copy-source-if-match", "e"),
+            ("x-amz-meta-if", "no"),
+        ];
         let seen = call("PUT", "/b/k?partNumber=3&uploadId=u%2F1", &headers);
-        assert_eq!((seen.part, seen.upload.as_deref(), seen.bytes), (Some(3), Some("u/1"), 4));
+        assert_eq!(
+            (seen.part, seen.upload.as_deref(), seen.bytes),
+            (Some(3), Some("u/1"), 4)
+        );
         let names: Vec<&str> = seen.conditions.keys().map(String::as_str).collect();
         assert_eq!(names, ["if-none-match", "x-amz-copy-source-if-match"]);
     }
@@ -287,13 +362,25 @@ mod tests {
     #[test]
     fn json_services_are_known_by_their_target() {
         let ask = |target: &str, body: &str| {
-            let request = Request::builder().method("POST").uri("http://any.sim/").header("x-amz-target", target);
+            let request = Request::builder()
+                .method("POST")
+                .uri("http://any.sim/")
+                .header("x-amz-target", target);
             Call::of(&request.body(Bytes::from(body.to_owned())).unwrap())
         };
-        let seen = ask("AmazonSQS.ReceiveMessage", r#"{"QueueUrl":"http://sqs.sim/1/orders"}"#);
-        assert_eq!((seen.service, seen.operation.as_str()), (Service::Sqs, "ReceiveMessage"));
+        let seen = ask(
+            "AmazonSQS.ReceiveMessage",
+            r#"{"QueueUrl":"http://sqs.sim/1/orders"}"#,
+        );
+        assert_eq!(
+            (seen.service, seen.operation.as_str()),
+            (Service::Sqs, "ReceiveMessage")
+        );
         assert_eq!(seen.bucket.as_deref(), Some("orders"));
         let seen = ask("TrentService.DescribeKey", r#"{"KeyId":"arn:k"}"#);
-        assert_eq!((seen.service, seen.key.as_deref()), (Service::Kms, Some("arn:k")));
+        assert_eq!(
+            (seen.service, seen.key.as_deref()),
+            (Service::Kms, Some("arn:k"))
+        );
     }
 }

@@ -35,9 +35,17 @@ struct Connector {
 }
 
 impl HttpClient for Client {
-    fn http_connector(&self, settings: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
+    fn http_connector(
+        &self,
+        settings: &HttpConnectorSettings,
+        _: &RuntimeComponents,
+    ) -> SharedHttpConnector {
         let (connect_timeout, read_timeout) = (settings.connect_timeout(), settings.read_timeout());
-        SharedHttpConnector::new(Connector { client: self.clone(), connect_timeout, read_timeout })
+        SharedHttpConnector::new(Connector {
+            client: self.clone(),
+            connect_timeout,
+            read_timeout,
+        })
     }
 }
 
@@ -56,24 +64,46 @@ impl HttpConnector for Connector {
 impl Client {
     /// Returns a connector that waits for as long as its caller.
     pub(super) fn untimed(self) -> SharedHttpConnector {
-        SharedHttpConnector::new(Connector { client: self, connect_timeout: None, read_timeout: None })
+        SharedHttpConnector::new(Connector {
+            client: self,
+            connect_timeout: None,
+            read_timeout: None,
+        })
     }
 
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
-        let request = request.try_into_http1x().map_err(|error| ConnectorError::user(error.into()))?;
+        let request = request
+            .try_into_http1x()
+            .map_err(|error| ConnectorError::user(error.into()))?;
         let (parts, body) = request.into_parts();
-        let body = body.collect().await.map_err(ConnectorError::user)?.to_bytes();
-        let answer = self.net.exchange(&self.name, Request::from_parts(parts, body)).await.map_err(broken)?;
-        answer.map(SdkBody::from_body_1_x).try_into().map_err(|error| ConnectorError::other(Box::new(error), None))
+        let body = body
+            .collect()
+            .await
+            .map_err(ConnectorError::user)?
+            .to_bytes();
+        let answer = self
+            .net
+            .exchange(&self.name, Request::from_parts(parts, body))
+            .await
+            .map_err(broken)?;
+        answer
+            .map(SdkBody::from_body_1_x)
+            .try_into()
+            .map_err(|error| ConnectorError::other(Box::new(error), None))
     }
 }
 
-async fn within<T>(limit: Option<Duration>, work: impl Future<Output = T>) -> Result<T, ConnectorError> {
+async fn within<T>(
+    limit: Option<Duration>,
+    work: impl Future<Output = T>,
+) -> Result<T, ConnectorError> {
     match limit {
         None => Ok(work.await),
         Some(limit) => {
             let timed = tokio::time::timeout(limit, work).await;
-            timed.map_err(|_elapsed| ConnectorError::timeout(io::Error::from(io::ErrorKind::TimedOut).into()))
+            timed.map_err(|_elapsed| {
+                ConnectorError::timeout(io::Error::from(io::ErrorKind::TimedOut).into())
+            })
         }
     }
 }
@@ -82,10 +112,13 @@ async fn within<T>(limit: Option<Duration>, work: impl Future<Output = T>) -> Re
 /// is an incomplete message, which the SDK takes for transient.
 fn broken(broken: Broken) -> ConnectorError {
     match broken {
-        Broken::Unreachable => ConnectorError::io(io::Error::from(io::ErrorKind::ConnectionRefused).into()),
-        Broken::Closed => {
-            ConnectorError::other("connection closed before message completed".into(), Some(ErrorKind::TransientError))
+        Broken::Unreachable => {
+            ConnectorError::io(io::Error::from(io::ErrorKind::ConnectionRefused).into())
         }
+        Broken::Closed => ConnectorError::other(
+            "connection closed before message completed".into(),
+            Some(ErrorKind::TransientError),
+        ),
     }
 }
 
@@ -103,9 +136,15 @@ pub(super) fn complete(request: &mut Request<Bytes>) {
     if let Some(authority) = request.uri().authority().cloned()
         && let Ok(host) = authority.as_str().parse()
     {
-        request.headers_mut().entry(http::header::HOST).or_insert(host);
+        request
+            .headers_mut()
+            .entry(http::header::HOST)
+            .or_insert(host);
     }
     if length > 0 {
-        request.headers_mut().entry(http::header::CONTENT_LENGTH).or_insert(length.into());
+        request
+            .headers_mut()
+            .entry(http::header::CONTENT_LENGTH)
+            .or_insert(length.into());
     }
 }

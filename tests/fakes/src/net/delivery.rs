@@ -48,9 +48,17 @@ impl Delivery {
         };
         let left = body.len();
         if at < left {
-            return Self { rest: body.slice(..at), left, ending };
+            return Self {
+                rest: body.slice(..at),
+                left,
+                ending,
+            };
         }
-        Self { rest: body, left, ending: Ending::Whole }
+        Self {
+            rest: body,
+            left,
+            ending: Ending::Whole,
+        }
     }
 
     /// Says whether the connection is reset at its end.
@@ -64,7 +72,11 @@ impl Delivery {
     }
 
     /// Breaks off, but not before what was sent is out.
-    fn break_off(&mut self, context: &Context<'_>, kind: io::ErrorKind) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn break_off(
+        &mut self,
+        context: &Context<'_>,
+        kind: io::ErrorKind,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         self.ending = Ending::Breaks(kind);
         context.waker().wake_by_ref();
         Poll::Pending
@@ -125,11 +137,26 @@ mod tests {
         let body = Bytes::from(vec![7; 40_000]);
         let broken = |end: Break| read(Delivery::of(body.clone(), Some(end)));
         assert_eq!(read(Delivery::whole(body.clone())).await, (40_000, None));
-        assert_eq!(broken(Break::Reset(20_000)).await, (20_000, Some(io::ErrorKind::ConnectionReset)));
-        assert_eq!(broken(Break::Truncate(1)).await, (1, Some(io::ErrorKind::UnexpectedEof)));
+        assert_eq!(
+            broken(Break::Reset(20_000)).await,
+            (20_000, Some(io::ErrorKind::ConnectionReset))
+        );
+        assert_eq!(
+            broken(Break::Truncate(1)).await,
+            (1, Some(io::ErrorKind::UnexpectedEof))
+        );
         assert_eq!(broken(Break::Reset(40_000)).await, (40_000, None));
         let stalled = broken(Break::Stall(20_000));
-        assert!(tokio::time::timeout(std::time::Duration::from_secs(3600), stalled).await.is_err());
-        assert_eq!(Delivery::of(body.clone(), Some(Break::Truncate(1))).size_hint().exact(), Some(40_000));
+        assert!(
+            tokio::time::timeout(std::time::Duration::from_secs(3600), stalled)
+                .await
+                .is_err()
+        );
+        assert_eq!(
+            Delivery::of(body.clone(), Some(Break::Truncate(1)))
+                .size_hint()
+                .exact(),
+            Some(40_000)
+        );
     }
 }

@@ -13,12 +13,22 @@ pub(super) struct Lines {
 
 impl Lines {
     pub(super) fn set(&self, client: &str, cut: bool) {
-        self.cut.lock().unwrap().entry(client.to_owned()).or_default().send_replace(cut);
+        self.cut
+            .lock()
+            .unwrap()
+            .entry(client.to_owned())
+            .or_default()
+            .send_replace(cut);
     }
 
     /// Waits until the client's line is whole.
     pub(super) async fn whole(&self, client: &str) {
-        let line = self.cut.lock().unwrap().get(client).map(watch::Sender::subscribe);
+        let line = self
+            .cut
+            .lock()
+            .unwrap()
+            .get(client)
+            .map(watch::Sender::subscribe);
         if let Some(mut line) = line {
             // The sender lives as long as the world.
             let _whole = line.wait_for(|cut| !cut).await;

@@ -27,9 +27,9 @@ impl Serve for Stub {
         let mut objects = self.objects.lock().unwrap();
         let mut response = Response::builder().header("etag", "\"right\"");
         let body = match request.method().as_str() {
-            "POST" => {
-                Bytes::from("<InitiateMultipartUploadResult><UploadId>u-1</UploadId></InitiateMultipartUploadResult>")
-            }
+            "POST" => Bytes::from(
+                "<InitiateMultipartUploadResult><UploadId>u-1</UploadId></InitiateMultipartUploadResult>",
+            ),
             "PUT" => {
                 objects.insert(path, request.into_body());
                 Bytes::new()
@@ -67,13 +67,19 @@ struct World {
 fn world(seed: u64) -> World {
     let (net, stub) = (Net::new(seed), Stub::default());
     net.route("s3.sim", Service::S3, stub.clone());
-    let timeouts = TimeoutConfig::builder().connect_timeout(secs(5)).operation_attempt_timeout(secs(60));
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(secs(5))
+        .operation_attempt_timeout(secs(60));
     let config = config()
         .endpoint_url("http://s3.sim")
         .http_client(net.client("one"))
         .time_source(Clock::starting_at_unix(1_800_000_000))
         .timeout_config(timeouts.build());
-    World { client: Client::from_conf(config.build()), net, stub }
+    World {
+        client: Client::from_conf(config.build()),
+        net,
+        stub,
+    }
 }
 
 fn secs(seconds: u64) -> Duration {
@@ -83,25 +89,46 @@ fn secs(seconds: u64) -> Duration {
 impl World {
     /// Returns the status and code of an error; 0 where no answer came.
     async fn put(&self, body: &'static str) -> Result<Option<String>, (u16, String)> {
-        let asked = self.client.put_object().bucket("b").key("k").body(Bytes::from(body).into());
-        asked.send().await.map(|answer| answer.e_tag).map_err(|error| told(&error))
+        let asked = self
+            .client
+            .put_object()
+            .bucket("b")
+            .key("k")
+            .body(Bytes::from(body).into());
+        asked
+            .send()
+            .await
+            .map(|answer| answer.e_tag)
+            .map_err(|error| told(&error))
     }
 
     async fn get(&self) -> Result<Bytes, String> {
-        let answer = self.client.get_object().bucket("b").key("k").send().await.unwrap();
+        let answer = self
+            .client
+            .get_object()
+            .bucket("b")
+            .key("k")
+            .send()
+            .await
+            .unwrap();
         let body = answer.body.collect().await;
-        body.map(|body| body.into_bytes()).map_err(|error| format!("{:?}", std::error::Error::source(&error)))
+        body.map(|body| body.into_bytes())
+            .map_err(|error| format!("{:?}", std::error::Error::source(&error)))
     }
 
     fn fault(&self, operation: &str, effect: Effect) {
-        self.net.faults().add(Fault::new("it", Place::s3(operation), effect).times(1));
+        self.net
+            .faults()
+            .add(Fault::new("it", Place::s3(operation), effect).times(1));
     }
 }
 
 fn told<E: ProvideErrorMetadata>(
     error: &SdkError<E, aws_smithy_runtime_api::client::orchestrator::HttpResponse>,
 ) -> (u16, String) {
-    let status = error.raw_response().map_or(0, |response| response.status().as_u16());
+    let status = error
+        .raw_response()
+        .map_or(0, |response| response.status().as_u16());
     (status, error.code().unwrap_or_default().to_owned())
 }
 
@@ -115,22 +142,41 @@ async fn a_request_is_answered_and_written_down() {
     world.put("hello").await.unwrap();
     assert_eq!(world.get().await.unwrap(), "hello");
     let entries = world.net.journal().entries();
-    let seen = entries.iter().map(|entry| (entry.client.as_str(), entry.call.operation.as_str(), entry.answer));
+    let seen = entries.iter().map(|entry| {
+        (
+            entry.client.as_str(),
+            entry.call.operation.as_str(),
+            entry.answer,
+        )
+    });
     let given = Answer::Given(Duration::ZERO, 200);
-    assert_eq!(seen.collect::<Vec<_>>(), [("one", "PutObject", given), ("one", "GetObject", given)]);
+    assert_eq!(
+        seen.collect::<Vec<_>>(),
+        [("one", "PutObject", given), ("one", "GetObject", given)]
+    );
     assert_eq!(entries[0].host, "s3.sim");
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_was_sent_lands_though_its_sender_is_gone() {
     let world = world(1);
-    world.net.latency(Latency { there: secs(10)..=secs(10), ..Latency::none() });
-    assert!(tokio::time::timeout(secs(1), world.put("hello")).await.is_err());
+    world.net.latency(Latency {
+        there: secs(10)..=secs(10),
+        ..Latency::none()
+    });
+    assert!(
+        tokio::time::timeout(secs(1), world.put("hello"))
+            .await
+            .is_err()
+    );
     assert_eq!(world.stub.object(), None);
     world.net.quiet().await;
     assert_eq!(world.stub.object().unwrap(), "hello");
     let entry = &world.net.journal().entries()[0];
-    assert_eq!((entry.sent, entry.arrived, entry.answer), (secs(0), secs(10), Answer::Lost));
+    assert_eq!(
+        (entry.sent, entry.arrived, entry.answer),
+        (secs(0), secs(10), Answer::Lost)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -145,13 +191,23 @@ async fn an_answer_is_lost_and_the_request_executed_now_or_late_or_never() {
         world.fault("PutObject", effect.clone());
         assert_eq!(world.put("old").await.unwrap_err(), nothing(), "{effect:?}");
         let entry = world.net.journal().entries().pop().unwrap();
-        assert_eq!((entry.executed.is_some(), entry.answer), (executed, Answer::Lost), "{effect:?}");
+        assert_eq!(
+            (entry.executed.is_some(), entry.answer),
+            (executed, Answer::Lost),
+            "{effect:?}"
+        );
     }
     world.put("new").await.unwrap();
-    assert_eq!((world.stub.object().unwrap(), world.net.on_way()), ("new".into(), 1));
+    assert_eq!(
+        (world.stub.object().unwrap(), world.net.on_way()),
+        ("new".into(), 1)
+    );
     world.net.quiet().await;
     assert_eq!(world.stub.object().unwrap(), "old");
-    assert_eq!(world.net.journal().entries()[3].executed, Some((secs(90), 200)));
+    assert_eq!(
+        world.net.journal().entries()[3].executed,
+        Some((secs(90), 200))
+    );
     assert_eq!(world.net.faults().hits("it"), 4);
 }
 
@@ -162,7 +218,10 @@ async fn silence_ends_with_the_clients_own_patience() {
         let began = Instant::now();
         world.fault("PutObject", Effect::Silence { lands });
         assert_eq!(world.put("hello").await.unwrap_err(), nothing());
-        assert_eq!((began.elapsed(), world.stub.object().is_some()), (secs(60), lands));
+        assert_eq!(
+            (began.elapsed(), world.stub.object().is_some()),
+            (secs(60), lands)
+        );
     }
 }
 
@@ -179,21 +238,52 @@ async fn a_delayed_request_is_executed_after_a_later_one() {
 async fn a_refusal_has_its_status_and_code_and_may_have_landed() {
     let world = world(1);
     world.fault("PutObject", Effect::slow_down());
-    assert_eq!(world.put("hello").await.unwrap_err(), (503, "SlowDown".to_owned()));
+    assert_eq!(
+        world.put("hello").await.unwrap_err(),
+        (503, "SlowDown".to_owned())
+    );
     assert_eq!(world.stub.object(), None);
-    world.fault("PutObject", Effect::Refuse { status: 500, code: "InternalError", lands: true });
-    assert_eq!(world.put("hello").await.unwrap_err(), (500, "InternalError".to_owned()));
+    world.fault(
+        "PutObject",
+        Effect::Refuse {
+            status: 500,
+            code: "InternalError",
+            lands: true,
+        },
+    );
+    assert_eq!(
+        world.put("hello").await.unwrap_err(),
+        (500, "InternalError".to_owned())
+    );
     assert_eq!(world.stub.object().unwrap(), "hello");
     world.fault("HeadObject", Effect::refuse(403, "AccessDenied"));
-    let error = world.client.head_object().bucket("b").key("k").send().await.unwrap_err();
+    let error = world
+        .client
+        .head_object()
+        .bucket("b")
+        .key("k")
+        .send()
+        .await
+        .unwrap_err();
     assert_eq!(told(&error).0, 403);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_error_hides_inside_a_success() {
     let world = world(1);
-    world.fault("CompleteMultipartUpload", Effect::ErrorInside { code: "InternalError", lands: false });
-    let asked = world.client.complete_multipart_upload().bucket("b").key("k").upload_id("u");
+    world.fault(
+        "CompleteMultipartUpload",
+        Effect::ErrorInside {
+            code: "InternalError",
+            lands: false,
+        },
+    );
+    let asked = world
+        .client
+        .complete_multipart_upload()
+        .bucket("b")
+        .key("k")
+        .upload_id("u");
     let error = asked.send().await.unwrap_err();
     assert_eq!(error.code(), Some("InternalError"));
     assert_eq!(world.net.journal().entries()[0].executed, None);
@@ -210,7 +300,10 @@ async fn a_body_is_spoilt_on_its_way_there_or_back() {
     world.fault("GetObject", Effect::Shorten(1));
     assert_eq!(world.get().await.unwrap(), "`");
     world.fault("PutObject", Effect::WrongETag);
-    assert_ne!(world.put("abc").await.unwrap().as_deref(), Some("\"right\""));
+    assert_ne!(
+        world.put("abc").await.unwrap().as_deref(),
+        Some("\"right\"")
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -223,7 +316,13 @@ async fn a_body_breaks_or_stalls_at_its_byte() {
     assert!(world.get().await.unwrap_err().contains("UnexpectedEof"));
     // The SDK gives up on a body that does not come, by the clock that it was given.
     world.fault("GetObject", Effect::StallAt(2));
-    assert!(world.get().await.unwrap_err().contains("ThroughputBelowMinimum"));
+    assert!(
+        world
+            .get()
+            .await
+            .unwrap_err()
+            .contains("ThroughputBelowMinimum")
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -231,7 +330,14 @@ async fn one_who_is_cut_off_cannot_connect_and_hears_after_the_cut() {
     let world = world(1);
     world.net.cut("one");
     let began = Instant::now();
-    let error = world.client.get_object().bucket("b").key("k").send().await.unwrap_err();
+    let error = world
+        .client
+        .get_object()
+        .bucket("b")
+        .key("k")
+        .send()
+        .await
+        .unwrap_err();
     assert!(matches!(error, SdkError::DispatchFailure(failure) if failure.is_timeout()));
     assert_eq!((began.elapsed(), world.net.journal().len()), (secs(5), 0));
     world.net.heal("one");
@@ -256,22 +362,47 @@ async fn requests_overtake_each_other_as_the_seed_says() {
     let run = async |seed: u64| {
         let world = world(seed);
         world.net.latency(Latency::up_to(secs(3)));
-        let ask = |key: u32| world.client.head_object().bucket("b").key(key.to_string()).send();
+        let ask = |key: u32| {
+            world
+                .client
+                .head_object()
+                .bucket("b")
+                .key(key.to_string())
+                .send()
+        };
         futures::future::join_all((0..20).map(ask)).await;
         let entries = world.net.journal().entries();
-        entries.into_iter().map(|entry| (entry.call.key.unwrap(), entry.arrived, entry.answer)).collect::<Vec<_>>()
+        entries
+            .into_iter()
+            .map(|entry| (entry.call.key.unwrap(), entry.arrived, entry.answer))
+            .collect::<Vec<_>>()
     };
     let once = run(1).await;
     assert_eq!(run(1).await, once);
     assert_ne!(run(2).await, once);
-    assert!(!once.iter().map(|(key, ..)| key.parse::<u32>().unwrap()).is_sorted());
+    assert!(
+        !once
+            .iter()
+            .map(|(key, ..)| key.parse::<u32>().unwrap())
+            .is_sorted()
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_upload_that_begins_is_known_by_the_id_in_its_answer() {
     let world = world(1);
-    world.client.create_multipart_upload().bucket("b").key("k").send().await.unwrap();
-    assert_eq!(world.net.journal().uploads()["u-1"].begun_by.as_deref(), Some("one"));
+    world
+        .client
+        .create_multipart_upload()
+        .bucket("b")
+        .key("k")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(
+        world.net.journal().uploads()["u-1"].begun_by.as_deref(),
+        Some("one")
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -279,6 +410,10 @@ async fn an_upload_that_begins_is_known_by_the_id_in_its_answer() {
 async fn a_service_that_panics_ends_the_test_when_it_is_quiet() {
     let world = world(1);
     world.net.shared.routes.lock().unwrap().clear();
-    assert!(tokio::time::timeout(secs(100), world.put("hello")).await.is_ok_and(|answer| answer.is_err()));
+    assert!(
+        tokio::time::timeout(secs(100), world.put("hello"))
+            .await
+            .is_ok_and(|answer| answer.is_err())
+    );
     world.net.quiet().await;
 }

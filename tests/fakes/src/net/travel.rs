@@ -28,7 +28,10 @@ impl Travel {
         let sent = self.shared.journal.now();
         pause(self.there).await;
         let call = Call::of(&request);
-        let number = self.shared.journal.arrived(&self.client, &self.host, call.clone(), sent);
+        let number = self
+            .shared
+            .journal
+            .arrived(&self.client, &self.host, call.clone(), sent);
         let verdict = self.shared.faults.judge(&self.client, &call);
         self.shared.journal.met(number, verdict.names.clone());
         pause(verdict.delay).await;
@@ -38,11 +41,16 @@ impl Travel {
                 let response = self.execute(number, call, request).await;
                 self.answer(number, alter(response, &verdict.answers)).await;
             }
-            Course::Refuse { status, code, lands } => {
+            Course::Refuse {
+                status,
+                code,
+                lands,
+            } => {
                 if lands {
                     self.execute(number, call.clone(), request).await;
                 }
-                self.answer(number, refusal(&call, status, code).map(Delivery::whole)).await;
+                self.answer(number, refusal(&call, status, code).map(Delivery::whole))
+                    .await;
             }
             Course::Unreachable => self.end(number, Broken::Unreachable),
             Course::Drop => self.end(number, Broken::Closed),
@@ -67,8 +75,12 @@ impl Travel {
     async fn execute(&self, number: usize, call: Call, request: Request<Bytes>) -> Response<Bytes> {
         let server = self.shared.server(&self.host, call.service);
         let response = server.serve(request, &self.client).await;
-        let begun = (call.operation == "CreateMultipartUpload").then(|| upload_id(response.body())).flatten();
-        self.shared.journal.executed(number, response.status().as_u16(), begun);
+        let begun = (call.operation == "CreateMultipartUpload")
+            .then(|| upload_id(response.body()))
+            .flatten();
+        self.shared
+            .journal
+            .executed(number, response.status().as_u16(), begun);
         response
     }
 
@@ -91,7 +103,9 @@ impl Travel {
 
     /// Returns whether the client still listened.
     fn send(&mut self, answer: Answer) -> bool {
-        self.listener.take().is_some_and(|listener| listener.send(answer).is_ok())
+        self.listener
+            .take()
+            .is_some_and(|listener| listener.send(answer).is_ok())
     }
 }
 
@@ -103,8 +117,16 @@ async fn pause(time: Duration) {
 }
 
 fn spoil(mut request: Request<Bytes>, verdict: &Verdict) -> Request<Bytes> {
-    verdict.asked.iter().for_each(|header| replace_header(request.headers_mut(), header));
-    request.map(|body| verdict.uploads.iter().fold(body, |body, byte| flip(&body, *byte)))
+    verdict
+        .asked
+        .iter()
+        .for_each(|header| replace_header(request.headers_mut(), header));
+    request.map(|body| {
+        verdict
+            .uploads
+            .iter()
+            .fold(body, |body, byte| flip(&body, *byte))
+    })
 }
 
 fn upload_id(body: &Bytes) -> Option<String> {

@@ -5,10 +5,11 @@ use std::time::SystemTime;
 
 use http::HeaderMap;
 use s3s::dto::{
-    DeleteObjectTaggingInput, DeleteObjectTaggingOutput, GetObjectLegalHoldInput, GetObjectLegalHoldOutput,
-    GetObjectRetentionInput, GetObjectRetentionOutput, GetObjectTaggingInput, GetObjectTaggingOutput,
-    ObjectLockLegalHold, ObjectLockLegalHoldStatus, ObjectLockRetention, ObjectLockRetentionMode,
-    PutObjectLegalHoldInput, PutObjectLegalHoldOutput, PutObjectRetentionInput, PutObjectRetentionOutput,
+    DeleteObjectTaggingInput, DeleteObjectTaggingOutput, GetObjectLegalHoldInput,
+    GetObjectLegalHoldOutput, GetObjectRetentionInput, GetObjectRetentionOutput,
+    GetObjectTaggingInput, GetObjectTaggingOutput, ObjectLockLegalHold, ObjectLockLegalHoldStatus,
+    ObjectLockRetention, ObjectLockRetentionMode, PutObjectLegalHoldInput,
+    PutObjectLegalHoldOutput, PutObjectRetentionInput, PutObjectRetentionOutput,
     PutObjectTaggingInput, PutObjectTaggingOutput, Tag, Timestamp,
 };
 use s3s::{S3Response, S3Result};
@@ -30,10 +31,27 @@ pub(super) fn tags(
     _call: &Call,
     input: &GetObjectTaggingInput,
 ) -> S3Result<S3Response<GetObjectTaggingOutput>> {
-    let (entry, object) = meant(state, &Place::new(&input.bucket, &input.key), input.version_id.as_deref())?;
-    let tag_set = object.tags.into_iter().map(|(key, value)| Tag { key: Some(key), value: Some(value) }).collect();
-    let output = GetObjectTaggingOutput { tag_set, version_id: None };
-    Ok(S3Response::with_headers(output, versioned(state, &input.bucket, &entry)?))
+    let (entry, object) = meant(
+        state,
+        &Place::new(&input.bucket, &input.key),
+        input.version_id.as_deref(),
+    )?;
+    let tag_set = object
+        .tags
+        .into_iter()
+        .map(|(key, value)| Tag {
+            key: Some(key),
+            value: Some(value),
+        })
+        .collect();
+    let output = GetObjectTaggingOutput {
+        tag_set,
+        version_id: None,
+    };
+    Ok(S3Response::with_headers(
+        output,
+        versioned(state, &input.bucket, &entry)?,
+    ))
 }
 
 /// Answers PutObjectTagging.
@@ -45,15 +63,29 @@ pub(super) fn tag(
     let place = Place::new(&input.bucket, &input.key);
     let (entry, object) = meant(state, &place, input.version_id.as_deref())?;
     let sent = input.tagging.tag_set.iter();
-    let tags =
-        checked_tags(sent.map(|tag| (tag.key.clone().unwrap_or_default(), tag.value.clone().unwrap_or_default())))?;
-    let tags = if state.traits.keeps_tags_apart { tags } else { object.tags };
-    let deed = Deed { call, cause: "PutObjectTagging" };
+    let tags = checked_tags(sent.map(|tag| {
+        (
+            tag.key.clone().unwrap_or_default(),
+            tag.value.clone().unwrap_or_default(),
+        )
+    }))?;
+    let tags = if state.traits.keeps_tags_apart {
+        tags
+    } else {
+        object.tags
+    };
+    let deed = Deed {
+        call,
+        cause: "PutObjectTagging",
+    };
     if let Some(revised) = state.revise(&place, entry.id, &deed, |object| object.tags = tags)? {
         announce(state, &place, &revised, Happening::Tagged);
     }
     let headers = versioned(state, &input.bucket, &entry)?;
-    Ok(S3Response::with_headers(PutObjectTaggingOutput::default(), headers))
+    Ok(S3Response::with_headers(
+        PutObjectTaggingOutput::default(),
+        headers,
+    ))
 }
 
 /// Answers DeleteObjectTagging.
@@ -64,12 +96,18 @@ pub(super) fn untag(
 ) -> S3Result<S3Response<DeleteObjectTaggingOutput>> {
     let place = Place::new(&input.bucket, &input.key);
     let (entry, _) = meant(state, &place, input.version_id.as_deref())?;
-    let deed = Deed { call, cause: "DeleteObjectTagging" };
+    let deed = Deed {
+        call,
+        cause: "DeleteObjectTagging",
+    };
     if let Some(revised) = state.revise(&place, entry.id, &deed, |object| object.tags.clear())? {
         announce(state, &place, &revised, Happening::Untagged);
     }
     let headers = versioned(state, &input.bucket, &entry)?;
-    Ok(S3Response::with_headers(DeleteObjectTaggingOutput::default(), headers))
+    Ok(S3Response::with_headers(
+        DeleteObjectTaggingOutput::default(),
+        headers,
+    ))
 }
 
 /// Answers GetObjectRetention.
@@ -78,13 +116,19 @@ pub(super) fn retention(
     _call: &Call,
     input: &GetObjectRetentionInput,
 ) -> S3Result<S3Response<GetObjectRetentionOutput>> {
-    let (_, object) = meant(state, &Place::new(&input.bucket, &input.key), input.version_id.as_deref())?;
+    let (_, object) = meant(
+        state,
+        &Place::new(&input.bucket, &input.key),
+        input.version_id.as_deref(),
+    )?;
     let (mode, until) = object.lock.retention.ok_or_else(no_lock)?;
     let retention = ObjectLockRetention {
         mode: Some(ObjectLockRetentionMode::from(mode)),
         retain_until_date: Some(Timestamp::from(until)),
     };
-    Ok(S3Response::new(GetObjectRetentionOutput { retention: Some(retention) }))
+    Ok(S3Response::new(GetObjectRetentionOutput {
+        retention: Some(retention),
+    }))
 }
 
 /// Answers PutObjectRetention: what is locked can be locked for longer, and for less only by
@@ -99,18 +143,30 @@ pub(super) fn retain(
     let (entry, object) = meant(state, &place, input.version_id.as_deref())?;
     let wanted = input.retention.as_ref().and_then(|retention| {
         let until = OffsetDateTime::from(retention.retain_until_date.clone()?);
-        Some((retention.mode.as_ref()?.as_str().to_owned(), SystemTime::from(until)))
+        Some((
+            retention.mode.as_ref()?.as_str().to_owned(),
+            SystemTime::from(until),
+        ))
     });
     if let Some((mode, until)) = &object.lock.retention
         && *until > state.clock.now()
     {
-        let longer = wanted.as_ref().is_some_and(|(new, later)| later >= until && (new == mode || new == "COMPLIANCE"));
+        let longer = wanted
+            .as_ref()
+            .is_some_and(|(new, later)| later >= until && (new == mode || new == "COMPLIANCE"));
         if !longer && (mode == "COMPLIANCE" || !may_bypass(call)) {
-            return Err(forbidden("Access Denied because object protected by object lock."));
+            return Err(forbidden(
+                "Access Denied because object protected by object lock.",
+            ));
         }
     }
-    let deed = Deed { call, cause: "PutObjectRetention" };
-    state.revise(&place, entry.id, &deed, |object| object.lock.retention = wanted)?;
+    let deed = Deed {
+        call,
+        cause: "PutObjectRetention",
+    };
+    state.revise(&place, entry.id, &deed, |object| {
+        object.lock.retention = wanted;
+    })?;
     Ok(S3Response::new(PutObjectRetentionOutput::default()))
 }
 
@@ -125,9 +181,17 @@ pub(super) fn legal_hold(
     if !state.bucket(&place.bucket)?.object_lock {
         return Err(no_lock());
     }
-    let status = if object.lock.hold { ObjectLockLegalHoldStatus::ON } else { ObjectLockLegalHoldStatus::OFF };
-    let legal_hold = ObjectLockLegalHold { status: Some(ObjectLockLegalHoldStatus::from_static(status)) };
-    Ok(S3Response::new(GetObjectLegalHoldOutput { legal_hold: Some(legal_hold) }))
+    let status = if object.lock.hold {
+        ObjectLockLegalHoldStatus::ON
+    } else {
+        ObjectLockLegalHoldStatus::OFF
+    };
+    let legal_hold = ObjectLockLegalHold {
+        status: Some(ObjectLockLegalHoldStatus::from_static(status)),
+    };
+    Ok(S3Response::new(GetObjectLegalHoldOutput {
+        legal_hold: Some(legal_hold),
+    }))
 }
 
 /// Answers PutObjectLegalHold.
@@ -139,31 +203,52 @@ pub(super) fn hold(
     let place = Place::new(&input.bucket, &input.key);
     lockable(state, call, &place)?;
     let (entry, _) = meant(state, &place, input.version_id.as_deref())?;
-    let status = input.legal_hold.as_ref().and_then(|hold| hold.status.as_ref());
+    let status = input
+        .legal_hold
+        .as_ref()
+        .and_then(|hold| hold.status.as_ref());
     let hold = status.is_some_and(|status| status.as_str() == ObjectLockLegalHoldStatus::ON);
-    let deed = Deed { call, cause: "PutObjectLegalHold" };
+    let deed = Deed {
+        call,
+        cause: "PutObjectLegalHold",
+    };
     state.revise(&place, entry.id, &deed, |object| object.lock.hold = hold)?;
     Ok(S3Response::new(PutObjectLegalHoldOutput::default()))
 }
 
 fn meant(state: &State, place: &Place, version_id: Option<&str>) -> S3Result<(Arc<Entry>, Object)> {
-    find(state.bucket(&place.bucket)?, &place.key, version_id, &state.traits)
+    find(
+        state.bucket(&place.bucket)?,
+        &place.key,
+        version_id,
+        &state.traits,
+    )
 }
 
 /// Locks need a bucket that has them, and a request whose body is proved.
 fn lockable(state: &State, call: &Call, place: &Place) -> S3Result<()> {
     if !state.bucket(&place.bucket)?.object_lock {
-        return Err(bad_request("InvalidRequest", "Bucket is missing Object Lock Configuration"));
+        return Err(bad_request(
+            "InvalidRequest",
+            "Bucket is missing Object Lock Configuration",
+        ));
     }
     if claimed(&call.headers).is_none() && !call.headers.contains_key("content-md5") {
-        return Err(bad_request("InvalidRequest", "Content-MD5 OR x-amz-checksum- HTTP header is required"));
+        return Err(bad_request(
+            "InvalidRequest",
+            "Content-MD5 OR x-amz-checksum- HTTP header is required",
+        ));
     }
     Ok(())
 }
 
 fn no_lock() -> s3s::S3Error {
     let message = "The specified object does not have a ObjectLock configuration";
-    refuse(http::StatusCode::NOT_FOUND, "NoSuchObjectLockConfiguration", message)
+    refuse(
+        http::StatusCode::NOT_FOUND,
+        "NoSuchObjectLockConfiguration",
+        message,
+    )
 }
 
 fn versioned(state: &State, bucket: &str, entry: &Entry) -> S3Result<HeaderMap> {

@@ -38,8 +38,13 @@ pub struct Checksum {
     pub full: bool,
 }
 
-const ALL: [Algorithm; 5] =
-    [Algorithm::Crc64Nvme, Algorithm::Crc32, Algorithm::Crc32C, Algorithm::Sha1, Algorithm::Sha256];
+const ALL: [Algorithm; 5] = [
+    Algorithm::Crc64Nvme,
+    Algorithm::Crc32,
+    Algorithm::Crc32C,
+    Algorithm::Sha1,
+    Algorithm::Sha256,
+];
 
 impl Algorithm {
     /// Its name in `x-amz-checksum-algorithm`.
@@ -59,7 +64,8 @@ impl Algorithm {
     }
 
     pub(super) fn named(name: &str) -> Option<Self> {
-        ALL.into_iter().find(|algorithm| algorithm.name().eq_ignore_ascii_case(name))
+        ALL.into_iter()
+            .find(|algorithm| algorithm.name().eq_ignore_ascii_case(name))
     }
 
     /// Whether parts make a checksum of the whole unless the writer says so.
@@ -74,9 +80,17 @@ impl Algorithm {
 
     fn digest(self, bytes: &[u8]) -> Vec<u8> {
         // A CRC of 32 bits is the lower half of what the function returns.
-        let crc32 = |algorithm| crc_fast::checksum(algorithm, bytes).to_be_bytes().into_iter().skip(4).collect();
+        let crc32 = |algorithm| {
+            crc_fast::checksum(algorithm, bytes)
+                .to_be_bytes()
+                .into_iter()
+                .skip(4)
+                .collect()
+        };
         match self {
-            Self::Crc64Nvme => crc_fast::checksum(CrcAlgorithm::Crc64Nvme, bytes).to_be_bytes().to_vec(),
+            Self::Crc64Nvme => crc_fast::checksum(CrcAlgorithm::Crc64Nvme, bytes)
+                .to_be_bytes()
+                .to_vec(),
             Self::Crc32 => crc32(CrcAlgorithm::Crc32IsoHdlc),
             Self::Crc32C => crc32(CrcAlgorithm::Crc32Iscsi),
             Self::Sha1 => Sha1::digest(bytes).to_vec(),
@@ -86,7 +100,10 @@ impl Algorithm {
 
     /// Joins the checksums of parts to one of them all.
     pub(super) fn composite(self, parts: &[String]) -> String {
-        let joined: Vec<u8> = parts.iter().flat_map(|part| STANDARD.decode(part).unwrap_or_default()).collect();
+        let joined: Vec<u8> = parts
+            .iter()
+            .flat_map(|part| STANDARD.decode(part).unwrap_or_default())
+            .collect();
         format!("{}-{}", self.of(&joined), parts.len())
     }
 }
@@ -102,15 +119,34 @@ pub(super) fn claimed(headers: &HeaderMap) -> Option<(Algorithm, String)> {
 /// Verifies every claim about a body, and returns the checksum to keep.
 pub(super) fn verified(headers: &HeaderMap, body: &[u8]) -> S3Result<Option<Checksum>> {
     if let Some(value) = headers.get("content-md5") {
-        let sent = STANDARD.decode(value).ok().filter(|digest| digest.len() == 16);
-        let sent = sent.ok_or_else(|| refuse(StatusCode::BAD_REQUEST, "InvalidDigest", "Content-MD5 is no digest"))?;
+        let sent = STANDARD
+            .decode(value)
+            .ok()
+            .filter(|digest| digest.len() == 16);
+        let sent = sent.ok_or_else(|| {
+            refuse(
+                StatusCode::BAD_REQUEST,
+                "InvalidDigest",
+                "Content-MD5 is no digest",
+            )
+        })?;
         if sent != Md5::digest(body).to_vec() {
-            return Err(refuse(StatusCode::BAD_REQUEST, "BadDigest", "Content-MD5 is not that of the body"));
+            return Err(refuse(
+                StatusCode::BAD_REQUEST,
+                "BadDigest",
+                "Content-MD5 is not that of the body",
+            ));
         }
     }
-    let Some((algorithm, value)) = claimed(headers) else { return Ok(None) };
+    let Some((algorithm, value)) = claimed(headers) else {
+        return Ok(None);
+    };
     if algorithm.of(body) == value {
-        return Ok(Some(Checksum { algorithm, value, full: true }));
+        return Ok(Some(Checksum {
+            algorithm,
+            value,
+            full: true,
+        }));
     }
     let message = format!("{} is not that of the body", algorithm.name());
     Err(refuse(StatusCode::BAD_REQUEST, "BadDigest", message))

@@ -41,7 +41,11 @@ pub(super) fn check(state: &mut State, write: Write, place: &Place, call: &Call)
         Conditions::Ignored => return Ok(()),
         Conditions::NotImplemented => {
             let message = "a header you provided implies functionality that is not implemented";
-            return Err(refuse(StatusCode::NOT_IMPLEMENTED, "NotImplemented", message));
+            return Err(refuse(
+                StatusCode::NOT_IMPLEMENTED,
+                "NotImplemented",
+                message,
+            ));
         }
         Conditions::Honoured | Conditions::RefusedOverMarker => {}
     }
@@ -54,7 +58,10 @@ pub(super) fn check(state: &mut State, write: Write, place: &Place, call: &Call)
     }
     if let Some(unwanted) = if_none_match {
         none_matches(unwanted, current, manner)?;
-        let deleted = bucket.keys.get(&place.key).map_or(0, |history| history.deleted);
+        let deleted = bucket
+            .keys
+            .get(&place.key)
+            .map_or(0, |history| history.deleted);
         if let Write::Complete(begun) = write
             && deleted > begun
             && state.traits.conflicts_after_delete
@@ -66,7 +73,12 @@ pub(super) fn check(state: &mut State, write: Write, place: &Place, call: &Call)
 }
 
 /// `If-Match` of a write; over nothing and over a delete marker the answers differ by operation.
-fn matches_current(write: Write, wanted: &str, current: Option<&Entry>, nothing: u16) -> S3Result<()> {
+fn matches_current(
+    write: Write,
+    wanted: &str,
+    current: Option<&Entry>,
+    nothing: u16,
+) -> S3Result<()> {
     match (current.map(|entry| &entry.object), write) {
         (Some(Some(object)), _) if is_of(wanted, object) => Ok(()),
         (Some(Some(_)), _) | (Some(None), Write::Delete) => Err(precondition_failed("If-Match")),
@@ -81,7 +93,11 @@ fn none_matches(unwanted: &str, current: Option<&Entry>, manner: Conditions) -> 
         Some(None) => manner == Conditions::RefusedOverMarker && unwanted == "*",
         None => false,
     };
-    if refused { Err(precondition_failed("If-None-Match")) } else { Ok(()) }
+    if refused {
+        Err(precondition_failed("If-None-Match"))
+    } else {
+        Ok(())
+    }
 }
 
 fn scripted_conflict(state: &mut State, place: &Place) -> S3Result<()> {
@@ -113,7 +129,10 @@ impl Read<'_> {
         self.positive(entry, object)?;
         if self.is_unchanged(entry, object) {
             let error = refuse(StatusCode::NOT_MODIFIED, "NotModified", "not modified");
-            return Err(with_headers(error, &[("etag", &format!("\"{}\"", object.etag))]));
+            return Err(with_headers(
+                error,
+                &[("etag", &format!("\"{}\"", object.etag))],
+            ));
         }
         Ok(())
     }
@@ -131,7 +150,9 @@ impl Read<'_> {
     fn positive(&self, entry: &Entry, object: &Object) -> S3Result<()> {
         match (self.if_match, &self.unmodified_since) {
             (Some(wanted), _) if !is_of(wanted, object) => Err(precondition_failed("If-Match")),
-            (None, Some(since)) if modified(entry) > instant(since) => Err(precondition_failed("If-Unmodified-Since")),
+            (None, Some(since)) if modified(entry) > instant(since) => {
+                Err(precondition_failed("If-Unmodified-Since"))
+            }
             _ => Ok(()),
         }
     }

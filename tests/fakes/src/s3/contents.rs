@@ -19,12 +19,31 @@ pub(super) fn list(
     _call: &Call,
     input: &ListObjectsV2Input,
 ) -> S3Result<S3Response<ListObjectsV2Output>> {
-    if input.delimiter.as_ref().is_some_and(|delimiter| !delimiter.is_empty()) {
-        return Err(not_implemented("the fake lists objects without a delimiter"));
+    if input
+        .delimiter
+        .as_ref()
+        .is_some_and(|delimiter| !delimiter.is_empty())
+    {
+        return Err(not_implemented(
+            "the fake lists objects without a delimiter",
+        ));
     }
-    let encoded = input.encoding_type.as_ref().is_some_and(|kind| kind.as_str() == "url");
-    let shown = |key: &str| if encoded { form_encoded(key) } else { key.to_owned() };
-    let after = input.continuation_token.as_deref().or(input.start_after.as_deref()).unwrap_or_default();
+    let encoded = input
+        .encoding_type
+        .as_ref()
+        .is_some_and(|kind| kind.as_str() == "url");
+    let shown = |key: &str| {
+        if encoded {
+            form_encoded(key)
+        } else {
+            key.to_owned()
+        }
+    };
+    let after = input
+        .continuation_token
+        .as_deref()
+        .or(input.start_after.as_deref())
+        .unwrap_or_default();
     let prefix = input.prefix.as_deref().unwrap_or_default();
     let max = usize::try_from(input.max_keys.unwrap_or(PAGE_MAX).clamp(0, PAGE_MAX)).unwrap_or(0);
     let bucket = state.bucket(&input.bucket)?;
@@ -48,7 +67,12 @@ pub(super) fn list(
         next_continuation_token: found.last().filter(|_| more).map(|(key, _)| (*key).clone()),
         encoding_type: input.encoding_type.clone(),
         start_after: input.start_after.as_deref().map(shown),
-        contents: Some(found.into_iter().map(|(key, entry)| listed(shown(key), entry)).collect()),
+        contents: Some(
+            found
+                .into_iter()
+                .map(|(key, entry)| listed(shown(key), entry))
+                .collect(),
+        ),
         ..Default::default()
     };
     Ok(S3Response::new(output))

@@ -49,7 +49,9 @@ impl Dress {
             headers: metadata(headers)?,
             tags: text(headers, "x-amz-tagging").map_or(Ok(BTreeMap::new()), tags)?,
             encryption: encryption(headers)?.unwrap_or_else(|| bucket.encryption.clone()),
-            storage_class: text(headers, "x-amz-storage-class").unwrap_or("STANDARD").to_owned(),
+            storage_class: text(headers, "x-amz-storage-class")
+                .unwrap_or("STANDARD")
+                .to_owned(),
             lock: lock(headers, bucket)?,
         })
     }
@@ -82,16 +84,25 @@ pub(super) fn metadata(headers: &HeaderMap) -> S3Result<BTreeMap<String, HeaderV
         .filter(|(name, _)| is_metadata(name.as_str()))
         .map(|(name, value)| (name.as_str().to_owned(), value.clone()))
         .collect();
-    let user = |(name, value): (&String, &HeaderValue)| name.strip_prefix(USER).map(|name| name.len() + value.len());
+    let user = |(name, value): (&String, &HeaderValue)| {
+        name.strip_prefix(USER).map(|name| name.len() + value.len())
+    };
     if found.iter().filter_map(user).sum::<usize>() > USER_BYTES_MAX {
-        return Err(bad_request("MetadataTooLarge", "user metadata has more than 2048 bytes"));
+        return Err(bad_request(
+            "MetadataTooLarge",
+            "user metadata has more than 2048 bytes",
+        ));
     }
     Ok(found)
 }
 
 /// Reads tags written like a query.
 fn tags(query: &str) -> S3Result<BTreeMap<String, String>> {
-    let decoded = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
+    let decoded = |text: &str| {
+        percent_decode_str(&text.replace('+', " "))
+            .decode_utf8_lossy()
+            .into_owned()
+    };
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
     checked_tags(pairs.map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -100,7 +111,9 @@ fn tags(query: &str) -> S3Result<BTreeMap<String, String>> {
 }
 
 /// Collects tags, if they may be.
-pub(super) fn checked_tags(tags: impl Iterator<Item = (String, String)>) -> S3Result<BTreeMap<String, String>> {
+pub(super) fn checked_tags(
+    tags: impl Iterator<Item = (String, String)>,
+) -> S3Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
     for (name, value) in tags {
         if found.insert(name, value).is_some() {
@@ -108,7 +121,10 @@ pub(super) fn checked_tags(tags: impl Iterator<Item = (String, String)>) -> S3Re
         }
     }
     if found.len() > TAGS_MAX {
-        return Err(bad_request("BadRequest", "object tags cannot be greater than 10"));
+        return Err(bad_request(
+            "BadRequest",
+            "object tags cannot be greater than 10",
+        ));
     }
     Ok(found)
 }
@@ -116,18 +132,32 @@ pub(super) fn checked_tags(tags: impl Iterator<Item = (String, String)>) -> S3Re
 /// Reads what encryption is asked for.
 pub(super) fn encryption(headers: &HeaderMap) -> S3Result<Option<Encryption>> {
     if let Some(key_md5) = text(headers, "x-amz-server-side-encryption-customer-key-md5") {
-        return Ok(Some(Encryption::Customer { key_md5: key_md5.to_owned() }));
+        return Ok(Some(Encryption::Customer {
+            key_md5: key_md5.to_owned(),
+        }));
     }
     let dual = match text(headers, "x-amz-server-side-encryption") {
         None => return Ok(None),
         Some("AES256") => return Ok(Some(Encryption::Aes256)),
         Some("aws:kms") => false,
         Some("aws:kms:dsse") => true,
-        Some(_) => return Err(bad_request("InvalidArgument", "the encryption method is not supported")),
+        Some(_) => {
+            return Err(bad_request(
+                "InvalidArgument",
+                "the encryption method is not supported",
+            ));
+        }
     };
-    let key = text(headers, "x-amz-server-side-encryption-aws-kms-key-id").unwrap_or(S3_KEY).to_owned();
-    let bucket_key = text(headers, "x-amz-server-side-encryption-bucket-key-enabled") == Some("true");
-    Ok(Some(Encryption::Kms { key, dual, bucket_key }))
+    let key = text(headers, "x-amz-server-side-encryption-aws-kms-key-id")
+        .unwrap_or(S3_KEY)
+        .to_owned();
+    let bucket_key =
+        text(headers, "x-amz-server-side-encryption-bucket-key-enabled") == Some("true");
+    Ok(Some(Encryption::Kms {
+        key,
+        dual,
+        bucket_key,
+    }))
 }
 
 fn lock(headers: &HeaderMap, bucket: &Bucket) -> S3Result<Lock> {
@@ -138,14 +168,27 @@ fn lock(headers: &HeaderMap, bucket: &Bucket) -> S3Result<Lock> {
         return Ok(Lock::default());
     }
     if !bucket.object_lock {
-        return Err(bad_request("InvalidRequest", "Bucket is missing Object Lock Configuration"));
+        return Err(bad_request(
+            "InvalidRequest",
+            "Bucket is missing Object Lock Configuration",
+        ));
     }
     let retention = match (mode, until.map(parse_iso)) {
         (None, None) => None,
-        (Some(mode @ ("GOVERNANCE" | "COMPLIANCE")), Some(Some(until))) => Some((mode.to_owned(), until)),
-        _ => return Err(bad_request("InvalidArgument", "lock mode and a date to retain until belong together")),
+        (Some(mode @ ("GOVERNANCE" | "COMPLIANCE")), Some(Some(until))) => {
+            Some((mode.to_owned(), until))
+        }
+        _ => {
+            return Err(bad_request(
+                "InvalidArgument",
+                "lock mode and a date to retain until belong together",
+            ));
+        }
     };
-    Ok(Lock { retention, hold: hold == Some("ON") })
+    Ok(Lock {
+        retention,
+        hold: hold == Some("ON"),
+    })
 }
 
 /// Says what a GET or HEAD says of an object.
@@ -159,17 +202,29 @@ pub(super) fn described(entry: &Entry, object: &Object, versioning: Versioning) 
     }
     set(&mut headers, "accept-ranges", "bytes");
     set(&mut headers, "etag", &format!("\"{}\"", object.etag));
-    set(&mut headers, "last-modified", &http_date(entry.last_modified));
+    set(
+        &mut headers,
+        "last-modified",
+        &http_date(entry.last_modified),
+    );
     name_version(&mut headers, entry, versioning);
     if object.storage_class != "STANDARD" {
         set(&mut headers, "x-amz-storage-class", &object.storage_class);
     }
     if !object.tags.is_empty() {
-        set(&mut headers, "x-amz-tagging-count", &object.tags.len().to_string());
+        set(
+            &mut headers,
+            "x-amz-tagging-count",
+            &object.tags.len().to_string(),
+        );
     }
     if let Some((mode, until)) = &object.lock.retention {
         set(&mut headers, "x-amz-object-lock-mode", mode);
-        set(&mut headers, "x-amz-object-lock-retain-until-date", &iso(*until, Resolution::Milliseconds));
+        set(
+            &mut headers,
+            "x-amz-object-lock-retain-until-date",
+            &iso(*until, Resolution::Milliseconds),
+        );
     }
     if object.lock.hold {
         set(&mut headers, "x-amz-object-lock-legal-hold", "ON");
@@ -189,16 +244,36 @@ pub(super) fn name_version(headers: &mut HeaderMap, entry: &Entry, versioning: V
 pub(super) fn describe_encryption(headers: &mut HeaderMap, encryption: &Encryption) {
     match encryption {
         Encryption::Aes256 => set(headers, "x-amz-server-side-encryption", "AES256"),
-        Encryption::Kms { key, dual, bucket_key } => {
-            set(headers, "x-amz-server-side-encryption", if *dual { "aws:kms:dsse" } else { "aws:kms" });
+        Encryption::Kms {
+            key,
+            dual,
+            bucket_key,
+        } => {
+            set(
+                headers,
+                "x-amz-server-side-encryption",
+                if *dual { "aws:kms:dsse" } else { "aws:kms" },
+            );
             set(headers, "x-amz-server-side-encryption-aws-kms-key-id", key);
             if *bucket_key {
-                set(headers, "x-amz-server-side-encryption-bucket-key-enabled", "true");
+                set(
+                    headers,
+                    "x-amz-server-side-encryption-bucket-key-enabled",
+                    "true",
+                );
             }
         }
         Encryption::Customer { key_md5 } => {
-            set(headers, "x-amz-server-side-encryption-customer-algorithm", "AES256");
-            set(headers, "x-amz-server-side-encryption-customer-key-md5", key_md5);
+            set(
+                headers,
+                "x-amz-server-side-encryption-customer-algorithm",
+                "AES256",
+            );
+            set(
+                headers,
+                "x-amz-server-side-encryption-customer-key-md5",
+                key_md5,
+            );
         }
     }
 }
@@ -206,10 +281,19 @@ pub(super) fn describe_encryption(headers: &mut HeaderMap, encryption: &Encrypti
 /// Says what a checksum is.
 pub(super) fn describe_checksum(headers: &mut HeaderMap, checksum: Option<&Checksum>) {
     let Some(checksum) = checksum else { return };
-    if let (Ok(name), Ok(value)) =
-        (HeaderName::try_from(checksum.algorithm.header()), HeaderValue::from_str(&checksum.value))
-    {
+    if let (Ok(name), Ok(value)) = (
+        HeaderName::try_from(checksum.algorithm.header()),
+        HeaderValue::from_str(&checksum.value),
+    ) {
         headers.insert(name, value);
     }
-    set(headers, "x-amz-checksum-type", if checksum.full { "FULL_OBJECT" } else { "COMPOSITE" });
+    set(
+        headers,
+        "x-amz-checksum-type",
+        if checksum.full {
+            "FULL_OBJECT"
+        } else {
+            "COMPOSITE"
+        },
+    );
 }

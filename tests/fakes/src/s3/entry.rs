@@ -70,7 +70,10 @@ pub struct Object {
 impl Object {
     /// Returns a header of user metadata, by its name without `x-amz-meta-`.
     pub fn user(&self, name: &str) -> Option<&str> {
-        self.headers.get(&format!("x-amz-meta-{name}"))?.to_str().ok()
+        self.headers
+            .get(&format!("x-amz-meta-{name}"))?
+            .to_str()
+            .ok()
     }
 }
 

@@ -54,11 +54,24 @@ const CONSTANT_SEQUENCER: &str = "0055AED6DCD90281E5";
 
 /// Puts an event into the outbox, once for each sink of the bucket.
 pub(super) fn announce(state: &mut State, place: &Place, entry: &Entry, happening: Happening) {
-    let Some(bucket) = state.buckets.get(&place.bucket) else { return };
-    let (sinks, versioned) = (bucket.sinks.clone(), bucket.versioning == Versioning::Enabled);
-    let sequencer = if happening.has_sequencer() { sequencer(state) } else { None };
+    let Some(bucket) = state.buckets.get(&place.bucket) else {
+        return;
+    };
+    let (sinks, versioned) = (
+        bucket.sinks.clone(),
+        bucket.versioning == Versioning::Enabled,
+    );
+    let sequencer = if happening.has_sequencer() {
+        sequencer(state)
+    } else {
+        None
+    };
     let mut object = json!({ "key": form_encoded(&place.key) });
-    let mut add = |name: &str, value: Value| object.as_object_mut().and_then(|map| map.insert(name.to_owned(), value));
+    let mut add = |name: &str, value: Value| {
+        object
+            .as_object_mut()
+            .and_then(|map| map.insert(name.to_owned(), value))
+    };
     match (&entry.object, happening) {
         (Some(content), Happening::Created(_)) => {
             add("size", json!(content.bytes.len()));
@@ -79,7 +92,9 @@ pub(super) fn announce(state: &mut State, place: &Place, entry: &Entry, happenin
         add("sequencer", json!(sequencer));
     }
     let message = json!({ "Records": [record(state, place, happening, object)] }).to_string();
-    state.outbox.extend(sinks.iter().map(|sink| (Arc::clone(sink), message.clone())));
+    state
+        .outbox
+        .extend(sinks.iter().map(|sink| (Arc::clone(sink), message.clone())));
 }
 
 fn record(state: &State, place: &Place, happening: Happening, object: Value) -> Value {
@@ -112,7 +127,11 @@ fn sequencer(state: &mut State) -> Option<String> {
         Sequencers::Absent => None,
         Sequencers::Constant => Some(CONSTANT_SEQUENCER.to_owned()),
         Sequencers::Increasing => {
-            let elapsed = state.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let elapsed = state
+                .clock
+                .now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
             let now = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
             state.sequence = now.max(state.sequence + 1);
             let random = state.mint.next();
@@ -127,7 +146,13 @@ fn sequencer(state: &mut State) -> Option<String> {
 }
 
 // What Java's URLEncoder leaves as it is, and the slash, which S3 leaves too.
-const FORM: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'*').remove(b'/').remove(b' ');
+const FORM: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'*')
+    .remove(b'/')
+    .remove(b' ');
 
 /// Encodes a key as forms do: a space is a plus.
 pub(super) fn form_encoded(key: &str) -> String {

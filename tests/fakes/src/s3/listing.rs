@@ -26,7 +26,13 @@ pub(super) struct Versions {
 
 #[async_trait]
 impl S3Route for Versions {
-    fn is_match(&self, method: &Method, uri: &Uri, _headers: &HeaderMap, _extensions: &mut Extensions) -> bool {
+    fn is_match(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        _headers: &HeaderMap,
+        _extensions: &mut Extensions,
+    ) -> bool {
         method == Method::GET && query(uri).contains_key("versions")
     }
 
@@ -38,7 +44,10 @@ impl S3Route for Versions {
         let asked = Asked::parse(&request.uri)?;
         let text = self.shared.locked(|state| page(state, &asked))?;
         let mut headers = HeaderMap::new();
-        headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+        headers.insert(
+            http::header::CONTENT_TYPE,
+            HeaderValue::from_static("application/xml"),
+        );
         Ok(S3Response::with_headers(Body::from(text), headers))
     }
 }
@@ -61,17 +70,22 @@ impl Asked {
         let mut asked = query(uri);
         let mut take = |name: &str| asked.remove(name).filter(|value| !value.is_empty());
         if take("delimiter").is_some() {
-            return Err(not_implemented("the fake lists versions without a delimiter"));
+            return Err(not_implemented(
+                "the fake lists versions without a delimiter",
+            ));
         }
         let keys_max = take("max-keys").map_or(Ok(PAGE_MAX), |text| text.parse());
-        let keys_max = keys_max.map_err(|_| bad_request("InvalidArgument", "max-keys is no number"))?;
+        let keys_max =
+            keys_max.map_err(|_| bad_request("InvalidArgument", "max-keys is no number"))?;
         let (key_marker, version_id_marker) = (take("key-marker"), take("version-id-marker"));
         if version_id_marker.is_some() && key_marker.is_none() {
             let message = "A version-id marker cannot be specified without a key marker.";
             return Err(bad_request("InvalidArgument", message));
         }
         Ok(Self {
-            bucket: percent_decode_str(uri.path().trim_matches('/')).decode_utf8_lossy().into_owned(),
+            bucket: percent_decode_str(uri.path().trim_matches('/'))
+                .decode_utf8_lossy()
+                .into_owned(),
             prefix: take("prefix").unwrap_or_default(),
             key_marker,
             version_id_marker,
@@ -81,7 +95,11 @@ impl Asked {
     }
 
     fn shown(&self, key: &str) -> String {
-        if self.encoded { form_encoded(key) } else { escaped(key) }
+        if self.encoded {
+            form_encoded(key)
+        } else {
+            escaped(key)
+        }
     }
 }
 
@@ -97,21 +115,34 @@ fn page(state: &mut State, asked: &Asked) -> S3Result<String> {
     let mut found = entries(state, bucket, asked);
     let more = found.len() > asked.keys_max && asked.keys_max > 0;
     found.truncate(asked.keys_max);
-    let next = found.last().filter(|_| more).map(|last| (last.key.to_owned(), last.entry.version_id.clone()));
+    let next = found
+        .last()
+        .filter(|_| more)
+        .map(|last| (last.key.to_owned(), last.entry.version_id.clone()));
     if state.traits.lists_apart {
         found.sort_by_key(|listed| !listed.entry.is_marker());
     }
     let mut text = head(asked, more, next);
-    found.iter().for_each(|listed| text.push_str(&element(listed, asked, state.traits.last_modified)));
+    found
+        .iter()
+        .for_each(|listed| text.push_str(&element(listed, asked, state.traits.last_modified)));
     text.push_str("</ListVersionsResult>");
     Ok(text)
 }
 
 /// All entries behind the markers, up to one more than the page may have.
 fn entries<'a>(state: &'a State, bucket: &'a Bucket, asked: &Asked) -> Vec<Listed<'a>> {
-    let start = asked.key_marker.clone().unwrap_or_default().max(asked.prefix.clone());
-    let mut matching: Box<dyn Iterator<Item = _>> =
-        Box::new(bucket.keys.range(start..).take_while(|(key, _)| key.starts_with(&asked.prefix)));
+    let start = asked
+        .key_marker
+        .clone()
+        .unwrap_or_default()
+        .max(asked.prefix.clone());
+    let mut matching: Box<dyn Iterator<Item = _>> = Box::new(
+        bucket
+            .keys
+            .range(start..)
+            .take_while(|(key, _)| key.starts_with(&asked.prefix)),
+    );
     if state.traits.lists_by_folders {
         let mut all: Vec<_> = matching.collect();
         all.sort_by_key(|(key, _)| path(key));
@@ -126,7 +157,11 @@ fn entries<'a>(state: &'a State, bucket: &'a Bucket, asked: &Asked) -> Vec<Liste
         if asked.key_marker.as_ref() == Some(key) {
             of_key = behind(state, of_key, asked.version_id_marker.as_deref());
         }
-        of_key.into_iter().map(move |entry| Listed { key, entry, is_latest: newest == Some(entry.id) })
+        of_key.into_iter().map(move |entry| Listed {
+            key,
+            entry,
+            is_latest: newest == Some(entry.id),
+        })
     });
     let mut found: Vec<_> = all.take(asked.keys_max + 1).collect();
     found.sort_by_key(|listed| listed.key);
@@ -135,7 +170,10 @@ fn entries<'a>(state: &'a State, bucket: &'a Bucket, asked: &Asked) -> Vec<Liste
 
 /// Where a store that keeps each key's versions in a folder of a file system has them.
 fn path(key: &str) -> Vec<String> {
-    format!("{key}.versions").split('/').map(str::to_owned).collect()
+    format!("{key}.versions")
+        .split('/')
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The entries of a key in the order in which the endpoint lists them.
@@ -155,12 +193,22 @@ fn newest_first<'a>(history: &'a History, traits: &Traits) -> Vec<&'a Entry> {
 
 /// What of a key follows the marker's version. That may be gone by now: its place is remembered.
 fn behind<'a>(state: &State, entries: Vec<&'a Entry>, version_id: Option<&str>) -> Vec<&'a Entry> {
-    let Some(id) = version_id else { return Vec::new() };
+    let Some(id) = version_id else {
+        return Vec::new();
+    };
     if let Some(at) = entries.iter().position(|entry| entry.version_id == id) {
         return entries.into_iter().skip(at + 1).collect();
     }
-    let gone = state.entries.values().rev().find(|entry| entry.version_id == id).map_or(0, |entry| entry.rank);
-    entries.into_iter().filter(|entry| entry.rank < gone).collect()
+    let gone = state
+        .entries
+        .values()
+        .rev()
+        .find(|entry| entry.version_id == id)
+        .map_or(0, |entry| entry.rank);
+    entries
+        .into_iter()
+        .filter(|entry| entry.rank < gone)
+        .collect()
 }
 
 fn head(asked: &Asked, more: bool, next: Option<(String, String)>) -> String {
@@ -168,8 +216,16 @@ fn head(asked: &Asked, more: bool, next: Option<(String, String)>) -> String {
     text.push_str("<ListVersionsResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">");
     put(&mut text, "Name", &asked.bucket);
     put(&mut text, "Prefix", &asked.shown(&asked.prefix));
-    put(&mut text, "KeyMarker", &asked.shown(asked.key_marker.as_deref().unwrap_or_default()));
-    put(&mut text, "VersionIdMarker", &escaped(asked.version_id_marker.as_deref().unwrap_or_default()));
+    put(
+        &mut text,
+        "KeyMarker",
+        &asked.shown(asked.key_marker.as_deref().unwrap_or_default()),
+    );
+    put(
+        &mut text,
+        "VersionIdMarker",
+        &escaped(asked.version_id_marker.as_deref().unwrap_or_default()),
+    );
     if let Some((key, version_id)) = next {
         put(&mut text, "NextKeyMarker", &asked.shown(&key));
         put(&mut text, "NextVersionIdMarker", &version_id);
@@ -178,7 +234,11 @@ fn head(asked: &Asked, more: bool, next: Option<(String, String)>) -> String {
     if asked.encoded {
         put(&mut text, "EncodingType", "url");
     }
-    put(&mut text, "IsTruncated", if more { "true" } else { "false" });
+    put(
+        &mut text,
+        "IsTruncated",
+        if more { "true" } else { "false" },
+    );
     text
 }
 
@@ -186,19 +246,39 @@ fn element(listed: &Listed<'_>, asked: &Asked, resolution: Resolution) -> String
     let mut text = String::new();
     put(&mut text, "Key", &asked.shown(listed.key));
     put(&mut text, "VersionId", &listed.entry.version_id);
-    put(&mut text, "IsLatest", if listed.is_latest { "true" } else { "false" });
-    put(&mut text, "LastModified", &iso(listed.entry.last_modified, resolution));
+    put(
+        &mut text,
+        "IsLatest",
+        if listed.is_latest { "true" } else { "false" },
+    );
+    put(
+        &mut text,
+        "LastModified",
+        &iso(listed.entry.last_modified, resolution),
+    );
     if let Some(object) = &listed.entry.object {
         put(&mut text, "ETag", &format!("&quot;{}&quot;", object.etag));
         if let Some(checksum) = &object.checksum {
             put(&mut text, "ChecksumAlgorithm", checksum.algorithm.name());
-            put(&mut text, "ChecksumType", if checksum.full { "FULL_OBJECT" } else { "COMPOSITE" });
+            put(
+                &mut text,
+                "ChecksumType",
+                if checksum.full {
+                    "FULL_OBJECT"
+                } else {
+                    "COMPOSITE"
+                },
+            );
         }
         put(&mut text, "Size", &object.bytes.len().to_string());
         put(&mut text, "StorageClass", &object.storage_class);
     }
     put(&mut text, "Owner", "<ID>fake</ID>");
-    let name = if listed.entry.is_marker() { "DeleteMarker" } else { "Version" };
+    let name = if listed.entry.is_marker() {
+        "DeleteMarker"
+    } else {
+        "Version"
+    };
     format!("<{name}>{text}</{name}>")
 }
 
@@ -222,8 +302,16 @@ fn escaped(text: &str) -> String {
 }
 
 fn query(uri: &Uri) -> BTreeMap<String, String> {
-    let decoded = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
-    let pairs = uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+    let decoded = |text: &str| {
+        percent_decode_str(&text.replace('+', " "))
+            .decode_utf8_lossy()
+            .into_owned()
+    };
+    let pairs = uri
+        .query()
+        .unwrap_or_default()
+        .split('&')
+        .filter(|pair| !pair.is_empty());
     pairs
         .map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));

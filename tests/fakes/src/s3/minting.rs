@@ -48,5 +48,6 @@ impl Mint {
 
 /// Says whether a text could be a version id at all.
 pub(super) fn is_version_id(text: &str) -> bool {
-    text == "null" || text.len() == VERSION_ID_LETTERS && text.bytes().all(|letter| LETTERS.contains(&letter))
+    text == "null"
+        || text.len() == VERSION_ID_LETTERS && text.bytes().all(|letter| LETTERS.contains(&letter))
 }

@@ -6,9 +6,9 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::HeaderMap;
 use s3s::dto::{
-    AbortMultipartUploadInput, AbortMultipartUploadOutput, CopyPartResult, CreateMultipartUploadInput,
-    CreateMultipartUploadOutput, ETag, Timestamp, UploadPartCopyInput, UploadPartCopyOutput, UploadPartInput,
-    UploadPartOutput,
+    AbortMultipartUploadInput, AbortMultipartUploadOutput, CopyPartResult,
+    CreateMultipartUploadInput, CreateMultipartUploadOutput, ETag, Timestamp, UploadPartCopyInput,
+    UploadPartCopyOutput, UploadPartInput, UploadPartOutput,
 };
 use s3s::{S3ErrorCode, S3Response, S3Result};
 
@@ -59,7 +59,10 @@ pub(super) fn create(
     let bucket = state.bucket(&input.bucket)?;
     let versioning = bucket.versioning;
     let dress = Dress::of(&call.headers, bucket)?;
-    let mut dress = Dress { encryption: state.encrypted(dress.encryption)?, ..dress };
+    let mut dress = Dress {
+        encryption: state.encrypted(dress.encryption)?,
+        ..dress
+    };
     if !state.traits.keeps_tags_uploaded {
         dress.tags.clear();
     }
@@ -69,7 +72,11 @@ pub(super) fn create(
     describe_encryption(&mut headers, &dress.encryption);
     if let Some(algorithm) = algorithm {
         set(&mut headers, "x-amz-checksum-algorithm", algorithm.name());
-        set(&mut headers, "x-amz-checksum-type", if full { "FULL_OBJECT" } else { "COMPOSITE" });
+        set(
+            &mut headers,
+            "x-amz-checksum-type",
+            if full { "FULL_OBJECT" } else { "COMPOSITE" },
+        );
     }
     if versioning == Versioning::Enabled {
         set(&mut headers, "x-amz-version-id", &version_id);
@@ -85,7 +92,10 @@ pub(super) fn create(
         full,
         parts: BTreeMap::new(),
     };
-    state.bucket_mut(&input.bucket)?.uploads.insert(upload_id.clone(), upload);
+    state
+        .bucket_mut(&input.bucket)?
+        .uploads
+        .insert(upload_id.clone(), upload);
     let output = CreateMultipartUploadOutput {
         bucket: Some(input.bucket.clone()),
         key: Some(input.key.clone()),
@@ -97,17 +107,28 @@ pub(super) fn create(
 
 fn checksums_asked_for(headers: &HeaderMap) -> S3Result<(Option<Algorithm>, bool)> {
     let name = text(headers, "x-amz-checksum-algorithm");
-    let algorithm =
-        name.map(|name| Algorithm::named(name).ok_or_else(|| bad_request("InvalidRequest", "no such checksum")));
+    let algorithm = name.map(|name| {
+        Algorithm::named(name).ok_or_else(|| bad_request("InvalidRequest", "no such checksum"))
+    });
     let algorithm = algorithm.transpose()?;
-    let by_default = algorithm.unwrap_or(Algorithm::Crc64Nvme).is_full_by_default();
-    let full = text(headers, "x-amz-checksum-type").map_or(by_default, |kind| kind == "FULL_OBJECT");
+    let by_default = algorithm
+        .unwrap_or(Algorithm::Crc64Nvme)
+        .is_full_by_default();
+    let full =
+        text(headers, "x-amz-checksum-type").map_or(by_default, |kind| kind == "FULL_OBJECT");
     let fits = match algorithm {
         Some(Algorithm::Sha1 | Algorithm::Sha256) => !full,
         Some(Algorithm::Crc64Nvme) | None => full,
         Some(Algorithm::Crc32 | Algorithm::Crc32C) => true,
     };
-    if fits { Ok((algorithm, full)) } else { Err(bad_request("InvalidRequest", "the checksum cannot be of this type")) }
+    if fits {
+        Ok((algorithm, full))
+    } else {
+        Err(bad_request(
+            "InvalidRequest",
+            "the checksum cannot be of this type",
+        ))
+    }
 }
 
 /// Answers UploadPart.
@@ -118,13 +139,24 @@ pub(super) fn upload_part(
 ) -> S3Result<S3Response<UploadPartOutput>> {
     let place = Place::new(&input.bucket, &input.key);
     let checksum = verified(&call.headers, &call.body)?;
-    let part = keep_part(state, &place, (&input.upload_id, input.part_number), (call.body.clone(), checksum))?;
+    let part = keep_part(
+        state,
+        &place,
+        (&input.upload_id, input.part_number),
+        (call.body.clone(), checksum),
+    )?;
     let mut headers = HeaderMap::new();
     set(&mut headers, "etag", &format!("\"{}\"", part.etag));
-    describe_encryption(&mut headers, &upload(state, &place, &input.upload_id)?.dress.encryption);
+    describe_encryption(
+        &mut headers,
+        &upload(state, &place, &input.upload_id)?.dress.encryption,
+    );
     describe_checksum(&mut headers, part.checksum.as_ref());
     headers.remove("x-amz-checksum-type");
-    Ok(S3Response::with_headers(UploadPartOutput::default(), headers))
+    Ok(S3Response::with_headers(
+        UploadPartOutput::default(),
+        headers,
+    ))
 }
 
 /// Answers UploadPartCopy.
@@ -134,28 +166,49 @@ pub(super) fn copy_part(
     input: &UploadPartCopyInput,
 ) -> S3Result<S3Response<UploadPartCopyOutput>> {
     let place = Place::new(&input.bucket, &input.key);
-    let times = (input.copy_source_if_modified_since.clone(), input.copy_source_if_unmodified_since.clone());
+    let times = (
+        input.copy_source_if_modified_since.clone(),
+        input.copy_source_if_unmodified_since.clone(),
+    );
     let (entry, object) = source(state, call, &input.copy_source, times)?;
     let bytes = match &input.copy_source_range {
         None => object.bytes.clone(),
         Some(range) => range_of(&object.bytes, range)?,
     };
-    let part = keep_part(state, &place, (&input.upload_id, input.part_number), (bytes, None))?;
+    let part = keep_part(
+        state,
+        &place,
+        (&input.upload_id, input.part_number),
+        (bytes, None),
+    )?;
     let result = CopyPartResult {
         e_tag: Some(ETag::Strong(part.etag)),
         last_modified: Some(Timestamp::from(part.at)),
         ..Default::default()
     };
     let mut headers = HeaderMap::new();
-    set(&mut headers, "x-amz-copy-source-version-id", &entry.version_id);
-    let output = UploadPartCopyOutput { copy_part_result: Some(result), ..Default::default() };
+    set(
+        &mut headers,
+        "x-amz-copy-source-version-id",
+        &entry.version_id,
+    );
+    let output = UploadPartCopyOutput {
+        copy_part_result: Some(result),
+        ..Default::default()
+    };
     Ok(S3Response::with_headers(output, headers))
 }
 
 fn range_of(bytes: &Bytes, range: &str) -> S3Result<Bytes> {
     let invalid = || bad_request("InvalidArgument", "the range is not one of the source");
-    let (first, last) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')).ok_or_else(invalid)?;
-    let (first, last): (usize, usize) = (first.parse().map_err(|_| invalid())?, last.parse().map_err(|_| invalid())?);
+    let (first, last) = range
+        .strip_prefix("bytes=")
+        .and_then(|range| range.split_once('-'))
+        .ok_or_else(invalid)?;
+    let (first, last): (usize, usize) = (
+        first.parse().map_err(|_| invalid())?,
+        last.parse().map_err(|_| invalid())?,
+    );
     let part = bytes.get(first..=last).ok_or_else(invalid)?;
     Ok(bytes.slice_ref(part))
 }
@@ -167,16 +220,28 @@ fn keep_part(
     (bytes, checksum): (Bytes, Option<Checksum>),
 ) -> S3Result<Part> {
     let upload = upload(state, place, upload_id)?;
-    let (encryption, algorithm, full) = (upload.dress.encryption.clone(), upload.algorithm, upload.full);
+    let (encryption, algorithm, full) = (
+        upload.dress.encryption.clone(),
+        upload.algorithm,
+        upload.full,
+    );
     if !(1..=PARTS_MAX).contains(&number) {
-        return Err(bad_request("InvalidArgument", "Part number must be an integer between 1 and 10000, inclusive"));
+        return Err(bad_request(
+            "InvalidArgument",
+            "Part number must be an integer between 1 and 10000, inclusive",
+        ));
     }
     if let Some(asked) = algorithm {
         fits(asked, full, checksum.as_ref())?;
     }
     state.usable(&encryption)?;
     let etag = etag(state, &encryption, &bytes);
-    let part = Part { bytes: state.held_once(&etag, bytes), etag, checksum, at: state.clock.now() };
+    let part = Part {
+        bytes: state.held_once(&etag, bytes),
+        etag,
+        checksum,
+        at: state.clock.now(),
+    };
     if let Some(upload) = state.bucket_mut(&place.bucket)?.uploads.get_mut(upload_id) {
         upload.parts.insert(number, part.clone());
     }
@@ -190,10 +255,13 @@ fn fits(asked: Algorithm, full: bool, sent: Option<&Checksum>) -> S3Result<()> {
     if sent == Some(asked) || sent.is_none() && full {
         return Ok(());
     }
-    let name = |algorithm: Option<Algorithm>| algorithm.map_or("null".to_owned(), |found| found.name().to_lowercase());
+    let name = |algorithm: Option<Algorithm>| {
+        algorithm.map_or("null".to_owned(), |found| found.name().to_lowercase())
+    };
     let (asked, sent) = (name(Some(asked)), name(sent));
-    let message =
-        format!("Checksum Type mismatch occurred, expected checksum Type: {asked}, actual checksum Type: {sent}");
+    let message = format!(
+        "Checksum Type mismatch occurred, expected checksum Type: {asked}, actual checksum Type: {sent}"
+    );
     Err(bad_request("InvalidRequest", message))
 }
 
@@ -203,8 +271,18 @@ pub(super) fn abort(
     call: &Call,
     input: &AbortMultipartUploadInput,
 ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
-    match end(state, &Place::new(&input.bucket, &input.key), call, &input.upload_id, None) {
-        Err(refusal) if !(state.traits.aborts_twice && *refusal.code() == S3ErrorCode::NoSuchUpload) => Err(refusal)?,
+    match end(
+        state,
+        &Place::new(&input.bucket, &input.key),
+        call,
+        &input.upload_id,
+        None,
+    ) {
+        Err(refusal)
+            if !(state.traits.aborts_twice && *refusal.code() == S3ErrorCode::NoSuchUpload) =>
+        {
+            Err(refusal)?;
+        }
         Ok(()) | Err(_) => {}
     }
     Ok(S3Response::new(AbortMultipartUploadOutput::default()))
@@ -212,7 +290,9 @@ pub(super) fn abort(
 
 pub(super) fn upload<'a>(state: &'a State, place: &Place, upload_id: &str) -> S3Result<&'a Upload> {
     let upload = state.bucket(&place.bucket)?.uploads.get(upload_id);
-    upload.filter(|upload| upload.key == place.key).ok_or_else(no_such_upload)
+    upload
+        .filter(|upload| upload.key == place.key)
+        .ok_or_else(no_such_upload)
 }
 
 pub(super) fn end(

@@ -8,7 +8,9 @@ use s3s::{S3, S3Request, S3Response, S3Result};
 
 use super::state::State;
 use super::{Call, Shared};
-use super::{attributes, buckets, completion, contents, multipart, reads, removal, uploads, writes};
+use super::{
+    attributes, buckets, completion, contents, multipart, reads, removal, uploads, writes,
+};
 
 /// The operations over the shared state.
 pub(super) struct Service {
@@ -22,8 +24,13 @@ impl Service {
         request: &S3Request<I>,
         operation: fn(&mut State, &Call, &I) -> S3Result<S3Response<O>>,
     ) -> S3Result<S3Response<O>> {
-        let call = request.extensions.get::<Call>().cloned().unwrap_or_default();
-        self.shared.locked(|state| operation(state, &call, &request.input))
+        let call = request
+            .extensions
+            .get::<Call>()
+            .cloned()
+            .unwrap_or_default();
+        self.shared
+            .locked(|state| operation(state, &call, &request.input))
     }
 }
 

@@ -70,7 +70,10 @@ pub(super) struct Place {
 
 impl Place {
     pub(super) fn new(bucket: &str, key: &str) -> Self {
-        Self { bucket: bucket.to_owned(), key: key.to_owned() }
+        Self {
+            bucket: bucket.to_owned(),
+            key: key.to_owned(),
+        }
     }
 }
 
@@ -107,7 +110,11 @@ impl Bucket {
     }
 
     pub(super) fn version(&self, key: &str, version_id: &str) -> Option<&Arc<Entry>> {
-        self.keys.get(key)?.entries.iter().find(|entry| entry.version_id == version_id)
+        self.keys
+            .get(key)?
+            .entries
+            .iter()
+            .find(|entry| entry.version_id == version_id)
     }
 }
 
@@ -143,11 +150,21 @@ impl State {
         if bytes.len() < SHARED_BYTES_MIN {
             return bytes;
         }
-        let uploads = self.buckets.values().flat_map(|bucket| bucket.uploads.values());
-        let parts = uploads.flat_map(|upload| upload.parts.values()).map(|part| (&part.etag, &part.bytes));
-        let objects = self.entries.values().filter_map(|entry| entry.object.as_ref());
+        let uploads = self
+            .buckets
+            .values()
+            .flat_map(|bucket| bucket.uploads.values());
+        let parts = uploads
+            .flat_map(|upload| upload.parts.values())
+            .map(|part| (&part.etag, &part.bytes));
+        let objects = self
+            .entries
+            .values()
+            .filter_map(|entry| entry.object.as_ref());
         let mut held = parts.chain(objects.map(|object| (&object.etag, &object.bytes)));
-        let same = held.find(|(other, held)| *other == etag && **held == bytes).map(|(_, held)| held.clone());
+        let same = held
+            .find(|(other, held)| *other == etag && **held == bytes)
+            .map(|(_, held)| held.clone());
         same.unwrap_or(bytes)
     }
 
@@ -160,19 +177,34 @@ impl State {
     /// Returns a draft that lands on top now.
     pub(super) fn draft(&mut self, object: Option<Object>) -> Draft {
         let (version_id, rank) = (self.mint.version_id(), self.next_rank());
-        Draft { object, version_id, rank, begun: rank, last_modified: self.clock.now() }
+        Draft {
+            object,
+            version_id,
+            rank,
+            begun: rank,
+            last_modified: self.clock.now(),
+        }
     }
 
     /// Makes an entry of a draft, at its rank. Where the bucket keeps no versions it takes the
     /// place of the version `null`, unless that one is newer: then no client ever sees it.
-    pub(super) fn land(&mut self, place: &Place, draft: Draft, deed: &Deed<'_>) -> S3Result<Arc<Entry>> {
+    pub(super) fn land(
+        &mut self,
+        place: &Place,
+        draft: Draft,
+        deed: &Deed<'_>,
+    ) -> S3Result<Arc<Entry>> {
         let landed = self.clock.now();
         let id = self.entries.len() as EntryId + 1;
         let bucket = self.bucket_mut(&place.bucket)?;
         let keeps = bucket.versioning == Versioning::Enabled;
         let entry = Arc::new(Entry {
             id,
-            version_id: if keeps { draft.version_id } else { "null".to_owned() },
+            version_id: if keeps {
+                draft.version_id
+            } else {
+                "null".to_owned()
+            },
             last_modified: draft.last_modified,
             landed,
             by: deed.call.caller.clone(),
@@ -182,9 +214,15 @@ impl State {
             begun: draft.begun,
         });
         let history = bucket.keys.entry(place.key.clone()).or_default();
-        let outdated = !keeps && history.entries.iter().any(|old| old.version_id == "null" && old.rank > entry.rank);
+        let outdated = !keeps
+            && history
+                .entries
+                .iter()
+                .any(|old| old.version_id == "null" && old.rank > entry.rank);
         if !outdated {
-            history.entries.retain(|old| keeps || old.version_id != "null");
+            history
+                .entries
+                .retain(|old| keeps || old.version_id != "null");
             let at = history.entries.partition_point(|old| old.rank < entry.rank);
             history.entries.insert(at, Arc::clone(&entry));
             history.ever.push(id);
@@ -194,17 +232,30 @@ impl State {
         }
         self.entries.insert(id, Arc::clone(&entry));
         self.record(place, &entry, deed);
-        let happening = if entry.is_marker() { Happening::Marked } else { Happening::Created(deed.cause) };
+        let happening = if entry.is_marker() {
+            Happening::Marked
+        } else {
+            Happening::Created(deed.cause)
+        };
         events::announce(self, place, &entry, happening);
         Ok(entry)
     }
 
     /// Removes an entry permanently.
-    pub(super) fn remove(&mut self, place: &Place, entry: &Arc<Entry>, deed: &Deed<'_>) -> S3Result<()> {
+    pub(super) fn remove(
+        &mut self,
+        place: &Place,
+        entry: &Arc<Entry>,
+        deed: &Deed<'_>,
+    ) -> S3Result<()> {
         let rank = self.next_rank();
         let bucket = self.bucket_mut(&place.bucket)?;
         if let Some(history) = bucket.keys.get_mut(&place.key) {
-            if history.entries.last().is_some_and(|current| current.id == entry.id) {
+            if history
+                .entries
+                .last()
+                .is_some_and(|current| current.id == entry.id)
+            {
                 history.deleted = rank;
             }
             history.entries.retain(|other| other.id != entry.id);
@@ -223,8 +274,12 @@ impl State {
         change: impl FnOnce(&mut Object),
     ) -> S3Result<Option<Arc<Entry>>> {
         let bucket = self.bucket_mut(&place.bucket)?;
-        let Some(history) = bucket.keys.get_mut(&place.key) else { return Ok(None) };
-        let Some(slot) = history.entries.iter_mut().find(|entry| entry.id == id) else { return Ok(None) };
+        let Some(history) = bucket.keys.get_mut(&place.key) else {
+            return Ok(None);
+        };
+        let Some(slot) = history.entries.iter_mut().find(|entry| entry.id == id) else {
+            return Ok(None);
+        };
         if let Some(object) = &mut Arc::make_mut(slot).object {
             change(object);
         }
@@ -236,20 +291,31 @@ impl State {
 
     /// Says whether a key can be used; the default key of the account has no name of its own.
     pub(super) fn usable(&self, encryption: &Encryption) -> S3Result<()> {
-        let Encryption::Kms { key, .. } = encryption else { return Ok(()) };
-        self.key_ring.usable(key).map_err(|(status, code, message)| {
-            let status = http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::BAD_REQUEST);
-            super::refusal::refuse(status, code, message)
-        })
+        let Encryption::Kms { key, .. } = encryption else {
+            return Ok(());
+        };
+        self.key_ring
+            .usable(key)
+            .map_err(|(status, code, message)| {
+                let status =
+                    http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::BAD_REQUEST);
+                super::refusal::refuse(status, code, message)
+            })
     }
 
     /// Puts a writer's encryption into the words that S3 tells it in, if the key can be used.
     pub(super) fn encrypted(&self, encryption: Encryption) -> S3Result<Encryption> {
         self.usable(&encryption)?;
         Ok(match encryption {
-            Encryption::Kms { key, dual, bucket_key } => {
-                Encryption::Kms { key: self.key_ring.full_name(&key), dual, bucket_key }
-            }
+            Encryption::Kms {
+                key,
+                dual,
+                bucket_key,
+            } => Encryption::Kms {
+                key: self.key_ring.full_name(&key),
+                dual,
+                bucket_key,
+            },
             other @ (Encryption::Aes256 | Encryption::Customer { .. }) => other,
         })
     }
@@ -260,7 +326,9 @@ impl State {
             at: self.clock.now(),
             bucket: place.bucket.clone(),
             key: place.key.clone(),
-            current: bucket.and_then(|bucket| bucket.current(&place.key)).cloned(),
+            current: bucket
+                .and_then(|bucket| bucket.current(&place.key))
+                .cloned(),
             touched: Arc::clone(touched),
             cause: deed.cause,
             caller: deed.call.caller.clone(),
@@ -270,7 +338,9 @@ impl State {
 
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("State").field("buckets", &self.buckets.keys()).finish_non_exhaustive()
+        f.debug_struct("State")
+            .field("buckets", &self.buckets.keys())
+            .finish_non_exhaustive()
     }
 }
 

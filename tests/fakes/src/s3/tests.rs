@@ -32,7 +32,10 @@ fn endpoint() -> Fake {
     fake.create_bucket("versioned", Versioning::Enabled);
     fake.create_bucket("suspended", Versioning::Suspended);
     fake.create_bucket("unversioned", Versioning::Unversioned);
-    fake.set_traits(Traits { part_bytes_min: 3, ..Traits::aws() });
+    fake.set_traits(Traits {
+        part_bytes_min: 3,
+        ..Traits::aws()
+    });
     fake
 }
 
@@ -46,7 +49,9 @@ struct Answer {
 
 impl Answer {
     fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
     }
 
     fn version(&self) -> String {
@@ -62,12 +67,15 @@ impl Answer {
     fn elements(&self, name: &str) -> Vec<&str> {
         let (open, close) = (format!("<{name}>"), format!("</{name}>"));
         let rest = self.text.split(&open).skip(1);
-        rest.map(|rest| rest.split(&close).next().unwrap()).collect()
+        rest.map(|rest| rest.split(&close).next().unwrap())
+            .collect()
     }
 
     /// Status and code, as in `412 PreconditionFailed`.
     fn outcome(&self) -> String {
-        format!("{} {}", self.status, self.element("Code")).trim().to_owned()
+        format!("{} {}", self.status, self.element("Code"))
+            .trim()
+            .to_owned()
     }
 }
 
@@ -76,16 +84,32 @@ async fn send(fake: &Fake, line: &str, headers: &[(&str, &str)], body: impl Into
 }
 
 /// Sends a request whose first line is like `PUT /bucket/key`.
-async fn send_as(fake: &Fake, who: &str, line: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+async fn send_as(
+    fake: &Fake,
+    who: &str,
+    line: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Bytes>,
+) -> Answer {
     let (method, uri) = line.split_once(' ').unwrap();
-    let mut request = Request::builder().method(method).uri(uri).header("host", "s3.test");
+    let mut request = Request::builder()
+        .method(method)
+        .uri(uri)
+        .header("host", "s3.test");
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let (parts, body) = fake.call(request.body(body.into()).unwrap(), who).await.into_parts();
+    let (parts, body) = fake
+        .call(request.body(body.into()).unwrap(), who)
+        .await
+        .into_parts();
     // Quotes may be escaped or not, which is the same.
     let text = String::from_utf8_lossy(&body).replace("&quot;", "\"");
-    Answer { status: parts.status.as_u16(), headers: parts.headers, text }
+    Answer {
+        status: parts.status.as_u16(),
+        headers: parts.headers,
+        text,
+    }
 }
 
 async fn get(fake: &Fake, path: &str) -> Answer {
@@ -113,29 +137,54 @@ async fn begin(fake: &Fake, path: &str, headers: &[(&str, &str)]) -> String {
 
 /// Uploads a part and returns its ETag.
 async fn part(fake: &Fake, path: &str, upload: &str, number: u32, body: &'static str) -> String {
-    let answer = send(fake, &format!("PUT {path}?partNumber={number}&uploadId={upload}"), &[], body).await;
+    let answer = send(
+        fake,
+        &format!("PUT {path}?partNumber={number}&uploadId={upload}"),
+        &[],
+        body,
+    )
+    .await;
     assert_eq!(answer.status, 200, "{answer:?}");
     answer.header("etag").to_owned()
 }
 
 /// Completes an upload of these parts.
-async fn complete(fake: &Fake, path: &str, upload: &str, parts: &[(u32, &str)], headers: &[(&str, &str)]) -> Answer {
+async fn complete(
+    fake: &Fake,
+    path: &str,
+    upload: &str,
+    parts: &[(u32, &str)],
+    headers: &[(&str, &str)],
+) -> Answer {
     let listed: String = parts
         .iter()
-        .map(|(number, etag)| format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>"))
+        .map(|(number, etag)| {
+            format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>")
+        })
         .collect();
     let body = format!("<CompleteMultipartUpload>{listed}</CompleteMultipartUpload>");
-    send(fake, &format!("POST {path}?uploadId={upload}"), headers, body).await
+    send(
+        fake,
+        &format!("POST {path}?uploadId={upload}"),
+        headers,
+        body,
+    )
+    .await
 }
 
 /// The contents of a key, oldest first; a marker is a dash.
 fn contents(fake: &Fake, bucket: &str, key: &str) -> Vec<String> {
-    fake.history(bucket, key).iter().map(|entry| content(entry)).collect()
+    fake.history(bucket, key)
+        .iter()
+        .map(|entry| content(entry))
+        .collect()
 }
 
 fn content(entry: &Entry) -> String {
     let object = entry.object.as_ref();
-    object.map_or("-".to_owned(), |object| String::from_utf8_lossy(&object.bytes).into_owned())
+    object.map_or("-".to_owned(), |object| {
+        String::from_utf8_lossy(&object.bytes).into_owned()
+    })
 }
 
 /// Collects what a bucket's notifications say.

@@ -3,7 +3,9 @@
 //! would refuse some of what S3 takes.
 
 use bytes::{Bytes, BytesMut};
-use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, IF_MATCH, IF_NONE_MATCH, TRANSFER_ENCODING};
+use http::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, IF_MATCH, IF_NONE_MATCH, TRANSFER_ENCODING,
+};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use s3s::{Body, S3Error, S3Result};
@@ -16,7 +18,11 @@ use super::refusal::{bad_request, refuse};
 use super::traits::Traits;
 
 /// Returns the request as the service is to see it.
-pub(super) fn unwrapped(request: Request<Bytes>, caller: &str, traits: &Traits) -> S3Result<Request<Body>> {
+pub(super) fn unwrapped(
+    request: Request<Bytes>,
+    caller: &str,
+    traits: &Traits,
+) -> S3Result<Request<Body>> {
     let (mut parts, mut body) = request.into_parts();
     acceptable(&parts, traits)?;
     let hash = text(&parts.headers, "x-amz-content-sha256").map(str::to_owned);
@@ -28,15 +34,27 @@ pub(super) fn unwrapped(request: Request<Bytes>, caller: &str, traits: &Traits) 
             strip_chunked(&mut parts.headers);
         }
         Some(hash) if hash.len() == SHA256_DIGITS && hash != sha256_hex(&body) => {
-            return Err(bad_request("XAmzContentSHA256Mismatch", "the body is not the one that was signed"));
+            return Err(bad_request(
+                "XAmzContentSHA256Mismatch",
+                "the body is not the one that was signed",
+            ));
         }
         _ => {}
     }
-    parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-    for name in [AUTHORIZATION, HeaderName::from_static("x-amz-content-sha256")] {
+    parts
+        .headers
+        .insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    for name in [
+        AUTHORIZATION,
+        HeaderName::from_static("x-amz-content-sha256"),
+    ] {
         parts.headers.remove(name);
     }
-    let call = Call { caller: caller.to_owned(), headers: parts.headers.clone(), body: body.clone() };
+    let call = Call {
+        caller: caller.to_owned(),
+        headers: parts.headers.clone(),
+        body: body.clone(),
+    };
     parts.extensions.insert(call);
     for name in read_by_us(&parts.headers) {
         parts.headers.remove(name);
@@ -46,21 +64,41 @@ pub(super) fn unwrapped(request: Request<Bytes>, caller: &str, traits: &Traits) 
 
 /// Refuses what S3 does not even begin to look at.
 fn acceptable(parts: &Parts, traits: &Traits) -> S3Result<()> {
-    let headers = || parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-    if headers().map(|(name, value)| name.len() + value.len()).sum::<usize>() > HEADER_BYTES_MAX {
+    let headers = || {
+        parts
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_bytes()))
+    };
+    if headers()
+        .map(|(name, value)| name.len() + value.len())
+        .sum::<usize>()
+        > HEADER_BYTES_MAX
+    {
         let message = "Your request header section exceeds the maximum allowed size";
         return Err(bad_request("RequestHeaderSectionTooLarge", message));
     }
     // AWS reads them as Latin-1 and signs them as UTF-8:
     // https://github.com/Automattic/knox/issues/223
     if !traits.takes_raw_values && headers().any(|(_, value)| !value.is_ascii()) {
-        let message = "The request signature we calculated does not match the signature you provided.";
-        return Err(refuse(StatusCode::FORBIDDEN, "SignatureDoesNotMatch", message));
+        let message =
+            "The request signature we calculated does not match the signature you provided.";
+        return Err(refuse(
+            StatusCode::FORBIDDEN,
+            "SignatureDoesNotMatch",
+            message,
+        ));
     }
-    let is_long = [CONTENT_LENGTH, TRANSFER_ENCODING].iter().any(|name| parts.headers.contains_key(name));
+    let is_long = [CONTENT_LENGTH, TRANSFER_ENCODING]
+        .iter()
+        .any(|name| parts.headers.contains_key(name));
     if traits.wants_lengths && !is_long && !parts.method.is_safe() {
         let message = "You must provide the Content-Length HTTP header.";
-        return Err(refuse(StatusCode::LENGTH_REQUIRED, "MissingContentLength", message));
+        return Err(refuse(
+            StatusCode::LENGTH_REQUIRED,
+            "MissingContentLength",
+            message,
+        ));
     }
     Ok(())
 }
@@ -77,7 +115,10 @@ fn malformed() -> S3Error {
 fn read_by_us(headers: &HeaderMap) -> Vec<HeaderName> {
     let ours = |name: &&HeaderName| {
         let name = name.as_str();
-        let condition = matches!(name, "x-amz-copy-source-if-match" | "x-amz-copy-source-if-none-match");
+        let condition = matches!(
+            name,
+            "x-amz-copy-source-if-match" | "x-amz-copy-source-if-none-match"
+        );
         condition || is_metadata(name) || name.starts_with("x-amz-decoded")
     };
     let mut found: Vec<HeaderName> = headers.keys().filter(ours).cloned().collect();
@@ -106,7 +147,10 @@ fn trailers(mut rest: &[u8]) -> HeaderMap {
     let mut found = HeaderMap::new();
     while let Some((text, after)) = line(rest) {
         if let Some((name, value)) = text.split_once(':')
-            && let (Ok(name), Ok(value)) = (HeaderName::try_from(name.trim()), HeaderValue::try_from(value.trim()))
+            && let (Ok(name), Ok(value)) = (
+                HeaderName::try_from(name.trim()),
+                HeaderValue::try_from(value.trim()),
+            )
         {
             found.insert(name, value);
         }
@@ -117,13 +161,22 @@ fn trailers(mut rest: &[u8]) -> HeaderMap {
 
 fn line(bytes: &[u8]) -> Option<(&str, &[u8])> {
     let end = bytes.windows(2).position(|pair| pair == b"\r\n")?;
-    Some((std::str::from_utf8(bytes.get(..end)?).ok()?, bytes.get(end + 2..)?))
+    Some((
+        std::str::from_utf8(bytes.get(..end)?).ok()?,
+        bytes.get(end + 2..)?,
+    ))
 }
 
 /// `aws-chunked` is about the way and not about the object.
 fn strip_chunked(headers: &mut HeaderMap) {
-    let Some(sent) = text(headers, "content-encoding") else { return };
-    let kept: Vec<&str> = sent.split(',').map(str::trim).filter(|coding| *coding != "aws-chunked").collect();
+    let Some(sent) = text(headers, "content-encoding") else {
+        return;
+    };
+    let kept: Vec<&str> = sent
+        .split(',')
+        .map(str::trim)
+        .filter(|coding| *coding != "aws-chunked")
+        .collect();
     match HeaderValue::from_str(&kept.join(", ")) {
         Ok(value) if !kept.is_empty() => headers.insert(CONTENT_ENCODING, value),
         _ => headers.remove(CONTENT_ENCODING),

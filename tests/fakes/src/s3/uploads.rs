@@ -1,8 +1,8 @@
 //! ListParts and ListMultipartUploads.
 
 use s3s::dto::{
-    ETag, Initiator, ListMultipartUploadsInput, ListMultipartUploadsOutput, ListPartsInput, ListPartsOutput,
-    MultipartUpload, Part as ListedPart, Timestamp,
+    ETag, Initiator, ListMultipartUploadsInput, ListMultipartUploadsOutput, ListPartsInput,
+    ListPartsOutput, MultipartUpload, Part as ListedPart, Timestamp,
 };
 use s3s::{S3Response, S3Result};
 
@@ -18,8 +18,16 @@ use super::times::whole_seconds;
 const PAGE_MAX: i32 = 1000;
 
 /// Answers ListParts.
-pub(super) fn parts(state: &mut State, _call: &Call, input: &ListPartsInput) -> S3Result<S3Response<ListPartsOutput>> {
-    let upload = upload(state, &Place::new(&input.bucket, &input.key), &input.upload_id)?;
+pub(super) fn parts(
+    state: &mut State,
+    _call: &Call,
+    input: &ListPartsInput,
+) -> S3Result<S3Response<ListPartsOutput>> {
+    let upload = upload(
+        state,
+        &Place::new(&input.bucket, &input.key),
+        &input.upload_id,
+    )?;
     let max = page(input.max_parts);
     let after = input.part_number_marker.unwrap_or(0);
     let mut found: Vec<ListedPart> = upload
@@ -61,17 +69,28 @@ pub(super) fn uploads(
     _call: &Call,
     input: &ListMultipartUploadsInput,
 ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
-    if input.delimiter.as_ref().is_some_and(|delimiter| !delimiter.is_empty()) {
-        return Err(not_implemented("the fake lists uploads without a delimiter"));
+    if input
+        .delimiter
+        .as_ref()
+        .is_some_and(|delimiter| !delimiter.is_empty())
+    {
+        return Err(not_implemented(
+            "the fake lists uploads without a delimiter",
+        ));
     }
     let bucket = state.bucket(&input.bucket)?;
     let prefix = input.prefix.as_deref().unwrap_or_default();
-    let mut found: Vec<(&String, &Upload)> =
-        bucket.uploads.iter().filter(|(_, upload)| upload.key.starts_with(prefix)).collect();
+    let mut found: Vec<(&String, &Upload)> = bucket
+        .uploads
+        .iter()
+        .filter(|(_, upload)| upload.key.starts_with(prefix))
+        .collect();
     found.sort_by_key(|(_, upload)| (&upload.key, upload.rank));
     if let Some(key) = input.key_marker.as_deref().filter(|key| !key.is_empty()) {
         let marker = input.upload_id_marker.as_ref();
-        let rank = marker.and_then(|id| bucket.uploads.get(id)).map_or(u64::MAX, |upload| upload.rank);
+        let rank = marker
+            .and_then(|id| bucket.uploads.get(id))
+            .map_or(u64::MAX, |upload| upload.rank);
         found.retain(|(_, upload)| (upload.key.as_str(), upload.rank) > (key, rank));
     }
     let max = page(input.max_uploads);
@@ -86,7 +105,12 @@ pub(super) fn uploads(
         is_truncated: Some(more),
         next_key_marker: next.map(|(_, upload)| upload.key.clone()),
         next_upload_id_marker: next.map(|(id, _)| (*id).clone()),
-        uploads: Some(found.into_iter().map(|(id, upload)| listed(id, upload)).collect()),
+        uploads: Some(
+            found
+                .into_iter()
+                .map(|(id, upload)| listed(id, upload))
+                .collect(),
+        ),
         ..Default::default()
     };
     Ok(S3Response::new(output))
@@ -98,7 +122,10 @@ fn listed(id: &str, upload: &Upload) -> MultipartUpload {
         key: Some(upload.key.clone()),
         initiated: Some(Timestamp::from(whole_seconds(upload.initiated))),
         storage_class: Some(upload.dress.storage_class.clone().into()),
-        initiator: Some(Initiator { id: Some(principal(&upload.by)), display_name: None }),
+        initiator: Some(Initiator {
+            id: Some(principal(&upload.by)),
+            display_name: None,
+        }),
         ..Default::default()
     }
 }

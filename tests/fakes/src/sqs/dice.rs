@@ -13,7 +13,10 @@ pub(super) struct Dice {
 
 impl Dice {
     pub(super) fn new(seed: u64) -> Self {
-        Self { rng: Rng::with_seed(seed), serial: 0 }
+        Self {
+            rng: Rng::with_seed(seed),
+            serial: 0,
+        }
     }
 
     pub(super) fn falls(&mut self, share: f64) -> bool {
@@ -24,7 +27,11 @@ impl Dice {
     pub(super) fn id(&mut self) -> String {
         let (high, low) = (self.rng.u64(..), self.rng.u64(..));
         let (a, b, c) = (high >> 32, high >> 16 & 0xffff, high & 0xffff);
-        format!("{a:08x}-{b:04x}-{c:04x}-{:04x}-{:012x}", low >> 48, low & 0xffff_ffff_ffff)
+        format!(
+            "{a:08x}-{b:04x}-{c:04x}-{:04x}-{:012x}",
+            low >> 48,
+            low & 0xffff_ffff_ffff
+        )
     }
 
     pub(super) fn time(&mut self, most: Duration) -> Duration {

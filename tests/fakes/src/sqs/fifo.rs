@@ -61,17 +61,26 @@ const ID_MAX: usize = 128;
 
 impl Fifo {
     pub(super) fn new(habits: Habits) -> Self {
-        Self { habits, ..Self::default() }
+        Self {
+            habits,
+            ..Self::default()
+        }
     }
 
     /// Says what a message lacks, or has too much, for a FIFO queue.
     pub(super) fn check(&self, sending: &Sending) -> Result<(), Refusal> {
         let (group, deduplication) = (sending.group.as_deref(), sending.deduplication.as_deref());
         if !sending.delay.is_zero() {
-            return Err(Refusal::not_of_type("DelaySeconds", &sending.delay.as_secs().to_string()));
+            return Err(Refusal::not_of_type(
+                "DelaySeconds",
+                &sending.delay.as_secs().to_string(),
+            ));
         }
         self.check_ids(group, deduplication)?;
-        for (parameter, id) in [("MessageGroupId", group), ("MessageDeduplicationId", deduplication)] {
+        for (parameter, id) in [
+            ("MessageGroupId", group),
+            ("MessageDeduplicationId", deduplication),
+        ] {
             if let Some(id) = id.filter(|id| !is_id(id)) {
                 let reason = "it has 1 to 128 letters, digits and punctuation characters";
                 return Err(Refusal::value(parameter, id, reason));
@@ -81,7 +90,11 @@ impl Fifo {
     }
 
     /// Says that an id is missing.
-    pub(super) fn check_ids(&self, group: Option<&str>, deduplication: Option<&str>) -> Result<(), Refusal> {
+    pub(super) fn check_ids(
+        &self,
+        group: Option<&str>,
+        deduplication: Option<&str>,
+    ) -> Result<(), Refusal> {
         match (group, deduplication) {
             (None, _) => Err(Refusal::missing("MessageGroupId")),
             (Some(_), None) if !self.habits.content_based => Err(Refusal::no_deduplication()),
@@ -93,42 +106,68 @@ impl Fifo {
     pub(super) fn accept(&mut self, sending: &Sending, now: Instant) -> Result<Place, Accepted> {
         self.forget(now);
         let group = sending.group.clone().unwrap_or_default();
-        let deduplication = sending.deduplication.clone().unwrap_or_else(|| hex(Sha256::digest(&sending.body)));
+        let deduplication = sending
+            .deduplication
+            .clone()
+            .unwrap_or_else(|| hex(Sha256::digest(&sending.body)));
         if let Some(first) = self.accepted.get(&self.key(&group, &deduplication)) {
             return Err(first.clone());
         }
         self.sequence += 1;
-        Ok(Place { group, deduplication, sequence: self.sequence })
+        Ok(Place {
+            group,
+            deduplication,
+            sequence: self.sequence,
+        })
     }
 
     /// Remembers what was accepted.
     pub(super) fn remember(&mut self, id: &str, place: &Place, now: Instant) {
         let key = self.key(&place.group, &place.deduplication);
-        self.accepted.insert(key.clone(), Accepted { id: id.to_owned(), place: place.clone() });
+        self.accepted.insert(
+            key.clone(),
+            Accepted {
+                id: id.to_owned(),
+                place: place.clone(),
+            },
+        );
         self.times.push_back((now, key));
     }
 
     fn forget(&mut self, now: Instant) {
-        while let Some((_, key)) = self.times.pop_front_if(|(accepted, _)| *accepted + REPEATS_FOR <= now) {
+        while let Some((_, key)) = self
+            .times
+            .pop_front_if(|(accepted, _)| *accepted + REPEATS_FOR <= now)
+        {
             self.accepted.remove(&key);
         }
     }
 
     fn key(&self, group: &str, deduplication: &str) -> Key {
-        (self.habits.per_group.then(|| group.to_owned()), deduplication.to_owned())
+        (
+            self.habits.per_group.then(|| group.to_owned()),
+            deduplication.to_owned(),
+        )
     }
 
     /// Puts a message at the end of its group.
     pub(super) fn add(&mut self, message: &Stored) {
         if let Some(place) = &message.content.place {
-            self.groups.entry(place.group.clone()).or_default().insert(message.serial);
+            self.groups
+                .entry(place.group.clone())
+                .or_default()
+                .insert(message.serial);
         }
     }
 
     /// Takes a message out of its group.
     pub(super) fn remove(&mut self, message: &Stored) {
-        let Some(place) = &message.content.place else { return };
-        let Some(group) = self.groups.get_mut(&place.group) else { return };
+        let Some(place) = &message.content.place else {
+            return;
+        };
+        let Some(group) = self.groups.get_mut(&place.group) else {
+            return;
+        };
         group.remove(&message.serial);
         if group.is_empty() {
             self.groups.remove(&place.group);
@@ -145,15 +184,24 @@ impl Fifo {
         dice: Option<&mut Dice>,
     ) -> Vec<usize> {
         let mut seen = HashSet::new();
-        let places = messages.iter().take(LOOKED_THROUGH).filter_map(|message| message.content.place.as_ref());
-        let new = places.map(|place| place.group.as_str()).filter(|group| seen.insert(*group));
+        let places = messages
+            .iter()
+            .take(LOOKED_THROUGH)
+            .filter_map(|message| message.content.place.as_ref());
+        let new = places
+            .map(|place| place.group.as_str())
+            .filter(|group| seen.insert(*group));
         let positions = |group| self.ready(group, messages, now);
         match dice {
             None => new.flat_map(positions).take(count_max).collect(),
             Some(dice) => {
                 let mut groups: Vec<&str> = new.collect();
                 dice.shuffle(&mut groups);
-                groups.into_iter().flat_map(positions).take(count_max).collect()
+                groups
+                    .into_iter()
+                    .flat_map(positions)
+                    .take(count_max)
+                    .collect()
             }
         }
     }
@@ -162,14 +210,24 @@ impl Fifo {
     /// flight holds back all that was sent after it; what was sent before it and shows again comes
     /// all the same, as it does on AWS:
     /// <https://github.com/localstack/localstack/blob/master/tests/aws/services/sqs/test_sqs.py>
-    fn ready(&self, group: &str, messages: &VecDeque<Stored>, now: Instant) -> impl Iterator<Item = usize> {
+    fn ready(
+        &self,
+        group: &str,
+        messages: &VecDeque<Stored>,
+        now: Instant,
+    ) -> impl Iterator<Item = usize> {
         let serials = self.groups.get(group).into_iter().flatten();
-        let at = serials.filter_map(|serial| messages.binary_search_by_key(serial, |message| message.serial).ok());
+        let at = serials.filter_map(|serial| {
+            messages
+                .binary_search_by_key(serial, |message| message.serial)
+                .ok()
+        });
         at.take_while(move |at| messages[*at].stage(now) == Stage::Visible)
     }
 }
 
 fn is_id(text: &str) -> bool {
-    let may_be = |character: char| character.is_ascii_alphanumeric() || character.is_ascii_punctuation();
+    let may_be =
+        |character: char| character.is_ascii_alphanumeric() || character.is_ascii_punctuation();
     (1..=ID_MAX).contains(&text.len()) && text.chars().all(may_be)
 }

@@ -94,7 +94,10 @@ pub(super) fn attributes_digest(attributes: &Attributes) -> Option<String> {
         match (&attribute.string_value, &attribute.binary_value) {
             (_, Some(encoded)) => {
                 digest.update([2]);
-                framed(&mut digest, &BASE64_STANDARD.decode(encoded).unwrap_or_default());
+                framed(
+                    &mut digest,
+                    &BASE64_STANDARD.decode(encoded).unwrap_or_default(),
+                );
             }
             (text, None) => {
                 digest.update([1]);
@@ -112,7 +115,11 @@ fn framed(digest: &mut Md5, bytes: &[u8]) {
 }
 
 pub(super) fn hex(digest: impl AsRef<[u8]>) -> String {
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    digest
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -121,12 +128,18 @@ mod tests {
 
     #[test]
     fn digests_are_md5() {
-        assert_eq!(body_digest("This is a test message"), "fafb00f5732ab283681e124bf8747ed1");
+        assert_eq!(
+            body_digest("This is a test message"),
+            "fafb00f5732ab283681e124bf8747ed1"
+        );
         assert_eq!(attributes_digest(&Attributes::new()), None);
         // md5 of 00000001 "a" 00000006 "String" 01 00000001 "b", from an independent
         // implementation.
-        let attribute =
-            Attribute { data_type: "String".to_owned(), string_value: Some("b".to_owned()), binary_value: None };
+        let attribute = Attribute {
+            data_type: "String".to_owned(),
+            string_value: Some("b".to_owned()),
+            binary_value: None,
+        };
         let digest = attributes_digest(&Attributes::from([("a".to_owned(), attribute)]));
         assert_eq!(digest.as_deref(), Some("bef8bf215374a0a228d67533b1a488be"));
     }

@@ -105,10 +105,17 @@ impl Fake {
 
     /// Receives, and waits for something to receive as long as asked for.
     async fn poll(&self, asked: Receive) -> Done {
-        let count_max = within("MaxNumberOfMessages", asked.max_number_of_messages.unwrap_or(1), 1, ENTRIES_MAX)?;
+        let count_max = within(
+            "MaxNumberOfMessages",
+            asked.max_number_of_messages.unwrap_or(1),
+            1,
+            ENTRIES_MAX,
+        )?;
         let wait = within("WaitTimeSeconds", asked.wait_time_seconds, 0, WAIT_MAX)?;
         let until = Instant::now() + Duration::from_secs(wait);
-        let hidden = asked.visibility_timeout.map(|hidden| within("VisibilityTimeout", hidden, 0, HIDDEN_MAX));
+        let hidden = asked
+            .visibility_timeout
+            .map(|hidden| within("VisibilityTimeout", hidden, 0, HIDDEN_MAX));
         let hidden = hidden.transpose()?.map(Duration::from_secs);
         loop {
             let mut changed = std::pin::pin!(self.shared.changed.notified());
@@ -142,7 +149,11 @@ impl Fake {
     /// Does each entry for itself: those that fail do not hinder the others.
     fn many<T>(&self, asked: &Many<T>, act: impl Fn(&Self, &str, &T) -> Done) -> Done {
         let name = queue_name(&asked.queue_url);
-        let ids: BTreeSet<&str> = asked.entries.iter().map(|entry| entry.id.as_str()).collect();
+        let ids: BTreeSet<&str> = asked
+            .entries
+            .iter()
+            .map(|entry| entry.id.as_str())
+            .collect();
         match asked.entries.len() {
             0 => return Err(Refusal::batch(Batch::Empty)),
             count if count > ENTRIES_MAX => return Err(Refusal::batch(Batch::TooMany)),
@@ -177,9 +188,17 @@ impl Fake {
 
     fn take(&self, queue: &str, sent: &Sent) -> Done {
         if sent.message_body.len() > BODY_BYTES_MAX {
-            return Err(Refusal::value("MessageBody", "…", "Message must be shorter than 1048576 bytes."));
+            return Err(Refusal::value(
+                "MessageBody",
+                "…",
+                "Message must be shorter than 1048576 bytes.",
+            ));
         }
-        if sent.message_body.chars().any(|character| !is_xml(character)) {
+        if sent
+            .message_body
+            .chars()
+            .any(|character| !is_xml(character))
+        {
             return Err(Refusal::contents());
         }
         let delay = within("DelaySeconds", sent.delay_seconds, 0, DELAY_MAX)?;
@@ -191,7 +210,8 @@ impl Fake {
             deduplication: sent.message_deduplication_id.clone(),
         };
         let (id, sequence) = self.put(queue, sending)?;
-        let mut answer = json!({ "MessageId": id, "MD5OfMessageBody": body_digest(&sent.message_body) });
+        let mut answer =
+            json!({ "MessageId": id, "MD5OfMessageBody": body_digest(&sent.message_body) });
         if let Some(digest) = attributes_digest(&sent.message_attributes) {
             answer["MD5OfMessageAttributes"] = json!(digest);
         }
@@ -205,10 +225,16 @@ impl Fake {
     /// <https://github.com/localstack/localstack/blob/master/tests/aws/services/sqs/test_sqs.snapshot.json>
     fn take_all(&self, asked: &Many<Sent>) -> Done {
         self.queue(queue_name(&asked.queue_url), |queue| {
-            let Some(fifo) = &queue.fifo else { return Ok(()) };
+            let Some(fifo) = &queue.fifo else {
+                return Ok(());
+            };
             let mut entries = asked.entries.iter().map(|entry| &entry.entry);
             let lacks = entries.find_map(|sent| {
-                fifo.check_ids(sent.message_group_id.as_deref(), sent.message_deduplication_id.as_deref()).err()
+                fifo.check_ids(
+                    sent.message_group_id.as_deref(),
+                    sent.message_deduplication_id.as_deref(),
+                )
+                .err()
             });
             lacks.map_or(Ok(()), |refusal| Err(refusal.in_batch()))
         })??;
@@ -218,20 +244,31 @@ impl Fake {
 
 fn delete(fake: &Fake, queue: &str, receipt: &Receipt) -> Done {
     fake.expire(queue, &receipt.receipt_handle)?;
-    fake.queue(queue, |queue| queue.delete(&receipt.receipt_handle, Instant::now()))?.map(|()| json!({}))
+    fake.queue(queue, |queue| {
+        queue.delete(&receipt.receipt_handle, Instant::now())
+    })?
+    .map(|()| json!({}))
 }
 
 fn hide(fake: &Fake, queue: &str, receipt: &Receipt) -> Done {
     fake.expire(queue, &receipt.receipt_handle)?;
     let (now, seconds) = (Instant::now(), receipt.visibility_timeout);
-    fake.queue(queue, |queue| queue.hide(&receipt.receipt_handle, seconds, now))?.map(|()| json!({}))
+    fake.queue(queue, |queue| {
+        queue.hide(&receipt.receipt_handle, seconds, now)
+    })?
+    .map(|()| json!({}))
 }
 
 fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
     serde_json::from_slice(body).map_err(|error| Refusal::request(&error))
 }
 
-fn within<T: PartialOrd + std::fmt::Display>(parameter: &str, value: T, least: T, most: T) -> Result<T, Refusal> {
+fn within<T: PartialOrd + std::fmt::Display>(
+    parameter: &str,
+    value: T,
+    least: T,
+    most: T,
+) -> Result<T, Refusal> {
     if value < least || value > most {
         let reason = format!("Must be between {least} and {most}, if provided.");
         return Err(Refusal::value(parameter, &value.to_string(), &reason));
@@ -242,7 +279,8 @@ fn within<T: PartialOrd + std::fmt::Display>(parameter: &str, value: T, least: T
 /// Says whether a batch's entry may have this id:
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_DeleteMessageBatchRequestEntry.html>
 fn is_id(text: &str) -> bool {
-    let may_be = |character: char| character.is_ascii_alphanumeric() || character == '-' || character == '_';
+    let may_be =
+        |character: char| character.is_ascii_alphanumeric() || character == '-' || character == '_';
     (1..=ID_MAX).contains(&text.len()) && text.chars().all(may_be)
 }
 
@@ -268,7 +306,9 @@ fn failure(id: &str, code: &str, message: &str, sender: bool) -> Value {
 }
 
 pub(super) fn wanted(names: &[String], name: &str) -> bool {
-    names.iter().any(|wanted| wanted == "All" || wanted == ".*" || wanted == name)
+    names
+        .iter()
+        .any(|wanted| wanted == "All" || wanted == ".*" || wanted == name)
 }
 
 fn shown(asked: &Receive, received: &[Received]) -> Value {
@@ -279,13 +319,21 @@ fn shown(asked: &Receive, received: &[Received]) -> Value {
 }
 
 fn as_shown(asked: &Receive, Received { message, receipt }: &Received) -> Value {
-    let Content { id, body, attributes, place } = &message.content;
+    let Content {
+        id,
+        body,
+        attributes,
+        place,
+    } = &message.content;
     let mut shown = json!({ "MessageId": id, "ReceiptHandle": receipt, "Body": body, "MD5OfBody": body_digest(body) });
     let first_received = message.first_received_ms.unwrap_or_default();
     let system = [
         ("ApproximateReceiveCount", message.receives.to_string()),
         ("SentTimestamp", message.sent_ms.to_string()),
-        ("ApproximateFirstReceiveTimestamp", first_received.to_string()),
+        (
+            "ApproximateFirstReceiveTimestamp",
+            first_received.to_string(),
+        ),
     ];
     let of_group = place.iter().flat_map(|place| {
         [
@@ -294,9 +342,16 @@ fn as_shown(asked: &Receive, Received { message, receipt }: &Received) -> Value 
             ("SequenceNumber", digits(place.sequence)),
         ]
     });
-    let names = [asked.attribute_names.as_slice(), &asked.message_system_attribute_names].concat();
-    let system: BTreeMap<&str, String> =
-        system.into_iter().chain(of_group).filter(|(name, _)| wanted(&names, name)).collect();
+    let names = [
+        asked.attribute_names.as_slice(),
+        &asked.message_system_attribute_names,
+    ]
+    .concat();
+    let system: BTreeMap<&str, String> = system
+        .into_iter()
+        .chain(of_group)
+        .filter(|(name, _)| wanted(&names, name))
+        .collect();
     if !system.is_empty() {
         shown["Attributes"] = json!(system);
     }

@@ -29,15 +29,28 @@ pub(super) struct OfQueue {
 
 impl Fake {
     pub(super) fn make(&self, asked: &OfQueue) -> Done {
-        let is = |attribute: &str, value: &str| asked.attributes.get(attribute).is_some_and(|given| given == value);
+        let is = |attribute: &str, value: &str| {
+            asked
+                .attributes
+                .get(attribute)
+                .is_some_and(|given| given == value)
+        };
         let (name, fifo) = (&asked.queue_name, is("FifoQueue", "true"));
         if fifo != is_fifo(name) {
             return Err(Refusal::queue_name(name));
         }
-        let (content_based, per_group) =
-            (is("ContentBasedDeduplication", "true"), is("DeduplicationScope", "messageGroup"));
+        let (content_based, per_group) = (
+            is("ContentBasedDeduplication", "true"),
+            is("DeduplicationScope", "messageGroup"),
+        );
         let url = self.ensure(name, || match fifo {
-            true => Queue::fifo(name, Habits { content_based, per_group }),
+            true => Queue::fifo(
+                name,
+                Habits {
+                    content_based,
+                    per_group,
+                },
+            ),
             false => Queue::new(name),
         });
         self.settings(name, settings(&asked.attributes));
@@ -66,27 +79,56 @@ pub(super) fn is_fifo(name: &str) -> bool {
 
 fn settings(asked: &BTreeMap<String, String>) -> Settings {
     let plain = Settings::default();
-    let visibility = asked.get("VisibilityTimeout").and_then(|seconds| seconds.parse().ok());
-    let redrive = asked.get("RedrivePolicy").and_then(|policy| redrive(policy));
-    Settings { visibility: visibility.map_or(plain.visibility, Duration::from_secs), redrive, ..plain }
+    let visibility = asked
+        .get("VisibilityTimeout")
+        .and_then(|seconds| seconds.parse().ok());
+    let redrive = asked
+        .get("RedrivePolicy")
+        .and_then(|policy| redrive(policy));
+    Settings {
+        visibility: visibility.map_or(plain.visibility, Duration::from_secs),
+        redrive,
+        ..plain
+    }
 }
 
 /// Reads a policy: the name of the dead-letter queue ends its ARN, and the number may be in quotes.
 fn redrive(policy: &str) -> Option<(String, u32)> {
     let policy: Value = serde_json::from_str(policy).ok()?;
-    let target = policy["deadLetterTargetArn"].as_str()?.rsplit(':').next()?.to_owned();
-    let receives_max = policy["maxReceiveCount"].to_string().trim_matches('"').parse().ok()?;
+    let target = policy["deadLetterTargetArn"]
+        .as_str()?
+        .rsplit(':')
+        .next()?
+        .to_owned();
+    let receives_max = policy["maxReceiveCount"]
+        .to_string()
+        .trim_matches('"')
+        .parse()
+        .ok()?;
     Some((target, receives_max))
 }
 
 fn attributes(queue: &Queue, now: Instant) -> BTreeMap<&'static str, String> {
-    let count = |stage| queue.messages.iter().filter(|message| message.stage(now) == stage).count().to_string();
+    let count = |stage| {
+        queue
+            .messages
+            .iter()
+            .filter(|message| message.stage(now) == stage)
+            .count()
+            .to_string()
+    };
     let arn = |name: &str| format!("arn:aws:sqs:us-east-1:{ACCOUNT}:{name}");
     let mut all = BTreeMap::from([
         ("ApproximateNumberOfMessages", count(Stage::Visible)),
-        ("ApproximateNumberOfMessagesNotVisible", count(Stage::Hidden)),
+        (
+            "ApproximateNumberOfMessagesNotVisible",
+            count(Stage::Hidden),
+        ),
         ("ApproximateNumberOfMessagesDelayed", count(Stage::Delayed)),
-        ("VisibilityTimeout", queue.settings.visibility.as_secs().to_string()),
+        (
+            "VisibilityTimeout",
+            queue.settings.visibility.as_secs().to_string(),
+        ),
         ("QueueArn", arn(&queue.name)),
     ]);
     if let Some((target, receives_max)) = &queue.settings.redrive {
@@ -98,8 +140,15 @@ fn attributes(queue: &Queue, now: Instant) -> BTreeMap<&'static str, String> {
 }
 
 fn fifo_attributes(fifo: &Fifo) -> [(&'static str, String); 4] {
-    let Habits { content_based, per_group } = fifo.habits;
-    let (scope, limit) = if per_group { ("messageGroup", "perMessageGroupId") } else { ("queue", "perQueue") };
+    let Habits {
+        content_based,
+        per_group,
+    } = fifo.habits;
+    let (scope, limit) = if per_group {
+        ("messageGroup", "perMessageGroupId")
+    } else {
+        ("queue", "perQueue")
+    };
     [
         ("FifoQueue", "true".to_owned()),
         ("ContentBasedDeduplication", content_based.to_string()),

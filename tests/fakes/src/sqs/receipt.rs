@@ -13,7 +13,10 @@ pub(super) struct Receipt {
 impl Receipt {
     /// The newest receipt of a message.
     pub(super) fn of(message: &Stored) -> Self {
-        Self { serial: message.serial, receives: message.receives }
+        Self {
+            serial: message.serial,
+            receives: message.receives,
+        }
     }
 
     pub(super) fn write(self, queue: &str) -> String {
@@ -21,9 +24,14 @@ impl Receipt {
     }
 
     pub(super) fn read(queue: &str, handle: &str) -> Result<Self, Refusal> {
-        let numbers = handle.strip_prefix(queue).and_then(|rest| rest.strip_prefix('/')?.split_once('/'));
+        let numbers = handle
+            .strip_prefix(queue)
+            .and_then(|rest| rest.strip_prefix('/')?.split_once('/'));
         let receipt = numbers.and_then(|(serial, receives)| {
-            Some(Self { serial: serial.parse().ok()?, receives: receives.parse().ok()? })
+            Some(Self {
+                serial: serial.parse().ok()?,
+                receives: receives.parse().ok()?,
+            })
         });
         receipt.ok_or_else(|| Refusal::receipt(handle))
     }

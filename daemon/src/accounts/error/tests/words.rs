@@ -5,11 +5,20 @@ use super::*;
 #[test]
 fn a_code_is_one_where_s3_writes_it_and_nowhere_else() {
     let page = "<html><Code>NoSuchKey</Code></html>";
-    for text in
-        [page, "<Error><Code>NoSuchKey</Code>", "<Code>NoSuchKey</Code>", "NoSuchKey", "", "{\"Code\":\"NoSuchKey\"}"]
-    {
+    for text in [
+        page,
+        "<Error><Code>NoSuchKey</Code>",
+        "<Code>NoSuchKey</Code>",
+        "NoSuchKey",
+        "",
+        "{\"Code\":\"NoSuchKey\"}",
+    ] {
         assert_eq!(
-            kind(Side::Source, GetObject, ErrorBody::parse_refusal(404, |_| None, text)),
+            kind(
+                Side::Source,
+                GetObject,
+                ErrorBody::parse_refusal(404, |_| None, text)
+            ),
             FailureKind::Transient,
             "{text}"
         );
@@ -36,7 +45,11 @@ fn words_name_the_operation_the_code_and_the_thing() {
         "GetObject failed for now: answered 404 with a body of type \"text/html\" that has no S3 error code"
     );
     assert_eq!(
-        words(Side::Destination, ListObjectVersions, coded(403, "AccessDenied", "no")),
+        words(
+            Side::Destination,
+            ListObjectVersions,
+            coded(403, "AccessDenied", "no")
+        ),
         "ListObjectVersions was refused (DstListVersionsNotPermitted): answered 403 AccessDenied: no"
     );
 }
@@ -44,7 +57,8 @@ fn words_name_the_operation_the_code_and_the_thing() {
 #[test]
 fn an_answer_that_cannot_be_read_is_no_refusal() {
     let response = HttpResponse::new(StatusCode::try_from(200).unwrap(), SdkBody::from("<html/>"));
-    let error = SdkError::<GetBucketVersioningError, _>::response_error("Unhandled { dump }", response);
+    let error =
+        SdkError::<GetBucketVersioningError, _>::response_error("Unhandled { dump }", response);
     let failure = from_sdk_error(Side::Destination, GetBucketVersioning, error);
     assert_eq!(failure.kind, FailureKind::Transient);
     assert_eq!(
@@ -60,8 +74,11 @@ fn no_refusal_makes_its_parser_panic_or_keeps_a_long_text() {
     crate::poison::feed(&[redirect, header, b"<html><h1>404</h1></html>"], |text| {
         let text = String::from_utf8_lossy(text);
         for status in [200, 301, 400, 404, 501, 503] {
-            let failure =
-                from_refusal(Side::Write, PutObject, ErrorBody::parse_refusal(status, |_| Some(&text), &text));
+            let failure = from_refusal(
+                Side::Write,
+                PutObject,
+                ErrorBody::parse_refusal(status, |_| Some(&text), &text),
+            );
             assert!(error_chain(&failure).len() < 4096, "{failure:?}");
         }
     });

@@ -51,9 +51,15 @@ async fn obey(world: World) -> anyhow::Result<()> {
         let words: Vec<&str> = line.split(' ').collect();
         let mut said = None;
         match words.as_slice() {
-            ["seed", file, bytes, objects] => world.seed(&keys(file)?, bytes.parse()?, objects.parse()?).await?,
+            ["seed", file, bytes, objects] => {
+                world
+                    .seed(&keys(file)?, bytes.parse()?, objects.parse()?)
+                    .await?;
+            }
             ["repeat", file, bytes] => world.repeat(&keys(file)?, bytes.parse()?).await?,
-            ["others", file, destinations] => world.fill(&keys(file)?, destinations.parse()?).await?,
+            ["others", file, destinations] => {
+                world.fill(&keys(file)?, destinations.parse()?).await?;
+            }
             ["hold", ..] => world.hold(line.trim_start_matches("hold ").to_owned()),
             ["post", count] => drop(work.spawn(world.clone().post(count.parse()?))),
             ["pace", per_second] => drop(work.spawn(world.clone().pace(per_second.parse()?))),

@@ -54,20 +54,31 @@ struct Seen {
 fn destinations() -> impl Iterator<Item = (String, String)> {
     (1..=DESTINATIONS).map(|number| match number {
         1 => (DESTINATION.to_owned(), "work.fifo".to_owned()),
-        _ => (format!("{DESTINATION}-{number}"), format!("work-{number}.fifo")),
+        _ => (
+            format!("{DESTINATION}-{number}"),
+            format!("work-{number}.fifo"),
+        ),
     })
 }
 
 impl World {
     pub(crate) fn new(endpoint: &str) -> Self {
         let clock = Clock::starting_at(SystemTime::now());
-        let (s3, sqs) = (s3::Fake::new(clock.clone(), 1), sqs::Fake::new(endpoint, clock, 1));
+        let (s3, sqs) = (
+            s3::Fake::new(clock.clone(), 1),
+            sqs::Fake::new(endpoint, clock, 1),
+        );
         let net = Net::new(1);
         net.route("s3", Service::S3, s3.clone());
         net.route("sqs", Service::Sqs, sqs.clone());
         sqs.create(QUEUE);
         sqs.create(DEAD);
-        let world = Self { s3, sqs, net, seen: Arc::default() };
+        let world = Self {
+            s3,
+            sqs,
+            net,
+            seen: Arc::default(),
+        };
         world.s3.create_bucket(SOURCE, Versioning::Enabled);
         world.listen(SOURCE);
         for (bucket, work_queue) in destinations() {
@@ -82,8 +93,12 @@ impl World {
     fn listen(&self, bucket: &str) {
         let world = self.clone();
         match bucket {
-            SOURCE => self.s3.notify(bucket, Arc::new(move |event| world.hold(event))),
-            _ => self.s3.notify(bucket, Arc::new(move |event| world.replicated(&event))),
+            SOURCE => self
+                .s3
+                .notify(bucket, Arc::new(move |event| world.hold(event))),
+            _ => self
+                .s3
+                .notify(bucket, Arc::new(move |event| world.replicated(&event))),
         }
     }
 
@@ -112,7 +127,12 @@ impl World {
         }
     }
 
-    pub(crate) async fn seed(&self, keys: &[String], bytes: usize, objects: usize) -> anyhow::Result<()> {
+    pub(crate) async fn seed(
+        &self,
+        keys: &[String],
+        bytes: usize,
+        objects: usize,
+    ) -> anyhow::Result<()> {
         let user = self.user();
         for (number, key) in keys.iter().cycle().take(objects).enumerate() {
             let mut body = number.to_le_bytes().to_vec();
@@ -129,7 +149,9 @@ impl World {
     /// Seeding takes long with much to hash, and memory for all of it, so one object stands for
     /// all.
     pub(crate) async fn repeat(&self, keys: &[String], bytes: usize) -> anyhow::Result<()> {
-        let [first, others @ ..] = keys else { return Ok(()) };
+        let [first, others @ ..] = keys else {
+            return Ok(());
+        };
         self.seed(std::slice::from_ref(first), bytes, 1).await?;
         self.s3.repeat(SOURCE, first, others.iter().cloned());
         Ok(())
@@ -137,11 +159,20 @@ impl World {
 
     /// Fills buckets with what was there before.
     pub(crate) async fn fill(&self, keys: &[String], count: usize) -> anyhow::Result<()> {
-        let Some(first) = keys.first() else { return Ok(()) };
-        let buckets = std::iter::once(SOURCE.to_owned()).chain(destinations().map(|(bucket, _)| bucket));
+        let Some(first) = keys.first() else {
+            return Ok(());
+        };
+        let buckets =
+            std::iter::once(SOURCE.to_owned()).chain(destinations().map(|(bucket, _)| bucket));
         for bucket in buckets.take(1 + count) {
             self.s3.silence(&bucket);
-            self.user().put_object().bucket(&bucket).key(first).body(b"x".to_vec().into()).send().await?;
+            self.user()
+                .put_object()
+                .bucket(&bucket)
+                .key(first)
+                .body(b"x".to_vec().into())
+                .send()
+                .await?;
             self.s3.repeat(&bucket, first, keys.iter().skip(1).cloned());
             self.listen(&bucket);
         }
@@ -155,7 +186,10 @@ impl World {
     pub(crate) async fn post(self, count: usize) {
         let (mut left, now) = (count, Instant::now());
         loop {
-            let visible: usize = self.queues().map(|queue| self.sqs.depth(&queue).visible).sum();
+            let visible: usize = self
+                .queues()
+                .map(|queue| self.sqs.depth(&queue).visible)
+                .sum();
             let room = VISIBLE_MAX.saturating_sub(visible);
             let sent = self.send(room.min(left), now);
             left -= sent;
@@ -176,7 +210,10 @@ impl World {
         }
         let start = Instant::now();
         for number in 0_u32.. {
-            tokio::time::sleep_until(start + Duration::from_secs_f64(f64::from(number) / per_second)).await;
+            tokio::time::sleep_until(
+                start + Duration::from_secs_f64(f64::from(number) / per_second),
+            )
+            .await;
             if self.send(1, Instant::now()) == 0 {
                 return;
             }
@@ -204,7 +241,9 @@ impl World {
 
     fn waiting(&self) -> usize {
         let depths = self.queues().map(|queue| self.sqs.depth(&queue));
-        let waiting: usize = depths.map(|depth| depth.visible + depth.hidden + depth.delayed).sum();
+        let waiting: usize = depths
+            .map(|depth| depth.visible + depth.hidden + depth.delayed)
+            .sum();
         waiting + self.seen().held.len()
     }
 
@@ -213,9 +252,25 @@ impl World {
     }
 
     pub(crate) fn replicas(&self) -> BTreeMap<String, Vec<usize>> {
-        let keys = self.s3.keys(DESTINATION).into_iter().filter(|key| !self.seen().others.contains(key));
-        let size = |entry: &Arc<s3::entry::Entry>| entry.object.as_ref().map_or(0, |object| object.bytes.len());
-        keys.map(|key| (key.clone(), self.s3.history(DESTINATION, &key).iter().map(size).collect())).collect()
+        let keys = self
+            .s3
+            .keys(DESTINATION)
+            .into_iter()
+            .filter(|key| !self.seen().others.contains(key));
+        let size = |entry: &Arc<s3::entry::Entry>| {
+            entry.object.as_ref().map_or(0, |object| object.bytes.len())
+        };
+        keys.map(|key| {
+            (
+                key.clone(),
+                self.s3
+                    .history(DESTINATION, &key)
+                    .iter()
+                    .map(size)
+                    .collect(),
+            )
+        })
+        .collect()
     }
 
     pub(crate) fn stats(&self, bucket: &str) -> Value {
@@ -223,7 +278,11 @@ impl World {
         let mut bytes = 0;
         for entry in self.net.journal().select(|entry| entry.client != USER) {
             let service = format!("{:?}", entry.call.service).to_uppercase();
-            *requests.entry(service).or_default().entry(entry.call.operation).or_default() += 1;
+            *requests
+                .entry(service)
+                .or_default()
+                .entry(entry.call.operation)
+                .or_default() += 1;
             bytes += entry.call.bytes;
         }
         json!({
@@ -238,18 +297,26 @@ impl World {
     /// its work queue is deleted, or where none came by a work queue the event.
     fn acknowledged(&self, bucket: &str) -> Vec<Duration> {
         let seen = self.seen();
-        let work_queue =
-            destinations().find(|(name, _)| name == bucket).map_or("work.fifo".to_owned(), |found| found.1);
+        let work_queue = destinations()
+            .find(|(name, _)| name == bucket)
+            .map_or("work.fifo".to_owned(), |found| found.1);
         let done = self.sqs.deleted(&work_queue);
         let took = |since: Option<&Instant>, at: Instant| Some(at.duration_since(*since?));
         if done.is_empty() {
             let events = self.sqs.deleted(QUEUE).into_iter();
-            return events.filter_map(|Deleted { id, at, .. }| took(seen.sent.get(&id), at)).collect();
+            return events
+                .filter_map(|Deleted { id, at, .. }| took(seen.sent.get(&id), at))
+                .collect();
         }
-        let of_group: BTreeMap<String, &Instant> =
-            seen.announced.iter().map(|(key, at)| (group_of(bucket, key), at)).collect();
+        let of_group: BTreeMap<String, &Instant> = seen
+            .announced
+            .iter()
+            .map(|(key, at)| (group_of(bucket, key), at))
+            .collect();
         let since = |group: Option<String>| of_group.get(&group?).copied();
-        done.into_iter().filter_map(|Deleted { group, at, .. }| took(since(group), at)).collect()
+        done.into_iter()
+            .filter_map(|Deleted { group, at, .. }| took(since(group), at))
+            .collect()
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -271,14 +338,20 @@ impl World {
 /// Where most lie, where nearly all lie, and the last.
 fn spread(mut took: Vec<Duration>) -> Value {
     took.sort_unstable();
-    let at = |share: f64| took.get((took.len() as f64 * share) as usize).map(Duration::as_secs_f64);
+    let at = |share: f64| {
+        took.get((took.len() as f64 * share) as usize)
+            .map(Duration::as_secs_f64)
+    };
     json!({ "p50": at(0.5), "p99": at(0.99), "max": took.last().map(Duration::as_secs_f64) })
 }
 
 /// Returns the key of an event, as the event has it.
 fn key(event: &str) -> String {
     let event: Value = serde_json::from_str(event).unwrap_or_default();
-    event["Records"][0]["s3"]["object"]["key"].as_str().unwrap_or_default().to_owned()
+    event["Records"][0]["s3"]["object"]["key"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// Returns the message group of a key at a destination (docs/protocol.md).

@@ -16,11 +16,20 @@ async fn states(fake: &Fake) {
     delete(fake, "/versioned/marker").await;
 }
 
-async fn outcomes(fake: &Fake, method: &str, condition: (&str, &str), more: &[(&str, &str)]) -> [String; 3] {
+async fn outcomes(
+    fake: &Fake,
+    method: &str,
+    condition: (&str, &str),
+    more: &[(&str, &str)],
+) -> [String; 3] {
     let mut found = Vec::new();
     for key in ["nothing", "object", "marker"] {
         let headers = [&[condition][..], more].concat();
-        found.push(send(fake, &format!("{method} /versioned/{key}"), &headers, "").await.outcome());
+        found.push(
+            send(fake, &format!("{method} /versioned/{key}"), &headers, "")
+                .await
+                .outcome(),
+        );
     }
     found.try_into().unwrap()
 }
@@ -29,7 +38,10 @@ async fn outcomes(fake: &Fake, method: &str, condition: (&str, &str), more: &[(&
 async fn a_put_that_must_be_the_first_counts_a_marker_as_absent() {
     let fake = endpoint();
     states(&fake).await;
-    assert_eq!(outcomes(&fake, "PUT", NEW, &[]).await, ["200", "412 PreconditionFailed", "200"]);
+    assert_eq!(
+        outcomes(&fake, "PUT", NEW, &[]).await,
+        ["200", "412 PreconditionFailed", "200"]
+    );
     assert_eq!(contents(&fake, "versioned", "object"), ["x"]);
 }
 
@@ -37,10 +49,21 @@ async fn a_put_that_must_be_the_first_counts_a_marker_as_absent() {
 async fn a_put_over_an_etag_needs_it_to_be_current() {
     let fake = endpoint();
     states(&fake).await;
-    assert_eq!(outcomes(&fake, "PUT", OTHER, &[]).await, ["404 NoSuchKey", "412 PreconditionFailed", "404 NoSuchKey"]);
-    assert_eq!(outcomes(&fake, "PUT", X, &[]).await, ["404 NoSuchKey", "200", "404 NoSuchKey"]);
+    assert_eq!(
+        outcomes(&fake, "PUT", OTHER, &[]).await,
+        ["404 NoSuchKey", "412 PreconditionFailed", "404 NoSuchKey"]
+    );
+    assert_eq!(
+        outcomes(&fake, "PUT", X, &[]).await,
+        ["404 NoSuchKey", "200", "404 NoSuchKey"]
+    );
     let unquoted = ("if-match", "d41d8cd98f00b204e9800998ecf8427e");
-    assert_eq!(send(&fake, "PUT /versioned/object", &[unquoted], "y").await.outcome(), "200");
+    assert_eq!(
+        send(&fake, "PUT /versioned/object", &[unquoted], "y")
+            .await
+            .outcome(),
+        "200"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -48,7 +71,10 @@ async fn only_what_is_current_is_compared() {
     let fake = endpoint();
     put(&fake, "/versioned/key", "x").await;
     put(&fake, "/versioned/key", "y").await;
-    assert_eq!(send(&fake, "PUT /versioned/key", &[X], "z").await.outcome(), "412 PreconditionFailed");
+    assert_eq!(
+        send(&fake, "PUT /versioned/key", &[X], "z").await.outcome(),
+        "412 PreconditionFailed"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -61,15 +87,36 @@ async fn a_copy_asks_about_its_destination_and_about_its_source() {
         outcomes(&fake, "PUT", OTHER, &from).await,
         ["404 NoSuchKey", "412 PreconditionFailed", "404 NoSuchKey"]
     );
-    assert_eq!(outcomes(&fake, "PUT", NEW, &from).await, ["200", "412 PreconditionFailed", "200"]);
+    assert_eq!(
+        outcomes(&fake, "PUT", NEW, &from).await,
+        ["200", "412 PreconditionFailed", "200"]
+    );
     // The MD5 of "y".
     let y = "\"415290769594460e2e485922904f345d\"";
     for (condition, outcome) in [
         (("x-amz-copy-source-if-match", y), "200"),
-        (("x-amz-copy-source-if-match", "\"other\""), "412 PreconditionFailed"),
-        (("x-amz-copy-source-if-none-match", y), "412 PreconditionFailed"),
-        (("x-amz-copy-source-if-unmodified-since", "Mon, 01 Jan 2024 00:00:00 GMT"), "412 PreconditionFailed"),
-        (("x-amz-copy-source-if-modified-since", "Mon, 01 Jan 2024 00:00:00 GMT"), "200"),
+        (
+            ("x-amz-copy-source-if-match", "\"other\""),
+            "412 PreconditionFailed",
+        ),
+        (
+            ("x-amz-copy-source-if-none-match", y),
+            "412 PreconditionFailed",
+        ),
+        (
+            (
+                "x-amz-copy-source-if-unmodified-since",
+                "Mon, 01 Jan 2024 00:00:00 GMT",
+            ),
+            "412 PreconditionFailed",
+        ),
+        (
+            (
+                "x-amz-copy-source-if-modified-since",
+                "Mon, 01 Jan 2024 00:00:00 GMT",
+            ),
+            "200",
+        ),
     ] {
         let answer = send(&fake, "PUT /versioned/to", &[from[0], condition], "").await;
         assert_eq!(answer.outcome(), outcome, "{condition:?}");
@@ -80,10 +127,17 @@ async fn a_copy_asks_about_its_destination_and_about_its_source() {
 async fn a_conditional_delete_never_puts_a_marker_on_a_marker() {
     let fake = endpoint();
     states(&fake).await;
-    let refused = ["404 NoSuchKey", "412 PreconditionFailed", "412 PreconditionFailed"];
+    let refused = [
+        "404 NoSuchKey",
+        "412 PreconditionFailed",
+        "412 PreconditionFailed",
+    ];
     assert_eq!(outcomes(&fake, "DELETE", OTHER, &[]).await, refused);
     assert_eq!(contents(&fake, "versioned", "object"), ["x"]);
-    assert_eq!(outcomes(&fake, "DELETE", X, &[]).await, ["404 NoSuchKey", "204", "412 PreconditionFailed"]);
+    assert_eq!(
+        outcomes(&fake, "DELETE", X, &[]).await,
+        ["404 NoSuchKey", "204", "412 PreconditionFailed"]
+    );
     assert_eq!(outcomes(&fake, "DELETE", ANY, &[]).await, refused);
     assert_eq!(contents(&fake, "versioned", "object"), ["x", "-"]);
     assert_eq!(contents(&fake, "versioned", "marker"), ["x", "-"]);
@@ -114,13 +168,26 @@ async fn a_complete_has_conditions_and_counts_a_delete_since_its_beginning_as_a_
     assert_eq!(answer.outcome(), "409 ConditionalRequestConflict");
     let answer = complete(&fake, "/versioned/raced", &upload, &[(1, &etag)], &[X]).await;
     assert_eq!(answer.outcome(), "404 NoSuchKey");
-    assert_eq!(fake.open_uploads("versioned").len(), 3, "a refused upload stays open");
-    fake.set_traits(Traits { conflicts_after_delete: false, match_over_nothing: 412, ..fake.traits() });
+    assert_eq!(
+        fake.open_uploads("versioned").len(),
+        3,
+        "a refused upload stays open"
+    );
+    fake.set_traits(Traits {
+        conflicts_after_delete: false,
+        match_over_nothing: 412,
+        ..fake.traits()
+    });
     let answer = complete(&fake, "/versioned/raced", &upload, &[(1, &etag)], &[X]).await;
     assert_eq!(answer.outcome(), "412 PreconditionFailed");
     let answer = complete(&fake, "/versioned/raced", &upload, &[(1, &etag)], &[NEW]).await;
     assert_eq!(answer.outcome(), "200");
-    assert_eq!(send(&fake, "DELETE /versioned/none", &[X], "").await.outcome(), "412 PreconditionFailed");
+    assert_eq!(
+        send(&fake, "DELETE /versioned/none", &[X], "")
+            .await
+            .outcome(),
+        "412 PreconditionFailed"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -130,7 +197,10 @@ async fn the_removal_of_what_was_current_is_a_conflict_too() {
     let current = put(&fake, "/versioned/key", "x").await.version();
     let upload = begin(&fake, "/versioned/key", &[]).await;
     let etag = part(&fake, "/versioned/key", &upload, 1, "p").await;
-    for (version, outcome) in [(old, "412 PreconditionFailed"), (current, "409 ConditionalRequestConflict")] {
+    for (version, outcome) in [
+        (old, "412 PreconditionFailed"),
+        (current, "409 ConditionalRequestConflict"),
+    ] {
         delete(&fake, &format!("/versioned/key?versionId={version}")).await;
         let answer = complete(&fake, "/versioned/key", &upload, &[(1, &etag)], &[NEW]).await;
         assert_eq!(answer.outcome(), outcome);
@@ -142,8 +212,15 @@ async fn a_conflict_can_be_scripted_for_so_many_conditional_writes() {
     let fake = endpoint();
     fake.conflict_next("versioned", "key", 2);
     assert_eq!(put(&fake, "/versioned/key", "x").await.outcome(), "200");
-    for outcome in ["409 ConditionalRequestConflict", "409 ConditionalRequestConflict", "200"] {
-        assert_eq!(send(&fake, "PUT /versioned/key", &[X], "x").await.outcome(), outcome);
+    for outcome in [
+        "409 ConditionalRequestConflict",
+        "409 ConditionalRequestConflict",
+        "200",
+    ] {
+        assert_eq!(
+            send(&fake, "PUT /versioned/key", &[X], "x").await.outcome(),
+            outcome
+        );
     }
 }
 
@@ -162,7 +239,13 @@ async fn reads_have_all_four_conditions() {
         ("if-unmodified-since", "Wed, 31 Dec 2025 23:59:59 GMT", 412),
     ] {
         for method in ["GET", "HEAD"] {
-            let answer = send(&fake, &format!("{method} /versioned/key"), &[(name, value)], "").await;
+            let answer = send(
+                &fake,
+                &format!("{method} /versioned/key"),
+                &[(name, value)],
+                "",
+            )
+            .await;
             assert_eq!(answer.status, status, "{method} {name} {value}");
         }
     }
@@ -173,18 +256,32 @@ async fn an_endpoint_may_ignore_conditions_or_not_know_them() {
     let fake = endpoint();
     states(&fake).await;
     let manner = |manner| {
-        let traits = Traits { put_conditions: manner, delete_conditions: manner, ..fake.traits() };
-        fake.set_traits(Traits { copy_conditions: manner, complete_conditions: manner, ..traits });
+        let traits = Traits {
+            put_conditions: manner,
+            delete_conditions: manner,
+            ..fake.traits()
+        };
+        fake.set_traits(Traits {
+            copy_conditions: manner,
+            complete_conditions: manner,
+            ..traits
+        });
     };
     put(&fake, "/versioned/from", "y").await;
     let from = [("x-amz-copy-source", "/versioned/from")];
     manner(Conditions::NotImplemented);
     for (method, more) in [("PUT", &[][..]), ("PUT", &from), ("DELETE", &[])] {
-        assert_eq!(outcomes(&fake, method, X, more).await, ["501 NotImplemented"; 3]);
+        assert_eq!(
+            outcomes(&fake, method, X, more).await,
+            ["501 NotImplemented"; 3]
+        );
     }
     assert_eq!(put(&fake, "/versioned/object", "x").await.outcome(), "200");
     manner(Conditions::RefusedOverMarker);
-    assert_eq!(outcomes(&fake, "PUT", NEW, &[]).await, ["200", "412 PreconditionFailed", "412 PreconditionFailed"]);
+    assert_eq!(
+        outcomes(&fake, "PUT", NEW, &[]).await,
+        ["200", "412 PreconditionFailed", "412 PreconditionFailed"]
+    );
     manner(Conditions::Ignored);
     assert_eq!(outcomes(&fake, "PUT", OTHER, &[]).await, ["200"; 3]);
     assert_eq!(outcomes(&fake, "DELETE", OTHER, &[]).await, ["204"; 3]);

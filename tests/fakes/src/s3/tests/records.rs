@@ -5,29 +5,83 @@ use super::*;
 #[tokio::test(start_paused = true)]
 async fn every_state_that_a_key_ever_showed_is_recorded_with_who_and_why() {
     let fake = endpoint();
-    let first = send_as(&fake, "ann", "PUT /versioned/key", &[], "1").await.version();
+    let first = send_as(&fake, "ann", "PUT /versioned/key", &[], "1")
+        .await
+        .version();
     pass(10).await;
-    send_as(&fake, "bob", "PUT /versioned/key", &[("x-amz-meta-a", "b")], "2").await;
+    send_as(
+        &fake,
+        "bob",
+        "PUT /versioned/key",
+        &[("x-amz-meta-a", "b")],
+        "2",
+    )
+    .await;
     let tags = "<Tagging><TagSet><Tag><Key>a</Key><Value>1</Value></Tag></TagSet></Tagging>";
     send_as(&fake, "ann", "PUT /versioned/key?tagging", &[], tags).await;
     send_as(&fake, "bob", "DELETE /versioned/key", &[], "").await;
-    send_as(&fake, "bob", &format!("DELETE /versioned/key?versionId={first}"), &[], "").await;
+    send_as(
+        &fake,
+        "bob",
+        &format!("DELETE /versioned/key?versionId={first}"),
+        &[],
+        "",
+    )
+    .await;
     put(&fake, "/versioned/other", "x").await;
     let shown = fake.shown("versioned", "key");
     let seen: Vec<String> = shown
         .iter()
         .map(|shown| {
-            format!("{} {} {}", shown.caller, shown.cause, shown.current.as_deref().map_or_else(String::new, content))
+            format!(
+                "{} {} {}",
+                shown.caller,
+                shown.cause,
+                shown.current.as_deref().map_or_else(String::new, content)
+            )
         })
         .collect();
     assert_eq!(
         seen,
-        ["ann PutObject 1", "bob PutObject 2", "ann PutObjectTagging 2", "bob DeleteObject -", "bob DeleteObject -"]
+        [
+            "ann PutObject 1",
+            "bob PutObject 2",
+            "ann PutObjectTagging 2",
+            "bob DeleteObject -",
+            "bob DeleteObject -"
+        ]
     );
-    assert_eq!(shown[1].at.duration_since(shown[0].at).unwrap(), Duration::from_secs(10));
-    let tags_at = |at: usize| shown[at].current.as_ref().unwrap().object.as_ref().unwrap().tags.len();
-    assert_eq!((tags_at(1), tags_at(2)), (0, 1), "a state is as it was then");
-    assert_eq!(shown[1].current.as_ref().unwrap().object.as_ref().unwrap().user("a"), Some("b"));
+    assert_eq!(
+        shown[1].at.duration_since(shown[0].at).unwrap(),
+        Duration::from_secs(10)
+    );
+    let tags_at = |at: usize| {
+        shown[at]
+            .current
+            .as_ref()
+            .unwrap()
+            .object
+            .as_ref()
+            .unwrap()
+            .tags
+            .len()
+    };
+    assert_eq!(
+        (tags_at(1), tags_at(2)),
+        (0, 1),
+        "a state is as it was then"
+    );
+    assert_eq!(
+        shown[1]
+            .current
+            .as_ref()
+            .unwrap()
+            .object
+            .as_ref()
+            .unwrap()
+            .user("a"),
+        Some("b")
+    );
     assert_eq!(fake.keys("versioned"), ["key", "other"]);
 }
 
@@ -65,6 +119,12 @@ async fn reading_and_refused_writing_leave_no_trace() {
     get(&fake, "/versioned/key").await;
     get(&fake, "/versioned?versions").await;
     send(&fake, "PUT /versioned/key", &[("if-none-match", "*")], "y").await;
-    send(&fake, "PUT /versioned/key", &[("content-md5", "AAAAAAAAAAAAAAAAAAAAAA==")], "y").await;
+    send(
+        &fake,
+        "PUT /versioned/key",
+        &[("content-md5", "AAAAAAAAAAAAAAAAAAAAAA==")],
+        "y",
+    )
+    .await;
     assert_eq!(fake.shown("versioned", "key").len(), 1);
 }
