@@ -23,10 +23,16 @@ pub(super) fn judge(case: &Case<'_>, states: &[Shown], wrong: &mut Vec<String>) 
         let is_new = !seen.contains(&current.id);
         seen.push(current.id);
         let mut candidates = candidates(case, current, is_new.then_some(state.at));
+        // The events of two permanent deletes may come in either order: the first removes the upper
+        // replica, and the lower one shows until the second comes.
         let is_right = |place: &usize| {
             let is_untold =
                 reached.is_some_and(|reached| is_untold(case, *place, reached, state.at));
-            Some(*place) >= reached || is_untold || went_back(case, reached, *place, state.at)
+            let is_exposed = !is_new && case.had_lost(*place, state.at);
+            Some(*place) >= reached
+                || is_untold
+                || is_exposed
+                || went_back(case, reached, *place, state.at)
         };
         match candidates.find(is_right) {
             Some(place) => reached = Some(place),
