@@ -1,13 +1,14 @@
 //! Turns TOML into fields with their positions. A wrong key or type is reported and the reading
 //! goes on, so that one pass finds them all.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::aws_names::suggest_nearest;
 use crate::diagnostics::{Location, Problems};
+use crate::values::suggest_nearest;
 
 /// A key of a table, whether it is there or not.
 #[derive(Debug)]
@@ -43,14 +44,31 @@ impl<T> Field<T> {
     }
 
     /// Parses what was written, if it was, and reports a failure here.
-    pub(crate) fn parse_with<U>(
+    pub(crate) fn parse_with<U, V: ?Sized>(
         &self,
         problems: &mut Problems<'_>,
-        parse: impl FnOnce(&T) -> Result<U, String>,
-    ) -> Option<U> {
-        parse(self.present_value()?)
+        parse: impl FnOnce(&V) -> Result<U, String>,
+    ) -> Option<U>
+    where
+        T: Borrow<V>,
+    {
+        parse(self.present_value()?.borrow())
             .map_err(|message| problems.add_problem(&self.spot, message))
             .ok()
+    }
+
+    /// Parses what was written, and reports its absence with the remedy.
+    pub(crate) fn require_with<U, V: ?Sized>(
+        &self,
+        remedy: &str,
+        problems: &mut Problems<'_>,
+        parse: impl FnOnce(&V) -> Result<U, String>,
+    ) -> Option<U>
+    where
+        T: Borrow<V>,
+    {
+        self.require_present(remedy, problems)?;
+        self.parse_with(problems, parse)
     }
 
     /// Reports what was written, if it was, as having no place here.
@@ -63,6 +81,35 @@ impl<T> Field<T> {
     /// Says whether nothing was written.
     pub(crate) fn is_absent(&self) -> bool {
         matches!(self.content, Content::Absent)
+    }
+}
+
+impl<T: Copy> Field<T> {
+    /// Returns what was written, or else the default.
+    pub(crate) fn value_or(&self, default: T) -> T {
+        self.present_value().copied().unwrap_or(default)
+    }
+}
+
+impl<T> Field<Vec<Field<T>>> {
+    /// Returns the elements of a list that could be read.
+    pub(crate) fn elements(&self) -> Vec<&T> {
+        let elements = self.present_value().into_iter().flatten();
+        elements.filter_map(Field::present_value).collect()
+    }
+}
+
+impl Field<Vec<Field<String>>> {
+    /// Parses each element of a list, and reports the failures.
+    pub(crate) fn parse_each<U>(
+        &self,
+        problems: &mut Problems<'_>,
+        parse: impl Fn(&str) -> Result<U, String>,
+    ) -> Vec<U> {
+        let elements = self.present_value().into_iter().flatten();
+        elements
+            .filter_map(|element| element.parse_with(problems, &parse))
+            .collect()
     }
 }
 
@@ -147,6 +194,12 @@ impl FromToml for i64 {
 #[derive(Debug)]
 pub(crate) struct Scalar(pub(crate) String);
 
+impl Borrow<str> for Scalar {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl FromToml for Scalar {
     const KIND: &'static str = "a string";
 
@@ -176,10 +229,9 @@ impl<T: FromToml> FromToml for Vec<Field<T>> {
                 .get_ref()
                 .get("id")
                 .and_then(|id| id.get_ref().as_str());
-            let spot = if let Some(id) = id {
-                spot.of_rule(id)
-            } else {
-                spot
+            let spot = match id {
+                Some(id) => spot.of_rule(id),
+                None => spot,
             };
             Field::new(element, spot, problems)
         });

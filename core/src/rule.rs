@@ -47,8 +47,6 @@ pub struct Rule {
     pub version_delete_delay: Duration,
     /// How many replicas version deletes may remove in an hour.
     pub version_deletes_per_hour: NonZeroU32,
-    /// The access control list that a replica gets.
-    pub acl: Acl,
     /// Whether objects that are themselves replicas are replicated on.
     pub replicas: Replicas,
     /// How much it may cost to prove that a replica holds the source's bytes.
@@ -105,15 +103,6 @@ pub enum UnmanagedObjects {
     Overwrite,
     /// Leave the key alone and record why.
     Keep,
-}
-
-/// The access control list that a replica gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Acl {
-    /// The destination's owner has full control; nothing else is granted.
-    DestinationOwner,
-    /// The grants of the source version.
-    Copy,
 }
 
 /// Whether objects that are themselves replicas are replicated on.
