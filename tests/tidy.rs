@@ -58,6 +58,7 @@ const CORE_DEPENDENCIES: &[&str] = &[
     "percent-encoding",
     "serde",
     "serde_json",
+    "strum",
     "thiserror",
     "time",
 ];

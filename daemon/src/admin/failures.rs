@@ -126,7 +126,7 @@ async fn known_rule(admin: &Admin, name: &str) -> Result<String, Refusal> {
 }
 
 fn known_reason(code: &str) -> Result<Reason, Refusal> {
-    Reason::named(code).ok_or_else(|| {
+    code.parse().map_err(|_| {
         let hint = suggest_nearest(code, Reason::ALL.iter().map(|reason| reason.as_str()));
         bad_request(format!("no reason is called {code:?}; {hint}"))
     })
