@@ -2,8 +2,7 @@
 //!
 //! In the order data flows; each file uses only what stands at its own level or below:
 //!
-//! - `process`: what is set up with the operating system at the start; `pipeline`: the stations put
-//!   together, and the order in which they stop; `signals`: what tells it to
+//! - `pipeline`: the stations put together, and the order in which they stop
 //! - `status`, `failures`: what the running daemon says of itself and of what is parked, `admin`:
 //!   how it says it
 //! - `receiver`, `router`, `dispatch`, `ack`: the stations; `work_queues`: what the router sends to,
@@ -14,13 +13,12 @@
 //! - `engine`: what tasks share; `predecessor`: what a start has to wait for; `second_daemon`: a
 //!   second daemon where there may be one only; `lease`, `ledger`, `limits`, `concurrency`, `single_flight`,
 //!   `budget`, `fair_queue`, `batcher`, `ttl_set`, `accounts`, `s3_http`, `checksum`, `health`, `metrics`,
-//!   `clock`, `blocking`, `failpoint`, `panics`, `xml`: the services
+//!   `clock`, `process`, `failpoint`, `xml`: the services
 
 mod accounts;
 mod ack;
 pub mod admin;
 mod batcher;
-mod blocking;
 mod budget;
 mod checksum;
 pub mod clock;
@@ -37,7 +35,6 @@ pub mod ledger;
 mod limits;
 mod message;
 mod metrics;
-pub mod panics;
 mod parking;
 pub mod pipeline;
 #[cfg(test)]
@@ -52,7 +49,6 @@ mod ruleset;
 mod runner;
 mod s3_http;
 mod second_daemon;
-mod signals;
 mod single_flight;
 pub mod status;
 mod task;
