@@ -148,30 +148,41 @@ impl<T: FromToml> Field<T> {
         let spot = spot.at(value.span().start);
         let content = match T::read(value.get_ref(), &spot, problems) {
             Some(value) => Content::Given(value),
-            None => Content::Broken,
+            None => {
+                let message = format!("must be {}, not {}", T::KIND, kind_of(value.get_ref()));
+                problems.add_problem(&spot, message);
+                Content::Broken
+            }
         };
         Self { spot, content }
+    }
+}
+
+fn kind_of(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
     }
 }
 
 impl FromToml for String {
     const KIND: &'static str = "a string";
 
-    fn read(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<Self> {
-        value
-            .as_str()
-            .map(str::to_owned)
-            .or_else(|| report_mistyped::<Self>(value, spot, problems))
+    fn read(value: &DeValue<'_>, _: &Location, _: &mut Problems<'_>) -> Option<Self> {
+        value.as_str().map(str::to_owned)
     }
 }
 
 impl FromToml for bool {
     const KIND: &'static str = "true or false";
 
-    fn read(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<Self> {
-        value
-            .as_bool()
-            .or_else(|| report_mistyped::<Self>(value, spot, problems))
+    fn read(value: &DeValue<'_>, _: &Location, _: &mut Problems<'_>) -> Option<Self> {
+        value.as_bool()
     }
 }
 
@@ -179,14 +190,12 @@ impl FromToml for i64 {
     const KIND: &'static str = "a whole number";
 
     fn read(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<Self> {
-        let Some(number) = value.as_integer() else {
-            return report_mistyped::<Self>(value, spot, problems);
-        };
-        let parsed = Self::from_str_radix(number.as_str(), number.radix()).ok();
-        if parsed.is_none() {
+        let number = value.as_integer()?;
+        let parsed = Self::from_str_radix(number.as_str(), number.radix());
+        if parsed.is_err() {
             problems.add_problem(spot, format!("{number} is too large"));
         }
-        parsed
+        Some(parsed.unwrap_or(Self::MAX))
     }
 }
 
@@ -203,14 +212,14 @@ impl Borrow<str> for Scalar {
 impl FromToml for Scalar {
     const KIND: &'static str = "a string";
 
-    fn read(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<Self> {
+    fn read(value: &DeValue<'_>, _: &Location, _: &mut Problems<'_>) -> Option<Self> {
         match value {
             DeValue::String(text) => Some(Self(text.to_string())),
             DeValue::Integer(number) => Some(Self(number.to_string())),
             DeValue::Float(number) => Some(Self(number.to_string())),
             DeValue::Boolean(truth) => Some(Self(truth.to_string())),
             DeValue::Datetime(moment) => Some(Self(moment.to_string())),
-            DeValue::Array(_) | DeValue::Table(_) => report_mistyped(value, spot, problems),
+            DeValue::Array(_) | DeValue::Table(_) => None,
         }
     }
 }
@@ -220,21 +229,22 @@ impl<T: FromToml> FromToml for Vec<Field<T>> {
     const KIND: &'static str = "a list";
 
     fn read(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<Self> {
-        let Some(array) = value.as_array() else {
-            return report_mistyped::<Self>(value, spot, problems);
-        };
-        let elements = array.iter().enumerate().map(|(index, element)| {
-            let spot = spot.at_element(index);
-            let id = element
-                .get_ref()
-                .get("id")
-                .and_then(|id| id.get_ref().as_str());
-            let spot = match id {
-                Some(id) => spot.of_rule(id),
-                None => spot,
-            };
-            Field::new(element, spot, problems)
-        });
+        let elements = value
+            .as_array()?
+            .iter()
+            .enumerate()
+            .map(|(index, element)| {
+                let spot = spot.at_element(index);
+                let id = element
+                    .get_ref()
+                    .get("id")
+                    .and_then(|id| id.get_ref().as_str());
+                let spot = match id {
+                    Some(id) => spot.of_rule(id),
+                    None => spot,
+                };
+                Field::new(element, spot, problems)
+            });
         Some(elements.collect())
     }
 
@@ -249,10 +259,7 @@ impl<T: FromToml> FromToml for BTreeMap<String, Field<T>> {
     const KIND: &'static str = "a table";
 
     fn read(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<Self> {
-        let Some(table) = value.as_table() else {
-            return report_mistyped::<Self>(value, spot, problems);
-        };
-        let entries = table.iter().map(|(key, value)| {
+        let entries = value.as_table()?.iter().map(|(key, value)| {
             let key = key.get_ref().to_string();
             let field = Field::new(value, spot.at_key(&key), problems);
             (key, field)
@@ -267,46 +274,20 @@ impl<T: FromToml> FromToml for BTreeMap<String, Field<T>> {
 }
 
 /// Opens a table and reports every key that it can't have.
-pub(crate) fn open<'v, 'i, T: FromToml>(
+pub(crate) fn open<'v, 'i>(
     value: &'v DeValue<'i>,
     known: &[&str],
     spot: &Location,
     problems: &mut Problems<'_>,
 ) -> Option<&'v DeTable<'i>> {
-    let Some(table) = value.as_table() else {
-        report_mistyped::<T>(value, spot, problems);
-        return None;
-    };
+    let table = value.as_table()?;
     for key in table.keys() {
         let name = key.get_ref().as_ref();
         if !known.contains(&name) {
+            let hint = suggest_nearest(name, known.iter().copied());
             let spot = spot.at_key(name).at(key.span().start);
-            problems.add_problem(
-                &spot,
-                format!(
-                    "unknown key; {}",
-                    suggest_nearest(name, known.iter().copied())
-                ),
-            );
+            problems.add_problem(&spot, format!("unknown key; {hint}"));
         }
     }
     Some(table)
-}
-
-fn report_mistyped<T: FromToml>(
-    value: &DeValue<'_>,
-    spot: &Location,
-    problems: &mut Problems<'_>,
-) -> Option<T> {
-    let found = match value {
-        DeValue::String(_) => "a string",
-        DeValue::Integer(_) => "a whole number",
-        DeValue::Float(_) => "a fraction",
-        DeValue::Boolean(_) => "true or false",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Array(_) => "a list",
-        DeValue::Table(_) => "a table",
-    };
-    problems.add_problem(spot, format!("must be {}, not {found}", T::KIND));
-    None
 }
