@@ -1,4 +1,4 @@
-//! What a queue message says happened. Its words are events: they tell which key to look at, never
+//! What a queue message says happened. It is read as events: they name keys to look at, never
 //! what to write. All envelopes (none, SNS, EventBridge, EventBridge within SNS) and the MinIO
 //! dialect end here.
 
@@ -39,7 +39,7 @@ pub struct Event {
     pub sequencer: Option<Sequencer>,
     /// When S3 finished the request.
     pub time: Option<Timestamp>,
-    /// The size of the object, where the event tells.
+    /// The size of the object, where the event states it.
     pub size_bytes: Option<u64>,
 }
 
@@ -73,20 +73,18 @@ pub struct DecodeError {
     pub problem: DecodeProblem,
 }
 
-/// What is wrong with a part of a message. Lines and columns count from 1.
+/// What is wrong with a part of a message.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DecodeProblem {
     /// Reading it met a bug.
     #[error("cannot be read because of a bug in s3-replicator")]
     Bug,
-    /// The text is not JSON.
-    #[error("is not JSON: line {line} column {column}")]
-    #[allow(missing_docs, reason = "positions are told above")]
-    Json { line: usize, column: usize },
+    /// The text is not JSON at this line and column.
+    #[error("is not JSON: {0}")]
+    Json(String),
     /// A name stands twice in one object, and readers differ in which of the two they believe.
-    #[error("has an object with the same name twice: line {line} column {column}")]
-    #[allow(missing_docs, reason = "positions are told above")]
-    Twice { line: usize, column: usize },
+    #[error("has an object with the same name twice: {0}")]
+    Twice(String),
     /// The JSON is neither a notification nor an envelope around one.
     #[error("is no S3 notification, nor an SNS or EventBridge envelope of one")]
     Unknown,

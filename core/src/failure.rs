@@ -18,7 +18,7 @@ pub struct Failure {
     pub kind: FailureKind,
     /// The operation that failed, by its name in the service's API.
     pub operation: Operation,
-    /// The dependency that failed, where an answer, or the lack of one, told.
+    /// The dependency that failed, as far as an answer, or the lack of one, shows.
     pub dependency: Option<Dependency>,
     /// The rule that it was for, where another than the leading one took the version.
     pub rule: Option<Box<str>>,
@@ -143,8 +143,8 @@ pub enum FailureKind {
     /// The network, or the service's own trouble: a read that can simply be tried again.
     #[error("failed for now")]
     Transient,
-    /// Credentials that ended, could not be had, or were signed by a wrong clock: they mend without
-    /// the task's doing, and no request is answered until then.
+    /// Credentials that expired, could not be fetched, or were signed by a wrong clock: that mends
+    /// without the task's doing, and no request is answered until then.
     #[error("was not authenticated")]
     Unauthenticated,
     /// SQS did not confirm in time that the message is still this worker's: nothing is written
@@ -152,7 +152,7 @@ pub enum FailureKind {
     #[error("did not confirm the lease in time")]
     LeaseUnsure,
     /// The service throttles.
-    #[error("was told to slow down")]
+    #[error("was throttled")]
     Throttled,
     /// A refusal that stays until an operator changes something.
     #[error("was refused ({0})")]
@@ -167,7 +167,7 @@ pub enum FailureKind {
     #[error("cannot replicate this version ({0})")]
     Ineligible(Reason),
     /// The service does not implement the request.
-    #[error("asked for what the endpoint does not implement")]
+    #[error("needs what the endpoint does not implement")]
     NotImplemented,
     /// The service does not implement something optional, and the next attempt goes without it.
     #[error("goes without what the endpoint does not implement")]
@@ -396,7 +396,7 @@ impl Failure {
         is_heard && self.kind != FailureKind::Unauthenticated
     }
 
-    /// Names the dependency that may be failing for every request, as far as this failure tells.
+    /// Names the dependency that may be failing for every request, as far as this failure shows.
     pub fn suspected_dependency(&self) -> Option<Dependency> {
         let is_trouble = matches!(
             self.kind,

@@ -28,7 +28,7 @@ pub struct Stamp {
     /// The version of the original. A compact stamp names it by a digest, in place of the version
     /// id ([`names`]).
     pub version: VersionRef,
-    /// The sequencer of the event, where one told.
+    /// The sequencer of the event, where it has one.
     pub sequencer: Option<Sequencer>,
 }
 
@@ -230,7 +230,7 @@ pub enum Belief {
     Proved,
     /// The same but for the ETags: they prove other content, unless the original's is no digest.
     Undigested,
-    /// The source has lost the version. The stamp still tells a place in time, and one that is
+    /// The source has lost the version. The stamp still states a place in time, and one that is
     /// possible.
     Placed,
 }

@@ -15,11 +15,10 @@ use crate::sequencer::Sequencer;
 pub(super) fn parse_strict(text: &str, at: &str) -> Result<Value, DecodeError> {
     // The parser's own words are dropped, since they can quote the text.
     let refuse = |error: serde_json::Error| {
-        let (line, column) = (error.line(), error.column());
-        let problem = if error.is_data() {
-            DecodeProblem::Twice { line, column }
-        } else {
-            DecodeProblem::Json { line, column }
+        let position = format!("line {} column {}", error.line(), error.column());
+        let problem = match error.is_data() {
+            true => DecodeProblem::Twice(position),
+            false => DecodeProblem::Json(position),
         };
         DecodeError::new(at, problem)
     };
@@ -260,7 +259,7 @@ mod tests {
         assert!(matches!(
             parse_strict(&deep(100_000), "message"),
             Err(DecodeError {
-                problem: DecodeProblem::Json { .. },
+                problem: DecodeProblem::Json(_),
                 ..
             })
         ));

@@ -146,8 +146,8 @@ fn entries(body: &str) -> usize {
 fn name_of(refusal: &DecodeError) -> &'static str {
     match refusal.problem {
         DecodeProblem::Bug => "bug",
-        DecodeProblem::Json { .. } => "json",
-        DecodeProblem::Twice { .. } => "twice",
+        DecodeProblem::Json(_) => "json",
+        DecodeProblem::Twice(_) => "twice",
         DecodeProblem::Unknown => "unknown",
         DecodeProblem::Missing => "missing",
         DecodeProblem::Wrong(_) => "wrong",

@@ -183,7 +183,7 @@ fn what_sns_says_of_itself_is_ignored_by_name() {
 
 #[test]
 fn what_sns_asks_is_read_as_far_as_it_is_harmless() {
-    let told = |url: &str, topic: &str| {
+    let message = |url: &str, topic: &str| {
         json!({ "Type": "SubscriptionConfirmation", "TopicArn": topic, "SubscribeURL": url, "Token": "t" })
             .to_string()
     };
@@ -191,7 +191,7 @@ fn what_sns_asks_is_read_as_far_as_it_is_harmless() {
         "https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription&Token=t",
         "arn:aws:sns:x:1:orders",
     );
-    let read = handshake(&told(own, topic)).unwrap();
+    let read = handshake(&message(own, topic)).unwrap();
     assert_eq!(
         (read.kind, read.topic.as_str(), read.url.as_deref()),
         ("SubscriptionConfirmation", topic, Some(own))
@@ -204,7 +204,7 @@ fn what_sns_asks_is_read_as_far_as_it_is_harmless() {
         "https://sns.eu-west-1.amazonaws.com/?\u{1b}[2J",
     ];
     for url in foreign {
-        let read = handshake(&told(url, "two words")).unwrap();
+        let read = handshake(&message(url, "two words")).unwrap();
         assert_eq!((read.topic.as_str(), read.url), ("unknown", None), "{url}");
     }
     assert_eq!(handshake(&sns("Notification", RECORDS)), None);

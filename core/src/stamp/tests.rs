@@ -140,7 +140,7 @@ fn an_etag_that_is_no_digest_disproves_nothing() {
         under_kms.judge(std::slice::from_ref(&original)),
         Ok(Belief::Proved)
     );
-    // The list does not tell how the original is encrypted.
+    // The list does not state how the original is encrypted.
     assert_eq!(
         replica(&original, TWO).judge(&[original]),
         Ok(Belief::Undigested)
