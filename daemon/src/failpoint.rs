@@ -1,6 +1,5 @@
 //! Named places around every step that changes the outside world, at which a test can end the
-//! daemon. Off, which is how it starts unless told otherwise, a place costs one look at an empty
-//! pointer.
+//! daemon. Unless armed, a place costs one look at an empty pointer.
 
 use std::fmt;
 use std::sync::Arc;

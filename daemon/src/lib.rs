@@ -3,8 +3,8 @@
 //! In the order data flows; each file uses only what stands at its own level or below:
 //!
 //! - `pipeline`: the stations put together, and the order in which they stop
-//! - `status`, `failures`: what the running daemon says of itself and of what is parked, `admin`:
-//!   how it says it
+//! - `status`, `failures`: the commands that show the running daemon's state and parked tasks;
+//!   `admin`: the HTTP endpoints that they read
 //! - `receiver`, `router`, `dispatch`, `ack`: the stations; `work_queues`: what the router sends to,
 //!   and retries
 //! - `runner`: one task at work; `ruleset`: what an event means; `parking`: when what is parked is

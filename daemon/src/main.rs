@@ -225,7 +225,7 @@ fn start_log(format: LogFormat, filter: &str) -> anyhow::Result<()> {
 
 #[allow(
     clippy::print_stdout,
-    reason = "what a command was asked for goes to standard output"
+    reason = "the answer of a command goes to standard output"
 )]
 fn print_text(text: &str) {
     println!("{}", without_commands(text));

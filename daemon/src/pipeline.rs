@@ -49,7 +49,7 @@ const QUESTIONS_MAX: usize = 8;
 // much longer than `drain_timeout`, and a kill loses no more than abandoned tasks do.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Runs the daemon until it is told to stop by SIGTERM or SIGINT.
+/// Runs the daemon until SIGTERM or SIGINT.
 pub async fn run(settings: Settings, config: PathBuf, role: Role) -> anyhow::Result<()> {
     let listener = TcpListener::bind(settings.listen).await.with_context(|| {
         format!(
@@ -65,7 +65,7 @@ pub async fn run(settings: Settings, config: PathBuf, role: Role) -> anyhow::Res
     };
     let signals = Signals::new().context("cannot listen for signals")?;
     let daemon = Daemon::start(settings, outside).await?;
-    daemon.live(signals, &config).await?;
+    daemon.run_until_stopped(signals, &config).await?;
     info!("stopped");
     Ok(())
 }
@@ -146,7 +146,7 @@ impl Daemon {
         let [drain, halt, close] = <[CancellationToken; 3]>::default();
         let [mut work, mut services] = <[JoinSet<()>; 2]>::default();
         let (deliver, deliveries) = mpsc::channel(deliveries_max(&settings));
-        let (settle, settlements) = mpsc::channel(SETTLEMENTS_MAX);
+        let (acks, settlements) = mpsc::channel(SETTLEMENTS_MAX);
         let (ask, questions) = mpsc::channel(QUESTIONS_MAX);
         let receiving = Receiving::new((&engine, &settings), (&drain, &close), &mut services);
         let (receivers, polls, events) = receiving.start(role, deliver);
@@ -155,7 +155,7 @@ impl Daemon {
                 engine: Arc::clone(&engine),
                 rules: watched.clone(),
                 deliveries,
-                settlements: settle.clone(),
+                settlements: acks.clone(),
                 draining: drain.clone(),
             };
             work.spawn(router.run());
@@ -163,15 +163,15 @@ impl Daemon {
         let channels = Channels {
             rules: watched,
             deliveries,
-            settlements: settle,
+            settlements: acks,
             questions,
         };
-        work.spawn(Dispatch::new(Arc::clone(&engine), channels, halt.clone()).run());
         let ack = Ack {
             engine: Arc::clone(&engine),
             settlements,
         };
         work.spawn(ack.run());
+        work.spawn(Dispatch::new(Arc::clone(&engine), channels, halt.clone()).run());
         services.spawn(engine.ledger.clone().tend(close.clone()));
         let admin = Admin {
             engine: Arc::clone(&engine),
@@ -212,8 +212,8 @@ impl Daemon {
         self.admin.metrics().await
     }
 
-    /// Lives until told to stop, then stops.
-    async fn live(self, mut signals: Signals, config: &Path) -> anyhow::Result<()> {
+    /// Runs until SIGTERM or SIGINT, then stops.
+    async fn run_until_stopped(self, mut signals: Signals, config: &Path) -> anyhow::Result<()> {
         while signals.next().await == Request::Reload {
             match replicator_config::load(config) {
                 Ok(settings) => self.reload_rules(&settings),
