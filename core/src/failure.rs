@@ -323,21 +323,13 @@ impl Reason {
 impl FailureKind {
     /// Returns the reason's code, or the kind's own name.
     pub fn reason_code(self) -> &'static str {
-        match self {
-            Self::NeedsOperator(reason) | Self::Ineligible(reason) => reason.into(),
-            Self::SourceVersionMissing => Reason::SrcVersionNotFound.into(),
-            Self::PreconditionFailed
-            | Self::ConcurrentWrite
-            | Self::MustWait(_)
-            | Self::OutcomeUnknown
-            | Self::Transient
-            | Self::Unauthenticated
-            | Self::LeaseUnsure
-            | Self::Throttled
-            | Self::NotFound
-            | Self::NotImplemented
-            | Self::FeatureDisabled => self.into(),
+        if let Self::NeedsOperator(reason) | Self::Ineligible(reason) = self {
+            return reason.into();
         }
+        if self == Self::SourceVersionMissing {
+            return Reason::SrcVersionNotFound.into();
+        }
+        self.into()
     }
 }
 

@@ -5,15 +5,15 @@
 //! - `pipeline`: the stations put together, and the order in which they stop
 //! - `status`, `failures`: the commands that show the running daemon's state and parked tasks;
 //!   `admin`: the HTTP endpoints that they read
-//! - `receiver`, `router`, `dispatch`, `ack`: the stations; `work_queues`: what the router sends to,
-//!   and retries
-//! - `runner`: one task at work; `ruleset`: what an event means; `parking`: when what is parked is
-//!   tried again; `task`, `message`: what travels; `hidden_events`: what of it waits in its queue
+//! - `receiver`, `router`, `dispatch`, `ack`: the stations; `work_queues`: sends to FIFO queues
+//! - `runner`: one task at work; `ruleset`: what an event means; `parking`: the schedule of parked
+//!   tasks; `task`, `message`: what travels; `hidden_events`: bound on events left in their queue
 //! - `reconcile`: bringing one key at one destination up to date
-//! - `engine`: what tasks share; `predecessor`: what a start has to wait for; `second_daemon`: a
-//!   second daemon where there may be one only; `lease`, `ledger`, `limits`, `concurrency`, `single_flight`,
-//!   `budget`, `fair_queue`, `batcher`, `ttl_set`, `accounts`, `s3_http`, `checksum`, `health`, `metrics`,
-//!   `clock`, `process`, `failpoint`, `xml`: the services
+//! - `engine`: what tasks share; `predecessor`: the wait after an unclean stop; `second_daemon`:
+//!   detects a second daemon where only one may be
+//! - `lease`, `ledger`, `limits`, `concurrency`, `retries`, `single_flight`, `budget`, `fair_queue`,
+//!   `batcher`, `ttl_set`, `accounts`, `s3_http`, `checksum`, `health`, `metrics`, `clock`,
+//!   `process`, `failpoint`, `xml`: the services
 
 mod accounts;
 mod ack;

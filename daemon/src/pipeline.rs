@@ -322,9 +322,9 @@ fn adopt(engine: &Engine, settings: &Settings) -> Result<Ruleset, Failure> {
     Ok(Ruleset::new(&settings.rules))
 }
 
-/// Finds a rule that a reload may not change so: the way of a key's work is one in the whole fleet.
-/// Its work would go through no work queue instead of one or the other way around,
-/// through one that is not polled, through another one than before, or to another bucket than that
+/// Finds a rule that a reload may not change, because the way of a key's work is one in the whole
+/// fleet: its work would go through no work queue instead of one or the other way around, through
+/// one that is not polled, through another one than before, or to another bucket than that queue
 /// is polled for.
 fn rerouted<'a>(old: &Settings, new: &'a Settings) -> Option<&'a str> {
     let had_queues = !old.work_queues.is_empty();

@@ -117,9 +117,8 @@ impl Signals {
 }
 
 /// Does work that blocks, such as a sync of the disk, without holding up the tasks that wait for
-/// this thread. A runtime
-/// of one thread has no other to move them to; there everything happens in order, which a simulation
-/// relies on.
+/// this thread. A runtime of one thread has no other to move them to; there everything happens in
+/// order, which a simulation relies on.
 pub(crate) fn run_blocking<T>(work: impl FnOnce() -> T) -> T {
     if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
         tokio::task::block_in_place(work)

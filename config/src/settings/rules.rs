@@ -74,7 +74,7 @@ fn rule(
     let per_hour = written
         .version_deletes_per_hour
         .parse_with(problems, per_hour);
-    let rule = Rule {
+    Some(Rule {
         enabled: written.enabled.value_or(true),
         priority: written.priority.value_or(0),
         storage_class: at
@@ -99,8 +99,7 @@ fn rule(
         id: id?,
         source: source?,
         destination: destination?,
-    };
-    Some(rule)
+    })
 }
 
 // The first of each is the default.

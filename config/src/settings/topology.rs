@@ -284,7 +284,7 @@ macro_rules! setting {
     };
 }
 
-/// What belongs to the key and not to the version: rules that compete for a key have to agree on it.
+/// What belongs to the key and not to the version: rules that compete for a key must agree on it.
 const SETTINGS_OF_KEYS: [(Differs, SpotOf); 7] = [
     setting!(history),
     setting!(since),

@@ -26,8 +26,9 @@ const DELIVERIES_MAX: usize = 2 * BATCH_MAX;
 // What is beyond is for other daemons.
 const IN_FLIGHT_MAX: usize = 500;
 
-// With fewer a queue would leave task slots of its destination empty (`SHARE_MAX` of the scheduler).
-// With many queues the sum may exceed the dispatch's messages; it bounds their tasks and bytes.
+// With fewer a queue would leave task slots of its destination empty (`SHARE_MAX` of the
+// scheduler). With many queues the sum may exceed the dispatch's messages; it bounds their tasks
+// and bytes.
 const PART_MIN: usize = 128;
 
 /// Which part of the work a daemon does, where there are work queues.
@@ -80,9 +81,9 @@ impl<'a> Receiving<'a> {
         }
     }
 
-    /// Starts a receiver for each queue that this role receives from: those of work queues deliver to
-    /// the dispatch, and so do those of events where there are none. Else events are for the router.
-    /// Returns the receivers, the status of their polls, and the router's events.
+    /// Starts a receiver for each queue that this role receives from: those of work queues deliver
+    /// to the dispatch, and so do those of events where there are none. Else events are for the
+    /// router. Returns the receivers, the status of their polls, and the router's events.
     pub(super) fn start(mut self, role: Role, deliver: mpsc::Sender<ReceivedMessage>) -> Started {
         let routed = self.start_role(role, deliver);
         (self.receivers, self.polls, routed)
@@ -125,8 +126,8 @@ impl<'a> Receiving<'a> {
         routed
     }
 
-    /// Starts the receivers of events, with a bound on the messages in flight of each if they are for
-    /// the dispatch.
+    /// Starts the receivers of events, with a bound on the messages in flight of each if they are
+    /// for the dispatch.
     fn start_events(
         &mut self,
         deliver: &mpsc::Sender<ReceivedMessage>,
