@@ -3,10 +3,12 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU64;
+use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use replicator_core::object::Timestamp;
+use strum::VariantNames;
 use time::UtcOffset;
 use time::format_description::well_known::Rfc3339;
 
@@ -169,31 +171,22 @@ pub(crate) fn queue_region(url: &str) -> Option<&str> {
     domain.starts_with("amazonaws.com").then_some(region)
 }
 
-/// Checks a storage class of S3.
+/// Checks a storage class that S3 takes replicas in.
 pub(crate) fn storage_class(text: &str) -> Result<String, String> {
     if STORAGE_CLASSES.contains(&text) {
         return Ok(text.to_owned());
     }
-    if UNWRITABLE_CLASSES.contains(&text) {
-        return Err(format!(
-            "S3 does not take replicas in {text}; leave it out to keep the class of the source"
-        ));
-    }
+    let hint = suggest_nearest(text, STORAGE_CLASSES.into_iter());
     Err(format!(
-        "{text:?} is not a storage class; {}",
-        suggest_nearest(text, STORAGE_CLASSES.into_iter())
+        "{text:?} is not a storage class of replicas; {hint}"
     ))
 }
 
-/// Picks what a word stands for among the words that are possible.
-pub(crate) fn one_of<T: Clone>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
-    match words.iter().find(|(word, _)| *word == text) {
-        Some((_, meaning)) => Ok(meaning.clone()),
-        None => Err(format!(
-            "{text:?} is not one of {}",
-            join_quoted(words.iter().map(|(word, _)| *word))
-        )),
-    }
+/// Reads one of the words that name the variants of an enum.
+pub(crate) fn word<T: FromStr + VariantNames>(text: &str) -> Result<T, String> {
+    let words = || join_quoted(T::VARIANTS.iter().copied());
+    text.parse()
+        .map_err(|_| format!("{text:?} is not one of {}", words()))
 }
 
 /// Joins names as messages show them.
@@ -223,17 +216,6 @@ const STORAGE_CLASSES: [&str; 8] = [
     "GLACIER",
     "DEEP_ARCHIVE",
     "GLACIER_IR",
-];
-
-// Classes of buckets that keep no versions, or are of other services, which S3 only shows.
-const UNWRITABLE_CLASSES: [&str; 7] = [
-    "OUTPOSTS",
-    "SNOW",
-    "EXPRESS_ONEZONE",
-    "FSX_OPENZFS",
-    "FSX_ONTAP",
-    "AWS_BACKUP_WARM",
-    "AWS_BACKUP_LOW_COST_WARM",
 ];
 
 fn parse_bytes(text: &str) -> Option<u64> {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use strum::{EnumString, VariantNames};
+
 use crate::diagnostics::Problems;
 use crate::reader::Field;
 use crate::{schema, values};
@@ -58,14 +60,17 @@ pub enum Service {
 }
 
 /// Whether an S3 endpoint honours conditions on writes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, EnumString, VariantNames)]
+#[strum(serialize_all = "lowercase")]
 pub enum ConditionalWrites {
     /// Found out at run time, operation by operation.
     #[default]
     Auto,
     /// It does, and that is relied on.
+    #[strum(serialize = "true")]
     On,
     /// It does not.
+    #[strum(serialize = "false")]
     Off,
 }
 
@@ -143,7 +148,7 @@ fn account(name: &str, written: &Field<schema::Account>, problems: &mut Problems
     account.path_style = written.path_style.value_or(has_endpoint);
     let conditional_writes = &written.conditional_writes;
     account.conditional_writes = conditional_writes
-        .parse_with(problems, conditional_writes_word)
+        .parse_with(problems, values::word)
         .unwrap_or_default();
     account.owner = written.owner.parse_with(problems, values::account_number);
     if written.role_arn.is_absent() {
@@ -188,14 +193,5 @@ fn profile(text: &str) -> Result<String, String> {
     match text {
         "" => Err(message.to_owned()),
         _ => Ok(text.to_owned()),
-    }
-}
-
-fn conditional_writes_word(text: &str) -> Result<ConditionalWrites, String> {
-    match text {
-        "auto" => Ok(ConditionalWrites::Auto),
-        "true" => Ok(ConditionalWrites::On),
-        "false" => Ok(ConditionalWrites::Off),
-        _ => Err(format!("{text:?} is not one of \"auto\", true, false")),
     }
 }

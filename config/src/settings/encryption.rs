@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use replicator_core::rule::Encryption;
+use strum::{EnumString, VariantNames};
 
 use crate::diagnostics::Problems;
 use crate::reader::Field;
@@ -24,9 +25,7 @@ pub(super) fn resolve(
     let mode = if written.mode.is_absent() {
         Some(Mode::Same)
     } else {
-        written
-            .mode
-            .parse_with(problems, |text: &str| values::one_of(text, &MODES))
+        written.mode.parse_with(problems, values::word)
     };
     let Some(mode) = mode else { return as_source };
     refuse_unused_keys(mode, written, problems);
@@ -45,7 +44,8 @@ pub(super) fn resolve(
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 enum Mode {
     Same,
     BucketDefault,
@@ -53,14 +53,6 @@ enum Mode {
     Kms,
     Dsse,
 }
-
-const MODES: [(&str, Mode); 5] = [
-    ("same", Mode::Same),
-    ("bucket-default", Mode::BucketDefault),
-    ("s3", Mode::S3),
-    ("kms", Mode::Kms),
-    ("dsse", Mode::Dsse),
-];
 
 /// Refuses what a mode has no use for, and reports what it needs.
 fn refuse_unused_keys(mode: Mode, written: &schema::Encryption, problems: &mut Problems<'_>) {

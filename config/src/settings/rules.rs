@@ -2,19 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::str::FromStr;
 use std::time::Duration;
 
 use replicator_core::object::Bucket;
-use replicator_core::rule::{
-    BucketRef, Filter, History, RateLimits, Replicas, Rule, UnmanagedObjects, Verify,
-};
+use replicator_core::rule::{BucketRef, Filter, RateLimits, Rule};
+use strum::{EnumString, VariantNames};
 
 use super::accounts::{self, Account};
 use super::queues::{self, Queue};
 use super::{encryption, topology};
 use crate::diagnostics::Problems;
 use crate::reader::{Field, Scalar};
-use crate::values::{NO_RATE, one_of};
+use crate::values::NO_RATE;
 use crate::{schema, values};
 
 /// A rule beside the text it came from, for problems that only show between rules.
@@ -81,16 +81,16 @@ fn rule(
             .and_then(|at| at.storage_class.parse_with(problems, values::storage_class)),
         rewrite: at.and_then(|at| at.prefix.parse_with(problems, rewrite)),
         filter: filter(&written.filter, problems),
-        history: word_or_default(&written.history, HISTORY, problems),
+        history: word_or_default(&written.history, problems),
         since: written.since.parse_with(problems, values::parse_moment),
         work_queue: work_queue(written, (accounts, queues), problems),
-        unmanaged_objects: word_or_default(&written.unmanaged_objects, UNMANAGED_OBJECTS, problems),
+        unmanaged_objects: word_or_default(&written.unmanaged_objects, problems),
         delete_markers: written.delete_markers.value_or(false),
         version_deletes: written.version_deletes.value_or(false),
         version_delete_delay: delay.unwrap_or(VERSION_DELETE_DELAY_DEFAULT),
         version_deletes_per_hour: per_hour.unwrap_or(VERSION_DELETES_PER_HOUR_DEFAULT),
-        replicas: word_or_default(&written.replicas, REPLICAS, problems),
-        verify: word_or_default(&written.verify, VERIFY, problems),
+        replicas: word_or_default(&written.replicas, problems),
+        verify: word_or_default(&written.verify, problems),
         encryption: encryption::resolve(&written.encryption, problems),
         sse_kms_objects: written.sse_kms_objects.value_or(false),
         limits: limits(&written.limits, problems),
@@ -101,16 +101,6 @@ fn rule(
         destination: destination?,
     })
 }
-
-// The first of each is the default.
-const HISTORY: [(&str, History); 2] = [("exact", History::Exact), ("latest", History::Latest)];
-const UNMANAGED_OBJECTS: [(&str, UnmanagedObjects); 2] = [
-    ("overwrite", UnmanagedObjects::Overwrite),
-    ("keep", UnmanagedObjects::Keep),
-];
-const REPLICAS: [(&str, Replicas); 2] =
-    [("skip", Replicas::Skip), ("replicate", Replicas::Replicate)];
-const VERIFY: [(&str, Verify); 2] = [("auto", Verify::Auto), ("always", Verify::Always)];
 
 /// Returns the rule's own work queue, or else the one that all queues name.
 fn work_queue(
@@ -219,25 +209,26 @@ fn positive_u32(number: i64, zero: &str) -> Result<NonZeroU32, String> {
     NonZeroU32::new(number).ok_or_else(|| zero.to_owned())
 }
 
-/// Picks what a word stands for.
-fn word_or_default<T: Copy>(
+fn word_or_default<T: FromStr + VariantNames + Default>(
     written: &Field<String>,
-    words: [(&str, T); 2],
     problems: &mut Problems<'_>,
 ) -> T {
-    let [(_, default), _] = words;
     written
-        .parse_with(problems, |text: &str| one_of(text, &words))
-        .unwrap_or(default)
+        .parse_with(problems, values::word)
+        .unwrap_or_default()
+}
+
+#[derive(Default, PartialEq, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
+enum Acl {
+    #[default]
+    DestinationOwner,
+    Copy,
 }
 
 /// Refuses the one value that this version has no support for.
 fn refuse_acl_copies(written: &Field<String>, problems: &mut Problems<'_>) {
-    if word_or_default(
-        written,
-        [("destination-owner", false), ("copy", true)],
-        problems,
-    ) {
+    if word_or_default::<Acl>(written, problems) == Acl::Copy {
         let message = "\"copy\" is not available in this version; use \"destination-owner\"";
         problems.add_problem(&written.spot, message);
     }
