@@ -42,7 +42,7 @@ fn the_readme_is_read_in_five_minutes() {
 fn every_reason_has_its_row() {
     let code = read(&root().join("core/src/failure.rs"));
     let list = code
-        .split_once("\nreasons! {")
+        .split_once("\npub enum Reason {")
         .and_then(|(_, rest)| rest.split_once("\n}"))
         .unwrap()
         .0;

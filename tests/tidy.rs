@@ -11,7 +11,7 @@ use crate::world::oracle::root;
 /// or below.
 const LAYERS: &[&[&str]] = &[
     &["main", "lib"],
-    &["pipeline", "signals", "process"],
+    &["pipeline"],
     &["status", "failures", "admin"],
     &["receiver", "router", "dispatch", "ack"],
     &["runner", "parking", "ruleset", "hidden_events", "message"],
@@ -36,9 +36,8 @@ const LAYERS: &[&[&str]] = &[
         "health",
         "metrics",
         "clock",
-        "blocking",
+        "process",
         "failpoint",
-        "panics",
         "xml",
         "poison",
     ],
@@ -58,6 +57,7 @@ const CORE_DEPENDENCIES: &[&str] = &[
     "percent-encoding",
     "serde",
     "serde_json",
+    "strum",
     "thiserror",
     "time",
 ];

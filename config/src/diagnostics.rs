@@ -45,11 +45,9 @@ impl Invalid {
     }
 
     /// Names the file the text came from.
-    pub(crate) fn in_file(self, path: &Path) -> Self {
-        Self {
-            file: Some(path.to_owned()),
-            ..self
-        }
+    pub(crate) fn in_file(mut self, path: &Path) -> Self {
+        self.file = Some(path.to_owned());
+        self
     }
 }
 
@@ -126,19 +124,15 @@ impl Location {
     }
 
     /// Returns this spot as found at a byte offset.
-    pub(crate) fn at(self, offset: usize) -> Self {
-        Self {
-            offset: Some(offset),
-            ..self
-        }
+    pub(crate) fn at(mut self, offset: usize) -> Self {
+        self.offset = Some(offset);
+        self
     }
 
     /// Returns this spot as part of a rule.
-    pub(crate) fn of_rule(self, id: &str) -> Self {
-        Self {
-            rule: Some(id.to_owned()),
-            ..self
-        }
+    pub(crate) fn of_rule(mut self, id: &str) -> Self {
+        self.rule = Some(id.to_owned());
+        self
     }
 }
 
@@ -164,7 +158,7 @@ impl<'a> Problems<'a> {
     }
 
     /// Returns the value when nothing at all was wrong.
-    pub(crate) fn settle<T>(mut self, value: Option<T>) -> Result<T, Invalid> {
+    pub(crate) fn finish<T>(mut self, value: Option<T>) -> Result<T, Invalid> {
         if let (Some(value), true) = (value, self.found.is_empty()) {
             return Ok(value);
         }

@@ -1,13 +1,14 @@
 //! Turns TOML into fields with their positions. A wrong key or type is reported and the reading
 //! goes on, so that one pass finds them all.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::aws_names::suggest_nearest;
 use crate::diagnostics::{Location, Problems};
+use crate::values::suggest_nearest;
 
 /// A key of a table, whether it is there or not.
 #[derive(Debug)]
@@ -43,14 +44,31 @@ impl<T> Field<T> {
     }
 
     /// Parses what was written, if it was, and reports a failure here.
-    pub(crate) fn parse_with<U>(
+    pub(crate) fn parse_with<U, V: ?Sized>(
         &self,
         problems: &mut Problems<'_>,
-        parse: impl FnOnce(&T) -> Result<U, String>,
-    ) -> Option<U> {
-        parse(self.present_value()?)
+        parse: impl FnOnce(&V) -> Result<U, String>,
+    ) -> Option<U>
+    where
+        T: Borrow<V>,
+    {
+        parse(self.present_value()?.borrow())
             .map_err(|message| problems.add_problem(&self.spot, message))
             .ok()
+    }
+
+    /// Parses what was written, and reports its absence with the remedy.
+    pub(crate) fn require_with<U, V: ?Sized>(
+        &self,
+        remedy: &str,
+        problems: &mut Problems<'_>,
+        parse: impl FnOnce(&V) -> Result<U, String>,
+    ) -> Option<U>
+    where
+        T: Borrow<V>,
+    {
+        self.require_present(remedy, problems)?;
+        self.parse_with(problems, parse)
     }
 
     /// Reports what was written, if it was, as having no place here.
@@ -63,6 +81,35 @@ impl<T> Field<T> {
     /// Says whether nothing was written.
     pub(crate) fn is_absent(&self) -> bool {
         matches!(self.content, Content::Absent)
+    }
+}
+
+impl<T: Copy> Field<T> {
+    /// Returns what was written, or else the default.
+    pub(crate) fn value_or(&self, default: T) -> T {
+        self.present_value().copied().unwrap_or(default)
+    }
+}
+
+impl<T> Field<Vec<Field<T>>> {
+    /// Returns the elements of a list that could be read.
+    pub(crate) fn elements(&self) -> Vec<&T> {
+        let elements = self.present_value().into_iter().flatten();
+        elements.filter_map(Field::present_value).collect()
+    }
+}
+
+impl Field<Vec<Field<String>>> {
+    /// Parses each element of a list, and reports the failures.
+    pub(crate) fn parse_each<U>(
+        &self,
+        problems: &mut Problems<'_>,
+        parse: impl Fn(&str) -> Result<U, String>,
+    ) -> Vec<U> {
+        let elements = self.present_value().into_iter().flatten();
+        elements
+            .filter_map(|element| element.parse_with(problems, &parse))
+            .collect()
     }
 }
 
@@ -101,30 +148,41 @@ impl<T: FromToml> Field<T> {
         let spot = spot.at(value.span().start);
         let content = match T::read(value.get_ref(), &spot, problems) {
             Some(value) => Content::Given(value),
-            None => Content::Broken,
+            None => {
+                let message = format!("must be {}, not {}", T::KIND, kind_of(value.get_ref()));
+                problems.add_problem(&spot, message);
+                Content::Broken
+            }
         };
         Self { spot, content }
+    }
+}
+
+fn kind_of(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
     }
 }
 
 impl FromToml for String {
     const KIND: &'static str = "a string";
 
-    fn read(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<Self> {
-        value
-            .as_str()
-            .map(str::to_owned)
-            .or_else(|| report_mistyped::<Self>(value, spot, problems))
+    fn read(value: &DeValue<'_>, _: &Location, _: &mut Problems<'_>) -> Option<Self> {
+        value.as_str().map(str::to_owned)
     }
 }
 
 impl FromToml for bool {
     const KIND: &'static str = "true or false";
 
-    fn read(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<Self> {
-        value
-            .as_bool()
-            .or_else(|| report_mistyped::<Self>(value, spot, problems))
+    fn read(value: &DeValue<'_>, _: &Location, _: &mut Problems<'_>) -> Option<Self> {
+        value.as_bool()
     }
 }
 
@@ -132,14 +190,12 @@ impl FromToml for i64 {
     const KIND: &'static str = "a whole number";
 
     fn read(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<Self> {
-        let Some(number) = value.as_integer() else {
-            return report_mistyped::<Self>(value, spot, problems);
-        };
-        let parsed = Self::from_str_radix(number.as_str(), number.radix()).ok();
-        if parsed.is_none() {
+        let number = value.as_integer()?;
+        let parsed = Self::from_str_radix(number.as_str(), number.radix());
+        if parsed.is_err() {
             problems.add_problem(spot, format!("{number} is too large"));
         }
-        parsed
+        Some(parsed.unwrap_or(Self::MAX))
     }
 }
 
@@ -147,17 +203,23 @@ impl FromToml for i64 {
 #[derive(Debug)]
 pub(crate) struct Scalar(pub(crate) String);
 
+impl Borrow<str> for Scalar {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl FromToml for Scalar {
     const KIND: &'static str = "a string";
 
-    fn read(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<Self> {
+    fn read(value: &DeValue<'_>, _: &Location, _: &mut Problems<'_>) -> Option<Self> {
         match value {
             DeValue::String(text) => Some(Self(text.to_string())),
             DeValue::Integer(number) => Some(Self(number.to_string())),
             DeValue::Float(number) => Some(Self(number.to_string())),
             DeValue::Boolean(truth) => Some(Self(truth.to_string())),
             DeValue::Datetime(moment) => Some(Self(moment.to_string())),
-            DeValue::Array(_) | DeValue::Table(_) => report_mistyped(value, spot, problems),
+            DeValue::Array(_) | DeValue::Table(_) => None,
         }
     }
 }
@@ -167,22 +229,22 @@ impl<T: FromToml> FromToml for Vec<Field<T>> {
     const KIND: &'static str = "a list";
 
     fn read(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<Self> {
-        let Some(array) = value.as_array() else {
-            return report_mistyped::<Self>(value, spot, problems);
-        };
-        let elements = array.iter().enumerate().map(|(index, element)| {
-            let spot = spot.at_element(index);
-            let id = element
-                .get_ref()
-                .get("id")
-                .and_then(|id| id.get_ref().as_str());
-            let spot = if let Some(id) = id {
-                spot.of_rule(id)
-            } else {
-                spot
-            };
-            Field::new(element, spot, problems)
-        });
+        let elements = value
+            .as_array()?
+            .iter()
+            .enumerate()
+            .map(|(index, element)| {
+                let spot = spot.at_element(index);
+                let id = element
+                    .get_ref()
+                    .get("id")
+                    .and_then(|id| id.get_ref().as_str());
+                let spot = match id {
+                    Some(id) => spot.of_rule(id),
+                    None => spot,
+                };
+                Field::new(element, spot, problems)
+            });
         Some(elements.collect())
     }
 
@@ -197,10 +259,7 @@ impl<T: FromToml> FromToml for BTreeMap<String, Field<T>> {
     const KIND: &'static str = "a table";
 
     fn read(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<Self> {
-        let Some(table) = value.as_table() else {
-            return report_mistyped::<Self>(value, spot, problems);
-        };
-        let entries = table.iter().map(|(key, value)| {
+        let entries = value.as_table()?.iter().map(|(key, value)| {
             let key = key.get_ref().to_string();
             let field = Field::new(value, spot.at_key(&key), problems);
             (key, field)
@@ -215,46 +274,20 @@ impl<T: FromToml> FromToml for BTreeMap<String, Field<T>> {
 }
 
 /// Opens a table and reports every key that it can't have.
-pub(crate) fn open<'v, 'i, T: FromToml>(
+pub(crate) fn open<'v, 'i>(
     value: &'v DeValue<'i>,
     known: &[&str],
     spot: &Location,
     problems: &mut Problems<'_>,
 ) -> Option<&'v DeTable<'i>> {
-    let Some(table) = value.as_table() else {
-        report_mistyped::<T>(value, spot, problems);
-        return None;
-    };
+    let table = value.as_table()?;
     for key in table.keys() {
         let name = key.get_ref().as_ref();
         if !known.contains(&name) {
+            let hint = suggest_nearest(name, known.iter().copied());
             let spot = spot.at_key(name).at(key.span().start);
-            problems.add_problem(
-                &spot,
-                format!(
-                    "unknown key; {}",
-                    suggest_nearest(name, known.iter().copied())
-                ),
-            );
+            problems.add_problem(&spot, format!("unknown key; {hint}"));
         }
     }
     Some(table)
-}
-
-fn report_mistyped<T: FromToml>(
-    value: &DeValue<'_>,
-    spot: &Location,
-    problems: &mut Problems<'_>,
-) -> Option<T> {
-    let found = match value {
-        DeValue::String(_) => "a string",
-        DeValue::Integer(_) => "a whole number",
-        DeValue::Float(_) => "a fraction",
-        DeValue::Boolean(_) => "true or false",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Array(_) => "a list",
-        DeValue::Table(_) => "a table",
-    };
-    problems.add_problem(spot, format!("must be {}, not {found}", T::KIND));
-    None
 }

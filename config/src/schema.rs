@@ -21,7 +21,7 @@ macro_rules! tables {
             const KIND: &'static str = "a table";
 
             fn read(value: &DeValue<'_>, spot: &Location, problems: &mut Problems<'_>) -> Option<Self> {
-                let table = open::<Self>(value, &[$(stringify!($key)),*], spot, problems)?;
+                let table = open(value, &[$(stringify!($key)),*], spot, problems)?;
                 Some(Self { $($key: Field::of_table(table, stringify!($key), spot, problems),)* })
             }
 

@@ -2,11 +2,9 @@
 
 pub(crate) mod accounts;
 mod encryption;
-mod filter;
 pub(crate) mod queues;
 mod rules;
 mod topology;
-mod unavailable;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,11 +16,10 @@ use std::time::Duration;
 use replicator_core::rule::Rule;
 use toml::de::{DeTable, DeValue};
 
-use crate::aws_names;
 use crate::diagnostics::{Invalid, Location, Problems, line_and_column};
-use crate::reader::{Field, FromToml, Scalar};
+use crate::reader::{Field, FromToml};
 use crate::schema::File;
-use crate::units;
+use crate::values;
 use accounts::Account;
 use queues::Queue;
 
@@ -52,18 +49,15 @@ pub struct Settings {
 
 /// Reads and checks a configuration file.
 pub fn load(path: &Path) -> Result<Settings, Invalid> {
-    fs::read_to_string(path)
-        .map_err(|error| match error.kind() == ErrorKind::InvalidData {
-            true => Invalid::whole_file(
-                None,
-                "is not UTF-8, as TOML has to be; save it as UTF-8".to_owned(),
-            ),
-            false => Invalid::whole_file(
-                None,
-                format!("can't be read: {error}; name another with --config FILE"),
-            ),
-        })
-        .and_then(|text| parse(&text))
+    let text = fs::read_to_string(path).map_err(|error| {
+        let message = if error.kind() == ErrorKind::InvalidData {
+            "is not UTF-8, as TOML has to be; save it as UTF-8".to_owned()
+        } else {
+            format!("can't be read: {error}; name another with --config FILE")
+        };
+        Invalid::whole_file(None, message)
+    });
+    text.and_then(|text| parse(&text))
         .map_err(|invalid| invalid.in_file(path))
 }
 
@@ -79,8 +73,8 @@ pub fn parse(text: &str) -> Result<Settings, Invalid> {
         &Location::default(),
         &mut problems,
     );
-    let settings = file.map(|file| settle(&file, &mut problems));
-    problems.settle(settings)
+    let settings = file.map(|file| resolve(&file, &mut problems));
+    problems.finish(settings)
 }
 
 const STATE_DIR: &str = "/var/lib/s3-replicator";
@@ -95,35 +89,29 @@ const MEMORY_BYTES_MIN: u64 = 16 << 20;
 
 /// Fills in what the file leaves open. What could not be read is reported and stands as its
 /// default, so that the checks across tables still see the rest.
-fn settle(file: &File, problems: &mut Problems<'_>) -> Settings {
-    let accounts = accounts::settle(&file.accounts, problems);
-    at_least_one(
+fn resolve(file: &File, problems: &mut Problems<'_>) -> Settings {
+    let accounts = accounts::resolve(&file.accounts, problems);
+    require_element(
         &file.queues,
         "add [[queues]] with url and account",
         problems,
     );
-    at_least_one(
-        &file.rules,
-        "add [[rules]] with id, source and destination",
-        problems,
-    );
-    let queues = queues::settle(&file.queues, &accounts, problems);
-    let rules = rules::settle(&file.rules, (&accounts, &queues), problems);
+    let remedy = "add [[rules]] with id, source and destination";
+    require_element(&file.rules, remedy, problems);
+    let queues = queues::resolve(&file.queues, &accounts, problems);
+    let rules = rules::resolve(&file.rules, (&accounts, &queues), problems);
+    let state_dir = file.state_dir.parse_with(problems, state_dir);
+    let listen = file.listen.parse_with(problems, listen);
+    let memory_bytes = file.memory.parse_with(problems, memory);
+    let drain_timeout = file
+        .drain_timeout
+        .parse_with(problems, values::parse_time_span);
     Settings {
-        state_dir: file
-            .state_dir
-            .parse_with(problems, state_dir)
-            .unwrap_or_else(|| STATE_DIR.into()),
-        listen: file.listen.parse_with(problems, listen).unwrap_or(LISTEN),
-        listen_hosts: listen_hosts(&file.listen_hosts, problems),
-        memory_bytes: file
-            .memory
-            .parse_with(problems, memory)
-            .unwrap_or(MEMORY_BYTES),
-        drain_timeout: file
-            .drain_timeout
-            .parse_with(problems, |text| units::parse_time_span(text))
-            .unwrap_or(DRAIN_TIMEOUT),
+        state_dir: state_dir.unwrap_or_else(|| STATE_DIR.into()),
+        listen: listen.unwrap_or(LISTEN),
+        listen_hosts: file.listen_hosts.parse_each(problems, values::host_name),
+        memory_bytes: memory_bytes.unwrap_or(MEMORY_BYTES),
+        drain_timeout: drain_timeout.unwrap_or(DRAIN_TIMEOUT),
         work_queues: queues::work_queues(&queues, &rules),
         queues,
         rules,
@@ -131,7 +119,7 @@ fn settle(file: &File, problems: &mut Problems<'_>) -> Settings {
     }
 }
 
-fn at_least_one<T>(list: &Field<Vec<T>>, remedy: &str, problems: &mut Problems<'_>) {
+fn require_element<T>(list: &Field<Vec<T>>, remedy: &str, problems: &mut Problems<'_>) {
     if list
         .require_present(remedy, problems)
         .is_some_and(Vec::is_empty)
@@ -140,33 +128,24 @@ fn at_least_one<T>(list: &Field<Vec<T>>, remedy: &str, problems: &mut Problems<'
     }
 }
 
-fn state_dir(text: &String) -> Result<PathBuf, String> {
-    if text.is_empty() {
-        Err(format!("empty; name a directory, like {STATE_DIR:?}"))
-    } else {
-        Ok(text.into())
+fn state_dir(text: &str) -> Result<PathBuf, String> {
+    match text {
+        "" => Err(format!("empty; name a directory, like {STATE_DIR:?}")),
+        _ => Ok(text.into()),
     }
 }
 
-fn listen(text: &String) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| {
-        format!("{text:?} is not an IP address with a port; write it like \"{LISTEN}\"")
-    })
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    let what = "an IP address with a port";
+    text.parse()
+        .map_err(|_| values::mismatch(text, what, &LISTEN.to_string()))
 }
 
-fn listen_hosts(written: &Field<Vec<Field<String>>>, problems: &mut Problems<'_>) -> Vec<String> {
-    let hosts = written.present_value().into_iter().flatten();
-    hosts
-        .filter_map(|field| field.parse_with(problems, |text| aws_names::host(text)))
-        .collect()
-}
-
-fn memory(Scalar(text): &Scalar) -> Result<u64, String> {
-    let bytes = units::parse_size(text)?;
-    if bytes < MEMORY_BYTES_MIN {
-        return Err(format!(
+fn memory(text: &str) -> Result<u64, String> {
+    match values::parse_size(text)? {
+        ..MEMORY_BYTES_MIN => Err(format!(
             "{text:?} is less than 16MiB, too little for the parts of one upload"
-        ));
+        )),
+        bytes => Ok(bytes),
     }
-    Ok(bytes)
 }

@@ -12,8 +12,7 @@ use replicator_config::{
 };
 use replicator_core::object::{Bucket, Timestamp};
 use replicator_core::rule::{
-    Acl, BucketRef, Encryption, Filter, History, RateLimits, Replicas, Rule, UnmanagedObjects,
-    Verify,
+    BucketRef, Encryption, Filter, History, RateLimits, Replicas, Rule, UnmanagedObjects, Verify,
 };
 
 const EXAMPLE: &str = include_str!("../example.toml");
@@ -255,7 +254,6 @@ fn rule(id: &str, source: BucketRef, destination: BucketRef) -> Rule {
         version_deletes: false,
         version_delete_delay: Duration::from_secs(900),
         version_deletes_per_hour: NonZeroU32::new(1000).unwrap(),
-        acl: Acl::DestinationOwner,
         replicas: Replicas::Skip,
         verify: Verify::Auto,
         encryption: Encryption::Same {

@@ -1,16 +1,17 @@
-//! What a queue message says happened. Its words are events: they tell which key to look at, never
-//! what to write. All three envelopes (plain S3, SNS, EventBridge) and the MinIO dialect end here.
+//! What a queue message says happened. It is read as events: they name keys to look at, never
+//! what to write. All envelopes (none, SNS, EventBridge, EventBridge within SNS) and the MinIO
+//! dialect end here.
 
-mod envelope;
-mod eventbridge;
-mod fields;
+mod formats;
 mod json;
-mod record;
-mod write;
+
+pub use formats::notification_of;
 
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 use thiserror::Error;
 
+use crate::event::json::JsonObject;
 use crate::object::{Bucket, Key, Timestamp, VersionId};
 use crate::sequencer::Sequencer;
 
@@ -38,12 +39,15 @@ pub struct Event {
     pub sequencer: Option<Sequencer>,
     /// When S3 finished the request.
     pub time: Option<Timestamp>,
-    /// The size of the object, where the event tells.
+    /// The size of the object, where the event states it.
     pub size_bytes: Option<u64>,
 }
 
 /// What happened to an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, IntoStaticStr,
+)]
+#[strum(serialize_all = "snake_case")]
 pub enum EventKind {
     /// A version was written.
     Put,
@@ -61,89 +65,105 @@ pub enum EventKind {
 
 /// Why a message cannot be read, and where in it; what it contains is not repeated.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum DecodeError {
+#[error("{at} {problem}")]
+pub struct DecodeError {
+    /// The path of the field, or the part of the message.
+    pub at: String,
+    /// What is wrong with it.
+    pub problem: DecodeProblem,
+}
+
+/// What is wrong with a part of a message.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum DecodeProblem {
     /// Reading it met a bug.
-    #[error("a bug in s3-replicator keeps it from being read")]
+    #[error("cannot be read because of a bug in s3-replicator")]
     Bug,
-    /// The text is not JSON.
-    #[error("{at} is not JSON: line {line} column {column}")]
-    Json {
-        /// The part of the message that should be JSON.
-        at: String,
-        /// Counted from 1.
-        line: usize,
-        /// Counted from 1.
-        column: usize,
-    },
+    /// The text is not JSON at this line and column.
+    #[error("is not JSON: {0}")]
+    Json(String),
     /// A name stands twice in one object, and readers differ in which of the two they believe.
-    #[error("{at} has an object with the same name twice: line {line} column {column}")]
-    Twice {
-        /// The part of the message that holds the object.
-        at: String,
-        /// Counted from 1.
-        line: usize,
-        /// Counted from 1.
-        column: usize,
-    },
+    #[error("has an object with the same name twice: {0}")]
+    Twice(String),
     /// The JSON is neither a notification nor an envelope around one.
-    #[error("{at} is no S3 notification, nor an SNS or EventBridge envelope of one")]
-    Unknown {
-        /// The part of the message that should be one.
-        at: String,
-    },
+    #[error("is no S3 notification, nor an SNS or EventBridge envelope of one")]
+    Unknown,
     /// A field that must be there is not.
-    #[error("{at} is missing")]
-    Missing {
-        /// The path of the field.
-        at: String,
-    },
-    /// A field holds something that it cannot mean.
-    #[error("{at} is not {wanted}")]
-    Wrong {
-        /// The path of the field.
-        at: String,
-        /// What it should be.
-        wanted: &'static str,
-    },
+    #[error("is missing")]
+    Missing,
+    /// A field holds something that it cannot mean; what it should be.
+    #[error("is not {0}")]
+    Wrong(&'static str),
     /// A key has a percent sign that two hexadecimal digits do not follow.
-    #[error("{at} has a broken percent escape")]
-    Escape {
-        /// The path of the field.
-        at: String,
-    },
+    #[error("has a broken percent escape")]
+    Escape,
     /// A key is not UTF-8 once its escapes are decoded.
-    #[error("{at} is not UTF-8 when decoded")]
-    Utf8 {
-        /// The path of the field.
-        at: String,
-    },
-    /// The record is of a major version that may mean other things by the same names.
-    #[error("{at} is {version:?}, only 2.x is understood")]
-    Version {
-        /// The path of the field.
-        at: String,
-        /// The version, cut short when it is long.
-        version: String,
-    },
-    /// The event comes from another service than S3.
-    #[error("{at} is {service:?}, not S3")]
-    Service {
-        /// The path of the field.
-        at: String,
-        /// The service, cut short when it is long.
-        service: String,
-    },
+    #[error("is not UTF-8 when decoded")]
+    Utf8,
+    /// The record is of a major version, cut short here, that may mean other things by the same
+    /// names.
+    #[error("is {0:?}, only 2.x is understood")]
+    Version(String),
+    /// The event comes from another service than S3, cut short here.
+    #[error("is {0:?}, not S3")]
+    Service(String),
+}
+
+impl DecodeError {
+    /// Makes an error of a part of a message.
+    pub fn new(at: impl Into<String>, problem: DecodeProblem) -> Self {
+        let at = at.into();
+        Self { at, problem }
+    }
+}
+
+impl EventKind {
+    /// Returns the name that metrics use.
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
 }
 
 /// Reads a message as SQS delivered it. One record that cannot be read condemns the message, so
 /// that it is kept whole.
 pub fn parse_notification(body: &str) -> Result<Notification, DecodeError> {
-    envelope::open(body)
+    let json = json::parse_strict(body, "message")?;
+    let fields = JsonObject::root_object(&json, "message")?;
+    // https://docs.aws.amazon.com/sns/latest/dg/sns-message-and-json-formats.html
+    match fields.text("Type") {
+        Some("Notification") => open_inner(fields.required_text("Message")?),
+        Some(kind) if HANDSHAKES.contains(&kind) => Ok(Notification::ignored(kind)),
+        Some(_) | None => read_notification(&fields),
+    }
 }
 
-/// Writes a notification that reads as one event.
-pub fn notification_of(event: &Event) -> String {
-    write::write_notification(event)
+/// Opens what SNS wrapped; SNS never wraps twice.
+fn open_inner(message: &str) -> Result<Notification, DecodeError> {
+    let json = json::parse_strict(message, "message.Message")?;
+    read_notification(&JsonObject::root_object(&json, "message.Message")?)
+}
+
+fn read_notification(fields: &JsonObject<'_>) -> Result<Notification, DecodeError> {
+    if fields.has("Records") {
+        return formats::read_records(fields);
+    }
+    if fields.has("detail-type") {
+        return formats::read_eventbridge(fields);
+    }
+    match fields.text("Event") {
+        // S3 sends it when the bucket's notifications are configured.
+        Some(event @ "s3:TestEvent") => Ok(Notification::ignored(event)),
+        Some(_) | None => Err(fields.unknown()),
+    }
+}
+
+impl Notification {
+    fn ignored(event: &str) -> Self {
+        Self {
+            events: Vec::new(),
+            ignored: vec![event.to_owned()],
+        }
+    }
 }
 
 /// What SNS says of its own subscription instead of an event.
@@ -157,24 +177,53 @@ pub struct Handshake {
     pub url: Option<String>,
 }
 
+const HANDSHAKES: [&str; 2] = ["SubscriptionConfirmation", "UnsubscribeConfirmation"];
+
 /// Reads a message in which SNS requests confirmation of a subscription, or confirms its end;
-/// `None` for every other message.
+/// `None` for every other message. It may be forged, and its texts are free-form, so only a
+/// topic's name and an address within AWS get through.
 pub fn handshake(body: &str) -> Option<Handshake> {
-    envelope::read_handshake(body)
+    let json = json::parse_strict(body, "message").ok()?;
+    let fields = JsonObject::root_object(&json, "message").ok()?;
+    let found = fields.text("Type")?;
+    let kind = HANDSHAKES.into_iter().find(|kind| *kind == found)?;
+    let topic = fields
+        .text("TopicArn")
+        .filter(|arn| arn.starts_with("arn:aws") && is_plain(arn, 512));
+    let url = fields
+        .text("SubscribeURL")
+        .filter(|url| is_of_sns(url) && is_plain(url, 2048));
+    Some(Handshake {
+        kind,
+        topic: topic.unwrap_or("unknown").to_owned(),
+        url: url.map(str::to_owned),
+    })
 }
 
-impl EventKind {
-    /// Returns the name that metrics use.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Put => "put",
-            Self::DeleteMarker => "delete_marker",
-            Self::VersionDelete => "version_delete",
-            Self::Tags => "tags",
-            Self::Acl => "acl",
-            Self::Lock => "lock",
-        }
-    }
+/// Says whether an address is one of SNS, in any partition of AWS.
+fn is_of_sns(url: &str) -> bool {
+    let host = url
+        .strip_prefix("https://sns.")
+        .and_then(|rest| rest.split_once("/?"))
+        .map(|(host, _)| host);
+    let is_label = |label: &str| {
+        label
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    let domains = [".amazonaws.com", ".amazonaws.com.cn"];
+    host.is_some_and(|host| {
+        domains
+            .iter()
+            .any(|domain| host.strip_suffix(domain).is_some_and(is_label))
+    })
+}
+
+/// Says whether a text can be shown as it is.
+fn is_plain(text: &str, bytes_max: usize) -> bool {
+    let is_harmless =
+        |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\'' | b'`' | b'\\');
+    text.len() <= bytes_max && text.bytes().all(is_harmless)
 }
 
 #[cfg(test)]

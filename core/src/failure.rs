@@ -7,17 +7,18 @@ use std::fmt::{self, Write};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-
-use crate::operation::Operation;
+use strum::{EnumString, IntoStaticStr, VariantArray};
+use thiserror::Error;
 
 /// An error: its kind, the operation that failed, and the cause.
-#[derive(Debug)]
+#[derive(Debug, Error)]
+#[error("{operation} {kind}")]
 pub struct Failure {
     /// The kind of failure, which decides what happens next.
     pub kind: FailureKind,
     /// The operation that failed, by its name in the service's API.
     pub operation: Operation,
-    /// The dependency that failed, where an answer, or the lack of one, told.
+    /// The dependency that failed, as far as an answer, or the lack of one, shows.
     pub dependency: Option<Dependency>,
     /// The rule that it was for, where another than the leading one took the version.
     pub rule: Option<Box<str>>,
@@ -52,38 +53,124 @@ pub enum Dependency {
     DestinationKey,
 }
 
+/// What a task was doing when something failed: an operation of a service's API, or a step of the
+/// daemon's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display, IntoStaticStr)]
+pub enum Operation {
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html>
+    AbortMultipartUpload,
+    /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ChangeMessageVisibility.html>
+    ChangeMessageVisibility,
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html>
+    CompleteMultipartUpload,
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_CreateMultipartUpload.html>
+    CreateMultipartUpload,
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObject.html>
+    DeleteObject,
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetBucketVersioning.html>
+    GetBucketVersioning,
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html>
+    GetObject,
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObjectTagging.html>
+    GetObjectTagging,
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html>
+    HeadObject,
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListMultipartUploads.html>
+    ListMultipartUploads,
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectVersions.html>
+    ListObjectVersions,
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListParts.html>
+    ListParts,
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html>
+    PutObject,
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObjectTagging.html>
+    PutObjectTagging,
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_UploadPart.html>
+    UploadPart,
+
+    /// Looking an account of the configuration up.
+    #[strum(serialize = "account")]
+    FindAccount,
+    /// Reading or writing the ledger.
+    #[strum(serialize = "the ledger")]
+    AccessLedger,
+    /// Dividing an object into parts.
+    #[strum(serialize = "part layout")]
+    LayOutParts,
+    /// Deciding what a rule replicates of an encrypted object.
+    #[strum(serialize = "encryption opt-in")]
+    CheckEncryption,
+    /// Setting the storage class that a rule names.
+    #[strum(serialize = "storage class")]
+    SetStorageClass,
+    /// Finding out whether a version is itself a replica of its destination.
+    #[strum(serialize = "replica of its destination")]
+    CheckOrigin,
+    /// Repeating the deletion of a version.
+    #[strum(serialize = "version delete")]
+    DeleteVersion,
+    /// Bringing a key up to date, pass by pass.
+    #[strum(serialize = "catching up")]
+    Reconcile,
+    /// The whole task of a key.
+    #[strum(serialize = "task")]
+    RunTask,
+}
+
+impl Operation {
+    /// Returns the name that logs and metrics use: the one in the service's API reference, if it
+    /// has one.
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+}
+
 /// The kinds of failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error, IntoStaticStr)]
 pub enum FailureKind {
     /// A precondition failed (412, or 404 on a conditional write): another client wrote.
+    #[error("was refused: the precondition failed")]
     PreconditionFailed,
     /// Another client is writing at this moment (409).
+    #[error("met another write")]
     ConcurrentWrite,
     /// What is current is too young for a write that no condition protects; it is in so much time.
+    #[error("waits {0:?} for a write that may still take effect")]
     MustWait(Duration),
     /// A write that may or may not have landed, or may yet land.
+    #[error("got no answer")]
     OutcomeUnknown,
     /// The network, or the service's own trouble: a read that can simply be tried again.
+    #[error("failed for now")]
     Transient,
-    /// Credentials that ended, could not be had, or were signed by a wrong clock: they mend without
-    /// the task's doing, and no request is answered until then.
+    /// Credentials that expired, could not be fetched, or were signed by a wrong clock: that mends
+    /// without the task's doing, and no request is answered until then.
+    #[error("was not authenticated")]
     Unauthenticated,
     /// SQS did not confirm in time that the message is still this worker's: nothing is written
     /// until it does.
+    #[error("did not confirm the lease in time")]
     LeaseUnsure,
     /// The service throttles.
+    #[error("was throttled")]
     Throttled,
     /// A refusal that stays until an operator changes something.
+    #[error("was refused ({0})")]
     NeedsOperator(Reason),
     /// The service says that the source has no such version.
+    #[error("found the version gone")]
     SourceVersionMissing,
     /// The service says that the destination has no such key, version or upload.
+    #[error("found nothing of that name")]
     NotFound,
     /// A version that cannot be replicated, ever.
+    #[error("cannot replicate this version ({0})")]
     Ineligible(Reason),
     /// The service does not implement the request.
+    #[error("needs what the endpoint does not implement")]
     NotImplemented,
     /// The service does not implement something optional, and the next attempt goes without it.
+    #[error("goes without what the endpoint does not implement")]
     FeatureDisabled,
 }
 
@@ -108,34 +195,24 @@ pub enum Action {
     Unsupported(Reason),
 }
 
-macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// Why something was not replicated.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-        pub enum Reason {
-            $($(#[$doc])* $name,)*
-        }
-
-        impl Reason {
-            /// Every reason there is.
-            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
-
-            /// Finds a reason by its code.
-            pub fn named(code: &str) -> Option<Self> {
-                Self::ALL.iter().copied().find(|reason| reason.as_str() == code)
-            }
-
-            /// Returns the code, spelt as native replication does where it has one.
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$name => stringify!($name),)*
-                }
-            }
-        }
-    };
-}
-
-reasons! {
+/// Why something was not replicated; its code is spelt as native replication does where it has one.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    strum::Display,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
+)]
+pub enum Reason {
     /// The role that an account is to be used with may not be assumed.
     AssumeRoleNotPermitted,
     /// The destination bucket is in another Region than its account's.
@@ -233,80 +310,75 @@ reasons! {
     BucketUnknown,
 }
 
+impl Reason {
+    /// Every reason there is.
+    pub const ALL: &'static [Self] = Self::VARIANTS;
+
+    /// Returns the code.
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+}
+
 impl FailureKind {
     /// Returns the reason's code, or the kind's own name.
     pub fn reason_code(self) -> &'static str {
-        match self {
-            Self::PreconditionFailed => "PreconditionFailed",
-            Self::ConcurrentWrite => "ConcurrentWrite",
-            Self::MustWait(_) => "MustWait",
-            Self::OutcomeUnknown => "OutcomeUnknown",
-            Self::Transient => "Transient",
-            Self::Unauthenticated => "Unauthenticated",
-            Self::LeaseUnsure => "LeaseUnsure",
-            Self::Throttled => "Throttled",
-            Self::NeedsOperator(reason) | Self::Ineligible(reason) => reason.as_str(),
-            Self::SourceVersionMissing => Reason::SrcVersionNotFound.as_str(),
-            Self::NotFound => "NotFound",
-            Self::NotImplemented => "NotImplemented",
-            Self::FeatureDisabled => "FeatureDisabled",
+        if let Self::NeedsOperator(reason) | Self::Ineligible(reason) = self {
+            return reason.into();
         }
+        if self == Self::SourceVersionMissing {
+            return Reason::SrcVersionNotFound.into();
+        }
+        self.into()
     }
 }
 
 impl Failure {
     /// Makes a failure without a deeper cause.
     pub fn new(kind: FailureKind, operation: Operation) -> Self {
-        let (dependency, rule, answer, header, source) = (None, None, None, None, None);
         Self {
             kind,
             operation,
-            dependency,
-            rule,
-            answer,
+            dependency: None,
+            rule: None,
+            answer: None,
             is_unreadable: false,
-            header,
-            source,
+            header: None,
+            source: None,
         }
     }
 
     /// Makes a failure with its cause.
     pub fn with_source(
         kind: FailureKind,
-        during: Operation,
+        operation: Operation,
         source: impl Into<Box<dyn Error + Send + Sync>>,
     ) -> Self {
         Self {
             source: Some(source.into()),
-            ..Self::new(kind, during)
+            ..Self::new(kind, operation)
         }
     }
 
     /// Names the dependency that failed.
     #[must_use]
-    pub fn of(self, dependency: Dependency) -> Self {
-        Self {
-            dependency: Some(dependency),
-            ..self
-        }
+    pub fn of(mut self, dependency: Dependency) -> Self {
+        self.dependency = Some(dependency);
+        self
     }
 
     /// Says that bytes came back that cannot be read as an answer.
     #[must_use]
-    pub fn with_unreadable_answer(self) -> Self {
-        Self {
-            is_unreadable: true,
-            ..self
-        }
+    pub fn with_unreadable_answer(mut self) -> Self {
+        self.is_unreadable = true;
+        self
     }
 
     /// Says which rule it was for.
     #[must_use]
-    pub fn under(self, rule: &str) -> Self {
-        Self {
-            rule: Some(rule.into()),
-            ..self
-        }
+    pub fn under(mut self, rule: &str) -> Self {
+        self.rule = Some(rule.into());
+        self
     }
 
     /// Says whether the other side answered: what it says then is about this request alone. Not
@@ -316,7 +388,7 @@ impl Failure {
         is_heard && self.kind != FailureKind::Unauthenticated
     }
 
-    /// Names the dependency that may be failing for every request, as far as this failure tells.
+    /// Names the dependency that may be failing for every request, as far as this failure shows.
     pub fn suspected_dependency(&self) -> Option<Dependency> {
         let is_trouble = matches!(
             self.kind,
@@ -346,74 +418,6 @@ impl Failure {
             FailureKind::SourceVersionMissing => Action::Gone,
             FailureKind::Ineligible(reason) => Action::Unsupported(reason),
         }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.kind {
-            FailureKind::PreconditionFailed => {
-                write!(f, "{} was refused: the precondition failed", self.operation)
-            }
-            FailureKind::ConcurrentWrite => write!(f, "{} met another write", self.operation),
-            FailureKind::MustWait(wait) => {
-                write!(
-                    f,
-                    "{} waits {wait:?} for a write that may still take effect",
-                    self.operation
-                )
-            }
-            FailureKind::OutcomeUnknown => write!(f, "{} got no answer", self.operation),
-            FailureKind::Transient => write!(f, "{} failed for now", self.operation),
-            FailureKind::Unauthenticated => write!(f, "{} was not authenticated", self.operation),
-            FailureKind::LeaseUnsure => {
-                write!(f, "{} did not confirm the lease in time", self.operation)
-            }
-            FailureKind::Throttled => write!(f, "{} was told to slow down", self.operation),
-            FailureKind::NeedsOperator(reason) => {
-                write!(f, "{} was refused ({})", self.operation, reason.as_str())
-            }
-            FailureKind::SourceVersionMissing => {
-                write!(f, "{} found the version gone", self.operation)
-            }
-            FailureKind::NotFound => write!(f, "{} found nothing of that name", self.operation),
-            FailureKind::Ineligible(reason) => {
-                write!(
-                    f,
-                    "{} cannot replicate this version ({})",
-                    self.operation,
-                    reason.as_str()
-                )
-            }
-            FailureKind::NotImplemented => {
-                write!(
-                    f,
-                    "{} asked for what the endpoint does not implement",
-                    self.operation
-                )
-            }
-            FailureKind::FeatureDisabled => {
-                write!(
-                    f,
-                    "{} goes without what the endpoint does not implement",
-                    self.operation
-                )
-            }
-        }
-    }
-}
-
-impl Error for Failure {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source
-            .as_deref()
-            .map(|cause| cause as &(dyn Error + 'static))
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 
@@ -469,10 +473,10 @@ mod tests {
     }
 
     #[test]
-    fn silence_and_500_are_the_partys_trouble_and_other_answers_the_requests() {
+    fn silence_and_500_suspect_the_dependency_and_other_answers_the_request() {
         let destination = Some(Dependency::Destination);
         let silent = |kind| Failure::new(kind, Operation::PutObject).of(Dependency::Destination);
-        let told = |kind, status| {
+        let answered = |kind, status| {
             Failure {
                 answer: Some(ResponseInfo {
                     status,
@@ -484,18 +488,18 @@ mod tests {
         };
         for kind in [FailureKind::Transient, FailureKind::OutcomeUnknown] {
             assert_eq!(silent(kind).suspected_dependency(), destination);
-            assert_eq!(told(kind, 500), destination);
-            assert_eq!(told(kind, 400), None, "BadDigest, say");
-            assert_eq!(told(kind, 200), None, "a body that is no XML");
+            assert_eq!(answered(kind, 500), destination);
+            assert_eq!(answered(kind, 400), None, "BadDigest, say");
+            assert_eq!(answered(kind, 200), None, "a body that is no XML");
             assert_eq!(
                 silent(kind).with_unreadable_answer().suspected_dependency(),
                 None,
                 "too many headers"
             );
         }
-        assert_eq!(told(FailureKind::Unauthenticated, 400), destination);
+        assert_eq!(answered(FailureKind::Unauthenticated, 400), destination);
         assert_eq!(
-            told(FailureKind::NeedsOperator(Reason::DstBucketNotFound), 404),
+            answered(FailureKind::NeedsOperator(Reason::DstBucketNotFound), 404),
             None
         );
         assert_eq!(
@@ -506,7 +510,7 @@ mod tests {
 
     #[test]
     fn what_a_service_says_is_kept_as_far_as_a_person_would_read() {
-        let told = |length: usize| {
+        let text_of = |length: usize| {
             let failure = Failure::with_source(
                 FailureKind::NeedsOperator(Reason::RequestRefused),
                 Operation::PutObject,
@@ -514,15 +518,15 @@ mod tests {
             );
             error_chain(&failure)
         };
-        assert_eq!(told(3), "PutObject was refused (RequestRefused): üüü");
+        assert_eq!(text_of(3), "PutObject was refused (RequestRefused): üüü");
         for length in (400..600).chain([60_000, 10 << 20]) {
-            let told = told(length);
+            let text = text_of(length);
             assert!(
-                told.len() <= CHAIN_BYTES_MAX && (told.ends_with(CUT) || told.ends_with('ü')),
-                "{length}: {told}"
+                text.len() <= CHAIN_BYTES_MAX && (text.ends_with(CUT) || text.ends_with('ü')),
+                "{length}: {text}"
             );
         }
-        assert!(told(60_000).len() > CHAIN_BYTES_MAX - 4);
+        assert!(text_of(60_000).len() > CHAIN_BYTES_MAX - 4);
     }
 
     #[test]

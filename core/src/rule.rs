@@ -7,6 +7,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, VariantNames};
 
 use crate::object::{Bucket, Key, NameError, Timestamp};
 
@@ -47,8 +48,6 @@ pub struct Rule {
     pub version_delete_delay: Duration,
     /// How many replicas version deletes may remove in an hour.
     pub version_deletes_per_hour: NonZeroU32,
-    /// The access control list that a replica gets.
-    pub acl: Acl,
     /// Whether objects that are themselves replicas are replicated on.
     pub replicas: Replicas,
     /// How much it may cost to prove that a replica holds the source's bytes.
@@ -90,45 +89,44 @@ pub struct Filter {
 }
 
 /// How much of a key's past the destination gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum History {
     /// Every version and marker, in the source's order.
+    #[default]
     Exact,
     /// Only the newest state.
     Latest,
 }
 
 /// What to do about objects at the destination that the replicator did not write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum UnmanagedObjects {
     /// Write over them: they stay as older versions.
+    #[default]
     Overwrite,
     /// Leave the key alone and record why.
     Keep,
 }
 
-/// The access control list that a replica gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Acl {
-    /// The destination's owner has full control; nothing else is granted.
-    DestinationOwner,
-    /// The grants of the source version.
-    Copy,
-}
-
 /// Whether objects that are themselves replicas are replicated on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Replicas {
     /// They are not, as in native replication.
+    #[default]
     Skip,
     /// They are: a chain.
     Replicate,
 }
 
 /// How much it may cost to prove that a replica holds the source's bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Verify {
     /// What costs no second read and little processor time; over plain HTTP, whatever it costs.
+    #[default]
     Auto,
     /// Whatever it costs.
     Always,

@@ -1,12 +1,16 @@
 //! The stamp: the origin of a replica in one short header of its user metadata, so that the
-//! ledger's record can be restored from the destination. On a source object it proves nothing.
+//! ledger's record can be restored from the destination. It is a text that any writer can give an
+//! object, and that a copy of the object takes along; so it counts as far as the source's list, and
+//! what both servers state of the two objects, bear it out.
+
+use std::time::Duration;
 
 use crc_fast::CrcAlgorithm;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use thiserror::Error;
 
 use crate::object::{Bucket, ETag, Key, Timestamp, VersionId};
-use crate::plan::VersionRef;
+use crate::plan::{SourceVersion, VersionKind, VersionRef};
 use crate::sequencer::Sequencer;
 
 /// The name of the stamp in user metadata, after `x-amz-meta-`.
@@ -24,7 +28,7 @@ pub struct Stamp {
     /// The version of the original. A compact stamp names it by a digest, in place of the version
     /// id ([`names`]).
     pub version: VersionRef,
-    /// The sequencer of the event, where one told.
+    /// The sequencer of the event, where it has one.
     pub sequencer: Option<Sequencer>,
 }
 
@@ -201,78 +205,126 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'=')
     .remove(b'~');
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
+/// An object of the destination whose stamp says that it is the replica of a source version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginClaim {
+    /// The version that the stamp names.
+    pub version: VersionRef,
+    /// The object's entity tag.
+    pub etag: Option<ETag>,
+    /// Whether the tag can be a digest of the content: it is none under KMS and under a customer's
+    /// key.
+    pub has_digest: bool,
+    /// The object's size.
+    pub size_bytes: Option<u64>,
+    /// When the object was written, by the destination's clock.
+    pub written: Option<Timestamp>,
+    /// What time it was by the same clock when it said so.
+    pub now: Option<Timestamp>,
+}
 
-    use super::*;
+/// Why a stamp is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Belief {
+    /// The source lists the version, and what it states of it is true of the object.
+    Proved,
+    /// The same but for the ETags: they prove other content, unless the original's is no digest.
+    Undigested,
+    /// The source has lost the version. The stamp still states a place in time, and one that is
+    /// possible.
+    Placed,
+}
 
-    fn stamp(version: &str, milliseconds: i64, etag: &str) -> Stamp {
-        let last_modified =
-            Timestamp::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).unwrap();
-        let (id, etag) = (
-            VersionId::try_from(version).unwrap(),
-            ETag::try_from(etag).ok(),
-        );
-        Stamp {
-            place: OriginKey::of_key(&bucket("orders"), &key("a")),
-            version: VersionRef::new(id, last_modified, etag.as_ref()),
-            sequencer: Sequencer::try_from("0A").ok(),
+/// Why a stamp is not believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ClaimRejection {
+    /// The source lists the version with another time.
+    #[error("the source made the version that it names at another time")]
+    Time,
+    /// The source lists a delete marker.
+    #[error("the version that it names is a delete marker")]
+    Marker,
+    /// The sizes differ.
+    #[error("the version that it names has another size")]
+    Size,
+    /// The contents differ.
+    #[error("the version that it names has other content")]
+    Content,
+    /// The version would be younger than its replica.
+    #[error("it names a version that would be younger than the object")]
+    Younger,
+    /// The destination does not say when the object was written.
+    #[error("it names a version that the source does not list, on an object without a date")]
+    Undated,
+}
+
+impl OriginClaim {
+    /// Compares a stamp with all that the source lists of the key, in any order.
+    pub fn judge(&self, listed: &[SourceVersion]) -> Result<Belief, ClaimRejection> {
+        match listed.iter().find(|entry| self.names(entry)) {
+            Some(original) => self.compare_with_original(original),
+            None => self.place(),
         }
     }
 
-    fn bucket(name: &str) -> Bucket {
-        Bucket::try_from(name).unwrap()
-    }
-
-    fn key(name: &str) -> Key {
-        Key::try_from(name).unwrap()
-    }
-
-    proptest! {
-        #[test]
-        fn a_stamp_reads_back_as_written(version in "[ -~]{1,60}|null", milliseconds in 0i64..4_000_000_000_000) {
-            let stamp = stamp(&version, milliseconds, "a;b%");
-            prop_assert_eq!(Stamp::from_header(&stamp.to_header()), Ok(stamp.clone()));
-            let compact = stamp.to_compact();
-            prop_assert_eq!(Stamp::from_header(&compact.to_header()), Ok(compact.clone()));
-            prop_assert!(names_version(&compact.version, &stamp.version));
-        }
-
-        #[test]
-        fn any_other_text_is_refused_without_panic(text in ".{0,100}|2;.{0,9};~.{0,17};.{0,15}") {
-            if let Ok(stamp) = Stamp::from_header(&text) {
-                prop_assert_eq!(Stamp::from_header(&stamp.to_header()), Ok(stamp));
+    /// Says whether this was read of the same object, which an answer at another time says the same
+    /// of.
+    pub fn is_of_same(&self, other: &Self) -> bool {
+        *self
+            == Self {
+                now: self.now,
+                ..other.clone()
             }
-        }
     }
 
-    #[test]
-    fn a_compact_stamp_names_one_version_of_one_key() {
-        let one = stamp("v1", 1_000, "x");
-        let compact = one.to_compact();
-        assert!(compact.to_header().len() <= 41, "{}", compact.to_header());
-        for other in [
-            stamp("v2", 1_000, "x"),
-            stamp("v1", 2_000, "x"),
-            stamp("null", 1_000, "x"),
-        ] {
-            assert!(
-                !names_version(&compact.version, &other.version),
-                "{other:?}"
-            );
+    /// A `null` version is another one once it was overwritten.
+    fn names(&self, entry: &SourceVersion) -> bool {
+        entry.version == self.version
+            || (entry.version.id == self.version.id && !entry.version.id.is_null())
+    }
+
+    fn compare_with_original(&self, original: &SourceVersion) -> Result<Belief, ClaimRejection> {
+        if original.kind == VersionKind::Marker {
+            return Err(ClaimRejection::Marker);
         }
-        let (null, overwritten) = (stamp("null", 1_000, "x"), stamp("null", 1_000, "y"));
-        assert!(
-            names_version(&null.to_compact().version, &null.version)
-                && !names_version(&null.to_compact().version, &overwritten.version)
-        );
-        for stamp in [&one, &compact] {
-            assert!(stamp.place.is_key(&bucket("orders"), &key("a")));
-            assert!(
-                !stamp.place.is_key(&bucket("orders"), &key("b"))
-                    && !stamp.place.is_key(&bucket("others"), &key("a"))
-            );
+        if original.version != self.version {
+            return Err(ClaimRejection::Time);
+        }
+        // That the answer says nothing of it contradicts nothing.
+        if self
+            .size_bytes
+            .is_some_and(|size_bytes| size_bytes != original.size_bytes)
+        {
+            return Err(ClaimRejection::Size);
+        }
+        let digests = self.etag.as_ref().zip(original.etag.as_ref());
+        let differ =
+            |(one, other): (&ETag, &ETag)| one.is_digest() && other.is_digest() && one != other;
+        let is_other = self.has_digest && digests.is_some_and(differ);
+        Ok(if is_other {
+            Belief::Undigested
+        } else {
+            Belief::Proved
+        })
+    }
+
+    /// No replica is older than its original. Nothing else can be known of a version that the
+    /// source has lost.
+    fn place(&self) -> Result<Belief, ClaimRejection> {
+        let written = self.written.ok_or(ClaimRejection::Undated)?;
+        let latest = self.now.map_or(written, |now| written.min(now));
+        if self.version.last_modified - latest > CLOCKS_APART_MAX {
+            Err(ClaimRejection::Younger)
+        } else {
+            Ok(Belief::Placed)
         }
     }
 }
+
+// Two stores that keep their clocks by NTP are a second apart at most, and each states times by the
+// second. A stamp that is refused wrongly costs one more copy; one that is accepted wrongly makes
+// as much of the source's history late.
+const CLOCKS_APART_MAX: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests;

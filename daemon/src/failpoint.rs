@@ -1,77 +1,58 @@
 //! Named places around every step that changes the outside world, at which a test can end the
-//! daemon. Off, which is how it starts unless told otherwise, a place costs one look at an empty
-//! pointer.
+//! daemon. Unless armed, a place costs one look at an empty pointer.
 
 use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use thiserror::Error;
+use anyhow::Context;
+use strum::{EnumString, VariantArray};
 
 /// Arms a place of a binary that was built with the feature `failpoints`, as `put_object.after` or,
 /// for its third time, `put_object.after=3`.
 pub const VARIABLE: &str = "S3_REPLICATOR_FAILPOINT";
 
-macro_rules! steps {
-    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-        /// A step that changes the outside world, or that such a step depends on.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Step {
-            $($(#[$doc])* $name,)*
-        }
-
-        impl Step {
-            /// Every step.
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
-
-            /// Returns the step's name.
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$name => $text,)*
-                }
-            }
-        }
-    };
-}
-
-steps! {
+/// A step that changes the outside world, or that such a step depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display, EnumString, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum Step {
     /// Both sides of a key are read.
-    Read = "read",
+    Read,
     /// A small object is written.
-    PutObject = "put_object",
+    PutObject,
     /// A multipart upload begins.
-    CreateUpload = "create_upload",
+    CreateUpload,
     /// A part is uploaded.
-    UploadPart = "upload_part",
+    UploadPart,
     /// A multipart upload becomes visible.
-    CompleteUpload = "complete_upload",
+    CompleteUpload,
     /// A multipart upload is given up.
-    AbortUpload = "abort_upload",
+    AbortUpload,
     /// A delete marker is written.
-    DeleteMarker = "delete_marker",
+    DeleteMarker,
     /// A replica is removed because its source was.
-    DeleteVersion = "delete_version",
+    DeleteVersion,
     /// Tags are written.
-    PutTags = "put_tags",
+    PutTags,
     /// What became of a version is written to the ledger.
-    Commit = "commit",
+    Commit,
     /// A task is parked in the ledger.
-    Park = "park",
+    Park,
     /// The work of events is sent to the work queues.
-    Route = "route",
+    Route,
     /// A message is sent to the dead-letter queue.
-    DeadLetter = "dead_letter",
+    DeadLetter,
     /// The ledger is made durable.
-    Sync = "sync",
+    Sync,
     /// Messages are deleted from their queue.
-    Ack = "ack",
+    Ack,
     /// Messages are given back to their queue.
-    Release = "release",
+    Release,
 }
 
 /// On which side of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display, EnumString, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Phase {
     /// Nothing has happened yet.
     Before,
@@ -88,6 +69,34 @@ pub struct Failpoint {
     pub moment: Phase,
 }
 
+impl Failpoint {
+    /// Lists every place.
+    pub fn all_places() -> impl Iterator<Item = Self> {
+        let sides = |step: &Step| {
+            let step = *step;
+            Phase::VARIANTS.iter().map(move |moment| Self {
+                step,
+                moment: *moment,
+            })
+        };
+        Step::VARIANTS.iter().flat_map(sides)
+    }
+
+    fn named(text: &str) -> Option<Self> {
+        let (step, moment) = text.split_once('.')?;
+        Some(Self {
+            step: step.parse().ok()?,
+            moment: moment.parse().ok()?,
+        })
+    }
+}
+
+impl fmt::Display for Failpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.step, self.moment)
+    }
+}
+
 /// What is armed; clones share the count.
 #[derive(Clone, Default)]
 pub struct Failpoints(Option<Arc<Armed>>);
@@ -98,11 +107,6 @@ struct Armed {
     left: AtomicU32,
     end: Box<dyn Fn(Failpoint) + Send + Sync>,
 }
-
-/// A text that names no place.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{VARIABLE}={0:?} names no failpoint; write STEP.before or STEP.after, with STEP one of {steps}", steps = names())]
-pub struct Unknown(String);
 
 impl Failpoints {
     /// Arms a place, or any place, for the n-th time it is passed: then `end` is called, and the
@@ -120,106 +124,52 @@ impl Failpoints {
     }
 
     /// Arms what the environment names: there this process dies as by kill -9. Only test builds do.
-    pub fn from_env() -> Result<Self, Unknown> {
-        if !cfg!(feature = "failpoints") {
-            return Ok(Self::default());
-        }
-        let Ok(text) = std::env::var(VARIABLE) else {
+    pub fn from_env() -> anyhow::Result<Self> {
+        let variable = std::env::var(VARIABLE).ok();
+        let Some(text) = variable.filter(|_| cfg!(feature = "failpoints")) else {
             return Ok(Self::default());
         };
         let (name, nth) = text.split_once('=').unwrap_or((&text, "1"));
-        let unknown = || Unknown(text.clone());
-        let nth = nth.parse().map_err(|_| unknown())?;
-        let at = name.parse().map_err(|_| unknown())?;
-        Ok(Self::armed_at(Some(at), nth, |_| die()))
+        let place = Failpoint::named(name).zip(nth.parse().ok());
+        let (at, nth) = place.with_context(|| {
+            let steps = Step::VARIANTS;
+            format!("{VARIABLE}={text:?} is not STEP.before or STEP.after of {steps:?}")
+        })?;
+        Ok(Self::armed_at(Some(at), nth, |_| kill_process()))
     }
 
     /// Does a step with a place before and a place after it.
     pub(crate) async fn around<T>(&self, step: Step, work: impl Future<Output = T>) -> T {
-        self.pass_place(Failpoint {
-            step,
-            moment: Phase::Before,
-        })
-        .await;
+        self.pass_place(step, Phase::Before).await;
         let done = work.await;
-        self.pass_place(Failpoint {
-            step,
-            moment: Phase::After,
-        })
-        .await;
+        self.pass_place(step, Phase::After).await;
         done
     }
 
-    async fn pass_place(&self, here: Failpoint) {
+    async fn pass_place(&self, step: Step, moment: Phase) {
         let Some(armed) = &self.0 else { return };
+        let here = Failpoint { step, moment };
         if armed.at.is_some_and(|at| at != here) {
             return;
         }
-        if armed
-            .left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                left.checked_sub(1)
-            })
-            == Ok(1)
-        {
+        let (order, count_down) = (Ordering::Relaxed, |left: u32| left.checked_sub(1));
+        if armed.left.fetch_update(order, order, count_down) == Ok(1) {
             (armed.end)(here);
             std::future::pending::<()>().await;
         }
     }
 }
 
-fn die() {
+fn kill_process() {
+    use rustix::process::{Signal, getpid};
     // The signal cannot be caught, so an error could only mean that the process is gone already.
-    let _gone =
-        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-}
-
-fn names() -> String {
-    Step::ALL
-        .iter()
-        .map(|step| step.as_str())
-        .collect::<Vec<_>>()
-        .join(", ")
-}
-
-impl Failpoint {
-    /// Lists every place.
-    pub fn all_places() -> impl Iterator<Item = Self> {
-        Step::ALL.iter().flat_map(|step| {
-            [Phase::Before, Phase::After].map(|moment| Self {
-                step: *step,
-                moment,
-            })
-        })
-    }
-}
-
-impl fmt::Display for Failpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let moment = match self.moment {
-            Phase::Before => "before",
-            Phase::After => "after",
-        };
-        write!(f, "{}.{moment}", self.step.as_str())
-    }
-}
-
-impl FromStr for Failpoint {
-    type Err = Unknown;
-
-    fn from_str(text: &str) -> Result<Self, Unknown> {
-        Self::all_places()
-            .find(|place| place.to_string() == text)
-            .ok_or_else(|| Unknown(text.to_owned()))
-    }
+    let _gone = rustix::process::kill_process(getpid(), Signal::KILL);
 }
 
 impl fmt::Debug for Failpoints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            None => f.write_str("Failpoints(off)"),
-            Some(armed) => write!(f, "Failpoints({:?}, {:?} left)", armed.at, armed.left),
-        }
+        let at = self.0.as_ref().map(|armed| armed.at);
+        f.debug_tuple("Failpoints").field(&at).finish()
     }
 }
 
@@ -232,9 +182,9 @@ mod tests {
     #[test]
     fn every_place_reads_back_as_written() {
         for place in Failpoint::all_places() {
-            assert_eq!(place.to_string().parse(), Ok(place));
+            assert_eq!(Failpoint::named(&place.to_string()), Some(place));
         }
-        assert!("put_object".parse::<Failpoint>().is_err());
+        assert_eq!(Failpoint::named("put_object"), None);
     }
 
     #[tokio::test]

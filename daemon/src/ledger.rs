@@ -20,7 +20,7 @@ use replicator_core::object::Timestamp;
 use rocksdb::{Direction, IteratorMode, ReadOptions, WriteBatch};
 use tokio_util::sync::CancellationToken;
 
-use crate::blocking;
+use crate::process::run_blocking;
 use condition::LedgerHealth;
 use records::{
     DbKey, ParkedTask, Record, Refuted, Removals, Replica, RuleStart, TargetKey, Upload,
@@ -61,7 +61,7 @@ impl Ledger {
             loop {
                 self.store.condition.failing().await;
                 tokio::time::sleep(REOPENED_EVERY).await;
-                blocking::run_blocking(|| self.store.reopen());
+                run_blocking(|| self.store.reopen());
             }
         };
         let _stopped = stop.run_until_cancelled(tended).await;
@@ -79,7 +79,7 @@ impl Ledger {
 
     /// Makes everything written so far survive a power cut.
     pub(crate) fn sync(&self) -> Result<(), Failure> {
-        blocking::run_blocking(|| self.store.sync_log())
+        run_blocking(|| self.store.sync_log())
     }
 
     /// Lists what is known of a key at a destination. Where a record is damaged that is nothing, as

@@ -2,25 +2,23 @@
 //!
 //! In the order data flows; each file uses only what stands at its own level or below:
 //!
-//! - `process`: what is set up with the operating system at the start; `pipeline`: the stations put
-//!   together, and the order in which they stop; `signals`: what tells it to
-//! - `status`, `failures`: what the running daemon says of itself and of what is parked, `admin`:
-//!   how it says it
-//! - `receiver`, `router`, `dispatch`, `ack`: the stations; `work_queues`: what the router sends to,
-//!   and retries
-//! - `runner`: one task at work; `ruleset`: what an event means; `parking`: when what is parked is
-//!   tried again; `task`, `message`: what travels; `hidden_events`: what of it waits in its queue
+//! - `pipeline`: the stations put together, and the order in which they stop
+//! - `status`, `failures`: the commands that show the running daemon's state and parked tasks;
+//!   `admin`: the HTTP endpoints that they read
+//! - `receiver`, `router`, `dispatch`, `ack`: the stations; `work_queues`: sends to FIFO queues
+//! - `runner`: one task at work; `ruleset`: what an event means; `parking`: the schedule of parked
+//!   tasks; `task`, `message`: what travels; `hidden_events`: bound on events left in their queue
 //! - `reconcile`: bringing one key at one destination up to date
-//! - `engine`: what tasks share; `predecessor`: what a start has to wait for; `second_daemon`: a
-//!   second daemon where there may be one only; `lease`, `ledger`, `limits`, `concurrency`, `single_flight`,
-//!   `budget`, `fair_queue`, `batcher`, `ttl_set`, `accounts`, `s3_http`, `checksum`, `health`, `metrics`,
-//!   `clock`, `blocking`, `failpoint`, `panics`, `xml`: the services
+//! - `engine`: what tasks share; `predecessor`: the wait after an unclean stop; `second_daemon`:
+//!   detects a second daemon where only one may be
+//! - `lease`, `ledger`, `limits`, `concurrency`, `retries`, `single_flight`, `budget`, `fair_queue`,
+//!   `batcher`, `ttl_set`, `accounts`, `s3_http`, `checksum`, `health`, `metrics`, `clock`,
+//!   `process`, `failpoint`, `xml`: the services
 
 mod accounts;
 mod ack;
 pub mod admin;
 mod batcher;
-mod blocking;
 mod budget;
 mod checksum;
 pub mod clock;
@@ -37,7 +35,6 @@ pub mod ledger;
 mod limits;
 mod message;
 mod metrics;
-pub mod panics;
 mod parking;
 pub mod pipeline;
 #[cfg(test)]
@@ -52,7 +49,6 @@ mod ruleset;
 mod runner;
 mod s3_http;
 mod second_daemon;
-mod signals;
 mod single_flight;
 pub mod status;
 mod task;

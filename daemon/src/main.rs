@@ -9,7 +9,7 @@ use replicator_core::object::without_commands;
 use s3_replicator::failures::{self, Which};
 use s3_replicator::ledger::mend;
 use s3_replicator::pipeline::Role;
-use s3_replicator::{panics, pipeline, process, status};
+use s3_replicator::{pipeline, process, status};
 use tikv_jemallocator::Jemalloc;
 use tracing_subscriber::EnvFilter;
 
@@ -22,6 +22,14 @@ static ALLOCATOR: Jemalloc = Jemalloc;
 #[derive(Debug, Parser)]
 #[command(version, about)]
 struct Command {
+    /// The configuration file
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        default_value = "/etc/s3-replicator/config.toml"
+    )]
+    config: PathBuf,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -31,8 +39,6 @@ enum Verb {
     /// Runs the daemon until SIGTERM; SIGHUP reloads the rules
     #[command(after_help = "Example:\n  s3-replicator run --config /etc/s3-replicator/config.toml")]
     Run {
-        #[command(flatten)]
-        file: ConfigFile,
         /// How log lines look
         #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "S3_REPLICATOR_LOG_FORMAT")]
         log_format: LogFormat,
@@ -41,22 +47,16 @@ enum Verb {
         log: String,
         /// Only sends events to the work queues, or only does what is in them
         #[arg(long, value_enum)]
-        role: Option<RoleName>,
+        role: Option<Role>,
     },
     /// Validates the configuration file; exit 1 on any problem
     #[command(after_help = "Example:\n  s3-replicator check --config config/example.toml")]
-    Check {
-        #[command(flatten)]
-        file: ConfigFile,
-    },
+    Check,
     /// Shows what the running daemon has in flight and what is parked
     #[command(
         after_help = "Example:\n  s3-replicator status --config /etc/s3-replicator/config.toml"
     )]
-    Status {
-        #[command(flatten)]
-        file: ConfigFile,
-    },
+    Status,
     /// What is parked and why, and the command to try it again
     #[command(subcommand, after_help = FAILURES_EXAMPLES)]
     Failures(Failures),
@@ -75,23 +75,17 @@ enum LedgerCommand {
     #[command(
         after_help = "Example:\n  s3-replicator ledger check --config /etc/s3-replicator/config.toml"
     )]
-    Check {
-        #[command(flatten)]
-        file: ConfigFile,
-    },
+    Check,
     /// Puts a damaged ledger aside, and in its place one of all that can be read; the daemon has to
     /// be stopped
     #[command(
         after_help = "Example:\n  s3-replicator ledger repair --config /etc/s3-replicator/config.toml"
     )]
-    Repair {
-        #[command(flatten)]
-        file: ConfigFile,
-    },
+    Repair,
 }
 
-// What `aws_config` warns of ends in dumps of the SDK's structures; each of it is told in a line of
-// ours, too.
+// Warnings of `aws_config` end in dumps of the SDK's structures; the daemon logs a line of its own
+// for each.
 const LOG_DEFAULT: &str = "warn,aws_config=error,s3_replicator=info";
 
 const FAILURES_EXAMPLES: &str = "Examples:
@@ -104,8 +98,6 @@ enum Failures {
     #[command(after_help = LIST_EXAMPLES)]
     List {
         #[command(flatten)]
-        file: ConfigFile,
-        #[command(flatten)]
         which: Selection,
         /// Print JSON instead of a table
         #[arg(long)]
@@ -114,8 +106,6 @@ enum Failures {
     /// Lets the running daemon try again at once, whatever the schedule says
     #[command(after_help = RETRY_EXAMPLES, group = clap::ArgGroup::new("which").required(true).multiple(true))]
     Retry {
-        #[command(flatten)]
-        file: ConfigFile,
         /// Try everything that is parked
         #[arg(long, group = "which", conflicts_with_all = ["rule", "reason", "key"])]
         all: bool,
@@ -153,32 +143,6 @@ impl From<Selection> for Which {
     }
 }
 
-#[derive(Debug, clap::Args)]
-struct ConfigFile {
-    /// The configuration file
-    #[arg(
-        long,
-        value_name = "FILE",
-        default_value = "/etc/s3-replicator/config.toml"
-    )]
-    config: PathBuf,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum RoleName {
-    Router,
-    Worker,
-}
-
-impl RoleName {
-    fn role(self) -> Role {
-        match self {
-            Self::Router => Role::Router,
-            Self::Worker => Role::Worker,
-        }
-    }
-}
-
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum LogFormat {
     Text,
@@ -186,83 +150,54 @@ enum LogFormat {
 }
 
 fn main() -> ExitCode {
-    panics::abort_unless_contained();
+    process::abort_unless_contained();
     process::restrict_files();
-    match command(Command::parse()) {
+    match execute(Command::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say_error(&error);
+            print_error(&error);
             ExitCode::from(mend::exit_code(&error))
         }
     }
 }
 
-fn command(command: Command) -> anyhow::Result<()> {
-    match command.verb {
-        Verb::Run {
-            file,
-            log_format,
-            log,
-            role,
-        } => {
-            start_log(log_format, &log)?;
-            let settings = replicator_config::load(&file.config)?;
+fn execute(Command { config, verb }: Command) -> anyhow::Result<()> {
+    if let Verb::Run {
+        log_format, log, ..
+    } = &verb
+    {
+        start_log(*log_format, log)?;
+    }
+    let settings = replicator_config::load(&config)?;
+    let text = match verb {
+        Verb::Run { role, .. } => {
             process::raise_descriptors()?;
             process::forbid_core_dumps().context("cannot forbid core dumps")?;
-            let role = role.map_or(Role::Both, RoleName::role);
-            build_runtime()?.block_on(pipeline::run(settings, file.config, role))
-        }
-        Verb::Check { file } => {
-            let settings = replicator_config::load(&file.config)?;
-            print_text(&format!(
-                "{} is valid: {} rules, {} queues, {} accounts",
-                file.config.display(),
-                settings.rules.len(),
-                settings.queues.len(),
-                settings.accounts.len()
+            return build_runtime()?.block_on(pipeline::run(
+                settings,
+                config,
+                role.unwrap_or_default(),
             ));
-            Ok(())
         }
-        Verb::Status { file } => {
-            let settings = replicator_config::load(&file.config)?;
-            print_text(
-                build_runtime()?
-                    .block_on(status::ask(&settings))?
-                    .trim_end(),
-            );
-            Ok(())
+        Verb::Check => format!(
+            "{} is valid: {} rules, {} queues, {} accounts",
+            config.display(),
+            settings.rules.len(),
+            settings.queues.len(),
+            settings.accounts.len()
+        ),
+        Verb::Status => build_runtime()?.block_on(status::ask(&settings))?,
+        Verb::Failures(Failures::List { which, json }) => {
+            build_runtime()?.block_on(failures::list(&settings, &which.into(), json))?
         }
-        Verb::Failures(Failures::List { file, which, json }) => {
-            let settings = replicator_config::load(&file.config)?;
-            print_text(
-                build_runtime()?
-                    .block_on(failures::list(&settings, &which.into(), json))?
-                    .trim_end(),
-            );
-            Ok(())
+        Verb::Failures(Failures::Retry { which, all: _ }) => {
+            build_runtime()?.block_on(failures::retry(&settings, &which.into()))?
         }
-        Verb::Failures(Failures::Retry {
-            file,
-            all: _,
-            which,
-        }) => {
-            let settings = replicator_config::load(&file.config)?;
-            print_text(
-                build_runtime()?
-                    .block_on(failures::retry(&settings, &which.into()))?
-                    .trim_end(),
-            );
-            Ok(())
-        }
-        Verb::Ledger(LedgerCommand::Check { file }) => {
-            print_text(&mend::check(&replicator_config::load(&file.config)?)?);
-            Ok(())
-        }
-        Verb::Ledger(LedgerCommand::Repair { file }) => {
-            print_text(&mend::repair(&replicator_config::load(&file.config)?)?);
-            Ok(())
-        }
-    }
+        Verb::Ledger(LedgerCommand::Check) => mend::check(&settings)?,
+        Verb::Ledger(LedgerCommand::Repair) => mend::repair(&settings)?,
+    };
+    print_text(text.trim_end());
+    Ok(())
 }
 
 fn build_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
@@ -290,7 +225,7 @@ fn start_log(format: LogFormat, filter: &str) -> anyhow::Result<()> {
 
 #[allow(
     clippy::print_stdout,
-    reason = "what a command was asked for goes to standard output"
+    reason = "the answer of a command goes to standard output"
 )]
 fn print_text(text: &str) {
     println!("{}", without_commands(text));
@@ -300,6 +235,6 @@ fn print_text(text: &str) {
     clippy::print_stderr,
     reason = "a command that fails says why on standard error"
 )]
-fn say_error(error: &anyhow::Error) {
+fn print_error(error: &anyhow::Error) {
     eprintln!("{}", without_commands(&format!("s3-replicator: {error:#}")));
 }

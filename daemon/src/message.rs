@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use replicator_core::event::{self, DecodeError, EventKind, Notification};
+use replicator_core::event::{self, DecodeError, DecodeProblem, EventKind, Notification};
 use replicator_core::failure::Reason;
 use replicator_core::object::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
@@ -12,7 +12,7 @@ use tracing::warn;
 use crate::clock::{self, BootInstant};
 use crate::lease::Lease;
 use crate::metrics::{MessageOutcome, Metrics};
-use crate::panics;
+use crate::process;
 use crate::task::Task;
 pub(crate) use crate::work_queues::{Again, ParkedBefore, QueueAccess};
 use crate::work_queues::{WorkItem, digest_words};
@@ -79,7 +79,8 @@ const DELAY_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// Reads what a message says. One that meets a bug is kept like any that cannot be read.
 pub(crate) fn parse_body(body: &str, metrics: &Metrics) -> Result<Notification, DecodeError> {
-    panics::contain(metrics, || event::parse_notification(body)).unwrap_or(Err(DecodeError::Bug))
+    process::contain(metrics, || event::parse_notification(body))
+        .unwrap_or_else(|_| Err(DecodeError::new("message", DecodeProblem::Bug)))
 }
 
 impl Message {

@@ -2,7 +2,6 @@
 //! everything stops.
 
 mod receiving;
-mod reload;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,31 +25,31 @@ use crate::dispatch::{Channels, Dispatch};
 use crate::engine::Engine;
 use crate::failpoint::Failpoints;
 use crate::ledger::Ledger;
-use crate::message::{AckRequest, ReceivedMessage};
 use crate::metrics::Metrics;
 use crate::predecessor::Predecessor;
+use crate::process::{Request, Signals};
 use crate::router::Router;
 use crate::ruleset::Ruleset;
-use crate::signals::{Request, Signals};
 use crate::work_queues::WorkQueues;
 pub use receiving::Role;
 use receiving::{Receiving, access, deliveries_max};
 use replicator_core::deadline::LANDING;
 use replicator_core::failure::{Failure, error_chain};
+use replicator_core::rule::Rule;
 
-// Settled messages not yet acknowledged: a round of the ack station and one to come. An SQS that
-// does not answer fills this, and then the dispatch waits: that is back-pressure, since what is
-// settled beyond could only pile up. Work and leases go on; nothing new begins.
+// Done messages not yet deleted: a batch round of the ack station and one to come. An SQS that does
+// not answer fills this, and then the dispatch waits: that is back-pressure, since what is done
+// beyond could only pile up. Work and leases go on; nothing new begins.
 const SETTLEMENTS_MAX: usize = 200;
 
 // Scrapes and health checks that wait for an answer.
 const QUESTIONS_MAX: usize = 8;
 
-// What was told to stop needs a moment to say so, to SQS among others. systemd and ECS kill what
-// takes much longer than `drain_timeout`, and a kill loses no more than leaving it behind does.
+// Cancelled tasks need a moment to return their messages to SQS. systemd and ECS kill what takes
+// much longer than `drain_timeout`, and a kill loses no more than abandoned tasks do.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Runs the daemon until it is told to stop by SIGTERM or SIGINT.
+/// Runs the daemon until SIGTERM or SIGINT.
 pub async fn run(settings: Settings, config: PathBuf, role: Role) -> anyhow::Result<()> {
     let listener = TcpListener::bind(settings.listen).await.with_context(|| {
         format!(
@@ -66,7 +65,7 @@ pub async fn run(settings: Settings, config: PathBuf, role: Role) -> anyhow::Res
     };
     let signals = Signals::new().context("cannot listen for signals")?;
     let daemon = Daemon::start(settings, outside).await?;
-    daemon.live(signals, &config).await?;
+    daemon.run_until_stopped(signals, &config).await?;
     info!("stopped");
     Ok(())
 }
@@ -91,13 +90,13 @@ pub struct Daemon {
     settings: Settings,
     rules: watch::Sender<Arc<Ruleset>>,
     admin: Admin,
-    /// Stops the intakes: no new work.
+    /// Stops the receivers: no new work.
     drain: CancellationToken,
     /// Stops the work in flight.
     halt: CancellationToken,
     /// Stops leases and the status server, which serve the stations.
     close: CancellationToken,
-    intakes: JoinSet<()>,
+    receivers: JoinSet<()>,
     work: JoinSet<()>,
     services: JoinSet<()>,
 }
@@ -116,20 +115,15 @@ impl Daemon {
             Accounts::connect(&settings.accounts, &metrics, outside.given.as_ref()).await;
         let accounts = accounts.context("cannot set up TLS")?;
         let budget = Budget::new(settings.memory_bytes);
-        let work_queues = WorkQueues::new(
-            settings
-                .work_queues
-                .iter()
-                .filter_map(|queue| access(&accounts, queue)),
-        );
+        let queues = settings.work_queues.iter();
+        let work_queues = WorkQueues::new(queues.filter_map(|queue| access(&accounts, queue)));
         let predecessor = predecessor(&settings)?;
-        let failpoints = outside.failpoints;
         let engine = Engine::new(
             (accounts, work_queues),
             (ledger, predecessor),
             budget,
             metrics,
-            failpoints,
+            outside.failpoints,
         );
         let engine = Arc::new(engine);
         let rules = adopt(&engine, &settings).context("cannot write to the ledger")?;
@@ -149,39 +143,34 @@ impl Daemon {
         (listener, role): (Option<TcpListener>, Role),
     ) -> Self {
         let (rules, watched) = watch::channel(Arc::new(rules));
-        let (drain, halt, close) =
-            <(CancellationToken, CancellationToken, CancellationToken)>::default();
-        let (deliver, deliveries) = mpsc::channel::<ReceivedMessage>(deliveries_max(&settings));
-        let (settle, settlements) = mpsc::channel::<AckRequest>(SETTLEMENTS_MAX);
+        let [drain, halt, close] = <[CancellationToken; 3]>::default();
+        let [mut work, mut services] = <[JoinSet<()>; 2]>::default();
+        let (deliver, deliveries) = mpsc::channel(deliveries_max(&settings));
+        let (acks, settlements) = mpsc::channel(SETTLEMENTS_MAX);
         let (ask, questions) = mpsc::channel(QUESTIONS_MAX);
-        let (mut work, mut services) = <(JoinSet<()>, JoinSet<()>)>::default();
-        let mut receiving = Receiving::new((&engine, &settings), (&drain, &close), &mut services);
-        if let Some(events) = receiving.start(role, deliver) {
-            let (engine, rules, settlements) =
-                (Arc::clone(&engine), watched.clone(), settle.clone());
+        let receiving = Receiving::new((&engine, &settings), (&drain, &close), &mut services);
+        let (receivers, polls, events) = receiving.start(role, deliver);
+        if let Some(deliveries) = events {
             let router = Router {
-                engine,
-                rules,
-                deliveries: events,
-                settlements,
+                engine: Arc::clone(&engine),
+                rules: watched.clone(),
+                deliveries,
+                settlements: acks.clone(),
                 draining: drain.clone(),
             };
             work.spawn(router.run());
         }
-        let (intakes, polls) = receiving.done();
         let channels = Channels {
             rules: watched,
             deliveries,
-            settlements: settle,
+            settlements: acks,
             questions,
         };
-        work.spawn(
-            Ack {
-                engine: Arc::clone(&engine),
-                settlements,
-            }
-            .run(),
-        );
+        let ack = Ack {
+            engine: Arc::clone(&engine),
+            settlements,
+        };
+        work.spawn(ack.run());
         work.spawn(Dispatch::new(Arc::clone(&engine), channels, halt.clone()).run());
         services.spawn(engine.ledger.clone().tend(close.clone()));
         let admin = Admin {
@@ -202,7 +191,7 @@ impl Daemon {
             drain,
             halt,
             close,
-            intakes,
+            receivers,
             work,
             services,
         }
@@ -223,8 +212,8 @@ impl Daemon {
         self.admin.metrics().await
     }
 
-    /// Lives until told to stop, then stops.
-    async fn live(self, mut signals: Signals, config: &Path) -> anyhow::Result<()> {
+    /// Runs until SIGTERM or SIGINT, then stops.
+    async fn run_until_stopped(self, mut signals: Signals, config: &Path) -> anyhow::Result<()> {
         while signals.next().await == Request::Reload {
             match replicator_config::load(config) {
                 Ok(settings) => self.reload_rules(&settings),
@@ -243,23 +232,23 @@ impl Daemon {
         }
     }
 
-    /// Stops in this order: intakes, work in flight, ledger, what serves them.
+    /// Stops in this order: receivers, work in flight, ledger, what serves them.
     async fn end(mut self) -> anyhow::Result<()> {
         info!(timeout = ?self.settings.drain_timeout, "draining");
         self.drain.cancel();
         let drained =
-            async { tokio::join!(join_every(&mut self.intakes), join_every(&mut self.work)) };
+            async { tokio::join!(join_every(&mut self.receivers), join_every(&mut self.work)) };
         let is_drained = tokio::time::timeout(self.settings.drain_timeout, drained)
             .await
             .is_ok();
         if !is_drained {
             warn!("drain timeout reached, returning messages to their queues");
             self.halt.cancel();
-            gone("work", &mut self.work).await;
+            join_or_abandon("work", &mut self.work).await;
         }
         let synced = self.engine.ledger.sync();
         self.close.cancel();
-        gone("services", &mut self.services).await;
+        join_or_abandon("services", &mut self.services).await;
         // With work queues a stop says nothing of the other daemons.
         if is_drained && self.settings.work_queues.is_empty() {
             Predecessor::leave(&self.settings.state_dir)
@@ -275,19 +264,16 @@ impl Daemon {
         if !stays {
             return error!("accounts or queues changed, which needs a restart; the old rules stay");
         }
-        if let Some(rule) = reload::rerouted(&self.settings, settings) {
+        if let Some(rule) = rerouted(&self.settings, settings) {
             return error!(
                 rule,
                 "the work queue or destination of the rule changed, which needs a restart; \
                  the old rules stay"
             );
         }
-        // All but the rules is as it was.
-        if (Settings {
-            rules: self.settings.rules.clone(),
-            ..settings.clone()
-        }) != self.settings
-        {
+        let mut reloaded = settings.clone();
+        reloaded.rules.clone_from(&self.settings.rules);
+        if reloaded != self.settings {
             warn!("only rules are reloaded; the other changes need a restart");
         }
         match adopt(&self.engine, settings) {
@@ -336,13 +322,44 @@ fn adopt(engine: &Engine, settings: &Settings) -> Result<Ruleset, Failure> {
     Ok(Ruleset::new(&settings.rules))
 }
 
+/// Finds a rule that a reload may not change, because the way of a key's work is one in the whole
+/// fleet: its work would go through no work queue instead of one or the other way around, through
+/// one that is not polled, through another one than before, or to another bucket than that queue
+/// is polled for.
+fn rerouted<'a>(old: &Settings, new: &'a Settings) -> Option<&'a str> {
+    let had_queues = !old.work_queues.is_empty();
+    let is_polled = |rule: &Rule| {
+        let same = |other: &&Rule| other.enabled && other.work_queue == rule.work_queue;
+        old.rules
+            .iter()
+            .find(same)
+            .is_some_and(|other| other.destination == rule.destination)
+    };
+    let moved = |rule: &Rule| {
+        let before = old
+            .rules
+            .iter()
+            .find(|other| other.id == rule.id && other.enabled);
+        before.is_some_and(|before| before.work_queue != rule.work_queue)
+    };
+    let is_wrong = |rule: &&Rule| match &rule.work_queue {
+        Some(_) => !had_queues || !is_polled(rule) || moved(rule),
+        None => had_queues,
+    };
+    new.rules
+        .iter()
+        .filter(|rule| rule.enabled)
+        .find(is_wrong)
+        .map(|rule| rule.id.as_str())
+}
+
 /// Waits until every task has ended.
 async fn join_every(tasks: &mut JoinSet<()>) {
     while tasks.join_next().await.is_some() {}
 }
 
-/// Waits a moment for what was told to stop.
-async fn gone(what: &str, tasks: &mut JoinSet<()>) {
+/// Waits a moment for tasks that were cancelled.
+async fn join_or_abandon(what: &str, tasks: &mut JoinSet<()>) {
     if tokio::time::timeout(STOP_TIMEOUT, join_every(tasks))
         .await
         .is_err()
@@ -352,5 +369,66 @@ async fn gone(what: &str, tasks: &mut JoinSet<()>) {
             tasks = tasks.len(),
             "tasks did not stop in time, abandoned"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(rules: &str) -> Settings {
+        let accounts =
+            "[accounts.a]\nregion = \"eu-west-1\"\n[accounts.b]\nregion = \"us-east-1\"\n";
+        let url = "https://sqs.eu-west-1.amazonaws.com/111111111111/";
+        let queue = format!(
+            "[[queues]]\nurl = \"{url}events\"\naccount = \"a\"\ndead_letter_url = \"{url}parked\"\n"
+        );
+        let rules = rules
+            .replace("work_queue = ", &format!("work_queue = \"{url}"))
+            .replace(".fifo", ".fifo\"");
+        replicator_config::parse(&format!("state_dir = \"/tmp\"\n{accounts}{queue}{rules}"))
+            .unwrap()
+    }
+
+    fn rule(id: &str, bucket: &str, rest: &str) -> String {
+        format!(
+            "[[rules]]\nid = \"{id}\"\nsource = {{ account = \"a\", bucket = \"orders\" }}\n\
+             destination = {{ account = \"b\", bucket = \"{bucket}\" }}\n{rest}\n"
+        )
+    }
+
+    #[test]
+    fn a_rule_keeps_the_way_of_its_work_until_a_restart() {
+        let one = rule("one", "replicas", "work_queue = one.fifo");
+        let same = |rest: &str| rule("two", "replicas", &format!("work_queue = one.fifo\n{rest}"));
+        let cases = [
+            (one.clone(), one.clone(), None),
+            (one.clone(), format!("{one}{}", same("priority = 1")), None),
+            (one.clone(), rule("one", "replicas", ""), Some("one")),
+            (rule("one", "replicas", ""), one.clone(), Some("one")),
+            (
+                one.clone(),
+                rule("one", "replicas", "work_queue = other.fifo"),
+                Some("one"),
+            ),
+            (
+                one.clone(),
+                rule("one", "elsewhere", "work_queue = one.fifo"),
+                Some("one"),
+            ),
+            (
+                rule("one", "replicas", "enabled = false\nwork_queue = one.fifo"),
+                one.clone(),
+                Some("one"),
+            ),
+            (one, rule("one", "replicas", "enabled = false"), None),
+        ];
+        for (old, new, expected) in cases {
+            assert_eq!(
+                rerouted(&settings(&old), &settings(&new)),
+                expected,
+                "{old}{new}"
+            );
+        }
     }
 }

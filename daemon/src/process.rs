@@ -1,7 +1,12 @@
-//! What the process sets up before it begins: files for its user alone, enough descriptors, and no
-//! core dumps; and how it writes its log.
+//! The process: what it sets up before it begins (files for its user alone, enough descriptors, no
+//! core dumps), how it writes its log, its signals, blocking work, and what a panic ends.
 
+use std::any::Any;
+use std::cell::Cell;
 use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::task::Poll;
 
 use anyhow::bail;
 use replicator_core::object::without_commands;
@@ -9,6 +14,10 @@ use rustix::fs::Mode;
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask,
 };
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::metrics::Metrics;
 
 // Two connections for each of 256 tasks at work, those of the status server, and the ledger's
 // files, with as many again for uploads that have several parts on their way.
@@ -71,5 +80,141 @@ impl Write for Log {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// What a signal requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Request {
+    Stop,
+    Reload,
+}
+
+/// The signals that the daemon listens to.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    term: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    pub(crate) async fn next(&mut self) -> Request {
+        tokio::select! {
+            _ = self.term.recv() => Request::Stop,
+            _ = self.interrupt.recv() => Request::Stop,
+            _ = self.hangup.recv() => Request::Reload,
+        }
+    }
+}
+
+/// Does work that blocks, such as a sync of the disk, without holding up the tasks that wait for
+/// this thread. A runtime of one thread has no other to move them to; there everything happens in
+/// order, which a simulation relies on.
+pub(crate) fn run_blocking<T>(work: impl FnOnce() -> T) -> T {
+    if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
+        tokio::task::block_in_place(work)
+    } else {
+        work()
+    }
+}
+
+/// A piece of work ended by a panic, and the panic's text.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a bug in s3-replicator: {0}")]
+pub(crate) struct Panicked(String);
+
+thread_local! {
+    static IS_CONTAINED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Lets a panic abort the process, unless it happens in a piece of work that is contained. A panic
+/// is a bug, and leaves half done what it happened in: where that is a piece of work that can be
+/// dropped by itself, as by a cancellation, the rest of the daemon goes on. Elsewhere the process
+/// ends as under kill -9, which it is made to survive, and the service manager starts it anew.
+///
+/// The ledger takes no harm: each write to it is one call to RocksDB, of a batch that is whole.
+pub fn abort_unless_contained() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        if !IS_CONTAINED.get() {
+            std::process::abort();
+        }
+    }));
+}
+
+/// Runs a piece of work, and counts it if it panics.
+pub(crate) fn contain<T>(metrics: &Metrics, work: impl FnOnce() -> T) -> Result<T, Panicked> {
+    let was_contained = IS_CONTAINED.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(work));
+    IS_CONTAINED.set(was_contained);
+    result.map_err(|panic| {
+        metrics.task_panicked();
+        Panicked(panic_text(&*panic))
+    })
+}
+
+/// Runs a task until it is done or panics, and counts that. What it held is dropped.
+pub(crate) async fn contain_task<T>(
+    metrics: &Metrics,
+    work: impl Future<Output = T>,
+) -> Result<T, Panicked> {
+    let mut work = pin!(work);
+    std::future::poll_fn(
+        |context| match contain(metrics, || work.as_mut().poll(context)) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(done)) => Poll::Ready(Ok(done)),
+            Err(panicked) => Poll::Ready(Err(panicked)),
+        },
+    )
+    .await
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+
+    async fn stumble(held: Rc<()>) {
+        tokio::task::yield_now().await;
+        assert_eq!(Rc::strong_count(&held), 3, "seven");
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_what_it_happens_in_and_nothing_else() {
+        let metrics = Metrics::new().unwrap();
+        assert_eq!(
+            contain_task(&metrics, async { IS_CONTAINED.get() }).await,
+            Ok(true)
+        );
+        let held = Rc::new(());
+        let panicked = contain_task(&metrics, stumble(Rc::clone(&held)))
+            .await
+            .unwrap_err();
+        assert!(panicked.to_string().contains("seven"), "{panicked}");
+        assert_eq!(Rc::strong_count(&held), 1);
+        assert!(!IS_CONTAINED.get(), "what comes after it is not");
+        assert!(
+            metrics
+                .render()
+                .unwrap()
+                .contains("s3_replicator_task_panics_total 1\n")
+        );
     }
 }

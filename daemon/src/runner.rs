@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use replicator_core::deadline::LANDING;
 use replicator_core::event::EventKind;
+use replicator_core::failure::Operation;
 use replicator_core::failure::{Action, Failure, FailureKind, Reason, error_chain};
-use replicator_core::operation::Operation;
 use replicator_core::retry;
 use tracing::{debug, warn};
 
@@ -17,8 +17,8 @@ use crate::lease;
 use crate::ledger::Parts;
 use crate::ledger::records::{ParkedTask, Upload};
 use crate::metrics::Outcome;
-use crate::panics::contain_task;
 use crate::parking;
+use crate::process::contain_task;
 use crate::reconcile::{AttemptState, bring_up_to_date, is_bulk};
 use crate::single_flight::Subscriber;
 use crate::task::{PendingEvent, Report, Task};

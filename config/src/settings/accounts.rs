@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::aws_names;
+use strum::{EnumString, VariantNames};
+
 use crate::diagnostics::Problems;
-use crate::reader::{Field, Scalar};
-use crate::schema;
+use crate::reader::Field;
+use crate::{schema, values};
 
 /// Credentials and the services they reach.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Account {
     /// The name that queues and rules use.
     pub name: String,
@@ -59,14 +60,17 @@ pub enum Service {
 }
 
 /// Whether an S3 endpoint honours conditions on writes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, EnumString, VariantNames)]
+#[strum(serialize_all = "lowercase")]
 pub enum ConditionalWrites {
     /// Found out at run time, operation by operation.
     #[default]
     Auto,
     /// It does, and that is relied on.
+    #[strum(serialize = "true")]
     On,
     /// It does not.
+    #[strum(serialize = "false")]
     Off,
 }
 
@@ -87,7 +91,7 @@ impl Account {
 type Written = Field<BTreeMap<String, Field<schema::Account>>>;
 
 /// Checks every account; one with a problem is there all the same, so that it can be referred to.
-pub(super) fn settle(written: &Written, problems: &mut Problems<'_>) -> BTreeMap<String, Account> {
+pub(super) fn resolve(written: &Written, problems: &mut Problems<'_>) -> BTreeMap<String, Account> {
     let entries = written.present_value().into_iter().flatten();
     entries
         .map(|(name, written)| (name.clone(), account(name, written, problems)))
@@ -100,106 +104,64 @@ pub(super) fn resolve_account_name(
     accounts: &BTreeMap<String, Account>,
     problems: &mut Problems<'_>,
 ) -> Option<String> {
-    written.require_present("name one of the accounts", problems)?;
-    written.parse_with(problems, |name| match accounts.get(name) {
-        Some(account) => Ok(account.name.clone()),
-        None if accounts.is_empty() => Err(format!(
-            "account {name:?} is not defined; add [accounts.{name}]"
-        )),
-        None => {
-            let hint = aws_names::suggest_nearest(name, accounts.keys().map(String::as_str));
-            Err(format!("account {name:?} is not defined; {hint}"))
+    written.require_with("name one of the accounts", problems, |name: &str| {
+        if let Some(account) = accounts.get(name) {
+            return Ok(account.name.clone());
         }
+        let hint = if accounts.is_empty() {
+            format!("add [accounts.{name}]")
+        } else {
+            values::suggest_nearest(name, accounts.keys().map(String::as_str))
+        };
+        Err(format!("account {name:?} is not defined; {hint}"))
     })
 }
 
 fn account(name: &str, written: &Field<schema::Account>, problems: &mut Problems<'_>) -> Account {
-    let mut account = blank(name);
+    let mut account = Account {
+        name: name.to_owned(),
+        ..Account::default()
+    };
     let Some(written) = written.present_value() else {
         return account;
     };
-    if written
-        .region
-        .require_present("name the Region to sign for, like \"eu-west-1\"", problems)
-        .is_some()
-    {
-        account.region = written
-            .region
-            .parse_with(problems, |text| region(text))
-            .unwrap_or_default();
+    let remedy = "name the Region to sign for, like \"eu-west-1\"";
+    let region = written.region.require_with(remedy, problems, region);
+    account.region = region.unwrap_or_default();
+    account.role_arn = written.role_arn.parse_with(problems, values::role_arn);
+    account.external_id = written.external_id.parse_with(problems, external_id);
+    account.profile = written.profile.parse_with(problems, profile);
+    let may_be_seen = written.allow_http.value_or(false);
+    let mut endpoint = |field: &Field<String>| {
+        field.parse_with(problems, |text: &str| check_endpoint(text, may_be_seen))
+    };
+    account.endpoint = endpoint(&written.endpoint);
+    if let Some(endpoints) = written.endpoints.present_value() {
+        account.endpoints = ServiceEndpoints {
+            s3: endpoint(&endpoints.s3),
+            sqs: endpoint(&endpoints.sqs),
+            kms: endpoint(&endpoints.kms),
+            sts: endpoint(&endpoints.sts),
+        };
     }
-    account.role_arn = written
-        .role_arn
-        .parse_with(problems, |text| aws_names::parse_role_arn(text));
-    account.external_id = written
-        .external_id
-        .parse_with(problems, |text| external_id(text));
-    account.profile = written.profile.parse_with(problems, |text| profile(text));
-    let may_be_seen = written
-        .allow_http
-        .present_value()
-        .copied()
+    let has_endpoint = account.endpoint_of(Service::S3).is_some();
+    account.path_style = written.path_style.value_or(has_endpoint);
+    let conditional_writes = &written.conditional_writes;
+    account.conditional_writes = conditional_writes
+        .parse_with(problems, values::word)
         .unwrap_or_default();
-    let endpoint = |text: &String| check_endpoint(text, may_be_seen);
-    account.endpoint = written.endpoint.parse_with(problems, endpoint);
-    account.endpoints = endpoints(&written.endpoints, endpoint, problems);
-    account.path_style = written
-        .path_style
-        .present_value()
-        .copied()
-        .unwrap_or_else(|| account.endpoint_of(Service::S3).is_some());
-    account.conditional_writes = written
-        .conditional_writes
-        .parse_with(problems, conditional_writes)
-        .unwrap_or_default();
-    account.owner = written
-        .owner
-        .parse_with(problems, |Scalar(text)| aws_names::account_number(text));
+    account.owner = written.owner.parse_with(problems, values::account_number);
     if written.role_arn.is_absent() {
-        written.external_id.refuse_present(
-            problems,
-            "has no use without role_arn; add the role or leave it out",
-        );
+        let message = "has no use without role_arn; add the role or leave it out";
+        written.external_id.refuse_present(problems, message);
     }
     account
 }
 
-fn blank(name: &str) -> Account {
-    Account {
-        name: name.to_owned(),
-        region: String::new(),
-        role_arn: None,
-        external_id: None,
-        profile: None,
-        endpoint: None,
-        endpoints: ServiceEndpoints::default(),
-        path_style: false,
-        conditional_writes: ConditionalWrites::Auto,
-        owner: None,
-    }
-}
-
-fn endpoints(
-    written: &Field<schema::Endpoints>,
-    parse: impl Fn(&String) -> Result<String, String>,
-    problems: &mut Problems<'_>,
-) -> ServiceEndpoints {
-    let Some(written) = written.present_value() else {
-        return ServiceEndpoints::default();
-    };
-    let mut endpoint = |field: &Field<String>| field.parse_with(problems, &parse);
-    ServiceEndpoints {
-        s3: endpoint(&written.s3),
-        sqs: endpoint(&written.sqs),
-        kms: endpoint(&written.kms),
-        sts: endpoint(&written.sts),
-    }
-}
-
 /// Over plain HTTP bodies, keys and session tokens can be read and changed without a trace.
 fn check_endpoint(text: &str, may_be_seen: bool) -> Result<String, String> {
-    let endpoint = aws_names::parse_endpoint(text)?;
-    if aws_names::is_in_the_clear(&endpoint) && !may_be_seen {
+    let endpoint = values::endpoint(text)?;
+    if values::is_in_the_clear(&endpoint) && !may_be_seen {
         return Err(format!(
             "{text:?} sends everything in the clear; use https://, or say allow_http = true here"
         ));
@@ -209,12 +171,10 @@ fn check_endpoint(text: &str, may_be_seen: bool) -> Result<String, String> {
 
 fn region(text: &str) -> Result<String, String> {
     let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if !text.is_empty() && text.chars().all(legal) {
-        return Ok(text.to_owned());
+    if text.is_empty() || !text.chars().all(legal) {
+        return Err(values::mismatch(text, "a Region", "eu-west-1"));
     }
-    Err(format!(
-        "{text:?} is not a Region; write it like \"eu-west-1\""
-    ))
+    Ok(text.to_owned())
 }
 
 // https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html
@@ -229,20 +189,9 @@ fn external_id(text: &str) -> Result<String, String> {
 }
 
 fn profile(text: &str) -> Result<String, String> {
-    if text.is_empty() {
-        return Err(
-            "empty; name a profile, or leave it out for the default credential chain".to_owned(),
-        );
+    let message = "empty; name a profile, or leave it out for the default credential chain";
+    match text {
+        "" => Err(message.to_owned()),
+        _ => Ok(text.to_owned()),
     }
-    Ok(text.to_owned())
-}
-
-fn conditional_writes(Scalar(text): &Scalar) -> Result<ConditionalWrites, String> {
-    let words = [
-        ("auto", ConditionalWrites::Auto),
-        ("true", ConditionalWrites::On),
-        ("false", ConditionalWrites::Off),
-    ];
-    aws_names::one_of(text, &words)
-        .map_err(|_| format!("{text:?} is not one of \"auto\", true, false"))
 }

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use replicator_core::rule::Encryption;
+use strum::{EnumString, VariantNames};
 
-use crate::aws_names;
 use crate::diagnostics::Problems;
 use crate::reader::Field;
-use crate::schema;
+use crate::{schema, values};
 
 /// Checks the encryption of a rule; without one, replicas are encrypted as their source is.
-pub(super) fn settle(
+pub(super) fn resolve(
     written: &Field<schema::Encryption>,
     problems: &mut Problems<'_>,
 ) -> Encryption {
@@ -20,15 +20,16 @@ pub(super) fn settle(
     let Some(written) = written.present_value() else {
         return as_source;
     };
-    let key = written
-        .key
-        .parse_with(problems, |text| aws_names::kms_key_or_alias(text));
+    let key = written.key.parse_with(problems, values::kms_key_or_alias);
     let key_map = key_map(&written.key_map, problems);
-    let Some(mode) = mode(&written.mode, problems) else {
-        return as_source;
+    let mode = if written.mode.is_absent() {
+        Some(Mode::Same)
+    } else {
+        written.mode.parse_with(problems, values::word)
     };
-    refuse_strays(mode, written, problems);
-    let bucket_key = written.bucket_key.present_value().copied().unwrap_or(true);
+    let Some(mode) = mode else { return as_source };
+    refuse_unused_keys(mode, written, problems);
+    let bucket_key = written.bucket_key.value_or(true);
     match (mode, key) {
         (Mode::Same, _) => Encryption::Same { key_map },
         (Mode::BucketDefault, _) => Encryption::BucketDefault,
@@ -43,7 +44,8 @@ pub(super) fn settle(
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 enum Mode {
     Same,
     BucketDefault,
@@ -52,43 +54,22 @@ enum Mode {
     Dsse,
 }
 
-const MODES: [(&str, Mode); 5] = [
-    ("same", Mode::Same),
-    ("bucket-default", Mode::BucketDefault),
-    ("s3", Mode::S3),
-    ("kms", Mode::Kms),
-    ("dsse", Mode::Dsse),
-];
-
-fn mode(written: &Field<String>, problems: &mut Problems<'_>) -> Option<Mode> {
-    if written.is_absent() {
-        return Some(Mode::Same);
-    }
-    written.parse_with(problems, |text| aws_names::one_of(text, &MODES))
-}
-
 /// Refuses what a mode has no use for, and reports what it needs.
-fn refuse_strays(mode: Mode, written: &schema::Encryption, problems: &mut Problems<'_>) {
+fn refuse_unused_keys(mode: Mode, written: &schema::Encryption, problems: &mut Problems<'_>) {
     if matches!(mode, Mode::Kms | Mode::Dsse) {
-        written
-            .key
-            .require_present("give the ARN of the destination's key", problems);
+        let remedy = "give the ARN of the destination's key";
+        written.key.require_present(remedy, problems);
     } else {
-        written.key.refuse_present(
-            problems,
-            "only modes \"kms\" and \"dsse\" take a key; change the mode or leave it out",
-        );
+        let message = "only modes \"kms\" and \"dsse\" take a key; change the mode or leave it out";
+        written.key.refuse_present(problems, message);
     }
     if !matches!(mode, Mode::Same | Mode::Kms) {
-        written.key_map.refuse_present(
-            problems,
-            "only modes \"same\" and \"kms\" take a key_map; leave it out",
-        );
+        let message = "only modes \"same\" and \"kms\" take a key_map; leave it out";
+        written.key_map.refuse_present(problems, message);
     }
     if mode != Mode::Kms {
-        written
-            .bucket_key
-            .refuse_present(problems, "only mode \"kms\" takes bucket_key; leave it out");
+        let message = "only mode \"kms\" takes bucket_key; leave it out";
+        written.bucket_key.refuse_present(problems, message);
     }
 }
 
@@ -99,11 +80,10 @@ fn key_map(
 ) -> BTreeMap<String, String> {
     let mut map = BTreeMap::new();
     for (source, destination) in written.present_value().into_iter().flatten() {
-        let source = aws_names::kms_key(source)
+        let source = values::kms_key(source)
             .map_err(|message| problems.add_problem(&destination.spot, message))
             .ok();
-        let destination =
-            destination.parse_with(problems, |text| aws_names::kms_key_or_alias(text));
+        let destination = destination.parse_with(problems, values::kms_key_or_alias);
         map.extend(source.zip(destination));
     }
     map

@@ -8,7 +8,7 @@ use replicator_core::rule::Rule;
 use super::accounts::{self, Account, Service};
 use crate::diagnostics::Problems;
 use crate::reader::Field;
-use crate::{aws_names, schema, units};
+use crate::{schema, values};
 
 /// A queue of event notifications.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,17 +33,12 @@ impl Queue {
 }
 
 /// Checks every queue, alone and against the others.
-pub(super) fn settle(
+pub(super) fn resolve(
     written: &Field<Vec<Field<schema::Queue>>>,
     accounts: &BTreeMap<String, Account>,
     problems: &mut Problems<'_>,
 ) -> Vec<Queue> {
-    let written: Vec<_> = written
-        .present_value()
-        .into_iter()
-        .flatten()
-        .filter_map(Field::present_value)
-        .collect();
+    let written = written.elements();
     let queues = written
         .iter()
         .filter_map(|written| queue(written, accounts, problems))
@@ -52,29 +47,28 @@ pub(super) fn settle(
     queues
 }
 
-/// Returns the work queues of the enabled rules, each once. One that a queue names is reached as
-/// that queue is, others as the first one.
+/// Returns the work queues of the enabled rules, each once.
 pub(super) fn work_queues(queues: &[Queue], rules: &[Rule]) -> Vec<Queue> {
-    let urls: BTreeSet<&String> = rules
-        .iter()
-        .filter(|rule| rule.enabled)
+    let enabled = rules.iter().filter(|rule| rule.enabled);
+    let urls: BTreeSet<&String> = enabled
         .filter_map(|rule| rule.work_queue.as_ref())
         .collect();
-    let naming = |url: &String| {
-        queues
-            .iter()
-            .find(|queue| queue.work_queue.as_ref() == Some(url))
-    };
-    let reached = urls
-        .into_iter()
-        .filter_map(|url| Some((url, naming(url).or(queues.first())?)));
-    reached
-        .map(|(url, queue)| Queue {
+    let work_queue = |url: &String| {
+        Some(Queue {
             url: url.clone(),
             work_queue: None,
-            ..queue.clone()
+            ..naming(queues, url)?.clone()
         })
-        .collect()
+    };
+    urls.into_iter().filter_map(work_queue).collect()
+}
+
+/// Returns the queue whose account reaches a work queue: one that names it, or else the first.
+pub(super) fn naming<'a>(queues: &'a [Queue], work_queue: &String) -> Option<&'a Queue> {
+    queues
+        .iter()
+        .find(|queue| queue.work_queue.as_ref() == Some(work_queue))
+        .or(queues.first())
 }
 
 const VISIBILITY_TIMEOUT: Duration = Duration::from_secs(120);
@@ -90,27 +84,20 @@ fn queue(
     accounts: &BTreeMap<String, Account>,
     problems: &mut Problems<'_>,
 ) -> Option<Queue> {
-    written
-        .url
-        .require_present("give the URL of the queue", problems);
+    let remedy = "give the URL of the queue";
     let url = written
         .url
-        .parse_with(problems, |text| aws_names::queue_url(text));
+        .require_with(remedy, problems, values::queue_url);
     let account = accounts::resolve_account_name(&written.account, accounts, problems);
     let visibility_timeout = written
         .visibility_timeout
-        .parse_with(problems, |text| visibility_timeout(text));
-    // It is written to by the same client.
-    written.dead_letter_url.require_present(
-        "give the URL of a queue that keeps what can't be routed or done",
-        problems,
-    );
-    let dead_letter_url = written
-        .dead_letter_url
-        .parse_with(problems, |text| aws_names::queue_url(text));
+        .parse_with(problems, visibility_timeout);
+    let remedy = "give the URL of a queue that keeps what can't be routed or done";
+    let dead_letter_url = &written.dead_letter_url;
+    let dead_letter_url = dead_letter_url.require_with(remedy, problems, values::queue_url);
     let work_queue = written
         .work_queue
-        .parse_with(problems, |text| aws_names::work_queue_url(text));
+        .parse_with(problems, values::work_queue_url);
     let reached = account.as_ref().and_then(|name| accounts.get(name));
     for field in [&written.url, &written.dead_letter_url, &written.work_queue] {
         refuse_elsewhere(field, reached, problems);
@@ -124,7 +111,7 @@ fn queue(
     })
 }
 
-/// Requests are signed for the account's Region and sent there.
+/// Requests are signed for the account's Region and sent there, by one client for all its queues.
 pub(super) fn refuse_elsewhere(
     url: &Field<String>,
     account: Option<&Account>,
@@ -134,22 +121,20 @@ pub(super) fn refuse_elsewhere(
     else {
         return;
     };
+    let (name, own) = (&account.name, &account.region);
     let named = url
         .present_value()
-        .and_then(|url| aws_names::queue_region(url));
-    let Some(region) =
-        named.filter(|region| *region != account.region && !account.region.is_empty())
-    else {
-        return;
-    };
-    let (name, own) = (&account.name, &account.region);
-    let message =
-        format!("is in {region}, and account {name:?} in {own}; name an account of that Region");
-    problems.add_problem(&url.spot, message);
+        .and_then(|url| values::queue_region(url));
+    if let Some(region) = named.filter(|region| region != own && !own.is_empty()) {
+        let message = format!(
+            "is in {region}, and account {name:?} in {own}; name an account of that Region"
+        );
+        problems.add_problem(&url.spot, message);
+    }
 }
 
 fn visibility_timeout(text: &str) -> Result<Duration, String> {
-    let timeout = units::parse_time_span(text)?;
+    let timeout = values::parse_time_span(text)?;
     if (VISIBILITY_TIMEOUT_MIN..=VISIBILITY_TIMEOUT_MAX).contains(&timeout) {
         return Ok(timeout);
     }
@@ -161,29 +146,23 @@ fn visibility_timeout(text: &str) -> Result<Duration, String> {
 /// A queue is read once, and what is parked must not come back as news.
 fn refuse_shared_urls(queues: &[&schema::Queue], problems: &mut Problems<'_>) {
     let url = |field: &Field<String>| {
-        field
-            .present_value()
-            .map(|url| url.trim_end_matches('/').to_owned())
+        let url = field.present_value()?;
+        Some(url.trim_end_matches('/').to_owned())
     };
     for (index, queue) in queues.iter().enumerate() {
-        let own = url(&queue.url);
+        let (own, parked) = (url(&queue.url), url(&queue.dead_letter_url));
         if own.is_some()
             && queues
                 .iter()
                 .take(index)
                 .any(|other| url(&other.url) == own)
         {
-            problems.add_problem(
-                &queue.url.spot,
-                "another queue has the same url; remove one of them",
-            );
+            let message = "another queue has the same url; remove one of them";
+            problems.add_problem(&queue.url.spot, message);
         }
-        let parked = url(&queue.dead_letter_url);
         if parked.is_some() && queues.iter().any(|other| url(&other.url) == parked) {
-            problems.add_problem(
-                &queue.dead_letter_url.spot,
-                "is a queue that events come from; name a queue of its own",
-            );
+            let message = "is a queue that events come from; name a queue of its own";
+            problems.add_problem(&queue.dead_letter_url.spot, message);
         }
     }
 }

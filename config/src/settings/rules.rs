@@ -1,21 +1,21 @@
-//! Rules: what goes where, and how.
+//! Rules: which objects go where, and how.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::str::FromStr;
 use std::time::Duration;
 
 use replicator_core::object::Bucket;
-use replicator_core::rule::{
-    Acl, BucketRef, History, RateLimits, Replicas, Rule, UnmanagedObjects, Verify,
-};
+use replicator_core::rule::{BucketRef, Filter, RateLimits, Rule};
+use strum::{EnumString, VariantNames};
 
 use super::accounts::{self, Account};
 use super::queues::{self, Queue};
-use super::{encryption, filter, topology, unavailable};
-use crate::aws_names::{self, one_of};
+use super::{encryption, topology};
 use crate::diagnostics::Problems;
 use crate::reader::{Field, Scalar};
-use crate::{schema, units};
+use crate::values::NO_RATE;
+use crate::{schema, values};
 
 /// A rule beside the text it came from, for problems that only show between rules.
 #[derive(Debug)]
@@ -25,48 +25,31 @@ pub(super) struct Draft<'a> {
 }
 
 /// Checks every rule, alone and against the others.
-pub(super) fn settle(
+pub(super) fn resolve(
     written: &Field<Vec<Field<schema::Rule>>>,
     (accounts, queues): (&BTreeMap<String, Account>, &[Queue]),
     problems: &mut Problems<'_>,
 ) -> Vec<Rule> {
-    let written: Vec<_> = written
-        .present_value()
-        .into_iter()
-        .flatten()
-        .filter_map(Field::present_value)
-        .collect();
+    let written = written.elements();
     refuse_shared_ids(&written, problems);
-    let drafts: Vec<_> = written
-        .into_iter()
-        .filter_map(|written| {
-            Some(Draft {
-                written,
-                rule: rule(written, (accounts, queues), problems)?,
-            })
-        })
-        .collect();
+    let mut drafts = Vec::new();
+    for written in written {
+        let rule = rule(written, (accounts, queues), problems);
+        drafts.extend(rule.map(|rule| Draft { written, rule }));
+    }
     topology::check(&drafts, accounts, problems);
     drafts.into_iter().map(|draft| draft.rule).collect()
 }
 
-// https://docs.aws.amazon.com/AmazonS3/latest/API/API_ReplicationRule.html
-const ID_CHARS_MAX: usize = 255;
-
 fn refuse_shared_ids(rules: &[&schema::Rule], problems: &mut Problems<'_>) {
-    for (index, rule) in rules.iter().enumerate() {
-        let Some(id) = rule.id.present_value() else {
-            continue;
-        };
-        if rules
-            .iter()
-            .take(index)
-            .any(|other| other.id.present_value() == Some(id))
+    let ids: Vec<_> = rules.iter().map(|rule| rule.id.present_value()).collect();
+    for (index, (rule, id)) in rules.iter().zip(&ids).enumerate() {
+        if let Some(text) = id
+            && ids.iter().take(index).any(|other| other == id)
         {
-            problems.add_problem(
-                &rule.id.spot,
-                format!("another rule has the id {id:?}; the ledger tells them apart by it"),
-            );
+            let message =
+                format!("another rule has the id {text:?}; the ledger tells them apart by it");
+            problems.add_problem(&rule.id.spot, message);
         }
     }
 }
@@ -77,107 +60,60 @@ fn rule(
     (accounts, queues): (&BTreeMap<String, Account>, &[Queue]),
     problems: &mut Problems<'_>,
 ) -> Option<Rule> {
-    unavailable::refuse(written, problems);
-    written
+    let id = written
         .id
-        .require_present("give the rule a name of its own", problems);
-    let source = written.source.require_present(
-        "write source = { account = \"…\", bucket = \"…\" }",
-        problems,
-    );
-    let destination = written.destination.require_present(
-        "write destination = { account = \"…\", bucket = \"…\" }",
-        problems,
-    );
-    let source_place =
-        source.and_then(|at| resolve_bucket(&at.account, &at.bucket, accounts, problems));
-    let destination_place =
-        destination.and_then(|at| resolve_bucket(&at.account, &at.bucket, accounts, problems));
-    let work_queue = work_queue(written, (accounts, queues), problems);
+        .require_with("give the rule a name of its own", problems, id);
+    let remedy = "write source = { account = \"…\", bucket = \"…\" }";
+    let source = written.source.require_present(remedy, problems);
+    let source = source.and_then(|at| bucket_ref(&at.account, &at.bucket, accounts, problems));
+    let remedy = "write destination = { account = \"…\", bucket = \"…\" }";
+    let at = written.destination.require_present(remedy, problems);
+    let destination = at.and_then(|at| bucket_ref(&at.account, &at.bucket, accounts, problems));
+    refuse_acl_copies(&written.acl, problems);
+    let delay = written.version_delete_delay.parse_with(problems, delay);
+    let per_hour = written
+        .version_deletes_per_hour
+        .parse_with(problems, per_hour);
     Some(Rule {
-        enabled: flag(&written.enabled, true),
-        priority: written.priority.present_value().copied().unwrap_or(0),
-        storage_class: destination.and_then(|at| {
-            at.storage_class
-                .parse_with(problems, |text| aws_names::storage_class(text))
-        }),
-        rewrite: destination.and_then(|at| at.prefix.parse_with(problems, |text| rewrite(text))),
-        filter: filter::settle(&written.filter, problems),
-        history: word_or_default(
-            &written.history,
-            &[("exact", History::Exact), ("latest", History::Latest)],
-            problems,
-        ),
-        since: written
-            .since
-            .parse_with(problems, |Scalar(text)| units::parse_moment(text)),
-        work_queue,
-        unmanaged_objects: word_or_default(
-            &written.unmanaged_objects,
-            &[
-                ("overwrite", UnmanagedObjects::Overwrite),
-                ("keep", UnmanagedObjects::Keep),
-            ],
-            problems,
-        ),
-        delete_markers: flag(&written.delete_markers, false),
-        version_deletes: flag(&written.version_deletes, false),
-        version_delete_delay: written
-            .version_delete_delay
-            .parse_with(problems, |text| delay(text))
-            .unwrap_or(VERSION_DELETE_DELAY_DEFAULT),
-        version_deletes_per_hour: written
-            .version_deletes_per_hour
-            .parse_with(problems, |number| per_hour(*number))
-            .unwrap_or(VERSION_DELETES_PER_HOUR_DEFAULT),
-        acl: word_or_default(
-            &written.acl,
-            &[
-                ("destination-owner", Acl::DestinationOwner),
-                ("copy", Acl::Copy),
-            ],
-            problems,
-        ),
-        replicas: word_or_default(
-            &written.replicas,
-            &[("skip", Replicas::Skip), ("replicate", Replicas::Replicate)],
-            problems,
-        ),
-        verify: word_or_default(
-            &written.verify,
-            &[("auto", Verify::Auto), ("always", Verify::Always)],
-            problems,
-        ),
-        encryption: encryption::settle(&written.encryption, problems),
-        sse_kms_objects: flag(&written.sse_kms_objects, false),
-        limits: resolve_limits(&written.limits, problems),
-        destination_limits: destination.map_or_else(RateLimits::default, |at| {
-            resolve_limits(&at.limits, problems)
-        }),
+        enabled: written.enabled.value_or(true),
+        priority: written.priority.value_or(0),
+        storage_class: at
+            .and_then(|at| at.storage_class.parse_with(problems, values::storage_class)),
+        rewrite: at.and_then(|at| at.prefix.parse_with(problems, rewrite)),
+        filter: filter(&written.filter, problems),
+        history: word_or_default(&written.history, problems),
+        since: written.since.parse_with(problems, values::parse_moment),
+        work_queue: work_queue(written, (accounts, queues), problems),
+        unmanaged_objects: word_or_default(&written.unmanaged_objects, problems),
+        delete_markers: written.delete_markers.value_or(false),
+        version_deletes: written.version_deletes.value_or(false),
+        version_delete_delay: delay.unwrap_or(VERSION_DELETE_DELAY_DEFAULT),
+        version_deletes_per_hour: per_hour.unwrap_or(VERSION_DELETES_PER_HOUR_DEFAULT),
+        replicas: word_or_default(&written.replicas, problems),
+        verify: word_or_default(&written.verify, problems),
+        encryption: encryption::resolve(&written.encryption, problems),
+        sse_kms_objects: written.sse_kms_objects.value_or(false),
+        limits: limits(&written.limits, problems),
+        destination_limits: at.map_or_else(RateLimits::default, |at| limits(&at.limits, problems)),
         // Last, so that what is missing here keeps nothing above from being checked.
-        id: written.id.parse_with(problems, |text| id(text))?,
-        source: source_place?,
-        destination: destination_place?,
+        id: id?,
+        source: source?,
+        destination: destination?,
     })
 }
 
-/// Returns the rule's own work queue, or else the one that all queues name. One of its own is
-/// reached as the queue that names it too, or else as the first.
+/// Returns the rule's own work queue, or else the one that all queues name.
 fn work_queue(
     written: &schema::Rule,
     (accounts, queues): (&BTreeMap<String, Account>, &[Queue]),
     problems: &mut Problems<'_>,
 ) -> Option<String> {
-    if let Some(own) = written.work_queue.present_value() {
-        let naming = queues
-            .iter()
-            .find(|queue| queue.work_queue.as_ref() == Some(own))
-            .or(queues.first());
+    let field = &written.work_queue;
+    if let Some(own) = field.present_value() {
+        let naming = queues::naming(queues, own);
         let account = naming.and_then(|queue| accounts.get(&queue.account));
-        queues::refuse_elsewhere(&written.work_queue, account, problems);
-        return written
-            .work_queue
-            .parse_with(problems, |text| aws_names::work_queue_url(text));
+        queues::refuse_elsewhere(field, account, problems);
+        return field.parse_with(problems, values::work_queue_url);
     }
     let (first, others) = queues.split_first()?;
     if others
@@ -185,21 +121,20 @@ fn work_queue(
         .any(|queue| queue.work_queue != first.work_queue)
     {
         let message = "the queues name different work queues; name the one that this rule's work goes through";
-        problems.add_problem(&written.work_queue.spot, message);
+        problems.add_problem(&field.spot, message);
     }
     first.work_queue.clone()
 }
 
-fn resolve_bucket(
+fn bucket_ref(
     account: &Field<String>,
     bucket: &Field<String>,
     accounts: &BTreeMap<String, Account>,
     problems: &mut Problems<'_>,
 ) -> Option<BucketRef> {
     let account = accounts::resolve_account_name(account, accounts, problems);
-    bucket.require_present("name the bucket", problems);
-    let bucket = bucket.parse_with(problems, |text| {
-        Bucket::try_from(text.as_str())
+    let bucket = bucket.require_with("name the bucket", problems, |text: &str| {
+        Bucket::try_from(text)
             .map_err(|error| format!("{error}; write the bare name, without s3:// or arn:"))
     });
     Some(BucketRef {
@@ -218,26 +153,28 @@ fn id(text: &str) -> Result<String, String> {
     }
 }
 
+// https://docs.aws.amazon.com/AmazonS3/latest/API/API_ReplicationRule.html
+const ID_CHARS_MAX: usize = 255;
+
 fn rewrite(text: &str) -> Result<String, String> {
     if text.chars().any(char::is_control) {
         return Err(format!(
             "{text:?} has a control character, which S3 can't list; remove it"
         ));
     }
-    filter::key_part(text)
+    key_part(text)
 }
 
-fn resolve_limits(written: &Field<schema::Limits>, problems: &mut Problems<'_>) -> RateLimits {
+fn limits(written: &Field<schema::Limits>, problems: &mut Problems<'_>) -> RateLimits {
     let Some(written) = written.present_value() else {
         return RateLimits::default();
     };
+    let requests = |number: &i64| positive_u32(*number, NO_RATE);
     RateLimits {
         bandwidth_bytes_per_second: written
             .bandwidth
-            .parse_with(problems, |text| units::parse_bandwidth(text)),
-        requests_per_second: written
-            .requests_per_second
-            .parse_with(problems, |number| requests(*number)),
+            .parse_with(problems, values::parse_bandwidth),
+        requests_per_second: written.requests_per_second.parse_with(problems, requests),
     }
 }
 
@@ -252,23 +189,18 @@ const VERSION_DELETE_DELAY_MAX: Duration = Duration::from_secs(11 * 60 * 60);
 const VERSION_DELETES_PER_HOUR_DEFAULT: NonZeroU32 = NonZeroU32::MIN.saturating_add(999);
 
 fn delay(text: &str) -> Result<Duration, String> {
-    units::parse_time_span(text).and_then(|delay| match delay <= VERSION_DELETE_DELAY_MAX {
-        true => Ok(delay),
-        false => Err(format!(
+    let delay = values::parse_time_span(text)?;
+    if delay > VERSION_DELETE_DELAY_MAX {
+        return Err(format!(
             "{text:?} is more than 11h, and SQS hides no message for longer; shorten it"
-        )),
-    })
+        ));
+    }
+    Ok(delay)
 }
 
-fn per_hour(number: i64) -> Result<NonZeroU32, String> {
-    positive_u32(
-        number,
-        "zero would remove nothing; write version_deletes = false for that",
-    )
-}
-
-fn requests(number: i64) -> Result<NonZeroU32, String> {
-    positive_u32(number, units::NO_RATE)
+fn per_hour(number: &i64) -> Result<NonZeroU32, String> {
+    let zero = "zero would remove nothing; write version_deletes = false for that";
+    positive_u32(*number, zero)
 }
 
 fn positive_u32(number: i64, zero: &str) -> Result<NonZeroU32, String> {
@@ -277,18 +209,117 @@ fn positive_u32(number: i64, zero: &str) -> Result<NonZeroU32, String> {
     NonZeroU32::new(number).ok_or_else(|| zero.to_owned())
 }
 
-fn flag(written: &Field<bool>, default: bool) -> bool {
-    written.present_value().copied().unwrap_or(default)
-}
-
-/// Picks what a word stands for; the first is the default.
-fn word_or_default<T: Clone>(
+fn word_or_default<T: FromStr + VariantNames + Default>(
     written: &Field<String>,
-    words: &[(&str, T); 2],
     problems: &mut Problems<'_>,
 ) -> T {
-    let [(_, default), _] = words;
     written
-        .parse_with(problems, |text| one_of(text, words))
-        .unwrap_or_else(|| default.clone())
+        .parse_with(problems, values::word)
+        .unwrap_or_default()
+}
+
+#[derive(Default, PartialEq, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
+enum Acl {
+    #[default]
+    DestinationOwner,
+    Copy,
+}
+
+/// Refuses the one value that this version has no support for.
+fn refuse_acl_copies(written: &Field<String>, problems: &mut Problems<'_>) {
+    if word_or_default::<Acl>(written, problems) == Acl::Copy {
+        let message = "\"copy\" is not available in this version; use \"destination-owner\"";
+        problems.add_problem(&written.spot, message);
+    }
+}
+
+fn filter(written: &Field<schema::Filter>, problems: &mut Problems<'_>) -> Filter {
+    let Some(written) = written.present_value() else {
+        return Filter::default();
+    };
+    let mut size = |field: &Field<Scalar>| field.parse_with(problems, values::parse_size);
+    let (size_min, size_max) = (size(&written.size_min), size(&written.size_max));
+    if let (Some(min), Some(max)) = (size_min, size_max)
+        && min > max
+    {
+        let message = "is more than size_max, so no object matches; swap or widen them";
+        problems.add_problem(&written.size_min.spot, message);
+    }
+    let mut key_part = |field: &Field<String>| field.parse_with(problems, key_part);
+    let (prefix, suffix) = (key_part(&written.prefix), key_part(&written.suffix));
+    Filter {
+        prefix: prefix.unwrap_or_default(),
+        suffix: suffix.unwrap_or_default(),
+        exclude: written.exclude.parse_each(problems, pattern),
+        tags: tags(&written.tags, problems),
+        size_min,
+        size_max,
+    }
+}
+
+/// Checks the start or the end of a key.
+fn key_part(text: &str) -> Result<String, String> {
+    if text.starts_with("s3://") {
+        return Err(format!(
+            "{text:?} is a URL; write the part of the keys alone, like \"invoices/\""
+        ));
+    }
+    if text.len() > KEY_BYTES_MAX {
+        return Err(format!(
+            "is {} bytes long, and no key is longer than {KEY_BYTES_MAX}; shorten it",
+            text.len()
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+// https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
+const KEY_BYTES_MAX: usize = 1024;
+
+// https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-tagging.html
+const TAGS_MAX: usize = 10;
+const TAG_KEY_CHARS_MAX: usize = 128;
+const TAG_VALUE_CHARS_MAX: usize = 256;
+
+fn pattern(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("empty, so it excludes nothing; remove it".to_owned());
+    }
+    if text.chars().all(|c| c == '*') {
+        return Err(format!(
+            "{text:?} excludes every key; disable the rule with enabled = false"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn tags(
+    written: &Field<BTreeMap<String, Field<String>>>,
+    problems: &mut Problems<'_>,
+) -> BTreeMap<String, String> {
+    let Some(tags) = written.present_value() else {
+        return BTreeMap::new();
+    };
+    if tags.len() > TAGS_MAX {
+        let count = tags.len();
+        let message = format!("has {count} tags, and an object has {TAGS_MAX} at most; drop some");
+        problems.add_problem(&written.spot, message);
+    }
+    tags.iter()
+        .filter_map(|(key, value)| Some((key.clone(), tag(key, value, problems)?)))
+        .collect()
+}
+
+fn tag(key: &str, value: &Field<String>, problems: &mut Problems<'_>) -> Option<String> {
+    if !(1..=TAG_KEY_CHARS_MAX).contains(&key.chars().count()) {
+        let message = format!("the key of a tag has 1 to {TAG_KEY_CHARS_MAX} characters");
+        problems.add_problem(&value.spot, message);
+    }
+    value.parse_with(problems, |text: &str| match text.chars().count() {
+        ..=TAG_VALUE_CHARS_MAX => Ok(text.to_owned()),
+        _ => Err(format!(
+            "the value of a tag has {TAG_VALUE_CHARS_MAX} characters at most"
+        )),
+    })
 }

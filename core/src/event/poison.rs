@@ -33,7 +33,7 @@ fn ten_thousand_poisoned_messages_are_read_or_refused_by_name() {
     outcome.unwrap();
     // Poison that never gets past the first check proves nothing of the later ones.
     let expected = [
-        "hints", "ignored", "json", "twice", "unknown", "missing", "wrong",
+        "events", "ignored", "json", "twice", "unknown", "missing", "wrong",
     ];
     let expected = expected
         .into_iter()
@@ -62,8 +62,8 @@ fn the_real_messages_of_the_corpus_are_understood() {
 
 /// Checks all that must hold of any message, and names what became of it.
 fn judge(body: &str) -> Result<&'static str, TestCaseError> {
-    if let Some(told) = handshake(body) {
-        let shown = [Some(told.topic), told.url].into_iter().flatten();
+    if let Some(handshake) = handshake(body) {
+        let shown = [Some(handshake.topic), handshake.url].into_iter().flatten();
         prop_assert!(
             shown
                 .flat_map(String::into_bytes)
@@ -78,11 +78,11 @@ fn judge(body: &str) -> Result<&'static str, TestCaseError> {
                 entries(body),
                 "something is not accounted for"
             );
-            read.events.iter().try_for_each(judge_hint)?;
+            read.events.iter().try_for_each(judge_event)?;
             Ok(if read.events.is_empty() {
                 "ignored"
             } else {
-                "hints"
+                "events"
             })
         }
         Err(refusal) => {
@@ -97,8 +97,8 @@ fn judge(body: &str) -> Result<&'static str, TestCaseError> {
     }
 }
 
-/// A event holds nothing that S3 would not have said, and says the same when S3 says it again.
-fn judge_hint(event: &Event) -> Result<(), TestCaseError> {
+/// An event holds nothing that S3 would not have said, and says the same when S3 says it again.
+fn judge_event(event: &Event) -> Result<(), TestCaseError> {
     let printable = |text: &str| text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
     prop_assert!(
         (3..=255).contains(&event.bucket.as_str().len()) && printable(event.bucket.as_str())
@@ -144,17 +144,17 @@ fn entries(body: &str) -> usize {
 }
 
 fn name_of(refusal: &DecodeError) -> &'static str {
-    match refusal {
-        DecodeError::Bug => "bug",
-        DecodeError::Json { .. } => "json",
-        DecodeError::Twice { .. } => "twice",
-        DecodeError::Unknown { .. } => "unknown",
-        DecodeError::Missing { .. } => "missing",
-        DecodeError::Wrong { .. } => "wrong",
-        DecodeError::Escape { .. } => "escape",
-        DecodeError::Utf8 { .. } => "utf8",
-        DecodeError::Version { .. } => "version",
-        DecodeError::Service { .. } => "service",
+    match refusal.problem {
+        DecodeProblem::Bug => "bug",
+        DecodeProblem::Json(_) => "json",
+        DecodeProblem::Twice(_) => "twice",
+        DecodeProblem::Unknown => "unknown",
+        DecodeProblem::Missing => "missing",
+        DecodeProblem::Wrong(_) => "wrong",
+        DecodeProblem::Escape => "escape",
+        DecodeProblem::Utf8 => "utf8",
+        DecodeProblem::Version(_) => "version",
+        DecodeProblem::Service(_) => "service",
     }
 }
 

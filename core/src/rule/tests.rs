@@ -289,7 +289,6 @@ fn rule(id: &str, priority: i64, destination: &str) -> Rule {
         version_deletes: false,
         version_delete_delay: Duration::ZERO,
         version_deletes_per_hour: NonZeroU32::MAX,
-        acl: Acl::DestinationOwner,
         replicas: Replicas::Skip,
         verify: Verify::Auto,
         encryption: Encryption::BucketDefault,

@@ -16,11 +16,11 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::{Admin, SILENT};
-use crate::blocking;
 use crate::dispatch::Command;
 use crate::failures::{FailureList, FailureRow};
 use crate::ledger::Ledger;
 use crate::parking::{Object, ParkedFilter};
+use crate::process::run_blocking;
 
 /// Entries of one answer: some MiB, and more than a person reads.
 const LISTED_MAX: usize = 10_000;
@@ -33,7 +33,7 @@ pub(super) async fn list(State(admin): State<Admin>, uri: Uri) -> Response {
         Ok((filter, _)) => filter,
         Err(refusal) => return refusal.into_response(),
     };
-    match blocking::run_blocking(|| listing(&admin.engine.ledger, &filter)) {
+    match run_blocking(|| listing(&admin.engine.ledger, &filter)) {
         Ok(listing) => json_response(&listing),
         Err(failure) => (StatusCode::INTERNAL_SERVER_ERROR, error_chain(&failure)).into_response(),
     }
@@ -114,7 +114,7 @@ async fn known_rule(admin: &Admin, name: &str) -> Result<String, Refusal> {
         .rules
         .into_keys()
         .collect();
-    let counts = blocking::run_blocking(|| admin.engine.ledger.parked_counts());
+    let counts = run_blocking(|| admin.engine.ledger.parked_counts());
     let counts =
         counts.map_err(|failure| (StatusCode::INTERNAL_SERVER_ERROR, error_chain(&failure)))?;
     known.extend(counts.into_keys().map(|(rule, _)| rule));
@@ -126,7 +126,7 @@ async fn known_rule(admin: &Admin, name: &str) -> Result<String, Refusal> {
 }
 
 fn known_reason(code: &str) -> Result<Reason, Refusal> {
-    Reason::named(code).ok_or_else(|| {
+    code.parse().map_err(|_| {
         let hint = suggest_nearest(code, Reason::ALL.iter().map(|reason| reason.as_str()));
         bad_request(format!("no reason is called {code:?}; {hint}"))
     })

@@ -12,10 +12,10 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tracing::{info, warn};
 
 use super::{Completion, Dispatch};
-use crate::blocking;
 use crate::engine::Engine;
 use crate::ledger::Ledger;
 use crate::ledger::records::TargetKey;
+use crate::process::run_blocking;
 use crate::reconcile;
 use crate::ruleset::Ruleset;
 use crate::task::Task;
@@ -48,7 +48,7 @@ impl Dispatch {
         let (rules, is_idle) = (Arc::clone(&self.rules.borrow()), self.has_business());
         let (ledger, after) = (self.engine.ledger.clone(), self.leftovers_after.take());
         self.running.spawn(async move {
-            Completion::LeftOver(blocking::run_blocking(|| {
+            Completion::LeftOver(run_blocking(|| {
                 search(&ledger, &rules, after.as_ref(), is_idle)
             }))
         });

@@ -10,7 +10,7 @@ use super::retry_scan::{LANES_MAX, Requester, RetryCandidate, RetryScan, ScanPag
 use super::{Command, Completion, Dispatch, KeyQueue};
 use crate::ledger::records::ParkedTask;
 use crate::parking::{self, ParkedFilter, RetrySummary};
-use crate::{blocking, clock};
+use crate::{clock, process::run_blocking};
 
 /// What a command means, counted before it is tried.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ impl Dispatch {
         }
         let (ledger, rules) = (self.engine.ledger.clone(), Arc::clone(&self.rules.borrow()));
         self.running.spawn(async move {
-            let result = blocking::run_blocking(|| parking::count(&ledger, &rules, &filter));
+            let result = run_blocking(|| parking::count(&ledger, &rules, &filter));
             Completion::Counted(Counted {
                 filter,
                 asker,
@@ -86,7 +86,7 @@ impl Dispatch {
         let (ledger, rules) = (self.engine.ledger.clone(), Arc::clone(&self.rules.borrow()));
         let has_business = self.has_business();
         self.running.spawn(async move {
-            Completion::Found(blocking::run_blocking(|| {
+            Completion::Found(run_blocking(|| {
                 sweep.next_round(&ledger, &rules, lanes_max, has_business)
             }))
         });

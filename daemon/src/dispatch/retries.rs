@@ -15,7 +15,7 @@ use crate::engine::Engine;
 use crate::ledger::records::ParkedTask;
 use crate::message::{Again, ParkedBefore};
 use crate::work_queues::{WorkItem, digest_words, group_of};
-use crate::{blocking, clock};
+use crate::{clock, process::run_blocking};
 
 impl Dispatch {
     /// Sends what a sweep found to the work queues; the sweep goes on after that.
@@ -49,7 +49,7 @@ async fn send(engine: &Engine, targets: Vec<RetryCandidate>) {
         .filter_map(|(task, sent)| sent.then_some(task))
         .collect();
     for task in sent {
-        let forgotten = blocking::run_blocking(|| {
+        let forgotten = run_blocking(|| {
             engine
                 .ledger
                 .remove_parked(&task.target, |parked| *parked == task)

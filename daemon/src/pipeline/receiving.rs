@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use clap::ValueEnum;
 use replicator_config::{Queue, Settings};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -25,23 +26,32 @@ const DELIVERIES_MAX: usize = 2 * BATCH_MAX;
 // What is beyond is for other daemons.
 const IN_FLIGHT_MAX: usize = 500;
 
-// With fewer a queue would leave places of its destination empty (`SHARE_MAX` of the gates). Of
-// many queues all together may have more messages then, whose tasks and bytes the dispatch bounds.
+// With fewer a queue would leave task slots of its destination empty (`SHARE_MAX` of the
+// scheduler). With many queues the sum may exceed the dispatch's messages; it bounds their tasks
+// and bytes.
 const PART_MIN: usize = 128;
 
 /// Which part of the work a daemon does, where there are work queues.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Role {
     /// All of it.
     #[default]
+    #[value(skip)]
     Both,
-    /// It sends each event's work to the work queues.
+    /// Sends each event's work to the work queues.
     Router,
-    /// It does what is in the work queues.
+    /// Does what is in the work queues.
     Worker,
 }
 
-/// The intakes as they are started.
+/// The receivers, the status of their polls, and the events for the router.
+pub(super) type Started = (
+    JoinSet<()>,
+    Vec<Arc<PollStatus>>,
+    Option<mpsc::Receiver<ReceivedMessage>>,
+);
+
+/// The receivers as they are started.
 pub(super) struct Receiving<'a> {
     engine: &'a Engine,
     settings: &'a Settings,
@@ -49,7 +59,7 @@ pub(super) struct Receiving<'a> {
     drain: &'a CancellationToken,
     close: &'a CancellationToken,
     services: &'a mut JoinSet<()>,
-    intakes: JoinSet<()>,
+    receivers: JoinSet<()>,
     polls: Vec<Arc<PollStatus>>,
 }
 
@@ -59,23 +69,27 @@ impl<'a> Receiving<'a> {
         (drain, close): (&'a CancellationToken, &'a CancellationToken),
         services: &'a mut JoinSet<()>,
     ) -> Self {
-        let (intakes, polls, numbers) = (JoinSet::new(), Vec::new(), Arc::new(AtomicU64::new(1)));
         Self {
             engine,
             settings,
-            numbers,
+            numbers: Arc::new(AtomicU64::new(1)),
             drain,
             close,
             services,
-            intakes,
-            polls,
+            receivers: JoinSet::new(),
+            polls: Vec::new(),
         }
     }
 
-    /// Starts an intake for each queue that this role receives from: of work queues they deliver to
-    /// the dispatch, and so do those of events where there are none. Else events are for the
-    /// router; returns where they come to.
-    pub(super) fn start(
+    /// Starts a receiver for each queue that this role receives from: those of work queues deliver
+    /// to the dispatch, and so do those of events where there are none. Else events are for the
+    /// router. Returns the receivers, the status of their polls, and the router's events.
+    pub(super) fn start(mut self, role: Role, deliver: mpsc::Sender<ReceivedMessage>) -> Started {
+        let routed = self.start_role(role, deliver);
+        (self.receivers, self.polls, routed)
+    }
+
+    fn start_role(
         &mut self,
         role: Role,
         deliver: mpsc::Sender<ReceivedMessage>,
@@ -103,7 +117,7 @@ impl<'a> Receiving<'a> {
             Role::Router => {
                 // The dispatch has nothing to do, and answers until the drain how it is.
                 let drain = self.drain.clone();
-                self.intakes.spawn(async move {
+                self.receivers.spawn(async move {
                     drain.cancelled().await;
                     drop(deliver);
                 });
@@ -112,13 +126,8 @@ impl<'a> Receiving<'a> {
         routed
     }
 
-    /// Returns the intakes, and what their polls came to.
-    pub(super) fn done(self) -> (JoinSet<()>, Vec<Arc<PollStatus>>) {
-        (self.intakes, self.polls)
-    }
-
-    /// Starts the intakes of events, of each of which so many may be in flight, if that is to be
-    /// bounded here.
+    /// Starts the receivers of events, with a bound on the messages in flight of each if they are
+    /// for the dispatch.
     fn start_events(
         &mut self,
         deliver: &mpsc::Sender<ReceivedMessage>,
@@ -130,7 +139,7 @@ impl<'a> Receiving<'a> {
         }
     }
 
-    /// Starts the intake of a queue, and what keeps its messages hidden.
+    /// Starts the receiver of a queue, and the renewal of its leases.
     fn start_one(
         &mut self,
         access: &Arc<QueueAccess>,
@@ -145,7 +154,7 @@ impl<'a> Receiving<'a> {
         let poll = Arc::new(PollStatus::new(access.queue.name()));
         self.services.spawn(leases.clone().run(self.close.clone()));
         self.polls.push(Arc::clone(&poll));
-        let intake = Receiver {
+        let receiver = Receiver {
             access: Arc::clone(access),
             leases,
             deliveries: deliver.clone(),
@@ -156,7 +165,7 @@ impl<'a> Receiving<'a> {
             ledger: self.engine.ledger.clone(),
             gate,
         };
-        self.intakes.spawn(intake.run(self.drain.clone()));
+        self.receivers.spawn(receiver.run(self.drain.clone()));
     }
 
     /// Returns what holds a work queue back: it serves one destination, and has its part of the

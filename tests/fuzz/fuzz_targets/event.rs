@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use replicator_core::event;
 
 fuzz_target!(|body: &str| {
-    if let Err(refusal) = event::parse(body) {
+    if let Err(refusal) = event::parse_notification(body) {
         let reason = refusal.to_string();
         assert!(
             reason.starts_with("message") && reason.len() < 200,

@@ -15,7 +15,7 @@ use super::{DURING, PAGE_ENTRIES, PAGE_ENTRIES_MAX, VersionLister};
 use crate::accounts::AccountClients;
 use crate::accounts::error::Side;
 use crate::engine::{Absence, Engine, SharedHistory};
-use crate::panics::contain_task;
+use crate::process::contain_task;
 use crate::task::Task;
 
 /// Lists the source's history of a task's key together with those of its neighbours. It begins

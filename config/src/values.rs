@@ -1,7 +1,52 @@
-//! Recognises the names that AWS gives, ARNs and URLs among them, and suggests the nearest when
-//! a name is not known.
+//! Reads single values: sizes, rates, durations and moments, and the names that AWS gives, ARNs and
+//! URLs among them. Suggests the nearest name where one is not known.
 
 use std::net::IpAddr;
+use std::num::NonZeroU64;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use replicator_core::object::Timestamp;
+use strum::VariantNames;
+use time::UtcOffset;
+use time::format_description::well_known::Rfc3339;
+
+/// Reads a number of bytes, like `256MiB`.
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    parse_bytes(text).ok_or_else(|| mismatch(text, "a size", "256MiB"))
+}
+
+/// Reads a number of bytes per second, like `200MiB/s`.
+pub(crate) fn parse_bandwidth(text: &str) -> Result<NonZeroU64, String> {
+    let rate = text
+        .strip_suffix("/s")
+        .map(str::trim_end)
+        .and_then(parse_bytes);
+    let rate = rate.ok_or_else(|| mismatch(text, "a bandwidth", "200MiB/s"))?;
+    NonZeroU64::new(rate).ok_or_else(|| NO_RATE.to_owned())
+}
+
+/// Reads a length of time, like `1m 30s`.
+pub(crate) fn parse_time_span(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| format!("{text:?} is not a duration; write it like \"90s\" or \"2m\""))
+}
+
+/// Reads a moment, like `2026-01-01T00:00:00Z`.
+pub(crate) fn parse_moment(text: &str) -> Result<Timestamp, String> {
+    // The years at either end have hours that lie outside of what RFC 3339 can write in UTC.
+    let moment = Timestamp::parse(text, &Rfc3339)
+        .ok()
+        .and_then(|moment| moment.checked_to_offset(UtcOffset::UTC));
+    moment
+        .filter(|moment| moment.year() >= 0)
+        .ok_or_else(|| mismatch(text, "a moment of RFC 3339", "2026-01-01T00:00:00Z"))
+}
+
+/// What to say about a rate of zero.
+pub(crate) const NO_RATE: &str =
+    "zero would stop the rule; leave it out for no limit, or disable the rule with enabled = false";
 
 /// Suggests the nearest of the known names, or lists them all.
 pub fn suggest_nearest<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
@@ -23,42 +68,27 @@ pub fn suggest_nearest<'a>(name: &str, known: impl Iterator<Item = &'a str> + Cl
 
 /// Checks the ARN of a KMS key.
 pub(crate) fn kms_key(text: &str) -> Result<String, String> {
-    match arn_resource(text, "kms") {
-        Some(resource) if resource.strip_prefix("key/").is_some_and(is_word) => Ok(text.to_owned()),
-        _ => Err(format!("{text:?} is not the ARN of a KMS key; {KEY_FORM}")),
-    }
+    arn_of(text, "kms", "key/").ok_or_else(|| mismatch(text, "the ARN of a KMS key", KEY_EXAMPLE))
 }
 
 /// Checks the ARN of a KMS key or of an alias.
 pub(crate) fn kms_key_or_alias(text: &str) -> Result<String, String> {
-    match arn_resource(text, "kms").and_then(|resource| resource.strip_prefix("alias/")) {
-        Some(alias) if !alias.is_empty() => Ok(text.to_owned()),
-        _ => kms_key(text)
-            .map_err(|_| format!("{text:?} is not the ARN of a KMS key or alias; {KEY_FORM}")),
-    }
+    arn_of(text, "kms", "alias/")
+        .or_else(|| arn_of(text, "kms", "key/"))
+        .ok_or_else(|| mismatch(text, "the ARN of a KMS key or alias", KEY_EXAMPLE))
 }
 
 /// Checks the ARN of an IAM role.
-pub(crate) fn parse_role_arn(text: &str) -> Result<String, String> {
-    match arn_resource(text, "iam") {
-        Some(resource) if resource.strip_prefix("role/").is_some_and(is_word) => {
-            Ok(text.to_owned())
-        }
-        _ => Err(format!(
-            "{text:?} is not the ARN of an IAM role; write it like \"arn:aws:iam::111111111111:role/replicator\""
-        )),
-    }
+pub(crate) fn role_arn(text: &str) -> Result<String, String> {
+    arn_of(text, "iam", "role/")
+        .ok_or_else(|| mismatch(text, "the ARN of an IAM role", ROLE_EXAMPLE))
 }
 
 /// Checks an http or https URL that carries neither credentials nor a query.
-pub(crate) fn parse_endpoint(text: &str) -> Result<String, String> {
+pub(crate) fn endpoint(text: &str) -> Result<String, String> {
     refuse_credentials(text)?;
-    match url_path(text) {
-        Some(_) => Ok(text.trim_end_matches('/').to_owned()),
-        None => Err(format!(
-            "{text:?} is not an http(s) URL; write it like \"https://s3.example.net:9000\""
-        )),
-    }
+    let url = url_path(text).map(|_| text.trim_end_matches('/').to_owned());
+    url.ok_or_else(|| mismatch(text, "an http(s) URL", "https://s3.example.net:9000"))
 }
 
 /// Says whether what is sent to an endpoint can be read on its way, which it cannot be within this
@@ -82,7 +112,7 @@ pub(crate) fn is_in_the_clear(endpoint: &str) -> bool {
 }
 
 /// Checks the name of a host, without a port.
-pub(crate) fn host(text: &str) -> Result<String, String> {
+pub(crate) fn host_name(text: &str) -> Result<String, String> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     let is_label = |label: &str| (1..=63).contains(&label.len()) && label.chars().all(legal);
     if text.len() <= 253 && text.split('.').all(is_label) {
@@ -106,44 +136,28 @@ pub(crate) fn account_number(text: &str) -> Result<String, String> {
 /// Checks the URL of a queue.
 pub(crate) fn queue_url(text: &str) -> Result<String, String> {
     refuse_credentials(text)?;
-    let segments = url_path(text).map(|path| {
-        path.trim_end_matches('/')
-            .split('/')
-            .skip(1)
-            .collect::<Vec<_>>()
-    });
-    match segments {
-        Some(segments) if segments.last().is_some_and(|name| name.ends_with(".fifo")) => {
-            Err(format!(
-                "{text:?} is a FIFO queue, and S3 sends its events to none; use a standard queue"
-            ))
-        }
-        Some(segments) if segments.len() >= 2 && !segments.contains(&"") => {
-            Ok(text.trim_end_matches('/').to_owned())
-        }
-        _ => Err(format!(
-            "{text:?} is not the URL of a queue; write it like \"https://sqs.eu-west-1.amazonaws.com/111111111111/orders-events\""
-        )),
+    let url = text.trim_end_matches('/');
+    if url.ends_with(".fifo") && url_path(url).is_some() {
+        return Err(format!(
+            "{text:?} is a FIFO queue, and S3 sends its events to none; use a standard queue"
+        ));
     }
+    if is_queue(url) {
+        return Ok(url.to_owned());
+    }
+    let example = "https://sqs.eu-west-1.amazonaws.com/111111111111/orders-events";
+    Err(mismatch(text, "the URL of a queue", example))
 }
 
 /// Checks the URL of a FIFO queue.
 pub(crate) fn work_queue_url(text: &str) -> Result<String, String> {
     refuse_credentials(text)?;
     let url = text.trim_end_matches('/');
-    let is_queue = url_path(url).is_some_and(|path| {
-        path.split('/')
-            .skip(1)
-            .filter(|part| !part.is_empty())
-            .count()
-            >= 2
-    });
-    match url.strip_suffix(".fifo") {
-        Some(_) if is_queue => Ok(url.to_owned()),
-        _ => Err(format!(
-            "{text:?} is not the URL of a FIFO queue; write it like \"https://sqs.eu-west-1.amazonaws.com/111111111111/orders-work.fifo\""
-        )),
+    if url.ends_with(".fifo") && is_queue(url) {
+        return Ok(url.to_owned());
     }
+    let example = "https://sqs.eu-west-1.amazonaws.com/111111111111/orders-work.fifo";
+    Err(mismatch(text, "the URL of a FIFO queue", example))
 }
 
 /// Returns the Region in the URL of a queue at AWS; none for other URLs.
@@ -157,31 +171,22 @@ pub(crate) fn queue_region(url: &str) -> Option<&str> {
     domain.starts_with("amazonaws.com").then_some(region)
 }
 
-/// Checks a storage class of S3.
+/// Checks a storage class that S3 takes replicas in.
 pub(crate) fn storage_class(text: &str) -> Result<String, String> {
     if STORAGE_CLASSES.contains(&text) {
         return Ok(text.to_owned());
     }
-    if UNWRITABLE_CLASSES.contains(&text) {
-        return Err(format!(
-            "S3 does not take replicas in {text}; leave it out to keep the class of the source"
-        ));
-    }
+    let hint = suggest_nearest(text, STORAGE_CLASSES.into_iter());
     Err(format!(
-        "{text:?} is not a storage class; {}",
-        suggest_nearest(text, STORAGE_CLASSES.into_iter())
+        "{text:?} is not a storage class of replicas; {hint}"
     ))
 }
 
-/// Picks what a word stands for among the words that are possible.
-pub(crate) fn one_of<T: Clone>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
-    match words.iter().find(|(word, _)| *word == text) {
-        Some((_, meaning)) => Ok(meaning.clone()),
-        None => Err(format!(
-            "{text:?} is not one of {}",
-            join_quoted(words.iter().map(|(word, _)| *word))
-        )),
-    }
+/// Reads one of the words that name the variants of an enum.
+pub(crate) fn word<T: FromStr + VariantNames>(text: &str) -> Result<T, String> {
+    let words = || join_quoted(T::VARIANTS.iter().copied());
+    text.parse()
+        .map_err(|_| format!("{text:?} is not one of {}", words()))
 }
 
 /// Joins names as messages show them.
@@ -192,8 +197,14 @@ pub(crate) fn join_quoted<'a>(names: impl Iterator<Item = &'a str>) -> String {
         .join(", ")
 }
 
-const KEY_FORM: &str =
-    "write it like \"arn:aws:kms:us-east-1:222222222222:key/1234abcd-12ab-34cd-56ef-1234567890ab\"";
+/// Says what a text should have been, and how that is written.
+pub(crate) fn mismatch(text: &str, what: &str, example: &str) -> String {
+    format!("{text:?} is not {what}; write it like {example:?}")
+}
+
+const KEY_EXAMPLE: &str =
+    "arn:aws:kms:us-east-1:222222222222:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+const ROLE_EXAMPLE: &str = "arn:aws:iam::111111111111:role/replicator";
 
 // https://docs.aws.amazon.com/AmazonS3/latest/API/API_Destination.html#AmazonS3-Type-Destination-StorageClass
 const STORAGE_CLASSES: [&str; 8] = [
@@ -207,29 +218,35 @@ const STORAGE_CLASSES: [&str; 8] = [
     "GLACIER_IR",
 ];
 
-// Classes of buckets that keep no versions, or are of other services, which S3 only shows.
-const UNWRITABLE_CLASSES: [&str; 7] = [
-    "OUTPOSTS",
-    "SNOW",
-    "EXPRESS_ONEZONE",
-    "FSX_OPENZFS",
-    "FSX_ONTAP",
-    "AWS_BACKUP_WARM",
-    "AWS_BACKUP_LOW_COST_WARM",
-];
+fn parse_bytes(text: &str) -> Option<u64> {
+    text.parse().ok().map(|ByteSize(bytes)| bytes)
+}
 
-/// Returns the resource of an ARN of a service, when the rest is in order. IAM has no Regions.
-fn arn_resource<'a>(text: &'a str, service: &str) -> Option<&'a str> {
-    let mut parts = text.splitn(6, ':');
-    let mut next = || parts.next();
-    let (scheme, partition, found, region, account) = (next()?, next()?, next()?, next()?, next()?);
-    let in_order = scheme == "arn"
+/// Returns an ARN of a service whose resource is of this kind. IAM has no Regions.
+fn arn_of(text: &str, service: &str, kind: &str) -> Option<String> {
+    let parts: Vec<&str> = text.splitn(6, ':').collect();
+    let [scheme, partition, found, region, account, resource] = parts.as_slice() else {
+        return None;
+    };
+    let name = resource.strip_prefix(kind)?;
+    let is_valid = *scheme == "arn"
         && partition.starts_with("aws")
-        && found == service
+        && *found == service
         && region.is_empty() == (service == "iam")
         && account.len() == 12
-        && account.chars().all(|c| c.is_ascii_digit());
-    next().filter(|_| in_order)
+        && account.chars().all(|c| c.is_ascii_digit())
+        && !name.is_empty()
+        && !name.contains(char::is_whitespace);
+    is_valid.then(|| text.to_owned())
+}
+
+/// Says whether a URL has the path of a queue: an account and a name, perhaps below others.
+fn is_queue(url: &str) -> bool {
+    let segments: Vec<_> = url_path(url)
+        .into_iter()
+        .flat_map(|path| path.split('/').skip(1))
+        .collect();
+    segments.len() >= 2 && !segments.contains(&"")
 }
 
 /// Returns the path of an http or https URL, from its slash on, when the rest is in order.
@@ -253,10 +270,6 @@ fn refuse_credentials(url: &str) -> Result<(), String> {
         );
     }
     Ok(())
-}
-
-fn is_word(text: &str) -> bool {
-    !text.is_empty() && !text.contains(char::is_whitespace)
 }
 
 #[cfg(test)]
@@ -288,9 +301,9 @@ mod tests {
         assert!(kms_key_or_alias("arn:aws:kms:eu-west-1:111111111111:alias/orders").is_ok());
         assert!(kms_key("arn:aws:kms::111111111111:key/1234").is_err());
         assert!(kms_key("1234abcd-12ab-34cd-56ef-1234567890ab").is_err());
-        assert!(parse_role_arn("arn:aws:iam::111111111111:role/team/replicator").is_ok());
-        assert!(parse_role_arn("arn:aws:iam::111111111111:user/replicator").is_err());
-        assert!(parse_role_arn("arn:aws:iam::1111:role/replicator").is_err());
+        assert!(role_arn("arn:aws:iam::111111111111:role/team/replicator").is_ok());
+        assert!(role_arn("arn:aws:iam::111111111111:user/replicator").is_err());
+        assert!(role_arn("arn:aws:iam::1111:role/replicator").is_err());
     }
 
     #[test]
@@ -327,15 +340,51 @@ mod tests {
     #[test]
     fn endpoints_are_http_without_credentials() {
         assert_eq!(
-            parse_endpoint("http://127.0.0.1:4566/"),
+            endpoint("http://127.0.0.1:4566/"),
             Ok("http://127.0.0.1:4566".to_owned())
         );
         assert!(
-            !parse_endpoint("http://user:secret@127.0.0.1")
+            !endpoint("http://user:secret@127.0.0.1")
                 .unwrap_err()
                 .contains("secret")
         );
-        assert!(parse_endpoint("127.0.0.1:4566").is_err());
-        assert!(parse_endpoint("https://").is_err());
+        assert!(endpoint("127.0.0.1:4566").is_err());
+        assert!(endpoint("https://").is_err());
+    }
+
+    #[test]
+    fn sizes_are_binary_or_decimal() {
+        assert_eq!(parse_size("256MiB"), Ok(268_435_456));
+        assert_eq!(parse_size("1.5 GB"), Ok(1_500_000_000));
+        assert_eq!(parse_size("4096"), Ok(4096));
+        assert!(parse_size("-1").is_err());
+        assert!(parse_size("256 elephants").is_err());
+    }
+
+    #[test]
+    fn a_bandwidth_is_a_size_per_second_and_never_zero() {
+        assert_eq!(
+            parse_bandwidth("200MiB/s"),
+            Ok(NonZeroU64::new(209_715_200).unwrap())
+        );
+        assert!(parse_bandwidth("200MiB").is_err());
+        assert_eq!(parse_bandwidth("0MB/s"), Err(NO_RATE.to_owned()));
+    }
+
+    #[test]
+    fn moments_are_kept_in_utc() {
+        assert_eq!(
+            parse_moment("2026-01-01T02:00:00+02:00"),
+            parse_moment("2026-01-01T00:00:00Z")
+        );
+        assert!(parse_moment("2026-01-01").is_err());
+        assert!(parse_moment("9999-12-31T23:59:59-23:59").is_err());
+        assert!(parse_moment("0000-01-01T00:00:00+23:59").is_err());
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(parse_time_span("1m 30s"), Ok(Duration::from_secs(90)));
+        assert!(parse_time_span("90").is_err());
     }
 }

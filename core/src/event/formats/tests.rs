@@ -1,11 +1,12 @@
-//! The record format by example: what is documented, and what must be refused.
+//! The formats by example: what is documented, and what must be refused.
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use time::macros::datetime;
 
 use super::*;
 use crate::event::parse_notification;
-use crate::object::Bucket;
+use crate::object::{Bucket, Timestamp};
 
 #[test]
 fn a_documented_record_gives_all_it_says() {
@@ -153,10 +154,10 @@ fn any_minor_version_is_read_and_any_other_major_refused_by_name() {
         let at = "message.Records[0].eventVersion".to_owned();
         assert_eq!(
             parse_version(version),
-            Err(DecodeError::Version {
+            Err(DecodeError::new(
                 at,
-                version: version.to_owned()
-            })
+                DecodeProblem::Version(version.to_owned())
+            ))
         );
     }
     let text = parse_version("3.0").unwrap_err().to_string();
@@ -329,4 +330,179 @@ fn edited(mut record: Value, edit: impl FnOnce(&mut Value)) -> Value {
 
 fn actions(read: &Notification) -> Vec<EventKind> {
     read.events.iter().map(|event| event.action).collect()
+}
+
+fn any_action() -> impl Strategy<Value = EventKind> {
+    prop::sample::select(vec![
+        EventKind::Put,
+        EventKind::DeleteMarker,
+        EventKind::VersionDelete,
+        EventKind::Tags,
+        EventKind::Acl,
+        EventKind::Lock,
+    ])
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_reads_as_the_same_event(
+        action in any_action(),
+        key in any::<String>().prop_filter("a key", |key| Key::try_from(key.as_str()).is_ok()),
+        version in "[a-zA-Z0-9._-]{1,40}",
+        sequencer in prop::option::of("[0-9A-F]{1,20}"),
+        seconds in prop::option::of(1_200_000_000_i64..4_000_000_000),
+        size_bytes in prop::option::of(any::<u64>()),
+    ) {
+        // A removal that names no version is read as a marker.
+        let event = Event {
+            bucket: Bucket::try_from("orders").unwrap(),
+            key: Key::try_from(key).unwrap(),
+            version: Some(VersionId::try_from(version.as_str()).unwrap()),
+            action,
+            sequencer: sequencer.map(|text| text.parse().unwrap()),
+            time: seconds.map(|seconds| Timestamp::from_unix_timestamp(seconds).unwrap()),
+            size_bytes,
+        };
+        let written = notification_of(&event);
+        prop_assert!(written.is_ascii() && !written.contains(|c: char| c.is_ascii_control()), "{written}");
+        prop_assert_eq!(parse_notification(&written), Ok(Notification { events: vec![event], ignored: Vec::new() }));
+    }
+}
+
+mod eventbridge {
+    use super::*;
+
+    #[test]
+    fn a_documented_event_gives_all_it_says_and_its_key_is_not_decoded() {
+        let expected = Event {
+            bucket: Bucket::try_from("orders").unwrap(),
+            key: Key::try_from("red+flower 100%25.jpg").unwrap(),
+            version: VersionId::try_from("IYV3p45BT0ac8hjHg1houSdS1a.Mro8e").ok(),
+            action: EventKind::Put,
+            sequencer: "617f08299329d189".parse().ok(),
+            time: Some(datetime!(2026-11-23 10:00:00 UTC)),
+            size_bytes: Some(5),
+        };
+        let read = parse_notification(&event("Object Created", json!({ "reason": "PutObject" })));
+        assert_eq!(
+            read,
+            Ok(Notification {
+                events: vec![expected],
+                ignored: vec![]
+            })
+        );
+    }
+
+    #[test]
+    fn every_type_of_event_has_its_action() {
+        let table = [
+            ("Object Created", Value::Null, EventKind::Put),
+            (
+                "Object Deleted",
+                json!("Delete Marker Created"),
+                EventKind::DeleteMarker,
+            ),
+            (
+                "Object Deleted",
+                json!("Permanently Deleted"),
+                EventKind::VersionDelete,
+            ),
+            ("Object Tags Added", Value::Null, EventKind::Tags),
+            ("Object Tags Deleted", Value::Null, EventKind::Tags),
+            ("Object ACL Updated", Value::Null, EventKind::Acl),
+        ];
+        for (kind, deletion, action) in table {
+            let read =
+                parse_notification(&event(kind, json!({ "deletion-type": deletion }))).unwrap();
+            assert_eq!(
+                read.events
+                    .iter()
+                    .map(|event| event.action)
+                    .collect::<Vec<_>>(),
+                [action],
+                "{kind}"
+            );
+        }
+    }
+
+    #[test]
+    fn types_without_work_are_named_and_need_no_object() {
+        for kind in [
+            "Object Restore Completed",
+            "Object Storage Class Changed",
+            "Something New",
+        ] {
+            let read = parse_notification(&event(kind, json!({ "object": null })));
+            assert_eq!(
+                read,
+                Ok(Notification {
+                    events: vec![],
+                    ignored: vec![kind.to_owned()]
+                })
+            );
+        }
+    }
+
+    #[test]
+    fn a_permanent_removal_that_names_no_version_is_an_absence() {
+        let detail = json!({ "deletion-type": "Permanently Deleted", "object": { "key": "k", "version-id": "" } });
+        let deleted = parse_notification(&event("Object Deleted", detail))
+            .unwrap()
+            .events
+            .remove(0);
+        assert_eq!(
+            (deleted.action, deleted.version, deleted.sequencer),
+            (EventKind::DeleteMarker, None, None)
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        let table = [
+            (
+                event("Object Deleted", json!({})),
+                "message.detail.deletion-type is missing",
+            ),
+            (
+                event("Object Deleted", json!({ "deletion-type": "Shredded" })),
+                "message.detail.deletion-type is not a known kind of deletion",
+            ),
+            (
+                event("Object Created", json!({ "object": {} })),
+                "message.detail.object.key is missing",
+            ),
+            (
+                event("Object Created", json!({ "bucket": "orders" })),
+                "message.detail.bucket is not an object",
+            ),
+            (
+                event("Object Created", json!({})).replace("aws.s3", "aws.events"),
+                "message.source is \"aws.events\", not S3",
+            ),
+        ];
+        for (body, expected) in table {
+            assert_eq!(parse_notification(&body).unwrap_err().to_string(), expected);
+        }
+    }
+
+    /// An event as documented, with some fields of its detail changed.
+    fn event(kind: &str, changes: Value) -> String {
+        let mut detail = json!({
+            "version": "0", "event-version": "1.0", "bucket": { "name": "orders" },
+            "object": {
+                "key": "red+flower 100%25.jpg", "size": 5, "etag": "b1946ac92492d2347c6235b4d2611184",
+                "version-id": "IYV3p45BT0ac8hjHg1houSdS1a.Mro8e", "sequencer": "617f08299329d189"
+            },
+            "request-id": "N4N7GDK58NMKJ12R", "requester": "123456789012", "source-ip-address": "1.2.3.4"
+        });
+        for (name, value) in changes.as_object().unwrap() {
+            detail[name] = value.clone();
+        }
+        let event = json!({
+            "version": "0", "id": "17793124-05d4-b198-2fde-7ededc63b103", "detail-type": kind, "source": "aws.s3",
+            "account": "111111111111", "time": "2026-11-23T10:00:00Z", "region": "eu-west-1",
+            "resources": ["arn:aws:s3:::orders"], "detail": detail
+        });
+        event.to_string()
+    }
 }
