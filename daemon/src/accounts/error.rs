@@ -3,14 +3,14 @@
 //! that S3 alone sends; any other answer may come from something in between and is trouble that may
 //! pass.
 
-mod error_body;
-mod kinds;
+mod refusal;
 
 use std::error::Error;
 use std::fmt;
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
+use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use replicator_core::failure::{
     Dependency, Failure, FailureKind, Reason, ResponseInfo, error_chain,
@@ -18,7 +18,7 @@ use replicator_core::failure::{
 use replicator_core::operation::Operation;
 
 use crate::s3_http::{TruncatedAnswer, is_unsent};
-pub(crate) use error_body::ErrorBody;
+pub(crate) use refusal::ErrorBody;
 
 /// Which bucket a request was about, and whether it changes anything there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,10 +82,8 @@ fn said_of<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Option
 
 /// Turns a service's refusal into a failure.
 pub(crate) fn from_refusal(side: Side, during: Operation, said: ErrorBody) -> Failure {
-    let (kind, dependency) = (
-        kinds::kind(side, during, &said),
-        responsible_party(side, &said.code),
-    );
+    let kind = refusal::kind(side, during, &said);
+    let dependency = responsible_dependency(side, &said.code);
     let answer = Some(ResponseInfo {
         status: said.status,
         is_own: said.is_own(),
@@ -101,8 +99,12 @@ pub(crate) fn from_refusal(side: Side, during: Operation, said: ErrorBody) -> Fa
 /// Turns the loss of an answer into a failure: the request may have been carried out.
 pub(crate) fn from_lost_answer(side: Side, during: Operation, error: BoxError) -> Failure {
     let is_unreadable = is_unreadable(error.as_ref());
-    let failure = Failure::with_source(kinds::lost_answer_kind(side), during, Cause::Silent(error))
-        .of(responsible_party(side, ""));
+    let failure = Failure::with_source(
+        refusal::lost_answer_kind(side),
+        during,
+        Cause::Silent(error),
+    )
+    .of(responsible_dependency(side, ""));
     Failure {
         is_unreadable,
         ..failure
@@ -113,7 +115,7 @@ pub(crate) fn from_lost_answer(side: Side, during: Operation, error: BoxError) -
 /// failure.
 pub(crate) fn from_no_connection(side: Side, during: Operation, error: BoxError) -> Failure {
     Failure::with_source(FailureKind::Transient, during, Cause::Silent(error))
-        .of(responsible_party(side, ""))
+        .of(responsible_dependency(side, ""))
 }
 
 /// Says whether bytes came that are no HTTP, or more of it than is read: more headers, say.
@@ -138,7 +140,7 @@ pub(crate) fn unsent(side: Side, during: Operation, error: BoxError) -> Failure 
     match RefusedRole::find_in_causes(error.as_ref()) {
         Some(role) => from_refused_role(side, during, role),
         None => Failure::with_source(FailureKind::Unauthenticated, during, Cause::Silent(error))
-            .of(responsible_party(side, "")),
+            .of(responsible_dependency(side, "")),
     }
 }
 
@@ -150,17 +152,17 @@ fn from_refused_role(side: Side, during: Operation, role: RefusedRole) -> Failur
         "AccessDenied" => FailureKind::NeedsOperator(Reason::AssumeRoleNotPermitted),
         _ => FailureKind::Unauthenticated,
     };
-    Failure::with_source(kind, during, Cause::Role(role)).of(responsible_party(side, ""))
+    Failure::with_source(kind, during, Cause::Role(role)).of(responsible_dependency(side, ""))
 }
 
 /// Turns what kept a request from being built into a failure; it stays.
 pub(crate) fn from_unbuilt(side: Side, during: Operation) -> Failure {
     let kind = FailureKind::NeedsOperator(Reason::RequestRefused);
-    Failure::with_source(kind, during, Cause::Unbuilt).of(responsible_party(side, ""))
+    Failure::with_source(kind, during, Cause::Unbuilt).of(responsible_dependency(side, ""))
 }
 
 /// S3 passes on what KMS says, under names of its own.
-fn responsible_party(side: Side, code: &str) -> Dependency {
+fn responsible_dependency(side: Side, code: &str) -> Dependency {
     match side {
         Side::Source => Dependency::Source,
         Side::Write | Side::Prepare if code.starts_with("KMS.") => Dependency::DestinationKey,
@@ -189,8 +191,6 @@ pub(crate) fn is_never_taken<E: ProvideErrorMetadata>(error: &SdkError<E, HttpRe
         .code()
         .is_some_and(|code| codes.iter().any(|start| code.starts_with(start)))
 }
-
-type BoxError = Box<dyn Error + Send + Sync>;
 
 /// What is behind a failure of a request.
 #[derive(Debug)]

@@ -7,10 +7,10 @@ use std::time::{Duration, SystemTime};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+use aws_smithy_runtime_api::box_error::BoxError;
 use replicator_core::object::Timestamp;
 use tokio::time::Instant;
 
-use super::signer::Error as BoxError;
 use crate::clock;
 
 /// One account's credentials.

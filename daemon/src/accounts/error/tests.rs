@@ -366,19 +366,19 @@ fn a_role_that_may_not_be_assumed_is_named_and_waits_for_someone_to_act() {
 #[test]
 fn trouble_is_laid_at_the_door_of_whoever_has_it() {
     assert_eq!(
-        responsible_party(Side::Source, "KMS.ThrottlingException"),
+        responsible_dependency(Side::Source, "KMS.ThrottlingException"),
         Dependency::Source
     );
     assert_eq!(
-        responsible_party(Side::Destination, "SlowDown"),
+        responsible_dependency(Side::Destination, "SlowDown"),
         Dependency::Destination
     );
     assert_eq!(
-        responsible_party(Side::Write, "SlowDown"),
+        responsible_dependency(Side::Write, "SlowDown"),
         Dependency::Destination
     );
     assert_eq!(
-        responsible_party(Side::Prepare, "KMS.ThrottlingException"),
+        responsible_dependency(Side::Prepare, "KMS.ThrottlingException"),
         Dependency::DestinationKey
     );
 }
