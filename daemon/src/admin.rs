@@ -134,7 +134,7 @@ impl Admin {
         let is_polling = self.polls.iter().all(|poll| poll.is_ready());
         is_polling
             && !self.draining.is_cancelled()
-            && self.engine.ledger.condition().ailment().is_none()
+            && self.engine.ledger.health().problem().is_none()
     }
 
     /// Gathers the figures.
@@ -164,7 +164,7 @@ impl Admin {
                 .collect(),
             queues: self.polls.iter().map(answers).collect(),
             degraded: self.engine.concurrency.degraded_dependencies(),
-            ledger: self.engine.ledger.condition().ailment(),
+            ledger: self.engine.ledger.health().problem(),
             second_daemon: self.engine.second_daemon.ailment(),
             disabled_features: self.engine.accounts.missing_features(),
             clock_skew: self.engine.accounts.far_off_clocks(),
@@ -196,8 +196,8 @@ impl Admin {
             }
             Err(failure) => warn!(error = error_chain(&failure), "cannot count what is parked"),
         }
-        let condition = self.engine.ledger.condition();
-        metrics.set_ledger(condition.ailment().is_none(), condition.trouble_counts());
+        let ledger = self.engine.ledger.health();
+        metrics.set_ledger(ledger.problem().is_none(), ledger.trouble_counts());
         metrics.set_memory("budget", self.engine.budget.total_bytes());
         metrics.set_memory("used", self.engine.budget.used_bytes());
         metrics.render().map_err(|error| error.to_string())
@@ -212,11 +212,11 @@ impl Admin {
         {
             return Some(format!("queue {} cannot be polled", poll.queue));
         }
-        let ledger = self.engine.ledger.condition();
+        let ledger = self.engine.ledger.health();
         if let Some(ailment) = ledger
             .failing_for()
             .filter(|time| *time > SILENT_AFTER)
-            .and_then(|_| ledger.ailment())
+            .and_then(|_| ledger.problem())
         {
             return Some(ailment);
         }
@@ -259,7 +259,7 @@ async fn readyz(State(admin): State<Admin>) -> Response {
         .iter()
         .filter(|poll| !poll.is_ready())
         .map(|poll| poll.queue.as_str());
-    let text = match admin.engine.ledger.condition().ailment() {
+    let text = match admin.engine.ledger.health().problem() {
         _ if admin.draining.is_cancelled() => "draining\n".to_owned(),
         Some(ailment) => format!("{ailment}\n"),
         None => format!(

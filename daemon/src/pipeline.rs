@@ -183,7 +183,7 @@ impl Daemon {
             .run(),
         );
         work.spawn(Dispatch::new(Arc::clone(&engine), channels, halt.clone()).run());
-        services.spawn(engine.ledger.clone().tend(close.clone()));
+        services.spawn(engine.ledger.clone().reopen_after_failures(close.clone()));
         let admin = Admin {
             engine: Arc::clone(&engine),
             questions: ask,
