@@ -18,6 +18,7 @@ use tracing::{error, info};
 
 use super::directory::{Directory, Mark, OpenError};
 use super::records::{self, RecordError};
+use crate::metrics::labels;
 
 /// The ledger's database, which may be closed while its disk fails.
 #[derive(Debug)]
@@ -34,15 +35,16 @@ pub(super) struct OpenDb {
     mark: Mark,
 }
 
-/// What went wrong with the ledger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LedgerTrouble {
-    /// A record could not be written, or not be made durable.
-    Write,
-    /// A record could not be read.
-    Read,
-    /// What was read is not what was written.
-    Damage,
+labels! {
+    /// What went wrong with the ledger.
+    pub(crate) enum LedgerTrouble {
+        /// A record could not be written, or not be made durable.
+        Write = "write",
+        /// A record could not be read.
+        Read = "read",
+        /// What was read is not what was written.
+        Damage = "damage",
+    }
 }
 
 /// Whether the ledger's disk fails at present, whether records are damaged, and how often either
@@ -187,18 +189,6 @@ impl Store {
     }
 }
 
-impl LedgerTrouble {
-    pub(crate) const ALL: [Self; 3] = [Self::Write, Self::Read, Self::Damage];
-
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Write => "write",
-            Self::Read => "read",
-            Self::Damage => "damage",
-        }
-    }
-}
-
 impl LedgerHealth {
     /// Says what keeps the ledger from being relied on, if anything does.
     pub(crate) fn problem(&self) -> Option<String> {
@@ -217,8 +207,8 @@ impl LedgerHealth {
 
     /// Returns how often each trouble was seen.
     pub(crate) fn trouble_counts(&self) -> impl Iterator<Item = (LedgerTrouble, u64)> {
-        let counts = LedgerTrouble::ALL.into_iter().zip(&self.counts);
-        counts.map(|(trouble, count)| (trouble, count.load(Ordering::Relaxed)))
+        let counts = LedgerTrouble::ALL.iter().zip(&self.counts);
+        counts.map(|(trouble, count)| (*trouble, count.load(Ordering::Relaxed)))
     }
 
     /// Waits until nothing can be written.

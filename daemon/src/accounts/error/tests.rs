@@ -396,111 +396,74 @@ fn an_object_under_a_customers_own_key_is_recorded_and_does_not_block_its_neighb
 
 #[test]
 fn a_refusal_names_the_permission_that_is_missing() {
+    use Reason::*;
     let cases = [
-        (Side::Source, GetObject, Reason::SrcGetObjectNotPermitted),
-        (Side::Source, HeadObject, Reason::SrcGetObjectNotPermitted),
-        (
-            Side::Source,
-            GetObjectTagging,
-            Reason::SrcGetTaggingNotPermitted,
-        ),
+        (Side::Source, GetObject, SrcGetObjectNotPermitted),
+        (Side::Source, HeadObject, SrcGetObjectNotPermitted),
+        (Side::Source, GetObjectTagging, SrcGetTaggingNotPermitted),
         (
             Side::Source,
             ListObjectVersions,
-            Reason::SrcListVersionsNotPermitted,
+            SrcListVersionsNotPermitted,
         ),
-        (
-            Side::Destination,
-            HeadObject,
-            Reason::DstHeadObjectNotPermitted,
-        ),
+        (Side::Destination, HeadObject, DstHeadObjectNotPermitted),
         (
             Side::Destination,
             ListObjectVersions,
-            Reason::DstListVersionsNotPermitted,
+            DstListVersionsNotPermitted,
         ),
         (
             Side::Destination,
             GetBucketVersioning,
-            Reason::DstGetVersioningNotPermitted,
+            DstGetVersioningNotPermitted,
         ),
-        (Side::Write, PutObject, Reason::DstPutObjectNotPermitted),
-        (
-            Side::Write,
-            PutObjectTagging,
-            Reason::DstPutTaggingNotPermitted,
-        ),
-        (Side::Write, DeleteObject, Reason::DstDelObjNotPermitted),
+        (Side::Write, PutObject, DstPutObjectNotPermitted),
+        (Side::Write, PutObjectTagging, DstPutTaggingNotPermitted),
+        (Side::Write, DeleteObject, DstDelObjNotPermitted),
         (
             Side::Prepare,
             CreateMultipartUpload,
-            Reason::DstMultipartInitNotPermitted,
+            DstMultipartInitNotPermitted,
         ),
-        (
-            Side::Prepare,
-            UploadPart,
-            Reason::DstMultipartUploadNotPermitted,
-        ),
+        (Side::Prepare, UploadPart, DstMultipartUploadNotPermitted),
         (
             Side::Prepare,
             AbortMultipartUpload,
-            Reason::DstMultipartAbortNotPermitted,
+            DstMultipartAbortNotPermitted,
         ),
         (
             Side::Write,
             CompleteMultipartUpload,
-            Reason::DstMultipartCompleteNotPermitted,
+            DstMultipartCompleteNotPermitted,
         ),
     ];
+    let codes = [
+        "AccessDenied",
+        "AllAccessDisabled",
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+        "Forbidden",
+    ];
     for (side, during, reason) in cases {
-        for code in [
-            "AccessDenied",
-            "AllAccessDisabled",
-            "InvalidAccessKeyId",
-            "SignatureDoesNotMatch",
-            "Forbidden",
-        ] {
-            assert_eq!(
-                kind(side, during, coded(403, code, "")),
-                FailureKind::NeedsOperator(reason),
-                "{during} {code}"
-            );
+        let refused = FailureKind::NeedsOperator(reason);
+        for code in codes {
+            let kind = kind(side, during, coded(403, code, ""));
+            assert_eq!(kind, refused, "{during} {code}");
         }
-        assert_eq!(
-            kind(side, during, coded(401, "Unauthorized", "")),
-            FailureKind::NeedsOperator(reason),
-            "{during}"
-        );
+        let kind = kind(side, during, coded(401, "Unauthorized", ""));
+        assert_eq!(kind, refused, "{during}");
     }
 }
 
 #[test]
 fn what_is_wrong_with_a_bucket_or_a_key_is_named_by_whose_it_is() {
+    use Reason::*;
+    let (source_key, key) = (SrcKmsKeyInvalidState, DstKmsKeyInvalidState);
     let cases = [
-        (
-            404,
-            "NoSuchBucket",
-            Reason::SrcBucketNotFound,
-            Reason::DstBucketNotFound,
-        ),
-        (
-            400,
-            "KMS.NotFoundException",
-            Reason::SrcKmsKeyInvalidState,
-            Reason::DstKmsKeyNotFound,
-        ),
-        (
-            400,
-            "KMS.DisabledException",
-            Reason::SrcKmsKeyInvalidState,
-            Reason::DstKmsKeyInvalidState,
-        ),
-        (
-            400,
-            "KMS.KMSInvalidStateException",
-            Reason::SrcKmsKeyInvalidState,
-            Reason::DstKmsKeyInvalidState,
-        ),
+        (404, "NoSuchBucket", SrcBucketNotFound, DstBucketNotFound),
+        (400, "KMS.NotFoundException", source_key, DstKmsKeyNotFound),
+        (400, "KMS.DisabledException", source_key, key),
+        (400, "KMS.KMSInvalidStateException", source_key, key),
     ];
     for (status, code, source, destination) in cases {
         assert_eq!(
@@ -516,6 +479,10 @@ fn what_is_wrong_with_a_bucket_or_a_key_is_named_by_whose_it_is() {
             );
         }
     }
+}
+
+#[test]
+fn a_missing_object_lock_configuration_is_named_and_trouble_of_kms_passes() {
     let lock = coded(
         400,
         "InvalidRequest",
