@@ -1,6 +1,8 @@
 //! What Prometheus scrapes: one method per thing that happens, and gauges that are derived from
 //! state at scrape, never counted up and down.
 
+use std::collections::BTreeMap;
+
 use prometheus::{
     Error, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder,
@@ -272,29 +274,30 @@ impl Metrics {
     }
 
     /// Replaces the pending figures of every rule.
-    pub(crate) fn set_pending<'a>(&self, all: impl Iterator<Item = (&'a str, PendingFigures)>) {
+    pub(crate) fn set_pending(&self, rules: BTreeMap<String, PendingFigures>) {
         self.operations_pending.reset();
         self.bytes_pending.reset();
         self.oldest_pending.reset();
-        for (rule, pending) in all {
+        for (rule, pending) in rules {
+            let rule = [rule];
             self.operations_pending
-                .with_label_values(&[rule])
+                .with_label_values(&rule)
                 .set(pending.operations);
             self.bytes_pending
-                .with_label_values(&[rule])
+                .with_label_values(&rule)
                 .set(pending.bytes);
             self.oldest_pending
-                .with_label_values(&[rule])
+                .with_label_values(&rule)
                 .set(pending.oldest_seconds);
         }
     }
 
     /// Replaces the figures of what is parked.
-    pub(crate) fn set_parked<'a>(&self, all: impl Iterator<Item = (&'a str, Reason, i64)>) {
+    pub(crate) fn set_parked(&self, counts: BTreeMap<(String, Reason), i64>) {
         self.parked.reset();
-        for (rule, reason, count) in all {
+        for ((rule, reason), count) in counts {
             self.parked
-                .with_label_values(&[rule, reason.as_str()])
+                .with_label_values(&[rule.as_str(), reason.as_str()])
                 .set(count);
         }
     }
