@@ -3,8 +3,8 @@
 //! (docs/performance.md). CreateMultipartUpload too, whose headers need not be UTF-8, as the SDK's
 //! have to be; everything rarer goes through the SDK.
 //!
-//! What is sent is what the SDK would send, down to the signature (`tests` compares them), to where
-//! the SDK's own resolver says.
+//! Requests equal those of the SDK, down to the signature (`tests` compares them), and go to the
+//! endpoint that the SDK's own resolver returns.
 
 mod body;
 mod connector;
@@ -69,7 +69,7 @@ impl S3Http {
             return Err(Failure::with_source(
                 kind,
                 call.operation,
-                format!("no header can hold what {name} is to say"),
+                format!("no header can hold the value of {name}"),
             )
             .into());
         }
@@ -117,16 +117,16 @@ impl S3Http {
         Ok((head, lossy(text)))
     }
 
-    /// Finds out why something was refused. The refusal of a HEAD has no text, so it may come from
-    /// any server on the way, or be about clocks or credentials and pass by itself: the first byte
-    /// is requested instead, and what S3 says of that counts.
+    /// Finds out why a HEAD was refused. Its refusal has no text, so it may come from any server on
+    /// the way, or be about clocks or credentials and pass by itself: the first byte is requested
+    /// instead, and S3's answer to that counts.
     async fn explained(&self, call: &S3Request<'_>, refusal: S3Error) -> S3Error {
         let Some(get) = call.of_first_byte().filter(|_| call.wants_reason(&refusal)) else {
             return refusal;
         };
         match self.attempt(&get).await {
-            Err(told) if told.status() == refusal.status() => S3Error {
-                failure: told.failure,
+            Err(reason) if reason.status() == refusal.status() => S3Error {
+                failure: reason.failure,
                 ..refusal
             },
             Ok(_) | Err(_) => refusal,
@@ -139,8 +139,7 @@ impl S3Http {
         };
         let endpoint = self.endpoints.endpoint_of(call.bucket).await;
         let endpoint = endpoint.map_err(unbuilt)?;
-        // Nothing may hold a write up beyond its deadline, new credentials neither (protocol rule
-        // 5).
+        // Nothing may delay a write beyond its deadline, new credentials neither (protocol rule 5).
         let exchange = tokio::time::timeout(call.timeout, async {
             let credentials = self.signer.credentials().await.map_err(|error| {
                 S3Error::without_answer(error::unsent(call.side, call.operation, error))
@@ -193,17 +192,17 @@ impl S3Http {
         }
         let (head, body) = answer.split();
         if let Some(mismatch) = mismatch {
-            // It is an answer, if not to this question: no silence of the endpoint's.
+            // It is an answer, if not to this request: the endpoint is not silent.
             let failure = Failure::with_source(FailureKind::Transient, call.operation, mismatch)
                 .of(call.side.asked_dependency())
                 .with_unreadable_answer();
             return Err(S3Error::with_answer(failure, head));
         }
         let text = lossy(self.bounds.read_refusal(body).await);
-        let said = ErrorBody::parse_refusal(head.status(), |name| head.header(name), &text)
+        let body = ErrorBody::parse_refusal(head.status(), |name| head.header(name), &text)
             .with_request(call.named_headers());
-        self.signer.learn(&said, head.date(), signed_by);
-        let failure = error::from_refusal(call.side, call.operation, said);
+        self.signer.learn(&body, head.date(), signed_by);
+        let failure = error::from_refusal(call.side, call.operation, body);
         Err(S3Error::with_answer(failure, head))
     }
 }
@@ -220,13 +219,13 @@ fn lossy(text: Vec<u8>) -> String {
 /// Requests whose deadline no rule of the protocol depends on have this long to be answered.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A bucket's URL, and how what goes there is signed.
+/// A bucket's URL, and how requests to it are signed.
 #[derive(Debug)]
 struct Endpoint {
     url: String,
     region: String,
-    /// Whether bodies go unsigned: TLS protects them, or they do not leave the machine. Their
-    /// checksum goes along anyway.
+    /// Whether bodies go unsigned: TLS protects them, or they do not leave the machine. Each carries
+    /// a checksum anyway.
     is_private: bool,
 }
 
@@ -235,14 +234,13 @@ struct Endpoint {
 pub(crate) struct BucketEndpoints {
     resolver: DefaultResolver,
     region: String,
-    /// All that decides but the bucket.
+    /// Everything that decides the endpoint, but the bucket.
     params: ParamsBuilder,
     resolved: RwLock<HashMap<Bucket, Arc<Endpoint>>>,
 }
 
 impl BucketEndpoints {
-    /// Makes an account's endpoints, by what its configuration says and how the machine's AWS
-    /// settings reach AWS.
+    /// Makes an account's endpoints from its configuration and the machine's AWS settings.
     pub(crate) fn new(account: &Account, sdk: &SdkConfig) -> Self {
         let params = Params::builder()
             .region(account.region.as_str())

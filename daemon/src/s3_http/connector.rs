@@ -39,7 +39,7 @@ use crate::accounts::CONNECT_TIMEOUT;
 use crate::clock;
 
 // User metadata has 2 KB: a thousand entries of two bytes, beside what S3 itself says of an object.
-// More is no S3 speaking.
+// An answer with more is not S3's.
 // <https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html>
 const HEADERS_MAX: usize = 1200;
 
@@ -47,13 +47,13 @@ const HEADERS_MAX: usize = 1200;
 // more metadata. It is also the most that is read of a body at once.
 const HEAD_BYTES_MAX: usize = 128 << 10;
 
-// A device in between may drop an idle connection without a word (NAT gateways after minutes, some
-// firewalls after half of one), and what is sent on it then waits for its deadline. A task's own
+// A device in between may drop an idle connection silently (NAT gateways after minutes, some
+// firewalls after half of one), and a request sent on it then waits for its deadline. A task's own
 // requests follow each other within a second.
 const IDLE_MAX: Duration = Duration::from_secs(5);
 
-// A connection on which nothing is acknowledged for so long is gone. The kernel finds out by probes
-// where nothing is sent, and by TCP_USER_TIMEOUT where something is: `man 7 tcp`.
+// A connection on which nothing is acknowledged for so long is dead. The kernel detects that by
+// probes where nothing is sent, and by TCP_USER_TIMEOUT where something is: `man 7 tcp`.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(20);
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 
@@ -89,7 +89,7 @@ fn connect_through(proxies: Matcher) -> Result<SharedHttpConnector, NoTls> {
     Ok(SharedHttpConnector::new(Transport(client)))
 }
 
-/// Without certificates nothing is trusted; plain HTTP goes on working.
+/// Makes the settings of TLS. Without certificates no server is trusted; plain HTTP still works.
 fn tls() -> Result<ClientConfig, NoTls> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
@@ -106,12 +106,12 @@ fn tls() -> Result<ClientConfig, NoTls> {
 /// The TLS library cannot be set up.
 pub(crate) type NoTls = rustls::Error;
 
-/// Nothing of a request was sent, because there is no connection.
+/// No byte of a request was sent, because there is no connection.
 #[derive(Debug, ThisError)]
 #[error("cannot connect")]
 struct NotConnected(#[source] legacy::Error);
 
-/// Says whether an error means that nothing was sent.
+/// Says whether an error proves that nothing was sent.
 pub(crate) fn is_unsent(error: &(dyn Error + 'static)) -> bool {
     std::iter::successors(Some(error), |&error| error.source())
         .any(|error| error.is::<NotConnected>())
@@ -137,7 +137,7 @@ impl HttpConnector for Transport {
     }
 }
 
-/// Classifies an error for the SDK: what is of input and output it tries again.
+/// Classifies an error for the SDK, which retries errors of input and output.
 fn classify(error: legacy::Error) -> ConnectorError {
     if error.is_connect() {
         return ConnectorError::io(NotConnected(error).into()).never_connected();
@@ -233,7 +233,7 @@ fn with_port(url: Uri) -> Result<Uri, http::Error> {
 #[derive(Debug, Clone)]
 pub(crate) struct Bounds {
     account: Arc<str>,
-    /// Held while a long text is read, so that all that come at once have a bound, too.
+    /// Held while a long text is read, which bounds the memory of all that are read at once.
     long_texts: Arc<Semaphore>,
     far_off: Arc<Mutex<Option<FarOff>>>,
 }
@@ -247,12 +247,12 @@ struct FarOff {
     warned: Instant,
 }
 
-/// More came than any service says.
+/// More came than any service sends.
 #[derive(Debug, ThisError)]
 #[error("the answer is longer than {0} bytes")]
 struct TooLong(usize);
 
-/// The head of an answer came, and its text not to the end.
+/// The headers of an answer came, and its text not to the end.
 #[derive(Debug, ThisError)]
 #[error("the answer cannot be read to its end")]
 pub(crate) struct TruncatedAnswer(#[source] BoxError);
@@ -262,13 +262,13 @@ pub(crate) struct TruncatedAnswer(#[source] BoxError);
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>
 const BYTES_MAX: usize = 24 << 20;
 
-// What a service says of a refusal is short; more than this is no service speaking.
+// The text of a refusal is short; a longer one is not a service's.
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
 
 // A list of a thousand ordinary entries has less, and 256 tasks may each read one at a time.
 const SHORT_BYTES_MAX: usize = 512 << 10;
 
-// For each account, so that services that say too much hold up no other account.
+// For each account, so that long answers of one account's services delay no other account.
 const LONG_TEXTS_MAX: usize = 3;
 
 // A clock that is wrong answers every request.
@@ -289,8 +289,8 @@ impl Bounds {
         self.read_up_to(BYTES_MAX, body).await
     }
 
-    /// Reads what was said of a refusal. A text that breaks off, or never ends, says nothing; the
-    /// status is there.
+    /// Reads the text of a refusal; one that breaks off, or never ends, counts as empty, because the
+    /// status is known anyway.
     pub(super) async fn read_refusal(&self, body: SdkBody) -> Vec<u8> {
         self.read_up_to(REFUSAL_BYTES_MAX, body)
             .await
@@ -316,8 +316,8 @@ impl Bounds {
         Ok(text)
     }
 
-    /// Takes away a date that is far from ours: by the one or the other nothing can be signed, and
-    /// nothing is as old as they say together. Where ours is the wrong one, that is said, too.
+    /// Removes a date that is far from ours: by the one or the other no signature is valid, and ages
+    /// computed from both are wrong. The warning names both, because ours may be the wrong one.
     pub(super) fn check_date(&self, answer: &mut HttpResponse) {
         let date = answer.headers().get("date").and_then(response::date);
         let Some(date) = date.filter(|date| !clock::is_near(*date)) else {
@@ -350,7 +350,7 @@ impl Bounds {
             .map(|far_off| far_off.by_seconds)
     }
 
-    /// Keeps what a client of the SDK is answered within these bounds.
+    /// Keeps the answers to a client of the SDK within these bounds.
     pub(crate) fn bound_client(&self, client: SharedHttpClient) -> SharedHttpClient {
         SharedHttpClient::new(Bounded {
             inner: client,

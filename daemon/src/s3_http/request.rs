@@ -9,7 +9,10 @@ use http::{HeaderMap, Method, Request};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use replicator_core::failure::ResponseInfo;
 use replicator_core::object::{Bucket, ETag, Key};
-use replicator_core::operation::Operation;
+use replicator_core::operation::Operation::{
+    self, CreateMultipartUpload, GetObject, GetObjectTagging, HeadObject, ListObjectVersions,
+    PutObject, UploadPart,
+};
 use replicator_core::parts::Part;
 
 use super::body::{BodyChunks, Outgoing};
@@ -39,7 +42,7 @@ pub(crate) struct S3Request<'a> {
     leaves_404: bool,
 }
 
-/// Which entries of a bucket a list is to have.
+/// Which entries of a bucket to list.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct PageRequest<'a> {
     pub(crate) prefix: Option<&'a str>,
@@ -77,21 +80,12 @@ const PATH: &AsciiSet = &VALUE.remove(b'/');
 impl<'a> S3Request<'a> {
     /// Requests an object.
     pub(crate) fn get_object(side: Side, bucket: &'a Bucket, key: &'a Key) -> Self {
-        Self::new(
-            (side, Operation::GetObject),
-            Method::GET,
-            (bucket, Some(key)),
-        )
-        .query("x-id", "GetObject")
+        Self::new(side, GetObject, Method::GET, bucket, Some(key)).query("x-id", "GetObject")
     }
 
     /// Requests the headers of an object.
     pub(crate) fn head_object(side: Side, bucket: &'a Bucket, key: &'a Key) -> Self {
-        Self::new(
-            (side, Operation::HeadObject),
-            Method::HEAD,
-            (bucket, Some(key)),
-        )
+        Self::new(side, HeadObject, Method::HEAD, bucket, Some(key))
     }
 
     /// Requests the first byte of an object: unlike that of a HEAD, its refusal has a text.
@@ -101,22 +95,13 @@ impl<'a> S3Request<'a> {
 
     /// Requests the tags of an object.
     pub(crate) fn tags(side: Side, bucket: &'a Bucket, key: &'a Key) -> Self {
-        Self::new(
-            (side, Operation::GetObjectTagging),
-            Method::GET,
-            (bucket, Some(key)),
-        )
-        .add_flag("tagging")
+        Self::new(side, GetObjectTagging, Method::GET, bucket, Some(key)).add_flag("tagging")
     }
 
     /// Requests a page of a bucket's versions.
     pub(crate) fn list(side: Side, bucket: &'a Bucket, page: &PageRequest<'_>) -> Self {
-        let call = Self::new(
-            (side, Operation::ListObjectVersions),
-            Method::GET,
-            (bucket, None),
-        )
-        .add_flag("versions");
+        let call =
+            Self::new(side, ListObjectVersions, Method::GET, bucket, None).add_flag("versions");
         let maximum = page.entries_max.to_string();
         let parameters = [
             ("encoding-type", page.is_encoded.then_some("url")),
@@ -134,25 +119,23 @@ impl<'a> S3Request<'a> {
     /// Writes an object; sent once, because after a lost answer only a fresh read tells whether to
     /// send it again (protocol rule 5).
     pub(crate) fn put_object(bucket: &'a Bucket, key: &'a Key, body: BodyChunks) -> Self {
-        let call = Self::new(
-            (Side::Write, Operation::PutObject),
-            Method::PUT,
-            (bucket, Some(key)),
-        )
-        .query("x-id", "PutObject");
+        let call = Self::new(Side::Write, PutObject, Method::PUT, bucket, Some(key))
+            .query("x-id", "PutObject");
         Self {
             attempts_max: 1,
             ..call.carrying(body)
         }
     }
 
-    /// Begins an upload; sent once, because one whose answer was lost stays open until a lifecycle
+    /// Begins an upload; sent once, because an upload whose id was lost stays open until a lifecycle
     /// rule ends it.
     pub(crate) fn create_multipart_upload(bucket: &'a Bucket, key: &'a Key) -> Self {
         let call = Self::new(
-            (Side::Prepare, Operation::CreateMultipartUpload),
+            Side::Prepare,
+            CreateMultipartUpload,
             Method::POST,
-            (bucket, Some(key)),
+            bucket,
+            Some(key),
         );
         Self {
             attempts_max: 1,
@@ -168,12 +151,8 @@ impl<'a> S3Request<'a> {
         (upload, number): (&str, u32),
         body: BodyChunks,
     ) -> Self {
-        let call = Self::new(
-            (Side::Prepare, Operation::UploadPart),
-            Method::PUT,
-            (bucket, Some(key)),
-        )
-        .query("x-id", "UploadPart");
+        let call = Self::new(Side::Prepare, UploadPart, Method::PUT, bucket, Some(key))
+            .query("x-id", "UploadPart");
         let call = call
             .query("partNumber", &number.to_string())
             .query("uploadId", upload);
@@ -193,8 +172,8 @@ impl<'a> S3Request<'a> {
         (self.method == Method::HEAD).then(|| if has_part { get } else { get.bytes(FIRST_BYTE) })
     }
 
-    /// Says whether a refusal leaves open which server gave it, and why. One for too many requests
-    /// does not get better by another.
+    /// Says whether a refusal leaves open which server sent it, and why. One for too many requests
+    /// is not followed by another request.
     pub(super) fn wants_reason(&self, refusal: &S3Error) -> bool {
         let Some(ResponseInfo {
             status,
@@ -206,7 +185,7 @@ impl<'a> S3Request<'a> {
         ((400..500).contains(&status) || status == 501) && status != 429 && !self.leaves(refusal)
     }
 
-    /// Says whether a refusal is a 404 that its sender sees to.
+    /// Says whether a refusal is a 404 that the caller proves itself.
     pub(super) fn leaves(&self, refusal: &S3Error) -> bool {
         self.leaves_404 && refusal.status() == Some(404)
     }
@@ -227,9 +206,11 @@ impl<'a> S3Request<'a> {
     }
 
     fn new(
-        (side, operation): (Side, Operation),
+        side: Side,
+        operation: Operation,
         method: Method,
-        (bucket, key): (&'a Bucket, Option<&'a Key>),
+        bucket: &'a Bucket,
+        key: Option<&'a Key>,
     ) -> Self {
         Self {
             side,
@@ -257,7 +238,7 @@ impl<'a> S3Request<'a> {
         }
     }
 
-    /// Leaves it to the sender to prove a 404.
+    /// Leaves it to the caller to prove a 404.
     pub(crate) fn leaving_404(self) -> Self {
         Self {
             leaves_404: true,
@@ -265,7 +246,7 @@ impl<'a> S3Request<'a> {
         }
     }
 
-    /// Gives it another time to be answered.
+    /// Sets the time within which it has to be answered.
     pub(crate) fn with_timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
     }
@@ -350,7 +331,7 @@ impl<'a> S3Request<'a> {
         named
     }
 
-    /// Writes it down, to be signed.
+    /// Builds the HTTP request, to be signed.
     pub(super) fn request(&self, endpoint: &Endpoint) -> Result<Request<SdkBody>, BoxError> {
         let key = self.key.map_or("", Key::as_str);
         let mut uri = String::with_capacity(endpoint.url.len() + self.query.len() + 2 * key.len());

@@ -27,13 +27,13 @@ pub(crate) struct ResponseHead {
 /// What the names of the user's metadata begin with.
 pub(crate) const USER: &str = "x-amz-meta-";
 
-/// A request that got no answer, or another than it was for.
+/// Why a request has no useful answer.
 #[derive(Debug)]
 pub(crate) struct S3Error {
     pub(crate) failure: Failure,
-    /// What did come.
+    /// The answer that came, without its body.
     pub(super) answer: Option<Box<ResponseHead>>,
-    /// It carried a body, and took all the time there is for one attempt.
+    /// The request carried a body, and took all the time of one attempt.
     pub(crate) is_held_up: bool,
 }
 
@@ -49,12 +49,12 @@ impl S3Response {
         })
     }
 
-    /// Gives up the body, which a HEAD has none of.
+    /// Drops the body, which the answer to a HEAD has none of.
     pub(crate) fn into_head(self) -> ResponseHead {
         self.head
     }
 
-    /// Parts what is read at once from what is still to come.
+    /// Splits headers from the body that is still to come.
     pub(crate) fn split(self) -> (ResponseHead, SdkBody) {
         (self.head, self.body)
     }
@@ -112,7 +112,6 @@ impl ResponseHead {
             .iter()
             .map(HeaderValue::as_bytes)
             .collect();
-        // What was a header's can be joined into one.
         if values.is_empty() {
             None
         } else {
@@ -148,14 +147,14 @@ impl ResponseHead {
         DateTime::from_str(self.header("last-modified")?, Format::HttpDate).ok()
     }
 
-    /// Returns what time it is by the server's own clock, which may differ from ours.
+    /// Returns the time by the server's own clock, which may differ from ours.
     pub(crate) fn date(&self) -> Option<Timestamp> {
         date(self.header("date")?)
     }
 }
 
 impl S3Error {
-    /// A request that was never answered.
+    /// Makes the error of a request that was not answered.
     pub(super) fn without_answer(failure: Failure) -> Self {
         Self {
             failure,
@@ -164,7 +163,7 @@ impl S3Error {
         }
     }
 
-    /// A request that was answered with another than a useful answer.
+    /// Makes the error of a request whose answer is of no use.
     pub(super) fn with_answer(failure: Failure, answer: ResponseHead) -> Self {
         Self {
             answer: Some(Box::new(answer)),
@@ -177,7 +176,7 @@ impl S3Error {
         self.answer.as_ref().map(|answer| answer.status())
     }
 
-    /// Says whether S3 itself says that there is no such key or version, or no object of it.
+    /// Says whether S3 itself states that there is no such key or version, or no object of it.
     pub(crate) fn is_absent(&self) -> bool {
         matches!(
             self.failure.kind,
@@ -185,20 +184,19 @@ impl S3Error {
         )
     }
 
-    /// Says whether S3 itself says that a delete marker is there; nothing else answers with its
-    /// header.
+    /// Says whether S3 itself states that a delete marker is there; nothing else sends its header.
     pub(crate) fn is_marker(&self) -> bool {
         self.header("x-amz-delete-marker") == Some("true")
     }
 
-    /// Says whether it has the mark that S3 and its like put on every answer, also on those without
-    /// a text:
+    /// Says whether the answer has the header that S3 puts on every answer, also on those without a
+    /// text:
     /// <https://docs.aws.amazon.com/AmazonS3/latest/API/RESTCommonResponseHeaders.html>
     pub(crate) fn is_signed(&self) -> bool {
         self.header("x-amz-request-id").is_some()
     }
 
-    /// Returns what time it is by the server's own clock.
+    /// Returns the time by the server's own clock.
     pub(crate) fn date(&self) -> Option<Timestamp> {
         self.answer.as_ref()?.date()
     }
@@ -437,7 +435,7 @@ mod tests {
 
     #[test]
     fn each_way_of_being_something_else_is_named() {
-        let ranged = |told| answer(206, &[("content-range", told)]);
+        let ranged = |range| answer(206, &[("content-range", range)]);
         for (span, answer, words) in [
             (
                 Span::Whole,
@@ -494,8 +492,8 @@ mod tests {
                 "version v2",
             ),
         ] {
-            let told = asked(span).mismatch(&answer).unwrap_or_default();
-            assert!(told.contains(words), "{told:?} has no {words:?}");
+            let mismatch = asked(span).mismatch(&answer).unwrap_or_default();
+            assert!(mismatch.contains(words), "{mismatch:?} has no {words:?}");
         }
     }
 }

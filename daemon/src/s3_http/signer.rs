@@ -50,7 +50,7 @@ struct Signing<'a> {
     credentials: &'a Credentials,
     region: &'a str,
     now: Timestamp,
-    /// The body's digest, or that it has none.
+    /// The body's digest, or the statement that it is not signed.
     payload: &'a str,
 }
 
@@ -103,17 +103,16 @@ impl Signer {
             payload: &payload,
         };
         self.add_signature(&mut request, &signing)?;
-        // Some stores answer 411 without it. It is not signed: something in between may drop what
-        // says nothing.
+        // Some stores answer 411 without it. It is not signed, because a proxy may drop it.
         if call.body.is_none() && !request.method().is_safe() {
             request.headers_mut().insert(CONTENT_LENGTH, 0.into());
         }
         Ok(request.try_into()?)
     }
 
-    /// Learns from a refusal what time it is, and that credentials ended before their time.
-    pub(super) fn learn(&self, said: &ErrorBody, date: Option<Timestamp>, signed_by: &Credentials) {
-        match said.code.as_str() {
+    /// Takes from a refusal the service's time, and that credentials ended before their expiry.
+    pub(super) fn learn(&self, body: &ErrorBody, date: Option<Timestamp>, signed_by: &Credentials) {
+        match body.code.as_str() {
             "RequestTimeTooSkewed" => {
                 if let Some(date) = date {
                     self.ahead
@@ -236,7 +235,7 @@ fn host(uri: &Uri) -> Result<&str, BoxError> {
     })
 }
 
-/// Lists the headers in the order of their names; all but one that a proxy may change.
+/// Lists the headers in the order of their names, except the one that a proxy may change.
 fn signed<'a>(headers: &'a HeaderMap, host: &'a [u8]) -> Vec<(&'a str, &'a [u8])> {
     let mut signed: Vec<(&str, &[u8])> = headers
         .iter()
@@ -248,7 +247,7 @@ fn signed<'a>(headers: &'a HeaderMap, host: &'a [u8]) -> Vec<(&'a str, &'a [u8])
     signed
 }
 
-/// Passes on a value without blanks around it, and with one for several in a row.
+/// Passes on a value without blanks around it, and with one blank for several in a row.
 fn trimmed(value: &[u8], mut pass: impl FnMut(&[u8])) {
     let mut words = value
         .split(|byte| *byte == b' ')
@@ -341,7 +340,7 @@ mod tests {
 
     #[test]
     fn the_key_follows_the_day_the_region_and_the_secret() {
-        let who = |secret: &str, token: Option<&str>| {
+        let identity = |secret: &str, token: Option<&str>| {
             Credentials::new(
                 "AKIDEXAMPLE",
                 secret,
@@ -350,7 +349,7 @@ mod tests {
                 "test",
             )
         };
-        let (one, other) = (who("secret", None), who("other", Some("token")));
+        let (one, other) = (identity("secret", None), identity("other", Some("token")));
         let (day, next) = (
             datetime!(2026-11-28 23:59:59 UTC),
             datetime!(2026-11-29 00:00 UTC),

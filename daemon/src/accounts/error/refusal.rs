@@ -1,5 +1,5 @@
-//! What a service said when it refused, and which kind of failure that is: by its code, and by its
-//! status where that is all there is.
+//! The error body of a service, and which kind of failure it is: by its code, and by its status where
+//! there is no code.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,25 +10,25 @@ use replicator_core::operation::Operation;
 use super::Side;
 use crate::xml::{self, NotXml};
 
-/// An answer that is not what the request was for.
+/// An answer that refuses a request.
 #[derive(Debug, Default)]
 pub(crate) struct ErrorBody {
     pub(crate) status: u16,
-    /// The service's own error code. It is empty where the answer has none: that to a HEAD, and
-    /// what something in between answers.
+    /// The service's own error code. It is empty where the answer has none: that to a HEAD, and that
+    /// of a proxy.
     pub(crate) code: String,
     pub(crate) message: String,
     /// The request header that it is about, in lower case.
     pub(super) header: Option<String>,
     /// Whether the headers say that a delete marker is there, as S3 alone does.
     is_marker: bool,
-    /// Where the bucket is instead, in words.
+    /// The place of a bucket that is elsewhere, in words.
     elsewhere: Option<String>,
     /// The type of the answer's body.
     media: Option<String>,
     /// Names of the request's headers beyond the plain ones, for a service that does not say which
     /// one it refuses.
-    asked: String,
+    request_headers: String,
 }
 
 impl ErrorBody {
@@ -49,7 +49,7 @@ impl ErrorBody {
             }
             Ok::<_, NotXml>(())
         });
-        // Half a document is not what a service says.
+        // A service sends whole documents.
         if read.is_err() {
             words.clear();
         }
@@ -78,16 +78,19 @@ impl ErrorBody {
                 .map(|media| media.chars().take(MEDIA_CHARS_MAX).collect()),
             code,
             message,
-            asked: String::new(),
+            request_headers: String::new(),
         }
     }
 
-    /// Notes the headers of the request beyond a plain one.
-    pub(crate) fn with_request(self, asked: String) -> Self {
-        Self { asked, ..self }
+    /// Adds the names of the request's headers beyond the plain ones.
+    pub(crate) fn with_request(self, request_headers: String) -> Self {
+        Self {
+            request_headers,
+            ..self
+        }
     }
 
-    /// Says whether the service itself said it: by a code, or by headers that S3 alone sends.
+    /// Says whether the service itself sent it: it has a code, or headers that S3 alone sends.
     pub(super) fn is_own(&self) -> bool {
         !self.code.is_empty() || self.is_marker || self.is_redirect()
     }
@@ -98,7 +101,7 @@ impl ErrorBody {
     }
 
     /// Says whether the refusal is about a header, or about the feature that it needs.
-    fn minds_header(&self) -> bool {
+    fn refuses_header(&self) -> bool {
         let message = self.message.to_ascii_lowercase();
         self.header.is_some() && UNSUPPORTED.iter().any(|words| message.contains(words))
     }
@@ -127,8 +130,8 @@ const ELEMENTS: [&str; 6] = [
     "Endpoint",
 ];
 
-/// Returns as much of a text as a service has to say; it is kept, and logged, with each task that
-/// it is about.
+/// Shortens a text to the length of a service's messages; it is stored, and logged, with each task
+/// that it is about.
 fn shorten_text(text: &str) -> String {
     text.trim().chars().take(TEXT_CHARS_MAX).collect()
 }
@@ -175,9 +178,9 @@ impl fmt::Display for ErrorBody {
             }
             (code, _) => write!(f, " {code}")?,
         }
-        match (self.message.as_str(), self.asked.as_str()) {
+        match (self.message.as_str(), self.request_headers.as_str()) {
             ("", "") => {}
-            ("", asked) => write!(f, ", without saying what it minds; the request has {asked}")?,
+            ("", headers) => write!(f, ", without a message; the request has {headers}")?,
             (message, _) => write!(f, ": {message}")?,
         }
         self.elsewhere.as_ref().map_or(Ok(()), |elsewhere| {
@@ -186,15 +189,15 @@ impl fmt::Display for ErrorBody {
     }
 }
 
-/// Says which kind of failure an answer is.
-pub(super) fn kind(side: Side, during: Operation, said: &ErrorBody) -> FailureKind {
-    if said.code.is_empty() {
-        return by_status(side, said);
+/// Returns the kind of failure that an answer is.
+pub(super) fn kind(side: Side, during: Operation, body: &ErrorBody) -> FailureKind {
+    if body.code.is_empty() {
+        return by_status(side, body);
     }
-    by_code(side, during, said).unwrap_or_else(|| by_class(side, during, said.status))
+    by_code(side, during, body).unwrap_or_else(|| by_class(side, during, body.status))
 }
 
-/// Says what the loss of an answer is.
+/// Returns the kind of failure that the loss of an answer is.
 pub(super) fn lost_answer_kind(side: Side) -> FailureKind {
     match side {
         Side::Write => FailureKind::OutcomeUnknown,
@@ -203,8 +206,8 @@ pub(super) fn lost_answer_kind(side: Side) -> FailureKind {
 }
 
 /// S3's error codes: <https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>
-fn by_code(side: Side, during: Operation, said: &ErrorBody) -> Option<FailureKind> {
-    let (code, message) = (said.code.as_str(), said.message.as_str());
+fn by_code(side: Side, during: Operation, body: &ErrorBody) -> Option<FailureKind> {
+    let (code, message) = (body.code.as_str(), body.message.as_str());
     let kind = match code {
         "SlowDown"
         | "ServiceUnavailable"
@@ -214,12 +217,12 @@ fn by_code(side: Side, during: Operation, said: &ErrorBody) -> Option<FailureKin
         | "KMS.ThrottlingException"
         | "TooManyRequestsException" => FailureKind::Throttled,
         "PreconditionFailed" => FailureKind::PreconditionFailed,
-        // What the write was to go over is not there any more.
-        "NoSuchKey" | "NoSuchVersion" if said.status == 404 && is_append(side, during) => {
+        // The entry that the write was to replace is not there any more.
+        "NoSuchKey" | "NoSuchVersion" if body.status == 404 && is_append(side, during) => {
             FailureKind::PreconditionFailed
         }
-        "NoSuchKey" | "NoSuchVersion" if said.status == 404 => absence_kind(side),
-        "MethodNotAllowed" if said.is_marker => absence_kind(side),
+        "NoSuchKey" | "NoSuchVersion" if body.status == 404 => absence_kind(side),
+        "MethodNotAllowed" if body.is_marker => absence_kind(side),
         // S3 never gave such an id to a version, so there is none of it; any client that may write
         // to the queue can name it.
         "InvalidArgument" if is_of_version(during) && message.contains("version id") => {
@@ -234,7 +237,7 @@ fn by_code(side: Side, during: Operation, said: &ErrorBody) -> Option<FailureKin
         | "InternalError"
         | "KMS.InternalException"
         | "KMS.DependencyTimeoutException" => lost_answer_kind(side),
-        // Clocks and tokens mend without the task's doing.
+        // Clocks and tokens recover without the task's doing.
         "ExpiredToken" | "RequestTimeTooSkewed" | "InvalidToken" | "ExpiredTokenException" => {
             FailureKind::Unauthenticated
         }
@@ -255,23 +258,25 @@ fn by_code(side: Side, during: Operation, said: &ErrorBody) -> Option<FailureKin
         "InvalidRequest" if message.contains("Object Lock") => {
             FailureKind::NeedsOperator(Reason::DstBucketObjectLockConfigMissing)
         }
-        "InvalidArgument" | "InvalidRequest" if said.minds_header() => FailureKind::NotImplemented,
-        _ => FailureKind::NeedsOperator(reason(side, during, said)?),
+        "InvalidArgument" | "InvalidRequest" if body.refuses_header() => {
+            FailureKind::NotImplemented
+        }
+        _ => FailureKind::NeedsOperator(reason(side, during, body)?),
     };
     Some(kind)
 }
 
 /// Codes that stay until an operator changes something, by the name that native replication has for
 /// it.
-fn reason(side: Side, during: Operation, said: &ErrorBody) -> Option<Reason> {
-    let reason = match said.code.as_str() {
+fn reason(side: Side, during: Operation, body: &ErrorBody) -> Option<Reason> {
+    let reason = match body.code.as_str() {
         "NoSuchBucket" => pick_by_side(side, Reason::SrcBucketNotFound, Reason::DstBucketNotFound),
         "PermanentRedirect"
         | "TemporaryRedirect"
         | "Redirect"
         | "IllegalLocationConstraintException" => region_reason(side),
         // It is also what a malformed date is called.
-        "AuthorizationHeaderMalformed" if said.elsewhere.is_some() => region_reason(side),
+        "AuthorizationHeaderMalformed" if body.elsewhere.is_some() => region_reason(side),
         // A key that the service does not recognise, or whose secret is another, permits nothing
         // until an operator changes it.
         "AccessDenied" | "AllAccessDisabled" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" => {
@@ -292,7 +297,7 @@ fn reason(side: Side, during: Operation, said: &ErrorBody) -> Option<Reason> {
     Some(reason)
 }
 
-/// Codes that are not listed here: the status says what class they are of.
+/// Classifies codes that are not listed here, by their status.
 fn by_class(side: Side, during: Operation, status: u16) -> FailureKind {
     match status {
         401 | 403 => FailureKind::NeedsOperator(denied_reason(side, during)),
@@ -306,21 +311,21 @@ fn by_class(side: Side, during: Operation, status: u16) -> FailureKind {
     }
 }
 
-/// Answers without a code: those to a HEAD have no text, and all others are not S3's. Nothing of
-/// them is definite but headers that S3 alone sends.
-fn by_status(side: Side, said: &ErrorBody) -> FailureKind {
-    match said.status {
-        _ if said.is_redirect() => FailureKind::NeedsOperator(region_reason(side)),
-        404 | 405 if said.is_marker => absence_kind(side),
+/// Classifies answers without a code: those to a HEAD have no text, and all others are not S3's.
+/// Nothing in them is definite but headers that S3 alone sends.
+fn by_status(side: Side, body: &ErrorBody) -> FailureKind {
+    match body.status {
+        _ if body.is_redirect() => FailureKind::NeedsOperator(region_reason(side)),
+        404 | 405 if body.is_marker => absence_kind(side),
         429 => FailureKind::Throttled,
-        // A HEAD is slowed down without a word; of a write that something in between answers
-        // nothing is known.
+        // A HEAD is throttled without a code; the outcome of a write that a proxy answers is not
+        // known.
         503 if side != Side::Write => FailureKind::Throttled,
         _ => lost_answer_kind(side),
     }
 }
 
-/// Says what it is that a version, or a key, is not there.
+/// Returns the kind of failure that a missing version, or key, is.
 fn absence_kind(side: Side) -> FailureKind {
     match side {
         Side::Source => FailureKind::SourceVersionMissing,
@@ -328,7 +333,8 @@ fn absence_kind(side: Side) -> FailureKind {
     }
 }
 
-/// Says whether a request puts something on top of a key, and names nothing but what it goes over.
+/// Says whether a request writes a new version on top of a key, and names at most the entry that it
+/// replaces.
 fn is_append(side: Side, during: Operation) -> bool {
     side == Side::Write
         && matches!(
@@ -337,7 +343,7 @@ fn is_append(side: Side, during: Operation) -> bool {
         )
 }
 
-/// Says whether a request names a version, as an event or a stamp may have told it.
+/// Says whether a request names a version, which may come from an event or a stamp.
 fn is_of_version(during: Operation) -> bool {
     matches!(
         during,

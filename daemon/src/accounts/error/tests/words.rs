@@ -37,7 +37,7 @@ fn words_name_the_operation_the_code_and_the_thing() {
     let asked = coded(400, "InvalidArgument", "").with_request("x-amz-storage-class".to_owned());
     assert_eq!(
         words(Side::Write, PutObject, asked),
-        "PutObject was refused (RequestRefused): answered 400 InvalidArgument, without saying what it minds; the request \
+        "PutObject was refused (RequestRefused): answered 400 InvalidArgument, without a message; the request \
          has x-amz-storage-class"
     );
     assert_eq!(
