@@ -99,7 +99,7 @@ fn timeouts(attempt: Duration) -> TimeoutConfig {
         .build()
 }
 
-// The client must be more patient than the longest poll.
+// Longer than the longest poll.
 const POLL_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Accounts {
@@ -223,7 +223,7 @@ impl AccountClients {
             return self.wire.send(call()).await;
         }
         let refusal = match self.wire.send(call().checksums()).await {
-            Err(refusal) if minds_checksums(&refusal.failure) => refusal,
+            Err(refusal) if may_refuse_checksums(&refusal.failure) => refusal,
             sent => return sent,
         };
         let plain = self.wire.send(call()).await?;
@@ -236,9 +236,9 @@ impl AccountClients {
     }
 }
 
-/// Says whether a refusal is of the question for checksums, or may be: nothing else that is
-/// optional goes with it.
-fn minds_checksums(failure: &Failure) -> bool {
+/// Says whether a refusal is, or may be, about the request for checksums: the request makes use of
+/// no other optional feature.
+fn may_refuse_checksums(failure: &Failure) -> bool {
     let may_be = failure
         .header
         .as_deref()

@@ -81,8 +81,8 @@ impl Ledger {
         blocking::run_blocking(|| self.store.sync_log())
     }
 
-    /// Lists what is known of a key at a destination. Where a record is damaged that is nothing, as
-    /// after a lost disk: it is read back from the destination.
+    /// Lists the replicas on record of a key. Where a record is damaged there are none, as after a
+    /// lost disk: they are read back from the destination.
     pub(crate) fn replicas_of(&self, target: &TargetKey) -> Result<Vec<Replica>, Failure> {
         damaged_as_absent(self.scan_records(&Replica::key_prefix(target)))
     }
@@ -92,8 +92,8 @@ impl Ledger {
         self.put(&replica.address(target), replica)
     }
 
-    /// Records that a version of the destination holds other bytes than were sent, so that nothing
-    /// it says is believed.
+    /// Records that a version of the destination holds other bytes than were sent, so that its stamp
+    /// is not trusted.
     pub(crate) fn record_refuted(
         &self,
         target: &TargetKey,
@@ -120,8 +120,8 @@ impl Ledger {
     }
 
     /// Returns the multipart upload in progress for a key, with its parts by number. Parts that
-    /// cannot be read are uploaded again; a damaged record of the upload itself holds the key up as
-    /// long as what it told of may appear.
+    /// cannot be read are uploaded again; a damaged record of the upload itself delays the key as
+    /// long as the upload may appear.
     pub(crate) fn upload_of(&self, target: &TargetKey) -> Result<Option<(Upload, Parts)>, Failure> {
         let upload = match self.get_record::<Upload>(&Upload::db_key(target)) {
             Err(ReadError::Damaged(_)) => {
@@ -161,7 +161,7 @@ impl Ledger {
             Ok(read) => read
                 .iter()
                 .for_each(|part| batch.delete(part.address(target).key_bytes())),
-            // Unread, which later reads pay for: so not always.
+            // Deletes unread records; later reads pay for the range, so not always.
             Err(ReadError::Damaged(_)) => {
                 batch.delete_range(parts.key_bytes(), parts.clone().end().key_bytes());
             }
@@ -374,9 +374,9 @@ const APPEARS_WITHIN: Duration = COMPLETE_TIMEOUT_MAX.saturating_add(LANDING);
 // A damaged block holds fewer records; the keys beyond begin to wait when there is room.
 const DAMAGED_UPLOADS_MAX: usize = 1000;
 
-/// Takes what is damaged for absent. That is for records that are read back, or that a message in a
-/// queue stands behind, or for parts, which are uploaded again: no upload, which may yet appear,
-/// and no rule's beginning is among them.
+/// Treats a damaged record as absent. That is for records that are read back, or whose message is
+/// in a dead-letter queue, or for parts, which are uploaded again; not for uploads, which may yet
+/// appear, nor for the start of a rule.
 fn damaged_as_absent<T: Default>(read: Result<T, ReadError>) -> Result<T, Failure> {
     match read {
         Err(ReadError::Damaged(_)) => Ok(T::default()),

@@ -8,7 +8,6 @@
 
 mod body;
 mod connector;
-mod credentials;
 mod request;
 mod response;
 mod signer;
@@ -42,10 +41,9 @@ use crate::metrics::Metrics;
 pub(crate) use body::BodyChunks;
 pub(crate) use body::{BodyReader, Filled};
 pub(crate) use connector::{Bounds, NoTls, TruncatedAnswer, connect, is_unsent};
-pub(crate) use credentials::Keeper;
 pub(crate) use request::{CHECKSUM_MODE, PageRequest, S3Request};
 pub(crate) use response::{ResponseHead, S3Error, S3Response, USER};
-pub(crate) use signer::Signer;
+pub(crate) use signer::{Keeper, Signer};
 
 /// One account's way to S3.
 #[derive(Debug)]

@@ -110,7 +110,7 @@ pub(crate) struct Capabilities {
     lacks: Mutex<BTreeMap<Feature, Lack>>,
     /// How often in a row each condition was refused that a fresh read says holds.
     contradictions: Mutex<BTreeMap<Feature, u32>>,
-    tells_markers: AtomicBool,
+    marker_headers: AtomicBool,
     counts_tags: AtomicBool,
     hashes_parts: AtomicBool,
     keeps_tags: [OnceLock<bool>; 3],
@@ -150,7 +150,7 @@ impl Capabilities {
             allows_conditions,
             lacks: Mutex::default(),
             contradictions: Mutex::default(),
-            tells_markers: AtomicBool::new(false),
+            marker_headers: AtomicBool::new(false),
             counts_tags: AtomicBool::new(false),
             hashes_parts: AtomicBool::new(false),
             keeps_tags: Default::default(),
@@ -227,13 +227,13 @@ impl Capabilities {
     }
 
     /// Records that a HEAD of a deleted key named its delete marker.
-    pub(crate) fn told_marker(&self) {
-        self.tells_markers.store(true, Ordering::Relaxed);
+    pub(crate) fn record_marker_header(&self) {
+        self.marker_headers.store(true, Ordering::Relaxed);
     }
 
     /// Says whether a 404 without a delete marker's headers proves that there is none.
-    pub(crate) fn tells_markers(&self) -> bool {
-        self.tells_markers.load(Ordering::Relaxed)
+    pub(crate) fn sends_marker_headers(&self) -> bool {
+        self.marker_headers.load(Ordering::Relaxed)
     }
 
     /// Records that an answer said how many tags an object has.
