@@ -45,11 +45,11 @@ pub(crate) struct AccountClients {
     /// For requests that are safe to repeat: the SDK retries them.
     pub(crate) s3: aws_sdk_s3::Client,
     /// For writes that readers see: sent once, because after a lost answer only a fresh read
-    /// tells whether to send again (protocol rule 5).
+    /// shows whether to send again (protocol rule 5).
     pub(crate) s3_once: aws_sdk_s3::Client,
     pub(crate) sqs: aws_sdk_sqs::Client,
     pub(crate) capabilities: Arc<Capabilities>,
-    /// The principal that begins its uploads, as their list names it, once that is known.
+    /// The principal that begins its uploads, as lists of uploads name it, once that is known.
     pub(crate) principal: Arc<OnceLock<String>>,
     /// Whether the endpoint is AWS itself, whose documented behaviour can be relied on.
     pub(crate) is_aws: bool,
@@ -339,7 +339,7 @@ impl Intercept for SdkInterceptor {
     }
 
     /// Some stores answer 411 to a DELETE or POST without a length. It comes after the signature:
-    /// something in between may drop what says nothing.
+    /// a proxy may drop it.
     fn modify_before_transmit(
         &self,
         context: &mut BeforeTransmitInterceptorContextMut<'_>,

@@ -65,7 +65,7 @@ pub struct Status {
     /// Buckets and keys that are throttled, or whose circuit is open.
     pub degraded: Vec<DegradedDependency>,
     /// What keeps the ledger from being relied on, if anything does; what is parked may then be
-    /// more than is told.
+    /// more than is shown.
     #[serde(default)]
     pub ledger: Option<String>,
     /// What is wrong with the set-up, if another daemon was seen where there may be one only.
@@ -112,7 +112,7 @@ pub(crate) const COMMAND: &str = "x-s3-replicator";
 // the next one, so that half-sent requests keep no client out.
 const CONNECTIONS_MAX: usize = 64;
 
-// Clients send their few lines at once.
+// Clients send the few lines of a request at once.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 // The longest answer, to a retry, is given up after a minute; the rest is for a slow reader of a
@@ -126,7 +126,7 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 const PAUSE: Duration = Duration::from_millis(200);
 
 impl Admin {
-    /// Serves until told to stop.
+    /// Serves until `stop` is cancelled.
     pub(crate) async fn run(self, listener: TcpListener, stop: CancellationToken) {
         let known_hosts = middleware::from_fn_with_state(Arc::clone(&self.hosts), refuse_foreign);
         let router = Router::new()
@@ -248,7 +248,7 @@ impl Admin {
     }
 }
 
-/// Serves until told to stop; requests that have arrived by then are answered.
+/// Serves until `stop` is cancelled; requests that have arrived by then are answered.
 async fn serve(router: Router, listener: TcpListener, stop: CancellationToken) {
     let mut connections = JoinSet::new();
     let mut oldest_first = VecDeque::<AbortHandle>::new();
@@ -471,7 +471,7 @@ mod tests {
     /// Answers as a dispatch does that has nothing in flight.
     async fn answer(asked: &mut mpsc::Receiver<Command>) {
         let Some(Command::Stats(asker)) = asked.recv().await else {
-            panic!("nobody asked")
+            panic!("no command came")
         };
         asker.send(InFlightStats::default()).unwrap();
     }
@@ -512,9 +512,9 @@ mod tests {
         let at_work = admin.engine.watchdog.at_work(&target);
         tokio::time::advance(Duration::from_secs(901)).await;
         admin.engine.watchdog.record_progress();
-        let (told, ()) = tokio::join!(health(&admin), answer(&mut asked));
+        let (answer, ()) = tokio::join!(health(&admin), answer(&mut asked));
         assert_eq!(
-            told,
+            answer,
             red("s3://replicas/hangs is worked on and has not moved for 901 s")
         );
         assert_eq!(

@@ -71,7 +71,7 @@ impl Ledger {
         self.store.health.wait_for_recovery().await;
     }
 
-    /// Tells what is wrong with the ledger, and for how long.
+    /// Returns what is wrong with the ledger, and for how long.
     pub(crate) fn health(&self) -> &LedgerHealth {
         &self.store.health
     }
@@ -340,7 +340,7 @@ impl Ledger {
     ) -> Result<(), ReadError> {
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(prefix.clone().end().key_bytes());
-        // Filters tell at once that a key has no records; for a whole table they cannot.
+        // Filters show at once that a key has no records; for a whole table they cannot.
         match records::has_target(prefix.key_bytes()) {
             true => options.set_prefix_same_as_start(true),
             false => options.set_total_order_seek(true),

@@ -43,8 +43,8 @@ pub(super) struct Directory {
 /// The sequence number up to which the log was synced, in a file beside RocksDB's own. RocksDB
 /// itself cannot tell a log that ends early from one that a crash cut short: it takes both for the
 /// end. What was synced was promised, so a ledger that has less is damaged; what came after, a
-/// crash may take. The mark is written after the log is on disk. A new one gets its name when it is
-/// on disk itself; later ones need no sync: after a power cut an older one is as true.
+/// crash may take. The mark is written after the log is on disk. Its file gets its name when it is
+/// on disk itself; later writes need no sync: after a power cut an older mark is as true.
 #[derive(Debug)]
 pub(super) struct Mark {
     file: File,
@@ -55,7 +55,7 @@ const LOCK: &str = "lock";
 const LEDGER: &str = "ledger";
 const PROBE: &str = ".probe-";
 
-// The names that this program gives begin so; `ledger repair` puts others beside the ledger.
+// The names that this program gives begin so; those of `ledger repair` begin like the ledger's.
 const OURS: [&str; 4] = [LOCK, LEDGER, PROBE, "stopped"];
 
 impl Directory {
@@ -119,7 +119,7 @@ pub(super) fn repaired_of(ledger: &Path) -> PathBuf {
     ledger.with_extension("repaired")
 }
 
-/// Writes and removes a file: permission bits alone do not tell of a read-only or full disk.
+/// Writes and removes a file: permission bits do not show that a disk is read-only or full.
 fn probe_directory(state_dir: &Path) -> io::Result<()> {
     let path = state_dir.join(format!("{PROBE}{}", std::process::id()));
     let written = fs::write(&path, b"s3-replicator");
@@ -181,22 +181,9 @@ impl Mark {
         parse_mark(&text).ok_or_else(damaged).map(Some)
     }
 
-    pub(super) fn write(ledger: &Path, synced: u64) -> io::Result<Self> {
-        let path = ledger.join(MARK);
-        if !path.exists() {
-            Self::create(ledger, &path, synced)?;
-        }
-        let file = OpenOptions::new().write(true).open(path)?;
-        file.write_all_at(mark_text(synced).as_bytes(), 0)?;
-        Ok(Self {
-            file,
-            synced: Mutex::new(synced),
-        })
-    }
-
     /// Makes the file under another name first: one that a kill or a power cut left empty would be
     /// a damaged mark.
-    fn create(ledger: &Path, path: &Path, synced: u64) -> io::Result<()> {
+    pub(super) fn write(ledger: &Path, synced: u64) -> io::Result<Self> {
         let unnamed = ledger.join(UNNAMED_MARK);
         let file = OpenOptions::new()
             .create(true)
@@ -206,8 +193,12 @@ impl Mark {
             .open(&unnamed)?;
         file.write_all_at(mark_text(synced).as_bytes(), 0)?;
         file.sync_all()?;
-        fs::rename(unnamed, path)?;
-        File::open(ledger)?.sync_all()
+        fs::rename(unnamed, ledger.join(MARK))?;
+        File::open(ledger)?.sync_all()?;
+        Ok(Self {
+            file,
+            synced: Mutex::new(synced),
+        })
     }
 
     pub(super) fn advance(&self, reached: u64) -> io::Result<()> {

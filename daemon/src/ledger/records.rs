@@ -70,7 +70,7 @@ pub(crate) struct Replica {
     /// Why there is none; no rule takes the version if that is not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<Reason>,
-    /// When this daemon was told that it had landed, by the destination's clock.
+    /// When the destination confirmed this daemon's write, by the destination's clock.
     #[serde(
         default,
         with = "time::serde::timestamp::milliseconds::option",
@@ -90,7 +90,7 @@ pub(crate) struct Replica {
     pub(crate) tags_seen: bool,
 }
 
-/// How a version was settled.
+/// What became of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ReplicaState {
     /// It has a replica.
@@ -216,7 +216,7 @@ pub(crate) struct Refuted {
 
 impl Replica {
     /// Says whether its source has this id. A compact stamp of a version that the source did not
-    /// list told a digest of it.
+    /// list has a digest of it.
     pub(crate) fn is_of(&self, id: &VersionId) -> bool {
         let version = VersionRef::new(id.clone(), self.source.last_modified, None);
         self.source.id == *id || stamp::names_version(&self.source, &version)

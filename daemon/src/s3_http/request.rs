@@ -116,7 +116,7 @@ impl<'a> S3Request<'a> {
             .fold(call, |call, (name, value)| call.query(name, value))
     }
 
-    /// Writes an object; sent once, because after a lost answer only a fresh read tells whether to
+    /// Writes an object; sent once, because after a lost answer only a fresh read shows whether to
     /// send it again (protocol rule 5).
     pub(crate) fn put_object(bucket: &'a Bucket, key: &'a Key, body: BodyChunks) -> Self {
         let call = Self::new(Side::Write, PutObject, Method::PUT, bucket, Some(key))

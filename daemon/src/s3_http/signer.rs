@@ -246,8 +246,7 @@ fn sha256(body: &BodyChunks) -> String {
 pub(crate) struct Keeper {
     provider: SharedCredentialsProvider,
     kept: Mutex<Option<Kept>>,
-    /// The task that finds the credentials at their end fetches new ones; the other tasks wait, and
-    /// share a refusal.
+    /// Held while new credentials are fetched; the other tasks wait, and share a refusal.
     last: tokio::sync::Mutex<Option<Fetch>>,
 }
 
@@ -523,7 +522,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_for_credentials_shares_the_refusal() {
+    async fn tasks_that_wait_for_credentials_share_the_refusal() {
         let (giver, keeper) = Giver::new(None);
         let all =
             futures::future::join_all((0..100).map(|_| keeper.credentials(clock::now()))).await;
@@ -531,7 +530,7 @@ mod tests {
         assert_eq!(giver.asked(), 1);
         tokio::time::advance(FETCHED_EVERY).await;
         assert!(keeper.credentials(clock::now()).await.is_err());
-        assert_eq!(giver.asked(), 2, "who comes later asks anew");
+        assert_eq!(giver.asked(), 2, "a later request fetches anew");
     }
 
     /// Sends ten requests a second with credentials that live so long, and returns how often those

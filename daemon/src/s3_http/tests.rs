@@ -500,9 +500,9 @@ proptest! {
         let both = Both::new(Some("http://store.example:9000"), true);
         let (bucket, key) = (Bucket::try_from("archive").unwrap(), Key::try_from("a").unwrap());
         let name = HeaderName::from_static("x-amz-meta-owner");
-        let told = HeaderMap::from_iter([(name, HeaderValue::from_bytes(&value).unwrap())]);
+        let headers = HeaderMap::from_iter([(name, HeaderValue::from_bytes(&value).unwrap())]);
         for call in [S3Request::put_object(&bucket, &key, content()), S3Request::create_multipart_upload(&bucket, &key)] {
-            both.runtime.block_on(both.wire.send(call.headers(told.clone()))).unwrap();
+            both.runtime.block_on(both.wire.send(call.headers(headers.clone()))).unwrap();
             let seen = both.tap.0.lock().unwrap().pop().unwrap();
             prop_assert_eq!(seen.bytes("x-amz-meta-owner"), Some(&value[..]));
             prop_assert!(seen.header("authorization").unwrap().contains(";x-amz-meta-owner"));
@@ -586,7 +586,7 @@ async fn a_write_is_not_sent_after_its_deadline_however_long_the_credentials_tak
 }
 
 #[test]
-fn bodies_go_unsigned_only_where_nobody_can_change_them() {
+fn bodies_go_unsigned_only_over_tls_or_within_the_machine() {
     let private = [
         "https://b.s3.eu-west-1.amazonaws.com",
         "http://127.0.0.1:4566/b",
