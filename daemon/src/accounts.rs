@@ -2,8 +2,6 @@
 
 pub(crate) mod capabilities;
 pub(crate) mod error;
-pub(crate) mod owner;
-mod request_counter;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -12,40 +10,46 @@ use std::time::Duration;
 use aws_config::retry::RetryConfig;
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, Region};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::ProvideCredentials;
 use aws_sdk_s3::config::{
     RequestChecksumCalculation, ResponseChecksumValidation, SharedCredentialsProvider,
 };
+use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::http::{SharedHttpClient, SharedHttpConnector, http_client_fn};
+use aws_smithy_runtime_api::client::interceptors::Intercept;
+use aws_smithy_runtime_api::client::interceptors::context::{
+    BeforeTransmitInterceptorContextMut, FinalizerInterceptorContextRef,
+};
+use aws_smithy_runtime_api::client::orchestrator::Metadata;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::config_bag::ConfigBag;
+use http::HeaderValue;
 use replicator_config::{Account, ConditionalWrites, Service};
-use serde::{Deserialize, Serialize};
-
-use aws_config::SdkConfig;
 use replicator_core::failure::{Failure, FailureKind, error_chain};
+use serde::{Deserialize, Serialize};
 
 use crate::metrics::Metrics;
 use crate::s3_http::{
-    self, Bounds, BucketEndpoints, Keeper, S3Error, S3Http, S3Request, S3Response, Signer,
+    self, Bounds, BucketEndpoints, EXPECTED_OWNER, Keeper, REQUEST_TIMEOUT, S3Error, S3Http,
+    S3Request, S3Response, Signer, expected_owner,
 };
 use capabilities::{Capabilities, DisabledFeature, Feature};
-use owner::Owner;
-use request_counter::RequestCounter;
 
 /// An account's clients.
 #[derive(Debug, Clone)]
 pub(crate) struct AccountClients {
     pub(crate) name: Arc<str>,
     /// For requests that come with every object.
-    pub(crate) wire: S3Http,
+    pub(crate) wire: Arc<S3Http>,
     /// For requests that are safe to repeat: the SDK retries them.
     pub(crate) s3: aws_sdk_s3::Client,
     /// For writes that readers see: sent once, because after a lost answer only a fresh read
-    /// tells whether to send again (protocol rule 5).
+    /// shows whether to send again (protocol rule 5).
     pub(crate) s3_once: aws_sdk_s3::Client,
     pub(crate) sqs: aws_sdk_sqs::Client,
     pub(crate) capabilities: Arc<Capabilities>,
-    /// The principal that begins its uploads, as their list names it, once that is known.
+    /// The principal that begins its uploads, as lists of uploads name it, once that is known.
     pub(crate) principal: Arc<OnceLock<String>>,
     /// Whether the endpoint is AWS itself, whose documented behaviour can be relied on.
     pub(crate) is_aws: bool,
@@ -83,18 +87,19 @@ pub struct FarOffClock {
 
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Requests whose deadline no rule of the protocol depends on have this long to be answered.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
-
 /// Returns a client's settings with another deadline for each attempt.
 pub(crate) fn attempt_deadline(timeout: Duration) -> aws_sdk_s3::config::Builder {
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .operation_attempt_timeout(timeout);
-    aws_sdk_s3::config::Builder::new().timeout_config(timeouts.build())
+    aws_sdk_s3::config::Builder::new().timeout_config(timeouts(timeout))
 }
 
-// The client must be more patient than the longest poll.
+fn timeouts(attempt: Duration) -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .operation_attempt_timeout(attempt)
+        .build()
+}
+
+// Longer than the longest poll.
 const POLL_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Accounts {
@@ -102,34 +107,31 @@ impl Accounts {
     pub(crate) async fn connect(
         accounts: &BTreeMap<String, Account>,
         metrics: &Metrics,
-        given: Option<&AwsOverride>,
+        overrides: Option<&AwsOverride>,
     ) -> Result<Self, s3_http::NoTls> {
-        let connector = given.map_or_else(s3_http::connect, |given| Ok(given.connector.clone()))?;
+        let connector =
+            overrides.map_or_else(s3_http::connect, |given| Ok(given.connector.clone()))?;
         let mut by_name = BTreeMap::new();
         for (name, account) in accounts {
             let bounds = Bounds::new(name);
-            let config = match given {
+            let sdk = match overrides {
                 Some(given) => {
-                    let client = given
-                        .sdk
-                        .http_client()
-                        .map(|client| bounds.bound_client(client));
+                    let client = given.sdk.http_client();
+                    let client = client.map(|client| bounds.bound_client(client));
                     let region = Region::new(account.region.clone());
-                    let mut config = given.sdk.to_builder().region(region);
-                    config.set_http_client(client);
-                    config.build()
+                    let mut sdk = given.sdk.to_builder().region(region);
+                    sdk.set_http_client(client);
+                    sdk.build()
                 }
                 None => {
                     let connector = connector.clone();
                     let client = http_client_fn(move |_, _| connector.clone());
-                    Box::pin(credentials(account, bounds.bound_client(client))).await
+                    Box::pin(load_sdk_config(account, bounds.bound_client(client))).await
                 }
             };
             let network = (connector.clone(), bounds);
-            by_name.insert(
-                name.clone(),
-                AccountClients::connect(account, &config, network, metrics),
-            );
+            let clients = AccountClients::connect(account, sdk, network, metrics);
+            by_name.insert(name.clone(), clients);
         }
         Ok(Self { by_name })
     }
@@ -145,7 +147,7 @@ impl Accounts {
     /// Lists the accounts whose services' clocks are too far from ours.
     pub(crate) fn far_off_clocks(&self) -> Vec<FarOffClock> {
         let clock = |access: &AccountClients| {
-            let ahead_seconds = access.wire.far_off_clock()?;
+            let ahead_seconds = access.wire.bounds.far_off()?;
             Some(FarOffClock {
                 account: access.name.to_string(),
                 ahead_seconds,
@@ -163,42 +165,51 @@ impl Accounts {
 impl AccountClients {
     fn connect(
         account: &Account,
-        config: &SdkConfig,
-        network: (SharedHttpConnector, Bounds),
+        sdk: SdkConfig,
+        (connector, bounds): (SharedHttpConnector, Bounds),
         metrics: &Metrics,
     ) -> Self {
-        let watch = RequestCounter::new(&account.name, metrics);
-        let keeper = config
+        let keeper = sdk
             .credentials_provider()
             .map(|provider| Arc::new(Keeper::new(provider)));
         let kept = keeper
             .clone()
             .map(|keeper| SharedCredentialsProvider::new(keeper as Arc<dyn ProvideCredentials>));
-        let mut builder = config.to_builder();
-        builder.set_credentials_provider(kept);
-        let config = &builder.build();
-        let way = (BucketEndpoints::new(account, config), Signer::new(keeper));
+        let mut sdk = sdk.into_builder();
+        sdk.set_credentials_provider(kept);
+        let sdk = &sdk.build();
+        let (name, owner) = (
+            Arc::<str>::from(account.name.as_str()),
+            expected_owner(account),
+        );
+        let interceptor = |owner| SdkInterceptor {
+            account: Arc::clone(&name),
+            metrics: metrics.clone(),
+            owner,
+        };
+        let s3 = |retries| s3_client(account, sdk, interceptor(owner.clone()), retries);
+        let endpoint = account.endpoint_of(Service::S3);
+        let is_aws = endpoint.is_none();
+        let conditional = account.conditional_writes;
         Self {
-            name: Arc::from(account.name.as_str()),
-            wire: S3Http::new(&account.name, network, way, metrics),
-            s3: s3_client(
-                account,
-                config,
-                watch.clone(),
-                RetryConfig::standard().with_max_attempts(3),
-            ),
-            s3_once: s3_client(account, config, watch.clone(), RetryConfig::disabled()),
-            sqs: sqs(account, config, watch),
-            capabilities: Arc::new(Capabilities::new(
-                account.conditional_writes != ConditionalWrites::Off,
-            )),
+            wire: Arc::new(S3Http {
+                account: Arc::clone(&name),
+                connector,
+                bounds,
+                endpoints: BucketEndpoints::new(account, sdk),
+                owner: owner.clone(),
+                signer: Signer::new(keeper),
+                metrics: metrics.clone(),
+            }),
+            s3: s3(RetryConfig::standard().with_max_attempts(3)),
+            s3_once: s3(RetryConfig::disabled()),
+            sqs: sqs_client(account, sdk, interceptor(None)),
+            capabilities: Arc::new(Capabilities::new(conditional != ConditionalWrites::Off)),
             principal: Arc::default(),
-            is_aws: account.endpoint_of(Service::S3).is_none(),
-            keeps_conditions: account.endpoint_of(Service::S3).is_none()
-                || account.conditional_writes == ConditionalWrites::On,
-            is_tls: account
-                .endpoint_of(Service::S3)
-                .is_none_or(|endpoint| endpoint.starts_with("https://")),
+            is_aws,
+            keeps_conditions: is_aws || conditional == ConditionalWrites::On,
+            is_tls: endpoint.is_none_or(|endpoint| endpoint.starts_with("https://")),
+            name,
         }
     }
 
@@ -212,7 +223,7 @@ impl AccountClients {
             return self.wire.send(call()).await;
         }
         let refusal = match self.wire.send(call().checksums()).await {
-            Err(refusal) if minds_checksums(&refusal.failure) => refusal,
+            Err(refusal) if may_refuse_checksums(&refusal.failure) => refusal,
             sent => return sent,
         };
         let plain = self.wire.send(call()).await?;
@@ -225,9 +236,9 @@ impl AccountClients {
     }
 }
 
-/// Says whether a refusal is of the question for checksums, or may be: nothing else that is
-/// optional goes with it.
-fn minds_checksums(failure: &Failure) -> bool {
+/// Says whether a refusal is, or may be, about the request for checksums: the request makes use of
+/// no other optional feature.
+fn may_refuse_checksums(failure: &Failure) -> bool {
     let may_be = failure
         .header
         .as_deref()
@@ -237,17 +248,12 @@ fn minds_checksums(failure: &Failure) -> bool {
 
 /// Finds the credentials that sign: of the default chain or a profile, or of the role assumed with
 /// them.
-async fn credentials(account: &Account, client: SharedHttpClient) -> SdkConfig {
+async fn load_sdk_config(account: &Account, client: SharedHttpClient) -> SdkConfig {
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .region(Region::new(account.region.clone()))
         .http_client(client)
         .retry_config(RetryConfig::standard().with_max_attempts(3))
-        .timeout_config(
-            TimeoutConfig::builder()
-                .connect_timeout(CONNECT_TIMEOUT)
-                .operation_attempt_timeout(ATTEMPT_TIMEOUT)
-                .build(),
-        );
+        .timeout_config(timeouts(REQUEST_TIMEOUT));
     if let Some(profile) = &account.profile {
         loader = loader.profile_name(profile);
     }
@@ -276,7 +282,7 @@ async fn credentials(account: &Account, client: SharedHttpClient) -> SdkConfig {
 fn s3_client(
     account: &Account,
     config: &SdkConfig,
-    watch: RequestCounter,
+    interceptor: SdkInterceptor,
     retries: RetryConfig,
 ) -> aws_sdk_s3::Client {
     let mut builder = aws_sdk_s3::config::Builder::from(config)
@@ -284,24 +290,84 @@ fn s3_client(
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
         .retry_config(retries)
-        .interceptor(watch);
+        .interceptor(interceptor);
     // What the environment says of endpoints does not count: features are known by what the file
     // says.
     builder.set_endpoint_url(account.endpoint_of(Service::S3).map(str::to_owned));
-    if let Some(owner) = Owner::from_account(account) {
-        builder = builder.interceptor(owner);
-    }
     aws_sdk_s3::Client::from_conf(builder.build())
 }
 
-fn sqs(account: &Account, config: &SdkConfig, watch: RequestCounter) -> aws_sdk_sqs::Client {
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .operation_attempt_timeout(POLL_TIMEOUT)
-        .build();
+fn sqs_client(
+    account: &Account,
+    config: &SdkConfig,
+    interceptor: SdkInterceptor,
+) -> aws_sdk_sqs::Client {
     let mut builder = aws_sdk_sqs::config::Builder::from(config)
-        .timeout_config(timeouts)
-        .interceptor(watch);
+        .timeout_config(timeouts(POLL_TIMEOUT))
+        .interceptor(interceptor);
     builder.set_endpoint_url(account.endpoint_of(Service::Sqs).map(str::to_owned));
     aws_sdk_sqs::Client::from_conf(builder.build())
+}
+
+/// Adds headers to the requests of the SDK's clients of one account, and counts each attempt by the
+/// answer that it got.
+#[derive(Debug, Clone)]
+pub(crate) struct SdkInterceptor {
+    pub(crate) account: Arc<str>,
+    pub(crate) metrics: Metrics,
+    /// The account that has to own the buckets, if that matters.
+    pub(crate) owner: Option<HeaderValue>,
+}
+
+#[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
+impl Intercept for SdkInterceptor {
+    fn name(&self) -> &'static str {
+        "SdkInterceptor"
+    }
+
+    fn modify_before_signing(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if let Some(owner) = &self.owner {
+            let headers = context.request_mut().headers_mut();
+            headers.try_insert(EXPECTED_OWNER, owner.to_str()?.to_owned())?;
+        }
+        Ok(())
+    }
+
+    /// Some stores answer 411 to a DELETE or POST without a length. It comes after the signature:
+    /// a proxy may drop it.
+    fn modify_before_transmit(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let request = context.request_mut();
+        let has_body = request.body().content_length() != Some(0);
+        if !has_body && !matches!(request.method(), "GET" | "HEAD") {
+            request.headers_mut().insert("content-length", "0");
+        }
+        Ok(())
+    }
+
+    fn read_after_attempt(
+        &self,
+        context: &FinalizerInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let status = context
+            .response()
+            .map_or(0, |response| response.status().as_u16());
+        if let Some(request) = config.load::<Metadata>() {
+            let service = request.service().to_ascii_lowercase();
+            self.metrics
+                .request(&service, request.name(), &self.account, status);
+        }
+        Ok(())
+    }
 }

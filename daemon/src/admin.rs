@@ -1,21 +1,30 @@
-//! What the daemon says of itself over HTTP: metrics, health, readiness, status, failures.
+//! What the daemon says of itself over HTTP: metrics, health, readiness, status, failures. A bounded
+//! number of connections is served at a time, each for a bounded time and one request, that names
+//! this daemon as its own clients do.
 
-mod failures;
-mod listener;
-
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
-use replicator_core::failure::Reason;
+use http::header::{self, HOST};
+use http::uri::Authority;
+use http::{Method, StatusCode};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use replicator_core::failure::{Reason, error_chain};
 use replicator_core::object::without_commands;
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -24,20 +33,18 @@ use crate::accounts::capabilities::DisabledFeature;
 use crate::concurrency::DegradedDependency;
 use crate::dispatch::{Command, InFlightStats};
 use crate::engine::Engine;
+use crate::failures;
 use crate::health::{LivenessFailure, PollStatus, SILENT_AFTER};
 pub use crate::metrics::{Unproved, UnprovedCount};
-pub(crate) use listener::COMMAND;
-use listener::Door;
-use replicator_core::failure::error_chain;
 
 /// What the answers are made from.
 #[derive(Debug, Clone)]
 pub(crate) struct Admin {
     pub(crate) engine: Arc<Engine>,
-    pub(crate) questions: mpsc::Sender<Command>,
+    pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) polls: Arc<Vec<Arc<PollStatus>>>,
     pub(crate) draining: CancellationToken,
-    /// Names under which clients may reach this.
+    /// Names, in lower case, under which clients may reach this, beside addresses and localhost.
     pub(crate) hosts: Arc<[String]>,
 }
 
@@ -58,7 +65,7 @@ pub struct Status {
     /// Buckets and keys that are throttled, or whose circuit is open.
     pub degraded: Vec<DegradedDependency>,
     /// What keeps the ledger from being relied on, if anything does; what is parked may then be
-    /// more than is told.
+    /// more than is shown.
     #[serde(default)]
     pub ledger: Option<String>,
     /// What is wrong with the set-up, if another daemon was seen where there may be one only.
@@ -95,51 +102,79 @@ pub struct QueueStatus {
 // the client gets an answer before it gives up itself: scrapes do after 10 seconds.
 const DISPATCH_TIMEOUT: Duration = Duration::from_secs(5);
 
-const SILENT: &str = "the dispatch does not answer";
+pub(crate) const SILENT: &str = "the dispatch does not answer";
+
+/// The header that every POST has to have. A web page can make a browser send it nowhere but to the
+/// page's own server.
+pub(crate) const COMMAND: &str = "x-s3-replicator";
+
+// A scraper or two, a load balancer, and operators. Beyond that the oldest connection makes way for
+// the next one, so that half-sent requests keep no client out.
+const CONNECTIONS_MAX: usize = 64;
+
+// Clients send the few lines of a request at once.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+// The longest answer, to a retry, is given up after a minute; the rest is for a slow reader of a
+// long list.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(90);
+
+// A key has 1,024 bytes, which a query may have to write as three each.
+const HEAD_BYTES_MAX: usize = 16 << 10;
+
+// Descriptors that ran out come back only as other connections end.
+const PAUSE: Duration = Duration::from_millis(200);
 
 impl Admin {
-    /// Serves until told to stop.
+    /// Serves until `stop` is cancelled.
     pub(crate) async fn run(self, listener: TcpListener, stop: CancellationToken) {
-        let hosts = Arc::clone(&self.hosts);
+        let known_hosts = middleware::from_fn_with_state(Arc::clone(&self.hosts), refuse_foreign);
         let router = Router::new()
             .route("/", get(page))
             .route("/metrics", get(metrics))
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
             .route("/status", get(status))
-            .route("/failures", get(failures::list))
-            .route("/failures/retry", post(failures::retry))
-            .with_state(self);
-        Door { router, hosts }.serve(listener, stop).await;
+            .route("/failures", get(failures::list_parked))
+            .route("/failures/retry", post(failures::retry_parked))
+            .with_state(self)
+            .layer(known_hosts);
+        serve(router, listener, stop).await;
     }
 
     /// Requests from the dispatch what is in flight; `None` when it does not answer in time.
-    async fn ask_board(&self) -> Option<InFlightStats> {
-        let (answer, board) = oneshot::channel();
-        let asked = async {
-            self.questions.send(Command::Stats(answer)).await.ok()?;
-            board.await.ok()
-        };
-        let board = tokio::time::timeout(DISPATCH_TIMEOUT, asked)
-            .await
-            .ok()
-            .flatten();
-        if board.is_none() {
+    pub(crate) async fn in_flight(&self) -> Option<InFlightStats> {
+        let in_flight = self.command(DISPATCH_TIMEOUT, Command::Stats).await;
+        if in_flight.is_none() {
             warn!("{SILENT}");
         }
-        board
+        in_flight
+    }
+
+    /// Sends the dispatch a command and waits for the answer.
+    pub(crate) async fn command<T>(
+        &self,
+        timeout: Duration,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Option<T> {
+        let (sender, answer) = oneshot::channel();
+        let answered = async {
+            self.commands.send(command(sender)).await.ok()?;
+            answer.await.ok()
+        };
+        tokio::time::timeout(timeout, answered).await.ok()?
     }
 
     fn is_ready(&self) -> bool {
         let is_polling = self.polls.iter().all(|poll| poll.is_ready());
         is_polling
             && !self.draining.is_cancelled()
-            && self.engine.ledger.condition().ailment().is_none()
+            && self.engine.ledger.health().problem().is_none()
     }
 
     /// Gathers the figures.
     pub(crate) async fn status(&self) -> Result<Status, String> {
-        let board = self.ask_board().await.ok_or(SILENT)?;
+        let in_flight = self.in_flight().await.ok_or(SILENT)?;
         // An unreadable count shows in the ledger's condition, and is no reason to withhold the
         // rest.
         let counts = self.engine.ledger.parked_counts().unwrap_or_default();
@@ -152,8 +187,8 @@ impl Admin {
             unproved: self
                 .engine
                 .metrics
-                .unproved_counts(board.rules.keys().map(String::as_str)),
-            in_flight: board,
+                .unproved_counts(in_flight.rules.keys().map(String::as_str)),
+            in_flight,
             parked: counts
                 .into_iter()
                 .map(|((rule, reason), tasks)| ParkedCount {
@@ -164,7 +199,7 @@ impl Admin {
                 .collect(),
             queues: self.polls.iter().map(answers).collect(),
             degraded: self.engine.concurrency.degraded_dependencies(),
-            ledger: self.engine.ledger.condition().ailment(),
+            ledger: self.engine.ledger.health().problem(),
             second_daemon: self.engine.second_daemon.ailment(),
             disabled_features: self.engine.accounts.missing_features(),
             clock_skew: self.engine.accounts.far_off_clocks(),
@@ -176,64 +211,136 @@ impl Admin {
         let metrics = &self.engine.metrics;
         // Without an answer the figures are absent, which alerts can see: old ones would look
         // current.
-        let rules = self
-            .ask_board()
-            .await
-            .map(|board| board.rules)
-            .unwrap_or_default();
-        metrics.set_pending(
-            rules
-                .iter()
-                .map(|(rule, pending)| (rule.as_str(), pending.clone())),
-        );
+        let in_flight = self.in_flight().await;
+        metrics.set_pending(in_flight.map(|stats| stats.rules).unwrap_or_default());
         match self.engine.ledger.parked_counts() {
-            Ok(counts) => {
-                metrics.set_parked(
-                    counts
-                        .iter()
-                        .map(|((rule, reason), count)| (rule.as_str(), *reason, *count)),
-                );
-            }
+            Ok(counts) => metrics.set_parked(counts),
             Err(failure) => warn!(error = error_chain(&failure), "cannot count what is parked"),
         }
-        let condition = self.engine.ledger.condition();
-        metrics.set_ledger(condition.ailment().is_none(), condition.trouble_counts());
+        let ledger = self.engine.ledger.health();
+        metrics.set_ledger(ledger.problem().is_none(), ledger.trouble_counts());
         metrics.set_memory("budget", self.engine.budget.total_bytes());
         metrics.set_memory("used", self.engine.budget.used_bytes());
         metrics.render().map_err(|error| error.to_string())
     }
 
     /// Says what keeps the daemon from getting anywhere, if anything does.
-    pub(crate) async fn ailment(&self) -> Option<String> {
-        if let Some(poll) = self
-            .polls
-            .iter()
-            .find(|poll| poll.failing_for().is_some_and(|time| time > SILENT_AFTER))
-        {
+    pub(crate) async fn problem(&self) -> Option<String> {
+        let is_long = |time: Option<Duration>| time.is_some_and(|time| time > SILENT_AFTER);
+        if let Some(poll) = self.polls.iter().find(|poll| is_long(poll.failing_for())) {
             return Some(format!("queue {} cannot be polled", poll.queue));
         }
-        let ledger = self.engine.ledger.condition();
-        if let Some(ailment) = ledger
-            .failing_for()
-            .filter(|time| *time > SILENT_AFTER)
-            .and_then(|_| ledger.ailment())
+        let ledger = self.engine.ledger.health();
+        if is_long(ledger.failing_for())
+            && let Some(problem) = ledger.problem()
         {
-            return Some(ailment);
+            return Some(problem);
         }
-        // A dispatch that hangs settles nothing either: so it is questioned only then.
-        let ailment = self.engine.watchdog.ailment()?;
-        match (self.ask_board().await, ailment) {
-            (Some(board), LivenessFailure::Stalled(_))
-                if board.messages == 0
-                    && board.keys == 0
-                    && !self.engine.watchdog.gave_up_lately() =>
-            {
-                None
-            }
-            (Some(_), ailment) => Some(ailment.to_string()),
-            (None, _) => Some(SILENT.to_owned()),
-        }
+        // A dispatch that hangs makes no progress either: so it is asked only then.
+        let watchdog = &self.engine.watchdog;
+        let failure = watchdog.ailment()?;
+        let Some(in_flight) = self.in_flight().await else {
+            return Some(SILENT.to_owned());
+        };
+        let is_idle = in_flight.messages == 0 && in_flight.keys == 0 && !watchdog.gave_up_lately();
+        let is_stalled = matches!(failure, LivenessFailure::Stalled(_));
+        (!is_stalled || !is_idle).then(|| failure.to_string())
     }
+}
+
+/// Serves until `stop` is cancelled; requests that have arrived by then are answered.
+async fn serve(router: Router, listener: TcpListener, stop: CancellationToken) {
+    let mut connections = JoinSet::new();
+    let mut oldest_first = VecDeque::<AbortHandle>::new();
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        let Ok((stream, _)) =
+            accepted.inspect_err(|error| warn!(%error, "cannot take a connection"))
+        else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        while connections.try_join_next().is_some() {}
+        oldest_first.retain(|connection| !connection.is_finished());
+        if oldest_first.len() >= CONNECTIONS_MAX
+            && let Some(oldest) = oldest_first.pop_front()
+        {
+            oldest.abort();
+            connections.join_next().await;
+        }
+        let answered = answer(stream, router.clone(), stop.clone());
+        oldest_first.push_back(connections.spawn(answered));
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+/// Answers the one request of a connection. A client that breaks off, or takes too long, gets no
+/// answer and no log line.
+async fn answer(stream: TcpStream, router: Router, stop: CancellationToken) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .keep_alive(false);
+    let service = TowerToHyperService::new(router);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let answered = async {
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stop.cancelled() => {
+                // One on which nothing came yet ends at once.
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    };
+    let _broken_off = tokio::time::timeout(CONNECTION_TIMEOUT, answered).await;
+}
+
+/// Refuses what a browser sends for a foreign page: under a name of the page's own, which was made
+/// to lead here (DNS rebinding), or as a command.
+async fn refuse_foreign(
+    State(hosts): State<Arc<[String]>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match foreign(&request, &hosts) {
+        Some(refusal) => refusal,
+        None => next.run(request).await,
+    }
+}
+
+fn foreign<B>(request: &http::Request<B>, hosts: &[String]) -> Option<Response> {
+    let named = request
+        .headers()
+        .get_all(HOST)
+        .iter()
+        .map(|host| host.to_str().unwrap_or_default());
+    let mut named = named.chain(request.uri().authority().map(Authority::as_str));
+    if let Some(host) = named.find(|host| !is_known(host, hosts)) {
+        let text = format!(
+            "host {host:?} is not served here; if your clients say so, add it to `listen_hosts`\n"
+        );
+        return Some((StatusCode::MISDIRECTED_REQUEST, text).into_response());
+    }
+    if request.method() == Method::POST && !request.headers().contains_key(COMMAND) {
+        let text = format!("a POST needs the header {COMMAND}: 1\n");
+        return Some((StatusCode::FORBIDDEN, text).into_response());
+    }
+    None
+}
+
+/// An address is nothing that a name was made to lead to.
+fn is_known(host: &str, hosts: &[String]) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else {
+        return false;
+    };
+    let name = authority
+        .host()
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .trim_end_matches('.');
+    let name = name.to_ascii_lowercase();
+    name.parse::<IpAddr>().is_ok() || name == "localhost" || hosts.contains(&name)
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
@@ -244,9 +351,9 @@ async fn metrics(State(admin): State<Admin>) -> Response {
 }
 
 async fn healthz(State(admin): State<Admin>) -> Response {
-    match admin.ailment().await {
+    match admin.problem().await {
         None => "ok\n".into_response(),
-        Some(ailment) => (StatusCode::SERVICE_UNAVAILABLE, format!("{ailment}\n")).into_response(),
+        Some(problem) => (StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")).into_response(),
     }
 }
 
@@ -259,9 +366,9 @@ async fn readyz(State(admin): State<Admin>) -> Response {
         .iter()
         .filter(|poll| !poll.is_ready())
         .map(|poll| poll.queue.as_str());
-    let text = match admin.engine.ledger.condition().ailment() {
+    let text = match admin.engine.ledger.health().problem() {
         _ if admin.draining.is_cancelled() => "draining\n".to_owned(),
-        Some(ailment) => format!("{ailment}\n"),
+        Some(problem) => format!("{problem}\n"),
         None => format!(
             "not polling yet: {}\n",
             waiting.collect::<Vec<_>>().join(", ")
@@ -272,7 +379,7 @@ async fn readyz(State(admin): State<Admin>) -> Response {
 
 async fn status(State(admin): State<Admin>) -> Response {
     match admin.status().await {
-        Ok(status) => failures::json_response(&status),
+        Ok(status) => json_response(&status),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error).into_response(),
     }
 }
@@ -293,11 +400,24 @@ async fn page(State(admin): State<Admin>) -> Response {
     }
 }
 
+/// Answers with a value as JSON, without what a terminal would take for a command.
+pub(crate) fn json_response(value: &impl Serialize) -> Response {
+    match serde_json::to_string(value) {
+        Ok(json) => {
+            let json = without_commands(&json).into_owned();
+            ([(header::CONTENT_TYPE, "application/json")], json).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
     use axum::body::to_bytes;
+    use http::Request;
+    use http::request::Builder;
     use replicator_core::object::{Bucket, Key};
     use replicator_core::rule::BucketRef;
     use tempfile::TempDir;
@@ -326,12 +446,12 @@ mod tests {
             metrics,
             Failpoints::default(),
         ));
-        let (questions, asked) = mpsc::channel(1);
+        let (commands, asked) = mpsc::channel(1);
         let polls = Arc::new(vec![Arc::new(PollStatus::new("events"))]);
         (
             Admin {
                 engine,
-                questions,
+                commands,
                 polls,
                 draining: CancellationToken::new(),
                 hosts: Arc::default(),
@@ -351,7 +471,7 @@ mod tests {
     /// Answers as a dispatch does that has nothing in flight.
     async fn answer(asked: &mut mpsc::Receiver<Command>) {
         let Some(Command::Stats(asker)) = asked.recv().await else {
-            panic!("nobody asked")
+            panic!("no command came")
         };
         asker.send(InFlightStats::default()).unwrap();
     }
@@ -392,9 +512,9 @@ mod tests {
         let at_work = admin.engine.watchdog.at_work(&target);
         tokio::time::advance(Duration::from_secs(901)).await;
         admin.engine.watchdog.record_progress();
-        let (told, ()) = tokio::join!(health(&admin), answer(&mut asked));
+        let (answer, ()) = tokio::join!(health(&admin), answer(&mut asked));
         assert_eq!(
-            told,
+            answer,
             red("s3://replicas/hangs is worked on and has not moved for 901 s")
         );
         assert_eq!(
@@ -406,5 +526,70 @@ mod tests {
         // The second request waited for a dispatch that never answered, which took its time.
         admin.engine.watchdog.record_progress();
         assert_eq!(health(&admin).await, green());
+    }
+
+    fn refused(request: Builder) -> Option<StatusCode> {
+        let hosts = ["replicator.internal".to_owned()];
+        foreign(&request.body(()).unwrap(), &hosts).map(|answer| answer.status())
+    }
+
+    #[test]
+    fn only_hosts_that_cannot_have_been_made_to_lead_here_are_answered() {
+        let ours = [
+            "127.0.0.1:9478",
+            "10.0.0.7",
+            "[::1]:9478",
+            "[fe80::1]",
+            "localhost:80",
+            "LocalHost",
+            "replicator.INTERNAL.",
+        ];
+        for host in ours {
+            assert_eq!(
+                refused(Request::get("/status").header(HOST, host)),
+                None,
+                "{host}"
+            );
+        }
+        let others = [
+            "evil.example",
+            "evil.example:9478",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "",
+            "a b",
+            "@",
+        ];
+        for host in others {
+            let misdirected = Some(StatusCode::MISDIRECTED_REQUEST);
+            assert_eq!(
+                refused(Request::get("/status").header(HOST, host)),
+                misdirected,
+                "{host}"
+            );
+            let second = Request::get("/status")
+                .header(HOST, "localhost")
+                .header(HOST, host);
+            assert_eq!(refused(second), misdirected, "{host}, after another");
+        }
+        assert_eq!(
+            refused(Request::get("/status")),
+            None,
+            "browsers always say one"
+        );
+        let absolute = Request::get("http://evil.example/status").header(HOST, "localhost");
+        assert_eq!(refused(absolute), Some(StatusCode::MISDIRECTED_REQUEST));
+    }
+
+    #[test]
+    fn a_command_has_a_header_that_no_foreign_page_can_send() {
+        assert_eq!(
+            refused(Request::post("/failures/retry?all")),
+            Some(StatusCode::FORBIDDEN)
+        );
+        assert_eq!(
+            refused(Request::post("/failures/retry?all").header(COMMAND, "1")),
+            None
+        );
     }
 }

@@ -309,9 +309,14 @@ pub(crate) fn md5_digits(text: &str) -> Option<[u8; 16]> {
         .map(u128::to_be_bytes)
 }
 
-/// Writes an MD5 as ETags do.
-pub(crate) fn md5_text(value: &[u8]) -> String {
-    value.iter().map(|byte| format!("{byte:02x}")).collect()
+/// Writes a digest as ETags and signatures do.
+pub(crate) fn hex(digest: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = digest.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits
+        .filter_map(|digit| DIGITS.get(usize::from(digit)))
+        .map(|digit| char::from(*digit))
+        .collect()
 }
 
 /// Computes the checksum that goes along with every body.

@@ -1,19 +1,31 @@
-//! `s3-replicator failures`: what is parked and why, and the command to try it again.
+//! `s3-replicator failures`: what is parked and why, and the command to try it again; how the daemon
+//! answers both over HTTP. Any client that reaches `listen` may give the command: it starts only work
+//! that is due anyway.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::Context;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use replicator_config::Settings;
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use replicator_config::{Settings, suggest_nearest};
+use replicator_core::failure::{Failure, Reason, error_chain};
 use replicator_core::object::{Key, escape_controls};
 use replicator_core::rule::BucketRef;
 use serde::{Deserialize, Serialize};
 use time::format_description::well_known::Rfc3339;
 
+use crate::admin::{Admin, SILENT, json_response};
 use crate::clock;
+use crate::dispatch::Command;
+use crate::ledger::Ledger;
 use crate::ledger::records::ParkedTask;
-use crate::parking::RetrySummary;
+use crate::parking::{Object, ParkedFilter, RetrySummary};
+use crate::process::run_blocking;
 use crate::status::send_request;
 
 /// Which failures a command is about.
@@ -29,37 +41,37 @@ pub struct Which {
 
 /// The answer to `GET /failures`.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct FailureList {
+struct FailureList {
     /// How many there are; the list may stop before.
-    pub(crate) total: u64,
-    pub(crate) failures: Vec<FailureRow>,
+    total: u64,
+    failures: Vec<FailureRow>,
 }
 
 /// One parked task.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct FailureRow {
-    pub(crate) rule: String,
-    pub(crate) source: String,
-    pub(crate) destination: String,
-    pub(crate) key: String,
-    pub(crate) version: Option<String>,
-    pub(crate) action: String,
-    pub(crate) reason: String,
-    pub(crate) detail: String,
-    pub(crate) since: Option<String>,
-    pub(crate) age_seconds: u64,
-    pub(crate) tries: u32,
+struct FailureRow {
+    rule: String,
+    source: String,
+    destination: String,
+    key: String,
+    version: Option<String>,
+    action: String,
+    reason: String,
+    detail: String,
+    since: Option<String>,
+    age_seconds: u64,
+    tries: u32,
 }
 
 // The daemon may have to read through all that is parked.
-const PATIENCE: Duration = Duration::from_secs(75);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// Lists what is parked, as a table or as JSON.
 pub async fn list(settings: &Settings, which: &Which, json: bool) -> anyhow::Result<String> {
     let answer = send_request(
         settings,
         &format!("GET /failures{}", which.query("")),
-        PATIENCE,
+        ANSWER_TIMEOUT,
     )
     .await?;
     if json {
@@ -75,7 +87,7 @@ pub async fn retry(settings: &Settings, which: &Which) -> anyhow::Result<String>
     let answer = send_request(
         settings,
         &format!("POST /failures/retry{}", which.query("all")),
-        PATIENCE,
+        ANSWER_TIMEOUT,
     )
     .await?;
     let retried: RetrySummary =
@@ -113,7 +125,7 @@ impl Which {
 }
 
 impl FailureRow {
-    pub(crate) fn of(task: &ParkedTask) -> Self {
+    fn of(task: &ParkedTask) -> Self {
         Self {
             rule: task.rule.clone(),
             source: s3_url(&task.source, &task.source_key),
@@ -210,6 +222,120 @@ fn retry_summary(retried: &RetrySummary) -> String {
     text
 }
 
+/// Entries of one answer: some MiB, and more than a person reads.
+const LISTED_MAX: usize = 10_000;
+
+// The ledger is read once through before the answer: a minute is enough for some millions.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Answers `GET /failures`.
+pub(crate) async fn list_parked(State(admin): State<Admin>, uri: Uri) -> Response {
+    let filter = match parse_filter(&admin, uri.query().unwrap_or_default()).await {
+        Ok((filter, _)) => filter,
+        Err(refusal) => return refusal.into_response(),
+    };
+    match run_blocking(|| listing(&admin.engine.ledger, &filter)) {
+        Ok(listing) => json_response(&listing),
+        Err(failure) => (StatusCode::INTERNAL_SERVER_ERROR, error_chain(&failure)).into_response(),
+    }
+}
+
+/// Answers `POST /failures/retry`.
+pub(crate) async fn retry_parked(State(admin): State<Admin>, uri: Uri) -> Response {
+    let filter = match parse_filter(&admin, uri.query().unwrap_or_default()).await {
+        Ok((filter, all)) if all || filter != ParkedFilter::default() => filter,
+        Ok(_) => {
+            return bad_request("say what to retry: all, or a rule, a reason or a key")
+                .into_response();
+        }
+        Err(refusal) => return refusal.into_response(),
+    };
+    let command = |answer| Command::Retry(filter, answer);
+    match admin.command(RETRY_TIMEOUT, command).await {
+        Some(Ok(retried)) => json_response(&retried),
+        Some(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, error).into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, SILENT).into_response(),
+    }
+}
+
+type Refusal = (StatusCode, String);
+
+fn bad_request(why: impl Into<String>) -> Refusal {
+    (StatusCode::BAD_REQUEST, why.into())
+}
+
+/// Reads a query such as `rule=orders&reason=DstBucketNotFound`; returns also whether it says
+/// `all`.
+async fn parse_filter(admin: &Admin, query: &str) -> Result<(ParkedFilter, bool), Refusal> {
+    let (mut filter, mut all) = (ParkedFilter::default(), false);
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let value = percent_decode_str(value)
+            .decode_utf8()
+            .map_err(|_| bad_request(format!("{name} is not UTF-8")))?;
+        match name {
+            "all" => all = true,
+            "rule" => filter.rule = Some(known_rule(admin, &value).await?),
+            "reason" => filter.reason = Some(known_reason(&value)?),
+            "key" => {
+                let object = Object::parse_url(&value);
+                filter.object = Some(
+                    object
+                        .ok_or_else(|| bad_request(format!("{value:?} is not s3://bucket/key")))?,
+                );
+            }
+            _ => {
+                return Err(bad_request(format!(
+                    "{name:?} is not known here; all, rule, reason and key are"
+                )));
+            }
+        }
+    }
+    Ok((filter, all))
+}
+
+/// A rule is known if it is in force, or something is parked under its name.
+async fn known_rule(admin: &Admin, name: &str) -> Result<String, Refusal> {
+    let silent = || (StatusCode::SERVICE_UNAVAILABLE, SILENT.to_owned());
+    let mut known: BTreeSet<String> = admin
+        .in_flight()
+        .await
+        .ok_or_else(silent)?
+        .rules
+        .into_keys()
+        .collect();
+    let counts = run_blocking(|| admin.engine.ledger.parked_counts());
+    let counts =
+        counts.map_err(|failure| (StatusCode::INTERNAL_SERVER_ERROR, error_chain(&failure)))?;
+    known.extend(counts.into_keys().map(|(rule, _)| rule));
+    if known.contains(name) {
+        return Ok(name.to_owned());
+    }
+    let hint = suggest_nearest(name, known.iter().map(String::as_str));
+    Err(bad_request(format!("no rule is called {name:?}; {hint}")))
+}
+
+fn known_reason(code: &str) -> Result<Reason, Refusal> {
+    code.parse().map_err(|_| {
+        let hint = suggest_nearest(code, Reason::ALL.iter().map(|reason| reason.as_str()));
+        bad_request(format!("no reason is called {code:?}; {hint}"))
+    })
+}
+
+fn listing(ledger: &Ledger, filter: &ParkedFilter) -> Result<FailureList, Failure> {
+    let mut listing = FailureList::default();
+    ledger.visit_parked(None, |task| {
+        if filter.matches_task(&task) {
+            listing.total += 1;
+            if listing.failures.len() < LISTED_MAX {
+                listing.failures.push(FailureRow::of(&task));
+            }
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(listing)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,6 +373,20 @@ mod tests {
         assert_eq!(
             [0, 59, 60, 3599, 3600, 86_399, 86_400].map(age),
             ["0s", "59s", "1m", "59m", "1h", "23h", "1d"]
+        );
+    }
+
+    #[test]
+    fn a_reason_that_does_not_exist_is_answered_with_the_nearest() {
+        assert_eq!(
+            known_reason("DstBucketNotFound").unwrap(),
+            Reason::DstBucketNotFound
+        );
+        let (status, text) = known_reason("dstbucketnotfond").unwrap_err();
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert!(
+            text.contains("did you mean \"DstBucketNotFound\"?"),
+            "{text}"
         );
     }
 }

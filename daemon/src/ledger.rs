@@ -1,36 +1,35 @@
 //! What is known of every destination, in RocksDB. It makes things cheap and is never the only
 //! copy of a fact that correctness needs: replicas carry stamps, the source has its list.
 
-mod condition;
 mod directory;
 pub mod mend;
 pub(crate) mod records;
 mod store;
-mod unreadable;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use replicator_core::failure::{Failure, Reason};
+use replicator_core::deadline::{COMPLETE_TIMEOUT_MAX, LANDING};
+use replicator_core::failure::Operation;
+use replicator_core::failure::{Failure, FailureKind, Reason};
 use replicator_core::object::Timestamp;
 use rocksdb::{Direction, IteratorMode, ReadOptions, WriteBatch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::process::run_blocking;
-use condition::LedgerHealth;
 use records::{
     DbKey, ParkedTask, Record, Refuted, Removals, Replica, RuleStart, TargetKey, Upload,
     UploadedPart, decode_record, encode,
 };
-use store::{ReadError, Store};
-use unreadable::DamagedUploads;
+use store::{LedgerHealth, ReadError, Store};
 
-pub(crate) use condition::LedgerTrouble;
 pub(crate) use directory::OpenError;
+pub(crate) use store::LedgerTrouble;
 
 /// Handle on the ledger; clones share it.
 #[derive(Debug, Clone)]
@@ -38,8 +37,8 @@ pub(crate) struct Ledger {
     store: Arc<Store>,
     /// Held while removals are counted.
     removals: Arc<Mutex<()>>,
-    /// Uploads whose records are damaged.
-    unreadable: Arc<DamagedUploads>,
+    /// When the damaged record of an upload was seen first, by key.
+    damaged_uploads: Arc<Mutex<HashMap<TargetKey, Instant>>>,
 }
 
 /// The parts of an upload by number.
@@ -51,30 +50,30 @@ impl Ledger {
         Ok(Self {
             store: Arc::new(Store::open(state_dir)?),
             removals: Arc::default(),
-            unreadable: Arc::default(),
+            damaged_uploads: Arc::default(),
         })
     }
 
-    /// Opens the ledger again whenever its disk fails, until told to stop.
-    pub(crate) async fn tend(self, stop: CancellationToken) {
-        let tended = async {
+    /// Opens the ledger again whenever its disk fails, until `stop` is cancelled.
+    pub(crate) async fn reopen_after_failures(self, stop: CancellationToken) {
+        let reopened = async {
             loop {
-                self.store.condition.failing().await;
+                self.store.health.wait_for_failure().await;
                 tokio::time::sleep(REOPENED_EVERY).await;
                 run_blocking(|| self.store.reopen());
             }
         };
-        let _stopped = stop.run_until_cancelled(tended).await;
+        let _stopped = stop.run_until_cancelled(reopened).await;
     }
 
     /// Waits until the ledger takes records.
-    pub(crate) async fn works(&self) {
-        self.store.condition.wait_for_recovery().await;
+    pub(crate) async fn wait_until_writable(&self) {
+        self.store.health.wait_for_recovery().await;
     }
 
-    /// Tells how the ledger is.
-    pub(crate) fn condition(&self) -> &LedgerHealth {
-        &self.store.condition
+    /// Returns what is wrong with the ledger, and for how long.
+    pub(crate) fn health(&self) -> &LedgerHealth {
+        &self.store.health
     }
 
     /// Makes everything written so far survive a power cut.
@@ -82,8 +81,8 @@ impl Ledger {
         run_blocking(|| self.store.sync_log())
     }
 
-    /// Lists what is known of a key at a destination. Where a record is damaged that is nothing, as
-    /// after a lost disk: it is read back from the destination.
+    /// Lists the replicas on record of a key. Where a record is damaged there are none, as after a
+    /// lost disk: they are read back from the destination.
     pub(crate) fn replicas_of(&self, target: &TargetKey) -> Result<Vec<Replica>, Failure> {
         damaged_as_absent(self.scan_records(&Replica::key_prefix(target)))
     }
@@ -93,8 +92,8 @@ impl Ledger {
         self.put(&replica.address(target), replica)
     }
 
-    /// Records that a version of the destination holds other bytes than were sent, so that nothing
-    /// it says is believed.
+    /// Records that a version of the destination holds other bytes than were sent, so that its stamp
+    /// is not trusted.
     pub(crate) fn record_refuted(
         &self,
         target: &TargetKey,
@@ -121,12 +120,12 @@ impl Ledger {
     }
 
     /// Returns the multipart upload in progress for a key, with its parts by number. Parts that
-    /// cannot be read are uploaded again; a damaged record of the upload itself holds the key up as
-    /// long as what it told of may appear.
+    /// cannot be read are uploaded again; a damaged record of the upload itself delays the key as
+    /// long as the upload may appear.
     pub(crate) fn upload_of(&self, target: &TargetKey) -> Result<Option<(Upload, Parts)>, Failure> {
         let upload = match self.get_record::<Upload>(&Upload::db_key(target)) {
             Err(ReadError::Damaged(_)) => {
-                self.unreadable.wait(target)?;
+                self.wait_for_damaged_upload(target)?;
                 self.end_upload(target)?;
                 return Ok(None);
             }
@@ -162,15 +161,36 @@ impl Ledger {
             Ok(read) => read
                 .iter()
                 .for_each(|part| batch.delete(part.address(target).key_bytes())),
-            // Unread, which later reads pay for: so not always.
+            // Deletes unread records; later reads pay for the range, so not always.
             Err(ReadError::Damaged(_)) => {
                 batch.delete_range(parts.key_bytes(), parts.clone().end().key_bytes());
             }
             Err(failed) => return Err(failed.into()),
         }
         self.store.write(|db| db.write(batch))?;
-        self.unreadable.forget_lane(target);
+        self.lock_damaged_uploads().remove(target);
         Ok(())
+    }
+
+    /// Lets a key wait until nothing can appear there that a damaged record was about: an upload may
+    /// appear until its time is over. The record no longer says when that began, so it begins when
+    /// the damage is seen.
+    fn wait_for_damaged_upload(&self, target: &TargetKey) -> Result<(), Failure> {
+        let mut damaged = self.lock_damaged_uploads();
+        let must_wait = |left| Failure::new(FailureKind::MustWait(left), Operation::AccessLedger);
+        if damaged.len() >= DAMAGED_UPLOADS_MAX && !damaged.contains_key(target) {
+            return Err(must_wait(APPEARS_WITHIN));
+        }
+        let since = *damaged.entry(target.clone()).or_insert_with(Instant::now);
+        match APPEARS_WITHIN.saturating_sub(since.elapsed()) {
+            Duration::ZERO => Ok(()),
+            left => Err(must_wait(left)),
+        }
+    }
+
+    fn lock_damaged_uploads(&self) -> MutexGuard<'_, HashMap<TargetKey, Instant>> {
+        let damaged = self.damaged_uploads.lock();
+        damaged.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Visits the multipart uploads in progress, from behind a key's on.
@@ -298,7 +318,7 @@ impl Ledger {
     }
 
     fn put<R: Record>(&self, address: &DbKey, record: &R) -> Result<(), Failure> {
-        let bytes = encode(record).map_err(store::unwritable)?;
+        let bytes = encode(record).map_err(store::transient_failure)?;
         self.store.write(|db| db.put(address.key_bytes(), bytes))
     }
 
@@ -320,8 +340,8 @@ impl Ledger {
     ) -> Result<(), ReadError> {
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(prefix.clone().end().key_bytes());
-        // Filters tell at once that a key has no records; for a whole table they cannot.
-        match records::has_lane(prefix.key_bytes()) {
+        // Filters show at once that a key has no records; for a whole table they cannot.
+        match records::has_target(prefix.key_bytes()) {
             true => options.set_prefix_same_as_start(true),
             false => options.set_total_order_seek(true),
         }
@@ -348,9 +368,15 @@ const REOPENED_EVERY: Duration = Duration::from_secs(5);
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Takes what is damaged for absent. That is for records that are read back, or that a message in a
-/// queue stands behind, or for parts, which are uploaded again: no upload, which may yet appear,
-/// and no rule's beginning is among them.
+/// The longest that an upload may appear after its completion was sent.
+const APPEARS_WITHIN: Duration = COMPLETE_TIMEOUT_MAX.saturating_add(LANDING);
+
+// A damaged block holds fewer records; the keys beyond begin to wait when there is room.
+const DAMAGED_UPLOADS_MAX: usize = 1000;
+
+/// Treats a damaged record as absent. That is for records that are read back, or whose message is
+/// in a dead-letter queue, or for parts, which are uploaded again; not for uploads, which may yet
+/// appear, nor for the start of a rule.
 fn damaged_as_absent<T: Default>(read: Result<T, ReadError>) -> Result<T, Failure> {
     match read {
         Err(ReadError::Damaged(_)) => Ok(T::default()),

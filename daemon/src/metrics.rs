@@ -1,55 +1,87 @@
 //! What Prometheus scrapes: one method per thing that happens, and gauges that are derived from
 //! state at scrape, never counted up and down.
 
-use prometheus::core::Collector;
+use std::collections::BTreeMap;
+
 use prometheus::{
-    Error, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Error, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 use replicator_core::failure::Reason;
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::LedgerTrouble;
 
-/// What was done, or would have been.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    Replicated,
-    Duplicate,
-    Superseded,
-    Skipped,
-    Gone,
-    Parked,
+/// Declares an enum whose variants are the values of a label.
+macro_rules! labels {
+    ($(#[$meta:meta])* $visibility:vis enum $name:ident {
+        $($(#[$doc:meta])* $variant:ident = $label:literal,)*
+    }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        $visibility enum $name {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl $name {
+            #[allow(dead_code, reason = "not every label is listed")]
+            pub(crate) const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// Returns the label as metrics, and records, have it.
+            $visibility fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $label,)*
+                }
+            }
+        }
+    };
+}
+pub(crate) use labels;
+
+labels! {
+    /// What was done, or would have been.
+    pub(crate) enum Outcome {
+        Replicated = "replicated",
+        Duplicate = "duplicate",
+        Superseded = "superseded",
+        Skipped = "skipped",
+        Gone = "gone",
+        Parked = "parked",
+    }
 }
 
-/// What became of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum MessageOutcome {
-    Received,
-    Deleted,
-    DeleteFailed,
-    Released,
-    LeaseLost,
-    Undecodable,
-    UnknownBucket,
-    Ignored,
-    Parked,
+labels! {
+    /// What became of a message.
+    pub(crate) enum MessageOutcome {
+        Received = "received",
+        Deleted = "deleted",
+        DeleteFailed = "delete_failed",
+        Released = "released",
+        LeaseLost = "lease_lost",
+        Undecodable = "undecodable",
+        UnknownBucket = "unknown_bucket",
+        Ignored = "ignored",
+        Parked = "parked",
+    }
 }
 
-/// Why nothing proves that a replica holds the source's bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Unproved {
-    /// The source states no checksum that is known here, and its ETag is no MD5.
-    NothingStated,
-    /// What the source states is of its parts, and where those end is not known.
-    PartsUnknown,
-    /// The proof would cost a second read, or much processor time: `verify = "always"` pays that.
-    CostsTooMuch,
-    /// The destination's answer says nothing that can be compared.
-    AnswerSilent,
-    /// The destination's answer has an ETag that is not the MD5 of what was sent.
-    AnswerDiffers,
+labels! {
+    /// Why nothing proves that a replica holds the source's bytes.
+    #[derive(Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Unproved {
+        /// The source states no checksum that is known here, and its ETag is no MD5.
+        NothingStated = "nothing_stated",
+        /// What the source states is of its parts, and where those end is not known.
+        PartsUnknown = "parts_unknown",
+        /// The proof would cost a second read, or much processor time: `verify = "always"` pays
+        /// that.
+        CostsTooMuch = "costs_too_much",
+        /// The destination's answer says nothing that can be compared.
+        AnswerSilent = "answer_silent",
+        /// The destination's answer has an ETag that is not the MD5 of what was sent.
+        AnswerDiffers = "answer_differs",
+    }
 }
 
 /// How many replicas of a rule were written without a proof, and why.
@@ -74,25 +106,76 @@ pub struct PendingFigures {
     pub oldest_seconds: f64,
 }
 
-/// Every metric of the daemon, registered in one registry.
-#[derive(Debug, Clone)]
-pub(crate) struct Metrics {
-    registry: Registry,
-    operations: IntCounterVec,
-    bytes: IntCounterVec,
-    latency: HistogramVec,
-    operations_pending: IntGaugeVec,
-    bytes_pending: IntGaugeVec,
-    oldest_pending: prometheus::GaugeVec,
-    failures: IntCounterVec,
-    parked: IntGaugeVec,
-    requests: IntCounterVec,
-    memory: IntGaugeVec,
-    ledger_up: IntGauge,
-    ledger_failures: IntCounterVec,
-    messages: IntCounterVec,
-    task_panics: IntCounter,
-    unproved: IntCounterVec,
+/// Declares all metrics, and registers them in one registry.
+macro_rules! metrics {
+    ($($field:ident: $type:ty = $metric:expr;)*) => {
+        /// Every metric of the daemon.
+        #[derive(Debug, Clone)]
+        pub(crate) struct Metrics {
+            registry: Registry,
+            $($field: $type,)*
+        }
+
+        impl Metrics {
+            /// Registers every metric.
+            pub(crate) fn new() -> Result<Self, Error> {
+                let registry = Registry::new_custom(Some("s3_replicator".to_owned()), None)?;
+                $(
+                    let $field: $type = $metric?;
+                    registry.register(Box::new($field.clone()))?;
+                )*
+                Ok(Self { registry, $($field,)* })
+            }
+        }
+    };
+}
+
+metrics! {
+    operations: IntCounterVec = counter("operations_total",
+        "Operations by what became of them.", &["rule", "destination", "operation", "outcome"]);
+    bytes: IntCounterVec = counter("bytes_total",
+        "Bytes of object bodies replicated.", &["rule"]);
+    latency: HistogramVec = histogram(HistogramOpts::new("replication_latency_seconds",
+        "Seconds from the event's time to the replica being durable at the destination."),
+        &["rule", "operation"]);
+    operations_pending: IntGaugeVec = gauge("operations_pending",
+        "Operations received and not yet settled.", &["rule"]);
+    bytes_pending: IntGaugeVec = gauge("bytes_pending",
+        "Bytes of object bodies not yet replicated.", &["rule"]);
+    oldest_pending: GaugeVec = GaugeVec::new(Opts::new("oldest_pending_seconds",
+        "Age in seconds of the oldest event not yet settled."), &["rule"]);
+    failures: IntCounterVec = counter("failures_total",
+        "Refusals, losses and failed attempts, by reason.", &["rule", "reason"]);
+    parked: IntGaugeVec = gauge("parked",
+        "Parked tasks by reason; they are retried on a schedule.", &["rule", "reason"]);
+    requests: IntCounterVec = counter("requests_total",
+        "Requests sent, by the status of the answer; 0 when none came.",
+        &["service", "operation", "account", "status"]);
+    memory: IntGaugeVec = gauge("memory_bytes",
+        "Memory of object bodies: budget and use.", &["kind"]);
+    ledger_up: IntGauge = IntGauge::new("ledger_up",
+        "1 while the ledger takes records and none of it is damaged.");
+    ledger_failures: IntCounterVec = counter("ledger_failures_total",
+        "Reads and writes of the ledger that failed.", &["kind"]);
+    messages: IntCounterVec = counter("queue_messages_total",
+        "Messages by what became of them.", &["queue", "outcome"]);
+    task_panics: IntCounter = IntCounter::new("task_panics_total",
+        "Tasks that a bug in the daemon ended.");
+    unproved: IntCounterVec = counter("unproved_total",
+        "Replicas written without a proof that they hold the source's bytes, by cause.",
+        &["rule", "cause"]);
+}
+
+fn counter(name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, Error> {
+    IntCounterVec::new(Opts::new(name, help), labels)
+}
+
+fn gauge(name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, Error> {
+    IntGaugeVec::new(Opts::new(name, help), labels)
+}
+
+fn histogram(opts: HistogramOpts, labels: &[&str]) -> Result<HistogramVec, Error> {
+    HistogramVec::new(opts.buckets(LATENCY_BUCKETS_SECONDS.to_vec()), labels)
 }
 
 // From a tenth of a second to native replication's threshold of 15 minutes and beyond.
@@ -101,100 +184,6 @@ const LATENCY_BUCKETS_SECONDS: &[f64] = &[
 ];
 
 impl Metrics {
-    /// Registers every metric.
-    pub(crate) fn new() -> Result<Self, Error> {
-        let registry = Registry::new_custom(Some("s3_replicator".to_owned()), None)?;
-        let latency = HistogramOpts::new(
-            "replication_latency_seconds",
-            "Seconds from the event's time to the replica being durable at the destination.",
-        );
-        let latency = HistogramVec::new(
-            latency.buckets(LATENCY_BUCKETS_SECONDS.to_vec()),
-            &["rule", "operation"],
-        );
-        let oldest_pending = prometheus::GaugeVec::new(
-            Opts::new(
-                "oldest_pending_seconds",
-                "Age in seconds of the oldest event not yet settled.",
-            ),
-            &["rule"],
-        );
-        let task_panics =
-            IntCounter::new("task_panics_total", "Tasks that a bug in the daemon ended.");
-        let counter = |name: &str, help: &str, labels: &[&str]| {
-            register(&registry, IntCounterVec::new(Opts::new(name, help), labels))
-        };
-        let gauge = |name: &str, help: &str, labels: &[&str]| {
-            register(&registry, IntGaugeVec::new(Opts::new(name, help), labels))
-        };
-        let ledger_up = IntGauge::new(
-            "ledger_up",
-            "1 while the ledger takes records and none of it is damaged.",
-        );
-        Ok(Self {
-            operations: counter(
-                "operations_total",
-                "Operations by what became of them.",
-                &["rule", "destination", "operation", "outcome"],
-            )?,
-            bytes: counter(
-                "bytes_total",
-                "Bytes of object bodies replicated.",
-                &["rule"],
-            )?,
-            operations_pending: gauge(
-                "operations_pending",
-                "Operations received and not yet settled.",
-                &["rule"],
-            )?,
-            bytes_pending: gauge(
-                "bytes_pending",
-                "Bytes of object bodies not yet replicated.",
-                &["rule"],
-            )?,
-            failures: counter(
-                "failures_total",
-                "Refusals, losses and failed attempts, by reason.",
-                &["rule", "reason"],
-            )?,
-            parked: gauge(
-                "parked",
-                "Parked tasks by reason; they are retried on a schedule.",
-                &["rule", "reason"],
-            )?,
-            requests: counter(
-                "requests_total",
-                "Requests sent, by the status of the answer; 0 when none came.",
-                &["service", "operation", "account", "status"],
-            )?,
-            ledger_failures: counter(
-                "ledger_failures_total",
-                "Reads and writes of the ledger that failed.",
-                &["kind"],
-            )?,
-            memory: gauge(
-                "memory_bytes",
-                "Memory of object bodies: budget and use.",
-                &["kind"],
-            )?,
-            unproved: counter(
-                "unproved_total",
-                "Replicas written without a proof that they hold the source's bytes, by cause.",
-                &["rule", "cause"],
-            )?,
-            messages: counter(
-                "queue_messages_total",
-                "Messages by what became of them.",
-                &["queue", "outcome"],
-            )?,
-            latency: register(&registry, latency)?,
-            oldest_pending: register(&registry, oldest_pending)?,
-            ledger_up: register(&registry, ledger_up)?,
-            task_panics: register(&registry, task_panics)?,
-            registry,
-        })
-    }
-
     /// Creates the series that alerts query before anything happens: of a counter that begins with
     /// 1, `increase` sees nothing.
     pub(crate) fn expect<'a>(
@@ -263,7 +252,8 @@ impl Metrics {
                 .with_label_values(&[rule, cause.as_str()])
                 .get(),
         };
-        let counts = rules.flat_map(|rule| Unproved::ALL.map(|cause| count(rule, cause)));
+        let of_rule = |rule| Unproved::ALL.iter().map(move |cause| count(rule, *cause));
+        let counts = rules.flat_map(of_rule);
         counts.filter(|count| count.replicas > 0).collect()
     }
 
@@ -284,29 +274,30 @@ impl Metrics {
     }
 
     /// Replaces the pending figures of every rule.
-    pub(crate) fn set_pending<'a>(&self, all: impl Iterator<Item = (&'a str, PendingFigures)>) {
+    pub(crate) fn set_pending(&self, rules: BTreeMap<String, PendingFigures>) {
         self.operations_pending.reset();
         self.bytes_pending.reset();
         self.oldest_pending.reset();
-        for (rule, pending) in all {
+        for (rule, pending) in rules {
+            let rule = [rule];
             self.operations_pending
-                .with_label_values(&[rule])
+                .with_label_values(&rule)
                 .set(pending.operations);
             self.bytes_pending
-                .with_label_values(&[rule])
+                .with_label_values(&rule)
                 .set(pending.bytes);
             self.oldest_pending
-                .with_label_values(&[rule])
+                .with_label_values(&rule)
                 .set(pending.oldest_seconds);
         }
     }
 
     /// Replaces the figures of what is parked.
-    pub(crate) fn set_parked<'a>(&self, all: impl Iterator<Item = (&'a str, Reason, i64)>) {
+    pub(crate) fn set_parked(&self, counts: BTreeMap<(String, Reason), i64>) {
         self.parked.reset();
-        for (rule, reason, count) in all {
+        for ((rule, reason), count) in counts {
             self.parked
-                .with_label_values(&[rule, reason.as_str()])
+                .with_label_values(&[rule.as_str(), reason.as_str()])
                 .set(count);
         }
     }
@@ -336,54 +327,10 @@ impl Metrics {
     }
 }
 
-impl Outcome {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Replicated => "replicated",
-            Self::Duplicate => "duplicate",
-            Self::Superseded => "superseded",
-            Self::Skipped => "skipped",
-            Self::Gone => "gone",
-            Self::Parked => "parked",
-        }
-    }
-}
-
-impl Unproved {
-    const ALL: [Self; 5] = [
-        Self::NothingStated,
-        Self::PartsUnknown,
-        Self::CostsTooMuch,
-        Self::AnswerSilent,
-        Self::AnswerDiffers,
-    ];
-
-    /// Returns its label, which is also how records have it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::NothingStated => "nothing_stated",
-            Self::PartsUnknown => "parts_unknown",
-            Self::CostsTooMuch => "costs_too_much",
-            Self::AnswerSilent => "answer_silent",
-            Self::AnswerDiffers => "answer_differs",
-        }
-    }
-}
-
-/// Registers a metric, if it could be made.
-fn register<M: Collector + Clone + 'static>(
-    registry: &Registry,
-    metric: Result<M, Error>,
-) -> Result<M, Error> {
-    let metric = metric?;
-    registry.register(Box::new(metric.clone()))?;
-    Ok(metric)
-}
-
 /// What is counted of an event whose work queue does not take its work.
 pub(crate) const NOT_ROUTED: &str = "NotRouted";
 
-/// What is told by a counter alone, or before it parks anything.
+/// What is counted without being parked, or before it parks anything.
 const RECORDED: [Reason; 7] = [
     Reason::SrcVersionNotFound,
     Reason::SrcObjectNotEligible,
@@ -393,31 +340,3 @@ const RECORDED: [Reason; 7] = [
     Reason::AnotherDaemonWrites,
     Reason::DstObjectForeign,
 ];
-
-impl MessageOutcome {
-    const ALL: [Self; 9] = [
-        Self::Received,
-        Self::Deleted,
-        Self::DeleteFailed,
-        Self::Released,
-        Self::LeaseLost,
-        Self::Undecodable,
-        Self::UnknownBucket,
-        Self::Ignored,
-        Self::Parked,
-    ];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Received => "received",
-            Self::Deleted => "deleted",
-            Self::DeleteFailed => "delete_failed",
-            Self::Released => "released",
-            Self::LeaseLost => "lease_lost",
-            Self::Undecodable => "undecodable",
-            Self::UnknownBucket => "unknown_bucket",
-            Self::Ignored => "ignored",
-            Self::Parked => "parked",
-        }
-    }
-}

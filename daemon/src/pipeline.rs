@@ -172,10 +172,10 @@ impl Daemon {
         };
         work.spawn(ack.run());
         work.spawn(Dispatch::new(Arc::clone(&engine), channels, halt.clone()).run());
-        services.spawn(engine.ledger.clone().tend(close.clone()));
+        services.spawn(engine.ledger.clone().reopen_after_failures(close.clone()));
         let admin = Admin {
             engine: Arc::clone(&engine),
-            questions: ask,
+            commands: ask,
             polls: Arc::new(polls),
             draining: drain.clone(),
             hosts: settings.listen_hosts.as_slice().into(),
@@ -204,7 +204,7 @@ impl Daemon {
 
     /// Says what `/healthz` complains of, if anything.
     pub async fn ailment(&self) -> Option<String> {
-        self.admin.ailment().await
+        self.admin.problem().await
     }
 
     /// Returns what `/metrics` shows.

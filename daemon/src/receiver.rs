@@ -174,7 +174,7 @@ impl Receiver {
     /// Waits until messages can be taken. What a ledger that takes no records would let fail stays
     /// in the queue, and is not counted as received there.
     async fn room(&self) -> Result<Room<'_>, mpsc::error::SendError<()>> {
-        self.ledger.works().await;
+        self.ledger.wait_until_writable().await;
         let places = match &self.gate {
             Some(gate) => gate.opens().await,
             None => Vec::new(),

@@ -1,6 +1,6 @@
 //! `s3-replicator status`: the figures of the running daemon, as a table.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -10,12 +10,12 @@ use tokio::net::TcpStream;
 
 use crate::admin::{COMMAND, Status};
 
-// The daemon itself gives its stations 5 seconds to say how they are.
-const PATIENCE: Duration = Duration::from_secs(10);
+// The daemon itself gives its dispatch 5 seconds to answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Requests the status of the daemon of this configuration and returns it as text.
 pub async fn ask(settings: &Settings) -> anyhow::Result<String> {
-    let answer = send_request(settings, "GET /status", PATIENCE).await?;
+    let answer = send_request(settings, "GET /status", TIMEOUT).await?;
     let status: Status = serde_json::from_str(&answer).context("the answer is not a status")?;
     Ok(table(&status))
 }
@@ -23,22 +23,22 @@ pub async fn ask(settings: &Settings) -> anyhow::Result<String> {
 /// Sends one request to the daemon of a configuration, and returns the body of the answer.
 pub(crate) async fn send_request(
     settings: &Settings,
-    what: &str,
-    patience: Duration,
+    request: &str,
+    timeout: Duration,
 ) -> anyhow::Result<String> {
     let address = settings.listen;
     let stream = TcpStream::connect(address).await.with_context(|| {
         format!("no s3-replicator answers at {address}; is it running with this configuration?")
     })?;
-    let answer = tokio::time::timeout(patience, exchange(stream, what)).await;
+    let answer = tokio::time::timeout(timeout, exchange(stream, request)).await;
     answer.with_context(|| format!("{address} took the request and gives no answer"))?
 }
 
 /// One small request to ourselves needs no HTTP client.
-async fn exchange(mut stream: TcpStream, what: &str) -> anyhow::Result<String> {
+async fn exchange(mut stream: TcpStream, request: &str) -> anyhow::Result<String> {
     let host = stream.peer_addr()?;
     let head =
-        format!("{what} HTTP/1.0\r\nHost: {host}\r\n{COMMAND}: 1\r\nContent-Length: 0\r\n\r\n");
+        format!("{request} HTTP/1.0\r\nHost: {host}\r\n{COMMAND}: 1\r\nContent-Length: 0\r\n\r\n");
     stream.write_all(head.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
@@ -65,28 +65,44 @@ pub(crate) fn table(status: &Status) -> String {
     text
 }
 
-fn write_table(status: &Status, text: &mut String) -> std::fmt::Result {
+fn write_table(status: &Status, text: &mut String) -> fmt::Result {
     writeln!(text, "ready: {}", if status.ready { "yes" } else { "no" })?;
-    for ailment in [&status.ledger, &status.second_daemon]
+    for problem in [&status.ledger, &status.second_daemon]
         .into_iter()
         .flatten()
     {
-        writeln!(text, "{ailment}")?;
+        writeln!(text, "{problem}")?;
     }
     writeln!(text, "messages in flight: {}", status.in_flight.messages)?;
     writeln!(text, "active keys: {}", status.in_flight.keys)?;
+    write_rules(status, text)?;
+    let parked = status.parked.iter().map(|parked| {
+        let is_of_rule = !parked.rule.is_empty();
+        let rule = if is_of_rule {
+            &parked.rule
+        } else {
+            "(no rule)"
+        };
+        (rule, parked.reason.as_str(), parked.tasks.to_string())
+    });
+    write_counts(text, ("PARKED", "REASON"), parked)?;
+    let unproved = status.unproved.iter().map(|unproved| {
+        let replicas = unproved.replicas.to_string();
+        (unproved.rule.as_str(), unproved.cause.as_str(), replicas)
+    });
+    write_counts(text, ("WRITTEN WITHOUT PROOF", "CAUSE"), unproved)?;
+    write_services(status, text)
+}
+
+fn write_rules(status: &Status, text: &mut String) -> fmt::Result {
     writeln!(
         text,
         "\n{:<24} {:>10} {:>14} {:>10} {:>8}",
         "RULE", "PENDING", "BYTES", "OLDEST", "PARKED"
     )?;
     for (rule, pending) in &status.in_flight.rules {
-        let parked: i64 = status
-            .parked
-            .iter()
-            .filter(|parked| parked.rule == *rule)
-            .map(|parked| parked.tasks)
-            .sum();
+        let parked = status.parked.iter().filter(|parked| parked.rule == *rule);
+        let parked: i64 = parked.map(|parked| parked.tasks).sum();
         let oldest = format!("{:.0}s", pending.oldest_seconds);
         writeln!(
             text,
@@ -94,88 +110,69 @@ fn write_table(status: &Status, text: &mut String) -> std::fmt::Result {
             pending.operations, pending.bytes
         )?;
     }
-    if !status.parked.is_empty() {
-        writeln!(text, "\n{:<24} {:<40} {:>8}", "PARKED", "REASON", "COUNT")?;
+    Ok(())
+}
+
+/// Writes a table of counts by rule and something else; nothing if there are none.
+fn write_counts<'a>(
+    text: &mut String,
+    (title, by): (&'a str, &'a str),
+    counts: impl Iterator<Item = (&'a str, &'a str, String)>,
+) -> fmt::Result {
+    let mut counts = counts.peekable();
+    let has_any = counts.peek().is_some();
+    let title = has_any.then(|| (title, by, "COUNT".to_owned()));
+    if has_any {
+        writeln!(text)?;
     }
-    for parked in &status.parked {
-        let rule = if parked.rule.is_empty() {
-            "(no rule)"
-        } else {
-            &parked.rule
-        };
-        writeln!(
-            text,
-            "{rule:<24} {:<40} {:>8}",
-            parked.reason.as_str(),
-            parked.tasks
-        )?;
+    for (rule, by, count) in title.into_iter().chain(counts) {
+        writeln!(text, "{rule:<24} {by:<40} {count:>8}")?;
     }
-    if !status.unproved.is_empty() {
-        writeln!(
-            text,
-            "\n{:<24} {:<40} {:>8}",
-            "WRITTEN WITHOUT PROOF", "CAUSE", "COUNT"
-        )?;
-    }
-    for unproved in &status.unproved {
-        writeln!(
-            text,
-            "{:<24} {:<40} {:>8}",
-            unproved.rule,
-            unproved.cause.as_str(),
-            unproved.replicas
-        )?;
-    }
+    Ok(())
+}
+
+/// Writes what is wrong with the services that the daemon uses, and how its queues are.
+fn write_services(status: &Status, text: &mut String) -> fmt::Result {
     for degraded in &status.degraded {
-        let state = match (degraded.is_circuit_open, degraded.concurrency_limit) {
-            (true, _) => format!(
-                "{}: circuit open, one task at a time probes",
-                degraded.error
-            ),
-            (false, Some(width)) => {
-                format!(
-                    "throttled: at most {width} tasks at a time, {} active",
-                    degraded.in_flight
-                )
-            }
-            (false, None) => degraded.error.clone(),
-        };
-        writeln!(text, "\n{}: {state}", degraded.name)?;
+        let (name, error) = (&degraded.name, &degraded.error);
+        match (degraded.is_circuit_open, degraded.concurrency_limit) {
+            (true, _) => writeln!(
+                text,
+                "\n{name}: {error}: circuit open, one task at a time probes"
+            )?,
+            (false, Some(limit)) => writeln!(
+                text,
+                "\n{name}: throttled: at most {limit} tasks at a time, {} active",
+                degraded.in_flight
+            )?,
+            (false, None) => writeln!(text, "\n{name}: {error}")?,
+        }
     }
-    for lacking in &status.disabled_features {
-        let minutes = lacking.tried_again_in_seconds.div_ceil(60);
+    for disabled in &status.disabled_features {
+        let minutes = disabled.tried_again_in_seconds.div_ceil(60);
         writeln!(
             text,
             "\naccount {}: {} disabled for {minutes} min: {}",
-            lacking.account, lacking.feature, lacking.why
+            disabled.account, disabled.feature, disabled.why
         )?;
     }
     for clock in &status.clock_skew {
-        let (hours, way) = (
-            clock.ahead_seconds.unsigned_abs() / 3600,
-            if clock.ahead_seconds < 0 {
-                "behind"
-            } else {
-                "ahead of"
-            },
-        );
+        let hours = clock.ahead_seconds.unsigned_abs() / 3600;
+        let is_behind = clock.ahead_seconds < 0;
         writeln!(
             text,
-            "\naccount {}: its clock is {hours} h {way} this host's, set the one that is wrong",
-            clock.account
+            "\naccount {}: its clock is {hours} h {} this host's, set the one that is wrong",
+            clock.account,
+            if is_behind { "behind" } else { "ahead of" }
         )?;
     }
     for queue in &status.queues {
-        writeln!(
-            text,
-            "\nqueue {}: {}",
-            queue.queue,
-            if queue.answers {
-                "answers"
-            } else {
-                "does not answer"
-            }
-        )?;
+        let answer = if queue.answers {
+            "answers"
+        } else {
+            "does not answer"
+        };
+        writeln!(text, "\nqueue {}: {answer}", queue.queue)?;
     }
     Ok(())
 }

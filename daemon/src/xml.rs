@@ -1,4 +1,4 @@
-//! XML as services answer with: flat, and read from front to back, since there is a lot of it.
+//! XML of services' answers: flat, and read from front to back, because lists are long.
 
 use std::borrow::Cow;
 
@@ -29,11 +29,11 @@ const DEPTH: usize = 4;
 // bytes that open it.
 const NESTED_MAX: usize = 32;
 
-/// Calls `tell` at the end of each element with its path from the root on, and with its last text,
+/// Calls `visit` at the end of each element with its path from the root on, and with its last text,
 /// which is the only one where it holds no elements.
 pub(crate) fn visit_elements<'t, E: From<NotXml>>(
     text: &'t str,
-    mut tell: impl FnMut(&[&str], Cow<'t, str>) -> Result<(), E>,
+    mut visit: impl FnMut(&[&str], Cow<'t, str>) -> Result<(), E>,
 ) -> Result<(), E> {
     if text.bytes().any(is_forbidden) {
         return Err(NotXml::Character.into());
@@ -56,11 +56,11 @@ pub(crate) fn visit_elements<'t, E: From<NotXml>>(
             Event::Empty(start) => {
                 open.push(start);
                 own = Cow::Borrowed("");
-                tell_of(&open, Cow::Borrowed(""), &mut tell)?;
+                visit_innermost(&open, Cow::Borrowed(""), &mut visit)?;
                 open.pop();
             }
             Event::End(_) => {
-                tell_of(&open, std::mem::take(&mut own), &mut tell)?;
+                visit_innermost(&open, std::mem::take(&mut own), &mut visit)?;
                 open.pop();
             }
             Event::Text(more) if open.is_empty() && !more.iter().all(u8::is_ascii_whitespace) => {
@@ -68,23 +68,25 @@ pub(crate) fn visit_elements<'t, E: From<NotXml>>(
             }
             Event::Text(more) => append_content(&mut own, more.xml10_content().map_err(encoding)?),
             Event::CData(more) => append_content(&mut own, more.xml10_content().map_err(encoding)?),
-            Event::GeneralRef(name) => append_content(&mut own, Cow::Owned(meant(&name)?)),
+            Event::GeneralRef(name) => {
+                append_content(&mut own, Cow::Owned(resolve_reference(&name)?));
+            }
             Event::Comment(_) | Event::Decl(_) | Event::PI(_) => {}
         }
     }
 }
 
-fn tell_of<'t, E>(
+fn visit_innermost<'t, E>(
     open: &[BytesStart<'t>],
     own: Cow<'t, str>,
-    tell: &mut impl FnMut(&[&str], Cow<'t, str>) -> Result<(), E>,
+    visit: &mut impl FnMut(&[&str], Cow<'t, str>) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut path = [""; DEPTH];
     for (name, start) in path.iter_mut().zip(open) {
         *name = std::str::from_utf8(start.local_name().into_inner()).unwrap_or_default();
     }
     path.get(..open.len())
-        .map_or(Ok(()), |path| tell(path, own))
+        .map_or(Ok(()), |path| visit(path, own))
 }
 
 fn append_content<'t>(own: &mut Cow<'t, str>, more: Cow<'t, str>) {
@@ -96,7 +98,7 @@ fn append_content<'t>(own: &mut Cow<'t, str>, more: Cow<'t, str>) {
 }
 
 /// Returns what a reference stands for: a character, or one of the five that XML has names for.
-fn meant(name: &BytesRef<'_>) -> Result<String, NotXml> {
+fn resolve_reference(name: &BytesRef<'_>) -> Result<String, NotXml> {
     match name.resolve_char_ref()? {
         Some(character) if u8::try_from(character).is_ok_and(is_forbidden) => {
             Err(NotXml::Character)
@@ -135,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn elements_are_told_of_where_they_end_and_texts_mean_what_they_stand_for() {
+    fn elements_are_visited_where_they_end_and_texts_mean_what_they_stand_for() {
         let text = "<?xml version=\"1.0\"?><!-- no --><s:a xmlns:s=\"urn\"> x <b>1 &amp;&#x31;&quot;</b><c/><d><![CDATA[<]]> </d></s:a>";
         let all = [("a/b", "1 &1\""), ("a/c", ""), ("a/d", "< "), ("a", "")];
         assert_eq!(

@@ -1,9 +1,9 @@
 //! What an endpoint can do, per operation: found out rather than assumed, given up when the
 //! endpoint itself says that it can't or contradicts itself, and tried again after a while.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -31,15 +31,6 @@ pub(crate) enum Feature {
 }
 
 impl Feature {
-    const ALL: [Self; 6] = [
-        Self::ConditionalPut,
-        Self::ConditionalComplete,
-        Self::ConditionalDelete,
-        Self::ChecksumPut,
-        Self::ChecksumParts,
-        Self::ChecksumRead,
-    ];
-
     /// Says whether requests of an operation make use of it.
     pub(crate) fn is_used_by(self, operation: Operation) -> bool {
         match self {
@@ -83,6 +74,10 @@ impl Feature {
         }
     }
 
+    fn is_condition(self) -> bool {
+        self == Self::ConditionalDelete || self.paired_checksum().is_some()
+    }
+
     fn as_str(self) -> &'static str {
         match self {
             Self::ConditionalPut => "conditions on PutObject",
@@ -109,34 +104,25 @@ pub(crate) enum TagsGiven {
 /// What is known of one endpoint.
 #[derive(Debug)]
 pub(crate) struct Capabilities {
-    put: Capability,
-    complete: Capability,
-    delete: Capability,
-    checksum_put: Capability,
-    checksum_parts: Capability,
-    checksum_read: Capability,
-    tells_markers: AtomicBool,
+    /// Whether the configuration lets conditions be used.
+    allows_conditions: bool,
+    /// What was given up, now or before.
+    lacks: Mutex<BTreeMap<Feature, Lack>>,
+    /// How often in a row each condition was refused that a fresh read says holds.
+    contradictions: Mutex<BTreeMap<Feature, u32>>,
+    marker_headers: AtomicBool,
     counts_tags: AtomicBool,
     hashes_parts: AtomicBool,
     keeps_tags: [OnceLock<bool>; 3],
 }
 
 #[derive(Debug)]
-struct Capability {
-    /// Whether the configuration lets it be used.
-    is_allowed: bool,
-    lack: Mutex<Option<Lack>>,
-    contradictions: AtomicU32,
-}
-
-/// That an feature was given up, now or before.
-#[derive(Debug)]
 struct Lack {
     until: Instant,
     why: String,
 }
 
-/// An feature that the daemon goes without.
+/// A feature that the daemon goes without.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DisabledFeature {
     /// The account whose endpoint it is.
@@ -159,45 +145,45 @@ const GIVEN_UP_FOR: Duration = Duration::from_secs(3600);
 
 impl Capabilities {
     /// Starts in good faith, or without conditions where the configuration says so.
-    pub(crate) fn new(conditional: bool) -> Self {
+    pub(crate) fn new(allows_conditions: bool) -> Self {
         Self {
-            put: Capability::new(conditional),
-            complete: Capability::new(conditional),
-            delete: Capability::new(conditional),
-            checksum_put: Capability::new(true),
-            checksum_parts: Capability::new(true),
-            checksum_read: Capability::new(true),
-            tells_markers: AtomicBool::new(false),
+            allows_conditions,
+            lacks: Mutex::default(),
+            contradictions: Mutex::default(),
+            marker_headers: AtomicBool::new(false),
             counts_tags: AtomicBool::new(false),
             hashes_parts: AtomicBool::new(false),
             keeps_tags: Default::default(),
         }
     }
 
-    /// Says whether to make use of an feature.
+    /// Says whether to make use of a feature.
     pub(crate) fn has_feature(&self, feature: Feature) -> bool {
-        let capability = self.capability_of(feature);
-        capability.is_allowed
-            && capability
-                .lock_lack()
-                .as_ref()
-                .is_none_or(|lack| lack.until <= Instant::now())
+        let lacks = lock(&self.lacks);
+        let is_lacking = lacks
+            .get(&feature)
+            .is_some_and(|lack| lack.until > Instant::now());
+        self.is_allowed(feature) && !is_lacking
     }
 
-    /// Says whether every write since the start could make use of an feature: else one may be on
+    /// Says whether every write since the start could make use of a feature: else one may be on
     /// its way without.
     pub(crate) fn always_had(&self, feature: Feature) -> bool {
-        let capability = self.capability_of(feature);
-        capability.is_allowed && capability.lock_lack().is_none()
+        self.is_allowed(feature) && !lock(&self.lacks).contains_key(&feature)
     }
 
-    /// Gives an feature up for a while, loudly: the order of writes then has fewer guarantees.
+    fn is_allowed(&self, feature: Feature) -> bool {
+        self.allows_conditions || !feature.is_condition()
+    }
+
+    /// Gives a feature up for a while, loudly: the order of writes then has fewer guarantees.
     pub(crate) fn disable_feature(&self, feature: Feature, account: &str, why: &str) {
         let had = self.has_feature(feature);
-        *self.capability_of(feature).lock_lack() = Some(Lack {
+        let lack = Lack {
             until: Instant::now() + GIVEN_UP_FOR,
             why: why.to_owned(),
-        });
+        };
+        lock(&self.lacks).insert(feature, lack);
         if had {
             warn!(
                 account,
@@ -210,49 +196,44 @@ impl Capabilities {
 
     /// Lists the features that are given up now.
     pub(crate) fn missing_features(&self, account: &str) -> Vec<DisabledFeature> {
-        let lacking = |feature: Feature| {
-            let lack = self.capability_of(feature).lock_lack();
-            let lack = lack.as_ref().filter(|lack| lack.until > Instant::now())?;
-            Some(DisabledFeature {
-                account: account.to_owned(),
-                feature: feature.as_str().to_owned(),
-                why: lack.why.clone(),
-                tried_again_in_seconds: lack.until.duration_since(Instant::now()).as_secs(),
-            })
+        let (lacks, now) = (lock(&self.lacks), Instant::now());
+        let disabled = |(feature, lack): (&Feature, &Lack)| DisabledFeature {
+            account: account.to_owned(),
+            feature: feature.as_str().to_owned(),
+            why: lack.why.clone(),
+            tried_again_in_seconds: lack.until.duration_since(now).as_secs(),
         };
-        Feature::ALL.into_iter().filter_map(lacking).collect()
+        let current = lacks.iter().filter(|(_, lack)| lack.until > now);
+        current.map(disabled).collect()
     }
 
     /// Records a refused condition that a fresh read says should have held.
     pub(crate) fn record_contradiction(&self, feature: Feature, account: &str) {
-        let earlier = self
-            .capability_of(feature)
-            .contradictions
-            .fetch_add(1, Ordering::Relaxed);
-        if earlier + 1 >= CONTRADICTIONS_MAX {
-            self.disable_feature(
-                feature,
-                account,
-                "refused a condition twice that a fresh read says holds",
-            );
+        let count = {
+            let mut contradictions = lock(&self.contradictions);
+            let count = contradictions.entry(feature).or_default();
+            *count += 1;
+            *count
+        };
+        if count >= CONTRADICTIONS_MAX {
+            let why = "refused a condition twice that a fresh read says holds";
+            self.disable_feature(feature, account, why);
         }
     }
 
     /// Records that a condition was met as it should be.
     pub(crate) fn record_condition_met(&self, feature: Feature) {
-        self.capability_of(feature)
-            .contradictions
-            .store(0, Ordering::Relaxed);
+        lock(&self.contradictions).remove(&feature);
     }
 
     /// Records that a HEAD of a deleted key named its delete marker.
-    pub(crate) fn told_marker(&self) {
-        self.tells_markers.store(true, Ordering::Relaxed);
+    pub(crate) fn record_marker_header(&self) {
+        self.marker_headers.store(true, Ordering::Relaxed);
     }
 
     /// Says whether a 404 without a delete marker's headers proves that there is none.
-    pub(crate) fn tells_markers(&self) -> bool {
-        self.tells_markers.load(Ordering::Relaxed)
+    pub(crate) fn sends_marker_headers(&self) -> bool {
+        self.marker_headers.load(Ordering::Relaxed)
     }
 
     /// Records that an answer said how many tags an object has.
@@ -295,31 +276,10 @@ impl Capabilities {
     pub(crate) fn keeps_tags(&self, given: TagsGiven) -> Option<bool> {
         self.keeps_tags.get(given as usize)?.get().copied()
     }
-
-    fn capability_of(&self, feature: Feature) -> &Capability {
-        match feature {
-            Feature::ConditionalPut => &self.put,
-            Feature::ConditionalComplete => &self.complete,
-            Feature::ConditionalDelete => &self.delete,
-            Feature::ChecksumPut => &self.checksum_put,
-            Feature::ChecksumParts => &self.checksum_parts,
-            Feature::ChecksumRead => &self.checksum_read,
-        }
-    }
 }
 
-impl Capability {
-    fn new(is_allowed: bool) -> Self {
-        Self {
-            is_allowed,
-            lack: Mutex::default(),
-            contradictions: AtomicU32::new(0),
-        }
-    }
-
-    fn lock_lack(&self) -> MutexGuard<'_, Option<Lack>> {
-        self.lack.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -1,16 +1,15 @@
-//! The only place that reads what services say when they refuse, and the SDK's errors: each becomes
-//! a failure that says what to do. Definite is what the service's own error code says, or headers
-//! that S3 alone sends; any other answer may come from something in between and is trouble that may
-//! pass.
+//! The only place that classifies the refusals of services and the SDK's errors: each becomes a
+//! failure that says what to do. Definite are the service's own error codes, and headers that S3
+//! alone sends; any other answer may come from a proxy and counts as trouble that may pass.
 
-mod error_body;
-mod kinds;
+mod refusal;
 
 use std::error::Error;
 use std::fmt;
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
+use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use replicator_core::failure::Operation;
 use replicator_core::failure::{
@@ -18,7 +17,7 @@ use replicator_core::failure::{
 };
 
 use crate::s3_http::{TruncatedAnswer, is_unsent};
-pub(crate) use error_body::ErrorBody;
+pub(crate) use refusal::ErrorBody;
 
 /// Which bucket a request was about, and whether it changes anything there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,8 +51,8 @@ pub(crate) fn from_sdk_error<E>(
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {
-    if let Some(said) = said_of(&error) {
-        return from_refusal(side, during, said);
+    if let Some(body) = error_body(&error) {
+        return from_refusal(side, during, body);
     }
     let is_unsendable = matches!(&error, SdkError::DispatchFailure(failure) if failure.is_user());
     if is_unsendable || matches!(error, SdkError::ConstructionFailure(_)) {
@@ -67,42 +66,44 @@ where
 }
 
 /// Reads the answer that an error of the SDK holds.
-fn said_of<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Option<ErrorBody> {
+fn error_body<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Option<ErrorBody> {
     let response = error.raw_response()?;
     let text = String::from_utf8_lossy(response.body().bytes().unwrap_or_default());
     let headers = response.headers();
-    let mut said =
+    let mut body =
         ErrorBody::parse_refusal(response.status().as_u16(), |name| headers.get(name), &text);
-    if said.code.is_empty() {
-        said.code = error.code().unwrap_or_default().to_owned();
-        said.message = error.message().unwrap_or_default().to_owned();
+    if body.code.is_empty() {
+        body.code = error.code().unwrap_or_default().to_owned();
+        body.message = error.message().unwrap_or_default().to_owned();
     }
-    Some(said)
+    Some(body)
 }
 
 /// Turns a service's refusal into a failure.
-pub(crate) fn from_refusal(side: Side, during: Operation, said: ErrorBody) -> Failure {
-    let (kind, dependency) = (
-        kinds::kind(side, during, &said),
-        responsible_party(side, &said.code),
-    );
+pub(crate) fn from_refusal(side: Side, during: Operation, body: ErrorBody) -> Failure {
+    let kind = refusal::kind(side, during, &body);
+    let dependency = responsible_dependency(side, &body.code);
     let answer = Some(ResponseInfo {
-        status: said.status,
-        is_own: said.is_own(),
+        status: body.status,
+        is_own: body.is_own(),
     });
-    let header = said.header.as_deref().map(Box::from);
+    let header = body.header.as_deref().map(Box::from);
     Failure {
         answer,
         header,
-        ..Failure::with_source(kind, during, Cause::Answered(said)).of(dependency)
+        ..Failure::with_source(kind, during, Cause::Answered(body)).of(dependency)
     }
 }
 
 /// Turns the loss of an answer into a failure: the request may have been carried out.
 pub(crate) fn from_lost_answer(side: Side, during: Operation, error: BoxError) -> Failure {
     let is_unreadable = is_unreadable(error.as_ref());
-    let failure = Failure::with_source(kinds::lost_answer_kind(side), during, Cause::Silent(error))
-        .of(responsible_party(side, ""));
+    let failure = Failure::with_source(
+        refusal::lost_answer_kind(side),
+        during,
+        Cause::Silent(error),
+    )
+    .of(responsible_dependency(side, ""));
     Failure {
         is_unreadable,
         ..failure
@@ -113,7 +114,7 @@ pub(crate) fn from_lost_answer(side: Side, during: Operation, error: BoxError) -
 /// failure.
 pub(crate) fn from_no_connection(side: Side, during: Operation, error: BoxError) -> Failure {
     Failure::with_source(FailureKind::Transient, during, Cause::Silent(error))
-        .of(responsible_party(side, ""))
+        .of(responsible_dependency(side, ""))
 }
 
 /// Says whether bytes came that are no HTTP, or more of it than is read: more headers, say.
@@ -132,35 +133,35 @@ fn error_causes<'a>(
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// Turns what kept a request from being sent into a failure; it passes, unless the role was
-/// refused.
+/// Turns an error that kept a request from being sent into a failure; it passes, unless the role
+/// was refused.
 pub(crate) fn unsent(side: Side, during: Operation, error: BoxError) -> Failure {
     match RefusedRole::find_in_causes(error.as_ref()) {
         Some(role) => from_refused_role(side, during, role),
         None => Failure::with_source(FailureKind::Unauthenticated, during, Cause::Silent(error))
-            .of(responsible_party(side, "")),
+            .of(responsible_dependency(side, "")),
     }
 }
 
-/// Without its role a request was never sent. STS says no more than "access denied" of a role that
-/// is not there, does not trust the daemon's principal, or requires another external id: that stays
-/// until an operator changes it.
+/// Turns the refusal of a role into a failure. STS answers "access denied" for a role that does not
+/// exist, does not trust the daemon's principal, or requires another external id: that stays until
+/// an operator changes it.
 fn from_refused_role(side: Side, during: Operation, role: RefusedRole) -> Failure {
     let kind = match role.code.as_str() {
         "AccessDenied" => FailureKind::NeedsOperator(Reason::AssumeRoleNotPermitted),
         _ => FailureKind::Unauthenticated,
     };
-    Failure::with_source(kind, during, Cause::Role(role)).of(responsible_party(side, ""))
+    Failure::with_source(kind, during, Cause::Role(role)).of(responsible_dependency(side, ""))
 }
 
-/// Turns what kept a request from being built into a failure; it stays.
+/// Turns an error that kept a request from being built into a failure, which is permanent.
 pub(crate) fn from_unbuilt(side: Side, during: Operation) -> Failure {
     let kind = FailureKind::NeedsOperator(Reason::RequestRefused);
-    Failure::with_source(kind, during, Cause::Unbuilt).of(responsible_party(side, ""))
+    Failure::with_source(kind, during, Cause::Unbuilt).of(responsible_dependency(side, ""))
 }
 
-/// S3 passes on what KMS says, under names of its own.
-fn responsible_party(side: Side, code: &str) -> Dependency {
+/// Names the dependency that an error is about: S3 passes on errors of KMS, under names of its own.
+fn responsible_dependency(side: Side, code: &str) -> Dependency {
     match side {
         Side::Source => Dependency::Source,
         Side::Write | Side::Prepare if code.starts_with("KMS.") => Dependency::DestinationKey,
@@ -168,20 +169,19 @@ fn responsible_party(side: Side, code: &str) -> Dependency {
     }
 }
 
-/// Says in one line why the SDK got no answer, or which: its own texts end in dumps of its
-/// structures.
+/// Describes in one line an error of the SDK, whose own texts end in dumps of its structures.
 pub(crate) fn error_words<E>(error: &SdkError<E, HttpResponse>) -> String
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {
-    if let Some(said) = said_of(error) {
-        return said.to_string();
+    if let Some(body) = error_body(error) {
+        return body.to_string();
     }
     RefusedRole::find_in_causes(error).map_or_else(|| error_chain(error), |role| role.to_string())
 }
 
-/// Says whether a queue will never take a message, however often it is sent: too long, or with
-/// characters that it refuses.
+/// Says whether a queue will refuse a message however often it is sent: it is too long, or has
+/// characters that SQS refuses.
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>
 pub(crate) fn is_never_taken<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
     let codes = ["InvalidParameterValue", "InvalidMessageContents"];
@@ -190,14 +190,12 @@ pub(crate) fn is_never_taken<E: ProvideErrorMetadata>(error: &SdkError<E, HttpRe
         .is_some_and(|code| codes.iter().any(|start| code.starts_with(start)))
 }
 
-type BoxError = Box<dyn Error + Send + Sync>;
-
-/// What is behind a failure of a request.
+/// The cause of a request's failure.
 #[derive(Debug)]
 enum Cause {
-    /// The service refused, or something in between answered.
+    /// The service, or a proxy, answered with an error.
     Answered(ErrorBody),
-    /// The role to sign with was not given.
+    /// STS refused the role to sign with.
     Role(RefusedRole),
     /// The request could not be built; the SDK's words would quote what it was built from.
     Unbuilt,
@@ -208,7 +206,7 @@ enum Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Answered(said) => said.fmt(f),
+            Self::Answered(body) => body.fmt(f),
             Self::Role(role) => role.fmt(f),
             Self::Unbuilt => f.write_str("cannot be written as a request"),
             Self::Silent(error) if is_unreadable(error.as_ref()) => {
@@ -223,13 +221,13 @@ impl Error for Cause {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Silent(error) => Some(error.as_ref()),
-            // What was said is said; the SDK's chain below only repeats it.
+            // The SDK's chain below only repeats the text.
             Self::Answered(_) | Self::Role(_) | Self::Unbuilt => None,
         }
     }
 }
 
-/// What STS said when it refused a role.
+/// The error of STS that refused a role.
 #[derive(Debug)]
 struct RefusedRole {
     code: String,

@@ -1,14 +1,16 @@
-//! The state directory: made for the daemon's user alone, and in use by one process at a time.
+//! The state directory: made for the daemon's user alone, in use by one process at a time, and with
+//! a mark in it that says how far the ledger was synced.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use thiserror::Error;
 use tracing::warn;
 
-use super::condition::REMEDY;
+use super::store::REMEDY;
 
 /// The state directory cannot be used.
 #[derive(Debug, Error)]
@@ -38,11 +40,22 @@ pub(super) struct Directory {
     _lock: File,
 }
 
+/// The sequence number up to which the log was synced, in a file beside RocksDB's own. RocksDB
+/// itself cannot tell a log that ends early from one that a crash cut short: it takes both for the
+/// end. What was synced was promised, so a ledger that has less is damaged; what came after, a
+/// crash may take. The mark is written after the log is on disk. Its file gets its name when it is
+/// on disk itself; later writes need no sync: after a power cut an older mark is as true.
+#[derive(Debug)]
+pub(super) struct Mark {
+    file: File,
+    synced: Mutex<u64>,
+}
+
 const LOCK: &str = "lock";
 const LEDGER: &str = "ledger";
 const PROBE: &str = ".probe-";
 
-// The names that this program gives begin so; `ledger repair` puts others beside the ledger.
+// The names that this program gives begin so; those of `ledger repair` begin like the ledger's.
 const OURS: [&str; 4] = [LOCK, LEDGER, PROBE, "stopped"];
 
 impl Directory {
@@ -83,23 +96,11 @@ impl Directory {
     /// Makes sure that no repair ended between its two renames: what it left is the ledger, and a
     /// new one is empty.
     pub(super) fn check_repaired(&self) -> Result<(), OpenError> {
-        let (ledger, unreadable) = (self.ledger_path(), |error| {
-            OpenError::NotWritable(self.path.clone(), error)
-        });
-        if ledger.exists() {
-            return Ok(());
+        let (ledger, repaired) = (self.ledger_path(), repaired_of(&self.ledger_path()));
+        match repaired.exists() && !ledger.exists() {
+            true => Err(OpenError::Repaired(ledger, repaired)),
+            false => Ok(()),
         }
-        let mut left = Vec::new();
-        for entry in fs::read_dir(&self.path).map_err(unreadable)? {
-            left.extend(
-                Some(entry.map_err(unreadable)?.path())
-                    .filter(|path| path.file_stem() == Some(LEDGER.as_ref())),
-            );
-        }
-        // Of both, the repaired one is the one to go on with.
-        left.sort_unstable();
-        left.pop()
-            .map_or(Ok(()), |left| Err(OpenError::Repaired(ledger, left)))
     }
 
     /// Says why nothing can be written, if that is so.
@@ -113,7 +114,12 @@ pub(super) fn ledger_of(state_dir: &Path) -> PathBuf {
     state_dir.join(LEDGER)
 }
 
-/// Writes and removes a file: permission bits alone do not tell of a read-only or full disk.
+/// Returns where a repair makes a new ledger.
+pub(super) fn repaired_of(ledger: &Path) -> PathBuf {
+    ledger.with_extension("repaired")
+}
+
+/// Writes and removes a file: permission bits do not show that a disk is read-only or full.
 fn probe_directory(state_dir: &Path) -> io::Result<()> {
     let path = state_dir.join(format!("{PROBE}{}", std::process::id()));
     let written = fs::write(&path, b"s3-replicator");
@@ -156,4 +162,61 @@ fn restrict_access(path: &Path) -> io::Result<()> {
         fs::read_dir(path)?.try_for_each(|entry| restrict_access(&entry?.path()))?;
     }
     Ok(())
+}
+
+const MARK: &str = "SYNCED";
+
+/// The same before it has its name.
+const UNNAMED_MARK: &str = "SYNCED.new";
+
+impl Mark {
+    /// Reads the mark of a ledger. None has one that is new, or of a version that wrote none.
+    pub(super) fn read(ledger: &Path) -> Result<Option<u64>, OpenError> {
+        let text = match fs::read(ledger.join(MARK)) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(OpenError::NotWritable(ledger.to_owned(), error)),
+        };
+        let damaged = || OpenError::Damaged(ledger.to_owned(), format!("file {MARK} is damaged"));
+        parse_mark(&text).ok_or_else(damaged).map(Some)
+    }
+
+    /// Makes the file under another name first: one that a kill or a power cut left empty would be
+    /// a damaged mark.
+    pub(super) fn write(ledger: &Path, synced: u64) -> io::Result<Self> {
+        let unnamed = ledger.join(UNNAMED_MARK);
+        let file = OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&unnamed)?;
+        file.write_all_at(mark_text(synced).as_bytes(), 0)?;
+        file.sync_all()?;
+        fs::rename(unnamed, ledger.join(MARK))?;
+        File::open(ledger)?.sync_all()?;
+        Ok(Self {
+            file,
+            synced: Mutex::new(synced),
+        })
+    }
+
+    pub(super) fn advance(&self, reached: u64) -> io::Result<()> {
+        let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
+        if reached > *synced {
+            self.file.write_all_at(mark_text(reached).as_bytes(), 0)?;
+            *synced = reached;
+        }
+        Ok(())
+    }
+}
+
+/// The number twice, so that a mark that is damaged itself is no number.
+fn mark_text(synced: u64) -> String {
+    format!("{synced:020} {synced:020}\n")
+}
+
+fn parse_mark(text: &[u8]) -> Option<u64> {
+    let (one, other) = std::str::from_utf8(text).ok()?.trim_end().split_once(' ')?;
+    one.parse().ok().filter(|_| one == other)
 }

@@ -10,11 +10,8 @@ use anyhow::{Context, bail};
 use replicator_config::Settings;
 use rocksdb::{DB, DBIterator, IteratorMode, ReadOptions};
 
-use super::directory::{Directory, OpenError, ledger_of};
-use super::records::{
-    DbKey, ParkedTask, RecordError, Refuted, Removals, Replica, RuleStart, Table, Upload,
-    UploadedPart, decode_record,
-};
+use super::directory::{Directory, OpenError, ledger_of, repaired_of};
+use super::records::{DbKey, RULE_STARTS, RecordError, TABLES, Table};
 use super::store::{self, OpenDb};
 use crate::clock;
 
@@ -39,7 +36,7 @@ pub fn repair(settings: &Settings) -> anyhow::Result<String> {
         Err(error) if exit_code(&error) == DAMAGED => {}
         Err(error) => return Err(error),
     }
-    let new = path.with_extension("repaired");
+    let new = repaired_of(&path);
     let old = path.with_extension(format!("damaged-{}", clock::now().unix_timestamp()));
     let counts = salvage(&path, &new)?;
     fs::rename(&path, &old).with_context(|| format!("cannot put {} aside", path.display()))?;
@@ -81,35 +78,6 @@ const LOST: &str = "records of replicas that are lost are read back from the des
                     for parked tasks that are lost redrive the dead-letter queues; uploads that are lost begin anew, and \
                     what they had uploaded stays until a lifecycle rule ends it";
 
-/// A table, what its records are called, and how one of them is read.
-type Kind = (Table, &'static str, fn(&[u8]) -> Result<(), RecordError>);
-
-const RULE_STARTS: &str = "rule starts";
-
-const KINDS: [Kind; 7] = [
-    (Table::Replica, "replicas", |bytes| {
-        decode_record::<Replica>(bytes).map(drop)
-    }),
-    (Table::Upload, "uploads", |bytes| {
-        decode_record::<Upload>(bytes).map(drop)
-    }),
-    (Table::UploadedPart, "parts", |bytes| {
-        decode_record::<UploadedPart>(bytes).map(drop)
-    }),
-    (Table::ParkedTask, "parked tasks", |bytes| {
-        decode_record::<ParkedTask>(bytes).map(drop)
-    }),
-    (Table::Removals, "counts of removals", |bytes| {
-        decode_record::<Removals>(bytes).map(drop)
-    }),
-    (Table::Refuted, "refuted replicas", |bytes| {
-        decode_record::<Refuted>(bytes).map(drop)
-    }),
-    (Table::RuleStart, RULE_STARTS, |bytes| {
-        decode_record::<RuleStart>(bytes).map(drop)
-    }),
-];
-
 /// How many records there are of each kind.
 #[derive(Debug, Default)]
 struct Counts(BTreeMap<&'static str, u64>);
@@ -126,7 +94,7 @@ impl Counts {
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let all = KINDS
+        let all = TABLES
             .iter()
             .map(|(_, name, _)| format!("{} {name}", self.count_of(name)));
         f.write_str(&all.collect::<Vec<String>>().join(", "))
@@ -140,8 +108,8 @@ fn read_all(path: &Path) -> anyhow::Result<Counts> {
     let damaged = |why: String| OpenError::Damaged(path.to_owned(), why);
     store::is_whole(path)?;
     let (db, mut counts) = (store::read_only(path)?, Counts::default());
-    for (table, name, read) in KINDS {
-        for entry in table_entries(&db, table, IteratorMode::Start) {
+    for (table, name, read) in TABLES {
+        for entry in table_entries(&db, *table, IteratorMode::Start) {
             let (_, value) = entry.map_err(|error| damaged(error.into_string()))?;
             match read(&value) {
                 Ok(()) => counts.add(name),
@@ -168,8 +136,8 @@ fn salvage(damaged: &Path, new: &Path) -> anyhow::Result<Counts> {
         store::read_only(damaged).map_err(anyhow::Error::from)
     });
     let Ok(old) = readable else { return Ok(counts) };
-    for kind in KINDS {
-        copy((&old, &opened.db), kind, &mut counts)?;
+    for table in TABLES {
+        copy((&old, &opened.db), table, &mut counts)?;
     }
     opened.db.flush().context("cannot write the new ledger")?;
     Ok(counts)
@@ -177,14 +145,14 @@ fn salvage(damaged: &Path, new: &Path) -> anyhow::Result<Counts> {
 
 fn copy(
     (old, new): (&DB, &DB),
-    (table, name, read): Kind,
+    (table, name, read): &Table,
     counts: &mut Counts,
 ) -> anyhow::Result<()> {
     let mut last = None;
     for mode in [IteratorMode::Start, IteratorMode::End] {
         let reached = last.clone();
         // What cannot be read ends a direction, and so does what the other one had.
-        for (key, value) in table_entries(old, table, mode).map_while(Result::ok) {
+        for (key, value) in table_entries(old, *table, mode).map_while(Result::ok) {
             if reached.as_ref().is_some_and(|reached| key <= *reached) {
                 break;
             }
@@ -199,7 +167,7 @@ fn copy(
     Ok(())
 }
 
-fn table_entries<'a>(db: &'a DB, table: Table, mode: IteratorMode<'_>) -> DBIterator<'a> {
+fn table_entries<'a>(db: &'a DB, table: u8, mode: IteratorMode<'_>) -> DBIterator<'a> {
     let (mut options, start) = (ReadOptions::default(), DbKey::of_table(table));
     options.set_iterate_lower_bound(start.key_bytes());
     options.set_iterate_upper_bound(start.end().key_bytes());

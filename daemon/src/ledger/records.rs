@@ -14,25 +14,40 @@ use thiserror::Error;
 use crate::checksum::Sum;
 use crate::metrics::Unproved;
 
-/// A kind of record. Number 5 was given once, to parked messages, and is not given again: an older
-/// ledger may have some.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Table {
-    Replica = 1,
-    Upload = 2,
-    UploadedPart = 3,
-    ParkedTask = 4,
-    RuleStart = 6,
-    Removals = 7,
-    Refuted = 8,
-}
-
 /// A value of one table.
 pub(crate) trait Record: Serialize + DeserializeOwned {
-    /// The table it belongs to.
-    const TABLE: Table;
+    /// The number of the table it belongs to.
+    const TABLE: u8;
 }
+
+/// A table, what its records are called, and how one of them is read.
+pub(super) type Table = (u8, &'static str, fn(&[u8]) -> Result<(), RecordError>);
+
+macro_rules! tables {
+    ($($record:ident = $number:literal, $name:expr;)*) => {
+        $(impl Record for $record {
+            const TABLE: u8 = $number;
+        })*
+
+        /// Every table.
+        pub(super) const TABLES: &[Table] =
+            &[$(($number, $name, |bytes| decode_record::<$record>(bytes).map(drop))),*];
+    };
+}
+
+// Number 5 was given once, to parked messages, and is not given again: an older ledger may have
+// some.
+tables! {
+    Replica = 1, "replicas";
+    Upload = 2, "uploads";
+    UploadedPart = 3, "parts";
+    ParkedTask = 4, "parked tasks";
+    Removals = 7, "counts of removals";
+    Refuted = 8, "refuted replicas";
+    RuleStart = 6, RULE_STARTS;
+}
+
+pub(super) const RULE_STARTS: &str = "rule starts";
 
 /// A key of a destination bucket: the unit of order.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -55,7 +70,7 @@ pub(crate) struct Replica {
     /// Why there is none; no rule takes the version if that is not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<Reason>,
-    /// When this daemon was told that it had landed, by the destination's clock.
+    /// When the destination confirmed this daemon's write, by the destination's clock.
     #[serde(
         default,
         with = "time::serde::timestamp::milliseconds::option",
@@ -75,7 +90,7 @@ pub(crate) struct Replica {
     pub(crate) tags_seen: bool,
 }
 
-/// How a version was settled.
+/// What became of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ReplicaState {
     /// It has a replica.
@@ -199,31 +214,9 @@ pub(crate) struct Refuted {
     pub(crate) since: Timestamp,
 }
 
-impl Record for Replica {
-    const TABLE: Table = Table::Replica;
-}
-impl Record for Upload {
-    const TABLE: Table = Table::Upload;
-}
-impl Record for UploadedPart {
-    const TABLE: Table = Table::UploadedPart;
-}
-impl Record for ParkedTask {
-    const TABLE: Table = Table::ParkedTask;
-}
-impl Record for RuleStart {
-    const TABLE: Table = Table::RuleStart;
-}
-impl Record for Removals {
-    const TABLE: Table = Table::Removals;
-}
-impl Record for Refuted {
-    const TABLE: Table = Table::Refuted;
-}
-
 impl Replica {
     /// Says whether its source has this id. A compact stamp of a version that the source did not
-    /// list told a digest of it.
+    /// list has a digest of it.
     pub(crate) fn is_of(&self, id: &VersionId) -> bool {
         let version = VersionRef::new(id.clone(), self.source.last_modified, None);
         self.source.id == *id || stamp::names_version(&self.source, &version)
@@ -231,23 +224,21 @@ impl Replica {
 
     /// Returns the record of a version of which nothing more is known.
     pub(crate) fn new(source: VersionRef, kind: VersionKind, state: ReplicaState) -> Self {
-        let (destination_version, etag, reason) = (None, None, None);
-        let (written, found, tags_seen) = (None, None, false);
         Self {
             source,
             kind,
             state,
-            destination_version,
-            etag,
-            reason,
-            written,
-            found,
-            tags_seen,
+            destination_version: None,
+            etag: None,
+            reason: None,
+            written: None,
+            found: None,
+            tags_seen: false,
         }
     }
 
     pub(crate) fn key_prefix(target: &TargetKey) -> DbKey {
-        DbKey::of_table(Table::Replica).target(target)
+        DbKey::of_table(Self::TABLE).target(target)
     }
 
     pub(crate) fn address(&self, target: &TargetKey) -> DbKey {
@@ -263,13 +254,13 @@ impl Replica {
 
 impl Upload {
     pub(crate) fn db_key(target: &TargetKey) -> DbKey {
-        DbKey::of_table(Table::Upload).target(target)
+        DbKey::of_table(Self::TABLE).target(target)
     }
 }
 
 impl UploadedPart {
     pub(crate) fn key_prefix(target: &TargetKey) -> DbKey {
-        DbKey::of_table(Table::UploadedPart).target(target)
+        DbKey::of_table(Self::TABLE).target(target)
     }
 
     pub(crate) fn address(&self, target: &TargetKey) -> DbKey {
@@ -279,7 +270,7 @@ impl UploadedPart {
 
 impl ParkedTask {
     pub(crate) fn key_prefix(target: &TargetKey) -> DbKey {
-        DbKey::of_table(Table::ParkedTask).target(target)
+        DbKey::of_table(Self::TABLE).target(target)
     }
 
     pub(crate) fn address(&self) -> DbKey {
@@ -292,19 +283,19 @@ impl ParkedTask {
 
 impl RuleStart {
     pub(crate) fn address(rule: &str) -> DbKey {
-        DbKey::of_table(Table::RuleStart).text(rule)
+        DbKey::of_table(Self::TABLE).text(rule)
     }
 }
 
 impl Removals {
     pub(crate) fn address(rule: &str) -> DbKey {
-        DbKey::of_table(Table::Removals).text(rule)
+        DbKey::of_table(Self::TABLE).text(rule)
     }
 }
 
 impl Refuted {
     pub(crate) fn db_key(target: &TargetKey, destination_version: &str) -> DbKey {
-        DbKey::of_table(Table::Refuted)
+        DbKey::of_table(Self::TABLE)
             .target(target)
             .text(destination_version)
     }
@@ -315,8 +306,8 @@ impl Refuted {
 pub(crate) struct DbKey(Vec<u8>);
 
 impl DbKey {
-    pub(crate) fn of_table(table: Table) -> Self {
-        Self(vec![table as u8])
+    pub(crate) fn of_table(table: u8) -> Self {
+        Self(vec![table])
     }
 
     pub(crate) fn key_bytes(&self) -> &[u8] {
@@ -357,19 +348,19 @@ impl DbKey {
 }
 
 /// Returns the beginning of an address that all of a table's records of one key share.
-pub(crate) fn lane_of(address: &[u8]) -> &[u8] {
-    lane_end(address)
+pub(crate) fn target_prefix(address: &[u8]) -> &[u8] {
+    target_end(address)
         .and_then(|end| address.get(..end))
         .unwrap_or(address)
 }
 
 /// Says whether the record at an address is of a key.
-pub(crate) fn has_lane(address: &[u8]) -> bool {
-    lane_end(address).is_some()
+pub(crate) fn has_target(address: &[u8]) -> bool {
+    target_end(address).is_some()
 }
 
 /// Finds where the third text ends: account, bucket, key.
-fn lane_end(address: &[u8]) -> Option<usize> {
+fn target_end(address: &[u8]) -> Option<usize> {
     let ends = address
         .windows(END.len())
         .enumerate()

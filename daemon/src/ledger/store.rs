@@ -1,26 +1,31 @@
 //! RocksDB as the ledger uses it: opened only if all that was ever synced is there, and opened
-//! again after a disk that was full or failed.
+//! again after a disk that was full or failed; and what is wrong with it.
 
-use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::error::Error;
+use std::fmt;
+use std::fs;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
+use std::time::Duration;
 
 use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind};
 use rocksdb::{DB, DBRecoveryMode, ErrorKind, Options, SliceTransform};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{error, info};
 
-use super::condition::LedgerHealth;
-use super::directory::{Directory, OpenError};
-use super::records;
+use super::directory::{Directory, Mark, OpenError};
+use super::records::{self, RecordError};
+use crate::metrics::labels;
 
 /// The ledger's database, which may be closed while its disk fails.
 #[derive(Debug)]
 pub(super) struct Store {
     directory: Directory,
     open: RwLock<Option<Arc<OpenDb>>>,
-    pub(super) condition: LedgerHealth,
+    pub(super) health: LedgerHealth,
 }
 
 /// A database, and how far it was synced.
@@ -30,6 +35,32 @@ pub(super) struct OpenDb {
     mark: Mark,
 }
 
+labels! {
+    /// What went wrong with the ledger.
+    pub(crate) enum LedgerTrouble {
+        /// A record could not be written, or not be made durable.
+        Write = "write",
+        /// A record could not be read.
+        Read = "read",
+        /// What was read is not what was written.
+        Damage = "damage",
+    }
+}
+
+/// Whether the ledger's disk fails at present, whether records are damaged, and how often either
+/// was seen.
+#[derive(Debug, Default)]
+pub(crate) struct LedgerHealth {
+    /// Since when nothing can be written, and why.
+    failing: watch::Sender<Option<(Instant, String)>>,
+    /// What is damaged; only a restart, after a repair, takes that back.
+    damage: OnceLock<String>,
+    counts: [AtomicU64; LedgerTrouble::ALL.len()],
+}
+
+/// What to do about damage; the command is in the README.
+pub(super) const REMEDY: &str = "stop the daemon, then `s3-replicator ledger repair` keeps what can be read and the rest is read back";
+
 /// Why a read has no answer.
 #[derive(Debug)]
 pub(super) enum ReadError {
@@ -37,17 +68,6 @@ pub(super) enum ReadError {
     Damaged(Failure),
     /// It cannot be said what is there.
     Failed(Failure),
-}
-
-/// The sequence number up to which the log was synced, in a file beside RocksDB's own. RocksDB
-/// itself cannot tell a log that ends early from one that a crash cut short: it takes both for the
-/// end. What was synced was promised, so a ledger that has less is damaged; what came after, a
-/// crash may take. The mark is written after the log is on disk. A new one gets its name when it is
-/// on disk itself; later ones need no sync: after a power cut an older one is as true.
-#[derive(Debug)]
-struct Mark {
-    file: File,
-    synced: Mutex<u64>,
 }
 
 // The ledger's working set is a key's few records: what RocksDB may keep in memory is small
@@ -68,7 +88,7 @@ impl Store {
         Ok(Self {
             directory,
             open: RwLock::new(Some(Arc::new(opened))),
-            condition: LedgerHealth::default(),
+            health: LedgerHealth::default(),
         })
     }
 
@@ -100,7 +120,7 @@ impl Store {
             .flush_wal(true)
             .map_err(|error| self.write_error(error))?;
         opened.mark.advance(reached).map_err(|error| {
-            self.condition.record_unwritten(&error);
+            self.health.record_unwritten(&error);
             transient_failure(error)
         })
     }
@@ -113,9 +133,9 @@ impl Store {
             .probe()
             .map_err(|error| OpenError::NotWritable(self.directory.ledger_path(), error));
         match tried.and_then(|()| self.replace()) {
-            Ok(true) => self.condition.recovered(),
+            Ok(true) => self.health.recovered(),
             Ok(false) => {}
-            Err(OpenError::Damaged(_, why)) => self.condition.record_damage(&why),
+            Err(OpenError::Damaged(_, why)) => self.health.record_damage(&why),
             Err(error) => tracing::debug!(%error, "the ledger cannot be opened yet"),
         }
     }
@@ -140,31 +160,104 @@ impl Store {
 
     /// Says what a failed read means.
     pub(super) fn read_error(&self, error: rocksdb::Error) -> ReadError {
-        if error.kind() == ErrorKind::Corruption {
-            self.condition.record_damage(&error);
-            return ReadError::Damaged(transient_failure(error));
-        }
-        self.condition.record_unread();
-        ReadError::Failed(transient_failure(error))
+        let is_damage = error.kind() == ErrorKind::Corruption;
+        self.unread(error, is_damage)
     }
 
     /// Says what it means that a record does not decode: a newer version's are whole.
-    pub(super) fn decode_error(&self, error: records::RecordError) -> ReadError {
-        if let records::RecordError::Json(_) = &error {
-            self.condition.record_damage(&error);
+    pub(super) fn decode_error(&self, error: RecordError) -> ReadError {
+        let is_damage = matches!(error, RecordError::Json(_));
+        self.unread(error, is_damage)
+    }
+
+    fn unread(&self, error: impl Error + Send + Sync + 'static, is_damage: bool) -> ReadError {
+        if is_damage {
+            self.health.record_damage(&error);
             return ReadError::Damaged(transient_failure(error));
         }
-        self.condition.record_unread();
+        self.health.count(LedgerTrouble::Read);
         ReadError::Failed(transient_failure(error))
     }
 
     /// Records a failed write. That of a record may fail because a compaction met damage.
     fn write_error(&self, error: rocksdb::Error) -> Failure {
         if error.kind() == ErrorKind::Corruption {
-            self.condition.record_damage(&error);
+            self.health.record_damage(&error);
         }
-        self.condition.record_unwritten(&error);
+        self.health.record_unwritten(&error);
         transient_failure(error)
+    }
+}
+
+impl LedgerHealth {
+    /// Says what keeps the ledger from being relied on, if anything does.
+    pub(crate) fn problem(&self) -> Option<String> {
+        if let Some((_, error)) = &*self.failing.borrow() {
+            return Some(format!("the ledger cannot be written: {error}"));
+        }
+        let damage = self.damage.get()?;
+        Some(format!("the ledger is damaged: {damage}; {REMEDY}"))
+    }
+
+    /// Says for how long nothing could be written.
+    pub(crate) fn failing_for(&self) -> Option<Duration> {
+        let failing = self.failing.borrow();
+        failing.as_ref().map(|(since, _)| since.elapsed())
+    }
+
+    /// Returns how often each trouble was seen.
+    pub(crate) fn trouble_counts(&self) -> impl Iterator<Item = (LedgerTrouble, u64)> {
+        let counts = LedgerTrouble::ALL.iter().zip(&self.counts);
+        counts.map(|(trouble, count)| (*trouble, count.load(Ordering::Relaxed)))
+    }
+
+    /// Waits until nothing can be written.
+    pub(super) async fn wait_for_failure(&self) {
+        let mut failing = self.failing.subscribe();
+        drop(failing.wait_for(Option::is_some).await);
+    }
+
+    /// Waits until records can be written.
+    pub(super) async fn wait_for_recovery(&self) {
+        let mut failing = self.failing.subscribe();
+        drop(failing.wait_for(Option::is_none).await);
+    }
+
+    /// Records that nothing can be written. Of a hundred writes that fail for one cause the log has
+    /// one line.
+    fn record_unwritten(&self, why: &dyn fmt::Display) {
+        self.count(LedgerTrouble::Write);
+        let is_first = self.failing.send_if_modified(|failing| {
+            let is_first = failing.is_none();
+            if is_first {
+                *failing = Some((Instant::now(), why.to_string()));
+            }
+            is_first
+        });
+        if is_first {
+            error!(error = %why, "the ledger cannot be written, it is opened again until it can be");
+        }
+    }
+
+    fn record_damage(&self, why: &dyn fmt::Display) {
+        self.count(LedgerTrouble::Damage);
+        if self.damage.set(why.to_string()).is_ok() {
+            error!(error = %why, "the ledger is damaged; {REMEDY}");
+        }
+    }
+
+    /// Records that the ledger can be written again.
+    fn recovered(&self) {
+        if let Some((since, _)) = self.failing.send_replace(None) {
+            let seconds = since.elapsed().as_secs();
+            info!(seconds, "the ledger can be written again");
+        }
+    }
+
+    fn count(&self, trouble: LedgerTrouble) {
+        if let Some(count) = self.counts.get(trouble as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -220,74 +313,6 @@ fn open_error(path: &Path, error: rocksdb::Error) -> OpenError {
     }
 }
 
-const MARK: &str = "SYNCED";
-
-/// The same before it has its name.
-const UNNAMED_MARK: &str = "SYNCED.new";
-
-impl Mark {
-    /// Reads the mark of a ledger. None has one that is new, or of a version that wrote none.
-    fn read(ledger: &Path) -> Result<Option<u64>, OpenError> {
-        let text = match fs::read(ledger.join(MARK)) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(OpenError::NotWritable(ledger.to_owned(), error)),
-        };
-        let synced = parse(&text).ok_or_else(|| {
-            OpenError::Damaged(ledger.to_owned(), format!("file {MARK} is damaged"))
-        });
-        synced.map(Some)
-    }
-
-    fn write(ledger: &Path, synced: u64) -> io::Result<Self> {
-        let path = ledger.join(MARK);
-        if !path.exists() {
-            Self::create(ledger, &path, synced)?;
-        }
-        let file = OpenOptions::new().write(true).open(path)?;
-        file.write_all_at(mark_text(synced).as_bytes(), 0)?;
-        Ok(Self {
-            file,
-            synced: Mutex::new(synced),
-        })
-    }
-
-    /// Makes the file under another name first: one that a kill or a power cut left empty would be
-    /// a damaged mark.
-    fn create(ledger: &Path, path: &Path, synced: u64) -> io::Result<()> {
-        let unnamed = ledger.join(UNNAMED_MARK);
-        let file = OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&unnamed)?;
-        file.write_all_at(mark_text(synced).as_bytes(), 0)?;
-        file.sync_all()?;
-        fs::rename(unnamed, path)?;
-        File::open(ledger)?.sync_all()
-    }
-
-    fn advance(&self, reached: u64) -> io::Result<()> {
-        let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
-        if reached > *synced {
-            self.file.write_all_at(mark_text(reached).as_bytes(), 0)?;
-            *synced = reached;
-        }
-        Ok(())
-    }
-}
-
-/// The number twice, so that a mark that is damaged itself is no number.
-fn mark_text(synced: u64) -> String {
-    format!("{synced:020} {synced:020}\n")
-}
-
-fn parse(text: &[u8]) -> Option<u64> {
-    let (one, other) = std::str::from_utf8(text).ok()?.trim_end().split_once(' ')?;
-    one.parse().ok().filter(|_| one == other)
-}
-
 fn db_options() -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
@@ -303,9 +328,9 @@ fn db_options() -> Options {
     // Most keys are new: without a record of them nothing is read from the tables
     // (docs/performance.md).
     options.set_prefix_extractor(SliceTransform::create(
-        "lane",
-        records::lane_of,
-        Some(records::has_lane),
+        "target key",
+        records::target_prefix,
+        Some(records::has_target),
     ));
     options.set_memtable_prefix_bloom_ratio(MEMTABLE_FILTER_SHARE);
     options.set_max_total_wal_size(4 * MEMTABLE_BYTES as u64);
@@ -323,12 +348,8 @@ fn db_options() -> Options {
     options
 }
 
-fn transient_failure(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
+pub(super) fn transient_failure(error: impl Error + Send + Sync + 'static) -> Failure {
     Failure::with_source(FailureKind::Transient, DURING, error)
-}
-
-pub(super) fn unwritable(error: records::RecordError) -> Failure {
-    transient_failure(error)
 }
 
 impl From<Failure> for ReadError {

@@ -105,7 +105,7 @@ proptest! {
         let is_within = address.key_bytes().starts_with(Replica::key_prefix(&one).key_bytes());
         prop_assert_eq!(is_within, one == other);
         let prefix = Replica::key_prefix(&other);
-        prop_assert_eq!(records::lane_of(address.key_bytes()), prefix.key_bytes());
+        prop_assert_eq!(records::target_prefix(address.key_bytes()), prefix.key_bytes());
     }
 }
 
@@ -117,13 +117,7 @@ fn what_is_on_record_is_found_wherever_it_lies() {
         key: Key::try_from(format!("{number}")).unwrap(),
         ..target()
     };
-    let replica = |number: i64, nth| {
-        Replica::new(
-            version(number * 10 + nth),
-            VersionKind::Object,
-            ReplicaState::Replicated,
-        )
-    };
+    let replica = |number: i64, nth| replica(number * 10 + nth);
     // Some in files, of which the later one lies above the earlier, and some in memory; every
     // second key has none.
     for nth in 0..3 {
@@ -202,11 +196,13 @@ fn target() -> TargetKey {
     }
 }
 
-#[test]
-fn an_upload_survives_reopening_with_its_parts_and_is_forgotten_whole() {
-    let directory = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(directory.path()).unwrap();
-    let upload = Upload {
+fn replica(number: i64) -> Replica {
+    let source = version(number);
+    Replica::new(source, VersionKind::Object, ReplicaState::Replicated)
+}
+
+fn upload() -> Upload {
+    Upload {
         upload_id: "u".to_owned(),
         source: version(1),
         part_bytes: 5 << 20,
@@ -215,22 +211,27 @@ fn an_upload_survives_reopening_with_its_parts_and_is_forgotten_whole() {
         may_complete_until: None,
         by_our_clock: false,
         owner: None,
-    };
+    }
+}
+
+fn part(number: u32) -> UploadedPart {
+    UploadedPart {
+        number,
+        etag: ETag::try_from("e").unwrap(),
+        crc64: 7,
+        sums: Vec::new(),
+        doubt: None,
+    }
+}
+
+#[test]
+fn an_upload_survives_reopening_with_its_parts_and_is_forgotten_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(directory.path()).unwrap();
+    let upload = upload();
     ledger.put_upload(&target(), &upload).unwrap();
     for number in [2, 300, 1] {
-        let etag = ETag::try_from("e").unwrap();
-        ledger
-            .put_part(
-                &target(),
-                &UploadedPart {
-                    number,
-                    etag,
-                    crc64: 7,
-                    sums: Vec::new(),
-                    doubt: None,
-                },
-            )
-            .unwrap();
+        ledger.put_part(&target(), &part(number)).unwrap();
     }
     drop(ledger);
     let ledger = Ledger::open(directory.path()).unwrap();

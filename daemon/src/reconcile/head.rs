@@ -115,7 +115,7 @@ pub(super) async fn read_current(
     };
     let date = refusal.date();
     if refusal.is_marker() {
-        access.capabilities.told_marker();
+        access.capabilities.record_marker_header();
         if let Some(marker) = refusal.header("x-amz-version-id") {
             return Ok(HeadResult::hidden_by(
                 CurrentEntry::Marker(marker.to_owned()),
@@ -137,7 +137,7 @@ pub(super) async fn read_current(
 }
 
 fn tells_markers(access: &AccountClients) -> bool {
-    access.is_aws || access.capabilities.tells_markers()
+    access.is_aws || access.capabilities.sends_marker_headers()
 }
 
 /// Makes sure that nothing is there after a HEAD said so: it has no text, so something in between

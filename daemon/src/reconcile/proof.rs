@@ -142,7 +142,7 @@ impl Stated {
     /// Writes a value of this checksum as it is stated.
     fn text(&self, value: &[u8]) -> String {
         let text = if self.is_etag() {
-            checksum::md5_text(value)
+            checksum::hex(value)
         } else {
             STANDARD.encode(value)
         };

@@ -22,7 +22,7 @@ use super::proof;
 use super::tags::Tags;
 use super::version_reader::VersionReader;
 use crate::accounts::error::Side;
-use crate::checksum::{Algorithm, Sum, composite_value, crc64_header, md5_digits, md5_text};
+use crate::checksum::{Algorithm, Sum, composite_value, crc64_header, hex, md5_digits};
 use crate::clock::{self, BootInstant};
 use crate::ledger::Parts;
 use crate::metrics::Unproved;
@@ -345,7 +345,7 @@ fn etag_of_parts<'a>(parts: impl Iterator<Item = &'a ETag>) -> Option<ETag> {
     let sums = parts.map(sum).collect::<Option<Vec<Sum>>>()?;
     ETag::try_from(format!(
         "{}-{}",
-        md5_text(&composite_value(Algorithm::Md5, &sums)),
+        hex(&composite_value(Algorithm::Md5, &sums)),
         sums.len()
     ))
     .ok()

@@ -1,5 +1,5 @@
-//! The bytes of an object on their way through: kept in the pieces they came in, never copied
-//! together unless they came in crumbs, their checksums computed as they come.
+//! The bodies of objects: kept in the pieces that the socket delivered, of which only small ones are
+//! copied together, and with checksums computed as they come.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -41,7 +41,7 @@ pub(crate) struct Filled {
 pub(crate) struct BodyReader {
     chunks: BodyChunks,
     /// Pieces too small to be kept as they are, one after the other.
-    crumbs: Vec<u8>,
+    small: Vec<u8>,
     keeps: bool,
     /// Where its bytes begin in the object.
     offset: u64,
@@ -50,17 +50,17 @@ pub(crate) struct BodyReader {
     meter: Option<(Measure, Meter)>,
 }
 
-// A body that brings less than this in such a time is given up: it holds memory that others wait
-// for. At this pace, 8 KiB a second, a line of 8 Mbit/s serves all 128 bodies that one destination
-// may wait for; and where nothing comes at all, the SDK waits as long.
-const PACE_TIME: Duration = Duration::from_secs(20);
-const PACE_BYTES: u64 = 160 << 10;
+// A body that brings fewer bytes than this in such a time is given up: it holds memory that other
+// tasks wait for. At this rate, 8 KiB a second, a line of 8 Mbit/s serves all 128 bodies that one
+// destination may wait for; and where nothing comes at all, the SDK waits as long.
+const RATE_TIME: Duration = Duration::from_secs(20);
+const RATE_BYTES: u64 = 160 << 10;
 
 // A piece keeps all of the buffer that it was read into, 8 KiB or more, and takes a place in a
 // list: smaller ones cost many times what they hold. TLS and TCP give larger ones, except for the
 // last of each chunk.
 const PIECE_BYTES_MIN: usize = 4 << 10;
-const CRUMBS_BYTES: usize = 64 << 10;
+const JOINED_BYTES: usize = 64 << 10;
 
 impl BodyChunks {
     pub(crate) fn len(&self) -> u64 {
@@ -138,7 +138,7 @@ impl BodyReader {
         let (chunks, digest) = (BodyChunks::default(), Digest::new(CrcAlgorithm::Crc64Nvme));
         Self {
             chunks,
-            crumbs: Vec::new(),
+            small: Vec::new(),
             keeps: true,
             offset: part.offset,
             wanted: part.len,
@@ -183,13 +183,13 @@ impl BodyReader {
     }
 
     fn bytes_read(&self) -> u64 {
-        self.chunks.len + self.crumbs.len() as u64
+        self.chunks.len + self.small.len() as u64
     }
 
     /// Reads a body to its end. What came before it broke is kept.
     pub(crate) async fn read(&mut self, mut body: SdkBody) -> Result<(), Failure> {
-        let broken = |error| Failure::with_source(FailureKind::Transient, DURING, error);
-        let (mut due, mut enough) = (Instant::now() + PACE_TIME, self.bytes_read() + PACE_BYTES);
+        let broken = |error| Failure::with_source(FailureKind::Transient, OPERATION, error);
+        let (mut due, mut enough) = (Instant::now() + RATE_TIME, self.bytes_read() + RATE_BYTES);
         // One piece beyond the length proves that the body is too long, and is all that is ever
         // held.
         while self.bytes_read() <= self.wanted {
@@ -201,7 +201,7 @@ impl BodyReader {
                 self.take(piece);
             }
             if self.bytes_read() >= enough {
-                (due, enough) = (Instant::now() + PACE_TIME, self.bytes_read() + PACE_BYTES);
+                (due, enough) = (Instant::now() + RATE_TIME, self.bytes_read() + RATE_BYTES);
             }
         }
         if self.bytes_read() == self.wanted {
@@ -213,19 +213,19 @@ impl BodyReader {
 
     fn take(&mut self, piece: Bytes) {
         if piece.len() >= PIECE_BYTES_MIN {
-            self.sweep_crumbs();
+            self.join_small_pieces();
             return self.keep(piece);
         }
-        self.crumbs.extend_from_slice(&piece);
-        if self.crumbs.len() >= CRUMBS_BYTES {
-            self.sweep_crumbs();
+        self.small.extend_from_slice(&piece);
+        if self.small.len() >= JOINED_BYTES {
+            self.join_small_pieces();
         }
     }
 
-    /// Makes one piece of the crumbs.
-    fn sweep_crumbs(&mut self) {
-        if !self.crumbs.is_empty() {
-            let piece = std::mem::take(&mut self.crumbs).into_boxed_slice();
+    /// Makes one piece of the small ones.
+    fn join_small_pieces(&mut self) {
+        if !self.small.is_empty() {
+            let piece = std::mem::take(&mut self.small).into_boxed_slice();
             self.keep(piece.into());
         }
     }
@@ -243,7 +243,7 @@ impl BodyReader {
 
     /// Returns the bytes and their checksums.
     pub(crate) fn finish(mut self) -> Filled {
-        self.sweep_crumbs();
+        self.join_small_pieces();
         let measured = self.meter.map(|(measure, meter)| (measure, meter.finish()));
         Filled {
             chunks: self.chunks,
@@ -253,7 +253,7 @@ impl BodyReader {
     }
 }
 
-const DURING: Operation = Operation::GetObject;
+const OPERATION: Operation = Operation::GetObject;
 const TOO_SLOW: &str = "the body came at less than 8 KiB a second";
 
 /// The pieces as a request's body.
@@ -375,8 +375,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn crumbs_are_put_together_and_whole_pieces_stay_as_they_are() {
-        assert_eq!(kept(&[1; 3 * CRUMBS_BYTES]).await, [CRUMBS_BYTES; 3]);
+    async fn small_pieces_are_joined_and_whole_pieces_stay_as_they_are() {
+        assert_eq!(kept(&[1; 3 * JOINED_BYTES]).await, [JOINED_BYTES; 3]);
         let whole = PIECE_BYTES_MIN;
         assert_eq!(
             kept(&[whole, 2 * whole, 1, 2, whole, 3]).await,

@@ -1,37 +1,42 @@
-//! The way out of every request, the SDK's too: HTTP/1.1 over TCP and TLS, with the machine's own
-//! certificates and the proxies that the environment names. The SDK's own connector would do, but
-//! for its limits: it takes a hundred headers.
+//! The way out of every request, the SDK's too, and bounds on what comes back: HTTP/1.1 over TCP and
+//! TLS, with the machine's own certificates and the proxies that the environment names. The SDK's
+//! own connector would do, but for its limits: it takes a hundred headers.
 
 use std::error::Error;
-use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::http::{
-    HttpConnector, HttpConnectorFuture, SharedHttpConnector,
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
+    SharedHttpConnector,
 };
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
-use http::header::PROXY_AUTHORIZATION;
-use http::uri::Scheme;
-use http::{Request, Uri};
-use hyper::rt::{Read, ReadBufCursor, Write};
+use http::Uri;
+use http::uri::{Authority, Scheme};
+use http_body_util::BodyExt;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_util::client::legacy::connect::HttpConnector as TcpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
-use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector as TcpConnector};
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::{ClientConfig, RootCertStore};
+use thiserror::Error as ThisError;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tower_service::Service;
 use tracing::warn;
 
-use super::signer::Error as BoxError;
+use super::response;
 use crate::accounts::CONNECT_TIMEOUT;
+use crate::clock;
 
 // User metadata has 2 KB: 500 entries of four bytes, beside what S3 itself says of an object. hyper
 // fills two tables of this length, 32 bytes an entry, for each response: 1,200 entries cost a tenth
@@ -43,13 +48,13 @@ const HEADERS_MAX: usize = 512;
 // more metadata. It is also the most that is read of a body at once.
 const HEAD_BYTES_MAX: usize = 128 << 10;
 
-// A device in between may drop an idle connection without a word (NAT gateways after minutes, some
-// firewalls after half of one), and what is sent on it then waits for its deadline. A task's own
+// A device in between may drop an idle connection silently (NAT gateways after minutes, some
+// firewalls after half of one), and a request sent on it then waits for its deadline. A task's own
 // requests follow each other within a second.
 const IDLE_MAX: Duration = Duration::from_secs(5);
 
-// A connection on which nothing is acknowledged for so long is gone. The kernel finds out by probes
-// where nothing is sent, and by TCP_USER_TIMEOUT where something is: `man 7 tcp`.
+// A connection on which nothing is acknowledged for so long is dead. The kernel detects that by
+// probes where nothing is sent, and by TCP_USER_TIMEOUT where something is: `man 7 tcp`.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(20);
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 
@@ -59,7 +64,6 @@ pub(crate) fn connect() -> Result<SharedHttpConnector, NoTls> {
 }
 
 fn connect_through(proxies: Matcher) -> Result<SharedHttpConnector, NoTls> {
-    let proxies = Arc::new(proxies);
     let mut tcp = TcpConnector::new();
     // TLS, if any, comes on top.
     tcp.enforce_http(false);
@@ -68,29 +72,25 @@ fn connect_through(proxies: Matcher) -> Result<SharedHttpConnector, NoTls> {
     tcp.set_keepalive_interval(Some(PROBE_EVERY));
     tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX));
     let tls = tls()?;
-    let proxy = HttpsConnectorBuilder::new()
-        .with_tls_config(tls.clone())
-        .https_or_http()
-        .enable_http1();
-    let path = Path {
-        proxy: proxy.wrap_connector(tcp.clone()),
-        tcp,
-        proxies: Arc::clone(&proxies),
+    let https = || {
+        let builder = HttpsConnectorBuilder::new().with_tls_config(tls.clone());
+        builder.https_or_http().enable_http1()
     };
-    let https = HttpsConnectorBuilder::new()
-        .with_tls_config(tls)
-        .https_or_http()
-        .enable_http1();
+    let path = Path {
+        proxy: https().wrap_connector(tcp.clone()),
+        tcp,
+        proxies: Arc::new(proxies),
+    };
     let client = Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_MAX)
         .http1_max_headers(HEADERS_MAX)
         .http1_max_buf_size(HEAD_BYTES_MAX)
-        .build(Timely(https.wrap_connector(path)));
-    Ok(SharedHttpConnector::new(Transport { client, proxies }))
+        .build(Timely(https().wrap_connector(path)));
+    Ok(SharedHttpConnector::new(Transport(client)))
 }
 
-/// Without certificates nothing is trusted; plain HTTP goes on working.
+/// Makes the settings of TLS. Without certificates no server is trusted; plain HTTP still works.
 fn tls() -> Result<ClientConfig, NoTls> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
@@ -107,33 +107,29 @@ fn tls() -> Result<ClientConfig, NoTls> {
 /// The TLS library cannot be set up.
 pub(crate) type NoTls = rustls::Error;
 
-/// Nothing of a request was sent, because there is no connection.
-#[derive(Debug, thiserror::Error)]
+/// No byte of a request was sent, because there is no connection.
+#[derive(Debug, ThisError)]
 #[error("cannot connect")]
 struct NotConnected(#[source] legacy::Error);
 
-/// Says whether an error means that nothing was sent.
+/// Says whether an error proves that nothing was sent.
 pub(crate) fn is_unsent(error: &(dyn Error + 'static)) -> bool {
     std::iter::successors(Some(error), |&error| error.source())
         .any(|error| error.is::<NotConnected>())
 }
 
 #[derive(Debug)]
-struct Transport {
-    client: Client<Timely, SdkBody>,
-    proxies: Arc<Matcher>,
-}
+struct Transport(Client<Timely, SdkBody>);
 
 impl HttpConnector for Transport {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let mut request = match request.try_into_http1x() {
+        let request = match request.try_into_http1x() {
             Ok(request) => request,
             Err(error) => {
                 return HttpConnectorFuture::ready(Err(ConnectorError::user(error.into())));
             }
         };
-        self.authorize_proxy(&mut request);
-        let answer = self.client.request(request);
+        let answer = self.0.request(request);
         HttpConnectorFuture::new(async move {
             let answer = answer.await.map_err(classify)?.map(SdkBody::from_body_1_x);
             HttpResponse::try_from(answer)
@@ -142,22 +138,7 @@ impl HttpConnector for Transport {
     }
 }
 
-impl Transport {
-    /// A tunnel's password goes with its CONNECT; a forwarded request carries it itself.
-    fn authorize_proxy(&self, request: &mut Request<SdkBody>) {
-        if request.uri().scheme() != Some(&Scheme::HTTP) {
-            return;
-        }
-        let proxy = self.proxies.intercept(request.uri());
-        if let Some(password) = proxy.as_ref().and_then(|proxy| proxy.basic_auth()) {
-            request
-                .headers_mut()
-                .insert(PROXY_AUTHORIZATION, password.clone());
-        }
-    }
-}
-
-/// Classifies an error for the SDK: what is of input and output it tries again.
+/// Classifies an error for the SDK, which retries errors of input and output.
 fn classify(error: legacy::Error) -> ConnectorError {
     if error.is_connect() {
         return ConnectorError::io(NotConnected(error).into()).never_connected();
@@ -198,7 +179,7 @@ impl Service<Uri> for Timely {
     }
 }
 
-/// The way to a host: straight, or through a proxy.
+/// The way to a host: straight, or in a tunnel through a proxy.
 #[derive(Debug, Clone)]
 struct Path {
     tcp: TcpConnector,
@@ -206,6 +187,9 @@ struct Path {
     proxy: HttpsConnector<TcpConnector>,
     proxies: Arc<Matcher>,
 }
+
+/// A connection, encrypted if it is to a proxy that requires that.
+type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
 
 impl Service<Uri> for Path {
     type Response = Stream;
@@ -219,93 +203,234 @@ impl Service<Uri> for Path {
     fn call(&mut self, to: Uri) -> Self::Future {
         let Some(proxy) = self.proxies.intercept(&to) else {
             let tcp = self.tcp.call(to);
-            return Box::pin(async {
-                Ok(Stream {
-                    io: MaybeHttpsStream::Http(tcp.await?),
-                    is_forwarded: false,
-                })
-            });
+            return Box::pin(async { Ok(MaybeHttpsStream::Http(tcp.await?)) });
         };
-        if to.scheme() == Some(&Scheme::HTTPS) {
-            let tunnel = Tunnel::new(proxy.uri().clone(), self.proxy.clone());
-            let mut tunnel = match proxy.basic_auth() {
-                Some(password) => tunnel.with_auth(password.clone()),
-                None => tunnel,
-            };
-            let tunnel = tunnel.call(to);
-            return Box::pin(async {
-                Ok(Stream {
-                    io: tunnel.await?,
-                    is_forwarded: false,
-                })
-            });
+        let tunnel = Tunnel::new(proxy.uri().clone(), self.proxy.clone());
+        let mut tunnel = match proxy.basic_auth() {
+            Some(password) => tunnel.with_auth(password.clone()),
+            None => tunnel,
+        };
+        let tunnel = with_port(to).map(|to| tunnel.call(to));
+        Box::pin(async { Ok(tunnel?.await?) })
+    }
+}
+
+/// Names the port of a plain URL: a tunnel to no port in particular goes to that of TLS.
+fn with_port(url: Uri) -> Result<Uri, http::Error> {
+    let plain = url
+        .authority()
+        .filter(|authority| url.scheme() == Some(&Scheme::HTTP) && authority.port().is_none());
+    match plain.map(Authority::host) {
+        Some(host) => Uri::builder()
+            .scheme(Scheme::HTTP)
+            .authority(format!("{host}:80"))
+            .path_and_query("/")
+            .build(),
+        None => Ok(url),
+    }
+}
+
+/// The bounds of one account; clones share what there is.
+#[derive(Debug, Clone)]
+pub(crate) struct Bounds {
+    account: Arc<str>,
+    /// Held while a long text is read, which bounds the memory of all that are read at once.
+    long_texts: Arc<Semaphore>,
+    far_off: Arc<Mutex<Option<FarOff>>>,
+}
+
+/// A clock that cannot be used beside ours.
+#[derive(Debug, Clone, Copy)]
+struct FarOff {
+    /// By how much it is ahead of ours, or behind.
+    by_seconds: i64,
+    seen: Instant,
+    warned: Instant,
+}
+
+/// More came than any service sends.
+#[derive(Debug, ThisError)]
+#[error("the answer is longer than {0} bytes")]
+struct TooLong(usize);
+
+/// The headers of an answer came, and its text not to the end.
+#[derive(Debug, ThisError)]
+#[error("the answer cannot be read to its end")]
+pub(crate) struct TruncatedAnswer(#[source] BoxError);
+
+/// The longest answer: ten messages of a MiB of quotation marks each, which JSON writes as two
+/// characters; a list of a thousand keys of the longest, all escapes, has a third of that.
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>
+const BYTES_MAX: usize = 24 << 20;
+
+// The text of a refusal is short; a longer one is not a service's.
+const REFUSAL_BYTES_MAX: usize = 64 << 10;
+
+// A list of a thousand ordinary entries has less, and 256 tasks may each read one at a time.
+const SHORT_BYTES_MAX: usize = 512 << 10;
+
+// For each account, so that long answers of one account's services delay no other account.
+const LONG_TEXTS_MAX: usize = 3;
+
+// A clock that is wrong answers every request.
+const WARNED_EVERY: Duration = Duration::from_secs(3600);
+
+impl Bounds {
+    pub(crate) fn new(account: &str) -> Self {
+        let long_texts = Arc::new(Semaphore::new(LONG_TEXTS_MAX));
+        Self {
+            account: Arc::from(account),
+            long_texts,
+            far_off: Arc::default(),
         }
-        let proxy = self.proxy.call(proxy.uri().clone());
-        Box::pin(async {
-            Ok(Stream {
-                io: proxy.await?,
-                is_forwarded: true,
-            })
+    }
+
+    /// Reads an answer to its end.
+    pub(super) async fn read_text(&self, body: SdkBody) -> Result<Vec<u8>, BoxError> {
+        self.read_up_to(BYTES_MAX, body).await
+    }
+
+    /// Reads the text of a refusal; one that breaks off, or never ends, counts as empty, because the
+    /// status is known anyway.
+    pub(super) async fn read_refusal(&self, body: SdkBody) -> Vec<u8> {
+        self.read_up_to(REFUSAL_BYTES_MAX, body)
+            .await
+            .unwrap_or_default()
+    }
+
+    async fn read_up_to(&self, bytes_max: usize, mut body: SdkBody) -> Result<Vec<u8>, BoxError> {
+        let mut text = Vec::new();
+        let mut permit = None;
+        while let Some(frame) = body.frame().await {
+            let Ok(piece) = frame?.into_data() else {
+                continue;
+            };
+            let len = text.len() + piece.len();
+            if len > bytes_max {
+                return Err(TooLong(bytes_max).into());
+            }
+            if permit.is_none() && len > SHORT_BYTES_MAX {
+                permit = Some(self.long_texts.acquire().await?);
+            }
+            text.extend_from_slice(&piece);
+        }
+        Ok(text)
+    }
+
+    /// Removes a date that is far from ours: by the one or the other no signature is valid, and ages
+    /// computed from both are wrong. The warning names both, because ours may be the wrong one.
+    pub(super) fn check_date(&self, answer: &mut HttpResponse) {
+        let date = answer.headers().get("date").and_then(response::date);
+        let Some(date) = date.filter(|date| !clock::is_near(*date)) else {
+            return;
+        };
+        answer.headers_mut().remove("date");
+        let mut far_off = self.far_off.lock().unwrap_or_else(PoisonError::into_inner);
+        let (ours, seen) = (clock::now(), Instant::now());
+        let recently = far_off
+            .map(|before| before.warned)
+            .filter(|at| at.elapsed() < WARNED_EVERY);
+        let by_seconds = date.unix_timestamp() - ours.unix_timestamp();
+        *far_off = Some(FarOff {
+            by_seconds,
+            seen,
+            warned: recently.unwrap_or(seen),
+        });
+        if recently.is_none() {
+            let account = &*self.account;
+            warn!(account, %date, %ours, "the endpoint's clock and this host's are more than a day apart: its dates are not used; set the clock that is wrong");
+        }
+    }
+
+    /// Says by how many seconds an endpoint's clock was ahead of ours, or behind, if that was too
+    /// far of late.
+    pub(crate) fn far_off(&self) -> Option<i64> {
+        let far_off = *self.far_off.lock().unwrap_or_else(PoisonError::into_inner);
+        far_off
+            .filter(|far_off| far_off.seen.elapsed() < WARNED_EVERY)
+            .map(|far_off| far_off.by_seconds)
+    }
+
+    /// Keeps the answers to a client of the SDK within these bounds.
+    pub(crate) fn bound_client(&self, client: SharedHttpClient) -> SharedHttpClient {
+        SharedHttpClient::new(Bounded {
+            inner: client,
+            bounds: self.clone(),
+            read_timeout: None,
+        })
+    }
+
+    async fn apply(&self, mut answer: HttpResponse) -> Result<HttpResponse, ConnectorError> {
+        self.check_date(&mut answer);
+        let body = std::mem::replace(answer.body_mut(), SdkBody::taken());
+        let text = match answer.status().is_success() {
+            true => self.read_text(body).await.map_err(classify_unread)?,
+            false => self.read_refusal(body).await,
+        };
+        *answer.body_mut() = SdkBody::from(text);
+        Ok(answer)
+    }
+}
+
+/// Classifies an error for the SDK, as `classify` does.
+fn classify_unread(error: BoxError) -> ConnectorError {
+    let is_too_long = error.is::<TooLong>();
+    let unread = TruncatedAnswer(error).into();
+    if is_too_long {
+        ConnectorError::other(unread, None)
+    } else {
+        ConnectorError::io(unread)
+    }
+}
+
+/// A client, or a connector, of the SDK that is answered within bounds.
+#[derive(Debug)]
+struct Bounded<T> {
+    inner: T,
+    bounds: Bounds,
+    /// The client that fetches the machine's credentials gives up soon, where there are none.
+    read_timeout: Option<Duration>,
+}
+
+impl HttpClient for Bounded<SharedHttpClient> {
+    fn http_connector(
+        &self,
+        settings: &HttpConnectorSettings,
+        parts: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        let (inner, read_timeout) = (
+            self.inner.http_connector(settings, parts),
+            settings.read_timeout(),
+        );
+        SharedHttpConnector::new(Bounded {
+            inner,
+            bounds: self.bounds.clone(),
+            read_timeout,
         })
     }
 }
 
-/// An open way to a host.
-#[derive(Debug)]
-struct Stream {
-    io: MaybeHttpsStream<TokioIo<TcpStream>>,
-    /// A proxy reads the requests, and needs their whole URL.
-    is_forwarded: bool,
-}
-
-impl Connection for Stream {
-    fn connected(&self) -> Connected {
-        self.io.connected().proxy(self.is_forwarded)
-    }
-}
-
-impl Read for Stream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(context, buffer)
-    }
-}
-
-impl Write for Stream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
+impl HttpConnector for Bounded<SharedHttpConnector> {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let (answer, bounds) = (self.inner.call(request), self.bounds.clone());
+        let timeout = self.read_timeout.unwrap_or(Duration::MAX);
+        HttpConnectorFuture::new(async move {
+            let answer = tokio::time::timeout(timeout, answer).await;
+            let answer = answer.map_err(|elapsed| ConnectorError::timeout(elapsed.into()))??;
+            bounds.apply(answer).await
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use bytes::Bytes;
+    use futures::{FutureExt, StreamExt};
+    use http::Request;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
@@ -365,30 +490,97 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn plain_requests_are_forwarded_by_the_proxy_and_others_tunnelled() {
-        let (answer, asked) = ask(Some("http://store.example/a?b"), &with_headers(0, "")).await;
-        assert!(answer.unwrap().status().is_success());
-        assert!(
-            asked.starts_with("GET http://store.example/a?b HTTP/1.1\r\n"),
-            "{asked}"
+    async fn a_proxy_is_asked_for_a_tunnel() {
+        for (url, tunnel) in [
+            ("https://store.example/a", "store.example:443"),
+            ("http://store.example/a?b", "store.example:80"),
+            ("http://store.example:9000/a", "store.example:9000"),
+        ] {
+            let (answer, asked) = ask(Some(url), b"HTTP/1.1 403 Forbidden\r\n\r\n").await;
+            assert!(is_unsent(&answer.unwrap_err()));
+            let connect = format!("CONNECT {tunnel} HTTP/1.1\r\n");
+            assert!(asked.starts_with(&connect), "{asked}");
+            assert!(
+                asked.to_lowercase().contains("proxy-authorization: basic "),
+                "{asked}"
+            );
+        }
+    }
+
+    /// A body that never ends, in pieces of this size.
+    fn endless(bytes: usize) -> SdkBody {
+        let piece = Bytes::from(vec![b' '; bytes]);
+        let frames =
+            futures::stream::repeat_with(move || Ok::<_, Infallible>(Frame::data(piece.clone())));
+        SdkBody::from_body_1_x(StreamBody::new(frames))
+    }
+
+    /// A body of which this much comes and then nothing.
+    fn hung(bytes: usize) -> SdkBody {
+        let piece = Ok::<_, Infallible>(Frame::data(Bytes::from(vec![0; bytes])));
+        SdkBody::from_body_1_x(StreamBody::new(
+            futures::stream::iter([piece]).chain(futures::stream::pending()),
+        ))
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_an_end_is_an_error_and_a_refusal_says_nothing() {
+        let bounds = Bounds::new("archive");
+        for bytes in [100, 10_000, 100 << 20] {
+            assert!(bounds.read_text(endless(bytes)).await.is_err());
+            assert_eq!(bounds.read_refusal(endless(bytes)).await, b"");
+        }
+        let whole = vec![b'a'; BYTES_MAX];
+        assert_eq!(
+            bounds
+                .read_text(SdkBody::from(whole.clone()))
+                .await
+                .unwrap(),
+            whole
         );
-        assert!(
-            asked.to_lowercase().contains("proxy-authorization: basic "),
-            "{asked}"
+        assert_eq!(
+            bounds.read_refusal(SdkBody::from("<Error/>")).await,
+            b"<Error/>"
         );
-        let (answer, asked) = ask(
-            Some("https://store.example/a"),
-            b"HTTP/1.1 403 Forbidden\r\n\r\n",
-        )
-        .await;
-        assert!(is_unsent(&answer.unwrap_err()));
+    }
+
+    #[tokio::test]
+    async fn few_long_texts_are_read_at_once_and_short_ones_pass_them() {
+        let bounds = Bounds::new("archive");
+        let mut all: Vec<_> = (0..LONG_TEXTS_MAX)
+            .map(|_| Box::pin(bounds.read_text(hung(1 << 20))))
+            .collect();
+        assert!(all.iter_mut().all(|one| one.now_or_never().is_none()));
+        let long = || bounds.read_text(SdkBody::from(vec![b'a'; 1 << 20]));
+        assert!(long().now_or_never().is_none());
         assert!(
-            asked.starts_with("CONNECT store.example:443 HTTP/1.1\r\n"),
-            "{asked}"
+            bounds
+                .read_text(SdkBody::from("short"))
+                .now_or_never()
+                .is_some()
         );
-        assert!(
-            asked.to_lowercase().contains("proxy-authorization: basic "),
-            "{asked}"
-        );
+        all.pop();
+        assert!(long().now_or_never().is_some());
+    }
+
+    #[test]
+    fn a_date_that_cannot_be_true_is_none() {
+        let answered = |date: &str| {
+            let mut answer = HttpResponse::new(200.try_into().unwrap(), SdkBody::empty());
+            answer.headers_mut().insert("date", date.to_owned());
+            Bounds::new("archive").check_date(&mut answer);
+            answer.headers().get("date").map(str::to_owned)
+        };
+        for odd in [
+            "Fri, 31 Dec 9999 23:59:59 GMT",
+            "Thu, 01 Jan 1970 00:00:00 GMT",
+        ] {
+            assert_eq!(answered(odd), None, "{odd}");
+        }
+        let now = aws_smithy_types::DateTime::from_secs(clock::now().unix_timestamp());
+        let now = now
+            .fmt(aws_smithy_types::date_time::Format::HttpDate)
+            .unwrap();
+        assert_eq!(answered(&now), Some(now));
     }
 }

@@ -2,46 +2,47 @@
 
 use std::time::Duration;
 
+use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_types::body::SdkBody;
 use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, USER_AGENT};
 use http::{HeaderMap, Method, Request};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use replicator_core::failure::Operation;
-use replicator_core::failure::ResponseInfo as Answered;
+use replicator_core::failure::Operation::{
+    self, CreateMultipartUpload, GetObject, GetObjectTagging, HeadObject, ListObjectVersions,
+    PutObject, UploadPart,
+};
+use replicator_core::failure::ResponseInfo;
 use replicator_core::object::{Bucket, ETag, Key};
 use replicator_core::parts::Part;
 
-use super::REQUEST_TIMEOUT;
 use super::body::{BodyChunks, Outgoing};
-use super::endpoint::Endpoint;
-use super::expected::{ExpectedObject, Span};
-use super::response::{ResponseHead, S3Error};
-use super::signer::Error;
+use super::response::{ExpectedObject, ResponseHead, S3Error, Span};
+use super::{Endpoint, REQUEST_TIMEOUT};
 use crate::accounts::error::Side;
 
 /// A request.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct S3Request<'a> {
     pub(super) side: Side,
     /// The operation by S3's own name.
     pub(super) operation: Operation,
     pub(super) timeout: Duration,
     pub(super) attempts_max: u32,
+    pub(super) bucket: &'a Bucket,
+    /// A header that cannot hold what it was given: without it the request would be another one.
+    pub(super) unwritable: Option<String>,
+    pub(super) body: Option<BodyChunks>,
     method: Method,
-    bucket: &'a Bucket,
     key: Option<&'a Key>,
     query: String,
     headers: HeaderMap,
-    /// A header that cannot hold what it was given.
-    unwritable: Option<String>,
-    body: Option<BodyChunks>,
-    /// What its answer is held against, if it reads.
-    asked: Option<ExpectedObject>,
-    /// Whether its sender sees to it that a 404 without a text is proved.
+    /// What the answer to a read is compared with.
+    expected: Option<ExpectedObject>,
+    /// Whether the caller proves a 404 without a text itself.
     leaves_404: bool,
 }
 
-/// Which entries of a bucket a list is to have.
+/// Which entries of a bucket to list.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct PageRequest<'a> {
     pub(crate) prefix: Option<&'a str>,
@@ -79,21 +80,12 @@ const PATH: &AsciiSet = &VALUE.remove(b'/');
 impl<'a> S3Request<'a> {
     /// Requests an object.
     pub(crate) fn get_object(side: Side, bucket: &'a Bucket, key: &'a Key) -> Self {
-        Self::new(
-            (side, Operation::GetObject),
-            Method::GET,
-            (bucket, Some(key)),
-        )
-        .query("x-id", "GetObject")
+        Self::new(side, GetObject, Method::GET, bucket, Some(key)).query("x-id", "GetObject")
     }
 
     /// Requests the headers of an object.
     pub(crate) fn head_object(side: Side, bucket: &'a Bucket, key: &'a Key) -> Self {
-        Self::new(
-            (side, Operation::HeadObject),
-            Method::HEAD,
-            (bucket, Some(key)),
-        )
+        Self::new(side, HeadObject, Method::HEAD, bucket, Some(key))
     }
 
     /// Requests the first byte of an object: unlike that of a HEAD, its refusal has a text.
@@ -103,63 +95,51 @@ impl<'a> S3Request<'a> {
 
     /// Requests the tags of an object.
     pub(crate) fn tags(side: Side, bucket: &'a Bucket, key: &'a Key) -> Self {
-        Self::new(
-            (side, Operation::GetObjectTagging),
-            Method::GET,
-            (bucket, Some(key)),
-        )
-        .add_flag("tagging")
+        Self::new(side, GetObjectTagging, Method::GET, bucket, Some(key)).add_flag("tagging")
     }
 
     /// Requests a page of a bucket's versions.
     pub(crate) fn list(side: Side, bucket: &'a Bucket, page: &PageRequest<'_>) -> Self {
-        let call = Self::new(
-            (side, Operation::ListObjectVersions),
-            Method::GET,
-            (bucket, None),
-        )
-        .add_flag("versions");
+        let call =
+            Self::new(side, ListObjectVersions, Method::GET, bucket, None).add_flag("versions");
         let maximum = page.entries_max.to_string();
-        let asked = [
+        let parameters = [
             ("encoding-type", page.is_encoded.then_some("url")),
             ("key-marker", page.key_marker),
             ("max-keys", Some(maximum.as_str())),
             ("prefix", page.prefix),
             ("version-id-marker", page.version_marker),
         ];
-        asked
+        parameters
             .into_iter()
             .filter_map(|(name, value)| Some((name, value?)))
             .fold(call, |call, (name, value)| call.query(name, value))
     }
 
-    /// Writes an object; sent once, because after a lost answer only a fresh read tells whether to
+    /// Writes an object; sent once, because after a lost answer only a fresh read shows whether to
     /// send it again (protocol rule 5).
     pub(crate) fn put_object(bucket: &'a Bucket, key: &'a Key, body: BodyChunks) -> Self {
-        let call = Self::new(
-            (Side::Write, Operation::PutObject),
-            Method::PUT,
-            (bucket, Some(key)),
-        )
-        .query("x-id", "PutObject");
+        let call = Self::new(Side::Write, PutObject, Method::PUT, bucket, Some(key))
+            .query("x-id", "PutObject");
         Self {
             attempts_max: 1,
-            asked: None,
             ..call.carrying(body)
         }
     }
 
-    /// Begins an upload; sent once, because one whose answer was lost stays open until a lifecycle
+    /// Begins an upload; sent once, because an upload whose id was lost stays open until a lifecycle
     /// rule ends it.
     pub(crate) fn create_multipart_upload(bucket: &'a Bucket, key: &'a Key) -> Self {
         let call = Self::new(
-            (Side::Prepare, Operation::CreateMultipartUpload),
+            Side::Prepare,
+            CreateMultipartUpload,
             Method::POST,
-            (bucket, Some(key)),
+            bucket,
+            Some(key),
         );
         Self {
             attempts_max: 1,
-            asked: None,
+            expected: None,
             ..call.add_flag("uploads")
         }
     }
@@ -171,48 +151,31 @@ impl<'a> S3Request<'a> {
         (upload, number): (&str, u32),
         body: BodyChunks,
     ) -> Self {
-        let call = Self::new(
-            (Side::Prepare, Operation::UploadPart),
-            Method::PUT,
-            (bucket, Some(key)),
-        )
-        .query("x-id", "UploadPart");
+        let call = Self::new(Side::Prepare, UploadPart, Method::PUT, bucket, Some(key))
+            .query("x-id", "UploadPart");
         let call = call
             .query("partNumber", &number.to_string())
             .query("uploadId", upload);
-        Self {
-            asked: None,
-            ..call.carrying(body)
-        }
+        call.carrying(body)
     }
 
     /// Returns the request for the first byte of what a HEAD is about; none for other requests.
     pub(super) fn of_first_byte(&self) -> Option<Self> {
-        let (query, headers, asked) =
-            (self.query.clone(), self.headers.clone(), self.asked.clone());
-        let (unwritable, body) = (None, None);
         let get = Self {
-            query,
-            headers,
-            asked,
-            unwritable,
-            body,
             attempts_max: 1,
             method: Method::GET,
-            ..*self
+            ..self.clone()
         };
         // S3 takes no range beside the number of a part.
-        let is_part = get
-            .asked
-            .as_ref()
-            .is_some_and(|asked| matches!(asked.span, Span::UploadedPart));
-        (self.method == Method::HEAD).then(|| if is_part { get } else { get.bytes(FIRST_BYTE) })
+        let is_part = |expected: &ExpectedObject| matches!(expected.span, Span::UploadedPart);
+        let has_part = self.expected.as_ref().is_some_and(is_part);
+        (self.method == Method::HEAD).then(|| if has_part { get } else { get.bytes(FIRST_BYTE) })
     }
 
-    /// Says whether a refusal leaves open which server gave it, and why. One for too many requests
-    /// does not get better by another.
+    /// Says whether a refusal leaves open which server sent it, and why. One for too many requests
+    /// is not followed by another request.
     pub(super) fn wants_reason(&self, refusal: &S3Error) -> bool {
-        let Some(Answered {
+        let Some(ResponseInfo {
             status,
             is_own: false,
         }) = refusal.failure.answer
@@ -222,7 +185,7 @@ impl<'a> S3Request<'a> {
         ((400..500).contains(&status) || status == 501) && status != 429 && !self.leaves(refusal)
     }
 
-    /// Says whether a refusal is a 404 that its sender sees to.
+    /// Says whether a refusal is a 404 that the caller proves itself.
     pub(super) fn leaves(&self, refusal: &S3Error) -> bool {
         self.leaves_404 && refusal.status() == Some(404)
     }
@@ -243,28 +206,26 @@ impl<'a> S3Request<'a> {
     }
 
     fn new(
-        (side, operation): (Side, Operation),
+        side: Side,
+        operation: Operation,
         method: Method,
-        (bucket, key): (&'a Bucket, Option<&'a Key>),
+        bucket: &'a Bucket,
+        key: Option<&'a Key>,
     ) -> Self {
-        let headers = HeaderMap::from_iter([(USER_AGENT, AGENT)]);
-        let (timeout, attempts_max, query) = (REQUEST_TIMEOUT, ATTEMPTS_MAX, String::new());
-        let (unwritable, body, asked, leaves_404) =
-            (None, None, Some(ExpectedObject::default()), false);
         Self {
             side,
             operation,
-            timeout,
-            attempts_max,
-            method,
+            timeout: REQUEST_TIMEOUT,
+            attempts_max: ATTEMPTS_MAX,
             bucket,
+            unwritable: None,
+            body: None,
+            method,
             key,
-            query,
-            headers,
-            unwritable,
-            body,
-            asked,
-            leaves_404,
+            query: String::new(),
+            headers: HeaderMap::from_iter([(USER_AGENT, AGENT)]),
+            expected: Some(ExpectedObject::default()),
+            leaves_404: false,
         }
     }
 
@@ -272,11 +233,12 @@ impl<'a> S3Request<'a> {
         self.headers.insert(CONTENT_LENGTH, body.len().into());
         Self {
             body: Some(body),
+            expected: None,
             ..self
         }
     }
 
-    /// Leaves it to the sender to prove a 404.
+    /// Leaves it to the caller to prove a 404.
     pub(crate) fn leaving_404(self) -> Self {
         Self {
             leaves_404: true,
@@ -284,21 +246,24 @@ impl<'a> S3Request<'a> {
         }
     }
 
-    /// Gives it another time to be answered.
+    /// Sets the time within which it has to be answered.
     pub(crate) fn with_timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
     }
 
     /// Requests one version.
     pub(crate) fn version(self, id: &str) -> Self {
-        self.with_asked(|asked| asked.version = Some(id.to_owned()))
+        self.with_expected(|expected| expected.version = Some(id.to_owned()))
             .query("versionId", id)
     }
 
     /// Requests an object of this ETag, where it is known, and this size.
     pub(crate) fn identified(self, etag: Option<&ETag>, size_bytes: u64) -> Self {
         let call = self.header("if-match", etag.map(ETag::to_quoted).as_deref());
-        call.with_asked(|asked| (asked.etag, asked.size_bytes) = (etag.cloned(), Some(size_bytes)))
+        call.with_expected(|expected| {
+            expected.etag = etag.cloned();
+            expected.size_bytes = Some(size_bytes);
+        })
     }
 
     /// Requests some of the bytes; an empty object has no range to name.
@@ -306,26 +271,26 @@ impl<'a> S3Request<'a> {
         if part.len == 0 {
             return self;
         }
-        self.with_asked(|asked| asked.span = Span::Bytes(part))
+        self.with_expected(|expected| expected.span = Span::Bytes(part))
             .header("range", Some(&part.range()))
     }
 
     /// Requests one of the parts in which the object was uploaded.
     pub(crate) fn uploaded_part(self, number: u32) -> Self {
-        self.with_asked(|asked| asked.span = Span::UploadedPart)
+        self.with_expected(|expected| expected.span = Span::UploadedPart)
             .query("partNumber", &number.to_string())
     }
 
-    fn with_asked(mut self, ask: impl FnOnce(&mut ExpectedObject)) -> Self {
-        if let Some(asked) = &mut self.asked {
-            ask(asked);
+    fn with_expected(mut self, set: impl FnOnce(&mut ExpectedObject)) -> Self {
+        if let Some(expected) = &mut self.expected {
+            set(expected);
         }
         self
     }
 
     /// Says in which way an answer is not what was requested, if it is not.
     pub(super) fn mismatch(&self, head: &ResponseHead) -> Option<String> {
-        self.asked.as_ref()?.mismatch(head)
+        self.expected.as_ref()?.mismatch(head)
     }
 
     /// Adds a header, if there is one.
@@ -366,26 +331,11 @@ impl<'a> S3Request<'a> {
         named
     }
 
-    /// Names a header that cannot hold what it was given: without it the request would be another
-    /// one.
-    pub(super) fn unwritable(&self) -> Option<&str> {
-        self.unwritable.as_deref()
-    }
-
-    pub(super) fn bucket(&self) -> &'a Bucket {
-        self.bucket
-    }
-
-    pub(super) fn body(&self) -> Option<&BodyChunks> {
-        self.body.as_ref()
-    }
-
-    /// Writes it down, to be signed.
-    pub(super) fn request(&self, endpoint: &Endpoint) -> Result<Request<SdkBody>, Error> {
+    /// Builds the HTTP request, to be signed.
+    pub(super) fn request(&self, endpoint: &Endpoint) -> Result<Request<SdkBody>, BoxError> {
         let key = self.key.map_or("", Key::as_str);
-        let mut uri =
-            String::with_capacity(endpoint.url().len() + self.query.len() + 2 * key.len());
-        uri.push_str(endpoint.url());
+        let mut uri = String::with_capacity(endpoint.url.len() + self.query.len() + 2 * key.len());
+        uri.push_str(&endpoint.url);
         uri.push('/');
         uri.extend(utf8_percent_encode(key, PATH));
         uri.push_str(&self.query);

@@ -1,19 +1,19 @@
-//! What comes back: an answer, or a refusal that says what to do.
+//! What comes back: an answer, compared with what was requested, or a refusal that says what to do.
 
+use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::date_time::Format;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use replicator_core::failure::{Failure, FailureKind};
-use replicator_core::object::{ETag, Timestamp};
-
-use super::signer::Error;
+use replicator_core::object::{ETag, Timestamp, escape_controls};
+use replicator_core::parts::Part;
 
 /// A successful answer, its body still to come.
 #[derive(Debug)]
 pub(crate) struct S3Response {
-    head: ResponseHead,
+    pub(super) head: ResponseHead,
     body: SdkBody,
 }
 
@@ -27,18 +27,18 @@ pub(crate) struct ResponseHead {
 /// What the names of the user's metadata begin with.
 pub(crate) const USER: &str = "x-amz-meta-";
 
-/// A request that got no answer, or another than it was for.
+/// Why a request has no useful answer.
 #[derive(Debug)]
 pub(crate) struct S3Error {
     pub(crate) failure: Failure,
-    /// What did come.
+    /// The answer that came, without its body.
     pub(super) answer: Option<Box<ResponseHead>>,
-    /// It carried a body, and took all the time there is for one attempt.
+    /// The request carried a body, and took all the time of one attempt.
     pub(crate) is_held_up: bool,
 }
 
 impl S3Response {
-    pub(super) fn from_response(response: HttpResponse) -> Result<Self, Error> {
+    pub(super) fn from_response(response: HttpResponse) -> Result<Self, BoxError> {
         let (parts, body) = response.try_into_http1x()?.into_parts();
         Ok(Self {
             head: ResponseHead {
@@ -49,26 +49,14 @@ impl S3Response {
         })
     }
 
-    pub(super) fn is_success(&self) -> bool {
-        (200..300).contains(&self.head.status)
-    }
-
-    pub(super) fn head(&self) -> &ResponseHead {
-        &self.head
-    }
-
-    /// Gives up the body, which a HEAD has none of.
+    /// Drops the body, which the answer to a HEAD has none of.
     pub(crate) fn into_head(self) -> ResponseHead {
         self.head
     }
 
-    /// Parts what is read at once from what is still to come.
+    /// Splits headers from the body that is still to come.
     pub(crate) fn split(self) -> (ResponseHead, SdkBody) {
         (self.head, self.body)
-    }
-
-    pub(crate) fn status(&self) -> u16 {
-        self.head.status
     }
 }
 
@@ -87,19 +75,6 @@ impl ResponseHead {
             status: 200,
             headers: all.iter().map(header).collect(),
         }
-    }
-
-    /// Makes one of these headers; of two of a name the later one counts.
-    #[cfg(test)]
-    pub(crate) fn with_status(status: u16, all: &[(&str, &str)]) -> Self {
-        let mut headers = HeaderMap::new();
-        for (name, value) in all {
-            headers.insert(
-                HeaderName::try_from(*name).unwrap(),
-                HeaderValue::from_bytes(value.as_bytes()).unwrap(),
-            );
-        }
-        Self { status, headers }
     }
 
     pub(crate) fn status(&self) -> u16 {
@@ -124,7 +99,6 @@ impl ResponseHead {
             .iter()
             .map(HeaderValue::as_bytes)
             .collect();
-        // What was a header's can be joined into one.
         if values.is_empty() {
             None
         } else {
@@ -160,14 +134,14 @@ impl ResponseHead {
         DateTime::from_str(self.header("last-modified")?, Format::HttpDate).ok()
     }
 
-    /// Returns what time it is by the server's own clock, which may differ from ours.
+    /// Returns the time by the server's own clock, which may differ from ours.
     pub(crate) fn date(&self) -> Option<Timestamp> {
         date(self.header("date")?)
     }
 }
 
 impl S3Error {
-    /// A request that was never answered.
+    /// Makes the error of a request that was not answered.
     pub(super) fn without_answer(failure: Failure) -> Self {
         Self {
             failure,
@@ -176,12 +150,20 @@ impl S3Error {
         }
     }
 
+    /// Makes the error of a request whose answer is of no use.
+    pub(super) fn with_answer(failure: Failure, answer: ResponseHead) -> Self {
+        Self {
+            answer: Some(Box::new(answer)),
+            ..Self::without_answer(failure)
+        }
+    }
+
     /// Returns the status of the answer, if there was one.
     pub(crate) fn status(&self) -> Option<u16> {
         self.answer.as_ref().map(|answer| answer.status())
     }
 
-    /// Says whether S3 itself says that there is no such key or version, or no object of it.
+    /// Says whether S3 itself states that there is no such key or version, or no object of it.
     pub(crate) fn is_absent(&self) -> bool {
         matches!(
             self.failure.kind,
@@ -189,20 +171,19 @@ impl S3Error {
         )
     }
 
-    /// Says whether S3 itself says that a delete marker is there; nothing else answers with its
-    /// header.
+    /// Says whether S3 itself states that a delete marker is there; nothing else sends its header.
     pub(crate) fn is_marker(&self) -> bool {
         self.header("x-amz-delete-marker") == Some("true")
     }
 
-    /// Says whether it has the mark that S3 and its like put on every answer, also on those without
-    /// a text:
+    /// Says whether the answer has the header that S3 puts on every answer, also on those without a
+    /// text:
     /// <https://docs.aws.amazon.com/AmazonS3/latest/API/RESTCommonResponseHeaders.html>
     pub(crate) fn is_signed(&self) -> bool {
         self.header("x-amz-request-id").is_some()
     }
 
-    /// Returns what time it is by the server's own clock.
+    /// Returns the time by the server's own clock.
     pub(crate) fn date(&self) -> Option<Timestamp> {
         self.answer.as_ref()?.date()
     }
@@ -213,10 +194,123 @@ impl S3Error {
     }
 }
 
+impl From<Failure> for S3Error {
+    fn from(failure: Failure) -> Self {
+        Self::without_answer(failure)
+    }
+}
+
+impl From<S3Error> for Failure {
+    fn from(refusal: S3Error) -> Self {
+        refusal.failure
+    }
+}
+
 /// Reads a date as headers have it.
 pub(super) fn date(text: &str) -> Option<Timestamp> {
     let date = DateTime::from_str(text, Format::HttpDate).ok()?;
     Timestamp::from_unix_timestamp(date.secs()).ok()
+}
+
+/// What a read requested. A cache, proxy or server that answers with another version, range or
+/// length has not answered, however well the answer parses.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ExpectedObject {
+    pub(super) version: Option<String>,
+    pub(super) etag: Option<ETag>,
+    /// The size of the whole object, where it is known.
+    pub(super) size_bytes: Option<u64>,
+    pub(super) span: Span,
+}
+
+/// Which bytes of an object a read is about.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) enum Span {
+    #[default]
+    Whole,
+    Bytes(Part),
+    /// One of the parts in which it was uploaded, whose boundaries the answer states.
+    UploadedPart,
+}
+
+const OK: u16 = 200;
+const PARTIAL_CONTENT: u16 = 206;
+
+impl ExpectedObject {
+    /// Says in which way an answer is not what was requested, if it is not.
+    pub(super) fn mismatch(&self, head: &ResponseHead) -> Option<String> {
+        self.identity_mismatch(head)
+            .or_else(|| self.span_mismatch(head))
+    }
+
+    /// Compares version and ETag, as far as both sides state them. A store may leave out one of
+    /// them, but not both.
+    fn identity_mismatch(&self, head: &ResponseHead) -> Option<String> {
+        let (version, etag) = (head.header("x-amz-version-id"), head.etag());
+        if let (Some(asked), Some(given)) = (&self.version, version)
+            && asked != given
+        {
+            return Some(format!(
+                "asked for version {asked}, and the answer is version {}",
+                escape_controls(given)
+            ));
+        }
+        match (&self.etag, &etag) {
+            (Some(asked), Some(given)) if asked != given => Some(format!(
+                "asked for ETag {asked}, and the answer has ETag {given}"
+            )),
+            (Some(asked), None) if version.is_none() => Some(format!(
+                "asked for ETag {asked}, and the answer names neither version nor ETag"
+            )),
+            _ => None,
+        }
+    }
+
+    fn span_mismatch(&self, head: &ResponseHead) -> Option<String> {
+        match self.span {
+            Span::UploadedPart => None,
+            Span::Whole if head.status() != OK => Some(format!(
+                "asked for the whole, and was answered {}",
+                head.status()
+            )),
+            Span::Whole => length_mismatch(self.size_bytes, head),
+            Span::Bytes(part) => self
+                .range_mismatch(part, head)
+                .or_else(|| length_mismatch(Some(part.len), head)),
+        }
+    }
+
+    fn range_mismatch(&self, part: Part, head: &ResponseHead) -> Option<String> {
+        let last = (part.offset + part.len).saturating_sub(1);
+        let asked = format!("bytes {}-{last}/", part.offset);
+        let given = head.header("content-range");
+        let size = self.size_bytes.map(|bytes| bytes.to_string());
+        let rest = given.and_then(|given| given.strip_prefix(&asked));
+        let is_same = rest.is_some_and(|rest| size.as_deref().is_none_or(|size| size == rest));
+        // A range of everything may be answered like no range:
+        // https://www.rfc-editor.org/rfc/rfc9110#section-14.2
+        let is_all = part.offset == 0 && self.size_bytes == Some(part.len);
+        match head.status() {
+            PARTIAL_CONTENT if is_same => None,
+            OK if is_all => None,
+            status => {
+                let given = given.map_or_else(
+                    || "no Content-Range".to_owned(),
+                    |given| escape_controls(given).to_string(),
+                );
+                Some(format!(
+                    "asked for {asked}{}, and was answered {status} with {given}",
+                    size.as_deref().unwrap_or("*")
+                ))
+            }
+        }
+    }
+}
+
+/// Compares an announced length; a body without one is counted as it comes.
+fn length_mismatch(asked: Option<u64>, head: &ResponseHead) -> Option<String> {
+    let (asked, given) = asked.zip(head.content_length())?;
+    (asked != given).then(|| format!("asked for {asked} bytes, and the answer has {given}"))
 }
 
 #[cfg(test)]
@@ -262,5 +356,137 @@ mod tests {
                 Some(&value)
             );
         });
+    }
+
+    const MIDDLE: Part = Part {
+        number: 2,
+        offset: 10,
+        len: 5,
+    };
+
+    /// Makes an answer without its body; of two headers of a name the later one counts.
+    fn with_status(status: u16, all: &[(&str, &str)]) -> ResponseHead {
+        let mut headers = HeaderMap::new();
+        for (name, value) in all {
+            headers.insert(
+                HeaderName::try_from(*name).unwrap(),
+                HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+            );
+        }
+        ResponseHead { status, headers }
+    }
+
+    fn asked(span: Span) -> ExpectedObject {
+        let etag = ETag::try_from("\"e\"").ok();
+        ExpectedObject {
+            version: Some("v1".to_owned()),
+            etag,
+            size_bytes: Some(20),
+            span,
+        }
+    }
+
+    fn answer(status: u16, headers: &[(&str, &str)]) -> ResponseHead {
+        with_status(
+            status,
+            &[&[("x-amz-version-id", "v1"), ("etag", "\"e\"")], headers].concat(),
+        )
+    }
+
+    #[test]
+    fn an_answer_that_is_what_was_asked_is_taken() {
+        let range = ("content-range", "bytes 10-14/20");
+        for (span, answer) in [
+            (Span::Whole, answer(200, &[])),
+            (Span::Whole, answer(200, &[("content-length", "20")])),
+            (Span::Whole, with_status(200, &[("etag", "\"e\"")])),
+            (Span::Whole, with_status(200, &[("x-amz-version-id", "v1")])),
+            (Span::Bytes(MIDDLE), answer(206, &[range])),
+            (
+                Span::Bytes(MIDDLE),
+                answer(206, &[range, ("content-length", "5")]),
+            ),
+            (
+                Span::Bytes(Part {
+                    number: 1,
+                    offset: 0,
+                    len: 20,
+                }),
+                answer(200, &[("content-length", "20")]),
+            ),
+            (
+                Span::UploadedPart,
+                answer(
+                    206,
+                    &[("content-range", "bytes 0-7/20"), ("content-length", "8")],
+                ),
+            ),
+        ] {
+            assert_eq!(asked(span).mismatch(&answer), None, "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn each_way_of_being_something_else_is_named() {
+        let ranged = |range| answer(206, &[("content-range", range)]);
+        for (span, answer, words) in [
+            (
+                Span::Whole,
+                answer(200, &[("x-amz-version-id", "v2")]),
+                "version v2",
+            ),
+            (
+                Span::Whole,
+                answer(200, &[("etag", "\"other\"")]),
+                "ETag other",
+            ),
+            (Span::Whole, answer(200, &[("etag", "W/\"e\"")]), "ETag W/"),
+            (
+                Span::Whole,
+                with_status(200, &[]),
+                "neither version nor ETag",
+            ),
+            (Span::Whole, answer(206, &[]), "206"),
+            (Span::Whole, answer(203, &[]), "203"),
+            (
+                Span::Whole,
+                answer(200, &[("content-length", "19")]),
+                "has 19",
+            ),
+            (
+                Span::Bytes(MIDDLE),
+                answer(200, &[]),
+                "answered 200 with no Content-Range",
+            ),
+            (
+                Span::Bytes(MIDDLE),
+                answer(206, &[]),
+                "answered 206 with no Content-Range",
+            ),
+            (Span::Bytes(MIDDLE), ranged("bytes 0-4/20"), "bytes 0-4/20"),
+            (
+                Span::Bytes(MIDDLE),
+                ranged("bytes 10-14/21"),
+                "bytes 10-14/21",
+            ),
+            (
+                Span::Bytes(MIDDLE),
+                ranged("bytes 10-14/*"),
+                "bytes 10-14/*",
+            ),
+            (
+                Span::Bytes(MIDDLE),
+                ranged("bytes 10-149/20"),
+                "bytes 10-149/20",
+            ),
+            (
+                Span::UploadedPart,
+                answer(206, &[("x-amz-version-id", "v2")]),
+                "version v2",
+            ),
+        ] {
+            let mismatch = asked(span).mismatch(&answer).unwrap_or_default();
+            assert!(mismatch.contains(words), "{mismatch:?} has no {words:?}");
+        }
     }
 }

@@ -1,6 +1,5 @@
 //! What goes over the wire is what the SDK would send, down to the signature.
 
-mod sending;
 mod writing;
 
 use std::fmt::Debug;
@@ -33,8 +32,8 @@ use replicator_config::{Account, Service};
 use replicator_core::object::{Bucket, Key};
 
 use super::*;
+use crate::accounts::SdkInterceptor;
 use crate::accounts::error::Side;
-use crate::accounts::owner::Owner;
 use crate::clock;
 
 /// Keeps every request and answers it with nothing.
@@ -159,6 +158,24 @@ fn account(endpoint: Option<&str>, path_style: bool) -> Account {
         .unwrap()
 }
 
+/// Makes an account's way to S3.
+fn way_of(
+    account: &Account,
+    sdk: &SdkConfig,
+    credentials: SharedCredentialsProvider,
+    connector: SharedHttpConnector,
+) -> S3Http {
+    S3Http {
+        account: "source".into(),
+        connector,
+        bounds: Bounds::new("source"),
+        endpoints: BucketEndpoints::new(account, sdk),
+        owner: expected_owner(account),
+        signer: Signer::new(Some(Arc::new(Keeper::new(credentials)))),
+        metrics: Metrics::new().unwrap(),
+    }
+}
+
 /// The same account for both.
 struct Both {
     tap: Tap,
@@ -202,19 +219,17 @@ impl Both {
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .interceptor(Unadorned);
         config.set_endpoint_url(account.endpoint_of(Service::S3).map(str::to_owned));
-        if let Some(owner) = Owner::from_account(&account) {
-            config = config.interceptor(owner);
+        let owner = expected_owner(&account);
+        if owner.is_some() {
+            config = config.interceptor(SdkInterceptor {
+                account: "source".into(),
+                metrics: Metrics::new().unwrap(),
+                owner,
+            });
         }
         runtime.block_on(async { clock::simulate(now) });
-        let signer = Signer::new(Some(Arc::new(Keeper::new(credentials))));
-        let way = (BucketEndpoints::new(&account, given), signer);
         let connector = SharedHttpConnector::new(tap.clone());
-        let wire = S3Http::new(
-            "source",
-            (connector, Bounds::new("source")),
-            way,
-            &Metrics::new().unwrap(),
-        );
+        let wire = way_of(&account, given, credentials, connector);
         Self {
             sdk: aws_sdk_s3::Client::from_conf(config.build()),
             tap,
@@ -485,9 +500,9 @@ proptest! {
         let both = Both::new(Some("http://store.example:9000"), true);
         let (bucket, key) = (Bucket::try_from("archive").unwrap(), Key::try_from("a").unwrap());
         let name = HeaderName::from_static("x-amz-meta-owner");
-        let told = HeaderMap::from_iter([(name, HeaderValue::from_bytes(&value).unwrap())]);
+        let headers = HeaderMap::from_iter([(name, HeaderValue::from_bytes(&value).unwrap())]);
         for call in [S3Request::put_object(&bucket, &key, content()), S3Request::create_multipart_upload(&bucket, &key)] {
-            both.runtime.block_on(both.wire.send(call.headers(told.clone()))).unwrap();
+            both.runtime.block_on(both.wire.send(call.headers(headers.clone()))).unwrap();
             let seen = both.tap.0.lock().unwrap().pop().unwrap();
             prop_assert_eq!(seen.bytes("x-amz-meta-owner"), Some(&value[..]));
             prop_assert!(seen.header("authorization").unwrap().contains(";x-amz-meta-owner"));
@@ -502,4 +517,94 @@ proptest! {
         prop_assert_eq!(wire.header("x-amz-meta-owner"), Some(value.as_str()));
         prop_assert_eq!(sdk, wire);
     }
+}
+
+fn lone(
+    endpoint: Option<&str>,
+    provider: impl ProvideCredentials + 'static,
+    connector: SharedHttpConnector,
+) -> S3Http {
+    let (account, sdk) = (account(endpoint, true), SdkConfig::builder().build());
+    let credentials = SharedCredentialsProvider::new(provider);
+    way_of(&account, &sdk, credentials, connector)
+}
+
+#[tokio::test]
+async fn what_could_not_be_sent_cannot_have_been_carried_out() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let wire = lone(Some(&url), Credentials::for_tests(), connect().unwrap());
+    let (bucket, key) = (
+        Bucket::try_from("orders-2026").unwrap(),
+        Key::try_from("a").unwrap(),
+    );
+    let refusal = wire
+        .send(S3Request::put_object(&bucket, &key, content()))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        refusal.failure.kind,
+        FailureKind::Transient,
+        "{:?}",
+        refusal.failure
+    );
+}
+
+/// Credentials that take long to come.
+#[derive(Debug)]
+struct Slow;
+
+impl ProvideCredentials for Slow {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(async {
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            Ok(Credentials::for_tests())
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_is_not_sent_after_its_deadline_however_long_the_credentials_take() {
+    let tap = Tap::default();
+    let wire = lone(None, Slow, SharedHttpConnector::new(tap.clone()));
+    let (bucket, key) = (
+        Bucket::try_from("orders-2026").unwrap(),
+        Key::try_from("a").unwrap(),
+    );
+    let put = || {
+        S3Request::put_object(&bucket, &key, BodyChunks::from(Bytes::from_static(b"one")))
+            .with_timeout(Duration::from_secs(30))
+    };
+    let refusal = wire.send(put()).await.unwrap_err();
+    assert_eq!(refusal.failure.kind, FailureKind::OutcomeUnknown);
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    assert_eq!(*tap.0.lock().unwrap(), []);
+}
+
+#[test]
+fn bodies_go_unsigned_only_over_tls_or_within_the_machine() {
+    let private = [
+        "https://b.s3.eu-west-1.amazonaws.com",
+        "http://127.0.0.1:4566/b",
+        "http://[::1]:9000/b",
+    ];
+    assert!(
+        private
+            .into_iter()
+            .chain(["http://localhost:8333/b"])
+            .all(is_private)
+    );
+    assert!(
+        ![
+            "http://minio:9000/b",
+            "http://10.0.0.7/b",
+            "http://localhost.example.com/b"
+        ]
+        .into_iter()
+        .any(is_private)
+    );
 }

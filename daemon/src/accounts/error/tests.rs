@@ -1,4 +1,5 @@
-//! Status by code by side by operation: which kind of trouble each refusal is, and its words.
+//! Status by code by side by operation: which kind of failure each refusal is, and how it reads in the
+//! log.
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::operation::delete_object::DeleteObjectError;
@@ -10,8 +11,6 @@ use aws_smithy_types::error::ErrorMetadata;
 
 use super::*;
 use replicator_core::failure::Operation::{self, *};
-
-mod words;
 
 const SIDES: [Side; 4] = [Side::Source, Side::Destination, Side::Write, Side::Prepare];
 
@@ -366,19 +365,19 @@ fn a_role_that_may_not_be_assumed_is_named_and_waits_for_someone_to_act() {
 #[test]
 fn trouble_is_laid_at_the_door_of_whoever_has_it() {
     assert_eq!(
-        responsible_party(Side::Source, "KMS.ThrottlingException"),
+        responsible_dependency(Side::Source, "KMS.ThrottlingException"),
         Dependency::Source
     );
     assert_eq!(
-        responsible_party(Side::Destination, "SlowDown"),
+        responsible_dependency(Side::Destination, "SlowDown"),
         Dependency::Destination
     );
     assert_eq!(
-        responsible_party(Side::Write, "SlowDown"),
+        responsible_dependency(Side::Write, "SlowDown"),
         Dependency::Destination
     );
     assert_eq!(
-        responsible_party(Side::Prepare, "KMS.ThrottlingException"),
+        responsible_dependency(Side::Prepare, "KMS.ThrottlingException"),
         Dependency::DestinationKey
     );
 }
@@ -396,111 +395,74 @@ fn an_object_under_a_customers_own_key_is_recorded_and_does_not_block_its_neighb
 
 #[test]
 fn a_refusal_names_the_permission_that_is_missing() {
+    use Reason::*;
     let cases = [
-        (Side::Source, GetObject, Reason::SrcGetObjectNotPermitted),
-        (Side::Source, HeadObject, Reason::SrcGetObjectNotPermitted),
-        (
-            Side::Source,
-            GetObjectTagging,
-            Reason::SrcGetTaggingNotPermitted,
-        ),
+        (Side::Source, GetObject, SrcGetObjectNotPermitted),
+        (Side::Source, HeadObject, SrcGetObjectNotPermitted),
+        (Side::Source, GetObjectTagging, SrcGetTaggingNotPermitted),
         (
             Side::Source,
             ListObjectVersions,
-            Reason::SrcListVersionsNotPermitted,
+            SrcListVersionsNotPermitted,
         ),
-        (
-            Side::Destination,
-            HeadObject,
-            Reason::DstHeadObjectNotPermitted,
-        ),
+        (Side::Destination, HeadObject, DstHeadObjectNotPermitted),
         (
             Side::Destination,
             ListObjectVersions,
-            Reason::DstListVersionsNotPermitted,
+            DstListVersionsNotPermitted,
         ),
         (
             Side::Destination,
             GetBucketVersioning,
-            Reason::DstGetVersioningNotPermitted,
+            DstGetVersioningNotPermitted,
         ),
-        (Side::Write, PutObject, Reason::DstPutObjectNotPermitted),
-        (
-            Side::Write,
-            PutObjectTagging,
-            Reason::DstPutTaggingNotPermitted,
-        ),
-        (Side::Write, DeleteObject, Reason::DstDelObjNotPermitted),
+        (Side::Write, PutObject, DstPutObjectNotPermitted),
+        (Side::Write, PutObjectTagging, DstPutTaggingNotPermitted),
+        (Side::Write, DeleteObject, DstDelObjNotPermitted),
         (
             Side::Prepare,
             CreateMultipartUpload,
-            Reason::DstMultipartInitNotPermitted,
+            DstMultipartInitNotPermitted,
         ),
-        (
-            Side::Prepare,
-            UploadPart,
-            Reason::DstMultipartUploadNotPermitted,
-        ),
+        (Side::Prepare, UploadPart, DstMultipartUploadNotPermitted),
         (
             Side::Prepare,
             AbortMultipartUpload,
-            Reason::DstMultipartAbortNotPermitted,
+            DstMultipartAbortNotPermitted,
         ),
         (
             Side::Write,
             CompleteMultipartUpload,
-            Reason::DstMultipartCompleteNotPermitted,
+            DstMultipartCompleteNotPermitted,
         ),
     ];
+    let codes = [
+        "AccessDenied",
+        "AllAccessDisabled",
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+        "Forbidden",
+    ];
     for (side, during, reason) in cases {
-        for code in [
-            "AccessDenied",
-            "AllAccessDisabled",
-            "InvalidAccessKeyId",
-            "SignatureDoesNotMatch",
-            "Forbidden",
-        ] {
-            assert_eq!(
-                kind(side, during, coded(403, code, "")),
-                FailureKind::NeedsOperator(reason),
-                "{during} {code}"
-            );
+        let refused = FailureKind::NeedsOperator(reason);
+        for code in codes {
+            let kind = kind(side, during, coded(403, code, ""));
+            assert_eq!(kind, refused, "{during} {code}");
         }
-        assert_eq!(
-            kind(side, during, coded(401, "Unauthorized", "")),
-            FailureKind::NeedsOperator(reason),
-            "{during}"
-        );
+        let kind = kind(side, during, coded(401, "Unauthorized", ""));
+        assert_eq!(kind, refused, "{during}");
     }
 }
 
 #[test]
 fn what_is_wrong_with_a_bucket_or_a_key_is_named_by_whose_it_is() {
+    use Reason::*;
+    let (source_key, key) = (SrcKmsKeyInvalidState, DstKmsKeyInvalidState);
     let cases = [
-        (
-            404,
-            "NoSuchBucket",
-            Reason::SrcBucketNotFound,
-            Reason::DstBucketNotFound,
-        ),
-        (
-            400,
-            "KMS.NotFoundException",
-            Reason::SrcKmsKeyInvalidState,
-            Reason::DstKmsKeyNotFound,
-        ),
-        (
-            400,
-            "KMS.DisabledException",
-            Reason::SrcKmsKeyInvalidState,
-            Reason::DstKmsKeyInvalidState,
-        ),
-        (
-            400,
-            "KMS.KMSInvalidStateException",
-            Reason::SrcKmsKeyInvalidState,
-            Reason::DstKmsKeyInvalidState,
-        ),
+        (404, "NoSuchBucket", SrcBucketNotFound, DstBucketNotFound),
+        (400, "KMS.NotFoundException", source_key, DstKmsKeyNotFound),
+        (400, "KMS.DisabledException", source_key, key),
+        (400, "KMS.KMSInvalidStateException", source_key, key),
     ];
     for (status, code, source, destination) in cases {
         assert_eq!(
@@ -516,6 +478,10 @@ fn what_is_wrong_with_a_bucket_or_a_key_is_named_by_whose_it_is() {
             );
         }
     }
+}
+
+#[test]
+fn a_missing_object_lock_configuration_is_named_and_trouble_of_kms_passes() {
     let lock = coded(
         400,
         "InvalidRequest",
@@ -523,23 +489,12 @@ fn what_is_wrong_with_a_bucket_or_a_key_is_named_by_whose_it_is() {
     );
     let unlocked = FailureKind::NeedsOperator(Reason::DstBucketObjectLockConfigMissing);
     assert_eq!(kind(Side::Write, PutObject, lock), unlocked);
-    // KMS, too, has trouble that passes.
-    assert_eq!(
-        kind(
-            Side::Source,
-            GetObject,
-            coded(500, "KMS.InternalException", "")
-        ),
-        FailureKind::Transient
-    );
-    assert_eq!(
-        kind(
-            Side::Write,
-            PutObject,
-            coded(503, "KMS.DependencyTimeoutException", "")
-        ),
-        FailureKind::OutcomeUnknown
-    );
+    let internal = coded(500, "KMS.InternalException", "");
+    let internal = kind(Side::Source, GetObject, internal);
+    assert_eq!(internal, FailureKind::Transient);
+    let timeout = coded(503, "KMS.DependencyTimeoutException", "");
+    let timeout = kind(Side::Write, PutObject, timeout);
+    assert_eq!(timeout, FailureKind::OutcomeUnknown);
 }
 
 #[test]
@@ -590,4 +545,86 @@ fn clocks_and_tokens_that_ended_are_tried_again() {
             );
         }
     }
+}
+
+#[test]
+fn a_code_is_one_where_s3_writes_it_and_nowhere_else() {
+    let page = "<html><Code>NoSuchKey</Code></html>";
+    for text in [
+        page,
+        "<Error><Code>NoSuchKey</Code>",
+        "<Code>NoSuchKey</Code>",
+        "NoSuchKey",
+        "",
+        "{\"Code\":\"NoSuchKey\"}",
+    ] {
+        assert_eq!(
+            kind(
+                Side::Source,
+                GetObject,
+                ErrorBody::parse_refusal(404, |_| None, text)
+            ),
+            FailureKind::Transient,
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn what_is_kept_of_a_refusal_is_short() {
+    let said = coded(400, &"c".repeat(9000), &"m".repeat(9000));
+    assert!(said.to_string().len() < 1100, "{}", said.to_string().len());
+}
+
+#[test]
+fn words_name_the_operation_the_code_and_the_thing() {
+    let words = |side, during, said| error_chain(&from_refusal(side, during, said));
+    let asked = coded(400, "InvalidArgument", "").with_request("x-amz-storage-class".to_owned());
+    assert_eq!(
+        words(Side::Write, PutObject, asked),
+        "PutObject was refused (RequestRefused): answered 400 InvalidArgument, without a message; the request \
+         has x-amz-storage-class"
+    );
+    assert_eq!(
+        words(Side::Source, GetObject, bare(404)),
+        "GetObject failed for now: answered 404 with a body of type \"text/html\" that has no S3 error code"
+    );
+    assert_eq!(
+        words(
+            Side::Destination,
+            ListObjectVersions,
+            coded(403, "AccessDenied", "no")
+        ),
+        "ListObjectVersions was refused (DstListVersionsNotPermitted): answered 403 AccessDenied: no"
+    );
+}
+
+#[test]
+fn an_answer_that_cannot_be_read_is_no_refusal() {
+    let response = HttpResponse::new(StatusCode::try_from(200).unwrap(), SdkBody::from("<html/>"));
+    let error =
+        SdkError::<GetBucketVersioningError, _>::response_error("Unhandled { dump }", response);
+    let failure = from_sdk_error(Side::Destination, GetBucketVersioning, error);
+    assert_eq!(failure.kind, FailureKind::Transient);
+    assert_eq!(
+        error_chain(&failure),
+        "GetBucketVersioning failed for now: answered 200 with a body of type \"unknown\" that cannot be read"
+    );
+}
+
+#[test]
+fn no_refusal_makes_its_parser_panic_or_keeps_a_long_text() {
+    let redirect = b"<Error><Code>PermanentRedirect</Code><Message>use another</Message><Endpoint>b.s3.eu-central-1.amazonaws.com</Endpoint></Error>";
+    let header = b"<Error><Code>NotImplemented</Code><Message>A header you provided</Message><Header>If-None-Match</Header></Error>";
+    crate::poison::feed(&[redirect, header, b"<html><h1>404</h1></html>"], |text| {
+        let text = String::from_utf8_lossy(text);
+        for status in [200, 301, 400, 404, 501, 503] {
+            let failure = from_refusal(
+                Side::Write,
+                PutObject,
+                ErrorBody::parse_refusal(status, |_| Some(&text), &text),
+            );
+            assert!(error_chain(&failure).len() < 4096, "{failure:?}");
+        }
+    });
 }
