@@ -10,10 +10,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use replicator_core::circuit::Subject;
 use replicator_core::failure::{Dependency, Failure};
 use replicator_core::object::Key;
 use replicator_core::rule::{BucketRef, Encryption, Rule};
-use replicator_core::suspects::Subject;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tracing::{info, warn};

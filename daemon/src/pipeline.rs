@@ -35,8 +35,8 @@ use crate::signals::{Request, Signals};
 use crate::work_queues::WorkQueues;
 pub use receiving::Role;
 use receiving::{Receiving, access, deliveries_max};
-use replicator_core::deadline::LANDING;
 use replicator_core::failure::{Failure, error_chain};
+use replicator_core::retry::LANDING;
 
 // Settled messages not yet acknowledged: a round of the ack station and one to come. An SQS that
 // does not answer fills this, and then the dispatch waits: that is back-pressure, since what is

@@ -6,11 +6,10 @@ mod limiter;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use replicator_core::circuit::Admission;
+use replicator_core::circuit::{Admission, Evidence, Subject};
 use replicator_core::concurrency_limit::Epoch;
 use replicator_core::failure::Dependency;
 use replicator_core::rule::{BucketRef, Rule};
-use replicator_core::suspects::{Evidence, Subject};
 
 use super::{DependencyFailure, Feedback, Route};
 pub(super) use limiter::Change;

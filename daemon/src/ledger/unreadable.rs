@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use replicator_core::deadline::{COMPLETE_TIMEOUT_MAX, LANDING};
 use replicator_core::failure::{Failure, FailureKind};
 use replicator_core::operation::Operation;
+use replicator_core::retry::{COMPLETE_TIMEOUT_MAX, LANDING};
 use tokio::time::Instant;
 
 use super::records::TargetKey;

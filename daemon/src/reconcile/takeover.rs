@@ -5,9 +5,9 @@
 //! <https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html>
 
 use aws_sdk_s3::types::MultipartUpload;
-use replicator_core::deadline::{COMPLETE_TIMEOUT_MAX, LANDING};
 use replicator_core::failure::{Failure, FailureKind, error_chain};
 use replicator_core::operation::Operation;
+use replicator_core::retry::{COMPLETE_TIMEOUT_MAX, LANDING};
 use tracing::warn;
 
 use super::unconfirmed::LOOK_EVERY;

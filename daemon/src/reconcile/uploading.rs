@@ -2,11 +2,11 @@
 //! there.
 
 use futures::{StreamExt, stream};
-use replicator_core::deadline::body_timeout;
 use replicator_core::failure::{Failure, FailureKind};
 use replicator_core::object::ETag;
 use replicator_core::operation::Operation;
 use replicator_core::parts::Part;
+use replicator_core::retry::body_timeout;
 
 use super::copy::CopyJob;
 use super::part_concurrency::{PartConcurrency, WIDTH_MAX};

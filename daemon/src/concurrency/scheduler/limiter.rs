@@ -4,11 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use replicator_core::circuit::Circuit;
+use replicator_core::circuit::{Circuit, Suspects};
 use replicator_core::concurrency_limit::{ConcurrencyLimit, Epoch};
 use replicator_core::failure::Dependency;
 use replicator_core::rule::BucketRef;
-use replicator_core::suspects::Suspects;
 use serde::{Deserialize, Serialize};
 
 use super::super::feedback::{DependencyFailure, described};
