@@ -10,6 +10,7 @@ use replicator_core::object::{Key, Timestamp};
 use replicator_core::operation::Operation;
 use replicator_core::plan::SourceVersion;
 use replicator_core::rule::BucketRef;
+use tokio::time::Instant;
 
 use crate::accounts::error::{Side, from_sdk_error};
 use crate::accounts::{AccountClients, Accounts};
@@ -17,17 +18,15 @@ use crate::batcher::Batcher;
 use crate::budget::{Budget, MemoryPermit};
 use crate::concurrency::ConcurrencyControl;
 use crate::failpoint::Failpoints;
-use crate::fair_queue::Flow;
 use crate::health::ProgressWatchdog;
 use crate::ledger::Ledger;
 use crate::ledger::records::TargetKey;
-use crate::limits::Limits;
+use crate::limits::{Flow, Limits};
 use crate::metrics::Metrics;
 use crate::predecessor::Predecessor;
 use crate::retries::Retries;
 use crate::second_daemon::AnotherDaemon;
 use crate::single_flight::{Body, Leader, RangeClaim, RangeKey, SingleFlight, Subscriber};
-use crate::ttl_set::TtlSet;
 use crate::work_queues::WorkQueues;
 
 /// The services that transfers share.
@@ -50,10 +49,10 @@ pub(crate) struct Engine {
     versioned: TtlSet,
     /// Where tags could be read.
     tags_read: TtlSet,
-    /// Destinations of which one list for many keys told little.
-    pub(crate) asked_in_vain: TtlSet,
+    /// Destinations whose list for many keys had an answer for few of them.
+    pub(crate) unhelpful_lists: TtlSet,
     /// Destinations whose uploads cannot be listed, and about which that was logged.
-    pub(crate) uploads_untold: TtlSet,
+    pub(crate) unlistable_uploads: TtlSet,
     pub(crate) histories: Together<SharedHistory>,
     pub(crate) absences: Together<Absence>,
 }
@@ -65,6 +64,13 @@ pub(crate) enum Due<'a> {
     Have(Arc<Body>),
     /// To read, into memory that is paid for.
     Read(Leader<'a>, MemoryPermit),
+}
+
+/// Buckets of which something was seen a short while ago, and need not be read again yet.
+#[derive(Debug)]
+pub(crate) struct TtlSet {
+    ttl: Duration,
+    seen: Mutex<HashMap<BucketRef, Instant>>,
 }
 
 /// For each bucket the tasks that wait for a list, which has an answer for each key.
@@ -92,8 +98,8 @@ pub(crate) enum Absence {
     Nothing(Option<Timestamp>),
     /// It has one, or the list cannot tell: the key has to be read alone.
     Unknown,
-    /// The same, and the list told of too few other keys to be worth it.
-    InVain,
+    /// The same, and the list had an answer for too few other keys to be worth it.
+    Unhelpful,
     /// There was none because the bucket throttles: a request for each key would make it worse.
     Throttled,
 }
@@ -137,8 +143,8 @@ impl Engine {
             failpoints,
             versioned: TtlSet::new(VERSIONING_LOOKED_AT_EVERY),
             tags_read: TtlSet::new(TAGS_READ_EVERY),
-            asked_in_vain: TtlSet::new(ASKED_TOGETHER_EVERY),
-            uploads_untold: TtlSet::new(ASKED_TOGETHER_EVERY),
+            unhelpful_lists: TtlSet::new(ASKED_TOGETHER_EVERY),
+            unlistable_uploads: TtlSet::new(ASKED_TOGETHER_EVERY),
             histories: Together::new(2),
             absences: Together::new(2),
         }
@@ -174,7 +180,7 @@ impl Engine {
                 drop(rests);
                 self.budget.share(payer, piece.len).await
             };
-            self.limits.let_in(payer, piece.len, share).await
+            self.limits.admit_copy(payer, piece.len, share).await
         };
         let due = match reader.claim_piece(piece).await {
             RangeClaim::Have(body) => Due::Have(body),
@@ -289,5 +295,33 @@ impl<A: Send + 'static> Together<A> {
             all.entry(place.clone())
                 .or_insert_with(|| Arc::new(Batcher::new(self.under_way_max))),
         )
+    }
+}
+
+impl TtlSet {
+    fn new(ttl: Duration) -> Self {
+        Self {
+            ttl,
+            seen: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn mark_seen(&self, place: &BucketRef) {
+        if let Ok(mut seen) = self.seen.lock() {
+            seen.insert(place.clone(), Instant::now());
+        }
+    }
+
+    /// Says whether it was seen within the time.
+    pub(crate) fn seen_recently(&self, place: &BucketRef) -> bool {
+        self.seen
+            .lock()
+            .is_ok_and(|seen| seen.get(place).is_some_and(|at| at.elapsed() < self.ttl))
+    }
+
+    fn unmark_seen(&self, place: &BucketRef) {
+        if let Ok(mut seen) = self.seen.lock() {
+            seen.remove(place);
+        }
     }
 }

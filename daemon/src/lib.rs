@@ -13,7 +13,7 @@
 //! - `reconcile`: bringing one key at one destination up to date
 //! - `engine`: what tasks share; `predecessor`: what a start has to wait for; `second_daemon`: a
 //!   second daemon where there may be one only; `lease`, `ledger`, `limits`, `concurrency`, `single_flight`,
-//!   `budget`, `fair_queue`, `batcher`, `ttl_set`, `accounts`, `s3_http`, `checksum`, `health`, `metrics`,
+//!   `budget`, `batcher`, `accounts`, `s3_http`, `checksum`, `health`, `metrics`,
 //!   `clock`, `blocking`, `failpoint`, `panics`, `xml`: the services
 
 mod accounts;
@@ -29,7 +29,6 @@ mod dispatch;
 mod engine;
 pub mod failpoint;
 pub mod failures;
-mod fair_queue;
 mod health;
 mod hidden_events;
 mod lease;
@@ -56,6 +55,5 @@ mod signals;
 mod single_flight;
 pub mod status;
 mod task;
-mod ttl_set;
 mod work_queues;
 mod xml;

@@ -24,7 +24,7 @@ use crate::budget::MemoryPermit;
 use crate::checksum::crc64_of;
 use crate::clock::{self, BootInstant};
 use crate::engine::{Due, Engine};
-use crate::fair_queue::Flow;
+use crate::limits::Flow;
 use crate::metrics::Unproved;
 use crate::s3_http::S3Request;
 use crate::single_flight::{RangeKey, Subscriber};

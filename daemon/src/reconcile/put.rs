@@ -44,7 +44,6 @@ pub(crate) async fn copy(
         }
         Due::Read(lead, paid) => read(copy, (whole, opened), lead, paid).await?,
     };
-    copy.engine.limits.may_send(copy.payer_for(false)).await;
     let dress = if dress.is_old() {
         copy.read_headers_again().await?
     } else {

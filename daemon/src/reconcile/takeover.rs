@@ -56,8 +56,8 @@ pub(super) async fn settle_uploads(
 /// Each key of the destination says the same.
 fn tell(engine: &Engine, task: &Task, failure: &Failure) {
     let place = &task.target.destination;
-    if !engine.uploads_untold.seen_recently(place) {
-        engine.uploads_untold.mark_seen(place);
+    if !engine.unlistable_uploads.seen_recently(place) {
+        engine.unlistable_uploads.mark_seen(place);
         let (bucket, error) = (place.bucket.as_str(), error_chain(failure));
         warn!(
             bucket,

@@ -125,7 +125,6 @@ impl Uploading<'_> {
                 })
             }
         };
-        copy.engine.limits.may_send(copy.payer_for(true)).await;
         let checked = copy.extras.checked;
         let (target, filled) = (&copy.task.target, &body.filled);
         let upload = (self.upload.upload_id.as_str(), part.number);

@@ -7,8 +7,8 @@ use replicator_core::object::{Bucket, Timestamp, VersionId};
 use super::*;
 use crate::budget::Budget;
 use crate::clock::BootInstant;
-use crate::fair_queue::Flow;
-use crate::fair_queue::tests::rule;
+use crate::limits::Flow;
+use crate::limits::tests::rule;
 use crate::s3_http::BodyChunks;
 
 const PAGE: u64 = 4096;
