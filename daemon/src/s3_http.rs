@@ -104,7 +104,7 @@ impl S3Http {
             };
             let is_throttled = refusal.failure.kind == FailureKind::Throttled;
             if let Some(dependency) = refusal.failure.dependency.filter(|_| is_throttled) {
-                concurrency::strained(dependency);
+                concurrency::record_throttled(dependency);
             }
             let is_trouble = matches!(
                 refusal.failure.kind,
@@ -204,7 +204,7 @@ impl S3Http {
             .as_ref()
             .map_or_else(|refusal| refusal.failure.is_answer(), |_| true)
         {
-            concurrency::heard(call.side.asked_dependency());
+            concurrency::record_answer(call.side.asked_dependency());
         }
         shared
             .metrics
