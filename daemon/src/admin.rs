@@ -221,12 +221,12 @@ impl Admin {
             return Some(ailment);
         }
         // A dispatch that hangs settles nothing either: so it is questioned only then.
-        let ailment = self.engine.watchdog.ailment()?;
+        let ailment = self.engine.watchdog.liveness_failure()?;
         match (self.ask_board().await, ailment) {
             (Some(board), LivenessFailure::Stalled(_))
                 if board.messages == 0
                     && board.keys == 0
-                    && !self.engine.watchdog.gave_up_lately() =>
+                    && !self.engine.watchdog.returned_lately() =>
             {
                 None
             }

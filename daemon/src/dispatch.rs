@@ -268,7 +268,7 @@ impl Dispatch {
                 self.close(&tickets, |message| message.parked(reason)).await;
             }
             TaskResult::Returned(delay) => {
-                self.engine.watchdog.give_up();
+                self.engine.watchdog.record_return();
                 let tickets = self.with_rest_of_group(&target, tickets);
                 self.close(&tickets, |message| {
                     AckAction::ReturnAfter(message.redelivery_delay(delay))

@@ -150,7 +150,7 @@ impl Limits {
             }
             left -= slice;
             if begun.elapsed() > LONG {
-                self.watchdog.passes();
+                self.watchdog.record_limited_progress();
             }
         }
     }
