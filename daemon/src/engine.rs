@@ -75,10 +75,7 @@ pub(crate) struct TtlSet {
 
 /// For each bucket the tasks that wait for a list, which has an answer for each key.
 #[derive(Debug)]
-pub(crate) struct Together<A> {
-    all: Mutex<HashMap<BucketRef, Arc<Batcher<Key, A>>>>,
-    under_way_max: usize,
-}
+pub(crate) struct Together<A>(Mutex<HashMap<BucketRef, Arc<Batcher<Key, A>>>>);
 
 /// What a list of a source has of one key.
 #[derive(Debug, Clone)]
@@ -104,14 +101,15 @@ pub(crate) enum Absence {
     Throttled,
 }
 
-// Versioning can be suspended without the daemon: so often is it read again.
-const VERSIONING_LOOKED_AT_EVERY: Duration = Duration::from_secs(300);
-
-// The permission to read tags can be taken away: so often is it looked for again.
-const TAGS_READ_EVERY: Duration = Duration::from_secs(300);
+// Versioning can be suspended, and the permission to read tags taken away, without the daemon: so
+// often are they checked again.
+const BUCKET_CHECKED_EVERY: Duration = Duration::from_secs(300);
 
 // Keys that come together may lie closer by then.
-const ASKED_TOGETHER_EVERY: Duration = Duration::from_secs(60);
+const LIST_TRIED_EVERY: Duration = Duration::from_secs(60);
+
+// Lists of one bucket under way at a time: with two a slow one does not hold up the next.
+const LISTS_MAX: usize = 2;
 
 impl Engine {
     pub(crate) fn new(
@@ -141,12 +139,12 @@ impl Engine {
             metrics,
             watchdog,
             failpoints,
-            versioned: TtlSet::new(VERSIONING_LOOKED_AT_EVERY),
-            tags_read: TtlSet::new(TAGS_READ_EVERY),
-            unhelpful_lists: TtlSet::new(ASKED_TOGETHER_EVERY),
-            unlistable_uploads: TtlSet::new(ASKED_TOGETHER_EVERY),
-            histories: Together::new(2),
-            absences: Together::new(2),
+            versioned: TtlSet::new(BUCKET_CHECKED_EVERY),
+            tags_read: TtlSet::new(BUCKET_CHECKED_EVERY),
+            unhelpful_lists: TtlSet::new(LIST_TRIED_EVERY),
+            unlistable_uploads: TtlSet::new(LIST_TRIED_EVERY),
+            histories: Together::default(),
+            absences: Together::default(),
         }
     }
 
@@ -164,9 +162,7 @@ impl Engine {
 
     /// Waits until a rule may write a piece, and memory has room for it or has it. The limits come
     /// before the memory, so that a task that waits for them holds no memory and blocks no shared
-    /// read; and one task at a time is let in to wait for a share, or many would hold one and wait
-    /// to send once it is there. One part of each object stands in line, so that objects take
-    /// turns.
+    /// read. One part of each object waits for the limits at a time, so that objects take turns.
     pub(crate) async fn admit_copy<'a>(
         &self,
         (payer, target): (Flow<'_>, &TargetKey),
@@ -175,9 +171,9 @@ impl Engine {
     ) -> (Due<'a>, MemoryPermit) {
         let share = {
             let _turn = reader.turn().await;
-            let rests = self.watchdog.key_waits(target);
+            let limit_wait = self.watchdog.key_waits(target);
             let share = async {
-                drop(rests);
+                drop(limit_wait);
                 self.budget.share(payer, piece.len).await
             };
             self.limits.admit_copy(payer, piece.len, share).await
@@ -195,8 +191,8 @@ impl Engine {
         if let Some(paid) = self.budget.try_pay(payer, bytes) {
             return paid;
         }
-        let _short = self.single_flight.begin_shortage();
-        while self.single_flight.let_go() {
+        let _pressure = self.single_flight.begin_shortage();
+        while self.single_flight.drop_newest() {
             // Another task may have paid for what was dropped by now.
             if let Some(paid) = self.budget.try_pay(payer, bytes) {
                 return paid;
@@ -280,20 +276,19 @@ impl Engine {
     }
 }
 
-impl<A: Send + 'static> Together<A> {
-    fn new(under_way_max: usize) -> Self {
-        Self {
-            all: Mutex::default(),
-            under_way_max,
-        }
+impl<A> Default for Together<A> {
+    fn default() -> Self {
+        Self(Mutex::default())
     }
+}
 
+impl<A: Send + 'static> Together<A> {
     /// Returns the tasks that wait for a list of a bucket.
     pub(crate) fn at(&self, place: &BucketRef) -> Arc<Batcher<Key, A>> {
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(
             all.entry(place.clone())
-                .or_insert_with(|| Arc::new(Batcher::new(self.under_way_max))),
+                .or_insert_with(|| Arc::new(Batcher::new(LISTS_MAX))),
         )
     }
 }

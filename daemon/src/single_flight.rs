@@ -86,8 +86,8 @@ struct FlightState {
     /// Readers and reads are numbered in the order in which they began.
     next: u64,
     objects: HashMap<Object, ObjectReads>,
-    /// By the number of the read.
-    kept: BTreeMap<u64, (Object, RangeKey)>,
+    /// Bodies that are kept for readers yet to come, by the number of the read.
+    kept: BTreeMap<u64, Arc<Body>>,
     shortages: usize,
 }
 
@@ -108,10 +108,7 @@ struct SharedRead {
 #[derive(Debug)]
 enum ReadStage {
     Coming(CancellationToken),
-    Here {
-        body: Weak<Body>,
-        kept: Option<Arc<Body>>,
-    },
+    Here(Weak<Body>),
 }
 
 impl SingleFlight {
@@ -142,24 +139,9 @@ impl SingleFlight {
         MemoryPressure(self)
     }
 
-    /// Drops the piece whose turn would come last. Returns false when nothing is kept.
-    pub(crate) fn let_go(&self) -> bool {
-        let mut state = self.lock_state();
-        let Some((_, (object, piece))) = state.kept.pop_last() else {
-            return false;
-        };
-        let read = state
-            .objects
-            .get_mut(&object)
-            .and_then(|shared| shared.reads.get_mut(&piece));
-        if let Some(SharedRead {
-            stage: ReadStage::Here { kept, .. },
-            ..
-        }) = read
-        {
-            *kept = None;
-        }
-        true
+    /// Drops the kept body whose turn would come last. Returns false when nothing is kept.
+    pub(crate) fn drop_newest(&self) -> bool {
+        self.lock_state().kept.pop_last().is_some()
     }
 
     fn lock_state(&self) -> MutexGuard<'_, FlightState> {
@@ -221,7 +203,7 @@ impl Subscriber {
                 ..
             }) => return Err(token.clone()),
             Some(SharedRead {
-                stage: ReadStage::Here { body, .. },
+                stage: ReadStage::Here(body),
                 ..
             }) => {
                 if let Some(body) = body.upgrade() {
@@ -278,7 +260,7 @@ impl Leader<'_> {
         if let Some((piece, number, _coming)) = self.read.take() {
             self.reader.single_flight.lock_state().arrived(
                 &self.reader.object,
-                piece,
+                &piece,
                 number,
                 &body,
             );
@@ -310,23 +292,20 @@ impl FlightState {
         number
     }
 
-    fn arrived(&mut self, object: &Object, piece: RangeKey, number: u64, body: &Arc<Body>) {
+    fn arrived(&mut self, object: &Object, piece: &RangeKey, number: u64, body: &Arc<Body>) {
         let is_short = self.shortages > 0;
         let Some(read) = self
-            .read(object, &piece)
+            .read(object, piece)
             .filter(|read| read.number == number)
         else {
             return;
         };
         if read.awaited_by.is_empty() {
-            return self.forget_read(object, &piece, number);
+            return self.forget_read(object, piece, number);
         }
-        read.stage = ReadStage::Here {
-            body: Arc::downgrade(body),
-            kept: (!is_short).then(|| Arc::clone(body)),
-        };
+        read.stage = ReadStage::Here(Arc::downgrade(body));
         if !is_short {
-            self.kept.insert(number, (Arc::clone(object), piece));
+            self.kept.insert(number, Arc::clone(body));
         }
     }
 
@@ -349,8 +328,7 @@ impl FlightState {
         let kept = &mut self.kept;
         shared.reads.retain(|_, read| {
             read.awaited_by.remove(&reader);
-            let is_over =
-                read.awaited_by.is_empty() && matches!(read.stage, ReadStage::Here { .. });
+            let is_over = read.awaited_by.is_empty() && matches!(read.stage, ReadStage::Here(_));
             if is_over {
                 kept.remove(&read.number);
             }

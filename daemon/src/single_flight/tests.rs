@@ -184,11 +184,11 @@ async fn what_was_read_last_makes_way_first() {
     for id in ["1", "2"] {
         drop(lead(first.claim_piece(&piece(id)).now_or_never()).share(body(&budget).await));
     }
-    assert!(single_flight.let_go());
+    assert!(single_flight.drop_newest());
     assert_eq!(budget.used_bytes(), PAGE);
     have(second.claim_piece(&piece("1")).now_or_never());
     drop(lead(second.claim_piece(&piece("2")).now_or_never()));
-    assert!(single_flight.let_go());
-    assert!(!single_flight.let_go());
+    assert!(single_flight.drop_newest());
+    assert!(!single_flight.drop_newest());
     assert_eq!(budget.used_bytes(), 0);
 }
