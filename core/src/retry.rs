@@ -57,8 +57,8 @@ pub fn doubled(first: Duration, doublings: u32, longest: Duration) -> Duration {
         .min(longest)
 }
 
-/// Returns the equal-jitter wait of a ceiling: a point, chosen by a jitter from 0 to 1, between half
-/// of it and all. A full jitter would bring some of what failed together back at once.
+/// Returns the equal-jitter wait of a ceiling: a point, chosen by a jitter from 0 to 1, between
+/// half of it and all. A full jitter would bring some of what failed together back at once.
 pub fn equal_jitter(ceiling: Duration, jitter: f64) -> Duration {
     between(ceiling / 2, ceiling, jitter)
 }
