@@ -16,7 +16,7 @@ use crate::retry::{doubled, equal_jitter};
 /// closed ──────────────────────────▶ open ──────────────────────────────────▶ probed
 ///   ▲                                 │ ▲ ▲                                    │ │ │
 ///   ├────────── an answer ────────────┘ │ └─ no answer: longer, if in time ────┘ │ │
-///   │                                   └────── told nothing: as before ─────────┘ │
+///   │                                   └────── inconclusive: as before ─────────┘ │
 ///   └────────────────────────────────── an answer ─────────────────────────────────┘
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -155,7 +155,7 @@ impl Circuit {
 /// A key by a digest: all that matters here is whether two are the same.
 pub type Subject = u64;
 
-/// What the keys of one bucket tell of each other.
+/// The keys that fail in one bucket, and those of them that fail alone.
 #[derive(Debug, Clone, Default)]
 pub struct Suspects {
     /// The keys that failed since any was answered.
@@ -164,7 +164,7 @@ pub struct Suspects {
     alone: VecDeque<Subject>,
 }
 
-/// What a failure tells.
+/// What a failure is evidence of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Evidence {
     /// Another key fails: the bucket may be in trouble.
@@ -223,9 +223,9 @@ impl Suspects {
         self.failing.len() >= FAILURES_MAX as usize
     }
 
-    /// Says whether a key could tell more of a bucket that fails: it did not fail itself, and few
-    /// did.
-    pub fn may_tell(&self, subject: Subject) -> bool {
+    /// Says whether a key may succeed in a bucket that fails others: it did not fail itself, and
+    /// few did.
+    pub fn may_succeed(&self, subject: Subject) -> bool {
         self.failing.len() < FAILING_MAX
             && !self.failing.contains(&subject)
             && !self.alone.contains(&subject)
@@ -394,15 +394,15 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_new_can_tell_more_as_long_as_few_fail() {
+    fn a_key_that_is_new_may_succeed_as_long_as_few_fail() {
         let mut suspects = Suspects::default();
         suspects.record_failure(0);
-        assert!(!suspects.may_tell(0) && suspects.may_tell(1));
+        assert!(!suspects.may_succeed(0) && suspects.may_succeed(1));
         (1..16).for_each(|subject| assert_eq!(suspects.record_failure(subject), Evidence::New));
-        assert!(!suspects.may_tell(16));
+        assert!(!suspects.may_succeed(16));
         suspects.record_success(16);
         assert!(
-            suspects.may_tell(16) && !suspects.may_tell(3),
+            suspects.may_succeed(16) && !suspects.may_succeed(3),
             "it fails alone"
         );
     }

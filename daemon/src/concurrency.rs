@@ -184,7 +184,8 @@ impl ConcurrencyControl {
         send_all(decisions);
     }
 
-    /// Gives a permit back; tells the tasks whose turn that changes.
+    /// Gives a permit back; notifies the tasks that this admits or turns
+    /// away.
     fn return_permit(&self, permit: &TaskPermit) {
         let Admitted { route, slot, .. } = &*permit.admitted;
         let (change, decisions) = {

@@ -148,8 +148,8 @@ impl ProgressWatchdog {
         }
     }
 
-    /// Says what is wrong, if anything is; whether there is work in flight, only the dispatch can
-    /// tell.
+    /// Says what is wrong, if anything is; whether there is work in flight, only the dispatch
+    /// knows.
     pub(crate) fn liveness_failure(&self) -> Option<LivenessFailure> {
         let state = self.lock_state();
         let in_work = state.keys.iter().filter(|(_, key)| key.limit_waits == 0);

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use replicator_core::circuit::{Circuit, Suspects};
+use replicator_core::circuit::{Circuit, Subject, Suspects};
 use replicator_core::concurrency_limit::{ConcurrencyLimit, Epoch};
 use replicator_core::failure::{Dependency, Failure, FailureKind};
 use replicator_core::operation::Operation;
@@ -50,7 +50,7 @@ pub(crate) enum Feedback {
     Served { wrote: bool },
     /// One dependency throttles.
     Throttled(Dependency),
-    /// A dependency did not answer, or had trouble of its own, as far as the one key tells.
+    /// A dependency did not answer, or had a fault of its own, as far as one key shows.
     Failed(DependencyFailure),
     /// The destination answered, but refused.
     Reachable,
@@ -92,7 +92,7 @@ impl Feedback {
         match (failure.kind, failure.dependency) {
             (FailureKind::Throttled, Some(dependency)) => Self::Throttled(dependency),
             (_, None | Some(Dependency::Source)) => Self::None,
-            // KMS speaks through the destination.
+            // KMS answers through the destination.
             (_, Some(Dependency::Destination | Dependency::DestinationKey)) => Self::Reachable,
         }
     }
@@ -216,6 +216,9 @@ impl HealthView {
     }
 }
 
+// While another task probes the destination, an earlier delivery costs receipts and gains nothing.
+const AWAY_MIN: Duration = Duration::from_secs(10);
+
 impl Limiter {
     pub(super) fn current_epoch(&self) -> Epoch {
         self.limit.current_epoch(self.in_flight)
@@ -230,6 +233,18 @@ impl Limiter {
         self.circuit.on_success();
         self.suspects.record_answer();
         self.error = None;
+    }
+
+    /// Says whether a key may be served though others failed.
+    pub(super) fn may_serve(&self, subject: Subject) -> bool {
+        self.error.is_some() && !self.circuit.is_probed() && self.suspects.may_succeed(subject)
+    }
+
+    /// Returns for how long a task is turned away while the circuit is open.
+    pub(super) fn away(&self, now: Instant) -> Duration {
+        self.circuit.opens_until().map_or(AWAY_MIN, |until| {
+            until.saturating_duration_since(now).max(AWAY_MIN)
+        })
     }
 
     pub(super) fn is_degraded(&self) -> bool {

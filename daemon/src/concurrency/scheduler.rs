@@ -70,23 +70,21 @@ const BULK_DIVISOR: u32 = 4;
 // a limit, and waits for it in all the slots it could get, leaves that to the others.
 const OTHERS_DIVISOR: u32 = 4;
 
-// While another task probes the destination, an earlier delivery costs receipts and gains nothing.
-const AWAY_MIN: Duration = Duration::from_secs(10);
-
 impl Scheduler {
     /// Admits a task, queues it, or turns it away: while a destination does not answer one task
     /// waits to try again, and one is enough. But as long as few keys have failed, the next may be
     /// answered: it tries at once.
     pub(super) fn enqueue(&mut self, route: &Route, subject: Subject, now: Instant) -> Placement {
-        let destination = &route.destination;
-        if self.is_circuit_open(destination) {
-            if self.may_be_served(destination, subject) && self.has_room(route, self.load(), now) {
+        if let Some(open) = self.open_destination(&route.destination) {
+            let wait = open.away(now);
+            let is_tried = open.circuit.is_probed() || self.has_waiting(&route.destination);
+            if open.may_serve(subject) && self.has_room(route, self.load(), now) {
                 let early = self.destination_limiter(route).circuit.enter_early();
                 let admission = early.unwrap_or(Admission::Normal);
                 return Placement::Admitted(self.admit_as(admission, route, subject));
             }
-            if self.is_probed(destination) || self.has_waiting(destination) {
-                return Placement::TurnedAway(self.away(destination, now));
+            if is_tried {
+                return Placement::TurnedAway(wait);
             }
         }
         if !self.queues.contains_key(route) && self.may_admit(route, self.load(), now) {
@@ -173,9 +171,10 @@ impl Scheduler {
         destination: &BucketRef,
         now: Instant,
     ) -> Vec<(u64, Duration)> {
-        if !self.is_circuit_open(destination) {
+        let Some(open) = self.open_destination(destination) else {
             return Vec::new();
-        }
+        };
+        let wait = open.away(now);
         let queues = self
             .queues
             .iter()
@@ -185,7 +184,6 @@ impl Scheduler {
             .map(|(number, _)| *number)
             .collect();
         waiting.sort_unstable();
-        let wait = self.away(destination, now);
         let away = waiting.into_iter().skip(1);
         away.map(|number| {
             self.remove_waiting(number);
@@ -214,8 +212,7 @@ impl Scheduler {
 
     /// Says whether the circuit of a destination is open.
     pub(super) fn is_circuit_open(&self, destination: &BucketRef) -> bool {
-        self.destination(destination)
-            .is_some_and(|limiter| limiter.circuit.is_open())
+        self.open_destination(destination).is_some()
     }
 
     /// Lists the dependencies that are throttled or whose circuit is open, and sources that fail
@@ -359,7 +356,7 @@ impl Scheduler {
         let is_own = self.is_own(route, slot.subject, (dependency, false));
         let destination = self.destination_limiter(route);
         match dependency {
-            // A key that is throttled while other keys are served tells nothing of how many tasks
+            // A key that is throttled while other keys are served says nothing of how many tasks
             // the destination takes.
             _ if is_own => return destination.circuit.on_abandoned(slot.admission),
             Dependency::Source => destination.circuit.on_abandoned(slot.admission),
@@ -412,12 +409,13 @@ impl Scheduler {
             (Dependency::Destination, Evidence::Repeated) => {
                 circuit.on_failure(slot.admission, is_silent, at);
             }
-            // KMS speaks through the destination.
+            // KMS answers through the destination.
             (Dependency::DestinationKey, _) => circuit.on_success(),
         }
     }
 
-    /// Widens what may be widened. What only read tells nothing of how much may be written.
+    /// Widens what may be widened. A read says nothing of how much may be
+    /// written.
     fn learn_served(&mut self, route: &Route, slot: Slot, wrote: bool) {
         let source = self.dependency_limiter(route, Dependency::Source);
         source.limit.on_success(slot.source);
@@ -437,32 +435,16 @@ impl Scheduler {
         }
     }
 
-    fn away(&self, destination: &BucketRef, now: Instant) -> Duration {
-        self.destination(destination)
-            .and_then(|limiter| limiter.circuit.opens_until())
-            .map_or(AWAY_MIN, |until| {
-                until.saturating_duration_since(now).max(AWAY_MIN)
-            })
-    }
-
-    fn is_probed(&self, destination: &BucketRef) -> bool {
-        self.destination(destination)
-            .is_some_and(|limiter| limiter.circuit.is_probed())
-    }
-
-    /// Says whether a key may be served by a destination that failed for others.
-    fn may_be_served(&self, destination: &BucketRef, subject: Subject) -> bool {
-        self.destination(destination).is_some_and(|limiter| {
-            limiter.error.is_some()
-                && !limiter.circuit.is_probed()
-                && limiter.suspects.may_tell(subject)
-        })
-    }
-
     fn has_waiting(&self, destination: &BucketRef) -> bool {
         self.queues
             .keys()
             .any(|route| route.destination == *destination)
+    }
+
+    /// Returns the limiter of a destination whose circuit is open.
+    fn open_destination(&self, destination: &BucketRef) -> Option<&Limiter> {
+        self.destination(destination)
+            .filter(|limiter| limiter.circuit.is_open())
     }
 
     fn destination(&self, destination: &BucketRef) -> Option<&Limiter> {

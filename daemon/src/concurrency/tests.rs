@@ -117,7 +117,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 #[test]
-fn a_place_that_is_given_back_goes_to_who_came_first_and_still_waits() {
+fn a_slot_that_is_given_back_goes_to_the_first_that_still_waits() {
     runtime().block_on(async {
         let (concurrency, busy) = (ConcurrencyControl::default(), route("busy"));
         let mut inside = Vec::new();
@@ -141,7 +141,7 @@ fn a_place_that_is_given_back_goes_to_who_came_first_and_still_waits() {
 }
 
 #[test]
-fn a_place_that_was_granted_to_one_who_is_gone_is_not_lost() {
+fn a_slot_that_was_granted_to_a_cancelled_task_is_not_lost() {
     runtime().block_on(async {
         let (concurrency, busy) = (ConcurrencyControl::default(), route("busy"));
         let mut inside = Vec::new();
@@ -157,7 +157,7 @@ fn a_place_that_was_granted_to_one_who_is_gone_is_not_lost() {
 }
 
 #[test]
-fn the_one_who_waits_for_a_dead_destination_may_go_and_the_next_takes_the_place() {
+fn a_task_that_waits_for_a_dead_destination_may_go_and_the_next_takes_its_place() {
     runtime().block_on(async {
         let (concurrency, sick) = (ConcurrencyControl::default(), route("sick"));
         for _ in 0..5 {
@@ -181,7 +181,7 @@ fn the_one_who_waits_for_a_dead_destination_may_go_and_the_next_takes_the_place(
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_hears_of_a_change_at_the_very_time_that_opens_the_way_does_not_sleep_on() {
+async fn a_task_that_is_notified_at_the_very_time_that_opens_the_way_does_not_sleep_on() {
     let (concurrency, sick) = (ConcurrencyControl::default(), route("sick"));
     for _ in 0..5 {
         concurrency
@@ -200,5 +200,5 @@ async fn who_hears_of_a_change_at_the_very_time_that_opens_the_way_does_not_slee
         concurrency.acquire_permit(&sick, &A),
     );
     let ((), slot) = futures::join!(change, slot);
-    assert!(matches!(slot, Ok(Ok(_))), "it waits for nobody");
+    assert!(matches!(slot, Ok(Ok(_))), "nothing else wakes it");
 }

@@ -86,7 +86,7 @@ fn a_destination_that_does_not_answer_keeps_one_task_and_the_others_keep_theirs(
 }
 
 #[test]
-fn who_waits_when_a_destination_falls_silent_is_turned_away_but_for_the_first() {
+fn tasks_that_wait_when_a_destination_falls_silent_are_turned_away_but_for_the_first() {
     let (mut scheduler, now) = (Scheduler::default(), Instant::now());
     let sick = route("sick");
     let inside = fill(&mut scheduler, &sick, now);
@@ -166,7 +166,7 @@ fn write(scheduler: &mut Scheduler, subject: Subject, now: Instant) -> Change {
 }
 
 #[test]
-fn few_keys_that_fail_however_often_close_no_destination() {
+fn few_keys_that_fail_however_often_open_no_circuit() {
     let (mut scheduler, now) = (Scheduler::default(), Instant::now());
     for _ in 0..20 {
         (0..4).for_each(|subject| refuse(&mut scheduler, subject, now));
@@ -223,7 +223,7 @@ fn a_destination_that_fails_every_key_is_to_blame() {
 }
 
 #[test]
-fn a_throttled_key_slows_down_all_who_use_it_and_nobody_else() {
+fn a_throttled_key_slows_down_all_routes_that_use_it_and_no_other() {
     let (mut scheduler, now) = (Scheduler::default(), Instant::now());
     let (one, other) = (keyed("tokyo", "hot"), keyed("paris", "hot"));
     let inside = fill(&mut scheduler, &one, now);
@@ -301,7 +301,7 @@ fn a_throttled_destination_narrows_for_all_its_routes_together() {
 }
 
 #[test]
-fn who_throttles_even_one_at_a_time_is_left_alone_in_the_end() {
+fn the_circuit_of_a_destination_that_throttles_even_one_at_a_time_opens_in_the_end() {
     let (mut scheduler, mut now) = (Scheduler::default(), Instant::now());
     let mut asked = 0;
     while !scheduler.is_circuit_open(&place("slow")) {
@@ -315,7 +315,7 @@ fn who_throttles_even_one_at_a_time_is_left_alone_in_the_end() {
             );
             asked += 1;
         } else {
-            panic!("nobody else is there");
+            panic!("no other task is there");
         }
         now = scheduler.wakes_at(&route("slow")).unwrap_or(now);
     }
@@ -352,7 +352,7 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
 
 proptest! {
     #[test]
-    fn whatever_happens_nobody_is_forgotten_and_no_place_is_lost(all in happenings()) {
+    fn whatever_happens_no_task_is_forgotten_and_no_slot_is_lost(all in happenings()) {
         let routes = [route("tokyo"), keyed("tokyo", "k"), keyed("paris", "k"), route("paris")];
         let (mut scheduler, mut now) = (Scheduler::default(), Instant::now());
         let mut inside: Vec<(Route, Slot)> = Vec::new();
@@ -394,11 +394,11 @@ proptest! {
                 waiting.retain(|waiting| *waiting != number);
                 inside.push((route, slot));
             }
-            prop_assert!(!inside.is_empty() || waiting.is_empty(), "{waiting:?} wait for nobody");
+            prop_assert!(!inside.is_empty() || waiting.is_empty(), "{waiting:?} wait for no task");
         }
         now += Duration::from_secs(60);
         for route in &routes {
-            let Placement::Admitted(slot) = scheduler.enqueue(route, ONE, now) else { panic!("nobody is there, and no way in") };
+            let Placement::Admitted(slot) = scheduler.enqueue(route, ONE, now) else { panic!("no task is there, and none is admitted") };
             scheduler.release(route, slot, Feedback::Served { wrote: true }, (now, JITTER));
         }
     }

@@ -1,4 +1,4 @@
-//! How many of the places each destination and rule may have.
+//! How many of the slots each destination and rule may have.
 
 use super::*;
 use crate::limits::tests::rule;
@@ -25,7 +25,7 @@ fn large_objects_leave_three_quarters_of_a_destination_to_small_ones() {
     assert_eq!(
         fill(&mut scheduler, &route("orders-replica"), now).len(),
         96,
-        "whoever waits"
+        "large ones wait"
     );
     scheduler.release(
         &bulk,
@@ -56,7 +56,7 @@ fn shared(of: &[(&str, &str)]) -> (Scheduler, Vec<Route>) {
 }
 
 #[test]
-fn of_rules_that_share_a_destination_none_takes_every_place() {
+fn of_rules_that_share_a_destination_none_takes_every_slot() {
     let now = Instant::now();
     for is_bulk in [false, true] {
         let (mut scheduler, routes) = shared(&[
@@ -74,13 +74,13 @@ fn of_rules_that_share_a_destination_none_takes_every_place() {
         assert_eq!(
             fill(&mut scheduler, &route(2), now).len(),
             all,
-            "nobody shares that one"
+            "no rule shares that one"
         );
     }
 }
 
 #[test]
-fn of_few_places_one_is_left_to_others_too() {
+fn of_few_slots_one_is_left_to_others_too() {
     let (mut scheduler, routes) = shared(&[("limited", "replicas"), ("other", "replicas")]);
     let now = Instant::now();
     // Of 256 each has eight, and two of those for large objects.
@@ -98,7 +98,7 @@ fn of_few_places_one_is_left_to_others_too() {
 }
 
 #[test]
-fn a_place_goes_to_the_rule_that_has_the_fewest() {
+fn a_slot_goes_to_the_rule_that_has_the_fewest() {
     let (mut scheduler, routes) = shared(&[
         ("many", "replicas"),
         ("some", "replicas"),
@@ -132,7 +132,7 @@ fn a_place_goes_to_the_rule_that_has_the_fewest() {
 }
 
 #[test]
-fn places_are_divided_among_destinations_that_have_work() {
+fn slots_are_divided_among_destinations_that_have_work() {
     let (mut scheduler, now) = (
         Scheduler {
             rules: (0..32)
@@ -180,7 +180,7 @@ fn places_are_divided_among_destinations_that_have_work() {
 }
 
 #[test]
-fn other_rules_forget_who_is_idle_and_no_trouble() {
+fn other_rules_forget_limiters_that_are_idle_and_not_degraded() {
     let (mut scheduler, now) = (Scheduler::default(), Instant::now());
     let inside = fill(&mut scheduler, &route("busy"), now);
     fail(&mut scheduler, &route("dead"), 5, now);
@@ -200,7 +200,7 @@ fn other_rules_forget_who_is_idle_and_no_trouble() {
             scheduler.enqueue(&route("busy"), ONE, now),
             Placement::Queued(_)
         ),
-        "its places are taken still"
+        "its slots are taken still"
     );
     assert_eq!(inside.len(), 128);
     assert!(
