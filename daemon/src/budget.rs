@@ -1,8 +1,9 @@
 //! The memory budget: every byte of an object body in flight is paid for before it is read.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use replicator_core::rule::{BucketRef, Rule};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -88,7 +89,7 @@ impl Budget {
         } else {
             max
         };
-        let mut shares = self.lock_shares();
+        let mut shares = self.shares.lock();
         if shares.each != each {
             *shares = Shares {
                 each,
@@ -131,7 +132,7 @@ impl Budget {
     }
 
     fn share_of(&self, destination: &BucketRef) -> Arc<Lot> {
-        let mut shares = self.lock_shares();
+        let mut shares = self.shares.lock();
         if let Some(share) = shares.of.get(destination) {
             return Arc::clone(share);
         }
@@ -141,10 +142,6 @@ impl Budget {
         ));
         shares.of.insert(destination.clone(), Arc::clone(&share));
         share
-    }
-
-    fn lock_shares(&self) -> MutexGuard<'_, Shares> {
-        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -7,9 +7,10 @@ mod scheduler;
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use replicator_core::circuit::Subject;
 use replicator_core::failure::{Dependency, Failure};
 use replicator_core::object::Key;
@@ -94,7 +95,9 @@ pub(crate) fn record_throttled(dependency: Dependency) {
         let Admitted { route, slot, .. } = &**admitted;
         let concurrency = &admitted.concurrency;
         let change = concurrency
-            .lock_state()
+            .0
+            .state
+            .lock()
             .scheduler
             .record_throttled(route, *slot, dependency);
         concurrency.announce(change, route, Feedback::Throttled(dependency));
@@ -104,7 +107,7 @@ pub(crate) fn record_throttled(dependency: Dependency) {
 impl ConcurrencyControl {
     /// Takes over which rules there are.
     pub(crate) fn replace<'a>(&self, rules: impl Iterator<Item = &'a Rule>) {
-        self.lock_state().scheduler.replace(rules);
+        self.0.state.lock().scheduler.replace(rules);
         self.admit_waiters();
         self.0.changed.notify_waiters();
     }
@@ -113,7 +116,7 @@ impl ConcurrencyControl {
     /// open.
     pub(crate) async fn acquire_permit(&self, route: &Route, key: &Key) -> Decision {
         let mut waiting = {
-            let mut state = self.lock_state();
+            let mut state = self.0.state.lock();
             match state.scheduler.enqueue(route, subject(key), now()) {
                 Placement::Admitted(slot) => return Ok(self.permit(route.clone(), slot)),
                 Placement::TurnedAway(wait) => return Err(Unavailable(wait)),
@@ -130,7 +133,7 @@ impl ConcurrencyControl {
         };
         loop {
             let changed = self.0.changed.notified();
-            let wake = self.lock_state().scheduler.wakes_at(route);
+            let wake = self.0.state.lock().scheduler.wakes_at(route);
             let wake = wake.map(Instant::from_std);
             let is_over = wake.is_some_and(|wake| wake <= Instant::now());
             if is_over {
@@ -150,7 +153,7 @@ impl ConcurrencyControl {
 
     /// Says whether the circuit of a destination is open because it does not answer.
     pub(crate) fn is_circuit_open(&self, destination: &BucketRef) -> bool {
-        self.lock_state().scheduler.is_circuit_open(destination)
+        self.0.state.lock().scheduler.is_circuit_open(destination)
     }
 
     /// Says whether a key failed by itself, and not because a dependency is in trouble.
@@ -160,7 +163,7 @@ impl ConcurrencyControl {
             Feedback::Throttled(dependency) => (dependency, false),
             Feedback::None | Feedback::Served { .. } | Feedback::Reachable => return true,
         };
-        let state = self.lock_state();
+        let state = self.0.state.lock();
         state
             .scheduler
             .is_own(route, subject(key), (dependency, was_answered))
@@ -168,13 +171,13 @@ impl ConcurrencyControl {
 
     /// Lists the dependencies that are throttled or whose circuit is open.
     pub(crate) fn degraded_dependencies(&self) -> Vec<DegradedDependency> {
-        self.lock_state().scheduler.degraded_dependencies()
+        self.0.state.lock().scheduler.degraded_dependencies()
     }
 
     /// Admits every task that may be admitted now.
     fn admit_waiters(&self) {
         let decisions: Vec<_> = {
-            let mut state = self.lock_state();
+            let mut state = self.0.state.lock();
             let admitted = state.scheduler.admit_waiting(now());
             let permits = admitted.into_iter().map(|(number, route, slot)| {
                 (state.waiting.remove(&number), Ok(self.permit(route, slot)))
@@ -189,7 +192,7 @@ impl ConcurrencyControl {
     fn return_permit(&self, permit: &TaskPermit) {
         let Admitted { route, slot, .. } = &*permit.admitted;
         let (change, decisions) = {
-            let mut state = self.lock_state();
+            let mut state = self.0.state.lock();
             let at = (now(), fastrand::f64());
             let change = state.scheduler.release(route, *slot, permit.feedback, at);
             let away = state.scheduler.turn_away(&route.destination, at.0);
@@ -221,10 +224,6 @@ impl ConcurrencyControl {
             admitted: Arc::new(admitted),
             feedback: Feedback::None,
         }
-    }
-
-    fn lock_state(&self) -> MutexGuard<'_, ControlState> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -287,7 +286,7 @@ struct Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let mut state = self.concurrency.lock_state();
+        let mut state = self.concurrency.0.state.lock();
         state.waiting.remove(&self.number);
         state.scheduler.remove_waiting(self.number);
     }

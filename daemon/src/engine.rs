@@ -1,10 +1,11 @@
 //! What every transfer uses: clients, ledger, budget, limits, metrics.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_s3::types::BucketVersioningStatus;
+use parking_lot::Mutex;
 use replicator_core::failure::{Failure, FailureKind, Reason};
 use replicator_core::object::{Key, Timestamp};
 use replicator_core::operation::Operation;
@@ -285,9 +286,10 @@ impl<A> Default for Together<A> {
 impl<A: Send + 'static> Together<A> {
     /// Returns the tasks that wait for a list of a bucket.
     pub(crate) fn at(&self, place: &BucketRef) -> Arc<Batcher<Key, A>> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(
-            all.entry(place.clone())
+            self.0
+                .lock()
+                .entry(place.clone())
                 .or_insert_with(|| Arc::new(Batcher::new(LISTS_MAX))),
         )
     }
@@ -302,21 +304,16 @@ impl TtlSet {
     }
 
     pub(crate) fn mark_seen(&self, place: &BucketRef) {
-        if let Ok(mut seen) = self.seen.lock() {
-            seen.insert(place.clone(), Instant::now());
-        }
+        self.seen.lock().insert(place.clone(), Instant::now());
     }
 
     /// Says whether it was seen within the time.
     pub(crate) fn seen_recently(&self, place: &BucketRef) -> bool {
-        self.seen
-            .lock()
-            .is_ok_and(|seen| seen.get(place).is_some_and(|at| at.elapsed() < self.ttl))
+        let seen = self.seen.lock();
+        seen.get(place).is_some_and(|at| at.elapsed() < self.ttl)
     }
 
     fn unmark_seen(&self, place: &BucketRef) {
-        if let Ok(mut seen) = self.seen.lock() {
-            seen.remove(place);
-        }
+        self.seen.lock().remove(place);
     }
 }

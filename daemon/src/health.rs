@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::ledger::records::TargetKey;
@@ -82,12 +82,12 @@ impl ProgressWatchdog {
 
     /// Records that something was settled, or returned for a reason that counts as progress.
     pub(crate) fn record_progress(&self) {
-        self.lock_state().record_progress();
+        self.0.lock().record_progress();
     }
 
     /// Records that a version or a part of a key is written.
     pub(crate) fn record_key_progress(&self, target: &TargetKey) {
-        let mut state = self.lock_state();
+        let mut state = self.0.lock();
         state.record_progress();
         if let Some(key) = state.keys.get_mut(target) {
             key.progressed = Instant::now();
@@ -97,7 +97,7 @@ impl ProgressWatchdog {
     /// Records that a limit lets one body pass for so long already that other tasks need not have
     /// been settled meanwhile. To get here again and again after work was returned is no progress.
     pub(crate) fn record_limited_progress(&self) {
-        let mut state = self.lock_state();
+        let mut state = self.0.lock();
         if state.returned.is_none() {
             state.progressed = Instant::now();
         }
@@ -106,13 +106,13 @@ impl ProgressWatchdog {
     /// Records that work was returned to its queue: an empty dispatch does not mean then that all
     /// work is done.
     pub(crate) fn record_return(&self) {
-        self.lock_state().returned = Some(Instant::now());
+        self.0.lock().returned = Some(Instant::now());
     }
 
     /// Records that work came in where there was none: until now nothing could progress. Work that
     /// comes back soon after it was returned is no news.
     pub(crate) fn work_arrived(&self) {
-        let mut state = self.lock_state();
+        let mut state = self.0.lock();
         if !state.returned_lately() {
             state.record_progress();
         }
@@ -121,7 +121,7 @@ impl ProgressWatchdog {
     /// Says whether work was returned of late, and nothing has progressed since: then an empty
     /// dispatch does not mean that all work is done.
     pub(crate) fn returned_lately(&self) -> bool {
-        self.lock_state().returned_lately()
+        self.0.lock().returned_lately()
     }
 
     /// Begins an attempt of a key.
@@ -130,7 +130,7 @@ impl ProgressWatchdog {
             progressed: Instant::now(),
             limit_waits: 0,
         };
-        self.lock_state().keys.insert(target.clone(), began);
+        self.0.lock().keys.insert(target.clone(), began);
         AtWork {
             watchdog: self,
             target,
@@ -139,7 +139,7 @@ impl ProgressWatchdog {
 
     /// Begins a wait of a key for a limit: however long that takes, the key does not hang.
     pub(crate) fn key_waits<'a>(&'a self, target: &'a TargetKey) -> LimitWait<'a> {
-        if let Some(key) = self.lock_state().keys.get_mut(target) {
+        if let Some(key) = self.0.lock().keys.get_mut(target) {
             key.limit_waits += 1;
         }
         LimitWait {
@@ -151,7 +151,7 @@ impl ProgressWatchdog {
     /// Says what is wrong, if anything is; whether there is work in flight, only the dispatch
     /// knows.
     pub(crate) fn liveness_failure(&self) -> Option<LivenessFailure> {
-        let state = self.lock_state();
+        let state = self.0.lock();
         let in_work = state.keys.iter().filter(|(_, key)| key.limit_waits == 0);
         if let Some((target, key)) = in_work.min_by_key(|(_, key)| key.progressed)
             && key.progressed.elapsed() > STUCK_AFTER
@@ -161,10 +161,6 @@ impl ProgressWatchdog {
         }
         let time = state.progressed.elapsed();
         (time > STALLED_AFTER).then_some(LivenessFailure::Stalled(time))
-    }
-
-    fn lock_state(&self) -> MutexGuard<'_, WatchdogState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -180,7 +176,7 @@ impl WatchdogState {
 
 impl Drop for LimitWait<'_> {
     fn drop(&mut self) {
-        if let Some(key) = self.watchdog.lock_state().keys.get_mut(self.target) {
+        if let Some(key) = self.watchdog.0.lock().keys.get_mut(self.target) {
             key.progressed = Instant::now();
             key.limit_waits = key.limit_waits.saturating_sub(1);
         }
@@ -189,7 +185,7 @@ impl Drop for LimitWait<'_> {
 
 impl Drop for AtWork<'_> {
     fn drop(&mut self) {
-        self.watchdog.lock_state().keys.remove(self.target);
+        self.watchdog.0.lock().keys.remove(self.target);
     }
 }
 
@@ -237,11 +233,11 @@ impl PollStatus {
     }
 
     pub(crate) fn poll_succeeded(&self) {
-        *self.lock_last() = LastPoll::Succeeded;
+        *self.last.lock() = LastPoll::Succeeded;
     }
 
     pub(crate) fn poll_failed(&self) {
-        let mut last = self.lock_last();
+        let mut last = self.last.lock();
         if let LastPoll::None | LastPoll::Succeeded = *last {
             *last = LastPoll::Failed(Instant::now());
         }
@@ -249,19 +245,15 @@ impl PollStatus {
 
     /// Says whether the queue answered, and answers still.
     pub(crate) fn is_ready(&self) -> bool {
-        matches!(*self.lock_last(), LastPoll::Succeeded)
+        matches!(*self.last.lock(), LastPoll::Succeeded)
     }
 
     /// Returns for how long every poll has failed.
     pub(crate) fn failing_for(&self) -> Option<Duration> {
-        match *self.lock_last() {
+        match *self.last.lock() {
             LastPoll::Failed(since) => Some(since.elapsed()),
             LastPoll::None | LastPoll::Succeeded => None,
         }
-    }
-
-    fn lock_last(&self) -> MutexGuard<'_, LastPoll> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -346,6 +338,6 @@ mod tests {
         watchdog.record_key_progress(&hangs);
         assert_eq!(watchdog.liveness_failure(), None);
         drop(in_work);
-        assert!(watchdog.lock_state().keys.is_empty());
+        assert!(watchdog.0.lock().keys.is_empty());
     }
 }

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::num::{NonZeroU32, NonZeroU64};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use governor::clock::Clock;
 use governor::middleware::NoOpMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
+use parking_lot::{Mutex, RwLock};
 use replicator_core::rule::{BucketRef, RateLimits, Rule};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
@@ -83,10 +84,7 @@ impl Limits {
                 next.entry(scope).or_insert_with(|| Limiters::new(limits));
             }
         }
-        *self
-            .limiters
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = next;
+        *self.limiters.write() = next;
     }
 
     /// Returns how many bytes a rule may move in a second, if that is limited.
@@ -165,7 +163,7 @@ impl Limits {
 
     /// Returns the limiters of a rule and of its destination.
     fn limiters_of(&self, rule: &Rule) -> Vec<Limiters> {
-        let limiters = self.limiters.read().unwrap_or_else(PoisonError::into_inner);
+        let limiters = self.limiters.read();
         // Most configurations set no limit: then nothing is looked up for each copy.
         if limiters.is_empty() {
             return Vec::new();
@@ -206,10 +204,7 @@ impl FairQueue {
     /// dropped.
     async fn turn(&self, flow: Flow<'_>) -> OwnedMutexGuard<()> {
         let key: FlowKey = (flow.rule.id.clone(), flow.is_bulk);
-        let turn = {
-            let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(queues.entry(key).or_default())
-        };
+        let turn = Arc::clone(self.0.lock().entry(key).or_default());
         turn.lock_owned().await
     }
 }
@@ -268,7 +263,7 @@ impl Bandwidth {
     /// Returns how many units to take for so many bytes; what makes no unit is counted with the
     /// next.
     fn take_units(&self, bytes: u64) -> Option<NonZeroU32> {
-        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rest = self.rest.lock();
         let all = *rest + bytes;
         let units = (all / UNIT_BYTES).min(u64::from(self.slice.get()));
         *rest = all - units * UNIT_BYTES;
@@ -325,7 +320,7 @@ pub(crate) mod tests {
                 .filter_map(|_| limit.take_units(bytes))
                 .map(|units| u64::from(units.get()))
                 .sum();
-            let rest = *limit.rest.lock().unwrap();
+            let rest = *limit.rest.lock();
             assert!(
                 (taken * UNIT_BYTES).abs_diff(10_000 * bytes) <= UNIT_BYTES + rest,
                 "{bytes}: {taken}"

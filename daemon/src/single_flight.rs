@@ -3,8 +3,9 @@
 //! the memory is not needed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use replicator_core::object::Key;
 use replicator_core::plan::VersionRef;
 use replicator_core::rule::BucketRef;
@@ -116,7 +117,7 @@ impl SingleFlight {
     /// its event may be of later changes to the tags.
     pub(crate) fn enrol(self: &Arc<Self>, source: &BucketRef, key: &Key) -> Subscriber {
         let object = Arc::new((source.clone(), key.clone()));
-        let mut state = self.lock_state();
+        let mut state = self.state.lock();
         let number = state.number();
         state
             .objects
@@ -135,23 +136,19 @@ impl SingleFlight {
 
     /// Begins a time in which memory is short.
     pub(crate) fn begin_shortage(&self) -> MemoryPressure<'_> {
-        self.lock_state().shortages += 1;
+        self.state.lock().shortages += 1;
         MemoryPressure(self)
     }
 
     /// Drops the kept body whose turn would come last. Returns false when nothing is kept.
     pub(crate) fn drop_newest(&self) -> bool {
-        self.lock_state().kept.pop_last().is_some()
-    }
-
-    fn lock_state(&self) -> MutexGuard<'_, FlightState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().kept.pop_last().is_some()
     }
 }
 
 impl Drop for MemoryPressure<'_> {
     fn drop(&mut self) {
-        self.0.lock_state().shortages -= 1;
+        self.0.state.lock().shortages -= 1;
     }
 }
 
@@ -171,7 +168,7 @@ impl Subscriber {
 
     /// Says whether nothing else is about to read the object.
     pub(crate) fn is_alone(&self) -> bool {
-        let state = self.single_flight.lock_state();
+        let state = self.single_flight.state.lock();
         state
             .objects
             .get(&self.object)
@@ -186,12 +183,13 @@ impl Subscriber {
     /// Records that this reader has had a piece.
     pub(crate) fn piece_had(&self, piece: &RangeKey) {
         self.single_flight
-            .lock_state()
+            .state
+            .lock()
             .reader_had(&self.object, piece, self.number);
     }
 
     fn look_up_piece(&self, piece: &RangeKey) -> Result<RangeClaim<'_>, CancellationToken> {
-        let mut state = self.single_flight.lock_state();
+        let mut state = self.single_flight.state.lock();
         let number = state.next;
         let Some(shared) = state.objects.get_mut(&self.object) else {
             return Ok(self.claim_alone());
@@ -248,7 +246,8 @@ impl Subscriber {
 impl Drop for Subscriber {
     fn drop(&mut self) {
         self.single_flight
-            .lock_state()
+            .state
+            .lock()
             .reader_left(&self.object, self.number);
     }
 }
@@ -258,7 +257,7 @@ impl Leader<'_> {
     pub(crate) fn share(mut self, body: Body) -> Arc<Body> {
         let body = Arc::new(body);
         if let Some((piece, number, _coming)) = self.read.take() {
-            self.reader.single_flight.lock_state().arrived(
+            self.reader.single_flight.state.lock().arrived(
                 &self.reader.object,
                 &piece,
                 number,
@@ -273,7 +272,8 @@ impl Leader<'_> {
         if let Some((piece, number, _coming)) = self.read.take() {
             self.reader
                 .single_flight
-                .lock_state()
+                .state
+                .lock()
                 .forget_read(&self.reader.object, &piece, number);
         }
     }

@@ -190,7 +190,15 @@ async fn a_task_that_is_notified_at_the_very_time_that_opens_the_way_does_not_sl
             .unwrap()
             .finish(SILENCE);
     }
-    let opens = Instant::from_std(concurrency.lock_state().scheduler.wakes_at(&sick).unwrap());
+    let opens = Instant::from_std(
+        concurrency
+            .0
+            .state
+            .lock()
+            .scheduler
+            .wakes_at(&sick)
+            .unwrap(),
+    );
     let change = async {
         tokio::time::sleep_until(opens).await;
         concurrency.0.changed.notify_waiters();

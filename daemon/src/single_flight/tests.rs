@@ -71,7 +71,7 @@ fn have(claim: Option<RangeClaim<'_>>) -> Arc<Body> {
 
 /// Says that everything is forgotten and paid back.
 fn is_idle(single_flight: &SingleFlight, budget: &Budget) -> bool {
-    let state = single_flight.lock_state();
+    let state = single_flight.state.lock();
     state.objects.is_empty() && state.kept.is_empty() && budget.used_bytes() == 0
 }
 
