@@ -19,8 +19,8 @@ pub struct ConcurrencyLimit {
     width: Option<f64>,
     /// What it was when that was last too much.
     ceiling: f64,
-    /// Counts the times it narrowed: what entered before tells nothing of the width since.
-    round: u64,
+    /// Counts the times it narrowed: what entered before says nothing of the width since.
+    epoch: u64,
     /// How often in a row even one at a time was too much.
     pauses: u32,
     resume: Option<Instant>,
@@ -54,7 +54,7 @@ impl ConcurrencyLimit {
     /// Returns the state of the window for a request that enters beside those under way.
     pub fn current_epoch(&self, under_way: u32) -> Epoch {
         Epoch {
-            number: self.round,
+            number: self.epoch,
             under_way: under_way + 1,
         }
     }
@@ -84,8 +84,8 @@ impl ConcurrencyLimit {
     }
 
     /// Records that a request gave up because it was throttled; `under_way` includes it.
-    pub fn on_throttled(&mut self, round: Epoch, under_way: u32, now: Instant, jitter: f64) {
-        if round.number == self.round && !self.decrease_limit(round, under_way) {
+    pub fn on_throttled(&mut self, epoch: Epoch, under_way: u32, now: Instant, jitter: f64) {
+        if epoch.number == self.epoch && !self.decrease_limit(epoch, under_way) {
             self.pauses = self.pauses.saturating_add(1);
             self.resume = Some(now + retry::jittered_delay(self.pauses, jitter));
         }
@@ -93,20 +93,20 @@ impl ConcurrencyLimit {
 
     /// Records that a request was throttled and is sent again a little later: at one at a time that
     /// is all the slowing down there needs to be.
-    pub fn on_throttled_retrying(&mut self, round: Epoch, under_way: u32) {
-        if round.number == self.round {
-            self.decrease_limit(round, under_way);
+    pub fn on_throttled_retrying(&mut self, epoch: Epoch, under_way: u32) {
+        if epoch.number == self.epoch {
+            self.decrease_limit(epoch, under_way);
         }
     }
 
-    /// Narrows the window; says whether it was wide enough for that. Only the first of a round
+    /// Narrows the window; says whether it was wide enough for that. Only the first of an epoch
     /// does: the other requests met the same limit.
-    fn decrease_limit(&mut self, round: Epoch, under_way: u32) -> bool {
-        self.round += 1;
+    fn decrease_limit(&mut self, epoch: Epoch, under_way: u32) -> bool {
+        self.epoch += 1;
         // A width beyond its use proves nothing. Answers come in bursts: the last request of a
         // burst may be the only one under way by the time its answer arrives.
-        let crowd = f64::from(under_way.max(round.under_way));
-        let used = self.width.unwrap_or(WIDTH_MAX).min(crowd);
+        let concurrent = f64::from(under_way.max(epoch.under_way));
+        let used = self.width.unwrap_or(WIDTH_MAX).min(concurrent);
         self.ceiling = used;
         let decrease = if self.width.is_none() {
             DECREASE_FIRST
@@ -119,8 +119,8 @@ impl ConcurrencyLimit {
 
     /// Records a success: after a whole window of them there is room for one more, or a tenth where
     /// one more was too much before.
-    pub fn on_success(&mut self, round: Epoch) {
-        let Some(width) = self.width.filter(|_| round.number == self.round) else {
+    pub fn on_success(&mut self, epoch: Epoch) {
+        let Some(width) = self.width.filter(|_| epoch.number == self.epoch) else {
             return;
         };
         self.resume = None;
@@ -162,7 +162,7 @@ mod tests {
 
     struct Request {
         ticks_left: u32,
-        round: Epoch,
+        epoch: Epoch,
         granted: bool,
     }
 
@@ -192,7 +192,7 @@ mod tests {
                 self.durations.rotate_left(1);
                 self.under_way.push_back(Request {
                     ticks_left: self.durations[0],
-                    round: self.window.current_epoch(self.count()),
+                    epoch: self.window.current_epoch(self.count()),
                     granted,
                 });
             }
@@ -208,11 +208,11 @@ mod tests {
                 self.under_way.push_back(request);
             } else if request.granted {
                 (self.serving, self.served) = (self.serving - 1, self.served + 1);
-                self.window.on_success(request.round);
+                self.window.on_success(request.epoch);
             } else {
                 self.throttled += 1;
                 self.window
-                    .on_throttled(request.round, self.count() + 1, self.now, 0.5);
+                    .on_throttled(request.epoch, self.count() + 1, self.now, 0.5);
             }
         }
 
@@ -270,17 +270,17 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_that_is_throttled_together_narrows_the_window_once() {
+    fn requests_that_are_throttled_together_narrows_the_window_once() {
         let mut window = ConcurrencyLimit::default();
-        let (round, now) = (window.current_epoch(39), Instant::now());
+        let (epoch, now) = (window.current_epoch(39), Instant::now());
         for _ in 0..40 {
-            window.on_throttled(round, 40, now, 0.5);
+            window.on_throttled(epoch, 40, now, 0.5);
         }
         assert_eq!(window.current_limit(), Some(20.0));
     }
 
     #[test]
-    fn who_is_strained_alone_goes_on_without_a_pause() {
+    fn a_request_that_is_throttled_alone_goes_on_without_a_pause() {
         let (mut window, now) = (ConcurrencyLimit::default(), Instant::now());
         for _ in 0..5 {
             window.on_throttled_retrying(window.current_epoch(1), 2);
@@ -292,9 +292,9 @@ mod tests {
     #[test]
     fn a_success_from_before_tells_nothing_of_the_width_since() {
         let mut window = ConcurrencyLimit::default();
-        let (round, now) = (window.current_epoch(9), Instant::now());
-        window.on_throttled(round, 10, now, 0.5);
-        window.on_success(round);
+        let (epoch, now) = (window.current_epoch(9), Instant::now());
+        window.on_throttled(epoch, 10, now, 0.5);
+        window.on_success(epoch);
         assert_eq!(window.current_limit(), Some(5.0));
         window.on_success(window.current_epoch(0));
         assert!(window.current_limit() > Some(5.0));

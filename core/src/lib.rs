@@ -7,18 +7,16 @@
 //! - `event`: messages become events
 //! - `rule`: which objects go where, and how
 //! - `plan`: the next thing to append at a destination
-//! - `deadline`: how long a request may take, and may take effect
 //! - `stamp`: the origin of a replica, in its metadata, and how far it is believed
 //! - `parts`: how an object is cut for a multipart upload
 //! - `failure`: what went wrong in which operation, and what to do about it
-//! - `retry`: how long to wait before trying again
+//! - `retry`: how long a request may take and may take effect, and the wait before the next
 //! - `concurrency_limit`: how many requests may be under way at a dependency that throttles
-//! - `circuit`: whether to send requests to a dependency that does not answer
-//! - `suspects`: which keys fail by themselves, while their bucket serves other keys
+//! - `circuit`: whether to send requests to a dependency that does not answer, and which keys fail
+//!   by themselves
 
 pub mod circuit;
 pub mod concurrency_limit;
-pub mod deadline;
 pub mod event;
 pub mod failure;
 pub mod object;
@@ -28,4 +26,3 @@ pub mod retry;
 pub mod rule;
 pub mod sequencer;
 pub mod stamp;
-pub mod suspects;

@@ -238,11 +238,11 @@ impl Admin {
         }
         // A dispatch that hangs makes no progress either: so it is asked only then.
         let watchdog = &self.engine.watchdog;
-        let failure = watchdog.ailment()?;
+        let failure = watchdog.liveness_failure()?;
         let Some(in_flight) = self.in_flight().await else {
             return Some(SILENT.to_owned());
         };
-        let is_idle = in_flight.messages == 0 && in_flight.keys == 0 && !watchdog.gave_up_lately();
+        let is_idle = in_flight.messages == 0 && in_flight.keys == 0 && !watchdog.returned_lately();
         let is_stalled = matches!(failure, LivenessFailure::Stalled(_));
         (!is_stalled || !is_idle).then(|| failure.to_string())
     }

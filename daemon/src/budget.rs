@@ -1,20 +1,19 @@
 //! The memory budget: every byte of an object body in flight is paid for before it is read.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use replicator_core::rule::{BucketRef, Rule};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::fair_queue::{Flow, Turns};
+use crate::limits::Flow;
 
 /// Bytes that object bodies may occupy, shared by all transfers.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Budget {
-    whole: Arc<Lot>,
-    shares: Arc<Mutex<Shares>>,
-    /// Rings when the shares are other ones.
-    divided: Arc<Notify>,
+    whole: Lot,
+    shares: Mutex<Shares>,
 }
 
 /// Bytes paid for; they return to where they are from on drop.
@@ -37,7 +36,6 @@ struct Shares {
 struct Lot {
     all: Pages,
     bulk: Pages,
-    lines: Turns,
 }
 
 #[derive(Debug)]
@@ -76,14 +74,13 @@ impl Budget {
             of: HashMap::new(),
         };
         Self {
-            whole: Arc::new(Lot::new(max, reserve)),
-            shares: Arc::new(Mutex::new(shares)),
-            divided: Arc::default(),
+            whole: Lot::new(max, reserve),
+            shares: Mutex::new(shares),
         }
     }
 
     /// Divides it among the destinations of a new set of rules. What was paid before is not counted
-    /// again.
+    /// again, and a task that waits for a share waits for one of the old division.
     pub(crate) fn divide_shares<'a>(&self, rules: impl Iterator<Item = &'a Rule>) {
         let destinations: BTreeSet<&BucketRef> = rules.map(|rule| &rule.destination).collect();
         let max = self.whole.all.max;
@@ -92,28 +89,20 @@ impl Budget {
         } else {
             max
         };
-        let mut shares = self.lock_shares();
+        let mut shares = self.shares.lock();
         if shares.each != each {
             *shares = Shares {
                 each,
                 of: HashMap::new(),
             };
-            self.divided.notify_waiters();
         }
     }
 
     /// Waits until a payer's destination may have this much more; memory is still to be paid for. A
     /// task never waits for a share once it has paid for memory.
     pub(crate) async fn share(&self, payer: Flow<'_>, bytes: u64) -> MemoryPermit {
-        loop {
-            let divided = self.divided.notified();
-            let share = self.share_of(&payer.rule.destination);
-            tokio::select! {
-                biased;
-                paid = share.acquire_pages(payer, bytes) => return paid,
-                () = divided => {}
-            }
-        }
+        let share = self.share_of(&payer.rule.destination);
+        share.acquire_pages(payer, bytes).await
     }
 
     /// Pays if so many bytes are free and no payment waits.
@@ -143,7 +132,7 @@ impl Budget {
     }
 
     fn share_of(&self, destination: &BucketRef) -> Arc<Lot> {
-        let mut shares = self.lock_shares();
+        let mut shares = self.shares.lock();
         if let Some(share) = shares.of.get(destination) {
             return Arc::clone(share);
         }
@@ -154,10 +143,6 @@ impl Budget {
         shares.of.insert(destination.clone(), Arc::clone(&share));
         share
     }
-
-    fn lock_shares(&self) -> MutexGuard<'_, Shares> {
-        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Lot {
@@ -165,7 +150,6 @@ impl Lot {
         Self {
             all: Pages::new(max),
             bulk: Pages::new(max - reserve),
-            lines: Turns::default(),
         }
     }
 
@@ -181,16 +165,13 @@ impl Lot {
         })
     }
 
-    /// Of each rule's large objects one part at most is in line with the others'.
     async fn acquire_pages(&self, payer: Flow<'_>, bytes: u64) -> MemoryPermit {
         let count = self.count(payer, bytes);
-        if !payer.is_bulk {
-            return MemoryPermit {
-                pages: [None, self.all.take(count).await],
-            };
-        }
-        let _turn = self.lines.take(payer).await;
-        let bulk = self.bulk.take(count).await;
+        let bulk = if payer.is_bulk {
+            self.bulk.take(count).await
+        } else {
+            None
+        };
         MemoryPermit {
             pages: [bulk, self.all.take(count).await],
         }
@@ -229,13 +210,10 @@ impl Pages {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use futures::FutureExt;
-    use tokio::time::{Instant, sleep};
 
     use super::*;
-    use crate::fair_queue::tests::{rule, rules};
+    use crate::limits::tests::{rule, rules};
 
     const ALL: u64 = 1 << 20;
 
@@ -307,40 +285,6 @@ mod tests {
         assert!(share.is_some() && budget.try_pay(of(false), 8 << 20).is_some());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_rule_with_many_large_objects_takes_turns_with_one_that_has_one() {
-        let (budget, begun) = (Budget::new(ALL), Instant::now());
-        let (many, one) = (rule("many"), rule("one"));
-        let all = futures::future::join_all((0..10).map(|_| async {
-            let _paid = budget
-                .acquire_memory(
-                    Flow {
-                        rule: &many,
-                        is_bulk: true,
-                    },
-                    ALL,
-                )
-                .await;
-            sleep(Duration::from_secs(10)).await;
-        }));
-        let other = async {
-            sleep(Duration::from_secs(1)).await;
-            let _paid = budget
-                .acquire_memory(
-                    Flow {
-                        rule: &one,
-                        is_bulk: true,
-                    },
-                    ALL,
-                )
-                .await;
-            begun.elapsed()
-        };
-        let (_, waited) = futures::join!(all, other);
-        // One had paid, and the next was in line.
-        assert_eq!(waited, Duration::from_secs(20));
-    }
-
     #[tokio::test]
     async fn of_several_destinations_none_gets_everything() {
         let (budget, both) = (
@@ -368,23 +312,5 @@ mod tests {
             budget.share(one, 1).now_or_never().is_none(),
             "the same division changes nothing"
         );
-    }
-
-    #[tokio::test]
-    async fn who_waits_for_a_share_is_told_of_another_division() {
-        let (budget, both) = (
-            Budget::new(ALL),
-            rules(&[("a", "orders", "one"), ("b", "orders", "other")]),
-        );
-        budget.divide_shares(both.iter());
-        let one = Flow {
-            rule: &both[0],
-            is_bulk: false,
-        };
-        let _most = budget.share(one, ALL / 4 * 3).await;
-        let mut waits = Box::pin(budget.share(one, 1));
-        assert!(futures::poll!(waits.as_mut()).is_pending());
-        budget.divide_shares(both[..1].iter());
-        assert!(futures::poll!(waits.as_mut()).is_ready());
     }
 }

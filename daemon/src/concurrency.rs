@@ -2,52 +2,47 @@
 //! KMS key, slow down together when it throttles, and stop but for one probe at a time when it does
 //! not answer. A task that waits here holds nothing that other tasks could use.
 
-mod feedback;
+mod limiter;
 mod scheduler;
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use replicator_core::circuit::Subject;
 use replicator_core::failure::{Dependency, Failure};
 use replicator_core::object::Key;
 use replicator_core::rule::{BucketRef, Encryption, Rule};
-use replicator_core::suspects::Subject;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-pub(crate) use feedback::Feedback;
-use feedback::{DependencyFailure, Heard, described};
-pub(crate) use scheduler::DegradedDependency;
-use scheduler::{Change, Entered, Lined, Scheduler};
+use limiter::{Answered, Change, described};
+pub(crate) use limiter::{DegradedDependency, Feedback};
+use scheduler::{Placement, Scheduler, Slot};
 
-/// The gates of every dependency; clones share them.
+/// The limits of every dependency; clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ConcurrencyControl(Arc<ControlShared>);
 
 #[derive(Debug, Default)]
 struct ControlShared {
     state: Mutex<ControlState>,
-    /// Rings when what a waiting task waits for has another time.
+    /// Notified when the time for which a waiting task sleeps may have changed.
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct ControlState {
-    gates: Scheduler,
-    /// The channel to each waiting task; each is in one of the gates' queues, and in flight at the
-    /// dispatch.
-    waiting: BTreeMap<u64, oneshot::Sender<AdmissionResult>>,
+    scheduler: Scheduler,
+    /// The channel to each waiting task; each is in one of the scheduler's queues, and in flight at
+    /// the dispatch.
+    waiting: BTreeMap<u64, oneshot::Sender<Decision>>,
 }
 
-/// What a waiting task is told.
-#[derive(Debug)]
-enum AdmissionResult {
-    Enter(TaskPermit),
-    TurnedAway(Unavailable),
-}
+type Decision = Result<TaskPermit, Unavailable>;
 
 /// Where a task's requests go.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,11 +60,17 @@ pub(crate) struct Route {
 #[must_use]
 #[derive(Debug)]
 pub(crate) struct TaskPermit {
+    admitted: Arc<Admitted>,
+    feedback: Feedback,
+}
+
+/// A task that was admitted, as its requests see it.
+#[derive(Debug)]
+struct Admitted {
     concurrency: ConcurrencyControl,
-    route: Arc<Route>,
-    entered: Entered,
-    heard: Arc<Heard>,
-    answer: Feedback,
+    route: Route,
+    slot: Slot,
+    answered: Answered,
 }
 
 /// The destination does not answer, and another task finds out when it does: come back after this
@@ -78,213 +79,177 @@ pub(crate) struct TaskPermit {
 pub(crate) struct Unavailable(pub(crate) Duration);
 
 tokio::task_local! {
-    /// The pass that this task works under.
-    static UNDER: Under;
-}
-
-/// The pass of a task, for the requests that it sends.
-struct Under {
-    concurrency: ConcurrencyControl,
-    route: Arc<Route>,
-    entered: Entered,
-    heard: Arc<Heard>,
+    /// The admission under which this task works.
+    static ADMITTED: Arc<Admitted>;
 }
 
 /// Records that a dependency answered a request of the task.
-pub(crate) fn heard(dependency: Dependency) {
-    let _nobody = UNDER.try_with(|under| under.heard.hear(dependency));
+pub(crate) fn record_answer(dependency: Dependency) {
+    let _outside_of_a_task = ADMITTED.try_with(|admitted| admitted.answered.record(dependency));
 }
 
 /// Records that a request of the task was throttled. The request may be sent again and the task end
-/// well; the dependency's window narrows now. Outside of a task nothing is paced.
-pub(crate) fn strained(dependency: Dependency) {
-    let _nobody = UNDER.try_with(|under| {
-        under
-            .concurrency
-            .strained(&under.route, under.entered, dependency);
+/// well; the dependency's limit shrinks now. Outside of a task nothing is limited.
+pub(crate) fn record_throttled(dependency: Dependency) {
+    let _outside_of_a_task = ADMITTED.try_with(|admitted| {
+        let Admitted { route, slot, .. } = &**admitted;
+        let concurrency = &admitted.concurrency;
+        let change = concurrency
+            .0
+            .state
+            .lock()
+            .scheduler
+            .record_throttled(route, *slot, dependency);
+        concurrency.announce(change, route, Feedback::Throttled(dependency));
     });
 }
 
 impl ConcurrencyControl {
     /// Takes over which rules there are.
     pub(crate) fn replace<'a>(&self, rules: impl Iterator<Item = &'a Rule>) {
-        self.lock_state().gates.replace(rules);
+        self.0.state.lock().scheduler.replace(rules);
         self.admit_waiters();
         self.0.changed.notify_waiters();
     }
 
     /// Waits until a task may work on a key of a route, unless the circuit of its destination is
     /// open.
-    pub(crate) async fn acquire_permit(
-        &self,
-        route: &Route,
-        key: &Key,
-    ) -> Result<TaskPermit, Unavailable> {
-        let mut place = match self.line_up(route, subject(key)) {
-            Ok(settled) => return settled,
-            Err(place) => place,
+    pub(crate) async fn acquire_permit(&self, route: &Route, key: &Key) -> Decision {
+        let mut waiting = {
+            let mut state = self.0.state.lock();
+            match state.scheduler.enqueue(route, subject(key), now()) {
+                Placement::Admitted(slot) => return Ok(self.permit(route.clone(), slot)),
+                Placement::TurnedAway(wait) => return Err(Unavailable(wait)),
+                Placement::Queued(number) => {
+                    let (sender, decision) = oneshot::channel();
+                    state.waiting.insert(number, sender);
+                    Waiting {
+                        concurrency: self.clone(),
+                        number,
+                        decision,
+                    }
+                }
+            }
         };
         loop {
             let changed = self.0.changed.notified();
-            let opens = self
-                .lock_state()
-                .gates
-                .wakes_at(route)
-                .map(Instant::from_std);
-            let is_over = opens.is_some_and(|opens| opens <= Instant::now());
+            let wake = self.0.state.lock().scheduler.wakes_at(route);
+            let wake = wake.map(Instant::from_std);
+            let is_over = wake.is_some_and(|wake| wake <= Instant::now());
             if is_over {
                 // No other task may have acted on it.
                 self.admit_waiters();
             }
             tokio::select! {
                 biased;
-                told = &mut place.told => return match told {
-                    Ok(AdmissionResult::Enter(pass)) => Ok(pass),
-                    Ok(AdmissionResult::TurnedAway(away)) => Err(away),
-                    // A waiting task always gets an answer: this is a refusal to guess.
-                    Err(_) => Err(Unavailable(Duration::ZERO)),
-                },
+                // A waiting task always gets a decision: the error is a refusal to guess.
+                decision = &mut waiting.decision =>
+                    return decision.unwrap_or(Err(Unavailable(Duration::ZERO))),
                 () = changed => {}
-                () = until(opens.filter(|_| !is_over)) => {}
+                () = sleep_until(wake.filter(|_| !is_over)) => {}
             }
         }
     }
 
     /// Says whether the circuit of a destination is open because it does not answer.
     pub(crate) fn is_circuit_open(&self, destination: &BucketRef) -> bool {
-        self.lock_state().gates.leaves_alone(destination)
+        self.0.state.lock().scheduler.is_circuit_open(destination)
     }
 
     /// Says whether a key failed by itself, and not because a dependency is in trouble.
-    pub(crate) fn is_own(&self, route: &Route, key: &Key, answer: Feedback) -> bool {
-        match answer {
-            Feedback::Failed(trouble) => {
-                self.is_own_with(route, key, (trouble.dependency, trouble.was_heard))
-            }
-            Feedback::Throttled(dependency) => self.is_own_with(route, key, (dependency, false)),
-            Feedback::None | Feedback::Served { .. } | Feedback::Reachable => true,
-        }
-    }
-
-    fn is_own_with(&self, route: &Route, key: &Key, heard: (Dependency, bool)) -> bool {
-        self.lock_state().gates.is_own(route, subject(key), heard)
+    pub(crate) fn is_own(&self, route: &Route, key: &Key, feedback: Feedback) -> bool {
+        let (dependency, was_answered) = match feedback {
+            Feedback::Failed(failure) => (failure.dependency, failure.was_answered),
+            Feedback::Throttled(dependency) => (dependency, false),
+            Feedback::None | Feedback::Served { .. } | Feedback::Reachable => return true,
+        };
+        let state = self.0.state.lock();
+        state
+            .scheduler
+            .is_own(route, subject(key), (dependency, was_answered))
     }
 
     /// Lists the dependencies that are throttled or whose circuit is open.
     pub(crate) fn degraded_dependencies(&self) -> Vec<DegradedDependency> {
-        self.lock_state().gates.degraded_dependencies()
+        self.0.state.lock().scheduler.degraded_dependencies()
     }
 
-    fn line_up(
-        &self,
-        route: &Route,
-        subject: Subject,
-    ) -> Result<Result<TaskPermit, Unavailable>, InLine> {
-        let mut state = self.lock_state();
-        match state.gates.line_up(route, subject, now()) {
-            Lined::In(entered) => Ok(Ok(self.pass(route.clone(), entered))),
-            Lined::Away(wait) => Ok(Err(Unavailable(wait))),
-            Lined::Waits(number) => {
-                let (tell, told) = oneshot::channel();
-                state.waiting.insert(number, tell);
-                Err(InLine {
-                    concurrency: self.clone(),
-                    number,
-                    told,
-                })
-            }
-        }
-    }
-
-    /// Lets in every task that may enter now.
+    /// Admits every task that may be admitted now.
     fn admit_waiters(&self) {
-        let told: Vec<_> = {
-            let mut state = self.lock_state();
-            let admitted = state.gates.admit_waiting(now());
-            let told = |(number, route, entered)| {
-                (state.waiting.remove(&number), self.pass(route, entered))
-            };
-            admitted.into_iter().map(told).collect()
+        let decisions: Vec<_> = {
+            let mut state = self.0.state.lock();
+            let admitted = state.scheduler.admit_waiting(now());
+            let permits = admitted.into_iter().map(|(number, route, slot)| {
+                (state.waiting.remove(&number), Ok(self.permit(route, slot)))
+            });
+            permits.collect()
         };
-        tell(
-            told.into_iter()
-                .filter_map(|(tell, pass)| Some((tell?, AdmissionResult::Enter(pass)))),
-        );
+        send_all(decisions);
     }
 
-    /// Gives a pass back; tells the tasks whose turn that changes.
-    fn return_pass(&self, pass: &TaskPermit) {
-        let (change, told) = {
-            let mut state = self.lock_state();
-            let (now, jitter) = (now(), fastrand::f64());
-            let change =
-                state
-                    .gates
-                    .record_leave(&pass.route, pass.entered, pass.answer, (now, jitter));
-            let away = state.gates.turn_away(&pass.route.destination, now);
-            let told: Vec<_> = away
+    /// Gives a permit back; notifies the tasks that this admits or turns
+    /// away.
+    fn return_permit(&self, permit: &TaskPermit) {
+        let Admitted { route, slot, .. } = &*permit.admitted;
+        let (change, decisions) = {
+            let mut state = self.0.state.lock();
+            let at = (now(), fastrand::f64());
+            let change = state.scheduler.release(route, *slot, permit.feedback, at);
+            let away = state.scheduler.turn_away(&route.destination, at.0);
+            let decisions = away
                 .into_iter()
-                .filter_map(|(number, wait)| {
-                    Some((
-                        state.waiting.remove(&number)?,
-                        AdmissionResult::TurnedAway(Unavailable(wait)),
-                    ))
-                })
-                .collect();
-            (change, told)
+                .map(|(number, wait)| (state.waiting.remove(&number), Err(Unavailable(wait))));
+            (change, decisions.collect())
         };
-        tell(told.into_iter());
+        send_all(decisions);
         self.admit_waiters();
+        self.announce(change, route, permit.feedback);
+    }
+
+    fn announce(&self, change: Change, route: &Route, feedback: Feedback) {
         if change != Change::None {
-            report(change, &pass.route, pass.answer);
+            log(change, route, feedback);
             self.0.changed.notify_waiters();
         }
     }
 
-    fn strained(&self, route: &Route, entered: Entered, dependency: Dependency) {
-        let change = self.lock_state().gates.strained(route, entered, dependency);
-        if change != Change::None {
-            report(change, route, Feedback::Throttled(dependency));
-            self.0.changed.notify_waiters();
-        }
-    }
-
-    fn pass(&self, route: Route, entered: Entered) -> TaskPermit {
-        TaskPermit {
+    fn permit(&self, route: Route, slot: Slot) -> TaskPermit {
+        let admitted = Admitted {
             concurrency: self.clone(),
-            route: Arc::new(route),
-            entered,
-            heard: Arc::default(),
-            answer: Feedback::None,
+            route,
+            slot,
+            answered: Answered::default(),
+        };
+        TaskPermit {
+            admitted: Arc::new(admitted),
+            feedback: Feedback::None,
         }
-    }
-
-    fn lock_state(&self) -> MutexGuard<'_, ControlState> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Sleeps until the time alone may open the way; for ever if nothing but a change will.
-async fn until(opens: Option<Instant>) {
-    match opens {
-        Some(opens) => tokio::time::sleep_until(opens).await,
+/// Sleeps until a time; for ever if there is none, because only a change admits the task then.
+async fn sleep_until(wake: Option<Instant>) {
+    match wake {
+        Some(wake) => tokio::time::sleep_until(wake).await,
         None => std::future::pending().await,
     }
 }
 
-/// Tells without the lock: a pass whose task is gone is given back on the spot.
-fn tell(told: impl Iterator<Item = (oneshot::Sender<AdmissionResult>, AdmissionResult)>) {
-    for (tell, told) in told {
-        let _taken = tell.send(told);
+/// Sends without the lock: a permit whose task is gone is given back on the spot.
+fn send_all(decisions: Vec<(Option<oneshot::Sender<Decision>>, Decision)>) {
+    for (sender, decision) in decisions {
+        if let Some(sender) = sender {
+            let _received = sender.send(decision);
+        }
     }
 }
 
-fn report(change: Change, route: &Route, answer: Feedback) {
+fn log(change: Change, route: &Route, feedback: Feedback) {
     let bucket = route.destination.bucket.as_str();
     match change {
         Change::None | Change::Later => {}
         Change::Opened => {
-            let trouble = described(answer.trouble());
+            let trouble = described(feedback.failure());
             warn!(
                 destination = bucket,
                 trouble, "circuit opened, tasks wait until the destination answers"
@@ -313,47 +278,40 @@ fn now() -> std::time::Instant {
 
 /// A place in a queue; left on drop.
 #[derive(Debug)]
-struct InLine {
+struct Waiting {
     concurrency: ConcurrencyControl,
     number: u64,
-    told: oneshot::Receiver<AdmissionResult>,
+    decision: oneshot::Receiver<Decision>,
 }
 
-impl Drop for InLine {
+impl Drop for Waiting {
     fn drop(&mut self) {
-        let mut state = self.concurrency.lock_state();
+        let mut state = self.concurrency.0.state.lock();
         state.waiting.remove(&self.number);
-        state.gates.forget(self.number);
+        state.scheduler.remove_waiting(self.number);
     }
 }
 
 impl TaskPermit {
-    /// Does some work under this pass.
-    pub(crate) async fn over<T>(&self, work: impl Future<Output = T>) -> T {
-        let (route, heard) = (Arc::clone(&self.route), Arc::clone(&self.heard));
-        let under = Under {
-            concurrency: self.concurrency.clone(),
-            route,
-            entered: self.entered,
-            heard,
-        };
-        UNDER.scope(under, work).await
+    /// Does some work under this permit.
+    pub(crate) async fn scope<T>(&self, work: impl Future<Output = T>) -> T {
+        ADMITTED.scope(Arc::clone(&self.admitted), work).await
     }
 
-    /// Returns what a failure of this attempt tells.
-    pub(crate) fn told_by(&self, failure: &Failure) -> Feedback {
-        Feedback::from_failure(failure).given(&self.heard)
+    /// Returns what a failure of this attempt says about the dependencies.
+    pub(crate) fn feedback_of(&self, failure: &Failure) -> Feedback {
+        Feedback::from_failure(failure, &self.admitted.answered)
     }
 
-    /// Gives the pass back and says how it went.
-    pub(crate) fn leave_with(mut self, answer: Feedback) {
-        self.answer = answer;
+    /// Gives the permit back and says how it went.
+    pub(crate) fn finish(mut self, feedback: Feedback) {
+        self.feedback = feedback;
     }
 }
 
 impl Drop for TaskPermit {
     fn drop(&mut self) {
-        self.concurrency.return_pass(self);
+        self.admitted.concurrency.return_permit(self);
     }
 }
 
@@ -365,10 +323,9 @@ impl Route {
             // Whatever key that comes to, it is the destination's own.
             Encryption::Same { .. } | Encryption::BucketDefault | Encryption::S3 => None,
         };
-        let (source, destination) = (rule.source.clone(), rule.destination.clone());
         Self {
-            source,
-            destination,
+            source: rule.source.clone(),
+            destination: rule.destination.clone(),
             key,
             rule: rule.id.clone(),
             is_bulk: false,

@@ -16,8 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use replicator_core::deadline::LANDING;
 use replicator_core::failure::Failure;
+use replicator_core::retry::LANDING;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -268,7 +268,7 @@ impl Dispatch {
                 self.close(&tickets, |message| message.parked(reason)).await;
             }
             TaskResult::Returned(delay) => {
-                self.engine.watchdog.give_up();
+                self.engine.watchdog.record_return();
                 let tickets = self.with_rest_of_group(&target, tickets);
                 self.close(&tickets, |message| {
                     AckAction::ReturnAfter(message.redelivery_delay(delay))

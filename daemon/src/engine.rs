@@ -1,15 +1,17 @@
 //! What every transfer uses: clients, ledger, budget, limits, metrics.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_s3::types::BucketVersioningStatus;
+use parking_lot::Mutex;
 use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind, Reason};
 use replicator_core::object::{Key, Timestamp};
 use replicator_core::plan::SourceVersion;
 use replicator_core::rule::BucketRef;
+use tokio::time::Instant;
 
 use crate::accounts::error::{Side, from_sdk_error};
 use crate::accounts::{AccountClients, Accounts};
@@ -17,17 +19,15 @@ use crate::batcher::Batcher;
 use crate::budget::{Budget, MemoryPermit};
 use crate::concurrency::ConcurrencyControl;
 use crate::failpoint::Failpoints;
-use crate::fair_queue::Flow;
 use crate::health::ProgressWatchdog;
 use crate::ledger::Ledger;
 use crate::ledger::records::TargetKey;
-use crate::limits::Limits;
+use crate::limits::{Flow, Limits};
 use crate::metrics::Metrics;
 use crate::predecessor::Predecessor;
 use crate::retries::Retries;
 use crate::second_daemon::AnotherDaemon;
 use crate::single_flight::{Body, Leader, RangeClaim, RangeKey, SingleFlight, Subscriber};
-use crate::ttl_set::TtlSet;
 use crate::work_queues::WorkQueues;
 
 /// The services that transfers share.
@@ -50,10 +50,10 @@ pub(crate) struct Engine {
     versioned: TtlSet,
     /// Where tags could be read.
     tags_read: TtlSet,
-    /// Destinations of which one list for many keys told little.
-    pub(crate) asked_in_vain: TtlSet,
+    /// Destinations whose list for many keys had an answer for few of them.
+    pub(crate) unhelpful_lists: TtlSet,
     /// Destinations whose uploads cannot be listed, and about which that was logged.
-    pub(crate) uploads_untold: TtlSet,
+    pub(crate) unlistable_uploads: TtlSet,
     pub(crate) histories: Together<SharedHistory>,
     pub(crate) absences: Together<Absence>,
 }
@@ -67,12 +67,16 @@ pub(crate) enum Due<'a> {
     Read(Leader<'a>, MemoryPermit),
 }
 
+/// Buckets of which something was seen a short while ago, and need not be read again yet.
+#[derive(Debug)]
+pub(crate) struct TtlSet {
+    ttl: Duration,
+    seen: Mutex<HashMap<BucketRef, Instant>>,
+}
+
 /// For each bucket the tasks that wait for a list, which has an answer for each key.
 #[derive(Debug)]
-pub(crate) struct Together<A> {
-    all: Mutex<HashMap<BucketRef, Arc<Batcher<Key, A>>>>,
-    under_way_max: usize,
-}
+pub(crate) struct Together<A>(Mutex<HashMap<BucketRef, Arc<Batcher<Key, A>>>>);
 
 /// What a list of a source has of one key.
 #[derive(Debug, Clone)]
@@ -92,20 +96,21 @@ pub(crate) enum Absence {
     Nothing(Option<Timestamp>),
     /// It has one, or the list cannot tell: the key has to be read alone.
     Unknown,
-    /// The same, and the list told of too few other keys to be worth it.
-    InVain,
+    /// The same, and the list had an answer for too few other keys to be worth it.
+    Unhelpful,
     /// There was none because the bucket throttles: a request for each key would make it worse.
     Throttled,
 }
 
-// Versioning can be suspended without the daemon: so often is it read again.
-const VERSIONING_LOOKED_AT_EVERY: Duration = Duration::from_secs(300);
-
-// The permission to read tags can be taken away: so often is it looked for again.
-const TAGS_READ_EVERY: Duration = Duration::from_secs(300);
+// Versioning can be suspended, and the permission to read tags taken away, without the daemon: so
+// often are they checked again.
+const BUCKET_CHECKED_EVERY: Duration = Duration::from_secs(300);
 
 // Keys that come together may lie closer by then.
-const ASKED_TOGETHER_EVERY: Duration = Duration::from_secs(60);
+const LIST_TRIED_EVERY: Duration = Duration::from_secs(60);
+
+// Lists of one bucket under way at a time: with two a slow one does not hold up the next.
+const LISTS_MAX: usize = 2;
 
 impl Engine {
     pub(crate) fn new(
@@ -135,12 +140,12 @@ impl Engine {
             metrics,
             watchdog,
             failpoints,
-            versioned: TtlSet::new(VERSIONING_LOOKED_AT_EVERY),
-            tags_read: TtlSet::new(TAGS_READ_EVERY),
-            asked_in_vain: TtlSet::new(ASKED_TOGETHER_EVERY),
-            uploads_untold: TtlSet::new(ASKED_TOGETHER_EVERY),
-            histories: Together::new(2),
-            absences: Together::new(2),
+            versioned: TtlSet::new(BUCKET_CHECKED_EVERY),
+            tags_read: TtlSet::new(BUCKET_CHECKED_EVERY),
+            unhelpful_lists: TtlSet::new(LIST_TRIED_EVERY),
+            unlistable_uploads: TtlSet::new(LIST_TRIED_EVERY),
+            histories: Together::default(),
+            absences: Together::default(),
         }
     }
 
@@ -158,9 +163,7 @@ impl Engine {
 
     /// Waits until a rule may write a piece, and memory has room for it or has it. The limits come
     /// before the memory, so that a task that waits for them holds no memory and blocks no shared
-    /// read; and one task at a time is let in to wait for a share, or many would hold one and wait
-    /// to send once it is there. One part of each object stands in line, so that objects take
-    /// turns.
+    /// read. One part of each object waits for the limits at a time, so that objects take turns.
     pub(crate) async fn admit_copy<'a>(
         &self,
         (payer, target): (Flow<'_>, &TargetKey),
@@ -169,12 +172,12 @@ impl Engine {
     ) -> (Due<'a>, MemoryPermit) {
         let share = {
             let _turn = reader.turn().await;
-            let rests = self.watchdog.key_waits(target);
+            let limit_wait = self.watchdog.key_waits(target);
             let share = async {
-                drop(rests);
+                drop(limit_wait);
                 self.budget.share(payer, piece.len).await
             };
-            self.limits.let_in(payer, piece.len, share).await
+            self.limits.admit_copy(payer, piece.len, share).await
         };
         let due = match reader.claim_piece(piece).await {
             RangeClaim::Have(body) => Due::Have(body),
@@ -189,8 +192,8 @@ impl Engine {
         if let Some(paid) = self.budget.try_pay(payer, bytes) {
             return paid;
         }
-        let _short = self.single_flight.begin_shortage();
-        while self.single_flight.let_go() {
+        let _pressure = self.single_flight.begin_shortage();
+        while self.single_flight.drop_newest() {
             // Another task may have paid for what was dropped by now.
             if let Some(paid) = self.budget.try_pay(payer, bytes) {
                 return paid;
@@ -274,20 +277,43 @@ impl Engine {
     }
 }
 
+impl<A> Default for Together<A> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
 impl<A: Send + 'static> Together<A> {
-    fn new(under_way_max: usize) -> Self {
+    /// Returns the tasks that wait for a list of a bucket.
+    pub(crate) fn at(&self, place: &BucketRef) -> Arc<Batcher<Key, A>> {
+        Arc::clone(
+            self.0
+                .lock()
+                .entry(place.clone())
+                .or_insert_with(|| Arc::new(Batcher::new(LISTS_MAX))),
+        )
+    }
+}
+
+impl TtlSet {
+    fn new(ttl: Duration) -> Self {
         Self {
-            all: Mutex::default(),
-            under_way_max,
+            ttl,
+            seen: Mutex::default(),
         }
     }
 
-    /// Returns the tasks that wait for a list of a bucket.
-    pub(crate) fn at(&self, place: &BucketRef) -> Arc<Batcher<Key, A>> {
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(
-            all.entry(place.clone())
-                .or_insert_with(|| Arc::new(Batcher::new(self.under_way_max))),
-        )
+    pub(crate) fn mark_seen(&self, place: &BucketRef) {
+        self.seen.lock().insert(place.clone(), Instant::now());
+    }
+
+    /// Says whether it was seen within the time.
+    pub(crate) fn seen_recently(&self, place: &BucketRef) -> bool {
+        let seen = self.seen.lock();
+        seen.get(place).is_some_and(|at| at.elapsed() < self.ttl)
+    }
+
+    fn unmark_seen(&self, place: &BucketRef) {
+        self.seen.lock().remove(place);
     }
 }

@@ -11,9 +11,8 @@
 //! - `reconcile`: bringing one key at one destination up to date
 //! - `engine`: what tasks share; `predecessor`: the wait after an unclean stop; `second_daemon`:
 //!   detects a second daemon where only one may be
-//! - `lease`, `ledger`, `limits`, `concurrency`, `retries`, `single_flight`, `budget`, `fair_queue`,
-//!   `batcher`, `ttl_set`, `accounts`, `s3_http`, `checksum`, `health`, `metrics`, `clock`,
-//!   `process`, `failpoint`, `xml`: the services
+//! - `lease`, `ledger`, `limits`, `concurrency`, `single_flight`, `budget`, `batcher`, `accounts`,
+//!   `s3_http`, `checksum`, `health`, `metrics`, `clock`, `process`, `failpoint`, `xml`: the services
 
 mod accounts;
 mod ack;
@@ -27,7 +26,6 @@ mod dispatch;
 mod engine;
 pub mod failpoint;
 pub mod failures;
-mod fair_queue;
 mod health;
 mod hidden_events;
 mod lease;
@@ -52,6 +50,5 @@ mod second_daemon;
 mod single_flight;
 pub mod status;
 mod task;
-mod ttl_set;
 mod work_queues;
 mod xml;

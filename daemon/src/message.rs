@@ -6,6 +6,7 @@ use std::time::Duration;
 use replicator_core::event::{self, DecodeError, DecodeProblem, EventKind, Notification};
 use replicator_core::failure::Reason;
 use replicator_core::object::Timestamp;
+use replicator_core::retry;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::warn;
 
@@ -192,23 +193,13 @@ impl Message {
     /// Returns how long a failed message shall wait for its next delivery, given how long it
     /// should have waited after its first: a while between half of that and all.
     pub(crate) fn redelivery_delay(&self, first: Duration) -> Duration {
-        equal_jitter(
-            doubled_delay(first, self.receive_count).min(DELAY_MAX),
-            fastrand::f64(),
-        )
+        retry::equal_jitter(delay_ceiling(first, self.receive_count), fastrand::f64())
     }
 }
 
-/// What failed together shall not come back together; a jitter from nothing would bring some of it
-/// back at once, at the cost of a receipt.
-fn equal_jitter(delay: Duration, jitter: f64) -> Duration {
-    delay.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
-}
-
 /// Each delivery counts against the queue's maxReceiveCount, so each doubles the delay.
-fn doubled_delay(first: Duration, receive_count: u32) -> Duration {
-    let doublings = receive_count.saturating_sub(1);
-    first.saturating_mul(2_u32.saturating_pow(doublings))
+fn delay_ceiling(first: Duration, receive_count: u32) -> Duration {
+    retry::doubled(first, receive_count.saturating_sub(1), DELAY_MAX)
 }
 
 #[cfg(test)]
@@ -217,24 +208,16 @@ mod tests {
 
     #[test]
     fn each_delivery_doubles_the_delay_up_to_a_quarter_of_an_hour() {
-        let delays = [1, 2, 3, 4, 5, 6, u32::MAX].map(|count| {
-            doubled_delay(Duration::from_secs(60), count)
-                .min(DELAY_MAX)
-                .as_secs()
-        });
+        let first = Duration::from_secs(60);
+        let delays =
+            [1, 2, 3, 4, 5, 6, u32::MAX].map(|count| delay_ceiling(first, count).as_secs());
         assert_eq!(delays, [60, 120, 240, 480, 900, 900, 900]);
-    }
-
-    #[test]
-    fn a_delay_is_spread_between_half_of_it_and_all() {
-        let spread = [0.0, 0.5, 1.0].map(|jitter| equal_jitter(DELAY_MAX, jitter).as_secs());
-        assert_eq!(spread, [450, 675, 900]);
     }
 
     #[test]
     fn a_message_that_nobody_counts_waits_as_after_its_first_delivery() {
         assert_eq!(
-            doubled_delay(Duration::from_secs(3), 0),
+            delay_ceiling(Duration::from_secs(3), 0),
             Duration::from_secs(3)
         );
     }

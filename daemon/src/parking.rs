@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use replicator_core::failure::{Failure, Reason};
 use replicator_core::object::Timestamp;
+use replicator_core::retry;
 use replicator_core::rule::BucketRef;
 use serde::{Deserialize, Serialize};
 
@@ -46,10 +47,8 @@ const TRY_MAX: Duration = Duration::from_secs(3600);
 /// Returns when a task is to be tried for the next time, by a jitter from 0 to 1: what was parked
 /// together shall not come back together.
 pub(crate) fn next_try(now: Timestamp, tries: u32, jitter: f64) -> Timestamp {
-    let longest = TRY_FIRST
-        .saturating_mul(2_u32.saturating_pow(tries))
-        .min(TRY_MAX);
-    clock::saturating_later(now, longest.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0))
+    let ceiling = retry::doubled(TRY_FIRST, tries, TRY_MAX);
+    clock::saturating_later(now, retry::equal_jitter(ceiling, jitter))
 }
 
 /// Says whether it is a task's turn.

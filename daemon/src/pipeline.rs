@@ -33,8 +33,8 @@ use crate::ruleset::Ruleset;
 use crate::work_queues::WorkQueues;
 pub use receiving::Role;
 use receiving::{Receiving, access, deliveries_max};
-use replicator_core::deadline::LANDING;
 use replicator_core::failure::{Failure, error_chain};
+use replicator_core::retry::LANDING;
 use replicator_core::rule::Rule;
 
 // Done messages not yet deleted: a batch round of the ack station and one to come. An SQS that does

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use replicator_core::deadline::{COMPLETE_TIMEOUT_MAX, LANDING};
+use replicator_core::retry::{COMPLETE_TIMEOUT_MAX, LANDING};
 
 use crate::clock::BootInstant;
 

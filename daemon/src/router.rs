@@ -291,7 +291,7 @@ async fn give_back(
     ),
     (message, room): Refused,
 ) {
-    engine.watchdog.give_up();
+    engine.watchdog.record_return();
     engine.metrics.count_failed("", NOT_ROUTED);
     let wait = message.redelivery_delay(REFUSED_FOR);
     let is_hidden = lock(away).goes_for(wait);

@@ -191,7 +191,7 @@ fn destination_keys(rules: &Rules, key: &Key) -> BTreeSet<Key> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    pub(crate) use crate::fair_queue::tests::rules;
+    pub(crate) use crate::limits::tests::rules;
 
     #[test]
     fn a_bucket_that_no_rule_has_is_refused_by_name() {

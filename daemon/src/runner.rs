@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use replicator_core::deadline::LANDING;
 use replicator_core::event::EventKind;
 use replicator_core::failure::Operation;
 use replicator_core::failure::{Action, Failure, FailureKind, Reason, error_chain};
-use replicator_core::retry;
+use replicator_core::retry::{self, LANDING};
 use tracing::{debug, warn};
 
 use crate::clock;
@@ -167,7 +166,7 @@ async fn try_once(
 ) -> Result<Report, Failed> {
     let at_work = engine.watchdog.at_work(&task.target);
     let result = pass
-        .over(Box::pin(bring_up_to_date(engine, task, reader, memory)))
+        .scope(Box::pin(bring_up_to_date(engine, task, reader, memory)))
         .await;
     drop(at_work);
     let answer = match &result {
@@ -176,9 +175,9 @@ async fn try_once(
         Ok(report) => Feedback::Served {
             wrote: report.written > 0,
         },
-        Err(failure) => pass.told_by(failure),
+        Err(failure) => pass.feedback_of(failure),
     };
-    pass.leave_with(answer);
+    pass.finish(answer);
     result.map_err(|failure| Failed { failure, answer })
 }
 

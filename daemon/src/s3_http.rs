@@ -80,7 +80,7 @@ impl S3Http {
             };
             let is_throttled = refusal.failure.kind == FailureKind::Throttled;
             if let Some(dependency) = refusal.failure.dependency.filter(|_| is_throttled) {
-                concurrency::strained(dependency);
+                concurrency::record_throttled(dependency);
             }
             let is_trouble = matches!(
                 refusal.failure.kind,
@@ -159,7 +159,7 @@ impl S3Http {
             Err(refusal) => (refusal.status().unwrap_or(0), refusal.failure.is_answer()),
         };
         if is_answer {
-            concurrency::heard(call.side.asked_dependency());
+            concurrency::record_answer(call.side.asked_dependency());
         }
         self.metrics
             .request("s3", call.operation.as_str(), &self.account, status);

@@ -5,7 +5,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use replicator_core::deadline::LANDING;
+use replicator_core::retry::LANDING;
 use tracing::error;
 
 use crate::clock::BootInstant;

@@ -3,8 +3,9 @@
 //! the memory is not needed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use replicator_core::object::Key;
 use replicator_core::plan::VersionRef;
 use replicator_core::rule::BucketRef;
@@ -86,8 +87,8 @@ struct FlightState {
     /// Readers and reads are numbered in the order in which they began.
     next: u64,
     objects: HashMap<Object, ObjectReads>,
-    /// By the number of the read.
-    kept: BTreeMap<u64, (Object, RangeKey)>,
+    /// Bodies that are kept for readers yet to come, by the number of the read.
+    kept: BTreeMap<u64, Arc<Body>>,
     shortages: usize,
 }
 
@@ -108,10 +109,7 @@ struct SharedRead {
 #[derive(Debug)]
 enum ReadStage {
     Coming(CancellationToken),
-    Here {
-        body: Weak<Body>,
-        kept: Option<Arc<Body>>,
-    },
+    Here(Weak<Body>),
 }
 
 impl SingleFlight {
@@ -119,7 +117,7 @@ impl SingleFlight {
     /// its event may be of later changes to the tags.
     pub(crate) fn enrol(self: &Arc<Self>, source: &BucketRef, key: &Key) -> Subscriber {
         let object = Arc::new((source.clone(), key.clone()));
-        let mut state = self.lock_state();
+        let mut state = self.state.lock();
         let number = state.number();
         state
             .objects
@@ -138,38 +136,19 @@ impl SingleFlight {
 
     /// Begins a time in which memory is short.
     pub(crate) fn begin_shortage(&self) -> MemoryPressure<'_> {
-        self.lock_state().shortages += 1;
+        self.state.lock().shortages += 1;
         MemoryPressure(self)
     }
 
-    /// Drops the piece whose turn would come last. Returns false when nothing is kept.
-    pub(crate) fn let_go(&self) -> bool {
-        let mut state = self.lock_state();
-        let Some((_, (object, piece))) = state.kept.pop_last() else {
-            return false;
-        };
-        let read = state
-            .objects
-            .get_mut(&object)
-            .and_then(|shared| shared.reads.get_mut(&piece));
-        if let Some(SharedRead {
-            stage: ReadStage::Here { kept, .. },
-            ..
-        }) = read
-        {
-            *kept = None;
-        }
-        true
-    }
-
-    fn lock_state(&self) -> MutexGuard<'_, FlightState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Drops the kept body whose turn would come last. Returns false when nothing is kept.
+    pub(crate) fn drop_newest(&self) -> bool {
+        self.state.lock().kept.pop_last().is_some()
     }
 }
 
 impl Drop for MemoryPressure<'_> {
     fn drop(&mut self) {
-        self.0.lock_state().shortages -= 1;
+        self.0.state.lock().shortages -= 1;
     }
 }
 
@@ -189,7 +168,7 @@ impl Subscriber {
 
     /// Says whether nothing else is about to read the object.
     pub(crate) fn is_alone(&self) -> bool {
-        let state = self.single_flight.lock_state();
+        let state = self.single_flight.state.lock();
         state
             .objects
             .get(&self.object)
@@ -204,12 +183,13 @@ impl Subscriber {
     /// Records that this reader has had a piece.
     pub(crate) fn piece_had(&self, piece: &RangeKey) {
         self.single_flight
-            .lock_state()
+            .state
+            .lock()
             .reader_had(&self.object, piece, self.number);
     }
 
     fn look_up_piece(&self, piece: &RangeKey) -> Result<RangeClaim<'_>, CancellationToken> {
-        let mut state = self.single_flight.lock_state();
+        let mut state = self.single_flight.state.lock();
         let number = state.next;
         let Some(shared) = state.objects.get_mut(&self.object) else {
             return Ok(self.claim_alone());
@@ -221,7 +201,7 @@ impl Subscriber {
                 ..
             }) => return Err(token.clone()),
             Some(SharedRead {
-                stage: ReadStage::Here { body, .. },
+                stage: ReadStage::Here(body),
                 ..
             }) => {
                 if let Some(body) = body.upgrade() {
@@ -266,7 +246,8 @@ impl Subscriber {
 impl Drop for Subscriber {
     fn drop(&mut self) {
         self.single_flight
-            .lock_state()
+            .state
+            .lock()
             .reader_left(&self.object, self.number);
     }
 }
@@ -276,9 +257,9 @@ impl Leader<'_> {
     pub(crate) fn share(mut self, body: Body) -> Arc<Body> {
         let body = Arc::new(body);
         if let Some((piece, number, _coming)) = self.read.take() {
-            self.reader.single_flight.lock_state().arrived(
+            self.reader.single_flight.state.lock().arrived(
                 &self.reader.object,
-                piece,
+                &piece,
                 number,
                 &body,
             );
@@ -291,7 +272,8 @@ impl Leader<'_> {
         if let Some((piece, number, _coming)) = self.read.take() {
             self.reader
                 .single_flight
-                .lock_state()
+                .state
+                .lock()
                 .forget_read(&self.reader.object, &piece, number);
         }
     }
@@ -310,23 +292,20 @@ impl FlightState {
         number
     }
 
-    fn arrived(&mut self, object: &Object, piece: RangeKey, number: u64, body: &Arc<Body>) {
+    fn arrived(&mut self, object: &Object, piece: &RangeKey, number: u64, body: &Arc<Body>) {
         let is_short = self.shortages > 0;
         let Some(read) = self
-            .read(object, &piece)
+            .read(object, piece)
             .filter(|read| read.number == number)
         else {
             return;
         };
         if read.awaited_by.is_empty() {
-            return self.forget_read(object, &piece, number);
+            return self.forget_read(object, piece, number);
         }
-        read.stage = ReadStage::Here {
-            body: Arc::downgrade(body),
-            kept: (!is_short).then(|| Arc::clone(body)),
-        };
+        read.stage = ReadStage::Here(Arc::downgrade(body));
         if !is_short {
-            self.kept.insert(number, (Arc::clone(object), piece));
+            self.kept.insert(number, Arc::clone(body));
         }
     }
 
@@ -349,8 +328,7 @@ impl FlightState {
         let kept = &mut self.kept;
         shared.reads.retain(|_, read| {
             read.awaited_by.remove(&reader);
-            let is_over =
-                read.awaited_by.is_empty() && matches!(read.stage, ReadStage::Here { .. });
+            let is_over = read.awaited_by.is_empty() && matches!(read.stage, ReadStage::Here(_));
             if is_over {
                 kept.remove(&read.number);
             }

@@ -10,8 +10,8 @@ use replicator_core::rule::{BucketRef, Rule};
 use replicator_core::sequencer::Sequencer;
 
 use crate::clock::BootInstant;
-use crate::fair_queue::Flow;
 use crate::ledger::records::{ParkedTask, TargetKey};
+use crate::limits::Flow;
 use crate::metrics::Outcome;
 use crate::work_queues::ParkedBefore;
 

@@ -2,7 +2,6 @@
 
 mod bandwidth;
 mod beside;
-mod stalls;
 mod turns;
 
 use std::time::Duration;

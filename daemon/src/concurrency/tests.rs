@@ -1,4 +1,4 @@
-//! Waiting at the gates on a real runtime, and what a failure says to them.
+//! Waiting at the scheduler on a real runtime, and what a failure says to them.
 
 use std::sync::LazyLock;
 
@@ -6,7 +6,7 @@ use replicator_core::failure::Operation;
 use replicator_core::failure::{FailureKind, Reason};
 use replicator_core::object::Bucket;
 
-use super::feedback::DependencyFailure;
+use super::limiter::DependencyFailure;
 use super::*;
 
 pub(super) fn place(bucket: &str) -> BucketRef {
@@ -40,13 +40,13 @@ pub(super) fn keyed(destination: &str, key: &str) -> Route {
 pub(super) fn trouble(
     dependency: Dependency,
     status: Option<u16>,
-    was_heard: bool,
+    was_answered: bool,
 ) -> DependencyFailure {
     DependencyFailure {
         dependency,
         operation: Operation::PutObject,
         status,
-        was_heard,
+        was_answered,
     }
 }
 
@@ -54,13 +54,16 @@ pub(super) const SILENCE: Feedback = Feedback::Failed(DependencyFailure {
     dependency: Dependency::Destination,
     operation: Operation::PutObject,
     status: None,
-    was_heard: false,
+    was_answered: false,
 });
 
 #[test]
 fn a_failure_tells_of_whoever_it_is_about() {
     let answer = |kind, dependency| {
-        Feedback::from_failure(&Failure::new(kind, Operation::PutObject).of(dependency))
+        Feedback::from_failure(
+            &Failure::new(kind, Operation::PutObject).of(dependency),
+            &Answered::default(),
+        )
     };
     assert_eq!(
         answer(FailureKind::OutcomeUnknown, Dependency::Destination),
@@ -86,10 +89,10 @@ fn a_failure_tells_of_whoever_it_is_about() {
         Feedback::Reachable
     );
     assert_eq!(
-        Feedback::from_failure(&Failure::new(
-            FailureKind::Transient,
-            Operation::AccessLedger
-        )),
+        Feedback::from_failure(
+            &Failure::new(FailureKind::Transient, Operation::AccessLedger),
+            &Answered::default()
+        ),
         Feedback::None
     );
 }
@@ -114,7 +117,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 #[test]
-fn a_place_that_is_given_back_goes_to_who_came_first_and_still_waits() {
+fn a_slot_that_is_given_back_goes_to_the_first_that_still_waits() {
     runtime().block_on(async {
         let (concurrency, busy) = (ConcurrencyControl::default(), route("busy"));
         let mut inside = Vec::new();
@@ -131,14 +134,14 @@ fn a_place_that_is_given_back_goes_to_who_came_first_and_still_waits() {
         inside
             .pop()
             .unwrap()
-            .leave_with(Feedback::Served { wrote: true });
+            .finish(Feedback::Served { wrote: true });
         assert!(futures::poll!(second.as_mut()).is_pending());
         assert!(futures::poll!(first.as_mut()).is_ready());
     });
 }
 
 #[test]
-fn a_place_that_was_granted_to_one_who_is_gone_is_not_lost() {
+fn a_slot_that_was_granted_to_a_cancelled_task_is_not_lost() {
     runtime().block_on(async {
         let (concurrency, busy) = (ConcurrencyControl::default(), route("busy"));
         let mut inside = Vec::new();
@@ -154,7 +157,7 @@ fn a_place_that_was_granted_to_one_who_is_gone_is_not_lost() {
 }
 
 #[test]
-fn the_one_who_waits_for_a_dead_destination_may_go_and_the_next_takes_the_place() {
+fn a_task_that_waits_for_a_dead_destination_may_go_and_the_next_takes_its_place() {
     runtime().block_on(async {
         let (concurrency, sick) = (ConcurrencyControl::default(), route("sick"));
         for _ in 0..5 {
@@ -162,7 +165,7 @@ fn the_one_who_waits_for_a_dead_destination_may_go_and_the_next_takes_the_place(
                 .acquire_permit(&sick, &A)
                 .await
                 .unwrap()
-                .leave_with(SILENCE);
+                .finish(SILENCE);
         }
         assert!(concurrency.is_circuit_open(&sick.destination));
         let mut first = Box::pin(concurrency.acquire_permit(&sick, &A));
@@ -178,24 +181,32 @@ fn the_one_who_waits_for_a_dead_destination_may_go_and_the_next_takes_the_place(
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_hears_of_a_change_at_the_very_time_that_opens_the_way_does_not_sleep_on() {
+async fn a_task_that_is_notified_at_the_very_time_that_opens_the_way_does_not_sleep_on() {
     let (concurrency, sick) = (ConcurrencyControl::default(), route("sick"));
     for _ in 0..5 {
         concurrency
             .acquire_permit(&sick, &A)
             .await
             .unwrap()
-            .leave_with(SILENCE);
+            .finish(SILENCE);
     }
-    let opens = Instant::from_std(concurrency.lock_state().gates.wakes_at(&sick).unwrap());
+    let opens = Instant::from_std(
+        concurrency
+            .0
+            .state
+            .lock()
+            .scheduler
+            .wakes_at(&sick)
+            .unwrap(),
+    );
     let change = async {
         tokio::time::sleep_until(opens).await;
         concurrency.0.changed.notify_waiters();
     };
-    let entered = tokio::time::timeout_at(
+    let slot = tokio::time::timeout_at(
         opens + Duration::from_secs(600),
         concurrency.acquire_permit(&sick, &A),
     );
-    let ((), entered) = futures::join!(change, entered);
-    assert!(matches!(entered, Ok(Ok(_))), "it waits for nobody");
+    let ((), slot) = futures::join!(change, slot);
+    assert!(matches!(slot, Ok(Ok(_))), "nothing else wakes it");
 }

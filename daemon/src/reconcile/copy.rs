@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
-use replicator_core::deadline::READING_AGE_MAX;
 use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind, Reason};
 use replicator_core::object::ETag;
 use replicator_core::parts::Part;
 use replicator_core::plan::{Precondition, SourceVersion};
+use replicator_core::retry::READING_AGE_MAX;
 use replicator_core::rule::Rule;
 use replicator_core::stamp::{OriginKey, Stamp};
 use tracing::warn;
@@ -24,7 +24,7 @@ use crate::budget::MemoryPermit;
 use crate::checksum::crc64_of;
 use crate::clock::{self, BootInstant};
 use crate::engine::{Due, Engine};
-use crate::fair_queue::Flow;
+use crate::limits::Flow;
 use crate::metrics::Unproved;
 use crate::s3_http::S3Request;
 use crate::single_flight::{RangeKey, Subscriber};

@@ -1,10 +1,10 @@
 //! Delete markers, and the permanent delete of one exact replica.
 
-use replicator_core::deadline::body_timeout;
 use replicator_core::failure::Operation;
 use replicator_core::failure::{Dependency, Failure, FailureKind, Reason, error_chain};
 use replicator_core::object::VersionId;
 use replicator_core::plan::SourceVersion;
+use replicator_core::retry::body_timeout;
 
 use super::head::{Expected, read_current};
 use super::listing;

@@ -2,11 +2,11 @@
 //! destination, so that a restart goes on where it stopped.
 
 use aws_sdk_s3::types::{ChecksumType, CompletedMultipartUpload, CompletedPart};
-use replicator_core::deadline::complete_timeout;
 use replicator_core::failure::Operation;
 use replicator_core::failure::{Dependency, Failure, FailureKind, Reason, error_chain};
 use replicator_core::object::Timestamp;
 use replicator_core::parts::{self, Layout, Part};
+use replicator_core::retry::complete_timeout;
 use tracing::warn;
 
 use super::copy::{CopyJob, ReplicaHeaders, Written};

@@ -1,11 +1,11 @@
 //! What a plan is made from: the destination, then the source, read in this order, so that
 //! "absent" at the destination is older news than the list (protocol rule 3).
 
-use replicator_core::deadline::READING_AGE_MAX;
 use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind};
 use replicator_core::object::{Timestamp, VersionId};
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
+use replicator_core::retry::READING_AGE_MAX;
 use replicator_core::rule::{History, Rule};
 
 use super::destination::{self, DestinationView};

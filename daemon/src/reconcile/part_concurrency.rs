@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use replicator_core::deadline::body_timeout;
 use replicator_core::parts::Part;
+use replicator_core::retry::body_timeout;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use aws_smithy_types::body::SdkBody;
-use replicator_core::deadline::body_timeout;
 use replicator_core::failure::{Failure, FailureKind, Reason};
 use replicator_core::parts::Part;
+use replicator_core::retry::body_timeout;
 
 use super::attributes::Attributes;
 use super::copy::{CopyJob, ReplicaHeaders, Written};
@@ -44,7 +44,6 @@ pub(crate) async fn copy(
         }
         Due::Read(lead, paid) => read(copy, (whole, opened), lead, paid).await?,
     };
-    copy.engine.limits.may_send(copy.payer_for(false)).await;
     let dress = if dress.is_old() {
         copy.read_headers_again().await?
     } else {

@@ -1,11 +1,11 @@
 //! What a write depends on: which entry was current at the destination when it was planned, and how
 //! long ago that was read. A condition sees only an ETag; this sees whether it is the same entry.
 
-use replicator_core::deadline::READING_AGE_MAX;
 use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind};
 use replicator_core::object::Timestamp;
 use replicator_core::plan::SourceVersion;
+use replicator_core::retry::READING_AGE_MAX;
 
 use super::head::{Expected, HeadResult, read_current};
 use crate::accounts::AccountClients;

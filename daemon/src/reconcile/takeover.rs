@@ -5,9 +5,9 @@
 //! <https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html>
 
 use aws_sdk_s3::types::MultipartUpload;
-use replicator_core::deadline::{COMPLETE_TIMEOUT_MAX, LANDING};
 use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind, error_chain};
+use replicator_core::retry::{COMPLETE_TIMEOUT_MAX, LANDING};
 use tracing::warn;
 
 use super::unconfirmed::LOOK_EVERY;
@@ -56,8 +56,8 @@ pub(super) async fn settle_uploads(
 /// Each key of the destination says the same.
 fn tell(engine: &Engine, task: &Task, failure: &Failure) {
     let place = &task.target.destination;
-    if !engine.uploads_untold.seen_recently(place) {
-        engine.uploads_untold.mark_seen(place);
+    if !engine.unlistable_uploads.seen_recently(place) {
+        engine.unlistable_uploads.mark_seen(place);
         let (bucket, error) = (place.bucket.as_str(), error_chain(failure));
         warn!(
             bucket,

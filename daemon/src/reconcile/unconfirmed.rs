@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use replicator_core::deadline::{LANDING, complete_timeout};
 use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind};
 use replicator_core::plan::VersionRef;
+use replicator_core::retry::{LANDING, complete_timeout};
 
 use super::copy::CopyJob;
 use super::destination::DestinationView;

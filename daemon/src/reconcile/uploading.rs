@@ -2,11 +2,11 @@
 //! there.
 
 use futures::{StreamExt, stream};
-use replicator_core::deadline::body_timeout;
 use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind};
 use replicator_core::object::ETag;
 use replicator_core::parts::Part;
+use replicator_core::retry::body_timeout;
 
 use super::copy::CopyJob;
 use super::part_concurrency::{PartConcurrency, WIDTH_MAX};
@@ -125,7 +125,6 @@ impl Uploading<'_> {
                 })
             }
         };
-        copy.engine.limits.may_send(copy.payer_for(true)).await;
         let checked = copy.extras.checked;
         let (target, filled) = (&copy.task.target, &body.filled);
         let upload = (self.upload.upload_id.as_str(), part.number);

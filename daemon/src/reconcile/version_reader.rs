@@ -14,8 +14,8 @@ use crate::accounts::AccountClients;
 use crate::accounts::error::Side;
 use crate::checksum::Measure;
 use crate::engine::Engine;
-use crate::fair_queue::Flow;
 use crate::ledger::records::TargetKey;
+use crate::limits::Flow;
 use crate::s3_http::{BodyReader, Filled, ResponseHead, S3Error, S3Request};
 use crate::task::Task;
 

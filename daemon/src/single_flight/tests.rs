@@ -7,8 +7,8 @@ use replicator_core::object::{Bucket, Timestamp, VersionId};
 use super::*;
 use crate::budget::Budget;
 use crate::clock::BootInstant;
-use crate::fair_queue::Flow;
-use crate::fair_queue::tests::rule;
+use crate::limits::Flow;
+use crate::limits::tests::rule;
 use crate::s3_http::BodyChunks;
 
 const PAGE: u64 = 4096;
@@ -71,7 +71,7 @@ fn have(claim: Option<RangeClaim<'_>>) -> Arc<Body> {
 
 /// Says that everything is forgotten and paid back.
 fn is_idle(single_flight: &SingleFlight, budget: &Budget) -> bool {
-    let state = single_flight.lock_state();
+    let state = single_flight.state.lock();
     state.objects.is_empty() && state.kept.is_empty() && budget.used_bytes() == 0
 }
 
@@ -114,7 +114,7 @@ async fn a_reading_that_fails_is_left_to_another() {
 }
 
 #[tokio::test]
-async fn nobody_waits_for_one_failure_after_the_other() {
+async fn no_reader_waits_for_one_failure_after_the_other() {
     let single_flight = Arc::new(SingleFlight::default());
     let [first, second, third, last] = [(); 4].map(|()| enrol(&single_flight));
     let wanted = piece("1");
@@ -129,7 +129,7 @@ async fn nobody_waits_for_one_failure_after_the_other() {
 }
 
 #[tokio::test]
-async fn who_comes_after_the_reading_began_reads_for_oneself() {
+async fn a_reader_that_comes_after_the_read_began_reads_alone() {
     let (single_flight, budget) = (Arc::new(SingleFlight::default()), Budget::new(1 << 20));
     let [first, second] = [(); 2].map(|()| enrol(&single_flight));
     let leading = lead(first.claim_piece(&piece("1")).now_or_never());
@@ -141,7 +141,7 @@ async fn who_comes_after_the_reading_began_reads_for_oneself() {
 }
 
 #[tokio::test]
-async fn nothing_is_kept_for_who_is_alone_or_has_left_or_while_memory_is_short() {
+async fn nothing_is_kept_for_a_reader_that_is_alone_or_has_left_or_while_memory_is_short() {
     let (single_flight, budget) = (Arc::new(SingleFlight::default()), Budget::new(1 << 20));
     let alone = enrol(&single_flight);
     drop(lead(alone.claim_piece(&piece("1")).now_or_never()).share(body(&budget).await));
@@ -150,7 +150,7 @@ async fn nothing_is_kept_for_who_is_alone_or_has_left_or_while_memory_is_short()
     drop(lead(alone.claim_piece(&piece("2")).now_or_never()).share(body(&budget).await));
     assert_eq!(budget.used_bytes(), PAGE);
     drop(second);
-    assert_eq!(budget.used_bytes(), 0, "who it was kept for has left");
+    assert_eq!(budget.used_bytes(), 0, "its reader has left");
     let second = enrol(&single_flight);
     let short = single_flight.begin_shortage();
     let written = lead(alone.claim_piece(&piece("3")).now_or_never()).share(body(&budget).await);
@@ -184,11 +184,11 @@ async fn what_was_read_last_makes_way_first() {
     for id in ["1", "2"] {
         drop(lead(first.claim_piece(&piece(id)).now_or_never()).share(body(&budget).await));
     }
-    assert!(single_flight.let_go());
+    assert!(single_flight.drop_newest());
     assert_eq!(budget.used_bytes(), PAGE);
     have(second.claim_piece(&piece("1")).now_or_never());
     drop(lead(second.claim_piece(&piece("2")).now_or_never()));
-    assert!(single_flight.let_go());
-    assert!(!single_flight.let_go());
+    assert!(single_flight.drop_newest());
+    assert!(!single_flight.drop_newest());
     assert_eq!(budget.used_bytes(), 0);
 }

@@ -1,4 +1,4 @@
-//! A task that waits for a limit, or for memory beside one that does, gets a turn.
+//! A task that waits for a limit, or for memory beside one that does, gets a turn, and no more.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use replicator_fakes::journal::Entry;
 
 use super::{TEN_SECONDS, in_ten_seconds, sharing};
 use crate::fleet;
-use crate::sim::{ARCHIVE, AWS, MIRROR, SOURCE, simulate};
+use crate::sim::{ARCHIVE, AWS, MIRROR, SOURCE, Sim, simulate};
 
 #[test]
 fn a_rule_with_large_objects_shares_a_destinations_bandwidth_with_one_that_has_small_ones() {
@@ -146,41 +146,6 @@ fn the_parts_of_a_large_object_get_their_turn_among_the_requests_of_small_ones()
 }
 
 #[test]
-fn who_was_let_in_and_waits_holds_up_no_other_rule_of_the_destination() {
-    simulate(14, async |mut sim| {
-        // The mirror's reading of all of them comes at one moment.
-        let slow = Place::s3("GetObject").bucket(SOURCE).client("daemon-0");
-        sim.net
-            .faults()
-            .add(Fault::new("slow", slow, Effect::Delay(Duration::from_secs(30))).times(120));
-        sim.post_everything();
-        sim.fill("small/", 120, 7).await;
-        let rules = fleet::mirrored(&sharing("requests_per_second = 4"));
-        let daemon = fleet::lone(&mut sim, &rules, AWS).await;
-        sim.pass(Duration::from_secs(31)).await;
-        sim.fill("large/", 10, 7).await;
-        sim.pass(TEN_SECONDS).await;
-        let of = |prefix: &str| {
-            let writes = sim.net.journal().writes(ARCHIVE);
-            writes
-                .iter()
-                .filter(|write| {
-                    write
-                        .call
-                        .key
-                        .as_deref()
-                        .is_some_and(|key| key.starts_with(prefix))
-                })
-                .count()
-        };
-        assert!(of("small/") < 60, "all that waited were sent");
-        assert_eq!(of("large/"), 10);
-        sim.drained().await;
-        daemon.stop().await;
-    });
-}
-
-#[test]
 fn deletes_take_turns_with_copies() {
     simulate(12, async |mut sim| {
         sim.post_everything();
@@ -213,4 +178,40 @@ fn deletes_take_turns_with_copies() {
             "{after} of 100 deletes were left"
         );
     });
+}
+
+#[test]
+fn requests_are_not_saved_up_while_memory_is_short() {
+    simulate(6, async |mut sim| {
+        // Memory has room for sixteen, and the first sixteen take long.
+        let slow = Place::s3("PutObject").bucket(ARCHIVE).client("daemon-0");
+        sim.net
+            .faults()
+            .add(Fault::new("slow", slow, Effect::Delay(Duration::from_secs(20))).times(16));
+        sim.post_everything();
+        sim.fill("", 60, 4 << 20).await;
+        let daemon = fleet::lone(&mut sim, "limits = { requests_per_second = 4 }", AWS).await;
+        sim.drained().await;
+        daemon.stop().await;
+        // A second's worth may go at once, and another in the second after.
+        let most = most_in_a_second(&sim);
+        assert!(most <= 8, "{most} writes in one second");
+    });
+}
+
+/// Counts the writes of the second that had most.
+fn most_in_a_second(sim: &Sim) -> usize {
+    let sent: Vec<Duration> = sim
+        .net
+        .journal()
+        .writes(ARCHIVE)
+        .iter()
+        .map(|write| write.sent)
+        .collect();
+    let from = |first: &Duration| {
+        sent.iter()
+            .filter(|sent| (*first..*first + Duration::from_secs(1)).contains(*sent))
+            .count()
+    };
+    sent.iter().map(from).max().unwrap_or_default()
 }

@@ -61,7 +61,7 @@ pub(crate) async fn absence(
     task: &Task,
 ) -> Result<Option<Option<Timestamp>>, Failure> {
     let place = &task.target.destination;
-    if engine.asked_in_vain.seen_recently(place) {
+    if engine.unhelpful_lists.seen_recently(place) {
         return Ok(None);
     }
     let (access, bucket, metrics) = (
@@ -81,7 +81,7 @@ pub(crate) async fn absence(
     match answer.await {
         Some(Absence::Nothing(date)) => return Ok(Some(date)),
         Some(Absence::Throttled) => return Err(throttled(Dependency::Destination)),
-        Some(Absence::InVain) => engine.asked_in_vain.mark_seen(place),
+        Some(Absence::Unhelpful) => engine.unhelpful_lists.mark_seen(place),
         Some(Absence::Unknown) | None => {}
     }
     Ok(None)
@@ -150,7 +150,7 @@ async fn absences(access: &AccountClients, bucket: &Bucket, keys: &[Key]) -> Vec
     let is_vain = end == End::Broken || absent.len() * WORTH_IT < sorted.len();
     let otherwise = match end {
         End::Throttled => Absence::Throttled,
-        End::Through | End::Broken if is_vain => Absence::InVain,
+        End::Through | End::Broken if is_vain => Absence::Unhelpful,
         End::Through | End::Broken => Absence::Unknown,
     };
     keys.iter()
