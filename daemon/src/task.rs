@@ -3,11 +3,10 @@
 
 use std::sync::Arc;
 
-use replicator_core::event::EventKind;
+use replicator_core::event::{EventKind, Sequencer};
 use replicator_core::failure::Reason;
 use replicator_core::object::{Key, Timestamp, VersionId};
 use replicator_core::rule::{BucketRef, Rule};
-use replicator_core::sequencer::Sequencer;
 
 use crate::clock::BootInstant;
 use crate::fair_queue::Flow;

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::DecodeError;
+use super::Sequencer;
 use crate::object::{self, Bucket, Timestamp, VersionId};
-use crate::sequencer::Sequencer;
 
 /// A JSON object and the path that leads to it.
 #[derive(Debug)]
