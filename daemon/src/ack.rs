@@ -111,7 +111,7 @@ impl Ack {
         delete
             .values()
             .flatten()
-            .for_each(|message| message.lease.mark_settled());
+            .for_each(|message| message.lease.mark_deleting());
         let deletes = delete
             .values()
             .flat_map(|messages| messages.chunks(BATCH_MAX))

@@ -298,7 +298,7 @@ async fn give_back(
     if !is_hidden {
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
-            () = message.lease.over_token().cancelled() => {}
+            () = message.lease.stop_token().cancelled() => {}
             () = draining.cancelled() => {}
         }
     }

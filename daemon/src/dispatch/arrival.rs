@@ -37,7 +37,7 @@ impl Dispatch {
             message,
             notification,
         } = delivery;
-        if message.group.is_some() && message.lease.over_token().is_cancelled() {
+        if message.group.is_some() && message.lease.stop_token().is_cancelled() {
             // Another one of its group went back, and may be another worker's by now.
             return self
                 .send_settlement(AckRequest {

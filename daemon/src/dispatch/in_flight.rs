@@ -78,7 +78,7 @@ impl InFlight {
     pub(super) fn over_token(&self, number: u64) -> Option<&CancellationToken> {
         self.messages
             .get(&number)
-            .map(|in_hand| in_hand.message.lease.over_token())
+            .map(|in_hand| in_hand.message.lease.stop_token())
     }
 
     /// Returns what fires when a message may have gone to another worker.
