@@ -19,8 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["engine", "task", "lease"],
     &[
         "work_queues",
-        "second_daemon",
-        "predecessor",
+        "other_daemons",
         "ledger",
         "limits",
         "concurrency",

@@ -23,9 +23,8 @@ use crate::ledger::Ledger;
 use crate::ledger::records::TargetKey;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::predecessor::Predecessor;
+use crate::other_daemons::{Predecessor, SecondDaemon};
 use crate::retries::Retries;
-use crate::second_daemon::AnotherDaemon;
 use crate::single_flight::{Body, Leader, RangeClaim, RangeKey, SingleFlight, Subscriber};
 use crate::ttl_set::TtlSet;
 use crate::work_queues::WorkQueues;
@@ -37,7 +36,7 @@ pub(crate) struct Engine {
     pub(crate) work_queues: WorkQueues,
     pub(crate) ledger: Ledger,
     pub(crate) predecessor: Predecessor,
-    pub(crate) second_daemon: AnotherDaemon,
+    pub(crate) second_daemon: SecondDaemon,
     pub(crate) budget: Budget,
     pub(crate) single_flight: Arc<SingleFlight>,
     pub(crate) limits: Limits,
@@ -126,7 +125,7 @@ impl Engine {
             work_queues,
             ledger,
             predecessor,
-            second_daemon: AnotherDaemon::new(),
+            second_daemon: SecondDaemon::new(),
             budget,
             single_flight,
             limits,

@@ -11,8 +11,8 @@
 //! - `runner`: one task at work; `ruleset`: what an event means; `parking`: when what is parked is
 //!   tried again; `task`, `message`: what travels; `hidden_events`: what of it waits in its queue
 //! - `reconcile`: bringing one key at one destination up to date
-//! - `engine`: what tasks share; `predecessor`: what a start has to wait for; `second_daemon`: a
-//!   second daemon where there may be one only; `lease`, `ledger`, `limits`, `concurrency`, `single_flight`,
+//! - `engine`: what tasks share; `other_daemons`: what a start has to wait for, and a second daemon
+//!   where there may be one only; `lease`, `ledger`, `limits`, `concurrency`, `single_flight`,
 //!   `budget`, `fair_queue`, `batcher`, `ttl_set`, `accounts`, `s3_http`, `checksum`, `health`, `metrics`,
 //!   `clock`, `blocking`, `failpoint`, `panics`, `xml`: the services
 
@@ -37,12 +37,12 @@ pub mod ledger;
 mod limits;
 mod message;
 mod metrics;
+mod other_daemons;
 pub mod panics;
 mod parking;
 pub mod pipeline;
 #[cfg(test)]
 mod poison;
-mod predecessor;
 pub mod process;
 mod receiver;
 mod reconcile;
@@ -51,7 +51,6 @@ mod router;
 mod ruleset;
 mod runner;
 mod s3_http;
-mod second_daemon;
 mod signals;
 mod single_flight;
 pub mod status;

@@ -28,7 +28,7 @@ use crate::failpoint::Failpoints;
 use crate::ledger::Ledger;
 use crate::message::{AckRequest, ReceivedMessage};
 use crate::metrics::Metrics;
-use crate::predecessor::Predecessor;
+use crate::other_daemons::Predecessor;
 use crate::router::Router;
 use crate::ruleset::Ruleset;
 use crate::signals::{Request, Signals};
