@@ -5,7 +5,6 @@ mod arrival;
 mod completed;
 mod in_flight;
 mod key_queue;
-mod orphaned_uploads;
 mod parked;
 mod resting;
 mod retries;
@@ -36,7 +35,6 @@ use crate::task::Task;
 use completed::CompletedTasks;
 use in_flight::InFlight;
 use key_queue::{KeyQueue, QueuedEvent};
-use orphaned_uploads::OrphanedUploads;
 use parked::Counted;
 pub(crate) use retry_scan::Requester;
 use retry_scan::{RetryScan, ScanPage, ScanQueue};
@@ -56,8 +54,6 @@ pub(crate) struct Dispatch {
     /// What of the messages that went back was done already.
     settled: CompletedTasks,
     sweeps: ScanQueue,
-    /// The key that the search for uploads came to.
-    leftovers_after: Option<TargetKey>,
     running: JoinSet<Completion>,
     halt: CancellationToken,
 }
@@ -94,10 +90,6 @@ enum Completion {
     Found(Result<ScanPage, Failure>),
     /// What a sweep found was sent to the work queues; this is what is left of it.
     Sent(Option<RetryScan>),
-    /// Something ended that has no consequences here.
-    Idle,
-    /// The ledger was searched for uploads that no key works on.
-    LeftOver(Result<OrphanedUploads, Failure>),
 }
 
 /// Messages in flight at once, waiting ones included, of which each queue has its part; far below
@@ -132,7 +124,6 @@ impl Dispatch {
             away: HiddenEvents::default(),
             settled: CompletedTasks::default(),
             sweeps: ScanQueue::default(),
-            leftovers_after: None,
             running: JoinSet::new(),
             halt,
         }
@@ -142,7 +133,6 @@ impl Dispatch {
     /// is left.
     pub(crate) async fn run(mut self) {
         let mut routine = tokio::time::interval(retry_scan::EVERY);
-        let mut leftovers = orphaned_uploads::every();
         let mut open = true;
         // What kept a task parked may have been repaired while no daemon ran.
         self.sweeps
@@ -154,7 +144,6 @@ impl Dispatch {
                 () = self.halt.cancelled() => break,
                 Some(question) = self.questions.recv() => self.answer(question),
                 _ = routine.tick(), if open => self.sweeps.add(RetryScan::due_at(clock::now())),
-                _ = leftovers.tick(), if open => self.search_leftovers(),
                 Some(event) = self.running.join_next() => self.happened(event).await,
                 delivery = self.deliveries.recv(), if open && self.has_room() => match delivery {
                     Some(delivery) => self.delivered(delivery).await,
@@ -241,8 +230,6 @@ impl Dispatch {
             Ok(Completion::Counted(counted)) => self.counted(counted),
             Ok(Completion::Found(round)) => self.handle_round(round),
             Ok(Completion::Sent(rest)) => self.sweeps.return_sweep(rest),
-            Ok(Completion::LeftOver(found)) => self.found_leftovers(found),
-            Ok(Completion::Idle) => {}
             // What panics aborts the process unless it is contained, so what ran has its result.
             Err(_) => {}
         }

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use replicator_core::event::{Event, EventKind};
+use replicator_core::event::Event;
 use replicator_core::failure::Reason;
 use replicator_core::object::{Bucket, Key};
 use replicator_core::rule::{BucketRef, Rule, match_rules};
 
-use crate::ledger::records::{ParkedTask, TargetKey, Upload, UploadOwner};
+use crate::ledger::records::{ParkedTask, TargetKey};
 use crate::task::{PendingEvent, Rules, Task};
 
 /// The rules of a configuration; disabled ones too, so that their buckets are known.
@@ -104,28 +104,6 @@ impl Ruleset {
             sequencer: None,
             time: None,
             size_bytes: 0,
-            parked: None,
-        };
-        self.task_again((target, source, source_key), pending)
-    }
-
-    /// Makes the task that ends an upload, by completing it or not; `None` when no rule takes its
-    /// key any more.
-    pub(crate) fn resume(&self, upload: &Upload) -> Option<Task> {
-        let UploadOwner {
-            target,
-            source,
-            source_key,
-            size_bytes,
-        } = upload.owner.as_ref()?;
-        // As the message told of it that may come again.
-        let version = &upload.source;
-        let pending = PendingEvent {
-            action: EventKind::Put,
-            version: Some(version.id.clone()),
-            sequencer: None,
-            time: Some(version.last_modified),
-            size_bytes: *size_bytes,
             parked: None,
         };
         self.task_again((target, source, source_key), pending)

@@ -1,5 +1,6 @@
 //! What is parked comes back to the keys, on schedule or by a retry command.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use replicator_core::failure::{Failure, error_chain};
@@ -8,7 +9,7 @@ use tracing::{info, warn};
 
 use super::retry_scan::{LANES_MAX, Requester, RetryCandidate, RetryScan, ScanPage};
 use super::{Command, Completion, Dispatch, KeyQueue};
-use crate::ledger::records::ParkedTask;
+use crate::ledger::records::{ParkedTask, TargetKey};
 use crate::parking::{self, ParkedFilter, RetrySummary};
 use crate::{blocking, clock};
 
@@ -120,6 +121,15 @@ impl Dispatch {
             if let Some(task) = task {
                 self.enqueue_task(None, task);
             }
+        }
+    }
+
+    /// Tells which keys have no work, and a destination whose circuit is closed.
+    fn has_business(&self) -> impl Fn(&TargetKey) -> bool + Send + use<> {
+        let busy: BTreeSet<TargetKey> = self.targets.keys().cloned().collect();
+        let engine = Arc::clone(&self.engine);
+        move |target| {
+            !busy.contains(target) && !engine.concurrency.is_circuit_open(&target.destination)
         }
     }
 

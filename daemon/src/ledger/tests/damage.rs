@@ -257,7 +257,7 @@ async fn a_damaged_upload_or_part_holds_its_key_up_for_a_while_only() {
         headers_digest: 9,
         begun_over: Some(CurrentEntry::Nothing),
         by_our_clock: false,
-        owner: None,
+        size_bytes: 20,
     };
     let part = |number| {
         let etag = ETag::try_from("e").unwrap();
