@@ -8,8 +8,8 @@
 //!   how it says it
 //! - `receiver`, `router`, `dispatch`, `ack`: the stations; `work_queues`: what the router sends to,
 //!   and retries
-//! - `runner`: one task at work; `ruleset`: what an event means; `parking`: when what is parked is
-//!   tried again; `task`, `message`: what travels; `hidden_events`: what of it waits in its queue
+//! - `runner`: one task at work; `parking`: when what is parked is tried again; `task`, `message`:
+//!   what travels, and what an event means; `hidden_events`: what of it waits in its queue
 //! - `reconcile`: bringing one key at one destination up to date
 //! - `engine`: what tasks share; `other_daemons`: what a start has to wait for, and a second daemon
 //!   where there may be one only; `lease`, `ledger`, `limits`, `concurrency`, `single_flight`,
@@ -48,7 +48,6 @@ mod receiver;
 mod reconcile;
 mod retries;
 mod router;
-mod ruleset;
 mod runner;
 mod s3_http;
 mod signals;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock;
 use crate::ledger::Ledger;
 use crate::ledger::records::ParkedTask;
-use crate::ruleset::Ruleset;
+use crate::task::Ruleset;
 
 /// Which of the parked tasks are meant; what is absent leaves nothing out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -22,7 +22,7 @@ use crate::failpoint::Step;
 use crate::hidden_events::HiddenEvents;
 use crate::message::{AckAction, AckRequest, Again, Message, ReceivedMessage};
 use crate::metrics::{MessageOutcome, NOT_ROUTED};
-use crate::ruleset::Ruleset;
+use crate::task::Ruleset;
 use crate::task::Task;
 use crate::work_queues::{WorkItem, digest_words, group_of};
 

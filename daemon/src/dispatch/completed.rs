@@ -75,8 +75,8 @@ mod tests {
     use replicator_core::object::Key;
 
     use super::*;
-    use crate::ruleset::tests::rules;
     use crate::task::Rules;
+    use crate::task::tests::rules;
 
     fn task(bucket: &str, action: EventKind) -> Task {
         let rule = rules(&[("orders", "orders", bucket)]).remove(0);

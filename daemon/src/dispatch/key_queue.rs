@@ -192,8 +192,8 @@ mod tests {
     use replicator_core::object::{Bucket, Key, VersionId};
 
     use super::*;
-    use crate::ruleset::Ruleset;
-    use crate::ruleset::tests::rules;
+    use crate::task::Ruleset;
+    use crate::task::tests::rules;
 
     fn ticket(message: Option<u64>, action: EventKind, version: &str) -> QueuedEvent {
         let event = Event {

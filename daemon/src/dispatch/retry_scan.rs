@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use crate::ledger::Ledger;
 use crate::ledger::records::{ParkedTask, TargetKey};
 use crate::parking::{ParkedFilter, RetrySummary, is_due};
-use crate::ruleset::Ruleset;
+use crate::task::Ruleset;
 use crate::task::Task;
 
 /// The time between two looks at what is due.
@@ -192,7 +192,7 @@ mod tests {
     use replicator_core::rule::BucketRef;
 
     use super::*;
-    use crate::ruleset::tests::rules;
+    use crate::task::tests::rules;
 
     fn parked(key: &str, action: EventKind, due_seconds: i64) -> ParkedTask {
         let place = |bucket: &str| BucketRef {

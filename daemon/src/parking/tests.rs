@@ -5,7 +5,7 @@ use replicator_core::object::{Bucket, Key};
 
 use super::*;
 use crate::ledger::records::TargetKey;
-use crate::ruleset::tests::rules;
+use crate::task::tests::rules;
 
 fn parked(rule: &str, name: &str, reason: Reason) -> ParkedTask {
     let place = |bucket: &str| BucketRef {
