@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["pipeline", "signals", "process"],
     &["status", "failures", "admin"],
     &["receiver", "router", "dispatch", "ack"],
-    &["runner", "parking", "hidden_events", "message"],
+    &["runner", "parking", "message"],
     &["reconcile"],
     &["engine", "task", "lease"],
     &[

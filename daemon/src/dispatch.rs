@@ -24,10 +24,9 @@ use tracing::{debug, info};
 
 use crate::clock;
 use crate::engine::Engine;
-use crate::hidden_events::HiddenEvents;
 use crate::lease;
 use crate::ledger::records::TargetKey;
-use crate::message::{AckAction, AckRequest, Message, ReceivedMessage};
+use crate::message::{AckAction, AckRequest, DelayedEvents, Message, ReceivedMessage};
 use crate::parking::ParkedFilter;
 use crate::runner::{self, TaskResult};
 use crate::task::Ruleset;
@@ -50,7 +49,7 @@ pub(crate) struct Dispatch {
     questions: mpsc::Receiver<Command>,
     targets: BTreeMap<TargetKey, KeyQueue>,
     hand: InFlight,
-    away: HiddenEvents,
+    away: DelayedEvents,
     /// What of the messages that went back was done already.
     settled: CompletedTasks,
     sweeps: ScanQueue,
@@ -121,7 +120,7 @@ impl Dispatch {
             questions,
             targets: BTreeMap::new(),
             hand: InFlight::default(),
-            away: HiddenEvents::default(),
+            away: DelayedEvents::default(),
             settled: CompletedTasks::default(),
             sweeps: ScanQueue::default(),
             running: JoinSet::new(),

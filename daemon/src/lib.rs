@@ -9,7 +9,7 @@
 //! - `receiver`, `router`, `dispatch`, `ack`: the stations; `work_queues`: what the router sends to,
 //!   and retries
 //! - `runner`: one task at work; `parking`: when what is parked is tried again; `task`, `message`:
-//!   what travels, and what an event means; `hidden_events`: what of it waits in its queue
+//!   what travels, and what an event means
 //! - `reconcile`: bringing one key at one destination up to date
 //! - `engine`: what tasks share; `other_daemons`: what a start has to wait for, and a second daemon
 //!   where there may be one only; `lease`, `ledger`, `limits`, `concurrency`, `single_flight`,
@@ -31,7 +31,6 @@ pub mod failpoint;
 pub mod failures;
 mod fair_queue;
 mod health;
-mod hidden_events;
 mod lease;
 pub mod ledger;
 mod limits;

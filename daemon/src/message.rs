@@ -1,19 +1,22 @@
 //! The states of a message: received, in flight while its tasks work, settled.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use replicator_core::event::{self, DecodeError, EventKind, Notification};
+use replicator_core::event::{self, DecodeError, Event, EventKind, Notification};
 use replicator_core::failure::Reason;
 use replicator_core::object::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::clock::{self, BootInstant};
 use crate::lease::Lease;
 use crate::metrics::{MessageOutcome, Metrics};
 use crate::panics;
-use crate::task::Task;
+use crate::task::{Ruleset, Task};
 pub(crate) use crate::work_queues::{Again, ParkedBefore, QueueAccess};
 use crate::work_queues::{WorkItem, digest_words};
 
@@ -50,6 +53,32 @@ pub(crate) struct Message {
 pub(crate) struct ReceivedMessage {
     pub(crate) message: Message,
     pub(crate) notification: Result<Notification, DecodeError>,
+}
+
+impl ReceivedMessage {
+    /// Returns its events, and what becomes of it once their work is done: one that cannot be acted
+    /// on, as a whole or in part, is parked.
+    pub(crate) fn read(
+        self,
+        rules: &Ruleset,
+        metrics: &Metrics,
+    ) -> (Message, Vec<Event>, AckAction) {
+        let (events, refusal) = match self.notification {
+            Ok(Notification { events, .. }) => {
+                let refusal = events.iter().find_map(|event| rules.refusal(event));
+                (events, refusal)
+            }
+            Err(undecodable) => {
+                let refusal = (Reason::MessageUndecodable, undecodable.to_string());
+                (Vec::new(), Some(refusal))
+            }
+        };
+        let action = match refusal {
+            Some((reason, detail)) => self.message.refuse_and_park(metrics, reason, &detail),
+            None => AckAction::Delete,
+        };
+        (self.message, events, action)
+    }
 }
 
 /// A message whose work has ended, and what the queue shall do with it.
@@ -133,7 +162,7 @@ impl Message {
 
     /// Returns the same message anew, for its own queue: no worker holds it when it is given out
     /// again. None where it came from a queue without message groups.
-    pub(crate) fn afresh(&self) -> Option<WorkItem> {
+    fn afresh(&self) -> Option<WorkItem> {
         Some(WorkItem {
             url: self.queue.queue.url.clone(),
             group: self.group.clone()?,
@@ -198,6 +227,47 @@ impl Message {
     }
 }
 
+/// When the events of version deletes that wait for their delay come back: a bounded number waits,
+/// because a queue that has 120,000 messages in flight gives out no more.
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>
+#[derive(Debug, Default)]
+pub(crate) struct DelayedEvents(BinaryHeap<Reverse<Instant>>);
+
+// Several daemons receive from one queue, and each counts its own.
+const DELAYED_MAX: usize = 10_000;
+
+impl DelayedEvents {
+    /// Says what becomes of an event that has to wait for so long.
+    pub(crate) fn disposal(
+        &mut self,
+        message: &Message,
+        wait: Duration,
+        metrics: &Metrics,
+    ) -> AckAction {
+        match self.admit(wait) {
+            true => AckAction::ReturnAfter(wait),
+            false => message.refuse_and_park(
+                metrics,
+                Reason::VersionDeletesPerHour,
+                "too many of them wait for their delay",
+            ),
+        }
+    }
+
+    /// Records that one more waits for so long; returns false if there are too many.
+    fn admit(&mut self, wait: Duration) -> bool {
+        let now = Instant::now();
+        while self.0.peek().is_some_and(|Reverse(back)| *back <= now) {
+            self.0.pop();
+        }
+        let has_room = self.0.len() < DELAYED_MAX;
+        if has_room {
+            self.0.push(Reverse(now + wait));
+        }
+        has_room
+    }
+}
+
 /// What failed together shall not come back together; a jitter from nothing would bring some of it
 /// back at once, at the cost of a receipt.
 fn equal_jitter(delay: Duration, jitter: f64) -> Duration {
@@ -230,8 +300,17 @@ mod tests {
         assert_eq!(spread, [450, 675, 900]);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn only_so_many_wait_for_a_delay_at_once() {
+        let (mut delayed, delay) = (DelayedEvents::default(), Duration::from_secs(900));
+        assert!((0..DELAYED_MAX).all(|_| delayed.admit(delay)));
+        assert!(!delayed.admit(delay));
+        tokio::time::advance(delay).await;
+        assert!(delayed.admit(delay), "they are back");
+    }
+
     #[test]
-    fn a_message_that_nobody_counts_waits_as_after_its_first_delivery() {
+    fn a_message_without_a_receive_count_waits_as_after_its_first_delivery() {
         assert_eq!(
             doubled_delay(Duration::from_secs(3), 0),
             Duration::from_secs(3)

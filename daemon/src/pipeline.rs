@@ -164,7 +164,6 @@ impl Daemon {
                 rules,
                 deliveries: events,
                 settlements,
-                draining: drain.clone(),
             };
             work.spawn(router.run());
         }

@@ -277,11 +277,12 @@ impl Receiver {
         self.metrics
             .count_message(self.queue_name(), MessageOutcome::Received);
         let notification = message::parse_body(&message.body, &self.metrics);
-        if let Ok(Notification { events, .. }) = &notification {
+        if let Ok(Notification { events, ignored }) = &notification {
             debug!(
                 queue = self.queue_name(),
                 message_id = message.id,
                 events = events.len(),
+                ?ignored,
                 "received"
             );
             self.report_handshake(&message);
