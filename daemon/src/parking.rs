@@ -13,7 +13,7 @@ use crate::ledger::Ledger;
 use crate::ledger::records::ParkedTask;
 use crate::task::Ruleset;
 
-/// Which of the parked tasks are meant; what is absent leaves nothing out.
+/// Which parked tasks are selected; what is absent leaves nothing out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ParkedFilter {
     pub(crate) rule: Option<String>,
@@ -28,12 +28,12 @@ pub(crate) struct Object {
     pub(crate) key: String,
 }
 
-/// What came of a retry.
+/// What came of a retry command.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RetrySummary {
-    /// Parked tasks that are tried again.
+    /// Parked tasks that the command selects.
     pub(crate) tasks: u64,
-    /// Of the tasks, those that no rule of today takes.
+    /// Of the tasks, those that no rule of today takes: they stay parked.
     pub(crate) unwanted: u64,
 }
 
@@ -52,23 +52,63 @@ pub(crate) fn next_try(now: Timestamp, tries: u32, jitter: f64) -> Timestamp {
     clock::saturating_later(now, longest.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0))
 }
 
-/// Says whether it is a task's turn.
+/// Says whether a task is to be tried again.
 pub(crate) fn is_due(task: &ParkedTask, now: Timestamp) -> bool {
     task.due.is_none_or(|due| due <= now)
 }
 
-/// Returns a task as it is kept while it is tried once more.
-pub(crate) fn tried(task: ParkedTask, now: Timestamp) -> ParkedTask {
-    let tries = task.tries.saturating_add(1);
-    ParkedTask {
-        tries,
-        due: Some(next_try(now, tries, fastrand::f64())),
-        ..task
+/// Makes the parked tasks of a filter due now.
+pub(crate) fn make_due(
+    ledger: &Ledger,
+    rules: &Ruleset,
+    filter: &ParkedFilter,
+) -> Result<RetrySummary, Failure> {
+    let (mut summary, mut written) = (RetrySummary::default(), Ok(()));
+    ledger.visit_parked(None, |task| {
+        if !filter.matches_task(&task) {
+            return ControlFlow::Continue(());
+        }
+        summary.tasks += 1;
+        if rules.revive(&task).is_none() {
+            summary.unwanted += 1;
+            return ControlFlow::Continue(());
+        }
+        written = change(ledger, &task, |task| ParkedTask { due: None, ..task });
+        match written {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    })?;
+    written.map(|()| summary)
+}
+
+/// Records that a parked task is tried once more, and when the next time is.
+pub(crate) fn record_try(
+    ledger: &Ledger,
+    task: &ParkedTask,
+    now: Timestamp,
+) -> Result<(), Failure> {
+    change(ledger, task, |task| {
+        let tries = task.tries.saturating_add(1);
+        let due = Some(next_try(now, tries, fastrand::f64()));
+        ParkedTask { tries, due, ..task }
+    })
+}
+
+/// Changes the record of a parked task, if a message has not settled it meanwhile.
+fn change(
+    ledger: &Ledger,
+    task: &ParkedTask,
+    change: impl FnOnce(ParkedTask) -> ParkedTask,
+) -> Result<(), Failure> {
+    match ledger.parked_before(task)? {
+        Some(parked) => ledger.put_parked(&change(parked)),
+        None => Ok(()),
     }
 }
 
 impl ParkedFilter {
-    /// Says whether a task is meant.
+    /// Says whether a task is selected.
     pub(crate) fn matches_task(&self, task: &ParkedTask) -> bool {
         let is_object = |object: &Object| {
             let is_in = |place: &BucketRef, key: &str| {
@@ -95,22 +135,165 @@ impl Object {
     }
 }
 
-/// Counts what a filter means.
-pub(crate) fn count(
-    ledger: &Ledger,
-    rules: &Ruleset,
-    filter: &ParkedFilter,
-) -> Result<RetrySummary, Failure> {
-    let mut retried = RetrySummary::default();
-    ledger.visit_parked(None, |task| {
-        if filter.matches_task(&task) {
-            retried.tasks += 1;
-            retried.unwanted += u64::from(rules.revive(&task).is_none());
-        }
-        ControlFlow::Continue(())
-    })?;
-    Ok(retried)
-}
-
 #[cfg(test)]
-mod tests;
+mod tests {
+    use replicator_core::event::EventKind;
+    use replicator_core::object::{Bucket, Key};
+
+    use super::*;
+    use crate::ledger::records::TargetKey;
+    use crate::task::tests::rules;
+
+    fn parked(rule: &str, name: &str, reason: Reason) -> ParkedTask {
+        let place = |bucket: &str| BucketRef {
+            account: "main".to_owned(),
+            bucket: Bucket::try_from(bucket).unwrap(),
+        };
+        let key = |text: String| Key::try_from(text).unwrap();
+        ParkedTask {
+            target: TargetKey {
+                destination: place("replicas"),
+                key: key(format!("copies/{name}")),
+            },
+            rule: rule.to_owned(),
+            source: place("orders"),
+            source_key: key(name.to_owned()),
+            action: EventKind::Put,
+            version: None,
+            reason,
+            detail: String::new(),
+            since: moment(0),
+            tries: 0,
+            due: None,
+        }
+    }
+
+    fn moment(seconds: i64) -> Timestamp {
+        Timestamp::from_unix_timestamp(seconds).unwrap()
+    }
+
+    #[test]
+    fn each_try_doubles_the_time_to_the_next_up_to_an_hour() {
+        let minutes = |jitter| {
+            [0, 1, 2, 3, 4, 40]
+                .map(|tries| (next_try(moment(0), tries, jitter) - moment(0)).whole_minutes())
+        };
+        assert_eq!(minutes(1.0), [5, 10, 20, 40, 60, 60]);
+        assert_eq!(minutes(0.0), [2, 5, 10, 20, 30, 30]);
+    }
+
+    #[test]
+    fn a_task_waits_for_its_turn_unless_a_command_makes_it_due() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(directory.path()).unwrap();
+        let task = parked("orders", "report", Reason::DstBucketNotFound);
+        ledger.put_parked(&task).unwrap();
+        record_try(&ledger, &task, moment(0)).unwrap();
+        let tried = ledger.parked_before(&task).unwrap().unwrap();
+        assert_eq!((tried.tries, tried.since), (1, moment(0)));
+        assert!(!is_due(&tried, moment(299)) && is_due(&tried, moment(600)));
+        let ruleset = Ruleset::new(&rules(&[("orders", "orders", "replicas")]));
+        let task = ParkedTask {
+            target: ruleset_target(&ruleset),
+            ..task
+        };
+        record_try(&ledger, &task, moment(0)).unwrap();
+        assert!(
+            ledger.parked_before(&task).unwrap().is_none(),
+            "it is parked no more"
+        );
+        ledger
+            .put_parked(&ParkedTask {
+                due: tried.due,
+                ..task.clone()
+            })
+            .unwrap();
+        let filter = ParkedFilter {
+            object: Object::parse_url("s3://replicas/report"),
+            ..ParkedFilter::default()
+        };
+        let summary = make_due(&ledger, &ruleset, &filter).unwrap();
+        assert_eq!(
+            summary,
+            RetrySummary {
+                tasks: 1,
+                unwanted: 0
+            }
+        );
+        assert!(is_due(
+            &ledger.parked_before(&task).unwrap().unwrap(),
+            moment(0)
+        ));
+    }
+
+    fn ruleset_target(ruleset: &Ruleset) -> TargetKey {
+        let destination = ruleset.iter().next().unwrap().destination.clone();
+        TargetKey {
+            destination,
+            key: Key::try_from("report").unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_filter_selects_what_matches_all_of_it() {
+        let task = parked("orders", "report", Reason::DstBucketNotFound);
+        let none = ParkedFilter::default();
+        assert!(none.matches_task(&task));
+        let rule = |rule: &str| ParkedFilter {
+            rule: Some(rule.to_owned()),
+            ..none.clone()
+        };
+        assert!(rule("orders").matches_task(&task) && !rule("invoices").matches_task(&task));
+        let both = |reason| ParkedFilter {
+            reason: Some(reason),
+            ..rule("orders")
+        };
+        assert!(
+            both(Reason::DstBucketNotFound).matches_task(&task)
+                && !both(Reason::SrcBucketNotFound).matches_task(&task)
+        );
+        let object = |url| ParkedFilter {
+            object: Object::parse_url(url),
+            ..none.clone()
+        };
+        assert!(object("s3://orders/report").matches_task(&task));
+        assert!(object("s3://replicas/copies/report").matches_task(&task));
+        assert!(!object("s3://orders/copies/report").matches_task(&task));
+    }
+
+    #[test]
+    fn an_object_is_named_by_bucket_and_key() {
+        let parsed = Object::parse_url("s3://orders/a//b").unwrap();
+        assert_eq!(
+            (parsed.bucket.as_str(), parsed.key.as_str()),
+            ("orders", "a//b")
+        );
+        for wrong in [
+            "orders/report",
+            "s3://orders",
+            "s3://orders/",
+            "s3:///report",
+            "https://orders/report",
+        ] {
+            assert_eq!(Object::parse_url(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_no_rule_takes_any_more_is_counted_apart() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(directory.path()).unwrap();
+        ledger
+            .put_parked(&parked("orders", "report", Reason::DstBucketNotFound))
+            .unwrap();
+        let ruleset = Ruleset::new(&rules(&[("orders", "orders", "elsewhere")]));
+        let retried = make_due(&ledger, &ruleset, &ParkedFilter::default()).unwrap();
+        assert_eq!(
+            retried,
+            RetrySummary {
+                tasks: 1,
+                unwanted: 1
+            }
+        );
+    }
+}

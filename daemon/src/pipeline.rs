@@ -171,8 +171,8 @@ impl Daemon {
         let channels = Channels {
             rules: watched,
             deliveries,
-            settlements: settle,
-            questions,
+            acks: settle,
+            commands: questions,
         };
         work.spawn(
             Ack {
