@@ -1,19 +1,18 @@
 //! What every transfer uses: clients, ledger, budget, limits, metrics.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_s3::types::BucketVersioningStatus;
 use replicator_core::failure::{Failure, FailureKind, Reason};
-use replicator_core::object::{Key, Timestamp};
+use replicator_core::object::Timestamp;
 use replicator_core::operation::Operation;
 use replicator_core::plan::SourceVersion;
 use replicator_core::rule::BucketRef;
 
 use crate::accounts::error::{Side, from_sdk_error};
 use crate::accounts::{AccountClients, Accounts};
-use crate::batcher::Batcher;
+use crate::batcher::Batchers;
 use crate::budget::{Budget, MemoryPermit};
 use crate::concurrency::ConcurrencyControl;
 use crate::failpoint::Failpoints;
@@ -53,8 +52,8 @@ pub(crate) struct Engine {
     pub(crate) asked_in_vain: TtlSet,
     /// Destinations whose uploads cannot be listed, and about which that was logged.
     pub(crate) uploads_untold: TtlSet,
-    pub(crate) histories: Together<SharedHistory>,
-    pub(crate) absences: Together<Absence>,
+    pub(crate) histories: Batchers<SharedHistory>,
+    pub(crate) absences: Batchers<Absence>,
 }
 
 /// What a copy was let in for.
@@ -64,13 +63,6 @@ pub(crate) enum Due<'a> {
     Have(Arc<Body>),
     /// To read, into memory that is paid for.
     Read(Leader<'a>, MemoryPermit),
-}
-
-/// For each bucket the tasks that wait for a list, which has an answer for each key.
-#[derive(Debug)]
-pub(crate) struct Together<A> {
-    all: Mutex<HashMap<BucketRef, Arc<Batcher<Key, A>>>>,
-    under_way_max: usize,
 }
 
 /// What a list of a source has of one key.
@@ -138,8 +130,8 @@ impl Engine {
             tags_read: TtlSet::new(TAGS_READ_EVERY),
             asked_in_vain: TtlSet::new(ASKED_TOGETHER_EVERY),
             uploads_untold: TtlSet::new(ASKED_TOGETHER_EVERY),
-            histories: Together::new(2),
-            absences: Together::new(2),
+            histories: Batchers::default(),
+            absences: Batchers::default(),
         }
     }
 
@@ -270,23 +262,5 @@ impl Engine {
             during,
             cause,
         ))
-    }
-}
-
-impl<A: Send + 'static> Together<A> {
-    fn new(under_way_max: usize) -> Self {
-        Self {
-            all: Mutex::default(),
-            under_way_max,
-        }
-    }
-
-    /// Returns the tasks that wait for a list of a bucket.
-    pub(crate) fn at(&self, place: &BucketRef) -> Arc<Batcher<Key, A>> {
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(
-            all.entry(place.clone())
-                .or_insert_with(|| Arc::new(Batcher::new(self.under_way_max))),
-        )
     }
 }
