@@ -172,7 +172,7 @@ impl Leases {
         }
     }
 
-    /// Extends what is due and gives up what is over, until told to stop.
+    /// Extends what is due and gives up what expires, until it is stopped.
     pub(crate) async fn run(self, stop: CancellationToken) {
         // Side by side: calls that hang must not hide that time is up.
         let work = async { tokio::join!(self.extend_due(), self.watch_expiry()) };

@@ -1,4 +1,4 @@
-//! The states of a message: received, in flight while its tasks work, settled.
+//! The states of a message: received, in flight while its tasks work, acknowledged.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -34,10 +34,10 @@ pub(crate) struct Message {
     pub(crate) body: String,
     /// How often it was delivered, this time included; 0 from a server that does not count.
     pub(crate) receive_count: u32,
-    /// When it was sent, by the queue's own word: what it says of itself is its sender's.
+    /// When it was sent, as the queue states it: the body states what its sender likes.
     pub(crate) sent: Option<Timestamp>,
     pub(crate) lease: Lease,
-    /// When it had come: since then at the latest it is ours.
+    /// When it was received: since then at the latest this daemon holds it.
     pub(crate) received: BootInstant,
     /// Its message group, if it came from a work queue.
     pub(crate) group: Option<String>,
@@ -91,7 +91,7 @@ pub(crate) struct AckRequest {
 /// What the queue shall do with a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum AckAction {
-    /// Delete it: each of its tasks is settled.
+    /// Delete it: each of its tasks is done, or needs no message any more.
     Delete,
     /// Send it to the dead-letter queue, then delete it: it cannot be acted on, or its tasks are
     /// parked in the ledger.

@@ -157,13 +157,12 @@ impl Daemon {
         let (mut work, mut services) = <(JoinSet<()>, JoinSet<()>)>::default();
         let mut receiving = Receiving::new((&engine, &settings), (&drain, &close), &mut services);
         if let Some(events) = receiving.start(role, deliver) {
-            let (engine, rules, settlements) =
-                (Arc::clone(&engine), watched.clone(), settle.clone());
+            let (engine, rules, acks) = (Arc::clone(&engine), watched.clone(), settle.clone());
             let router = Router {
                 engine,
                 rules,
                 deliveries: events,
-                settlements,
+                acks,
             };
             work.spawn(router.run());
         }
@@ -177,7 +176,7 @@ impl Daemon {
         work.spawn(
             Ack {
                 engine: Arc::clone(&engine),
-                settlements,
+                requests: settlements,
             }
             .run(),
         );

@@ -135,26 +135,18 @@ pub(crate) const BATCH_MAX: usize = 10;
 const POLL_MAX: Duration = Duration::from_secs(5);
 
 impl Receiver {
-    /// Receives until told to stop, and lets the last poll end. A full dispatch grants no permits,
+    /// Receives until it is stopped, and lets the last poll end. A full dispatch grants no permits,
     /// so nothing is polled: the queue keeps the messages. A permit is held for each message that
     /// may come, so what came is passed on without waiting.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut failures = 0;
-        while let Some(Ok((permits, places))) = stop.run_until_cancelled(self.room()).await {
+        while let Some(Ok((permits, mut places))) = stop.run_until_cancelled(self.room()).await {
             match self.receive(permits.len()).await {
                 Ok(messages) => {
                     self.recovered(std::mem::take(&mut failures));
-                    let places = places
-                        .into_iter()
-                        .map(Some)
-                        .chain(std::iter::repeat_with(|| None));
-                    let placed = messages
-                        .into_iter()
-                        .zip(places)
-                        .map(|(message, place)| self.place(message, place));
-                    permits
-                        .zip(placed)
-                        .for_each(|(permit, message)| permit.send(self.read(message)));
+                    for (permit, message) in permits.zip(messages) {
+                        permit.send(self.read(self.place(message, places.pop())));
+                    }
                 }
                 Err(error) => {
                     drop(permits);
@@ -208,7 +200,7 @@ impl Receiver {
         let visibility = i32::try_from(queue.visibility_timeout.as_secs()).unwrap_or(i32::MAX);
         // SQS does not say at which moment in between the messages were hidden: their leases count
         // from here.
-        let asked = BootInstant::now();
+        let requested = BootInstant::now();
         let answer = self
             .access
             .client
@@ -225,7 +217,7 @@ impl Receiver {
         Ok(answer
             .messages()
             .iter()
-            .filter_map(|message| self.to_message(message, asked))
+            .filter_map(|message| self.to_message(message, requested))
             .collect())
     }
 
@@ -234,14 +226,16 @@ impl Receiver {
             MessageSystemAttributeName::ApproximateReceiveCount,
             MessageSystemAttributeName::SentTimestamp,
         ];
-        names.extend(
-            self.is_of_work()
-                .then_some(MessageSystemAttributeName::MessageGroupId),
-        );
+        let group = MessageSystemAttributeName::MessageGroupId;
+        names.extend(self.is_of_work().then_some(group));
         names
     }
 
-    fn to_message(&self, raw: &aws_sdk_sqs::types::Message, asked: BootInstant) -> Option<Message> {
+    fn to_message(
+        &self,
+        raw: &aws_sdk_sqs::types::Message,
+        requested: BootInstant,
+    ) -> Option<Message> {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let receipt = raw.receipt_handle()?.to_owned();
         let attribute = |name| raw.attributes().and_then(|all| all.get(&name));
@@ -257,7 +251,7 @@ impl Receiver {
             number,
             queue: Arc::clone(&self.access),
             id: raw.message_id().unwrap_or_default().to_owned(),
-            lease: self.leases.hold(number, (&receipt, group), asked),
+            lease: self.leases.hold(number, (&receipt, group), requested),
             received: BootInstant::now(),
             receipt,
             body: raw.body().unwrap_or_default().to_owned(),

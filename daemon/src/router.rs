@@ -28,7 +28,7 @@ pub(crate) struct Router {
     pub(crate) engine: Arc<Engine>,
     pub(crate) rules: watch::Receiver<Arc<Ruleset>>,
     pub(crate) deliveries: mpsc::Receiver<ReceivedMessage>,
-    pub(crate) settlements: mpsc::Sender<AckRequest>,
+    pub(crate) acks: mpsc::Sender<AckRequest>,
 }
 
 /// Events that are sent together, ten entries a request.
@@ -111,8 +111,8 @@ impl Router {
 
     /// Returns what sends a round and hands its events to the ack station.
     fn sender(&self, round: SendRound) -> impl Future<Output = ()> + Send + use<> {
-        let (engine, settlements) = (Arc::clone(&self.engine), self.settlements.clone());
-        async move { send(&engine, &settlements, round).await }
+        let (engine, acks) = (Arc::clone(&self.engine), self.acks.clone());
+        async move { send(&engine, &acks, round).await }
     }
 
     /// Lists the work of an event, and says what is to become of the event then.
@@ -152,7 +152,7 @@ impl Router {
 
 /// Sends the work of a round. Each of its events goes to the ack station as soon as the fate of all
 /// of its own work is known.
-async fn send(engine: &Engine, settlements: &mpsc::Sender<AckRequest>, round: SendRound) {
+async fn send(engine: &Engine, acks: &mpsc::Sender<AckRequest>, round: SendRound) {
     let SendRound { mut events, work } = round;
     let mut sent: Vec<Option<bool>> = vec![None; work.len()];
     let batches = engine.work_queues.batches(&work).into_iter();
@@ -174,7 +174,7 @@ async fn send(engine: &Engine, settlements: &mpsc::Sender<AckRequest>, round: Se
             let is_sent = own.is_some_and(|own| own.iter().all(|sent| *sent == Some(true)));
             let request = ack_request(engine, event.message, event.action, is_sent);
             // The ack station outlives the router, which holds one of its senders.
-            let _sent = settlements.send(request).await;
+            let _sent = acks.send(request).await;
             drop(event.room);
         }
         let Some((batch, taken)) = sending.next().await else {
