@@ -60,6 +60,26 @@ impl<Q, A> Default for Batcher<Q, A> {
     }
 }
 
+impl<Q, A> BatchState<Q, A> {
+    /// Adds a request; says whether one more batch is to begin.
+    fn add(&mut self, request: Q, sender: oneshot::Sender<A>) -> bool {
+        self.waiting.push((request, sender));
+        while self.running.try_join_next().is_some() {}
+        let begins = self.under_way < UNDER_WAY_MAX;
+        self.under_way += usize::from(begins);
+        begins
+    }
+
+    fn next(&mut self) -> Option<(Vec<Q>, Vec<oneshot::Sender<A>>)> {
+        if self.waiting.is_empty() {
+            self.under_way -= 1;
+            return None;
+        }
+        let together = self.waiting.len().min(BATCH_MAX);
+        Some(self.waiting.drain(..together).unzip())
+    }
+}
+
 impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
     /// Submits a request, to be answered alone or together with others; `answer` gives one answer
     /// for each request, in their order. Returns none when it did not.
@@ -68,17 +88,10 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
         F: Fn(Vec<Q>) -> BoxFuture<'static, Vec<A>> + Send + 'static,
     {
         let (sender, receiver) = oneshot::channel();
-        {
-            let mut state = self.lock_state();
-            state.waiting.push((request, sender));
-            if state.under_way < UNDER_WAY_MAX {
-                state.under_way += 1;
-                while state.running.try_join_next().is_some() {}
-                let batcher = Arc::clone(self);
-                state
-                    .running
-                    .spawn(async move { batcher.answer_all(answer).await });
-            }
+        if self.lock_state().add(request, sender) {
+            let batcher = Arc::clone(self);
+            let answers = async move { batcher.answer_all(answer).await };
+            self.lock_state().running.spawn(answers);
         }
         receiver.await.ok()
     }
@@ -88,26 +101,13 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
     where
         F: Fn(Vec<Q>) -> BoxFuture<'static, Vec<A>> + Send,
     {
-        loop {
+        tokio::time::sleep(LINGER).await;
+        while let Some((requests, senders)) = { self.lock_state().next() } {
+            let answers = senders.into_iter().zip(answer(requests).await);
+            // A cancelled task needs no answer.
+            answers.for_each(|(sender, answer)| drop(sender.send(answer)));
             tokio::time::sleep(LINGER).await;
-            let Some((requests, senders)) = self.next() else {
-                return;
-            };
-            for (sender, answer) in senders.into_iter().zip(answer(requests).await) {
-                // A cancelled task needs no answer.
-                let _gone = sender.send(answer);
-            }
         }
-    }
-
-    fn next(&self) -> Option<(Vec<Q>, Vec<oneshot::Sender<A>>)> {
-        let mut state = self.lock_state();
-        if state.waiting.is_empty() {
-            state.under_way -= 1;
-            return None;
-        }
-        let together = state.waiting.len().min(BATCH_MAX);
-        Some(state.waiting.drain(..together).unzip())
     }
 
     fn lock_state(&self) -> MutexGuard<'_, BatchState<Q, A>> {

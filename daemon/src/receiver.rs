@@ -32,7 +32,7 @@ pub(crate) struct Receiver {
     pub(crate) numbers: Arc<AtomicU64>,
     pub(crate) poll: Arc<PollStatus>,
     /// What is left for polls to end when the daemon stops.
-    pub(crate) patience: Duration,
+    pub(crate) drain_timeout: Duration,
     pub(crate) metrics: Metrics,
     pub(crate) ledger: Ledger,
     /// What holds it back; the router takes all.
@@ -47,12 +47,12 @@ pub(crate) struct PollGate {
     in_flight: Arc<Semaphore>,
     in_flight_max: usize,
     /// Places of redelivered messages, whose tasks begin by waiting for what a predecessor may have
-    /// sent: it leaves the others theirs.
+    /// sent: first deliveries keep their places.
     redelivered: Arc<Semaphore>,
 }
 
 // How soon a poll follows after the destination answers again.
-const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
+const CIRCUIT_CHECKED_EVERY: Duration = Duration::from_secs(1);
 
 impl PollGate {
     /// Bounds a queue of events.
@@ -96,7 +96,7 @@ impl PollGate {
 
     /// Waits until messages may be received, and returns a place for each. While the destination
     /// does not answer there is one at most, whose task finds out when it does.
-    async fn opens(&self) -> Vec<OwnedSemaphorePermit> {
+    async fn acquire_places(&self) -> Vec<OwnedSemaphorePermit> {
         loop {
             let is_idle = [&self.in_flight, &self.redelivered]
                 .iter()
@@ -104,7 +104,7 @@ impl PollGate {
             if is_idle || !self.is_circuit_open() {
                 break;
             }
-            tokio::time::sleep(LOOKED_AT_EVERY).await;
+            tokio::time::sleep(CIRCUIT_CHECKED_EVERY).await;
         }
         let mut places = Vec::new();
         // The semaphore is never closed.
@@ -140,13 +140,11 @@ impl Receiver {
     /// may come, so what came is passed on without waiting.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut failures = 0;
-        while let Some(Ok((permits, mut places))) = stop.run_until_cancelled(self.room()).await {
+        while let Some(Ok((permits, places))) = stop.run_until_cancelled(self.room()).await {
             match self.receive(permits.len()).await {
                 Ok(messages) => {
                     self.recovered(std::mem::take(&mut failures));
-                    for (permit, message) in permits.zip(messages) {
-                        permit.send(self.read(self.place(message, places.pop())));
-                    }
+                    self.pass_on(messages, (permits, places));
                 }
                 Err(error) => {
                     drop(permits);
@@ -163,18 +161,23 @@ impl Receiver {
         }
     }
 
+    fn pass_on(&self, messages: Vec<Message>, (permits, mut places): Room<'_>) {
+        for (permit, message) in permits.zip(messages) {
+            permit.send(self.read(self.place(message, places.pop())));
+        }
+    }
+
     /// Waits until messages can be taken. What a ledger that takes no records would let fail stays
     /// in the queue, and is not counted as received there.
     async fn room(&self) -> Result<Room<'_>, mpsc::error::SendError<()>> {
         self.ledger.works().await;
         let places = match &self.gate {
-            Some(gate) => gate.opens().await,
+            Some(gate) => gate.acquire_places().await,
             None => Vec::new(),
         };
-        let most = if self.gate.is_some() {
-            places.len()
-        } else {
-            BATCH_MAX
+        let most = match self.gate {
+            Some(_) => places.len(),
+            None => BATCH_MAX,
         };
         Ok((self.deliveries.reserve_many(most).await?, places))
     }
@@ -315,7 +318,7 @@ impl Receiver {
     /// A poll takes at most a third of the time that its messages are hidden for, because it counts
     /// against that; and at least the second that makes SQS wait at all.
     fn poll_time(&self) -> Duration {
-        let time = (self.access.queue.visibility_timeout / 3).min(self.patience / 2);
+        let time = (self.access.queue.visibility_timeout / 3).min(self.drain_timeout / 2);
         time.clamp(Duration::from_secs(1), POLL_MAX)
     }
 

@@ -91,28 +91,39 @@ impl Router {
         while self.deliveries.recv_many(&mut received, ROUND_MAX).await > 0 {
             while sending.try_join_next().is_some() {}
             let rules = Arc::clone(&self.rules.borrow());
-            let mut round = SendRound::default();
-            for delivery in received.drain(..) {
-                let routed = self.read(&rules, delivery, &mut delayed);
-                let bytes = bytes_of(&routed);
-                if room.available_permits() < bytes as usize {
-                    // What is ahead of it has to be under way, to make room.
-                    sending.spawn(self.sender(std::mem::take(&mut round)));
-                }
-                // The semaphore is never closed.
-                if let Ok(room) = Arc::clone(&room).acquire_many_owned(bytes).await {
-                    round.add(routed, room);
-                }
-            }
-            sending.spawn(self.sender(round));
+            let routed = received
+                .drain(..)
+                .map(|delivery| self.read(&rules, delivery, &mut delayed))
+                .collect();
+            self.send_round(routed, &room, &mut sending).await;
         }
         while sending.join_next().await.is_some() {}
     }
 
-    /// Returns what sends a round and hands its events to the ack station.
-    fn sender(&self, round: SendRound) -> impl Future<Output = ()> + Send + use<> {
-        let (engine, acks) = (Arc::clone(&self.engine), self.acks.clone());
-        async move { send(&engine, &acks, round).await }
+    /// Sends the work of these events, as there is room.
+    async fn send_round(
+        &self,
+        routed: Vec<Routed>,
+        room: &Arc<Semaphore>,
+        sending: &mut JoinSet<()>,
+    ) {
+        let mut spawn = |round: SendRound| {
+            let (engine, acks) = (Arc::clone(&self.engine), self.acks.clone());
+            sending.spawn(async move { send(&engine, &acks, round).await });
+        };
+        let mut round = SendRound::default();
+        for event in routed {
+            let bytes = bytes_of(&event);
+            if room.available_permits() < bytes as usize {
+                // What is ahead of it has to be under way, to make room.
+                spawn(std::mem::take(&mut round));
+            }
+            // The semaphore is never closed.
+            if let Ok(room) = Arc::clone(room).acquire_many_owned(bytes).await {
+                round.add(event, room);
+            }
+        }
+        spawn(round);
     }
 
     /// Lists the work of an event, and says what is to become of the event then.

@@ -151,7 +151,7 @@ impl<'a> Receiving<'a> {
             deliveries: deliver.clone(),
             numbers: Arc::clone(&self.numbers),
             poll,
-            patience: self.settings.drain_timeout,
+            drain_timeout: self.settings.drain_timeout,
             metrics: self.engine.metrics.clone(),
             ledger: self.engine.ledger.clone(),
             gate,
