@@ -15,8 +15,9 @@ use tracing::warn;
 use crate::accounts::error::{error_words, is_never_taken};
 use crate::engine::Engine;
 use crate::failpoint::Step;
-use crate::message::{AckAction, AckRequest, Message, QueueAccess};
+use crate::message::{AckAction, AckRequest, Message};
 use crate::metrics::MessageOutcome;
+use crate::work_queues::QueueAccess;
 
 /// Deletes, parks and releases messages in batches.
 #[derive(Debug)]
@@ -119,8 +120,8 @@ impl Ack {
         futures::future::join_all(releases).await;
     }
 
-    /// Sends what is to be kept to the dead-letter queue or to work queues; returns a delay when the
-    /// message is to be delivered again.
+    /// Sends what is to be kept to the dead-letter queue or to work queues; returns a delay when
+    /// the message is to be delivered again.
     async fn send_elsewhere(&self, message: &Message, action: AckAction) -> Option<Duration> {
         let reason = match action {
             AckAction::Delete => return None,

@@ -396,8 +396,8 @@ impl Leases {
 
 impl Registry {
     /// Returns what fires when work for a message group has to end. SQS gives out what shows again
-    /// of a group, whatever else of it is in flight: so its messages share one, and what is received
-    /// after it fired gets another.
+    /// of a group, whatever else of it is in flight: so its messages share one, and what is
+    /// received after it fired gets another.
     fn group_token(&self, group: Option<&String>) -> CancellationToken {
         let is_of_group = |held: &&HeldMessage| held.group.as_ref() == group && !held.is_stopped();
         group

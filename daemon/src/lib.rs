@@ -12,9 +12,10 @@
 //!   what travels, and what an event means
 //! - `reconcile`: bringing one key at one destination up to date
 //! - `engine`: what tasks share; `other_daemons`: what a start has to wait for, and a second daemon
-//!   where there may be one only; `lease`, `ledger`, `limits`, `concurrency`, `single_flight`,
-//!   `budget`, `fair_queue`, `batcher`, `ttl_set`, `accounts`, `s3_http`, `checksum`, `health`, `metrics`,
-//!   `clock`, `blocking`, `failpoint`, `panics`, `xml`: the services
+//!   where there may be one only; `lease`, `retries`, `ledger`, `limits`, `concurrency`,
+//!   `single_flight`, `budget`, `fair_queue`, `batcher`, `ttl_set`, `accounts`, `s3_http`,
+//!   `checksum`, `health`, `metrics`, `clock`, `blocking`, `failpoint`, `panics`, `xml`: the
+//!   services
 
 mod accounts;
 mod ack;

@@ -17,8 +17,7 @@ use crate::lease::Lease;
 use crate::metrics::{MessageOutcome, Metrics};
 use crate::panics;
 use crate::task::{Ruleset, Task};
-pub(crate) use crate::work_queues::{Again, ParkedBefore, QueueAccess};
-use crate::work_queues::{WorkItem, digest_words};
+use crate::work_queues::{Again, QueueAccess, WorkItem, digest_words};
 
 // Hosts that keep their time are closer than this.
 const CLOCK_LEAD_MAX: Duration = Duration::from_secs(60);
@@ -227,8 +226,8 @@ impl Message {
     }
 }
 
-/// When the events of version deletes that wait for their delay come back: a bounded number waits,
-/// because a queue that has 120,000 messages in flight gives out no more.
+/// When the events of version deletes that wait for their delay come back: a bounded number
+/// waits, because a queue that has 120,000 messages in flight gives out no more.
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>
 #[derive(Debug, Default)]
 pub(crate) struct DelayedEvents(BinaryHeap<Reverse<Instant>>);

@@ -14,8 +14,8 @@ use crate::clock::BootInstant;
 use crate::ledger::records::TargetKey;
 
 /// What the process that used the state directory before may have left on its way. After a clean
-/// stop that is nothing. After a kill, or with a directory that was lost, the first tasks wait until
-/// its requests have landed or never will. Where there are work queues the receive count of a
+/// stop that is nothing. After a kill, or with a directory that was lost, the first tasks wait
+/// until its requests have landed or never will. Where there are work queues the receive count of a
 /// message tells the same, and only of its own key.
 #[derive(Debug)]
 pub(crate) struct Predecessor {

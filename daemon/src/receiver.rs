@@ -19,9 +19,9 @@ use crate::concurrency::ConcurrencyControl;
 use crate::health::PollStatus;
 use crate::lease::Leases;
 use crate::ledger::Ledger;
-use crate::message::{self, Again, Message, QueueAccess, ReceivedMessage};
+use crate::message::{self, Message, ReceivedMessage};
 use crate::metrics::{MessageOutcome, Metrics};
-use crate::work_queues::AGAIN;
+use crate::work_queues::{AGAIN, Again, QueueAccess};
 
 /// Receives from one queue.
 #[derive(Debug)]

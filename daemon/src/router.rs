@@ -17,10 +17,10 @@ use tracing::{debug, warn};
 
 use crate::engine::Engine;
 use crate::failpoint::Step;
-use crate::message::{AckAction, AckRequest, Again, DelayedEvents, Message, ReceivedMessage};
+use crate::message::{AckAction, AckRequest, DelayedEvents, Message, ReceivedMessage};
 use crate::metrics::{MessageOutcome, NOT_ROUTED};
 use crate::task::{Ruleset, Task};
-use crate::work_queues::{WorkItem, digest_words, group_of};
+use crate::work_queues::{Again, WorkItem, digest_words, group_of};
 
 /// Takes events and sends their work to the work queues.
 #[derive(Debug)]

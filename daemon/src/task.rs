@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use replicator_core::event::{Event, EventKind, Sequencer};
 use replicator_core::failure::Reason;
-use replicator_core::object::{Bucket, Key, Timestamp, VersionId};
+use replicator_core::object::{Key, Timestamp, VersionId};
 use replicator_core::rule::{BucketRef, Rule, match_rules};
 
 use crate::clock::BootInstant;
@@ -152,97 +152,92 @@ impl Ruleset {
         ))
     }
 
-    /// Finds the tasks of an event: one for each key it may have at each destination.
+    /// Finds the tasks of an event: one for each key it may have at each destination. All rules of
+    /// a contest come along with each of them: one that sends a version to another key takes it
+    /// from this key.
     pub(crate) fn tasks_for(&self, event: &Event) -> Vec<Task> {
-        let pending = PendingEvent {
+        let mut tasks = Vec::new();
+        for contest in match_rules(&self.rules, &event.bucket, &event.key) {
+            let mut candidates = contest
+                .candidates
+                .iter()
+                .filter_map(|rule| self.shared.get(&rule.id))
+                .cloned();
+            let Some(primary) = candidates.next() else {
+                continue;
+            };
+            let rules = Rules {
+                primary,
+                fallbacks: candidates.collect(),
+            };
+            // A key that is impossible was refused before.
+            let keys: BTreeSet<Key> = rules
+                .iter()
+                .filter_map(|rule| rule.destination_key(&event.key).ok())
+                .collect();
+            let destination = &contest.destination;
+            tasks.extend(
+                keys.into_iter()
+                    .map(|key| task(&rules, (destination, key), event)),
+            );
+        }
+        tasks
+    }
+
+    /// Makes a parked task anew under the rules of today; `None` when no rule takes it any more.
+    pub(crate) fn revive(&self, parked: &ParkedTask) -> Option<Task> {
+        let task = self
+            .tasks_for(&event_of(parked))
+            .into_iter()
+            .find(|task| task.target == parked.target)?;
+        // It may have begun before: the ledger alone may not answer it.
+        Some(Task {
+            redelivered: true,
+            ..task
+        })
+    }
+}
+
+fn task(rules: &Rules, (destination, key): (&BucketRef, Key), event: &Event) -> Task {
+    Task {
+        target: TargetKey {
+            destination: destination.clone(),
+            key,
+        },
+        source: rules.primary.source.clone(),
+        source_key: event.key.clone(),
+        rules: rules.clone(),
+        events: vec![PendingEvent {
             action: event.action,
             version: event.version.clone(),
             sequencer: event.sequencer.clone(),
             time: event.time,
             size_bytes: event.size_bytes.unwrap_or(0),
             parked: None,
-        };
-        self.targets(&event.bucket, &event.key)
-            .into_iter()
-            .map(|(target, source, rules)| Task {
-                target,
-                source,
-                source_key: event.key.clone(),
-                rules,
-                events: vec![pending.clone()],
-                redelivered: false,
-                receive_count: 0,
-                takes_over: None,
-            })
-            .collect()
-    }
-
-    /// Makes a parked task anew under the rules of today; `None` when no rule takes it any more.
-    pub(crate) fn revive(&self, parked: &ParkedTask) -> Option<Task> {
-        let pending = PendingEvent {
-            action: parked.action,
-            version: parked.version.clone(),
-            sequencer: None,
-            time: None,
-            size_bytes: 0,
-            parked: None,
-        };
-        let targets = self.targets(&parked.source.bucket, &parked.source_key);
-        let (target, source, rules) = targets
-            .into_iter()
-            .find(|(target, ..)| *target == parked.target)?;
-        // It may have begun before: the ledger alone may not answer it.
-        Some(Task {
-            target,
-            source,
-            source_key: parked.source_key.clone(),
-            rules,
-            events: vec![pending],
-            redelivered: true,
-            receive_count: 0,
-            takes_over: None,
-        })
-    }
-
-    /// Finds the keys a key may take. All rules of a contest come along with each of them: one
-    /// that sends a version to another key takes it from this key.
-    fn targets(&self, bucket: &Bucket, key: &Key) -> Vec<(TargetKey, BucketRef, Rules)> {
-        let mut targets = Vec::new();
-        for contest in match_rules(&self.rules, bucket, key) {
-            let mut candidates = contest
-                .candidates
-                .iter()
-                .filter_map(|rule| self.shared.get(&rule.id))
-                .cloned();
-            let Some(lead) = candidates.next() else {
-                continue;
-            };
-            let rules = Rules {
-                primary: lead,
-                fallbacks: candidates.collect(),
-            };
-            for key in destination_keys(&rules, key) {
-                let target = TargetKey {
-                    destination: contest.destination.clone(),
-                    key,
-                };
-                targets.push((target, rules.primary.source.clone(), rules.clone()));
-            }
-        }
-        targets
+        }],
+        redelivered: false,
+        receive_count: 0,
+        takes_over: None,
     }
 }
 
-/// Lists the keys that replicas may get; one that is impossible was refused before.
-fn destination_keys(rules: &Rules, key: &Key) -> BTreeSet<Key> {
-    rules
-        .iter()
-        .filter_map(|rule| rule.destination_key(key).ok())
-        .collect()
+/// Returns the event that a task was parked for, as far as the ledger has it.
+pub(crate) fn event_of(parked: &ParkedTask) -> Event {
+    Event {
+        bucket: parked.source.bucket.clone(),
+        key: parked.source_key.clone(),
+        version: parked.version.clone(),
+        action: parked.action,
+        sequencer: None,
+        time: None,
+        size_bytes: None,
+    }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use replicator_core::object::Bucket;
+
     use super::*;
     pub(crate) use crate::fair_queue::tests::rules;
 

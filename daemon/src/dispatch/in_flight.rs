@@ -154,9 +154,9 @@ fn care(action: &AckAction) -> (u8, Option<Duration>) {
 /// several destinations: while one of them is in trouble, its message comes again and again, and
 /// what the other destinations have done already costs them nothing more.
 ///
-/// This is kept in memory only, and is certain: what is recorded here ended well in this process, so
-/// no write of it can be on its way any more (protocol rule 5). A daemon without the record sends
-/// requests to find out.
+/// This is kept in memory only, and is certain: what is recorded here ended well in this process,
+/// so no write of it can be on its way any more (protocol rule 5). A daemon without the record
+/// sends requests to find out.
 #[derive(Debug, Default)]
 pub(super) struct CompletedTasks(BTreeMap<String, BTreeSet<Done>>);
 

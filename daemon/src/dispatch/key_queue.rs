@@ -1,4 +1,5 @@
-//! The events of one key: at most one task works on them, what arrives meanwhile waits for the next.
+//! The events of one key: at most one task works on them, and what arrives meanwhile waits for the
+//! next.
 
 use replicator_core::event::EventKind;
 
@@ -53,8 +54,8 @@ impl KeyQueue {
         }
     }
 
-    /// Begins a task for every waiting event that is still needed, if the key is free; it goes by the
-    /// newest rules that came with them.
+    /// Begins a task for every waiting event that is still needed, if the key is free; it goes by
+    /// the newest rules that came with them.
     pub(super) fn begin(&mut self, is_needed: impl Fn(&QueuedEvent) -> bool) -> Option<Task> {
         if !self.is_free() {
             return None;

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use replicator_core::event::{self, Event};
+use replicator_core::event;
 use replicator_core::failure::{Failure, error_chain};
 use replicator_core::object::Timestamp;
 use tokio::sync::oneshot;
@@ -19,17 +19,16 @@ use super::{Completion, Dispatch};
 use crate::engine::Engine;
 use crate::ledger::Ledger;
 use crate::ledger::records::{ParkedTask, TargetKey};
-use crate::message::{Again, ParkedBefore};
 use crate::parking::{self, ParkedFilter, RetrySummary};
-use crate::task::{Ruleset, Task};
-use crate::work_queues::{WorkItem, digest_words, group_of};
+use crate::task::{Ruleset, Task, event_of};
+use crate::work_queues::{Again, ParkedBefore, WorkItem, digest_words, group_of};
 use crate::{blocking, clock};
 
 /// The time between two looks at what is due.
 pub(super) const SCANNED_EVERY: Duration = Duration::from_secs(60);
 
-/// Keys whose parked tasks are tried at once: more than one destination works on, and few beside the
-/// messages that come in.
+/// Keys whose parked tasks are tried at once: more than one destination works on, and few beside
+/// the messages that come in.
 const KEYS_MAX: usize = 100;
 
 /// Retry commands that read the ledger at once; further ones are refused for now.
@@ -281,15 +280,6 @@ async fn send(engine: &Engine, candidates: Vec<RetryCandidate>) {
 }
 
 fn item(url: &str, task: &ParkedTask, now: Timestamp) -> WorkItem {
-    let event = Event {
-        bucket: task.source.bucket.clone(),
-        key: task.source_key.clone(),
-        version: task.version.clone(),
-        action: task.action,
-        sequencer: None,
-        time: None,
-        size_bytes: None,
-    };
     let group = group_of(&task.target);
     let version = task.version.as_ref().map_or("", |version| version.as_str());
     let deduplication = digest_words([
@@ -307,7 +297,7 @@ fn item(url: &str, task: &ParkedTask, now: Timestamp) -> WorkItem {
         url: url.to_owned(),
         group,
         deduplication,
-        body: event::notification_of(&event),
+        body: event::notification_of(&event_of(task)),
         again: Some(Again::Parked(parked)),
     }
 }

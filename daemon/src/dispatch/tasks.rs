@@ -12,11 +12,11 @@ use super::key_queue::{self, QueuedEvent};
 use super::{Completion, Dispatch};
 use crate::lease;
 use crate::ledger::records::TargetKey;
-use crate::message::{AckAction, AckRequest, Again, Message, ReceivedMessage};
+use crate::message::{AckAction, AckRequest, Message, ReceivedMessage};
 use crate::metrics::MessageOutcome;
 use crate::runner::{self, TaskResult};
 use crate::task::Task;
-use crate::work_queues::{WorkItem, digest_words, group_of};
+use crate::work_queues::{Again, WorkItem, digest_words, group_of};
 
 impl Dispatch {
     /// Takes the tasks of a message in flight, or lets it go at once.

@@ -13,8 +13,9 @@ use crate::dispatch;
 use crate::engine::Engine;
 use crate::health::PollStatus;
 use crate::lease::Leases;
-use crate::message::{QueueAccess, ReceivedMessage};
+use crate::message::ReceivedMessage;
 use crate::receiver::{BATCH_MAX, PollGate, Receiver};
+use crate::work_queues::QueueAccess;
 
 // Messages that each queue may have on the way to the dispatch: a poll holds room for one batch
 // while it waits, and another keeps the dispatch busy; more would only hide messages from daemons
