@@ -81,9 +81,9 @@ impl<Q, A> BatchState<Q, A> {
 }
 
 impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
-    /// Submits a request, to be answered alone or together with others; `answer` gives one answer
+    /// Makes a request, to be answered alone or together with others; `answer` gives one answer
     /// for each request, in their order. Returns none when it did not.
-    pub(crate) async fn submit<F>(self: &Arc<Self>, request: Q, answer: F) -> Option<A>
+    pub(crate) async fn ask_together<F>(self: &Arc<Self>, request: Q, answer: F) -> Option<A>
     where
         F: Fn(Vec<Q>) -> BoxFuture<'static, Vec<A>> + Send + 'static,
     {
@@ -134,17 +134,19 @@ mod tests {
     async fn requests_that_come_meanwhile_share_the_next_answer() {
         let batcher = Arc::new(Batcher::default());
         let answers =
-            futures::future::join_all((0..10).map(|request| batcher.submit(request, slowly))).await;
+            futures::future::join_all((0..10).map(|request| batcher.ask_together(request, slowly)))
+                .await;
         let company: Vec<_> = answers.into_iter().map(Option::unwrap).collect();
         assert_eq!(
             company[..3],
             [(0, 10), (1, 10), (2, 10)],
             "all had come before the first answer began"
         );
-        let first = batcher.submit(0, slowly);
+        let first = batcher.ask_together(0, slowly);
         let later = async {
             tokio::time::sleep(Duration::from_millis(500)).await;
-            futures::future::join_all((1..4).map(|request| batcher.submit(request, slowly))).await
+            futures::future::join_all((1..4).map(|request| batcher.ask_together(request, slowly)))
+                .await
         };
         let (first, later) = futures::join!(first, later);
         assert_eq!(first, Some((0, 1)));
@@ -154,12 +156,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_task_that_gives_up_strands_no_other() {
         let batcher = Arc::new(Batcher::default());
-        let first = tokio::time::timeout(Duration::from_millis(10), batcher.submit(0, slowly));
-        let (first, second) = futures::join!(first, batcher.submit(1, slowly));
+        let first =
+            tokio::time::timeout(Duration::from_millis(10), batcher.ask_together(0, slowly));
+        let (first, second) = futures::join!(first, batcher.ask_together(1, slowly));
         assert!(first.is_err());
         assert_eq!(second, Some((1, 2)));
         assert_eq!(
-            batcher.submit(2, slowly).await,
+            batcher.ask_together(2, slowly).await,
             Some((2, 1)),
             "nothing is held"
         );

@@ -23,7 +23,7 @@ use crate::ledger::records::TargetKey;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::other_daemons::{Predecessor, SecondDaemon};
-use crate::retries::Retries;
+use crate::parking::Retries;
 use crate::single_flight::{Body, Leader, RangeClaim, RangeKey, SingleFlight, Subscriber};
 use crate::ttl_set::TtlSet;
 use crate::work_queues::WorkQueues;

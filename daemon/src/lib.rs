@@ -6,16 +6,15 @@
 //!   together, and the order in which they stop; `signals`: what tells it to
 //! - `status`, `failures`: what the running daemon says of itself and of what is parked, `admin`:
 //!   how it says it
-//! - `receiver`, `router`, `dispatch`, `ack`: the stations; `work_queues`: what the router sends to,
-//!   and retries
-//! - `runner`: one task at work; `parking`: when what is parked is tried again; `task`, `message`:
-//!   what travels, and what an event means
+//! - `receiver`, `router`, `dispatch`, `ack`: the stations; `work_queues`: what the router sends
+//!   to, and retries
+//! - `runner`: one task at work; `task`, `message`: what travels, and what an event means
 //! - `reconcile`: bringing one key at one destination up to date
-//! - `engine`: what tasks share; `other_daemons`: what a start has to wait for, and a second daemon
-//!   where there may be one only; `lease`, `retries`, `ledger`, `limits`, `concurrency`,
-//!   `single_flight`, `budget`, `fair_queue`, `batcher`, `ttl_set`, `accounts`, `s3_http`,
-//!   `checksum`, `health`, `metrics`, `clock`, `blocking`, `failpoint`, `panics`, `xml`: the
-//!   services
+//! - `engine`: what tasks share; `parking`: when a key is parked, and tried again;
+//!   `other_daemons`: what a start has to wait for, and a second daemon where there may be one
+//!   only; `lease`, `ledger`, `limits`, `concurrency`, `single_flight`, `budget`, `fair_queue`,
+//!   `batcher`, `ttl_set`, `accounts`, `s3_http`, `checksum`, `health`, `metrics`, `clock`,
+//!   `blocking`, `failpoint`, `panics`, `xml`: the services
 
 mod accounts;
 mod ack;
@@ -46,7 +45,6 @@ mod poison;
 pub mod process;
 mod receiver;
 mod reconcile;
-mod retries;
 mod router;
 mod runner;
 mod s3_http;

@@ -31,7 +31,7 @@ pub(super) async fn history(
         engine.metrics.clone(),
     );
     let together = engine.histories.at(&task.source);
-    let answer = together.submit(task.source_key.clone(), move |keys| {
+    let answer = together.ask_together(task.source_key.clone(), move |keys| {
         let (access, bucket, metrics) = (access.clone(), bucket.clone(), metrics.clone());
         async move {
             let listed =
@@ -70,7 +70,7 @@ pub(crate) async fn absence(
         engine.metrics.clone(),
     );
     let together = engine.absences.at(place);
-    let answer = together.submit(task.target.key.clone(), move |keys| {
+    let answer = together.ask_together(task.target.key.clone(), move |keys| {
         let (access, bucket, metrics) = (access.clone(), bucket.clone(), metrics.clone());
         async move {
             let answer = contain_task(&metrics, absences(&access, &bucket, &keys)).await;
