@@ -7,13 +7,14 @@ mod json;
 
 pub use formats::notification_of;
 
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 use thiserror::Error;
 
 use crate::event::json::JsonObject;
 use crate::object::{Bucket, Key, Timestamp, VersionId};
-use crate::sequencer::Sequencer;
 
 /// Everything one message says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,6 +42,39 @@ pub struct Event {
     pub time: Option<Timestamp>,
     /// The size of the object, where the event states it.
     pub size_bytes: Option<u64>,
+}
+
+/// Orders the PUT and DELETE events of one key; means nothing between keys. Nothing here compares
+/// two of them: which version is newer is for the source's list to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sequencer(String);
+
+/// A text that is no sequencer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("sequencer is not a short row of hexadecimal digits")]
+pub struct SequencerError;
+
+// S3 sends 16 to 20 digits and promises no length. A message may claim any, and what it claims goes
+// into the stamp: so there is a limit, or a forged event could leave its replica without one.
+const SEQUENCER_DIGITS_MAX: usize = 64;
+
+impl Sequencer {
+    /// Returns the sequencer as text, in capitals.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Sequencer {
+    type Err = SequencerError;
+
+    fn from_str(text: &str) -> Result<Self, SequencerError> {
+        let is_good = (1..=SEQUENCER_DIGITS_MAX).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_good
+            .then(|| Self(text.to_ascii_uppercase()))
+            .ok_or(SequencerError)
+    }
 }
 
 /// What happened to an object.

@@ -3,7 +3,6 @@
 //! In the order data flows:
 //!
 //! - `object`: buckets, keys, versions, ETags
-//! - `sequencer`: the order among events of one key
 //! - `event`: messages become events
 //! - `rule`: which objects go where, and how
 //! - `plan`: the next thing to append at a destination
@@ -24,5 +23,4 @@ pub mod parts;
 pub mod plan;
 pub mod retry;
 pub mod rule;
-pub mod sequencer;
 pub mod stamp;

@@ -9,9 +9,9 @@ use crc_fast::CrcAlgorithm;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use thiserror::Error;
 
+use crate::event::Sequencer;
 use crate::object::{Bucket, ETag, Key, Timestamp, VersionId};
 use crate::plan::{SourceVersion, VersionKind, VersionRef};
-use crate::sequencer::Sequencer;
 
 /// The name of the stamp in user metadata, after `x-amz-meta-`.
 pub const NAME: &str = "s3-replicator";
@@ -97,7 +97,7 @@ impl Stamp {
                 let sequencer = self
                     .sequencer
                     .as_ref()
-                    .map(ToString::to_string)
+                    .map(|sequencer| sequencer.as_str().to_owned())
                     .unwrap_or_default();
                 let generation = self
                     .version
@@ -136,7 +136,7 @@ impl Stamp {
                 u64::from_str_radix(key, 16).ok()?,
             ),
             version: VersionRef::new(id, parse_milliseconds(milliseconds)?, generation.as_ref()),
-            sequencer: Sequencer::try_from(*sequencer).ok(),
+            sequencer: sequencer.parse().ok(),
         })
     }
 

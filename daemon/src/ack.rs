@@ -1,4 +1,4 @@
-//! Station 3: settled messages leave the queue, once all the work of theirs is on disk.
+//! Station 3: messages whose tasks are closed leave their queue, once all that work is on disk.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use aws_sdk_sqs::types::{
     ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, MessageAttributeValue,
 };
-use replicator_core::failure::Reason;
+use replicator_core::failure::{Reason, error_chain};
 use replicator_core::retry;
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -15,15 +15,15 @@ use tracing::warn;
 use crate::accounts::error::{error_words, is_never_taken};
 use crate::engine::Engine;
 use crate::failpoint::Step;
-use crate::message::{AckAction, AckRequest, Message, QueueAccess};
+use crate::message::{AckAction, AckRequest, Message};
 use crate::metrics::MessageOutcome;
-use replicator_core::failure::error_chain;
+use crate::work_queues::QueueAccess;
 
 /// Deletes, parks and releases messages in batches.
 #[derive(Debug)]
 pub(crate) struct Ack {
     pub(crate) engine: Arc<Engine>,
-    pub(crate) settlements: mpsc::Receiver<AckRequest>,
+    pub(crate) requests: mpsc::Receiver<AckRequest>,
 }
 
 /// SQS takes at most ten entries a batch:
@@ -42,17 +42,17 @@ impl Ack {
     /// Works until every sender is gone and nothing is left.
     pub(crate) async fn run(mut self) {
         let mut round = Vec::with_capacity(ROUND_MAX);
-        while self.settlements.recv_many(&mut round, ROUND_MAX).await > 0 {
+        while self.requests.recv_many(&mut round, ROUND_MAX).await > 0 {
             // More come soon; a full batch costs what one message does.
             let _full_or_late = tokio::time::timeout(LINGER, self.fill(&mut round)).await;
-            self.settle_round(std::mem::take(&mut round)).await;
+            self.finish_round(std::mem::take(&mut round)).await;
         }
     }
 
     async fn fill(&mut self, round: &mut Vec<AckRequest>) {
         while round.len() < ROUND_MAX {
             if self
-                .settlements
+                .requests
                 .recv_many(round, ROUND_MAX - round.len())
                 .await
                 == 0
@@ -62,21 +62,17 @@ impl Ack {
         }
     }
 
-    async fn settle_round(&self, round: Vec<AckRequest>) {
+    async fn finish_round(&self, round: Vec<AckRequest>) {
         let mut delete: BTreeMap<String, Vec<Message>> = BTreeMap::new();
         let mut release: BTreeMap<String, Vec<(Message, Duration)>> = BTreeMap::new();
-        // Beside each other: a dead-letter queue that hangs holds up one round, not each message in
-        // turn.
-        let parked = self.forward(round).await.into_iter().map(
-            |AckRequest {
-                 message,
-                 action: disposal,
-             }| async {
-                let back_after = self.dead_letter(&message, disposal).await;
+        // Beside each other: a queue that hangs holds up one round, not each message in turn.
+        let sent = round
+            .into_iter()
+            .map(|AckRequest { message, action }| async {
+                let back_after = self.send_elsewhere(&message, action).await;
                 (message, back_after)
-            },
-        );
-        for (message, back_after) in futures::future::join_all(parked).await {
+            });
+        for (message, back_after) in futures::future::join_all(sent).await {
             let url = message.queue.queue.url.clone();
             if back_after.is_some() {
                 message.lease.end_group();
@@ -111,7 +107,7 @@ impl Ack {
         delete
             .values()
             .flatten()
-            .for_each(|message| message.lease.mark_settled());
+            .for_each(|message| message.lease.mark_deleting());
         let deletes = delete
             .values()
             .flat_map(|messages| messages.chunks(BATCH_MAX))
@@ -124,48 +120,17 @@ impl Ack {
         futures::future::join_all(releases).await;
     }
 
-    /// Sends what is to be sent to work queues first; a message of which that failed comes again
-    /// itself.
-    async fn forward(&self, mut round: Vec<AckRequest>) -> Vec<AckRequest> {
-        let mut items = Vec::new();
-        for AckRequest {
-            action: disposal, ..
-        } in &mut round
-        {
-            if let AckAction::Forward(sent) = disposal {
-                items.append(&mut sent.clone());
-            }
-        }
-        if items.is_empty() {
-            return round;
-        }
-        let mut sent = self.engine.work_queues.send_all(&items).await.into_iter();
-        for AckRequest {
-            message,
-            action: disposal,
-        } in &mut round
-        {
-            if let AckAction::Forward(items) = disposal {
-                let is_sent = items
-                    .iter()
-                    .fold(true, |all, _| sent.next().unwrap_or(false) && all);
-                *disposal = match is_sent {
-                    true => AckAction::Delete,
-                    false => {
-                        AckAction::ReturnAfter(message.redelivery_delay(retry::delay_ceiling(1)))
-                    }
-                };
-            }
-        }
-        round
-    }
-
-    /// Sends to the dead-letter queue what is to be kept there; returns a delay when the message is
-    /// to be delivered again.
-    async fn dead_letter(&self, message: &Message, disposal: AckAction) -> Option<Duration> {
-        let reason = match disposal {
-            AckAction::Delete | AckAction::Forward(_) => return None,
+    /// Sends what is to be kept to the dead-letter queue or to work queues; returns a delay when
+    /// the message is to be delivered again.
+    async fn send_elsewhere(&self, message: &Message, action: AckAction) -> Option<Duration> {
+        let reason = match action {
+            AckAction::Delete => return None,
             AckAction::ReturnAfter(delay) => return Some(delay),
+            AckAction::Forward(items) => {
+                let sent = self.engine.work_queues.send_all(&items).await;
+                let delay = message.redelivery_delay(retry::delay_ceiling(1));
+                return sent.contains(&false).then_some(delay);
+            }
             AckAction::DeadLetter(reason) => reason,
         };
         let name = message.queue.queue.name();

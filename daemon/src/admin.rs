@@ -429,7 +429,7 @@ mod tests {
     use crate::ledger::Ledger;
     use crate::ledger::records::TargetKey;
     use crate::metrics::Metrics;
-    use crate::predecessor::Predecessor;
+    use crate::other_daemons::Predecessor;
     use crate::work_queues::WorkQueues;
 
     /// Makes one of a daemon that has one queue, and what it asks the dispatch.

@@ -1,102 +1,117 @@
-//! Batches of questions that one answer can serve: a question that comes while others are being
-//! answered goes into the next batch with all that have come by then, and a first one waits a
-//! moment for company.
+//! Requests that one answer can serve: a request that comes while others are being answered goes
+//! into the next batch with all that have come by then, and a first one waits a moment for company.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use replicator_core::object::Key;
+use replicator_core::rule::BucketRef;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-/// The questions to one dependency.
+/// For each bucket the tasks that wait for a list, which has an answer for each key.
 #[derive(Debug)]
-pub(crate) struct Batcher<Q, A> {
-    state: Mutex<BatchState<Q, A>>,
-    /// Answers on their way, which outlive the task that began them.
-    work: Mutex<JoinSet<()>>,
-    under_way_max: usize,
-}
+pub(crate) struct Batchers<A>(Mutex<HashMap<BucketRef, Arc<Batcher<Key, A>>>>);
+
+/// The requests to one dependency.
+#[derive(Debug)]
+pub(crate) struct Batcher<Q, A>(Mutex<BatchState<Q, A>>);
 
 #[derive(Debug)]
 struct BatchState<Q, A> {
-    under_way: usize,
     waiting: Vec<(Q, oneshot::Sender<A>)>,
+    under_way: usize,
+    /// Answers on their way, which outlive the task that began them.
+    running: JoinSet<()>,
 }
 
 // Tasks of one message, or of one batch of them, come within this.
 const LINGER: Duration = Duration::from_millis(2);
 
 // Far more than a daemon has at work in one bucket.
-const TOGETHER_MAX: usize = 256;
+const BATCH_MAX: usize = 256;
 
-impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
-    /// With two answers under way at a time a slow one holds up few questions for long; with one,
-    /// answers are fewer and each serves more.
-    pub(crate) fn new(under_way_max: usize) -> Self {
-        let state = BatchState {
-            under_way: 0,
+// A slow one holds up few requests for long; with more, each would serve fewer.
+const UNDER_WAY_MAX: usize = 2;
+
+impl<A> Default for Batchers<A> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<A: Send + 'static> Batchers<A> {
+    /// Returns the requests to a bucket.
+    pub(crate) fn at(&self, place: &BucketRef) -> Arc<Batcher<Key, A>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.entry(place.clone()).or_default())
+    }
+}
+
+impl<Q, A> Default for Batcher<Q, A> {
+    fn default() -> Self {
+        Self(Mutex::new(BatchState {
             waiting: Vec::new(),
-        };
-        Self {
-            state: Mutex::new(state),
-            work: Mutex::default(),
-            under_way_max,
-        }
+            under_way: 0,
+            running: JoinSet::new(),
+        }))
+    }
+}
+
+impl<Q, A> BatchState<Q, A> {
+    /// Adds a request; says whether one more batch is to begin.
+    fn add(&mut self, request: Q, sender: oneshot::Sender<A>) -> bool {
+        self.waiting.push((request, sender));
+        while self.running.try_join_next().is_some() {}
+        let begins = self.under_way < UNDER_WAY_MAX;
+        self.under_way += usize::from(begins);
+        begins
     }
 
-    /// Submits a question, to be answered alone or together with others; `answer` gives one answer
-    /// for each question, in their order. Returns none when it did not.
-    pub(crate) async fn ask_together<F>(self: &Arc<Self>, question: Q, answer: F) -> Option<A>
+    fn next(&mut self) -> Option<(Vec<Q>, Vec<oneshot::Sender<A>>)> {
+        if self.waiting.is_empty() {
+            self.under_way -= 1;
+            return None;
+        }
+        let together = self.waiting.len().min(BATCH_MAX);
+        Some(self.waiting.drain(..together).unzip())
+    }
+}
+
+impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
+    /// Makes a request, to be answered alone or together with others; `answer` gives one answer
+    /// for each request, in their order. Returns none when it did not.
+    pub(crate) async fn ask_together<F>(self: &Arc<Self>, request: Q, answer: F) -> Option<A>
     where
         F: Fn(Vec<Q>) -> BoxFuture<'static, Vec<A>> + Send + 'static,
     {
-        let (tell, told) = oneshot::channel();
-        let begins = {
-            let mut state = self.lock_state();
-            state.waiting.push((question, tell));
-            let begins = state.under_way < self.under_way_max;
-            state.under_way += usize::from(begins);
-            begins
-        };
-        if begins {
+        let (sender, receiver) = oneshot::channel();
+        if self.lock_state().add(request, sender) {
             let batcher = Arc::clone(self);
-            let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
-            while work.try_join_next().is_some() {}
-            work.spawn(async move { batcher.answer_all(answer).await });
+            let answers = async move { batcher.answer_all(answer).await };
+            self.lock_state().running.spawn(answers);
         }
-        told.await.ok()
+        receiver.await.ok()
     }
 
-    /// Answers until no question waits.
+    /// Answers until no request waits.
     async fn answer_all<F>(&self, answer: F)
     where
         F: Fn(Vec<Q>) -> BoxFuture<'static, Vec<A>> + Send,
     {
-        loop {
+        tokio::time::sleep(LINGER).await;
+        while let Some((requests, senders)) = { self.lock_state().next() } {
+            let answers = senders.into_iter().zip(answer(requests).await);
+            // A cancelled task needs no answer.
+            answers.for_each(|(sender, answer)| drop(sender.send(answer)));
             tokio::time::sleep(LINGER).await;
-            let Some((questions, tell)) = self.next() else {
-                return;
-            };
-            for (tell, answer) in tell.into_iter().zip(answer(questions).await) {
-                // A cancelled task needs no answer.
-                let _gone = tell.send(answer);
-            }
         }
-    }
-
-    fn next(&self) -> Option<(Vec<Q>, Vec<oneshot::Sender<A>>)> {
-        let mut state = self.lock_state();
-        if state.waiting.is_empty() {
-            state.under_way -= 1;
-            return None;
-        }
-        let together = state.waiting.len().min(TOGETHER_MAX);
-        Some(state.waiting.drain(..together).unzip())
     }
 
     fn lock_state(&self) -> MutexGuard<'_, BatchState<Q, A>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -104,34 +119,33 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
 mod tests {
     use super::*;
 
-    /// Answers each question with itself and the company it was in, after a while.
-    fn slowly(questions: Vec<u32>) -> BoxFuture<'static, Vec<(u32, usize)>> {
+    /// Answers each request with itself and the company it was in, after a while.
+    fn slowly(requests: Vec<u32>) -> BoxFuture<'static, Vec<(u32, usize)>> {
         Box::pin(async move {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            questions
+            requests
                 .iter()
-                .map(|question| (*question, questions.len()))
+                .map(|request| (*request, requests.len()))
                 .collect()
         })
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_asks_meanwhile_shares_the_next_answer() {
-        let batcher = Arc::new(Batcher::new(2));
-        let answers = futures::future::join_all(
-            (0..10).map(|question| batcher.ask_together(question, slowly)),
-        )
-        .await;
+    async fn requests_that_come_meanwhile_share_the_next_answer() {
+        let batcher = Arc::new(Batcher::default());
+        let answers =
+            futures::future::join_all((0..10).map(|request| batcher.ask_together(request, slowly)))
+                .await;
         let company: Vec<_> = answers.into_iter().map(Option::unwrap).collect();
         assert_eq!(
             company[..3],
             [(0, 10), (1, 10), (2, 10)],
-            "all had asked before the first answer began"
+            "all had come before the first answer began"
         );
         let first = batcher.ask_together(0, slowly);
         let later = async {
             tokio::time::sleep(Duration::from_millis(500)).await;
-            futures::future::join_all((1..4).map(|question| batcher.ask_together(question, slowly)))
+            futures::future::join_all((1..4).map(|request| batcher.ask_together(request, slowly)))
                 .await
         };
         let (first, later) = futures::join!(first, later);
@@ -140,8 +154,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_gives_up_strands_nobody() {
-        let batcher = Arc::new(Batcher::new(2));
+    async fn a_task_that_gives_up_strands_no_other() {
+        let batcher = Arc::new(Batcher::default());
         let first =
             tokio::time::timeout(Duration::from_millis(10), batcher.ask_together(0, slowly));
         let (first, second) = futures::join!(first, batcher.ask_together(1, slowly));

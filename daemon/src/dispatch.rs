@@ -1,16 +1,10 @@
 //! Station 2: events become tasks, one at a time per key. This loop alone owns the keys and the
 //! messages in flight: `select` chooses what happens, the methods change the state.
 
-mod arrival;
-mod completed;
 mod in_flight;
 mod key_queue;
-mod orphaned_uploads;
 mod parked;
-mod resting;
-mod retries;
-mod retry_scan;
-mod stats;
+mod tasks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,29 +12,25 @@ use std::time::Duration;
 
 use replicator_core::failure::Failure;
 use replicator_core::retry::LANDING;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::info;
 
 use crate::clock;
 use crate::engine::Engine;
-use crate::hidden_events::HiddenEvents;
-use crate::lease;
 use crate::ledger::records::TargetKey;
-use crate::message::{AckAction, AckRequest, Message, ReceivedMessage};
+use crate::message::{AckAction, AckRequest, DelayedEvents, ReceivedMessage};
+use crate::metrics::PendingFigures;
 use crate::parking::ParkedFilter;
-use crate::ruleset::Ruleset;
-use crate::runner::{self, TaskResult};
-use crate::task::Task;
-use completed::CompletedTasks;
-use in_flight::InFlight;
-use key_queue::{KeyQueue, QueuedEvent};
-use orphaned_uploads::OrphanedUploads;
-use parked::Counted;
-pub(crate) use retry_scan::Requester;
-use retry_scan::{RetryScan, ScanPage, ScanQueue};
-pub(crate) use stats::InFlightStats;
+use crate::runner::TaskResult;
+use crate::task::Ruleset;
+use in_flight::{CompletedTasks, InFlight};
+use key_queue::KeyQueue;
+pub(crate) use parked::Requester;
+use parked::{ParkedScan, SCANNED_EVERY, ScanPage, ScanPosition};
 
 /// Hands tasks to keys and messages to the ack station.
 #[derive(Debug)]
@@ -48,16 +38,13 @@ pub(crate) struct Dispatch {
     engine: Arc<Engine>,
     rules: watch::Receiver<Arc<Ruleset>>,
     deliveries: mpsc::Receiver<ReceivedMessage>,
-    settlements: mpsc::Sender<AckRequest>,
-    questions: mpsc::Receiver<Command>,
+    acks: mpsc::Sender<AckRequest>,
+    commands: mpsc::Receiver<Command>,
     targets: BTreeMap<TargetKey, KeyQueue>,
-    hand: InFlight,
-    away: HiddenEvents,
-    /// What of the messages that went back was done already.
-    settled: CompletedTasks,
-    sweeps: ScanQueue,
-    /// The key that the search for uploads came to.
-    leftovers_after: Option<TargetKey>,
+    in_flight: InFlight,
+    delayed: DelayedEvents,
+    completed: CompletedTasks,
+    parked: ParkedScan,
     running: JoinSet<Completion>,
     halt: CancellationToken,
 }
@@ -67,8 +54,8 @@ pub(crate) struct Dispatch {
 pub(crate) struct Channels {
     pub(crate) rules: watch::Receiver<Arc<Ruleset>>,
     pub(crate) deliveries: mpsc::Receiver<ReceivedMessage>,
-    pub(crate) settlements: mpsc::Sender<AckRequest>,
-    pub(crate) questions: mpsc::Receiver<Command>,
+    pub(crate) acks: mpsc::Sender<AckRequest>,
+    pub(crate) commands: mpsc::Receiver<Command>,
 }
 
 /// What other stations request of the loop.
@@ -76,8 +63,20 @@ pub(crate) struct Channels {
 pub(crate) enum Command {
     /// What is in flight.
     Stats(oneshot::Sender<InFlightStats>),
-    /// To try again what is parked, as far as it is meant.
+    /// To try again the parked tasks that a filter selects.
     Retry(ParkedFilter, Requester),
+}
+
+/// What is in flight at this moment, for the metrics and `status`: read from the loop's own state
+/// on request, so that it cannot drift.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct InFlightStats {
+    /// What each rule has in flight.
+    pub rules: BTreeMap<String, PendingFigures>,
+    /// Messages whose tasks are not all closed.
+    pub messages: usize,
+    /// Keys that have work.
+    pub keys: usize,
 }
 
 /// What runs beside the loop comes back as one of these.
@@ -85,19 +84,15 @@ pub(crate) enum Command {
 enum Completion {
     /// The task of a key ended.
     Ended(TargetKey, TaskResult),
-    /// What a stopped key last wrote has landed, or never will; or one that was turned away has
-    /// rested.
-    Drained(TargetKey),
-    /// What a command to try again means was counted.
-    Counted(Counted),
-    /// The ledger was searched for parked tasks.
-    Found(Result<ScanPage, Failure>),
-    /// What a sweep found was sent to the work queues; this is what is left of it.
-    Sent(Option<RetryScan>),
-    /// Something ended that has no consequences here.
-    Idle,
-    /// The ledger was searched for uploads that no key works on.
-    LeftOver(Result<OrphanedUploads, Failure>),
+    /// A key may begin a task again: what its last one wrote has landed, or never will, or a pause
+    /// is over.
+    Resumed(TargetKey),
+    /// What a retry command selects is due.
+    MadeDue,
+    /// A page of the ledger was searched for parked tasks.
+    Scanned(Result<ScanPage, Failure>),
+    /// A page was sent to the work queues; this is where its pass goes on.
+    Sent(Option<ScanPosition>),
 }
 
 /// Messages in flight at once, waiting ones included, of which each queue has its part; far below
@@ -115,24 +110,17 @@ const BYTES_MAX: usize = 16 << 20;
 
 impl Dispatch {
     pub(crate) fn new(engine: Arc<Engine>, channels: Channels, halt: CancellationToken) -> Self {
-        let Channels {
-            rules,
-            deliveries,
-            settlements,
-            questions,
-        } = channels;
         Self {
             engine,
-            rules,
-            deliveries,
-            settlements,
-            questions,
+            rules: channels.rules,
+            deliveries: channels.deliveries,
+            acks: channels.acks,
+            commands: channels.commands,
             targets: BTreeMap::new(),
-            hand: InFlight::default(),
-            away: HiddenEvents::default(),
-            settled: CompletedTasks::default(),
-            sweeps: ScanQueue::default(),
-            leftovers_after: None,
+            in_flight: InFlight::default(),
+            delayed: DelayedEvents::default(),
+            completed: CompletedTasks::default(),
+            parked: ParkedScan::default(),
             running: JoinSet::new(),
             halt,
         }
@@ -141,223 +129,84 @@ impl Dispatch {
     /// Works until deliveries end and nothing is in flight, or until halted; then gives back what
     /// is left.
     pub(crate) async fn run(mut self) {
-        let mut routine = tokio::time::interval(retry_scan::EVERY);
-        let mut leftovers = orphaned_uploads::every();
+        let mut scan = tokio::time::interval_at(Instant::now() + SCANNED_EVERY, SCANNED_EVERY);
         let mut open = true;
         // What kept a task parked may have been repaired while no daemon ran.
-        self.sweeps
-            .add(RetryScan::of_filter(ParkedFilter::default()));
+        self.retry(ParkedFilter::default(), None);
         while open || !self.targets.is_empty() {
             // In order: what is rare and must not wait, what makes room, what takes it.
             tokio::select! {
                 biased;
                 () = self.halt.cancelled() => break,
-                Some(question) = self.questions.recv() => self.answer(question),
-                _ = routine.tick(), if open => self.sweeps.add(RetryScan::due_at(clock::now())),
-                _ = leftovers.tick(), if open => self.search_leftovers(),
-                Some(event) = self.running.join_next() => self.happened(event).await,
+                Some(command) = self.commands.recv() => self.obey(command),
+                _ = scan.tick(), if open => self.parked.begin_routine(),
+                Some(completion) = self.running.join_next() => self.handle(completion).await,
                 delivery = self.deliveries.recv(), if open && self.has_room() => match delivery {
                     Some(delivery) => self.delivered(delivery).await,
                     None => {
                         open = false;
-                        self.give_back_resting().await;
+                        self.give_back_paused().await;
                     }
                 },
             }
-            self.sweep();
+            self.scan_parked();
         }
         self.hand_back().await;
     }
 
     fn has_room(&self) -> bool {
-        self.hand.open() < TASKS_MAX && self.hand.body_bytes() < BYTES_MAX
+        self.in_flight.open() < TASKS_MAX && self.in_flight.body_bytes() < BYTES_MAX
     }
 
-    fn enqueue_task(&mut self, message: Option<u64>, task: Task) {
-        if self.targets.is_empty() {
-            self.engine.watchdog.work_arrived();
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Stats(requester) => {
+                let _requester_may_be_gone = requester.send(self.stats());
+            }
+            Command::Retry(filter, requester) => self.retry(filter, Some(requester)),
         }
-        let target = task.target.clone();
-        self.targets
-            .entry(target.clone())
-            .or_default()
-            .add(message, task);
-        self.start(&target);
     }
 
-    /// Starts what waits at a key, unless the key is busy.
-    fn start(&mut self, target: &TargetKey) {
-        let Some(work) = self.targets.get_mut(target) else {
-            return;
-        };
-        // Tickets whose lease was lost while they waited are another worker's.
-        self.hand.forget_lost(
-            work.waiting_tickets()
-                .iter()
-                .filter_map(|ticket| ticket.message),
-        );
-        let Some(task) = work.begin(|ticket| {
-            ticket
-                .message
-                .is_none_or(|number| self.hand.holds_lease(number))
-        }) else {
-            if work.is_free() {
-                self.targets.remove(target);
-            }
-            return;
-        };
-        let over = work
-            .working_tickets()
-            .iter()
-            .filter_map(|ticket| self.hand.over_token(ticket.message?))
-            .cloned()
-            .collect();
-        let holds = work
-            .working_tickets()
-            .iter()
-            .filter_map(|ticket| self.hand.to_hold(ticket.message?))
-            .collect();
-        let (engine, halt) = (Arc::clone(&self.engine), self.halt.clone());
-        self.running.spawn(async move {
-            let ended = tokio::select! {
-                biased;
-                ended = lease::holding(holds, runner::work(&engine, &task)) => ended,
-                () = any(over) => TaskResult::Cancelled,
-                () = halt.cancelled() => TaskResult::Cancelled,
-            };
-            Completion::Ended(task.target, ended)
-        });
-    }
-
-    async fn happened(&mut self, event: Result<Completion, JoinError>) {
-        match event {
-            Ok(Completion::Ended(target, ended)) => self.ended(target, ended).await,
-            Ok(Completion::Drained(target)) => {
-                if let Some(work) = self.targets.get_mut(&target) {
-                    work.landed();
-                }
-                self.start(&target);
-            }
-            Ok(Completion::Counted(counted)) => self.counted(counted),
-            Ok(Completion::Found(round)) => self.handle_round(round),
-            Ok(Completion::Sent(rest)) => self.sweeps.return_sweep(rest),
-            Ok(Completion::LeftOver(found)) => self.found_leftovers(found),
-            Ok(Completion::Idle) => {}
+    async fn handle(&mut self, completion: Result<Completion, JoinError>) {
+        match completion {
+            Ok(Completion::Ended(target, result)) => self.ended(target, result).await,
+            Ok(Completion::Resumed(target)) => self.resumed(&target),
+            Ok(Completion::MadeDue) => self.made_due(),
+            Ok(Completion::Scanned(page)) => self.try_page(page),
+            Ok(Completion::Sent(rest)) => self.sent_page(rest),
             // What panics aborts the process unless it is contained, so what ran has its result.
             Err(_) => {}
         }
     }
 
-    async fn ended(&mut self, target: TargetKey, ended: TaskResult) {
-        let Some(work) = self.targets.get_mut(&target) else {
-            return;
-        };
-        let tickets = work.end();
-        if !matches!(ended, TaskResult::Done(_)) {
-            self.engine.second_daemon.is_unsure();
+    fn stats(&self) -> InFlightStats {
+        let mut rules: BTreeMap<String, PendingFigures> = BTreeMap::new();
+        for rule in self.rules.borrow().iter() {
+            rules.insert(rule.id.clone(), PendingFigures::default());
         }
-        match ended {
-            TaskResult::Done(report) => {
-                self.engine.watchdog.record_progress();
-                debug!(key = target.key.as_str(), written = report.written, bytes = report.bytes, outcomes = ?report.outcomes, "key is up to date");
-                self.note(&tickets);
-                self.close(&tickets, |_| AckAction::Delete).await;
-            }
-            TaskResult::Parked(reason) => {
-                self.engine.watchdog.record_progress();
-                self.close(&tickets, |message| message.parked(reason)).await;
-            }
-            TaskResult::Returned(delay) => {
-                self.engine.watchdog.record_return();
-                let tickets = self.with_rest_of_group(&target, tickets);
-                self.close(&tickets, |message| {
-                    AckAction::ReturnAfter(message.redelivery_delay(delay))
-                })
-                .await;
-            }
-            TaskResult::Unavailable(delay) => {
-                self.engine.watchdog.record_progress();
-                self.turned_away(&target, tickets, delay).await;
-            }
-            TaskResult::Cancelled
-                if self.engine.work_queues.are_used() && !self.halt.is_cancelled() =>
-            {
-                let tickets = self.with_rest_of_group(&target, tickets);
-                self.hand
-                    .forget_lost(tickets.iter().filter_map(|ticket| ticket.message));
-                // The next worker waits, because it is a redelivery.
-                self.close(&tickets, |_| AckAction::ReturnAfter(Duration::ZERO))
-                    .await;
-            }
-            TaskResult::Cancelled => self.stopped(&target, tickets),
+        for event in self.targets.values().flat_map(KeyQueue::events) {
+            let figures = rules
+                .entry(event.task.rules.primary.id.clone())
+                .or_default();
+            figures.operations += 1;
+            // The size is what a message claims.
+            let size = i64::try_from(event.pending.size_bytes).unwrap_or(i64::MAX);
+            figures.bytes = figures.bytes.saturating_add(size);
+            let age = event.pending.time.map_or(0.0, clock::seconds_since);
+            figures.oldest_seconds = figures.oldest_seconds.max(age);
         }
-        self.start(&target);
-    }
-
-    /// Adds what waits at a key of a work queue: while one message of a group is hidden for a
-    /// while, or lost, SQS gives it out again whatever else of the group is in work here. So none
-    /// is.
-    fn with_rest_of_group(
-        &mut self,
-        target: &TargetKey,
-        mut tickets: Vec<QueuedEvent>,
-    ) -> Vec<QueuedEvent> {
-        if self.engine.work_queues.are_used()
-            && let Some(work) = self.targets.get_mut(target)
-        {
-            tickets.extend(work.take_waiting());
+        InFlightStats {
+            rules,
+            messages: self.in_flight.len(),
+            keys: self.targets.len(),
         }
-        tickets
-    }
-
-    /// Lets go of messages that are lost; what is left goes on when the key's last write can no
-    /// longer land.
-    fn stopped(&mut self, target: &TargetKey, tickets: Vec<QueuedEvent>) {
-        self.hand
-            .forget_lost(tickets.iter().filter_map(|ticket| ticket.message));
-        let kept = key_queue::left_of(tickets, |number| self.hand.holds_lease(number));
-        let Some(work) = self.targets.get_mut(target) else {
-            return;
-        };
-        work.hold(kept);
-        self.wake_after(target, LANDING);
-    }
-
-    /// Closes one task of each ticket's message.
-    async fn close(&mut self, tickets: &[QueuedEvent], disposal: impl Fn(&Message) -> AckAction) {
-        for number in tickets.iter().filter_map(|ticket| ticket.message) {
-            if let Some(settlement) = self.hand.close(number, &disposal) {
-                self.send_settlement(settlement).await;
-            }
-        }
-    }
-
-    /// Records what is done of messages that have more tasks, in case they have to go back for
-    /// those.
-    fn note(&mut self, tickets: &[QueuedEvent]) {
-        for ticket in tickets {
-            if let Some(id) = ticket
-                .message
-                .and_then(|number| self.hand.wants_more(number))
-            {
-                self.settled.note(id, &ticket.task, &ticket.pending);
-            }
-        }
-    }
-
-    async fn send_settlement(&mut self, settlement: AckRequest) {
-        if !matches!(settlement.action, AckAction::ReturnAfter(_)) {
-            self.settled.forget_message(&settlement.message.id);
-        }
-        // The ack station outlives this loop, which holds one of its senders.
-        let _sent = self.settlements.send(settlement).await;
     }
 
     /// Stops the work and gives every message in flight back to its queue: at once, or when the
     /// writes that were cut off can no longer land (protocol rule 5).
     async fn hand_back(&mut self) {
-        let cut_off = self.targets.values().flat_map(KeyQueue::in_flight);
-        let cut_off: BTreeSet<u64> = cut_off.filter_map(|ticket| ticket.message).collect();
+        let cut_off = self.targets.values().flat_map(KeyQueue::with_writes);
+        let cut_off: BTreeSet<u64> = cut_off.filter_map(|event| event.message).collect();
         self.halt.cancel();
         let grace = async { while self.running.join_next().await.is_some() {} };
         if tokio::time::timeout(Duration::from_secs(1), grace)
@@ -366,7 +215,7 @@ impl Dispatch {
         {
             self.running.abort_all();
         }
-        let mut left = self.hand.empty();
+        let mut left = self.in_flight.empty();
         while let Ok(ReceivedMessage { message, .. }) = self.deliveries.try_recv() {
             left.push(message);
         }
@@ -377,28 +226,13 @@ impl Dispatch {
             );
         }
         for message in left {
-            let disposal = match cut_off.contains(&message.number) {
+            let action = match cut_off.contains(&message.number) {
                 // Of a work queue the next worker waits, because it is a redelivery.
                 true if message.group.is_some() => AckAction::ReturnAfter(Duration::ZERO),
                 true => AckAction::ReturnAfter(LANDING),
                 false => message.given_back(Duration::ZERO),
             };
-            self.send_settlement(AckRequest {
-                message,
-                action: disposal,
-            })
-            .await;
+            self.acknowledge(message, action).await;
         }
     }
-}
-
-/// Waits until one of the leases is over.
-async fn any(over: Vec<CancellationToken>) {
-    if over.is_empty() {
-        return std::future::pending().await;
-    }
-    let each = over
-        .into_iter()
-        .map(|token| Box::pin(token.cancelled_owned()));
-    futures::future::select_all(each).await;
 }

@@ -8,14 +8,14 @@ use aws_sdk_s3::types::BucketVersioningStatus;
 use parking_lot::Mutex;
 use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind, Reason};
-use replicator_core::object::{Key, Timestamp};
+use replicator_core::object::Timestamp;
 use replicator_core::plan::SourceVersion;
 use replicator_core::rule::BucketRef;
 use tokio::time::Instant;
 
 use crate::accounts::error::{Side, from_sdk_error};
 use crate::accounts::{AccountClients, Accounts};
-use crate::batcher::Batcher;
+use crate::batcher::Batchers;
 use crate::budget::{Budget, MemoryPermit};
 use crate::concurrency::ConcurrencyControl;
 use crate::failpoint::Failpoints;
@@ -24,9 +24,8 @@ use crate::ledger::Ledger;
 use crate::ledger::records::TargetKey;
 use crate::limits::{Flow, Limits};
 use crate::metrics::Metrics;
-use crate::predecessor::Predecessor;
-use crate::retries::Retries;
-use crate::second_daemon::AnotherDaemon;
+use crate::other_daemons::{Predecessor, SecondDaemon};
+use crate::parking::Retries;
 use crate::single_flight::{Body, Leader, RangeClaim, RangeKey, SingleFlight, Subscriber};
 use crate::work_queues::WorkQueues;
 
@@ -37,7 +36,7 @@ pub(crate) struct Engine {
     pub(crate) work_queues: WorkQueues,
     pub(crate) ledger: Ledger,
     pub(crate) predecessor: Predecessor,
-    pub(crate) second_daemon: AnotherDaemon,
+    pub(crate) second_daemon: SecondDaemon,
     pub(crate) budget: Budget,
     pub(crate) single_flight: Arc<SingleFlight>,
     pub(crate) limits: Limits,
@@ -54,8 +53,8 @@ pub(crate) struct Engine {
     pub(crate) unhelpful_lists: TtlSet,
     /// Destinations whose uploads cannot be listed, and about which that was logged.
     pub(crate) unlistable_uploads: TtlSet,
-    pub(crate) histories: Together<SharedHistory>,
-    pub(crate) absences: Together<Absence>,
+    pub(crate) histories: Batchers<SharedHistory>,
+    pub(crate) absences: Batchers<Absence>,
 }
 
 /// What a copy was let in for.
@@ -73,10 +72,6 @@ pub(crate) struct TtlSet {
     ttl: Duration,
     seen: Mutex<HashMap<BucketRef, Instant>>,
 }
-
-/// For each bucket the tasks that wait for a list, which has an answer for each key.
-#[derive(Debug)]
-pub(crate) struct Together<A>(Mutex<HashMap<BucketRef, Arc<Batcher<Key, A>>>>);
 
 /// What a list of a source has of one key.
 #[derive(Debug, Clone)]
@@ -131,7 +126,7 @@ impl Engine {
             work_queues,
             ledger,
             predecessor,
-            second_daemon: AnotherDaemon::new(),
+            second_daemon: SecondDaemon::new(),
             budget,
             single_flight,
             limits,
@@ -144,8 +139,8 @@ impl Engine {
             tags_read: TtlSet::new(BUCKET_CHECKED_EVERY),
             unhelpful_lists: TtlSet::new(LIST_TRIED_EVERY),
             unlistable_uploads: TtlSet::new(LIST_TRIED_EVERY),
-            histories: Together::default(),
-            absences: Together::default(),
+            histories: Batchers::default(),
+            absences: Batchers::default(),
         }
     }
 
@@ -274,24 +269,6 @@ impl Engine {
             during,
             cause,
         ))
-    }
-}
-
-impl<A> Default for Together<A> {
-    fn default() -> Self {
-        Self(Mutex::default())
-    }
-}
-
-impl<A: Send + 'static> Together<A> {
-    /// Returns the tasks that wait for a list of a bucket.
-    pub(crate) fn at(&self, place: &BucketRef) -> Arc<Batcher<Key, A>> {
-        Arc::clone(
-            self.0
-                .lock()
-                .entry(place.clone())
-                .or_insert_with(|| Arc::new(Batcher::new(LISTS_MAX))),
-        )
     }
 }
 

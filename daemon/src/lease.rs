@@ -1,9 +1,8 @@
 //! Leases keep messages hidden from other daemons while their work goes on. When an extension fails
 //! permanently, the work is stopped: SQS is about to deliver the message to another worker.
 
-mod registry;
-
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +16,6 @@ use tracing::warn;
 use crate::accounts::error;
 use crate::clock::BootInstant;
 use crate::metrics::{MessageOutcome, Metrics};
-use registry::Registry;
 
 /// Extends the leases of one queue.
 #[derive(Debug, Clone)]
@@ -30,8 +28,8 @@ pub(crate) struct Leases {
 pub(crate) struct Lease {
     number: u64,
     lost: CancellationToken,
-    over: CancellationToken,
-    shared: Arc<LeaseQueue>,
+    stop: CancellationToken,
+    leases: Leases,
 }
 
 #[derive(Debug)]
@@ -54,13 +52,21 @@ struct HeldMessage {
     /// When the last request that SQS confirmed the lease for was sent.
     confirmed: BootInstant,
     /// When SQS will extend no more.
-    last: BootInstant,
+    extendable_until: BootInstant,
     lost: CancellationToken,
     group: Option<String>,
-    /// Its work is done, and it is being deleted.
-    is_settled: bool,
+    /// Its work is done, and DeleteMessage is on its way.
+    is_deleting: bool,
     /// Fires when the message or another one of its group is lost, or goes back.
-    over: CancellationToken,
+    stop: CancellationToken,
+}
+
+/// The messages of a queue that are hidden for this process.
+#[derive(Debug, Default)]
+struct Registry {
+    messages: BTreeMap<u64, HeldMessage>,
+    /// Those that wait to be confirmed.
+    unconfirmed: BTreeSet<u64>,
 }
 
 /// A worker's hold on a message, as its task has it.
@@ -111,7 +117,7 @@ const BATCH_MAX: usize = 10;
 // that is time for two calls, of which not both take all of theirs.
 const ROUNDS: u32 = 6;
 const DUE_AT: u32 = 2;
-const OVER_AT: u32 = 6;
+const EXPIRING_AT: u32 = 6;
 
 // Looked at this often, a lease is given up with no less than an eighth of its time left.
 const LOOKS: u32 = 24;
@@ -136,43 +142,40 @@ impl Leases {
         }
     }
 
-    /// Takes over a message that was requested at `asked`, so it is hidden since then or later.
+    /// Takes over a message that was requested at this moment, so it is hidden since then or later.
     pub(crate) fn hold(
         &self,
         number: u64,
         (receipt, group): (&str, Option<&String>),
-        asked: BootInstant,
+        requested: BootInstant,
     ) -> Lease {
         let lost = CancellationToken::new();
-        let mut registry = self.shared.lock_registry();
-        let over = match group {
-            Some(group) => registry.join_group(group),
-            None => CancellationToken::new(),
-        };
+        let mut registry = self.lock_registry();
+        let stop = registry.group_token(group);
         let held = HeldMessage {
             receipt: receipt.to_owned(),
-            expires: asked + self.shared.visibility,
-            confirmed: asked,
+            expires: requested + self.shared.visibility,
+            confirmed: requested,
             // A call that is sent by then arrives in time.
-            last: asked + HIDDEN_MAX - self.call_timeout(),
+            extendable_until: requested + HIDDEN_MAX - self.call_timeout(),
             lost: lost.clone(),
             group: group.cloned(),
-            is_settled: false,
-            over: over.clone(),
+            is_deleting: false,
+            stop: stop.clone(),
         };
         registry.messages.insert(number, held);
         Lease {
             number,
             lost,
-            over,
-            shared: Arc::clone(&self.shared),
+            stop,
+            leases: self.clone(),
         }
     }
 
-    /// Extends what is due and gives up what is over, until told to stop.
+    /// Extends what is due and gives up what expires, until it is stopped.
     pub(crate) async fn run(self, stop: CancellationToken) {
         // Side by side: calls that hang must not hide that time is up.
-        let work = async { tokio::join!(self.extend_due(), self.drop_expired()) };
+        let work = async { tokio::join!(self.extend_due(), self.watch_expiry()) };
         let _stopped = stop.run_until_cancelled(work).await;
     }
 
@@ -181,7 +184,7 @@ impl Leases {
     async fn confirm(&self, numbers: &[u64]) -> Result<(), Failure> {
         let are_fresh = |all: &Vec<(u64, HeldMessage)>| {
             all.iter()
-                .all(|(_, held)| held.is_fresh() && !held.is_gone())
+                .all(|(_, held)| held.is_fresh() && !held.is_stopped())
         };
         if self
             .held_messages(numbers)
@@ -189,7 +192,7 @@ impl Leases {
         {
             return Ok(());
         }
-        self.shared.lock_registry().asked.extend(numbers);
+        self.lock_registry().unconfirmed.extend(numbers);
         let turn = self.shared.turn.lock().await;
         if let Some(all) = self.held_messages(numbers).filter(|all| !are_fresh(all)) {
             let all = self.with_others(all);
@@ -197,9 +200,8 @@ impl Leases {
                 .await;
         }
         drop(turn);
-        self.shared
-            .lock_registry()
-            .asked
+        self.lock_registry()
+            .unconfirmed
             .retain(|number| !numbers.contains(number));
         let unsure = || {
             Failure::with_source(
@@ -215,7 +217,7 @@ impl Leases {
     }
 
     fn held_messages(&self, numbers: &[u64]) -> Option<Vec<(u64, HeldMessage)>> {
-        let registry = self.shared.lock_registry();
+        let registry = self.lock_registry();
         numbers
             .iter()
             .map(|number| Some((*number, registry.messages.get(number)?.clone())))
@@ -224,17 +226,17 @@ impl Leases {
 
     fn with_others(&self, mut all: Vec<(u64, HeldMessage)>) -> Vec<(u64, HeldMessage)> {
         let room = all.len().next_multiple_of(BATCH_MAX) - all.len();
-        let registry = self.shared.lock_registry();
+        let registry = self.lock_registry();
         let is_stale = |(number, held): &(&u64, &HeldMessage)| {
             !held.is_fresh()
-                && !held.is_gone()
-                && !held.is_settled
+                && !held.is_stopped()
+                && !held.is_deleting
                 && !all.iter().any(|(own, _)| own == *number)
         };
         let mut others: Vec<_> = registry.messages.iter().filter(is_stale).collect();
         others.sort_by_key(|(number, held)| {
             (
-                !registry.asked.contains(number),
+                !registry.unconfirmed.contains(number),
                 Reverse(held.confirmed.elapsed()),
             )
         });
@@ -259,12 +261,12 @@ impl Leases {
         }
     }
 
-    async fn drop_expired(&self) {
+    async fn watch_expiry(&self) {
         let mut tick = tokio::time::interval(self.shared.visibility / LOOKS);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            self.drop_over(BootInstant::now());
+            self.give_up_expiring(BootInstant::now());
         }
     }
 
@@ -273,7 +275,7 @@ impl Leases {
     }
 
     fn due(&self, now: BootInstant) -> Vec<(u64, HeldMessage)> {
-        let registry = self.shared.lock_registry();
+        let registry = self.lock_registry();
         let due = registry
             .messages
             .iter()
@@ -333,7 +335,7 @@ impl Leases {
     }
 
     fn extended(&self, id: &str, now: BootInstant) {
-        let mut registry = self.shared.lock_registry();
+        let mut registry = self.lock_registry();
         if let Some(held) = id
             .parse()
             .ok()
@@ -345,67 +347,34 @@ impl Leases {
         }
     }
 
-    fn lose_message(&self, id: &str) {
-        if let Ok(number) = id.parse() {
-            self.shared.lose(number);
-        }
-    }
-
     /// Gives up what would show again before a call could be sure to prevent it.
-    fn drop_over(&self, now: BootInstant) {
-        let is_over = |held: &HeldMessage| held.is_over(self.shared.visibility, now);
-        let over = |registry: &Registry| -> Vec<u64> {
-            registry
-                .messages
-                .iter()
-                .filter(|(_, held)| is_over(held))
-                .map(|(number, _)| *number)
-                .collect()
-        };
-        let over = over(&self.shared.lock_registry());
-        over.into_iter()
-            .for_each(|number| self.shared.give_up(number));
-    }
-}
-
-impl HeldMessage {
-    fn is_due(&self, visibility: Duration, now: BootInstant) -> bool {
-        // Looks come a little early or late, and one that finds just more than half must not leave
-        // time for only one call.
-        self.expires.since(now) < visibility / DUE_AT + visibility / ROUNDS / 2
+    fn give_up_expiring(&self, now: BootInstant) {
+        let expiring: Vec<u64> = self
+            .lock_registry()
+            .messages
+            .iter()
+            .filter(|(_, held)| held.is_expiring(self.shared.visibility, now))
+            .map(|(number, _)| *number)
+            .collect();
+        expiring.into_iter().for_each(|number| self.give_up(number));
     }
 
-    fn is_over(&self, visibility: Duration, now: BootInstant) -> bool {
-        self.expires.since(now) <= visibility / OVER_AT
-    }
-
-    fn is_fresh(&self) -> bool {
-        self.confirmed.elapsed() < CONFIRMED_WITHIN
-    }
-
-    fn is_gone(&self) -> bool {
-        self.over.is_cancelled()
-    }
-
-    /// Returns the whole seconds that an extension may request.
-    fn extension_seconds(&self, visibility: Duration, now: BootInstant) -> u64 {
-        visibility.min(self.last.since(now)).as_secs()
-    }
-}
-
-impl LeaseQueue {
     fn lock_registry(&self) -> MutexGuard<'_, Registry> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .held
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Loses a message that SQS does not extend: one that is being deleted may be gone.
-    fn lose(&self, number: u64) {
-        let is_settled = self
+    fn lose_message(&self, id: &str) {
+        let Ok(number) = id.parse() else { return };
+        let is_deleting = self
             .lock_registry()
             .messages
             .get(&number)
-            .is_some_and(|held| held.is_settled);
-        if is_settled {
+            .is_some_and(|held| held.is_deleting);
+        if is_deleting {
             drop(self.lock_registry().remove_message(number));
         } else {
             self.give_up(number);
@@ -416,11 +385,54 @@ impl LeaseQueue {
     fn give_up(&self, number: u64) {
         let mut registry = self.lock_registry();
         if let Some(held) = registry.remove_message(number) {
-            registry.end_group(&held);
-            self.metrics
-                .count_message(&self.queue, MessageOutcome::LeaseLost);
+            held.stop.cancel();
+            self.shared
+                .metrics
+                .count_message(&self.shared.queue, MessageOutcome::LeaseLost);
             held.lost.cancel();
         }
+    }
+}
+
+impl Registry {
+    /// Returns what fires when work for a message group has to end. SQS gives out what shows again
+    /// of a group, whatever else of it is in flight: so its messages share one, and what is
+    /// received after it fired gets another.
+    fn group_token(&self, group: Option<&String>) -> CancellationToken {
+        let is_of_group = |held: &&HeldMessage| held.group.as_ref() == group && !held.is_stopped();
+        group
+            .and_then(|_| self.messages.values().find(is_of_group))
+            .map_or_else(CancellationToken::new, |held| held.stop.clone())
+    }
+
+    fn remove_message(&mut self, number: u64) -> Option<HeldMessage> {
+        self.unconfirmed.remove(&number);
+        self.messages.remove(&number)
+    }
+}
+
+impl HeldMessage {
+    fn is_due(&self, visibility: Duration, now: BootInstant) -> bool {
+        // Looks come a little early or late, and one that finds just more than half must not leave
+        // time for only one call.
+        self.expires.since(now) < visibility / DUE_AT + visibility / ROUNDS / 2
+    }
+
+    fn is_expiring(&self, visibility: Duration, now: BootInstant) -> bool {
+        self.expires.since(now) <= visibility / EXPIRING_AT
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.confirmed.elapsed() < CONFIRMED_WITHIN
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Returns the whole seconds that an extension may request.
+    fn extension_seconds(&self, visibility: Duration, now: BootInstant) -> u64 {
+        visibility.min(self.extendable_until.since(now)).as_secs()
     }
 }
 
@@ -429,16 +441,14 @@ impl Lease {
     pub(crate) fn to_hold(&self) -> Hold {
         Hold {
             number: self.number,
-            leases: Leases {
-                shared: Arc::clone(&self.shared),
-            },
+            leases: self.leases.clone(),
         }
     }
 
     /// Lets it run out: an extension would hide a message that goes back for another time than it
     /// is to wait.
     pub(crate) fn end(&self) {
-        drop(self.shared.lock_registry().remove_message(self.number));
+        drop(self.leases.lock_registry().remove_message(self.number));
     }
 
     /// Fires when the message may have gone to another worker.
@@ -448,27 +458,22 @@ impl Lease {
 
     /// Fires when work for the message has to end: it is lost, or another one of its group is lost
     /// or goes back.
-    pub(crate) fn over_token(&self) -> &CancellationToken {
-        &self.over
+    pub(crate) fn stop_token(&self) -> &CancellationToken {
+        &self.stop
     }
 
     /// Records that the message is being deleted: that SQS rejects its receipt then says nothing of
     /// its group.
-    pub(crate) fn mark_settled(&self) {
-        if let Some(held) = self.shared.lock_registry().messages.get_mut(&self.number) {
-            held.is_settled = true;
+    pub(crate) fn mark_deleting(&self) {
+        if let Some(held) = self.leases.lock_registry().messages.get_mut(&self.number) {
+            held.is_deleting = true;
         }
     }
 
     /// Ends the work for all that is held of its group, because it goes back: SQS will give it out
     /// whatever else of the group is in flight.
     pub(crate) fn end_group(&self) {
-        let mut registry = self.shared.lock_registry();
-        if let Some(held) = registry.messages.get(&self.number).cloned() {
-            registry.end_group(&held);
-        }
-        // One that is being deleted may be held no more.
-        self.over.cancel();
+        self.stop.cancel();
     }
 }
 
@@ -485,19 +490,19 @@ mod tests {
 
     const VISIBILITY: Duration = Duration::from_secs(120);
 
-    fn received(asked: BootInstant) -> HeldMessage {
+    fn received(requested: BootInstant) -> HeldMessage {
         let (receipt, lost) = (String::new(), CancellationToken::new());
-        let (group, over, is_settled) = (None, CancellationToken::new(), false);
-        let (expires, last) = (asked + VISIBILITY, asked + HIDDEN_MAX);
+        let (group, stop, is_deleting) = (None, CancellationToken::new(), false);
+        let (expires, extendable_until) = (requested + VISIBILITY, requested + HIDDEN_MAX);
         HeldMessage {
             receipt,
             expires,
-            confirmed: asked,
-            last,
+            confirmed: requested,
+            extendable_until,
             lost,
             group,
-            is_settled,
-            over,
+            is_deleting,
+            stop,
         }
     }
 
@@ -513,7 +518,7 @@ mod tests {
     #[test]
     fn a_lease_that_cannot_be_extended_is_given_up_while_the_message_is_hidden() {
         let held = received(BootInstant::now());
-        let given_up = first(VISIBILITY / LOOKS, |now| held.is_over(VISIBILITY, now));
+        let given_up = first(VISIBILITY / LOOKS, |now| held.is_expiring(VISIBILITY, now));
         assert!(given_up <= VISIBILITY - VISIBILITY / 8, "{given_up:?}");
     }
 
@@ -524,11 +529,11 @@ mod tests {
             VISIBILITY / ROUNDS,
         );
         let tried = first(call, |now| held.is_due(VISIBILITY, now));
-        let given_up = first(VISIBILITY / LOOKS, |now| held.is_over(VISIBILITY, now));
+        let given_up = first(VISIBILITY / LOOKS, |now| held.is_expiring(VISIBILITY, now));
         assert!(tried + 2 * call <= given_up, "{tried:?} {given_up:?}");
     }
 
-    /// Keeps leases of a queue that is never asked.
+    /// Keeps leases of a queue that gets no requests.
     fn leases() -> Leases {
         let version = aws_sdk_sqs::config::BehaviorVersion::latest();
         let client = aws_sdk_sqs::Client::from_conf(
@@ -554,15 +559,18 @@ mod tests {
         let (first, second, apart) = (hold(1, &group), hold(2, &group), hold(3, &other));
         leases.lose_message("2");
         assert!(second.lost_token().is_cancelled() && !first.lost_token().is_cancelled());
-        let is_over = |lease: &Lease| lease.over_token().is_cancelled();
-        assert_eq!([&first, &second, &apart].map(is_over), [true, true, false]);
+        let is_stopped = |lease: &Lease| lease.stop_token().is_cancelled();
+        assert_eq!(
+            [&first, &second, &apart].map(is_stopped),
+            [true, true, false]
+        );
         let again = hold(4, &group);
-        assert!(!is_over(&again), "what is received later is held anew");
+        assert!(!is_stopped(&again), "what is received later is held anew");
         drop((first, second));
         let beside = hold(5, &group);
         again.end_group();
         assert!(
-            is_over(&beside) && !beside.lost_token().is_cancelled(),
+            is_stopped(&beside) && !beside.lost_token().is_cancelled(),
             "it goes back with the other"
         );
     }
@@ -572,19 +580,19 @@ mod tests {
         let (leases, group) = (leases(), "group".to_owned());
         let hold = |number| leases.hold(number, ("receipt", Some(&group)), BootInstant::now());
         let (deleted, next) = (hold(1), hold(2));
-        deleted.mark_settled();
+        deleted.mark_deleting();
         leases.lose_message("1");
         assert!(
-            !next.over_token().is_cancelled(),
+            !next.stop_token().is_cancelled(),
             "SQS knows its receipt no more"
         );
         deleted.end_group();
         assert!(
-            next.over_token().is_cancelled(),
+            next.stop_token().is_cancelled(),
             "it was not deleted after all"
         );
         assert!(
-            !hold(3).over_token().is_cancelled(),
+            !hold(3).stop_token().is_cancelled(),
             "what is received later is held anew"
         );
     }
@@ -592,17 +600,17 @@ mod tests {
     #[test]
     fn a_lease_runs_out_while_the_machine_sleeps() {
         let held = received(BootInstant::now());
-        assert!(!held.is_over(VISIBILITY, BootInstant::now()));
+        assert!(!held.is_expiring(VISIBILITY, BootInstant::now()));
         clock::sleep_through(VISIBILITY);
-        assert!(held.is_over(VISIBILITY, BootInstant::now()));
+        assert!(held.is_expiring(VISIBILITY, BootInstant::now()));
     }
 
     #[test]
     fn no_extension_reaches_beyond_what_sqs_allows() {
-        let asked = BootInstant::now();
-        let held = received(asked);
-        assert_eq!(held.extension_seconds(VISIBILITY, asked), 120);
-        let late = asked + HIDDEN_MAX - Duration::from_millis(30_500);
+        let requested = BootInstant::now();
+        let held = received(requested);
+        assert_eq!(held.extension_seconds(VISIBILITY, requested), 120);
+        let late = requested + HIDDEN_MAX - Duration::from_millis(30_500);
         assert_eq!(held.extension_seconds(VISIBILITY, late), 30);
     }
 }

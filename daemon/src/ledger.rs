@@ -193,17 +193,6 @@ impl Ledger {
         damaged.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Visits the multipart uploads in progress, from behind a key's on.
-    pub(crate) fn visit_uploads(
-        &self,
-        after: Option<&TargetKey>,
-        visit: impl FnMut(Upload) -> ControlFlow<()>,
-    ) -> Result<(), Failure> {
-        let table = DbKey::of_table(Upload::TABLE);
-        let from = after.map_or_else(|| table.clone(), |target| Upload::db_key(target).end());
-        damaged_as_absent(self.visit_records(&from, &table, visit))
-    }
-
     /// Keeps a task until an operator acts.
     pub(crate) fn put_parked(&self, task: &ParkedTask) -> Result<(), Failure> {
         self.put(&task.address(), task)

@@ -6,11 +6,10 @@
 //! - `status`, `failures`: the commands that show the running daemon's state and parked tasks;
 //!   `admin`: the HTTP endpoints that they read
 //! - `receiver`, `router`, `dispatch`, `ack`: the stations; `work_queues`: sends to FIFO queues
-//! - `runner`: one task at work; `ruleset`: what an event means; `parking`: the schedule of parked
-//!   tasks; `task`, `message`: what travels; `hidden_events`: bound on events left in their queue
+//! - `runner`: one task at work; `task`, `message`: what travels, and what an event means
 //! - `reconcile`: bringing one key at one destination up to date
-//! - `engine`: what tasks share; `predecessor`: the wait after an unclean stop; `second_daemon`:
-//!   detects a second daemon where only one may be
+//! - `engine`: what tasks share; `parking`: when a key is parked, and tried again;
+//!   `other_daemons`: the wait after an unclean stop, and a second daemon where only one may be
 //! - `lease`, `ledger`, `limits`, `concurrency`, `single_flight`, `budget`, `batcher`, `accounts`,
 //!   `s3_http`, `checksum`, `health`, `metrics`, `clock`, `process`, `failpoint`, `xml`: the services
 
@@ -27,26 +26,22 @@ mod engine;
 pub mod failpoint;
 pub mod failures;
 mod health;
-mod hidden_events;
 mod lease;
 pub mod ledger;
 mod limits;
 mod message;
 mod metrics;
+mod other_daemons;
 mod parking;
 pub mod pipeline;
 #[cfg(test)]
 mod poison;
-mod predecessor;
 pub mod process;
 mod receiver;
 mod reconcile;
-mod retries;
 mod router;
-mod ruleset;
 mod runner;
 mod s3_http;
-mod second_daemon;
 mod single_flight;
 pub mod status;
 mod task;

@@ -1,22 +1,23 @@
-//! The states of a message: received, in flight while its tasks work, settled.
+//! The states of a message: received, in flight while its tasks work, acknowledged.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use replicator_core::event::{self, DecodeError, DecodeProblem, EventKind, Notification};
+use replicator_core::event::{self, DecodeError, DecodeProblem, Event, EventKind, Notification};
 use replicator_core::failure::Reason;
 use replicator_core::object::Timestamp;
-use replicator_core::retry;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::clock::{self, BootInstant};
 use crate::lease::Lease;
 use crate::metrics::{MessageOutcome, Metrics};
 use crate::process;
-use crate::task::Task;
-pub(crate) use crate::work_queues::{Again, ParkedBefore, QueueAccess};
-use crate::work_queues::{WorkItem, digest_words};
+use crate::task::{Ruleset, Task};
+use crate::work_queues::{Again, QueueAccess, WorkItem, digest_words};
 
 // Hosts that keep their time are closer than this.
 const CLOCK_LEAD_MAX: Duration = Duration::from_secs(60);
@@ -32,10 +33,10 @@ pub(crate) struct Message {
     pub(crate) body: String,
     /// How often it was delivered, this time included; 0 from a server that does not count.
     pub(crate) receive_count: u32,
-    /// When it was sent, by the queue's own word: what it says of itself is its sender's.
+    /// When it was sent, as the queue states it: the body states what its sender likes.
     pub(crate) sent: Option<Timestamp>,
     pub(crate) lease: Lease,
-    /// When it had come: since then at the latest it is ours.
+    /// When it was received: since then at the latest this daemon holds it.
     pub(crate) received: BootInstant,
     /// Its message group, if it came from a work queue.
     pub(crate) group: Option<String>,
@@ -53,6 +54,32 @@ pub(crate) struct ReceivedMessage {
     pub(crate) notification: Result<Notification, DecodeError>,
 }
 
+impl ReceivedMessage {
+    /// Returns its events, and what becomes of it once their work is done: one that cannot be acted
+    /// on, as a whole or in part, is parked.
+    pub(crate) fn read(
+        self,
+        rules: &Ruleset,
+        metrics: &Metrics,
+    ) -> (Message, Vec<Event>, AckAction) {
+        let (events, refusal) = match self.notification {
+            Ok(Notification { events, .. }) => {
+                let refusal = events.iter().find_map(|event| rules.refusal(event));
+                (events, refusal)
+            }
+            Err(undecodable) => {
+                let refusal = (Reason::MessageUndecodable, undecodable.to_string());
+                (Vec::new(), Some(refusal))
+            }
+        };
+        let action = match refusal {
+            Some((reason, detail)) => self.message.refuse_and_park(metrics, reason, &detail),
+            None => AckAction::Delete,
+        };
+        (self.message, events, action)
+    }
+}
+
 /// A message whose work has ended, and what the queue shall do with it.
 #[derive(Debug)]
 pub(crate) struct AckRequest {
@@ -63,7 +90,7 @@ pub(crate) struct AckRequest {
 /// What the queue shall do with a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum AckAction {
-    /// Delete it: each of its tasks is settled.
+    /// Delete it: each of its tasks is done, or needs no message any more.
     Delete,
     /// Send it to the dead-letter queue, then delete it: it cannot be acted on, or its tasks are
     /// parked in the ledger.
@@ -135,7 +162,7 @@ impl Message {
 
     /// Returns the same message anew, for its own queue: no worker holds it when it is given out
     /// again. None where it came from a queue without message groups.
-    pub(crate) fn afresh(&self) -> Option<WorkItem> {
+    fn afresh(&self) -> Option<WorkItem> {
         Some(WorkItem {
             url: self.queue.queue.url.clone(),
             group: self.group.clone()?,
@@ -193,13 +220,64 @@ impl Message {
     /// Returns how long a failed message shall wait for its next delivery, given how long it
     /// should have waited after its first: a while between half of that and all.
     pub(crate) fn redelivery_delay(&self, first: Duration) -> Duration {
-        retry::equal_jitter(delay_ceiling(first, self.receive_count), fastrand::f64())
+        equal_jitter(
+            doubled_delay(first, self.receive_count).min(DELAY_MAX),
+            fastrand::f64(),
+        )
     }
 }
 
+/// When the events of version deletes that wait for their delay come back: a bounded number
+/// waits, because a queue that has 120,000 messages in flight gives out no more.
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>
+#[derive(Debug, Default)]
+pub(crate) struct DelayedEvents(BinaryHeap<Reverse<Instant>>);
+
+// Several daemons receive from one queue, and each counts its own.
+const DELAYED_MAX: usize = 10_000;
+
+impl DelayedEvents {
+    /// Says what becomes of an event that has to wait for so long.
+    pub(crate) fn disposal(
+        &mut self,
+        message: &Message,
+        wait: Duration,
+        metrics: &Metrics,
+    ) -> AckAction {
+        match self.admit(wait) {
+            true => AckAction::ReturnAfter(wait),
+            false => message.refuse_and_park(
+                metrics,
+                Reason::VersionDeletesPerHour,
+                "too many of them wait for their delay",
+            ),
+        }
+    }
+
+    /// Records that one more waits for so long; returns false if there are too many.
+    fn admit(&mut self, wait: Duration) -> bool {
+        let now = Instant::now();
+        while self.0.peek().is_some_and(|Reverse(back)| *back <= now) {
+            self.0.pop();
+        }
+        let has_room = self.0.len() < DELAYED_MAX;
+        if has_room {
+            self.0.push(Reverse(now + wait));
+        }
+        has_room
+    }
+}
+
+/// What failed together shall not come back together; a jitter from nothing would bring some of it
+/// back at once, at the cost of a receipt.
+fn equal_jitter(delay: Duration, jitter: f64) -> Duration {
+    delay.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
+}
+
 /// Each delivery counts against the queue's maxReceiveCount, so each doubles the delay.
-fn delay_ceiling(first: Duration, receive_count: u32) -> Duration {
-    retry::doubled(first, receive_count.saturating_sub(1), DELAY_MAX)
+fn doubled_delay(first: Duration, receive_count: u32) -> Duration {
+    let doublings = receive_count.saturating_sub(1);
+    first.saturating_mul(2_u32.saturating_pow(doublings))
 }
 
 #[cfg(test)]
@@ -208,16 +286,33 @@ mod tests {
 
     #[test]
     fn each_delivery_doubles_the_delay_up_to_a_quarter_of_an_hour() {
-        let first = Duration::from_secs(60);
-        let delays =
-            [1, 2, 3, 4, 5, 6, u32::MAX].map(|count| delay_ceiling(first, count).as_secs());
+        let delays = [1, 2, 3, 4, 5, 6, u32::MAX].map(|count| {
+            doubled_delay(Duration::from_secs(60), count)
+                .min(DELAY_MAX)
+                .as_secs()
+        });
         assert_eq!(delays, [60, 120, 240, 480, 900, 900, 900]);
     }
 
     #[test]
-    fn a_message_that_nobody_counts_waits_as_after_its_first_delivery() {
+    fn a_delay_is_spread_between_half_of_it_and_all() {
+        let spread = [0.0, 0.5, 1.0].map(|jitter| equal_jitter(DELAY_MAX, jitter).as_secs());
+        assert_eq!(spread, [450, 675, 900]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_so_many_wait_for_a_delay_at_once() {
+        let (mut delayed, delay) = (DelayedEvents::default(), Duration::from_secs(900));
+        assert!((0..DELAYED_MAX).all(|_| delayed.admit(delay)));
+        assert!(!delayed.admit(delay));
+        tokio::time::advance(delay).await;
+        assert!(delayed.admit(delay), "they are back");
+    }
+
+    #[test]
+    fn a_message_without_a_receive_count_waits_as_after_its_first_delivery() {
         assert_eq!(
-            delay_ceiling(Duration::from_secs(3), 0),
+            doubled_delay(Duration::from_secs(3), 0),
             Duration::from_secs(3)
         );
     }

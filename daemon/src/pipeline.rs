@@ -26,10 +26,10 @@ use crate::engine::Engine;
 use crate::failpoint::Failpoints;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
-use crate::predecessor::Predecessor;
+use crate::other_daemons::Predecessor;
 use crate::process::{Request, Signals};
 use crate::router::Router;
-use crate::ruleset::Ruleset;
+use crate::task::Ruleset;
 use crate::work_queues::WorkQueues;
 pub use receiving::Role;
 use receiving::{Receiving, access, deliveries_max};
@@ -155,20 +155,19 @@ impl Daemon {
                 engine: Arc::clone(&engine),
                 rules: watched.clone(),
                 deliveries,
-                settlements: acks.clone(),
-                draining: drain.clone(),
+                acks: acks.clone(),
             };
             work.spawn(router.run());
         }
         let channels = Channels {
             rules: watched,
             deliveries,
-            settlements: acks,
-            questions,
+            acks,
+            commands: questions,
         };
         let ack = Ack {
             engine: Arc::clone(&engine),
-            settlements,
+            requests: settlements,
         };
         work.spawn(ack.run());
         work.spawn(Dispatch::new(Arc::clone(&engine), channels, halt.clone()).run());

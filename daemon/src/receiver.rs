@@ -19,9 +19,9 @@ use crate::concurrency::ConcurrencyControl;
 use crate::health::PollStatus;
 use crate::lease::Leases;
 use crate::ledger::Ledger;
-use crate::message::{self, Again, Message, QueueAccess, ReceivedMessage};
+use crate::message::{self, Message, ReceivedMessage};
 use crate::metrics::{MessageOutcome, Metrics};
-use crate::work_queues::AGAIN;
+use crate::work_queues::{AGAIN, Again, QueueAccess};
 
 /// Receives from one queue.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(crate) struct Receiver {
     pub(crate) numbers: Arc<AtomicU64>,
     pub(crate) poll: Arc<PollStatus>,
     /// What is left for polls to end when the daemon stops.
-    pub(crate) patience: Duration,
+    pub(crate) drain_timeout: Duration,
     pub(crate) metrics: Metrics,
     pub(crate) ledger: Ledger,
     /// What holds it back; the router takes all.
@@ -47,12 +47,12 @@ pub(crate) struct PollGate {
     in_flight: Arc<Semaphore>,
     in_flight_max: usize,
     /// Places of redelivered messages, whose tasks begin by waiting for what a predecessor may have
-    /// sent: it leaves the others theirs.
+    /// sent: first deliveries keep their places.
     redelivered: Arc<Semaphore>,
 }
 
 // How soon a poll follows after the destination answers again.
-const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
+const CIRCUIT_CHECKED_EVERY: Duration = Duration::from_secs(1);
 
 impl PollGate {
     /// Bounds a queue of events.
@@ -96,7 +96,7 @@ impl PollGate {
 
     /// Waits until messages may be received, and returns a place for each. While the destination
     /// does not answer there is one at most, whose task finds out when it does.
-    async fn opens(&self) -> Vec<OwnedSemaphorePermit> {
+    async fn acquire_places(&self) -> Vec<OwnedSemaphorePermit> {
         loop {
             let is_idle = [&self.in_flight, &self.redelivered]
                 .iter()
@@ -104,7 +104,7 @@ impl PollGate {
             if is_idle || !self.is_circuit_open() {
                 break;
             }
-            tokio::time::sleep(LOOKED_AT_EVERY).await;
+            tokio::time::sleep(CIRCUIT_CHECKED_EVERY).await;
         }
         let mut places = Vec::new();
         // The semaphore is never closed.
@@ -135,7 +135,7 @@ pub(crate) const BATCH_MAX: usize = 10;
 const POLL_MAX: Duration = Duration::from_secs(5);
 
 impl Receiver {
-    /// Receives until told to stop, and lets the last poll end. A full dispatch grants no permits,
+    /// Receives until it is stopped, and lets the last poll end. A full dispatch grants no permits,
     /// so nothing is polled: the queue keeps the messages. A permit is held for each message that
     /// may come, so what came is passed on without waiting.
     pub(crate) async fn run(self, stop: CancellationToken) {
@@ -144,17 +144,7 @@ impl Receiver {
             match self.receive(permits.len()).await {
                 Ok(messages) => {
                     self.recovered(std::mem::take(&mut failures));
-                    let places = places
-                        .into_iter()
-                        .map(Some)
-                        .chain(std::iter::repeat_with(|| None));
-                    let placed = messages
-                        .into_iter()
-                        .zip(places)
-                        .map(|(message, place)| self.place(message, place));
-                    permits
-                        .zip(placed)
-                        .for_each(|(permit, message)| permit.send(self.read(message)));
+                    self.pass_on(messages, (permits, places));
                 }
                 Err(error) => {
                     drop(permits);
@@ -171,18 +161,23 @@ impl Receiver {
         }
     }
 
+    fn pass_on(&self, messages: Vec<Message>, (permits, mut places): Room<'_>) {
+        for (permit, message) in permits.zip(messages) {
+            permit.send(self.read(self.place(message, places.pop())));
+        }
+    }
+
     /// Waits until messages can be taken. What a ledger that takes no records would let fail stays
     /// in the queue, and is not counted as received there.
     async fn room(&self) -> Result<Room<'_>, mpsc::error::SendError<()>> {
         self.ledger.wait_until_writable().await;
         let places = match &self.gate {
-            Some(gate) => gate.opens().await,
+            Some(gate) => gate.acquire_places().await,
             None => Vec::new(),
         };
-        let most = if self.gate.is_some() {
-            places.len()
-        } else {
-            BATCH_MAX
+        let most = match self.gate {
+            Some(_) => places.len(),
+            None => BATCH_MAX,
         };
         Ok((self.deliveries.reserve_many(most).await?, places))
     }
@@ -208,7 +203,7 @@ impl Receiver {
         let visibility = i32::try_from(queue.visibility_timeout.as_secs()).unwrap_or(i32::MAX);
         // SQS does not say at which moment in between the messages were hidden: their leases count
         // from here.
-        let asked = BootInstant::now();
+        let requested = BootInstant::now();
         let answer = self
             .access
             .client
@@ -225,7 +220,7 @@ impl Receiver {
         Ok(answer
             .messages()
             .iter()
-            .filter_map(|message| self.to_message(message, asked))
+            .filter_map(|message| self.to_message(message, requested))
             .collect())
     }
 
@@ -234,14 +229,16 @@ impl Receiver {
             MessageSystemAttributeName::ApproximateReceiveCount,
             MessageSystemAttributeName::SentTimestamp,
         ];
-        names.extend(
-            self.is_of_work()
-                .then_some(MessageSystemAttributeName::MessageGroupId),
-        );
+        let group = MessageSystemAttributeName::MessageGroupId;
+        names.extend(self.is_of_work().then_some(group));
         names
     }
 
-    fn to_message(&self, raw: &aws_sdk_sqs::types::Message, asked: BootInstant) -> Option<Message> {
+    fn to_message(
+        &self,
+        raw: &aws_sdk_sqs::types::Message,
+        requested: BootInstant,
+    ) -> Option<Message> {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let receipt = raw.receipt_handle()?.to_owned();
         let attribute = |name| raw.attributes().and_then(|all| all.get(&name));
@@ -257,7 +254,7 @@ impl Receiver {
             number,
             queue: Arc::clone(&self.access),
             id: raw.message_id().unwrap_or_default().to_owned(),
-            lease: self.leases.hold(number, (&receipt, group), asked),
+            lease: self.leases.hold(number, (&receipt, group), requested),
             received: BootInstant::now(),
             receipt,
             body: raw.body().unwrap_or_default().to_owned(),
@@ -277,11 +274,12 @@ impl Receiver {
         self.metrics
             .count_message(self.queue_name(), MessageOutcome::Received);
         let notification = message::parse_body(&message.body, &self.metrics);
-        if let Ok(Notification { events, .. }) = &notification {
+        if let Ok(Notification { events, ignored }) = &notification {
             debug!(
                 queue = self.queue_name(),
                 message_id = message.id,
                 events = events.len(),
+                ?ignored,
                 "received"
             );
             self.report_handshake(&message);
@@ -320,7 +318,7 @@ impl Receiver {
     /// A poll takes at most a third of the time that its messages are hidden for, because it counts
     /// against that; and at least the second that makes SQS wait at all.
     fn poll_time(&self) -> Duration {
-        let time = (self.access.queue.visibility_timeout / 3).min(self.patience / 2);
+        let time = (self.access.queue.visibility_timeout / 3).min(self.drain_timeout / 2);
         time.clamp(Duration::from_secs(1), POLL_MAX)
     }
 

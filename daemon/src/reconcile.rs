@@ -45,7 +45,6 @@ use crate::metrics::Outcome;
 use crate::single_flight::Subscriber;
 use crate::task::{Report, Task};
 pub(crate) use attempt::AttemptState;
-pub(crate) use multipart::end_upload;
 use observe::Observation;
 use outcome::OutcomeRecorder;
 use unconfirmed::UnconfirmedUpload;

@@ -1,30 +1,26 @@
 //! The router: events leave their queue as one message for each destination key, sent to the work
 //! queue of their rule. An event is deleted once all of that is in the work queues. It keeps no
-//! state: what it did not finish comes again, and what was sent before is told by its deduplication
-//! id, or is an event too many.
+//! state: what it did not finish comes again, and what was sent before is dropped by its
+//! deduplication id, or is an event too many.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use replicator_core::event::{self, Event};
-use replicator_core::failure::Reason;
 use replicator_core::retry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::engine::Engine;
 use crate::failpoint::Step;
-use crate::hidden_events::HiddenEvents;
-use crate::message::{AckAction, AckRequest, Again, Message, ReceivedMessage};
+use crate::message::{AckAction, AckRequest, DelayedEvents, Message, ReceivedMessage};
 use crate::metrics::{MessageOutcome, NOT_ROUTED};
-use crate::ruleset::Ruleset;
-use crate::task::Task;
-use crate::work_queues::{WorkItem, digest_words, group_of};
+use crate::task::{Ruleset, Task};
+use crate::work_queues::{Again, WorkItem, digest_words, group_of};
 
 /// Takes events and sends their work to the work queues.
 #[derive(Debug)]
@@ -32,9 +28,7 @@ pub(crate) struct Router {
     pub(crate) engine: Arc<Engine>,
     pub(crate) rules: watch::Receiver<Arc<Ruleset>>,
     pub(crate) deliveries: mpsc::Receiver<ReceivedMessage>,
-    pub(crate) settlements: mpsc::Sender<AckRequest>,
-    /// Fires when the daemon stops.
-    pub(crate) draining: CancellationToken,
+    pub(crate) acks: mpsc::Sender<AckRequest>,
 }
 
 /// Events that are sent together, ten entries a request.
@@ -50,18 +44,17 @@ const REFUSED_FOR: Duration = Duration::from_secs(5);
 /// About what an entry of a work queue has.
 const ENTRY_BYTES: usize = 1 << 10;
 
-/// An event on its way.
+/// An event, its work, and what becomes of it once that is in the work queues.
 struct Routed {
     message: Message,
-    /// What becomes of it once its work is in the work queues.
-    disposal: AckAction,
+    action: AckAction,
     work: Vec<WorkItem>,
 }
 
 /// An event that has room, and its work as a range of all that its round sends.
 struct Sending {
     message: Message,
-    disposal: AckAction,
+    action: AckAction,
     work: Range<usize>,
     room: OwnedSemaphorePermit,
 }
@@ -74,20 +67,12 @@ struct SendRound {
 }
 
 impl SendRound {
-    fn add(
-        &mut self,
-        Routed {
-            message,
-            disposal,
-            work,
-        }: Routed,
-        room: OwnedSemaphorePermit,
-    ) {
+    fn add(&mut self, routed: Routed, room: OwnedSemaphorePermit) {
         let begin = self.work.len();
-        self.work.extend(work);
+        self.work.extend(routed.work);
         self.events.push(Sending {
-            message,
-            disposal,
+            message: routed.message,
+            action: routed.action,
             work: begin..self.work.len(),
             room,
         });
@@ -96,17 +81,13 @@ impl SendRound {
 
 impl Router {
     /// Routes until the intakes have ended and all that they received is on its way. Rounds are
-    /// sent beside each other, and each event is settled when its own work is sent: a work queue
-    /// that takes nothing holds up no other.
+    /// sent beside each other, and each event goes when its own work is sent or refused: a work
+    /// queue that takes nothing holds up no other, as long as the events queue, where its events
+    /// wait, gives out messages (SQS: until 120,000 are in flight there).
     pub(crate) async fn run(mut self) {
         let room = Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX));
         let (mut received, mut sending) = (Vec::with_capacity(ROUND_MAX), JoinSet::new());
-        // Those that wait for a delay leave those that a work queue refuses their part, and the other
-        // way round.
-        let (mut delayed, away) = (
-            HiddenEvents::default(),
-            Arc::new(Mutex::new(HiddenEvents::default())),
-        );
+        let mut delayed = DelayedEvents::default();
         while self.deliveries.recv_many(&mut received, ROUND_MAX).await > 0 {
             while sending.try_join_next().is_some() {}
             let rules = Arc::clone(&self.rules.borrow());
@@ -114,81 +95,46 @@ impl Router {
                 .drain(..)
                 .map(|delivery| self.read(&rules, delivery, &mut delayed))
                 .collect();
-            self.route_events(routed, (&room, &away), &mut sending)
-                .await;
+            self.send_round(routed, &room, &mut sending).await;
         }
         while sending.join_next().await.is_some() {}
     }
 
     /// Sends the work of these events, as there is room.
-    async fn route_events(
+    async fn send_round(
         &self,
         routed: Vec<Routed>,
-        (room, away): (&Arc<Semaphore>, &Arc<Mutex<HiddenEvents>>),
+        room: &Arc<Semaphore>,
         sending: &mut JoinSet<()>,
     ) {
+        let mut spawn = |round: SendRound| {
+            let (engine, acks) = (Arc::clone(&self.engine), self.acks.clone());
+            sending.spawn(async move { send(&engine, &acks, round).await });
+        };
         let mut round = SendRound::default();
-        for routed in routed {
-            let bytes = bytes_of(&routed);
+        for event in routed {
+            let bytes = bytes_of(&event);
             if room.available_permits() < bytes as usize {
                 // What is ahead of it has to be under way, to make room.
-                sending.spawn(self.sender(std::mem::take(&mut round), away));
+                spawn(std::mem::take(&mut round));
             }
             // The semaphore is never closed.
             if let Ok(room) = Arc::clone(room).acquire_many_owned(bytes).await {
-                round.add(routed, room);
+                round.add(event, room);
             }
         }
-        sending.spawn(self.sender(round, away));
-    }
-
-    /// Returns what sends a round and settles its events.
-    fn sender(
-        &self,
-        round: SendRound,
-        away: &Arc<Mutex<HiddenEvents>>,
-    ) -> impl Future<Output = ()> + Send + use<> {
-        let (engine, settlements) = (Arc::clone(&self.engine), self.settlements.clone());
-        let (away, draining) = (Arc::clone(away), self.draining.clone());
-        async move {
-            let refused = send(&engine, &settlements, round).await;
-            let given_back = refused
-                .into_iter()
-                .map(|refused| give_back(&engine, (&settlements, &away, &draining), refused));
-            futures::future::join_all(given_back).await;
-        }
+        spawn(round);
     }
 
     /// Lists the work of an event, and says what is to become of the event then.
     fn read(
         &self,
         rules: &Ruleset,
-        ReceivedMessage {
-            message,
-            notification,
-        }: ReceivedMessage,
-        delayed: &mut HiddenEvents,
+        delivery: ReceivedMessage,
+        delayed: &mut DelayedEvents,
     ) -> Routed {
         let metrics = &self.engine.metrics;
-        let events = match notification {
-            Ok(notification) => notification.events,
-            Err(undecodable) => {
-                let disposal = message.refuse_and_park(
-                    metrics,
-                    Reason::MessageUndecodable,
-                    &undecodable.to_string(),
-                );
-                return Routed {
-                    message,
-                    disposal,
-                    work: Vec::new(),
-                };
-            }
-        };
-        let mut disposal = match events.iter().find_map(|event| rules.refusal(event)) {
-            Some((reason, detail)) => message.refuse_and_park(metrics, reason, &detail),
-            None => AckAction::Delete,
-        };
+        let (message, events, mut action) = delivery.read(rules, metrics);
         let (mut work, mut wait) = (Vec::new(), Duration::ZERO);
         for (record, event) in events.iter().enumerate() {
             for task in rules.tasks_for(event) {
@@ -201,30 +147,23 @@ impl Router {
         if !wait.is_zero() {
             // What is left of it is sent again then, if more than one thing happened: an event too
             // many.
-            disposal = delayed.disposal(&message, wait, metrics);
+            action = delayed.disposal(&message, wait, metrics);
         }
-        if disposal == AckAction::Delete && work.is_empty() {
+        if action == AckAction::Delete && work.is_empty() {
             debug!(message_id = message.id, "nothing to do");
             metrics.count_message(message.queue.queue.name(), MessageOutcome::Ignored);
         }
         Routed {
             message,
-            disposal,
+            action,
             work,
         }
     }
 }
 
-/// An event whose work queue does not take all of its work, and its room.
-type Refused = (Message, OwnedSemaphorePermit);
-
-/// Sends the work of a round, and settles each of its events as soon as all of its own is sent.
-/// Returns those that are not sent.
-async fn send(
-    engine: &Engine,
-    settlements: &mpsc::Sender<AckRequest>,
-    round: SendRound,
-) -> Vec<Refused> {
+/// Sends the work of a round. Each of its events goes to the ack station as soon as the fate of all
+/// of its own work is known.
+async fn send(engine: &Engine, acks: &mpsc::Sender<AckRequest>, round: SendRound) {
     let SendRound { mut events, work } = round;
     let mut sent: Vec<Option<bool>> = vec![None; work.len()];
     let batches = engine.work_queues.batches(&work).into_iter();
@@ -235,86 +174,45 @@ async fn send(
             (batch, taken)
         })
         .collect();
-    let mut refused = Vec::new();
     loop {
         let is_known = |event: &mut Sending| {
             sent.get(event.work.clone())
                 .is_none_or(|own| own.iter().all(Option::is_some))
         };
-        for Sending {
-            message,
-            disposal,
-            work,
-            room,
-        } in events.extract_if(.., is_known).collect::<Vec<_>>()
-        {
-            let is_sent = sent
-                .get(work)
-                .is_some_and(|own| own.iter().all(|sent| *sent == Some(true)));
-            if !is_sent {
-                refused.push((message, room));
-                continue;
-            }
-            if disposal == AckAction::Delete {
-                engine.watchdog.record_progress();
-            }
+        let known: Vec<Sending> = events.extract_if(.., is_known).collect();
+        for event in known {
+            let own = sent.get(event.work);
+            let is_sent = own.is_some_and(|own| own.iter().all(|sent| *sent == Some(true)));
+            let request = ack_request(engine, event.message, event.action, is_sent);
             // The ack station outlives the router, which holds one of its senders.
-            let _sent = settlements
-                .send(AckRequest {
-                    message,
-                    action: disposal,
-                })
-                .await;
-            drop(room);
+            let _sent = acks.send(request).await;
+            drop(event.room);
         }
         let Some((batch, taken)) = sending.next().await else {
-            break;
+            return;
         };
-        for index in batch.items() {
+        for index in &batch.items {
             if let Some(sent) = sent.get_mut(*index) {
                 *sent = Some(taken.contains(index));
             }
         }
     }
-    refused
 }
 
-/// Gives an event back whose work queue does not take its work. It stays hidden meanwhile; where
-/// too many are, it keeps its room in the router, so that no more are received than that has room
-/// for.
-async fn give_back(
-    engine: &Engine,
-    (settlements, away, draining): (
-        &mpsc::Sender<AckRequest>,
-        &Mutex<HiddenEvents>,
-        &CancellationToken,
-    ),
-    (message, room): Refused,
-) {
-    engine.watchdog.record_return();
-    engine.metrics.count_failed("", NOT_ROUTED);
-    let wait = message.redelivery_delay(REFUSED_FOR);
-    let is_hidden = lock(away).goes_for(wait);
-    if !is_hidden {
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = message.lease.over_token().cancelled() => {}
-            () = draining.cancelled() => {}
-        }
+/// Says what becomes of an event: one whose work queue did not take its work waits in its own
+/// queue, each time for longer.
+fn ack_request(engine: &Engine, message: Message, routed: AckAction, is_sent: bool) -> AckRequest {
+    let action = if is_sent {
+        routed
+    } else {
+        engine.watchdog.record_return();
+        engine.metrics.count_failed("", NOT_ROUTED);
+        AckAction::ReturnAfter(message.redelivery_delay(REFUSED_FOR))
+    };
+    if action == AckAction::Delete {
+        engine.watchdog.record_progress();
     }
-    let disposal = AckAction::ReturnAfter(if is_hidden { wait } else { Duration::ZERO });
-    // The ack station outlives the router, which holds one of its senders.
-    let _sent = settlements
-        .send(AckRequest {
-            message,
-            action: disposal,
-        })
-        .await;
-    drop(room);
-}
-
-fn lock(away: &Mutex<HiddenEvents>) -> MutexGuard<'_, HiddenEvents> {
-    away.lock().unwrap_or_else(PoisonError::into_inner)
+    AckRequest { message, action }
 }
 
 /// Returns the work of a task, or how long its event has to wait for that.

@@ -204,7 +204,7 @@ async fn given_up((engine, task): (&Engine, &Task), route: &Route, failed: &Fail
     }
     // Other daemons had a share of the deliveries, and each counts only its own failures.
     let is_received_often = engine.work_queues.are_used() && task.receive_count >= RECEIVED_MAX;
-    match engine.retries.count_failure(&task.target) || is_received_often {
+    match engine.retries.record_failure(&task.target) || is_received_often {
         true => park_or_release(engine, task, Reason::RetriesExhausted, failure).await,
         false => TaskResult::Returned(wait),
     }

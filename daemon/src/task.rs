@@ -1,13 +1,13 @@
 //! The unit of work: bring one key at one destination up to date, because some messages said that
-//! something happened to it.
+//! something happened to it; and the rules in force, which make tasks of events.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use replicator_core::event::EventKind;
+use replicator_core::event::{Event, EventKind, Sequencer};
 use replicator_core::failure::Reason;
 use replicator_core::object::{Key, Timestamp, VersionId};
-use replicator_core::rule::{BucketRef, Rule};
-use replicator_core::sequencer::Sequencer;
+use replicator_core::rule::{BucketRef, Rule, match_rules};
 
 use crate::clock::BootInstant;
 use crate::ledger::records::{ParkedTask, TargetKey};
@@ -98,4 +98,165 @@ pub(crate) struct Report {
     /// Versions and markers written by this run.
     pub(crate) written: u64,
     pub(crate) bytes: u64,
+}
+
+/// The rules of a configuration; disabled ones too, so that their buckets are known.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ruleset {
+    rules: Vec<Rule>,
+    shared: BTreeMap<String, Arc<Rule>>,
+}
+
+impl Ruleset {
+    pub(crate) fn new(rules: &[Rule]) -> Self {
+        let shared = rules
+            .iter()
+            .map(|rule| (rule.id.clone(), Arc::new(rule.clone())))
+            .collect();
+        Self {
+            rules: rules.to_vec(),
+            shared,
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.iter()
+    }
+
+    /// Says why an event cannot be acted on, if it cannot: no rule has its bucket, or a rule would
+    /// give its replica a key that S3 cannot hold.
+    pub(crate) fn refusal(&self, event: &Event) -> Option<(Reason, String)> {
+        if !self
+            .rules
+            .iter()
+            .any(|rule| rule.source.bucket == event.bucket)
+        {
+            return Some((
+                Reason::BucketUnknown,
+                format!("no rule has the source bucket {}", event.bucket),
+            ));
+        }
+        let candidates = match_rules(&self.rules, &event.bucket, &event.key)
+            .into_iter()
+            .flat_map(|contest| contest.candidates);
+        let impossible = |rule: &Rule| rule.destination_key(&event.key).err();
+        let (rule, error) = candidates
+            .into_iter()
+            .find_map(|rule| Some((rule, impossible(rule)?)))?;
+        Some((
+            Reason::DstKeyTooLong,
+            format!(
+                "rule {:?} would write to an impossible key: {error}",
+                rule.id
+            ),
+        ))
+    }
+
+    /// Finds the tasks of an event: one for each key it may have at each destination. All rules of
+    /// a contest come along with each of them: one that sends a version to another key takes it
+    /// from this key.
+    pub(crate) fn tasks_for(&self, event: &Event) -> Vec<Task> {
+        let mut tasks = Vec::new();
+        for contest in match_rules(&self.rules, &event.bucket, &event.key) {
+            let mut candidates = contest
+                .candidates
+                .iter()
+                .filter_map(|rule| self.shared.get(&rule.id))
+                .cloned();
+            let Some(primary) = candidates.next() else {
+                continue;
+            };
+            let rules = Rules {
+                primary,
+                fallbacks: candidates.collect(),
+            };
+            // A key that is impossible was refused before.
+            let keys: BTreeSet<Key> = rules
+                .iter()
+                .filter_map(|rule| rule.destination_key(&event.key).ok())
+                .collect();
+            let destination = &contest.destination;
+            tasks.extend(
+                keys.into_iter()
+                    .map(|key| task(&rules, (destination, key), event)),
+            );
+        }
+        tasks
+    }
+
+    /// Makes a parked task anew under the rules of today; `None` when no rule takes it any more.
+    pub(crate) fn revive(&self, parked: &ParkedTask) -> Option<Task> {
+        let task = self
+            .tasks_for(&event_of(parked))
+            .into_iter()
+            .find(|task| task.target == parked.target)?;
+        // It may have begun before: the ledger alone may not answer it.
+        Some(Task {
+            redelivered: true,
+            ..task
+        })
+    }
+}
+
+fn task(rules: &Rules, (destination, key): (&BucketRef, Key), event: &Event) -> Task {
+    Task {
+        target: TargetKey {
+            destination: destination.clone(),
+            key,
+        },
+        source: rules.primary.source.clone(),
+        source_key: event.key.clone(),
+        rules: rules.clone(),
+        events: vec![PendingEvent {
+            action: event.action,
+            version: event.version.clone(),
+            sequencer: event.sequencer.clone(),
+            time: event.time,
+            size_bytes: event.size_bytes.unwrap_or(0),
+            parked: None,
+        }],
+        redelivered: false,
+        receive_count: 0,
+        takes_over: None,
+    }
+}
+
+/// Returns the event that a task was parked for, as far as the ledger has it.
+pub(crate) fn event_of(parked: &ParkedTask) -> Event {
+    Event {
+        bucket: parked.source.bucket.clone(),
+        key: parked.source_key.clone(),
+        version: parked.version.clone(),
+        action: parked.action,
+        sequencer: None,
+        time: None,
+        size_bytes: None,
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use replicator_core::object::Bucket;
+
+    use super::*;
+    pub(crate) use crate::limits::tests::rules;
+
+    #[test]
+    fn a_bucket_that_no_rule_has_is_refused_by_name() {
+        let ruleset = Ruleset::new(&rules(&[("orders", "orders", "replicas")]));
+        let event = |bucket: &str| Event {
+            bucket: Bucket::try_from(bucket).unwrap(),
+            key: Key::try_from("report").unwrap(),
+            version: None,
+            action: replicator_core::event::EventKind::Put,
+            sequencer: None,
+            time: None,
+            size_bytes: None,
+        };
+        assert_eq!(ruleset.refusal(&event("orders")), None);
+        assert!(matches!(
+            ruleset.refusal(&event("others")),
+            Some((Reason::BucketUnknown, _))
+        ));
+    }
 }

@@ -91,13 +91,7 @@ pub(crate) struct WorkQueues {
 #[derive(Debug)]
 pub(crate) struct Batch {
     url: String,
-    items: Vec<usize>,
-}
-
-impl Batch {
-    pub(crate) fn items(&self) -> &[usize] {
-        &self.items
-    }
+    pub(crate) items: Vec<usize>,
 }
 
 /// A message for a work queue.

@@ -154,7 +154,6 @@ async fn play(at: Failpoint, fate: Fate) -> (bool, Vec<String>) {
         let expect = Expect {
             version_deletes: true,
             forgetful,
-            hurried: true,
             ..Expect::IN_DOUBT
         };
         (died, judge::judge(&sim, expect))

@@ -38,8 +38,6 @@ pub(crate) struct Expect {
     pub(crate) remembers: bool,
     /// One daemon did everything and never died, so that nothing of another life was on its way.
     pub(crate) alone: bool,
-    /// The world ended before any daemon looked for uploads that another daemon made needless.
-    pub(crate) hurried: bool,
 }
 
 impl Expect {
@@ -51,7 +49,6 @@ impl Expect {
         forgetful: [false; DAEMONS_MAX],
         remembers: true,
         alone: true,
-        hurried: false,
     };
 
     /// Answers may be lost, or daemons die.

@@ -58,10 +58,6 @@ pub(crate) struct Ending {
 // Nothing is late by more than minutes, so what is not settled by then never will be.
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
-// Uploads that another daemon made needless are looked for every twenty minutes, and may have to
-// wait for what may appear.
-const LEFTOVERS_WITHIN: Duration = Duration::from_secs(60 * 60);
-
 // Few stories have each kind of it, so that it has to strike there.
 const STRANGE: f64 = 0.15;
 
@@ -202,7 +198,6 @@ impl Story {
                 fates.get(at).is_some_and(Fate::may_forget_uploads)
             }),
             remembers: !has_doubts && self.plan.daemons == 1,
-            hurried: false,
             alone: self.plan.daemons == 1 && fates.iter().all(|fate| fate.deaths.is_empty()),
         };
         if std::env::var_os("S3_REPLICATOR_JOURNAL").is_some() {
@@ -269,29 +264,12 @@ impl Story {
             sim.sqs.settings(queue, Settings::default());
         }
         let may_be_parked = self.denied || troubles::park(sim.net.faults());
-        let settled_first = settled(
-            sim,
-            if may_be_parked {
-                fleet::TRIED_WITHIN
-            } else {
-                QUIET
-            },
-        )
-        .await;
-        if !Self::leaves_uploads(sim) {
-            return settled_first;
-        }
-        sim.pass(LEFTOVERS_WITHIN).await;
-        settled_first && settled(sim, QUIET).await
-    }
-
-    /// Says whether a daemon began an upload that is open.
-    fn leaves_uploads(sim: &Sim) -> bool {
-        let open = [ARCHIVE, MIRROR]
-            .into_iter()
-            .flat_map(|bucket| sim.s3.open_uploads(bucket));
-        open.into_iter()
-            .any(|upload| upload.by.starts_with("daemon"))
+        let quiet = if may_be_parked {
+            fleet::TRIED_WITHIN
+        } else {
+            QUIET
+        };
+        settled(sim, quiet).await
     }
 
     /// How likely a fault strikes.

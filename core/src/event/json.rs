@@ -7,9 +7,9 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
+use super::Sequencer;
 use super::{DecodeError, DecodeProblem};
 use crate::object::{self, Bucket, Timestamp, VersionId};
-use crate::sequencer::Sequencer;
 
 /// Reads the JSON of a part of a message.
 pub(super) fn parse_strict(text: &str, at: &str) -> Result<Value, DecodeError> {

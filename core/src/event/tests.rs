@@ -282,3 +282,22 @@ fn sns(kind: &str, message: &str) -> String {
     });
     envelope.to_string()
 }
+
+#[test]
+fn a_sequencer_is_hexadecimal_and_too_short_to_fill_the_stamp() {
+    for text in ["", "0x1F", "-1", "+1", " 1", "1 ", "12G4", "１２"] {
+        assert_eq!(text.parse::<Sequencer>(), Err(SequencerError), "{text:?}");
+    }
+    assert!(
+        "0".repeat(SEQUENCER_DIGITS_MAX)
+            .parse::<Sequencer>()
+            .is_ok()
+    );
+    assert!(
+        "0".repeat(SEQUENCER_DIGITS_MAX + 1)
+            .parse::<Sequencer>()
+            .is_err()
+    );
+    let read: Sequencer = "00ab".parse().unwrap();
+    assert_eq!(read.as_str(), "00AB");
+}

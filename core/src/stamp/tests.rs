@@ -18,7 +18,7 @@ mod header {
         Stamp {
             place: OriginKey::of_key(&bucket("orders"), &key("a")),
             version: VersionRef::new(id, last_modified, etag.as_ref()),
-            sequencer: Sequencer::try_from("0A").ok(),
+            sequencer: "0A".parse().ok(),
         }
     }
 

@@ -1,11 +1,17 @@
-//! The messages in flight, each until the last of its tasks is closed.
+//! The messages in flight, each until the last of its tasks is closed, and what is done already of
+//! those that had to go back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use replicator_core::event::EventKind;
+use replicator_core::object::VersionId;
 use tokio_util::sync::CancellationToken;
 
 use crate::lease::Hold;
+use crate::ledger::records::TargetKey;
 use crate::message::{AckAction, AckRequest, Message};
+use crate::task::{PendingEvent, Task};
 
 /// The messages whose tasks are not all closed, by their numbers.
 #[derive(Debug, Default)]
@@ -22,7 +28,7 @@ struct InFlightMessage {
     message: Message,
     tasks: usize,
     open: usize,
-    disposal: AckAction,
+    action: AckAction,
 }
 
 impl InFlight {
@@ -40,95 +46,80 @@ impl InFlight {
     }
 
     /// Takes a message in flight until so many tasks are closed.
-    pub(super) fn take(&mut self, message: Message, disposal: AckAction, open: usize) {
+    pub(super) fn take(&mut self, message: Message, action: AckAction, open: usize) {
         self.open += open;
         self.bytes += message.body.len();
-        self.messages.insert(
-            message.number,
-            InFlightMessage {
-                message,
-                tasks: open,
-                open,
-                disposal,
-            },
-        );
+        let number = message.number;
+        let in_flight = InFlightMessage {
+            message,
+            tasks: open,
+            open,
+            action,
+        };
+        self.messages.insert(number, in_flight);
+    }
+
+    fn message(&self, number: u64) -> Option<&Message> {
+        self.messages
+            .get(&number)
+            .map(|in_flight| &in_flight.message)
     }
 
     /// Returns the id of a message that has more than one task.
-    pub(super) fn wants_more(&self, number: u64) -> Option<&str> {
+    pub(super) fn id_if_shared(&self, number: u64) -> Option<&str> {
         self.messages
             .get(&number)
-            .filter(|in_hand| in_hand.tasks > 1)
-            .map(|in_hand| in_hand.message.id.as_str())
+            .filter(|in_flight| in_flight.tasks > 1)
+            .map(|in_flight| in_flight.message.id.as_str())
     }
 
     /// Says whether a message is in flight and its lease surely held.
     pub(super) fn holds_lease(&self, number: u64) -> bool {
-        self.lost_token(number)
-            .is_some_and(|lost| !lost.is_cancelled())
+        self.message(number)
+            .is_some_and(|message| !message.lease.lost_token().is_cancelled())
     }
 
     /// Returns the hold on a message of a work queue.
     pub(super) fn to_hold(&self, number: u64) -> Option<Hold> {
-        let message = self.messages.get(&number).map(|in_hand| &in_hand.message)?;
+        let message = self.message(number)?;
         message.group.as_ref().map(|_| message.lease.to_hold())
     }
 
     /// Returns what fires when work for a message has to end.
-    pub(super) fn over_token(&self, number: u64) -> Option<&CancellationToken> {
-        self.messages
-            .get(&number)
-            .map(|in_hand| in_hand.message.lease.over_token())
+    pub(super) fn stop_token(&self, number: u64) -> Option<CancellationToken> {
+        Some(self.message(number)?.lease.stop_token().clone())
     }
 
-    /// Returns what fires when a message may have gone to another worker.
-    fn lost_token(&self, number: u64) -> Option<&CancellationToken> {
-        self.messages
-            .get(&number)
-            .map(|in_hand| in_hand.message.lease.lost_token())
-    }
-
-    /// Closes one task of a message; the last one settles it. Of several disposals the most
-    /// careful wins.
+    /// Closes one task of a message; the last one decides what becomes of it. Of several actions
+    /// the most careful wins.
     pub(super) fn close(
         &mut self,
         number: u64,
-        disposal: impl FnOnce(&Message) -> AckAction,
+        action: impl FnOnce(&Message) -> AckAction,
     ) -> Option<AckRequest> {
-        let in_hand = self.messages.get_mut(&number)?;
-        let disposal = disposal(&in_hand.message);
-        let closed = in_hand.open.min(1);
-        (in_hand.open, self.open) = (in_hand.open - closed, self.open - closed);
-        in_hand.disposal = more_careful(
-            std::mem::replace(&mut in_hand.disposal, AckAction::Delete),
-            disposal,
-        );
-        if in_hand.open > 0 {
+        let in_flight = self.messages.get_mut(&number)?;
+        let action = action(&in_flight.message);
+        let closed = in_flight.open.min(1);
+        (in_flight.open, self.open) = (in_flight.open - closed, self.open - closed);
+        if care(&action) > care(&in_flight.action) {
+            in_flight.action = action;
+        }
+        if in_flight.open > 0 {
             return None;
         }
-        self.remove_message(number).map(
-            |InFlightMessage {
-                 message, disposal, ..
-             }| AckRequest {
-                message,
-                action: disposal,
-            },
-        )
+        let InFlightMessage {
+            message, action, ..
+        } = self.remove_message(number)?;
+        Some(AckRequest { message, action })
     }
 
-    /// Removes a message that may have gone to another worker, whose work decides what becomes of
-    /// it.
-    pub(super) fn drop_message(&mut self, number: u64) {
-        if let Some(forgotten) = self.remove_message(number) {
-            self.open -= forgotten.open;
-        }
-    }
-
-    /// Removes those that may have gone to another worker.
+    /// Removes those that may have gone to another worker, whose work decides what becomes of them.
     pub(super) fn forget_lost(&mut self, numbers: impl Iterator<Item = u64>) {
         for number in numbers {
-            if !self.holds_lease(number) {
-                self.drop_message(number);
+            if !self.holds_lease(number)
+                && let Some(lost) = self.remove_message(number)
+            {
+                self.open -= lost.open;
             }
         }
     }
@@ -144,49 +135,128 @@ impl InFlight {
         std::mem::take(self)
             .messages
             .into_values()
-            .map(|in_hand| in_hand.message)
+            .map(|in_flight| in_flight.message)
             .collect()
     }
 }
 
 /// To deliver again is more careful than to keep, later more than sooner.
-fn more_careful(one: AckAction, other: AckAction) -> AckAction {
-    let care = |disposal: &AckAction| match disposal {
+fn care(action: &AckAction) -> (u8, Option<Duration>) {
+    match action {
         AckAction::Delete => (0, None),
         AckAction::DeadLetter(_) => (1, None),
         AckAction::Forward(_) => (2, None),
         AckAction::ReturnAfter(delay) => (3, Some(*delay)),
-    };
-    if care(&other) > care(&one) {
-        other
-    } else {
-        one
     }
+}
+
+/// What was done of messages that have more tasks, by the messages' ids. One event may go to
+/// several destinations: while one of them is in trouble, its message comes again and again, and
+/// what the other destinations have done already costs them nothing more.
+///
+/// This is kept in memory only, and is certain: what is recorded here ended well in this process,
+/// so no write of it can be on its way any more (protocol rule 5). A daemon without the record
+/// sends requests to find out.
+#[derive(Debug, Default)]
+pub(super) struct CompletedTasks(BTreeMap<String, BTreeSet<Done>>);
+
+type Done = (TargetKey, EventKind, Option<VersionId>);
+
+/// Some MiB. A forgotten message costs a look at the destination.
+const COMPLETED_MAX: usize = 20_000;
+
+impl CompletedTasks {
+    /// Records an event whose task is done. Rather than more than so many messages it begins anew.
+    pub(super) fn record(&mut self, message: &str, task: &Task, pending: &PendingEvent) {
+        if self.0.len() >= COMPLETED_MAX && !self.0.contains_key(message) {
+            self.0.clear();
+        }
+        self.0
+            .entry(message.to_owned())
+            .or_default()
+            .insert(done_key(task, pending));
+    }
+
+    /// Says whether all of a task was done when its message came before.
+    pub(super) fn has_done(&self, message: &str, task: &Task) -> bool {
+        self.0.get(message).is_some_and(|done| {
+            task.events
+                .iter()
+                .all(|pending| done.contains(&done_key(task, pending)))
+        })
+    }
+
+    /// Forgets a message that does not come again.
+    pub(super) fn forget_message(&mut self, message: &str) {
+        self.0.remove(message);
+    }
+}
+
+fn done_key(task: &Task, pending: &PendingEvent) -> Done {
+    (task.target.clone(), pending.action, pending.version.clone())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
+    use replicator_core::event::Event;
     use replicator_core::failure::Reason;
+    use replicator_core::object::{Bucket, Key};
 
     use super::*;
+    use crate::task::Ruleset;
+    use crate::task::tests::rules;
 
     #[test]
-    fn a_message_of_two_tasks_goes_only_when_neither_needs_it() {
-        let release = AckAction::ReturnAfter(Duration::ZERO);
-        assert_eq!(more_careful(AckAction::Delete, release.clone()), release);
-        assert_eq!(more_careful(release.clone(), AckAction::Delete), release);
+    fn the_most_careful_of_several_actions_is_to_return_a_message_the_latest() {
+        let back = |seconds| AckAction::ReturnAfter(Duration::from_secs(seconds));
         let park = AckAction::DeadLetter(Reason::DstBucketNotFound);
-        assert_eq!(more_careful(park.clone(), AckAction::Delete), park);
-        assert_eq!(more_careful(park, release.clone()), release);
+        let all = [
+            AckAction::Delete,
+            park,
+            AckAction::Forward(Vec::new()),
+            back(0),
+            back(60),
+        ];
+        assert!(all.is_sorted_by(|one, other| care(one) < care(other)));
+    }
+
+    fn task(bucket: &str, action: EventKind) -> Task {
+        let event = Event {
+            bucket: Bucket::try_from("orders").unwrap(),
+            key: Key::try_from("report").unwrap(),
+            version: None,
+            action,
+            sequencer: None,
+            time: None,
+            size_bytes: None,
+        };
+        Ruleset::new(&rules(&[("orders", "orders", bucket)]))
+            .tasks_for(&event)
+            .remove(0)
+    }
+
+    fn record(completed: &mut CompletedTasks, message: &str, task: &Task) {
+        completed.record(message, task, &task.events[0]);
     }
 
     #[test]
-    fn a_message_of_two_tasks_waits_for_the_one_that_needs_longer() {
-        let [soon, late] =
-            [1, 60].map(|seconds| AckAction::ReturnAfter(Duration::from_secs(seconds)));
-        assert_eq!(more_careful(soon.clone(), late.clone()), late);
-        assert_eq!(more_careful(late.clone(), soon), late);
+    fn what_one_destination_did_is_not_repeated_and_what_the_other_owes_is() {
+        let mut completed = CompletedTasks::default();
+        record(&mut completed, "m1", &task("healthy", EventKind::Put));
+        assert!(completed.has_done("m1", &task("healthy", EventKind::Put)));
+        assert!(!completed.has_done("m1", &task("sick", EventKind::Put)));
+        assert!(!completed.has_done("m1", &task("healthy", EventKind::Tags)));
+        assert!(!completed.has_done("m2", &task("healthy", EventKind::Put)));
+        completed.forget_message("m1");
+        assert!(!completed.has_done("m1", &task("healthy", EventKind::Put)));
+    }
+
+    #[test]
+    fn a_bounded_number_of_messages_is_kept() {
+        let mut completed = CompletedTasks::default();
+        let task = task("healthy", EventKind::Put);
+        (0..=COMPLETED_MAX).for_each(|n| record(&mut completed, &format!("m{n}"), &task));
+        assert!(completed.has_done(&format!("m{COMPLETED_MAX}"), &task));
+        assert!(completed.0.len() <= COMPLETED_MAX);
     }
 }

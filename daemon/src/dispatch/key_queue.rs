@@ -1,4 +1,5 @@
-//! What one key has to do: at most one task works, what arrives meanwhile waits for the next.
+//! The events of one key: at most one task works on them, and what arrives meanwhile waits for the
+//! next.
 
 use replicator_core::event::EventKind;
 
@@ -8,19 +9,19 @@ use crate::task::{PendingEvent, Task};
 ///
 /// ```text
 /// free ──begin──▶ working ──end──▶ free
-///                    ├─────stop──▶ landing ──landed──▶ free
-///                    └─────rest──▶ resting ──landed──▶ free
+///                    ├────drain──▶ draining ──resume──▶ free
+///                    └────pause──▶ paused ────resume──▶ free
 /// ```
 #[derive(Debug, Default)]
 pub(super) struct KeyQueue {
     state: KeyState,
-    /// It all goes into the next task.
+    /// They all go into the next task.
     waiting: Vec<QueuedEvent>,
 }
 
 #[derive(Debug, Default)]
 enum KeyState {
-    /// Nothing is under way; so is a key only in between.
+    /// Nothing is under way, which lasts only until the next task begins.
     #[default]
     Free,
     /// A task works on these.
@@ -31,8 +32,8 @@ enum KeyState {
     Paused,
 }
 
-/// One event of one message; it has none where a parked task is tried again, or an upload or tags
-/// are seen to.
+/// One event of one message; it has none where a parked task is tried again, or tags are written
+/// once more.
 #[derive(Debug, Clone)]
 pub(super) struct QueuedEvent {
     pub(super) message: Option<u64>,
@@ -42,7 +43,7 @@ pub(super) struct QueuedEvent {
 }
 
 impl KeyQueue {
-    /// Lets every event of a task wait.
+    /// Adds every event of a task to those that wait.
     pub(super) fn add(&mut self, message: Option<u64>, mut task: Task) {
         for pending in std::mem::take(&mut task.events) {
             self.waiting.push(QueuedEvent {
@@ -53,68 +54,72 @@ impl KeyQueue {
         }
     }
 
-    /// Begins a task for every waiting ticket that is still needed, if the key is free; it goes by
-    /// the newest rules that it was given.
-    pub(super) fn begin(&mut self, is_wanted: impl Fn(&QueuedEvent) -> bool) -> Option<Task> {
+    /// Begins a task for every waiting event that is still needed, if the key is free; it goes by
+    /// the newest rules that came with them.
+    pub(super) fn begin(&mut self, is_needed: impl Fn(&QueuedEvent) -> bool) -> Option<Task> {
         if !self.is_free() {
             return None;
         }
-        let mut tickets = std::mem::take(&mut self.waiting);
-        tickets.retain(is_wanted);
-        let newest = tickets.last()?;
+        let mut events = std::mem::take(&mut self.waiting);
+        events.retain(is_needed);
+        let newest = events.last()?;
         let task = Task {
-            events: tickets
+            events: events.iter().map(|event| event.pending.clone()).collect(),
+            redelivered: events.iter().any(|event| event.task.redelivered),
+            receive_count: events
                 .iter()
-                .map(|ticket| ticket.pending.clone())
-                .collect(),
-            redelivered: tickets.iter().any(|ticket| ticket.task.redelivered),
-            receive_count: tickets
-                .iter()
-                .map(|ticket| ticket.task.receive_count)
+                .map(|event| event.task.receive_count)
                 .max()
                 .unwrap_or_default(),
-            takes_over: tickets
+            takes_over: events
                 .iter()
-                .filter_map(|ticket| ticket.task.takes_over)
+                .filter_map(|event| event.task.takes_over)
                 .max(),
             ..newest.task.clone()
         };
-        self.state = KeyState::Working(tickets);
+        self.state = KeyState::Working(events);
         Some(task)
     }
 
     /// Ends the task and returns what it was about.
     pub(super) fn end(&mut self) -> Vec<QueuedEvent> {
         match std::mem::take(&mut self.state) {
-            KeyState::Working(tickets) => tickets,
+            KeyState::Working(events) => events,
             KeyState::Free | KeyState::Draining | KeyState::Paused => Vec::new(),
         }
     }
 
-    /// Holds the key after its task was cut off; what is kept of it is first to go on.
-    pub(super) fn hold(&mut self, kept: Vec<QueuedEvent>) {
+    /// Lets nothing begin after the task was cut off; the events that are kept of it go first then.
+    pub(super) fn drain(&mut self, kept: Vec<QueuedEvent>) {
         self.state = KeyState::Draining;
         // A write may have been on its way: the ledger alone may not answer these any more.
-        let begun = kept.into_iter().map(|mut ticket| {
-            ticket.task.redelivered = true;
-            ticket
+        let begun = kept.into_iter().map(|mut event| {
+            event.task.redelivered = true;
+            event
         });
         self.waiting.splice(0..0, begun);
     }
 
-    /// Lets a task begin again later for the same, and what comes meanwhile.
-    pub(super) fn rest_with(&mut self, tickets: Vec<QueuedEvent>) {
+    /// Lets a task begin again later for the same events, and what comes meanwhile.
+    pub(super) fn pause(&mut self, events: Vec<QueuedEvent>) {
         self.state = KeyState::Paused;
-        self.waiting.splice(0..0, tickets);
+        self.waiting.splice(0..0, events);
     }
 
-    pub(super) fn is_resting(&self) -> bool {
+    pub(super) fn is_paused(&self) -> bool {
         matches!(self.state, KeyState::Paused)
     }
 
-    /// Says whether no message is behind any of it.
+    /// Frees the key: what was written has landed, or never will, or the pause is over.
+    pub(super) fn resume(&mut self) {
+        if matches!(self.state, KeyState::Draining | KeyState::Paused) {
+            self.state = KeyState::Free;
+        }
+    }
+
+    /// Says whether no message is behind any of its events.
     pub(super) fn is_background(&self) -> bool {
-        self.tickets().all(|ticket| ticket.message.is_none())
+        self.events().all(|event| event.message.is_none())
     }
 
     /// Takes out all that waits.
@@ -122,68 +127,56 @@ impl KeyQueue {
         std::mem::take(&mut self.waiting)
     }
 
-    /// Lists what waits for its turn.
-    pub(super) fn waiting_tickets(&self) -> &[QueuedEvent] {
+    pub(super) fn waiting(&self) -> &[QueuedEvent] {
         &self.waiting
-    }
-
-    /// Frees the key: what was written has landed, or never will, or it has rested.
-    pub(super) fn landed(&mut self) {
-        if matches!(self.state, KeyState::Draining | KeyState::Paused) {
-            self.state = KeyState::Free;
-        }
     }
 
     pub(super) fn is_free(&self) -> bool {
         matches!(self.state, KeyState::Free)
     }
 
-    pub(super) fn tickets(&self) -> impl Iterator<Item = &QueuedEvent> {
-        self.working_tickets().iter().chain(&self.waiting)
+    pub(super) fn events(&self) -> impl Iterator<Item = &QueuedEvent> {
+        self.working().iter().chain(&self.waiting)
     }
 
-    /// Lists what the task at work is about.
-    pub(super) fn working_tickets(&self) -> &[QueuedEvent] {
+    /// Lists the events of the task at work.
+    pub(super) fn working(&self) -> &[QueuedEvent] {
         match &self.state {
-            KeyState::Working(tickets) => tickets,
+            KeyState::Working(events) => events,
             KeyState::Free | KeyState::Draining | KeyState::Paused => &[],
         }
     }
 
-    /// Lists what may have a write on its way.
-    pub(super) fn in_flight(&self) -> &[QueuedEvent] {
-        match &self.state {
-            KeyState::Working(tickets) => tickets,
+    /// Lists the events that may have a write on its way.
+    pub(super) fn with_writes(&self) -> &[QueuedEvent] {
+        match self.state {
             KeyState::Draining => &self.waiting,
-            KeyState::Free | KeyState::Paused => &[],
+            KeyState::Free | KeyState::Working(_) | KeyState::Paused => self.working(),
         }
     }
 }
 
-/// Of a task that was cut off, keeps the tickets whose message is still held, and adds the tags of
+/// Of a task that was cut off, keeps the events whose message is still held, and adds the tags of
 /// each version once more, whichever worker has its message by then: PutObjectTagging has no
 /// precondition, so a request on its way may land over newer tags, and the task that wrote those
 /// may have ended.
-pub(super) fn left_of(
-    tickets: Vec<QueuedEvent>,
-    is_held: impl Fn(u64) -> bool,
-) -> Vec<QueuedEvent> {
-    let mut left: Vec<QueuedEvent> = Vec::with_capacity(tickets.len());
-    for ticket in &tickets {
-        let is_same = |other: &QueuedEvent| other.pending.version == ticket.pending.version;
-        if ticket.pending.action == EventKind::Tags && !left.iter().any(is_same) {
-            left.push(QueuedEvent {
+pub(super) fn kept_of(events: Vec<QueuedEvent>, is_held: impl Fn(u64) -> bool) -> Vec<QueuedEvent> {
+    let mut kept: Vec<QueuedEvent> = Vec::with_capacity(events.len());
+    for event in &events {
+        let is_same = |other: &QueuedEvent| other.pending.version == event.pending.version;
+        if event.pending.action == EventKind::Tags && !kept.iter().any(is_same) {
+            kept.push(QueuedEvent {
                 message: None,
-                ..ticket.clone()
+                ..event.clone()
             });
         }
     }
-    let is_kept = |ticket: &QueuedEvent| match ticket.message {
+    let is_kept = |event: &QueuedEvent| match event.message {
         Some(number) => is_held(number),
-        None => ticket.pending.action != EventKind::Tags,
+        None => event.pending.action != EventKind::Tags,
     };
-    left.extend(tickets.into_iter().filter(is_kept));
-    left
+    kept.extend(events.into_iter().filter(is_kept));
+    kept
 }
 
 #[cfg(test)]
@@ -192,10 +185,10 @@ mod tests {
     use replicator_core::object::{Bucket, Key, VersionId};
 
     use super::*;
-    use crate::ruleset::Ruleset;
-    use crate::ruleset::tests::rules;
+    use crate::task::Ruleset;
+    use crate::task::tests::rules;
 
-    fn ticket(message: Option<u64>, action: EventKind, version: &str) -> QueuedEvent {
+    fn queued(message: Option<u64>, action: EventKind, version: &str) -> QueuedEvent {
         let event = Event {
             bucket: Bucket::try_from("orders").unwrap(),
             key: Key::try_from("report").unwrap(),
@@ -219,25 +212,19 @@ mod tests {
     #[test]
     fn tags_outlive_their_messages_once_for_each_version_however_often_they_are_cut_off() {
         let cut_off = vec![
-            ticket(Some(1), EventKind::Tags, "a"),
-            ticket(Some(2), EventKind::Tags, "a"),
-            ticket(Some(2), EventKind::Tags, "b"),
-            ticket(Some(1), EventKind::Put, "a"),
-            ticket(None, EventKind::Put, "c"),
+            queued(Some(1), EventKind::Tags, "a"),
+            queued(Some(2), EventKind::Tags, "a"),
+            queued(Some(2), EventKind::Tags, "b"),
+            queued(Some(1), EventKind::Put, "a"),
+            queued(None, EventKind::Put, "c"),
         ];
-        let left = left_of(cut_off, |number| number == 2);
-        let told = |left: &[QueuedEvent]| -> Vec<_> {
-            let told = |ticket: &QueuedEvent| {
-                (
-                    ticket.message,
-                    ticket.pending.action,
-                    ticket.pending.version.clone().unwrap(),
-                )
+        let kept = kept_of(cut_off, |number| number == 2);
+        let seen = |kept: &[QueuedEvent]| -> Vec<_> {
+            let seen = |event: &QueuedEvent| {
+                let version = event.pending.version.as_ref().unwrap();
+                (event.message, event.pending.action, version.to_string())
             };
-            left.iter()
-                .map(told)
-                .map(|(message, action, version)| (message, action, version.to_string()))
-                .collect()
+            kept.iter().map(seen).collect()
         };
         let version = |text: &str| text.to_owned();
         let tags = |message, text| (message, EventKind::Tags, version(text));
@@ -248,9 +235,9 @@ mod tests {
             tags(Some(2), "b"),
             (None, EventKind::Put, version("c")),
         ];
-        assert_eq!(told(&left), wanted);
+        assert_eq!(seen(&kept), wanted);
         assert_eq!(
-            told(&left_of(left, |_| false)),
+            seen(&kept_of(kept, |_| false)),
             [
                 tags(None, "a"),
                 tags(None, "b"),

@@ -142,17 +142,7 @@ pub(crate) struct Upload {
     /// Whether that is by our clock.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) by_our_clock: bool,
-    /// The key that it belongs to; older records do not say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) owner: Option<UploadOwner>,
-}
-
-/// A key, the key that it brings up to date, and how large what is uploaded is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct UploadOwner {
-    pub(crate) target: TargetKey,
-    pub(crate) source: BucketRef,
-    pub(crate) source_key: Key,
+    /// How large the version is.
     pub(crate) size_bytes: u64,
 }
 

@@ -14,8 +14,9 @@ use crate::dispatch;
 use crate::engine::Engine;
 use crate::health::PollStatus;
 use crate::lease::Leases;
-use crate::message::{QueueAccess, ReceivedMessage};
+use crate::message::ReceivedMessage;
 use crate::receiver::{BATCH_MAX, PollGate, Receiver};
+use crate::work_queues::QueueAccess;
 
 // Messages that each queue may have on the way to the dispatch: a poll holds room for one batch
 // while it waits, and another keeps the dispatch busy; more would only hide messages from daemons
@@ -160,7 +161,7 @@ impl<'a> Receiving<'a> {
             deliveries: deliver.clone(),
             numbers: Arc::clone(&self.numbers),
             poll,
-            patience: self.settings.drain_timeout,
+            drain_timeout: self.settings.drain_timeout,
             metrics: self.engine.metrics.clone(),
             ledger: self.engine.ledger.clone(),
             gate,

@@ -209,7 +209,7 @@ impl CopyJob<'_> {
         Ok(tags)
     }
 
-    fn sequencer(&self) -> Option<replicator_core::sequencer::Sequencer> {
+    fn sequencer(&self) -> Option<replicator_core::event::Sequencer> {
         let id = &self.version.version.id;
         let pending = self
             .task

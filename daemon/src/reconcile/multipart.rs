@@ -19,12 +19,12 @@ use super::uploading::Uploading;
 use crate::accounts::attempt_deadline;
 use crate::accounts::error::{Side, from_sdk_error};
 use crate::checksum::{Algorithm, Measure, Sum, crc64_header, crc64_joined, crc64_of};
-use crate::clock::{self, BootInstant};
+use crate::clock::BootInstant;
 use crate::engine::Engine;
 use crate::failpoint::Step;
 use crate::lease;
 use crate::ledger::Parts;
-use crate::ledger::records::{TargetKey, Upload, UploadOwner, UploadedPart};
+use crate::ledger::records::{TargetKey, Upload, UploadedPart};
 use crate::s3_http::S3Request;
 use crate::task::Task;
 use crate::xml::{self, NotXml};
@@ -100,29 +100,6 @@ pub(super) async fn abandon_upload(
     }
     abort_upload(engine, &task.target, &upload.upload_id).await?;
     engine.ledger.end_upload(&task.target)
-}
-
-/// Ends the upload that the ledger has for an idle key, whose work may be another worker's by now;
-/// not one that may appear yet, whose record the key's next task needs.
-pub(crate) async fn end_upload(engine: &Engine, task: &Task) -> Result<(), Failure> {
-    let Some((upload, _)) = engine.ledger.upload_of(&task.target)? else {
-        return Ok(());
-    };
-    if upload
-        .may_complete_until
-        .is_some_and(|until| until > clock::now())
-    {
-        return Ok(());
-    }
-    abort_upload(engine, &task.target, &upload.upload_id).await?;
-    // A message may have come meanwhile, and its task have begun another one.
-    let known = engine.ledger.upload_of(&task.target)?;
-    let is_same = known.is_some_and(|(known, _)| known.upload_id == upload.upload_id);
-    if is_same {
-        engine.ledger.end_upload(&task.target)
-    } else {
-        Ok(())
-    }
 }
 
 pub(super) async fn abort_upload(
@@ -233,24 +210,10 @@ async fn begin(
         begun_over: over,
         may_complete_until: None,
         by_our_clock: false,
-        owner: Some(whose(copy.task, copy.version.size_bytes)),
+        size_bytes: copy.version.size_bytes,
     };
     copy.engine.ledger.put_upload(&copy.task.target, &upload)?;
     Ok((upload, Parts::new()))
-}
-
-fn whose(task: &Task, size_bytes: u64) -> UploadOwner {
-    let (target, source, source_key) = (
-        task.target.clone(),
-        task.source.clone(),
-        task.source_key.clone(),
-    );
-    UploadOwner {
-        target,
-        source,
-        source_key,
-        size_bytes,
-    }
 }
 
 async fn create(copy: &CopyJob<'_>, dress: &ReplicaHeaders) -> Result<String, Failure> {

@@ -84,14 +84,13 @@ impl UnconfirmedUpload {
 /// Says whether a replica of the upload's version is known that was not when the upload was
 /// completed.
 fn is_seen_since(upload: &Upload, shown: &DestinationView) -> bool {
-    let size_bytes = upload.owner.as_ref().map(|whose| whose.size_bytes);
-    let Some((until, size_bytes)) = upload.may_complete_until.zip(size_bytes) else {
+    let Some(until) = upload.may_complete_until else {
         return false;
     };
     let is_new = |replica: &Replica| {
         replica
             .found
-            .is_some_and(|found| clock::saturating_later(found, life(size_bytes)) >= until)
+            .is_some_and(|found| clock::saturating_later(found, life(upload.size_bytes)) >= until)
     };
     shown
         .replicas

@@ -45,7 +45,7 @@ pub(super) fn judge(sim: &Sim, destination: &str, expect: Expect, wrong: &mut Ve
     for upload in sim.s3.open_uploads(destination) {
         let is_excused = is_named_to_nobody(&requests, &upload)
             || is_forgotten(expect, &upload)
-            || expect.hurried && is_taken_over(&requests, destination, &upload);
+            || is_taken_over(&requests, destination, &upload);
         if upload.by.starts_with("daemon") && !is_excused {
             wrong.push(format!("an upload is left open: {upload:?}"));
         }
@@ -126,8 +126,8 @@ fn is_forgotten(expect: Expect, upload: &OpenUpload) -> bool {
         .unwrap_or(false)
 }
 
-/// Says whether another daemon worked at the key since. Then the one that began the upload knows it
-/// still, and looks for it later.
+/// Says whether another daemon worked at the key since. Then the one that began the upload ends it
+/// when it works at the key again, or a lifecycle rule does.
 fn is_taken_over(requests: &[Entry], destination: &str, upload: &OpenUpload) -> bool {
     let mut since = requests
         .iter()
