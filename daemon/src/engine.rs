@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aws_sdk_s3::types::BucketVersioningStatus;
 use replicator_core::failure::{Failure, FailureKind, Reason};
-use replicator_core::object::{Key, Timestamp};
+use replicator_core::object::Key;
 use replicator_core::operation::Operation;
 use replicator_core::plan::SourceVersion;
 use replicator_core::rule::BucketRef;
@@ -50,12 +50,9 @@ pub(crate) struct Engine {
     versioned: TtlSet,
     /// Where tags could be read.
     tags_read: TtlSet,
-    /// Destinations of which one list for many keys told little.
-    pub(crate) asked_in_vain: TtlSet,
     /// Destinations whose uploads cannot be listed, and about which that was logged.
     pub(crate) uploads_untold: TtlSet,
     pub(crate) histories: Together<SharedHistory>,
-    pub(crate) absences: Together<Absence>,
 }
 
 /// What a copy was let in for.
@@ -85,27 +82,14 @@ pub(crate) enum SharedHistory {
     Throttled,
 }
 
-/// What a list of a destination says of one key.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Absence {
-    /// It has no entry there; what time it was by the server's clock, if that said so.
-    Nothing(Option<Timestamp>),
-    /// It has one, or the list cannot tell: the key has to be read alone.
-    Unknown,
-    /// The same, and the list told of too few other keys to be worth it.
-    InVain,
-    /// There was none because the bucket throttles: a request for each key would make it worse.
-    Throttled,
-}
-
 // Versioning can be suspended without the daemon: so often is it read again.
 const VERSIONING_LOOKED_AT_EVERY: Duration = Duration::from_secs(300);
 
 // The permission to read tags can be taken away: so often is it looked for again.
 const TAGS_READ_EVERY: Duration = Duration::from_secs(300);
 
-// Keys that come together may lie closer by then.
-const ASKED_TOGETHER_EVERY: Duration = Duration::from_secs(60);
+// A warning that holds for all keys of a destination is logged once in this time.
+const LOGGED_EVERY: Duration = Duration::from_secs(60);
 
 impl Engine {
     pub(crate) fn new(
@@ -137,10 +121,8 @@ impl Engine {
             failpoints,
             versioned: TtlSet::new(VERSIONING_LOOKED_AT_EVERY),
             tags_read: TtlSet::new(TAGS_READ_EVERY),
-            asked_in_vain: TtlSet::new(ASKED_TOGETHER_EVERY),
-            uploads_untold: TtlSet::new(ASKED_TOGETHER_EVERY),
+            uploads_untold: TtlSet::new(LOGGED_EVERY),
             histories: Together::new(2),
-            absences: Together::new(2),
         }
     }
 

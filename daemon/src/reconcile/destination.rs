@@ -10,7 +10,7 @@ use replicator_core::plan::{
     self, Current, DestinationState, SourceVersion, VersionKind, VersionRef,
 };
 
-use super::head::{Expected, HeadResult, current_of_new, read_current};
+use super::head::{Expected, HeadResult, read_current};
 use super::lookup::{Lookup, adopt_replica, replica_by_version, replicated_record};
 use super::snapshot::Snapshot;
 use crate::accounts::AccountClients;
@@ -112,9 +112,9 @@ impl DestinationView {
 }
 
 /// Reads what is current, and from the ledger how far it reaches. With `may_guess`, a key that was
-/// never written by this daemon is read by HEAD alone, or by a list that it shares with others,
-/// even of an endpoint whose 404 can mean a marker; and not at all where a condition can be relied
-/// on, as at AWS: that of the write tells when there is an object. Some endpoints ignore it.
+/// never written by this daemon is read by HEAD alone, even of an endpoint whose 404 can mean a
+/// marker; and not at all where a condition can be relied on, as at AWS: that of the write tells
+/// when there is an object. Some endpoints ignore it.
 pub(crate) async fn read(
     engine: &Engine,
     task: &Task,
@@ -126,7 +126,7 @@ pub(crate) async fn read(
     // What was never written by this daemon is mostly new.
     let mut current = match replicas.is_empty() {
         true if may_guess && may_rely_on_conditions(access) => HeadResult::guessed(),
-        true if may_guess => current_of_new(engine, access, task).await?,
+        true if may_guess => read_current(access, task, Expected::New).await?,
         true => read_current(access, task, Expected::Hidden).await?,
         false => read_current(access, task, Expected::Object).await?,
     };

@@ -11,10 +11,8 @@ use replicator_core::stamp::{NAME, Stamp};
 use super::attributes::KMS;
 use super::listing;
 use crate::accounts::AccountClients;
-use crate::accounts::capabilities::Feature;
 use crate::accounts::error::Side;
 use crate::clock;
-use crate::engine::Engine;
 use crate::ledger::records::CurrentEntry;
 use crate::s3_http::{ResponseHead, S3Request};
 use crate::task::Task;
@@ -41,15 +39,6 @@ impl HeadResult {
         }
     }
 
-    /// Takes what a list told: that the key has no entry. A server that fills a page before it
-    /// sorts it can leave one out, and then that is as good as a guess.
-    fn absent(date: Option<Timestamp>, is_sure: bool) -> Self {
-        Self {
-            is_guess: !is_sure,
-            ..Self::hidden_by(CurrentEntry::Nothing, date)
-        }
-    }
-
     fn hidden_by(entry: CurrentEntry, date: Option<Timestamp>) -> Self {
         Self {
             entry,
@@ -70,25 +59,6 @@ pub(super) enum Expected {
     /// Nothing; where that is not proved, or cannot be told from a marker, the caller can do
     /// without the difference.
     New,
-}
-
-/// Reads which entry is current of a key that is likely new, by one list for all neighbours that
-/// wait, if they are many.
-pub(super) async fn current_of_new(
-    engine: &Engine,
-    access: &AccountClients,
-    task: &Task,
-) -> Result<HeadResult, Failure> {
-    // What a list leaves out the condition of the write finds.
-    let may_ask = access.is_aws || access.capabilities.always_had(Feature::ConditionalPut);
-    match if may_ask {
-        listing::absence(engine, access, task).await?
-    } else {
-        None
-    } {
-        Some(date) => Ok(HeadResult::absent(date, access.is_aws)),
-        None => read_current(access, task, Expected::New).await,
-    }
 }
 
 /// Reads which entry is current.
