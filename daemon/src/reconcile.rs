@@ -6,28 +6,18 @@ mod attributes;
 mod copy;
 mod delete;
 mod destination;
-mod encryption;
-mod events;
 mod execute;
 mod head;
-mod latest;
 mod listing;
-mod lookup;
 mod multipart;
 mod observe;
 mod origin;
 mod outcome;
-mod part_concurrency;
 mod proof;
-mod put;
 mod receipt;
-mod select_rule;
-mod snapshot;
 mod tags;
-mod takeover;
-mod unconfirmed;
 mod uploading;
-mod version_delete;
+mod uploads;
 mod version_reader;
 
 use std::collections::HashSet;
@@ -48,7 +38,7 @@ pub(crate) use attempt::AttemptState;
 pub(crate) use multipart::end_upload;
 use observe::Observation;
 use outcome::OutcomeRecorder;
-use unconfirmed::UnconfirmedUpload;
+use uploads::UnconfirmedUpload;
 
 /// Brings a key up to date. A failure leaves everything as safe as it was; calling again goes on
 /// from what is there.
@@ -59,29 +49,29 @@ pub(crate) async fn bring_up_to_date(
     memory: &mut AttemptState,
 ) -> Result<Report, Failure> {
     if memory.is_blank()
-        && let Some(report) = events::answered_by_ledger(engine, task)?
+        && let Some(report) = outcome::answered_by_ledger(engine, task)?
     {
         return Ok(report);
     }
     if memory.is_blank() && (task.takes_over.is_some() || engine.predecessor.may_complete_uploads())
     {
-        takeover::settle_uploads(engine, task, memory).await?;
+        uploads::settle_uploads(engine, task, memory).await?;
     }
     memory.begin();
     engine.check_versioned(&task.target.destination).await?;
     let mut run = Reconciler::begin((engine, task, reader), memory.is_unread()).await?;
     memory.read();
     run.look_for_another(memory)?;
-    events::reconsider(task, &mut run.observed.destination.known);
+    outcome::reconsider(task, &mut run.observed.destination.known);
     let mut passes = 0;
     loop {
-        version_delete::explain_marker(&mut run).await?;
+        delete::explain_marker(&mut run).await?;
         let told = run.told.len();
         let is_through = run.catch_up(memory).await? == Progress::Done;
         if is_through {
             run.awaits_upload(None)?;
         }
-        if is_through && !version_delete::apply_version_deletes(&mut run).await? {
+        if is_through && !delete::apply_version_deletes(&mut run).await? {
             break;
         }
         // A removal gets further each time, and so does a pass that recorded something.
@@ -98,11 +88,11 @@ pub(crate) async fn bring_up_to_date(
     }
     multipart::abandon_upload(engine, task, &run.observed.destination.snapshot).await?;
     run.look_at_tags().await?;
-    let outcomes = events::grant(&mut run).await?;
+    let outcomes = outcome::grant(&mut run).await?;
     engine
         .ledger
-        .remove_parked(&task.target, |parked| events::is_done(&run, parked))?;
-    version_delete::check_quota(&run)?;
+        .remove_parked(&task.target, |parked| outcome::is_done(&run, parked))?;
+    delete::check_quota(&run)?;
     Ok(Report {
         outcomes,
         written: run.settle.written,

@@ -1,6 +1,8 @@
 //! What a replica carries beside its bytes: system headers, user metadata, storage class, Object
-//! Lock. Everything is given with the write itself, byte for byte: a replica is never seen without
-//! it.
+//! Lock and encryption. Everything is given with the write itself, byte for byte: a replica is never
+//! seen without it.
+
+use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,6 +11,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use replicator_core::object::{self, Timestamp};
+use replicator_core::rule::Encryption;
 use replicator_core::stamp::{Stamp, USER_METADATA_BYTES_MAX};
 
 use super::proof::{self, Stated};
@@ -176,6 +179,72 @@ pub(super) fn encoded_words(value: &HeaderValue) -> HeaderValue {
 // An encoded word has 75 characters at most (RFC 2047, section 2); 45 bytes take 72.
 const WORD_BYTES_MAX: usize = 45;
 
+/// The encryption headers of a write.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct EncryptionHeaders {
+    pub(crate) mode: Option<String>,
+    pub(crate) kms_key: Option<String>,
+    pub(crate) bucket_key: Option<bool>,
+}
+
+impl EncryptionHeaders {
+    /// Returns them as they are sent.
+    pub(crate) fn named(&self) -> [(&'static str, Option<String>); 3] {
+        [
+            ("x-amz-server-side-encryption", self.mode.clone()),
+            (
+                "x-amz-server-side-encryption-aws-kms-key-id",
+                self.kms_key.clone(),
+            ),
+            (
+                "x-amz-server-side-encryption-bucket-key-enabled",
+                self.bucket_key.map(|enabled| enabled.to_string()),
+            ),
+        ]
+    }
+}
+
+/// Chooses the headers for a replica of this version.
+pub(crate) fn choose_encryption(rule: &Encryption, source: &Attributes) -> EncryptionHeaders {
+    match rule {
+        Encryption::BucketDefault => EncryptionHeaders::default(),
+        Encryption::S3 => EncryptionHeaders {
+            mode: Some("AES256".to_owned()),
+            ..EncryptionHeaders::default()
+        },
+        Encryption::Kms {
+            key,
+            key_map,
+            bucket_key,
+        } => EncryptionHeaders {
+            mode: Some(KMS.to_owned()),
+            kms_key: Some(translated(source, key_map).unwrap_or_else(|| key.clone())),
+            bucket_key: Some(*bucket_key),
+        },
+        Encryption::Dsse { key } => EncryptionHeaders {
+            mode: Some(format!("{KMS}:dsse")),
+            kms_key: Some(key.clone()),
+            bucket_key: None,
+        },
+        // A source key means nothing in another account or Region: without a translation the
+        // destination account's own default key for S3 is used, by naming none.
+        Encryption::Same { key_map } if source.is_kms() => EncryptionHeaders {
+            mode: source.encryption.clone(),
+            kms_key: translated(source, key_map),
+            bucket_key: None,
+        },
+        // SSE-S3 is what every bucket encrypts with that has no other default, so no header is
+        // sent: AWS has encrypted every object since 2023, and stores without keys answer 500 or
+        // 501 to the header.
+        // https://docs.aws.amazon.com/AmazonS3/latest/userguide/default-encryption-faq.html
+        Encryption::Same { .. } => EncryptionHeaders::default(),
+    }
+}
+
+fn translated(source: &Attributes, key_map: &BTreeMap<String, String>) -> Option<String> {
+    key_map.get(source.kms_key.as_ref()?).cloned()
+}
+
 #[cfg(test)]
 mod tests {
     use replicator_core::object::{Bucket, Key, VersionId};
@@ -293,6 +362,49 @@ mod tests {
         assert_eq!(
             words.iter().flat_map(decoded).collect::<Vec<u8>>(),
             "é".repeat(100).into_bytes()
+        );
+    }
+
+    #[test]
+    fn what_every_bucket_encrypts_with_by_itself_is_not_asked_for() {
+        let source = Attributes {
+            encryption: Some("AES256".to_owned()),
+            ..Attributes::default()
+        };
+        assert_eq!(
+            choose_encryption(
+                &Encryption::Same {
+                    key_map: BTreeMap::new()
+                },
+                &source
+            ),
+            EncryptionHeaders::default()
+        );
+        assert_eq!(
+            choose_encryption(&Encryption::S3, &source).mode.as_deref(),
+            Some("AES256")
+        );
+    }
+
+    #[test]
+    fn a_source_key_is_translated_and_never_sent_to_the_destination() {
+        let source = Attributes {
+            encryption: Some(KMS.to_owned()),
+            kms_key: Some("arn:source".to_owned()),
+            ..Attributes::default()
+        };
+        let map = BTreeMap::from([("arn:source".to_owned(), "arn:destination".to_owned())]);
+        let same = choose_encryption(&Encryption::Same { key_map: map }, &source);
+        assert_eq!(same.kms_key.as_deref(), Some("arn:destination"));
+        let unmapped = choose_encryption(
+            &Encryption::Same {
+                key_map: BTreeMap::new(),
+            },
+            &source,
+        );
+        assert_eq!(
+            (unmapped.mode, unmapped.kms_key),
+            (Some(KMS.to_owned()), None)
         );
     }
 }

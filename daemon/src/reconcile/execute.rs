@@ -10,10 +10,8 @@ use replicator_core::plan::{Current, Precondition, SourceVersion};
 use replicator_core::rule::{History, Rule};
 
 use super::attempt::Extras;
-use super::copy::{CopyJob, Written};
-use super::{
-    AttemptState, Progress, Reconciler, delete, multipart, part_bytes_preferred, put, select_rule,
-};
+use super::copy::{CopyJob, Written, copy_whole};
+use super::{AttemptState, Progress, Reconciler, delete, multipart, origin, part_bytes_preferred};
 use crate::accounts::capabilities::{Feature, TagsGiven};
 use crate::clock::BootInstant;
 use crate::failpoint;
@@ -63,8 +61,8 @@ impl Reconciler<'_> {
         condition: Precondition,
         memory: &mut AttemptState,
     ) -> Result<Progress, Failure> {
-        let choice = select_rule::rule_for(self.engine, self.task, version).await;
-        let Some(select_rule::SelectedRule { rule, tags }) =
+        let choice = origin::rule_for(self.engine, self.task, version).await;
+        let Some(origin::SelectedRule { rule, tags }) =
             self.or_skip(version, choice).await?.flatten()
         else {
             return self.leave_out(version);
@@ -101,7 +99,7 @@ impl Reconciler<'_> {
         copy.extras = asked.extras;
         let written = match part_bytes {
             Some(part_bytes) => multipart::copy(&copy, part_bytes).await,
-            None => put::copy(&copy, opened).await,
+            None => copy_whole(&copy, opened).await,
         };
         let written = memory
             .learn(self.destination, asked, written)

@@ -11,11 +11,11 @@ use tracing::warn;
 
 use super::copy::{CopyJob, ReplicaHeaders, Written};
 use super::delete;
+use super::destination::Snapshot;
 use super::proof::{self, Choice, Proof, Way};
 use super::receipt::{self, Receipt};
-use super::snapshot::Snapshot;
-use super::unconfirmed::{self, UnconfirmedUpload};
 use super::uploading::Uploading;
+use super::uploads::{self, UnconfirmedUpload};
 use crate::accounts::attempt_deadline;
 use crate::accounts::error::{Side, from_sdk_error};
 use crate::checksum::{Algorithm, Measure, Sum, crc64_header, crc64_joined, crc64_of};
@@ -380,7 +380,7 @@ async fn complete(
         .config_override(attempt_deadline(complete_timeout(copy.version.size_bytes)));
     lease::confirm_held().await?;
     let sent = BootInstant::now();
-    unconfirmed::expect(copy, upload)?;
+    uploads::expect(copy, upload)?;
     let answer = copy
         .engine
         .failpoints

@@ -1,22 +1,86 @@
-//! Objects of the source that are replicas themselves, of what is at the key that they would be
-//! copied to. Two daemons in opposite directions would copy each of them back and forth without
-//! end.
+//! Which of the competing rules takes a version: the first, by priority, whose filter matches all
+//! of it. None takes a replica of what is at the key that it would be copied to: two daemons in
+//! opposite directions would copy each of them back and forth without end.
+
+use std::sync::Arc;
 
 use replicator_core::failure::{Failure, FailureKind, Reason};
 use replicator_core::object::VersionId;
 use replicator_core::operation::Operation;
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
-use replicator_core::rule::Replicas;
+use replicator_core::rule::{Replicas, Rule};
 use replicator_core::stamp::{self, NAME, Stamp};
 
 use super::attributes::{Attributes, STAMP};
 use super::copy::CopyJob;
 use super::listing;
 use super::proof::Stated;
+use super::tags::{self, Tags};
 use super::version_reader::VersionReader;
 use crate::accounts::error::Side;
 use crate::checksum::{CRC64_NVME, crc64_stated};
+use crate::engine::Engine;
+use crate::ledger::records::{ReplicaState, TargetKey};
 use crate::s3_http::{ResponseHead, S3Error, S3Request};
+use crate::task::Task;
+
+/// The rule that takes a version, and the tags where they had to be read.
+pub(super) struct SelectedRule {
+    pub(super) rule: Arc<Rule>,
+    pub(super) tags: Option<Tags>,
+}
+
+/// Chooses; `None` when no rule takes the version.
+pub(super) async fn rule_for(
+    engine: &Engine,
+    task: &Task,
+    version: &SourceVersion,
+) -> Result<Option<SelectedRule>, Failure> {
+    let mut tags = None;
+    for rule in task
+        .rules
+        .iter()
+        .filter(|rule| rule.filter.admits_size(version.size_bytes))
+    {
+        if !rule.filter.tags.is_empty() && tags.is_none() {
+            let (access, id) = (engine.access_to(&task.source)?, &version.version.id);
+            tags =
+                Some(tags::read_source(access, &task.source.bucket, &task.source_key, id).await?);
+        }
+        if tags
+            .as_ref()
+            .is_some_and(|tags| !rule.filter.admits_tags(tags))
+        {
+            continue;
+        }
+        if rule.replicas == Replicas::Skip && is_replica(engine, task, version)? {
+            return Ok(None);
+        }
+        // The version is this rule's, whichever key it has there: a key of another key stands back.
+        let here = rule
+            .destination_key(&task.source_key)
+            .is_ok_and(|key| key == task.target.key);
+        return Ok(here.then(|| SelectedRule {
+            rule: Arc::clone(rule),
+            tags,
+        }));
+    }
+    Ok(None)
+}
+
+/// Says whether this daemon wrote the source version itself, for another rule. The stamp on it
+/// would be no proof: any client can write one.
+fn is_replica(engine: &Engine, task: &Task, version: &SourceVersion) -> Result<bool, Failure> {
+    let target = TargetKey {
+        destination: task.source.clone(),
+        key: task.source_key.clone(),
+    };
+    let id = version.version.id.as_str();
+    Ok(engine.ledger.replicas_of(&target)?.iter().any(|replica| {
+        replica.state == ReplicaState::Replicated
+            && replica.destination_version.as_deref() == Some(id)
+    }))
+}
 
 impl CopyJob<'_> {
     /// Refuses a replica of what the destination holds. Its stamp alone proves nothing, so the
