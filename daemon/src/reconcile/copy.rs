@@ -15,43 +15,38 @@ use replicator_core::rule::Rule;
 use replicator_core::stamp::{OriginKey, Stamp};
 use tracing::warn;
 
+use super::Context;
 use super::attempt::Extras;
 use super::attributes::{
     Attributes, EncryptionHeaders, STAMP, STORAGE_CLASS, choose_encryption, encoded_words,
 };
-use super::delete;
 use super::destination::Snapshot;
 use super::observe::StartedGet;
 use super::proof::{self, Choice, Proof, Way};
 use super::receipt::{self, Receipt};
 use super::tags::{self, Tags};
 use super::version_reader::VersionReader;
-use crate::accounts::AccountClients;
+use crate::accounts::error::Side;
 use crate::budget::MemoryPermit;
 use crate::checksum::{CRC64_NVME, crc64_header, crc64_of};
 use crate::clock::{self, BootInstant};
-use crate::engine::{Due, Engine};
+use crate::engine::Due;
 use crate::failpoint::Step;
 use crate::fair_queue::Flow;
-use crate::lease;
 use crate::metrics::Unproved;
 use crate::s3_http::{Filled, S3Request};
 use crate::single_flight::{Body, Leader, RangeKey, Subscriber};
-use crate::task::Task;
 
 /// One version on its way to one destination.
 #[derive(Debug)]
 pub(crate) struct CopyJob<'a> {
-    pub(crate) engine: &'a Engine,
-    pub(crate) task: &'a Task,
+    pub(super) cx: Context<'a>,
     pub(crate) reader: &'a Subscriber,
-    pub(crate) source: &'a AccountClients,
-    pub(crate) destination: &'a AccountClients,
-    pub(crate) rule: Arc<Rule>,
+    pub(crate) rule: &'a Rule,
     pub(crate) version: &'a SourceVersion,
     pub(crate) condition: &'a Precondition,
     /// What the condition was made from.
-    pub(crate) basis: &'a Snapshot,
+    pub(crate) snapshot: &'a Snapshot,
     /// The version's tags, where choosing the rule needed them.
     pub(crate) tags: Option<Tags>,
     /// What its writes need beyond the plain request.
@@ -85,13 +80,13 @@ pub(crate) struct ReplicaHeaders {
 impl CopyJob<'_> {
     /// Names what is copied.
     pub(super) fn original(&self) -> VersionReader<'_> {
-        VersionReader::pin_source(self.source, self.task, self.version)
+        VersionReader::new(self.cx, Side::Source, self.version)
     }
 
     /// Names the rule and line that the limits count this for.
     pub(super) fn payer_for(&self, is_bulk: bool) -> Flow<'_> {
         Flow {
-            rule: &self.rule,
+            rule: self.rule,
             is_bulk,
         }
     }
@@ -105,9 +100,10 @@ impl CopyJob<'_> {
             offset: part.offset,
             len: part.len,
         };
-        self.engine
+        self.cx
+            .engine
             .admit_copy(
-                (self.payer_for(is_bulk), &self.task.target),
+                (self.payer_for(is_bulk), &self.cx.task.target),
                 self.reader,
                 &piece,
             )
@@ -119,7 +115,7 @@ impl CopyJob<'_> {
     pub(super) async fn read_headers_again(&self) -> Result<ReplicaHeaders, Failure> {
         let asked = BootInstant::now();
         let head = self.original().head().await?;
-        self.headers_from(Attributes::from(&head), asked, self.source.is_aws)
+        self.headers_from(Attributes::from(&head), asked, self.cx.source.is_aws)
             .await
     }
 
@@ -163,24 +159,25 @@ impl CopyJob<'_> {
                 HeaderValue::try_from(class).map_err(invalid)?,
             );
         }
-        if self.destination.is_aws {
+        if self.cx.destination.is_aws {
             attributes
                 .told
                 .values_mut()
                 .for_each(|value| *value = encoded_words(value));
         }
         let stamp = Stamp {
-            place: OriginKey::of_key(&self.task.source.bucket, &self.task.source_key),
+            place: OriginKey::of_key(&self.cx.task.source.bucket, &self.cx.task.source_key),
             version: self.version.version.clone(),
             sequencer: self.sequencer(),
         };
         if !attributes.stamp(&stamp) {
-            self.engine
+            self.cx
+                .engine
                 .metrics
                 .count_failed(&self.rule.id, Reason::StampTooLarge.as_str());
             warn!(
                 rule = self.rule.id,
-                key = self.task.source_key.as_str(),
+                key = self.cx.task.source_key.as_str(),
                 "no room for the stamp beside the user's metadata"
             );
         }
@@ -205,22 +202,22 @@ impl CopyJob<'_> {
         if let Some(tags) = &self.tags {
             return Ok(tags.clone());
         }
-        let place = &self.task.source;
+        let place = &self.cx.task.source;
         match attributes.tag_count.as_deref() {
             Some("0") => return Ok(Tags::new()),
-            Some(_) if counts_tags => self.source.capabilities.counted_tags(),
-            None if counts_tags && self.engine.counts_tags(place) => return Ok(Tags::new()),
+            Some(_) if counts_tags => self.cx.source.capabilities.counted_tags(),
+            None if counts_tags && self.cx.engine.counts_tags(place) => return Ok(Tags::new()),
             Some(_) | None => {}
         }
-        let (key, version) = (&self.task.source_key, &self.version.version.id);
-        let tags = tags::read_source(self.source, &place.bucket, key, version).await?;
-        self.engine.tags_were_read(place);
+        let tags = tags::read_source(self.cx, &self.version.version.id).await?;
+        self.cx.engine.tags_were_read(place);
         Ok(tags)
     }
 
     fn sequencer(&self) -> Option<replicator_core::sequencer::Sequencer> {
         let id = &self.version.version.id;
         let pending = self
+            .cx
             .task
             .events
             .iter()
@@ -298,7 +295,7 @@ pub(super) async fn copy_whole(
         }
         Due::Read(lead, paid) => read(copy, (whole, opened), lead, paid).await?,
     };
-    copy.engine.limits.may_send(copy.payer_for(false)).await;
+    copy.cx.engine.limits.may_send(copy.payer_for(false)).await;
     let dress = if dress.is_old() {
         copy.read_headers_again().await?
     } else {
@@ -323,6 +320,7 @@ async fn read(
         None => {
             let asked = BootInstant::now();
             let (head, body) = copy
+                .cx
                 .source
                 .send_for_checksums(|| original.get_call())
                 .await?
@@ -347,7 +345,7 @@ async fn read(
             kind: FailureKind::NeedsOperator(Reason::ChecksumMismatch),
             ..
         }) => {
-            let (_, body) = copy.source.wire.send(original.get_call()).await?.split();
+            let (_, body) = copy.cx.source.wire.send(original.get_call()).await?.split();
             prove(&original, whole, body, &choice).await?
         }
         proved => proved?,
@@ -383,13 +381,10 @@ async fn prove(
 async fn put(copy: &CopyJob<'_>, dress: &ReplicaHeaders, body: &Body) -> Result<Written, Failure> {
     let (if_match, if_none_match) = copy.conditions();
     let checksum = copy.extras.checked.then(|| crc64_header(body.filled.crc64));
-    // What that takes counts against the age of the reading.
-    lease::confirm_held().await?;
-    if let Some(looked) = copy.basis.renew_if_old(copy.destination, copy.task).await? {
-        delete::confirm_source(copy.source, copy.task, &copy.version.version.id, looked).await?;
-    }
-    lease::confirm_held().await?;
-    let target = &copy.task.target;
+    copy.snapshot
+        .confirm(copy.cx, &copy.version.version.id)
+        .await?;
+    let target = &copy.cx.task.target;
     let call = S3Request::put_object(
         &target.destination.bucket,
         &target.key,
@@ -400,8 +395,9 @@ async fn put(copy: &CopyJob<'_>, dress: &ReplicaHeaders, body: &Body) -> Result<
     .header("if-none-match", if_none_match.as_deref())
     .header(CRC64_NVME, checksum.as_deref());
     let sent = BootInstant::now();
-    let request = Box::pin(copy.destination.wire.send(dress.on(call)));
+    let request = Box::pin(copy.cx.destination.wire.send(dress.on(call)));
     let answer = copy
+        .cx
         .engine
         .failpoints
         .around(Step::PutObject, request)

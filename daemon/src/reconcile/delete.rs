@@ -3,7 +3,10 @@
 //! by exact id, after a read of the source.
 
 use std::collections::BTreeSet;
+use std::error::Error;
 
+use aws_sdk_s3::operation::delete_object::DeleteObjectOutput;
+use aws_sdk_s3::operation::delete_object::builders::DeleteObjectFluentBuilder;
 use replicator_core::deadline::body_timeout;
 use replicator_core::event::EventKind;
 use replicator_core::failure::{Dependency, Failure, FailureKind, Reason, error_chain};
@@ -11,12 +14,11 @@ use replicator_core::object::VersionId;
 use replicator_core::operation::Operation;
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 
-use super::destination::{LOOK, Snapshot, VerifiedAt};
+use super::destination::Snapshot;
 use super::head::{Expected, read_current};
-use super::{Reconciler, destination, listing};
+use super::{Context, Reconciler, listing};
+use crate::accounts::attempt_deadline;
 use crate::accounts::error::{Side, from_sdk_error};
-use crate::accounts::{AccountClients, attempt_deadline};
-use crate::engine::Engine;
 use crate::failpoint::Step;
 use crate::ledger::records::{CurrentEntry, Replica, ReplicaState};
 use crate::s3_http::S3Request;
@@ -24,157 +26,112 @@ use crate::task::Task;
 use crate::{clock, lease};
 
 /// Hides the object that is current under a delete marker; returns the marker's version id.
-pub(crate) async fn mark(
-    engine: &Engine,
-    task: &Task,
+pub(super) async fn put_marker(
+    cx: Context<'_>,
     source: &SourceVersion,
-    (basis, conditional): (&Snapshot, bool),
+    (snapshot, is_conditional): (&Snapshot, bool),
 ) -> Result<Option<String>, Failure> {
-    let access = engine.access_to(&task.target.destination)?;
-    let CurrentEntry::Object { etag: over, .. } = &basis.entry else {
+    let CurrentEntry::Object { etag: over, .. } = &snapshot.entry else {
         return Err(Failure::new(
             FailureKind::PreconditionFailed,
             Operation::DeleteObject,
         ));
     };
-    engine.limits.request(task.small_payer()).await;
-    // What that takes counts against the age of the reading.
-    lease::confirm_held().await?;
-    if let Some(looked) = basis.renew_if_old(access, task).await? {
-        confirm_source(
-            engine.access_to(&task.source)?,
-            task,
-            &source.version.id,
-            looked,
-        )
-        .await?;
-    }
-    lease::confirm_held().await?;
-    let request = access
-        .s3_once
-        .delete_object()
-        .bucket(task.target.destination.bucket.as_str())
-        .key(task.target.key.as_str())
-        .set_if_match(conditional.then(|| over.to_quoted()))
-        .customize()
-        .config_override(attempt_deadline(body_timeout(0)));
-    let answer = engine
-        .failpoints
-        .around(Step::DeleteMarker, Box::pin(request.send()))
-        .await;
-    let answer =
-        answer.map_err(|error| from_sdk_error(Side::Write, Operation::DeleteObject, error))?;
+    cx.engine.limits.request(cx.task.small_payer()).await;
+    snapshot.confirm(cx, &source.version.id).await?;
+    let if_match = is_conditional.then(|| over.to_quoted());
+    let answer = send_delete(cx, Step::DeleteMarker, |request| {
+        request.set_if_match(if_match)
+    })
+    .await?;
     match answer.version_id.filter(|id| !id.is_empty()) {
         Some(id) => Ok(Some(id)),
-        None => marker_id(access, task).await,
+        None => marker_id(cx).await,
     }
+}
+
+/// Sends a delete once: one that is not answered may take effect until `LANDING` is over, and show
+/// again what was hidden meanwhile.
+async fn send_delete(
+    cx: Context<'_>,
+    step: Step,
+    complete: impl FnOnce(DeleteObjectFluentBuilder) -> DeleteObjectFluentBuilder,
+) -> Result<DeleteObjectOutput, Failure> {
+    let target = &cx.task.target;
+    let request = cx
+        .destination
+        .s3_once
+        .delete_object()
+        .bucket(target.destination.bucket.as_str())
+        .key(target.key.as_str());
+    let request = complete(request)
+        .customize()
+        .config_override(attempt_deadline(body_timeout(0)));
+    let answer = cx
+        .engine
+        .failpoints
+        .around(step, Box::pin(request.send()))
+        .await;
+    answer.map_err(|error| from_sdk_error(Side::Write, Operation::DeleteObject, error))
 }
 
 /// Reads the id of a marker that was just written, where the answer does not name it. None is there
 /// where the bucket keeps no versions.
-async fn marker_id(access: &AccountClients, task: &Task) -> Result<Option<String>, Failure> {
-    let lost = |failure| {
-        Failure::with_source(
-            FailureKind::OutcomeUnknown,
-            Operation::DeleteObject,
-            failure,
-        )
+async fn marker_id(cx: Context<'_>) -> Result<Option<String>, Failure> {
+    let unknown = |cause: Box<dyn Error + Send + Sync>| {
+        Failure::with_source(FailureKind::OutcomeUnknown, Operation::DeleteObject, cause)
     };
-    match read_current(access, task, Expected::Hidden)
-        .await
-        .map_err(lost)?
-        .entry
-    {
-        CurrentEntry::Marker(id) => Ok(Some(id)),
-        CurrentEntry::Nothing => Ok(None),
-        CurrentEntry::Object { .. } => {
-            let words = "the answer names no version id, and an object is current";
-            Err(Failure::with_source(
-                FailureKind::OutcomeUnknown,
-                Operation::DeleteObject,
-                words,
-            ))
-        }
+    match read_current(cx, Expected::Hidden).await {
+        Ok(read) => match read.entry {
+            CurrentEntry::Marker(id) => Ok(Some(id)),
+            CurrentEntry::Nothing => Ok(None),
+            CurrentEntry::Object { .. } => Err(unknown(
+                "the answer names no version id, and an object is current".into(),
+            )),
+        },
+        Err(failure) => Err(unknown(failure.into())),
     }
 }
 
 /// Removes one replica, because its source version was removed permanently and the rule says so.
 /// Only an exact version id ever gets here, so no delete marker can come of it.
-async fn delete_version(
-    engine: &Engine,
-    task: &Task,
-    destination_version: &str,
-) -> Result<(), Failure> {
-    engine.limits.request(task.small_payer()).await;
+async fn delete_version(cx: Context<'_>, destination_version: &str) -> Result<(), Failure> {
+    cx.engine.limits.request(cx.task.small_payer()).await;
     lease::confirm_held().await?;
-    let request = engine
-        .access_to(&task.target.destination)?
-        .s3_once
-        .delete_object()
-        .bucket(task.target.destination.bucket.as_str())
-        .key(task.target.key.as_str())
-        .version_id(destination_version)
-        .customize()
-        .config_override(attempt_deadline(body_timeout(0)));
-    let removed = engine
-        .failpoints
-        .around(Step::DeleteVersion, Box::pin(request.send()))
-        .await;
-    // A delete without an answer may take effect until `LANDING` is over, and show again what was
-    // hidden meanwhile.
-    removed.map_err(|error| from_sdk_error(Side::Write, Operation::DeleteObject, error))?;
-    Ok(())
+    send_delete(cx, Step::DeleteVersion, |request| {
+        request.version_id(destination_version)
+    })
+    .await
+    .map(drop)
 }
 
-/// Makes sure that the source still has what is about to be written, where it would have to go
-/// again: the task that deletes it expects no write from an older look. The answer may take long,
-/// and the look at the destination has to be fresh when the write is sent.
-pub(super) async fn confirm_source(
-    access: &AccountClients,
-    task: &Task,
-    version: &VersionId,
-    looked: VerifiedAt,
-) -> Result<(), Failure> {
-    if !task.rules.primary.version_deletes {
-        return Ok(());
-    }
-    match source_has(access, task, version).await? {
-        true => looked.is_fresh(),
-        false => Err(Failure::new(FailureKind::PreconditionFailed, LOOK)),
-    }
-}
-
-/// Makes sure that a version is gone of which a request was told so: one that the source lists is
-/// not.
+/// Makes sure that a version is gone of which an answer says so: one that the source lists is not.
 pub(super) async fn confirm_gone(
-    engine: &Engine,
-    task: &Task,
+    cx: Context<'_>,
     version: &VersionId,
-    told: &Failure,
+    failure: &Failure,
 ) -> Result<(), Failure> {
-    let listed = listing::of_source(engine, task).await?;
+    let listed = listing::of_source(cx).await?;
     if !listed.iter().any(|entry| entry.version.id == *version) {
         return Ok(());
     }
     let cause = format!(
         "{}, and ListObjectVersions shows the version",
-        error_chain(told)
+        error_chain(failure)
     );
     Err(Failure {
-        answer: told.answer,
-        ..Failure::with_source(FailureKind::Transient, told.operation, cause).of(Dependency::Source)
+        answer: failure.answer,
+        ..Failure::with_source(FailureKind::Transient, failure.operation, cause)
+            .of(Dependency::Source)
     })
 }
 
 /// Says whether the source still has a version; only what S3 itself says counts as "no".
-pub(crate) async fn source_has(
-    access: &AccountClients,
-    task: &Task,
-    version: &VersionId,
-) -> Result<bool, Failure> {
+pub(super) async fn source_has(cx: Context<'_>, version: &VersionId) -> Result<bool, Failure> {
+    let task = cx.task;
     let call = S3Request::head_object(Side::Source, &task.source.bucket, &task.source_key)
         .version(version.as_str());
-    let Err(refusal) = access.wire.send(call).await else {
+    let Err(refusal) = cx.source.wire.send(call).await else {
         return Ok(true);
     };
     // A delete marker can't be read, so it is there.
@@ -197,18 +154,12 @@ pub(crate) async fn source_has(
 /// Removes one replica whose source is gone, if there is any; then everything has to be read again,
 /// because another entry is current perhaps, and another replica of the same version.
 pub(super) async fn apply_version_deletes(run: &mut Reconciler<'_>) -> Result<bool, Failure> {
-    let mut wanted = wanted(run.task);
+    let mut wanted = wanted(run.cx.task);
     if wanted.is_empty() {
         return Ok(false);
     }
     // Another daemon may have written what is only on record here as lost, left out or removed.
-    destination::rebuild_records(
-        run.engine,
-        run.task,
-        &mut run.observed.destination,
-        &run.observed.past,
-    )
-    .await?;
+    run.observed.rebuild_records(run.cx).await?;
     wanted.extend(exposed_marker(run));
     for id in wanted {
         if is_there(run, &id).await? {
@@ -253,7 +204,7 @@ pub(super) async fn explain_marker(run: &mut Reconciler<'_>) -> Result<(), Failu
     if !shown.is_hidden_by_unknown_marker() {
         return Ok(());
     }
-    for id in wanted(run.task) {
+    for id in wanted(run.cx.task) {
         let record = run
             .observed
             .destination
@@ -271,7 +222,7 @@ pub(super) async fn explain_marker(run: &mut Reconciler<'_>) -> Result<(), Failu
             return run
                 .observed
                 .destination
-                .explain_marker_by_gone(run.engine, run.task, gone);
+                .explain_marker_by_gone(run.cx, gone);
         }
     }
     Ok(())
@@ -281,7 +232,7 @@ pub(super) async fn explain_marker(run: &mut Reconciler<'_>) -> Result<(), Failu
 /// says: some stores answer 404 to that of a delete marker.
 async fn is_there(run: &Reconciler<'_>, id: &VersionId) -> Result<bool, Failure> {
     let is_listed = run.observed.listed.iter().any(|version| version.id == *id);
-    Ok(is_listed || source_has(run.source, run.task, id).await?)
+    Ok(is_listed || source_has(run.cx, id).await?)
 }
 
 /// Lists the versions that messages say were deleted permanently.
@@ -358,7 +309,7 @@ fn reassign_replica(run: &mut Reconciler<'_>, gone: Replica, heir: Replica) -> R
         ..gone
     };
     for replica in [heir, gone] {
-        record(run, replica)?;
+        replace_record(run, replica)?;
     }
     Ok(())
 }
@@ -379,8 +330,9 @@ async fn delete_replica(run: &mut Reconciler<'_>, replica: Replica) -> Result<bo
             "what was removed is still there",
         ));
     }
-    let lead = &run.task.rules.primary;
+    let lead = &run.cx.task.rules.primary;
     if !run
+        .cx
         .engine
         .ledger
         .count_removal(&lead.id, lead.version_deletes_per_hour, clock::now())?
@@ -388,7 +340,7 @@ async fn delete_replica(run: &mut Reconciler<'_>, replica: Replica) -> Result<bo
         return Ok(false);
     }
     run.removed.insert(version.clone());
-    match delete_version(run.engine, run.task, version).await {
+    match delete_version(run.cx, version).await {
         Ok(())
         | Err(Failure {
             kind: FailureKind::NotFound,
@@ -396,7 +348,7 @@ async fn delete_replica(run: &mut Reconciler<'_>, replica: Replica) -> Result<bo
         }) => {}
         Err(failure) => return Err(failure),
     }
-    record(
+    replace_record(
         run,
         Replica {
             state: ReplicaState::Deleted,
@@ -417,8 +369,8 @@ pub(super) fn check_quota(run: &Reconciler<'_>) -> Result<(), Failure> {
     }
 }
 
-fn record(run: &mut Reconciler<'_>, replica: Replica) -> Result<(), Failure> {
-    run.settle.record_only(&replica)?;
+fn replace_record(run: &mut Reconciler<'_>, replica: Replica) -> Result<(), Failure> {
+    run.cx.record(&replica)?;
     run.observed
         .destination
         .replicas

@@ -8,27 +8,31 @@ use std::time::Duration;
 use replicator_core::claim::OriginClaim;
 use replicator_core::deadline::READING_AGE_MAX;
 use replicator_core::failure::{Failure, FailureKind};
-use replicator_core::object::Timestamp;
+use replicator_core::object::{Timestamp, VersionId};
 use replicator_core::operation::Operation;
 use replicator_core::plan::{
     self, Current, DestinationState, SourceVersion, VersionKind, VersionRef,
 };
 
-use super::head::{Expected, HeadResult, read_current};
-use super::head::{Lookup, adopt_replica, replica_by_version, replicated_record};
+use super::delete::source_has;
+use super::head::{
+    Expected, HeadResult, Lookup, adopt_replica, read_current, replica_by_version,
+    replicated_record,
+};
+use super::{Context, listing};
 use crate::accounts::AccountClients;
 use crate::accounts::capabilities::Feature;
+use crate::accounts::error::Side;
 use crate::clock::{self, BootInstant};
-use crate::engine::Engine;
+use crate::lease;
 use crate::ledger::records::{CurrentEntry, Replica, ReplicaState};
-use crate::task::Task;
 
 /// What was read of a key at the destination.
 #[derive(Debug)]
 pub(crate) struct DestinationView {
     pub(crate) known: DestinationState,
     pub(crate) replicas: Vec<Replica>,
-    /// The basis of the next write.
+    /// What the next write depends on.
     pub(crate) snapshot: Snapshot,
     /// Whether the nothing that is current may be a marker.
     pub(super) is_guess: bool,
@@ -70,8 +74,7 @@ impl DestinationView {
     /// of the source that it can be at the earliest.
     pub(super) fn explain_marker(
         &mut self,
-        engine: &Engine,
-        task: &Task,
+        cx: Context<'_>,
         history: &[SourceVersion],
     ) -> Result<(), Failure> {
         let (CurrentEntry::Marker(id), Some(hiding)) = (&self.snapshot.entry, &self.marker) else {
@@ -84,33 +87,33 @@ impl DestinationView {
         let Some(source) = hiding.repeats.as_ref().or_else(first).cloned() else {
             return Ok(());
         };
-        let marker = Replica {
-            kind: VersionKind::Marker,
-            ..replicated_record(source, Some(id.clone()), None)
-        };
-        self.explained(engine, task, marker)
+        self.record_marker(cx, source, id.clone())
     }
 
     /// Takes the delete marker that is current for the one of the source that is gone.
     pub(super) fn explain_marker_by_gone(
         &mut self,
-        engine: &Engine,
-        task: &Task,
+        cx: Context<'_>,
         gone: VersionRef,
     ) -> Result<(), Failure> {
-        let CurrentEntry::Marker(id) = &self.snapshot.entry else {
-            return Ok(());
-        };
-        let marker = Replica {
-            kind: VersionKind::Marker,
-            ..replicated_record(gone, Some(id.clone()), None)
-        };
-        self.explained(engine, task, marker)
+        match &self.snapshot.entry {
+            CurrentEntry::Marker(id) => self.record_marker(cx, gone, id.clone()),
+            CurrentEntry::Nothing | CurrentEntry::Object { .. } => Ok(()),
+        }
     }
 
-    fn explained(&mut self, engine: &Engine, task: &Task, marker: Replica) -> Result<(), Failure> {
-        self.known.advance(&marker.source, Current::Marker);
-        adopt_replica(engine, task, marker, &mut self.replicas)
+    fn record_marker(
+        &mut self,
+        cx: Context<'_>,
+        source: VersionRef,
+        id: String,
+    ) -> Result<(), Failure> {
+        self.known.advance(&source, Current::Marker);
+        let marker = Replica {
+            kind: VersionKind::Marker,
+            ..replicated_record(source, Some(id), None)
+        };
+        adopt_replica(cx, marker, &mut self.replicas)
     }
 }
 
@@ -118,25 +121,20 @@ impl DestinationView {
 /// never written by this daemon is read by HEAD alone, even of an endpoint whose 404 can mean a
 /// marker; and not at all where a condition can be relied on, as at AWS: that of the write tells
 /// when there is an object. Some endpoints ignore it.
-pub(crate) async fn read(
-    engine: &Engine,
-    task: &Task,
-    may_guess: bool,
-) -> Result<DestinationView, Failure> {
-    let access = engine.access_to(&task.target.destination)?;
-    let replicas = engine.ledger.replicas_of(&task.target)?;
+pub(super) async fn read(cx: Context<'_>, may_guess: bool) -> Result<DestinationView, Failure> {
+    let replicas = cx.engine.ledger.replicas_of(&cx.task.target)?;
     let asked = BootInstant::now();
     // What was never written by this daemon is mostly new.
     let mut current = match replicas.is_empty() {
-        true if may_guess && may_rely_on_conditions(access) => HeadResult::guessed(),
-        true if may_guess => read_current(access, task, Expected::New).await?,
-        true => read_current(access, task, Expected::Hidden).await?,
-        false => read_current(access, task, Expected::Object).await?,
+        true if may_guess && may_rely_on_conditions(cx.destination) => HeadResult::guessed(),
+        true if may_guess => read_current(cx, Expected::New).await?,
+        true => read_current(cx, Expected::Hidden).await?,
+        false => read_current(cx, Expected::Object).await?,
     };
     let (claim, is_guess) = (current.claim.take(), current.is_guess);
-    let basis = Snapshot::read(current, asked);
-    let top = top(&basis.entry, &replicas);
-    let reached = match &basis.entry {
+    let snapshot = Snapshot::read(current, asked);
+    let top = top(&snapshot.entry, &replicas);
+    let reached = match &snapshot.entry {
         CurrentEntry::Marker(id) => {
             replica_by_version(&replicas, Some(id)).map(|replica| replica.source.clone())
         }
@@ -146,7 +144,7 @@ pub(crate) async fn read(
     Ok(DestinationView {
         known,
         replicas,
-        snapshot: basis,
+        snapshot,
         is_guess,
         claim,
         unknown_age: None,
@@ -157,22 +155,15 @@ pub(crate) async fn read(
 /// Finds out from stamps how far the destination reaches, where the ledger has no record of what is
 /// current. A stamp is judged by all that the source lists, so this comes after the list.
 pub(super) async fn trace(
-    engine: &Engine,
-    task: &Task,
+    cx: Context<'_>,
     shown: &mut DestinationView,
     listed: &[SourceVersion],
 ) -> Result<(), Failure> {
     if shown.snapshot.entry == CurrentEntry::Nothing || shown.known.reached.is_some() {
         return Ok(());
     }
-    let access = engine.access_to(&task.target.destination)?;
-    let lookup = Lookup {
-        engine,
-        task,
-        access,
-        listed,
-        now: shown.snapshot.now_or_after(),
-    };
+    let now = shown.snapshot.now_or_after();
+    let lookup = Lookup { cx, listed, now };
     let claim = shown.claim.take();
     let is_judged = claim.is_some();
     let written = claim.as_ref().and_then(|claim| claim.written);
@@ -181,13 +172,13 @@ pub(super) async fn trace(
         && let Some(source) = lookup.believed(claim, version.as_deref()).await?
     {
         let found = lookup.found_replica(source.clone(), version.clone(), Some(etag.clone()));
-        adopt_replica(engine, task, found, &mut shown.replicas)?;
+        adopt_replica(cx, found, &mut shown.replicas)?;
         reached = Some(source);
         shown.unknown_age = age(written, lookup.now);
     }
     let is_replica = reached.is_some();
     if !is_replica {
-        let entries = lookup.history().await?;
+        let entries = listing::list_history(cx, Side::Destination).await?;
         // Listed later than what is current was read: only if both agree do they speak of one
         // moment.
         shown.snapshot.agree(entries.first())?;
@@ -240,22 +231,15 @@ fn may_rely_on_conditions(access: &AccountClients) -> bool {
 }
 
 /// Reads back every replica that the ledger lacks, by what the source lists.
-pub(crate) async fn rebuild_records(
-    engine: &Engine,
-    task: &Task,
+pub(super) async fn rebuild_records(
+    cx: Context<'_>,
     shown: &mut DestinationView,
     listed: &[SourceVersion],
 ) -> Result<(), Failure> {
-    let access = engine.access_to(&task.target.destination)?;
-    let lookup = Lookup {
-        engine,
-        task,
-        access,
-        listed,
-        now: shown.snapshot.now_or_after(),
-    };
+    let now = shown.snapshot.now_or_after();
+    let lookup = Lookup { cx, listed, now };
     let mut seen = Vec::new();
-    let entries = lookup.history().await?;
+    let entries = listing::list_history(cx, Side::Destination).await?;
     // Listed later than what is current was read: only if both agree do they speak of one moment.
     shown.snapshot.agree(entries.first())?;
     shown.marker = hiding(&entries, lookup.may_double_markers(), &shown.replicas);
@@ -331,7 +315,7 @@ struct Clock {
 }
 
 impl Snapshot {
-    /// Makes the basis of what was just read by a request that was sent at this moment.
+    /// Takes what was just read by a request that was sent at this moment.
     pub(crate) fn read(current: HeadResult, asked: BootInstant) -> Self {
         let HeadResult { entry, date, .. } = current;
         Self {
@@ -345,8 +329,8 @@ impl Snapshot {
         }
     }
 
-    /// Makes the basis of what a write made current that was sent at this moment. It stands there
-    /// since the answer at the latest, and may have been overwritten since it was sent.
+    /// Takes what a write made current that was sent at this moment. It stands there since the
+    /// answer at the latest, and may have been overwritten since it was sent.
     pub(super) fn written(&self, entry: CurrentEntry, sent: BootInstant) -> Self {
         Self {
             entry,
@@ -395,53 +379,29 @@ impl Snapshot {
         }
     }
 
-    /// Reads again if the reading is too old for a write: another writer may have written since.
-    /// Says when it did, so that the other side can be looked at again, too.
-    pub(super) async fn renew_if_old(
-        &self,
-        access: &AccountClients,
-        task: &Task,
-    ) -> Result<Option<VerifiedAt>, Failure> {
-        let is_old = self.read.elapsed() > READING_AGE_MAX;
-        if is_old {
-            self.verify(access, task).await.map(Some)
-        } else {
-            Ok(None)
+    /// Makes sure right before a write that the lease is held and that the entry is still current;
+    /// also that the source still has the version, where it would have to be removed again: the
+    /// task that does that expects no write from an older reading. A young reading needs no second
+    /// one; what the wait for limits took counts against its age.
+    pub(super) async fn confirm(&self, cx: Context<'_>, source: &VersionId) -> Result<(), Failure> {
+        lease::confirm_held().await?;
+        if self.read.elapsed() <= READING_AGE_MAX {
+            return Ok(());
         }
-    }
-
-    /// Makes sure that the entry is still current; returns when that was.
-    pub(super) async fn verify(
-        &self,
-        access: &AccountClients,
-        task: &Task,
-    ) -> Result<VerifiedAt, Failure> {
         let asked = BootInstant::now();
-        let now = read_current(access, task, self.entry.likely()).await?;
-        if now.entry != self.entry {
-            return Err(Failure::new(FailureKind::PreconditionFailed, LOOK));
+        let is_same = read_current(cx, self.entry.likely()).await?.entry == self.entry;
+        let is_kept = !cx.task.rules.primary.version_deletes;
+        let is_confirmed = is_same && (is_kept || source_has(cx, source).await?);
+        // These answers may have taken long, too.
+        if !is_confirmed || asked.elapsed() > READING_AGE_MAX {
+            return Err(Failure::new(
+                FailureKind::PreconditionFailed,
+                Operation::HeadObject,
+            ));
         }
-        let looked = VerifiedAt(asked);
-        looked.is_fresh().map(|()| looked)
+        lease::confirm_held().await
     }
 }
-
-/// When the basis of a write was looked at last.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct VerifiedAt(BootInstant);
-
-impl VerifiedAt {
-    /// Makes sure that the look is fresh enough for a write, whatever requests came since.
-    pub(super) fn is_fresh(self) -> Result<(), Failure> {
-        if self.0.elapsed() <= READING_AGE_MAX {
-            Ok(())
-        } else {
-            Err(Failure::new(FailureKind::PreconditionFailed, LOOK))
-        }
-    }
-}
-
-pub(super) const LOOK: Operation = Operation::HeadObject;
 
 impl CurrentEntry {
     fn likely(&self) -> Expected {

@@ -10,14 +10,13 @@ use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::stamp::{self, NAME, Stamp};
 use tracing::warn;
 
+use super::Context;
 use super::attributes::KMS;
 use super::listing;
 use super::version_reader::VersionReader;
-use crate::accounts::AccountClients;
 use crate::accounts::capabilities::Feature;
 use crate::accounts::error::Side;
 use crate::clock;
-use crate::engine::Engine;
 use crate::ledger::records::{CurrentEntry, Replica, ReplicaState};
 use crate::s3_http::{ResponseHead, S3Request};
 use crate::task::Task;
@@ -67,24 +66,20 @@ pub(super) enum Expected {
 }
 
 /// Reads which entry is current.
-pub(super) async fn read_current(
-    access: &AccountClients,
-    task: &Task,
-    likely: Expected,
-) -> Result<HeadResult, Failure> {
-    let place = &task.target.destination;
-    let tells_markers = tells_markers(access);
+pub(super) async fn read_current(cx: Context<'_>, likely: Expected) -> Result<HeadResult, Failure> {
+    let (access, target) = (cx.destination, &cx.task.target);
+    let tells_markers = access.is_aws || access.capabilities.tells_markers();
     // Where a 404 proves nothing, a list would have to follow.
     if likely == Expected::Hidden
         && !tells_markers
-        && let Some(entry) = listed(access, task).await?
+        && let Some(entry) = listed(cx).await?
     {
         return Ok(HeadResult::hidden_by(entry, None));
     }
-    let look =
-        S3Request::head_object(Side::Destination, &place.bucket, &task.target.key).leaving_404();
+    let bucket = &target.destination.bucket;
+    let look = S3Request::head_object(Side::Destination, bucket, &target.key).leaving_404();
     let refusal = match access.wire.send(look).await {
-        Ok(answer) => return object(&answer.into_head(), task),
+        Ok(answer) => return object(&answer.into_head(), cx.task),
         Err(refusal) if refusal.status() == Some(404) => refusal,
         Err(refusal) => return Err(refusal.into()),
     };
@@ -103,27 +98,21 @@ pub(super) async fn read_current(
             ..HeadResult::guessed()
         });
     } else if tells_markers {
-        return absent(access, task).await;
+        return absent(cx).await;
     }
     Ok(HeadResult::hidden_by(
-        listed(access, task).await?.ok_or_else(appeared)?,
+        listed(cx).await?.ok_or_else(appeared)?,
         date,
     ))
 }
 
-fn tells_markers(access: &AccountClients) -> bool {
-    access.is_aws || access.capabilities.tells_markers()
-}
-
 /// Makes sure that nothing is there after a HEAD said so: it has no text, so something in between
 /// may have answered.
-async fn absent(access: &AccountClients, task: &Task) -> Result<HeadResult, Failure> {
-    let look = S3Request::first_byte(
-        Side::Destination,
-        &task.target.destination.bucket,
-        &task.target.key,
-    );
-    match access.wire.send(look).await {
+async fn absent(cx: Context<'_>) -> Result<HeadResult, Failure> {
+    let target = &cx.task.target;
+    let bucket = &target.destination.bucket;
+    let look = S3Request::first_byte(Side::Destination, bucket, &target.key);
+    match cx.destination.wire.send(look).await {
         Err(refusal) if refusal.is_absent() && !refusal.is_marker() => {
             Ok(HeadResult::hidden_by(CurrentEntry::Nothing, refusal.date()))
         }
@@ -143,16 +132,8 @@ fn appeared() -> Failure {
 
 /// Reads from the list what hides a key, where HEAD does not tell a marker from nothing; none if an
 /// object is there.
-async fn listed(access: &AccountClients, task: &Task) -> Result<Option<CurrentEntry>, Failure> {
-    let target = &task.target;
-    let newest = listing::newest(
-        access,
-        Side::Destination,
-        &target.destination.bucket,
-        &target.key,
-    )
-    .await?;
-    Ok(match newest {
+async fn listed(cx: Context<'_>) -> Result<Option<CurrentEntry>, Failure> {
+    Ok(match listing::newest(cx, Side::Destination).await? {
         None => Some(CurrentEntry::Nothing),
         Some(entry) if entry.kind == VersionKind::Marker => {
             Some(CurrentEntry::Marker(entry.version.id.as_str().to_owned()))
@@ -209,11 +190,9 @@ pub(super) fn has_own_key(head: &ResponseHead) -> bool {
 
 const DURING: Operation = Operation::HeadObject;
 
-/// What it takes to look an entry up.
+/// What it takes to identify an entry of the destination's history.
 pub(super) struct Lookup<'a> {
-    pub(super) engine: &'a Engine,
-    pub(super) task: &'a Task,
-    pub(super) access: &'a AccountClients,
+    pub(super) cx: Context<'a>,
     /// All that the source has of the key, in any order.
     pub(super) listed: &'a [SourceVersion],
     /// What time it is at the destination, or later.
@@ -225,10 +204,11 @@ impl Lookup<'_> {
     /// versions are deleted permanently, what stood between two markers may have gone.
     pub(super) fn may_double_markers(&self) -> bool {
         let is_guarded = self
-            .access
+            .cx
+            .destination
             .capabilities
             .always_had(Feature::ConditionalDelete);
-        !is_guarded && !self.task.rules.primary.version_deletes
+        !is_guarded && !self.cx.task.rules.primary.version_deletes
     }
 
     /// Returns the record of a replica that is found there.
@@ -269,12 +249,12 @@ impl Lookup<'_> {
         };
         self.read_again(&read, id).await?;
         let (rule, reason) = (
-            &self.task.rules.primary.id,
+            &self.cx.task.rules.primary.id,
             Reason::StampNotBorneOut.as_str(),
         );
-        self.engine.metrics.count_failed(rule, reason);
+        self.cx.engine.metrics.count_failed(rule, reason);
         let (key, version, replica) = (
-            &self.task.target.key,
+            &self.cx.task.target.key,
             &claim.version.id,
             id.unwrap_or("none"),
         );
@@ -289,7 +269,7 @@ impl Lookup<'_> {
         let again = self
             .head(id)
             .await?
-            .and_then(|head| read_claim(&head, self.task));
+            .and_then(|head| read_claim(&head, self.cx.task));
         match again.is_some_and(|again| again.is_of_same(read)) {
             true => Ok(()),
             false => {
@@ -305,11 +285,11 @@ impl Lookup<'_> {
 
     /// Reads what is said of a version of the key; none if it is not there any more.
     async fn head(&self, id: &str) -> Result<Option<ResponseHead>, Failure> {
-        let target = &self.task.target;
+        let target = &self.cx.task.target;
         let call =
             S3Request::head_object(Side::Destination, &target.destination.bucket, &target.key)
                 .version(id);
-        match self.access.wire.send(call).await {
+        match self.cx.destination.wire.send(call).await {
             Ok(answer) => Ok(Some(answer.into_head())),
             Err(refusal) if refusal.is_absent() => Ok(None),
             Err(refusal) => Err(refusal.into()),
@@ -327,6 +307,7 @@ impl Lookup<'_> {
             return entry.version.clone();
         }
         let told = self
+            .cx
             .task
             .events
             .iter()
@@ -338,7 +319,7 @@ impl Lookup<'_> {
 
     fn is_refuted(&self, id: Option<&str>) -> Result<bool, Failure> {
         id.map_or(Ok(false), |id| {
-            self.engine.ledger.is_refuted(&self.task.target, id)
+            self.cx.engine.ledger.is_refuted(&self.cx.task.target, id)
         })
     }
 
@@ -348,8 +329,7 @@ impl Lookup<'_> {
         let Some(entry) = self.listed.iter().find(|entry| entry.version == *version) else {
             return Ok(false);
         };
-        let source = self.engine.access_to(&self.task.source)?;
-        match VersionReader::pin_source(source, self.task, entry)
+        match VersionReader::new(self.cx, Side::Source, entry)
             .head()
             .await
             .map_err(Failure::from)
@@ -363,18 +343,6 @@ impl Lookup<'_> {
             }) => Ok(true),
             Err(failure) => Err(failure),
         }
-    }
-
-    /// Lists the destination's versions of the key, newest first.
-    pub(super) async fn history(&self) -> Result<Vec<SourceVersion>, Failure> {
-        let target = &self.task.target;
-        listing::list_history(
-            self.access,
-            Side::Destination,
-            &target.destination.bucket,
-            &target.key,
-        )
-        .await
     }
 
     /// Says which source version an entry of the destination is the replica of, and records what
@@ -397,7 +365,7 @@ impl Lookup<'_> {
         let Some(head) = self.head(id).await? else {
             return Ok(None);
         };
-        let Some(claim) = read_claim(&head, self.task) else {
+        let Some(claim) = read_claim(&head, self.cx.task) else {
             return Ok(None);
         };
         let Some(source) = self.believed(claim, Some(id)).await? else {
@@ -407,7 +375,7 @@ impl Lookup<'_> {
         // to.
         if !newer.contains(&source) {
             let found = self.found_replica(source.clone(), Some(id.to_owned()), entry.etag.clone());
-            adopt_replica(self.engine, self.task, found, replicas)?;
+            adopt_replica(self.cx, found, replicas)?;
         }
         Ok(Some(source))
     }
@@ -415,12 +383,11 @@ impl Lookup<'_> {
 
 /// Records a replica that the ledger did not have: another daemon wrote it, or the ledger was lost.
 pub(super) fn adopt_replica(
-    engine: &Engine,
-    task: &Task,
+    cx: Context<'_>,
     replica: Replica,
     replicas: &mut Vec<Replica>,
 ) -> Result<(), Failure> {
-    engine.ledger.put_replica(&task.target, &replica)?;
+    cx.record(&replica)?;
     replicas.retain(|other| other.source != replica.source);
     replicas.push(replica);
     Ok(())

@@ -14,12 +14,12 @@ use replicator_core::operation::Operation;
 use replicator_core::plan::{SourceVersion, VersionKind};
 use replicator_core::retry;
 
+use super::Context;
 use crate::accounts::AccountClients;
 use crate::accounts::error::Side;
-use crate::engine::{Engine, SharedHistory};
+use crate::engine::SharedHistory;
 use crate::panics::contain_task;
 use crate::s3_http::S3Request;
-use crate::task::Task;
 
 mod page;
 
@@ -27,11 +27,10 @@ use page::{CLOCK_STEP, ListContradiction, Listed, PAGE_ENTRIES_MAX, VersionListe
 
 /// Lists the source's history of a task's key, newest first: from one list for all neighbours that
 /// wait, or alone.
-pub(crate) async fn of_source(engine: &Engine, task: &Task) -> Result<Vec<SourceVersion>, Failure> {
-    let source = engine.access_to(&task.source)?;
-    match shared_history(engine, source, task).await? {
+pub(super) async fn of_source(cx: Context<'_>) -> Result<Vec<SourceVersion>, Failure> {
+    match shared_history(cx).await? {
         Some(history) => Ok(history),
-        None => list_history(source, Side::Source, &task.source.bucket, &task.source_key).await,
+        None => list_history(cx, Side::Source).await,
     }
 }
 
@@ -39,18 +38,11 @@ pub(crate) async fn of_source(engine: &Engine, task: &Task) -> Result<Vec<Source
 /// again: a store that lists while it writes names a new entry before it names it the latest
 /// (SeaweedFS: 4 % of the lists of a key that is written to). The order of the entries is the order
 /// of the replicas, so nothing is put right by guessing.
-pub(crate) async fn list_history(
-    access: &AccountClients,
+pub(super) async fn list_history(
+    cx: Context<'_>,
     side: Side,
-    bucket: &Bucket,
-    key: &Key,
 ) -> Result<Vec<SourceVersion>, Failure> {
-    let listing = VersionLister {
-        access,
-        side,
-        bucket,
-        prefix: key.as_str(),
-    };
+    let (listing, key) = lister(cx, side);
     let mut attempt = 1;
     loop {
         let (entries, date) = listing.entries(key).await?;
@@ -75,29 +67,29 @@ fn as_listed(entries: Vec<Listed>) -> Vec<SourceVersion> {
 
 /// Returns only the newest entry. A server that fills a page before it sorts it may have put
 /// another key's there.
-pub(crate) async fn newest(
-    access: &AccountClients,
-    side: Side,
-    bucket: &Bucket,
-    key: &Key,
-) -> Result<Option<SourceVersion>, Failure> {
-    let listing = VersionLister {
-        access,
-        side,
-        bucket,
-        prefix: key.as_str(),
-    };
+pub(super) async fn newest(cx: Context<'_>, side: Side) -> Result<Option<SourceVersion>, Failure> {
+    let (listing, key) = lister(cx, side);
     let page = listing.page(None, 1).await?;
     let is_empty = page.entries.is_empty() && page.next.is_none();
     match page.entries.into_iter().find(|(other, _)| other == key) {
         Some((_, listed)) if listed.is_latest => Ok(Some(listed.entry)),
         None if is_empty => Ok(None),
         // A server may list first what is not current, for a moment or always.
-        Some(_) | None => Ok(list_history(access, side, bucket, key)
-            .await?
-            .into_iter()
-            .next()),
+        Some(_) | None => Ok(list_history(cx, side).await?.into_iter().next()),
     }
+}
+
+/// Names a task's key on one of its sides.
+fn lister(cx: Context<'_>, side: Side) -> (VersionLister<'_>, &Key) {
+    let (access, bucket, key) = cx.at(side);
+    let prefix = key.as_str();
+    let lister = VersionLister {
+        access,
+        side,
+        bucket,
+        prefix,
+    };
+    (lister, key)
 }
 
 // Each is kept while the key is brought up to date, with some 250 bytes, and all are listed again
@@ -268,18 +260,15 @@ impl VersionLister<'_> {
 
 /// Lists the source's history of a task's key together with those of its neighbours. It begins
 /// after this is called, so after the destination was read (protocol rule 3).
-async fn shared_history(
-    engine: &Engine,
-    source: &AccountClients,
-    task: &Task,
-) -> Result<Option<Vec<SourceVersion>>, Failure> {
+async fn shared_history(cx: Context<'_>) -> Result<Option<Vec<SourceVersion>>, Failure> {
+    let source = &cx.task.source;
     let (access, bucket, metrics) = (
-        source.clone(),
-        task.source.bucket.clone(),
-        engine.metrics.clone(),
+        cx.source.clone(),
+        source.bucket.clone(),
+        cx.engine.metrics.clone(),
     );
-    let together = engine.histories.at(&task.source);
-    let answer = together.ask_together(task.source_key.clone(), move |keys| {
+    let together = cx.engine.histories.at(source);
+    let answer = together.ask_together(cx.task.source_key.clone(), move |keys| {
         let (access, bucket, metrics) = (access.clone(), bucket.clone(), metrics.clone());
         async move {
             let listed =

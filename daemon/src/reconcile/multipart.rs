@@ -4,27 +4,22 @@
 use aws_sdk_s3::types::{ChecksumType, CompletedMultipartUpload, CompletedPart};
 use replicator_core::deadline::complete_timeout;
 use replicator_core::failure::{Dependency, Failure, FailureKind, Reason, error_chain};
-use replicator_core::object::Timestamp;
 use replicator_core::operation::Operation;
 use replicator_core::parts::{self, Layout, Part};
 use tracing::warn;
 
 use super::copy::{CopyJob, ReplicaHeaders, Written};
-use super::delete;
-use super::destination::Snapshot;
 use super::proof::{self, Choice, Proof, Way};
 use super::receipt::{self, Receipt};
 use super::uploading::Uploading;
-use super::uploads::{self, UnconfirmedUpload};
+use super::uploads::{self, abandon_upload, abort_unnamed};
 use crate::accounts::attempt_deadline;
 use crate::accounts::error::{Side, from_sdk_error};
 use crate::checksum::{Algorithm, Measure, Sum, crc64_header, crc64_joined, crc64_of};
-use crate::clock::{self, BootInstant};
-use crate::engine::Engine;
+use crate::clock::BootInstant;
 use crate::failpoint::Step;
-use crate::lease;
 use crate::ledger::Parts;
-use crate::ledger::records::{TargetKey, Upload, UploadOwner, UploadedPart};
+use crate::ledger::records::{Upload, UploadOwner, UploadedPart};
 use crate::s3_http::S3Request;
 use crate::task::Task;
 use crate::xml::{self, NotXml};
@@ -61,7 +56,7 @@ pub(crate) async fn copy(copy: &CopyJob<'_>, part_bytes: u64) -> Result<Written,
             ..written
         }),
         Err(failure) if is_final(&failure) => {
-            match abandon_upload(copy.engine, copy.task, copy.basis).await {
+            match abandon_upload(copy.cx, copy.snapshot).await {
                 Ok(()) => Err(failure),
                 Err(
                     wait @ Failure {
@@ -72,7 +67,7 @@ pub(crate) async fn copy(copy: &CopyJob<'_>, part_bytes: u64) -> Result<Written,
                 Err(left) => {
                     // The ledger still has the upload: the key's next task ends it.
                     warn!(
-                        key = copy.task.target.key.as_str(),
+                        key = copy.cx.task.target.key.as_str(),
                         error = error_chain(&left),
                         "upload not aborted"
                     );
@@ -80,76 +75,6 @@ pub(crate) async fn copy(copy: &CopyJob<'_>, part_bytes: u64) -> Result<Written,
                 }
             }
         }
-        Err(failure) => Err(failure),
-    }
-}
-
-/// Aborts the upload that the ledger has for this key: only ever one of our own, and none that may
-/// appear yet.
-pub(super) async fn abandon_upload(
-    engine: &Engine,
-    task: &Task,
-    basis: &Snapshot,
-) -> Result<(), Failure> {
-    let Some((upload, _)) = engine.ledger.upload_of(&task.target)? else {
-        return Ok(());
-    };
-    let access = engine.access_to(&task.target.destination)?;
-    if let Some(pending) = UnconfirmedUpload::of(&upload, access, basis) {
-        pending.allows(None)?;
-    }
-    abort_upload(engine, &task.target, &upload.upload_id).await?;
-    engine.ledger.end_upload(&task.target)
-}
-
-/// Ends the upload that the ledger has for an idle key, whose work may be another worker's by now;
-/// not one that may appear yet, whose record the key's next task needs.
-pub(crate) async fn end_upload(engine: &Engine, task: &Task) -> Result<(), Failure> {
-    let Some((upload, _)) = engine.ledger.upload_of(&task.target)? else {
-        return Ok(());
-    };
-    if upload
-        .may_complete_until
-        .is_some_and(|until| until > clock::now())
-    {
-        return Ok(());
-    }
-    abort_upload(engine, &task.target, &upload.upload_id).await?;
-    // A message may have come meanwhile, and its task have begun another one.
-    let known = engine.ledger.upload_of(&task.target)?;
-    let is_same = known.is_some_and(|(known, _)| known.upload_id == upload.upload_id);
-    if is_same {
-        engine.ledger.end_upload(&task.target)
-    } else {
-        Ok(())
-    }
-}
-
-pub(super) async fn abort_upload(
-    engine: &Engine,
-    target: &TargetKey,
-    upload_id: &str,
-) -> Result<(), Failure> {
-    let access = engine.access_to(&target.destination)?;
-    let request = access
-        .s3
-        .abort_multipart_upload()
-        .bucket(target.destination.bucket.as_str())
-        .key(target.key.as_str())
-        .upload_id(upload_id);
-    let aborted = engine
-        .failpoints
-        .around(Step::AbortUpload, Box::pin(request.send()))
-        .await;
-    match aborted
-        .map_err(|error| from_sdk_error(Side::Prepare, Operation::AbortMultipartUpload, error))
-    {
-        // It was completed or aborted before.
-        Ok(_)
-        | Err(Failure {
-            kind: FailureKind::NotFound,
-            ..
-        }) => Ok(()),
         Err(failure) => Err(failure),
     }
 }
@@ -177,8 +102,8 @@ fn is_final(failure: &Failure) -> bool {
 /// Returns the size of the parts of an upload that can be gone on with: what is preferred may have
 /// changed since, with a limit.
 pub(super) fn begun(copy: &CopyJob<'_>) -> Result<Option<u64>, Failure> {
-    let known = copy.engine.ledger.upload_of(&copy.task.target)?;
-    let fits = |upload: &Upload| upload.part_bytes <= copy.engine.budget.part_bytes_max();
+    let known = copy.cx.engine.ledger.upload_of(&copy.cx.task.target)?;
+    let fits = |upload: &Upload| upload.part_bytes <= copy.cx.engine.budget.part_bytes_max();
     Ok(known
         .map(|(upload, _)| upload)
         .filter(|upload| upload.source == copy.version.version && fits(upload))
@@ -194,8 +119,8 @@ fn layout(copy: &CopyJob<'_>, part_bytes: u64) -> Result<Layout, Failure> {
         )
     };
     let layout = parts::plan_layout(copy.version.size_bytes, part_bytes).map_err(unsupported)?;
-    if layout.part_bytes().min(copy.version.size_bytes) > copy.engine.budget.part_bytes_max() {
-        let (part, most) = (layout.part_bytes(), copy.engine.budget.part_bytes_max());
+    if layout.part_bytes().min(copy.version.size_bytes) > copy.cx.engine.budget.part_bytes_max() {
+        let (part, most) = (layout.part_bytes(), copy.cx.engine.budget.part_bytes_max());
         let detail =
             format!("a part has {part} bytes, and large objects have {most} of `memory`: raise it");
         return Err(Failure::with_source(
@@ -214,16 +139,16 @@ async fn begin(
     dress: &ReplicaHeaders,
     layout: &Layout,
 ) -> Result<(Upload, Parts), Failure> {
-    let over = Some(copy.basis.entry.clone());
+    let over = Some(copy.snapshot.entry.clone());
     // An upload that was begun with checksums goes on with them, and one without goes on without.
     let dress_digest = dress.digest() ^ u64::from(!copy.extras.checked);
-    if let Some((upload, done)) = copy.engine.ledger.upload_of(&copy.task.target)? {
+    if let Some((upload, done)) = copy.cx.engine.ledger.upload_of(&copy.cx.task.target)? {
         let same = upload.source == copy.version.version && upload.begun_over == over;
         if same && upload.part_bytes == layout.part_bytes() && upload.headers_digest == dress_digest
         {
             return Ok((upload, done));
         }
-        abandon_upload(copy.engine, copy.task, copy.basis).await?;
+        abandon_upload(copy.cx, copy.snapshot).await?;
     }
     let upload = Upload {
         upload_id: create(copy, dress).await?,
@@ -233,9 +158,12 @@ async fn begin(
         begun_over: over,
         may_complete_until: None,
         by_our_clock: false,
-        owner: Some(whose(copy.task, copy.version.size_bytes)),
+        owner: Some(whose(copy.cx.task, copy.version.size_bytes)),
     };
-    copy.engine.ledger.put_upload(&copy.task.target, &upload)?;
+    copy.cx
+        .engine
+        .ledger
+        .put_upload(&copy.cx.task.target, &upload)?;
     Ok((upload, Parts::new()))
 }
 
@@ -255,14 +183,15 @@ fn whose(task: &Task, size_bytes: u64) -> UploadOwner {
 
 async fn create(copy: &CopyJob<'_>, dress: &ReplicaHeaders) -> Result<String, Failure> {
     let checked = copy.extras.checked;
-    copy.engine.limits.request(copy.payer_for(true)).await;
-    let target = &copy.task.target;
+    copy.cx.engine.limits.request(copy.payer_for(true)).await;
+    let target = &copy.cx.task.target;
     let call = S3Request::create_multipart_upload(&target.destination.bucket, &target.key)
         .header("x-amz-checksum-algorithm", checked.then_some("CRC64NVME"))
         .header("x-amz-checksum-type", checked.then_some("FULL_OBJECT"));
-    let request = Box::pin(copy.destination.wire.text(dress.on(call)));
-    let since = copy.basis.now_or_before();
+    let request = Box::pin(copy.cx.destination.wire.text(dress.on(call)));
+    let since = copy.snapshot.now_or_before();
     let answer = copy
+        .cx
         .engine
         .failpoints
         .around(Step::CreateUpload, request)
@@ -277,45 +206,13 @@ async fn create(copy: &CopyJob<'_>, dress: &ReplicaHeaders) -> Result<String, Fa
         Err(failure) => return Err(failure),
     };
     if let Err(left) = abort_unnamed(copy, since).await {
-        warn!(key = %copy.task.target.key, error = %error_chain(&left), "an upload without a known id may be left open");
+        warn!(key = %copy.cx.task.target.key, error = %error_chain(&left), "an upload without a known id may be left open");
     }
     let unreadable = FailureKind::NeedsOperator(Reason::AnswerUnreadable);
     Err(
         Failure::with_source(unreadable, Operation::CreateMultipartUpload, unnamed)
             .of(Dependency::Destination),
     )
-}
-
-/// Aborts the uploads of a key that were begun since a moment of the destination's clock: its
-/// answer did not name the one that it may have begun, and each attempt would leave one more.
-/// Another daemon at the same key begins its own anew.
-async fn abort_unnamed(copy: &CopyJob<'_>, since: Option<Timestamp>) -> Result<(), Failure> {
-    let (target, during) = (&copy.task.target, Operation::ListMultipartUploads);
-    let since = since.ok_or_else(|| {
-        Failure::with_source(
-            FailureKind::Transient,
-            during,
-            "the destination does not say when it is",
-        )
-    })?;
-    let request = copy.destination.s3.list_multipart_uploads();
-    let request = request
-        .bucket(target.destination.bucket.as_str())
-        .prefix(target.key.as_str());
-    let listed = request
-        .send()
-        .await
-        .map_err(|error| from_sdk_error(Side::Destination, during, error))?;
-    for upload in listed.uploads() {
-        let is_new = upload
-            .initiated()
-            .is_some_and(|at| at.secs() >= since.unix_timestamp());
-        let is_ours = is_new && upload.key() == Some(target.key.as_str());
-        if let Some(id) = upload.upload_id().filter(|_| is_ours) {
-            abort_upload(copy.engine, target, id).await?;
-        }
-    }
-    Ok(())
 }
 
 fn upload_id(text: &str) -> Option<String> {
@@ -358,18 +255,17 @@ async fn complete(
     let parts = CompletedMultipartUpload::builder()
         .set_parts(Some(done.values().map(part).collect()))
         .build();
-    copy.engine.limits.request(copy.payer_for(true)).await;
-    // What that takes counts against the age of the reading.
-    lease::confirm_held().await?;
-    if let Some(looked) = copy.basis.renew_if_old(copy.destination, copy.task).await? {
-        delete::confirm_source(copy.source, copy.task, &copy.version.version.id, looked).await?;
-    }
+    copy.cx.engine.limits.request(copy.payer_for(true)).await;
+    copy.snapshot
+        .confirm(copy.cx, &copy.version.version.id)
+        .await?;
     let request = copy
+        .cx
         .destination
         .s3_once
         .complete_multipart_upload()
-        .bucket(copy.task.target.destination.bucket.as_str())
-        .key(copy.task.target.key.as_str())
+        .bucket(copy.cx.task.target.destination.bucket.as_str())
+        .key(copy.cx.task.target.key.as_str())
         .upload_id(&upload.upload_id)
         .multipart_upload(parts)
         .set_checksum_crc64_nvme(checked.then(|| crc64_header(crc64)))
@@ -378,10 +274,10 @@ async fn complete(
         .set_if_none_match(if_none_match)
         .customize()
         .config_override(attempt_deadline(complete_timeout(copy.version.size_bytes)));
-    lease::confirm_held().await?;
     let sent = BootInstant::now();
     uploads::expect(copy, upload)?;
     let answer = copy
+        .cx
         .engine
         .failpoints
         .around(Step::CompleteUpload, Box::pin(request.send()))
@@ -393,12 +289,15 @@ async fn complete(
         .as_ref()
         .is_err_and(|failure| failure.kind != FailureKind::OutcomeUnknown)
     {
-        copy.engine.ledger.put_upload(&copy.task.target, upload)?;
+        copy.cx
+            .engine
+            .ledger
+            .put_upload(&copy.cx.task.target, upload)?;
     }
     let answer = answer?;
     let answered = receipt::compare_complete(&answer, crc64, done);
     let written = Box::pin(Receipt::of_complete(&answer, sent).completed(copy)).await?;
-    copy.engine.ledger.end_upload(&copy.task.target)?;
+    copy.cx.engine.ledger.end_upload(&copy.cx.task.target)?;
     Box::pin(receipt::settle(copy, written, answered, (crc64, unproved))).await
 }
 

@@ -13,16 +13,14 @@ use replicator_core::stamp::{self, NAME, Stamp};
 
 use super::attributes::{Attributes, STAMP};
 use super::copy::CopyJob;
-use super::listing;
 use super::proof::Stated;
 use super::tags::{self, Tags};
 use super::version_reader::VersionReader;
+use super::{Context, listing};
 use crate::accounts::error::Side;
 use crate::checksum::{CRC64_NVME, crc64_stated};
-use crate::engine::Engine;
 use crate::ledger::records::{ReplicaState, TargetKey};
 use crate::s3_http::{ResponseHead, S3Error, S3Request};
-use crate::task::Task;
 
 /// The rule that takes a version, and the tags where they had to be read.
 pub(super) struct SelectedRule {
@@ -32,20 +30,17 @@ pub(super) struct SelectedRule {
 
 /// Chooses; `None` when no rule takes the version.
 pub(super) async fn rule_for(
-    engine: &Engine,
-    task: &Task,
+    cx: Context<'_>,
     version: &SourceVersion,
 ) -> Result<Option<SelectedRule>, Failure> {
-    let mut tags = None;
+    let (task, mut tags) = (cx.task, None);
     for rule in task
         .rules
         .iter()
         .filter(|rule| rule.filter.admits_size(version.size_bytes))
     {
         if !rule.filter.tags.is_empty() && tags.is_none() {
-            let (access, id) = (engine.access_to(&task.source)?, &version.version.id);
-            tags =
-                Some(tags::read_source(access, &task.source.bucket, &task.source_key, id).await?);
+            tags = Some(tags::read_source(cx, &version.version.id).await?);
         }
         if tags
             .as_ref()
@@ -53,7 +48,7 @@ pub(super) async fn rule_for(
         {
             continue;
         }
-        if rule.replicas == Replicas::Skip && is_replica(engine, task, version)? {
+        if rule.replicas == Replicas::Skip && is_replica(cx, version)? {
             return Ok(None);
         }
         // The version is this rule's, whichever key it has there: a key of another key stands back.
@@ -70,16 +65,21 @@ pub(super) async fn rule_for(
 
 /// Says whether this daemon wrote the source version itself, for another rule. The stamp on it
 /// would be no proof: any client can write one.
-fn is_replica(engine: &Engine, task: &Task, version: &SourceVersion) -> Result<bool, Failure> {
+fn is_replica(cx: Context<'_>, version: &SourceVersion) -> Result<bool, Failure> {
     let target = TargetKey {
-        destination: task.source.clone(),
-        key: task.source_key.clone(),
+        destination: cx.task.source.clone(),
+        key: cx.task.source_key.clone(),
     };
     let id = version.version.id.as_str();
-    Ok(engine.ledger.replicas_of(&target)?.iter().any(|replica| {
-        replica.state == ReplicaState::Replicated
-            && replica.destination_version.as_deref() == Some(id)
-    }))
+    Ok(cx
+        .engine
+        .ledger
+        .replicas_of(&target)?
+        .iter()
+        .any(|replica| {
+            replica.state == ReplicaState::Replicated
+                && replica.destination_version.as_deref() == Some(id)
+        }))
 }
 
 impl CopyJob<'_> {
@@ -129,14 +129,7 @@ impl CopyJob<'_> {
         if matches!(stamp.place, stamp::OriginKey::Full(..)) {
             return Ok(Some(stamp.version.clone()));
         }
-        let target = &self.task.target;
-        let listed = listing::list_history(
-            self.destination,
-            Side::Destination,
-            &target.destination.bucket,
-            &target.key,
-        )
-        .await?;
+        let listed = listing::list_history(self.cx, Side::Destination).await?;
         Ok(listed
             .into_iter()
             .map(|entry| entry.version)
@@ -145,17 +138,16 @@ impl CopyJob<'_> {
 
     /// Reads a version of the destination, or what is current; none if there is no object.
     async fn look_up(&self, version: Option<&VersionId>) -> Result<Option<ResponseHead>, Failure> {
-        let target = &self.task.target;
+        let target = &self.cx.task.target;
         let call = || {
             let call =
                 S3Request::head_object(Side::Destination, &target.destination.bucket, &target.key);
-            if let Some(version) = version {
-                call.version(version.as_str())
-            } else {
-                call
+            match version {
+                Some(version) => call.version(version.as_str()),
+                None => call,
             }
         };
-        match self.destination.send_for_checksums(call).await {
+        match self.cx.destination.send_for_checksums(call).await {
             Ok(answer) => Ok(Some(answer.into_head())),
             // Not there, or under a customer's key.
             Err(refusal)
@@ -173,8 +165,7 @@ impl CopyJob<'_> {
     /// object. Replicas are written in the order of their originals, so this one is a copy that a
     /// user of the source made of an older one.
     async fn is_restored(&self, own: &VersionRef) -> Result<bool, Failure> {
-        let (bucket, key) = (&self.task.source.bucket, &self.task.source_key);
-        let history = listing::list_history(self.source, Side::Source, bucket, key).await?;
+        let history = listing::list_history(self.cx, Side::Source).await?;
         let below = history
             .iter()
             .skip_while(|entry| entry.version != self.version.version)
@@ -183,7 +174,7 @@ impl CopyJob<'_> {
             .filter(|entry| entry.kind == VersionKind::Object)
             .take(LOOKS_MAX)
         {
-            let head = match VersionReader::pin_source(self.source, self.task, entry)
+            let head = match VersionReader::new(self.cx, Side::Source, entry)
                 .head()
                 .await
             {
@@ -192,13 +183,10 @@ impl CopyJob<'_> {
                 Err(S3Error { failure, .. })
                     if matches!(
                         failure.kind,
-                        FailureKind::SourceVersionMissing | FailureKind::PreconditionFailed
+                        FailureKind::SourceVersionMissing
+                            | FailureKind::PreconditionFailed
+                            | FailureKind::Ineligible(_)
                     ) =>
-                {
-                    continue;
-                }
-                Err(S3Error { failure, .. })
-                    if matches!(failure.kind, FailureKind::Ineligible(_)) =>
                 {
                     continue;
                 }
@@ -248,24 +236,21 @@ impl CopyJob<'_> {
             etag,
             size_bytes,
         };
-        let original = VersionReader::replica(self.destination, self.task, &version);
-        Ok(original
-            .crc64(self.engine, &self.rule, &self.task.target)
-            .await?
-            == own)
+        let original = VersionReader::new(self.cx, Side::Destination, &version);
+        Ok(original.read_through(self.rule, None).await?.crc64 == own)
     }
 
     /// Returns the stamp of what claims to come from where it would go now, unless the rule
     /// replicates replicas.
     pub(super) fn claimed_origin(&self, attributes: &Attributes) -> Option<Stamp> {
-        let is_minded = self.rule.replicas != Replicas::Replicate;
-        let stamp = attributes.told.get(STAMP).filter(|_| is_minded)?;
+        let skips_replicas = self.rule.replicas != Replicas::Replicate;
+        let stamp = attributes.told.get(STAMP).filter(|_| skips_replicas)?;
         stamp.to_str().ok().and_then(|text| self.origin_in(text))
     }
 
     /// Reads a stamp that names a version of the destination's key.
     fn origin_in(&self, text: &str) -> Option<Stamp> {
-        let target = &self.task.target;
+        let target = &self.cx.task.target;
         Stamp::from_header(text)
             .ok()
             .filter(|stamp| stamp.place.is_key(&target.destination.bucket, &target.key))

@@ -10,22 +10,22 @@ use replicator_core::rule::{History, Rule};
 use tracing::info;
 
 use super::tags::Followed;
-use super::{Reconciler, delete, destination};
+use super::{Context, Reconciler, delete};
 use crate::clock;
-use crate::engine::Engine;
 use crate::ledger::records::{ParkedTask, Replica, ReplicaState};
 use crate::metrics::Outcome;
 use crate::task::{PendingEvent, Report, Task};
 
 /// Answers duplicates from the ledger, without a request. Not when a message was delivered before:
 /// then a write may have been lost on its way, and only the destination can tell (protocol rule 4).
-pub(super) fn answered_by_ledger(engine: &Engine, task: &Task) -> Result<Option<Report>, Failure> {
+pub(super) fn answered_by_ledger(cx: Context<'_>) -> Result<Option<Report>, Failure> {
+    let task = cx.task;
     let plain =
         |pending: &PendingEvent| matches!(pending.action, EventKind::Put | EventKind::DeleteMarker);
     if task.redelivered || !task.events.iter().all(plain) {
         return Ok(None);
     }
-    let replicas = engine.ledger.replicas_of(&task.target)?;
+    let replicas = cx.engine.ledger.replicas_of(&task.target)?;
     let known = |pending: &PendingEvent| {
         find_record(&replicas, pending.version.as_ref(), &[])
             .map(|replica| outcome_of(replica.state))
@@ -34,9 +34,8 @@ pub(super) fn answered_by_ledger(engine: &Engine, task: &Task) -> Result<Option<
     let Some(outcomes) = outcomes else {
         return Ok(None);
     };
-    let settle = super::OutcomeRecorder::new(engine, task);
     for (pending, outcome) in task.events.iter().zip(&outcomes) {
-        settle.granted(pending.action, *outcome);
+        cx.report_event(pending.action, *outcome);
     }
     Ok(Some(Report {
         outcomes,
@@ -63,15 +62,15 @@ pub(super) fn is_done(run: &Reconciler<'_>, parked: &ParkedTask) -> bool {
     };
     let is_left_over = run.is_over_quota && parked.action == EventKind::VersionDelete;
     let appends = matches!(parked.action, EventKind::Put | EventKind::DeleteMarker);
-    appends || (!is_left_over && run.task.events.iter().any(asked))
+    appends || (!is_left_over && run.cx.task.events.iter().any(asked))
 }
 
 /// Does what is left to do for each event and says what became of it.
-pub(super) async fn grant(run: &mut Reconciler<'_>) -> Result<Vec<Outcome>, Failure> {
-    let mut outcomes = Vec::with_capacity(run.task.events.len());
-    for pending in &run.task.events {
+pub(super) async fn answer_events(run: &mut Reconciler<'_>) -> Result<Vec<Outcome>, Failure> {
+    let mut outcomes = Vec::with_capacity(run.cx.task.events.len());
+    for pending in &run.cx.task.events {
         let creates = matches!(pending.action, EventKind::Put | EventKind::DeleteMarker);
-        if let Some(outcome) = told(run, pending).filter(|_| creates) {
+        if let Some(outcome) = reported(run, pending).filter(|_| creates) {
             outcomes.push(outcome);
             continue;
         }
@@ -82,20 +81,20 @@ pub(super) async fn grant(run: &mut Reconciler<'_>) -> Result<Vec<Outcome>, Fail
         let outcome = match pending.action {
             EventKind::Put | EventKind::DeleteMarker => appended(run, pending).await?,
             EventKind::Tags => tags(run, pending).await?,
-            EventKind::VersionDelete => purged(run, pending),
+            EventKind::VersionDelete => deleted(run, pending),
             // The replica's owner decides on its list; locks are given with the write itself.
             EventKind::Acl | EventKind::Lock => Outcome::Skipped,
         };
-        run.settle.granted(pending.action, outcome);
+        run.cx.report_event(pending.action, outcome);
         outcomes.push(outcome);
     }
     Ok(outcomes)
 }
 
 /// Returns what this very run has already reported of the version that an event is about.
-fn told(run: &Reconciler<'_>, pending: &PendingEvent) -> Option<Outcome> {
+fn reported(run: &Reconciler<'_>, pending: &PendingEvent) -> Option<Outcome> {
     let id = pending.version.as_ref()?;
-    run.told
+    run.reported
         .iter()
         .find(|(version, _)| version.id == *id)
         .map(|(_, outcome)| *outcome)
@@ -118,7 +117,7 @@ async fn appended(run: &mut Reconciler<'_>, pending: &PendingEvent) -> Result<Ou
         .into_iter()
         .flatten()
         .any(|newest| newest.version.id == *id);
-    if run.task.rules.primary.history == History::Latest && !is_newest {
+    if run.cx.task.rules.primary.history == History::Latest && !is_newest {
         return Ok(Outcome::Superseded);
     }
     if run.observed.listed.iter().any(|version| version.id == *id) {
@@ -133,11 +132,11 @@ async fn appended(run: &mut Reconciler<'_>, pending: &PendingEvent) -> Result<Ou
 async fn confirm_loss(run: &Reconciler<'_>, id: &VersionId) -> Result<(), Failure> {
     let is_listed = run.observed.listed.iter().any(|version| version.id == *id);
     let is_passed_over =
-        run.task.rules.primary.history == History::Latest && !run.observed.past.is_empty();
-    if run.source.is_aws
+        run.cx.task.rules.primary.history == History::Latest && !run.observed.past.is_empty();
+    if run.cx.source.is_aws
         || is_listed
         || is_passed_over
-        || !delete::source_has(run.source, run.task, id).await?
+        || !delete::source_has(run.cx, id).await?
     {
         return Ok(());
     }
@@ -159,7 +158,7 @@ fn lost(
     } else {
         VersionKind::Marker
     };
-    if kind == VersionKind::Marker && !run.task.rules.primary.admits_marker() {
+    if kind == VersionKind::Marker && !run.cx.task.rules.primary.admits_marker() {
         return Ok(Outcome::Skipped);
     }
     let source = VersionRef::new(
@@ -172,9 +171,9 @@ fn lost(
         reason,
         ..Replica::new(source, kind, ReplicaState::SourceMissing)
     };
-    run.settle.record_only(&replica)?;
-    run.engine.metrics.count_failed(
-        &run.task.rules.primary.id,
+    run.cx.record(&replica)?;
+    run.cx.engine.metrics.count_failed(
+        &run.cx.task.rules.primary.id,
         Reason::SrcVersionNotFound.as_str(),
     );
     run.observed.destination.replicas.push(replica);
@@ -198,20 +197,20 @@ async fn tags(run: &mut Reconciler<'_>, pending: &PendingEvent) -> Result<Outcom
 
 /// The replica was removed at the destination, by its lifecycle or a person: nothing to change.
 fn vanished(run: &Reconciler<'_>) -> Outcome {
-    run.engine.metrics.count_failed(
-        &run.task.rules.primary.id,
+    run.cx.engine.metrics.count_failed(
+        &run.cx.task.rules.primary.id,
         Reason::DstVersionNotFound.as_str(),
     );
     Outcome::Skipped
 }
 
 /// Says what became of a version delete, which was carried out before.
-fn purged(run: &Reconciler<'_>, pending: &PendingEvent) -> Outcome {
+fn deleted(run: &Reconciler<'_>, pending: &PendingEvent) -> Outcome {
     let Some(id) = &pending.version else {
         return Outcome::Skipped;
     };
     let removed = |replica: &Replica| replica.is_of(id) && replica.state == ReplicaState::Deleted;
-    match run.task.rules.primary.version_deletes
+    match run.cx.task.rules.primary.version_deletes
         && run.observed.destination.replicas.iter().any(removed)
     {
         true => Outcome::Replicated,
@@ -234,13 +233,7 @@ async fn replica_version(
         Some((ReplicaState::Deleted, _)) => return Ok(None),
         // Another daemon may have written what is only on record here as lost or left out.
         Some(_) | None => {
-            destination::rebuild_records(
-                run.engine,
-                run.task,
-                &mut run.observed.destination,
-                &run.observed.past,
-            )
-            .await?;
+            run.observed.rebuild_records(run.cx).await?;
         }
     }
     Ok(find(&run.observed.destination.replicas).and_then(|(_, version)| version))
@@ -272,35 +265,16 @@ fn outcome_of(state: ReplicaState) -> Outcome {
     }
 }
 
-/// The bookkeeping of one pass over a key.
-pub(super) struct OutcomeRecorder<'a> {
-    engine: &'a Engine,
-    task: &'a Task,
-    pub(super) written: u64,
-    pub(super) bytes: u64,
-}
-
-impl<'a> OutcomeRecorder<'a> {
-    pub(super) fn new(engine: &'a Engine, task: &'a Task) -> Self {
-        Self {
-            engine,
-            task,
-            written: 0,
-            bytes: 0,
-        }
-    }
-
+impl Context<'_> {
     /// Records a replica that is at the destination.
-    pub(super) fn wrote(
-        &mut self,
+    pub(super) fn record_written(
+        &self,
         replica: &Replica,
         rule: &Rule,
         bytes: u64,
     ) -> Result<(), Failure> {
-        self.engine.ledger.put_replica(&self.task.target, replica)?;
+        self.record(replica)?;
         self.engine.watchdog.record_key_progress(&self.task.target);
-        self.written += 1;
-        self.bytes += bytes;
         let operation = operation(replica.kind);
         let seconds = clock::seconds_since(self.event_time(replica));
         let metrics = &self.engine.metrics;
@@ -328,13 +302,13 @@ impl<'a> OutcomeRecorder<'a> {
     }
 
     /// Records something that needed no write.
-    pub(super) fn record_only(&self, replica: &Replica) -> Result<(), Failure> {
+    pub(super) fn record(&self, replica: &Replica) -> Result<(), Failure> {
         self.engine.ledger.put_replica(&self.task.target, replica)
     }
 
     /// Records a version that gets no replica, and under which rule.
-    pub(super) fn skipped(&self, replica: &Replica, rule: &str) -> Result<Outcome, Failure> {
-        self.record_only(replica)?;
+    pub(super) fn record_skipped(&self, replica: &Replica, rule: &str) -> Result<Outcome, Failure> {
+        self.record(replica)?;
         let outcome = match replica.state {
             ReplicaState::SourceMissing => Outcome::Gone,
             ReplicaState::Superseded => Outcome::Superseded,
@@ -367,7 +341,7 @@ impl<'a> OutcomeRecorder<'a> {
     }
 
     /// Records what became of an event that wrote no version.
-    pub(super) fn granted(&self, action: EventKind, outcome: Outcome) {
+    pub(super) fn report_event(&self, action: EventKind, outcome: Outcome) {
         let rule = &self.task.rules.primary.id;
         self.engine.metrics.count_operation(
             rule,
@@ -396,7 +370,7 @@ impl<'a> OutcomeRecorder<'a> {
         let made = replica.source.last_modified;
         pending
             .and_then(|pending| pending.time)
-            .map_or(made, |told| told.max(made))
+            .map_or(made, |stated| stated.max(made))
     }
 
     fn destination_bucket(&self) -> &str {

@@ -161,7 +161,7 @@ const ETAG: &str = "etag";
 
 /// Says whether a copy is proved whatever that costs.
 pub(super) fn is_demanded(copy: &CopyJob<'_>) -> bool {
-    copy.rule.verify == Verify::Always || !copy.source.is_tls
+    copy.rule.verify == Verify::Always || !copy.cx.source.is_tls
 }
 
 impl Proof {
@@ -238,12 +238,7 @@ impl Proof {
         if !is_demanded(copy) {
             return Ok(Some(Unproved::CostsTooMuch));
         }
-        let again = original
-            .read_through(
-                (copy.engine, &copy.rule, &copy.task.target),
-                Some(self.measure),
-            )
-            .await?;
+        let again = original.read_through(copy.rule, Some(self.measure)).await?;
         if again.crc64 != crc64 {
             return Err(mismatch(
                 "two reads of the version gave different bytes".to_owned(),

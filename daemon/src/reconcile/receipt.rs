@@ -101,11 +101,12 @@ impl Receipt {
         let lost = |failure: Failure| {
             Failure::with_source(FailureKind::OutcomeUnknown, self.operation, failure)
         };
-        let target = &copy.task.target;
+        let target = &copy.cx.task.target;
         let current =
             || S3Request::head_object(Side::Destination, &target.destination.bucket, &target.key);
         let ask = async |call| {
-            copy.destination
+            copy.cx
+                .destination
                 .wire
                 .send(call)
                 .await
@@ -122,7 +123,7 @@ impl Receipt {
             // Another daemon may have written on top meanwhile.
             (Some(etag), None) => {
                 let head = ask(current()).await?.into_head();
-                let is_ours = read_claim(&head, copy.task)
+                let is_ours = read_claim(&head, copy.cx.task)
                     .is_none_or(|claim| claim.version == copy.version.version);
                 if head.etag().as_ref() != Some(&etag) || !is_ours {
                     return Err(unknown(
@@ -156,10 +157,11 @@ pub(super) async fn settle(
         Answered::Silent => Some(Unproved::AnswerSilent),
         Answered::LeftOut => Some(Unproved::CostsTooMuch),
         Answered::Differs { words, by } => {
-            let (key, operation) = (&copy.task.target.key, written.operation);
+            let (key, operation) = (&copy.cx.task.target.key, written.operation);
             let version = written.destination_version.as_deref();
             warn!(%key, version, %operation, words, "the answer contradicts the write");
-            let is_read_back = by == By::Checksum || copy.destination.is_aws || is_demanded(copy);
+            let is_read_back =
+                by == By::Checksum || copy.cx.destination.is_aws || is_demanded(copy);
             match version.filter(|_| is_read_back) {
                 Some(version) => read_back(copy, (operation, by), version, crc64).await?,
                 None => Some(Unproved::AnswerDiffers),
@@ -249,7 +251,7 @@ pub(super) fn compare_complete(
 
 /// Says whether what the destination answers is compared whatever that costs.
 pub(super) fn is_demanded(copy: &CopyJob<'_>) -> bool {
-    copy.rule.verify == Verify::Always || !copy.destination.is_tls
+    copy.rule.verify == Verify::Always || !copy.cx.destination.is_tls
 }
 
 // Twelve seconds at most, in which a hiccup passes.
@@ -274,7 +276,7 @@ async fn read_back(
         etag: None,
         size_bytes,
     };
-    let replica = VersionReader::replica(copy.destination, copy.task, &replica);
+    let replica = VersionReader::new(copy.cx, Side::Destination, &replica);
     match read_patiently(copy, &replica).await {
         Ok(read) if read == crc64 => Ok(None),
         Ok(read) => {
@@ -283,9 +285,10 @@ async fn read_back(
             let words = format!(
                 "version {version} holds other bytes than were sent: {algorithm} {read}, not {sent}"
             );
-            copy.engine
+            copy.cx
+                .engine
                 .ledger
-                .record_refuted(&copy.task.target, version, clock::now())?;
+                .record_refuted(&copy.cx.task.target, version, clock::now())?;
             Err(Failure::with_source(
                 FailureKind::NeedsOperator(Reason::ChecksumMismatch),
                 operation,
@@ -293,13 +296,14 @@ async fn read_back(
             ))
         }
         Err(failure) => {
-            warn!(key = %copy.task.target.key, version, error = error_chain(&failure), "cannot read the replica back");
+            warn!(key = %copy.cx.task.target.key, version, error = error_chain(&failure), "cannot read the replica back");
             if by == By::ETag || is_not_permitted(&failure) {
                 return Ok(Some(Unproved::AnswerDiffers));
             }
-            copy.engine
+            copy.cx
+                .engine
                 .ledger
-                .record_refuted(&copy.task.target, version, clock::now())?;
+                .record_refuted(&copy.cx.task.target, version, clock::now())?;
             Err(failure)
         }
     }
@@ -309,17 +313,14 @@ async fn read_back(
 async fn read_patiently(copy: &CopyJob<'_>, replica: &VersionReader<'_>) -> Result<u64, Failure> {
     let mut attempt = 1;
     loop {
-        match replica
-            .crc64(copy.engine, &copy.rule, &copy.task.target)
-            .await
-        {
+        match replica.read_through(copy.rule, None).await {
             Err(failure)
                 if attempt < READ_BACK_ATTEMPTS_MAX && failure.kind == FailureKind::Transient =>
             {
                 tokio::time::sleep(retry::jittered_delay(attempt, fastrand::f64())).await;
                 attempt += 1;
             }
-            read => return read,
+            read => return Ok(read?.crc64),
         }
     }
 }

@@ -8,14 +8,14 @@ use aws_sdk_s3::types::{Tag, Tagging};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use replicator_core::deadline::body_timeout;
 use replicator_core::failure::{Failure, FailureKind, Reason};
-use replicator_core::object::{Bucket, Key, VersionId};
+use replicator_core::object::VersionId;
 use replicator_core::operation::Operation;
 use replicator_core::plan;
 
-use super::{Reconciler, delete};
+use super::{Context, Reconciler, delete};
+use crate::accounts::attempt_deadline;
 use crate::accounts::capabilities::TagsGiven;
 use crate::accounts::error::{Side, from_sdk_error};
-use crate::accounts::{AccountClients, attempt_deadline};
 use crate::failpoint::Step;
 use crate::lease;
 use crate::ledger::records::{Replica, ReplicaState};
@@ -70,12 +70,17 @@ impl Reconciler<'_> {
         // Another daemon may be writing older tags: what the source says after the write decides.
         for _ in 0..ROUNDS_MAX {
             // Before they are read: what is written is not to have waited.
-            self.engine.limits.request(self.task.small_payer()).await;
+            self.cx
+                .engine
+                .limits
+                .request(self.cx.task.small_payer())
+                .await;
             let Some(wanted) = self.tags_of(source).await?.or_else(|| had.cloned()) else {
                 return Ok(Followed::SourceGone);
             };
-            let write = write(self.destination, self.replica_key(), replica, &wanted);
+            let write = write(self.cx, replica, &wanted);
             match self
+                .cx
                 .engine
                 .failpoints
                 .around(Step::PutTags, Box::pin(write))
@@ -113,9 +118,9 @@ impl Reconciler<'_> {
         }
     }
 
-    /// Looks at the tags of replicas that were found rather than written. Where an attempt, or
+    /// Checks the tags of replicas that were found rather than written. Where an attempt, or
     /// another daemon's, ended between the write and the tags, its messages come again.
-    pub(super) async fn look_at_tags(&mut self) -> Result<(), Failure> {
+    pub(super) async fn check_tags(&mut self) -> Result<(), Failure> {
         for at in 0..self.observed.destination.replicas.len() {
             let Some(replica) = self
                 .observed
@@ -138,8 +143,8 @@ impl Reconciler<'_> {
                 tags_seen: true,
                 ..replica
             };
-            self.settle.record_only(&replica)?;
-            self.engine.watchdog.record_progress();
+            self.cx.record(&replica)?;
+            self.cx.engine.watchdog.record_progress();
             self.observed
                 .destination
                 .replicas
@@ -159,9 +164,9 @@ impl Reconciler<'_> {
     }
 
     async fn mend_tags(&self, replica: &Replica, tags: &Tags) -> Result<(), Failure> {
-        let features = &self.destination.capabilities;
+        let features = &self.cx.destination.capabilities;
         let given = [TagsGiven::WithPut, TagsGiven::WithUpload];
-        let is_kept = self.destination.is_aws
+        let is_kept = self.cx.destination.is_aws
             || given
                 .into_iter()
                 .all(|given| features.keeps_tags(given) == Some(true));
@@ -189,8 +194,8 @@ impl Reconciler<'_> {
     /// Says whether the destination keeps tags that are given in this way: AWS does, another
     /// endpoint is checked once.
     async fn is_kept(&self, given: TagsGiven, replica: &str, tags: &Tags) -> Result<bool, Failure> {
-        let features = &self.destination.capabilities;
-        let known = if self.destination.is_aws {
+        let features = &self.cx.destination.capabilities;
+        let known = if self.cx.destination.is_aws {
             Some(true)
         } else {
             features.keeps_tags(given)
@@ -201,7 +206,7 @@ impl Reconciler<'_> {
         let shown = self.shows_tags(replica, tags).await?;
         // Another client, too, may have put tags since.
         if let Some(shown) = shown.filter(|shown| *shown || given != TagsGiven::Apart) {
-            features.saw_tags(given, shown, &self.destination.name);
+            features.saw_tags(given, shown, &self.cx.destination.name);
         }
         // Without the permission to read tags, the answer to PutObjectTagging, which is about
         // nothing else, has to do.
@@ -210,9 +215,7 @@ impl Reconciler<'_> {
 
     /// Says whether a replica has just these tags; none without the permission to read them.
     async fn shows_tags(&self, replica: &str, tags: &Tags) -> Result<Option<bool>, Failure> {
-        let (bucket, key) = self.replica_key();
-        let refusal = match read(self.destination, Side::Destination, (bucket, key), replica).await
-        {
+        let refusal = match read(self.cx, Side::Destination, replica).await {
             Ok(there) => return Ok(Some(there == *tags)),
             Err(refusal) => refusal,
         };
@@ -229,19 +232,14 @@ impl Reconciler<'_> {
 
     /// Reads the tags that a source version has now; none if it is gone.
     async fn tags_of(&self, version: &VersionId) -> Result<Option<Tags>, Failure> {
-        let task = self.task;
-        match read_source(self.source, &task.source.bucket, &task.source_key, version).await {
+        match read_source(self.cx, version).await {
             Ok(tags) => Ok(Some(tags)),
             Err(failure) if failure.kind == FailureKind::SourceVersionMissing => {
-                delete::confirm_gone(self.engine, task, version, &failure).await?;
+                delete::confirm_gone(self.cx, version, &failure).await?;
                 Ok(None)
             }
             Err(failure) => Err(failure),
         }
-    }
-
-    fn replica_key(&self) -> (&Bucket, &Key) {
-        (&self.task.target.destination.bucket, &self.task.target.key)
     }
 }
 
@@ -259,21 +257,12 @@ fn tags_unsupported(cause: Option<Box<dyn std::error::Error + Send + Sync>>) -> 
 }
 
 /// Reads the tags of a source version.
-pub(super) async fn read_source(
-    access: &AccountClients,
-    bucket: &Bucket,
-    key: &Key,
-    version: &VersionId,
-) -> Result<Tags, Failure> {
-    Ok(read(access, Side::Source, (bucket, key), version.as_str()).await?)
+pub(super) async fn read_source(cx: Context<'_>, version: &VersionId) -> Result<Tags, Failure> {
+    Ok(read(cx, Side::Source, version.as_str()).await?)
 }
 
-async fn read(
-    access: &AccountClients,
-    side: Side,
-    (bucket, key): (&Bucket, &Key),
-    version: &str,
-) -> Result<Tags, S3Error> {
+async fn read(cx: Context<'_>, side: Side, version: &str) -> Result<Tags, S3Error> {
+    let (access, bucket, key) = cx.at(side);
     let (_, text) = access
         .wire
         .text(S3Request::tags(side, bucket, key).version(version))
@@ -311,12 +300,7 @@ fn parse_tags(text: &str) -> Option<Tags> {
 }
 
 /// Replaces the tags of a replica, named by its exact version.
-async fn write(
-    access: &AccountClients,
-    (bucket, key): (&Bucket, &Key),
-    version: &str,
-    tags: &Tags,
-) -> Result<(), Failure> {
+async fn write(cx: Context<'_>, version: &str, tags: &Tags) -> Result<(), Failure> {
     let tag = |(name, value): (&String, &String)| Tag::builder().key(name).value(value).build();
     let set = tags.iter().map(tag).collect::<Result<Vec<_>, _>>();
     let tagging = set.and_then(|set| Tagging::builder().set_tag_set(Some(set)).build());
@@ -326,6 +310,7 @@ async fn write(
     lease::confirm_held().await?;
     // Sent once: one whose answer was lost may land on top of the tags of a later one (protocol
     // rule 5).
+    let (access, bucket, key) = cx.at(Side::Write);
     access
         .s3_once
         .put_object_tagging()

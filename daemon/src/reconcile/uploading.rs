@@ -55,9 +55,15 @@ impl Uploading<'_> {
         while let Some(copied) = copies.next().await {
             match copied {
                 Ok(Some(part)) => {
-                    copy.engine.ledger.put_part(&copy.task.target, &part)?;
+                    copy.cx
+                        .engine
+                        .ledger
+                        .put_part(&copy.cx.task.target, &part)?;
                     done.insert(part.number, part);
-                    copy.engine.watchdog.record_key_progress(&copy.task.target);
+                    copy.cx
+                        .engine
+                        .watchdog
+                        .record_key_progress(&copy.cx.task.target);
                 }
                 Ok(None) => {}
                 Err(failure) => {
@@ -130,9 +136,9 @@ impl Uploading<'_> {
                 })
             }
         };
-        copy.engine.limits.may_send(copy.payer_for(true)).await;
+        copy.cx.engine.limits.may_send(copy.payer_for(true)).await;
         let checked = copy.extras.checked;
-        let (target, filled) = (&copy.task.target, &body.filled);
+        let (target, filled) = (&copy.cx.task.target, &body.filled);
         let upload = (self.upload.upload_id.as_str(), part.number);
         let call = S3Request::part(
             &target.destination.bucket,
@@ -145,8 +151,9 @@ impl Uploading<'_> {
             CRC64_NVME,
             checked.then(|| crc64_header(filled.crc64)).as_deref(),
         );
-        let sent = Box::pin(copy.destination.wire.send(call));
+        let sent = Box::pin(copy.cx.destination.wire.send(call));
         let answer = copy
+            .cx
             .engine
             .failpoints
             .around(Step::UploadPart, sent)
@@ -177,9 +184,10 @@ impl Uploading<'_> {
         if let Some(etag) = answer.etag() {
             return Ok(etag);
         }
-        let target = &self.copy.task.target;
+        let target = &self.copy.cx.task.target;
         let request = self
             .copy
+            .cx
             .destination
             .s3
             .list_parts()

@@ -10,24 +10,22 @@ use std::time::Duration;
 use aws_sdk_s3::types::MultipartUpload;
 use replicator_core::deadline::{COMPLETE_TIMEOUT_MAX, LANDING, complete_timeout};
 use replicator_core::failure::{Failure, FailureKind, error_chain};
+use replicator_core::object::Timestamp;
 use replicator_core::operation::Operation;
 use replicator_core::plan::VersionRef;
 use tracing::warn;
 
 use super::copy::CopyJob;
-use super::destination::DestinationView;
-use super::destination::Snapshot;
-use super::{AttemptState, multipart};
+use super::destination::{DestinationView, Snapshot};
+use super::{AttemptState, Context};
 use crate::accounts::AccountClients;
 use crate::accounts::capabilities::Feature;
 use crate::accounts::error::{Side, from_sdk_error};
 use crate::clock;
 use crate::engine::Engine;
+use crate::failpoint::Step;
 use crate::ledger::records::{CurrentEntry, Replica, TargetKey, Upload};
 use crate::task::Task;
-
-// Looked at again this often: what is waited for may have appeared.
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// An upload that may appear yet.
 #[derive(Debug)]
@@ -38,32 +36,32 @@ pub(super) struct UnconfirmedUpload {
 
 impl UnconfirmedUpload {
     /// Finds the one of a key, and removes the record of one that has surely appeared.
-    pub(super) async fn at(
-        engine: &Engine,
-        task: &Task,
+    pub(super) async fn find(
+        cx: Context<'_>,
         shown: &DestinationView,
     ) -> Result<Option<Self>, Failure> {
-        let Some((upload, _)) = engine.ledger.upload_of(&task.target)? else {
+        let (ledger, target) = (&cx.engine.ledger, &cx.task.target);
+        let Some((upload, _)) = ledger.upload_of(target)? else {
             return Ok(None);
         };
-        let access = engine.access_to(&task.target.destination)?;
-        if is_seen_since(&upload, shown) && is_used_up(access, task, &upload).await {
-            engine.ledger.end_upload(&task.target)?;
+        if is_seen_since(&upload, shown) && is_used_up(cx, &upload).await {
+            ledger.end_upload(target)?;
             return Ok(None);
         }
-        Ok(Self::of(&upload, access, &shown.snapshot))
+        Ok(Self::of(&upload, cx.destination, &shown.snapshot))
     }
 
-    /// Tells by what is current: over another object its condition does not hold, where it has one.
-    pub(super) fn of(upload: &Upload, access: &AccountClients, basis: &Snapshot) -> Option<Self> {
+    /// Decides by what is current: over another object the upload's condition does not hold, where
+    /// it has one.
+    fn of(upload: &Upload, access: &AccountClients, snapshot: &Snapshot) -> Option<Self> {
         let until = upload.may_complete_until?;
         let may_land = !access.capabilities.always_had(Feature::ConditionalComplete)
-            || !matches!(basis.entry, CurrentEntry::Object { .. })
+            || !matches!(snapshot.entry, CurrentEntry::Object { .. })
             || upload
                 .begun_over
                 .as_ref()
-                .is_none_or(|over| *over == basis.entry);
-        let now = basis
+                .is_none_or(|over| *over == snapshot.entry);
+        let now = snapshot
             .now_or_before()
             .filter(|_| !upload.by_our_clock)
             .unwrap_or_else(clock::now);
@@ -79,12 +77,16 @@ impl UnconfirmedUpload {
     pub(super) fn allows(&self, version: Option<&VersionRef>) -> Result<(), Failure> {
         match version == Some(&self.version) {
             true => Ok(()),
-            false => Err(Failure::new(
-                FailureKind::MustWait(self.left.min(LOOK_EVERY)),
-                Operation::CompleteMultipartUpload,
-            )),
+            false => Err(wait(self.left)),
         }
     }
+}
+
+/// Has the task wait for an upload; looked at again this often, because it may have appeared.
+fn wait(left: Duration) -> Failure {
+    const LOOK_EVERY: Duration = Duration::from_secs(60);
+    let kind = FailureKind::MustWait(left.min(LOOK_EVERY));
+    Failure::new(kind, Operation::CompleteMultipartUpload)
 }
 
 /// Says whether a replica of the upload's version is known that was not when the upload was
@@ -107,12 +109,14 @@ fn is_seen_since(upload: &Upload, shown: &DestinationView) -> bool {
 
 /// Says whether an upload can neither be completed nor aborted any more. Without the permission to
 /// list its parts it counts as alive, and the writes wait.
-async fn is_used_up(access: &AccountClients, task: &Task, upload: &Upload) -> bool {
-    let request = access
+async fn is_used_up(cx: Context<'_>, upload: &Upload) -> bool {
+    let target = &cx.task.target;
+    let request = cx
+        .destination
         .s3
         .list_parts()
-        .bucket(task.target.destination.bucket.as_str())
-        .key(task.target.key.as_str())
+        .bucket(target.destination.bucket.as_str())
+        .key(target.key.as_str())
         .upload_id(&upload.upload_id)
         .max_parts(1);
     let answer = request
@@ -122,9 +126,9 @@ async fn is_used_up(access: &AccountClients, task: &Task, upload: &Upload) -> bo
     answer.is_err_and(|failure| failure.kind == FailureKind::NotFound)
 }
 
-/// Writes down until when an upload may appear that is about to be completed.
+/// Records until when an upload may appear that is about to be completed.
 pub(super) fn expect(copy: &CopyJob<'_>, upload: &Upload) -> Result<(), Failure> {
-    let now = copy.basis.now_or_after();
+    let now = copy.snapshot.now_or_after();
     let appears_until = Some(clock::saturating_later(
         now.unwrap_or_else(clock::now),
         life(copy.version.size_bytes),
@@ -134,7 +138,10 @@ pub(super) fn expect(copy: &CopyJob<'_>, upload: &Upload) -> Result<(), Failure>
         by_our_clock: now.is_none(),
         ..upload.clone()
     };
-    copy.engine.ledger.put_upload(&copy.task.target, &upload)
+    copy.cx
+        .engine
+        .ledger
+        .put_upload(&copy.cx.task.target, &upload)
 }
 
 /// How long after its completion an upload of this size may appear.
@@ -142,17 +149,76 @@ fn life(size_bytes: u64) -> Duration {
     complete_timeout(size_bytes) + LANDING
 }
 
-/// Leaves no upload at the key that can be completed, but for the one that the ledger goes on with.
-/// Where it cannot be told which daemon began an upload, or what there is, waits as long as S3 may
-/// take to complete one.
-pub(super) async fn settle_uploads(
-    engine: &Engine,
-    task: &Task,
-    memory: &mut AttemptState,
+/// Aborts the upload that the ledger has for this key: only ever one of our own, and none that may
+/// appear yet.
+pub(super) async fn abandon_upload(cx: Context<'_>, snapshot: &Snapshot) -> Result<(), Failure> {
+    let (engine, target) = (cx.engine, &cx.task.target);
+    let Some((upload, _)) = engine.ledger.upload_of(target)? else {
+        return Ok(());
+    };
+    if let Some(unconfirmed) = UnconfirmedUpload::of(&upload, cx.destination, snapshot) {
+        unconfirmed.allows(None)?;
+    }
+    abort_upload(engine, target, &upload.upload_id).await?;
+    engine.ledger.end_upload(target)
+}
+
+/// Ends the upload that the ledger has for an idle key, whose work may be another worker's by now;
+/// not one that may appear yet, whose record the key's next task needs.
+pub(crate) async fn end_upload(engine: &Engine, task: &Task) -> Result<(), Failure> {
+    let Some((upload, _)) = engine.ledger.upload_of(&task.target)? else {
+        return Ok(());
+    };
+    if upload
+        .may_complete_until
+        .is_some_and(|until| until > clock::now())
+    {
+        return Ok(());
+    }
+    abort_upload(engine, &task.target, &upload.upload_id).await?;
+    // A message may have come meanwhile, and its task have begun another one.
+    match engine.ledger.upload_of(&task.target)? {
+        Some((known, _)) if known.upload_id == upload.upload_id => {
+            engine.ledger.end_upload(&task.target)
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+async fn abort_upload(engine: &Engine, target: &TargetKey, upload_id: &str) -> Result<(), Failure> {
+    let access = engine.access_to(&target.destination)?;
+    let request = access
+        .s3
+        .abort_multipart_upload()
+        .bucket(target.destination.bucket.as_str())
+        .key(target.key.as_str())
+        .upload_id(upload_id);
+    let aborted = engine
+        .failpoints
+        .around(Step::AbortUpload, Box::pin(request.send()))
+        .await;
+    match aborted
+        .map_err(|error| from_sdk_error(Side::Prepare, Operation::AbortMultipartUpload, error))
+    {
+        // It was completed or aborted before.
+        Ok(_)
+        | Err(Failure {
+            kind: FailureKind::NotFound,
+            ..
+        }) => Ok(()),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Ends the uploads at the key that another worker may have sent the completion of, all but the one
+/// that the ledger goes on with. Where it cannot be told which daemon began an upload, or what there
+/// is, waits as long as S3 may take to complete one.
+pub(super) async fn end_predecessors(
+    cx: Context<'_>,
+    state: &mut AttemptState,
 ) -> Result<(), Failure> {
-    let age = memory.age();
-    let settled = match end_uploads(engine, task).await {
-        Ok(settled) => settled,
+    let age = state.age();
+    let are_ended = match end_unknown(cx).await {
         // These pass, and the next attempt lists again.
         Err(failure)
             if matches!(
@@ -163,25 +229,23 @@ pub(super) async fn settle_uploads(
             return Err(failure);
         }
         Err(failure) => {
-            tell(engine, task, &failure);
+            warn_once(cx, &failure);
             false
         }
+        Ok(are_ended) => are_ended,
     };
     let left = (COMPLETE_TIMEOUT_MAX + LANDING).saturating_sub(age);
-    if settled || left.is_zero() {
-        return Ok(());
+    match are_ended || left.is_zero() {
+        true => Ok(()),
+        false => Err(wait(left)),
     }
-    Err(Failure::new(
-        FailureKind::MustWait(left.min(LOOK_EVERY)),
-        Operation::CompleteMultipartUpload,
-    ))
 }
 
-/// Each key of the destination says the same.
-fn tell(engine: &Engine, task: &Task, failure: &Failure) {
-    let place = &task.target.destination;
-    if !engine.uploads_untold.seen_recently(place) {
-        engine.uploads_untold.mark_seen(place);
+/// Logs for the whole destination, because each of its keys meets the same failure.
+fn warn_once(cx: Context<'_>, failure: &Failure) {
+    let (place, unlisted) = (&cx.task.target.destination, &cx.engine.uploads_untold);
+    if !unlisted.seen_recently(place) {
+        unlisted.mark_seen(place);
         let (bucket, error) = (place.bucket.as_str(), error_chain(failure));
         warn!(
             bucket,
@@ -192,16 +256,16 @@ fn tell(engine: &Engine, task: &Task, failure: &Failure) {
 }
 
 /// Says whether no upload is left that another worker may have sent the completion of.
-async fn end_uploads(engine: &Engine, task: &Task) -> Result<bool, Failure> {
-    let (target, access) = (&task.target, engine.access_to(&task.target.destination)?);
+async fn end_unknown(cx: Context<'_>) -> Result<bool, Failure> {
+    let (engine, target, access) = (cx.engine, &cx.task.target, cx.destination);
     let known = engine
         .ledger
         .upload_of(target)?
         .map(|(upload, _)| upload.upload_id);
     let unknown = |upload: &MultipartUpload| upload.upload_id() != known.as_deref();
-    let (listed, mut is_settled) = list(access, target).await?;
+    let (listed, mut is_whole) = list(access, target).await?;
     if !listed.iter().any(unknown) {
-        return Ok(is_settled);
+        return Ok(is_whole);
     }
     learn_principal(engine, access, target).await?;
     let own = access.principal.get();
@@ -210,12 +274,12 @@ async fn end_uploads(engine: &Engine, task: &Task) -> Result<bool, Failure> {
             .upload_id()
             .filter(|_| own.is_some() && own == principal_of(upload).as_ref())
         {
-            Some(id) => multipart::abort_upload(engine, target, id).await?,
+            Some(id) => abort_upload(engine, target, id).await?,
             // It may be a worker's that had another role.
-            None => is_settled = false,
+            None => is_whole = false,
         }
     }
-    Ok(is_settled)
+    Ok(is_whole)
 }
 
 /// Finds out by an upload under which principal this daemon begins uploads, once for each account.
@@ -238,8 +302,34 @@ async fn learn_principal(
     if let Some(principal) = begun.and_then(principal_of) {
         let _known_already = access.principal.set(principal);
     }
-    multipart::abort_upload(engine, target, &own).await?;
+    abort_upload(engine, target, &own).await?;
     listed.map(drop)
+}
+
+/// Aborts the uploads of a key that were begun since a moment of the destination's clock: an answer
+/// did not name the one that it may have begun, and each attempt would leave one more. Another
+/// daemon at the same key begins its own anew.
+pub(super) async fn abort_unnamed(
+    copy: &CopyJob<'_>,
+    since: Option<Timestamp>,
+) -> Result<(), Failure> {
+    let cx = copy.cx;
+    let no_date = || {
+        let cause = "the destination does not say when it is";
+        Failure::with_source(FailureKind::Transient, DURING, cause)
+    };
+    let since = since.ok_or_else(no_date)?.unix_timestamp();
+    let (listed, _) = list(cx.destination, &cx.task.target).await?;
+    let is_new =
+        |upload: &&MultipartUpload| upload.initiated().is_some_and(|at| at.secs() >= since);
+    for id in listed
+        .iter()
+        .filter(is_new)
+        .filter_map(MultipartUpload::upload_id)
+    {
+        abort_upload(cx.engine, &cx.task.target, id).await?;
+    }
+    Ok(())
 }
 
 /// Lists the uploads of a key, and says whether those are all.
@@ -251,9 +341,10 @@ async fn list(
     let request = request
         .bucket(target.destination.bucket.as_str())
         .prefix(target.key.as_str());
-    let listed = request.send().await.map_err(|error| {
-        from_sdk_error(Side::Destination, Operation::ListMultipartUploads, error)
-    })?;
+    let listed = request
+        .send()
+        .await
+        .map_err(|error| from_sdk_error(Side::Destination, DURING, error))?;
     let is_own = |upload: &MultipartUpload| upload.key() == Some(target.key.as_str());
     // AWS lists by key, and the key itself comes before all that begin with it: so it is on the
     // first page, unless it fills that alone.
@@ -303,3 +394,5 @@ fn principal_of(upload: &MultipartUpload) -> Option<String> {
         .to_owned(),
     )
 }
+
+const DURING: Operation = Operation::ListMultipartUploads;

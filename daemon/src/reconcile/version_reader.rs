@@ -9,54 +9,34 @@ use replicator_core::plan::SourceVersion;
 use replicator_core::retry;
 use replicator_core::rule::Rule;
 
-use super::part_bytes_preferred;
+use super::{Context, part_bytes_preferred};
 use crate::accounts::AccountClients;
 use crate::accounts::error::Side;
 use crate::checksum::Measure;
-use crate::engine::Engine;
 use crate::fair_queue::Flow;
-use crate::ledger::records::TargetKey;
 use crate::s3_http::{BodyReader, Filled, ResponseHead, S3Error, S3Request};
-use crate::task::Task;
 
 /// A version and where it is.
 #[derive(Debug)]
 pub(super) struct VersionReader<'a> {
+    cx: Context<'a>,
     pub(super) access: &'a AccountClients,
-    pub(super) side: Side,
+    side: Side,
     bucket: &'a Bucket,
     key: &'a Key,
     version: &'a SourceVersion,
 }
 
 impl<'a> VersionReader<'a> {
-    /// Names a version of the source.
-    pub(super) fn pin_source(
-        access: &'a AccountClients,
-        task: &'a Task,
-        version: &'a SourceVersion,
-    ) -> Self {
+    /// Names a version of a task's key at one of its sides.
+    pub(super) fn new(cx: Context<'a>, side: Side, version: &'a SourceVersion) -> Self {
+        let (access, bucket, key) = cx.at(side);
         Self {
+            cx,
             access,
-            side: Side::Source,
-            bucket: &task.source.bucket,
-            key: &task.source_key,
-            version,
-        }
-    }
-
-    /// Names a version of the destination.
-    pub(super) fn replica(
-        access: &'a AccountClients,
-        task: &'a Task,
-        version: &'a SourceVersion,
-    ) -> Self {
-        let target = &task.target;
-        Self {
-            access,
-            side: Side::Destination,
-            bucket: &target.destination.bucket,
-            key: &target.key,
+            side,
+            bucket,
+            key,
             version,
         }
     }
@@ -134,23 +114,14 @@ impl<'a> VersionReader<'a> {
         read
     }
 
-    /// Reads everything, part by part, for the checksum of the whole.
-    pub(super) async fn crc64(
-        &self,
-        engine: &Engine,
-        rule: &Rule,
-        target: &TargetKey,
-    ) -> Result<u64, Failure> {
-        Ok(self.read_through((engine, rule, target), None).await?.crc64)
-    }
-
     /// Reads everything, part by part, for its checksums. Nothing is kept, so nothing is paid for:
     /// the caller may hold memory already.
     pub(super) async fn read_through(
         &self,
-        (engine, rule, target): (&Engine, &Rule, &TargetKey),
+        rule: &Rule,
         measure: Option<Measure>,
     ) -> Result<Filled, Failure> {
+        let engine = self.cx.engine;
         let unsupported = |error| {
             Failure::with_source(
                 FailureKind::Ineligible(Reason::SrcObjectNotEligible),
@@ -168,7 +139,7 @@ impl<'a> VersionReader<'a> {
                 is_bulk: true,
             };
             {
-                let _rests = engine.watchdog.key_waits(target);
+                let _rests = engine.watchdog.key_waits(&self.cx.task.target);
                 engine.limits.acquire_bytes(payer, part.len).await;
             }
             let (_, body) = self
@@ -190,10 +161,10 @@ impl<'a> VersionReader<'a> {
         let Some(head) = self.uploaded_part(1).await? else {
             return Ok(None);
         };
-        let told: Option<u32> = head
+        let stated: Option<u32> = head
             .header("x-amz-mp-parts-count")
             .and_then(|count| count.parse().ok());
-        let part_bytes = head.content_length().filter(|_| told == Some(count));
+        let part_bytes = head.content_length().filter(|_| stated == Some(count));
         let makes_the_whole =
             |part_bytes: &u64| self.version.size_bytes.div_ceil(*part_bytes) == u64::from(count);
         Ok(part_bytes
