@@ -14,7 +14,6 @@ mod observe;
 mod origin;
 mod outcome;
 mod proof;
-mod receipt;
 mod tags;
 mod uploading;
 mod uploads;

@@ -1,8 +1,10 @@
-//! What a replica carries beside its bytes: system headers, user metadata, storage class, Object
-//! Lock and encryption. Everything is given with the write itself, byte for byte: a replica is never
-//! seen without it.
+//! What the source says of a version: the headers that a replica carries beside its bytes, and the
+//! checksums that it states of these. System headers, user metadata, storage class, Object Lock,
+//! encryption and tags are given with the write itself, byte for byte: a replica is never seen
+//! without them.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,12 +12,16 @@ use http::header::{
     CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, EXPIRES,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
+use replicator_core::deadline::READING_AGE_MAX;
 use replicator_core::object::{self, Timestamp};
+use replicator_core::parts::PARTS_MAX;
 use replicator_core::rule::Encryption;
 use replicator_core::stamp::{Stamp, USER_METADATA_BYTES_MAX};
 
-use super::proof::{self, Stated};
-use crate::s3_http::{ResponseHead, USER};
+use super::tags::{self, Tags};
+use crate::checksum::{Algorithm, crc64_of, md5_digits, md5_text};
+use crate::clock::BootInstant;
+use crate::s3_http::{Filled, ResponseHead, S3Request, USER};
 
 /// What the source says of a version. A value of a header is bytes, not text: Latin-1 from old
 /// clients, dates that nothing can read and storage classes unknown here are passed on as they are.
@@ -51,7 +57,7 @@ impl From<&ResponseHead> for Attributes {
             kept: KEPT.iter().filter_map(named).collect(),
             encryption: head.text("x-amz-server-side-encryption"),
             kms_key: head.text("x-amz-server-side-encryption-aws-kms-key-id"),
-            stated: proof::stated_checksums(head),
+            stated: stated_checksums(head),
             tag_count: head.text("x-amz-tagging-count"),
             is_partial: head
                 .text("x-amz-missing-meta")
@@ -245,13 +251,190 @@ fn translated(source: &Attributes, key_map: &BTreeMap<String, String>) -> Option
     key_map.get(source.kms_key.as_ref()?).cloned()
 }
 
+/// Everything a replica gets beside its bytes.
+#[derive(Debug)]
+pub(crate) struct ReplicaHeaders {
+    pub(crate) attributes: Attributes,
+    pub(crate) tags: Tags,
+    pub(crate) encryption: EncryptionHeaders,
+    /// When the request to the source was sent.
+    pub(super) asked: BootInstant,
+}
+
+impl ReplicaHeaders {
+    /// Says whether it is too old for a write, as any reading: nothing tells of a lock that
+    /// changed.
+    pub(super) fn is_old(&self) -> bool {
+        self.asked.elapsed() > READING_AGE_MAX
+    }
+
+    /// Returns a number that differs when a replica would carry something else.
+    pub(crate) fn digest(&self) -> u64 {
+        let tags = tags::tags_header(&self.tags);
+        let own = self.encryption.named().into_iter().chain([(TAGGING, tags)]);
+        let own = own.filter_map(|(name, value)| Some((name.to_owned(), value?.into_bytes())));
+        // The stamp may name the sequencer of whichever event woke the task.
+        let carried = self.carried().filter(|(name, _)| **name != STAMP);
+        let carried =
+            carried.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_owned()));
+        let mut lines: Vec<(String, Vec<u8>)> = own.chain(carried).collect();
+        lines.sort_unstable();
+        let lines = lines
+            .into_iter()
+            .map(|(name, value)| [name.as_bytes(), b":", &value, b"\n"].concat());
+        crc64_of(&lines.collect::<Vec<_>>().concat())
+    }
+
+    /// Puts on a request everything that a write carries beside the body, its checksum and its
+    /// conditions.
+    pub(crate) fn on<'a>(&self, call: S3Request<'a>) -> S3Request<'a> {
+        let call = call.headers(
+            self.carried()
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
+        );
+        let own = self
+            .encryption
+            .named()
+            .into_iter()
+            .chain([(TAGGING, tags::tags_header(&self.tags))]);
+        own.fold(call, |call, (name, value)| {
+            call.header(name, value.as_deref())
+        })
+    }
+
+    fn carried(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        self.attributes.told.iter().chain(&self.attributes.kept)
+    }
+}
+
+/// A checksum that is stated of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stated {
+    pub(super) algorithm: Algorithm,
+    pub(super) value: Vec<u8>,
+    /// How many parts' checksums it is the checksum of, if it is not of the bytes themselves.
+    pub(super) parts: Option<u32>,
+    /// The header that states it.
+    pub(super) header: &'static str,
+}
+
+/// Lists what an answer states of the whole object, the best first: what needs no boundaries before
+/// what does, and the ETag last.
+pub(super) fn stated_checksums(head: &ResponseHead) -> Vec<Stated> {
+    let of_header = |algorithm: Algorithm| {
+        let (value, parts) = split(head.header(algorithm.checksum_header())?)?;
+        let value = STANDARD
+            .decode(value)
+            .ok()
+            .filter(|value| value.len() == algorithm.value_len())?;
+        Some(Stated {
+            algorithm,
+            value,
+            parts,
+            header: algorithm.checksum_header(),
+        })
+    };
+    // Of a type that is stated and a text that says otherwise, neither is believed.
+    let is_composite = head.header("x-amz-checksum-type") == Some("COMPOSITE");
+    let all = || Algorithm::ALL.into_iter().filter_map(of_header);
+    let wholes = all().filter(|stated| stated.parts.is_none() && !is_composite);
+    let composites = all().filter(|stated| stated.parts.is_some());
+    wholes.chain(composites).chain(of_etag(head)).collect()
+}
+
+/// Reads an ETag that is an MD5, as it is not under a key of KMS or of a customer.
+/// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html>
+fn of_etag(head: &ResponseHead) -> Option<Stated> {
+    let is_kept_apart = head
+        .header("x-amz-server-side-encryption")
+        .is_some_and(|mode| mode != "AES256")
+        || head
+            .header("x-amz-server-side-encryption-customer-algorithm")
+            .is_some();
+    let etag = head.etag().filter(|_| !is_kept_apart)?;
+    let (value, parts) = split(etag.as_str())?;
+    let value = md5_digits(value)?.to_vec();
+    Some(Stated {
+        algorithm: Algorithm::Md5,
+        value,
+        parts,
+        header: ETAG,
+    })
+}
+
+/// Parts a value from the number of parts behind a dash.
+fn split(text: &str) -> Option<(&str, Option<u32>)> {
+    match text.split_once('-') {
+        None => Some((text, None)),
+        Some((value, parts)) => {
+            let parts = parts
+                .parse()
+                .ok()
+                .filter(|parts| (1..=PARTS_MAX).contains(parts))?;
+            Some((value, Some(parts)))
+        }
+    }
+}
+
+impl Stated {
+    /// Returns the CRC-64/NVME of the whole, if that is what is stated.
+    pub(super) fn crc64(&self) -> Option<u64> {
+        let is_crc64 = self.algorithm == Algorithm::Crc64Nvme && self.parts.is_none();
+        Some(u64::from_be_bytes(
+            self.value.as_slice().try_into().ok().filter(|_| is_crc64)?,
+        ))
+    }
+
+    /// Says whether these bytes have this checksum of the whole; none if that cannot be told from
+    /// them.
+    pub(super) fn is_of(&self, body: &Filled) -> Option<bool> {
+        let sum = body.sum(self.algorithm).filter(|_| self.parts.is_none())?;
+        Some(sum.value == self.value)
+    }
+
+    /// Says whether it takes much processor time to compute.
+    pub(super) fn is_dear(&self) -> bool {
+        self.algorithm == Algorithm::Md5
+    }
+
+    /// Says whether an ETag states it, which may be no checksum at all.
+    pub(super) fn is_etag(&self) -> bool {
+        self.header == ETAG
+    }
+
+    /// Writes a value of this checksum as it is stated.
+    pub(super) fn text(&self, value: &[u8]) -> String {
+        let text = if self.is_etag() {
+            md5_text(value)
+        } else {
+            STANDARD.encode(value)
+        };
+        self.parts
+            .map_or(text.clone(), |parts| format!("{text}-{parts}"))
+    }
+}
+
+impl fmt::Display for Stated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.header, self.text(&self.value))
+    }
+}
+
+const ETAG: &str = "etag";
+
+const TAGGING: &str = "x-amz-tagging";
+
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use replicator_core::object::{Bucket, Key, VersionId};
     use replicator_core::plan::VersionRef;
     use replicator_core::stamp::{NAME, OriginKey};
 
     use super::*;
+
+    use crate::s3_http::BodyChunks;
 
     fn stamp() -> Stamp {
         Stamp {
@@ -406,5 +589,86 @@ mod tests {
             (unmapped.mode, unmapped.kms_key),
             (Some(KMS.to_owned()), None)
         );
+    }
+
+    const CRC32: &str = "x-amz-checksum-crc32";
+
+    fn of(all: &[(&str, &str)]) -> Vec<(Algorithm, Option<u32>)> {
+        stated_checksums(&ResponseHead::for_tests(all))
+            .iter()
+            .map(|stated| (stated.algorithm, stated.parts))
+            .collect()
+    }
+
+    #[test]
+    fn the_best_of_what_is_stated_comes_first_and_what_cannot_be_one_does_not_count() {
+        let md5 = ("etag", "\"900150983cd24fb0d6963f7d28e17f72\"");
+        let (crc32, crc64) = (
+            (CRC32, "y/Q5Jg=="),
+            ("x-amz-checksum-crc64nvme", "rosUhgp5mIg="),
+        );
+        assert_eq!(
+            of(&[md5, crc32, crc64]),
+            [
+                (Algorithm::Crc64Nvme, None),
+                (Algorithm::Crc32, None),
+                (Algorithm::Md5, None)
+            ]
+        );
+        assert_eq!(
+            of(&[(CRC32, "y/Q5Jg==-3"), crc64]),
+            [(Algorithm::Crc64Nvme, None), (Algorithm::Crc32, Some(3))]
+        );
+        assert_eq!(
+            of(&[("etag", "\"900150983cd24fb0d6963f7d28e17f72-2\"")]),
+            [(Algorithm::Md5, Some(2))]
+        );
+        for none in ["y/Q5", "y/Q5Jg==-0", "y/Q5Jg==-10001", "y/Q5Jg==-", "?", ""] {
+            assert!(of(&[(CRC32, none)]).is_empty(), "{none:?}");
+        }
+        assert!(of(&[crc32, ("x-amz-checksum-type", "COMPOSITE")]).is_empty());
+        for none in [
+            "\"opaque\"",
+            "\"+00150983cd24fb0d6963f7d28e17f72\"",
+            "\"900150983cd24fb0d6963f7d28e17f7\"",
+        ] {
+            assert!(of(&[("etag", none)]).is_empty(), "{none}");
+        }
+        for mode in ["aws:kms", "aws:kms:dsse", "aws:fsx"] {
+            assert!(
+                of(&[md5, ("x-amz-server-side-encryption", mode)]).is_empty(),
+                "{mode}"
+            );
+        }
+        assert!(
+            of(&[
+                md5,
+                ("x-amz-server-side-encryption-customer-algorithm", "AES256")
+            ])
+            .is_empty()
+        );
+        assert_eq!(
+            of(&[md5, ("x-amz-server-side-encryption", "AES256")]),
+            [(Algorithm::Md5, None)]
+        );
+    }
+
+    #[test]
+    fn other_bytes_than_are_stated_are_told_for_each_algorithm() {
+        let (right, wrong) = (b"123456789".as_slice(), b"123456780".as_slice());
+        for algorithm in Algorithm::ALL {
+            let text = STANDARD.encode(algorithm.sum_of([right]).value);
+            let all = stated_checksums(&ResponseHead::for_tests(&[(
+                algorithm.checksum_header(),
+                &text,
+            )]));
+            let [stated] = all.as_slice() else {
+                panic!("{algorithm:?}: {all:?}")
+            };
+            for (bytes, is_right) in [(right, true), (wrong, false)] {
+                let body = Filled::for_tests(BodyChunks::from(Bytes::from_static(bytes)));
+                assert_eq!(stated.is_of(&body), Some(is_right), "{algorithm:?}");
+            }
+        }
     }
 }

@@ -1,11 +1,12 @@
 //! Copying one version: what single and multipart transfers have in common, and a small object: one
 //! GetObject, one PutObject, the body in memory in between.
 
+use std::error::Error;
 use std::sync::Arc;
 
 use aws_smithy_types::body::SdkBody;
-use http::{HeaderName, HeaderValue};
-use replicator_core::deadline::{READING_AGE_MAX, body_timeout};
+use http::HeaderValue;
+use replicator_core::deadline::body_timeout;
 use replicator_core::failure::{Failure, FailureKind, Reason};
 use replicator_core::object::ETag;
 use replicator_core::operation::Operation;
@@ -18,17 +19,17 @@ use tracing::warn;
 use super::Context;
 use super::attempt::Extras;
 use super::attributes::{
-    Attributes, EncryptionHeaders, STAMP, STORAGE_CLASS, choose_encryption, encoded_words,
+    Attributes, ReplicaHeaders, STORAGE_CLASS, choose_encryption, encoded_words,
 };
 use super::destination::Snapshot;
+use super::head::read_claim;
 use super::observe::StartedGet;
 use super::proof::{self, Choice, Proof, Way};
-use super::receipt::{self, Receipt};
 use super::tags::{self, Tags};
 use super::version_reader::VersionReader;
 use crate::accounts::error::Side;
 use crate::budget::MemoryPermit;
-use crate::checksum::{CRC64_NVME, crc64_header, crc64_of};
+use crate::checksum::{CRC64_NVME, crc64_header};
 use crate::clock::{self, BootInstant};
 use crate::engine::Due;
 use crate::failpoint::Step;
@@ -67,14 +68,58 @@ pub(crate) struct Written {
     pub(crate) tags: Tags,
 }
 
-/// Everything a replica gets beside its bytes.
-#[derive(Debug)]
-pub(crate) struct ReplicaHeaders {
-    pub(crate) attributes: Attributes,
-    pub(crate) tags: Tags,
-    pub(crate) encryption: EncryptionHeaders,
-    /// When the request to the source was sent.
-    asked: BootInstant,
+impl Written {
+    /// Reads what the answer to a write leaves out: some stores name no ETag, or no version id. The
+    /// write is known to have landed, but where neither is named.
+    pub(super) async fn complete(
+        copy: &CopyJob<'_>,
+        operation: Operation,
+        (etag, version): (Option<ETag>, Option<String>),
+        sent: BootInstant,
+    ) -> Result<Self, Failure> {
+        let unknown = |cause: Box<dyn Error + Send + Sync>| {
+            Failure::with_source(FailureKind::OutcomeUnknown, operation, cause)
+        };
+        let target = &copy.cx.task.target;
+        let current =
+            || S3Request::head_object(Side::Destination, &target.destination.bucket, &target.key);
+        let ask = async |call| match copy.cx.destination.wire.send(call).await {
+            Ok(answer) => Ok(answer.into_head()),
+            Err(refusal) => Err(unknown(Failure::from(refusal).into())),
+        };
+        let (destination_version, etag) = match (etag, version.filter(|id| !id.is_empty())) {
+            (Some(etag), Some(version)) => (Some(version), etag),
+            (None, None) => {
+                let cause = "the answer names neither ETag nor version id";
+                return Err(unknown(cause.into()));
+            }
+            (None, Some(version)) => {
+                let head = ask(current().version(&version)).await?;
+                let cause = "neither the answer nor a HEAD of its version names an ETag";
+                let etag = head.etag().ok_or_else(|| unknown(cause.into()))?;
+                (Some(version), etag)
+            }
+            // Another daemon may have written on top meanwhile.
+            (Some(etag), None) => {
+                let head = ask(current()).await?;
+                let is_ours = read_claim(&head, copy.cx.task)
+                    .is_none_or(|claim| claim.version == copy.version.version);
+                if head.etag().as_ref() != Some(&etag) || !is_ours {
+                    let cause = "the answer names no version id, and another object is current";
+                    return Err(unknown(cause.into()));
+                }
+                (head.version_id(), etag)
+            }
+        };
+        Ok(Self {
+            operation,
+            destination_version,
+            etag,
+            sent,
+            tags: Tags::new(),
+            unproved: None,
+        })
+    }
 }
 
 impl CopyJob<'_> {
@@ -147,17 +192,11 @@ impl CopyJob<'_> {
         let tags = self.read_tags(&attributes, counts_tags).await?;
         let encryption = choose_encryption(&self.rule.encryption, &attributes);
         if let Some(class) = &self.rule.storage_class {
-            let invalid = |error| {
-                Failure::with_source(
-                    FailureKind::NeedsOperator(Reason::RequestRefused),
-                    Operation::SetStorageClass,
-                    error,
-                )
-            };
-            attributes.kept.insert(
-                STORAGE_CLASS,
-                HeaderValue::try_from(class).map_err(invalid)?,
-            );
+            let class = HeaderValue::try_from(class).map_err(|error| {
+                let kind = FailureKind::NeedsOperator(Reason::RequestRefused);
+                Failure::with_source(kind, Operation::SetStorageClass, error)
+            })?;
+            attributes.kept.insert(STORAGE_CLASS, class);
         }
         if self.cx.destination.is_aws {
             attributes
@@ -165,28 +204,33 @@ impl CopyJob<'_> {
                 .values_mut()
                 .for_each(|value| *value = encoded_words(value));
         }
-        let stamp = Stamp {
-            place: OriginKey::of_key(&self.cx.task.source.bucket, &self.cx.task.source_key),
-            version: self.version.version.clone(),
-            sequencer: self.sequencer(),
-        };
-        if !attributes.stamp(&stamp) {
-            self.cx
-                .engine
-                .metrics
-                .count_failed(&self.rule.id, Reason::StampTooLarge.as_str());
-            warn!(
-                rule = self.rule.id,
-                key = self.cx.task.source_key.as_str(),
-                "no room for the stamp beside the user's metadata"
-            );
-        }
+        self.stamp(&mut attributes);
         Ok(ReplicaHeaders {
             attributes,
             tags,
             encryption,
             asked,
         })
+    }
+
+    fn stamp(&self, attributes: &mut Attributes) {
+        let task = self.cx.task;
+        let stamp = Stamp {
+            place: OriginKey::of_key(&task.source.bucket, &task.source_key),
+            version: self.version.version.clone(),
+            sequencer: self.sequencer(),
+        };
+        if !attributes.stamp(&stamp) {
+            let (rule, key) = (&self.rule.id, task.source_key.as_str());
+            self.cx
+                .engine
+                .metrics
+                .count_failed(rule, Reason::StampTooLarge.as_str());
+            warn!(
+                rule,
+                key, "no room for the stamp beside the user's metadata"
+            );
+        }
     }
 
     /// Returns the condition as the two headers `If-Match` and `If-None-Match`.
@@ -225,55 +269,6 @@ impl CopyJob<'_> {
         pending.sequencer.clone()
     }
 }
-
-impl ReplicaHeaders {
-    /// Says whether it is too old for a write, as any reading: nothing tells of a lock that
-    /// changed.
-    pub(super) fn is_old(&self) -> bool {
-        self.asked.elapsed() > READING_AGE_MAX
-    }
-
-    /// Returns a number that differs when a replica would carry something else.
-    pub(crate) fn digest(&self) -> u64 {
-        let tags = tags::tags_header(&self.tags);
-        let own = self.encryption.named().into_iter().chain([(TAGGING, tags)]);
-        let own = own.filter_map(|(name, value)| Some((name.to_owned(), value?.into_bytes())));
-        // The stamp may name the sequencer of whichever event woke the task.
-        let carried = self.carried().filter(|(name, _)| **name != STAMP);
-        let carried =
-            carried.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_owned()));
-        let mut lines: Vec<(String, Vec<u8>)> = own.chain(carried).collect();
-        lines.sort_unstable();
-        let lines = lines
-            .into_iter()
-            .map(|(name, value)| [name.as_bytes(), b":", &value, b"\n"].concat());
-        crc64_of(&lines.collect::<Vec<_>>().concat())
-    }
-
-    /// Puts on a request everything that a write carries beside the body, its checksum and its
-    /// conditions.
-    pub(crate) fn on<'a>(&self, call: S3Request<'a>) -> S3Request<'a> {
-        let call = call.headers(
-            self.carried()
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .collect(),
-        );
-        let own = self
-            .encryption
-            .named()
-            .into_iter()
-            .chain([(TAGGING, tags::tags_header(&self.tags))]);
-        own.fold(call, |call, (name, value)| {
-            call.header(name, value.as_deref())
-        })
-    }
-
-    fn carried(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-        self.attributes.told.iter().chain(&self.attributes.kept)
-    }
-}
-
-const TAGGING: &str = "x-amz-tagging";
 
 /// Copies a version whose body fits into one part.
 pub(super) async fn copy_whole(
@@ -336,7 +331,7 @@ async fn read(
     let dress = copy.headers_from(attributes, read, true).await?;
     let way = Way {
         piece_bytes: whole.len,
-        is_demanded: proof::is_demanded(copy),
+        is_demanded: proof::proves_reads(copy),
     };
     let choice = Proof::choose(&original, &dress.attributes.stated, way).await?;
     let (filled, unproved) = match prove(&original, whole, body, &choice).await {
@@ -403,13 +398,19 @@ async fn put(copy: &CopyJob<'_>, dress: &ReplicaHeaders, body: &Body) -> Result<
         .around(Step::PutObject, request)
         .await?;
     let answer = answer.into_head();
-    let answered = receipt::compare_answer(&answer, &body.filled, true);
-    let written = Box::pin(Receipt::of_put(&answer, sent).completed(copy)).await?;
+    let answered = proof::compare_answer(&answer, &body.filled, true);
+    let written = Box::pin(Written::complete(
+        copy,
+        Operation::PutObject,
+        (answer.etag(), answer.version_id()),
+        sent,
+    ))
+    .await?;
     let written = Written {
         tags: dress.tags.clone(),
         ..written
     };
-    Box::pin(receipt::settle(
+    Box::pin(proof::check_written(
         copy,
         written,
         answered,

@@ -4,13 +4,14 @@
 use aws_sdk_s3::types::{ChecksumType, CompletedMultipartUpload, CompletedPart};
 use replicator_core::deadline::complete_timeout;
 use replicator_core::failure::{Dependency, Failure, FailureKind, Reason, error_chain};
+use replicator_core::object::ETag;
 use replicator_core::operation::Operation;
 use replicator_core::parts::{self, Layout, Part};
 use tracing::warn;
 
-use super::copy::{CopyJob, ReplicaHeaders, Written};
+use super::attributes::ReplicaHeaders;
+use super::copy::{CopyJob, Written};
 use super::proof::{self, Choice, Proof, Way};
-use super::receipt::{self, Receipt};
 use super::uploading::Uploading;
 use super::uploads::{self, abandon_upload, abort_unnamed};
 use crate::accounts::attempt_deadline;
@@ -21,20 +22,19 @@ use crate::failpoint::Step;
 use crate::ledger::Parts;
 use crate::ledger::records::{Upload, UploadOwner, UploadedPart};
 use crate::s3_http::S3Request;
-use crate::task::Task;
 use crate::xml::{self, NotXml};
 
 /// Copies a version in parts.
-pub(crate) async fn copy(copy: &CopyJob<'_>, part_bytes: u64) -> Result<Written, Failure> {
-    let dress = copy.read_headers_again().await?;
+pub(super) async fn copy(copy: &CopyJob<'_>, part_bytes: u64) -> Result<Written, Failure> {
+    let headers = copy.read_headers_again().await?;
     let layout = layout(copy, part_bytes)?;
     let parts = parts_of(&layout);
     let way = Way {
         piece_bytes: layout.part_bytes(),
-        is_demanded: proof::is_demanded(copy),
+        is_demanded: proof::proves_reads(copy),
     };
-    let choice = Proof::choose(&copy.original(), &dress.attributes.stated, way).await?;
-    let (upload, mut done) = begin(copy, &dress, &layout).await?;
+    let choice = Proof::choose(&copy.original(), &headers.attributes.stated, way).await?;
+    let (upload, mut done) = begin(copy, &headers, &layout).await?;
     let missing: Vec<Part> = parts
         .iter()
         .filter(|part| !done.contains_key(&part.number))
@@ -45,37 +45,34 @@ pub(crate) async fn copy(copy: &CopyJob<'_>, part_bytes: u64) -> Result<Written,
         upload: &upload,
         measure: choice.as_ref().ok().and_then(Proof::passing),
     };
-    let copied = uploading.upload_all(missing, &mut done).await;
-    let finished = match copied {
+    let finished = match uploading.upload_all(missing, &mut done).await {
         Ok(()) => complete(copy, &upload, &parts, &done, &choice).await,
         Err(failure) => Err(failure),
     };
     match finished {
         Ok(written) => Ok(Written {
-            tags: dress.tags,
+            tags: headers.tags,
             ..written
         }),
-        Err(failure) if is_final(&failure) => {
-            match abandon_upload(copy.cx, copy.snapshot).await {
-                Ok(()) => Err(failure),
-                Err(
-                    wait @ Failure {
-                        kind: FailureKind::MustWait(_),
-                        ..
-                    },
-                ) => Err(wait),
-                Err(left) => {
-                    // The ledger still has the upload: the key's next task ends it.
-                    warn!(
-                        key = copy.cx.task.target.key.as_str(),
-                        error = error_chain(&left),
-                        "upload not aborted"
-                    );
-                    Err(failure)
-                }
-            }
-        }
+        Err(failure) if is_final(&failure) => Err(abandon(copy, failure).await),
         Err(failure) => Err(failure),
+    }
+}
+
+/// Aborts the upload after a failure; returns that, or the wait for one that may appear yet.
+async fn abandon(copy: &CopyJob<'_>, failure: Failure) -> Failure {
+    match abandon_upload(copy.cx, copy.snapshot).await {
+        Ok(()) => failure,
+        Err(wait) if matches!(wait.kind, FailureKind::MustWait(_)) => wait,
+        Err(left) => {
+            // The ledger still has the upload: the key's next task ends it.
+            warn!(
+                key = copy.cx.task.target.key.as_str(),
+                error = error_chain(&left),
+                "upload not aborted"
+            );
+            failure
+        }
     }
 }
 
@@ -136,67 +133,56 @@ fn layout(copy: &CopyJob<'_>, part_bytes: u64) -> Result<Layout, Failure> {
 /// since it began; otherwise begins a new one.
 async fn begin(
     copy: &CopyJob<'_>,
-    dress: &ReplicaHeaders,
+    headers: &ReplicaHeaders,
     layout: &Layout,
 ) -> Result<(Upload, Parts), Failure> {
+    let (ledger, task) = (&copy.cx.engine.ledger, copy.cx.task);
     let over = Some(copy.snapshot.entry.clone());
     // An upload that was begun with checksums goes on with them, and one without goes on without.
-    let dress_digest = dress.digest() ^ u64::from(!copy.extras.checked);
-    if let Some((upload, done)) = copy.cx.engine.ledger.upload_of(&copy.cx.task.target)? {
-        let same = upload.source == copy.version.version && upload.begun_over == over;
-        if same && upload.part_bytes == layout.part_bytes() && upload.headers_digest == dress_digest
-        {
+    let headers_digest = headers.digest() ^ u64::from(!copy.extras.checked);
+    if let Some((upload, done)) = ledger.upload_of(&task.target)? {
+        let is_same = upload.source == copy.version.version
+            && upload.begun_over == over
+            && upload.part_bytes == layout.part_bytes()
+            && upload.headers_digest == headers_digest;
+        if is_same {
             return Ok((upload, done));
         }
         abandon_upload(copy.cx, copy.snapshot).await?;
     }
     let upload = Upload {
-        upload_id: create(copy, dress).await?,
+        upload_id: create(copy, headers).await?,
         source: copy.version.version.clone(),
         part_bytes: layout.part_bytes(),
-        headers_digest: dress_digest,
+        headers_digest,
         begun_over: over,
         may_complete_until: None,
         by_our_clock: false,
-        owner: Some(whose(copy.cx.task, copy.version.size_bytes)),
+        owner: Some(UploadOwner {
+            target: task.target.clone(),
+            source: task.source.clone(),
+            source_key: task.source_key.clone(),
+            size_bytes: copy.version.size_bytes,
+        }),
     };
-    copy.cx
-        .engine
-        .ledger
-        .put_upload(&copy.cx.task.target, &upload)?;
+    ledger.put_upload(&task.target, &upload)?;
     Ok((upload, Parts::new()))
 }
 
-fn whose(task: &Task, size_bytes: u64) -> UploadOwner {
-    let (target, source, source_key) = (
-        task.target.clone(),
-        task.source.clone(),
-        task.source_key.clone(),
-    );
-    UploadOwner {
-        target,
-        source,
-        source_key,
-        size_bytes,
-    }
-}
-
-async fn create(copy: &CopyJob<'_>, dress: &ReplicaHeaders) -> Result<String, Failure> {
-    let checked = copy.extras.checked;
-    copy.cx.engine.limits.request(copy.payer_for(true)).await;
-    let target = &copy.cx.task.target;
+async fn create(copy: &CopyJob<'_>, headers: &ReplicaHeaders) -> Result<String, Failure> {
+    let (cx, target, checked) = (copy.cx, &copy.cx.task.target, copy.extras.checked);
+    cx.engine.limits.request(copy.payer_for(true)).await;
     let call = S3Request::create_multipart_upload(&target.destination.bucket, &target.key)
         .header("x-amz-checksum-algorithm", checked.then_some("CRC64NVME"))
         .header("x-amz-checksum-type", checked.then_some("FULL_OBJECT"));
-    let request = Box::pin(copy.cx.destination.wire.text(dress.on(call)));
+    let request = Box::pin(cx.destination.wire.text(headers.on(call)));
     let since = copy.snapshot.now_or_before();
-    let answer = copy
-        .cx
+    let answer = cx
         .engine
         .failpoints
         .around(Step::CreateUpload, request)
         .await;
-    let unnamed = match answer
+    let cause = match answer
         .map(|(_, text)| upload_id(&text))
         .map_err(Failure::from)
     {
@@ -206,11 +192,11 @@ async fn create(copy: &CopyJob<'_>, dress: &ReplicaHeaders) -> Result<String, Fa
         Err(failure) => return Err(failure),
     };
     if let Err(left) = abort_unnamed(copy, since).await {
-        warn!(key = %copy.cx.task.target.key, error = %error_chain(&left), "an upload without a known id may be left open");
+        warn!(key = %target.key, error = %error_chain(&left), "an upload without a known id may be left open");
     }
     let unreadable = FailureKind::NeedsOperator(Reason::AnswerUnreadable);
     Err(
-        Failure::with_source(unreadable, Operation::CreateMultipartUpload, unnamed)
+        Failure::with_source(unreadable, Operation::CreateMultipartUpload, cause)
             .of(Dependency::Destination),
     )
 }
@@ -243,8 +229,51 @@ async fn complete(
         }
         Err(cause) => Some(*cause),
     };
+    let (cx, target, checked) = (copy.cx, &copy.cx.task.target, copy.extras.checked);
     let (if_match, if_none_match) = copy.conditions();
-    let checked = copy.extras.checked;
+    cx.engine.limits.request(copy.payer_for(true)).await;
+    copy.snapshot.confirm(cx, &copy.version.version.id).await?;
+    let request = cx
+        .destination
+        .s3_once
+        .complete_multipart_upload()
+        .bucket(target.destination.bucket.as_str())
+        .key(target.key.as_str())
+        .upload_id(&upload.upload_id)
+        .multipart_upload(completed_parts(done, checked))
+        .set_checksum_crc64_nvme(checked.then(|| crc64_header(crc64)))
+        .set_checksum_type(checked.then_some(ChecksumType::FullObject))
+        .set_if_match(if_match)
+        .set_if_none_match(if_none_match)
+        .customize()
+        .config_override(attempt_deadline(complete_timeout(copy.version.size_bytes)));
+    let (during, sent) = (Operation::CompleteMultipartUpload, BootInstant::now());
+    uploads::expect(copy, upload)?;
+    let answer = cx
+        .engine
+        .failpoints
+        .around(Step::CompleteUpload, Box::pin(request.send()))
+        .await;
+    let answer = match answer.map_err(|error| from_sdk_error(Side::Write, during, error)) {
+        Ok(answer) => answer,
+        Err(failure) => {
+            // A refused one does not land; but one that was sent before and not answered may.
+            if failure.kind != FailureKind::OutcomeUnknown {
+                cx.engine.ledger.put_upload(target, upload)?;
+            }
+            return Err(failure);
+        }
+    };
+    let answered = proof::compare_complete(&answer, crc64, done);
+    let etag = answer.e_tag().and_then(|etag| ETag::try_from(etag).ok());
+    let version = answer.version_id().map(str::to_owned);
+    let written = Box::pin(Written::complete(copy, during, (etag, version), sent)).await?;
+    cx.engine.ledger.end_upload(target)?;
+    let known = (crc64, unproved);
+    Box::pin(proof::check_written(copy, written, answered, known)).await
+}
+
+fn completed_parts(done: &Parts, checked: bool) -> CompletedMultipartUpload {
     let part = |part: &UploadedPart| {
         CompletedPart::builder()
             .part_number(i32::try_from(part.number).unwrap_or(i32::MAX))
@@ -252,53 +281,9 @@ async fn complete(
             .set_checksum_crc64_nvme(checked.then(|| crc64_header(part.crc64)))
             .build()
     };
-    let parts = CompletedMultipartUpload::builder()
+    CompletedMultipartUpload::builder()
         .set_parts(Some(done.values().map(part).collect()))
-        .build();
-    copy.cx.engine.limits.request(copy.payer_for(true)).await;
-    copy.snapshot
-        .confirm(copy.cx, &copy.version.version.id)
-        .await?;
-    let request = copy
-        .cx
-        .destination
-        .s3_once
-        .complete_multipart_upload()
-        .bucket(copy.cx.task.target.destination.bucket.as_str())
-        .key(copy.cx.task.target.key.as_str())
-        .upload_id(&upload.upload_id)
-        .multipart_upload(parts)
-        .set_checksum_crc64_nvme(checked.then(|| crc64_header(crc64)))
-        .set_checksum_type(checked.then_some(ChecksumType::FullObject))
-        .set_if_match(if_match)
-        .set_if_none_match(if_none_match)
-        .customize()
-        .config_override(attempt_deadline(complete_timeout(copy.version.size_bytes)));
-    let sent = BootInstant::now();
-    uploads::expect(copy, upload)?;
-    let answer = copy
-        .cx
-        .engine
-        .failpoints
-        .around(Step::CompleteUpload, Box::pin(request.send()))
-        .await;
-    let answer = answer
-        .map_err(|error| from_sdk_error(Side::Write, Operation::CompleteMultipartUpload, error));
-    // A refused one does not land; but one that was sent before and not answered may.
-    if answer
-        .as_ref()
-        .is_err_and(|failure| failure.kind != FailureKind::OutcomeUnknown)
-    {
-        copy.cx
-            .engine
-            .ledger
-            .put_upload(&copy.cx.task.target, upload)?;
-    }
-    let answer = answer?;
-    let answered = receipt::compare_complete(&answer, crc64, done);
-    let written = Box::pin(Receipt::of_complete(&answer, sent).completed(copy)).await?;
-    copy.cx.engine.ledger.end_upload(&copy.cx.task.target)?;
-    Box::pin(receipt::settle(copy, written, answered, (crc64, unproved))).await
+        .build()
 }
 
 /// Lists the checksums by which the source's own is made; what an older version of the program

@@ -11,9 +11,8 @@ use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::rule::{Replicas, Rule};
 use replicator_core::stamp::{self, NAME, Stamp};
 
-use super::attributes::{Attributes, STAMP};
+use super::attributes::{Attributes, STAMP, Stated};
 use super::copy::CopyJob;
-use super::proof::Stated;
 use super::tags::{self, Tags};
 use super::version_reader::VersionReader;
 use super::{Context, listing};

@@ -14,8 +14,9 @@ use replicator_core::parts::Part;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
+use super::Context;
 use super::copy::CopyJob;
-use super::receipt::{self, Answered, By};
+use super::proof::{self, Answered, By};
 use crate::accounts::error::{Side, from_sdk_error};
 use crate::checksum::{CRC64_NVME, Measure, crc64_header};
 use crate::clock::BootInstant;
@@ -24,7 +25,7 @@ use crate::failpoint::Step;
 use crate::ledger::Parts;
 use crate::ledger::records::{Upload, UploadedPart};
 use crate::metrics::Unproved;
-use crate::s3_http::{ResponseHead, S3Error, S3Request};
+use crate::s3_http::{Filled, ResponseHead, S3Error, S3Request};
 use crate::single_flight::Body;
 
 // A connection that breaks costs one part, a few times, before the whole task waits.
@@ -47,27 +48,22 @@ impl Uploading<'_> {
         missing: Vec<Part>,
         done: &mut Parts,
     ) -> Result<(), Failure> {
-        let (copy, abreast) = (self.copy, PartConcurrency::new());
+        let Context { engine, task, .. } = self.copy.cx;
+        let concurrency = PartConcurrency::new();
         let mut copies = stream::iter(missing)
-            .map(|part| self.upload_part(part, &abreast))
+            .map(|part| self.upload_part(part, &concurrency))
             .buffer_unordered(WIDTH_MAX);
         let mut result = Ok(());
         while let Some(copied) = copies.next().await {
             match copied {
                 Ok(Some(part)) => {
-                    copy.cx
-                        .engine
-                        .ledger
-                        .put_part(&copy.cx.task.target, &part)?;
+                    engine.ledger.put_part(&task.target, &part)?;
                     done.insert(part.number, part);
-                    copy.cx
-                        .engine
-                        .watchdog
-                        .record_key_progress(&copy.cx.task.target);
+                    engine.watchdog.record_key_progress(&task.target);
                 }
                 Ok(None) => {}
                 Err(failure) => {
-                    abreast.end();
+                    concurrency.end();
                     result = result.and(Err(failure));
                 }
             }
@@ -78,16 +74,16 @@ impl Uploading<'_> {
     async fn upload_part(
         self,
         part: Part,
-        abreast: &PartConcurrency,
+        concurrency: &PartConcurrency,
     ) -> Result<Option<UploadedPart>, Failure> {
-        let Some(_room) = abreast.begin().await else {
+        let Some(_room) = concurrency.begin().await else {
             return Ok(None);
         };
         let mut attempts_left = PART_ATTEMPTS;
         let mut is_doubted = false;
         loop {
             attempts_left -= 1;
-            match self.try_part(part, abreast).await {
+            match self.try_part(part, concurrency).await {
                 // Where the last one was not answered in all its time, neither is the next, and its
                 // memory is lacking elsewhere.
                 Err(S3Error {
@@ -114,12 +110,12 @@ impl Uploading<'_> {
     async fn try_part(
         self,
         part: Part,
-        abreast: &PartConcurrency,
+        concurrency: &PartConcurrency,
     ) -> Result<Option<UploadedPart>, S3Error> {
         let copy = self.copy;
         let (due, _share) = tokio::select! {
             biased;
-            () = abreast.over() => return Ok(None),
+            () = concurrency.over() => return Ok(None),
             admitted = copy.admitted(part, true) => admitted,
         };
         let began = BootInstant::now();
@@ -137,35 +133,15 @@ impl Uploading<'_> {
             }
         };
         copy.cx.engine.limits.may_send(copy.payer_for(true)).await;
-        let checked = copy.extras.checked;
-        let (target, filled) = (&copy.cx.task.target, &body.filled);
-        let upload = (self.upload.upload_id.as_str(), part.number);
-        let call = S3Request::part(
-            &target.destination.bucket,
-            &target.key,
-            upload,
-            filled.chunks.clone(),
-        )
-        .with_timeout(body_timeout(part.len))
-        .header(
-            CRC64_NVME,
-            checked.then(|| crc64_header(filled.crc64)).as_deref(),
-        );
-        let sent = Box::pin(copy.cx.destination.wire.send(call));
-        let answer = copy
-            .cx
-            .engine
-            .failpoints
-            .around(Step::UploadPart, sent)
-            .await?
-            .into_head();
-        let doubt = doubt(receipt::compare_answer(
+        let filled = &body.filled;
+        let answer = self.send(part, filled).await?;
+        let doubt = doubt(proof::compare_answer(
             &answer,
             filled,
-            receipt::is_demanded(copy),
+            proof::proves_answers(copy),
         ))?;
         let etag = self.etag_of(part.number, &answer).await?;
-        abreast.part_took(part, began.elapsed());
+        concurrency.part_took(part, began.elapsed());
         let sums = self
             .measure
             .map(|measure| filled.part_sums(measure, part.offset))
@@ -177,6 +153,20 @@ impl Uploading<'_> {
             sums,
             doubt,
         }))
+    }
+
+    async fn send(self, part: Part, filled: &Filled) -> Result<ResponseHead, S3Error> {
+        let (cx, target) = (self.copy.cx, &self.copy.cx.task.target);
+        let upload = (self.upload.upload_id.as_str(), part.number);
+        let checksum = self.copy.extras.checked.then(|| crc64_header(filled.crc64));
+        let (bucket, chunks) = (&target.destination.bucket, filled.chunks.clone());
+        let call = S3Request::part(bucket, &target.key, upload, chunks)
+            .with_timeout(body_timeout(part.len))
+            .header(CRC64_NVME, checksum.as_deref());
+        let request = Box::pin(cx.destination.wire.send(call));
+        let failpoints = &cx.engine.failpoints;
+        let answer = failpoints.around(Step::UploadPart, request).await?;
+        Ok(answer.into_head())
     }
 
     /// Returns the ETag of a part, which a list of the parts has where its own answer does not.
@@ -301,12 +291,12 @@ mod tests {
     #[test]
     fn swift_parts_make_room_for_more_up_to_a_bound_and_slow_ones_for_none() {
         let (swift, slow) = (body_timeout(PART.len) / 9, body_timeout(PART.len) / 8);
-        let abreast = PartConcurrency::new();
-        abreast.part_took(PART, slow);
-        assert_eq!(abreast.room.available_permits(), WIDTH_FIRST);
-        abreast.part_took(PART, swift);
-        assert_eq!(abreast.room.available_permits(), WIDTH_FIRST + 1);
-        (0..100).for_each(|_| abreast.part_took(PART, swift));
-        assert_eq!(abreast.room.available_permits(), WIDTH_MAX);
+        let concurrency = PartConcurrency::new();
+        concurrency.part_took(PART, slow);
+        assert_eq!(concurrency.room.available_permits(), WIDTH_FIRST);
+        concurrency.part_took(PART, swift);
+        assert_eq!(concurrency.room.available_permits(), WIDTH_FIRST + 1);
+        (0..100).for_each(|_| concurrency.part_took(PART, swift));
+        assert_eq!(concurrency.room.available_permits(), WIDTH_MAX);
     }
 }
