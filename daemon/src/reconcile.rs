@@ -54,7 +54,7 @@ pub(crate) async fn bring_up_to_date(
         source: engine.access_to(&task.source)?,
         destination: engine.access_to(&task.target.destination)?,
     };
-    if state.is_blank() {
+    if !state.has_begun {
         if let Some(report) = outcome::answered_by_ledger(cx)? {
             return Ok(report);
         }
@@ -62,10 +62,10 @@ pub(crate) async fn bring_up_to_date(
             uploads::end_predecessors(cx, state).await?;
         }
     }
-    state.begin();
+    state.has_begun = true;
     engine.check_versioned(&task.target.destination).await?;
-    let mut run = Reconciler::begin(cx, reader, state.is_unread()).await?;
-    state.read();
+    let mut run = Reconciler::begin(cx, reader, !state.has_read).await?;
+    state.has_read = true;
     run.detect_another_daemon(state)?;
     outcome::reconsider(task, &mut run.observed.destination.known);
     let mut passes = 0;
@@ -196,8 +196,7 @@ impl<'a> Reconciler<'a> {
             .destination
             .unknown_age
             .is_some_and(|age| engine.second_daemon.may_have_written(age));
-        let may_be_own =
-            task.redelivered || state.may_have_written() || engine.work_queues.are_used();
+        let may_be_own = task.redelivered || state.is_unsure || engine.work_queues.are_used();
         if is_recent && !may_be_own && !engine.ledger.has_parked(&task.target)? {
             engine
                 .metrics

@@ -166,7 +166,7 @@ async fn try_once(
     drop(in_flight);
     let answer = match &result {
         // The ledger alone answered.
-        Ok(_) if state.is_blank() => Feedback::None,
+        Ok(_) if !state.has_begun => Feedback::None,
         Ok(report) => Feedback::Served {
             wrote: report.written > 0,
         },

@@ -16,8 +16,10 @@ use crate::ledger::records::CurrentEntry;
 #[derive(Debug, Default)]
 pub(crate) struct AttemptState {
     refused: Option<ConditionalWrite>,
-    begun: bool,
-    read: bool,
+    /// Requests were sent; from then on the ledger alone answers nothing.
+    pub(crate) has_begun: bool,
+    /// Both sides were read, so that a write may have followed.
+    pub(super) has_read: bool,
     /// What the next write goes without, on trial, because the endpoint did not say what it does
     /// not implement.
     left_out: BTreeSet<Feature>,
@@ -26,7 +28,7 @@ pub(crate) struct AttemptState {
     since: Option<BootInstant>,
     /// A write may be there that is not recorded: also one that was refused, because not every
     /// refusal is the service's.
-    is_unsure: bool,
+    pub(super) is_unsure: bool,
 }
 
 /// What a write demands of the endpoint beyond the plain request.
@@ -77,39 +79,9 @@ impl ConditionalWrite {
 }
 
 impl AttemptState {
-    /// Says whether nothing was tried yet; afterwards the ledger alone answers nothing.
-    pub(crate) fn is_blank(&self) -> bool {
-        !self.begun
-    }
-
     /// Returns how long ago the task sent its first request.
     pub(super) fn age(&mut self) -> Duration {
         self.since.get_or_insert_with(BootInstant::now).elapsed()
-    }
-
-    /// Records that requests are about to be sent.
-    pub(super) fn begin(&mut self) {
-        self.begun = true;
-    }
-
-    /// Says whether no attempt has come as far as to a plan, so that none has written anything.
-    pub(super) fn is_unread(&self) -> bool {
-        !self.read
-    }
-
-    /// Records that both sides were read.
-    pub(super) fn read(&mut self) {
-        self.read = true;
-    }
-
-    /// Records that the last write is recorded.
-    pub(super) fn mark_recorded(&mut self) {
-        self.is_unsure = false;
-    }
-
-    /// Says whether a write of its own may be there unknown.
-    pub(super) fn may_have_written(&self) -> bool {
-        self.is_unsure
     }
 
     /// Decides which features of the endpoint a write uses.
@@ -153,31 +125,20 @@ impl AttemptState {
         if destination.is_aws {
             return Err(failure);
         }
-        match failure.kind {
-            FailureKind::NotImplemented => return Err(self.adapt(destination, &asked, failure)),
-            FailureKind::PreconditionFailed if asked.condition.is_used_by(failure.operation) => {
-                // Between the two refusals lies a fresh read that found the same thing current.
-                if self.refused.as_ref() == Some(&asked) {
-                    destination
-                        .capabilities
-                        .record_contradiction(asked.condition, &destination.name);
-                } else {
-                    self.refused = Some(asked);
-                }
+        if failure.kind == FailureKind::NotImplemented {
+            return Err(self.adapt(destination, &asked, failure));
+        }
+        if failure.kind == FailureKind::PreconditionFailed
+            && asked.condition.is_used_by(failure.operation)
+        {
+            // Between the two refusals lies a fresh read that found the same thing current.
+            if self.refused.as_ref() == Some(&asked) {
+                destination
+                    .capabilities
+                    .record_contradiction(asked.condition, &destination.name);
+            } else {
+                self.refused = Some(asked);
             }
-            FailureKind::PreconditionFailed
-            | FailureKind::ConcurrentWrite
-            | FailureKind::MustWait(_)
-            | FailureKind::OutcomeUnknown
-            | FailureKind::Transient
-            | FailureKind::Unauthenticated
-            | FailureKind::LeaseUnsure
-            | FailureKind::Throttled
-            | FailureKind::NeedsOperator(_)
-            | FailureKind::SourceVersionMissing
-            | FailureKind::NotFound
-            | FailureKind::FeatureDisabled
-            | FailureKind::Ineligible(_) => {}
         }
         Err(failure)
     }

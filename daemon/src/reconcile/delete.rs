@@ -14,8 +14,9 @@ use replicator_core::object::VersionId;
 use replicator_core::operation::Operation;
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 
-use super::destination::Snapshot;
-use super::head::{Expected, read_current};
+use super::destination::{DestinationView, Snapshot};
+use super::head::{Expected, adopt_replica, read_current};
+use super::observe::Observation;
 use super::{Context, Reconciler, listing};
 use crate::accounts::attempt_deadline;
 use crate::accounts::error::{Side, from_sdk_error};
@@ -167,18 +168,12 @@ pub(super) async fn apply_version_deletes(run: &mut Reconciler<'_>) -> Result<bo
         }
         let stands =
             |replica: &&Replica| replica.is_of(&id) && replica.state == ReplicaState::Replicated;
-        let Some(replica) = run
-            .observed
-            .destination
-            .replicas
-            .iter()
-            .find(stands)
-            .cloned()
-        else {
+        let replicas = &run.observed.destination.replicas;
+        let Some(replica) = replicas.iter().find(stands).cloned() else {
             continue;
         };
         match equivalent_version(run, &replica) {
-            Some(heir) => reassign_replica(run, replica, heir)?,
+            Some(other) => reassign_replica(run, replica, other)?,
             None if delete_replica(run, replica).await? => return Ok(true),
             // The rule has removed enough in this hour.
             None => run.is_over_quota = true,
@@ -193,32 +188,21 @@ pub(super) async fn apply_version_deletes(run: &mut Reconciler<'_>) -> Result<bo
 /// top of it.
 pub(super) async fn explain_marker(run: &mut Reconciler<'_>) -> Result<(), Failure> {
     let shown = &run.observed.destination;
-    let newest = run
-        .observed
-        .history
-        .last()
-        .map(|newest| newest.version.clone());
-    let Some(newest) = newest.filter(|newest| shown.known.reached.as_ref() == Some(newest)) else {
+    let Some(newest) = run.observed.history.last().map(|newest| &newest.version) else {
         return Ok(());
     };
-    if !shown.is_hidden_by_unknown_marker() {
+    if shown.known.reached.as_ref() != Some(newest) || !shown.is_hidden_by_unknown_marker() {
         return Ok(());
     }
     for id in wanted(run.cx.task) {
-        let record = run
-            .observed
-            .destination
-            .replicas
-            .iter()
-            .find(|replica| replica.is_of(&id));
-        let (state, known) = (
-            record.map(|replica| replica.state),
-            record.map(|replica| replica.source.clone()),
-        );
+        let record = shown.replicas.iter().find(|replica| replica.is_of(&id));
+        let state = record.map(|replica| replica.state);
         if matches!(state, None | Some(ReplicaState::Coalesced)) && !is_there(run, &id).await? {
             // It is above what it hid, and below all that comes.
-            let gone = known.filter(|known| known.last_modified >= newest.last_modified);
-            let gone = gone.unwrap_or_else(|| VersionRef::new(id, newest.last_modified, None));
+            let known = record.map(|replica| replica.source.clone());
+            let gone = known
+                .filter(|known| known.last_modified >= newest.last_modified)
+                .unwrap_or_else(|| VersionRef::new(id, newest.last_modified, None));
             return run
                 .observed
                 .destination
@@ -231,8 +215,7 @@ pub(super) async fn explain_marker(run: &mut Reconciler<'_>) -> Result<(), Failu
 /// Says whether the source still has a version. What it has just listed is there, whatever a HEAD
 /// says: some stores answer 404 to that of a delete marker.
 async fn is_there(run: &Reconciler<'_>, id: &VersionId) -> Result<bool, Failure> {
-    let is_listed = run.observed.listed.iter().any(|version| version.id == *id);
-    Ok(is_listed || source_has(run.cx, id).await?)
+    Ok(run.observed.lists_id(id) || source_has(run.cx, id).await?)
 }
 
 /// Lists the versions that messages say were deleted permanently.
@@ -256,62 +239,60 @@ fn wanted(task: &Task) -> BTreeSet<VersionId> {
 /// list: the daemon that handled its delete event had no record of it, and saw only the versions
 /// that covered it then.
 fn exposed_marker(run: &Reconciler<'_>) -> Option<VersionId> {
-    let marker = run
-        .observed
-        .destination
+    let Observation {
+        destination,
+        listed,
+        ..
+    } = &run.observed;
+    let marker = destination
         .current()
         .filter(|replica| replica.kind == VersionKind::Marker)?;
-    let shows_object = run
-        .observed
-        .past
+    let shows_object = listed
         .last()
         .is_some_and(|newest| newest.kind == VersionKind::Object);
-    let is_listed = run.observed.listed.contains(&marker.source);
-    (shows_object && !is_listed && !marker.source.id.is_null()).then(|| marker.source.id.clone())
+    let is_listed = run.observed.lists(&marker.source) || marker.source.id.is_null();
+    (shows_object && !is_listed).then(|| marker.source.id.clone())
 }
 
 /// Finds another marker of the run that this one stands for at the destination.
 fn equivalent_version(run: &Reconciler<'_>, marker: &Replica) -> Option<Replica> {
-    if marker.kind != VersionKind::Object {
-        let (past, time) = (&run.observed.past, marker.source.last_modified);
-        let at = past.partition_point(|entry| entry.version.last_modified <= time);
-        let (below, above) = past.split_at_checked(at)?;
-        let is_marker =
-            |entry: &&replicator_core::plan::SourceVersion| entry.kind == VersionKind::Marker;
-        let neighbours = above
-            .iter()
-            .take_while(is_marker)
-            .chain(below.iter().rev().take_while(is_marker));
-        let collapsed = neighbours
-            .map(|entry| &entry.version)
-            .find(|version| run.observed.destination.known.collapsed.contains(version))?;
-        return run
-            .observed
-            .destination
-            .replicas
-            .iter()
-            .find(|replica| replica.source == *collapsed)
-            .cloned();
+    if marker.kind == VersionKind::Object {
+        return None;
     }
-    None
+    let (listed, time) = (&run.observed.listed, marker.source.last_modified);
+    let DestinationView {
+        known, replicas, ..
+    } = &run.observed.destination;
+    let at = listed.partition_point(|entry| entry.version.last_modified <= time);
+    let (below, above) = listed.split_at_checked(at)?;
+    let is_marker = |entry: &&SourceVersion| entry.kind == VersionKind::Marker;
+    let collapsed = above
+        .iter()
+        .take_while(is_marker)
+        .chain(below.iter().rev().take_while(is_marker))
+        .find(|entry| known.collapsed.contains(&entry.version))?;
+    let is_its = |replica: &&Replica| replica.source == collapsed.version;
+    replicas.iter().find(is_its).cloned()
 }
 
 /// Lets a marker of the destination stand for another one of its run.
-fn reassign_replica(run: &mut Reconciler<'_>, gone: Replica, heir: Replica) -> Result<(), Failure> {
-    let heir = Replica {
+fn reassign_replica(
+    run: &mut Reconciler<'_>,
+    gone: Replica,
+    other: Replica,
+) -> Result<(), Failure> {
+    let other = Replica {
         state: ReplicaState::Replicated,
         destination_version: gone.destination_version.clone(),
-        ..heir
+        ..other
     };
     let gone = Replica {
         state: ReplicaState::Deleted,
         destination_version: None,
         ..gone
     };
-    for replica in [heir, gone] {
-        replace_record(run, replica)?;
-    }
-    Ok(())
+    replace_record(run, other)?;
+    replace_record(run, gone)
 }
 
 /// Removes a replica; returns false if the rule has removed as many in this hour as it may.
@@ -370,11 +351,5 @@ pub(super) fn check_quota(run: &Reconciler<'_>) -> Result<(), Failure> {
 }
 
 fn replace_record(run: &mut Reconciler<'_>, replica: Replica) -> Result<(), Failure> {
-    run.cx.record(&replica)?;
-    run.observed
-        .destination
-        .replicas
-        .retain(|other| other.source != replica.source);
-    run.observed.destination.replicas.push(replica);
-    Ok(())
+    adopt_replica(run.cx, replica, &mut run.observed.destination.replicas)
 }

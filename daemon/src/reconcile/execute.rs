@@ -43,7 +43,7 @@ impl Reconciler<'_> {
         let replica = self.replica_of(source, version, None);
         self.commit(replica, &cx.task.rules.primary, 0, sent)
             .await?;
-        state.mark_recorded();
+        state.is_unsure = false;
         Ok(())
     }
 
@@ -89,7 +89,7 @@ impl Reconciler<'_> {
         let replica = self.replica_of(version, written.destination_version, Some(written.etag));
         self.commit(replica, &rule, version.size_bytes, written.sent)
             .await?;
-        state.mark_recorded();
+        state.is_unsure = false;
         if let Some(cause) = written.unproved {
             self.cx.engine.metrics.unproved(&rule.id, cause);
         }

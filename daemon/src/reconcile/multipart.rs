@@ -78,22 +78,17 @@ async fn abandon(copy: &CopyJob<'_>, failure: Failure) -> Failure {
 
 /// An upload is kept for another try unless it can never be completed.
 fn is_final(failure: &Failure) -> bool {
-    match failure.kind {
+    matches!(
+        failure.kind,
         FailureKind::PreconditionFailed
-        | FailureKind::ConcurrentWrite
-        | FailureKind::SourceVersionMissing
-        | FailureKind::NotFound
-        | FailureKind::Ineligible(_) => true,
-        FailureKind::NotImplemented | FailureKind::FeatureDisabled => true,
-        FailureKind::NeedsOperator(reason) => {
-            matches!(reason, Reason::ChecksumMismatch | Reason::RequestRefused)
-        }
-        FailureKind::OutcomeUnknown
-        | FailureKind::Transient
-        | FailureKind::Throttled
-        | FailureKind::MustWait(_) => false,
-        FailureKind::Unauthenticated | FailureKind::LeaseUnsure => false,
-    }
+            | FailureKind::ConcurrentWrite
+            | FailureKind::SourceVersionMissing
+            | FailureKind::NotFound
+            | FailureKind::Ineligible(_)
+            | FailureKind::NotImplemented
+            | FailureKind::FeatureDisabled
+            | FailureKind::NeedsOperator(Reason::ChecksumMismatch | Reason::RequestRefused)
+    )
 }
 
 /// Returns the size of the parts of an upload that can be gone on with: what is preferred may have

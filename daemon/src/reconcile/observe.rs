@@ -24,10 +24,8 @@ use crate::task::Task;
 /// Both sides of a key.
 pub(super) struct Observation {
     pub(super) destination: DestinationView,
-    /// Everything the source listed.
-    pub(super) listed: Vec<VersionRef>,
-    /// The same with contents, oldest first.
-    pub(super) past: Vec<SourceVersion>,
+    /// All that the source listed, oldest first.
+    pub(super) listed: Vec<SourceVersion>,
     /// The key's history in scope, oldest first.
     pub(super) history: Vec<SourceVersion>,
     /// The newest of it, where its body is on the way already.
@@ -52,10 +50,9 @@ impl Observation {
         }
         destination::trace(cx, &mut shown, &listed).await?;
         let start = scope_start(cx, &shown)?;
-        let versions = listed.iter().map(|entry| entry.version.clone()).collect();
         let lead = &task.rules.primary;
-        let past: Vec<SourceVersion> = listed.into_iter().rev().collect();
-        let history: Vec<SourceVersion> = past
+        listed.reverse();
+        let history: Vec<SourceVersion> = listed
             .iter()
             .filter(|entry| entry.version.last_modified >= start)
             .filter(|entry| entry.kind == VersionKind::Object || lead.admits_marker())
@@ -68,13 +65,12 @@ impl Observation {
         };
         let is_whole = lead.history == History::Exact;
         if shown.is_hidden_by_unknown_marker() || (is_whole && has_unknown_past(&history, &shown)) {
-            destination::rebuild_records(cx, &mut shown, &past).await?;
+            destination::rebuild_records(cx, &mut shown, &listed).await?;
         }
         shown.explain_marker(cx, &history)?;
         Ok(Self {
             destination: shown,
-            listed: versions,
-            past,
+            listed,
             history,
             opened,
             begun,
@@ -83,7 +79,17 @@ impl Observation {
 
     /// Reads back every replica that the ledger lacks.
     pub(super) async fn rebuild_records(&mut self, cx: Context<'_>) -> Result<(), Failure> {
-        destination::rebuild_records(cx, &mut self.destination, &self.past).await
+        destination::rebuild_records(cx, &mut self.destination, &self.listed).await
+    }
+
+    /// Says whether the source listed a version of this id.
+    pub(super) fn lists_id(&self, id: &VersionId) -> bool {
+        self.listed.iter().any(|entry| entry.version.id == *id)
+    }
+
+    /// Says whether the source listed this very version, of whose id there may have been others.
+    pub(super) fn lists(&self, version: &VersionRef) -> bool {
+        self.listed.iter().any(|entry| entry.version == *version)
     }
 
     /// Says whether a delete marker of the source may have been removed since it was listed, which

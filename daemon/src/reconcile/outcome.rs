@@ -5,10 +5,11 @@ use replicator_core::event::EventKind;
 use replicator_core::failure::{Failure, FailureKind, Reason};
 use replicator_core::object::{Timestamp, VersionId};
 use replicator_core::operation::Operation;
-use replicator_core::plan::{DestinationState, VersionKind, VersionRef};
+use replicator_core::plan::{DestinationState, SourceVersion, VersionKind, VersionRef};
 use replicator_core::rule::{History, Rule};
 use tracing::info;
 
+use super::observe::Observation;
 use super::tags::Followed;
 use super::{Context, Reconciler, delete};
 use crate::clock;
@@ -112,7 +113,7 @@ async fn appended(run: &mut Reconciler<'_>, pending: &PendingEvent) -> Result<Ou
         return Ok(outcome_of(replica.state));
     }
     confirm_loss(run, id).await?;
-    let newest = [run.observed.past.last(), run.observed.history.last()];
+    let newest = [run.observed.listed.last(), run.observed.history.last()];
     let is_newest = newest
         .into_iter()
         .flatten()
@@ -120,7 +121,7 @@ async fn appended(run: &mut Reconciler<'_>, pending: &PendingEvent) -> Result<Ou
     if run.cx.task.rules.primary.history == History::Latest && !is_newest {
         return Ok(Outcome::Superseded);
     }
-    if run.observed.listed.iter().any(|version| version.id == *id) {
+    if run.observed.lists_id(id) {
         return Ok(Outcome::Skipped);
     }
     lost(run, pending, id)
@@ -130,11 +131,10 @@ async fn appended(run: &mut Reconciler<'_>, pending: &PendingEvent) -> Result<Ou
 /// that fills a page before it sorts it can leave out a key whose name others begin with, and
 /// nothing in its answer says so.
 async fn confirm_loss(run: &Reconciler<'_>, id: &VersionId) -> Result<(), Failure> {
-    let is_listed = run.observed.listed.iter().any(|version| version.id == *id);
     let is_passed_over =
-        run.cx.task.rules.primary.history == History::Latest && !run.observed.past.is_empty();
+        run.cx.task.rules.primary.history == History::Latest && !run.observed.listed.is_empty();
     if run.cx.source.is_aws
-        || is_listed
+        || run.observed.lists_id(id)
         || is_passed_over
         || !delete::source_has(run.cx, id).await?
     {
@@ -223,20 +223,17 @@ async fn replica_version(
     run: &mut Reconciler<'_>,
     id: &VersionId,
 ) -> Result<Option<String>, Failure> {
-    let listed = run.observed.listed.clone();
-    let find = |replicas: &[Replica]| {
-        let replica = find_record(replicas, Some(id), &listed)?;
+    let find = |observed: &Observation| {
+        let replica = find_record(&observed.destination.replicas, Some(id), &observed.listed)?;
         Some((replica.state, replica.destination_version.clone()))
     };
-    match find(&run.observed.destination.replicas) {
+    match find(&run.observed) {
         Some((ReplicaState::Replicated, version)) => return Ok(version),
         Some((ReplicaState::Deleted, _)) => return Ok(None),
         // Another daemon may have written what is only on record here as lost or left out.
-        Some(_) | None => {
-            run.observed.rebuild_records(run.cx).await?;
-        }
+        Some(_) | None => run.observed.rebuild_records(run.cx).await?,
     }
-    Ok(find(&run.observed.destination.replicas).and_then(|(_, version)| version))
+    Ok(find(&run.observed).and_then(|(_, version)| version))
 }
 
 /// Finds what is on record of a version. `null` is overwritten in place, so that name alone means
@@ -244,14 +241,16 @@ async fn replica_version(
 fn find_record<'a>(
     replicas: &'a [Replica],
     id: Option<&VersionId>,
-    listed: &[VersionRef],
+    listed: &[SourceVersion],
 ) -> Option<&'a Replica> {
     let id = id?;
     if !id.is_null() {
         return replicas.iter().rfind(|replica| replica.is_of(id));
     }
-    let current = listed.iter().find(|version| version.id.is_null())?;
-    replicas.iter().rfind(|replica| replica.source == *current)
+    let current = listed.iter().find(|entry| entry.version.id.is_null())?;
+    replicas
+        .iter()
+        .rfind(|replica| replica.source == current.version)
 }
 
 fn outcome_of(state: ReplicaState) -> Outcome {
@@ -280,12 +279,7 @@ impl Context<'_> {
         let metrics = &self.engine.metrics;
         metrics.count_bytes(&rule.id, bytes);
         metrics.latency(&rule.id, operation.as_str(), seconds);
-        metrics.count_operation(
-            &rule.id,
-            self.destination_bucket(),
-            operation.as_str(),
-            Outcome::Replicated,
-        );
+        self.count(&rule.id, operation, Outcome::Replicated);
         info!(
             rule = rule.id,
             destination = self.destination_bucket(),
@@ -321,12 +315,7 @@ impl Context<'_> {
         if let Some(reason) = replica.reason {
             self.engine.metrics.count_failed(rule, reason.as_str());
         }
-        self.engine.metrics.count_operation(
-            rule,
-            self.destination_bucket(),
-            operation.as_str(),
-            outcome,
-        );
+        self.count(rule, operation, outcome);
         info!(
             rule,
             destination = self.destination_bucket(),
@@ -343,12 +332,7 @@ impl Context<'_> {
     /// Records what became of an event that wrote no version.
     pub(super) fn report_event(&self, action: EventKind, outcome: Outcome) {
         let rule = &self.task.rules.primary.id;
-        self.engine.metrics.count_operation(
-            rule,
-            self.destination_bucket(),
-            action.as_str(),
-            outcome,
-        );
+        self.count(rule, action, outcome);
         info!(
             rule,
             destination = self.destination_bucket(),
@@ -371,6 +355,13 @@ impl Context<'_> {
         pending
             .and_then(|pending| pending.time)
             .map_or(made, |stated| stated.max(made))
+    }
+
+    fn count(&self, rule: &str, operation: EventKind, outcome: Outcome) {
+        let bucket = self.destination_bucket();
+        self.engine
+            .metrics
+            .count_operation(rule, bucket, operation.as_str(), outcome);
     }
 
     fn destination_bucket(&self) -> &str {

@@ -158,8 +158,7 @@ impl Reconciler<'_> {
             && replica.kind == plan::VersionKind::Object
             && replica.written.is_none();
         // `null` is overwritten in place.
-        let is_there =
-            !replica.source.id.is_null() || self.observed.listed.contains(&replica.source);
+        let is_there = !replica.source.id.is_null() || self.observed.lists(&replica.source);
         self.is_repeated && is_found && is_there && !replica.tags_seen
     }
 

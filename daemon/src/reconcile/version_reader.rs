@@ -204,20 +204,11 @@ impl<'a> VersionReader<'a> {
         let call = self
             .of_this(S3Request::head_object(self.side, self.bucket, self.key))
             .uploaded_part(number);
+        let is_unsupported =
+            |info: ResponseInfo| info.is_own && matches!(info.status, 400 | 405 | 416 | 501);
         match self.access.wire.send(call).await {
             Ok(answer) => Ok(Some(answer.into_head())),
-            Err(S3Error {
-                failure:
-                    Failure {
-                        answer:
-                            Some(ResponseInfo {
-                                status: 400 | 405 | 416 | 501,
-                                is_own: true,
-                            }),
-                        ..
-                    },
-                ..
-            }) => Ok(None),
+            Err(refusal) if refusal.failure.answer.is_some_and(is_unsupported) => Ok(None),
             Err(refusal) => Err(refusal.into()),
         }
     }
