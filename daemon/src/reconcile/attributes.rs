@@ -27,10 +27,10 @@ use crate::s3_http::{Filled, ResponseHead, S3Request, USER};
 /// clients, dates that nothing can read and storage classes unknown here are passed on as they are.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Attributes {
-    /// What readers of a replica are told: system headers and the user's metadata.
-    pub(crate) told: HeaderMap,
+    /// What readers of a replica get: system headers and the user's metadata.
+    pub(crate) reader_headers: HeaderMap,
     /// What the store does by: storage class and Object Lock.
-    pub(crate) kept: HeaderMap,
+    pub(crate) store_headers: HeaderMap,
     pub(crate) encryption: Option<String>,
     pub(crate) kms_key: Option<String>,
     /// What is stated of the bytes, the best first.
@@ -44,19 +44,19 @@ pub(crate) struct Attributes {
 impl From<&ResponseHead> for Attributes {
     fn from(head: &ResponseHead) -> Self {
         let named = |name: &HeaderName| Some((name.clone(), head.value(name)?));
-        let mut told: HeaderMap = TOLD
+        let mut reader_headers: HeaderMap = READER_HEADERS
             .iter()
             .chain(head.user_names())
             .filter_map(named)
             .collect();
         if let Some(encoding) = head.value(&CONTENT_ENCODING).and_then(without_framing) {
-            told.insert(CONTENT_ENCODING, encoding);
+            reader_headers.insert(CONTENT_ENCODING, encoding);
         }
         Self {
-            told,
-            kept: KEPT.iter().filter_map(named).collect(),
-            encryption: head.text("x-amz-server-side-encryption"),
-            kms_key: head.text("x-amz-server-side-encryption-aws-kms-key-id"),
+            reader_headers,
+            store_headers: STORE_HEADERS.iter().filter_map(named).collect(),
+            encryption: head.text(ENCRYPTION),
+            kms_key: head.text(ENCRYPTION_KEY),
             stated: stated_checksums(head),
             tag_count: head.text("x-amz-tagging-count"),
             is_partial: head
@@ -66,8 +66,9 @@ impl From<&ResponseHead> for Attributes {
     }
 }
 
-/// Encryption under a KMS key, once or twice (`aws:kms:dsse`).
+/// Encryption under a KMS key, once or twice.
 pub(crate) const KMS: &str = "aws:kms";
+const KMS_TWICE: &str = "aws:kms:dsse";
 
 pub(super) const STORAGE_CLASS: HeaderName = HeaderName::from_static("x-amz-storage-class");
 pub(super) const STAMP: HeaderName = HeaderName::from_static("x-amz-meta-s3-replicator");
@@ -78,7 +79,7 @@ const REDIRECT: HeaderName = HeaderName::from_static("x-amz-website-redirect-loc
 
 // Those of PutObject and CreateMultipartUpload:
 // https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html
-static TOLD: [HeaderName; 6] = [
+static READER_HEADERS: [HeaderName; 6] = [
     CACHE_CONTROL,
     CONTENT_DISPOSITION,
     CONTENT_LANGUAGE,
@@ -86,14 +87,14 @@ static TOLD: [HeaderName; 6] = [
     EXPIRES,
     REDIRECT,
 ];
-static KEPT: [HeaderName; 4] = [STORAGE_CLASS, LOCK_MODE, RETAIN_UNTIL, LEGAL_HOLD];
+static STORE_HEADERS: [HeaderName; 4] = [STORAGE_CLASS, LOCK_MODE, RETAIN_UNTIL, LEGAL_HOLD];
 
 impl Attributes {
     /// Puts the stamp in, in full or compact, as there is room; says whether there is any beside
     /// the user's own metadata. A stamp that the source object carries is overwritten: it is a
     /// claim of another writer.
     pub(crate) fn stamp(&mut self, stamp: &Stamp) -> bool {
-        self.told.remove(STAMP);
+        self.reader_headers.remove(STAMP);
         let room = USER_METADATA_BYTES_MAX
             .saturating_sub(self.user_bytes() + STAMP.as_str().len() - USER.len());
         let forms = [stamp.to_header(), stamp.to_compact().to_header()];
@@ -103,7 +104,7 @@ impl Attributes {
         let Ok(value) = HeaderValue::try_from(form) else {
             return false;
         };
-        self.told.insert(STAMP, value);
+        self.reader_headers.insert(STAMP, value);
         true
     }
 
@@ -112,19 +113,19 @@ impl Attributes {
         let bytes = |(name, value): (&HeaderName, &HeaderValue)| {
             Some(name.as_str().strip_prefix(USER)?.len() + value.len())
         };
-        self.told.iter().filter_map(bytes).sum()
+        self.reader_headers.iter().filter_map(bytes).sum()
     }
 
     /// Takes out a retention that is over: S3 refuses to begin one in the past.
     pub(crate) fn drop_past_retention(&mut self, now: Timestamp) {
         let until = self
-            .kept
+            .store_headers
             .get(RETAIN_UNTIL)
             .and_then(|until| until.to_str().ok())
             .and_then(object::parse_rfc3339);
         if until.is_some_and(|until| until <= now) {
-            self.kept.remove(LOCK_MODE);
-            self.kept.remove(RETAIN_UNTIL);
+            self.store_headers.remove(LOCK_MODE);
+            self.store_headers.remove(RETAIN_UNTIL);
         }
     }
 
@@ -185,67 +186,54 @@ pub(super) fn encoded_words(value: &HeaderValue) -> HeaderValue {
 // An encoded word has 75 characters at most (RFC 2047, section 2); 45 bytes take 72.
 const WORD_BYTES_MAX: usize = 45;
 
-/// The encryption headers of a write.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct EncryptionHeaders {
-    pub(crate) mode: Option<String>,
-    pub(crate) kms_key: Option<String>,
-    pub(crate) bucket_key: Option<bool>,
-}
-
-impl EncryptionHeaders {
-    /// Returns them as they are sent.
-    pub(crate) fn named(&self) -> [(&'static str, Option<String>); 3] {
+/// Chooses the encryption headers for a replica of this version.
+pub(super) fn choose_encryption(rule: &Encryption, source: &Attributes) -> Vec<Header> {
+    let named = |name, value: Option<String>| value.map(|value| (name, value));
+    let headers = |mode: &str, key: Option<String>, bucket_key: Option<bool>| {
+        let bucket_key = bucket_key.map(|is_enabled| is_enabled.to_string());
         [
-            ("x-amz-server-side-encryption", self.mode.clone()),
-            (
-                "x-amz-server-side-encryption-aws-kms-key-id",
-                self.kms_key.clone(),
-            ),
-            (
-                "x-amz-server-side-encryption-bucket-key-enabled",
-                self.bucket_key.map(|enabled| enabled.to_string()),
-            ),
+            named(ENCRYPTION, Some(mode.to_owned())),
+            named(ENCRYPTION_KEY, key),
+            named(ENCRYPTION_BUCKET_KEY, bucket_key),
         ]
-    }
-}
-
-/// Chooses the headers for a replica of this version.
-pub(crate) fn choose_encryption(rule: &Encryption, source: &Attributes) -> EncryptionHeaders {
-    match rule {
-        Encryption::BucketDefault => EncryptionHeaders::default(),
-        Encryption::S3 => EncryptionHeaders {
-            mode: Some("AES256".to_owned()),
-            ..EncryptionHeaders::default()
-        },
-        Encryption::Kms {
-            key,
-            key_map,
-            bucket_key,
-        } => EncryptionHeaders {
-            mode: Some(KMS.to_owned()),
-            kms_key: Some(translated(source, key_map).unwrap_or_else(|| key.clone())),
-            bucket_key: Some(*bucket_key),
-        },
-        Encryption::Dsse { key } => EncryptionHeaders {
-            mode: Some(format!("{KMS}:dsse")),
-            kms_key: Some(key.clone()),
-            bucket_key: None,
-        },
+        .into_iter()
+        .flatten()
+        .collect()
+    };
+    match (rule, &source.encryption) {
+        (Encryption::BucketDefault, _) => Vec::new(),
+        (Encryption::S3, _) => headers("AES256", None, None),
+        (
+            Encryption::Kms {
+                key,
+                key_map,
+                bucket_key,
+            },
+            _,
+        ) => {
+            let key = translated(source, key_map).unwrap_or_else(|| key.clone());
+            headers(KMS, Some(key), Some(*bucket_key))
+        }
+        (Encryption::Dsse { key }, _) => headers(KMS_TWICE, Some(key.clone()), None),
         // A source key means nothing in another account or Region: without a translation the
         // destination account's own default key for S3 is used, by naming none.
-        Encryption::Same { key_map } if source.is_kms() => EncryptionHeaders {
-            mode: source.encryption.clone(),
-            kms_key: translated(source, key_map),
-            bucket_key: None,
-        },
+        (Encryption::Same { key_map }, Some(mode)) if source.is_kms() => {
+            headers(mode, translated(source, key_map), None)
+        }
         // SSE-S3 is what every bucket encrypts with that has no other default, so no header is
         // sent: AWS has encrypted every object since 2023, and stores without keys answer 500 or
         // 501 to the header.
         // https://docs.aws.amazon.com/AmazonS3/latest/userguide/default-encryption-faq.html
-        Encryption::Same { .. } => EncryptionHeaders::default(),
+        (Encryption::Same { .. }, _) => Vec::new(),
     }
 }
+
+/// A header as it is sent.
+pub(super) type Header = (&'static str, String);
+
+const ENCRYPTION: &str = "x-amz-server-side-encryption";
+const ENCRYPTION_KEY: &str = "x-amz-server-side-encryption-aws-kms-key-id";
+const ENCRYPTION_BUCKET_KEY: &str = "x-amz-server-side-encryption-bucket-key-enabled";
 
 fn translated(source: &Attributes, key_map: &BTreeMap<String, String>) -> Option<String> {
     key_map.get(source.kms_key.as_ref()?).cloned()
@@ -256,7 +244,7 @@ fn translated(source: &Attributes, key_map: &BTreeMap<String, String>) -> Option
 pub(crate) struct ReplicaHeaders {
     pub(crate) attributes: Attributes,
     pub(crate) tags: Tags,
-    pub(crate) encryption: EncryptionHeaders,
+    pub(crate) encryption: Vec<Header>,
     /// When the request to the source was sent.
     pub(super) asked: BootInstant,
 }
@@ -270,41 +258,39 @@ impl ReplicaHeaders {
 
     /// Returns a number that differs when a replica would carry something else.
     pub(crate) fn digest(&self) -> u64 {
-        let tags = tags::tags_header(&self.tags);
-        let own = self.encryption.named().into_iter().chain([(TAGGING, tags)]);
-        let own = own.filter_map(|(name, value)| Some((name.to_owned(), value?.into_bytes())));
+        let line = |name: &str, value: &[u8]| [name.as_bytes(), b":", value, b"\n"].concat();
+        let own = self.own();
+        let own = own.iter().map(|(name, value)| line(name, value.as_bytes()));
         // The stamp may name the sequencer of whichever event woke the task.
         let carried = self.carried().filter(|(name, _)| **name != STAMP);
-        let carried =
-            carried.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_owned()));
-        let mut lines: Vec<(String, Vec<u8>)> = own.chain(carried).collect();
+        let carried = carried.map(|(name, value)| line(name.as_str(), value.as_bytes()));
+        let mut lines: Vec<Vec<u8>> = own.chain(carried).collect();
         lines.sort_unstable();
-        let lines = lines
-            .into_iter()
-            .map(|(name, value)| [name.as_bytes(), b":", &value, b"\n"].concat());
-        crc64_of(&lines.collect::<Vec<_>>().concat())
+        crc64_of(&lines.concat())
     }
 
     /// Puts on a request everything that a write carries beside the body, its checksum and its
     /// conditions.
     pub(crate) fn on<'a>(&self, call: S3Request<'a>) -> S3Request<'a> {
-        let call = call.headers(
-            self.carried()
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .collect(),
-        );
-        let own = self
-            .encryption
-            .named()
-            .into_iter()
-            .chain([(TAGGING, tags::tags_header(&self.tags))]);
-        own.fold(call, |call, (name, value)| {
-            call.header(name, value.as_deref())
-        })
+        let carried = self.carried();
+        let carried = carried.map(|(name, value)| (name.clone(), value.clone()));
+        let call = call.headers(carried.collect());
+        self.own()
+            .iter()
+            .fold(call, |call, (name, value)| call.header(name, Some(value)))
+    }
+
+    /// Lists the headers that do not come from the source as they are.
+    fn own(&self) -> Vec<Header> {
+        let tags = tags::tags_header(&self.tags).map(|tags| (TAGGING, tags));
+        self.encryption.iter().cloned().chain(tags).collect()
     }
 
     fn carried(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-        self.attributes.told.iter().chain(&self.attributes.kept)
+        self.attributes
+            .reader_headers
+            .iter()
+            .chain(&self.attributes.store_headers)
     }
 }
 
@@ -346,9 +332,7 @@ pub(super) fn stated_checksums(head: &ResponseHead) -> Vec<Stated> {
 /// Reads an ETag that is an MD5, as it is not under a key of KMS or of a customer.
 /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html>
 fn of_etag(head: &ResponseHead) -> Option<Stated> {
-    let is_kept_apart = head
-        .header("x-amz-server-side-encryption")
-        .is_some_and(|mode| mode != "AES256")
+    let is_kept_apart = head.header(ENCRYPTION).is_some_and(|mode| mode != "AES256")
         || head
             .header("x-amz-server-side-encryption-customer-algorithm")
             .is_some();
@@ -394,7 +378,7 @@ impl Stated {
     }
 
     /// Says whether it takes much processor time to compute.
-    pub(super) fn is_dear(&self) -> bool {
+    pub(super) fn is_costly(&self) -> bool {
         self.algorithm == Algorithm::Md5
     }
 
@@ -451,7 +435,7 @@ mod tests {
         }
     }
 
-    fn told(all: &[(&str, &str)]) -> Attributes {
+    fn attributes(all: &[(&str, &str)]) -> Attributes {
         Attributes::from(&ResponseHead::for_tests(all))
     }
 
@@ -460,11 +444,11 @@ mod tests {
         let (full, compact) = (stamp().to_header(), stamp().to_compact().to_header());
         let stamped = |room: usize| {
             let taken = USER_METADATA_BYTES_MAX - NAME.len() - room - "a".len();
-            let mut attributes = told(&[("x-amz-meta-a", &"x".repeat(taken))]);
+            let mut attributes = attributes(&[("x-amz-meta-a", &"x".repeat(taken))]);
             let is_stamped = attributes.stamp(&stamp());
-            assert_eq!(is_stamped, attributes.told.contains_key(STAMP));
+            assert_eq!(is_stamped, attributes.reader_headers.contains_key(STAMP));
             attributes
-                .told
+                .reader_headers
                 .get(STAMP)
                 .map(|value| value.to_str().unwrap().to_owned())
         };
@@ -477,20 +461,20 @@ mod tests {
     #[test]
     fn a_forged_stamp_on_the_source_is_replaced() {
         assert_eq!(STAMP.as_str(), format!("{USER}{NAME}"));
-        let mut forged = told(&[(STAMP.as_str(), "1;other;v9;0;")]);
+        let mut forged = attributes(&[(STAMP.as_str(), "1;other;v9;0;")]);
         assert!(forged.stamp(&stamp()));
-        assert_eq!(forged.told[STAMP], stamp().to_header());
+        assert_eq!(forged.reader_headers[STAMP], stamp().to_header());
     }
 
     #[test]
     fn several_headers_of_one_name_are_one_list() {
-        let attributes = told(&[
+        let attributes = attributes(&[
             ("x-amz-meta-a", "b"),
             ("x-amz-meta-a", "c"),
             ("cache-control", "no-store"),
         ]);
-        assert_eq!(attributes.told["x-amz-meta-a"], "b,c");
-        assert_eq!(attributes.told.len(), 2);
+        assert_eq!(attributes.reader_headers["x-amz-meta-a"], "b,c");
+        assert_eq!(attributes.reader_headers.len(), 2);
     }
 
     #[test]
@@ -503,12 +487,12 @@ mod tests {
             ("", true),
         ] {
             assert_eq!(
-                told(&[("x-amz-missing-meta", count)]).is_partial,
+                attributes(&[("x-amz-missing-meta", count)]).is_partial,
                 is_partial,
                 "{count}"
             );
         }
-        assert!(!told(&[]).is_partial);
+        assert!(!attributes(&[]).is_partial);
     }
 
     #[test]
@@ -554,18 +538,14 @@ mod tests {
             encryption: Some("AES256".to_owned()),
             ..Attributes::default()
         };
+        let key_map = BTreeMap::new();
         assert_eq!(
-            choose_encryption(
-                &Encryption::Same {
-                    key_map: BTreeMap::new()
-                },
-                &source
-            ),
-            EncryptionHeaders::default()
+            choose_encryption(&Encryption::Same { key_map }, &source),
+            []
         );
         assert_eq!(
-            choose_encryption(&Encryption::S3, &source).mode.as_deref(),
-            Some("AES256")
+            choose_encryption(&Encryption::S3, &source),
+            [(ENCRYPTION, "AES256".to_owned())]
         );
     }
 
@@ -576,18 +556,17 @@ mod tests {
             kms_key: Some("arn:source".to_owned()),
             ..Attributes::default()
         };
-        let map = BTreeMap::from([("arn:source".to_owned(), "arn:destination".to_owned())]);
-        let same = choose_encryption(&Encryption::Same { key_map: map }, &source);
-        assert_eq!(same.kms_key.as_deref(), Some("arn:destination"));
-        let unmapped = choose_encryption(
-            &Encryption::Same {
-                key_map: BTreeMap::new(),
-            },
-            &source,
-        );
+        let mode = (ENCRYPTION, KMS.to_owned());
+        let key = (ENCRYPTION_KEY, "arn:destination".to_owned());
+        let key_map = BTreeMap::from([("arn:source".to_owned(), "arn:destination".to_owned())]);
         assert_eq!(
-            (unmapped.mode, unmapped.kms_key),
-            (Some(KMS.to_owned()), None)
+            choose_encryption(&Encryption::Same { key_map }, &source),
+            [mode.clone(), key]
+        );
+        let key_map = BTreeMap::new();
+        assert_eq!(
+            choose_encryption(&Encryption::Same { key_map }, &source),
+            [mode]
         );
     }
 

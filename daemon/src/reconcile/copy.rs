@@ -196,11 +196,11 @@ impl CopyJob<'_> {
                 let kind = FailureKind::NeedsOperator(Reason::RequestRefused);
                 Failure::with_source(kind, Operation::SetStorageClass, error)
             })?;
-            attributes.kept.insert(STORAGE_CLASS, class);
+            attributes.store_headers.insert(STORAGE_CLASS, class);
         }
         if self.cx.destination.is_aws {
             attributes
-                .told
+                .reader_headers
                 .values_mut()
                 .for_each(|value| *value = encoded_words(value));
         }
@@ -281,22 +281,22 @@ pub(super) async fn copy_whole(
         len: copy.version.size_bytes,
     };
     let (due, _share) = copy.admitted(whole, false).await;
-    let (body, dress) = match due {
+    let (body, headers) = match due {
         Due::Have(body) => {
-            let dress = copy
+            let headers = copy
                 .headers_from(Attributes::from(&body.head), body.read, true)
                 .await?;
-            (body, dress)
+            (body, headers)
         }
         Due::Read(lead, paid) => read(copy, (whole, opened), lead, paid).await?,
     };
     copy.cx.engine.limits.may_send(copy.payer_for(false)).await;
-    let dress = if dress.is_old() {
+    let headers = if headers.is_old() {
         copy.read_headers_again().await?
     } else {
-        dress
+        headers
     };
-    put(copy, &dress, &body).await
+    put(copy, &headers, &body).await
 }
 
 /// Reads the object, here and for the other destinations that take it. That it is not to be
@@ -328,12 +328,12 @@ async fn read(
         // A request to the destination comes first, and the other readers do not wait for that.
         lead.step_aside();
     }
-    let dress = copy.headers_from(attributes, read, true).await?;
+    let headers = copy.headers_from(attributes, read, true).await?;
     let way = Way {
         piece_bytes: whole.len,
         is_demanded: proof::proves_reads(copy),
     };
-    let choice = Proof::choose(&original, &dress.attributes.stated, way).await?;
+    let choice = Proof::choose(&original, &headers.attributes.stated, way).await?;
     let (filled, unproved) = match prove(&original, whole, body, &choice).await {
         // A bit that changed on its way may come right the next time.
         Err(Failure {
@@ -353,7 +353,7 @@ async fn read(
             unproved,
             paid,
         }),
-        dress,
+        headers,
     ))
 }
 
@@ -373,7 +373,11 @@ async fn prove(
     Ok((filled, unproved))
 }
 
-async fn put(copy: &CopyJob<'_>, dress: &ReplicaHeaders, body: &Body) -> Result<Written, Failure> {
+async fn put(
+    copy: &CopyJob<'_>,
+    headers: &ReplicaHeaders,
+    body: &Body,
+) -> Result<Written, Failure> {
     let (if_match, if_none_match) = copy.conditions();
     let checksum = copy.extras.checked.then(|| crc64_header(body.filled.crc64));
     copy.snapshot
@@ -390,7 +394,7 @@ async fn put(copy: &CopyJob<'_>, dress: &ReplicaHeaders, body: &Body) -> Result<
     .header("if-none-match", if_none_match.as_deref())
     .header(CRC64_NVME, checksum.as_deref());
     let sent = BootInstant::now();
-    let request = Box::pin(copy.cx.destination.wire.send(dress.on(call)));
+    let request = Box::pin(copy.cx.destination.wire.send(headers.on(call)));
     let answer = copy
         .cx
         .engine
@@ -407,7 +411,7 @@ async fn put(copy: &CopyJob<'_>, dress: &ReplicaHeaders, body: &Body) -> Result<
     ))
     .await?;
     let written = Written {
-        tags: dress.tags.clone(),
+        tags: headers.tags.clone(),
         ..written
     };
     Box::pin(proof::check_written(

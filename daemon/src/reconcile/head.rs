@@ -298,23 +298,17 @@ impl Lookup<'_> {
 
     /// Returns the version that a stamp means. A compact one says of a version that the source has
     /// lost no more than its time, unless a message is about it.
-    fn named(&self, said: VersionRef) -> VersionRef {
-        if let Some(entry) = self
-            .listed
-            .iter()
-            .find(|entry| stamp::names_version(&said, &entry.version))
-        {
-            return entry.version.clone();
+    fn named(&self, stated: VersionRef) -> VersionRef {
+        let is_named = |version: &&VersionRef| stamp::names_version(&stated, version);
+        let listed = self.listed.iter().map(|entry| &entry.version);
+        if let Some(version) = { listed }.find(is_named) {
+            return version.clone();
         }
-        let told = self
-            .cx
-            .task
-            .events
-            .iter()
-            .filter_map(|pending| pending.version.clone());
-        let mut told = told.map(|id| VersionRef::new(id, said.last_modified, None));
-        told.find(|version| stamp::names_version(&said, version))
-            .unwrap_or(said)
+        let events = self.cx.task.events.iter();
+        let ids = events.filter_map(|pending| pending.version.clone());
+        ids.map(|id| VersionRef::new(id, stated.last_modified, None))
+            .find(|version| stamp::names_version(&stated, version))
+            .unwrap_or(stated)
     }
 
     fn is_refuted(&self, id: Option<&str>) -> Result<bool, Failure> {

@@ -50,7 +50,7 @@ pub(super) async fn list_history(
             return Ok(as_listed(entries));
         };
         if attempt >= LISTS_MAX {
-            return listing.settle(key, entries, doubt, date).await;
+            return listing.resolve(key, entries, doubt, date).await;
         }
         tokio::time::sleep(retry::jittered_delay(attempt, 1.0)).await;
         attempt += 1;
@@ -154,10 +154,10 @@ impl VersionLister<'_> {
         ))
     }
 
-    /// Believes a list that goes on contradicting itself as far as the server bears it out: some
+    /// Believes a list that goes on contradicting itself as far as the server confirms it: some
     /// stores list in another order than they show (LocalStack an upload by its beginning,
     /// SeaweedFS the version `null` last).
-    async fn settle(
+    async fn resolve(
         &self,
         key: &Key,
         mut entries: Vec<Listed>,
@@ -170,10 +170,10 @@ impl VersionLister<'_> {
         }
         let newest = entries.iter().map(|listed| listed.time).max();
         // A younger entry may yet become the latest.
-        let is_settled = date
+        let is_old_enough = date
             .zip(newest)
             .is_some_and(|(date, newest)| date - newest >= LANDING);
-        let shown = if is_settled {
+        let shown = if is_old_enough {
             self.shown(key, &entries).await?
         } else {
             None

@@ -243,7 +243,10 @@ impl CopyJob<'_> {
     /// replicates replicas.
     pub(super) fn claimed_origin(&self, attributes: &Attributes) -> Option<Stamp> {
         let skips_replicas = self.rule.replicas != Replicas::Replicate;
-        let stamp = attributes.told.get(STAMP).filter(|_| skips_replicas)?;
+        let stamp = attributes
+            .reader_headers
+            .get(STAMP)
+            .filter(|_| skips_replicas)?;
         stamp.to_str().ok().and_then(|text| self.origin_in(text))
     }
 

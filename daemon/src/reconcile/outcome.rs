@@ -191,12 +191,12 @@ async fn tags(run: &mut Reconciler<'_>, pending: &PendingEvent) -> Result<Outcom
     Ok(match run.follow_tags(id, &replica_version, None).await? {
         Followed::Done => Outcome::Replicated,
         Followed::SourceGone => Outcome::Gone,
-        Followed::ReplicaGone => vanished(run),
+        Followed::ReplicaGone => replica_missing(run),
     })
 }
 
 /// The replica was removed at the destination, by its lifecycle or a person: nothing to change.
-fn vanished(run: &Reconciler<'_>) -> Outcome {
+fn replica_missing(run: &Reconciler<'_>) -> Outcome {
     run.cx.engine.metrics.count_failed(
         &run.cx.task.rules.primary.id,
         Reason::DstVersionNotFound.as_str(),

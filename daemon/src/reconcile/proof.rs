@@ -71,7 +71,7 @@ impl Proof {
         let (size_bytes, mut left) = (original.size_bytes(), None);
         let is_whole = size_bytes <= way.piece_bytes;
         for stated in all {
-            if stated.is_dear() && !is_whole && !way.is_demanded {
+            if stated.is_costly() && !is_whole && !way.is_demanded {
                 left = left.or(Some(Unproved::CostsTooMuch));
                 continue;
             }
@@ -264,7 +264,7 @@ pub(super) async fn check_written(
 /// Compares what the answer to a body says with what was sent; the MD5 only if it may be computed.
 pub(super) fn compare_answer(answer: &ResponseHead, body: &Filled, may_hash: bool) -> Answered {
     for stated in stated_checksums(answer) {
-        if stated.is_dear() && !may_hash {
+        if stated.is_costly() && !may_hash {
             return Answered::LeftOut;
         }
         let by = if stated.is_etag() {

@@ -241,7 +241,7 @@ pub(super) const WIDTH_MAX: usize = 16;
 
 // Four times as many take four times as long where the line is full, and still half of their time
 // is left.
-const SWIFT: u32 = 8;
+const FAST: u32 = 8;
 
 impl PartConcurrency {
     pub(super) fn new() -> Self {
@@ -259,8 +259,8 @@ impl PartConcurrency {
 
     /// Learns from a part that is through.
     pub(super) fn part_took(&self, part: Part, time: Duration) {
-        let is_swift = time * SWIFT < body_timeout(part.len);
-        if is_swift && self.width.fetch_add(1, Ordering::Relaxed) < WIDTH_MAX {
+        let is_fast = time * FAST < body_timeout(part.len);
+        if is_fast && self.width.fetch_add(1, Ordering::Relaxed) < WIDTH_MAX {
             self.room.add_permits(1);
         }
     }
@@ -289,14 +289,14 @@ mod tests {
     };
 
     #[test]
-    fn swift_parts_make_room_for_more_up_to_a_bound_and_slow_ones_for_none() {
-        let (swift, slow) = (body_timeout(PART.len) / 9, body_timeout(PART.len) / 8);
+    fn fast_parts_make_room_for_more_up_to_a_bound_and_slow_ones_for_none() {
+        let (fast, slow) = (body_timeout(PART.len) / 9, body_timeout(PART.len) / 8);
         let concurrency = PartConcurrency::new();
         concurrency.part_took(PART, slow);
         assert_eq!(concurrency.room.available_permits(), WIDTH_FIRST);
-        concurrency.part_took(PART, swift);
+        concurrency.part_took(PART, fast);
         assert_eq!(concurrency.room.available_permits(), WIDTH_FIRST + 1);
-        (0..100).for_each(|_| concurrency.part_took(PART, swift));
+        (0..100).for_each(|_| concurrency.part_took(PART, fast));
         assert_eq!(concurrency.room.available_permits(), WIDTH_MAX);
     }
 }

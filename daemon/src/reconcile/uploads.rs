@@ -92,7 +92,7 @@ fn wait(left: Duration) -> Failure {
 /// Says whether a replica of the upload's version is known that was not when the upload was
 /// completed.
 fn is_seen_since(upload: &Upload, shown: &DestinationView) -> bool {
-    let size_bytes = upload.owner.as_ref().map(|whose| whose.size_bytes);
+    let size_bytes = upload.owner.as_ref().map(|owner| owner.size_bytes);
     let Some((until, size_bytes)) = upload.may_complete_until.zip(size_bytes) else {
         return false;
     };
