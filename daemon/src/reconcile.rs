@@ -20,6 +20,7 @@ mod uploads;
 mod version_reader;
 
 use std::collections::HashSet;
+use std::error::Error;
 
 use replicator_core::failure::{Failure, FailureKind, Reason};
 use replicator_core::object::{Bucket, Key};
@@ -82,11 +83,7 @@ pub(crate) async fn bring_up_to_date(
         // A removal gets further each time, and so does a pass that recorded something.
         passes += usize::from(!is_through && run.reported.len() == reported);
         if passes > PASSES_MAX {
-            return Err(Failure::with_source(
-                FailureKind::Transient,
-                Operation::Reconcile,
-                "the key keeps changing",
-            ));
+            return Err(transient(Operation::Reconcile, "the key keeps changing"));
         }
         run.observe_again().await?;
         run.detect_another_daemon(state)?;
@@ -324,6 +321,16 @@ impl<'a> Reconciler<'a> {
         }
         Ok(Progress::Done)
     }
+}
+
+/// Makes the failure of an answer that lacks or contradicts something: it is read again later.
+fn transient(during: Operation, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Failure {
+    Failure::with_source(FailureKind::Transient, during, cause)
+}
+
+/// Makes the failure of what was planned on an entry that another one took the place of.
+fn changed(during: Operation) -> Failure {
+    Failure::new(FailureKind::PreconditionFailed, during)
 }
 
 /// Reads both sides.

@@ -17,7 +17,7 @@ use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use super::destination::{DestinationView, Snapshot};
 use super::head::{Expected, adopt_replica, read_current};
 use super::observe::Observation;
-use super::{Context, Reconciler, listing};
+use super::{Context, Reconciler, changed, listing, transient};
 use crate::accounts::attempt_deadline;
 use crate::accounts::error::{Side, from_sdk_error};
 use crate::failpoint::Step;
@@ -33,10 +33,7 @@ pub(super) async fn put_marker(
     (snapshot, is_conditional): (&Snapshot, bool),
 ) -> Result<Option<String>, Failure> {
     let CurrentEntry::Object { etag: over, .. } = &snapshot.entry else {
-        return Err(Failure::new(
-            FailureKind::PreconditionFailed,
-            Operation::DeleteObject,
-        ));
+        return Err(changed(Operation::DeleteObject));
     };
     cx.engine.limits.request(cx.task.small_payer()).await;
     snapshot.confirm(cx, &source.version.id).await?;
@@ -122,8 +119,7 @@ pub(super) async fn confirm_gone(
     );
     Err(Failure {
         answer: failure.answer,
-        ..Failure::with_source(FailureKind::Transient, failure.operation, cause)
-            .of(Dependency::Source)
+        ..transient(failure.operation, cause).of(Dependency::Source)
     })
 }
 
@@ -298,15 +294,13 @@ fn reassign_replica(
 /// Removes a replica; returns false if the rule has removed as many in this hour as it may.
 async fn delete_replica(run: &mut Reconciler<'_>, replica: Replica) -> Result<bool, Failure> {
     let Some(version) = &replica.destination_version else {
-        return Err(Failure::with_source(
-            FailureKind::Transient,
+        return Err(transient(
             Operation::DeleteVersion,
             "a replica without an id",
         ));
     };
     if run.removed.contains(version) {
-        return Err(Failure::with_source(
-            FailureKind::Transient,
+        return Err(transient(
             Operation::DeleteVersion,
             "what was removed is still there",
         ));

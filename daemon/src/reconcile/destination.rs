@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use replicator_core::claim::OriginClaim;
 use replicator_core::deadline::READING_AGE_MAX;
-use replicator_core::failure::{Failure, FailureKind};
+use replicator_core::failure::Failure;
 use replicator_core::object::{Timestamp, VersionId};
 use replicator_core::operation::Operation;
 use replicator_core::plan::{
@@ -19,7 +19,7 @@ use super::head::{
     Expected, HeadResult, Lookup, adopt_replica, read_current, replica_by_version,
     replicated_record,
 };
-use super::{Context, listing};
+use super::{Context, changed, listing};
 use crate::accounts::AccountClients;
 use crate::accounts::capabilities::Feature;
 use crate::accounts::error::Side;
@@ -56,13 +56,7 @@ struct Hiding {
 impl DestinationView {
     /// Returns what is on record of the entry that is current.
     pub(super) fn current(&self) -> Option<&Replica> {
-        match &self.snapshot.entry {
-            CurrentEntry::Nothing => None,
-            CurrentEntry::Marker(id) => replica_by_version(&self.replicas, Some(id)),
-            CurrentEntry::Object { version, .. } => {
-                replica_by_version(&self.replicas, version.as_deref())
-            }
-        }
+        record_of(&self.snapshot.entry, &self.replicas)
     }
 
     /// Says whether a delete marker is current that is on no record.
@@ -133,14 +127,12 @@ pub(super) async fn read(cx: Context<'_>, may_guess: bool) -> Result<Destination
     };
     let (claim, is_guess) = (current.claim.take(), current.is_guess);
     let snapshot = Snapshot::read(current, asked);
-    let top = top(&snapshot.entry, &replicas);
-    let reached = match &snapshot.entry {
-        CurrentEntry::Marker(id) => {
-            replica_by_version(&replicas, Some(id)).map(|replica| replica.source.clone())
-        }
-        CurrentEntry::Nothing | CurrentEntry::Object { .. } => replica_of(&top).cloned(),
-    };
-    let known = known_from(top, reached, &replicas);
+    let reached = record_of(&snapshot.entry, &replicas).map(|record| record.source.clone());
+    let known = known_from(
+        current_state(&snapshot.entry, &replicas),
+        reached,
+        &replicas,
+    );
     Ok(DestinationView {
         known,
         replicas,
@@ -189,13 +181,13 @@ pub(super) async fn trace(
             }
         }
     }
-    let mut top = top(&shown.snapshot.entry, &shown.replicas);
-    if let Current::Object { replica_of, .. } = &mut top
+    let mut current = current_state(&shown.snapshot.entry, &shown.replicas);
+    if let Current::Object { replica_of, .. } = &mut current
         && is_replica
     {
         replica_of.clone_from(&reached);
     }
-    shown.known = known_from(top, reached, &shown.replicas);
+    shown.known = known_from(current, reached, &shown.replicas);
     Ok(())
 }
 
@@ -204,25 +196,24 @@ fn age(written: Option<Timestamp>, now: Option<Timestamp>) -> Option<Duration> {
     Duration::try_from(now? - written?).ok()
 }
 
-/// Returns what a reader of the key sees.
-fn top(entry: &CurrentEntry, replicas: &[Replica]) -> Current {
+/// Returns what is on record of an entry.
+fn record_of<'r>(entry: &CurrentEntry, replicas: &'r [Replica]) -> Option<&'r Replica> {
     match entry {
-        CurrentEntry::Nothing => Current::Nothing,
-        CurrentEntry::Marker(_) => Current::Marker,
-        CurrentEntry::Object { etag, version } => {
-            let replica = replica_by_version(replicas, version.as_deref());
-            Current::Object {
-                etag: etag.clone(),
-                replica_of: replica.map(|replica| replica.source.clone()),
-            }
-        }
+        CurrentEntry::Nothing => None,
+        CurrentEntry::Marker(id) => replica_by_version(replicas, Some(id)),
+        CurrentEntry::Object { version, .. } => replica_by_version(replicas, version.as_deref()),
     }
 }
 
-fn replica_of(top: &Current) -> Option<&VersionRef> {
-    match top {
-        Current::Nothing | Current::Marker => None,
-        Current::Object { replica_of, .. } => replica_of.as_ref(),
+/// Returns what a reader of the key sees.
+fn current_state(entry: &CurrentEntry, replicas: &[Replica]) -> Current {
+    match entry {
+        CurrentEntry::Nothing => Current::Nothing,
+        CurrentEntry::Marker(_) => Current::Marker,
+        CurrentEntry::Object { etag, .. } => Current::Object {
+            etag: etag.clone(),
+            replica_of: record_of(entry, replicas).map(|record| record.source.clone()),
+        },
     }
 }
 
@@ -259,22 +250,23 @@ fn hiding(entries: &[SourceVersion], may_be_doubled: bool, replicas: &[Replica])
         .take_while(|entry| entry.kind == VersionKind::Marker)
         .collect();
     let (newest, oldest) = (markers.first()?, markers.last()?);
-    if !may_be_doubled {
-        return Some(Hiding {
-            since: newest.version.last_modified,
-            repeats: None,
-        });
-    }
+    let since = if may_be_doubled { oldest } else { newest };
     let known = markers
         .iter()
         .find_map(|entry| replica_by_version(replicas, Some(entry.version.id.as_str())));
     Some(Hiding {
-        since: oldest.version.last_modified,
-        repeats: known.map(|replica| replica.source.clone()),
+        since: since.version.last_modified,
+        repeats: known
+            .filter(|_| may_be_doubled)
+            .map(|replica| replica.source.clone()),
     })
 }
 
-fn known_from(top: Current, reached: Option<VersionRef>, replicas: &[Replica]) -> DestinationState {
+fn known_from(
+    current: Current,
+    reached: Option<VersionRef>,
+    replicas: &[Replica],
+) -> DestinationState {
     let of = |wanted: fn(ReplicaState) -> bool| {
         replicas
             .iter()
@@ -283,7 +275,7 @@ fn known_from(top: Current, reached: Option<VersionRef>, replicas: &[Replica]) -
             .collect()
     };
     DestinationState {
-        current: top,
+        current,
         reached,
         replicated: of(|state| matches!(state, ReplicaState::Replicated | ReplicaState::Deleted)),
         collapsed: of(|state| state == ReplicaState::Coalesced),
@@ -372,10 +364,7 @@ impl Snapshot {
         if agrees {
             Ok(())
         } else {
-            Err(Failure::new(
-                FailureKind::PreconditionFailed,
-                Operation::ListObjectVersions,
-            ))
+            Err(changed(Operation::ListObjectVersions))
         }
     }
 
@@ -394,10 +383,7 @@ impl Snapshot {
         let is_confirmed = is_same && (is_kept || source_has(cx, source).await?);
         // These answers may have taken long, too.
         if !is_confirmed || asked.elapsed() > READING_AGE_MAX {
-            return Err(Failure::new(
-                FailureKind::PreconditionFailed,
-                Operation::HeadObject,
-            ));
+            return Err(changed(Operation::HeadObject));
         }
         lease::confirm_held().await
     }

@@ -10,10 +10,9 @@ use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::stamp::{self, NAME, Stamp};
 use tracing::warn;
 
-use super::Context;
 use super::attributes::KMS;
-use super::listing;
 use super::version_reader::VersionReader;
+use super::{Context, listing, transient};
 use crate::accounts::capabilities::Feature;
 use crate::accounts::error::Side;
 use crate::clock;
@@ -143,7 +142,7 @@ async fn listed(cx: Context<'_>) -> Result<Option<CurrentEntry>, Failure> {
 }
 
 fn object(head: &ResponseHead, task: &Task) -> Result<HeadResult, Failure> {
-    let no_etag = || Failure::with_source(FailureKind::Transient, DURING, "the answer has no ETag");
+    let no_etag = || transient(DURING, "the answer has no ETag");
     let etag = head.etag().ok_or_else(no_etag)?;
     let entry = CurrentEntry::Object {
         etag,
@@ -274,11 +273,7 @@ impl Lookup<'_> {
             true => Ok(()),
             false => {
                 let words = "two answers say different things of one version";
-                Err(Failure::with_source(
-                    FailureKind::Transient,
-                    Operation::HeadObject,
-                    words,
-                ))
+                Err(transient(Operation::HeadObject, words))
             }
         }
     }

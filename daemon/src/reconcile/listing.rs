@@ -14,7 +14,7 @@ use replicator_core::operation::Operation;
 use replicator_core::plan::{SourceVersion, VersionKind};
 use replicator_core::retry;
 
-use super::Context;
+use super::{Context, transient};
 use crate::accounts::AccountClients;
 use crate::accounts::error::Side;
 use crate::engine::SharedHistory;
@@ -133,11 +133,7 @@ impl VersionLister<'_> {
                 return Ok((entries, page.date));
             }
             if !seen.insert(page.next.clone()) {
-                return Err(Failure::with_source(
-                    FailureKind::Transient,
-                    DURING,
-                    "the server's pages go in a circle",
-                ));
+                return Err(transient(DURING, "the server's pages go in a circle"));
             }
             from = page.next;
             if entries.len() > VERSIONS_MAX {
@@ -179,7 +175,7 @@ impl VersionLister<'_> {
             None
         };
         let Some(at) = shown else {
-            return Err(Failure::with_source(FailureKind::Transient, DURING, doubt));
+            return Err(transient(DURING, doubt));
         };
         let latest = entries.remove(at);
         entries.insert(0, latest);

@@ -2,7 +2,7 @@
 //! when a version is settled: the ledger's record, the metrics, one line in the log.
 
 use replicator_core::event::EventKind;
-use replicator_core::failure::{Failure, FailureKind, Reason};
+use replicator_core::failure::{Failure, Reason};
 use replicator_core::object::{Timestamp, VersionId};
 use replicator_core::operation::Operation;
 use replicator_core::plan::{DestinationState, SourceVersion, VersionKind, VersionRef};
@@ -11,7 +11,7 @@ use tracing::info;
 
 use super::observe::Observation;
 use super::tags::Followed;
-use super::{Context, Reconciler, delete};
+use super::{Context, Reconciler, delete, transient};
 use crate::clock;
 use crate::ledger::records::{ParkedTask, Replica, ReplicaState};
 use crate::metrics::Outcome;
@@ -140,8 +140,7 @@ async fn confirm_loss(run: &Reconciler<'_>, id: &VersionId) -> Result<(), Failur
     {
         return Ok(());
     }
-    Err(Failure::with_source(
-        FailureKind::Transient,
+    Err(transient(
         Operation::ListObjectVersions,
         "the list lacks a version that is there",
     ))

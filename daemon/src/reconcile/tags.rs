@@ -12,7 +12,7 @@ use replicator_core::object::VersionId;
 use replicator_core::operation::Operation;
 use replicator_core::plan;
 
-use super::{Context, Reconciler, delete};
+use super::{Context, Reconciler, changed, delete, transient};
 use crate::accounts::attempt_deadline;
 use crate::accounts::capabilities::TagsGiven;
 use crate::accounts::error::{Side, from_sdk_error};
@@ -52,10 +52,7 @@ impl Reconciler<'_> {
         }
         match self.follow_tags(source, replica, Some(tags)).await? {
             Followed::Done | Followed::SourceGone => Ok(()),
-            Followed::ReplicaGone => Err(Failure::new(
-                FailureKind::PreconditionFailed,
-                Operation::PutObjectTagging,
-            )),
+            Followed::ReplicaGone => Err(changed(Operation::PutObjectTagging)),
         }
     }
 
@@ -66,26 +63,16 @@ impl Reconciler<'_> {
         replica: &str,
         had: Option<&Tags>,
     ) -> Result<Followed, Failure> {
-        let mut is_ignored = false;
+        let (cx, mut is_ignored) = (self.cx, false);
         // Another daemon may be writing older tags: what the source says after the write decides.
         for _ in 0..ROUNDS_MAX {
             // Before they are read: what is written is not to have waited.
-            self.cx
-                .engine
-                .limits
-                .request(self.cx.task.small_payer())
-                .await;
+            cx.engine.limits.request(cx.task.small_payer()).await;
             let Some(wanted) = self.tags_of(source).await?.or_else(|| had.cloned()) else {
                 return Ok(Followed::SourceGone);
             };
-            let write = write(self.cx, replica, &wanted);
-            match self
-                .cx
-                .engine
-                .failpoints
-                .around(Step::PutTags, Box::pin(write))
-                .await
-            {
+            let write = Box::pin(write(cx, replica, &wanted));
+            match cx.engine.failpoints.around(Step::PutTags, write).await {
                 Err(Failure {
                     kind: FailureKind::NotFound,
                     ..
@@ -110,8 +97,7 @@ impl Reconciler<'_> {
             true => Err(tags_unsupported(Some(
                 "it was answered 200, and the tags are not there".into(),
             ))),
-            false => Err(Failure::with_source(
-                FailureKind::Transient,
+            false => Err(transient(
                 Operation::PutObjectTagging,
                 "the source's tags keep changing",
             )),
@@ -122,21 +108,12 @@ impl Reconciler<'_> {
     /// another daemon's, ended between the write and the tags, its messages come again.
     pub(super) async fn check_tags(&mut self) -> Result<(), Failure> {
         for at in 0..self.observed.destination.replicas.len() {
-            let Some(replica) = self
-                .observed
-                .destination
-                .replicas
-                .get(at)
-                .filter(|replica| self.may_lack_tags(replica))
-                .cloned()
-            else {
+            let found = self.observed.destination.replicas.get(at);
+            let Some(replica) = found.filter(|found| self.may_lack_tags(found)).cloned() else {
                 continue;
             };
-            if let Some(tags) = self
-                .tags_of(&replica.source.id)
-                .await?
-                .filter(|tags| !tags.is_empty())
-            {
+            let tags = self.tags_of(&replica.source.id).await?;
+            if let Some(tags) = tags.filter(|tags| !tags.is_empty()) {
                 self.mend_tags(&replica, &tags).await?;
             }
             let replica = Replica {
@@ -145,10 +122,9 @@ impl Reconciler<'_> {
             };
             self.cx.record(&replica)?;
             self.cx.engine.watchdog.record_progress();
-            self.observed
-                .destination
-                .replicas
-                .splice(at..=at, [replica]);
+            if let Some(found) = self.observed.destination.replicas.get_mut(at) {
+                *found = replica;
+            }
         }
         Ok(())
     }
@@ -163,49 +139,46 @@ impl Reconciler<'_> {
     }
 
     async fn mend_tags(&self, replica: &Replica, tags: &Tags) -> Result<(), Failure> {
-        let features = &self.cx.destination.capabilities;
-        let given = [TagsGiven::WithPut, TagsGiven::WithUpload];
-        let is_kept = self.cx.destination.is_aws
-            || given
-                .into_iter()
-                .all(|given| features.keeps_tags(given) == Some(true));
         let Some(version) = replica.destination_version.as_deref() else {
             return Ok(());
         };
-        if tags_header(tags).is_some() && is_kept {
+        let are_kept = [TagsGiven::WithPut, TagsGiven::WithUpload]
+            .into_iter()
+            .all(|given| self.keeps_tags(given) == Some(true));
+        if tags_header(tags).is_some() && are_kept {
             return Ok(());
         }
         match self.shows_tags(version, tags).await {
+            Ok(Some(true)) => Ok(()),
             // One that was removed lacks nothing.
-            Ok(Some(true))
-            | Err(Failure {
-                kind: FailureKind::PreconditionFailed,
-                ..
-            }) => Ok(()),
+            Err(failure) if failure.kind == FailureKind::PreconditionFailed => Ok(()),
+            Err(failure) => Err(failure),
             Ok(_) => self
                 .follow_tags(&replica.source.id, version, Some(tags))
                 .await
                 .map(drop),
-            Err(failure) => Err(failure),
         }
     }
 
     /// Says whether the destination keeps tags that are given in this way: AWS does, another
     /// endpoint is checked once.
+    fn keeps_tags(&self, given: TagsGiven) -> Option<bool> {
+        let access = self.cx.destination;
+        match access.is_aws {
+            true => Some(true),
+            false => access.capabilities.keeps_tags(given),
+        }
+    }
+
     async fn is_kept(&self, given: TagsGiven, replica: &str, tags: &Tags) -> Result<bool, Failure> {
-        let features = &self.cx.destination.capabilities;
-        let known = if self.cx.destination.is_aws {
-            Some(true)
-        } else {
-            features.keeps_tags(given)
-        };
-        if let Some(keeps) = known {
+        if let Some(keeps) = self.keeps_tags(given) {
             return Ok(keeps);
         }
         let shown = self.shows_tags(replica, tags).await?;
         // Another client, too, may have put tags since.
         if let Some(shown) = shown.filter(|shown| *shown || given != TagsGiven::Apart) {
-            features.saw_tags(given, shown, &self.cx.destination.name);
+            let access = self.cx.destination;
+            access.capabilities.saw_tags(given, shown, &access.name);
         }
         // Without the permission to read tags, the answer to PutObjectTagging, which is about
         // nothing else, has to do.
@@ -220,10 +193,7 @@ impl Reconciler<'_> {
         };
         match (refusal.status(), refusal.failure.kind) {
             (Some(401 | 403), FailureKind::NeedsOperator(_)) => Ok(None),
-            (_, FailureKind::NotFound) => Err(Failure::new(
-                FailureKind::PreconditionFailed,
-                Operation::GetObjectTagging,
-            )),
+            (_, FailureKind::NotFound) => Err(changed(Operation::GetObjectTagging)),
             (_, FailureKind::NotImplemented) => Err(tags_unsupported(refusal.failure.source)),
             _ => Err(refusal.into()),
         }
@@ -266,13 +236,7 @@ async fn read(cx: Context<'_>, side: Side, version: &str) -> Result<Tags, S3Erro
         .wire
         .text(S3Request::tags(side, bucket, key).version(version))
         .await?;
-    let no_list = || {
-        Failure::with_source(
-            FailureKind::Transient,
-            Operation::GetObjectTagging,
-            "the answer is no list of tags",
-        )
-    };
+    let no_list = || transient(Operation::GetObjectTagging, "the answer is no list of tags");
     Ok(parse_tags(&text).ok_or_else(no_list)?)
 }
 
@@ -303,9 +267,7 @@ async fn write(cx: Context<'_>, version: &str, tags: &Tags) -> Result<(), Failur
     let tag = |(name, value): (&String, &String)| Tag::builder().key(name).value(value).build();
     let set = tags.iter().map(tag).collect::<Result<Vec<_>, _>>();
     let tagging = set.and_then(|set| Tagging::builder().set_tag_set(Some(set)).build());
-    let tagging = tagging.map_err(|error| {
-        Failure::with_source(FailureKind::Transient, Operation::PutObjectTagging, error)
-    })?;
+    let tagging = tagging.map_err(|error| transient(Operation::PutObjectTagging, error))?;
     lease::confirm_held().await?;
     // Sent once: one whose answer was lost may land on top of the tags of a later one (protocol
     // rule 5).

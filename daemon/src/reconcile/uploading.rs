@@ -14,9 +14,9 @@ use replicator_core::parts::Part;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
-use super::Context;
 use super::copy::CopyJob;
 use super::proof::{self, Answered, By};
+use super::{Context, transient};
 use crate::accounts::error::{Side, from_sdk_error};
 use crate::checksum::{CRC64_NVME, Measure, crc64_header};
 use crate::clock::BootInstant;
@@ -196,9 +196,7 @@ impl Uploading<'_> {
             .find(|part| part.part_number() == i32::try_from(number).ok());
         let etag = part.and_then(|part| ETag::try_from(part.e_tag()?).ok());
         let unknown = "neither the answer nor ListParts names the part's ETag";
-        etag.ok_or_else(|| {
-            Failure::with_source(FailureKind::Transient, Operation::UploadPart, unknown)
-        })
+        etag.ok_or_else(|| transient(Operation::UploadPart, unknown))
     }
 }
 
@@ -215,11 +213,7 @@ fn doubt(answered: Answered) -> Result<Option<Unproved>, Failure> {
             by: By::Checksum,
         } => {
             let words = format!("the answer states {words}, which is not that of the part");
-            Err(Failure::with_source(
-                FailureKind::Transient,
-                Operation::UploadPart,
-                words,
-            ))
+            Err(transient(Operation::UploadPart, words))
         }
     }
 }

@@ -17,7 +17,7 @@ use tracing::warn;
 
 use super::copy::CopyJob;
 use super::destination::{DestinationView, Snapshot};
-use super::{AttemptState, Context};
+use super::{AttemptState, Context, transient};
 use crate::accounts::AccountClients;
 use crate::accounts::capabilities::Feature;
 use crate::accounts::error::{Side, from_sdk_error};
@@ -316,7 +316,7 @@ pub(super) async fn abort_unnamed(
     let cx = copy.cx;
     let no_date = || {
         let cause = "the destination does not say when it is";
-        Failure::with_source(FailureKind::Transient, DURING, cause)
+        transient(DURING, cause)
     };
     let since = since.ok_or_else(no_date)?.unix_timestamp();
     let (listed, _) = list(cx.destination, &cx.task.target).await?;
@@ -372,8 +372,7 @@ async fn begin(access: &AccountClients, target: &TargetKey) -> Result<String, Fa
         .await
         .map_err(|error| from_sdk_error(Side::Prepare, Operation::CreateMultipartUpload, error))?;
     let unnamed = || {
-        Failure::with_source(
-            FailureKind::Transient,
+        transient(
             Operation::CreateMultipartUpload,
             "the answer has no upload id",
         )

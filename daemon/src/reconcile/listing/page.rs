@@ -5,11 +5,12 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
-use replicator_core::failure::{Failure, FailureKind};
+use replicator_core::failure::Failure;
 use replicator_core::object::{self, Bucket, ETag, Key, Timestamp, VersionId};
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use thiserror::Error;
 
+use super::super::transient;
 use super::DURING;
 use crate::accounts::AccountClients;
 use crate::accounts::error::Side;
@@ -172,7 +173,7 @@ impl VersionLister<'_> {
             Ok(page) => page,
             Err(_) => {
                 let (_, encoded) = self.text(from, entries_max, true).await?;
-                let broken = |error| Failure::with_source(FailureKind::Transient, DURING, error);
+                let broken = |error| transient(DURING, error);
                 VersionPage::parse_page(&encoded, true).map_err(broken)?
             }
         };
