@@ -34,6 +34,7 @@ use crate::engine::Engine;
 use crate::failpoint;
 use crate::ledger::records::{CurrentEntry, ReplicaState};
 use crate::metrics::Outcome;
+use crate::s3_http::S3Request;
 use crate::single_flight::Subscriber;
 use crate::task::{Report, Task};
 pub(crate) use attempt::AttemptState;
@@ -135,6 +136,12 @@ impl<'a> Context<'a> {
                 (self.destination, &target.destination.bucket, &target.key)
             }
         }
+    }
+
+    /// Makes a HEAD of the key, which reads what is current unless it is given a version.
+    fn head(self, side: Side) -> S3Request<'a> {
+        let (_, bucket, key) = self.at(side);
+        S3Request::head_object(side, bucket, key)
     }
 }
 

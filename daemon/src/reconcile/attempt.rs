@@ -1,10 +1,10 @@
 //! What an endpoint's answers to writes teach of its features.
 
 use std::collections::BTreeSet;
+use std::iter;
 use std::time::Duration;
 
 use replicator_core::failure::{Failure, FailureKind, error_chain};
-use replicator_core::operation::Operation;
 
 use crate::accounts::AccountClients;
 use crate::accounts::capabilities::Feature;
@@ -51,18 +51,11 @@ pub(crate) struct Extras {
 }
 
 impl ConditionalWrite {
-    /// Lists the features that requests of an operation needed.
-    fn asked_features(&self, operation: Operation) -> BTreeSet<Feature> {
-        let condition = Some(self.condition).filter(|_| self.extras.conditional);
-        let checksum = self
-            .condition
-            .paired_checksum()
-            .filter(|_| self.extras.checked);
-        condition
-            .into_iter()
-            .chain(checksum)
-            .filter(|feature| feature.is_used_by(operation))
-            .collect()
+    /// Lists the optional features, and whether the write used them.
+    fn features(&self) -> impl Iterator<Item = (Feature, bool)> {
+        let checksum = self.condition.paired_checksum();
+        let checksum = checksum.map(|feature| (feature, self.extras.checked));
+        iter::once((self.condition, self.extras.conditional)).chain(checksum)
     }
 
     /// Lists what can be left out, in the order of trying: a checksum is missed less than a
@@ -168,24 +161,25 @@ impl AttemptState {
         asked: &ConditionalWrite,
         failure: Failure,
     ) -> Failure {
-        let sent = asked.asked_features(failure.operation);
+        let features = &destination.capabilities;
         if let Some(header) = failure.header.as_deref() {
-            let named = sent.into_iter().find(|feature| feature.is_asked_by(header));
-            named.iter().for_each(|feature| {
-                destination.capabilities.disable_feature(
-                    *feature,
-                    &destination.name,
-                    &error_chain(&failure),
-                );
-            });
-            return if named.is_some() {
-                adapted(failure)
-            } else {
-                failure
+            let is_named = |(feature, is_sent): &(Feature, bool)| {
+                *is_sent && feature.is_used_by(failure.operation) && feature.is_asked_by(header)
             };
+            let Some((named, _)) = asked.features().find(is_named) else {
+                return failure;
+            };
+            features.disable_feature(named, &destination.name, &error_chain(&failure));
+            return adapted(failure);
         }
         self.why = error_chain(&failure);
-        match self.next_trial(destination, asked, failure.operation) {
+        let known = asked
+            .features()
+            .map(|(feature, _)| feature)
+            .filter(|feature| feature.is_used_by(failure.operation))
+            .filter(|feature| features.has_feature(*feature))
+            .collect();
+        match self.next_trial(asked, &known) {
             Some(trial) => {
                 self.left_out = trial;
                 adapted(failure)
@@ -197,35 +191,20 @@ impl AttemptState {
         }
     }
 
-    /// Finds what else can be left out that makes another request of the one that was refused.
+    /// Finds what else can be left out that makes another request of the one that was refused, of
+    /// the features that the endpoint is not known to lack.
     fn next_trial(
         &self,
-        destination: &AccountClients,
         asked: &ConditionalWrite,
-        operation: Operation,
+        known: &BTreeSet<Feature>,
     ) -> Option<BTreeSet<Feature>> {
-        let all = ConditionalWrite {
-            extras: Extras {
-                conditional: true,
-                checked: true,
-            },
-            ..asked.clone()
-        }
-        .asked_features(operation);
-        let known: BTreeSet<Feature> = all
-            .into_iter()
-            .filter(|feature| destination.capabilities.has_feature(*feature))
-            .collect();
-        let sent = asked.asked_features(operation);
         let trials = asked.trials();
         let tried = trials
             .iter()
             .position(|trial| *trial == self.left_out)
             .map_or(0, |at| at + 1);
-        let differs = |trial: &BTreeSet<Feature>| {
-            let left: BTreeSet<Feature> = known.difference(trial).copied().collect();
-            left != known && left != sent
-        };
+        let sent = known - &self.left_out;
+        let differs = |trial: &BTreeSet<Feature>| ![known, &sent].contains(&&(known - trial));
         trials.into_iter().skip(tried).find(differs)
     }
 }

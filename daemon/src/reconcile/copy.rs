@@ -80,9 +80,7 @@ impl Written {
         let unknown = |cause: Box<dyn Error + Send + Sync>| {
             Failure::with_source(FailureKind::OutcomeUnknown, operation, cause)
         };
-        let target = &copy.cx.task.target;
-        let current =
-            || S3Request::head_object(Side::Destination, &target.destination.bucket, &target.key);
+        let current = || copy.cx.head(Side::Destination);
         let ask = async |call| match copy.cx.destination.wire.send(call).await {
             Ok(answer) => Ok(answer.into_head()),
             Err(refusal) => Err(unknown(Failure::from(refusal).into())),

@@ -22,7 +22,6 @@ use crate::accounts::attempt_deadline;
 use crate::accounts::error::{Side, from_sdk_error};
 use crate::failpoint::Step;
 use crate::ledger::records::{CurrentEntry, Replica, ReplicaState};
-use crate::s3_http::S3Request;
 use crate::task::Task;
 use crate::{clock, lease};
 
@@ -125,9 +124,7 @@ pub(super) async fn confirm_gone(
 
 /// Says whether the source still has a version; only what S3 itself says counts as "no".
 pub(super) async fn source_has(cx: Context<'_>, version: &VersionId) -> Result<bool, Failure> {
-    let task = cx.task;
-    let call = S3Request::head_object(Side::Source, &task.source.bucket, &task.source_key)
-        .version(version.as_str());
+    let call = cx.head(Side::Source).version(version.as_str());
     let Err(refusal) = cx.source.wire.send(call).await else {
         return Ok(true);
     };

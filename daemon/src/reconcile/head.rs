@@ -66,7 +66,7 @@ pub(super) enum Expected {
 
 /// Reads which entry is current.
 pub(super) async fn read_current(cx: Context<'_>, likely: Expected) -> Result<HeadResult, Failure> {
-    let (access, target) = (cx.destination, &cx.task.target);
+    let access = cx.destination;
     let tells_markers = access.is_aws || access.capabilities.tells_markers();
     // Where a 404 proves nothing, a list would have to follow.
     if likely == Expected::Hidden
@@ -75,9 +75,8 @@ pub(super) async fn read_current(cx: Context<'_>, likely: Expected) -> Result<He
     {
         return Ok(HeadResult::hidden_by(entry, None));
     }
-    let bucket = &target.destination.bucket;
-    let look = S3Request::head_object(Side::Destination, bucket, &target.key).leaving_404();
-    let refusal = match access.wire.send(look).await {
+    let head = cx.head(Side::Destination).leaving_404();
+    let refusal = match access.wire.send(head).await {
         Ok(answer) => return object(&answer.into_head(), cx.task),
         Err(refusal) if refusal.status() == Some(404) => refusal,
         Err(refusal) => return Err(refusal.into()),
@@ -280,10 +279,7 @@ impl Lookup<'_> {
 
     /// Reads what is said of a version of the key; none if it is not there any more.
     async fn head(&self, id: &str) -> Result<Option<ResponseHead>, Failure> {
-        let target = &self.cx.task.target;
-        let call =
-            S3Request::head_object(Side::Destination, &target.destination.bucket, &target.key)
-                .version(id);
+        let call = self.cx.head(Side::Destination).version(id);
         match self.cx.destination.wire.send(call).await {
             Ok(answer) => Ok(Some(answer.into_head())),
             Err(refusal) if refusal.is_absent() => Ok(None),

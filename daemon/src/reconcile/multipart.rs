@@ -6,7 +6,7 @@ use replicator_core::deadline::complete_timeout;
 use replicator_core::failure::{Dependency, Failure, FailureKind, Reason, error_chain};
 use replicator_core::object::ETag;
 use replicator_core::operation::Operation;
-use replicator_core::parts::{self, Layout, Part};
+use replicator_core::parts::{Layout, Part};
 use tracing::warn;
 
 use super::attributes::ReplicaHeaders;
@@ -14,6 +14,7 @@ use super::copy::{CopyJob, Written};
 use super::proof::{self, Choice, Proof, Way};
 use super::uploading::Uploading;
 use super::uploads::{self, abandon_upload, abort_unnamed};
+use super::version_reader::lay_out;
 use crate::accounts::attempt_deadline;
 use crate::accounts::error::{Side, from_sdk_error};
 use crate::checksum::{Algorithm, Measure, Sum, crc64_header, crc64_joined, crc64_of};
@@ -103,23 +104,13 @@ pub(super) fn begun(copy: &CopyJob<'_>) -> Result<Option<u64>, Failure> {
 }
 
 fn layout(copy: &CopyJob<'_>, part_bytes: u64) -> Result<Layout, Failure> {
-    let unsupported = |error| {
-        Failure::with_source(
-            FailureKind::Ineligible(Reason::SrcObjectNotEligible),
-            Operation::LayOutParts,
-            error,
-        )
-    };
-    let layout = parts::plan_layout(copy.version.size_bytes, part_bytes).map_err(unsupported)?;
-    if layout.part_bytes().min(copy.version.size_bytes) > copy.cx.engine.budget.part_bytes_max() {
-        let (part, most) = (layout.part_bytes(), copy.cx.engine.budget.part_bytes_max());
+    let layout = lay_out(copy.version.size_bytes, part_bytes)?;
+    let (part, max) = (layout.part_bytes(), copy.cx.engine.budget.part_bytes_max());
+    if part.min(copy.version.size_bytes) > max {
         let detail =
-            format!("a part has {part} bytes, and large objects have {most} of `memory`: raise it");
-        return Err(Failure::with_source(
-            FailureKind::NeedsOperator(Reason::MemoryBudgetTooSmall),
-            Operation::LayOutParts,
-            detail,
-        ));
+            format!("a part has {part} bytes, and large objects have {max} of `memory`: raise it");
+        let kind = FailureKind::NeedsOperator(Reason::MemoryBudgetTooSmall);
+        return Err(Failure::with_source(kind, Operation::LayOutParts, detail));
     }
     Ok(layout)
 }

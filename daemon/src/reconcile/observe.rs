@@ -300,7 +300,7 @@ async fn read_latest(
     let is_read = !is_bulk(cx.engine, task) && reader.is_alone();
     let ask = || match is_read {
         true => S3Request::get_object(Side::Source, &task.source.bucket, &task.source_key),
-        false => S3Request::head_object(Side::Source, &task.source.bucket, &task.source_key),
+        false => cx.head(Side::Source),
     };
     let asked = BootInstant::now();
     let (head, body) = match cx.source.send_for_checksums(ask).await {

@@ -19,7 +19,7 @@ use super::{Context, listing};
 use crate::accounts::error::Side;
 use crate::checksum::{CRC64_NVME, crc64_stated};
 use crate::ledger::records::{ReplicaState, TargetKey};
-use crate::s3_http::{ResponseHead, S3Error, S3Request};
+use crate::s3_http::{ResponseHead, S3Error};
 
 /// The rule that takes a version, and the tags where they had to be read.
 pub(super) struct SelectedRule {
@@ -137,10 +137,8 @@ impl CopyJob<'_> {
 
     /// Reads a version of the destination, or what is current; none if there is no object.
     async fn look_up(&self, version: Option<&VersionId>) -> Result<Option<ResponseHead>, Failure> {
-        let target = &self.cx.task.target;
         let call = || {
-            let call =
-                S3Request::head_object(Side::Destination, &target.destination.bucket, &target.key);
+            let call = self.cx.head(Side::Destination);
             match version {
                 Some(version) => call.version(version.as_str()),
                 None => call,

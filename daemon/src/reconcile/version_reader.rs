@@ -4,7 +4,7 @@ use aws_smithy_types::body::SdkBody;
 use replicator_core::failure::{Failure, FailureKind, Reason, ResponseInfo};
 use replicator_core::object::{Bucket, Key};
 use replicator_core::operation::Operation;
-use replicator_core::parts::{self, Part};
+use replicator_core::parts::{self, Layout, Part};
 use replicator_core::plan::SourceVersion;
 use replicator_core::retry;
 use replicator_core::rule::Rule;
@@ -61,7 +61,7 @@ impl<'a> VersionReader<'a> {
 
     /// Reads what is said of it, the checksums too.
     pub(super) async fn head(&self) -> Result<ResponseHead, S3Error> {
-        let call = || self.of_this(S3Request::head_object(self.side, self.bucket, self.key));
+        let call = || self.of_this(self.cx.head(self.side));
         Ok(self.access.send_for_checksums(call).await?.into_head())
     }
 
@@ -122,16 +122,7 @@ impl<'a> VersionReader<'a> {
         measure: Option<Measure>,
     ) -> Result<Filled, Failure> {
         let engine = self.cx.engine;
-        let unsupported = |error| {
-            Failure::with_source(
-                FailureKind::Ineligible(Reason::SrcObjectNotEligible),
-                Operation::LayOutParts,
-                error,
-            )
-        };
-        let layout =
-            parts::plan_layout(self.version.size_bytes, part_bytes_preferred(engine, rule))
-                .map_err(unsupported)?;
+        let layout = lay_out(self.version.size_bytes, part_bytes_preferred(engine, rule))?;
         let mut filling = BodyReader::passing().with_measure(measure);
         for part in layout.parts() {
             let payer = Flow {
@@ -201,9 +192,7 @@ impl<'a> VersionReader<'a> {
 
     /// Reads a part in which it was uploaded; none where the store does not support that.
     async fn uploaded_part(&self, number: u32) -> Result<Option<ResponseHead>, Failure> {
-        let call = self
-            .of_this(S3Request::head_object(self.side, self.bucket, self.key))
-            .uploaded_part(number);
+        let call = self.of_this(self.cx.head(self.side)).uploaded_part(number);
         let is_unsupported =
             |info: ResponseInfo| info.is_own && matches!(info.status, 400 | 405 | 416 | 501);
         match self.access.wire.send(call).await {
@@ -217,6 +206,14 @@ impl<'a> VersionReader<'a> {
     pub(super) fn size_bytes(&self) -> u64 {
         self.version.size_bytes
     }
+}
+
+/// Divides an object into parts.
+pub(super) fn lay_out(size_bytes: u64, part_bytes: u64) -> Result<Layout, Failure> {
+    parts::plan_layout(size_bytes, part_bytes).map_err(|error| {
+        let kind = FailureKind::Ineligible(Reason::SrcObjectNotEligible);
+        Failure::with_source(kind, Operation::LayOutParts, error)
+    })
 }
 
 // A connection that breaks costs what was on its way, a few times, before the whole task waits.
