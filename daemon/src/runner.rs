@@ -1,4 +1,4 @@
-//! One key at work: a task is tried until it is settled, parked, or given back to the queue.
+//! Runs a task: attempts until it is done, parked, or returned to the queue.
 
 use std::time::Duration;
 
@@ -30,10 +30,11 @@ pub(crate) enum TaskResult {
     Done(Report),
     /// Kept durably until an operator acts.
     Parked(Reason),
-    /// The failure lasts: the queue shall deliver again after this time.
+    /// The failure lasts: the message returns to the queue, which delivers it again after this
+    /// time.
     Returned(Duration),
-    /// The circuit of the destination is open, or it throttles: the queue shall deliver again after
-    /// this time. That counts as progress, unlike a failure.
+    /// The circuit of the destination is open, or it throttles: the queue delivers again after this
+    /// time. That counts as progress, unlike a failure.
     Unavailable(Duration),
     /// The work was stopped because a lease was lost or the daemon stops.
     Cancelled,
@@ -148,7 +149,7 @@ async fn park_or_release(
     engine.failpoints.around(Step::Park, park).await
 }
 
-/// An attempt that failed, and what that tells of the dependencies.
+/// An attempt that failed, and what follows for its dependencies.
 struct Failed {
     failure: Failure,
     answer: Feedback,
@@ -205,7 +206,7 @@ async fn give_up((engine, task): (&Engine, &Task), route: &Route, failed: &Faile
     }
 }
 
-/// That the destination throttles or does not answer says nothing of the key, so its failures no
+/// Failures of a destination that throttles or does not answer are not the key's, so the key's no
 /// longer count. A message that is to wait for an upload counts as one that is delivered again.
 fn turned_away(engine: &Engine, task: &Task, wait: Duration) -> TaskResult {
     engine.retries.clear(&task.target);
@@ -268,7 +269,7 @@ fn park_task(engine: &Engine, task: &Task, reason: Reason, failure: &Failure) ->
     TaskResult::Parked(reason)
 }
 
-/// Says whether a refusal is about an event: a quota of version deletes is told of when everything
+/// Says whether a refusal is about an event: a quota of version deletes is reported when everything
 /// else is done.
 fn is_refused(reason: Reason, pending: &PendingEvent) -> bool {
     reason != Reason::VersionDeletesPerHour || pending.action == EventKind::VersionDelete

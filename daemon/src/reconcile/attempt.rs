@@ -11,8 +11,7 @@ use crate::accounts::capabilities::Feature;
 use crate::clock::BootInstant;
 use crate::ledger::records::CurrentEntry;
 
-/// What one attempt leaves for the next: that it was, the write that was refused last, and since
-/// when the destination is seen to show what it shows.
+/// What one attempt leaves for the next.
 #[derive(Debug, Default)]
 pub(crate) struct AttemptState {
     refused: Option<ConditionalWrite>,
@@ -23,7 +22,7 @@ pub(crate) struct AttemptState {
     /// What the next write goes without, on trial, because the endpoint did not say what it does
     /// not implement.
     left_out: BTreeSet<Feature>,
-    /// What it said instead.
+    /// Its answer, for the log.
     why: String,
     since: Option<BootInstant>,
     /// A write may be there that is not recorded: also one that was refused, because not every

@@ -162,7 +162,7 @@ impl CopyJob<'_> {
             .await
     }
 
-    /// Decides from what the source said what the replica carries, or that the version is not to be
+    /// Decides from the source's answer what the replica carries, or that the version is not to be
     /// replicated.
     pub(super) async fn headers_from(
         &self,

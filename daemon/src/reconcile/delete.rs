@@ -1,6 +1,6 @@
 //! Delete markers, and the permanent delete of one exact replica: versions that were deleted
-//! permanently at the source go from the destination too, where the rule says so (protocol rule 7):
-//! by exact id, after a read of the source.
+//! permanently at the source go from the destination too, under `version_deletes` (protocol rule
+//! 7): by exact id, after a read of the source.
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -90,8 +90,8 @@ async fn marker_id(cx: Context<'_>) -> Result<Option<String>, Failure> {
     }
 }
 
-/// Removes one replica, because its source version was removed permanently and the rule says so.
-/// Only an exact version id ever gets here, so no delete marker can come of it.
+/// Removes one replica, because its source version was removed permanently. Only an exact version
+/// id ever gets here, so no delete marker can come of it.
 async fn delete_version(cx: Context<'_>, destination_version: &str) -> Result<(), Failure> {
     cx.engine.limits.request(cx.task.small_payer()).await;
     lease::confirm_held().await?;
@@ -102,7 +102,7 @@ async fn delete_version(cx: Context<'_>, destination_version: &str) -> Result<()
     .map(drop)
 }
 
-/// Makes sure that a version is gone of which an answer says so: one that the source lists is not.
+/// Confirms that a version is gone that an answer calls gone: one that the source lists is not.
 pub(super) async fn confirm_gone(
     cx: Context<'_>,
     version: &VersionId,
@@ -177,8 +177,8 @@ pub(super) async fn apply_version_deletes(run: &mut Reconciler<'_>) -> Result<bo
 
 /// Takes a delete marker that is on no record, where the source shows what is below it, for the
 /// replica of a version that was deleted permanently and is on no record either, or only as one
-/// with that marker: a marker that was taken back. Else what it hides would be written once more on
-/// top of it.
+/// with that marker: a marker that was removed at the source. Else what it hides would be written
+/// once more on top of it.
 pub(super) async fn explain_marker(run: &mut Reconciler<'_>) -> Result<(), Failure> {
     let shown = &run.observed.destination;
     let Some(newest) = run.observed.history.last().map(|newest| &newest.version) else {

@@ -1,6 +1,6 @@
 //! What the destination shows of a key, and how far its history reaches. It is read before the
-//! source is listed, so that "absent" is always something seen (protocol rule 3). A write depends on
-//! the snapshot: which entry was current when it was planned, and how long ago that was read. A
+//! source is listed, so that "absent" is always something seen (protocol rule 3). A write depends
+//! on the snapshot: which entry was current when it was planned, and how long ago that was read. A
 //! condition sees only an ETag; the snapshot sees whether it is the same entry.
 
 use std::time::Duration;
@@ -40,11 +40,11 @@ pub(crate) struct DestinationView {
     claim: Option<OriginClaim>,
     /// How long ago an object that is current, and on no record, was written.
     pub(super) unknown_age: Option<Duration>,
-    /// Of the delete marker that is current, where its history had to be looked at.
+    /// Of the delete marker that is current, where its history had to be read.
     marker: Option<Hiding>,
 }
 
-/// What the destination's history tells of the delete marker that is current.
+/// What the destination's history states about the delete marker that is current.
 #[derive(Debug)]
 struct Hiding {
     /// When it was written, or the first of the markers right below it.
@@ -113,8 +113,8 @@ impl DestinationView {
 
 /// Reads what is current, and from the ledger how far it reaches. With `may_guess`, a key that was
 /// never written by this daemon is read by HEAD alone, even of an endpoint whose 404 can mean a
-/// marker; and not at all where a condition can be relied on, as at AWS: that of the write tells
-/// when there is an object. Some endpoints ignore it.
+/// marker; and not at all where a condition can be relied on, as at AWS: the write's own detects an
+/// object. Some endpoints ignore it.
 pub(super) async fn read(cx: Context<'_>, may_guess: bool) -> Result<DestinationView, Failure> {
     let replicas = cx.engine.ledger.replicas_of(&cx.task.target)?;
     let asked = BootInstant::now();
@@ -331,8 +331,8 @@ impl Snapshot {
         }
     }
 
-    /// Returns what time it is by the server's clock, or less, if it said so. Ours may be wrong,
-    /// and jump.
+    /// Returns what time it is by the server's clock, or less, if it stated one. The host's may be
+    /// wrong, and jump.
     pub(super) fn now_or_before(&self) -> Option<Timestamp> {
         Some(clock::saturating_later(
             self.clock.date?,

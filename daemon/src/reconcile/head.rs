@@ -20,7 +20,7 @@ use crate::ledger::records::{CurrentEntry, Replica, ReplicaState};
 use crate::s3_http::{ResponseHead, S3Request};
 use crate::task::Task;
 
-/// What is said of the current entry.
+/// What an answer states about the current entry.
 #[derive(Debug)]
 pub(super) struct HeadResult {
     pub(super) entry: CurrentEntry,
@@ -59,8 +59,8 @@ pub(super) enum Expected {
     Object,
     /// Nothing, or a marker.
     Hidden,
-    /// Nothing; where that is not proved, or cannot be told from a marker, the caller can do
-    /// without the difference.
+    /// Nothing; where that is not proved, or may be a marker, the caller can do without the
+    /// difference.
     New,
 }
 
@@ -104,8 +104,7 @@ pub(super) async fn read_current(cx: Context<'_>, likely: Expected) -> Result<He
     ))
 }
 
-/// Makes sure that nothing is there after a HEAD said so: it has no text, so something in between
-/// may have answered.
+/// Confirms the 404 of a HEAD: it has no text, so a proxy may have answered.
 async fn absent(cx: Context<'_>) -> Result<HeadResult, Failure> {
     let target = &cx.task.target;
     let bucket = &target.destination.bucket;
@@ -222,8 +221,8 @@ impl Lookup<'_> {
         }
     }
 
-    /// Says which version an object is the replica of, if its stamp is borne out. Else it counts as
-    /// foreign, and that is logged: the destination's owner may take it for a replica.
+    /// Says which version an object is the replica of, if its stamp is confirmed. Else it counts as
+    /// unmanaged, and that is logged: the destination's owner may take it for a replica.
     pub(super) async fn believed(
         &self,
         claim: OriginClaim,
@@ -235,7 +234,7 @@ impl Lookup<'_> {
             ..claim
         };
         let belief = match claim.judge(self.listed) {
-            // What was read of it counts more than what is said of it.
+            // What was read of its bytes counts more than its stamp.
             Ok(_) if self.is_refuted(id)? => Err(ClaimRejection::Content),
             Ok(Belief::Undigested) if self.original_has_digest(&claim.version).await? => {
                 Err(ClaimRejection::Content)
@@ -277,7 +276,7 @@ impl Lookup<'_> {
         }
     }
 
-    /// Reads what is said of a version of the key; none if it is not there any more.
+    /// Sends a HEAD of a version of the key; none if it is not there any more.
     async fn head(&self, id: &str) -> Result<Option<ResponseHead>, Failure> {
         let call = self.cx.head(Side::Destination).version(id);
         match self.cx.destination.wire.send(call).await {
@@ -309,7 +308,7 @@ impl Lookup<'_> {
     }
 
     /// Says whether the ETag of a version of the source is a digest of its content, which no list
-    /// tells.
+    /// states.
     async fn original_has_digest(&self, version: &VersionRef) -> Result<bool, Failure> {
         let Some(entry) = self.listed.iter().find(|entry| entry.version == *version) else {
             return Ok(false);

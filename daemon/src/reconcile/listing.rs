@@ -1,7 +1,7 @@
-//! A key's history, newest first, in the order the bucket has it: the source's from one list for all
-//! neighbouring keys that wait, because their keys lie together and a page has room for a thousand
-//! entries. A key that gets nothing from that list is listed alone; but not while the bucket
-//! throttles.
+//! A key's history, newest first, in the order the bucket has it: the source's from one list for
+//! all neighbouring keys that wait, because their keys lie together and a page has room for a
+//! thousand entries. A key that gets nothing from that list is listed alone; but not while the
+//! bucket throttles.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -269,8 +269,8 @@ async fn shared_history(cx: Context<'_>) -> Result<Option<Vec<SourceVersion>>, F
         async move {
             let listed =
                 tokio::time::timeout(HISTORIES_TIMEOUT, histories(&access, &bucket, &keys));
-            // A key that gets nothing from it is listed alone, and only the task whose key caused a
-            // panic panics then.
+            // A key that gets nothing from it is listed alone, and only the task of the key that
+            // caused a panic panics then.
             let answer = contain_task(&metrics, listed)
                 .await
                 .ok()

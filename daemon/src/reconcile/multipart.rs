@@ -92,8 +92,8 @@ fn is_final(failure: &Failure) -> bool {
     )
 }
 
-/// Returns the size of the parts of an upload that can be gone on with: what is preferred may have
-/// changed since, with a limit.
+/// Returns the part size of an upload that can be resumed: the preferred size may have changed
+/// since, with a limit.
 pub(super) fn begun(copy: &CopyJob<'_>) -> Result<Option<u64>, Failure> {
     let known = copy.cx.engine.ledger.upload_of(&copy.cx.task.target)?;
     let fits = |upload: &Upload| upload.part_bytes <= copy.cx.engine.budget.part_bytes_max();

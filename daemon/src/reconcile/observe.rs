@@ -93,7 +93,7 @@ impl Observation {
     }
 
     /// Says whether a delete marker of the source may have been removed since it was listed, which
-    /// no request of a write tells, as GetObject does of a version.
+    /// no request of a write detects, as GetObject does for a version.
     pub(super) fn is_too_old_for_markers(&self, rule: &Rule) -> bool {
         rule.version_deletes && self.begun.elapsed() > READING_AGE_MAX
     }
@@ -223,8 +223,8 @@ fn above_refused(mut history: Vec<SourceVersion>, shown: &DestinationView) -> Ve
 }
 
 /// Versions in scope are those created since the rule began. When only the ledger knew when that
-/// was, and it was lost, the oldest replica of the key tells. What a message says widens nothing:
-/// any writer of the queue can name any version.
+/// was, and it was lost, the oldest replica of the key stands in. A message widens nothing: any
+/// writer of the queue can name any version.
 fn scope_start(cx: Context<'_>, shown: &DestinationView) -> Result<Timestamp, Failure> {
     let lead: &Rule = &cx.task.rules.primary;
     if let Some(since) = lead.since {
@@ -245,8 +245,8 @@ fn scope_start(cx: Context<'_>, shown: &DestinationView) -> Result<Timestamp, Fa
         .fold(loaded, Timestamp::min))
 }
 
-/// Returns when the oldest version on record was made, as the source told. Of one that was gone
-/// before it was read only a message told, and a message must not draw anything into scope.
+/// Returns when the oldest version on record was made, as the source stated. For one that was gone
+/// before it was read only a message did, and a message must not draw anything into scope.
 fn oldest_seen(replicas: &[Replica]) -> Option<Timestamp> {
     let seen = replicas
         .iter()
@@ -281,8 +281,8 @@ pub(super) struct StartedGet {
 }
 
 /// Reads the version that is current, if a read can tell: not behind a delete marker. Of small
-/// objects the body is on its way then, unless several destinations take it: it is read once for all
-/// of them, and a large one in parts.
+/// objects the body is on its way then, unless several destinations take it: it is read once for
+/// all of them, and a large one in parts.
 async fn read_latest(
     cx: Context<'_>,
     reader: &Subscriber,
@@ -322,8 +322,8 @@ async fn read_latest(
     Ok(Some((entry, opened)))
 }
 
-/// Says whether a message names a version. Of another one a list has to bear it out: the version was
-/// overwritten since, or the answer is a cache's.
+/// Says whether a message names a version. Of another one a list has to bear it out: the version
+/// was overwritten since, or the answer is a cache's.
 fn is_named(task: &Task, id: &VersionId) -> bool {
     task.events
         .iter()

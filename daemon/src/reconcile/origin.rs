@@ -122,8 +122,7 @@ impl CopyJob<'_> {
         }
     }
 
-    /// Finds the version that a stamp names; a compact one tells it only beside the destination's
-    /// list.
+    /// Finds the version that a stamp names; a compact one needs the destination's list beside it.
     async fn version_of(&self, stamp: &Stamp) -> Result<Option<VersionRef>, Failure> {
         if matches!(stamp.place, stamp::OriginKey::Full(..)) {
             return Ok(Some(stamp.version.clone()));

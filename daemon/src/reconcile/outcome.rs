@@ -128,8 +128,8 @@ async fn appended(run: &mut Reconciler<'_>, pending: &PendingEvent) -> Result<Ou
 }
 
 /// Makes sure that a version is gone which the list lacks. S3 lists in the order of keys; a server
-/// that fills a page before it sorts it can leave out a key whose name others begin with, and
-/// nothing in its answer says so.
+/// that fills a page before it sorts it can leave out a key whose name others begin with, without
+/// any sign of that in its answer.
 async fn confirm_loss(run: &Reconciler<'_>, id: &VersionId) -> Result<(), Failure> {
     let is_passed_over =
         run.cx.task.rules.primary.history == History::Latest && !run.observed.listed.is_empty();

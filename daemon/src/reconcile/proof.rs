@@ -4,15 +4,15 @@
 //!
 //! `verify = "auto"` leaves out what costs a second read of the body, and the MD5 of what is copied
 //! in parts: at 600 MB/s a core it would be the largest part of such a copy's processor time. Over
-//! plain HTTP, where only this tells of a bit that changed, and with `verify = "always"` nothing is
+//! plain HTTP, where only this detects a bit that changed, and with `verify = "always"` nothing is
 //! left out. A plain `http://` on this machine is no exception: what listens there may be a tunnel
 //! or a proxy.
 //!
 //! What the destination answers to a write is held against what was sent. A checksum that it states
 //! is believed. An ETag that looks like an MD5 is one at AWS, as documented; another store may make
 //! its ETags otherwise, so there a difference parks nothing: the replica is counted as unproved, or
-//! read back where `verify` demands it. Read back as well is what contradicts a checksum, or an ETag
-//! of AWS; other bytes than were sent are a refusal that names the version.
+//! read back where `verify` demands it. Read back as well is what contradicts a checksum, or an
+//! ETag of AWS; other bytes than were sent are a refusal that names the version.
 
 use aws_sdk_s3::operation::complete_multipart_upload::CompleteMultipartUploadOutput;
 use replicator_core::failure::{Failure, FailureKind, Reason, error_chain};
@@ -121,8 +121,9 @@ impl Proof {
         self.compare(original, computed).await
     }
 
-    /// Holds a body that was read in pieces, whose CRC-64/NVME is this, against what is stated;
-    /// reads it once more where the pieces' checksums do not make what is stated of the whole.
+    /// Compares a body that was read in pieces, by their sums and its CRC-64/NVME, with what is
+    /// stated; reads it once more where the pieces' checksums do not make what is stated of the
+    /// whole.
     pub(super) async fn conclude(
         &self,
         copy: &CopyJob<'_>,
@@ -231,8 +232,8 @@ pub(super) enum By {
     ETag,
 }
 
-/// Settles what the answer to a write says of its bytes, whose CRC-64/NVME is this. `before` is why
-/// the source could not prove them.
+/// Acts on what the answer to a write states about its bytes, given their CRC-64/NVME. `before` is
+/// why the source could not prove them.
 pub(super) async fn check_written(
     copy: &CopyJob<'_>,
     written: Written,

@@ -1,8 +1,8 @@
 //! Uploads that may appear at a key yet. Requests of a predecessor have landed by the time that its
 //! successor begins, but for CompleteMultipartUpload, which S3 may take minutes for: until then the
 //! object may appear whatever was written meanwhile (protocol rule 5). The ledger holds until when
-//! one of this daemon may, so a restart forgets nothing. An upload that is no longer listed has been
-//! completed or aborted, and one that was aborted cannot be completed any more.
+//! one of this daemon may, so a restart forgets nothing. An upload that is no longer listed has
+//! been completed or aborted, and one that was aborted cannot be completed any more.
 //! <https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html>
 
 use std::time::Duration;
@@ -82,7 +82,7 @@ impl UnconfirmedUpload {
     }
 }
 
-/// Has the task wait for an upload; looked at again this often, because it may have appeared.
+/// Makes the task wait for an upload, and read again in between, because it may have appeared.
 fn wait(left: Duration) -> Failure {
     const LOOK_EVERY: Duration = Duration::from_secs(60);
     let kind = FailureKind::MustWait(left.min(LOOK_EVERY));
@@ -163,8 +163,8 @@ pub(super) async fn abandon_upload(cx: Context<'_>, snapshot: &Snapshot) -> Resu
     engine.ledger.end_upload(target)
 }
 
-/// Ends the upload that the ledger has for an idle key, whose work may be another worker's by now;
-/// not one that may appear yet, whose record the key's next task needs.
+/// Ends the upload that the ledger has for an idle key, which may be another worker's by now; not
+/// one that may appear yet: the key's next task needs its record.
 pub(crate) async fn end_upload(engine: &Engine, task: &Task) -> Result<(), Failure> {
     let Some((upload, _)) = engine.ledger.upload_of(&task.target)? else {
         return Ok(());
@@ -211,8 +211,8 @@ async fn abort_upload(engine: &Engine, target: &TargetKey, upload_id: &str) -> R
 }
 
 /// Ends the uploads at the key that another worker may have sent the completion of, all but the one
-/// that the ledger goes on with. Where it cannot be told which daemon began an upload, or what there
-/// is, waits as long as S3 may take to complete one.
+/// that the ledger goes on with. Where the daemon that began an upload, or the list of uploads, is
+/// unknown, waits as long as S3 may take to complete one.
 pub(super) async fn end_predecessors(
     cx: Context<'_>,
     state: &mut AttemptState,
@@ -283,7 +283,7 @@ async fn end_unknown(cx: Context<'_>) -> Result<bool, Failure> {
 }
 
 /// Finds out by an upload under which principal this daemon begins uploads, once for each account.
-/// If that one cannot be aborted after all, the next look at the key aborts it as any other.
+/// If that one cannot be aborted after all, the key's next takeover aborts it as any other.
 async fn learn_principal(
     engine: &Engine,
     access: &AccountClients,

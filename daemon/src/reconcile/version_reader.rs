@@ -46,8 +46,7 @@ impl<'a> VersionReader<'a> {
         self.of_this(S3Request::get_object(self.side, self.bucket, self.key))
     }
 
-    /// Names this very version. The ETag tells if the server's `null` version is another one by
-    /// now.
+    /// Names this very version. The ETag detects a `null` version that was overwritten.
     fn of_this(&self, call: S3Request<'a>) -> S3Request<'a> {
         let SourceVersion {
             version,
@@ -59,13 +58,13 @@ impl<'a> VersionReader<'a> {
             .identified(etag.as_ref(), *size_bytes)
     }
 
-    /// Reads what is said of it, the checksums too.
+    /// Reads its headers, checksums included.
     pub(super) async fn head(&self) -> Result<ResponseHead, S3Error> {
         let call = || self.of_this(self.cx.head(self.side));
         Ok(self.access.send_for_checksums(call).await?.into_head())
     }
 
-    /// Reads a part, and what is said of it, into memory that was paid for.
+    /// Reads a part and its headers, into memory that was paid for.
     pub(super) async fn part(
         &self,
         part: Part,
@@ -146,8 +145,8 @@ impl<'a> VersionReader<'a> {
         Ok(filling.finish())
     }
 
-    /// Reads how large the parts are in which it was uploaded, if the first tells that all but the
-    /// last are as large.
+    /// Reads how large the parts are in which it was uploaded, if the first indicates that all but
+    /// the last are as large.
     pub(super) async fn uploaded_part_bytes(&self, count: u32) -> Result<Option<u64>, Failure> {
         let Some(head) = self.uploaded_part(1).await? else {
             return Ok(None);

@@ -23,7 +23,7 @@ pub(super) struct VersionPage {
     pub(super) entries: Vec<(Key, Listed)>,
     /// Where the next page starts: a key and a version id, which may be empty.
     pub(super) next: Option<(String, String)>,
-    /// What time it was by the server's clock, if that said so.
+    /// What time it was by the server's clock, if stated.
     pub(super) date: Option<Timestamp>,
 }
 
