@@ -59,7 +59,7 @@ pub enum FailureKind {
     PreconditionFailed,
     /// Another client is writing at this moment (409).
     ConcurrentWrite,
-    /// What is current is too young for a write that no condition protects; it is in so much time.
+    /// An upload may yet appear at the key, for this long: nothing is written beside it.
     MustWait(Duration),
     /// A write that may or may not have landed, or may yet land.
     OutcomeUnknown,

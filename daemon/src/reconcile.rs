@@ -23,7 +23,7 @@ use std::collections::HashSet;
 use std::error::Error;
 
 use replicator_core::failure::{Failure, FailureKind, Reason};
-use replicator_core::object::{Bucket, Key};
+use replicator_core::object::{Bucket, Key, VersionId};
 use replicator_core::operation::Operation;
 use replicator_core::plan::{self, Current, SourceVersion, Step, VersionRef};
 use replicator_core::rule::{Rule, UnmanagedObjects};
@@ -36,7 +36,7 @@ use crate::ledger::records::{CurrentEntry, ReplicaState};
 use crate::metrics::Outcome;
 use crate::s3_http::S3Request;
 use crate::single_flight::Subscriber;
-use crate::task::{Report, Task};
+use crate::task::{PendingEvent, Report, Task};
 pub(crate) use attempt::AttemptState;
 use observe::Observation;
 use uploads::UnconfirmedUpload;
@@ -136,6 +136,14 @@ impl<'a> Context<'a> {
                 (self.destination, &target.destination.bucket, &target.key)
             }
         }
+    }
+
+    /// Finds the event of a version.
+    fn event_of(self, id: &VersionId) -> Option<&'a PendingEvent> {
+        let events = &self.task.events;
+        events
+            .iter()
+            .find(|event| event.version.as_ref() == Some(id))
     }
 
     /// Makes a HEAD of the key, which reads what is current unless it is given a version.

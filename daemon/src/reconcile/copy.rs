@@ -213,10 +213,11 @@ impl CopyJob<'_> {
 
     fn stamp(&self, attributes: &mut Attributes) {
         let task = self.cx.task;
+        let event = self.cx.event_of(&self.version.version.id);
         let stamp = Stamp {
             place: OriginKey::of_key(&task.source.bucket, &task.source_key),
             version: self.version.version.clone(),
-            sequencer: self.sequencer(),
+            sequencer: event.and_then(|event| event.sequencer.clone()),
         };
         if !attributes.stamp(&stamp) {
             let (rule, key) = (&self.rule.id, task.source_key.as_str());
@@ -254,17 +255,6 @@ impl CopyJob<'_> {
         let tags = tags::read_source(self.cx, &self.version.version.id).await?;
         self.cx.engine.tags_were_read(place);
         Ok(tags)
-    }
-
-    fn sequencer(&self) -> Option<replicator_core::sequencer::Sequencer> {
-        let id = &self.version.version.id;
-        let pending = self
-            .cx
-            .task
-            .events
-            .iter()
-            .find(|pending| pending.version.as_ref() == Some(id))?;
-        pending.sequencer.clone()
     }
 }
 

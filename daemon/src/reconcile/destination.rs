@@ -41,12 +41,12 @@ pub(crate) struct DestinationView {
     /// How long ago an object that is current, and on no record, was written.
     pub(super) unknown_age: Option<Duration>,
     /// Of the delete marker that is current, where its history had to be read.
-    marker: Option<Hiding>,
+    marker: Option<CurrentMarker>,
 }
 
 /// What the destination's history states about the delete marker that is current.
 #[derive(Debug)]
-struct Hiding {
+struct CurrentMarker {
     /// When it was written, or the first of the markers right below it.
     since: Timestamp,
     /// The source's marker that one right below it stands for.
@@ -71,14 +71,14 @@ impl DestinationView {
         cx: Context<'_>,
         history: &[SourceVersion],
     ) -> Result<(), Failure> {
-        let (CurrentEntry::Marker(id), Some(hiding)) = (&self.snapshot.entry, &self.marker) else {
+        let (CurrentEntry::Marker(id), Some(marker)) = (&self.snapshot.entry, &self.marker) else {
             return Ok(());
         };
         if !self.is_hidden_by_unknown_marker() {
             return Ok(());
         }
-        let first = || plan::marker_shown(history, &self.known, hiding.since);
-        let Some(source) = hiding.repeats.as_ref().or_else(first).cloned() else {
+        let first = || plan::marker_shown(history, &self.known, marker.since);
+        let Some(source) = marker.repeats.as_ref().or_else(first).cloned() else {
             return Ok(());
         };
         self.record_marker(cx, source, id.clone())
@@ -161,7 +161,7 @@ pub(super) async fn trace(
     let written = claim.as_ref().and_then(|claim| claim.written);
     let mut reached = None;
     if let (Some(claim), CurrentEntry::Object { etag, version }) = (claim, &shown.snapshot.entry)
-        && let Some(source) = lookup.believed(claim, version.as_deref()).await?
+        && let Some(source) = lookup.confirm_claim(claim, version.as_deref()).await?
     {
         let found = lookup.found_replica(source.clone(), version.clone(), Some(etag.clone()));
         adopt_replica(cx, found, &mut shown.replicas)?;
@@ -233,7 +233,7 @@ pub(super) async fn rebuild_records(
     let entries = listing::list_history(cx, Side::Destination).await?;
     // Listed later than what is current was read: only if both agree do they speak of one moment.
     shown.snapshot.agree(entries.first())?;
-    shown.marker = hiding(&entries, lookup.may_double_markers(), &shown.replicas);
+    shown.marker = read_marker(&entries, lookup.may_double_markers(), &shown.replicas);
     for entry in entries {
         seen.extend(lookup.identify(entry, &mut shown.replicas, &seen).await?);
     }
@@ -244,7 +244,11 @@ pub(super) async fn rebuild_records(
 
 /// The daemon never writes a marker over a marker (protocol rule 6): a row of them is one that was
 /// written twice, where that can be.
-fn hiding(entries: &[SourceVersion], may_be_doubled: bool, replicas: &[Replica]) -> Option<Hiding> {
+fn read_marker(
+    entries: &[SourceVersion],
+    may_be_doubled: bool,
+    replicas: &[Replica],
+) -> Option<CurrentMarker> {
     let markers: Vec<_> = entries
         .iter()
         .take_while(|entry| entry.kind == VersionKind::Marker)
@@ -254,7 +258,7 @@ fn hiding(entries: &[SourceVersion], may_be_doubled: bool, replicas: &[Replica])
     let known = markers
         .iter()
         .find_map(|entry| replica_by_version(replicas, Some(entry.version.id.as_str())));
-    Some(Hiding {
+    Some(CurrentMarker {
         since: since.version.last_modified,
         repeats: known
             .filter(|_| may_be_doubled)

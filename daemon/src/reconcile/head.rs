@@ -223,7 +223,7 @@ impl Lookup<'_> {
 
     /// Says which version an object is the replica of, if its stamp is confirmed. Else it counts as
     /// unmanaged, and that is logged: the destination's owner may take it for a replica.
-    pub(super) async fn believed(
+    pub(super) async fn confirm_claim(
         &self,
         claim: OriginClaim,
         id: Option<&str>,
@@ -352,7 +352,7 @@ impl Lookup<'_> {
         let Some(claim) = read_claim(&head, self.cx.task) else {
             return Ok(None);
         };
-        let Some(source) = self.believed(claim, Some(id)).await? else {
+        let Some(source) = self.confirm_claim(claim, Some(id)).await? else {
             return Ok(None);
         };
         // Of two replicas of one version the newer is what readers see, and what tags have to go

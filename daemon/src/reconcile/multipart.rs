@@ -187,7 +187,8 @@ async fn create(copy: &CopyJob<'_>, headers: &ReplicaHeaders) -> Result<String, 
     )
 }
 
-fn upload_id(text: &str) -> Option<String> {
+/// Reads the id of an upload that was begun.
+pub(super) fn upload_id(text: &str) -> Option<String> {
     let mut id = None;
     xml::visit_elements(text, |path, text| {
         if path == ["InitiateMultipartUploadResult", "UploadId"] {

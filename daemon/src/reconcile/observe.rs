@@ -135,7 +135,8 @@ async fn first_read(cx: Context<'_>, reader: Option<&Subscriber>) -> Result<Firs
         .as_ref()
         .map(|(current, _)| current.version.id.clone());
     if let Some((current, opened)) = current
-        && is_named(cx.task, &current.version.id)
+        // Another version was written since, or the answer is a cache's: a list decides.
+        && cx.event_of(&current.version.id).is_some()
         && is_surely_taken(cx.task, &current)
     {
         return Ok(FirstRead {
@@ -320,14 +321,6 @@ async fn read_latest(
         })
     });
     Ok(Some((entry, opened)))
-}
-
-/// Says whether a message names a version. Of another one a list has to bear it out: the version
-/// was overwritten since, or the answer is a cache's.
-fn is_named(task: &Task, id: &VersionId) -> bool {
-    task.events
-        .iter()
-        .any(|pending| pending.version.as_ref() == Some(id))
 }
 
 /// Says whether a list would meet with the same; what else is refused, a list can tell more of.

@@ -80,9 +80,9 @@ pub(super) async fn answer_events(run: &mut Reconciler<'_>) -> Result<Vec<Outcom
             continue;
         }
         let outcome = match pending.action {
-            EventKind::Put | EventKind::DeleteMarker => appended(run, pending).await?,
-            EventKind::Tags => tags(run, pending).await?,
-            EventKind::VersionDelete => deleted(run, pending),
+            EventKind::Put | EventKind::DeleteMarker => answer_write(run, pending).await?,
+            EventKind::Tags => answer_tags(run, pending).await?,
+            EventKind::VersionDelete => answer_delete(run, pending),
             // The replica's owner decides on its list; locks are given with the write itself.
             EventKind::Acl | EventKind::Lock => Outcome::Skipped,
         };
@@ -101,7 +101,10 @@ fn reported(run: &Reconciler<'_>, pending: &PendingEvent) -> Option<Outcome> {
         .map(|(_, outcome)| *outcome)
 }
 
-async fn appended(run: &mut Reconciler<'_>, pending: &PendingEvent) -> Result<Outcome, Failure> {
+async fn answer_write(
+    run: &mut Reconciler<'_>,
+    pending: &PendingEvent,
+) -> Result<Outcome, Failure> {
     let Some(id) = &pending.version else {
         return Ok(Outcome::Duplicate);
     };
@@ -124,7 +127,7 @@ async fn appended(run: &mut Reconciler<'_>, pending: &PendingEvent) -> Result<Ou
     if run.observed.lists_id(id) {
         return Ok(Outcome::Skipped);
     }
-    lost(run, pending, id)
+    record_missing(run, pending, id)
 }
 
 /// Makes sure that a version is gone which the list lacks. S3 lists in the order of keys; a server
@@ -147,7 +150,7 @@ async fn confirm_loss(run: &Reconciler<'_>, id: &VersionId) -> Result<(), Failur
 }
 
 /// Records a version that the source lost before it was read.
-fn lost(
+fn record_missing(
     run: &mut Reconciler<'_>,
     pending: &PendingEvent,
     id: &VersionId,
@@ -180,7 +183,7 @@ fn lost(
 }
 
 /// Gives a replica the tags its source has now, by the replica's exact version.
-async fn tags(run: &mut Reconciler<'_>, pending: &PendingEvent) -> Result<Outcome, Failure> {
+async fn answer_tags(run: &mut Reconciler<'_>, pending: &PendingEvent) -> Result<Outcome, Failure> {
     let Some(id) = &pending.version else {
         return Ok(Outcome::Skipped);
     };
@@ -204,7 +207,7 @@ fn replica_missing(run: &Reconciler<'_>) -> Outcome {
 }
 
 /// Says what became of a version delete, which was carried out before.
-fn deleted(run: &Reconciler<'_>, pending: &PendingEvent) -> Outcome {
+fn answer_delete(run: &Reconciler<'_>, pending: &PendingEvent) -> Outcome {
     let Some(id) = &pending.version else {
         return Outcome::Skipped;
     };
@@ -345,14 +348,9 @@ impl Context<'_> {
     /// Returns when it happened. A message is no proof: no event is older than the version that it
     /// announces.
     fn event_time(&self, replica: &Replica) -> Timestamp {
-        let pending = self
-            .task
-            .events
-            .iter()
-            .find(|pending| pending.version.as_ref() == Some(&replica.source.id));
         let made = replica.source.last_modified;
-        pending
-            .and_then(|pending| pending.time)
+        self.event_of(&replica.source.id)
+            .and_then(|event| event.time)
             .map_or(made, |stated| stated.max(made))
     }
 

@@ -17,6 +17,7 @@ use tracing::warn;
 
 use super::copy::CopyJob;
 use super::destination::{DestinationView, Snapshot};
+use super::multipart::upload_id;
 use super::{AttemptState, Context, transient};
 use crate::accounts::AccountClients;
 use crate::accounts::capabilities::Feature;
@@ -25,6 +26,7 @@ use crate::clock;
 use crate::engine::Engine;
 use crate::failpoint::Step;
 use crate::ledger::records::{CurrentEntry, Replica, TargetKey, Upload};
+use crate::s3_http::S3Request;
 use crate::task::Task;
 
 /// An upload that may appear yet.
@@ -361,23 +363,17 @@ async fn list(
     ))
 }
 
-/// Begins an upload, of which a list says what principal began it.
+/// Begins an upload, of which a list names the principal that began it.
 async fn begin(access: &AccountClients, target: &TargetKey) -> Result<String, Failure> {
-    let request = access.s3_once.create_multipart_upload();
-    let request = request
-        .bucket(target.destination.bucket.as_str())
-        .key(target.key.as_str());
-    let begun = request
-        .send()
-        .await
-        .map_err(|error| from_sdk_error(Side::Prepare, Operation::CreateMultipartUpload, error))?;
-    let unnamed = || {
+    let call = S3Request::create_multipart_upload(&target.destination.bucket, &target.key);
+    let (_, text) = access.wire.text(call).await?;
+    let none = || {
         transient(
             Operation::CreateMultipartUpload,
             "the answer has no upload id",
         )
     };
-    begun.upload_id.ok_or_else(unnamed)
+    upload_id(&text).ok_or_else(none)
 }
 
 /// Names the principal that began an upload: of a role its sessions are one.
