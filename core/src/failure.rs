@@ -134,7 +134,7 @@ pub enum FailureKind {
     /// Another client is writing at this moment (409).
     #[error("met another write")]
     ConcurrentWrite,
-    /// What is current is too young for a write that no condition protects; it is in so much time.
+    /// An upload may yet appear at the key, for this long: nothing is written beside it.
     #[error("waits {0:?} for a write that may still take effect")]
     MustWait(Duration),
     /// A write that may or may not have landed, or may yet land.

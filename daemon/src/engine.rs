@@ -8,7 +8,6 @@ use aws_sdk_s3::types::BucketVersioningStatus;
 use parking_lot::Mutex;
 use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind, Reason};
-use replicator_core::object::Timestamp;
 use replicator_core::plan::SourceVersion;
 use replicator_core::rule::BucketRef;
 use tokio::time::Instant;
@@ -49,12 +48,9 @@ pub(crate) struct Engine {
     versioned: TtlSet,
     /// Where tags could be read.
     tags_read: TtlSet,
-    /// Destinations whose list for many keys had an answer for few of them.
-    pub(crate) unhelpful_lists: TtlSet,
     /// Destinations whose uploads cannot be listed, and about which that was logged.
     pub(crate) unlistable_uploads: TtlSet,
     pub(crate) histories: Batchers<SharedHistory>,
-    pub(crate) absences: Batchers<Absence>,
 }
 
 /// What a copy was let in for.
@@ -84,28 +80,12 @@ pub(crate) enum SharedHistory {
     Throttled,
 }
 
-/// What a list of a destination says of one key.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Absence {
-    /// It has no entry there; what time it was by the server's clock, if that said so.
-    Nothing(Option<Timestamp>),
-    /// It has one, or the list cannot tell: the key has to be read alone.
-    Unknown,
-    /// The same, and the list had an answer for too few other keys to be worth it.
-    Unhelpful,
-    /// There was none because the bucket throttles: a request for each key would make it worse.
-    Throttled,
-}
-
 // Versioning can be suspended, and the permission to read tags taken away, without the daemon: so
 // often are they checked again.
 const BUCKET_CHECKED_EVERY: Duration = Duration::from_secs(300);
 
-// Keys that come together may lie closer by then.
-const LIST_TRIED_EVERY: Duration = Duration::from_secs(60);
-
-// Lists of one bucket under way at a time: with two a slow one does not hold up the next.
-const LISTS_MAX: usize = 2;
+// A warning that holds for all keys of a destination is logged once in this time.
+const LOGGED_EVERY: Duration = Duration::from_secs(60);
 
 impl Engine {
     pub(crate) fn new(
@@ -137,10 +117,8 @@ impl Engine {
             failpoints,
             versioned: TtlSet::new(BUCKET_CHECKED_EVERY),
             tags_read: TtlSet::new(BUCKET_CHECKED_EVERY),
-            unhelpful_lists: TtlSet::new(LIST_TRIED_EVERY),
-            unlistable_uploads: TtlSet::new(LIST_TRIED_EVERY),
+            unlistable_uploads: TtlSet::new(LOGGED_EVERY),
             histories: Batchers::default(),
-            absences: Batchers::default(),
         }
     }
 

@@ -6,48 +6,40 @@ mod attributes;
 mod copy;
 mod delete;
 mod destination;
-mod encryption;
-mod events;
 mod execute;
 mod head;
-mod latest;
 mod listing;
-mod lookup;
 mod multipart;
 mod observe;
 mod origin;
 mod outcome;
-mod part_concurrency;
 mod proof;
-mod put;
-mod receipt;
-mod select_rule;
-mod snapshot;
 mod tags;
-mod takeover;
-mod unconfirmed;
 mod uploading;
-mod version_delete;
+mod uploads;
 mod version_reader;
 
 use std::collections::HashSet;
+use std::error::Error;
 
 use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind, Reason};
+use replicator_core::object::{Bucket, Key, VersionId};
 use replicator_core::plan::{self, Current, SourceVersion, Step, VersionRef};
 use replicator_core::rule::{Rule, UnmanagedObjects};
 
 use crate::accounts::AccountClients;
+use crate::accounts::error::Side;
 use crate::engine::Engine;
 use crate::failpoint;
 use crate::ledger::records::{CurrentEntry, ReplicaState};
 use crate::metrics::Outcome;
+use crate::s3_http::S3Request;
 use crate::single_flight::Subscriber;
-use crate::task::{Report, Task};
+use crate::task::{PendingEvent, Report, Task};
 pub(crate) use attempt::AttemptState;
 use observe::Observation;
-use outcome::OutcomeRecorder;
-use unconfirmed::UnconfirmedUpload;
+use uploads::UnconfirmedUpload;
 
 /// Brings a key up to date. A failure leaves everything as safe as it was; calling again goes on
 /// from what is there.
@@ -55,57 +47,58 @@ pub(crate) async fn bring_up_to_date(
     engine: &Engine,
     task: &Task,
     reader: &Subscriber,
-    memory: &mut AttemptState,
+    state: &mut AttemptState,
 ) -> Result<Report, Failure> {
-    if memory.is_blank()
-        && let Some(report) = events::answered_by_ledger(engine, task)?
-    {
-        return Ok(report);
+    let cx = Context {
+        engine,
+        task,
+        source: engine.access_to(&task.source)?,
+        destination: engine.access_to(&task.target.destination)?,
+    };
+    if !state.has_begun {
+        if let Some(report) = outcome::answered_by_ledger(cx)? {
+            return Ok(report);
+        }
+        if task.takes_over.is_some() || engine.predecessor.may_complete_uploads() {
+            uploads::end_predecessors(cx, state).await?;
+        }
     }
-    if memory.is_blank() && (task.takes_over.is_some() || engine.predecessor.may_complete_uploads())
-    {
-        takeover::settle_uploads(engine, task, memory).await?;
-    }
-    memory.begin();
+    state.has_begun = true;
     engine.check_versioned(&task.target.destination).await?;
-    let mut run = Reconciler::begin((engine, task, reader), memory.is_unread()).await?;
-    memory.read();
-    run.look_for_another(memory)?;
-    events::reconsider(task, &mut run.observed.destination.known);
+    let mut run = Reconciler::begin(cx, reader, !state.has_read).await?;
+    state.has_read = true;
+    run.detect_another_daemon(state)?;
+    outcome::reconsider(task, &mut run.observed.destination.known);
     let mut passes = 0;
     loop {
-        version_delete::explain_marker(&mut run).await?;
-        let told = run.told.len();
-        let is_through = run.catch_up(memory).await? == Progress::Done;
+        delete::explain_marker(&mut run).await?;
+        let reported = run.reported.len();
+        let is_through = run.catch_up(state).await? == Progress::Done;
         if is_through {
-            run.awaits_upload(None)?;
+            run.check_unconfirmed(None)?;
         }
-        if is_through && !version_delete::apply_version_deletes(&mut run).await? {
+        if is_through && !delete::apply_version_deletes(&mut run).await? {
             break;
         }
         // A removal gets further each time, and so does a pass that recorded something.
-        passes += usize::from(!is_through && run.told.len() == told);
+        passes += usize::from(!is_through && run.reported.len() == reported);
         if passes > PASSES_MAX {
-            return Err(Failure::with_source(
-                FailureKind::Transient,
-                Operation::Reconcile,
-                "the key keeps changing",
-            ));
+            return Err(transient(Operation::Reconcile, "the key keeps changing"));
         }
-        run.again().await?;
-        run.look_for_another(memory)?;
+        run.observe_again().await?;
+        run.detect_another_daemon(state)?;
     }
-    multipart::abandon_upload(engine, task, &run.observed.destination.snapshot).await?;
-    run.look_at_tags().await?;
-    let outcomes = events::grant(&mut run).await?;
+    uploads::abandon_upload(cx, &run.observed.destination.snapshot).await?;
+    run.check_tags().await?;
+    let outcomes = outcome::answer_events(&mut run).await?;
     engine
         .ledger
-        .remove_parked(&task.target, |parked| events::is_done(&run, parked))?;
-    version_delete::check_quota(&run)?;
+        .remove_parked(&task.target, |parked| outcome::is_done(&run, parked))?;
+    delete::check_quota(&run)?;
     Ok(Report {
         outcomes,
-        written: run.settle.written,
-        bytes: run.settle.bytes,
+        written: run.written,
+        bytes: run.bytes,
     })
 }
 
@@ -116,25 +109,58 @@ const SETTLED_EVERY: u64 = 64;
 // time gives its place to other keys after this many, and a mistake in here cannot spin forever.
 const PASSES_MAX: usize = 20;
 
-/// Whether the planner is through, or must look again before it goes on.
+/// Whether the planner is through, or must read again before it goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
     Done,
     Reread,
 }
 
-/// One pass over a key.
-struct Reconciler<'a> {
+/// A task, the services that it shares with others, and the clients of both sides.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Context<'a> {
     engine: &'a Engine,
     task: &'a Task,
-    reader: &'a Subscriber,
     source: &'a AccountClients,
     destination: &'a AccountClients,
+}
+
+impl<'a> Context<'a> {
+    /// Returns the clients, the bucket and the key of a side.
+    fn at(self, side: Side) -> (&'a AccountClients, &'a Bucket, &'a Key) {
+        let (task, target) = (self.task, &self.task.target);
+        match side {
+            Side::Source => (self.source, &task.source.bucket, &task.source_key),
+            Side::Destination | Side::Write | Side::Prepare => {
+                (self.destination, &target.destination.bucket, &target.key)
+            }
+        }
+    }
+
+    /// Finds the event of a version.
+    fn event_of(self, id: &VersionId) -> Option<&'a PendingEvent> {
+        let events = &self.task.events;
+        events
+            .iter()
+            .find(|event| event.version.as_ref() == Some(id))
+    }
+
+    /// Makes a HEAD of the key, which reads what is current unless it is given a version.
+    fn head(self, side: Side) -> S3Request<'a> {
+        let (_, bucket, key) = self.at(side);
+        S3Request::head_object(side, bucket, key)
+    }
+}
+
+/// One attempt at a key.
+struct Reconciler<'a> {
+    cx: Context<'a>,
+    reader: &'a Subscriber,
     observed: Observation,
     /// An upload that may appear yet.
-    pending: Option<UnconfirmedUpload>,
-    /// What this run wrote or gave up, which is reported already.
-    told: Vec<(VersionRef, Outcome)>,
+    unconfirmed: Option<UnconfirmedUpload>,
+    /// What this attempt wrote or skipped, which is counted and logged already.
+    reported: Vec<(VersionRef, Outcome)>,
     /// Steps done so far.
     steps: u64,
     /// Whether an attempt at this may have ended half done before.
@@ -143,44 +169,45 @@ struct Reconciler<'a> {
     removed: HashSet<String>,
     /// Whether something has to go that may not go in this hour.
     is_over_quota: bool,
-    settle: OutcomeRecorder<'a>,
+    /// Objects and markers written, and bytes of objects.
+    written: u64,
+    bytes: u64,
 }
 
 impl<'a> Reconciler<'a> {
     async fn begin(
-        (engine, task, reader): (&'a Engine, &'a Task, &'a Subscriber),
+        cx: Context<'a>,
+        reader: &'a Subscriber,
         is_first: bool,
     ) -> Result<Reconciler<'a>, Failure> {
-        let read = read(engine, task, is_first.then_some(reader)).await?;
+        let observed = observe(cx, is_first.then_some(reader)).await?;
+        // What is parked here may have been written, and lack its tags.
+        let is_repeated =
+            cx.task.redelivered || !is_first || cx.engine.ledger.has_parked(&cx.task.target)?;
         Ok(Self {
-            engine,
-            task,
+            cx,
             reader,
-            source: engine.access_to(&task.source)?,
-            destination: engine.access_to(&task.target.destination)?,
-            pending: UnconfirmedUpload::at(engine, task, &read.destination).await?,
-            observed: read,
-            told: Vec::new(),
+            unconfirmed: UnconfirmedUpload::find(cx, &observed.destination).await?,
+            observed,
+            reported: Vec::new(),
             steps: 0,
-            // What is parked here may have been written, and lack its tags.
-            is_repeated: task.redelivered || !is_first || engine.ledger.has_parked(&task.target)?,
+            is_repeated,
             removed: HashSet::new(),
             is_over_quota: false,
-            settle: OutcomeRecorder::new(engine, task),
+            written: 0,
+            bytes: 0,
         })
     }
 
-    /// Tells of a replica that only another daemon can have written, where there is to be one
-    /// alone.
-    fn look_for_another(&self, memory: &AttemptState) -> Result<(), Failure> {
-        let (engine, task) = (self.engine, self.task);
+    /// Reports a replica that only another daemon can have written, where there may be only one.
+    fn detect_another_daemon(&self, state: &AttemptState) -> Result<(), Failure> {
+        let Context { engine, task, .. } = self.cx;
         let is_recent = self
             .observed
             .destination
             .unknown_age
             .is_some_and(|age| engine.second_daemon.may_have_written(age));
-        let may_be_own =
-            task.redelivered || memory.may_have_written() || engine.work_queues.are_used();
+        let may_be_own = task.redelivered || state.is_unsure || engine.work_queues.are_used();
         if is_recent && !may_be_own && !engine.ledger.has_parked(&task.target)? {
             engine
                 .metrics
@@ -190,100 +217,106 @@ impl<'a> Reconciler<'a> {
         Ok(())
     }
 
-    /// Lets nothing be done beside an upload that may appear yet (protocol rule 5).
-    fn awaits_upload(&self, version: Option<&VersionRef>) -> Result<(), Failure> {
-        self.pending
-            .as_ref()
-            .map_or(Ok(()), |pending| pending.allows(version))
+    /// Allows no write beside an upload that may appear yet (protocol rule 5).
+    fn check_unconfirmed(&self, version: Option<&VersionRef>) -> Result<(), Failure> {
+        match &self.unconfirmed {
+            Some(upload) => upload.allows(version),
+            None => Ok(()),
+        }
     }
 
     /// Reads everything once more and keeps what was done.
-    async fn again(&mut self) -> Result<(), Failure> {
-        self.observed = read(self.engine, self.task, None).await?;
-        self.pending =
-            UnconfirmedUpload::at(self.engine, self.task, &self.observed.destination).await?;
+    async fn observe_again(&mut self) -> Result<(), Failure> {
+        self.observed = observe(self.cx, None).await?;
+        self.unconfirmed = UnconfirmedUpload::find(self.cx, &self.observed.destination).await?;
         Ok(())
     }
 
-    async fn catch_up(&mut self, memory: &mut AttemptState) -> Result<Progress, Failure> {
+    async fn catch_up(&mut self, state: &mut AttemptState) -> Result<Progress, Failure> {
         if self.keeps_unmanaged_object()? {
             return self.skip_unmanaged_object();
         }
         let history = std::mem::take(&mut self.observed.history);
-        let result = self.follow(&history, memory).await;
+        let result = self.follow(&history, state).await;
         self.observed.history = history;
         result
     }
 
+    /// Does the planner's steps.
     async fn follow(
         &mut self,
         history: &[SourceVersion],
-        memory: &mut AttemptState,
+        state: &mut AttemptState,
     ) -> Result<Progress, Failure> {
-        let mode = self.task.rules.primary.history;
+        let mode = self.cx.task.rules.primary.history;
         let (mut rest, before) = (history, self.steps);
         while let Some(step) = plan::next(rest, &self.observed.destination.known, mode) {
-            self.awaits_upload(Some(step.version()))?;
+            self.check_unconfirmed(Some(step.version()))?;
             self.steps += 1;
             if self.steps.is_multiple_of(SETTLED_EVERY) {
                 rest = rest
                     .get(plan::settled(rest, &self.observed.destination.known)..)
                     .unwrap_or(rest);
             }
-            let progress = match step {
-                Step::Put { source, condition } => self.put(source, condition, memory).await?,
-                Step::PutDeleteMarker { .. }
-                    if self.steps > before + 1
-                        && self
-                            .observed
-                            .is_too_old_for_markers(&self.task.rules.primary) =>
-                {
-                    Progress::Reread
-                }
-                Step::PutDeleteMarker { source, .. } => self.mark(source, memory).await?,
-                Step::CoalesceMarker(source) => {
-                    let replica = execute::replica_record(source, ReplicaState::Coalesced);
-                    self.settle.record_only(&replica)?;
-                    let top = self.observed.destination.known.current.clone();
-                    self.record(replica, top);
-                    Progress::Done
-                }
-                Step::SkipSuperseded(source) => {
-                    self.skip_version(
-                        source,
-                        ReplicaState::Superseded,
-                        Some(Reason::ArrivedLate),
-                        &self.task.rules.primary.id,
-                    )?;
-                    Progress::Done
-                }
-            };
-            if progress == Progress::Reread {
-                return Ok(progress);
+            let is_first = self.steps == before + 1;
+            if self.step(step, is_first, state).await? == Progress::Reread {
+                return Ok(Progress::Reread);
             }
         }
         Ok(Progress::Done)
     }
 
-    /// A replica that was read back with other bytes is not foreign, and makes room for a right
-    /// one.
+    async fn step(
+        &mut self,
+        step: Step<'_>,
+        is_first: bool,
+        state: &mut AttemptState,
+    ) -> Result<Progress, Failure> {
+        match step {
+            Step::Put { source, condition } => return self.put(source, condition, state).await,
+            Step::PutDeleteMarker { .. }
+                if !is_first
+                    && self
+                        .observed
+                        .is_too_old_for_markers(&self.cx.task.rules.primary) =>
+            {
+                return Ok(Progress::Reread);
+            }
+            Step::PutDeleteMarker { source, .. } => self.mark(source, state).await?,
+            Step::CoalesceMarker(source) => {
+                let replica = execute::replica_record(source, ReplicaState::Coalesced);
+                self.cx.record(&replica)?;
+                let shown = &mut self.observed.destination;
+                shown.known.record_coalesced(&replica.source);
+                shown.replicas.push(replica);
+            }
+            Step::SkipSuperseded(source) => {
+                let (state, reason) = (ReplicaState::Superseded, Some(Reason::ArrivedLate));
+                self.skip_version(source, state, reason, &self.cx.task.rules.primary.id)?;
+            }
+        }
+        Ok(Progress::Done)
+    }
+
+    /// Says whether the current object is another writer's and stays. A replica that was read back
+    /// with other bytes is not foreign, and makes room for a right one.
     fn keeps_unmanaged_object(&self) -> Result<bool, Failure> {
+        let Context { engine, task, .. } = self.cx;
+        let shown = &self.observed.destination;
         let is_foreign = matches!(
-            self.observed.destination.known.current,
+            shown.known.current,
             Current::Object {
                 replica_of: None,
                 ..
             }
         );
-        match &self.observed.destination.snapshot.entry {
-            _ if !is_foreign
-                || self.task.rules.primary.unmanaged_objects != UnmanagedObjects::Keep =>
-            {
-                Ok(false)
-            }
+        if !is_foreign || task.rules.primary.unmanaged_objects != UnmanagedObjects::Keep {
+            return Ok(false);
+        }
+        match &shown.snapshot.entry {
             CurrentEntry::Object {
                 version: Some(id), ..
-            } => Ok(!self.engine.ledger.is_refuted(&self.task.target, id)?),
+            } => Ok(!engine.ledger.is_refuted(&task.target, id)?),
             CurrentEntry::Nothing
             | CurrentEntry::Marker(_)
             | CurrentEntry::Object { version: None, .. } => Ok(true),
@@ -291,38 +324,34 @@ impl<'a> Reconciler<'a> {
     }
 
     fn skip_unmanaged_object(&mut self) -> Result<Progress, Failure> {
-        let newest = self.observed.history.last().cloned();
-        if let Some(version) = newest.filter(|version| {
-            !self
-                .observed
-                .destination
-                .known
-                .skipped
-                .contains(&version.version)
-        }) {
-            self.skip_version(
-                &version,
-                ReplicaState::Skipped,
-                Some(Reason::DstObjectForeign),
-                &self.task.rules.primary.id,
-            )?;
+        let skipped = &self.observed.destination.known.skipped;
+        let newest = self.observed.history.last();
+        if let Some(version) = newest
+            .filter(|newest| !skipped.contains(&newest.version))
+            .cloned()
+        {
+            let (state, reason) = (ReplicaState::Skipped, Some(Reason::DstObjectForeign));
+            self.skip_version(&version, state, reason, &self.cx.task.rules.primary.id)?;
         }
         Ok(Progress::Done)
     }
 }
 
+/// Makes the failure of an answer that lacks or contradicts something: it is read again later.
+fn transient(during: Operation, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Failure {
+    Failure::with_source(FailureKind::Transient, during, cause)
+}
+
+/// Makes the failure of what was planned on an entry that another one took the place of.
+fn changed(during: Operation) -> Failure {
+    Failure::new(FailureKind::PreconditionFailed, during)
+}
+
 /// Reads both sides.
-async fn read(
-    engine: &Engine,
-    task: &Task,
-    reader: Option<&Subscriber>,
-) -> Result<Observation, Failure> {
-    engine
+async fn observe(cx: Context<'_>, reader: Option<&Subscriber>) -> Result<Observation, Failure> {
+    cx.engine
         .failpoints
-        .around(
-            failpoint::Step::Read,
-            Box::pin(Observation::of(engine, task, reader)),
-        )
+        .around(failpoint::Step::Read, Box::pin(Observation::of(cx, reader)))
         .await
 }
 

@@ -1,11 +1,12 @@
-//! One key at work: a task is tried until it is settled, parked, or given back to the queue.
+//! Runs a task: attempts until it is done, parked, or returned to the queue.
 
 use std::time::Duration;
 
 use replicator_core::event::EventKind;
 use replicator_core::failure::Operation;
 use replicator_core::failure::{Action, Failure, FailureKind, Reason, error_chain};
-use replicator_core::retry::{self, LANDING};
+use replicator_core::retry;
+use replicator_core::retry::LANDING;
 use tracing::{debug, warn};
 
 use crate::clock;
@@ -29,10 +30,11 @@ pub(crate) enum TaskResult {
     Done(Report),
     /// Kept durably until an operator acts.
     Parked(Reason),
-    /// The failure lasts: the queue shall deliver again after this time.
+    /// The failure lasts: the message returns to the queue, which delivers it again after this
+    /// time.
     Returned(Duration),
-    /// The circuit of the destination is open, or it throttles: the queue shall deliver again after
-    /// this time. That counts as progress, unlike a failure.
+    /// The circuit of the destination is open, or it throttles: the queue delivers again after this
+    /// time. That counts as progress, unlike a failure.
     Unavailable(Duration),
     /// The work was stopped because a lease was lost or the daemon stops.
     Cancelled,
@@ -80,57 +82,50 @@ async fn attempt(engine: &Engine, task: &Task) -> TaskResult {
         is_bulk: is_bulk(engine, task),
         ..Route::of(&task.rules.primary)
     };
+    let key = task.target.key.as_str();
     let reader = engine.single_flight.enrol(&task.source, &task.source_key);
-    let mut memory = AttemptState::default();
+    let mut state = AttemptState::default();
     let (mut attempt, mut rereads) = (1, 0);
     loop {
-        let pass = match engine
+        let permit = match engine
             .concurrency
             .acquire_permit(&route, &task.target.key)
             .await
         {
-            Ok(pass) => pass,
+            Ok(permit) => permit,
             Err(Unavailable(wait)) => return turned_away(engine, task, wait),
         };
-        let Failed { failure, answer } =
-            match try_once((engine, task, &reader), &mut memory, pass).await {
-                Ok(report) => {
-                    engine.retries.clear(&task.target);
-                    return TaskResult::Done(report);
-                }
-                Err(failed) => failed,
-            };
+        let failed = match try_once((engine, task, &reader), &mut state, permit).await {
+            Ok(report) => {
+                engine.retries.clear(&task.target);
+                return TaskResult::Done(report);
+            }
+            Err(failed) => failed,
+        };
+        let failure = &failed.failure;
         let wait = match failure.next_action() {
             Action::Replan if rereads < REREADS_MAX => {
                 rereads += 1;
-                debug!(
-                    key = task.target.key.as_str(),
-                    error = error_chain(&failure),
-                    "planning again"
-                );
+                debug!(key, error = error_chain(failure), "planning again");
                 retry::jittered_delay(rereads, fastrand::f64())
             }
             // Nothing went wrong, and time passes as it should.
             Action::Wait(wait) => {
                 engine.watchdog.record_progress();
-                debug!(
-                    key = task.target.key.as_str(),
-                    ?wait,
-                    "waiting for what may yet land"
-                );
+                debug!(key, ?wait, "waiting for a write that may still take effect");
                 wait
             }
-            Action::Park(reason) => return park_or_release(engine, task, reason, &failure).await,
+            Action::Park(reason) => return park_or_release(engine, task, reason, failure).await,
             Action::Replan
             | Action::WaitThenReplan
             | Action::Retry
             | Action::Throttle
             | Action::Gone
             | Action::Unsupported(_) => {
-                report_failure(engine, task, &failure);
-                hold(&failure).await;
+                report_failure(engine, task, failure);
+                wait_for_unanswered(failure).await;
                 if attempt >= ATTEMPTS_MAX {
-                    return given_up((engine, task), &route, &Failed { failure, answer }).await;
+                    return give_up((engine, task), &route, &failed).await;
                 }
                 attempt += 1;
                 retry::jittered_delay(attempt, fastrand::f64())
@@ -147,13 +142,14 @@ async fn park_or_release(
     reason: Reason,
     failure: &Failure,
 ) -> TaskResult {
-    match may_appear(engine, task) {
-        false => park_on_schedule(engine, task, reason, failure).await,
-        true => TaskResult::Returned(retry::delay_ceiling(ATTEMPTS_MAX * 2)),
+    if may_appear(engine, task) {
+        return TaskResult::Returned(retry::delay_ceiling(ATTEMPTS_MAX * 2));
     }
+    let park = async { park_task(engine, task, reason, failure) };
+    engine.failpoints.around(Step::Park, park).await
 }
 
-/// An attempt that failed, and what that tells of the dependencies.
+/// An attempt that failed, and what follows for its dependencies.
 struct Failed {
     failure: Failure,
     answer: Feedback,
@@ -161,30 +157,30 @@ struct Failed {
 
 async fn try_once(
     (engine, task, reader): (&Engine, &Task, &Subscriber),
-    memory: &mut AttemptState,
-    pass: TaskPermit,
+    state: &mut AttemptState,
+    permit: TaskPermit,
 ) -> Result<Report, Failed> {
-    let at_work = engine.watchdog.at_work(&task.target);
-    let result = pass
-        .scope(Box::pin(bring_up_to_date(engine, task, reader, memory)))
+    let in_flight = engine.watchdog.at_work(&task.target);
+    let result = permit
+        .scope(Box::pin(bring_up_to_date(engine, task, reader, state)))
         .await;
-    drop(at_work);
+    drop(in_flight);
     let answer = match &result {
         // The ledger alone answered.
-        Ok(_) if memory.is_blank() => Feedback::None,
+        Ok(_) if !state.has_begun => Feedback::None,
         Ok(report) => Feedback::Served {
             wrote: report.written > 0,
         },
-        Err(failure) => pass.feedback_of(failure),
+        Err(failure) => permit.feedback_of(failure),
     };
-    pass.finish(answer);
+    permit.finish(answer);
     result.map_err(|failure| Failed { failure, answer })
 }
 
 /// Trouble of a known dependency that is already limited counts as progress; other trouble may be
 /// the daemon's own. What fails, or is throttled, because of its key alone for too long is parked:
 /// nothing else would ever end it.
-async fn given_up((engine, task): (&Engine, &Task), route: &Route, failed: &Failed) -> TaskResult {
+async fn give_up((engine, task): (&Engine, &Task), route: &Route, failed: &Failed) -> TaskResult {
     let wait = retry::delay_ceiling(ATTEMPTS_MAX * 2);
     let failure = &failed.failure;
     if failure.kind == FailureKind::LeaseUnsure {
@@ -210,7 +206,7 @@ async fn given_up((engine, task): (&Engine, &Task), route: &Route, failed: &Fail
     }
 }
 
-/// That the destination throttles or does not answer says nothing of the key, so its failures no
+/// Failures of a destination that throttles or does not answer are not the key's, so the key's no
 /// longer count. A message that is to wait for an upload counts as one that is delivered again.
 fn turned_away(engine: &Engine, task: &Task, wait: Duration) -> TaskResult {
     engine.retries.clear(&task.target);
@@ -223,37 +219,18 @@ fn turned_away(engine: &Engine, task: &Task, wait: Duration) -> TaskResult {
 
 /// Says whether the completion of an upload was sent, of which another worker would have no record.
 fn may_appear(engine: &Engine, task: &Task) -> bool {
-    let is_known_settled = || {
-        engine
-            .ledger
-            .upload_of(&task.target)
-            .is_ok_and(|upload| upload.is_none_or(is_settled))
+    let is_over = |(upload, _): (Upload, Parts)| {
+        let until = upload.may_complete_until;
+        until.is_none_or(|until| until <= clock::now())
     };
-    engine.work_queues.are_used() && !is_known_settled()
+    let are_over = || {
+        let upload = engine.ledger.upload_of(&task.target);
+        upload.is_ok_and(|upload| upload.is_none_or(is_over))
+    };
+    engine.work_queues.are_used() && !are_over()
 }
 
-fn is_settled((upload, _): (Upload, Parts)) -> bool {
-    upload
-        .may_complete_until
-        .is_none_or(|until| until <= clock::now())
-}
-
-/// Parks a task where a test may end the daemon, to be tried again on schedule.
-async fn park_on_schedule(
-    engine: &Engine,
-    task: &Task,
-    reason: Reason,
-    failure: &Failure,
-) -> TaskResult {
-    engine
-        .failpoints
-        .around(Step::Park, async {
-            park_task(engine, task, reason, failure)
-        })
-        .await
-}
-
-/// A refusal is written down before the message may go.
+/// Records a refusal before the message may go, to be tried again on schedule.
 fn park_task(engine: &Engine, task: &Task, reason: Reason, failure: &Failure) -> TaskResult {
     let rule = blamed_rule(task, failure);
     let detail = error_chain(failure);
@@ -292,7 +269,7 @@ fn park_task(engine: &Engine, task: &Task, reason: Reason, failure: &Failure) ->
     TaskResult::Parked(reason)
 }
 
-/// Says whether a refusal is about an event: a quota of version deletes is told of when everything
+/// Says whether a refusal is about an event: a quota of version deletes is reported when everything
 /// else is done.
 fn is_refused(reason: Reason, pending: &PendingEvent) -> bool {
     reason != Reason::VersionDeletesPerHour || pending.action == EventKind::VersionDelete
@@ -339,7 +316,7 @@ fn blamed_rule<'a>(task: &'a Task, failure: &'a Failure) -> &'a str {
 /// answer of the server itself, if only to say 500, leaves it little to finish. A large upload may
 /// be put together for minutes yet: it is completed again by the same id, and an upload appears
 /// once however often it is completed.
-async fn hold(failure: &Failure) {
+async fn wait_for_unanswered(failure: &Failure) {
     if failure.next_action() != Action::WaitThenReplan {
         return;
     }

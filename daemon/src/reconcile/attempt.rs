@@ -1,9 +1,9 @@
 //! What an endpoint's answers to writes teach of its features.
 
 use std::collections::BTreeSet;
+use std::iter;
 use std::time::Duration;
 
-use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind, error_chain};
 
 use crate::accounts::AccountClients;
@@ -11,22 +11,23 @@ use crate::accounts::capabilities::Feature;
 use crate::clock::BootInstant;
 use crate::ledger::records::CurrentEntry;
 
-/// What one attempt leaves for the next: that it was, the write that was refused last, and since
-/// when the destination is seen to show what it shows.
+/// What one attempt leaves for the next.
 #[derive(Debug, Default)]
 pub(crate) struct AttemptState {
     refused: Option<ConditionalWrite>,
-    begun: bool,
-    read: bool,
+    /// Requests were sent; from then on the ledger alone answers nothing.
+    pub(crate) has_begun: bool,
+    /// Both sides were read, so that a write may have followed.
+    pub(super) has_read: bool,
     /// What the next write goes without, on trial, because the endpoint did not say what it does
     /// not implement.
     left_out: BTreeSet<Feature>,
-    /// What it said instead.
+    /// Its answer, for the log.
     why: String,
     since: Option<BootInstant>,
     /// A write may be there that is not recorded: also one that was refused, because not every
     /// refusal is the service's.
-    is_unsure: bool,
+    pub(super) is_unsure: bool,
 }
 
 /// What a write demands of the endpoint beyond the plain request.
@@ -49,18 +50,11 @@ pub(crate) struct Extras {
 }
 
 impl ConditionalWrite {
-    /// Lists the features that requests of an operation needed.
-    fn asked_features(&self, operation: Operation) -> BTreeSet<Feature> {
-        let condition = Some(self.condition).filter(|_| self.extras.conditional);
-        let checksum = self
-            .condition
-            .paired_checksum()
-            .filter(|_| self.extras.checked);
-        condition
-            .into_iter()
-            .chain(checksum)
-            .filter(|feature| feature.is_used_by(operation))
-            .collect()
+    /// Lists the optional features, and whether the write used them.
+    fn features(&self) -> impl Iterator<Item = (Feature, bool)> {
+        let checksum = self.condition.paired_checksum();
+        let checksum = checksum.map(|feature| (feature, self.extras.checked));
+        iter::once((self.condition, self.extras.conditional)).chain(checksum)
     }
 
     /// Lists what can be left out, in the order of trying: a checksum is missed less than a
@@ -77,39 +71,9 @@ impl ConditionalWrite {
 }
 
 impl AttemptState {
-    /// Says whether nothing was tried yet; afterwards the ledger alone answers nothing.
-    pub(crate) fn is_blank(&self) -> bool {
-        !self.begun
-    }
-
     /// Returns how long ago the task sent its first request.
     pub(super) fn age(&mut self) -> Duration {
         self.since.get_or_insert_with(BootInstant::now).elapsed()
-    }
-
-    /// Records that requests are about to be sent.
-    pub(super) fn begin(&mut self) {
-        self.begun = true;
-    }
-
-    /// Says whether no attempt has come as far as to a plan, so that none has written anything.
-    pub(super) fn is_unread(&self) -> bool {
-        !self.read
-    }
-
-    /// Records that both sides were read.
-    pub(super) fn read(&mut self) {
-        self.read = true;
-    }
-
-    /// Records that the last write is recorded.
-    pub(super) fn mark_recorded(&mut self) {
-        self.is_unsure = false;
-    }
-
-    /// Says whether a write of its own may be there unknown.
-    pub(super) fn may_have_written(&self) -> bool {
-        self.is_unsure
     }
 
     /// Decides which features of the endpoint a write uses.
@@ -153,31 +117,20 @@ impl AttemptState {
         if destination.is_aws {
             return Err(failure);
         }
-        match failure.kind {
-            FailureKind::NotImplemented => return Err(self.adapt(destination, &asked, failure)),
-            FailureKind::PreconditionFailed if asked.condition.is_used_by(failure.operation) => {
-                // Between the two refusals lies a fresh read that found the same thing current.
-                if self.refused.as_ref() == Some(&asked) {
-                    destination
-                        .capabilities
-                        .record_contradiction(asked.condition, &destination.name);
-                } else {
-                    self.refused = Some(asked);
-                }
+        if failure.kind == FailureKind::NotImplemented {
+            return Err(self.adapt(destination, &asked, failure));
+        }
+        if failure.kind == FailureKind::PreconditionFailed
+            && asked.condition.is_used_by(failure.operation)
+        {
+            // Between the two refusals lies a fresh read that found the same thing current.
+            if self.refused.as_ref() == Some(&asked) {
+                destination
+                    .capabilities
+                    .record_contradiction(asked.condition, &destination.name);
+            } else {
+                self.refused = Some(asked);
             }
-            FailureKind::PreconditionFailed
-            | FailureKind::ConcurrentWrite
-            | FailureKind::MustWait(_)
-            | FailureKind::OutcomeUnknown
-            | FailureKind::Transient
-            | FailureKind::Unauthenticated
-            | FailureKind::LeaseUnsure
-            | FailureKind::Throttled
-            | FailureKind::NeedsOperator(_)
-            | FailureKind::SourceVersionMissing
-            | FailureKind::NotFound
-            | FailureKind::FeatureDisabled
-            | FailureKind::Ineligible(_) => {}
         }
         Err(failure)
     }
@@ -207,24 +160,25 @@ impl AttemptState {
         asked: &ConditionalWrite,
         failure: Failure,
     ) -> Failure {
-        let sent = asked.asked_features(failure.operation);
+        let features = &destination.capabilities;
         if let Some(header) = failure.header.as_deref() {
-            let named = sent.into_iter().find(|feature| feature.is_asked_by(header));
-            named.iter().for_each(|feature| {
-                destination.capabilities.disable_feature(
-                    *feature,
-                    &destination.name,
-                    &error_chain(&failure),
-                );
-            });
-            return if named.is_some() {
-                adapted(failure)
-            } else {
-                failure
+            let is_named = |(feature, is_sent): &(Feature, bool)| {
+                *is_sent && feature.is_used_by(failure.operation) && feature.is_asked_by(header)
             };
+            let Some((named, _)) = asked.features().find(is_named) else {
+                return failure;
+            };
+            features.disable_feature(named, &destination.name, &error_chain(&failure));
+            return adapted(failure);
         }
         self.why = error_chain(&failure);
-        match self.next_trial(destination, asked, failure.operation) {
+        let known = asked
+            .features()
+            .map(|(feature, _)| feature)
+            .filter(|feature| feature.is_used_by(failure.operation))
+            .filter(|feature| features.has_feature(*feature))
+            .collect();
+        match self.next_trial(asked, &known) {
             Some(trial) => {
                 self.left_out = trial;
                 adapted(failure)
@@ -236,35 +190,20 @@ impl AttemptState {
         }
     }
 
-    /// Finds what else can be left out that makes another request of the one that was refused.
+    /// Finds what else can be left out that makes another request of the one that was refused, of
+    /// the features that the endpoint is not known to lack.
     fn next_trial(
         &self,
-        destination: &AccountClients,
         asked: &ConditionalWrite,
-        operation: Operation,
+        known: &BTreeSet<Feature>,
     ) -> Option<BTreeSet<Feature>> {
-        let all = ConditionalWrite {
-            extras: Extras {
-                conditional: true,
-                checked: true,
-            },
-            ..asked.clone()
-        }
-        .asked_features(operation);
-        let known: BTreeSet<Feature> = all
-            .into_iter()
-            .filter(|feature| destination.capabilities.has_feature(*feature))
-            .collect();
-        let sent = asked.asked_features(operation);
         let trials = asked.trials();
         let tried = trials
             .iter()
             .position(|trial| *trial == self.left_out)
             .map_or(0, |at| at + 1);
-        let differs = |trial: &BTreeSet<Feature>| {
-            let left: BTreeSet<Feature> = known.difference(trial).copied().collect();
-            left != known && left != sent
-        };
+        let sent = known - &self.left_out;
+        let differs = |trial: &BTreeSet<Feature>| ![known, &sent].contains(&&(known - trial));
         trials.into_iter().skip(tried).find(differs)
     }
 }

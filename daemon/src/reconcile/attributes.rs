@@ -1,6 +1,10 @@
-//! What a replica carries beside its bytes: system headers, user metadata, storage class, Object
-//! Lock. Everything is given with the write itself, byte for byte: a replica is never seen without
-//! it.
+//! What the source says of a version: the headers that a replica carries beside its bytes, and the
+//! checksums that it states of these. System headers, user metadata, storage class, Object Lock,
+//! encryption and tags are given with the write itself, byte for byte: a replica is never seen
+//! without them.
+
+use std::collections::BTreeMap;
+use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,19 +13,24 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use replicator_core::object::{self, Timestamp};
+use replicator_core::parts::PARTS_MAX;
+use replicator_core::retry::READING_AGE_MAX;
+use replicator_core::rule::Encryption;
 use replicator_core::stamp::{Stamp, USER_METADATA_BYTES_MAX};
 
-use super::proof::{self, Stated};
-use crate::s3_http::{ResponseHead, USER};
+use super::tags::{self, Tags};
+use crate::checksum::{Algorithm, crc64_of, hex, md5_digits};
+use crate::clock::BootInstant;
+use crate::s3_http::{Filled, ResponseHead, S3Request, USER};
 
 /// What the source says of a version. A value of a header is bytes, not text: Latin-1 from old
 /// clients, dates that nothing can read and storage classes unknown here are passed on as they are.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Attributes {
-    /// What readers of a replica are told: system headers and the user's metadata.
-    pub(crate) told: HeaderMap,
+    /// What readers of a replica get: system headers and the user's metadata.
+    pub(crate) reader_headers: HeaderMap,
     /// What the store does by: storage class and Object Lock.
-    pub(crate) kept: HeaderMap,
+    pub(crate) store_headers: HeaderMap,
     pub(crate) encryption: Option<String>,
     pub(crate) kms_key: Option<String>,
     /// What is stated of the bytes, the best first.
@@ -35,20 +44,20 @@ pub(crate) struct Attributes {
 impl From<&ResponseHead> for Attributes {
     fn from(head: &ResponseHead) -> Self {
         let named = |name: &HeaderName| Some((name.clone(), head.value(name)?));
-        let mut told: HeaderMap = TOLD
+        let mut reader_headers: HeaderMap = READER_HEADERS
             .iter()
             .chain(head.user_names())
             .filter_map(named)
             .collect();
         if let Some(encoding) = head.value(&CONTENT_ENCODING).and_then(without_framing) {
-            told.insert(CONTENT_ENCODING, encoding);
+            reader_headers.insert(CONTENT_ENCODING, encoding);
         }
         Self {
-            told,
-            kept: KEPT.iter().filter_map(named).collect(),
-            encryption: head.text("x-amz-server-side-encryption"),
-            kms_key: head.text("x-amz-server-side-encryption-aws-kms-key-id"),
-            stated: proof::stated_checksums(head),
+            reader_headers,
+            store_headers: STORE_HEADERS.iter().filter_map(named).collect(),
+            encryption: head.text(ENCRYPTION),
+            kms_key: head.text(ENCRYPTION_KEY),
+            stated: stated_checksums(head),
             tag_count: head.text("x-amz-tagging-count"),
             is_partial: head
                 .text("x-amz-missing-meta")
@@ -57,8 +66,9 @@ impl From<&ResponseHead> for Attributes {
     }
 }
 
-/// Encryption under a KMS key, once or twice (`aws:kms:dsse`).
+/// Encryption under a KMS key, once or twice.
 pub(crate) const KMS: &str = "aws:kms";
+const KMS_TWICE: &str = "aws:kms:dsse";
 
 pub(super) const STORAGE_CLASS: HeaderName = HeaderName::from_static("x-amz-storage-class");
 pub(super) const STAMP: HeaderName = HeaderName::from_static("x-amz-meta-s3-replicator");
@@ -69,7 +79,7 @@ const REDIRECT: HeaderName = HeaderName::from_static("x-amz-website-redirect-loc
 
 // Those of PutObject and CreateMultipartUpload:
 // https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html
-static TOLD: [HeaderName; 6] = [
+static READER_HEADERS: [HeaderName; 6] = [
     CACHE_CONTROL,
     CONTENT_DISPOSITION,
     CONTENT_LANGUAGE,
@@ -77,14 +87,14 @@ static TOLD: [HeaderName; 6] = [
     EXPIRES,
     REDIRECT,
 ];
-static KEPT: [HeaderName; 4] = [STORAGE_CLASS, LOCK_MODE, RETAIN_UNTIL, LEGAL_HOLD];
+static STORE_HEADERS: [HeaderName; 4] = [STORAGE_CLASS, LOCK_MODE, RETAIN_UNTIL, LEGAL_HOLD];
 
 impl Attributes {
     /// Puts the stamp in, in full or compact, as there is room; says whether there is any beside
     /// the user's own metadata. A stamp that the source object carries is overwritten: it is a
     /// claim of another writer.
     pub(crate) fn stamp(&mut self, stamp: &Stamp) -> bool {
-        self.told.remove(STAMP);
+        self.reader_headers.remove(STAMP);
         let room = USER_METADATA_BYTES_MAX
             .saturating_sub(self.user_bytes() + STAMP.as_str().len() - USER.len());
         let forms = [stamp.to_header(), stamp.to_compact().to_header()];
@@ -94,7 +104,7 @@ impl Attributes {
         let Ok(value) = HeaderValue::try_from(form) else {
             return false;
         };
-        self.told.insert(STAMP, value);
+        self.reader_headers.insert(STAMP, value);
         true
     }
 
@@ -103,19 +113,19 @@ impl Attributes {
         let bytes = |(name, value): (&HeaderName, &HeaderValue)| {
             Some(name.as_str().strip_prefix(USER)?.len() + value.len())
         };
-        self.told.iter().filter_map(bytes).sum()
+        self.reader_headers.iter().filter_map(bytes).sum()
     }
 
     /// Takes out a retention that is over: S3 refuses to begin one in the past.
     pub(crate) fn drop_past_retention(&mut self, now: Timestamp) {
         let until = self
-            .kept
+            .store_headers
             .get(RETAIN_UNTIL)
             .and_then(|until| until.to_str().ok())
             .and_then(object::parse_rfc3339);
         if until.is_some_and(|until| until <= now) {
-            self.kept.remove(LOCK_MODE);
-            self.kept.remove(RETAIN_UNTIL);
+            self.store_headers.remove(LOCK_MODE);
+            self.store_headers.remove(RETAIN_UNTIL);
         }
     }
 
@@ -176,13 +186,239 @@ pub(super) fn encoded_words(value: &HeaderValue) -> HeaderValue {
 // An encoded word has 75 characters at most (RFC 2047, section 2); 45 bytes take 72.
 const WORD_BYTES_MAX: usize = 45;
 
+/// Chooses the encryption headers for a replica of this version.
+pub(super) fn choose_encryption(rule: &Encryption, source: &Attributes) -> Vec<Header> {
+    let named = |name, value: Option<String>| value.map(|value| (name, value));
+    let headers = |mode: &str, key: Option<String>, bucket_key: Option<bool>| {
+        let bucket_key = bucket_key.map(|is_enabled| is_enabled.to_string());
+        [
+            named(ENCRYPTION, Some(mode.to_owned())),
+            named(ENCRYPTION_KEY, key),
+            named(ENCRYPTION_BUCKET_KEY, bucket_key),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    };
+    match (rule, &source.encryption) {
+        (Encryption::BucketDefault, _) => Vec::new(),
+        (Encryption::S3, _) => headers("AES256", None, None),
+        (
+            Encryption::Kms {
+                key,
+                key_map,
+                bucket_key,
+            },
+            _,
+        ) => {
+            let key = translated(source, key_map).unwrap_or_else(|| key.clone());
+            headers(KMS, Some(key), Some(*bucket_key))
+        }
+        (Encryption::Dsse { key }, _) => headers(KMS_TWICE, Some(key.clone()), None),
+        // A source key means nothing in another account or Region: without a translation the
+        // destination account's own default key for S3 is used, by naming none.
+        (Encryption::Same { key_map }, Some(mode)) if source.is_kms() => {
+            headers(mode, translated(source, key_map), None)
+        }
+        // SSE-S3 is what every bucket encrypts with that has no other default, so no header is
+        // sent: AWS has encrypted every object since 2023, and stores without keys answer 500 or
+        // 501 to the header.
+        // https://docs.aws.amazon.com/AmazonS3/latest/userguide/default-encryption-faq.html
+        (Encryption::Same { .. }, _) => Vec::new(),
+    }
+}
+
+/// A header as it is sent.
+pub(super) type Header = (&'static str, String);
+
+const ENCRYPTION: &str = "x-amz-server-side-encryption";
+const ENCRYPTION_KEY: &str = "x-amz-server-side-encryption-aws-kms-key-id";
+const ENCRYPTION_BUCKET_KEY: &str = "x-amz-server-side-encryption-bucket-key-enabled";
+
+fn translated(source: &Attributes, key_map: &BTreeMap<String, String>) -> Option<String> {
+    key_map.get(source.kms_key.as_ref()?).cloned()
+}
+
+/// Everything a replica gets beside its bytes.
+#[derive(Debug)]
+pub(crate) struct ReplicaHeaders {
+    pub(crate) attributes: Attributes,
+    pub(crate) tags: Tags,
+    pub(crate) encryption: Vec<Header>,
+    /// When the request to the source was sent.
+    pub(super) asked: BootInstant,
+}
+
+impl ReplicaHeaders {
+    /// Says whether it is too old for a write, as any reading: nothing tells of a lock that
+    /// changed.
+    pub(super) fn is_old(&self) -> bool {
+        self.asked.elapsed() > READING_AGE_MAX
+    }
+
+    /// Returns a number that differs when a replica would carry something else.
+    pub(crate) fn digest(&self) -> u64 {
+        let line = |name: &str, value: &[u8]| [name.as_bytes(), b":", value, b"\n"].concat();
+        let own = self.own();
+        let own = own.iter().map(|(name, value)| line(name, value.as_bytes()));
+        // The stamp may name the sequencer of whichever event woke the task.
+        let carried = self.carried().filter(|(name, _)| **name != STAMP);
+        let carried = carried.map(|(name, value)| line(name.as_str(), value.as_bytes()));
+        let mut lines: Vec<Vec<u8>> = own.chain(carried).collect();
+        lines.sort_unstable();
+        crc64_of(&lines.concat())
+    }
+
+    /// Puts on a request everything that a write carries beside the body, its checksum and its
+    /// conditions.
+    pub(crate) fn on<'a>(&self, call: S3Request<'a>) -> S3Request<'a> {
+        let carried = self.carried();
+        let carried = carried.map(|(name, value)| (name.clone(), value.clone()));
+        let call = call.headers(carried.collect());
+        self.own()
+            .iter()
+            .fold(call, |call, (name, value)| call.header(name, Some(value)))
+    }
+
+    /// Lists the headers that do not come from the source as they are.
+    fn own(&self) -> Vec<Header> {
+        let tags = tags::tags_header(&self.tags).map(|tags| (TAGGING, tags));
+        self.encryption.iter().cloned().chain(tags).collect()
+    }
+
+    fn carried(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        self.attributes
+            .reader_headers
+            .iter()
+            .chain(&self.attributes.store_headers)
+    }
+}
+
+/// A checksum that is stated of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stated {
+    pub(super) algorithm: Algorithm,
+    pub(super) value: Vec<u8>,
+    /// How many parts' checksums it is the checksum of, if it is not of the bytes themselves.
+    pub(super) parts: Option<u32>,
+    /// The header that states it.
+    pub(super) header: &'static str,
+}
+
+/// Lists what an answer states of the whole object, the best first: what needs no boundaries before
+/// what does, and the ETag last.
+pub(super) fn stated_checksums(head: &ResponseHead) -> Vec<Stated> {
+    let of_header = |algorithm: Algorithm| {
+        let (value, parts) = split(head.header(algorithm.checksum_header())?)?;
+        let value = STANDARD
+            .decode(value)
+            .ok()
+            .filter(|value| value.len() == algorithm.value_len())?;
+        Some(Stated {
+            algorithm,
+            value,
+            parts,
+            header: algorithm.checksum_header(),
+        })
+    };
+    // Of a type that is stated and a text that says otherwise, neither is believed.
+    let is_composite = head.header("x-amz-checksum-type") == Some("COMPOSITE");
+    let all = || Algorithm::ALL.into_iter().filter_map(of_header);
+    let wholes = all().filter(|stated| stated.parts.is_none() && !is_composite);
+    let composites = all().filter(|stated| stated.parts.is_some());
+    wholes.chain(composites).chain(of_etag(head)).collect()
+}
+
+/// Reads an ETag that is an MD5, as it is not under a key of KMS or of a customer.
+/// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html>
+fn of_etag(head: &ResponseHead) -> Option<Stated> {
+    let is_kept_apart = head.header(ENCRYPTION).is_some_and(|mode| mode != "AES256")
+        || head
+            .header("x-amz-server-side-encryption-customer-algorithm")
+            .is_some();
+    let etag = head.etag().filter(|_| !is_kept_apart)?;
+    let (value, parts) = split(etag.as_str())?;
+    let value = md5_digits(value)?.to_vec();
+    Some(Stated {
+        algorithm: Algorithm::Md5,
+        value,
+        parts,
+        header: ETAG,
+    })
+}
+
+/// Parts a value from the number of parts behind a dash.
+fn split(text: &str) -> Option<(&str, Option<u32>)> {
+    match text.split_once('-') {
+        None => Some((text, None)),
+        Some((value, parts)) => {
+            let parts = parts
+                .parse()
+                .ok()
+                .filter(|parts| (1..=PARTS_MAX).contains(parts))?;
+            Some((value, Some(parts)))
+        }
+    }
+}
+
+impl Stated {
+    /// Returns the CRC-64/NVME of the whole, if that is what is stated.
+    pub(super) fn crc64(&self) -> Option<u64> {
+        let is_crc64 = self.algorithm == Algorithm::Crc64Nvme && self.parts.is_none();
+        Some(u64::from_be_bytes(
+            self.value.as_slice().try_into().ok().filter(|_| is_crc64)?,
+        ))
+    }
+
+    /// Says whether these bytes have this checksum of the whole; none if that cannot be told from
+    /// them.
+    pub(super) fn is_of(&self, body: &Filled) -> Option<bool> {
+        let sum = body.sum(self.algorithm).filter(|_| self.parts.is_none())?;
+        Some(sum.value == self.value)
+    }
+
+    /// Says whether it takes much processor time to compute.
+    pub(super) fn is_costly(&self) -> bool {
+        self.algorithm == Algorithm::Md5
+    }
+
+    /// Says whether an ETag states it, which may be no checksum at all.
+    pub(super) fn is_etag(&self) -> bool {
+        self.header == ETAG
+    }
+
+    /// Writes a value of this checksum as it is stated.
+    pub(super) fn text(&self, value: &[u8]) -> String {
+        let text = if self.is_etag() {
+            hex(value)
+        } else {
+            STANDARD.encode(value)
+        };
+        self.parts
+            .map_or(text.clone(), |parts| format!("{text}-{parts}"))
+    }
+}
+
+impl fmt::Display for Stated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.header, self.text(&self.value))
+    }
+}
+
+const ETAG: &str = "etag";
+
+const TAGGING: &str = "x-amz-tagging";
+
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use replicator_core::object::{Bucket, Key, VersionId};
     use replicator_core::plan::VersionRef;
     use replicator_core::stamp::{NAME, OriginKey};
 
     use super::*;
+
+    use crate::s3_http::BodyChunks;
 
     fn stamp() -> Stamp {
         Stamp {
@@ -199,7 +435,7 @@ mod tests {
         }
     }
 
-    fn told(all: &[(&str, &str)]) -> Attributes {
+    fn attributes(all: &[(&str, &str)]) -> Attributes {
         Attributes::from(&ResponseHead::for_tests(all))
     }
 
@@ -208,11 +444,11 @@ mod tests {
         let (full, compact) = (stamp().to_header(), stamp().to_compact().to_header());
         let stamped = |room: usize| {
             let taken = USER_METADATA_BYTES_MAX - NAME.len() - room - "a".len();
-            let mut attributes = told(&[("x-amz-meta-a", &"x".repeat(taken))]);
+            let mut attributes = attributes(&[("x-amz-meta-a", &"x".repeat(taken))]);
             let is_stamped = attributes.stamp(&stamp());
-            assert_eq!(is_stamped, attributes.told.contains_key(STAMP));
+            assert_eq!(is_stamped, attributes.reader_headers.contains_key(STAMP));
             attributes
-                .told
+                .reader_headers
                 .get(STAMP)
                 .map(|value| value.to_str().unwrap().to_owned())
         };
@@ -225,20 +461,20 @@ mod tests {
     #[test]
     fn a_forged_stamp_on_the_source_is_replaced() {
         assert_eq!(STAMP.as_str(), format!("{USER}{NAME}"));
-        let mut forged = told(&[(STAMP.as_str(), "1;other;v9;0;")]);
+        let mut forged = attributes(&[(STAMP.as_str(), "1;other;v9;0;")]);
         assert!(forged.stamp(&stamp()));
-        assert_eq!(forged.told[STAMP], stamp().to_header());
+        assert_eq!(forged.reader_headers[STAMP], stamp().to_header());
     }
 
     #[test]
     fn several_headers_of_one_name_are_one_list() {
-        let attributes = told(&[
+        let attributes = attributes(&[
             ("x-amz-meta-a", "b"),
             ("x-amz-meta-a", "c"),
             ("cache-control", "no-store"),
         ]);
-        assert_eq!(attributes.told["x-amz-meta-a"], "b,c");
-        assert_eq!(attributes.told.len(), 2);
+        assert_eq!(attributes.reader_headers["x-amz-meta-a"], "b,c");
+        assert_eq!(attributes.reader_headers.len(), 2);
     }
 
     #[test]
@@ -251,12 +487,12 @@ mod tests {
             ("", true),
         ] {
             assert_eq!(
-                told(&[("x-amz-missing-meta", count)]).is_partial,
+                attributes(&[("x-amz-missing-meta", count)]).is_partial,
                 is_partial,
                 "{count}"
             );
         }
-        assert!(!told(&[]).is_partial);
+        assert!(!attributes(&[]).is_partial);
     }
 
     #[test]
@@ -294,5 +530,124 @@ mod tests {
             words.iter().flat_map(decoded).collect::<Vec<u8>>(),
             "é".repeat(100).into_bytes()
         );
+    }
+
+    #[test]
+    fn what_every_bucket_encrypts_with_by_itself_is_not_asked_for() {
+        let source = Attributes {
+            encryption: Some("AES256".to_owned()),
+            ..Attributes::default()
+        };
+        let key_map = BTreeMap::new();
+        assert_eq!(
+            choose_encryption(&Encryption::Same { key_map }, &source),
+            []
+        );
+        assert_eq!(
+            choose_encryption(&Encryption::S3, &source),
+            [(ENCRYPTION, "AES256".to_owned())]
+        );
+    }
+
+    #[test]
+    fn a_source_key_is_translated_and_never_sent_to_the_destination() {
+        let source = Attributes {
+            encryption: Some(KMS.to_owned()),
+            kms_key: Some("arn:source".to_owned()),
+            ..Attributes::default()
+        };
+        let mode = (ENCRYPTION, KMS.to_owned());
+        let key = (ENCRYPTION_KEY, "arn:destination".to_owned());
+        let key_map = BTreeMap::from([("arn:source".to_owned(), "arn:destination".to_owned())]);
+        assert_eq!(
+            choose_encryption(&Encryption::Same { key_map }, &source),
+            [mode.clone(), key]
+        );
+        let key_map = BTreeMap::new();
+        assert_eq!(
+            choose_encryption(&Encryption::Same { key_map }, &source),
+            [mode]
+        );
+    }
+
+    const CRC32: &str = "x-amz-checksum-crc32";
+
+    fn of(all: &[(&str, &str)]) -> Vec<(Algorithm, Option<u32>)> {
+        stated_checksums(&ResponseHead::for_tests(all))
+            .iter()
+            .map(|stated| (stated.algorithm, stated.parts))
+            .collect()
+    }
+
+    #[test]
+    fn the_best_of_what_is_stated_comes_first_and_what_cannot_be_one_does_not_count() {
+        let md5 = ("etag", "\"900150983cd24fb0d6963f7d28e17f72\"");
+        let (crc32, crc64) = (
+            (CRC32, "y/Q5Jg=="),
+            ("x-amz-checksum-crc64nvme", "rosUhgp5mIg="),
+        );
+        assert_eq!(
+            of(&[md5, crc32, crc64]),
+            [
+                (Algorithm::Crc64Nvme, None),
+                (Algorithm::Crc32, None),
+                (Algorithm::Md5, None)
+            ]
+        );
+        assert_eq!(
+            of(&[(CRC32, "y/Q5Jg==-3"), crc64]),
+            [(Algorithm::Crc64Nvme, None), (Algorithm::Crc32, Some(3))]
+        );
+        assert_eq!(
+            of(&[("etag", "\"900150983cd24fb0d6963f7d28e17f72-2\"")]),
+            [(Algorithm::Md5, Some(2))]
+        );
+        for none in ["y/Q5", "y/Q5Jg==-0", "y/Q5Jg==-10001", "y/Q5Jg==-", "?", ""] {
+            assert!(of(&[(CRC32, none)]).is_empty(), "{none:?}");
+        }
+        assert!(of(&[crc32, ("x-amz-checksum-type", "COMPOSITE")]).is_empty());
+        for none in [
+            "\"opaque\"",
+            "\"+00150983cd24fb0d6963f7d28e17f72\"",
+            "\"900150983cd24fb0d6963f7d28e17f7\"",
+        ] {
+            assert!(of(&[("etag", none)]).is_empty(), "{none}");
+        }
+        for mode in ["aws:kms", "aws:kms:dsse", "aws:fsx"] {
+            assert!(
+                of(&[md5, ("x-amz-server-side-encryption", mode)]).is_empty(),
+                "{mode}"
+            );
+        }
+        assert!(
+            of(&[
+                md5,
+                ("x-amz-server-side-encryption-customer-algorithm", "AES256")
+            ])
+            .is_empty()
+        );
+        assert_eq!(
+            of(&[md5, ("x-amz-server-side-encryption", "AES256")]),
+            [(Algorithm::Md5, None)]
+        );
+    }
+
+    #[test]
+    fn other_bytes_than_are_stated_are_told_for_each_algorithm() {
+        let (right, wrong) = (b"123456789".as_slice(), b"123456780".as_slice());
+        for algorithm in Algorithm::ALL {
+            let text = STANDARD.encode(algorithm.sum_of([right]).value);
+            let all = stated_checksums(&ResponseHead::for_tests(&[(
+                algorithm.checksum_header(),
+                &text,
+            )]));
+            let [stated] = all.as_slice() else {
+                panic!("{algorithm:?}: {all:?}")
+            };
+            for (bytes, is_right) in [(right, true), (wrong, false)] {
+                let body = Filled::for_tests(BodyChunks::from(Bytes::from_static(bytes)));
+                assert_eq!(stated.is_of(&body), Some(is_right), "{algorithm:?}");
+            }
+        }
     }
 }

@@ -1,48 +1,53 @@
-//! Copying one version: what single and multipart transfers have in common.
+//! Copying one version: what single and multipart transfers have in common, and a small object: one
+//! GetObject, one PutObject, the body in memory in between.
 
+use std::error::Error;
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue};
+use aws_smithy_types::body::SdkBody;
+use http::HeaderValue;
 use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind, Reason};
 use replicator_core::object::ETag;
 use replicator_core::parts::Part;
 use replicator_core::plan::{Precondition, SourceVersion};
-use replicator_core::retry::READING_AGE_MAX;
+use replicator_core::retry::body_timeout;
 use replicator_core::rule::Rule;
 use replicator_core::stamp::{OriginKey, Stamp};
 use tracing::warn;
 
+use super::Context;
 use super::attempt::Extras;
-use super::attributes::{Attributes, STAMP, STORAGE_CLASS, encoded_words};
-use super::encryption::{self, Headers};
-use super::snapshot::Snapshot;
+use super::attributes::{
+    Attributes, ReplicaHeaders, STORAGE_CLASS, choose_encryption, encoded_words,
+};
+use super::destination::Snapshot;
+use super::head::read_claim;
+use super::observe::StartedGet;
+use super::proof::{self, Choice, Proof, Way};
 use super::tags::{self, Tags};
 use super::version_reader::VersionReader;
-use crate::accounts::AccountClients;
+use crate::accounts::error::Side;
 use crate::budget::MemoryPermit;
-use crate::checksum::crc64_of;
+use crate::checksum::{CRC64_NVME, crc64_header};
 use crate::clock::{self, BootInstant};
-use crate::engine::{Due, Engine};
+use crate::engine::Due;
+use crate::failpoint::Step;
 use crate::limits::Flow;
 use crate::metrics::Unproved;
-use crate::s3_http::S3Request;
-use crate::single_flight::{RangeKey, Subscriber};
-use crate::task::Task;
+use crate::s3_http::{Filled, S3Request};
+use crate::single_flight::{Body, Leader, RangeKey, Subscriber};
 
 /// One version on its way to one destination.
 #[derive(Debug)]
 pub(crate) struct CopyJob<'a> {
-    pub(crate) engine: &'a Engine,
-    pub(crate) task: &'a Task,
+    pub(super) cx: Context<'a>,
     pub(crate) reader: &'a Subscriber,
-    pub(crate) source: &'a AccountClients,
-    pub(crate) destination: &'a AccountClients,
-    pub(crate) rule: Arc<Rule>,
+    pub(crate) rule: &'a Rule,
     pub(crate) version: &'a SourceVersion,
     pub(crate) condition: &'a Precondition,
     /// What the condition was made from.
-    pub(crate) basis: &'a Snapshot,
+    pub(crate) snapshot: &'a Snapshot,
     /// The version's tags, where choosing the rule needed them.
     pub(crate) tags: Option<Tags>,
     /// What its writes need beyond the plain request.
@@ -63,26 +68,68 @@ pub(crate) struct Written {
     pub(crate) tags: Tags,
 }
 
-/// Everything a replica gets beside its bytes.
-#[derive(Debug)]
-pub(crate) struct ReplicaHeaders {
-    pub(crate) attributes: Attributes,
-    pub(crate) tags: Tags,
-    pub(crate) encryption: Headers,
-    /// When the request to the source was sent.
-    asked: BootInstant,
+impl Written {
+    /// Reads what the answer to a write leaves out: some stores name no ETag, or no version id. The
+    /// write is known to have landed, but where neither is named.
+    pub(super) async fn complete(
+        copy: &CopyJob<'_>,
+        operation: Operation,
+        (etag, version): (Option<ETag>, Option<String>),
+        sent: BootInstant,
+    ) -> Result<Self, Failure> {
+        let unknown = |cause: Box<dyn Error + Send + Sync>| {
+            Failure::with_source(FailureKind::OutcomeUnknown, operation, cause)
+        };
+        let current = || copy.cx.head(Side::Destination);
+        let ask = async |call| match copy.cx.destination.wire.send(call).await {
+            Ok(answer) => Ok(answer.into_head()),
+            Err(refusal) => Err(unknown(Failure::from(refusal).into())),
+        };
+        let (destination_version, etag) = match (etag, version.filter(|id| !id.is_empty())) {
+            (Some(etag), Some(version)) => (Some(version), etag),
+            (None, None) => {
+                let cause = "the answer names neither ETag nor version id";
+                return Err(unknown(cause.into()));
+            }
+            (None, Some(version)) => {
+                let head = ask(current().version(&version)).await?;
+                let cause = "neither the answer nor a HEAD of its version names an ETag";
+                let etag = head.etag().ok_or_else(|| unknown(cause.into()))?;
+                (Some(version), etag)
+            }
+            // Another daemon may have written on top meanwhile.
+            (Some(etag), None) => {
+                let head = ask(current()).await?;
+                let is_ours = read_claim(&head, copy.cx.task)
+                    .is_none_or(|claim| claim.version == copy.version.version);
+                if head.etag().as_ref() != Some(&etag) || !is_ours {
+                    let cause = "the answer names no version id, and another object is current";
+                    return Err(unknown(cause.into()));
+                }
+                (head.version_id(), etag)
+            }
+        };
+        Ok(Self {
+            operation,
+            destination_version,
+            etag,
+            sent,
+            tags: Tags::new(),
+            unproved: None,
+        })
+    }
 }
 
 impl CopyJob<'_> {
     /// Names what is copied.
     pub(super) fn original(&self) -> VersionReader<'_> {
-        VersionReader::pin_source(self.source, self.task, self.version)
+        VersionReader::new(self.cx, Side::Source, self.version)
     }
 
     /// Names the rule and line that the limits count this for.
     pub(super) fn payer_for(&self, is_bulk: bool) -> Flow<'_> {
         Flow {
-            rule: &self.rule,
+            rule: self.rule,
             is_bulk,
         }
     }
@@ -96,9 +143,10 @@ impl CopyJob<'_> {
             offset: part.offset,
             len: part.len,
         };
-        self.engine
+        self.cx
+            .engine
             .admit_copy(
-                (self.payer_for(is_bulk), &self.task.target),
+                (self.payer_for(is_bulk), &self.cx.task.target),
                 self.reader,
                 &piece,
             )
@@ -110,11 +158,11 @@ impl CopyJob<'_> {
     pub(super) async fn read_headers_again(&self) -> Result<ReplicaHeaders, Failure> {
         let asked = BootInstant::now();
         let head = self.original().head().await?;
-        self.headers_from(Attributes::from(&head), asked, self.source.is_aws)
+        self.headers_from(Attributes::from(&head), asked, self.cx.source.is_aws)
             .await
     }
 
-    /// Decides from what the source said what the replica carries, or that the version is not to be
+    /// Decides from the source's answer what the replica carries, or that the version is not to be
     /// replicated.
     pub(super) async fn headers_from(
         &self,
@@ -140,47 +188,48 @@ impl CopyJob<'_> {
             ));
         }
         let tags = self.read_tags(&attributes, counts_tags).await?;
-        let encryption = encryption::choose_headers(&self.rule.encryption, &attributes);
+        let encryption = choose_encryption(&self.rule.encryption, &attributes);
         if let Some(class) = &self.rule.storage_class {
-            let invalid = |error| {
-                Failure::with_source(
-                    FailureKind::NeedsOperator(Reason::RequestRefused),
-                    Operation::SetStorageClass,
-                    error,
-                )
-            };
-            attributes.kept.insert(
-                STORAGE_CLASS,
-                HeaderValue::try_from(class).map_err(invalid)?,
-            );
+            let class = HeaderValue::try_from(class).map_err(|error| {
+                let kind = FailureKind::NeedsOperator(Reason::RequestRefused);
+                Failure::with_source(kind, Operation::SetStorageClass, error)
+            })?;
+            attributes.store_headers.insert(STORAGE_CLASS, class);
         }
-        if self.destination.is_aws {
+        if self.cx.destination.is_aws {
             attributes
-                .told
+                .reader_headers
                 .values_mut()
                 .for_each(|value| *value = encoded_words(value));
         }
-        let stamp = Stamp {
-            place: OriginKey::of_key(&self.task.source.bucket, &self.task.source_key),
-            version: self.version.version.clone(),
-            sequencer: self.sequencer(),
-        };
-        if !attributes.stamp(&stamp) {
-            self.engine
-                .metrics
-                .count_failed(&self.rule.id, Reason::StampTooLarge.as_str());
-            warn!(
-                rule = self.rule.id,
-                key = self.task.source_key.as_str(),
-                "no room for the stamp beside the user's metadata"
-            );
-        }
+        self.stamp(&mut attributes);
         Ok(ReplicaHeaders {
             attributes,
             tags,
             encryption,
             asked,
         })
+    }
+
+    fn stamp(&self, attributes: &mut Attributes) {
+        let task = self.cx.task;
+        let event = self.cx.event_of(&self.version.version.id);
+        let stamp = Stamp {
+            place: OriginKey::of_key(&task.source.bucket, &task.source_key),
+            version: self.version.version.clone(),
+            sequencer: event.and_then(|event| event.sequencer.clone()),
+        };
+        if !attributes.stamp(&stamp) {
+            let (rule, key) = (&self.rule.id, task.source_key.as_str());
+            self.cx
+                .engine
+                .metrics
+                .count_failed(rule, Reason::StampTooLarge.as_str());
+            warn!(
+                rule,
+                key, "no room for the stamp beside the user's metadata"
+            );
+        }
     }
 
     /// Returns the condition as the two headers `If-Match` and `If-None-Match`.
@@ -196,75 +245,167 @@ impl CopyJob<'_> {
         if let Some(tags) = &self.tags {
             return Ok(tags.clone());
         }
-        let place = &self.task.source;
+        let place = &self.cx.task.source;
         match attributes.tag_count.as_deref() {
             Some("0") => return Ok(Tags::new()),
-            Some(_) if counts_tags => self.source.capabilities.counted_tags(),
-            None if counts_tags && self.engine.counts_tags(place) => return Ok(Tags::new()),
+            Some(_) if counts_tags => self.cx.source.capabilities.counted_tags(),
+            None if counts_tags && self.cx.engine.counts_tags(place) => return Ok(Tags::new()),
             Some(_) | None => {}
         }
-        let (key, version) = (&self.task.source_key, &self.version.version.id);
-        let tags = tags::read_source(self.source, &place.bucket, key, version).await?;
-        self.engine.tags_were_read(place);
+        let tags = tags::read_source(self.cx, &self.version.version.id).await?;
+        self.cx.engine.tags_were_read(place);
         Ok(tags)
     }
-
-    fn sequencer(&self) -> Option<replicator_core::event::Sequencer> {
-        let id = &self.version.version.id;
-        let pending = self
-            .task
-            .events
-            .iter()
-            .find(|pending| pending.version.as_ref() == Some(id))?;
-        pending.sequencer.clone()
-    }
 }
 
-impl ReplicaHeaders {
-    /// Says whether it is too old for a write, as any reading: nothing tells of a lock that
-    /// changed.
-    pub(super) fn is_old(&self) -> bool {
-        self.asked.elapsed() > READING_AGE_MAX
-    }
-
-    /// Returns a number that differs when a replica would carry something else.
-    pub(crate) fn digest(&self) -> u64 {
-        let tags = tags::tags_header(&self.tags);
-        let own = self.encryption.named().into_iter().chain([(TAGGING, tags)]);
-        let own = own.filter_map(|(name, value)| Some((name.to_owned(), value?.into_bytes())));
-        // The stamp may name the sequencer of whichever event woke the task.
-        let carried = self.carried().filter(|(name, _)| **name != STAMP);
-        let carried =
-            carried.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_owned()));
-        let mut lines: Vec<(String, Vec<u8>)> = own.chain(carried).collect();
-        lines.sort_unstable();
-        let lines = lines
-            .into_iter()
-            .map(|(name, value)| [name.as_bytes(), b":", &value, b"\n"].concat());
-        crc64_of(&lines.collect::<Vec<_>>().concat())
-    }
-
-    /// Puts on a request everything that a write carries beside the body, its checksum and its
-    /// conditions.
-    pub(crate) fn on<'a>(&self, call: S3Request<'a>) -> S3Request<'a> {
-        let call = call.headers(
-            self.carried()
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .collect(),
-        );
-        let own = self
-            .encryption
-            .named()
-            .into_iter()
-            .chain([(TAGGING, tags::tags_header(&self.tags))]);
-        own.fold(call, |call, (name, value)| {
-            call.header(name, value.as_deref())
-        })
-    }
-
-    fn carried(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-        self.attributes.told.iter().chain(&self.attributes.kept)
-    }
+/// Copies a version whose body fits into one part.
+pub(super) async fn copy_whole(
+    copy: &CopyJob<'_>,
+    opened: Option<Box<StartedGet>>,
+) -> Result<Written, Failure> {
+    let whole = Part {
+        number: 1,
+        offset: 0,
+        len: copy.version.size_bytes,
+    };
+    let (due, _share) = copy.admitted(whole, false).await;
+    let (body, headers) = match due {
+        Due::Have(body) => {
+            let headers = copy
+                .headers_from(Attributes::from(&body.head), body.read, true)
+                .await?;
+            (body, headers)
+        }
+        Due::Read(lead, paid) => read(copy, (whole, opened), lead, paid).await?,
+    };
+    let headers = if headers.is_old() {
+        copy.read_headers_again().await?
+    } else {
+        headers
+    };
+    put(copy, &headers, &body).await
 }
 
-const TAGGING: &str = "x-amz-tagging";
+/// Reads the object, here and for the other destinations that take it. That it is not to be
+/// replicated is known before its body has come.
+async fn read(
+    copy: &CopyJob<'_>,
+    (whole, opened): (Part, Option<Box<StartedGet>>),
+    mut lead: Leader<'_>,
+    paid: MemoryPermit,
+) -> Result<(Arc<Body>, ReplicaHeaders), Failure> {
+    let original = copy.original();
+    let (head, body, read) = match opened.map(|opened| *opened) {
+        Some(StartedGet {
+            head, body, asked, ..
+        }) => (head, body, asked),
+        None => {
+            let asked = BootInstant::now();
+            let (head, body) = copy
+                .cx
+                .source
+                .send_for_checksums(|| original.get_call())
+                .await?
+                .split();
+            (head, body, asked)
+        }
+    };
+    let attributes = Attributes::from(&head);
+    if copy.claimed_origin(&attributes).is_some() {
+        // A request to the destination comes first, and the other readers do not wait for that.
+        lead.step_aside();
+    }
+    let headers = copy.headers_from(attributes, read, true).await?;
+    let way = Way {
+        piece_bytes: whole.len,
+        is_demanded: proof::proves_reads(copy),
+    };
+    let choice = Proof::choose(&original, &headers.attributes.stated, way).await?;
+    let (filled, unproved) = match prove(&original, whole, body, &choice).await {
+        // A bit that changed on its way may come right the next time.
+        Err(Failure {
+            kind: FailureKind::NeedsOperator(Reason::ChecksumMismatch),
+            ..
+        }) => {
+            let (_, body) = copy.cx.source.wire.send(original.get_call()).await?.split();
+            prove(&original, whole, body, &choice).await?
+        }
+        proved => proved?,
+    };
+    Ok((
+        lead.share(Body {
+            head,
+            read,
+            filled,
+            unproved,
+            paid,
+        }),
+        headers,
+    ))
+}
+
+/// Reads a body to its end, and holds it against what the source states.
+async fn prove(
+    original: &VersionReader<'_>,
+    whole: Part,
+    body: SdkBody,
+    choice: &Choice,
+) -> Result<(Filled, Option<Unproved>), Failure> {
+    let measure = choice.as_ref().ok().map(Proof::measure);
+    let filled = original.finish(whole, body, measure).await?;
+    let unproved = match choice {
+        Ok(proof) => proof.check(original, &filled).await?,
+        Err(cause) => Some(*cause),
+    };
+    Ok((filled, unproved))
+}
+
+async fn put(
+    copy: &CopyJob<'_>,
+    headers: &ReplicaHeaders,
+    body: &Body,
+) -> Result<Written, Failure> {
+    let (if_match, if_none_match) = copy.conditions();
+    let checksum = copy.extras.checked.then(|| crc64_header(body.filled.crc64));
+    copy.snapshot
+        .confirm(copy.cx, &copy.version.version.id)
+        .await?;
+    let target = &copy.cx.task.target;
+    let call = S3Request::put_object(
+        &target.destination.bucket,
+        &target.key,
+        body.filled.chunks.clone(),
+    )
+    .with_timeout(body_timeout(copy.version.size_bytes))
+    .header("if-match", if_match.as_deref())
+    .header("if-none-match", if_none_match.as_deref())
+    .header(CRC64_NVME, checksum.as_deref());
+    let sent = BootInstant::now();
+    let request = Box::pin(copy.cx.destination.wire.send(headers.on(call)));
+    let answer = copy
+        .cx
+        .engine
+        .failpoints
+        .around(Step::PutObject, request)
+        .await?;
+    let answer = answer.into_head();
+    let answered = proof::compare_answer(&answer, &body.filled, true);
+    let written = Box::pin(Written::complete(
+        copy,
+        Operation::PutObject,
+        (answer.etag(), answer.version_id()),
+        sent,
+    ))
+    .await?;
+    let written = Written {
+        tags: headers.tags.clone(),
+        ..written
+    };
+    Box::pin(proof::check_written(
+        copy,
+        written,
+        answered,
+        (body.filled.crc64, body.unproved),
+    ))
+    .await
+}

@@ -1,25 +1,26 @@
 //! Which entry of a key is current at the destination, by HEAD, and by the list where HEAD does not
-//! tell.
+//! tell; and which source version an entry is the replica of: by the ledger, or else by its stamp,
+//! if the source confirms that.
 
 use replicator_core::failure::Operation;
-use replicator_core::failure::{Failure, FailureKind};
-use replicator_core::object::Timestamp;
-use replicator_core::plan::VersionKind;
-use replicator_core::stamp::OriginClaim;
-use replicator_core::stamp::{NAME, Stamp};
+use replicator_core::failure::{Failure, FailureKind, Reason};
+use replicator_core::object::{ETag, Timestamp};
+use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
+use replicator_core::stamp::{self, NAME, Stamp};
+use replicator_core::stamp::{Belief, ClaimRejection, OriginClaim};
+use tracing::warn;
 
 use super::attributes::KMS;
-use super::listing;
-use crate::accounts::AccountClients;
+use super::version_reader::VersionReader;
+use super::{Context, listing, transient};
 use crate::accounts::capabilities::Feature;
 use crate::accounts::error::Side;
 use crate::clock;
-use crate::engine::Engine;
-use crate::ledger::records::CurrentEntry;
+use crate::ledger::records::{CurrentEntry, Replica, ReplicaState};
 use crate::s3_http::{ResponseHead, S3Request};
 use crate::task::Task;
 
-/// What is said of the current entry.
+/// What an answer states about the current entry.
 #[derive(Debug)]
 pub(super) struct HeadResult {
     pub(super) entry: CurrentEntry,
@@ -41,15 +42,6 @@ impl HeadResult {
         }
     }
 
-    /// Takes what a list told: that the key has no entry. A server that fills a page before it
-    /// sorts it can leave one out, and then that is as good as a guess.
-    fn absent(date: Option<Timestamp>, is_sure: bool) -> Self {
-        Self {
-            is_guess: !is_sure,
-            ..Self::hidden_by(CurrentEntry::Nothing, date)
-        }
-    }
-
     fn hidden_by(entry: CurrentEntry, date: Option<Timestamp>) -> Self {
         Self {
             entry,
@@ -67,49 +59,25 @@ pub(super) enum Expected {
     Object,
     /// Nothing, or a marker.
     Hidden,
-    /// Nothing; where that is not proved, or cannot be told from a marker, the caller can do
-    /// without the difference.
+    /// Nothing; where that is not proved, or may be a marker, the caller can do without the
+    /// difference.
     New,
 }
 
-/// Reads which entry is current of a key that is likely new, by one list for all neighbours that
-/// wait, if they are many.
-pub(super) async fn current_of_new(
-    engine: &Engine,
-    access: &AccountClients,
-    task: &Task,
-) -> Result<HeadResult, Failure> {
-    // What a list leaves out the condition of the write finds.
-    let may_ask = access.is_aws || access.capabilities.always_had(Feature::ConditionalPut);
-    match if may_ask {
-        listing::absence(engine, access, task).await?
-    } else {
-        None
-    } {
-        Some(date) => Ok(HeadResult::absent(date, access.is_aws)),
-        None => read_current(access, task, Expected::New).await,
-    }
-}
-
 /// Reads which entry is current.
-pub(super) async fn read_current(
-    access: &AccountClients,
-    task: &Task,
-    likely: Expected,
-) -> Result<HeadResult, Failure> {
-    let place = &task.target.destination;
-    let tells_markers = tells_markers(access);
+pub(super) async fn read_current(cx: Context<'_>, likely: Expected) -> Result<HeadResult, Failure> {
+    let access = cx.destination;
+    let tells_markers = access.is_aws || access.capabilities.sends_marker_headers();
     // Where a 404 proves nothing, a list would have to follow.
     if likely == Expected::Hidden
         && !tells_markers
-        && let Some(entry) = listed(access, task).await?
+        && let Some(entry) = listed(cx).await?
     {
         return Ok(HeadResult::hidden_by(entry, None));
     }
-    let look =
-        S3Request::head_object(Side::Destination, &place.bucket, &task.target.key).leaving_404();
-    let refusal = match access.wire.send(look).await {
-        Ok(answer) => return object(&answer.into_head(), task),
+    let head = cx.head(Side::Destination).leaving_404();
+    let refusal = match access.wire.send(head).await {
+        Ok(answer) => return object(&answer.into_head(), cx.task),
         Err(refusal) if refusal.status() == Some(404) => refusal,
         Err(refusal) => return Err(refusal.into()),
     };
@@ -128,27 +96,20 @@ pub(super) async fn read_current(
             ..HeadResult::guessed()
         });
     } else if tells_markers {
-        return absent(access, task).await;
+        return absent(cx).await;
     }
     Ok(HeadResult::hidden_by(
-        listed(access, task).await?.ok_or_else(appeared)?,
+        listed(cx).await?.ok_or_else(appeared)?,
         date,
     ))
 }
 
-fn tells_markers(access: &AccountClients) -> bool {
-    access.is_aws || access.capabilities.sends_marker_headers()
-}
-
-/// Makes sure that nothing is there after a HEAD said so: it has no text, so something in between
-/// may have answered.
-async fn absent(access: &AccountClients, task: &Task) -> Result<HeadResult, Failure> {
-    let look = S3Request::first_byte(
-        Side::Destination,
-        &task.target.destination.bucket,
-        &task.target.key,
-    );
-    match access.wire.send(look).await {
+/// Confirms the 404 of a HEAD: it has no text, so a proxy may have answered.
+async fn absent(cx: Context<'_>) -> Result<HeadResult, Failure> {
+    let target = &cx.task.target;
+    let bucket = &target.destination.bucket;
+    let look = S3Request::first_byte(Side::Destination, bucket, &target.key);
+    match cx.destination.wire.send(look).await {
         Err(refusal) if refusal.is_absent() && !refusal.is_marker() => {
             Ok(HeadResult::hidden_by(CurrentEntry::Nothing, refusal.date()))
         }
@@ -168,16 +129,8 @@ fn appeared() -> Failure {
 
 /// Reads from the list what hides a key, where HEAD does not tell a marker from nothing; none if an
 /// object is there.
-async fn listed(access: &AccountClients, task: &Task) -> Result<Option<CurrentEntry>, Failure> {
-    let target = &task.target;
-    let newest = listing::newest(
-        access,
-        Side::Destination,
-        &target.destination.bucket,
-        &target.key,
-    )
-    .await?;
-    Ok(match newest {
+async fn listed(cx: Context<'_>) -> Result<Option<CurrentEntry>, Failure> {
+    Ok(match listing::newest(cx, Side::Destination).await? {
         None => Some(CurrentEntry::Nothing),
         Some(entry) if entry.kind == VersionKind::Marker => {
             Some(CurrentEntry::Marker(entry.version.id.as_str().to_owned()))
@@ -187,7 +140,7 @@ async fn listed(access: &AccountClients, task: &Task) -> Result<Option<CurrentEn
 }
 
 fn object(head: &ResponseHead, task: &Task) -> Result<HeadResult, Failure> {
-    let no_etag = || Failure::with_source(FailureKind::Transient, DURING, "the answer has no ETag");
+    let no_etag = || transient(DURING, "the answer has no ETag");
     let etag = head.etag().ok_or_else(no_etag)?;
     let entry = CurrentEntry::Object {
         etag,
@@ -233,3 +186,216 @@ pub(super) fn has_own_key(head: &ResponseHead) -> bool {
 }
 
 const DURING: Operation = Operation::HeadObject;
+
+/// What it takes to identify an entry of the destination's history.
+pub(super) struct Lookup<'a> {
+    pub(super) cx: Context<'a>,
+    /// All that the source has of the key, in any order.
+    pub(super) listed: &'a [SourceVersion],
+    /// What time it is at the destination, or later.
+    pub(super) now: Option<Timestamp>,
+}
+
+impl Lookup<'_> {
+    /// Says whether two daemons may write one marker twice: where deletes have no conditions. Where
+    /// versions are deleted permanently, what stood between two markers may have gone.
+    pub(super) fn may_double_markers(&self) -> bool {
+        let is_guarded = self
+            .cx
+            .destination
+            .capabilities
+            .always_had(Feature::ConditionalDelete);
+        !is_guarded && !self.cx.task.rules.primary.version_deletes
+    }
+
+    /// Returns the record of a replica that is found there.
+    pub(super) fn found_replica(
+        &self,
+        source: VersionRef,
+        destination_version: Option<String>,
+        etag: Option<ETag>,
+    ) -> Replica {
+        Replica {
+            found: self.now,
+            ..replicated_record(source, destination_version, etag)
+        }
+    }
+
+    /// Says which version an object is the replica of, if its stamp is confirmed. Else it counts as
+    /// unmanaged, and that is logged: the destination's owner may take it for a replica.
+    pub(super) async fn confirm_claim(
+        &self,
+        claim: OriginClaim,
+        id: Option<&str>,
+    ) -> Result<Option<VersionRef>, Failure> {
+        let read = claim.clone();
+        let claim = OriginClaim {
+            version: self.named(claim.version),
+            ..claim
+        };
+        let belief = match claim.judge(self.listed) {
+            // What was read of its bytes counts more than its stamp.
+            Ok(_) if self.is_refuted(id)? => Err(ClaimRejection::Content),
+            Ok(Belief::Undigested) if self.original_has_digest(&claim.version).await? => {
+                Err(ClaimRejection::Content)
+            }
+            belief => belief,
+        };
+        let Err(doubt) = belief else {
+            return Ok(Some(claim.version));
+        };
+        self.read_again(&read, id).await?;
+        let (rule, reason) = (
+            &self.cx.task.rules.primary.id,
+            Reason::StampNotBorneOut.as_str(),
+        );
+        self.cx.engine.metrics.count_failed(rule, reason);
+        let (key, version, replica) = (
+            &self.cx.task.target.key,
+            &claim.version.id,
+            id.unwrap_or("none"),
+        );
+        warn!(rule, %key, %version, replica, reason, error = %doubt, "the stamp is not confirmed, the object counts as unmanaged");
+        Ok(None)
+    }
+
+    /// Makes sure that an object is as it was read: on one answer that something in between spoilt,
+    /// its replica would be overwritten as a foreign object.
+    async fn read_again(&self, read: &OriginClaim, id: Option<&str>) -> Result<(), Failure> {
+        let Some(id) = id else { return Ok(()) };
+        let again = self
+            .head(id)
+            .await?
+            .and_then(|head| read_claim(&head, self.cx.task));
+        match again.is_some_and(|again| again.is_of_same(read)) {
+            true => Ok(()),
+            false => {
+                let words = "two answers say different things of one version";
+                Err(transient(Operation::HeadObject, words))
+            }
+        }
+    }
+
+    /// Sends a HEAD of a version of the key; none if it is not there any more.
+    async fn head(&self, id: &str) -> Result<Option<ResponseHead>, Failure> {
+        let call = self.cx.head(Side::Destination).version(id);
+        match self.cx.destination.wire.send(call).await {
+            Ok(answer) => Ok(Some(answer.into_head())),
+            Err(refusal) if refusal.is_absent() => Ok(None),
+            Err(refusal) => Err(refusal.into()),
+        }
+    }
+
+    /// Returns the version that a stamp means. A compact one says of a version that the source has
+    /// lost no more than its time, unless a message is about it.
+    fn named(&self, stated: VersionRef) -> VersionRef {
+        let is_named = |version: &&VersionRef| stamp::names_version(&stated, version);
+        let listed = self.listed.iter().map(|entry| &entry.version);
+        if let Some(version) = { listed }.find(is_named) {
+            return version.clone();
+        }
+        let events = self.cx.task.events.iter();
+        let ids = events.filter_map(|pending| pending.version.clone());
+        ids.map(|id| VersionRef::new(id, stated.last_modified, None))
+            .find(|version| stamp::names_version(&stated, version))
+            .unwrap_or(stated)
+    }
+
+    fn is_refuted(&self, id: Option<&str>) -> Result<bool, Failure> {
+        id.map_or(Ok(false), |id| {
+            self.cx.engine.ledger.is_refuted(&self.cx.task.target, id)
+        })
+    }
+
+    /// Says whether the ETag of a version of the source is a digest of its content, which no list
+    /// states.
+    async fn original_has_digest(&self, version: &VersionRef) -> Result<bool, Failure> {
+        let Some(entry) = self.listed.iter().find(|entry| entry.version == *version) else {
+            return Ok(false);
+        };
+        match VersionReader::new(self.cx, Side::Source, entry)
+            .head()
+            .await
+            .map_err(Failure::from)
+        {
+            Ok(head) => Ok(!has_own_key(&head)),
+            // Under a customer's key it cannot be read, and has no replica.
+            Err(Failure {
+                kind:
+                    FailureKind::Ineligible(_) | FailureKind::NeedsOperator(Reason::RequestRefused),
+                ..
+            }) => Ok(true),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Says which source version an entry of the destination is the replica of, and records what
+    /// only its stamp knew, unless a newer entry is a replica of the same; `None` when it cannot be
+    /// one.
+    pub(super) async fn identify(
+        &self,
+        entry: SourceVersion,
+        replicas: &mut Vec<Replica>,
+        newer: &[VersionRef],
+    ) -> Result<Option<VersionRef>, Failure> {
+        let id = entry.version.id.as_str();
+        if let Some(replica) = replica_by_version(replicas, Some(id)) {
+            return Ok(Some(replica.source.clone()));
+        }
+        if entry.kind == VersionKind::Marker {
+            return Ok(None);
+        }
+        // Else it was removed since it was listed.
+        let Some(head) = self.head(id).await? else {
+            return Ok(None);
+        };
+        let Some(claim) = read_claim(&head, self.cx.task) else {
+            return Ok(None);
+        };
+        let Some(source) = self.confirm_claim(claim, Some(id)).await? else {
+            return Ok(None);
+        };
+        // Of two replicas of one version the newer is what readers see, and what tags have to go
+        // to.
+        if !newer.contains(&source) {
+            let found = self.found_replica(source.clone(), Some(id.to_owned()), entry.etag.clone());
+            adopt_replica(self.cx, found, replicas)?;
+        }
+        Ok(Some(source))
+    }
+}
+
+/// Records a replica that the ledger did not have: another daemon wrote it, or the ledger was lost.
+pub(super) fn adopt_replica(
+    cx: Context<'_>,
+    replica: Replica,
+    replicas: &mut Vec<Replica>,
+) -> Result<(), Failure> {
+    cx.record(&replica)?;
+    replicas.retain(|other| other.source != replica.source);
+    replicas.push(replica);
+    Ok(())
+}
+
+pub(super) fn replicated_record(
+    source: VersionRef,
+    destination_version: Option<String>,
+    etag: Option<ETag>,
+) -> Replica {
+    Replica {
+        destination_version,
+        etag,
+        ..Replica::new(source, VersionKind::Object, ReplicaState::Replicated)
+    }
+}
+
+pub(super) fn replica_by_version<'a>(
+    replicas: &'a [Replica],
+    version: Option<&str>,
+) -> Option<&'a Replica> {
+    let version = version?;
+    replicas.iter().find(|replica| {
+        replica.state == ReplicaState::Replicated
+            && replica.destination_version.as_deref() == Some(version)
+    })
+}

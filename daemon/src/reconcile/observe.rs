@@ -1,30 +1,31 @@
 //! What a plan is made from: the destination, then the source, read in this order, so that
-//! "absent" at the destination is older news than the list (protocol rule 3).
+//! "absent" at the destination is older news than the list (protocol rule 3). Where only the newest
+//! state counts, a read of the source without a list tells which version is current; its id pins
+//! all that is read of it from then on.
 
+use aws_smithy_types::body::SdkBody;
+use replicator_core::event::EventKind;
 use replicator_core::failure::Operation;
-use replicator_core::failure::{Failure, FailureKind};
+use replicator_core::failure::{Failure, FailureKind, Reason};
 use replicator_core::object::{Timestamp, VersionId};
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::retry::READING_AGE_MAX;
 use replicator_core::rule::{History, Rule};
 
 use super::destination::{self, DestinationView};
-use super::latest::{self, SourceCurrent, StartedGet};
-use super::{listing, part_bytes_preferred};
+use super::{Context, is_bulk, listing, part_bytes_preferred};
 use crate::accounts::error::Side;
 use crate::clock::{self, BootInstant};
-use crate::engine::Engine;
 use crate::ledger::records::{Replica, ReplicaState};
+use crate::s3_http::{ResponseHead, S3Request};
 use crate::single_flight::Subscriber;
 use crate::task::Task;
 
 /// Both sides of a key.
 pub(super) struct Observation {
     pub(super) destination: DestinationView,
-    /// Everything the source listed.
-    pub(super) listed: Vec<VersionRef>,
-    /// The same with contents, oldest first.
-    pub(super) past: Vec<SourceVersion>,
+    /// All that the source listed, oldest first.
+    pub(super) listed: Vec<SourceVersion>,
     /// The key's history in scope, oldest first.
     pub(super) history: Vec<SourceVersion>,
     /// The newest of it, where its body is on the way already.
@@ -35,29 +36,23 @@ pub(super) struct Observation {
 
 impl Observation {
     /// Reads both sides; with a reader, which is the first time, with as few requests as will do.
-    pub(super) async fn of(
-        engine: &Engine,
-        task: &Task,
-        reader: Option<&Subscriber>,
-    ) -> Result<Self, Failure> {
-        let begun = BootInstant::now();
-        let mut shown =
-            destination::read(engine, task, reader.is_some() && may_guess(task)).await?;
-        let FirstLook {
+    pub(super) async fn of(cx: Context<'_>, reader: Option<&Subscriber>) -> Result<Self, Failure> {
+        let (begun, task) = (BootInstant::now(), cx.task);
+        let mut shown = destination::read(cx, reader.is_some() && may_guess(task)).await?;
+        let FirstRead {
             mut listed,
             mut opened,
             seen,
-        } = first_look(engine, task, reader).await?;
-        if shown.is_guess && !is_one_write(engine, task, &listed) {
-            shown = destination::read(engine, task, false).await?;
-            (listed, opened) = (list_with(engine, task, seen.as_ref()).await?, None);
+        } = first_read(cx, reader).await?;
+        if shown.is_guess && !is_one_write(cx, &listed) {
+            shown = destination::read(cx, false).await?;
+            (listed, opened) = (list_with(cx, seen.as_ref()).await?, None);
         }
-        destination::trace(engine, task, &mut shown, &listed).await?;
-        let start = scope_start(engine, task, &shown)?;
-        let versions = listed.iter().map(|entry| entry.version.clone()).collect();
+        destination::trace(cx, &mut shown, &listed).await?;
+        let start = scope_start(cx, &shown)?;
         let lead = &task.rules.primary;
-        let past: Vec<SourceVersion> = listed.into_iter().rev().collect();
-        let history: Vec<SourceVersion> = past
+        listed.reverse();
+        let history: Vec<SourceVersion> = listed
             .iter()
             .filter(|entry| entry.version.last_modified >= start)
             .filter(|entry| entry.kind == VersionKind::Object || lead.admits_marker())
@@ -70,21 +65,35 @@ impl Observation {
         };
         let is_whole = lead.history == History::Exact;
         if shown.is_hidden_by_unknown_marker() || (is_whole && has_unknown_past(&history, &shown)) {
-            destination::rebuild_records(engine, task, &mut shown, &past).await?;
+            destination::rebuild_records(cx, &mut shown, &listed).await?;
         }
-        shown.explain_marker(engine, task, &history)?;
+        shown.explain_marker(cx, &history)?;
         Ok(Self {
             destination: shown,
-            listed: versions,
-            past,
+            listed,
             history,
             opened,
             begun,
         })
     }
 
-    /// Says whether a delete marker of the source may have been taken back since it was listed, which no request of a write
-    /// tells, as GetObject does of a version.
+    /// Reads back every replica that the ledger lacks.
+    pub(super) async fn rebuild_records(&mut self, cx: Context<'_>) -> Result<(), Failure> {
+        destination::rebuild_records(cx, &mut self.destination, &self.listed).await
+    }
+
+    /// Says whether the source listed a version of this id.
+    pub(super) fn lists_id(&self, id: &VersionId) -> bool {
+        self.listed.iter().any(|entry| entry.version.id == *id)
+    }
+
+    /// Says whether the source listed this very version, of whose id there may have been others.
+    pub(super) fn lists(&self, version: &VersionRef) -> bool {
+        self.listed.iter().any(|entry| entry.version == *version)
+    }
+
+    /// Says whether a delete marker of the source may have been removed since it was listed, which
+    /// no request of a write detects, as GetObject does for a version.
     pub(super) fn is_too_old_for_markers(&self, rule: &Rule) -> bool {
         rule.version_deletes && self.begun.elapsed() > READING_AGE_MAX
     }
@@ -101,14 +110,14 @@ fn may_guess(task: &Task) -> bool {
 
 /// Says whether all that can have to be done is one write that depends on no entry but on the
 /// absence of objects.
-fn is_one_write(engine: &Engine, task: &Task, listed: &[SourceVersion]) -> bool {
+fn is_one_write(cx: Context<'_>, listed: &[SourceVersion]) -> bool {
     let [only] = listed else { return false };
-    let is_small = only.size_bytes <= part_bytes_preferred(engine, &task.rules.primary);
+    let is_small = only.size_bytes <= part_bytes_preferred(cx.engine, &cx.task.rules.primary);
     only.kind == VersionKind::Object && !only.version.id.is_null() && is_small
 }
 
 /// What the source was seen to have at first.
-struct FirstLook {
+struct FirstRead {
     listed: Vec<SourceVersion>,
     opened: Option<Box<StartedGet>>,
     /// The version that a read without a list named as the current one.
@@ -117,32 +126,27 @@ struct FirstLook {
 
 /// Reads from the source what is current, where that alone counts, and lists it where that does not
 /// tell.
-async fn first_look(
-    engine: &Engine,
-    task: &Task,
-    reader: Option<&Subscriber>,
-) -> Result<FirstLook, Failure> {
-    let current = match reader.filter(|_| task.rules.primary.history == History::Latest) {
-        Some(reader) => latest::current(engine, task, reader).await?,
-        None => SourceCurrent::Unknown,
+async fn first_read(cx: Context<'_>, reader: Option<&Subscriber>) -> Result<FirstRead, Failure> {
+    let current = match reader.filter(|_| cx.task.rules.primary.history == History::Latest) {
+        Some(reader) => read_latest(cx, reader).await?,
+        None => None,
     };
-    let seen = match current {
-        SourceCurrent::Told(current, opened) => {
-            let seen = Some(current.version.id.clone());
-            if is_surely_taken(task, &current) {
-                return Ok(FirstLook {
-                    listed: vec![current],
-                    opened,
-                    seen,
-                });
-            }
-            seen
-        }
-        SourceCurrent::Untold(id) => Some(id),
-        SourceCurrent::Unknown => None,
-    };
-    let listed = list_with(engine, task, seen.as_ref()).await?;
-    Ok(FirstLook {
+    let seen = current
+        .as_ref()
+        .map(|(current, _)| current.version.id.clone());
+    if let Some((current, opened)) = current
+        // Another version was written since, or the answer is a cache's: a list decides.
+        && cx.event_of(&current.version.id).is_some()
+        && is_surely_taken(cx.task, &current)
+    {
+        return Ok(FirstRead {
+            listed: vec![current],
+            opened,
+            seen,
+        });
+    }
+    let listed = list_with(cx, seen.as_ref()).await?;
+    Ok(FirstRead {
         listed,
         opened: None,
         seen,
@@ -152,41 +156,42 @@ async fn first_look(
 /// Lists the source, and makes sure that the list has what was seen there before: one that lacks it
 /// lags. What is newer than that was written meanwhile.
 async fn list_with(
-    engine: &Engine,
-    task: &Task,
+    cx: Context<'_>,
     seen: Option<&VersionId>,
 ) -> Result<Vec<SourceVersion>, Failure> {
-    let listed = list_source(engine, task).await?;
-    let Some(seen) = seen else { return Ok(listed) };
-    let has_seen = |listed: &[SourceVersion]| listed.iter().any(|entry| entry.version.id == *seen);
+    let has_seen = |listed: &[SourceVersion]| {
+        seen.is_none_or(|seen| listed.iter().any(|entry| entry.version.id == *seen))
+    };
+    let listed = list_source(cx).await?;
     if has_seen(&listed) {
         return Ok(listed);
     }
-    let all = listing::of_source(engine, task).await?;
-    if has_seen(&all) {
-        return Ok(all);
+    let lags = || {
+        Failure::with_source(
+            FailureKind::PreconditionFailed,
+            Operation::ListObjectVersions,
+            "the list lacks the version that a read names as the current one",
+        )
+    };
+    match listing::of_source(cx).await {
+        Ok(all) if has_seen(&all) => Ok(all),
+        // In latest mode the newest alone counts, however many others there are.
+        Ok(_) => Err(lags()),
+        Err(failure) if failure.kind == FailureKind::NeedsOperator(Reason::KeyVersionsTooMany) => {
+            Err(lags())
+        }
+        Err(failure) => Err(failure),
     }
-    let lags = "the list lacks the version that a read names as the current one";
-    Err(Failure::with_source(
-        FailureKind::PreconditionFailed,
-        Operation::ListObjectVersions,
-        lags,
-    ))
 }
 
 /// Lists the source, newest first; in latest mode the newest entry is all that matters, unless it
 /// may be out of scope.
-async fn list_source(engine: &Engine, task: &Task) -> Result<Vec<SourceVersion>, Failure> {
-    let (source, bucket, key) = (
-        engine.access_to(&task.source)?,
-        &task.source.bucket,
-        &task.source_key,
-    );
-    if task.rules.primary.history == History::Exact {
-        return listing::of_source(engine, task).await;
+async fn list_source(cx: Context<'_>) -> Result<Vec<SourceVersion>, Failure> {
+    if cx.task.rules.primary.history == History::Exact {
+        return listing::of_source(cx).await;
     }
-    match listing::newest(source, Side::Source, bucket, key).await? {
-        Some(newest) if !is_surely_taken(task, &newest) => listing::of_source(engine, task).await,
+    match listing::newest(cx, Side::Source).await? {
+        Some(newest) if !is_surely_taken(cx.task, &newest) => listing::of_source(cx).await,
         newest => Ok(newest.into_iter().collect()),
     }
 }
@@ -219,18 +224,14 @@ fn above_refused(mut history: Vec<SourceVersion>, shown: &DestinationView) -> Ve
 }
 
 /// Versions in scope are those created since the rule began. When only the ledger knew when that
-/// was, and it was lost, the oldest replica of the key tells. What a message says widens nothing:
-/// any writer of the queue can name any version.
-fn scope_start(
-    engine: &Engine,
-    task: &Task,
-    shown: &DestinationView,
-) -> Result<Timestamp, Failure> {
-    let lead: &Rule = &task.rules.primary;
+/// was, and it was lost, the oldest replica of the key stands in. A message widens nothing: any
+/// writer of the queue can name any version.
+fn scope_start(cx: Context<'_>, shown: &DestinationView) -> Result<Timestamp, Failure> {
+    let lead: &Rule = &cx.task.rules.primary;
     if let Some(since) = lead.since {
         return Ok(since);
     }
-    let loaded = engine.ledger.rule_start(&lead.id, clock::now())?;
+    let loaded = cx.engine.ledger.rule_start(&lead.id, clock::now())?;
     // S3 states times by the second.
     let loaded = loaded.replace_nanosecond(0).unwrap_or(loaded);
     let oldest_replica = oldest_seen(&shown.replicas);
@@ -245,8 +246,8 @@ fn scope_start(
         .fold(loaded, Timestamp::min))
 }
 
-/// Returns when the oldest version on record was made, as the source told. Of one that was gone
-/// before it was read only a message told, and a message must not draw anything into scope.
+/// Returns when the oldest version on record was made, as the source stated. For one that was gone
+/// before it was read only a message did, and a message must not draw anything into scope.
 fn oldest_seen(replicas: &[Replica]) -> Option<Timestamp> {
     let seen = replicas
         .iter()
@@ -267,6 +268,80 @@ fn has_unknown_past(history: &[SourceVersion], shown: &DestinationView) -> bool 
             && entry.version != *reached
             && !known.replicated.contains(&entry.version)
             && !known.skipped.contains(&entry.version)
+    })
+}
+
+/// A GET of the current version that was answered, its body on the way.
+#[derive(Debug)]
+pub(super) struct StartedGet {
+    pub(super) version: VersionRef,
+    pub(super) head: ResponseHead,
+    pub(super) body: SdkBody,
+    /// When it was requested.
+    pub(super) asked: BootInstant,
+}
+
+/// Reads the version that is current, if a read can tell: not behind a delete marker. Of small
+/// objects the body is on its way then, unless several destinations take it: it is read once for
+/// all of them, and a large one in parts.
+async fn read_latest(
+    cx: Context<'_>,
+    reader: &Subscriber,
+) -> Result<Option<(SourceVersion, Option<Box<StartedGet>>)>, Failure> {
+    let task = cx.task;
+    // A filter by tags may leave the current version out, and take one below it.
+    let may_be_taken = task.rules.iter().any(|rule| rule.filter.tags.is_empty());
+    let are_puts = task
+        .events
+        .iter()
+        .all(|pending| pending.action == EventKind::Put);
+    if !may_be_taken || !are_puts {
+        return Ok(None);
+    }
+    let is_read = !is_bulk(cx.engine, task) && reader.is_alone();
+    let ask = || match is_read {
+        true => S3Request::get_object(Side::Source, &task.source.bucket, &task.source_key),
+        false => cx.head(Side::Source),
+    };
+    let asked = BootInstant::now();
+    let (head, body) = match cx.source.send_for_checksums(ask).await {
+        Ok(answer) => answer.split(),
+        Err(refusal) if is_trouble(refusal.failure.kind) => return Err(refusal.into()),
+        Err(_) => return Ok(None),
+    };
+    let Some(entry) = entry(&head) else {
+        return Ok(None);
+    };
+    let opened = is_read.then(|| {
+        Box::new(StartedGet {
+            version: entry.version.clone(),
+            head,
+            body,
+            asked,
+        })
+    });
+    Ok(Some((entry, opened)))
+}
+
+/// Says whether a list would meet with the same; what else is refused, a list can tell more of.
+fn is_trouble(kind: FailureKind) -> bool {
+    matches!(
+        kind,
+        FailureKind::Transient | FailureKind::Unauthenticated | FailureKind::Throttled
+    )
+}
+
+/// Reads which version an answer is about; none where it does not say all of it.
+fn entry(head: &ResponseHead) -> Option<SourceVersion> {
+    let id = VersionId::try_from(head.version_id()?).ok()?;
+    let time = Timestamp::from_unix_timestamp(head.last_modified()?.secs()).ok()?;
+    let etag = Some(head.etag()?);
+    let version = VersionRef::new(id, time, etag.as_ref());
+    Some(SourceVersion {
+        version,
+        kind: VersionKind::Object,
+        etag,
+        size_bytes: head.content_length()?,
     })
 }
 

@@ -1,22 +1,85 @@
-//! Objects of the source that are replicas themselves, of what is at the key that they would be
-//! copied to. Two daemons in opposite directions would copy each of them back and forth without
-//! end.
+//! Which of the competing rules takes a version: the first, by priority, whose filter matches all
+//! of it. None takes a replica of what is at the key that it would be copied to: two daemons in
+//! opposite directions would copy each of them back and forth without end.
+
+use std::sync::Arc;
 
 use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind, Reason};
 use replicator_core::object::VersionId;
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
-use replicator_core::rule::Replicas;
+use replicator_core::rule::{Replicas, Rule};
 use replicator_core::stamp::{self, NAME, Stamp};
 
-use super::attributes::{Attributes, STAMP};
+use super::attributes::{Attributes, STAMP, Stated};
 use super::copy::CopyJob;
-use super::listing;
-use super::proof::Stated;
+use super::tags::{self, Tags};
 use super::version_reader::VersionReader;
+use super::{Context, listing};
 use crate::accounts::error::Side;
 use crate::checksum::{CRC64_NVME, crc64_stated};
-use crate::s3_http::{ResponseHead, S3Error, S3Request};
+use crate::ledger::records::{ReplicaState, TargetKey};
+use crate::s3_http::{ResponseHead, S3Error};
+
+/// The rule that takes a version, and the tags where they had to be read.
+pub(super) struct SelectedRule {
+    pub(super) rule: Arc<Rule>,
+    pub(super) tags: Option<Tags>,
+}
+
+/// Chooses; `None` when no rule takes the version.
+pub(super) async fn rule_for(
+    cx: Context<'_>,
+    version: &SourceVersion,
+) -> Result<Option<SelectedRule>, Failure> {
+    let (task, mut tags) = (cx.task, None);
+    for rule in task
+        .rules
+        .iter()
+        .filter(|rule| rule.filter.admits_size(version.size_bytes))
+    {
+        if !rule.filter.tags.is_empty() && tags.is_none() {
+            tags = Some(tags::read_source(cx, &version.version.id).await?);
+        }
+        if tags
+            .as_ref()
+            .is_some_and(|tags| !rule.filter.admits_tags(tags))
+        {
+            continue;
+        }
+        if rule.replicas == Replicas::Skip && is_replica(cx, version)? {
+            return Ok(None);
+        }
+        // The version is this rule's, whichever key it has there: a key of another key stands back.
+        let here = rule
+            .destination_key(&task.source_key)
+            .is_ok_and(|key| key == task.target.key);
+        return Ok(here.then(|| SelectedRule {
+            rule: Arc::clone(rule),
+            tags,
+        }));
+    }
+    Ok(None)
+}
+
+/// Says whether this daemon wrote the source version itself, for another rule. The stamp on it
+/// would be no proof: any client can write one.
+fn is_replica(cx: Context<'_>, version: &SourceVersion) -> Result<bool, Failure> {
+    let target = TargetKey {
+        destination: cx.task.source.clone(),
+        key: cx.task.source_key.clone(),
+    };
+    let id = version.version.id.as_str();
+    Ok(cx
+        .engine
+        .ledger
+        .replicas_of(&target)?
+        .iter()
+        .any(|replica| {
+            replica.state == ReplicaState::Replicated
+                && replica.destination_version.as_deref() == Some(id)
+        }))
+}
 
 impl CopyJob<'_> {
     /// Refuses a replica of what the destination holds. Its stamp alone proves nothing, so the
@@ -59,20 +122,12 @@ impl CopyJob<'_> {
         }
     }
 
-    /// Finds the version that a stamp names; a compact one tells it only beside the destination's
-    /// list.
+    /// Finds the version that a stamp names; a compact one needs the destination's list beside it.
     async fn version_of(&self, stamp: &Stamp) -> Result<Option<VersionRef>, Failure> {
         if matches!(stamp.place, stamp::OriginKey::Full(..)) {
             return Ok(Some(stamp.version.clone()));
         }
-        let target = &self.task.target;
-        let listed = listing::list_history(
-            self.destination,
-            Side::Destination,
-            &target.destination.bucket,
-            &target.key,
-        )
-        .await?;
+        let listed = listing::list_history(self.cx, Side::Destination).await?;
         Ok(listed
             .into_iter()
             .map(|entry| entry.version)
@@ -81,17 +136,14 @@ impl CopyJob<'_> {
 
     /// Reads a version of the destination, or what is current; none if there is no object.
     async fn look_up(&self, version: Option<&VersionId>) -> Result<Option<ResponseHead>, Failure> {
-        let target = &self.task.target;
         let call = || {
-            let call =
-                S3Request::head_object(Side::Destination, &target.destination.bucket, &target.key);
-            if let Some(version) = version {
-                call.version(version.as_str())
-            } else {
-                call
+            let call = self.cx.head(Side::Destination);
+            match version {
+                Some(version) => call.version(version.as_str()),
+                None => call,
             }
         };
-        match self.destination.send_for_checksums(call).await {
+        match self.cx.destination.send_for_checksums(call).await {
             Ok(answer) => Ok(Some(answer.into_head())),
             // Not there, or under a customer's key.
             Err(refusal)
@@ -109,8 +161,7 @@ impl CopyJob<'_> {
     /// object. Replicas are written in the order of their originals, so this one is a copy that a
     /// user of the source made of an older one.
     async fn is_restored(&self, own: &VersionRef) -> Result<bool, Failure> {
-        let (bucket, key) = (&self.task.source.bucket, &self.task.source_key);
-        let history = listing::list_history(self.source, Side::Source, bucket, key).await?;
+        let history = listing::list_history(self.cx, Side::Source).await?;
         let below = history
             .iter()
             .skip_while(|entry| entry.version != self.version.version)
@@ -119,7 +170,7 @@ impl CopyJob<'_> {
             .filter(|entry| entry.kind == VersionKind::Object)
             .take(LOOKS_MAX)
         {
-            let head = match VersionReader::pin_source(self.source, self.task, entry)
+            let head = match VersionReader::new(self.cx, Side::Source, entry)
                 .head()
                 .await
             {
@@ -128,13 +179,10 @@ impl CopyJob<'_> {
                 Err(S3Error { failure, .. })
                     if matches!(
                         failure.kind,
-                        FailureKind::SourceVersionMissing | FailureKind::PreconditionFailed
+                        FailureKind::SourceVersionMissing
+                            | FailureKind::PreconditionFailed
+                            | FailureKind::Ineligible(_)
                     ) =>
-                {
-                    continue;
-                }
-                Err(S3Error { failure, .. })
-                    if matches!(failure.kind, FailureKind::Ineligible(_)) =>
                 {
                     continue;
                 }
@@ -184,24 +232,24 @@ impl CopyJob<'_> {
             etag,
             size_bytes,
         };
-        let original = VersionReader::replica(self.destination, self.task, &version);
-        Ok(original
-            .crc64(self.engine, &self.rule, &self.task.target)
-            .await?
-            == own)
+        let original = VersionReader::new(self.cx, Side::Destination, &version);
+        Ok(original.read_through(self.rule, None).await?.crc64 == own)
     }
 
     /// Returns the stamp of what claims to come from where it would go now, unless the rule
     /// replicates replicas.
     pub(super) fn claimed_origin(&self, attributes: &Attributes) -> Option<Stamp> {
-        let is_minded = self.rule.replicas != Replicas::Replicate;
-        let stamp = attributes.told.get(STAMP).filter(|_| is_minded)?;
+        let skips_replicas = self.rule.replicas != Replicas::Replicate;
+        let stamp = attributes
+            .reader_headers
+            .get(STAMP)
+            .filter(|_| skips_replicas)?;
         stamp.to_str().ok().and_then(|text| self.origin_in(text))
     }
 
     /// Reads a stamp that names a version of the destination's key.
     fn origin_in(&self, text: &str) -> Option<Stamp> {
-        let target = &self.task.target;
+        let target = &self.cx.task.target;
         Stamp::from_header(text)
             .ok()
             .filter(|stamp| stamp.place.is_key(&target.destination.bucket, &target.key))

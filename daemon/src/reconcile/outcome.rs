@@ -1,59 +1,287 @@
-//! What is written down when a version is settled: the ledger's record, the metrics, one line in
-//! the log.
+//! What becomes of each event of a key, once the key itself is up to date; and what is written down
+//! when a version is settled: the ledger's record, the metrics, one line in the log.
 
 use replicator_core::event::EventKind;
+use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, Reason};
-use replicator_core::object::Timestamp;
-use replicator_core::plan::VersionKind;
-use replicator_core::rule::Rule;
+use replicator_core::object::{Timestamp, VersionId};
+use replicator_core::plan::{DestinationState, SourceVersion, VersionKind, VersionRef};
+use replicator_core::rule::{History, Rule};
 use tracing::info;
 
+use super::observe::Observation;
+use super::tags::Followed;
+use super::{Context, Reconciler, delete, transient};
 use crate::clock;
-use crate::engine::Engine;
-use crate::ledger::records::{Replica, ReplicaState};
+use crate::ledger::records::{ParkedTask, Replica, ReplicaState};
 use crate::metrics::Outcome;
-use crate::task::Task;
+use crate::task::{PendingEvent, Report, Task};
 
-/// The bookkeeping of one pass over a key.
-pub(super) struct OutcomeRecorder<'a> {
-    engine: &'a Engine,
-    task: &'a Task,
-    pub(super) written: u64,
-    pub(super) bytes: u64,
+/// Answers duplicates from the ledger, without a request. Not when a message was delivered before:
+/// then a write may have been lost on its way, and only the destination can tell (protocol rule 4).
+pub(super) fn answered_by_ledger(cx: Context<'_>) -> Result<Option<Report>, Failure> {
+    let task = cx.task;
+    let plain =
+        |pending: &PendingEvent| matches!(pending.action, EventKind::Put | EventKind::DeleteMarker);
+    if task.redelivered || !task.events.iter().all(plain) {
+        return Ok(None);
+    }
+    let replicas = cx.engine.ledger.replicas_of(&task.target)?;
+    let known = |pending: &PendingEvent| {
+        find_record(&replicas, pending.version.as_ref(), &[])
+            .map(|replica| outcome_of(replica.state))
+    };
+    let outcomes: Option<Vec<Outcome>> = task.events.iter().map(known).collect();
+    let Some(outcomes) = outcomes else {
+        return Ok(None);
+    };
+    for (pending, outcome) in task.events.iter().zip(&outcomes) {
+        cx.report_event(pending.action, *outcome);
+    }
+    Ok(Some(Report {
+        outcomes,
+        written: 0,
+        bytes: 0,
+    }))
 }
 
-impl<'a> OutcomeRecorder<'a> {
-    pub(super) fn new(engine: &'a Engine, task: &'a Task) -> Self {
-        Self {
-            engine,
-            task,
-            written: 0,
-            bytes: 0,
-        }
-    }
+/// A change of tags can bring a version into a rule's scope that was out of it.
+pub(super) fn reconsider(task: &Task, known: &mut DestinationState) {
+    let retagged = |version: &VersionRef| {
+        task.events.iter().any(|pending| {
+            pending.action == EventKind::Tags && pending.version.as_ref() == Some(&version.id)
+        })
+    };
+    known.skipped.retain(|version| !retagged(version));
+}
 
+/// Says whether a run that ended well has done what was parked: everything that appends, and
+/// otherwise what its events name.
+pub(super) fn is_done(run: &Reconciler<'_>, parked: &ParkedTask) -> bool {
+    let asked = |pending: &PendingEvent| {
+        pending.action == parked.action && pending.version == parked.version
+    };
+    let is_left_over = run.is_over_quota && parked.action == EventKind::VersionDelete;
+    let appends = matches!(parked.action, EventKind::Put | EventKind::DeleteMarker);
+    appends || (!is_left_over && run.cx.task.events.iter().any(asked))
+}
+
+/// Does what is left to do for each event and says what became of it.
+pub(super) async fn answer_events(run: &mut Reconciler<'_>) -> Result<Vec<Outcome>, Failure> {
+    let mut outcomes = Vec::with_capacity(run.cx.task.events.len());
+    for pending in &run.cx.task.events {
+        let creates = matches!(pending.action, EventKind::Put | EventKind::DeleteMarker);
+        if let Some(outcome) = reported(run, pending).filter(|_| creates) {
+            outcomes.push(outcome);
+            continue;
+        }
+        if run.is_over_quota && pending.action == EventKind::VersionDelete {
+            outcomes.push(Outcome::Parked);
+            continue;
+        }
+        let outcome = match pending.action {
+            EventKind::Put | EventKind::DeleteMarker => answer_write(run, pending).await?,
+            EventKind::Tags => answer_tags(run, pending).await?,
+            EventKind::VersionDelete => answer_delete(run, pending),
+            // The replica's owner decides on its list; locks are given with the write itself.
+            EventKind::Acl | EventKind::Lock => Outcome::Skipped,
+        };
+        run.cx.report_event(pending.action, outcome);
+        outcomes.push(outcome);
+    }
+    Ok(outcomes)
+}
+
+/// Returns what this very run has already reported of the version that an event is about.
+fn reported(run: &Reconciler<'_>, pending: &PendingEvent) -> Option<Outcome> {
+    let id = pending.version.as_ref()?;
+    run.reported
+        .iter()
+        .find(|(version, _)| version.id == *id)
+        .map(|(_, outcome)| *outcome)
+}
+
+async fn answer_write(
+    run: &mut Reconciler<'_>,
+    pending: &PendingEvent,
+) -> Result<Outcome, Failure> {
+    let Some(id) = &pending.version else {
+        return Ok(Outcome::Duplicate);
+    };
+    if let Some(replica) = find_record(
+        &run.observed.destination.replicas,
+        Some(id),
+        &run.observed.listed,
+    ) {
+        return Ok(outcome_of(replica.state));
+    }
+    confirm_loss(run, id).await?;
+    let newest = [run.observed.listed.last(), run.observed.history.last()];
+    let is_newest = newest
+        .into_iter()
+        .flatten()
+        .any(|newest| newest.version.id == *id);
+    if run.cx.task.rules.primary.history == History::Latest && !is_newest {
+        return Ok(Outcome::Superseded);
+    }
+    if run.observed.lists_id(id) {
+        return Ok(Outcome::Skipped);
+    }
+    record_missing(run, pending, id)
+}
+
+/// Makes sure that a version is gone which the list lacks. S3 lists in the order of keys; a server
+/// that fills a page before it sorts it can leave out a key whose name others begin with, without
+/// any sign of that in its answer.
+async fn confirm_loss(run: &Reconciler<'_>, id: &VersionId) -> Result<(), Failure> {
+    let is_passed_over =
+        run.cx.task.rules.primary.history == History::Latest && !run.observed.listed.is_empty();
+    if run.cx.source.is_aws
+        || run.observed.lists_id(id)
+        || is_passed_over
+        || !delete::source_has(run.cx, id).await?
+    {
+        return Ok(());
+    }
+    Err(transient(
+        Operation::ListObjectVersions,
+        "the list lacks a version that is there",
+    ))
+}
+
+/// Records a version that the source lost before it was read.
+fn record_missing(
+    run: &mut Reconciler<'_>,
+    pending: &PendingEvent,
+    id: &VersionId,
+) -> Result<Outcome, Failure> {
+    let kind = if pending.action == EventKind::Put {
+        VersionKind::Object
+    } else {
+        VersionKind::Marker
+    };
+    if kind == VersionKind::Marker && !run.cx.task.rules.primary.admits_marker() {
+        return Ok(Outcome::Skipped);
+    }
+    let source = VersionRef::new(
+        id.clone(),
+        pending.time.unwrap_or_else(crate::clock::now),
+        None,
+    );
+    let reason = Some(Reason::SrcVersionNotFound);
+    let replica = Replica {
+        reason,
+        ..Replica::new(source, kind, ReplicaState::SourceMissing)
+    };
+    run.cx.record(&replica)?;
+    run.cx.engine.metrics.count_failed(
+        &run.cx.task.rules.primary.id,
+        Reason::SrcVersionNotFound.as_str(),
+    );
+    run.observed.destination.replicas.push(replica);
+    Ok(Outcome::Gone)
+}
+
+/// Gives a replica the tags its source has now, by the replica's exact version.
+async fn answer_tags(run: &mut Reconciler<'_>, pending: &PendingEvent) -> Result<Outcome, Failure> {
+    let Some(id) = &pending.version else {
+        return Ok(Outcome::Skipped);
+    };
+    let Some(replica_version) = replica_version(run, id).await? else {
+        return Ok(Outcome::Skipped);
+    };
+    Ok(match run.follow_tags(id, &replica_version, None).await? {
+        Followed::Done => Outcome::Replicated,
+        Followed::SourceGone => Outcome::Gone,
+        Followed::ReplicaGone => replica_missing(run),
+    })
+}
+
+/// The replica was removed at the destination, by its lifecycle or a person: nothing to change.
+fn replica_missing(run: &Reconciler<'_>) -> Outcome {
+    run.cx.engine.metrics.count_failed(
+        &run.cx.task.rules.primary.id,
+        Reason::DstVersionNotFound.as_str(),
+    );
+    Outcome::Skipped
+}
+
+/// Says what became of a version delete, which was carried out before.
+fn answer_delete(run: &Reconciler<'_>, pending: &PendingEvent) -> Outcome {
+    let Some(id) = &pending.version else {
+        return Outcome::Skipped;
+    };
+    let removed = |replica: &Replica| replica.is_of(id) && replica.state == ReplicaState::Deleted;
+    match run.cx.task.rules.primary.version_deletes
+        && run.observed.destination.replicas.iter().any(removed)
+    {
+        true => Outcome::Replicated,
+        false => Outcome::Skipped,
+    }
+}
+
+/// Finds the destination's id of a replica, in the ledger or in the stamps.
+async fn replica_version(
+    run: &mut Reconciler<'_>,
+    id: &VersionId,
+) -> Result<Option<String>, Failure> {
+    let find = |observed: &Observation| {
+        let replica = find_record(&observed.destination.replicas, Some(id), &observed.listed)?;
+        Some((replica.state, replica.destination_version.clone()))
+    };
+    match find(&run.observed) {
+        Some((ReplicaState::Replicated, version)) => return Ok(version),
+        Some((ReplicaState::Deleted, _)) => return Ok(None),
+        // Another daemon may have written what is only on record here as lost or left out.
+        Some(_) | None => run.observed.rebuild_records(run.cx).await?,
+    }
+    Ok(find(&run.observed).and_then(|(_, version)| version))
+}
+
+/// Finds what is on record of a version. `null` is overwritten in place, so that name alone means
+/// nothing: the one that the source lists now is meant.
+fn find_record<'a>(
+    replicas: &'a [Replica],
+    id: Option<&VersionId>,
+    listed: &[SourceVersion],
+) -> Option<&'a Replica> {
+    let id = id?;
+    if !id.is_null() {
+        return replicas.iter().rfind(|replica| replica.is_of(id));
+    }
+    let current = listed.iter().find(|entry| entry.version.id.is_null())?;
+    replicas
+        .iter()
+        .rfind(|replica| replica.source == current.version)
+}
+
+fn outcome_of(state: ReplicaState) -> Outcome {
+    match state {
+        ReplicaState::Replicated | ReplicaState::Coalesced | ReplicaState::Deleted => {
+            Outcome::Duplicate
+        }
+        ReplicaState::Skipped => Outcome::Skipped,
+        ReplicaState::Superseded => Outcome::Superseded,
+        ReplicaState::SourceMissing => Outcome::Gone,
+    }
+}
+
+impl Context<'_> {
     /// Records a replica that is at the destination.
-    pub(super) fn wrote(
-        &mut self,
+    pub(super) fn record_written(
+        &self,
         replica: &Replica,
         rule: &Rule,
         bytes: u64,
     ) -> Result<(), Failure> {
-        self.engine.ledger.put_replica(&self.task.target, replica)?;
+        self.record(replica)?;
         self.engine.watchdog.record_key_progress(&self.task.target);
-        self.written += 1;
-        self.bytes += bytes;
         let operation = operation(replica.kind);
         let seconds = clock::seconds_since(self.event_time(replica));
         let metrics = &self.engine.metrics;
         metrics.count_bytes(&rule.id, bytes);
         metrics.latency(&rule.id, operation.as_str(), seconds);
-        metrics.count_operation(
-            &rule.id,
-            self.destination_bucket(),
-            operation.as_str(),
-            Outcome::Replicated,
-        );
+        self.count(&rule.id, operation, Outcome::Replicated);
         info!(
             rule = rule.id,
             destination = self.destination_bucket(),
@@ -70,13 +298,13 @@ impl<'a> OutcomeRecorder<'a> {
     }
 
     /// Records something that needed no write.
-    pub(super) fn record_only(&self, replica: &Replica) -> Result<(), Failure> {
+    pub(super) fn record(&self, replica: &Replica) -> Result<(), Failure> {
         self.engine.ledger.put_replica(&self.task.target, replica)
     }
 
     /// Records a version that gets no replica, and under which rule.
-    pub(super) fn skipped(&self, replica: &Replica, rule: &str) -> Result<Outcome, Failure> {
-        self.record_only(replica)?;
+    pub(super) fn record_skipped(&self, replica: &Replica, rule: &str) -> Result<Outcome, Failure> {
+        self.record(replica)?;
         let outcome = match replica.state {
             ReplicaState::SourceMissing => Outcome::Gone,
             ReplicaState::Superseded => Outcome::Superseded,
@@ -89,12 +317,7 @@ impl<'a> OutcomeRecorder<'a> {
         if let Some(reason) = replica.reason {
             self.engine.metrics.count_failed(rule, reason.as_str());
         }
-        self.engine.metrics.count_operation(
-            rule,
-            self.destination_bucket(),
-            operation.as_str(),
-            outcome,
-        );
+        self.count(rule, operation, outcome);
         info!(
             rule,
             destination = self.destination_bucket(),
@@ -109,14 +332,9 @@ impl<'a> OutcomeRecorder<'a> {
     }
 
     /// Records what became of an event that wrote no version.
-    pub(super) fn granted(&self, action: EventKind, outcome: Outcome) {
+    pub(super) fn report_event(&self, action: EventKind, outcome: Outcome) {
         let rule = &self.task.rules.primary.id;
-        self.engine.metrics.count_operation(
-            rule,
-            self.destination_bucket(),
-            action.as_str(),
-            outcome,
-        );
+        self.count(rule, action, outcome);
         info!(
             rule,
             destination = self.destination_bucket(),
@@ -130,15 +348,17 @@ impl<'a> OutcomeRecorder<'a> {
     /// Returns when it happened. A message is no proof: no event is older than the version that it
     /// announces.
     fn event_time(&self, replica: &Replica) -> Timestamp {
-        let pending = self
-            .task
-            .events
-            .iter()
-            .find(|pending| pending.version.as_ref() == Some(&replica.source.id));
         let made = replica.source.last_modified;
-        pending
-            .and_then(|pending| pending.time)
-            .map_or(made, |told| told.max(made))
+        self.event_of(&replica.source.id)
+            .and_then(|event| event.time)
+            .map_or(made, |stated| stated.max(made))
+    }
+
+    fn count(&self, rule: &str, operation: EventKind, outcome: Outcome) {
+        let bucket = self.destination_bucket();
+        self.engine
+            .metrics
+            .count_operation(rule, bucket, operation.as_str(), outcome);
     }
 
     fn destination_bucket(&self) -> &str {

@@ -4,35 +4,36 @@
 //!
 //! `verify = "auto"` leaves out what costs a second read of the body, and the MD5 of what is copied
 //! in parts: at 600 MB/s a core it would be the largest part of such a copy's processor time. Over
-//! plain HTTP, where only this tells of a bit that changed, and with `verify = "always"` nothing is
+//! plain HTTP, where only this detects a bit that changed, and with `verify = "always"` nothing is
 //! left out. A plain `http://` on this machine is no exception: what listens there may be a tunnel
 //! or a proxy.
+//!
+//! What the destination answers to a write is held against what was sent. A checksum that it states
+//! is believed. An ETag that looks like an MD5 is one at AWS, as documented; another store may make
+//! its ETags otherwise, so there a difference parks nothing: the replica is counted as unproved, or
+//! read back where `verify` demands it. Read back as well is what contradicts a checksum, or an
+//! ETag of AWS; other bytes than were sent are a refusal that names the version.
 
-use std::fmt;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use aws_sdk_s3::operation::complete_multipart_upload::CompleteMultipartUploadOutput;
 use replicator_core::failure::Operation;
-use replicator_core::failure::{Failure, FailureKind, Reason};
-use replicator_core::parts::PARTS_MAX;
+use replicator_core::failure::{Failure, FailureKind, Reason, error_chain};
+use replicator_core::object::{ETag, VersionId};
+use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
+use replicator_core::retry;
 use replicator_core::rule::Verify;
+use tracing::warn;
 
-use super::copy::CopyJob;
+use super::attributes::{Stated, stated_checksums};
+use super::copy::{CopyJob, Written};
 use super::version_reader::VersionReader;
-use crate::checksum::{self, Algorithm, Measure, Sum};
+use crate::accounts::error::Side;
+use crate::checksum::{
+    self, Algorithm, Measure, Sum, composite_value, crc64_header, hex, md5_digits,
+};
+use crate::clock;
+use crate::ledger::Parts;
 use crate::metrics::Unproved;
 use crate::s3_http::{Filled, ResponseHead};
-
-/// A checksum that is stated of an object.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Stated {
-    algorithm: Algorithm,
-    value: Vec<u8>,
-    /// How many parts' checksums it is the checksum of, if it is not of the bytes themselves.
-    parts: Option<u32>,
-    /// The header that states it.
-    header: &'static str,
-}
 
 /// What a copy is to be proved by, or why by nothing.
 pub(super) type Choice = Result<Proof, Unproved>;
@@ -55,113 +56,9 @@ pub(super) struct Way {
     pub(super) is_demanded: bool,
 }
 
-/// Lists what an answer states of the whole object, the best first: what needs no boundaries before
-/// what does, and the ETag last.
-pub(super) fn stated_checksums(head: &ResponseHead) -> Vec<Stated> {
-    let of_header = |algorithm: Algorithm| {
-        let (value, parts) = split(head.header(algorithm.checksum_header())?)?;
-        let value = STANDARD
-            .decode(value)
-            .ok()
-            .filter(|value| value.len() == algorithm.value_len())?;
-        Some(Stated {
-            algorithm,
-            value,
-            parts,
-            header: algorithm.checksum_header(),
-        })
-    };
-    // Of a type that is stated and a text that says otherwise, neither is believed.
-    let is_composite = head.header("x-amz-checksum-type") == Some("COMPOSITE");
-    let all = || Algorithm::ALL.into_iter().filter_map(of_header);
-    let wholes = all().filter(|stated| stated.parts.is_none() && !is_composite);
-    let composites = all().filter(|stated| stated.parts.is_some());
-    wholes.chain(composites).chain(of_etag(head)).collect()
-}
-
-/// Reads an ETag that is an MD5, as it is not under a key of KMS or of a customer.
-/// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html>
-fn of_etag(head: &ResponseHead) -> Option<Stated> {
-    let is_kept_apart = head
-        .header("x-amz-server-side-encryption")
-        .is_some_and(|mode| mode != "AES256")
-        || head
-            .header("x-amz-server-side-encryption-customer-algorithm")
-            .is_some();
-    let etag = head.etag().filter(|_| !is_kept_apart)?;
-    let (value, parts) = split(etag.as_str())?;
-    let value = checksum::md5_digits(value)?.to_vec();
-    Some(Stated {
-        algorithm: Algorithm::Md5,
-        value,
-        parts,
-        header: ETAG,
-    })
-}
-
-/// Parts a value from the number of parts behind a dash.
-fn split(text: &str) -> Option<(&str, Option<u32>)> {
-    match text.split_once('-') {
-        None => Some((text, None)),
-        Some((value, parts)) => {
-            let parts = parts
-                .parse()
-                .ok()
-                .filter(|parts| (1..=PARTS_MAX).contains(parts))?;
-            Some((value, Some(parts)))
-        }
-    }
-}
-
-impl Stated {
-    /// Returns the CRC-64/NVME of the whole, if that is what is stated.
-    pub(super) fn crc64(&self) -> Option<u64> {
-        let is_crc64 = self.algorithm == Algorithm::Crc64Nvme && self.parts.is_none();
-        Some(u64::from_be_bytes(
-            self.value.as_slice().try_into().ok().filter(|_| is_crc64)?,
-        ))
-    }
-
-    /// Says whether these bytes have this checksum of the whole; none if that cannot be told from
-    /// them.
-    pub(super) fn is_of(&self, body: &Filled) -> Option<bool> {
-        let sum = body.sum(self.algorithm).filter(|_| self.parts.is_none())?;
-        Some(sum.value == self.value)
-    }
-
-    /// Says whether it takes much processor time to compute.
-    pub(super) fn is_dear(&self) -> bool {
-        self.algorithm == Algorithm::Md5
-    }
-
-    /// Says whether an ETag states it, which may be no checksum at all.
-    pub(super) fn is_etag(&self) -> bool {
-        self.header == ETAG
-    }
-
-    /// Writes a value of this checksum as it is stated.
-    fn text(&self, value: &[u8]) -> String {
-        let text = if self.is_etag() {
-            checksum::hex(value)
-        } else {
-            STANDARD.encode(value)
-        };
-        self.parts
-            .map_or(text.clone(), |parts| format!("{text}-{parts}"))
-    }
-}
-
-impl fmt::Display for Stated {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.header, self.text(&self.value))
-    }
-}
-
-const ETAG: &str = "etag";
-
-/// Says whether a copy is proved whatever that costs.
-pub(super) fn is_demanded(copy: &CopyJob<'_>) -> bool {
-    copy.rule.verify == Verify::Always || !copy.source.is_tls
+/// Says whether what is read is proved whatever that costs.
+pub(super) fn proves_reads(copy: &CopyJob<'_>) -> bool {
+    copy.rule.verify == Verify::Always || !copy.cx.source.is_tls
 }
 
 impl Proof {
@@ -174,7 +71,7 @@ impl Proof {
         let (size_bytes, mut left) = (original.size_bytes(), None);
         let is_whole = size_bytes <= way.piece_bytes;
         for stated in all {
-            if stated.is_dear() && !is_whole && !way.is_demanded {
+            if stated.is_costly() && !is_whole && !way.is_demanded {
                 left = left.or(Some(Unproved::CostsTooMuch));
                 continue;
             }
@@ -224,8 +121,9 @@ impl Proof {
         self.compare(original, computed).await
     }
 
-    /// Holds a body that was read in pieces, whose CRC-64/NVME is this, against what is stated;
-    /// reads it once more where the pieces' checksums do not make what is stated of the whole.
+    /// Compares a body that was read in pieces, by their sums and its CRC-64/NVME, with what is
+    /// stated; reads it once more where the pieces' checksums do not make what is stated of the
+    /// whole.
     pub(super) async fn conclude(
         &self,
         copy: &CopyJob<'_>,
@@ -235,15 +133,10 @@ impl Proof {
         if let Some(computed) = self.computed_value(pieces) {
             return self.compare(&original, Some(computed)).await;
         }
-        if !is_demanded(copy) {
+        if !proves_reads(copy) {
             return Ok(Some(Unproved::CostsTooMuch));
         }
-        let again = original
-            .read_through(
-                (copy.engine, &copy.rule, &copy.task.target),
-                Some(self.measure),
-            )
-            .await?;
+        let again = original.read_through(copy.rule, Some(self.measure)).await?;
         if again.crc64 != crc64 {
             return Err(mismatch(
                 "two reads of the version gave different bytes".to_owned(),
@@ -319,93 +212,241 @@ fn mismatch(words: String) -> Failure {
     )
 }
 
+/// What a write's answer says of the bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answered {
+    /// They are those that were sent.
+    Equal,
+    /// Nothing that can be compared.
+    Silent,
+    /// An MD5, which would cost too much to compute.
+    LeftOut,
+    /// The bytes differ.
+    Differs { words: String, by: By },
+}
+
+/// By what an answer contradicts what was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    Checksum,
+    ETag,
+}
+
+/// Acts on what the answer to a write states about its bytes, given their CRC-64/NVME. `before` is
+/// why the source could not prove them.
+pub(super) async fn check_written(
+    copy: &CopyJob<'_>,
+    written: Written,
+    answered: Answered,
+    (crc64, before): (u64, Option<Unproved>),
+) -> Result<Written, Failure> {
+    let doubt = match answered {
+        Answered::Equal => None,
+        Answered::Silent => Some(Unproved::AnswerSilent),
+        Answered::LeftOut => Some(Unproved::CostsTooMuch),
+        Answered::Differs { words, by } => {
+            let (key, operation) = (&copy.cx.task.target.key, written.operation);
+            let version = written.destination_version.as_deref();
+            warn!(%key, version, %operation, words, "the answer contradicts the write");
+            let is_read_back =
+                by == By::Checksum || copy.cx.destination.is_aws || proves_answers(copy);
+            match version.filter(|_| is_read_back) {
+                Some(version) => read_back(copy, (operation, by), version, crc64).await?,
+                None => Some(Unproved::AnswerDiffers),
+            }
+        }
+    };
+    Ok(Written {
+        unproved: before.or(doubt),
+        ..written
+    })
+}
+
+/// Compares what the answer to a body says with what was sent; the MD5 only if it may be computed.
+pub(super) fn compare_answer(answer: &ResponseHead, body: &Filled, may_hash: bool) -> Answered {
+    for stated in stated_checksums(answer) {
+        if stated.is_costly() && !may_hash {
+            return Answered::LeftOut;
+        }
+        let by = if stated.is_etag() {
+            By::ETag
+        } else {
+            By::Checksum
+        };
+        match stated.is_of(body) {
+            Some(true) => return Answered::Equal,
+            Some(false) => {
+                return Answered::Differs {
+                    words: stated.to_string(),
+                    by,
+                };
+            }
+            None => {}
+        }
+    }
+    Answered::Silent
+}
+
+/// Compares what the answer to a completed upload says with its parts.
+pub(super) fn compare_complete(
+    answer: &CompleteMultipartUploadOutput,
+    crc64: u64,
+    done: &Parts,
+) -> Answered {
+    let (sent, by) = (crc64_header(crc64), By::Checksum);
+    match answer
+        .checksum_crc64_nvme()
+        .filter(|stated| !stated.is_empty())
+    {
+        Some(stated) if stated == sent => return Answered::Equal,
+        Some(stated) => {
+            return Answered::Differs {
+                words: format!("sent {sent}, and it has {stated}"),
+                by,
+            };
+        }
+        None => {}
+    }
+    let is_plain = answer
+        .server_side_encryption()
+        .is_none_or(|mode| mode.as_str() == "AES256");
+    let etag = answer
+        .e_tag()
+        .and_then(|etag| ETag::try_from(etag).ok())
+        .filter(|_| is_plain);
+    let (Some(etag), Some(expected)) = (etag, etag_of_parts(done.values().map(|part| &part.etag)))
+    else {
+        return Answered::Silent;
+    };
+    let doubt = done.values().find_map(|part| part.doubt);
+    match doubt {
+        _ if etag != expected => {
+            let words = format!("its parts make the ETag {expected}, and it has {etag}");
+            Answered::Differs {
+                words,
+                by: By::ETag,
+            }
+        }
+        None => Answered::Equal,
+        Some(Unproved::AnswerDiffers) => Answered::Differs {
+            words: "a part got an ETag that is not its MD5".to_owned(),
+            by: By::ETag,
+        },
+        Some(Unproved::CostsTooMuch) => Answered::LeftOut,
+        Some(_) => Answered::Silent,
+    }
+}
+
+/// Says whether what the destination answers is compared whatever that costs.
+pub(super) fn proves_answers(copy: &CopyJob<'_>) -> bool {
+    copy.rule.verify == Verify::Always || !copy.cx.destination.is_tls
+}
+
+// Twelve seconds at most, in which a hiccup passes.
+const READ_BACK_ATTEMPTS_MAX: u32 = 7;
+
+/// Reads a replica for its checksum. That it was written is known: where it may not be read it only
+/// stays unproved. Where that fails for now, and a checksum contradicts it, it counts as refuted.
+async fn read_back(
+    copy: &CopyJob<'_>,
+    (operation, by): (Operation, By),
+    version: &str,
+    crc64: u64,
+) -> Result<Option<Unproved>, Failure> {
+    let Ok(id) = VersionId::try_from(version) else {
+        return Ok(Some(Unproved::AnswerDiffers));
+    };
+    let written = VersionRef::new(id, copy.version.version.last_modified, None);
+    let size_bytes = copy.version.size_bytes;
+    let replica = SourceVersion {
+        version: written,
+        kind: VersionKind::Object,
+        etag: None,
+        size_bytes,
+    };
+    let replica = VersionReader::new(copy.cx, Side::Destination, &replica);
+    match read_patiently(copy, &replica).await {
+        Ok(read) if read == crc64 => Ok(None),
+        Ok(read) => {
+            let algorithm = Algorithm::Crc64Nvme.checksum_header();
+            let (sent, read) = (crc64_header(crc64), crc64_header(read));
+            let words = format!(
+                "version {version} holds other bytes than were sent: {algorithm} {read}, not {sent}"
+            );
+            copy.cx
+                .engine
+                .ledger
+                .record_refuted(&copy.cx.task.target, version, clock::now())?;
+            Err(Failure::with_source(
+                FailureKind::NeedsOperator(Reason::ChecksumMismatch),
+                operation,
+                words,
+            ))
+        }
+        Err(failure) => {
+            warn!(key = %copy.cx.task.target.key, version, error = error_chain(&failure), "cannot read the replica back");
+            if by == By::ETag || is_not_permitted(&failure) {
+                return Ok(Some(Unproved::AnswerDiffers));
+            }
+            copy.cx
+                .engine
+                .ledger
+                .record_refuted(&copy.cx.task.target, version, clock::now())?;
+            Err(failure)
+        }
+    }
+}
+
+/// Tries for some seconds: a replica that counts as refuted is written once more.
+async fn read_patiently(copy: &CopyJob<'_>, replica: &VersionReader<'_>) -> Result<u64, Failure> {
+    let mut attempt = 1;
+    loop {
+        match replica.read_through(copy.rule, None).await {
+            Err(failure)
+                if attempt < READ_BACK_ATTEMPTS_MAX && failure.kind == FailureKind::Transient =>
+            {
+                tokio::time::sleep(retry::jittered_delay(attempt, fastrand::f64())).await;
+                attempt += 1;
+            }
+            read => return Ok(read?.crc64),
+        }
+    }
+}
+
+fn is_not_permitted(failure: &Failure) -> bool {
+    let status = failure.answer.map(|answer| answer.status);
+    matches!(
+        (failure.kind, status),
+        (FailureKind::NeedsOperator(_), Some(401 | 403))
+    )
+}
+
+/// Returns the ETag of an upload from those of its parts; none where they are no MD5 of their
+/// content.
+fn etag_of_parts<'a>(parts: impl Iterator<Item = &'a ETag>) -> Option<ETag> {
+    let sum = |etag: &ETag| {
+        Some(Sum {
+            algorithm: Algorithm::Md5,
+            value: md5_digits(etag.as_str())?.to_vec(),
+            len: 0,
+        })
+    };
+    let sums = parts.map(sum).collect::<Option<Vec<Sum>>>()?;
+    ETag::try_from(format!(
+        "{}-{}",
+        hex(&composite_value(Algorithm::Md5, &sums)),
+        sums.len()
+    ))
+    .ok()
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
 
     use super::*;
+
     use crate::s3_http::BodyChunks;
-
-    const CRC32: &str = "x-amz-checksum-crc32";
-
-    fn of(all: &[(&str, &str)]) -> Vec<(Algorithm, Option<u32>)> {
-        stated_checksums(&ResponseHead::for_tests(all))
-            .iter()
-            .map(|stated| (stated.algorithm, stated.parts))
-            .collect()
-    }
-
-    #[test]
-    fn the_best_of_what_is_stated_comes_first_and_what_cannot_be_one_does_not_count() {
-        let md5 = ("etag", "\"900150983cd24fb0d6963f7d28e17f72\"");
-        let (crc32, crc64) = (
-            (CRC32, "y/Q5Jg=="),
-            ("x-amz-checksum-crc64nvme", "rosUhgp5mIg="),
-        );
-        assert_eq!(
-            of(&[md5, crc32, crc64]),
-            [
-                (Algorithm::Crc64Nvme, None),
-                (Algorithm::Crc32, None),
-                (Algorithm::Md5, None)
-            ]
-        );
-        assert_eq!(
-            of(&[(CRC32, "y/Q5Jg==-3"), crc64]),
-            [(Algorithm::Crc64Nvme, None), (Algorithm::Crc32, Some(3))]
-        );
-        assert_eq!(
-            of(&[("etag", "\"900150983cd24fb0d6963f7d28e17f72-2\"")]),
-            [(Algorithm::Md5, Some(2))]
-        );
-        for none in ["y/Q5", "y/Q5Jg==-0", "y/Q5Jg==-10001", "y/Q5Jg==-", "?", ""] {
-            assert!(of(&[(CRC32, none)]).is_empty(), "{none:?}");
-        }
-        assert!(of(&[crc32, ("x-amz-checksum-type", "COMPOSITE")]).is_empty());
-        for none in [
-            "\"opaque\"",
-            "\"+00150983cd24fb0d6963f7d28e17f72\"",
-            "\"900150983cd24fb0d6963f7d28e17f7\"",
-        ] {
-            assert!(of(&[("etag", none)]).is_empty(), "{none}");
-        }
-        for mode in ["aws:kms", "aws:kms:dsse", "aws:fsx"] {
-            assert!(
-                of(&[md5, ("x-amz-server-side-encryption", mode)]).is_empty(),
-                "{mode}"
-            );
-        }
-        assert!(
-            of(&[
-                md5,
-                ("x-amz-server-side-encryption-customer-algorithm", "AES256")
-            ])
-            .is_empty()
-        );
-        assert_eq!(
-            of(&[md5, ("x-amz-server-side-encryption", "AES256")]),
-            [(Algorithm::Md5, None)]
-        );
-    }
-
-    #[test]
-    fn other_bytes_than_are_stated_are_told_for_each_algorithm() {
-        let (right, wrong) = (b"123456789".as_slice(), b"123456780".as_slice());
-        for algorithm in Algorithm::ALL {
-            let text = STANDARD.encode(algorithm.sum_of([right]).value);
-            let all = stated_checksums(&ResponseHead::for_tests(&[(
-                algorithm.checksum_header(),
-                &text,
-            )]));
-            let [stated] = all.as_slice() else {
-                panic!("{algorithm:?}: {all:?}")
-            };
-            for (bytes, is_right) in [(right, true), (wrong, false)] {
-                let body = Filled::for_tests(BodyChunks::from(Bytes::from_static(bytes)));
-                assert_eq!(stated.is_of(&body), Some(is_right), "{algorithm:?}");
-            }
-        }
-    }
 
     #[test]
     fn a_composite_is_of_its_parts_checksums() {
@@ -416,7 +457,7 @@ mod tests {
             algorithm: Algorithm::Crc32,
             value,
             parts: Some(2),
-            header: CRC32,
+            header: Algorithm::Crc32.checksum_header(),
         };
         let measure = Measure {
             algorithm: Algorithm::Crc32,
@@ -457,5 +498,47 @@ mod tests {
             None,
             "that is not the checksum of nothing"
         );
+    }
+
+    #[test]
+    fn an_answer_is_held_against_the_bytes_that_were_sent() {
+        let body = Filled::for_tests(BodyChunks::from(Bytes::from_static(b"abc")));
+        let (right, wrong) = (
+            "\"900150983cd24fb0d6963f7d28e17f72\"",
+            "\"00000000000000000000000000000bad\"",
+        );
+        let crc64 = crc64_header(body.crc64);
+        let compare = |headers: &[(&str, &str)], may_hash| {
+            compare_answer(&ResponseHead::for_tests(headers), &body, may_hash)
+        };
+        let by = |answered| match answered {
+            Answered::Differs { by, .. } => Some(by),
+            Answered::Equal | Answered::Silent | Answered::LeftOut => None,
+        };
+        let checksum = ("x-amz-checksum-crc64nvme", crc64.as_str());
+        assert_eq!(compare(&[("etag", right)], true), Answered::Equal);
+        assert_eq!(compare(&[("etag", right)], false), Answered::LeftOut);
+        assert_eq!(
+            compare(&[("etag", wrong), checksum], true),
+            Answered::Equal,
+            "a checksum tells more"
+        );
+        assert_eq!(by(compare(&[("etag", wrong)], true)), Some(By::ETag));
+        assert_eq!(
+            by(compare(
+                &[("etag", right), ("x-amz-checksum-crc32", "AAAAAA==")],
+                true
+            )),
+            Some(By::Checksum)
+        );
+        for silent in ["\"opaque\"", "\"00000000000000000000000000000bad-1\""] {
+            assert_eq!(
+                compare(&[("etag", silent)], true),
+                Answered::Silent,
+                "{silent}"
+            );
+        }
+        let kms = ("x-amz-server-side-encryption", "aws:kms");
+        assert_eq!(compare(&[("etag", wrong), kms], true), Answered::Silent);
     }
 }

@@ -8,14 +8,14 @@ use aws_sdk_s3::types::{Tag, Tagging};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind, Reason};
-use replicator_core::object::{Bucket, Key, VersionId};
+use replicator_core::object::VersionId;
 use replicator_core::plan;
 use replicator_core::retry::body_timeout;
 
-use super::{Reconciler, delete};
+use super::{Context, Reconciler, changed, delete, transient};
+use crate::accounts::attempt_deadline;
 use crate::accounts::capabilities::TagsGiven;
 use crate::accounts::error::{Side, from_sdk_error};
-use crate::accounts::{AccountClients, attempt_deadline};
 use crate::failpoint::Step;
 use crate::lease;
 use crate::ledger::records::{Replica, ReplicaState};
@@ -52,10 +52,7 @@ impl Reconciler<'_> {
         }
         match self.follow_tags(source, replica, Some(tags)).await? {
             Followed::Done | Followed::SourceGone => Ok(()),
-            Followed::ReplicaGone => Err(Failure::new(
-                FailureKind::PreconditionFailed,
-                Operation::PutObjectTagging,
-            )),
+            Followed::ReplicaGone => Err(changed(Operation::PutObjectTagging)),
         }
     }
 
@@ -66,21 +63,16 @@ impl Reconciler<'_> {
         replica: &str,
         had: Option<&Tags>,
     ) -> Result<Followed, Failure> {
-        let mut is_ignored = false;
+        let (cx, mut is_ignored) = (self.cx, false);
         // Another daemon may be writing older tags: what the source says after the write decides.
         for _ in 0..ROUNDS_MAX {
             // Before they are read: what is written is not to have waited.
-            self.engine.limits.request(self.task.small_payer()).await;
+            cx.engine.limits.request(cx.task.small_payer()).await;
             let Some(wanted) = self.tags_of(source).await?.or_else(|| had.cloned()) else {
                 return Ok(Followed::SourceGone);
             };
-            let write = write(self.destination, self.replica_key(), replica, &wanted);
-            match self
-                .engine
-                .failpoints
-                .around(Step::PutTags, Box::pin(write))
-                .await
-            {
+            let write = Box::pin(write(cx, replica, &wanted));
+            match cx.engine.failpoints.around(Step::PutTags, write).await {
                 Err(Failure {
                     kind: FailureKind::NotFound,
                     ..
@@ -105,45 +97,34 @@ impl Reconciler<'_> {
             true => Err(tags_unsupported(Some(
                 "it was answered 200, and the tags are not there".into(),
             ))),
-            false => Err(Failure::with_source(
-                FailureKind::Transient,
+            false => Err(transient(
                 Operation::PutObjectTagging,
                 "the source's tags keep changing",
             )),
         }
     }
 
-    /// Looks at the tags of replicas that were found rather than written. Where an attempt, or
+    /// Checks the tags of replicas that were found rather than written. Where an attempt, or
     /// another daemon's, ended between the write and the tags, its messages come again.
-    pub(super) async fn look_at_tags(&mut self) -> Result<(), Failure> {
+    pub(super) async fn check_tags(&mut self) -> Result<(), Failure> {
         for at in 0..self.observed.destination.replicas.len() {
-            let Some(replica) = self
-                .observed
-                .destination
-                .replicas
-                .get(at)
-                .filter(|replica| self.may_lack_tags(replica))
-                .cloned()
-            else {
+            let found = self.observed.destination.replicas.get(at);
+            let Some(replica) = found.filter(|found| self.may_lack_tags(found)).cloned() else {
                 continue;
             };
-            if let Some(tags) = self
-                .tags_of(&replica.source.id)
-                .await?
-                .filter(|tags| !tags.is_empty())
-            {
+            let tags = self.tags_of(&replica.source.id).await?;
+            if let Some(tags) = tags.filter(|tags| !tags.is_empty()) {
                 self.mend_tags(&replica, &tags).await?;
             }
             let replica = Replica {
                 tags_seen: true,
                 ..replica
             };
-            self.settle.record_only(&replica)?;
-            self.engine.watchdog.record_progress();
-            self.observed
-                .destination
-                .replicas
-                .splice(at..=at, [replica]);
+            self.cx.record(&replica)?;
+            self.cx.engine.watchdog.record_progress();
+            if let Some(found) = self.observed.destination.replicas.get_mut(at) {
+                *found = replica;
+            }
         }
         Ok(())
     }
@@ -153,55 +134,51 @@ impl Reconciler<'_> {
             && replica.kind == plan::VersionKind::Object
             && replica.written.is_none();
         // `null` is overwritten in place.
-        let is_there =
-            !replica.source.id.is_null() || self.observed.listed.contains(&replica.source);
+        let is_there = !replica.source.id.is_null() || self.observed.lists(&replica.source);
         self.is_repeated && is_found && is_there && !replica.tags_seen
     }
 
     async fn mend_tags(&self, replica: &Replica, tags: &Tags) -> Result<(), Failure> {
-        let features = &self.destination.capabilities;
-        let given = [TagsGiven::WithPut, TagsGiven::WithUpload];
-        let is_kept = self.destination.is_aws
-            || given
-                .into_iter()
-                .all(|given| features.keeps_tags(given) == Some(true));
         let Some(version) = replica.destination_version.as_deref() else {
             return Ok(());
         };
-        if tags_header(tags).is_some() && is_kept {
+        let are_kept = [TagsGiven::WithPut, TagsGiven::WithUpload]
+            .into_iter()
+            .all(|given| self.keeps_tags(given) == Some(true));
+        if tags_header(tags).is_some() && are_kept {
             return Ok(());
         }
         match self.shows_tags(version, tags).await {
+            Ok(Some(true)) => Ok(()),
             // One that was removed lacks nothing.
-            Ok(Some(true))
-            | Err(Failure {
-                kind: FailureKind::PreconditionFailed,
-                ..
-            }) => Ok(()),
+            Err(failure) if failure.kind == FailureKind::PreconditionFailed => Ok(()),
+            Err(failure) => Err(failure),
             Ok(_) => self
                 .follow_tags(&replica.source.id, version, Some(tags))
                 .await
                 .map(drop),
-            Err(failure) => Err(failure),
         }
     }
 
     /// Says whether the destination keeps tags that are given in this way: AWS does, another
     /// endpoint is checked once.
+    fn keeps_tags(&self, given: TagsGiven) -> Option<bool> {
+        let access = self.cx.destination;
+        match access.is_aws {
+            true => Some(true),
+            false => access.capabilities.keeps_tags(given),
+        }
+    }
+
     async fn is_kept(&self, given: TagsGiven, replica: &str, tags: &Tags) -> Result<bool, Failure> {
-        let features = &self.destination.capabilities;
-        let known = if self.destination.is_aws {
-            Some(true)
-        } else {
-            features.keeps_tags(given)
-        };
-        if let Some(keeps) = known {
+        if let Some(keeps) = self.keeps_tags(given) {
             return Ok(keeps);
         }
         let shown = self.shows_tags(replica, tags).await?;
         // Another client, too, may have put tags since.
         if let Some(shown) = shown.filter(|shown| *shown || given != TagsGiven::Apart) {
-            features.saw_tags(given, shown, &self.destination.name);
+            let access = self.cx.destination;
+            access.capabilities.saw_tags(given, shown, &access.name);
         }
         // Without the permission to read tags, the answer to PutObjectTagging, which is about
         // nothing else, has to do.
@@ -210,18 +187,13 @@ impl Reconciler<'_> {
 
     /// Says whether a replica has just these tags; none without the permission to read them.
     async fn shows_tags(&self, replica: &str, tags: &Tags) -> Result<Option<bool>, Failure> {
-        let (bucket, key) = self.replica_key();
-        let refusal = match read(self.destination, Side::Destination, (bucket, key), replica).await
-        {
+        let refusal = match read(self.cx, Side::Destination, replica).await {
             Ok(there) => return Ok(Some(there == *tags)),
             Err(refusal) => refusal,
         };
         match (refusal.status(), refusal.failure.kind) {
             (Some(401 | 403), FailureKind::NeedsOperator(_)) => Ok(None),
-            (_, FailureKind::NotFound) => Err(Failure::new(
-                FailureKind::PreconditionFailed,
-                Operation::GetObjectTagging,
-            )),
+            (_, FailureKind::NotFound) => Err(changed(Operation::GetObjectTagging)),
             (_, FailureKind::NotImplemented) => Err(tags_unsupported(refusal.failure.source)),
             _ => Err(refusal.into()),
         }
@@ -229,19 +201,14 @@ impl Reconciler<'_> {
 
     /// Reads the tags that a source version has now; none if it is gone.
     async fn tags_of(&self, version: &VersionId) -> Result<Option<Tags>, Failure> {
-        let task = self.task;
-        match read_source(self.source, &task.source.bucket, &task.source_key, version).await {
+        match read_source(self.cx, version).await {
             Ok(tags) => Ok(Some(tags)),
             Err(failure) if failure.kind == FailureKind::SourceVersionMissing => {
-                delete::confirm_gone(self.engine, task, version, &failure).await?;
+                delete::confirm_gone(self.cx, version, &failure).await?;
                 Ok(None)
             }
             Err(failure) => Err(failure),
         }
-    }
-
-    fn replica_key(&self) -> (&Bucket, &Key) {
-        (&self.task.target.destination.bucket, &self.task.target.key)
     }
 }
 
@@ -259,32 +226,17 @@ fn tags_unsupported(cause: Option<Box<dyn std::error::Error + Send + Sync>>) -> 
 }
 
 /// Reads the tags of a source version.
-pub(super) async fn read_source(
-    access: &AccountClients,
-    bucket: &Bucket,
-    key: &Key,
-    version: &VersionId,
-) -> Result<Tags, Failure> {
-    Ok(read(access, Side::Source, (bucket, key), version.as_str()).await?)
+pub(super) async fn read_source(cx: Context<'_>, version: &VersionId) -> Result<Tags, Failure> {
+    Ok(read(cx, Side::Source, version.as_str()).await?)
 }
 
-async fn read(
-    access: &AccountClients,
-    side: Side,
-    (bucket, key): (&Bucket, &Key),
-    version: &str,
-) -> Result<Tags, S3Error> {
+async fn read(cx: Context<'_>, side: Side, version: &str) -> Result<Tags, S3Error> {
+    let (access, bucket, key) = cx.at(side);
     let (_, text) = access
         .wire
         .text(S3Request::tags(side, bucket, key).version(version))
         .await?;
-    let no_list = || {
-        Failure::with_source(
-            FailureKind::Transient,
-            Operation::GetObjectTagging,
-            "the answer is no list of tags",
-        )
-    };
+    let no_list = || transient(Operation::GetObjectTagging, "the answer is no list of tags");
     Ok(parse_tags(&text).ok_or_else(no_list)?)
 }
 
@@ -311,21 +263,15 @@ fn parse_tags(text: &str) -> Option<Tags> {
 }
 
 /// Replaces the tags of a replica, named by its exact version.
-async fn write(
-    access: &AccountClients,
-    (bucket, key): (&Bucket, &Key),
-    version: &str,
-    tags: &Tags,
-) -> Result<(), Failure> {
+async fn write(cx: Context<'_>, version: &str, tags: &Tags) -> Result<(), Failure> {
     let tag = |(name, value): (&String, &String)| Tag::builder().key(name).value(value).build();
     let set = tags.iter().map(tag).collect::<Result<Vec<_>, _>>();
     let tagging = set.and_then(|set| Tagging::builder().set_tag_set(Some(set)).build());
-    let tagging = tagging.map_err(|error| {
-        Failure::with_source(FailureKind::Transient, Operation::PutObjectTagging, error)
-    })?;
+    let tagging = tagging.map_err(|error| transient(Operation::PutObjectTagging, error))?;
     lease::confirm_held().await?;
     // Sent once: one whose answer was lost may land on top of the tags of a later one (protocol
     // rule 5).
+    let (access, bucket, key) = cx.at(Side::Write);
     access
         .s3_once
         .put_object_tagging()

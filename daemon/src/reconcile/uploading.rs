@@ -1,5 +1,9 @@
 //! Parts on their way from the source to an upload, several at a time, each written down when it is
-//! there.
+//! there: few at first, and more while each needs little of its time. What the whole daemon has on
+//! its way is for the memory budget to say.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use replicator_core::failure::Operation;
@@ -7,10 +11,12 @@ use replicator_core::failure::{Failure, FailureKind};
 use replicator_core::object::ETag;
 use replicator_core::parts::Part;
 use replicator_core::retry::body_timeout;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio_util::sync::CancellationToken;
 
 use super::copy::CopyJob;
-use super::part_concurrency::{PartConcurrency, WIDTH_MAX};
-use super::receipt::{self, Answered, By};
+use super::proof::{self, Answered, By};
+use super::{Context, transient};
 use crate::accounts::error::{Side, from_sdk_error};
 use crate::checksum::{CRC64_NVME, Measure, crc64_header};
 use crate::clock::BootInstant;
@@ -19,7 +25,7 @@ use crate::failpoint::Step;
 use crate::ledger::Parts;
 use crate::ledger::records::{Upload, UploadedPart};
 use crate::metrics::Unproved;
-use crate::s3_http::{ResponseHead, S3Error, S3Request};
+use crate::s3_http::{Filled, ResponseHead, S3Error, S3Request};
 use crate::single_flight::Body;
 
 // A connection that breaks costs one part, a few times, before the whole task waits.
@@ -42,21 +48,22 @@ impl Uploading<'_> {
         missing: Vec<Part>,
         done: &mut Parts,
     ) -> Result<(), Failure> {
-        let (copy, abreast) = (self.copy, PartConcurrency::new());
+        let Context { engine, task, .. } = self.copy.cx;
+        let concurrency = PartConcurrency::new();
         let mut copies = stream::iter(missing)
-            .map(|part| self.upload_part(part, &abreast))
+            .map(|part| self.upload_part(part, &concurrency))
             .buffer_unordered(WIDTH_MAX);
         let mut result = Ok(());
         while let Some(copied) = copies.next().await {
             match copied {
                 Ok(Some(part)) => {
-                    copy.engine.ledger.put_part(&copy.task.target, &part)?;
+                    engine.ledger.put_part(&task.target, &part)?;
                     done.insert(part.number, part);
-                    copy.engine.watchdog.record_key_progress(&copy.task.target);
+                    engine.watchdog.record_key_progress(&task.target);
                 }
                 Ok(None) => {}
                 Err(failure) => {
-                    abreast.end();
+                    concurrency.end();
                     result = result.and(Err(failure));
                 }
             }
@@ -67,16 +74,16 @@ impl Uploading<'_> {
     async fn upload_part(
         self,
         part: Part,
-        abreast: &PartConcurrency,
+        concurrency: &PartConcurrency,
     ) -> Result<Option<UploadedPart>, Failure> {
-        let Some(_room) = abreast.begin().await else {
+        let Some(_room) = concurrency.begin().await else {
             return Ok(None);
         };
         let mut attempts_left = PART_ATTEMPTS;
         let mut is_doubted = false;
         loop {
             attempts_left -= 1;
-            match self.try_part(part, abreast).await {
+            match self.try_part(part, concurrency).await {
                 // Where the last one was not answered in all its time, neither is the next, and its
                 // memory is lacking elsewhere.
                 Err(S3Error {
@@ -103,12 +110,12 @@ impl Uploading<'_> {
     async fn try_part(
         self,
         part: Part,
-        abreast: &PartConcurrency,
+        concurrency: &PartConcurrency,
     ) -> Result<Option<UploadedPart>, S3Error> {
         let copy = self.copy;
         let (due, _share) = tokio::select! {
             biased;
-            () = abreast.over() => return Ok(None),
+            () = concurrency.over() => return Ok(None),
             admitted = copy.admitted(part, true) => admitted,
         };
         let began = BootInstant::now();
@@ -125,34 +132,15 @@ impl Uploading<'_> {
                 })
             }
         };
-        let checked = copy.extras.checked;
-        let (target, filled) = (&copy.task.target, &body.filled);
-        let upload = (self.upload.upload_id.as_str(), part.number);
-        let call = S3Request::part(
-            &target.destination.bucket,
-            &target.key,
-            upload,
-            filled.chunks.clone(),
-        )
-        .with_timeout(body_timeout(part.len))
-        .header(
-            CRC64_NVME,
-            checked.then(|| crc64_header(filled.crc64)).as_deref(),
-        );
-        let sent = Box::pin(copy.destination.wire.send(call));
-        let answer = copy
-            .engine
-            .failpoints
-            .around(Step::UploadPart, sent)
-            .await?
-            .into_head();
-        let doubt = doubt(receipt::compare_answer(
+        let filled = &body.filled;
+        let answer = self.send(part, filled).await?;
+        let doubt = doubt(proof::compare_answer(
             &answer,
             filled,
-            receipt::is_demanded(copy),
+            proof::proves_answers(copy),
         ))?;
         let etag = self.etag_of(part.number, &answer).await?;
-        abreast.part_took(part, began.elapsed());
+        concurrency.part_took(part, began.elapsed());
         let sums = self
             .measure
             .map(|measure| filled.part_sums(measure, part.offset))
@@ -166,14 +154,29 @@ impl Uploading<'_> {
         }))
     }
 
+    async fn send(self, part: Part, filled: &Filled) -> Result<ResponseHead, S3Error> {
+        let (cx, target) = (self.copy.cx, &self.copy.cx.task.target);
+        let upload = (self.upload.upload_id.as_str(), part.number);
+        let checksum = self.copy.extras.checked.then(|| crc64_header(filled.crc64));
+        let (bucket, chunks) = (&target.destination.bucket, filled.chunks.clone());
+        let call = S3Request::part(bucket, &target.key, upload, chunks)
+            .with_timeout(body_timeout(part.len))
+            .header(CRC64_NVME, checksum.as_deref());
+        let request = Box::pin(cx.destination.wire.send(call));
+        let failpoints = &cx.engine.failpoints;
+        let answer = failpoints.around(Step::UploadPart, request).await?;
+        Ok(answer.into_head())
+    }
+
     /// Returns the ETag of a part, which a list of the parts has where its own answer does not.
     async fn etag_of(self, number: u32, answer: &ResponseHead) -> Result<ETag, Failure> {
         if let Some(etag) = answer.etag() {
             return Ok(etag);
         }
-        let target = &self.copy.task.target;
+        let target = &self.copy.cx.task.target;
         let request = self
             .copy
+            .cx
             .destination
             .s3
             .list_parts()
@@ -192,9 +195,7 @@ impl Uploading<'_> {
             .find(|part| part.part_number() == i32::try_from(number).ok());
         let etag = part.and_then(|part| ETag::try_from(part.e_tag()?).ok());
         let unknown = "neither the answer nor ListParts names the part's ETag";
-        etag.ok_or_else(|| {
-            Failure::with_source(FailureKind::Transient, Operation::UploadPart, unknown)
-        })
+        etag.ok_or_else(|| transient(Operation::UploadPart, unknown))
     }
 }
 
@@ -211,11 +212,84 @@ fn doubt(answered: Answered) -> Result<Option<Unproved>, Failure> {
             by: By::Checksum,
         } => {
             let words = format!("the answer states {words}, which is not that of the part");
-            Err(Failure::with_source(
-                FailureKind::Transient,
-                Operation::UploadPart,
-                words,
-            ))
+            Err(transient(Operation::UploadPart, words))
         }
+    }
+}
+
+/// The parts of one object.
+#[derive(Debug)]
+pub(super) struct PartConcurrency {
+    room: Semaphore,
+    width: AtomicUsize,
+    over: CancellationToken,
+}
+
+// Four parts of 16 MiB in flight fill a connection of 1 Gbit/s over 500 ms of round trip.
+const WIDTH_FIRST: usize = 4;
+
+/// As many as fill 10 Gbit/s:
+/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance-guidelines.html>
+pub(super) const WIDTH_MAX: usize = 16;
+
+// Four times as many take four times as long where the line is full, and still half of their time
+// is left.
+const FAST: u32 = 8;
+
+impl PartConcurrency {
+    pub(super) fn new() -> Self {
+        Self {
+            room: Semaphore::new(WIDTH_FIRST),
+            width: AtomicUsize::new(WIDTH_FIRST),
+            over: CancellationToken::new(),
+        }
+    }
+
+    /// Waits until one more may be on its way; none when no more are to begin.
+    pub(super) async fn begin(&self) -> Option<SemaphorePermit<'_>> {
+        self.room.acquire().await.ok()
+    }
+
+    /// Learns from a part that is through.
+    pub(super) fn part_took(&self, part: Part, time: Duration) {
+        let is_fast = time * FAST < body_timeout(part.len);
+        if is_fast && self.width.fetch_add(1, Ordering::Relaxed) < WIDTH_MAX {
+            self.room.add_permits(1);
+        }
+    }
+
+    /// Lets none begin any more. Those that are on their way go on: what they carry counts with the
+    /// next try.
+    pub(super) fn end(&self) {
+        self.room.close();
+        self.over.cancel();
+    }
+
+    /// Waits until none is to begin any more.
+    pub(super) async fn over(&self) {
+        self.over.cancelled().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PART: Part = Part {
+        number: 1,
+        offset: 0,
+        len: 16 << 20,
+    };
+
+    #[test]
+    fn fast_parts_make_room_for_more_up_to_a_bound_and_slow_ones_for_none() {
+        let (fast, slow) = (body_timeout(PART.len) / 9, body_timeout(PART.len) / 8);
+        let concurrency = PartConcurrency::new();
+        concurrency.part_took(PART, slow);
+        assert_eq!(concurrency.room.available_permits(), WIDTH_FIRST);
+        concurrency.part_took(PART, fast);
+        assert_eq!(concurrency.room.available_permits(), WIDTH_FIRST + 1);
+        (0..100).for_each(|_| concurrency.part_took(PART, fast));
+        assert_eq!(concurrency.room.available_permits(), WIDTH_MAX);
     }
 }

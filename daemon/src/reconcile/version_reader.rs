@@ -4,59 +4,39 @@ use aws_smithy_types::body::SdkBody;
 use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind, Reason, ResponseInfo};
 use replicator_core::object::{Bucket, Key};
-use replicator_core::parts::{self, Part};
+use replicator_core::parts::{self, Layout, Part};
 use replicator_core::plan::SourceVersion;
 use replicator_core::retry;
 use replicator_core::rule::Rule;
 
-use super::part_bytes_preferred;
+use super::{Context, part_bytes_preferred};
 use crate::accounts::AccountClients;
 use crate::accounts::error::Side;
 use crate::checksum::Measure;
-use crate::engine::Engine;
-use crate::ledger::records::TargetKey;
 use crate::limits::Flow;
 use crate::s3_http::{BodyReader, Filled, ResponseHead, S3Error, S3Request};
-use crate::task::Task;
 
 /// A version and where it is.
 #[derive(Debug)]
 pub(super) struct VersionReader<'a> {
+    cx: Context<'a>,
     pub(super) access: &'a AccountClients,
-    pub(super) side: Side,
+    side: Side,
     bucket: &'a Bucket,
     key: &'a Key,
     version: &'a SourceVersion,
 }
 
 impl<'a> VersionReader<'a> {
-    /// Names a version of the source.
-    pub(super) fn pin_source(
-        access: &'a AccountClients,
-        task: &'a Task,
-        version: &'a SourceVersion,
-    ) -> Self {
+    /// Names a version of a task's key at one of its sides.
+    pub(super) fn new(cx: Context<'a>, side: Side, version: &'a SourceVersion) -> Self {
+        let (access, bucket, key) = cx.at(side);
         Self {
+            cx,
             access,
-            side: Side::Source,
-            bucket: &task.source.bucket,
-            key: &task.source_key,
-            version,
-        }
-    }
-
-    /// Names a version of the destination.
-    pub(super) fn replica(
-        access: &'a AccountClients,
-        task: &'a Task,
-        version: &'a SourceVersion,
-    ) -> Self {
-        let target = &task.target;
-        Self {
-            access,
-            side: Side::Destination,
-            bucket: &target.destination.bucket,
-            key: &target.key,
+            side,
+            bucket,
+            key,
             version,
         }
     }
@@ -66,8 +46,7 @@ impl<'a> VersionReader<'a> {
         self.of_this(S3Request::get_object(self.side, self.bucket, self.key))
     }
 
-    /// Names this very version. The ETag tells if the server's `null` version is another one by
-    /// now.
+    /// Names this very version. The ETag detects a `null` version that was overwritten.
     fn of_this(&self, call: S3Request<'a>) -> S3Request<'a> {
         let SourceVersion {
             version,
@@ -79,13 +58,13 @@ impl<'a> VersionReader<'a> {
             .identified(etag.as_ref(), *size_bytes)
     }
 
-    /// Reads what is said of it, the checksums too.
+    /// Reads its headers, checksums included.
     pub(super) async fn head(&self) -> Result<ResponseHead, S3Error> {
-        let call = || self.of_this(S3Request::head_object(self.side, self.bucket, self.key));
+        let call = || self.of_this(self.cx.head(self.side));
         Ok(self.access.send_for_checksums(call).await?.into_head())
     }
 
-    /// Reads a part, and what is said of it, into memory that was paid for.
+    /// Reads a part and its headers, into memory that was paid for.
     pub(super) async fn part(
         &self,
         part: Part,
@@ -134,33 +113,15 @@ impl<'a> VersionReader<'a> {
         read
     }
 
-    /// Reads everything, part by part, for the checksum of the whole.
-    pub(super) async fn crc64(
-        &self,
-        engine: &Engine,
-        rule: &Rule,
-        target: &TargetKey,
-    ) -> Result<u64, Failure> {
-        Ok(self.read_through((engine, rule, target), None).await?.crc64)
-    }
-
     /// Reads everything, part by part, for its checksums. Nothing is kept, so nothing is paid for:
     /// the caller may hold memory already.
     pub(super) async fn read_through(
         &self,
-        (engine, rule, target): (&Engine, &Rule, &TargetKey),
+        rule: &Rule,
         measure: Option<Measure>,
     ) -> Result<Filled, Failure> {
-        let unsupported = |error| {
-            Failure::with_source(
-                FailureKind::Ineligible(Reason::SrcObjectNotEligible),
-                Operation::LayOutParts,
-                error,
-            )
-        };
-        let layout =
-            parts::plan_layout(self.version.size_bytes, part_bytes_preferred(engine, rule))
-                .map_err(unsupported)?;
+        let engine = self.cx.engine;
+        let layout = lay_out(self.version.size_bytes, part_bytes_preferred(engine, rule))?;
         let mut filling = BodyReader::passing().with_measure(measure);
         for part in layout.parts() {
             let payer = Flow {
@@ -168,7 +129,7 @@ impl<'a> VersionReader<'a> {
                 is_bulk: true,
             };
             {
-                let _rests = engine.watchdog.key_waits(target);
+                let _rests = engine.watchdog.key_waits(&self.cx.task.target);
                 engine.limits.acquire_bytes(payer, part.len).await;
             }
             let (_, body) = self
@@ -184,16 +145,16 @@ impl<'a> VersionReader<'a> {
         Ok(filling.finish())
     }
 
-    /// Reads how large the parts are in which it was uploaded, if the first tells that all but the
-    /// last are as large.
+    /// Reads how large the parts are in which it was uploaded, if the first indicates that all but
+    /// the last are as large.
     pub(super) async fn uploaded_part_bytes(&self, count: u32) -> Result<Option<u64>, Failure> {
         let Some(head) = self.uploaded_part(1).await? else {
             return Ok(None);
         };
-        let told: Option<u32> = head
+        let stated: Option<u32> = head
             .header("x-amz-mp-parts-count")
             .and_then(|count| count.parse().ok());
-        let part_bytes = head.content_length().filter(|_| told == Some(count));
+        let part_bytes = head.content_length().filter(|_| stated == Some(count));
         let makes_the_whole =
             |part_bytes: &u64| self.version.size_bytes.div_ceil(*part_bytes) == u64::from(count);
         Ok(part_bytes
@@ -230,23 +191,12 @@ impl<'a> VersionReader<'a> {
 
     /// Reads a part in which it was uploaded; none where the store does not support that.
     async fn uploaded_part(&self, number: u32) -> Result<Option<ResponseHead>, Failure> {
-        let call = self
-            .of_this(S3Request::head_object(self.side, self.bucket, self.key))
-            .uploaded_part(number);
+        let call = self.of_this(self.cx.head(self.side)).uploaded_part(number);
+        let is_unsupported =
+            |info: ResponseInfo| info.is_own && matches!(info.status, 400 | 405 | 416 | 501);
         match self.access.wire.send(call).await {
             Ok(answer) => Ok(Some(answer.into_head())),
-            Err(S3Error {
-                failure:
-                    Failure {
-                        answer:
-                            Some(ResponseInfo {
-                                status: 400 | 405 | 416 | 501,
-                                is_own: true,
-                            }),
-                        ..
-                    },
-                ..
-            }) => Ok(None),
+            Err(refusal) if refusal.failure.answer.is_some_and(is_unsupported) => Ok(None),
             Err(refusal) => Err(refusal.into()),
         }
     }
@@ -255,6 +205,14 @@ impl<'a> VersionReader<'a> {
     pub(super) fn size_bytes(&self) -> u64 {
         self.version.size_bytes
     }
+}
+
+/// Divides an object into parts.
+pub(super) fn lay_out(size_bytes: u64, part_bytes: u64) -> Result<Layout, Failure> {
+    parts::plan_layout(size_bytes, part_bytes).map_err(|error| {
+        let kind = FailureKind::Ineligible(Reason::SrcObjectNotEligible);
+        Failure::with_source(kind, Operation::LayOutParts, error)
+    })
 }
 
 // A connection that breaks costs what was on its way, a few times, before the whole task waits.

@@ -1,13 +1,20 @@
-//! One answer to ListObjectVersions, read in the order it was written.
+//! One page of ListObjectVersions: the request, and its answer in the order it was written. The SDK
+//! separates versions from delete markers and so loses their order.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
-use replicator_core::object::{self, Timestamp};
+use replicator_core::failure::Failure;
+use replicator_core::object::{self, Bucket, ETag, Key, Timestamp, VersionId};
+use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use thiserror::Error;
 
-use super::{ETag, Key, PAGE_ENTRIES_MAX, SourceVersion, VersionId, VersionKind, VersionRef};
+use super::super::transient;
+use super::DURING;
+use crate::accounts::AccountClients;
+use crate::accounts::error::Side;
+use crate::s3_http::{PageRequest, ResponseHead, S3Request};
 use crate::xml::{self, NotXml};
 
 /// The entries of one page, each with its key.
@@ -16,7 +23,7 @@ pub(super) struct VersionPage {
     pub(super) entries: Vec<(Key, Listed)>,
     /// Where the next page starts: a key and a version id, which may be empty.
     pub(super) next: Option<(String, String)>,
-    /// What time it was by the server's clock, if that said so.
+    /// What time it was by the server's clock, if stated.
     pub(super) date: Option<Timestamp>,
 }
 
@@ -72,6 +79,9 @@ pub(super) enum NotAPage {
     #[error("a page has more than {PAGE_ENTRIES_MAX} entries")]
     Long,
 }
+
+// https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectVersions.html
+pub(super) const PAGE_ENTRIES_MAX: u32 = 1000;
 
 const ROOT: &str = "ListVersionsResult";
 
@@ -130,18 +140,67 @@ impl VersionPage {
             > 1
     }
 
-    /// Says whether all that the bucket has of a key is on the page, if the page begins before it.
+    /// Says whether no later page has anything of a key.
     pub(super) fn has_all_of(&self, key: &Key) -> bool {
         self.next
             .as_ref()
             .is_none_or(|(next, _)| next.as_str() > key.as_str())
     }
+}
 
-    /// Says whether the page goes beyond a key, so that later pages hold nothing of it.
-    pub(super) fn passed(&self, key: &Key) -> bool {
-        self.next
-            .as_ref()
-            .is_some_and(|(next, _)| next.as_str() > key.as_str())
+/// Lists the entries of a bucket whose keys begin with a prefix.
+pub(super) struct VersionLister<'a> {
+    pub(super) access: &'a AccountClients,
+    pub(super) side: Side,
+    pub(super) bucket: &'a Bucket,
+    pub(super) prefix: &'a str,
+}
+
+impl VersionLister<'_> {
+    /// Reads a page. XML cannot hold every character a key may have, so such a page is requested
+    /// again with its keys encoded; not at once, because not every server pages well over those.
+    pub(super) async fn page(
+        &self,
+        from: Option<(String, String)>,
+        entries_max: u32,
+    ) -> Result<VersionPage, Failure> {
+        // A text that cannot be read is gone before the next one comes: each may be long.
+        let (date, plain) = {
+            let (head, text) = self.text(from.clone(), entries_max, false).await?;
+            (head.date(), VersionPage::parse_page(&text, false))
+        };
+        let page = match plain {
+            Ok(page) => page,
+            Err(_) => {
+                let (_, encoded) = self.text(from, entries_max, true).await?;
+                let broken = |error| transient(DURING, error);
+                VersionPage::parse_page(&encoded, true).map_err(broken)?
+            }
+        };
+        Ok(VersionPage { date, ..page })
+    }
+
+    async fn text(
+        &self,
+        from: Option<(String, String)>,
+        entries_max: u32,
+        is_encoded: bool,
+    ) -> Result<(ResponseHead, String), Failure> {
+        let (key_marker, version_marker) = from.unzip();
+        let page = PageRequest {
+            prefix: Some(self.prefix).filter(|prefix| !prefix.is_empty()),
+            key_marker: key_marker.as_deref(),
+            version_marker: version_marker
+                .as_deref()
+                .filter(|marker| !marker.is_empty()),
+            entries_max,
+            is_encoded,
+        };
+        Ok(self
+            .access
+            .wire
+            .text(S3Request::list(self.side, self.bucket, &page))
+            .await?)
     }
 }
 
