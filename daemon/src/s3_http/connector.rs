@@ -244,7 +244,6 @@ struct FarOff {
     /// By how much it is ahead of ours, or behind.
     by_seconds: i64,
     seen: Instant,
-    warned: Instant,
 }
 
 /// More came than any service sends.
@@ -271,8 +270,9 @@ const SHORT_BYTES_MAX: usize = 512 << 10;
 // For each account, so that long answers of one account's services delay no other account.
 const LONG_TEXTS_MAX: usize = 3;
 
-// A clock that is wrong answers every request.
-const WARNED_EVERY: Duration = Duration::from_secs(3600);
+// So long after its last wrong date a clock counts as right again. A wrong one is in every answer,
+// and is warned of once.
+const FAR_OFF_FOR: Duration = Duration::from_secs(3600);
 
 impl Bounds {
     pub(crate) fn new(account: &str) -> Self {
@@ -325,17 +325,12 @@ impl Bounds {
         };
         answer.headers_mut().remove("date");
         let mut far_off = self.far_off.lock().unwrap_or_else(PoisonError::into_inner);
-        let (ours, seen) = (clock::now(), Instant::now());
-        let recently = far_off
-            .map(|before| before.warned)
-            .filter(|at| at.elapsed() < WARNED_EVERY);
-        let by_seconds = date.unix_timestamp() - ours.unix_timestamp();
-        *far_off = Some(FarOff {
-            by_seconds,
-            seen,
-            warned: recently.unwrap_or(seen),
+        let ours = clock::now();
+        let before = far_off.replace(FarOff {
+            by_seconds: date.unix_timestamp() - ours.unix_timestamp(),
+            seen: Instant::now(),
         });
-        if recently.is_none() {
+        if before.is_none_or(|before| before.seen.elapsed() >= FAR_OFF_FOR) {
             let account = &*self.account;
             warn!(account, %date, %ours, "the endpoint's clock and this host's are more than a day apart: its dates are not used; set the clock that is wrong");
         }
@@ -346,7 +341,7 @@ impl Bounds {
     pub(crate) fn far_off(&self) -> Option<i64> {
         let far_off = *self.far_off.lock().unwrap_or_else(PoisonError::into_inner);
         far_off
-            .filter(|far_off| far_off.seen.elapsed() < WARNED_EVERY)
+            .filter(|far_off| far_off.seen.elapsed() < FAR_OFF_FOR)
             .map(|far_off| far_off.by_seconds)
     }
 
