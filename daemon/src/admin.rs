@@ -1,6 +1,6 @@
-//! What the daemon says of itself over HTTP: metrics, health, readiness, status, failures. A bounded
-//! number of connections is served at a time, each for a bounded time and one request, that names
-//! this daemon as its own clients do.
+//! What the daemon says of itself over HTTP: metrics, health, readiness, status, failures. A
+//! bounded number of connections is served at a time, each for a bounded time and one request, that
+//! names this daemon as its own clients do.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;

@@ -1,6 +1,6 @@
-//! `s3-replicator failures`: what is parked and why, and the command to try it again; how the daemon
-//! answers both over HTTP. Any client that reaches `listen` may give the command: it starts only work
-//! that is due anyway.
+//! `s3-replicator failures`: what is parked and why, and the command to try it again; how the
+//! daemon answers both over HTTP. Any client that reaches `listen` may give the command: it starts
+//! only work that is due anyway.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;

@@ -1,6 +1,6 @@
-//! The way out of every request, the SDK's too, and bounds on what comes back: HTTP/1.1 over TCP and
-//! TLS, with the machine's own certificates and the proxies that the environment names. The SDK's
-//! own connector would do, but for its limits: it takes a hundred headers.
+//! The way out of every request, the SDK's too, and bounds on what comes back: HTTP/1.1 over TCP
+//! and TLS, with the machine's own certificates and the proxies that the environment names. The
+//! SDK's own connector would do, but for its limits: it takes a hundred headers.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -289,8 +289,8 @@ impl Bounds {
         self.read_up_to(BYTES_MAX, body).await
     }
 
-    /// Reads the text of a refusal; one that breaks off, or never ends, counts as empty, because the
-    /// status is known anyway.
+    /// Reads the text of a refusal; one that breaks off, or never ends, counts as empty, because
+    /// the status is known anyway.
     pub(super) async fn read_refusal(&self, body: SdkBody) -> Vec<u8> {
         self.read_up_to(REFUSAL_BYTES_MAX, body)
             .await
@@ -316,8 +316,9 @@ impl Bounds {
         Ok(text)
     }
 
-    /// Removes a date that is far from ours: by the one or the other no signature is valid, and ages
-    /// computed from both are wrong. The warning names both, because ours may be the wrong one.
+    /// Removes a date that is far from ours: by the one or the other no signature is valid, and
+    /// ages computed from both are wrong. The warning names both, because ours may be the wrong
+    /// one.
     pub(super) fn check_date(&self, answer: &mut HttpResponse) {
         let date = answer.headers().get("date").and_then(response::date);
         let Some(date) = date.filter(|date| !clock::is_near(*date)) else {

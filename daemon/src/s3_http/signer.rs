@@ -255,7 +255,8 @@ struct Fetch {
 // New credentials take a moment to come, and a request signed with the old ones a moment to arrive.
 const RENEWED_BEFORE_END: Duration = Duration::from_secs(60);
 
-// Credentials that are valid for a few minutes or less are renewed in the last quarter of that time.
+// Credentials that are valid for a few minutes or less are renewed in the last quarter of that
+// time.
 const RENEWED_IN_LAST: u32 = 4;
 
 // The provider gets no more requests than this, whatever the credentials' expiry.
