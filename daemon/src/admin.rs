@@ -1,6 +1,6 @@
-//! What the daemon says of itself over HTTP: metrics, health, readiness, status, failures. A bounded
-//! number of connections is served at a time, each for a bounded time and one request, that names
-//! this daemon as its own clients do.
+//! What the daemon says of itself over HTTP: metrics, health, readiness, status, failures. A
+//! bounded number of connections is served at a time, each for a bounded time and one request, that
+//! names this daemon as its own clients do.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -343,61 +343,56 @@ fn is_known(host: &str, hosts: &[String]) -> bool {
     name.parse::<IpAddr>().is_ok() || name == "localhost" || hosts.contains(&name)
 }
 
-async fn metrics(State(admin): State<Admin>) -> Response {
-    match admin.metrics().await {
-        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error).into_response(),
-    }
+/// Why a request has no other answer.
+pub(crate) type Refusal = (StatusCode, String);
+
+pub(crate) fn unavailable(why: impl Into<String>) -> Refusal {
+    (StatusCode::SERVICE_UNAVAILABLE, why.into())
 }
 
-async fn healthz(State(admin): State<Admin>) -> Response {
+async fn metrics(State(admin): State<Admin>) -> Result<impl IntoResponse, Refusal> {
+    let text = admin.metrics().await;
+    let text = text.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error))?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text))
+}
+
+async fn healthz(State(admin): State<Admin>) -> Result<&'static str, Refusal> {
     match admin.problem().await {
-        None => "ok\n".into_response(),
-        Some(problem) => (StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")).into_response(),
+        None => Ok("ok\n"),
+        Some(problem) => Err(unavailable(format!("{problem}\n"))),
     }
 }
 
-async fn readyz(State(admin): State<Admin>) -> Response {
+async fn readyz(State(admin): State<Admin>) -> Result<&'static str, Refusal> {
     if admin.is_ready() {
-        return "ready\n".into_response();
+        return Ok("ready\n");
     }
-    let waiting = admin
-        .polls
-        .iter()
-        .filter(|poll| !poll.is_ready())
-        .map(|poll| poll.queue.as_str());
-    let text = match admin.engine.ledger.health().problem() {
-        _ if admin.draining.is_cancelled() => "draining\n".to_owned(),
-        Some(problem) => format!("{problem}\n"),
-        None => format!(
-            "not polling yet: {}\n",
-            waiting.collect::<Vec<_>>().join(", ")
-        ),
-    };
-    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+    if admin.draining.is_cancelled() {
+        return Err(unavailable("draining\n"));
+    }
+    if let Some(problem) = admin.engine.ledger.health().problem() {
+        return Err(unavailable(format!("{problem}\n")));
+    }
+    let waiting = admin.polls.iter().filter(|poll| !poll.is_ready());
+    let waiting: Vec<&str> = waiting.map(|poll| poll.queue.as_str()).collect();
+    let text = format!("not polling yet: {}\n", waiting.join(", "));
+    Err(unavailable(text))
 }
 
-async fn status(State(admin): State<Admin>) -> Response {
-    match admin.status().await {
-        Ok(status) => json_response(&status),
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error).into_response(),
-    }
+async fn status(State(admin): State<Admin>) -> Result<Response, Refusal> {
+    let status = admin.status().await.map_err(unavailable)?;
+    Ok(json_response(&status))
 }
 
-async fn page(State(admin): State<Admin>) -> Response {
-    match admin.status().await {
-        Ok(status) => {
-            let text = crate::status::table(&status);
-            let text = without_commands(&text)
-                .replace('&', "&amp;")
-                .replace('<', "&lt;");
-            Html(format!(
-                "<!doctype html><title>s3-replicator</title><pre>{text}</pre>"
-            ))
-            .into_response()
-        }
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error).into_response(),
-    }
+async fn page(State(admin): State<Admin>) -> Result<Html<String>, Refusal> {
+    let status = admin.status().await.map_err(unavailable)?;
+    let text = crate::status::table(&status);
+    let text = without_commands(&text)
+        .replace('&', "&amp;")
+        .replace('<', "&lt;");
+    Ok(Html(format!(
+        "<!doctype html><title>s3-replicator</title><pre>{text}</pre>"
+    )))
 }
 
 /// Answers with a value as JSON, without what a terminal would take for a command.
@@ -462,7 +457,7 @@ mod tests {
 
     /// Asks as a load balancer does.
     async fn health(admin: &Admin) -> (StatusCode, String) {
-        let answer = healthz(State(admin.clone())).await;
+        let answer = healthz(State(admin.clone())).await.into_response();
         let status = answer.status();
         let body = to_bytes(answer.into_body(), 1 << 10).await.unwrap();
         (status, String::from_utf8_lossy(&body).into_owned())

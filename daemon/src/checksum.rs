@@ -53,8 +53,7 @@ pub(crate) struct Meter {
 
 #[derive(Debug, Clone)]
 enum Running {
-    Crc64(Crc),
-    Crc32(Crc),
+    Crc(Crc, usize),
     Sha1(Sha1),
     Sha256(Sha256),
     Sha512(Sha512),
@@ -73,19 +72,6 @@ impl Algorithm {
         Self::Md5,
     ];
 
-    /// Returns the header that states such a checksum.
-    pub(crate) fn checksum_header(self) -> &'static str {
-        match self {
-            Self::Crc64Nvme => CRC64_NVME,
-            Self::Crc32 => "x-amz-checksum-crc32",
-            Self::Crc32C => "x-amz-checksum-crc32c",
-            Self::Sha1 => "x-amz-checksum-sha1",
-            Self::Sha256 => "x-amz-checksum-sha256",
-            Self::Sha512 => "x-amz-checksum-sha512",
-            Self::Md5 => "x-amz-checksum-md5",
-        }
-    }
-
     /// Computes the checksum of these bytes.
     pub(crate) fn sum_of<'a>(self, pieces: impl IntoIterator<Item = &'a [u8]>) -> Sum {
         let mut meter = Meter::new(Measure::whole_object(self), 0);
@@ -93,26 +79,31 @@ impl Algorithm {
         meter.current_sum()
     }
 
+    /// Returns the header that states such a checksum.
+    pub(crate) fn checksum_header(self) -> &'static str {
+        self.properties().0
+    }
+
     /// Returns how many bytes such a checksum has.
     pub(crate) fn value_len(self) -> usize {
-        match self {
-            Self::Crc32 | Self::Crc32C => 4,
-            Self::Crc64Nvme => 8,
-            Self::Md5 => 16,
-            Self::Sha1 => 20,
-            Self::Sha256 => 32,
-            Self::Sha512 => 64,
-        }
+        self.properties().1
     }
 
     /// Returns the algorithm by which checksums of bytes in a row make the one of them all; only
     /// CRCs do.
     fn joining_crc(self) -> Option<CrcAlgorithm> {
+        self.properties().2
+    }
+
+    fn properties(self) -> (&'static str, usize, Option<CrcAlgorithm>) {
         match self {
-            Self::Crc64Nvme => Some(CrcAlgorithm::Crc64Nvme),
-            Self::Crc32 => Some(CrcAlgorithm::Crc32IsoHdlc),
-            Self::Crc32C => Some(CrcAlgorithm::Crc32Iscsi),
-            Self::Sha1 | Self::Sha256 | Self::Sha512 | Self::Md5 => None,
+            Self::Crc64Nvme => (CRC64_NVME, 8, Some(CrcAlgorithm::Crc64Nvme)),
+            Self::Crc32 => ("x-amz-checksum-crc32", 4, Some(CrcAlgorithm::Crc32IsoHdlc)),
+            Self::Crc32C => ("x-amz-checksum-crc32c", 4, Some(CrcAlgorithm::Crc32Iscsi)),
+            Self::Sha1 => ("x-amz-checksum-sha1", 20, None),
+            Self::Sha256 => ("x-amz-checksum-sha256", 32, None),
+            Self::Sha512 => ("x-amz-checksum-sha512", 64, None),
+            Self::Md5 => ("x-amz-checksum-md5", 16, None),
         }
     }
 }
@@ -195,9 +186,9 @@ impl Meter {
 impl Running {
     fn new(algorithm: Algorithm) -> Self {
         match algorithm {
-            Algorithm::Crc64Nvme => Self::Crc64(Crc::new(CrcAlgorithm::Crc64Nvme)),
-            Algorithm::Crc32 => Self::Crc32(Crc::new(CrcAlgorithm::Crc32IsoHdlc)),
-            Algorithm::Crc32C => Self::Crc32(Crc::new(CrcAlgorithm::Crc32Iscsi)),
+            Algorithm::Crc64Nvme => Self::Crc(Crc::new(CrcAlgorithm::Crc64Nvme), 8),
+            Algorithm::Crc32 => Self::Crc(Crc::new(CrcAlgorithm::Crc32IsoHdlc), 4),
+            Algorithm::Crc32C => Self::Crc(Crc::new(CrcAlgorithm::Crc32Iscsi), 4),
             Algorithm::Sha1 => Self::Sha1(Sha1::new()),
             Algorithm::Sha256 => Self::Sha256(Sha256::new()),
             Algorithm::Sha512 => Self::Sha512(Sha512::new()),
@@ -207,7 +198,7 @@ impl Running {
 
     fn update(&mut self, bytes: &[u8]) {
         match self {
-            Self::Crc64(digest) | Self::Crc32(digest) => digest.update(bytes),
+            Self::Crc(digest, _) => digest.update(bytes),
             Self::Sha1(digest) => digest.update(bytes),
             Self::Sha256(digest) => digest.update(bytes),
             Self::Sha512(digest) => digest.update(bytes),
@@ -217,11 +208,10 @@ impl Running {
 
     fn value(self) -> Vec<u8> {
         match self {
-            Self::Crc64(digest) => digest.finalize().to_be_bytes().to_vec(),
-            // A CRC of 32 bits is the lower half of what the function returns.
-            Self::Crc32(digest) => {
-                let [_, _, _, _, low @ ..] = digest.finalize().to_be_bytes();
-                low.to_vec()
+            // A shorter CRC is the last bytes of the number.
+            Self::Crc(digest, len) => {
+                let number = digest.finalize().to_be_bytes();
+                number.iter().skip(number.len() - len).copied().collect()
             }
             Self::Sha1(digest) => digest.finalize().to_vec(),
             Self::Sha256(digest) => digest.finalize().to_vec(),
@@ -368,10 +358,6 @@ mod tests {
 
     use super::*;
 
-    fn hex(sum: &Sum) -> String {
-        sum.value.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-
     #[test]
     fn each_checksum_is_that_of_its_standard() {
         // CRCs of "123456789": https://reveng.sourceforge.io/crc-catalogue/17plus.htm
@@ -400,7 +386,7 @@ mod tests {
         ];
         for (algorithm, bytes, wanted) in cases {
             let sum = algorithm.sum_of([bytes]);
-            assert_eq!(hex(&sum), wanted, "{algorithm:?}");
+            assert_eq!(hex(&sum.value), wanted, "{algorithm:?}");
             assert_eq!(sum.value.len(), algorithm.value_len());
         }
     }

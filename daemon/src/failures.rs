@@ -1,6 +1,6 @@
-//! `s3-replicator failures`: what is parked and why, and the command to try it again; how the daemon
-//! answers both over HTTP. Any client that reaches `listen` may give the command: it starts only work
-//! that is due anyway.
+//! `s3-replicator failures`: what is parked and why, and the command to try it again; how the
+//! daemon answers both over HTTP. Any client that reaches `listen` may give the command: it starts
+//! only work that is due anyway.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use replicator_config::{Settings, suggest_nearest};
 use replicator_core::failure::{Failure, Reason, error_chain};
@@ -19,7 +19,7 @@ use replicator_core::rule::BucketRef;
 use serde::{Deserialize, Serialize};
 use time::format_description::well_known::Rfc3339;
 
-use crate::admin::{Admin, SILENT, json_response};
+use crate::admin::{Admin, Refusal, SILENT, json_response, unavailable};
 use crate::clock;
 use crate::dispatch::Command;
 use crate::ledger::Ledger;
@@ -229,39 +229,35 @@ const LISTED_MAX: usize = 10_000;
 const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Answers `GET /failures`.
-pub(crate) async fn list_parked(State(admin): State<Admin>, uri: Uri) -> Response {
-    let filter = match parse_filter(&admin, uri.query().unwrap_or_default()).await {
-        Ok((filter, _)) => filter,
-        Err(refusal) => return refusal.into_response(),
-    };
-    match run_blocking(|| listing(&admin.engine.ledger, &filter)) {
-        Ok(listing) => json_response(&listing),
-        Err(failure) => (StatusCode::INTERNAL_SERVER_ERROR, error_chain(&failure)).into_response(),
-    }
+pub(crate) async fn list_parked(State(admin): State<Admin>, uri: Uri) -> Result<Response, Refusal> {
+    let (filter, _) = parse_filter(&admin, uri.query().unwrap_or_default()).await?;
+    let listing = run_blocking(|| listing(&admin.engine.ledger, &filter));
+    Ok(json_response(&listing.map_err(unreadable)?))
 }
 
 /// Answers `POST /failures/retry`.
-pub(crate) async fn retry_parked(State(admin): State<Admin>, uri: Uri) -> Response {
-    let filter = match parse_filter(&admin, uri.query().unwrap_or_default()).await {
-        Ok((filter, all)) if all || filter != ParkedFilter::default() => filter,
-        Ok(_) => {
-            return bad_request("say what to retry: all, or a rule, a reason or a key")
-                .into_response();
-        }
-        Err(refusal) => return refusal.into_response(),
-    };
-    let command = |answer| Command::Retry(filter, answer);
-    match admin.command(RETRY_TIMEOUT, command).await {
-        Some(Ok(retried)) => json_response(&retried),
-        Some(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, error).into_response(),
-        None => (StatusCode::SERVICE_UNAVAILABLE, SILENT).into_response(),
+pub(crate) async fn retry_parked(
+    State(admin): State<Admin>,
+    uri: Uri,
+) -> Result<Response, Refusal> {
+    let (filter, all) = parse_filter(&admin, uri.query().unwrap_or_default()).await?;
+    if !all && filter == ParkedFilter::default() {
+        return Err(bad_request(
+            "say what to retry: all, or a rule, a reason or a key",
+        ));
     }
+    let command = |answer| Command::Retry(filter, answer);
+    let retried = admin.command(RETRY_TIMEOUT, command).await;
+    let retried = retried.ok_or_else(|| unavailable(SILENT))?;
+    Ok(json_response(&retried.map_err(unavailable)?))
 }
-
-type Refusal = (StatusCode, String);
 
 fn bad_request(why: impl Into<String>) -> Refusal {
     (StatusCode::BAD_REQUEST, why.into())
+}
+
+fn unreadable(failure: Failure) -> Refusal {
+    (StatusCode::INTERNAL_SERVER_ERROR, error_chain(&failure))
 }
 
 /// Reads a query such as `rule=orders&reason=DstBucketNotFound`; returns also whether it says
@@ -296,17 +292,11 @@ async fn parse_filter(admin: &Admin, query: &str) -> Result<(ParkedFilter, bool)
 
 /// A rule is known if it is in force, or something is parked under its name.
 async fn known_rule(admin: &Admin, name: &str) -> Result<String, Refusal> {
-    let silent = || (StatusCode::SERVICE_UNAVAILABLE, SILENT.to_owned());
-    let mut known: BTreeSet<String> = admin
-        .in_flight()
-        .await
-        .ok_or_else(silent)?
-        .rules
-        .into_keys()
-        .collect();
+    let in_flight = admin.in_flight().await;
+    let in_flight = in_flight.ok_or_else(|| unavailable(SILENT))?;
+    let mut known: BTreeSet<String> = in_flight.rules.into_keys().collect();
     let counts = run_blocking(|| admin.engine.ledger.parked_counts());
-    let counts =
-        counts.map_err(|failure| (StatusCode::INTERNAL_SERVER_ERROR, error_chain(&failure)))?;
+    let counts = counts.map_err(unreadable)?;
     known.extend(counts.into_keys().map(|(rule, _)| rule));
     if known.contains(name) {
         return Ok(name.to_owned());

@@ -92,8 +92,8 @@ impl Ledger {
         self.put(&replica.address(target), replica)
     }
 
-    /// Records that a version of the destination holds other bytes than were sent, so that its stamp
-    /// is not trusted.
+    /// Records that a version of the destination holds other bytes than were sent, so that its
+    /// stamp is not trusted.
     pub(crate) fn record_refuted(
         &self,
         target: &TargetKey,
@@ -172,9 +172,9 @@ impl Ledger {
         Ok(())
     }
 
-    /// Lets a key wait until nothing can appear there that a damaged record was about: an upload may
-    /// appear until its time is over. The record no longer says when that began, so it begins when
-    /// the damage is seen.
+    /// Lets a key wait until nothing can appear there that a damaged record was about: an upload
+    /// may appear until its time is over. The record no longer says when that began, so it begins
+    /// when the damage is seen.
     fn wait_for_damaged_upload(&self, target: &TargetKey) -> Result<(), Failure> {
         let mut damaged = self.lock_damaged_uploads();
         let must_wait = |left| Failure::new(FailureKind::MustWait(left), Operation::AccessLedger);

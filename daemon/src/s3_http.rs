@@ -222,8 +222,8 @@ pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 struct Endpoint {
     url: String,
     region: String,
-    /// Whether bodies go unsigned: TLS protects them, or they do not leave the machine. Each carries
-    /// a checksum anyway.
+    /// Whether bodies go unsigned: TLS protects them, or they do not leave the machine. Each
+    /// carries a checksum anyway.
     is_private: bool,
 }
 

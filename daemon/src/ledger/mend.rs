@@ -2,7 +2,6 @@
 //! ledger of those that can.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs::{self, File};
 use std::path::Path;
 
@@ -19,7 +18,11 @@ use crate::clock;
 pub fn check(settings: &Settings) -> anyhow::Result<String> {
     let path = ledger_of(&settings.state_dir);
     let counts = read_all(&path)?;
-    Ok(format!("{} is whole: {counts}", path.display()))
+    Ok(format!(
+        "{} is whole: {}",
+        path.display(),
+        describe(&counts)
+    ))
 }
 
 /// Puts a damaged ledger aside, and in its place one of all records that can be read.
@@ -29,8 +32,9 @@ pub fn repair(settings: &Settings) -> anyhow::Result<String> {
     match read_all(&path) {
         Ok(counts) => {
             return Ok(format!(
-                "{} is whole, nothing was changed: {counts}",
-                path.display()
+                "{} is whole, nothing was changed: {}",
+                path.display(),
+                describe(&counts)
             ));
         }
         Err(error) if exit_code(&error) == DAMAGED => {}
@@ -45,13 +49,14 @@ pub fn repair(settings: &Settings) -> anyhow::Result<String> {
     File::open(&settings.state_dir)
         .and_then(|directory| directory.sync_all())
         .context("cannot sync `state_dir`")?;
-    let since = if counts.count_of(RULE_STARTS) == 0 {
+    let since = if !counts.contains_key(RULE_STARTS) {
         "; since when rules count is lost, so say `since` in each"
     } else {
         ""
     };
     Ok(format!(
-        "kept {counts}\nthe damaged ledger is now {}\n{LOST}{since}",
+        "kept {}\nthe damaged ledger is now {}\n{LOST}{since}",
+        describe(&counts),
         old.display()
     ))
 }
@@ -79,26 +84,14 @@ const LOST: &str = "records of replicas that are lost are read back from the des
                     what they had uploaded stays until a lifecycle rule ends it";
 
 /// How many records there are of each kind.
-#[derive(Debug, Default)]
-struct Counts(BTreeMap<&'static str, u64>);
+type Counts = BTreeMap<&'static str, u64>;
 
-impl Counts {
-    fn count_of(&self, name: &str) -> u64 {
-        self.0.get(name).copied().unwrap_or_default()
-    }
-
-    fn add(&mut self, name: &'static str) {
-        *self.0.entry(name).or_default() += 1;
-    }
-}
-
-impl fmt::Display for Counts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let all = TABLES
-            .iter()
-            .map(|(_, name, _)| format!("{} {name}", self.count_of(name)));
-        f.write_str(&all.collect::<Vec<String>>().join(", "))
-    }
+fn describe(counts: &Counts) -> String {
+    let count = |name: &str| counts.get(name).copied().unwrap_or_default();
+    let all = TABLES
+        .iter()
+        .map(|(_, name, _)| format!("{} {name}", count(name)));
+    all.collect::<Vec<String>>().join(", ")
 }
 
 fn read_all(path: &Path) -> anyhow::Result<Counts> {
@@ -112,7 +105,7 @@ fn read_all(path: &Path) -> anyhow::Result<Counts> {
         for entry in table_entries(&db, *table, IteratorMode::Start) {
             let (_, value) = entry.map_err(|error| damaged(error.into_string()))?;
             match read(&value) {
-                Ok(()) => counts.add(name),
+                Ok(()) => *counts.entry(name).or_default() += 1,
                 Err(error @ RecordError::Json(_)) => {
                     bail!(damaged(format!("one of the {name}: {error}")))
                 }
@@ -159,7 +152,7 @@ fn copy(
             if !matches!(read(&value), Err(RecordError::Json(_))) {
                 new.put(&key, &value)
                     .context("cannot write the new ledger")?;
-                counts.add(name);
+                *counts.entry(name).or_default() += 1;
             }
             last = Some(key);
         }

@@ -10,6 +10,7 @@ use replicator_core::stamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use time::serde::timestamp::milliseconds;
 
 use crate::checksum::Sum;
 use crate::metrics::Unproved;
@@ -63,27 +64,19 @@ pub(crate) struct Replica {
     pub(crate) kind: VersionKind,
     pub(crate) state: ReplicaState,
     /// The id the destination gave; absent when nothing was written, or the bucket gave none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "none")]
     pub(crate) destination_version: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "none")]
     pub(crate) etag: Option<ETag>,
     /// Why there is none; no rule takes the version if that is not said.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "none")]
     pub(crate) reason: Option<Reason>,
     /// When the destination confirmed this daemon's write, by the destination's clock.
-    #[serde(
-        default,
-        with = "time::serde::timestamp::milliseconds::option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, with = "milliseconds::option", skip_serializing_if = "none")]
     pub(crate) written: Option<Timestamp>,
     /// When this daemon found it there: another one wrote it, or a ledger that was lost knew it. By
     /// the same clock.
-    #[serde(
-        default,
-        with = "time::serde::timestamp::milliseconds::option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, with = "milliseconds::option", skip_serializing_if = "none")]
     pub(crate) found: Option<Timestamp>,
     /// Whether the tags of a replica that was found were read.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -129,15 +122,11 @@ pub(crate) struct Upload {
     pub(crate) headers_digest: u64,
     /// What was current at the destination when the upload began; older records do not say it in
     /// this way.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "none")]
     pub(crate) begun_over: Option<CurrentEntry>,
     /// Until when it may appear: its completion was sent, and no refusal came. By the destination's
     /// clock, or ours where what was read of it had no date.
-    #[serde(
-        default,
-        with = "time::serde::timestamp::milliseconds::option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, with = "milliseconds::option", skip_serializing_if = "none")]
     pub(crate) may_complete_until: Option<Timestamp>,
     /// Whether that is by our clock.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -156,7 +145,7 @@ pub(crate) struct UploadedPart {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) sums: Vec<Sum>,
     /// Why the answer does not prove that the destination has it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "none")]
     pub(crate) doubt: Option<Unproved>,
 }
 
@@ -172,27 +161,27 @@ pub(crate) struct ParkedTask {
     pub(crate) reason: Reason,
     pub(crate) detail: String,
     /// When it was parked first.
-    #[serde(with = "time::serde::timestamp::milliseconds")]
+    #[serde(with = "milliseconds")]
     pub(crate) since: Timestamp,
     /// How often it was tried again since.
     #[serde(default)]
     pub(crate) tries: u32,
     /// When it is to be tried again; at once if that is not said.
-    #[serde(default, with = "time::serde::timestamp::milliseconds::option")]
+    #[serde(default, with = "milliseconds::option")]
     pub(crate) due: Option<Timestamp>,
 }
 
 /// When a rule was first loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RuleStart {
-    #[serde(with = "time::serde::timestamp::milliseconds")]
+    #[serde(with = "milliseconds")]
     pub(crate) first_loaded: Timestamp,
 }
 
 /// How many replicas a rule's version deletes have removed, and in the hour from when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Removals {
-    #[serde(with = "time::serde::timestamp::milliseconds")]
+    #[serde(with = "milliseconds")]
     pub(crate) since: Timestamp,
     pub(crate) count: u32,
 }
@@ -200,8 +189,12 @@ pub(crate) struct Removals {
 /// That an object of the destination was read back and holds other bytes than were sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Refuted {
-    #[serde(with = "time::serde::timestamp::milliseconds")]
+    #[serde(with = "milliseconds")]
     pub(crate) since: Timestamp,
+}
+
+fn none<T>(value: &Option<T>) -> bool {
+    value.is_none()
 }
 
 impl Replica {

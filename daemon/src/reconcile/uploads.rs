@@ -27,7 +27,6 @@ use crate::engine::Engine;
 use crate::failpoint::Step;
 use crate::ledger::records::{CurrentEntry, Replica, TargetKey, Upload};
 use crate::s3_http::S3Request;
-use crate::task::Task;
 
 /// An upload that may appear yet.
 #[derive(Debug)]
@@ -162,28 +161,6 @@ pub(super) async fn abandon_upload(cx: Context<'_>, snapshot: &Snapshot) -> Resu
     }
     abort_upload(engine, target, &upload.upload_id).await?;
     engine.ledger.end_upload(target)
-}
-
-/// Ends the upload that the ledger has for an idle key, which may be another worker's by now; not
-/// one that may appear yet: the key's next task needs its record.
-pub(crate) async fn end_upload(engine: &Engine, task: &Task) -> Result<(), Failure> {
-    let Some((upload, _)) = engine.ledger.upload_of(&task.target)? else {
-        return Ok(());
-    };
-    if upload
-        .may_complete_until
-        .is_some_and(|until| until > clock::now())
-    {
-        return Ok(());
-    }
-    abort_upload(engine, &task.target, &upload.upload_id).await?;
-    // A message may have come meanwhile, and its task have begun another one.
-    match engine.ledger.upload_of(&task.target)? {
-        Some((known, _)) if known.upload_id == upload.upload_id => {
-            engine.ledger.end_upload(&task.target)
-        }
-        Some(_) | None => Ok(()),
-    }
 }
 
 async fn abort_upload(engine: &Engine, target: &TargetKey, upload_id: &str) -> Result<(), Failure> {

@@ -1,5 +1,5 @@
-//! The bodies of objects: kept in the pieces that the socket delivered, of which only small ones are
-//! copied together, and with checksums computed as they come.
+//! The bodies of objects: kept in the pieces that the socket delivered, of which only small ones
+//! are copied together, and with checksums computed as they come.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;

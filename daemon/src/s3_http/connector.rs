@@ -1,6 +1,6 @@
-//! The way out of every request, the SDK's too, and bounds on what comes back: HTTP/1.1 over TCP and
-//! TLS, with the machine's own certificates and the proxies that the environment names. The SDK's
-//! own connector would do, but for its limits: it takes a hundred headers.
+//! The way out of every request, the SDK's too, and bounds on what comes back: HTTP/1.1 over TCP
+//! and TLS, with the machine's own certificates and the proxies that the environment names. The
+//! SDK's own connector would do, but for its limits: it takes a hundred headers.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -245,7 +245,6 @@ struct FarOff {
     /// By how much it is ahead of ours, or behind.
     by_seconds: i64,
     seen: Instant,
-    warned: Instant,
 }
 
 /// More came than any service sends.
@@ -272,8 +271,9 @@ const SHORT_BYTES_MAX: usize = 512 << 10;
 // For each account, so that long answers of one account's services delay no other account.
 const LONG_TEXTS_MAX: usize = 3;
 
-// A clock that is wrong answers every request.
-const WARNED_EVERY: Duration = Duration::from_secs(3600);
+// So long after its last wrong date a clock counts as right again. A wrong one is in every answer,
+// and is warned of once.
+const FAR_OFF_FOR: Duration = Duration::from_secs(3600);
 
 impl Bounds {
     pub(crate) fn new(account: &str) -> Self {
@@ -290,8 +290,8 @@ impl Bounds {
         self.read_up_to(BYTES_MAX, body).await
     }
 
-    /// Reads the text of a refusal; one that breaks off, or never ends, counts as empty, because the
-    /// status is known anyway.
+    /// Reads the text of a refusal; one that breaks off, or never ends, counts as empty, because
+    /// the status is known anyway.
     pub(super) async fn read_refusal(&self, body: SdkBody) -> Vec<u8> {
         self.read_up_to(REFUSAL_BYTES_MAX, body)
             .await
@@ -317,8 +317,9 @@ impl Bounds {
         Ok(text)
     }
 
-    /// Removes a date that is far from ours: by the one or the other no signature is valid, and ages
-    /// computed from both are wrong. The warning names both, because ours may be the wrong one.
+    /// Removes a date that is far from ours: by the one or the other no signature is valid, and
+    /// ages computed from both are wrong. The warning names both, because ours may be the wrong
+    /// one.
     pub(super) fn check_date(&self, answer: &mut HttpResponse) {
         let date = answer.headers().get("date").and_then(response::date);
         let Some(date) = date.filter(|date| !clock::is_near(*date)) else {
@@ -326,17 +327,12 @@ impl Bounds {
         };
         answer.headers_mut().remove("date");
         let mut far_off = self.far_off.lock().unwrap_or_else(PoisonError::into_inner);
-        let (ours, seen) = (clock::now(), Instant::now());
-        let recently = far_off
-            .map(|before| before.warned)
-            .filter(|at| at.elapsed() < WARNED_EVERY);
-        let by_seconds = date.unix_timestamp() - ours.unix_timestamp();
-        *far_off = Some(FarOff {
-            by_seconds,
-            seen,
-            warned: recently.unwrap_or(seen),
+        let ours = clock::now();
+        let before = far_off.replace(FarOff {
+            by_seconds: date.unix_timestamp() - ours.unix_timestamp(),
+            seen: Instant::now(),
         });
-        if recently.is_none() {
+        if before.is_none_or(|before| before.seen.elapsed() >= FAR_OFF_FOR) {
             let account = &*self.account;
             warn!(account, %date, %ours, "the endpoint's clock and this host's are more than a day apart: its dates are not used; set the clock that is wrong");
         }
@@ -347,7 +343,7 @@ impl Bounds {
     pub(crate) fn far_off(&self) -> Option<i64> {
         let far_off = *self.far_off.lock().unwrap_or_else(PoisonError::into_inner);
         far_off
-            .filter(|far_off| far_off.seen.elapsed() < WARNED_EVERY)
+            .filter(|far_off| far_off.seen.elapsed() < FAR_OFF_FOR)
             .map(|far_off| far_off.by_seconds)
     }
 

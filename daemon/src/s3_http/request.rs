@@ -127,8 +127,8 @@ impl<'a> S3Request<'a> {
         }
     }
 
-    /// Begins an upload; sent once, because an upload whose id was lost stays open until a lifecycle
-    /// rule ends it.
+    /// Begins an upload; sent once, because an upload whose id was lost stays open until a
+    /// lifecycle rule ends it.
     pub(crate) fn create_multipart_upload(bucket: &'a Bucket, key: &'a Key) -> Self {
         let call = Self::new(
             Side::Prepare,

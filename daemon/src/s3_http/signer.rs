@@ -21,6 +21,8 @@ use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 use replicator_core::object::Timestamp;
 use sha2::{Digest, Sha256};
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
 use tokio::time::Instant;
 
 use super::Endpoint;
@@ -36,15 +38,6 @@ pub(crate) struct Signer {
     keeper: Option<Arc<Keeper>>,
     /// How many seconds the service's clock is ahead of ours.
     ahead: AtomicI64,
-}
-
-/// The credentials, the Region and the moment of a signature.
-struct Signing<'a> {
-    credentials: &'a Credentials,
-    region: &'a str,
-    now: Timestamp,
-    /// The body's digest, or the statement that it is not signed.
-    payload: &'a str,
 }
 
 const DATE: HeaderName = HeaderName::from_static("x-amz-date");
@@ -82,13 +75,8 @@ impl Signer {
             Some(_) if endpoint.is_private => "UNSIGNED-PAYLOAD".into(),
             Some(body) => Cow::from(sha256(body)),
         };
-        let signing = Signing {
-            credentials,
-            region: &endpoint.region,
-            now: self.now(),
-            payload: &payload,
-        };
-        add_signature(&mut request, &signing)?;
+        let (region, now) = (&endpoint.region, self.now());
+        add_signature(&mut request, credentials, region, now, &payload)?;
         // Some stores answer 411 without it. It is not signed, because a proxy may drop it.
         if call.body.is_none() && !request.method().is_safe() {
             request.headers_mut().insert(CONTENT_LENGTH, 0.into());
@@ -120,35 +108,35 @@ impl Signer {
     }
 }
 
-fn add_signature<B>(request: &mut Request<B>, signing: &Signing<'_>) -> Result<(), BoxError> {
-    let now = signing.now;
-    let day = format!(
-        "{:04}{:02}{:02}",
-        now.year(),
-        u8::from(now.month()),
-        now.day()
-    );
-    let moment = format!(
-        "{day}T{:02}{:02}{:02}Z",
-        now.hour(),
-        now.minute(),
-        now.second()
-    );
+// The moment of a signature, which begins with its day.
+const MOMENT: &[BorrowedFormatItem<'_>] =
+    format_description!("[year][month][day]T[hour][minute][second]Z");
+
+/// Signs a request; `payload` is the body's digest, or the statement that it is not signed.
+fn add_signature<B>(
+    request: &mut Request<B>,
+    credentials: &Credentials,
+    region: &str,
+    now: Timestamp,
+    payload: &str,
+) -> Result<(), BoxError> {
+    let moment = now.format(MOMENT)?;
+    let (day, _) = moment.split_once('T').unwrap_or_default();
     let headers = request.headers_mut();
     headers.insert(DATE, HeaderValue::try_from(&moment)?);
-    headers.insert(PAYLOAD, HeaderValue::try_from(signing.payload)?);
-    if let Some(token) = signing.credentials.session_token() {
+    headers.insert(PAYLOAD, HeaderValue::try_from(payload)?);
+    if let Some(token) = credentials.session_token() {
         let mut token = HeaderValue::try_from(token)?;
         token.set_sensitive(true);
         headers.insert(TOKEN, token);
     }
-    let (names, digest) = canonical(request, signing.payload)?;
-    let scope = format!("{day}/{}/s3/aws4_request", signing.region);
+    let (names, digest) = canonical(request, payload)?;
+    let scope = format!("{day}/{region}/s3/aws4_request");
     let text = format!("AWS4-HMAC-SHA256\n{moment}\n{scope}\n{digest}");
-    let secret = signing.credentials.secret_access_key();
-    let key = generate_signing_key(secret, now.into(), signing.region, "s3");
+    let secret = credentials.secret_access_key();
+    let key = generate_signing_key(secret, now.into(), region, "s3");
     let signature = calculate_signature(key, text.as_bytes());
-    let key_id = signing.credentials.access_key_id();
+    let key_id = credentials.access_key_id();
     let authorization = format!(
         "AWS4-HMAC-SHA256 Credential={key_id}/{scope}, SignedHeaders={names}, Signature={signature}"
     );
@@ -267,7 +255,8 @@ struct Fetch {
 // New credentials take a moment to come, and a request signed with the old ones a moment to arrive.
 const RENEWED_BEFORE_END: Duration = Duration::from_secs(60);
 
-// Credentials that are valid for a few minutes or less are renewed in the last quarter of that time.
+// Credentials that are valid for a few minutes or less are renewed in the last quarter of that
+// time.
 const RENEWED_IN_LAST: u32 = 4;
 
 // The provider gets no more requests than this, whatever the credentials' expiry.
@@ -392,23 +381,29 @@ mod tests {
     use super::*;
 
     /// Has AWS's own signer sign a request, and returns what it says.
-    fn by_aws(request: &Request<()>, signing: &Signing<'_>) -> String {
+    fn by_aws(
+        request: &Request<()>,
+        credentials: &Credentials,
+        region: &str,
+        now: Timestamp,
+        payload: &str,
+    ) -> String {
         let mut settings = SigningSettings::default();
         settings.percent_encoding_mode = PercentEncodingMode::Single;
         settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
         settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
-        let identity = signing.credentials.clone().into();
+        let identity = credentials.clone().into();
         let params = SigningParams::builder()
             .identity(&identity)
-            .region(signing.region)
+            .region(region)
             .name("s3");
         let params = params
-            .time(signing.now.into())
+            .time(now.into())
             .settings(settings)
             .build()
             .unwrap()
             .into();
-        let body = SignableBody::Precomputed(signing.payload.to_owned());
+        let body = SignableBody::Precomputed(payload.to_owned());
         let headers = request
             .headers()
             .iter()
@@ -452,12 +447,6 @@ mod tests {
                 "http://store.example:80/b/a",
                 "http://[::1]:9000/b/a?x-id=PutObject&versionId=v%3D",
             ] {
-                let signing = Signing {
-                    credentials: &credentials,
-                    region,
-                    now,
-                    payload: "UNSIGNED-PAYLOAD",
-                };
                 let mut request = Request::put(uri)
                     .header("user-agent", "us")
                     .header("x-amz-meta-a", " b   c ")
@@ -465,8 +454,9 @@ mod tests {
                     .header("x-amz-meta-empty", "")
                     .body(())
                     .unwrap();
-                let wanted = by_aws(&request, &signing);
-                add_signature(&mut request, &signing).unwrap();
+                let payload = "UNSIGNED-PAYLOAD";
+                let wanted = by_aws(&request, &credentials, region, now, payload);
+                add_signature(&mut request, &credentials, region, now, payload).unwrap();
                 let signed = &request.headers()[AUTHORIZATION];
                 assert_eq!(signed, wanted.as_str(), "{uri} {now} {region}");
             }

@@ -1,5 +1,5 @@
-//! The error body of a service, and which kind of failure it is: by its code, and by its status where
-//! there is no code.
+//! The error body of a service, and which kind of failure it is: by its code, and by its status
+//! where there is no code.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,8 +14,8 @@ use crate::xml::{self, NotXml};
 #[derive(Debug, Default)]
 pub(crate) struct ErrorBody {
     pub(crate) status: u16,
-    /// The service's own error code. It is empty where the answer has none: that to a HEAD, and that
-    /// of a proxy.
+    /// The service's own error code. It is empty where the answer has none: that to a HEAD, and
+    /// that of a proxy.
     pub(crate) code: String,
     pub(crate) message: String,
     /// The request header that it is about, in lower case.

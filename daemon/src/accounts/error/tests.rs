@@ -1,5 +1,5 @@
-//! Status by code by side by operation: which kind of failure each refusal is, and how it reads in the
-//! log.
+//! Status by code by side by operation: which kind of failure each refusal is, and how it reads in
+//! the log.
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::operation::delete_object::DeleteObjectError;
