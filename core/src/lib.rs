@@ -29,3 +29,7 @@ pub mod rule;
 pub mod sequencer;
 pub mod stamp;
 pub mod suspects;
+
+// The modules that these were before, until their importers are adapted.
+pub use failure as operation;
+pub use stamp as claim;

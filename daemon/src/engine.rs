@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_s3::types::BucketVersioningStatus;
-use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind, Reason};
 use replicator_core::object::{Key, Timestamp};
+use replicator_core::operation::Operation;
 use replicator_core::plan::SourceVersion;
 use replicator_core::rule::BucketRef;
 

@@ -32,8 +32,8 @@ mod version_reader;
 
 use std::collections::HashSet;
 
-use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind, Reason};
+use replicator_core::operation::Operation;
 use replicator_core::plan::{self, Current, SourceVersion, Step, VersionRef};
 use replicator_core::rule::{Rule, UnmanagedObjects};
 

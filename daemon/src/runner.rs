@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use replicator_core::deadline::LANDING;
 use replicator_core::event::EventKind;
-use replicator_core::failure::Operation;
 use replicator_core::failure::{Action, Failure, FailureKind, Reason, error_chain};
+use replicator_core::operation::Operation;
 use replicator_core::retry;
 use tracing::{debug, warn};
 

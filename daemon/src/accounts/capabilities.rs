@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::s3_http::CHECKSUM_MODE;
-use replicator_core::failure::Operation;
+use replicator_core::operation::Operation;
 
 /// Something that not every S3-compatible endpoint does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -12,10 +12,10 @@ use std::fmt;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use replicator_core::failure::Operation;
 use replicator_core::failure::{
     Dependency, Failure, FailureKind, Reason, ResponseInfo, error_chain,
 };
+use replicator_core::operation::Operation;
 
 use crate::s3_http::{TruncatedAnswer, is_unsent};
 pub(crate) use error_body::ErrorBody;

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use replicator_core::failure::Operation;
 use replicator_core::failure::{Dependency, Failure, FailureKind};
+use replicator_core::operation::Operation;
 
 /// What a task's requests tell of those they went to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

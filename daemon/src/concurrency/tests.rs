@@ -2,9 +2,9 @@
 
 use std::sync::LazyLock;
 
-use replicator_core::failure::Operation;
 use replicator_core::failure::{FailureKind, Reason};
 use replicator_core::object::Bucket;
+use replicator_core::operation::Operation;
 
 use super::feedback::DependencyFailure;
 use super::*;

@@ -7,8 +7,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 
-use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind};
+use replicator_core::operation::Operation;
 use rocksdb::{DB, DBRecoveryMode, ErrorKind, Options, SliceTransform};
 
 use super::condition::LedgerHealth;

@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use replicator_core::deadline::{COMPLETE_TIMEOUT_MAX, LANDING};
-use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind};
+use replicator_core::operation::Operation;
 use tokio::time::Instant;
 
 use super::records::TargetKey;

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind, error_chain};
+use replicator_core::operation::Operation;
 
 use crate::accounts::AccountClients;
 use crate::accounts::capabilities::Feature;

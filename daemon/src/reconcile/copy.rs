@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 use replicator_core::deadline::READING_AGE_MAX;
-use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind, Reason};
 use replicator_core::object::ETag;
+use replicator_core::operation::Operation;
 use replicator_core::parts::Part;
 use replicator_core::plan::{Precondition, SourceVersion};
 use replicator_core::rule::Rule;

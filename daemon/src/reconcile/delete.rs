@@ -1,9 +1,9 @@
 //! Delete markers, and the permanent delete of one exact replica.
 
 use replicator_core::deadline::body_timeout;
-use replicator_core::failure::Operation;
 use replicator_core::failure::{Dependency, Failure, FailureKind, Reason, error_chain};
 use replicator_core::object::VersionId;
+use replicator_core::operation::Operation;
 use replicator_core::plan::SourceVersion;
 
 use super::head::{Expected, read_current};

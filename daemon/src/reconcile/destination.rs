@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
+use replicator_core::claim::OriginClaim;
 use replicator_core::failure::Failure;
 use replicator_core::object::Timestamp;
 use replicator_core::plan::{
     self, Current, DestinationState, SourceVersion, VersionKind, VersionRef,
 };
-use replicator_core::stamp::OriginClaim;
 
 use super::head::{Expected, HeadResult, current_of_new, read_current};
 use super::lookup::{Lookup, adopt_replica, replica_by_version, replicated_record};

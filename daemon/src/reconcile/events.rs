@@ -1,9 +1,9 @@
 //! What becomes of each thing that was said about a key, once the key itself is up to date.
 
 use replicator_core::event::EventKind;
-use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind, Reason};
 use replicator_core::object::VersionId;
+use replicator_core::operation::Operation;
 use replicator_core::plan::{DestinationState, VersionKind, VersionRef};
 use replicator_core::rule::History;
 

@@ -1,11 +1,11 @@
 //! Which entry of a key is current at the destination, by HEAD, and by the list where HEAD does not
 //! tell.
 
-use replicator_core::failure::Operation;
+use replicator_core::claim::OriginClaim;
 use replicator_core::failure::{Failure, FailureKind};
 use replicator_core::object::Timestamp;
+use replicator_core::operation::Operation;
 use replicator_core::plan::VersionKind;
-use replicator_core::stamp::OriginClaim;
 use replicator_core::stamp::{NAME, Stamp};
 
 use super::attributes::KMS;

@@ -4,9 +4,9 @@
 use std::collections::HashSet;
 
 use replicator_core::deadline::LANDING;
-use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind, Reason};
 use replicator_core::object::{Bucket, ETag, Key, Timestamp, VersionId};
+use replicator_core::operation::Operation;
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::retry;
 

@@ -1,12 +1,12 @@
 //! Which source version an entry of the destination's history is the replica of: by the ledger, or
 //! else by its stamp, if the source bears that out.
 
-use replicator_core::failure::Operation;
+use replicator_core::claim::{Belief, ClaimRejection, OriginClaim};
 use replicator_core::failure::{Failure, FailureKind, Reason};
 use replicator_core::object::{ETag, Timestamp};
+use replicator_core::operation::Operation;
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::stamp;
-use replicator_core::stamp::{Belief, ClaimRejection, OriginClaim};
 use tracing::warn;
 
 use super::head::{has_own_key, read_claim};

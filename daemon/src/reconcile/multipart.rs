@@ -3,9 +3,9 @@
 
 use aws_sdk_s3::types::{ChecksumType, CompletedMultipartUpload, CompletedPart};
 use replicator_core::deadline::complete_timeout;
-use replicator_core::failure::Operation;
 use replicator_core::failure::{Dependency, Failure, FailureKind, Reason, error_chain};
 use replicator_core::object::Timestamp;
+use replicator_core::operation::Operation;
 use replicator_core::parts::{self, Layout, Part};
 use tracing::warn;
 

@@ -2,9 +2,9 @@
 //! "absent" at the destination is older news than the list (protocol rule 3).
 
 use replicator_core::deadline::READING_AGE_MAX;
-use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind};
 use replicator_core::object::{Timestamp, VersionId};
+use replicator_core::operation::Operation;
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::rule::{History, Rule};
 

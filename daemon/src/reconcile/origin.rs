@@ -2,9 +2,9 @@
 //! copied to. Two daemons in opposite directions would copy each of them back and forth without
 //! end.
 
-use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind, Reason};
 use replicator_core::object::VersionId;
+use replicator_core::operation::Operation;
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::rule::Replicas;
 use replicator_core::stamp::{self, NAME, Stamp};

@@ -12,8 +12,8 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind, Reason};
+use replicator_core::operation::Operation;
 use replicator_core::parts::PARTS_MAX;
 use replicator_core::rule::Verify;
 

@@ -8,9 +8,9 @@
 //! names the version.
 
 use aws_sdk_s3::operation::complete_multipart_upload::CompleteMultipartUploadOutput;
-use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind, Reason, error_chain};
 use replicator_core::object::{ETag, VersionId};
+use replicator_core::operation::Operation;
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::retry;
 use replicator_core::rule::Verify;

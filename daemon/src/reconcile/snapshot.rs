@@ -2,9 +2,9 @@
 //! long ago that was read. A condition sees only an ETag; this sees whether it is the same entry.
 
 use replicator_core::deadline::READING_AGE_MAX;
-use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind};
 use replicator_core::object::Timestamp;
+use replicator_core::operation::Operation;
 use replicator_core::plan::SourceVersion;
 
 use super::head::{Expected, HeadResult, read_current};

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use aws_sdk_s3::types::{Tag, Tagging};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use replicator_core::deadline::body_timeout;
-use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind, Reason};
 use replicator_core::object::{Bucket, Key, VersionId};
+use replicator_core::operation::Operation;
 use replicator_core::plan;
 
 use super::{Reconciler, delete};

@@ -6,8 +6,8 @@
 
 use aws_sdk_s3::types::MultipartUpload;
 use replicator_core::deadline::{COMPLETE_TIMEOUT_MAX, LANDING};
-use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind, error_chain};
+use replicator_core::operation::Operation;
 use tracing::warn;
 
 use super::unconfirmed::LOOK_EVERY;

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use replicator_core::deadline::{LANDING, complete_timeout};
-use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind};
+use replicator_core::operation::Operation;
 use replicator_core::plan::VersionRef;
 
 use super::copy::CopyJob;

@@ -3,9 +3,9 @@
 
 use futures::{StreamExt, stream};
 use replicator_core::deadline::body_timeout;
-use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind};
 use replicator_core::object::ETag;
+use replicator_core::operation::Operation;
 use replicator_core::parts::Part;
 
 use super::copy::CopyJob;

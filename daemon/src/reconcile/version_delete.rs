@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 
 use replicator_core::event::EventKind;
-use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind, Reason};
 use replicator_core::object::VersionId;
+use replicator_core::operation::Operation;
 use replicator_core::plan::{VersionKind, VersionRef};
 
 use super::{Reconciler, delete, destination};

@@ -6,9 +6,9 @@ use aws_smithy_types::body::SdkBody;
 use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, USER_AGENT};
 use http::{HeaderMap, Method, Request};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use replicator_core::failure::Operation;
 use replicator_core::failure::ResponseInfo as Answered;
 use replicator_core::object::{Bucket, ETag, Key};
+use replicator_core::operation::Operation;
 use replicator_core::parts::Part;
 
 use super::REQUEST_TIMEOUT;

@@ -1,7 +1,7 @@
 //! Which kind of failure a refusal is, by its code, and by its status where that is all there is.
 
-use replicator_core::failure::Operation;
 use replicator_core::failure::{FailureKind, Reason};
+use replicator_core::operation::Operation;
 
 use super::{ErrorBody, Side};
 

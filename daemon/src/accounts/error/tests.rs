@@ -9,7 +9,7 @@ use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::error::ErrorMetadata;
 
 use super::*;
-use replicator_core::failure::Operation::{self, *};
+use replicator_core::operation::Operation::{self, *};
 
 mod words;
 

@@ -5,8 +5,8 @@ mod shares;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use replicator_core::failure::Operation;
 use replicator_core::failure::{Failure, FailureKind};
+use replicator_core::operation::Operation;
 
 use super::super::tests::{SILENCE, keyed, place, route, trouble};
 use super::*;
