@@ -1,7 +1,6 @@
 //! The file as used: every default filled in, every value parsed, every problem reported at once.
 
 pub(crate) mod accounts;
-mod encryption;
 pub(crate) mod queues;
 mod rules;
 mod topology;

@@ -7,10 +7,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use replicator_core::object::Timestamp;
+use replicator_core::object::{Timestamp, parse_rfc3339};
 use strum::VariantNames;
-use time::UtcOffset;
-use time::format_description::well_known::Rfc3339;
 
 /// Reads a number of bytes, like `256MiB`.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
@@ -35,11 +33,7 @@ pub(crate) fn parse_time_span(text: &str) -> Result<Duration, String> {
 
 /// Reads a moment, like `2026-01-01T00:00:00Z`.
 pub(crate) fn parse_moment(text: &str) -> Result<Timestamp, String> {
-    // The years at either end have hours that lie outside of what RFC 3339 can write in UTC.
-    let moment = Timestamp::parse(text, &Rfc3339)
-        .ok()
-        .and_then(|moment| moment.checked_to_offset(UtcOffset::UTC));
-    moment
+    parse_rfc3339(text)
         .filter(|moment| moment.year() >= 0)
         .ok_or_else(|| mismatch(text, "a moment of RFC 3339", "2026-01-01T00:00:00Z"))
 }

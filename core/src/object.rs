@@ -202,12 +202,6 @@ impl VersionId {
 }
 
 impl ETag {
-    /// Says whether the tag is that of an object uploaded in parts, and so no digest of its
-    /// content.
-    pub fn has_parts(&self) -> bool {
-        self.0.contains('-')
-    }
-
     /// Says whether the tag reads like the MD5 of the content, which it is unless a key of KMS or
     /// the customer is in play:
     /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html>

@@ -66,11 +66,6 @@ impl Layout {
         self.part_bytes
     }
 
-    /// Returns the number of parts.
-    pub fn part_count(&self) -> u32 {
-        self.count
-    }
-
     /// Returns all parts, in order.
     pub fn parts(&self) -> impl Iterator<Item = Part> + use<> {
         let layout = *self;
@@ -114,7 +109,7 @@ mod tests {
     fn shape(size_bytes: u64, preferred: u64) -> Option<(u64, u32)> {
         plan_layout(size_bytes, preferred)
             .ok()
-            .map(|layout| (layout.part_bytes(), layout.part_count()))
+            .map(|layout| (layout.part_bytes(), layout.count))
     }
 
     #[test]
@@ -225,11 +220,11 @@ mod tests {
         #[test]
         fn every_limit_of_s3_is_kept(size in any_size(), preferred in any_preference()) {
             let layout = plan_layout(size, preferred)?;
-            prop_assert!(layout.part_count() <= PARTS_MAX);
+            prop_assert!(layout.count <= PARTS_MAX);
             prop_assert!((PART_BYTES_MIN..=PART_BYTES_MAX).contains(&layout.part_bytes()));
             prop_assert!(layout.part_bytes() % MIB == 0);
             prop_assert!(layout.part_bytes() >= preferred.min(PART_BYTES_MAX));
-            let whole = usize::try_from(layout.part_count().saturating_sub(1))?;
+            let whole = usize::try_from(layout.count.saturating_sub(1))?;
             prop_assert!(layout.parts().take(whole).all(|part| part.len == layout.part_bytes()));
         }
 

@@ -1,4 +1,4 @@
-//! Rules: which objects go where, and how.
+//! Rules: which objects go where, and how they are encrypted there.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -6,12 +6,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use replicator_core::object::Bucket;
-use replicator_core::rule::{BucketRef, Filter, RateLimits, Rule};
+use replicator_core::rule::{BucketRef, Encryption, Filter, RateLimits, Rule};
 use strum::{EnumString, VariantNames};
 
 use super::accounts::{self, Account};
 use super::queues::{self, Queue};
-use super::{encryption, topology};
+use super::topology;
 use crate::diagnostics::Problems;
 use crate::reader::{Field, Scalar};
 use crate::values::NO_RATE;
@@ -91,7 +91,7 @@ fn rule(
         version_deletes_per_hour: per_hour.unwrap_or(VERSION_DELETES_PER_HOUR_DEFAULT),
         replicas: word_or_default(&written.replicas, problems),
         verify: word_or_default(&written.verify, problems),
-        encryption: encryption::resolve(&written.encryption, problems),
+        encryption: encryption(&written.encryption, problems),
         sse_kms_objects: written.sse_kms_objects.value_or(false),
         limits: limits(&written.limits, problems),
         destination_limits: at.map_or_else(RateLimits::default, |at| limits(&at.limits, problems)),
@@ -322,4 +322,85 @@ fn tag(key: &str, value: &Field<String>, problems: &mut Problems<'_>) -> Option<
             "the value of a tag has {TAG_VALUE_CHARS_MAX} characters at most"
         )),
     })
+}
+
+/// Checks the encryption of a rule; without one, replicas are encrypted as their source is.
+fn encryption(written: &Field<schema::Encryption>, problems: &mut Problems<'_>) -> Encryption {
+    let as_source = Encryption::Same {
+        key_map: BTreeMap::new(),
+    };
+    let Some(written) = written.present_value() else {
+        return as_source;
+    };
+    let key = written.key.parse_with(problems, values::kms_key_or_alias);
+    let key_map = key_map(&written.key_map, problems);
+    let mode = if written.mode.is_absent() {
+        Some(EncryptionMode::Same)
+    } else {
+        written.mode.parse_with(problems, values::word)
+    };
+    let Some(mode) = mode else { return as_source };
+    refuse_unused_keys(mode, written, problems);
+    let bucket_key = written.bucket_key.value_or(true);
+    match (mode, key) {
+        (EncryptionMode::Same, _) => Encryption::Same { key_map },
+        (EncryptionMode::BucketDefault, _) => Encryption::BucketDefault,
+        (EncryptionMode::S3, _) => Encryption::S3,
+        (EncryptionMode::Kms, Some(key)) => Encryption::Kms {
+            key,
+            key_map,
+            bucket_key,
+        },
+        (EncryptionMode::Dsse, Some(key)) => Encryption::Dsse { key },
+        (EncryptionMode::Kms | EncryptionMode::Dsse, None) => as_source,
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
+enum EncryptionMode {
+    Same,
+    BucketDefault,
+    S3,
+    Kms,
+    Dsse,
+}
+
+/// Refuses what a mode has no use for, and reports what it needs.
+fn refuse_unused_keys(
+    mode: EncryptionMode,
+    written: &schema::Encryption,
+    problems: &mut Problems<'_>,
+) {
+    if matches!(mode, EncryptionMode::Kms | EncryptionMode::Dsse) {
+        let remedy = "give the ARN of the destination's key";
+        written.key.require_present(remedy, problems);
+    } else {
+        let message = "only modes \"kms\" and \"dsse\" take a key; change the mode or leave it out";
+        written.key.refuse_present(problems, message);
+    }
+    if !matches!(mode, EncryptionMode::Same | EncryptionMode::Kms) {
+        let message = "only modes \"same\" and \"kms\" take a key_map; leave it out";
+        written.key_map.refuse_present(problems, message);
+    }
+    if mode != EncryptionMode::Kms {
+        let message = "only mode \"kms\" takes bucket_key; leave it out";
+        written.bucket_key.refuse_present(problems, message);
+    }
+}
+
+/// Sources are keys, because that is what S3 reports of an object; destinations may be aliases.
+fn key_map(
+    written: &Field<BTreeMap<String, Field<String>>>,
+    problems: &mut Problems<'_>,
+) -> BTreeMap<String, String> {
+    let mut map = BTreeMap::new();
+    for (source, destination) in written.present_value().into_iter().flatten() {
+        let source = values::kms_key(source)
+            .map_err(|message| problems.add_problem(&destination.spot, message))
+            .ok();
+        let destination = destination.parse_with(problems, values::kms_key_or_alias);
+        map.extend(source.zip(destination));
+    }
+    map
 }
