@@ -2,7 +2,7 @@
 //! permanently, the work is stopped: SQS is about to deliver the message to another worker.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -39,7 +39,8 @@ struct LeaseQueue {
     queue: String,
     visibility: Duration,
     metrics: Metrics,
-    held: Mutex<Registry>,
+    /// The messages that are hidden for this process, by their numbers.
+    held: Mutex<BTreeMap<u64, HeldMessage>>,
     /// Held by what sends confirmations.
     turn: tokio::sync::Mutex<()>,
 }
@@ -55,18 +56,12 @@ struct HeldMessage {
     extendable_until: BootInstant,
     lost: CancellationToken,
     group: Option<String>,
+    /// A write waits for its confirmation.
+    is_awaited: bool,
     /// Its work is done, and DeleteMessage is on its way.
     is_deleting: bool,
     /// Fires when the message or another one of its group is lost, or goes back.
     stop: CancellationToken,
-}
-
-/// The messages of a queue that are hidden for this process.
-#[derive(Debug, Default)]
-struct Registry {
-    messages: BTreeMap<u64, HeldMessage>,
-    /// Those that wait to be confirmed.
-    unconfirmed: BTreeSet<u64>,
 }
 
 /// A worker's hold on a message, as its task has it.
@@ -150,8 +145,9 @@ impl Leases {
         requested: BootInstant,
     ) -> Lease {
         let lost = CancellationToken::new();
-        let mut registry = self.lock_registry();
-        let stop = registry.group_token(group);
+        let mut all = self.lock_held();
+        let stop = group.and_then(|group| group_token(&all, group));
+        let stop = stop.unwrap_or_default();
         let held = HeldMessage {
             receipt: receipt.to_owned(),
             expires: requested + self.shared.visibility,
@@ -160,10 +156,11 @@ impl Leases {
             extendable_until: requested + HIDDEN_MAX - self.call_timeout(),
             lost: lost.clone(),
             group: group.cloned(),
+            is_awaited: false,
             is_deleting: false,
             stop: stop.clone(),
         };
-        registry.messages.insert(number, held);
+        all.insert(number, held);
         Lease {
             number,
             lost,
@@ -192,7 +189,7 @@ impl Leases {
         {
             return Ok(());
         }
-        self.lock_registry().unconfirmed.extend(numbers);
+        self.set_awaited(numbers, true);
         let turn = self.shared.turn.lock().await;
         if let Some(all) = self.held_messages(numbers).filter(|all| !are_fresh(all)) {
             let all = self.with_others(all);
@@ -200,9 +197,7 @@ impl Leases {
                 .await;
         }
         drop(turn);
-        self.lock_registry()
-            .unconfirmed
-            .retain(|number| !numbers.contains(number));
+        self.set_awaited(numbers, false);
         let unsure = || {
             Failure::with_source(
                 FailureKind::LeaseUnsure,
@@ -217,29 +212,33 @@ impl Leases {
     }
 
     fn held_messages(&self, numbers: &[u64]) -> Option<Vec<(u64, HeldMessage)>> {
-        let registry = self.lock_registry();
+        let all = self.lock_held();
         numbers
             .iter()
-            .map(|number| Some((*number, registry.messages.get(number)?.clone())))
+            .map(|number| Some((*number, all.get(number)?.clone())))
             .collect()
+    }
+
+    fn set_awaited(&self, numbers: &[u64], is_awaited: bool) {
+        let mut all = self.lock_held();
+        for number in numbers {
+            if let Some(held) = all.get_mut(number) {
+                held.is_awaited = is_awaited;
+            }
+        }
     }
 
     fn with_others(&self, mut all: Vec<(u64, HeldMessage)>) -> Vec<(u64, HeldMessage)> {
         let room = all.len().next_multiple_of(BATCH_MAX) - all.len();
-        let registry = self.lock_registry();
+        let held = self.lock_held();
         let is_stale = |(number, held): &(&u64, &HeldMessage)| {
             !held.is_fresh()
                 && !held.is_stopped()
                 && !held.is_deleting
                 && !all.iter().any(|(own, _)| own == *number)
         };
-        let mut others: Vec<_> = registry.messages.iter().filter(is_stale).collect();
-        others.sort_by_key(|(number, held)| {
-            (
-                !registry.unconfirmed.contains(number),
-                Reverse(held.confirmed.elapsed()),
-            )
-        });
+        let mut others: Vec<_> = held.iter().filter(is_stale).collect();
+        others.sort_by_key(|(_, held)| (!held.is_awaited, Reverse(held.confirmed.elapsed())));
         let others: Vec<_> = others
             .into_iter()
             .take(room)
@@ -275,9 +274,8 @@ impl Leases {
     }
 
     fn due(&self, now: BootInstant) -> Vec<(u64, HeldMessage)> {
-        let registry = self.lock_registry();
-        let due = registry
-            .messages
+        let all = self.lock_held();
+        let due = all
             .iter()
             .filter(|(_, held)| held.is_due(self.shared.visibility, now));
         due.map(|(number, held)| (*number, held.clone())).collect()
@@ -335,12 +333,8 @@ impl Leases {
     }
 
     fn extended(&self, id: &str, now: BootInstant) {
-        let mut registry = self.lock_registry();
-        if let Some(held) = id
-            .parse()
-            .ok()
-            .and_then(|number: u64| registry.messages.get_mut(&number))
-        {
+        let mut all = self.lock_held();
+        if let Some(held) = id.parse().ok().and_then(|number: u64| all.get_mut(&number)) {
             held.expires =
                 now + Duration::from_secs(held.extension_seconds(self.shared.visibility, now));
             held.confirmed = now;
@@ -350,8 +344,7 @@ impl Leases {
     /// Gives up what would show again before a call could be sure to prevent it.
     fn give_up_expiring(&self, now: BootInstant) {
         let expiring: Vec<u64> = self
-            .lock_registry()
-            .messages
+            .lock_held()
             .iter()
             .filter(|(_, held)| held.is_expiring(self.shared.visibility, now))
             .map(|(number, _)| *number)
@@ -359,7 +352,7 @@ impl Leases {
         expiring.into_iter().for_each(|number| self.give_up(number));
     }
 
-    fn lock_registry(&self) -> MutexGuard<'_, Registry> {
+    fn lock_held(&self) -> MutexGuard<'_, BTreeMap<u64, HeldMessage>> {
         self.shared
             .held
             .lock()
@@ -369,13 +362,9 @@ impl Leases {
     /// Loses a message that SQS does not extend: one that is being deleted may be gone.
     fn lose_message(&self, id: &str) {
         let Ok(number) = id.parse() else { return };
-        let is_deleting = self
-            .lock_registry()
-            .messages
-            .get(&number)
-            .is_some_and(|held| held.is_deleting);
-        if is_deleting {
-            drop(self.lock_registry().remove_message(number));
+        let is_deleting = |held: &HeldMessage| held.is_deleting;
+        if self.lock_held().get(&number).is_some_and(is_deleting) {
+            drop(self.lock_held().remove(&number));
         } else {
             self.give_up(number);
         }
@@ -383,8 +372,7 @@ impl Leases {
 
     /// Gives a message up that shows again, and its group with it.
     fn give_up(&self, number: u64) {
-        let mut registry = self.lock_registry();
-        if let Some(held) = registry.remove_message(number) {
+        if let Some(held) = self.lock_held().remove(&number) {
             held.stop.cancel();
             self.shared
                 .metrics
@@ -394,21 +382,13 @@ impl Leases {
     }
 }
 
-impl Registry {
-    /// Returns what fires when work for a message group has to end. SQS gives out what shows again
-    /// of a group, whatever else of it is in flight: so its messages share one, and what is
-    /// received after it fired gets another.
-    fn group_token(&self, group: Option<&String>) -> CancellationToken {
-        let is_of_group = |held: &&HeldMessage| held.group.as_ref() == group && !held.is_stopped();
-        group
-            .and_then(|_| self.messages.values().find(is_of_group))
-            .map_or_else(CancellationToken::new, |held| held.stop.clone())
-    }
-
-    fn remove_message(&mut self, number: u64) -> Option<HeldMessage> {
-        self.unconfirmed.remove(&number);
-        self.messages.remove(&number)
-    }
+/// Returns what fires when work for a message group has to end. SQS gives out what shows again of a
+/// group, whatever else of it is in flight: so its messages share one, and what is received after
+/// it fired gets another.
+fn group_token(all: &BTreeMap<u64, HeldMessage>, group: &String) -> Option<CancellationToken> {
+    let is_of_group =
+        |held: &&HeldMessage| held.group.as_ref() == Some(group) && !held.is_stopped();
+    all.values().find(is_of_group).map(|held| held.stop.clone())
 }
 
 impl HeldMessage {
@@ -448,7 +428,7 @@ impl Lease {
     /// Lets it run out: an extension would hide a message that goes back for another time than it
     /// is to wait.
     pub(crate) fn end(&self) {
-        drop(self.leases.lock_registry().remove_message(self.number));
+        drop(self.leases.lock_held().remove(&self.number));
     }
 
     /// Fires when the message may have gone to another worker.
@@ -465,7 +445,7 @@ impl Lease {
     /// Records that the message is being deleted: that SQS rejects its receipt then says nothing of
     /// its group.
     pub(crate) fn mark_deleting(&self) {
-        if let Some(held) = self.leases.lock_registry().messages.get_mut(&self.number) {
+        if let Some(held) = self.leases.lock_held().get_mut(&self.number) {
             held.is_deleting = true;
         }
     }
@@ -492,7 +472,7 @@ mod tests {
 
     fn received(requested: BootInstant) -> HeldMessage {
         let (receipt, lost) = (String::new(), CancellationToken::new());
-        let (group, stop, is_deleting) = (None, CancellationToken::new(), false);
+        let (group, stop) = (None, CancellationToken::new());
         let (expires, extendable_until) = (requested + VISIBILITY, requested + HIDDEN_MAX);
         HeldMessage {
             receipt,
@@ -501,7 +481,8 @@ mod tests {
             extendable_until,
             lost,
             group,
-            is_deleting,
+            is_awaited: false,
+            is_deleting: false,
             stop,
         }
     }
