@@ -49,7 +49,7 @@ pub(crate) struct Engine {
     /// Which destinations keep versions.
     versioned: TtlSet,
     /// Where tags could be read.
-    tags_read: TtlSet,
+    pub(crate) tags_read: TtlSet,
     /// Destinations whose list for many keys had an answer for few of them.
     pub(crate) unhelpful_lists: TtlSet,
     /// Destinations whose uploads cannot be listed, and about which that was logged.
@@ -244,11 +244,6 @@ impl Engine {
             .access_to(place)
             .is_ok_and(|access| access.is_aws || access.capabilities.counts_tags());
         counts && self.tags_read.seen_recently(place)
-    }
-
-    /// Records that tags could be read at a place.
-    pub(crate) fn tags_were_read(&self, place: &BucketRef) {
-        self.tags_read.mark_seen(place);
     }
 
     /// Checks the id that a write was given. None, or `null`, may say that versioning was suspended

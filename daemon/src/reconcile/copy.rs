@@ -205,7 +205,7 @@ impl CopyJob<'_> {
         }
         let (key, version) = (&self.task.source_key, &self.version.version.id);
         let tags = tags::read_source(self.source, &place.bucket, key, version).await?;
-        self.engine.tags_were_read(place);
+        self.engine.tags_read.mark_seen(place);
         Ok(tags)
     }
 
