@@ -3,9 +3,11 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use futures::FutureExt;
 use parking_lot::Mutex;
 use replicator_core::rule::{BucketRef, Rule};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::unconstrained;
 
 use crate::limits::Flow;
 
@@ -107,7 +109,8 @@ impl Budget {
 
     /// Pays if so many bytes are free and no payment waits.
     pub(crate) fn try_pay(&self, payer: Flow<'_>, bytes: u64) -> Option<MemoryPermit> {
-        self.whole.try_pay(payer, bytes)
+        // Unconstrained: what else the task did since it last yielded must not count as a lack.
+        unconstrained(self.acquire_memory(payer, bytes)).now_or_never()
     }
 
     /// Waits until `bytes` are free. A waiting task holds a share at most, and no task that has
@@ -153,18 +156,6 @@ impl Lot {
         }
     }
 
-    fn try_pay(&self, payer: Flow<'_>, bytes: u64) -> Option<MemoryPermit> {
-        let count = self.count(payer, bytes);
-        let bulk = if payer.is_bulk {
-            Some(self.bulk.try_take(count)?)
-        } else {
-            None
-        };
-        Some(MemoryPermit {
-            pages: [bulk, Some(self.all.try_take(count)?)],
-        })
-    }
-
     async fn acquire_pages(&self, payer: Flow<'_>, bytes: u64) -> MemoryPermit {
         let count = self.count(payer, bytes);
         let bulk = if payer.is_bulk {
@@ -198,10 +189,6 @@ impl Pages {
         }
     }
 
-    fn try_take(&self, count: u32) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.free).try_acquire_many_owned(count).ok()
-    }
-
     /// Waits for so many; the semaphore is never closed, so they are always given.
     async fn take(&self, count: u32) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.free).acquire_many_owned(count).await.ok()
@@ -210,8 +197,6 @@ impl Pages {
 
 #[cfg(test)]
 mod tests {
-    use futures::FutureExt;
-
     use super::*;
     use crate::limits::tests::{rule, rules};
 

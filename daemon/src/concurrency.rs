@@ -16,7 +16,7 @@ use replicator_core::failure::{Dependency, Failure};
 use replicator_core::object::Key;
 use replicator_core::rule::{BucketRef, Encryption, Rule};
 use tokio::sync::{Notify, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use limiter::{Answered, Change, described};
@@ -25,13 +25,10 @@ use scheduler::{Placement, Scheduler, Slot};
 
 /// The limits of every dependency; clones share them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct ConcurrencyControl(Arc<ControlShared>);
-
-#[derive(Debug, Default)]
-struct ControlShared {
-    state: Mutex<ControlState>,
+pub(crate) struct ConcurrencyControl {
+    state: Arc<Mutex<ControlState>>,
     /// Notified when the time for which a waiting task sleeps may have changed.
-    changed: Notify,
+    changed: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -95,7 +92,6 @@ pub(crate) fn record_throttled(dependency: Dependency) {
         let Admitted { route, slot, .. } = &**admitted;
         let concurrency = &admitted.concurrency;
         let change = concurrency
-            .0
             .state
             .lock()
             .scheduler
@@ -107,16 +103,16 @@ pub(crate) fn record_throttled(dependency: Dependency) {
 impl ConcurrencyControl {
     /// Takes over which rules there are.
     pub(crate) fn replace<'a>(&self, rules: impl Iterator<Item = &'a Rule>) {
-        self.0.state.lock().scheduler.replace(rules);
+        self.state.lock().scheduler.replace(rules);
         self.admit_waiters();
-        self.0.changed.notify_waiters();
+        self.changed.notify_waiters();
     }
 
     /// Waits until a task may work on a key of a route, unless the circuit of its destination is
     /// open.
     pub(crate) async fn acquire_permit(&self, route: &Route, key: &Key) -> Decision {
         let mut waiting = {
-            let mut state = self.0.state.lock();
+            let mut state = self.state.lock();
             match state.scheduler.enqueue(route, subject(key), now()) {
                 Placement::Admitted(slot) => return Ok(self.permit(route.clone(), slot)),
                 Placement::TurnedAway(wait) => return Err(Unavailable(wait)),
@@ -132,13 +128,12 @@ impl ConcurrencyControl {
             }
         };
         loop {
-            let changed = self.0.changed.notified();
-            let wake = self.0.state.lock().scheduler.wakes_at(route);
-            let wake = wake.map(Instant::from_std);
-            let is_over = wake.is_some_and(|wake| wake <= Instant::now());
-            if is_over {
+            let changed = self.changed.notified();
+            let mut wake = self.state.lock().scheduler.wakes_at(route);
+            if wake.is_some_and(|wake| wake <= now()) {
                 // No other task may have acted on it.
                 self.admit_waiters();
+                wake = None;
             }
             tokio::select! {
                 biased;
@@ -146,14 +141,14 @@ impl ConcurrencyControl {
                 decision = &mut waiting.decision =>
                     return decision.unwrap_or(Err(Unavailable(Duration::ZERO))),
                 () = changed => {}
-                () = sleep_until(wake.filter(|_| !is_over)) => {}
+                () = sleep_until(wake.unwrap_or_else(now).into()), if wake.is_some() => {}
             }
         }
     }
 
     /// Says whether the circuit of a destination is open because it does not answer.
     pub(crate) fn is_circuit_open(&self, destination: &BucketRef) -> bool {
-        self.0.state.lock().scheduler.is_circuit_open(destination)
+        self.state.lock().scheduler.is_circuit_open(destination)
     }
 
     /// Says whether a key failed by itself, and not because a dependency is in trouble.
@@ -163,7 +158,7 @@ impl ConcurrencyControl {
             Feedback::Throttled(dependency) => (dependency, false),
             Feedback::None | Feedback::Served { .. } | Feedback::Reachable => return true,
         };
-        let state = self.0.state.lock();
+        let state = self.state.lock();
         state
             .scheduler
             .is_own(route, subject(key), (dependency, was_answered))
@@ -171,13 +166,13 @@ impl ConcurrencyControl {
 
     /// Lists the dependencies that are throttled or whose circuit is open.
     pub(crate) fn degraded_dependencies(&self) -> Vec<DegradedDependency> {
-        self.0.state.lock().scheduler.degraded_dependencies()
+        self.state.lock().scheduler.degraded_dependencies()
     }
 
     /// Admits every task that may be admitted now.
     fn admit_waiters(&self) {
         let decisions: Vec<_> = {
-            let mut state = self.0.state.lock();
+            let mut state = self.state.lock();
             let admitted = state.scheduler.admit_waiting(now());
             let permits = admitted.into_iter().map(|(number, route, slot)| {
                 (state.waiting.remove(&number), Ok(self.permit(route, slot)))
@@ -192,7 +187,7 @@ impl ConcurrencyControl {
     fn return_permit(&self, permit: &TaskPermit) {
         let Admitted { route, slot, .. } = &*permit.admitted;
         let (change, decisions) = {
-            let mut state = self.0.state.lock();
+            let mut state = self.state.lock();
             let at = (now(), fastrand::f64());
             let change = state.scheduler.release(route, *slot, permit.feedback, at);
             let away = state.scheduler.turn_away(&route.destination, at.0);
@@ -209,7 +204,7 @@ impl ConcurrencyControl {
     fn announce(&self, change: Change, route: &Route, feedback: Feedback) {
         if change != Change::None {
             log(change, route, feedback);
-            self.0.changed.notify_waiters();
+            self.changed.notify_waiters();
         }
     }
 
@@ -224,14 +219,6 @@ impl ConcurrencyControl {
             admitted: Arc::new(admitted),
             feedback: Feedback::None,
         }
-    }
-}
-
-/// Sleeps until a time; for ever if there is none, because only a change admits the task then.
-async fn sleep_until(wake: Option<Instant>) {
-    match wake {
-        Some(wake) => tokio::time::sleep_until(wake).await,
-        None => std::future::pending().await,
     }
 }
 
@@ -286,7 +273,7 @@ struct Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let mut state = self.concurrency.0.state.lock();
+        let mut state = self.concurrency.state.lock();
         state.waiting.remove(&self.number);
         state.scheduler.remove_waiting(self.number);
     }

@@ -47,7 +47,7 @@ pub(crate) struct Engine {
     /// Which destinations keep versions.
     versioned: TtlSet,
     /// Where tags could be read.
-    tags_read: TtlSet,
+    pub(crate) tags_read: TtlSet,
     /// Destinations whose uploads cannot be listed, and about which that was logged.
     pub(crate) unlistable_uploads: TtlSet,
     pub(crate) histories: Batchers<SharedHistory>,
@@ -217,11 +217,6 @@ impl Engine {
             .access_to(place)
             .is_ok_and(|access| access.is_aws || access.capabilities.counts_tags());
         counts && self.tags_read.seen_recently(place)
-    }
-
-    /// Records that tags could be read at a place.
-    pub(crate) fn tags_were_read(&self, place: &BucketRef) {
-        self.tags_read.mark_seen(place);
     }
 
     /// Checks the id that a write was given. None, or `null`, may say that versioning was suspended

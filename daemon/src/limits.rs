@@ -29,10 +29,8 @@ pub(crate) struct Limits {
     limiters: RwLock<HashMap<Scope, Limiters>>,
     /// Copies to be admitted, and to get a share of the memory then.
     copies: FairQueue,
-    /// Bodies to be read that are only compared.
-    comparisons: FairQueue,
-    /// Requests without a body.
-    requests: FairQueue,
+    /// What needs no memory: bodies that are only compared, and requests without a body.
+    others: FairQueue,
     /// A body that takes long to pass does not mean that the daemon hangs.
     watchdog: Arc<ProgressWatchdog>,
 }
@@ -66,8 +64,7 @@ impl Limits {
         Self {
             limiters: RwLock::default(),
             copies: FairQueue::default(),
-            comparisons: FairQueue::default(),
-            requests: FairQueue::default(),
+            others: FairQueue::default(),
             watchdog,
         }
     }
@@ -114,13 +111,13 @@ impl Limits {
     /// Waits until this many bytes may be read of which no copy is made. The caller may hold
     /// memory, and so waits for no task that waits for some.
     pub(crate) async fn acquire_bytes(&self, flow: Flow<'_>, bytes: u64) {
-        let _turn = self.comparisons.turn(flow).await;
+        let _turn = self.others.turn(flow).await;
         self.pass_bytes(flow.rule, bytes).await;
     }
 
     /// Waits until a request may be sent that needs no memory.
     pub(crate) async fn request(&self, flow: Flow<'_>) {
-        let _turn = self.requests.turn(flow).await;
+        let _turn = self.others.turn(flow).await;
         self.acquire_request(flow.rule).await;
     }
 

@@ -175,7 +175,7 @@ impl Subscriber {
             .is_none_or(|shared| shared.readers.len() <= 1)
     }
 
-    /// Waits until none of this reader's other pieces stands in line with those of other readers.
+    /// Waits until no other piece of this reader waits for the limits.
     pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.turn.lock().await
     }
@@ -196,26 +196,18 @@ impl Subscriber {
         };
         match shared.reads.get(piece) {
             Some(read) if read.number < self.number => return Ok(self.claim_alone()),
-            Some(SharedRead {
-                stage: ReadStage::Coming(token),
-                ..
-            }) => return Err(token.clone()),
-            Some(SharedRead {
-                stage: ReadStage::Here(body),
-                ..
-            }) => {
-                if let Some(body) = body.upgrade() {
-                    return Ok(RangeClaim::Have(body));
+            Some(read) => match &read.stage {
+                ReadStage::Coming(token) => return Err(token.clone()),
+                ReadStage::Here(body) => {
+                    if let Some(body) = body.upgrade() {
+                        return Ok(RangeClaim::Have(body));
+                    }
                 }
-            }
+            },
             None => {}
         }
-        let awaited_by: BTreeSet<u64> = shared
-            .readers
-            .iter()
-            .copied()
-            .filter(|reader| *reader != self.number)
-            .collect();
+        let mut awaited_by = shared.readers.clone();
+        awaited_by.remove(&self.number);
         if awaited_by.is_empty() {
             return Ok(self.claim_alone());
         }

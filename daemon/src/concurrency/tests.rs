@@ -58,7 +58,7 @@ pub(super) const SILENCE: Feedback = Feedback::Failed(DependencyFailure {
 });
 
 #[test]
-fn a_failure_tells_of_whoever_it_is_about() {
+fn a_failure_is_feedback_about_its_dependency() {
     let answer = |kind, dependency| {
         Feedback::from_failure(
             &Failure::new(kind, Operation::PutObject).of(dependency),
@@ -98,7 +98,7 @@ fn a_failure_tells_of_whoever_it_is_about() {
 }
 
 #[test]
-fn what_a_destination_does_is_said_as_it_is() {
+fn a_failure_is_described_by_what_the_destination_did() {
     assert_eq!(
         trouble(Dependency::Destination, Some(500), true).to_string(),
         "answers 500 to PutObject"
@@ -190,18 +190,10 @@ async fn a_task_that_is_notified_at_the_very_time_that_opens_the_way_does_not_sl
             .unwrap()
             .finish(SILENCE);
     }
-    let opens = Instant::from_std(
-        concurrency
-            .0
-            .state
-            .lock()
-            .scheduler
-            .wakes_at(&sick)
-            .unwrap(),
-    );
+    let opens = Instant::from_std(concurrency.state.lock().scheduler.wakes_at(&sick).unwrap());
     let change = async {
         tokio::time::sleep_until(opens).await;
-        concurrency.0.changed.notify_waiters();
+        concurrency.changed.notify_waiters();
     };
     let slot = tokio::time::timeout_at(
         opens + Duration::from_secs(600),

@@ -253,7 +253,7 @@ impl CopyJob<'_> {
             Some(_) | None => {}
         }
         let tags = tags::read_source(self.cx, &self.version.version.id).await?;
-        self.cx.engine.tags_were_read(place);
+        self.cx.engine.tags_read.mark_seen(place);
         Ok(tags)
     }
 }
