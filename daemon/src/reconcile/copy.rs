@@ -221,10 +221,8 @@ impl CopyJob<'_> {
         };
         if !attributes.stamp(&stamp) {
             let (rule, key) = (&self.rule.id, task.source_key.as_str());
-            self.cx
-                .engine
-                .metrics
-                .count_failed(rule, Reason::StampTooLarge.as_str());
+            let metrics = &self.cx.engine.metrics;
+            metrics.count_failed(rule, Reason::StampTooLarge.as_str());
             warn!(
                 rule,
                 key, "no room for the stamp beside the user's metadata"
@@ -324,10 +322,7 @@ async fn read(
     let choice = Proof::choose(&original, &headers.attributes.stated, way).await?;
     let (filled, unproved) = match prove(&original, whole, body, &choice).await {
         // A bit that changed on its way may come right the next time.
-        Err(Failure {
-            kind: FailureKind::NeedsOperator(Reason::ChecksumMismatch),
-            ..
-        }) => {
+        Err(failure) if failure.kind == MISMATCH => {
             let (_, body) = copy.cx.source.wire.send(original.get_call()).await?.split();
             prove(&original, whole, body, &choice).await?
         }
@@ -344,6 +339,8 @@ async fn read(
         headers,
     ))
 }
+
+const MISMATCH: FailureKind = FailureKind::NeedsOperator(Reason::ChecksumMismatch);
 
 /// Reads a body to its end, and holds it against what the source states.
 async fn prove(

@@ -383,7 +383,7 @@ impl Snapshot {
         }
         let asked = BootInstant::now();
         let is_same = read_current(cx, self.entry.likely()).await?.entry == self.entry;
-        let is_kept = !cx.task.rules.primary.version_deletes;
+        let is_kept = !cx.rule().version_deletes;
         let is_confirmed = is_same && (is_kept || source_has(cx, source).await?);
         // These answers may have taken long, too.
         if !is_confirmed || asked.elapsed() > READING_AGE_MAX {

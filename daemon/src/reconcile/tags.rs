@@ -73,15 +73,12 @@ impl Reconciler<'_> {
             };
             let write = Box::pin(write(cx, replica, &wanted));
             match cx.engine.failpoints.around(Step::PutTags, write).await {
-                Err(Failure {
-                    kind: FailureKind::NotFound,
-                    ..
-                }) => return Ok(Followed::ReplicaGone),
-                Err(Failure {
-                    kind: FailureKind::NotImplemented,
-                    source,
-                    ..
-                }) => return Err(tags_unsupported(source)),
+                Err(failure) if failure.kind == FailureKind::NotFound => {
+                    return Ok(Followed::ReplicaGone);
+                }
+                Err(failure) if failure.kind == FailureKind::NotImplemented => {
+                    return Err(tags_unsupported(failure.source));
+                }
                 result => result?,
             }
             if self.tags_of(source).await?.is_some_and(|now| now != wanted) {
