@@ -40,7 +40,7 @@ use crate::single_flight::{Body, Leader, RangeKey, Subscriber};
 
 /// One version on its way to one destination.
 #[derive(Debug)]
-pub(crate) struct CopyJob<'a> {
+pub(super) struct CopyJob<'a> {
     pub(super) cx: Context<'a>,
     pub(crate) reader: &'a Subscriber,
     pub(crate) rule: &'a Rule,
@@ -56,7 +56,7 @@ pub(crate) struct CopyJob<'a> {
 
 /// A write that was answered.
 #[derive(Debug)]
-pub(crate) struct Written {
+pub(super) struct Written {
     pub(crate) operation: Operation,
     pub(crate) destination_version: Option<String>,
     pub(crate) etag: ETag,
@@ -164,7 +164,7 @@ impl CopyJob<'_> {
 
     /// Decides from the source's answer what the replica carries, or that the version is not to be
     /// replicated.
-    pub(super) async fn headers_from(
+    async fn headers_from(
         &self,
         mut attributes: Attributes,
         asked: BootInstant,

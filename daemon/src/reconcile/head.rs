@@ -175,7 +175,7 @@ pub(super) fn read_claim(head: &ResponseHead, task: &Task) -> Option<OriginClaim
 
 /// Says whether an object is encrypted with a key of KMS or of a customer, so that its ETag is no
 /// digest.
-pub(super) fn has_own_key(head: &ResponseHead) -> bool {
+fn has_own_key(head: &ResponseHead) -> bool {
     let is_kms = head
         .header("x-amz-server-side-encryption")
         .is_some_and(|mode| mode.starts_with(KMS));

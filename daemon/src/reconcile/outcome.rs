@@ -324,7 +324,7 @@ impl Context<'_> {
     }
 
     /// Records what became of an event that wrote no version.
-    pub(super) fn report_event(&self, action: EventKind, outcome: Outcome) {
+    fn report_event(&self, action: EventKind, outcome: Outcome) {
         let rule = &self.rule().id;
         self.count(rule, action, outcome);
         info!(

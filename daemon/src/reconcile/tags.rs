@@ -286,7 +286,7 @@ async fn write(cx: Context<'_>, version: &str, tags: &Tags) -> Result<(), Failur
 
 /// Writes tags as the `x-amz-tagging` header has them; none where there are none, or too much of
 /// them for it.
-pub(crate) fn tags_header(tags: &Tags) -> Option<String> {
+pub(super) fn tags_header(tags: &Tags) -> Option<String> {
     let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
     let pairs: Vec<String> = tags
         .iter()
