@@ -24,7 +24,7 @@ use super::attributes::{
 use super::destination::Snapshot;
 use super::head::read_claim;
 use super::observe::StartedGet;
-use super::proof::{self, Choice, Proof, Way};
+use super::proof::{self, Choice, Proof};
 use super::tags::{self, Tags};
 use super::version_reader::VersionReader;
 use crate::accounts::error::Side;
@@ -315,11 +315,7 @@ async fn read(
         lead.step_aside();
     }
     let headers = copy.headers_from(attributes, read, true).await?;
-    let way = Way {
-        piece_bytes: whole.len,
-        is_demanded: proof::proves_reads(copy),
-    };
-    let choice = Proof::choose(&original, &headers.attributes.stated, way).await?;
+    let choice = Proof::choose(copy, &headers.attributes.stated, whole.len).await?;
     let (filled, unproved) = match prove(&original, whole, body, &choice).await {
         // A bit that changed on its way may come right the next time.
         Err(failure) if failure.kind == MISMATCH => {
