@@ -137,6 +137,11 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// Returns the rule that leads: of the competing ones the first by priority.
+    fn rule(self) -> &'a Rule {
+        &self.task.rules.primary
+    }
+
     /// Finds the event of a version.
     fn event_of(self, id: &VersionId) -> Option<&'a PendingEvent> {
         let events = &self.task.events;
@@ -209,9 +214,7 @@ impl<'a> Reconciler<'a> {
             .is_some_and(|age| engine.second_daemon.may_have_written(age));
         let may_be_own = task.redelivered || state.is_unsure || engine.work_queues.are_used();
         if is_recent && !may_be_own && !engine.ledger.has_parked(&task.target)? {
-            engine
-                .metrics
-                .count_failed(&task.rules.primary.id, Reason::AnotherDaemonWrites.as_str());
+            self.cx.count_failed(Reason::AnotherDaemonWrites);
             engine.second_daemon.wrote(&task.target);
         }
         Ok(())
@@ -248,7 +251,7 @@ impl<'a> Reconciler<'a> {
         history: &[SourceVersion],
         state: &mut AttemptState,
     ) -> Result<Progress, Failure> {
-        let mode = self.cx.task.rules.primary.history;
+        let mode = self.cx.rule().history;
         let (mut rest, before) = (history, self.steps);
         while let Some(step) = plan::next(rest, &self.observed.destination.known, mode) {
             self.check_unconfirmed(Some(step.version()))?;
@@ -275,10 +278,7 @@ impl<'a> Reconciler<'a> {
         match step {
             Step::Put { source, condition } => return self.put(source, condition, state).await,
             Step::PutDeleteMarker { .. }
-                if !is_first
-                    && self
-                        .observed
-                        .is_too_old_for_markers(&self.cx.task.rules.primary) =>
+                if !is_first && self.observed.is_too_old_for_markers(self.cx.rule()) =>
             {
                 return Ok(Progress::Reread);
             }
@@ -292,7 +292,7 @@ impl<'a> Reconciler<'a> {
             }
             Step::SkipSuperseded(source) => {
                 let (state, reason) = (ReplicaState::Superseded, Some(Reason::ArrivedLate));
-                self.skip_version(source, state, reason, &self.cx.task.rules.primary.id)?;
+                self.skip_version(source, state, reason, &self.cx.rule().id)?;
             }
         }
         Ok(Progress::Done)
@@ -331,7 +331,7 @@ impl<'a> Reconciler<'a> {
             .cloned()
         {
             let (state, reason) = (ReplicaState::Skipped, Some(Reason::DstObjectForeign));
-            self.skip_version(&version, state, reason, &self.cx.task.rules.primary.id)?;
+            self.skip_version(&version, state, reason, &self.cx.rule().id)?;
         }
         Ok(Progress::Done)
     }

@@ -42,7 +42,7 @@ pub(super) struct ConditionalWrite {
 
 /// What can be left out of a write.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Extras {
+pub(super) struct Extras {
     /// It has a condition.
     pub(crate) conditional: bool,
     /// It has a CRC64NVME.

@@ -26,7 +26,7 @@ use crate::s3_http::{Filled, ResponseHead, S3Request, USER};
 /// What the source says of a version. A value of a header is bytes, not text: Latin-1 from old
 /// clients, dates that nothing can read and storage classes unknown here are passed on as they are.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Attributes {
+pub(super) struct Attributes {
     /// What readers of a replica get: system headers and the user's metadata.
     pub(crate) reader_headers: HeaderMap,
     /// What the store does by: storage class and Object Lock.
@@ -117,7 +117,7 @@ impl Attributes {
     }
 
     /// Takes out a retention that is over: S3 refuses to begin one in the past.
-    pub(crate) fn drop_past_retention(&mut self, now: Timestamp) {
+    pub(super) fn drop_past_retention(&mut self, now: Timestamp) {
         let until = self
             .store_headers
             .get(RETAIN_UNTIL)
@@ -130,7 +130,7 @@ impl Attributes {
     }
 
     /// Says whether the version is encrypted under a KMS key.
-    pub(crate) fn is_kms(&self) -> bool {
+    pub(super) fn is_kms(&self) -> bool {
         self.encryption
             .as_deref()
             .is_some_and(|mode| mode.starts_with(KMS))
@@ -241,7 +241,7 @@ fn translated(source: &Attributes, key_map: &BTreeMap<String, String>) -> Option
 
 /// Everything a replica gets beside its bytes.
 #[derive(Debug)]
-pub(crate) struct ReplicaHeaders {
+pub(super) struct ReplicaHeaders {
     pub(crate) attributes: Attributes,
     pub(crate) tags: Tags,
     pub(crate) encryption: Vec<Header>,
@@ -296,7 +296,7 @@ impl ReplicaHeaders {
 
 /// A checksum that is stated of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Stated {
+pub(super) struct Stated {
     pub(super) algorithm: Algorithm,
     pub(super) value: Vec<u8>,
     /// How many parts' checksums it is the checksum of, if it is not of the bytes themselves.

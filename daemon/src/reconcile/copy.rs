@@ -24,7 +24,7 @@ use super::attributes::{
 use super::destination::Snapshot;
 use super::head::read_claim;
 use super::observe::StartedGet;
-use super::proof::{self, Choice, Proof, Way};
+use super::proof::{self, Choice, Proof};
 use super::tags::{self, Tags};
 use super::version_reader::VersionReader;
 use crate::accounts::error::Side;
@@ -40,7 +40,7 @@ use crate::single_flight::{Body, Leader, RangeKey, Subscriber};
 
 /// One version on its way to one destination.
 #[derive(Debug)]
-pub(crate) struct CopyJob<'a> {
+pub(super) struct CopyJob<'a> {
     pub(super) cx: Context<'a>,
     pub(crate) reader: &'a Subscriber,
     pub(crate) rule: &'a Rule,
@@ -56,7 +56,7 @@ pub(crate) struct CopyJob<'a> {
 
 /// A write that was answered.
 #[derive(Debug)]
-pub(crate) struct Written {
+pub(super) struct Written {
     pub(crate) operation: Operation,
     pub(crate) destination_version: Option<String>,
     pub(crate) etag: ETag,
@@ -164,7 +164,7 @@ impl CopyJob<'_> {
 
     /// Decides from the source's answer what the replica carries, or that the version is not to be
     /// replicated.
-    pub(super) async fn headers_from(
+    async fn headers_from(
         &self,
         mut attributes: Attributes,
         asked: BootInstant,
@@ -221,10 +221,8 @@ impl CopyJob<'_> {
         };
         if !attributes.stamp(&stamp) {
             let (rule, key) = (&self.rule.id, task.source_key.as_str());
-            self.cx
-                .engine
-                .metrics
-                .count_failed(rule, Reason::StampTooLarge.as_str());
+            let metrics = &self.cx.engine.metrics;
+            metrics.count_failed(rule, Reason::StampTooLarge.as_str());
             warn!(
                 rule,
                 key, "no room for the stamp beside the user's metadata"
@@ -316,17 +314,10 @@ async fn read(
         lead.step_aside();
     }
     let headers = copy.headers_from(attributes, read, true).await?;
-    let way = Way {
-        piece_bytes: whole.len,
-        is_demanded: proof::proves_reads(copy),
-    };
-    let choice = Proof::choose(&original, &headers.attributes.stated, way).await?;
+    let choice = Proof::choose(copy, &headers.attributes.stated, whole.len).await?;
     let (filled, unproved) = match prove(&original, whole, body, &choice).await {
         // A bit that changed on its way may come right the next time.
-        Err(Failure {
-            kind: FailureKind::NeedsOperator(Reason::ChecksumMismatch),
-            ..
-        }) => {
+        Err(failure) if failure.kind == MISMATCH => {
             let (_, body) = copy.cx.source.wire.send(original.get_call()).await?.split();
             prove(&original, whole, body, &choice).await?
         }
@@ -343,6 +334,8 @@ async fn read(
         headers,
     ))
 }
+
+const MISMATCH: FailureKind = FailureKind::NeedsOperator(Reason::ChecksumMismatch);
 
 /// Reads a body to its end, and holds it against what the source states.
 async fn prove(

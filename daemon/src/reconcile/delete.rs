@@ -132,16 +132,13 @@ pub(super) async fn source_has(cx: Context<'_>, version: &VersionId) -> Result<b
     if refusal.is_marker() {
         return Ok(true);
     }
-    match refusal.into() {
-        Failure {
-            kind: FailureKind::SourceVersionMissing,
-            ..
-        } => Ok(false),
-        Failure {
-            kind: FailureKind::Ineligible(Reason::SrcObjectNotEligible),
-            ..
-        } => Ok(true),
-        failure => Err(failure),
+    let failure = Failure::from(refusal);
+    // One under a customer's key, or archived, is there.
+    let is_there = failure.kind == FailureKind::Ineligible(Reason::SrcObjectNotEligible);
+    let is_gone = failure.kind == FailureKind::SourceVersionMissing;
+    match is_there || is_gone {
+        true => Ok(is_there),
+        false => Err(failure),
     }
 }
 
@@ -302,7 +299,7 @@ async fn delete_replica(run: &mut Reconciler<'_>, replica: Replica) -> Result<bo
             "what was removed is still there",
         ));
     }
-    let lead = &run.cx.task.rules.primary;
+    let lead = run.cx.rule();
     if !run
         .cx
         .engine
@@ -313,12 +310,8 @@ async fn delete_replica(run: &mut Reconciler<'_>, replica: Replica) -> Result<bo
     }
     run.removed.insert(version.clone());
     match delete_version(run.cx, version).await {
-        Ok(())
-        | Err(Failure {
-            kind: FailureKind::NotFound,
-            ..
-        }) => {}
-        Err(failure) => return Err(failure),
+        Err(failure) if failure.kind != FailureKind::NotFound => return Err(failure),
+        Ok(()) | Err(_) => {}
     }
     replace_record(
         run,

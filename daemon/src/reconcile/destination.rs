@@ -29,7 +29,7 @@ use crate::ledger::records::{CurrentEntry, Replica, ReplicaState};
 
 /// What was read of a key at the destination.
 #[derive(Debug)]
-pub(crate) struct DestinationView {
+pub(super) struct DestinationView {
     pub(crate) known: DestinationState,
     pub(crate) replicas: Vec<Replica>,
     /// What the next write depends on.
@@ -294,7 +294,7 @@ fn known_from(
 
 /// An entry as it was read.
 #[derive(Debug, Clone)]
-pub(crate) struct Snapshot {
+pub(super) struct Snapshot {
     pub(crate) entry: CurrentEntry,
     /// Since when it may have been another one.
     read: BootInstant,
@@ -353,7 +353,7 @@ impl Snapshot {
     }
 
     /// Makes sure that what a list names first is the entry that was read.
-    pub(super) fn agree(&self, first: Option<&SourceVersion>) -> Result<(), Failure> {
+    fn agree(&self, first: Option<&SourceVersion>) -> Result<(), Failure> {
         let agrees = match (&self.entry, first.map(|entry| entry.version.id.as_str())) {
             (CurrentEntry::Nothing, first) => first.is_none(),
             (CurrentEntry::Marker(id), first) => first == Some(id.as_str()),
@@ -383,7 +383,7 @@ impl Snapshot {
         }
         let asked = BootInstant::now();
         let is_same = read_current(cx, self.entry.likely()).await?.entry == self.entry;
-        let is_kept = !cx.task.rules.primary.version_deletes;
+        let is_kept = !cx.rule().version_deletes;
         let is_confirmed = is_same && (is_kept || source_has(cx, source).await?);
         // These answers may have taken long, too.
         if !is_confirmed || asked.elapsed() > READING_AGE_MAX {

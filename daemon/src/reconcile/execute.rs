@@ -41,8 +41,7 @@ impl Reconciler<'_> {
             )
             .await?;
         let replica = self.replica_of(source, version, None);
-        self.commit(replica, &cx.task.rules.primary, 0, sent)
-            .await?;
+        self.commit(replica, cx.rule(), 0, sent).await?;
         state.is_unsure = false;
         Ok(())
     }
@@ -148,7 +147,7 @@ impl Reconciler<'_> {
     /// In latest mode nothing older stands in for what could not be replicated: that shows in a
     /// fresh reading.
     fn after_refusal(&self) -> Progress {
-        match self.cx.task.rules.primary.history {
+        match self.cx.rule().history {
             History::Exact => Progress::Done,
             History::Latest => Progress::Reread,
         }
@@ -158,7 +157,7 @@ impl Reconciler<'_> {
     fn leave_out(&mut self, version: &SourceVersion) -> Result<Progress, Failure> {
         let known = &self.observed.destination.known;
         if !known.skipped.contains(&version.version) {
-            let rule = &self.cx.task.rules.primary.id;
+            let rule = &self.cx.rule().id;
             self.skip_version(version, ReplicaState::Skipped, None, rule)?;
         }
         Ok(Progress::Done)
@@ -216,10 +215,7 @@ impl Reconciler<'_> {
             Ok(value) => return Ok(Some(value)),
             Err(failure) => failure,
         };
-        let rule = failure
-            .rule
-            .as_deref()
-            .unwrap_or(&self.cx.task.rules.primary.id);
+        let rule = failure.rule.as_deref().unwrap_or(&self.cx.rule().id);
         match failure.next_action() {
             Action::Gone => {
                 delete::confirm_gone(self.cx, &version.version.id, &failure).await?;

@@ -175,7 +175,7 @@ pub(super) fn read_claim(head: &ResponseHead, task: &Task) -> Option<OriginClaim
 
 /// Says whether an object is encrypted with a key of KMS or of a customer, so that its ETag is no
 /// digest.
-pub(super) fn has_own_key(head: &ResponseHead) -> bool {
+fn has_own_key(head: &ResponseHead) -> bool {
     let is_kms = head
         .header("x-amz-server-side-encryption")
         .is_some_and(|mode| mode.starts_with(KMS));
@@ -205,7 +205,7 @@ impl Lookup<'_> {
             .destination
             .capabilities
             .always_had(Feature::ConditionalDelete);
-        !is_guarded && !self.cx.task.rules.primary.version_deletes
+        !is_guarded && !self.cx.rule().version_deletes
     }
 
     /// Returns the record of a replica that is found there.
@@ -245,16 +245,10 @@ impl Lookup<'_> {
             return Ok(Some(claim.version));
         };
         self.read_again(&read, id).await?;
-        let (rule, reason) = (
-            &self.cx.task.rules.primary.id,
-            Reason::StampNotBorneOut.as_str(),
-        );
-        self.cx.engine.metrics.count_failed(rule, reason);
-        let (key, version, replica) = (
-            &self.cx.task.target.key,
-            &claim.version.id,
-            id.unwrap_or("none"),
-        );
+        self.cx.count_failed(Reason::StampNotBorneOut);
+        let (rule, reason) = (&self.cx.rule().id, Reason::StampNotBorneOut.as_str());
+        let (key, replica) = (&self.cx.task.target.key, id.unwrap_or("none"));
+        let version = &claim.version.id;
         warn!(rule, %key, %version, replica, reason, error = %doubt, "the stamp is not confirmed, the object counts as unmanaged");
         Ok(None)
     }

@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::attributes::ReplicaHeaders;
 use super::copy::{CopyJob, Written};
-use super::proof::{self, Choice, Proof, Way};
+use super::proof::{self, Choice, Proof};
 use super::uploading::Uploading;
 use super::uploads::{self, abandon_upload, abort_unnamed};
 use super::version_reader::lay_out;
@@ -30,11 +30,8 @@ pub(super) async fn copy(copy: &CopyJob<'_>, part_bytes: u64) -> Result<Written,
     let headers = copy.read_headers_again().await?;
     let layout = layout(copy, part_bytes)?;
     let parts = parts_of(&layout);
-    let way = Way {
-        piece_bytes: layout.part_bytes(),
-        is_demanded: proof::proves_reads(copy),
-    };
-    let choice = Proof::choose(&copy.original(), &headers.attributes.stated, way).await?;
+    let stated = &headers.attributes.stated;
+    let choice = Proof::choose(copy, stated, layout.part_bytes()).await?;
     let (upload, mut done) = begin(copy, &headers, &layout).await?;
     let missing: Vec<Part> = parts
         .iter()

@@ -112,7 +112,7 @@ fn may_guess(task: &Task) -> bool {
 /// absence of objects.
 fn is_one_write(cx: Context<'_>, listed: &[SourceVersion]) -> bool {
     let [only] = listed else { return false };
-    let is_small = only.size_bytes <= part_bytes_preferred(cx.engine, &cx.task.rules.primary);
+    let is_small = only.size_bytes <= part_bytes_preferred(cx.engine, cx.rule());
     only.kind == VersionKind::Object && !only.version.id.is_null() && is_small
 }
 
@@ -127,7 +127,7 @@ struct FirstRead {
 /// Reads from the source what is current, where that alone counts, and lists it where that does not
 /// tell.
 async fn first_read(cx: Context<'_>, reader: Option<&Subscriber>) -> Result<FirstRead, Failure> {
-    let current = match reader.filter(|_| cx.task.rules.primary.history == History::Latest) {
+    let current = match reader.filter(|_| cx.rule().history == History::Latest) {
         Some(reader) => read_latest(cx, reader).await?,
         None => None,
     };
@@ -187,7 +187,7 @@ async fn list_with(
 /// Lists the source, newest first; in latest mode the newest entry is all that matters, unless it
 /// may be out of scope.
 async fn list_source(cx: Context<'_>) -> Result<Vec<SourceVersion>, Failure> {
-    if cx.task.rules.primary.history == History::Exact {
+    if cx.rule().history == History::Exact {
         return listing::of_source(cx).await;
     }
     match listing::newest(cx, Side::Source).await? {
@@ -227,7 +227,7 @@ fn above_refused(mut history: Vec<SourceVersion>, shown: &DestinationView) -> Ve
 /// was, and it was lost, the oldest replica of the key stands in. A message widens nothing: any
 /// writer of the queue can name any version.
 fn scope_start(cx: Context<'_>, shown: &DestinationView) -> Result<Timestamp, Failure> {
-    let lead: &Rule = &cx.task.rules.primary;
+    let lead: &Rule = cx.rule();
     if let Some(since) = lead.since {
         return Ok(since);
     }

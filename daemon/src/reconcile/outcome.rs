@@ -121,7 +121,7 @@ async fn answer_write(
         .into_iter()
         .flatten()
         .any(|newest| newest.version.id == *id);
-    if run.cx.task.rules.primary.history == History::Latest && !is_newest {
+    if run.cx.rule().history == History::Latest && !is_newest {
         return Ok(Outcome::Superseded);
     }
     if run.observed.lists_id(id) {
@@ -135,7 +135,7 @@ async fn answer_write(
 /// any sign of that in its answer.
 async fn confirm_loss(run: &Reconciler<'_>, id: &VersionId) -> Result<(), Failure> {
     let is_passed_over =
-        run.cx.task.rules.primary.history == History::Latest && !run.observed.listed.is_empty();
+        run.cx.rule().history == History::Latest && !run.observed.listed.is_empty();
     if run.cx.source.is_aws
         || run.observed.lists_id(id)
         || is_passed_over
@@ -160,7 +160,7 @@ fn record_missing(
     } else {
         VersionKind::Marker
     };
-    if kind == VersionKind::Marker && !run.cx.task.rules.primary.admits_marker() {
+    if kind == VersionKind::Marker && !run.cx.rule().admits_marker() {
         return Ok(Outcome::Skipped);
     }
     let source = VersionRef::new(
@@ -174,10 +174,7 @@ fn record_missing(
         ..Replica::new(source, kind, ReplicaState::SourceMissing)
     };
     run.cx.record(&replica)?;
-    run.cx.engine.metrics.count_failed(
-        &run.cx.task.rules.primary.id,
-        Reason::SrcVersionNotFound.as_str(),
-    );
+    run.cx.count_failed(Reason::SrcVersionNotFound);
     run.observed.destination.replicas.push(replica);
     Ok(Outcome::Gone)
 }
@@ -199,10 +196,7 @@ async fn answer_tags(run: &mut Reconciler<'_>, pending: &PendingEvent) -> Result
 
 /// The replica was removed at the destination, by its lifecycle or a person: nothing to change.
 fn replica_missing(run: &Reconciler<'_>) -> Outcome {
-    run.cx.engine.metrics.count_failed(
-        &run.cx.task.rules.primary.id,
-        Reason::DstVersionNotFound.as_str(),
-    );
+    run.cx.count_failed(Reason::DstVersionNotFound);
     Outcome::Skipped
 }
 
@@ -212,9 +206,7 @@ fn answer_delete(run: &Reconciler<'_>, pending: &PendingEvent) -> Outcome {
         return Outcome::Skipped;
     };
     let removed = |replica: &Replica| replica.is_of(id) && replica.state == ReplicaState::Deleted;
-    match run.cx.task.rules.primary.version_deletes
-        && run.observed.destination.replicas.iter().any(removed)
-    {
+    match run.cx.rule().version_deletes && run.observed.destination.replicas.iter().any(removed) {
         true => Outcome::Replicated,
         false => Outcome::Skipped,
     }
@@ -332,8 +324,8 @@ impl Context<'_> {
     }
 
     /// Records what became of an event that wrote no version.
-    pub(super) fn report_event(&self, action: EventKind, outcome: Outcome) {
-        let rule = &self.task.rules.primary.id;
+    fn report_event(&self, action: EventKind, outcome: Outcome) {
+        let rule = &self.rule().id;
         self.count(rule, action, outcome);
         info!(
             rule,
@@ -352,6 +344,12 @@ impl Context<'_> {
         self.event_of(&replica.source.id)
             .and_then(|event| event.time)
             .map_or(made, |stated| stated.max(made))
+    }
+
+    /// Counts a failure under the leading rule.
+    pub(super) fn count_failed(&self, reason: Reason) {
+        let metrics = &self.engine.metrics;
+        metrics.count_failed(&self.rule().id, reason.as_str());
     }
 
     fn count(&self, rule: &str, operation: EventKind, outcome: Outcome) {

@@ -48,36 +48,29 @@ pub(super) struct Proof {
     passes: bool,
 }
 
-/// How an object is copied.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Way {
-    pub(super) piece_bytes: u64,
-    /// Whether nothing that proves it costs too much.
-    pub(super) is_demanded: bool,
-}
-
 /// Says whether what is read is proved whatever that costs.
-pub(super) fn proves_reads(copy: &CopyJob<'_>) -> bool {
+fn proves_reads(copy: &CopyJob<'_>) -> bool {
     copy.rule.verify == Verify::Always || !copy.cx.source.is_tls
 }
 
 impl Proof {
-    /// Chooses among what is stated the best that can be had.
+    /// Chooses among what is stated the best that can be had of an object that is copied in pieces
+    /// of this size.
     pub(super) async fn choose(
-        original: &VersionReader<'_>,
+        copy: &CopyJob<'_>,
         all: &[Stated],
-        way: Way,
+        piece_bytes: u64,
     ) -> Result<Choice, Failure> {
-        let (size_bytes, mut left) = (original.size_bytes(), None);
-        let is_whole = size_bytes <= way.piece_bytes;
+        let (size_bytes, mut left) = (copy.version.size_bytes, None);
+        let (is_whole, is_demanded) = (size_bytes <= piece_bytes, proves_reads(copy));
         for stated in all {
-            if stated.is_costly() && !is_whole && !way.is_demanded {
+            if stated.is_costly() && !is_whole && !is_demanded {
                 left = left.or(Some(Unproved::CostsTooMuch));
                 continue;
             }
             let part_bytes = match stated.parts {
                 None | Some(1) => Some(u64::MAX),
-                Some(count) => original.uploaded_part_bytes(count).await?,
+                Some(count) => copy.original().uploaded_part_bytes(count).await?,
             };
             let Some(part_bytes) = part_bytes else {
                 left = left.or(Some(Unproved::PartsUnknown));
@@ -87,8 +80,8 @@ impl Proof {
                 algorithm: stated.algorithm,
                 part_bytes,
             };
-            let passes = measure.fits_pieces(way.piece_bytes, size_bytes);
-            if passes || way.is_demanded {
+            let passes = measure.fits_pieces(piece_bytes, size_bytes);
+            if passes || is_demanded {
                 return Ok(Ok(Self {
                     stated: stated.clone(),
                     measure,
@@ -293,45 +286,34 @@ pub(super) fn compare_complete(
     crc64: u64,
     done: &Parts,
 ) -> Answered {
-    let (sent, by) = (crc64_header(crc64), By::Checksum);
-    match answer
-        .checksum_crc64_nvme()
-        .filter(|stated| !stated.is_empty())
-    {
-        Some(stated) if stated == sent => return Answered::Equal,
-        Some(stated) => {
-            return Answered::Differs {
-                words: format!("sent {sent}, and it has {stated}"),
-                by,
-            };
-        }
-        None => {}
+    let differs = |by, words| Answered::Differs { words, by };
+    let sent = crc64_header(crc64);
+    let stated = answer.checksum_crc64_nvme();
+    if let Some(stated) = stated.filter(|stated| !stated.is_empty()) {
+        return match stated == sent {
+            true => Answered::Equal,
+            false => differs(By::Checksum, format!("sent {sent}, and it has {stated}")),
+        };
     }
     let is_plain = answer
         .server_side_encryption()
         .is_none_or(|mode| mode.as_str() == "AES256");
-    let etag = answer
-        .e_tag()
-        .and_then(|etag| ETag::try_from(etag).ok())
-        .filter(|_| is_plain);
-    let (Some(etag), Some(expected)) = (etag, etag_of_parts(done.values().map(|part| &part.etag)))
-    else {
+    let etag = answer.e_tag().filter(|_| is_plain);
+    let etag = etag.and_then(|etag| ETag::try_from(etag).ok());
+    let expected = etag_of_parts(done.values().map(|part| &part.etag));
+    let Some((etag, expected)) = etag.zip(expected) else {
         return Answered::Silent;
     };
-    let doubt = done.values().find_map(|part| part.doubt);
-    match doubt {
-        _ if etag != expected => {
-            let words = format!("its parts make the ETag {expected}, and it has {etag}");
-            Answered::Differs {
-                words,
-                by: By::ETag,
-            }
-        }
+    if etag != expected {
+        let words = format!("its parts make the ETag {expected}, and it has {etag}");
+        return differs(By::ETag, words);
+    }
+    match done.values().find_map(|part| part.doubt) {
         None => Answered::Equal,
-        Some(Unproved::AnswerDiffers) => Answered::Differs {
-            words: "a part got an ETag that is not its MD5".to_owned(),
-            by: By::ETag,
-        },
+        Some(Unproved::AnswerDiffers) => {
+            let words = "a part got an ETag that is not its MD5".to_owned();
+            differs(By::ETag, words)
+        }
         Some(Unproved::CostsTooMuch) => Answered::LeftOut,
         Some(_) => Answered::Silent,
     }
@@ -356,15 +338,14 @@ async fn read_back(
     let Ok(id) = VersionId::try_from(version) else {
         return Ok(Some(Unproved::AnswerDiffers));
     };
-    let written = VersionRef::new(id, copy.version.version.last_modified, None);
-    let size_bytes = copy.version.size_bytes;
     let replica = SourceVersion {
-        version: written,
+        version: VersionRef::new(id, copy.version.version.last_modified, None),
         kind: VersionKind::Object,
         etag: None,
-        size_bytes,
+        size_bytes: copy.version.size_bytes,
     };
     let replica = VersionReader::new(copy.cx, Side::Destination, &replica);
+    let (ledger, target) = (&copy.cx.engine.ledger, &copy.cx.task.target);
     match read_patiently(copy, &replica).await {
         Ok(read) if read == crc64 => Ok(None),
         Ok(read) => {
@@ -373,25 +354,17 @@ async fn read_back(
             let words = format!(
                 "version {version} holds other bytes than were sent: {algorithm} {read}, not {sent}"
             );
-            copy.cx
-                .engine
-                .ledger
-                .record_refuted(&copy.cx.task.target, version, clock::now())?;
-            Err(Failure::with_source(
-                FailureKind::NeedsOperator(Reason::ChecksumMismatch),
-                operation,
-                words,
-            ))
+            ledger.record_refuted(target, version, clock::now())?;
+            let kind = FailureKind::NeedsOperator(Reason::ChecksumMismatch);
+            Err(Failure::with_source(kind, operation, words))
         }
         Err(failure) => {
-            warn!(key = %copy.cx.task.target.key, version, error = error_chain(&failure), "cannot read the replica back");
+            let (key, error) = (&target.key, error_chain(&failure));
+            warn!(%key, version, error, "cannot read the replica back");
             if by == By::ETag || is_not_permitted(&failure) {
                 return Ok(Some(Unproved::AnswerDiffers));
             }
-            copy.cx
-                .engine
-                .ledger
-                .record_refuted(&copy.cx.task.target, version, clock::now())?;
+            ledger.record_refuted(target, version, clock::now())?;
             Err(failure)
         }
     }

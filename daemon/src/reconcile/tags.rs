@@ -73,15 +73,12 @@ impl Reconciler<'_> {
             };
             let write = Box::pin(write(cx, replica, &wanted));
             match cx.engine.failpoints.around(Step::PutTags, write).await {
-                Err(Failure {
-                    kind: FailureKind::NotFound,
-                    ..
-                }) => return Ok(Followed::ReplicaGone),
-                Err(Failure {
-                    kind: FailureKind::NotImplemented,
-                    source,
-                    ..
-                }) => return Err(tags_unsupported(source)),
+                Err(failure) if failure.kind == FailureKind::NotFound => {
+                    return Ok(Followed::ReplicaGone);
+                }
+                Err(failure) if failure.kind == FailureKind::NotImplemented => {
+                    return Err(tags_unsupported(failure.source));
+                }
                 result => result?,
             }
             if self.tags_of(source).await?.is_some_and(|now| now != wanted) {
@@ -289,7 +286,7 @@ async fn write(cx: Context<'_>, version: &str, tags: &Tags) -> Result<(), Failur
 
 /// Writes tags as the `x-amz-tagging` header has them; none where there are none, or too much of
 /// them for it.
-pub(crate) fn tags_header(tags: &Tags) -> Option<String> {
+pub(super) fn tags_header(tags: &Tags) -> Option<String> {
     let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
     let pairs: Vec<String> = tags
         .iter()

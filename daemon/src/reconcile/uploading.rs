@@ -219,7 +219,7 @@ fn doubt(answered: Answered) -> Result<Option<Unproved>, Failure> {
 
 /// The parts of one object.
 #[derive(Debug)]
-pub(super) struct PartConcurrency {
+struct PartConcurrency {
     room: Semaphore,
     width: AtomicUsize,
     over: CancellationToken,
@@ -230,14 +230,14 @@ const WIDTH_FIRST: usize = 4;
 
 /// As many as fill 10 Gbit/s:
 /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance-guidelines.html>
-pub(super) const WIDTH_MAX: usize = 16;
+const WIDTH_MAX: usize = 16;
 
 // Four times as many take four times as long where the line is full, and still half of their time
 // is left.
 const FAST: u32 = 8;
 
 impl PartConcurrency {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         Self {
             room: Semaphore::new(WIDTH_FIRST),
             width: AtomicUsize::new(WIDTH_FIRST),
@@ -246,12 +246,12 @@ impl PartConcurrency {
     }
 
     /// Waits until one more may be on its way; none when no more are to begin.
-    pub(super) async fn begin(&self) -> Option<SemaphorePermit<'_>> {
+    async fn begin(&self) -> Option<SemaphorePermit<'_>> {
         self.room.acquire().await.ok()
     }
 
     /// Learns from a part that is through.
-    pub(super) fn part_took(&self, part: Part, time: Duration) {
+    fn part_took(&self, part: Part, time: Duration) {
         let is_fast = time * FAST < body_timeout(part.len);
         if is_fast && self.width.fetch_add(1, Ordering::Relaxed) < WIDTH_MAX {
             self.room.add_permits(1);
@@ -260,13 +260,13 @@ impl PartConcurrency {
 
     /// Lets none begin any more. Those that are on their way go on: what they carry counts with the
     /// next try.
-    pub(super) fn end(&self) {
+    fn end(&self) {
         self.room.close();
         self.over.cancel();
     }
 
     /// Waits until none is to begin any more.
-    pub(super) async fn over(&self) {
+    async fn over(&self) {
         self.over.cancelled().await;
     }
 }

@@ -179,12 +179,8 @@ async fn abort_upload(engine: &Engine, target: &TargetKey, upload_id: &str) -> R
         .map_err(|error| from_sdk_error(Side::Prepare, Operation::AbortMultipartUpload, error))
     {
         // It was completed or aborted before.
-        Ok(_)
-        | Err(Failure {
-            kind: FailureKind::NotFound,
-            ..
-        }) => Ok(()),
-        Err(failure) => Err(failure),
+        Err(failure) if failure.kind != FailureKind::NotFound => Err(failure),
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 

@@ -200,11 +200,6 @@ impl<'a> VersionReader<'a> {
             Err(refusal) => Err(refusal.into()),
         }
     }
-
-    /// Returns how many bytes it has.
-    pub(super) fn size_bytes(&self) -> u64 {
-        self.version.size_bytes
-    }
 }
 
 /// Divides an object into parts.
