@@ -370,14 +370,13 @@ async fn read_back(
     }
 }
 
-/// Tries for some seconds: a replica that counts as refuted is written once more.
+/// Tries for some seconds, whatever the answer, unless reading is not permitted: a replica that
+/// counts as refuted is written once more.
 async fn read_patiently(copy: &CopyJob<'_>, replica: &VersionReader<'_>) -> Result<u64, Failure> {
     let mut attempt = 1;
     loop {
         match replica.read_through(copy.rule, None).await {
-            Err(failure)
-                if attempt < READ_BACK_ATTEMPTS_MAX && failure.kind == FailureKind::Transient =>
-            {
+            Err(failure) if attempt < READ_BACK_ATTEMPTS_MAX && !is_not_permitted(&failure) => {
                 tokio::time::sleep(retry::jittered_delay(attempt, fastrand::f64())).await;
                 attempt += 1;
             }
