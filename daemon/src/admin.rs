@@ -2,6 +2,9 @@
 //! bounded number of connections is served at a time, each for a bounded time and one request, that
 //! names this daemon as its own clients do.
 
+pub mod failures;
+pub mod status;
+
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::pin::pin;
@@ -28,14 +31,13 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::accounts::FarOffClock;
-use crate::accounts::capabilities::DisabledFeature;
-use crate::concurrency::DegradedDependency;
 use crate::dispatch::{Command, InFlightStats};
 use crate::engine::Engine;
-use crate::failures;
 use crate::health::{LivenessFailure, PollStatus, SILENT_AFTER};
+use crate::limit::concurrency::DegradedDependency;
 pub use crate::metrics::{Unproved, UnprovedCount};
+use crate::s3::accounts::FarOffClock;
+use crate::s3::accounts::capabilities::DisabledFeature;
 
 /// What the answers are made from.
 #[derive(Debug, Clone)]
@@ -386,7 +388,7 @@ async fn status(State(admin): State<Admin>) -> Result<Response, Refusal> {
 
 async fn page(State(admin): State<Admin>) -> Result<Html<String>, Refusal> {
     let status = admin.status().await.map_err(unavailable)?;
-    let text = crate::status::table(&status);
+    let text = crate::admin::status::table(&status);
     let text = without_commands(&text)
         .replace('&', "&amp;")
         .replace('<', "&lt;");
@@ -418,14 +420,14 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::accounts::Accounts;
-    use crate::budget::Budget;
     use crate::failpoint::Failpoints;
     use crate::ledger::Ledger;
     use crate::ledger::records::TargetKey;
+    use crate::limit::budget::Budget;
     use crate::metrics::Metrics;
     use crate::other_daemons::Predecessor;
-    use crate::work_queues::WorkQueues;
+    use crate::s3::accounts::Accounts;
+    use crate::sqs::work_queues::WorkQueues;
 
     /// Makes one of a daemon that has one queue, and what it asks the dispatch.
     async fn admin(directory: &TempDir) -> (Admin, mpsc::Receiver<Command>) {

@@ -4,6 +4,7 @@
 mod in_flight;
 mod key_queue;
 mod parked;
+mod runner;
 mod tasks;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,12 +21,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::clock;
+use crate::dispatch::runner::TaskResult;
 use crate::engine::Engine;
 use crate::ledger::records::TargetKey;
-use crate::message::{AckAction, AckRequest, DelayedEvents, ReceivedMessage};
 use crate::metrics::PendingFigures;
 use crate::parking::ParkedFilter;
-use crate::runner::TaskResult;
+use crate::queue::message::{AckAction, AckRequest, DelayedEvents, ReceivedMessage};
 use crate::task::Ruleset;
 use in_flight::{CompletedTasks, InFlight};
 use key_queue::KeyQueue;

@@ -12,21 +12,21 @@ use replicator_core::plan::SourceVersion;
 use replicator_core::rule::BucketRef;
 use tokio::time::Instant;
 
-use crate::accounts::error::{Side, from_sdk_error};
-use crate::accounts::{AccountClients, Accounts};
-use crate::batcher::Batchers;
-use crate::budget::{Budget, MemoryPermit};
-use crate::concurrency::ConcurrencyControl;
 use crate::failpoint::Failpoints;
 use crate::health::ProgressWatchdog;
 use crate::ledger::Ledger;
 use crate::ledger::records::TargetKey;
-use crate::limits::{Flow, Limits};
+use crate::limit::batcher::Batchers;
+use crate::limit::budget::{Budget, MemoryPermit};
+use crate::limit::concurrency::ConcurrencyControl;
+use crate::limit::rates::{Flow, Limits};
+use crate::limit::single_flight::{Body, Leader, RangeClaim, RangeKey, SingleFlight, Subscriber};
 use crate::metrics::Metrics;
 use crate::other_daemons::{Predecessor, SecondDaemon};
 use crate::parking::Retries;
-use crate::single_flight::{Body, Leader, RangeClaim, RangeKey, SingleFlight, Subscriber};
-use crate::work_queues::WorkQueues;
+use crate::s3::accounts::error::{Side, from_sdk_error};
+use crate::s3::accounts::{AccountClients, Accounts};
+use crate::sqs::work_queues::WorkQueues;
 
 /// The services that transfers share.
 #[derive(Debug)]

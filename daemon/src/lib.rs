@@ -1,35 +1,29 @@
 //! The daemon: messages come in from SQS, replicas go out to S3.
 //!
-//! In the order data flows; each file uses only what stands at its own level or below:
+//! In the order data flows; each folder uses only what stands below it:
 //!
 //! - `pipeline`: the stations put together, and the order in which they stop
-//! - `status`, `failures`: the commands that show the running daemon's state and parked tasks;
-//!   `admin`: the HTTP endpoints that they read
-//! - `receiver`, `router`, `dispatch`, `ack`: the stations; `work_queues`: sends to FIFO queues
-//! - `runner`: one task at work; `task`, `message`: what travels, and what an event means
-//! - `reconcile`: bringing one key at one destination up to date
-//! - `engine`: what tasks share; `parking`: when a key is parked, and tried again;
-//!   `other_daemons`: the wait after an unclean stop, and a second daemon where only one may be
-//! - `lease`, `ledger`, `limits`, `concurrency`, `single_flight`, `budget`, `batcher`, `accounts`,
-//!   `s3_http`, `checksum`, `health`, `metrics`, `clock`, `process`, `failpoint`, `xml`: the services
+//! - `admin`: the HTTP endpoints, and the commands that read them
+//! - `dispatch`: one task per target key, from its messages to its result
+//! - `queue`: messages: received, routed to work queues, deleted, returned or dead-lettered
+//! - `reconcile`: brings one target key up to date: `observe`, `execute`, and one `object`
+//! - `engine`: what tasks share; `task`: the unit of work, and the rules in force; `parking`: when a
+//!   key is parked and tried again; `other_daemons`: the wait after an unclean stop, and a second
+//!   daemon where only one may be
+//! - `sqs`: visibility timeouts, sends to FIFO queues
+//! - `limit`: task slots, rates and memory; reads that several tasks share
+//! - `ledger`: what is replicated, uploaded and parked, in RocksDB
+//! - `s3`: clients and requests of each account, errors, checksums, XML
+//! - `health`, `metrics`, `process`, `failpoint`, `clock`: services of all of them
 
-mod accounts;
-mod ack;
 pub mod admin;
-mod batcher;
-mod budget;
-mod checksum;
 pub mod clock;
-mod concurrency;
 mod dispatch;
 mod engine;
 pub mod failpoint;
-pub mod failures;
 mod health;
-mod lease;
 pub mod ledger;
-mod limits;
-mod message;
+mod limit;
 mod metrics;
 mod other_daemons;
 mod parking;
@@ -37,13 +31,8 @@ pub mod pipeline;
 #[cfg(test)]
 mod poison;
 pub mod process;
-mod receiver;
+mod queue;
 mod reconcile;
-mod router;
-mod runner;
-mod s3_http;
-mod single_flight;
-pub mod status;
+mod s3;
+mod sqs;
 mod task;
-mod work_queues;
-mod xml;

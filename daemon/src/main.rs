@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 use replicator_core::object::without_commands;
-use s3_replicator::failures::{self, Which};
+use s3_replicator::admin::failures::{self, Which};
+use s3_replicator::admin::status;
 use s3_replicator::ledger::mend;
 use s3_replicator::pipeline::Role;
-use s3_replicator::{pipeline, process, status};
+use s3_replicator::{pipeline, process};
 use tikv_jemallocator::Jemalloc;
 use tracing_subscriber::EnvFilter;
 

@@ -2,22 +2,11 @@
 //! the planner's steps until it has none left.
 
 mod attempt;
-mod attributes;
-mod copy;
-mod delete;
-mod destination;
 mod execute;
-mod head;
-mod listing;
-mod multipart;
+mod object;
 mod observe;
 mod origin;
 mod outcome;
-mod proof;
-mod tags;
-mod uploading;
-mod uploads;
-mod version_reader;
 
 use std::collections::HashSet;
 use std::error::Error;
@@ -28,18 +17,19 @@ use replicator_core::object::{Bucket, Key, VersionId};
 use replicator_core::plan::{self, Current, SourceVersion, Step, VersionRef};
 use replicator_core::rule::{Rule, UnmanagedObjects};
 
-use crate::accounts::AccountClients;
-use crate::accounts::error::Side;
 use crate::engine::Engine;
 use crate::failpoint;
 use crate::ledger::records::{CurrentEntry, ReplicaState};
+use crate::limit::single_flight::Subscriber;
 use crate::metrics::Outcome;
-use crate::s3_http::S3Request;
-use crate::single_flight::Subscriber;
+use crate::s3::accounts::AccountClients;
+use crate::s3::accounts::error::Side;
+use crate::s3::client::S3Request;
 use crate::task::{PendingEvent, Report, Task};
 pub(crate) use attempt::AttemptState;
+use execute::delete;
+use execute::uploads::{self, UnconfirmedUpload};
 use observe::Observation;
-use uploads::UnconfirmedUpload;
 
 /// Brings a key up to date. A failure leaves everything as safe as it was; calling again goes on
 /// from what is there.

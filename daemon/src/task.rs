@@ -11,9 +11,9 @@ use replicator_core::rule::{BucketRef, Rule, match_rules};
 
 use crate::clock::BootInstant;
 use crate::ledger::records::{ParkedTask, TargetKey};
-use crate::limits::Flow;
+use crate::limit::rates::Flow;
 use crate::metrics::Outcome;
-use crate::work_queues::ParkedBefore;
+use crate::sqs::work_queues::ParkedBefore;
 
 /// What a message says about a key, without saying which.
 #[derive(Debug, Clone)]
@@ -239,7 +239,7 @@ pub(crate) mod tests {
     use replicator_core::object::Bucket;
 
     use super::*;
-    pub(crate) use crate::limits::tests::rules;
+    pub(crate) use crate::limit::rates::tests::rules;
 
     #[test]
     fn a_bucket_that_no_rule_has_is_refused_by_name() {

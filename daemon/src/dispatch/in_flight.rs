@@ -8,9 +8,9 @@ use replicator_core::event::EventKind;
 use replicator_core::object::VersionId;
 use tokio_util::sync::CancellationToken;
 
-use crate::lease::Hold;
 use crate::ledger::records::TargetKey;
-use crate::message::{AckAction, AckRequest, Message};
+use crate::queue::message::{AckAction, AckRequest, Message};
+use crate::sqs::lease::Hold;
 use crate::task::{PendingEvent, Task};
 
 /// The messages whose tasks are not all closed, by their numbers.

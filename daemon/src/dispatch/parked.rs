@@ -16,13 +16,14 @@ use tracing::{info, warn};
 
 use super::key_queue::KeyQueue;
 use super::{Completion, Dispatch};
+use crate::clock;
 use crate::engine::Engine;
 use crate::ledger::Ledger;
 use crate::ledger::records::{ParkedTask, TargetKey};
 use crate::parking::{self, ParkedFilter, RetrySummary};
+use crate::process::run_blocking;
+use crate::sqs::work_queues::{Again, ParkedBefore, WorkItem, digest_words, group_of};
 use crate::task::{Ruleset, Task, event_of};
-use crate::work_queues::{Again, ParkedBefore, WorkItem, digest_words, group_of};
-use crate::{clock, process::run_blocking};
 
 /// The time between two looks at what is due.
 pub(super) const SCANNED_EVERY: Duration = Duration::from_secs(60);

@@ -10,13 +10,13 @@ use tracing::debug;
 
 use super::key_queue::{self, QueuedEvent};
 use super::{Completion, Dispatch};
-use crate::lease;
+use crate::dispatch::runner::{self, TaskResult};
 use crate::ledger::records::TargetKey;
-use crate::message::{AckAction, AckRequest, Message, ReceivedMessage};
 use crate::metrics::MessageOutcome;
-use crate::runner::{self, TaskResult};
+use crate::queue::message::{AckAction, AckRequest, Message, ReceivedMessage};
+use crate::sqs::lease;
+use crate::sqs::work_queues::{Again, WorkItem, digest_words, group_of};
 use crate::task::Task;
-use crate::work_queues::{Again, WorkItem, digest_words, group_of};
 
 impl Dispatch {
     /// Takes the tasks of a message in flight, or lets it go at once.

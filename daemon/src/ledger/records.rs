@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use time::serde::timestamp::milliseconds;
 
-use crate::checksum::Sum;
 use crate::metrics::Unproved;
+use crate::s3::checksum::Sum;
 
 /// A value of one table.
 pub(crate) trait Record: Serialize + DeserializeOwned {

@@ -13,8 +13,8 @@ use replicator_core::rule::BucketRef;
 
 use super::records::{CurrentEntry, ReplicaState};
 use super::*;
-use crate::checksum::Sum;
 use crate::metrics::Unproved;
+use crate::s3::checksum::Sum;
 
 fn targets() -> impl Strategy<Value = TargetKey> {
     ("[a-c]{1,2}", "[a-c]{3,4}", "[a-b\\x00\\x01é]{1,3}").prop_map(|(account, bucket, key)| {
@@ -296,7 +296,7 @@ fn no_record_makes_its_reader_panic() {
             "\u{1}{{\"source\":{version},\"kind\":\"Object\",\"state\":\"Replicated\",\"written\":1700000000000}}"
         ),
         format!(
-            "\u{1}{{\"upload_id\":\"u\",\"source\":{version},\"part_bytes\":5242880,\"appears_until\":1700000000000}}"
+            "\u{1}{{\"upload_id\":\"u\",\"source\":{version},\"part_bytes\":5242880,\"size_bytes\":9,\"may_complete_until\":1700000000000}}"
         ),
         "\u{1}{\"number\":1,\"etag\":\"e\",\"crc64\":18446744073709551615}".to_owned(),
         "\u{1}{\"first_loaded\":9223372036854775807}".to_owned(),

@@ -9,14 +9,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::accounts::Accounts;
 use crate::dispatch;
 use crate::engine::Engine;
 use crate::health::PollStatus;
-use crate::lease::Leases;
-use crate::message::ReceivedMessage;
-use crate::receiver::{BATCH_MAX, PollGate, Receiver};
-use crate::work_queues::QueueAccess;
+use crate::queue::message::ReceivedMessage;
+use crate::queue::receiver::{BATCH_MAX, PollGate, Receiver};
+use crate::s3::accounts::Accounts;
+use crate::sqs::lease::Leases;
+use crate::sqs::work_queues::QueueAccess;
 
 // Messages that each queue may have on the way to the dispatch: a poll holds room for one batch
 // while it waits, and another keeps the dispatch busy; more would only hide messages from daemons

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use replicator_core::failure::{Failure, FailureKind, error_chain};
 
-use crate::accounts::AccountClients;
-use crate::accounts::capabilities::Feature;
 use crate::clock::BootInstant;
 use crate::ledger::records::CurrentEntry;
+use crate::s3::accounts::AccountClients;
+use crate::s3::accounts::capabilities::Feature;
 
 /// What one attempt leaves for the next.
 #[derive(Debug, Default)]

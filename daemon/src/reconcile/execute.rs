@@ -1,6 +1,12 @@
 //! The planner's steps, each done and written down: a replica, a delete marker, or the reason why
 //! there is none.
 
+pub(super) mod copy;
+pub(super) mod delete;
+pub(super) mod multipart;
+mod uploading;
+pub(super) mod uploads;
+
 use std::sync::Arc;
 
 use replicator_core::failure::Operation;
@@ -10,15 +16,18 @@ use replicator_core::plan::{Current, Precondition, SourceVersion};
 use replicator_core::rule::{History, Rule};
 
 use super::attempt::Extras;
-use super::copy::{CopyJob, Written, copy_whole};
 use super::origin::{self, SelectedRule};
-use super::tags::Tags;
-use super::{AttemptState, Progress, Reconciler, delete, multipart, part_bytes_preferred};
-use crate::accounts::capabilities::{Feature, TagsGiven};
 use crate::clock::BootInstant;
 use crate::failpoint;
 use crate::ledger::records::{CurrentEntry, Replica, ReplicaState};
 use crate::metrics::Outcome;
+use crate::reconcile::AttemptState;
+use crate::reconcile::Progress;
+use crate::reconcile::Reconciler;
+use crate::reconcile::execute::copy::{CopyJob, Written, copy_whole};
+use crate::reconcile::object::tags::Tags;
+use crate::reconcile::part_bytes_preferred;
+use crate::s3::accounts::capabilities::{Feature, TagsGiven};
 
 impl Reconciler<'_> {
     /// Hides the current object under a delete marker, and records it.

@@ -3,6 +3,10 @@
 //! state counts, a read of the source without a list tells which version is current; its id pins
 //! all that is read of it from then on.
 
+pub(super) mod destination;
+pub(super) mod head;
+pub(super) mod listing;
+
 use aws_smithy_types::body::SdkBody;
 use replicator_core::event::EventKind;
 use replicator_core::failure::Operation;
@@ -12,13 +16,15 @@ use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::retry::READING_AGE_MAX;
 use replicator_core::rule::{History, Rule};
 
-use super::destination::{self, DestinationView};
-use super::{Context, is_bulk, listing, part_bytes_preferred};
-use crate::accounts::error::Side;
 use crate::clock::{self, BootInstant};
 use crate::ledger::records::{Replica, ReplicaState};
-use crate::s3_http::{ResponseHead, S3Request};
-use crate::single_flight::Subscriber;
+use crate::limit::single_flight::Subscriber;
+use crate::reconcile::Context;
+use crate::reconcile::is_bulk;
+use crate::reconcile::observe::destination::DestinationView;
+use crate::reconcile::part_bytes_preferred;
+use crate::s3::accounts::error::Side;
+use crate::s3::client::{ResponseHead, S3Request};
 use crate::task::Task;
 
 /// Both sides of a key.

@@ -11,15 +11,16 @@ use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::rule::{Replicas, Rule};
 use replicator_core::stamp::{self, NAME, Stamp};
 
-use super::attributes::{Attributes, STAMP, Stated};
-use super::copy::CopyJob;
-use super::tags::{self, Tags};
-use super::version_reader::VersionReader;
-use super::{Context, listing};
-use crate::accounts::error::Side;
-use crate::checksum::{CRC64_NVME, crc64_stated};
 use crate::ledger::records::{ReplicaState, TargetKey};
-use crate::s3_http::{ResponseHead, S3Error};
+use crate::reconcile::Context;
+use crate::reconcile::execute::copy::CopyJob;
+use crate::reconcile::object::attributes::{Attributes, STAMP, Stated};
+use crate::reconcile::object::tags::{self, Tags};
+use crate::reconcile::object::version_reader::VersionReader;
+use crate::reconcile::observe::listing;
+use crate::s3::accounts::error::Side;
+use crate::s3::checksum::{CRC64_NVME, crc64_stated};
+use crate::s3::client::{ResponseHead, S3Error};
 
 /// The rule that takes a version, and the tags where they had to be read.
 pub(super) struct SelectedRule {

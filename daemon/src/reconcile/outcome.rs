@@ -10,11 +10,14 @@ use replicator_core::rule::{History, Rule};
 use tracing::info;
 
 use super::observe::Observation;
-use super::tags::Followed;
-use super::{Context, Reconciler, delete, transient};
 use crate::clock;
 use crate::ledger::records::{ParkedTask, Replica, ReplicaState};
 use crate::metrics::Outcome;
+use crate::reconcile::Context;
+use crate::reconcile::Reconciler;
+use crate::reconcile::execute::delete;
+use crate::reconcile::object::tags::Followed;
+use crate::reconcile::transient;
 use crate::task::{PendingEvent, Report, Task};
 
 /// Answers duplicates from the ledger, without a request. Not when a message was delivered before:

@@ -1,0 +1,382 @@
+//! `s3-replicator failures`: what is parked and why, and the command to try it again; how the
+//! daemon answers both over HTTP. Any client that reaches `listen` may give the command: it starts
+//! only work that is due anyway.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
+use axum::response::Response;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use replicator_config::{Settings, suggest_nearest};
+use replicator_core::failure::{Failure, Reason, error_chain};
+use replicator_core::object::{Key, escape_controls};
+use replicator_core::rule::BucketRef;
+use serde::{Deserialize, Serialize};
+use time::format_description::well_known::Rfc3339;
+
+use crate::admin::status::send_request;
+use crate::admin::{Admin, Refusal, SILENT, json_response, unavailable};
+use crate::clock;
+use crate::dispatch::Command;
+use crate::ledger::Ledger;
+use crate::ledger::records::ParkedTask;
+use crate::parking::{Object, ParkedFilter, RetrySummary};
+use crate::process::run_blocking;
+
+/// Which failures a command is about.
+#[derive(Debug, Clone, Default)]
+pub struct Which {
+    /// Only those of this rule.
+    pub rule: Option<String>,
+    /// Only those with this reason.
+    pub reason: Option<String>,
+    /// Only those of this object, as `s3://bucket/key` of either side.
+    pub key: Option<String>,
+}
+
+/// The answer to `GET /failures`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct FailureList {
+    /// How many there are; the list may stop before.
+    total: u64,
+    failures: Vec<FailureRow>,
+}
+
+/// One parked task.
+#[derive(Debug, Serialize, Deserialize)]
+struct FailureRow {
+    rule: String,
+    source: String,
+    destination: String,
+    key: String,
+    version: Option<String>,
+    action: String,
+    reason: String,
+    detail: String,
+    since: Option<String>,
+    age_seconds: u64,
+    tries: u32,
+}
+
+// The daemon may have to read through all that is parked.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// Lists what is parked, as a table or as JSON.
+pub async fn list(settings: &Settings, which: &Which, json: bool) -> anyhow::Result<String> {
+    let answer = send_request(
+        settings,
+        &format!("GET /failures{}", which.query("")),
+        ANSWER_TIMEOUT,
+    )
+    .await?;
+    if json {
+        return Ok(answer);
+    }
+    let listing: FailureList =
+        serde_json::from_str(&answer).context("the answer is not a list of failures")?;
+    Ok(table(&listing))
+}
+
+/// Tries again what is parked, and says how much that is.
+pub async fn retry(settings: &Settings, which: &Which) -> anyhow::Result<String> {
+    let answer = send_request(
+        settings,
+        &format!("POST /failures/retry{}", which.query("all")),
+        ANSWER_TIMEOUT,
+    )
+    .await?;
+    let retried: RetrySummary =
+        serde_json::from_str(&answer).context("the answer is not that of a retry")?;
+    Ok(retry_summary(&retried))
+}
+
+// What would end a value of a query, or the request line.
+const QUOTED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'/')
+    .remove(b':');
+
+impl Which {
+    /// Writes a query; `nothing` stands for no restriction.
+    fn query(&self, nothing: &str) -> String {
+        let parts = [
+            ("rule", &self.rule),
+            ("reason", &self.reason),
+            ("key", &self.key),
+        ];
+        let parts = parts
+            .iter()
+            .filter_map(|(name, value)| Some((name, value.as_ref()?)));
+        let query =
+            parts.map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, QUOTED)));
+        match query.collect::<Vec<String>>().join("&") {
+            query if !query.is_empty() => format!("?{query}"),
+            _ if nothing.is_empty() => String::new(),
+            _ => format!("?{nothing}"),
+        }
+    }
+}
+
+impl FailureRow {
+    fn of(task: &ParkedTask) -> Self {
+        Self {
+            rule: task.rule.clone(),
+            source: s3_url(&task.source, &task.source_key),
+            destination: s3_url(&task.target.destination, &task.target.key),
+            key: task.source_key.as_str().to_owned(),
+            version: task.version.as_ref().map(ToString::to_string),
+            action: task.action.as_str().to_owned(),
+            reason: task.reason.as_str().to_owned(),
+            detail: task.detail.clone(),
+            since: task.since.format(&Rfc3339).ok(),
+            age_seconds: Duration::from_secs_f64(clock::seconds_since(task.since)).as_secs(),
+            tries: task.tries,
+        }
+    }
+
+    fn what(&self) -> String {
+        let Self {
+            action,
+            source,
+            destination,
+            tries,
+            ..
+        } = self;
+        let version = self
+            .version
+            .as_ref()
+            .map_or_else(String::new, |version| format!("?versionId={version}"));
+        format!("{action} {source}{version} to {destination}, {tries} retries")
+    }
+}
+
+fn s3_url(place: &BucketRef, key: &Key) -> String {
+    format!("s3://{}/{}", place.bucket, key.as_str())
+}
+
+fn table(listing: &FailureList) -> String {
+    if listing.total == 0 {
+        return "nothing is parked that matches".to_owned();
+    }
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _infallible = write_table(listing, &mut text);
+    text
+}
+
+fn write_table(listing: &FailureList, text: &mut String) -> std::fmt::Result {
+    writeln!(text, "{:<6} {:<24} {:<36} WHAT", "AGE", "RULE", "REASON")?;
+    for entry in &listing.failures {
+        let age = age(entry.age_seconds);
+        writeln!(
+            text,
+            "{age:<6} {:<24} {:<36} {}",
+            entry.rule,
+            entry.reason,
+            escape_controls(&entry.what())
+        )?;
+        writeln!(text, "       {}", escape_controls(&entry.detail))?;
+    }
+    let left = listing.total - listing.failures.len() as u64;
+    if left > 0 {
+        writeln!(
+            text,
+            "and {left} more; narrow it down with --rule, --reason or --key"
+        )?;
+    }
+    Ok(())
+}
+
+/// Writes an age in its largest unit.
+fn age(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86_400 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+fn retry_summary(retried: &RetrySummary) -> String {
+    if retried.tasks == 0 {
+        return "nothing is parked that matches; `s3-replicator failures list` shows all"
+            .to_owned();
+    }
+    let mut text = format!(
+        "trying {} parked tasks again",
+        retried.tasks - retried.unwanted
+    );
+    if retried.unwanted > 0 {
+        text.push_str(&format!(
+            "\n{} stay parked: no rule matches them any more",
+            retried.unwanted
+        ));
+    }
+    text
+}
+
+/// Entries of one answer: some MiB, and more than a person reads.
+const LISTED_MAX: usize = 10_000;
+
+// The ledger is read once through before the answer: a minute is enough for some millions.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Answers `GET /failures`.
+pub(crate) async fn list_parked(State(admin): State<Admin>, uri: Uri) -> Result<Response, Refusal> {
+    let (filter, _) = parse_filter(&admin, uri.query().unwrap_or_default()).await?;
+    let listing = run_blocking(|| listing(&admin.engine.ledger, &filter));
+    Ok(json_response(&listing.map_err(unreadable)?))
+}
+
+/// Answers `POST /failures/retry`.
+pub(crate) async fn retry_parked(
+    State(admin): State<Admin>,
+    uri: Uri,
+) -> Result<Response, Refusal> {
+    let (filter, all) = parse_filter(&admin, uri.query().unwrap_or_default()).await?;
+    if !all && filter == ParkedFilter::default() {
+        return Err(bad_request(
+            "say what to retry: all, or a rule, a reason or a key",
+        ));
+    }
+    let command = |answer| Command::Retry(filter, answer);
+    let retried = admin.command(RETRY_TIMEOUT, command).await;
+    let retried = retried.ok_or_else(|| unavailable(SILENT))?;
+    Ok(json_response(&retried.map_err(unavailable)?))
+}
+
+fn bad_request(why: impl Into<String>) -> Refusal {
+    (StatusCode::BAD_REQUEST, why.into())
+}
+
+fn unreadable(failure: Failure) -> Refusal {
+    (StatusCode::INTERNAL_SERVER_ERROR, error_chain(&failure))
+}
+
+/// Reads a query such as `rule=orders&reason=DstBucketNotFound`; returns also whether it says
+/// `all`.
+async fn parse_filter(admin: &Admin, query: &str) -> Result<(ParkedFilter, bool), Refusal> {
+    let (mut filter, mut all) = (ParkedFilter::default(), false);
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let value = percent_decode_str(value)
+            .decode_utf8()
+            .map_err(|_| bad_request(format!("{name} is not UTF-8")))?;
+        match name {
+            "all" => all = true,
+            "rule" => filter.rule = Some(known_rule(admin, &value).await?),
+            "reason" => filter.reason = Some(known_reason(&value)?),
+            "key" => {
+                let object = Object::parse_url(&value);
+                filter.object = Some(
+                    object
+                        .ok_or_else(|| bad_request(format!("{value:?} is not s3://bucket/key")))?,
+                );
+            }
+            _ => {
+                return Err(bad_request(format!(
+                    "{name:?} is not known here; all, rule, reason and key are"
+                )));
+            }
+        }
+    }
+    Ok((filter, all))
+}
+
+/// A rule is known if it is in force, or something is parked under its name.
+async fn known_rule(admin: &Admin, name: &str) -> Result<String, Refusal> {
+    let in_flight = admin.in_flight().await;
+    let in_flight = in_flight.ok_or_else(|| unavailable(SILENT))?;
+    let mut known: BTreeSet<String> = in_flight.rules.into_keys().collect();
+    let counts = run_blocking(|| admin.engine.ledger.parked_counts());
+    let counts = counts.map_err(unreadable)?;
+    known.extend(counts.into_keys().map(|(rule, _)| rule));
+    if known.contains(name) {
+        return Ok(name.to_owned());
+    }
+    let hint = suggest_nearest(name, known.iter().map(String::as_str));
+    Err(bad_request(format!("no rule is called {name:?}; {hint}")))
+}
+
+fn known_reason(code: &str) -> Result<Reason, Refusal> {
+    code.parse().map_err(|_| {
+        let hint = suggest_nearest(code, Reason::ALL.iter().map(|reason| reason.as_str()));
+        bad_request(format!("no reason is called {code:?}; {hint}"))
+    })
+}
+
+fn listing(ledger: &Ledger, filter: &ParkedFilter) -> Result<FailureList, Failure> {
+    let mut listing = FailureList::default();
+    ledger.visit_parked(None, |task| {
+        if filter.matches_task(&task) {
+            listing.total += 1;
+            if listing.failures.len() < LISTED_MAX {
+                listing.failures.push(FailureRow::of(&task));
+            }
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(listing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_with_everything_in_it_survives_the_query() {
+        let which = Which {
+            key: Some("s3://orders/a b&c=d?é%2F#\r\n".to_owned()),
+            ..Which::default()
+        };
+        assert_eq!(
+            which.query("all"),
+            "?key=s3://orders/a%20b%26c%3Dd%3F%C3%A9%252F%23%0D%0A"
+        );
+        assert_eq!(Which::default().query("all"), "?all");
+        assert_eq!(Which::default().query(""), "");
+    }
+
+    #[test]
+    fn a_retry_that_matches_nothing_says_so() {
+        assert!(
+            retry_summary(&RetrySummary::default()).starts_with("nothing is parked that matches")
+        );
+        let some = RetrySummary {
+            tasks: 5,
+            unwanted: 2,
+        };
+        let lines: Vec<String> = retry_summary(&some).lines().map(str::to_owned).collect();
+        assert_eq!(lines[0], "trying 3 parked tasks again");
+        assert!(lines[1].starts_with("2 stay parked"));
+    }
+
+    #[test]
+    fn an_age_is_told_in_its_largest_unit() {
+        assert_eq!(
+            [0, 59, 60, 3599, 3600, 86_399, 86_400].map(age),
+            ["0s", "59s", "1m", "59m", "1h", "23h", "1d"]
+        );
+    }
+
+    #[test]
+    fn a_reason_that_does_not_exist_is_answered_with_the_nearest() {
+        assert_eq!(
+            known_reason("DstBucketNotFound").unwrap(),
+            Reason::DstBucketNotFound
+        );
+        let (status, text) = known_reason("dstbucketnotfond").unwrap_err();
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert!(
+            text.contains("did you mean \"DstBucketNotFound\"?"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,6 @@
+//! One version of an object: its headers, its tags, its bytes, and the proof of them.
+
+pub(super) mod attributes;
+pub(super) mod proof;
+pub(super) mod tags;
+pub(super) mod version_reader;
