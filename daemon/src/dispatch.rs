@@ -215,6 +215,7 @@ impl Dispatch {
             .is_err()
         {
             self.running.abort_all();
+            while self.running.join_next().await.is_some() {}
         }
         let mut left = self.in_flight.empty();
         while let Ok(ReceivedMessage { message, .. }) = self.deliveries.try_recv() {
@@ -228,9 +229,11 @@ impl Dispatch {
         }
         for message in left {
             let action = match cut_off.contains(&message.number) {
-                // Of a work queue the next worker waits, because it is a redelivery.
-                true if message.group.is_some() => AckAction::ReturnAfter(Duration::ZERO),
-                true => AckAction::ReturnAfter(LANDING),
+                // Of a work queue the next worker waits, because it is a redelivery; it need not
+                // where nothing was sent.
+                true if message.group.is_none() => AckAction::ReturnAfter(LANDING),
+                true if message.lease.may_have_written() => AckAction::ReturnAfter(Duration::ZERO),
+                true => message.given_back(Duration::ZERO),
                 false => message.given_back(Duration::ZERO),
             };
             self.acknowledge(message, action).await;

@@ -58,6 +58,8 @@ struct HeldMessage {
     group: Option<String>,
     /// A write waits for its confirmation.
     is_awaited: bool,
+    /// A write may be on its way: the leases were confirmed for one.
+    may_have_written: bool,
     /// Its work is done, and DeleteMessage is on its way.
     is_deleting: bool,
     /// Fires when the message or another one of its group is lost, or goes back.
@@ -158,6 +160,7 @@ impl Leases {
             group: group.cloned(),
             is_awaited: false,
             is_deleting: false,
+            may_have_written: false,
             stop: stop.clone(),
         };
         all.insert(number, held);
@@ -179,6 +182,7 @@ impl Leases {
     /// Extends leases of which one was not confirmed lately. One request after the other does that,
     /// and others that were not confirmed lately go along, those first that wait for it.
     async fn confirm(&self, numbers: &[u64]) -> Result<(), Failure> {
+        self.mark_written(numbers);
         let are_fresh = |all: &Vec<(u64, HeldMessage)>| {
             all.iter()
                 .all(|(_, held)| held.is_fresh() && !held.is_stopped())
@@ -217,6 +221,15 @@ impl Leases {
             .iter()
             .map(|number| Some((*number, all.get(number)?.clone())))
             .collect()
+    }
+
+    fn mark_written(&self, numbers: &[u64]) {
+        let mut all = self.lock_held();
+        for number in numbers {
+            if let Some(held) = all.get_mut(number) {
+                held.may_have_written = true;
+            }
+        }
     }
 
     fn set_awaited(&self, numbers: &[u64], is_awaited: bool) {
@@ -442,6 +455,13 @@ impl Lease {
         &self.stop
     }
 
+    /// Says whether a write for the message may be on its way, or an upload begun.
+    pub(crate) fn may_have_written(&self) -> bool {
+        let all = self.leases.lock_held();
+        all.get(&self.number)
+            .is_none_or(|held| held.may_have_written)
+    }
+
     /// Records that the message is being deleted: that SQS rejects its receipt then says nothing of
     /// its group.
     pub(crate) fn mark_deleting(&self) {
@@ -483,6 +503,7 @@ mod tests {
             group,
             is_awaited: false,
             is_deleting: false,
+            may_have_written: false,
             stop,
         }
     }

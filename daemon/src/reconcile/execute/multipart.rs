@@ -24,6 +24,7 @@ use crate::s3::accounts::error::{Side, from_sdk_error};
 use crate::s3::checksum::{Algorithm, Measure, Sum, crc64_header, crc64_joined, crc64_of};
 use crate::s3::client::S3Request;
 use crate::s3::xml::{self, NotXml};
+use crate::sqs::lease;
 
 /// Copies a version in parts.
 pub(in crate::reconcile) async fn copy(
@@ -152,6 +153,8 @@ async fn begin(
 
 async fn create(copy: &CopyJob<'_>, headers: &ReplicaHeaders) -> Result<String, Failure> {
     let (cx, target, checked) = (copy.cx, &copy.cx.task.target, copy.extras.checked);
+    // The next worker ends an upload that was cut off, if its message is a redelivery.
+    lease::confirm_held().await?;
     cx.engine.limits.request(copy.payer_for(true)).await;
     let call = S3Request::create_multipart_upload(&target.destination.bucket, &target.key)
         .header("x-amz-checksum-algorithm", checked.then_some("CRC64NVME"))
