@@ -274,13 +274,7 @@ async fn work(sim: &Sim, seed: u64) {
             for bytes in sizes {
                 put(bytes).await.unwrap();
             }
-            sim.user()
-                .delete_object()
-                .bucket(SOURCE)
-                .key("first")
-                .send()
-                .await
-                .unwrap();
+            sim.delete("first").await;
         }
     }
     let mut rng = fastrand::Rng::with_seed(seed);

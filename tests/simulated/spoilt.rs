@@ -135,13 +135,7 @@ pub(crate) async fn change(sim: &Sim, pause: Duration) {
             .await
             .unwrap();
         sim.pass(pause).await;
-        sim.user()
-            .delete_object()
-            .bucket(SOURCE)
-            .key("a")
-            .send()
-            .await
-            .unwrap();
+        sim.delete("a").await;
     }
     sim.put("a", b"the last").await;
 }

@@ -349,13 +349,7 @@ fn a_store_that_insists_on_lengths_gets_them() {
         let daemon = fleet::lone(&mut sim, "", AWS).await;
         sim.drained().await;
         sim.s3.set_traits(Traits::aws());
-        sim.user()
-            .delete_object()
-            .bucket(SOURCE)
-            .key("0")
-            .send()
-            .await
-            .unwrap();
+        sim.delete("0").await;
         sim.s3.set_traits(Traits {
             wants_lengths: true,
             ..Traits::aws()

@@ -156,13 +156,7 @@ fn deletes_take_turns_with_copies() {
         sim.pass(Duration::from_secs(600)).await;
         daemon.reload_rules(&fleet::settings(&mut sim, &limited(2), AWS));
         for number in 0..100 {
-            sim.user()
-                .delete_object()
-                .bucket(SOURCE)
-                .key(format!("old-{number}"))
-                .send()
-                .await
-                .unwrap();
+            sim.delete(&format!("old-{number}")).await;
         }
         sim.pass(Duration::from_secs(2)).await;
         sim.fill("new-", 10, 7).await;
