@@ -39,46 +39,23 @@ async fn play(sim: &Sim, user: &Client, bucket: &str, step: &str) {
     let nth = |bucket: &str, nth: &str| {
         sim.s3.ever(bucket, "k")[nth.parse::<usize>().unwrap() - 1].clone()
     };
-    let put = user.put_object().bucket(bucket).key("k");
     if let Some((place, value)) = step
         .strip_prefix('#')
         .and_then(|tags| tags.split_at_checked(1))
     {
-        let tag = Tag::builder().key("tier").value(value).build().unwrap();
-        let tagging = Tagging::builder().tag_set(tag).build().unwrap();
-        let version = nth(bucket, place).version_id.clone();
-        let put = user
-            .put_object_tagging()
-            .bucket(bucket)
-            .key("k")
-            .version_id(version)
-            .tagging(tagging);
-        return drop(put.send().await.unwrap());
+        return tag(user, bucket, &nth(bucket, place).version_id, value).await;
     }
+    let put = user.put_object().bucket(bucket).key("k");
+    let delete = user.delete_object().bucket(bucket).key("k");
     match (step, step.strip_prefix('-')) {
-        ("M", _) => drop(
-            user.delete_object()
-                .bucket(bucket)
-                .key("k")
-                .send()
-                .await
-                .unwrap(),
-        ),
+        ("M", _) => drop(delete.send().await.unwrap()),
         (_, Some(place)) => {
-            let version = nth(bucket, place).version_id.clone();
-            user.delete_object()
-                .bucket(bucket)
-                .key("k")
-                .version_id(version)
-                .send()
-                .await
-                .unwrap();
+            let delete = delete.version_id(&nth(bucket, place).version_id);
+            delete.send().await.unwrap();
         }
         (content, None) if bucket == SOURCE => {
-            put.body(content.as_bytes().to_vec().into())
-                .send()
-                .await
-                .unwrap();
+            let put = put.body(content.as_bytes().to_vec().into());
+            put.send().await.unwrap();
         }
         (place, None) => {
             let (place, is_spoilt) = place
@@ -88,13 +65,22 @@ async fn play(sim: &Sim, user: &Client, bucket: &str, step: &str) {
             let stamp = format!("1;{SOURCE};{}", original.version_id);
             let body = original.object.as_ref().unwrap().bytes.clone();
             let body = if is_spoilt { "spoilt".into() } else { body };
-            put.metadata(STAMP, stamp)
-                .body(body.into())
-                .send()
-                .await
-                .unwrap();
+            let put = put.metadata(STAMP, stamp).body(body.into());
+            put.send().await.unwrap();
         }
     }
+}
+
+async fn tag(user: &Client, bucket: &str, version: &str, value: &str) {
+    let tag = Tag::builder().key("tier").value(value).build().unwrap();
+    let tagging = Tagging::builder().tag_set(tag).build().unwrap();
+    let put = user
+        .put_object_tagging()
+        .bucket(bucket)
+        .key("k")
+        .version_id(version)
+        .tagging(tagging);
+    put.send().await.unwrap();
 }
 
 #[test]
