@@ -1,4 +1,4 @@
-//! B: trouble that lasts is asked about ever more seldom, and work whose lease is lost ends. Both
+//! Trouble that lasts is asked about ever more seldom, and work whose lease is lost ends. Both
 //! are in the journal.
 
 use std::time::Duration;

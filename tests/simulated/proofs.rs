@@ -1,4 +1,4 @@
-//! E: whatever the source states of its bytes proves a replica, and what nothing proves is counted
+//! Whatever the source states of its bytes proves a replica, and what nothing proves is counted
 //! by its cause.
 
 use aws_sdk_s3::config::RequestChecksumCalculation;

@@ -1,4 +1,4 @@
-//! E: answers that say something else than is so. Bytes that changed on the way become no replica,
+//! Answers that say something else than is so. Bytes that changed on the way become no replica,
 //! an ETag that no object has misleads no daemon, and all is well once the way is.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! E: what a replica carries beside its bytes. Values are bytes, not text; tags may be too much for
+//! What a replica carries beside its bytes. Values are bytes, not text; tags may be too much for
 //! a header, and a store may drop them; whatever cannot be carried is parked by name.
 
 use std::collections::BTreeMap;
