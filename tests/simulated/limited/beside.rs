@@ -1,5 +1,5 @@
-//! A rule whose work goes slowly leaves others their places, and what comes by another queue its
-//! part of the hand.
+//! A rule whose work goes slowly leaves others their places, and another queue its part of the
+//! messages that are in work.
 
 use std::time::Duration;
 

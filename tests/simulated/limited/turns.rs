@@ -187,8 +187,8 @@ fn requests_are_not_saved_up_while_memory_is_short() {
         let daemon = fleet::lone(&mut sim, "limits = { requests_per_second = 4 }", AWS).await;
         sim.drained().await;
         daemon.stop().await;
-        // A second's worth may go at once, another in the second after, and a few that were admitted
-        // before and whose reads took longer.
+        // A second's worth may go at once, another in the second after, and a few that were
+        // admitted before and whose reads took longer.
         let most = most_in_a_second(&sim);
         assert!(most <= 12, "{most} writes in one second");
     });
