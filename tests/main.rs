@@ -14,16 +14,16 @@
 // Where the tests play: LocalStack, the daemon's process, the fault proxy, the independent oracle.
 mod world;
 
-// H, C: the main job, end to end, whatever way the events come.
+// The main job, end to end, whatever way the events come.
 mod mixed_operations;
-// D: kill -9, lost disks, lost answers.
+// Kill -9, lost disks, lost answers.
 mod fleet;
 mod killed;
 mod resumed;
 mod unreliable_network;
-// H: replicas whose origin is written nowhere on them.
+// Replicas whose origin is written nowhere on them.
 mod stamps;
-// B: memory.
+// Memory.
 mod large_object;
 // What is in scope, what stays untouched.
 mod rules;
@@ -32,7 +32,7 @@ mod bad_input;
 mod failures;
 mod permissions;
 mod poison;
-// E, S, B: what is not to be believed, and what must not stop it.
+// What is not to be believed, and what must not stop it.
 mod hostile;
 // All of that at once.
 mod soak;

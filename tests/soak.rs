@@ -41,10 +41,9 @@ const GROWTH_MAX: u64 = 64 << 20;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_becomes_quiet_and_equal_once_nothing_is_wrong_any_more() {
-    let (time, seed) = (
-        Duration::from_secs(number("S3_REPLICATOR_SOAK_SECONDS").unwrap_or(SECONDS)),
-        seed(),
-    );
+    let seconds = number("S3_REPLICATOR_SOAK_SECONDS").unwrap_or(SECONDS);
+    let (time, seed) = (Duration::from_secs(seconds), seed());
+    let series = u32::try_from(seed % 1_000_000).unwrap();
     eprintln!("S3_REPLICATOR_SEED={seed} draws the same again");
     let world = World::new().await;
     let front = Front::before(&endpoint()).await;
@@ -59,13 +58,9 @@ async fn all_becomes_quiet_and_equal_once_nothing_is_wrong_any_more() {
     };
     let daemon = Daemon::spawn(&config).ready().await;
     let weather = Weather::over(&front, troubles::all(&buckets), seed);
-    let operations = u32::try_from(time.as_secs() * OPERATIONS_A_SECOND).unwrap();
-    let workload = world.workload(
-        operations.max(60),
-        60,
-        u32::try_from(seed % 1_000_000).unwrap(),
-    );
-    let workload = workload.option("seconds", time.as_secs());
+    let operations = u32::try_from(seconds * OPERATIONS_A_SECOND).unwrap();
+    let workload = world.workload(operations.max(60), 60, series);
+    let workload = workload.option("seconds", seconds);
     let mut memory = Memory::default();
     tokio::select! {
         _done = async { tokio::join!(workload.summary(), weather.change(time)) } => {}
@@ -76,8 +71,8 @@ async fn all_becomes_quiet_and_equal_once_nothing_is_wrong_any_more() {
         if struck(&weather) >= STRUCK_MIN {
             break;
         }
-        let more = world.workload(60, 60, u32::try_from(seed % 1_000_000).unwrap() + round);
-        let more = more.option("seconds", time.as_secs());
+        let more = world.workload(60, 60, series + round);
+        let more = more.option("seconds", seconds);
         tokio::join!(more.summary(), weather.change(time));
     }
     front.clear();
@@ -96,18 +91,18 @@ async fn all_becomes_quiet_and_equal_once_nothing_is_wrong_any_more() {
         "only {struck} kinds of trouble struck"
     );
     world.assert_equal().await;
-    let metrics = daemon.metrics().await;
-    assert_eq!(
-        metrics.sum("task_panics_total", &[]),
-        0.0,
-        "{}",
-        daemon.log()
-    );
+    assert_well(&daemon).await;
+    assert!(late <= memory.early + GROWTH_MAX, "it grows");
+}
+
+/// Sees that no task panicked, and that the daemon calls itself healthy and ready.
+async fn assert_well(daemon: &Daemon) {
+    let panics = daemon.metrics().await.sum("task_panics_total", &[]);
+    assert_eq!(panics, 0.0, "{}", daemon.log());
     assert_eq!(
         (daemon.page("healthz").await, daemon.page("readyz").await),
         (Some(200), Some(200))
     );
-    assert!(late <= memory.early + GROWTH_MAX, "it grows");
 }
 
 /// Counts the kinds of trouble that something met.

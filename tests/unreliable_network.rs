@@ -7,62 +7,42 @@ use crate::world::daemon::Daemon;
 use crate::world::faults::{Fault, Faults};
 use crate::world::request::Seen;
 
+/// What every so-manieth request of some operations meets; the first fault that strikes decides.
+type Met = (usize, Fault, &'static [&'static str]);
+
+const AT_SOURCE: &[Met] = &[
+    (
+        5,
+        Fault::SlowDown,
+        &["GetObject", "ListObjectVersions", "GetObjectTagging"],
+    ),
+    (7, Fault::Drop, &["GetObject", "ListObjectVersions"]),
+];
+
+const AT_ARCHIVE: &[Met] = &[
+    (
+        6,
+        Fault::SlowDown,
+        &["PutObject", "UploadPart", "CreateMultipartUpload"],
+    ),
+    // Before the next, which would take some of the few uploads that there are.
+    (2, Fault::ErrorInside, &["CompleteMultipartUpload"]),
+    (2, Fault::LoseAnswer, &["CompleteMultipartUpload"]),
+    (9, Fault::LoseAnswer, &["PutObject"]),
+    (11, Fault::PreconditionFailed, &["PutObject"]),
+];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_dropped_and_unanswered_requests_change_nothing() {
     let world = World::new().await;
     let faults = Faults::open().await;
     let mut config = world.config();
     config.endpoint.clone_from(&faults.url);
-    every(
-        &faults,
-        5,
-        Fault::SlowDown,
-        &world.source,
-        &["GetObject", "ListObjectVersions", "GetObjectTagging"],
-    );
-    every(
-        &faults,
-        7,
-        Fault::Drop,
-        &world.source,
-        &["GetObject", "ListObjectVersions"],
-    );
-    every(
-        &faults,
-        6,
-        Fault::SlowDown,
-        &world.archive,
-        &["PutObject", "UploadPart", "CreateMultipartUpload"],
-    );
-    // Before the next, which would take some of the few uploads that there are.
-    every(
-        &faults,
-        2,
-        Fault::ErrorInside,
-        &world.archive,
-        &["CompleteMultipartUpload"],
-    );
-    every(
-        &faults,
-        2,
-        Fault::LoseAnswer,
-        &world.archive,
-        &["CompleteMultipartUpload"],
-    );
-    every(
-        &faults,
-        9,
-        Fault::LoseAnswer,
-        &world.archive,
-        &["PutObject"],
-    );
-    every(
-        &faults,
-        11,
-        Fault::PreconditionFailed,
-        &world.archive,
-        &["PutObject"],
-    );
+    for (bucket, met) in [(&world.source, AT_SOURCE), (&world.archive, AT_ARCHIVE)] {
+        for &(nth, fault, operations) in met {
+            every(&faults, nth, fault, bucket, operations);
+        }
+    }
     let daemon = Daemon::spawn(&config).ready().await;
     world
         .workload(150, 50, 3)
@@ -71,14 +51,8 @@ async fn refused_dropped_and_unanswered_requests_change_nothing() {
         .await;
     world.drained(&daemon).await;
     world.assert_equal().await;
-    for fault in [
-        Fault::SlowDown,
-        Fault::Drop,
-        Fault::LoseAnswer,
-        Fault::PreconditionFailed,
-        Fault::ErrorInside,
-    ] {
-        assert!(faults.hits(fault) > 0, "{fault:?} was never tried");
+    for (_, fault, _) in AT_SOURCE.iter().chain(AT_ARCHIVE) {
+        assert!(faults.hits(*fault) > 0, "{fault:?} was never tried");
     }
     let is_lost_upload = |seen: &Seen| {
         seen.fault == Some(Fault::LoseAnswer) && seen.operation() == "CompleteMultipartUpload"

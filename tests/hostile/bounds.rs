@@ -1,4 +1,4 @@
-//! B: answers without an end or in crumbs, dates that cannot be true, bodies that drip, connections
+//! Answers without an end or in crumbs, dates that cannot be true, bodies that drip, connections
 //! that fall silent. None takes more memory than a daemon has, and none keeps others waiting.
 
 use std::sync::Arc;

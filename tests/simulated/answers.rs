@@ -1,4 +1,4 @@
-//! E: every answer is held against what was asked or sent. One to another question is none, what it
+//! Every answer is held against what was asked or sent. One to another question is none, what it
 //! leaves out is asked for, and what contradicts a write is looked into.
 
 use std::time::{Duration, UNIX_EPOCH};

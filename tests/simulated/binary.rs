@@ -102,30 +102,7 @@ async fn play(at: Failpoint, fate: Fate) -> (bool, Vec<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let served = wire::serve(listener, sim.net.clone());
-    // The first write is refused permanently, so that something is parked.
-    let refused = Fault::new(
-        "refused",
-        Place::s3("PutObject").bucket(ARCHIVE).key("parked"),
-        Effect::refuse(403, "AccessDenied"),
-    );
-    sim.net.faults().add(refused.times(1));
-    // The first upload cannot be completed, so that it is given up.
-    let complete = Place::s3("CompleteMultipartUpload").bucket(ARCHIVE);
-    let conflict = Effect::refuse(409, "ConditionalRequestConflict");
-    sim.net
-        .faults()
-        .add(Fault::new("conflict", complete, conflict).times(1));
-    if at.step == Step::Release {
-        // The destination does not answer for a moment: what waits for it is given back to the
-        // queue.
-        let looks = Place::s3("HeadObject")
-            .or("ListObjectVersions")
-            .bucket(ARCHIVE)
-            .client("daemon-0");
-        sim.net
-            .faults()
-            .add(Fault::new("hiccup", looks, Effect::Drop).times(DROPPED));
-    }
+    script(&sim, at);
     let told = async {
         let mut first = spawn(&sim, "daemon-0", &endpoint, Some(at));
         let second =
@@ -166,6 +143,28 @@ async fn play(at: Failpoint, fate: Fate) -> (bool, Vec<String>) {
     }
 }
 
+/// Lets go wrong what leads to this place.
+fn script(sim: &Sim, at: Failpoint) {
+    let faults = sim.net.faults();
+    // The first write is refused permanently, so that something is parked.
+    let parked = Place::s3("PutObject").bucket(ARCHIVE).key("parked");
+    let denied = Effect::refuse(403, "AccessDenied");
+    faults.add(Fault::new("refused", parked, denied).times(1));
+    // The first upload cannot be completed, so that it is given up.
+    let complete = Place::s3("CompleteMultipartUpload").bucket(ARCHIVE);
+    let conflict = Effect::refuse(409, "ConditionalRequestConflict");
+    faults.add(Fault::new("conflict", complete, conflict).times(1));
+    if at.step == Step::Release {
+        // The destination does not answer for a moment: what waits for it is given back to the
+        // queue.
+        let looks = Place::s3("HeadObject")
+            .or("ListObjectVersions")
+            .bucket(ARCHIVE)
+            .client("daemon-0");
+        faults.add(Fault::new("hiccup", looks, Effect::Drop).times(DROPPED));
+    }
+}
+
 /// Does a little of everything.
 async fn use_the_source(sim: &Sim) {
     let user = sim.user();
@@ -173,28 +172,13 @@ async fn use_the_source(sim: &Sim) {
     sim.put("a", b"one").await;
     sim.put("a", b"two").await;
     sim.put("a", b"two").await;
-    user.delete_object()
-        .bucket(SOURCE)
-        .key("a")
-        .send()
-        .await
-        .unwrap();
+    sim.delete("a").await;
     sim.put("a", b"three").await;
-    user.put_object()
-        .bucket(SOURCE)
-        .key("large")
-        .body(vec![b'x'; (8 << 20) + 1].into())
-        .send()
-        .await
-        .unwrap();
-    let purged = user
-        .put_object()
-        .bucket(SOURCE)
-        .key("b")
-        .body(b"gone".to_vec().into())
-        .send()
-        .await
-        .unwrap();
+    let large = user.put_object().bucket(SOURCE).key("large");
+    let large = large.body(vec![b'x'; (8 << 20) + 1].into());
+    large.send().await.unwrap();
+    sim.put("b", b"gone").await;
+    let gone = sim.newest("b");
     sim.put("b", b"kept").await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let tag = aws_sdk_s3::types::Tag::builder()
@@ -206,20 +190,9 @@ async fn use_the_source(sim: &Sim) {
         .tag_set(tag)
         .build()
         .unwrap();
-    user.put_object_tagging()
-        .bucket(SOURCE)
-        .key("b")
-        .tagging(tagging)
-        .send()
-        .await
-        .unwrap();
-    user.delete_object()
-        .bucket(SOURCE)
-        .key("b")
-        .version_id(purged.version_id.unwrap())
-        .send()
-        .await
-        .unwrap();
+    let put = user.put_object_tagging().bucket(SOURCE).key("b");
+    put.tagging(tagging).send().await.unwrap();
+    sim.purge("b", &gone).await;
 }
 
 /// Waits for all work to be done, and sends back what was parked, as an operator does after the

@@ -48,13 +48,7 @@ fn a_marker_without_a_version_is_noticed_as_well() {
         let daemon = fleet::lone(&mut sim, "", AWS).await;
         sim.drained().await;
         sim.s3.set_versioning(ARCHIVE, Versioning::Suspended);
-        sim.user()
-            .delete_object()
-            .bucket(SOURCE)
-            .key("a")
-            .send()
-            .await
-            .unwrap();
+        sim.delete("a").await;
         sim.drained().await;
         assert_eq!(parked(&daemon).await, [(Reason::DstBucketUnversioned, 1)]);
         sim.s3.set_versioning(ARCHIVE, Versioning::Enabled);

@@ -1,4 +1,4 @@
-//! B: a bug that one key meets is parked with that key; the others go on, and the key itself later.
+//! A bug that one key meets is parked with that key; the others go on, and the key itself later.
 
 use replicator_core::failure::Reason;
 use s3_replicator::failpoint::{Failpoint, Failpoints, Phase, Step};

@@ -23,7 +23,7 @@ struct Way {
     bare: &'static [&'static str],
 }
 
-/// Every way in which conditions can be wrong.
+/// Every way in which conditions can be wrong, or what they rest on.
 fn ways() -> Vec<Way> {
     use Conditions::{Ignored, NotImplemented, RefusedOverMarker};
     let aws = Traits::aws;
@@ -31,110 +31,79 @@ fn ways() -> Vec<Way> {
     let put: &[&str] = &["PutObject"];
     let complete: &[&str] = &["CompleteMultipartUpload"];
     let delete: &[&str] = &["DeleteObject"];
+    let last_completed = Traits {
+        order: Order::LastCompleted,
+        ..aws()
+    };
+    let unnamed_markers = Traits {
+        names_markers: false,
+        marker_version: 404,
+        ..aws()
+    };
+    let lists_apart = Traits {
+        lists_apart: true,
+        ..aws()
+    };
+    // It lists uploads by their beginning and shows what was completed last; which of the two is
+    // the order, nothing says.
+    let localstack = Traits {
+        order: Order::LastCompleted,
+        ..Traits::localstack()
+    };
     vec![
-        way(
-            "puts ignore conditions",
-            Traits {
-                put_conditions: Ignored,
-                ..aws()
-            },
-            &[],
-        ),
-        way(
-            "puts know no conditions",
-            Traits {
-                put_conditions: NotImplemented,
-                ..aws()
-            },
-            put,
-        ),
+        way("puts ignore conditions", puts(Ignored), &[]),
+        way("puts know no conditions", puts(NotImplemented), put),
         way(
             "puts are refused over markers",
-            Traits {
-                put_conditions: RefusedOverMarker,
-                ..aws()
-            },
+            puts(RefusedOverMarker),
             put,
         ),
-        way(
-            "completes ignore conditions",
-            Traits {
-                complete_conditions: Ignored,
-                ..aws()
-            },
-            &[],
-        ),
+        way("completes ignore conditions", completes(Ignored), &[]),
         way(
             "completes know no conditions",
-            Traits {
-                complete_conditions: NotImplemented,
-                ..aws()
-            },
+            completes(NotImplemented),
             complete,
         ),
         way(
             "completes are refused over markers",
-            Traits {
-                complete_conditions: RefusedOverMarker,
-                ..aws()
-            },
+            completes(RefusedOverMarker),
             complete,
         ),
-        way(
-            "deletes ignore conditions",
-            Traits {
-                delete_conditions: Ignored,
-                ..aws()
-            },
-            &[],
-        ),
+        way("deletes ignore conditions", deletes(Ignored), &[]),
         way(
             "deletes know no conditions",
-            Traits {
-                delete_conditions: NotImplemented,
-                ..aws()
-            },
+            deletes(NotImplemented),
             delete,
         ),
         way("nothing knows conditions", without_conditions(), ALL),
-        way(
-            "what is completed last is current",
-            Traits {
-                order: Order::LastCompleted,
-                ..aws()
-            },
-            &[],
-        ),
-        way(
-            "markers have no name",
-            Traits {
-                names_markers: false,
-                marker_version: 404,
-                ..aws()
-            },
-            &[],
-        ),
-        way(
-            "lists are apart",
-            Traits {
-                lists_apart: true,
-                ..aws()
-            },
-            &[],
-        ),
-        // It lists uploads by their beginning and shows what was completed last; which of the two
-        // is the order, nothing says.
-        way(
-            "like LocalStack",
-            Traits {
-                order: Order::LastCompleted,
-                ..Traits::localstack()
-            },
-            delete,
-        ),
+        way("what is completed last is current", last_completed, &[]),
+        way("markers have no name", unnamed_markers, &[]),
+        way("lists are apart", lists_apart, &[]),
+        way("like LocalStack", localstack, delete),
         way("like SeaweedFS", Traits::seaweedfs(), &[]),
         way("in no way", aws(), &[]),
     ]
+}
+
+fn puts(put_conditions: Conditions) -> Traits {
+    Traits {
+        put_conditions,
+        ..Traits::aws()
+    }
+}
+
+fn completes(complete_conditions: Conditions) -> Traits {
+    Traits {
+        complete_conditions,
+        ..Traits::aws()
+    }
+}
+
+fn deletes(delete_conditions: Conditions) -> Traits {
+    Traits {
+        delete_conditions,
+        ..Traits::aws()
+    }
 }
 
 // More than a part, which is an eighth of the daemon's memory.
@@ -232,13 +201,9 @@ async fn play(
 #[test]
 fn without_conditional_deletes_two_daemons_remove_nothing_and_end_with_what_is_current() {
     for seed in 0..12 {
-        let traits = Traits {
-            delete_conditions: Conditions::NotImplemented,
-            ..Traits::aws()
-        };
         let wrong = simulate(seed, async |mut sim| {
             sim.share();
-            sim.s3.set_traits(traits);
+            sim.s3.set_traits(deletes(Conditions::NotImplemented));
             sim.post_everything();
             let daemons = [
                 fleet::lone(&mut sim, "", NOT_AWS).await,
@@ -255,7 +220,10 @@ fn without_conditional_deletes_two_daemons_remove_nothing_and_end_with_what_is_c
         // A marker can be doubled, and what is hidden written once more; but nothing is left out
         // for that.
         let holds = |what: &String| {
-            ["C:", "S:"].iter().any(|of| what.starts_with(of)) || what.ends_with("has no replica")
+            ["converges:", "safe deletes:"]
+                .iter()
+                .any(|of| what.starts_with(of))
+                || what.ends_with("has no replica")
         };
         let broken: Vec<String> = wrong.iter().filter(|what| holds(what)).cloned().collect();
         assert!(broken.is_empty(), "seed {seed}: {wrong:#?}");
@@ -274,13 +242,7 @@ async fn work(sim: &Sim, seed: u64) {
             for bytes in sizes {
                 put(bytes).await.unwrap();
             }
-            sim.user()
-                .delete_object()
-                .bucket(SOURCE)
-                .key("first")
-                .send()
-                .await
-                .unwrap();
+            sim.delete("first").await;
         }
     }
     let mut rng = fastrand::Rng::with_seed(seed);

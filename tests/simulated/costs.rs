@@ -105,13 +105,7 @@ fn a_new_object_costs_no_list_of_a_destination_that_does_not_tell_markers() {
         assert_eq!((lists().len(), of_archive()), (1, 0));
         // With a history there is more to know than that one version is new.
         sim.put("b", b"one").await;
-        sim.user()
-            .delete_object()
-            .bucket(SOURCE)
-            .key("b")
-            .send()
-            .await
-            .unwrap();
+        sim.delete("b").await;
         sim.drained().await;
         assert!(of_archive() > 0);
         daemon.stop().await;

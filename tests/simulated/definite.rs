@@ -65,14 +65,7 @@ fn a_version_of_which_list_and_get_say_that_it_is_gone_is_gone() {
         sim.post_everything();
         sim.put("a", b"one").await;
         let version = sim.s3.history(SOURCE, "a")[0].version_id.clone();
-        sim.user()
-            .delete_object()
-            .bucket(SOURCE)
-            .key("a")
-            .version_id(version)
-            .send()
-            .await
-            .unwrap();
+        sim.purge("a", &version).await;
         let daemon = fleet::lone(&mut sim, "", AWS).await;
         sim.drained().await;
         assert_eq!(
@@ -173,13 +166,7 @@ fn an_object_that_a_head_hides_is_there() {
             std::fs::remove_dir_all(sim.dir.path().join("daemon-0")).unwrap();
             // It says that nothing is there which a marker could hide.
             answer(&sim, "HeadObject", ARCHIVE, (404, ""));
-            sim.user()
-                .delete_object()
-                .bucket(SOURCE)
-                .key("a")
-                .send()
-                .await
-                .unwrap();
+            sim.delete("a").await;
             let daemon = fleet::lone(&mut sim, rule, account).await;
             passes(&sim, account).await;
             daemon.stop().await;
@@ -199,14 +186,7 @@ fn what_is_to_be_removed_is_not_removed_because_something_in_between_says_so() {
             sim.drained().await;
             let version = sim.s3.history(SOURCE, "a")[0].version_id.clone();
             answer(&sim, "DeleteObject", ARCHIVE, said);
-            sim.user()
-                .delete_object()
-                .bucket(SOURCE)
-                .key("a")
-                .version_id(version)
-                .send()
-                .await
-                .unwrap();
+            sim.purge("a", &version).await;
             passes(&sim, &format!("{said:?}")).await;
             daemon.stop().await;
             let left: Vec<_> = sim
@@ -235,13 +215,7 @@ fn an_ability_is_not_given_up_because_of_what_something_in_between_says() {
                 sim.fill("large", 1, 9 << 20).await;
                 let daemon = fleet::lone(&mut sim, "", NOT_AWS).await;
                 sim.drained().await;
-                sim.user()
-                    .delete_object()
-                    .bucket(SOURCE)
-                    .key("a")
-                    .send()
-                    .await
-                    .unwrap();
+                sim.delete("a").await;
                 sim.drained().await;
                 assert_eq!(sim.net.faults().hits("in between"), 2, "{operation}");
                 assert!(

@@ -165,13 +165,7 @@ fn whoever_takes_a_message_over_waits_for_what_its_last_worker_sent() {
             }
             // As kill -9 does, while the write is on its way.
             drop(first);
-            sim.user()
-                .delete_object()
-                .bucket(SOURCE)
-                .key("a")
-                .send()
-                .await
-                .unwrap();
+            sim.delete("a").await;
             let second = fleet::nth(&mut sim, "", UNCONDITIONAL, 1).await;
             // The poll that the dead one left takes what shows first.
             for _ in 0..2 {

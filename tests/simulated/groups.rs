@@ -28,13 +28,7 @@ fn a_router_and_a_worker_do_what_one_daemon_does() {
         let worker = fleet::nth_as(&mut sim, Role::Worker, 1).await;
         sim.fill("some-", 20, 100).await;
         sim.put("a", b"one").await;
-        sim.user()
-            .delete_object()
-            .bucket(SOURCE)
-            .key("a")
-            .send()
-            .await
-            .unwrap();
+        sim.delete("a").await;
         sim.drained().await;
         let (status, ailment) = (router.status().await.unwrap(), router.ailment().await);
         assert!(status.ready && ailment.is_none(), "{ailment:?}");

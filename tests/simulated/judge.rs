@@ -1,4 +1,5 @@
 //! What must be true of a key when all is settled, and of every state that its destination showed.
+//! A complaint opens with the guarantee of `docs/guarantees.md` that is broken.
 
 mod history;
 mod journal;

@@ -82,13 +82,7 @@ fn what_a_marker_hides_and_is_written_once_more_does_not_stay_over_a_marker_that
             }
             deafen(&sim, 0).await;
             let knows = fleet::nth(&mut sim, "", account, 1).await;
-            sim.user()
-                .delete_object()
-                .bucket(SOURCE)
-                .key("a")
-                .send()
-                .await
-                .unwrap();
+            sim.delete("a").await;
             sim.drained().await;
             slow.stop().await;
             knows.stop().await;
@@ -212,22 +206,9 @@ pub(crate) async fn complete(sim: &Sim, upload: Option<String>) {
 
 /// Deletes, and deletes the marker.
 async fn undo_a_delete(sim: &Sim) {
-    let marker = sim
-        .user()
-        .delete_object()
-        .bucket(SOURCE)
-        .key("a")
-        .send()
-        .await
-        .unwrap();
+    let marker = sim.delete("a").await;
     sim.drained().await;
-    let undelete = sim
-        .user()
-        .delete_object()
-        .bucket(SOURCE)
-        .key("a")
-        .set_version_id(marker.version_id);
-    undelete.send().await.unwrap();
+    sim.purge("a", &marker).await;
     sim.drained().await;
 }
 

@@ -21,60 +21,59 @@ mod workload;
 // The judges: what a key's two histories and every state in between must be like.
 mod judge;
 
-// C, M, H, S, D: random histories, deliveries, faults and crashes.
+// Random histories, deliveries, faults and crashes.
 mod histories;
-// D: death at each place in turn.
+// Death at each place in turn.
 mod binary;
 mod crashes;
 // Throughput: what goes to several destinations is read once.
 mod fanout;
-// C, H, M on endpoints whose conditions are missing or wrong.
+// Endpoints whose conditions are missing or wrong.
 mod contradictions;
-// B, and its reports: destinations that are down, queues that do not answer.
+// Destinations that are down, queues that do not answer.
 mod crowded;
 mod hung;
 mod limited;
 mod outage;
 mod patience;
 mod throttled;
-// B: whose trouble it is, and what is parked for it.
+// Whose trouble it is, and what is parked for it.
 mod blame;
 mod bugs;
-// D: messages that are broken, by the thousand.
+// Messages that are broken, by the thousand.
 mod dead_letters;
 mod poison;
-// B: a daemon that holds a message keeps it.
+// A daemon that holds a message keeps it.
 mod buckets;
 mod groups;
 mod leases;
 mod refused;
-// S: what something in between says proves nothing, and what a store lacks is not what it refuses.
+// What something in between says proves nothing, and what a store lacks is not what it refuses.
 mod definite;
 mod lacking;
-// E: bytes, ETags and answers that are not what they should be, and what proves that they are.
+// Bytes, ETags and answers that are not what they should be, and what proves that they are.
 mod answers;
 mod proofs;
 mod spoilt;
 mod values;
-// C: what a new ledger makes of what it finds.
+// What a new ledger makes of what it finds.
 mod rebuilt;
-// M, S: writes whose reason has gone.
+// Writes whose reason has gone.
 mod late;
 mod purges;
-// C: what is in a rule's scope, and whose what is there is.
+// What is in a rule's scope, and whose what is there is.
 mod scopes;
 mod strangers;
-// C, S: what is there though a store does not say so.
+// What is there though a store does not say so.
 mod unlisted;
 mod uploads;
-// H: the same content again and again.
 // Requests, counted: duplicates, forgeries, events that mean nothing here.
 mod costs;
 mod counts;
 mod prices;
 mod together;
-// H, M, B: what message groups are for; one key that never rests; many destinations, of which one
-// is down; daemons that come and go.
+// What message groups are for; one key that never rests; many destinations, of which one is down;
+// daemons that come and go.
 mod eight;
 mod exclusion;
 mod hot_key;

@@ -1,4 +1,4 @@
-//! B: trouble that lasts is asked about ever more seldom, and work whose lease is lost ends. Both
+//! Trouble that lasts is asked about ever more seldom, and work whose lease is lost ends. Both
 //! are in the journal.
 
 use std::time::Duration;
@@ -45,46 +45,48 @@ fn what_fails_for_hours_is_tried_ever_more_seldom_and_parked_after_one() {
             parked > Duration::from_secs(3600) && parked < Duration::from_secs(3600 + 900 + 120),
             "{parked:?}"
         );
-        let deliveries = deliveries(&sim);
-        let asked: Vec<usize> = deliveries.iter().map(Vec::len).collect();
-        assert!(
-            asked
-                .iter()
-                .all(|asked| (2..=ASKED_A_DELIVERY_MAX).contains(asked)),
-            "{asked:?}"
-        );
-        let rests: Vec<Duration> = deliveries
-            .windows(2)
-            .map(|pair| pair[1][0] - pair[0][pair[0].len() - 1])
-            .collect();
-        let handed_back = deliveries
-            .iter()
-            .filter(|delivery| delivery[0] < parked)
-            .count()
-            - 1;
-        let (before, after) = rests.split_at(handed_back);
-        // Doubled each time, and no less than half of that: in an hour from half a minute to a
-        // quarter of an hour.
-        let (growing, longest) = before.split_at(4);
-        assert!(
-            growing.windows(2).all(|pair| pair[0] < pair[1]),
-            "{rests:?}"
-        );
-        let whole = Duration::from_secs(15 * 60);
-        assert!(
-            longest
-                .iter()
-                .all(|rest| *rest > whole / 2 - REST_MIN && *rest < whole + REST_MIN),
-            "{rests:?}"
-        );
-        assert!(longest.len() >= 2, "{rests:?}");
-        // What is parked is tried after 5, 10, 20, 40 minutes, or half of that.
-        assert!((2..=6).contains(&after.len()), "{rests:?}");
+        assert_ever_more_seldom(&deliveries(&sim), parked);
         sim.net.faults().clear("trouble");
         sim.pass(fleet::TRIED_WITHIN).await;
         daemon.stop().await;
         assert_eq!(sim.shown(ARCHIVE, "sick"), sim.shown(SOURCE, "sick"));
     });
+}
+
+/// Sees how often a key in trouble was asked for, and how long it rested in between, until it was
+/// parked and since.
+fn assert_ever_more_seldom(deliveries: &[Vec<Duration>], parked: Duration) {
+    let asked: Vec<usize> = deliveries.iter().map(Vec::len).collect();
+    assert!(
+        asked
+            .iter()
+            .all(|asked| (2..=ASKED_A_DELIVERY_MAX).contains(asked)),
+        "{asked:?}"
+    );
+    let rests: Vec<Duration> = deliveries
+        .windows(2)
+        .map(|pair| pair[1][0] - pair[0][pair[0].len() - 1])
+        .collect();
+    let is_before = |delivery: &&Vec<Duration>| delivery[0] < parked;
+    let handed_back = deliveries.iter().filter(is_before).count() - 1;
+    let (before, after) = rests.split_at(handed_back);
+    // Doubled each time, and no less than half of that: in an hour from half a minute to a quarter
+    // of an hour.
+    let (growing, longest) = before.split_at(4);
+    assert!(
+        growing.windows(2).all(|pair| pair[0] < pair[1]),
+        "{rests:?}"
+    );
+    let whole = Duration::from_secs(15 * 60);
+    assert!(
+        longest
+            .iter()
+            .all(|rest| *rest > whole / 2 - REST_MIN && *rest < whole + REST_MIN),
+        "{rests:?}"
+    );
+    assert!(longest.len() >= 2, "{rests:?}");
+    // What is parked is tried after 5, 10, 20, 40 minutes, or half of that.
+    assert!((2..=6).contains(&after.len()), "{rests:?}");
 }
 
 /// Lists when the key in trouble was asked for, delivery by delivery.

@@ -43,46 +43,14 @@ async fn poisoned(mut sim: Sim, rule: &str) {
     sim.drained().await;
     assert_eq!(sim.net.journal().writes(ARCHIVE).len(), KEYS.len());
 
-    let mut to_be_parked = BTreeMap::new();
-    let real: Vec<String> = real_messages()
-        .into_iter()
-        .chain(forged.iter().cloned())
-        .collect();
-    for number in 0..MESSAGES {
-        let is_forged = number % 10 == 0;
-        let body = if is_forged {
-            sim.rng.choice(&forged).unwrap().clone()
-        } else {
-            poison(&real, &mut sim.rng)
-        };
-        if let Some(reason) = refusal(&body) {
-            assert!(!is_forged, "it reads well: {body}");
-            *to_be_parked
-                .entry((body.clone(), reason.as_str().to_owned()))
-                .or_insert(0) += 1;
-        }
-        sim.sqs
-            .send(QUEUE, body, Duration::from_millis(number as u64));
-        if number % 1000 == 0 {
-            sim.put("honest", b"in between").await;
-        }
-    }
+    let to_be_parked = send(&mut sim, &forged).await;
     sim.drained().await;
 
     assert!(
         (1_000..MESSAGES - 1_000).contains(&to_be_parked.values().sum()),
         "poison of one kind only"
     );
-    let mut parked = BTreeMap::new();
-    for message in sim.sqs.messages(DEAD) {
-        let reason = message
-            .attributes
-            .get("Reason")
-            .cloned()
-            .unwrap_or_default();
-        *parked.entry((message.body.clone(), reason)).or_insert(0) += 1;
-    }
-    assert_eq!(parked, to_be_parked);
+    assert_eq!(parked(&sim), to_be_parked);
     let written = sim.net.journal().writes(ARCHIVE);
     // That tags changed may be true: what is written then are the source's.
     let is_meant =
@@ -102,6 +70,51 @@ async fn poisoned(mut sim: Sim, rule: &str) {
     );
     daemon.stop().await;
     assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new());
+}
+
+/// Counts messages by their body and the reason why they are refused.
+type Refused = BTreeMap<(String, String), usize>;
+
+/// Sends the messages, with honest ones among them; returns those that have to be parked.
+async fn send(sim: &mut Sim, forged: &[String]) -> Refused {
+    let mut to_be_parked = Refused::new();
+    let real: Vec<String> = real_messages()
+        .into_iter()
+        .chain(forged.iter().cloned())
+        .collect();
+    for number in 0..MESSAGES {
+        let is_forged = number % 10 == 0;
+        let body = if is_forged {
+            sim.rng.choice(forged).unwrap().clone()
+        } else {
+            poison(&real, &mut sim.rng)
+        };
+        if let Some(reason) = refusal(&body) {
+            assert!(!is_forged, "it reads well: {body}");
+            *to_be_parked
+                .entry((body.clone(), reason.as_str().to_owned()))
+                .or_insert(0) += 1;
+        }
+        sim.sqs
+            .send(QUEUE, body, Duration::from_millis(number as u64));
+        if number % 1000 == 0 {
+            sim.put("honest", b"in between").await;
+        }
+    }
+    to_be_parked
+}
+
+fn parked(sim: &Sim) -> Refused {
+    let mut parked = Refused::new();
+    for message in sim.sqs.messages(DEAD) {
+        let reason = message
+            .attributes
+            .get("Reason")
+            .cloned()
+            .unwrap_or_default();
+        *parked.entry((message.body, reason)).or_insert(0) += 1;
+    }
+    parked
 }
 
 /// Says why the daemon must not act on a message: it cannot be read, or it names a bucket that no

@@ -218,15 +218,7 @@ fn a_delete_marker_costs_a_list_a_head_and_a_delete() {
             let stage = Stage::new(sim, is_shared, "").await;
             stage.sim.put("a", b"one").await;
             stage.announce().await;
-            stage
-                .sim
-                .user()
-                .delete_object()
-                .bucket(SOURCE)
-                .key("a")
-                .send()
-                .await
-                .unwrap();
+            stage.sim.delete("a").await;
             let asked = stage
                 .announce()
                 .await

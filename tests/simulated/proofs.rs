@@ -1,4 +1,4 @@
-//! E: whatever the source states of its bytes proves a replica, and what nothing proves is counted
+//! Whatever the source states of its bytes proves a replica, and what nothing proves is counted
 //! by its cause.
 
 use aws_sdk_s3::config::RequestChecksumCalculation;
@@ -110,6 +110,11 @@ fn what_is_written_without_a_proof_is_counted_by_its_cause() {
             daemon.stop().await;
         });
     }
+}
+
+#[test]
+fn what_no_answer_proves_is_counted_by_its_cause() {
+    use Written::{Parts, Plain, With};
     for (operation, bucket, effect, written, cause) in [
         // A store that knows no parts of objects, and one whose first part tells nothing of the
         // others.

@@ -14,14 +14,7 @@ async fn put_twice(sim: &Sim, key: &str) {
 /// Removes the older version of a key at the source.
 async fn remove_older(sim: &Sim, key: &str) {
     let older = sim.s3.history(SOURCE, key)[0].version_id.clone();
-    sim.user()
-        .delete_object()
-        .bucket(SOURCE)
-        .key(key)
-        .version_id(older)
-        .send()
-        .await
-        .unwrap();
+    sim.purge(key, &older).await;
 }
 
 /// Counts the keys whose older replica is gone.

@@ -86,13 +86,7 @@ fn one_answer_with_a_wrong_etag_does_not_make_a_replica_foreign() {
             sim.put("a", b"one").await;
             let daemon = fleet::lone(&mut sim, "", AWS).await;
             if hide {
-                sim.user()
-                    .delete_object()
-                    .bucket(SOURCE)
-                    .key("a")
-                    .send()
-                    .await
-                    .unwrap();
+                sim.delete("a").await;
             }
             sim.drained().await;
             daemon.stop().await;
@@ -125,33 +119,18 @@ fn take_back(markers: usize) {
         let daemon = fleet::lone(&mut sim, rule, AWS).await;
         let mut marked = Vec::new();
         for _ in 0..markers {
-            let marker = sim
-                .user()
-                .delete_object()
-                .bucket(SOURCE)
-                .key("a")
-                .send()
-                .await
-                .unwrap();
-            marked.extend(marker.version_id);
+            marked.push(sim.delete("a").await);
             // The next is younger than the one at the destination, and cannot be taken for it.
             sim.drained().await;
             sim.pass(Duration::from_secs(2)).await;
         }
-        assert_eq!(marked.len(), markers);
         daemon.stop().await;
         std::fs::remove_dir_all(sim.dir.path().join("daemon-0")).unwrap();
         assert_eq!(sim.shown(ARCHIVE, "a"), None);
 
         let daemon = fleet::lone(&mut sim, rule, AWS).await;
         for marker in marked {
-            let undelete = sim
-                .user()
-                .delete_object()
-                .bucket(SOURCE)
-                .key("a")
-                .version_id(marker);
-            undelete.send().await.unwrap();
+            sim.purge("a", &marker).await;
             sim.drained().await;
         }
         daemon.stop().await;
@@ -187,14 +166,7 @@ fn a_replica_with_little_room_for_its_stamp_follows_a_version_delete_that_is_hea
         daemon.stop().await;
         std::fs::remove_dir_all(sim.dir.path().join("daemon-0")).unwrap();
         sim.post_apart(SOURCE, APART);
-        sim.user()
-            .delete_object()
-            .bucket(SOURCE)
-            .key("a")
-            .version_id(goes)
-            .send()
-            .await
-            .unwrap();
+        sim.purge("a", &goes).await;
         sim.put("a", b"stays").await;
         let [deleted, created] = sim.sqs.messages(APART).try_into().unwrap();
         // What was put is heard of first, by a ledger that only the stamp can tell what is there.

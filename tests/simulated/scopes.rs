@@ -35,13 +35,7 @@ fn in_latest_mode_the_newest_version_in_scope_is_copied_whatever_is_above_it() {
 
 async fn put_above(sim: &Sim, what: &str) {
     if what == "marker" {
-        sim.user()
-            .delete_object()
-            .bucket(SOURCE)
-            .key("a")
-            .send()
-            .await
-            .unwrap();
+        sim.delete("a").await;
     } else if what == "large" {
         sim.put("a", b"too large").await;
     }

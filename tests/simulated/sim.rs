@@ -186,6 +186,18 @@ impl Sim {
         put.send().await.unwrap();
     }
 
+    /// Deletes an object; returns the id of the marker that hides it.
+    pub(crate) async fn delete(&self, key: &str) -> String {
+        let delete = self.user().delete_object().bucket(SOURCE).key(key);
+        delete.send().await.unwrap().version_id.unwrap()
+    }
+
+    /// Deletes a version, or a marker, permanently.
+    pub(crate) async fn purge(&self, key: &str, version: &str) {
+        let delete = self.user().delete_object().bucket(SOURCE).key(key);
+        delete.version_id(version).send().await.unwrap();
+    }
+
     /// Writes so many objects of a size, the keys of which go on with their number.
     pub(crate) async fn fill(&self, prefix: &str, objects: usize, bytes: usize) {
         let body = Bytes::from(vec![1; bytes]);
@@ -209,6 +221,12 @@ impl Sim {
             .last()
             .and_then(|entry| entry.object.as_ref())
             .map(|object| object.bytes.clone())
+    }
+
+    /// Returns the id of the newest version, or marker, of a key in the source.
+    pub(crate) fn newest(&self, key: &str) -> String {
+        let history = self.s3.history(SOURCE, key);
+        history.last().unwrap().version_id.clone()
     }
 
     /// Lets all daemons from now on share their work.

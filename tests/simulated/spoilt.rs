@@ -1,4 +1,4 @@
-//! E: answers that say something else than is so. Bytes that changed on the way become no replica,
+//! Answers that say something else than is so. Bytes that changed on the way become no replica,
 //! an ETag that no object has misleads no daemon, and all is well once the way is.
 
 use std::time::Duration;
@@ -135,13 +135,7 @@ pub(crate) async fn change(sim: &Sim, pause: Duration) {
             .await
             .unwrap();
         sim.pass(pause).await;
-        sim.user()
-            .delete_object()
-            .bucket(SOURCE)
-            .key("a")
-            .send()
-            .await
-            .unwrap();
+        sim.delete("a").await;
     }
     sim.put("a", b"the last").await;
 }

@@ -186,26 +186,29 @@ impl Story {
             settled
         };
         let (settled, fates) = tokio::join!(work, daemons);
-        let has_doubts = fates
-            .iter()
-            .any(|fate| fate.lost_disks > 0 || !fate.deaths.is_empty())
-            || self.faults > 0.0;
-        let expect = Expect {
-            latest: self.latest,
-            markers: !self.plan.rule.contains("delete_markers = false"),
-            version_deletes: self.plan.rule.contains("version_deletes = true"),
-            forgetful: std::array::from_fn(|at| {
-                fates.get(at).is_some_and(Fate::may_forget_uploads)
-            }),
-            remembers: !has_doubts && self.plan.daemons == 1,
-            alone: self.plan.daemons == 1 && fates.iter().all(|fate| fate.deaths.is_empty()),
-        };
         if std::env::var_os("S3_REPLICATOR_JOURNAL").is_some() {
             eprintln!("{}", sim.net.journal());
         }
-        let mut wrong = judge::judge(&sim, expect);
+        let mut wrong = self.complaints(&sim, &fates);
+        sim.net.quiet().await;
+        wrong.extend((!settled).then(|| "the queue never became empty".to_owned()));
+        let (mut hits, journal) = (sim.net.faults().all_hits(), sim.net.journal().clone());
+        hits.extend(troubles::refused(&sim.sqs.refused(QUEUE)));
+        Ending {
+            fates,
+            wrong,
+            hits,
+            lasted: began.elapsed(),
+            journal,
+        }
+    }
+
+    /// Lists what the judge finds and what daemons said at the end that they should not have to.
+    fn complaints(&self, sim: &Sim, fates: &[Fate]) -> Vec<String> {
+        let expect = self.expect(fates);
+        let mut wrong = judge::judge(sim, expect);
         if self.plan.mirrored {
-            wrong.extend(judge::judge_at(&sim, MIRROR, expect));
+            wrong.extend(judge::judge_at(sim, MIRROR, expect));
         }
         if self.strange.contains(&strange::LAGS) {
             // What readers see tells where a list contradicts itself.
@@ -218,21 +221,28 @@ impl Story {
         wrong.extend(
             parked.map(|parked| format!("{} tasks are parked: {}", parked.tasks, parked.reason)),
         );
-        sim.net.quiet().await;
-        wrong.extend((!settled).then(|| "the queue never became empty".to_owned()));
-        let (mut hits, journal) = (sim.net.faults().all_hits(), sim.net.journal().clone());
-        hits.extend(troubles::refused(&sim.sqs.refused(QUEUE)));
         let company = fates
             .iter()
             .filter_map(|fate| fate.status.second_daemon.as_ref())
             .filter(|_| self.plan.daemons == 1);
         wrong.extend(company.map(|told| format!("it is alone: {told}")));
-        Ending {
-            fates,
-            wrong,
-            hits,
-            lasted: began.elapsed(),
-            journal,
+        wrong
+    }
+
+    /// Says what may be expected of daemons with these fates.
+    fn expect(&self, fates: &[Fate]) -> Expect {
+        let nobody_died = fates.iter().all(|fate| fate.deaths.is_empty());
+        let has_doubts =
+            !nobody_died || fates.iter().any(|fate| fate.lost_disks > 0) || self.faults > 0.0;
+        Expect {
+            latest: self.latest,
+            markers: !self.plan.rule.contains("delete_markers = false"),
+            version_deletes: self.plan.rule.contains("version_deletes = true"),
+            forgetful: std::array::from_fn(|at| {
+                fates.get(at).is_some_and(Fate::may_forget_uploads)
+            }),
+            remembers: !has_doubts && self.plan.daemons == 1,
+            alone: self.plan.daemons == 1 && nobody_died,
         }
     }
 

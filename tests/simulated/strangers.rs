@@ -238,21 +238,7 @@ fn read_back(rule: &str, encryption: Option<ServerSideEncryption>, bytes: usize,
         sim.drained().await;
         daemon.stop().await;
         if is_gone {
-            let newest = sim
-                .s3
-                .history(SOURCE, "a")
-                .last()
-                .unwrap()
-                .version_id
-                .clone();
-            sim.user()
-                .delete_object()
-                .bucket(SOURCE)
-                .key("a")
-                .version_id(newest)
-                .send()
-                .await
-                .unwrap();
+            sim.purge("a", &sim.newest("a")).await;
         }
         lose_disk(&sim);
         let daemon = fleet::lone(&mut sim, rule, AWS).await;

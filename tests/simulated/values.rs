@@ -1,4 +1,4 @@
-//! E: what a replica carries beside its bytes. Values are bytes, not text; tags may be too much for
+//! What a replica carries beside its bytes. Values are bytes, not text; tags may be too much for
 //! a header, and a store may drop them; whatever cannot be carried is parked by name.
 
 use std::collections::BTreeMap;
@@ -349,13 +349,7 @@ fn a_store_that_insists_on_lengths_gets_them() {
         let daemon = fleet::lone(&mut sim, "", AWS).await;
         sim.drained().await;
         sim.s3.set_traits(Traits::aws());
-        sim.user()
-            .delete_object()
-            .bucket(SOURCE)
-            .key("0")
-            .send()
-            .await
-            .unwrap();
+        sim.delete("0").await;
         sim.s3.set_traits(Traits {
             wants_lengths: true,
             ..Traits::aws()

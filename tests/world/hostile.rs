@@ -1,11 +1,6 @@
 //! A hostile world: the fakes behind TCP, and in front of them a proxy that by script answers in
 //! their stead with whatever bytes a test wants, alters what they say, drips, or never answers.
 
-#![allow(
-    dead_code,
-    reason = "a script has more ways to answer than the tests of today use"
-)]
-
 mod front;
 mod proxy;
 
@@ -43,7 +38,6 @@ pub(crate) const DEAD: &str = "parked";
 pub(crate) struct Hostile {
     pub(crate) s3: s3::Fake,
     pub(crate) sqs: sqs::Fake,
-    pub(crate) net: Net,
     /// Where the daemon reaches the proxy.
     pub(crate) url: String,
     /// Where the fakes are reached without it.
@@ -79,15 +73,11 @@ impl Hostile {
         let (front, url) = listen().await;
         let proxy = Arc::new(Proxy::to(&direct));
         let mut servers = JoinSet::new();
-        servers.spawn({
-            let net = net.clone();
-            async move { match wire::serve(fakes, net).await {} }
-        });
+        servers.spawn(async move { match wire::serve(fakes, net).await {} });
         servers.spawn(accept(front, Arc::clone(&proxy)));
         Self {
             s3,
             sqs,
-            net,
             url,
             direct,
             proxy,

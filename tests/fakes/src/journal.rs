@@ -169,17 +169,6 @@ impl Journal {
         self.select(|entry| entry.call.writes() && entry.call.bucket.as_deref() == Some(bucket))
     }
 
-    /// Returns the GETs and HEADs of a bucket's objects that do not name a version.
-    pub fn unpinned_reads(&self, bucket: &str) -> Vec<Entry> {
-        let reading = ["GetObject", "HeadObject"];
-        self.select(|Entry { call, .. }| {
-            call.service == Service::S3
-                && reading.contains(&call.operation.as_str())
-                && call.bucket.as_deref() == Some(bucket)
-                && call.version.is_none()
-        })
-    }
-
     /// Returns the DELETEs of a bucket's objects that have neither a condition nor an exact
     /// version.
     pub fn blind_deletes(&self, bucket: &str) -> Vec<Entry> {
@@ -287,17 +276,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn reads_without_a_version_and_deletes_without_a_condition_are_found() {
+    async fn deletes_without_a_condition_are_found() {
         let journal = Journal::new();
-        write_down(&journal, "GET", "/src/k?versionId=v", None);
-        let unpinned = write_down(&journal, "HEAD", "/src/k", None);
         write_down(&journal, "HEAD", "/dst/k", None);
         write_down(&journal, "DELETE", "/dst/k?versionId=v", None);
         write_down(&journal, "DELETE", "/dst/k", Some("e"));
         let blind = write_down(&journal, "DELETE", "/dst/k", None);
         let numbers =
             |found: Vec<Entry>| found.iter().map(|entry| entry.number).collect::<Vec<_>>();
-        assert_eq!(numbers(journal.unpinned_reads("src")), [unpinned]);
         assert_eq!(numbers(journal.blind_deletes("dst")), [blind]);
         assert_eq!(journal.writes("dst").len(), 3);
     }

@@ -23,7 +23,6 @@ use crate::journal::{Journal, Service};
 
 mod connector;
 mod delivery;
-mod line;
 #[cfg(test)]
 pub(crate) mod tests;
 mod travel;
@@ -71,7 +70,6 @@ struct Shared {
     journal: Journal,
     faults: Faults,
     routes: Mutex<Vec<Route>>,
-    lines: line::Lines,
     weather: Mutex<(Rng, Latency)>,
     travels: Mutex<JoinSet<()>>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
@@ -94,7 +92,6 @@ impl Net {
             journal: Journal::new(),
             faults: Faults::new(rng.u64(..)),
             routes: Mutex::default(),
-            lines: line::Lines::default(),
             weather: Mutex::new((rng, Latency::none())),
             travels: Mutex::default(),
             panic: Mutex::default(),
@@ -147,16 +144,6 @@ impl Net {
     /// Sets how long requests and answers take from now on.
     pub fn latency(&self, latency: Latency) {
         self.shared.weather.lock().unwrap().1 = latency;
-    }
-
-    /// Cuts a client off: it cannot connect, and answers wait. What it has sent is still executed.
-    pub fn cut(&self, client: &str) {
-        self.shared.lines.set(client, true);
-    }
-
-    /// Ends that: answers that wait are delivered to the clients that still listen.
-    pub fn heal(&self, client: &str) {
-        self.shared.lines.set(client, false);
     }
 
     /// Returns how many requests are on their way, executed late ones included.

@@ -266,12 +266,6 @@ impl Fake {
         self.shared.locked(|state| state.key_ring = key_ring);
     }
 
-    /// Answers the next conditional writes of a key with 409.
-    pub fn conflict_next(&self, bucket: &str, key: &str, times: u32) {
-        self.shared
-            .locked(|state| state.conflicts.insert(Place::new(bucket, key), times));
-    }
-
     fn with_bucket(&self, name: &str, change: impl FnOnce(&mut Bucket)) {
         self.shared
             .locked(|state| state.buckets.get_mut(name).map(change));

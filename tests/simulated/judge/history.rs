@@ -1,5 +1,5 @@
-//! H, C, S and E: one replica a version, in the source's order, equal in everything, none removed
-//! that the source still has; what is current is what the source shows.
+//! The whole history: one replica a version, in the source's order, equal in everything, none
+//! removed that the source still has; what is current is what the source shows.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ fn kept<'a>(case: &'a Case<'_>) -> Vec<(&'a Entry, Option<usize>)> {
         .collect()
 }
 
-/// E: of all that ever was shown, also of what was removed since.
+/// Judges all that ever was shown, also what was removed since.
 fn equality(case: &Case<'_>, wrong: &mut Vec<String>) {
     for entry in &case.replicas {
         if let Some(place) = case.origin(entry) {
@@ -52,9 +52,12 @@ fn order(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<Stri
             Some(place) if last == Some(*place) && is_written_again(case, kept, at, *place) => {
                 same_tags(&case.source[*place], entry, *place, case, wrong);
             }
-            None => wrong.push(format!("H: {} is the replica of nothing", entry.version_id)),
+            None => wrong.push(format!(
+                "whole history: {} is the replica of nothing",
+                entry.version_id
+            )),
             Some(place) if last == Some(*place) => {
-                wrong.push(format!("H: v{place} has two replicas"));
+                wrong.push(format!("whole history: v{place} has two replicas"));
             }
             Some(place)
                 if last.is_some_and(|last| {
@@ -64,7 +67,7 @@ fn order(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<Stri
                 last = Some(*place);
             }
             Some(place) if last > Some(*place) => {
-                wrong.push(format!("H: v{place} stands above {last:?}"));
+                wrong.push(format!("whole history: v{place} stands above {last:?}"));
             }
             Some(place) => {
                 last = Some(*place);
@@ -81,8 +84,8 @@ fn order(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<Stri
 }
 
 /// Says whether nothing told, when a replica was written, that its version belongs below another
-/// one: S3 states times by the second, the one above was gone, and it had its replica before the one
-/// below appeared, so that no list that was planned by had both.
+/// one: S3 states times by the second, the one above was gone, and it had its replica before the
+/// one below appeared, so that no list that was planned by had both.
 pub(super) fn is_untold(case: &Case<'_>, below: usize, above: usize, written: SystemTime) -> bool {
     let (lower, upper) = (&case.source[below], &case.source[above]);
     let second = |entry: &Entry| {
@@ -121,7 +124,7 @@ fn completeness(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut V
             && !kept.iter().any(|(_, of)| *of == Some(place))
             && !is_late(case, place)
         {
-            wrong.push(format!("H: v{place} has no replica"));
+            wrong.push(format!("whole history: v{place} has no replica"));
         }
     }
 }
@@ -167,14 +170,15 @@ fn current(case: &Case<'_>, wrong: &mut Vec<String>) {
     ) {
         (None, None) => {}
         (Some(_), None) => {
-            wrong.push("C: the source shows an object, the destination none".to_owned());
+            wrong.push("converges: the source shows an object, the destination none".to_owned());
         }
         (None, Some(_)) => {
-            wrong.push("C: the destination shows an object, the source none".to_owned());
+            wrong.push("converges: the destination shows an object, the source none".to_owned());
         }
         (Some(one), Some(other)) if one.bytes == other.bytes => {}
         (Some(_), Some(_)) => {
-            wrong.push("C: the destination shows another object than the source".to_owned());
+            wrong
+                .push("converges: the destination shows another object than the source".to_owned());
         }
     }
 }
@@ -193,11 +197,11 @@ fn equal(original: &Entry, replica: &Entry, place: usize, wrong: &mut Vec<String
         return;
     };
     if one.bytes != other.bytes {
-        wrong.push(format!("E: the replica of v{place} has other bytes"));
+        wrong.push(format!("equal: the replica of v{place} has other bytes"));
     }
     if headers(one) != headers(other) {
         wrong.push(format!(
-            "E: the replica of v{place} has other metadata: {:?} {:?}",
+            "equal: the replica of v{place} has other metadata: {:?} {:?}",
             headers(one),
             headers(other)
         ));
@@ -217,7 +221,7 @@ fn same_tags(
     };
     if case.source_now.contains(&original.version_id) && one.tags != other.tags {
         wrong.push(format!(
-            "E: the replica of v{place} has the tags {:?} and not {:?}",
+            "equal: the replica of v{place} has the tags {:?} and not {:?}",
             other.tags, one.tags
         ));
     }
@@ -254,10 +258,10 @@ fn removals(case: &Case<'_>, wrong: &mut Vec<String>) {
                 .is_some_and(|place| case.had_lost(place, by)),
         };
         if !case.expect.version_deletes {
-            wrong.push(format!("S: {} was removed", case.name(entry)));
+            wrong.push(format!("safe deletes: {} was removed", case.name(entry)));
         } else if !is_lost {
             wrong.push(format!(
-                "S: {} was removed, which the source had",
+                "safe deletes: {} was removed, which the source had",
                 case.name(entry)
             ));
         }

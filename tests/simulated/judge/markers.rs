@@ -1,4 +1,4 @@
-//! H of delete markers, which nothing tells apart: each stands between the objects that the source
+//! Delete markers, which nothing tells apart: each stands between the objects that the source
 //! has it between, a run of them counts as one, and none stands over nothing.
 
 use std::ops::Range;
@@ -27,10 +27,12 @@ pub(super) fn judge(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &m
         // A purge brings the markers above and below together, and what it leaves below nothing.
         let is_bared = is_over_purged(case, run.last().copied(), entry);
         if !run.is_empty() && !is_bared {
-            wrong.push(format!("H: two markers in a row above {below:?}"));
+            wrong.push(format!(
+                "whole history: two markers in a row above {below:?}"
+            ));
         }
         if below.is_none() && run.is_empty() && !is_bared {
-            wrong.push("H: a marker over nothing".to_owned());
+            wrong.push("whole history: a marker over nothing".to_owned());
         }
         run.push(entry);
         let is_taken_back = below == Some(above) && case.is_undeleted(above);
@@ -41,7 +43,7 @@ pub(super) fn judge(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &m
         let is_explained = is_taken_back || is_ambiguous || is_of_hidden_upload(case, above, entry);
         if run.len() > explaining && !is_explained {
             wrong.push(format!(
-                "H: a marker above {below:?} that the source never had"
+                "whole history: a marker above {below:?} the source never had"
             ));
         }
     }
@@ -136,7 +138,10 @@ fn missing(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<St
             case.source[place].is_marker() && case.has(place) && !may_be_older(place)
         };
         if !has_marker && (from..to).any(is_due) {
-            wrong.push(format!("H: the marker above v{} is missing", from - 1));
+            wrong.push(format!(
+                "whole history: the marker above v{} is missing",
+                from - 1
+            ));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! M: no state that the destination ever showed was older than one before it.
+//! No state that the destination ever showed was older than one before it.
 
 use std::time::SystemTime;
 
@@ -37,7 +37,7 @@ pub(super) fn judge(case: &Case<'_>, states: &[Shown], wrong: &mut Vec<String>) 
         match candidates.find(is_right) {
             Some(place) => reached = Some(place),
             None => wrong.push(format!(
-                "M: {} shows {} after {reached:?}",
+                "never goes back: {} shows {} after {reached:?}",
                 state.caller,
                 case.name(current)
             )),

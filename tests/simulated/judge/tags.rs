@@ -1,4 +1,4 @@
-//! M of tags: no replica ever had tags that its original had before those that it had already.
+//! Tags: no replica ever had tags that its original had before those that it had already.
 
 use std::collections::BTreeMap;
 
@@ -44,7 +44,7 @@ pub(super) fn judge(
             Some(nth) => *since = nth,
             None if (0..*since).filter(is_worn).any(is_late) => {}
             None => wrong.push(format!(
-                "M: {} gives v{place} the tags {:?}, which are old",
+                "never goes back: {} gives v{place} the tags {:?}, which are old",
                 state.caller, object.tags
             )),
         }

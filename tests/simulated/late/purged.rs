@@ -27,20 +27,7 @@ fn a_version_that_is_deleted_for_good_while_its_copy_is_on_the_way_does_not_stay
         deafen(&sim, 0).await;
         assert_eq!(sim.net.faults().hits("late"), 1);
         let second = fleet::nth(&mut sim, rule, AWS, 1).await;
-        let goes = sim
-            .s3
-            .history(SOURCE, "a")
-            .last()
-            .unwrap()
-            .version_id
-            .clone();
-        let delete = sim
-            .user()
-            .delete_object()
-            .bucket(SOURCE)
-            .key("a")
-            .version_id(goes);
-        delete.send().await.unwrap();
+        sim.purge("a", &sim.newest("a")).await;
         sim.drained().await;
         first.stop().await;
         second.stop().await;
@@ -80,13 +67,7 @@ fn a_write_does_not_rest_on_a_look_from_before_its_source_was_asked() {
         assert_eq!(sim.net.faults().hits("question"), 1);
         let quick = fleet::nth(&mut sim, rule, AWS, 1).await;
         sim.sqs.send(QUEUE, event, Duration::ZERO);
-        sim.user()
-            .delete_object()
-            .bucket(SOURCE)
-            .key("a")
-            .send()
-            .await
-            .unwrap();
+        sim.delete("a").await;
         sim.drained().await;
         assert_eq!(
             (
@@ -120,28 +101,8 @@ fn a_version_that_is_gone_before_a_marker_was_seen_does_not_stay() {
         assert_eq!(sim.net.faults().hits("slow"), 1);
         // It is deleted permanently, and the key as well. A daemon that sees nothing of it has no
         // need of a marker.
-        let gone = sim
-            .s3
-            .history(SOURCE, "a")
-            .last()
-            .unwrap()
-            .version_id
-            .clone();
-        sim.user()
-            .delete_object()
-            .bucket(SOURCE)
-            .key("a")
-            .version_id(gone)
-            .send()
-            .await
-            .unwrap();
-        sim.user()
-            .delete_object()
-            .bucket(SOURCE)
-            .key("a")
-            .send()
-            .await
-            .unwrap();
+        sim.purge("a", &sim.newest("a")).await;
+        sim.delete("a").await;
         let quick = fleet::nth(&mut sim, "", AWS, 1).await;
         sim.drained().await;
         slow.stop().await;
@@ -158,28 +119,14 @@ fn a_marker_that_a_removal_bares_does_not_hide_what_the_source_shows() {
         let rule = "version_deletes = true";
         let knows = fleet::lone(&mut sim, rule, AWS).await;
         sim.put("a", b"one").await;
-        let marker = sim
-            .user()
-            .delete_object()
-            .bucket(SOURCE)
-            .key("a")
-            .send()
-            .await
-            .unwrap();
+        let marker = sim.delete("a").await;
         sim.put("a", b"two").await;
         sim.drained().await;
         knows.stop().await;
         // The daemon that hears that the marker was taken back did not write it, and sees what
         // stands above it.
         let hears = fleet::nth(&mut sim, rule, AWS, 1).await;
-        sim.user()
-            .delete_object()
-            .bucket(SOURCE)
-            .key("a")
-            .set_version_id(marker.version_id)
-            .send()
-            .await
-            .unwrap();
+        sim.purge("a", &marker).await;
         sim.drained().await;
         hears.stop().await;
         assert_eq!(
@@ -188,21 +135,7 @@ fn a_marker_that_a_removal_bares_does_not_hide_what_the_source_shows() {
             "nobody knew which entry the marker was"
         );
         let knows = fleet::lone(&mut sim, rule, AWS).await;
-        let two = sim
-            .s3
-            .history(SOURCE, "a")
-            .last()
-            .unwrap()
-            .version_id
-            .clone();
-        sim.user()
-            .delete_object()
-            .bucket(SOURCE)
-            .key("a")
-            .version_id(two)
-            .send()
-            .await
-            .unwrap();
+        sim.purge("a", &sim.newest("a")).await;
         sim.drained().await;
         knows.stop().await;
         assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
@@ -221,44 +154,18 @@ fn a_version_delete_that_is_not_answered_is_waited_for() {
         )
         .await;
         sim.put("a", b"one").await;
-        sim.user()
-            .delete_object()
-            .bucket(SOURCE)
-            .key("a")
-            .send()
-            .await
-            .unwrap();
+        sim.delete("a").await;
         sim.drained().await;
         let place = Place::s3("DeleteObject").bucket(ARCHIVE);
         sim.net
             .faults()
             .add(Fault::new("late", place, Effect::LandLate(Duration::from_secs(15))).times(1));
-        let marker = sim
-            .s3
-            .history(SOURCE, "a")
-            .last()
-            .unwrap()
-            .version_id
-            .clone();
-        sim.user()
-            .delete_object()
-            .bucket(SOURCE)
-            .key("a")
-            .version_id(marker)
-            .send()
-            .await
-            .unwrap();
+        sim.purge("a", &sim.newest("a")).await;
         while sim.net.faults().hits("late") == 0 {
             sim.pass(Duration::from_millis(100)).await;
         }
         // The marker is still there, and would pass for the replica of this one.
-        sim.user()
-            .delete_object()
-            .bucket(SOURCE)
-            .key("a")
-            .send()
-            .await
-            .unwrap();
+        sim.delete("a").await;
         sim.drained().await;
         daemon.stop().await;
         sim.net.quiet().await;
@@ -271,14 +178,7 @@ fn a_marker_that_is_taken_back_while_the_version_below_is_copied_is_not_written(
     simulate(11, async |mut sim| {
         sim.post_everything();
         sim.put("a", b"one").await;
-        let marked = sim
-            .user()
-            .delete_object()
-            .bucket(SOURCE)
-            .key("a")
-            .send()
-            .await
-            .unwrap();
+        let marker = sim.delete("a").await;
         let place = Place::s3("GetObject").bucket(SOURCE);
         sim.net
             .faults()
@@ -287,15 +187,7 @@ fn a_marker_that_is_taken_back_while_the_version_below_is_copied_is_not_written(
         while sim.net.faults().hits("slow") == 0 {
             sim.pass(Duration::from_millis(100)).await;
         }
-        let marker = marked.version_id.unwrap();
-        sim.user()
-            .delete_object()
-            .bucket(SOURCE)
-            .key("a")
-            .version_id(marker)
-            .send()
-            .await
-            .unwrap();
+        sim.purge("a", &marker).await;
         sim.drained().await;
         daemon.stop().await;
         assert_eq!(sim.shown(ARCHIVE, "a"), sim.shown(SOURCE, "a"));
@@ -320,13 +212,7 @@ fn a_marker_is_written_though_every_list_takes_longer_than_a_reading_may_be_old(
         sim.put("a", b"one").await;
         let daemon = fleet::lone(&mut sim, "version_deletes = true", AWS).await;
         sim.drained().await;
-        sim.user()
-            .delete_object()
-            .bucket(SOURCE)
-            .key("a")
-            .send()
-            .await
-            .unwrap();
+        sim.delete("a").await;
         sim.drained().await;
         let parked = daemon.status().await.unwrap().parked;
         daemon.stop().await;

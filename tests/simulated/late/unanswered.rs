@@ -38,13 +38,7 @@ fn an_upload_that_is_put_together_for_minutes_does_not_show_what_was_deleted_mea
         while sim.net.faults().hits("late") == 0 {
             sim.pass(Duration::from_millis(100)).await;
         }
-        sim.user()
-            .delete_object()
-            .bucket(SOURCE)
-            .key("a")
-            .send()
-            .await
-            .unwrap();
+        sim.delete("a").await;
         sim.drained().await;
         sim.pass(Duration::from_secs(400)).await;
         daemon.stop().await;
@@ -90,13 +84,7 @@ fn an_upload_that_is_timed_by_our_clock_is_not_waited_for_by_the_destinations() 
             sim.pass(Duration::from_millis(100)).await;
         }
         sim.net.faults().clear("undated");
-        sim.user()
-            .delete_object()
-            .bucket(SOURCE)
-            .key("a")
-            .send()
-            .await
-            .unwrap();
+        sim.delete("a").await;
         sim.drained().await;
         sim.pass(Duration::from_secs(400)).await;
         daemon.stop().await;
@@ -155,13 +143,7 @@ fn an_upload_that_appeared_without_an_answer_is_waited_for_by_nobody() {
                 .body(ByteStream::from(vec![7; 20 << 20]));
             put.send().await.unwrap();
             sim.put("a", b"small").await;
-            sim.user()
-                .delete_object()
-                .bucket(SOURCE)
-                .key("a")
-                .send()
-                .await
-                .unwrap();
+            sim.delete("a").await;
             let daemon = fleet::lone(&mut sim, rule, account).await;
             sim.pass(Duration::from_secs(90)).await;
             assert_eq!(

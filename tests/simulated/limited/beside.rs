@@ -1,5 +1,5 @@
-//! A rule whose work goes slowly leaves others their places, and what comes by another queue its
-//! part of the hand.
+//! A rule whose work goes slowly leaves others their places, and another queue its part of the
+//! messages that are in work.
 
 use std::time::Duration;
 
@@ -111,13 +111,7 @@ fn a_key_that_changes_all_the_time_leaves_room_for_others() {
         sim.post_everything();
         for _ in 0..600 {
             sim.put("lock", b"mine").await;
-            sim.user()
-                .delete_object()
-                .bucket(SOURCE)
-                .key("lock")
-                .send()
-                .await
-                .unwrap();
+            sim.delete("lock").await;
         }
         let daemon = fleet::lone(&mut sim, "", AWS).await;
         sim.fill("other-", 10, 7).await;

@@ -156,13 +156,7 @@ fn deletes_take_turns_with_copies() {
         sim.pass(Duration::from_secs(600)).await;
         daemon.reload_rules(&fleet::settings(&mut sim, &limited(2), AWS));
         for number in 0..100 {
-            sim.user()
-                .delete_object()
-                .bucket(SOURCE)
-                .key(format!("old-{number}"))
-                .send()
-                .await
-                .unwrap();
+            sim.delete(&format!("old-{number}")).await;
         }
         sim.pass(Duration::from_secs(2)).await;
         sim.fill("new-", 10, 7).await;
@@ -193,8 +187,8 @@ fn requests_are_not_saved_up_while_memory_is_short() {
         let daemon = fleet::lone(&mut sim, "limits = { requests_per_second = 4 }", AWS).await;
         sim.drained().await;
         daemon.stop().await;
-        // A second's worth may go at once, another in the second after, and a few that were admitted
-        // before and whose reads took longer.
+        // A second's worth may go at once, another in the second after, and a few that were
+        // admitted before and whose reads took longer.
         let most = most_in_a_second(&sim);
         assert!(most <= 12, "{most} writes in one second");
     });

@@ -6,7 +6,7 @@ use std::time::Duration;
 use replicator_fakes::faults::{Effect, Place};
 use replicator_fakes::journal::Service;
 
-use super::troubles::{Trouble, appends, bodies};
+use super::troubles::{Trouble, appends, bodies, s3, uploads};
 use crate::proofs::CRC64;
 use crate::sim::{ARCHIVE, SOURCE};
 
@@ -26,16 +26,6 @@ pub(super) fn draw(rng: &mut fastrand::Rng) -> Vec<&'static str> {
 
 /// The name of what makes a daemon ask which entry is current.
 pub(super) const LAGS: &str = "list that lags";
-
-fn uploads() -> Place {
-    Place::s3("CreateMultipartUpload")
-        .or("UploadPart")
-        .or("AbortMultipartUpload")
-}
-
-fn s3() -> Place {
-    Place::service(Service::S3)
-}
 
 /// What a proxy or a load balancer says with S3's status, but not with its code; and codes about
 /// what the list shows.

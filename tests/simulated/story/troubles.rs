@@ -39,12 +39,34 @@ pub(super) fn bodies() -> Place {
     Place::s3("GetObject").bucket(SOURCE)
 }
 
+/// Requests for uploads in parts that readers see nothing of.
+pub(super) fn uploads() -> Place {
+    Place::s3("CreateMultipartUpload")
+        .or("UploadPart")
+        .or("AbortMultipartUpload")
+}
+
+/// Every request for S3.
+pub(super) fn s3() -> Place {
+    Place::service(Service::S3)
+}
+
+/// What any network and any service does. The order is that of the script, which draws by it.
 fn common() -> Vec<Trouble> {
-    let uploads = || {
-        Place::s3("CreateMultipartUpload")
-            .or("UploadPart")
-            .or("AbortMultipartUpload")
+    let inside = Effect::ErrorInside {
+        code: "InternalError",
+        lands: true,
     };
+    let mut all = [errors(), unanswered(), broken_off(), of_queues()].concat();
+    all.push(("error inside", complete(), inside));
+    all
+}
+
+fn complete() -> Place {
+    Place::s3("CompleteMultipartUpload")
+}
+
+fn errors() -> Vec<Trouble> {
     let writes = || {
         uploads()
             .or("PutObject")
@@ -55,77 +77,47 @@ fn common() -> Vec<Trouble> {
     let reads = Place::s3("GetObject")
         .or("HeadObject")
         .or("ListObjectVersions");
-    let complete = Place::s3("CompleteMultipartUpload");
+    let error = Effect::refuse(500, "InternalError");
+    let landed = lands(500, "InternalError");
     vec![
-        (
-            "slow down",
-            Place::service(Service::S3),
-            Effect::slow_down(),
-        ),
-        ("500", reads, Effect::refuse(500, "InternalError")),
-        (
-            "500 to a write",
-            writes(),
-            Effect::refuse(500, "InternalError"),
-        ),
-        (
-            "500 to a write that lands",
-            writes(),
-            lands(500, "InternalError"),
-        ),
+        ("slow down", s3(), Effect::slow_down()),
+        ("500", reads, error.clone()),
+        ("500 to a write", writes(), error),
+        ("500 to a write that lands", writes(), landed),
+    ]
+}
+
+/// Writes that land though no answer comes, or that meet another.
+fn unanswered() -> Vec<Trouble> {
+    let late = |seconds| Effect::LandLate(Duration::from_secs(seconds));
+    let conflict = Effect::refuse(409, "ConditionalRequestConflict");
+    vec![
         ("lost answer", appends(), Effect::LoseAnswer),
-        (
-            "late landing",
-            appends(),
-            Effect::LandLate(Duration::from_secs(15)),
-        ),
-        (
-            "late upload",
-            complete.clone(),
-            Effect::LandLate(Duration::from_secs(40)),
-        ),
-        (
-            "late tags",
-            Place::s3("PutObjectTagging"),
-            Effect::LandLate(Duration::from_secs(15)),
-        ),
-        (
-            "conflict",
-            appends(),
-            Effect::refuse(409, "ConditionalRequestConflict"),
-        ),
+        ("late landing", appends(), late(15)),
+        ("late upload", complete(), late(40)),
+        ("late tags", Place::s3("PutObjectTagging"), late(15)),
+        ("conflict", appends(), conflict),
         ("lost upload", uploads(), Effect::LoseAnswer),
+    ]
+}
+
+fn broken_off() -> Vec<Trouble> {
+    vec![
         ("reset", bodies(), Effect::ResetAt(1)),
         ("truncated", bodies(), Effect::TruncateAt(1)),
         ("stalled", bodies(), Effect::StallAt(1)),
-        (
-            "lost receipt",
-            Place::sqs("ReceiveMessage"),
-            Effect::LoseAnswer,
-        ),
-        (
-            "lost delete",
-            Place::sqs("DeleteMessageBatch"),
-            Effect::LoseAnswer,
-        ),
-        (
-            "lost lease",
-            Place::sqs("ChangeMessageVisibilityBatch"),
-            Effect::Drop,
-        ),
-        (
-            "over limit",
-            Place::sqs("ReceiveMessage"),
-            Effect::refuse(403, "OverLimit"),
-        ),
-        (
-            "error inside",
-            complete,
-            Effect::ErrorInside {
-                code: "InternalError",
-                lands: true,
-            },
-        ),
+    ]
+}
+
+fn of_queues() -> Vec<Trouble> {
+    let receive = || Place::sqs("ReceiveMessage");
+    let delete = Place::sqs("DeleteMessageBatch");
+    let lease = Place::sqs("ChangeMessageVisibilityBatch");
+    vec![
+        ("lost receipt", receive(), Effect::LoseAnswer),
+        ("lost delete", delete, Effect::LoseAnswer),
+        ("lost lease", lease, Effect::Drop),
+        ("over limit", receive(), Effect::refuse(403, "OverLimit")),
     ]
 }
 
@@ -180,17 +172,9 @@ fn parking() -> Vec<Trouble> {
             Place::s3("HeadObject"),
             Effect::refuse(401, "Unauthorized"),
         ),
-        (
-            "403",
-            Place::service(Service::S3),
-            Effect::refuse(403, "AccessDenied"),
-        ),
+        ("403", s3(), Effect::refuse(403, "AccessDenied")),
         ("no bucket", appends(), Effect::refuse(404, "NoSuchBucket")),
-        (
-            "moved",
-            Place::service(Service::S3),
-            Effect::refuse(301, "PermanentRedirect"),
-        ),
+        ("moved", s3(), Effect::refuse(301, "PermanentRedirect")),
         (
             "no key",
             Place::s3("PutObject").or("CreateMultipartUpload"),

@@ -26,11 +26,10 @@ pub(super) struct Client {
     pub(super) name: String,
 }
 
-/// The same with the time-outs of one configuration.
+/// The same with the time-out of one configuration. To connect takes no time.
 #[derive(Debug)]
 struct Connector {
     client: Client,
-    connect_timeout: Option<Duration>,
     read_timeout: Option<Duration>,
 }
 
@@ -40,11 +39,9 @@ impl HttpClient for Client {
         settings: &HttpConnectorSettings,
         _: &RuntimeComponents,
     ) -> SharedHttpConnector {
-        let (connect_timeout, read_timeout) = (settings.connect_timeout(), settings.read_timeout());
         SharedHttpConnector::new(Connector {
             client: self.clone(),
-            connect_timeout,
-            read_timeout,
+            read_timeout: settings.read_timeout(),
         })
     }
 }
@@ -52,12 +49,8 @@ impl HttpClient for Client {
 impl HttpConnector for Connector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let client = self.client.clone();
-        let (connect, read) = (self.connect_timeout, self.read_timeout);
-        HttpConnectorFuture::new(async move {
-            let connected = client.net.shared.lines.whole(&client.name);
-            within(connect, connected).await?;
-            within(read, client.call(request)).await?
-        })
+        let read_timeout = self.read_timeout;
+        HttpConnectorFuture::new(async move { within(read_timeout, client.call(request)).await? })
     }
 }
 
@@ -66,7 +59,6 @@ impl Client {
     pub(super) fn untimed(self) -> SharedHttpConnector {
         SharedHttpConnector::new(Connector {
             client: self,
-            connect_timeout: None,
             read_timeout: None,
         })
     }

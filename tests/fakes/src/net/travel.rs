@@ -86,7 +86,6 @@ impl Travel {
 
     async fn answer(&mut self, number: usize, response: Response<Delivery>) {
         pause(self.back).await;
-        self.shared.lines.whole(&self.client).await;
         let status = response.status().as_u16();
         if self.send(Ok(response)) {
             self.shared.journal.given(number, status);

@@ -34,12 +34,7 @@ pub(super) fn complete(
     let checksum = (upload.algorithm.is_some() || state.traits.adds_checksums).then_some(checksum);
     state.usable(&upload.dress.encryption)?;
     check(state, Write::Complete(upload.rank), &place, call)?;
-    let etag = match upload.dress.encryption {
-        Encryption::Aes256 => etag_of_parts(parts.iter().map(|part| part.etag.as_str())),
-        Encryption::Kms { .. } | Encryption::Customer { .. } => {
-            format!("{}-{}", state.mint.etag(), parts.len())
-        }
-    };
+    let etag = whole_etag(state, &upload, &parts);
     let bytes = state.held_once(&etag, bytes);
     let mut object = upload
         .dress
@@ -159,6 +154,16 @@ fn joined(parts: &[&Part]) -> Bytes {
         .iter()
         .for_each(|part| all.extend_from_slice(&part.bytes));
     all.freeze()
+}
+
+/// The ETag tells the parts' bytes only where S3 encrypts them by itself.
+fn whole_etag(state: &mut State, upload: &Upload, parts: &[&Part]) -> String {
+    match upload.dress.encryption {
+        Encryption::Aes256 => etag_of_parts(parts.iter().map(|part| part.etag.as_str())),
+        Encryption::Kms { .. } | Encryption::Customer { .. } => {
+            format!("{}-{}", state.mint.etag(), parts.len())
+        }
+    }
 }
 
 fn whole_checksum(upload: &Upload, parts: &[&Part], bytes: &Bytes) -> Checksum {

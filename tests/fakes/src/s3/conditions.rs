@@ -24,7 +24,7 @@ pub(super) enum Write {
 }
 
 /// Lets a write pass or refuses it. It asks about what is current, whatever the write is about.
-pub(super) fn check(state: &mut State, write: Write, place: &Place, call: &Call) -> S3Result<()> {
+pub(super) fn check(state: &State, write: Write, place: &Place, call: &Call) -> S3Result<()> {
     let if_match = text(&call.headers, "if-match");
     // DeleteObject knows only If-Match.
     let if_none_match = text(&call.headers, "if-none-match").filter(|_| write != Write::Delete);
@@ -49,7 +49,6 @@ pub(super) fn check(state: &mut State, write: Write, place: &Place, call: &Call)
         }
         Conditions::Honoured | Conditions::RefusedOverMarker => {}
     }
-    scripted_conflict(state, place)?;
     let bucket = state.bucket(&place.bucket)?;
     let current = bucket.current(&place.key).map(AsRef::as_ref);
     if let Some(wanted) = if_match {
@@ -97,16 +96,6 @@ fn none_matches(unwanted: &str, current: Option<&Entry>, manner: Conditions) -> 
         Err(precondition_failed("If-None-Match"))
     } else {
         Ok(())
-    }
-}
-
-fn scripted_conflict(state: &mut State, place: &Place) -> S3Result<()> {
-    match state.conflicts.get_mut(place) {
-        Some(left) if *left > 0 => {
-            *left -= 1;
-            Err(conflict())
-        }
-        _ => Ok(()),
     }
 }
 

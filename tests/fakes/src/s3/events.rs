@@ -61,11 +61,7 @@ pub(super) fn announce(state: &mut State, place: &Place, entry: &Entry, happenin
         bucket.sinks.clone(),
         bucket.versioning == Versioning::Enabled,
     );
-    let sequencer = if happening.has_sequencer() {
-        sequencer(state)
-    } else {
-        None
-    };
+    let sequencer = happening.has_sequencer().then(|| sequencer(state));
     let mut object = json!({ "key": form_encoded(&place.key) });
     let mut add = |name: &str, value: Value| {
         object
@@ -122,10 +118,9 @@ fn record(state: &State, place: &Place, happening: Happening, object: Value) -> 
 
 /// The next sequencer: sixteen digits that grow, and sometimes more behind them, which count only
 /// for a client that compares as prescribed. As a number the longer ones would always win.
-fn sequencer(state: &mut State) -> Option<String> {
+fn sequencer(state: &mut State) -> String {
     match state.traits.sequencers {
-        Sequencers::Absent => None,
-        Sequencers::Constant => Some(CONSTANT_SEQUENCER.to_owned()),
+        Sequencers::Constant => CONSTANT_SEQUENCER.to_owned(),
         Sequencers::Increasing => {
             let elapsed = state
                 .clock
@@ -140,7 +135,7 @@ fn sequencer(state: &mut State) -> Option<String> {
                 1 => format!("{:02X}", random >> 56),
                 _ => format!("{:04X}", random >> 48),
             };
-            Some(format!("{:016X}{more}", state.sequence))
+            format!("{:016X}{more}", state.sequence)
         }
     }
 }

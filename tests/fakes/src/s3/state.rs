@@ -32,8 +32,6 @@ pub(super) struct State {
     pub(super) entries: BTreeMap<EntryId, Arc<Entry>>,
     pub(super) shown: Vec<Shown>,
     pub(super) ended: Vec<EndedUpload>,
-    /// How many of the next conditional writes of a key end in 409.
-    pub(super) conflicts: BTreeMap<Place, u32>,
     /// Events that go out when the lock is free.
     pub(super) outbox: Vec<(Sink, String)>,
     pub(super) sequence: u64,
@@ -129,7 +127,6 @@ impl State {
             entries: BTreeMap::new(),
             shown: Vec::new(),
             ended: Vec::new(),
-            conflicts: BTreeMap::new(),
             outbox: Vec::new(),
             sequence: 0,
             ranks: 0,

@@ -46,8 +46,6 @@ pub enum Sequencers {
     Increasing,
     /// Always the same text.
     Constant,
-    /// Left out.
-    Absent,
 }
 
 /// The manners of an endpoint; the default is AWS.

@@ -208,23 +208,6 @@ async fn the_removal_of_what_was_current_is_a_conflict_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_conflict_can_be_scripted_for_so_many_conditional_writes() {
-    let fake = endpoint();
-    fake.conflict_next("versioned", "key", 2);
-    assert_eq!(put(&fake, "/versioned/key", "x").await.outcome(), "200");
-    for outcome in [
-        "409 ConditionalRequestConflict",
-        "409 ConditionalRequestConflict",
-        "200",
-    ] {
-        assert_eq!(
-            send(&fake, "PUT /versioned/key", &[X], "x").await.outcome(),
-            outcome
-        );
-    }
-}
-
-#[tokio::test(start_paused = true)]
 async fn reads_have_all_four_conditions() {
     let fake = endpoint();
     put(&fake, "/versioned/key", "x").await;

@@ -1,44 +1,17 @@
 //! What a checker can see.
 
 use super::*;
+use crate::s3::entry::Shown;
 
 #[tokio::test(start_paused = true)]
 async fn every_state_that_a_key_ever_showed_is_recorded_with_who_and_why() {
     let fake = endpoint();
-    let first = send_as(&fake, "ann", "PUT /versioned/key", &[], "1")
+    let seen: Vec<String> = many_states(&fake)
         .await
-        .version();
-    pass(10).await;
-    send_as(
-        &fake,
-        "bob",
-        "PUT /versioned/key",
-        &[("x-amz-meta-a", "b")],
-        "2",
-    )
-    .await;
-    let tags = "<Tagging><TagSet><Tag><Key>a</Key><Value>1</Value></Tag></TagSet></Tagging>";
-    send_as(&fake, "ann", "PUT /versioned/key?tagging", &[], tags).await;
-    send_as(&fake, "bob", "DELETE /versioned/key", &[], "").await;
-    send_as(
-        &fake,
-        "bob",
-        &format!("DELETE /versioned/key?versionId={first}"),
-        &[],
-        "",
-    )
-    .await;
-    put(&fake, "/versioned/other", "x").await;
-    let shown = fake.shown("versioned", "key");
-    let seen: Vec<String> = shown
         .iter()
         .map(|shown| {
-            format!(
-                "{} {} {}",
-                shown.caller,
-                shown.cause,
-                shown.current.as_deref().map_or_else(String::new, content)
-            )
+            let current = shown.current.as_deref().map_or_else(String::new, content);
+            format!("{} {} {current}", shown.caller, shown.cause)
         })
         .collect();
     assert_eq!(
@@ -51,38 +24,41 @@ async fn every_state_that_a_key_ever_showed_is_recorded_with_who_and_why() {
             "bob DeleteObject -"
         ]
     );
+    assert_eq!(fake.keys("versioned"), ["key", "other"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_state_is_as_it_was_then() {
+    let shown = many_states(&endpoint()).await;
     assert_eq!(
         shown[1].at.duration_since(shown[0].at).unwrap(),
         Duration::from_secs(10)
     );
-    let tags_at = |at: usize| {
-        shown[at]
-            .current
-            .as_ref()
-            .unwrap()
-            .object
-            .as_ref()
-            .unwrap()
-            .tags
-            .len()
+    let object = |at: usize| {
+        let current = shown[at].current.as_ref().unwrap();
+        current.object.as_ref().unwrap()
     };
-    assert_eq!(
-        (tags_at(1), tags_at(2)),
-        (0, 1),
-        "a state is as it was then"
+    assert_eq!((object(1).tags.len(), object(2).tags.len()), (0, 1));
+    assert_eq!(object(1).user("a"), Some("b"));
+}
+
+/// Has two users write, tag, hide and remove a key, and returns what it showed.
+async fn many_states(fake: &Fake) -> Vec<Shown> {
+    let key = "/versioned/key";
+    let tags = "<Tagging><TagSet><Tag><Key>a</Key><Value>1</Value></Tag></TagSet></Tagging>";
+    let first = send_as(fake, "ann", &format!("PUT {key}"), &[], "1").await;
+    let (tag, purge) = (
+        format!("PUT {key}?tagging"),
+        format!("DELETE {key}?versionId={}", first.version()),
     );
-    assert_eq!(
-        shown[1]
-            .current
-            .as_ref()
-            .unwrap()
-            .object
-            .as_ref()
-            .unwrap()
-            .user("a"),
-        Some("b")
-    );
-    assert_eq!(fake.keys("versioned"), ["key", "other"]);
+    pass(10).await;
+    let meta = [("x-amz-meta-a", "b")];
+    send_as(fake, "bob", &format!("PUT {key}"), &meta, "2").await;
+    send_as(fake, "ann", &tag, &[], tags).await;
+    send_as(fake, "bob", &format!("DELETE {key}"), &[], "").await;
+    send_as(fake, "bob", &purge, &[], "").await;
+    put(fake, "/versioned/other", "x").await;
+    fake.shown("versioned", "key")
 }
 
 #[tokio::test(start_paused = true)]
