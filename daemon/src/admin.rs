@@ -6,9 +6,11 @@ pub mod failures;
 pub mod status;
 
 use std::collections::VecDeque;
+use std::future;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use axum::Router;
@@ -253,7 +255,7 @@ impl Admin {
 /// Serves until `stop` is cancelled; requests that have arrived by then are answered.
 async fn serve(router: Router, listener: TcpListener, stop: CancellationToken) {
     let mut connections = JoinSet::new();
-    let mut oldest_first = VecDeque::<AbortHandle>::new();
+    let mut oldest_first = VecDeque::<(AbortHandle, Arc<AtomicBool>)>::new();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         let Ok((stream, _)) =
             accepted.inspect_err(|error| warn!(%error, "cannot take a connection"))
@@ -262,27 +264,46 @@ async fn serve(router: Router, listener: TcpListener, stop: CancellationToken) {
             continue;
         };
         while connections.try_join_next().is_some() {}
-        oldest_first.retain(|connection| !connection.is_finished());
-        if oldest_first.len() >= CONNECTIONS_MAX
-            && let Some(oldest) = oldest_first.pop_front()
-        {
-            oldest.abort();
-            connections.join_next().await;
+        oldest_first.retain(|(connection, _)| !connection.is_finished());
+        if oldest_first.len() >= CONNECTIONS_MAX {
+            // One whose request has come gets its answer, if there is another one to end.
+            let is_idle = |(_, has_request): &(_, Arc<AtomicBool>)| !has_request.load(Relaxed);
+            let idle = oldest_first.iter().position(is_idle).unwrap_or_default();
+            if let Some((ended, _)) = oldest_first.remove(idle) {
+                ended.abort();
+                connections.join_next().await;
+            }
         }
-        let answered = answer(stream, router.clone(), stop.clone());
-        oldest_first.push_back(connections.spawn(answered));
+        let has_request = Arc::<AtomicBool>::default();
+        let answered = answer(
+            stream,
+            router.clone(),
+            Arc::clone(&has_request),
+            stop.clone(),
+        );
+        oldest_first.push_back((connections.spawn(answered), has_request));
     }
     while connections.join_next().await.is_some() {}
 }
 
 /// Answers the one request of a connection. A client that breaks off, or takes too long, gets no
 /// answer and no log line.
-async fn answer(stream: TcpStream, router: Router, stop: CancellationToken) {
+async fn answer(
+    stream: TcpStream,
+    router: Router,
+    has_request: Arc<AtomicBool>,
+    stop: CancellationToken,
+) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
         .keep_alive(false);
+    let note_request = move |request: Request| {
+        has_request.store(true, Relaxed);
+        future::ready(request)
+    };
+    let router = router.layer(middleware::map_request(note_request));
     let service = TowerToHyperService::new(router);
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
     let answered = async {

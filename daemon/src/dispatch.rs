@@ -209,13 +209,9 @@ impl Dispatch {
         let cut_off = self.targets.values().flat_map(KeyQueue::with_writes);
         let cut_off: BTreeSet<u64> = cut_off.filter_map(|event| event.message).collect();
         self.halt.cancel();
-        let grace = async { while self.running.join_next().await.is_some() {} };
-        if tokio::time::timeout(Duration::from_secs(1), grace)
-            .await
-            .is_err()
-        {
+        if !self.end_within(Duration::from_secs(1)).await {
             self.running.abort_all();
-            while self.running.join_next().await.is_some() {}
+            self.end_within(Duration::from_secs(1)).await;
         }
         let mut left = self.in_flight.empty();
         while let Ok(ReceivedMessage { message, .. }) = self.deliveries.try_recv() {
@@ -228,15 +224,18 @@ impl Dispatch {
             );
         }
         for message in left {
-            let action = match cut_off.contains(&message.number) {
-                // Of a work queue the next worker waits, because it is a redelivery; it need not
-                // where nothing was sent.
-                true if message.group.is_none() => AckAction::ReturnAfter(LANDING),
-                true if message.lease.may_have_written() => AckAction::ReturnAfter(Duration::ZERO),
-                true => message.given_back(Duration::ZERO),
+            // Of a work queue the next worker waits by itself, if a write was sent.
+            let action = match cut_off.contains(&message.number) && message.group.is_none() {
+                true => AckAction::ReturnAfter(LANDING),
                 false => message.given_back(Duration::ZERO),
             };
             self.acknowledge(message, action).await;
         }
+    }
+
+    /// Says whether all that runs ends within so much time.
+    async fn end_within(&mut self, grace: Duration) -> bool {
+        let ended = async { while self.running.join_next().await.is_some() {} };
+        tokio::time::timeout(grace, ended).await.is_ok()
     }
 }

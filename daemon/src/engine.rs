@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use aws_sdk_s3::types::BucketVersioningStatus;
 use parking_lot::Mutex;
-use replicator_core::failure::Operation;
-use replicator_core::failure::{Failure, FailureKind, Reason};
+use replicator_core::failure::{Failure, FailureKind, Operation, Reason};
 use replicator_core::plan::SourceVersion;
 use replicator_core::rule::BucketRef;
 use tokio::time::Instant;

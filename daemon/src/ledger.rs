@@ -13,8 +13,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use replicator_core::failure::Operation;
-use replicator_core::failure::{Failure, FailureKind, Reason};
+use replicator_core::failure::{Failure, FailureKind, Operation, Reason};
 use replicator_core::object::Timestamp;
 use replicator_core::retry::{COMPLETE_TIMEOUT_MAX, LANDING};
 use rocksdb::{Direction, IteratorMode, ReadOptions, WriteBatch};

@@ -11,8 +11,7 @@ mod outcome;
 use std::collections::HashSet;
 use std::error::Error;
 
-use replicator_core::failure::Operation;
-use replicator_core::failure::{Failure, FailureKind, Reason};
+use replicator_core::failure::{Failure, FailureKind, Operation, Reason};
 use replicator_core::object::{Bucket, Key, VersionId};
 use replicator_core::plan::{self, Current, SourceVersion, Step, VersionRef};
 use replicator_core::rule::{Rule, UnmanagedObjects};

@@ -225,7 +225,7 @@ fn retry_summary(retried: &RetrySummary) -> String {
 /// Entries of one answer: some MiB, and more than a person reads.
 const LISTED_MAX: usize = 10_000;
 
-// The ledger is read once through before the answer: a minute is enough for some millions.
+// What is selected is read and written before the answer: a minute is enough for a million.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Answers `GET /failures`.

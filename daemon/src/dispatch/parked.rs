@@ -272,12 +272,21 @@ async fn send(engine: &Engine, candidates: Vec<RetryCandidate>) {
         let removed = run_blocking(|| {
             engine
                 .ledger
-                .remove_parked(&task.target, |parked| *parked == task)
+                .remove_parked(&task.target, |parked| is_same_work(parked, &task))
         });
         if let Err(failure) = removed {
             warn!(error = error_chain(&failure), "cannot write to the ledger");
         }
     }
+}
+
+/// Says whether nothing changed since it was read but when it is due.
+fn is_same_work(parked: &ParkedTask, read: &ParkedTask) -> bool {
+    let due = read.due;
+    ParkedTask {
+        due,
+        ..parked.clone()
+    } == *read
 }
 
 fn item(url: &str, task: &ParkedTask, now: Timestamp) -> WorkItem {

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use replicator_core::event::EventKind;
-use replicator_core::failure::Operation;
-use replicator_core::failure::{Action, Failure, FailureKind, Reason, error_chain};
+use replicator_core::failure::{Action, Failure, FailureKind, Operation, Reason, error_chain};
 use replicator_core::retry;
 use replicator_core::retry::LANDING;
 use tracing::{debug, warn};

@@ -49,7 +49,9 @@ impl Dispatch {
         tasks.retain(|task| !self.completed.has_done(&message.id, task));
         if tasks.is_empty() {
             debug!(message_id = message.id, "nothing to do");
-            self.engine.watchdog.record_progress();
+            if action == AckAction::Delete {
+                self.engine.watchdog.record_progress();
+            }
             return self.acknowledge(message, action).await;
         }
         self.take(message, action, tasks).await;

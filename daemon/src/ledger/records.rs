@@ -132,6 +132,7 @@ pub(crate) struct Upload {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) by_our_clock: bool,
     /// How large the version is.
+    #[serde(default)]
     pub(crate) size_bytes: u64,
 }
 

@@ -9,8 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
-use replicator_core::failure::Operation;
-use replicator_core::failure::{Failure, FailureKind};
+use replicator_core::failure::{Failure, FailureKind, Operation};
 use rocksdb::{DB, DBRecoveryMode, ErrorKind, Options, SliceTransform};
 use tokio::sync::watch;
 use tokio::time::Instant;

@@ -29,8 +29,10 @@ pub(crate) struct Limits {
     limiters: RwLock<HashMap<Scope, Limiters>>,
     /// Copies to be admitted, and to get a share of the memory then.
     copies: FairQueue,
-    /// What needs no memory: bodies that are only compared, and requests without a body.
-    others: FairQueue,
+    /// Bodies that are only compared, which needs no memory.
+    reads: FairQueue,
+    /// Requests without a body.
+    requests: FairQueue,
     /// A body that takes long to pass does not mean that the daemon hangs.
     watchdog: Arc<ProgressWatchdog>,
 }
@@ -47,6 +49,7 @@ enum Scope {
 
 #[derive(Debug, Clone)]
 struct Limiters {
+    limits: RateLimits,
     bandwidth: Option<Arc<Bandwidth>>,
     requests: Option<Arc<OrderedLimiter>>,
 }
@@ -64,24 +67,28 @@ impl Limits {
         Self {
             limiters: RwLock::default(),
             copies: FairQueue::default(),
-            others: FairQueue::default(),
+            reads: FairQueue::default(),
+            requests: FairQueue::default(),
             watchdog,
         }
     }
 
-    /// Takes over the limits of a new set of rules. The few requests that are first in a queue
-    /// still pass under the old ones.
+    /// Takes over the limits of a new set of rules; what was spent counts where they are the same.
+    /// The few requests that are first in a queue still pass under the old ones.
     pub(crate) fn replace<'a>(&self, rules: impl Iterator<Item = &'a Rule>) {
         let mut next = HashMap::new();
+        let mut limiters = self.limiters.write();
         for rule in rules {
             let limits = [rule.limits, rule.destination_limits];
             let both = Scope::of_rule(rule).into_iter().zip(limits);
             for (scope, limits) in both.filter(|(_, limits)| *limits != RateLimits::default()) {
+                let known = limiters.get(&scope).filter(|known| known.limits == limits);
+                let renewed = known.cloned().unwrap_or_else(|| Limiters::new(limits));
                 // What another rule says of the same destination holds for all.
-                next.entry(scope).or_insert_with(|| Limiters::new(limits));
+                next.entry(scope).or_insert(renewed);
             }
         }
-        *self.limiters.write() = next;
+        *limiters = next;
     }
 
     /// Returns how many bytes a rule may move in a second, if that is limited.
@@ -111,13 +118,13 @@ impl Limits {
     /// Waits until this many bytes may be read of which no copy is made. The caller may hold
     /// memory, and so waits for no task that waits for some.
     pub(crate) async fn acquire_bytes(&self, flow: Flow<'_>, bytes: u64) {
-        let _turn = self.others.turn(flow).await;
+        let _turn = self.reads.turn(flow).await;
         self.pass_bytes(flow.rule, bytes).await;
     }
 
     /// Waits until a request may be sent that needs no memory.
     pub(crate) async fn request(&self, flow: Flow<'_>) {
-        let _turn = self.others.turn(flow).await;
+        let _turn = self.requests.turn(flow).await;
         self.acquire_request(flow.rule).await;
     }
 
@@ -190,6 +197,7 @@ impl Limiters {
             .requests_per_second
             .map(|limit| OrderedLimiter::new(limit, limit));
         Self {
+            limits,
             bandwidth: bandwidth.map(Arc::new),
             requests: requests.map(Arc::new),
         }

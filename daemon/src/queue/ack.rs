@@ -17,7 +17,7 @@ use crate::failpoint::Step;
 use crate::metrics::MessageOutcome;
 use crate::queue::message::{AckAction, AckRequest, Message};
 use crate::s3::accounts::error::{error_words, is_never_taken};
-use crate::sqs::work_queues::QueueAccess;
+use crate::sqs::work_queues::{QueueAccess, WorkItem};
 
 /// Deletes, parks and releases messages in batches.
 #[derive(Debug)]
@@ -62,14 +62,15 @@ impl Ack {
         }
     }
 
-    async fn finish_round(&self, round: Vec<AckRequest>) {
+    async fn finish_round(&self, mut round: Vec<AckRequest>) {
+        self.forward(&mut round).await;
         let mut delete: BTreeMap<String, Vec<Message>> = BTreeMap::new();
         let mut release: BTreeMap<String, Vec<(Message, Duration)>> = BTreeMap::new();
         // Beside each other: a queue that hangs holds up one round, not each message in turn.
         let sent = round
             .into_iter()
             .map(|AckRequest { message, action }| async {
-                let back_after = self.send_elsewhere(&message, action).await;
+                let back_after = self.send_to_dead_letter_queue(&message, action).await;
                 (message, back_after)
             });
         for (message, back_after) in futures::future::join_all(sent).await {
@@ -120,17 +121,40 @@ impl Ack {
         futures::future::join_all(releases).await;
     }
 
-    /// Sends what is to be kept to the dead-letter queue or to work queues; returns a delay when
-    /// the message is to be delivered again.
-    async fn send_elsewhere(&self, message: &Message, action: AckAction) -> Option<Duration> {
+    /// Sends what goes to work queues, of the whole round together, because each request costs. What
+    /// a queue does not take is to be delivered again.
+    async fn forward(&self, round: &mut [AckRequest]) {
+        let forwarded = |request: &AckRequest| match &request.action {
+            AckAction::Forward(items) => items.clone(),
+            AckAction::Delete | AckAction::ReturnAfter(_) | AckAction::DeadLetter(_) => Vec::new(),
+        };
+        let items: Vec<WorkItem> = round.iter().flat_map(forwarded).collect();
+        if items.is_empty() {
+            return;
+        }
+        let mut sent = self.engine.work_queues.send_all(&items).await.into_iter();
+        for AckRequest { message, action } in round {
+            let AckAction::Forward(items) = action else {
+                continue;
+            };
+            let taken = sent.by_ref().take(items.len()).filter(|sent| *sent).count();
+            *action = match taken == items.len() {
+                true => AckAction::Delete,
+                false => AckAction::ReturnAfter(message.redelivery_delay(retry::delay_ceiling(1))),
+            };
+        }
+    }
+
+    /// Sends what is to be kept to the dead-letter queue; returns a delay when the message is to be
+    /// delivered again.
+    async fn send_to_dead_letter_queue(
+        &self,
+        message: &Message,
+        action: AckAction,
+    ) -> Option<Duration> {
         let reason = match action {
-            AckAction::Delete => return None,
+            AckAction::Delete | AckAction::Forward(_) => return None,
             AckAction::ReturnAfter(delay) => return Some(delay),
-            AckAction::Forward(items) => {
-                let sent = self.engine.work_queues.send_all(&items).await;
-                let delay = message.redelivery_delay(retry::delay_ceiling(1));
-                return sent.contains(&false).then_some(delay);
-            }
             AckAction::DeadLetter(reason) => reason,
         };
         let name = message.queue.queue.name();

@@ -173,12 +173,13 @@ impl Message {
         })
     }
 
-    /// Says what becomes of it when its work was not begun, or ended without anything on its way: a
-    /// work queue gets it anew, because a redelivery would be taken for a crash; others show it
+    /// Says what becomes of it when its work was not begun, or ended without a write: a work queue
+    /// gets it anew, because a redelivery would be taken for a crash; others show it
     /// again after a while. One that was delivered before may follow a crash, and says so to the
     /// next worker too.
     pub(crate) fn given_back(&self, after: Duration) -> AckAction {
-        let anew = self.afresh().filter(|_| !self.is_redelivered());
+        let may_follow_write = self.is_redelivered() || self.lease.may_have_written();
+        let anew = self.afresh().filter(|_| !may_follow_write);
         anew.map_or(AckAction::ReturnAfter(after), |item| {
             AckAction::Forward(vec![item])
         })

@@ -9,8 +9,7 @@ pub(super) mod uploads;
 
 use std::sync::Arc;
 
-use replicator_core::failure::Operation;
-use replicator_core::failure::{Action, Failure, Reason};
+use replicator_core::failure::{Action, Failure, Operation, Reason};
 use replicator_core::object::ETag;
 use replicator_core::plan::{Current, Precondition, SourceVersion};
 use replicator_core::rule::{History, Rule};

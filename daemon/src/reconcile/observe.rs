@@ -9,8 +9,7 @@ pub(super) mod listing;
 
 use aws_smithy_types::body::SdkBody;
 use replicator_core::event::EventKind;
-use replicator_core::failure::Operation;
-use replicator_core::failure::{Failure, FailureKind, Reason};
+use replicator_core::failure::{Failure, FailureKind, Operation, Reason};
 use replicator_core::object::{Timestamp, VersionId};
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::retry::READING_AGE_MAX;

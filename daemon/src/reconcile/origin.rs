@@ -4,8 +4,7 @@
 
 use std::sync::Arc;
 
-use replicator_core::failure::Operation;
-use replicator_core::failure::{Failure, FailureKind, Reason};
+use replicator_core::failure::{Failure, FailureKind, Operation, Reason};
 use replicator_core::object::VersionId;
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::rule::{Replicas, Rule};

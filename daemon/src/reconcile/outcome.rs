@@ -2,8 +2,7 @@
 //! when a version is settled: the ledger's record, the metrics, one line in the log.
 
 use replicator_core::event::EventKind;
-use replicator_core::failure::Operation;
-use replicator_core::failure::{Failure, Reason};
+use replicator_core::failure::{Failure, Operation, Reason};
 use replicator_core::object::{Timestamp, VersionId};
 use replicator_core::plan::{DestinationState, SourceVersion, VersionKind, VersionRef};
 use replicator_core::rule::{History, Rule};

@@ -7,8 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_sqs::types::ChangeMessageVisibilityBatchRequestEntry;
-use replicator_core::failure::Operation;
-use replicator_core::failure::{Failure, FailureKind};
+use replicator_core::failure::{Failure, FailureKind, Operation};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;

@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 
 use replicator_core::circuit::{Circuit, Subject, Suspects};
 use replicator_core::concurrency_limit::{ConcurrencyLimit, Epoch};
-use replicator_core::failure::Operation;
-use replicator_core::failure::{Dependency, Failure, FailureKind};
+use replicator_core::failure::{Dependency, Failure, FailureKind, Operation};
 use replicator_core::rule::BucketRef;
 use serde::{Deserialize, Serialize};
 

@@ -2,8 +2,7 @@
 
 use std::sync::LazyLock;
 
-use replicator_core::failure::Operation;
-use replicator_core::failure::{FailureKind, Reason};
+use replicator_core::failure::{FailureKind, Operation, Reason};
 use replicator_core::object::Bucket;
 
 use super::limiter::DependencyFailure;

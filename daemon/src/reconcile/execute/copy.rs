@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use aws_smithy_types::body::SdkBody;
 use http::HeaderValue;
-use replicator_core::failure::Operation;
-use replicator_core::failure::{Failure, FailureKind, Reason};
+use replicator_core::failure::{Failure, FailureKind, Operation, Reason};
 use replicator_core::object::ETag;
 use replicator_core::parts::Part;
 use replicator_core::plan::{Precondition, SourceVersion};

@@ -2,8 +2,7 @@
 //! destination, so that a restart goes on where it stopped.
 
 use aws_sdk_s3::types::{ChecksumType, CompletedMultipartUpload, CompletedPart};
-use replicator_core::failure::Operation;
-use replicator_core::failure::{Dependency, Failure, FailureKind, Reason, error_chain};
+use replicator_core::failure::{Dependency, Failure, FailureKind, Operation, Reason, error_chain};
 use replicator_core::object::ETag;
 use replicator_core::parts::{Layout, Part};
 use replicator_core::retry::complete_timeout;
@@ -133,6 +132,7 @@ async fn begin(
             && upload.part_bytes == layout.part_bytes()
             && upload.headers_digest == headers_digest;
         if is_same {
+            lease::confirm_held().await?;
             return Ok((upload, done));
         }
         abandon_upload(copy.cx, copy.snapshot).await?;

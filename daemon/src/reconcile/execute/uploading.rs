@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
-use replicator_core::failure::Operation;
-use replicator_core::failure::{Failure, FailureKind};
+use replicator_core::failure::{Failure, FailureKind, Operation};
 use replicator_core::object::ETag;
 use replicator_core::parts::Part;
 use replicator_core::retry::body_timeout;

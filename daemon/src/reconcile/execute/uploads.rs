@@ -8,8 +8,7 @@
 use std::time::Duration;
 
 use aws_sdk_s3::types::MultipartUpload;
-use replicator_core::failure::Operation;
-use replicator_core::failure::{Failure, FailureKind, error_chain};
+use replicator_core::failure::{Failure, FailureKind, Operation, error_chain};
 use replicator_core::object::Timestamp;
 use replicator_core::plan::VersionRef;
 use replicator_core::retry::{COMPLETE_TIMEOUT_MAX, LANDING, complete_timeout};

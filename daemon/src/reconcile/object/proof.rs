@@ -15,8 +15,7 @@
 //! ETag of AWS; other bytes than were sent are a refusal that names the version.
 
 use aws_sdk_s3::operation::complete_multipart_upload::CompleteMultipartUploadOutput;
-use replicator_core::failure::Operation;
-use replicator_core::failure::{Failure, FailureKind, Reason, error_chain};
+use replicator_core::failure::{Failure, FailureKind, Operation, Reason, error_chain};
 use replicator_core::object::{ETag, VersionId};
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::retry;

@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 
 use aws_sdk_s3::types::{Tag, Tagging};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use replicator_core::failure::Operation;
-use replicator_core::failure::{Failure, FailureKind, Reason};
+use replicator_core::failure::{Failure, FailureKind, Operation, Reason};
 use replicator_core::object::VersionId;
 use replicator_core::plan;
 use replicator_core::retry::body_timeout;

@@ -1,8 +1,7 @@
 //! One version of an object, read by its id: whatever is written meanwhile, it is this one.
 
 use aws_smithy_types::body::SdkBody;
-use replicator_core::failure::Operation;
-use replicator_core::failure::{Failure, FailureKind, Reason, ResponseInfo};
+use replicator_core::failure::{Failure, FailureKind, Operation, Reason, ResponseInfo};
 use replicator_core::object::{Bucket, Key};
 use replicator_core::parts::{self, Layout, Part};
 use replicator_core::plan::SourceVersion;

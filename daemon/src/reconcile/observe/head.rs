@@ -2,8 +2,7 @@
 //! tell; and which source version an entry is the replica of: by the ledger, or else by its stamp,
 //! if the source confirms that.
 
-use replicator_core::failure::Operation;
-use replicator_core::failure::{Failure, FailureKind, Reason};
+use replicator_core::failure::{Failure, FailureKind, Operation, Reason};
 use replicator_core::object::{ETag, Timestamp};
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::stamp::{self, NAME, Stamp};

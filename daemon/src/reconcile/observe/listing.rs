@@ -7,8 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use futures::FutureExt;
-use replicator_core::failure::Operation;
-use replicator_core::failure::{Dependency, Failure, FailureKind, Reason};
+use replicator_core::failure::{Dependency, Failure, FailureKind, Operation, Reason};
 use replicator_core::object::{Bucket, Key, Timestamp};
 use replicator_core::plan::{SourceVersion, VersionKind};
 use replicator_core::retry;

@@ -11,9 +11,8 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use replicator_core::failure::Operation;
 use replicator_core::failure::{
-    Dependency, Failure, FailureKind, Reason, ResponseInfo, error_chain,
+    Dependency, Failure, FailureKind, Operation, Reason, ResponseInfo, error_chain,
 };
 
 use crate::s3::client::{TruncatedAnswer, is_unsent};

@@ -12,8 +12,7 @@ use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use replicator_core::failure::Operation;
-use replicator_core::failure::{Failure, FailureKind};
+use replicator_core::failure::{Failure, FailureKind, Operation};
 use replicator_core::parts::Part;
 use tokio::time::Instant;
 

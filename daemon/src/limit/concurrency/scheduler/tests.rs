@@ -5,8 +5,7 @@ mod shares;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use replicator_core::failure::Operation;
-use replicator_core::failure::{Failure, FailureKind};
+use replicator_core::failure::{Failure, FailureKind, Operation};
 
 use super::super::limiter::Answered;
 use super::super::tests::{SILENCE, keyed, place, route, trouble};

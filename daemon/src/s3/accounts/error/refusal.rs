@@ -4,8 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use replicator_core::failure::Operation;
-use replicator_core::failure::{FailureKind, Reason};
+use replicator_core::failure::{FailureKind, Operation, Reason};
 
 use crate::s3::accounts::error::Side;
 use crate::s3::xml::{self, NotXml};
