@@ -18,7 +18,7 @@ use tracing::{error, info};
 
 use super::directory::{Directory, Mark, OpenError};
 use super::records::{self, RecordError};
-use crate::metrics::labels;
+use crate::metrics::LedgerTrouble;
 
 /// The ledger's database, which may be closed while its disk fails.
 #[derive(Debug)]
@@ -33,18 +33,6 @@ pub(super) struct Store {
 pub(super) struct OpenDb {
     pub(super) db: DB,
     mark: Mark,
-}
-
-labels! {
-    /// What went wrong with the ledger.
-    pub(crate) enum LedgerTrouble {
-        /// A record could not be written, or not be made durable.
-        Write = "write",
-        /// A record could not be read.
-        Read = "read",
-        /// What was read is not what was written.
-        Damage = "damage",
-    }
 }
 
 /// Whether the ledger's disk fails at present, whether records are damaged, and how often either
