@@ -1,7 +1,7 @@
-//! The requests that come with every object, sent without the SDK's machinery: GET, HEAD, PUT and
-//! UploadPart. Most of a small object's cost is the client's, and most of that was the SDK's
-//! (docs/performance.md). CreateMultipartUpload too, whose headers need not be UTF-8, as the SDK's
-//! have to be; everything rarer goes through the SDK.
+//! The requests that come with every object, sent without the SDK's machinery: GET, HEAD, PUT,
+//! UploadPart, lists of versions and reads of tags. Most of a small object's cost is the client's,
+//! and most of that was the SDK's (docs/performance.md). CreateMultipartUpload too, whose headers
+//! need not be UTF-8, as the SDK's have to be; everything rarer goes through the SDK.
 //!
 //! Requests equal those of the SDK, down to the signature (`tests` compares them), and go to the
 //! endpoint that the SDK's own resolver returns.
