@@ -46,7 +46,7 @@ pub(crate) struct LedgerHealth {
     counts: [AtomicU64; LedgerTrouble::ALL.len()],
 }
 
-/// What to do about damage; the command is in the README.
+/// What to do about damage; docs/operations.md says more of the command.
 pub(super) const REMEDY: &str = "stop the daemon, then `s3-replicator ledger repair` keeps what can be read and the rest is read back";
 
 /// Why a read has no answer.
