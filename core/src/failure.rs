@@ -289,7 +289,8 @@ pub enum Reason {
     RequestRefused,
     /// The answer cannot be read, so what came of the request is not known.
     AnswerUnreadable,
-    /// Every attempt of an hour, or of ten deliveries, failed for the key's own sake.
+    /// Attempts failed for the key's own sake for an hour, or until a message of a work queue was
+    /// received twenty times.
     RetriesExhausted,
     /// The stamp has no room beside the user's own metadata.
     StampTooLarge,

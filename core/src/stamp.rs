@@ -26,7 +26,7 @@ pub struct Stamp {
     /// The key of the original.
     pub place: OriginKey,
     /// The version of the original. A compact stamp names it by a digest, in place of the version
-    /// id ([`names`]).
+    /// id ([`names_version`]).
     pub version: VersionRef,
     /// The sequencer of the event, where it has one.
     pub sequencer: Option<Sequencer>,

@@ -28,7 +28,6 @@ use records::{
 use store::{LedgerHealth, ReadError, Store};
 
 pub(crate) use directory::OpenError;
-pub(crate) use store::LedgerTrouble;
 
 /// Handle on the ledger; clones share it.
 #[derive(Debug, Clone)]

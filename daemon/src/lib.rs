@@ -7,14 +7,16 @@
 //! - `dispatch`: one task per target key, from its messages to its result
 //! - `queue`: messages: received, routed to work queues, deleted, returned or dead-lettered
 //! - `reconcile`: brings one target key up to date: `observe`, `execute`, and one `object`
-//! - `engine`: what tasks share; `task`: the unit of work, and the rules in force; `parking`: when a
-//!   key is parked and tried again; `other_daemons`: the wait after an unclean stop, and a second
-//!   daemon where only one may be
-//! - `sqs`: visibility timeouts, sends to FIFO queues
-//! - `limit`: task slots, rates and memory; reads that several tasks share
+//! - `engine`: what tasks share
+//! - `parking`: when a key is parked and tried again
+//! - `task`: the unit of work, and the rules in force
+//! - `limit`: task slots, rates and memory; reads and lists that several tasks share
+//! - `sqs`: visibility timeouts, sends to FIFO queues; `other_daemons`: the wait after an unclean
+//!   stop, and a second daemon where only one may be; `health`: whether there is progress
 //! - `ledger`: what is replicated, uploaded and parked, in RocksDB
-//! - `s3`: clients and requests of each account, errors, checksums, XML
-//! - `health`, `metrics`, `process`, `failpoint`, `clock`: services of all of them
+//! - `s3`: clients and requests of each account, errors, checksums, XML; `process`: signals,
+//!   blocking work, panics
+//! - `metrics`, `failpoint`, `clock`: services of all of them
 
 pub mod admin;
 pub mod clock;

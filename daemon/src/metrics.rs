@@ -10,8 +10,6 @@ use prometheus::{
 use replicator_core::failure::Reason;
 use serde::{Deserialize, Serialize};
 
-use crate::ledger::LedgerTrouble;
-
 /// Declares an enum whose variants are the values of a label.
 macro_rules! labels {
     ($(#[$meta:meta])* $visibility:vis enum $name:ident {
@@ -36,7 +34,6 @@ macro_rules! labels {
         }
     };
 }
-pub(crate) use labels;
 
 labels! {
     /// What was done, or would have been.
@@ -81,6 +78,18 @@ labels! {
         AnswerSilent = "answer_silent",
         /// The destination's answer has an ETag that is not the MD5 of what was sent.
         AnswerDiffers = "answer_differs",
+    }
+}
+
+labels! {
+    /// What went wrong with the ledger.
+    pub(crate) enum LedgerTrouble {
+        /// A record could not be written, or not be made durable.
+        Write = "write",
+        /// A record could not be read.
+        Read = "read",
+        /// What was read is not what was written.
+        Damage = "damage",
     }
 }
 

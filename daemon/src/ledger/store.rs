@@ -17,7 +17,7 @@ use tracing::{error, info};
 
 use super::directory::{Directory, Mark, OpenError};
 use super::records::{self, RecordError};
-use crate::metrics::labels;
+use crate::metrics::LedgerTrouble;
 
 /// The ledger's database, which may be closed while its disk fails.
 #[derive(Debug)]
@@ -34,18 +34,6 @@ pub(super) struct OpenDb {
     mark: Mark,
 }
 
-labels! {
-    /// What went wrong with the ledger.
-    pub(crate) enum LedgerTrouble {
-        /// A record could not be written, or not be made durable.
-        Write = "write",
-        /// A record could not be read.
-        Read = "read",
-        /// What was read is not what was written.
-        Damage = "damage",
-    }
-}
-
 /// Whether the ledger's disk fails at present, whether records are damaged, and how often either
 /// was seen.
 #[derive(Debug, Default)]
@@ -57,7 +45,7 @@ pub(crate) struct LedgerHealth {
     counts: [AtomicU64; LedgerTrouble::ALL.len()],
 }
 
-/// What to do about damage; the command is in the README.
+/// What to do about damage; docs/operations.md says more of the command.
 pub(super) const REMEDY: &str = "stop the daemon, then `s3-replicator ledger repair` keeps what can be read and the rest is read back";
 
 /// Why a read has no answer.

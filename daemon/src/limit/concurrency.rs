@@ -19,6 +19,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
+use crate::s3::client::{AnswerObserver, observed};
 use limiter::{Answered, Change, described};
 pub(crate) use limiter::{DegradedDependency, Feedback};
 use scheduler::{Placement, Scheduler, Slot};
@@ -75,29 +76,21 @@ struct Admitted {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Unavailable(pub(crate) Duration);
 
-tokio::task_local! {
-    /// The admission under which this task works.
-    static ADMITTED: Arc<Admitted>;
-}
+impl AnswerObserver for Admitted {
+    fn record_answer(&self, dependency: Dependency) {
+        self.answered.record(dependency);
+    }
 
-/// Records that a dependency answered a request of the task.
-pub(crate) fn record_answer(dependency: Dependency) {
-    let _outside_of_a_task = ADMITTED.try_with(|admitted| admitted.answered.record(dependency));
-}
-
-/// Records that a request of the task was throttled. The request may be sent again and the task end
-/// well; the dependency's limit shrinks now. Outside of a task nothing is limited.
-pub(crate) fn record_throttled(dependency: Dependency) {
-    let _outside_of_a_task = ADMITTED.try_with(|admitted| {
-        let Admitted { route, slot, .. } = &**admitted;
-        let concurrency = &admitted.concurrency;
-        let change = concurrency
-            .state
-            .lock()
-            .scheduler
-            .record_throttled(route, *slot, dependency);
-        concurrency.announce(change, route, Feedback::Throttled(dependency));
-    });
+    /// The dependency's limit shrinks now.
+    fn record_throttled(&self, dependency: Dependency) {
+        let change = self.concurrency.state.lock().scheduler.record_throttled(
+            &self.route,
+            self.slot,
+            dependency,
+        );
+        let feedback = Feedback::Throttled(dependency);
+        self.concurrency.announce(change, &self.route, feedback);
+    }
 }
 
 impl ConcurrencyControl {
@@ -282,7 +275,8 @@ impl Drop for Waiting {
 impl TaskPermit {
     /// Does some work under this permit.
     pub(crate) async fn scope<T>(&self, work: impl Future<Output = T>) -> T {
-        ADMITTED.scope(Arc::clone(&self.admitted), work).await
+        let observer: Arc<Admitted> = Arc::clone(&self.admitted);
+        observed(observer, work).await
     }
 
     /// Returns what a failure of this attempt says about the dependencies.

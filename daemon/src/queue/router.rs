@@ -80,7 +80,7 @@ impl SendRound {
 }
 
 impl Router {
-    /// Routes until the intakes have ended and all that they received is on its way. Rounds are
+    /// Routes until the receivers have ended and all that they received is on its way. Rounds are
     /// sent beside each other, and each event goes when its own work is sent or refused: a work
     /// queue that takes nothing holds up no other, as long as the events queue, where its events
     /// wait, gives out messages (SQS: until 120,000 are in flight there).

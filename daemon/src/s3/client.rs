@@ -1,7 +1,7 @@
-//! The requests that come with every object, sent without the SDK's machinery: GET, HEAD, PUT and
-//! UploadPart. Most of a small object's cost is the client's, and most of that was the SDK's
-//! (docs/performance.md). CreateMultipartUpload too, whose headers need not be UTF-8, as the SDK's
-//! have to be; everything rarer goes through the SDK.
+//! The requests that come with every object, sent without the SDK's machinery: GET, HEAD, PUT,
+//! UploadPart, lists of versions and reads of tags. Most of a small object's cost is the client's,
+//! and most of that was the SDK's (docs/performance.md). CreateMultipartUpload too, whose headers
+//! need not be UTF-8, as the SDK's have to be; everything rarer goes through the SDK.
 //!
 //! Requests equal those of the SDK, down to the signature (`tests` compares them), and go to the
 //! endpoint that the SDK's own resolver returns.
@@ -28,12 +28,11 @@ use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_types::Document;
 use http::{HeaderValue, Uri};
 use replicator_config::{Account, Service};
-use replicator_core::failure::{Failure, FailureKind, Reason};
+use replicator_core::failure::{Dependency, Failure, FailureKind, Reason};
 use replicator_core::object::Bucket;
 use replicator_core::retry;
 use tokio::time::Instant;
 
-use crate::limit::concurrency;
 use crate::metrics::Metrics;
 use crate::s3::accounts::error::{self, ErrorBody};
 
@@ -44,6 +43,33 @@ pub(crate) use connector::{Bounds, NoTls, TruncatedAnswer, connect, is_unsent};
 pub(crate) use request::{CHECKSUM_MODE, PageRequest, S3Request};
 pub(crate) use response::{ResponseHead, S3Error, S3Response, USER};
 pub(crate) use signer::{Keeper, Signer};
+
+/// What is told of the answers to a task's requests.
+pub(crate) trait AnswerObserver: Send + Sync {
+    /// Records that a dependency answered a request of the task.
+    fn record_answer(&self, dependency: Dependency);
+
+    /// Records that a request of the task was throttled. The request may be sent again and the task
+    /// end well.
+    fn record_throttled(&self, dependency: Dependency);
+}
+
+tokio::task_local! {
+    /// The observer of this task's requests; outside of a task there is none.
+    static OBSERVER: Arc<dyn AnswerObserver>;
+}
+
+/// Does some work, and tells an observer of the answers to its requests.
+pub(crate) async fn observed<T>(
+    observer: Arc<dyn AnswerObserver>,
+    work: impl Future<Output = T>,
+) -> T {
+    OBSERVER.scope(observer, work).await
+}
+
+fn observe(tell: impl FnOnce(&dyn AnswerObserver)) {
+    let _outside_of_a_task = OBSERVER.try_with(|observer| tell(observer.as_ref()));
+}
 
 /// One account's way to S3.
 #[derive(Debug)]
@@ -80,7 +106,7 @@ impl S3Http {
             };
             let is_throttled = refusal.failure.kind == FailureKind::Throttled;
             if let Some(dependency) = refusal.failure.dependency.filter(|_| is_throttled) {
-                concurrency::record_throttled(dependency);
+                observe(|observer| observer.record_throttled(dependency));
             }
             let is_trouble = matches!(
                 refusal.failure.kind,
@@ -159,7 +185,7 @@ impl S3Http {
             Err(refusal) => (refusal.status().unwrap_or(0), refusal.failure.is_answer()),
         };
         if is_answer {
-            concurrency::record_answer(call.side.asked_dependency());
+            observe(|observer| observer.record_answer(call.side.asked_dependency()));
         }
         self.metrics
             .request("s3", call.operation.as_str(), &self.account, status);
