@@ -4,7 +4,6 @@
 
 use std::error::Error;
 use std::fmt::{self, Write};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use strum::{EnumString, IntoStaticStr, VariantArray};
@@ -134,9 +133,6 @@ pub enum FailureKind {
     /// Another client is writing at this moment (409).
     #[error("met another write")]
     ConcurrentWrite,
-    /// An upload may yet appear at the key, for this long: nothing is written beside it.
-    #[error("waits {0:?} for a write that may still take effect")]
-    MustWait(Duration),
     /// A write that may or may not have landed, or may yet land.
     #[error("got no answer")]
     OutcomeUnknown,
@@ -179,8 +175,6 @@ pub enum FailureKind {
 pub enum Action {
     /// Read again and plan again.
     Replan,
-    /// Wait this long, then read and plan again: nothing went wrong.
-    Wait(Duration),
     /// Wait until the write can no longer land, then read and plan again.
     WaitThenReplan,
     /// Try again, later each time.
@@ -409,7 +403,6 @@ impl Failure {
                 Action::Park(Reason::SrcNotImplemented)
             }
             FailureKind::NotImplemented => Action::Park(Reason::DstNotImplemented),
-            FailureKind::MustWait(wait) => Action::Wait(wait),
             FailureKind::OutcomeUnknown => Action::WaitThenReplan,
             FailureKind::Transient | FailureKind::Unauthenticated | FailureKind::LeaseUnsure => {
                 Action::Retry

@@ -175,14 +175,17 @@ impl Ledger {
     /// when the damage is seen.
     fn wait_for_damaged_upload(&self, target: &TargetKey) -> Result<(), Failure> {
         let mut damaged = self.lock_damaged_uploads();
-        let must_wait = |left| Failure::new(FailureKind::MustWait(left), Operation::AccessLedger);
+        let unknown = || {
+            let words = "the record of an upload is damaged, and the upload may appear yet";
+            Failure::with_source(FailureKind::OutcomeUnknown, Operation::AccessLedger, words)
+        };
         if damaged.len() >= DAMAGED_UPLOADS_MAX && !damaged.contains_key(target) {
-            return Err(must_wait(APPEARS_WITHIN));
+            return Err(unknown());
         }
         let since = *damaged.entry(target.clone()).or_insert_with(Instant::now);
         match APPEARS_WITHIN.saturating_sub(since.elapsed()) {
             Duration::ZERO => Ok(()),
-            left => Err(must_wait(left)),
+            _left => Err(unknown()),
         }
     }
 

@@ -10,6 +10,7 @@ mod outcome;
 
 use std::collections::HashSet;
 use std::error::Error;
+use std::time::Duration;
 
 use replicator_core::failure::{Failure, FailureKind, Operation, Reason};
 use replicator_core::object::{Bucket, Key, VersionId};
@@ -30,6 +31,16 @@ use execute::delete;
 use execute::uploads::{self, UnconfirmedUpload};
 use observe::Observation;
 
+/// What an attempt came to.
+#[derive(Debug)]
+pub(crate) enum Attempted {
+    /// The key is up to date.
+    UpToDate(Report),
+    /// An upload may yet appear at the key, and nothing is written beside it: so long until it is
+    /// to be read again.
+    Wait(Duration),
+}
+
 /// Brings a key up to date. A failure leaves everything as safe as it was; calling again goes on
 /// from what is there.
 pub(crate) async fn bring_up_to_date(
@@ -37,7 +48,7 @@ pub(crate) async fn bring_up_to_date(
     task: &Task,
     reader: &Subscriber,
     state: &mut AttemptState,
-) -> Result<Report, Failure> {
+) -> Result<Attempted, Failure> {
     let cx = Context {
         engine,
         task,
@@ -46,10 +57,11 @@ pub(crate) async fn bring_up_to_date(
     };
     if !state.has_begun {
         if let Some(report) = outcome::answered_by_ledger(cx)? {
-            return Ok(report);
+            return Ok(Attempted::UpToDate(report));
         }
-        if task.takes_over.is_some() || engine.predecessor.may_complete_uploads() {
-            uploads::end_predecessors(cx, state).await?;
+        let may_appear = task.takes_over.is_some() || engine.predecessor.may_complete_uploads();
+        if may_appear && let Some(wait) = uploads::end_predecessors(cx, state).await? {
+            return Ok(Attempted::Wait(wait));
         }
     }
     state.has_begun = true;
@@ -62,9 +74,13 @@ pub(crate) async fn bring_up_to_date(
     loop {
         delete::explain_marker(&mut run).await?;
         let reported = run.reported.len();
-        let is_through = run.catch_up(state).await? == Progress::Done;
-        if is_through {
-            run.check_unconfirmed(None)?;
+        let is_through = match run.catch_up(state).await? {
+            Progress::Wait(wait) => return Ok(Attempted::Wait(wait)),
+            Progress::Done => true,
+            Progress::Reread => false,
+        };
+        if let Some(unconfirmed) = run.unconfirmed.as_ref().filter(|_| is_through) {
+            return Ok(Attempted::Wait(unconfirmed.wait()));
         }
         if is_through && !delete::apply_version_deletes(&mut run).await? {
             break;
@@ -84,11 +100,11 @@ pub(crate) async fn bring_up_to_date(
         .ledger
         .remove_parked(&task.target, |parked| outcome::is_done(&run, parked))?;
     delete::check_quota(&run)?;
-    Ok(Report {
+    Ok(Attempted::UpToDate(Report {
         outcomes,
         written: run.written,
         bytes: run.bytes,
-    })
+    }))
 }
 
 // To find what is settled costs as much as to plan, so it is done once for so many steps.
@@ -98,11 +114,12 @@ const SETTLED_EVERY: u64 = 64;
 // time gives its place to other keys after this many, and a mistake in here cannot spin forever.
 const PASSES_MAX: usize = 20;
 
-/// Whether the planner is through, or must read again before it goes on.
+/// Whether the planner is through, must read again before it goes on, or must wait before that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
     Done,
     Reread,
+    Wait(Duration),
 }
 
 /// A task, the services that it shares with others, and the clients of both sides.
@@ -209,12 +226,10 @@ impl<'a> Reconciler<'a> {
         Ok(())
     }
 
-    /// Allows no write beside an upload that may appear yet (protocol rule 5).
-    fn check_unconfirmed(&self, version: Option<&VersionRef>) -> Result<(), Failure> {
-        match &self.unconfirmed {
-            Some(upload) => upload.allows(version),
-            None => Ok(()),
-        }
+    /// Returns how long a write has to wait for an upload that may appear yet (protocol rule 5).
+    fn wait_before(&self, version: &VersionRef) -> Option<Duration> {
+        let upload = self.unconfirmed.as_ref()?;
+        (!upload.is_of(version)).then(|| upload.wait())
     }
 
     /// Reads everything once more and keeps what was done.
@@ -243,7 +258,9 @@ impl<'a> Reconciler<'a> {
         let mode = self.cx.rule().history;
         let (mut rest, before) = (history, self.steps);
         while let Some(step) = plan::next(rest, &self.observed.destination.known, mode) {
-            self.check_unconfirmed(Some(step.version()))?;
+            if let Some(wait) = self.wait_before(step.version()) {
+                return Ok(Progress::Wait(wait));
+            }
             self.steps += 1;
             if self.steps.is_multiple_of(SETTLED_EVERY) {
                 rest = rest
@@ -251,8 +268,9 @@ impl<'a> Reconciler<'a> {
                     .unwrap_or(rest);
             }
             let is_first = self.steps == before + 1;
-            if self.step(step, is_first, state).await? == Progress::Reread {
-                return Ok(Progress::Reread);
+            match self.step(step, is_first, state).await? {
+                Progress::Done => {}
+                unfinished @ (Progress::Reread | Progress::Wait(_)) => return Ok(unfinished),
             }
         }
         Ok(Progress::Done)

@@ -18,7 +18,7 @@ use crate::limit::single_flight::Subscriber;
 use crate::metrics::Outcome;
 use crate::parking;
 use crate::process::contain_task;
-use crate::reconcile::{AttemptState, bring_up_to_date, is_bulk};
+use crate::reconcile::{AttemptState, Attempted, bring_up_to_date, is_bulk};
 use crate::sqs::lease;
 use crate::task::{PendingEvent, Report, Task};
 
@@ -95,9 +95,15 @@ async fn attempt(engine: &Engine, task: &Task) -> TaskResult {
             Err(Unavailable(wait)) => return turned_away(engine, task, wait),
         };
         let failed = match try_once((engine, task, &reader), &mut state, permit).await {
-            Ok(report) => {
+            Ok(Attempted::UpToDate(report)) => {
                 engine.retries.clear(&task.target);
                 return TaskResult::Done(report);
+            }
+            Ok(Attempted::Wait(wait)) => {
+                engine.watchdog.record_progress();
+                debug!(key, ?wait, "waiting for an upload that may appear yet");
+                tokio::time::sleep(wait).await;
+                continue;
             }
             Err(failed) => failed,
         };
@@ -107,12 +113,6 @@ async fn attempt(engine: &Engine, task: &Task) -> TaskResult {
                 rereads += 1;
                 debug!(key, error = error_chain(failure), "planning again");
                 retry::jittered_delay(rereads, fastrand::f64())
-            }
-            // Nothing went wrong, and time passes as it should.
-            Action::Wait(wait) => {
-                engine.watchdog.record_progress();
-                debug!(key, ?wait, "waiting for a write that may still take effect");
-                wait
             }
             Action::Park(reason) => return park_or_release(engine, task, reason, failure).await,
             Action::Replan
@@ -158,16 +158,17 @@ async fn try_once(
     (engine, task, reader): (&Engine, &Task, &Subscriber),
     state: &mut AttemptState,
     permit: TaskPermit,
-) -> Result<Report, Failed> {
+) -> Result<Attempted, Failed> {
     let in_flight = engine.watchdog.at_work(&task.target);
     let result = permit
         .scope(Box::pin(bring_up_to_date(engine, task, reader, state)))
         .await;
     drop(in_flight);
     let answer = match &result {
+        Ok(Attempted::Wait(_)) => Feedback::Reachable,
         // The ledger alone answered.
         Ok(_) if !state.has_begun => Feedback::None,
-        Ok(report) => Feedback::Served {
+        Ok(Attempted::UpToDate(report)) => Feedback::Served {
             wrote: report.written > 0,
         },
         Err(failure) => permit.feedback_of(failure),

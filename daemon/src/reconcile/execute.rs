@@ -8,6 +8,7 @@ mod uploading;
 pub(super) mod uploads;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use replicator_core::failure::{Action, Failure, Operation, Reason};
 use replicator_core::object::ETag;
@@ -66,6 +67,9 @@ impl Reconciler<'_> {
         else {
             return self.leave_out(version);
         };
+        if let Some(wait) = self.wait_before_whole(version, &rule)? {
+            return Ok(Progress::Wait(wait));
+        }
         let written = self
             .copy(version, (&rule, tags, &condition), state)
             .await
@@ -125,7 +129,7 @@ impl Reconciler<'_> {
             tags,
             extras: Extras::default(),
         };
-        let part_bytes = self.part_bytes(&copy)?;
+        let part_bytes = self.part_bytes(version, rule)?;
         let feature = match part_bytes {
             Some(_) => Feature::ConditionalComplete,
             None => Feature::ConditionalPut,
@@ -140,16 +144,24 @@ impl Reconciler<'_> {
     }
 
     /// Returns the size of the parts in which a version goes, if it goes in parts: those of an
-    /// upload that was begun, whatever would be preferred by now. Beside one that may appear
-    /// nothing is written whole (protocol rule 5).
-    fn part_bytes(&self, copy: &CopyJob<'_>) -> Result<Option<u64>, Failure> {
-        let preferred = part_bytes_preferred(self.cx.engine, copy.rule);
-        let is_large = copy.version.size_bytes > preferred;
-        let part_bytes = multipart::begun(copy)?.or(is_large.then_some(preferred));
-        if part_bytes.is_none() {
-            self.check_unconfirmed(None)?;
+    /// upload that was begun, whatever would be preferred by now.
+    fn part_bytes(&self, version: &SourceVersion, rule: &Rule) -> Result<Option<u64>, Failure> {
+        let preferred = part_bytes_preferred(self.cx.engine, rule);
+        let is_large = version.size_bytes > preferred;
+        Ok(multipart::begun(self.cx, version)?.or(is_large.then_some(preferred)))
+    }
+
+    /// Returns how long a version has to wait that would go whole: beside an upload that may appear
+    /// yet nothing is written but its completion.
+    fn wait_before_whole(
+        &self,
+        version: &SourceVersion,
+        rule: &Rule,
+    ) -> Result<Option<Duration>, Failure> {
+        match &self.unconfirmed {
+            Some(upload) if self.part_bytes(version, rule)?.is_none() => Ok(Some(upload.wait())),
+            Some(_) | None => Ok(None),
         }
-        Ok(part_bytes)
     }
 
     /// In latest mode nothing older stands in for what could not be replicated: that shows in a
@@ -234,7 +246,6 @@ impl Reconciler<'_> {
                 self.skip_version(version, ReplicaState::Skipped, Some(reason), rule)?;
             }
             Action::Replan
-            | Action::Wait(_)
             | Action::WaitThenReplan
             | Action::Retry
             | Action::Throttle

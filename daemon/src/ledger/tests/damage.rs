@@ -254,7 +254,7 @@ async fn a_damaged_upload_or_part_holds_its_key_up_for_a_while_only() {
         matches!(
             ledger.upload_of(&target()),
             Err(Failure {
-                kind: FailureKind::MustWait(_),
+                kind: FailureKind::OutcomeUnknown,
                 ..
             })
         )

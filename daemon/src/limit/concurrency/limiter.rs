@@ -76,10 +76,6 @@ pub(super) struct Answered {
 impl Feedback {
     /// Returns what a failure says, given which dependencies answered other requests.
     pub(super) fn from_failure(failure: &Failure, answered: &Answered) -> Self {
-        // What is current there was read.
-        if let FailureKind::MustWait(_) = failure.kind {
-            return Self::Reachable;
-        }
         if let Some(dependency) = failure.suspected_dependency() {
             return Self::Failed(DependencyFailure {
                 dependency,

@@ -5,6 +5,7 @@ use aws_sdk_s3::types::{ChecksumType, CompletedMultipartUpload, CompletedPart};
 use replicator_core::failure::{Dependency, Failure, FailureKind, Operation, Reason, error_chain};
 use replicator_core::object::ETag;
 use replicator_core::parts::{Layout, Part};
+use replicator_core::plan::SourceVersion;
 use replicator_core::retry::complete_timeout;
 use tracing::warn;
 
@@ -12,6 +13,7 @@ use crate::clock::BootInstant;
 use crate::failpoint::Step;
 use crate::ledger::Parts;
 use crate::ledger::records::{Upload, UploadedPart};
+use crate::reconcile::Context;
 use crate::reconcile::execute::copy::{CopyJob, Written};
 use crate::reconcile::execute::uploading::Uploading;
 use crate::reconcile::execute::uploads::{self, abandon_upload, abort_unnamed};
@@ -60,11 +62,11 @@ pub(in crate::reconcile) async fn copy(
     }
 }
 
-/// Aborts the upload after a failure; returns that, or the wait for one that may appear yet.
+/// Aborts the upload after a failure; returns that, or that the upload may appear yet.
 async fn abandon(copy: &CopyJob<'_>, failure: Failure) -> Failure {
     match abandon_upload(copy.cx, copy.snapshot).await {
         Ok(()) => failure,
-        Err(wait) if matches!(wait.kind, FailureKind::MustWait(_)) => wait,
+        Err(unknown) if unknown.kind == FailureKind::OutcomeUnknown => unknown,
         Err(left) => {
             // The ledger still has the upload: the key's next task ends it.
             warn!(
@@ -94,12 +96,15 @@ fn is_final(failure: &Failure) -> bool {
 
 /// Returns the part size of an upload that can be resumed: the preferred size may have changed
 /// since, with a limit.
-pub(in crate::reconcile) fn begun(copy: &CopyJob<'_>) -> Result<Option<u64>, Failure> {
-    let known = copy.cx.engine.ledger.upload_of(&copy.cx.task.target)?;
-    let fits = |upload: &Upload| upload.part_bytes <= copy.cx.engine.budget.part_bytes_max();
+pub(in crate::reconcile) fn begun(
+    cx: Context<'_>,
+    version: &SourceVersion,
+) -> Result<Option<u64>, Failure> {
+    let known = cx.engine.ledger.upload_of(&cx.task.target)?;
+    let fits = |upload: &Upload| upload.part_bytes <= cx.engine.budget.part_bytes_max();
     Ok(known
         .map(|(upload, _)| upload)
-        .filter(|upload| upload.source == copy.version.version && fits(upload))
+        .filter(|upload| upload.source == version.version && fits(upload))
         .map(|upload| upload.part_bytes))
 }
 

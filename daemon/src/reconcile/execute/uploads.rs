@@ -29,6 +29,9 @@ use crate::s3::accounts::capabilities::Feature;
 use crate::s3::accounts::error::{Side, from_sdk_error};
 use crate::s3::client::S3Request;
 
+// A wait for uploads may be over sooner than it has to be: so often that is read.
+const READ_EVERY: Duration = Duration::from_secs(60);
+
 /// An upload that may appear yet.
 #[derive(Debug)]
 pub(in crate::reconcile) struct UnconfirmedUpload {
@@ -74,21 +77,16 @@ impl UnconfirmedUpload {
         })
     }
 
-    /// Lets nothing be done but complete it again, which makes it appear once however often that is
-    /// done.
-    pub(in crate::reconcile) fn allows(&self, version: Option<&VersionRef>) -> Result<(), Failure> {
-        match version == Some(&self.version) {
-            true => Ok(()),
-            false => Err(wait(self.left)),
-        }
+    /// Says whether a version is what it uploads: to complete it again makes it appear once however
+    /// often that is done.
+    pub(in crate::reconcile) fn is_of(&self, version: &VersionRef) -> bool {
+        *version == self.version
     }
-}
 
-/// Makes the task wait for an upload, and read again in between, because it may have appeared.
-fn wait(left: Duration) -> Failure {
-    const LOOK_EVERY: Duration = Duration::from_secs(60);
-    let kind = FailureKind::MustWait(left.min(LOOK_EVERY));
-    Failure::new(kind, Operation::CompleteMultipartUpload)
+    /// Returns how long to wait before everything is read again: it may have appeared by then.
+    pub(in crate::reconcile) fn wait(&self) -> Duration {
+        self.left.min(READ_EVERY)
+    }
 }
 
 /// Says whether a replica of the upload's version is known that was not when the upload was
@@ -160,8 +158,12 @@ pub(in crate::reconcile) async fn abandon_upload(
     let Some((upload, _)) = engine.ledger.upload_of(target)? else {
         return Ok(());
     };
-    if let Some(unconfirmed) = UnconfirmedUpload::of(&upload, cx.destination, snapshot) {
-        unconfirmed.allows(None)?;
+    if UnconfirmedUpload::of(&upload, cx.destination, snapshot).is_some() {
+        let (kind, operation) = (
+            FailureKind::OutcomeUnknown,
+            Operation::CompleteMultipartUpload,
+        );
+        return Err(Failure::new(kind, operation));
     }
     abort_upload(engine, target, &upload.upload_id).await?;
     engine.ledger.end_upload(target)
@@ -190,11 +192,11 @@ async fn abort_upload(engine: &Engine, target: &TargetKey, upload_id: &str) -> R
 
 /// Ends the uploads at the key that another worker may have sent the completion of, all but the one
 /// that the ledger goes on with. Where the daemon that began an upload, or the list of uploads, is
-/// unknown, waits as long as S3 may take to complete one.
+/// unknown, returns how long to wait: S3 may take minutes to complete one.
 pub(in crate::reconcile) async fn end_predecessors(
     cx: Context<'_>,
     state: &mut AttemptState,
-) -> Result<(), Failure> {
+) -> Result<Option<Duration>, Failure> {
     let age = state.age();
     let are_ended = match end_unknown(cx).await {
         // These pass, and the next attempt lists again.
@@ -213,10 +215,7 @@ pub(in crate::reconcile) async fn end_predecessors(
         Ok(are_ended) => are_ended,
     };
     let left = (COMPLETE_TIMEOUT_MAX + LANDING).saturating_sub(age);
-    match are_ended || left.is_zero() {
-        true => Ok(()),
-        false => Err(wait(left)),
-    }
+    Ok((!are_ended && !left.is_zero()).then(|| left.min(READ_EVERY)))
 }
 
 /// Logs for the whole destination, because each of its keys meets the same failure.
