@@ -2,6 +2,7 @@
 //! on elsewhere, soon, and nothing is written twice.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use replicator_fakes::faults::{Effect, Fault, Place};
@@ -17,6 +18,8 @@ const KEYS: usize = 40;
 const OPS: usize = 800;
 /// The default of `drain_timeout`.
 const DRAIN: Duration = Duration::from_secs(30);
+/// How long a request that was cut off may still take effect.
+const LANDING: Duration = Duration::from_secs(20);
 /// For what hangs from the beginning until a drain ends: the drain, until its message shows again,
 /// and what its next worker waits for what was cut off.
 const PATIENCE: Duration = Duration::from_secs(5 + 30 + 20 + 23 + 10);
@@ -121,16 +124,17 @@ fn daemons_that_come_and_go_hold_nothing_back_and_write_nothing_twice() {
 
 #[test]
 fn what_a_daemon_cannot_finish_while_it_drains_goes_on_elsewhere() {
-    cut_off("PutObject", PATIENCE);
+    // What was sent may land yet, so the next worker waits.
+    cut_off("PutObject", DRAIN + LANDING..PATIENCE);
 }
 
 #[test]
 fn what_a_drain_cuts_off_before_its_first_write_goes_on_elsewhere_at_once() {
-    cut_off("GetObject", PATIENCE - Duration::from_secs(20 + 23));
+    cut_off("GetObject", Duration::ZERO..DRAIN + LANDING);
 }
 
 /// Lets an operation of the second daemon hang, so that its drain ends with work in flight.
-fn cut_off(operation: &'static str, patience: Duration) {
+fn cut_off(operation: &'static str, expected: Range<Duration>) {
     simulate(9, async |mut sim| {
         sim.share();
         sim.post_everything();
@@ -151,6 +155,6 @@ fn cut_off(operation: &'static str, patience: Duration) {
         assert!(sim.net.faults().hits("hangs") > 0);
         assert_eq!(judge(&sim, Expect::IN_DOUBT), Vec::<String>::new());
         let slowest = &latencies(&sim)[0];
-        assert!(slowest.0 < patience, "{slowest:?}");
+        assert!(expected.contains(&slowest.0), "{slowest:?}");
     });
 }

@@ -1,5 +1,5 @@
-//! Every record the ledger stores: its table's number, its address, its value. Numbers and field
-//! names are on disks out there: they are added to, never changed.
+//! Every record the ledger stores: its table's number, its address, its value. From the first
+//! release on numbers and field names are only added, because they are on disks.
 
 use replicator_core::event::EventKind;
 use replicator_core::failure::Reason;
