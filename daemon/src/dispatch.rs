@@ -209,9 +209,10 @@ impl Dispatch {
         let cut_off = self.targets.values().flat_map(KeyQueue::with_writes);
         let cut_off: BTreeSet<u64> = cut_off.filter_map(|event| event.message).collect();
         self.halt.cancel();
-        if !self.end_within(Duration::from_secs(1)).await {
+        let mut has_ended = self.end_within(Duration::from_secs(1)).await;
+        if !has_ended {
             self.running.abort_all();
-            self.end_within(Duration::from_secs(1)).await;
+            has_ended = self.end_within(Duration::from_secs(1)).await;
         }
         let mut left = self.in_flight.empty();
         while let Ok(ReceivedMessage { message, .. }) = self.deliveries.try_recv() {
@@ -224,10 +225,12 @@ impl Dispatch {
             );
         }
         for message in left {
-            // Of a work queue the next worker waits by itself, if a write was sent.
-            let action = match cut_off.contains(&message.number) && message.group.is_none() {
-                true => AckAction::ReturnAfter(LANDING),
-                false => message.given_back(Duration::ZERO),
+            let action = match (cut_off.contains(&message.number), &message.group) {
+                (true, None) => AckAction::ReturnAfter(LANDING),
+                // A task that hangs may yet send a write.
+                (true, Some(_)) if !has_ended => AckAction::ReturnAfter(Duration::ZERO),
+                // Of a work queue the next worker waits by itself, if a write was sent.
+                (true, Some(_)) | (false, _) => message.given_back(Duration::ZERO),
             };
             self.acknowledge(message, action).await;
         }

@@ -10,7 +10,7 @@ pub(super) mod uploads;
 use std::sync::Arc;
 use std::time::Duration;
 
-use replicator_core::failure::{Action, Failure, Operation, Reason};
+use replicator_core::failure::{Action, Failure, FailureKind, Operation, Reason};
 use replicator_core::object::ETag;
 use replicator_core::plan::{Current, Precondition, SourceVersion};
 use replicator_core::rule::{History, Rule};
@@ -74,6 +74,13 @@ impl Reconciler<'_> {
             .copy(version, (&rule, tags, &condition), state)
             .await
             .map_err(|failure| failure.under(&rule.id));
+        if let (Some(upload), Err(failure)) = (&self.unconfirmed, &written)
+            && failure.kind == FailureKind::OutcomeUnknown
+            && failure.dependency.is_none()
+        {
+            // No request failed: it may appear yet, and cannot be completed as it was.
+            return Ok(Progress::Wait(upload.wait()));
+        }
         let Some(written) = self.or_skip(version, written).await? else {
             return Ok(self.after_refusal());
         };

@@ -14,12 +14,15 @@
 //! read back where `verify` demands it. Read back as well is what contradicts a checksum, or an
 //! ETag of AWS; other bytes than were sent are a refusal that names the version.
 
+use std::time::Duration;
+
 use aws_sdk_s3::operation::complete_multipart_upload::CompleteMultipartUploadOutput;
 use replicator_core::failure::{Failure, FailureKind, Operation, Reason, error_chain};
 use replicator_core::object::{ETag, VersionId};
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::retry;
 use replicator_core::rule::Verify;
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::clock;
@@ -327,8 +330,9 @@ pub(in crate::reconcile) fn proves_answers(copy: &CopyJob<'_>) -> bool {
     copy.rule.verify == Verify::Always || !copy.cx.destination.is_tls
 }
 
-// Twelve seconds at most, in which a hiccup passes.
+// Within this a hiccup passes; a read that takes longer is not repeated.
 const READ_BACK_ATTEMPTS_MAX: u32 = 7;
+const READ_BACK_WITHIN: Duration = Duration::from_secs(30);
 
 /// Reads a replica for its checksum. That it was written is known: where it may not be read it only
 /// stays unproved. Where that fails for now, and a checksum contradicts it, it counts as refuted.
@@ -376,10 +380,14 @@ async fn read_back(
 /// Tries for some seconds, whatever the answer, unless reading is not permitted: a replica that
 /// counts as refuted is written once more.
 async fn read_patiently(copy: &CopyJob<'_>, replica: &VersionReader<'_>) -> Result<u64, Failure> {
-    let mut attempt = 1;
+    let (mut attempt, begun) = (1, Instant::now());
+    let may_pass = |failure: &Failure| {
+        !is_not_permitted(failure) && !matches!(failure.kind, FailureKind::Ineligible(_))
+    };
     loop {
+        let is_last = attempt == READ_BACK_ATTEMPTS_MAX || begun.elapsed() > READ_BACK_WITHIN;
         match replica.read_through(copy.rule, None).await {
-            Err(failure) if attempt < READ_BACK_ATTEMPTS_MAX && !is_not_permitted(&failure) => {
+            Err(failure) if !is_last && may_pass(&failure) => {
                 tokio::time::sleep(retry::jittered_delay(attempt, fastrand::f64())).await;
                 attempt += 1;
             }
