@@ -141,6 +141,13 @@ impl Batch {
     }
 }
 
+/// Its last tasks are parked while the circuit is open, and nothing else probes the destination.
+#[test]
+fn what_is_parked_is_tried_again_though_the_circuit_is_open() {
+    let ending = Story::draw(4_388_267_135_914_757_253).tell();
+    assert_eq!(ending.wrong, Vec::<String>::new());
+}
+
 #[test]
 fn a_seed_plays_the_same_again() {
     for seed in 0..5 {

@@ -51,8 +51,7 @@ pub(super) struct ParkedScan {
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct ScanPosition {
-    /// Whether a start or a command asked for the pass: then it comes to keys that are busy, and to
-    /// destinations whose circuit is open, too.
+    /// Whether a start or a command asked for the pass: then it comes to keys that are busy, too.
     is_requested: bool,
     after: Option<TargetKey>,
 }
@@ -142,10 +141,9 @@ impl Dispatch {
         self.parked.is_busy = true;
         let (ledger, rules) = (self.engine.ledger.clone(), Arc::clone(&self.rules.borrow()));
         let busy: BTreeSet<TargetKey> = self.targets.keys().cloned().collect();
-        let engine = Arc::clone(&self.engine);
-        let may_begin = move |target: &TargetKey| {
-            !busy.contains(target) && !engine.concurrency.is_circuit_open(&target.destination)
-        };
+        // Those at a destination whose circuit is open begin too: without other work nothing else
+        // would probe it.
+        let may_begin = move |target: &TargetKey| !busy.contains(target);
         self.running.spawn(async move {
             Completion::Scanned(run_blocking(|| {
                 read_page((&ledger, &rules), position, keys_max, may_begin)
