@@ -148,6 +148,13 @@ fn what_is_parked_is_tried_again_though_the_circuit_is_open() {
     assert_eq!(ending.wrong, Vec::<String>::new());
 }
 
+/// One daemon wrote a marker; the other one took it for two later ones of its run.
+#[test]
+fn a_marker_that_another_daemon_counts_as_a_later_one_stays() {
+    let ending = Story::draw(4_388_267_135_914_754_191).tell();
+    assert_eq!(ending.wrong, Vec::<String>::new());
+}
+
 #[test]
 fn a_seed_plays_the_same_again() {
     for seed in 0..5 {

@@ -19,8 +19,9 @@ use crate::ledger::records::{CurrentEntry, Replica, ReplicaState};
 use crate::reconcile::Context;
 use crate::reconcile::Reconciler;
 use crate::reconcile::changed;
+use crate::reconcile::execute::replica_record;
 use crate::reconcile::observe::Observation;
-use crate::reconcile::observe::destination::{DestinationView, Snapshot};
+use crate::reconcile::observe::destination::Snapshot;
 use crate::reconcile::observe::head::{Expected, adopt_replica, read_current};
 use crate::reconcile::observe::listing;
 use crate::reconcile::transient;
@@ -253,25 +254,36 @@ fn exposed_marker(run: &Reconciler<'_>) -> Option<VersionId> {
     (shows_object && !is_listed).then(|| marker.source.id.clone())
 }
 
-/// Finds another marker of the run that this one stands for at the destination.
+/// Finds another marker of the run that this one stands for at the destination: one that the source
+/// still lists, and that has no marker of its own there. Another daemon may have taken this one for
+/// it, so what is on record here does not decide.
 fn equivalent_version(run: &Reconciler<'_>, marker: &Replica) -> Option<Replica> {
     if marker.kind == VersionKind::Object {
         return None;
     }
     let (listed, time) = (&run.observed.listed, marker.source.last_modified);
-    let DestinationView {
-        known, replicas, ..
-    } = &run.observed.destination;
+    let replicas = &run.observed.destination.replicas;
     let at = listed.partition_point(|entry| entry.version.last_modified <= time);
     let (below, above) = listed.split_at_checked(at)?;
     let is_marker = |entry: &&SourceVersion| entry.kind == VersionKind::Marker;
-    let collapsed = above
+    let record_of = |entry: &SourceVersion| {
+        let mut records = replicas.iter();
+        records.find(|replica| replica.source == entry.version)
+    };
+    let history = &run.observed.history;
+    let has_none = |entry: &&SourceVersion| match record_of(entry).map(|record| record.state) {
+        None => history
+            .iter()
+            .any(|version| version.version == entry.version),
+        Some(state) => matches!(state, ReplicaState::Coalesced | ReplicaState::Superseded),
+    };
+    let other = above
         .iter()
         .take_while(is_marker)
         .chain(below.iter().rev().take_while(is_marker))
-        .find(|entry| known.collapsed.contains(&entry.version))?;
-    let is_its = |replica: &&Replica| replica.source == collapsed.version;
-    replicas.iter().find(is_its).cloned()
+        .find(has_none)?;
+    let unrecorded = || replica_record(other, ReplicaState::Replicated);
+    Some(record_of(other).cloned().unwrap_or_else(unrecorded))
 }
 
 /// Lets a marker of the destination stand for another one of its run.
