@@ -36,27 +36,54 @@ async fn a_rule_with_a_prefix_rewrites_it_and_leaves_other_keys_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rule_with_tags_takes_only_objects_that_carry_them() {
+    takes_only(
+        "tags = { tier = \"gold\", team = \"a b\" }",
+        &[
+            ("both", "tier=gold&team=a%20b&more=1", true),
+            ("one", "tier=gold", false),
+            ("other", "tier=silver", false),
+            ("none", "", false),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_leaves_out_what_it_excludes_by_prefix_and_by_tag() {
+    takes_only(
+        "exclude_prefixes = [\"tmp*/\"], exclude_tags = { tier = [\"scratch\", \"test\"] }",
+        &[
+            ("gold", "tier=gold", true),
+            ("none", "", true),
+            ("scratch", "tier=scratch", false),
+            ("test", "tier=test&team=ops", false),
+            ("tmp*/1", "tier=gold", false),
+            ("tmp1/1", "tier=gold", true),
+        ],
+    )
+    .await;
+}
+
+/// Writes objects with tags, and asserts which of them a filter lets through.
+async fn takes_only(filter: &str, objects: &[(&str, &str, bool)]) {
     let world = World::new().await;
     let mut config = world.config();
-    config.rules[0].filter = "tags = { tier = \"gold\", team = \"a b\" }".to_owned();
+    config.rules[0].filter = filter.to_owned();
     config.rules[0].delete_markers = false;
     let daemon = Daemon::spawn(&config).ready().await;
-    for (key, tags) in [
-        ("both", "tier=gold&team=a%20b&more=1"),
-        ("one", "tier=gold"),
-        ("other", "tier=silver"),
-        ("none", ""),
-    ] {
+    for (key, tags, _) in objects {
         let request = SOURCE
             .s3()
             .put_object()
             .bucket(&world.source)
-            .key(key)
+            .key(*key)
             .body(ByteStream::from_static(b"tagged"));
-        request.tagging(tags).send().await.unwrap();
+        request.tagging(*tags).send().await.unwrap();
     }
     world.drained(&daemon).await;
-    assert_eq!(world.replicas().await, ["both"]);
+    let taken = objects.iter().filter(|(_, _, is_taken)| *is_taken);
+    let taken: Vec<&str> = taken.map(|(key, _, _)| *key).collect();
+    assert_eq!(world.replicas().await, taken);
 }
 
 #[tokio::test(flavor = "multi_thread")]

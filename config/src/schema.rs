@@ -125,7 +125,9 @@ tables! {
         prefix: String,
         suffix: String,
         exclude: Vec<Field<String>>,
+        exclude_prefixes: Vec<Field<String>>,
         tags: BTreeMap<String, Field<String>>,
+        exclude_tags: BTreeMap<String, Field<Vec<Field<String>>>>,
         size_min: Scalar,
         size_max: Scalar,
     }

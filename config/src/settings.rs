@@ -1,6 +1,7 @@
 //! The file as used: every default filled in, every value parsed, every problem reported at once.
 
 pub(crate) mod accounts;
+mod filter;
 pub(crate) mod queues;
 mod rules;
 mod topology;

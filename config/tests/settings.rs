@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::Path;
 use std::time::Duration;
@@ -65,7 +65,12 @@ fn what_the_example_says_arrives() {
             prefix: "invoices/".to_owned(),
             suffix: ".parquet".to_owned(),
             exclude: vec!["*/_temporary/*".to_owned(), "*.crc".to_owned()],
+            exclude_prefixes: vec!["invoices/tmp/".to_owned()],
             tags: BTreeMap::from([("tier".to_owned(), "gold".to_owned())]),
+            exclude_tags: BTreeMap::from([(
+                "state".to_owned(),
+                BTreeSet::from(["draft".to_owned(), "void".to_owned()]),
+            )]),
             size_min: Some(1),
             size_max: Some(5 << 40),
         },

@@ -80,8 +80,12 @@ pub struct Filter {
     pub suffix: String,
     /// The key matches none of these patterns, in which `*` stands for any characters.
     pub exclude: Vec<String>,
+    /// The key starts with none of these, in which `*` is a character like any other.
+    pub exclude_prefixes: Vec<String>,
     /// The object carries all of these tags.
     pub tags: BTreeMap<String, String>,
+    /// The object carries none of these tags with one of these values.
+    pub exclude_tags: BTreeMap<String, BTreeSet<String>>,
     /// The object has at least this many bytes.
     pub size_min: Option<u64>,
     /// The object has at most this many bytes.
@@ -179,6 +183,10 @@ impl Filter {
                 .exclude
                 .iter()
                 .any(|pattern| matches_pattern(pattern, key))
+            && !self
+                .exclude_prefixes
+                .iter()
+                .any(|prefix| key.starts_with(prefix))
     }
 
     /// Says whether a size is within the bounds.
@@ -187,11 +195,18 @@ impl Filter {
             && self.size_max.is_none_or(|max| size_bytes <= max)
     }
 
-    /// Says whether all required tags are there.
+    /// Says whether the tags of an object have to be read.
+    pub fn needs_tags(&self) -> bool {
+        !self.tags.is_empty() || !self.exclude_tags.is_empty()
+    }
+
+    /// Says whether all required tags are there, and none of the excluded ones.
     pub fn admits_tags(&self, tags: &BTreeMap<String, String>) -> bool {
-        self.tags
-            .iter()
-            .all(|(name, value)| tags.get(name) == Some(value))
+        let is_there = |(name, value)| tags.get(name) == Some(value);
+        let is_among = |(name, values): (&String, &BTreeSet<String>)| {
+            tags.get(name).is_some_and(|value| values.contains(value))
+        };
+        self.tags.iter().all(is_there) && !self.exclude_tags.iter().any(is_among)
     }
 }
 

@@ -6,14 +6,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use replicator_core::object::Bucket;
-use replicator_core::rule::{BucketRef, Encryption, Filter, RateLimits, Rule};
+use replicator_core::rule::{BucketRef, Encryption, RateLimits, Rule};
 use strum::{EnumString, VariantNames};
 
 use super::accounts::{self, Account};
 use super::queues::{self, Queue};
-use super::topology;
+use super::{filter, topology};
 use crate::diagnostics::Problems;
-use crate::reader::{Field, Scalar};
+use crate::reader::Field;
 use crate::values::NO_RATE;
 use crate::{schema, values};
 
@@ -80,7 +80,7 @@ fn rule(
         storage_class: at
             .and_then(|at| at.storage_class.parse_with(problems, values::storage_class)),
         rewrite: at.and_then(|at| at.prefix.parse_with(problems, rewrite)),
-        filter: filter(&written.filter, problems),
+        filter: filter::resolve(&written.filter, problems),
         history: word_or_default(&written.history, problems),
         since: written.since.parse_with(problems, values::parse_moment),
         work_queue: work_queue(written, (accounts, queues), problems),
@@ -162,7 +162,7 @@ fn rewrite(text: &str) -> Result<String, String> {
             "{text:?} has a control character, which S3 can't list; remove it"
         ));
     }
-    key_part(text)
+    filter::key_part(text)
 }
 
 fn limits(written: &Field<schema::Limits>, problems: &mut Problems<'_>) -> RateLimits {
@@ -232,96 +232,6 @@ fn refuse_acl_copies(written: &Field<String>, problems: &mut Problems<'_>) {
         let message = "\"copy\" is not available in this version; use \"destination-owner\"";
         problems.add_problem(&written.spot, message);
     }
-}
-
-fn filter(written: &Field<schema::Filter>, problems: &mut Problems<'_>) -> Filter {
-    let Some(written) = written.present_value() else {
-        return Filter::default();
-    };
-    let mut size = |field: &Field<Scalar>| field.parse_with(problems, values::parse_size);
-    let (size_min, size_max) = (size(&written.size_min), size(&written.size_max));
-    if let (Some(min), Some(max)) = (size_min, size_max)
-        && min > max
-    {
-        let message = "is more than size_max, so no object matches; swap or widen them";
-        problems.add_problem(&written.size_min.spot, message);
-    }
-    let mut key_part = |field: &Field<String>| field.parse_with(problems, key_part);
-    let (prefix, suffix) = (key_part(&written.prefix), key_part(&written.suffix));
-    Filter {
-        prefix: prefix.unwrap_or_default(),
-        suffix: suffix.unwrap_or_default(),
-        exclude: written.exclude.parse_each(problems, pattern),
-        tags: tags(&written.tags, problems),
-        size_min,
-        size_max,
-    }
-}
-
-/// Checks the start or the end of a key.
-fn key_part(text: &str) -> Result<String, String> {
-    if text.starts_with("s3://") {
-        return Err(format!(
-            "{text:?} is a URL; write the part of the keys alone, like \"invoices/\""
-        ));
-    }
-    if text.len() > KEY_BYTES_MAX {
-        return Err(format!(
-            "is {} bytes long, and no key is longer than {KEY_BYTES_MAX}; shorten it",
-            text.len()
-        ));
-    }
-    Ok(text.to_owned())
-}
-
-// https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
-const KEY_BYTES_MAX: usize = 1024;
-
-// https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-tagging.html
-const TAGS_MAX: usize = 10;
-const TAG_KEY_CHARS_MAX: usize = 128;
-const TAG_VALUE_CHARS_MAX: usize = 256;
-
-fn pattern(text: &str) -> Result<String, String> {
-    if text.is_empty() {
-        return Err("empty, so it excludes nothing; remove it".to_owned());
-    }
-    if text.chars().all(|c| c == '*') {
-        return Err(format!(
-            "{text:?} excludes every key; disable the rule with enabled = false"
-        ));
-    }
-    Ok(text.to_owned())
-}
-
-fn tags(
-    written: &Field<BTreeMap<String, Field<String>>>,
-    problems: &mut Problems<'_>,
-) -> BTreeMap<String, String> {
-    let Some(tags) = written.present_value() else {
-        return BTreeMap::new();
-    };
-    if tags.len() > TAGS_MAX {
-        let count = tags.len();
-        let message = format!("has {count} tags, and an object has {TAGS_MAX} at most; drop some");
-        problems.add_problem(&written.spot, message);
-    }
-    tags.iter()
-        .filter_map(|(key, value)| Some((key.clone(), tag(key, value, problems)?)))
-        .collect()
-}
-
-fn tag(key: &str, value: &Field<String>, problems: &mut Problems<'_>) -> Option<String> {
-    if !(1..=TAG_KEY_CHARS_MAX).contains(&key.chars().count()) {
-        let message = format!("the key of a tag has 1 to {TAG_KEY_CHARS_MAX} characters");
-        problems.add_problem(&value.spot, message);
-    }
-    value.parse_with(problems, |text: &str| match text.chars().count() {
-        ..=TAG_VALUE_CHARS_MAX => Ok(text.to_owned()),
-        _ => Err(format!(
-            "the value of a tag has {TAG_VALUE_CHARS_MAX} characters at most"
-        )),
-    })
 }
 
 /// Checks the encryption of a rule; without one, replicas are encrypted as their source is.

@@ -230,6 +230,14 @@ fn compete(edge: &Edge<'_>, other: &Edge<'_>) -> bool {
     edge.source == other.source
         && edge.destination == other.destination
         && Keys::at_source(edge.rule()).may_overlap(&Keys::at_source(other.rule()))
+        && !excludes_keys(edge.rule(), other.rule())
+        && !excludes_keys(other.rule(), edge.rule())
+}
+
+/// Says whether a rule leaves out whatever another one is about.
+fn excludes_keys(rule: &Rule, other: &Rule) -> bool {
+    let mut excluded = rule.filter.exclude_prefixes.iter();
+    excluded.any(|prefix| other.filter.prefix.starts_with(prefix))
 }
 
 fn tie(edge: &Edge<'_>, other: &Edge<'_>) -> Option<String> {

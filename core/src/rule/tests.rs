@@ -140,6 +140,53 @@ fn all_wanted_tags_must_be_there_with_their_values() {
 }
 
 #[test]
+fn an_excluded_prefix_is_exact_where_a_pattern_has_no_escape() {
+    let filter = Filter {
+        prefix: "in/".to_owned(),
+        exclude_prefixes: vec!["in/tmp*/".to_owned(), "in/draft".to_owned()],
+        ..Filter::default()
+    };
+    let table = [
+        ("in/tmp*/a", false),
+        ("in/tmp1/a", true),
+        ("in/drafts/a", false),
+        ("in/a/draft", true),
+    ];
+    for (text, admitted) in table {
+        let admits = key(text).map(|key| filter.admits_key(&key));
+        assert_eq!(admits, Some(admitted), "{text}");
+    }
+}
+
+#[test]
+fn one_excluded_value_of_a_tag_keeps_an_object_out() {
+    let values = |values: &[&str]| values.iter().map(ToString::to_string).collect();
+    let filter = Filter {
+        tags: tags(&[("team", "ops")]),
+        exclude_tags: BTreeMap::from([
+            ("tier".to_owned(), values(&["scratch", "test"])),
+            ("state".to_owned(), values(&["void"])),
+        ]),
+        ..Filter::default()
+    };
+    assert!(filter.needs_tags() && !Filter::default().needs_tags());
+    assert!(filter.admits_tags(&tags(&[("team", "ops")])));
+    assert!(filter.admits_tags(&tags(&[("team", "ops"), ("tier", "gold")])));
+    assert!(!filter.admits_tags(&tags(&[("team", "ops"), ("tier", "test")])));
+    assert!(!filter.admits_tags(&tags(&[
+        ("team", "ops"),
+        ("tier", "gold"),
+        ("state", "void")
+    ])));
+    assert!(!filter.admits_tags(&tags(&[("tier", "gold")])));
+    let alone = Filter {
+        tags: BTreeMap::new(),
+        ..filter
+    };
+    assert!(alone.needs_tags() && alone.admits_tags(&tags(&[])));
+}
+
+#[test]
 fn markers_need_the_opt_in_as_natively() {
     let silent = rule("a", 1, "tokyo");
     assert!(!silent.admits_marker());

@@ -204,7 +204,7 @@ async fn list_source(cx: Context<'_>) -> Result<Vec<SourceVersion>, Failure> {
 /// Says whether an entry is in scope, as far as can be told without its tags.
 fn is_surely_taken(task: &Task, entry: &SourceVersion) -> bool {
     let takes =
-        |rule: &Rule| rule.filter.tags.is_empty() && rule.filter.admits_size(entry.size_bytes);
+        |rule: &Rule| !rule.filter.needs_tags() && rule.filter.admits_size(entry.size_bytes);
     match entry.kind {
         VersionKind::Marker => task.rules.primary.admits_marker(),
         VersionKind::Object => task.rules.iter().any(|rule| takes(rule)),
@@ -295,7 +295,7 @@ async fn read_latest(
 ) -> Result<Option<(SourceVersion, Option<Box<StartedGet>>)>, Failure> {
     let task = cx.task;
     // A filter by tags may leave the current version out, and take one below it.
-    let may_be_taken = task.rules.iter().any(|rule| rule.filter.tags.is_empty());
+    let may_be_taken = task.rules.iter().any(|rule| !rule.filter.needs_tags());
     let are_puts = task
         .events
         .iter()

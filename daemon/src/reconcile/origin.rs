@@ -38,7 +38,7 @@ pub(super) async fn rule_for(
         .iter()
         .filter(|rule| rule.filter.admits_size(version.size_bytes))
     {
-        if !rule.filter.tags.is_empty() && tags.is_none() {
+        if rule.filter.needs_tags() && tags.is_none() {
             tags = Some(tags::read_source(cx, &version.version.id).await?);
         }
         if tags
