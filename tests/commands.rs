@@ -4,6 +4,7 @@ use std::fs;
 
 use crate::world::World;
 use crate::world::daemon::{printed, run};
+use crate::world::oracle::root;
 
 const FIVE_MISTAKES: &str = r#"
 state_dir = "/tmp/unused"
@@ -86,4 +87,42 @@ async fn status_shows_the_figures_of_the_running_daemon() {
         "no daemon answers: {}",
         printed(&output)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_import_prints_passes_the_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, nowhere) = (dir.path().join("config.toml"), dir.path().join("nowhere"));
+    let native = root().join("config/samples/native/every_element.json");
+    let queue = "https://sqs.eu-west-1.amazonaws.com/111111111111/orders";
+    let (events, parked) = (format!("{queue}-events"), format!("{queue}-parked"));
+    let given = ["--queue-url", &events, "--dead-letter-url", &parked];
+    let known = [
+        "--bucket=orders",
+        "--region=eu-west-1",
+        "--since=2026-11-30T12:00:00Z",
+    ];
+    let native = native.to_str().unwrap();
+    let arguments = [["import", native].as_slice(), &known, &given].concat();
+    // It needs no configuration.
+    let output = run(&arguments, &nowhere).await;
+    assert_eq!(output.status.code(), Some(0), "{}", printed(&output));
+    fs::write(&file, &output.stdout).unwrap();
+    let output = run(&["check"], &file).await;
+    assert_eq!(output.status.code(), Some(0), "{}", printed(&output));
+    let output = run(&["import", native, "--bucket=orders"], &nowhere).await;
+    fs::write(&file, &output.stdout).unwrap();
+    let output = run(&["check"], &file).await;
+    assert_eq!(output.status.code(), Some(1), "{}", printed(&output));
+    assert!(
+        printed(&output).contains("<the events queue>"),
+        "{}",
+        printed(&output)
+    );
+    let output = run(
+        &["import", file.to_str().unwrap(), "--bucket=orders"],
+        &nowhere,
+    )
+    .await;
+    assert_eq!(output.status.code(), Some(1), "{}", printed(&output));
 }

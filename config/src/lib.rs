@@ -6,15 +6,18 @@
 //! - `schema` lists every table and key, as written
 //! - `values` reads single values: sizes, durations, ARNs, URLs and the other names that AWS gives
 //! - `settings` is the file as used, with every default filled in
+//! - `import` translates a replication configuration of S3 into such a file
 //! - `diagnostics` is what is wrong with a file: everything, in one go
 
 mod diagnostics;
+mod import;
 mod reader;
 mod schema;
 mod settings;
 mod values;
 
 pub use diagnostics::{Invalid, Problem};
+pub use import::{ImportError, ImportOptions, import};
 pub use settings::accounts::{Account, ConditionalWrites, Service, ServiceEndpoints};
 pub use settings::queues::Queue;
 pub use settings::{Settings, load, parse};

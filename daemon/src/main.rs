@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::{fs, io};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
+use replicator_config::ImportOptions;
 use replicator_core::object::without_commands;
 use s3_replicator::admin::failures::{self, Which};
 use s3_replicator::admin::status;
@@ -53,6 +55,9 @@ enum Verb {
     /// Validates the configuration file; exit 1 on any problem
     #[command(after_help = "Example:\n  s3-replicator check --config config/example.toml")]
     Check,
+    /// Translates a replication configuration of S3 into a configuration file
+    #[command(after_help = IMPORT_EXAMPLE)]
+    Import(Import),
     /// Shows what the running daemon has in flight and what is parked
     #[command(
         after_help = "Example:\n  s3-replicator status --config /etc/s3-replicator/config.toml"
@@ -64,6 +69,55 @@ enum Verb {
     /// The records in `state_dir`: whether they are whole, and a new ledger of those that are
     #[command(subcommand, after_help = LEDGER_EXAMPLES)]
     Ledger(LedgerCommand),
+}
+
+const IMPORT_EXAMPLE: &str = "Example:
+  aws s3api get-bucket-replication --bucket orders |
+    s3-replicator import - --bucket orders --region eu-west-1 --destination-region us-east-1 > config.toml";
+
+/// Reads no configuration file: it makes one. What is left out has to be filled in there.
+#[derive(Debug, clap::Args)]
+struct Import {
+    /// What `aws s3api get-bucket-replication` printed; `-` is standard input
+    file: PathBuf,
+    /// The source bucket, which the configuration does not name
+    #[arg(long)]
+    bucket: String,
+    /// The Region of the source bucket and its queues
+    #[arg(long)]
+    region: Option<String>,
+    /// The Region of the destination buckets, where no KMS key tells it
+    #[arg(long, value_name = "REGION")]
+    destination_region: Option<String>,
+    /// The queue that gets the bucket's events
+    #[arg(long, value_name = "URL")]
+    queue_url: Option<String>,
+    /// The queue for what cannot be done
+    #[arg(long, value_name = "URL")]
+    dead_letter_url: Option<String>,
+    /// When the replication by S3 was disabled
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+}
+
+impl Import {
+    fn translate(self) -> anyhow::Result<String> {
+        let Self { file, .. } = &self;
+        let text = match file.as_os_str() == "-" {
+            true => io::read_to_string(io::stdin()),
+            false => fs::read_to_string(file),
+        };
+        let text = text.with_context(|| format!("cannot read {}", file.display()))?;
+        let options = ImportOptions {
+            bucket: self.bucket,
+            region: self.region,
+            destination_region: self.destination_region,
+            queue_url: self.queue_url,
+            dead_letter_url: self.dead_letter_url,
+            since: self.since,
+        };
+        Ok(replicator_config::import(&text, &options)?)
+    }
 }
 
 const LEDGER_EXAMPLES: &str = "Examples:
@@ -169,33 +223,37 @@ fn execute(Command { config, verb }: Command) -> anyhow::Result<()> {
     {
         start_log(*log_format, log)?;
     }
-    let settings = replicator_config::load(&config)?;
+    let settings = || replicator_config::load(&config);
     let text = match verb {
         Verb::Run { role, .. } => {
             process::raise_descriptors()?;
             process::forbid_core_dumps().context("cannot forbid core dumps")?;
             return build_runtime()?.block_on(pipeline::run(
-                settings,
+                settings()?,
                 config,
                 role.unwrap_or_default(),
             ));
         }
-        Verb::Check => format!(
-            "{} is valid: {} rules, {} queues, {} accounts",
-            config.display(),
-            settings.rules.len(),
-            settings.queues.len(),
-            settings.accounts.len()
-        ),
-        Verb::Status => build_runtime()?.block_on(status::ask(&settings))?,
+        Verb::Check => {
+            let settings = settings()?;
+            format!(
+                "{} is valid: {} rules, {} queues, {} accounts",
+                config.display(),
+                settings.rules.len(),
+                settings.queues.len(),
+                settings.accounts.len()
+            )
+        }
+        Verb::Import(import) => import.translate()?,
+        Verb::Status => build_runtime()?.block_on(status::ask(&settings()?))?,
         Verb::Failures(Failures::List { which, json }) => {
-            build_runtime()?.block_on(failures::list(&settings, &which.into(), json))?
+            build_runtime()?.block_on(failures::list(&settings()?, &which.into(), json))?
         }
         Verb::Failures(Failures::Retry { which, all: _ }) => {
-            build_runtime()?.block_on(failures::retry(&settings, &which.into()))?
+            build_runtime()?.block_on(failures::retry(&settings()?, &which.into()))?
         }
-        Verb::Ledger(LedgerCommand::Check) => mend::check(&settings)?,
-        Verb::Ledger(LedgerCommand::Repair) => mend::repair(&settings)?,
+        Verb::Ledger(LedgerCommand::Check) => mend::check(&settings()?)?,
+        Verb::Ledger(LedgerCommand::Repair) => mend::repair(&settings()?)?,
     };
     print_text(text.trim_end());
     Ok(())
