@@ -19,7 +19,6 @@ mod mixed_operations;
 // Kill -9, lost disks, lost answers.
 mod fleet;
 mod killed;
-mod resumed;
 mod unreliable_network;
 // Replicas whose origin is written nowhere on them.
 mod stamps;

@@ -123,7 +123,11 @@ impl Ledger {
     pub(crate) fn upload_of(&self, target: &TargetKey) -> Result<Option<(Upload, Parts)>, Failure> {
         let upload = match self.get_record::<Upload>(&Upload::db_key(target)) {
             Err(ReadError::Damaged(_)) => {
-                self.wait_for_damaged_upload(target)?;
+                if self.damaged_upload_wait(target)?.is_some() {
+                    let words = "the record of an upload is damaged, and the upload may appear yet";
+                    let (kind, during) = (FailureKind::OutcomeUnknown, Operation::AccessLedger);
+                    return Err(Failure::with_source(kind, during, words));
+                }
                 self.end_upload(target)?;
                 return Ok(None);
             }
@@ -170,23 +174,27 @@ impl Ledger {
         Ok(())
     }
 
-    /// Lets a key wait until nothing can appear there that a damaged record was about: an upload
-    /// may appear until its time is over. The record no longer says when that began, so it begins
-    /// when the damage is seen.
-    fn wait_for_damaged_upload(&self, target: &TargetKey) -> Result<(), Failure> {
+    /// Returns how long a key has to wait because the record of its upload is damaged: that may
+    /// appear until its time is over. The record no longer says when that began, so it begins when
+    /// the damage is seen.
+    pub(crate) fn damaged_upload_wait(
+        &self,
+        target: &TargetKey,
+    ) -> Result<Option<Duration>, Failure> {
+        match self.get_record::<Upload>(&Upload::db_key(target)) {
+            Err(ReadError::Damaged(_)) => {}
+            read => {
+                read?;
+                return Ok(None);
+            }
+        }
         let mut damaged = self.lock_damaged_uploads();
-        let unknown = || {
-            let words = "the record of an upload is damaged, and the upload may appear yet";
-            Failure::with_source(FailureKind::OutcomeUnknown, Operation::AccessLedger, words)
-        };
         if damaged.len() >= DAMAGED_UPLOADS_MAX && !damaged.contains_key(target) {
-            return Err(unknown());
+            return Ok(Some(APPEARS_WITHIN));
         }
         let since = *damaged.entry(target.clone()).or_insert_with(Instant::now);
-        match APPEARS_WITHIN.saturating_sub(since.elapsed()) {
-            Duration::ZERO => Ok(()),
-            _left => Err(unknown()),
-        }
+        let left = APPEARS_WITHIN.saturating_sub(since.elapsed());
+        Ok((!left.is_zero()).then_some(left))
     }
 
     fn lock_damaged_uploads(&self) -> MutexGuard<'_, HashMap<TargetKey, Instant>> {

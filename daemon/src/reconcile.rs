@@ -55,6 +55,9 @@ pub(crate) async fn bring_up_to_date(
         source: engine.access_to(&task.source)?,
         destination: engine.access_to(&task.target.destination)?,
     };
+    if let Some(wait) = uploads::wait_for_damaged(cx)? {
+        return Ok(Attempted::Wait(wait));
+    }
     if !state.has_begun {
         if let Some(report) = outcome::answered_by_ledger(cx)? {
             return Ok(Attempted::UpToDate(report));

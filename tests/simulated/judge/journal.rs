@@ -45,6 +45,7 @@ pub(super) fn judge(sim: &Sim, destination: &str, expect: Expect, wrong: &mut Ve
     for upload in sim.s3.open_uploads(destination) {
         let is_excused = is_named_to_nobody(&requests, &upload)
             || is_forgotten(expect, &upload)
+            || is_only_aborted(&requests, &upload)
             || is_taken_over(&requests, destination, &upload);
         if upload.by.starts_with("daemon") && !is_excused {
             wrong.push(format!("an upload is left open: {upload:?}"));
@@ -112,6 +113,19 @@ fn is_sought_in_vain(requests: &[Entry], upload: &OpenUpload) -> bool {
         .iter()
         .any(|name| name == "cut name of an upload")
         && (is_list_refused || is_abort_refused)
+}
+
+/// Says whether all that was sent of an upload is an abort, which was refused. The daemon begins
+/// such a one to learn the name that lists of uploads give it, and has no record of that: the key's
+/// next takeover ends it, or a lifecycle rule does.
+fn is_only_aborted(requests: &[Entry], upload: &OpenUpload) -> bool {
+    let of_upload = |entry: &&Entry| entry.call.upload.as_ref() == Some(&upload.upload_id);
+    let mut sent = requests.iter().filter(of_upload).skip(1).peekable();
+    let is_refused = |entry: &Entry| {
+        entry.call.operation == "AbortMultipartUpload"
+            && !matches!(entry.answer, Answer::Given(_, 204))
+    };
+    sent.peek().is_some() && sent.all(is_refused)
 }
 
 /// Says whether the client that began an upload may have died with its name, or lost the disk that

@@ -89,6 +89,12 @@ impl UnconfirmedUpload {
     }
 }
 
+/// Returns how long to wait where the record of the key's upload is damaged: that may appear yet.
+pub(in crate::reconcile) fn wait_for_damaged(cx: Context<'_>) -> Result<Option<Duration>, Failure> {
+    let left = cx.engine.ledger.damaged_upload_wait(&cx.task.target)?;
+    Ok(left.map(|left| left.min(READ_EVERY)))
+}
+
 /// Says whether a replica of the upload's version is known that was not when the upload was
 /// completed.
 fn is_seen_since(upload: &Upload, shown: &DestinationView) -> bool {

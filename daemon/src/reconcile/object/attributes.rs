@@ -44,8 +44,9 @@ pub(in crate::reconcile) struct Attributes {
 impl From<&ResponseHead> for Attributes {
     fn from(head: &ResponseHead) -> Self {
         let named = |name: &HeaderName| Some((name.clone(), head.value(name)?));
-        let mut reader_headers: HeaderMap = READER_HEADERS
-            .iter()
+        let serving = |reads: ReadBy| HEADERS.iter().filter(move |(_, by)| *by == reads);
+        let mut reader_headers: HeaderMap = serving(ReadBy::Readers)
+            .map(|(name, _)| name)
             .chain(head.user_names())
             .filter_map(named)
             .collect();
@@ -54,7 +55,9 @@ impl From<&ResponseHead> for Attributes {
         }
         Self {
             reader_headers,
-            store_headers: STORE_HEADERS.iter().filter_map(named).collect(),
+            store_headers: serving(ReadBy::Store)
+                .filter_map(|(name, _)| named(name))
+                .collect(),
             encryption: head.text(ENCRYPTION),
             kms_key: head.text(ENCRYPTION_KEY),
             stated: stated_checksums(head),
@@ -79,17 +82,27 @@ const RETAIN_UNTIL: HeaderName = HeaderName::from_static("x-amz-object-lock-reta
 const LEGAL_HOLD: HeaderName = HeaderName::from_static("x-amz-object-lock-legal-hold");
 const REDIRECT: HeaderName = HeaderName::from_static("x-amz-website-redirect-location");
 
+/// What a header is for: readers of the object get it, or the store acts by it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ReadBy {
+    Readers,
+    Store,
+}
+
 // Those of PutObject and CreateMultipartUpload:
 // https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html
-static READER_HEADERS: [HeaderName; 6] = [
-    CACHE_CONTROL,
-    CONTENT_DISPOSITION,
-    CONTENT_LANGUAGE,
-    CONTENT_TYPE,
-    EXPIRES,
-    REDIRECT,
+static HEADERS: [(HeaderName, ReadBy); 10] = [
+    (CACHE_CONTROL, ReadBy::Readers),
+    (CONTENT_DISPOSITION, ReadBy::Readers),
+    (CONTENT_LANGUAGE, ReadBy::Readers),
+    (CONTENT_TYPE, ReadBy::Readers),
+    (EXPIRES, ReadBy::Readers),
+    (REDIRECT, ReadBy::Readers),
+    (STORAGE_CLASS, ReadBy::Store),
+    (LOCK_MODE, ReadBy::Store),
+    (RETAIN_UNTIL, ReadBy::Store),
+    (LEGAL_HOLD, ReadBy::Store),
 ];
-static STORE_HEADERS: [HeaderName; 4] = [STORAGE_CLASS, LOCK_MODE, RETAIN_UNTIL, LEGAL_HOLD];
 
 impl Attributes {
     /// Puts the stamp in, in full or compact, as there is room; says whether there is any beside
