@@ -262,6 +262,8 @@ async fn a_damaged_upload_or_part_holds_its_key_up_for_a_while_only() {
     assert!(waits());
     tokio::time::advance(APPEARS_WITHIN - Duration::from_secs(1)).await;
     assert!(waits(), "what it told of may appear yet");
+    let left = ledger.damaged_upload_wait(&target()).unwrap();
+    assert_eq!(left, Some(Duration::from_secs(1)));
     tokio::time::advance(Duration::from_secs(1)).await;
     assert_eq!(ledger.upload_of(&target()).unwrap(), None);
     assert_eq!(
