@@ -7,10 +7,12 @@
 //! - `values` reads single values: sizes, durations, ARNs, URLs and the other names that AWS gives
 //! - `settings` is the file as used, with every default filled in
 //! - `import` translates a replication configuration of S3 into such a file
+//! - `policies` are the least-privilege documents that a configuration needs
 //! - `diagnostics` is what is wrong with a file: everything, in one go
 
 mod diagnostics;
 mod import;
+pub mod policies;
 mod reader;
 mod schema;
 mod settings;

@@ -165,6 +165,55 @@ pub(crate) fn queue_region(url: &str) -> Option<&str> {
     domain.starts_with("amazonaws.com").then_some(region)
 }
 
+/// Returns the partition of a Region, and the domain of its services.
+/// <https://docs.aws.amazon.com/general/latest/gr/rande.html>
+pub(crate) fn partition(region: &str) -> (&'static str, &'static str) {
+    let partitions = [
+        ("cn-", ("aws-cn", "amazonaws.com.cn")),
+        ("us-gov-", ("aws-us-gov", "amazonaws.com")),
+        ("eusc-", ("aws-eusc", "amazonaws.eu")),
+    ];
+    let found = partitions
+        .into_iter()
+        .find(|(start, _)| region.starts_with(start));
+    found.map_or(("aws", "amazonaws.com"), |(_, names)| names)
+}
+
+/// Returns the account in an ARN.
+pub(crate) fn arn_account(arn: &str) -> Option<&str> {
+    arn.split(':').nth(4)
+}
+
+/// Returns the ARN of the account that an ARN is in, which stands for all of its principals.
+pub(crate) fn account_root(arn: &str) -> String {
+    let parts: Vec<&str> = arn.splitn(6, ':').collect();
+    match parts.as_slice() {
+        [scheme, partition, _, _, account, _] => {
+            format!("{scheme}:{partition}:iam::{account}:root")
+        }
+        _ => arn.to_owned(),
+    }
+}
+
+/// Returns the account in the URL of a queue, the step before its name.
+pub(crate) fn queue_account(url: &str) -> Option<&str> {
+    let account = url.rsplit('/').nth(1)?;
+    account_number(account).ok().map(|_| account)
+}
+
+/// Writes what policies would take for a wildcard or a variable as what it is.
+/// <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_variables.html#policy-vars-specialchars>
+pub(crate) fn escape_wildcards(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '*' | '?' | '$' => escaped.extend(['$', '{', c, '}']),
+            _ => escaped.push(c),
+        }
+    }
+    escaped
+}
+
 /// Checks a storage class that S3 takes replicas in.
 pub(crate) fn storage_class(text: &str) -> Result<String, String> {
     if STORAGE_CLASSES.contains(&text) {

@@ -1,18 +1,23 @@
 //! The command line.
 
+use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::{fs, io};
 
 use anyhow::Context;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand, ValueEnum};
-use replicator_config::ImportOptions;
+use replicator_config::policies::{self, PolicyFormat, PolicyLayout, PolicyOptions};
+use replicator_config::{ImportOptions, Settings};
 use replicator_core::object::without_commands;
 use s3_replicator::admin::failures::{self, Which};
 use s3_replicator::admin::status;
 use s3_replicator::ledger::mend;
 use s3_replicator::pipeline::Role;
 use s3_replicator::{pipeline, process};
+use strum::VariantNames;
 use tikv_jemallocator::Jemalloc;
 use tracing_subscriber::EnvFilter;
 
@@ -58,6 +63,9 @@ enum Verb {
     /// Translates a replication configuration of S3 into a configuration file
     #[command(after_help = IMPORT_EXAMPLE)]
     Import(Import),
+    /// Prints the least-privilege documents that the rules need: for roles, buckets, queues and keys
+    #[command(after_help = POLICIES_EXAMPLES)]
+    Policies(Policies),
     /// Shows what the running daemon has in flight and what is parked
     #[command(
         after_help = "Example:\n  s3-replicator status --config /etc/s3-replicator/config.toml"
@@ -118,6 +126,51 @@ impl Import {
         };
         Ok(replicator_config::import(&text, &options)?)
     }
+}
+
+const POLICIES_EXAMPLES: &str = "Examples:
+  s3-replicator policies
+  s3-replicator policies --layout bucket-policy --format cloudformation > permissions.json";
+
+#[derive(Debug, clap::Args)]
+struct Policies {
+    /// How the documents are printed
+    #[arg(long, value_parser = one_of::<PolicyFormat>(), default_value = "json")]
+    format: PolicyFormat,
+    /// How buckets of other accounts are reached: by the roles of the file, or by the daemon's own
+    /// alone, which the policies of the buckets let in
+    #[arg(long, value_parser = one_of::<PolicyLayout>(), default_value = "roles")]
+    layout: PolicyLayout,
+    /// The daemon's own role; s3-replicator in the account of the first queue when left out
+    #[arg(long, value_name = "ARN")]
+    principal: Option<String>,
+    /// A key that source objects are encrypted under; any of the account when left out
+    #[arg(long = "source-key", value_name = "ARN")]
+    source_keys: Vec<String>,
+    /// A key that a destination bucket encrypts under by default
+    #[arg(long = "destination-key", value_name = "ARN")]
+    destination_keys: Vec<String>,
+}
+
+impl Policies {
+    fn print(self, settings: &Settings) -> anyhow::Result<String> {
+        let options = PolicyOptions {
+            layout: self.layout,
+            principal: self.principal,
+            source_keys: self.source_keys,
+            destination_keys: self.destination_keys,
+        };
+        let documents = policies::policies(settings, &options)?;
+        Ok(policies::render(&documents, self.format))
+    }
+}
+
+/// Parses one of the words that name the variants of an enum, which `--help` lists.
+fn one_of<T>() -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err: Error + Send + Sync> + VariantNames + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(T::VARIANTS).try_map(|word| T::from_str(&word))
 }
 
 const LEDGER_EXAMPLES: &str = "Examples:
@@ -245,6 +298,7 @@ fn execute(Command { config, verb }: Command) -> anyhow::Result<()> {
             )
         }
         Verb::Import(import) => import.translate()?,
+        Verb::Policies(policies) => policies.print(&settings()?)?,
         Verb::Status => build_runtime()?.block_on(status::ask(&settings()?))?,
         Verb::Failures(Failures::List { which, json }) => {
             build_runtime()?.block_on(failures::list(&settings()?, &which.into(), json))?

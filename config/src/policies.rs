@@ -1,0 +1,235 @@
+//! The least-privilege documents for a configuration: what each role may do, who may assume it, and
+//! what buckets, queues and keys of other accounts let it do. Nothing is asked of a service.
+
+mod formats;
+mod grants;
+mod table;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::fmt;
+
+use serde_json::{Map, Value, json};
+use strum::{Display, EnumString, VariantNames};
+
+use crate::settings::Settings;
+use crate::values;
+pub use formats::{PolicyFormat, render};
+use grants::Draft;
+pub use table::{Need, PERMISSIONS, Permission, Place};
+
+/// How the daemon reaches the buckets of other accounts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, EnumString, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
+pub enum PolicyLayout {
+    /// By the roles that the configuration names.
+    #[default]
+    Roles,
+    /// By its own role alone, which the policies of the buckets let in.
+    BucketPolicy,
+}
+
+/// What the configuration does not say.
+#[derive(Debug, Clone, Default)]
+pub struct PolicyOptions {
+    /// How buckets of other accounts are reached.
+    pub layout: PolicyLayout,
+    /// The ARN of the daemon's own role; one named `s3-replicator` in the account of the first queue
+    /// when absent.
+    pub principal: Option<String>,
+    /// Keys that source objects are encrypted under; any of the source's account when empty.
+    pub source_keys: Vec<String>,
+    /// Keys that destination buckets encrypt under by default.
+    pub destination_keys: Vec<String>,
+}
+
+/// A configuration that documents can't be made for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyError(String);
+
+impl Error for PolicyError {}
+
+impl fmt::Display for PolicyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a document is attached to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Display)]
+#[strum(serialize_all = "kebab-case")]
+pub enum DocumentKind {
+    /// What a role may do.
+    Permissions,
+    /// Who may assume a role.
+    Trust,
+    /// What others may do with a bucket.
+    BucketPolicy,
+    /// What others may do with a queue.
+    QueuePolicy,
+    /// What a key may be used for; to add to its policy, which has more.
+    KeyPolicy,
+}
+
+/// A policy, and what it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// What it is attached to.
+    pub kind: DocumentKind,
+    /// The ARN of the role, bucket, queue or key.
+    pub attached_to: String,
+    /// The number of the account that this is in.
+    pub account: String,
+    grants: Vec<Grant>,
+}
+
+/// One action on one resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Grant {
+    principal: Option<Principal>,
+    action: &'static str,
+    resource: Option<String>,
+    conditions: Conditions,
+}
+
+/// Who a policy of a resource is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Principal {
+    Aws(String),
+    Service(String),
+}
+
+/// Operator, key of the context, and values.
+type Conditions = BTreeMap<&'static str, BTreeMap<&'static str, BTreeSet<String>>>;
+
+/// Lists the documents that the enabled rules need.
+pub fn policies(
+    settings: &Settings,
+    options: &PolicyOptions,
+) -> Result<Vec<Document>, PolicyError> {
+    let own = match &options.principal {
+        Some(arn) => values::role_arn(arn).map_err(PolicyError)?,
+        None => default_principal(settings)?,
+    };
+    let documents = Draft::new(settings, options, own).finish();
+    let is_bucket_policy = |document: &Document| document.kind == DocumentKind::BucketPolicy;
+    if options.layout == PolicyLayout::BucketPolicy && !documents.iter().any(is_bucket_policy) {
+        let message = "no bucket is known to be in another account than the daemon's role; set owner in [accounts.NAME] to the account that has its buckets";
+        return Err(PolicyError(message.to_owned()));
+    }
+    Ok(documents)
+}
+
+/// Returns the role that signs where the configuration names none: one in the account of the first
+/// queue.
+fn default_principal(settings: &Settings) -> Result<String, PolicyError> {
+    let queue = settings.queues.first();
+    let found = queue.and_then(|queue| {
+        let account = settings.accounts.get(&queue.account)?;
+        let number = values::queue_account(&queue.url).or(account.owner.as_deref())?;
+        let partition = values::partition(&account.region).0;
+        Some(format!("arn:{partition}:iam::{number}:role/s3-replicator"))
+    });
+    let message =
+        "no queue's URL tells the account of the daemon's role; name the role with --principal ARN";
+    found.ok_or_else(|| PolicyError(message.to_owned()))
+}
+
+fn add_condition(
+    conditions: &mut Conditions,
+    (operator, key): (&'static str, &'static str),
+    values: impl IntoIterator<Item = String>,
+) {
+    let keys = conditions.entry(operator).or_default();
+    keys.entry(key).or_default().extend(values);
+}
+
+impl Document {
+    /// Returns the policy as IAM has it.
+    pub fn policy(&self) -> Value {
+        json!({"Version": "2012-10-17", "Statement": self.statements(|_| true)})
+    }
+
+    /// Returns the statements that allow one action, as they stand in the policy but without other
+    /// actions.
+    pub fn statements_of(&self, action: &str) -> Vec<Value> {
+        self.statements(|grant| grant.action == action)
+    }
+
+    /// Lists the actions of the policy.
+    pub fn actions(&self) -> BTreeSet<&'static str> {
+        self.grants.iter().map(|grant| grant.action).collect()
+    }
+
+    /// Puts together what differs in the resource alone, and then what differs in the action alone.
+    fn statements(&self, is_meant: impl Fn(&Grant) -> bool) -> Vec<Value> {
+        let mut resources: Vec<(&Grant, BTreeSet<&String>)> = Vec::new();
+        for grant in self.grants.iter().filter(|grant| is_meant(grant)) {
+            let is_like = |(other, _): &&mut (&Grant, _)| {
+                other.action == grant.action && other.is_alike(grant)
+            };
+            match resources.iter_mut().find(is_like) {
+                Some((_, resources)) => resources.extend(&grant.resource),
+                None => resources.push((grant, grant.resource.iter().collect())),
+            }
+        }
+        let mut statements: Vec<(&Grant, BTreeSet<&String>, BTreeSet<&str>)> = Vec::new();
+        for (grant, resources) in resources {
+            let is_like = |(other, others, _): &&mut (&Grant, BTreeSet<&String>, _)| {
+                *others == resources && other.is_alike(grant)
+            };
+            match statements.iter_mut().find(is_like) {
+                Some((_, _, actions)) => {
+                    actions.insert(grant.action);
+                }
+                None => statements.push((grant, resources, BTreeSet::from([grant.action]))),
+            }
+        }
+        statements
+            .into_iter()
+            .map(|(grant, resources, actions)| statement(grant, &resources, &actions))
+            .collect()
+    }
+}
+
+impl Grant {
+    /// Says whether all but action and resource is the same.
+    fn is_alike(&self, other: &Self) -> bool {
+        self.principal == other.principal
+            && self.conditions == other.conditions
+            && self.resource.is_some() == other.resource.is_some()
+    }
+}
+
+fn statement(grant: &Grant, resources: &BTreeSet<&String>, actions: &BTreeSet<&str>) -> Value {
+    let mut statement = Map::new();
+    let mut set = |name: &str, value| statement.insert(name.to_owned(), value);
+    set("Effect", "Allow".into());
+    match &grant.principal {
+        Some(Principal::Aws(arn)) => set("Principal", json!({"AWS": arn})),
+        Some(Principal::Service(name)) => set("Principal", json!({"Service": name})),
+        None => None,
+    };
+    set("Action", one_or_many(actions));
+    if !resources.is_empty() {
+        set("Resource", one_or_many(resources));
+    }
+    if !grant.conditions.is_empty() {
+        let conditions = grant.conditions.iter().map(|(operator, keys)| {
+            let keys = keys
+                .iter()
+                .map(|(key, values)| ((*key).to_owned(), one_or_many(values)));
+            ((*operator).to_owned(), Value::Object(keys.collect()))
+        });
+        set("Condition", Value::Object(conditions.collect()));
+    }
+    Value::Object(statement)
+}
+
+fn one_or_many<T: AsRef<str>>(texts: &BTreeSet<T>) -> Value {
+    let mut values: Vec<Value> = texts.iter().map(|text| text.as_ref().into()).collect();
+    match values.len() {
+        1 => values.remove(0),
+        _ => Value::Array(values),
+    }
+}

@@ -1,0 +1,364 @@
+//! The documents of a configuration: as the documentation shows them, no wider than the rules, and
+//! for every request that the daemon sends.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that can't go on should stop"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use replicator_config::parse;
+use replicator_config::policies::{
+    Document, DocumentKind, PERMISSIONS, PolicyFormat, PolicyLayout, PolicyOptions, policies,
+    render,
+};
+use serde_json::Value;
+
+const PAGE: &str = include_str!("../../docs/setup-aws.md");
+const OWN: &str = "arn:aws:iam::111111111111:role/s3-replicator";
+const REPLICATOR: &str = "arn:aws:iam::222222222222:role/replicator";
+
+#[test]
+fn the_documentation_shows_what_is_printed() {
+    let shown: Vec<Value> = blocks("json")
+        .iter()
+        .map(|text| serde_json::from_str(text).unwrap())
+        .collect();
+    let config = config();
+    for layout in [PolicyLayout::Roles, PolicyLayout::BucketPolicy] {
+        for document in documents(&config, layout) {
+            // The layouts differ in what the roles may do, and one is shown whole.
+            let is_shown =
+                layout == PolicyLayout::Roles || document.kind == DocumentKind::BucketPolicy;
+            let policy = document.policy();
+            assert!(!is_shown || shown.contains(&policy), "{policy:#}");
+        }
+    }
+}
+
+#[test]
+fn the_documentation_lists_the_table() {
+    let section = PAGE.split_once("\n### Permissions by request").unwrap().1;
+    let section = section.split_once("\n## ").unwrap().0;
+    let listed: Vec<(String, String)> = section.lines().filter_map(cells).collect();
+    let table: Vec<(String, String)> = PERMISSIONS
+        .iter()
+        .map(|row| (row.action.to_owned(), row.place.to_string()))
+        .collect();
+    assert_eq!(listed, table);
+}
+
+/// The action and the place of a row.
+fn cells(line: &str) -> Option<(String, String)> {
+    let mut cells = line.strip_prefix("| `")?.split(" | ");
+    let action = cells.next()?.trim_end_matches('`');
+    Some((action.to_owned(), cells.next()?.to_owned()))
+}
+
+#[test]
+fn every_request_of_the_daemon_is_in_the_table() {
+    let known: BTreeSet<&str> = PERMISSIONS
+        .iter()
+        .flat_map(|row| row.requests)
+        .copied()
+        .collect();
+    let failures = fs::read_to_string(root().join("core/src/failure.rs")).unwrap();
+    let operations = failures.split_once("pub enum Operation {").unwrap().1;
+    let operations = operations.split_once("\n}").unwrap().0;
+    let lines: Vec<&str> = operations.lines().map(str::trim).collect();
+    let of_services = lines
+        .windows(2)
+        .filter(|pair| pair[0].contains("https://docs.aws.amazon.com/"));
+    let mut sent: BTreeSet<String> = of_services
+        .map(|pair| pair[1].trim_end_matches(',').to_owned())
+        .collect();
+    for file in sources(&root().join("daemon/src")) {
+        let text = fs::read_to_string(file).unwrap();
+        sent.extend(queue_requests(&text));
+    }
+    // The name of its batches is in the journal; alone it is sent by none.
+    sent.remove("ChangeMessageVisibility");
+    assert!(sent.len() > 18, "{sent:?}");
+    let missing: Vec<&String> = sent
+        .iter()
+        .filter(|name| !known.contains(name.as_str()))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "no permission is listed for {missing:?}"
+    );
+    // The SDK assumes roles by itself.
+    sent.insert("AssumeRole".to_owned());
+    let needless: Vec<&&str> = known.iter().filter(|name| !sent.contains(**name)).collect();
+    assert!(
+        needless.is_empty(),
+        "permissions are listed for {needless:?}, which nothing sends"
+    );
+}
+
+/// The requests to SQS that some code builds by the SDK.
+fn queue_requests(text: &str) -> Vec<String> {
+    let calls = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix('.')?.strip_suffix("()"));
+    let of_sqs = calls.filter(|call| call.contains("_message"));
+    let camel = |call: &str| {
+        let words = call.split('_').map(|word| {
+            let (first, rest) = word.split_at(1);
+            format!("{}{rest}", first.to_uppercase())
+        });
+        words.collect::<String>()
+    };
+    of_sqs.map(camel).collect()
+}
+
+#[test]
+fn what_no_rule_uses_is_allowed_to_nobody() {
+    let plain = config()
+        .replace(
+            "delete_markers = true\n",
+            "filter = { size_max = \"1MiB\" }\n",
+        )
+        .replace("sse_kms_objects = true\n", "");
+    let plain: String = plain
+        .lines()
+        .filter(|line| !line.starts_with("encryption"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let whole = format!("{}version_deletes = true\nhistory = \"latest\"\n", config());
+    let (plain, whole) = (actions(&plain), actions(&whole));
+    let more = |role: &str| -> Vec<&str> {
+        let (plain, whole) = (&plain[role], &whole[role]);
+        assert!(plain.is_subset(whole));
+        whole.difference(plain).map(String::as_str).collect()
+    };
+    assert_eq!(more(OWN), ["kms:Decrypt", "s3:GetObject"]);
+    assert_eq!(
+        more(REPLICATOR),
+        [
+            "kms:Decrypt",
+            "kms:GenerateDataKey",
+            "s3:AbortMultipartUpload",
+            "s3:DeleteObject",
+            "s3:DeleteObjectVersion",
+            "s3:ListBucketMultipartUploads",
+            "s3:ListMultipartUploadParts",
+        ]
+    );
+}
+
+#[test]
+fn a_disabled_rule_needs_nothing() {
+    let text = format!("{}enabled = false\n", config());
+    let kinds: Vec<DocumentKind> = documents(&text, PolicyLayout::Roles)
+        .iter()
+        .map(|document| document.kind)
+        .collect();
+    assert!(!kinds.contains(&DocumentKind::KeyPolicy), "{kinds:?}");
+    assert!(
+        actions(&text)[OWN]
+            .iter()
+            .all(|action| !action.starts_with("s3:"))
+    );
+}
+
+#[test]
+fn prefixes_are_written_so_that_no_character_stands_for_others() {
+    let text = format!("{}filter = {{ prefix = \"in?/${{a}}*\" }}\n", config());
+    let text = text.replace(
+        "bucket = \"orders-replica\"",
+        "bucket = \"orders-replica\", prefix = \"out/\"",
+    );
+    let own = document(&text, DocumentKind::Permissions, OWN);
+    let resource = |action: &str| own.statements_of(action)[0]["Resource"].clone();
+    assert_eq!(
+        resource("s3:GetObjectVersion"),
+        "arn:aws:s3:::orders/in${?}/${$}{a}${*}*"
+    );
+    let listed = own.statements_of("s3:ListBucketVersions");
+    assert_eq!(
+        listed[0]["Condition"]["StringLike"]["s3:prefix"],
+        "in${?}/${$}{a}${*}*"
+    );
+    let replicator = document(&text, DocumentKind::Permissions, REPLICATOR);
+    let written = replicator.statements_of("s3:PutObject");
+    assert_eq!(written[0]["Resource"], "arn:aws:s3:::orders-replica/out/*");
+}
+
+#[test]
+fn a_key_is_used_through_s3_alone_and_for_these_objects() {
+    let context = |text: &str| {
+        let written = document(text, DocumentKind::Permissions, REPLICATOR);
+        let statement = &written.statements_of("kms:GenerateDataKey")[0];
+        let condition = &statement["Condition"];
+        assert_eq!(
+            condition["StringEquals"]["kms:ViaService"],
+            "s3.us-east-1.amazonaws.com"
+        );
+        (statement["Resource"].clone(), condition.clone())
+    };
+    let arn =
+        |condition: &Value| condition["StringLike"]["kms:EncryptionContext:aws:s3:arn"].clone();
+    // Under a bucket key S3 asks for the bucket, without one for the object.
+    assert_eq!(arn(&context(&config()).1), "arn:aws:s3:::orders-replica");
+    let text = config().replace("mode = \"kms\"", "mode = \"kms\", bucket_key = false");
+    assert_eq!(arn(&context(&text).1), "arn:aws:s3:::orders-replica/*");
+    let text = config().replace("key/1234abcd-12ab-34cd-56ef-1234567890ab", "alias/orders");
+    let (resource, condition) = context(&text);
+    assert_eq!(resource, "arn:aws:kms:us-east-1:222222222222:key/*");
+    assert_eq!(
+        condition["ForAnyValue:StringEquals"]["kms:ResourceAliases"],
+        "alias/orders"
+    );
+}
+
+#[test]
+fn one_action_is_printed_as_it_stands_in_the_policy() {
+    let own = document(&config(), DocumentKind::Permissions, OWN);
+    let whole = own.policy();
+    for action in own.actions() {
+        let statements = own.statements_of(action);
+        assert!(!statements.is_empty());
+        for statement in statements {
+            assert_eq!(statement["Action"], action);
+            let covers = |other: &Value| {
+                let actions = &other["Action"];
+                let has = actions == action
+                    || actions
+                        .as_array()
+                        .is_some_and(|all| all.contains(&action.into()));
+                has && other["Resource"] == statement["Resource"]
+                    && other["Condition"] == statement["Condition"]
+            };
+            assert!(
+                whole["Statement"].as_array().unwrap().iter().any(covers),
+                "{statement:#}"
+            );
+        }
+    }
+}
+
+#[test]
+fn one_role_needs_to_know_whose_the_other_bucket_is() {
+    let text = config().replace("owner = \"222222222222\"\n", "");
+    let of = |text: &str, layout| policies(&parse(text).unwrap(), &options(layout));
+    // The role that it does not use tells, too.
+    assert!(of(&text, PolicyLayout::BucketPolicy).is_ok());
+    let text: String = text
+        .lines()
+        .filter(|line| !line.contains("role_arn") && !line.contains("external_id"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let error = of(&text, PolicyLayout::BucketPolicy).unwrap_err();
+    assert!(error.to_string().contains("set owner in [accounts.NAME]"));
+}
+
+#[test]
+fn templates_have_every_document() {
+    for layout in [PolicyLayout::Roles, PolicyLayout::BucketPolicy] {
+        let documents = documents(&config(), layout);
+        let json: Value = serde_json::from_str(&render(&documents, PolicyFormat::Json)).unwrap();
+        assert_eq!(json.as_array().unwrap().len(), documents.len());
+        let template: Value =
+            serde_json::from_str(&render(&documents, PolicyFormat::Cloudformation)).unwrap();
+        let module: Value =
+            serde_json::from_str(&render(&documents, PolicyFormat::Terraform)).unwrap();
+        let parts = |value: &Value| value.as_object().map_or(0, serde_json::Map::len);
+        let count = |kinds: &[DocumentKind]| {
+            documents
+                .iter()
+                .filter(|document| kinds.contains(&document.kind))
+                .count()
+        };
+        let resources = count(&[
+            DocumentKind::Permissions,
+            DocumentKind::BucketPolicy,
+            DocumentKind::QueuePolicy,
+        ]);
+        assert_eq!(parts(&template["Resources"]), resources);
+        assert_eq!(
+            parts(&template["Outputs"]),
+            count(&[DocumentKind::KeyPolicy])
+        );
+        let sorts = module["resource"].as_object().unwrap();
+        let made: usize = sorts
+            .iter()
+            .filter(|(sort, _)| *sort != "aws_iam_role_policy")
+            .map(|(_, all)| parts(all))
+            .sum();
+        assert_eq!(made, resources);
+    }
+}
+
+fn actions(text: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let all = documents(text, PolicyLayout::Roles);
+    let of_roles = all
+        .into_iter()
+        .filter(|document| document.kind == DocumentKind::Permissions);
+    of_roles
+        .map(|document| {
+            let actions = document.actions().into_iter().map(str::to_owned).collect();
+            (document.attached_to, actions)
+        })
+        .collect()
+}
+
+fn document(text: &str, kind: DocumentKind, attached_to: &str) -> Document {
+    let all = documents(text, PolicyLayout::Roles);
+    let found = all
+        .into_iter()
+        .find(|document| document.kind == kind && document.attached_to == attached_to);
+    found.unwrap()
+}
+
+fn documents(text: &str, layout: PolicyLayout) -> Vec<Document> {
+    let settings = parse(text).map_err(|invalid| invalid.to_string()).unwrap();
+    policies(&settings, &options(layout)).unwrap()
+}
+
+/// As the page calls the command.
+fn options(layout: PolicyLayout) -> PolicyOptions {
+    PolicyOptions {
+        layout,
+        source_keys: vec![
+            "arn:aws:kms:eu-west-1:111111111111:key/0987dcba-09fe-87dc-65ba-ab0987654321"
+                .to_owned(),
+        ],
+        ..PolicyOptions::default()
+    }
+}
+
+/// The configuration of the page.
+fn config() -> String {
+    blocks("toml").remove(0)
+}
+
+/// The blocks of code of the page in a language.
+fn blocks(language: &str) -> Vec<String> {
+    let fence = format!("```{language}\n");
+    let blocks = PAGE
+        .split(&fence)
+        .skip(1)
+        .filter_map(|rest| rest.split_once("\n```"));
+    blocks.map(|(block, _)| format!("{block}\n")).collect()
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| match path.is_dir() {
+            true => sources(&path),
+            false => vec![path],
+        })
+        .collect()
+}
