@@ -21,7 +21,7 @@ const LAYERS: &[&[&str]] = &[
     &["limit"],
     &["sqs", "other_daemons", "health"],
     &["ledger"],
-    &["s3", "process"],
+    &["s3", "process", "activity"],
     &["metrics", "failpoint", "clock", "poison"],
 ];
 

@@ -184,7 +184,7 @@ fn ours(rules: &[Rule], object: &Object) -> BTreeSet<(String, String)> {
     let mut taken = BTreeSet::new();
     for found in match_rules(rules, &Bucket::try_from(BUCKET).unwrap(), &key) {
         let takes = |rule: &Rule| match &object.tags {
-            Some(tags) => rule.filter.admits_tags(tags),
+            Some(tags) => rule.filter.admits_tags(tags).is_ok(),
             None => rule.admits_marker(),
         };
         let rule = found.candidates.iter().find(|rule| takes(rule));

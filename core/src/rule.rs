@@ -7,7 +7,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use strum::{EnumString, VariantNames};
+use strum::{EnumString, IntoStaticStr, VariantArray, VariantNames};
 
 use crate::object::{Bucket, Key, NameError, Timestamp};
 
@@ -173,26 +173,85 @@ pub struct RateLimits {
     pub requests_per_second: Option<NonZeroU32>,
 }
 
+/// Why a rule does not take an event, or a version.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    IntoStaticStr,
+    VariantArray,
+)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum Mismatch {
+    /// The key does not start with the filter's prefix.
+    Prefix,
+    /// The key does not end with the filter's suffix.
+    Suffix,
+    /// The key matches a pattern, or starts with a prefix, that the filter excludes.
+    Exclude,
+    /// The rule is disabled.
+    Disabled,
+    /// The size is outside the filter's bounds.
+    Size,
+    /// The tags are not those of the filter.
+    Tags,
+    /// The object carries a tag that the filter excludes.
+    ExcludeTags,
+    /// The version was created before the rule began.
+    Since,
+    /// The rule replicates no delete markers.
+    DeleteMarker,
+    /// The rule replicates no permanent deletes.
+    VersionDelete,
+    /// The version is a replica itself, and the rule skips those.
+    Replica,
+    /// The version is encrypted with KMS, without the rule's opt-in.
+    SseKms,
+    /// Changes of the access control list are not replicated.
+    Acl,
+    /// Changes of the Object Lock after the write are not replicated.
+    Lock,
+}
+
+impl Mismatch {
+    /// Every cause there is.
+    pub const ALL: &'static [Self] = Self::VARIANTS;
+
+    /// Returns the name that metrics and logs use.
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+
+    /// Refuses for this cause, unless what it asks for holds.
+    fn unless(self, holds: bool) -> Result<(), Self> {
+        if holds { Ok(()) } else { Err(self) }
+    }
+}
+
 impl Filter {
     /// Says whether a key can match, before anything else about the object is known.
-    pub fn admits_key(&self, key: &Key) -> bool {
+    pub fn admits_key(&self, key: &Key) -> Result<(), Mismatch> {
         let key = key.as_str();
-        key.starts_with(&self.prefix)
-            && key.ends_with(&self.suffix)
-            && !self
-                .exclude
-                .iter()
-                .any(|pattern| matches_pattern(pattern, key))
-            && !self
-                .exclude_prefixes
-                .iter()
-                .any(|prefix| key.starts_with(prefix))
+        let is_excluded = |pattern: &String| matches_pattern(pattern, key);
+        let starts_excluded = |prefix: &String| key.starts_with(prefix);
+        Mismatch::Prefix.unless(key.starts_with(&self.prefix))?;
+        Mismatch::Suffix.unless(key.ends_with(&self.suffix))?;
+        Mismatch::Exclude.unless(!self.exclude.iter().any(is_excluded))?;
+        Mismatch::Exclude.unless(!self.exclude_prefixes.iter().any(starts_excluded))
     }
 
     /// Says whether a size is within the bounds.
-    pub fn admits_size(&self, size_bytes: u64) -> bool {
-        self.size_min.is_none_or(|min| size_bytes >= min)
-            && self.size_max.is_none_or(|max| size_bytes <= max)
+    pub fn admits_size(&self, size_bytes: u64) -> Result<(), Mismatch> {
+        let is_within = self.size_min.is_none_or(|min| size_bytes >= min)
+            && self.size_max.is_none_or(|max| size_bytes <= max);
+        Mismatch::Size.unless(is_within)
     }
 
     /// Says whether the tags of an object have to be read.
@@ -201,12 +260,13 @@ impl Filter {
     }
 
     /// Says whether all required tags are there, and none of the excluded ones.
-    pub fn admits_tags(&self, tags: &BTreeMap<String, String>) -> bool {
+    pub fn admits_tags(&self, tags: &BTreeMap<String, String>) -> Result<(), Mismatch> {
         let is_there = |(name, value)| tags.get(name) == Some(value);
         let is_among = |(name, values): (&String, &BTreeSet<String>)| {
             tags.get(name).is_some_and(|value| values.contains(value))
         };
-        self.tags.iter().all(is_there) && !self.exclude_tags.iter().any(is_among)
+        Mismatch::Tags.unless(self.tags.iter().all(is_there))?;
+        Mismatch::ExcludeTags.unless(!self.exclude_tags.iter().any(is_among))
     }
 }
 
@@ -222,6 +282,13 @@ impl Rule {
             .strip_prefix(self.filter.prefix.as_str())
             .unwrap_or(key.as_str());
         Key::try_from(format!("{rewrite}{rest}"))
+    }
+
+    /// Says whether a key of the source bucket can be in scope. A disabled rule refuses what it
+    /// would take if it were enabled.
+    pub fn admits_key(&self, key: &Key) -> Result<(), Mismatch> {
+        self.filter.admits_key(key)?;
+        Mismatch::Disabled.unless(self.enabled)
     }
 
     /// Says whether a delete marker of a matching key is in scope. A marker has no tags and no
@@ -244,7 +311,7 @@ pub struct DestinationMatch<'a> {
 pub fn match_rules<'a>(rules: &'a [Rule], source: &Bucket, key: &Key) -> Vec<DestinationMatch<'a>> {
     let mut matching: Vec<&Rule> = rules
         .iter()
-        .filter(|rule| rule.enabled && rule.source.bucket == *source && rule.filter.admits_key(key))
+        .filter(|rule| rule.source.bucket == *source && rule.admits_key(key).is_ok())
         .collect();
     matching.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.id.cmp(&b.id)));
     let destinations: BTreeSet<&BucketRef> =

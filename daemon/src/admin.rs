@@ -5,7 +5,7 @@
 pub mod failures;
 pub mod status;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::future;
 use std::net::IpAddr;
 use std::pin::pin;
@@ -33,6 +33,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::activity::ActivityFigures;
 use crate::dispatch::{Command, InFlightStats};
 use crate::engine::Engine;
 use crate::health::{LivenessFailure, PollStatus, SILENT_AFTER};
@@ -59,6 +60,9 @@ pub struct Status {
     pub ready: bool,
     /// What is in flight.
     pub in_flight: InFlightStats,
+    /// What each rule saw, did, and did not take.
+    #[serde(default)]
+    pub rules: BTreeMap<String, ActivityFigures>,
     /// What is parked, by rule and reason.
     pub parked: Vec<ParkedCount>,
     /// How polling goes.
@@ -193,6 +197,7 @@ impl Admin {
                 .metrics
                 .unproved_counts(in_flight.rules.keys().map(String::as_str)),
             in_flight,
+            rules: self.engine.activity.figures(),
             parked: counts
                 .into_iter()
                 .map(|((rule, reason), tasks)| ParkedCount {
@@ -221,6 +226,7 @@ impl Admin {
             Ok(counts) => metrics.set_parked(counts),
             Err(failure) => warn!(error = error_chain(&failure), "cannot count what is parked"),
         }
+        self.engine.activity.export(metrics);
         let ledger = self.engine.ledger.health();
         metrics.set_ledger(ledger.problem().is_none(), ledger.trouble_counts());
         metrics.set_memory("budget", self.engine.budget.total_bytes());

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use aws_sdk_s3::types::BucketVersioningStatus;
 use parking_lot::Mutex;
+use replicator_core::event::Event;
 use replicator_core::failure::{Failure, FailureKind, Operation, Reason};
 use replicator_core::plan::SourceVersion;
 use replicator_core::rule::BucketRef;
 use tokio::time::Instant;
 
+use crate::activity::RuleActivity;
 use crate::failpoint::Failpoints;
 use crate::health::ProgressWatchdog;
 use crate::ledger::Ledger;
@@ -26,6 +28,7 @@ use crate::parking::Retries;
 use crate::s3::accounts::error::{Side, from_sdk_error};
 use crate::s3::accounts::{AccountClients, Accounts};
 use crate::sqs::work_queues::WorkQueues;
+use crate::task::{Ruleset, Task};
 
 /// The services that transfers share.
 #[derive(Debug)]
@@ -41,6 +44,7 @@ pub(crate) struct Engine {
     pub(crate) concurrency: ConcurrencyControl,
     pub(crate) retries: Retries,
     pub(crate) metrics: Metrics,
+    pub(crate) activity: RuleActivity,
     pub(crate) watchdog: Arc<ProgressWatchdog>,
     pub(crate) failpoints: Failpoints,
     /// Which destinations keep versions.
@@ -112,6 +116,7 @@ impl Engine {
             concurrency,
             retries: Retries::default(),
             metrics,
+            activity: RuleActivity::default(),
             watchdog,
             failpoints,
             versioned: TtlSet::new(BUCKET_CHECKED_EVERY),
@@ -131,6 +136,20 @@ impl Engine {
                 format!("account {:?} is not configured", place.account),
             )
         })
+    }
+
+    /// Finds the tasks of an event, and records which rules it reaches, or why it reaches none.
+    pub(crate) fn tasks_for(&self, rules: &Ruleset, event: &Event) -> Vec<Task> {
+        let tasks = rules.tasks_for(event);
+        for rule in tasks.iter().flat_map(|task| task.rules.iter()) {
+            self.activity.record_event(&rule.id);
+        }
+        if tasks.is_empty() {
+            for (rule, cause) in rules.mismatches(event) {
+                self.activity.record_unmatched(&rule.id, cause, &event.key);
+            }
+        }
+        tasks
     }
 
     /// Waits until a rule may write a piece, and memory has room for it or has it. The limits come

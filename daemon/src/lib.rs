@@ -15,9 +15,10 @@
 //!   stop, and a second daemon where only one may be; `health`: whether there is progress
 //! - `ledger`: what is replicated, uploaded and parked, in RocksDB
 //! - `s3`: clients and requests of each account, errors, checksums, XML; `process`: signals,
-//!   blocking work, panics
+//!   blocking work, panics; `activity`: what each rule saw, did and did not take
 //! - `metrics`, `failpoint`, `clock`: services of all of them
 
+mod activity;
 pub mod admin;
 pub mod clock;
 mod dispatch;

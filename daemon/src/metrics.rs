@@ -8,6 +8,7 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 use replicator_core::failure::Reason;
+use replicator_core::rule::Mismatch;
 use serde::{Deserialize, Serialize};
 
 /// Declares an enum whose variants are the values of a label.
@@ -173,6 +174,13 @@ metrics! {
     unproved: IntCounterVec = counter("unproved_total",
         "Replicas written without a proof that they hold the source's bytes, by cause.",
         &["rule", "cause"]);
+    unmatched: IntCounterVec = counter("unmatched_total",
+        "Events and versions that no rule took, by what they lack for this one.",
+        &["rule", "cause"]);
+    last_event: IntGaugeVec = gauge("last_event_timestamp_seconds",
+        "When an event last came whose key the rule takes, in Unix time.", &["rule"]);
+    last_replica: IntGaugeVec = gauge("last_replica_timestamp_seconds",
+        "When a version or delete marker was last written, in Unix time.", &["rule"]);
 }
 
 fn counter(name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, Error> {
@@ -309,6 +317,25 @@ impl Metrics {
                 .with_label_values(&[rule.as_str(), reason.as_str()])
                 .set(count);
         }
+    }
+
+    /// Replaces the times of the last event and replica of every rule; what never happened has no
+    /// series.
+    pub(crate) fn set_last<'a>(&self, rules: impl Iterator<Item = (&'a str, [Option<i64>; 2])>) {
+        let gauges = [&self.last_event, &self.last_replica];
+        gauges.iter().for_each(|gauge| gauge.reset());
+        for (rule, times) in rules {
+            let known = gauges.iter().zip(times);
+            known
+                .filter_map(|(gauge, seconds)| Some((gauge, seconds?)))
+                .for_each(|(gauge, seconds)| gauge.with_label_values(&[rule]).set(seconds));
+        }
+    }
+
+    /// Takes over how much of a rule's events was not taken for one cause since the start.
+    pub(crate) fn set_unmatched(&self, rule: &str, cause: Mismatch, seen: u64) {
+        let counter = self.unmatched.with_label_values(&[rule, cause.as_str()]);
+        counter.inc_by(seen.saturating_sub(counter.get()));
     }
 
     /// Takes over how the ledger is, and how often each trouble was seen since the start.

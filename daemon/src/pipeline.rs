@@ -315,6 +315,7 @@ fn adopt(engine: &Engine, settings: &Settings) -> Result<Ruleset, Failure> {
     engine
         .metrics
         .expect(queues, enabled().map(|rule| rule.id.as_str()));
+    engine.activity.replace(settings.rules.iter());
     engine.limits.replace(enabled());
     engine.budget.divide_shares(enabled());
     engine.concurrency.replace(enabled());

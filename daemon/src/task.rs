@@ -7,7 +7,7 @@ use std::sync::Arc;
 use replicator_core::event::{Event, EventKind, Sequencer};
 use replicator_core::failure::Reason;
 use replicator_core::object::{Key, Timestamp, VersionId};
-use replicator_core::rule::{BucketRef, Rule, match_rules};
+use replicator_core::rule::{BucketRef, Mismatch, Rule, match_rules};
 
 use crate::clock::BootInstant;
 use crate::ledger::records::{ParkedTask, TargetKey};
@@ -182,6 +182,15 @@ impl Ruleset {
             );
         }
         tasks
+    }
+
+    /// Says of each rule of an event's bucket that does not take the event what it lacks.
+    pub(crate) fn mismatches(&self, event: &Event) -> impl Iterator<Item = (&Rule, Mismatch)> {
+        let of_bucket = self
+            .rules
+            .iter()
+            .filter(|rule| rule.source.bucket == event.bucket);
+        of_bucket.filter_map(|rule| Some((rule, rule.admits_key(&event.key).err()?)))
     }
 
     /// Makes a parked task anew under the rules of today; `None` when no rule takes it any more.

@@ -63,6 +63,7 @@ mod late;
 mod purges;
 // What is in a rule's scope, and whose what is there is.
 mod scopes;
+mod silence;
 mod strangers;
 // What is there though a store does not say so.
 mod unlisted;

@@ -52,6 +52,22 @@ fn a_disabled_rule_takes_no_part_however_high_its_priority() {
 }
 
 #[test]
+fn a_disabled_rule_refuses_for_that_only_what_its_filter_takes() {
+    let filter = Filter {
+        prefix: "in/".to_owned(),
+        ..Filter::default()
+    };
+    let off = Rule {
+        enabled: false,
+        filter,
+        ..rule("off", 1, "tokyo")
+    };
+    let refusal = |text| key(text).map(|key| off.admits_key(&key));
+    assert_eq!(refusal("in/a"), Some(Err(Mismatch::Disabled)));
+    assert_eq!(refusal("out/a"), Some(Err(Mismatch::Prefix)));
+}
+
+#[test]
 fn a_rule_is_about_its_own_source_bucket_only() {
     let other = Rule {
         source: place("other-orders"),
@@ -86,13 +102,13 @@ fn every_given_part_of_a_filter_must_match() {
         ..Filter::default()
     };
     let table = [
-        ("in/a.csv", true),
-        ("in/a.CSV", false),
-        ("in/a.json", false),
-        ("out/in/a.csv", false),
-        ("in/x/tmp/a.csv", false),
-        ("in/_hidden.csv", false),
-        ("in/x/_shown.csv", true),
+        ("in/a.csv", Ok(())),
+        ("in/a.CSV", Err(Mismatch::Suffix)),
+        ("in/a.json", Err(Mismatch::Suffix)),
+        ("out/in/a.csv", Err(Mismatch::Prefix)),
+        ("in/x/tmp/a.csv", Err(Mismatch::Exclude)),
+        ("in/_hidden.csv", Err(Mismatch::Exclude)),
+        ("in/x/_shown.csv", Ok(())),
     ];
     for (text, admitted) in table {
         assert_eq!(
@@ -108,10 +124,14 @@ fn an_empty_filter_admits_everything() {
     let filter = Filter::default();
     assert_eq!(
         key("any/thing").map(|key| filter.admits_key(&key)),
-        Some(true)
+        Some(Ok(()))
     );
-    assert!(filter.admits_size(0) && filter.admits_size(u64::MAX));
-    assert!(filter.admits_tags(&tags(&[])) && filter.admits_tags(&tags(&[("tier", "gold")])));
+    assert_eq!(
+        [0, u64::MAX].map(|size| filter.admits_size(size)),
+        [Ok(()); 2]
+    );
+    let tagged = [tags(&[]), tags(&[("tier", "gold")])];
+    assert_eq!(tagged.map(|tags| filter.admits_tags(&tags)), [Ok(()); 2]);
 }
 
 #[test]
@@ -123,7 +143,7 @@ fn both_bounds_of_a_size_are_inclusive() {
     };
     assert_eq!(
         [9, 10, 20, 21].map(|size| filter.admits_size(size)),
-        [false, true, true, false]
+        [Err(Mismatch::Size), Ok(()), Ok(()), Err(Mismatch::Size)]
     );
 }
 
@@ -133,10 +153,16 @@ fn all_wanted_tags_must_be_there_with_their_values() {
         tags: tags(&[("tier", "gold"), ("team", "ops")]),
         ..Filter::default()
     };
-    assert!(filter.admits_tags(&tags(&[("tier", "gold"), ("team", "ops"), ("more", "1")])));
-    assert!(!filter.admits_tags(&tags(&[("tier", "gold")])));
-    assert!(!filter.admits_tags(&tags(&[("tier", "gold"), ("team", "dev")])));
-    assert!(!filter.admits_tags(&tags(&[("Tier", "gold"), ("team", "ops")])));
+    let more = tags(&[("tier", "gold"), ("team", "ops"), ("more", "1")]);
+    assert_eq!(filter.admits_tags(&more), Ok(()));
+    let others: [&[(&str, &str)]; 3] = [
+        &[("tier", "gold")],
+        &[("tier", "gold"), ("team", "dev")],
+        &[("Tier", "gold"), ("team", "ops")],
+    ];
+    for other in others {
+        assert_eq!(filter.admits_tags(&tags(other)), Err(Mismatch::Tags));
+    }
 }
 
 #[test]
@@ -147,10 +173,10 @@ fn an_excluded_prefix_is_exact_where_a_pattern_has_no_escape() {
         ..Filter::default()
     };
     let table = [
-        ("in/tmp*/a", false),
-        ("in/tmp1/a", true),
-        ("in/drafts/a", false),
-        ("in/a/draft", true),
+        ("in/tmp*/a", Err(Mismatch::Exclude)),
+        ("in/tmp1/a", Ok(())),
+        ("in/drafts/a", Err(Mismatch::Exclude)),
+        ("in/a/draft", Ok(())),
     ];
     for (text, admitted) in table {
         let admits = key(text).map(|key| filter.admits_key(&key));
@@ -170,20 +196,25 @@ fn one_excluded_value_of_a_tag_keeps_an_object_out() {
         ..Filter::default()
     };
     assert!(filter.needs_tags() && !Filter::default().needs_tags());
-    assert!(filter.admits_tags(&tags(&[("team", "ops")])));
-    assert!(filter.admits_tags(&tags(&[("team", "ops"), ("tier", "gold")])));
-    assert!(!filter.admits_tags(&tags(&[("team", "ops"), ("tier", "test")])));
-    assert!(!filter.admits_tags(&tags(&[
-        ("team", "ops"),
-        ("tier", "gold"),
-        ("state", "void")
-    ])));
-    assert!(!filter.admits_tags(&tags(&[("tier", "gold")])));
+    let excluded = Err(Mismatch::ExcludeTags);
+    let table: [(&[(&str, &str)], _); 5] = [
+        (&[("team", "ops")], Ok(())),
+        (&[("team", "ops"), ("tier", "gold")], Ok(())),
+        (&[("team", "ops"), ("tier", "test")], excluded),
+        (
+            &[("team", "ops"), ("tier", "gold"), ("state", "void")],
+            excluded,
+        ),
+        (&[("tier", "gold")], Err(Mismatch::Tags)),
+    ];
+    for (carried, admitted) in table {
+        assert_eq!(filter.admits_tags(&tags(carried)), admitted, "{carried:?}");
+    }
     let alone = Filter {
         tags: BTreeMap::new(),
         ..filter
     };
-    assert!(alone.needs_tags() && alone.admits_tags(&tags(&[])));
+    assert!(alone.needs_tags() && alone.admits_tags(&tags(&[])).is_ok());
 }
 
 #[test]

@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use replicator_config::Settings;
+use replicator_core::failure::Reason;
+use replicator_core::object::Timestamp;
+use replicator_core::rule::Mismatch;
+use time::format_description::well_known::Rfc3339;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -91,6 +95,7 @@ fn write_table(status: &Status, text: &mut String) -> fmt::Result {
         (unproved.rule.as_str(), unproved.cause.as_str(), replicas)
     });
     write_counts(text, ("WRITTEN WITHOUT PROOF", "CAUSE"), unproved)?;
+    write_activity(status, text)?;
     write_services(status, text)
 }
 
@@ -111,6 +116,40 @@ fn write_rules(status: &Status, text: &mut String) -> fmt::Result {
         )?;
     }
     Ok(())
+}
+
+/// Writes what each rule saw and did, and what it did not take.
+fn write_activity(status: &Status, text: &mut String) -> fmt::Result {
+    let when = |time: Option<Timestamp>| {
+        let time = time.and_then(|time| time.replace_nanosecond(0).ok()?.format(&Rfc3339).ok());
+        time.unwrap_or_else(|| "never".to_owned())
+    };
+    let (last_event, last_replica) = ("LAST EVENT", "LAST REPLICA");
+    writeln!(
+        text,
+        "\n{:<24} {:>10} {last_event:>20} {last_replica:>20}",
+        "RULE", "REPLICATED"
+    )?;
+    for (rule, figures) in &status.rules {
+        let [event, replica] = [figures.last_event, figures.last_replica].map(when);
+        writeln!(
+            text,
+            "{rule:<24} {:>10} {event:>20} {replica:>20}",
+            figures.replicated
+        )?;
+    }
+    let skipped = status.rules.iter().flat_map(|(rule, figures)| {
+        let count =
+            |(reason, seen): (&Reason, &u64)| (rule.as_str(), reason.as_str(), seen.to_string());
+        figures.skipped.iter().map(count)
+    });
+    write_counts(text, ("NOT REPLICATED", "REASON"), skipped)?;
+    let unmatched = status.rules.iter().flat_map(|(rule, figures)| {
+        let count =
+            |(cause, seen): (&Mismatch, &u64)| (rule.as_str(), cause.as_str(), seen.to_string());
+        figures.unmatched.iter().map(count)
+    });
+    write_counts(text, ("TAKEN BY NO RULE", "CAUSE"), unmatched)
 }
 
 /// Writes a table of counts by rule and something else; nothing if there are none.

@@ -32,7 +32,7 @@ impl Dispatch {
         // What is possible is done; the message is kept for what is not.
         let mut tasks: Vec<Task> = events
             .iter()
-            .flat_map(|event| rules.tasks_for(event))
+            .flat_map(|event| self.engine.tasks_for(&rules, event))
             .collect();
         if tasks.is_empty() && action == AckAction::Delete {
             self.engine

@@ -137,7 +137,7 @@ impl Router {
         let (message, events, mut action) = delivery.read(rules, metrics);
         let (mut work, mut wait) = (Vec::new(), Duration::ZERO);
         for (record, event) in events.iter().enumerate() {
-            for task in rules.tasks_for(event) {
+            for task in self.engine.tasks_for(rules, event) {
                 match item(&message, record, event, &task) {
                     Ok(item) => work.push(item),
                     Err(left) => wait = wait.max(left),

@@ -13,10 +13,10 @@ use std::time::Duration;
 use replicator_core::failure::{Action, Failure, FailureKind, Operation, Reason};
 use replicator_core::object::ETag;
 use replicator_core::plan::{Current, Precondition, SourceVersion};
-use replicator_core::rule::{History, Rule};
+use replicator_core::rule::{History, Mismatch, Rule};
 
 use super::attempt::Extras;
-use super::origin::{self, SelectedRule};
+use super::origin::{self, Refusals, SelectedRule};
 use crate::clock::BootInstant;
 use crate::failpoint;
 use crate::ledger::records::{CurrentEntry, Replica, ReplicaState};
@@ -63,9 +63,10 @@ impl Reconciler<'_> {
         state: &mut AttemptState,
     ) -> Result<Progress, Failure> {
         let choice = origin::rule_for(self.cx, version).await;
-        let Some(SelectedRule { rule, tags }) = self.or_skip(version, choice).await?.flatten()
-        else {
-            return self.leave_out(version);
+        let SelectedRule { rule, tags } = match self.or_skip(version, choice).await? {
+            Some(Ok(selected)) => selected,
+            Some(Err(refusals)) => return self.leave_out(version, &refusals),
+            None => return Ok(Progress::Done),
         };
         if let Some(wait) = self.wait_before_whole(version, &rule)? {
             return Ok(Progress::Wait(wait));
@@ -181,9 +182,16 @@ impl Reconciler<'_> {
     }
 
     /// Goes on without a version that no rule takes: that is no failure.
-    fn leave_out(&mut self, version: &SourceVersion) -> Result<Progress, Failure> {
+    fn leave_out(
+        &mut self,
+        version: &SourceVersion,
+        refusals: &Refusals,
+    ) -> Result<Progress, Failure> {
         let known = &self.observed.destination.known;
         if !known.skipped.contains(&version.version) {
+            for (rule, cause) in refusals {
+                self.cx.record_unmatched(&rule.id, *cause);
+            }
             let rule = &self.cx.rule().id;
             self.skip_version(version, ReplicaState::Skipped, None, rule)?;
         }
@@ -250,6 +258,11 @@ impl Reconciler<'_> {
                 self.skip_version(version, ReplicaState::SourceMissing, reason, rule)?;
             }
             Action::Unsupported(reason) => {
+                if failure.operation == Operation::CheckEncryption {
+                    self.cx.record_unmatched(rule, Mismatch::SseKms);
+                } else if failure.operation == Operation::CheckOrigin {
+                    self.cx.record_unmatched(rule, Mismatch::Replica);
+                }
                 self.skip_version(version, ReplicaState::Skipped, Some(reason), rule)?;
             }
             Action::Replan

@@ -35,6 +35,8 @@ pub(super) struct Observation {
     pub(super) history: Vec<SourceVersion>,
     /// The newest of it, where its body is on the way already.
     pub(super) opened: Option<Box<StartedGet>>,
+    /// Since when versions are in scope.
+    start: Timestamp,
     /// When it began to be read.
     begun: BootInstant,
 }
@@ -78,6 +80,7 @@ impl Observation {
             listed,
             history,
             opened,
+            start,
             begun,
         })
     }
@@ -95,6 +98,12 @@ impl Observation {
     /// Says whether the source listed this very version, of whose id there may have been others.
     pub(super) fn lists(&self, version: &VersionRef) -> bool {
         self.listed.iter().any(|entry| entry.version == *version)
+    }
+
+    /// Says whether the source listed a version that was created before the rule began.
+    pub(super) fn predates_rule(&self, id: &VersionId) -> bool {
+        let mut listed = self.listed.iter();
+        listed.any(|entry| entry.version.id == *id && entry.version.last_modified < self.start)
     }
 
     /// Says whether a delete marker of the source may have been removed since it was listed, which
@@ -203,8 +212,9 @@ async fn list_source(cx: Context<'_>) -> Result<Vec<SourceVersion>, Failure> {
 
 /// Says whether an entry is in scope, as far as can be told without its tags.
 fn is_surely_taken(task: &Task, entry: &SourceVersion) -> bool {
-    let takes =
-        |rule: &Rule| !rule.filter.needs_tags() && rule.filter.admits_size(entry.size_bytes);
+    let takes = |rule: &Rule| {
+        !rule.filter.needs_tags() && rule.filter.admits_size(entry.size_bytes).is_ok()
+    };
     match entry.kind {
         VersionKind::Marker => task.rules.primary.admits_marker(),
         VersionKind::Object => task.rules.iter().any(|rule| takes(rule)),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use replicator_core::failure::{Failure, FailureKind, Operation, Reason};
 use replicator_core::object::VersionId;
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
-use replicator_core::rule::{Replicas, Rule};
+use replicator_core::rule::{Mismatch, Replicas, Rule};
 use replicator_core::stamp::{self, NAME, Stamp};
 
 use crate::ledger::records::{ReplicaState, TargetKey};
@@ -27,39 +27,43 @@ pub(super) struct SelectedRule {
     pub(super) tags: Option<Tags>,
 }
 
-/// Chooses; `None` when no rule takes the version.
+/// What each rule lacks in a version that none takes; nothing where the version goes to another key
+/// of the destination.
+pub(super) type Refusals = Vec<(Arc<Rule>, Mismatch)>;
+
+/// Chooses, or says why no rule takes the version.
 pub(super) async fn rule_for(
     cx: Context<'_>,
     version: &SourceVersion,
-) -> Result<Option<SelectedRule>, Failure> {
-    let (task, mut tags) = (cx.task, None);
-    for rule in task
-        .rules
-        .iter()
-        .filter(|rule| rule.filter.admits_size(version.size_bytes))
-    {
+) -> Result<Result<SelectedRule, Refusals>, Failure> {
+    let (task, mut tags, mut refusals) = (cx.task, None, Refusals::new());
+    for rule in task.rules.iter() {
+        if let Err(cause) = rule.filter.admits_size(version.size_bytes) {
+            refusals.push((Arc::clone(rule), cause));
+            continue;
+        }
         if rule.filter.needs_tags() && tags.is_none() {
             tags = Some(tags::read_source(cx, &version.version.id).await?);
         }
-        if tags
-            .as_ref()
-            .is_some_and(|tags| !rule.filter.admits_tags(tags))
-        {
+        if let Some(Err(cause)) = tags.as_ref().map(|tags| rule.filter.admits_tags(tags)) {
+            refusals.push((Arc::clone(rule), cause));
             continue;
         }
         if rule.replicas == Replicas::Skip && is_replica(cx, version)? {
-            return Ok(None);
+            refusals.push((Arc::clone(rule), Mismatch::Replica));
+            return Ok(Err(refusals));
         }
         // The version is this rule's, whichever key it has there: a key of another key stands back.
         let here = rule
             .destination_key(&task.source_key)
             .is_ok_and(|key| key == task.target.key);
-        return Ok(here.then(|| SelectedRule {
-            rule: Arc::clone(rule),
-            tags,
-        }));
+        let rule = Arc::clone(rule);
+        return Ok(match here {
+            true => Ok(SelectedRule { rule, tags }),
+            false => Err(Refusals::new()),
+        });
     }
-    Ok(None)
+    Ok(Err(refusals))
 }
 
 /// Says whether this daemon wrote the source version itself, for another rule. The stamp on it

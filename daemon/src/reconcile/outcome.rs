@@ -5,7 +5,7 @@ use replicator_core::event::EventKind;
 use replicator_core::failure::{Failure, Operation, Reason};
 use replicator_core::object::{Timestamp, VersionId};
 use replicator_core::plan::{DestinationState, SourceVersion, VersionKind, VersionRef};
-use replicator_core::rule::{History, Rule};
+use replicator_core::rule::{History, Mismatch, Rule};
 use tracing::info;
 
 use super::observe::Observation;
@@ -88,10 +88,28 @@ pub(super) async fn answer_events(run: &mut Reconciler<'_>) -> Result<Vec<Outcom
             // The replica's owner decides on its list; locks are given with the write itself.
             EventKind::Acl | EventKind::Lock => Outcome::Skipped,
         };
+        if let Some(cause) = mismatch_of(run, pending).filter(|_| outcome == Outcome::Skipped) {
+            run.cx.record_unmatched(&run.cx.rule().id, cause);
+        }
         run.cx.report_event(pending.action, outcome);
         outcomes.push(outcome);
     }
     Ok(outcomes)
+}
+
+/// Says why the leading rule has nothing to do for an event, if that is for the rule to say.
+fn mismatch_of(run: &Reconciler<'_>, pending: &PendingEvent) -> Option<Mismatch> {
+    let rule = run.cx.rule();
+    match pending.action {
+        EventKind::DeleteMarker if !rule.admits_marker() => Some(Mismatch::DeleteMarker),
+        EventKind::Put | EventKind::DeleteMarker | EventKind::Tags => {
+            let id = pending.version.as_ref()?;
+            run.observed.predates_rule(id).then_some(Mismatch::Since)
+        }
+        EventKind::VersionDelete => (!rule.version_deletes).then_some(Mismatch::VersionDelete),
+        EventKind::Acl => Some(Mismatch::Acl),
+        EventKind::Lock => Some(Mismatch::Lock),
+    }
 }
 
 /// Returns what this very run has already reported of the version that an event is about.
@@ -177,6 +195,8 @@ fn record_missing(
     };
     run.cx.record(&replica)?;
     run.cx.count_failed(Reason::SrcVersionNotFound);
+    let activity = &run.cx.engine.activity;
+    activity.record_skipped(&run.cx.rule().id, Reason::SrcVersionNotFound);
     run.observed.destination.replicas.push(replica);
     Ok(Outcome::Gone)
 }
@@ -273,6 +293,7 @@ impl Context<'_> {
         let operation = operation(replica.kind);
         let seconds = clock::seconds_since(self.event_time(replica));
         let metrics = &self.engine.metrics;
+        self.engine.activity.record_replica(&rule.id);
         metrics.count_bytes(&rule.id, bytes);
         metrics.latency(&rule.id, operation.as_str(), seconds);
         self.count(&rule.id, operation, Outcome::Replicated);
@@ -310,6 +331,7 @@ impl Context<'_> {
         let operation = operation(replica.kind);
         if let Some(reason) = replica.reason {
             self.engine.metrics.count_failed(rule, reason.as_str());
+            self.engine.activity.record_skipped(rule, reason);
         }
         self.count(rule, operation, outcome);
         info!(
@@ -346,6 +368,12 @@ impl Context<'_> {
         self.event_of(&replica.source.id)
             .and_then(|event| event.time)
             .map_or(made, |stated| stated.max(made))
+    }
+
+    /// Counts something of the task that no rule takes, and why this one does not.
+    pub(super) fn record_unmatched(&self, rule: &str, cause: Mismatch) {
+        let activity = &self.engine.activity;
+        activity.record_unmatched(rule, cause, &self.task.source_key);
     }
 
     /// Counts a failure under the leading rule.
