@@ -27,7 +27,7 @@ demo:     ## the daemon at work between two local accounts; ARGS=--keep leaves i
 
 # With failpoints, which the binary of `make build` does not have: the daemon's own crate is compiled twice for that.
 test:     ## all tests, with a LocalStack beside them; ARGS go to the runner
-	@deploy/local/setup
+	@deploy/local/setup test
 	@cargo build --release --workspace --features s3-replicator/failpoints
 	@$(PYTHON) deploy/local/stack.py run -- cargo $(RUNNER) --release --workspace $(ARGS)
 

@@ -2,6 +2,9 @@
 
 use std::fs;
 
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+
 use crate::world::World;
 use crate::world::daemon::{printed, run};
 use crate::world::oracle::root;
@@ -125,4 +128,31 @@ async fn what_import_prints_passes_the_check() {
     )
     .await;
     assert_eq!(output.status.code(), Some(1), "{}", printed(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_says_by_its_exit_code_what_healthz_says() {
+    let world = World::new().await;
+    let config = world.config();
+    let daemon = crate::world::daemon::Daemon::spawn(&config).ready().await;
+    let output = run(&["health"], &config.path).await;
+    assert_eq!(output.status.code(), Some(0), "{}", printed(&output));
+    assert_eq!(printed(&output), "ok\n");
+    daemon.kill().await;
+    let output = run(&["health"], &config.path).await;
+    assert_eq!(output.status.code(), Some(1), "{}", printed(&output));
+    assert!(printed(&output).contains("no s3-replicator answers"));
+
+    let listener = TcpListener::bind(&config.listen).await.unwrap();
+    let red = async {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let answer = b"HTTP/1.0 503 Service Unavailable\r\n\r\nqueue events cannot be polled\n";
+        client.write_all(answer).await.unwrap();
+    };
+    let (output, ()) = tokio::join!(run(&["health"], &config.path), red);
+    assert_eq!(output.status.code(), Some(1), "{}", printed(&output));
+    assert_eq!(
+        printed(&output),
+        "s3-replicator: queue events cannot be polled\n"
+    );
 }

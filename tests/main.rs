@@ -44,6 +44,9 @@ mod logs;
 mod starting;
 mod stopping;
 
+// What is shipped to install it: the systemd unit, the image, the CloudFormation template.
+mod deploy;
+
 // The judges, judged: the comparer sees damage, the docs lead somewhere, and the source tree keeps
 // its own rules.
 mod comparer;

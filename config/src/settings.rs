@@ -7,6 +7,7 @@ mod rules;
 mod topology;
 
 use std::collections::BTreeMap;
+use std::env;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -47,18 +48,26 @@ pub struct Settings {
     pub rules: Vec<Rule>,
 }
 
-/// Reads and checks a configuration file.
+/// Reads and checks a configuration file; `env:NAME` is the text in an environment variable, which
+/// is all that some services give a container.
 pub fn load(path: &Path) -> Result<Settings, Invalid> {
-    let text = fs::read_to_string(path).map_err(|error| {
-        let message = if error.kind() == ErrorKind::InvalidData {
+    read_text(path)
+        .map_err(|message| Invalid::whole_file(None, message))
+        .and_then(|text| parse(&text))
+        .map_err(|invalid| invalid.in_file(path))
+}
+
+fn read_text(path: &Path) -> Result<String, String> {
+    if let Some(name) = path.to_str().and_then(|path| path.strip_prefix("env:")) {
+        return env::var(name).map_err(|error| format!("can't be read: {error}"));
+    }
+    fs::read_to_string(path).map_err(|error| {
+        if error.kind() == ErrorKind::InvalidData {
             "is not UTF-8, as TOML has to be; save it as UTF-8".to_owned()
         } else {
             format!("can't be read: {error}; name another with --config FILE")
-        };
-        Invalid::whole_file(None, message)
-    });
-    text.and_then(|text| parse(&text))
-        .map_err(|invalid| invalid.in_file(path))
+        }
+    })
 }
 
 /// Reads and checks the text of a configuration file.

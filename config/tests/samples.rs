@@ -57,6 +57,18 @@ fn a_file_that_is_not_there_is_one_problem() {
     );
 }
 
+#[test]
+fn a_text_in_the_environment_is_read_as_a_file_is() {
+    let text = |name: &str| load(Path::new(name)).unwrap_err().to_string();
+    let absent = text("env:S3_REPLICATOR_NOWHERE");
+    let start = "1 problem in env:S3_REPLICATOR_NOWHERE\n  can't be read: environment variable not";
+    assert!(absent.starts_with(start), "{absent}");
+    // Cargo names the package's folder there, which is no configuration.
+    let folder = text("env:CARGO_MANIFEST_DIR");
+    assert!(folder.starts_with("1 problem in env:CARGO_MANIFEST_DIR\n"));
+    assert!(folder.contains("not TOML"), "{folder}");
+}
+
 fn folder(kind: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("samples")

@@ -173,11 +173,16 @@ impl Admin {
         tokio::time::timeout(timeout, answered).await.ok()?
     }
 
-    fn is_ready(&self) -> bool {
-        let is_polling = self.polls.iter().all(|poll| poll.is_ready());
-        is_polling
-            && !self.draining.is_cancelled()
-            && self.engine.ledger.health().problem().is_none()
+    /// Says why the daemon is not ready, if it is not.
+    pub(crate) fn unreadiness(&self) -> Option<String> {
+        if self.draining.is_cancelled() {
+            return Some("draining".to_owned());
+        }
+        let waiting = self.polls.iter().filter(|poll| !poll.is_ready());
+        let waiting: Vec<&str> = waiting.map(|poll| poll.queue.as_str()).collect();
+        let is_waiting = !waiting.is_empty();
+        let queues = is_waiting.then(|| format!("not polling yet: {}", waiting.join(", ")));
+        self.engine.ledger.health().problem().or(queues)
     }
 
     /// Gathers the figures.
@@ -191,7 +196,7 @@ impl Admin {
             answers: poll.is_ready(),
         };
         Ok(Status {
-            ready: self.is_ready(),
+            ready: self.unreadiness().is_none(),
             unproved: self
                 .engine
                 .metrics
@@ -393,19 +398,10 @@ async fn healthz(State(admin): State<Admin>) -> Result<&'static str, Refusal> {
 }
 
 async fn readyz(State(admin): State<Admin>) -> Result<&'static str, Refusal> {
-    if admin.is_ready() {
-        return Ok("ready\n");
+    match admin.unreadiness() {
+        None => Ok("ready\n"),
+        Some(reason) => Err(unavailable(format!("{reason}\n"))),
     }
-    if admin.draining.is_cancelled() {
-        return Err(unavailable("draining\n"));
-    }
-    if let Some(problem) = admin.engine.ledger.health().problem() {
-        return Err(unavailable(format!("{problem}\n")));
-    }
-    let waiting = admin.polls.iter().filter(|poll| !poll.is_ready());
-    let waiting: Vec<&str> = waiting.map(|poll| poll.queue.as_str()).collect();
-    let text = format!("not polling yet: {}\n", waiting.join(", "));
-    Err(unavailable(text))
 }
 
 async fn status(State(admin): State<Admin>) -> Result<Response, Refusal> {
@@ -436,7 +432,7 @@ pub(crate) fn json_response(value: &impl Serialize) -> Response {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeMap;
 
     use axum::body::to_bytes;
@@ -457,7 +453,7 @@ mod tests {
     use crate::sqs::work_queues::WorkQueues;
 
     /// Makes one of a daemon that has one queue, and what it asks the dispatch.
-    async fn admin(directory: &TempDir) -> (Admin, mpsc::Receiver<Command>) {
+    pub(crate) async fn admin(directory: &TempDir) -> (Admin, mpsc::Receiver<Command>) {
         let metrics = Metrics::new().unwrap();
         let accounts = Accounts::connect(&BTreeMap::new(), &metrics, None)
             .await
@@ -493,7 +489,7 @@ mod tests {
     }
 
     /// Answers as a dispatch does that has nothing in flight.
-    async fn answer(asked: &mut mpsc::Receiver<Command>) {
+    pub(crate) async fn answer(asked: &mut mpsc::Receiver<Command>) {
         let Some(Command::Stats(asker)) = asked.recv().await else {
             panic!("no command came")
         };

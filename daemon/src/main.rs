@@ -30,7 +30,7 @@ static ALLOCATOR: Jemalloc = Jemalloc;
 #[derive(Debug, Parser)]
 #[command(version, about)]
 struct Command {
-    /// The configuration file
+    /// The configuration file, or env:NAME for a text in an environment variable
     #[arg(
         long,
         global = true,
@@ -71,6 +71,11 @@ enum Verb {
         after_help = "Example:\n  s3-replicator status --config /etc/s3-replicator/config.toml"
     )]
     Status,
+    /// Asks the running daemon whether it makes progress; exit 1 if not, and says why
+    #[command(
+        after_help = "Example:\n  s3-replicator health --config /etc/s3-replicator/config.toml"
+    )]
+    Health,
     /// What is parked and why, and the command to try it again
     #[command(subcommand, after_help = FAILURES_EXAMPLES)]
     Failures(Failures),
@@ -175,7 +180,7 @@ where
 
 const LEDGER_EXAMPLES: &str = "Examples:
   s3-replicator ledger check
-  sudo systemctl stop s3-replicator && sudo -u s3-replicator s3-replicator ledger repair";
+  sudo -u s3-replicator s3-replicator ledger repair    # docs/operations.md has it for the systemd unit";
 
 #[derive(Debug, Subcommand)]
 enum LedgerCommand {
@@ -300,6 +305,7 @@ fn execute(Command { config, verb }: Command) -> anyhow::Result<()> {
         Verb::Import(import) => import.translate()?,
         Verb::Policies(policies) => policies.print(&settings()?)?,
         Verb::Status => build_runtime()?.block_on(status::ask(&settings()?))?,
+        Verb::Health => build_runtime()?.block_on(status::ask_health(&settings()?))?,
         Verb::Failures(Failures::List { which, json }) => {
             build_runtime()?.block_on(failures::list(&settings()?, &which.into(), json))?
         }

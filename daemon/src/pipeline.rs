@@ -2,6 +2,7 @@
 //! everything stops.
 
 mod receiving;
+mod service_manager;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -64,7 +65,10 @@ pub async fn run(settings: Settings, config: PathBuf, role: Role) -> anyhow::Res
         role,
     };
     let signals = Signals::new().context("cannot listen for signals")?;
-    let daemon = Daemon::start(settings, outside).await?;
+    let mut daemon = Daemon::start(settings, outside).await?;
+    let report = service_manager::report_health(daemon.admin.clone(), daemon.close.clone());
+    daemon.services.spawn(report);
+    service_manager::notify_ready();
     daemon.run_until_stopped(signals, &config).await?;
     info!("stopped");
     Ok(())
@@ -214,13 +218,16 @@ impl Daemon {
     /// Runs until SIGTERM or SIGINT, then stops.
     async fn run_until_stopped(self, mut signals: Signals, config: &Path) -> anyhow::Result<()> {
         while signals.next().await == Request::Reload {
+            service_manager::notify_reloading();
             match replicator_config::load(config) {
                 Ok(settings) => self.reload_rules(&settings),
                 Err(invalid) => {
                     error!(%invalid, "the configuration is not valid, the old rules stay");
                 }
             }
+            service_manager::notify_ready();
         }
+        service_manager::notify_stopping();
         self.end().await
     }
 

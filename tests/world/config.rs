@@ -61,7 +61,8 @@ impl Config {
         &self.path
     }
 
-    fn text(&self) -> String {
+    /// Returns what is in the file.
+    pub(crate) fn text(&self) -> String {
         let Self {
             listen,
             memory,

@@ -26,7 +26,7 @@ pub(crate) struct Daemon {
 }
 
 /// Returns the binary under test.
-fn binary() -> String {
+pub(crate) fn binary() -> String {
     std::env::var("S3_REPLICATOR_BIN").expect("S3_REPLICATOR_BIN is not set: run `make test`")
 }
 
@@ -81,6 +81,13 @@ impl Daemon {
         Self::start(command, config)
     }
 
+    /// Starts the daemon on a text instead of the configuration's file.
+    pub(crate) fn spawn_on_text(text: &str, config: &Config) -> Self {
+        let mut command = command(&["run"], Path::new("env:S3_REPLICATOR_CONFIG"));
+        command.env("S3_REPLICATOR_CONFIG", text);
+        Self::start(command, config)
+    }
+
     /// Starts the daemon from a shell that was told something before, such as a limit.
     pub(crate) fn spawn_under(before: &str, config: &Config) -> Self {
         let mut shell = Command::new("sh");
@@ -91,7 +98,8 @@ impl Daemon {
         Self::start(prepared(shell, &["run"], config.write()), config)
     }
 
-    fn start(mut command: Command, config: &Config) -> Self {
+    /// Starts the daemon by a command, which has it log to standard error.
+    pub(crate) fn start(mut command: Command, config: &Config) -> Self {
         let log = config.path.with_extension("log");
         let file = || -> File {
             OpenOptions::new()

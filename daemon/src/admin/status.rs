@@ -24,6 +24,12 @@ pub async fn ask(settings: &Settings) -> anyhow::Result<String> {
     Ok(table(&status))
 }
 
+/// Requests the health of the daemon of this configuration: what `/healthz` says, as an error
+/// where it is red.
+pub async fn ask_health(settings: &Settings) -> anyhow::Result<String> {
+    send_request(settings, "GET /healthz", TIMEOUT).await
+}
+
 /// Sends one request to the daemon of a configuration, and returns the body of the answer.
 pub(crate) async fn send_request(
     settings: &Settings,
@@ -51,8 +57,8 @@ async fn exchange(mut stream: TcpStream, request: &str) -> anyhow::Result<String
     };
     match head.split(' ').nth(1) {
         Some("200") => Ok(body.to_owned()),
-        // What is wrong with the request is said in words.
-        Some("400") => bail!("{}", body.trim()),
+        // What is wrong, with the request or the daemon, is said in words.
+        Some("400" | "503") => bail!("{}", body.trim()),
         _ => bail!(
             "answered {:?}: {}",
             head.lines().next().unwrap_or_default(),
