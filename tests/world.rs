@@ -66,6 +66,23 @@ pub(crate) struct World {
 }
 
 impl World {
+    /// Makes a world of what is there already: two buckets, and queues that are wired.
+    pub(crate) async fn of(buckets: [String; 2], [queue, parked, work]: [Queue; 3]) -> Self {
+        let [source, archive] = buckets;
+        Self {
+            source,
+            archive,
+            queue,
+            parked,
+            work: Some(work),
+            source_key: SOURCE.create_key().await,
+            archive_key: ARCHIVE.create_key().await,
+            bridge: None,
+            dir: tempfile::tempdir().unwrap(),
+            _permit: WORLDS.acquire().await.unwrap(),
+        }
+    }
+
     /// Makes a world in which S3 sends its events to the queue.
     pub(crate) async fn new() -> Self {
         Self::fed_by(Feed::Direct).await

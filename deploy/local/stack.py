@@ -1,4 +1,4 @@
-"""One LocalStack (S3, SQS, SNS, KMS, STS, IAM) for as long as somebody needs it.
+"""One LocalStack (S3, SQS, SNS, KMS, STS, IAM, SSM, CloudFormation) for as long as somebody needs it.
 
     stack.py run -- CMD ARGS…    runs CMD beside a fresh LocalStack and exits as CMD does
 
@@ -28,7 +28,7 @@ BUILD_DIR = Path(
 )
 PYTHON = BUILD_DIR / "venv" / "bin" / "python"
 KEPT_LOG = BUILD_DIR / "localstack.log"
-SERVICES = ("s3", "sqs", "sns", "kms", "sts", "iam")
+SERVICES = ("s3", "sqs", "sns", "kms", "sts", "iam", "ssm", "cloudformation")
 # It takes about 10 s on 2 cores, and longer while they compile.
 READY_SECONDS_MAX = 180
 STOP_SECONDS_MAX = 15
@@ -94,6 +94,8 @@ def environment(folder: Path, port: int) -> dict[str, str]:
         "SQS_ENDPOINT_STRATEGY": "path",  # else queue URLs carry a host name that has to be looked up
         "SERVICES": ",".join(SERVICES),
         "EAGER_SERVICE_LOADING": "1",
+        # The newer engine also looks into resources whose condition is false.
+        "PROVIDER_OVERRIDE_CLOUDFORMATION": "engine-legacy",
         "S3_SKIP_KMS_KEY_VALIDATION": "0",
         "LOCALSTACK_VOLUME_DIR": str(folder / "volume"),
         "FILESYSTEM_ROOT": str(folder / "root"),
