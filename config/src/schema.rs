@@ -62,6 +62,9 @@ tables! {
         conditional_writes: Scalar,
         owner: Scalar,
         allow_http: bool,
+        use_dualstack: bool,
+        use_fips: bool,
+        access_points: BTreeMap<String, Field<String>>,
     }
 
     /// `endpoints`: exceptions to `endpoint`.

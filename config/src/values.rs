@@ -162,7 +162,22 @@ pub(crate) fn queue_region(url: &str) -> Option<&str> {
         .strip_prefix("sqs.")
         .or_else(|| host.strip_prefix("sqs-fips."))?;
     let (region, domain) = rest.split_once('.')?;
-    domain.starts_with("amazonaws.com").then_some(region)
+    let domains = ["amazonaws.com", "amazonaws.com.cn", "amazonaws.eu"];
+    domains.contains(&domain).then_some(region)
+}
+
+/// Checks the ARN of an access point in a Region. A multi-Region one has no Region, and wants
+/// another signature.
+pub(crate) fn access_point(text: &str, region: &str) -> Result<String, String> {
+    let arn = arn_of(text, "s3", "accesspoint/")
+        .ok_or_else(|| mismatch(text, "the ARN of an access point", ACCESS_POINT_EXAMPLE))?;
+    let named = arn.split(':').nth(3).unwrap_or_default();
+    if !region.is_empty() && named != region {
+        return Err(format!(
+            "{text:?} is in {named}, and the account in {region}; name an access point of that Region"
+        ));
+    }
+    Ok(arn)
 }
 
 /// Returns the partition of a Region, and the domain of its services.
@@ -172,6 +187,10 @@ pub(crate) fn partition(region: &str) -> (&'static str, &'static str) {
         ("cn-", ("aws-cn", "amazonaws.com.cn")),
         ("us-gov-", ("aws-us-gov", "amazonaws.com")),
         ("eusc-", ("aws-eusc", "amazonaws.eu")),
+        ("us-iso-", ("aws-iso", "c2s.ic.gov")),
+        ("us-isob-", ("aws-iso-b", "sc2s.sgov.gov")),
+        ("eu-isoe-", ("aws-iso-e", "cloud.adc-e.uk")),
+        ("us-isof-", ("aws-iso-f", "csp.hci.ic.gov")),
     ];
     let found = partitions
         .into_iter()
@@ -247,6 +266,7 @@ pub(crate) fn mismatch(text: &str, what: &str, example: &str) -> String {
 
 const KEY_EXAMPLE: &str =
     "arn:aws:kms:us-east-1:222222222222:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+const ACCESS_POINT_EXAMPLE: &str = "arn:aws:s3:eu-west-1:111111111111:accesspoint/orders";
 const ROLE_EXAMPLE: &str = "arn:aws:iam::111111111111:role/replicator";
 
 // https://docs.aws.amazon.com/AmazonS3/latest/API/API_Destination.html#AmazonS3-Type-Destination-StorageClass

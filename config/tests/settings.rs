@@ -230,6 +230,9 @@ fn account(name: &str, region: &str) -> Account {
         path_style: false,
         conditional_writes: ConditionalWrites::Auto,
         owner: None,
+        use_dualstack: false,
+        use_fips: false,
+        access_points: BTreeMap::new(),
     }
 }
 

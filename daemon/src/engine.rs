@@ -26,7 +26,7 @@ use crate::metrics::Metrics;
 use crate::other_daemons::{Predecessor, SecondDaemon};
 use crate::parking::Retries;
 use crate::s3::accounts::error::{Side, from_sdk_error};
-use crate::s3::accounts::{AccountClients, Accounts};
+use crate::s3::accounts::{AccountClients, Accounts, beside_access_points};
 use crate::sqs::work_queues::WorkQueues;
 use crate::task::{Ruleset, Task};
 
@@ -204,6 +204,8 @@ impl Engine {
             .s3
             .get_bucket_versioning()
             .bucket(place.bucket.as_str())
+            .customize()
+            .config_override(beside_access_points())
             .send()
             .await
             .map_err(|error| {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use replicator_core::object::Bucket;
 use strum::{EnumString, VariantNames};
 
 use crate::diagnostics::Problems;
@@ -31,6 +32,12 @@ pub struct Account {
     pub conditional_writes: ConditionalWrites,
     /// The AWS account that has to own every bucket that is reached by this.
     pub owner: Option<String>,
+    /// Whether AWS is reached by endpoints that have IPv6 addresses too.
+    pub use_dualstack: bool,
+    /// Whether AWS is reached by endpoints with FIPS 140 cryptography.
+    pub use_fips: bool,
+    /// The access points through which buckets are reached, by their ARNs.
+    pub access_points: BTreeMap<Bucket, String>,
 }
 
 /// Endpoints of single services.
@@ -151,11 +158,66 @@ fn account(name: &str, written: &Field<schema::Account>, problems: &mut Problems
         .parse_with(problems, values::word)
         .unwrap_or_default();
     account.owner = written.owner.parse_with(problems, values::account_number);
+    account.use_dualstack = written.use_dualstack.value_or(false);
+    account.use_fips = written.use_fips.value_or(false);
+    account.access_points = access_points(&written.access_points, &account.region, problems);
+    refuse_contradictions(&account, written, problems);
     if written.role_arn.is_absent() {
         let message = "has no use without role_arn; add the role or leave it out";
         written.external_id.refuse_present(problems, message);
     }
     account
+}
+
+/// Refuses what only AWS's own endpoints have beside others, and a role of another partition.
+fn refuse_contradictions(
+    account: &Account,
+    written: &schema::Account,
+    problems: &mut Problems<'_>,
+) {
+    let has_endpoint = [Service::S3, Service::Sqs, Service::Kms, Service::Sts]
+        .into_iter()
+        .any(|service| account.endpoint_of(service).is_some());
+    let message = "chooses among AWS's own endpoints; name the one to use as the endpoint, or leave the endpoint out";
+    if has_endpoint && account.use_dualstack {
+        written.use_dualstack.refuse_present(problems, message);
+    }
+    if has_endpoint && account.use_fips {
+        written.use_fips.refuse_present(problems, message);
+    }
+    if account.endpoint_of(Service::S3).is_some() || account.path_style {
+        let message =
+            "AWS alone has access points, in the host name; leave out endpoint and path_style";
+        written.access_points.refuse_present(problems, message);
+    }
+    let (partition, _) = values::partition(&account.region);
+    let foreign = account.role_arn.as_deref().and_then(|role| {
+        let named = role.split(':').nth(1)?;
+        (named != partition && !has_endpoint).then_some(named)
+    });
+    if let Some(named) = foreign {
+        let message = format!(
+            "is in partition {named}, and Region {:?} in {partition}, where its credentials are unknown; name a role of {partition}",
+            account.region
+        );
+        written.role_arn.refuse_present(problems, &message);
+    }
+}
+
+fn access_points(
+    written: &Field<BTreeMap<String, Field<String>>>,
+    region: &str,
+    problems: &mut Problems<'_>,
+) -> BTreeMap<Bucket, String> {
+    let mut found = BTreeMap::new();
+    for (bucket, arn) in written.present_value().into_iter().flatten() {
+        let bucket = Bucket::try_from(bucket.as_str())
+            .map_err(|error| problems.add_problem(&arn.spot, error.to_string()))
+            .ok();
+        let arn = arn.parse_with(problems, |text: &str| values::access_point(text, region));
+        found.extend(bucket.zip(arn));
+    }
+    found
 }
 
 /// Over plain HTTP bodies, keys and session tokens can be read and changed without a trace.

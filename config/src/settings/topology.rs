@@ -10,7 +10,7 @@ use super::accounts::{Account, Service};
 use super::rules::Draft;
 use crate::diagnostics::{Location, Problems};
 use crate::schema;
-use crate::values::join_quoted;
+use crate::values::{self, join_quoted};
 
 /// Checks rules against each other.
 pub(super) fn check(
@@ -93,10 +93,7 @@ fn namespace(place: &BucketRef, accounts: &BTreeMap<String, Account>) -> String 
     if let Some(endpoint) = account.endpoint_of(Service::S3) {
         return endpoint.to_lowercase();
     }
-    let partition = ["cn-", "us-gov-"]
-        .into_iter()
-        .find(|partition| account.region.starts_with(partition));
-    partition.unwrap_or("aws").to_owned()
+    values::partition(&account.region).0.to_owned()
 }
 
 /// Reports each enabled rule that closes a cycle over the rules before it, and each rule that

@@ -2,8 +2,11 @@
 
 pub(crate) mod capabilities;
 pub(crate) mod error;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
+use std::ffi::CStr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -12,6 +15,7 @@ use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::ProvideCredentials;
+use aws_sdk_s3::config::endpoint::DefaultResolver;
 use aws_sdk_s3::config::{
     RequestChecksumCalculation, ResponseChecksumValidation, SharedCredentialsProvider,
 };
@@ -31,8 +35,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::metrics::Metrics;
 use crate::s3::client::{
-    self, Bounds, BucketEndpoints, EXPECTED_OWNER, Keeper, REQUEST_TIMEOUT, S3Error, S3Http,
-    S3Request, S3Response, Signer, expected_owner,
+    self, Bounds, BucketEndpoints, BucketResolver, EXPECTED_OWNER, Keeper, REQUEST_TIMEOUT,
+    S3Error, S3Http, S3Request, S3Response, Signer, expected_owner,
 };
 use capabilities::{Capabilities, DisabledFeature, Feature};
 
@@ -90,6 +94,12 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Returns a client's settings with another deadline for each attempt.
 pub(crate) fn attempt_deadline(timeout: Duration) -> aws_sdk_s3::config::Builder {
     aws_sdk_s3::config::Builder::new().timeout_config(timeouts(timeout))
+}
+
+/// Returns a client's settings for what no access point serves: the bucket itself is asked.
+/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/access-points-service-api-support.html>
+pub(crate) fn beside_access_points() -> aws_sdk_s3::config::Builder {
+    aws_sdk_s3::config::Builder::new().endpoint_resolver(DefaultResolver::new())
 }
 
 fn timeouts(attempt: Duration) -> TimeoutConfig {
@@ -257,16 +267,28 @@ async fn load_sdk_config(account: &Account, client: SharedHttpClient) -> SdkConf
     if let Some(profile) = &account.profile {
         loader = loader.profile_name(profile);
     }
+    if account.use_dualstack {
+        loader = loader.use_dual_stack(true);
+    }
+    if account.use_fips {
+        loader = loader.use_fips(true);
+    }
     let base = loader.load().await;
-    let Some(role) = &account.role_arn else {
-        return base;
-    };
+    match &account.role_arn {
+        Some(role) => assume_role(account, role, base).await,
+        None => base,
+    }
+}
+
+/// Has the role's credentials sign, fetched from the STS of the account's Region by those that
+/// would sign without the role.
+async fn assume_role(account: &Account, role: &str, base: SdkConfig) -> SdkConfig {
     let sts = match account.endpoint_of(Service::Sts) {
         Some(endpoint) => base.to_builder().endpoint_url(endpoint).build(),
         None => base.clone(),
     };
     let mut assume = AssumeRoleProvider::builder(role)
-        .session_name("s3-replicator")
+        .session_name(session_name(rustix::system::uname().nodename()))
         .configure(&sts);
     if let Some(external_id) = &account.external_id {
         assume = assume.external_id(external_id);
@@ -275,6 +297,19 @@ async fn load_sdk_config(account: &Account, client: SharedHttpClient) -> SdkConf
     base.to_builder()
         .credentials_provider(SharedCredentialsProvider::new(provider))
         .build()
+}
+
+/// Names a session after the host, so that CloudTrail and the owners of the role can tell daemons
+/// apart: at most 64 letters, digits and `+=,.@-_`.
+/// <https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html>
+fn session_name(host: &CStr) -> String {
+    let is_legal = |c: &char| c.is_ascii_alphanumeric() || "+=,.@-_".contains(*c);
+    let host = host.to_string_lossy();
+    "s3-replicator-"
+        .chars()
+        .chain(host.chars().filter(is_legal))
+        .take(64)
+        .collect()
 }
 
 /// Checksums are ours to compute, once: the SDK adds none of its own, which some S3-compatible
@@ -294,6 +329,7 @@ fn s3_client(
     // What the environment says of endpoints does not count: features are known by what the file
     // says.
     builder.set_endpoint_url(account.endpoint_of(Service::S3).map(str::to_owned));
+    let builder = builder.endpoint_resolver(BucketResolver::new(account));
     aws_sdk_s3::Client::from_conf(builder.build())
 }
 

@@ -14,14 +14,16 @@ mod signer;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use aws_config::SdkConfig;
 use aws_credential_types::Credentials;
-use aws_sdk_s3::config::endpoint::{DefaultResolver, Params, ParamsBuilder, ResolveEndpoint};
+use aws_sdk_s3::config::endpoint::{
+    DefaultResolver, EndpointFuture, Params, ParamsBuilder, ResolveEndpoint,
+};
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::http::{HttpConnector, SharedHttpConnector};
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
@@ -256,7 +258,7 @@ struct Endpoint {
 /// The endpoints of one account: the SDK's own resolver says them, once for each bucket.
 #[derive(Debug)]
 pub(crate) struct BucketEndpoints {
-    resolver: DefaultResolver,
+    resolver: BucketResolver,
     region: String,
     /// Everything that decides the endpoint, but the bucket.
     params: ParamsBuilder,
@@ -273,7 +275,7 @@ impl BucketEndpoints {
             .set_use_fips(sdk.use_fips())
             .set_use_dual_stack(sdk.use_dual_stack());
         Self {
-            resolver: DefaultResolver::new(),
+            resolver: BucketResolver::new(account),
             region: account.region.clone(),
             params,
             resolved: RwLock::default(),
@@ -312,6 +314,43 @@ impl BucketEndpoints {
             url,
             region: property("signingRegion").unwrap_or(&self.region).to_owned(),
         })
+    }
+}
+
+/// The SDK's own resolver, asked for the access point of a bucket that is reached through one.
+#[derive(Debug)]
+pub(crate) struct BucketResolver {
+    access_points: BTreeMap<Bucket, String>,
+    aws: DefaultResolver,
+}
+
+impl BucketResolver {
+    pub(crate) fn new(account: &Account) -> Self {
+        Self {
+            access_points: account.access_points.clone(),
+            aws: DefaultResolver::new(),
+        }
+    }
+
+    fn access_point(&self, params: &Params) -> Option<&str> {
+        let bucket = Bucket::try_from(params.bucket()?).ok()?;
+        self.access_points.get(&bucket).map(String::as_str)
+    }
+}
+
+impl ResolveEndpoint for BucketResolver {
+    fn resolve_endpoint<'a>(&'a self, params: &'a Params) -> EndpointFuture<'a> {
+        let Some(arn) = self.access_point(params) else {
+            return self.aws.resolve_endpoint(params);
+        };
+        // The configuration allows neither an endpoint nor path style beside access points.
+        let params = Params::builder()
+            .bucket(arn)
+            .set_region(params.region().map(str::to_owned))
+            .set_use_fips(params.use_fips())
+            .set_use_dual_stack(params.use_dual_stack())
+            .build();
+        EndpointFuture::new(async { self.aws.resolve_endpoint(&params?).await })
     }
 }
 

@@ -1,5 +1,6 @@
 //! What goes over the wire is what the SDK would send, down to the signature.
 
+mod ways;
 mod writing;
 
 use std::fmt::Debug;
