@@ -37,6 +37,8 @@ mod hostile;
 mod soak;
 // The requests that are sent: pinned versions, conditions, assumed roles, no deletes of versions.
 mod requests;
+// A set-up that cannot work, and what puts it right.
+mod check;
 // A daemon's life: start, reload, stop; what it says meanwhile.
 mod commands;
 mod figures;

@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["main", "lib"],
     &["pipeline"],
     &["admin"],
-    &["dispatch"],
+    &["dispatch", "check"],
     &["queue", "reconcile"],
     &["engine"],
     &["parking"],

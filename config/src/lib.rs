@@ -20,7 +20,8 @@ mod values;
 
 pub use diagnostics::{Invalid, Problem};
 pub use import::{ImportError, ImportOptions, import};
+pub use reader::line_of;
 pub use settings::accounts::{Account, ConditionalWrites, Service, ServiceEndpoints};
 pub use settings::queues::Queue;
-pub use settings::{Settings, load, parse};
+pub use settings::{Settings, load, parse, read_text};
 pub use values::suggest_nearest;

@@ -7,8 +7,31 @@ use std::collections::BTreeMap;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::diagnostics::{Location, Problems};
+use crate::diagnostics::{Location, Problems, line_and_column};
 use crate::values::suggest_nearest;
+
+/// Returns the line of a valid file in which a path like `rules[0].filter.prefix` stands; where not
+/// all of it is written, that of the table which would hold it.
+pub fn line_of(text: &str, path: &str) -> Option<usize> {
+    let document = DeTable::parse(text).ok()?;
+    let mut offset = None;
+    let mut found = &DeValue::Table(document.into_inner());
+    for step in path.split(['.', '[', ']']).filter(|step| !step.is_empty()) {
+        let next = match found {
+            DeValue::Table(table) => table.get(step),
+            DeValue::Array(list) => step.parse().ok().and_then(|at: usize| list.get(at)),
+            DeValue::String(_)
+            | DeValue::Integer(_)
+            | DeValue::Float(_)
+            | DeValue::Boolean(_)
+            | DeValue::Datetime(_) => None,
+        };
+        let Some(next) = next else { break };
+        offset = Some(next.span().start);
+        found = next.get_ref();
+    }
+    offset.map(|offset| line_and_column(text, offset).0)
+}
 
 /// A key of a table, whether it is there or not.
 #[derive(Debug)]

@@ -48,8 +48,7 @@ pub struct Settings {
     pub rules: Vec<Rule>,
 }
 
-/// Reads and checks a configuration file; `env:NAME` is the text in an environment variable, which
-/// is all that some services give a container.
+/// Reads and checks a configuration file.
 pub fn load(path: &Path) -> Result<Settings, Invalid> {
     read_text(path)
         .map_err(|message| Invalid::whole_file(None, message))
@@ -57,7 +56,9 @@ pub fn load(path: &Path) -> Result<Settings, Invalid> {
         .map_err(|invalid| invalid.in_file(path))
 }
 
-fn read_text(path: &Path) -> Result<String, String> {
+/// Reads the text of a configuration file; `env:NAME` is that in an environment variable, which is
+/// all that some services give a container.
+pub fn read_text(path: &Path) -> Result<String, String> {
     if let Some(name) = path.to_str().and_then(|path| path.strip_prefix("env:")) {
         return env::var(name).map_err(|error| format!("can't be read: {error}"));
     }

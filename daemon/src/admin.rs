@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::activity::ActivityFigures;
+use crate::check::{Finding, SetUp};
 use crate::dispatch::{Command, InFlightStats};
 use crate::engine::Engine;
 use crate::health::{LivenessFailure, PollStatus, SILENT_AFTER};
@@ -49,6 +50,7 @@ pub(crate) struct Admin {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) polls: Arc<Vec<Arc<PollStatus>>>,
     pub(crate) draining: CancellationToken,
+    pub(crate) set_up: Arc<SetUp>,
     /// Names, in lower case, under which clients may reach this, beside addresses and localhost.
     pub(crate) hosts: Arc<[String]>,
 }
@@ -79,6 +81,9 @@ pub struct Status {
     /// What is wrong with the set-up, if another daemon was seen where there may be one only.
     #[serde(default)]
     pub second_daemon: Option<String>,
+    /// What the last look at the set-up found.
+    #[serde(default)]
+    pub findings: Vec<Finding>,
     /// What endpoints turned out not to implement.
     pub disabled_features: Vec<DisabledFeature>,
     /// Clocks of endpoints that are not used, because they, or ours, are wrong.
@@ -215,6 +220,7 @@ impl Admin {
             degraded: self.engine.concurrency.degraded_dependencies(),
             ledger: self.engine.ledger.health().problem(),
             second_daemon: self.engine.second_daemon.ailment(),
+            findings: self.set_up.findings(),
             disabled_features: self.engine.accounts.missing_features(),
             clock_skew: self.engine.accounts.far_off_clocks(),
         })
@@ -234,6 +240,8 @@ impl Admin {
         self.engine.activity.export(metrics);
         let ledger = self.engine.ledger.health();
         metrics.set_ledger(ledger.problem().is_none(), ledger.trouble_counts());
+        let found = self.set_up.findings();
+        metrics.set_findings(found.iter().map(Finding::labels));
         metrics.set_memory("budget", self.engine.budget.total_bytes());
         metrics.set_memory("used", self.engine.budget.used_bytes());
         metrics.render().map_err(|error| error.to_string())
@@ -474,6 +482,7 @@ pub(crate) mod tests {
                 commands,
                 polls,
                 draining: CancellationToken::new(),
+                set_up: Arc::default(),
                 hosts: Arc::default(),
             },
             asked,

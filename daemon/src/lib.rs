@@ -4,6 +4,7 @@
 //!
 //! - `pipeline`: the stations put together, and the order in which they stop
 //! - `admin`: the HTTP endpoints, and the commands that read them
+//! - `check`: whether the set-up can work, as the file and the services say
 //! - `dispatch`: one task per target key, from its messages to its result
 //! - `queue`: messages: received, routed to work queues, deleted, returned or dead-lettered
 //! - `reconcile`: brings one target key up to date: `observe`, `execute`, and one `object`
@@ -20,6 +21,7 @@
 
 mod activity;
 pub mod admin;
+pub mod check;
 pub mod clock;
 mod dispatch;
 mod engine;

@@ -16,7 +16,7 @@ use s3_replicator::admin::failures::{self, Which};
 use s3_replicator::admin::status;
 use s3_replicator::ledger::mend;
 use s3_replicator::pipeline::Role;
-use s3_replicator::{pipeline, process};
+use s3_replicator::{check, pipeline, process};
 use strum::VariantNames;
 use tikv_jemallocator::Jemalloc;
 use tracing_subscriber::EnvFilter;
@@ -56,10 +56,23 @@ enum Verb {
         /// Only sends events to the work queues, or only does what is in them
         #[arg(long, value_enum)]
         role: Option<Role>,
+        /// Asks no service whether the set-up can work, at start and on reload
+        #[arg(long, env = "S3_REPLICATOR_NO_CHECK")]
+        no_check: bool,
     },
-    /// Validates the configuration file; exit 1 on any problem
-    #[command(after_help = "Example:\n  s3-replicator check --config config/example.toml")]
-    Check,
+    /// Asks the services whether the set-up can work, and says what puts it right
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check {
+        /// Look at the file alone, and send no request
+        #[arg(long)]
+        offline: bool,
+        /// Print JSON instead of text
+        #[arg(long)]
+        json: bool,
+        /// Write an object at each destination too, read it, and remove it
+        #[arg(long, conflicts_with = "offline")]
+        probe: bool,
+    },
     /// Translates a replication configuration of S3 into a configuration file
     #[command(after_help = IMPORT_EXAMPLE)]
     Import(Import),
@@ -178,6 +191,15 @@ where
     PossibleValuesParser::new(T::VARIANTS).try_map(|word| T::from_str(&word))
 }
 
+const CHECK_EXAMPLES: &str =
+    "Exit status: 0 fine, 1 problems, 2 a service could not be asked, 78 a file that is not valid.
+
+Examples:
+  s3-replicator check
+  s3-replicator check --offline --config config/example.toml
+  s3-replicator check --probe
+  s3-replicator check --json | jq '.sections[].findings[]'";
+
 const LEDGER_EXAMPLES: &str = "Examples:
   s3-replicator ledger check
   sudo -u s3-replicator s3-replicator ledger repair    # docs/operations.md has it for the systemd unit";
@@ -266,15 +288,23 @@ fn main() -> ExitCode {
     process::abort_unless_contained();
     process::restrict_files();
     match execute(Command::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             print_error(&error);
-            ExitCode::from(mend::exit_code(&error))
+            let is_file = error.is::<replicator_config::Invalid>();
+            ExitCode::from(if is_file {
+                NOT_CONFIGURED
+            } else {
+                mend::exit_code(&error)
+            })
         }
     }
 }
 
-fn execute(Command { config, verb }: Command) -> anyhow::Result<()> {
+// `EX_CONFIG` of sysexits.h: no restart mends a file, and systemd can be told so.
+const NOT_CONFIGURED: u8 = 78;
+
+fn execute(Command { config, verb }: Command) -> anyhow::Result<ExitCode> {
     if let Verb::Run {
         log_format, log, ..
     } = &verb
@@ -283,24 +313,28 @@ fn execute(Command { config, verb }: Command) -> anyhow::Result<()> {
     }
     let settings = || replicator_config::load(&config);
     let text = match verb {
-        Verb::Run { role, .. } => {
+        Verb::Run { role, no_check, .. } => {
             process::raise_descriptors()?;
             process::forbid_core_dumps().context("cannot forbid core dumps")?;
-            return build_runtime()?.block_on(pipeline::run(
-                settings()?,
-                config,
-                role.unwrap_or_default(),
-            ));
+            let role = role.unwrap_or_default();
+            build_runtime()?.block_on(pipeline::run(settings()?, config, role, !no_check))?;
+            return Ok(ExitCode::SUCCESS);
         }
-        Verb::Check => {
+        Verb::Check {
+            offline,
+            json,
+            probe,
+        } => {
             let settings = settings()?;
-            format!(
-                "{} is valid: {} rules, {} queues, {} accounts",
-                config.display(),
-                settings.rules.len(),
-                settings.queues.len(),
-                settings.accounts.len()
-            )
+            let report = match offline {
+                true => check::check_file(&settings, &config),
+                false => {
+                    build_runtime()?.block_on(check::check_services(&settings, &config, probe))?
+                }
+            };
+            let text = if json { report.json()? } else { report.text() };
+            print_text(text.trim_end());
+            return Ok(ExitCode::from(report.exit_code()));
         }
         Verb::Import(import) => import.translate()?,
         Verb::Policies(policies) => policies.print(&settings()?)?,
@@ -316,7 +350,7 @@ fn execute(Command { config, verb }: Command) -> anyhow::Result<()> {
         Verb::Ledger(LedgerCommand::Repair) => mend::repair(&settings()?)?,
     };
     print_text(text.trim_end());
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 fn build_runtime() -> anyhow::Result<tokio::runtime::Runtime> {

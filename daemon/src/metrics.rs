@@ -161,6 +161,8 @@ metrics! {
     requests: IntCounterVec = counter("requests_total",
         "Requests sent, by the status of the answer; 0 when none came.",
         &["service", "operation", "account", "status"]);
+    check_findings: IntGaugeVec = gauge("check_findings",
+        "What the last look at the set-up found.", &["rule", "check", "severity"]);
     memory: IntGaugeVec = gauge("memory_bytes",
         "Memory of object bodies: budget and use.", &["kind"]);
     ledger_up: IntGauge = IntGauge::new("ledger_up",
@@ -316,6 +318,14 @@ impl Metrics {
             self.parked
                 .with_label_values(&[rule.as_str(), reason.as_str()])
                 .set(count);
+        }
+    }
+
+    /// Replaces what was found of the set-up: rule, check and severity of each finding.
+    pub(crate) fn set_findings<'a>(&self, found: impl Iterator<Item = [&'a str; 3]>) {
+        self.check_findings.reset();
+        for labels in found {
+            self.check_findings.with_label_values(&labels).inc();
         }
     }
 

@@ -50,8 +50,13 @@ const QUESTIONS_MAX: usize = 8;
 // much longer than `drain_timeout`, and a kill loses no more than abandoned tasks do.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Runs the daemon until SIGTERM or SIGINT.
-pub async fn run(settings: Settings, config: PathBuf, role: Role) -> anyhow::Result<()> {
+/// Runs the daemon until SIGTERM or SIGINT; `is_checked` says whether it looks at its set-up.
+pub async fn run(
+    settings: Settings,
+    config: PathBuf,
+    role: Role,
+    is_checked: bool,
+) -> anyhow::Result<()> {
     let listener = TcpListener::bind(settings.listen).await.with_context(|| {
         format!(
             "cannot listen on {}; is the port in use? change `listen`",
@@ -63,6 +68,7 @@ pub async fn run(settings: Settings, config: PathBuf, role: Role) -> anyhow::Res
         failpoints: Failpoints::from_env()?,
         given: None,
         role,
+        checked_file: is_checked.then(|| config.clone()),
     };
     let signals = Signals::new().context("cannot listen for signals")?;
     let mut daemon = Daemon::start(settings, outside).await?;
@@ -85,6 +91,8 @@ pub struct Environment {
     pub given: Option<AwsOverride>,
     /// Which part of the work is its.
     pub role: Role,
+    /// The file of which it looks, beside its work, whether that set-up can work.
+    pub checked_file: Option<PathBuf>,
 }
 
 /// A daemon at work. Dropping it ends it as kill -9 does: at once, and nothing is tidied up.
@@ -93,6 +101,8 @@ pub struct Daemon {
     engine: Arc<Engine>,
     settings: Settings,
     rules: watch::Sender<Arc<Ruleset>>,
+    /// The rules in force, for the look at the set-up.
+    checked: watch::Sender<Settings>,
     admin: Admin,
     /// Stops the receivers: no new work.
     drain: CancellationToken,
@@ -132,12 +142,23 @@ impl Daemon {
         let engine = Arc::new(engine);
         let rules = adopt(&engine, &settings).context("cannot write to the ledger")?;
         info!(listen = %settings.listen, rules = settings.rules.len(), queues = settings.queues.len(), "started");
-        Ok(Self::build(
-            engine,
-            settings,
-            rules,
-            (outside.listener, outside.role),
-        ))
+        let daemon = Self::build(engine, settings, rules, (outside.listener, outside.role));
+        Ok(match outside.checked_file {
+            Some(file) => daemon.look_at(file),
+            None => daemon,
+        })
+    }
+
+    /// Begins to look, beside all work, whether the set-up can work.
+    fn look_at(mut self, file: PathBuf) -> Self {
+        let set_up = Arc::clone(&self.admin.set_up);
+        let accounts = self.engine.accounts.clone();
+        let looking = set_up.watch(accounts, self.checked.subscribe(), file);
+        let close = self.close.clone();
+        self.services.spawn(async move {
+            close.run_until_cancelled(Box::pin(looking)).await;
+        });
+        self
     }
 
     fn build(
@@ -181,6 +202,7 @@ impl Daemon {
             commands: ask,
             polls: Arc::new(polls),
             draining: drain.clone(),
+            set_up: Arc::default(),
             hosts: settings.listen_hosts.as_slice().into(),
         };
         if let Some(listener) = listener {
@@ -188,6 +210,7 @@ impl Daemon {
         }
         Self {
             engine,
+            checked: watch::Sender::new(settings.clone()),
             settings,
             rules,
             admin,
@@ -286,6 +309,7 @@ impl Daemon {
             Ok(rules) => {
                 info!(rules = settings.rules.len(), "rules reloaded");
                 self.rules.send_replace(Arc::new(rules));
+                self.checked.send_replace(settings.clone());
             }
             Err(failure) => error!(
                 error = error_chain(&failure),

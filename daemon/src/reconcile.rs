@@ -29,6 +29,7 @@ use crate::task::{PendingEvent, Report, Task};
 pub(crate) use attempt::AttemptState;
 use execute::delete;
 use execute::uploads::{self, UnconfirmedUpload};
+pub(crate) use object::attributes::{Header, headers_of_rule};
 use observe::Observation;
 
 /// What an attempt came to.

@@ -244,6 +244,7 @@ impl Member {
                 failpoints,
                 given,
                 role: self.role,
+                checked_file: None,
             };
             match Daemon::start(settings.clone(), outside).await {
                 Ok(daemon) => return daemon,

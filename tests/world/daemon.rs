@@ -51,6 +51,8 @@ fn prepared(mut command: Command, subcommand: &[&str], config: &Path) -> Command
     command
         .env("AWS_ACCESS_KEY_ID", localstack::SOURCE.id)
         .env("AWS_SECRET_ACCESS_KEY", SECRET)
+        // Tests count and script requests; those of the look at the set-up would be among them.
+        .env("S3_REPLICATOR_NO_CHECK", "true")
         .env("AWS_EC2_METADATA_DISABLED", "true")
         .env("AWS_CONFIG_FILE", "/dev/null")
         .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null");
@@ -61,6 +63,33 @@ fn prepared(mut command: Command, subcommand: &[&str], config: &Path) -> Command
 pub(crate) async fn run(subcommand: &[&str], config: &Path) -> Output {
     let output = timeout(HANG, command(subcommand, config).output()).await;
     output.expect("the command ends").unwrap()
+}
+
+/// Runs a subcommand, interrupts it as ^C does once a condition holds, and waits for its end.
+pub(crate) async fn interrupt(
+    subcommand: &[&str],
+    config: &Path,
+    when: impl AsyncFnMut() -> bool,
+) -> Output {
+    let mut command = command(subcommand, config);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let id = child.id().unwrap();
+    eventually("the command is at work", when).await;
+    send_signal("INT", id).await;
+    let output = timeout(HANG, child.wait_with_output()).await;
+    output.expect("the command ends").unwrap()
+}
+
+async fn send_signal(name: &str, id: u32) {
+    // The shell has `kill` built in, so nothing needs to be installed, and no unsafe code either.
+    let sent = Command::new("sh")
+        .arg("-c")
+        .arg(format!("kill -{name} {id}"))
+        .status()
+        .await
+        .unwrap();
+    assert!(sent.success());
 }
 
 /// Returns all that a command printed.
@@ -153,16 +182,7 @@ impl Daemon {
 
     /// Sends it a signal, by name.
     pub(crate) async fn signal(&self, name: &str) {
-        let id = self.child.id().expect("the daemon runs");
-        // The shell has `kill` built in, so nothing needs to be installed, and no unsafe code
-        // either.
-        let sent = Command::new("sh")
-            .arg("-c")
-            .arg(format!("kill -{name} {id}"))
-            .status()
-            .await
-            .unwrap();
-        assert!(sent.success());
+        send_signal(name, self.child.id().expect("the daemon runs")).await;
     }
 
     /// Returns its process.

@@ -86,6 +86,15 @@ fn write_table(status: &Status, text: &mut String) -> fmt::Result {
     writeln!(text, "messages in flight: {}", status.in_flight.messages)?;
     writeln!(text, "active keys: {}", status.in_flight.keys)?;
     write_rules(status, text)?;
+    for finding in &status.findings {
+        let rule = finding.rule.as_deref().unwrap_or("set-up");
+        writeln!(
+            text,
+            "\n{rule}: {}: {}",
+            finding.severity,
+            finding.headline()
+        )?;
+    }
     let parked = status.parked.iter().map(|parked| {
         let is_of_rule = !parked.rule.is_empty();
         let rule = if is_of_rule {

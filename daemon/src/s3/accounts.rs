@@ -52,6 +52,10 @@ pub(crate) struct AccountClients {
     /// shows whether to send again (protocol rule 5).
     pub(crate) s3_once: aws_sdk_s3::Client,
     pub(crate) sqs: aws_sdk_sqs::Client,
+    /// Says which principal the account's credentials are.
+    pub(crate) sts: aws_sdk_sts::Client,
+    /// The same of the credentials that assume its role; of its own where it has none.
+    pub(crate) sts_before_role: aws_sdk_sts::Client,
     pub(crate) capabilities: Arc<Capabilities>,
     /// The principal that begins its uploads, as lists of uploads name it, once that is known.
     pub(crate) principal: Arc<OnceLock<String>>,
@@ -124,14 +128,15 @@ impl Accounts {
         let mut by_name = BTreeMap::new();
         for (name, account) in accounts {
             let bounds = Bounds::new(name);
-            let sdk = match overrides {
+            let (base, sdk) = match overrides {
                 Some(given) => {
                     let client = given.sdk.http_client();
                     let client = client.map(|client| bounds.bound_client(client));
                     let region = Region::new(account.region.clone());
                     let mut sdk = given.sdk.to_builder().region(region);
                     sdk.set_http_client(client);
-                    sdk.build()
+                    let sdk = sdk.build();
+                    (sdk.clone(), sdk)
                 }
                 None => {
                     let connector = connector.clone();
@@ -140,7 +145,7 @@ impl Accounts {
                 }
             };
             let network = (connector.clone(), bounds);
-            let clients = AccountClients::connect(account, sdk, network, metrics);
+            let clients = AccountClients::connect(account, (&base, sdk), network, metrics);
             by_name.insert(name.clone(), clients);
         }
         Ok(Self { by_name })
@@ -175,7 +180,7 @@ impl Accounts {
 impl AccountClients {
     fn connect(
         account: &Account,
-        sdk: SdkConfig,
+        (base, sdk): (&SdkConfig, SdkConfig),
         (connector, bounds): (SharedHttpConnector, Bounds),
         metrics: &Metrics,
     ) -> Self {
@@ -214,6 +219,8 @@ impl AccountClients {
             s3: s3(RetryConfig::standard().with_max_attempts(3)),
             s3_once: s3(RetryConfig::disabled()),
             sqs: sqs_client(account, sdk, interceptor(None)),
+            sts: sts_client(account, sdk),
+            sts_before_role: sts_client(account, base),
             capabilities: Arc::new(Capabilities::new(conditional != ConditionalWrites::Off)),
             principal: Arc::default(),
             is_aws,
@@ -257,8 +264,8 @@ fn may_refuse_checksums(failure: &Failure) -> bool {
 }
 
 /// Finds the credentials that sign: of the default chain or a profile, or of the role assumed with
-/// them.
-async fn load_sdk_config(account: &Account, client: SharedHttpClient) -> SdkConfig {
+/// them. Those without the role come first.
+async fn load_sdk_config(account: &Account, client: SharedHttpClient) -> (SdkConfig, SdkConfig) {
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .region(Region::new(account.region.clone()))
         .http_client(client)
@@ -275,14 +282,17 @@ async fn load_sdk_config(account: &Account, client: SharedHttpClient) -> SdkConf
     }
     let base = loader.load().await;
     match &account.role_arn {
-        Some(role) => assume_role(account, role, base).await,
-        None => base,
+        Some(role) => {
+            let own = assume_role(account, role, &base).await;
+            (base, own)
+        }
+        None => (base.clone(), base),
     }
 }
 
 /// Has the role's credentials sign, fetched from the STS of the account's Region by those that
 /// would sign without the role.
-async fn assume_role(account: &Account, role: &str, base: SdkConfig) -> SdkConfig {
+async fn assume_role(account: &Account, role: &str, base: &SdkConfig) -> SdkConfig {
     let sts = match account.endpoint_of(Service::Sts) {
         Some(endpoint) => base.to_builder().endpoint_url(endpoint).build(),
         None => base.clone(),
@@ -293,10 +303,8 @@ async fn assume_role(account: &Account, role: &str, base: SdkConfig) -> SdkConfi
     if let Some(external_id) = &account.external_id {
         assume = assume.external_id(external_id);
     }
-    let provider = assume.build().await;
-    base.to_builder()
-        .credentials_provider(SharedCredentialsProvider::new(provider))
-        .build()
+    let provider = SharedCredentialsProvider::new(assume.build().await);
+    base.to_builder().credentials_provider(provider).build()
 }
 
 /// Names a session after the host, so that CloudTrail and the owners of the role can tell daemons
@@ -343,6 +351,12 @@ fn sqs_client(
         .interceptor(interceptor);
     builder.set_endpoint_url(account.endpoint_of(Service::Sqs).map(str::to_owned));
     aws_sdk_sqs::Client::from_conf(builder.build())
+}
+
+fn sts_client(account: &Account, config: &SdkConfig) -> aws_sdk_sts::Client {
+    let mut builder = aws_sdk_sts::config::Builder::from(config);
+    builder.set_endpoint_url(account.endpoint_of(Service::Sts).map(str::to_owned));
+    aws_sdk_sts::Client::from_conf(builder.build())
 }
 
 /// Adds headers to the requests of the SDK's clients of one account, and counts each attempt by the

@@ -28,7 +28,8 @@ use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::http::{HttpConnector, SharedHttpConnector};
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_types::Document;
-use http::{HeaderValue, Uri};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderValue, Request, Uri};
 use replicator_config::{Account, Service};
 use replicator_core::failure::{Dependency, Failure, FailureKind, Reason};
 use replicator_core::object::Bucket;
@@ -36,7 +37,7 @@ use replicator_core::retry;
 use tokio::time::Instant;
 
 use crate::metrics::Metrics;
-use crate::s3::accounts::error::{self, ErrorBody};
+use crate::s3::accounts::error::{self, ErrorBody, Refusal, RefusalKind};
 
 #[cfg(test)]
 pub(crate) use body::BodyChunks;
@@ -141,6 +142,38 @@ impl S3Http {
             error::from_lost_answer(side, operation, error).with_unreadable_answer()
         })?;
         Ok((head, lossy(text)))
+    }
+
+    /// Sends a form to a service of the account that has no client here, and returns the text of the
+    /// answer.
+    pub(crate) async fn send_form(
+        &self,
+        url: &str,
+        scope: (&str, &str),
+        form: &str,
+    ) -> Result<String, Refusal> {
+        let silent = |error: BoxError| Refusal {
+            kind: RefusalKind::Silent,
+            code: String::new(),
+            words: error.to_string(),
+            region: None,
+        };
+        let credentials = self.signer.credentials().await.map_err(silent)?;
+        let request = Request::post(url)
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(CONTENT_LENGTH, form.len());
+        let request = request.body(form).map_err(|error| silent(error.into()))?;
+        let request = self.signer.sign_form(request, scope, &credentials);
+        let answer = self.connector.call(request.map_err(silent)?).await;
+        let answer = answer.map_err(|error| silent(error.into()))?;
+        let (status, body) = (answer.status(), answer.into_body());
+        if status.is_success() {
+            let text = self.bounds.read_text(body).await;
+            return text.map(lossy).map_err(silent);
+        }
+        let text = lossy(self.bounds.read_refusal(body).await);
+        let body = ErrorBody::parse_refusal(status.as_u16(), |_| None, &text);
+        Err(Refusal::from_body(body, None))
     }
 
     /// Finds out why a HEAD was refused. Its refusal has no text, so it may come from any server on

@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use replicator_core::object::{self, Timestamp};
 use replicator_core::parts::PARTS_MAX;
 use replicator_core::retry::READING_AGE_MAX;
-use replicator_core::rule::Encryption;
+use replicator_core::rule::{Encryption, Rule};
 use replicator_core::stamp::{Stamp, USER_METADATA_BYTES_MAX};
 
 use crate::clock::BootInstant;
@@ -246,8 +246,35 @@ pub(in crate::reconcile) fn choose_encryption(
     }
 }
 
+/// Lists the headers that a rule itself gives its writes: once for sources under no key of their
+/// own, and once for each key that it maps.
+pub(crate) fn headers_of_rule(rule: &Rule) -> Vec<Vec<Header>> {
+    let mapped = match &rule.encryption {
+        Encryption::Same { key_map } | Encryption::Kms { key_map, .. } => {
+            key_map.keys().cloned().collect()
+        }
+        Encryption::BucketDefault | Encryption::S3 | Encryption::Dsse { .. } => Vec::new(),
+    };
+    let under_key = |key: String| Attributes {
+        encryption: Some(KMS.to_owned()),
+        kms_key: Some(key),
+        ..Attributes::default()
+    };
+    let sources = mapped.into_iter().map(under_key);
+    let sources = [Attributes::default()].into_iter().chain(sources);
+    let class = rule.storage_class.clone();
+    let class = class.map(|class| ("x-amz-storage-class", class));
+    let headers = sources.map(|source| {
+        let encryption = choose_encryption(&rule.encryption, &source).into_iter();
+        encryption.chain(class.clone()).collect()
+    });
+    let mut headers: Vec<Vec<Header>> = headers.collect();
+    headers.dedup();
+    headers
+}
+
 /// A header as it is sent.
-pub(in crate::reconcile) type Header = (&'static str, String);
+pub(crate) type Header = (&'static str, String);
 
 const ENCRYPTION: &str = "x-amz-server-side-encryption";
 const ENCRYPTION_KEY: &str = "x-amz-server-side-encryption-aws-kms-key-id";

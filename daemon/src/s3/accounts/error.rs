@@ -7,6 +7,7 @@ mod refusal;
 use std::error::Error;
 use std::fmt;
 
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 use aws_smithy_runtime_api::box_error::BoxError;
@@ -177,6 +178,90 @@ where
         return body.to_string();
     }
     RefusedRole::find_in_causes(error).map_or_else(|| error_chain(error), |role| role.to_string())
+}
+
+/// How a service refused to answer a question about a set-up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) kind: RefusalKind,
+    /// The service's own error code; empty where there is none.
+    pub(crate) code: String,
+    /// What the service said, in one line.
+    pub(crate) words: String,
+    /// The Region that the bucket is in, where the answer says so.
+    pub(crate) region: Option<String>,
+}
+
+/// What a refusal means for a set-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RefusalKind {
+    /// The principal is not permitted to do it.
+    Denied,
+    /// There is nothing of that name.
+    Absent,
+    /// The bucket is in another Region.
+    Elsewhere,
+    /// The service does not know the request.
+    Unimplemented,
+    /// No credentials could be had to sign it with, because STS refused the role.
+    RoleRefused,
+    /// No credentials could be had to sign it with, for another cause.
+    Unsigned,
+    /// The service does not accept the credentials that signed it.
+    Unauthenticated,
+    /// The service refused it by a code of its own that is none of the above.
+    Refused,
+    /// There was no definite answer.
+    Silent,
+}
+
+impl Refusal {
+    /// Makes one of a request that was not answered in time.
+    pub(crate) fn unanswered(timeout: std::time::Duration) -> Self {
+        Self {
+            kind: RefusalKind::Silent,
+            code: String::new(),
+            words: format!("no answer within {timeout:?}"),
+            region: None,
+        }
+    }
+
+    /// Reads an error of the SDK.
+    pub(crate) fn from_sdk<E>(error: &SdkError<E, HttpResponse>) -> Self
+    where
+        E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+    {
+        if let Some(body) = error_body(error) {
+            let headers = error.raw_response().map(HttpResponse::headers);
+            let region = headers.and_then(|headers| headers.get("x-amz-bucket-region"));
+            return Self::from_body(body, region);
+        }
+        let (kind, code) = match RefusedRole::find_in_causes(error) {
+            Some(role) => (RefusalKind::RoleRefused, role.code),
+            None if has_no_credentials(error) => (RefusalKind::Unsigned, String::new()),
+            None => (RefusalKind::Silent, String::new()),
+        };
+        Self {
+            kind,
+            code,
+            words: error_words(error),
+            region: None,
+        }
+    }
+
+    /// Reads the answer of a service.
+    pub(crate) fn from_body(body: ErrorBody, region: Option<&str>) -> Self {
+        Self {
+            kind: refusal::question_kind(&body),
+            words: body.to_string(),
+            code: body.code,
+            region: region.map(str::to_owned),
+        }
+    }
+}
+
+fn has_no_credentials(error: &(dyn Error + 'static)) -> bool {
+    error_causes(error).any(|cause| cause.is::<CredentialsError>())
 }
 
 /// Says whether a queue will refuse a message however often it is sent: it is too long, or has

@@ -75,7 +75,7 @@ async fn a_role_is_assumed_at_the_sts_of_its_region() {
             external_id: Some("orders-archive".to_owned()),
             ..Account::default()
         };
-        let assumed = assume_role(&account, ROLE, base.build()).await;
+        let assumed = assume_role(&account, ROLE, &base.build()).await;
         let provider = assumed.credentials_provider().unwrap();
         let credentials = provider.provide_credentials().await.unwrap();
         assert_eq!(credentials.access_key_id(), "ASIA");

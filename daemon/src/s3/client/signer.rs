@@ -75,13 +75,26 @@ impl Signer {
             Some(_) if endpoint.is_private => "UNSIGNED-PAYLOAD".into(),
             Some(body) => Cow::from(sha256(body)),
         };
-        let (region, now) = (&endpoint.region, self.now());
-        add_signature(&mut request, credentials, region, now, &payload)?;
+        let scope = (endpoint.region.as_str(), "s3");
+        add_signature(&mut request, credentials, scope, self.now(), &payload)?;
         // Some stores answer 411 without it. It is not signed, because a proxy may drop it.
         if call.body.is_none() && !request.method().is_safe() {
             request.headers_mut().insert(CONTENT_LENGTH, 0.into());
         }
         Ok(request.try_into()?)
+    }
+
+    /// Signs a form that is sent to another service.
+    pub(super) fn sign_form(
+        &self,
+        form: Request<&str>,
+        scope: (&str, &str),
+        credentials: &Credentials,
+    ) -> Result<HttpRequest, BoxError> {
+        let mut request = form.map(|text| (SdkBody::from(text), hex(&Sha256::digest(text))));
+        let payload = request.body().1.clone();
+        add_signature(&mut request, credentials, scope, self.now(), &payload)?;
+        Ok(request.map(|(body, _)| body).try_into()?)
     }
 
     /// Takes from a refusal the service's time, and that credentials ended before their expiry.
@@ -112,11 +125,12 @@ impl Signer {
 const MOMENT: &[BorrowedFormatItem<'_>] =
     format_description!("[year][month][day]T[hour][minute][second]Z");
 
-/// Signs a request; `payload` is the body's digest, or the statement that it is not signed.
+/// Signs a request for a Region's service; `payload` is the body's digest, or the statement that it
+/// is not signed.
 fn add_signature<B>(
     request: &mut Request<B>,
     credentials: &Credentials,
-    region: &str,
+    (region, service): (&str, &str),
     now: Timestamp,
     payload: &str,
 ) -> Result<(), BoxError> {
@@ -131,10 +145,10 @@ fn add_signature<B>(
         headers.insert(TOKEN, token);
     }
     let (names, digest) = canonical(request, payload)?;
-    let scope = format!("{day}/{region}/s3/aws4_request");
+    let scope = format!("{day}/{region}/{service}/aws4_request");
     let text = format!("AWS4-HMAC-SHA256\n{moment}\n{scope}\n{digest}");
     let secret = credentials.secret_access_key();
-    let key = generate_signing_key(secret, now.into(), region, "s3");
+    let key = generate_signing_key(secret, now.into(), region, service);
     let signature = calculate_signature(key, text.as_bytes());
     let key_id = credentials.access_key_id();
     let authorization = format!(
@@ -456,7 +470,7 @@ mod tests {
                     .unwrap();
                 let payload = "UNSIGNED-PAYLOAD";
                 let wanted = by_aws(&request, &credentials, region, now, payload);
-                add_signature(&mut request, &credentials, region, now, payload).unwrap();
+                add_signature(&mut request, &credentials, (region, "s3"), now, payload).unwrap();
                 let signed = &request.headers()[AUTHORIZATION];
                 assert_eq!(signed, wanted.as_str(), "{uri} {now} {region}");
             }

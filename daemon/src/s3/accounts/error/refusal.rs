@@ -6,7 +6,7 @@ use std::fmt;
 
 use replicator_core::failure::{FailureKind, Operation, Reason};
 
-use crate::s3::accounts::error::Side;
+use crate::s3::accounts::error::{RefusalKind, Side};
 use crate::s3::xml::{self, NotXml};
 
 /// An answer that refuses a request.
@@ -263,6 +263,47 @@ fn by_code(side: Side, during: Operation, body: &ErrorBody) -> Option<FailureKin
         _ => FailureKind::NeedsOperator(reason(side, during, body)?),
     };
     Some(kind)
+}
+
+/// Returns what an answer means for a set-up: definite are the codes of S3, SQS, SNS, STS and KMS.
+pub(super) fn question_kind(body: &ErrorBody) -> RefusalKind {
+    let code = body.code.rsplit(['.', '#']).next().unwrap_or_default();
+    match code {
+        "" if body.is_redirect() => RefusalKind::Elsewhere,
+        "" => RefusalKind::Silent,
+        "AccessDenied"
+        | "AccessDeniedException"
+        | "AllAccessDisabled"
+        | "AuthorizationError"
+        | "AuthorizationErrorException"
+        | "UnauthorizedOperation" => RefusalKind::Denied,
+        "NoSuchBucket" | "NoSuchKey" | "NoSuchVersion" | "NotFound" | "NotFoundException"
+        | "NonExistentQueue" | "QueueDoesNotExist" => RefusalKind::Absent,
+        "PermanentRedirect"
+        | "TemporaryRedirect"
+        | "Redirect"
+        | "IllegalLocationConstraintException" => RefusalKind::Elsewhere,
+        "AuthorizationHeaderMalformed" if body.elsewhere.is_some() => RefusalKind::Elsewhere,
+        "NotImplemented"
+        | "MethodNotAllowed"
+        | "InvalidAction"
+        | "UnknownOperationException"
+        | "UnsupportedOperation" => RefusalKind::Unimplemented,
+        "InvalidAccessKeyId"
+        | "SignatureDoesNotMatch"
+        | "InvalidClientTokenId"
+        | "UnrecognizedClientException"
+        | "ExpiredToken"
+        | "ExpiredTokenException"
+        | "InvalidToken"
+        | "RequestTimeTooSkewed" => RefusalKind::Unauthenticated,
+        _ if body.status == 501 => RefusalKind::Unimplemented,
+        _ if body.status >= 500 || body.status == 429 => RefusalKind::Silent,
+        "SlowDown" | "Throttling" | "ThrottlingException" | "RequestThrottled" => {
+            RefusalKind::Silent
+        }
+        _ => RefusalKind::Refused,
+    }
 }
 
 /// Codes that stay until an operator changes something, by the name that native replication has for

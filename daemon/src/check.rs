@@ -1,0 +1,451 @@
+//! Whether a set-up can work: what the file says is compared with what the services answer, for each
+//! rule in the order data flows. Everything is asked without changing anything, for a bounded time,
+//! and a few questions at a time. A running daemon looks in the background.
+
+mod access;
+mod buckets;
+mod delivery;
+mod file;
+mod finding;
+mod notification;
+mod objects;
+mod probe;
+mod queues;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use futures::future::{BoxFuture, OptionFuture};
+use futures::{FutureExt as _, StreamExt as _, stream};
+use replicator_config::{Account, Settings};
+use replicator_core::rule::{BucketRef, Rule};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::clock;
+use crate::metrics::Metrics;
+use crate::process::Signals;
+use crate::s3::accounts::{AccountClients, Accounts};
+use access::{Asked, Principal, Signing};
+use buckets::End;
+use delivery::{Notifications, Sender, Topics};
+pub use finding::{CheckName, Document, Finding, Fix, PolicyKind, Report, Section, Severity};
+use notification::Way;
+use queues::Purpose;
+
+/// Looks at the file alone.
+pub fn check_file(settings: &Settings, config: &Path) -> Report {
+    // What was read before is gone only where the file was taken away meanwhile.
+    let text = replicator_config::read_text(config).unwrap_or_default();
+    Report {
+        sections: vec![file::look(settings, &text, clock::now())],
+    }
+}
+
+/// Looks at the file, and asks the services; with `is_probing`, writes and removes probe objects
+/// too, until it is interrupted.
+pub async fn check_services(
+    settings: &Settings,
+    config: &Path,
+    is_probing: bool,
+) -> anyhow::Result<Report> {
+    let metrics = Metrics::new().context("cannot register metrics")?;
+    let accounts = Accounts::connect(&settings.accounts, &metrics, None).await;
+    let accounts = accounts.context("cannot set up TLS")?;
+    let mut report = check_file(settings, config);
+    let mut signals = Signals::new().context("cannot listen for signals")?;
+    let stop = CancellationToken::new();
+    let asker = Asker {
+        settings,
+        accounts: &accounts,
+        tries_queues: true,
+        probing: is_probing.then(|| stop.clone()),
+    };
+    let mut asking = pin!(asker.ask());
+    let sections = tokio::select! {
+        sections = &mut asking => sections,
+        _ = signals.next() => {
+            // What only asks has nothing to tidy up.
+            if !is_probing {
+                bail!("interrupted");
+            }
+            stop.cancel();
+            asking.await
+        }
+    };
+    report.sections.extend(sections);
+    Ok(report)
+}
+
+/// What the last look of a running daemon found.
+#[derive(Debug, Default)]
+pub(crate) struct SetUp {
+    findings: Mutex<Vec<Finding>>,
+}
+
+// What is mended outside is seen after this, without a reload.
+const LOOKED_AGAIN: Duration = Duration::from_secs(600);
+
+impl SetUp {
+    /// Returns what was found.
+    pub(crate) fn findings(&self) -> Vec<Finding> {
+        self.found().clone()
+    }
+
+    fn found(&self) -> MutexGuard<'_, Vec<Finding>> {
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks now, after each reload, and now and then while something is found. It holds nothing
+    /// up, and what it finds is said and no more.
+    pub(crate) async fn watch(
+        self: Arc<Self>,
+        accounts: Accounts,
+        mut reloads: watch::Receiver<Settings>,
+        config: PathBuf,
+    ) {
+        loop {
+            let settings = reloads.borrow_and_update().clone();
+            let mut report = check_file(&settings, &config);
+            let asker = Asker {
+                settings: &settings,
+                accounts: &accounts,
+                tries_queues: false,
+                probing: None,
+            };
+            report.sections.extend(Box::pin(asker.ask()).await);
+            self.replace(report.findings().cloned().collect());
+            let is_fine = self.findings().is_empty();
+            let is_closed = match is_fine {
+                true => reloads.changed().await.is_err(),
+                false => {
+                    let again = tokio::time::timeout(LOOKED_AGAIN, reloads.changed()).await;
+                    again.is_ok_and(|changed| changed.is_err())
+                }
+            };
+            if is_closed {
+                return;
+            }
+        }
+    }
+
+    /// Takes over what was found, and logs what was not known before.
+    fn replace(&self, findings: Vec<Finding>) {
+        let before = std::mem::replace(&mut *self.found(), findings.clone());
+        for finding in findings.iter().filter(|found| !before.contains(found)) {
+            let rule = finding.rule.as_deref().unwrap_or_default();
+            let (check, severity): (&str, &str) = (finding.check.into(), finding.severity.into());
+            let (place, detail) = (&finding.place, &finding.what);
+            warn!(
+                rule,
+                check,
+                severity,
+                place,
+                detail,
+                "the set-up may not work, see `s3-replicator check`"
+            );
+        }
+    }
+}
+
+// Beside the work of a daemon a few requests more do not show.
+const QUESTIONS_MAX: usize = 4;
+
+/// Asks the services of a configuration.
+struct Asker<'a> {
+    settings: &'a Settings,
+    accounts: &'a Accounts,
+    /// Whether requests are sent to queues that these have to refuse, to see whether they are
+    /// denied before. The daemon's own requests show that anyway.
+    tries_queues: bool,
+    /// Ends the writing of probe objects, if any are written.
+    probing: Option<CancellationToken>,
+}
+
+type Signings<'a> = BTreeMap<&'a str, Signing>;
+type Queues<'a> = Vec<(queues::Place<'a>, Option<Asked<queues::Attributes>>)>;
+type Buckets<'a> = BTreeMap<&'a BucketRef, buckets::Attributes>;
+
+/// What is known of all that several rules may share.
+struct Known<'a> {
+    signing: Signings<'a>,
+    /// The ARNs of the queues that events come from.
+    events: Vec<String>,
+    buckets: Buckets<'a>,
+    topics: Topics,
+    /// The enabled rules of each source.
+    rules: BTreeMap<&'a BucketRef, Vec<&'a Rule>>,
+}
+
+impl Known<'_> {
+    fn principal(&self, account: &str) -> Option<&Principal> {
+        self.signing.get(account).and_then(Signing::principal)
+    }
+}
+
+impl<'a> Asker<'a> {
+    async fn ask(&self) -> Vec<Section> {
+        let (mut sections, signing) = self.ask_accounts().await;
+        let queues = self.ask_queues(&signing).await;
+        let buckets = self.ask_buckets(&signing).await;
+        let topics = self.ask_topics(&buckets).await;
+        let is_of_events = |place: &&queues::Place<'_>| place.purpose == Purpose::Events;
+        let mut rules = BTreeMap::<_, Vec<_>>::new();
+        for rule in self.enabled() {
+            rules.entry(&rule.source).or_default().push(rule);
+        }
+        let places = queues.iter().map(|(place, _)| place);
+        let known = Known {
+            events: places
+                .filter(is_of_events)
+                .map(queues::Place::arn)
+                .collect(),
+            signing,
+            buckets,
+            topics,
+            rules,
+        };
+        let mut judging = Vec::new();
+        for (place, asked) in &queues {
+            judging.push(self.judge_queue(&known, *place, asked.as_ref()).boxed());
+        }
+        for rule in self.enabled() {
+            judging.push(self.judge_rule(&known, rule).boxed());
+        }
+        sections.extend(few_at_a_time(judging).await);
+        sections
+    }
+
+    fn enabled(&self) -> impl Iterator<Item = &'a Rule> {
+        self.settings.rules.iter().filter(|rule| rule.enabled)
+    }
+
+    fn reach(&self, name: &str) -> Option<(&'a Account, &'a AccountClients)> {
+        Some((self.settings.accounts.get(name)?, self.accounts.get(name)?))
+    }
+
+    async fn ask_accounts(&self) -> (Vec<Section>, Signings<'a>) {
+        let mut asking = Vec::new();
+        for (name, account) in &self.settings.accounts {
+            let clients = self.accounts.get(name);
+            asking.extend(clients.map(|clients| access::identify(account, clients).boxed()));
+        }
+        let (sections, signing): (Vec<Section>, Vec<Signing>) =
+            few_at_a_time(asking).await.into_iter().unzip();
+        let names = self.settings.accounts.keys().map(String::as_str);
+        (sections, names.zip(signing).collect())
+    }
+
+    async fn ask_queues(&self, signing: &Signings<'a>) -> Queues<'a> {
+        let places = self.queue_places();
+        let mut asking = Vec::new();
+        for place in &places {
+            let clients = self.accounts.get(&place.account.name);
+            let clients = clients.filter(|_| can_sign(signing, &place.account.name));
+            let asked = clients.map(|clients| queues::read_attributes(*place, clients));
+            asking.push(OptionFuture::from(asked).boxed());
+        }
+        let asked = few_at_a_time(asking).await;
+        places.into_iter().zip(asked).collect()
+    }
+
+    /// Lists every queue of the file once, in the order data flows.
+    fn queue_places(&self) -> Vec<queues::Place<'a>> {
+        let mut places = Vec::new();
+        for queue in &self.settings.queues {
+            places.push((Purpose::Events, &queue.url, &queue.account));
+            places.push((Purpose::DeadLetter, &queue.dead_letter_url, &queue.account));
+        }
+        let work = self.settings.work_queues.iter();
+        places.extend(work.map(|queue| (Purpose::Work, &queue.url, &queue.account)));
+        places.sort();
+        places.dedup();
+        let place = |(purpose, url, account): (Purpose, &'a String, &String)| {
+            let account = self.settings.accounts.get(account)?;
+            Some(queues::Place {
+                purpose,
+                url,
+                account,
+            })
+        };
+        places.into_iter().filter_map(place).collect()
+    }
+
+    async fn ask_buckets(&self, signing: &Signings<'a>) -> Buckets<'a> {
+        let sources: BTreeSet<_> = self.enabled().map(|rule| &rule.source).collect();
+        let mut all: BTreeSet<_> = self.enabled().map(|rule| &rule.destination).collect();
+        all.extend(&sources);
+        all.retain(|bucket| can_sign(signing, &bucket.account));
+        let mut asking = Vec::new();
+        for bucket in &all {
+            let place = self.place(signing, bucket);
+            let is_source = sources.contains(*bucket);
+            let asked = place.map(|place| buckets::read_attributes(place, is_source));
+            asking.push(OptionFuture::from(asked).boxed());
+        }
+        let asked = few_at_a_time(asking).await;
+        let known = |(bucket, asked): (_, Option<_>)| Some((bucket, asked?));
+        all.into_iter().zip(asked).filter_map(known).collect()
+    }
+
+    async fn ask_topics(&self, buckets: &Buckets<'a>) -> Topics {
+        let of_bucket = buckets.iter().flat_map(|(bucket, attributes)| {
+            let notifications = attributes.notifications.as_ref().ok();
+            let topics = notifications.into_iter().flat_map(Notifications::topics);
+            topics.map(move |topic| (topic.to_owned(), *bucket))
+        });
+        let of_bucket: BTreeMap<String, &BucketRef> = of_bucket.collect();
+        let mut asking = Vec::new();
+        for (topic, bucket) in &of_bucket {
+            let reached = self.reach(&bucket.account);
+            let asked = reached.map(|reached| delivery::read_topic(topic, reached));
+            asking.push(OptionFuture::from(asked).boxed());
+        }
+        let asked = few_at_a_time(asking).await;
+        let known = |(topic, asked): (&String, Option<_>)| Some((topic.clone(), asked?));
+        of_bucket.keys().zip(asked).filter_map(known).collect()
+    }
+
+    fn place<'k>(
+        &self,
+        signing: &'k Signings<'a>,
+        bucket: &'a BucketRef,
+    ) -> Option<buckets::Place<'k>>
+    where
+        'a: 'k,
+    {
+        let (account, clients) = self.reach(&bucket.account)?;
+        Some(buckets::Place {
+            bucket: bucket.bucket.as_str(),
+            account,
+            clients,
+            principal: signing
+                .get(bucket.account.as_str())
+                .and_then(Signing::principal),
+        })
+    }
+
+    async fn judge_queue(
+        &self,
+        known: &Known<'a>,
+        place: queues::Place<'a>,
+        asked: Option<&Asked<queues::Attributes>>,
+    ) -> Section {
+        let mut section = Section::new(place.title());
+        let clients = self.accounts.get(&place.account.name);
+        let (Some(asked), Some(clients)) = (asked, clients) else {
+            section.skip(format!("account {} cannot sign", place.account.name));
+            return section;
+        };
+        let principal = known.principal(&place.account.name);
+        let senders = self.senders(known, place);
+        queues::judge(place, (asked, principal), &senders, &mut section);
+        if self.tries_queues && asked.is_ok() {
+            Box::pin(queues::try_access(place, clients, principal, &mut section)).await;
+        }
+        section
+    }
+
+    /// Lists what sends events to a queue, or is to once the notifications are right.
+    fn senders(&self, known: &Known<'a>, place: queues::Place<'a>) -> Vec<Sender> {
+        let mut senders: Vec<Sender> = Vec::new();
+        if place.purpose != Purpose::Events {
+            return senders;
+        }
+        let arn = place.arn();
+        for way in self.enabled().filter_map(|rule| self.way(known, rule)) {
+            senders.extend(delivery::senders(&way, &arn));
+        }
+        senders.sort();
+        senders.dedup();
+        senders
+    }
+
+    /// Returns the way of a rule's events, as far as its bucket says it.
+    fn way<'k>(&self, known: &'k Known<'a>, rule: &'a Rule) -> Option<Way<'k>> {
+        let (account, _) = self.reach(&rule.source.account)?;
+        let attributes = known.buckets.get(&rule.source)?;
+        let owner = attributes.owner(account, known.principal(&account.name));
+        Some(Way {
+            rule,
+            rules: known.rules.get(&rule.source)?,
+            account,
+            owner,
+            notifications: attributes.notifications.as_ref().ok()?,
+            topics: &known.topics,
+            queues: &known.events,
+        })
+    }
+
+    async fn judge_rule(&self, known: &Known<'a>, rule: &'a Rule) -> Section {
+        let (source, destination) = (&rule.source, &rule.destination);
+        let title = format!(
+            "rule {}: s3://{} to s3://{}",
+            rule.id, source.bucket, destination.bucket
+        );
+        let mut section = Section::new(title);
+        let from = self.judge_bucket(known, (rule, End::Source), &mut section);
+        if let Some((place, attributes)) = from {
+            match &attributes.notifications {
+                Ok(_) => section.add(self.way(known, rule).iter().flat_map(Way::judge)),
+                Err(refusal) => section.add([buckets::unread(
+                    (place, attributes),
+                    refusal,
+                    CheckName::NotificationAttributes,
+                )]),
+            }
+            Box::pin(objects::try_source((place, attributes), rule, &mut section)).await;
+        }
+        let to = self.judge_bucket(known, (rule, End::Destination), &mut section);
+        if let (Some(from), Some(to)) = (from, to) {
+            section.add(buckets::compare_locks(from, to));
+        }
+        if let Some(to) = to {
+            Box::pin(objects::try_destination(to, rule, &mut section)).await;
+            match &self.probing {
+                Some(stop) => Box::pin(probe::probe(to, rule, stop, &mut section)).await,
+                None => section.skip("whether it can be written: --probe shows that"),
+            }
+        }
+        section.of_rule(rule)
+    }
+
+    /// Judges one of a rule's buckets, and returns it if it can be asked more.
+    fn judge_bucket<'k>(
+        &self,
+        known: &'k Known<'a>,
+        (rule, end): (&'a Rule, End),
+        section: &mut Section,
+    ) -> Option<buckets::Asked<'k>>
+    where
+        'a: 'k,
+    {
+        let bucket = match end {
+            End::Source => &rule.source,
+            End::Destination => &rule.destination,
+        };
+        let place = self.place(&known.signing, bucket);
+        let Some((place, attributes)) = place.zip(known.buckets.get(bucket)) else {
+            section.skip(format!("account {} cannot sign", bucket.account));
+            return None;
+        };
+        buckets::judge((place, attributes), end, section).then_some((place, attributes))
+    }
+}
+
+/// Waits for the answers to questions, in their order.
+async fn few_at_a_time<T: Send>(questions: Vec<BoxFuture<'_, T>>) -> Vec<T> {
+    let asking = stream::iter(questions).buffered(QUESTIONS_MAX);
+    asking.collect().await
+}
+
+fn can_sign(signing: &Signings<'_>, account: &str) -> bool {
+    signing
+        .get(account)
+        .is_some_and(|signing| *signing != Signing::Impossible)
+}

@@ -1,0 +1,347 @@
+//! Buckets: whether each is there, where it was said to be, and keeps versions and locks.
+
+use aws_sdk_s3::types::{BucketVersioningStatus, ObjectLockEnabled};
+use replicator_config::{Account, Service};
+
+use super::access::{self, Principal, Resource, ask, grant};
+use super::delivery::Notifications;
+use super::finding::{CheckName, Finding, Fix, PolicyKind, Section, Severity};
+use crate::s3::accounts::AccountClients;
+use crate::s3::accounts::error::{Refusal, RefusalKind};
+
+/// A bucket, the account that reaches it, and who signs for that.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) bucket: &'a str,
+    pub(super) account: &'a Account,
+    pub(super) clients: &'a AccountClients,
+    pub(super) principal: Option<&'a Principal>,
+}
+
+/// What S3 says of a bucket.
+#[derive(Debug)]
+pub(super) struct Attributes {
+    region: access::Asked<Option<String>>,
+    versioning: access::Asked<Option<BucketVersioningStatus>>,
+    pub(super) lock: access::Asked<Lock>,
+    pub(super) notifications: access::Asked<Notifications>,
+    /// Whether it belongs to another AWS account than the principal, where that is known.
+    is_foreign: Option<bool>,
+}
+
+/// A bucket, and what it says of itself.
+pub(super) type Asked<'a> = (Place<'a>, &'a Attributes);
+
+impl Attributes {
+    /// Returns the AWS account that owns the bucket, where that is known.
+    pub(super) fn owner(&self, account: &Account, principal: Option<&Principal>) -> Option<String> {
+        let own = principal.filter(|_| self.is_foreign == Some(false));
+        account
+            .owner
+            .clone()
+            .or_else(|| own.map(|principal| principal.account.clone()))
+    }
+}
+
+/// What a bucket says of Object Lock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Lock {
+    pub(super) is_enabled: bool,
+    /// Whether every new object is retained.
+    pub(super) is_default: bool,
+}
+
+impl Place<'_> {
+    pub(super) fn url(&self) -> String {
+        format!("s3://{}", self.bucket)
+    }
+
+    fn arn(&self) -> String {
+        let start = access::arn_start(&self.account.region);
+        format!("{start}:s3:::{}", self.bucket)
+    }
+
+    /// Returns the resource of requests about the bucket itself.
+    pub(super) fn whole(&self, attributes: &Attributes) -> Resource {
+        Resource {
+            arn: self.arn(),
+            policy: (PolicyKind::Bucket, self.bucket.to_owned()),
+            is_foreign: attributes.is_foreign,
+        }
+    }
+
+    /// Returns the resource of requests about objects with a prefix.
+    pub(super) fn objects(&self, attributes: &Attributes, prefix: &str) -> Resource {
+        Resource {
+            arn: format!("{}/{prefix}*", self.arn()),
+            ..self.whole(attributes)
+        }
+    }
+
+    fn command(&self, operation: &str, rest: &str) -> Fix {
+        Fix::command(format!(
+            "aws s3api {operation}{} --bucket {} {rest}",
+            access::cli_options(self.account, Service::S3),
+            self.bucket
+        ))
+    }
+}
+
+/// Requests what a bucket says of itself; of its notifications only where a rule reads it.
+pub(super) async fn read_attributes(place: Place<'_>, is_source: bool) -> Attributes {
+    let s3 = &place.clients.s3;
+    let bucket = place.bucket;
+    let region = ask(s3.head_bucket().bucket(bucket).send()).await;
+    let region = region.map(|answer| answer.bucket_region);
+    let versioning = ask(s3.get_bucket_versioning().bucket(bucket).send()).await;
+    let notifications = if is_source {
+        let request = s3.get_bucket_notification_configuration().bucket(bucket);
+        let answer = ask(request.send()).await;
+        answer.map(|answer| Notifications::from_answer(&answer))
+    } else {
+        Ok(Notifications::default())
+    };
+    Attributes {
+        is_foreign: ownership(place, region.is_ok()).await,
+        versioning: versioning.map(|answer| answer.status),
+        lock: read_lock(place).await,
+        notifications,
+        region,
+    }
+}
+
+/// Finds out whether the principal's own AWS account owns the bucket, which decides on whose side a
+/// permission is lacking.
+async fn ownership(place: Place<'_>, is_open: bool) -> Option<bool> {
+    let own = &place.principal?.account;
+    if let Some(owner) = &place.account.owner {
+        return Some(owner != own);
+    }
+    let request = place.clients.s3.head_bucket().bucket(place.bucket);
+    let answer = request.expected_bucket_owner(own).send();
+    match ask(answer).await {
+        Ok(_) => Some(false),
+        Err(refusal) if is_open && refusal.words.contains("403") => Some(true),
+        Err(_) => None,
+    }
+}
+
+async fn read_lock(place: Place<'_>) -> access::Asked<Lock> {
+    let request = place.clients.s3.get_object_lock_configuration();
+    match ask(request.bucket(place.bucket).send()).await {
+        Ok(answer) => {
+            let found = answer.object_lock_configuration;
+            let is = |status: &ObjectLockEnabled| *status == ObjectLockEnabled::Enabled;
+            Ok(Lock {
+                is_enabled: found
+                    .as_ref()
+                    .and_then(|one| one.object_lock_enabled())
+                    .is_some_and(is),
+                is_default: found.is_some_and(|one| one.rule().is_some()),
+            })
+        }
+        Err(refusal) if refusal.code == NO_LOCK => Ok(Lock::default()),
+        Err(refusal) => Err(refusal),
+    }
+}
+
+// https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html#ObjectLockErrorCodeList
+const NO_LOCK: &str = "ObjectLockConfigurationNotFoundError";
+
+/// Which part a bucket has in a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Source,
+    Destination,
+}
+
+/// Judges what a bucket says of itself, and says whether it can be asked more.
+pub(super) fn judge(asked: Asked<'_>, end: End, section: &mut Section) -> bool {
+    let place = asked.0;
+    if let Some(finding) = unusable(asked) {
+        section.add([finding]);
+        return false;
+    }
+    section.fine(format!(
+        "{} is there, in {}",
+        place.url(),
+        place.account.region
+    ));
+    match versioning(asked, end) {
+        Some(finding) => section.add([finding]),
+        None => section.fine(format!("{} keeps versions", place.url())),
+    }
+    true
+}
+
+/// Finds what keeps every request from a bucket.
+fn unusable((place, attributes): Asked<'_>) -> Option<Finding> {
+    let why = "no request to it succeeds: nothing of the rule is replicated";
+    let found = |check, what: String| Finding::problem(check, place.url(), what, why);
+    let refusals = [
+        attributes.region.as_ref().err(),
+        attributes.versioning.as_ref().err(),
+    ];
+    let mut refusals = refusals.into_iter().flatten();
+    let told = attributes.region.as_ref().ok().cloned().flatten();
+    let of_refusal = refusals.clone().find_map(|refusal| refusal.region.clone());
+    let region = told.or(of_refusal);
+    let is_aws = place.account.endpoint_of(Service::S3).is_none();
+    let elsewhere = region.filter(|region| *region != place.account.region);
+    if let Some(region) = elsewhere {
+        let what = format!(
+            "it is in {region}, and account {} in {}",
+            place.account.name, place.account.region
+        );
+        let text = format!(
+            "set region = {region:?} in the account that reaches it, or in another one for it"
+        );
+        let finding = found(CheckName::BucketRegion, what).fixed_by([Fix::advice(text)]);
+        // Only AWS refuses such requests.
+        return Some(finding).filter(|_| is_aws);
+    }
+    if refusals
+        .clone()
+        .any(|refusal| refusal.kind == RefusalKind::Absent)
+        && attributes.versioning.is_err()
+    {
+        let region = &place.account.region;
+        let location = match region.as_str() {
+            "us-east-1" => String::new(),
+            other => format!("--create-bucket-configuration LocationConstraint={other}"),
+        };
+        let fix = [
+            place.command("create-bucket", &location),
+            place.command("put-bucket-versioning", ENABLED),
+        ];
+        let what = "there is no bucket of that name".to_owned();
+        return Some(found(CheckName::BucketExists, what).fixed_by(fix));
+    }
+    let is_silent = |refusal: &&Refusal| {
+        matches!(
+            refusal.kind,
+            RefusalKind::Unsigned | RefusalKind::RoleRefused | RefusalKind::Silent
+        )
+    };
+    let versioning = attributes.versioning.as_ref().err().filter(is_silent);
+    let refusal = versioning.and_then(|_| refusals.find(is_silent));
+    refusal.map(|refusal| {
+        let what = format!("it cannot be asked: {}", refusal.words);
+        let text = "look at the account's endpoint, credentials and this host's network";
+        found(CheckName::BucketAttributes, what)
+            .into_unasked()
+            .fixed_by([Fix::advice(text)])
+    })
+}
+
+const ENABLED: &str = "--versioning-configuration Status=Enabled";
+
+fn versioning((place, attributes): Asked<'_>, end: End) -> Option<Finding> {
+    let (check, why) = match end {
+        End::Source => (
+            CheckName::SourceVersioning,
+            "without versions an object that is overwritten or deleted before it is read is lost, \
+             and a delete cannot be told from any other",
+        ),
+        End::Destination => (
+            CheckName::DestinationVersioning,
+            "every task is parked as DstBucketUnversioned: a write would destroy what is there",
+        ),
+    };
+    match &attributes.versioning {
+        Ok(Some(BucketVersioningStatus::Enabled)) => None,
+        Ok(status) => {
+            let status = status.as_ref().map_or("never enabled", |_| "suspended");
+            let what = format!("versioning is {status}");
+            let fix = place.command("put-bucket-versioning", ENABLED);
+            Some(Finding::problem(check, place.url(), what, why).fixed_by([fix]))
+        }
+        Err(refusal) => {
+            let finding = unread((place, attributes), refusal, check);
+            // The daemon itself asks this of each destination, before it writes there.
+            let is_needed = end == End::Destination && refusal.kind == RefusalKind::Denied;
+            Some(match is_needed {
+                true => Finding {
+                    severity: Severity::Problem,
+                    why: "every task is parked: the daemon writes only where it can see that \
+                          versions are kept"
+                        .to_owned(),
+                    ..finding
+                },
+                false => finding,
+            })
+        }
+    }
+}
+
+/// The permissions of the questions, but for that of versioning.
+const ACTIONS: [(CheckName, &str); 4] = [
+    (
+        CheckName::NotificationAttributes,
+        "s3:GetBucketNotification",
+    ),
+    (CheckName::ObjectLock, "s3:GetBucketObjectLockConfiguration"),
+    (CheckName::SourceList, "s3:ListBucketVersions"),
+    (CheckName::DestinationList, "s3:ListBucketVersions"),
+];
+
+/// Reports a question about a bucket that was not answered.
+pub(super) fn unread(
+    (place, attributes): Asked<'_>,
+    refusal: &Refusal,
+    check: CheckName,
+) -> Finding {
+    let named = ACTIONS.into_iter().find(|(of, _)| *of == check);
+    let action = named.map_or("s3:GetBucketVersioning", |(_, action)| action);
+    let operation = action.trim_start_matches("s3:");
+    let what = format!("{operation} got no answer: {}", refusal.words);
+    let fix = match refusal.kind == RefusalKind::Denied {
+        true => grant(
+            place.principal,
+            refusal,
+            &[action],
+            &place.whole(attributes),
+        ),
+        false => vec![Fix::advice(
+            "look it up by other means: the endpoint may not know this request",
+        )],
+    };
+    let why = "whether it is as it has to be is not known";
+    Finding::problem(check, place.url(), what, why)
+        .into_unasked()
+        .fixed_by(fix)
+}
+
+/// Compares the Object Lock of both buckets.
+pub(super) fn compare_locks(
+    (source, of_source): Asked<'_>,
+    (destination, of_destination): Asked<'_>,
+) -> Option<Finding> {
+    let check = CheckName::ObjectLock;
+    let lock = match &of_source.lock {
+        Ok(lock) if !lock.is_enabled => return None,
+        Ok(lock) => lock,
+        // A store that has no such thing locks nothing.
+        Err(refusal) if refusal.kind == RefusalKind::Unimplemented => return None,
+        Err(refusal) => return Some(unread((source, of_source), refusal, check)),
+    };
+    match &of_destination.lock {
+        Ok(replicas) if replicas.is_enabled => None,
+        Ok(_) => {
+            let what = format!("it has no Object Lock, and {} has", source.url());
+            let why = match lock.is_default {
+                true => {
+                    "every new version of the source is retained, and is parked as DstBucketObjectLockConfigMissing"
+                }
+                false => {
+                    "a version with a retention or legal hold is parked as DstBucketObjectLockConfigMissing"
+                }
+            };
+            let rest = "--object-lock-configuration ObjectLockEnabled=Enabled";
+            let fix = destination.command("put-object-lock-configuration", rest);
+            let finding = Finding::problem(check, destination.url(), what, why);
+            Some(finding.fixed_by([fix]))
+        }
+        Err(refusal) => Some(unread((destination, of_destination), refusal, check)),
+    }
+}

@@ -1,0 +1,360 @@
+//! `check --probe`: writes an object at the destination as a rule does, reads it, and removes exactly
+//! its versions, also when the command is interrupted. Its name is reserved, and no other object's.
+
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{Tag, Tagging};
+use replicator_core::rule::Rule;
+use tokio_util::sync::CancellationToken;
+
+use super::access::{Asked, Resource, ask, grant};
+use super::buckets;
+use super::finding::{CheckName, Finding, Fix, Section, Severity};
+use super::objects::RESERVED;
+use crate::reconcile::{Header, headers_of_rule};
+use crate::s3::accounts::error::{Refusal, RefusalKind};
+use crate::s3::checksum::{CRC64_NVME, crc64_header, crc64_of};
+
+const BODY: &[u8] = b"s3-replicator check --probe\n";
+const TAGGING: &str = "x-amz-tagging";
+const IF_ABSENT: &str = "if-none-match";
+
+/// Writes and removes probe objects at a rule's destination, with each set of headers that its
+/// writes have, until `stop` is cancelled.
+pub(super) async fn probe(
+    asked: buckets::Asked<'_>,
+    rule: &Rule,
+    stop: &CancellationToken,
+    section: &mut Section,
+) {
+    if asked.1.lock.as_ref().is_ok_and(|lock| lock.is_default) {
+        return section.add([retained(asked)]);
+    }
+    for headers in headers_of_rule(rule) {
+        let probe = Probe::new(asked, rule, headers, stop);
+        let before = section.findings.len();
+        let found = Box::pin(probe.run()).await;
+        section.add(found);
+        section.add(Box::pin(probe.remove()).await);
+        if stop.is_cancelled() {
+            return section.add([interrupted(asked)]);
+        }
+        if section.findings.len() == before {
+            section.fine(format!(
+                "{} was written, read and removed{}",
+                probe.key,
+                probe.with_headers()
+            ));
+        }
+    }
+}
+
+/// One object to be.
+struct Probe<'a> {
+    asked: buckets::Asked<'a>,
+    rule: &'a Rule,
+    key: String,
+    headers: Vec<Header>,
+    stop: &'a CancellationToken,
+}
+
+impl<'a> Probe<'a> {
+    fn new(
+        asked: buckets::Asked<'a>,
+        rule: &'a Rule,
+        headers: Vec<Header>,
+        stop: &'a CancellationToken,
+    ) -> Self {
+        let prefix = rule.rewrite.as_deref().unwrap_or(&rule.filter.prefix);
+        Self {
+            asked,
+            rule,
+            key: format!("{prefix}{RESERVED}-{:016x}", fastrand::u64(..)),
+            headers,
+            stop,
+        }
+    }
+
+    fn with_headers(&self) -> String {
+        let named = self
+            .headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}"));
+        let named: Vec<String> = named.collect();
+        match named.is_empty() {
+            true => String::new(),
+            false => format!(" with {}", named.join(", ")),
+        }
+    }
+
+    fn place(&self) -> String {
+        format!("s3://{}/{}", self.asked.0.bucket, self.key)
+    }
+
+    fn resource(&self) -> Resource {
+        let (place, attributes) = self.asked;
+        let prefix = self
+            .rule
+            .rewrite
+            .as_deref()
+            .unwrap_or(&self.rule.filter.prefix);
+        place.objects(attributes, prefix)
+    }
+
+    /// Writes, and reads what was written. Each request is bounded, and none is cut off: what was
+    /// sent has an answer before it is removed.
+    async fn run(&self) -> Vec<Finding> {
+        let mut found = Vec::new();
+        let (version, more) = self.write().await;
+        found.extend(more);
+        if let Some(version) = version {
+            found.extend(self.repeat().await);
+            found.extend(self.read(&version).await);
+            found.extend(self.tag(&version).await);
+            if self.rule.delete_markers {
+                found.extend(self.mark().await);
+            }
+        }
+        if !self.stop.is_cancelled() {
+            found.extend(self.upload().await);
+        }
+        found
+    }
+
+    /// Writes the object with all headers; if that is refused, without tags and without a condition,
+    /// so that it is known what is refused.
+    async fn write(&self) -> (Option<String>, Vec<Finding>) {
+        let tags = (TAGGING, "s3-replicator=probe".to_owned());
+        let condition = (IF_ABSENT, "*".to_owned());
+        let refusal = match self.put(&[tags.clone(), condition.clone()]).await {
+            Ok(version) => return (version, Vec::new()),
+            Err(refusal) => refusal,
+        };
+        if refusal.kind == RefusalKind::Denied
+            && let Ok(version) = self.put(&[condition]).await
+        {
+            let found = self.denied(CheckName::DestinationTags, &refusal, "s3:PutObjectTagging");
+            return (version, vec![found]);
+        }
+        if refusal.kind == RefusalKind::Unimplemented
+            && let Ok(version) = self.put(&[tags]).await
+        {
+            return (version, vec![self.unconditional(&refusal.words)]);
+        }
+        let mut found = self.denied(CheckName::DestinationWrite, &refusal, "s3:PutObject");
+        found.what = format!("PutObject{} {}", self.with_headers(), refusal.words);
+        (None, vec![found])
+    }
+
+    async fn put(&self, more: &[Header]) -> Asked<Option<String>> {
+        let place = self.asked.0;
+        let checksum = (CRC64_NVME, crc64_header(crc64_of(BODY)));
+        let headers: Vec<Header> = self
+            .headers
+            .iter()
+            .chain(more)
+            .cloned()
+            .chain([checksum])
+            .collect();
+        let request = place
+            .clients
+            .s3_once
+            .put_object()
+            .bucket(place.bucket)
+            .key(&self.key)
+            .body(ByteStream::from_static(BODY));
+        let request = request.customize().mutate_request(move |request| {
+            for (name, value) in &headers {
+                request.headers_mut().insert(*name, value.clone());
+            }
+        });
+        ask(request.send()).await.map(|answer| answer.version_id)
+    }
+
+    /// Writes it again where it is: an endpoint that honours conditions refuses that.
+    async fn repeat(&self) -> Option<Finding> {
+        match self.put(&[(IF_ABSENT, "*".to_owned())]).await {
+            Ok(_) => Some(self.unconditional("a write with If-None-Match: * replaced an object")),
+            Err(_) => None,
+        }
+    }
+
+    fn unconditional(&self, words: &str) -> Finding {
+        let keeps = self.asked.0.clients.keeps_conditions;
+        let what = format!("the endpoint does not honour conditions on writes: {words}");
+        let why = match keeps {
+            true => "the daemon relies on them here: another writer's object may be replaced",
+            false => "each new key costs one more read, and other writers are noticed later",
+        };
+        let fix = Fix::Config {
+            line: None,
+            key: format!("accounts.{}.conditional_writes", self.asked.0.account.name),
+            value: "false".to_owned(),
+        };
+        let found = Finding::problem(CheckName::ConditionalWrites, self.place(), what, why);
+        let found = found.fixed_by([fix]);
+        match keeps {
+            true => found,
+            false => found.into_warning(),
+        }
+    }
+
+    async fn read(&self, version: &str) -> Option<Finding> {
+        let place = self.asked.0;
+        let get = place.clients.s3.get_object().bucket(place.bucket);
+        let answer = ask(get.key(&self.key).version_id(version).send()).await;
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(refusal) => {
+                let check = CheckName::DestinationRead;
+                return Some(self.denied(check, &refusal, "s3:GetObjectVersion"));
+            }
+        };
+        let body = answer.body.collect().await.map(|body| body.into_bytes());
+        let is_equal = body.is_ok_and(|body| body == BODY);
+        (!is_equal).then(|| {
+            let what = "what is read is not what was written";
+            let why = "replicas would not be equal to their sources, and are parked";
+            let fix = Fix::advice("look at the store, and at proxies before it");
+            Finding::problem(CheckName::DestinationRead, self.place(), what, why).fixed_by([fix])
+        })
+    }
+
+    async fn tag(&self, version: &str) -> Option<Finding> {
+        let place = self.asked.0;
+        let tag = Tag::builder()
+            .key("s3-replicator")
+            .value("probe")
+            .build()
+            .ok()?;
+        let tags = Tagging::builder().tag_set(tag).build().ok()?;
+        let put = place
+            .clients
+            .s3_once
+            .put_object_tagging()
+            .bucket(place.bucket);
+        let put = put.key(&self.key).version_id(version).tagging(tags);
+        let refusal = ask(put.send()).await.err()?;
+        let check = CheckName::DestinationTags;
+        Some(self.denied(check, &refusal, "s3:PutObjectVersionTagging"))
+    }
+
+    async fn mark(&self) -> Option<Finding> {
+        let place = self.asked.0;
+        let delete = place.clients.s3_once.delete_object().bucket(place.bucket);
+        let refusal = ask(delete.key(&self.key).send()).await.err()?;
+        Some(self.denied(CheckName::DestinationDelete, &refusal, "s3:DeleteObject"))
+    }
+
+    /// Begins an upload in parts, and ends it.
+    async fn upload(&self) -> Option<Finding> {
+        let place = self.asked.0;
+        let s3 = &place.clients.s3_once;
+        let check = CheckName::DestinationMultipart;
+        let begin = s3.create_multipart_upload().bucket(place.bucket);
+        let begun = match ask(begin.key(&self.key).send()).await {
+            Ok(begun) => begun,
+            Err(refusal) => return Some(self.denied(check, &refusal, "s3:PutObject")),
+        };
+        let abort = s3.abort_multipart_upload().bucket(place.bucket);
+        let abort = abort.key(&self.key).set_upload_id(begun.upload_id);
+        let refusal = ask(abort.send()).await.err()?;
+        Some(self.denied(check, &refusal, "s3:AbortMultipartUpload"))
+    }
+
+    /// Judges a refused request; one that got no answer is known not to have been carried out, or
+    /// is removed with the rest.
+    fn denied(&self, check: CheckName, refusal: &Refusal, action: &str) -> Finding {
+        let what = format!("{action} is refused: {}", refusal.words);
+        let why = "replicas cannot be written so: their tasks are parked";
+        let place = self.asked.0;
+        let is_denied = refusal.kind == RefusalKind::Denied;
+        let fix = match is_denied {
+            true => grant(place.principal, refusal, &[action], &self.resource()),
+            false => vec![Fix::advice(
+                "change what the service names: a header comes from the rule's storage class or \
+                 encryption, or from the bucket's own",
+            )],
+        };
+        let found = Finding::problem(check, self.place(), what, why).fixed_by(fix);
+        match refusal.kind == RefusalKind::Silent {
+            true => found.into_unasked(),
+            false => found,
+        }
+    }
+
+    /// Removes every version of the probe object, and its delete markers.
+    async fn remove(&self) -> Option<Finding> {
+        let place = self.asked.0;
+        let list = place.clients.s3.list_object_versions().bucket(place.bucket);
+        let listed = match ask(list.prefix(&self.key).send()).await {
+            Ok(listed) => listed,
+            Err(refusal) => return Some(self.left(&refusal, None)),
+        };
+        let versions = listed
+            .versions()
+            .iter()
+            .map(|one| (one.key(), one.version_id()));
+        let markers = listed
+            .delete_markers()
+            .iter()
+            .map(|one| (one.key(), one.version_id()));
+        let own = versions
+            .chain(markers)
+            .filter(|(key, _)| *key == Some(&self.key));
+        let mut left = None;
+        for version in own.filter_map(|(_, version)| version) {
+            let delete = place.clients.s3_once.delete_object().bucket(place.bucket);
+            let delete = delete.key(&self.key).version_id(version);
+            if let Err(refusal) = ask(delete.send()).await {
+                left = Some(self.left(&refusal, Some(version)));
+            }
+        }
+        left
+    }
+
+    fn left(&self, refusal: &Refusal, version: Option<&str>) -> Finding {
+        let (place, check) = (self.asked.0, CheckName::DestinationDeleteVersion);
+        let what = format!("the probe object is left there: {}", refusal.words);
+        let why = match self.rule.version_deletes {
+            true => "the rule removes versions, which it may not",
+            false => "the rule itself removes no versions, so nothing else is amiss",
+        };
+        let version = version.map_or_else(String::new, |one| format!(" --version-id {one}"));
+        let remove = Fix::command(format!(
+            "aws s3api delete-object --bucket {} --key {}{version}",
+            place.bucket,
+            super::access::shell_quoted(&self.key)
+        ));
+        let is_denied = refusal.kind == RefusalKind::Denied && self.rule.version_deletes;
+        let actions = ["s3:DeleteObjectVersion"];
+        let permit = is_denied.then(|| grant(place.principal, refusal, &actions, &self.resource()));
+        let found = Finding {
+            severity: match self.rule.version_deletes {
+                true => Severity::Problem,
+                false => Severity::Warning,
+            },
+            ..Finding::problem(check, self.place(), what, why)
+        };
+        found
+            .fixed_by(permit.into_iter().flatten())
+            .fixed_by([remove])
+    }
+}
+
+/// An object that is retained could not be removed.
+fn retained((place, _): buckets::Asked<'_>) -> Finding {
+    let what = "it was not written to: its Object Lock retains every new object";
+    let why = "a probe object could not be removed; whether the bucket can be written is not known";
+    let fix = Fix::advice("replicate one object, and look at `s3-replicator failures list`");
+    Finding::problem(CheckName::DestinationWrite, place.url(), what, why)
+        .into_unasked()
+        .fixed_by([fix])
+}
+
+fn interrupted((place, _): buckets::Asked<'_>) -> Finding {
+    let what = "the probe was interrupted; what it had written is removed";
+    let why = "whether the bucket can be written is not known";
+    Finding::problem(CheckName::DestinationWrite, place.url(), what, why)
+        .into_unasked()
+        .fixed_by([Fix::command("s3-replicator check --probe")])
+}

@@ -1,0 +1,577 @@
+//! Queues: whether each is there, has the attributes that its purpose needs, and lets the daemon in.
+
+use std::collections::HashMap;
+
+use aws_sdk_sqs::types::QueueAttributeName;
+use replicator_config::{Account, Service};
+use serde_json::{Value, json};
+
+use super::access::{self, Asked, Principal, Resource, ask, grant};
+use super::delivery::{self, Sender, Verdict};
+use super::finding::{CheckName, Finding, Fix, PolicyKind, Section, with_field};
+
+use crate::s3::accounts::AccountClients;
+use crate::s3::accounts::error::{Refusal, RefusalKind};
+
+/// What a queue is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, strum::Display)]
+pub(super) enum Purpose {
+    /// Events come from it.
+    #[strum(serialize = "events queue")]
+    Events,
+    /// The work of the rules goes through it.
+    #[strum(serialize = "work queue")]
+    Work,
+    /// What cannot be done waits in it.
+    #[strum(serialize = "dead-letter queue")]
+    DeadLetter,
+}
+
+/// A queue of the file, and the account that reaches it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) purpose: Purpose,
+    pub(super) url: &'a str,
+    pub(super) account: &'a Account,
+}
+
+impl<'a> Place<'a> {
+    fn name(&self) -> &'a str {
+        self.url.rsplit('/').next().unwrap_or(self.url)
+    }
+
+    /// Returns the ARN that the URL stands for.
+    pub(super) fn arn(&self) -> String {
+        let account = self.url.rsplit('/').nth(1).unwrap_or_default();
+        let region = &self.account.region;
+        let start = access::arn_start(region);
+        format!("{start}:sqs:{region}:{account}:{}", self.name())
+    }
+
+    pub(super) fn title(&self) -> String {
+        format!("{} {}", self.purpose, self.url)
+    }
+
+    fn resource(&self, principal: Option<&Principal>) -> Resource {
+        let account = self.url.rsplit('/').nth(1).unwrap_or_default();
+        Resource {
+            arn: self.arn(),
+            policy: (PolicyKind::Queue, self.arn()),
+            is_foreign: principal.map(|principal| principal.account != account),
+        }
+    }
+
+    fn set_attributes(&self, attributes: &Value) -> Fix {
+        Fix::command(format!(
+            "aws sqs set-queue-attributes{} --queue-url {} --attributes {}",
+            access::cli_options(self.account, Service::Sqs),
+            self.url,
+            access::shell_quoted(&attributes.to_string())
+        ))
+    }
+}
+
+/// What SQS says of a queue.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Attributes {
+    pub(super) arn: Option<String>,
+    pub(super) policy: Option<String>,
+    retention_seconds: Option<u64>,
+    redrive: Option<String>,
+    is_fifo: bool,
+    deduplication_scope: Option<String>,
+    throughput_limit: Option<String>,
+}
+
+impl Attributes {
+    fn from_answer(answer: &HashMap<QueueAttributeName, String>) -> Self {
+        let text = |name| answer.get(&name).filter(|text| !text.is_empty()).cloned();
+        Self {
+            arn: text(QueueAttributeName::QueueArn),
+            policy: text(QueueAttributeName::Policy),
+            retention_seconds: text(QueueAttributeName::MessageRetentionPeriod)
+                .and_then(|text| text.parse().ok()),
+            redrive: text(QueueAttributeName::RedrivePolicy),
+            is_fifo: text(QueueAttributeName::FifoQueue).as_deref() == Some("true"),
+            deduplication_scope: text(QueueAttributeName::DeduplicationScope),
+            throughput_limit: text(QueueAttributeName::FifoThroughputLimit),
+        }
+    }
+
+    /// Returns how often SQS gives a message out before it moves it away.
+    fn receives_max(&self) -> Option<u64> {
+        let policy: Value = serde_json::from_str(self.redrive.as_deref()?).ok()?;
+        let count = policy.get("maxReceiveCount")?;
+        count.as_u64().or_else(|| count.as_str()?.parse().ok())
+    }
+}
+
+/// Requests the attributes of a queue.
+pub(super) async fn read_attributes(
+    place: Place<'_>,
+    clients: &AccountClients,
+) -> Asked<Attributes> {
+    let request = clients
+        .sqs
+        .get_queue_attributes()
+        .queue_url(place.url)
+        .attribute_names(QueueAttributeName::All);
+    let answer = ask(request.send()).await?;
+    Ok(Attributes::from_answer(
+        &answer.attributes.unwrap_or_default(),
+    ))
+}
+
+/// Judges what a queue answered; the senders are those of the rules' buckets, as far as they send
+/// to this queue.
+pub(super) fn judge(
+    place: Place<'_>,
+    (asked, principal): (&Asked<Attributes>, Option<&Principal>),
+    senders: &[Sender],
+    section: &mut Section,
+) {
+    let attributes = match asked {
+        Ok(attributes) => attributes,
+        Err(refusal) => {
+            section.add([unread(place, refusal, principal, senders)]);
+            return;
+        }
+    };
+    section.fine("exists, and its attributes can be read");
+    let before = section.findings.len();
+    section.add(retention(place, attributes));
+    match place.purpose {
+        Purpose::Events => {
+            section.add(standard(place, attributes));
+            section.add(early_redrive(place, attributes));
+            for sender in senders {
+                match sending(place, attributes, sender) {
+                    Some(finding) => section.add([finding]),
+                    None => section.fine(format!("its policy lets {} send", sender_name(sender))),
+                }
+            }
+        }
+        Purpose::Work => {
+            section.add(fifo(place, attributes));
+            section.add(any_redrive(place, attributes));
+            section.add(throughput(place, attributes));
+        }
+        Purpose::DeadLetter => section.add(standard(place, attributes)),
+    }
+    if section.findings.len() == before {
+        section.fine(format!("has the attributes of a good {}", place.purpose));
+    }
+}
+
+fn sender_name(sender: &Sender) -> String {
+    match &sender.source_arn {
+        Some(arn) => arn.clone(),
+        None => "EventBridge".to_owned(),
+    }
+}
+
+/// Judges a queue whose attributes did not come.
+fn unread(
+    place: Place<'_>,
+    refusal: &Refusal,
+    principal: Option<&Principal>,
+    senders: &[Sender],
+) -> Finding {
+    let words = &refusal.words;
+    if refusal.kind == RefusalKind::Absent {
+        let why = match place.purpose {
+            Purpose::Events => "the bucket's events have nowhere to go, and are lost",
+            Purpose::Work => "the work of the rules goes through it: nothing is replicated",
+            Purpose::DeadLetter => "what cannot be done waits there, and has no place now",
+        };
+        let what = format!("SQS knows no such queue: {words}");
+        return Finding::problem(CheckName::QueueExists, place.url, what, why)
+            .fixed_by([creation(place, senders)]);
+    }
+    let (why, fix) = if refusal.kind == RefusalKind::Denied {
+        let actions = ["sqs:GetQueueAttributes"];
+        let fix = grant(principal, refusal, &actions, &place.resource(principal));
+        let why = "whether the queue is as it has to be is not known; replication does without";
+        (why, fix)
+    } else {
+        let why = "nothing is known of the queue, and the daemon will not reach it either";
+        let fix = "look at the URL, the account's Region and endpoint, and this host's network";
+        (why, vec![Fix::advice(fix)])
+    };
+    let what = format!("its attributes cannot be read: {words}");
+    Finding::problem(CheckName::QueueAttributes, place.url, what, why)
+        .into_unasked()
+        .fixed_by(fix)
+}
+
+/// Writes the command that makes a queue as it has to be.
+fn creation(place: Place<'_>, senders: &[Sender]) -> Fix {
+    let mut attributes = json!({"MessageRetentionPeriod": RETENTION_SECONDS.to_string()});
+    if place.purpose == Purpose::Work {
+        for (name, value) in [("FifoQueue", "true")].iter().chain(&HIGH_THROUGHPUT) {
+            attributes = with_field(attributes, name, json!(value));
+        }
+    }
+    if !senders.is_empty() {
+        let arn = place.arn();
+        let statements: Vec<Value> = senders
+            .iter()
+            .map(|sender| delivery::statement(&arn, sender))
+            .collect();
+        let policy = json!({"Version": "2012-10-17", "Statement": statements});
+        attributes = with_field(attributes, "Policy", json!(policy.to_string()));
+    }
+    Fix::command(format!(
+        "aws sqs create-queue{} --queue-name {} --attributes {}",
+        access::cli_options(place.account, Service::Sqs),
+        place.name(),
+        access::shell_quoted(&attributes.to_string())
+    ))
+}
+
+// The longest that SQS keeps a message:
+// https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SetQueueAttributes.html
+const RETENTION_SECONDS: u64 = 1_209_600;
+
+fn retention(place: Place<'_>, attributes: &Attributes) -> Option<Finding> {
+    let seconds = attributes.retention_seconds?;
+    if seconds >= RETENTION_SECONDS {
+        return None;
+    }
+    let what = format!(
+        "it keeps messages for {}, and SQS could for 14 days",
+        span(seconds)
+    );
+    let why = match place.purpose {
+        Purpose::DeadLetter => "what waits there longer is lost, and its objects stay unreplicated",
+        Purpose::Events | Purpose::Work => "an event that waits longer than that is lost",
+    };
+    let value = json!({"MessageRetentionPeriod": RETENTION_SECONDS.to_string()});
+    Some(
+        Finding::problem(CheckName::QueueRetention, place.url, what, why)
+            .into_warning()
+            .fixed_by([place.set_attributes(&value)]),
+    )
+}
+
+fn span(seconds: u64) -> String {
+    match seconds {
+        ..7_200 => format!("{} minutes", seconds / 60),
+        7_200..172_800 => format!("{} hours", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+// Without a work queue a message returns every 15 minutes while its destination is down: 1,000
+// receives are about a week, five a quarter of an hour.
+const RECEIVES_MIN: u64 = 1_000;
+
+fn early_redrive(place: Place<'_>, attributes: &Attributes) -> Option<Finding> {
+    let count = attributes
+        .receives_max()
+        .filter(|count| *count < RECEIVES_MIN)?;
+    let what = format!("SQS moves a message away after {count} receives");
+    let why = "an event comes back each time its destination is down; after so many receives it is \
+         gone, though nothing is wrong with it";
+    let policy = attributes.redrive.as_deref().unwrap_or_default();
+    let policy = serde_json::from_str(policy).unwrap_or_default();
+    let policy = with_field(policy, "maxReceiveCount", json!(RECEIVES_MIN));
+    let value = json!({"RedrivePolicy": policy.to_string()});
+    Some(
+        Finding::problem(CheckName::QueueRedrive, place.url, what, why)
+            .into_warning()
+            .fixed_by([place.set_attributes(&value)]),
+    )
+}
+
+fn any_redrive(place: Place<'_>, attributes: &Attributes) -> Option<Finding> {
+    attributes.redrive.as_ref()?;
+    let what = "it has a redrive policy";
+    let why = "when SQS moves a message of a key away, the next one is given out at once, without \
+         the wait that follows a lost worker: an older version may be written over a newer one";
+    let value = json!({"RedrivePolicy": ""});
+    Some(
+        Finding::problem(CheckName::QueueRedrive, place.url, what, why)
+            .fixed_by([place.set_attributes(&value)]),
+    )
+}
+
+/// S3 sends to no FIFO queue, and what is parked has no order.
+fn standard(place: Place<'_>, attributes: &Attributes) -> Option<Finding> {
+    attributes.is_fifo.then(|| {
+        let why = "S3 sends to no FIFO queue, and what is sent there needs a message group";
+        Finding::problem(CheckName::QueueType, place.url, "it is a FIFO queue", why).fixed_by([
+            Fix::advice("make a standard queue, and name that in the file"),
+        ])
+    })
+}
+
+fn fifo(place: Place<'_>, attributes: &Attributes) -> Option<Finding> {
+    (!attributes.is_fifo).then(|| {
+        let why = "only a FIFO queue keeps two workers from one key";
+        Finding::problem(CheckName::QueueType, place.url, "it is no FIFO queue", why)
+            .fixed_by([Fix::advice("make a FIFO queue, and name that in the file")])
+    })
+}
+
+// https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/enable-high-throughput-fifo.html
+const HIGH_THROUGHPUT: [(&str, &str); 2] = [
+    ("DeduplicationScope", "messageGroup"),
+    ("FifoThroughputLimit", "perMessageGroupId"),
+];
+
+fn throughput(place: Place<'_>, attributes: &Attributes) -> Option<Finding> {
+    let is_high = attributes.deduplication_scope.as_deref() == Some("messageGroup")
+        && attributes.throughput_limit.as_deref() == Some("perMessageGroupId");
+    if is_high || !attributes.is_fifo {
+        return None;
+    }
+    let what = "it does not have high throughput";
+    let why = "SQS takes 300 requests a second of the whole queue then: a burst of events waits";
+    let value: serde_json::Map<String, Value> = HIGH_THROUGHPUT
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), json!(value)))
+        .collect();
+    let value = Value::Object(value);
+    Some(
+        Finding::problem(CheckName::QueueThroughput, place.url, what, why)
+            .into_warning()
+            .fixed_by([place.set_attributes(&value)]),
+    )
+}
+
+/// Judges whether a sender of events is let in.
+fn sending(place: Place<'_>, attributes: &Attributes, sender: &Sender) -> Option<Finding> {
+    let arn = attributes.arn.clone().unwrap_or_else(|| place.arn());
+    let name = sender_name(sender);
+    let why = "the events are sent, refused by the queue, and lost without a word";
+    let found = |what: String, fix: Fix| {
+        Some(Finding::problem(CheckName::QueuePolicy, &arn, what, why).fixed_by([fix]))
+    };
+    match delivery::evaluate(attributes.policy.as_deref(), &arn, sender) {
+        Verdict::Lets => None,
+        Verdict::Lacks => found(
+            format!("its policy does not let {name} send"),
+            delivery::fix(&arn, sender),
+        ),
+        Verdict::Denies => found(
+            format!("a Deny of its policy keeps {name} from sending"),
+            Fix::advice("take that Deny out of the queue's policy, or except the sender from it"),
+        ),
+        Verdict::Unreadable => found(
+            "its policy is not JSON".to_owned(),
+            delivery::fix(&arn, sender),
+        ),
+    }
+}
+
+/// Finds out whether the daemon may use a queue, by requests that SQS has to refuse because they
+/// make no sense: nothing is received, sent or deleted by them. What permissions allow is looked at
+/// before.
+pub(super) async fn try_access(
+    place: Place<'_>,
+    clients: &AccountClients,
+    principal: Option<&Principal>,
+    section: &mut Section,
+) {
+    let sqs = &clients.sqs;
+    let mut denied = Vec::new();
+    if matches!(place.purpose, Purpose::Events | Purpose::Work) {
+        let receive = sqs.receive_message().queue_url(place.url);
+        let receive = receive
+            .max_number_of_messages(RECEIVED_TOO_MANY)
+            .visibility_timeout(HIDDEN_TOO_LONG);
+        denied.push((
+            CheckName::QueueReceive,
+            "sqs:ReceiveMessage",
+            ask(receive.send()).await.err(),
+        ));
+        let delete = sqs.delete_message().queue_url(place.url);
+        let delete = delete.receipt_handle(NO_RECEIPT);
+        denied.push((
+            CheckName::QueueReceive,
+            "sqs:DeleteMessage",
+            ask(delete.send()).await.err(),
+        ));
+        let hide = sqs.change_message_visibility().queue_url(place.url);
+        let hide = hide.receipt_handle(NO_RECEIPT).visibility_timeout(0);
+        denied.push((
+            CheckName::QueueReceive,
+            "sqs:ChangeMessageVisibility",
+            ask(hide.send()).await.err(),
+        ));
+    }
+    let refusal = match place.purpose {
+        Purpose::Events => None,
+        Purpose::Work => {
+            let send = sqs.send_message_batch().queue_url(place.url);
+            ask(send.set_entries(Some(Vec::new())).send()).await.err()
+        }
+        Purpose::DeadLetter => {
+            let send = sqs.send_message().queue_url(place.url);
+            let send = send.message_body(NO_TEXT).delay_seconds(DELAYED_TOO_LONG);
+            ask(send.send()).await.err()
+        }
+    };
+    denied.push((CheckName::QueueSend, "sqs:SendMessage", refusal));
+    let before = section.findings.len();
+    for (check, action, refusal) in denied {
+        let refusal = refusal.filter(|refusal| refusal.kind == RefusalKind::Denied);
+        section.add(refusal.map(|refusal| forbidden(place, check, action, &refusal, principal)));
+    }
+    if section.findings.len() == before {
+        section.fine("no permission was found to be lacking");
+    }
+}
+
+// Each is outside of what SQS takes, so that the request is refused whoever sends it:
+// https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html
+const RECEIVED_TOO_MANY: i32 = 11;
+const HIDDEN_TOO_LONG: i32 = 43_201;
+const DELAYED_TOO_LONG: i32 = 901;
+const NO_RECEIPT: &str = "s3-replicator-check";
+// A character that no message may have.
+const NO_TEXT: &str = "s3-replicator check \u{1}";
+
+fn forbidden(
+    place: Place<'_>,
+    check: CheckName,
+    action: &str,
+    refusal: &Refusal,
+    principal: Option<&Principal>,
+) -> Finding {
+    let why = match (place.purpose, check) {
+        (Purpose::DeadLetter, _) => "what cannot be done has no place, and its messages return",
+        (_, CheckName::QueueSend) => "no event is routed to its worker: nothing is replicated",
+        _ => "messages cannot be received, or come back after their work is done",
+    };
+    let what = format!("{action} is denied: {}", refusal.words);
+    let fix = grant(principal, refusal, &[action], &place.resource(principal));
+    Finding::problem(check, place.url, what, why).fixed_by(fix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::finding::Severity;
+
+    const URL: &str = "https://sqs.eu-west-1.amazonaws.com/111111111111/orders-events";
+
+    fn account() -> Account {
+        Account {
+            name: "source".to_owned(),
+            region: "eu-west-1".to_owned(),
+            ..Account::default()
+        }
+    }
+
+    fn attributes(of: &[(QueueAttributeName, &str)]) -> Attributes {
+        let answer = of
+            .iter()
+            .map(|(name, value)| (name.clone(), (*value).to_owned()));
+        Attributes::from_answer(&answer.collect())
+    }
+
+    fn found(purpose: Purpose, of: &[(QueueAttributeName, &str)]) -> Vec<(CheckName, Severity)> {
+        let account = account();
+        let place = Place {
+            purpose,
+            url: URL,
+            account: &account,
+        };
+        let mut section = Section::new("queue");
+        judge(place, (&Ok(attributes(of)), None), &[], &mut section);
+        let found = section.findings.iter();
+        found.map(|found| (found.check, found.severity)).collect()
+    }
+
+    #[test]
+    fn each_purpose_has_its_attributes() {
+        use QueueAttributeName as Name;
+        let kept = (Name::MessageRetentionPeriod, "1209600");
+        let fifo = (Name::FifoQueue, "true");
+        let high = [
+            (Name::DeduplicationScope, "messageGroup"),
+            (Name::FifoThroughputLimit, "perMessageGroupId"),
+        ];
+        let redrive = |count: &'static str| (Name::RedrivePolicy, count);
+        let five = redrive("{\"deadLetterTargetArn\":\"x\",\"maxReceiveCount\":5}");
+        let many = redrive("{\"deadLetterTargetArn\":\"x\",\"maxReceiveCount\":\"1000\"}");
+        let work = |more: &[(Name, &'static str)]| [&[kept.clone(), fifo.clone()], more].concat();
+        use CheckName::{QueueRedrive, QueueRetention, QueueThroughput, QueueType};
+        use Severity::{Problem, Warning};
+        let cases = [
+            (Purpose::Events, vec![kept.clone()], vec![]),
+            (
+                Purpose::Events,
+                vec![(Name::MessageRetentionPeriod, "345600")],
+                vec![(QueueRetention, Warning)],
+            ),
+            (
+                Purpose::Events,
+                vec![kept.clone(), five.clone()],
+                vec![(QueueRedrive, Warning)],
+            ),
+            (Purpose::Events, vec![kept.clone(), many.clone()], vec![]),
+            (
+                Purpose::Events,
+                vec![kept.clone(), fifo.clone()],
+                vec![(QueueType, Problem)],
+            ),
+            (Purpose::Work, work(&high), vec![]),
+            (Purpose::Work, work(&[]), vec![(QueueThroughput, Warning)]),
+            (
+                Purpose::Work,
+                work(&[high[0].clone(), high[1].clone(), many]),
+                vec![(QueueRedrive, Problem)],
+            ),
+            (
+                Purpose::Work,
+                vec![kept.clone()],
+                vec![(QueueType, Problem)],
+            ),
+            (Purpose::DeadLetter, vec![kept.clone(), five], vec![]),
+        ];
+        for (purpose, of, expected) in cases {
+            assert_eq!(found(purpose, &of), expected, "{purpose} {of:?}");
+        }
+    }
+
+    #[test]
+    fn a_missing_queue_is_made_with_all_that_it_needs() {
+        let account = account();
+        let place = Place {
+            purpose: Purpose::Events,
+            url: URL,
+            account: &account,
+        };
+        let sender = Sender {
+            service: delivery::Service::S3,
+            source_arn: Some("arn:aws:s3:::orders".to_owned()),
+            account: None,
+        };
+        let refusal = Refusal {
+            kind: RefusalKind::Absent,
+            code: "AWS.SimpleQueueService.NonExistentQueue".to_owned(),
+            words: "answered 400".to_owned(),
+            region: None,
+        };
+        let mut section = Section::new("queue");
+        judge(place, (&Err(refusal), None), &[sender], &mut section);
+        let [finding] = &section.findings[..] else {
+            panic!("{section:?}")
+        };
+        assert_eq!(finding.check, CheckName::QueueExists);
+        let [Fix::Command { command }] = &finding.fix[..] else {
+            panic!("{finding:?}")
+        };
+        for part in [
+            "aws sqs create-queue --region eu-west-1 --queue-name orders-events",
+            "\"MessageRetentionPeriod\":\"1209600\"",
+            "arn:aws:sqs:eu-west-1:111111111111:orders-events",
+            "aws:SourceArn",
+        ] {
+            assert!(command.contains(part), "{part} in {command}");
+        }
+    }
+}
