@@ -19,7 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["parking"],
     &["task"],
     &["limit"],
-    &["sqs", "other_daemons", "health"],
+    &["sqs", "kms", "other_daemons", "health"],
     &["ledger"],
     &["s3", "process", "activity"],
     &["metrics", "failpoint", "clock", "poison"],

@@ -12,7 +12,8 @@ use replicator_config::{
 };
 use replicator_core::object::{Bucket, Timestamp};
 use replicator_core::rule::{
-    BucketRef, Encryption, Filter, History, RateLimits, Replicas, Rule, UnmanagedObjects, Verify,
+    BucketRef, Encryption, Filter, History, RateLimits, ReplicaKey, Replicas, Rule,
+    UnmanagedObjects, Verify,
 };
 
 const EXAMPLE: &str = include_str!("../example.toml");
@@ -76,8 +77,10 @@ fn what_the_example_says_arrives() {
         },
         since: Some(Timestamp::from_unix_timestamp(1_767_225_600).unwrap()),
         encryption: Encryption::Kms {
-            key: "arn:aws:kms:us-east-1:222222222222:key/1234abcd-12ab-34cd-56ef-1234567890ab"
-                .to_owned(),
+            key: ReplicaKey::Named(
+                "arn:aws:kms:us-east-1:222222222222:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+                    .to_owned(),
+            ),
             key_map: BTreeMap::from([(
                 "arn:aws:kms:eu-west-1:111111111111:key/0987dcba-09fe-87dc-65ba-ab0987654321"
                     .to_owned(),
@@ -183,6 +186,17 @@ fn what_may_be_written_in_more_than_one_way_means_the_same() {
     );
     let key = "arn:aws-us-gov:kms:us-gov-west-1:111111111111:key/1234".to_owned();
     assert_eq!(second.encryption, Encryption::Dsse { key });
+}
+
+#[test]
+fn the_related_key_is_a_key_by_itself() {
+    let settings = sample("fan_out_and_chain.toml");
+    let expected = Encryption::Kms {
+        key: ReplicaKey::Related,
+        key_map: BTreeMap::new(),
+        bucket_key: false,
+    };
+    assert_eq!(settings.rules.first().unwrap().encryption, expected);
 }
 
 #[test]

@@ -66,6 +66,8 @@ pub enum Operation {
     CreateMultipartUpload,
     /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObject.html>
     DeleteObject,
+    /// <https://docs.aws.amazon.com/kms/latest/APIReference/API_DescribeKey.html>
+    DescribeKey,
     /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetBucketVersioning.html>
     GetBucketVersioning,
     /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html>

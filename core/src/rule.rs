@@ -150,8 +150,8 @@ pub enum Encryption {
     S3,
     /// SSE-KMS.
     Kms {
-        /// The destination key's ARN.
-        key: String,
+        /// The destination's key.
+        key: ReplicaKey,
         /// Exceptions to `key`: source key ARN to destination key ARN.
         key_map: BTreeMap<String, String>,
         /// Whether S3 Bucket Keys save calls to KMS.
@@ -162,6 +162,16 @@ pub enum Encryption {
         /// The destination key's ARN.
         key: String,
     },
+}
+
+/// Which key of the destination encrypts replicas.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReplicaKey {
+    /// The one of this ARN, which may be an alias's.
+    Named(String),
+    /// The replica of the source object's multi-Region key in the destination's Region, as native
+    /// replication's `UseSourceMultiRegionKey`.
+    Related,
 }
 
 /// What a rule, or all for one destination, may use.
@@ -327,6 +337,18 @@ pub fn match_rules<'a>(rules: &'a [Rule], source: &Bucket, key: &Key) -> Vec<Des
                 .collect(),
         })
         .collect()
+}
+
+/// Returns the ARN of a multi-Region key in a Region: primary and replicas have one id, in one
+/// account. `None` for any other key.
+/// <https://docs.aws.amazon.com/kms/latest/developerguide/multi-region-keys-overview.html>
+pub fn related_key(arn: &str, region: &str) -> Option<String> {
+    let parts: Vec<&str> = arn.splitn(6, ':').collect();
+    let [scheme, partition, service, _, account, resource] = parts.as_slice() else {
+        return None;
+    };
+    let is_related = resource.starts_with("key/mrk-");
+    is_related.then(|| format!("{scheme}:{partition}:{service}:{region}:{account}:{resource}"))
 }
 
 /// Matches a pattern in which `*` stands for any run of characters, `/` included.

@@ -38,6 +38,7 @@ use crate::check::{Finding, SetUp};
 use crate::dispatch::{Command, InFlightStats};
 use crate::engine::Engine;
 use crate::health::{LivenessFailure, PollStatus, SILENT_AFTER};
+pub use crate::kms::{KeySide, KeyState, KeyStatus};
 use crate::limit::concurrency::DegradedDependency;
 pub use crate::metrics::{Unproved, UnprovedCount};
 use crate::s3::accounts::FarOffClock;
@@ -74,6 +75,9 @@ pub struct Status {
     pub unproved: Vec<UnprovedCount>,
     /// Buckets and keys that are throttled, or whose circuit is open.
     pub degraded: Vec<DegradedDependency>,
+    /// The KMS keys that rules use, and whether they can be used.
+    #[serde(default)]
+    pub keys: Vec<KeyStatus>,
     /// What keeps the ledger from being relied on, if anything does; what is parked may then be
     /// more than is shown.
     #[serde(default)]
@@ -218,6 +222,7 @@ impl Admin {
                 .collect(),
             queues: self.polls.iter().map(answers).collect(),
             degraded: self.engine.concurrency.degraded_dependencies(),
+            keys: self.engine.keys.statuses(),
             ledger: self.engine.ledger.health().problem(),
             second_daemon: self.engine.second_daemon.ailment(),
             findings: self.set_up.findings(),

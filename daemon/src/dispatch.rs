@@ -132,6 +132,7 @@ impl Dispatch {
     pub(crate) async fn run(mut self) {
         let mut scan = tokio::time::interval_at(Instant::now() + SCANNED_EVERY, SCANNED_EVERY);
         let mut open = true;
+        let keys = Arc::clone(&self.engine.keys);
         // What kept a task parked may have been repaired while no daemon ran.
         self.retry(ParkedFilter::default(), None);
         while open || !self.targets.is_empty() {
@@ -140,7 +141,11 @@ impl Dispatch {
                 biased;
                 () = self.halt.cancelled() => break,
                 Some(command) = self.commands.recv() => self.obey(command),
-                _ = scan.tick(), if open => self.parked.begin_routine(),
+                () = keys.recovered.notified() => self.retry_recovered(),
+                _ = scan.tick(), if open => {
+                    self.retry_recovered();
+                    self.parked.begin_routine();
+                }
                 Some(completion) = self.running.join_next() => self.handle(completion).await,
                 delivery = self.deliveries.recv(), if open && self.has_room() => match delivery {
                     Some(delivery) => self.delivered(delivery).await,

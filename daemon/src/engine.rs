@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::activity::RuleActivity;
 use crate::failpoint::Failpoints;
 use crate::health::ProgressWatchdog;
+use crate::kms::Keys;
 use crate::ledger::Ledger;
 use crate::ledger::records::TargetKey;
 use crate::limit::batcher::Batchers;
@@ -35,6 +36,7 @@ use crate::task::{Ruleset, Task};
 pub(crate) struct Engine {
     pub(crate) accounts: Accounts,
     pub(crate) work_queues: WorkQueues,
+    pub(crate) keys: Arc<Keys>,
     pub(crate) ledger: Ledger,
     pub(crate) predecessor: Predecessor,
     pub(crate) second_daemon: SecondDaemon,
@@ -105,6 +107,7 @@ impl Engine {
         );
         let limits = Limits::new(Arc::clone(&watchdog));
         Self {
+            keys: Arc::new(Keys::new(accounts.clone())),
             accounts,
             work_queues,
             ledger,

@@ -12,8 +12,9 @@
 //! - `parking`: when a key is parked and tried again
 //! - `task`: the unit of work, and the rules in force
 //! - `limit`: task slots, rates and memory; reads and lists that several tasks share
-//! - `sqs`: visibility timeouts, sends to FIFO queues; `other_daemons`: the wait after an unclean
-//!   stop, and a second daemon where only one may be; `health`: whether there is progress
+//! - `sqs`: visibility timeouts, sends to FIFO queues; `kms`: the states of keys; `other_daemons`:
+//!   the wait after an unclean stop, and a second daemon where only one may be; `health`: whether
+//!   there is progress
 //! - `ledger`: what is replicated, uploaded and parked, in RocksDB
 //! - `s3`: clients and requests of each account, errors, checksums, XML; `process`: signals,
 //!   blocking work, panics; `activity`: what each rule saw, did and did not take
@@ -27,6 +28,7 @@ mod dispatch;
 mod engine;
 pub mod failpoint;
 mod health;
+mod kms;
 pub mod ledger;
 mod limit;
 mod metrics;

@@ -197,6 +197,10 @@ impl Daemon {
         work.spawn(ack.run());
         work.spawn(Dispatch::new(Arc::clone(&engine), channels, halt.clone()).run());
         services.spawn(engine.ledger.clone().reopen_after_failures(close.clone()));
+        // A router works under no key.
+        if role != Role::Router {
+            services.spawn(Arc::clone(&engine.keys).run(close.clone()));
+        }
         let admin = Admin {
             engine: Arc::clone(&engine),
             commands: ask,
@@ -350,6 +354,7 @@ fn adopt(engine: &Engine, settings: &Settings) -> Result<Ruleset, Failure> {
     engine.limits.replace(enabled());
     engine.budget.divide_shares(enabled());
     engine.concurrency.replace(enabled());
+    engine.keys.replace(enabled());
     Ok(Ruleset::new(&settings.rules))
 }
 

@@ -360,6 +360,10 @@ fn changed(during: Operation) -> Failure {
 
 /// Reads both sides.
 async fn observe(cx: Context<'_>, reader: Option<&Subscriber>) -> Result<Observation, Failure> {
+    // Which requests read the source depends on whether its key can be used.
+    for rule in cx.task.rules.iter() {
+        cx.engine.keys.first_asked(rule).await;
+    }
     cx.engine
         .failpoints
         .around(failpoint::Step::Read, Box::pin(Observation::of(cx, reader)))

@@ -46,6 +46,7 @@ mod poison;
 // A daemon that holds a message keeps it.
 mod buckets;
 mod groups;
+mod keys;
 mod leases;
 mod refused;
 // What something in between says proves nothing, and what a store lacks is not what it refuses.

@@ -1,13 +1,12 @@
 //! What is refused until an operator acts is parked under its name, and what passes by itself is
 //! not. A HEAD that is refused has no text: what it would have said decides which of the two it is.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_s3::types::ServerSideEncryption;
 use replicator_fakes::faults::{Effect, Fault, Place};
 use replicator_fakes::journal::Service;
-use replicator_fakes::kms::{Keys, State};
+use replicator_fakes::kms::State;
 use s3_replicator::pipeline::Daemon;
 
 use crate::fleet;
@@ -137,7 +136,7 @@ fn a_kms_key_that_cannot_be_used_parks_under_its_name_until_it_can() {
     ];
     for (state, reason) in states {
         simulate(6, async |mut sim| {
-            let keys = keys(&sim, state);
+            sim.keys.set(KEY, state);
             sim.post_everything();
             sim.put("a", b"one").await;
             let encrypted = format!("encryption = {{ mode = \"kms\", key = \"{KEY}\" }}");
@@ -145,7 +144,7 @@ fn a_kms_key_that_cannot_be_used_parks_under_its_name_until_it_can() {
             sim.drained().await;
             assert_eq!(reasons(&daemon).await, [reason], "{state:?}");
             assert!(sim.s3.ever(ARCHIVE, "a").is_empty());
-            keys.set(KEY, State::Enabled);
+            sim.keys.set(KEY, State::Enabled);
             arrives(&sim, &daemon).await;
             daemon.stop().await;
         });
@@ -155,7 +154,6 @@ fn a_kms_key_that_cannot_be_used_parks_under_its_name_until_it_can() {
 #[test]
 fn a_kms_key_of_the_source_that_is_switched_off_parks_what_it_encrypts() {
     simulate(7, async |mut sim| {
-        let keys = keys(&sim, State::Enabled);
         sim.post_everything();
         let put = sim
             .user()
@@ -167,26 +165,17 @@ fn a_kms_key_of_the_source_that_is_switched_off_parks_what_it_encrypts() {
             .server_side_encryption(ServerSideEncryption::AwsKms)
             .ssekms_key_id(KEY);
         encrypted.send().await.unwrap();
-        keys.set(KEY, State::Disabled);
-        keys.set(OTHER_KEY, State::Enabled);
+        sim.keys.set(KEY, State::Disabled);
         let rule = format!(
             "sse_kms_objects = true\nencryption = {{ mode = \"kms\", key = \"{OTHER_KEY}\" }}"
         );
         let daemon = fleet::lone(&mut sim, &rule, AWS).await;
         sim.drained().await;
         assert_eq!(reasons(&daemon).await, ["SrcKmsKeyInvalidState"]);
-        keys.set(KEY, State::Enabled);
+        sim.keys.set(KEY, State::Enabled);
         arrives(&sim, &daemon).await;
         daemon.stop().await;
     });
-}
-
-/// Lets every KMS key be what the ring says, in which there is one.
-fn keys(sim: &Sim, state: State) -> Keys {
-    let keys = Keys::default();
-    keys.set(KEY, state);
-    sim.s3.set_key_ring(Arc::new(keys.clone()));
-    keys
 }
 
 /// Lists why things are parked.

@@ -15,7 +15,7 @@ use replicator_fakes::clock::Clock;
 use replicator_fakes::journal::Service;
 use replicator_fakes::net::{Latency, Net};
 use replicator_fakes::s3::entry::Versioning;
-use replicator_fakes::{s3, sqs};
+use replicator_fakes::{kms, s3, sqs};
 use s3_replicator::pipeline::AwsOverride;
 use tempfile::TempDir;
 
@@ -47,6 +47,8 @@ pub(crate) struct Sim {
     pub(crate) clock: Clock,
     pub(crate) s3: s3::Fake,
     pub(crate) sqs: sqs::Fake,
+    /// The KMS keys: all are enabled that are not set otherwise.
+    pub(crate) keys: kms::Keys,
     pub(crate) net: Net,
     pub(crate) dir: TempDir,
     /// Whether daemons share their work by work queues.
@@ -87,7 +89,10 @@ impl Sim {
         s3_replicator::clock::simulate(clock.now().into());
         let s3 = s3::Fake::new(clock.clone(), seed);
         let sqs = sqs::Fake::new("https://sqs.eu-west-1.amazonaws.com", clock.clone(), seed);
+        let keys = kms::Keys::any();
+        s3.set_key_ring(Arc::new(keys.clone()));
         let net = Net::new(seed);
+        net.route("kms", Service::Kms, keys.clone());
         net.route("s3", Service::S3, s3.clone());
         net.route("sqs", Service::Sqs, sqs.clone());
         let milliseconds = |from, to| Duration::from_millis(from)..=Duration::from_millis(to);
@@ -115,6 +120,7 @@ impl Sim {
             clock,
             s3,
             sqs,
+            keys,
             net,
             dir,
             is_shared: false,

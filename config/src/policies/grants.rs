@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use replicator_core::rule::{BucketRef, Encryption, Rule};
+use replicator_core::rule::{BucketRef, Encryption, ReplicaKey, Rule, related_key};
 
 use super::table::{PERMISSIONS, Permission, Place};
 use super::{
@@ -96,28 +96,32 @@ impl<'a> Draft<'a> {
         let objects = object_arn(self.settings, place, destination_prefix(rule));
         // What S3 encrypts under, with a bucket key, is for the bucket; without one, for the object.
         // https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucket-key.html
-        let (keys, contexts): (Vec<&String>, Vec<String>) = match &rule.encryption {
+        let (keys, contexts): (Vec<String>, Vec<String>) = match &rule.encryption {
             Encryption::Kms {
                 key,
                 key_map,
                 bucket_key,
             } => {
+                let mut keys = match key {
+                    ReplicaKey::Named(key) => vec![key.clone()],
+                    ReplicaKey::Related => self.related_keys(rule),
+                };
+                keys.extend(key_map.values().cloned());
                 let context = if *bucket_key { bucket } else { objects };
-                (
-                    std::iter::once(key).chain(key_map.values()).collect(),
-                    vec![context],
-                )
+                (keys, vec![context])
             }
-            Encryption::Dsse { key } => (vec![key], vec![objects]),
-            Encryption::Same { key_map } => (key_map.values().collect(), vec![bucket, objects]),
-            Encryption::BucketDefault => (
-                self.options.destination_keys.iter().collect(),
-                vec![bucket, objects],
-            ),
+            Encryption::Dsse { key } => (vec![key.clone()], vec![objects]),
+            Encryption::Same { key_map } => {
+                let keys = key_map.values().cloned().collect();
+                (keys, vec![bucket, objects])
+            }
+            Encryption::BucketDefault => {
+                (self.options.destination_keys.clone(), vec![bucket, objects])
+            }
             Encryption::S3 => return,
         };
         for key in keys {
-            self.grant_key(rule, (Place::DestinationKeys, place), key, &contexts);
+            self.grant_key(rule, (Place::DestinationKeys, place), &key, &contexts);
         }
     }
 
@@ -384,6 +388,21 @@ impl<'a> Draft<'a> {
             values::partition(region).0,
             self.number_of(account)
         )
+    }
+
+    /// Lists the replicas of the source's multi-Region keys: those of the keys that are known, or
+    /// any of the source's account.
+    fn related_keys(&self, rule: &Rule) -> Vec<String> {
+        let region = region_of(self.settings, &rule.destination.account);
+        let known = self.options.source_keys.iter();
+        let related: Vec<String> = known.filter_map(|key| related_key(key, region)).collect();
+        if !related.is_empty() {
+            return related;
+        }
+        let any = self
+            .any_key(&rule.source.account)
+            .replace(":key/*", ":key/mrk-*");
+        related_key(&any, region).into_iter().collect()
     }
 
     fn queue_arn(&self, queue: &Queue, url: &str) -> String {

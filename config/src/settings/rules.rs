@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use replicator_core::object::Bucket;
-use replicator_core::rule::{BucketRef, Encryption, RateLimits, Rule};
+use replicator_core::rule::{BucketRef, Encryption, RateLimits, ReplicaKey, Rule};
 use strum::{EnumString, VariantNames};
 
 use super::accounts::{self, Account};
@@ -242,7 +242,7 @@ fn encryption(written: &Field<schema::Encryption>, problems: &mut Problems<'_>) 
     let Some(written) = written.present_value() else {
         return as_source;
     };
-    let key = written.key.parse_with(problems, values::kms_key_or_alias);
+    let key = written.key.parse_with(problems, replica_key);
     let key_map = key_map(&written.key_map, problems);
     let mode = if written.mode.is_absent() {
         Some(EncryptionMode::Same)
@@ -261,10 +261,25 @@ fn encryption(written: &Field<schema::Encryption>, problems: &mut Problems<'_>) 
             key_map,
             bucket_key,
         },
-        (EncryptionMode::Dsse, Some(key)) => Encryption::Dsse { key },
+        (EncryptionMode::Dsse, Some(ReplicaKey::Named(key))) => Encryption::Dsse { key },
+        (EncryptionMode::Dsse, Some(ReplicaKey::Related)) => {
+            let message = "\"related\" is for mode \"kms\"; give the ARN of the destination's key";
+            problems.add_problem(&written.key.spot, message);
+            as_source
+        }
         (EncryptionMode::Kms | EncryptionMode::Dsse, None) => as_source,
     }
 }
+
+fn replica_key(text: &str) -> Result<ReplicaKey, String> {
+    match text {
+        RELATED => Ok(ReplicaKey::Related),
+        _ => values::kms_key_or_alias(text).map(ReplicaKey::Named),
+    }
+}
+
+/// Stands for the replica of the source's multi-Region key.
+const RELATED: &str = "related";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, VariantNames)]
 #[strum(serialize_all = "kebab-case")]

@@ -393,3 +393,20 @@ fn place(bucket: &str) -> BucketRef {
         bucket: Bucket::try_from(bucket).expect("a bucket name"),
     }
 }
+
+#[test]
+fn a_multi_region_key_has_the_same_id_in_each_region() {
+    let related = |arn| related_key(arn, "us-east-1");
+    assert_eq!(
+        related("arn:aws:kms:eu-west-1:111111111111:key/mrk-1234").as_deref(),
+        Some("arn:aws:kms:us-east-1:111111111111:key/mrk-1234")
+    );
+    for other in [
+        "arn:aws:kms:eu-west-1:111111111111:key/1234",
+        "arn:aws:kms:eu-west-1:111111111111:alias/mrk-1234",
+        "mrk-1234",
+        "",
+    ] {
+        assert_eq!(related(other), None, "{other}");
+    }
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use replicator_config::Settings;
 use replicator_core::failure::Reason;
-use replicator_core::object::Timestamp;
+use replicator_core::object::{Timestamp, escape_controls};
 use replicator_core::rule::Mismatch;
 use time::format_description::well_known::Rfc3339;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -200,6 +200,21 @@ fn write_services(status: &Status, text: &mut String) -> fmt::Result {
                 degraded.in_flight
             )?,
             (false, None) => writeln!(text, "\n{name}: {error}")?,
+        }
+    }
+    for key in &status.keys {
+        let since = key.since.as_deref().unwrap_or("unknown");
+        writeln!(
+            text,
+            "\nrule {}: {} key {}: {} since {since}: {}",
+            key.rule,
+            key.side,
+            key.key,
+            key.state,
+            escape_controls(&key.detail)
+        )?;
+        if let Some(arn) = key.arn.as_ref().filter(|arn| **arn != key.key) {
+            writeln!(text, "  it is {arn}")?;
         }
     }
     for disabled in &status.disabled_features {

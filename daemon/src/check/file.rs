@@ -2,7 +2,7 @@
 
 use replicator_config::{Account, Service, Settings, line_of};
 use replicator_core::object::Timestamp;
-use replicator_core::rule::{Encryption, Rule};
+use replicator_core::rule::{Encryption, ReplicaKey, Rule};
 use time::format_description::well_known::Rfc3339;
 
 use super::finding::{CheckName, Finding, Fix, Section};
@@ -135,7 +135,10 @@ fn rfc3339(moment: Timestamp) -> String {
 fn foreign_keys(rule: &Rule, account: &Account) -> Vec<Finding> {
     let (own, map) = match &rule.encryption {
         Encryption::Same { key_map } => (None, Some(key_map)),
-        Encryption::Kms { key, key_map, .. } => (Some(key), Some(key_map)),
+        Encryption::Kms { key, key_map, .. } => match key {
+            ReplicaKey::Named(key) => (Some(key), Some(key_map)),
+            ReplicaKey::Related => (None, Some(key_map)),
+        },
         Encryption::Dsse { key } => (Some(key), None),
         Encryption::BucketDefault | Encryption::S3 => (None, None),
     };

@@ -118,6 +118,20 @@ impl Dispatch {
         });
     }
 
+    /// Makes due what is parked for keys that can be used again, as far as there is room for it.
+    pub(super) fn retry_recovered(&mut self) {
+        while self.parked.commands < COMMANDS_MAX
+            && let Some((rule, reason)) = self.engine.keys.take_recovered()
+        {
+            let filter = ParkedFilter {
+                rule: Some(rule),
+                reason: Some(reason),
+                object: None,
+            };
+            self.retry(filter, None);
+        }
+    }
+
     pub(super) fn made_due(&mut self) {
         self.parked.commands -= 1;
         self.parked.begin_requested();

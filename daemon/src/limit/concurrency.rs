@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use replicator_core::circuit::Subject;
 use replicator_core::failure::{Dependency, Failure};
 use replicator_core::object::Key;
-use replicator_core::rule::{BucketRef, Encryption, Rule};
+use replicator_core::rule::{BucketRef, Encryption, ReplicaKey, Rule};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
@@ -300,9 +300,16 @@ impl Route {
     /// Returns the route that a rule's small replicas take.
     pub(crate) fn of(rule: &Rule) -> Self {
         let key = match &rule.encryption {
-            Encryption::Kms { key, .. } | Encryption::Dsse { key } => Some(key.clone()),
-            // Whatever key that comes to, it is the destination's own.
-            Encryption::Same { .. } | Encryption::BucketDefault | Encryption::S3 => None,
+            Encryption::Kms {
+                key: ReplicaKey::Named(key),
+                ..
+            }
+            | Encryption::Dsse { key } => Some(key.clone()),
+            // Whatever key that comes to, it is the destination's own or the source's.
+            Encryption::Kms { .. }
+            | Encryption::Same { .. }
+            | Encryption::BucketDefault
+            | Encryption::S3 => None,
         };
         Self {
             source: rule.source.clone(),

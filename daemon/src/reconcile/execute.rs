@@ -148,6 +148,9 @@ impl Reconciler<'_> {
             Some(part_bytes) => multipart::copy(&copy, part_bytes).await,
             None => copy_whole(&copy, opened).await,
         };
+        if written.as_ref().is_err_and(is_for_key) {
+            self.cx.engine.keys.suspect();
+        }
         state.learn(self.cx.destination, asked, written)
     }
 
@@ -310,6 +313,20 @@ impl Reconciler<'_> {
             ..replica_record(version, ReplicaState::Replicated)
         }
     }
+}
+
+/// Says whether S3 refused a request for the state of a KMS key.
+fn is_for_key(failure: &Failure) -> bool {
+    let is_ours = failure.operation == Operation::DescribeKey;
+    let reasons = [
+        Reason::DstKmsKeyInvalidState,
+        Reason::DstKmsKeyNotFound,
+        Reason::SrcKmsKeyInvalidState,
+    ];
+    !is_ours
+        && reasons
+            .iter()
+            .any(|reason| failure.kind == FailureKind::NeedsOperator(*reason))
 }
 
 pub(super) fn replica_record(version: &SourceVersion, state: ReplicaState) -> Replica {

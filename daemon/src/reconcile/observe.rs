@@ -313,7 +313,8 @@ async fn read_latest(
     if !may_be_taken || !are_puts {
         return Ok(None);
     }
-    let is_read = !is_bulk(cx.engine, task) && reader.is_alone();
+    let has_bad_key = task.rules.iter().any(|rule| cx.engine.keys.has_bad(rule));
+    let is_read = !is_bulk(cx.engine, task) && reader.is_alone() && !has_bad_key;
     let ask = || match is_read {
         true => S3Request::get_object(Side::Source, &task.source.bucket, &task.source_key),
         false => cx.head(Side::Source),

@@ -56,6 +56,8 @@ pub(crate) struct AccountClients {
     pub(crate) sts: aws_sdk_sts::Client,
     /// The same of the credentials that assume its role; of its own where it has none.
     pub(crate) sts_before_role: aws_sdk_sts::Client,
+    /// For the states of keys, which are asked about beside the objects.
+    pub(crate) kms: aws_sdk_kms::Client,
     pub(crate) capabilities: Arc<Capabilities>,
     /// The principal that begins its uploads, as lists of uploads name it, once that is known.
     pub(crate) principal: Arc<OnceLock<String>>,
@@ -115,6 +117,9 @@ fn timeouts(attempt: Duration) -> TimeoutConfig {
 
 // Longer than the longest poll.
 const POLL_TIMEOUT: Duration = Duration::from_secs(30);
+
+// KMS answers in milliseconds.
+const KEY_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Accounts {
     /// Makes the clients; nothing is sent yet.
@@ -221,6 +226,7 @@ impl AccountClients {
             sqs: sqs_client(account, sdk, interceptor(None)),
             sts: sts_client(account, sdk),
             sts_before_role: sts_client(account, base),
+            kms: kms_client(account, sdk, interceptor(None)),
             capabilities: Arc::new(Capabilities::new(conditional != ConditionalWrites::Off)),
             principal: Arc::default(),
             is_aws,
@@ -228,6 +234,11 @@ impl AccountClients {
             is_tls: endpoint.is_none_or(|endpoint| endpoint.starts_with("https://")),
             name,
         }
+    }
+
+    /// Returns the Region that its requests are signed for.
+    pub(crate) fn region(&self) -> &str {
+        self.kms.config().region().map_or("", AsRef::as_ref)
     }
 
     /// Sends a request for an object with its checksums, and one without them where the endpoint
@@ -357,6 +368,19 @@ fn sts_client(account: &Account, config: &SdkConfig) -> aws_sdk_sts::Client {
     let mut builder = aws_sdk_sts::config::Builder::from(config);
     builder.set_endpoint_url(account.endpoint_of(Service::Sts).map(str::to_owned));
     aws_sdk_sts::Client::from_conf(builder.build())
+}
+
+fn kms_client(
+    account: &Account,
+    config: &SdkConfig,
+    interceptor: SdkInterceptor,
+) -> aws_sdk_kms::Client {
+    let mut builder = aws_sdk_kms::config::Builder::from(config)
+        .timeout_config(timeouts(KEY_TIMEOUT))
+        .retry_config(RetryConfig::standard().with_max_attempts(3))
+        .interceptor(interceptor);
+    builder.set_endpoint_url(account.endpoint_of(Service::Kms).map(str::to_owned));
+    aws_sdk_kms::Client::from_conf(builder.build())
 }
 
 /// Adds headers to the requests of the SDK's clients of one account, and counts each attempt by the

@@ -10,10 +10,13 @@ use serde_json::{Value, json};
 use crate::net::{Answering, Serve};
 use crate::s3::{KeyRing, S3_KEY};
 
-/// The keys of a world; a handle, cheap to clone. A key that was never set does not exist.
+/// The keys of a world; a handle, cheap to clone. A key that was never set does not exist, unless
+/// any key is taken.
 #[derive(Debug, Clone, Default)]
 pub struct Keys {
     states: Arc<Mutex<BTreeMap<String, State>>>,
+    aliases: Arc<Mutex<BTreeMap<String, String>>>,
+    takes_any: bool,
 }
 
 /// What can be said of a key:
@@ -38,6 +41,20 @@ pub enum State {
 const ACCOUNT: &str = "000000000000";
 
 impl Keys {
+    /// Makes a world in which every key is enabled that is not set otherwise.
+    pub fn any() -> Self {
+        Self {
+            takes_any: true,
+            ..Self::default()
+        }
+    }
+
+    /// Gives a key an alias, both named by their ARNs.
+    pub fn alias(&self, alias: &str, arn: &str) {
+        let (alias, arn) = (alias.to_owned(), arn.to_owned());
+        self.aliases.lock().unwrap().insert(alias, arn);
+    }
+
     /// Sets the state of a key, which is named by its ARN.
     pub fn set(&self, arn: &str, state: State) {
         self.states.lock().unwrap().insert(arn.to_owned(), state);
@@ -61,9 +78,10 @@ impl Keys {
         match (operation, asked["KeyId"].as_str()) {
             ("CreateKey", _) => self.create(),
             ("DescribeKey", Some(key)) => self.describe(key),
+            ("GenerateDataKey" | "Decrypt", Some(key)) => self.use_key(key, &asked),
             ("DisableKey", Some(key)) => self.turn(key, State::Disabled),
             ("ScheduleKeyDeletion", Some(key)) => self.turn(key, State::PendingDeletion),
-            ("DescribeKey" | "DisableKey" | "ScheduleKeyDeletion", None) => {
+            ("DescribeKey" | "DisableKey" | "ScheduleKeyDeletion" | "GenerateDataKey", None) => {
                 refused("ValidationException", "no KeyId")
             }
             (other, _) => refused("UnknownOperationException", other),
@@ -88,6 +106,27 @@ impl Keys {
         answer(200, &json!({ "KeyId": arn }))
     }
 
+    /// Says what would come of the use of a key; nothing but dry runs is asked for.
+    fn use_key(&self, key: &str, asked: &Value) -> Response<Bytes> {
+        let is_dry = asked["DryRun"] == json!(true);
+        let (code, message) = match self.state(key) {
+            State::Enabled if is_dry => ("DryRunOperationException", "it would succeed".to_owned()),
+            State::Enabled => ("ValidationException", "no ciphertext".to_owned()),
+            State::Disabled => ("DisabledException", format!("{key} is disabled.")),
+            State::PendingDeletion => (
+                "KMSInvalidStateException",
+                format!("{key} is pending deletion."),
+            ),
+            State::Unknown => ("NotFoundException", format!("Key '{key}' does not exist")),
+            State::Throttled => ("ThrottlingException", "Rate exceeded".to_owned()),
+            State::Denied => (
+                "AccessDeniedException",
+                format!("not authorized to use {key}"),
+            ),
+        };
+        refused(code, &message)
+    }
+
     fn describe(&self, key: &str) -> Response<Bytes> {
         let refusal = match self.find(key) {
             None | Some((_, State::Unknown)) => {
@@ -105,11 +144,14 @@ impl Keys {
     }
 
     fn find(&self, key: &str) -> Option<(String, State)> {
+        let aliases = self.aliases.lock().unwrap();
+        let key = aliases.get(key).map_or(key, String::as_str);
         let states = self.states.lock().unwrap();
         let found = states
             .get_key_value(key)
             .or_else(|| states.iter().find(|(arn, _)| id(arn) == key));
-        found.map(|(arn, state)| (arn.clone(), *state))
+        let found = found.map(|(arn, state)| (arn.clone(), *state));
+        found.or_else(|| self.takes_any.then(|| (key.to_owned(), State::Enabled)))
     }
 }
 

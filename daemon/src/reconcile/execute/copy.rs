@@ -25,7 +25,7 @@ use crate::metrics::Unproved;
 use crate::reconcile::Context;
 use crate::reconcile::attempt::Extras;
 use crate::reconcile::object::attributes::{
-    Attributes, ReplicaHeaders, STORAGE_CLASS, choose_encryption, encoded_words,
+    Attributes, Header, ReplicaHeaders, STORAGE_CLASS, choose_encryption, choose_key, encoded_words,
 };
 use crate::reconcile::object::proof::{self, Choice, Proof};
 use crate::reconcile::object::tags::{self, Tags};
@@ -190,8 +190,8 @@ impl CopyJob<'_> {
                 Operation::CheckEncryption,
             ));
         }
+        let encryption = self.encryption_under_keys(&attributes)?;
         let tags = self.read_tags(&attributes, counts_tags).await?;
-        let encryption = choose_encryption(&self.rule.encryption, &attributes);
         if let Some(class) = &self.rule.storage_class {
             let class = HeaderValue::try_from(class).map_err(|error| {
                 let kind = FailureKind::NeedsOperator(Reason::RequestRefused);
@@ -212,6 +212,23 @@ impl CopyJob<'_> {
             encryption,
             asked,
         })
+    }
+
+    /// Chooses the encryption of the replica, unless a key that it needs cannot be used.
+    fn encryption_under_keys(&self, attributes: &Attributes) -> Result<Vec<Header>, Failure> {
+        let (keys, region) = (&self.cx.engine.keys, self.cx.destination.region());
+        if let Some(key) = attributes.kms_key.as_ref().filter(|_| attributes.is_kms()) {
+            keys.for_reading(self.rule, key)?;
+        }
+        let key = choose_key(&self.rule.encryption, attributes, region).map_err(|key| {
+            let cause = format!("{key} is no multi-Region key, and key_map does not have it");
+            let kind = FailureKind::NeedsOperator(Reason::DstKmsKeyNotFound);
+            Failure::with_source(kind, Operation::CheckEncryption, cause)
+        })?;
+        let key = key
+            .map(|key| keys.for_replica(self.rule, key))
+            .transpose()?;
+        Ok(choose_encryption(&self.rule.encryption, attributes, key))
     }
 
     fn stamp(&self, attributes: &mut Attributes) {
@@ -269,6 +286,10 @@ pub(in crate::reconcile) async fn copy_whole(
         offset: 0,
         len: copy.version.size_bytes,
     };
+    if copy.cx.engine.keys.has_bad(copy.rule) {
+        // A HEAD tells whether this object needs the key, before its body is on the way.
+        copy.read_headers_again().await?;
+    }
     let (due, _share) = copy.admitted(whole, false).await;
     let (body, headers) = match due {
         Due::Have(body) => {

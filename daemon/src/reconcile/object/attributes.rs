@@ -3,7 +3,6 @@
 //! encryption and tags are given with the write itself, byte for byte: a replica is never seen
 //! without them.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use base64::Engine as _;
@@ -15,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use replicator_core::object::{self, Timestamp};
 use replicator_core::parts::PARTS_MAX;
 use replicator_core::retry::READING_AGE_MAX;
-use replicator_core::rule::{Encryption, Rule};
+use replicator_core::rule::{Encryption, ReplicaKey, Rule, related_key};
 use replicator_core::stamp::{Stamp, USER_METADATA_BYTES_MAX};
 
 use crate::clock::BootInstant;
@@ -201,10 +200,38 @@ pub(in crate::reconcile) fn encoded_words(value: &HeaderValue) -> HeaderValue {
 // An encoded word has 75 characters at most (RFC 2047, section 2); 45 bytes take 72.
 const WORD_BYTES_MAX: usize = 45;
 
-/// Chooses the encryption headers for a replica of this version.
+/// Chooses the key for a replica of this version, as the rule names it; none where the bucket or S3
+/// chooses. An error names a source key that has none in the destination's Region.
+pub(in crate::reconcile) fn choose_key(
+    rule: &Encryption,
+    source: &Attributes,
+    region: &str,
+) -> Result<Option<String>, String> {
+    let own = source.kms_key.as_ref().filter(|_| source.is_kms());
+    let (key, key_map) = match rule {
+        Encryption::BucketDefault | Encryption::S3 => return Ok(None),
+        Encryption::Dsse { key } => return Ok(Some(key.clone())),
+        // A source key means nothing in another account or Region: without a translation the
+        // destination account's own default key for S3 is used, by naming none.
+        Encryption::Same { key_map } => (None, key_map),
+        Encryption::Kms { key, key_map, .. } => (Some(key), key_map),
+    };
+    let mapped = own.and_then(|own| key_map.get(own)).cloned();
+    match (mapped, key, own) {
+        (Some(mapped), ..) => Ok(Some(mapped)),
+        (None, Some(ReplicaKey::Named(key)), _) => Ok(Some(key.clone())),
+        (None, Some(ReplicaKey::Related), Some(own)) => related_key(own, region)
+            .map(Some)
+            .ok_or_else(|| own.clone()),
+        (None, ..) => Ok(None),
+    }
+}
+
+/// Chooses the encryption headers for a replica of this version under a key.
 pub(in crate::reconcile) fn choose_encryption(
     rule: &Encryption,
     source: &Attributes,
+    key: Option<String>,
 ) -> Vec<Header> {
     let named = |name, value: Option<String>| value.map(|value| (name, value));
     let headers = |mode: &str, key: Option<String>, bucket_key: Option<bool>| {
@@ -221,28 +248,16 @@ pub(in crate::reconcile) fn choose_encryption(
     match (rule, &source.encryption) {
         (Encryption::BucketDefault, _) => Vec::new(),
         (Encryption::S3, _) => headers("AES256", None, None),
-        (
-            Encryption::Kms {
-                key,
-                key_map,
-                bucket_key,
-            },
-            _,
-        ) => {
-            let key = translated(source, key_map).unwrap_or_else(|| key.clone());
-            headers(KMS, Some(key), Some(*bucket_key))
+        (Encryption::Kms { bucket_key, .. }, _) if key.is_some() => {
+            headers(KMS, key, Some(*bucket_key))
         }
-        (Encryption::Dsse { key }, _) => headers(KMS_TWICE, Some(key.clone()), None),
-        // A source key means nothing in another account or Region: without a translation the
-        // destination account's own default key for S3 is used, by naming none.
-        (Encryption::Same { key_map }, Some(mode)) if source.is_kms() => {
-            headers(mode, translated(source, key_map), None)
-        }
+        (Encryption::Dsse { .. }, _) => headers(KMS_TWICE, key, None),
+        (Encryption::Same { .. }, Some(mode)) if source.is_kms() => headers(mode, key, None),
         // SSE-S3 is what every bucket encrypts with that has no other default, so no header is
         // sent: AWS has encrypted every object since 2023, and stores without keys answer 500 or
         // 501 to the header.
         // https://docs.aws.amazon.com/AmazonS3/latest/userguide/default-encryption-faq.html
-        (Encryption::Same { .. }, _) => Vec::new(),
+        (Encryption::Same { .. } | Encryption::Kms { .. }, _) => Vec::new(),
     }
 }
 
@@ -265,8 +280,10 @@ pub(crate) fn headers_of_rule(rule: &Rule) -> Vec<Vec<Header>> {
     let class = rule.storage_class.clone();
     let class = class.map(|class| ("x-amz-storage-class", class));
     let headers = sources.map(|source| {
-        let encryption = choose_encryption(&rule.encryption, &source).into_iter();
-        encryption.chain(class.clone()).collect()
+        // No Region decides: the related key of an object is not known before it is read.
+        let key = choose_key(&rule.encryption, &source, "").unwrap_or_default();
+        let encryption = choose_encryption(&rule.encryption, &source, key);
+        encryption.into_iter().chain(class.clone()).collect()
     });
     let mut headers: Vec<Vec<Header>> = headers.collect();
     headers.dedup();
@@ -279,10 +296,6 @@ pub(crate) type Header = (&'static str, String);
 const ENCRYPTION: &str = "x-amz-server-side-encryption";
 const ENCRYPTION_KEY: &str = "x-amz-server-side-encryption-aws-kms-key-id";
 const ENCRYPTION_BUCKET_KEY: &str = "x-amz-server-side-encryption-bucket-key-enabled";
-
-fn translated(source: &Attributes, key_map: &BTreeMap<String, String>) -> Option<String> {
-    key_map.get(source.kms_key.as_ref()?).cloned()
-}
 
 /// Everything a replica gets beside its bytes.
 #[derive(Debug)]
@@ -456,6 +469,8 @@ const TAGGING: &str = "x-amz-tagging";
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use bytes::Bytes;
     use replicator_core::object::{Bucket, Key, VersionId};
     use replicator_core::plan::VersionRef;
@@ -577,42 +592,70 @@ mod tests {
         );
     }
 
+    const SOURCE_KEY: &str = "arn:aws:kms:eu-west-1:111111111111:key/mrk-1";
+    const RELATED_KEY: &str = "arn:aws:kms:us-east-1:111111111111:key/mrk-1";
+
+    fn under(mode: &str, key: Option<&str>) -> Attributes {
+        Attributes {
+            encryption: Some(mode.to_owned()),
+            kms_key: key.map(str::to_owned),
+            ..Attributes::default()
+        }
+    }
+
+    fn headers_of(rule: &Encryption, source: &Attributes) -> Vec<Header> {
+        let key = choose_key(rule, source, "us-east-1").unwrap();
+        choose_encryption(rule, source, key)
+    }
+
+    fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let owned = |(from, to): &(&str, &str)| ((*from).to_owned(), (*to).to_owned());
+        pairs.iter().map(owned).collect()
+    }
+
     #[test]
     fn what_every_bucket_encrypts_with_by_itself_is_not_asked_for() {
-        let source = Attributes {
-            encryption: Some("AES256".to_owned()),
-            ..Attributes::default()
-        };
+        let source = under("AES256", None);
         let key_map = BTreeMap::new();
+        assert_eq!(headers_of(&Encryption::Same { key_map }, &source), []);
         assert_eq!(
-            choose_encryption(&Encryption::Same { key_map }, &source),
-            []
-        );
-        assert_eq!(
-            choose_encryption(&Encryption::S3, &source),
+            headers_of(&Encryption::S3, &source),
             [(ENCRYPTION, "AES256".to_owned())]
         );
     }
 
     #[test]
     fn a_source_key_is_translated_and_never_sent_to_the_destination() {
-        let source = Attributes {
-            encryption: Some(KMS.to_owned()),
-            kms_key: Some("arn:source".to_owned()),
-            ..Attributes::default()
-        };
+        let source = under(KMS, Some(SOURCE_KEY));
         let mode = (ENCRYPTION, KMS.to_owned());
         let key = (ENCRYPTION_KEY, "arn:destination".to_owned());
-        let key_map = BTreeMap::from([("arn:source".to_owned(), "arn:destination".to_owned())]);
+        let key_map = map(&[(SOURCE_KEY, "arn:destination")]);
         assert_eq!(
-            choose_encryption(&Encryption::Same { key_map }, &source),
+            headers_of(&Encryption::Same { key_map }, &source),
             [mode.clone(), key]
         );
         let key_map = BTreeMap::new();
+        assert_eq!(headers_of(&Encryption::Same { key_map }, &source), [mode]);
+    }
+
+    #[test]
+    fn the_related_key_has_the_id_of_the_sources_and_the_destinations_region() {
+        let related = |key_map| Encryption::Kms {
+            key: ReplicaKey::Related,
+            key_map,
+            bucket_key: true,
+        };
+        let key_of = |rule: &Encryption, key| choose_key(rule, &under(KMS, Some(key)), "us-east-1");
+        let plain = related(BTreeMap::new());
+        assert_eq!(key_of(&plain, SOURCE_KEY), Ok(Some(RELATED_KEY.to_owned())));
+        let single = "arn:aws:kms:eu-west-1:111111111111:key/1";
+        assert_eq!(key_of(&plain, single), Err(single.to_owned()));
+        let mapped = related(map(&[(single, "arn:destination")]));
         assert_eq!(
-            choose_encryption(&Encryption::Same { key_map }, &source),
-            [mode]
+            key_of(&mapped, single),
+            Ok(Some("arn:destination".to_owned()))
         );
+        assert_eq!(headers_of(&plain, &under("AES256", None)), []);
     }
 
     const CRC32: &str = "x-amz-checksum-crc32";

@@ -274,6 +274,38 @@ pub(crate) fn is_never_taken<E: ProvideErrorMetadata>(error: &SdkError<E, HttpRe
         .is_some_and(|code| codes.iter().any(|start| code.starts_with(start)))
 }
 
+/// What KMS says for certain of the use of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyAnswer {
+    /// It can be used: a dry run is refused for being one.
+    Usable,
+    /// Its policy, or the principal's, does not allow this request.
+    Denied,
+    /// Its state, or its kind, does not allow it.
+    InvalidState,
+    /// There is none, or none in this Region.
+    NotFound,
+}
+
+/// Reads what a refusal of KMS says of a key, if it is KMS's own and about the key.
+/// <https://docs.aws.amazon.com/kms/latest/APIReference/API_GenerateDataKey.html#API_GenerateDataKey_Errors>
+pub(crate) fn key_answer<E>(error: &SdkError<E, HttpResponse>) -> Option<KeyAnswer>
+where
+    E: ProvideErrorMetadata,
+{
+    let status = error.raw_response()?.status().as_u16();
+    let code = error.code().filter(|_| (400..500).contains(&status))?;
+    match code {
+        "DryRunOperationException" => Some(KeyAnswer::Usable),
+        "AccessDeniedException" => Some(KeyAnswer::Denied),
+        "DisabledException" | "KMSInvalidStateException" | "InvalidKeyUsageException" => {
+            Some(KeyAnswer::InvalidState)
+        }
+        "NotFoundException" | "InvalidArnException" => Some(KeyAnswer::NotFound),
+        _ => None,
+    }
+}
+
 /// The cause of a request's failure.
 #[derive(Debug)]
 enum Cause {

@@ -1,0 +1,238 @@
+//! What KMS says of one key: its description, and dry runs of what S3 will ask of it. A dry run is
+//! refused where a key policy lets the key be used through S3 alone, so a denial decides nothing.
+
+use aws_sdk_kms::Client;
+use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_kms::types::{DataKeySpec, DryRunModifierType, KeyMetadata};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+
+use super::{KeySide, KeyState};
+use crate::s3::accounts::error::{KeyAnswer, error_words, key_answer};
+
+/// What KMS answers about a key.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Answer {
+    /// What is certain.
+    pub(super) state: Option<KeyState>,
+    pub(super) arn: Option<String>,
+    /// What it says, in words.
+    pub(super) detail: String,
+}
+
+/// Asks about a key by its ARN or alias, as the account that will use it.
+pub(super) async fn ask(client: &Client, side: KeySide, name: &str) -> Answer {
+    let described = describe(client, name).await;
+    if described.state.is_some_and(KeyState::is_bad) {
+        return described;
+    }
+    let key = described.arn.as_deref().unwrap_or(name);
+    let mut uses = vec![("kms:Decrypt", try_decrypt(client, key).await)];
+    if side == KeySide::Destination {
+        uses.push(("kms:GenerateDataKey", try_generate(client, key).await));
+    }
+    described.with_uses(&uses)
+}
+
+/// <https://docs.aws.amazon.com/kms/latest/APIReference/API_DescribeKey.html>
+async fn describe(client: &Client, name: &str) -> Answer {
+    let described = match client.describe_key().key_id(name).send().await {
+        Ok(described) => described.key_metadata,
+        Err(error) => {
+            let detail = format!("DescribeKey {}", error_words(&error));
+            let state = key_answer(&error).and_then(state_of);
+            return Answer {
+                state,
+                detail,
+                arn: None,
+            };
+        }
+    };
+    described.map(Answer::from).unwrap_or_default()
+}
+
+/// <https://docs.aws.amazon.com/kms/latest/developerguide/testing-permissions.html>
+async fn try_decrypt(client: &Client, key: &str) -> Option<KeyAnswer> {
+    let tried = client
+        .decrypt()
+        .key_id(key)
+        .dry_run(true)
+        .dry_run_modifiers(DryRunModifierType::IgnoreCiphertext);
+    read_dry_run(tried.send().await)
+}
+
+async fn try_generate(client: &Client, key: &str) -> Option<KeyAnswer> {
+    let tried = client
+        .generate_data_key()
+        .key_id(key)
+        .key_spec(DataKeySpec::Aes256)
+        .dry_run(true);
+    read_dry_run(tried.send().await)
+}
+
+/// Reads what a dry run says; an emulator that does not know dry runs carries it out.
+fn read_dry_run<T, E>(tried: Result<T, SdkError<E, HttpResponse>>) -> Option<KeyAnswer>
+where
+    E: ProvideErrorMetadata,
+{
+    match tried {
+        Ok(_) => Some(KeyAnswer::Usable),
+        Err(error) => key_answer(&error),
+    }
+}
+
+impl Answer {
+    /// Adds what the dry runs of its uses say.
+    fn with_uses(self, uses: &[(&str, Option<KeyAnswer>)]) -> Self {
+        let of = |answer| {
+            let uses = uses.iter().filter(move |(_, said)| *said == Some(answer));
+            uses.map(|(action, _)| *action)
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        let (invalid, missing) = (of(KeyAnswer::InvalidState), of(KeyAnswer::NotFound));
+        let are_usable = uses
+            .iter()
+            .all(|(_, said)| *said == Some(KeyAnswer::Usable));
+        let (state, words) = match (invalid.as_str(), missing.as_str()) {
+            ("", "") if are_usable => (Some(KeyState::Usable), String::new()),
+            ("", "") => (self.state, String::new()),
+            ("", missing) => (Some(KeyState::Missing), format!("not found by {missing}")),
+            (invalid, _) => (
+                Some(KeyState::Invalid),
+                format!("refused to {invalid} for its state"),
+            ),
+        };
+        let denied = match of(KeyAnswer::Denied) {
+            denied if denied.is_empty() => denied,
+            denied => format!(
+                "{denied} denied to a direct request, the key policy may allow it through S3"
+            ),
+        };
+        let said = [self.detail, words, denied]
+            .into_iter()
+            .filter(|words| !words.is_empty());
+        Self {
+            state,
+            detail: said.collect::<Vec<_>>().join("; "),
+            arn: self.arn,
+        }
+    }
+}
+
+/// Returns what an answer makes certain of a key.
+fn state_of(answer: KeyAnswer) -> Option<KeyState> {
+    match answer {
+        KeyAnswer::Usable => Some(KeyState::Usable),
+        KeyAnswer::Denied => None,
+        KeyAnswer::InvalidState => Some(KeyState::Invalid),
+        KeyAnswer::NotFound => Some(KeyState::Missing),
+    }
+}
+
+/// <https://docs.aws.amazon.com/kms/latest/developerguide/key-state.html>
+impl From<KeyMetadata> for Answer {
+    fn from(key: KeyMetadata) -> Self {
+        let other_use = key
+            .key_usage
+            .filter(|usage| usage.as_str() != "ENCRYPT_DECRYPT");
+        let other_kind = key
+            .key_spec
+            .filter(|spec| spec.as_str() != "SYMMETRIC_DEFAULT");
+        let kind = other_use.as_ref().map(|usage| usage.as_str());
+        let kind = kind.or(other_kind.as_ref().map(|spec| spec.as_str()));
+        let (state, detail) = match (kind, key.key_state.as_ref().map(|state| state.as_str())) {
+            (Some(kind), _) => (
+                Some(KeyState::Invalid),
+                format!("is of the kind {kind}, S3 needs a symmetric key that encrypts"),
+            ),
+            (None, Some(state @ ("Enabled" | "Updating"))) => {
+                (Some(KeyState::Usable), state.to_owned())
+            }
+            (
+                None,
+                Some(
+                    state @ ("Creating"
+                    | "Disabled"
+                    | "PendingDeletion"
+                    | "PendingImport"
+                    | "PendingReplicaDeletion"
+                    | "Unavailable"),
+                ),
+            ) => (Some(KeyState::Invalid), state.to_owned()),
+            // One that this version does not know says nothing.
+            (None, state) => (None, state.unwrap_or("without a state").to_owned()),
+        };
+        Self {
+            state,
+            detail,
+            arn: key.arn,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn described(state: &str, usage: &str, spec: &str) -> Answer {
+        let key = KeyMetadata::builder()
+            .key_id("1234")
+            .arn("arn:1234")
+            .key_state(state.into())
+            .key_usage(usage.into())
+            .key_spec(spec.into())
+            .build();
+        Answer::from(key.unwrap())
+    }
+
+    fn plain(state: &str) -> Answer {
+        described(state, "ENCRYPT_DECRYPT", "SYMMETRIC_DEFAULT")
+    }
+
+    #[test]
+    fn a_description_says_whether_s3_can_use_a_key() {
+        let cases = [
+            ("Enabled", Some(KeyState::Usable)),
+            ("Updating", Some(KeyState::Usable)),
+            ("Disabled", Some(KeyState::Invalid)),
+            ("PendingDeletion", Some(KeyState::Invalid)),
+            ("PendingImport", Some(KeyState::Invalid)),
+            ("Unavailable", Some(KeyState::Invalid)),
+            ("Hibernating", None),
+        ];
+        for (state, expected) in cases {
+            assert_eq!(plain(state).state, expected, "{state}");
+        }
+        let signs = described("Enabled", "SIGN_VERIFY", "RSA_2048");
+        assert_eq!(signs.state, Some(KeyState::Invalid));
+        assert!(signs.detail.contains("SIGN_VERIFY"), "{}", signs.detail);
+        let asymmetric = described("Enabled", "ENCRYPT_DECRYPT", "RSA_2048");
+        assert_eq!(asymmetric.state, Some(KeyState::Invalid));
+    }
+
+    #[test]
+    fn a_dry_run_decides_by_what_is_certain_and_a_denial_decides_nothing() {
+        let (decrypt, generate) = ("kms:Decrypt", "kms:GenerateDataKey");
+        let state = |before: Answer, first, second| {
+            before.with_uses(&[(decrypt, first), (generate, second)])
+        };
+        let (allowed, denied) = (Some(KeyAnswer::Usable), Some(KeyAnswer::Denied));
+        let through_s3 = state(plain("Enabled"), denied, allowed);
+        assert_eq!(through_s3.state, Some(KeyState::Usable));
+        assert!(through_s3.detail.contains(decrypt) && !through_s3.detail.contains(generate));
+        let cases = [
+            (allowed, allowed, Some(KeyState::Usable)),
+            (allowed, None, None),
+            (denied, denied, None),
+            (
+                allowed,
+                Some(KeyAnswer::InvalidState),
+                Some(KeyState::Invalid),
+            ),
+            (Some(KeyAnswer::NotFound), None, Some(KeyState::Missing)),
+        ];
+        for (first, second, expected) in cases {
+            assert_eq!(state(Answer::default(), first, second).state, expected);
+        }
+    }
+}
