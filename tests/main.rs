@@ -29,6 +29,7 @@ mod rules;
 // Nothing is dropped in silence.
 mod bad_input;
 mod failures;
+mod kms;
 mod permissions;
 mod poison;
 // What is not to be believed, and what must not stop it.

@@ -58,8 +58,9 @@ pub(crate) struct World {
     pub(crate) parked: Queue,
     /// What the work goes through, where several daemons share it.
     pub(crate) work: Option<Queue>,
-    source_key: String,
-    archive_key: String,
+    /// The KMS keys of both accounts, by their ARNs.
+    pub(crate) source_key: String,
+    pub(crate) archive_key: String,
     bridge: Option<Bridge>,
     dir: TempDir,
     _permit: SemaphorePermit<'static>,

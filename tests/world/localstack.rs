@@ -11,7 +11,7 @@ use aws_sdk_s3::types::{
     NotificationConfiguration, QueueConfiguration, TopicConfiguration, VersioningConfiguration,
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::http;
 
@@ -131,11 +131,16 @@ impl Account {
 
     /// Makes a KMS key and returns its ARN.
     pub(crate) async fn create_key(self) -> String {
-        let mut request = self.request("kms", "application/x-amz-json-1.1");
-        request = request.header("x-amz-target", "TrentService.CreateKey");
-        let answer: Value =
-            serde_json::from_str(&http::send(request.body("{}".into()).unwrap()).await).unwrap();
-        answer["KeyMetadata"]["Arn"].as_str().unwrap().to_owned()
+        let made = self.kms("CreateKey", &json!({})).await;
+        made["KeyMetadata"]["Arn"].as_str().unwrap().to_owned()
+    }
+
+    /// Asks the account's KMS for an operation.
+    pub(crate) async fn kms(self, operation: &str, asked: &Value) -> Value {
+        let request = self.request("kms", "application/x-amz-json-1.1");
+        let request = request.header("x-amz-target", format!("TrentService.{operation}"));
+        let answer = http::send(request.body(asked.to_string().into()).unwrap()).await;
+        serde_json::from_str(&answer).unwrap_or_default()
     }
 
     /// Makes an SNS topic that feeds a queue, and returns the topic's ARN.
