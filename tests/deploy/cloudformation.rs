@@ -1,6 +1,7 @@
 //! The CloudFormation templates are clean, and what they make is enough for the daemon's main job.
 //! LocalStack knows all of it but ECS and its scaling, which `DeployService=false` leaves out.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::world::World;
-use crate::world::daemon::{Daemon, printed};
+use crate::world::daemon::{Daemon, printed, run};
 use crate::world::localstack::{ARCHIVE, SOURCE, endpoint, unique};
 use crate::world::oracle::{Script, root};
 use crate::world::queue::Queue;
@@ -59,17 +60,26 @@ async fn does_the_main_job_on_stacks(creates_buckets: &str) {
         SOURCE.create_bucket(source).await;
         ARCHIVE.create_bucket(destination).await;
     }
+    let keys = [SOURCE.create_key().await, ARCHIVE.create_key().await];
     let script = Script::of("tests/deploy", "stacks.py").option("endpoint", endpoint());
     let script = script
         .option("name", &name)
         .option("create", creates_buckets);
     let script = script
         .option("source", source)
-        .option("destination", destination);
+        .option("source-key", &keys[0]);
+    let script = script
+        .option("destination", destination)
+        .option("destination-key", &keys[1]);
     let outputs = Box::pin(script.summary()).await;
     let text = outputs["ConfigurationText"].as_str().unwrap();
     let world = Box::pin(World::of(buckets.clone(), queues(text))).await;
     let config = world.config();
+    fs::write(&config.path, text).unwrap();
+    if creates_buckets == "false" {
+        // A key that the stack creates is not known before.
+        grants_what_is_needed(&outputs, &config.path, &keys).await;
+    }
     let daemon = Daemon::spawn_on_text(
         &on_localstack(text, &config.listen, &config.state_dir),
         &config,
@@ -103,4 +113,66 @@ fn on_localstack(text: &str, listen: &str, state_dir: &Path) -> String {
     let text = text.replacen("state_dir = \"/var/lib/s3-replicator\"", &state, 1);
     assert_eq!(text.matches("\nregion = ").count(), 2);
     text.replace("\nregion = ", &format!("\n{here}"))
+}
+
+/// Compares the policies of a stack with those that `policies` prints for its configuration.
+async fn grants_what_is_needed(
+    outputs: &Value,
+    config: &Path,
+    [source, destination]: &[String; 2],
+) {
+    let role = outputs["RoleArn"].as_str().unwrap();
+    let keys = ["--source-key", source, "--destination-key", destination];
+    let arguments = [["policies", "--principal", role].as_slice(), &keys].concat();
+    let output = run(&arguments, config).await;
+    assert!(output.status.success(), "{}", printed(&output));
+    let documents: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let policy = |kind: &str, account: &str| {
+        let is_it = |document: &&Value| document["kind"] == kind && document["account"] == account;
+        let found = documents.as_array().unwrap().iter().find(is_it);
+        statements(
+            &found.unwrap_or_else(|| panic!("no {kind} of {account} in {documents}"))["policy"],
+        )
+    };
+    let [ours, theirs] = [SOURCE.id, ARCHIVE.id];
+    let made = |name: &str| statements(&outputs["Policies"][name]);
+    assert_eq!(made("source"), policy("permissions", ours));
+    assert_eq!(made("destination"), policy("permissions", theirs));
+    assert_eq!(made("trust"), policy("trust", theirs));
+    assert_eq!(made("queue"), policy("queue-policy", ours));
+    let to_add: Value =
+        serde_json::from_str(outputs["SourceKeyStatement"].as_str().unwrap()).unwrap();
+    let of_key = policy("key-policy", ours);
+    assert_eq!(BTreeSet::from([normal(&to_add).to_string()]), of_key);
+}
+
+/// Returns the statements of a policy in one of the forms that mean the same.
+fn statements(policy: &Value) -> BTreeSet<String> {
+    let statements = policy["Statement"].as_array().unwrap();
+    statements
+        .iter()
+        .map(|one| normal(one).to_string())
+        .collect()
+}
+
+/// Orders lists, and has one element stand alone.
+fn normal(value: &Value) -> Value {
+    match value {
+        Value::Array(list) => {
+            let mut list: Vec<Value> = list.iter().map(normal).collect();
+            list.sort_by_key(Value::to_string);
+            if list.len() == 1 {
+                list.remove(0)
+            } else {
+                Value::Array(list)
+            }
+        }
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, field)| (name.clone(), normal(field)))
+            .collect(),
+        // AWS::URLSuffix is where LocalStack is.
+        Value::String(text) => text.replace(".127.0.0.1", ".amazonaws.com").into(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
+    }
 }

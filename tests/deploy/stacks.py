@@ -1,4 +1,5 @@
-"""Deploys both CloudFormation templates without the ECS service, each in its account; prints the outputs of the first.
+"""Deploys both CloudFormation templates without the ECS service, each in its account; prints the outputs of the first, and
+the policies of what both made.
 
 A source bucket that is not created gets its notification as the output NotificationCommand says.
 """
@@ -17,7 +18,7 @@ TEMPLATES = Path(__file__).resolve().parents[2] / "deploy" / "cloudformation"
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for option in ("endpoint", "name", "source", "destination", "create"):
+    for option in ("endpoint", "name", "source", "source-key", "destination", "destination-key", "create"):
         parser.add_argument(f"--{option}", required=True)
     options = parser.parse_args()
 
@@ -32,6 +33,7 @@ def main() -> None:
         "s3-replicator.yaml",
         SourceBucket=options.source,
         CreateSourceBucket=options.create,
+        SourceKeyArn=options.source_key,
         Since="2020-01-01T00:00:00Z",
         DestinationBucket=options.destination,
         DestinationRegion="us-east-1",
@@ -45,6 +47,7 @@ def main() -> None:
         "destination.yaml",
         DestinationBucket=options.destination,
         CreateDestinationBucket=options.create,
+        KeyArn=options.destination_key if options.create == "false" else "",
         SourceRoleArn=outputs["RoleArn"],
         RoleName=role,
     )
@@ -55,7 +58,22 @@ def main() -> None:
         client("s3", "111111111111", "eu-west-1").put_bucket_notification_configuration(
             Bucket=said["--bucket"], NotificationConfiguration=json.loads(said["--notification-configuration"])
         )
+    queues = client("sqs", "111111111111", "eu-west-1")
+    url = queues.get_queue_url(QueueName=f"{options.name}-events")["QueueUrl"]
+    queue = queues.get_queue_attributes(QueueUrl=url, AttributeNames=["Policy"])["Attributes"]["Policy"]
+    ours, theirs = client("iam", "111111111111", "eu-west-1"), client("iam", "222222222222", "us-east-1")
+    outputs["Policies"] = {
+        "source": permissions(ours, outputs["RoleArn"].rsplit("/", 1)[1]),
+        "destination": permissions(theirs, role),
+        "trust": theirs.get_role(RoleName=role)["Role"]["AssumeRolePolicyDocument"],
+        "queue": json.loads(queue),
+    }
     print(json.dumps(outputs))
+
+
+def permissions(iam: Any, role: str) -> dict[str, Any]:
+    """The policy of a role."""
+    return iam.get_role_policy(RoleName=role, PolicyName="s3-replicator")["PolicyDocument"]
 
 
 def deploy(cloudformation: Any, name: str, template: str, **parameters: str) -> dict[str, str]:
