@@ -5,7 +5,7 @@ use crate::world::daemon::Daemon;
 use crate::world::faults::{Fault, Faults};
 use crate::world::{World, eventually};
 
-const METRICS: [&str; 11] = [
+const METRICS: [&str; 18] = [
     "operations_total",
     "bytes_total",
     "replication_latency_seconds_count",
@@ -17,6 +17,22 @@ const METRICS: [&str; 11] = [
     "requests_total",
     "memory_bytes",
     "queue_messages_total",
+    "unmatched_total",
+    "last_event_timestamp_seconds",
+    "last_replica_timestamp_seconds",
+    "oldest_known_seconds",
+    "queue_up",
+    "last_reload_successful",
+    "build_info",
+];
+
+// These have no prefix.
+const PROCESS_METRICS: [&str; 5] = [
+    "process_cpu_seconds_total",
+    "process_open_fds",
+    "process_max_fds",
+    "process_resident_memory_bytes",
+    "process_start_time_seconds",
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,6 +73,9 @@ async fn every_metric_of_the_interface_tells_of_the_work() {
         .filter(|name| !metrics.has(name))
         .collect();
     assert!(missing.is_empty(), "{missing:?} are not in {metrics:?}");
+    for name in PROCESS_METRICS {
+        assert!(metrics.unprefixed(name) > 0.0, "{name} in {metrics:?}");
+    }
     let replicated = [
         ("rule", "orders"),
         ("operation", "put"),

@@ -37,10 +37,11 @@ use crate::activity::ActivityFigures;
 use crate::check::{Finding, SetUp};
 use crate::dispatch::{Command, InFlightStats};
 use crate::engine::Engine;
-use crate::health::{LivenessFailure, PollStatus, SILENT_AFTER};
+use crate::health::{LastError, LivenessFailure, PollStatus, SILENT_AFTER};
 pub use crate::kms::{KeySide, KeyState, KeyStatus};
 use crate::limit::concurrency::DegradedDependency;
 pub use crate::metrics::{Unproved, UnprovedCount};
+use crate::process;
 use crate::s3::accounts::FarOffClock;
 use crate::s3::accounts::capabilities::DisabledFeature;
 
@@ -73,6 +74,9 @@ pub struct Status {
     /// What was written without a proof, since the daemon was started.
     #[serde(default)]
     pub unproved: Vec<UnprovedCount>,
+    /// The last errors of source and destination buckets, by their names.
+    #[serde(default)]
+    pub last_errors: BTreeMap<String, LastError>,
     /// Buckets and keys that are throttled, or whose circuit is open.
     pub degraded: Vec<DegradedDependency>,
     /// The KMS keys that rules use, and whether they can be used.
@@ -113,6 +117,9 @@ pub struct QueueStatus {
     pub queue: String,
     /// Whether it answered the last poll.
     pub answers: bool,
+    /// Why a poll last failed.
+    #[serde(default)]
+    pub last_error: Option<LastError>,
 }
 
 // Dispatch answers between two events. It is late when it waits for room at the ack station, and
@@ -196,13 +203,15 @@ impl Admin {
 
     /// Gathers the figures.
     pub(crate) async fn status(&self) -> Result<Status, String> {
-        let in_flight = self.in_flight().await.ok_or(SILENT)?;
+        let mut in_flight = self.in_flight().await.ok_or(SILENT)?;
         // An unreadable count shows in the ledger's condition, and is no reason to withhold the
         // rest.
         let counts = self.engine.ledger.parked_counts().unwrap_or_default();
+        in_flight.include_parked(&counts);
         let answers = |poll: &Arc<PollStatus>| QueueStatus {
             queue: poll.queue.clone(),
             answers: poll.is_ready(),
+            last_error: poll.last_error(),
         };
         Ok(Status {
             ready: self.unreadiness().is_none(),
@@ -214,13 +223,14 @@ impl Admin {
             rules: self.engine.activity.figures(),
             parked: counts
                 .into_iter()
-                .map(|((rule, reason), tasks)| ParkedCount {
+                .map(|((rule, reason), (tasks, _))| ParkedCount {
                     rule,
                     reason,
                     tasks,
                 })
                 .collect(),
             queues: self.polls.iter().map(answers).collect(),
+            last_errors: self.engine.last_errors.by_name(),
             degraded: self.engine.concurrency.degraded_dependencies(),
             keys: self.engine.keys.statuses(),
             ledger: self.engine.ledger.health().problem(),
@@ -236,12 +246,17 @@ impl Admin {
         let metrics = &self.engine.metrics;
         // Without an answer the figures are absent, which alerts can see: old ones would look
         // current.
-        let in_flight = self.in_flight().await;
-        metrics.set_pending(in_flight.map(|stats| stats.rules).unwrap_or_default());
+        let mut in_flight = self.in_flight().await;
         match self.engine.ledger.parked_counts() {
-            Ok(counts) => metrics.set_parked(counts),
+            Ok(counts) => {
+                if let Some(in_flight) = &mut in_flight {
+                    in_flight.include_parked(&counts);
+                }
+                metrics.set_parked(counts);
+            }
             Err(failure) => warn!(error = error_chain(&failure), "cannot count what is parked"),
         }
+        metrics.set_pending(in_flight.map(|stats| stats.rules).unwrap_or_default());
         self.engine.activity.export(metrics);
         let ledger = self.engine.ledger.health();
         metrics.set_ledger(ledger.problem().is_none(), ledger.trouble_counts());
@@ -249,7 +264,11 @@ impl Admin {
         metrics.set_findings(found.iter().map(Finding::labels));
         metrics.set_memory("budget", self.engine.budget.total_bytes());
         metrics.set_memory("used", self.engine.budget.used_bytes());
-        metrics.render().map_err(|error| error.to_string())
+        for poll in self.polls.iter() {
+            metrics.set_queue_up(&poll.queue, poll.is_ready());
+        }
+        let own = metrics.render().map_err(|error| error.to_string())?;
+        Ok(own + &process::figures::render())
     }
 
     /// Says what keeps the daemon from getting anywhere, if anything does.
@@ -522,7 +541,7 @@ pub(crate) mod tests {
     async fn a_dead_queue_turns_the_health_red_until_it_answers() {
         let directory = tempfile::tempdir().unwrap();
         let (admin, _asked) = admin(&directory).await;
-        admin.polls[0].poll_failed();
+        admin.polls[0].poll_failed("no answer");
         tokio::time::advance(SILENT_AFTER).await;
         assert_eq!(health(&admin).await, green());
         tokio::time::advance(Duration::from_secs(1)).await;

@@ -23,12 +23,13 @@ use tracing::info;
 use crate::clock;
 use crate::dispatch::runner::TaskResult;
 use crate::engine::Engine;
+use crate::ledger::ParkedCounts;
 use crate::ledger::records::TargetKey;
 use crate::metrics::PendingFigures;
 use crate::parking::ParkedFilter;
 use crate::queue::message::{AckAction, AckRequest, DelayedEvents, ReceivedMessage};
 use crate::task::Ruleset;
-use in_flight::{CompletedTasks, InFlight};
+use in_flight::{CompletedTasks, HandedBack, InFlight};
 use key_queue::KeyQueue;
 pub(crate) use parked::Requester;
 use parked::{ParkedScan, SCANNED_EVERY, ScanPage, ScanPosition};
@@ -45,6 +46,7 @@ pub(crate) struct Dispatch {
     in_flight: InFlight,
     delayed: DelayedEvents,
     completed: CompletedTasks,
+    handed_back: HandedBack,
     parked: ParkedScan,
     running: JoinSet<Completion>,
     halt: CancellationToken,
@@ -78,6 +80,18 @@ pub struct InFlightStats {
     pub messages: usize,
     /// Keys that have work.
     pub keys: usize,
+}
+
+impl InFlightStats {
+    /// Takes parked tasks into account: what is known of an event is then when it was parked.
+    pub(crate) fn include_parked(&mut self, counts: &ParkedCounts) {
+        for ((rule, _), (_, oldest)) in counts {
+            if let Some(figures) = self.rules.get_mut(rule) {
+                let age = clock::seconds_since(*oldest);
+                figures.oldest_known_seconds = figures.oldest_known_seconds.max(age);
+            }
+        }
+    }
 }
 
 /// What runs beside the loop comes back as one of these.
@@ -121,6 +135,7 @@ impl Dispatch {
             in_flight: InFlight::default(),
             delayed: DelayedEvents::default(),
             completed: CompletedTasks::default(),
+            handed_back: HandedBack::default(),
             parked: ParkedScan::default(),
             running: JoinSet::new(),
             halt,
@@ -200,6 +215,12 @@ impl Dispatch {
             figures.bytes = figures.bytes.saturating_add(size);
             let age = event.pending.time.map_or(0.0, clock::seconds_since);
             figures.oldest_seconds = figures.oldest_seconds.max(age);
+            figures.oldest_known_seconds = figures.oldest_seconds;
+        }
+        for (rule, time) in self.handed_back.events() {
+            let figures = rules.entry(rule.id.clone()).or_default();
+            let age = clock::seconds_since(time);
+            figures.oldest_known_seconds = figures.oldest_known_seconds.max(age);
         }
         InFlightStats {
             rules,

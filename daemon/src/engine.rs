@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::activity::RuleActivity;
 use crate::failpoint::Failpoints;
-use crate::health::ProgressWatchdog;
+use crate::health::{LastErrors, ProgressWatchdog};
 use crate::kms::Keys;
 use crate::ledger::Ledger;
 use crate::ledger::records::TargetKey;
@@ -47,6 +47,7 @@ pub(crate) struct Engine {
     pub(crate) retries: Retries,
     pub(crate) metrics: Metrics,
     pub(crate) activity: RuleActivity,
+    pub(crate) last_errors: LastErrors,
     pub(crate) watchdog: Arc<ProgressWatchdog>,
     pub(crate) failpoints: Failpoints,
     /// Which destinations keep versions.
@@ -120,6 +121,7 @@ impl Engine {
             retries: Retries::default(),
             metrics,
             activity: RuleActivity::default(),
+            last_errors: LastErrors::default(),
             watchdog,
             failpoints,
             versioned: TtlSet::new(BUCKET_CHECKED_EVERY),

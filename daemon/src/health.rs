@@ -5,8 +5,11 @@ use std::fmt;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use replicator_core::object::Timestamp;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::clock;
 use crate::ledger::records::TargetKey;
 
 /// Work in flight and nothing settled for this long is not progress.
@@ -209,11 +212,68 @@ impl fmt::Display for LivenessFailure {
     }
 }
 
+/// The last error of a queue or a bucket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastError {
+    /// What failed and why, in the words of the service or the network.
+    pub error: String,
+    /// When the first of these errors came after the last success.
+    #[serde(with = "time::serde::rfc3339")]
+    pub since: Timestamp,
+    /// When the last one came.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: Timestamp,
+    /// Whether something has succeeded since.
+    pub is_over: bool,
+}
+
+// A service's message has some hundred bytes; this is for what a proxy may answer.
+const ERROR_BYTES_MAX: usize = 1 << 10;
+
+impl LastError {
+    /// Returns what is known after one more error.
+    fn after(before: Option<&Self>, mut error: String) -> Self {
+        error.truncate(error.floor_char_boundary(ERROR_BYTES_MAX));
+        let at = clock::now();
+        let since = before.filter(|before| !before.is_over);
+        Self {
+            error,
+            since: since.map_or(at, |before| before.since),
+            at,
+            is_over: false,
+        }
+    }
+}
+
+/// The last errors of the buckets that tasks work with, by their names: as many as rules name.
+#[derive(Debug, Default)]
+pub(crate) struct LastErrors(Mutex<BTreeMap<String, LastError>>);
+
+impl LastErrors {
+    pub(crate) fn record(&self, name: &str, error: String) {
+        let mut errors = self.0.lock();
+        let error = LastError::after(errors.get(name), error);
+        errors.insert(name.to_owned(), error);
+    }
+
+    /// Records that requests to it succeed.
+    pub(crate) fn succeeded(&self, name: &str) {
+        if let Some(last) = self.0.lock().get_mut(name) {
+            last.is_over = true;
+        }
+    }
+
+    pub(crate) fn by_name(&self) -> BTreeMap<String, LastError> {
+        self.0.lock().clone()
+    }
+}
+
 /// How polling one queue goes.
 #[derive(Debug)]
 pub(crate) struct PollStatus {
     pub(crate) queue: String,
     last: Mutex<LastPoll>,
+    error: Mutex<Option<LastError>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -229,14 +289,24 @@ impl PollStatus {
         Self {
             queue: queue.to_owned(),
             last: Mutex::new(LastPoll::None),
+            error: Mutex::default(),
         }
     }
 
     pub(crate) fn poll_succeeded(&self) {
         *self.last.lock() = LastPoll::Succeeded;
+        if let Some(error) = self.error.lock().as_mut() {
+            error.is_over = true;
+        }
     }
 
-    pub(crate) fn poll_failed(&self) {
+    pub(crate) fn last_error(&self) -> Option<LastError> {
+        self.error.lock().clone()
+    }
+
+    pub(crate) fn poll_failed(&self, error: &str) {
+        let mut known = self.error.lock();
+        *known = Some(LastError::after(known.as_ref(), error.to_owned()));
         let mut last = self.last.lock();
         if let LastPoll::None | LastPoll::Succeeded = *last {
             *last = LastPoll::Failed(Instant::now());

@@ -253,10 +253,13 @@ impl Ledger {
     }
 
     /// Counts what is parked, by rule and reason.
-    pub(crate) fn parked_counts(&self) -> Result<BTreeMap<(String, Reason), i64>, Failure> {
-        let mut counts = BTreeMap::new();
+    pub(crate) fn parked_counts(&self) -> Result<ParkedCounts, Failure> {
+        let mut counts = ParkedCounts::new();
         self.visit_parked(None, |task| {
-            *counts.entry((task.rule, task.reason)).or_default() += 1;
+            let (tasks, oldest) = counts
+                .entry((task.rule, task.reason))
+                .or_insert((0, task.since));
+            (*tasks, *oldest) = (*tasks + 1, task.since.min(*oldest));
             ControlFlow::Continue(())
         })?;
         Ok(counts)
@@ -360,6 +363,9 @@ impl Ledger {
         Ok(())
     }
 }
+
+/// How many tasks of a rule are parked for a reason, and since when the first of them is.
+pub(crate) type ParkedCounts = BTreeMap<(String, Reason), (i64, Timestamp)>;
 
 // A disk that is full stays so for a while, and each try writes what memory held.
 const REOPENED_EVERY: Duration = Duration::from_secs(5);

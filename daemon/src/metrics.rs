@@ -114,6 +114,9 @@ pub struct PendingFigures {
     pub bytes: i64,
     /// The age of the oldest event.
     pub oldest_seconds: f64,
+    /// The age of the oldest event that is known of, handed back and parked ones included.
+    #[serde(default)]
+    pub oldest_known_seconds: f64,
 }
 
 /// Declares all metrics, and registers them in one registry.
@@ -179,6 +182,17 @@ metrics! {
     unmatched: IntCounterVec = counter("unmatched_total",
         "Events and versions that no rule took, by what they lack for this one.",
         &["rule", "cause"]);
+    build_info: IntGaugeVec = gauge("build_info",
+        "1; the label says which version runs.", &["version"]);
+    queue_up: IntGaugeVec = gauge("queue_up",
+        "1 while the queue answered its last poll.", &["queue"]);
+    reloaded: IntGauge = IntGauge::new("last_reload_successful",
+        "1 if the rules were taken over at the last reload, or at the start.");
+    reloaded_at: IntGauge = IntGauge::new("last_reload_success_timestamp_seconds",
+        "When rules were last taken over, in Unix time.");
+    oldest_known: GaugeVec = GaugeVec::new(Opts::new("oldest_known_seconds",
+        "Age in seconds of the oldest event that is not settled, handed back or parked ones \
+         included."), &["rule"]);
     last_event: IntGaugeVec = gauge("last_event_timestamp_seconds",
         "When an event last came whose key the rule takes, in Unix time.", &["rule"]);
     last_replica: IntGaugeVec = gauge("last_replica_timestamp_seconds",
@@ -215,6 +229,9 @@ impl Metrics {
                 self.messages.with_label_values(&[queue, outcome.as_str()]);
             }
         }
+        self.build_info
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1);
         self.failures.with_label_values(&["", NOT_ROUTED]);
         for rule in rules {
             for reason in RECORDED {
@@ -297,6 +314,7 @@ impl Metrics {
         self.operations_pending.reset();
         self.bytes_pending.reset();
         self.oldest_pending.reset();
+        self.oldest_known.reset();
         for (rule, pending) in rules {
             let rule = [rule];
             self.operations_pending
@@ -308,13 +326,16 @@ impl Metrics {
             self.oldest_pending
                 .with_label_values(&rule)
                 .set(pending.oldest_seconds);
+            self.oldest_known
+                .with_label_values(&rule)
+                .set(pending.oldest_known_seconds);
         }
     }
 
     /// Replaces the figures of what is parked.
-    pub(crate) fn set_parked(&self, counts: BTreeMap<(String, Reason), i64>) {
+    pub(crate) fn set_parked<T>(&self, counts: BTreeMap<(String, Reason), (i64, T)>) {
         self.parked.reset();
-        for ((rule, reason), count) in counts {
+        for ((rule, reason), (count, _)) in counts {
             self.parked
                 .with_label_values(&[rule.as_str(), reason.as_str()])
                 .set(count);
@@ -327,6 +348,19 @@ impl Metrics {
         for labels in found {
             self.check_findings.with_label_values(&labels).inc();
         }
+    }
+
+    /// Records whether rules were taken over, and when.
+    pub(crate) fn reloaded(&self, taken_over: Option<i64>) {
+        self.reloaded.set(i64::from(taken_over.is_some()));
+        if let Some(seconds) = taken_over {
+            self.reloaded_at.set(seconds);
+        }
+    }
+
+    pub(crate) fn set_queue_up(&self, queue: &str, is_up: bool) {
+        let gauge = self.queue_up.with_label_values(&[queue]);
+        gauge.set(i64::from(is_up));
     }
 
     /// Replaces the times of the last event and replica of every rule; what never happened has no

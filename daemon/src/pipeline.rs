@@ -249,6 +249,7 @@ impl Daemon {
             match replicator_config::load(config) {
                 Ok(settings) => self.reload_rules(&settings),
                 Err(invalid) => {
+                    self.engine.metrics.reloaded(None);
                     error!(%invalid, "the configuration is not valid, the old rules stay");
                 }
             }
@@ -292,6 +293,8 @@ impl Daemon {
 
     /// Takes over other rules; what is in flight goes on.
     pub fn reload_rules(&self, settings: &Settings) {
+        // Until they are taken over, they are not.
+        self.engine.metrics.reloaded(None);
         let stays =
             settings.accounts == self.settings.accounts && settings.queues == self.settings.queues;
         if !stays {
@@ -355,6 +358,7 @@ fn adopt(engine: &Engine, settings: &Settings) -> Result<Ruleset, Failure> {
     engine.budget.divide_shares(enabled());
     engine.concurrency.replace(enabled());
     engine.keys.replace(enabled());
+    engine.metrics.reloaded(Some(clock::now().unix_timestamp()));
     Ok(Ruleset::new(&settings.rules))
 }
 

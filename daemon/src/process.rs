@@ -1,6 +1,8 @@
 //! The process: what it sets up before it begins (files for its user alone, enough descriptors, no
 //! core dumps), how it writes its log, its signals, blocking work, and what a panic ends.
 
+pub(crate) mod figures;
+
 use std::any::Any;
 use std::cell::Cell;
 use std::io::{self, Write};

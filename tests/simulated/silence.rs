@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
 use aws_sdk_s3::types::ServerSideEncryption;
+use replicator_fakes::faults::{Effect, Fault, Place};
 use s3_replicator::admin::Status;
 use s3_replicator::pipeline::Daemon;
 
@@ -35,6 +36,7 @@ async fn unmatched(daemon: &Daemon, rule: &str) -> BTreeMap<&'static str, u64> {
 enum Deed {
     Write,
     WriteUnderKms,
+    WriteTagged,
     Hide,
     Purge,
     /// To tell of this, by the event's name.
@@ -48,6 +50,10 @@ async fn act(sim: &Sim, deed: Deed) {
         Deed::WriteUnderKms => {
             let put = put.server_side_encryption(ServerSideEncryption::AwsKms);
             put.body(b"first".to_vec().into()).send().await.unwrap();
+        }
+        Deed::WriteTagged => {
+            let put = put.tagging("a=b").body(b"first".to_vec().into());
+            put.send().await.unwrap();
         }
         Deed::Hide => drop(sim.delete("in/a.csv").await),
         Deed::Purge => sim.purge("in/a.csv", &sim.newest("in/a.csv")).await,
@@ -71,13 +77,23 @@ async fn act_all(sim: &Sim, deeds: &[Deed]) {
 #[test]
 fn what_no_rule_takes_is_counted_by_cause() {
     let hidden = [Deed::Write, Deed::Hide];
-    let cases: [(&str, &[Deed], &str); 13] = [
+    let cases: [(&str, &[Deed], &str); 15] = [
         ("filter = { prefix = \"In/\" }", &[Deed::Write], "prefix"),
         ("filter = { suffix = \".CSV\" }", &[Deed::Write], "suffix"),
         (
             "filter = { exclude = [\"*.csv\"] }",
             &[Deed::Write],
             "exclude",
+        ),
+        (
+            "filter = { exclude_prefixes = [\"in/\"] }",
+            &[Deed::Write],
+            "exclude",
+        ),
+        (
+            "filter = { exclude_tags = { a = [\"b\"] } }\ndelete_markers = false",
+            &[Deed::WriteTagged],
+            "exclude_tags",
         ),
         ("filter = { size_max = 3 }", &[Deed::Write], "size"),
         (
@@ -219,6 +235,85 @@ fn what_is_skipped_is_counted_by_reason() {
             .map(|(reason, seen)| (reason.as_str(), *seen))
             .collect();
         assert_eq!(skipped, [("SrcObjectNotEligible", 1)]);
+        daemon.stop().await;
+    });
+}
+
+fn refused(status: u16, code: &'static str) -> Effect {
+    Effect::Refuse {
+        status,
+        code,
+        lands: false,
+    }
+}
+
+#[test]
+fn the_status_names_the_last_error_of_each_bucket_and_when_it_is_over() {
+    let skewed = refused(403, "RequestTimeTooSkewed");
+    let at = |bucket| Place::default().client("daemon-0").bucket(bucket);
+    let cases = [
+        (ARCHIVE, at(ARCHIVE), Effect::Unreachable, "no answer"),
+        (ARCHIVE, at(ARCHIVE), refused(503, "SlowDown"), "SlowDown"),
+        (ARCHIVE, at(ARCHIVE), skewed, "RequestTimeTooSkewed"),
+        (
+            ARCHIVE,
+            at(ARCHIVE),
+            refused(403, "AccessDenied"),
+            "AccessDenied",
+        ),
+        (
+            SOURCE,
+            at(SOURCE),
+            refused(403, "AccessDenied"),
+            "AccessDenied",
+        ),
+        (SOURCE, at(SOURCE), Effect::Unreachable, "no answer"),
+    ];
+    for (bucket, place, effect, words) in cases {
+        simulate(8, async |mut sim| {
+            sim.post_everything();
+            let daemon = fleet::lone(&mut sim, "", AWS).await;
+            sim.net.faults().add(Fault::new("trouble", place, effect));
+            sim.put("a", b"first").await;
+            sim.pass(Duration::from_secs(600)).await;
+            let status = daemon.status().await.unwrap();
+            let last = &status.last_errors[bucket];
+            assert!(last.error.contains(words) && !last.is_over, "{last:?}");
+            assert_eq!(status.last_errors.len(), 1);
+            sim.net.faults().clear("trouble");
+            sim.pass(fleet::TRIED_WITHIN).await;
+            let status = daemon.status().await.unwrap();
+            assert!(status.last_errors[bucket].is_over, "{words} at {bucket}");
+            assert!(sim.shown(ARCHIVE, "a").is_some());
+            daemon.stop().await;
+        });
+    }
+}
+
+#[test]
+fn the_status_names_the_last_error_of_each_queue_and_when_it_is_over() {
+    simulate(9, async |mut sim| {
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        sim.pass(Duration::from_secs(60)).await;
+        let up = ["queue=\"events\""];
+        assert_eq!(fleet::figure(&daemon, "queue_up", &up).await, 1.0);
+        let place = Place::sqs("ReceiveMessage");
+        let denied = refused(403, "AccessDenied");
+        sim.net.faults().add(Fault::new("denied", place, denied));
+        sim.pass(Duration::from_secs(600)).await;
+        let status = daemon.status().await.unwrap();
+        let last = status.queues[0].last_error.as_ref().unwrap();
+        assert!(
+            last.error.contains("AccessDenied") && !last.is_over,
+            "{last:?}"
+        );
+        assert!(last.at - last.since > Duration::from_secs(500), "{last:?}");
+        assert_eq!(fleet::figure(&daemon, "queue_up", &up).await, 0.0);
+        sim.net.faults().clear("denied");
+        sim.pass(Duration::from_secs(120)).await;
+        let status = daemon.status().await.unwrap();
+        assert!(status.queues[0].answers);
+        assert!(status.queues[0].last_error.as_ref().unwrap().is_over);
         daemon.stop().await;
     });
 }

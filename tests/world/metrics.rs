@@ -37,6 +37,13 @@ impl Metrics {
             .sum()
     }
 
+    /// Returns the value of a metric that has neither the daemon's prefix nor labels.
+    pub(crate) fn unprefixed(&self, name: &str) -> f64 {
+        let mut lines = self.0.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        value.unwrap_or_default()
+    }
+
     /// Returns labels and value of each sample.
     fn samples(&self, name: &str) -> impl Iterator<Item = &str> {
         let lines = self

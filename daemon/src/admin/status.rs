@@ -12,7 +12,8 @@ use time::format_description::well_known::Rfc3339;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::admin::{COMMAND, Status};
+use crate::admin::{COMMAND, QueueStatus, Status};
+use crate::health::LastError;
 
 // The daemon itself gives its dispatch 5 seconds to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -135,10 +136,6 @@ fn write_rules(status: &Status, text: &mut String) -> fmt::Result {
 
 /// Writes what each rule saw and did, and what it did not take.
 fn write_activity(status: &Status, text: &mut String) -> fmt::Result {
-    let when = |time: Option<Timestamp>| {
-        let time = time.and_then(|time| time.replace_nanosecond(0).ok()?.format(&Rfc3339).ok());
-        time.unwrap_or_else(|| "never".to_owned())
-    };
     let (last_event, last_replica) = ("LAST EVENT", "LAST REPLICA");
     writeln!(
         text,
@@ -146,7 +143,7 @@ fn write_activity(status: &Status, text: &mut String) -> fmt::Result {
         "RULE", "REPLICATED"
     )?;
     for (rule, figures) in &status.rules {
-        let [event, replica] = [figures.last_event, figures.last_replica].map(when);
+        let [event, replica] = [figures.last_event, figures.last_replica].map(to_seconds);
         writeln!(
             text,
             "{rule:<24} {:>10} {event:>20} {replica:>20}",
@@ -235,13 +232,32 @@ fn write_services(status: &Status, text: &mut String) -> fmt::Result {
             if is_behind { "behind" } else { "ahead of" }
         )?;
     }
-    for queue in &status.queues {
-        let answer = if queue.answers {
-            "answers"
-        } else {
-            "does not answer"
-        };
-        writeln!(text, "\nqueue {}: {answer}", queue.queue)?;
+    for (bucket, last) in status.last_errors.iter().filter(|(_, last)| !last.is_over) {
+        writeln!(text, "\n{bucket}: {}", failing(last))?;
+    }
+    for QueueStatus {
+        queue,
+        answers,
+        last_error,
+    } in &status.queues
+    {
+        match last_error.as_ref().filter(|_| !answers) {
+            Some(last) => writeln!(text, "\nqueue {queue}: does not answer: {}", failing(last))?,
+            None if *answers => writeln!(text, "\nqueue {queue}: answers")?,
+            None => writeln!(text, "\nqueue {queue}: does not answer")?,
+        }
     }
     Ok(())
+}
+
+/// Says what fails, since when, and when it last did.
+fn failing(last: &LastError) -> String {
+    let [since, at] = [last.since, last.at].map(|time| to_seconds(Some(time)));
+    format!("{} (since {since}, last at {at})", last.error)
+}
+
+/// Writes a time to the second.
+fn to_seconds(time: Option<Timestamp>) -> String {
+    let time = time.and_then(|time| time.replace_nanosecond(0).ok()?.format(&Rfc3339).ok());
+    time.unwrap_or_else(|| "never".to_owned())
 }

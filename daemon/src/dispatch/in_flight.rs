@@ -2,10 +2,13 @@
 //! those that had to go back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use replicator_core::event::EventKind;
-use replicator_core::object::VersionId;
+use replicator_core::object::{Timestamp, VersionId};
+use replicator_core::rule::Rule;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::ledger::records::TargetKey;
@@ -189,6 +192,71 @@ impl CompletedTasks {
     /// Forgets a message that does not come again.
     pub(super) fn forget_message(&mut self, message: &str) {
         self.0.remove(message);
+    }
+}
+
+/// The events that went back to their queue and did not come again yet, by their messages' ids.
+#[derive(Debug, Default)]
+pub(super) struct HandedBack(BTreeMap<String, Vec<ReturnedEvent>>);
+
+#[derive(Debug)]
+struct ReturnedEvent {
+    rule: Arc<Rule>,
+    time: Timestamp,
+    /// When it is no longer awaited here.
+    until: Instant,
+}
+
+/// Some MiB. Beyond that the youngest are left out, because the oldest is what counts.
+const HANDED_BACK_MAX: usize = 20_000;
+
+/// SQS keeps no message for longer:
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>
+const RETENTION_MAX: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+
+/// A message of a work queue that has not come again so long after it showed is another daemon's.
+const AWAITED: Duration = Duration::from_secs(15 * 60);
+
+impl HandedBack {
+    /// Records an event whose message goes back to its queue.
+    pub(super) fn record(
+        &mut self,
+        message: &Message,
+        action: &AckAction,
+        (task, pending): (&Task, &PendingEvent),
+    ) {
+        let (AckAction::ReturnAfter(delay), Some(time)) = (action, pending.time) else {
+            return;
+        };
+        let now = Instant::now();
+        if self.0.len() >= HANDED_BACK_MAX {
+            self.0
+                .retain(|_, events| events.iter().any(|event| event.until > now));
+        }
+        if self.0.len() >= HANDED_BACK_MAX {
+            return;
+        }
+        let until = match message.group {
+            Some(_) => now + *delay + AWAITED,
+            None => now + RETENTION_MAX,
+        };
+        let rule = Arc::clone(&task.rules.primary);
+        let events = self.0.entry(message.id.clone()).or_default();
+        events.push(ReturnedEvent { rule, time, until });
+    }
+
+    /// Forgets a message that is in flight again, or settled.
+    pub(super) fn forget(&mut self, message: &str) {
+        self.0.remove(message);
+    }
+
+    /// Lists the events that are still awaited.
+    pub(super) fn events(&self) -> impl Iterator<Item = (&Rule, Timestamp)> {
+        let now = Instant::now();
+        let awaited = self.0.values().flatten();
+        awaited
+            .filter(move |event| event.until > now)
+            .map(|event| (event.rule.as_ref(), event.time))
     }
 }
 

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use replicator_core::event::EventKind;
-use replicator_core::failure::{Action, Failure, FailureKind, Operation, Reason, error_chain};
+use replicator_core::failure::{
+    Action, Dependency, Failure, FailureKind, Operation, Reason, error_chain,
+};
 use replicator_core::retry;
 use replicator_core::retry::LANDING;
 use tracing::{debug, warn};
@@ -168,9 +170,11 @@ async fn try_once(
         Ok(Attempted::Wait(_)) => Feedback::Reachable,
         // The ledger alone answered.
         Ok(_) if !state.has_begun => Feedback::None,
-        Ok(Attempted::UpToDate(report)) => Feedback::Served {
-            wrote: report.written > 0,
-        },
+        Ok(Attempted::UpToDate(report)) => {
+            let wrote = report.written > 0;
+            remember_success(engine, task, wrote);
+            Feedback::Served { wrote }
+        }
         Err(failure) => permit.feedback_of(failure),
     };
     permit.finish(answer);
@@ -234,6 +238,7 @@ fn may_appear(engine: &Engine, task: &Task) -> bool {
 fn park_task(engine: &Engine, task: &Task, reason: Reason, failure: &Failure) -> TaskResult {
     let rule = blamed_rule(task, failure);
     let detail = error_chain(failure);
+    remember_error(engine, task, failure);
     warn!(
         rule,
         key = task.target.key.as_str(),
@@ -295,6 +300,7 @@ fn keep(engine: &Engine, parked: ParkedTask) -> Result<(), Failure> {
 
 fn report_failure(engine: &Engine, task: &Task, failure: &Failure) {
     let rule = blamed_rule(task, failure);
+    remember_error(engine, task, failure);
     warn!(
         rule,
         key = task.target.key.as_str(),
@@ -304,6 +310,26 @@ fn report_failure(engine: &Engine, task: &Task, failure: &Failure) {
     engine
         .metrics
         .count_failed(rule, failure.kind.reason_code());
+}
+
+/// Keeps what failed as the last error of its bucket; what KMS refuses, S3 answers.
+fn remember_error(engine: &Engine, task: &Task, failure: &Failure) {
+    let place = match failure.dependency {
+        Some(Dependency::Source) => &task.source,
+        Some(Dependency::Destination | Dependency::DestinationKey) => &task.target.destination,
+        None => return,
+    };
+    let errors = &engine.last_errors;
+    errors.record(place.bucket.as_str(), error_chain(failure));
+}
+
+/// Records which buckets of a task served it.
+fn remember_success(engine: &Engine, task: &Task, wrote: bool) {
+    let errors = &engine.last_errors;
+    errors.succeeded(task.source.bucket.as_str());
+    if wrote {
+        errors.succeeded(task.target.destination.bucket.as_str());
+    }
 }
 
 /// Names the rule that a failure is booked on: the one that took the version, or the leading one if

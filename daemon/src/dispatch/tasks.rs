@@ -76,22 +76,28 @@ impl Dispatch {
                 .for_each(|pending| pending.parked = parked);
             delayed.push((task, delay));
         }
+        self.handed_back.forget(&message.id);
         self.in_flight.take(message, action, delayed.len());
         for (task, delay) in delayed {
             if delay.is_zero() {
                 self.enqueue_task(Some(number), task);
             } else {
-                self.put_off(number, delay).await;
+                self.put_off(number, &task, delay).await;
             }
         }
     }
 
     /// Lets a version delete wait in the events queue.
-    async fn put_off(&mut self, number: u64, delay: Duration) {
+    async fn put_off(&mut self, number: u64, task: &Task, delay: Duration) {
         let (delayed, metrics) = (&mut self.delayed, &self.engine.metrics);
-        let closed = self
-            .in_flight
-            .close(number, |message| delayed.disposal(message, delay, metrics));
+        let handed_back = &mut self.handed_back;
+        let closed = self.in_flight.close(number, |message| {
+            let action = delayed.disposal(message, delay, metrics);
+            for pending in &task.events {
+                handed_back.record(message, &action, (task, pending));
+            }
+            action
+        });
         if let Some(AckRequest { message, action }) = closed {
             self.acknowledge(message, action).await;
         }
@@ -268,8 +274,17 @@ impl Dispatch {
 
     /// Closes one task of each event's message.
     async fn close(&mut self, events: &[QueuedEvent], action: impl Fn(&Message) -> AckAction) {
-        for number in events.iter().filter_map(|event| event.message) {
-            if let Some(AckRequest { message, action }) = self.in_flight.close(number, &action) {
+        for event in events {
+            let Some(number) = event.message else {
+                continue;
+            };
+            let handed_back = &mut self.handed_back;
+            let closed = self.in_flight.close(number, |message| {
+                let action = action(message);
+                handed_back.record(message, &action, (&event.task, &event.pending));
+                action
+            });
+            if let Some(AckRequest { message, action }) = closed {
                 self.acknowledge(message, action).await;
             }
         }
@@ -293,6 +308,7 @@ impl Dispatch {
     pub(super) async fn acknowledge(&mut self, message: Message, action: AckAction) {
         if !matches!(action, AckAction::ReturnAfter(_)) {
             self.completed.forget_message(&message.id);
+            self.handed_back.forget(&message.id);
         }
         let _sent = self.acks.send(AckRequest { message, action }).await;
     }

@@ -119,7 +119,7 @@ mod tests {
         let (admin, mut asked) = admin(&directory).await;
         let queue = &admin.polls[0];
         let status = |text: &str, is_alive| (text.to_owned(), is_alive);
-        queue.poll_failed();
+        queue.poll_failed("no answer");
         let waits = status("not polling yet: events", true);
         assert_eq!(assess(&admin).await, waits);
         advance(SILENT_AFTER + Duration::from_secs(1)).await;

@@ -149,7 +149,7 @@ impl Receiver {
                 Err(error) => {
                     drop(permits);
                     failures += 1;
-                    self.poll.poll_failed();
+                    self.poll.poll_failed(&error);
                     warn!(
                         queue = self.queue_name(),
                         failures, error, "cannot receive, trying again"

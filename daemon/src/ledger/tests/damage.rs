@@ -24,7 +24,12 @@ fn with_parked() -> TempDir {
 }
 
 fn count(ledger: &Ledger) -> i64 {
-    ledger.parked_counts().unwrap().values().sum()
+    ledger
+        .parked_counts()
+        .unwrap()
+        .values()
+        .map(|(tasks, _)| tasks)
+        .sum()
 }
 
 /// Finds the largest file of a kind.
