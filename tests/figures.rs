@@ -5,7 +5,7 @@ use crate::world::daemon::Daemon;
 use crate::world::faults::{Fault, Faults};
 use crate::world::{World, eventually};
 
-const METRICS: [&str; 18] = [
+const METRICS: [&str; 19] = [
     "operations_total",
     "bytes_total",
     "replication_latency_seconds_count",
@@ -21,6 +21,7 @@ const METRICS: [&str; 18] = [
     "last_event_timestamp_seconds",
     "last_replica_timestamp_seconds",
     "oldest_known_seconds",
+    "rule_paused",
     "queue_up",
     "last_reload_successful",
     "build_info",

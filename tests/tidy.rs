@@ -19,7 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["parking"],
     &["task"],
     &["limit"],
-    &["sqs", "kms", "other_daemons", "health"],
+    &["sqs", "kms", "other_daemons", "health", "pauses"],
     &["ledger"],
     &["s3", "process", "activity"],
     &["metrics", "failpoint", "clock", "poison"],

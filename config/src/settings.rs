@@ -41,7 +41,7 @@ pub struct Settings {
     pub accounts: BTreeMap<String, Account>,
     /// Where events come from; at least one.
     pub queues: Vec<Queue>,
-    /// The queues that the work of the enabled rules goes through; none where one daemon does all
+    /// The queues that the work of the rules goes through; none where one daemon does all
     /// of it.
     pub work_queues: Vec<Queue>,
     /// What goes where, in the order of the file; at least one.
@@ -109,7 +109,8 @@ fn resolve(file: &File, problems: &mut Problems<'_>) -> Settings {
     let remedy = "add [[rules]] with id, source and destination";
     require_element(&file.rules, remedy, problems);
     let queues = queues::resolve(&file.queues, &accounts, problems);
-    let rules = rules::resolve(&file.rules, (&accounts, &queues), problems);
+    let mut rules = rules::resolve(&file.rules, (&accounts, &queues), problems);
+    queues::drop_idle(&mut rules);
     let state_dir = file.state_dir.parse_with(problems, state_dir);
     let listen = file.listen.parse_with(problems, listen);
     let memory_bytes = file.memory.parse_with(problems, memory);

@@ -294,11 +294,17 @@ impl Rule {
         Key::try_from(format!("{rewrite}{rest}"))
     }
 
-    /// Says whether a key of the source bucket can be in scope. A disabled rule refuses what it
-    /// would take if it were enabled.
+    /// Says whether a key of the source bucket can be in scope. A disabled rule without a work
+    /// queue refuses what it would take if it were enabled.
     pub fn admits_key(&self, key: &Key) -> Result<(), Mismatch> {
         self.filter.admits_key(key)?;
-        Mismatch::Disabled.unless(self.enabled)
+        Mismatch::Disabled.unless(self.enabled || self.is_waiting())
+    }
+
+    /// Says whether the rule is disabled and has a work queue, in which its events wait until it is
+    /// enabled.
+    pub fn is_waiting(&self) -> bool {
+        !self.enabled && self.work_queue.is_some()
     }
 
     /// Says whether a delete marker of a matching key is in scope. A marker has no tags and no
@@ -313,7 +319,8 @@ impl Rule {
 pub struct DestinationMatch<'a> {
     /// Where the replicas would go.
     pub destination: &'a BucketRef,
-    /// Rules whose key filter matches, highest priority first.
+    /// Rules whose key filter matches, highest priority first; disabled ones only where no enabled
+    /// one matches.
     pub candidates: Vec<&'a Rule>,
 }
 
@@ -326,15 +333,21 @@ pub fn match_rules<'a>(rules: &'a [Rule], source: &Bucket, key: &Key) -> Vec<Des
     matching.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.id.cmp(&b.id)));
     let destinations: BTreeSet<&BucketRef> =
         matching.iter().map(|rule| &rule.destination).collect();
+    let candidates = |destination: &BucketRef| {
+        let of_destination = matching.iter().copied();
+        let mut candidates: Vec<&Rule> = of_destination
+            .filter(|rule| rule.destination == *destination)
+            .collect();
+        if candidates.iter().any(|rule| rule.enabled) {
+            candidates.retain(|rule| rule.enabled);
+        }
+        candidates
+    };
     destinations
         .into_iter()
         .map(|destination| DestinationMatch {
             destination,
-            candidates: matching
-                .iter()
-                .copied()
-                .filter(|rule| rule.destination == *destination)
-                .collect(),
+            candidates: candidates(destination),
         })
         .collect()
 }

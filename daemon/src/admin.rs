@@ -3,6 +3,7 @@
 //! names this daemon as its own clients do.
 
 pub mod failures;
+pub mod pause;
 pub mod status;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -41,6 +42,7 @@ use crate::health::{LastError, LivenessFailure, PollStatus, SILENT_AFTER};
 pub use crate::kms::{KeySide, KeyState, KeyStatus};
 use crate::limit::concurrency::DegradedDependency;
 pub use crate::metrics::{Unproved, UnprovedCount};
+use crate::pauses::PausedRule;
 use crate::process;
 use crate::s3::accounts::FarOffClock;
 use crate::s3::accounts::capabilities::DisabledFeature;
@@ -64,6 +66,9 @@ pub struct Status {
     pub ready: bool,
     /// What is in flight.
     pub in_flight: InFlightStats,
+    /// Paused rules.
+    #[serde(default)]
+    pub paused: BTreeMap<String, PausedRule>,
     /// What each rule saw, did, and did not take.
     #[serde(default)]
     pub rules: BTreeMap<String, ActivityFigures>,
@@ -117,6 +122,9 @@ pub struct QueueStatus {
     pub queue: String,
     /// Whether it answered the last poll.
     pub answers: bool,
+    /// Whether it is not polled, because its rules are paused.
+    #[serde(default)]
+    pub is_paused: bool,
     /// Why a poll last failed.
     #[serde(default)]
     pub last_error: Option<LastError>,
@@ -161,6 +169,8 @@ impl Admin {
             .route("/status", get(status))
             .route("/failures", get(failures::list_parked))
             .route("/failures/retry", post(failures::retry_parked))
+            .route("/rules/pause", post(pause::pause))
+            .route("/rules/resume", post(pause::resume))
             .with_state(self)
             .layer(known_hosts);
         serve(router, listener, stop).await;
@@ -211,6 +221,7 @@ impl Admin {
         let answers = |poll: &Arc<PollStatus>| QueueStatus {
             queue: poll.queue.clone(),
             answers: poll.is_ready(),
+            is_paused: poll.is_paused(),
             last_error: poll.last_error(),
         };
         Ok(Status {
@@ -220,6 +231,7 @@ impl Admin {
                 .metrics
                 .unproved_counts(in_flight.rules.keys().map(String::as_str)),
             in_flight,
+            paused: self.engine.pauses.by_rule(),
             rules: self.engine.activity.figures(),
             parked: counts
                 .into_iter()
@@ -258,6 +270,8 @@ impl Admin {
         }
         metrics.set_pending(in_flight.map(|stats| stats.rules).unwrap_or_default());
         self.engine.activity.export(metrics);
+        let rules = self.engine.activity.figures();
+        metrics.set_paused(rules.keys(), &self.engine.pauses.by_rule());
         let ledger = self.engine.ledger.health();
         metrics.set_ledger(ledger.problem().is_none(), ledger.trouble_counts());
         let found = self.set_up.findings();
@@ -465,8 +479,6 @@ pub(crate) fn json_response(value: &impl Serialize) -> Response {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::collections::BTreeMap;
-
     use axum::body::to_bytes;
     use http::Request;
     use http::request::Builder;
@@ -481,6 +493,7 @@ pub(crate) mod tests {
     use crate::limit::budget::Budget;
     use crate::metrics::Metrics;
     use crate::other_daemons::Predecessor;
+    use crate::pauses::Pauses;
     use crate::s3::accounts::Accounts;
     use crate::sqs::work_queues::WorkQueues;
 
@@ -491,9 +504,10 @@ pub(crate) mod tests {
             .await
             .unwrap();
         let ledger = Ledger::open(directory.path()).unwrap();
+        let pauses = Pauses::load(&ledger).unwrap();
         let engine = Arc::new(Engine::new(
             (accounts, WorkQueues::default()),
-            (ledger, Predecessor::none()),
+            (ledger, pauses, Predecessor::none()),
             Budget::new(64 << 20),
             metrics,
             Failpoints::default(),

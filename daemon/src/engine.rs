@@ -26,6 +26,7 @@ use crate::limit::single_flight::{Body, Leader, RangeClaim, RangeKey, SingleFlig
 use crate::metrics::Metrics;
 use crate::other_daemons::{Predecessor, SecondDaemon};
 use crate::parking::Retries;
+use crate::pauses::Pauses;
 use crate::s3::accounts::error::{Side, from_sdk_error};
 use crate::s3::accounts::{AccountClients, Accounts, beside_access_points};
 use crate::sqs::work_queues::WorkQueues;
@@ -47,6 +48,7 @@ pub(crate) struct Engine {
     pub(crate) retries: Retries,
     pub(crate) metrics: Metrics,
     pub(crate) activity: RuleActivity,
+    pub(crate) pauses: Arc<Pauses>,
     pub(crate) last_errors: LastErrors,
     pub(crate) watchdog: Arc<ProgressWatchdog>,
     pub(crate) failpoints: Failpoints,
@@ -96,7 +98,7 @@ const LOGGED_EVERY: Duration = Duration::from_secs(60);
 impl Engine {
     pub(crate) fn new(
         (accounts, work_queues): (Accounts, WorkQueues),
-        (ledger, predecessor): (Ledger, Predecessor),
+        (ledger, pauses, predecessor): (Ledger, Pauses, Predecessor),
         budget: Budget,
         metrics: Metrics,
         failpoints: Failpoints,
@@ -121,6 +123,7 @@ impl Engine {
             retries: Retries::default(),
             metrics,
             activity: RuleActivity::default(),
+            pauses: Arc::new(pauses),
             last_errors: LastErrors::default(),
             watchdog,
             failpoints,
@@ -155,6 +158,11 @@ impl Engine {
             }
         }
         tasks
+    }
+
+    /// Says whether a task has to wait because a rule that may take its key is paused.
+    pub(crate) fn is_held(&self, task: &Task) -> bool {
+        task.rules.iter().any(|rule| self.pauses.is_paused(rule))
     }
 
     /// Waits until a rule may write a piece, and memory has room for it or has it. The limits come

@@ -280,6 +280,8 @@ pub(crate) struct PollStatus {
 enum LastPoll {
     None,
     Succeeded,
+    /// There is none while the queue's rules are paused.
+    Paused,
     /// So did every poll since then.
     Failed(Instant),
 }
@@ -300,6 +302,14 @@ impl PollStatus {
         }
     }
 
+    pub(crate) fn poll_paused(&self) {
+        *self.last.lock() = LastPoll::Paused;
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        matches!(*self.last.lock(), LastPoll::Paused)
+    }
+
     pub(crate) fn last_error(&self) -> Option<LastError> {
         self.error.lock().clone()
     }
@@ -308,21 +318,21 @@ impl PollStatus {
         let mut known = self.error.lock();
         *known = Some(LastError::after(known.as_ref(), error.to_owned()));
         let mut last = self.last.lock();
-        if let LastPoll::None | LastPoll::Succeeded = *last {
+        if let LastPoll::None | LastPoll::Succeeded | LastPoll::Paused = *last {
             *last = LastPoll::Failed(Instant::now());
         }
     }
 
-    /// Says whether the queue answered, and answers still.
+    /// Says whether the queue answered, and answers still, or is not to be polled.
     pub(crate) fn is_ready(&self) -> bool {
-        matches!(*self.last.lock(), LastPoll::Succeeded)
+        matches!(*self.last.lock(), LastPoll::Succeeded | LastPoll::Paused)
     }
 
     /// Returns for how long every poll has failed.
     pub(crate) fn failing_for(&self) -> Option<Duration> {
         match *self.last.lock() {
             LastPoll::Failed(since) => Some(since.elapsed()),
-            LastPoll::None | LastPoll::Succeeded => None,
+            LastPoll::None | LastPoll::Succeeded | LastPoll::Paused => None,
         }
     }
 }

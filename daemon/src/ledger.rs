@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::process::run_blocking;
 use records::{
-    DbKey, ParkedTask, Record, Refuted, Removals, Replica, RuleStart, TargetKey, Upload,
+    DbKey, ParkedTask, Record, Refuted, Removals, Replica, RulePause, RuleStart, TargetKey, Upload,
     UploadedPart, decode_record, encode,
 };
 use store::{LedgerHealth, ReadError, Store};
@@ -273,6 +273,17 @@ impl Ledger {
         }
         self.put(&address, &RuleStart { first_loaded: now })?;
         Ok(now)
+    }
+
+    /// Lists the rules that were ever paused by command.
+    pub(crate) fn rule_pauses(&self) -> Result<Vec<RulePause>, Failure> {
+        Ok(self.scan_records(&RulePause::all())?)
+    }
+
+    /// Records that a rule is paused, or resumed; durable when this returns.
+    pub(crate) fn put_rule_pause(&self, pause: &RulePause) -> Result<(), Failure> {
+        self.put(&RulePause::address(&pause.rule), pause)?;
+        self.store.sync_log()
     }
 
     /// Counts one removal more by a rule's version deletes; returns false if they have removed as

@@ -14,7 +14,7 @@
 //! - `limit`: task slots, rates and memory; reads and lists that several tasks share
 //! - `sqs`: visibility timeouts, sends to FIFO queues; `kms`: the states of keys; `other_daemons`:
 //!   the wait after an unclean stop, and a second daemon where only one may be; `health`: whether
-//!   there is progress
+//!   there is progress; `pauses`: rules whose events wait
 //! - `ledger`: what is replicated, uploaded and parked, in RocksDB
 //! - `s3`: clients and requests of each account, errors, checksums, XML; `process`: signals,
 //!   blocking work, panics; `activity`: what each rule saw, did and did not take
@@ -34,6 +34,7 @@ mod limit;
 mod metrics;
 mod other_daemons;
 mod parking;
+mod pauses;
 pub mod pipeline;
 #[cfg(test)]
 mod poison;

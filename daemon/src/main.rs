@@ -13,7 +13,7 @@ use replicator_config::policies::{self, PolicyFormat, PolicyLayout, PolicyOption
 use replicator_config::{ImportOptions, Settings};
 use replicator_core::object::without_commands;
 use s3_replicator::admin::failures::{self, Which};
-use s3_replicator::admin::status;
+use s3_replicator::admin::{pause, status};
 use s3_replicator::ledger::mend;
 use s3_replicator::pipeline::Role;
 use s3_replicator::{check, pipeline, process};
@@ -89,6 +89,20 @@ enum Verb {
         after_help = "Example:\n  s3-replicator health --config /etc/s3-replicator/config.toml"
     )]
     Health,
+    /// Lets a rule of the running daemon write nothing more; its events wait in SQS
+    #[command(after_help = "Example:\n  s3-replicator pause --rule orders")]
+    Pause {
+        /// The rule
+        #[arg(long, value_name = "RULE")]
+        rule: String,
+    },
+    /// Lets a rule that was paused go on
+    #[command(after_help = "Example:\n  s3-replicator resume --rule orders")]
+    Resume {
+        /// The rule
+        #[arg(long, value_name = "RULE")]
+        rule: String,
+    },
     /// What is parked and why, and the command to try it again
     #[command(subcommand, after_help = FAILURES_EXAMPLES)]
     Failures(Failures),
@@ -340,6 +354,12 @@ fn execute(Command { config, verb }: Command) -> anyhow::Result<ExitCode> {
         Verb::Policies(policies) => policies.print(&settings()?)?,
         Verb::Status => build_runtime()?.block_on(status::ask(&settings()?))?,
         Verb::Health => build_runtime()?.block_on(status::ask_health(&settings()?))?,
+        Verb::Pause { rule } => {
+            build_runtime()?.block_on(pause::change(&settings()?, "pause", &rule))?
+        }
+        Verb::Resume { rule } => {
+            build_runtime()?.block_on(pause::change(&settings()?, "resume", &rule))?
+        }
         Verb::Failures(Failures::List { which, json }) => {
             build_runtime()?.block_on(failures::list(&settings()?, &which.into(), json))?
         }

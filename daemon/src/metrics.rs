@@ -193,6 +193,8 @@ metrics! {
     oldest_known: GaugeVec = GaugeVec::new(Opts::new("oldest_known_seconds",
         "Age in seconds of the oldest event that is not settled, handed back or parked ones \
          included."), &["rule"]);
+    rule_paused: IntGaugeVec = gauge("rule_paused",
+        "1 while the rule is paused, by command or because it is disabled.", &["rule"]);
     last_event: IntGaugeVec = gauge("last_event_timestamp_seconds",
         "When an event last came whose key the rule takes, in Unix time.", &["rule"]);
     last_replica: IntGaugeVec = gauge("last_replica_timestamp_seconds",
@@ -347,6 +349,19 @@ impl Metrics {
         self.check_findings.reset();
         for labels in found {
             self.check_findings.with_label_values(&labels).inc();
+        }
+    }
+
+    /// Replaces which rules are paused.
+    pub(crate) fn set_paused<'a, T>(
+        &self,
+        rules: impl Iterator<Item = &'a String>,
+        paused: &BTreeMap<String, T>,
+    ) {
+        self.rule_paused.reset();
+        for rule in rules {
+            let gauge = self.rule_paused.with_label_values(&[rule]);
+            gauge.set(i64::from(paused.contains_key(rule)));
         }
     }
 

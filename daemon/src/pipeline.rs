@@ -25,6 +25,7 @@ use crate::ledger::Ledger;
 use crate::limit::budget::Budget;
 use crate::metrics::Metrics;
 use crate::other_daemons::Predecessor;
+use crate::pauses::Pauses;
 use crate::process::{Request, Signals};
 use crate::queue::ack::Ack;
 use crate::queue::router::Router;
@@ -132,9 +133,10 @@ impl Daemon {
         let queues = settings.work_queues.iter();
         let work_queues = WorkQueues::new(queues.filter_map(|queue| access(&accounts, queue)));
         let predecessor = predecessor(&settings)?;
+        let pauses = Pauses::load(&ledger).context("cannot read the ledger")?;
         let engine = Engine::new(
             (accounts, work_queues),
-            (ledger, predecessor),
+            (ledger, pauses, predecessor),
             budget,
             metrics,
             outside.failpoints,
@@ -173,7 +175,8 @@ impl Daemon {
         let (deliver, deliveries) = mpsc::channel(deliveries_max(&settings));
         let (acks, settlements) = mpsc::channel(SETTLEMENTS_MAX);
         let (ask, questions) = mpsc::channel(QUESTIONS_MAX);
-        let receiving = Receiving::new((&engine, &settings), (&drain, &close), &mut services);
+        let given = (engine.as_ref(), &settings, &watched);
+        let receiving = Receiving::new(given, (&drain, &close), &mut services);
         let (receivers, polls, events) = receiving.start(role, deliver);
         if let Some(deliveries) = events {
             let router = Router {
@@ -240,6 +243,16 @@ impl Daemon {
     /// Returns what `/metrics` shows.
     pub async fn metrics(&self) -> Result<String, String> {
         self.admin.metrics().await
+    }
+
+    /// Pauses a rule; returns false if it was paused before.
+    pub fn pause_rule(&self, rule: &str) -> Result<bool, Failure> {
+        self.engine.pauses.pause(rule)
+    }
+
+    /// Resumes a rule; returns false if it was not paused.
+    pub fn resume_rule(&self, rule: &str) -> Result<bool, Failure> {
+        self.engine.pauses.resume(rule)
     }
 
     /// Runs until SIGTERM or SIGINT, then stops.
@@ -342,9 +355,17 @@ fn predecessor(settings: &Settings) -> anyhow::Result<Predecessor> {
 /// Takes over the rules of a configuration: their limits, and since when they count.
 fn adopt(engine: &Engine, settings: &Settings) -> Result<Ruleset, Failure> {
     let enabled = || settings.rules.iter().filter(|rule| rule.enabled);
-    for rule in enabled() {
-        engine.ledger.rule_start(&rule.id, clock::now())?;
+    for rule in &settings.rules {
+        if rule.enabled || rule.is_waiting() {
+            engine.ledger.rule_start(&rule.id, clock::now())?;
+        } else {
+            warn!(
+                rule = rule.id,
+                "the rule is disabled and has no work queue: its events are deleted"
+            );
+        }
     }
+    engine.pauses.replace(settings.rules.iter());
     let queues = settings
         .queues
         .iter()
@@ -368,18 +389,18 @@ fn adopt(engine: &Engine, settings: &Settings) -> Result<Ruleset, Failure> {
 /// is polled for.
 fn rerouted<'a>(old: &Settings, new: &'a Settings) -> Option<&'a str> {
     let had_queues = !old.work_queues.is_empty();
+    let is_routed = |rule: &Rule| rule.enabled || rule.is_waiting();
     let is_polled = |rule: &Rule| {
-        let same = |other: &&Rule| other.enabled && other.work_queue == rule.work_queue;
-        old.rules
-            .iter()
-            .find(same)
-            .is_some_and(|other| other.destination == rule.destination)
+        let mut before = old.rules.iter();
+        before.any(|other| {
+            other.work_queue == rule.work_queue && other.destination == rule.destination
+        })
     };
     let moved = |rule: &Rule| {
         let before = old
             .rules
             .iter()
-            .find(|other| other.id == rule.id && other.enabled);
+            .find(|other| other.id == rule.id && is_routed(other));
         before.is_some_and(|before| before.work_queue != rule.work_queue)
     };
     let is_wrong = |rule: &&Rule| match &rule.work_queue {
@@ -388,7 +409,7 @@ fn rerouted<'a>(old: &Settings, new: &'a Settings) -> Option<&'a str> {
     };
     new.rules
         .iter()
-        .filter(|rule| rule.enabled)
+        .filter(|rule| is_routed(rule))
         .find(is_wrong)
         .map(|rule| rule.id.as_str())
 }
@@ -459,7 +480,7 @@ mod tests {
             (
                 rule("one", "replicas", "enabled = false\nwork_queue = one.fifo"),
                 one.clone(),
-                Some("one"),
+                None,
             ),
             (one, rule("one", "replicas", "enabled = false"), None),
         ];

@@ -65,6 +65,8 @@ mod purges;
 // What is in a rule's scope, and whose what is there is.
 mod scopes;
 mod silence;
+// Rules that are paused.
+mod pauses;
 mod strangers;
 // What is there though a store does not say so.
 mod unlisted;

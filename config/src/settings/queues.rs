@@ -47,10 +47,20 @@ pub(super) fn resolve(
     queues
 }
 
-/// Returns the work queues of the enabled rules, each once.
+/// Takes their work queues from disabled rules where the enabled ones have none: one daemon does
+/// all the work then.
+pub(super) fn drop_idle(rules: &mut [Rule]) {
+    let mut enabled = rules.iter().filter(|rule| rule.enabled).peekable();
+    if enabled.peek().is_some() && enabled.all(|rule| rule.work_queue.is_none()) {
+        rules.iter_mut().for_each(|rule| rule.work_queue = None);
+    }
+}
+
+/// Returns the work queues of the rules, each once; those of disabled ones too, in which their
+/// events wait.
 pub(super) fn work_queues(queues: &[Queue], rules: &[Rule]) -> Vec<Queue> {
-    let enabled = rules.iter().filter(|rule| rule.enabled);
-    let urls: BTreeSet<&String> = enabled
+    let urls: BTreeSet<&String> = rules
+        .iter()
         .filter_map(|rule| rule.work_queue.as_ref())
         .collect();
     let work_queue = |url: &String| {

@@ -68,6 +68,21 @@ fn a_disabled_rule_refuses_for_that_only_what_its_filter_takes() {
 }
 
 #[test]
+fn a_disabled_rule_with_a_work_queue_keeps_what_no_enabled_one_takes() {
+    let off = Rule {
+        enabled: false,
+        work_queue: Some("work".to_owned()),
+        ..rule("off", 99, "tokyo")
+    };
+    let rules = [off, rule("on", 1, "tokyo"), rule("other", 1, "paris")];
+    assert_eq!(winners(&rules[..1], "k"), [("tokyo", vec!["off"])]);
+    assert_eq!(
+        winners(&rules, "k"),
+        [("paris", vec!["other"]), ("tokyo", vec!["on"])]
+    );
+}
+
+#[test]
 fn a_rule_is_about_its_own_source_bucket_only() {
     let other = Rule {
         source: place("other-orders"),

@@ -96,7 +96,7 @@ pub async fn retry(settings: &Settings, which: &Which) -> anyhow::Result<String>
 }
 
 // What would end a value of a query, or the request line.
-const QUOTED: &AsciiSet = &NON_ALPHANUMERIC
+pub(super) const QUOTED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
     .remove(b'.')

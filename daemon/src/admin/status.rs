@@ -14,9 +14,10 @@ use tokio::net::TcpStream;
 
 use crate::admin::{COMMAND, QueueStatus, Status};
 use crate::health::LastError;
+use crate::pauses::PausedRule;
 
 // The daemon itself gives its dispatch 5 seconds to answer.
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Requests the status of the daemon of this configuration and returns it as text.
 pub async fn ask(settings: &Settings) -> anyhow::Result<String> {
@@ -86,6 +87,12 @@ fn write_table(status: &Status, text: &mut String) -> fmt::Result {
     }
     writeln!(text, "messages in flight: {}", status.in_flight.messages)?;
     writeln!(text, "active keys: {}", status.in_flight.keys)?;
+    for (rule, PausedRule { since }) in &status.paused {
+        match since {
+            Some(_) => writeln!(text, "rule {rule}: paused since {}", to_seconds(*since))?,
+            None => writeln!(text, "rule {rule}: paused, it is disabled")?,
+        }
+    }
     write_rules(status, text)?;
     for finding in &status.findings {
         let rule = finding.rule.as_deref().unwrap_or("set-up");
@@ -182,7 +189,7 @@ fn write_counts<'a>(
     Ok(())
 }
 
-/// Writes what is wrong with the services that the daemon uses, and how its queues are.
+/// Writes what is wrong with the services that the daemon uses.
 fn write_services(status: &Status, text: &mut String) -> fmt::Result {
     for degraded in &status.degraded {
         let (name, error) = (&degraded.name, &degraded.error);
@@ -232,15 +239,25 @@ fn write_services(status: &Status, text: &mut String) -> fmt::Result {
             if is_behind { "behind" } else { "ahead of" }
         )?;
     }
+    write_errors(status, text)
+}
+
+/// Writes which buckets fail, and how the queues are.
+fn write_errors(status: &Status, text: &mut String) -> fmt::Result {
     for (bucket, last) in status.last_errors.iter().filter(|(_, last)| !last.is_over) {
         writeln!(text, "\n{bucket}: {}", failing(last))?;
     }
     for QueueStatus {
         queue,
         answers,
+        is_paused,
         last_error,
     } in &status.queues
     {
+        if *is_paused {
+            writeln!(text, "\nqueue {queue}: not polled, its rules are paused")?;
+            continue;
+        }
         match last_error.as_ref().filter(|_| !answers) {
             Some(last) => writeln!(text, "\nqueue {queue}: does not answer: {}", failing(last))?,
             None if *answers => writeln!(text, "\nqueue {queue}: answers")?,
@@ -253,7 +270,10 @@ fn write_services(status: &Status, text: &mut String) -> fmt::Result {
 /// Says what fails, since when, and when it last did.
 fn failing(last: &LastError) -> String {
     let [since, at] = [last.since, last.at].map(|time| to_seconds(Some(time)));
-    format!("{} (since {since}, last at {at})", last.error)
+    format!(
+        "{} (since {since}, last at {at})",
+        escape_controls(&last.error)
+    )
 }
 
 /// Writes a time to the second.

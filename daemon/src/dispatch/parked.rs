@@ -168,7 +168,10 @@ impl Dispatch {
     /// Tries what a page has. That it is tried is written down first: a task that then ends without
     /// being parked anew must not keep the others from their turn.
     pub(super) fn try_page(&mut self, page: Result<ScanPage, Failure>) {
-        let ScanPage { candidates, rest } = match page {
+        let ScanPage {
+            mut candidates,
+            rest,
+        } = match page {
             Ok(page) => page,
             Err(failure) => {
                 warn!(error = error_chain(&failure), "cannot read what is parked");
@@ -178,6 +181,11 @@ impl Dispatch {
         if self.deliveries.is_closed() {
             return self.parked.end_page(rest);
         }
+        let is_held = |candidate: &RetryCandidate| {
+            let task = candidate.task.as_ref();
+            task.is_some_and(|task| self.engine.is_held(task))
+        };
+        candidates.retain(|candidate| !is_held(candidate));
         if self.engine.work_queues.are_used() {
             let engine = Arc::clone(&self.engine);
             self.running.spawn(async move {

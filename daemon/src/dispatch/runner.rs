@@ -37,6 +37,8 @@ pub(crate) enum TaskResult {
     /// The circuit of the destination is open, or it throttles: the queue delivers again after this
     /// time. That counts as progress, unlike a failure.
     Unavailable(Duration),
+    /// A rule that may take the key is paused: nothing was begun since, and the message waits.
+    Held,
     /// The work was stopped because a lease was lost or the daemon stops.
     Cancelled,
 }
@@ -55,6 +57,9 @@ const REREADS_MAX: u32 = 10;
 /// Works on a task until it ends, if by a panic. Then something may have been sent, as by a task
 /// that is cut off.
 pub(crate) async fn work(engine: &Engine, task: &Task) -> TaskResult {
+    if engine.is_held(task) {
+        return TaskResult::Held;
+    }
     if let Some(since) = task.takes_over {
         // By then the other worker sends no write any more, and what it sent has landed, but for an
         // upload that is being completed.
@@ -96,6 +101,9 @@ async fn attempt(engine: &Engine, task: &Task) -> TaskResult {
             Ok(permit) => permit,
             Err(Unavailable(wait)) => return turned_away(engine, task, wait),
         };
+        if engine.is_held(task) {
+            return TaskResult::Held;
+        }
         let failed = match try_once((engine, task, &reader), &mut state, permit).await {
             Ok(Attempted::UpToDate(report)) => {
                 engine.retries.clear(&task.target);
@@ -203,7 +211,9 @@ async fn give_up((engine, task): (&Engine, &Task), route: &Route, failed: &Faile
         return TaskResult::Returned(wait);
     }
     // Other daemons had a share of the deliveries, and each counts only its own failures.
-    let is_received_often = engine.work_queues.are_used() && task.receive_count >= RECEIVED_MAX;
+    let is_received_often = engine.work_queues.are_used()
+        && task.receive_count >= RECEIVED_MAX
+        && !task.rules.iter().any(|rule| engine.pauses.was_paused(rule));
     match engine.retries.record_failure(&task.target) || is_received_often {
         true => park_or_release(engine, task, Reason::RetriesExhausted, failure).await,
         false => TaskResult::Returned(wait),

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use replicator_core::event::EventKind;
 use replicator_core::retry::LANDING;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -17,6 +18,9 @@ use crate::queue::message::{AckAction, AckRequest, Message, ReceivedMessage};
 use crate::sqs::lease;
 use crate::sqs::work_queues::{Again, WorkItem, digest_words, group_of};
 use crate::task::Task;
+
+// So soon after its rule is resumed, what waits here goes on.
+const HELD_CHECKED_EVERY: Duration = Duration::from_secs(60);
 
 impl Dispatch {
     /// Takes the tasks of a message in flight, or lets it go at once.
@@ -185,6 +189,10 @@ impl Dispatch {
                 self.engine.watchdog.record_progress();
                 self.turned_away(&target, events, delay).await;
             }
+            TaskResult::Held => {
+                self.engine.watchdog.record_progress();
+                self.held(&target, events).await;
+            }
             TaskResult::Cancelled => self.cancelled(&target, events).await,
         }
         self.start(&target);
@@ -227,6 +235,24 @@ impl Dispatch {
             events.extend(queue.take_waiting());
         }
         events
+    }
+
+    /// Gives back what a paused rule keeps from being done. Tags that are to be written once more
+    /// have no message that would come again: they wait here.
+    async fn held(&mut self, target: &TargetKey, events: Vec<QueuedEvent>) {
+        let mut events = self.with_rest_of_group(target, events);
+        let is_kept = |event: &mut QueuedEvent| {
+            event.message.is_none() && event.pending.action == EventKind::Tags
+        };
+        let kept: Vec<QueuedEvent> = events.extract_if(.., is_kept).collect();
+        self.close(&events, |message| {
+            AckAction::ReturnAfter(message.pause_delay())
+        })
+        .await;
+        if let Some(queue) = self.targets.get_mut(target).filter(|_| !kept.is_empty()) {
+            queue.pause(kept);
+            self.resume_after(target, HELD_CHECKED_EVERY);
+        }
     }
 
     /// Gives back what can't be worked on for now, or keeps it for so long where it came from a

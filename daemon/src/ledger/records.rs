@@ -46,6 +46,7 @@ tables! {
     Removals = 7, "counts of removals";
     Refuted = 8, "refuted replicas";
     RuleStart = 6, RULE_STARTS;
+    RulePause = 9, "paused rules";
 }
 
 pub(super) const RULE_STARTS: &str = "rule starts";
@@ -179,6 +180,16 @@ pub(crate) struct RuleStart {
     pub(crate) first_loaded: Timestamp,
 }
 
+/// That a rule was paused by command, and whether it was resumed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RulePause {
+    pub(crate) rule: String,
+    #[serde(with = "milliseconds")]
+    pub(crate) since: Timestamp,
+    #[serde(default, with = "milliseconds::option", skip_serializing_if = "none")]
+    pub(crate) resumed: Option<Timestamp>,
+}
+
 /// How many replicas a rule's version deletes have removed, and in the hour from when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Removals {
@@ -268,6 +279,16 @@ impl ParkedTask {
 impl RuleStart {
     pub(crate) fn address(rule: &str) -> DbKey {
         DbKey::of_table(Self::TABLE).text(rule)
+    }
+}
+
+impl RulePause {
+    pub(crate) fn address(rule: &str) -> DbKey {
+        DbKey::of_table(Self::TABLE).text(rule)
+    }
+
+    pub(crate) fn all() -> DbKey {
+        DbKey::of_table(Self::TABLE)
     }
 }
 

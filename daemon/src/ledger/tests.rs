@@ -313,6 +313,7 @@ fn no_record_makes_its_reader_panic() {
         drop((
             decode_record::<ParkedTask>(bytes),
             decode_record::<RuleStart>(bytes),
+            decode_record::<RulePause>(bytes),
         ));
     });
 }

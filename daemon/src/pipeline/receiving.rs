@@ -5,7 +5,8 @@ use std::sync::atomic::AtomicU64;
 
 use clap::ValueEnum;
 use replicator_config::{Queue, Settings};
-use tokio::sync::mpsc;
+use replicator_core::rule::Rule;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -13,10 +14,11 @@ use crate::dispatch;
 use crate::engine::Engine;
 use crate::health::PollStatus;
 use crate::queue::message::ReceivedMessage;
-use crate::queue::receiver::{BATCH_MAX, PollGate, Receiver};
+use crate::queue::receiver::{BATCH_MAX, PauseGate, PollGate, Receiver};
 use crate::s3::accounts::Accounts;
 use crate::sqs::lease::Leases;
 use crate::sqs::work_queues::QueueAccess;
+use crate::task::Ruleset;
 
 // Messages that each queue may have on the way to the dispatch: a poll holds room for one batch
 // while it waits, and another keeps the dispatch busy; more would only hide messages from daemons
@@ -56,6 +58,7 @@ pub(super) type Started = (
 pub(super) struct Receiving<'a> {
     engine: &'a Engine,
     settings: &'a Settings,
+    rules: &'a watch::Receiver<Arc<Ruleset>>,
     numbers: Arc<AtomicU64>,
     drain: &'a CancellationToken,
     close: &'a CancellationToken,
@@ -66,13 +69,14 @@ pub(super) struct Receiving<'a> {
 
 impl<'a> Receiving<'a> {
     pub(super) fn new(
-        (engine, settings): (&'a Engine, &'a Settings),
+        (engine, settings, rules): (&'a Engine, &'a Settings, &'a watch::Receiver<Arc<Ruleset>>),
         (drain, close): (&'a CancellationToken, &'a CancellationToken),
         services: &'a mut JoinSet<()>,
     ) -> Self {
         Self {
             engine,
             settings,
+            rules,
             numbers: Arc::new(AtomicU64::new(1)),
             drain,
             close,
@@ -136,7 +140,8 @@ impl<'a> Receiving<'a> {
     ) {
         let queues = self.settings.queues.iter();
         for access in queues.filter_map(|queue| access(&self.engine.accounts, queue)) {
-            self.start_one(&access, deliver, in_flight_max.map(PollGate::of_events));
+            let gate = in_flight_max.map(|max| PollGate::of_events(max, self.pause_gate(None)));
+            self.start_one(&access, deliver, gate);
         }
     }
 
@@ -172,15 +177,27 @@ impl<'a> Receiving<'a> {
     /// Returns what holds a work queue back: it serves one destination, and has its part of the
     /// messages in flight.
     fn work_gate(&self, access: &QueueAccess) -> Option<PollGate> {
-        let mut rules = self.settings.rules.iter().filter(|rule| rule.enabled);
-        let rule = rules.find(|rule| rule.work_queue.as_ref() == Some(&access.queue.url))?;
+        let url = &access.queue.url;
+        let of_queue = |rule: &&Rule| rule.work_queue.as_ref() == Some(url);
+        let rules = || self.settings.rules.iter().filter(of_queue);
+        let rule = rules().find(|rule| rule.enabled).or(rules().next())?;
         let in_flight_max =
             part_of(dispatch::MESSAGES_MAX, self.settings.work_queues.len()).min(IN_FLIGHT_MAX);
         Some(PollGate::of_work(
             in_flight_max,
-            self.engine.concurrency.clone(),
-            rule.destination.clone(),
+            self.pause_gate(Some(url.clone())),
+            (self.engine.concurrency.clone(), rule.destination.clone()),
         ))
+    }
+
+    /// Returns what holds a queue back while its rules are paused: a work queue, or all of the
+    /// events.
+    fn pause_gate(&self, work_queue: Option<String>) -> PauseGate {
+        PauseGate {
+            pauses: Arc::clone(&self.engine.pauses),
+            rules: self.rules.clone(),
+            work_queue,
+        }
     }
 }
 

@@ -105,6 +105,13 @@ pub(crate) enum AckAction {
 // maxReceiveCount of 100 lasts for a day.
 const DELAY_MAX: Duration = Duration::from_secs(15 * 60);
 
+// A pause may be a short one, or end soon after it began.
+const PAUSE_FIRST: Duration = Duration::from_secs(60);
+
+// Within the two weeks for which SQS keeps a message at the longest, this makes 450 deliveries on
+// average, half of the maxReceiveCount that docs/setup-aws.md gives to queues.
+const PAUSE_MAX: Duration = Duration::from_secs(60 * 60);
+
 /// Reads what a message says. One that meets a bug is kept like any that cannot be read.
 pub(crate) fn parse_body(body: &str, metrics: &Metrics) -> Result<Notification, DecodeError> {
     process::contain(metrics, || event::parse_notification(body))
@@ -225,6 +232,12 @@ impl Message {
             doubled_delay(first, self.receive_count).min(DELAY_MAX),
             fastrand::f64(),
         )
+    }
+
+    /// Returns how long a message of a paused rule shall wait for its next delivery.
+    pub(crate) fn pause_delay(&self) -> Duration {
+        let delay = doubled_delay(PAUSE_FIRST, self.receive_count);
+        equal_jitter(delay.min(PAUSE_MAX), fastrand::f64())
     }
 }
 

@@ -8,8 +8,8 @@ use aws_sdk_sqs::types::MessageSystemAttributeName;
 use replicator_core::event::{self, Handshake, Notification};
 use replicator_core::object::Timestamp;
 use replicator_core::retry;
-use replicator_core::rule::BucketRef;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use replicator_core::rule::{BucketRef, Rule};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -18,10 +18,12 @@ use crate::health::PollStatus;
 use crate::ledger::Ledger;
 use crate::limit::concurrency::ConcurrencyControl;
 use crate::metrics::{MessageOutcome, Metrics};
+use crate::pauses::Pauses;
 use crate::queue::message::{self, Message, ReceivedMessage};
 use crate::s3::accounts::error;
 use crate::sqs::lease::Leases;
 use crate::sqs::work_queues::{AGAIN, Again, QueueAccess};
+use crate::task::Ruleset;
 
 /// Receives from one queue.
 #[derive(Debug)]
@@ -43,6 +45,7 @@ pub(crate) struct Receiver {
 /// work queue, when that does not answer.
 #[derive(Debug)]
 pub(crate) struct PollGate {
+    pause: PauseGate,
     destination: Option<(ConcurrencyControl, BucketRef)>,
     in_flight: Arc<Semaphore>,
     in_flight_max: usize,
@@ -51,14 +54,37 @@ pub(crate) struct PollGate {
     redelivered: Arc<Semaphore>,
 }
 
-// How soon a poll follows after the destination answers again.
-const CIRCUIT_CHECKED_EVERY: Duration = Duration::from_secs(1);
+/// What keeps a queue from being polled while all rules are paused that it serves.
+#[derive(Debug)]
+pub(crate) struct PauseGate {
+    pub(crate) pauses: Arc<Pauses>,
+    pub(crate) rules: watch::Receiver<Arc<Ruleset>>,
+    /// Its URL, if it is a work queue; an events queue may have events of every rule.
+    pub(crate) work_queue: Option<String>,
+}
+
+impl PauseGate {
+    /// A queue without a rule is none that is paused.
+    fn is_closed(&self) -> bool {
+        let rules = Arc::clone(&self.rules.borrow());
+        let is_served = |rule: &&Rule| match &self.work_queue {
+            Some(url) => rule.work_queue.as_ref() == Some(url),
+            None => rule.enabled,
+        };
+        let mut served = rules.iter().filter(is_served).peekable();
+        served.peek().is_some() && served.all(|rule| self.pauses.is_paused(rule))
+    }
+}
+
+// How soon a poll follows after the destination answers again, or a rule is resumed.
+const CHECKED_EVERY: Duration = Duration::from_secs(1);
 
 impl PollGate {
     /// Bounds a queue of events.
-    pub(crate) fn of_events(in_flight_max: usize) -> Self {
+    pub(crate) fn of_events(in_flight_max: usize, pause: PauseGate) -> Self {
         let places = || Arc::new(Semaphore::new(in_flight_max));
         Self {
+            pause,
             destination: None,
             in_flight: places(),
             in_flight_max,
@@ -69,12 +95,12 @@ impl PollGate {
     /// Bounds a work queue.
     pub(crate) fn of_work(
         in_flight_max: usize,
-        concurrency: ConcurrencyControl,
-        destination: BucketRef,
+        pause: PauseGate,
+        destination: (ConcurrencyControl, BucketRef),
     ) -> Self {
         Self {
-            destination: Some((concurrency, destination)),
-            ..Self::of_events(in_flight_max)
+            destination: Some(destination),
+            ..Self::of_events(in_flight_max, pause)
         }
     }
 
@@ -104,7 +130,7 @@ impl PollGate {
             if is_idle || !self.is_circuit_open() {
                 break;
             }
-            tokio::time::sleep(CIRCUIT_CHECKED_EVERY).await;
+            tokio::time::sleep(CHECKED_EVERY).await;
         }
         let mut places = Vec::new();
         // The semaphore is never closed.
@@ -172,7 +198,13 @@ impl Receiver {
     async fn room(&self) -> Result<Room<'_>, mpsc::error::SendError<()>> {
         self.ledger.wait_until_writable().await;
         let places = match &self.gate {
-            Some(gate) => gate.acquire_places().await,
+            Some(gate) => {
+                while gate.pause.is_closed() {
+                    self.poll.poll_paused();
+                    tokio::time::sleep(CHECKED_EVERY).await;
+                }
+                gate.acquire_places().await
+            }
             None => Vec::new(),
         };
         let most = match self.gate {

@@ -1,0 +1,85 @@
+//! `s3-replicator pause` and `resume`: the commands, and how the daemon answers them. Any client
+//! that reaches `listen` may give them: nothing is lost by a pause that ends before the queue's
+//! retention period.
+
+use anyhow::Context;
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
+use axum::response::Response;
+use percent_encoding::{percent_decode_str, utf8_percent_encode};
+use replicator_config::{Settings, suggest_nearest};
+use replicator_core::failure::error_chain;
+use serde::{Deserialize, Serialize};
+use tracing::info;
+
+use crate::admin::failures::QUOTED;
+use crate::admin::status::{TIMEOUT, send_request};
+use crate::admin::{Admin, Refusal, json_response};
+use crate::process::run_blocking;
+
+/// The answer to either command.
+#[derive(Debug, Serialize, Deserialize)]
+struct Changed {
+    /// Whether the rule was in the other state before.
+    changed: bool,
+}
+
+/// Pauses a rule of the running daemon, or resumes it, and says what that means.
+pub async fn change(settings: &Settings, verb: &str, rule: &str) -> anyhow::Result<String> {
+    let quoted = utf8_percent_encode(rule, QUOTED);
+    let request = format!("POST /rules/{verb}?rule={quoted}");
+    let answer = send_request(settings, &request, TIMEOUT).await?;
+    let Changed { changed } =
+        serde_json::from_str(&answer).context("the answer is not that of a pause")?;
+    Ok(match (verb, changed) {
+        ("pause", true) => format!(
+            "rule {rule} is paused: what is being written is finished, everything else waits in \
+             SQS, for the queue's retention period at most"
+        ),
+        ("pause", false) => format!("rule {rule} is paused already"),
+        (_, true) => format!(
+            "rule {rule} is resumed; events that were handed back meanwhile come within an hour"
+        ),
+        (_, false) => format!("rule {rule} is not paused"),
+    })
+}
+
+/// Answers `POST /rules/pause`.
+pub(crate) async fn pause(State(admin): State<Admin>, uri: Uri) -> Result<Response, Refusal> {
+    let rule = named_rule(&admin, &uri)?;
+    let changed = run_blocking(|| admin.engine.pauses.pause(&rule)).map_err(unwritable)?;
+    info!(rule, changed, "rule paused");
+    Ok(json_response(&Changed { changed }))
+}
+
+/// Answers `POST /rules/resume`.
+pub(crate) async fn resume(State(admin): State<Admin>, uri: Uri) -> Result<Response, Refusal> {
+    let rule = named_rule(&admin, &uri)?;
+    let changed = run_blocking(|| admin.engine.pauses.resume(&rule)).map_err(unwritable)?;
+    if admin.engine.pauses.by_rule().contains_key(&rule) {
+        let text = format!("rule {rule:?} is disabled in the configuration; enable it there");
+        return Err((StatusCode::BAD_REQUEST, text));
+    }
+    info!(rule, changed, "rule resumed");
+    Ok(json_response(&Changed { changed }))
+}
+
+fn unwritable(failure: replicator_core::failure::Failure) -> Refusal {
+    (StatusCode::INTERNAL_SERVER_ERROR, error_chain(&failure))
+}
+
+/// Reads a query such as `rule=orders`.
+fn named_rule(admin: &Admin, uri: &Uri) -> Result<String, Refusal> {
+    let refuse = |text: String| (StatusCode::BAD_REQUEST, text);
+    let named = uri.query().and_then(|query| query.strip_prefix("rule="));
+    let named = named.ok_or_else(|| refuse("say which rule: ?rule=ID".to_owned()))?;
+    let rule = percent_decode_str(named)
+        .decode_utf8()
+        .map_err(|_| refuse("rule is not UTF-8".to_owned()))?;
+    let known = admin.engine.activity.figures();
+    if known.contains_key(rule.as_ref()) {
+        return Ok(rule.into_owned());
+    }
+    let hint = suggest_nearest(&rule, known.keys().map(String::as_str));
+    Err(refuse(format!("no rule is called {rule:?}; {hint}")))
+}
