@@ -253,6 +253,8 @@ pub enum Reason {
     SrcBucketInvalidRegion,
     /// The source bucket does not exist.
     SrcBucketNotFound,
+    /// The source bucket keeps no versions, so a delete leaves nothing that could be replicated.
+    SrcBucketUnversioned,
     /// Reading the object is not permitted.
     SrcGetObjectNotPermitted,
     /// Reading its tags is not permitted.

@@ -58,6 +58,8 @@ pub(crate) struct Engine {
     pub(crate) tags_read: TtlSet,
     /// Destinations whose uploads cannot be listed, and about which that was logged.
     pub(crate) unlistable_uploads: TtlSet,
+    /// Sources that keep no versions, and about which that was logged.
+    pub(crate) unversioned_sources: TtlSet,
     pub(crate) histories: Batchers<SharedHistory>,
 }
 
@@ -130,6 +132,7 @@ impl Engine {
             versioned: TtlSet::new(BUCKET_CHECKED_EVERY),
             tags_read: TtlSet::new(BUCKET_CHECKED_EVERY),
             unlistable_uploads: TtlSet::new(LOGGED_EVERY),
+            unversioned_sources: TtlSet::new(LOGGED_EVERY),
             histories: Batchers::default(),
         }
     }

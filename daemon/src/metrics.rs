@@ -426,7 +426,8 @@ impl Metrics {
 pub(crate) const NOT_ROUTED: &str = "NotRouted";
 
 /// What is counted without being parked, or before it parks anything.
-const RECORDED: [Reason; 7] = [
+const RECORDED: [Reason; 8] = [
+    Reason::SrcBucketUnversioned,
     Reason::SrcVersionNotFound,
     Reason::SrcObjectNotEligible,
     Reason::ArrivedLate,

@@ -6,6 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use aws_sdk_s3::types::ServerSideEncryption;
 use replicator_fakes::faults::{Effect, Fault, Place};
+use replicator_fakes::s3::entry::Versioning;
 use s3_replicator::admin::Status;
 use s3_replicator::pipeline::Daemon;
 
@@ -235,6 +236,68 @@ fn what_is_skipped_is_counted_by_reason() {
             .map(|(reason, seen)| (reason.as_str(), *seen))
             .collect();
         assert_eq!(skipped, [("SrcObjectNotEligible", 1)]);
+        daemon.stop().await;
+    });
+}
+
+#[test]
+fn a_delete_in_a_bucket_without_versions_is_told_of_with_its_own_reason() {
+    for is_shared in [false, true] {
+        for history in ["exact", "latest"] {
+            simulate(6, async |mut sim| {
+                sim.is_shared = is_shared;
+                sim.s3.set_versioning(SOURCE, Versioning::Unversioned);
+                sim.post_everything();
+                let rule = format!("history = \"{history}\"");
+                let daemon = fleet::lone(&mut sim, &rule, AWS).await;
+                sim.put("a", b"first").await;
+                sim.drained().await;
+                let delete = sim.user().delete_object().bucket(SOURCE).key("a");
+                delete.send().await.unwrap();
+                sim.drained().await;
+                let status = daemon.status().await.unwrap();
+                let skipped = status.rules["orders"].skipped.iter();
+                let skipped: Vec<(&str, u64)> = skipped
+                    .map(|(reason, seen)| (reason.as_str(), *seen))
+                    .collect();
+                assert_eq!(
+                    skipped,
+                    [("SrcBucketUnversioned", 1)],
+                    "{history} {is_shared}"
+                );
+                let reason = ["reason=\"SrcBucketUnversioned\""];
+                assert_eq!(fleet::figure(&daemon, "failures_total", &reason).await, 1.0);
+                let labels = ["operation=\"delete_marker\"", "outcome=\"skipped\""];
+                assert_eq!(
+                    fleet::figure(&daemon, "operations_total", &labels).await,
+                    1.0
+                );
+                assert!(
+                    sim.shown(ARCHIVE, "a").is_some(),
+                    "nothing is deleted by absence"
+                );
+                daemon.stop().await;
+            });
+        }
+    }
+}
+
+#[test]
+fn a_delete_where_versioning_is_suspended_is_replicated() {
+    simulate(7, async |mut sim| {
+        sim.s3.set_versioning(SOURCE, Versioning::Suspended);
+        sim.post_everything();
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        sim.put("a", b"first").await;
+        sim.drained().await;
+        let delete = sim.user().delete_object().bucket(SOURCE).key("a");
+        delete.send().await.unwrap();
+        sim.drained().await;
+        assert_eq!(
+            daemon.status().await.unwrap().rules["orders"].skipped.len(),
+            0
+        );
+        assert_eq!(sim.shown(ARCHIVE, "a"), None);
         daemon.stop().await;
     });
 }

@@ -4,9 +4,9 @@
 use replicator_core::event::EventKind;
 use replicator_core::failure::{Failure, Operation, Reason};
 use replicator_core::object::{Timestamp, VersionId};
-use replicator_core::plan::{DestinationState, SourceVersion, VersionKind, VersionRef};
+use replicator_core::plan::{Current, DestinationState, SourceVersion, VersionKind, VersionRef};
 use replicator_core::rule::{History, Mismatch, Rule};
-use tracing::info;
+use tracing::{error, info};
 
 use super::observe::Observation;
 use crate::clock;
@@ -126,7 +126,7 @@ async fn answer_write(
     pending: &PendingEvent,
 ) -> Result<Outcome, Failure> {
     let Some(id) = &pending.version else {
-        return Ok(Outcome::Duplicate);
+        return Ok(answer_unversioned(run, pending));
     };
     if let Some(replica) = find_record(
         &run.observed.destination.replicas,
@@ -148,6 +148,36 @@ async fn answer_write(
         return Ok(Outcome::Skipped);
     }
     record_missing(run, pending, id)
+}
+
+/// Answers an event that names no version. S3 tells of a delete in this way where the source bucket
+/// keeps no versions: then its list has nothing that a marker could be the replica of, and what was
+/// deleted there stays at the destination.
+fn answer_unversioned(run: &Reconciler<'_>, pending: &PendingEvent) -> Outcome {
+    let Context { engine, task, .. } = run.cx;
+    let shown = &run.observed.destination.known.current;
+    let is_lost = pending.action == EventKind::DeleteMarker
+        && run.cx.rule().admits_marker()
+        && run.observed.listed.is_empty()
+        && matches!(shown, Current::Object { .. });
+    if !is_lost {
+        return Outcome::Duplicate;
+    }
+    let (rule, reason) = (&run.cx.rule().id, Reason::SrcBucketUnversioned);
+    run.cx.count_failed(reason);
+    engine.activity.record_skipped(rule, reason);
+    if !engine.unversioned_sources.seen_recently(&task.source) {
+        engine.unversioned_sources.mark_seen(&task.source);
+        let (bucket, key) = (task.source.bucket.as_str(), task.source_key.as_str());
+        error!(
+            rule,
+            bucket,
+            key,
+            reason = reason.as_str(),
+            "a delete is not replicated: the source bucket keeps no versions"
+        );
+    }
+    Outcome::Skipped
 }
 
 /// Makes sure that a version is gone which the list lacks. S3 lists in the order of keys; a server
