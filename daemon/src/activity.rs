@@ -132,7 +132,10 @@ mod tests {
     #[test]
     fn the_first_key_of_each_rule_and_cause_is_logged_and_the_others_are_counted() {
         let (activity, lines) = (RuleActivity::default(), Lines::default());
-        let both = rules(&[("orders", "orders", "a"), ("logs", "orders", "b")]);
+        let both = rules(&[
+            ("orders", "orders", "replicas"),
+            ("logs", "orders", "mirror"),
+        ]);
         activity.replace(both.iter());
         let writer = lines.clone();
         let log = tracing_subscriber::fmt().with_writer(move || writer.clone());
@@ -162,7 +165,10 @@ mod tests {
     #[test]
     fn figures_outlast_a_reload_and_are_read_back_from_json() {
         let activity = RuleActivity::default();
-        let both = rules(&[("orders", "orders", "a"), ("logs", "orders", "b")]);
+        let both = rules(&[
+            ("orders", "orders", "replicas"),
+            ("logs", "orders", "mirror"),
+        ]);
         activity.replace(both.iter());
         activity.record_event("orders");
         activity.record_replica("orders");
