@@ -1,13 +1,14 @@
 //! What the daemon asks of the servers, read from a journal of its requests: reads are pinned,
 //! writes are conditional and checked, versions are never deleted, and the right account asks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 
 use crate::world::World;
 use crate::world::config::{EXTERNAL_ID, ROLE};
-use crate::world::daemon::Daemon;
+use crate::world::daemon::{Daemon, SECRET};
 use crate::world::faults::Faults;
-use crate::world::localstack::SOURCE;
+use crate::world::localstack::{ARCHIVE, SOURCE};
 use crate::world::request::Seen;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,6 +137,42 @@ fn versions_are_never_deleted(archive: &[&Seen]) {
             "deleted in bulk: {seen:?}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_account_is_signed_for_by_its_profile_whatever_the_environment_has() {
+    let world = World::new().await;
+    let faults = Faults::open().await;
+    let mut config = world.config();
+    config.endpoint.clone_from(&faults.url);
+    config.assumes_role = false;
+    let profiles = config.path.with_extension("profiles");
+    let mut text = config.text();
+    let mut file = String::new();
+    for (name, account) in [("source", SOURCE), ("archive", ARCHIVE)] {
+        let table = format!("[accounts.{name}]\n");
+        text = text.replace(&table, &format!("{table}profile = \"{name}\"\n"));
+        let id = account.id;
+        file += &format!("[{name}]\naws_access_key_id = {id}\naws_secret_access_key = {SECRET}\n");
+    }
+    fs::write(&profiles, file).unwrap();
+    let environment = [
+        ("AWS_SHARED_CREDENTIALS_FILE", profiles.to_str().unwrap()),
+        ("AWS_ACCESS_KEY_ID", "333333333333"),
+    ];
+    let daemon = Daemon::spawn_on_text(&text, &config, &environment)
+        .ready()
+        .await;
+    world.put("report", "first").await;
+    world.drained(&daemon).await;
+    world.assert_equal().await;
+    let signed_by = |bucket: &str| -> BTreeSet<String> {
+        let journal = faults.journal();
+        let seen = journal.iter().filter(|seen| seen.bucket == bucket);
+        seen.map(|seen| seen.signer.clone()).collect()
+    };
+    assert_eq!(signed_by(&world.source), [SOURCE.id.to_owned()].into());
+    assert_eq!(signed_by(&world.archive), [ARCHIVE.id.to_owned()].into());
 }
 
 fn the_destination_is_reached_by_the_assumed_role(journal: &[Seen], archive: &[&Seen]) {

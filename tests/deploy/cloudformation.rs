@@ -83,6 +83,7 @@ async fn does_the_main_job_on_stacks(creates_buckets: &str) {
     let daemon = Daemon::spawn_on_text(
         &on_localstack(text, &config.listen, &config.state_dir),
         &config,
+        &[],
     );
     let daemon = daemon.ready().await;
     let workload = world.workload(60, 10, 19);

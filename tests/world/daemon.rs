@@ -110,10 +110,11 @@ impl Daemon {
         Self::start(command, config)
     }
 
-    /// Starts the daemon on a text instead of the configuration's file.
-    pub(crate) fn spawn_on_text(text: &str, config: &Config) -> Self {
+    /// Starts the daemon on a text instead of the configuration's file, with more environment.
+    pub(crate) fn spawn_on_text(text: &str, config: &Config, environment: &[(&str, &str)]) -> Self {
         let mut command = command(&["run"], Path::new("env:S3_REPLICATOR_CONFIG"));
         command.env("S3_REPLICATOR_CONFIG", text);
+        command.envs(environment.iter().copied());
         Self::start(command, config)
     }
 

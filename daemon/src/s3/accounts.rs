@@ -10,6 +10,8 @@ use std::ffi::CStr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
@@ -277,13 +279,20 @@ fn may_refuse_checksums(failure: &Failure) -> bool {
 /// Finds the credentials that sign: of the default chain or a profile, or of the role assumed with
 /// them. Those without the role come first.
 async fn load_sdk_config(account: &Account, client: SharedHttpClient) -> (SdkConfig, SdkConfig) {
+    let region = Region::new(account.region.clone());
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
-        .region(Region::new(account.region.clone()))
-        .http_client(client)
+        .region(region.clone())
+        .http_client(client.clone())
         .retry_config(RetryConfig::standard().with_max_attempts(3))
         .timeout_config(timeouts(REQUEST_TIMEOUT));
     if let Some(profile) = &account.profile {
-        loader = loader.profile_name(profile);
+        // In the default chain the environment's keys would come before it, for every account alike.
+        let network = ProviderConfig::default().with_region(Some(region));
+        let provider = ProfileFileCredentialsProvider::builder()
+            .profile_name(profile)
+            .configure(&network.with_http_client(client))
+            .build();
+        loader = loader.profile_name(profile).credentials_provider(provider);
     }
     if account.use_dualstack {
         loader = loader.use_dual_stack(true);
