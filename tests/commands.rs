@@ -116,7 +116,7 @@ async fn what_import_prints_passes_the_check() {
     let output = run(&["import", native, "--bucket=orders"], &nowhere).await;
     fs::write(&file, &output.stdout).unwrap();
     let output = run(&["check", "--offline"], &file).await;
-    assert_eq!(output.status.code(), Some(1), "{}", printed(&output));
+    assert_eq!(output.status.code(), Some(78), "{}", printed(&output));
     assert!(
         printed(&output).contains("<the events queue>"),
         "{}",

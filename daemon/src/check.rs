@@ -218,6 +218,12 @@ impl<'a> Asker<'a> {
             judging.push(self.judge_rule(&known, rule).boxed());
         }
         sections.extend(few_at_a_time(judging).await);
+        // By now every service has answered.
+        for (section, account) in sections.iter_mut().zip(self.settings.accounts.values()) {
+            let clients = self.accounts.get(&account.name);
+            let ahead = clients.map(|clients| clients.wire.bounds.ahead_seconds());
+            section.add(ahead.and_then(|ahead| access::skewed_clock(account, ahead)));
+        }
         sections
     }
 
@@ -242,7 +248,7 @@ impl<'a> Asker<'a> {
     }
 
     async fn ask_queues(&self, signing: &Signings<'a>) -> Queues<'a> {
-        let places = self.queue_places();
+        let places = file::queue_places(self.settings);
         let mut asking = Vec::new();
         for place in &places {
             let clients = self.accounts.get(&place.account.name);
@@ -252,28 +258,6 @@ impl<'a> Asker<'a> {
         }
         let asked = few_at_a_time(asking).await;
         places.into_iter().zip(asked).collect()
-    }
-
-    /// Lists every queue of the file once, in the order data flows.
-    fn queue_places(&self) -> Vec<queues::Place<'a>> {
-        let mut places = Vec::new();
-        for queue in &self.settings.queues {
-            places.push((Purpose::Events, &queue.url, &queue.account));
-            places.push((Purpose::DeadLetter, &queue.dead_letter_url, &queue.account));
-        }
-        let work = self.settings.work_queues.iter();
-        places.extend(work.map(|queue| (Purpose::Work, &queue.url, &queue.account)));
-        places.sort();
-        places.dedup();
-        let place = |(purpose, url, account): (Purpose, &'a String, &String)| {
-            let account = self.settings.accounts.get(account)?;
-            Some(queues::Place {
-                purpose,
-                url,
-                account,
-            })
-        };
-        places.into_iter().filter_map(place).collect()
     }
 
     async fn ask_buckets(&self, signing: &Signings<'a>) -> Buckets<'a> {
@@ -345,6 +329,11 @@ impl<'a> Asker<'a> {
         let principal = known.principal(&place.account.name);
         let senders = self.senders(known, place);
         queues::judge(place, (asked, principal), &senders, &mut section);
+        // A bucket that does not say where its events go may send them here.
+        let mut buckets = known.buckets.values();
+        if buckets.all(|bucket| bucket.notifications.is_ok()) {
+            section.add(delivery::unused(place, &senders));
+        }
         if self.tries_queues && asked.is_ok() {
             Box::pin(queues::try_access(place, clients, principal, &mut section)).await;
         }

@@ -139,7 +139,10 @@ fn principal(answer: GetCallerIdentityOutput, role: Option<&str>) -> Principal {
 /// Judges the refusal to say who signs; an STS that does not know the question is none.
 fn refused_credentials(account: &Account, refusal: &Refusal) -> Option<Finding> {
     let found = |what: String, fix: Fix| {
-        let why = "no request of this account can be signed, so nothing of it is replicated";
+        let why = match (refusal.kind == RefusalKind::Silent, &account.role_arn) {
+            (true, None) => "who signs is not known, and whether the credentials are accepted",
+            _ => "no request of this account can be signed, so nothing of it is replicated",
+        };
         let place = format!("accounts.{}", account.name);
         Finding::problem(CheckName::Credentials, place, what, why).fixed_by([fix])
     };
@@ -226,6 +229,29 @@ fn external_id_words(account: &Account) -> String {
             "an external id that the trust policy demands and the file does not name".to_owned()
         }
     }
+}
+
+// AWS takes signatures that are less than 15 minutes off; a clock that is this far off drifts:
+// https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-auth-using-authorization-header.html
+const SKEW_SECONDS_MAX: u64 = 300;
+
+/// Judges by how much the clock of an account's services is ahead of this host's, or behind.
+pub(super) fn skewed_clock(account: &Account, ahead_seconds: i64) -> Option<Finding> {
+    let skew = ahead_seconds.unsigned_abs();
+    if skew <= SKEW_SECONDS_MAX {
+        return None;
+    }
+    let side = if ahead_seconds < 0 {
+        "ahead of"
+    } else {
+        "behind"
+    };
+    let what = format!("this host's clock is {skew} s {side} that of the account's services");
+    let why = "beyond 15 minutes AWS refuses what is signed by it; ages and `since` are wrong by as \
+         much";
+    let place = format!("accounts.{}", account.name);
+    let finding = Finding::problem(CheckName::ClockSkew, place, what, why).into_warning();
+    Some(finding.fixed_by([Fix::command("sudo timedatectl set-ntp true")]))
 }
 
 /// Something that a policy can permit access to.
@@ -469,6 +495,15 @@ mod tests {
         assert!(
             matches!(&denied[..], [Fix::Advice { text }] if text.contains("resource-based policy"))
         );
+    }
+
+    #[test]
+    fn a_clock_is_wrong_on_either_side_from_five_minutes_on() {
+        let words = |ahead| skewed_clock(&account(), ahead).map(|found| found.what);
+        assert_eq!(words(300), None);
+        assert_eq!(words(-300), None);
+        assert!(words(301).unwrap().contains("301 s behind"));
+        assert!(words(-3_600).unwrap().contains("3600 s ahead of"));
     }
 
     #[test]

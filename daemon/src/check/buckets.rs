@@ -345,3 +345,158 @@ pub(super) fn compare_locks(
         Err(refusal) => Some(unread((destination, of_destination), refusal, check)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::s3::accounts::Accounts;
+
+    fn refusal(kind: RefusalKind, region: Option<&str>) -> Refusal {
+        Refusal {
+            kind,
+            code: String::new(),
+            words: "scripted".to_owned(),
+            region: region.map(str::to_owned),
+        }
+    }
+
+    fn good() -> Attributes {
+        Attributes {
+            region: Ok(Some("eu-west-1".to_owned())),
+            versioning: Ok(Some(BucketVersioningStatus::Enabled)),
+            lock: Ok(Lock::default()),
+            notifications: Ok(Notifications::default()),
+            is_foreign: Some(false),
+        }
+    }
+
+    fn account(endpoint: Option<&str>) -> Account {
+        Account {
+            name: "source".to_owned(),
+            region: "eu-west-1".to_owned(),
+            endpoint: endpoint.map(str::to_owned),
+            ..Account::default()
+        }
+    }
+
+    async fn clients(account: &Account) -> AccountClients {
+        let all = BTreeMap::from([(account.name.clone(), account.clone())]);
+        let metrics = Metrics::new().unwrap();
+        let accounts = Accounts::connect(&all, &metrics, None).await.unwrap();
+        accounts.get(&account.name).unwrap().clone()
+    }
+
+    fn place<'a>(account: &'a Account, clients: &'a AccountClients) -> Place<'a> {
+        Place {
+            bucket: "orders",
+            account,
+            clients,
+            principal: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bucket_that_cannot_be_used_is_said_to_be_elsewhere_absent_or_silent() {
+        use CheckName::{BucketAttributes, BucketExists, BucketRegion, SourceVersioning};
+        use Severity::{Problem, Unasked};
+        let region = |region: access::Asked<Option<&str>>| Attributes {
+            region: region.map(|region| region.map(str::to_owned)),
+            ..good()
+        };
+        let (absent, silent) = (
+            refusal(RefusalKind::Absent, None),
+            refusal(RefusalKind::Silent, None),
+        );
+        let redirect = refusal(RefusalKind::Elsewhere, Some("us-east-1"));
+        let unversioned = |attributes, refusal: &Refusal| Attributes {
+            versioning: Err(refusal.clone()),
+            ..attributes
+        };
+        let never = Attributes {
+            versioning: Ok(None),
+            ..good()
+        };
+        let cases = [
+            (good(), None),
+            (
+                unversioned(region(Err(redirect.clone())), &redirect),
+                Some((BucketRegion, Problem)),
+            ),
+            (region(Ok(Some("us-east-1"))), Some((BucketRegion, Problem))),
+            (
+                unversioned(region(Err(silent.clone())), &absent),
+                Some((BucketExists, Problem)),
+            ),
+            // A HEAD without a text may be answered by anything on the way.
+            (region(Err(absent)), None),
+            (
+                unversioned(region(Err(silent.clone())), &silent),
+                Some((BucketAttributes, Unasked)),
+            ),
+            (never, Some((SourceVersioning, Problem))),
+        ];
+        let aws = account(None);
+        let clients = clients(&aws).await;
+        for (attributes, expected) in cases {
+            let mut section = Section::new("rule");
+            judge(
+                (place(&aws, &clients), &attributes),
+                End::Source,
+                &mut section,
+            );
+            let found = section.findings.first();
+            let found = found.map(|found| (found.check, found.severity));
+            assert_eq!(found, expected, "{attributes:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_not_aws_has_regions_as_it_likes() {
+        let store = account(Some("http://127.0.0.1:1"));
+        let clients = clients(&store).await;
+        let other = Attributes {
+            region: Ok(Some("us-east-1".to_owned())),
+            ..good()
+        };
+        let mut section = Section::new("rule");
+        assert!(judge(
+            (place(&store, &clients), &other),
+            End::Source,
+            &mut section
+        ));
+        assert_eq!(section.findings, []);
+    }
+
+    #[tokio::test]
+    async fn a_lock_at_the_source_needs_one_at_the_destination() {
+        let aws = account(None);
+        let clients = clients(&aws).await;
+        let with = |lock| Attributes { lock, ..good() };
+        let lock = |is_enabled| {
+            Ok(Lock {
+                is_enabled,
+                is_default: false,
+            })
+        };
+        let denied = || Err(refusal(RefusalKind::Denied, None));
+        let unknown = Err(refusal(RefusalKind::Unimplemented, None));
+        let cases = [
+            (lock(false), denied(), None),
+            (lock(true), lock(true), None),
+            (lock(true), lock(false), Some(Severity::Problem)),
+            (lock(true), denied(), Some(Severity::Unasked)),
+            (denied(), lock(true), Some(Severity::Unasked)),
+            (unknown, lock(false), None),
+        ];
+        for (source, destination, expected) in cases {
+            let (source, destination) = (with(source), with(destination));
+            let place = place(&aws, &clients);
+            let found = compare_locks((place, &source), (place, &destination));
+            let severity = found.map(|found| found.severity);
+            assert_eq!(severity, expected, "{source:?} {destination:?}");
+        }
+    }
+}

@@ -14,6 +14,7 @@ use super::access::{self, Asked};
 use super::file::partition_of;
 use super::finding::{CheckName, Finding, Fix, PolicyKind, with_field};
 use super::notification::Way;
+use super::queues;
 use crate::s3::accounts::AccountClients;
 use crate::s3::accounts::error::{Refusal, RefusalKind};
 use crate::s3::xml::{self, NotXml};
@@ -170,6 +171,18 @@ pub(super) fn senders(way: &Way<'_>, queue: &str) -> Vec<Sender> {
         (false, [topic]) => sender(Service::Sns, Some((*topic).to_owned())),
         (false, _) => sender(Service::S3, Some(bucket)),
     }]
+}
+
+/// Finds a queue that gets no events.
+pub(super) fn unused(place: queues::Place<'_>, senders: &[Sender]) -> Option<Finding> {
+    if place.purpose != queues::Purpose::Events || !senders.is_empty() {
+        return None;
+    }
+    let what = "no bucket of an enabled rule sends events to it";
+    let why = "it is polled for nothing, or the bucket that is meant sends its events elsewhere";
+    let fix = "send a bucket's events to it, or take it out of the file";
+    let finding = Finding::problem(CheckName::QueueUsed, place.url, what, why).into_warning();
+    Some(finding.fixed_by([Fix::advice(fix)]))
 }
 
 /// What a policy says of a sender.

@@ -1,4 +1,5 @@
-//! What the file alone shows: nothing that it may not say, and much that is rarely meant.
+//! What the file alone shows: nothing that it may not say, and much that is rarely meant; which
+//! queues it names.
 
 use replicator_config::{Account, Service, Settings, line_of};
 use replicator_core::object::Timestamp;
@@ -6,6 +7,7 @@ use replicator_core::rule::{Encryption, ReplicaKey, Rule};
 use time::format_description::well_known::Rfc3339;
 
 use super::finding::{CheckName, Finding, Fix, Section};
+use super::queues::{Place, Purpose};
 
 /// Looks at the file; `text` is what it says.
 pub(super) fn look(settings: &Settings, text: &str, now: Timestamp) -> Section {
@@ -87,7 +89,7 @@ fn disabled(rule: &Rule) -> Option<Finding> {
 
 fn slash(rule: &Rule) -> Option<Finding> {
     let prefix = &rule.filter.prefix;
-    let rest = prefix.strip_prefix('/')?;
+    let fixed = prefix.starts_with('/').then(|| plain_prefix(prefix))?;
     let what = format!("the prefix {prefix:?} begins with a slash");
     let why = "keys begin without one, so the rule takes only those that were written with one";
     Some(warning(
@@ -95,13 +97,13 @@ fn slash(rule: &Rule) -> Option<Finding> {
         "filter.prefix",
         what,
         why,
-        &format!("{rest:?}"),
+        &format!("{fixed:?}"),
     ))
 }
 
 fn wildcard(rule: &Rule) -> Option<Finding> {
     let prefix = &rule.filter.prefix;
-    let (head, _) = prefix.split_once('*')?;
+    let fixed = prefix.contains('*').then(|| plain_prefix(prefix))?;
     let what = format!("the prefix {prefix:?} has a *");
     let why = "a prefix has no wildcards: the rule takes only keys with this very character";
     Some(warning(
@@ -109,8 +111,14 @@ fn wildcard(rule: &Rule) -> Option<Finding> {
         "filter.prefix",
         what,
         why,
-        &format!("{head:?}"),
+        &format!("{fixed:?}"),
     ))
+}
+
+/// Returns what was probably meant: one prefix may have both faults.
+fn plain_prefix(prefix: &str) -> &str {
+    let (head, _) = prefix.split_once('*').unwrap_or((prefix, ""));
+    head.trim_start_matches('/')
 }
 
 fn future(rule: &Rule, now: Timestamp) -> Option<Finding> {
@@ -180,6 +188,30 @@ fn unknown_region(account: &Account) -> Option<Finding> {
             .into_warning()
             .fixed_by([fix]),
     )
+}
+
+/// Lists every queue of the file once, in the order data flows.
+pub(super) fn queue_places(settings: &Settings) -> Vec<Place<'_>> {
+    let mut places = Vec::new();
+    for queue in &settings.queues {
+        places.push((Purpose::Events, &queue.url, &queue.account));
+        places.push((Purpose::DeadLetter, &queue.dead_letter_url, &queue.account));
+    }
+    let work = settings.work_queues.iter();
+    places.extend(work.map(|queue| (Purpose::Work, &queue.url, &queue.account)));
+    places.sort();
+    places.dedup();
+    places
+        .into_iter()
+        .filter_map(|(purpose, url, account)| {
+            let account = settings.accounts.get(account)?;
+            Some(Place {
+                purpose,
+                url,
+                account,
+            })
+        })
+        .collect()
 }
 
 /// A partition of AWS: Regions that share accounts, names and the form of ARNs.
@@ -258,6 +290,12 @@ mod tests {
             ("enabled = false", CheckName::RuleEnabled, "line 13", "true"),
             (
                 "filter = { prefix = \"/in/\" }",
+                CheckName::PrefixSlash,
+                "line 13",
+                "\"in/\"",
+            ),
+            (
+                "filter = { prefix = \"/in/*.gz\" }",
                 CheckName::PrefixSlash,
                 "line 13",
                 "\"in/\"",

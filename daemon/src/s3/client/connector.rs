@@ -4,6 +4,7 @@
 
 use std::error::Error;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -263,6 +264,8 @@ pub(crate) struct Bounds {
     /// Held while a long text is read, which bounds the memory of all that are read at once.
     long_texts: Arc<Semaphore>,
     far_off: Arc<Mutex<Option<FarOff>>>,
+    /// By how many seconds the endpoint's clock was ahead of ours at the last answer.
+    ahead_seconds: Arc<AtomicI64>,
 }
 
 /// A clock that cannot be used beside ours.
@@ -308,6 +311,7 @@ impl Bounds {
             account: Arc::from(account),
             long_texts,
             far_off: Arc::default(),
+            ahead_seconds: Arc::default(),
         }
     }
 
@@ -348,6 +352,10 @@ impl Bounds {
     /// one.
     pub(super) fn check_date(&self, answer: &mut HttpResponse) {
         let date = answer.headers().get("date").and_then(response::date);
+        if let Some(date) = date {
+            let ahead = date.unix_timestamp() - clock::now().unix_timestamp();
+            self.ahead_seconds.store(ahead, Ordering::Relaxed);
+        }
         let Some(date) = date.filter(|date| !clock::is_near(*date)) else {
             return;
         };
@@ -371,6 +379,12 @@ impl Bounds {
         far_off
             .filter(|far_off| far_off.seen.elapsed() < FAR_OFF_FOR)
             .map(|far_off| far_off.by_seconds)
+    }
+
+    /// Says by how many seconds the endpoint's clock was ahead of ours at the last answer, or
+    /// behind.
+    pub(crate) fn ahead_seconds(&self) -> i64 {
+        self.ahead_seconds.load(Ordering::Relaxed)
     }
 
     /// Keeps the answers to a client of the SDK within these bounds.
