@@ -1,5 +1,6 @@
 //! KMS keys in two accounts: replicas are under the destination's own, whatever becomes of the
-//! source's, and a key that cannot be used parks what needs it until it can.
+//! source's, and a key that cannot be used parks what needs it until it can. So with the data keys
+//! of what clients encrypt themselves.
 
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::ServerSideEncryption;
@@ -7,7 +8,8 @@ use serde_json::json;
 
 use crate::world::config::Rule;
 use crate::world::daemon::{Daemon, printed, run};
-use crate::world::localstack::{ARCHIVE, SOURCE, unique};
+use crate::world::localstack::{ARCHIVE, Account, SOURCE, endpoint, unique};
+use crate::world::oracle::Script;
 use crate::world::{World, eventually};
 
 async fn parked(daemon: &Daemon, reason: &str) -> f64 {
@@ -166,4 +168,50 @@ async fn a_multi_region_key_encrypts_on_both_sides_by_its_own_replicas() {
         status.contains(&format!("destination key {related}: usable"))
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_encrypted_opens_at_the_destination_with_its_key_alone() {
+    let world = World::new().await;
+    // LocalStack's ReEncrypt knows the keys of one account alone.
+    let (source_key, near_key) = (SOURCE.create_key().await, SOURCE.create_key().await);
+    let pairs = [
+        ("near", source_key.as_str(), near_key.as_str()),
+        ("far", &world.source_key, &world.archive_key),
+    ];
+    let formats = ["v2", "v3", "instruction"];
+    for (pair, key, _) in pairs {
+        for format in formats {
+            let name = format!("{pair}/{format}");
+            let put = client_side(SOURCE, &world.source, key, &name).option("action", "put");
+            let put = put.option("format", format).option("plaintext", &name);
+            put.summary().await;
+        }
+    }
+    let mut config = world.config();
+    let mapped = pairs.map(|(_, from, to)| format!("\"{from}\" = \"{to}\""));
+    config.rules[0].more = format!("client_side_keys = {{ {} }}", mapped.join(", "));
+    let daemon = Daemon::spawn(&config).ready().await;
+    world.drained(&daemon).await;
+    for (_, key, _) in pairs {
+        SOURCE.kms("DisableKey", &json!({ "KeyId": key })).await;
+    }
+    for (pair, _, key) in pairs {
+        for format in formats {
+            let name = format!("{pair}/{format}");
+            let open = client_side(ARCHIVE, &world.archive, key, &name).option("action", "open");
+            let opened = open.option("format", format).summary().await;
+            assert_eq!(opened["plaintext"], name.as_str());
+        }
+    }
+}
+
+fn client_side(account: Account, bucket: &str, kms_key: &str, key: &str) -> Script {
+    Script::of_encryption_client()
+        .option("endpoint", endpoint())
+        .option("account", account.id)
+        .option("region", account.region)
+        .option("bucket", bucket)
+        .option("kms-key-arn", kms_key)
+        .option("key", key)
 }

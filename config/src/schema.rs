@@ -105,6 +105,7 @@ tables! {
         verify: String,
         encryption: Encryption,
         sse_kms_objects: bool,
+        client_side_keys: BTreeMap<String, Field<String>>,
         limits: Limits,
     }
 

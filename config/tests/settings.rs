@@ -88,6 +88,12 @@ fn what_the_example_says_arrives() {
             )]),
             bucket_key: true,
         },
+        client_side_keys: BTreeMap::from([(
+            "arn:aws:kms:eu-west-1:111111111111:key/5678dcba-09fe-87dc-65ba-ab0987654321"
+                .to_owned(),
+            "arn:aws:kms:us-east-1:222222222222:key/5678abcd-12ab-34cd-56ef-1234567890ab"
+                .to_owned(),
+        )]),
         limits: RateLimits {
             bandwidth_bytes_per_second: NonZeroU64::new(200 << 20),
             requests_per_second: NonZeroU32::new(800),
@@ -282,6 +288,7 @@ fn rule(id: &str, source: BucketRef, destination: BucketRef) -> Rule {
             key_map: BTreeMap::new(),
         },
         sse_kms_objects: false,
+        client_side_keys: BTreeMap::new(),
         limits: RateLimits::default(),
         destination_limits: RateLimits::default(),
     }

@@ -66,8 +66,12 @@ pub enum Operation {
     CreateMultipartUpload,
     /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObject.html>
     DeleteObject,
+    /// <https://docs.aws.amazon.com/kms/latest/APIReference/API_Decrypt.html>
+    Decrypt,
     /// <https://docs.aws.amazon.com/kms/latest/APIReference/API_DescribeKey.html>
     DescribeKey,
+    /// <https://docs.aws.amazon.com/kms/latest/APIReference/API_Encrypt.html>
+    Encrypt,
     /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetBucketVersioning.html>
     GetBucketVersioning,
     /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html>
@@ -86,6 +90,8 @@ pub enum Operation {
     PutObject,
     /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObjectTagging.html>
     PutObjectTagging,
+    /// <https://docs.aws.amazon.com/kms/latest/APIReference/API_ReEncrypt.html>
+    ReEncrypt,
     /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_UploadPart.html>
     UploadPart,
 
@@ -211,6 +217,8 @@ pub enum Action {
 pub enum Reason {
     /// The role that an account is to be used with may not be assumed.
     AssumeRoleNotPermitted,
+    /// KMS does not wrap the data key of an object anew that its client encrypted.
+    ClientSideKeyRefused,
     /// The destination bucket is in another Region than its account's.
     DstBucketInvalidRegion,
     /// The destination bucket does not exist.

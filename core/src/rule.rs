@@ -56,6 +56,9 @@ pub struct Rule {
     pub encryption: Encryption,
     /// Whether SSE-KMS encrypted sources are in scope.
     pub sse_kms_objects: bool,
+    /// Keys of KMS that clients of the source wrap data keys with, and what these are wrapped with
+    /// for readers of the destination: source key ARN to destination key ARN.
+    pub client_side_keys: BTreeMap<String, String>,
     /// What the rule may use.
     pub limits: RateLimits,
     /// What all rules together may use of the destination.

@@ -7,6 +7,7 @@ mod buckets;
 mod delivery;
 mod file;
 mod finding;
+mod keys;
 mod notification;
 mod objects;
 mod probe;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::clock;
+use crate::kms::configured_keys;
 use crate::metrics::Metrics;
 use crate::process::Signals;
 use crate::s3::accounts::{AccountClients, Accounts};
@@ -393,6 +395,11 @@ impl<'a> Asker<'a> {
         let to = self.judge_bucket(known, (rule, End::Destination), &mut section);
         if let (Some(from), Some(to)) = (from, to) {
             section.add(buckets::compare_locks(from, to));
+        }
+        for key in configured_keys(rule) {
+            if let Some(reached) = self.reach(&key.account) {
+                Box::pin(keys::judge_key(&key, reached, &mut section)).await;
+            }
         }
         if let Some(to) = to {
             Box::pin(objects::try_destination(to, rule, &mut section)).await;

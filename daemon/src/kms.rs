@@ -3,6 +3,7 @@
 //! can be used, what is parked for it is tried again. Without an answer nothing changes.
 
 mod question;
+pub(crate) mod rewrap;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,7 +23,8 @@ use tracing::{info, warn};
 
 use crate::clock;
 use crate::s3::accounts::Accounts;
-use question::{Answer, ask};
+pub(crate) use question::KeyReport;
+use question::ask;
 
 /// The keys of all rules in force.
 #[derive(Debug)]
@@ -47,11 +49,11 @@ struct Table {
 
 /// A key as a rule uses it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct KeyUse {
-    side: KeySide,
-    account: String,
+pub(crate) struct KeyUse {
+    pub(crate) side: KeySide,
+    pub(crate) account: String,
     /// As the configuration has it, or an object.
-    name: String,
+    pub(crate) name: String,
 }
 
 /// What a key is used for.
@@ -229,7 +231,7 @@ impl Keys {
         asked.await;
     }
 
-    fn record(&self, key: &KeyUse, answer: &Answer) {
+    fn record(&self, key: &KeyUse, answer: &KeyReport) {
         let mut table = self.table.lock();
         let Table { keys, to_retry } = &mut *table;
         let of_rules = keys
@@ -387,7 +389,7 @@ impl WatchedKey {
     }
 
     /// Takes over what an answer says for certain.
-    fn learn(&mut self, answer: &Answer) {
+    fn learn(&mut self, answer: &KeyReport) {
         if answer.state.is_some() {
             self.confirmed = Instant::now();
         }
@@ -417,7 +419,7 @@ fn log(rule: &str, known: &WatchedKey) {
 }
 
 /// Lists the keys that the configuration names for a rule.
-fn configured_keys(rule: &Rule) -> BTreeSet<KeyUse> {
+pub(crate) fn configured_keys(rule: &Rule) -> BTreeSet<KeyUse> {
     let (own, key_map) = match &rule.encryption {
         Encryption::Same { key_map } => (None, Some(key_map)),
         Encryption::BucketDefault | Encryption::S3 => (None, None),

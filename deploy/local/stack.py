@@ -27,6 +27,7 @@ BUILD_DIR = Path(
     or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "s3-replicator"
 )
 PYTHON = BUILD_DIR / "venv" / "bin" / "python"
+ENCRYPTION_CLIENT = BUILD_DIR / "encryption-client" / "bin" / "python"
 KEPT_LOG = BUILD_DIR / "localstack.log"
 SERVICES = ("s3", "sqs", "sns", "kms", "sts", "iam", "ssm", "cloudformation")
 # It takes about 10 s on 2 cores, and longer while they compile.
@@ -179,6 +180,7 @@ def run(command: list[str]) -> int:
         there = {
             "REPLICATOR_LOCALSTACK_URL": stack.url,
             "REPLICATOR_PYTHON": str(PYTHON),
+            "REPLICATOR_ENCRYPTION_CLIENT": str(ENCRYPTION_CLIENT),
             "REPLICATOR_ROOT": str(ROOT),
         }
         process = subprocess.Popen(

@@ -42,6 +42,7 @@ mod blame;
 mod bugs;
 // Messages that are broken, by the thousand.
 mod dead_letters;
+mod envelopes;
 mod poison;
 // A daemon that holds a message keeps it.
 mod buckets;

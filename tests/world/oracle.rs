@@ -28,8 +28,21 @@ impl Script {
 
     /// Names a script of another folder.
     pub(crate) fn of(folder: &str, name: &str) -> Self {
+        Self::run_by("REPLICATOR_PYTHON", folder, name)
+    }
+
+    /// Names the script that has the Amazon S3 Encryption Client.
+    pub(crate) fn of_encryption_client() -> Self {
+        Self::run_by(
+            "REPLICATOR_ENCRYPTION_CLIENT",
+            "tests/oracle",
+            "encryption_client.py",
+        )
+    }
+
+    fn run_by(python: &str, folder: &str, name: &str) -> Self {
         let python =
-            env::var("REPLICATOR_PYTHON").expect("REPLICATOR_PYTHON is not set: run `make test`");
+            env::var(python).unwrap_or_else(|_| panic!("{python} is not set: run `make test`"));
         let mut command = Command::new(python);
         command
             .arg("-B")

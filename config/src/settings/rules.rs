@@ -93,6 +93,7 @@ fn rule(
         verify: word_or_default(&written.verify, problems),
         encryption: encryption(&written.encryption, problems),
         sse_kms_objects: written.sse_kms_objects.value_or(false),
+        client_side_keys: key_map(&written.client_side_keys, values::kms_key, problems),
         limits: limits(&written.limits, problems),
         destination_limits: at.map_or_else(RateLimits::default, |at| limits(&at.limits, problems)),
         // Last, so that what is missing here keeps nothing above from being checked.
@@ -243,7 +244,7 @@ fn encryption(written: &Field<schema::Encryption>, problems: &mut Problems<'_>) 
         return as_source;
     };
     let key = written.key.parse_with(problems, replica_key);
-    let key_map = key_map(&written.key_map, problems);
+    let key_map = key_map(&written.key_map, values::kms_key_or_alias, problems);
     let mode = if written.mode.is_absent() {
         Some(EncryptionMode::Same)
     } else {
@@ -314,9 +315,11 @@ fn refuse_unused_keys(
     }
 }
 
-/// Sources are keys, because that is what S3 reports of an object; destinations may be aliases.
+/// Reads keys of the destination by those of the source, which are ARNs of keys, because that is
+/// what S3 reports of an object.
 fn key_map(
     written: &Field<BTreeMap<String, Field<String>>>,
+    destination_key: impl Fn(&str) -> Result<String, String>,
     problems: &mut Problems<'_>,
 ) -> BTreeMap<String, String> {
     let mut map = BTreeMap::new();
@@ -324,7 +327,7 @@ fn key_map(
         let source = values::kms_key(source)
             .map_err(|message| problems.add_problem(&destination.spot, message))
             .ok();
-        let destination = destination.parse_with(problems, values::kms_key_or_alias);
+        let destination = destination.parse_with(problems, &destination_key);
         map.extend(source.zip(destination));
     }
     map

@@ -386,6 +386,7 @@ fn rule(id: &str, priority: i64, destination: &str) -> Rule {
         verify: Verify::Auto,
         encryption: Encryption::BucketDefault,
         sse_kms_objects: false,
+        client_side_keys: BTreeMap::new(),
         limits: RateLimits::default(),
         destination_limits: RateLimits::default(),
     }

@@ -139,8 +139,12 @@ pub enum CheckName {
     SourceTags,
     /// The source's retention and legal hold can be read.
     SourceLock,
+    /// The source's KMS keys can be used.
+    SourceKey,
     /// The destination bucket keeps versions.
     DestinationVersioning,
+    /// The destination's KMS keys can be used.
+    DestinationKey,
     /// The destination can hold the source's Object Lock.
     ObjectLock,
     /// The destination's versions can be listed, and absent keys told from denied ones.

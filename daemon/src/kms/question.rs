@@ -11,16 +11,16 @@ use crate::s3::accounts::error::{KeyAnswer, error_words, key_answer};
 
 /// What KMS answers about a key.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(crate) struct KeyReport {
     /// What is certain.
-    pub(super) state: Option<KeyState>,
-    pub(super) arn: Option<String>,
+    pub(crate) state: Option<KeyState>,
+    pub(crate) arn: Option<String>,
     /// What it says, in words.
-    pub(super) detail: String,
+    pub(crate) detail: String,
 }
 
 /// Asks about a key by its ARN or alias, as the account that will use it.
-pub(super) async fn ask(client: &Client, side: KeySide, name: &str) -> Answer {
+pub(super) async fn ask(client: &Client, side: KeySide, name: &str) -> KeyReport {
     let described = describe(client, name).await;
     if described.state.is_some_and(KeyState::is_bad) {
         return described;
@@ -34,20 +34,20 @@ pub(super) async fn ask(client: &Client, side: KeySide, name: &str) -> Answer {
 }
 
 /// <https://docs.aws.amazon.com/kms/latest/APIReference/API_DescribeKey.html>
-async fn describe(client: &Client, name: &str) -> Answer {
+async fn describe(client: &Client, name: &str) -> KeyReport {
     let described = match client.describe_key().key_id(name).send().await {
         Ok(described) => described.key_metadata,
         Err(error) => {
             let detail = format!("DescribeKey {}", error_words(&error));
             let state = key_answer(&error).and_then(state_of);
-            return Answer {
+            return KeyReport {
                 state,
                 detail,
                 arn: None,
             };
         }
     };
-    described.map(Answer::from).unwrap_or_default()
+    described.map(KeyReport::from).unwrap_or_default()
 }
 
 /// <https://docs.aws.amazon.com/kms/latest/developerguide/testing-permissions.html>
@@ -80,7 +80,7 @@ where
     }
 }
 
-impl Answer {
+impl KeyReport {
     /// Adds what the dry runs of its uses say.
     fn with_uses(self, uses: &[(&str, Option<KeyAnswer>)]) -> Self {
         let of = |answer| {
@@ -130,7 +130,7 @@ fn state_of(answer: KeyAnswer) -> Option<KeyState> {
 }
 
 /// <https://docs.aws.amazon.com/kms/latest/developerguide/key-state.html>
-impl From<KeyMetadata> for Answer {
+impl From<KeyMetadata> for KeyReport {
     fn from(key: KeyMetadata) -> Self {
         let other_use = key
             .key_usage
@@ -174,7 +174,7 @@ impl From<KeyMetadata> for Answer {
 mod tests {
     use super::*;
 
-    fn described(state: &str, usage: &str, spec: &str) -> Answer {
+    fn described(state: &str, usage: &str, spec: &str) -> KeyReport {
         let key = KeyMetadata::builder()
             .key_id("1234")
             .arn("arn:1234")
@@ -182,10 +182,10 @@ mod tests {
             .key_usage(usage.into())
             .key_spec(spec.into())
             .build();
-        Answer::from(key.unwrap())
+        KeyReport::from(key.unwrap())
     }
 
-    fn plain(state: &str) -> Answer {
+    fn plain(state: &str) -> KeyReport {
         described(state, "ENCRYPT_DECRYPT", "SYMMETRIC_DEFAULT")
     }
 
@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn a_dry_run_decides_by_what_is_certain_and_a_denial_decides_nothing() {
         let (decrypt, generate) = ("kms:Decrypt", "kms:GenerateDataKey");
-        let state = |before: Answer, first, second| {
+        let state = |before: KeyReport, first, second| {
             before.with_uses(&[(decrypt, first), (generate, second)])
         };
         let (allowed, denied) = (Some(KeyAnswer::Usable), Some(KeyAnswer::Denied));
@@ -232,7 +232,7 @@ mod tests {
             (Some(KeyAnswer::NotFound), None, Some(KeyState::Missing)),
         ];
         for (first, second, expected) in cases {
-            assert_eq!(state(Answer::default(), first, second).state, expected);
+            assert_eq!(state(KeyReport::default(), first, second).state, expected);
         }
     }
 }

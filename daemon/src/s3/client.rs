@@ -39,9 +39,7 @@ use tokio::time::Instant;
 use crate::metrics::Metrics;
 use crate::s3::accounts::error::{self, ErrorBody, Refusal, RefusalKind};
 
-#[cfg(test)]
-pub(crate) use body::BodyChunks;
-pub(crate) use body::{BodyReader, Filled};
+pub(crate) use body::{BodyChunks, BodyReader, Filled};
 pub(crate) use connector::{Bounds, NoTls, TruncatedAnswer, connect, is_unsent};
 pub(crate) use request::{CHECKSUM_MODE, PageRequest, S3Request};
 pub(crate) use response::{ResponseHead, S3Error, S3Response, USER};

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{Request, Response, header};
 use serde_json::{Value, json};
@@ -16,6 +18,8 @@ use crate::s3::{KeyRing, S3_KEY};
 pub struct Keys {
     states: Arc<Mutex<BTreeMap<String, State>>>,
     aliases: Arc<Mutex<BTreeMap<String, String>>>,
+    /// How often something was wrapped.
+    wraps: Arc<Mutex<u64>>,
     takes_any: bool,
 }
 
@@ -78,7 +82,10 @@ impl Keys {
         match (operation, asked["KeyId"].as_str()) {
             ("CreateKey", _) => self.create(),
             ("DescribeKey", Some(key)) => self.describe(key),
-            ("GenerateDataKey" | "Decrypt", Some(key)) => self.use_key(key, &asked),
+            ("GenerateDataKey", Some(key)) => self.generate(key, &asked),
+            ("Encrypt", Some(key)) => self.encrypt(key, &asked),
+            ("Decrypt", Some(key)) => self.decrypt(key, &asked),
+            ("ReEncrypt", _) => self.re_encrypt(&asked),
             ("DisableKey", Some(key)) => self.turn(key, State::Disabled),
             ("ScheduleKeyDeletion", Some(key)) => self.turn(key, State::PendingDeletion),
             ("DescribeKey" | "DisableKey" | "ScheduleKeyDeletion" | "GenerateDataKey", None) => {
@@ -106,12 +113,12 @@ impl Keys {
         answer(200, &json!({ "KeyId": arn }))
     }
 
-    /// Says what would come of the use of a key; nothing but dry runs is asked for.
-    fn use_key(&self, key: &str, asked: &Value) -> Response<Bytes> {
+    /// Refuses the use of a key that cannot be used, or a dry run.
+    fn refusal(&self, key: &str, asked: &Value) -> Option<Response<Bytes>> {
         let is_dry = asked["DryRun"] == json!(true);
         let (code, message) = match self.state(key) {
             State::Enabled if is_dry => ("DryRunOperationException", "it would succeed".to_owned()),
-            State::Enabled => ("ValidationException", "no ciphertext".to_owned()),
+            State::Enabled => return None,
             State::Disabled => ("DisabledException", format!("{key} is disabled.")),
             State::PendingDeletion => (
                 "KMSInvalidStateException",
@@ -124,7 +131,78 @@ impl Keys {
                 format!("not authorized to use {key}"),
             ),
         };
-        refused(code, &message)
+        Some(refused(code, &message))
+    }
+
+    fn generate(&self, key: &str, asked: &Value) -> Response<Bytes> {
+        self.refusal(key, asked).unwrap_or_else(|| {
+            let plaintext = STANDARD.encode([7; 32]);
+            let blob = self.wrap(key, &asked["EncryptionContext"], &json!(plaintext));
+            answer(
+                200,
+                &json!({ "KeyId": key, "Plaintext": plaintext, "CiphertextBlob": blob }),
+            )
+        })
+    }
+
+    fn encrypt(&self, key: &str, asked: &Value) -> Response<Bytes> {
+        self.refusal(key, asked).unwrap_or_else(|| {
+            let blob = self.wrap(key, &asked["EncryptionContext"], &asked["Plaintext"]);
+            answer(200, &json!({ "KeyId": key, "CiphertextBlob": blob }))
+        })
+    }
+
+    fn decrypt(&self, key: &str, asked: &Value) -> Response<Bytes> {
+        let unwrapped = || self.unwrap(key, &asked["EncryptionContext"], &asked["CiphertextBlob"]);
+        let refusal = self.refusal(key, asked);
+        refusal.unwrap_or_else(|| match unwrapped() {
+            Ok(plaintext) => answer(200, &json!({ "KeyId": key, "Plaintext": plaintext })),
+            Err(code) => refused(code, "cannot be unwrapped"),
+        })
+    }
+
+    fn re_encrypt(&self, asked: &Value) -> Response<Bytes> {
+        let name = |name: &str| asked[name].as_str().unwrap_or_default().to_owned();
+        let (from, to) = (name("SourceKeyId"), name("DestinationKeyId"));
+        let refusal = self.refusal(&from, asked);
+        if let Some(refusal) = refusal.or_else(|| self.refusal(&to, asked)) {
+            return refusal;
+        }
+        let context = &asked["SourceEncryptionContext"];
+        match self.unwrap(&from, context, &asked["CiphertextBlob"]) {
+            Ok(plaintext) => {
+                let blob = self.wrap(&to, &asked["DestinationEncryptionContext"], &plaintext);
+                answer(
+                    200,
+                    &json!({ "KeyId": to, "SourceKeyId": from, "CiphertextBlob": blob }),
+                )
+            }
+            Err(code) => refused(code, "cannot be unwrapped"),
+        }
+    }
+
+    /// Wraps what no reader but this looks into, differently each time.
+    pub fn wrap(&self, key: &str, context: &Value, plaintext: &Value) -> String {
+        let mut wraps = self.wraps.lock().unwrap();
+        *wraps += 1;
+        let wrapped =
+            json!({ "key": key, "context": context, "plaintext": plaintext, "nonce": *wraps });
+        STANDARD.encode(wrapped.to_string())
+    }
+
+    /// Unwraps it, or says by which code KMS would refuse.
+    pub fn unwrap(&self, key: &str, context: &Value, blob: &Value) -> Result<Value, &'static str> {
+        let bytes = STANDARD
+            .decode(blob.as_str().unwrap_or_default())
+            .unwrap_or_default();
+        let wrapped: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        if wrapped["key"].is_null() || wrapped["context"] != *context {
+            return Err("InvalidCiphertextException");
+        }
+        if wrapped["key"].as_str() != Some(key) {
+            return Err("IncorrectKeyException");
+        }
+        Ok(wrapped["plaintext"].clone())
     }
 
     fn describe(&self, key: &str) -> Response<Bytes> {

@@ -36,7 +36,7 @@ fn piece(id: &str) -> RangeKey {
 }
 
 async fn body(budget: &Budget) -> Body {
-    let filled = Filled::for_tests(BodyChunks::from(Bytes::from_static(b"bytes")));
+    let filled = Filled::from(BodyChunks::from(Bytes::from_static(b"bytes")));
     Body {
         head: ResponseHead::for_tests(&[]),
         read: BootInstant::now(),

@@ -27,6 +27,7 @@ use crate::reconcile::attempt::Extras;
 use crate::reconcile::object::attributes::{
     Attributes, Header, ReplicaHeaders, STORAGE_CLASS, choose_encryption, choose_key, encoded_words,
 };
+use crate::reconcile::object::envelope;
 use crate::reconcile::object::proof::{self, Choice, Proof};
 use crate::reconcile::object::tags::{self, Tags};
 use crate::reconcile::object::version_reader::VersionReader;
@@ -199,6 +200,7 @@ impl CopyJob<'_> {
             })?;
             attributes.store_headers.insert(STORAGE_CLASS, class);
         }
+        let rewrapped = envelope::rewrap_metadata(self, &mut attributes).await?;
         if self.cx.destination.is_aws {
             attributes
                 .reader_headers
@@ -210,6 +212,7 @@ impl CopyJob<'_> {
             attributes,
             tags,
             encryption,
+            rewrapped,
             asked,
         })
     }
@@ -383,7 +386,9 @@ async fn put(
     body: &Body,
 ) -> Result<Written, Failure> {
     let (if_match, if_none_match) = copy.conditions();
-    let checksum = copy.extras.checked.then(|| crc64_header(body.filled.crc64));
+    let rewritten = envelope::rewrap_instructions(copy, &headers.attributes, &body.filled).await?;
+    let filled = rewritten.as_ref().unwrap_or(&body.filled);
+    let checksum = copy.extras.checked.then(|| crc64_header(filled.crc64));
     copy.snapshot
         .confirm(copy.cx, &copy.version.version.id)
         .await?;
@@ -391,7 +396,7 @@ async fn put(
     let call = S3Request::put_object(
         &target.destination.bucket,
         &target.key,
-        body.filled.chunks.clone(),
+        filled.chunks.clone(),
     )
     .with_timeout(body_timeout(copy.version.size_bytes))
     .header("if-match", if_match.as_deref())
@@ -406,7 +411,7 @@ async fn put(
         .around(Step::PutObject, request)
         .await?;
     let answer = answer.into_head();
-    let answered = proof::compare_answer(&answer, &body.filled, true);
+    let answered = proof::compare_answer(&answer, filled, true);
     let written = Box::pin(Written::complete(
         copy,
         Operation::PutObject,
@@ -422,7 +427,7 @@ async fn put(
         copy,
         written,
         answered,
-        (body.filled.crc64, body.unproved),
+        (filled.crc64, filled.chunks.len(), body.unproved),
     ))
     .await
 }

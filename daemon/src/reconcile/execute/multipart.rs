@@ -259,7 +259,7 @@ async fn complete(
     let version = answer.version_id().map(str::to_owned);
     let written = Box::pin(Written::complete(copy, during, (etag, version), sent)).await?;
     cx.engine.ledger.end_upload(target)?;
-    let known = (crc64, unproved);
+    let known = (crc64, copy.version.size_bytes, unproved);
     Box::pin(proof::check_written(copy, written, answered, known)).await
 }
 

@@ -18,6 +18,7 @@ use replicator_core::rule::{Encryption, ReplicaKey, Rule, related_key};
 use replicator_core::stamp::{Stamp, USER_METADATA_BYTES_MAX};
 
 use crate::clock::BootInstant;
+use crate::reconcile::object::envelope::RewrappedHeader;
 use crate::reconcile::object::tags::{self, Tags};
 use crate::s3::checksum::{Algorithm, crc64_of, hex, md5_digits};
 use crate::s3::client::{Filled, ResponseHead, S3Request, USER};
@@ -303,6 +304,8 @@ pub(in crate::reconcile) struct ReplicaHeaders {
     pub(crate) attributes: Attributes,
     pub(crate) tags: Tags,
     pub(crate) encryption: Vec<Header>,
+    /// The wrapped data key, where that is another one than the source's.
+    pub(in crate::reconcile) rewrapped: Option<RewrappedHeader>,
     /// When the request to the source was sent.
     pub(in crate::reconcile) asked: BootInstant,
 }
@@ -319,10 +322,16 @@ impl ReplicaHeaders {
         let line = |name: &str, value: &[u8]| [name.as_bytes(), b":", value, b"\n"].concat();
         let own = self.own();
         let own = own.iter().map(|(name, value)| line(name, value.as_bytes()));
-        // The stamp may name the sequencer of whichever event woke the task.
-        let carried = self.carried().filter(|(name, _)| **name != STAMP);
+        // The stamp may name the sequencer of whichever event woke the task, and KMS wraps a key
+        // differently each time.
+        let rewrapped = self.rewrapped.as_ref();
+        let is_steady = |name: &HeaderName| {
+            *name != STAMP && rewrapped.is_none_or(|header| header.name != *name)
+        };
+        let carried = self.carried().filter(|(name, _)| is_steady(name));
         let carried = carried.map(|(name, value)| line(name.as_str(), value.as_bytes()));
-        let mut lines: Vec<Vec<u8>> = own.chain(carried).collect();
+        let origin = rewrapped.map(|header| line(header.name.as_str(), header.origin.as_bytes()));
+        let mut lines: Vec<Vec<u8>> = own.chain(carried).chain(origin).collect();
         lines.sort_unstable();
         crc64_of(&lines.concat())
     }
@@ -733,7 +742,7 @@ mod tests {
                 panic!("{algorithm:?}: {all:?}")
             };
             for (bytes, is_right) in [(right, true), (wrong, false)] {
-                let body = Filled::for_tests(BodyChunks::from(Bytes::from_static(bytes)));
+                let body = Filled::from(BodyChunks::from(Bytes::from_static(bytes)));
                 assert_eq!(stated.is_of(&body), Some(is_right), "{algorithm:?}");
             }
         }

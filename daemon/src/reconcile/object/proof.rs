@@ -227,13 +227,13 @@ pub(in crate::reconcile) enum By {
     ETag,
 }
 
-/// Acts on what the answer to a write states about its bytes, given their CRC-64/NVME. `before` is
-/// why the source could not prove them.
+/// Acts on what the answer to a write states about its bytes, given their CRC-64/NVME and their
+/// number. `before` is why the source could not prove them.
 pub(in crate::reconcile) async fn check_written(
     copy: &CopyJob<'_>,
     written: Written,
     answered: Answered,
-    (crc64, before): (u64, Option<Unproved>),
+    (crc64, size_bytes, before): (u64, u64, Option<Unproved>),
 ) -> Result<Written, Failure> {
     let doubt = match answered {
         Answered::Equal => None,
@@ -246,7 +246,10 @@ pub(in crate::reconcile) async fn check_written(
             let is_read_back =
                 by == By::Checksum || copy.cx.destination.is_aws || proves_answers(copy);
             match version.filter(|_| is_read_back) {
-                Some(version) => read_back(copy, (operation, by), version, crc64).await?,
+                Some(version) => {
+                    let bytes = (crc64, size_bytes);
+                    read_back(copy, (operation, by), version, bytes).await?
+                }
                 None => Some(Unproved::AnswerDiffers),
             }
         }
@@ -340,7 +343,7 @@ async fn read_back(
     copy: &CopyJob<'_>,
     (operation, by): (Operation, By),
     version: &str,
-    crc64: u64,
+    (crc64, size_bytes): (u64, u64),
 ) -> Result<Option<Unproved>, Failure> {
     let Ok(id) = VersionId::try_from(version) else {
         return Ok(Some(Unproved::AnswerDiffers));
@@ -349,7 +352,7 @@ async fn read_back(
         version: VersionRef::new(id, copy.version.version.last_modified, None),
         kind: VersionKind::Object,
         etag: None,
-        size_bytes: copy.version.size_bytes,
+        size_bytes,
     };
     let replica = VersionReader::new(copy.cx, Side::Destination, &replica);
     let (ledger, target) = (&copy.cx.engine.ledger, &copy.cx.task.target);
@@ -485,7 +488,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_held_against_the_bytes_that_were_sent() {
-        let body = Filled::for_tests(BodyChunks::from(Bytes::from_static(b"abc")));
+        let body = Filled::from(BodyChunks::from(Bytes::from_static(b"abc")));
         let (right, wrong) = (
             "\"900150983cd24fb0d6963f7d28e17f72\"",
             "\"00000000000000000000000000000bad\"",

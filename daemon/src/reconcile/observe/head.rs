@@ -13,6 +13,7 @@ use crate::clock;
 use crate::ledger::records::{CurrentEntry, Replica, ReplicaState};
 use crate::reconcile::Context;
 use crate::reconcile::object::attributes::KMS;
+use crate::reconcile::object::envelope::is_instruction_file;
 use crate::reconcile::object::version_reader::VersionReader;
 use crate::reconcile::observe::listing;
 use crate::reconcile::transient;
@@ -163,14 +164,20 @@ fn object(head: &ResponseHead, task: &Task) -> Result<HeadResult, Failure> {
 pub(in crate::reconcile) fn read_claim(head: &ResponseHead, task: &Task) -> Option<OriginClaim> {
     let stamp = Stamp::from_header(head.user(NAME)?).ok()?;
     let written = || Timestamp::from_unix_timestamp(head.last_modified()?.secs()).ok();
+    // Its bytes are not the source's, where a rule has its data key wrapped anew.
+    let is_rewritten = is_instruction_file(|name| head.user(name).is_some())
+        && task
+            .rules
+            .iter()
+            .any(|rule| !rule.client_side_keys.is_empty());
     stamp
         .place
         .is_key(&task.source.bucket, &task.source_key)
         .then(|| OriginClaim {
             version: stamp.version,
             etag: head.etag(),
-            has_digest: !has_own_key(head),
-            size_bytes: head.content_length(),
+            has_digest: !has_own_key(head) && !is_rewritten,
+            size_bytes: head.content_length().filter(|_| !is_rewritten),
             written: written(),
             // A date that cannot be true was dropped.
             now: Some(head.date().unwrap_or_else(clock::now)),

@@ -306,6 +306,31 @@ where
     }
 }
 
+/// Says whether KMS found something wrapped with another key than the request names.
+pub(crate) fn is_other_key<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
+    error.code() == Some("IncorrectKeyException")
+}
+
+/// Turns a refusal of KMS to wrap a data key anew into a failure.
+pub(crate) fn from_kms_error<E>(during: Operation, error: SdkError<E, HttpResponse>) -> Failure
+where
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+{
+    let is_refused =
+        key_answer(&error).is_some() || error.code() == Some("InvalidCiphertextException");
+    let failure = from_sdk_error(Side::Source, during, error);
+    let kind = match is_refused {
+        true => FailureKind::NeedsOperator(Reason::ClientSideKeyRefused),
+        false => failure.kind,
+    };
+    // Its trouble says nothing of a bucket.
+    Failure {
+        kind,
+        dependency: None,
+        ..failure
+    }
+}
+
 /// The cause of a request's failure.
 #[derive(Debug)]
 enum Cause {

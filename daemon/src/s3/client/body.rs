@@ -76,14 +76,12 @@ impl BodyChunks {
     }
 }
 
-#[cfg(test)]
 impl From<Bytes> for BodyChunks {
     fn from(piece: Bytes) -> Self {
         Self::from_iter([piece])
     }
 }
 
-#[cfg(test)]
 impl FromIterator<Bytes> for BodyChunks {
     fn from_iter<T: IntoIterator<Item = Bytes>>(pieces: T) -> Self {
         let mut chunks = Self::default();
@@ -92,10 +90,9 @@ impl FromIterator<Bytes> for BodyChunks {
     }
 }
 
-#[cfg(test)]
-impl Filled {
+impl From<BodyChunks> for Filled {
     /// Takes bytes that are here.
-    pub(crate) fn for_tests(chunks: BodyChunks) -> Self {
+    fn from(chunks: BodyChunks) -> Self {
         let mut digest = Digest::new(CrcAlgorithm::Crc64Nvme);
         chunks.pieces().for_each(|piece| digest.update(piece));
         Self {
