@@ -60,6 +60,17 @@ pub fn suggest_nearest<'a>(name: &str, known: impl Iterator<Item = &'a str> + Cl
     }
 }
 
+/// Returns what texts have in common at their start.
+pub(crate) fn common_prefix<'r>(prefixes: impl Iterator<Item = &'r str>) -> String {
+    let common = prefixes.reduce(|one, other| {
+        let pairs = one.char_indices().zip(other.chars());
+        let same = pairs.take_while(|((_, one), other)| one == other);
+        let end = same.last().map_or(0, |((at, c), _)| at + c.len_utf8());
+        one.get(..end).unwrap_or_default()
+    });
+    common.unwrap_or_default().to_owned()
+}
+
 /// Checks the ARN of a KMS key.
 pub(crate) fn kms_key(text: &str) -> Result<String, String> {
     arn_of(text, "kms", "key/").ok_or_else(|| mismatch(text, "the ARN of a KMS key", KEY_EXAMPLE))

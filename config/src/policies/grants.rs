@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use replicator_core::rule::{BucketRef, Encryption, ReplicaKey, Rule, related_key};
 
-use super::table::{PERMISSIONS, Permission, Place};
+use super::table::{Permission, Place, rows, rows_of};
 use super::{
     Conditions, Document, DocumentKind, Grant, PolicyLayout, PolicyOptions, Principal,
     add_condition,
@@ -60,7 +60,7 @@ impl<'a> Draft<'a> {
     fn grant_source(&mut self, rule: &'a Rule) {
         let place = &rule.source;
         let rules = enabled_rules(self.settings).filter(|other| other.source == *place);
-        let listed = common_prefix(rules.map(source_prefix));
+        let listed = values::common_prefix(rules.map(source_prefix));
         self.grant_bucket(rule, (Place::SourceBucket, place), &listed);
         self.grant_objects(rule, (Place::SourceObjects, place), source_prefix(rule));
         if !rule.sse_kms_objects {
@@ -89,7 +89,7 @@ impl<'a> Draft<'a> {
     fn grant_destination(&mut self, rule: &'a Rule) {
         let place = &rule.destination;
         let rules = enabled_rules(self.settings).filter(|other| other.destination == *place);
-        let listed = common_prefix(rules.map(destination_prefix));
+        let listed = values::common_prefix(rules.map(destination_prefix));
         self.grant_bucket(rule, (Place::DestinationBucket, place), &listed);
         self.grant_objects(rule, (Place::Replicas, place), destination_prefix(rule));
         let bucket = bucket_arn(self.settings, place);
@@ -422,16 +422,6 @@ fn enabled_rules(settings: &Settings) -> impl Iterator<Item = &Rule> {
     settings.rules.iter().filter(|rule| rule.enabled)
 }
 
-fn rows(place: Place) -> impl Iterator<Item = &'static Permission> {
-    let rows = PERMISSIONS.iter();
-    rows.filter(move |permission| permission.place == place)
-}
-
-/// Lists the rows of a place that a rule needs.
-fn rows_of(place: Place, rule: &Rule) -> impl Iterator<Item = &'static Permission> {
-    rows(place).filter(|permission| permission.need.holds_for(rule))
-}
-
 fn region_of<'s>(settings: &'s Settings, account: &str) -> &'s str {
     let account = settings.accounts.get(account);
     account.map_or("", |account| account.region.as_str())
@@ -443,17 +433,6 @@ fn source_prefix(rule: &Rule) -> &str {
 
 fn destination_prefix(rule: &Rule) -> &str {
     rule.rewrite.as_deref().unwrap_or(&rule.filter.prefix)
-}
-
-/// Returns what texts have in common at their start.
-fn common_prefix<'r>(prefixes: impl Iterator<Item = &'r str>) -> String {
-    let common = prefixes.reduce(|one, other| {
-        let pairs = one.char_indices().zip(other.chars());
-        let same = pairs.take_while(|((_, one), other)| one == other);
-        let end = same.last().map_or(0, |((at, c), _)| at + c.len_utf8());
-        one.get(..end).unwrap_or_default()
-    });
-    common.unwrap_or_default().to_owned()
 }
 
 fn bucket_arn(settings: &Settings, place: &BucketRef) -> String {

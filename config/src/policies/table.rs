@@ -263,3 +263,14 @@ impl Need {
         }
     }
 }
+
+/// Lists the rows of a place.
+pub(super) fn rows(place: Place) -> impl Iterator<Item = &'static Permission> {
+    let rows = PERMISSIONS.iter();
+    rows.filter(move |permission| permission.place == place)
+}
+
+/// Lists the rows of a place that a rule needs.
+pub(super) fn rows_of(place: Place, rule: &Rule) -> impl Iterator<Item = &'static Permission> {
+    rows(place).filter(|permission| permission.need.holds_for(rule))
+}
