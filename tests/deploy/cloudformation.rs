@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::world::World;
 use crate::world::daemon::{Daemon, printed, run};
@@ -142,9 +142,9 @@ async fn grants_what_is_needed(
     assert_eq!(made("trust"), policy("trust", theirs));
     assert_eq!(made("queue"), policy("queue-policy", ours));
     let to_add: Value =
-        serde_json::from_str(outputs["SourceKeyStatement"].as_str().unwrap()).unwrap();
-    let of_key = policy("key-policy", ours);
-    assert_eq!(BTreeSet::from([normal(&to_add).to_string()]), of_key);
+        serde_json::from_str(outputs["SourceKeyStatements"].as_str().unwrap()).unwrap();
+    let to_add = json!({"Statement": to_add});
+    assert_eq!(statements(&to_add), policy("key-policy", ours));
 }
 
 /// Returns the statements of a policy in one of the forms that mean the same.

@@ -168,7 +168,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Lets S3 use a key for the sake of some objects.
+    /// Lets S3 use a key for the sake of some objects, and the daemon look at it.
     fn grant_key(
         &mut self,
         rule: &Rule,
@@ -176,43 +176,30 @@ impl<'a> Draft<'a> {
         key: &str,
         contexts: &[String],
     ) {
-        let Some(account) = self.settings.accounts.get(&place.account) else {
-            return;
-        };
-        let mut conditions = Conditions::new();
-        let service = format!(
-            "s3.{}.{}",
-            account.region,
-            values::partition(&account.region).1
-        );
-        add_condition(
-            &mut conditions,
-            ("StringEquals", "kms:ViaService"),
-            [service],
-        );
-        add_condition(
-            &mut conditions,
-            ("StringLike", "kms:EncryptionContext:aws:s3:arn"),
-            contexts.iter().cloned(),
-        );
-        let mut resource = key.to_owned();
+        let (mut resource, mut conditions) = (key.to_owned(), Conditions::new());
         if let Some((scope, alias)) = key.split_once(":alias/") {
             // https://docs.aws.amazon.com/kms/latest/developerguide/alias-authorization.html
             resource = format!("{scope}:key/*");
-            add_condition(
-                &mut conditions,
-                ("ForAnyValue:StringEquals", "kms:ResourceAliases"),
-                [format!("alias/{alias}")],
-            );
+            let aliases = ("ForAnyValue:StringEquals", "kms:ResourceAliases");
+            add_condition(&mut conditions, aliases, [format!("alias/{alias}")]);
         }
-        let target = Target {
-            account: &place.account,
-            owner: values::arn_account(key).unwrap_or_default().to_owned(),
-            policy: (DocumentKind::KeyPolicy, key.to_owned()),
-            resource,
-            conditions,
-        };
+        let region = region_of(self.settings, &place.account);
+        let service = format!("s3.{region}.{}", values::partition(region).1);
         for permission in rows_of(kind, rule) {
+            let mut conditions = conditions.clone();
+            if permission.action != "kms:DescribeKey" {
+                let via = ("StringEquals", "kms:ViaService");
+                add_condition(&mut conditions, via, [service.clone()]);
+                let context = ("StringLike", "kms:EncryptionContext:aws:s3:arn");
+                add_condition(&mut conditions, context, contexts.iter().cloned());
+            }
+            let target = Target {
+                account: &place.account,
+                owner: values::arn_account(key).unwrap_or_default().to_owned(),
+                policy: (DocumentKind::KeyPolicy, key.to_owned()),
+                resource: resource.clone(),
+                conditions,
+            };
             self.grant(permission, &target);
         }
     }
@@ -252,7 +239,10 @@ impl<'a> Draft<'a> {
                 .get(name)
                 .map(|account| &account.region)
         };
-        let feeding: Vec<&BucketRef> = enabled_rules(self.settings)
+        // The events of a disabled rule wait in its work queue.
+        let rules = self.settings.rules.iter();
+        let feeding: Vec<&BucketRef> = rules
+            .filter(|rule| rule.enabled || rule.work_queue.is_some())
             .map(|rule| &rule.source)
             .filter(|source| region(&source.account) == region(&queue.account))
             .collect();

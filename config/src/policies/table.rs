@@ -13,13 +13,14 @@ use strum::Display;
 /// keys: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingKMSEncryption.html>.
 pub const PERMISSIONS: &[Permission] = {
     use Need::{
-        Always, DeleteMarkers, KmsReplicas, KmsSources, LatestHistory, Parts, VersionDeletes,
+        Always, Check, DeleteMarkers, KmsReplicas, KmsSources, LatestHistory, Parts, VersionDeletes,
     };
     use Place::{
         DeadLetterQueue, DestinationBucket, DestinationKeys, EventsQueue, Replicas, Role,
         SourceBucket, SourceKeys, SourceObjects, WorkQueue,
     };
     const READS: &[&str] = &["GetObject", "HeadObject"];
+    const LISTERS: &[&str] = &["GetObject", "HeadObject", "HeadBucket"];
     const WRITES: &[&str] = &["PutObject", "CreateMultipartUpload"];
     &[
         row(
@@ -29,7 +30,25 @@ pub const PERMISSIONS: &[Permission] = {
             Always,
         ),
         // Without it what is not there is 403, too.
-        row(SourceBucket, "s3:ListBucket", READS, Always),
+        row(SourceBucket, "s3:ListBucket", LISTERS, Always),
+        row(
+            SourceBucket,
+            "s3:GetBucketVersioning",
+            &["GetBucketVersioning"],
+            Check,
+        ),
+        row(
+            SourceBucket,
+            "s3:GetBucketNotification",
+            &["GetBucketNotificationConfiguration"],
+            Check,
+        ),
+        row(
+            SourceBucket,
+            "s3:GetBucketObjectLockConfiguration",
+            &["GetObjectLockConfiguration"],
+            Check,
+        ),
         row(SourceObjects, "s3:GetObjectVersion", READS, Always),
         row(SourceObjects, "s3:GetObject", READS, LatestHistory),
         row(
@@ -38,9 +57,20 @@ pub const PERMISSIONS: &[Permission] = {
             &["GetObject", "HeadObject", "GetObjectTagging"],
             Always,
         ),
-        row(SourceObjects, "s3:GetObjectRetention", READS, Always),
-        row(SourceObjects, "s3:GetObjectLegalHold", READS, Always),
+        row(
+            SourceObjects,
+            "s3:GetObjectRetention",
+            &["GetObject", "HeadObject", "GetObjectRetention"],
+            Always,
+        ),
+        row(
+            SourceObjects,
+            "s3:GetObjectLegalHold",
+            &["GetObject", "HeadObject", "GetObjectLegalHold"],
+            Always,
+        ),
         row(SourceKeys, "kms:Decrypt", READS, KmsSources),
+        row(SourceKeys, "kms:DescribeKey", &["DescribeKey"], KmsSources),
         row(
             DestinationBucket,
             "s3:GetBucketVersioning",
@@ -53,7 +83,13 @@ pub const PERMISSIONS: &[Permission] = {
             &["ListObjectVersions"],
             Always,
         ),
-        row(DestinationBucket, "s3:ListBucket", READS, Always),
+        row(DestinationBucket, "s3:ListBucket", LISTERS, Always),
+        row(
+            DestinationBucket,
+            "s3:GetBucketObjectLockConfiguration",
+            &["GetObjectLockConfiguration"],
+            Check,
+        ),
         row(
             DestinationBucket,
             "s3:ListBucketMultipartUploads",
@@ -126,6 +162,12 @@ pub const PERMISSIONS: &[Permission] = {
             KmsReplicas,
         ),
         row(
+            DestinationKeys,
+            "kms:DescribeKey",
+            &["DescribeKey"],
+            KmsReplicas,
+        ),
+        row(
             EventsQueue,
             "sqs:ReceiveMessage",
             &["ReceiveMessage"],
@@ -134,7 +176,7 @@ pub const PERMISSIONS: &[Permission] = {
         row(
             EventsQueue,
             "sqs:DeleteMessage",
-            &["DeleteMessageBatch"],
+            &["DeleteMessageBatch", "DeleteMessage"],
             Always,
         ),
         row(
@@ -147,7 +189,7 @@ pub const PERMISSIONS: &[Permission] = {
         row(
             WorkQueue,
             "sqs:DeleteMessage",
-            &["DeleteMessageBatch"],
+            &["DeleteMessageBatch", "DeleteMessage"],
             Always,
         ),
         row(
@@ -158,6 +200,24 @@ pub const PERMISSIONS: &[Permission] = {
         ),
         row(WorkQueue, "sqs:SendMessage", &["SendMessageBatch"], Always),
         row(DeadLetterQueue, "sqs:SendMessage", &["SendMessage"], Always),
+        row(
+            EventsQueue,
+            "sqs:GetQueueAttributes",
+            &["GetQueueAttributes"],
+            Check,
+        ),
+        row(
+            WorkQueue,
+            "sqs:GetQueueAttributes",
+            &["GetQueueAttributes"],
+            Check,
+        ),
+        row(
+            DeadLetterQueue,
+            "sqs:GetQueueAttributes",
+            &["GetQueueAttributes"],
+            Check,
+        ),
         row(Role, "sts:AssumeRole", &["AssumeRole"], Always),
     ]
 };
@@ -216,6 +276,8 @@ pub enum Place {
 pub enum Need {
     /// Whatever the rules say.
     Always,
+    /// To find mistakes in a set-up, by `check` and at every start; no task needs it.
+    Check,
     /// `history = "latest"`.
     LatestHistory,
     /// `delete_markers`.
@@ -247,7 +309,7 @@ impl Need {
     /// Says whether a rule needs it.
     pub(super) fn holds_for(self, rule: &Rule) -> bool {
         match self {
-            Self::Always => true,
+            Self::Always | Self::Check => true,
             Self::LatestHistory => rule.history == History::Latest,
             Self::DeleteMarkers => rule.delete_markers,
             Self::VersionDeletes => rule.version_deletes,
