@@ -32,6 +32,7 @@ mod failures;
 mod kms;
 mod permissions;
 mod poison;
+mod policies;
 mod silence;
 // What is not to be believed, and what must not stop it.
 mod hostile;

@@ -186,6 +186,11 @@ impl World {
         }
     }
 
+    /// Returns the keys of the source's account and the archive's.
+    pub(crate) fn keys(&self) -> [&str; 2] {
+        [&self.source_key, &self.archive_key]
+    }
+
     /// Starts the daemon on the plain configuration and waits until it is ready.
     pub(crate) async fn start(&self) -> Daemon {
         Daemon::spawn(&self.config()).ready().await

@@ -244,17 +244,6 @@ pub(crate) fn escape_wildcards(text: &str) -> String {
     escaped
 }
 
-/// Returns what texts have in common at their start.
-pub(crate) fn common_prefix<'r>(prefixes: impl Iterator<Item = &'r str>) -> String {
-    let common = prefixes.reduce(|one, other| {
-        let pairs = one.char_indices().zip(other.chars());
-        let same = pairs.take_while(|((_, one), other)| one == other);
-        let end = same.last().map_or(0, |((at, c), _)| at + c.len_utf8());
-        one.get(..end).unwrap_or_default()
-    });
-    common.unwrap_or_default().to_owned()
-}
-
 /// Checks a storage class that S3 takes replicas in.
 pub(crate) fn storage_class(text: &str) -> Result<String, String> {
     if STORAGE_CLASSES.contains(&text) {

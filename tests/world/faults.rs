@@ -170,7 +170,7 @@ impl Shared {
         seen.fault = self.fault_for(&seen);
         let head = request.method() == http::Method::HEAD;
         let mut request = request.map(BodyExt::boxed);
-        if seen.service == "sts" {
+        if matches!(seen.service.as_str(), "kms" | "sqs" | "sts") {
             let (parts, body) = request.into_parts();
             let body = body.collect().await.map_err(|_| Dropped)?.to_bytes();
             seen.body = String::from_utf8_lossy(&body).into_owned();

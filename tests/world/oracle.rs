@@ -16,6 +16,14 @@ pub(crate) fn root() -> PathBuf {
         .to_owned()
 }
 
+/// Returns where the evaluator and the emulator of IAM are, beside the environment of LocalStack.
+pub(crate) fn iam_dir() -> PathBuf {
+    let python =
+        env::var("REPLICATOR_PYTHON").expect("REPLICATOR_PYTHON is not set: run `make test`");
+    let build_dir = Path::new(&python).ancestors().nth(3).unwrap();
+    build_dir.join("iam")
+}
+
 /// A script in Python, with its arguments.
 #[derive(Debug)]
 pub(crate) struct Script(Command);

@@ -22,7 +22,7 @@ pub(crate) struct Seen {
     pub(crate) service: String,
     /// The access key that signed.
     pub(crate) signer: String,
-    /// The body of a request to STS, which is a form; other bodies pass unread.
+    /// The body of a request to STS, which is a form, to SQS or to KMS; other bodies pass unread.
     pub(crate) body: String,
     pub(crate) fault: Option<Fault>,
     pub(crate) status: Option<StatusCode>,
@@ -55,13 +55,13 @@ impl Seen {
         match self.method.as_str() {
             _ if self.service == "sqs" => self.queue_operation(),
             _ if self.service != "s3" => "other",
-            "GET" if self.key.is_empty() && with("versioning") => "GetBucketVersioning",
-            "GET" if self.key.is_empty() && with("versions") => "ListObjectVersions",
-            "GET" if self.key.is_empty() => "other",
+            "GET" if self.key.is_empty() => self.bucket_operation(),
             "GET" if with("tagging") => "GetObjectTagging",
             "GET" if with("acl") => "GetObjectAcl",
             "GET" if with("attributes") => "GetObjectAttributes",
             "GET" if with("uploadId") => "ListParts",
+            "GET" if with("retention") => "GetObjectRetention",
+            "GET" if with("legal-hold") => "GetObjectLegalHold",
             "GET" => "GetObject",
             "HEAD" if self.key.is_empty() => "HeadBucket",
             "HEAD" => "HeadObject",
@@ -81,6 +81,21 @@ impl Seen {
         }
     }
 
+    /// Names the reads of a bucket.
+    fn bucket_operation(&self) -> &'static str {
+        let all = [
+            ("notification", "GetBucketNotificationConfiguration"),
+            ("object-lock", "GetObjectLockConfiguration"),
+            ("uploads", "ListMultipartUploads"),
+            ("versioning", "GetBucketVersioning"),
+            ("versions", "ListObjectVersions"),
+        ];
+        let found = all
+            .into_iter()
+            .find(|(name, _)| self.query.contains_key(*name));
+        found.map_or("other", |(_, operation)| operation)
+    }
+
     /// Names the SQS operations that the daemon uses.
     fn queue_operation(&self) -> &'static str {
         let all = [
@@ -89,6 +104,9 @@ impl Seen {
             "ChangeMessageVisibilityBatch",
             "SendMessageBatch",
             "SendMessage",
+            "DeleteMessage",
+            "ChangeMessageVisibility",
+            "GetQueueAttributes",
         ];
         let target = self.header("x-amz-target");
         all.into_iter()
