@@ -246,6 +246,39 @@ fn a_key_is_used_through_s3_alone_and_for_these_objects() {
 }
 
 #[test]
+fn data_keys_are_wrapped_by_kms_itself_within_a_region_and_by_the_daemon_across() {
+    let of = |region: &str, attached_to: &str| {
+        let key = |region: &str, account: &str| format!("arn:aws:kms:{region}:{account}:key/1");
+        let (from, to) = (
+            key("eu-west-1", "111111111111"),
+            key(region, "222222222222"),
+        );
+        let text = format!(
+            "{}client_side_keys = {{ \"{from}\" = \"{to}\" }}\n",
+            config()
+        );
+        let used = |(resource, action): (&String, &str)| {
+            let document = document(&text, DocumentKind::Permissions, attached_to);
+            let statements = document.statements_of(action);
+            statements
+                .iter()
+                .any(|one| one["Resource"] == resource.as_str() && one["Condition"].is_null())
+        };
+        [
+            (&from, "kms:ReEncryptFrom"),
+            (&to, "kms:ReEncryptTo"),
+            (&from, "kms:Decrypt"),
+            (&to, "kms:Encrypt"),
+        ]
+        .map(used)
+    };
+    assert_eq!(of("eu-west-1", OWN), [true, true, false, false]);
+    assert_eq!(of("eu-west-1", REPLICATOR), [false; 4]);
+    assert_eq!(of("us-east-1", OWN), [false, false, true, false]);
+    assert_eq!(of("us-east-1", REPLICATOR), [false, false, false, true]);
+}
+
+#[test]
 fn one_action_is_printed_as_it_stands_in_the_policy() {
     let own = document(&config(), DocumentKind::Permissions, OWN);
     let whole = own.policy();
@@ -363,7 +396,8 @@ fn options(layout: PolicyLayout) -> PolicyOptions {
 
 /// The configuration of the page.
 fn config() -> String {
-    blocks("toml").remove(0)
+    let mut blocks = blocks("toml").into_iter();
+    blocks.find(|block| block.contains("[[queues]]")).unwrap()
 }
 
 /// The blocks of code of the page in a language.

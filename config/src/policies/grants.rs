@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use replicator_core::rule::{BucketRef, Encryption, ReplicaKey, Rule, related_key};
 
-use super::table::{Permission, Place, rows, rows_of};
+use super::table::{Permission, Place, client_key, rows, rows_of};
 use super::{
     Conditions, Document, DocumentKind, Grant, PolicyLayout, PolicyOptions, Principal,
     add_condition,
@@ -51,6 +51,7 @@ impl<'a> Draft<'a> {
         for rule in enabled_rules(self.settings) {
             self.grant_source(rule);
             self.grant_destination(rule);
+            self.grant_client_keys(rule);
         }
         self.grant_queues();
         self.grant_roles();
@@ -204,6 +205,25 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Lets the daemon wrap the data keys of clients anew.
+    fn grant_client_keys(&mut self, rule: &'a Rule) {
+        for keys in &rule.client_side_keys {
+            let used = rows(Place::ClientSideKeys).filter_map(|permission| {
+                Some((permission, client_key(permission.action, keys, rule)?))
+            });
+            for (permission, (key, place)) in used {
+                let target = Target {
+                    account: &place.account,
+                    owner: values::arn_account(key).unwrap_or_default().to_owned(),
+                    policy: (DocumentKind::KeyPolicy, key.to_owned()),
+                    resource: key.to_owned(),
+                    conditions: Conditions::new(),
+                };
+                self.grant(permission, &target);
+            }
+        }
+    }
+
     fn grant_queues(&mut self) {
         let settings = self.settings;
         for queue in &settings.queues {
@@ -233,12 +253,7 @@ impl<'a> Draft<'a> {
     /// S3 sends the events of the buckets of the queue's Region.
     fn let_s3_send(&mut self, queue: &Queue) {
         let arn = self.queue_arn(queue, &queue.url);
-        let region = |name: &String| {
-            self.settings
-                .accounts
-                .get(name)
-                .map(|account| &account.region)
-        };
+        let region = |name: &String| region_of(self.settings, name);
         // The events of a disabled rule wait in its work queue.
         let rules = self.settings.rules.iter();
         let feeding: Vec<&BucketRef> = rules

@@ -2,7 +2,7 @@
 //! and when a rule makes them.
 
 use replicator_core::parts::PART_BYTES_MIN;
-use replicator_core::rule::{Encryption, History, Rule};
+use replicator_core::rule::{BucketRef, Encryption, History, Rule};
 use strum::Display;
 
 /// Every action that the daemon's requests need.
@@ -162,6 +162,30 @@ pub const PERMISSIONS: &[Permission] = {
             KmsReplicas,
         ),
         row(
+            Place::ClientSideKeys,
+            "kms:ReEncryptFrom",
+            &["ReEncrypt"],
+            Need::ClientSideKeys,
+        ),
+        row(
+            Place::ClientSideKeys,
+            "kms:ReEncryptTo",
+            &["ReEncrypt"],
+            Need::ClientSideKeys,
+        ),
+        row(
+            Place::ClientSideKeys,
+            "kms:Decrypt",
+            &["Decrypt"],
+            Need::ClientSideKeys,
+        ),
+        row(
+            Place::ClientSideKeys,
+            "kms:Encrypt",
+            &["Encrypt"],
+            Need::ClientSideKeys,
+        ),
+        row(
             DestinationKeys,
             "kms:DescribeKey",
             &["DescribeKey"],
@@ -257,6 +281,9 @@ pub enum Place {
     /// The keys that these are encrypted under.
     #[strum(serialize = "destination keys")]
     DestinationKeys,
+    /// The keys that clients wrap data keys with, on both sides.
+    #[strum(serialize = "client-side keys")]
+    ClientSideKeys,
     /// A queue of events.
     #[strum(serialize = "events queues")]
     EventsQueue,
@@ -288,6 +315,8 @@ pub enum Need {
     Parts,
     /// `sse_kms_objects`.
     KmsSources,
+    /// `client_side_keys`.
+    ClientSideKeys,
     /// `encryption` under a KMS key of the destination's.
     KmsReplicas,
 }
@@ -314,6 +343,7 @@ impl Need {
             Self::DeleteMarkers => rule.delete_markers,
             Self::VersionDeletes => rule.version_deletes,
             Self::Parts => rule.filter.size_max.is_none_or(|max| max > PART_BYTES_MIN),
+            Self::ClientSideKeys => !rule.client_side_keys.is_empty(),
             Self::KmsSources => rule.sse_kms_objects,
             Self::KmsReplicas => match &rule.encryption {
                 Encryption::S3 => false,
@@ -323,6 +353,22 @@ impl Need {
                 }
             },
         }
+    }
+}
+
+/// Returns which of two keys an action is for, and the side that asks KMS: within a Region KMS wraps
+/// data keys anew, across Regions the daemon does.
+pub(super) fn client_key<'r>(
+    action: &str,
+    (from, to): (&'r String, &'r String),
+    rule: &'r Rule,
+) -> Option<(&'r str, &'r BucketRef)> {
+    let region = |arn: &'r str| arn.split(':').nth(3);
+    match (action, region(from) == region(to)) {
+        ("kms:ReEncryptFrom", true) | ("kms:Decrypt", false) => Some((from, &rule.source)),
+        ("kms:ReEncryptTo", true) => Some((to, &rule.source)),
+        ("kms:Encrypt", false) => Some((to, &rule.destination)),
+        _ => None,
     }
 }
 
