@@ -6,8 +6,8 @@ use replicator_config::{Account, Service};
 use super::access::{self, Principal, Resource, ask, grant};
 use super::delivery::Notifications;
 use super::finding::{CheckName, Finding, Fix, PolicyKind, Section, Severity};
-use crate::s3::accounts::AccountClients;
 use crate::s3::accounts::error::{Refusal, RefusalKind};
+use crate::s3::accounts::{AccountClients, beside_access_points};
 
 /// A bucket, the account that reaches it, and who signs for that.
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +93,9 @@ pub(super) async fn read_attributes(place: Place<'_>, is_source: bool) -> Attrib
     let bucket = place.bucket;
     let region = ask(s3.head_bucket().bucket(bucket).send()).await;
     let region = region.map(|answer| answer.bucket_region);
-    let versioning = ask(s3.get_bucket_versioning().bucket(bucket).send()).await;
+    let versioning = s3.get_bucket_versioning().bucket(bucket).customize();
+    let versioning = versioning.config_override(beside_access_points());
+    let versioning = ask(versioning.send()).await;
     let notifications = if is_source {
         let request = s3.get_bucket_notification_configuration().bucket(bucket);
         let answer = ask(request.send()).await;
@@ -128,7 +130,9 @@ async fn ownership(place: Place<'_>, is_open: bool) -> Option<bool> {
 
 async fn read_lock(place: Place<'_>) -> access::Asked<Lock> {
     let request = place.clients.s3.get_object_lock_configuration();
-    match ask(request.bucket(place.bucket).send()).await {
+    let request = request.bucket(place.bucket).customize();
+    let request = request.config_override(beside_access_points());
+    match ask(request.send()).await {
         Ok(answer) => {
             let found = answer.object_lock_configuration;
             let is = |status: &ObjectLockEnabled| *status == ObjectLockEnabled::Enabled;
