@@ -101,6 +101,14 @@ async fn keys_that_cannot_be_used_park_as_named_and_enabling_them_empties_the_pa
         status.contains(&line) && status.contains("PendingDeletion"),
         "{status}"
     );
+    let checked = printed(&run(&["check"], &config.path).await);
+    for fix in [
+        format!("aws kms enable-key --key-id {disabled}"),
+        format!("aws kms cancel-key-deletion --key-id {doomed}"),
+        "destination-key: there is no such key".to_owned(),
+    ] {
+        assert!(checked.contains(&fix), "{fix} is not in {checked}");
+    }
     ARCHIVE
         .kms("EnableKey", &json!({ "KeyId": disabled }))
         .await;
