@@ -293,3 +293,26 @@ fn rule(id: &str, source: BucketRef, destination: BucketRef) -> Rule {
         destination_limits: RateLimits::default(),
     }
 }
+
+#[test]
+fn a_disabled_rule_has_a_work_queue_only_where_enabled_ones_may_have_one() {
+    let queue = "work_queue = \"https://sqs.eu-west-1.amazonaws.com/111111111111/work.fifo\"\n";
+    let file = |first: &str, second: &str| {
+        let minimal = include_str!("../samples/valid/minimal.toml");
+        let rule = minimal.split_once("[[rules]]").unwrap().1;
+        let other = rule.replace("\"all\"", "\"other\"");
+        let text = format!("{minimal}\n{first}\n[[rules]]{other}\n{second}\n");
+        let settings = parse(&text).unwrap();
+        let own = |rule: &Rule| rule.work_queue.is_some();
+        let has: Vec<bool> = settings.rules.iter().map(own).collect();
+        (has, settings.work_queues.len())
+    };
+    let off = "enabled = false\n";
+    let disabled = format!("{off}{queue}");
+    assert_eq!(file("priority = 1", &disabled), (vec![false, false], 0));
+    assert_eq!(file(off, &disabled), (vec![false, true], 1));
+    assert_eq!(
+        file(&format!("priority = 1\n{queue}"), &disabled),
+        (vec![true, true], 1)
+    );
+}
