@@ -48,6 +48,7 @@ mod figures;
 mod logs;
 mod starting;
 mod stopping;
+mod verify;
 
 // What is shipped to install it: the systemd unit, the image, the CloudFormation template.
 mod deploy;

@@ -7,6 +7,7 @@
 //! - `rule`: which objects go where, and how
 //! - `plan`: the next thing to append at a destination
 //! - `stamp`: the origin of a replica, in its metadata, and how far it is believed
+//! - `compare`: how the histories of a key differ at both ends
 //! - `parts`: how an object is cut for a multipart upload
 //! - `failure`: what went wrong in which operation, and what to do about it
 //! - `retry`: how long a request may take and may take effect, and the wait before the next
@@ -15,6 +16,7 @@
 //!   by themselves
 
 pub mod circuit;
+pub mod compare;
 pub mod concurrency_limit;
 pub mod event;
 pub mod failure;

@@ -3,6 +3,7 @@
 //! In the order data flows; each folder uses only what stands below it:
 //!
 //! - `pipeline`: the stations put together, and the order in which they stop
+//! - `verify`: both sides of a rule compared
 //! - `admin`: the HTTP endpoints, and the commands that read them
 //! - `check`: whether the set-up can work, as the file and the services say
 //! - `dispatch`: one task per target key, from its messages to its result
@@ -30,7 +31,18 @@ pub mod failpoint;
 mod health;
 mod kms;
 pub mod ledger;
-mod limit;
+/// How much is done at once, and what several tasks do together.
+///
+/// - `concurrency`: task slots for each dependency, its AIMD limit and its circuit
+/// - `rates`: limits of bandwidth and requests; `budget`: memory for bodies
+/// - `single_flight`: one read for several destinations; `batcher`: one list for several keys
+mod limit {
+    pub(crate) mod batcher;
+    pub(crate) mod budget;
+    pub(crate) mod concurrency;
+    pub(crate) mod rates;
+    pub(crate) mod single_flight;
+}
 mod metrics;
 mod other_daemons;
 mod parking;
@@ -39,8 +51,31 @@ pub mod pipeline;
 #[cfg(test)]
 mod poison;
 pub mod process;
-mod queue;
+/// Messages of SQS: received, sent on to work queues by the router, and deleted, returned or sent to
+/// the dead-letter queue at the end.
+mod queue {
+    pub(crate) mod ack;
+    pub(crate) mod message;
+    pub(crate) mod receiver;
+    pub(crate) mod router;
+}
 mod reconcile;
-mod s3;
-mod sqs;
+/// S3 as the daemon speaks it.
+///
+/// - `accounts`: clients of each account, what an endpoint can do, and the one place that classifies
+///   errors, those of SQS included
+/// - `client`: requests on the path of each object, without the SDK
+/// - `checksum`: the algorithms of S3; `xml`: its answers
+mod s3 {
+    pub(crate) mod accounts;
+    pub(crate) mod checksum;
+    pub(crate) mod client;
+    pub(crate) mod xml;
+}
+/// What tasks need of SQS while they work: the lease on their messages, and sends to work queues.
+mod sqs {
+    pub(crate) mod lease;
+    pub(crate) mod work_queues;
+}
 mod task;
+pub mod verify;

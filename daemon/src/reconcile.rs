@@ -3,7 +3,14 @@
 
 mod attempt;
 mod execute;
-mod object;
+/// One version of an object: its headers, its tags, its bytes, and the proof of them.
+mod object {
+    pub(in crate::reconcile) mod attributes;
+    pub(in crate::reconcile) mod envelope;
+    pub(in crate::reconcile) mod proof;
+    pub(in crate::reconcile) mod tags;
+    pub(in crate::reconcile) mod version_reader;
+}
 mod observe;
 mod origin;
 mod outcome;
@@ -30,7 +37,10 @@ pub(crate) use attempt::AttemptState;
 use execute::delete;
 use execute::uploads::{self, UnconfirmedUpload};
 pub(crate) use object::attributes::{Header, headers_of_rule};
+pub(crate) use object::tags::read_tags;
 use observe::Observation;
+pub(crate) use observe::head::{has_own_key, read_claim};
+pub(crate) use observe::listing;
 
 /// What an attempt came to.
 #[derive(Debug)]

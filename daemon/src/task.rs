@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use replicator_core::event::{Event, EventKind, Sequencer};
 use replicator_core::failure::Reason;
-use replicator_core::object::{Key, Timestamp, VersionId};
+use replicator_core::object::{Bucket, Key, Timestamp, VersionId};
 use replicator_core::rule::{BucketRef, Mismatch, Rule, match_rules};
 
 use crate::clock::BootInstant;
@@ -45,7 +45,26 @@ pub(crate) struct Task {
     pub(crate) takes_over: Option<BootInstant>,
 }
 
+/// What replicas are of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Original<'a> {
+    pub(crate) bucket: &'a Bucket,
+    pub(crate) key: &'a Key,
+    /// Whether a rule has the data keys of client-side encryption wrapped anew.
+    pub(crate) wraps_keys: bool,
+}
+
 impl Task {
+    /// Names what its replicas are of.
+    pub(crate) fn original(&self) -> Original<'_> {
+        let mut rules = self.rules.iter();
+        Original {
+            bucket: &self.source.bucket,
+            key: &self.source_key,
+            wraps_keys: rules.any(|rule| !rule.client_side_keys.is_empty()),
+        }
+    }
+
     /// Names the rule and line that a request without a body counts for.
     pub(crate) fn small_payer(&self) -> Flow<'_> {
         Flow {

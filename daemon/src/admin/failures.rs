@@ -2,7 +2,7 @@
 //! daemon answers both over HTTP. Any client that reaches `listen` may give the command: it starts
 //! only work that is due anyway.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -80,6 +80,22 @@ pub async fn list(settings: &Settings, which: &Which, json: bool) -> anyhow::Res
     let listing: FailureList =
         serde_json::from_str(&answer).context("the answer is not a list of failures")?;
     Ok(table(&listing))
+}
+
+/// Asks the running daemon why versions are parked, by source key and version; none if it does not
+/// answer. Of more than an answer holds the rest is left out.
+pub(crate) async fn parked_versions(
+    settings: &Settings,
+    rule: &str,
+) -> Option<HashMap<(String, Option<String>), String>> {
+    let which = Which {
+        rule: Some(rule.to_owned()),
+        ..Which::default()
+    };
+    let answer = list(settings, &which, true).await.ok()?;
+    let listing: FailureList = serde_json::from_str(&answer).ok()?;
+    let reason = |row: FailureRow| ((row.key, row.version), row.reason);
+    Some(listing.failures.into_iter().map(reason).collect())
 }
 
 /// Tries again what is parked, and says how much that is.

@@ -7,10 +7,11 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use replicator_config::Settings;
+use replicator_core::object::Timestamp;
 use rocksdb::{DB, DBIterator, IteratorMode, ReadOptions};
 
 use super::directory::{Directory, OpenError, ledger_of, repaired_of};
-use super::records::{DbKey, RULE_STARTS, RecordError, TABLES, Table};
+use super::records::{DbKey, RULE_STARTS, RecordError, RuleStart, TABLES, Table, decode_record};
 use super::store::{self, OpenDb};
 use crate::clock;
 
@@ -23,6 +24,20 @@ pub fn check(settings: &Settings) -> anyhow::Result<String> {
         path.display(),
         describe(&counts)
     ))
+}
+
+/// Returns when a rule was first loaded by the daemon of this configuration, which may be running;
+/// none where no ledger here says so.
+pub(crate) fn rule_start(settings: &Settings, rule: &str) -> anyhow::Result<Option<Timestamp>> {
+    let path = ledger_of(&settings.state_dir);
+    if !path.is_dir() {
+        return Ok(None);
+    }
+    let read = store::read_only(&path)?.get(RuleStart::address(rule).key_bytes())?;
+    let start = read
+        .map(|bytes| decode_record::<RuleStart>(&bytes))
+        .transpose()?;
+    Ok(start.map(|start| start.first_loaded))
 }
 
 /// Puts a damaged ledger aside, and in its place one of all records that can be read.

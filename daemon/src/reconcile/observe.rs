@@ -5,7 +5,7 @@
 
 pub(super) mod destination;
 pub(super) mod head;
-pub(super) mod listing;
+pub(crate) mod listing;
 
 use aws_smithy_types::body::SdkBody;
 use replicator_core::event::EventKind;

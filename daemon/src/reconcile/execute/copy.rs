@@ -100,7 +100,7 @@ impl Written {
             // Another daemon may have written on top meanwhile.
             (Some(etag), None) => {
                 let head = ask(current()).await?;
-                let is_ours = read_claim(&head, copy.cx.task)
+                let is_ours = read_claim(&head, copy.cx.task.original())
                     .is_none_or(|claim| claim.version == copy.version.version);
                 if head.etag().as_ref() != Some(&etag) || !is_ours {
                     let cause = "the answer names no version id, and another object is current";

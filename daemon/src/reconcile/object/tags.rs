@@ -18,9 +18,9 @@ use crate::reconcile::Reconciler;
 use crate::reconcile::changed;
 use crate::reconcile::execute::delete;
 use crate::reconcile::transient;
-use crate::s3::accounts::attempt_deadline;
 use crate::s3::accounts::capabilities::TagsGiven;
 use crate::s3::accounts::error::{Side, from_sdk_error};
+use crate::s3::accounts::{AccountClients, attempt_deadline};
 use crate::s3::client::{S3Error, S3Request};
 use crate::s3::xml::{self, NotXml};
 use crate::sqs::lease;
@@ -235,10 +235,15 @@ pub(in crate::reconcile) async fn read_source(
 
 async fn read(cx: Context<'_>, side: Side, version: &str) -> Result<Tags, S3Error> {
     let (access, bucket, key) = cx.at(side);
-    let (_, text) = access
-        .wire
-        .text(S3Request::tags(side, bucket, key).version(version))
-        .await?;
+    read_tags(access, S3Request::tags(side, bucket, key).version(version)).await
+}
+
+/// Sends a request for the tags of a version.
+pub(crate) async fn read_tags(
+    access: &AccountClients,
+    call: S3Request<'_>,
+) -> Result<Tags, S3Error> {
+    let (_, text) = access.wire.text(call).await?;
     let no_list = || transient(Operation::GetObjectTagging, "the answer is no list of tags");
     Ok(parse_tags(&text).ok_or_else(no_list)?)
 }

@@ -20,7 +20,7 @@ use crate::reconcile::transient;
 use crate::s3::accounts::capabilities::Feature;
 use crate::s3::accounts::error::Side;
 use crate::s3::client::{ResponseHead, S3Request};
-use crate::task::Task;
+use crate::task::{Original, Task};
 
 /// What an answer states about the current entry.
 #[derive(Debug)]
@@ -153,7 +153,7 @@ fn object(head: &ResponseHead, task: &Task) -> Result<HeadResult, Failure> {
     };
     Ok(HeadResult {
         entry,
-        claim: read_claim(head, task),
+        claim: read_claim(head, task.original()),
         date: head.date(),
         is_guess: false,
     })
@@ -161,18 +161,14 @@ fn object(head: &ResponseHead, task: &Task) -> Result<HeadResult, Failure> {
 
 /// Reads the stamp, and what it is to be judged by; with one of another bucket or key the object
 /// counts as foreign.
-pub(in crate::reconcile) fn read_claim(head: &ResponseHead, task: &Task) -> Option<OriginClaim> {
+pub(crate) fn read_claim(head: &ResponseHead, original: Original<'_>) -> Option<OriginClaim> {
     let stamp = Stamp::from_header(head.user(NAME)?).ok()?;
     let written = || Timestamp::from_unix_timestamp(head.last_modified()?.secs()).ok();
     // Its bytes are not the source's, where a rule has its data key wrapped anew.
-    let is_rewritten = is_instruction_file(|name| head.user(name).is_some())
-        && task
-            .rules
-            .iter()
-            .any(|rule| !rule.client_side_keys.is_empty());
+    let is_rewritten = original.wraps_keys && is_instruction_file(|name| head.user(name).is_some());
     stamp
         .place
-        .is_key(&task.source.bucket, &task.source_key)
+        .is_key(original.bucket, original.key)
         .then(|| OriginClaim {
             version: stamp.version,
             etag: head.etag(),
@@ -186,7 +182,7 @@ pub(in crate::reconcile) fn read_claim(head: &ResponseHead, task: &Task) -> Opti
 
 /// Says whether an object is encrypted with a key of KMS or of a customer, so that its ETag is no
 /// digest.
-fn has_own_key(head: &ResponseHead) -> bool {
+pub(crate) fn has_own_key(head: &ResponseHead) -> bool {
     let is_kms = head
         .header("x-amz-server-side-encryption")
         .is_some_and(|mode| mode.starts_with(KMS));
@@ -271,7 +267,7 @@ impl Lookup<'_> {
         let again = self
             .head(id)
             .await?
-            .and_then(|head| read_claim(&head, self.cx.task));
+            .and_then(|head| read_claim(&head, self.cx.task.original()));
         match again.is_some_and(|again| again.is_of_same(read)) {
             true => Ok(()),
             false => {
@@ -354,7 +350,7 @@ impl Lookup<'_> {
         let Some(head) = self.head(id).await? else {
             return Ok(None);
         };
-        let Some(claim) = read_claim(&head, self.cx.task) else {
+        let Some(claim) = read_claim(&head, self.cx.task.original()) else {
             return Ok(None);
         };
         let Some(source) = self.confirm_claim(claim, Some(id)).await? else {

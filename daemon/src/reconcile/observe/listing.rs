@@ -23,7 +23,8 @@ use crate::s3::client::S3Request;
 
 mod page;
 
-use page::{CLOCK_STEP, ListContradiction, Listed, PAGE_ENTRIES_MAX, VersionLister, VersionPage};
+use page::{CLOCK_STEP, ListContradiction};
+pub(crate) use page::{Listed, PAGE_ENTRIES_MAX, VersionLister, VersionPage, find_doubt};
 
 /// Lists the source's history of a task's key, newest first: from one list for all neighbours that
 /// wait, or alone.
@@ -45,18 +46,7 @@ pub(in crate::reconcile) async fn list_history(
     side: Side,
 ) -> Result<Vec<SourceVersion>, Failure> {
     let (listing, key) = lister(cx, side);
-    let mut attempt = 1;
-    loop {
-        let (entries, date) = listing.entries(key).await?;
-        let Some(doubt) = page::find_doubt(&entries) else {
-            return Ok(as_listed(entries));
-        };
-        if attempt >= LISTS_MAX {
-            return listing.resolve(key, entries, doubt, date).await;
-        }
-        tokio::time::sleep(retry::jittered_delay(attempt, 1.0)).await;
-        attempt += 1;
-    }
+    listing.history(key).await
 }
 
 // 200, 400 and 800 ms apart: longer than a store takes between writing an entry and naming it the
@@ -99,7 +89,7 @@ fn lister(cx: Context<'_>, side: Side) -> (VersionLister<'_>, &Key) {
 
 // Each is kept while the key is brought up to date, with some 250 bytes, and all are listed again
 // for each. What is overwritten every minute has as many after two months.
-const VERSIONS_MAX: usize = 100_000;
+pub(crate) const VERSIONS_MAX: usize = 100_000;
 
 // A page that is full has a thousand, and one that is not is followed by more of the key: a list of
 // so many ends nowhere.
@@ -109,6 +99,22 @@ const PAGES_MAX: u32 = 1000;
 const PAGE_ENTRIES: u32 = 100;
 
 impl VersionLister<'_> {
+    /// Lists the history of a key, newest first.
+    pub(crate) async fn history(&self, key: &Key) -> Result<Vec<SourceVersion>, Failure> {
+        let mut attempt = 1;
+        loop {
+            let (entries, date) = self.entries(key).await?;
+            let Some(doubt) = find_doubt(&entries) else {
+                return Ok(as_listed(entries));
+            };
+            if attempt >= LISTS_MAX {
+                return self.resolve(key, entries, doubt, date).await;
+            }
+            tokio::time::sleep(retry::jittered_delay(attempt, 1.0)).await;
+            attempt += 1;
+        }
+    }
+
     /// Reads all that the bucket has of a key, in its order, and what time it is by the server's
     /// clock.
     async fn entries(&self, key: &Key) -> Result<(Vec<Listed>, Option<Timestamp>), Failure> {
@@ -401,7 +407,7 @@ fn history_of(entries: Vec<Listed>, is_interleaved: bool) -> Option<Vec<SourceVe
         above.entry.kind == below.entry.kind || above.time - below.time > CLOCK_STEP
     };
     let is_ordered = is_interleaved || entries.iter().zip(entries.iter().skip(1)).all(is_told);
-    let is_plain = is_ordered && !entries.is_empty() && page::find_doubt(&entries).is_none();
+    let is_plain = is_ordered && !entries.is_empty() && find_doubt(&entries).is_none();
     is_plain.then(|| as_listed(entries))
 }
 

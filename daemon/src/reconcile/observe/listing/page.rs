@@ -19,26 +19,26 @@ use crate::s3::xml::{self, NotXml};
 
 /// The entries of one page, each with its key.
 #[derive(Debug)]
-pub(super) struct VersionPage {
-    pub(super) entries: Vec<(Key, Listed)>,
+pub(crate) struct VersionPage {
+    pub(crate) entries: Vec<(Key, Listed)>,
     /// Where the next page starts: a key and a version id, which may be empty.
-    pub(super) next: Option<(String, String)>,
+    pub(crate) next: Option<(String, String)>,
     /// What time it was by the server's clock, if stated.
     pub(super) date: Option<Timestamp>,
 }
 
 /// An entry as the server lists it.
 #[derive(Debug)]
-pub(super) struct Listed {
-    pub(super) entry: SourceVersion,
-    pub(super) is_latest: bool,
+pub(crate) struct Listed {
+    pub(crate) entry: SourceVersion,
+    pub(crate) is_latest: bool,
     /// When it was made, as finely as the server states it.
-    pub(super) time: Timestamp,
+    pub(crate) time: Timestamp,
 }
 
 /// What cannot be true at once of a key's entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub(super) enum ListContradiction {
+pub(crate) enum ListContradiction {
     #[error("the list names no entry as the latest, or several")]
     Latest,
     #[error("the list names another entry than the first as the latest")]
@@ -48,7 +48,7 @@ pub(super) enum ListContradiction {
 }
 
 /// Says how all entries of a key contradict each other, if they do.
-pub(super) fn find_doubt(entries: &[Listed]) -> Option<ListContradiction> {
+pub(crate) fn find_doubt(entries: &[Listed]) -> Option<ListContradiction> {
     let first = entries.first()?;
     let is_reversed = |(above, below): (&Listed, &Listed)| below.time - above.time > CLOCK_STEP;
     if entries.iter().filter(|listed| listed.is_latest).count() != 1 {
@@ -81,7 +81,7 @@ pub(super) enum NotAPage {
 }
 
 // https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectVersions.html
-pub(super) const PAGE_ENTRIES_MAX: u32 = 1000;
+pub(crate) const PAGE_ENTRIES_MAX: u32 = 1000;
 
 const ROOT: &str = "ListVersionsResult";
 
@@ -130,7 +130,7 @@ impl VersionPage {
 
     /// Says whether the page proves that the server mixes versions and markers as the bucket has
     /// them. One that lists them apart changes from one kind to the other once at most.
-    pub(super) fn mixes_kinds(&self) -> bool {
+    pub(crate) fn mixes_kinds(&self) -> bool {
         let kinds = self.entries.iter().map(|(_, listed)| listed.entry.kind);
         kinds
             .clone()
@@ -149,17 +149,17 @@ impl VersionPage {
 }
 
 /// Lists the entries of a bucket whose keys begin with a prefix.
-pub(super) struct VersionLister<'a> {
-    pub(super) access: &'a AccountClients,
-    pub(super) side: Side,
-    pub(super) bucket: &'a Bucket,
-    pub(super) prefix: &'a str,
+pub(crate) struct VersionLister<'a> {
+    pub(crate) access: &'a AccountClients,
+    pub(crate) side: Side,
+    pub(crate) bucket: &'a Bucket,
+    pub(crate) prefix: &'a str,
 }
 
 impl VersionLister<'_> {
     /// Reads a page. XML cannot hold every character a key may have, so such a page is requested
     /// again with its keys encoded; not at once, because not every server pages well over those.
-    pub(super) async fn page(
+    pub(crate) async fn page(
         &self,
         from: Option<(String, String)>,
         entries_max: u32,

@@ -1,0 +1,323 @@
+//! Compares the histories of one key at both ends, as a proof that nothing is missing. A replica is
+//! known by its stamp, or by its content where it has none; a marker by its place.
+
+use serde::Serialize;
+use strum::IntoStaticStr;
+
+use crate::object::VersionId;
+use crate::plan::{SourceVersion, VersionKind, VersionRef};
+use crate::rule::History;
+use crate::stamp::{Belief, ClaimRejection, OriginClaim, names_version};
+
+/// How the destination differs from the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, IntoStaticStr)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
+pub enum Difference {
+    /// A version or delete marker of the source has no replica.
+    Missing,
+    /// A version has a second replica, or what is current hides what the source shows.
+    Extra,
+    /// A replica is above one of a newer version.
+    Order,
+    /// A replica has another size than its original.
+    Size,
+    /// A replica has other content than its original.
+    Bytes,
+    /// An object is no replica of this key.
+    Foreign,
+}
+
+/// A difference, and which entries it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryDifference {
+    /// What differs.
+    pub difference: Difference,
+    /// The version of the source.
+    pub source: Option<VersionRef>,
+    /// The version of the destination.
+    pub replica: Option<VersionId>,
+}
+
+/// An entry of the destination's history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownEntry {
+    /// What the destination lists.
+    pub entry: SourceVersion,
+    /// What its stamp says, where it has one of this key.
+    pub claim: Option<OriginClaim>,
+}
+
+/// Whether an entry of the source has to have a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VersionScope {
+    /// It has to.
+    Wanted,
+    /// It may have one: the rule does not take it.
+    Outside,
+    /// It may have one, and may be what is current: it is younger than the moment that is compared.
+    Pending,
+}
+
+/// One key at both ends.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyHistories<'a> {
+    /// All that the source has of the key, oldest first.
+    pub source: &'a [(SourceVersion, VersionScope)],
+    /// All that the destination has of it, oldest first.
+    pub shown: &'a [ShownEntry],
+}
+
+/// Says whether two lists, oldest first, prove that every version and marker has its replica: same
+/// order, same sizes, and ETags that are digests and equal. Most keys need no other request.
+pub fn proves_equal(wanted: &[&SourceVersion], shown: &[&SourceVersion]) -> bool {
+    let (wanted, shown) = (coalesce(wanted), coalesce(shown));
+    let is_replica =
+        |(one, other): (&&SourceVersion, &&SourceVersion)| match (one.kind, other.kind) {
+            (VersionKind::Marker, VersionKind::Marker) => true,
+            (VersionKind::Object, VersionKind::Object) => has_content_of(one, other),
+            (VersionKind::Marker, VersionKind::Object)
+            | (VersionKind::Object, VersionKind::Marker) => false,
+        };
+    wanted.len() == shown.len() && wanted.iter().zip(&shown).all(is_replica)
+}
+
+/// Leaves out markers over nothing and over markers.
+fn coalesce<'a>(entries: &[&'a SourceVersion]) -> Vec<&'a SourceVersion> {
+    let mut kept: Vec<&SourceVersion> = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let hides = kept
+            .last()
+            .is_some_and(|last| last.kind == VersionKind::Object);
+        if entry.kind == VersionKind::Object || hides {
+            kept.push(entry);
+        }
+    }
+    kept
+}
+
+fn has_content_of(one: &SourceVersion, other: &SourceVersion) -> bool {
+    let digests = one.etag.as_ref().zip(other.etag.as_ref());
+    one.size_bytes == other.size_bytes
+        && digests.is_some_and(|(one, other)| one.is_digest() && one == other)
+}
+
+/// What an entry of the destination is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Identity {
+    /// The replica of the source's entry at this place.
+    Replica(usize),
+    /// A delete marker.
+    Marker,
+    /// The replica of a version that the source has lost.
+    Lost,
+    /// No replica of this key.
+    Foreign,
+}
+
+impl KeyHistories<'_> {
+    /// Lists all differences.
+    pub fn compare(&self, mode: History) -> Vec<HistoryDifference> {
+        let mut findings = Vec::new();
+        let identities = self.identify_all(&mut findings);
+        match mode {
+            History::Exact => {
+                self.compare_replicas(&identities, &mut findings);
+                self.find_missing(&identities, &mut findings);
+            }
+            History::Latest => {
+                let last = self
+                    .shown
+                    .last()
+                    .map(|shown| shown.entry.version.id.clone());
+                findings.retain(|finding| finding.replica == last);
+            }
+        }
+        self.compare_current(&identities, mode, &mut findings);
+        findings
+    }
+
+    fn identify_all(&self, findings: &mut Vec<HistoryDifference>) -> Vec<Identity> {
+        let mut identities: Vec<Identity> = Vec::with_capacity(self.shown.len());
+        for shown in self.shown {
+            let (identity, difference) = self.identify(shown, &identities);
+            identities.push(identity);
+            findings.extend(difference.map(|difference| self.finding(difference, identity, shown)));
+        }
+        identities
+    }
+
+    fn identify(&self, shown: &ShownEntry, before: &[Identity]) -> (Identity, Option<Difference>) {
+        if shown.entry.kind == VersionKind::Marker {
+            return (Identity::Marker, None);
+        }
+        let foreign = (Identity::Foreign, Some(Difference::Foreign));
+        let Some(claim) = &shown.claim else {
+            let at = self.place_of_content(&shown.entry, before);
+            return at.map_or(foreign, |at| (Identity::Replica(at), None));
+        };
+        let mut listed = self.source.iter().map(|(entry, _)| entry);
+        let named = listed.position(|entry| names_version(&claim.version, &entry.version));
+        let version = named.and_then(|at| Some(self.source.get(at)?.0.version.clone()));
+        let claim = OriginClaim {
+            version: version.unwrap_or_else(|| claim.version.clone()),
+            ..claim.clone()
+        };
+        let entries: Vec<SourceVersion> = { self.source.iter() }.map(|one| one.0.clone()).collect();
+        let place = named.map_or(Identity::Lost, Identity::Replica);
+        match claim.judge(&entries) {
+            Ok(Belief::Proved) => (place, None),
+            Ok(Belief::Undigested) | Err(ClaimRejection::Content) => {
+                (place, Some(Difference::Bytes))
+            }
+            Ok(Belief::Placed) => (Identity::Lost, None),
+            Err(ClaimRejection::Size) => (place, Some(Difference::Size)),
+            Err(
+                ClaimRejection::Time
+                | ClaimRejection::Marker
+                | ClaimRejection::Younger
+                | ClaimRejection::Undated,
+            ) => foreign,
+        }
+    }
+
+    /// Finds the version that an object without a stamp has the content of: the first that has no
+    /// replica before it.
+    fn place_of_content(&self, object: &SourceVersion, before: &[Identity]) -> Option<usize> {
+        let mut places = self.source.iter().enumerate().filter(|(_, (entry, _))| {
+            entry.kind == VersionKind::Object && has_content_of(object, entry)
+        });
+        let is_free = |(at, _): &(usize, _)| !before.contains(&Identity::Replica(*at));
+        let first = places.clone().find(is_free);
+        first.or_else(|| places.next_back()).map(|(at, _)| at)
+    }
+
+    /// Finds what is there twice or out of order. A replica may come again above a marker, or above
+    /// a version that the source has lost: that is how a version is shown again that the source
+    /// shows again.
+    fn compare_replicas(&self, identities: &[Identity], findings: &mut Vec<HistoryDifference>) {
+        let mut highest = None;
+        for (at, (identity, shown)) in identities.iter().zip(self.shown).enumerate() {
+            let Identity::Replica(place) = identity else {
+                continue;
+            };
+            let before = identities.get(..at).unwrap_or_default();
+            let again = before.iter().rposition(|other| other == identity);
+            let since = again.map_or(before, |again| before.get(again + 1..).unwrap_or_default());
+            let is_newer =
+                |other: &Identity| matches!(other, Identity::Replica(other) if other > place);
+            let is_hidden = since
+                .iter()
+                .any(|other| !matches!(other, Identity::Replica(_)));
+            let difference = match again {
+                Some(_) if since.iter().any(is_newer) => Some(Difference::Order),
+                Some(_) if !is_hidden => Some(Difference::Extra),
+                Some(_) => None,
+                None => (highest > Some(*place)).then_some(Difference::Order),
+            };
+            highest = highest.max(Some(*place));
+            findings
+                .extend(difference.map(|difference| self.finding(difference, *identity, shown)));
+        }
+    }
+
+    fn find_missing(&self, identities: &[Identity], findings: &mut Vec<HistoryDifference>) {
+        let has_replica = |at: usize| identities.contains(&Identity::Replica(at));
+        let mut below: Option<(usize, VersionKind)> = None;
+        for (at, (entry, _)) in self.wanted() {
+            let is_there = match (entry.kind, below) {
+                (VersionKind::Object, _) => has_replica(at),
+                // A marker over nothing, or over a marker, is one with it.
+                (VersionKind::Marker, Some((object, VersionKind::Object)))
+                    if has_replica(object) =>
+                {
+                    is_marked(identities, object, at)
+                }
+                (VersionKind::Marker, _) => true,
+            };
+            below = Some((at, entry.kind));
+            if !is_there {
+                findings.push(HistoryDifference {
+                    difference: Difference::Missing,
+                    source: Some(entry.version.clone()),
+                    replica: None,
+                });
+            }
+        }
+    }
+
+    /// Compares what readers of the key see.
+    fn compare_current(
+        &self,
+        identities: &[Identity],
+        mode: History,
+        findings: &mut Vec<HistoryDifference>,
+    ) {
+        let Some((at, (entry, _))) = self.wanted().next_back() else {
+            return;
+        };
+        let mut above = self.source.iter().skip(at + 1);
+        if above.any(|(_, scope)| *scope == VersionScope::Pending) {
+            return;
+        }
+        let last = identities.last().copied().zip(self.shown.last());
+        let is_missing = HistoryDifference {
+            difference: Difference::Missing,
+            source: Some(entry.version.clone()),
+            replica: None,
+        };
+        match (entry.kind, last) {
+            // One above it is outside of the rule, and was replicated all the same.
+            (_, Some((Identity::Replica(shown), _))) if shown > at => {}
+            (VersionKind::Object, Some((Identity::Replica(shown), _))) if shown == at => {}
+            (VersionKind::Marker, None | Some((Identity::Marker, _))) => {}
+            // In full histories this was found above.
+            (VersionKind::Object, None | Some((Identity::Replica(_), _))) => {
+                findings.extend((mode == History::Latest).then_some(is_missing));
+            }
+            (_, Some((Identity::Foreign, _))) => {}
+            (_, Some((identity, shown))) => {
+                let is_known = findings.contains(&is_missing);
+                let extra = self.finding(Difference::Extra, identity, shown);
+                findings.extend((!is_known).then_some(extra));
+            }
+        }
+    }
+
+    fn wanted(&self) -> impl DoubleEndedIterator<Item = (usize, &(SourceVersion, VersionScope))> {
+        let entries = self.source.iter().enumerate();
+        entries.filter(|(_, (_, scope))| *scope == VersionScope::Wanted)
+    }
+
+    fn finding(
+        &self,
+        difference: Difference,
+        identity: Identity,
+        shown: &ShownEntry,
+    ) -> HistoryDifference {
+        let source = match identity {
+            Identity::Replica(at) => self.source.get(at).map(|(entry, _)| entry.version.clone()),
+            Identity::Marker | Identity::Lost | Identity::Foreign => None,
+        };
+        HistoryDifference {
+            difference,
+            source,
+            replica: Some(shown.entry.version.id.clone()),
+        }
+    }
+}
+
+/// Says whether a marker is there above the replica of an object, and below every replica of what
+/// is above a place of the source.
+fn is_marked(identities: &[Identity], object: usize, place: usize) -> bool {
+    let is_newer = |identity: &Identity| matches!(identity, Identity::Replica(at) if *at > place);
+    let is_object = |identity: &Identity| *identity == Identity::Replica(object);
+    let mut above = identities
+        .iter()
+        .skip_while(|identity| !is_object(identity));
+    let mut below_newer = above.by_ref().take_while(|identity| !is_newer(identity));
+    below_newer.any(|identity| *identity == Identity::Marker)
+}
+
+#[cfg(test)]
+mod tests;

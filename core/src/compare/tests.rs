@@ -1,0 +1,246 @@
+//! The comparison against histories that are written by hand, and against random ones that are
+//! replicated by the planner's rules and then broken in one place.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::object::{ETag, Timestamp};
+
+fn etag(content: &str) -> ETag {
+    let digest = format!(
+        "{:032x}",
+        content
+            .bytes()
+            .fold(7, |sum: u64, byte| sum * 31 + u64::from(byte))
+    );
+    ETag::try_from(digest).expect("not empty")
+}
+
+fn moment(second: usize) -> Timestamp {
+    Timestamp::UNIX_EPOCH + time::Duration::seconds(i64::try_from(second).expect("small"))
+}
+
+fn entry(id: &str, second: usize, content: Option<&str>) -> SourceVersion {
+    let id = VersionId::try_from(id.to_owned()).expect("valid");
+    SourceVersion {
+        version: VersionRef::new(id, moment(second), None),
+        kind: content.map_or(VersionKind::Marker, |_| VersionKind::Object),
+        etag: content.map(etag),
+        size_bytes: content.map_or(0, |content| content.len() as u64),
+    }
+}
+
+/// Reads a history of the source: `m` is a marker, another word an object of that content, in
+/// brackets what is outside of the rule, with `?` before it what is too young.
+fn source(text: &str) -> Vec<(SourceVersion, VersionScope)> {
+    let words = text.split_whitespace().enumerate();
+    let read = |(at, word): (usize, &str)| {
+        let content = word.trim_matches(['[', ']', '?']);
+        let content = Some(content).filter(|content| *content != "m");
+        let scope = match word.chars().next() {
+            Some('[') => VersionScope::Outside,
+            Some('?') => VersionScope::Pending,
+            _ => VersionScope::Wanted,
+        };
+        (entry(&format!("v{at}"), at, content), scope)
+    };
+    words.map(read).collect()
+}
+
+/// Reads a history of the destination: `m` is a marker, a number the replica of that entry, `+` with
+/// a number the same without a stamp, `lost` the replica of a version that the source has lost,
+/// another word a foreign object; `!` after a number says other content, `>` another size.
+fn shown(text: &str, source: &[(SourceVersion, VersionScope)]) -> Vec<ShownEntry> {
+    let words = text.split_whitespace().enumerate();
+    let read = |(at, word): (usize, &str)| {
+        let number = word.trim_matches(['+', '!', '>']).parse::<usize>();
+        let original = number.ok().and_then(|number| source.get(number));
+        let id = format!("r{at}");
+        let mut entry = match original {
+            Some((original, _)) => SourceVersion {
+                version: entry(&id, 100 + at, None).version,
+                ..original.clone()
+            },
+            None => entry(&id, 100 + at, Some(word).filter(|word| *word != "m")),
+        };
+        if word.ends_with('!') {
+            entry.etag = Some(etag("other"));
+        }
+        if word.ends_with('>') {
+            entry.size_bytes += 1;
+        }
+        let lost = VersionRef::new(VersionId::try_from("gone").expect("valid"), moment(0), None);
+        let version = match original {
+            Some((original, _)) => Some(original.version.clone()),
+            None => (word == "lost").then_some(lost),
+        };
+        let claim = version.filter(|_| !word.starts_with('+'));
+        let claim = claim.map(|version| OriginClaim {
+            version,
+            etag: entry.etag.clone(),
+            has_digest: true,
+            size_bytes: Some(entry.size_bytes),
+            written: Some(moment(100 + at)),
+            now: Some(moment(1000)),
+        });
+        ShownEntry { entry, claim }
+    };
+    words.map(read).collect()
+}
+
+/// Compares two histories, and writes the differences as `missing v1` or `extra r3`.
+fn differences(history: (&str, &str), mode: History) -> Vec<String> {
+    let source = source(history.0);
+    let shown = shown(history.1, &source);
+    let histories = KeyHistories {
+        source: &source,
+        shown: &shown,
+    };
+    let name = |finding: &HistoryDifference| {
+        let difference: &str = finding.difference.into();
+        let replica = finding.replica.as_ref().map(VersionId::as_str);
+        let version = finding.source.as_ref().map(|version| version.id.as_str());
+        format!("{difference} {}", replica.or(version).unwrap_or("nothing"))
+    };
+    histories.compare(mode).iter().map(name).collect()
+}
+
+#[test]
+fn full_histories_are_equal_or_differ_in_what_is_named() {
+    let table: &[(&str, &str, &[&str])] = &[
+        ("", "", &[]),
+        ("a b c", "0 1 2", &[]),
+        ("a b c", "+0 +1 +2", &[]),
+        ("a a", "+0 +1", &[]),
+        ("a m b", "0 m 2", &[]),
+        ("m a m m b m", "1 m 4 m", &[]),
+        ("[a] b", "1", &[]),
+        ("[a] b", "0 1", &[]),
+        ("a [b]", "0", &[]),
+        ("a [b]", "0 1", &[]),
+        ("a [m]", "0", &[]),
+        ("a [m]", "0 m", &["extra r1"]),
+        ("a ?b", "0", &[]),
+        ("a ?b", "0 1", &[]),
+        ("a ?m", "0 m", &[]),
+        ("a ?b", "1", &["missing v0"]),
+        ("a b c", "0 2", &["missing v1"]),
+        ("a b c", "0 1", &["missing v2"]),
+        ("a", "", &["missing v0"]),
+        ("a m b", "0 2", &["missing v1"]),
+        ("a m", "0", &["missing v1"]),
+        ("a m", "0 m 0", &["extra r2"]),
+        ("a", "0 m", &["extra r1"]),
+        ("a", "0 0", &["extra r1"]),
+        ("a b", "0 1 0", &["order r2"]),
+        ("a b", "1 0", &["order r1"]),
+        // A marker, or a later version, that the source took back.
+        ("a", "0 m 0", &[]),
+        ("a", "0 lost 0", &[]),
+        ("a", "0 lost", &["extra r1"]),
+        ("a", "lost 0", &[]),
+        ("a b", "0! 1", &["bytes r0"]),
+        ("a b", "0 1>", &["size r1"]),
+        ("a b", "0 foreign 1", &["foreign r1"]),
+        ("a b", "0 1 foreign", &["foreign r2"]),
+    ];
+    for (source, shown, expected) in table {
+        let found = differences((source, shown), History::Exact);
+        assert_eq!(found, *expected, "{source} | {shown}");
+    }
+}
+
+#[test]
+fn in_latest_mode_what_is_current_has_to_be_equal() {
+    let table: &[(&str, &str, &[&str])] = &[
+        ("a b c", "2", &[]),
+        ("a b c", "foreign 0! 2", &[]),
+        ("a b c", "0 1", &["missing v2"]),
+        ("a b c", "", &["missing v2"]),
+        ("a b c", "2!", &["bytes r0"]),
+        ("a b c", "2 foreign", &["foreign r1"]),
+        ("a b m", "", &[]),
+        ("a b m", "1 m", &[]),
+        ("a b m", "1", &["extra r0"]),
+        ("a b", "1 m", &["extra r1"]),
+    ];
+    for (source, shown, expected) in table {
+        let found = differences((source, shown), History::Latest);
+        assert_eq!(found, *expected, "{source} | {shown}");
+    }
+}
+
+#[test]
+fn lists_prove_a_key_equal_by_digests_alone() {
+    let is_proved = |wanted: &str, replicas: &str| {
+        let source = source(wanted);
+        let shown = shown(replicas, &source);
+        let wanted: Vec<&SourceVersion> = source.iter().map(|(entry, _)| entry).collect();
+        let shown: Vec<&SourceVersion> = shown.iter().map(|shown| &shown.entry).collect();
+        proves_equal(&wanted, &shown)
+    };
+    for (wanted, replicas) in [("a b", "0 1"), ("m a m m b m", "1 m 4 m m"), ("", "m")] {
+        assert!(is_proved(wanted, replicas), "{wanted} | {replicas}");
+    }
+    for (wanted, replicas) in [
+        ("a b", "0"),
+        ("a b", "1 0"),
+        ("a b", "0 1!"),
+        ("a b", "0 1>"),
+        ("a m b", "0 1"),
+        ("a", "0 m"),
+    ] {
+        assert!(!is_proved(wanted, replicas), "{wanted} | {replicas}");
+    }
+    let in_parts = SourceVersion {
+        etag: ETag::try_from("9b2cf535f27731c974343645a3985328-2").ok(),
+        ..entry("v0", 0, Some("a"))
+    };
+    assert!(!proves_equal(&[&in_parts], &[&in_parts]));
+}
+
+fn histories() -> impl Strategy<Value = String> {
+    let words = prop::sample::select(vec!["a", "b", "c", "m"]);
+    prop::collection::vec(words, 1..8).prop_map(|words| words.join(" "))
+}
+
+/// Replicates a history: every object, and a marker above an object.
+fn replicate(source: &str) -> Vec<String> {
+    let mut replicas: Vec<String> = Vec::new();
+    for (at, word) in source.split_whitespace().enumerate() {
+        match word {
+            "m" if replicas.last().is_none_or(|last| last == "m") => {}
+            "m" => replicas.push("m".to_owned()),
+            _ => replicas.push(at.to_string()),
+        }
+    }
+    replicas
+}
+
+proptest! {
+    #[test]
+    fn a_replicated_history_has_no_difference(source in histories()) {
+        let replicas = replicate(&source).join(" ");
+        let found = differences((&source, &replicas), History::Exact);
+        prop_assert!(found.is_empty(), "{source} | {replicas}: {found:?}");
+    }
+
+    #[test]
+    fn whatever_is_taken_out_or_swapped_is_found(
+        source in histories(),
+        at in any::<prop::sample::Index>(),
+        is_swap in any::<bool>(),
+    ) {
+        let mut replicas = replicate(&source);
+        prop_assume!(!replicas.is_empty());
+        let at = at.index(replicas.len());
+        if is_swap && at + 1 < replicas.len() {
+            replicas.swap(at, at + 1);
+        } else {
+            replicas.remove(at);
+        }
+        let broken = replicas.join(" ");
+        let found = differences((&source, &broken), History::Exact);
+        prop_assert!(!found.is_empty(), "{source} | {broken}");
+    }
+}

@@ -1,0 +1,467 @@
+//! `s3-replicator verify`: compares both sides of a rule, version by version. Two lists, sorted by
+//! key, are merged; only replicas that the lists do not prove equal are read, by HEAD. It writes
+//! nothing, and runs beside the daemon.
+
+mod keys;
+mod report;
+
+use std::collections::HashMap;
+
+use anyhow::{Context, bail};
+use futures::{StreamExt as _, stream};
+use replicator_config::{Settings, suggest_nearest};
+use replicator_core::compare::{
+    Difference, HistoryDifference, KeyHistories, ShownEntry, VersionScope, proves_equal,
+};
+use replicator_core::failure::{Failure, FailureKind};
+use replicator_core::object::{Key, Timestamp, VersionId};
+use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
+use replicator_core::rule::{History, Replicas, Rule};
+use replicator_core::stamp::NAME;
+
+use crate::admin::failures::parked_versions;
+use crate::clock;
+use crate::ledger::mend;
+use crate::metrics::Metrics;
+use crate::reconcile::{has_own_key, read_claim, read_tags};
+use crate::s3::accounts::error::Side;
+use crate::s3::accounts::{AccountClients, Accounts};
+use crate::s3::client::{ResponseHead, S3Request};
+use crate::task::Original;
+use keys::{KeyHistory, KeyStream};
+pub use report::{Line, VerifyReport};
+
+/// What is compared.
+#[derive(Debug, Clone)]
+pub struct VerifyOptions {
+    /// The rule.
+    pub rule: String,
+    /// Only keys of the source that begin with this.
+    pub prefix: Option<String>,
+    /// Only versions created since then; the rule's own start when absent.
+    pub since: Option<Timestamp>,
+    /// Only versions created until then; 15 minutes ago when absent.
+    pub as_of: Option<Timestamp>,
+}
+
+// What native replication promises 99.9 % of its objects within: younger versions may be on their
+// way. https://aws.amazon.com/s3/sla-rtc/
+const PENDING_FOR: time::Duration = time::Duration::minutes(15);
+
+// HEADs of different keys at a time.
+const KEYS_MAX: usize = 32;
+
+/// Compares both sides, and passes each difference on as it is found.
+pub async fn verify(
+    settings: &Settings,
+    options: &VerifyOptions,
+    tell: impl FnMut(&Line),
+) -> anyhow::Result<VerifyReport> {
+    let metrics = Metrics::new().context("cannot register metrics")?;
+    let accounts = Accounts::connect(&settings.accounts, &metrics, None).await;
+    let accounts = accounts.context("cannot set up TLS")?;
+    let rule = find_rule(settings, &options.rule)?;
+    let since = match options.since.or(rule.since) {
+        Some(since) => since,
+        None => mend::rule_start(settings, &rule.id)?.with_context(|| {
+            format!(
+                "rule {:?} has no since, and no ledger here says when it was first loaded; give --since",
+                rule.id
+            )
+        })?,
+    };
+    let access = |name: &str| {
+        let access = accounts.get(name);
+        access.with_context(|| format!("account {name:?} is not defined"))
+    };
+    let verifier = Verifier {
+        rules: &settings.rules,
+        rule,
+        source: access(&rule.source.account)?,
+        destination: access(&rule.destination.account)?,
+        since,
+        as_of: options.as_of.unwrap_or_else(|| clock::now() - PENDING_FOR),
+        parked: parked_versions(settings, &rule.id).await,
+    };
+    verifier.run(options.prefix.as_deref(), tell).await
+}
+
+fn find_rule<'s>(settings: &'s Settings, id: &str) -> anyhow::Result<&'s Rule> {
+    if let Some(rule) = settings.rules.iter().find(|rule| rule.id == id) {
+        return Ok(rule);
+    }
+    let known = settings.rules.iter().map(|rule| rule.id.as_str());
+    bail!("no rule is called {id:?}; {}", suggest_nearest(id, known))
+}
+
+struct Verifier<'a> {
+    rules: &'a [Rule],
+    rule: &'a Rule,
+    source: &'a AccountClients,
+    destination: &'a AccountClients,
+    since: Timestamp,
+    as_of: Timestamp,
+    /// Why versions are parked, by source key and version; none where no daemon answers.
+    parked: Option<HashMap<(String, Option<String>), String>>,
+}
+
+/// One key as both sides list it, oldest first.
+struct Pair {
+    key: Key,
+    target: Key,
+    source: Vec<(SourceVersion, VersionScope)>,
+    shown: Vec<SourceVersion>,
+}
+
+/// What was found of one key.
+struct Compared {
+    pair: Pair,
+    findings: Vec<(HistoryDifference, Option<Explanation>)>,
+}
+
+/// Why a version has no replica.
+enum Explanation {
+    /// The daemon could not write it yet.
+    Parked(String),
+    /// The rule does not take it.
+    Skipped(&'static str),
+}
+
+impl<'a> Verifier<'a> {
+    async fn run(
+        &self,
+        prefix: Option<&str>,
+        mut tell: impl FnMut(&Line),
+    ) -> anyhow::Result<VerifyReport> {
+        let mut report = VerifyReport::new(self.as_of, self.parked.is_some());
+        let merge = Merge::new(self, prefix)?;
+        let pairs = stream::unfold(Some(merge), |merge| async move {
+            let mut merge = merge?;
+            match merge.next_pair().await {
+                Ok(Some(pair)) => Some((Ok(pair), Some(merge))),
+                Ok(None) => None,
+                Err(failure) => Some((Err(failure), None)),
+            }
+        });
+        let compared = pairs.map(|pair| async { self.compare(pair?).await });
+        let mut compared = std::pin::pin!(compared.buffered(KEYS_MAX));
+        while let Some(compared) = compared.next().await {
+            let compared = compared.context("broken off, so this proves nothing")?;
+            report.count(&compared.pair.source);
+            for (finding, reason) in &compared.findings {
+                let line = Line::new(self.rule, &compared.pair, finding, reason.as_ref());
+                report.add(&line);
+                tell(&line);
+            }
+        }
+        Ok(report)
+    }
+
+    async fn compare(&self, mut pair: Pair) -> Result<Compared, Failure> {
+        if self.lists_prove(&pair) {
+            return Ok(Compared {
+                pair,
+                findings: Vec::new(),
+            });
+        }
+        let mode = self.rule.history;
+        let shown = self.read_shown(&mut pair).await?;
+        let histories = KeyHistories {
+            source: &pair.source,
+            shown: &shown,
+        };
+        let mut findings = Vec::new();
+        for finding in histories.compare(mode) {
+            let reason = self.explain(&pair, &finding).await?;
+            findings.push((finding, reason));
+        }
+        Ok(Compared { pair, findings })
+    }
+
+    fn lists_prove(&self, pair: &Pair) -> bool {
+        if pair
+            .source
+            .iter()
+            .any(|(_, scope)| *scope == VersionScope::Pending)
+        {
+            return false;
+        }
+        let of_scope = pair
+            .source
+            .iter()
+            .filter(|(_, scope)| *scope == VersionScope::Wanted);
+        let mut wanted: Vec<&SourceVersion> = of_scope.map(|(entry, _)| entry).collect();
+        let mut shown: Vec<&SourceVersion> = pair.shown.iter().collect();
+        if self.rule.history == History::Latest {
+            wanted.drain(..wanted.len().saturating_sub(1));
+            shown.drain(..shown.len().saturating_sub(1));
+        }
+        proves_equal(&wanted, &shown)
+    }
+
+    /// Reads the stamps of the objects that the destination has.
+    async fn read_shown(&self, pair: &mut Pair) -> Result<Vec<ShownEntry>, Failure> {
+        let (mut shown, last) = (Vec::new(), pair.shown.len().saturating_sub(1));
+        for (at, entry) in pair.shown.iter().enumerate() {
+            let is_judged = self.rule.history == History::Exact || at == last;
+            if entry.kind == VersionKind::Marker || !is_judged {
+                let entry = entry.clone();
+                shown.push(ShownEntry { entry, claim: None });
+                continue;
+            }
+            let bucket = &self.rule.destination.bucket;
+            let head = S3Request::head_object(Side::Destination, bucket, &pair.target);
+            let id = entry.version.id.as_str();
+            // Removed since it was listed.
+            let Some(head) = read_head(self.destination, head.version(id)).await? else {
+                continue;
+            };
+            let mut claim = read_claim(&head, self.original(&pair.key));
+            if let Some(claim) = &mut claim {
+                claim.has_digest =
+                    claim.has_digest && self.has_digest(pair, &claim.version).await?;
+            }
+            let entry = entry.clone();
+            shown.push(ShownEntry { entry, claim });
+        }
+        pair.shown = shown.iter().map(|shown| shown.entry.clone()).collect();
+        Ok(shown)
+    }
+
+    /// Says whether the ETag of a version of the source is a digest of its content, as far as it
+    /// reads like one.
+    async fn has_digest(&self, pair: &Pair, version: &VersionRef) -> Result<bool, Failure> {
+        let mut entries = pair.source.iter().map(|(entry, _)| entry);
+        let Some(entry) = entries.find(|entry| entry.version == *version) else {
+            return Ok(true);
+        };
+        let is_equal = |shown: &SourceVersion| shown.etag == entry.etag;
+        let reads_so = entry.etag.as_ref().is_some_and(|etag| etag.is_digest());
+        if !reads_so || pair.shown.iter().any(is_equal) {
+            return Ok(reads_so);
+        }
+        let head = self.read_source(&pair.key, &version.id).await?;
+        Ok(head.is_some_and(|head| !has_own_key(&head)))
+    }
+
+    fn original<'k>(&'k self, key: &'k Key) -> Original<'k> {
+        Original {
+            bucket: &self.rule.source.bucket,
+            key,
+            wraps_keys: !self.rule.client_side_keys.is_empty(),
+        }
+    }
+
+    async fn read_source(
+        &self,
+        key: &Key,
+        id: &VersionId,
+    ) -> Result<Option<ResponseHead>, Failure> {
+        let head = S3Request::head_object(Side::Source, &self.rule.source.bucket, key);
+        read_head(self.source, head.version(id.as_str())).await
+    }
+
+    /// Says why a version is missing, where that is known.
+    async fn explain(
+        &self,
+        pair: &Pair,
+        finding: &HistoryDifference,
+    ) -> Result<Option<Explanation>, Failure> {
+        let Some(version) = finding.source.as_ref() else {
+            return Ok(None);
+        };
+        if finding.difference != Difference::Missing {
+            return Ok(None);
+        }
+        let mut entries = pair.source.iter().map(|(entry, _)| entry);
+        let is_object = |entry: &SourceVersion| entry.kind == VersionKind::Object;
+        let entry = entries.find(|entry| entry.version == *version);
+        if entry.is_some_and(is_object)
+            && let Some(reason) = self.why_not_eligible(&pair.key, &version.id).await?
+        {
+            return Ok(Some(Explanation::Skipped(reason)));
+        }
+        let parked = self.parked.as_ref().and_then(|parked| {
+            let key = pair.key.as_str().to_owned();
+            parked.get(&(key, Some(version.id.as_str().to_owned())))
+        });
+        Ok(parked.cloned().map(Explanation::Parked))
+    }
+
+    async fn why_not_eligible(
+        &self,
+        key: &Key,
+        id: &VersionId,
+    ) -> Result<Option<&'static str>, Failure> {
+        let head = match self.read_source(key, id).await {
+            Ok(Some(head)) => head,
+            Ok(None) => return Ok(Some("the source has lost it since it was listed")),
+            Err(failure) if matches!(failure.kind, FailureKind::Ineligible(_)) => {
+                return Ok(Some("SrcObjectNotEligible"));
+            }
+            Err(failure) => return Err(failure),
+        };
+        let (rule, class) = (self.rule, head.header("x-amz-storage-class"));
+        let is_restored = head
+            .header("x-amz-restore")
+            .is_some_and(|restore| restore.contains("ongoing-request=\"false\""));
+        let is_archived = matches!(class, Some("GLACIER" | "DEEP_ARCHIVE")) && !is_restored;
+        let is_kms = has_own_key(&head);
+        let is_replica = head.user(NAME).is_some() && rule.replicas == Replicas::Skip;
+        let mut tags_differ = false;
+        if rule.filter.needs_tags() {
+            let call = S3Request::tags(Side::Source, &rule.source.bucket, key);
+            let tags = read_tags(self.source, call.version(id.as_str())).await?;
+            tags_differ = rule.filter.admits_tags(&tags).is_err();
+        }
+        let reasons = [
+            (is_archived, "SrcObjectNotEligible"),
+            (
+                is_kms && !rule.sse_kms_objects,
+                "sse_kms_objects is not set",
+            ),
+            (is_replica, "it is a replica itself"),
+            (tags_differ, "its tags do not match"),
+        ];
+        Ok(reasons
+            .iter()
+            .find(|(holds, _)| *holds)
+            .map(|(_, why)| *why))
+    }
+
+    /// Says whether an entry has to have a replica by this rule.
+    fn scope_of(&self, key: &Key, entry: &SourceVersion) -> VersionScope {
+        let takes = |rule: &Rule| match entry.kind {
+            VersionKind::Marker => rule.admits_marker(),
+            VersionKind::Object => rule.filter.admits_size(entry.size_bytes).is_ok(),
+        };
+        let is_preferred = |other: &&Rule| {
+            other.enabled
+                && other.source == self.rule.source
+                && other.destination == self.rule.destination
+                && (other.priority, &self.rule.id) > (self.rule.priority, &other.id)
+                && other.filter.admits_key(key).is_ok()
+        };
+        let made = entry.version.last_modified;
+        let is_others = self.rules.iter().filter(is_preferred).any(takes);
+        match () {
+            () if made < self.since || is_others || !takes(self.rule) => VersionScope::Outside,
+            () if made > self.as_of => VersionScope::Pending,
+            () => VersionScope::Wanted,
+        }
+    }
+}
+
+/// Reads the headers of a version; none if the service says that it is not there.
+async fn read_head(
+    access: &AccountClients,
+    call: S3Request<'_>,
+) -> Result<Option<ResponseHead>, Failure> {
+    match access.wire.send(call).await {
+        Ok(answer) => Ok(Some(answer.into_head())),
+        Err(refusal) if refusal.is_absent() => Ok(None),
+        Err(refusal) => Err(refusal.into()),
+    }
+}
+
+/// Two sorted lists, key by key.
+struct Merge<'a> {
+    verifier: &'a Verifier<'a>,
+    source: KeyStream<'a>,
+    destination: KeyStream<'a>,
+    /// What was read of each side and not yet returned.
+    waiting: (Option<KeyHistory>, Option<KeyHistory>),
+}
+
+impl<'a> Merge<'a> {
+    fn new(verifier: &'a Verifier<'a>, prefix: Option<&str>) -> anyhow::Result<Self> {
+        let rule = verifier.rule;
+        let whole = rule.filter.prefix.as_str();
+        let prefix = prefix.unwrap_or(whole);
+        let Some(rest) = prefix.strip_prefix(whole) else {
+            bail!(
+                "no key of rule {:?} begins with {prefix:?}; its prefix is {whole:?}",
+                rule.id
+            )
+        };
+        let target = format!("{}{rest}", rule.rewrite.as_deref().unwrap_or(whole));
+        let (source, destination) = (&rule.source.bucket, &rule.destination.bucket);
+        let prefix = prefix.to_owned();
+        Ok(Self {
+            verifier,
+            source: KeyStream::new(verifier.source, Side::Source, source, prefix),
+            destination: KeyStream::new(
+                verifier.destination,
+                Side::Destination,
+                destination,
+                target,
+            ),
+            waiting: (None, None),
+        })
+    }
+
+    /// Returns the next key of the rule that either side has.
+    async fn next_pair(&mut self) -> Result<Option<Pair>, Failure> {
+        loop {
+            let (source, destination) = &mut self.waiting;
+            if source.is_none() {
+                *source = self.source.next_key().await?;
+            }
+            if destination.is_none() {
+                *destination = self.destination.next_key().await?;
+            }
+            let rule = self.verifier.rule;
+            let original = destination
+                .as_ref()
+                .map(|shown| original_key(rule, &shown.key));
+            let key = match (source.as_ref().map(|source| &source.key), original.as_ref()) {
+                (None, None) => return Ok(None),
+                (Some(key), None) => key.clone(),
+                (Some(key), Some(Some(original))) if key <= original => key.clone(),
+                (_, Some(Some(original))) => original.clone(),
+                // A key that no key of the source could have been rewritten to.
+                (_, Some(None)) => {
+                    *destination = None;
+                    continue;
+                }
+            };
+            let history = source.take_if(|source| source.key == key);
+            let shown = destination.take_if(|_| original.flatten().as_ref() == Some(&key));
+            if let Some(pair) = self.pair(key, history, shown) {
+                return Ok(Some(pair));
+            }
+        }
+    }
+
+    /// Puts both sides together, unless the rule is not about the key.
+    fn pair(
+        &self,
+        key: Key,
+        source: Option<KeyHistory>,
+        shown: Option<KeyHistory>,
+    ) -> Option<Pair> {
+        let verifier = self.verifier;
+        let target = verifier.rule.destination_key(&key).ok()?;
+        let with_scope = |entry: SourceVersion| {
+            let scope = verifier.scope_of(&key, &entry);
+            (entry, scope)
+        };
+        let entries = |history: Option<KeyHistory>| history.map(|history| history.entries);
+        let source = entries(source).unwrap_or_default();
+        verifier.rule.filter.admits_key(&key).is_ok().then(|| Pair {
+            source: source.into_iter().map(with_scope).collect(),
+            shown: entries(shown).unwrap_or_default(),
+            target,
+            key: key.clone(),
+        })
+    }
+}
+
+/// Returns the key of the source whose replica has a key.
+fn original_key(rule: &Rule, target: &Key) -> Option<Key> {
+    let prefix = rule.filter.prefix.as_str();
+    let rest = target
+        .as_str()
+        .strip_prefix(rule.rewrite.as_deref().unwrap_or(prefix))?;
+    Key::try_from(format!("{prefix}{rest}")).ok()
+}

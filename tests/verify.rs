@@ -1,0 +1,140 @@
+//! `s3-replicator verify`: a history that was replicated is equal, and whatever is broken at the
+//! destination afterwards is found and named, nothing else.
+
+use std::collections::BTreeMap;
+
+use aws_sdk_s3::primitives::ByteStream;
+use serde_json::Value;
+
+use crate::world::World;
+use crate::world::config::Config;
+use crate::world::daemon::{Daemon, printed, run};
+use crate::world::localstack::ARCHIVE;
+
+/// Later than everything: no version is too young to be judged.
+const EVER: &str = "2999-01-01T00:00:00Z";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_replicated_is_equal_and_each_break_is_named() {
+    let world = World::new().await;
+    let config = world.config();
+    let daemon = Daemon::spawn(&config).ready().await;
+    world.workload(200, 30, 7).summary().await;
+    for (key, body) in BREAKS.map(|(key, _)| (key, "first")) {
+        world.put(key, body).await;
+    }
+    world.put("order", "newer").await;
+    world.drained(&daemon).await;
+    world.assert_equal().await;
+    let (code, differences, sum) = verify(&config, &["--as-of", EVER]).await;
+    assert_eq!((code, differences), (0, BTreeMap::new()), "{sum}");
+    assert!(sum["versions"].as_u64().unwrap() > 100, "{sum}");
+
+    for (key, _) in BREAKS {
+        break_replica(&world, key).await;
+    }
+    let (code, differences, sum) = verify(&config, &["--as-of", EVER]).await;
+    let expected = BREAKS.map(|(key, difference)| (key.to_owned(), vec![difference.to_owned()]));
+    assert_eq!((code, differences), (2, expected.into()), "{sum}");
+
+    // Without the daemon nothing is replicated, and what is young is not judged.
+    daemon.kill().await;
+    world.put("late/one", "first").await;
+    let (code, differences, sum) = verify(&config, &["--prefix", "late/"]).await;
+    assert_eq!((code, differences), (0, BTreeMap::new()), "{sum}");
+    assert_eq!(sum["pending"], 1, "{sum}");
+    let (code, differences, _) = verify(&config, &["--prefix", "late/", "--as-of", EVER]).await;
+    assert_eq!(code, 2);
+    assert_eq!(differences["late/one"], ["missing"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_cannot_be_read_is_an_error_and_not_a_difference() {
+    let world = World::new().await;
+    let mut config = world.config();
+    config.rules[0].destination = "no-such-bucket".to_owned();
+    let output = run(&["verify", "--rule", "orders"], config.write()).await;
+    let text = printed(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("this proves nothing") && text.contains("NoSuchBucket"),
+        "{text}"
+    );
+    let output = run(&["verify", "--rule", "order"], &config.path).await;
+    assert!(printed(&output).contains("did you mean \"orders\"?"));
+}
+
+/// What is done to the replica of a key, which is its name, and how that is called.
+const BREAKS: [(&str, &str); 6] = [
+    ("bytes", "bytes"),
+    ("extra", "extra"),
+    ("foreign", "foreign"),
+    ("missing", "missing"),
+    ("order", "order"),
+    ("size", "size"),
+];
+
+async fn break_replica(world: &World, key: &str) {
+    let (s3, bucket) = (ARCHIVE.s3(), &world.archive);
+    let listed = s3.list_object_versions().bucket(bucket).prefix(key).send();
+    let listed = listed.await.unwrap();
+    let oldest = listed.versions().last().unwrap().version_id().unwrap();
+    let head = s3.head_object().bucket(bucket).key(key).version_id(oldest);
+    let metadata = head.send().await.unwrap().metadata.unwrap();
+    if !matches!(key, "extra" | "foreign") {
+        let delete = s3.delete_object().bucket(bucket).key(key);
+        delete.version_id(oldest).send().await.unwrap();
+    }
+    let put = |body: &'static str| {
+        let put = s3.put_object().bucket(bucket).key(key);
+        put.body(ByteStream::from_static(body.as_bytes()))
+    };
+    match key {
+        "missing" => {}
+        "extra" => {
+            let delete = s3.delete_object().bucket(bucket).key(key);
+            delete.send().await.unwrap();
+        }
+        "foreign" => {
+            put("of another tool").send().await.unwrap();
+        }
+        _ => {
+            let body = match key {
+                "bytes" => "FIRST",
+                "size" => "first and more",
+                _ => "first",
+            };
+            let put = put(body).set_metadata(Some(metadata));
+            put.send().await.unwrap();
+        }
+    }
+}
+
+/// Runs the command, and returns its exit code, the differences by key, and the sum.
+async fn verify(config: &Config, more: &[&str]) -> (i32, BTreeMap<String, Vec<String>>, Value) {
+    let arguments = [&["verify", "--rule", "orders", "--json"], more].concat();
+    let output = run(&arguments, &config.path).await;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let sum = lines
+        .pop()
+        .unwrap_or_else(|| panic!("{}", printed(&output)));
+    let mut differences = BTreeMap::<String, Vec<String>>::new();
+    for line in lines {
+        let key = line["source"]
+            .as_str()
+            .unwrap()
+            .splitn(4, '/')
+            .last()
+            .unwrap();
+        let difference = line["difference"].as_str().unwrap().to_owned();
+        differences
+            .entry(key.to_owned())
+            .or_default()
+            .push(difference);
+    }
+    (output.status.code().unwrap(), differences, sum)
+}
