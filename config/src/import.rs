@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt;
 
-use native::{Document, EncryptionConfiguration, Rule, Switch, Untranslatable};
+use native::{EncryptionConfiguration, NativeDocument, NativeRule, Switch, Untranslatable};
 use replicator_core::object::{escape_controls, without_commands};
 use replicator_core::rule::Filter;
 
@@ -60,9 +60,9 @@ pub fn import(json: &str, options: &ImportOptions) -> Result<String, ImportError
     Ok(format!("{}\n\n{body}\n", render_head(&role, &body)))
 }
 
-fn read_document(json: &str) -> Result<(String, Vec<Rule>), ImportError> {
+fn read_document(json: &str) -> Result<(String, Vec<NativeRule>), ImportError> {
     let reader = &mut serde_json::Deserializer::from_str(json);
-    let document: Document = serde_path_to_error::deserialize(reader).map_err(|error| {
+    let document: NativeDocument = serde_path_to_error::deserialize(reader).map_err(|error| {
         let (path, error) = (error.path().to_string(), error.into_inner());
         ImportError(format!(
             "{path}: {error}; nothing of a rule is left out without a word, so remove the element or set it to what S3 knows"
@@ -80,7 +80,7 @@ fn read_document(json: &str) -> Result<(String, Vec<Rule>), ImportError> {
 /// A rule in our words.
 #[derive(Debug)]
 struct Translation<'a> {
-    rule: &'a Rule,
+    rule: &'a NativeRule,
     id: String,
     bucket: &'a str,
     filter: Filter,
@@ -89,7 +89,7 @@ struct Translation<'a> {
 }
 
 impl<'a> Translation<'a> {
-    fn of(rule: &'a Rule, index: usize) -> Result<Self, Untranslatable> {
+    fn of(rule: &'a NativeRule, index: usize) -> Result<Self, Untranslatable> {
         let filter = match (&rule.filter, &rule.prefix) {
             (Some(filter), None) => filter.selection()?,
             (None, Some(prefix)) => Filter {

@@ -15,7 +15,7 @@ use strum::{Display, EnumString, VariantNames};
 use crate::settings::Settings;
 use crate::values;
 pub use formats::{PolicyFormat, render};
-use grants::Draft;
+use grants::GrantDraft;
 pub use table::{Need, PERMISSIONS, Permission, Place};
 
 /// How the daemon reaches the buckets of other accounts.
@@ -111,7 +111,7 @@ pub fn policies(
         Some(arn) => values::role_arn(arn).map_err(PolicyError)?,
         None => default_principal(settings)?,
     };
-    let documents = Draft::new(settings, options, own).finish();
+    let documents = GrantDraft::new(settings, options, own).finish();
     let is_bucket_policy = |document: &Document| document.kind == DocumentKind::BucketPolicy;
     if options.layout == PolicyLayout::BucketPolicy && !documents.iter().any(is_bucket_policy) {
         let message = "no bucket is known to be in another account than the daemon's role; set owner in [accounts.NAME] to the account that has its buckets";

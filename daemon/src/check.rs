@@ -33,18 +33,20 @@ use crate::kms::configured_keys;
 use crate::metrics::Metrics;
 use crate::process::Signals;
 use crate::s3::accounts::{AccountClients, Accounts};
-use access::{Asked, Principal, Signing};
+use access::{Asked, CallingPrincipal, Signing};
 use buckets::End;
 use delivery::{Notifications, Sender, Topics};
-pub use finding::{CheckName, Document, Finding, Fix, PolicyKind, Report, Section, Severity};
+pub use finding::{
+    CheckName, CheckReport, Finding, Fix, PolicyDocument, PolicyKind, Section, Severity,
+};
 use notification::Way;
 use queues::Purpose;
 
 /// Looks at the file alone.
-pub fn check_file(settings: &Settings, config: &Path) -> Report {
+pub fn check_file(settings: &Settings, config: &Path) -> CheckReport {
     // What was read before is gone only where the file was taken away meanwhile.
     let text = replicator_config::read_text(config).unwrap_or_default();
-    Report {
+    CheckReport {
         sections: vec![file::look(settings, &text, clock::now())],
     }
 }
@@ -55,7 +57,7 @@ pub async fn check_services(
     settings: &Settings,
     config: &Path,
     is_probing: bool,
-) -> anyhow::Result<Report> {
+) -> anyhow::Result<CheckReport> {
     let metrics = Metrics::new().context("cannot register metrics")?;
     let accounts = Accounts::connect(&settings.accounts, &metrics, None).await;
     let accounts = accounts.context("cannot set up TLS")?;
@@ -170,8 +172,11 @@ struct Asker<'a> {
 }
 
 type Signings<'a> = BTreeMap<&'a str, Signing>;
-type Queues<'a> = Vec<(queues::Place<'a>, Option<Asked<queues::Attributes>>)>;
-type Buckets<'a> = BTreeMap<&'a BucketRef, buckets::Attributes>;
+type Queues<'a> = Vec<(
+    queues::QueuePlace<'a>,
+    Option<Asked<queues::QueueAttributes>>,
+)>;
+type Buckets<'a> = BTreeMap<&'a BucketRef, buckets::BucketState>;
 
 /// What is known of all that several rules may share.
 struct Known<'a> {
@@ -185,7 +190,7 @@ struct Known<'a> {
 }
 
 impl Known<'_> {
-    fn principal(&self, account: &str) -> Option<&Principal> {
+    fn principal(&self, account: &str) -> Option<&CallingPrincipal> {
         self.signing.get(account).and_then(Signing::principal)
     }
 }
@@ -196,7 +201,7 @@ impl<'a> Asker<'a> {
         let queues = self.ask_queues(&signing).await;
         let buckets = self.ask_buckets(&signing).await;
         let topics = self.ask_topics(&buckets).await;
-        let is_of_events = |place: &&queues::Place<'_>| place.purpose == Purpose::Events;
+        let is_of_events = |place: &&queues::QueuePlace<'_>| place.purpose == Purpose::Events;
         let mut rules = BTreeMap::<_, Vec<_>>::new();
         for rule in self.enabled() {
             rules.entry(&rule.source).or_default().push(rule);
@@ -205,7 +210,7 @@ impl<'a> Asker<'a> {
         let known = Known {
             events: places
                 .filter(is_of_events)
-                .map(queues::Place::arn)
+                .map(queues::QueuePlace::arn)
                 .collect(),
             signing,
             buckets,
@@ -301,12 +306,12 @@ impl<'a> Asker<'a> {
         &self,
         signing: &'k Signings<'a>,
         bucket: &'a BucketRef,
-    ) -> Option<buckets::Place<'k>>
+    ) -> Option<buckets::BucketPlace<'k>>
     where
         'a: 'k,
     {
         let (account, clients) = self.reach(&bucket.account)?;
-        Some(buckets::Place {
+        Some(buckets::BucketPlace {
             bucket: bucket.bucket.as_str(),
             account,
             clients,
@@ -319,8 +324,8 @@ impl<'a> Asker<'a> {
     async fn judge_queue(
         &self,
         known: &Known<'a>,
-        place: queues::Place<'a>,
-        asked: Option<&Asked<queues::Attributes>>,
+        place: queues::QueuePlace<'a>,
+        asked: Option<&Asked<queues::QueueAttributes>>,
     ) -> Section {
         let mut section = Section::new(place.title());
         let clients = self.accounts.get(&place.account.name);
@@ -343,7 +348,7 @@ impl<'a> Asker<'a> {
     }
 
     /// Lists what sends events to a queue, or is to once the notifications are right.
-    fn senders(&self, known: &Known<'a>, place: queues::Place<'a>) -> Vec<Sender> {
+    fn senders(&self, known: &Known<'a>, place: queues::QueuePlace<'a>) -> Vec<Sender> {
         let mut senders: Vec<Sender> = Vec::new();
         if place.purpose != Purpose::Events {
             return senders;

@@ -8,29 +8,29 @@ use serde::Deserialize;
 /// A configuration, alone or below its name.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "PascalCase")]
-pub(super) struct Document {
+pub(super) struct NativeDocument {
     pub(super) replication_configuration: Option<Configuration>,
     pub(super) role: Option<String>,
-    pub(super) rules: Option<Vec<Rule>>,
+    pub(super) rules: Option<Vec<NativeRule>>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "PascalCase")]
 pub(super) struct Configuration {
     pub(super) role: String,
-    pub(super) rules: Vec<Rule>,
+    pub(super) rules: Vec<NativeRule>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "PascalCase")]
-pub(super) struct Rule {
+pub(super) struct NativeRule {
     #[serde(rename = "ID")]
     pub(super) id: Option<String>,
     pub(super) priority: Option<i64>,
     /// Of the first version of the schema, which has no filter.
     pub(super) prefix: Option<String>,
-    pub(super) filter: Option<Filter>,
-    pub(super) status: Status,
+    pub(super) filter: Option<NativeFilter>,
+    pub(super) status: NativeStatus,
     pub(super) source_selection_criteria: Option<SourceSelectionCriteria>,
     pub(super) existing_object_replication: Option<Switch>,
     pub(super) destination: Destination,
@@ -40,7 +40,7 @@ pub(super) struct Rule {
 /// Of its elements S3 takes one.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "PascalCase")]
-pub(super) struct Filter {
+pub(super) struct NativeFilter {
     pub(super) prefix: Option<String>,
     pub(super) tag: Option<Tag>,
     pub(super) and: Option<And>,
@@ -97,7 +97,7 @@ pub(super) struct Destination {
     pub(super) access_control_translation: Option<AccessControlTranslation>,
     pub(super) encryption_configuration: Option<EncryptionConfiguration>,
     pub(super) replication_time: Option<ReplicationTime>,
-    pub(super) metrics: Option<Metrics>,
+    pub(super) metrics: Option<NativeMetrics>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -123,14 +123,14 @@ pub(super) struct EncryptionConfiguration {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "PascalCase")]
 pub(super) struct ReplicationTime {
-    status: Status,
+    status: NativeStatus,
     time: Option<Minutes>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "PascalCase")]
-pub(super) struct Metrics {
-    status: Status,
+pub(super) struct NativeMetrics {
+    status: NativeStatus,
     event_threshold: Option<Minutes>,
 }
 
@@ -143,16 +143,16 @@ struct Minutes {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "PascalCase")]
 pub(super) struct Switch {
-    status: Status,
+    status: NativeStatus,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub(super) enum Status {
+pub(super) enum NativeStatus {
     Enabled,
     Disabled,
 }
 
-impl Status {
+impl NativeStatus {
     pub(super) fn is_enabled(self) -> bool {
         self == Self::Enabled
     }
@@ -189,7 +189,7 @@ const MINUTES: u32 = 15;
 /// An element of a rule, as a path below it, and why it can't be translated.
 pub(super) type Untranslatable = (&'static str, String);
 
-impl Filter {
+impl NativeFilter {
     /// Says in our words what the filter selects.
     pub(super) fn selection(&self) -> Result<rule::Filter, Untranslatable> {
         let Self {
@@ -206,7 +206,7 @@ impl Filter {
         ];
         if count(&are_there) > 1 {
             let why = "has several of Prefix, Tag, And and Not, and S3 takes one";
-            return Err((".Filter", why.to_owned()));
+            return Err((".NativeFilter", why.to_owned()));
         }
         let nothing = And::default();
         let and = and.as_ref().unwrap_or(&nothing);
@@ -219,12 +219,12 @@ impl Filter {
             let other = selection.tags.insert(key.clone(), value.clone());
             if other.is_some_and(|other| other != *value) {
                 let why = format!("asks for two values of the tag {key:?}, and an object has one");
-                return Err((".Filter.And.Tags", why));
+                return Err((".NativeFilter.And.Tags", why));
             }
         }
         match (not, &and.not) {
-            (Some(not), _) => not.exclude_from(&mut selection, ".Filter.Not")?,
-            (None, Some(not)) => not.exclude_from(&mut selection, ".Filter.And.Not")?,
+            (Some(not), _) => not.exclude_from(&mut selection, ".NativeFilter.Not")?,
+            (None, Some(not)) => not.exclude_from(&mut selection, ".NativeFilter.And.Not")?,
             (None, None) => {}
         }
         Ok(selection)

@@ -16,7 +16,7 @@ use crate::settings::queues::Queue;
 use crate::values;
 
 /// Documents in the making.
-pub(super) struct Draft<'a> {
+pub(super) struct GrantDraft<'a> {
     settings: &'a Settings,
     options: &'a PolicyOptions,
     /// The daemon's own role.
@@ -35,7 +35,7 @@ struct Target<'a> {
     conditions: Conditions,
 }
 
-impl<'a> Draft<'a> {
+impl<'a> GrantDraft<'a> {
     /// Starts without a document.
     pub(super) fn new(settings: &'a Settings, options: &'a PolicyOptions, own: String) -> Self {
         Self {

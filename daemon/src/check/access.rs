@@ -36,14 +36,14 @@ where
 
 /// The principal that signs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Principal {
+pub(super) struct CallingPrincipal {
     /// As policies name it: the role, not its session.
     pub(super) arn: String,
     /// Its AWS account.
     pub(super) account: String,
 }
 
-impl Principal {
+impl CallingPrincipal {
     /// Reads what STS says of credentials. The path of a role is not in there, so the role that the
     /// file names stands in where it is that one.
     fn from_caller(caller: &str, account: String, role: Option<&str>) -> Self {
@@ -66,7 +66,7 @@ impl Principal {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Signing {
     /// This principal does.
-    As(Principal),
+    As(CallingPrincipal),
     /// Some principal that no STS names.
     Unnamed,
     /// There are no credentials, so nothing else is asked.
@@ -74,7 +74,7 @@ pub(super) enum Signing {
 }
 
 impl Signing {
-    pub(super) fn principal(&self) -> Option<&Principal> {
+    pub(super) fn principal(&self) -> Option<&CallingPrincipal> {
         match self {
             Self::As(principal) => Some(principal),
             Self::Unnamed | Self::Impossible => None,
@@ -124,16 +124,16 @@ pub(super) async fn identify(account: &Account, clients: &AccountClients) -> (Se
     }
 }
 
-fn signer_line(principal: Option<&Principal>) -> String {
+fn signer_line(principal: Option<&CallingPrincipal>) -> String {
     principal.map_or_else(
         || "its STS does not say who signs".to_owned(),
         |principal| format!("{} signs", principal.arn),
     )
 }
 
-fn principal(answer: GetCallerIdentityOutput, role: Option<&str>) -> Principal {
+fn principal(answer: GetCallerIdentityOutput, role: Option<&str>) -> CallingPrincipal {
     let account = answer.account.unwrap_or_default();
-    Principal::from_caller(&answer.arn.unwrap_or_default(), account, role)
+    CallingPrincipal::from_caller(&answer.arn.unwrap_or_default(), account, role)
 }
 
 /// Judges the refusal to say who signs; an STS that does not know the question is none.
@@ -177,7 +177,7 @@ fn refused_credentials(account: &Account, refusal: &Refusal) -> Option<Finding> 
 fn refused_role(
     account: &Account,
     role: &str,
-    base: Option<&Principal>,
+    base: Option<&CallingPrincipal>,
     refusal: &Refusal,
 ) -> Finding {
     let words = &refusal.words;
@@ -269,7 +269,7 @@ pub(super) struct Resource {
 /// policy suffices; across accounts both sides have to permit it:
 /// <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic-cross-account.html>
 pub(super) fn grant(
-    principal: Option<&Principal>,
+    principal: Option<&CallingPrincipal>,
     refusal: &Refusal,
     actions: &[&str],
     resource: &Resource,
@@ -354,7 +354,7 @@ pub(super) fn shell_quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::finding::Document;
+    use crate::check::finding::PolicyDocument;
 
     fn refusal(code: &str, words: &str) -> Refusal {
         Refusal {
@@ -374,8 +374,8 @@ mod tests {
         }
     }
 
-    fn daemon() -> Principal {
-        Principal {
+    fn daemon() -> CallingPrincipal {
+        CallingPrincipal {
             arn: "arn:aws:iam::111111111111:role/s3-replicator".to_owned(),
             account: "111111111111".to_owned(),
         }
@@ -394,12 +394,13 @@ mod tests {
     #[test]
     fn a_session_is_named_by_its_role() {
         let caller = "arn:aws:sts::222222222222:assumed-role/replicator/s3-replicator";
-        let read = |role| Principal::from_caller(caller, "222222222222".to_owned(), role).arn;
+        let read =
+            |role| CallingPrincipal::from_caller(caller, "222222222222".to_owned(), role).arn;
         assert_eq!(read(None), ROLE);
         let pathed = "arn:aws:iam::222222222222:role/team/replicator";
         assert_eq!(read(Some(pathed)), pathed);
         let user = "arn:aws:iam::111111111111:user/me";
-        let read = Principal::from_caller(user, "111111111111".to_owned(), None);
+        let read = CallingPrincipal::from_caller(user, "111111111111".to_owned(), None);
         assert_eq!(read.arn, user);
     }
 
@@ -486,7 +487,7 @@ mod tests {
         let kind = PolicyKind::Identity;
         assert_eq!(
             *document,
-            Document {
+            PolicyDocument {
                 policy: kind,
                 of: daemon().arn
             }

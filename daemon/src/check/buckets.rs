@@ -3,7 +3,7 @@
 use aws_sdk_s3::types::{BucketVersioningStatus, ObjectLockEnabled};
 use replicator_config::{Account, Service};
 
-use super::access::{self, Principal, Resource, ask, grant};
+use super::access::{self, CallingPrincipal, Resource, ask, grant};
 use super::delivery::Notifications;
 use super::finding::{CheckName, Finding, Fix, PolicyKind, Section, Severity};
 use crate::s3::accounts::error::{Refusal, RefusalKind};
@@ -11,16 +11,16 @@ use crate::s3::accounts::{AccountClients, beside_access_points};
 
 /// A bucket, the account that reaches it, and who signs for that.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place<'a> {
+pub(super) struct BucketPlace<'a> {
     pub(super) bucket: &'a str,
     pub(super) account: &'a Account,
     pub(super) clients: &'a AccountClients,
-    pub(super) principal: Option<&'a Principal>,
+    pub(super) principal: Option<&'a CallingPrincipal>,
 }
 
 /// What S3 says of a bucket.
 #[derive(Debug)]
-pub(super) struct Attributes {
+pub(super) struct BucketState {
     region: access::Asked<Option<String>>,
     versioning: access::Asked<Option<BucketVersioningStatus>>,
     pub(super) lock: access::Asked<Lock>,
@@ -30,11 +30,15 @@ pub(super) struct Attributes {
 }
 
 /// A bucket, and what it says of itself.
-pub(super) type Asked<'a> = (Place<'a>, &'a Attributes);
+pub(super) type Asked<'a> = (BucketPlace<'a>, &'a BucketState);
 
-impl Attributes {
+impl BucketState {
     /// Returns the AWS account that owns the bucket, where that is known.
-    pub(super) fn owner(&self, account: &Account, principal: Option<&Principal>) -> Option<String> {
+    pub(super) fn owner(
+        &self,
+        account: &Account,
+        principal: Option<&CallingPrincipal>,
+    ) -> Option<String> {
         let own = principal.filter(|_| self.is_foreign == Some(false));
         account
             .owner
@@ -51,7 +55,7 @@ pub(super) struct Lock {
     pub(super) is_default: bool,
 }
 
-impl Place<'_> {
+impl BucketPlace<'_> {
     pub(super) fn url(&self) -> String {
         format!("s3://{}", self.bucket)
     }
@@ -62,7 +66,7 @@ impl Place<'_> {
     }
 
     /// Returns the resource of requests about the bucket itself.
-    pub(super) fn whole(&self, attributes: &Attributes) -> Resource {
+    pub(super) fn whole(&self, attributes: &BucketState) -> Resource {
         Resource {
             arn: self.arn(),
             policy: (PolicyKind::Bucket, self.bucket.to_owned()),
@@ -71,7 +75,7 @@ impl Place<'_> {
     }
 
     /// Returns the resource of requests about objects with a prefix.
-    pub(super) fn objects(&self, attributes: &Attributes, prefix: &str) -> Resource {
+    pub(super) fn objects(&self, attributes: &BucketState, prefix: &str) -> Resource {
         Resource {
             arn: format!("{}/{prefix}*", self.arn()),
             ..self.whole(attributes)
@@ -88,7 +92,7 @@ impl Place<'_> {
 }
 
 /// Requests what a bucket says of itself; of its notifications only where a rule reads it.
-pub(super) async fn read_attributes(place: Place<'_>, is_source: bool) -> Attributes {
+pub(super) async fn read_attributes(place: BucketPlace<'_>, is_source: bool) -> BucketState {
     let s3 = &place.clients.s3;
     let bucket = place.bucket;
     let region = ask(s3.head_bucket().bucket(bucket).send()).await;
@@ -103,7 +107,7 @@ pub(super) async fn read_attributes(place: Place<'_>, is_source: bool) -> Attrib
     } else {
         Ok(Notifications::default())
     };
-    Attributes {
+    BucketState {
         is_foreign: ownership(place, region.is_ok()).await,
         versioning: versioning.map(|answer| answer.status),
         lock: read_lock(place).await,
@@ -114,7 +118,7 @@ pub(super) async fn read_attributes(place: Place<'_>, is_source: bool) -> Attrib
 
 /// Finds out whether the principal's own AWS account owns the bucket, which decides on whose side a
 /// permission is lacking.
-async fn ownership(place: Place<'_>, is_open: bool) -> Option<bool> {
+async fn ownership(place: BucketPlace<'_>, is_open: bool) -> Option<bool> {
     let own = &place.principal?.account;
     if let Some(owner) = &place.account.owner {
         return Some(owner != own);
@@ -128,7 +132,7 @@ async fn ownership(place: Place<'_>, is_open: bool) -> Option<bool> {
     }
 }
 
-async fn read_lock(place: Place<'_>) -> access::Asked<Lock> {
+async fn read_lock(place: BucketPlace<'_>) -> access::Asked<Lock> {
     let request = place.clients.s3.get_object_lock_configuration();
     let request = request.bucket(place.bucket).customize();
     let request = request.config_override(beside_access_points());
@@ -367,8 +371,8 @@ mod tests {
         }
     }
 
-    fn good() -> Attributes {
-        Attributes {
+    fn good() -> BucketState {
+        BucketState {
             region: Ok(Some("eu-west-1".to_owned())),
             versioning: Ok(Some(BucketVersioningStatus::Enabled)),
             lock: Ok(Lock::default()),
@@ -393,8 +397,8 @@ mod tests {
         accounts.get(&account.name).unwrap().clone()
     }
 
-    fn place<'a>(account: &'a Account, clients: &'a AccountClients) -> Place<'a> {
-        Place {
+    fn place<'a>(account: &'a Account, clients: &'a AccountClients) -> BucketPlace<'a> {
+        BucketPlace {
             bucket: "orders",
             account,
             clients,
@@ -406,7 +410,7 @@ mod tests {
     async fn a_bucket_that_cannot_be_used_is_said_to_be_elsewhere_absent_or_silent() {
         use CheckName::{BucketAttributes, BucketExists, BucketRegion, SourceVersioning};
         use Severity::{Problem, Unasked};
-        let region = |region: access::Asked<Option<&str>>| Attributes {
+        let region = |region: access::Asked<Option<&str>>| BucketState {
             region: region.map(|region| region.map(str::to_owned)),
             ..good()
         };
@@ -415,11 +419,11 @@ mod tests {
             refusal(RefusalKind::Silent, None),
         );
         let redirect = refusal(RefusalKind::Elsewhere, Some("us-east-1"));
-        let unversioned = |attributes, refusal: &Refusal| Attributes {
+        let unversioned = |attributes, refusal: &Refusal| BucketState {
             versioning: Err(refusal.clone()),
             ..attributes
         };
-        let never = Attributes {
+        let never = BucketState {
             versioning: Ok(None),
             ..good()
         };
@@ -461,7 +465,7 @@ mod tests {
     async fn a_store_that_is_not_aws_has_regions_as_it_likes() {
         let store = account(Some("http://127.0.0.1:1"));
         let clients = clients(&store).await;
-        let other = Attributes {
+        let other = BucketState {
             region: Ok(Some("us-east-1".to_owned())),
             ..good()
         };
@@ -478,7 +482,7 @@ mod tests {
     async fn a_lock_at_the_source_needs_one_at_the_destination() {
         let aws = account(None);
         let clients = clients(&aws).await;
-        let with = |lock| Attributes { lock, ..good() };
+        let with = |lock| BucketState { lock, ..good() };
         let lock = |is_enabled| {
             Ok(Lock {
                 is_enabled,

@@ -22,14 +22,14 @@ use crate::s3::xml::{self, NotXml};
 /// What a bucket says of its notifications.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Notifications {
-    pub(super) targets: Vec<Target>,
+    pub(super) targets: Vec<NotificationTarget>,
     /// Whether all events go to EventBridge.
     pub(super) is_bridged: bool,
 }
 
 /// One place that a bucket sends events to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Target {
+pub(super) struct NotificationTarget {
     pub(super) kind: Kind,
     pub(super) arn: String,
     pub(super) id: Option<String>,
@@ -88,7 +88,7 @@ fn target(
     (kind, arn, id): (Kind, &str, Option<&str>),
     events: &[Event],
     filter: Option<&NotificationConfigurationFilter>,
-) -> Target {
+) -> NotificationTarget {
     let rules = filter.and_then(|filter| filter.key());
     let rules = rules.map(|key| key.filter_rules()).unwrap_or_default();
     let value = |name: &FilterRuleName| {
@@ -98,7 +98,7 @@ fn target(
             .unwrap_or_default()
             .to_owned()
     };
-    Target {
+    NotificationTarget {
         kind,
         arn: arn.to_owned(),
         id: id.map(str::to_owned),
@@ -174,7 +174,7 @@ pub(super) fn senders(way: &Way<'_>, queue: &str) -> Vec<Sender> {
 }
 
 /// Finds a queue that gets no events.
-pub(super) fn unused(place: queues::Place<'_>, senders: &[Sender]) -> Option<Finding> {
+pub(super) fn unused(place: queues::QueuePlace<'_>, senders: &[Sender]) -> Option<Finding> {
     if place.purpose != queues::Purpose::Events || !senders.is_empty() {
         return None;
     }

@@ -7,7 +7,7 @@ use replicator_core::rule::{Encryption, ReplicaKey, Rule};
 use time::format_description::well_known::Rfc3339;
 
 use super::finding::{CheckName, Finding, Fix, Section};
-use super::queues::{Place, Purpose};
+use super::queues::{Purpose, QueuePlace};
 
 /// Looks at the file; `text` is what it says.
 pub(super) fn look(settings: &Settings, text: &str, now: Timestamp) -> Section {
@@ -191,7 +191,7 @@ fn unknown_region(account: &Account) -> Option<Finding> {
 }
 
 /// Lists every queue of the file once, in the order data flows.
-pub(super) fn queue_places(settings: &Settings) -> Vec<Place<'_>> {
+pub(super) fn queue_places(settings: &Settings) -> Vec<QueuePlace<'_>> {
     let mut places = Vec::new();
     for queue in &settings.queues {
         places.push((Purpose::Events, &queue.url, &queue.account));
@@ -205,7 +205,7 @@ pub(super) fn queue_places(settings: &Settings) -> Vec<Place<'_>> {
         .into_iter()
         .filter_map(|(purpose, url, account)| {
             let account = settings.accounts.get(account)?;
-            Some(Place {
+            Some(QueuePlace {
                 purpose,
                 url,
                 account,

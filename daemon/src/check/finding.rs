@@ -174,7 +174,7 @@ pub enum Fix {
     /// A statement to add to a policy.
     Statement {
         /// The policy.
-        document: Document,
+        document: PolicyDocument,
         /// The statement.
         statement: Value,
     },
@@ -201,7 +201,7 @@ pub enum Fix {
 
 /// A policy document, by its kind and by what it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Document {
+pub struct PolicyDocument {
     /// Its kind.
     pub policy: PolicyKind,
     /// The role, user, bucket, queue or topic.
@@ -232,7 +232,7 @@ pub enum PolicyKind {
     Key,
 }
 
-impl fmt::Display for Document {
+impl fmt::Display for PolicyDocument {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of {}", self.policy, self.of)
     }
@@ -252,7 +252,7 @@ impl Fix {
     pub(crate) fn statement(policy: PolicyKind, of: impl Into<String>, statement: Value) -> Self {
         let of = of.into();
         Self::Statement {
-            document: Document { policy, of },
+            document: PolicyDocument { policy, of },
             statement,
         }
     }
@@ -360,11 +360,11 @@ impl Section {
 
 /// What a check found.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Report {
+pub struct CheckReport {
     pub(super) sections: Vec<Section>,
 }
 
-impl Report {
+impl CheckReport {
     /// Lists what is not as it should be.
     pub fn findings(&self) -> impl Iterator<Item = &Finding> {
         self.sections.iter().flat_map(|section| &section.findings)

@@ -9,11 +9,11 @@ use replicator_core::rule::Rule;
 use serde_json::{Value, json};
 
 use super::access::{self, shell_quoted};
-use super::delivery::{Kind, Notifications, Target, Topics, unread_topic};
+use super::delivery::{Kind, NotificationTarget, Notifications, Topics, unread_topic};
 use super::finding::{CheckName, Finding, Fix, with_field};
 use crate::s3::accounts::error::Refusal;
 
-impl Target {
+impl NotificationTarget {
     /// Says whether it gets an event type, which may be one of several of its kind.
     fn has_event(&self, event: &str) -> bool {
         self.events.iter().any(|own| {
@@ -60,7 +60,7 @@ impl Target {
 
 /// An event type that a rule needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Need {
+struct EventNeed {
     event: &'static str,
     /// Whether objects differ for good without it; else that may be what was meant.
     is_vital: bool,
@@ -76,10 +76,10 @@ const CREATED: [&str; 4] = [
 const TAGGED: [&str; 2] = ["s3:ObjectTagging:Put", "s3:ObjectTagging:Delete"];
 
 /// Lists the event types that a rule needs.
-fn needs(rule: &Rule) -> Vec<Need> {
-    let need = |event, is_vital| Need { event, is_vital };
+fn needs(rule: &Rule) -> Vec<EventNeed> {
+    let need = |event, is_vital| EventNeed { event, is_vital };
     let plain = CREATED.into_iter().chain(TAGGED);
-    let mut needs: Vec<Need> = plain.map(|event| need(event, true)).collect();
+    let mut needs: Vec<EventNeed> = plain.map(|event| need(event, true)).collect();
     if rule.delete_markers {
         needs.push(need("s3:ObjectRemoved:DeleteMarkerCreated", true));
         needs.push(need("s3:LifecycleExpiration:DeleteMarkerCreated", false));
@@ -97,13 +97,13 @@ pub(super) struct Coverage {
     /// Whether any events come to a queue of the file.
     pub(super) is_reached: bool,
     /// Needed event types that no target of ours gets, and whether each is vital.
-    missing: Vec<Need>,
+    missing: Vec<EventNeed>,
     /// Needed event types of which only the events of some keys come.
-    filtered: Vec<Need>,
+    filtered: Vec<EventNeed>,
 }
 
 /// Compares what a rule needs with the targets that lead to a queue of the file.
-pub(super) fn cover(rule: &Rule, ours: &[&Target]) -> Coverage {
+pub(super) fn cover(rule: &Rule, ours: &[&NotificationTarget]) -> Coverage {
     let mut coverage = Coverage {
         is_reached: !ours.is_empty(),
         ..Coverage::default()
@@ -141,8 +141,8 @@ pub(super) struct Way<'a> {
 
 impl<'a> Way<'a> {
     /// Lists the targets that lead to a queue of the file, as far as that is known.
-    pub(super) fn ours(&self) -> Vec<&'a Target> {
-        let is_ours = |target: &&Target| match target.kind {
+    pub(super) fn ours(&self) -> Vec<&'a NotificationTarget> {
+        let is_ours = |target: &&NotificationTarget| match target.kind {
             Kind::Queue => self.queues.contains(&target.arn),
             Kind::Topic => match self.topics.get(&target.arn) {
                 Some(Ok(queues)) => queues.iter().any(|queue| self.queues.contains(queue)),
@@ -172,7 +172,7 @@ impl<'a> Way<'a> {
         }
     }
 
-    fn judge_targets(&self, ours: &[&Target], coverage: &Coverage) -> Vec<Finding> {
+    fn judge_targets(&self, ours: &[&NotificationTarget], coverage: &Coverage) -> Vec<Finding> {
         let unknown: Vec<_> = self.unknown_topics().collect();
         if !coverage.is_reached && !unknown.is_empty() {
             return unknown
@@ -223,9 +223,9 @@ impl<'a> Way<'a> {
     }
 
     /// Judges event types that do not come, those apart that need not.
-    fn lacking(&self, ours: &[&Target], missing: &[Need]) -> Vec<Finding> {
+    fn lacking(&self, ours: &[&NotificationTarget], missing: &[EventNeed]) -> Vec<Finding> {
         let (vital, others): (Vec<_>, Vec<_>) = missing.iter().partition(|need| need.is_vital);
-        let found = |needs: &[&Need], why: &str| {
+        let found = |needs: &[&EventNeed], why: &str| {
             let what = format!("it does not send {}", names(needs));
             Finding::problem(CheckName::NotificationEvents, self.bucket(), what, why)
                 .fixed_by(self.fix(ours))
@@ -238,7 +238,7 @@ impl<'a> Way<'a> {
         vital.into_iter().chain(others).collect()
     }
 
-    fn narrow(&self, ours: &[&Target], filtered: &[Need]) -> Finding {
+    fn narrow(&self, ours: &[&NotificationTarget], filtered: &[EventNeed]) -> Finding {
         let filters: BTreeSet<String> = ours
             .iter()
             .map(|target| format!("prefix {:?} suffix {:?}", target.prefix, target.suffix))
@@ -284,7 +284,7 @@ impl<'a> Way<'a> {
     /// Writes the command that puts the whole configuration right; it replaces what is there, so
     /// all of that which may stay is in it. One type of event goes to one target only:
     /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-how-to-filtering.html>
-    fn fix(&self, ours: &[&Target]) -> Vec<Fix> {
+    fn fix(&self, ours: &[&NotificationTarget]) -> Vec<Fix> {
         let wanted = self.wanted(ours);
         let Some(wanted) = wanted else {
             let text = "name an events queue of the bucket's Region in the file";
@@ -317,10 +317,10 @@ impl<'a> Way<'a> {
         advice.into_iter().chain([Fix::command(command)]).collect()
     }
 
-    fn configuration(&self, targets: &[Target]) -> Value {
+    fn configuration(&self, targets: &[NotificationTarget]) -> Value {
         let of = |kind| -> Vec<Value> {
             let of_kind = targets.iter().filter(|target| target.kind == kind);
-            of_kind.map(Target::to_json).collect()
+            of_kind.map(NotificationTarget::to_json).collect()
         };
         let lists = [
             ("QueueConfigurations", of(Kind::Queue)),
@@ -338,7 +338,7 @@ impl<'a> Way<'a> {
     }
 
     /// Returns the one target that all rules of the bucket need, where ours are now.
-    fn wanted(&self, ours: &[&Target]) -> Option<Target> {
+    fn wanted(&self, ours: &[&NotificationTarget]) -> Option<NotificationTarget> {
         let (kind, arn) = match ours.first() {
             Some(target) => (target.kind, target.arn.clone()),
             None => (Kind::Queue, self.queue_of_region()?),
@@ -362,7 +362,7 @@ impl<'a> Way<'a> {
             .iter()
             .map(|rule| reversed(&rule.filter.suffix))
             .collect();
-        Some(Target {
+        Some(NotificationTarget {
             kind,
             arn,
             id: Some("s3-replicator".to_owned()),
@@ -380,7 +380,7 @@ impl<'a> Way<'a> {
 }
 
 /// Takes away from a target what another one is to get.
-fn left_beside(target: &Target, wanted: &Target) -> Target {
+fn left_beside(target: &NotificationTarget, wanted: &NotificationTarget) -> NotificationTarget {
     let meets = |a: &str, b: &str| a.starts_with(b) || b.starts_with(a);
     let mut left = target.clone();
     if meets(&target.prefix, &wanted.prefix) {
@@ -389,7 +389,7 @@ fn left_beside(target: &Target, wanted: &Target) -> Target {
     left
 }
 
-fn names(needs: &[&Need]) -> String {
+fn names(needs: &[&EventNeed]) -> String {
     let names: Vec<&str> = needs.iter().map(|need| need.event).collect();
     names.join(", ")
 }
@@ -438,13 +438,13 @@ mod tests {
         settings.rules.into_iter().next().unwrap()
     }
 
-    fn to(arn: &str, events: &[&str]) -> Target {
+    fn to(arn: &str, events: &[&str]) -> NotificationTarget {
         let kind = if arn.contains(":sns:") {
             Kind::Topic
         } else {
             Kind::Queue
         };
-        Target {
+        NotificationTarget {
             kind,
             arn: arn.to_owned(),
             id: None,
@@ -454,8 +454,8 @@ mod tests {
         }
     }
 
-    fn filtered(prefix: &str, suffix: &str) -> Target {
-        Target {
+    fn filtered(prefix: &str, suffix: &str) -> NotificationTarget {
+        NotificationTarget {
             prefix: prefix.to_owned(),
             suffix: suffix.to_owned(),
             ..to(QUEUE, &ALL)
@@ -519,7 +519,7 @@ mod tests {
                     .find(|rule| rule["Name"] == name)
                     .map(|rule| text(&rule["Value"]))
             };
-            Target {
+            NotificationTarget {
                 kind,
                 arn: text(&one[key]),
                 id: None,
@@ -547,7 +547,7 @@ mod tests {
         })
     }
 
-    fn checks(rest: &str, targets: &[Target]) -> Vec<CheckName> {
+    fn checks(rest: &str, targets: &[NotificationTarget]) -> Vec<CheckName> {
         let notifications = Notifications {
             targets: targets.to_vec(),
             is_bridged: false,
@@ -562,7 +562,7 @@ mod tests {
         let (markers, deletes) = ("delete_markers = true", "version_deletes = true");
         let put = ["s3:ObjectCreated:Put", "s3:ObjectTagging:*"];
         let with = |more: &'static str| [PLAIN.as_slice(), &[more]].concat();
-        let cases: [(&str, Vec<Target>, Vec<CheckName>); 12] = [
+        let cases: [(&str, Vec<NotificationTarget>, Vec<CheckName>); 12] = [
             ("", vec![to(QUEUE, &PLAIN)], vec![]),
             ("", vec![], vec![Elsewhere]),
             ("", vec![to(OTHER, &ALL)], vec![Elsewhere]),
@@ -668,7 +668,7 @@ mod tests {
 
     #[test]
     fn a_bridge_is_a_warning_unless_the_queue_is_reached_directly() {
-        let bridged = |targets: &[Target]| {
+        let bridged = |targets: &[NotificationTarget]| {
             let notifications = Notifications {
                 targets: targets.to_vec(),
                 is_bridged: true,

@@ -5,7 +5,7 @@ use replicator_core::object::Key;
 use replicator_core::rule::{History, Rule};
 
 use super::access::{ask, grant};
-use super::buckets::{Asked, Place, unread};
+use super::buckets::{Asked, BucketPlace, unread};
 use super::finding::{CheckName, Finding, Fix, Section, Severity};
 use crate::s3::accounts::error::{Refusal, RefusalKind};
 
@@ -59,7 +59,7 @@ pub(super) async fn try_source(asked: Asked<'_>, rule: &Rule, section: &mut Sect
     }
 }
 
-fn no_sample(place: Place<'_>, rule: &Rule, is_truncated: bool) -> Finding {
+fn no_sample(place: BucketPlace<'_>, rule: &Rule, is_truncated: bool) -> Finding {
     let filter = &rule.filter;
     let among = if is_truncated {
         " among the first 1,000 versions"

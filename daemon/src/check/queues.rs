@@ -6,7 +6,7 @@ use aws_sdk_sqs::types::QueueAttributeName;
 use replicator_config::{Account, Service};
 use serde_json::{Value, json};
 
-use super::access::{self, Asked, Principal, Resource, ask, grant};
+use super::access::{self, Asked, CallingPrincipal, Resource, ask, grant};
 use super::delivery::{self, Sender, Verdict};
 use super::finding::{CheckName, Finding, Fix, PolicyKind, Section, with_field};
 
@@ -29,13 +29,13 @@ pub(super) enum Purpose {
 
 /// A queue of the file, and the account that reaches it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place<'a> {
+pub(super) struct QueuePlace<'a> {
     pub(super) purpose: Purpose,
     pub(super) url: &'a str,
     pub(super) account: &'a Account,
 }
 
-impl<'a> Place<'a> {
+impl<'a> QueuePlace<'a> {
     fn name(&self) -> &'a str {
         self.url.rsplit('/').next().unwrap_or(self.url)
     }
@@ -52,7 +52,7 @@ impl<'a> Place<'a> {
         format!("{} {}", self.purpose, self.url)
     }
 
-    fn resource(&self, principal: Option<&Principal>) -> Resource {
+    fn resource(&self, principal: Option<&CallingPrincipal>) -> Resource {
         let account = self.url.rsplit('/').nth(1).unwrap_or_default();
         Resource {
             arn: self.arn(),
@@ -73,7 +73,7 @@ impl<'a> Place<'a> {
 
 /// What SQS says of a queue.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Attributes {
+pub(super) struct QueueAttributes {
     pub(super) arn: Option<String>,
     pub(super) policy: Option<String>,
     retention_seconds: Option<u64>,
@@ -83,7 +83,7 @@ pub(super) struct Attributes {
     throughput_limit: Option<String>,
 }
 
-impl Attributes {
+impl QueueAttributes {
     fn from_answer(answer: &HashMap<QueueAttributeName, String>) -> Self {
         let text = |name| answer.get(&name).filter(|text| !text.is_empty()).cloned();
         Self {
@@ -108,16 +108,16 @@ impl Attributes {
 
 /// Requests the attributes of a queue.
 pub(super) async fn read_attributes(
-    place: Place<'_>,
+    place: QueuePlace<'_>,
     clients: &AccountClients,
-) -> Asked<Attributes> {
+) -> Asked<QueueAttributes> {
     let request = clients
         .sqs
         .get_queue_attributes()
         .queue_url(place.url)
         .attribute_names(QueueAttributeName::All);
     let answer = ask(request.send()).await?;
-    Ok(Attributes::from_answer(
+    Ok(QueueAttributes::from_answer(
         &answer.attributes.unwrap_or_default(),
     ))
 }
@@ -125,8 +125,8 @@ pub(super) async fn read_attributes(
 /// Judges what a queue answered; the senders are those of the rules' buckets, as far as they send
 /// to this queue.
 pub(super) fn judge(
-    place: Place<'_>,
-    (asked, principal): (&Asked<Attributes>, Option<&Principal>),
+    place: QueuePlace<'_>,
+    (asked, principal): (&Asked<QueueAttributes>, Option<&CallingPrincipal>),
     senders: &[Sender],
     section: &mut Section,
 ) {
@@ -172,9 +172,9 @@ fn sender_name(sender: &Sender) -> String {
 
 /// Judges a queue whose attributes did not come.
 fn unread(
-    place: Place<'_>,
+    place: QueuePlace<'_>,
     refusal: &Refusal,
-    principal: Option<&Principal>,
+    principal: Option<&CallingPrincipal>,
     senders: &[Sender],
 ) -> Finding {
     let words = &refusal.words;
@@ -205,7 +205,7 @@ fn unread(
 }
 
 /// Writes the command that makes a queue as it has to be.
-fn creation(place: Place<'_>, senders: &[Sender]) -> Fix {
+fn creation(place: QueuePlace<'_>, senders: &[Sender]) -> Fix {
     let mut attributes = json!({"MessageRetentionPeriod": RETENTION_SECONDS.to_string()});
     if place.purpose == Purpose::Work {
         for (name, value) in [("FifoQueue", "true")].iter().chain(&HIGH_THROUGHPUT) {
@@ -233,7 +233,7 @@ fn creation(place: Place<'_>, senders: &[Sender]) -> Fix {
 // https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SetQueueAttributes.html
 const RETENTION_SECONDS: u64 = 1_209_600;
 
-fn retention(place: Place<'_>, attributes: &Attributes) -> Option<Finding> {
+fn retention(place: QueuePlace<'_>, attributes: &QueueAttributes) -> Option<Finding> {
     let seconds = attributes.retention_seconds?;
     if seconds >= RETENTION_SECONDS {
         return None;
@@ -266,7 +266,7 @@ fn span(seconds: u64) -> String {
 // receives are about a week, five a quarter of an hour.
 const RECEIVES_MIN: u64 = 1_000;
 
-fn early_redrive(place: Place<'_>, attributes: &Attributes) -> Option<Finding> {
+fn early_redrive(place: QueuePlace<'_>, attributes: &QueueAttributes) -> Option<Finding> {
     let count = attributes
         .receives_max()
         .filter(|count| *count < RECEIVES_MIN)?;
@@ -284,7 +284,7 @@ fn early_redrive(place: Place<'_>, attributes: &Attributes) -> Option<Finding> {
     )
 }
 
-fn any_redrive(place: Place<'_>, attributes: &Attributes) -> Option<Finding> {
+fn any_redrive(place: QueuePlace<'_>, attributes: &QueueAttributes) -> Option<Finding> {
     attributes.redrive.as_ref()?;
     let what = "it has a redrive policy";
     let why = "when SQS moves a message of a key away, the next one is given out at once, without \
@@ -297,7 +297,7 @@ fn any_redrive(place: Place<'_>, attributes: &Attributes) -> Option<Finding> {
 }
 
 /// S3 sends to no FIFO queue, and what is parked has no order.
-fn standard(place: Place<'_>, attributes: &Attributes) -> Option<Finding> {
+fn standard(place: QueuePlace<'_>, attributes: &QueueAttributes) -> Option<Finding> {
     attributes.is_fifo.then(|| {
         let why = "S3 sends to no FIFO queue, and what is sent there needs a message group";
         Finding::problem(CheckName::QueueType, place.url, "it is a FIFO queue", why).fixed_by([
@@ -306,7 +306,7 @@ fn standard(place: Place<'_>, attributes: &Attributes) -> Option<Finding> {
     })
 }
 
-fn fifo(place: Place<'_>, attributes: &Attributes) -> Option<Finding> {
+fn fifo(place: QueuePlace<'_>, attributes: &QueueAttributes) -> Option<Finding> {
     (!attributes.is_fifo).then(|| {
         let why = "only a FIFO queue keeps two workers from one key";
         Finding::problem(CheckName::QueueType, place.url, "it is no FIFO queue", why)
@@ -320,7 +320,7 @@ const HIGH_THROUGHPUT: [(&str, &str); 2] = [
     ("FifoThroughputLimit", "perMessageGroupId"),
 ];
 
-fn throughput(place: Place<'_>, attributes: &Attributes) -> Option<Finding> {
+fn throughput(place: QueuePlace<'_>, attributes: &QueueAttributes) -> Option<Finding> {
     let is_high = attributes.deduplication_scope.as_deref() == Some("messageGroup")
         && attributes.throughput_limit.as_deref() == Some("perMessageGroupId");
     if is_high || !attributes.is_fifo {
@@ -341,7 +341,11 @@ fn throughput(place: Place<'_>, attributes: &Attributes) -> Option<Finding> {
 }
 
 /// Judges whether a sender of events is let in.
-fn sending(place: Place<'_>, attributes: &Attributes, sender: &Sender) -> Option<Finding> {
+fn sending(
+    place: QueuePlace<'_>,
+    attributes: &QueueAttributes,
+    sender: &Sender,
+) -> Option<Finding> {
     let arn = attributes.arn.clone().unwrap_or_else(|| place.arn());
     let name = sender_name(sender);
     let why = "the events are sent, refused by the queue, and lost without a word";
@@ -369,9 +373,9 @@ fn sending(place: Place<'_>, attributes: &Attributes, sender: &Sender) -> Option
 /// make no sense: nothing is received, sent or deleted by them. What permissions allow is looked at
 /// before.
 pub(super) async fn try_access(
-    place: Place<'_>,
+    place: QueuePlace<'_>,
     clients: &AccountClients,
-    principal: Option<&Principal>,
+    principal: Option<&CallingPrincipal>,
     section: &mut Section,
 ) {
     let sqs = &clients.sqs;
@@ -434,11 +438,11 @@ const NO_RECEIPT: &str = "s3-replicator-check";
 const NO_TEXT: &str = "s3-replicator check \u{1}";
 
 fn forbidden(
-    place: Place<'_>,
+    place: QueuePlace<'_>,
     check: CheckName,
     action: &str,
     refusal: &Refusal,
-    principal: Option<&Principal>,
+    principal: Option<&CallingPrincipal>,
 ) -> Finding {
     let why = match (place.purpose, check) {
         (Purpose::DeadLetter, _) => "what cannot be done has no place, and its messages return",
@@ -465,16 +469,16 @@ mod tests {
         }
     }
 
-    fn attributes(of: &[(QueueAttributeName, &str)]) -> Attributes {
+    fn attributes(of: &[(QueueAttributeName, &str)]) -> QueueAttributes {
         let answer = of
             .iter()
             .map(|(name, value)| (name.clone(), (*value).to_owned()));
-        Attributes::from_answer(&answer.collect())
+        QueueAttributes::from_answer(&answer.collect())
     }
 
     fn found(purpose: Purpose, of: &[(QueueAttributeName, &str)]) -> Vec<(CheckName, Severity)> {
         let account = account();
-        let place = Place {
+        let place = QueuePlace {
             purpose,
             url: URL,
             account: &account,
@@ -540,7 +544,7 @@ mod tests {
     #[test]
     fn a_missing_queue_is_made_with_all_that_it_needs() {
         let account = account();
-        let place = Place {
+        let place = QueuePlace {
             purpose: Purpose::Events,
             url: URL,
             account: &account,
