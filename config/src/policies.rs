@@ -1,4 +1,4 @@
-//! The least-privilege documents for a configuration: what each role may do, who may assume it, and
+//! The least-privilege documents for a configuration: what each role may do, what may assume it, and
 //! what buckets, queues and keys of other accounts let it do. Nothing is asked of a service.
 
 mod formats;
@@ -61,7 +61,7 @@ impl fmt::Display for PolicyError {
 pub enum DocumentKind {
     /// What a role may do.
     Permissions,
-    /// Who may assume a role.
+    /// Which principals may assume a role.
     Trust,
     /// What others may do with a bucket.
     BucketPolicy,
@@ -92,7 +92,7 @@ struct Grant {
     conditions: Conditions,
 }
 
-/// Who a policy of a resource is about.
+/// The principals of a resource's policy.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Principal {
     Aws(String),
@@ -111,6 +111,13 @@ pub fn policies(
         Some(arn) => values::role_arn(arn).map_err(PolicyError)?,
         None => default_principal(settings)?,
     };
+    if let Some((name, _)) =
+        { settings.accounts.iter() }.find(|(_, one)| !one.access_points.is_empty())
+    {
+        return Err(PolicyError(format!(
+            "account {name:?} reaches buckets through access points, and these documents name buckets alone; leave access_points out, and add the access points to what is printed"
+        )));
+    }
     let documents = GrantDraft::new(settings, options, own).finish();
     let is_bucket_policy = |document: &Document| document.kind == DocumentKind::BucketPolicy;
     if options.layout == PolicyLayout::BucketPolicy && !documents.iter().any(is_bucket_policy) {

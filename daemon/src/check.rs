@@ -203,7 +203,9 @@ impl<'a> Asker<'a> {
         let topics = self.ask_topics(&buckets).await;
         let is_of_events = |place: &&queues::QueuePlace<'_>| place.purpose == Purpose::Events;
         let mut rules = BTreeMap::<_, Vec<_>>::new();
-        for rule in self.enabled() {
+        // The events of a disabled rule with a work queue wait there, so they have to come.
+        let fed = self.settings.rules.iter();
+        for rule in fed.filter(|rule| rule.enabled || rule.is_waiting()) {
             rules.entry(&rule.source).or_default().push(rule);
         }
         let places = queues.iter().map(|(place, _)| place);

@@ -206,7 +206,7 @@ impl NativeFilter {
         ];
         if count(&are_there) > 1 {
             let why = "has several of Prefix, Tag, And and Not, and S3 takes one";
-            return Err((".NativeFilter", why.to_owned()));
+            return Err((".Filter", why.to_owned()));
         }
         let nothing = And::default();
         let and = and.as_ref().unwrap_or(&nothing);
@@ -219,12 +219,12 @@ impl NativeFilter {
             let other = selection.tags.insert(key.clone(), value.clone());
             if other.is_some_and(|other| other != *value) {
                 let why = format!("asks for two values of the tag {key:?}, and an object has one");
-                return Err((".NativeFilter.And.Tags", why));
+                return Err((".Filter.And.Tags", why));
             }
         }
         match (not, &and.not) {
-            (Some(not), _) => not.exclude_from(&mut selection, ".NativeFilter.Not")?,
-            (None, Some(not)) => not.exclude_from(&mut selection, ".NativeFilter.And.Not")?,
+            (Some(not), _) => not.exclude_from(&mut selection, ".Filter.Not")?,
+            (None, Some(not)) => not.exclude_from(&mut selection, ".Filter.And.Not")?,
             (None, None) => {}
         }
         Ok(selection)

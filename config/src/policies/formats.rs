@@ -33,7 +33,7 @@ pub fn render(documents: &[Document], format: PolicyFormat) -> String {
     format!("{value:#}")
 }
 
-// A role that no document says who may assume is that of the process, which some service gives it.
+// A role without a trust policy here is that of the process, which some service gives it.
 const SERVICE: &str = "ecs-tasks.amazonaws.com";
 const SERVICE_MEANING: &str =
     "The service that the daemon runs in: ecs-tasks.amazonaws.com or ec2.amazonaws.com";
@@ -167,7 +167,7 @@ fn terraform_resources(
     }
 }
 
-/// Returns who may assume a role; the service that the daemon runs in, if no document says so.
+/// Returns what may assume a role; the service that the daemon runs in, if no document says so.
 fn trust_of(documents: &[Document], role: &str, service: Value) -> Value {
     let trust = documents
         .iter()

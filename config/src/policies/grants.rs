@@ -112,9 +112,11 @@ impl<'a> GrantDraft<'a> {
                 (keys, vec![context])
             }
             Encryption::Dsse { key } => (vec![key.clone()], vec![objects]),
+            // What no KMS key encrypts goes as the bucket encrypts by default.
             Encryption::Same { key_map } => {
-                let keys = key_map.values().cloned().collect();
-                (keys, vec![bucket, objects])
+                let mapped = key_map.values().filter(|_| rule.sse_kms_objects);
+                let keys = mapped.chain(&self.options.destination_keys);
+                (keys.cloned().collect(), vec![bucket, objects])
             }
             Encryption::BucketDefault => {
                 (self.options.destination_keys.clone(), vec![bucket, objects])

@@ -347,10 +347,11 @@ impl Need {
             Self::KmsSources => rule.sse_kms_objects,
             Self::KmsReplicas => match &rule.encryption {
                 Encryption::S3 => false,
-                Encryption::Same { .. } => rule.sse_kms_objects,
-                Encryption::BucketDefault | Encryption::Kms { .. } | Encryption::Dsse { .. } => {
-                    true
-                }
+                // The bucket's default key encrypts what no KMS key did.
+                Encryption::Same { .. }
+                | Encryption::BucketDefault
+                | Encryption::Kms { .. }
+                | Encryption::Dsse { .. } => true,
             },
         }
     }

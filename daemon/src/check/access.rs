@@ -1,4 +1,4 @@
-//! Who signs: which principal an account's credentials are, whether its role can be assumed, and the
+//! Credentials: which principal an account's credentials are, whether its role can be assumed, and the
 //! statement that would permit what was denied.
 
 use std::time::Duration;
@@ -62,7 +62,7 @@ impl CallingPrincipal {
     }
 }
 
-/// What is known of who signs an account's requests.
+/// What is known of the principal that signs an account's requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Signing {
     /// This principal does.
@@ -82,7 +82,7 @@ impl Signing {
     }
 }
 
-/// Asks who signs, and whether the account's role can be assumed.
+/// Asks which principal signs, and whether the account's role can be assumed.
 pub(super) async fn identify(account: &Account, clients: &AccountClients) -> (Section, Signing) {
     let mut section = Section::new(format!("account {}", account.name));
     let is_aws = account.endpoint_of(Service::S3).is_none();
@@ -136,7 +136,7 @@ fn principal(answer: GetCallerIdentityOutput, role: Option<&str>) -> CallingPrin
     CallingPrincipal::from_caller(&answer.arn.unwrap_or_default(), account, role)
 }
 
-/// Judges the refusal to say who signs; an STS that does not know the question is none.
+/// Judges a refused GetCallerIdentity; an STS that does not know the question is none.
 fn refused_credentials(account: &Account, refusal: &Refusal) -> Option<Finding> {
     let found = |what: String, fix: Fix| {
         let why = match (refusal.kind == RefusalKind::Silent, &account.role_arn) {
@@ -294,14 +294,20 @@ pub(super) fn grant(
     let arn_of_principal = principal.map_or("the principal that signs", |one| one.arn.as_str());
     let identity = json!({"Effect": "Allow", "Action": actions, "Resource": arn});
     let identity = Fix::statement(PolicyKind::Identity, arn_of_principal, identity);
+    // A denial of KMS behind a request of S3 is about the key, whose policy speaks of that alone.
+    let is_key = arn.split(':').nth(2) == Some("kms");
+    let (policy, own_resource) = match is_key {
+        true => ((PolicyKind::Key, arn.to_owned()), "*"),
+        false => (resource.policy.clone(), arn),
+    };
     let own = json!({
         "Effect": "Allow",
         "Principal": {"AWS": arn_of_principal},
         "Action": actions,
-        "Resource": arn,
+        "Resource": own_resource,
     });
-    let own = Fix::statement(resource.policy.0, resource.policy.1.clone(), own);
-    let is_own = resource.is_foreign == Some(false);
+    let own = Fix::statement(policy.0, policy.1, own);
+    let is_own = resource.is_foreign == Some(false) && !is_key;
     if words.contains("no resource-based policy allows") {
         vec![own]
     } else if words.contains("no identity-based policy allows") || is_own {

@@ -9,7 +9,7 @@ use super::finding::{CheckName, Finding, Fix, PolicyKind, Section, Severity};
 use crate::s3::accounts::error::{Refusal, RefusalKind};
 use crate::s3::accounts::{AccountClients, beside_access_points};
 
-/// A bucket, the account that reaches it, and who signs for that.
+/// A bucket, the account that reaches it, and the principal that signs.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BucketPlace<'a> {
     pub(super) bucket: &'a str,

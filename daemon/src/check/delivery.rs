@@ -235,6 +235,14 @@ pub(super) fn statement(queue_arn: &str, sender: &Sender) -> Value {
     if let Some(arn) = &sender.source_arn {
         condition = with_field(condition, "ArnEquals", json!({"aws:SourceArn": arn}));
     }
+    // Any account's rules send by this principal.
+    if sender.service == Service::EventBridge
+        && let [_, partition, _, region, owner, ..] =
+            queue_arn.split(':').collect::<Vec<_>>().as_slice()
+    {
+        let rules = format!("arn:{partition}:events:{region}:{owner}:rule/*");
+        condition = with_field(condition, "ArnLike", json!({"aws:SourceArn": rules}));
+    }
     let account = sender.account.as_ref();
     if let Some(account) = account.filter(|_| sender.service == Service::S3) {
         let is_owner = json!({"aws:SourceAccount": account});

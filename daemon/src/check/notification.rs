@@ -293,7 +293,7 @@ impl<'a> Way<'a> {
         let mut kept = vec![wanted.clone()];
         let mut losers = BTreeSet::new();
         let others = self.notifications.targets.iter();
-        for other in others.filter(|other| !ours.contains(other)) {
+        for other in others.filter(|other| !is_same(other, &wanted)) {
             let left = left_beside(other, &wanted);
             if left.events.len() < other.events.len() {
                 losers.insert(other.arn.clone());
@@ -343,7 +343,10 @@ impl<'a> Way<'a> {
             Some(target) => (target.kind, target.arn.clone()),
             None => (Kind::Queue, self.queue_of_region()?),
         };
-        let mut events: BTreeSet<String> = ours
+        // It takes the place of those that are of the same target, and is as wide as they are.
+        let is_merged = |target: &&&NotificationTarget| (target.kind, &target.arn) == (kind, &arn);
+        let merged: Vec<&NotificationTarget> = ours.iter().filter(is_merged).copied().collect();
+        let mut events: BTreeSet<String> = merged
             .iter()
             .flat_map(|target| target.events.iter().cloned())
             .collect();
@@ -356,11 +359,13 @@ impl<'a> Way<'a> {
         };
         events.retain(|event| !is_within(event));
         let prefixes = self.rules.iter().map(|rule| rule.filter.prefix.as_str());
+        let prefixes = prefixes.chain(merged.iter().map(|target| target.prefix.as_str()));
         let reversed = |text: &str| text.chars().rev().collect::<String>();
         let suffixes: Vec<String> = self
             .rules
             .iter()
             .map(|rule| reversed(&rule.filter.suffix))
+            .chain(merged.iter().map(|target| reversed(&target.suffix)))
             .collect();
         Some(NotificationTarget {
             kind,
@@ -377,6 +382,10 @@ impl<'a> Way<'a> {
         let is_near = |arn: &&String| arn.split(':').nth(3) == Some(&self.account.region);
         self.queues.iter().find(is_near).cloned()
     }
+}
+
+fn is_same(one: &NotificationTarget, other: &NotificationTarget) -> bool {
+    (one.kind, &one.arn) == (other.kind, &other.arn)
 }
 
 /// Takes away from a target what another one is to get.

@@ -1,12 +1,14 @@
 //! `check --probe`: writes an object at the destination as a rule does, reads it, and removes exactly
 //! its versions, also when the command is interrupted. Its name is reserved, and no other object's.
 
+use aws_sdk_s3::operation::list_object_versions::ListObjectVersionsOutput;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{Tag, Tagging};
+use parking_lot::Mutex;
 use replicator_core::rule::Rule;
 use tokio_util::sync::CancellationToken;
 
-use super::access::{Asked, Resource, ask, grant};
+use super::access::{Asked, Resource, ask, grant, shell_quoted};
 use super::buckets;
 use super::finding::{CheckName, Finding, Fix, Section, Severity};
 use super::objects::RESERVED;
@@ -26,10 +28,18 @@ pub(super) async fn probe(
     stop: &CancellationToken,
     section: &mut Section,
 ) {
-    if asked.1.lock.as_ref().is_ok_and(|lock| lock.is_default) {
+    // Where it is not known whether the bucket retains objects, this one might stay for years.
+    let may_retain = match &asked.1.lock {
+        Ok(lock) => lock.is_default,
+        Err(refusal) => refusal.kind != RefusalKind::Unimplemented,
+    };
+    if may_retain {
         return section.add([retained(asked)]);
     }
     for headers in headers_of_rule(rule) {
+        if stop.is_cancelled() {
+            return section.add([interrupted(asked)]);
+        }
         let probe = Probe::new(asked, rule, headers, stop);
         let before = section.findings.len();
         let found = Box::pin(probe.run()).await;
@@ -55,6 +65,8 @@ struct Probe<'a> {
     key: String,
     headers: Vec<Header>,
     stop: &'a CancellationToken,
+    /// The versions and markers that answers told of.
+    made: Mutex<Vec<String>>,
 }
 
 impl<'a> Probe<'a> {
@@ -71,6 +83,7 @@ impl<'a> Probe<'a> {
             key: format!("{prefix}{RESERVED}-{:016x}", fastrand::u64(..)),
             headers,
             stop,
+            made: Mutex::default(),
         }
     }
 
@@ -167,7 +180,9 @@ impl<'a> Probe<'a> {
                 request.headers_mut().insert(*name, value.clone());
             }
         });
-        ask(request.send()).await.map(|answer| answer.version_id)
+        let version = ask(request.send()).await?.version_id;
+        self.made.lock().extend(version.clone());
+        Ok(version)
     }
 
     /// Writes it again where it is: an endpoint that honours conditions refuses that.
@@ -200,6 +215,11 @@ impl<'a> Probe<'a> {
 
     async fn read(&self, version: &str) -> Option<Finding> {
         let place = self.asked.0;
+        // What is archived at once cannot be read.
+        let class = self.rule.storage_class.as_deref();
+        if matches!(class, Some("GLACIER" | "DEEP_ARCHIVE")) {
+            return None;
+        }
         let get = place.clients.s3.get_object().bucket(place.bucket);
         let answer = ask(get.key(&self.key).version_id(version).send()).await;
         let answer = match answer {
@@ -241,8 +261,16 @@ impl<'a> Probe<'a> {
     async fn mark(&self) -> Option<Finding> {
         let place = self.asked.0;
         let delete = place.clients.s3_once.delete_object().bucket(place.bucket);
-        let refusal = ask(delete.key(&self.key).send()).await.err()?;
-        Some(self.denied(CheckName::DestinationDelete, &refusal, "s3:DeleteObject"))
+        match ask(delete.key(&self.key).send()).await {
+            Ok(marked) => {
+                self.made.lock().extend(marked.version_id);
+                None
+            }
+            Err(refusal) => {
+                let check = CheckName::DestinationDelete;
+                Some(self.denied(check, &refusal, "s3:DeleteObject"))
+            }
+        }
     }
 
     /// Begins an upload in parts, and ends it.
@@ -256,9 +284,17 @@ impl<'a> Probe<'a> {
             Err(refusal) => return Some(self.denied(check, &refusal, "s3:PutObject")),
         };
         let abort = s3.abort_multipart_upload().bucket(place.bucket);
-        let abort = abort.key(&self.key).set_upload_id(begun.upload_id);
+        let id = begun.upload_id.unwrap_or_default();
+        let abort = abort.key(&self.key).upload_id(&id);
         let refusal = ask(abort.send()).await.err()?;
-        Some(self.denied(check, &refusal, "s3:AbortMultipartUpload"))
+        let left = Fix::command(format!(
+            "aws s3api abort-multipart-upload --bucket {} --key {} --upload-id {}",
+            place.bucket,
+            shell_quoted(&self.key),
+            shell_quoted(&id)
+        ));
+        let found = self.denied(check, &refusal, "s3:AbortMultipartUpload");
+        Some(found.fixed_by([left]))
     }
 
     /// Judges a refused request; one that got no answer is known not to have been carried out, or
@@ -282,14 +318,27 @@ impl<'a> Probe<'a> {
         }
     }
 
-    /// Removes every version of the probe object, and its delete markers.
-    async fn remove(&self) -> Option<Finding> {
+    /// Removes every version of the probe object, and its delete markers: those that the bucket
+    /// lists, or where it does not, those that answers told of.
+    async fn remove(&self) -> Vec<Finding> {
         let place = self.asked.0;
         let list = place.clients.s3.list_object_versions().bucket(place.bucket);
-        let listed = match ask(list.prefix(&self.key).send()).await {
-            Ok(listed) => listed,
-            Err(refusal) => return Some(self.left(&refusal, None)),
+        let own = match ask(list.prefix(&self.key).send()).await {
+            Ok(listed) => self.own_of(&listed),
+            Err(_) => self.made.lock().clone(),
         };
+        let mut left = Vec::new();
+        for version in own {
+            let delete = place.clients.s3_once.delete_object().bucket(place.bucket);
+            let delete = delete.key(&self.key).version_id(&version);
+            if let Err(refusal) = ask(delete.send()).await {
+                left.push(self.left(&refusal, &version));
+            }
+        }
+        left
+    }
+
+    fn own_of(&self, listed: &ListObjectVersionsOutput) -> Vec<String> {
         let versions = listed
             .versions()
             .iter()
@@ -301,29 +350,21 @@ impl<'a> Probe<'a> {
         let own = versions
             .chain(markers)
             .filter(|(key, _)| *key == Some(&self.key));
-        let mut left = None;
-        for version in own.filter_map(|(_, version)| version) {
-            let delete = place.clients.s3_once.delete_object().bucket(place.bucket);
-            let delete = delete.key(&self.key).version_id(version);
-            if let Err(refusal) = ask(delete.send()).await {
-                left = Some(self.left(&refusal, Some(version)));
-            }
-        }
-        left
+        let own = own.filter_map(|(_, version)| version.map(str::to_owned));
+        own.collect()
     }
 
-    fn left(&self, refusal: &Refusal, version: Option<&str>) -> Finding {
+    fn left(&self, refusal: &Refusal, version: &str) -> Finding {
         let (place, check) = (self.asked.0, CheckName::DestinationDeleteVersion);
-        let what = format!("the probe object is left there: {}", refusal.words);
+        let what = format!("version {version} of it is left there: {}", refusal.words);
         let why = match self.rule.version_deletes {
             true => "the rule removes versions, which it may not",
             false => "the rule itself removes no versions, so nothing else is amiss",
         };
-        let version = version.map_or_else(String::new, |one| format!(" --version-id {one}"));
         let remove = Fix::command(format!(
-            "aws s3api delete-object --bucket {} --key {}{version}",
+            "aws s3api delete-object --bucket {} --key {} --version-id {version}",
             place.bucket,
-            super::access::shell_quoted(&self.key)
+            shell_quoted(&self.key)
         ));
         let is_denied = refusal.kind == RefusalKind::Denied && self.rule.version_deletes;
         let actions = ["s3:DeleteObjectVersion"];
@@ -343,7 +384,8 @@ impl<'a> Probe<'a> {
 
 /// An object that is retained could not be removed.
 fn retained((place, _): buckets::Asked<'_>) -> Finding {
-    let what = "it was not written to: its Object Lock retains every new object";
+    let what =
+        "it was not written to: its Object Lock retains every new object, or could not be read";
     let why = "a probe object could not be removed; whether the bucket can be written is not known";
     let fix = Fix::advice("replicate one object, and look at `s3-replicator failures list`");
     Finding::problem(CheckName::DestinationWrite, place.url(), what, why)
@@ -352,7 +394,7 @@ fn retained((place, _): buckets::Asked<'_>) -> Finding {
 }
 
 fn interrupted((place, _): buckets::Asked<'_>) -> Finding {
-    let what = "the probe was interrupted; what it had written is removed";
+    let what = "the probe was interrupted; it writes nothing more";
     let why = "whether the bucket can be written is not known";
     Finding::problem(CheckName::DestinationWrite, place.url(), what, why)
         .into_unasked()

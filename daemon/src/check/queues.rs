@@ -428,7 +428,7 @@ pub(super) async fn try_access(
     }
 }
 
-// Each is outside of what SQS takes, so that the request is refused whoever sends it:
+// Each is outside of what SQS takes, so that the request is refused with any permission:
 // https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html
 const RECEIVED_TOO_MANY: i32 = 11;
 const HIDDEN_TOO_LONG: i32 = 43_201;
