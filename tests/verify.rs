@@ -7,7 +7,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use serde_json::Value;
 
 use crate::world::World;
-use crate::world::config::Config;
+use crate::world::config::{Config, Rule};
 use crate::world::daemon::{Daemon, printed, run};
 use crate::world::localstack::ARCHIVE;
 
@@ -26,26 +26,51 @@ async fn what_was_replicated_is_equal_and_each_break_is_named() {
     world.put("order", "newer").await;
     world.drained(&daemon).await;
     world.assert_equal().await;
-    let (code, differences, sum) = verify(&config, &["--as-of", EVER]).await;
+    let (code, differences, sum) = verify(&config, "orders", &["--as-of", EVER]).await;
     assert_eq!((code, differences), (0, BTreeMap::new()), "{sum}");
     assert!(sum["versions"].as_u64().unwrap() > 100, "{sum}");
 
     for (key, _) in BREAKS {
         break_replica(&world, key).await;
     }
-    let (code, differences, sum) = verify(&config, &["--as-of", EVER]).await;
+    let (code, differences, sum) = verify(&config, "orders", &["--as-of", EVER]).await;
     let expected = BREAKS.map(|(key, difference)| (key.to_owned(), vec![difference.to_owned()]));
     assert_eq!((code, differences), (2, expected.into()), "{sum}");
 
     // Without the daemon nothing is replicated, and what is young is not judged.
     daemon.kill().await;
     world.put("late/one", "first").await;
-    let (code, differences, sum) = verify(&config, &["--prefix", "late/"]).await;
+    let (code, differences, sum) = verify(&config, "orders", &["--prefix", "late/"]).await;
     assert_eq!((code, differences), (0, BTreeMap::new()), "{sum}");
     assert_eq!(sum["pending"], 1, "{sum}");
-    let (code, differences, _) = verify(&config, &["--prefix", "late/", "--as-of", EVER]).await;
+    let (code, differences, _) =
+        verify(&config, "orders", &["--prefix", "late/", "--as-of", EVER]).await;
     assert_eq!(code, 2);
     assert_eq!(differences["late/one"], ["missing"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_preferred_rule_leaves_out_by_tags_is_missed_by_the_other_rule() {
+    let world = World::new().await;
+    let mut config = world.config();
+    let gold = Rule {
+        filter: "tags = { tier = \"gold\" }".to_owned(),
+        more: "priority = 2".to_owned(),
+        ..world.rule("gold", "")
+    };
+    config.rules.push(gold);
+    let daemon = Daemon::spawn(&config).ready().await;
+    world.put("missing", "untagged").await;
+    world.drained(&daemon).await;
+    break_replica(&world, "missing").await;
+    let (code, differences, _) = verify(&config, "orders", &["--as-of", EVER]).await;
+    assert_eq!(
+        (code, differences["missing"].as_slice()),
+        (2, ["missing".to_owned()].as_slice())
+    );
+    let (code, differences, sum) = verify(&config, "gold", &["--as-of", EVER]).await;
+    assert_eq!(code, 0, "{differences:?} {sum}");
+    assert_eq!(sum["skipped"]["its tags do not match"], 1, "{sum}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,8 +136,12 @@ async fn break_replica(world: &World, key: &str) {
 }
 
 /// Runs the command, and returns its exit code, the differences by key, and the sum.
-async fn verify(config: &Config, more: &[&str]) -> (i32, BTreeMap<String, Vec<String>>, Value) {
-    let arguments = [&["verify", "--rule", "orders", "--json"], more].concat();
+async fn verify(
+    config: &Config,
+    rule: &str,
+    more: &[&str],
+) -> (i32, BTreeMap<String, Vec<String>>, Value) {
+    let arguments = [&["verify", "--rule", rule, "--json"], more].concat();
     let output = run(&arguments, &config.path).await;
     let text = String::from_utf8_lossy(&output.stdout);
     let mut lines: Vec<Value> = text
@@ -131,6 +160,9 @@ async fn verify(config: &Config, more: &[&str]) -> (i32, BTreeMap<String, Vec<St
             .last()
             .unwrap();
         let difference = line["difference"].as_str().unwrap().to_owned();
+        if difference == "skipped" {
+            continue;
+        }
         differences
             .entry(key.to_owned())
             .or_default()

@@ -1,6 +1,8 @@
 //! Compares the histories of one key at both ends, as a proof that nothing is missing. A replica is
 //! known by its stamp, or by its content where it has none; a marker by its place.
 
+use std::collections::{HashMap, HashSet};
+
 use serde::Serialize;
 use strum::IntoStaticStr;
 
@@ -139,15 +141,21 @@ impl KeyHistories<'_> {
 
     fn identify_all(&self, findings: &mut Vec<HistoryDifference>) -> Vec<Identity> {
         let mut identities: Vec<Identity> = Vec::with_capacity(self.shown.len());
+        let listed: Vec<SourceVersion> = { self.source.iter() }.map(|one| one.0.clone()).collect();
         for shown in self.shown {
-            let (identity, difference) = self.identify(shown, &identities);
+            let (identity, difference) = self.identify(shown, &listed, &identities);
             identities.push(identity);
             findings.extend(difference.map(|difference| self.finding(difference, identity, shown)));
         }
         identities
     }
 
-    fn identify(&self, shown: &ShownEntry, before: &[Identity]) -> (Identity, Option<Difference>) {
+    fn identify(
+        &self,
+        shown: &ShownEntry,
+        listed: &[SourceVersion],
+        before: &[Identity],
+    ) -> (Identity, Option<Difference>) {
         if shown.entry.kind == VersionKind::Marker {
             return (Identity::Marker, None);
         }
@@ -156,16 +164,15 @@ impl KeyHistories<'_> {
             let at = self.place_of_content(&shown.entry, before);
             return at.map_or(foreign, |at| (Identity::Replica(at), None));
         };
-        let mut listed = self.source.iter().map(|(entry, _)| entry);
-        let named = listed.position(|entry| names_version(&claim.version, &entry.version));
-        let version = named.and_then(|at| Some(self.source.get(at)?.0.version.clone()));
+        let is_named = |entry: &SourceVersion| names_version(&claim.version, &entry.version);
+        let named = listed.iter().position(is_named);
+        let version = named.and_then(|at| Some(listed.get(at)?.version.clone()));
         let claim = OriginClaim {
             version: version.unwrap_or_else(|| claim.version.clone()),
             ..claim.clone()
         };
-        let entries: Vec<SourceVersion> = { self.source.iter() }.map(|one| one.0.clone()).collect();
         let place = named.map_or(Identity::Lost, Identity::Replica);
-        match claim.judge(&entries) {
+        match claim.judge(listed) {
             Ok(Belief::Proved) => (place, None),
             Ok(Belief::Undigested) | Err(ClaimRejection::Content) => {
                 (place, Some(Difference::Bytes))
@@ -196,13 +203,13 @@ impl KeyHistories<'_> {
     /// a version that the source has lost: that is how a version is shown again that the source
     /// shows again.
     fn compare_replicas(&self, identities: &[Identity], findings: &mut Vec<HistoryDifference>) {
-        let mut highest = None;
+        let (mut highest, mut places) = (None, HashMap::new());
         for (at, (identity, shown)) in identities.iter().zip(self.shown).enumerate() {
             let Identity::Replica(place) = identity else {
                 continue;
             };
             let before = identities.get(..at).unwrap_or_default();
-            let again = before.iter().rposition(|other| other == identity);
+            let again = places.insert(*place, at);
             let since = again.map_or(before, |again| before.get(again + 1..).unwrap_or_default());
             let is_newer =
                 |other: &Identity| matches!(other, Identity::Replica(other) if other > place);
@@ -222,7 +229,12 @@ impl KeyHistories<'_> {
     }
 
     fn find_missing(&self, identities: &[Identity], findings: &mut Vec<HistoryDifference>) {
-        let has_replica = |at: usize| identities.contains(&Identity::Replica(at));
+        let replica = |identity: &Identity| match identity {
+            Identity::Replica(at) => Some(*at),
+            Identity::Marker | Identity::Lost | Identity::Foreign => None,
+        };
+        let replicated: HashSet<usize> = identities.iter().filter_map(replica).collect();
+        let has_replica = |at: usize| replicated.contains(&at);
         let mut below: Option<(usize, VersionKind)> = None;
         for (at, (entry, _)) in self.wanted() {
             let is_there = match (entry.kind, below) {

@@ -17,7 +17,7 @@ use replicator_core::failure::{Failure, FailureKind};
 use replicator_core::object::{Key, Timestamp, VersionId};
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::rule::{History, Replicas, Rule};
-use replicator_core::stamp::NAME;
+use replicator_core::stamp::{NAME, names_version};
 
 use crate::admin::failures::parked_versions;
 use crate::clock;
@@ -28,7 +28,7 @@ use crate::s3::accounts::error::Side;
 use crate::s3::accounts::{AccountClients, Accounts};
 use crate::s3::client::{ResponseHead, S3Request};
 use crate::task::Original;
-use keys::{KeyHistory, KeyStream};
+use keys::{KeyPairs, ListedPair, list_key};
 pub use report::{Line, VerifyReport};
 
 /// What is compared.
@@ -61,15 +61,20 @@ pub async fn verify(
     let accounts = Accounts::connect(&settings.accounts, &metrics, None).await;
     let accounts = accounts.context("cannot set up TLS")?;
     let rule = find_rule(settings, &options.rule)?;
-    let since = match options.since.or(rule.since) {
-        Some(since) => since,
-        None => mend::rule_start(settings, &rule.id)?.with_context(|| {
-            format!(
-                "rule {:?} has no since, and no ledger here says when it was first loaded; give --since",
-                rule.id
-            )
-        })?,
-    };
+    let mut starts = HashMap::new();
+    let is_beside =
+        |other: &&Rule| (&other.source, &other.destination) == (&rule.source, &rule.destination);
+    for other in settings.rules.iter().filter(is_beside) {
+        if let Some(start) = start_of(settings, options, other)? {
+            starts.insert(other.id.clone(), start);
+        }
+    }
+    let since = *starts.get(&rule.id).with_context(|| {
+        format!(
+            "rule {:?} has no since, and no ledger here says when it was first loaded; give --since",
+            rule.id
+        )
+    })?;
     let access = |name: &str| {
         let access = accounts.get(name);
         access.with_context(|| format!("account {name:?} is not defined"))
@@ -80,10 +85,24 @@ pub async fn verify(
         source: access(&rule.source.account)?,
         destination: access(&rule.destination.account)?,
         since,
+        starts,
         as_of: options.as_of.unwrap_or_else(|| clock::now() - PENDING_FOR),
         parked: parked_versions(settings, &rule.id).await,
     };
     verifier.run(options.prefix.as_deref(), tell).await
+}
+
+/// Returns since when versions are in scope of a rule, to the second as lists state times.
+fn start_of(
+    settings: &Settings,
+    options: &VerifyOptions,
+    rule: &Rule,
+) -> anyhow::Result<Option<Timestamp>> {
+    let start = match options.since.or(rule.since) {
+        Some(since) => Some(since),
+        None => mend::rule_start(settings, &rule.id)?,
+    };
+    Ok(start.map(Timestamp::truncate_to_second))
 }
 
 fn find_rule<'s>(settings: &'s Settings, id: &str) -> anyhow::Result<&'s Rule> {
@@ -100,6 +119,8 @@ struct Verifier<'a> {
     source: &'a AccountClients,
     destination: &'a AccountClients,
     since: Timestamp,
+    /// When the other rules of the same buckets begin.
+    starts: HashMap<String, Timestamp>,
     as_of: Timestamp,
     /// Why versions are parked, by source key and version; none where no daemon answers.
     parked: Option<HashMap<(String, Option<String>), String>>,
@@ -134,16 +155,17 @@ impl<'a> Verifier<'a> {
         mut tell: impl FnMut(&Line),
     ) -> anyhow::Result<VerifyReport> {
         let mut report = VerifyReport::new(self.as_of, self.parked.is_some());
-        let merge = Merge::new(self, prefix)?;
-        let pairs = stream::unfold(Some(merge), |merge| async move {
-            let mut merge = merge?;
-            match merge.next_pair().await {
-                Ok(Some(pair)) => Some((Ok(pair), Some(merge))),
+        let ends = (self.source, self.destination);
+        let both = KeyPairs::new(self.rule, ends, prefix)?;
+        let pairs = stream::unfold(Some(both), |both| async move {
+            let mut both = both?;
+            match both.next_pair().await {
+                Ok(Some(pair)) => Some((Ok(pair), Some(both))),
                 Ok(None) => None,
                 Err(failure) => Some((Err(failure), None)),
             }
         });
-        let compared = pairs.map(|pair| async { self.compare(pair?).await });
+        let compared = pairs.map(|pair| async { self.compare(self.pair(pair?)).await });
         let mut compared = std::pin::pin!(compared.buffered(KEYS_MAX));
         while let Some(compared) = compared.next().await {
             let compared = compared.context("broken off, so this proves nothing")?;
@@ -158,24 +180,61 @@ impl<'a> Verifier<'a> {
     }
 
     async fn compare(&self, mut pair: Pair) -> Result<Compared, Failure> {
-        if self.lists_prove(&pair) {
-            return Ok(Compared {
-                pair,
-                findings: Vec::new(),
+        let mut findings = self.differences(&mut pair).await?;
+        if !findings.is_empty() {
+            // The two lists are of different moments. The destination's comes first now: a replica
+            // is there later than its original.
+            let (from, to) = (&self.rule.source.bucket, &self.rule.destination.bucket);
+            let shown = list_key(self.destination, (Side::Destination, to), &pair.target).await?;
+            let source = list_key(self.source, (Side::Source, from), &pair.key).await?;
+            pair = self.pair(ListedPair {
+                key: pair.key,
+                target: pair.target,
+                source,
+                shown,
             });
+            findings = self.differences(&mut pair).await?;
         }
-        let mode = self.rule.history;
-        let shown = self.read_shown(&mut pair).await?;
+        let mut explained = Vec::new();
+        for finding in findings {
+            let reason = self.explain(&pair, &finding).await?;
+            explained.push((finding, reason));
+        }
+        let findings = explained;
+        Ok(Compared { pair, findings })
+    }
+
+    async fn differences(&self, pair: &mut Pair) -> Result<Vec<HistoryDifference>, Failure> {
+        if self.lists_prove(pair) {
+            return Ok(Vec::new());
+        }
+        let shown = self.read_shown(pair).await?;
         let histories = KeyHistories {
             source: &pair.source,
             shown: &shown,
         };
-        let mut findings = Vec::new();
-        for finding in histories.compare(mode) {
-            let reason = self.explain(&pair, &finding).await?;
-            findings.push((finding, reason));
+        Ok(histories.compare(self.rule.history))
+    }
+
+    /// Says of each entry whether it has to have a replica.
+    fn pair(&self, listed: ListedPair) -> Pair {
+        let ListedPair {
+            key,
+            target,
+            source,
+            shown,
+        } = listed;
+        let preferred = self.preferred_to(&key);
+        let scope_of = |entry: SourceVersion| {
+            let scope = self.scope_of(&entry, &preferred);
+            (entry, scope)
+        };
+        Pair {
+            source: source.into_iter().map(scope_of).collect(),
+            key,
+            target,
+            shown,
         }
-        Ok(Compared { pair, findings })
     }
 
     fn lists_prove(&self, pair: &Pair) -> bool {
@@ -232,7 +291,7 @@ impl<'a> Verifier<'a> {
     /// reads like one.
     async fn has_digest(&self, pair: &Pair, version: &VersionRef) -> Result<bool, Failure> {
         let mut entries = pair.source.iter().map(|(entry, _)| entry);
-        let Some(entry) = entries.find(|entry| entry.version == *version) else {
+        let Some(entry) = entries.find(|entry| names_version(version, &entry.version)) else {
             return Ok(true);
         };
         let is_equal = |shown: &SourceVersion| shown.etag == entry.etag;
@@ -302,17 +361,25 @@ impl<'a> Verifier<'a> {
             Err(failure) => return Err(failure),
         };
         let (rule, class) = (self.rule, head.header("x-amz-storage-class"));
+        let size_bytes = head.content_length().unwrap_or_default();
         let is_restored = head
             .header("x-amz-restore")
             .is_some_and(|restore| restore.contains("ongoing-request=\"false\""));
         let is_archived = matches!(class, Some("GLACIER" | "DEEP_ARCHIVE")) && !is_restored;
         let is_kms = has_own_key(&head);
         let is_replica = head.user(NAME).is_some() && rule.replicas == Replicas::Skip;
-        let mut tags_differ = false;
-        if rule.filter.needs_tags() {
+        let (mut tags_differ, mut is_others) = (false, false);
+        let preferred = self.preferred_to(key);
+        let asks = |rule: &&Rule| rule.filter.needs_tags();
+        if rule.filter.needs_tags() || preferred.iter().any(asks) {
             let call = S3Request::tags(Side::Source, &rule.source.bucket, key);
             let tags = read_tags(self.source, call.version(id.as_str())).await?;
-            tags_differ = rule.filter.admits_tags(&tags).is_err();
+            let takes = |rule: &&Rule| {
+                rule.filter.admits_size(size_bytes).is_ok()
+                    && rule.filter.admits_tags(&tags).is_ok()
+            };
+            tags_differ = !takes(&rule);
+            is_others = preferred.iter().any(takes);
         }
         let reasons = [
             (is_archived, "SrcObjectNotEligible"),
@@ -321,6 +388,7 @@ impl<'a> Verifier<'a> {
                 "sse_kms_objects is not set",
             ),
             (is_replica, "it is a replica itself"),
+            (is_others, "another rule takes it"),
             (tags_differ, "its tags do not match"),
         ];
         Ok(reasons
@@ -329,12 +397,8 @@ impl<'a> Verifier<'a> {
             .map(|(_, why)| *why))
     }
 
-    /// Says whether an entry has to have a replica by this rule.
-    fn scope_of(&self, key: &Key, entry: &SourceVersion) -> VersionScope {
-        let takes = |rule: &Rule| match entry.kind {
-            VersionKind::Marker => rule.admits_marker(),
-            VersionKind::Object => rule.filter.admits_size(entry.size_bytes).is_ok(),
-        };
+    /// Lists the rules that take a key for the same bucket before this one, the first one first.
+    fn preferred_to(&self, key: &Key) -> Vec<&Rule> {
         let is_preferred = |other: &&Rule| {
             other.enabled
                 && other.source == self.rule.source
@@ -342,10 +406,30 @@ impl<'a> Verifier<'a> {
                 && (other.priority, &self.rule.id) > (self.rule.priority, &other.id)
                 && other.filter.admits_key(key).is_ok()
         };
+        let mut preferred: Vec<&Rule> = self.rules.iter().filter(is_preferred).collect();
+        preferred.sort_by(|one, other| {
+            let by_priority = other.priority.cmp(&one.priority);
+            by_priority.then_with(|| one.id.cmp(&other.id))
+        });
+        preferred
+    }
+
+    /// Says whether an entry has to have a replica by this rule. The first rule of a key decides on
+    /// its markers and its start. What a preferred rule takes by tags is not known from the list.
+    fn scope_of(&self, entry: &SourceVersion, preferred: &[&Rule]) -> VersionScope {
+        let lead = preferred.first().copied().unwrap_or(self.rule);
+        let admits_size = |rule: &&Rule| rule.filter.admits_size(entry.size_bytes).is_ok();
+        let is_taken = match entry.kind {
+            VersionKind::Marker => preferred.is_empty() && lead.admits_marker(),
+            VersionKind::Object => {
+                let mut others = preferred.iter().filter(|rule| !rule.filter.needs_tags());
+                admits_size(&self.rule) && !others.any(admits_size)
+            }
+        };
         let made = entry.version.last_modified;
-        let is_others = self.rules.iter().filter(is_preferred).any(takes);
+        let since = self.starts.get(&lead.id).unwrap_or(&self.since);
         match () {
-            () if made < self.since || is_others || !takes(self.rule) => VersionScope::Outside,
+            () if made < *since || !is_taken => VersionScope::Outside,
             () if made > self.as_of => VersionScope::Pending,
             () => VersionScope::Wanted,
         }
@@ -362,106 +446,4 @@ async fn read_head(
         Err(refusal) if refusal.is_absent() => Ok(None),
         Err(refusal) => Err(refusal.into()),
     }
-}
-
-/// Two sorted lists, key by key.
-struct Merge<'a> {
-    verifier: &'a Verifier<'a>,
-    source: KeyStream<'a>,
-    destination: KeyStream<'a>,
-    /// What was read of each side and not yet returned.
-    waiting: (Option<KeyHistory>, Option<KeyHistory>),
-}
-
-impl<'a> Merge<'a> {
-    fn new(verifier: &'a Verifier<'a>, prefix: Option<&str>) -> anyhow::Result<Self> {
-        let rule = verifier.rule;
-        let whole = rule.filter.prefix.as_str();
-        let prefix = prefix.unwrap_or(whole);
-        let Some(rest) = prefix.strip_prefix(whole) else {
-            bail!(
-                "no key of rule {:?} begins with {prefix:?}; its prefix is {whole:?}",
-                rule.id
-            )
-        };
-        let target = format!("{}{rest}", rule.rewrite.as_deref().unwrap_or(whole));
-        let (source, destination) = (&rule.source.bucket, &rule.destination.bucket);
-        let prefix = prefix.to_owned();
-        Ok(Self {
-            verifier,
-            source: KeyStream::new(verifier.source, Side::Source, source, prefix),
-            destination: KeyStream::new(
-                verifier.destination,
-                Side::Destination,
-                destination,
-                target,
-            ),
-            waiting: (None, None),
-        })
-    }
-
-    /// Returns the next key of the rule that either side has.
-    async fn next_pair(&mut self) -> Result<Option<Pair>, Failure> {
-        loop {
-            let (source, destination) = &mut self.waiting;
-            if source.is_none() {
-                *source = self.source.next_key().await?;
-            }
-            if destination.is_none() {
-                *destination = self.destination.next_key().await?;
-            }
-            let rule = self.verifier.rule;
-            let original = destination
-                .as_ref()
-                .map(|shown| original_key(rule, &shown.key));
-            let key = match (source.as_ref().map(|source| &source.key), original.as_ref()) {
-                (None, None) => return Ok(None),
-                (Some(key), None) => key.clone(),
-                (Some(key), Some(Some(original))) if key <= original => key.clone(),
-                (_, Some(Some(original))) => original.clone(),
-                // A key that no key of the source could have been rewritten to.
-                (_, Some(None)) => {
-                    *destination = None;
-                    continue;
-                }
-            };
-            let history = source.take_if(|source| source.key == key);
-            let shown = destination.take_if(|_| original.flatten().as_ref() == Some(&key));
-            if let Some(pair) = self.pair(key, history, shown) {
-                return Ok(Some(pair));
-            }
-        }
-    }
-
-    /// Puts both sides together, unless the rule is not about the key.
-    fn pair(
-        &self,
-        key: Key,
-        source: Option<KeyHistory>,
-        shown: Option<KeyHistory>,
-    ) -> Option<Pair> {
-        let verifier = self.verifier;
-        let target = verifier.rule.destination_key(&key).ok()?;
-        let with_scope = |entry: SourceVersion| {
-            let scope = verifier.scope_of(&key, &entry);
-            (entry, scope)
-        };
-        let entries = |history: Option<KeyHistory>| history.map(|history| history.entries);
-        let source = entries(source).unwrap_or_default();
-        verifier.rule.filter.admits_key(&key).is_ok().then(|| Pair {
-            source: source.into_iter().map(with_scope).collect(),
-            shown: entries(shown).unwrap_or_default(),
-            target,
-            key: key.clone(),
-        })
-    }
-}
-
-/// Returns the key of the source whose replica has a key.
-fn original_key(rule: &Rule, target: &Key) -> Option<Key> {
-    let prefix = rule.filter.prefix.as_str();
-    let rest = target
-        .as_str()
-        .strip_prefix(rule.rewrite.as_deref().unwrap_or(prefix))?;
-    Key::try_from(format!("{prefix}{rest}")).ok()
 }

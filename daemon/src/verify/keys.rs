@@ -1,12 +1,14 @@
-//! The keys of a bucket in their order, each with its history, read page by page: so that two
+//! The keys of two buckets in their order, each with its histories, read page by page: so that
 //! buckets of any size are compared in constant memory.
 
 use std::collections::VecDeque;
 
+use anyhow::bail;
 use replicator_core::failure::{Failure, FailureKind, Operation, Reason};
 use replicator_core::object::{Bucket, Key};
 use replicator_core::plan::{SourceVersion, VersionKind};
 use replicator_core::retry;
+use replicator_core::rule::Rule;
 
 use crate::reconcile::listing::{
     Listed, PAGE_ENTRIES_MAX, VERSIONS_MAX, VersionLister, VersionPage, find_doubt,
@@ -14,15 +16,127 @@ use crate::reconcile::listing::{
 use crate::s3::accounts::AccountClients;
 use crate::s3::accounts::error::Side;
 
-/// A key and its history, oldest first.
+/// A key as both sides list it, oldest first.
 #[derive(Debug)]
-pub(super) struct KeyHistory {
+pub(super) struct ListedPair {
     pub(super) key: Key,
-    pub(super) entries: Vec<SourceVersion>,
+    /// What the key is at the destination.
+    pub(super) target: Key,
+    pub(super) source: Vec<SourceVersion>,
+    pub(super) shown: Vec<SourceVersion>,
 }
 
-/// Reads the keys that begin with a prefix.
-pub(super) struct KeyStream<'a> {
+/// The keys of a rule that either side has, by two sorted lists.
+pub(super) struct KeyPairs<'a> {
+    rule: &'a Rule,
+    source: KeyStream<'a>,
+    destination: KeyStream<'a>,
+    /// What was read of each side and not yet returned.
+    waiting: (Option<KeyHistory>, Option<KeyHistory>),
+}
+
+impl<'a> KeyPairs<'a> {
+    pub(super) fn new(
+        rule: &'a Rule,
+        (source, destination): (&'a AccountClients, &'a AccountClients),
+        prefix: Option<&str>,
+    ) -> anyhow::Result<Self> {
+        let whole = rule.filter.prefix.as_str();
+        let prefix = prefix.unwrap_or(whole);
+        let Some(rest) = prefix.strip_prefix(whole) else {
+            bail!(
+                "no key of rule {:?} begins with {prefix:?}; its prefix is {whole:?}",
+                rule.id
+            )
+        };
+        let target = format!("{}{rest}", rule.rewrite.as_deref().unwrap_or(whole));
+        let (from, to) = (&rule.source.bucket, &rule.destination.bucket);
+        Ok(Self {
+            rule,
+            source: KeyStream::new(source, Side::Source, from, prefix.to_owned()),
+            destination: KeyStream::new(destination, Side::Destination, to, target),
+            waiting: (None, None),
+        })
+    }
+
+    /// Returns the next key.
+    pub(super) async fn next_pair(&mut self) -> Result<Option<ListedPair>, Failure> {
+        loop {
+            let (source, destination) = &mut self.waiting;
+            if source.is_none() {
+                *source = self.source.next_key().await?;
+            }
+            if destination.is_none() {
+                *destination = self.destination.next_key().await?;
+            }
+            let original = destination
+                .as_ref()
+                .map(|shown| original_key(self.rule, &shown.key));
+            let key = match (source.as_ref().map(|source| &source.key), original.as_ref()) {
+                (None, None) => return Ok(None),
+                (Some(key), None) => key.clone(),
+                (Some(key), Some(Some(original))) if key <= original => key.clone(),
+                (_, Some(Some(original))) => original.clone(),
+                // A key that no key of the source could have been rewritten to.
+                (_, Some(None)) => {
+                    *destination = None;
+                    continue;
+                }
+            };
+            let history = source.take_if(|source| source.key == key);
+            let shown = destination.take_if(|_| original.flatten().as_ref() == Some(&key));
+            if self.rule.filter.admits_key(&key).is_err() {
+                continue;
+            }
+            if let Ok(target) = self.rule.destination_key(&key) {
+                let entries = |history: Option<KeyHistory>| history.map(|history| history.entries);
+                return Ok(Some(ListedPair {
+                    source: entries(history).unwrap_or_default(),
+                    shown: entries(shown).unwrap_or_default(),
+                    target,
+                    key,
+                }));
+            }
+        }
+    }
+}
+
+/// Lists the history of one key, oldest first.
+pub(super) async fn list_key(
+    access: &AccountClients,
+    (side, bucket): (Side, &Bucket),
+    key: &Key,
+) -> Result<Vec<SourceVersion>, Failure> {
+    let prefix = key.as_str();
+    let lister = VersionLister {
+        access,
+        side,
+        bucket,
+        prefix,
+    };
+    let mut history = lister.history(key).await?;
+    history.reverse();
+    Ok(history)
+}
+
+/// Returns the key of the source whose replica has a key.
+fn original_key(rule: &Rule, target: &Key) -> Option<Key> {
+    let prefix = rule.filter.prefix.as_str();
+    let rest = target
+        .as_str()
+        .strip_prefix(rule.rewrite.as_deref().unwrap_or(prefix))?;
+    Key::try_from(format!("{prefix}{rest}")).ok()
+}
+
+/// A key and its history, oldest first.
+#[derive(Debug)]
+struct KeyHistory {
+    key: Key,
+    entries: Vec<SourceVersion>,
+}
+
+/// Reads the keys of a bucket that begin with a prefix.
+struct KeyStream<'a> {
     access: &'a AccountClients,
     side: Side,
     bucket: &'a Bucket,
@@ -39,12 +153,7 @@ pub(super) struct KeyStream<'a> {
 type Marker = Option<(String, String)>;
 
 impl<'a> KeyStream<'a> {
-    pub(super) fn new(
-        access: &'a AccountClients,
-        side: Side,
-        bucket: &'a Bucket,
-        prefix: String,
-    ) -> Self {
+    fn new(access: &'a AccountClients, side: Side, bucket: &'a Bucket, prefix: String) -> Self {
         Self {
             access,
             side,
@@ -57,7 +166,7 @@ impl<'a> KeyStream<'a> {
     }
 
     /// Returns the next key.
-    pub(super) async fn next_key(&mut self) -> Result<Option<KeyHistory>, Failure> {
+    async fn next_key(&mut self) -> Result<Option<KeyHistory>, Failure> {
         while self.listed.len() < 2
             && let Some(from) = self.next.take()
         {
