@@ -442,7 +442,9 @@ fn build_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 /// and, at the lower levels, hold headers.
 fn start_log(format: LogFormat, filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter)
-        .with_context(|| format!("log filter {filter:?} is not valid"))?;
+        .with_context(|| format!("log filter {filter:?} is not valid"))?
+        // At this level the SDK writes whole requests, those of KMS with the data key.
+        .add_directive("aws_smithy_runtime::client::orchestrator=debug".parse()?);
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| process::Log)

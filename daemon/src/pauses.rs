@@ -26,6 +26,8 @@ pub struct PausedRule {
 pub(crate) struct Pauses {
     ledger: Ledger,
     state: Mutex<PauseState>,
+    /// Held while a change is written.
+    changing: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -51,6 +53,7 @@ impl Pauses {
                 by_command: by_command.collect(),
                 disabled: BTreeSet::new(),
             }),
+            changing: Mutex::default(),
         })
     }
 
@@ -86,13 +89,14 @@ impl Pauses {
         was_paused: bool,
         record: impl FnOnce(Timestamp) -> RulePause,
     ) -> Result<bool, Failure> {
-        let mut state = self.state.lock();
-        if state.is_paused_by_command(rule) != was_paused {
+        // Every task takes the lock of the state, and a write may take a disk's time.
+        let _one_at_a_time = self.changing.lock();
+        if self.state.lock().is_paused_by_command(rule) != was_paused {
             return Ok(false);
         }
         let pause = record(clock::now());
         self.ledger.put_rule_pause(&pause)?;
-        state.by_command.insert(rule.to_owned(), pause);
+        self.state.lock().by_command.insert(rule.to_owned(), pause);
         Ok(true)
     }
 

@@ -240,6 +240,21 @@ fn a_data_key_that_kms_refuses_to_wrap_parks_until_it_can_be() {
 }
 
 #[test]
+fn a_pair_whose_key_is_disabled_keeps_no_other_from_being_tried() {
+    simulate(8, async |mut sim| {
+        sim.post_everything();
+        let [.., envelope] = envelopes(&sim);
+        put(&sim, "a", &envelope.1, b"ciphertext".to_vec()).await;
+        sim.keys.set(OTHER, State::Disabled);
+        let rule = rule(&[(OTHER, TO), (FROM, TO)]);
+        let daemon = fleet::lone(&mut sim, &rule, AWS).await;
+        sim.drained().await;
+        opens(&sim, &envelope, &metadata(&sim, ARCHIVE, "a"), TO);
+        daemon.stop().await;
+    });
+}
+
+#[test]
 fn without_keys_for_them_such_objects_travel_as_they_are() {
     simulate(7, async |mut sim| {
         sim.post_everything();

@@ -197,7 +197,11 @@ impl CompletedTasks {
 
 /// The events that went back to their queue and did not come again yet, by their messages' ids.
 #[derive(Debug, Default)]
-pub(super) struct HandedBack(BTreeMap<String, Vec<ReturnedEvent>>);
+pub(super) struct HandedBack {
+    events: BTreeMap<String, Vec<ReturnedEvent>>,
+    /// When the ones that are not awaited any more were last taken out.
+    swept: Option<Instant>,
+}
 
 #[derive(Debug)]
 struct ReturnedEvent {
@@ -209,6 +213,9 @@ struct ReturnedEvent {
 
 /// Some MiB. Beyond that the youngest are left out, because the oldest is what counts.
 const HANDED_BACK_MAX: usize = 20_000;
+
+// To look at all of them takes a part of a millisecond, and dispatch waits for it.
+const SWEPT_EVERY: Duration = Duration::from_secs(60);
 
 /// SQS keeps no message for longer:
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>
@@ -229,11 +236,13 @@ impl HandedBack {
             return;
         };
         let now = Instant::now();
-        if self.0.len() >= HANDED_BACK_MAX {
-            self.0
+        let is_due = self.swept.is_none_or(|swept| now - swept >= SWEPT_EVERY);
+        if self.events.len() >= HANDED_BACK_MAX && is_due {
+            self.swept = Some(now);
+            self.events
                 .retain(|_, events| events.iter().any(|event| event.until > now));
         }
-        if self.0.len() >= HANDED_BACK_MAX {
+        if self.events.len() >= HANDED_BACK_MAX {
             return;
         }
         let until = match message.group {
@@ -241,19 +250,19 @@ impl HandedBack {
             None => now + RETENTION_MAX,
         };
         let rule = Arc::clone(&task.rules.primary);
-        let events = self.0.entry(message.id.clone()).or_default();
+        let events = self.events.entry(message.id.clone()).or_default();
         events.push(ReturnedEvent { rule, time, until });
     }
 
     /// Forgets a message that is in flight again, or settled.
     pub(super) fn forget(&mut self, message: &str) {
-        self.0.remove(message);
+        self.events.remove(message);
     }
 
     /// Lists the events that are still awaited.
     pub(super) fn events(&self) -> impl Iterator<Item = (&Rule, Timestamp)> {
         let now = Instant::now();
-        let awaited = self.0.values().flatten();
+        let awaited = self.events.values().flatten();
         awaited
             .filter(move |event| event.until > now)
             .map(|event| (event.rule.as_ref(), event.time))

@@ -30,6 +30,10 @@ pub(crate) struct Rewrapped {
     pub(crate) under: String,
 }
 
+fn is_refusal(failure: &Failure) -> bool {
+    failure.kind == FailureKind::NeedsOperator(Reason::ClientSideKeyRefused)
+}
+
 /// What came of the keys of one pair.
 enum Tried {
     Rewrapped(Vec<u8>),
@@ -38,17 +42,27 @@ enum Tried {
 }
 
 impl Keys {
-    /// Wraps a data key anew by the first pair of the rule whose source key it is wrapped with.
+    /// Wraps a data key anew by the first pair of the rule whose source key it is wrapped with. A
+    /// pair whose keys cannot be used may be another object's, so the others are tried too.
     pub(crate) async fn rewrap(&self, rule: &Rule, key: &WrappedKey) -> Result<Rewrapped, Failure> {
+        let mut refused = None;
         for (from, to) in &rule.client_side_keys {
             let tried = match region(from) == region(to) {
-                true => self.re_encrypt(rule, key, (from, to)).await?,
-                false => self.carry_over(rule, key, (from, to)).await?,
+                true => self.re_encrypt(rule, key, (from, to)).await,
+                false => self.carry_over(rule, key, (from, to)).await,
             };
-            if let Tried::Rewrapped(ciphertext) = tried {
-                let under = to.clone();
-                return Ok(Rewrapped { ciphertext, under });
+            match tried {
+                Ok(Tried::Rewrapped(ciphertext)) => {
+                    let under = to.clone();
+                    return Ok(Rewrapped { ciphertext, under });
+                }
+                Ok(Tried::OtherKey) => {}
+                Err(failure) if is_refusal(&failure) => refused = refused.or(Some(failure)),
+                Err(failure) => return Err(failure),
             }
+        }
+        if let Some(refused) = refused {
+            return Err(refused);
         }
         let cause = "the data key is wrapped with none of the keys in client_side_keys";
         let kind = FailureKind::NeedsOperator(Reason::ClientSideKeyRefused);

@@ -14,7 +14,7 @@ use crate::ledger::records::{ReplicaState, TargetKey};
 use crate::reconcile::Context;
 use crate::reconcile::execute::copy::CopyJob;
 use crate::reconcile::object::attributes::{Attributes, STAMP, Stated};
-use crate::reconcile::object::envelope::is_instruction_file;
+use crate::reconcile::object::envelope::may_be_rewrapped;
 use crate::reconcile::object::tags::{self, Tags};
 use crate::reconcile::object::version_reader::VersionReader;
 use crate::reconcile::observe::listing;
@@ -217,8 +217,7 @@ impl CopyJob<'_> {
         original: &ResponseHead,
     ) -> Result<bool, Failure> {
         // Its bytes are not the original's: the data key was wrapped anew.
-        let is_rewritten = is_instruction_file(|name| original.user(name).is_some());
-        if is_rewritten && !self.rule.client_side_keys.is_empty() {
+        if may_be_rewrapped(original) && !self.rule.client_side_keys.is_empty() {
             return Ok(true);
         }
         let (etag, size_bytes) = (original.etag(), original.content_length());

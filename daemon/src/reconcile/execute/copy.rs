@@ -185,12 +185,6 @@ impl CopyJob<'_> {
             ));
         }
         attributes.drop_past_retention(clock::now());
-        if attributes.is_kms() && !self.rule.sse_kms_objects {
-            return Err(Failure::new(
-                FailureKind::Ineligible(Reason::SrcObjectNotEligible),
-                Operation::CheckEncryption,
-            ));
-        }
         let encryption = self.encryption_under_keys(&attributes)?;
         let tags = self.read_tags(&attributes, counts_tags).await?;
         if let Some(class) = &self.rule.storage_class {
@@ -217,8 +211,15 @@ impl CopyJob<'_> {
         })
     }
 
-    /// Chooses the encryption of the replica, unless a key that it needs cannot be used.
+    /// Chooses the encryption of the replica, unless the rule does not take the source's, or a key
+    /// that it needs cannot be used.
     fn encryption_under_keys(&self, attributes: &Attributes) -> Result<Vec<Header>, Failure> {
+        if attributes.is_kms() && !self.rule.sse_kms_objects {
+            return Err(Failure::new(
+                FailureKind::Ineligible(Reason::SrcObjectNotEligible),
+                Operation::CheckEncryption,
+            ));
+        }
         let (keys, region) = (&self.cx.engine.keys, self.cx.destination.region());
         if let Some(key) = attributes.kms_key.as_ref().filter(|_| attributes.is_kms()) {
             keys.for_reading(self.rule, key)?;
@@ -291,7 +292,8 @@ pub(in crate::reconcile) async fn copy_whole(
     };
     if copy.cx.engine.keys.has_bad(copy.rule) {
         // A HEAD tells whether this object needs the key, before its body is on the way.
-        copy.read_headers_again().await?;
+        let head = copy.original().head().await?;
+        copy.encryption_under_keys(&Attributes::from(&head))?;
     }
     let (due, _share) = copy.admitted(whole, false).await;
     let (body, headers) = match due {

@@ -15,7 +15,7 @@ use replicator_core::failure::{Failure, FailureKind, Operation, Reason};
 use crate::kms::rewrap::WrappedKey;
 use crate::reconcile::execute::copy::CopyJob;
 use crate::reconcile::object::attributes::Attributes;
-use crate::s3::client::{BodyChunks, Filled, USER};
+use crate::s3::client::{BodyChunks, Filled, ResponseHead, USER};
 
 /// The fields that an envelope has in one of its formats.
 struct Format {
@@ -94,8 +94,14 @@ pub(in crate::reconcile) async fn rewrap_metadata(
 }
 
 /// Says whether an object is an instruction file by the names of its metadata.
-pub(in crate::reconcile) fn is_instruction_file(has_metadata: impl Fn(&str) -> bool) -> bool {
+fn is_instruction_file(has_metadata: impl Fn(&str) -> bool) -> bool {
     has_metadata(INSTRUCTION_FILE)
+}
+
+/// Says whether an object may be the replica of an instruction file that was wrapped anew.
+pub(in crate::reconcile) fn may_be_rewrapped(head: &ResponseHead) -> bool {
+    is_instruction_file(|name| head.user(name).is_some()) && { head.content_length() }
+        .is_some_and(|bytes| bytes <= INSTRUCTION_BYTES_MAX)
 }
 
 /// Wraps the data key in an instruction file anew, if the rule has keys for that and it is one.

@@ -13,7 +13,7 @@ use crate::clock;
 use crate::ledger::records::{CurrentEntry, Replica, ReplicaState};
 use crate::reconcile::Context;
 use crate::reconcile::object::attributes::KMS;
-use crate::reconcile::object::envelope::is_instruction_file;
+use crate::reconcile::object::envelope::may_be_rewrapped;
 use crate::reconcile::object::version_reader::VersionReader;
 use crate::reconcile::observe::listing;
 use crate::reconcile::transient;
@@ -165,7 +165,7 @@ pub(crate) fn read_claim(head: &ResponseHead, original: Original<'_>) -> Option<
     let stamp = Stamp::from_header(head.user(NAME)?).ok()?;
     let written = || Timestamp::from_unix_timestamp(head.last_modified()?.secs()).ok();
     // Its bytes are not the source's, where a rule has its data key wrapped anew.
-    let is_rewritten = original.wraps_keys && is_instruction_file(|name| head.user(name).is_some());
+    let is_rewritten = original.wraps_keys && may_be_rewrapped(head);
     stamp
         .place
         .is_key(original.bucket, original.key)
