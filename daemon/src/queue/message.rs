@@ -102,7 +102,7 @@ pub(crate) enum AckAction {
 }
 
 // What failed many times is tried four times an hour: soon enough after a repair, and a queue's
-// maxReceiveCount of 100 lasts for a day.
+// maxReceiveCount of 1,000 lasts for ten days.
 const DELAY_MAX: Duration = Duration::from_secs(15 * 60);
 
 // A pause may be a short one, or end soon after it began.
