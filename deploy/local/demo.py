@@ -283,7 +283,7 @@ def main() -> int:
 The demo took {time.monotonic() - began:.0f} s and left nothing behind. What to try next:
   make demo ARGS=--keep      the same, left running: curl its /metrics, put objects of your own
   make test                  all tests
-  {BINARY} check --config config/example.toml
+  {BINARY} check --offline --config config/example.toml
   {BINARY} run --help""")
     return 0
 
