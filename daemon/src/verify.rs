@@ -336,7 +336,8 @@ impl<'a> Verifier<'a> {
         let is_object = |entry: &SourceVersion| entry.kind == VersionKind::Object;
         let entry = entries.find(|entry| entry.version == *version);
         if entry.is_some_and(is_object)
-            && let Some(reason) = self.why_not_eligible(&pair.key, &version.id).await?
+            && let Some(entry) = entry
+            && let Some(reason) = self.why_not_eligible(&pair.key, entry).await?
         {
             return Ok(Some(Explanation::Skipped(reason)));
         }
@@ -350,8 +351,9 @@ impl<'a> Verifier<'a> {
     async fn why_not_eligible(
         &self,
         key: &Key,
-        id: &VersionId,
+        entry: &SourceVersion,
     ) -> Result<Option<&'static str>, Failure> {
+        let (id, size_bytes) = (&entry.version.id, entry.size_bytes);
         let head = match self.read_source(key, id).await {
             Ok(Some(head)) => head,
             Ok(None) => return Ok(Some("the source has lost it since it was listed")),
@@ -361,7 +363,6 @@ impl<'a> Verifier<'a> {
             Err(failure) => return Err(failure),
         };
         let (rule, class) = (self.rule, head.header("x-amz-storage-class"));
-        let size_bytes = head.content_length().unwrap_or_default();
         let is_restored = head
             .header("x-amz-restore")
             .is_some_and(|restore| restore.contains("ongoing-request=\"false\""));
