@@ -282,7 +282,7 @@ impl Admin {
             metrics.set_queue_up(&poll.queue, poll.is_ready());
         }
         let own = metrics.render().map_err(|error| error.to_string())?;
-        Ok(own + &process::figures::render())
+        Ok(own + &process::render_figures())
     }
 
     /// Says what keeps the daemon from getting anywhere, if anything does.
