@@ -2,8 +2,7 @@
 //! minutes. A key that KMS says cannot be used parks what needs it before that is read; once it
 //! can be used, what is parked for it is tried again. Without an answer nothing changes.
 
-mod question;
-pub(crate) mod rewrap;
+pub(crate) mod requests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,8 +22,8 @@ use tracing::{info, warn};
 
 use crate::clock;
 use crate::s3::accounts::Accounts;
-pub(crate) use question::KeyReport;
-use question::ask;
+pub(crate) use requests::KeyReport;
+use requests::ask;
 
 /// The keys of all rules in force.
 #[derive(Debug)]

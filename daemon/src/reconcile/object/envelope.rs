@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use replicator_core::failure::{Failure, FailureKind, Operation, Reason};
 
-use crate::kms::rewrap::WrappedKey;
+use crate::kms::requests::WrappedKey;
 use crate::reconcile::execute::copy::CopyJob;
 use crate::reconcile::object::attributes::Attributes;
 use crate::s3::client::{BodyChunks, Filled, ResponseHead, USER};
