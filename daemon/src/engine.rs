@@ -18,11 +18,12 @@ use crate::health::{LastErrors, ProgressWatchdog};
 use crate::kms::Keys;
 use crate::ledger::Ledger;
 use crate::ledger::records::TargetKey;
-use crate::limit::batcher::Batchers;
 use crate::limit::budget::{Budget, MemoryPermit};
 use crate::limit::concurrency::ConcurrencyControl;
 use crate::limit::rates::{Flow, Limits};
-use crate::limit::single_flight::{Body, Leader, RangeClaim, RangeKey, SingleFlight, Subscriber};
+use crate::limit::single_flight::{
+    Batchers, Body, Leader, RangeClaim, RangeKey, SingleFlight, Subscriber,
+};
 use crate::metrics::Metrics;
 use crate::other_daemons::{Predecessor, SecondDaemon};
 use crate::parking::Retries;

@@ -35,9 +35,8 @@ pub mod ledger;
 ///
 /// - `concurrency`: task slots for each dependency, its AIMD limit and its circuit
 /// - `rates`: limits of bandwidth and requests; `budget`: memory for bodies
-/// - `single_flight`: one read for several destinations; `batcher`: one list for several keys
+/// - `single_flight`: one read for several destinations, one list for several keys
 mod limit {
-    pub(crate) mod batcher;
     pub(crate) mod budget;
     pub(crate) mod concurrency;
     pub(crate) mod rates;

@@ -1,14 +1,20 @@
-//! One read of an object serves several destinations: the first task that needs a piece reads it,
-//! tasks that need it meanwhile wait for that read, and for those yet to come it is kept as long as
-//! the memory is not needed.
+//! What several tasks ask for is asked once. One read of an object serves several destinations: the
+//! first task that needs a piece reads it, tasks that need it meanwhile wait for that read, and for
+//! those yet to come it is kept as long as the memory is not needed. One list serves several keys: a
+//! request that comes while others are being answered goes into the next batch with all that have
+//! come by then, and a first one waits a moment for company.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use replicator_core::object::Key;
 use replicator_core::plan::VersionRef;
 use replicator_core::rule::BucketRef;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::clock::BootInstant;
@@ -347,6 +353,106 @@ impl FlightState {
 
     fn read(&mut self, object: &Object, piece: &RangeKey) -> Option<&mut SharedRead> {
         self.objects.get_mut(object)?.reads.get_mut(piece)
+    }
+}
+
+/// For each bucket the tasks that wait for a list, which has an answer for each key.
+#[derive(Debug)]
+pub(crate) struct Batchers<A>(Mutex<HashMap<BucketRef, Arc<Batcher<Key, A>>>>);
+
+/// The requests to one dependency.
+#[derive(Debug)]
+pub(crate) struct Batcher<Q, A>(Mutex<BatchState<Q, A>>);
+
+#[derive(Debug)]
+struct BatchState<Q, A> {
+    waiting: Vec<(Q, oneshot::Sender<A>)>,
+    under_way: usize,
+    /// Answers on their way, which outlive the task that began them.
+    running: JoinSet<()>,
+}
+
+// Tasks of one message, or of one batch of them, come within this.
+const LINGER: Duration = Duration::from_millis(2);
+
+// Far more than a daemon has at work in one bucket.
+const BATCH_MAX: usize = 256;
+
+// A slow one holds up few requests for long; with more, each would serve fewer.
+const UNDER_WAY_MAX: usize = 2;
+
+impl<A> Default for Batchers<A> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<A: Send + 'static> Batchers<A> {
+    /// Returns the requests to a bucket.
+    pub(crate) fn at(&self, place: &BucketRef) -> Arc<Batcher<Key, A>> {
+        let mut all = self.0.lock();
+        Arc::clone(all.entry(place.clone()).or_default())
+    }
+}
+
+impl<Q, A> Default for Batcher<Q, A> {
+    fn default() -> Self {
+        Self(Mutex::new(BatchState {
+            waiting: Vec::new(),
+            under_way: 0,
+            running: JoinSet::new(),
+        }))
+    }
+}
+
+impl<Q, A> BatchState<Q, A> {
+    /// Adds a request; says whether one more batch is to begin.
+    fn add(&mut self, request: Q, sender: oneshot::Sender<A>) -> bool {
+        self.waiting.push((request, sender));
+        while self.running.try_join_next().is_some() {}
+        let begins = self.under_way < UNDER_WAY_MAX;
+        self.under_way += usize::from(begins);
+        begins
+    }
+
+    fn next_batch(&mut self) -> Option<(Vec<Q>, Vec<oneshot::Sender<A>>)> {
+        if self.waiting.is_empty() {
+            self.under_way -= 1;
+            return None;
+        }
+        let together = self.waiting.len().min(BATCH_MAX);
+        Some(self.waiting.drain(..together).unzip())
+    }
+}
+
+impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
+    /// Makes a request, to be answered alone or together with others; `answer` gives one answer
+    /// for each request, in their order. Returns none when it did not.
+    pub(crate) async fn ask_together<F>(self: &Arc<Self>, request: Q, answer: F) -> Option<A>
+    where
+        F: Fn(Vec<Q>) -> BoxFuture<'static, Vec<A>> + Send + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        if self.0.lock().add(request, sender) {
+            let batcher = Arc::clone(self);
+            let answers = async move { batcher.answer_all(answer).await };
+            self.0.lock().running.spawn(answers);
+        }
+        receiver.await.ok()
+    }
+
+    /// Answers until no request waits.
+    async fn answer_all<F>(&self, answer: F)
+    where
+        F: Fn(Vec<Q>) -> BoxFuture<'static, Vec<A>> + Send,
+    {
+        tokio::time::sleep(LINGER).await;
+        while let Some((requests, senders)) = { self.0.lock().next_batch() } {
+            let answers = senders.into_iter().zip(answer(requests).await);
+            // A cancelled task needs no answer.
+            answers.for_each(|(sender, answer)| drop(sender.send(answer)));
+            tokio::time::sleep(LINGER).await;
+        }
     }
 }
 

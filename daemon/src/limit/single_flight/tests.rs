@@ -1,4 +1,4 @@
-//! Readers of one object, step by step.
+//! Readers of one object, step by step, and requests that share an answer.
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -191,4 +191,51 @@ async fn what_was_read_last_makes_way_first() {
     assert!(single_flight.drop_newest());
     assert!(!single_flight.drop_newest());
     assert_eq!(budget.used_bytes(), 0);
+}
+
+/// Answers each request with itself and the company it was in, after a while.
+fn slowly(requests: Vec<u32>) -> BoxFuture<'static, Vec<(u32, usize)>> {
+    Box::pin(async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        requests
+            .iter()
+            .map(|request| (*request, requests.len()))
+            .collect()
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_come_meanwhile_share_the_next_answer() {
+    let batcher = Arc::new(Batcher::default());
+    let answers =
+        futures::future::join_all((0..10).map(|request| batcher.ask_together(request, slowly)))
+            .await;
+    let company: Vec<_> = answers.into_iter().map(Option::unwrap).collect();
+    assert_eq!(
+        company[..3],
+        [(0, 10), (1, 10), (2, 10)],
+        "all had come before the first answer began"
+    );
+    let first = batcher.ask_together(0, slowly);
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        futures::future::join_all((1..4).map(|request| batcher.ask_together(request, slowly))).await
+    };
+    let (first, later) = futures::join!(first, later);
+    assert_eq!(first, Some((0, 1)));
+    assert_eq!(later, [Some((1, 3)), Some((2, 3)), Some((3, 3))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_gives_up_strands_no_other() {
+    let batcher = Arc::new(Batcher::default());
+    let first = tokio::time::timeout(Duration::from_millis(10), batcher.ask_together(0, slowly));
+    let (first, second) = futures::join!(first, batcher.ask_together(1, slowly));
+    assert!(first.is_err());
+    assert_eq!(second, Some((1, 2)));
+    assert_eq!(
+        batcher.ask_together(2, slowly).await,
+        Some((2, 1)),
+        "nothing is held"
+    );
 }
