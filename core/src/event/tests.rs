@@ -1,5 +1,7 @@
 //! Reading messages: envelopes by example, and keys that survive their encoding.
 
+mod formats;
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -4,9 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use time::macros::datetime;
 
-use super::*;
-use crate::event::parse_notification;
-use crate::object::{Bucket, Timestamp};
+use crate::event::*;
 
 #[test]
 fn a_documented_record_gives_all_it_says() {
