@@ -11,16 +11,14 @@
 //! - `parts`: how an object is cut for a multipart upload
 //! - `failure`: what went wrong in which operation, and what to do about it
 //! - `retry`: how long a request may take and may take effect, and the wait before the next
-//! - `concurrency_limit`: how many requests may be under way at a dependency that throttles
-//! - `circuit`: whether to send requests to a dependency that does not answer, and which keys fail
-//!   by themselves
+//! - `overload`: how many requests may be under way at a dependency that throttles, whether to send
+//!   any to one that does not answer, and which keys fail by themselves
 
-pub mod circuit;
 pub mod compare;
-pub mod concurrency_limit;
 pub mod event;
 pub mod failure;
 pub mod object;
+pub mod overload;
 pub mod parts;
 pub mod plan;
 pub mod retry;

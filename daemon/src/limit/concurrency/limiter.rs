@@ -6,9 +6,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use replicator_core::circuit::{Circuit, Subject, Suspects};
-use replicator_core::concurrency_limit::{ConcurrencyLimit, Epoch};
 use replicator_core::failure::{Dependency, Failure, FailureKind, Operation};
+use replicator_core::overload::{Circuit, ConcurrencyLimit, Epoch, Subject, Suspects};
 use replicator_core::rule::BucketRef;
 use serde::{Deserialize, Serialize};
 

@@ -4,9 +4,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use replicator_core::circuit::{Admission, Evidence, Subject};
-use replicator_core::concurrency_limit::Epoch;
 use replicator_core::failure::Dependency;
+use replicator_core::overload::{Admission, Epoch, Evidence, Subject};
 use replicator_core::rule::{BucketRef, Rule};
 
 use crate::limit::concurrency::Route;
