@@ -11,7 +11,7 @@ use strum::{EnumString, VariantNames};
 
 use super::accounts::{self, Account};
 use super::queues::{self, Queue};
-use super::{filter, topology};
+use super::{key_part, resolve_filter, topology};
 use crate::diagnostics::Problems;
 use crate::reader::Field;
 use crate::values::NO_RATE;
@@ -80,7 +80,7 @@ fn rule(
         storage_class: at
             .and_then(|at| at.storage_class.parse_with(problems, values::storage_class)),
         rewrite: at.and_then(|at| at.prefix.parse_with(problems, rewrite)),
-        filter: filter::resolve(&written.filter, problems),
+        filter: resolve_filter(&written.filter, problems),
         history: word_or_default(&written.history, problems),
         since: written.since.parse_with(problems, values::parse_moment),
         work_queue: work_queue(written, (accounts, queues), problems),
@@ -163,7 +163,7 @@ fn rewrite(text: &str) -> Result<String, String> {
             "{text:?} has a control character, which S3 can't list; remove it"
         ));
     }
-    filter::key_part(text)
+    key_part(text)
 }
 
 fn limits(written: &Field<schema::Limits>, problems: &mut Problems<'_>) -> RateLimits {
