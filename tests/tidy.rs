@@ -19,9 +19,9 @@ const LAYERS: &[&[&str]] = &[
     &["parking"],
     &["task"],
     &["limit"],
-    &["sqs", "kms", "other_daemons", "health", "pauses"],
+    &["sqs", "kms", "other_daemons", "health", "rule_state"],
     &["ledger"],
-    &["s3", "process", "activity"],
+    &["s3", "process"],
     &["metrics", "failpoint", "clock", "poison"],
 ];
 

@@ -34,7 +34,6 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::activity::ActivityFigures;
 use crate::check::{Finding, SetUp};
 use crate::dispatch::{Command, InFlightStats};
 use crate::engine::Engine;
@@ -42,8 +41,8 @@ use crate::health::{LastError, LivenessFailure, PollStatus, SILENT_AFTER};
 pub use crate::kms::{KeySide, KeyState, KeyStatus};
 use crate::limit::concurrency::DegradedDependency;
 pub use crate::metrics::{Unproved, UnprovedCount};
-use crate::pauses::PausedRule;
 use crate::process;
+use crate::rule_state::{ActivityFigures, PausedRule};
 use crate::s3::accounts::FarOffClock;
 use crate::s3::accounts::capabilities::DisabledFeature;
 
@@ -493,7 +492,7 @@ pub(crate) mod tests {
     use crate::limit::budget::Budget;
     use crate::metrics::Metrics;
     use crate::other_daemons::Predecessor;
-    use crate::pauses::Pauses;
+    use crate::rule_state::Pauses;
     use crate::s3::accounts::Accounts;
     use crate::sqs::work_queues::WorkQueues;
 

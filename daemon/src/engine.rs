@@ -12,7 +12,6 @@ use replicator_core::plan::SourceVersion;
 use replicator_core::rule::BucketRef;
 use tokio::time::Instant;
 
-use crate::activity::RuleActivity;
 use crate::failpoint::Failpoints;
 use crate::health::{LastErrors, ProgressWatchdog};
 use crate::kms::Keys;
@@ -27,7 +26,7 @@ use crate::limit::single_flight::{
 use crate::metrics::Metrics;
 use crate::other_daemons::{Predecessor, SecondDaemon};
 use crate::parking::Retries;
-use crate::pauses::Pauses;
+use crate::rule_state::{Pauses, RuleActivity};
 use crate::s3::accounts::error::{Side, from_sdk_error};
 use crate::s3::accounts::{AccountClients, Accounts, beside_access_points};
 use crate::sqs::work_queues::WorkQueues;

@@ -15,13 +15,12 @@
 //! - `limit`: task slots, rates and memory; reads and lists that several tasks share
 //! - `sqs`: visibility timeouts, sends to FIFO queues; `kms`: the states of keys; `other_daemons`:
 //!   the wait after an unclean stop, and a second daemon where only one may be; `health`: whether
-//!   there is progress; `pauses`: rules whose events wait
+//!   there is progress; `rule_state`: which rules are paused, and what each saw and did
 //! - `ledger`: what is replicated, uploaded and parked, in RocksDB
 //! - `s3`: clients and requests of each account, errors, checksums, XML; `process`: signals,
-//!   blocking work, panics; `activity`: what each rule saw, did and did not take
+//!   blocking work, panics
 //! - `metrics`, `failpoint`, `clock`: services of all of them
 
-mod activity;
 pub mod admin;
 pub mod check;
 pub mod clock;
@@ -45,7 +44,6 @@ mod limit {
 mod metrics;
 mod other_daemons;
 mod parking;
-mod pauses;
 pub mod pipeline;
 #[cfg(test)]
 mod poison;
@@ -59,6 +57,7 @@ mod queue {
     pub(crate) mod router;
 }
 mod reconcile;
+mod rule_state;
 /// S3 as the daemon speaks it.
 ///
 /// - `accounts`: clients of each account, what an endpoint can do, and the one place that classifies

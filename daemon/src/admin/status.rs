@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 
 use crate::admin::{COMMAND, QueueStatus, Status};
 use crate::health::LastError;
-use crate::pauses::PausedRule;
+use crate::rule_state::PausedRule;
 
 // The daemon itself gives its dispatch 5 seconds to answer.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,0 +1,362 @@
+//! What the daemon knows of each rule while it runs. Whether it is paused, by command or because it
+//! is disabled: its events wait in SQS then; a pause by command is on record in the ledger and lasts
+//! until the rule is resumed. And what it saw and did since the daemon was started, and what it did
+//! not take and why: so that nothing goes missing without a sign in `status`, the metrics and the
+//! log.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use parking_lot::Mutex;
+use replicator_core::failure::{Failure, Reason};
+use replicator_core::object::{Key, Timestamp};
+use replicator_core::rule::{Mismatch, Rule};
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use crate::clock;
+use crate::ledger::Ledger;
+use crate::ledger::records::RulePause;
+use crate::metrics::Metrics;
+
+/// A rule that is paused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PausedRule {
+    /// Since when it is, if by command: otherwise it is disabled.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub since: Option<Timestamp>,
+}
+
+/// Which rules are paused.
+#[derive(Debug)]
+pub(crate) struct Pauses {
+    ledger: Ledger,
+    state: Mutex<PauseState>,
+    /// Held while a change is written.
+    changing: Mutex<()>,
+}
+
+#[derive(Debug)]
+struct PauseState {
+    /// Those of rules that were resumed are kept, too.
+    by_command: BTreeMap<String, RulePause>,
+    /// Rules that are disabled, and whose events wait in their work queue.
+    disabled: BTreeSet<String>,
+}
+
+// What SQS keeps at the longest, and so what may have been received while a rule was paused:
+// https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html
+const RETENTION_MAX: time::Duration = time::Duration::days(14);
+
+impl Pauses {
+    /// Reads which rules were paused when the daemon stopped.
+    pub(crate) fn load(ledger: &Ledger) -> Result<Self, Failure> {
+        let pauses = ledger.rule_pauses()?;
+        let by_command = pauses.into_iter().map(|pause| (pause.rule.clone(), pause));
+        Ok(Self {
+            ledger: ledger.clone(),
+            state: Mutex::new(PauseState {
+                by_command: by_command.collect(),
+                disabled: BTreeSet::new(),
+            }),
+            changing: Mutex::default(),
+        })
+    }
+
+    /// Takes over which rules are disabled.
+    pub(crate) fn replace<'a>(&self, rules: impl Iterator<Item = &'a Rule>) {
+        let disabled = rules.filter(|rule| rule.is_waiting());
+        self.state.lock().disabled = disabled.map(|rule| rule.id.clone()).collect();
+    }
+
+    /// Pauses a rule; returns false if it was paused before.
+    pub(crate) fn pause(&self, rule: &str) -> Result<bool, Failure> {
+        self.change(rule, false, |now| RulePause {
+            rule: rule.to_owned(),
+            since: now,
+            resumed: None,
+        })
+    }
+
+    /// Resumes a rule that was paused by command; returns false if it was not.
+    pub(crate) fn resume(&self, rule: &str) -> Result<bool, Failure> {
+        let since = self.state.lock().since(rule).flatten();
+        self.change(rule, true, |now| RulePause {
+            rule: rule.to_owned(),
+            since: since.unwrap_or(now),
+            resumed: Some(now),
+        })
+    }
+
+    /// Makes a change durable, then takes it over.
+    fn change(
+        &self,
+        rule: &str,
+        was_paused: bool,
+        record: impl FnOnce(Timestamp) -> RulePause,
+    ) -> Result<bool, Failure> {
+        // Every task takes the lock of the state, and a write may take a disk's time.
+        let _one_at_a_time = self.changing.lock();
+        if self.state.lock().is_paused_by_command(rule) != was_paused {
+            return Ok(false);
+        }
+        let pause = record(clock::now());
+        self.ledger.put_rule_pause(&pause)?;
+        self.state.lock().by_command.insert(rule.to_owned(), pause);
+        Ok(true)
+    }
+
+    /// Says whether a rule does no work now.
+    pub(crate) fn is_paused(&self, rule: &Rule) -> bool {
+        self.state.lock().since(&rule.id).is_some()
+    }
+
+    /// Says whether messages of a rule may have been received often because it was paused.
+    pub(crate) fn was_paused(&self, rule: &Rule) -> bool {
+        let state = self.state.lock();
+        state.by_command.get(&rule.id).is_some_and(|pause| {
+            let resumed = pause.resumed.unwrap_or_else(clock::now);
+            clock::now() - resumed < RETENTION_MAX
+        })
+    }
+
+    /// Lists the paused rules.
+    pub(crate) fn by_rule(&self) -> BTreeMap<String, PausedRule> {
+        let state = self.state.lock();
+        let names = state.by_command.keys().chain(&state.disabled);
+        let paused = |name: &String| {
+            let since = state.since(name)?;
+            Some((name.clone(), PausedRule { since }))
+        };
+        names.filter_map(paused).collect()
+    }
+}
+
+impl PauseState {
+    fn is_paused_by_command(&self, rule: &str) -> bool {
+        let pause = self.by_command.get(rule);
+        pause.is_some_and(|pause| pause.resumed.is_none())
+    }
+
+    /// Returns since when a rule is paused, if it is and that is known.
+    fn since(&self, rule: &str) -> Option<Option<Timestamp>> {
+        let pause = self.by_command.get(rule);
+        match pause.filter(|pause| pause.resumed.is_none()) {
+            Some(pause) => Some(Some(pause.since)),
+            None => self.disabled.contains(rule).then_some(None),
+        }
+    }
+}
+
+/// The figures of the rules in force, by their ids.
+#[derive(Debug, Default)]
+pub(crate) struct RuleActivity(Mutex<BTreeMap<String, ActivityFigures>>);
+
+/// What one rule saw and did since the daemon was started.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActivityFigures {
+    /// When an event last came whose key the rule takes.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub last_event: Option<Timestamp>,
+    /// When a version or delete marker was last written.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub last_replica: Option<Timestamp>,
+    /// Versions and delete markers written.
+    pub replicated: u64,
+    /// Versions that get no replica, by reason.
+    pub skipped: BTreeMap<Reason, u64>,
+    /// Events and versions that neither this rule nor another one took, by what they lack for this
+    /// one.
+    pub unmatched: BTreeMap<Mismatch, u64>,
+}
+
+impl RuleActivity {
+    /// Takes over which rules there are. Those that stay keep their figures.
+    pub(crate) fn replace<'a>(&self, rules: impl Iterator<Item = &'a Rule>) {
+        let mut figures = self.0.lock();
+        let mut before = std::mem::take(&mut *figures);
+        *figures = rules
+            .map(|rule| (rule.id.clone(), before.remove(&rule.id).unwrap_or_default()))
+            .collect();
+    }
+
+    /// Returns the figures of every rule.
+    pub(crate) fn figures(&self) -> BTreeMap<String, ActivityFigures> {
+        self.0.lock().clone()
+    }
+
+    /// Brings the metrics up to date.
+    pub(crate) fn export(&self, metrics: &Metrics) {
+        let figures = self.0.lock();
+        let seconds = |time: Option<Timestamp>| time.map(Timestamp::unix_timestamp);
+        metrics.set_last(figures.iter().map(|(rule, figures)| {
+            let times = [figures.last_event, figures.last_replica].map(seconds);
+            (rule.as_str(), times)
+        }));
+        for (rule, figures) in figures.iter() {
+            for cause in Mismatch::ALL {
+                let seen = figures.unmatched.get(cause).copied().unwrap_or_default();
+                metrics.set_unmatched(rule, *cause, seen);
+            }
+        }
+    }
+
+    pub(crate) fn record_event(&self, rule: &str) {
+        self.update(rule, |figures| figures.last_event = Some(clock::now()));
+    }
+
+    pub(crate) fn record_replica(&self, rule: &str) {
+        self.update(rule, |figures| {
+            figures.last_replica = Some(clock::now());
+            figures.replicated += 1;
+        });
+    }
+
+    pub(crate) fn record_skipped(&self, rule: &str, reason: Reason) {
+        self.update(rule, |figures| {
+            *figures.skipped.entry(reason).or_default() += 1;
+        });
+    }
+
+    /// Counts what no rule took. The first of each cause is logged, because a mistake in a rule
+    /// refuses thousands.
+    pub(crate) fn record_unmatched(&self, rule: &str, cause: Mismatch, key: &Key) {
+        let seen = self.update(rule, |figures| {
+            let seen = figures.unmatched.entry(cause).or_default();
+            *seen += 1;
+            *seen
+        });
+        if seen == Some(1) {
+            let (key, cause) = (key.as_str(), cause.as_str());
+            warn!(
+                rule,
+                cause, key, "not replicated, no rule takes it; more of this cause are only counted"
+            );
+        }
+    }
+
+    /// Changes the figures of a rule, unless a reload has removed it.
+    fn update<T>(&self, rule: &str, change: impl FnOnce(&mut ActivityFigures) -> T) -> Option<T> {
+        self.0.lock().get_mut(rule).map(change)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::limit::rates::tests::rules;
+
+    #[test]
+    fn a_pause_is_on_record_over_a_restart_and_so_is_its_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let pauses = || Pauses::load(&Ledger::open(directory.path()).unwrap()).unwrap();
+        assert!(pauses().pause("orders").unwrap());
+        assert!(!pauses().pause("orders").unwrap());
+        let [orders, invoices] = ["orders", "invoices"].map(|id| {
+            let mut rules = rules(&[(id, "orders", "replicas")]);
+            rules.remove(0)
+        });
+        assert!(pauses().is_paused(&orders) && pauses().was_paused(&orders));
+        assert!(!pauses().is_paused(&invoices) && !pauses().was_paused(&invoices));
+        assert!(pauses().resume("orders").unwrap());
+        assert!(!pauses().resume("orders").unwrap());
+        assert!(!pauses().is_paused(&orders) && pauses().was_paused(&orders));
+    }
+
+    #[test]
+    fn a_disabled_rule_is_paused_if_its_events_have_a_work_queue_to_wait_in() {
+        let directory = tempfile::tempdir().unwrap();
+        let pauses = Pauses::load(&Ledger::open(directory.path()).unwrap()).unwrap();
+        let [mut waits, mut drops, works] = ["waits", "drops", "works"].map(|id| {
+            let mut rules = rules(&[(id, "orders", "replicas")]);
+            rules.remove(0)
+        });
+        (waits.enabled, drops.enabled) = (false, false);
+        waits.work_queue = Some("work.fifo".to_owned());
+        let all = [waits, drops, works];
+        pauses.replace(all.iter());
+        assert_eq!(
+            all.each_ref().map(|rule| pauses.is_paused(rule)),
+            [true, false, false]
+        );
+        let listed = pauses.by_rule();
+        assert_eq!(
+            listed.into_iter().collect::<Vec<_>>(),
+            [("waits".to_owned(), PausedRule { since: None })]
+        );
+        pauses.replace([].iter());
+        assert_eq!(pauses.by_rule().len(), 0);
+    }
+
+    /// What was logged.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_first_key_of_each_rule_and_cause_is_logged_and_the_others_are_counted() {
+        let (activity, lines) = (RuleActivity::default(), Lines::default());
+        let both = rules(&[
+            ("orders", "orders", "replicas"),
+            ("logs", "orders", "mirror"),
+        ]);
+        activity.replace(both.iter());
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt().with_writer(move || writer.clone());
+        tracing::subscriber::with_default(log.with_ansi(false).finish(), || {
+            for n in 0..3 {
+                let key = Key::try_from(format!("key-{n}")).unwrap();
+                activity.record_unmatched("orders", Mismatch::Prefix, &key);
+                activity.record_unmatched("orders", Mismatch::Size, &key);
+                activity.record_unmatched("logs", Mismatch::Prefix, &key);
+                activity.record_unmatched("removed", Mismatch::Prefix, &key);
+            }
+        });
+        let logged = String::from_utf8(lines.0.lock().clone()).unwrap();
+        assert_eq!(logged.matches("key=\"key-0\"").count(), 3, "{logged}");
+        assert_eq!(logged.lines().count(), 3, "{logged}");
+        let figures = activity.figures();
+        let counts = |rule: &str| figures[rule].unmatched.clone();
+        assert_eq!(counts("logs"), BTreeMap::from([(Mismatch::Prefix, 3)]));
+        assert_eq!(counts("orders").len(), 2);
+        assert_eq!(
+            figures.len(),
+            2,
+            "there is no more memory than there are rules"
+        );
+    }
+
+    #[test]
+    fn figures_outlast_a_reload_and_are_read_back_from_json() {
+        let activity = RuleActivity::default();
+        let both = rules(&[
+            ("orders", "orders", "replicas"),
+            ("logs", "orders", "mirror"),
+        ]);
+        activity.replace(both.iter());
+        activity.record_event("orders");
+        activity.record_replica("orders");
+        activity.record_skipped("orders", Reason::ArrivedLate);
+        activity.replace(both[..1].iter());
+        let figures = activity.figures();
+        assert_eq!(figures.len(), 1);
+        assert_eq!(figures["orders"].replicated, 1);
+        let json = serde_json::to_string(&figures).unwrap();
+        assert_eq!(
+            serde_json::from_str::<BTreeMap<String, ActivityFigures>>(&json).unwrap(),
+            figures
+        );
+    }
+}
