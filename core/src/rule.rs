@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU32, NonZeroU64};
+use std::ops::Deref;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -353,6 +354,51 @@ pub fn match_rules<'a>(rules: &'a [Rule], source: &Bucket, key: &Key) -> Vec<Des
             candidates: candidates(destination),
         })
         .collect()
+}
+
+/// What competing rules make of an object version, as far as is known of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Takers<R> {
+    /// The rules that may take it, the first one first; only one where all is known of it.
+    pub rules: Vec<R>,
+    /// What each rule lacks that cannot take it, of those before the last of them.
+    pub refusals: Vec<(R, Mismatch)>,
+    /// Whether its tags, which are not known, decide about the first.
+    pub need_tags: bool,
+    /// Whether one of the rules takes it whatever its tags are.
+    pub is_sure: bool,
+}
+
+impl<R: Deref<Target = Rule>> Takers<R> {
+    /// Finds which of the candidates of a contest takes an object version: the first whose filter
+    /// matches all of it. Without its tags, those that ask for some may.
+    pub fn find(
+        candidates: impl IntoIterator<Item = R>,
+        size_bytes: u64,
+        tags: Option<&BTreeMap<String, String>>,
+    ) -> Self {
+        let mut found = Self {
+            rules: Vec::new(),
+            refusals: Vec::new(),
+            need_tags: false,
+            is_sure: false,
+        };
+        for rule in candidates {
+            let filter = &rule.filter;
+            let admits_tags = tags.map_or(Ok(()), |tags| filter.admits_tags(tags));
+            if let Err(cause) = filter.admits_size(size_bytes).and(admits_tags) {
+                found.refusals.push((rule, cause));
+                continue;
+            }
+            found.is_sure = tags.is_some() || !filter.needs_tags();
+            found.need_tags |= found.rules.is_empty() && !found.is_sure;
+            found.rules.push(rule);
+            if found.is_sure {
+                break;
+            }
+        }
+        found
+    }
 }
 
 /// Returns the ARN of a multi-Region key in a Region: primary and replicas have one id, in one

@@ -16,7 +16,7 @@ use replicator_core::compare::{
 use replicator_core::failure::{Failure, FailureKind};
 use replicator_core::object::{Key, Timestamp, VersionId};
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
-use replicator_core::rule::{History, Replicas, Rule};
+use replicator_core::rule::{History, Replicas, Rule, Takers, match_rules};
 use replicator_core::stamp::{NAME, names_version};
 
 use crate::admin::failures::parked_versions;
@@ -62,8 +62,9 @@ pub async fn verify(
     let accounts = accounts.context("cannot set up TLS")?;
     let rule = find_rule(settings, &options.rule)?;
     let mut starts = HashMap::new();
-    let is_beside =
-        |other: &&Rule| (&other.source, &other.destination) == (&rule.source, &rule.destination);
+    let is_beside = |other: &&Rule| {
+        other.source.bucket == rule.source.bucket && other.destination == rule.destination
+    };
     for other in settings.rules.iter().filter(is_beside) {
         if let Some(start) = start_of(settings, options, other)? {
             starts.insert(other.id.clone(), start);
@@ -79,8 +80,11 @@ pub async fn verify(
         let access = accounts.get(name);
         access.with_context(|| format!("account {name:?} is not defined"))
     };
+    let mut rules = settings.rules.clone();
+    // What a disabled rule would take is compared as if it were enabled.
+    { rules.iter_mut().filter(|other| other.id == rule.id) }.for_each(|rule| rule.enabled = true);
     let verifier = Verifier {
-        rules: &settings.rules,
+        rules,
         rule,
         source: access(&rule.source.account)?,
         destination: access(&rule.destination.account)?,
@@ -114,7 +118,7 @@ fn find_rule<'s>(settings: &'s Settings, id: &str) -> anyhow::Result<&'s Rule> {
 }
 
 struct Verifier<'a> {
-    rules: &'a [Rule],
+    rules: Vec<Rule>,
     rule: &'a Rule,
     source: &'a AccountClients,
     destination: &'a AccountClients,
@@ -224,9 +228,9 @@ impl<'a> Verifier<'a> {
             source,
             shown,
         } = listed;
-        let preferred = self.preferred_to(&key);
+        let candidates = self.candidates(&key);
         let scope_of = |entry: SourceVersion| {
-            let scope = self.scope_of(&entry, &preferred);
+            let scope = self.scope_of(&entry, &candidates);
             (entry, scope)
         };
         Pair {
@@ -370,17 +374,13 @@ impl<'a> Verifier<'a> {
         let is_kms = has_own_key(&head);
         let is_replica = head.user(NAME).is_some() && rule.replicas == Replicas::Skip;
         let (mut tags_differ, mut is_others) = (false, false);
-        let preferred = self.preferred_to(key);
-        let asks = |rule: &&Rule| rule.filter.needs_tags();
-        if rule.filter.needs_tags() || preferred.iter().any(asks) {
+        let find = |tags| Takers::find(self.candidates(key), size_bytes, tags);
+        if find(None).need_tags {
             let call = S3Request::tags(Side::Source, &rule.source.bucket, key);
             let tags = read_tags(self.source, call.version(id.as_str())).await?;
-            let takes = |rule: &&Rule| {
-                rule.filter.admits_size(size_bytes).is_ok()
-                    && rule.filter.admits_tags(&tags).is_ok()
-            };
-            tags_differ = !takes(&rule);
-            is_others = preferred.iter().any(takes);
+            let takers = find(Some(&tags));
+            tags_differ = takers.refusals.iter().any(|(one, _)| one.id == rule.id);
+            is_others = !tags_differ && takers.rules.iter().all(|one| one.id != rule.id);
         }
         let reasons = [
             (is_archived, "SrcObjectNotEligible"),
@@ -398,33 +398,26 @@ impl<'a> Verifier<'a> {
             .map(|(_, why)| *why))
     }
 
-    /// Lists the rules that take a key for the same bucket before this one, the first one first.
-    fn preferred_to(&self, key: &Key) -> Vec<&Rule> {
-        let is_preferred = |other: &&Rule| {
-            other.enabled
-                && other.source == self.rule.source
-                && other.destination == self.rule.destination
-                && (other.priority, &self.rule.id) > (self.rule.priority, &other.id)
-                && other.filter.admits_key(key).is_ok()
-        };
-        let mut preferred: Vec<&Rule> = self.rules.iter().filter(is_preferred).collect();
-        preferred.sort_by(|one, other| {
-            let by_priority = other.priority.cmp(&one.priority);
-            by_priority.then_with(|| one.id.cmp(&other.id))
-        });
-        preferred
+    /// Lists the rules that compete for a key, the first one first.
+    fn candidates(&self, key: &Key) -> Vec<&Rule> {
+        let (source, destination) = (&self.rule.source.bucket, &self.rule.destination);
+        let contests = match_rules(&self.rules, source, key);
+        let mut ours = contests.into_iter();
+        ours.find(|contest| contest.destination == destination)
+            .map_or(Vec::new(), |contest| contest.candidates)
     }
 
     /// Says whether an entry has to have a replica by this rule. The first rule of a key decides on
     /// its markers and its start. What a preferred rule takes by tags is not known from the list.
-    fn scope_of(&self, entry: &SourceVersion, preferred: &[&Rule]) -> VersionScope {
-        let lead = preferred.first().copied().unwrap_or(self.rule);
-        let admits_size = |rule: &&Rule| rule.filter.admits_size(entry.size_bytes).is_ok();
+    fn scope_of(&self, entry: &SourceVersion, candidates: &[&Rule]) -> VersionScope {
+        let is_this = |rule: &&Rule| rule.id == self.rule.id;
+        let lead = candidates.first().copied().unwrap_or(self.rule);
         let is_taken = match entry.kind {
-            VersionKind::Marker => preferred.is_empty() && lead.admits_marker(),
+            VersionKind::Marker => is_this(&lead) && lead.admits_marker(),
             VersionKind::Object => {
-                let mut others = preferred.iter().filter(|rule| !rule.filter.needs_tags());
-                admits_size(&self.rule) && !others.any(admits_size)
+                let candidates = candidates.iter().copied();
+                let takers = Takers::find(candidates, entry.size_bytes, None);
+                takers.rules.iter().any(is_this)
             }
         };
         let made = entry.version.last_modified;

@@ -327,6 +327,49 @@ proptest! {
     }
 }
 
+#[test]
+fn the_first_rule_that_matches_all_of_a_version_takes_it() {
+    let filtered = |id: &str, filter: Filter| Rule {
+        filter,
+        ..rule(id, 1, "tokyo")
+    };
+    let small = Filter {
+        size_max: Some(9),
+        ..Filter::default()
+    };
+    let gold = Filter {
+        tags: tags(&[("tier", "gold")]),
+        ..Filter::default()
+    };
+    let rules = [
+        filtered("small", small),
+        filtered("gold", gold),
+        filtered("rest", Filter::default()),
+        filtered("never", Filter::default()),
+    ];
+    let find = |size_bytes, tags| {
+        let Takers {
+            rules,
+            refusals,
+            need_tags,
+            is_sure,
+        } = Takers::find(rules.iter(), size_bytes, tags);
+        let ids: Vec<&str> = rules.iter().map(|rule| rule.id.as_str()).collect();
+        (ids, refusals.len(), need_tags, is_sure)
+    };
+    assert_eq!(find(9, None), (vec!["small"], 0, false, true));
+    assert_eq!(find(10, None), (vec!["gold", "rest"], 1, true, true));
+    let gold = tags(&[("tier", "gold")]);
+    assert_eq!(find(10, Some(&gold)), (vec!["gold"], 1, false, true));
+    assert_eq!(find(10, Some(&tags(&[]))), (vec!["rest"], 2, false, true));
+    let tagged = Takers::find(rules.get(1..2).unwrap_or_default(), 10, None);
+    assert!(tagged.need_tags && !tagged.is_sure);
+    let refused = Takers::find(rules.get(..2).unwrap_or_default(), 10, Some(&tags(&[])));
+    let causes: Vec<Mismatch> = refused.refusals.iter().map(|(_, cause)| *cause).collect();
+    assert_eq!(causes, [Mismatch::Size, Mismatch::Tags]);
+    assert!(refused.rules.is_empty() && !refused.is_sure);
+}
+
 fn matches_by_definition(pattern: &str, text: &str) -> bool {
     match pattern.chars().next() {
         None => text.is_empty(),

@@ -13,7 +13,7 @@ use replicator_core::failure::{Failure, FailureKind, Operation, Reason};
 use replicator_core::object::{Timestamp, VersionId};
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::retry::READING_AGE_MAX;
-use replicator_core::rule::{History, Rule};
+use replicator_core::rule::{History, Rule, Takers};
 
 use crate::clock::{self, BootInstant};
 use crate::ledger::records::{Replica, ReplicaState};
@@ -212,12 +212,12 @@ async fn list_source(cx: Context<'_>) -> Result<Vec<SourceVersion>, Failure> {
 
 /// Says whether an entry is in scope, as far as can be told without its tags.
 fn is_surely_taken(task: &Task, entry: &SourceVersion) -> bool {
-    let takes = |rule: &Rule| {
-        !rule.filter.needs_tags() && rule.filter.admits_size(entry.size_bytes).is_ok()
-    };
     match entry.kind {
         VersionKind::Marker => task.rules.primary.admits_marker(),
-        VersionKind::Object => task.rules.iter().any(|rule| takes(rule)),
+        VersionKind::Object => {
+            let rules = task.rules.iter().map(|rule| &**rule);
+            Takers::find(rules, entry.size_bytes, None).is_sure
+        }
     }
 }
 

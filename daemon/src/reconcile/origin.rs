@@ -7,7 +7,7 @@ use std::sync::Arc;
 use replicator_core::failure::{Failure, FailureKind, Operation, Reason};
 use replicator_core::object::VersionId;
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
-use replicator_core::rule::{Mismatch, Replicas, Rule};
+use replicator_core::rule::{Mismatch, Replicas, Rule, Takers};
 use replicator_core::stamp::{self, NAME, Stamp};
 
 use crate::ledger::records::{ReplicaState, TargetKey};
@@ -37,34 +37,36 @@ pub(super) async fn rule_for(
     cx: Context<'_>,
     version: &SourceVersion,
 ) -> Result<Result<SelectedRule, Refusals>, Failure> {
-    let (task, mut tags, mut refusals) = (cx.task, None, Refusals::new());
-    for rule in task.rules.iter() {
-        if let Err(cause) = rule.filter.admits_size(version.size_bytes) {
-            refusals.push((Arc::clone(rule), cause));
-            continue;
-        }
-        if rule.filter.needs_tags() && tags.is_none() {
-            tags = Some(tags::read_source(cx, &version.version.id).await?);
-        }
-        if let Some(Err(cause)) = tags.as_ref().map(|tags| rule.filter.admits_tags(tags)) {
-            refusals.push((Arc::clone(rule), cause));
-            continue;
-        }
-        if rule.replicas == Replicas::Skip && is_replica(cx, version)? {
-            refusals.push((Arc::clone(rule), Mismatch::Replica));
-            return Ok(Err(refusals));
-        }
-        // The version is this rule's, whichever key it has there: a key of another key stands back.
-        let here = rule
-            .destination_key(&task.source_key)
-            .is_ok_and(|key| key == task.target.key);
-        let rule = Arc::clone(rule);
-        return Ok(match here {
-            true => Ok(SelectedRule { rule, tags }),
-            false => Err(Refusals::new()),
-        });
+    let (task, mut tags) = (cx.task, None);
+    let find = |tags: Option<&Tags>| {
+        let rules = task.rules.iter().cloned();
+        Takers::find(rules, version.size_bytes, tags)
+    };
+    let mut takers = find(None);
+    if takers.need_tags {
+        let read = tags::read_source(cx, &version.version.id).await?;
+        takers = find(Some(tags.insert(read)));
     }
-    Ok(Err(refusals))
+    let Takers {
+        rules,
+        mut refusals,
+        ..
+    } = takers;
+    let Some(rule) = rules.into_iter().next() else {
+        return Ok(Err(refusals));
+    };
+    if rule.replicas == Replicas::Skip && is_replica(cx, version)? {
+        refusals.push((rule, Mismatch::Replica));
+        return Ok(Err(refusals));
+    }
+    // The version is this rule's, whichever key it has there: a key of another key stands back.
+    let here = rule
+        .destination_key(&task.source_key)
+        .is_ok_and(|key| key == task.target.key);
+    Ok(match here {
+        true => Ok(SelectedRule { rule, tags }),
+        false => Err(Refusals::new()),
+    })
 }
 
 /// Says whether this daemon wrote the source version itself, for another rule. The stamp on it
