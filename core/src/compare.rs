@@ -1,14 +1,14 @@
 //! Compares the histories of one key at both ends, as a proof that nothing is missing. A replica is
 //! known by its stamp, or by its content where it has none; a marker by its place.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Serialize;
 use strum::IntoStaticStr;
 
-use crate::object::VersionId;
+use crate::object::{Key, Timestamp, VersionId};
 use crate::plan::{SourceVersion, VersionKind, VersionRef};
-use crate::rule::History;
+use crate::rule::{History, Rule, Takers, match_rules};
 use crate::stamp::{Belief, ClaimRejection, OriginClaim, names_version};
 
 /// How the destination differs from the source.
@@ -26,6 +26,14 @@ pub enum Difference {
     Size,
     /// A replica has other content than its original.
     Bytes,
+    /// A replica has other metadata than its original, or another storage class than the rule's.
+    Metadata,
+    /// A replica has other tags than its original.
+    Tags,
+    /// A replica lacks the Object Lock that its original has.
+    Lock,
+    /// A replica is encrypted otherwise than the rule says.
+    Encryption,
     /// An object is no replica of this key.
     Foreign,
 }
@@ -61,6 +69,59 @@ pub enum VersionScope {
     Pending,
 }
 
+/// Which entries of the source a rule has to have replicas of, as far as the list tells.
+#[derive(Debug, Clone)]
+pub struct RuleScope {
+    /// The rule.
+    pub rule: String,
+    /// It and the rules that may compete with it.
+    pub rules: Vec<Rule>,
+    /// Since when versions are in scope of them; what the rule itself says stands for what is not
+    /// here.
+    pub starts: BTreeMap<String, Timestamp>,
+    /// Until when versions are compared.
+    pub as_of: Timestamp,
+}
+
+impl RuleScope {
+    /// Lists the rules that compete with this one for a key, the first one first.
+    pub fn candidates(&self, key: &Key) -> Vec<&Rule> {
+        let mut rules = self.rules.iter();
+        let Some(this) = rules.find(|rule| rule.id == self.rule) else {
+            return Vec::new();
+        };
+        let contests = match_rules(&self.rules, &this.source.bucket, key);
+        let mut ours = contests.into_iter();
+        ours.find(|contest| *contest.destination == this.destination)
+            .map_or(Vec::new(), |contest| contest.candidates)
+    }
+
+    /// Says whether an entry of a key with these candidates has to have a replica by this rule. The
+    /// first rule of a key decides on its markers and its start. What a preferred rule takes by
+    /// tags is not known from the list.
+    pub fn of_entry(&self, entry: &SourceVersion, candidates: &[&Rule]) -> VersionScope {
+        let is_this = |rule: &&Rule| rule.id == self.rule;
+        let Some(lead) = candidates.first() else {
+            return VersionScope::Outside;
+        };
+        let is_taken = match entry.kind {
+            VersionKind::Marker => is_this(lead) && lead.admits_marker(),
+            VersionKind::Object => {
+                let candidates = candidates.iter().copied();
+                let takers = Takers::find(candidates, entry.size_bytes, None);
+                takers.rules.iter().any(is_this)
+            }
+        };
+        let start = self.starts.get(&lead.id).or(self.starts.get(&self.rule));
+        let made = entry.version.last_modified;
+        match () {
+            () if !is_taken || start.is_some_and(|start| made < *start) => VersionScope::Outside,
+            () if made > self.as_of => VersionScope::Pending,
+            () => VersionScope::Wanted,
+        }
+    }
+}
+
 /// One key at both ends.
 #[derive(Debug, Clone, Copy)]
 pub struct KeyHistories<'a> {
@@ -73,16 +134,31 @@ pub struct KeyHistories<'a> {
 /// Says whether two lists, oldest first, prove that every version and marker has its replica: same
 /// order, same sizes, and ETags that are digests and equal. Most keys need no other request.
 pub fn proves_equal(wanted: &[&SourceVersion], shown: &[&SourceVersion]) -> bool {
-    let (wanted, shown) = (coalesce(wanted), coalesce(shown));
-    let is_replica =
-        |(one, other): (&&SourceVersion, &&SourceVersion)| match (one.kind, other.kind) {
-            (VersionKind::Marker, VersionKind::Marker) => true,
-            (VersionKind::Object, VersionKind::Object) => has_content_of(one, other),
-            (VersionKind::Marker, VersionKind::Object)
-            | (VersionKind::Object, VersionKind::Marker) => false,
-        };
-    wanted.len() == shown.len() && wanted.iter().zip(&shown).all(is_replica)
+    pair_equal(wanted, shown).is_some()
 }
+
+/// Returns each version beside its replica, where two lists prove them equal.
+pub fn pair_equal<'a>(
+    wanted: &[&'a SourceVersion],
+    shown: &[&'a SourceVersion],
+) -> Option<Vec<VersionPair<'a>>> {
+    let (wanted, shown) = (coalesce(wanted), coalesce(shown));
+    let is_replica = |(one, other): &VersionPair<'_>| match (one.kind, other.kind) {
+        (VersionKind::Marker, VersionKind::Marker) => true,
+        (VersionKind::Object, VersionKind::Object) => has_content_of(one, other),
+        (VersionKind::Marker, VersionKind::Object) | (VersionKind::Object, VersionKind::Marker) => {
+            false
+        }
+    };
+    let is_paired = wanted.len() == shown.len();
+    let mut pairs: Vec<VersionPair<'a>> = wanted.into_iter().zip(shown).collect();
+    let is_equal = is_paired && pairs.iter().all(is_replica);
+    pairs.retain(|(one, _)| one.kind == VersionKind::Object);
+    is_equal.then_some(pairs)
+}
+
+/// A version and its replica.
+pub type VersionPair<'a> = (&'a SourceVersion, &'a SourceVersion);
 
 /// Leaves out markers over nothing and over markers.
 fn coalesce<'a>(entries: &[&'a SourceVersion]) -> Vec<&'a SourceVersion> {
@@ -98,7 +174,8 @@ fn coalesce<'a>(entries: &[&'a SourceVersion]) -> Vec<&'a SourceVersion> {
     kept
 }
 
-fn has_content_of(one: &SourceVersion, other: &SourceVersion) -> bool {
+/// Says whether sizes and ETags prove that two objects have the same content.
+pub fn has_content_of(one: &SourceVersion, other: &SourceVersion) -> bool {
     let digests = one.etag.as_ref().zip(other.etag.as_ref());
     one.size_bytes == other.size_bytes
         && digests.is_some_and(|(one, other)| one.is_digest() && one == other)
@@ -117,7 +194,27 @@ enum Identity {
     Foreign,
 }
 
-impl KeyHistories<'_> {
+impl<'a> KeyHistories<'a> {
+    /// Returns each version in scope beside its replica, of several the last; in latest mode only
+    /// what is current.
+    pub fn pair_replicas(&self, mode: History) -> Vec<VersionPair<'a>> {
+        let identities = self.identify_all(&mut Vec::new());
+        let last = self.shown.len().saturating_sub(1);
+        let mut replicas = BTreeMap::new();
+        for (at, (identity, shown)) in identities.iter().zip(self.shown).enumerate() {
+            if let Identity::Replica(place) = identity
+                && (mode == History::Exact || at == last)
+            {
+                replicas.insert(*place, &shown.entry);
+            }
+        }
+        let pair = |(place, replica)| {
+            let (entry, scope) = self.source.get(place)?;
+            (*scope == VersionScope::Wanted).then_some((entry, replica))
+        };
+        replicas.into_iter().filter_map(pair).collect()
+    }
+
     /// Lists all differences.
     pub fn compare(&self, mode: History) -> Vec<HistoryDifference> {
         let mut findings = Vec::new();

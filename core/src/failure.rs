@@ -76,6 +76,10 @@ pub enum Operation {
     GetBucketVersioning,
     /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html>
     GetObject,
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObjectLegalHold.html>
+    GetObjectLegalHold,
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObjectRetention.html>
+    GetObjectRetention,
     /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObjectTagging.html>
     GetObjectTagging,
     /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html>

@@ -11,12 +11,12 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand, ValueEnum};
 use replicator_config::policies::{self, PolicyFormat, PolicyLayout, PolicyOptions};
 use replicator_config::{ImportOptions, Settings};
-use replicator_core::object::{self, Timestamp, without_commands};
+use replicator_core::object::without_commands;
 use s3_replicator::admin::failures::{self, Which};
 use s3_replicator::admin::{pause, status};
 use s3_replicator::ledger::mend;
 use s3_replicator::pipeline::Role;
-use s3_replicator::verify::{Line, VerifyOptions};
+use s3_replicator::verify::VerifyOptions;
 use s3_replicator::{check, pipeline, process, verify};
 use strum::VariantNames;
 use tikv_jemallocator::Jemalloc;
@@ -82,7 +82,7 @@ enum Verb {
     Policies(Policies),
     /// Compares both sides of a rule and prints each difference; exit 2 on any
     #[command(after_help = VERIFY_EXAMPLES)]
-    Verify(VerifyArguments),
+    Verify(VerifyOptions),
     /// Shows what the running daemon has in flight and what is parked
     #[command(
         after_help = "Example:\n  s3-replicator status --config /etc/s3-replicator/config.toml"
@@ -221,55 +221,8 @@ Examples:
 const VERIFY_EXAMPLES: &str = "Examples:
   s3-replicator verify --rule orders
   s3-replicator verify --rule orders --prefix invoices/ --as-of 2026-11-30T12:00:00Z
+  s3-replicator verify --rule orders --deep --sample 1% --seed 7
   s3-replicator verify --rule orders --json | jq 'select(.difference == \"missing\")'";
-
-#[derive(Debug, clap::Args)]
-struct VerifyArguments {
-    /// The rule
-    #[arg(long, value_name = "RULE")]
-    rule: String,
-    /// Only keys of the source that begin with this
-    #[arg(long, value_name = "PREFIX")]
-    prefix: Option<String>,
-    /// Only versions created since then; the rule's own start when left out
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    since: Option<Timestamp>,
-    /// Only versions created until then; 15 minutes ago when left out
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    as_of: Option<Timestamp>,
-    /// Print JSON, an object per line
-    #[arg(long)]
-    json: bool,
-}
-
-fn parse_time(text: &str) -> Result<Timestamp, &'static str> {
-    object::parse_rfc3339(text).ok_or("not a time like 2026-11-30T12:00:00Z")
-}
-
-impl VerifyArguments {
-    /// Prints what differs, then the sum.
-    fn compare(self, settings: &Settings) -> anyhow::Result<ExitCode> {
-        let json = self.json;
-        let options = VerifyOptions {
-            rule: self.rule,
-            prefix: self.prefix,
-            since: self.since,
-            as_of: self.as_of,
-        };
-        let tell = |line: &Line| {
-            let text = if json { line.json().ok() } else { line.text() };
-            text.iter().for_each(|text| print_text(text));
-        };
-        let report = build_runtime()?.block_on(verify::verify(settings, &options, tell))?;
-        print_text(&if json { report.json()? } else { report.text() });
-        Ok(match report.is_equal() {
-            true => ExitCode::SUCCESS,
-            false => ExitCode::from(DIFFERENT),
-        })
-    }
-}
-
-const DIFFERENT: u8 = 2;
 
 const LEDGER_EXAMPLES: &str = "Examples:
   s3-replicator ledger check
@@ -409,7 +362,11 @@ fn execute(Command { config, verb }: Command) -> anyhow::Result<ExitCode> {
         }
         Verb::Import(import) => import.translate()?,
         Verb::Policies(policies) => policies.print(&settings()?)?,
-        Verb::Verify(verify) => return verify.compare(&settings()?),
+        Verb::Verify(options) => {
+            let settings = settings()?;
+            let verifying = verify::verify(&settings, &options, None, print_text);
+            return Ok(ExitCode::from(build_runtime()?.block_on(verifying)?));
+        }
         Verb::Status => build_runtime()?.block_on(status::ask(&settings()?))?,
         Verb::Health => build_runtime()?.block_on(status::ask_health(&settings()?))?,
         Verb::Pause { rule } => {

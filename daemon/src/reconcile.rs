@@ -5,8 +5,8 @@ mod attempt;
 mod execute;
 /// One version of an object: its headers, its tags, its bytes, and the proof of them.
 mod object {
-    pub(in crate::reconcile) mod attributes;
-    pub(in crate::reconcile) mod envelope;
+    pub(crate) mod attributes;
+    pub(crate) mod envelope;
     pub(in crate::reconcile) mod proof;
     pub(in crate::reconcile) mod tags;
     pub(in crate::reconcile) mod version_reader;
@@ -36,8 +36,10 @@ use crate::task::{PendingEvent, Report, Task};
 pub(crate) use attempt::AttemptState;
 use execute::delete;
 use execute::uploads::{self, UnconfirmedUpload};
-pub(crate) use object::attributes::{Header, headers_of_rule};
-pub(crate) use object::tags::read_tags;
+pub(crate) use object::attributes::{self, Header, headers_of_rule};
+pub(crate) use object::envelope;
+pub(crate) use object::tags::{Tags, read_tags};
+pub(crate) use object::version_reader::lay_out;
 use observe::Observation;
 pub(crate) use observe::head::{has_own_key, read_claim};
 pub(crate) use observe::listing;

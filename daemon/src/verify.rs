@@ -2,46 +2,90 @@
 //! key, are merged; only replicas that the lists do not prove equal are read, by HEAD. It writes
 //! nothing, and runs beside the daemon.
 
+mod deep;
 mod keys;
 mod report;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::str::FromStr;
 
 use anyhow::{Context, bail};
 use futures::{StreamExt as _, stream};
 use replicator_config::{Settings, suggest_nearest};
 use replicator_core::compare::{
-    Difference, HistoryDifference, KeyHistories, ShownEntry, VersionScope, proves_equal,
+    Difference, HistoryDifference, KeyHistories, RuleScope, VersionPair, VersionScope, pair_equal,
 };
-use replicator_core::failure::{Failure, FailureKind};
-use replicator_core::object::{Key, Timestamp, VersionId};
-use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
-use replicator_core::rule::{History, Replicas, Rule, Takers, match_rules};
-use replicator_core::stamp::{NAME, names_version};
+use replicator_core::failure::Failure;
+use replicator_core::object::{self, Key, Timestamp};
+use replicator_core::plan::{SourceVersion, VersionKind};
+use replicator_core::rule::{History, Rule};
+use sha2::{Digest, Sha256};
 
 use crate::admin::failures::parked_versions;
 use crate::clock;
 use crate::ledger::mend;
 use crate::metrics::Metrics;
-use crate::reconcile::{has_own_key, read_claim, read_tags};
 use crate::s3::accounts::error::Side;
-use crate::s3::accounts::{AccountClients, Accounts};
-use crate::s3::client::{ResponseHead, S3Request};
-use crate::task::Original;
+use crate::s3::accounts::{AccountClients, Accounts, AwsOverride};
 use keys::{KeyPairs, ListedPair, list_key};
-pub use report::{Line, VerifyReport};
+use report::{Line, VerifyReport};
 
-/// What is compared.
-#[derive(Debug, Clone)]
+/// What is compared, and how.
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct VerifyOptions {
-    /// The rule.
+    /// The rule
+    #[arg(long, value_name = "RULE")]
     pub rule: String,
-    /// Only keys of the source that begin with this.
+    /// Only keys of the source that begin with this
+    #[arg(long, value_name = "PREFIX")]
     pub prefix: Option<String>,
-    /// Only versions created since then; the rule's own start when absent.
+    /// Only versions created since then; the rule's own start when left out
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub since: Option<Timestamp>,
-    /// Only versions created until then; 15 minutes ago when absent.
+    /// Only versions created until then; 15 minutes ago when left out
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub as_of: Option<Timestamp>,
+    /// Compare metadata, tags, Object Lock, encryption and checksums too: four requests a version
+    #[arg(long)]
+    pub deep: bool,
+    /// Compare this share of the keys so, like 1%; the lists of all others are compared all the same
+    #[arg(long, value_name = "SHARE", requires = "deep")]
+    pub sample: Option<SampleShare>,
+    /// Which keys a sample takes: the same each time, others for another number
+    #[arg(long, value_name = "NUMBER", requires = "sample", default_value_t = 0)]
+    pub seed: u64,
+    /// Print JSON, an object per line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which share of the keys a sample takes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SampleShare(f64);
+
+impl FromStr for SampleShare {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let number = text.strip_suffix('%').unwrap_or(text).parse::<f64>().ok();
+        let percent = number.filter(|percent| *percent > 0.0 && *percent <= 100.0);
+        let words = "not a share like 1% or 0.1%, above 0 and up to 100%";
+        percent.map(|percent| Self(percent / 100.0)).ok_or(words)
+    }
+}
+
+impl SampleShare {
+    /// Says whether it takes a key, by a digest of it.
+    fn takes(self, key: &Key, seed: u64) -> bool {
+        let digest = Sha256::new_with_prefix(seed.to_be_bytes());
+        let digest = digest.chain_update(key.as_str()).finalize();
+        let (first, _) = digest.split_first_chunk::<4>().unwrap_or((&[0; 4], &[]));
+        f64::from(u32::from_be_bytes(*first)) < self.0 * f64::from(u32::MAX)
+    }
+}
+
+fn parse_time(text: &str) -> Result<Timestamp, &'static str> {
+    object::parse_rfc3339(text).ok_or("not a time like 2026-11-30T12:00:00Z")
 }
 
 // What native replication promises 99.9 % of its objects within: younger versions may be on their
@@ -51,49 +95,84 @@ const PENDING_FOR: time::Duration = time::Duration::minutes(15);
 // HEADs of different keys at a time.
 const KEYS_MAX: usize = 32;
 
-/// Compares both sides, and passes each difference on as it is found.
+/// Compares both sides, and prints each difference as it is found, then the sum; returns the exit
+/// code.
 pub async fn verify(
     settings: &Settings,
     options: &VerifyOptions,
-    tell: impl FnMut(&Line),
-) -> anyhow::Result<VerifyReport> {
+    given: Option<&AwsOverride>,
+    mut print: impl FnMut(&str),
+) -> anyhow::Result<u8> {
     let metrics = Metrics::new().context("cannot register metrics")?;
-    let accounts = Accounts::connect(&settings.accounts, &metrics, None).await;
+    let accounts = Accounts::connect(&settings.accounts, &metrics, given).await;
     let accounts = accounts.context("cannot set up TLS")?;
     let rule = find_rule(settings, &options.rule)?;
-    let mut starts = HashMap::new();
-    let is_beside = |other: &&Rule| {
-        other.source.bucket == rule.source.bucket && other.destination == rule.destination
-    };
-    for other in settings.rules.iter().filter(is_beside) {
-        if let Some(start) = start_of(settings, options, other)? {
-            starts.insert(other.id.clone(), start);
-        }
-    }
-    let since = *starts.get(&rule.id).with_context(|| {
-        format!(
-            "rule {:?} has no since, and no ledger here says when it was first loaded; give --since",
-            rule.id
-        )
-    })?;
     let access = |name: &str| {
         let access = accounts.get(name);
         access.with_context(|| format!("account {name:?} is not defined"))
     };
-    let mut rules = settings.rules.clone();
-    // What a disabled rule would take is compared as if it were enabled.
-    { rules.iter_mut().filter(|other| other.id == rule.id) }.for_each(|rule| rule.enabled = true);
     let verifier = Verifier {
-        rules,
+        scope: scope_of(settings, options, rule)?,
         rule,
         source: access(&rule.source.account)?,
         destination: access(&rule.destination.account)?,
-        since,
+        // Beside a daemon that a test reaches otherwise, none listens.
+        parked: match given {
+            None => parked_versions(settings, &rule.id).await,
+            Some(_) => None,
+        },
+        deep: { options.deep }.then(|| Deep::from(options)),
+    };
+    let report = verifier.run(options.prefix.as_deref(), |line| {
+        let text = if options.json {
+            line.json().ok()
+        } else {
+            line.text()
+        };
+        text.iter().for_each(|text| print(text));
+    });
+    let report = Box::pin(report).await?;
+    print(&if options.json {
+        report.json()?
+    } else {
+        report.text()
+    });
+    Ok(if report.is_equal() { EQUAL } else { DIFFERENT })
+}
+
+const EQUAL: u8 = 0;
+const DIFFERENT: u8 = 2;
+
+/// Says which versions are compared.
+fn scope_of(
+    settings: &Settings,
+    options: &VerifyOptions,
+    rule: &Rule,
+) -> anyhow::Result<RuleScope> {
+    let is_beside = |other: &&Rule| {
+        other.source.bucket == rule.source.bucket && other.destination == rule.destination
+    };
+    let mut rules: Vec<Rule> = settings.rules.iter().filter(is_beside).cloned().collect();
+    let mut starts = BTreeMap::new();
+    for other in &mut rules {
+        // What a disabled rule would take is compared as if it were enabled.
+        other.enabled |= other.id == rule.id;
+        if let Some(start) = start_of(settings, options, other)? {
+            starts.insert(other.id.clone(), start);
+        }
+    }
+    if !starts.contains_key(&rule.id) {
+        bail!(
+            "rule {:?} has no since, and no ledger here says when it was first loaded; give --since",
+            rule.id
+        );
+    }
+    Ok(RuleScope {
+        rule: rule.id.clone(),
+        rules,
         starts,
         as_of: options.as_of.unwrap_or_else(|| clock::now() - PENDING_FOR),
-        parked: parked_versions(settings, &rule.id).await,
-    };
-    verifier.run(options.prefix.as_deref(), tell).await
+    })
 }
 
 /// Returns since when versions are in scope of a rule, to the second as lists state times.
@@ -118,16 +197,33 @@ fn find_rule<'s>(settings: &'s Settings, id: &str) -> anyhow::Result<&'s Rule> {
 }
 
 struct Verifier<'a> {
-    rules: Vec<Rule>,
+    scope: RuleScope,
     rule: &'a Rule,
     source: &'a AccountClients,
     destination: &'a AccountClients,
-    since: Timestamp,
-    /// When the other rules of the same buckets begin.
-    starts: HashMap<String, Timestamp>,
-    as_of: Timestamp,
     /// Why versions are parked, by source key and version; none where no daemon answers.
     parked: Option<HashMap<(String, Option<String>), String>>,
+    /// Of which keys all is compared, if of any.
+    deep: Option<Deep>,
+}
+
+/// Of which keys all is compared: of all, or of a sample.
+struct Deep {
+    sample: Option<SampleShare>,
+    seed: u64,
+}
+
+impl From<&VerifyOptions> for Deep {
+    fn from(options: &VerifyOptions) -> Self {
+        let VerifyOptions { sample, seed, .. } = *options;
+        Self { sample, seed }
+    }
+}
+
+impl Deep {
+    fn takes(&self, key: &Key) -> bool {
+        self.sample.is_none_or(|share| share.takes(key, self.seed))
+    }
 }
 
 /// One key as both sides list it, oldest first.
@@ -142,10 +238,23 @@ struct Pair {
 struct Compared {
     pair: Pair,
     findings: Vec<(HistoryDifference, Option<Explanation>)>,
+    /// How many of its versions were compared in all that lists do not tell.
+    deep: u64,
+    /// Why bytes of some were not.
+    uncompared: Vec<&'static str>,
 }
 
-/// Why a version has no replica.
+/// What the lists, and stamps, tell of a key.
+struct Judged {
+    findings: Vec<HistoryDifference>,
+    /// Each version beside its replica.
+    replicas: Vec<(SourceVersion, SourceVersion)>,
+}
+
+/// What more is to be said of a difference.
 enum Explanation {
+    /// In what they differ.
+    Detail(String),
     /// The daemon could not write it yet.
     Parked(String),
     /// The rule does not take it.
@@ -158,7 +267,7 @@ impl<'a> Verifier<'a> {
         prefix: Option<&str>,
         mut tell: impl FnMut(&Line),
     ) -> anyhow::Result<VerifyReport> {
-        let mut report = VerifyReport::new(self.as_of, self.parked.is_some());
+        let mut report = VerifyReport::new(self.scope.as_of, self.parked.is_some());
         let ends = (self.source, self.destination);
         let both = KeyPairs::new(self.rule, ends, prefix)?;
         let pairs = stream::unfold(Some(both), |both| async move {
@@ -173,7 +282,7 @@ impl<'a> Verifier<'a> {
         let mut compared = std::pin::pin!(compared.buffered(KEYS_MAX));
         while let Some(compared) = compared.next().await {
             let compared = compared.context("broken off, so this proves nothing")?;
-            report.count(&compared.pair.source);
+            report.count(&compared);
             for (finding, reason) in &compared.findings {
                 let line = Line::new(self.rule, &compared.pair, finding, reason.as_ref());
                 report.add(&line);
@@ -184,8 +293,8 @@ impl<'a> Verifier<'a> {
     }
 
     async fn compare(&self, mut pair: Pair) -> Result<Compared, Failure> {
-        let mut findings = self.differences(&mut pair).await?;
-        if !findings.is_empty() {
+        let mut judged = self.judge(&mut pair).await?;
+        if !judged.findings.is_empty() {
             // The two lists are of different moments. The destination's comes first now: a replica
             // is there later than its original.
             let (from, to) = (&self.rule.source.bucket, &self.rule.destination.bucket);
@@ -197,27 +306,47 @@ impl<'a> Verifier<'a> {
                 source,
                 shown,
             });
-            findings = self.differences(&mut pair).await?;
+            judged = self.judge(&mut pair).await?;
         }
-        let mut explained = Vec::new();
-        for finding in findings {
+        let mut findings = Vec::new();
+        for finding in judged.findings {
             let reason = self.explain(&pair, &finding).await?;
-            explained.push((finding, reason));
+            findings.push((finding, reason));
         }
-        let findings = explained;
-        Ok(Compared { pair, findings })
+        let mut compared = Compared {
+            pair,
+            findings,
+            deep: 0,
+            uncompared: Vec::new(),
+        };
+        let is_deep = |deep: &Deep| deep.takes(&compared.pair.key);
+        if self.deep.as_ref().is_some_and(is_deep) {
+            Box::pin(self.compare_deep(&mut compared, &judged.replicas)).await?;
+        }
+        Ok(compared)
     }
 
-    async fn differences(&self, pair: &mut Pair) -> Result<Vec<HistoryDifference>, Failure> {
-        if self.lists_prove(pair) {
-            return Ok(Vec::new());
+    async fn judge(&self, pair: &mut Pair) -> Result<Judged, Failure> {
+        let owned = |pairs: Vec<VersionPair<'_>>| {
+            let pairs = pairs.into_iter();
+            pairs
+                .map(|(one, other)| (one.clone(), other.clone()))
+                .collect()
+        };
+        let replicas = self.pair_listed(pair).map(owned);
+        if let Some(replicas) = replicas {
+            let findings = Vec::new();
+            return Ok(Judged { findings, replicas });
         }
         let shown = self.read_shown(pair).await?;
         let histories = KeyHistories {
             source: &pair.source,
             shown: &shown,
         };
-        Ok(histories.compare(self.rule.history))
+        Ok(Judged {
+            findings: histories.compare(self.rule.history),
+            replicas: owned(histories.pair_replicas(self.rule.history)),
+        })
     }
 
     /// Says of each entry whether it has to have a replica.
@@ -228,9 +357,9 @@ impl<'a> Verifier<'a> {
             source,
             shown,
         } = listed;
-        let candidates = self.candidates(&key);
+        let candidates = self.scope.candidates(&key);
         let scope_of = |entry: SourceVersion| {
-            let scope = self.scope_of(&entry, &candidates);
+            let scope = self.scope.of_entry(&entry, &candidates);
             (entry, scope)
         };
         Pair {
@@ -241,13 +370,11 @@ impl<'a> Verifier<'a> {
         }
     }
 
-    fn lists_prove(&self, pair: &Pair) -> bool {
-        if pair
-            .source
-            .iter()
-            .any(|(_, scope)| *scope == VersionScope::Pending)
-        {
-            return false;
+    /// Returns each version beside its replica, if the lists prove that all have one.
+    fn pair_listed<'p>(&self, pair: &'p Pair) -> Option<Vec<VersionPair<'p>>> {
+        let is_pending = |(_, scope): &(_, VersionScope)| *scope == VersionScope::Pending;
+        if pair.source.iter().any(is_pending) {
+            return None;
         }
         let of_scope = pair
             .source
@@ -259,69 +386,7 @@ impl<'a> Verifier<'a> {
             wanted.drain(..wanted.len().saturating_sub(1));
             shown.drain(..shown.len().saturating_sub(1));
         }
-        proves_equal(&wanted, &shown)
-    }
-
-    /// Reads the stamps of the objects that the destination has.
-    async fn read_shown(&self, pair: &mut Pair) -> Result<Vec<ShownEntry>, Failure> {
-        let (mut shown, last) = (Vec::new(), pair.shown.len().saturating_sub(1));
-        for (at, entry) in pair.shown.iter().enumerate() {
-            let is_judged = self.rule.history == History::Exact || at == last;
-            if entry.kind == VersionKind::Marker || !is_judged {
-                let entry = entry.clone();
-                shown.push(ShownEntry { entry, claim: None });
-                continue;
-            }
-            let bucket = &self.rule.destination.bucket;
-            let head = S3Request::head_object(Side::Destination, bucket, &pair.target);
-            let id = entry.version.id.as_str();
-            // Removed since it was listed.
-            let Some(head) = read_head(self.destination, head.version(id)).await? else {
-                continue;
-            };
-            let mut claim = read_claim(&head, self.original(&pair.key));
-            if let Some(claim) = &mut claim {
-                claim.has_digest =
-                    claim.has_digest && self.has_digest(pair, &claim.version).await?;
-            }
-            let entry = entry.clone();
-            shown.push(ShownEntry { entry, claim });
-        }
-        pair.shown = shown.iter().map(|shown| shown.entry.clone()).collect();
-        Ok(shown)
-    }
-
-    /// Says whether the ETag of a version of the source is a digest of its content, as far as it
-    /// reads like one.
-    async fn has_digest(&self, pair: &Pair, version: &VersionRef) -> Result<bool, Failure> {
-        let mut entries = pair.source.iter().map(|(entry, _)| entry);
-        let Some(entry) = entries.find(|entry| names_version(version, &entry.version)) else {
-            return Ok(true);
-        };
-        let is_equal = |shown: &SourceVersion| shown.etag == entry.etag;
-        let reads_so = entry.etag.as_ref().is_some_and(|etag| etag.is_digest());
-        if !reads_so || pair.shown.iter().any(is_equal) {
-            return Ok(reads_so);
-        }
-        let head = self.read_source(&pair.key, &version.id).await?;
-        Ok(head.is_some_and(|head| !has_own_key(&head)))
-    }
-
-    fn original<'k>(&'k self, key: &'k Key) -> Original<'k> {
-        Original {
-            bucket: &self.rule.source.bucket,
-            key,
-            wraps_keys: !self.rule.client_side_keys.is_empty(),
-        }
-    }
-
-    async fn read_source(
-        &self,
-        key: &Key,
-        id: &VersionId,
-    ) -> Result<Option<ResponseHead>, Failure> {
-        let head = S3Request::head_object(Side::Source, &self.rule.source.bucket, key);
-        read_head(self.source, head.version(id.as_str())).await
+        pair_equal(&wanted, &shown)
     }
 
     /// Says why a version is missing, where that is known.
@@ -350,94 +415,5 @@ impl<'a> Verifier<'a> {
             parked.get(&(key, Some(version.id.as_str().to_owned())))
         });
         Ok(parked.cloned().map(Explanation::Parked))
-    }
-
-    async fn why_not_eligible(
-        &self,
-        key: &Key,
-        entry: &SourceVersion,
-    ) -> Result<Option<&'static str>, Failure> {
-        let (id, size_bytes) = (&entry.version.id, entry.size_bytes);
-        let head = match self.read_source(key, id).await {
-            Ok(Some(head)) => head,
-            Ok(None) => return Ok(Some("the source has lost it since it was listed")),
-            Err(failure) if matches!(failure.kind, FailureKind::Ineligible(_)) => {
-                return Ok(Some("SrcObjectNotEligible"));
-            }
-            Err(failure) => return Err(failure),
-        };
-        let (rule, class) = (self.rule, head.header("x-amz-storage-class"));
-        let is_restored = head
-            .header("x-amz-restore")
-            .is_some_and(|restore| restore.contains("ongoing-request=\"false\""));
-        let is_archived = matches!(class, Some("GLACIER" | "DEEP_ARCHIVE")) && !is_restored;
-        let is_kms = has_own_key(&head);
-        let is_replica = head.user(NAME).is_some() && rule.replicas == Replicas::Skip;
-        let (mut tags_differ, mut is_others) = (false, false);
-        let find = |tags| Takers::find(self.candidates(key), size_bytes, tags);
-        if find(None).need_tags {
-            let call = S3Request::tags(Side::Source, &rule.source.bucket, key);
-            let tags = read_tags(self.source, call.version(id.as_str())).await?;
-            let takers = find(Some(&tags));
-            tags_differ = takers.refusals.iter().any(|(one, _)| one.id == rule.id);
-            is_others = !tags_differ && takers.rules.iter().all(|one| one.id != rule.id);
-        }
-        let reasons = [
-            (is_archived, "SrcObjectNotEligible"),
-            (
-                is_kms && !rule.sse_kms_objects,
-                "sse_kms_objects is not set",
-            ),
-            (is_replica, "it is a replica itself"),
-            (is_others, "another rule takes it"),
-            (tags_differ, "its tags do not match"),
-        ];
-        Ok(reasons
-            .iter()
-            .find(|(holds, _)| *holds)
-            .map(|(_, why)| *why))
-    }
-
-    /// Lists the rules that compete for a key, the first one first.
-    fn candidates(&self, key: &Key) -> Vec<&Rule> {
-        let (source, destination) = (&self.rule.source.bucket, &self.rule.destination);
-        let contests = match_rules(&self.rules, source, key);
-        let mut ours = contests.into_iter();
-        ours.find(|contest| contest.destination == destination)
-            .map_or(Vec::new(), |contest| contest.candidates)
-    }
-
-    /// Says whether an entry has to have a replica by this rule. The first rule of a key decides on
-    /// its markers and its start. What a preferred rule takes by tags is not known from the list.
-    fn scope_of(&self, entry: &SourceVersion, candidates: &[&Rule]) -> VersionScope {
-        let is_this = |rule: &&Rule| rule.id == self.rule.id;
-        let lead = candidates.first().copied().unwrap_or(self.rule);
-        let is_taken = match entry.kind {
-            VersionKind::Marker => is_this(&lead) && lead.admits_marker(),
-            VersionKind::Object => {
-                let candidates = candidates.iter().copied();
-                let takers = Takers::find(candidates, entry.size_bytes, None);
-                takers.rules.iter().any(is_this)
-            }
-        };
-        let made = entry.version.last_modified;
-        let since = self.starts.get(&lead.id).unwrap_or(&self.since);
-        match () {
-            () if made < *since || !is_taken => VersionScope::Outside,
-            () if made > self.as_of => VersionScope::Pending,
-            () => VersionScope::Wanted,
-        }
-    }
-}
-
-/// Reads the headers of a version; none if the service says that it is not there.
-async fn read_head(
-    access: &AccountClients,
-    call: S3Request<'_>,
-) -> Result<Option<ResponseHead>, Failure> {
-    match access.wire.send(call).await {
-        Ok(answer) => Ok(Some(answer.into_head())),
-        Err(refusal) if refusal.is_absent() => Ok(None),
-        Err(refusal) => Err(refusal.into()),
     }
 }

@@ -69,6 +69,8 @@ mod silence;
 // Rules that are paused.
 mod pauses;
 mod strangers;
+// What verify finds of what was broken.
+mod verified;
 // What is there though a store does not say so.
 mod unlisted;
 mod uploads;

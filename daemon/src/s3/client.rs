@@ -42,7 +42,7 @@ use crate::s3::accounts::error::{self, ErrorBody, Refusal, RefusalKind};
 pub(crate) use body::{BodyChunks, BodyReader, Filled};
 pub(crate) use connector::{Bounds, NoTls, TruncatedAnswer, connect, is_unsent};
 pub(crate) use request::{CHECKSUM_MODE, PageRequest, S3Request};
-pub(crate) use response::{ResponseHead, S3Error, S3Response, USER};
+pub(crate) use response::{ResponseHead, S3Error, S3Response, USER, plain_text};
 pub(crate) use signer::{Keeper, Signer};
 
 /// What is told of the answers to a task's requests.

@@ -1,20 +1,27 @@
-//! The keys of two buckets in their order, each with its histories, read page by page: so that
-//! buckets of any size are compared in constant memory.
+//! What is read of two buckets: their keys in order, each with its histories, page by page, so that
+//! buckets of any size are compared in constant memory; and single versions, where lists do not
+//! tell what is a replica, or why there is none.
 
 use std::collections::VecDeque;
 
 use anyhow::bail;
+use replicator_core::compare::ShownEntry;
 use replicator_core::failure::{Failure, FailureKind, Operation, Reason};
-use replicator_core::object::{Bucket, Key};
-use replicator_core::plan::{SourceVersion, VersionKind};
+use replicator_core::object::{Bucket, Key, VersionId};
+use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::retry;
-use replicator_core::rule::Rule;
+use replicator_core::rule::{History, Replicas, Rule, Takers};
+use replicator_core::stamp::{NAME, names_version};
 
+use super::{Pair, Verifier};
 use crate::reconcile::listing::{
     Listed, PAGE_ENTRIES_MAX, VERSIONS_MAX, VersionLister, VersionPage, find_doubt,
 };
+use crate::reconcile::{has_own_key, read_claim, read_tags};
 use crate::s3::accounts::AccountClients;
 use crate::s3::accounts::error::Side;
+use crate::s3::client::{ResponseHead, S3Request};
+use crate::task::Original;
 
 /// A key as both sides list it, oldest first.
 #[derive(Debug)]
@@ -269,4 +276,143 @@ fn passes(failure: &Failure) -> bool {
 
 fn contradiction(words: &str) -> Failure {
     Failure::with_source(FailureKind::Transient, DURING, words.to_owned())
+}
+
+impl Verifier<'_> {
+    /// Reads the stamps of the objects that the destination has.
+    pub(super) async fn read_shown(&self, pair: &mut Pair) -> Result<Vec<ShownEntry>, Failure> {
+        let (mut shown, last) = (Vec::new(), pair.shown.len().saturating_sub(1));
+        for (at, entry) in pair.shown.iter().enumerate() {
+            let is_judged = self.rule.history == History::Exact || at == last;
+            if entry.kind == VersionKind::Marker || !is_judged {
+                let entry = entry.clone();
+                shown.push(ShownEntry { entry, claim: None });
+                continue;
+            }
+            let head = self.head_of(Side::Destination, &pair.target);
+            let id = entry.version.id.as_str();
+            // Removed since it was listed.
+            let Some(head) = read_head(self.destination, head.version(id)).await? else {
+                continue;
+            };
+            let mut claim = read_claim(&head, self.original(&pair.key));
+            if let Some(claim) = &mut claim {
+                claim.has_digest =
+                    claim.has_digest && self.has_digest(pair, &claim.version).await?;
+            }
+            let entry = entry.clone();
+            shown.push(ShownEntry { entry, claim });
+        }
+        pair.shown = shown.iter().map(|shown| shown.entry.clone()).collect();
+        Ok(shown)
+    }
+
+    /// Says whether the ETag of a version of the source is a digest of its content, as far as it
+    /// reads like one.
+    async fn has_digest(&self, pair: &Pair, version: &VersionRef) -> Result<bool, Failure> {
+        let mut entries = pair.source.iter().map(|(entry, _)| entry);
+        let Some(entry) = entries.find(|entry| names_version(version, &entry.version)) else {
+            return Ok(true);
+        };
+        let is_equal = |shown: &SourceVersion| shown.etag == entry.etag;
+        let reads_so = entry.etag.as_ref().is_some_and(|etag| etag.is_digest());
+        if !reads_so || pair.shown.iter().any(is_equal) {
+            return Ok(reads_so);
+        }
+        let head = self.read_source(&pair.key, &version.id).await?;
+        Ok(head.is_some_and(|head| !has_own_key(&head)))
+    }
+
+    pub(super) fn head_of<'c>(&'c self, side: Side, key: &'c Key) -> S3Request<'c> {
+        S3Request::head_object(side, self.at(side).1, key)
+    }
+
+    pub(super) fn at(&self, side: Side) -> (&AccountClients, &Bucket) {
+        match side {
+            Side::Source => (self.source, &self.rule.source.bucket),
+            Side::Destination | Side::Write | Side::Prepare => {
+                (self.destination, &self.rule.destination.bucket)
+            }
+        }
+    }
+
+    fn original<'k>(&'k self, key: &'k Key) -> Original<'k> {
+        Original {
+            bucket: &self.rule.source.bucket,
+            key,
+            wraps_keys: !self.rule.client_side_keys.is_empty(),
+        }
+    }
+
+    async fn read_source(
+        &self,
+        key: &Key,
+        id: &VersionId,
+    ) -> Result<Option<ResponseHead>, Failure> {
+        let head = self.head_of(Side::Source, key);
+        read_head(self.source, head.version(id.as_str())).await
+    }
+
+    pub(super) async fn why_not_eligible(
+        &self,
+        key: &Key,
+        entry: &SourceVersion,
+    ) -> Result<Option<&'static str>, Failure> {
+        let (id, size_bytes) = (&entry.version.id, entry.size_bytes);
+        let head = match self.read_source(key, id).await {
+            Ok(Some(head)) => head,
+            Ok(None) => return Ok(Some("the source has lost it since it was listed")),
+            Err(failure) if matches!(failure.kind, FailureKind::Ineligible(_)) => {
+                return Ok(Some("SrcObjectNotEligible"));
+            }
+            Err(failure) => return Err(failure),
+        };
+        let rule = self.rule;
+        let is_kms = has_own_key(&head);
+        let is_replica = head.user(NAME).is_some() && rule.replicas == Replicas::Skip;
+        let (mut tags_differ, mut is_others) = (false, false);
+        let find = |tags| Takers::find(self.scope.candidates(key), size_bytes, tags);
+        if find(None).need_tags {
+            let call = S3Request::tags(Side::Source, &rule.source.bucket, key);
+            let tags = read_tags(self.source, call.version(id.as_str())).await?;
+            let takers = find(Some(&tags));
+            tags_differ = takers.refusals.iter().any(|(one, _)| one.id == rule.id);
+            is_others = !tags_differ && takers.rules.iter().all(|one| one.id != rule.id);
+        }
+        let reasons = [
+            (is_archived(&head), "SrcObjectNotEligible"),
+            (
+                is_kms && !rule.sse_kms_objects,
+                "sse_kms_objects is not set",
+            ),
+            (is_replica, "it is a replica itself"),
+            (is_others, "another rule takes it"),
+            (tags_differ, "its tags do not match"),
+        ];
+        Ok(reasons
+            .iter()
+            .find(|(holds, _)| *holds)
+            .map(|(_, why)| *why))
+    }
+}
+
+/// Reads the headers of a version; none if the service says that it is not there.
+async fn read_head(
+    access: &AccountClients,
+    call: S3Request<'_>,
+) -> Result<Option<ResponseHead>, Failure> {
+    match access.wire.send(call).await {
+        Ok(answer) => Ok(Some(answer.into_head())),
+        Err(refusal) if refusal.is_absent() => Ok(None),
+        Err(refusal) => Err(refusal.into()),
+    }
+}
+
+/// Says whether an object cannot be read before it is restored.
+pub(super) fn is_archived(head: &ResponseHead) -> bool {
+    let class = head.header("x-amz-storage-class");
+    let is_restored = head
+        .header("x-amz-restore")
+        .is_some_and(|restore| restore.contains("ongoing-request=\"false\""));
+    matches!(class, Some("GLACIER" | "DEEP_ARCHIVE")) && !is_restored
 }

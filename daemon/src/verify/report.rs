@@ -5,19 +5,19 @@ use std::fmt::Write as _;
 
 use replicator_core::compare::{HistoryDifference, VersionScope};
 use replicator_core::object::{Timestamp, escape_controls};
-use replicator_core::plan::{SourceVersion, VersionKind};
+use replicator_core::plan::VersionKind;
 use replicator_core::rule::Rule;
 use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Explanation, Pair};
+use super::{Compared, Explanation, Pair};
 
 const PARKED: &str = "parked";
 const SKIPPED: &str = "skipped";
 
 /// One difference.
 #[derive(Debug, Serialize)]
-pub struct Line {
+pub(super) struct Line {
     /// What differs; `parked` or `skipped` where that explains what is missing.
     difference: String,
     rule: String,
@@ -27,13 +27,13 @@ pub struct Line {
     /// The key at the destination, and which version.
     destination: String,
     destination_version: Option<String>,
-    /// Why it is parked or skipped.
+    /// Why it is parked or skipped, or in what they differ.
     reason: Option<String>,
 }
 
 /// What both sides came to.
 #[derive(Debug, Serialize)]
-pub struct VerifyReport {
+pub(super) struct VerifyReport {
     /// Until when versions count.
     as_of: String,
     keys: u64,
@@ -42,7 +42,13 @@ pub struct VerifyReport {
     /// Entries that are younger.
     pending: u64,
     differences: BTreeMap<String, u64>,
+    /// What is parked, by its reasons.
+    parked: BTreeMap<String, u64>,
     skipped: BTreeMap<String, u64>,
+    /// Versions that were compared in all that lists do not tell.
+    deep: u64,
+    /// Of how many of them the bytes were not, by the reasons.
+    bytes_not_compared: BTreeMap<String, u64>,
     /// Whether the daemon was asked what is parked.
     knows_parked: bool,
 }
@@ -57,6 +63,7 @@ impl Line {
         let (difference, reason) = match explanation {
             Some(Explanation::Parked(reason)) => (PARKED, Some(reason.clone())),
             Some(Explanation::Skipped(reason)) => (SKIPPED, Some((*reason).to_owned())),
+            Some(Explanation::Detail(how)) => (finding.difference.into(), Some(how.clone())),
             None => (finding.difference.into(), None),
         };
         let source_version = finding
@@ -80,11 +87,11 @@ impl Line {
     }
 
     /// Writes the difference for a terminal; none where the rule does not take the version.
-    pub fn text(&self) -> Option<String> {
+    pub(super) fn text(&self) -> Option<String> {
         if self.is_skipped() {
             return None;
         }
-        let mut text = format!("{:<8} ", self.difference);
+        let mut text = format!("{:<10} ", self.difference);
         let sides = [
             (&self.source, &self.source_version),
             (&self.destination, &self.destination_version),
@@ -104,7 +111,7 @@ impl Line {
     }
 
     /// Writes it as a line of JSON.
-    pub fn json(&self) -> serde_json::Result<String> {
+    pub(super) fn json(&self) -> serde_json::Result<String> {
         serde_json::to_string(self)
     }
 }
@@ -118,12 +125,16 @@ impl VerifyReport {
             markers: 0,
             pending: 0,
             differences: BTreeMap::new(),
+            parked: BTreeMap::new(),
             skipped: BTreeMap::new(),
+            deep: 0,
+            bytes_not_compared: BTreeMap::new(),
             knows_parked,
         }
     }
 
-    pub(super) fn count(&mut self, source: &[(SourceVersion, VersionScope)]) {
+    pub(super) fn count(&mut self, compared: &Compared) {
+        let source = &compared.pair.source;
         let wanted = source
             .iter()
             .filter(|(_, scope)| *scope == VersionScope::Wanted);
@@ -139,6 +150,13 @@ impl VerifyReport {
             .iter()
             .filter(|(_, scope)| *scope == VersionScope::Pending);
         self.pending += pending.count() as u64;
+        self.deep += compared.deep;
+        for why in &compared.uncompared {
+            *self
+                .bytes_not_compared
+                .entry((*why).to_owned())
+                .or_default() += 1;
+        }
     }
 
     pub(super) fn add(&mut self, line: &Line) {
@@ -150,15 +168,18 @@ impl VerifyReport {
             false => (&mut self.differences, line.difference.clone()),
         };
         *counts.entry(name).or_default() += 1;
+        if let Some(reason) = line.reason.as_ref().filter(|_| line.difference == PARKED) {
+            *self.parked.entry(reason.clone()).or_default() += 1;
+        }
     }
 
     /// Says whether nothing differs.
-    pub fn is_equal(&self) -> bool {
+    pub(super) fn is_equal(&self) -> bool {
         self.differences.is_empty()
     }
 
     /// Writes the sum for a terminal.
-    pub fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let counts = |counts: &BTreeMap<String, u64>| {
             let each = counts.iter().map(|(name, count)| format!("{count} {name}"));
             each.collect::<Vec<String>>().join(", ")
@@ -173,23 +194,36 @@ impl VerifyReport {
                 counts(&self.differences)
             ),
         };
+        let mut add = |line: String| text.push_str(&format!("\n{line}"));
         if self.pending > 0 {
-            text.push_str(&format!("\n{} younger ones were not judged", self.pending));
+            add(format!("{} pending: younger, and not judged", self.pending));
+        }
+        for (reason, count) in &self.parked {
+            add(format!("{count} parked because of {reason}"));
+        }
+        if self.deep > 0 {
+            add(format!(
+                "{} versions were compared with metadata, tags, lock, encryption and checksums",
+                self.deep
+            ));
+        }
+        for (why, count) in &self.bytes_not_compared {
+            add(format!("of {count} the bytes were not compared: {why}"));
         }
         if !self.skipped.is_empty() {
-            text.push_str(&format!(
-                "\nnot replicated by the rule: {}",
+            add(format!(
+                "not replicated by the rule: {}",
                 counts(&self.skipped)
             ));
         }
         if !self.is_equal() && !self.knows_parked {
-            text.push_str("\nno daemon answers here, so what is parked counts as missing");
+            add("no daemon answers here, so what is parked counts as missing".to_owned());
         }
         text
     }
 
     /// Writes the sum as a line of JSON.
-    pub fn json(&self) -> serde_json::Result<String> {
+    pub(super) fn json(&self) -> serde_json::Result<String> {
         serde_json::to_string(self)
     }
 }

@@ -43,7 +43,7 @@ mod writes;
 #[cfg(test)]
 mod tests;
 
-use entry::{Encryption, EndedUpload, Entry, EntryId, OpenUpload, Shown, Versioning};
+use entry::{Encryption, EndedUpload, Entry, EntryId, Object, OpenUpload, Shown, Versioning};
 use state::{Bucket, Deed, Place, State};
 use traits::Traits;
 
@@ -223,6 +223,64 @@ impl Fake {
                     "the bucket is there, or it would show nothing"
                 );
             }
+        });
+    }
+
+    /// Changes a version as only a fault of the store can: no event tells of it.
+    pub fn spoil(
+        &self,
+        bucket: &str,
+        key: &str,
+        version_id: &str,
+        change: impl FnOnce(&mut Object),
+    ) {
+        self.shared.locked(|state| {
+            let place = Place::new(bucket, key);
+            let mut object = {
+                let bucket = state.buckets.get(bucket)?;
+                bucket.version(key, version_id)?.object.clone()?
+            };
+            let before = object.clone();
+            change(&mut object);
+            if (&before.bytes, &before.encryption) != (&object.bytes, &object.encryption) {
+                object.etag = writes::etag(state, &object.encryption, &object.bytes);
+                object.checksum = object
+                    .checksum
+                    .map(|stated| writes::full_checksum(stated.algorithm, &object.bytes));
+            }
+            let history = state.buckets.get_mut(bucket)?.keys.get_mut(&place.key)?;
+            let mut entries = history.entries.iter_mut();
+            let entry = entries.find(|entry| entry.version_id == version_id)?;
+            Arc::make_mut(entry).object = Some(object);
+            Some(())
+        });
+    }
+
+    /// Loses a version or a delete marker.
+    pub fn lose(&self, bucket: &str, key: &str, version_id: &str) {
+        self.with_bucket(bucket, |bucket| {
+            if let Some(history) = bucket.keys.get_mut(key) {
+                history
+                    .entries
+                    .retain(|entry| entry.version_id != version_id);
+            }
+        });
+    }
+
+    /// Puts what a version holds on top of its key, as a version of its own.
+    pub fn put_again(&self, bucket: &str, key: &str, version_id: &str) {
+        let call = Call::default();
+        self.shared.locked(|state| {
+            let object = {
+                let bucket = state.buckets.get(bucket)?;
+                bucket.version(key, version_id)?.object.clone()
+            };
+            let draft = state.draft(object);
+            let deed = Deed {
+                call: &call,
+                cause: "PutObject",
+            };
+            state.land(&Place::new(bucket, key), draft, &deed).ok()
         });
     }
 

@@ -26,7 +26,7 @@ use crate::s3::client::{Filled, ResponseHead, S3Request, USER};
 /// What the source says of a version. A value of a header is bytes, not text: Latin-1 from old
 /// clients, dates that nothing can read and storage classes unknown here are passed on as they are.
 #[derive(Debug, Clone, Default)]
-pub(in crate::reconcile) struct Attributes {
+pub(crate) struct Attributes {
     /// What readers of a replica get: system headers and the user's metadata.
     pub(crate) reader_headers: HeaderMap,
     /// What the store does by: storage class and Object Lock.
@@ -73,13 +73,12 @@ impl From<&ResponseHead> for Attributes {
 pub(crate) const KMS: &str = "aws:kms";
 const KMS_TWICE: &str = "aws:kms:dsse";
 
-pub(in crate::reconcile) const STORAGE_CLASS: HeaderName =
-    HeaderName::from_static("x-amz-storage-class");
-pub(in crate::reconcile) const STAMP: HeaderName =
-    HeaderName::from_static("x-amz-meta-s3-replicator");
-const LOCK_MODE: HeaderName = HeaderName::from_static("x-amz-object-lock-mode");
-const RETAIN_UNTIL: HeaderName = HeaderName::from_static("x-amz-object-lock-retain-until-date");
-const LEGAL_HOLD: HeaderName = HeaderName::from_static("x-amz-object-lock-legal-hold");
+pub(crate) const STORAGE_CLASS: HeaderName = HeaderName::from_static("x-amz-storage-class");
+pub(crate) const STAMP: HeaderName = HeaderName::from_static("x-amz-meta-s3-replicator");
+pub(crate) const LOCK_MODE: HeaderName = HeaderName::from_static("x-amz-object-lock-mode");
+pub(crate) const RETAIN_UNTIL: HeaderName =
+    HeaderName::from_static("x-amz-object-lock-retain-until-date");
+pub(crate) const LEGAL_HOLD: HeaderName = HeaderName::from_static("x-amz-object-lock-legal-hold");
 const REDIRECT: HeaderName = HeaderName::from_static("x-amz-website-redirect-location");
 
 /// What a header is for: readers of the object get it, or the store acts by it.
@@ -132,7 +131,7 @@ impl Attributes {
     }
 
     /// Takes out a retention that is over: S3 refuses to begin one in the past.
-    pub(in crate::reconcile) fn drop_past_retention(&mut self, now: Timestamp) {
+    pub(crate) fn drop_past_retention(&mut self, now: Timestamp) {
         let until = self
             .store_headers
             .get(RETAIN_UNTIL)
@@ -203,7 +202,7 @@ const WORD_BYTES_MAX: usize = 45;
 
 /// Chooses the key for a replica of this version, as the rule names it; none where the bucket or S3
 /// chooses. An error names a source key that has none in the destination's Region.
-pub(in crate::reconcile) fn choose_key(
+pub(crate) fn choose_key(
     rule: &Encryption,
     source: &Attributes,
     region: &str,
@@ -229,7 +228,7 @@ pub(in crate::reconcile) fn choose_key(
 }
 
 /// Chooses the encryption headers for a replica of this version under a key.
-pub(in crate::reconcile) fn choose_encryption(
+pub(crate) fn choose_encryption(
     rule: &Encryption,
     source: &Attributes,
     key: Option<String>,
@@ -294,8 +293,8 @@ pub(crate) fn headers_of_rule(rule: &Rule) -> Vec<Vec<Header>> {
 /// A header as it is sent.
 pub(crate) type Header = (&'static str, String);
 
-const ENCRYPTION: &str = "x-amz-server-side-encryption";
-const ENCRYPTION_KEY: &str = "x-amz-server-side-encryption-aws-kms-key-id";
+pub(crate) const ENCRYPTION: &str = "x-amz-server-side-encryption";
+pub(crate) const ENCRYPTION_KEY: &str = "x-amz-server-side-encryption-aws-kms-key-id";
 const ENCRYPTION_BUCKET_KEY: &str = "x-amz-server-side-encryption-bucket-key-enabled";
 
 /// Everything a replica gets beside its bytes.
@@ -363,13 +362,13 @@ impl ReplicaHeaders {
 
 /// A checksum that is stated of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::reconcile) struct Stated {
-    pub(in crate::reconcile) algorithm: Algorithm,
-    pub(in crate::reconcile) value: Vec<u8>,
+pub(crate) struct Stated {
+    pub(crate) algorithm: Algorithm,
+    pub(crate) value: Vec<u8>,
     /// How many parts' checksums it is the checksum of, if it is not of the bytes themselves.
-    pub(in crate::reconcile) parts: Option<u32>,
+    pub(crate) parts: Option<u32>,
     /// The header that states it.
-    pub(in crate::reconcile) header: &'static str,
+    pub(crate) header: &'static str,
 }
 
 /// Lists what an answer states of the whole object, the best first: what needs no boundaries before
@@ -430,7 +429,7 @@ fn split(text: &str) -> Option<(&str, Option<u32>)> {
 
 impl Stated {
     /// Returns the CRC-64/NVME of the whole, if that is what is stated.
-    pub(in crate::reconcile) fn crc64(&self) -> Option<u64> {
+    pub(crate) fn crc64(&self) -> Option<u64> {
         let is_crc64 = self.algorithm == Algorithm::Crc64Nvme && self.parts.is_none();
         Some(u64::from_be_bytes(
             self.value.as_slice().try_into().ok().filter(|_| is_crc64)?,
@@ -450,7 +449,7 @@ impl Stated {
     }
 
     /// Says whether an ETag states it, which may be no checksum at all.
-    pub(in crate::reconcile) fn is_etag(&self) -> bool {
+    pub(crate) fn is_etag(&self) -> bool {
         self.header == ETAG
     }
 

@@ -93,13 +93,20 @@ pub(in crate::reconcile) async fn rewrap_metadata(
     Ok(Some(RewrappedHeader { name, origin }))
 }
 
+/// Says whether a header may hold a data key that a rule has wrapped anew, so that it differs at a
+/// replica.
+pub(crate) fn may_hold_key(name: &HeaderName) -> bool {
+    let name = name.as_str().strip_prefix(USER);
+    name.is_some_and(|name| FORMATS.iter().any(|format| format.key == name))
+}
+
 /// Says whether an object is an instruction file by the names of its metadata.
 fn is_instruction_file(has_metadata: impl Fn(&str) -> bool) -> bool {
     has_metadata(INSTRUCTION_FILE)
 }
 
 /// Says whether an object may be the replica of an instruction file that was wrapped anew.
-pub(in crate::reconcile) fn may_be_rewrapped(head: &ResponseHead) -> bool {
+pub(crate) fn may_be_rewrapped(head: &ResponseHead) -> bool {
     is_instruction_file(|name| head.user(name).is_some()) && { head.content_length() }
         .is_some_and(|bytes| bytes <= INSTRUCTION_BYTES_MAX)
 }

@@ -210,7 +210,7 @@ impl<'a> VersionReader<'a> {
 }
 
 /// Divides an object into parts.
-pub(in crate::reconcile) fn lay_out(size_bytes: u64, part_bytes: u64) -> Result<Layout, Failure> {
+pub(crate) fn lay_out(size_bytes: u64, part_bytes: u64) -> Result<Layout, Failure> {
     parts::plan_layout(size_bytes, part_bytes).map_err(|error| {
         let kind = FailureKind::Ineligible(Reason::SrcObjectNotEligible);
         Failure::with_source(kind, Operation::LayOutParts, error)

@@ -5,7 +5,10 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::date_time::Format;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::percent_decode_str;
 use replicator_core::failure::{Failure, FailureKind};
 use replicator_core::object::{ETag, Timestamp, escape_controls};
 use replicator_core::parts::Part;
@@ -313,9 +316,61 @@ fn length_mismatch(asked: Option<u64>, head: &ResponseHead) -> Option<String> {
     (asked != given).then(|| format!("asked for {asked} bytes, and the answer has {given}"))
 }
 
+/// Reads a value as text: UTF-8, or Latin-1; words that a store encoded (RFC 2047) are decoded.
+pub(crate) fn plain_text(value: &HeaderValue) -> String {
+    let bytes = value.as_bytes();
+    let latin = || bytes.iter().copied().map(char::from).collect();
+    let text = std::str::from_utf8(bytes).map_or_else(|_| latin(), str::to_owned);
+    let (mut plain, mut follows_encoded) = (String::new(), true);
+    for (at, word) in text.split(' ').enumerate() {
+        let decoded = decode_word(word);
+        // Blanks between encoded words are none of the text.
+        if at > 0 && !(follows_encoded && decoded.is_some()) {
+            plain.push(' ');
+        }
+        follows_encoded = decoded.is_some();
+        plain.push_str(decoded.as_deref().unwrap_or(word));
+    }
+    plain
+}
+
+fn decode_word(word: &str) -> Option<String> {
+    let inner = word.strip_prefix("=?")?.strip_suffix("?=")?;
+    let [charset, encoding, text] = inner.splitn(3, '?').collect::<Vec<_>>().try_into().ok()?;
+    if !charset.eq_ignore_ascii_case("utf-8") {
+        return None;
+    }
+    let bytes = match encoding {
+        "B" | "b" => STANDARD.decode(text).ok()?,
+        "Q" | "q" => {
+            let text = text.replace('_', " ").replace('%', "%25").replace('=', "%");
+            percent_decode_str(&text).collect()
+        }
+        _ => return None,
+    };
+    String::from_utf8(bytes).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_is_the_same_text_raw_in_latin_and_in_encoded_words() {
+        let text = |bytes: &[u8]| plain_text(&HeaderValue::from_bytes(bytes).unwrap());
+        for written in [
+            "café  au lait".as_bytes(),
+            b"caf\xe9  au lait",
+            b"=?UTF-8?B?Y2Fmw6k=?=  au lait",
+            b"=?utf-8?q?caf=C3=A9_?= au lait",
+            b"=?UTF-8?B?Y2Fm?= =?UTF-8?B?w6k=?=  au lait",
+        ] {
+            assert_eq!(text(written), "café  au lait");
+        }
+        for plain in ["", " a  b ", "100%_=", "=?UTF-8?B?no base64!?=", "=?x?="] {
+            assert_eq!(text(plain.as_bytes()), plain);
+        }
+    }
 
     #[test]
     fn no_header_makes_its_reader_panic() {

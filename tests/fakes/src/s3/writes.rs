@@ -258,7 +258,8 @@ fn own_checksum(bytes: &Bytes) -> Checksum {
     full_checksum(Algorithm::Crc64Nvme, bytes)
 }
 
-fn full_checksum(algorithm: Algorithm, bytes: &[u8]) -> Checksum {
+/// The checksum of all bytes.
+pub(super) fn full_checksum(algorithm: Algorithm, bytes: &[u8]) -> Checksum {
     Checksum {
         algorithm,
         value: algorithm.of(bytes),
