@@ -42,6 +42,8 @@ mod soak;
 mod requests;
 // A set-up that cannot work, and what puts it right.
 mod check;
+// What was there before.
+mod backfill;
 // A daemon's life: start, reload, stop; what it says meanwhile.
 mod commands;
 mod figures;

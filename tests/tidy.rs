@@ -11,7 +11,8 @@ use crate::world::oracle::root;
 /// below. The modules of one layer do not use each other, so none is in a circle.
 const LAYERS: &[&[&str]] = &[
     &["main", "lib"],
-    &["pipeline", "verify"],
+    &["pipeline", "backfill"],
+    &["verify"],
     &["admin"],
     &["dispatch", "check"],
     &["queue", "reconcile"],

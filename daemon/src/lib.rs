@@ -3,6 +3,7 @@
 //! In the order data flows; each folder uses only what stands below it:
 //!
 //! - `pipeline`: the stations put together, and the order in which they stop
+//! - `backfill`: keys that miss something, found and hinted at
 //! - `verify`: both sides of a rule compared
 //! - `admin`: the HTTP endpoints, and the commands that read them
 //! - `check`: whether the set-up can work, as the file and the services say
@@ -22,6 +23,7 @@
 //! - `metrics`, `failpoint`, `clock`: services of all of them
 
 pub mod admin;
+pub mod backfill;
 pub mod check;
 pub mod clock;
 mod dispatch;
@@ -72,6 +74,7 @@ mod s3 {
 }
 /// What tasks need of SQS while they work: the lease on their messages, and sends to work queues.
 mod sqs {
+    pub(crate) mod hints;
     pub(crate) mod lease;
     pub(crate) mod work_queues;
 }

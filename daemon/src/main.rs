@@ -14,10 +14,11 @@ use replicator_config::{ImportOptions, Settings};
 use replicator_core::object::without_commands;
 use s3_replicator::admin::failures::{self, Which};
 use s3_replicator::admin::{pause, status};
+use s3_replicator::backfill::BackfillArguments;
 use s3_replicator::ledger::mend;
 use s3_replicator::pipeline::Role;
 use s3_replicator::verify::VerifyOptions;
-use s3_replicator::{check, pipeline, process, verify};
+use s3_replicator::{backfill, check, pipeline, process, verify};
 use strum::VariantNames;
 use tikv_jemallocator::Jemalloc;
 use tracing_subscriber::EnvFilter;
@@ -83,6 +84,9 @@ enum Verb {
     /// Compares both sides of a rule and prints each difference; exit 2 on any
     #[command(after_help = VERIFY_EXAMPLES)]
     Verify(VerifyOptions),
+    /// Finds keys that miss something at the destination, and has the daemons look at them
+    #[command(after_help = BACKFILL_EXAMPLES)]
+    Backfill(BackfillArguments),
     /// Shows what the running daemon has in flight and what is parked
     #[command(
         after_help = "Example:\n  s3-replicator status --config /etc/s3-replicator/config.toml"
@@ -223,6 +227,10 @@ const VERIFY_EXAMPLES: &str = "Examples:
   s3-replicator verify --rule orders --prefix invoices/ --as-of 2026-11-30T12:00:00Z
   s3-replicator verify --rule orders --deep --sample 1% --seed 7
   s3-replicator verify --rule orders --json | jq 'select(.difference == \"missing\")'";
+
+const BACKFILL_EXAMPLES: &str = "Examples:
+  s3-replicator backfill --rule orders --dry-run
+  s3-replicator backfill --rule orders --prefix invoices/ --report report.csv";
 
 const LEDGER_EXAMPLES: &str = "Examples:
   s3-replicator ledger check
@@ -367,6 +375,7 @@ fn execute(Command { config, verb }: Command) -> anyhow::Result<ExitCode> {
             let verifying = verify::verify(&settings, &options, None, print_text);
             return Ok(ExitCode::from(build_runtime()?.block_on(verifying)?));
         }
+        Verb::Backfill(arguments) => find_and_hint(&settings()?, &arguments)?,
         Verb::Status => build_runtime()?.block_on(status::ask(&settings()?))?,
         Verb::Health => build_runtime()?.block_on(status::ask_health(&settings()?))?,
         Verb::Pause { rule } => {
@@ -386,6 +395,16 @@ fn execute(Command { config, verb }: Command) -> anyhow::Result<ExitCode> {
     };
     print_text(text.trim_end());
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a backfill, and returns its summary.
+fn find_and_hint(settings: &Settings, arguments: &BackfillArguments) -> anyhow::Result<String> {
+    let run = backfill::backfill(settings, arguments, None, process::stop_requested());
+    let summary = build_runtime()?.block_on(run)?;
+    Ok(match arguments.json {
+        true => summary.json()?,
+        false => summary.text(),
+    })
 }
 
 fn build_runtime() -> anyhow::Result<tokio::runtime::Runtime> {

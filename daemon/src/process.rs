@@ -121,6 +121,15 @@ impl Signals {
     }
 }
 
+/// Waits until SIGINT or SIGTERM requests that a command ends; for ever where no signal can be
+/// listened for, which then ends the process at once.
+pub async fn stop_requested() {
+    let Ok(mut signals) = Signals::new() else {
+        return std::future::pending().await;
+    };
+    while signals.next().await != Request::Stop {}
+}
+
 /// Does work that blocks, such as a sync of the disk, without holding up the tasks that wait for
 /// this thread. A runtime of one thread has no other to move them to; there everything happens in
 /// order, which a simulation relies on.

@@ -3,7 +3,7 @@
 //! nothing, and runs beside the daemon.
 
 mod deep;
-mod keys;
+pub(crate) mod keys;
 mod report;
 
 use std::collections::{BTreeMap, HashMap};
@@ -144,7 +144,7 @@ const EQUAL: u8 = 0;
 const DIFFERENT: u8 = 2;
 
 /// Says which versions are compared.
-fn scope_of(
+pub(crate) fn scope_of(
     settings: &Settings,
     options: &VerifyOptions,
     rule: &Rule,
@@ -188,7 +188,7 @@ fn start_of(
     Ok(start.map(Timestamp::truncate_to_second))
 }
 
-fn find_rule<'s>(settings: &'s Settings, id: &str) -> anyhow::Result<&'s Rule> {
+pub(crate) fn find_rule<'s>(settings: &'s Settings, id: &str) -> anyhow::Result<&'s Rule> {
     if let Some(rule) = settings.rules.iter().find(|rule| rule.id == id) {
         return Ok(rule);
     }

@@ -58,6 +58,8 @@ mod answers;
 mod proofs;
 mod spoilt;
 mod values;
+// Keys that are found, not told of.
+mod backfill;
 // What a new ledger makes of what it finds.
 mod rebuilt;
 // Writes whose reason has gone.

@@ -30,6 +30,12 @@ impl Queue {
     pub fn name(&self) -> &str {
         self.url.rsplit('/').next().unwrap_or(&self.url)
     }
+
+    /// Says whether it has message groups, which SQS makes part of the name.
+    /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-queue-message-identifiers.html>
+    pub fn is_fifo(&self) -> bool {
+        self.url.ends_with(".fifo")
+    }
 }
 
 /// Checks every queue, alone and against the others.

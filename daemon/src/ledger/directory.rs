@@ -56,7 +56,7 @@ const LEDGER: &str = "ledger";
 const PROBE: &str = ".probe-";
 
 // The names that this program gives begin so; those of `ledger repair` begin like the ledger's.
-const OURS: [&str; 4] = [LOCK, LEDGER, PROBE, "stopped"];
+const OURS: [&str; 5] = [LOCK, LEDGER, PROBE, "stopped", "backfill-"];
 
 impl Directory {
     /// Takes a state directory, which is made if it is not there.

@@ -169,9 +169,9 @@ async fn send(engine: &Engine, acks: &mpsc::Sender<AckRequest>, round: SendRound
     let batches = engine.work_queues.batches(&work).into_iter();
     let mut sending: FuturesUnordered<_> = batches
         .map(|batch| async {
-            let taken = Box::pin(engine.work_queues.send_batch(&work, &batch));
-            let taken = engine.failpoints.around(Step::Route, taken).await;
-            (batch, taken)
+            let sending = Box::pin(engine.work_queues.send_batch(&work, &batch));
+            let sent = engine.failpoints.around(Step::Route, sending).await;
+            (batch, sent.taken)
         })
         .collect();
     loop {

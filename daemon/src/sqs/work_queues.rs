@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_sqs::types::{MessageAttributeValue, SendMessageBatchRequestEntry};
+use aws_sdk_sqs::types::{MessageAttributeValue, QueueAttributeName, SendMessageBatchRequestEntry};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use replicator_config::Queue;
 use replicator_core::object::Timestamp;
@@ -26,6 +26,22 @@ use crate::s3::accounts::error::error_words;
 pub(crate) struct QueueAccess {
     pub(crate) queue: Queue,
     pub(crate) client: aws_sdk_sqs::Client,
+}
+
+impl QueueAccess {
+    /// Asks how many messages can be received, as far as the queue knows by then.
+    pub(crate) async fn count_waiting(&self) -> Result<u64, String> {
+        let name = QueueAttributeName::ApproximateNumberOfMessages;
+        let request = self
+            .client
+            .get_queue_attributes()
+            .queue_url(&self.queue.url)
+            .attribute_names(name.clone());
+        let answer = request.send().await.map_err(|error| error_words(&error))?;
+        let count = answer.attributes.as_ref().and_then(|all| all.get(&name));
+        let count = count.and_then(|count| count.parse().ok());
+        count.ok_or_else(|| format!("GetQueueAttributes: the answer has no {name}"))
+    }
 }
 
 /// Why a worker sent a message to its work queue, if one did. Something may have begun for it that
@@ -169,14 +185,20 @@ impl WorkQueues {
 
     /// Sends messages, and says of each whether its queue has it for sure.
     pub(crate) async fn send_all(&self, items: &[WorkItem]) -> Vec<bool> {
+        self.send_and_explain(items).await.0
+    }
+
+    /// The same, and why a queue did not take the last one that it refused.
+    pub(crate) async fn send_and_explain(&self, items: &[WorkItem]) -> (Vec<bool>, Option<String>) {
         let batches = self.batches(items);
-        let sent =
-            futures::future::join_all(batches.iter().map(|batch| self.send_batch(items, batch)))
-                .await;
-        let sent: BTreeSet<usize> = sent.into_iter().flatten().collect();
-        (0..items.len())
-            .map(|index| sent.contains(&index))
-            .collect()
+        let sends = batches.iter().map(|batch| self.send_batch(items, batch));
+        let (mut taken, mut trouble) = (BTreeSet::new(), None);
+        for batch in futures::future::join_all(sends).await {
+            taken.extend(batch.taken);
+            trouble = batch.trouble.or(trouble);
+        }
+        let is_sent = (0..items.len()).map(|index| taken.contains(&index));
+        (is_sent.collect(), trouble)
     }
 
     /// Parts messages into those that one request takes.
@@ -196,15 +218,15 @@ impl WorkQueues {
         of_queue.into_iter().flat_map(batches).collect()
     }
 
-    /// Sends a batch, what failed of it a few times; returns what was taken. A queue that has many
-    /// under way, and goes on with none of them, takes none.
-    pub(crate) async fn send_batch(&self, items: &[WorkItem], batch: &Batch) -> Vec<usize> {
+    /// Sends a batch, what failed of it a few times. A queue that has many under way, and goes on
+    /// with none of them, takes none.
+    pub(crate) async fn send_batch(&self, items: &[WorkItem], batch: &Batch) -> SentBatch {
         let Some((access, turns)) = self.by_url.get(&batch.url) else {
             warn!(
                 url = batch.url,
                 "a rule's work queue is not one that the daemon was started with; restart it"
             );
-            return Vec::new();
+            return SentBatch::default();
         };
         // One event may have more batches than are sent at once.
         let Ok(Ok(_turn)) = tokio::time::timeout(TURN_WITHIN, turns.acquire()).await else {
@@ -212,14 +234,18 @@ impl WorkQueues {
                 queue = access.queue.name(),
                 "the work queue takes messages too slowly, they are tried again later"
             );
-            return Vec::new();
+            return SentBatch {
+                taken: Vec::new(),
+                trouble: Some("the queue takes messages too slowly".to_owned()),
+            };
         };
-        let (mut left, mut sent) = (batch.items.clone(), Vec::new());
+        let (mut left, mut sent) = (batch.items.clone(), SentBatch::default());
         for attempt in 1..=ATTEMPTS_MAX {
             let is_definite = match try_send(access, items, &left).await {
-                Ok(taken) => {
+                Ok(SentBatch { taken, trouble }) => {
                     left.retain(|index| !taken.contains(index));
-                    sent.extend(taken);
+                    sent.taken.extend(taken);
+                    sent.trouble = trouble;
                     false
                 }
                 Err(Unsent { words, is_definite }) => {
@@ -228,6 +254,7 @@ impl WorkQueues {
                         error = words,
                         "cannot send to the work queue for now"
                     );
+                    sent.trouble = Some(words);
                     is_definite
                 }
             };
@@ -240,6 +267,15 @@ impl WorkQueues {
         }
         sent
     }
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub(crate) struct SentBatch {
+    /// What its queue has for sure, by the places among all.
+    pub(crate) taken: Vec<usize>,
+    /// Why it does not have the rest.
+    pub(crate) trouble: Option<String>,
 }
 
 /// A request that was not carried out, as far as is known.
@@ -255,7 +291,7 @@ async fn try_send(
     access: &QueueAccess,
     items: &[WorkItem],
     batch: &[usize],
-) -> Result<Vec<usize>, Unsent> {
+) -> Result<SentBatch, Unsent> {
     let entries = batch
         .iter()
         .filter_map(|index| Some((index, items.get(*index)?)));
@@ -264,7 +300,7 @@ async fn try_send(
         is_definite: true,
     };
     let entries = entries
-        .map(|(index, item)| entry(*index, item))
+        .map(|(index, item)| entry(*index, item, access.queue.is_fifo()))
         .collect::<Result<Vec<_>, _>>()
         .map_err(unbuilt)?;
     let request = access
@@ -277,6 +313,7 @@ async fn try_send(
         is_definite: is_refused(&error),
     };
     let answer = request.send().await.map_err(unsent)?;
+    let mut trouble = None;
     for failed in &answer.failed {
         let (code, detail) = (
             failed.code.as_str(),
@@ -286,12 +323,16 @@ async fn try_send(
             queue = access.queue.name(),
             code, detail, "the work queue refused a message"
         );
+        trouble = Some(format!("{code}: {detail}"));
     }
     let taken = answer
         .successful
         .iter()
         .filter_map(|taken| taken.id.parse().ok());
-    Ok(taken.filter(|index| batch.contains(index)).collect())
+    Ok(SentBatch {
+        taken: taken.filter(|index| batch.contains(index)).collect(),
+        trouble,
+    })
 }
 
 /// Says whether a service refused a request, so that the same again is of no use. SQS tells to slow
@@ -304,11 +345,16 @@ fn is_refused<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> boo
         && !is_throttled
 }
 
-fn entry(index: usize, item: &WorkItem) -> Result<SendMessageBatchRequestEntry, String> {
+fn entry(
+    index: usize,
+    item: &WorkItem,
+    is_fifo: bool,
+) -> Result<SendMessageBatchRequestEntry, String> {
+    // A queue of another kind refuses a deduplication id.
     let mut entry = SendMessageBatchRequestEntry::builder()
         .id(index.to_string())
-        .message_group_id(&item.group)
-        .message_deduplication_id(&item.deduplication)
+        .set_message_group_id(is_fifo.then(|| item.group.clone()))
+        .set_message_deduplication_id(is_fifo.then(|| item.deduplication.clone()))
         .message_body(&item.body);
     if let Some(again) = &item.again {
         let value = MessageAttributeValue::builder()

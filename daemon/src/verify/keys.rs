@@ -12,6 +12,7 @@ use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::retry;
 use replicator_core::rule::{History, Replicas, Rule, Takers};
 use replicator_core::stamp::{NAME, names_version};
+use serde::{Deserialize, Serialize};
 
 use super::{Pair, Verifier};
 use crate::reconcile::listing::{
@@ -25,16 +26,25 @@ use crate::task::Original;
 
 /// A key as both sides list it, oldest first.
 #[derive(Debug)]
-pub(super) struct ListedPair {
-    pub(super) key: Key,
+pub(crate) struct ListedPair {
+    pub(crate) key: Key,
     /// What the key is at the destination.
-    pub(super) target: Key,
-    pub(super) source: Vec<SourceVersion>,
-    pub(super) shown: Vec<SourceVersion>,
+    pub(crate) target: Key,
+    pub(crate) source: Vec<SourceVersion>,
+    pub(crate) shown: Vec<SourceVersion>,
+}
+
+/// Keys of the source in their order; without an end to the first or the last of all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeyRange {
+    /// They come after this one.
+    pub(crate) after: Option<String>,
+    /// This is the last of them, if it is there.
+    pub(crate) until: Option<String>,
 }
 
 /// The keys of a rule that either side has, by two sorted lists.
-pub(super) struct KeyPairs<'a> {
+pub(crate) struct KeyPairs<'a> {
     rule: &'a Rule,
     source: KeyStream<'a>,
     destination: KeyStream<'a>,
@@ -43,7 +53,7 @@ pub(super) struct KeyPairs<'a> {
 }
 
 impl<'a> KeyPairs<'a> {
-    pub(super) fn new(
+    pub(crate) fn new(
         rule: &'a Rule,
         (source, destination): (&'a AccountClients, &'a AccountClients),
         prefix: Option<&str>,
@@ -66,8 +76,27 @@ impl<'a> KeyPairs<'a> {
         })
     }
 
+    /// Leaves only the keys of a range.
+    pub(crate) fn within(mut self, range: &KeyRange) -> Self {
+        let whole = self.rule.filter.prefix.as_str();
+        let rewritten = self.rule.rewrite.as_deref().unwrap_or(whole);
+        let target =
+            |key: &String| format!("{rewritten}{}", key.strip_prefix(whole).unwrap_or(key));
+        self.source.limit(range.clone());
+        self.destination.limit(KeyRange {
+            after: range.after.as_ref().map(target),
+            until: range.until.as_ref().map(target),
+        });
+        self
+    }
+
+    /// Counts the pages that were read of both sides.
+    pub(crate) fn pages_read(&self) -> u64 {
+        self.source.pages_read + self.destination.pages_read
+    }
+
     /// Returns the next key.
-    pub(super) async fn next_pair(&mut self) -> Result<Option<ListedPair>, Failure> {
+    pub(crate) async fn next_pair(&mut self) -> Result<Option<ListedPair>, Failure> {
         loop {
             let (source, destination) = &mut self.waiting;
             if source.is_none() {
@@ -152,6 +181,9 @@ struct KeyStream<'a> {
     listed: VecDeque<(Key, Vec<Listed>)>,
     /// Where the next page begins; none after the last.
     next: Option<Marker>,
+    /// The last key that is asked for.
+    until: Option<String>,
+    pages_read: u64,
     /// Whether the server mixes versions and markers as the bucket has them.
     mixes_kinds: bool,
 }
@@ -168,8 +200,15 @@ impl<'a> KeyStream<'a> {
             prefix,
             listed: VecDeque::new(),
             next: Some(None),
+            until: None,
+            pages_read: 0,
             mixes_kinds: access.is_aws,
         }
+    }
+
+    fn limit(&mut self, KeyRange { after, until }: KeyRange) {
+        self.next = Some(after.map(|key| (key, String::new())));
+        self.until = until;
     }
 
     /// Returns the next key.
@@ -182,6 +221,12 @@ impl<'a> KeyStream<'a> {
         let Some((key, listed)) = self.listed.pop_front() else {
             return Ok(None);
         };
+        let is_beyond = |until: &String| key.as_str() > until.as_str();
+        if self.until.as_ref().is_some_and(is_beyond) {
+            self.listed.clear();
+            self.next = None;
+            return Ok(None);
+        }
         let mut entries = self.history(&key, listed).await?;
         entries.reverse();
         Ok(Some(KeyHistory { key, entries }))
@@ -189,6 +234,7 @@ impl<'a> KeyStream<'a> {
 
     async fn read_page(&mut self, from: Marker) -> Result<(), Failure> {
         let page = self.page(from.clone()).await?;
+        self.pages_read += 1;
         if page.next.is_some() && page.next == from {
             return Err(contradiction("the server's pages go in a circle"));
         }

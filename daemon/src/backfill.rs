@@ -1,0 +1,458 @@
+//! `s3-replicator backfill`: finds the keys of a rule that miss something at the destination, and
+//! sends hints for them. It writes to no bucket: daemons do what is to be done, each key in its
+//! message group, beside the events.
+
+mod cursor;
+mod ranges;
+mod report;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use replicator_config::Settings;
+use replicator_core::compare::{RuleScope, VersionScope, has_content_of, proves_equal};
+use replicator_core::failure::Failure;
+use replicator_core::object::{Key, Timestamp};
+use replicator_core::plan::{SourceVersion, VersionKind};
+use replicator_core::rule::{History, Rule};
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::clock;
+use crate::metrics::Metrics;
+use crate::reconcile::listing::VersionLister;
+use crate::s3::accounts::error::Side;
+use crate::s3::accounts::{AccountClients, Accounts, AwsOverride};
+use crate::sqs::hints::{Hint, HintSender};
+use crate::sqs::work_queues::digest_words;
+use crate::verify::keys::{KeyPairs, KeyRange, ListedPair};
+use crate::verify::{VerifyOptions, find_rule, scope_of};
+use cursor::{Cursor, CursorFile};
+pub use report::{BackfillSummary, Cost, Counts};
+use report::{CompletionReport, ProgressDisplay, TaskStatus};
+
+/// What to find.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct BackfillArguments {
+    /// The rule
+    #[arg(long, value_name = "RULE")]
+    pub rule: String,
+    /// Only keys of the source that begin with this
+    #[arg(long, value_name = "PREFIX")]
+    pub prefix: Option<String>,
+    /// Count what there is to do and what it costs, and send nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Begin anew, where a run of this rule and prefix was broken off
+    #[arg(long)]
+    pub restart: bool,
+    /// Write what became of each key to this file, as CSV
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+// Ranges that are read at a time, each by a list of either side.
+const READ_AT_ONCE: usize = 8;
+
+// Keys that were found and wait for their turn: some rounds, so that the next is there when one is
+// sent.
+const FOUND_MAX: usize = 1_000;
+
+// Keys that are sent together, by tens.
+const ROUND_MAX: usize = 100;
+
+// So much is done again after a kill, at the most: a sync of two files costs some milliseconds.
+const SYNCED_EVERY: Duration = Duration::from_secs(2);
+const UNSYNCED_MAX: u64 = 1_000;
+
+/// What the lists say of a key.
+#[derive(Debug, Default)]
+struct Found {
+    /// None of what only ends a range.
+    key: Option<Key>,
+    range: usize,
+    is_in_scope: bool,
+    /// Whether all in scope is proved to be there.
+    is_equal: bool,
+    /// The sizes of the versions in scope that have no proved replica.
+    sizes: Vec<u64>,
+    /// The delete markers in scope, where it is to be sent.
+    markers: u64,
+    /// How many versions only the rule's start keeps out of scope.
+    old: u64,
+    /// Pages that were read of a range that is through.
+    pages: u64,
+}
+
+impl Found {
+    fn is_to_send(&self) -> bool {
+        self.is_in_scope && !self.is_equal
+    }
+}
+
+/// Finds the keys of a rule that miss something, and sends their hints, until it is through or
+/// stopped.
+pub async fn backfill(
+    settings: &Settings,
+    arguments: &BackfillArguments,
+    given: Option<&AwsOverride>,
+    stopped: impl Future<Output = ()>,
+) -> anyhow::Result<BackfillSummary> {
+    let metrics = Metrics::new().context("cannot register metrics")?;
+    let accounts = Accounts::connect(&settings.accounts, &metrics, given).await;
+    let accounts = accounts.context("cannot set up TLS")?;
+    let rule = find_rule(settings, &arguments.rule)?;
+    let finder = Finder::new(settings, &accounts, rule, arguments)?;
+    let file = CursorFile::of(settings, &rule.id, arguments.prefix.as_deref());
+    let task = finder.task_digest();
+    let before = match arguments.restart || arguments.dry_run {
+        true => None,
+        false => file.read(&task)?,
+    };
+    let cursor = match before {
+        Some(cursor) => cursor,
+        None => Cursor::begin(&task, finder.split().await?),
+    };
+    let sender = HintSender::new(settings, &accounts, rule, &cursor.run)?;
+    let queue = sender.queue().name().to_owned();
+    let report = arguments.report.as_ref().filter(|_| !arguments.dry_run);
+    let report = report.map(|path| CompletionReport::open(path, cursor.report_bytes));
+    let mut run = Run {
+        rule,
+        sender: (!arguments.dry_run).then_some(sender),
+        progress: ProgressDisplay::begin(cursor.ranges.len(), cursor.counts.keys),
+        report: report.transpose()?,
+        failed: Vec::new(),
+        synced: (Instant::now(), cursor.counts.sent),
+        file,
+        cursor,
+    };
+    let result = run.work(&finder, stopped).await;
+    run.progress.end();
+    result?;
+    let counts = run.cursor.counts;
+    let hints = counts.keys - counts.equal;
+    Ok(BackfillSummary {
+        rule: rule.id.clone(),
+        dry_run: arguments.dry_run,
+        queue,
+        since: finder.since.format(&Rfc3339).unwrap_or_default(),
+        cost: Cost::of(&counts, hints, 1),
+        counts,
+    })
+}
+
+/// Finds keys by the lists of both sides.
+struct Finder<'a> {
+    rule: &'a Rule,
+    prefix: &'a str,
+    source: &'a AccountClients,
+    destination: &'a AccountClients,
+    scope: RuleScope,
+    /// The same, had the rules no start.
+    ever: RuleScope,
+    since: Timestamp,
+}
+
+impl<'a> Finder<'a> {
+    fn new(
+        settings: &Settings,
+        accounts: &'a Accounts,
+        rule: &'a Rule,
+        arguments: &'a BackfillArguments,
+    ) -> anyhow::Result<Self> {
+        // No version is too young: its event may be lost.
+        let options = VerifyOptions {
+            rule: rule.id.clone(),
+            as_of: Some(clock::saturating_later(clock::now(), FAR_OFF)),
+            ..VerifyOptions::default()
+        };
+        let scope = scope_of(settings, &options, rule)?;
+        let since = scope.starts.get(&rule.id).copied();
+        let access = |name: &str| {
+            let access = accounts.get(name);
+            access.with_context(|| format!("account {name:?} is not defined"))
+        };
+        let ever = RuleScope {
+            starts: scope
+                .starts
+                .keys()
+                .map(|rule| (rule.clone(), Timestamp::UNIX_EPOCH))
+                .collect(),
+            ..scope.clone()
+        };
+        Ok(Self {
+            rule,
+            prefix: arguments.prefix.as_deref().unwrap_or(&rule.filter.prefix),
+            source: access(&rule.source.account)?,
+            destination: access(&rule.destination.account)?,
+            since: since.unwrap_or(Timestamp::UNIX_EPOCH),
+            scope,
+            ever,
+        })
+    }
+
+    /// Digests what a cursor is good for: a run of other buckets, keys or versions begins anew.
+    fn task_digest(&self) -> String {
+        let Self { rule, scope, .. } = self;
+        let filters = scope.rules.iter().map(|rule| format!("{:?}", rule.filter));
+        let starts = scope
+            .starts
+            .iter()
+            .map(|(rule, start)| format!("{rule} {start}"));
+        let words = [
+            rule.id.clone(),
+            self.prefix.to_owned(),
+            rule.source.bucket.to_string(),
+            rule.destination.bucket.to_string(),
+            rule.rewrite.clone().unwrap_or_default(),
+            format!("{:?} {}", rule.history, rule.delete_markers),
+        ];
+        let words: Vec<String> = words.into_iter().chain(filters).chain(starts).collect();
+        digest_words(words.iter().map(String::as_str))
+    }
+
+    async fn split(&self) -> Result<Vec<KeyRange>, Failure> {
+        let lister = VersionLister {
+            access: self.source,
+            side: Side::Source,
+            bucket: &self.rule.source.bucket,
+            prefix: self.prefix,
+        };
+        ranges::split_keys(&lister).await
+    }
+
+    /// Reads what is left of a range, and passes on each key in order, then that it is through.
+    async fn read_range(
+        &self,
+        (range, keys): (usize, &KeyRange),
+        found: &mpsc::Sender<Found>,
+    ) -> anyhow::Result<()> {
+        let ends = (self.source, self.destination);
+        let mut pairs = KeyPairs::new(self.rule, ends, Some(self.prefix))?.within(keys);
+        while let Some(pair) = pairs.next_pair().await? {
+            found
+                .send(Found {
+                    range,
+                    ..self.judge(pair)
+                })
+                .await?;
+        }
+        let end = Found {
+            range,
+            pages: pairs.pages_read(),
+            ..Found::default()
+        };
+        Ok(found.send(end).await?)
+    }
+
+    fn judge(
+        &self,
+        ListedPair {
+            key, source, shown, ..
+        }: ListedPair,
+    ) -> Found {
+        let candidates = self.scope.candidates(&key);
+        let is_within = |scope: &RuleScope, entry: &&SourceVersion| {
+            scope.of_entry(entry, &candidates) != VersionScope::Outside
+        };
+        let is_wanted = |entry: &&SourceVersion| is_within(&self.scope, entry);
+        let is_old = |entry: &&SourceVersion| !is_wanted(entry) && is_within(&self.ever, entry);
+        let mut wanted: Vec<&SourceVersion> = source.iter().filter(is_wanted).collect();
+        let mut there: Vec<&SourceVersion> = shown.iter().collect();
+        if self.rule.history == History::Latest {
+            wanted.drain(..wanted.len().saturating_sub(1));
+            there.drain(..there.len().saturating_sub(1));
+        }
+        let mut found = Found {
+            is_in_scope: !wanted.is_empty(),
+            is_equal: proves_equal(&wanted, &there),
+            old: source.iter().filter(is_old).count() as u64,
+            ..Found::default()
+        };
+        let is_copied = |entry: &SourceVersion| there.iter().any(|one| has_content_of(one, entry));
+        let is_to_send = found.is_to_send();
+        for entry in wanted.into_iter().filter(|_| is_to_send) {
+            match entry.kind {
+                VersionKind::Object if is_copied(entry) => {}
+                VersionKind::Object => found.sizes.push(entry.size_bytes),
+                VersionKind::Marker => found.markers += 1,
+            }
+        }
+        found.key = Some(key);
+        found
+    }
+}
+
+// No clock of a server is so far ahead.
+const FAR_OFF: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// One run: what was found is sent and recorded, round by round.
+struct Run<'a> {
+    rule: &'a Rule,
+    /// None where nothing is to be sent.
+    sender: Option<HintSender>,
+    cursor: Cursor,
+    file: CursorFile,
+    report: Option<CompletionReport>,
+    /// What no queue took, and why.
+    failed: Vec<(Key, String)>,
+    progress: ProgressDisplay,
+    /// When the cursor was written last, and how many were sent by then.
+    synced: (Instant, u64),
+}
+
+impl Run<'_> {
+    /// Works until it is through or stopped; unless it is through, the same command goes on there.
+    async fn work(
+        &mut self,
+        finder: &Finder<'_>,
+        stopped: impl Future<Output = ()>,
+    ) -> anyhow::Result<()> {
+        self.sync()?;
+        let result = tokio::select! {
+            biased;
+            () = stopped => Err(anyhow!("stopped")),
+            result = self.read_and_send(finder) => result,
+        };
+        self.sync()?;
+        match result {
+            Ok(()) => match &self.sender {
+                Some(_) => self.file.remove(),
+                None => Ok(()),
+            },
+            Err(error) => {
+                self.report_failed().context(UNREPORTED)?;
+                Err(error.context("broken off; the same command goes on from there"))
+            }
+        }
+    }
+
+    async fn read_and_send(&mut self, finder: &Finder<'_>) -> anyhow::Result<()> {
+        let (send, mut found) = mpsc::channel(FOUND_MAX);
+        let ranges: Vec<_> = { self.cursor.ranges.iter().cloned().enumerate() }
+            .filter_map(|(at, keys)| Some((at, keys?)))
+            .collect();
+        let read = async move {
+            let send = &send;
+            stream::iter(ranges)
+                .map(|(at, keys)| async move { finder.read_range((at, &keys), send).await })
+                .buffer_unordered(READ_AT_ONCE)
+                .try_collect::<()>()
+                .await
+        };
+        let send = async {
+            let mut round = Vec::with_capacity(ROUND_MAX);
+            while found.recv_many(&mut round, ROUND_MAX).await > 0 {
+                self.send_round(std::mem::take(&mut round)).await?;
+            }
+            anyhow::Ok(())
+        };
+        tokio::try_join!(read, send)?;
+        Ok(())
+    }
+
+    /// Sends the hints of a round, and moves the cursor over what was sent and what needs none.
+    async fn send_round(&mut self, round: Vec<Found>) -> anyhow::Result<()> {
+        let hint = |found: &Found| {
+            let size_bytes = found.sizes.iter().copied().max().unwrap_or_default();
+            let key = found.key.clone().filter(|_| found.is_to_send())?;
+            Some(Hint { key, size_bytes })
+        };
+        let hints: Vec<Hint> = round.iter().filter_map(hint).collect();
+        let mut failed = match &mut self.sender {
+            Some(sender) => sender.send(&hints).await.failed,
+            None => Vec::new(),
+        };
+        failed.sort();
+        let is_failed = |place| failed.iter().any(|(at, _)| *at == place);
+        let (mut place, mut stuck) = (0, BTreeSet::new());
+        for found in &round {
+            if found.is_to_send() && is_failed(place) {
+                stuck.insert(found.range);
+            }
+            place += usize::from(found.is_to_send());
+            if !stuck.contains(&found.range) {
+                self.record(found).context(UNREPORTED)?;
+            }
+        }
+        if let Some((_, reason)) = failed.first() {
+            let error = anyhow!("{} of the hints were not taken: {reason}", failed.len());
+            let keys = hints
+                .into_iter()
+                .enumerate()
+                .map(|(at, hint)| (at, hint.key));
+            let mut keys: BTreeMap<usize, Key> = keys.collect();
+            let failed = failed.into_iter();
+            self.failed = failed
+                .filter_map(|(at, reason)| Some((keys.remove(&at)?, reason)))
+                .collect();
+            return Err(error);
+        }
+        let (at, sent) = self.synced;
+        if at.elapsed() >= SYNCED_EVERY || self.cursor.counts.sent - sent >= UNSYNCED_MAX {
+            self.sync()?;
+        }
+        let (done, all) = (self.cursor.ranges_done(), self.cursor.ranges.len());
+        self.progress.show(&self.cursor.counts, done, all);
+        Ok(())
+    }
+
+    /// Records what became of a key, or that its range is through.
+    fn record(&mut self, found: &Found) -> io::Result<()> {
+        self.cursor.counts.add_found(found);
+        let Some(key) = &found.key else {
+            self.cursor.finish_range(found.range);
+            return Ok(());
+        };
+        self.cursor.advance(found.range, key.as_str());
+        let is_sent = found.is_to_send() && self.sender.is_some();
+        self.cursor.counts.sent += u64::from(is_sent);
+        match &mut self.report {
+            Some(report) if found.is_in_scope => {
+                let status = match is_sent {
+                    true => TaskStatus::Succeeded,
+                    false => TaskStatus::Skipped,
+                };
+                report.add_row(&self.rule.source.bucket, key, status)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Brings to disk how far it is: the report first, so that no row of a key is missing that the
+    /// cursor is beyond.
+    fn sync(&mut self) -> anyhow::Result<()> {
+        if self.sender.is_none() {
+            return Ok(());
+        }
+        if let Some(report) = &mut self.report {
+            self.cursor.report_bytes = report.sync().context(UNREPORTED)?;
+        }
+        self.file.write(&self.cursor)?;
+        self.synced = (Instant::now(), self.cursor.counts.sent);
+        Ok(())
+    }
+
+    /// Reports what no queue took: it comes again when the run goes on, so the cursor knows nothing
+    /// of these rows.
+    fn report_failed(&mut self) -> io::Result<()> {
+        let Some(report) = &mut self.report else {
+            return Ok(());
+        };
+        for (key, reason) in &self.failed {
+            report.add_row(&self.rule.source.bucket, key, TaskStatus::Failed(reason))?;
+        }
+        report.sync().map(|_| ())
+    }
+}
+
+const UNREPORTED: &str = "cannot write the report";

@@ -1,0 +1,210 @@
+//! Hints: messages of commands that found keys to look at. One reads as an event of the key and goes
+//! where the work of the rule goes, so whatever acts on a key still has a message of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use replicator_config::{Queue, Settings};
+use replicator_core::event::{self, Event, EventKind};
+use replicator_core::object::{Key, NameError};
+use replicator_core::retry;
+use replicator_core::rule::Rule;
+
+use crate::ledger::records::TargetKey;
+use crate::s3::accounts::Accounts;
+use crate::sqs::work_queues::{QueueAccess, WorkItem, WorkQueues, digest_words, group_of};
+
+/// A key to look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hint {
+    /// The key at the source.
+    pub(crate) key: Key,
+    /// The size of the largest object that may have to be copied: large ones have slots of their own.
+    pub(crate) size_bytes: u64,
+}
+
+/// What became of hints.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct SentHints {
+    /// Those that no queue has, by their places, and why.
+    pub(crate) failed: Vec<(usize, String)>,
+}
+
+/// Sends hints of one rule.
+#[derive(Debug)]
+pub(crate) struct HintSender {
+    rule: Rule,
+    access: Arc<QueueAccess>,
+    queues: WorkQueues,
+    /// Names what they are sent for, in their deduplication ids: one that is sent again within five
+    /// minutes, after an answer was lost, is not another one.
+    run: String,
+    /// How many more may be sent before the queue is asked how many wait in it.
+    room: u64,
+}
+
+// So many hints may wait where events wait as well: an event comes after them, which is two seconds
+// at 100 keys a second.
+const WAITING_MAX: u64 = 200;
+
+// How soon a queue without room is asked again.
+const ASKED_EVERY: Duration = Duration::from_millis(500);
+
+// Beside the tries of each batch: some minutes, for what passes by itself.
+const ATTEMPTS_MAX: u32 = 8;
+
+impl HintSender {
+    /// Prepares to send hints of a rule; nothing is sent yet.
+    pub(crate) fn new(
+        settings: &Settings,
+        accounts: &Accounts,
+        rule: &Rule,
+        run: &str,
+    ) -> anyhow::Result<Self> {
+        let queue = find_queue(settings, rule)?;
+        let Some(clients) = accounts.get(&queue.account) else {
+            bail!("account {:?} is not defined", queue.account);
+        };
+        let access = Arc::new(QueueAccess {
+            queue: queue.clone(),
+            client: clients.sqs.clone(),
+        });
+        Ok(Self {
+            rule: rule.clone(),
+            queues: WorkQueues::new([Arc::clone(&access)]),
+            access,
+            run: run.to_owned(),
+            room: 0,
+        })
+    }
+
+    /// Returns the queue that they go to.
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.access.queue
+    }
+
+    /// Sends hints as the queue has room for them, and what was refused a few times.
+    pub(crate) async fn send(&mut self, hints: &[Hint]) -> SentHints {
+        let (mut items, mut places, mut sent) = (Vec::new(), Vec::new(), SentHints::default());
+        for (place, hint) in hints.iter().enumerate() {
+            match self.work_item(hint) {
+                Ok(item) => {
+                    items.push(item);
+                    places.push(place);
+                }
+                Err(error) => sent.failed.push((place, error.to_string())),
+            }
+        }
+        let mut attempt = 1;
+        while let Err(reason) = self.try_send(&mut items, &mut places).await {
+            if attempt == ATTEMPTS_MAX {
+                let failed = places.iter().map(|place| (*place, reason.clone()));
+                sent.failed.extend(failed);
+                break;
+            }
+            tokio::time::sleep(retry::jittered_delay(attempt, fastrand::f64())).await;
+            attempt += 1;
+        }
+        sent
+    }
+
+    /// Sends items, and leaves those that the queue does not have yet; an error says why.
+    async fn try_send(
+        &mut self,
+        items: &mut Vec<WorkItem>,
+        places: &mut Vec<usize>,
+    ) -> Result<(), String> {
+        while !items.is_empty() {
+            let room = usize::try_from(self.find_room().await?).unwrap_or(usize::MAX);
+            let now = items.get(..room).unwrap_or(items);
+            let (is_sent, trouble) = self.queues.send_and_explain(now).await;
+            let taken = is_sent.iter().filter(|is_sent| **is_sent).count();
+            self.room = self.room.saturating_sub(taken as u64);
+            let is_left = |at: usize| !is_sent.get(at).copied().unwrap_or(false);
+            retain_places(items, is_left);
+            retain_places(places, is_left);
+            if taken < is_sent.len() {
+                return Err(trouble.unwrap_or_else(|| UNEXPLAINED.to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the queue has room, and says for how many. A queue that events wait in is never
+    /// filled with hints.
+    async fn find_room(&mut self) -> Result<u64, String> {
+        while self.room == 0 {
+            let waiting = self.access.count_waiting().await?;
+            self.room = WAITING_MAX.saturating_sub(waiting);
+            if self.room == 0 {
+                tokio::time::sleep(ASKED_EVERY).await;
+            }
+        }
+        Ok(self.room)
+    }
+
+    /// Writes a hint as the event of a new object that names no version: no ledger answers it, and
+    /// the whole history of the key is looked at.
+    fn work_item(&self, hint: &Hint) -> Result<WorkItem, NameError> {
+        let target = TargetKey {
+            destination: self.rule.destination.clone(),
+            key: self.rule.destination_key(&hint.key)?,
+        };
+        let event = Event {
+            bucket: self.rule.source.bucket.clone(),
+            key: hint.key.clone(),
+            version: None,
+            action: EventKind::Put,
+            sequencer: None,
+            time: None,
+            size_bytes: Some(hint.size_bytes),
+        };
+        let group = group_of(&target);
+        Ok(WorkItem {
+            url: self.access.queue.url.clone(),
+            deduplication: digest_words([self.run.as_str(), &group]),
+            group,
+            body: event::notification_of(&event),
+            again: None,
+        })
+    }
+}
+
+const UNEXPLAINED: &str = "the queue did not say that it has the message";
+
+/// Keeps the elements at these places.
+fn retain_places<T>(elements: &mut Vec<T>, is_kept: impl Fn(usize) -> bool) {
+    let mut at = 0..;
+    elements.retain(|_| at.next().is_some_and(&is_kept));
+}
+
+/// Returns the queue that hints of a rule go to: its work queue, or else an events queue that the
+/// one daemon receives from.
+fn find_queue<'s>(settings: &'s Settings, rule: &Rule) -> anyhow::Result<&'s Queue> {
+    let found = match &rule.work_queue {
+        Some(url) => settings.work_queues.iter().find(|queue| queue.url == *url),
+        None if !rule.enabled => bail!(
+            "rule {:?} is disabled and has no work queue: its hints would be deleted, as its events are; enable it first",
+            rule.id
+        ),
+        None => {
+            let mut queues = settings.queues.iter();
+            let own = queues.find(|queue| queue.account == rule.source.account);
+            own.or(settings.queues.first())
+        }
+    };
+    found.with_context(|| format!("rule {:?} has no queue for its hints", rule.id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_keeps_its_order() {
+        let mut left = vec!["a", "b", "c", "d"];
+        retain_places(&mut left, |at| at % 2 == 1);
+        assert_eq!(left, ["b", "d"]);
+    }
+}

@@ -1,0 +1,263 @@
+//! A backfill beside daemons: what was there before, and what was missed, gets there; what is equal
+//! is left alone; and one that is killed goes on where it was.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use replicator_config::Settings;
+use replicator_fakes::faults::{Effect, Fault, Place};
+use s3_replicator::backfill::{BackfillArguments, BackfillSummary, backfill};
+
+use crate::fleet;
+use crate::judge::{Expect, judge};
+use crate::sim::{ARCHIVE, AWS, SOURCE, Sim, WORK, simulate};
+
+/// The name of the command in the journal.
+const COMMAND: &str = "backfill";
+
+fn arguments() -> BackfillArguments {
+    BackfillArguments {
+        rule: "orders".to_owned(),
+        ..BackfillArguments::default()
+    }
+}
+
+async fn run(
+    sim: &Sim,
+    settings: &Settings,
+    arguments: &BackfillArguments,
+) -> Result<BackfillSummary, String> {
+    let (given, never) = (sim.given(COMMAND), std::future::pending());
+    let run = Box::pin(backfill(settings, arguments, Some(&given), never));
+    run.await.map_err(|error| format!("{error:#}"))
+}
+
+/// Runs until so many requests to send were made, and ends as by kill -9. Returns whether it was
+/// through before.
+async fn run_and_kill(sim: &Sim, settings: &Settings, sends: usize) -> bool {
+    let (before, arguments) = (sends_of(sim), arguments());
+    tokio::select! {
+        biased;
+        result = run(sim, settings, &arguments) => {
+            result.unwrap();
+            true
+        }
+        () = async {
+            while sends_of(sim) < before + sends {
+                sim.pass(Duration::from_millis(1)).await;
+            }
+        } => false,
+    }
+}
+
+fn sends_of(sim: &Sim) -> usize {
+    let sent = |entry: &replicator_fakes::journal::Entry| {
+        entry.client == COMMAND && entry.call.operation == "SendMessageBatch"
+    };
+    sim.net.journal().select(sent).len()
+}
+
+/// Writes a key with a history: two versions, or a version and a marker.
+async fn fill(sim: &Sim, keys: usize) {
+    for key in (0..keys).map(|number| format!("{}/{number:04}", number % 7)) {
+        sim.put(&key, b"one").await;
+        match key.ends_with('0') {
+            true => drop(sim.delete(&key).await),
+            false => sim.put(&key, b"two").await,
+        }
+    }
+}
+
+#[test]
+fn what_was_there_before_arrives_whole_and_what_is_equal_is_not_sent() {
+    for is_shared in [false, true] {
+        simulate(1, async |mut sim| {
+            sim.is_shared = is_shared;
+            fill(&sim, 300).await;
+            sim.post_everything();
+            let daemon = fleet::lone(&mut sim, "", AWS).await;
+            let settings = fleet::settings(&mut sim, "", AWS);
+            let summary = run(&sim, &settings, &arguments()).await.unwrap();
+            assert_eq!((summary.counts.sent, summary.counts.equal), (300, 0));
+            // A marker that lists cannot tell from another is counted as one to write.
+            assert_eq!((summary.counts.versions, summary.counts.markers), (570, 30));
+            sim.drained().await;
+            assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new());
+
+            sim.put("3/0003", b"three").await;
+            sim.drained().await;
+            let (before, written) = (sends_of(&sim), sim.net.journal().writes(ARCHIVE).len());
+            let summary = run(&sim, &settings, &arguments()).await.unwrap();
+            assert_eq!((summary.counts.sent, summary.counts.equal), (0, 300));
+            assert_eq!(sends_of(&sim), before);
+            // What the daemon does not need to be told, it does not mind.
+            sim.purge("1/0001", &sim.newest("1/0001")).await;
+            let summary = run(&sim, &settings, &arguments()).await.unwrap();
+            assert_eq!(summary.counts.sent, 1);
+            sim.drained().await;
+            daemon.stop().await;
+            assert!(sim.net.journal().writes(ARCHIVE).len() <= written + 1);
+        });
+    }
+}
+
+#[test]
+fn a_dry_run_counts_and_sends_nothing() {
+    simulate(2, async |mut sim| {
+        sim.share();
+        fill(&sim, 50).await;
+        let settings = fleet::settings(&mut sim, "", AWS);
+        let counted = BackfillArguments {
+            dry_run: true,
+            ..arguments()
+        };
+        let summary = run(&sim, &settings, &counted).await.unwrap();
+        assert_eq!((summary.counts.keys, summary.counts.sent), (50, 0));
+        assert_eq!(
+            (summary.counts.versions, summary.counts.bytes),
+            (95, 95 * 3)
+        );
+        assert!(
+            summary
+                .text()
+                .contains("would send hints for 50 of 50 keys"),
+            "{}",
+            summary.text()
+        );
+        assert_eq!(sends_of(&sim) + sim.waiting(), 0);
+        let left = std::fs::read_dir(&settings.state_dir).unwrap();
+        let cursors = left.filter(|file| {
+            let name = file.as_ref().unwrap().file_name();
+            name.to_string_lossy().starts_with("backfill")
+        });
+        assert_eq!(cursors.count(), 0);
+    });
+}
+
+/// Takes what is sent, as a worker would that has nothing to do.
+async fn consume(sim: &Sim) {
+    let config = sim.sdk("consumer");
+    let sqs = aws_sdk_sqs::Client::new(&config);
+    loop {
+        let receive = sqs.receive_message().queue_url(sim.sqs.url(WORK));
+        let receive = receive.max_number_of_messages(10).wait_time_seconds(1);
+        for message in receive.send().await.unwrap().messages() {
+            let delete = sqs.delete_message().queue_url(sim.sqs.url(WORK));
+            let receipt = message.receipt_handle().unwrap();
+            delete.receipt_handle(receipt).send().await.unwrap();
+        }
+    }
+}
+
+/// Runs to the end over up to ten kills, and returns how many there were.
+async fn run_in_spite_of_kills(sim: &Sim, settings: &Settings, sends: usize) -> usize {
+    for kills in 0..10 {
+        if run_and_kill(sim, settings, sends).await {
+            sim.drained().await;
+            return kills;
+        }
+    }
+    run(sim, settings, &arguments()).await.unwrap();
+    sim.drained().await;
+    10
+}
+
+#[test]
+fn one_that_is_killed_goes_on_and_neither_loses_nor_repeats_a_key() {
+    for (seed, sends) in [1, 10, 40].into_iter().enumerate() {
+        simulate(seed as u64, async |mut sim| {
+            sim.share();
+            // More than a page: it is read in ranges.
+            const KEYS: usize = 1_200;
+            for prefix in ["some/", "other/"] {
+                sim.put(&format!("{prefix}0"), b"one").await;
+                let others = (1..KEYS / 2).map(|number| format!("{prefix}{number}"));
+                sim.s3.repeat(SOURCE, &format!("{prefix}0"), others);
+            }
+            let settings = fleet::settings(&mut sim, "", AWS);
+            let kills = tokio::select! {
+                kills = run_in_spite_of_kills(&sim, &settings, sends) => kills,
+                () = consume(&sim) => unreachable!(),
+            };
+            assert!(kills > 0);
+            let sent = sim.sqs.deleted(WORK);
+            let groups: BTreeSet<_> = sent.iter().map(|message| &message.group).collect();
+            assert_eq!(groups.len(), KEYS, "{sends} sends, {kills} kills");
+            // What was sent in the round before a kill was sent again by the same id.
+            assert_eq!(sent.len(), KEYS, "{sends} sends, {kills} kills");
+        });
+    }
+}
+
+#[test]
+fn hints_that_a_queue_does_not_take_at_once_are_sent_again() {
+    simulate(3, async |mut sim| {
+        sim.share();
+        sim.fill("some/", 400, 3).await;
+        let place = || Place::sqs("SendMessageBatch").client(COMMAND);
+        let refused = Fault::new("refused", place(), Effect::refuse(500, "InternalError"));
+        sim.net.faults().add(refused.every(2));
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        let settings = fleet::settings(&mut sim, "", AWS);
+        let summary = run(&sim, &settings, &arguments()).await.unwrap();
+        assert_eq!(summary.counts.sent, 400);
+        sim.drained().await;
+        assert_eq!(sim.sqs.deleted(WORK).len(), 400);
+
+        // One that takes nothing at all ends the run, with what is left in the report.
+        sim.put("late", b"one").await;
+        let denied = Fault::new("denied", place(), Effect::refuse(403, "AccessDenied"));
+        sim.net.faults().add(denied);
+        let path = sim.dir.path().join("report.csv");
+        let reported = BackfillArguments {
+            report: Some(path.clone()),
+            ..arguments()
+        };
+        let text = run(&sim, &settings, &reported).await.unwrap_err();
+        assert!(
+            text.contains("goes on from there") && text.contains("AccessDenied"),
+            "{text}"
+        );
+        let report = std::fs::read_to_string(&path).unwrap();
+        assert!(report.contains("orders,late,,failed,"), "{report}");
+        sim.net.faults().clear_all();
+        run(&sim, &settings, &reported).await.unwrap();
+        let report = std::fs::read_to_string(&path).unwrap();
+        assert!(
+            report.contains("orders,late,,succeeded,,200,sent\n"),
+            "{report}"
+        );
+        assert_eq!(report.lines().count(), 401, "{report}");
+        sim.drained().await;
+        daemon.stop().await;
+        assert_eq!(sim.shown(ARCHIVE, "late"), sim.shown(SOURCE, "late"));
+    });
+}
+
+#[test]
+fn what_is_older_than_the_rule_is_counted_and_left_to_its_since() {
+    simulate(4, async |mut sim| {
+        sim.share();
+        sim.fill("old/", 5, 3).await;
+        sim.put("old/1", b"again").await;
+        sim.pass(Duration::from_secs(3_600)).await;
+        sim.put("old/1", b"newer").await;
+        // The simulation begins half an hour before that.
+        let rule = "since = \"2027-01-15T08:30:00Z\"";
+        let daemon = fleet::lone(&mut sim, rule, AWS).await;
+        let settings = fleet::settings(&mut sim, rule, AWS);
+        let summary = run(&sim, &settings, &arguments()).await.unwrap();
+        let counts = summary.counts.clone();
+        assert_eq!((counts.sent, counts.keys), (1, 1));
+        assert_eq!((counts.old_versions, counts.old_keys), (6, 5));
+        let text = summary.text();
+        assert!(
+            text.contains("6 versions of 5 keys are older than since"),
+            "{text}"
+        );
+        sim.drained().await;
+        daemon.stop().await;
+        assert_eq!(sim.s3.keys_ever(ARCHIVE), ["old/1"]);
+        assert_eq!(sim.s3.ever(ARCHIVE, "old/1").len(), 1);
+    });
+}
