@@ -300,7 +300,7 @@ pub enum Reason {
     /// The answer cannot be read, so what came of the request is not known.
     AnswerUnreadable,
     /// Attempts failed for the key's own sake for an hour, or until a message of a work queue was
-    /// received twenty times.
+    /// received twenty times more.
     RetriesExhausted,
     /// The stamp has no room beside the user's own metadata.
     StampTooLarge,

@@ -168,6 +168,13 @@ impl Engine {
         task.rules.iter().any(|rule| self.pauses.is_paused(rule))
     }
 
+    /// Lets a rule that was paused by command go on; returns false if it was not.
+    pub(crate) fn resume_rule(&self, rule: &str) -> Result<bool, Failure> {
+        let resumed = self.pauses.resume(rule)?;
+        self.retries.clear_all();
+        Ok(resumed)
+    }
+
     /// Waits until a rule may write a piece, and memory has room for it or has it. The limits come
     /// before the memory, so that a task that waits for them holds no memory and blocks no shared
     /// read. One part of each object waits for the limits at a time, so that objects take turns.

@@ -147,19 +147,27 @@ pub(crate) struct Retries(Mutex<HashMap<TargetKey, Failing>>);
 struct Failing {
     first: Instant,
     last: Instant,
+    /// How often its message had been received when it failed first.
+    received: u32,
 }
 
 // Seven or eight deliveries of one message, which come ever more seldom: what a server stumbles
 // over for so long is no hiccup, and an operator has yet to find it.
 const FAILING_MAX: Duration = Duration::from_secs(3600);
 
+// Of several daemons each has a share of the deliveries, and sees its own failures alone: so many
+// deliveries since the first of those are enough, whichever daemons had them. What went before,
+// as while a rule was paused or a destination was down, is not the key's failure.
+const RECEIVED_MAX: u32 = 20;
+
 // As many as can fail in an hour of backing off, at some hundred bytes each. The one that failed
 // longest ago is forgotten first: its hour begins anew.
 const FAILING_KEYS_MAX: usize = 20_000;
 
 impl Retries {
-    /// Records that a key failed for its own sake; says whether retries are exhausted.
-    pub(crate) fn record_failure(&self, target: &TargetKey) -> bool {
+    /// Records that a key failed for its own sake, and how often its message was received from a
+    /// work queue, if it was; says whether retries are exhausted.
+    pub(crate) fn record_failure(&self, target: &TargetKey, received: u32) -> bool {
         let (mut all, now) = (self.lock_all(), Instant::now());
         if all.len() >= FAILING_KEYS_MAX && !all.contains_key(target) {
             forget_oldest(&mut all);
@@ -167,18 +175,27 @@ impl Retries {
         let failing = all.entry(target.clone()).or_insert(Failing {
             first: now,
             last: now,
+            received,
         });
         // One failure now and one tomorrow are no day of failures.
         if failing.last + FAILING_MAX < now {
             failing.first = now;
         }
         failing.last = now;
-        failing.first + FAILING_MAX <= now
+        // A later message of the key begins to be counted anew.
+        failing.received = failing.received.min(received);
+        failing.first + FAILING_MAX <= now || received - failing.received >= RECEIVED_MAX
     }
 
     /// Forgets a key that succeeded, or failed for another's sake.
     pub(crate) fn clear(&self, target: &TargetKey) {
         self.lock_all().remove(target);
+    }
+
+    /// Forgets every key: a rule is no longer paused, and what its messages were received for
+    /// meanwhile was no failure.
+    pub(crate) fn clear_all(&self) {
+        self.lock_all().clear();
     }
 
     fn lock_all(&self) -> MutexGuard<'_, HashMap<TargetKey, Failing>> {
@@ -371,14 +388,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_key_that_fails_for_an_hour_is_given_up() {
         let retries = Retries::default();
-        assert!(!retries.record_failure(&target("a")));
+        assert!(!retries.record_failure(&target("a"), 0));
         tokio::time::advance(FAILING_MAX - Duration::from_secs(1)).await;
-        assert!(!retries.record_failure(&target("a")));
-        assert!(!retries.record_failure(&target("b")));
+        assert!(!retries.record_failure(&target("a"), 0));
+        assert!(!retries.record_failure(&target("b"), 0));
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(retries.record_failure(&target("a")) && !retries.record_failure(&target("b")));
         assert!(
-            retries.record_failure(&target("a")),
+            retries.record_failure(&target("a"), 0) && !retries.record_failure(&target("b"), 0)
+        );
+        assert!(
+            retries.record_failure(&target("a"), 0),
             "what comes after it, too"
         );
     }
@@ -387,7 +406,7 @@ mod tests {
     async fn failures_that_lie_a_day_apart_are_no_day_of_failures() {
         let retries = Retries::default();
         for _ in 0..20 {
-            assert!(!retries.record_failure(&target("a")));
+            assert!(!retries.record_failure(&target("a"), 0));
             tokio::time::advance(24 * FAILING_MAX).await;
         }
     }
@@ -395,9 +414,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_key_that_succeeded_begins_anew() {
         let retries = Retries::default();
-        assert!(!retries.record_failure(&target("a")));
+        assert!(!retries.record_failure(&target("a"), 0));
         tokio::time::advance(FAILING_MAX).await;
         retries.clear(&target("a"));
-        assert!(!retries.record_failure(&target("a")));
+        assert!(!retries.record_failure(&target("a"), 0));
+    }
+
+    #[test]
+    fn only_deliveries_since_a_key_first_failed_are_counted() {
+        let retries = Retries::default();
+        assert!(!retries.record_failure(&target("a"), 30), "it was paused");
+        assert!(!retries.record_failure(&target("a"), 29 + RECEIVED_MAX));
+        assert!(retries.record_failure(&target("a"), 30 + RECEIVED_MAX));
+        assert!(!retries.record_failure(&target("a"), 2), "another message");
+        assert!(!retries.record_failure(&target("a"), 1 + RECEIVED_MAX));
+        assert!(retries.record_failure(&target("a"), 2 + RECEIVED_MAX));
+        retries.clear_all();
+        assert!(!retries.record_failure(&target("a"), 90));
     }
 }

@@ -252,7 +252,7 @@ impl Daemon {
 
     /// Resumes a rule; returns false if it was not paused.
     pub fn resume_rule(&self, rule: &str) -> Result<bool, Failure> {
-        self.engine.pauses.resume(rule)
+        self.engine.resume_rule(rule)
     }
 
     /// Runs until SIGTERM or SIGINT, then stops.
@@ -365,7 +365,9 @@ fn adopt(engine: &Engine, settings: &Settings) -> Result<Ruleset, Failure> {
             );
         }
     }
-    engine.pauses.replace(settings.rules.iter());
+    if engine.pauses.replace(settings.rules.iter()) {
+        engine.retries.clear_all();
+    }
     let queues = settings
         .queues
         .iter()

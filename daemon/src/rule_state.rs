@@ -43,10 +43,6 @@ struct PauseState {
     disabled: BTreeSet<String>,
 }
 
-// What SQS keeps at the longest, and so what may have been received while a rule was paused:
-// https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html
-const RETENTION_MAX: time::Duration = time::Duration::days(14);
-
 impl Pauses {
     /// Reads which rules were paused when the daemon stopped.
     pub(crate) fn load(ledger: &Ledger) -> Result<Self, Failure> {
@@ -62,10 +58,13 @@ impl Pauses {
         })
     }
 
-    /// Takes over which rules are disabled.
-    pub(crate) fn replace<'a>(&self, rules: impl Iterator<Item = &'a Rule>) {
+    /// Takes over which rules are disabled; says whether one no longer is.
+    pub(crate) fn replace<'a>(&self, rules: impl Iterator<Item = &'a Rule>) -> bool {
         let disabled = rules.filter(|rule| rule.is_waiting());
-        self.state.lock().disabled = disabled.map(|rule| rule.id.clone()).collect();
+        let disabled = disabled.map(|rule| rule.id.clone()).collect();
+        let mut state = self.state.lock();
+        let before = std::mem::replace(&mut state.disabled, disabled);
+        !before.is_subset(&state.disabled)
     }
 
     /// Pauses a rule; returns false if it was paused before.
@@ -108,15 +107,6 @@ impl Pauses {
     /// Says whether a rule does no work now.
     pub(crate) fn is_paused(&self, rule: &Rule) -> bool {
         self.state.lock().since(&rule.id).is_some()
-    }
-
-    /// Says whether messages of a rule may have been received often because it was paused.
-    pub(crate) fn was_paused(&self, rule: &Rule) -> bool {
-        let state = self.state.lock();
-        state.by_command.get(&rule.id).is_some_and(|pause| {
-            let resumed = pause.resumed.unwrap_or_else(clock::now);
-            clock::now() - resumed < RETENTION_MAX
-        })
     }
 
     /// Lists the paused rules.
@@ -258,11 +248,10 @@ mod tests {
             let mut rules = rules(&[(id, "orders", "replicas")]);
             rules.remove(0)
         });
-        assert!(pauses().is_paused(&orders) && pauses().was_paused(&orders));
-        assert!(!pauses().is_paused(&invoices) && !pauses().was_paused(&invoices));
+        assert!(pauses().is_paused(&orders) && !pauses().is_paused(&invoices));
         assert!(pauses().resume("orders").unwrap());
         assert!(!pauses().resume("orders").unwrap());
-        assert!(!pauses().is_paused(&orders) && pauses().was_paused(&orders));
+        assert!(!pauses().is_paused(&orders));
     }
 
     #[test]
@@ -276,7 +265,7 @@ mod tests {
         (waits.enabled, drops.enabled) = (false, false);
         waits.work_queue = Some("work.fifo".to_owned());
         let all = [waits, drops, works];
-        pauses.replace(all.iter());
+        assert!(!pauses.replace(all.iter()));
         assert_eq!(
             all.each_ref().map(|rule| pauses.is_paused(rule)),
             [true, false, false]
@@ -286,7 +275,7 @@ mod tests {
             listed.into_iter().collect::<Vec<_>>(),
             [("waits".to_owned(), PausedRule { since: None })]
         );
-        pauses.replace([].iter());
+        assert!(pauses.replace([].iter()), "one is disabled no longer");
         assert_eq!(pauses.by_rule().len(), 0);
     }
 

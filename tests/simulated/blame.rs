@@ -155,6 +155,33 @@ fn an_hour_of_a_bucket_that_is_down_parks_nothing() {
 }
 
 #[test]
+fn deliveries_while_its_source_was_down_do_not_count_against_a_key() {
+    simulate(24, async |mut sim| {
+        sim.share();
+        sim.post_everything();
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        let source = Place::default().bucket(SOURCE).client("daemon-0");
+        let down = Fault::new("down", source, Effect::Unreachable);
+        sim.net.faults().add(down);
+        sim.fill("bad-", BAD, 100).await;
+        sim.pass(Duration::from_secs(8 * 3600)).await;
+        let write = Place::s3("PutObject").bucket(ARCHIVE).key("bad-0");
+        sim.net.faults().add(Fault::new("bad", write, INTERNAL));
+        sim.net.faults().clear("down");
+        for minute in 0..50 {
+            sim.put(&format!("healthy-{minute}"), b"content").await;
+            sim.pass(Duration::from_secs(60)).await;
+            assert_eq!(parked(&daemon).await, [], "after {minute} minutes");
+        }
+        assert!(sim.net.faults().hits("bad") > 0);
+        sim.net.faults().clear("bad");
+        sim.drained().await;
+        all_arrives(&sim, &daemon).await;
+        daemon.stop().await;
+    });
+}
+
+#[test]
 fn a_source_that_knows_no_ranges_is_not_read_for_ever() {
     simulate(21, async |mut sim| {
         let reads = Place::s3("GetObject").bucket(SOURCE).client("daemon-0");

@@ -55,7 +55,7 @@ pub(crate) async fn pause(State(admin): State<Admin>, uri: Uri) -> Result<Respon
 /// Answers `POST /rules/resume`.
 pub(crate) async fn resume(State(admin): State<Admin>, uri: Uri) -> Result<Response, Refusal> {
     let rule = named_rule(&admin, &uri)?;
-    let changed = run_blocking(|| admin.engine.pauses.resume(&rule)).map_err(unwritable)?;
+    let changed = run_blocking(|| admin.engine.resume_rule(&rule)).map_err(unwritable)?;
     if admin.engine.pauses.by_rule().contains_key(&rule) {
         let text = format!("rule {rule:?} is disabled in the configuration; enable it there");
         return Err((StatusCode::BAD_REQUEST, text));

@@ -46,10 +46,6 @@ pub(crate) enum TaskResult {
 /// A few tries outlast a hiccup; what lasts longer waits in the queue, where it holds nothing up.
 const ATTEMPTS_MAX: u32 = 5;
 
-/// So many deliveries of a message of a work queue, whichever workers had them, are enough for what
-/// fails because of its key alone.
-const RECEIVED_MAX: u32 = 20;
-
 /// Other daemons' writes are behind refused conditions, and each of those means progress; more in
 /// a row than this means that something else is.
 const REREADS_MAX: u32 = 10;
@@ -210,11 +206,11 @@ async fn give_up((engine, task): (&Engine, &Task), route: &Route, failed: &Faile
         engine.retries.clear(&task.target);
         return TaskResult::Returned(wait);
     }
-    // Other daemons had a share of the deliveries, and each counts only its own failures.
-    let is_received_often = engine.work_queues.are_used()
-        && task.receive_count >= RECEIVED_MAX
-        && !task.rules.iter().any(|rule| engine.pauses.was_paused(rule));
-    match engine.retries.record_failure(&task.target) || is_received_often {
+    let received = match engine.work_queues.are_used() {
+        true => task.receive_count,
+        false => 0,
+    };
+    match engine.retries.record_failure(&task.target, received) {
         true => park_or_release(engine, task, Reason::RetriesExhausted, failure).await,
         false => TaskResult::Returned(wait),
     }
