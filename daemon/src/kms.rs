@@ -55,6 +55,15 @@ pub(crate) struct KeyUse {
     pub(crate) name: String,
 }
 
+/// The key that a replica is written under.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ResolvedKey {
+    /// As the configuration has it, which may be an alias.
+    pub(crate) name: String,
+    /// Which key that is, where KMS has said so.
+    pub(crate) arn: Option<String>,
+}
+
 /// What a key is used for.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, strum::Display,
@@ -144,6 +153,13 @@ impl KeySide {
             Self::Source => &[Reason::SrcKmsKeyInvalidState],
             Self::Destination => &[Reason::DstKmsKeyInvalidState, Reason::DstKmsKeyNotFound],
         }
+    }
+}
+
+impl ResolvedKey {
+    /// Returns what a write names.
+    pub(crate) fn id(&self) -> &str {
+        self.arn.as_deref().unwrap_or(&self.name)
     }
 }
 
@@ -276,10 +292,10 @@ impl Keys {
         keys.is_some_and(|keys| keys.iter().any(WatchedKey::is_refused))
     }
 
-    /// Returns the ARN of a key that replicas are written under, unless it cannot be used.
-    pub(crate) fn for_replica(&self, rule: &Rule, name: String) -> Result<String, Failure> {
+    /// Resolves a key that replicas are written under, unless it cannot be used.
+    pub(crate) fn for_replica(&self, rule: &Rule, name: String) -> Result<ResolvedKey, Failure> {
         let arn = self.usable(rule, KeySide::Destination, &name)?;
-        Ok(arn.unwrap_or(name))
+        Ok(ResolvedKey { name, arn })
     }
 
     /// Notes which key an object of the source is encrypted with, and refuses one that cannot be

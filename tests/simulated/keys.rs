@@ -283,6 +283,45 @@ fn an_alias_is_resolved_by_the_destinations_account_and_replicas_name_the_key() 
 }
 
 #[test]
+fn an_upload_goes_on_when_kms_does_not_say_what_its_alias_names_and_begins_anew_under_another_key()
+{
+    const PART: usize = 8 << 20;
+    for (seed, other) in [(17, None), (18, Some(RELATED))] {
+        simulate(seed, async |mut sim| {
+            sim.post_everything();
+            sim.keys.set(KEY, State::Enabled);
+            sim.keys.alias(ALIAS, KEY);
+            let parts = Place::s3("UploadPart").client("daemon-0");
+            let slow = Effect::Delay(Duration::from_secs(10));
+            sim.net.faults().add(Fault::new("slow", parts, slow));
+            put(&sim, "a", 9 * PART, None).await;
+            let daemon = fleet::lone(&mut sim, &under(ALIAS), AWS).await;
+            sim.pass(Duration::from_secs(15)).await;
+            drop(daemon);
+            assert_eq!(sim.net.journal().of("CreateMultipartUpload").len(), 1);
+            match other {
+                Some(other) => {
+                    sim.keys.set(other, State::Enabled);
+                    sim.keys.alias(ALIAS, other);
+                }
+                None => {
+                    let kms = Place::service(Service::Kms);
+                    let silent = Fault::new("silent", kms, Effect::Unreachable);
+                    sim.net.faults().add(silent);
+                }
+            }
+            let daemon = fleet::lone(&mut sim, &under(ALIAS), AWS).await;
+            sim.drained().await;
+            daemon.stop().await;
+            let key = key_of_replica(&sim, "a");
+            assert_eq!(key.as_deref(), Some(other.unwrap_or(KEY)));
+            let begun = sim.net.journal().of("CreateMultipartUpload").len();
+            assert_eq!(begun, 1 + usize::from(other.is_some()));
+        });
+    }
+}
+
+#[test]
 fn a_replica_of_the_sources_multi_region_key_encrypts_what_it_encrypts() {
     simulate(14, async |mut sim| {
         sim.post_everything();

@@ -121,6 +121,9 @@ pub(crate) struct Upload {
     /// A digest of what the replica carries beside its bytes, which was given at the beginning.
     #[serde(default)]
     pub(crate) headers_digest: u64,
+    /// The ARN of the key of KMS that it was begun under, where KMS had said which that is.
+    #[serde(default, skip_serializing_if = "none")]
+    pub(crate) kms_key: Option<String>,
     /// What was current at the destination when the upload began; older records do not say it in
     /// this way.
     #[serde(default, skip_serializing_if = "none")]

@@ -76,7 +76,7 @@ proptest! {
             tags_seen: number.is_multiple_of(2),
         };
         reads_back(&replica)?;
-        reads_back(&Upload { upload_id: text.clone(), source: source.clone(), part_bytes: crc64, headers_digest: crc64, begun_over: over(&text, number), may_complete_until: Some(source.last_modified), by_our_clock: number.is_multiple_of(2), size_bytes: crc64 })?;
+        reads_back(&Upload { upload_id: text.clone(), source: source.clone(), part_bytes: crc64, headers_digest: crc64, kms_key: Some(text.clone()), begun_over: over(&text, number), may_complete_until: Some(source.last_modified), by_our_clock: number.is_multiple_of(2), size_bytes: crc64 })?;
         let sums = vec![Sum::of_crc64(crc64, u64::from(number))];
         let doubt = Some(Unproved::AnswerSilent);
         reads_back(&UploadedPart { number, etag, crc64, sums, doubt })?;
@@ -207,6 +207,7 @@ fn upload() -> Upload {
         source: version(1),
         part_bytes: 5 << 20,
         headers_digest: 9,
+        kms_key: None,
         begun_over: Some(CurrentEntry::Nothing),
         may_complete_until: None,
         by_our_clock: false,

@@ -18,6 +18,7 @@ use tracing::warn;
 use crate::clock::{self, BootInstant};
 use crate::engine::Due;
 use crate::failpoint::Step;
+use crate::kms::ResolvedKey;
 use crate::limit::budget::MemoryPermit;
 use crate::limit::rates::Flow;
 use crate::limit::single_flight::{Body, Leader, RangeKey, Subscriber};
@@ -185,7 +186,7 @@ impl CopyJob<'_> {
             ));
         }
         attributes.drop_past_retention(clock::now());
-        let encryption = self.encryption_under_keys(&attributes)?;
+        let (encryption, key) = self.encryption_under_keys(&attributes)?;
         let tags = self.read_tags(&attributes, counts_tags).await?;
         if let Some(class) = &self.rule.storage_class {
             let class = HeaderValue::try_from(class).map_err(|error| {
@@ -206,6 +207,7 @@ impl CopyJob<'_> {
             attributes,
             tags,
             encryption,
+            key,
             rewrapped,
             asked,
         })
@@ -213,7 +215,10 @@ impl CopyJob<'_> {
 
     /// Chooses the encryption of the replica, unless the rule does not take the source's, or a key
     /// that it needs cannot be used.
-    fn encryption_under_keys(&self, attributes: &Attributes) -> Result<Vec<Header>, Failure> {
+    fn encryption_under_keys(
+        &self,
+        attributes: &Attributes,
+    ) -> Result<(Vec<Header>, Option<ResolvedKey>), Failure> {
         if attributes.is_kms() && !self.rule.sse_kms_objects {
             return Err(Failure::new(
                 FailureKind::Ineligible(Reason::SrcObjectNotEligible),
@@ -232,7 +237,11 @@ impl CopyJob<'_> {
         let key = key
             .map(|key| keys.for_replica(self.rule, key))
             .transpose()?;
-        Ok(choose_encryption(&self.rule.encryption, attributes, key))
+        let id = key.as_ref().map(|key| key.id().to_owned());
+        Ok((
+            choose_encryption(&self.rule.encryption, attributes, id),
+            key,
+        ))
     }
 
     fn stamp(&self, attributes: &mut Attributes) {

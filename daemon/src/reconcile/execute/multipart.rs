@@ -131,11 +131,14 @@ async fn begin(
     let over = Some(copy.snapshot.entry.clone());
     // An upload that was begun with checksums goes on with them, and one without goes on without.
     let headers_digest = headers.digest() ^ u64::from(!copy.extras.checked);
+    let kms_key = headers.key.as_ref().and_then(|key| key.arn.clone());
     if let Some((upload, done)) = ledger.upload_of(&task.target)? {
         let is_same = upload.source == copy.version.version
             && upload.begun_over == over
             && upload.part_bytes == layout.part_bytes()
-            && upload.headers_digest == headers_digest;
+            && upload.headers_digest == headers_digest
+            // An alias may name another key by now, but not because KMS is silent.
+            && (kms_key.is_none() || upload.kms_key.is_none() || upload.kms_key == kms_key);
         if is_same {
             lease::confirm_held().await?;
             return Ok((upload, done));
@@ -147,6 +150,7 @@ async fn begin(
         source: copy.version.version.clone(),
         part_bytes: layout.part_bytes(),
         headers_digest,
+        kms_key,
         begun_over: over,
         may_complete_until: None,
         by_our_clock: false,

@@ -18,6 +18,7 @@ use replicator_core::rule::{Encryption, ReplicaKey, Rule, related_key};
 use replicator_core::stamp::{Stamp, USER_METADATA_BYTES_MAX};
 
 use crate::clock::BootInstant;
+use crate::kms::ResolvedKey;
 use crate::reconcile::object::envelope::RewrappedHeader;
 use crate::reconcile::object::tags::{self, Tags};
 use crate::s3::checksum::{Algorithm, crc64_of, hex, md5_digits};
@@ -303,6 +304,8 @@ pub(in crate::reconcile) struct ReplicaHeaders {
     pub(crate) attributes: Attributes,
     pub(crate) tags: Tags,
     pub(crate) encryption: Vec<Header>,
+    /// The key of KMS that these name, if they do.
+    pub(in crate::reconcile) key: Option<ResolvedKey>,
     /// The wrapped data key, where that is another one than the source's.
     pub(in crate::reconcile) rewrapped: Option<RewrappedHeader>,
     /// When the request to the source was sent.
@@ -316,11 +319,16 @@ impl ReplicaHeaders {
         self.asked.elapsed() > READING_AGE_MAX
     }
 
-    /// Returns a number that differs when a replica would carry something else.
+    /// Returns a number that differs when a replica would carry something else. A key counts by its
+    /// name: which one an alias names, KMS may not say.
     pub(crate) fn digest(&self) -> u64 {
         let line = |name: &str, value: &[u8]| [name.as_bytes(), b":", value, b"\n"].concat();
         let own = self.own();
-        let own = own.iter().map(|(name, value)| line(name, value.as_bytes()));
+        let key = self.key.as_ref().map(|key| &key.name);
+        let named = |name: &str| key.filter(|_| name == ENCRYPTION_KEY);
+        let own = own
+            .iter()
+            .map(|(name, value)| line(name, named(name).unwrap_or(value).as_bytes()));
         // The stamp may name the sequencer of whichever event woke the task, and KMS wraps a key
         // differently each time.
         let rewrapped = self.rewrapped.as_ref();
