@@ -80,14 +80,23 @@ pub enum KeySide {
 #[derive(Debug)]
 struct WatchedKey {
     key: KeyUse,
-    /// An object named it, not the configuration.
-    is_learned: bool,
+    /// Absent where the configuration names it.
+    learned: Option<LearnedKey>,
     state: KeyState,
     since: Timestamp,
     /// When KMS last said something definite.
     confirmed: Instant,
     arn: Option<String>,
     detail: String,
+}
+
+/// What a key is known from that the configuration does not name.
+#[derive(Debug)]
+struct LearnedKey {
+    /// The key of the object, which it is itself, or is related to.
+    of_object: String,
+    /// When an object last had it.
+    used: Instant,
 }
 
 /// Whether a key can be used, as far as KMS says.
@@ -146,6 +155,11 @@ const QUESTIONS_MAX: usize = 8;
 // A writer of the source can name any number of keys; those of the configuration come on top.
 const LEARNED_MAX: usize = 100;
 
+// While one of a rule's keys cannot be used, each small object of the rule costs a HEAD more. One
+// that no object had for a day is likely a retired one; what is parked for it is tried every hour
+// all the same.
+const LEARNED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+
 impl KeySide {
     /// Names what is parked for a key of this side.
     fn reasons(self) -> &'static [Reason] {
@@ -187,9 +201,9 @@ impl Keys {
         for rule in rules {
             let (mut configured, old) = (configured_keys(rule), before.remove(&rule.id));
             let mut keys: Vec<WatchedKey> = old.unwrap_or_default();
-            keys.retain(|known| configured.remove(&known.key) || known.is_learned);
+            keys.retain(|known| configured.remove(&known.key) || known.learned.is_some());
             let new = configured.into_iter();
-            keys.extend(new.map(|key| WatchedKey::new(key, false)));
+            keys.extend(new.map(|key| WatchedKey::new(key, None)));
             if !keys.is_empty() {
                 table.keys.insert(rule.id.clone(), keys);
             }
@@ -229,13 +243,11 @@ impl Keys {
 
     async fn ask_all(&self) {
         let keys: BTreeSet<KeyUse> = {
-            let table = self.table.lock();
-            table
-                .keys
-                .values()
-                .flatten()
-                .map(|known| known.key.clone())
-                .collect()
+            let mut table = self.table.lock();
+            let of_rules = table.keys.values_mut();
+            of_rules.for_each(|keys| keys.retain(|known| !known.is_retired()));
+            let keys = table.keys.values().flatten();
+            keys.map(|known| known.key.clone()).collect()
         };
         let asked = stream::iter(keys).for_each_concurrent(QUESTIONS_MAX, async |key| {
             if let Some(access) = self.accounts.get(&key.account) {
@@ -334,22 +346,27 @@ impl Keys {
         };
         let mut table = self.table.lock();
         let keys = table.keys.values().flatten();
-        let learned = keys.filter(|known| known.is_learned).count();
+        let count = keys.filter(|known| known.learned.is_some()).count();
         let own = table.keys.entry(rule.id.clone()).or_default();
+        let with_it = own.iter_mut().filter_map(|known| known.learned.as_mut());
+        for known in with_it.filter(|known| known.of_object == name) {
+            known.used = Instant::now();
+        }
+        let learned = || LearnedKey {
+            of_object: name.to_owned(),
+            used: Instant::now(),
+        };
         let is_known =
             |known: &WatchedKey| known.key.side == KeySide::Source && known.key.name == name;
-        if learned >= LEARNED_MAX || own.iter().any(is_known) {
+        if count >= LEARNED_MAX || own.iter().any(is_known) {
             return;
         }
         let source = key(KeySide::Source, &rule.source.account, name.to_owned());
-        own.push(WatchedKey::new(source, true));
+        own.push(WatchedKey::new(source, Some(learned())));
         let account = &rule.destination.account;
-        if let Some(related) = self.related(rule, name) {
-            own.push(WatchedKey::new(
-                key(KeySide::Destination, account, related),
-                true,
-            ));
-        }
+        let related = self.related(rule, name);
+        let related = related.map(|related| key(KeySide::Destination, account, related));
+        own.extend(related.map(|related| WatchedKey::new(related, Some(learned()))));
         drop(table);
         self.suspected.notify_one();
     }
@@ -386,10 +403,10 @@ impl Keys {
 }
 
 impl WatchedKey {
-    fn new(key: KeyUse, is_learned: bool) -> Self {
+    fn new(key: KeyUse, learned: Option<LearnedKey>) -> Self {
         Self {
             key,
-            is_learned,
+            learned,
             state: KeyState::Unknown,
             since: clock::now(),
             confirmed: Instant::now(),
@@ -401,6 +418,12 @@ impl WatchedKey {
     /// Says whether it cannot be used, by what KMS said a short while ago.
     fn is_refused(&self) -> bool {
         self.state.is_bad() && self.confirmed.elapsed() < BELIEVED_FOR
+    }
+
+    /// Says whether no object had it for so long that none is likely to.
+    fn is_retired(&self) -> bool {
+        let learned = self.learned.as_ref();
+        learned.is_some_and(|learned| learned.used.elapsed() >= LEARNED_FOR)
     }
 
     /// Takes over what an answer says for certain.

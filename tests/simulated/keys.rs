@@ -183,6 +183,35 @@ fn the_sources_key_parks_by_the_objects_that_name_it() {
 }
 
 #[test]
+fn a_key_that_no_object_had_for_a_day_costs_no_more_heads() {
+    simulate(19, async |mut sim| {
+        sim.post_everything();
+        put(&sim, "first", 3, Some(MULTI_REGION)).await;
+        let daemon = fleet::lone(&mut sim, &under("related"), AWS).await;
+        sim.drained().await;
+        put(&sim, "parked", 3, Some(MULTI_REGION)).await;
+        sim.keys.set(MULTI_REGION, State::Disabled);
+        sim.pass(A_ROUND).await;
+        assert_eq!(reasons(&daemon).await, ["SrcKmsKeyInvalidState"]);
+        let day = Duration::from_secs(24 * 60 * 60);
+        sim.pass(day / 2).await;
+        assert_eq!(keys(&daemon).await.len(), 2);
+        sim.pass(day / 2).await;
+        assert_eq!(keys(&daemon).await.len(), 0);
+        let heads = || sim.net.journal().of("HeadObject").len();
+        let before = heads();
+        put(&sim, "a", 3, None).await;
+        sim.drained().await;
+        assert!(sim.shown(ARCHIVE, "a").is_some());
+        assert_eq!(heads(), before);
+        sim.keys.set(MULTI_REGION, State::Enabled);
+        sim.pass(fleet::TRIED_WITHIN).await;
+        assert_eq!(reasons(&daemon).await, Vec::<&str>::new());
+        daemon.stop().await;
+    });
+}
+
+#[test]
 fn no_answer_and_no_denial_of_kms_changes_anything() {
     let of_kms = || Place::service(Service::Kms);
     let effects = [
