@@ -5,6 +5,7 @@
 //! that is not the one it was wrapped with, KMS refuses.
 
 use std::collections::HashMap;
+use std::error::Error;
 
 use aws_sdk_kms::Client;
 use aws_sdk_kms::config::{Builder, Region};
@@ -202,13 +203,6 @@ fn is_refusal(failure: &Failure) -> bool {
     failure.kind == FailureKind::NeedsOperator(Reason::ClientSideKeyRefused)
 }
 
-/// What came of the keys of one pair.
-enum Tried {
-    Rewrapped(Vec<u8>),
-    /// It was wrapped with another key.
-    OtherKey,
-}
-
 impl Keys {
     /// Wraps a data key anew by the first pair of the rule whose source key it is wrapped with. A
     /// pair whose keys cannot be used may be another object's, so the others are tried too.
@@ -220,11 +214,11 @@ impl Keys {
                 false => self.carry_over(rule, key, (from, to)).await,
             };
             match tried {
-                Ok(Tried::Rewrapped(ciphertext)) => {
+                Ok(Some(ciphertext)) => {
                     let under = to.clone();
                     return Ok(Rewrapped { ciphertext, under });
                 }
-                Ok(Tried::OtherKey) => {}
+                Ok(None) => {}
                 Err(failure) if is_refusal(&failure) => refused = refused.or(Some(failure)),
                 Err(failure) => return Err(failure),
             }
@@ -237,76 +231,57 @@ impl Keys {
         Err(Failure::with_source(kind, Operation::ReEncrypt, cause))
     }
 
+    /// Wraps a data key anew inside KMS; none where it is wrapped with another key.
     /// <https://docs.aws.amazon.com/kms/latest/APIReference/API_ReEncrypt.html>
     async fn re_encrypt(
         &self,
         rule: &Rule,
         key: &WrappedKey,
         (from, to): (&str, &str),
-    ) -> Result<Tried, Failure> {
-        let request = self
-            .client(&rule.source.account, Operation::ReEncrypt)?
-            .re_encrypt();
+    ) -> Result<Option<Vec<u8>>, Failure> {
+        let during = Operation::ReEncrypt;
+        let request = self.client(&rule.source.account, during)?.re_encrypt();
         let request = request
             .ciphertext_blob(Blob::new(key.ciphertext.as_slice()))
             .source_key_id(from)
             .destination_key_id(to)
             .set_source_encryption_context(Some(key.context.clone()))
             .set_destination_encryption_context(Some(key.context.clone()));
-        match request
-            .customize()
-            .config_override(of_region(from))
-            .send()
-            .await
-        {
-            Ok(answer) => wrapped(answer.ciphertext_blob, Operation::ReEncrypt),
-            Err(error) if is_other_key(&error) => Ok(Tried::OtherKey),
-            Err(error) => Err(from_kms_error(Operation::ReEncrypt, error)),
-        }
+        let request = request.customize().config_override(of_region(from));
+        let answer = unless_other_key(request.send().await, during)?;
+        let ciphertext = answer.map(|answer| stated(answer.ciphertext_blob, during));
+        ciphertext.transpose()
     }
 
-    /// Takes a data key out of one Region and into another. What is ours of its plaintext is
-    /// overwritten at once.
+    /// Takes a data key out of one Region and into another; none where it is wrapped with another
+    /// key. What is ours of its plaintext is overwritten at once.
     async fn carry_over(
         &self,
         rule: &Rule,
         key: &WrappedKey,
         (from, to): (&str, &str),
-    ) -> Result<Tried, Failure> {
-        let request = self
-            .client(&rule.source.account, Operation::Decrypt)?
-            .decrypt();
+    ) -> Result<Option<Vec<u8>>, Failure> {
+        let during = Operation::Decrypt;
+        let request = self.client(&rule.source.account, during)?.decrypt();
         let request = request
             .ciphertext_blob(Blob::new(key.ciphertext.as_slice()))
             .key_id(from)
             .set_encryption_context(Some(key.context.clone()));
-        let plaintext = match request
-            .customize()
-            .config_override(of_region(from))
-            .send()
-            .await
-        {
-            Ok(answer) => answer
-                .plaintext
-                .ok_or_else(|| unreadable(Operation::Decrypt))?,
-            Err(error) if is_other_key(&error) => return Ok(Tried::OtherKey),
-            Err(error) => return Err(from_kms_error(Operation::Decrypt, error)),
+        let request = request.customize().config_override(of_region(from));
+        let Some(answer) = unless_other_key(request.send().await, during)? else {
+            return Ok(None);
         };
-        let plaintext = Zeroizing::new(plaintext.into_inner());
-        let request = self
-            .client(&rule.destination.account, Operation::Encrypt)?
-            .encrypt();
+        let plaintext = Zeroizing::new(stated(answer.plaintext, during)?);
+        let during = Operation::Encrypt;
+        let request = self.client(&rule.destination.account, during)?.encrypt();
         let request = request
             .plaintext(Blob::new(plaintext.as_slice()))
             .key_id(to)
             .set_encryption_context(Some(key.context.clone()));
-        let answer = request
-            .customize()
-            .config_override(of_region(to))
-            .send()
-            .await;
-        let answer = answer.map_err(|error| from_kms_error(Operation::Encrypt, error))?;
-        wrapped(answer.ciphertext_blob, Operation::Encrypt)
+        let request = request.customize().config_override(of_region(to));
+        let answer = request.send().await;
+        let answer = answer.map_err(|error| from_kms_error(during, error))?;
+        stated(answer.ciphertext_blob, during).map(Some)
     }
 
     fn client(&self, account: &str, during: Operation) -> Result<&Client, Failure> {
@@ -316,9 +291,24 @@ impl Keys {
     }
 }
 
-fn wrapped(ciphertext: Option<Blob>, during: Operation) -> Result<Tried, Failure> {
-    let ciphertext = ciphertext.ok_or_else(|| unreadable(during))?;
-    Ok(Tried::Rewrapped(ciphertext.into_inner()))
+/// Takes an answer apart from the refusal of a data key that is wrapped with another key.
+fn unless_other_key<T, E>(
+    sent: Result<T, SdkError<E, HttpResponse>>,
+    during: Operation,
+) -> Result<Option<T>, Failure>
+where
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+{
+    match sent {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if is_other_key(&error) => Ok(None),
+        Err(error) => Err(from_kms_error(during, error)),
+    }
+}
+
+/// Returns the key that an answer states.
+fn stated(key: Option<Blob>, during: Operation) -> Result<Vec<u8>, Failure> {
+    key.map(Blob::into_inner).ok_or_else(|| unreadable(during))
 }
 
 fn unreadable(during: Operation) -> Failure {
