@@ -12,6 +12,7 @@ pub(crate) mod metrics;
 pub(crate) mod oracle;
 pub(crate) mod queue;
 pub(crate) mod request;
+pub(crate) mod secrets;
 
 use std::fs;
 use std::path::PathBuf;
@@ -263,6 +264,7 @@ impl World {
                 "no progress: {pending} operations and {waiting} messages pending"
             );
         }
+        daemon.read_status().await;
     }
 
     /// Waits until no event is on its way or at work at any of these any more.
@@ -286,6 +288,9 @@ impl World {
                 moved.elapsed() < HANG,
                 "no progress: {left} messages and operations pending"
             );
+        }
+        for daemon in daemons {
+            daemon.read_status().await;
         }
     }
 

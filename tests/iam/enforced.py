@@ -58,6 +58,7 @@ class World:
         self.config = folder / "config.toml"
         self.log = folder / "daemon.log"
         self.keys = 0
+        self.secrets: set[str] = set()
         for account, bucket in ((SOURCE, ORDERS), (ARCHIVE, REPLICA)):
             where = {} if REGIONS[account] == "us-east-1" else {"LocationConstraint": REGIONS[account]}
             self.s3[account].create_bucket(Bucket=bucket, **({"CreateBucketConfiguration": where} if where else {}))
@@ -141,7 +142,11 @@ delete_markers = true
 
     def run(self, *arguments: str) -> str:
         command = [self.binary, *arguments, "--config", self.config]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        ended = subprocess.run(command, capture_output=True, text=True)
+        if ended.returncode != 0:
+            print(ended.stderr, file=sys.stderr)
+        ended.check_returncode()
+        return ended.stdout
 
     @contextlib.contextmanager
     def daemon(self) -> Iterator[None]:
@@ -156,6 +161,7 @@ delete_markers = true
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         }
+        self.secrets |= {session["SecretAccessKey"], session["SessionToken"]}
         with open(self.log, "wb") as log:
             process = subprocess.Popen(
                 [self.binary, "run", "--config", self.config], env=environment, stdout=log, stderr=log
@@ -168,6 +174,12 @@ delete_markers = true
                 process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
+            self.refuse_secrets(self.log.read_text(errors="replace"))
+
+    def refuse_secrets(self, text: str) -> None:
+        """Ends the run if an output holds a secret key or token that the daemon signs with."""
+        if found := [secret[:4] for secret in self.secrets if secret in text]:
+            sys.exit(f"secrets that begin with {found} are printed in:\n{text[-6000:]}")
 
     def do_job(self) -> None:
         """Writes, overwrites and deletes under a key of its own, and tags a neighbour that stays.

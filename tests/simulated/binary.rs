@@ -38,6 +38,9 @@ const DROPPED: u64 = 24;
 // Enough to see what a daemon waits for.
 const LOG_LINES: usize = 40;
 
+const DAEMONS: [&str; 2] = ["daemon-0", "daemon-1"];
+const SECRET: &str = "fR8sKq2ZtY6mWc4JxVb9NhDg3LpE7uAo1Ti5";
+
 /// What befalls the daemon beside its death.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
@@ -95,7 +98,7 @@ async fn play(at: Failpoint, fate: Fate) -> (bool, Vec<String>) {
     if fate == Fate::BesideAnother || at.step == Step::Route {
         sim.share();
     }
-    for name in ["daemon-0", "daemon-1"] {
+    for name in DAEMONS {
         fleet::leave_as_stopped(&sim.dir.path().join(name));
     }
     sim.post_everything();
@@ -133,7 +136,8 @@ async fn play(at: Failpoint, fate: Fate) -> (bool, Vec<String>) {
             forgetful,
             ..Expect::IN_DOUBT
         };
-        (died, judge::judge(&sim, expect))
+        let wrong = judge::judge(&sim, expect).into_iter();
+        (died, wrong.chain(leak(&sim)).collect())
     };
     tokio::select! {
         told = timeout(HANG, told) => told.unwrap_or_else(|_| {
@@ -224,7 +228,7 @@ fn spawn(sim: &Sim, name: &str, endpoint: &str, at: Option<Failpoint>) -> Child 
         .env_clear();
     command
         .env("AWS_ACCESS_KEY_ID", name)
-        .env("AWS_SECRET_ACCESS_KEY", "secret");
+        .env("AWS_SECRET_ACCESS_KEY", SECRET);
     command.env("AWS_EC2_METADATA_DISABLED", "true");
     command.envs(at.map(|at| (failpoint::VARIABLE, at.to_string())));
     let log = File::options()
@@ -241,11 +245,21 @@ fn spawn(sim: &Sim, name: &str, endpoint: &str, at: Option<Failpoint>) -> Child 
         .unwrap()
 }
 
+/// Finds the secret key in a log.
+fn leak(sim: &Sim) -> Option<String> {
+    let mut told = DAEMONS.iter().map(|name| log(sim, name));
+    let holds = told.any(|text| text.contains(SECRET) || text.contains("X-Amz-Signature="));
+    holds.then(|| "a log holds a secret".to_owned())
+}
+
+fn log(sim: &Sim, name: &str) -> String {
+    std::fs::read_to_string(sim.dir.path().join(format!("{name}.log"))).unwrap_or_default()
+}
+
 /// Returns the end of what each daemon told.
 fn logs(sim: &Sim) -> String {
-    let told = ["daemon-0", "daemon-1"].map(|name| {
-        let text =
-            std::fs::read_to_string(sim.dir.path().join(format!("{name}.log"))).unwrap_or_default();
+    let told = DAEMONS.map(|name| {
+        let text = log(sim, name);
         let skipped = text.lines().count().saturating_sub(LOG_LINES);
         text.lines()
             .skip(skipped)

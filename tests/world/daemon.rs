@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::config::Config;
 use super::metrics::Metrics;
-use super::{HANG, eventually, http, localstack};
+use super::{HANG, eventually, http, localstack, secrets};
 
 /// The secret that the daemon signs with; nothing may ever print it.
 pub(crate) const SECRET: &str = "qJ7mV2xWb9Rk4tYc8ZsN1pLd6HgF3aEu0oKi";
@@ -23,6 +23,7 @@ pub(crate) struct Daemon {
     child: Child,
     listen: String,
     log: PathBuf,
+    state_dir: PathBuf,
 }
 
 /// Returns the binary under test.
@@ -62,7 +63,7 @@ fn prepared(mut command: Command, subcommand: &[&str], config: &Path) -> Command
 /// Runs a subcommand to its end.
 pub(crate) async fn run(subcommand: &[&str], config: &Path) -> Output {
     let output = timeout(HANG, command(subcommand, config).output()).await;
-    output.expect("the command ends").unwrap()
+    without_secrets(output.expect("the command ends").unwrap())
 }
 
 /// Runs a subcommand, interrupts it as ^C does once a condition holds, and waits for its end.
@@ -78,7 +79,12 @@ pub(crate) async fn interrupt(
     eventually("the command is at work", when).await;
     send_signal("INT", id).await;
     let output = timeout(HANG, child.wait_with_output()).await;
-    output.expect("the command ends").unwrap()
+    without_secrets(output.expect("the command ends").unwrap())
+}
+
+fn without_secrets(output: Output) -> Output {
+    secrets::assert_none_in("the output of a command", &printed(&output));
+    output
 }
 
 async fn send_signal(name: &str, id: u32) {
@@ -146,6 +152,7 @@ impl Daemon {
             child,
             listen: config.listen.clone(),
             log,
+            state_dir: config.state_dir.clone(),
         }
     }
 
@@ -168,6 +175,13 @@ impl Daemon {
     pub(crate) async fn page(&self, path: &str) -> Option<u16> {
         let (status, _) = http::get(&format!("http://{}/{path}", self.listen)).await?;
         Some(status.as_u16())
+    }
+
+    /// Requests what the daemon says of itself, in which there may be no secret.
+    pub(crate) async fn read_status(&self) {
+        for path in ["status", ""] {
+            self.page(path).await;
+        }
     }
 
     /// Reads all metrics; a daemon that does not answer has none.
@@ -237,7 +251,10 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if !std::thread::panicking() {
+            secrets::assert_none_in("the daemon's log", &self.log());
+            secrets::assert_none_below(&self.state_dir);
+        } else {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
             eprintln!(

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 
 use super::localstack;
 use super::request::Seen;
+use super::secrets;
 
 /// What happens to a request instead of its being answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,6 +177,11 @@ impl Shared {
             seen.body = String::from_utf8_lossy(&body).into_owned();
             request = Request::from_parts(parts, whole(body));
         }
+        secrets::add_secret(seen.header("x-amz-security-token"));
+        let service = seen.service.clone();
+        if service == "kms" {
+            secrets::add_data_key(&seen.body);
+        }
         let fault = seen.fault;
         let number = {
             let mut journal = self.journal.lock().unwrap();
@@ -183,7 +189,7 @@ impl Shared {
             journal.len() - 1
         };
         let answer = match fault {
-            None => self.forward(request).await?,
+            None => keep_secrets(&service, self.forward(request).await?).await?,
             Some(Fault::Drop) => return Err(Dropped),
             Some(Fault::Hang) => std::future::pending().await,
             Some(Fault::LoseAnswer) => {
@@ -221,6 +227,19 @@ impl Shared {
         let answer = self.client.request(request).await.map_err(|_| Dropped)?;
         Ok(answer.map(BodyExt::boxed))
     }
+}
+
+/// Remembers the credentials and data keys that an answer holds.
+async fn keep_secrets(service: &str, answer: Response<Body>) -> Result<Response<Body>, Dropped> {
+    if !matches!(service, "kms" | "sts") {
+        return Ok(answer);
+    }
+    let (parts, body) = answer.into_parts();
+    let body = body.collect().await.map_err(|_| Dropped)?.to_bytes();
+    let text = String::from_utf8_lossy(&body);
+    secrets::add_credentials(&text);
+    secrets::add_data_key(&text);
+    Ok(Response::from_parts(parts, whole(body)))
 }
 
 fn refuse(fault: Fault, head: bool) -> Response<Body> {

@@ -6,9 +6,13 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
-/// Gets a page; `None` when there is no answer.
+use super::secrets;
+
+/// Gets a page of the daemon; `None` when there is no answer.
 pub(crate) async fn get(url: &str) -> Option<(StatusCode, String)> {
-    answer(Request::get(url).body(Full::default()).unwrap()).await
+    let (status, body) = answer(Request::get(url).body(Full::default()).unwrap()).await?;
+    secrets::assert_none_in(url, &body);
+    Some((status, body))
 }
 
 /// Sends a request that must succeed, and returns the answer's body.
