@@ -353,6 +353,7 @@ const DIFFERENCES: &str = "#
 # - replicas have version ids and dates of their own; the source's are in their metadata
 # - versions from before `since` are not replicated: write the time at which S3's rules were disabled or, if a version
 #   was PENDING then, the time at which the oldest of these was created. What S3 replicated after it is written again
+# - replicas that other rules of S3 write into the source bucket are replicated on, which S3 does not do
 # - objects under customer-provided keys (SSE-C), and changes of ACLs and locks after the write, are not replicated";
 
 /// Returns the Region of a key, which is that of the bucket it encrypts.

@@ -24,4 +24,4 @@ pub use reader::line_of;
 pub use settings::accounts::{Account, ConditionalWrites, Service, ServiceEndpoints};
 pub use settings::queues::Queue;
 pub use settings::{Settings, load, parse, read_text};
-pub use values::suggest_nearest;
+pub use values::{Partition, likely_partition, partition_of, suggest_nearest};

@@ -1,6 +1,7 @@
 //! The least-privilege documents for a configuration: what each role may do, what may assume it, and
 //! what buckets, queues and keys of other accounts let it do. Nothing is asked of a service.
 
+mod arns;
 mod formats;
 mod grants;
 mod table;
@@ -9,11 +10,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fmt;
 
+use replicator_core::rule::BucketRef;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use strum::{Display, EnumString, VariantNames};
 
 use crate::settings::Settings;
 use crate::values;
+use arns::ArnTable;
+pub use arns::{bucket_arn, objects_arn, queue_arn};
 pub use formats::{PolicyFormat, render};
 use grants::GrantDraft;
 pub use table::{Need, PERMISSIONS, Permission, Place};
@@ -37,10 +42,34 @@ pub struct PolicyOptions {
     /// The ARN of the daemon's own role; one named `s3-replicator` in the account of the first queue
     /// when absent.
     pub principal: Option<String>,
+    /// The principals that sign for single accounts, by the accounts' names: those of profiles.
+    pub principals: BTreeMap<String, String>,
+    /// Buckets that are known to be in another account than the principal that reaches them.
+    pub foreign_buckets: BTreeSet<BucketRef>,
     /// Keys that source objects are encrypted under; any of the source's account when empty.
     pub source_keys: Vec<String>,
     /// Keys that destination buckets encrypt under by default.
     pub destination_keys: Vec<String>,
+}
+
+impl PolicyOptions {
+    /// Takes the daemon's own role, `ARN`, or the principal of an account, `NAME=ARN`.
+    pub fn add_principal(&mut self, text: &str, settings: &Settings) -> Result<(), PolicyError> {
+        let Some((name, arn)) = text.split_once('=') else {
+            self.principal = Some(values::role_arn(text).map_err(PolicyError)?);
+            return Ok(());
+        };
+        if !settings.accounts.contains_key(name) {
+            let known = settings.accounts.keys().map(String::as_str);
+            let hint = values::suggest_nearest(name, known);
+            return Err(PolicyError(format!(
+                "account {name:?} is not defined; {hint}"
+            )));
+        }
+        let arn = values::principal_arn(arn).map_err(PolicyError)?;
+        self.principals.insert(name.to_owned(), arn);
+        Ok(())
+    }
 }
 
 /// A configuration that documents can't be made for.
@@ -56,7 +85,8 @@ impl fmt::Display for PolicyError {
 }
 
 /// What a document is attached to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Display)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Display, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub enum DocumentKind {
     /// What a role may do.
@@ -65,6 +95,8 @@ pub enum DocumentKind {
     Trust,
     /// What others may do with a bucket.
     BucketPolicy,
+    /// What others may do through an access point.
+    AccessPointPolicy,
     /// What others may do with a queue.
     QueuePolicy,
     /// What a key may be used for; to add to its policy, which has more.
@@ -88,6 +120,9 @@ pub struct Document {
 struct Grant {
     principal: Option<Principal>,
     action: &'static str,
+    /// The bucket, objects, queue, key or role that it is for; a request through an access point is
+    /// about the bucket behind it.
+    about: String,
     resource: Option<String>,
     conditions: Conditions,
 }
@@ -107,39 +142,14 @@ pub fn policies(
     settings: &Settings,
     options: &PolicyOptions,
 ) -> Result<Vec<Document>, PolicyError> {
-    let own = match &options.principal {
-        Some(arn) => values::role_arn(arn).map_err(PolicyError)?,
-        None => default_principal(settings)?,
-    };
-    if let Some((name, _)) =
-        { settings.accounts.iter() }.find(|(_, one)| !one.access_points.is_empty())
-    {
-        return Err(PolicyError(format!(
-            "account {name:?} reaches buckets through access points, and these documents name buckets alone; leave access_points out, and add the access points to what is printed"
-        )));
-    }
-    let documents = GrantDraft::new(settings, options, own).finish();
+    let arns = ArnTable::new(settings, options)?;
+    let documents = GrantDraft::new(settings, options, arns).finish();
     let is_bucket_policy = |document: &Document| document.kind == DocumentKind::BucketPolicy;
     if options.layout == PolicyLayout::BucketPolicy && !documents.iter().any(is_bucket_policy) {
         let message = "no bucket is known to be in another account than the daemon's role; set owner in [accounts.NAME] to the account that has its buckets";
         return Err(PolicyError(message.to_owned()));
     }
     Ok(documents)
-}
-
-/// Returns the role that signs where the configuration names none: one in the account of the first
-/// queue.
-fn default_principal(settings: &Settings) -> Result<String, PolicyError> {
-    let queue = settings.queues.first();
-    let found = queue.and_then(|queue| {
-        let account = settings.accounts.get(&queue.account)?;
-        let number = values::queue_account(&queue.url).or(account.owner.as_deref())?;
-        let partition = values::partition(&account.region).0;
-        Some(format!("arn:{partition}:iam::{number}:role/s3-replicator"))
-    });
-    let message =
-        "no queue's URL tells the account of the daemon's role; name the role with --principal ARN";
-    found.ok_or_else(|| PolicyError(message.to_owned()))
 }
 
 fn add_condition(
@@ -161,6 +171,32 @@ impl Document {
     /// actions.
     pub fn statements_of(&self, action: &str) -> Vec<Value> {
         self.statements(|grant| grant.action == action)
+    }
+
+    /// Returns the statements that allow one action on one thing: a bucket or the objects of a
+    /// rule, a queue, a key or a role, by the ARN that policies have for it.
+    pub fn statements_about(&self, action: &str, arn: &str) -> Vec<Value> {
+        self.statements(|grant| grant.action == action && grant.about == arn)
+    }
+
+    /// Returns the statements that allow one action on several things, of which this may be one.
+    pub fn statements_over(&self, action: &str, arn: &str) -> Vec<Value> {
+        self.statements(|grant| grant.action == action && covers(&grant.about, arn))
+    }
+
+    /// Lists the actions of the policy, each with what it is about.
+    pub fn grants(&self) -> BTreeSet<(&'static str, &str)> {
+        let grants = self.grants.iter();
+        grants
+            .map(|grant| (grant.action, grant.about.as_str()))
+            .collect()
+    }
+
+    /// Says whether a statement names a principal.
+    fn names_principal(&self, arn: &str) -> bool {
+        let named =
+            |grant: &Grant| matches!(&grant.principal, Some(Principal::Aws(one)) if one == arn);
+        self.grants.iter().any(named)
     }
 
     /// Lists the actions of the policy.
@@ -197,6 +233,16 @@ impl Document {
             .map(|(grant, resources, actions)| statement(grant, &resources, &actions))
             .collect()
     }
+}
+
+/// Says whether a name, whose end may be open, may stand for an ARN. An alias may be one of any key.
+fn covers(name: &str, arn: &str) -> bool {
+    let alias = name.split_once(":alias/");
+    let start = match alias {
+        Some((scope, _)) => Some(format!("{scope}:key/")),
+        None => name.strip_suffix('*').map(str::to_owned),
+    };
+    name == arn || start.is_some_and(|start| arn.starts_with(&start))
 }
 
 impl Grant {

@@ -83,6 +83,14 @@ pub(crate) fn kms_key_or_alias(text: &str) -> Result<String, String> {
         .ok_or_else(|| mismatch(text, "the ARN of a KMS key or alias", KEY_EXAMPLE))
 }
 
+/// Checks the ARN of a principal that has credentials.
+pub(crate) fn principal_arn(text: &str) -> Result<String, String> {
+    ["role/", "user/"]
+        .into_iter()
+        .find_map(|kind| arn_of(text, "iam", kind))
+        .ok_or_else(|| mismatch(text, "the ARN of an IAM role or user", ROLE_EXAMPLE))
+}
+
 /// Checks the ARN of an IAM role.
 pub(crate) fn role_arn(text: &str) -> Result<String, String> {
     arn_of(text, "iam", "role/")
@@ -173,8 +181,8 @@ pub(crate) fn queue_region(url: &str) -> Option<&str> {
         .strip_prefix("sqs.")
         .or_else(|| host.strip_prefix("sqs-fips."))?;
     let (region, domain) = rest.split_once('.')?;
-    let domains = ["amazonaws.com", "amazonaws.com.cn", "amazonaws.eu"];
-    domains.contains(&domain).then_some(region)
+    let has_domain = |partition: &Partition| partition.dns_suffix == domain;
+    PARTITIONS.iter().any(has_domain).then_some(region)
 }
 
 /// Checks the ARN of an access point in a Region. A multi-Region one has no Region, and wants
@@ -191,22 +199,86 @@ pub(crate) fn access_point(text: &str, region: &str) -> Result<String, String> {
     Ok(arn)
 }
 
-/// Returns the partition of a Region, and the domain of its services.
-/// <https://docs.aws.amazon.com/general/latest/gr/rande.html>
-pub(crate) fn partition(region: &str) -> (&'static str, &'static str) {
-    let partitions = [
-        ("cn-", ("aws-cn", "amazonaws.com.cn")),
-        ("us-gov-", ("aws-us-gov", "amazonaws.com")),
-        ("eusc-", ("aws-eusc", "amazonaws.eu")),
-        ("us-iso-", ("aws-iso", "c2s.ic.gov")),
-        ("us-isob-", ("aws-iso-b", "sc2s.sgov.gov")),
-        ("eu-isoe-", ("aws-iso-e", "cloud.adc-e.uk")),
-        ("us-isof-", ("aws-iso-f", "csp.hci.ic.gov")),
-    ];
-    let found = partitions
-        .into_iter()
-        .find(|(start, _)| region.starts_with(start));
-    found.map_or(("aws", "amazonaws.com"), |(_, names)| names)
+/// A partition of AWS: Regions that share accounts, names and the form of ARNs.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Partition {
+    /// As ARNs have it.
+    pub name: &'static str,
+    /// The domain of its services.
+    pub dns_suffix: &'static str,
+    /// The domain of those that have IPv6 addresses too.
+    pub dual_stack_suffix: &'static str,
+    /// How names of its Regions begin, before their direction and number.
+    areas: &'static [&'static str],
+}
+
+// The Region patterns of the endpoint rules that the SDK of AWS resolves with:
+// https://github.com/boto/botocore/blob/develop/botocore/data/partitions.json
+const AWS: Partition = Partition {
+    name: "aws",
+    dns_suffix: "amazonaws.com",
+    dual_stack_suffix: "api.aws",
+    areas: &["us", "eu", "ap", "sa", "ca", "me", "af", "il", "mx"],
+};
+const PARTITIONS: [Partition; 8] = [
+    AWS,
+    partition(
+        "aws-cn",
+        ["amazonaws.com.cn", "api.amazonwebservices.com.cn"],
+        &["cn"],
+    ),
+    partition("aws-us-gov", ["amazonaws.com", "api.aws"], &["us-gov"]),
+    partition("aws-iso", ["c2s.ic.gov", "api.aws.ic.gov"], &["us-iso"]),
+    partition(
+        "aws-iso-b",
+        ["sc2s.sgov.gov", "api.aws.scloud"],
+        &["us-isob"],
+    ),
+    partition(
+        "aws-iso-e",
+        ["cloud.adc-e.uk", "api.cloud-aws.adc-e.uk"],
+        &["eu-isoe"],
+    ),
+    partition(
+        "aws-iso-f",
+        ["csp.hci.ic.gov", "api.aws.hci.ic.gov"],
+        &["us-isof"],
+    ),
+    partition(
+        "aws-eusc",
+        ["amazonaws.eu", "api.amazonwebservices.eu"],
+        &["eusc-de"],
+    ),
+];
+
+const fn partition(
+    name: &'static str,
+    [dns_suffix, dual_stack_suffix]: [&'static str; 2],
+    areas: &'static [&'static str],
+) -> Partition {
+    Partition {
+        name,
+        dns_suffix,
+        dual_stack_suffix,
+        areas,
+    }
+}
+
+/// Finds the partition that has a Region, by the form of its name.
+pub fn partition_of(region: &str) -> Option<&'static Partition> {
+    let (rest, number) = region.rsplit_once('-')?;
+    let (area, direction) = rest.rsplit_once('-')?;
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    let is_word =
+        !direction.is_empty() && direction.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let has = |partition: &&Partition| partition.areas.contains(&area);
+    PARTITIONS.iter().find(has).filter(|_| is_number && is_word)
+}
+
+/// Returns the partition of a Region; that of most, for a name that no partition has: an
+/// S3-compatible store has Regions as it likes.
+pub fn likely_partition(region: &str) -> &'static Partition {
+    partition_of(region).unwrap_or(&AWS)
 }
 
 /// Returns the account in an ARN.
@@ -460,5 +532,34 @@ mod tests {
     fn durations_need_a_unit() {
         assert_eq!(parse_time_span("1m 30s"), Ok(Duration::from_secs(90)));
         assert!(parse_time_span("90").is_err());
+    }
+
+    #[test]
+    fn a_region_is_of_the_partition_whose_pattern_it_has() {
+        let cases = [
+            ("eu-west-1", Some("aws")),
+            ("ap-southeast-7", Some("aws")),
+            ("mx-central-1", Some("aws")),
+            ("cn-north-1", Some("aws-cn")),
+            ("us-gov-west-1", Some("aws-us-gov")),
+            ("us-iso-east-1", Some("aws-iso")),
+            ("us-isob-east-1", Some("aws-iso-b")),
+            ("eu-isoe-west-1", Some("aws-iso-e")),
+            ("us-isof-south-1", Some("aws-iso-f")),
+            ("eusc-de-east-1", Some("aws-eusc")),
+            ("eu-west", None),
+            ("eu-west-1a", None),
+            ("euwest1", None),
+            ("xx-west-1", None),
+            ("us-gov-1", Some("aws")),
+            ("", None),
+        ];
+        for (region, expected) in cases {
+            assert_eq!(
+                partition_of(region).map(|found| found.name),
+                expected,
+                "{region}"
+            );
+        }
     }
 }

@@ -243,6 +243,11 @@ fn a_key_is_used_through_s3_alone_and_for_these_objects() {
         condition["ForAnyValue:StringEquals"]["kms:ResourceAliases"],
         "alias/orders"
     );
+    // A refusal names the key, and not the alias.
+    let role = document(&text, DocumentKind::Permissions, REPLICATOR);
+    let over = |arn: &str| role.statements_over("kms:GenerateDataKey", arn).len();
+    assert_eq!(over("arn:aws:kms:us-east-1:222222222222:key/9"), 1);
+    assert_eq!(over("arn:aws:kms:us-east-1:333333333333:key/9"), 0);
 }
 
 #[test]
@@ -317,6 +322,159 @@ fn one_role_needs_to_know_whose_the_other_bucket_is() {
         .collect();
     let error = of(&text, PolicyLayout::BucketPolicy).unwrap_err();
     assert!(error.to_string().contains("set owner in [accounts.NAME]"));
+}
+
+#[test]
+fn a_bucket_behind_an_access_point_is_allowed_there_and_through_it_alone() {
+    let point = "arn:aws:s3:us-east-1:222222222222:accesspoint/replicas";
+    let through = format!("access_points = {{ orders-replica = \"{point}\" }}\n");
+    let text = config().replace(
+        "owner = \"222222222222\"\n",
+        &format!("owner = \"222222222222\"\n{through}"),
+    );
+    let role = document(&text, DocumentKind::Permissions, REPLICATOR);
+    let bucket = "arn:aws:s3:::orders-replica";
+    let by_resource = |action: &str| -> BTreeMap<String, Value> {
+        let statements = role.statements_of(action).into_iter();
+        let of = |statement: Value| {
+            let condition = &statement["Condition"]["StringEquals"]["s3:DataAccessPointArn"];
+            (
+                statement["Resource"].as_str().unwrap().to_owned(),
+                condition.clone(),
+            )
+        };
+        statements.map(of).collect()
+    };
+    let expected = |front: &str, behind: &str| {
+        BTreeMap::from([
+            (format!("{point}{front}"), Value::Null),
+            (format!("{bucket}{behind}"), point.into()),
+        ])
+    };
+    assert_eq!(by_resource("s3:PutObject"), expected("/object/*", "/*"));
+    assert_eq!(by_resource("s3:ListBucketVersions"), expected("", ""));
+    // The bucket itself answers these.
+    let beside = BTreeMap::from([(bucket.to_owned(), Value::Null)]);
+    assert_eq!(by_resource("s3:GetBucketVersioning"), beside);
+    // What is asked about is the bucket, whichever way the request takes.
+    assert_eq!(
+        role.statements_about("s3:PutObject", "arn:aws:s3:::orders-replica/*")
+            .len(),
+        2
+    );
+    // One role: both policies of the other account let it in.
+    let all = documents(&text, PolicyLayout::BucketPolicy);
+    let of = |kind, attached_to: &str| {
+        let found = { all.iter() }.find(|one| one.kind == kind && one.attached_to == attached_to);
+        found.unwrap().statements_of("s3:PutObject")
+    };
+    let front = of(DocumentKind::AccessPointPolicy, point);
+    assert_eq!(front[0]["Resource"], format!("{point}/object/*"));
+    let behind = of(DocumentKind::BucketPolicy, bucket);
+    assert_eq!(
+        behind[0]["Condition"]["StringEquals"]["s3:DataAccessPointArn"],
+        point
+    );
+    for format in [PolicyFormat::Cloudformation, PolicyFormat::Terraform] {
+        assert!(render(&all, format).contains("accesspoint/replicas"));
+    }
+}
+
+#[test]
+fn the_principal_of_a_profile_is_another_and_has_to_be_named() {
+    let text = config().replace(
+        "external_id = \"orders-archive\"\n",
+        "external_id = \"orders-archive\"\nprofile = \"platform\"\n",
+    );
+    assert_ne!(text, config());
+    let settings = parse(&text).unwrap();
+    let error = policies(&settings, &PolicyOptions::default()).unwrap_err();
+    assert!(
+        error.to_string().contains("--principal archive=ARN"),
+        "{error}"
+    );
+    let user = "arn:aws:iam::222222222222:user/platform";
+    let mut options = options(PolicyLayout::Roles);
+    let unknown =
+        options.add_principal("archiv=arn:aws:iam::222222222222:user/platform", &settings);
+    assert!(
+        unknown
+            .unwrap_err()
+            .to_string()
+            .contains("did you mean \"archive\"?")
+    );
+    assert!(
+        options
+            .add_principal("archive=platform", &settings)
+            .is_err()
+    );
+    options
+        .add_principal(&format!("archive={user}"), &settings)
+        .unwrap();
+    let all = policies(&settings, &options).unwrap();
+    let of = |kind, attached_to: &str| {
+        let found = { all.iter() }.find(|one| one.kind == kind && one.attached_to == attached_to);
+        found
+            .map(|one| one.statements_of("sts:AssumeRole"))
+            .unwrap_or_default()
+    };
+    assert_eq!(
+        of(DocumentKind::Trust, REPLICATOR)[0]["Principal"]["AWS"],
+        user
+    );
+    assert_eq!(
+        of(DocumentKind::Permissions, user)[0]["Resource"],
+        REPLICATOR
+    );
+    assert!(of(DocumentKind::Permissions, OWN).is_empty());
+    let template: Value =
+        serde_json::from_str(&render(&all, PolicyFormat::Cloudformation)).unwrap();
+    let of_user = &template["Resources"]["PermissionsIam222222222222UserPlatform"];
+    assert_eq!(of_user["Type"], "AWS::IAM::UserPolicy", "{template:#}");
+    assert_eq!(of_user["Properties"]["UserName"], "platform");
+}
+
+#[test]
+fn a_role_that_names_another_of_its_template_is_made_after_it() {
+    let own = "arn:aws:iam::222222222222:role/s3-replicator";
+    let mut options = options(PolicyLayout::Roles);
+    options.principal = Some(own.to_owned());
+    let all = policies(&parse(&config()).unwrap(), &options).unwrap();
+    let rendered = |format| serde_json::from_str::<Value>(&render(&all, format)).unwrap();
+    let (own, role) = (
+        "PermissionsIam222222222222RoleS3Replicator",
+        "PermissionsIam222222222222RoleReplicator",
+    );
+    let template = rendered(PolicyFormat::Cloudformation);
+    assert_eq!(
+        template["Resources"][role]["DependsOn"], own,
+        "{template:#}"
+    );
+    assert_eq!(template["Resources"][own]["DependsOn"], Value::Null);
+    let module = rendered(PolicyFormat::Terraform);
+    let made = &module["resource"]["aws_iam_role"][role]["depends_on"];
+    assert_eq!(made[0], format!("aws_iam_role.{own}"), "{module:#}");
+    // In another account the other role is no part of the stack.
+    let template = documents(&config(), PolicyLayout::Roles);
+    let template: Value =
+        serde_json::from_str(&render(&template, PolicyFormat::Cloudformation)).unwrap();
+    assert_eq!(template["Resources"][role]["DependsOn"], Value::Null);
+}
+
+#[test]
+fn the_example_gets_its_documents_once_its_profile_is_known() {
+    let text = fs::read_to_string(root().join("config/example.toml")).unwrap();
+    let settings = parse(&text).unwrap();
+    let mut options = PolicyOptions::default();
+    let (name, _) = { settings.accounts.iter() }
+        .find(|(_, account)| account.profile.is_some())
+        .unwrap();
+    let principal = format!("{name}=arn:aws:iam::111111111111:role/platform");
+    options.add_principal(&principal, &settings).unwrap();
+    let all = policies(&settings, &options).unwrap();
+    let through = "arn:aws:s3:eu-west-1:111111111111:accesspoint/orders";
+    let is_through = |one: &Document| one.policy().to_string().contains(through);
+    assert!(all.iter().any(is_through));
 }
 
 #[test]

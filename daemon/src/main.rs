@@ -181,9 +181,10 @@ struct Policies {
     /// alone, which the policies of the buckets let in
     #[arg(long, value_parser = one_of::<PolicyLayout>(), default_value = "roles")]
     layout: PolicyLayout,
-    /// The daemon's own role; s3-replicator in the account of the first queue when left out
-    #[arg(long, value_name = "ARN")]
-    principal: Option<String>,
+    /// The daemon's own role; s3-replicator in the account of the first queue when left out. With
+    /// NAME=, the role or user that an account's profile signs as
+    #[arg(long = "principal", value_name = "[NAME=]ARN")]
+    principals: Vec<String>,
     /// A key that source objects are encrypted under; any of the account when left out
     #[arg(long = "source-key", value_name = "ARN")]
     source_keys: Vec<String>,
@@ -194,12 +195,15 @@ struct Policies {
 
 impl Policies {
     fn print(self, settings: &Settings) -> anyhow::Result<String> {
-        let options = PolicyOptions {
+        let mut options = PolicyOptions {
             layout: self.layout,
-            principal: self.principal,
             source_keys: self.source_keys,
             destination_keys: self.destination_keys,
+            ..PolicyOptions::default()
         };
+        for principal in &self.principals {
+            options.add_principal(principal, settings)?;
+        }
         let documents = policies::policies(settings, &options)?;
         Ok(policies::render(&documents, self.format))
     }

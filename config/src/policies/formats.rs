@@ -60,15 +60,7 @@ fn template(documents: &[Document]) -> Value {
         let is_here = json!({"Fn::Equals": [{"Ref": "AWS::AccountId"}, account]});
         conditions.insert(condition.clone(), is_here);
         let (sort, properties) = match kind {
-            DocumentKind::Permissions => {
-                let service = json!({"Ref": "Service"});
-                let trust = trust_of(documents, attached_to, service);
-                let (path, name) = role_name(attached_to);
-                let policies =
-                    json!([{"PolicyName": "s3-replicator", "PolicyDocument": document.policy()}]);
-                let role = json!({"Path": path, "RoleName": name, "AssumeRolePolicyDocument": trust, "Policies": policies});
-                ("AWS::IAM::Role", role)
-            }
+            DocumentKind::Permissions => principal_properties(documents, document),
             DocumentKind::BucketPolicy => {
                 let bucket = last_part(attached_to, ':');
                 (
@@ -83,14 +75,20 @@ fn template(documents: &[Document]) -> Value {
                     json!({"Queues": queues, "PolicyDocument": document.policy()}),
                 )
             }
-            DocumentKind::KeyPolicy => {
-                let output = json!({"Condition": condition, "Description": key_hint(attached_to), "Value": document.policy().to_string()});
+            DocumentKind::KeyPolicy | DocumentKind::AccessPointPolicy => {
+                let output = json!({"Condition": condition, "Description": by_hand(document), "Value": document.policy().to_string()});
                 outputs.insert(logical_name(document), output);
                 continue;
             }
             DocumentKind::Trust => continue,
         };
-        let resource = json!({"Type": sort, "Condition": condition, "Properties": properties});
+        let mut resource = json!({"Type": sort, "Condition": condition, "Properties": properties});
+        let earlier = trusted_by(documents, document)
+            .filter(|earlier| earlier.account == *account)
+            .map(logical_name);
+        if let Some(name) = earlier {
+            resource = with_field(resource, "DependsOn", name.into());
+        }
         resources.insert(logical_name(document), resource);
     }
     let service = json!({"Type": "String", "Default": SERVICE, "Description": SERVICE_MEANING});
@@ -107,6 +105,40 @@ fn template(documents: &[Document]) -> Value {
     template
 }
 
+/// Returns the type and the properties of a role with its policies, or of a user's policy.
+fn principal_properties(documents: &[Document], document: &Document) -> (&'static str, Value) {
+    let (path, name) = principal_name(&document.attached_to);
+    let policy = json!({"PolicyName": "s3-replicator", "PolicyDocument": document.policy()});
+    if is_user(document) {
+        let of_user = with_field(policy, "UserName", name.into());
+        return ("AWS::IAM::UserPolicy", of_user);
+    }
+    let trust = trust_of(documents, &document.attached_to, json!({"Ref": "Service"}));
+    let role = json!({"Path": path, "RoleName": name, "AssumeRolePolicyDocument": trust, "Policies": [policy]});
+    ("AWS::IAM::Role", role)
+}
+
+/// Finds the principal that a role trusts. IAM takes only one that is there, and the ARN says
+/// nothing of that to a template, so it has to be made first:
+/// <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_elements_principal.html>
+fn trusted_by<'d>(documents: &'d [Document], role: &Document) -> Option<&'d Document> {
+    let is_trust = |document: &&Document| {
+        document.kind == DocumentKind::Trust && document.attached_to == role.attached_to
+    };
+    let trust = documents.iter().find(is_trust)?;
+    let is_trusted = |document: &&Document| {
+        document.kind == DocumentKind::Permissions
+            && role.kind == DocumentKind::Permissions
+            && !is_user(document)
+            && trust.names_principal(&document.attached_to)
+    };
+    documents.iter().find(is_trusted)
+}
+
+fn is_user(document: &Document) -> bool {
+    document.attached_to.contains(":user/")
+}
+
 fn module(documents: &[Document]) -> Value {
     let mut resources: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
     let (mut outputs, mut aliases) = (Map::new(), BTreeSet::new());
@@ -114,7 +146,7 @@ fn module(documents: &[Document]) -> Value {
         let name = logical_name(document);
         if document.kind == DocumentKind::KeyPolicy {
             let value = literal(&document.policy());
-            let hint = key_hint(&document.attached_to);
+            let hint = by_hand(document);
             outputs.insert(name.clone(), json!({"description": hint, "value": value}));
         }
         for (sort, resource) in terraform_resources(documents, document, &name) {
@@ -145,14 +177,31 @@ fn terraform_resources(
     let (policy, provider) = (literal(&document.policy()), provider_of(document));
     let attached_to = document.attached_to.as_str();
     match document.kind {
+        DocumentKind::Permissions if is_user(document) => {
+            let (_, user) = principal_name(attached_to);
+            let inline = json!({"provider": provider, "name": "s3-replicator", "user": user, "policy": policy});
+            vec![("aws_iam_user_policy", inline)]
+        }
         DocumentKind::Permissions => {
             let trust = literal(&trust_of(documents, attached_to, SERVICE.into()));
             let trust = trust.replace(SERVICE, "${var.service}");
-            let (path, role) = role_name(attached_to);
+            let (path, role) = principal_name(attached_to);
             let role = json!({"provider": provider, "name": role, "path": path, "assume_role_policy": trust});
+            let earlier = trusted_by(documents, document).map(logical_name);
+            let role = match earlier {
+                Some(name) => {
+                    with_field(role, "depends_on", json!([format!("aws_iam_role.{name}")]))
+                }
+                None => role,
+            };
             let id = format!("${{aws_iam_role.{name}.id}}");
             let inline = json!({"provider": provider, "name": "s3-replicator", "role": id, "policy": policy});
             vec![("aws_iam_role", role), ("aws_iam_role_policy", inline)]
+        }
+        DocumentKind::AccessPointPolicy => {
+            let resource =
+                json!({"provider": provider, "access_point_arn": attached_to, "policy": policy});
+            vec![("aws_s3control_access_point_policy", resource)]
         }
         DocumentKind::BucketPolicy => {
             let bucket = last_part(attached_to, ':');
@@ -183,8 +232,17 @@ fn literal(policy: &Value) -> String {
     policy.to_string().replace("${", "$${").replace("%{", "%%{")
 }
 
-fn key_hint(key: &str) -> String {
-    format!("Statements for the policy of the key {key}, beside what it has")
+/// Says what becomes of a policy that is part of something that is there already.
+fn by_hand(document: &Document) -> String {
+    let what = &document.attached_to;
+    format!("Statements for the policy of {what}, beside what it has")
+}
+
+fn with_field(mut object: Value, name: &str, value: Value) -> Value {
+    if let Some(fields) = object.as_object_mut() {
+        fields.insert(name.to_owned(), value);
+    }
+    object
 }
 
 /// Makes a name of letters and digits out of what a document is, and what it is attached to.
@@ -207,9 +265,10 @@ fn logical_name(document: &Document) -> String {
     words.map(upper).collect()
 }
 
-/// Splits the ARN of a role into path and name.
-fn role_name(arn: &str) -> (String, &str) {
-    let whole = arn.split_once(":role").map_or("/", |(_, whole)| whole);
+/// Splits the ARN of a role or user into path and name.
+fn principal_name(arn: &str) -> (String, &str) {
+    let whole = arn.split_once(":role").or_else(|| arn.split_once(":user"));
+    let whole = whole.map_or("/", |(_, whole)| whole);
     let (path, name) = whole.rsplit_once('/').unwrap_or(("", whole));
     (format!("{path}/"), name)
 }
@@ -222,7 +281,7 @@ fn queue_url(arn: &str) -> String {
     let parts: Vec<&str> = arn.split(':').collect();
     match parts.as_slice() {
         [_, _, _, region, account, name] => {
-            let domain = values::partition(region).1;
+            let domain = values::likely_partition(region).dns_suffix;
             format!("https://sqs.{region}.{domain}/{account}/{name}")
         }
         _ => arn.to_owned(),

@@ -3,15 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use replicator_core::rule::{BucketRef, Encryption, ReplicaKey, Rule, related_key};
+use replicator_core::rule::{BucketRef, Encryption, ReplicaKey, Rule};
 
+use super::arns::ArnTable;
 use super::table::{Permission, Place, client_key, rows, rows_of};
-use super::{
-    Conditions, Document, DocumentKind, Grant, PolicyLayout, PolicyOptions, Principal,
-    add_condition,
-};
+use super::{Conditions, Document, DocumentKind, Grant, PolicyOptions, Principal, add_condition};
 use crate::settings::Settings;
-use crate::settings::accounts::Account;
 use crate::settings::queues::Queue;
 use crate::values;
 
@@ -19,29 +16,54 @@ use crate::values;
 pub(super) struct GrantDraft<'a> {
     settings: &'a Settings,
     options: &'a PolicyOptions,
-    /// The daemon's own role.
-    own: String,
+    arns: ArnTable<'a>,
     documents: BTreeMap<(DocumentKind, String), Document>,
 }
 
 /// A resource of some identity, and what holds for all of its grants.
+#[derive(Debug, Clone)]
 struct Target<'a> {
     account: &'a str,
     /// The number of the account that owns it.
     owner: String,
+    /// Whether that is known to be another one than the identity's.
+    is_foreign: bool,
     /// The policy that lets other accounts in, and the ARN it is attached to.
     policy: (DocumentKind, String),
+    /// What requests are about, whichever way they take to it.
+    about: String,
     resource: String,
     conditions: Conditions,
 }
 
+// Access points do not answer these, so they go to the bucket itself:
+// https://docs.aws.amazon.com/AmazonS3/latest/userguide/access-points-service-api-support.html
+const BESIDE_ACCESS_POINTS: [&str; 2] = [
+    "s3:GetBucketVersioning",
+    "s3:GetBucketObjectLockConfiguration",
+];
+
+impl Target<'_> {
+    fn with_prefix(mut self, pattern: Option<&String>) -> Self {
+        if let Some(pattern) = pattern {
+            let prefix = ("StringLike", "s3:prefix");
+            add_condition(&mut self.conditions, prefix, [pattern.clone()]);
+        }
+        self
+    }
+}
+
 impl<'a> GrantDraft<'a> {
     /// Starts without a document.
-    pub(super) fn new(settings: &'a Settings, options: &'a PolicyOptions, own: String) -> Self {
+    pub(super) fn new(
+        settings: &'a Settings,
+        options: &'a PolicyOptions,
+        arns: ArnTable<'a>,
+    ) -> Self {
         Self {
             settings,
             options,
-            own,
+            arns,
             documents: BTreeMap::new(),
         }
     }
@@ -73,16 +95,11 @@ impl<'a> GrantDraft<'a> {
                 Default::default()
             }
         };
-        let known = &self.options.source_keys;
-        let mut keys: BTreeSet<String> = known.iter().chain(mapped).cloned().collect();
-        if known.is_empty() {
-            keys = BTreeSet::from([self.any_key(&place.account)]);
-        }
         let contexts = [
-            bucket_arn(self.settings, place),
-            object_arn(self.settings, place, source_prefix(rule)),
+            self.arns.bucket(place),
+            self.arns.objects(place, source_prefix(rule)),
         ];
-        for key in keys {
+        for key in self.arns.source_keys(rule, mapped) {
             self.grant_key(rule, (Place::SourceKeys, place), &key, &contexts);
         }
     }
@@ -93,8 +110,8 @@ impl<'a> GrantDraft<'a> {
         let listed = values::common_prefix(rules.map(destination_prefix));
         self.grant_bucket(rule, (Place::DestinationBucket, place), &listed);
         self.grant_objects(rule, (Place::Replicas, place), destination_prefix(rule));
-        let bucket = bucket_arn(self.settings, place);
-        let objects = object_arn(self.settings, place, destination_prefix(rule));
+        let bucket = self.arns.bucket(place);
+        let objects = self.arns.objects(place, destination_prefix(rule));
         // What S3 encrypts under, with a bucket key, is for the bucket; without one, for the object.
         // https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucket-key.html
         let (keys, contexts): (Vec<String>, Vec<String>) = match &rule.encryption {
@@ -105,7 +122,7 @@ impl<'a> GrantDraft<'a> {
             } => {
                 let mut keys = match key {
                     ReplicaKey::Named(key) => vec![key.clone()],
-                    ReplicaKey::Related => self.related_keys(rule),
+                    ReplicaKey::Related => self.arns.related_keys(rule),
                 };
                 keys.extend(key_map.values().cloned());
                 let context = if *bucket_key { bucket } else { objects };
@@ -129,32 +146,68 @@ impl<'a> GrantDraft<'a> {
     }
 
     fn grant_bucket(&mut self, rule: &Rule, (kind, place): (Place, &'a BucketRef), listed: &str) {
-        let bucket = bucket_arn(self.settings, place);
         for permission in rows_of(kind, rule) {
-            let mut target = self.bucket_target(place, bucket.clone());
+            let is_beside = BESIDE_ACCESS_POINTS.contains(&permission.action);
+            let targets = match self.arns.access_point(place).filter(|_| !is_beside) {
+                Some(point) => self.targets_through(place, point, None),
+                None => vec![self.bucket_target(place, self.arns.bucket(place))],
+            };
             // A list of neighbouring keys asks for what they have in common. Other requests have no
             // prefix, and would be refused.
-            if permission.action == "s3:ListBucketVersions" && !listed.is_empty() {
-                add_condition(
-                    &mut target.conditions,
-                    ("StringLike", "s3:prefix"),
-                    [format!("{}*", values::escape_wildcards(listed))],
-                );
+            let is_list = permission.action == "s3:ListBucketVersions" && !listed.is_empty();
+            let pattern = is_list.then(|| format!("{}*", values::escape_wildcards(listed)));
+            for target in targets {
+                self.grant(permission, &target.with_prefix(pattern.as_ref()));
             }
-            self.grant(permission, &target);
         }
     }
 
     fn grant_objects(&mut self, rule: &Rule, (kind, place): (Place, &'a BucketRef), prefix: &str) {
-        let target = self.bucket_target(place, object_arn(self.settings, place, prefix));
+        let targets = match self.arns.access_point(place) {
+            Some(point) => self.targets_through(place, point, Some(prefix)),
+            None => vec![self.bucket_target(place, self.arns.objects(place, prefix))],
+        };
         for permission in rows_of(kind, rule) {
-            self.grant(permission, &target);
+            for target in &targets {
+                self.grant(permission, target);
+            }
         }
+    }
+
+    /// A request through an access point has to be allowed there, and on the bucket as one that
+    /// comes through it:
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/access-points-policies.html>
+    fn targets_through(
+        &self,
+        place: &'a BucketRef,
+        point: &str,
+        prefix: Option<&str>,
+    ) -> Vec<Target<'a>> {
+        let about = match prefix {
+            Some(prefix) => self.arns.objects(place, prefix),
+            None => self.arns.bucket(place),
+        };
+        let mut behind = self.bucket_target(place, about);
+        let resource = match prefix {
+            Some(prefix) => format!("{point}/object/{}*", values::escape_wildcards(prefix)),
+            None => point.to_owned(),
+        };
+        let number = values::arn_account(point).unwrap_or_default();
+        let front = Target {
+            owner: number.to_owned(),
+            is_foreign: false,
+            policy: (DocumentKind::AccessPointPolicy, point.to_owned()),
+            resource,
+            ..behind.clone()
+        };
+        let through = ("StringEquals", "s3:DataAccessPointArn");
+        add_condition(&mut behind.conditions, through, [point.to_owned()]);
+        vec![front, behind]
     }
 
     fn bucket_target(&self, place: &'a BucketRef, resource: String) -> Target<'a> {
         let mut conditions = Conditions::new();
-        let account = self.settings.accounts.get(&place.account);
+        let account = self.arns.account(&place.account);
         if let Some(owner) = account.and_then(|account| account.owner.as_ref()) {
             add_condition(
                 &mut conditions,
@@ -164,8 +217,10 @@ impl<'a> GrantDraft<'a> {
         }
         Target {
             account: &place.account,
-            owner: self.number_of(&place.account),
-            policy: (DocumentKind::BucketPolicy, bucket_arn(self.settings, place)),
+            owner: self.arns.number_of(&place.account),
+            is_foreign: self.options.foreign_buckets.contains(place),
+            policy: (DocumentKind::BucketPolicy, self.arns.bucket(place)),
+            about: resource.clone(),
             resource,
             conditions,
         }
@@ -186,8 +241,9 @@ impl<'a> GrantDraft<'a> {
             let aliases = ("ForAnyValue:StringEquals", "kms:ResourceAliases");
             add_condition(&mut conditions, aliases, [format!("alias/{alias}")]);
         }
-        let region = region_of(self.settings, &place.account);
-        let service = format!("s3.{region}.{}", values::partition(region).1);
+        let region = self.arns.region(&place.account);
+        let suffix = values::likely_partition(region).dns_suffix;
+        let service = format!("s3.{region}.{suffix}");
         for permission in rows_of(kind, rule) {
             let mut conditions = conditions.clone();
             if permission.action != "kms:DescribeKey" {
@@ -197,11 +253,9 @@ impl<'a> GrantDraft<'a> {
                 add_condition(&mut conditions, context, contexts.iter().cloned());
             }
             let target = Target {
-                account: &place.account,
-                owner: values::arn_account(key).unwrap_or_default().to_owned(),
-                policy: (DocumentKind::KeyPolicy, key.to_owned()),
                 resource: resource.clone(),
                 conditions,
+                ..key_target(&place.account, key)
             };
             self.grant(permission, &target);
         }
@@ -214,14 +268,7 @@ impl<'a> GrantDraft<'a> {
                 Some((permission, client_key(permission.action, keys, rule)?))
             });
             for (permission, (key, place)) in used {
-                let target = Target {
-                    account: &place.account,
-                    owner: values::arn_account(key).unwrap_or_default().to_owned(),
-                    policy: (DocumentKind::KeyPolicy, key.to_owned()),
-                    resource: key.to_owned(),
-                    conditions: Conditions::new(),
-                };
-                self.grant(permission, &target);
+                self.grant(permission, &key_target(&place.account, key));
             }
         }
     }
@@ -239,11 +286,13 @@ impl<'a> GrantDraft<'a> {
     }
 
     fn grant_queue(&mut self, place: Place, queue: &'a Queue, url: &str) {
-        let arn = self.queue_arn(queue, url);
+        let arn = self.arns.queue(queue, url);
         let target = Target {
             account: &queue.account,
             owner: values::arn_account(&arn).unwrap_or_default().to_owned(),
+            is_foreign: false,
             policy: (DocumentKind::QueuePolicy, arn.clone()),
+            about: arn.clone(),
             resource: arn,
             conditions: Conditions::new(),
         };
@@ -254,8 +303,8 @@ impl<'a> GrantDraft<'a> {
 
     /// S3 sends the events of the buckets of the queue's Region.
     fn let_s3_send(&mut self, queue: &Queue) {
-        let arn = self.queue_arn(queue, &queue.url);
-        let region = |name: &String| region_of(self.settings, name);
+        let arn = self.arns.queue(queue, &queue.url);
+        let region = |name: &String| self.arns.region(name);
         // The events of a disabled rule wait in its work queue.
         let rules = self.settings.rules.iter();
         let feeding: Vec<&BucketRef> = rules
@@ -265,8 +314,9 @@ impl<'a> GrantDraft<'a> {
             .collect();
         let mut by_owner: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for source in feeding {
-            let buckets = by_owner.entry(self.number_of(&source.account)).or_default();
-            buckets.insert(bucket_arn(self.settings, source));
+            let owner = self.arns.number_of(&source.account);
+            let buckets = by_owner.entry(owner).or_default();
+            buckets.insert(self.arns.bucket(source));
         }
         for (owner, buckets) in by_owner {
             let mut conditions = Conditions::new();
@@ -279,6 +329,7 @@ impl<'a> GrantDraft<'a> {
             let grant = Grant {
                 principal: Some(Principal::Service("s3.amazonaws.com".to_owned())),
                 action: "sqs:SendMessage",
+                about: arn.clone(),
                 resource: Some(arn.clone()),
                 conditions,
             };
@@ -286,27 +337,28 @@ impl<'a> GrantDraft<'a> {
         }
     }
 
-    /// Lets the daemon's own role assume the roles of the configuration.
+    /// Lets the principals that sign assume the roles of the configuration.
     fn grant_roles(&mut self) {
         for account in self.settings.accounts.values() {
-            let role = self.identity(account);
-            if role != self.own {
-                self.grant_role(&role, account.external_id.as_ref());
+            let base = self.arns.base(account).to_owned();
+            let role = self.arns.identity(account).to_owned();
+            if role != base {
+                self.grant_role(&role, &base, account.external_id.as_ref());
             }
         }
     }
 
-    fn grant_role(&mut self, role: &str, external_id: Option<&String>) {
-        let own = self.own.clone();
+    fn grant_role(&mut self, role: &str, base: &str, external_id: Option<&String>) {
         for permission in rows(Place::Role) {
             let grant = Grant {
                 principal: None,
                 action: permission.action,
+                about: role.to_owned(),
                 resource: Some(role.to_owned()),
                 conditions: Conditions::new(),
             };
             let mut trust = Grant {
-                principal: Some(Principal::Aws(own.clone())),
+                principal: Some(Principal::Aws(base.to_owned())),
                 resource: None,
                 ..grant.clone()
             };
@@ -314,7 +366,7 @@ impl<'a> GrantDraft<'a> {
                 let key = ("StringEquals", "sts:ExternalId");
                 add_condition(&mut trust.conditions, key, [id.clone()]);
             }
-            self.add(DocumentKind::Permissions, &own, grant);
+            self.add(DocumentKind::Permissions, base, grant);
             self.add(DocumentKind::Trust, role, trust);
         }
     }
@@ -322,20 +374,22 @@ impl<'a> GrantDraft<'a> {
     /// Allows an action to the identity that an account is reached by, and where the resource is
     /// another account's, by the policy of that, too.
     fn grant(&mut self, permission: &Permission, target: &Target<'_>) {
-        let Some(account) = self.settings.accounts.get(target.account) else {
+        let Some(account) = self.arns.account(target.account) else {
             return;
         };
-        let identity = self.identity(account);
+        let identity = self.arns.identity(account).to_owned();
         let (kind, attached_to) = &target.policy;
         let grant = Grant {
             principal: None,
             action: permission.action,
+            about: target.about.clone(),
             resource: Some(target.resource.clone()),
             conditions: target.conditions.clone(),
         };
         self.add(DocumentKind::Permissions, &identity, grant.clone());
         let is_key = *kind == DocumentKind::KeyPolicy;
-        if !is_key && values::arn_account(&identity) == Some(target.owner.as_str()) {
+        let is_own = values::arn_account(&identity) == Some(target.owner.as_str());
+        if !is_key && is_own && !target.is_foreign {
             return;
         }
         let mut grant = Grant {
@@ -369,69 +423,10 @@ impl<'a> GrantDraft<'a> {
             document.grants.push(grant);
         }
     }
-
-    /// Returns the role that reaches an account's services.
-    fn identity(&self, account: &Account) -> String {
-        match (&account.role_arn, self.options.layout) {
-            (Some(role), PolicyLayout::Roles) => role.clone(),
-            _ => self.own.clone(),
-        }
-    }
-
-    /// Returns the number of the account that owns the buckets reached by this: its role's or the
-    /// daemon's own, if nothing else is said.
-    fn number_of(&self, account: &str) -> String {
-        let account = self.settings.accounts.get(account);
-        let owner = account.and_then(|account| account.owner.as_deref());
-        let role = account.and_then(|account| account.role_arn.as_deref());
-        let number = owner.or(values::arn_account(role.unwrap_or(&self.own)));
-        number.unwrap_or_default().to_owned()
-    }
-
-    fn any_key(&self, account: &str) -> String {
-        let region = region_of(self.settings, account);
-        format!(
-            "arn:{}:kms:{region}:{}:key/*",
-            values::partition(region).0,
-            self.number_of(account)
-        )
-    }
-
-    /// Lists the replicas of the source's multi-Region keys: those of the keys that are known, or
-    /// any of the source's account.
-    fn related_keys(&self, rule: &Rule) -> Vec<String> {
-        let region = region_of(self.settings, &rule.destination.account);
-        let known = self.options.source_keys.iter();
-        let related: Vec<String> = known.filter_map(|key| related_key(key, region)).collect();
-        if !related.is_empty() {
-            return related;
-        }
-        let any = self
-            .any_key(&rule.source.account)
-            .replace(":key/*", ":key/mrk-*");
-        related_key(&any, region).into_iter().collect()
-    }
-
-    fn queue_arn(&self, queue: &Queue, url: &str) -> String {
-        let region = region_of(self.settings, &queue.account);
-        let name = url.rsplit('/').next().unwrap_or_default();
-        let number = values::queue_account(url)
-            .or(values::arn_account(&self.own))
-            .unwrap_or_default();
-        format!(
-            "arn:{}:sqs:{region}:{number}:{name}",
-            values::partition(region).0
-        )
-    }
 }
 
 fn enabled_rules(settings: &Settings) -> impl Iterator<Item = &Rule> {
     settings.rules.iter().filter(|rule| rule.enabled)
-}
-
-fn region_of<'s>(settings: &'s Settings, account: &str) -> &'s str {
-    let account = settings.accounts.get(account);
-    account.map_or("", |account| account.region.as_str())
 }
 
 fn source_prefix(rule: &Rule) -> &str {
@@ -442,19 +437,14 @@ fn destination_prefix(rule: &Rule) -> &str {
     rule.rewrite.as_deref().unwrap_or(&rule.filter.prefix)
 }
 
-fn bucket_arn(settings: &Settings, place: &BucketRef) -> String {
-    let region = region_of(settings, &place.account);
-    format!(
-        "arn:{}:s3:::{}",
-        values::partition(region).0,
-        place.bucket.as_str()
-    )
-}
-
-fn object_arn(settings: &Settings, place: &BucketRef, prefix: &str) -> String {
-    format!(
-        "{}/{}*",
-        bucket_arn(settings, place),
-        values::escape_wildcards(prefix)
-    )
+fn key_target<'t>(account: &'t str, key: &str) -> Target<'t> {
+    Target {
+        account,
+        owner: values::arn_account(key).unwrap_or_default().to_owned(),
+        is_foreign: false,
+        policy: (DocumentKind::KeyPolicy, key.to_owned()),
+        about: key.to_owned(),
+        resource: key.to_owned(),
+        conditions: Conditions::new(),
+    }
 }

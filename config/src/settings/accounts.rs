@@ -190,7 +190,7 @@ fn refuse_contradictions(
             "AWS alone has access points, in the host name; leave out endpoint and path_style";
         written.access_points.refuse_present(problems, message);
     }
-    let (partition, _) = values::partition(&account.region);
+    let partition = values::likely_partition(&account.region).name;
     let foreign = account.role_arn.as_deref().and_then(|role| {
         let named = role.split(':').nth(1)?;
         (named != partition && !has_endpoint).then_some(named)

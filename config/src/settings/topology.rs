@@ -93,7 +93,7 @@ fn namespace(place: &BucketRef, accounts: &BTreeMap<String, Account>) -> String 
     if let Some(endpoint) = account.endpoint_of(Service::S3) {
         return endpoint.to_lowercase();
     }
-    values::partition(&account.region).0.to_owned()
+    values::likely_partition(&account.region).name.to_owned()
 }
 
 /// Reports each enabled rule that closes a cycle over the rules before it, and each rule that
